@@ -1,0 +1,147 @@
+// Package wake knows who waits for news, and wakes them.
+//
+// A reader parks before it looks, looks, and waits on its Sub when there was nothing; so a change that commits while
+// it looks is never missed. A wake-up says only "look again": it carries no position and no data, and two wake-ups
+// before the reader looks are one. What was really new is the reader's to find out, by comparing positions.
+//
+// The calls that wake run inside commit hooks: they take one lock, touch no I/O and never block on a reader.
+package wake
+
+import "sync"
+
+// Members is a set of users by nid, such as the local members of a room. The hub only reads it, within the call.
+type Members interface {
+	Len() int
+	Has(user int64) bool
+	// Each calls f for every user until f returns false.
+	Each(f func(user int64) bool)
+}
+
+// Hub is the set of parked readers. Its zero value is not usable; see New.
+type Hub struct {
+	// mu guards users and every Sub's links. A leaf in docs/locks.md: nothing else is locked under it.
+	mu    sync.Mutex
+	users map[int64]*Sub // head of the user's list
+	count int
+}
+
+// Sub is one parked reader: a device's long poll, or a worker acting for a user.
+type Sub struct {
+	hub        *Hub
+	user       int64
+	device     int64
+	next, prev *Sub // the user's other readers
+	closed     bool
+	c          chan struct{}
+}
+
+// New returns a hub in which nobody is parked.
+func New() *Hub { return &Hub{users: map[int64]*Sub{}} }
+
+// Park registers a reader for a user's news. Its channel holds at most one wake-up. The caller must Close it.
+func (h *Hub) Park(user, device int64) *Sub {
+	s := &Sub{hub: h, user: user, device: device, c: make(chan struct{}, 1)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if head := h.users[user]; head != nil {
+		s.next, head.prev = head, s
+	}
+	h.users[user] = s
+	h.count++
+	return s
+}
+
+// C receives when there may be something new since it last received.
+func (s *Sub) C() <-chan struct{} { return s.c }
+
+// Close removes the reader; no wake-up reaches it afterwards. Closing twice is allowed.
+func (s *Sub) Close() {
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	h.count--
+	if s.next != nil {
+		s.next.prev = s.prev
+	}
+	switch {
+	case s.prev != nil:
+		s.prev.next = s.next
+	case s.next != nil:
+		h.users[s.user] = s.next
+	default:
+		delete(h.users, s.user)
+	}
+}
+
+// wake leaves a wake-up where none waits yet.
+func (s *Sub) wake() {
+	for ; s != nil; s = s.next {
+		select {
+		case s.c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Users wakes every reader of these users.
+func (h *Hub) Users(nids ...int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, nid := range nids {
+		h.users[nid].wake()
+	}
+}
+
+// Device wakes the readers of one device of a user, as a to-device message does.
+func (h *Hub) Device(user, device int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := h.users[user]; s != nil; s = s.next {
+		if s.device != device {
+			continue
+		}
+		select {
+		case s.c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Members wakes every reader whose user is in m. It walks whichever is smaller, the set or the parked users: a room
+// of 50,000 members with three readers online costs three look-ups.
+func (h *Hub) Members(m Members) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m.Len() <= len(h.users) {
+		m.Each(func(nid int64) bool {
+			h.users[nid].wake()
+			return true
+		})
+		return
+	}
+	for nid, s := range h.users {
+		if m.Has(nid) {
+			s.wake()
+		}
+	}
+}
+
+// All wakes everybody.
+func (h *Hub) All() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.users {
+		s.wake()
+	}
+}
+
+// Parked returns how many readers are parked.
+func (h *Hub) Parked() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.count
+}

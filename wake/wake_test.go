@@ -1,0 +1,121 @@
+package wake_test
+
+import (
+	"sync"
+	"testing"
+
+	"ebb/wake"
+)
+
+type set map[int64]bool
+
+func (s set) Len() int            { return len(s) }
+func (s set) Has(user int64) bool { return s[user] }
+func (s set) Each(f func(int64) bool) {
+	for u := range s {
+		if !f(u) {
+			return
+		}
+	}
+}
+
+// woken tells whether a wake-up waits, and takes it.
+func woken(s *wake.Sub) bool {
+	select {
+	case <-s.C():
+		return true
+	default:
+		return false
+	}
+}
+
+func TestWakeReachesEveryReaderOfTheUserAndNobodyElse(t *testing.T) {
+	h := wake.New()
+	a, b, other := h.Park(1, 10), h.Park(1, 11), h.Park(2, 20)
+	h.Users(1, 7)
+	if !woken(a) || !woken(b) || woken(other) {
+		t.Fatal("want both readers of user 1 woken and user 2 left alone")
+	}
+	h.Device(1, 11)
+	if woken(a) || !woken(b) {
+		t.Fatal("want only device 11 woken")
+	}
+	h.All()
+	if !woken(a) || !woken(b) || !woken(other) {
+		t.Fatal("want everybody woken")
+	}
+}
+
+func TestTwoWakeUpsBeforeTheReaderLooksAreOne(t *testing.T) {
+	h := wake.New()
+	s := h.Park(1, 1)
+	h.Users(1)
+	h.Users(1)
+	if !woken(s) || woken(s) {
+		t.Fatal("want exactly one wake-up")
+	}
+}
+
+func TestMembersWakesTheIntersectionFromEitherSide(t *testing.T) {
+	h := wake.New()
+	subs := map[int64]*wake.Sub{}
+	for u := int64(1); u <= 5; u++ {
+		subs[u] = h.Park(u, u)
+	}
+	big := set{}
+	for u := int64(4); u <= 100; u++ {
+		big[u] = true
+	}
+	for _, members := range []set{{4: true, 5: true, 9: true}, big} {
+		h.Members(members)
+		for u, s := range subs {
+			if got := woken(s); got != members[u] {
+				t.Errorf("%d members: user %d woken = %v, want %v", len(members), u, got, members[u])
+			}
+		}
+	}
+}
+
+func TestClosedReaderIsNeitherWokenNorCounted(t *testing.T) {
+	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 0, 2}} {
+		h := wake.New()
+		subs := []*wake.Sub{h.Park(1, 1), h.Park(1, 2), h.Park(1, 3)}
+		for n, i := range order {
+			subs[i].Close()
+			subs[i].Close()
+			h.Users(1)
+			if woken(subs[i]) {
+				t.Fatalf("order %v: a closed reader was woken", order)
+			}
+			for _, j := range order[n+1:] {
+				if !woken(subs[j]) {
+					t.Fatalf("order %v: reader %d is parked and was not woken", order, j)
+				}
+			}
+			if got, want := h.Parked(), len(order)-n-1; got != want {
+				t.Fatalf("order %v: %d parked, want %d", order, got, want)
+			}
+		}
+	}
+}
+
+func TestParkingAndWakingAtOnceLosesNothing(t *testing.T) {
+	h := wake.New()
+	var wg sync.WaitGroup
+	for u := range int64(8) {
+		wg.Go(func() {
+			for range 500 {
+				s := h.Park(u, 1)
+				h.Users(u)
+				if !woken(s) {
+					t.Error("a wake-up after Park was lost")
+				}
+				s.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if n := h.Parked(); n != 0 {
+		t.Fatalf("%d readers left over", n)
+	}
+}
