@@ -32,7 +32,8 @@ type Sub struct {
 	device     int64
 	next, prev *Sub // the user's other readers
 	closed     bool
-	c          chan struct{}
+	news       uint64        // guarded by hub.mu
+	c          chan struct{} // nil: only counts
 }
 
 // New returns a hub in which nobody is parked.
@@ -40,14 +41,24 @@ func New() *Hub { return &Hub{users: map[int64]*Sub{}} }
 
 // Park registers a reader for a user's news. Its channel holds at most one wake-up. The caller must Close it.
 func (h *Hub) Park(user, device int64) *Sub {
-	s := &Sub{hub: h, user: user, device: device, c: make(chan struct{}, 1)}
+	return h.add(&Sub{hub: h, user: user, device: device, c: make(chan struct{}, 1)})
+}
+
+// Watch registers one that never waits and only asks for News. The caller must Close it.
+func (h *Hub) Watch(user, device int64) *Sub {
+	return h.add(&Sub{hub: h, user: user, device: device})
+}
+
+func (h *Hub) add(s *Sub) *Sub {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if head := h.users[user]; head != nil {
+	if head := h.users[s.user]; head != nil {
 		s.next, head.prev = head, s
 	}
-	h.users[user] = s
-	h.count++
+	h.users[s.user] = s
+	if s.c != nil {
+		h.count++
+	}
 	return s
 }
 
@@ -63,7 +74,9 @@ func (s *Sub) Close() {
 		return
 	}
 	s.closed = true
-	h.count--
+	if s.c != nil {
+		h.count--
+	}
 	if s.next != nil {
 		s.next.prev = s.prev
 	}
@@ -77,13 +90,26 @@ func (s *Sub) Close() {
 	}
 }
 
-// wake leaves a wake-up where none waits yet.
-func (s *Sub) wake() {
+// News counts the wake-ups of the user or device itself (Users, Device, All) since the Sub was made. Those of the user's
+// rooms (Members) do not count: a room's own position tells what is new there.
+func (s *Sub) News() uint64 {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	return s.news
+}
+
+// wake leaves a wake-up where none waits yet, from s on through the user's list.
+func (s *Sub) wake(news uint64) {
 	for ; s != nil; s = s.next {
-		select {
-		case s.c <- struct{}{}:
-		default:
-		}
+		s.signal(news)
+	}
+}
+
+func (s *Sub) signal(news uint64) {
+	s.news += news
+	select {
+	case s.c <- struct{}{}: // never ready on a nil channel
+	default:
 	}
 }
 
@@ -92,7 +118,7 @@ func (h *Hub) Users(nids ...int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, nid := range nids {
-		h.users[nid].wake()
+		h.users[nid].wake(1)
 	}
 }
 
@@ -101,12 +127,8 @@ func (h *Hub) Device(user, device int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for s := h.users[user]; s != nil; s = s.next {
-		if s.device != device {
-			continue
-		}
-		select {
-		case s.c <- struct{}{}:
-		default:
+		if s.device == device {
+			s.signal(1)
 		}
 	}
 }
@@ -118,14 +140,14 @@ func (h *Hub) Members(m Members) {
 	defer h.mu.Unlock()
 	if m.Len() <= len(h.users) {
 		m.Each(func(nid int64) bool {
-			h.users[nid].wake()
+			h.users[nid].wake(0)
 			return true
 		})
 		return
 	}
 	for nid, s := range h.users {
 		if m.Has(nid) {
-			s.wake()
+			s.wake(0)
 		}
 	}
 }
@@ -135,11 +157,11 @@ func (h *Hub) All() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range h.users {
-		s.wake()
+		s.wake(1)
 	}
 }
 
-// Parked returns how many readers are parked.
+// Parked returns how many readers are parked; those who only watch do not count.
 func (h *Hub) Parked() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()

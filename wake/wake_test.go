@@ -119,3 +119,24 @@ func TestParkingAndWakingAtOnceLosesNothing(t *testing.T) {
 		t.Fatalf("%d readers left over", n)
 	}
 }
+
+func TestWatcherCountsNewsOfItsUserAndDeviceOnly(t *testing.T) {
+	h := wake.New()
+	w := h.Watch(1, 10)
+	h.Users(2)
+	h.Device(1, 11)
+	h.Members(set{1: true})
+	if n := w.News(); n != 0 {
+		t.Fatalf("%d news that are not this device's", n)
+	}
+	h.Users(1)
+	h.Device(1, 10)
+	h.All()
+	if n := w.News(); n != 3 {
+		t.Fatalf("%d news, want 3", n)
+	}
+	if h.Parked() != 0 {
+		t.Fatal("a watcher counts as parked")
+	}
+	w.Close()
+}
