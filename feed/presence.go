@@ -1,0 +1,290 @@
+package feed
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+)
+
+const (
+	// presenceTimeout is how long after its last sync a device still counts as connected.
+	presenceTimeout = 30 * time.Second
+	// idleTimeout: without any activity of the user for so long, online becomes unavailable.
+	idleTimeout = 5 * time.Minute
+	// activeFor is how long after an activity currently_active stays true.
+	activeFor = time.Minute
+	// presenceRoomLimit: rooms with more members do not spread presence. Every change of each member would wake every
+	// other one, which is what makes peers switch presence off altogether.
+	presenceRoomLimit = 500
+	// maxPresenceDevices bounds the devices of one user that are watched at once.
+	maxPresenceDevices = 64
+	// presenceMemory is how long the record of somebody offline without a status is kept.
+	presenceMemory = 24 * time.Hour
+)
+
+// presence is who is here. It lives in memory only, by user.
+type presence struct {
+	// mu guards all below; a leaf in docs/locks.md.
+	mu     sync.Mutex
+	serial int64
+	floor  int64 // changes up to here may be forgotten
+	users  map[int64]*presenceUser
+	recent []presenceChange // by serial, oldest first
+	dirty  []int64          // changed since the last flush
+}
+
+// presenceChange stands for the user's presence as long as the serial is the user's newest.
+type presenceChange struct {
+	serial int64
+	user   *presenceUser
+}
+
+type presenceUser struct {
+	nid        int64
+	id         id.UserID
+	state      event.Presence
+	status     *string
+	active     bool // currently_active as last told
+	lastActive time.Time
+	serial     int64
+	devices    map[int64]presenceDevice
+}
+
+// presenceDevice is what one device says about its user.
+type presenceDevice struct {
+	state event.Presence
+	polls int // requests waiting right now
+	seen  time.Time
+}
+
+// presenceRecord is one user's presence at a moment, safe to keep.
+type presenceRecord struct {
+	nid        int64
+	id         id.UserID
+	state      event.Presence
+	status     *string
+	active     bool
+	lastActive time.Time
+	serial     int64
+}
+
+func newPresence() *presence { return &presence{users: map[int64]*presenceUser{}} }
+
+func (p *presence) user(nid int64, userID id.UserID) *presenceUser {
+	u := p.users[nid]
+	if u == nil {
+		u = &presenceUser{nid: nid, id: userID, state: event.PresenceOffline, devices: map[int64]presenceDevice{}}
+		p.users[nid] = u
+	}
+	return u
+}
+
+// poll notes that a device's /sync began (+1) or ended (-1).
+func (p *presence) poll(nid int64, userID id.UserID, device int64, state event.Presence, delta int, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	u := p.user(nid, userID)
+	d, known := u.devices[device]
+	if !known && (delta < 0 || len(u.devices) >= maxPresenceDevices) {
+		return
+	}
+	if delta > 0 {
+		if state == event.PresenceOnline && u.state == event.PresenceOffline {
+			u.lastActive = now
+		}
+		d.state = state
+	}
+	d.polls, d.seen = max(0, d.polls+delta), now
+	u.devices[device] = d
+	p.refresh(u, now, false)
+}
+
+// set is the user's own word about a device's state, with the status message to show (nil: none).
+func (p *presence) set(nid int64, userID id.UserID, device int64, state event.Presence, status *string, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	u := p.user(nid, userID)
+	d, known := u.devices[device]
+	if known || len(u.devices) < maxPresenceDevices {
+		d.state, d.seen = state, now
+		u.devices[device] = d
+	}
+	u.lastActive = now
+	changed := (u.status == nil) != (status == nil) || status != nil && *u.status != *status
+	u.status = status
+	p.refresh(u, now, changed)
+}
+
+// touch notes an activity of the user, such as a message sent.
+func (p *presence) touch(nid int64, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u := p.users[nid]; u != nil {
+		u.lastActive = now
+		p.refresh(u, now, false)
+	}
+}
+
+// refresh works out a user's state and gives it a serial when it changed.
+func (p *presence) refresh(u *presenceUser, now time.Time, changed bool) {
+	state := u.overall(now)
+	active := state == event.PresenceOnline && now.Sub(u.lastActive) < activeFor
+	if state == u.state && active == u.active && !changed {
+		return
+	}
+	u.state, u.active = state, active
+	p.serial++
+	u.serial = p.serial
+	p.recent = append(p.recent, presenceChange{u.serial, u})
+	if len(p.recent) > 2*len(p.users)+64 {
+		p.compact()
+	}
+	if !slices.Contains(p.dirty, u.nid) {
+		p.dirty = append(p.dirty, u.nid)
+	}
+}
+
+// overall is the best of what the user's devices say. Devices that have gone are dropped.
+func (u *presenceUser) overall(now time.Time) event.Presence {
+	best := event.PresenceOffline
+	for nid, d := range u.devices {
+		switch {
+		case d.polls == 0 && now.Sub(d.seen) > presenceTimeout:
+			delete(u.devices, nid)
+		case d.state == event.PresenceOnline:
+			best = event.PresenceOnline
+		case d.state == event.PresenceUnavailable && best == event.PresenceOffline:
+			best = event.PresenceUnavailable
+		}
+	}
+	if best == event.PresenceOnline && now.Sub(u.lastActive) > idleTimeout {
+		return event.PresenceUnavailable
+	}
+	return best
+}
+
+// compact keeps of recent only each user's newest entry, in order.
+func (p *presence) compact() {
+	p.recent = p.recent[:0]
+	for _, u := range p.users {
+		if u.serial > 0 {
+			p.recent = append(p.recent, presenceChange{u.serial, u})
+		}
+	}
+	slices.SortFunc(p.recent, func(a, b presenceChange) int { return cmp.Compare(a.serial, b.serial) })
+}
+
+// tick lets time pass: devices go, users become idle, old records are forgotten.
+func (p *presence) tick(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	forgot := false
+	for nid, u := range p.users {
+		p.refresh(u, now, false)
+		if len(u.devices) == 0 && u.status == nil && now.Sub(u.lastActive) > presenceMemory {
+			p.floor = max(p.floor, u.serial)
+			delete(p.users, nid)
+			forgot = true
+		}
+	}
+	if forgot {
+		p.compact()
+	}
+}
+
+// flush gives the users whose presence changed since the last flush.
+func (p *presence) flush() []int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	dirty := p.dirty
+	p.dirty = nil
+	return dirty
+}
+
+// newest is the serial of the newest change.
+func (p *presence) newest() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.serial
+}
+
+// since gives the newest serial and the records that changed after one, oldest change first.
+func (p *presence) since(serial int64) (int64, []presenceRecord) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var records []presenceRecord
+	for i := len(p.recent) - 1; i >= 0 && p.recent[i].serial > serial; i-- {
+		if c := p.recent[i]; c.serial == c.user.serial {
+			records = append(records, c.user.record())
+		}
+	}
+	slices.Reverse(records)
+	return p.serial, records
+}
+
+// record copies a user's presence.
+func (u *presenceUser) record() presenceRecord {
+	return presenceRecord{u.nid, u.id, u.state, u.status, u.active, u.lastActive, u.serial}
+}
+
+// of gives the record of one user; a user without one is offline.
+func (p *presence) of(nid int64) (presenceRecord, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u := p.users[nid]; u != nil {
+		return u.record(), true
+	}
+	return presenceRecord{nid: nid, state: event.PresenceOffline}, false
+}
+
+// here gives the records of all users who are not offline or have something to say.
+func (p *presence) here() (int64, []presenceRecord) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var records []presenceRecord
+	for _, u := range p.users {
+		if u.state != event.PresenceOffline || u.status != nil {
+			records = append(records, u.record())
+		}
+	}
+	slices.SortFunc(records, func(a, b presenceRecord) int { return cmp.Compare(a.serial, b.serial) })
+	return p.serial, records
+}
+
+// appendContent appends the content of the user's m.presence event, which is also the answer to GET .../status.
+func (r presenceRecord) appendContent(dst []byte, now time.Time) []byte {
+	dst = append(dst, '{')
+	if r.state == event.PresenceOnline {
+		dst = append(dst, `"currently_active":`...)
+		dst = strconv.AppendBool(dst, r.active)
+		dst = append(dst, ',')
+	}
+	if !r.lastActive.IsZero() {
+		dst = append(dst, `"last_active_ago":`...)
+		dst = strconv.AppendInt(dst, max(0, now.Sub(r.lastActive).Milliseconds()), 10)
+		dst = append(dst, ',')
+	}
+	dst = append(dst, `"presence":`...)
+	dst = canonjson.AppendString(dst, string(r.state))
+	if r.status != nil {
+		dst = append(dst, `,"status_msg":`...)
+		dst = canonjson.AppendString(dst, *r.status)
+	}
+	return append(dst, '}')
+}
+
+// appendEvent appends the m.presence event.
+func (r presenceRecord) appendEvent(dst []byte, now time.Time) []byte {
+	dst = append(dst, `{"content":`...)
+	dst = r.appendContent(dst, now)
+	dst = append(dst, `,"sender":`...)
+	dst = canonjson.AppendString(dst, string(r.id))
+	return append(dst, `,"type":"m.presence"}`...)
+}

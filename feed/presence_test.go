@@ -1,0 +1,93 @@
+package feed
+
+import (
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/event"
+)
+
+// presenceOf gives the state as it was last told.
+func presenceOf(p *presence, nid int64) event.Presence {
+	r, _ := p.of(nid)
+	return r.state
+}
+
+func TestPresenceFollowsTheDevices(t *testing.T) {
+	p := newPresence()
+	now := noon
+	step := func(what string, want event.Presence, do func()) {
+		t.Helper()
+		do()
+		if got := presenceOf(p, 1); got != want {
+			t.Fatalf("%s: %s, want %s", what, got, want)
+		}
+	}
+	step("before anything", event.PresenceOffline, func() {})
+	step("a device polls", event.PresenceOnline, func() { p.poll(1, "@a:x", 10, event.PresenceOnline, 1, now) })
+	step("a long poll keeps it", event.PresenceOnline, func() { now = now.Add(2 * time.Minute); p.tick(now) })
+	step("the poll ends", event.PresenceOnline, func() { p.poll(1, "@a:x", 10, event.PresenceOnline, -1, now) })
+	step("nothing for the timeout", event.PresenceOffline, func() { now = now.Add(presenceTimeout + time.Second); p.tick(now) })
+	step("an idle device", event.PresenceUnavailable, func() { p.poll(1, "@a:x", 10, event.PresenceUnavailable, 1, now) })
+	step("and an active one", event.PresenceOnline, func() { p.poll(1, "@a:x", 11, event.PresenceOnline, 1, now) })
+	step("no activity for long", event.PresenceUnavailable, func() { now = now.Add(idleTimeout + time.Second); p.tick(now) })
+	step("a message is sent", event.PresenceOnline, func() { p.touch(1, now) })
+	step("a device that polls as offline alone", event.PresenceOffline, func() {
+		p.poll(1, "@a:x", 10, event.PresenceOnline, -1, now)
+		p.poll(1, "@a:x", 11, event.PresenceOnline, -1, now)
+		p.poll(1, "@a:x", 10, event.PresenceOffline, 1, now)
+		p.poll(1, "@a:x", 11, event.PresenceOffline, 1, now)
+	})
+}
+
+func TestPresenceIsToldOncePerChange(t *testing.T) {
+	p := newPresence()
+	p.set(1, "@a:x", 10, event.PresenceOnline, nil, noon)
+	serial, records := p.since(0)
+	if len(records) != 1 || records[0].state != event.PresenceOnline {
+		t.Fatalf("got %+v", records)
+	}
+	p.poll(1, "@a:x", 10, event.PresenceOnline, 1, noon)
+	if _, records := p.since(serial); len(records) != 0 {
+		t.Fatalf("told again: %+v", records)
+	}
+	status := "away"
+	p.set(1, "@a:x", 10, event.PresenceOnline, &status, noon)
+	p.set(2, "@b:x", 20, event.PresenceUnavailable, nil, noon)
+	p.set(1, "@a:x", 10, event.PresenceUnavailable, &status, noon)
+	_, records = p.since(serial)
+	if len(records) != 2 || records[0].nid != 2 || records[1].nid != 1 || *records[1].status != "away" {
+		t.Fatalf("want each changed user once, newest last; got %+v", records)
+	}
+	if got := p.flush(); len(got) != 2 {
+		t.Fatalf("to be woken for: %v", got)
+	}
+}
+
+func TestPresenceRecordsAreBounded(t *testing.T) {
+	p := newPresence()
+	for i := range int64(10_000) {
+		state := event.PresenceOnline
+		if i%2 == 1 {
+			state = event.PresenceUnavailable
+		}
+		p.set(1, "@a:x", i%200, state, nil, noon)
+	}
+	if len(p.recent) > 200 || len(p.users[1].devices) > maxPresenceDevices {
+		t.Fatalf("%d changes, %d devices kept", len(p.recent), len(p.users[1].devices))
+	}
+	p.tick(noon.Add(2 * presenceMemory))
+	p.tick(noon.Add(4 * presenceMemory))
+	if len(p.users) != 0 || len(p.recent) != 0 {
+		t.Fatalf("%d users and %d changes are kept forever", len(p.users), len(p.recent))
+	}
+}
+
+func TestPresenceContent(t *testing.T) {
+	status := `say "hi"`
+	r := presenceRecord{id: "@a:x", state: event.PresenceOnline, status: &status, active: true, lastActive: noon}
+	want := `{"content":{"currently_active":true,"last_active_ago":1500,"presence":"online","status_msg":"say \"hi\""},"sender":"@a:x","type":"m.presence"}`
+	if got := string(r.appendEvent(nil, noon.Add(1500*time.Millisecond))); got != want {
+		t.Fatalf("%s\nwant %s", got, want)
+	}
+}

@@ -1,0 +1,171 @@
+package feed
+
+import (
+	"container/list"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"ebb/storage"
+	"ebb/wake"
+)
+
+const (
+	// maxSessions bounds the devices that are remembered; a forgotten one's next sync asks the database.
+	maxSessions = 20_000
+	// sessionMemory is how long a device is remembered after its last request.
+	sessionMemory = 5 * time.Minute
+	// maxSentMembers bounds the member events that a device is known to have, 16 bytes each.
+	maxSentMembers = 512
+)
+
+// sessions remembers devices from one request to the next, so that a long poll with nothing to say touches no table.
+// Nothing here is needed for a right answer.
+type sessions struct {
+	hub  *wake.Hub
+	seed maphash.Seed
+
+	// mu guards what follows, not the sessions themselves. In docs/locks.md: before Hub.mu.
+	mu       sync.Mutex
+	byDevice map[int64]*list.Element
+	recent   *list.List // of *session, the one used last at the front
+}
+
+// session is what is remembered of one device.
+type session struct {
+	sub *wake.Sub
+
+	// mu guards what follows; a leaf in docs/locks.md (News takes Hub.mu).
+	mu   sync.Mutex
+	used time.Time
+	// told is the position at which the device's own news (account data, to-device messages, device lists, key counts) were
+	// last looked up; checked is sub.News() of that time. While it stands, there is nothing newer than told.
+	told    storage.Pos
+	checked uint64
+	// pending is the count that was seen at position pendingAt while its commit may not have been settled.
+	pending   uint64
+	pendingAt storage.Pos
+	keyCounts []byte // the members of the answer that tell one-time and fallback key counts
+	sent      []sentMember
+	sentCount int
+}
+
+// sentMember stands for a member event given in the answer with next_batch pos.
+type sentMember struct {
+	key uint64
+	pos storage.Pos
+}
+
+func newSessions(hub *wake.Hub) *sessions {
+	return &sessions{hub: hub, seed: maphash.MakeSeed(), byDevice: map[int64]*list.Element{}, recent: list.New()}
+}
+
+// of gives the session of a device; a device without an id (0) gets one of its own.
+func (m *sessions) of(user, device int64, now time.Time) *session {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.byDevice[device]; e != nil {
+		s := e.Value.(*session)
+		s.mu.Lock()
+		s.used = now
+		s.mu.Unlock()
+		m.recent.MoveToFront(e)
+		return s
+	}
+	s := &session{sub: m.hub.Watch(user, device), used: now, told: -1}
+	m.byDevice[device] = m.recent.PushFront(s)
+	if m.recent.Len() > maxSessions {
+		m.drop(m.recent.Back())
+	}
+	return s
+}
+
+func (m *sessions) drop(e *list.Element) {
+	s := m.recent.Remove(e).(*session)
+	delete(m.byDevice, s.sub.DeviceNID())
+	s.sub.Close()
+}
+
+// tick forgets devices that have not asked for long.
+func (m *sessions) tick(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for e := m.recent.Back(); e != nil; e = m.recent.Back() {
+		s := e.Value.(*session)
+		s.mu.Lock()
+		old := now.Sub(s.used) > sessionMemory
+		s.mu.Unlock()
+		if !old {
+			return
+		}
+		m.drop(e)
+	}
+}
+
+// quiet tells whether there is no news of the device's own after since; news is sub.News(), asked before the position up
+// to which the answer goes.
+func (s *session) quiet(since storage.Pos, news uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told >= 0 && since >= s.told && s.checked == news
+}
+
+// seen notes that the device's own news up to upTo were looked up, when the count was news. A wake-up may run ahead of
+// the position that it belongs to, so a new count is believed only when it still stands at a later position.
+func (s *session) seen(upTo storage.Pos, news uint64, keyCounts []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keyCounts = keyCounts
+	switch {
+	case s.checked == news && s.told >= 0:
+	case s.pending == news && s.pendingAt > 0 && upTo > s.pendingAt:
+		s.told, s.checked, s.pendingAt = upTo, news, 0
+	case s.pending != news || s.pendingAt == 0:
+		s.pending, s.pendingAt = news, upTo
+	}
+}
+
+// counts is the key counts as last looked up.
+func (s *session) counts() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keyCounts
+}
+
+// memberKey names a member event as given to a chain of requests under a filter.
+type memberKey struct {
+	chain, filter uint64
+	room, member  int64
+	event         storage.Pos
+}
+
+// redundant tells whether the client at token since has the member event already; if not, it is noted as given with the
+// answer that ends at next. The table is direct-mapped: a clash only means that an event is given twice.
+func (s *session) redundant(seed maphash.Seed, k memberKey, since, next storage.Pos) bool {
+	key := maphash.Comparable(seed, k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if 2*s.sentCount >= len(s.sent) && len(s.sent) < maxSentMembers {
+		s.growSent()
+	}
+	slot := &s.sent[key%uint64(len(s.sent))]
+	if slot.key == key && slot.pos <= since {
+		return true
+	}
+	if slot.key == 0 {
+		s.sentCount++
+	}
+	*slot = sentMember{key, next}
+	return false
+}
+
+func (s *session) growSent() {
+	old := s.sent
+	s.sent, s.sentCount = make([]sentMember, max(16, 2*len(old))), 0
+	for _, m := range old {
+		if m.key != 0 {
+			s.sent[m.key%uint64(len(s.sent))] = m
+			s.sentCount++
+		}
+	}
+}

@@ -1,0 +1,43 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/storage"
+)
+
+// E2EE is what /sync asks of the end-to-end encryption service. Every change that these methods would tell a user or a
+// device of must wake it through wake.Hub (Users or Device) in the Committed hook: a device that was not woken is not
+// looked at again.
+type E2EE interface {
+	// ToDevice lists the messages for a device at positions in (since, upTo], oldest first, at most limit.
+	ToDevice(tx *storage.Tx, device int64, since, upTo storage.Pos, limit int) ([]storage.ToDevice, error)
+	// AckToDevice forgets the messages of a device up to a position, which the client has now confirmed.
+	AckToDevice(ctx context.Context, device int64, upTo storage.Pos) error
+	// DeviceListChanges lists the users whose devices or identity keys changed in (since, upTo] and who share a room with
+	// user; user is listed too.
+	DeviceListChanges(tx *storage.Tx, user int64, since, upTo storage.Pos) ([]int64, error)
+	// KeyCounts counts the unclaimed one-time keys of a device by algorithm, and names the algorithms whose fallback key
+	// nobody was given yet.
+	KeyCounts(tx *storage.Tx, device int64) (oneTime []storage.KeyCount, unusedFallback []string, err error)
+}
+
+// Unread is a room's unread counts for one user: of the main timeline, and of each thread that has any.
+type Unread struct {
+	UnreadCount
+	Threads map[id.EventID]UnreadCount
+}
+
+// UnreadCount is one pair of counts.
+type UnreadCount struct{ Notify, Highlight int64 }
+
+// Push is what /sync asks of the push rules. A change of a user's rules wakes the user (wake.Hub.Users).
+type Push interface {
+	// Unread counts from memory where it can; it opens its own read transaction where it cannot.
+	Unread(ctx context.Context, user, room int64) (Unread, error)
+	// RulesSince gives the content of m.push_rules when it changed in (since, upTo]; since 0 always gives it.
+	RulesSince(tx *storage.Tx, user int64, since, upTo storage.Pos) (content json.RawMessage, changed bool, err error)
+}

@@ -1,0 +1,89 @@
+package feed
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"ebb/storage"
+)
+
+// Token says how far a client has read. Its text is opaque to clients:
+//
+//	s1_<position>_<epoch>_<typing>_<presence>_<chain>[_<todevice>]
+//
+// position is of the durable stream; typing and presence are serials of the volatile streams, which mean something only
+// within the epoch (one run of the server) that allotted them. typing carries a trailing "a" while the client was shown
+// somebody typing, so that a later run knows whether there is a list to clear. chain names the initial sync from which the
+// client went on: what one chain was told says nothing about what another one knows. todevice stands only where an answer
+// could not hold all messages for the device: they were given up to there.
+type Token struct {
+	Pos      storage.Pos
+	Epoch    uint32
+	Typing   int64
+	Active   bool // somebody was typing in one of the user's rooms when the token was given
+	Presence int64
+	Chain    uint32
+	ToDevice storage.Pos // messages for the device were given up to here; never beyond Pos
+}
+
+// maxTokenLength bounds what ParseToken looks at; the longest token that Ebb gives has 102 bytes.
+const maxTokenLength = 112
+
+const tokenPrefix = "s1_"
+
+var errToken = errors.New("not a token of this server's /sync")
+
+// String returns the token as a client keeps it.
+func (t Token) String() string { return string(t.append(make([]byte, 0, 64))) }
+
+func (t Token) append(dst []byte) []byte {
+	dst = append(dst, tokenPrefix...)
+	dst = strconv.AppendInt(dst, int64(t.Pos), 10)
+	dst = append(dst, '_')
+	dst = strconv.AppendUint(dst, uint64(t.Epoch), 16)
+	dst = append(dst, '_')
+	dst = strconv.AppendInt(dst, t.Typing, 10)
+	if t.Active {
+		dst = append(dst, 'a')
+	}
+	dst = append(dst, '_')
+	dst = strconv.AppendInt(dst, t.Presence, 10)
+	dst = append(dst, '_')
+	dst = strconv.AppendUint(dst, uint64(t.Chain), 16)
+	if t.ToDevice == t.Pos {
+		return dst
+	}
+	dst = append(dst, '_')
+	return strconv.AppendInt(dst, int64(t.ToDevice), 10)
+}
+
+// ParseToken reads a token; anything that String would not have written is an error.
+func ParseToken(text string) (Token, error) {
+	rest, ok := strings.CutPrefix(text, tokenPrefix)
+	if !ok || len(text) > maxTokenLength {
+		return Token{}, errToken
+	}
+	parts := strings.Split(rest, "_")
+	switch len(parts) {
+	case 5:
+		parts = append(parts, parts[0])
+	case 6:
+	default:
+		return Token{}, errToken
+	}
+	var t Token
+	parts[2], t.Active = strings.CutSuffix(parts[2], "a")
+	pos, err1 := strconv.ParseInt(parts[0], 10, 64)
+	epoch, err2 := strconv.ParseUint(parts[1], 16, 32)
+	typing, err3 := strconv.ParseInt(parts[2], 10, 64)
+	presence, err4 := strconv.ParseInt(parts[3], 10, 64)
+	chain, err5 := strconv.ParseUint(parts[4], 16, 32)
+	toDevice, err6 := strconv.ParseInt(parts[5], 10, 64)
+	t.Pos, t.Epoch, t.Typing, t.Presence, t.Chain = storage.Pos(pos), uint32(epoch), typing, presence, uint32(chain)
+	t.ToDevice = storage.Pos(toDevice)
+	if errors.Join(err1, err2, err3, err4, err5, err6) != nil || pos < 0 || toDevice < 0 || toDevice > pos || typing < 0 || presence < 0 || t.String() != text {
+		return Token{}, errToken
+	}
+	return t, nil
+}

@@ -1,0 +1,170 @@
+package feed
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+)
+
+const (
+	// defaultTyping is how long a notification lasts whose sender gave no timeout.
+	defaultTyping = 30 * time.Second
+	// maxTyping bounds it: clients repeat theirs every few seconds.
+	maxTyping = 2 * time.Minute
+	// maxTypists bounds the list of one room; a longer one tells nobody anything.
+	maxTypists = 50
+	// typingMemory is how long a room's empty list is kept for clients that have not seen it yet.
+	typingMemory = 10 * time.Minute
+)
+
+// typing is who types where. It lives in memory only: a restart stops everybody.
+type typing struct {
+	// mu guards all below; a leaf in docs/locks.md.
+	mu     sync.Mutex
+	serial int64 // of the newest change
+	floor  int64 // changes up to here may be forgotten
+	rooms  map[int64]*typingRoom
+}
+
+type typingRoom struct {
+	serial  int64 // of the newest change
+	changed time.Time
+	typists []typist // in the order in which they began
+}
+
+type typist struct {
+	nid   int64
+	user  id.UserID
+	until time.Time
+}
+
+func newTyping() *typing { return &typing{rooms: map[int64]*typingRoom{}} }
+
+// set records that a user types until a moment, or (zero) that the user stopped. It tells whether the room's list changed.
+func (t *typing) set(room, nid int64, user id.UserID, until, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.rooms[room]
+	if r == nil {
+		if until.IsZero() {
+			return false
+		}
+		r = &typingRoom{}
+		t.rooms[room] = r
+	}
+	i := slices.IndexFunc(r.typists, func(w typist) bool { return w.nid == nid })
+	switch {
+	case i >= 0 && until.IsZero():
+		r.typists = slices.Delete(r.typists, i, i+1)
+	case i >= 0:
+		r.typists[i].until = until
+		return false
+	case until.IsZero() || len(r.typists) >= maxTypists:
+		return false
+	default:
+		r.typists = append(r.typists, typist{nid, user, until})
+	}
+	t.touch(r, now)
+	return true
+}
+
+func (t *typing) touch(r *typingRoom, now time.Time) {
+	t.serial++
+	r.serial, r.changed = t.serial, now
+}
+
+// expire drops who has not repeated in time and gives the rooms whose list changed. Lists that have long been empty are forgotten.
+func (t *typing) expire(now time.Time) (changed []int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for nid, r := range t.rooms {
+		before := len(r.typists)
+		r.typists = slices.DeleteFunc(r.typists, func(w typist) bool { return !now.Before(w.until) })
+		switch {
+		case len(r.typists) < before:
+			t.touch(r, now)
+			changed = append(changed, nid)
+		case len(r.typists) == 0 && now.Sub(r.changed) > typingMemory:
+			delete(t.rooms, nid)
+			t.floor = max(t.floor, r.serial)
+		}
+	}
+	return changed
+}
+
+// typingView is what one client is to be told.
+type typingView struct {
+	serial int64
+	rooms  map[int64][]typist // lists that are new to the client; nil list: nobody
+	rest   bool               // every other room of the user has nobody typing, and the client may think otherwise
+	active map[int64]bool     // rooms in which somebody types
+}
+
+// view gives what changed after a token of this epoch, or the current lists for any other token. all: the client
+// starts anew.
+func (t *typing) view(since Token, epoch uint32, all bool) typingView {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v := typingView{serial: t.serial}
+	stale := all || since.Epoch != epoch || since.Typing < t.floor
+	if !stale && since.Typing == t.serial && !since.Active {
+		return v
+	}
+	v.rest = stale && since.Active
+	for nid, r := range t.rooms {
+		if len(r.typists) > 0 {
+			if v.active == nil {
+				v.active = map[int64]bool{}
+			}
+			v.active[nid] = true
+		}
+		if stale && len(r.typists) > 0 || !stale && r.serial > since.Typing {
+			if v.rooms == nil {
+				v.rooms = map[int64][]typist{}
+			}
+			v.rooms[nid] = slices.Clone(r.typists)
+		}
+	}
+	return v
+}
+
+// changedSince tells whether any room's list changed after a token.
+func (t *typing) changedSince(since Token, epoch uint32) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if since.Epoch != epoch || since.Typing < t.floor {
+		return since.Active || t.serial > 0
+	}
+	return since.Typing != t.serial
+}
+
+// current is a room's list.
+func (t *typing) current(room int64) []typist {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r := t.rooms[room]; r != nil {
+		return slices.Clone(r.typists)
+	}
+	return nil
+}
+
+// appendTyping appends an m.typing event of the users that keep admits.
+func appendTyping(dst []byte, typists []typist, keep func(typist) bool) []byte {
+	dst = append(dst, `{"content":{"user_ids":[`...)
+	first := true
+	for _, w := range typists {
+		if !keep(w) {
+			continue
+		}
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = canonjson.AppendString(dst, string(w.user))
+	}
+	return append(dst, `]},"type":"m.typing"}`...)
+}
