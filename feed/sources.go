@@ -36,8 +36,8 @@ type UnreadCount struct{ Notify, Highlight int64 }
 
 // Push is what /sync asks of the push rules. A change of a user's rules wakes the user (wake.Hub.Users).
 type Push interface {
-	// Unread counts from memory where it can; it opens its own read transaction where it cannot.
-	Unread(ctx context.Context, user, room int64) (Unread, error)
+	// Unread counts from memory where it can, and reads through tx where it cannot; when tx is nil it opens its own.
+	Unread(ctx context.Context, tx *storage.Tx, user, room int64) (Unread, error)
 	// RulesSince gives the content of m.push_rules when it changed in (since, upTo]; since 0 always gives it.
 	RulesSince(tx *storage.Tx, user int64, since, upTo storage.Pos) (content json.RawMessage, changed bool, err error)
 }

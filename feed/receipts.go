@@ -1,0 +1,90 @@
+package feed
+
+import (
+	"slices"
+	"strconv"
+
+	"ebb/canonjson"
+	"ebb/storage"
+)
+
+// maxReceipts bounds the receipts of one room in one answer. A first sync of a room of thousands shows the newest ones;
+// the reader's own come always.
+const maxReceipts = 1000
+
+// appendReceipts appends the m.receipt events that tell these receipts, comma separated. Where a user has receipts of
+// several threads at one event, each further one goes into an event of its own, because an event has one place for them.
+func appendReceipts(dst []byte, receipts []storage.SyncReceipt) []byte {
+	slices.SortStableFunc(receipts, byEventTypeUser)
+	first := true
+	for len(receipts) > 0 {
+		var now, later []storage.SyncReceipt
+		for i, r := range receipts {
+			if i > 0 && byEventTypeUser(receipts[i-1], r) == 0 {
+				later = append(later, r)
+			} else {
+				now = append(now, r)
+			}
+		}
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = appendReceiptEvent(dst, now)
+		receipts = later
+	}
+	return dst
+}
+
+func byEventTypeUser(a, b storage.SyncReceipt) int {
+	for _, pair := range [][2]string{{a.EventID, b.EventID}, {a.Type, b.Type}, {a.User, b.User}} {
+		if pair[0] != pair[1] {
+			if pair[0] < pair[1] {
+				return -1
+			}
+			return 1
+		}
+	}
+	return 0
+}
+
+// appendReceiptEvent appends one m.receipt event; receipts are sorted and no two are for the same place.
+// Spec: client-server-api#mreceipt
+func appendReceiptEvent(dst []byte, receipts []storage.SyncReceipt) []byte {
+	dst = append(dst, `{"content":{`...)
+	for i, r := range receipts {
+		newEvent := i == 0 || receipts[i-1].EventID != r.EventID
+		newType := newEvent || receipts[i-1].Type != r.Type
+		switch {
+		case i == 0:
+		case newEvent:
+			dst = append(dst, `}},`...)
+		case newType:
+			dst = append(dst, `},`...)
+		default:
+			dst = append(dst, ',')
+		}
+		if newEvent {
+			dst = canonjson.AppendString(dst, r.EventID)
+			dst = append(dst, `:{`...)
+		}
+		if newType {
+			dst = canonjson.AppendString(dst, r.Type)
+			dst = append(dst, `:{`...)
+		}
+		dst = canonjson.AppendString(dst, r.User)
+		dst = append(dst, `:{`...)
+		if r.Thread != "" {
+			dst = append(dst, `"thread_id":`...)
+			dst = canonjson.AppendString(dst, r.Thread)
+			dst = append(dst, ',')
+		}
+		dst = append(dst, `"ts":`...)
+		dst = strconv.AppendInt(dst, r.TS, 10)
+		dst = append(dst, '}')
+	}
+	if len(receipts) > 0 {
+		dst = append(dst, `}}`...)
+	}
+	return append(dst, `},"type":"m.receipt"}`...)
+}
