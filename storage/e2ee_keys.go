@@ -1,0 +1,187 @@
+package storage
+
+// KeyJSON is one uploaded key with what names it.
+type KeyJSON struct {
+	Algorithm string
+	KeyID     string // the part after the colon
+	JSON      string // verbatim
+	Fallback  bool
+}
+
+const setDeviceKeysQuery = `INSERT INTO device_keys (device_nid, user_nid, json) VALUES ($1, $2, $3)
+ON CONFLICT (device_nid) DO UPDATE SET json = excluded.json`
+
+// SetDeviceKeys stores the identity keys of a device.
+func (tx *Tx) SetDeviceKeys(device, user int64, json string) error {
+	_, err := tx.exec(setDeviceKeysQuery, device, user, json)
+	return err
+}
+
+// DeviceKeys is the identity keys' JSON of one device.
+func (tx *Tx) DeviceKeys(device int64) (string, bool, error) {
+	return one(tx, scanString, `SELECT json FROM device_keys WHERE device_nid = $1`, device)
+}
+
+// UserDeviceKeys is one device with identity keys.
+type UserDeviceKeys struct {
+	DeviceID    string
+	DisplayName string
+	JSON        string
+}
+
+const userDeviceKeysQuery = `SELECT d.device_id, coalesce(d.display_name, ''), k.json
+FROM device_keys k JOIN devices d ON d.nid = k.device_nid WHERE k.user_nid = $1 ORDER BY k.device_nid`
+
+// UserDeviceKeys lists the devices of a user that have identity keys. It rides device_keys_by_user.
+func (tx *Tx) UserDeviceKeys(user int64) ([]UserDeviceKeys, error) {
+	return collect(tx, func(r Row) (k UserDeviceKeys, err error) {
+		err = r.Scan(&k.DeviceID, &k.DisplayName, &k.JSON)
+		return k, err
+	}, userDeviceKeysQuery, user)
+}
+
+const oneTimeKeyQuery = `SELECT json FROM one_time_keys WHERE device_nid = $1 AND algorithm = $2 AND key_id = $3`
+
+// OneTimeKey reads a key that was not claimed yet.
+func (tx *Tx) OneTimeKey(device int64, algorithm, keyID string) (string, bool, error) {
+	return one(tx, scanString, oneTimeKeyQuery, device, algorithm, keyID)
+}
+
+const addOneTimeKeyQuery = `INSERT INTO one_time_keys (nid, device_nid, algorithm, key_id, json) VALUES ($1, $2, $3, $4, $5)`
+
+// AddOneTimeKey appends a key to those that can be claimed.
+func (tx *Tx) AddOneTimeKey(device int64, k KeyJSON) error {
+	_, err := tx.exec(addOneTimeKeyQuery, int64(tx.NextPos()), device, k.Algorithm, k.KeyID, k.JSON)
+	return err
+}
+
+const oldestOneTimeKeyQuery = `SELECT nid, key_id, json FROM one_time_keys WHERE device_nid = $1 AND algorithm = $2 ORDER BY nid LIMIT 1`
+
+// ClaimOneTimeKey takes the oldest key of an algorithm away. It rides one_time_keys_by_age.
+func (tx *Tx) ClaimOneTimeKey(device int64, algorithm string) (KeyJSON, bool, error) {
+	k, nid := KeyJSON{Algorithm: algorithm}, int64(0)
+	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&nid, &k.KeyID, &k.JSON) }, oldestOneTimeKeyQuery, device, algorithm)
+	if err != nil || !found {
+		return k, false, err
+	}
+	_, err = tx.exec(`DELETE FROM one_time_keys WHERE nid = $1`, nid)
+	return k, true, err
+}
+
+const setFallbackKeyQuery = `INSERT INTO fallback_keys (device_nid, algorithm, key_id, json, used) VALUES ($1, $2, $3, $4, 0)
+ON CONFLICT (device_nid, algorithm) DO UPDATE SET
+    used = CASE WHEN fallback_keys.key_id = excluded.key_id AND fallback_keys.json = excluded.json THEN fallback_keys.used ELSE 0 END,
+    key_id = excluded.key_id, json = excluded.json`
+
+// SetFallbackKey replaces the fallback key of an algorithm; the same key again stays as used as it was.
+func (tx *Tx) SetFallbackKey(device int64, k KeyJSON) error {
+	_, err := tx.exec(setFallbackKeyQuery, device, k.Algorithm, k.KeyID, k.JSON)
+	return err
+}
+
+const fallbackKeyQuery = `SELECT key_id, json FROM fallback_keys WHERE device_nid = $1 AND algorithm = $2`
+
+// UseFallbackKey gives the fallback key of an algorithm and marks it as used.
+func (tx *Tx) UseFallbackKey(device int64, algorithm string) (KeyJSON, bool, error) {
+	k := KeyJSON{Algorithm: algorithm, Fallback: true}
+	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&k.KeyID, &k.JSON) }, fallbackKeyQuery, device, algorithm)
+	if err != nil || !found {
+		return k, false, err
+	}
+	_, err = tx.exec(`UPDATE fallback_keys SET used = 1 WHERE device_nid = $1 AND algorithm = $2 AND used = 0`, device, algorithm)
+	return k, true, err
+}
+
+// KeyCount is the number of unclaimed one-time keys of an algorithm.
+type KeyCount struct {
+	Algorithm string
+	Count     int64
+}
+
+const countOneTimeKeysQuery = `SELECT algorithm, count(*) FROM one_time_keys WHERE device_nid = $1 GROUP BY algorithm`
+
+// CountOneTimeKeys counts a device's unclaimed keys by algorithm.
+func (tx *Tx) CountOneTimeKeys(device int64) ([]KeyCount, error) {
+	return collect(tx, func(r Row) (c KeyCount, err error) {
+		err = r.Scan(&c.Algorithm, &c.Count)
+		return c, err
+	}, countOneTimeKeysQuery, device)
+}
+
+// UnusedFallbackKeys lists the algorithms whose fallback key nobody was given yet.
+func (tx *Tx) UnusedFallbackKeys(device int64) ([]string, error) {
+	return collect(tx, scanString, `SELECT algorithm FROM fallback_keys WHERE device_nid = $1 AND used = 0`, device)
+}
+
+// DeleteDeviceE2EE removes everything that hangs on a device: keys and undelivered messages.
+func (tx *Tx) DeleteDeviceE2EE(device, user int64, deviceID string) error {
+	for _, q := range []string{
+		`DELETE FROM device_keys WHERE device_nid = $1`,
+		`DELETE FROM one_time_keys WHERE device_nid = $1`,
+		`DELETE FROM fallback_keys WHERE device_nid = $1`,
+		`DELETE FROM to_device WHERE device_nid = $1`,
+	} {
+		if _, err := tx.exec(q, device); err != nil {
+			return err
+		}
+	}
+	_, err := tx.exec(`DELETE FROM key_signatures WHERE target_nid = $1 AND target_key = $2`, user, deviceID)
+	return err
+}
+
+const setCrossSigningKeyQuery = `INSERT INTO cross_signing_keys (user_nid, usage, json) VALUES ($1, $2, $3)
+ON CONFLICT (user_nid, usage) DO UPDATE SET json = excluded.json`
+
+// SetCrossSigningKey stores or replaces one of a user's three keys.
+func (tx *Tx) SetCrossSigningKey(user int64, usage, json string) error {
+	_, err := tx.exec(setCrossSigningKeyQuery, user, usage, json)
+	return err
+}
+
+// CrossSigningKeys maps usage to JSON.
+func (tx *Tx) CrossSigningKeys(user int64) (map[string]string, error) {
+	keys := map[string]string{}
+	_, err := collect(tx, func(r Row) (struct{}, error) {
+		var usage, json string
+		err := r.Scan(&usage, &json)
+		keys[usage] = json
+		return struct{}{}, err
+	}, `SELECT usage, json FROM cross_signing_keys WHERE user_nid = $1`, user)
+	return keys, err
+}
+
+// KeySignature is one signature over another key.
+type KeySignature struct {
+	TargetKey string
+	Signer    int64
+	SignerID  string // user id of Signer
+	KeyID     string
+	Signature string
+}
+
+const addKeySignatureQuery = `INSERT INTO key_signatures (target_nid, target_key, signer_nid, key_id, signature) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (target_nid, target_key, signer_nid, key_id) DO UPDATE SET signature = excluded.signature`
+
+// AddKeySignature stores a signature on a key of target.
+func (tx *Tx) AddKeySignature(target int64, s KeySignature) error {
+	_, err := tx.exec(addKeySignatureQuery, target, s.TargetKey, s.Signer, s.KeyID, s.Signature)
+	return err
+}
+
+const keySignaturesQuery = `SELECT s.target_key, s.signer_nid, u.user_id, s.key_id, s.signature
+FROM key_signatures s JOIN users u ON u.nid = s.signer_nid
+WHERE s.target_nid = $1 AND s.signer_nid IN ($1, $2) ORDER BY s.target_key, s.signer_nid, s.key_id`
+
+// KeySignatures lists the signatures on target's keys that viewer may see: target's own and viewer's.
+func (tx *Tx) KeySignatures(target, viewer int64) ([]KeySignature, error) {
+	return collect(tx, func(r Row) (s KeySignature, err error) {
+		err = r.Scan(&s.TargetKey, &s.Signer, &s.SignerID, &s.KeyID, &s.Signature)
+		return s, err
+	}, keySignaturesQuery, target, viewer)
+}
+
+// DeleteKeySignatures forgets the signatures on one key, when it is replaced.
+func (tx *Tx) DeleteKeySignatures(target int64, targetKey string) error {
+	_, err := tx.exec(`DELETE FROM key_signatures WHERE target_nid = $1 AND target_key = $2`, target, targetKey)
+	return err
+}

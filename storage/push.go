@@ -1,0 +1,35 @@
+package storage
+
+// PushRules is what a user changed in the push rules.
+type PushRules struct {
+	User     int64
+	UserID   string
+	JSON     string
+	Position Pos
+}
+
+const pushRulesColumns = `SELECT p.user_nid, u.user_id, p.json, p.position FROM push_rules p JOIN users u ON u.nid = p.user_nid`
+
+func scanPushRules(r Row) (p PushRules, err error) {
+	err = r.Scan(&p.User, &p.UserID, &p.JSON, &p.Position)
+	return p, err
+}
+
+// AllPushRules lists the rules of every user who changed them.
+func (tx *Tx) AllPushRules() ([]PushRules, error) {
+	return collect(tx, scanPushRules, pushRulesColumns)
+}
+
+// PushRules reads one user's rules; false for the defaults.
+func (tx *Tx) PushRules(user int64) (PushRules, bool, error) {
+	return one(tx, scanPushRules, pushRulesColumns+` WHERE p.user_nid = $1`, user)
+}
+
+const setPushRulesQuery = `INSERT INTO push_rules (user_nid, json, position) VALUES ($1, $2, $3)
+ON CONFLICT (user_nid) DO UPDATE SET json = excluded.json, position = excluded.position`
+
+// SetPushRules stores a user's rules.
+func (tx *Tx) SetPushRules(user int64, json string) error {
+	_, err := tx.exec(setPushRulesQuery, user, json, int64(tx.NextPos()))
+	return err
+}

@@ -1,0 +1,110 @@
+package storage
+
+// ToDevice is a message waiting for a device.
+type ToDevice struct {
+	Position Pos
+	JSON     string // {"content":…,"sender":…,"type":…}
+}
+
+// AddToDevice queues a message for a device.
+func (tx *Tx) AddToDevice(device int64, json string) error {
+	_, err := tx.exec(`INSERT INTO to_device (position, device_nid, json) VALUES ($1, $2, $3)`, int64(tx.NextPos()), device, json)
+	return err
+}
+
+const toDeviceQuery = `SELECT position, json FROM to_device WHERE device_nid = $1 AND position > $2 AND position <= $3 ORDER BY position LIMIT $4`
+
+// ToDevice lists messages after since up to upTo, oldest first, at most limit. It rides to_device_by_device.
+func (tx *Tx) ToDevice(device int64, since, upTo Pos, limit int) ([]ToDevice, error) {
+	return collect(tx, func(r Row) (m ToDevice, err error) {
+		err = r.Scan(&m.Position, &m.JSON)
+		return m, err
+	}, toDeviceQuery, device, int64(since), int64(upTo), limit)
+}
+
+// DeleteToDevice removes what a device has acknowledged by syncing from upTo.
+func (tx *Tx) DeleteToDevice(device int64, upTo Pos) error {
+	_, err := tx.exec(`DELETE FROM to_device WHERE device_nid = $1 AND position <= $2`, device, int64(upTo))
+	return err
+}
+
+const trimToDeviceQuery = `DELETE FROM to_device WHERE device_nid = $1 AND position <= (
+    SELECT coalesce(max(position), 0) FROM (SELECT position FROM to_device WHERE device_nid = $1 ORDER BY position DESC LIMIT 1 OFFSET $2) AS kept)`
+
+// TrimToDevice keeps the newest messages of a device that does not fetch them, and drops the others.
+func (tx *Tx) TrimToDevice(device int64, keep int) error {
+	_, err := tx.exec(trimToDeviceQuery, device, keep)
+	return err
+}
+
+const deviceListChangedQuery = `INSERT INTO device_list_changes (user_nid, position) VALUES ($1, $2)
+ON CONFLICT (user_nid) DO UPDATE SET position = excluded.position`
+
+// DeviceListChanged records that a user's devices or identity keys changed just now.
+func (tx *Tx) DeviceListChanged(user int64) (Pos, error) {
+	pos := tx.NextPos()
+	_, err := tx.exec(deviceListChangedQuery, user, int64(pos))
+	return pos, err
+}
+
+const signatureChangedQuery = `INSERT INTO key_signature_changes (signer_nid, target_nid, position) VALUES ($1, $2, $3)
+ON CONFLICT (signer_nid, target_nid) DO UPDATE SET position = excluded.position`
+
+// KeySignatureChanged records that signer signed a key of target just now.
+func (tx *Tx) KeySignatureChanged(signer, target int64) error {
+	_, err := tx.exec(signatureChangedQuery, signer, target, int64(tx.NextPos()))
+	return err
+}
+
+const deviceListChangesQuery = `SELECT c.user_nid FROM device_list_changes c
+WHERE c.position > $2 AND c.position <= $3 AND (c.user_nid = $1 OR EXISTS (
+    SELECT 1 FROM memberships mine JOIN memberships theirs ON theirs.room_nid = mine.room_nid
+    WHERE mine.user_nid = $1 AND mine.membership = 'join' AND theirs.user_nid = c.user_nid AND theirs.membership = 'join'))
+UNION SELECT target_nid FROM key_signature_changes WHERE signer_nid = $1 AND position > $2 AND position <= $3`
+
+// DeviceListChanges lists the users whose devices changed in (since, upTo] and who share a room with user, user included,
+// and those whose keys user signed. It rides device_list_changes_by_position.
+func (tx *Tx) DeviceListChanges(user int64, since, upTo Pos) ([]int64, error) {
+	return collect(tx, scanInt64, deviceListChangesQuery, user, int64(since), int64(upTo))
+}
+
+const sharesRoomQuery = `SELECT 1 FROM memberships mine JOIN memberships theirs ON theirs.room_nid = mine.room_nid
+WHERE mine.user_nid = $1 AND mine.membership = 'join' AND theirs.user_nid = $2 AND theirs.membership = 'join' LIMIT 1`
+
+// SharesRoom says whether two users are joined to the same room.
+func (tx *Tx) SharesRoom(a, b int64) (bool, error) {
+	_, found, err := one(tx, scanInt64, sharesRoomQuery, a, b)
+	return found, err
+}
+
+const claimTxnQuery = `INSERT INTO client_txns (device_nid, path_hash, created_ts, answer) VALUES ($1, $2, $3, '') ON CONFLICT DO NOTHING`
+
+// ClaimTxn records a transaction whose answer is {}; false where the device has sent it before.
+func (tx *Tx) ClaimTxn(device, pathHash, nowMillis int64) (bool, error) {
+	n, err := tx.exec(claimTxnQuery, device, pathHash, nowMillis)
+	return n == 1, err
+}
+
+const deviceNIDsQuery = `SELECT nid, device_id FROM devices WHERE user_nid = $1 ORDER BY nid`
+
+// DeviceRef names one device both ways.
+type DeviceRef struct {
+	NID int64
+	ID  string
+}
+
+// DeviceRefs lists the devices of a user.
+func (tx *Tx) DeviceRefs(user int64) ([]DeviceRef, error) {
+	return collect(tx, func(r Row) (d DeviceRef, err error) {
+		err = r.Scan(&d.NID, &d.ID)
+		return d, err
+	}, deviceNIDsQuery, user)
+}
+
+const roomSharersQuery = `SELECT DISTINCT theirs.user_nid FROM memberships mine JOIN memberships theirs ON theirs.room_nid = mine.room_nid
+WHERE mine.user_nid = $1 AND mine.membership = 'join' AND theirs.membership = 'join'`
+
+// RoomSharers lists the users who share a room with user, user included if joined to any.
+func (tx *Tx) RoomSharers(user int64) ([]int64, error) {
+	return collect(tx, scanInt64, roomSharersQuery, user)
+}
