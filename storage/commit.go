@@ -142,12 +142,7 @@ func (c *committer) commit(batch []*Pending) {
 		return
 	}
 	c.stored = c.pos
-	for i, p := range batch {
-		if errs[i] == nil && p.write.Committed != nil {
-			p.write.Committed()
-		}
-	}
-	c.db.settled.Store(c.pos)
+	c.announce(batch, errs)
 	for i, p := range batch {
 		p.finish(errs[i])
 	}
@@ -160,6 +155,18 @@ func (c *committer) commit(batch []*Pending) {
 			c.db.cfg.Log.Warn("checkpoint of the write-ahead log", "err", err)
 		}
 	}
+}
+
+// announce runs the Committed hooks in queue order and lets Settled cover the batch.
+func (c *committer) announce(batch []*Pending, errs []error) {
+	c.db.announcing.Lock()
+	defer c.db.announcing.Unlock()
+	for i, p := range batch {
+		if errs[i] == nil && p.write.Committed != nil {
+			p.write.Committed()
+		}
+	}
+	c.db.settled.Store(c.pos)
 }
 
 // transact runs the closures; errs gets the errors of single closures, the result is the failure of the whole batch.

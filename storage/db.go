@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -45,9 +46,11 @@ type DB struct {
 	conns   []*conn    // all read connections
 	commit  *committer
 	settled atomic.Int64
-	idKey   []byte
-	release func() error // of the process lock
-	closed  chan struct{}
+	// announcing is held by the committer while the Committed hooks of a batch run, until Settled covers the batch.
+	announcing sync.RWMutex
+	idKey      []byte
+	release    func() error // of the process lock
+	closed     chan struct{}
 }
 
 // Open opens the database, brings its schema up to date and starts the committer. One process at a time may have a SQLite
@@ -146,6 +149,14 @@ func (db *DB) closeReaders() error {
 
 // Settled is the newest position whose writes are committed and announced. Readers never look beyond it.
 func (db *DB) Settled() Pos { return Pos(db.settled.Load()) }
+
+// Announced is Settled for somebody whom a Committed hook has woken: it waits until the hooks of that batch have run, so
+// that the answer covers the write of the hook. Not to be called from a hook.
+func (db *DB) Announced() Pos {
+	db.announcing.RLock()
+	defer db.announcing.RUnlock()
+	return db.Settled()
+}
 
 // IDHash is the index hash of an id, keyed with a secret of this database, since strangers choose ids. Not unique.
 func (db *DB) IDHash(s string) int64 {
