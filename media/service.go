@@ -1,0 +1,409 @@
+// Package media keeps uploaded files: it stores blobs on disk and their names in the database, makes thumbnails, and
+// removes a file with its last media id. It does not know rooms or events, and it never trusts a claimed content type
+// with more than a header.
+//
+// An upload travels: Service.Upload or Create and Put → store.receive (to a temporary file, hashed) → claim on the blob
+// name → file moved and synced → row written. A download: Service.Open → row → file.
+package media
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Options is what a Service is made of; all fields are required.
+type Options struct {
+	DB            *storage.DB
+	Dir           string // folder of the files; nothing else may live there
+	Key           []byte // secret of this database: file names are hashes keyed with it
+	MaxUploadSize int64  // bytes
+	QuotaPerUser  int64  // bytes; 0: none
+	MaxPending    int    // reservations without upload per user
+	PendingExpiry time.Duration
+	Workers       int // thumbnails made at the same time
+	Now           func() time.Time
+	Log           *slog.Logger
+}
+
+// Service serves the content repository. It is safe for concurrent use.
+type Service struct {
+	Options
+	files   *store
+	workers chan struct{}
+
+	// mu guards arrivals.
+	mu sync.Mutex
+	// arrivals has a channel per reserved id that somebody waits for; it is closed when the upload is there.
+	arrivals map[string]chan struct{}
+}
+
+// New opens the folder and removes what a crash left behind.
+func New(ctx context.Context, o Options) (*Service, error) {
+	files, err := openStore(o.Dir, o.Key)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{Options: o, files: files, workers: make(chan struct{}, max(1, o.Workers)), arrivals: map[string]chan struct{}{}}
+	return s, s.Sweep(ctx)
+}
+
+// Sweep removes files that no media id names and reservations that ran out.
+func (s *Service) Sweep(ctx context.Context) error {
+	err := s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteExpiredMedia(s.Now().UnixMilli()) })
+	if err != nil {
+		return fmt.Errorf("remove expired media reservations: %w", err)
+	}
+	return s.files.each(func(name string) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return s.removeUnnamed(ctx, name)
+	})
+}
+
+// Upload stores a new file and returns its media id.
+//
+// Errors: M_TOO_LARGE beyond MaxUploadSize, M_FORBIDDEN beyond the quota.
+func (s *Service) Upload(ctx context.Context, user int64, claimedType, filename string, body io.Reader) (string, error) {
+	m := s.row(newMediaID(), user, claimedType, filename)
+	return m.ID, s.take(ctx, m, body, func(tx *storage.Tx, m storage.Media) error { return tx.InsertMedia(m) })
+}
+
+// Create reserves a media id to upload to later; it is void at the returned time.
+//
+// Errors: M_LIMIT_EXCEEDED when the user has MaxPending reservations without upload.
+// Spec: client-server-api#post_matrixmediav1create
+func (s *Service) Create(ctx context.Context, user int64) (mediaID string, expires time.Time, err error) {
+	now := s.Now()
+	m := storage.Media{ID: newMediaID(), User: user, Created: now.UnixMilli(), Expires: now.Add(s.PendingExpiry).UnixMilli()}
+	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
+		if err := tx.DeleteExpiredMedia(now.UnixMilli()); err != nil {
+			return err
+		}
+		_, pending, err := tx.MediaUsage(user)
+		if err != nil {
+			return err
+		}
+		if pending >= int64(s.MaxPending) {
+			return mxerr.LimitExceeded(s.PendingExpiry)
+		}
+		return tx.InsertMedia(m)
+	})
+	return m.ID, now.Add(s.PendingExpiry), err
+}
+
+// Put uploads to a reserved id.
+//
+// Errors: M_NOT_FOUND for an unknown or expired id, M_FORBIDDEN for another user's, M_CANNOT_OVERWRITE_MEDIA when the
+// upload is already there, and those of Upload.
+// Spec: client-server-api#put_matrixmediav3uploadservernamemediaid
+func (s *Service) Put(ctx context.Context, user int64, mediaID, claimedType, filename string, body io.Reader) error {
+	if err := s.mayPut(ctx, user, mediaID); err != nil {
+		return err
+	}
+	err := s.take(ctx, s.row(mediaID, user, claimedType, filename), body, func(tx *storage.Tx, m storage.Media) error {
+		filled, err := tx.FillMedia(m)
+		if err == nil && !filled {
+			return cannotOverwrite()
+		}
+		return err
+	})
+	if err == nil {
+		s.arrived(mediaID)
+	}
+	return err
+}
+
+func cannotOverwrite() error {
+	return mxerr.New(409, "M_CANNOT_OVERWRITE_MEDIA", "There is already an upload under this media id")
+}
+
+func (s *Service) mayPut(ctx context.Context, user int64, mediaID string) error {
+	m, err := s.lookup(ctx, mediaID)
+	switch {
+	case err != nil:
+		return err
+	case m.User != user:
+		return mxerr.Forbidden("This media id was reserved by somebody else")
+	case m.Blob != "":
+		return cannotOverwrite()
+	}
+	return nil
+}
+
+func (s *Service) row(mediaID string, user int64, claimedType, filename string) storage.Media {
+	return storage.Media{ID: mediaID, User: user, ContentType: contentType(claimedType), Filename: cleanFilename(filename), Created: s.Now().UnixMilli()}
+}
+
+// take receives the bytes and writes the row by save, in the order that a crash cannot hurt.
+func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, save func(*storage.Tx, storage.Media) error) error {
+	in, err := s.files.receive(body, s.MaxUploadSize)
+	switch {
+	case errors.Is(err, errTooLarge):
+		return mxerr.TooLarge("This server takes files of at most %d bytes", s.MaxUploadSize)
+	case err != nil:
+		return err
+	}
+	defer func() {
+		if err := in.drop(); err != nil {
+			s.Log.Warn("remove unfinished upload", "err", err)
+		}
+	}()
+	release := s.files.claim(in.Name)
+	defer release()
+	if err := in.keep(); err != nil {
+		return err
+	}
+	m.Blob, m.Size = in.Name, in.Size
+	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
+		if err := s.checkQuota(tx, m); err != nil {
+			return err
+		}
+		return save(tx, m)
+	})
+	if err != nil && ctx.Err() == nil {
+		return errors.Join(err, s.removeUnnamedClaimed(context.WithoutCancel(ctx), in.Name))
+	}
+	return err
+}
+
+func (s *Service) checkQuota(tx *storage.Tx, m storage.Media) error {
+	if s.QuotaPerUser == 0 {
+		return nil
+	}
+	used, _, err := tx.MediaUsage(m.User)
+	if err == nil && used+m.Size > s.QuotaPerUser {
+		return mxerr.Forbidden("Your uploads on this server would exceed %d bytes", s.QuotaPerUser)
+	}
+	return err
+}
+
+// File is an open file to serve. The caller closes it.
+type File struct {
+	*os.File
+	ContentType string
+	Filename    string
+	Size        int64
+}
+
+// maxWait bounds timeout_ms.
+const maxWait = time.Minute
+
+// Open finds an upload, waiting up to wait for one that is reserved.
+//
+// Errors: M_NOT_FOUND; 504 M_NOT_YET_UPLOADED.
+// Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
+func (s *Service) Open(ctx context.Context, mediaID string, wait time.Duration) (*File, error) {
+	m, err := s.await(ctx, mediaID, min(wait, maxWait))
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.files.open(m.Blob)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, mxerr.NotFound("There is no such file") // deleted since the row was read
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &File{File: f, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size}, nil
+}
+
+// Thumbnail finds or makes a thumbnail; a file that is already small enough, or a picture whose format cannot be made
+// smaller here, is given as it is, any other file not at all.
+//
+// Errors: those of Open, and M_UNKNOWN 400 where no thumbnail is possible.
+// Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
+func (s *Service) Thumbnail(ctx context.Context, mediaID string, want Size, wait time.Duration) (*File, error) {
+	m, err := s.await(ctx, mediaID, min(wait, maxWait))
+	if err != nil {
+		return nil, err
+	}
+	size := fit(want)
+	path := s.files.thumbPath(m.Blob, size.spec())
+	if f, err := openThumb(path); err == nil {
+		return f, nil
+	}
+	select { // the pool bounds memory and CPU that strangers can ask for
+	case s.workers <- struct{}{}:
+		defer func() { <-s.workers }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return s.makeThumbnail(ctx, m, size, path)
+}
+
+func (s *Service) makeThumbnail(ctx context.Context, m storage.Media, size Size, path string) (*File, error) {
+	src, err := s.Open(ctx, m.ID, 0)
+	if err != nil {
+		return nil, err
+	}
+	data, _, err := thumbnail(src, size)
+	if errors.Is(err, errNoThumbnail) {
+		return s.original(src)
+	}
+	if err = errors.Join(err, src.Close()); err != nil {
+		return nil, err
+	}
+	release := s.files.claim(m.Blob)
+	defer release()
+	if _, err := s.lookup(ctx, m.ID); err != nil {
+		return nil, err // deleted meanwhile: no thumbnail may stay behind
+	}
+	if err := s.files.writeThumb(path, data); err != nil {
+		return nil, err
+	}
+	return openThumb(path)
+}
+
+// original gives a picture itself in place of its thumbnail, and refuses anything else.
+func (s *Service) original(src *File) (*File, error) {
+	if _, _, err := inspect(src); err != nil {
+		return nil, errors.Join(mxerr.New(400, "M_UNKNOWN", "There is no thumbnail of this file"), src.Close())
+	}
+	if _, err := src.Seek(0, io.SeekStart); err != nil {
+		return nil, errors.Join(err, src.Close())
+	}
+	return src, nil
+}
+
+// Delete removes media ids, and the files that no other id names.
+func (s *Service) Delete(ctx context.Context, mediaIDs ...string) error {
+	for _, mediaID := range mediaIDs {
+		m, err := s.lookup(ctx, mediaID)
+		if err != nil {
+			if mxerr.Code(err) == mxerr.CodeNotFound {
+				continue
+			}
+			return err
+		}
+		if err := s.deleteOne(ctx, m); err != nil {
+			return fmt.Errorf("delete media %s: %w", mediaID, err)
+		}
+	}
+	return nil
+}
+
+func (s *Service) deleteOne(ctx context.Context, m storage.Media) error {
+	if m.Blob == "" {
+		return s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteMedia(m.ID) })
+	}
+	release := s.files.claim(m.Blob)
+	defer release()
+	if err := s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteMedia(m.ID) }); err != nil {
+		return err
+	}
+	return s.removeUnnamedClaimed(ctx, m.Blob)
+}
+
+func (s *Service) removeUnnamed(ctx context.Context, blob string) error {
+	release := s.files.claim(blob)
+	defer release()
+	return s.removeUnnamedClaimed(ctx, blob)
+}
+
+// removeUnnamedClaimed removes a blob's file unless a media id names it. The caller holds the claim.
+func (s *Service) removeUnnamedClaimed(ctx context.Context, blob string) error {
+	named := true
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		named, err = tx.BlobNamed(blob)
+		return err
+	})
+	if err != nil || named {
+		return err
+	}
+	return s.files.remove(blob)
+}
+
+// lookup reads a row; an expired reservation is as good as none.
+func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, err error) {
+	found := false
+	if !validID(mediaID) {
+		return m, mxerr.NotFound("There is no such file")
+	}
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		m, found, err = tx.Media(mediaID)
+		return err
+	})
+	if err == nil && (!found || m.Blob == "" && m.Expires <= s.Now().UnixMilli()) {
+		err = mxerr.NotFound("There is no such file")
+	}
+	return m, err
+}
+
+// await is lookup for readers: it waits for an upload that is announced.
+func (s *Service) await(ctx context.Context, mediaID string, wait time.Duration) (storage.Media, error) {
+	m, err := s.lookup(ctx, mediaID)
+	if err != nil || m.Blob != "" {
+		return m, err
+	}
+	timeout := time.NewTimer(max(wait, 0))
+	defer timeout.Stop()
+	defer s.arrived(mediaID) // whoever else waits looks once more and goes on waiting
+	for {
+		arrival := s.arrival(mediaID) // before the look, so that no arrival is missed
+		if m, err = s.lookup(ctx, mediaID); err != nil || m.Blob != "" {
+			return m, err
+		}
+		select {
+		case <-arrival:
+		case <-ctx.Done():
+			return m, ctx.Err()
+		case <-timeout.C:
+			return m, mxerr.New(504, "M_NOT_YET_UPLOADED", "The file was announced, but it is not here yet")
+		}
+	}
+}
+
+// arrival is closed when the upload may be there. There are at most as many as requests that wait; arrived removes them.
+func (s *Service) arrival(mediaID string) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.arrivals[mediaID]
+	if c == nil {
+		c = make(chan struct{})
+		s.arrivals[mediaID] = c
+	}
+	return c
+}
+
+func (s *Service) arrived(mediaID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.arrivals[mediaID]; c != nil {
+		close(c)
+		delete(s.arrivals, mediaID)
+	}
+}
+
+// newMediaID is 144 random bits: ids are not guessed, and nobody chooses one.
+func newMediaID() string {
+	var b [18]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// validID is the grammar of a media id. Spec: appendices#media-ids is silent on length; 255 as for other ids.
+func validID(s string) bool {
+	if s == "" || len(s) > 255 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
+			return false
+		}
+	}
+	return true
+}

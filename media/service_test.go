@@ -1,0 +1,270 @@
+package media
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+type fixture struct {
+	*Service
+	dir string
+	now time.Time
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{dir: t.TempDir(), now: time.UnixMilli(1_700_000_000_000)}
+	db, err := storage.Open(context.Background(), storage.Config{DSN: "sqlite:" + filepath.Join(f.dir, "ebb.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	f.open(t, db)
+	return f
+}
+
+func (f *fixture) open(t *testing.T, db *storage.DB) {
+	t.Helper()
+	var err error
+	f.Service, err = New(context.Background(), Options{
+		DB: db, Dir: filepath.Join(f.dir, "media"), Key: []byte("secret"), MaxUploadSize: 1000, QuotaPerUser: 2500, MaxPending: 2,
+		PendingExpiry: time.Hour, Workers: 2, Now: func() time.Time { return f.now }, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f *fixture) upload(t *testing.T, user int64, body string) string {
+	t.Helper()
+	id, err := f.Upload(t.Context(), user, "text/plain", "a.txt", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func (f *fixture) read(t *testing.T, id string) string {
+	t.Helper()
+	file, err := f.Open(t.Context(), id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	b, err := io.ReadAll(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// filesWith counts the files below the media folder that hold the text.
+func (f *fixture) filesWith(t *testing.T, text string) (n int) {
+	t.Helper()
+	err := filepath.Walk(filepath.Join(f.dir, "media"), func(path string, info os.FileInfo, err error) error {
+		if err != nil || info.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, []byte(text)) {
+			n++
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func wantCode(t *testing.T, err error, code string) {
+	t.Helper()
+	if mxerr.Code(err) != code {
+		t.Fatalf("err = %v, want %s", err, code)
+	}
+}
+
+func TestFileGoesWithItsLastMediaID(t *testing.T) {
+	f := newFixture(t)
+	a, b := f.upload(t, 1, "same bytes"), f.upload(t, 2, "same bytes")
+	if n := f.filesWith(t, "same bytes"); n != 1 {
+		t.Fatalf("%d files, want one for both ids", n)
+	}
+	if err := f.Delete(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	_, err := f.Open(t.Context(), a, 0)
+	wantCode(t, err, mxerr.CodeNotFound)
+	if got := f.read(t, b); got != "same bytes" {
+		t.Fatalf("the other id gives %q", got)
+	}
+	if err := f.Delete(t.Context(), b, "unknown"); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.filesWith(t, "same bytes"); n != 0 {
+		t.Fatalf("%d files left", n)
+	}
+}
+
+func TestThumbnailGoesWithItsFile(t *testing.T) {
+	f := newFixture(t)
+	f.MaxUploadSize, f.QuotaPerUser = 1<<20, 0
+	id, err := f.Upload(t.Context(), 1, "image/png", "", bytes.NewReader(pngOf(t, 500, 500)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // made, then found
+		thumb, err := f.Thumbnail(t.Context(), id, Size{Width: 32, Height: 32, Crop: true}, 0)
+		if err != nil || thumb.ContentType != "image/png" {
+			t.Fatal(thumb, err)
+		}
+		_ = thumb.Close()
+	}
+	if f.filesWith(t, "PNG") != 2 {
+		t.Fatal("no thumbnail on disk")
+	}
+	if err := f.Delete(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.filesWith(t, "PNG"); n != 0 {
+		t.Fatalf("%d files left", n)
+	}
+}
+
+func TestNoThumbnailOfWhatIsNoPicture(t *testing.T) {
+	f := newFixture(t)
+	id := f.upload(t, 1, "<svg onload=alert(1)>")
+	_, err := f.Thumbnail(t.Context(), id, Size{Width: 32, Height: 32}, 0)
+	wantCode(t, err, mxerr.CodeUnknown)
+}
+
+func TestUploadLimits(t *testing.T) {
+	f := newFixture(t)
+	_, err := f.Upload(t.Context(), 1, "", "", strings.NewReader(strings.Repeat("x", 1001)))
+	wantCode(t, err, mxerr.CodeTooLarge)
+	for i := range 2 {
+		f.upload(t, 1, strings.Repeat("x", 999-i))
+	}
+	_, err = f.Upload(t.Context(), 1, "", "", strings.NewReader(strings.Repeat("y", 1000)))
+	wantCode(t, err, mxerr.CodeForbidden)
+	if n := f.filesWith(t, "yyy"); n != 0 {
+		t.Fatalf("%d files of a refused upload", n)
+	}
+	f.upload(t, 2, strings.Repeat("y", 1000)) // another user's quota
+}
+
+func TestAsyncUpload(t *testing.T) {
+	f := newFixture(t)
+	id, _, err := f.Create(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.Open(t.Context(), id, 0)
+	wantCode(t, err, mxerr.CodeNotYetUploaded)
+	wantCode(t, f.Put(t.Context(), 2, id, "", "", strings.NewReader("b")), mxerr.CodeForbidden)
+
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		file, err := f.Open(t.Context(), id, 30*time.Second)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = file.Close()
+	})
+	if err := f.Put(t.Context(), 1, id, "text/plain", "n", strings.NewReader("late")); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	wantCode(t, f.Put(t.Context(), 1, id, "", "", strings.NewReader("again")), mxerr.CodeCannotOverwriteMedia)
+	if got := f.read(t, id); got != "late" {
+		t.Fatalf("got %q", got)
+	}
+}
+
+func TestReservationsAreFewAndExpire(t *testing.T) {
+	f := newFixture(t)
+	first, _, err := f.Create(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err = f.Create(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = f.Create(t.Context(), 1)
+	wantCode(t, err, mxerr.CodeLimitExceeded)
+	f.now = f.now.Add(2 * time.Hour)
+	wantCode(t, f.Put(t.Context(), 1, first, "", "", strings.NewReader("b")), mxerr.CodeNotFound)
+	if _, _, err = f.Create(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestConcurrentPutsLeaveOneUpload(t *testing.T) {
+	f := newFixture(t)
+	id, _, err := f.Create(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, 8)
+	for i := range errs {
+		wg.Go(func() {
+			errs[i] = f.Put(t.Context(), 1, id, "text/plain", "", strings.NewReader(strings.Repeat("z", 10+i)))
+		})
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+		} else {
+			wantCode(t, err, mxerr.CodeCannotOverwriteMedia)
+		}
+	}
+	if n := f.filesWith(t, "zzz"); won != 1 || n != 1 {
+		t.Fatalf("%d uploads accepted, %d files on disk", won, n)
+	}
+}
+
+func TestBootSweepsWhatACrashLeft(t *testing.T) {
+	f := newFixture(t)
+	kept := f.upload(t, 1, "kept")
+	in, err := f.files.receive(strings.NewReader("orphan"), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.keep(); err != nil { // and the row is never written
+		t.Fatal(err)
+	}
+	if _, err := f.files.receive(strings.NewReader("half an upload"), 100); err != nil {
+		t.Fatal(err)
+	}
+	f.open(t, f.DB)
+	if f.filesWith(t, "orphan") != 0 || f.filesWith(t, "half") != 0 || f.read(t, kept) != "kept" {
+		t.Fatal("the sweep removed too little or too much")
+	}
+}
+
+func TestMediaIDsCannotLeaveTheFolder(t *testing.T) {
+	f := newFixture(t)
+	for _, id := range []string{"", "../../etc/passwd", "a/b", "a.b", "a\x00", strings.Repeat("a", 256)} {
+		_, err := f.Open(t.Context(), id, 0)
+		wantCode(t, err, mxerr.CodeNotFound)
+	}
+}

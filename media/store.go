@@ -1,0 +1,221 @@
+package media
+
+import (
+	"bufio"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+)
+
+// store keeps blobs as files below dir:
+//
+//	ab/cdef…           a blob, named by the keyed hash of its content (nobody outside chooses or predicts the name)
+//	thumb/ab/cdef….SPEC  its thumbnails
+//	tmp/               uploads in progress; emptied at boot
+//
+// A blob is named in the database by its hash. The file is durable before the row that names it is written, and the row
+// is gone before the file is removed, so a crash leaves at worst a file that nothing names: sweep removes it.
+type store struct {
+	dir string
+	key []byte // of the name hash
+	// claims guards blobs between "no row names it" and "the file is removed"; see docs/locks.md.
+	mu     sync.Mutex
+	claims map[string]*claim
+}
+
+// claim is held on one blob name by whoever adds or removes rows that name it.
+type claim struct {
+	sync.Mutex
+	users int
+}
+
+func openStore(dir string, key []byte) (*store, error) {
+	s := &store{dir: dir, key: key, claims: map[string]*claim{}}
+	if err := os.RemoveAll(s.tmpDir()); err != nil {
+		return nil, fmt.Errorf("empty the folder of unfinished uploads: %w", err)
+	}
+	for _, d := range []string{dir, s.tmpDir(), s.thumbDir()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("create media folder: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *store) tmpDir() string   { return filepath.Join(s.dir, "tmp") }
+func (s *store) thumbDir() string { return filepath.Join(s.dir, "thumb") }
+
+// path is where the blob lies; name is always one of our own hashes.
+func (s *store) path(name string) string { return filepath.Join(s.dir, name[:2], name[2:]) }
+
+func (s *store) thumbPath(name, spec string) string {
+	return filepath.Join(s.thumbDir(), name[:2], name[2:]+"."+spec)
+}
+
+// errTooLarge: the upload went on beyond its limit.
+var errTooLarge = errors.New("media: larger than allowed")
+
+// incoming is an upload whose bytes are on disk under a temporary name.
+type incoming struct {
+	store *store
+	tmp   string
+	Name  string // of the blob
+	Size  int64
+}
+
+// receive streams r to a temporary file, at most limit bytes.
+func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
+	f, err := os.CreateTemp(s.tmpDir(), "upload-")
+	if err != nil {
+		return nil, fmt.Errorf("create upload file: %w", err)
+	}
+	defer func() {
+		err = errors.Join(err, f.Close())
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+			in = nil
+		}
+	}()
+	hash := hmac.New(sha256.New, s.key)
+	w := bufio.NewWriterSize(io.MultiWriter(f, hash), 64<<10)
+	n, err := io.Copy(w, io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if n > limit {
+		return nil, errTooLarge
+	}
+	if err := w.Flush(); err != nil {
+		return nil, err
+	}
+	if err := f.Sync(); err != nil {
+		return nil, err
+	}
+	return &incoming{store: s, tmp: f.Name(), Name: hex.EncodeToString(hash.Sum(nil)), Size: n}, nil
+}
+
+// keep moves the upload to its blob name, durably. The caller holds the claim on the name.
+func (in *incoming) keep() error {
+	dst := in.store.path(in.Name)
+	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
+		return err
+	}
+	if err := os.Rename(in.tmp, dst); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(filepath.Dir(dst)), syncDir(in.store.dir))
+}
+
+// drop removes an upload that was not kept.
+func (in *incoming) drop() error {
+	err := os.Remove(in.tmp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // kept
+	}
+	return err
+}
+
+// claim takes the lock of one blob name; release gives it back.
+func (s *store) claim(name string) (release func()) {
+	s.mu.Lock()
+	c := s.claims[name]
+	if c == nil {
+		c = &claim{}
+		s.claims[name] = c
+	}
+	c.users++
+	s.mu.Unlock()
+	c.Lock()
+	return func() {
+		c.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if c.users--; c.users == 0 {
+			delete(s.claims, name)
+		}
+	}
+}
+
+// open opens a blob for reading.
+func (s *store) open(name string) (*os.File, error) { return os.Open(s.path(name)) }
+
+// writeThumb keeps a thumbnail. It needs no fsync: what a crash loses is made again. The caller holds the blob's claim.
+func (s *store) writeThumb(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(s.tmpDir(), "thumb-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// openThumb opens a thumbnail that was made before.
+func openThumb(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	head := make([]byte, 512)
+	n, headErr := f.ReadAt(head, 0)
+	if err != nil || headErr != nil && !errors.Is(headErr, io.EOF) {
+		return nil, errors.Join(err, headErr, f.Close())
+	}
+	return &File{File: f, ContentType: http.DetectContentType(head[:n]), Size: info.Size()}, nil
+}
+
+// remove deletes a blob and its thumbnails. The caller holds the claim and knows that no row names the blob.
+func (s *store) remove(name string) error {
+	thumbs, err := filepath.Glob(s.thumbPath(name, "*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range append(thumbs, s.path(name)) {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// each calls f for the name of every blob on disk, and of every thumbnail's blob (which may repeat).
+func (s *store) each(f func(name string) error) error {
+	return filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(s.dir, path)
+		if err != nil || strings.HasPrefix(rel, "tmp"+string(filepath.Separator)) {
+			return err
+		}
+		base, _, _ := strings.Cut(filepath.Base(rel), ".")
+		name := filepath.Base(filepath.Dir(rel)) + base
+		if len(name) != 2*sha256.Size {
+			return nil // not ours
+		}
+		return f(name)
+	})
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
