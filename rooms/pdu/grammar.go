@@ -1,0 +1,104 @@
+package pdu
+
+import (
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// MaxIDLength is the size limit of user, room and event ids, event types and state keys, in bytes.
+// Spec: client-server-api#size-limits
+const MaxIDLength = 255
+
+// hashLength is the length of a SHA-256 hash in unpadded base64.
+const hashLength = 43
+
+// ValidUserID says whether u is a user id that an event may carry: any localpart without ':' and NUL, the historical
+// ones included, and a server name.
+// Spec: appendices#historical-user-ids
+func ValidUserID(u id.UserID) bool {
+	return len(u) <= MaxIDLength && strings.HasPrefix(string(u), "@") && validLocalAndServer(string(u[1:]))
+}
+
+// ValidRoomID says whether r is a room id in a room of version v: with a domain up to version 11, a hash since 12.
+// Spec: appendices#room-ids
+func ValidRoomID(v *Version, r id.RoomID) bool {
+	if len(r) > MaxIDLength || !strings.HasPrefix(string(r), "!") {
+		return false
+	}
+	if v.RoomIDIsCreateHash {
+		return validHash(string(r[1:]), EventIDURLHash)
+	}
+	return validLocalAndServer(string(r[1:]))
+}
+
+// validOwnEventID checks the id that an event of a version 1 or 2 room carries.
+// Spec: rooms/v1#event-ids
+func validOwnEventID(e id.EventID) bool {
+	return len(e) <= MaxIDLength && strings.HasPrefix(string(e), "$") && validLocalAndServer(string(e[1:]))
+}
+
+// validReference checks the id of another event. Only what could hurt is refused, since an id that no event has is as
+// harmless as one of an event that we never get.
+func validReference(e id.EventID) bool {
+	return len(e) <= MaxIDLength && strings.HasPrefix(string(e), "$") && strings.IndexByte(string(e), 0) < 0
+}
+
+func validLocalAndServer(s string) bool {
+	local, server, found := strings.Cut(s, ":")
+	return found && strings.IndexByte(local, 0) < 0 && ValidServerName(server)
+}
+
+func validHash(s string, format EventIDFormat) bool {
+	if len(s) != hashLength {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		special := c == '-' || c == '_'
+		if format == EventIDHash {
+			special = c == '+' || c == '/'
+		}
+		if !isAlphanumeric(c) && !special {
+			return false
+		}
+	}
+	return true
+}
+
+// ValidServerName says whether s is a server name: a DNS name, an IPv4 address or an IPv6 address in brackets, and
+// perhaps a port.
+// Spec: appendices#server-name
+func ValidServerName(s string) bool {
+	if len(s) == 0 || len(s) > MaxIDLength {
+		return false
+	}
+	if s[0] == '[' {
+		address, port, found := strings.Cut(s[1:], "]")
+		return found && validIPv6(address) && (port == "" || port[0] == ':' && validPort(port[1:]))
+	}
+	host, port, found := strings.Cut(s, ":")
+	return validHost(host) && (!found || validPort(port))
+}
+
+func validPort(s string) bool {
+	return len(s) >= 1 && len(s) <= 5 && strings.Trim(s, "0123456789") == ""
+}
+
+func validIPv6(s string) bool {
+	return len(s) >= 2 && len(s) <= 45 && strings.Trim(s, "0123456789abcdefABCDEF:.") == ""
+}
+
+// validHost accepts IPv4 addresses too: all their characters are those of DNS names.
+func validHost(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !isAlphanumeric(c) && c != '-' && c != '.' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isAlphanumeric(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}

@@ -1,0 +1,75 @@
+package pdu
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"strings"
+
+	"ebb/canonjson"
+	"maunium.net/go/mautrix/id"
+)
+
+// EventIDOf computes the id of an event that is given as JSON, as Parse does, but checks nothing else about it.
+func EventIDOf(v *Version, raw []byte) (id.EventID, error) {
+	canonical, err := canonjson.Canonical(raw, v.StrictCanonicalJSON)
+	if err != nil {
+		return "", badJSON(err)
+	}
+	var m members
+	if err := m.scan(canonical); err != nil {
+		return "", badJSON(err)
+	}
+	return newEvent(v, canonical, &m).computeID(&m), nil
+}
+
+// computeID returns the id that the event's room version gives it.
+// Spec: rooms/v1#event-ids, rooms/v3#event-ids, rooms/v4#event-ids
+func (e *Event) computeID(m *members) id.EventID {
+	if e.version.EventIDFormat == EventIDFromServer {
+		given, _ := canonjson.Unquote(m.eventID)
+		return id.EventID(given)
+	}
+	return formatID(e.version, e.ReferenceHash())
+}
+
+// formatID writes a reference hash as an event id of room version 3 or later.
+func formatID(v *Version, hash [sha256.Size]byte) id.EventID {
+	encoding := base64.RawURLEncoding
+	if v.EventIDFormat == EventIDHash {
+		encoding = base64.RawStdEncoding
+	}
+	text := make([]byte, 1, 1+hashLength)
+	text[0] = '$'
+	return id.EventID(encoding.AppendEncode(text, hash[:]))
+}
+
+// ReferenceHash covers what a redaction leaves of the event, without its signatures.
+// Spec: server-server-api#calculating-the-reference-hash-for-an-event
+func (e *Event) ReferenceHash() [sha256.Size]byte { return sha256.Sum256(e.signedBytes()) }
+
+// signedBytes is what signatures of the event cover, and its reference hash.
+func (e *Event) signedBytes() []byte {
+	return appendRedacted(make([]byte, 0, len(e.json)), e.version, e.typ, e.json, "signatures", "unsigned")
+}
+
+// CheckContentHash says whether hashes.sha256 is the hash of the event as it is. Where it is not, the event is to be
+// treated as redacted.
+// Spec: server-server-api#validating-hashes-and-signatures-on-received-events
+func (e *Event) CheckContentHash() bool {
+	hashes, _ := canonjson.Get(e.json, "hashes")
+	claim, _ := canonjson.Get(hashes, "sha256")
+	text, _ := canonjson.Unquote(claim)
+	want, err := decodeBase64(text)
+	if err != nil {
+		return false
+	}
+	got := sha256.Sum256(canonjson.Without(e.json, "hashes", "signatures", "unsigned"))
+	return subtle.ConstantTimeCompare(got[:], want) == 1
+}
+
+// decodeBase64 reads standard base64 with or without padding.
+// Spec: appendices#unpadded-base64
+func decodeBase64(text string) ([]byte, error) {
+	return base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
+}

@@ -1,0 +1,116 @@
+package pdu
+
+import (
+	"slices"
+
+	"ebb/canonjson"
+)
+
+// Redact returns the event as it is after a redaction: only what its room version protects. The id stays the same, and
+// so does every signature. unsigned is gone.
+// Spec: rooms/v1#redactions to rooms/v11#redactions
+func (e *Event) Redact() (*Event, error) {
+	return ParseStored(e.version, e.id, appendRedacted(make([]byte, 0, len(e.json)), e.version, e.typ, e.json))
+}
+
+// appendRedacted appends the redacted form of the canonical event obj of type typ, its signatures kept as they are.
+func appendRedacted(dst []byte, v *Version, typ string, obj []byte, drop ...string) []byte {
+	w := objectWriter{dst: append(dst, '{'), first: true}
+	// The text was parsed before, so that Each has nothing to complain of.
+	_ = canonjson.Each(obj, func(key string, raw []byte) error {
+		switch {
+		case slices.Contains(drop, key):
+		case key == "content":
+			w.key(key)
+			w.dst = appendRedactedContent(w.dst, v, typ, raw)
+		case keptOnRedaction(v, key):
+			w.key(key)
+			w.dst = append(w.dst, raw...)
+		}
+		return nil
+	})
+	return append(w.dst, '}')
+}
+
+// keptOnRedaction says which members of an event survive, besides content.
+func keptOnRedaction(v *Version, key string) bool {
+	switch key {
+	case "event_id", "type", "room_id", "sender", "state_key", "hashes", "signatures", "depth", "prev_events",
+		"auth_events", "origin_server_ts":
+		return true
+	case "prev_state", "origin", "membership":
+		return !v.RedactionV11
+	}
+	return false
+}
+
+// appendRedactedContent appends what survives of content.
+func appendRedactedContent(dst []byte, v *Version, typ string, content []byte) []byte {
+	if typ == typeCreate && v.RedactionV11 {
+		return append(dst, content...)
+	}
+	w := objectWriter{dst: append(dst, '{'), first: true}
+	_ = canonjson.Each(content, func(key string, raw []byte) error {
+		switch {
+		case keptInContent(v, typ, key):
+			w.key(key)
+			w.dst = append(w.dst, raw...)
+		case typ == typeMember && key == "third_party_invite" && v.RedactionV11 && isObject(raw):
+			w.key(key)
+			w.dst = appendSignedOnly(w.dst, raw)
+		}
+		return nil
+	})
+	return append(w.dst, '}')
+}
+
+// keptInContent says which members of the content of an event of type typ survive whole.
+func keptInContent(v *Version, typ, key string) bool {
+	switch typ {
+	case typeMember:
+		return key == "membership" || key == "join_authorised_via_users_server" && v.KeepAuthorisedVia
+	case typeCreate:
+		return key == "creator"
+	case typeJoinRules:
+		return key == "join_rule" || key == "allow" && v.Restricted
+	case typePowerLevels:
+		switch key {
+		case "ban", "events", "events_default", "kick", "redact", "state_default", "users", "users_default":
+			return true
+		}
+		return key == "invite" && v.RedactionV11
+	case typeAliases:
+		return key == "aliases" && v.SpecialAliasesAuth
+	case typeHistoryVisibility:
+		return key == "history_visibility"
+	case typeRedaction:
+		return key == "redacts" && v.RedactsInContent
+	}
+	return false
+}
+
+// appendSignedOnly appends third_party_invite with nothing but its signed member. Without one an empty object stays:
+// the servers that event ids have to agree with keep it.
+func appendSignedOnly(dst, invite []byte) []byte {
+	w := objectWriter{dst: append(dst, '{'), first: true}
+	if signed, ok := canonjson.Get(invite, "signed"); ok {
+		w.key("signed")
+		w.dst = append(w.dst, signed...)
+	}
+	return append(w.dst, '}')
+}
+
+// objectWriter writes the members of an object whose opening brace is written.
+type objectWriter struct {
+	dst   []byte
+	first bool
+}
+
+// key begins a member; its value is to be appended to dst.
+func (w *objectWriter) key(name string) {
+	if !w.first {
+		w.dst = append(w.dst, ',')
+	}
+	w.first = false
+	w.dst = append(canonjson.AppendString(w.dst, name), ':')
+}
