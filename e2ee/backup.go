@@ -1,0 +1,276 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Backup describes a backup version.
+type Backup struct {
+	Algorithm string          `json:"algorithm"`
+	AuthData  json.RawMessage `json:"auth_data"`
+	Count     int64           `json:"count"`
+	ETag      string          `json:"etag"`
+	Version   string          `json:"version"`
+}
+
+// BackupSession is one backed-up session.
+type BackupSession struct {
+	FirstMessageIndex int64           `json:"first_message_index"`
+	ForwardedCount    int64           `json:"forwarded_count"`
+	IsVerified        bool            `json:"is_verified"`
+	SessionData       json.RawMessage `json:"session_data"`
+}
+
+// BackupRooms maps room → session id → session.
+type BackupRooms map[id.RoomID]map[string]BackupSession
+
+// BackupChange is the answer to a change of a backup's keys.
+type BackupChange struct {
+	Count int64  `json:"count"`
+	ETag  string `json:"etag"`
+}
+
+func noBackup() error { return mxerr.NotFound("There is no such key backup") }
+
+// CreateBackup begins a new backup version, which becomes the current one.
+// Spec: client-server-api#post_matrixclientv3room_keysversion
+func (s *Service) CreateBackup(ctx context.Context, user int64, algorithm string, authData json.RawMessage) (version string, err error) {
+	if err := checkBackup(algorithm, authData); err != nil {
+		return "", err
+	}
+	var v int64
+	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
+		v, err = tx.AddBackupVersion(user, algorithm, string(authData))
+		return err
+	})
+	return strconv.FormatInt(v, 10), err
+}
+
+func checkBackup(algorithm string, authData json.RawMessage) error {
+	if algorithm == "" || len(algorithm) > maxKeyID {
+		return mxerr.MissingParam("A backup needs an algorithm")
+	}
+	if isNull(authData) {
+		return mxerr.MissingParam("A backup needs auth_data")
+	}
+	if err := bounded("auth_data", len(authData), maxKeyJSON); err != nil {
+		return err
+	}
+	_, err := object("auth_data", authData)
+	return err
+}
+
+// Backup describes one version, or the current one where version is empty.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) Backup(ctx context.Context, user int64, version string) (b Backup, err error) {
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		v, err := findBackup(tx, user, version)
+		if err != nil {
+			return err
+		}
+		count, err := tx.CountBackupKeys(user, v.Version)
+		b = Backup{Algorithm: v.Algorithm, AuthData: json.RawMessage(v.AuthData), Count: count, ETag: etag(v), Version: strconv.FormatInt(v.Version, 10)}
+		return err
+	})
+	return b, err
+}
+
+func etag(v storage.BackupVersion) string { return strconv.FormatInt(v.ETag, 10) }
+
+func findBackup(tx *storage.Tx, user int64, version string) (v storage.BackupVersion, err error) {
+	found := false
+	if version == "" {
+		v, found, err = tx.LatestBackup(user)
+	} else if n, bad := strconv.ParseInt(version, 10, 64); bad == nil {
+		v, found, err = tx.Backup(user, n)
+	}
+	if err == nil && !found {
+		err = noBackup()
+	}
+	return v, err
+}
+
+// UpdateBackup replaces the auth data of a version; its algorithm and number stay.
+// Spec: client-server-api#put_matrixclientv3room_keysversionversion
+func (s *Service) UpdateBackup(ctx context.Context, user int64, version, algorithm, bodyVersion string, authData json.RawMessage) error {
+	if err := checkBackup(algorithm, authData); err != nil {
+		return err
+	}
+	if bodyVersion != "" && bodyVersion != version {
+		return mxerr.InvalidParam("The version in the body is not that of the path")
+	}
+	return s.DB.Write(ctx, func(tx *storage.Tx) error {
+		v, err := findBackup(tx, user, version)
+		if err != nil {
+			return err
+		}
+		if v.Algorithm != algorithm {
+			return mxerr.InvalidParam("The algorithm of a backup does not change")
+		}
+		return tx.SetBackupAuthData(user, v.Version, string(authData))
+	})
+}
+
+// DeleteBackup removes a version with its keys.
+// Spec: client-server-api#delete_matrixclientv3room_keysversionversion
+func (s *Service) DeleteBackup(ctx context.Context, user int64, version string) error {
+	return s.DB.Write(ctx, func(tx *storage.Tx) error {
+		v, err := findBackup(tx, user, version)
+		if err != nil {
+			return err
+		}
+		return tx.DeleteBackup(user, v.Version)
+	})
+}
+
+// PutBackupKeys adds sessions to the current version; one that is there stays where it is better than the new one.
+//
+// Errors: M_NOT_FOUND; M_WRONG_ROOM_KEYS_VERSION with current_version where version is not the current one.
+// Spec: client-server-api#put_matrixclientv3room_keyskeys
+func (s *Service) PutBackupKeys(ctx context.Context, user int64, version string, rooms BackupRooms) (change BackupChange, err error) {
+	if err := checkSessions(rooms); err != nil {
+		return change, err
+	}
+	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
+		v, err := currentBackup(tx, user, version)
+		if err != nil {
+			return err
+		}
+		changed := false
+		for room, sessions := range rooms {
+			for session, data := range sessions {
+				stored, err := putSession(tx, user, v.Version, room, session, data)
+				if err != nil {
+					return err
+				}
+				changed = changed || stored
+			}
+		}
+		change, err = backupChange(tx, user, v.Version, changed)
+		return err
+	})
+	return change, err
+}
+
+func checkSessions(rooms BackupRooms) error {
+	for room, sessions := range rooms {
+		for session, data := range sessions {
+			if len(room) > maxKeyID || len(session) > maxKeyID {
+				return mxerr.InvalidParam("Room and session ids have at most %d bytes", maxKeyID)
+			}
+			if err := bounded("session_data", len(data.SessionData), maxBackupSession); err != nil {
+				return err
+			}
+			if _, err := object("session_data", data.SessionData); err != nil {
+				return err
+			}
+			if data.FirstMessageIndex < 0 || data.ForwardedCount < 0 {
+				return mxerr.InvalidParam("first_message_index and forwarded_count are not negative")
+			}
+		}
+	}
+	return nil
+}
+
+// currentBackup is the version to write to, which must be the newest.
+func currentBackup(tx *storage.Tx, user int64, version string) (storage.BackupVersion, error) {
+	v, found, err := tx.LatestBackup(user)
+	switch {
+	case err != nil:
+		return v, err
+	case !found:
+		return v, noBackup()
+	}
+	if current := strconv.FormatInt(v.Version, 10); current != version {
+		return v, mxerr.New(403, "M_WRONG_ROOM_KEYS_VERSION", "This is not the current version of the backup").With("current_version", current)
+	}
+	return v, nil
+}
+
+func putSession(tx *storage.Tx, user, version int64, room id.RoomID, session string, data BackupSession) (stored bool, err error) {
+	old, err := tx.BackupKeys(user, version, string(room), session)
+	if err != nil {
+		return false, err
+	}
+	k := storage.BackupKey{RoomID: string(room), SessionID: session, FirstMessageIndex: data.FirstMessageIndex,
+		ForwardedCount: data.ForwardedCount, IsVerified: data.IsVerified, SessionData: string(data.SessionData)}
+	if len(old) > 0 && !better(k, old[0]) {
+		return false, nil
+	}
+	return true, tx.SetBackupKey(user, version, k)
+}
+
+// better says whether a session replaces the one that is there: verified before unverified, then the lower first message
+// index, then the lower forwarded count; otherwise the first one stays.
+// Spec: client-server-api#backup-algorithm-mmegolm_backupv1curve25519-aes-sha2, "Recovering keys"
+func better(k, old storage.BackupKey) bool {
+	switch {
+	case k.IsVerified != old.IsVerified:
+		return k.IsVerified
+	case k.FirstMessageIndex != old.FirstMessageIndex:
+		return k.FirstMessageIndex < old.FirstMessageIndex
+	default:
+		return k.ForwardedCount < old.ForwardedCount
+	}
+}
+
+func backupChange(tx *storage.Tx, user, version int64, changed bool) (BackupChange, error) {
+	if changed {
+		if err := tx.TouchBackup(user, version); err != nil {
+			return BackupChange{}, err
+		}
+	}
+	v, _, err := tx.Backup(user, version)
+	if err != nil {
+		return BackupChange{}, err
+	}
+	count, err := tx.CountBackupKeys(user, version)
+	return BackupChange{Count: count, ETag: etag(v)}, err
+}
+
+// BackupKeys lists the sessions of a version; an empty room or session means all.
+func (s *Service) BackupKeys(ctx context.Context, user int64, version string, room id.RoomID, session string) (rooms BackupRooms, err error) {
+	rooms = BackupRooms{}
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		v, err := findBackup(tx, user, version)
+		if err != nil {
+			return err
+		}
+		rows, err := tx.BackupKeys(user, v.Version, string(room), session)
+		for _, k := range rows {
+			r := id.RoomID(k.RoomID)
+			if rooms[r] == nil {
+				rooms[r] = map[string]BackupSession{}
+			}
+			rooms[r][k.SessionID] = BackupSession{FirstMessageIndex: k.FirstMessageIndex, ForwardedCount: k.ForwardedCount,
+				IsVerified: k.IsVerified, SessionData: json.RawMessage(k.SessionData)}
+		}
+		return err
+	})
+	return rooms, err
+}
+
+// DeleteBackupKeys removes sessions of a version; an empty room or session means all.
+func (s *Service) DeleteBackupKeys(ctx context.Context, user int64, version string, room id.RoomID, session string) (change BackupChange, err error) {
+	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
+		v, err := findBackup(tx, user, version)
+		if err != nil {
+			return err
+		}
+		n, err := tx.DeleteBackupKeys(user, v.Version, string(room), session)
+		if err != nil {
+			return err
+		}
+		change, err = backupChange(tx, user, v.Version, n > 0)
+		return err
+	})
+	return change, err
+}

@@ -1,0 +1,313 @@
+package e2ee
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// UploadKeys is the body of /keys/upload.
+type UploadKeys struct {
+	DeviceKeys   json.RawMessage            `json:"device_keys"`
+	OneTimeKeys  map[string]json.RawMessage `json:"one_time_keys"`
+	FallbackKeys map[string]json.RawMessage `json:"fallback_keys"`
+	// FallbackKeysUnstable is the name of MSC2732, which some clients still send.
+	FallbackKeysUnstable map[string]json.RawMessage `json:"org.matrix.msc2732.fallback_keys"`
+}
+
+// Upload stores a device's keys and returns the counts of its unclaimed one-time keys by algorithm.
+//
+// Errors: M_INVALID_PARAM for another device's keys or a key id in use with another key; M_BAD_JSON; M_TOO_LARGE.
+// Spec: client-server-api#post_matrixclientv3keysupload
+func (s *Service) Upload(ctx context.Context, d Device, up UploadKeys) (counts map[string]int64, err error) {
+	oneTime, err := parseKeys(up.OneTimeKeys)
+	if err != nil {
+		return nil, err
+	}
+	fallback, err := parseKeys(orElse(up.FallbackKeys, up.FallbackKeysUnstable))
+	if err != nil {
+		return nil, err
+	}
+	if isNull(up.DeviceKeys) {
+		up.DeviceKeys = nil
+	} else if err := checkDeviceKeys(d, up.DeviceKeys); err != nil {
+		return nil, err
+	}
+	if up.DeviceKeys == nil && len(oneTime) == 0 && len(fallback) == 0 {
+		return s.OneTimeKeyCounts(ctx, d.DeviceNID)
+	}
+	err = s.write(ctx, func(tx *storage.Tx) (committed func(), err error) {
+		committed, err = s.storeKeys(tx, d, up.DeviceKeys, oneTime, fallback)
+		if err == nil {
+			counts, err = oneTimeKeyCounts(tx, d.DeviceNID)
+		}
+		return committed, err
+	})
+	return counts, err
+}
+
+func orElse(a, b map[string]json.RawMessage) map[string]json.RawMessage {
+	if a == nil {
+		return b
+	}
+	return a
+}
+
+func isNull(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
+
+func (s *Service) storeKeys(tx *storage.Tx, d Device, identity json.RawMessage, oneTime, fallback []storage.KeyJSON) (committed func(), err error) {
+	committed = s.wakeUsers(d.UserNID)
+	if identity != nil {
+		changed, err := setDeviceKeys(tx, d, identity)
+		if err != nil {
+			return nil, err
+		}
+		if changed {
+			if committed, err = s.DevicesChanged(tx, d.UserNID); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := addOneTimeKeys(tx, d.DeviceNID, oneTime); err != nil {
+		return nil, err
+	}
+	for _, k := range fallback {
+		if err := tx.SetFallbackKey(d.DeviceNID, k); err != nil {
+			return nil, err
+		}
+	}
+	return committed, nil
+}
+
+// setDeviceKeys stores identity keys and reports whether they differ from those that were there.
+func setDeviceKeys(tx *storage.Tx, d Device, identity json.RawMessage) (changed bool, err error) {
+	old, found, err := tx.DeviceKeys(d.DeviceNID)
+	if err != nil || found && old == string(identity) {
+		return false, err
+	}
+	return true, tx.SetDeviceKeys(d.DeviceNID, d.UserNID, string(identity))
+}
+
+func addOneTimeKeys(tx *storage.Tx, device int64, keys []storage.KeyJSON) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	counts, err := oneTimeKeyCounts(tx, device)
+	if err != nil {
+		return err
+	}
+	total := len(keys)
+	for _, n := range counts {
+		total += int(n)
+	}
+	if err := bounded("one-time keys of a device", total, maxOneTimeKeys); err != nil {
+		return err
+	}
+	for _, k := range keys {
+		old, found, err := tx.OneTimeKey(device, k.Algorithm, k.KeyID)
+		switch {
+		case err != nil:
+			return err
+		case found && !sameJSON(old, k.JSON):
+			return mxerr.InvalidParam("There is another one-time key under the id %s:%s", k.Algorithm, k.KeyID)
+		case !found:
+			if err := tx.AddOneTimeKey(device, k); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sameJSON compares two texts by what they mean.
+func sameJSON(a, b string) bool {
+	if a == b {
+		return true
+	}
+	var x, y any
+	if json.Unmarshal([]byte(a), &x) != nil || json.Unmarshal([]byte(b), &y) != nil {
+		return false
+	}
+	p, errP := json.Marshal(x)
+	q, errQ := json.Marshal(y)
+	return errP == nil && errQ == nil && bytes.Equal(p, q)
+}
+
+// checkDeviceKeys refuses identity keys that name another device or are not of the documented shape: other servers would
+// choke on them.
+func checkDeviceKeys(d Device, raw json.RawMessage) error {
+	if err := bounded("device_keys", len(raw), maxKeyJSON); err != nil {
+		return err
+	}
+	var keys struct {
+		UserID     string                       `json:"user_id"`
+		DeviceID   string                       `json:"device_id"`
+		Algorithms []string                     `json:"algorithms"`
+		Keys       map[string]string            `json:"keys"`
+		Signatures map[string]map[string]string `json:"signatures"`
+	}
+	if err := json.Unmarshal(raw, &keys); err != nil {
+		return mxerr.BadJSON("device_keys do not have the documented shape")
+	}
+	if keys.UserID != string(d.User) || keys.DeviceID != string(d.DeviceID) {
+		return mxerr.InvalidParam("device_keys name another user or device")
+	}
+	if keys.Algorithms == nil || keys.Keys == nil {
+		return mxerr.BadJSON("device_keys need algorithms and keys")
+	}
+	return nil
+}
+
+// parseKeys takes one-time or fallback keys apart, in the order of their ids.
+func parseKeys(in map[string]json.RawMessage) ([]storage.KeyJSON, error) {
+	if err := bounded("keys of one upload", len(in), maxOneTimeKeys); err != nil {
+		return nil, err
+	}
+	out := make([]storage.KeyJSON, 0, len(in))
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		algorithm, keyID, ok := strings.Cut(name, ":")
+		if !ok || algorithm == "" || keyID == "" || len(name) > maxKeyID {
+			return nil, mxerr.InvalidParam("%q is not a key id", name)
+		}
+		if err := checkKey(name, in[name]); err != nil {
+			return nil, err
+		}
+		out = append(out, storage.KeyJSON{Algorithm: algorithm, KeyID: keyID, JSON: string(in[name])})
+	}
+	return out, nil
+}
+
+// checkKey: a key is a string, or an object with a string "key".
+func checkKey(name string, raw json.RawMessage) error {
+	if err := bounded(name, len(raw), maxKeyJSON); err != nil {
+		return err
+	}
+	var plain string
+	if json.Unmarshal(raw, &plain) == nil && raw[0] == '"' {
+		return nil
+	}
+	var signed struct {
+		Key        *string                      `json:"key"`
+		Signatures map[string]map[string]string `json:"signatures"`
+	}
+	if err := json.Unmarshal(raw, &signed); err != nil || signed.Key == nil {
+		return mxerr.BadJSON("The key %s does not have the documented shape", name)
+	}
+	return nil
+}
+
+// OneTimeKeyCounts counts a device's unclaimed one-time keys by algorithm; signed_curve25519 is always there, since
+// clients take its absence for "no change".
+func (s *Service) OneTimeKeyCounts(ctx context.Context, device int64) (counts map[string]int64, err error) {
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		counts, err = oneTimeKeyCounts(tx, device)
+		return err
+	})
+	return counts, err
+}
+
+func oneTimeKeyCounts(tx *storage.Tx, device int64) (map[string]int64, error) {
+	rows, err := tx.CountOneTimeKeys(device)
+	counts := map[string]int64{"signed_curve25519": 0}
+	for _, r := range rows {
+		counts[r.Algorithm] = r.Count
+	}
+	return counts, err
+}
+
+// Claims maps user → device → "algorithm:key id" → key.
+type Claims map[id.UserID]map[id.DeviceID]map[string]json.RawMessage
+
+// Failures maps the servers that could not be asked to an error object.
+type Failures map[string]json.RawMessage
+
+// Claim takes one one-time key of the asked algorithm from each device: the oldest, or the fallback key where none is left.
+// Spec: client-server-api#post_matrixclientv3keysclaim
+func (s *Service) Claim(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) (Claims, Failures, error) {
+	if err := bounded("users of one claim", len(wanted), maxQueryUsers); err != nil {
+		return nil, nil, err
+	}
+	claims, failures := Claims{}, Failures{}
+	var local []id.UserID
+	for _, user := range slices.Sorted(maps.Keys(wanted)) {
+		here, err := s.isLocal(user)
+		if err != nil {
+			return nil, nil, err
+		}
+		if here {
+			local = append(local, user)
+		} else {
+			failures.add(user)
+		}
+	}
+	var used []int64 // owners whose key counts changed
+	err := s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		for _, user := range local {
+			owner, taken, err := claimOfUser(tx, user, wanted[user])
+			if err != nil {
+				return nil, wrap("claim keys of "+string(user), err)
+			}
+			if len(taken) > 0 {
+				claims[user] = taken
+				used = append(used, owner)
+			}
+		}
+		return s.wakeUsers(used...), nil
+	})
+	return claims, failures, err
+}
+
+func (f Failures) add(user id.UserID) {
+	f[user.Homeserver()] = json.RawMessage(`{"errcode":"M_UNREACHABLE","error":"The server of this user cannot be asked"}`)
+}
+
+func claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string) (owner int64, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
+	owner, found, err := tx.LookupUser(user)
+	if err != nil || !found {
+		return 0, nil, err
+	}
+	devices, err := tx.DeviceRefs(owner)
+	if err != nil {
+		return 0, nil, err
+	}
+	taken = map[id.DeviceID]map[string]json.RawMessage{}
+	for _, dev := range devices {
+		algorithm, asked := wanted[id.DeviceID(dev.ID)]
+		if !asked {
+			continue
+		}
+		k, found, err := tx.ClaimOneTimeKey(dev.NID, algorithm)
+		if err == nil && !found {
+			k, found, err = tx.UseFallbackKey(dev.NID, algorithm)
+		}
+		if err != nil {
+			return 0, nil, err
+		}
+		if found {
+			taken[id.DeviceID(dev.ID)] = map[string]json.RawMessage{k.Algorithm + ":" + k.KeyID: markFallback(k)}
+		}
+	}
+	return owner, taken, nil
+}
+
+// markFallback adds "fallback": true to a fallback key that is an object and does not say so itself.
+func markFallback(k storage.KeyJSON) json.RawMessage {
+	m, err := object("key", json.RawMessage(k.JSON))
+	if !k.Fallback || err != nil || m["fallback"] != nil {
+		return json.RawMessage(k.JSON)
+	}
+	m["fallback"] = json.RawMessage("true")
+	out, err := json.Marshal(m)
+	if err != nil {
+		return json.RawMessage(k.JSON)
+	}
+	return out
+}

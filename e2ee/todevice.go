@@ -1,0 +1,99 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// allDevices is the device id that stands for every device of a user.
+const allDevices id.DeviceID = "*"
+
+// SendToDevice queues messages for devices, once per transaction: path and txn name the request, per sending device.
+// Spec: client-server-api#put_matrixclientv3sendtodeviceeventtypetxnid
+func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventType string, messages map[id.UserID]map[id.DeviceID]json.RawMessage) error {
+	n := 0
+	for _, devices := range messages {
+		n += len(devices)
+		for _, content := range devices {
+			if _, err := object("content", content); err != nil {
+				return err
+			}
+		}
+	}
+	if err := bounded("messages of one request", n, maxToDeviceTargets); err != nil {
+		return err
+	}
+	if len(eventType) > maxKeyID {
+		return mxerr.InvalidParam("An event type has at most %d bytes", maxKeyID)
+	}
+	hash := s.DB.IDHash(path + "\x00" + txn)
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		first, err := tx.ClaimTxn(d.DeviceNID, hash, s.Now().UnixMilli())
+		if err != nil || !first {
+			return nil, err
+		}
+		m := outgoing{service: s, sender: d.User, eventType: eventType}
+		for _, user := range slices.Sorted(maps.Keys(messages)) {
+			if err := m.send(tx, user, messages[user]); err != nil {
+				return nil, wrap("send to devices of "+string(user), err)
+			}
+		}
+		return s.wakeUsers(m.receivers...), nil
+	})
+}
+
+// outgoing is one request in progress.
+type outgoing struct {
+	service   *Service
+	sender    id.UserID
+	eventType string
+	receivers []int64
+}
+
+func (o *outgoing) send(tx *storage.Tx, user id.UserID, messages map[id.DeviceID]json.RawMessage) error {
+	if here, err := o.service.isLocal(user); err != nil || !here {
+		return err // other servers: with federation
+	}
+	nid, found, err := tx.LookupUser(user)
+	if err != nil || !found {
+		return err
+	}
+	devices, err := tx.DeviceRefs(nid)
+	if err != nil {
+		return err
+	}
+	o.receivers = append(o.receivers, nid)
+	for _, dev := range devices {
+		content, wanted := messages[id.DeviceID(dev.ID)]
+		if !wanted {
+			content, wanted = messages[allDevices]
+		}
+		if !wanted {
+			continue
+		}
+		if err := tx.AddToDevice(dev.NID, o.event(content)); err != nil {
+			return err
+		}
+		if err := tx.TrimToDevice(dev.NID, maxToDeviceBacklog); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// event is the message as the receiving client gets it.
+func (o *outgoing) event(content json.RawMessage) string {
+	b := make([]byte, 0, len(content)+len(o.sender)+len(o.eventType)+48)
+	b = append(append(b, `{"content":`...), content...)
+	b = canonjson.AppendString(append(b, `,"sender":`...), string(o.sender))
+	b = canonjson.AppendString(append(b, `,"type":`...), o.eventType)
+	return string(append(b, '}'))
+}

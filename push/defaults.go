@@ -1,0 +1,62 @@
+package push
+
+import "encoding/json"
+
+// defaultRules are the server-default rules for one user.
+// Spec: client-server-api#predefined-rules
+func defaultRules(user string) *Ruleset {
+	id, err := json.Marshal(user)
+	if err != nil {
+		id = []byte(`""`) // cannot happen: a string always encodes
+	}
+	me := string(id)
+	return &Ruleset{
+		Override: []Rule{
+			{ID: masterRule, Default: true, Enabled: false, Conditions: raws(), Actions: raws()},
+			on(".m.rule.suppress_notices", raws(), match("content.msgtype", `"m.notice"`)),
+			on(".m.rule.invite_for_me", raws(notify, sound("default")), match("type", `"m.room.member"`), match("content.membership", `"invite"`), match("state_key", me)),
+			on(".m.rule.member_event", raws(), match("type", `"m.room.member"`)),
+			on(".m.rule.is_user_mention", raws(notify, sound("default"), highlight), `{"kind":"event_property_contains","key":"content.m\\.mentions.user_ids","value":`+me+`}`),
+			on(".m.rule.is_room_mention", raws(notify, highlight), `{"kind":"event_property_is","key":"content.m\\.mentions.room","value":true}`, `{"kind":"sender_notification_permission","key":"room"}`),
+			on(".m.rule.tombstone", raws(notify, highlight), match("type", `"m.room.tombstone"`), match("state_key", `""`)),
+			on(".m.rule.reaction", raws(), match("type", `"m.reaction"`)),
+			on(".m.rule.room.server_acl", raws(), match("type", `"m.room.server_acl"`), match("state_key", `""`)),
+			on(".m.rule.suppress_edits", raws(), `{"kind":"event_property_is","key":"content.m\\.relates_to.rel_type","value":"m.replace"}`),
+		},
+		Underride: []Rule{
+			on(".m.rule.call", raws(notify, sound("ring")), match("type", `"m.call.invite"`)),
+			on(".m.rule.encrypted_room_one_to_one", raws(notify, sound("default")), members("2"), match("type", `"m.room.encrypted"`)),
+			on(".m.rule.room_one_to_one", raws(notify, sound("default")), members("2"), match("type", `"m.room.message"`)),
+			on(".m.rule.message", raws(notify), match("type", `"m.room.message"`)),
+			on(".m.rule.encrypted", raws(notify), match("type", `"m.room.encrypted"`)),
+		},
+	}
+}
+
+// masterRule is the one default rule that stands before a user's own.
+const masterRule = ".m.rule.master"
+
+const (
+	notify    = `"notify"`
+	highlight = `{"set_tweak":"highlight"}`
+)
+
+func sound(name string) string { return `{"set_tweak":"sound","value":"` + name + `"}` }
+
+func on(ruleID string, actions []json.RawMessage, conditions ...string) Rule {
+	return Rule{ID: ruleID, Default: true, Enabled: true, Actions: actions, Conditions: raws(conditions...)}
+}
+
+func match(key, pattern string) string {
+	return `{"kind":"event_match","key":"` + key + `","pattern":` + pattern + `}`
+}
+
+func members(is string) string { return `{"kind":"room_member_count","is":"` + is + `"}` }
+
+func raws(texts ...string) []json.RawMessage {
+	out := make([]json.RawMessage, len(texts))
+	for i, t := range texts {
+		out[i] = json.RawMessage(t)
+	}
+	return out
+}

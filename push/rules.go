@@ -1,0 +1,317 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/storage"
+	"ebb/wake"
+)
+
+// Rules keeps every local user's push rules and says what they make of an event. It is safe for concurrent use.
+type Rules struct {
+	db       *storage.DB
+	hub      *wake.Hub
+	defaults *compiled
+
+	// mu guards custom; it is a leaf lock (docs/locks.md).
+	mu sync.RWMutex
+	// custom has the users whose rules differ from the defaults.
+	custom map[int64]customUser
+}
+
+type customUser struct {
+	user  id.UserID
+	rules *compiled
+}
+
+// New loads the rule sets that differ from the defaults.
+func New(ctx context.Context, db *storage.DB, hub *wake.Hub) (*Rules, error) {
+	r := &Rules{db: db, hub: hub, defaults: compile(defaultRules(reader), true), custom: map[int64]customUser{}}
+	err := db.Read(ctx, func(tx *storage.Tx) error {
+		rows, err := tx.AllPushRules()
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			var own stored
+			if err := json.Unmarshal([]byte(row.JSON), &own); err != nil {
+				return fmt.Errorf("push rules of %s: %w", row.UserID, err)
+			}
+			r.remember(row.User, id.UserID(row.UserID), &own)
+		}
+		return nil
+	})
+	return r, err
+}
+
+// remember puts a user's rules in force.
+func (r *Rules) remember(nid int64, user id.UserID, own *stored) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if own.isDefault() {
+		delete(r.custom, nid)
+		return
+	}
+	r.custom[nid] = customUser{user: user, rules: compile(own.full(string(user)), own.onlyRooms())}
+}
+
+// onlyRooms says that the user changed nothing but rules for single rooms.
+func (s *stored) onlyRooms() bool {
+	return len(s.Changed) == 0 && s.count() == len(s.Own.Room)
+}
+
+// Evaluate says what the rules make of an event in a room. It costs as much as the users whom the event names plus those
+// with rules of their own, not as the members of the room.
+func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
+	e := &evaluation{event: ev, room: room}
+	out := Outcome{Default: r.defaults.match(e)}
+	for nid, user := range named(ev, room) {
+		e.user = user
+		out.set(nid, r.defaults.match(e))
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for nid, c := range r.custom {
+		if _, own := c.rules.byRoom[ev.RoomID()]; c.rules.plain && !own || !room.IsLocalMember(nid) {
+			continue
+		}
+		e.user = c.user
+		delete(out.Users, nid)
+		out.set(nid, c.rules.match(e))
+	}
+	if nid, ok := room.LocalMember(ev.Sender()); ok {
+		delete(out.Users, nid)
+	}
+	return out
+}
+
+func (o *Outcome) set(nid int64, class Class) {
+	if class == o.Default {
+		return
+	}
+	if o.Users == nil {
+		o.Users = map[int64]Class{}
+	}
+	o.Users[nid] = class
+}
+
+// maxNamed bounds the mentions that are looked at: an event of 65,536 bytes could name thousands.
+const maxNamed = 1000
+
+// named finds the local members whom an event names: its mentions, and the user whose membership it is.
+func named(ev *Event, room RoomInfo) map[int64]id.UserID {
+	out := map[int64]id.UserID{}
+	add := func(user id.UserID) {
+		if nid, ok := room.LocalMember(user); ok && len(out) < maxNamed {
+			out[nid] = user
+		}
+	}
+	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
+		add(id.UserID(key))
+	}
+	mentions, ok := canonjson.Get(ev.Content(), "m.mentions")
+	if !ok || len(mentions) == 0 || mentions[0] != '{' {
+		return out
+	}
+	users, _ := canonjson.Get(mentions, "user_ids")
+	var list []json.RawMessage
+	if json.Unmarshal(users, &list) != nil {
+		return out
+	}
+	for _, raw := range list {
+		var user id.UserID
+		if json.Unmarshal(raw, &user) == nil {
+			add(user)
+		}
+	}
+	return out
+}
+
+// Rules gives a user's full rule set.
+func (r *Rules) Rules(ctx context.Context, nid int64, user id.UserID) (set *Ruleset, err error) {
+	err = r.db.Read(ctx, func(tx *storage.Tx) error {
+		own, _, err := load(tx, nid)
+		if err == nil {
+			set = own.full(string(user))
+		}
+		return err
+	})
+	return set, err
+}
+
+func load(tx *storage.Tx, nid int64) (*stored, storage.Pos, error) {
+	row, found, err := tx.PushRules(nid)
+	own := &stored{}
+	if err == nil && found {
+		err = json.Unmarshal([]byte(row.JSON), own)
+	}
+	return own, row.Position, err
+}
+
+// AccountData is the content of m.push_rules for /sync: given if it changed after since; always for since 0.
+func (r *Rules) AccountData(tx *storage.Tx, nid int64, user id.UserID, since storage.Pos) (content json.RawMessage, changed bool, err error) {
+	own, pos, err := load(tx, nid)
+	if err != nil || since > 0 && pos <= since {
+		return nil, false, err
+	}
+	content, err = json.Marshal(map[string]any{"global": own.full(string(user))})
+	return content, true, err
+}
+
+// change edits a user's rules, durably, and puts them in force.
+func (r *Rules) change(ctx context.Context, nid int64, user id.UserID, edit func(own *stored) error) error {
+	var own *stored
+	w := storage.Write{
+		Do: func(tx *storage.Tx) (err error) {
+			if own, _, err = load(tx, nid); err != nil {
+				return err
+			}
+			if err = edit(own); err != nil {
+				return err
+			}
+			raw, err := json.Marshal(own)
+			if err != nil {
+				return err
+			}
+			return tx.SetPushRules(nid, string(raw))
+		},
+		Committed: func() {
+			r.remember(nid, user, own)
+			r.hub.Users(nid)
+		},
+	}
+	return r.db.Enqueue(w).Wait(ctx)
+}
+
+func noRule() error { return mxerr.NotFound("There is no such push rule") }
+
+// NewRule is the body of a PUT of a rule, with its place.
+type NewRule struct {
+	Actions    []json.RawMessage `json:"actions"`
+	Conditions []json.RawMessage `json:"conditions"`
+	Pattern    *string           `json:"pattern"`
+	Before     string            `json:"-"`
+	After      string            `json:"-"`
+}
+
+// Put adds or replaces one of the user's own rules.
+// Spec: client-server-api#put_matrixclientv3pushrulesglobalkindruleid
+func (r *Rules) Put(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, n NewRule) error {
+	rule, err := n.rule(k, ruleID)
+	if err != nil {
+		return err
+	}
+	return r.change(ctx, nid, user, func(own *stored) error { return own.put(k, rule, n.Before, n.After) })
+}
+
+func (n NewRule) rule(k Kind, ruleID string) (Rule, error) {
+	if err := checkRuleID(ruleID); err != nil {
+		return Rule{}, err
+	}
+	if err := checkActions(n.Actions); err != nil {
+		return Rule{}, err
+	}
+	rule := Rule{ID: ruleID, Enabled: true, Actions: n.Actions}
+	switch k {
+	case Content:
+		if n.Pattern == nil {
+			return rule, mxerr.MissingParam("A content rule needs a pattern")
+		}
+		if len(*n.Pattern) > maxPattern {
+			return rule, mxerr.InvalidParam("A pattern has at most %d bytes", maxPattern)
+		}
+		rule.Pattern = *n.Pattern
+	case Override, Underride:
+		rule.Conditions = n.Conditions
+		if rule.Conditions == nil {
+			rule.Conditions = raws()
+		}
+		for _, c := range rule.Conditions {
+			if len(c) == 0 || c[0] != '{' {
+				return rule, mxerr.BadJSON("A condition is an object")
+			}
+		}
+	}
+	if raw, err := json.Marshal(rule); err != nil || len(raw) > maxRuleJSON {
+		return rule, mxerr.TooLarge("A push rule has at most %d bytes", maxRuleJSON)
+	}
+	return rule, nil
+}
+
+func checkRuleID(ruleID string) error {
+	switch {
+	case strings.HasPrefix(ruleID, "."):
+		return mxerr.InvalidParam("Rule ids that start with a dot are the server's")
+	case ruleID == "" || len(ruleID) > maxRuleID || strings.ContainsAny(ruleID, `/\`):
+		return mxerr.InvalidParam("Rule ids have 1 to %d bytes, without slash and backslash", maxRuleID)
+	}
+	return nil
+}
+
+func checkActions(actions []json.RawMessage) error {
+	if actions == nil {
+		return mxerr.MissingParam("A push rule needs actions")
+	}
+	for _, a := range actions {
+		if len(a) == 0 || a[0] != '"' && a[0] != '{' {
+			return mxerr.InvalidParam("An action is a string or an object")
+		}
+	}
+	return nil
+}
+
+// Delete removes one of the user's own rules.
+func (r *Rules) Delete(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string) error {
+	return r.change(ctx, nid, user, func(own *stored) error {
+		list := own.Own.List(k)
+		i := indexRule(*list, ruleID)
+		if i < 0 {
+			if _, isDefault := defaultRules("").Find(k, ruleID); isDefault {
+				return mxerr.InvalidParam("A server-default rule cannot be deleted")
+			}
+			return noRule()
+		}
+		*list = append((*list)[:i], (*list)[i+1:]...)
+		return nil
+	})
+}
+
+// SetEnabled switches a rule, own or default, on or off.
+func (r *Rules) SetEnabled(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, enabled bool) error {
+	return r.alter(ctx, nid, user, k, ruleID, func(rule *Rule) { rule.Enabled = enabled }, func(c *changed) { c.Enabled = &enabled })
+}
+
+// SetActions replaces the actions of a rule, own or default.
+func (r *Rules) SetActions(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, actions []json.RawMessage) error {
+	if err := checkActions(actions); err != nil {
+		return err
+	}
+	return r.alter(ctx, nid, user, k, ruleID, func(rule *Rule) { rule.Actions = actions }, func(c *changed) { c.Actions = &actions })
+}
+
+func (r *Rules) alter(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, own func(*Rule), byDefault func(*changed)) error {
+	return r.change(ctx, nid, user, func(s *stored) error {
+		if rule, found := s.Own.Find(k, ruleID); found {
+			own(rule)
+			return nil
+		}
+		if _, found := defaultRules("").Find(k, ruleID); !found {
+			return noRule()
+		}
+		if s.Changed == nil {
+			s.Changed = map[string]changed{}
+		}
+		c := s.Changed[ruleID]
+		byDefault(&c)
+		s.Changed[ruleID] = c
+		return nil
+	})
+}
