@@ -1,0 +1,37 @@
+package storage
+
+const setAccountDataQuery = `INSERT INTO account_data (user_nid, room_nid, type, content, position) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (user_nid, room_nid, type) DO UPDATE SET content = excluded.content, position = excluded.position`
+
+// SetAccountData stores account data of a user; room 0 is global.
+func (tx *Tx) SetAccountData(user, room int64, typ, content string) error {
+	_, err := tx.exec(setAccountDataQuery, user, room, typ, content, int64(tx.NextPos()))
+	return err
+}
+
+const accountDataQuery = `SELECT content FROM account_data WHERE user_nid = $1 AND room_nid = $2 AND type = $3`
+
+// AccountData reads account data of a user; room 0 is global.
+func (tx *Tx) AccountData(user, room int64, typ string) (string, bool, error) {
+	return one(tx, scanString, accountDataQuery, user, room, typ)
+}
+
+// AccountDataCount counts a user's account data in a room; room 0 is global.
+func (tx *Tx) AccountDataCount(user, room int64) (int64, error) {
+	n, _, err := one(tx, scanInt64, `SELECT count(*) FROM account_data WHERE user_nid = $1 AND room_nid = $2`, user, room)
+	return n, err
+}
+
+// RoomTagged is one user's data of a type in one room.
+type RoomTagged struct {
+	Room    int64
+	Content string
+}
+
+// AccountDataOfType lists a user's data of a type in every room.
+func (tx *Tx) AccountDataOfType(user int64, typ string) ([]RoomTagged, error) {
+	return collect(tx, func(r Row) (d RoomTagged, err error) {
+		err = r.Scan(&d.Room, &d.Content)
+		return d, err
+	}, `SELECT room_nid, content FROM account_data WHERE user_nid = $1 AND type = $2 AND room_nid <> 0 ORDER BY room_nid`, user, typ)
+}

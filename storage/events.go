@@ -1,0 +1,131 @@
+package storage
+
+// EventFlags say what is special about a stored event.
+type EventFlags int64
+
+// The flags.
+const (
+	OutlierEvent    EventFlags = 1 << iota // known, but without a place in the timeline
+	RejectedEvent                          // refused by the authorisation rules
+	SoftFailedEvent                        // refused by the state at its arrival
+	SkeletonEvent                          // purged: only what the graph needs is left
+
+	// HiddenEvent is what no client ever gets.
+	HiddenEvent = OutlierEvent | RejectedEvent | SoftFailedEvent | SkeletonEvent
+)
+
+// EventRow is one row of events.
+type EventRow struct {
+	Position   Pos
+	Room       int64
+	Order      int64
+	EventID    string
+	Type       string
+	StateKey   string
+	IsState    bool
+	Sender     int64
+	OriginTS   int64 // ms
+	ReceivedTS int64 // ms
+	Snapshot   int64 // state before the event
+	Flags      EventFlags
+	RedactedBy Pos
+	ThreadRoot Pos
+	Push       int64
+	Device     int64
+	TxnID      string
+	JSON       []byte
+}
+
+// eventColumns are the columns that scanEvent reads, of the alias e.
+const eventColumns = `e.position, e.room_nid, e.ord, e.event_id, e.type, e.state_key, e.sender_nid, e.origin_ts, e.received_ts, e.snapshot, e.flags, e.redacted_by, e.thread_root, e.push, e.device_nid, e.txn_id, e.json`
+
+func scanEvent(r Row) (e EventRow, err error) {
+	var key, txn *string
+	var flags int64
+	err = r.Scan(&e.Position, &e.Room, &e.Order, &e.EventID, &e.Type, &key, &e.Sender, &e.OriginTS, &e.ReceivedTS,
+		&e.Snapshot, &flags, &e.RedactedBy, &e.ThreadRoot, &e.Push, &e.Device, &txn, &e.JSON)
+	e.Flags = EventFlags(flags)
+	if key != nil {
+		e.StateKey, e.IsState = *key, true
+	}
+	if txn != nil {
+		e.TxnID = *txn
+	}
+	return e, err
+}
+
+const insertEventQuery = `INSERT INTO events (position, room_nid, ord, id_hash, event_id, type, state_key, sender_nid, origin_ts, received_ts,
+snapshot, flags, redacted_by, thread_root, push, device_nid, txn_id, json)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`
+
+// InsertEvent adds an event at its position.
+func (tx *Tx) InsertEvent(e *EventRow) error {
+	var key, txn any
+	if e.IsState {
+		key = e.StateKey
+	}
+	if e.TxnID != "" {
+		txn = e.TxnID
+	}
+	_, err := tx.exec(insertEventQuery, int64(e.Position), e.Room, e.Order, tx.IDHash(e.EventID), e.EventID, e.Type, key, e.Sender,
+		e.OriginTS, e.ReceivedTS, e.Snapshot, int64(e.Flags), int64(e.RedactedBy), int64(e.ThreadRoot), e.Push, e.Device, txn, string(e.JSON))
+	return err
+}
+
+const eventByIDQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_hash = $1 AND e.event_id = $2 AND e.room_nid = $3`
+
+// EventByID finds an event of a room. It rides events_by_id.
+func (tx *Tx) EventByID(room int64, eventID string) (EventRow, bool, error) {
+	return one(tx, scanEvent, eventByIDQuery, tx.IDHash(eventID), eventID, room)
+}
+
+// EventAt finds the event at a position. It rides the primary key.
+func (tx *Tx) EventAt(p Pos) (EventRow, bool, error) {
+	return one(tx, scanEvent, `SELECT `+eventColumns+` FROM events e WHERE e.position = $1`, int64(p))
+}
+
+// maxIn is how many values one IN list takes; longer lists are read in parts.
+const maxIn = 512
+
+// EventsAt finds the events at these positions, in no particular order; those that are gone are left out.
+func (tx *Tx) EventsAt(positions []Pos) ([]EventRow, error) {
+	out := make([]EventRow, 0, len(positions))
+	for len(positions) > 0 {
+		n := min(len(positions), maxIn)
+		list, args := In(1, positions[:n])
+		rows, err := collect(tx, scanEvent, `SELECT `+eventColumns+` FROM events e WHERE e.position IN `+list, args...)
+		if err != nil {
+			return nil, err
+		}
+		out, positions = append(out, rows...), positions[n:]
+	}
+	return out, nil
+}
+
+const recentEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > 0 ORDER BY e.ord DESC LIMIT $2`
+
+// RecentEvents reads the newest events of a room's timeline, newest first. It rides events_by_order.
+func (tx *Tx) RecentEvents(room int64, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, recentEventsQuery, room, limit)
+}
+
+const redactEventQuery = `UPDATE events SET json = $2, redacted_by = $3, push = 0 WHERE position = $1`
+
+// RedactEvent replaces an event's JSON by its redacted form, once and for all; what hung on its content goes too.
+func (tx *Tx) RedactEvent(p Pos, json []byte, by Pos) error {
+	if _, err := tx.exec(redactEventQuery, int64(p), string(json), int64(by)); err != nil {
+		return err
+	}
+	if _, err := tx.exec(`DELETE FROM event_push WHERE position = $1`, int64(p)); err != nil {
+		return err
+	}
+	return tx.DeleteRelation(p)
+}
+
+const insertEventPushQuery = `INSERT INTO event_push (user_nid, room_nid, position, push) VALUES ($1, $2, $3, $4)`
+
+// InsertEventPush notes what an event is to a user who is singled out.
+func (tx *Tx) InsertEventPush(user, room int64, p Pos, class int64) error {
+	_, err := tx.exec(insertEventPushQuery, user, room, int64(p), class)
+	return err
+}

@@ -1,0 +1,52 @@
+package storage
+
+// MemberRow is a user's current membership of a room.
+type MemberRow struct {
+	User       int64
+	UserID     string // only where the query reads it
+	Room       int64
+	Membership string
+	Position   Pos // the m.room.member event
+	JoinedPos  Pos // since when it is join without a break; 0: not joined
+	Forgotten  bool
+}
+
+const roomMembersQuery = `SELECT m.user_nid, u.user_id, m.membership, m.position FROM memberships m JOIN users u ON u.nid = m.user_nid
+WHERE m.room_nid = $1`
+
+// RoomMembers reads every membership of a room. It rides memberships_by_room.
+func (tx *Tx) RoomMembers(room int64) ([]MemberRow, error) {
+	return collect(tx, func(r Row) (m MemberRow, err error) {
+		m.Room = room
+		err = r.Scan(&m.User, &m.UserID, &m.Membership, &m.Position)
+		return m, err
+	}, roomMembersQuery, room)
+}
+
+const userMembershipsQuery = `SELECT room_nid, membership, position, joined_pos, forgotten FROM memberships WHERE user_nid = $1 ORDER BY room_nid`
+
+// UserMemberships reads every membership of a user, by room. It rides the primary key.
+func (tx *Tx) UserMemberships(user int64) ([]MemberRow, error) {
+	return collect(tx, func(r Row) (m MemberRow, err error) {
+		var forgotten int64
+		m.User = user
+		err = r.Scan(&m.Room, &m.Membership, &m.Position, &m.JoinedPos, &forgotten)
+		m.Forgotten = forgotten != 0
+		return m, err
+	}, userMembershipsQuery, user)
+}
+
+const setMembershipQuery = `INSERT INTO memberships (user_nid, room_nid, membership, position, joined_pos) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (user_nid, room_nid) DO UPDATE SET membership = excluded.membership, position = excluded.position, joined_pos = excluded.joined_pos, forgotten = 0`
+
+// SetMembership sets a user's membership of a room; the room is no longer forgotten.
+func (tx *Tx) SetMembership(m MemberRow) error {
+	_, err := tx.exec(setMembershipQuery, m.User, m.Room, m.Membership, int64(m.Position), int64(m.JoinedPos))
+	return err
+}
+
+// ForgetRoom marks a room that a user has left as forgotten.
+func (tx *Tx) ForgetRoom(user, room int64) error {
+	_, err := tx.exec(`UPDATE memberships SET forgotten = 1 WHERE user_nid = $1 AND room_nid = $2 AND membership IN ('leave', 'ban')`, user, room)
+	return err
+}

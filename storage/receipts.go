@@ -1,0 +1,22 @@
+package storage
+
+// ReceiptRow is a user's read receipt in a room.
+type ReceiptRow struct {
+	Room    int64
+	User    int64
+	Type    string // m.read or m.read.private
+	Thread  string // "": unthreaded; "main"; or the root's event id
+	EventID string
+	Order   int64 // of the event in the timeline
+	TS      int64 // ms
+}
+
+const setReceiptQuery = `INSERT INTO receipts (room_nid, user_nid, type, thread, event_id, ord, ts, position) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (room_nid, user_nid, type, thread) DO UPDATE SET event_id = excluded.event_id, ord = excluded.ord, ts = excluded.ts, position = excluded.position
+WHERE excluded.ord > receipts.ord`
+
+// SetReceipt moves a receipt forward; false, and nothing is changed, when it would not move forward.
+func (tx *Tx) SetReceipt(r ReceiptRow, p Pos) (bool, error) {
+	n, err := tx.exec(setReceiptQuery, r.Room, r.User, r.Type, r.Thread, r.EventID, r.Order, r.TS, int64(p))
+	return n == 1, err
+}

@@ -1,0 +1,82 @@
+package storage
+
+// RelationRow says what an event relates to.
+type RelationRow struct {
+	Position Pos
+	Room     int64
+	Parent   string // event id
+	RelType  string
+	Type     string // of the relating event
+	Sender   int64
+	Order    int64
+}
+
+const insertRelationQuery = `INSERT INTO relations (position, room_nid, parent_hash, parent_id, rel_type, type, sender_nid, ord)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
+
+// InsertRelation notes what an event relates to.
+func (tx *Tx) InsertRelation(r RelationRow) error {
+	_, err := tx.exec(insertRelationQuery, int64(r.Position), r.Room, tx.IDHash(r.Parent), r.Parent, r.RelType, r.Type, r.Sender, r.Order)
+	return err
+}
+
+const touchThreadQuery = `INSERT INTO threads (root, room_nid, latest) VALUES ($1, $2, $3)
+ON CONFLICT (root) DO UPDATE SET latest = excluded.latest WHERE excluded.latest > threads.latest`
+
+// TouchThread notes a reply in a thread.
+func (tx *Tx) TouchThread(root Pos, room, order int64) error {
+	_, err := tx.exec(touchThreadQuery, int64(root), room, order)
+	return err
+}
+
+type relationParent struct {
+	room, hash  int64
+	id, relType string
+}
+
+const relationParentQuery = `SELECT room_nid, parent_hash, parent_id, rel_type FROM relations WHERE position = $1`
+
+// DeleteRelation forgets what an event relates to; a thread without replies is none.
+func (tx *Tx) DeleteRelation(p Pos) error {
+	parent, found, err := one(tx, func(r Row) (rp relationParent, err error) {
+		err = r.Scan(&rp.room, &rp.hash, &rp.id, &rp.relType)
+		return rp, err
+	}, relationParentQuery, int64(p))
+	if err != nil || !found {
+		return err
+	}
+	if _, err := tx.exec(`DELETE FROM relations WHERE position = $1`, int64(p)); err != nil {
+		return err
+	}
+	if parent.relType != "m.thread" {
+		return nil
+	}
+	return tx.recountThread(parent)
+}
+
+const latestReplyQuery = `SELECT coalesce(max(ord), 0) FROM relations WHERE parent_hash = $1 AND parent_id = $2 AND room_nid = $3 AND rel_type = 'm.thread'`
+
+func (tx *Tx) recountThread(parent relationParent) error {
+	latest, _, err := one(tx, scanInt64, latestReplyQuery, parent.hash, parent.id, parent.room)
+	if err != nil {
+		return err
+	}
+	root, found, err := tx.EventByID(parent.room, parent.id)
+	if err != nil || !found {
+		return err
+	}
+	if latest == 0 {
+		_, err = tx.exec(`DELETE FROM threads WHERE root = $1`, int64(root.Position))
+		return err
+	}
+	_, err = tx.exec(`UPDATE threads SET latest = $2 WHERE root = $1`, int64(root.Position), latest)
+	return err
+}
+
+const annotationsQuery = `SELECT e.json FROM relations r JOIN events e ON e.position = r.position
+WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3 AND r.rel_type = 'm.annotation' AND r.type = $4 AND r.sender_nid = $5 LIMIT 1000`
+
+// Annotations reads the JSON of a user's annotations of an event, at most 1000. It rides relations_by_parent.
+func (tx *Tx) Annotations(room int64, parent, typ string, sender int64) ([]string, error) {
+	return collect(tx, scanString, annotationsQuery, tx.IDHash(parent), parent, room, typ, sender)
+}

@@ -1,0 +1,95 @@
+package storage
+
+import "encoding/json"
+
+// RoomRow is one row of rooms.
+type RoomRow struct {
+	NID          int64
+	RoomID       string
+	Version      string
+	CreatedTS    int64 // ms
+	Generation   int64 // grows with every write of the room
+	Snapshot     int64 // state after the forward extremities
+	Extremities  []Pos
+	Depth        int64
+	LastOrder    int64
+	Published    bool
+	Overridden   bool
+	OverrideMin  *int64 // ms
+	OverrideMax  *int64 // ms
+	PurgedBefore int64  // ms
+}
+
+const roomColumns = `SELECT nid, room_id, version, created_ts, generation, snapshot, extremities, depth, last_order, published,
+overridden, override_min, override_max, purged_before FROM rooms`
+
+func scanRoom(r Row) (m RoomRow, err error) {
+	var extremities string
+	var published, overridden int64
+	if err = r.Scan(&m.NID, &m.RoomID, &m.Version, &m.CreatedTS, &m.Generation, &m.Snapshot, &extremities, &m.Depth, &m.LastOrder,
+		&published, &overridden, &m.OverrideMin, &m.OverrideMax, &m.PurgedBefore); err != nil {
+		return m, err
+	}
+	m.Published, m.Overridden = published != 0, overridden != 0
+	return m, json.Unmarshal([]byte(extremities), &m.Extremities)
+}
+
+// RoomByID finds a room.
+func (tx *Tx) RoomByID(roomID string) (RoomRow, bool, error) {
+	return one(tx, scanRoom, roomColumns+` WHERE room_id = $1`, roomID)
+}
+
+// RoomByNID finds a room by its short name.
+func (tx *Tx) RoomByNID(nid int64) (RoomRow, bool, error) {
+	return one(tx, scanRoom, roomColumns+` WHERE nid = $1`, nid)
+}
+
+const insertRoomQuery = `INSERT INTO rooms (nid, room_id, version, created_ts, generation, snapshot, extremities, depth, last_order)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+
+// InsertRoom adds a room, with what AdvanceRoom writes later.
+func (tx *Tx) InsertRoom(m *RoomRow) error {
+	_, err := tx.exec(insertRoomQuery, m.NID, m.RoomID, m.Version, m.CreatedTS, m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder)
+	return err
+}
+
+const advanceRoomQuery = `UPDATE rooms SET generation = generation + 1, snapshot = $3, extremities = $4, depth = $5, last_order = $6
+WHERE nid = $1 AND generation = $2`
+
+// AdvanceRoom moves a room's head on; false when the row is not of the generation that the caller built on.
+func (tx *Tx) AdvanceRoom(m *RoomRow) (bool, error) {
+	n, err := tx.exec(advanceRoomQuery, m.NID, m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder)
+	return n == 1, err
+}
+
+func positionList(ps []Pos) string {
+	out := []byte{'['}
+	for i, p := range ps {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = appendInt(out, int64(p))
+	}
+	return string(append(out, ']'))
+}
+
+// SetPublished lists a room in the room directory, or takes it out.
+func (tx *Tx) SetPublished(room int64, published bool) error {
+	n := 0
+	if published {
+		n = 1
+	}
+	_, err := tx.exec(`UPDATE rooms SET published = $2 WHERE nid = $1`, room, n)
+	return err
+}
+
+// PublishedRooms lists the rooms of the room directory.
+func (tx *Tx) PublishedRooms() ([]int64, error) {
+	return collect(tx, scanInt64, `SELECT nid FROM rooms WHERE published = 1 ORDER BY nid`)
+}
+
+// RoomExists tells whether a room id is taken.
+func (tx *Tx) RoomExists(roomID string) (bool, error) {
+	_, found, err := one(tx, scanInt64, `SELECT nid FROM rooms WHERE room_id = $1`, roomID)
+	return found, err
+}

@@ -1,0 +1,103 @@
+package storage
+
+import "strconv"
+
+func appendInt(dst []byte, n int64) []byte { return strconv.AppendInt(dst, n, 10) }
+
+const insertSnapshotQuery = `INSERT INTO state_snapshots (nid, room_nid, prev, length) VALUES ($1, $2, $3, $4)`
+
+// InsertSnapshot adds a state snapshot that changes prev; length counts the snapshots since the last full one. A full one
+// has prev 0 and length 0; CopyCurrentState or InsertStateDelta fill it.
+func (tx *Tx) InsertSnapshot(nid, room, prev, length int64) error {
+	_, err := tx.exec(insertSnapshotQuery, nid, room, prev, length)
+	return err
+}
+
+const insertDeltaQuery = `INSERT INTO state_deltas (snapshot, type, state_key, position) VALUES ($1, $2, $3, $4)`
+
+// InsertStateDelta adds one entry to a snapshot; position 0 says that the key is absent from there on.
+func (tx *Tx) InsertStateDelta(snapshot int64, typ, key string, p Pos) error {
+	_, err := tx.exec(insertDeltaQuery, snapshot, typ, key, int64(p))
+	return err
+}
+
+const copyCurrentStateQuery = `INSERT INTO state_deltas (snapshot, type, state_key, position)
+SELECT CAST($1 AS BIGINT), type, state_key, position FROM current_state WHERE room_nid = $2`
+
+// CopyCurrentState fills a full snapshot with the room's current state.
+func (tx *Tx) CopyCurrentState(snapshot, room int64) error {
+	_, err := tx.exec(copyCurrentStateQuery, snapshot, room)
+	return err
+}
+
+const setCurrentStateQuery = `INSERT INTO current_state (room_nid, type, state_key, position) VALUES ($1, $2, $3, $4)
+ON CONFLICT (room_nid, type, state_key) DO UPDATE SET position = excluded.position`
+
+// SetCurrentState sets one entry of a room's current state.
+func (tx *Tx) SetCurrentState(room int64, typ, key string, p Pos) error {
+	_, err := tx.exec(setCurrentStateQuery, room, typ, key, int64(p))
+	return err
+}
+
+const currentStateQuery = `SELECT ` + eventColumns + ` FROM current_state c JOIN events e ON e.position = c.position
+WHERE c.room_nid = $1 AND c.type <> 'm.room.member'`
+
+// CurrentState reads a room's current state without its members (see RoomMembers). It rides the primary keys.
+func (tx *Tx) CurrentState(room int64) ([]EventRow, error) {
+	return collect(tx, scanEvent, currentStateQuery, room)
+}
+
+// CurrentStateSize counts a room's current state.
+func (tx *Tx) CurrentStateSize(room int64) (int64, error) {
+	n, _, err := one(tx, scanInt64, `SELECT count(*) FROM current_state WHERE room_nid = $1`, room)
+	return n, err
+}
+
+// SnapshotLength is the number of snapshots between this one and the last full one.
+func (tx *Tx) SnapshotLength(nid int64) (int64, error) {
+	n, _, err := one(tx, scanInt64, `SELECT length FROM state_snapshots WHERE nid = $1`, nid)
+	return n, err
+}
+
+// StateEntry is one entry of a state.
+type StateEntry struct {
+	Type, Key string
+	Position  Pos
+}
+
+const stateOfQuery = `WITH RECURSIVE chain (nid, prev, back) AS (
+ SELECT nid, prev, 0 FROM state_snapshots WHERE nid = $1
+ UNION ALL SELECT s.nid, s.prev, c.back + 1 FROM state_snapshots s JOIN chain c ON s.nid = c.prev)
+SELECT d.type, d.state_key, d.position FROM chain c JOIN state_deltas d ON d.snapshot = c.nid ORDER BY c.back`
+
+// StateOf reads the whole state of a snapshot, in no particular order.
+func (tx *Tx) StateOf(snapshot int64) ([]StateEntry, error) {
+	type key struct{ typ, key string }
+	seen := map[key]bool{}
+	var out []StateEntry
+	err := tx.each(func(r Row) error {
+		var e StateEntry
+		if err := r.Scan(&e.Type, &e.Key, &e.Position); err != nil {
+			return err
+		}
+		if k := (key{e.Type, e.Key}); !seen[k] {
+			seen[k] = true
+			if e.Position != 0 {
+				out = append(out, e)
+			}
+		}
+		return nil
+	}, stateOfQuery, snapshot)
+	return out, err
+}
+
+const stateKeyOfQuery = `WITH RECURSIVE chain (nid, prev, back) AS (
+ SELECT nid, prev, 0 FROM state_snapshots WHERE nid = $1
+ UNION ALL SELECT s.nid, s.prev, c.back + 1 FROM state_snapshots s JOIN chain c ON s.nid = c.prev)
+SELECT d.position FROM chain c JOIN state_deltas d ON d.snapshot = c.nid AND d.type = $2 AND d.state_key = $3 ORDER BY c.back LIMIT 1`
+
+// StateKeyOf reads one entry of a snapshot's state; 0 where it is absent.
+func (tx *Tx) StateKeyOf(snapshot int64, typ, key string) (Pos, error) {
+	p, _, err := one(tx, scanInt64, stateKeyOfQuery, snapshot, typ, key)
+	return Pos(p), err
+}

@@ -1,0 +1,41 @@
+package storage
+
+// TxnRow is the answer that a client's transaction id got.
+type TxnRow struct {
+	Hash   int64  // IDHash of the request path and the transaction id
+	Answer string // the event id; empty where the answer is {}
+}
+
+const insertTxnQuery = `INSERT INTO client_txns (device_nid, path_hash, created_ts, answer) VALUES ($1, $2, $3, $4)
+ON CONFLICT (device_nid, path_hash) DO NOTHING`
+
+// InsertTxn notes the answer of a transaction id; false when it has one already.
+func (tx *Tx) InsertTxn(device int64, t TxnRow) (bool, error) {
+	n, err := tx.exec(insertTxnQuery, device, t.Hash, tx.Now().UnixMilli(), t.Answer)
+	return n == 1, err
+}
+
+const txnQuery = `SELECT answer FROM client_txns WHERE device_nid = $1 AND path_hash = $2`
+
+// Txn finds the answer of a transaction id.
+func (tx *Tx) Txn(device, hash int64) (string, bool, error) {
+	return one(tx, scanString, txnQuery, device, hash)
+}
+
+const recentTxnsQuery = `SELECT path_hash, answer FROM client_txns WHERE device_nid = $1 ORDER BY created_ts DESC LIMIT $2`
+
+// RecentTxns lists the newest transaction ids of a device, newest first.
+func (tx *Tx) RecentTxns(device int64, limit int) ([]TxnRow, error) {
+	return collect(tx, func(r Row) (t TxnRow, err error) {
+		err = r.Scan(&t.Hash, &t.Answer)
+		return t, err
+	}, recentTxnsQuery, device, limit)
+}
+
+const pruneTxnsQuery = `DELETE FROM client_txns WHERE (device_nid, path_hash) IN
+(SELECT device_nid, path_hash FROM client_txns WHERE created_ts < $1 ORDER BY created_ts LIMIT $2)`
+
+// PruneTxns drops the oldest transaction ids from before a time (ms), at most limit, and says how many.
+func (tx *Tx) PruneTxns(before int64, limit int) (int64, error) {
+	return tx.exec(pruneTxnsQuery, before, limit)
+}
