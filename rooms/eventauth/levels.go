@@ -1,0 +1,275 @@
+package eventauth
+
+import (
+	"encoding/json"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"ebb/canonjson"
+	"ebb/rooms/pdu"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// Infinite is the power level of the room's creators from room version 12 on. No power levels event can give it.
+const Infinite int64 = math.MaxInt64
+
+// maxLevel is the highest level that an event can give. Room versions before 6 set no limit to numbers; what is beyond
+// this one counts as this one.
+const maxLevel = Infinite - 1
+
+// The levels that hold where the power levels event names none.
+// Spec: server-server-api#definitions, client-server-api#mroompower_levels
+const (
+	defaultInvite = 0
+	defaultState  = 50 // also kick, ban, redact and notifications.room
+	creatorLevel  = 100
+)
+
+// PowerLevels are the power levels of a room, compiled from its create and power levels events. They do not change, so
+// that they can be cached and shared as long as the room has the same two events.
+type PowerLevels struct {
+	Invite, Kick, Ban, Redact                 int64
+	StateDefault, EventsDefault, UsersDefault int64
+
+	given    *givenLevels // what the power levels event says; nil without one
+	users    map[id.UserID]int64
+	creators []id.UserID // infinite; only from version 12 on
+}
+
+// Levels compiles the power levels of a room from its create and power levels events, each of which may be nil.
+// Properties that the event does not give, or not in a form that the room version reads as an integer, are the defaults.
+func Levels(v *pdu.Version, create, pl *pdu.Event) *PowerLevels {
+	p := &PowerLevels{creators: privilegedCreators(v, create)}
+	if pl != nil {
+		p.given = readLevels(v, pl.Content())
+		p.users = p.given.users
+	} else if creator := creatorOf(v, create); creator != "" && !v.PrivilegedCreators {
+		p.users = map[id.UserID]int64{creator: creatorLevel}
+	}
+	p.UsersDefault = p.given.namedOr(usersDefault, 0)
+	p.EventsDefault = p.given.namedOr(eventsDefault, 0)
+	p.StateDefault = p.given.namedOr(stateDefault, defaultState)
+	p.Ban = p.given.namedOr(banLevel, defaultState)
+	p.Redact = p.given.namedOr(redactLevel, defaultState)
+	p.Kick = p.given.namedOr(kickLevel, defaultState)
+	p.Invite = p.given.namedOr(inviteLevel, defaultInvite)
+	return p
+}
+
+// UserLevel returns a user's power level, Infinite for a creator of a room of version 12 or later.
+func (p *PowerLevels) UserLevel(user id.UserID) int64 {
+	if p.IsCreator(user) {
+		return Infinite
+	}
+	if level, ok := p.users[user]; ok {
+		return level
+	}
+	return p.UsersDefault
+}
+
+// IsCreator tells whether a user has the infinite power of a creator; it is false in rooms before version 12.
+func (p *PowerLevels) IsCreator(user id.UserID) bool { return slices.Contains(p.creators, user) }
+
+// EventLevel returns the level that sending an event of a type requires.
+func (p *PowerLevels) EventLevel(typ string, isState bool) int64 {
+	if p.given != nil {
+		if level, ok := p.given.events[typ]; ok {
+			return level
+		}
+	}
+	if isState {
+		return p.StateDefault
+	}
+	return p.EventsDefault
+}
+
+// Notification returns the level that a kind of notification requires, like "room" for @room.
+func (p *PowerLevels) Notification(key string) int64 {
+	if p.given != nil {
+		if level, ok := p.given.notifications[key]; ok {
+			return level
+		}
+	}
+	return defaultState
+}
+
+// creatorOf returns the user that the create event calls the room's creator; "" if there is none.
+func creatorOf(v *pdu.Version, create *pdu.Event) id.UserID {
+	if create == nil {
+		return ""
+	}
+	if v.ImplicitRoomCreator {
+		return create.Sender()
+	}
+	return id.UserID(getString(create.Content(), "creator"))
+}
+
+// privilegedCreators returns the users whose power is infinite.
+// Spec: rooms/v12#authorisation-rules
+func privilegedCreators(v *pdu.Version, create *pdu.Event) []id.UserID {
+	if !v.PrivilegedCreators || create == nil {
+		return nil
+	}
+	creators := []id.UserID{create.Sender()}
+	raw, _ := canonjson.Get(create.Content(), "additional_creators")
+	users, _ := userList(raw)
+	for _, user := range users {
+		creators = append(creators, id.UserID(user))
+	}
+	return creators
+}
+
+// The properties of a power levels event that are one level each.
+const (
+	usersDefault = iota
+	eventsDefault
+	stateDefault
+	banLevel
+	redactLevel
+	kickLevel
+	inviteLevel
+	namedLevels
+)
+
+var levelNames = [namedLevels]string{"users_default", "events_default", "state_default", "ban", "redact", "kick", "invite"}
+
+// givenLevels is what a power levels event says, without defaults. The bad fields say what is not as it should be;
+// a value that is bad is left out of the maps.
+type givenLevels struct {
+	named         [namedLevels]int64
+	has           [namedLevels]bool
+	users         map[id.UserID]int64
+	events        map[string]int64
+	notifications map[string]int64
+
+	badNamed  bool // one of the named levels is not an integer
+	badMaps   bool // events or notifications is not an object of integers
+	badUsers  bool // users is not an object of user ids and integers
+	beyondAll bool // a number is too large for IEEE 754 double precision
+}
+
+func (g *givenLevels) namedOr(name int, otherwise int64) int64 {
+	if g == nil || !g.has[name] {
+		return otherwise
+	}
+	return g.named[name]
+}
+
+// readLevels reads the content of a power levels event as the room version wants it read.
+func readLevels(v *pdu.Version, content json.RawMessage) *givenLevels {
+	g := &givenLevels{}
+	r := levelReader{v: v, beyond: &g.beyondAll}
+	_ = canonjson.Each(content, func(key string, raw []byte) error {
+		switch key {
+		case "users":
+			g.badUsers = !r.each(raw, func(user string, level int64) bool {
+				if !looksLikeUser(user) {
+					return false
+				}
+				put(&g.users, id.UserID(user), level)
+				return true
+			})
+		case "events":
+			g.badMaps = !r.each(raw, func(typ string, level int64) bool { return put(&g.events, typ, level) }) || g.badMaps
+		case "notifications":
+			g.badMaps = !r.each(raw, func(kind string, level int64) bool { return put(&g.notifications, kind, level) }) || g.badMaps
+		default:
+			if i := slices.Index(levelNames[:], key); i >= 0 {
+				g.named[i], g.has[i] = r.level(raw)
+				g.badNamed = g.badNamed || !g.has[i]
+			}
+		}
+		return nil
+	})
+	return g
+}
+
+func put[K comparable](m *map[K]int64, key K, level int64) bool {
+	if *m == nil {
+		*m = make(map[K]int64)
+	}
+	(*m)[key] = level
+	return true
+}
+
+// levelReader reads power levels in the forms that a room version takes.
+type levelReader struct {
+	v      *pdu.Version
+	beyond *bool
+}
+
+// each hands every member of an object that is a level to take. It returns false if raw is not an object, a member is
+// not a level, or take refused one.
+func (r levelReader) each(raw []byte, take func(key string, level int64) bool) bool {
+	if !isObject(raw) {
+		return false
+	}
+	good := true
+	_ = canonjson.Each(raw, func(key string, value []byte) error {
+		level, ok := r.level(value)
+		good = ok && take(key, level) && good
+		return nil
+	})
+	return good
+}
+
+// level reads one power level: a JSON integer; in versions 1 to 9 also a string of one, in versions 1 to 5 also a
+// float, which is cut off at the decimal point.
+//
+// Spec: rooms/v1#mroompower_levels-events-accept-values-as-strings and -as-floats, rooms/v10#values-in-mroompower_levels-events-must-be-integers
+func (r levelReader) level(raw []byte) (int64, bool) {
+	switch {
+	case len(raw) == 0:
+		return 0, false
+	case raw[0] == '"':
+		s, ok := canonjson.Unquote(raw)
+		if !ok || r.v.IntegerPowerLevels {
+			return 0, false
+		}
+		return integerLevel(strings.TrimSpace(s))
+	case raw[0] != '-' && (raw[0] < '0' || raw[0] > '9'):
+		return 0, false // true, false, null, list or object
+	case r.v.StrictCanonicalJSON:
+		return integerLevel(string(raw))
+	}
+	f, err := strconv.ParseFloat(string(raw), 64)
+	if err != nil {
+		*r.beyond = true
+		return 0, false
+	}
+	if level, ok := integerLevel(string(raw)); ok {
+		return level, true
+	}
+	return saturate(f), true
+}
+
+// integerLevel reads a decimal integer with an optional sign and leading zeros.
+func integerLevel(s string) (int64, bool) {
+	digits := strings.TrimLeft(s, "+-")
+	if len(s)-len(digits) > 1 || digits == "" || strings.Trim(digits, "0123456789") != "" {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil && s[0] == '-' {
+		return -maxLevel, true
+	}
+	if err != nil {
+		return maxLevel, true
+	}
+	return max(-maxLevel, min(n, maxLevel)), true
+}
+
+// saturate cuts a float off at its decimal point and keeps it within the levels there are.
+func saturate(f float64) int64 {
+	const edge = 1 << 62 // exact as a float, and far from where the conversion would overflow
+	switch {
+	case f >= edge:
+		return maxLevel
+	case f <= -edge:
+		return -maxLevel
+	}
+	return int64(f)
+}

@@ -1,0 +1,241 @@
+package stateres
+
+import (
+	"slices"
+	"strings"
+
+	"ebb/rooms/eventauth"
+	"ebb/rooms/pdu"
+
+	"maunium.net/go/mautrix/id"
+)
+
+const (
+	typeCreate      = "m.room.create"
+	typeMember      = "m.room.member"
+	typeJoinRules   = "m.room.join_rules"
+	typePowerLevels = "m.room.power_levels"
+)
+
+// node is a known event in the auth graph. Unknown events have none.
+type node struct {
+	event    *pdu.Event
+	auth     []*node // its auth events, read when first asked for
+	authRead bool
+
+	chains  int  // in how many of the sets' auth chains it is
+	lastSet int  // the set whose chain was walked last through it, counted from 1
+	full    bool // is of the full conflicted set
+	below   bool // is a conflicted event or in the auth chain of one
+	above   bool // is a conflicted event or has one in its auth chain
+	picked  bool // is of the set X of step 1
+}
+
+// graph is the part of a room's auth graph that one resolution has looked at.
+type graph struct {
+	v      *pdu.Version
+	store  Store
+	nodes  map[id.EventID]*node // nil for an event that the store does not know
+	levels map[levelsKey]*eventauth.PowerLevels
+	full   bool // MaxEvents is exceeded
+}
+
+func newGraph(v *pdu.Version, store Store) *graph {
+	return &graph{v: v, store: store, nodes: make(map[id.EventID]*node), levels: make(map[levelsKey]*eventauth.PowerLevels)}
+}
+
+// node returns the node of an event, nil if it is not known.
+func (g *graph) node(eventID id.EventID) *node {
+	n, seen := g.nodes[eventID]
+	if seen {
+		return n
+	}
+	if len(g.nodes) >= MaxEvents {
+		g.full = true
+		return nil
+	}
+	if e := g.store.Event(eventID); e != nil {
+		n = &node{event: e}
+	}
+	g.nodes[eventID] = n
+	return n
+}
+
+// authOf returns the known auth events of a node.
+func (g *graph) authOf(n *node) []*node {
+	if n.authRead {
+		return n.auth
+	}
+	n.authRead = true
+	for _, eventID := range n.event.AuthEvents() {
+		if a := g.node(eventID); a != nil && !slices.Contains(n.auth, a) {
+			n.auth = append(n.auth, a)
+		}
+	}
+	return n.auth
+}
+
+// authEvent returns the auth event of a node with a type and state key, nil if it cites none.
+func (g *graph) authEvent(n *node, typ, key string) *node {
+	for _, a := range g.authOf(n) {
+		if a.event.IsStateKey(typ, key) {
+			return a
+		}
+	}
+	return nil
+}
+
+// walk visits what the roots reach over auth events, roots excluded unless they are reached. Each visit says whether
+// to go on beyond that node; the roots are gone beyond in any case.
+func (g *graph) walk(roots []*node, visit func(*node) bool) {
+	stack := slices.Clone(roots)
+	for len(stack) > 0 {
+		n := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		for _, a := range g.authOf(n) {
+			if visit(a) {
+				stack = append(stack, a)
+			}
+		}
+	}
+}
+
+// known returns the nodes of those events that are known.
+func (g *graph) known(ids []id.EventID) []*node {
+	nodes := make([]*node, 0, len(ids))
+	for _, eventID := range ids {
+		if n := g.node(eventID); n != nil {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+// markFull finds the full conflicted set and returns it, sorted by event id.
+//
+// Spec: rooms/v12#definitions
+func (g *graph) markFull(sets []StateSet, agreed StateSet, conflicts []conflict) []*node {
+	var conflicted []*node
+	for _, c := range conflicts {
+		conflicted = append(conflicted, g.known(c.events)...)
+	}
+	for _, n := range conflicted {
+		n.full = true
+	}
+	g.markDifference(sets, agreed, conflicts)
+	if g.v.StateRes == pdu.StateResV2_1 {
+		g.markSubgraph(conflicted)
+	}
+	var full []*node
+	for _, n := range g.nodes {
+		if n != nil && n.full {
+			full = append(full, n)
+		}
+	}
+	slices.SortFunc(full, func(a, b *node) int { return strings.Compare(string(a.event.ID()), string(b.event.ID())) })
+	return full
+}
+
+// markDifference marks the auth difference: what is in the auth chain of some sets and not of all.
+//
+// What the sets agree on is in all of them, so its auth chain is in every set's. Only the chains of the conflicting
+// entries are walked set by set; the chain of the rest is walked once, and only if something is left to be found in it.
+func (g *graph) markDifference(sets []StateSet, agreed StateSet, conflicts []conflict) {
+	for i, set := range sets {
+		var roots []*node
+		for _, c := range conflicts {
+			if eventID, ok := set[c.key]; ok {
+				roots = append(roots, g.known([]id.EventID{eventID})...)
+			}
+		}
+		g.walk(roots, func(n *node) bool {
+			if n.lastSet == i+1 {
+				return false
+			}
+			n.lastSet = i + 1
+			n.chains++
+			return true
+		})
+	}
+	var differing []*node
+	for _, n := range g.nodes {
+		if n != nil && n.chains > 0 && n.chains < len(sets) {
+			differing = append(differing, n)
+		}
+	}
+	if len(differing) == 0 {
+		return
+	}
+	g.markChainOf(agreed, len(sets))
+	for _, n := range differing {
+		n.full = n.full || n.chains < len(sets)
+	}
+}
+
+// markChainOf marks the auth chain of the agreed state as being in the chains of all sets.
+func (g *graph) markChainOf(agreed StateSet, sets int) {
+	roots := make([]*node, 0, len(agreed))
+	for _, eventID := range agreed {
+		if n := g.node(eventID); n != nil {
+			roots = append(roots, n)
+		}
+	}
+	const everySet = -1
+	g.walk(roots, func(n *node) bool {
+		if n.lastSet == everySet {
+			return false
+		}
+		n.lastSet = everySet
+		n.chains = sets
+		return true
+	})
+}
+
+// markSubgraph marks the conflicted state subgraph: every event on a path of auth events from one conflicted event to
+// another.
+func (g *graph) markSubgraph(conflicted []*node) {
+	cited := make(map[*node][]*node) // who cites a node, among those at or below a conflicted event
+	for _, n := range conflicted {
+		n.below, n.above = true, true
+	}
+	reached := slices.Clone(conflicted)
+	for i := 0; i < len(reached); i++ {
+		for _, a := range g.authOf(reached[i]) {
+			cited[a] = append(cited[a], reached[i])
+			if !a.below {
+				a.below = true
+				reached = append(reached, a)
+			}
+		}
+	}
+	above := slices.Clone(conflicted)
+	for i := 0; i < len(above); i++ {
+		for _, n := range cited[above[i]] {
+			if !n.above {
+				n.above = true
+				above = append(above, n)
+			}
+		}
+	}
+	for _, n := range above {
+		n.full = true
+	}
+}
+
+// isPower tells whether an event may take someone's ability to do something in the room.
+//
+// Spec: rooms/v2#definitions
+func isPower(e *pdu.Event) bool {
+	key, isState := e.StateKey()
+	if !isState {
+		return false
+	}
+	switch e.Type() {
+	case typePowerLevels, typeJoinRules:
+		return true
+	case typeMember:
+		membership := eventauth.Membership(e)
+		return (membership == "leave" || membership == "ban") && key != string(e.Sender())
+	}
+	return false
+}
