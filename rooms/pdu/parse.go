@@ -152,7 +152,7 @@ func newEvent(v *Version, raw []byte, m *members) *Event {
 // setID completes the event; the room of a version 12 create event follows from the id.
 func (e *Event) setID(eventID id.EventID) {
 	e.id = eventID
-	if e.version.RoomIDIsCreateHash && e.IsStateKey(typeCreate, "") && len(eventID) > 0 {
+	if e.version.RoomIDIsCreateHash && e.typ == typeCreate && eventID != "" {
 		e.roomID = id.RoomID("!" + eventID[1:])
 	}
 }
