@@ -1,0 +1,244 @@
+package storage
+
+// Queries that walk a room's timeline and look at its state in the past.
+
+const (
+	timelineUpQuery   = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > $2 AND e.ord <= $3 ORDER BY e.ord LIMIT $4`
+	timelineDownQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > $2 AND e.ord <= $3 ORDER BY e.ord DESC LIMIT $4`
+)
+
+// Timeline reads the events of a room whose order is above after and not above upTo, newest first when backwards, at most
+// limit. Hidden events are among them. It rides events_by_order.
+func (tx *Tx) Timeline(room, after, upTo int64, backwards bool, limit int) ([]EventRow, error) {
+	q := timelineUpQuery
+	if backwards {
+		q = timelineDownQuery
+	}
+	return collect(tx, scanEvent, q, room, after, upTo, limit)
+}
+
+// TimePoint is an event's place in the timeline and the time that it states.
+type TimePoint struct {
+	Order    int64
+	OriginTS int64 // ms
+}
+
+func scanTimePoint(r Row) (p TimePoint, err error) {
+	err = r.Scan(&p.Order, &p.OriginTS)
+	return p, err
+}
+
+const (
+	timePointUpQuery   = `SELECT e.ord, e.origin_ts FROM events e WHERE e.room_nid = $1 AND e.ord > $2 ORDER BY e.ord LIMIT 1`
+	timePointDownQuery = `SELECT e.ord, e.origin_ts FROM events e WHERE e.room_nid = $1 AND e.ord > 0 AND e.ord <= $2 ORDER BY e.ord DESC LIMIT 1`
+)
+
+// TimePointAfter finds the first event of a room above an order; false where there is none. It rides events_by_order.
+func (tx *Tx) TimePointAfter(room, order int64) (TimePoint, bool, error) {
+	return one(tx, scanTimePoint, timePointUpQuery, room, order)
+}
+
+// TimePointAt finds the newest event of a room that is not above an order; false where there is none.
+func (tx *Tx) TimePointAt(room, order int64) (TimePoint, bool, error) {
+	return one(tx, scanTimePoint, timePointDownQuery, room, order)
+}
+
+// Sight is what history visibility asks of the state before an event: positions of state events, 0 where there is none.
+type Sight struct {
+	HistoryVisibility Pos
+	Member            Pos // the m.room.member event of the user
+}
+
+// sightChainQuery walks the chains of several snapshots at once; UNION walks what they share only once.
+const sightChainQuery = ` UNION SELECT s.nid, s.prev FROM state_snapshots s JOIN chain c ON s.nid = c.prev)
+SELECT c.nid, c.prev, h.position, m.position FROM chain c
+LEFT JOIN state_deltas h ON h.snapshot = c.nid AND h.type = 'm.room.history_visibility' AND h.state_key = ''
+LEFT JOIN state_deltas m ON m.snapshot = c.nid AND m.type = 'm.room.member' AND m.state_key = $1`
+
+type sightLink struct {
+	prev            int64
+	history, member *int64 // nil: not said here
+}
+
+// Sights reads the history visibility and one user's member event in the state of each snapshot. It rides the primary keys.
+func (tx *Tx) Sights(snapshots []int64, userID string) (map[int64]Sight, error) {
+	links := map[int64]sightLink{}
+	for rest := snapshots; len(rest) > 0; {
+		n := min(len(rest), maxIn)
+		list, args := In(2, rest[:n])
+		q := `WITH RECURSIVE chain (nid, prev) AS (SELECT nid, prev FROM state_snapshots WHERE nid IN ` + list + sightChainQuery
+		err := tx.each(func(r Row) error {
+			var nid int64
+			var l sightLink
+			if err := r.Scan(&nid, &l.prev, &l.history, &l.member); err != nil {
+				return err
+			}
+			links[nid] = l
+			return nil
+		}, q, append([]any{userID}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		rest = rest[n:]
+	}
+	out := make(map[int64]Sight, len(snapshots))
+	for _, nid := range snapshots {
+		out[nid] = follow(links, nid)
+	}
+	return out, nil
+}
+
+// follow takes the first word on either key along a chain.
+func follow(links map[int64]sightLink, nid int64) Sight {
+	var history, member *int64
+	for range len(links) + 1 {
+		l, ok := links[nid]
+		if !ok {
+			break
+		}
+		if history == nil {
+			history = l.history
+		}
+		if member == nil {
+			member = l.member
+		}
+		if l.prev == 0 || history != nil && member != nil {
+			break
+		}
+		nid = l.prev
+	}
+	var s Sight
+	if history != nil {
+		s.HistoryVisibility = Pos(*history)
+	}
+	if member != nil {
+		s.Member = Pos(*member)
+	}
+	return s
+}
+
+// RelationCount counts the relations of one type that one sender has to a parent.
+type RelationCount struct {
+	Parent  string
+	RelType string
+	Sender  int64
+	Count   int64
+}
+
+func scanRelationCount(r Row) (c RelationCount, err error) {
+	err = r.Scan(&c.Parent, &c.RelType, &c.Sender, &c.Count)
+	return c, err
+}
+
+const (
+	relationCountsGroup = ` AND r.rel_type IN ('m.thread', 'm.replace', 'm.reference') GROUP BY r.parent_id, r.rel_type, r.sender_nid`
+	relationCountsPlain = `SELECT r.parent_id, r.rel_type, r.sender_nid, count(*) FROM relations r WHERE r.room_nid = $1 AND r.parent_hash IN `
+	// The join is there only where messages expire: it reads a row of events for every relation.
+	relationCountsAlive = `SELECT r.parent_id, r.rel_type, r.sender_nid, count(*) FROM relations r JOIN events e ON e.position = r.position
+WHERE r.room_nid = $1 AND e.origin_ts > $2 AND e.received_ts > $2 AND r.parent_hash IN `
+)
+
+// RelationCounts counts what bundles are made of, by parent, relation type and sender. Events that expired by the cutoff
+// (ms; see expiry.Cutoff) are left out; nil: nothing expires. It rides relations_by_parent.
+func (tx *Tx) RelationCounts(room int64, parents []string, cutoff *int64) ([]RelationCount, error) {
+	var out []RelationCount
+	for rest := parents; len(rest) > 0; {
+		n := min(len(rest), maxIn)
+		hashes := make([]int64, n)
+		for i, p := range rest[:n] {
+			hashes[i] = tx.IDHash(p)
+		}
+		part, err := tx.relationCounts(room, hashes, cutoff)
+		if err != nil {
+			return nil, err
+		}
+		out, rest = append(out, part...), rest[n:]
+	}
+	return out, nil
+}
+
+func (tx *Tx) relationCounts(room int64, hashes []int64, cutoff *int64) ([]RelationCount, error) {
+	if cutoff == nil {
+		list, args := In(2, hashes)
+		return collect(tx, scanRelationCount, relationCountsPlain+list+relationCountsGroup, append([]any{room}, args...)...)
+	}
+	list, args := In(3, hashes)
+	return collect(tx, scanRelationCount, relationCountsAlive+list+relationCountsGroup, append([]any{room, *cutoff}, args...)...)
+}
+
+const editsQuery = `SELECT ` + eventColumns + ` FROM relations r JOIN events e ON e.position = r.position
+WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3 AND r.rel_type = 'm.replace' AND r.sender_nid = $4 AND r.type = $5
+ORDER BY e.origin_ts DESC LIMIT $6`
+
+// Edits reads the replacements of an event by its sender and of its type, the latest by the time that they state first.
+func (tx *Tx) Edits(room int64, parent string, sender int64, typ string, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, editsQuery, tx.IDHash(parent), parent, room, sender, typ, limit)
+}
+
+// RelationFilter selects relations of one event.
+type RelationFilter struct {
+	Room      int64
+	Parent    string
+	RelType   string // "": any
+	Type      string // "": any
+	After     int64  // orders above this
+	UpTo      int64  // and not above this
+	Backwards bool   // newest first
+	Depth     int    // 1: direct relations; more: relations of relations too
+	Limit     int
+}
+
+const (
+	directRelationsQuery = `SELECT ` + eventColumns + ` FROM relations r JOIN events e ON e.position = r.position
+WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3 AND r.ord > $4 AND r.ord <= $5
+AND ($6 = '' OR r.rel_type = $6) AND ($7 = '' OR r.type = $7) ORDER BY r.ord `
+
+	// The walk down the tree is not bounded by orders: a late relation may hang on an early one. It is bounded by depth, and
+	// UNION forgets what it has seen at a depth.
+	deepRelationsQuery = `WITH RECURSIVE tree (position, rel_type, type, ord, depth) AS (
+ SELECT r.position, r.rel_type, r.type, r.ord, 1 FROM relations r WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3
+ UNION SELECT r.position, r.rel_type, r.type, r.ord, t.depth + 1 FROM tree t JOIN events p ON p.position = t.position
+  JOIN relations r ON r.parent_hash = p.id_hash AND r.parent_id = p.event_id AND r.room_nid = $3 WHERE t.depth < $9)
+SELECT ` + eventColumns + ` FROM (SELECT DISTINCT position, ord FROM tree WHERE ord > $4 AND ord <= $5
+ AND ($6 = '' OR rel_type = $6) AND ($7 = '' OR type = $7)) r JOIN events e ON e.position = r.position ORDER BY r.ord `
+)
+
+// Relations reads events that relate to an event. It rides relations_by_parent.
+func (tx *Tx) Relations(f RelationFilter) ([]EventRow, error) {
+	q, args := directRelationsQuery, []any{tx.IDHash(f.Parent), f.Parent, f.Room, f.After, f.UpTo, f.RelType, f.Type, f.Limit}
+	if f.Depth > 1 {
+		q, args = deepRelationsQuery, append(args, f.Depth)
+	}
+	if f.Backwards {
+		q += `DESC `
+	}
+	return collect(tx, scanEvent, q+`LIMIT $8`, args...)
+}
+
+// ThreadRow is a thread and the order of its latest reply.
+type ThreadRow struct {
+	Root   Pos
+	Latest int64
+}
+
+func scanThread(r Row) (t ThreadRow, err error) {
+	err = r.Scan(&t.Root, &t.Latest)
+	return t, err
+}
+
+const (
+	threadsQuery             = `SELECT t.root, t.latest FROM threads t WHERE t.room_nid = $1 AND t.latest < $2 ORDER BY t.latest DESC LIMIT $3`
+	participatedThreadsQuery = `SELECT t.root, t.latest FROM threads t JOIN events e ON e.position = t.root
+WHERE t.room_nid = $1 AND t.latest < $2 AND (e.sender_nid = $4 OR EXISTS (SELECT 1 FROM relations r
+ WHERE r.parent_hash = e.id_hash AND r.parent_id = e.event_id AND r.room_nid = $1 AND r.rel_type = 'm.thread' AND r.sender_nid = $4))
+ORDER BY t.latest DESC LIMIT $3`
+)
+
+// Threads lists the threads of a room with a latest reply below an order, the latest first; with a user other than 0 only
+// those that the user began or wrote in. It rides threads_by_room.
+func (tx *Tx) Threads(room, below, user int64, limit int) ([]ThreadRow, error) {
+	if user == 0 {
+		return collect(tx, scanThread, threadsQuery, room, below, limit)
+	}
+	return collect(tx, scanThread, participatedThreadsQuery, room, below, limit, user)
+}
