@@ -1,0 +1,105 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/http"
+	"strconv"
+
+	"ebb/mxerr"
+)
+
+// answer writes what a handler returned.
+func (s *Server) answer(w http.ResponseWriter, r *Request, v any, err error) {
+	if err != nil {
+		s.writeError(w, r, err)
+		return
+	}
+	switch a := v.(type) {
+	case Stream:
+		a(w, r.Request)
+	case Raw:
+		writeRaw(w, a)
+	case json.RawMessage:
+		writeRaw(w, Raw{Body: a})
+	case nil:
+		writeRaw(w, Raw{Body: []byte("{}")})
+	default:
+		body, err := json.Marshal(v)
+		if err != nil {
+			s.writeError(w, r, err)
+			return
+		}
+		writeRaw(w, Raw{Body: body})
+	}
+}
+
+func writeRaw(w http.ResponseWriter, a Raw) {
+	h := w.Header()
+	maps.Copy(h, a.Header)
+	if a.ContentType == "" {
+		a.ContentType = "application/json"
+	}
+	h["Content-Type"] = []string{a.ContentType}
+	h["Content-Length"] = []string{strconv.Itoa(len(a.Body))}
+	if a.Status == 0 {
+		a.Status = http.StatusOK
+	}
+	w.WriteHeader(a.Status)
+	_, _ = w.Write(a.Body) // the peer may be gone
+}
+
+// writeError is the only place that knows how an error looks outside. What is no mxerr.Error is 500 with a neutral text;
+// its cause is logged once, with the request's id.
+func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
+	var e *mxerr.Error
+	switch {
+	case errors.As(err, &e):
+	case errors.Is(err, context.Canceled):
+		e = mxerr.New(499, mxerr.CodeUnknown, "The request was cancelled") // nobody reads it
+	default:
+		e = s.opt.Unknown(err)
+	}
+	r.errcode = e.Code
+	if e.Status >= 500 {
+		s.opt.Log.Error("request failed", "request", r.RequestID, "operation", r.operation, "err", err)
+	} else {
+		s.opt.Log.LogAttrs(r.Context(), slog.LevelDebug, "request refused", slog.String("request", r.RequestID), slog.Any("err", err))
+	}
+	if after, ok := e.Extra["retry_after_ms"].(int64); ok {
+		w.Header().Set("Retry-After", strconv.FormatInt((after+999)/1000, 10))
+	}
+	writeRaw(w, Raw{Status: e.Status, Body: errorBody(e)})
+}
+
+func errorBody(e *mxerr.Error) []byte {
+	members := map[string]any{}
+	maps.Copy(members, e.Extra)
+	if e.Code != "" { // the first answer of user-interactive authentication has none
+		members["errcode"], members["error"] = e.Code, e.Msg
+	}
+	body, err := json.Marshal(members)
+	if err != nil {
+		return []byte(`{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
+	}
+	return body
+}
+
+// cors lets browsers of any origin in, errors and preflights included.
+// Spec: client-server-api#web-browser-clients
+func cors(h http.Header) {
+	h["Access-Control-Allow-Origin"] = corsOrigin
+	h["Access-Control-Allow-Methods"] = corsMethods
+	h["Access-Control-Allow-Headers"] = corsHeaders
+	h["Access-Control-Expose-Headers"] = corsExpose
+}
+
+var (
+	corsOrigin  = []string{"*"}
+	corsMethods = []string{"GET, POST, PUT, DELETE, OPTIONS"}
+	corsHeaders = []string{"X-Requested-With, Content-Type, Authorization, Date"}
+	corsExpose  = []string{"Retry-After"}
+)

@@ -1,0 +1,86 @@
+package httpapi
+
+import (
+	"sync"
+	"time"
+)
+
+// Bucket is a rate: PerSecond requests on average, Burst at once.
+type Bucket struct {
+	PerSecond float64
+	Burst     int
+}
+
+// Limiter is a token bucket per class and requester. It is safe for concurrent use.
+type Limiter struct {
+	rates map[Rate]Bucket
+	now   func() time.Time
+
+	// mu guards buckets; a leaf lock.
+	mu      sync.Mutex
+	buckets map[bucketKey]bucket
+}
+
+type bucketKey struct {
+	class Rate
+	who   string
+}
+
+type bucket struct {
+	tokens float64
+	at     time.Time
+}
+
+// maxBuckets bounds the memory of a limiter: full buckets are forgotten when there are more.
+const maxBuckets = 100_000
+
+// NewLimiter makes a limiter; a class without rate is unlimited.
+func NewLimiter(rates map[Rate]Bucket, now func() time.Time) *Limiter {
+	return &Limiter{rates: rates, now: now, buckets: map[bucketKey]bucket{}}
+}
+
+// Limit takes one token and returns 0, or takes none and returns how long to wait for one.
+func (l *Limiter) Limit(class Rate, who string) time.Duration {
+	rate, limited := l.rates[class]
+	if !limited || rate.PerSecond <= 0 {
+		return 0
+	}
+	now := l.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := bucketKey{class, who}
+	b, known := l.buckets[key]
+	if !known {
+		l.makeRoom(now)
+		b = bucket{tokens: float64(rate.Burst), at: now}
+	}
+	b.tokens = min(b.tokens+rate.PerSecond*max(now.Sub(b.at).Seconds(), 0), float64(rate.Burst))
+	b.at = now
+	wait := time.Duration(0)
+	if b.tokens >= 1 {
+		b.tokens--
+	} else {
+		wait = time.Duration((1 - b.tokens) / rate.PerSecond * float64(time.Second))
+	}
+	l.buckets[key] = b
+	return wait
+}
+
+// makeRoom forgets buckets that are full again by now, and any others if that is not enough.
+func (l *Limiter) makeRoom(now time.Time) {
+	if len(l.buckets) < maxBuckets {
+		return
+	}
+	for key, b := range l.buckets {
+		rate := l.rates[key.class]
+		if b.tokens+rate.PerSecond*now.Sub(b.at).Seconds() >= float64(rate.Burst) {
+			delete(l.buckets, key)
+		}
+	}
+	for key := range l.buckets {
+		if len(l.buckets) < maxBuckets {
+			return
+		}
+		delete(l.buckets, key)
+	}
+}

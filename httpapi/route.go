@@ -1,0 +1,87 @@
+// Package httpapi is the door: it finds the handler of a request, knows who asks, keeps bodies, ids and rates within
+// bounds, decodes JSON, and writes answers and errors in the one form of the specification. It knows no service: who a
+// token belongs to is told by the Authenticate function that it is given.
+//
+// A request travels: Handler → request id, CORS → router (grouped by first path segments) → authentication → rate limit →
+// the route's Handler func → the answer or the error writer → metrics and access log.
+package httpapi
+
+import (
+	"net/http"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// Auth says who may call a route.
+type Auth uint8
+
+// The kinds of authentication.
+const (
+	None       Auth = iota // anybody
+	Optional               // anybody; a token, if given, must be good
+	User                   // an access token
+	Admin                  // an access token of an administrator
+	AppService             // an application service's token
+)
+
+// Rate is a class of requests that share a rate limit per user, or per address where nobody is signed in.
+type Rate uint8
+
+// The classes; config.RateLimits has their numbers.
+const (
+	Unlimited Rate = iota
+	Reads
+	Sends    // events, receipts, typing, account data
+	Logins   // password guesses, registration
+	Joins    // joins, invites, room creation
+	Uploads  // media
+	KeyClaim // one-time keys
+)
+
+// Route is one operation of an API.
+type Route struct {
+	Method      string
+	Path        string   // the specification's template: /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}
+	Aliases     []string // other templates that mean the same: r0, v1, unstable names
+	OperationID string
+	File        string // the OpenAPI file that describes it, "" for others
+	Auth        Auth
+	Rate        Rate
+	MaxBody     int64 // bytes; 0: DefaultMaxBody
+	Handler     func(*Request) (any, error)
+}
+
+// DefaultMaxBody bounds a request body where the route does not say otherwise, in bytes: a 64 KiB event with room for
+// generous escaping.
+const DefaultMaxBody = 1 << 20
+
+// Requester is who asks.
+type Requester struct {
+	UserNID    int64
+	UserID     id.UserID
+	DeviceNID  int64
+	DeviceID   id.DeviceID
+	TokenID    int64
+	IsAdmin    bool
+	IsGuest    bool
+	AppService string // id of the application service that acts, "" for none
+}
+
+// Raw is an answer that is not a 200 with JSON of a value.
+type Raw struct {
+	Status      int    // 0: 200
+	ContentType string // "": application/json
+	Header      http.Header
+	Body        []byte
+}
+
+// Stream is an answer that the handler writes itself; errors before the first byte are the handler's to return instead.
+type Stream func(w http.ResponseWriter, r *http.Request)
+
+// timeouts of a connection: a slow header or body does not hold it for ever. Long polls and downloads need no write timeout.
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+)
