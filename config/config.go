@@ -1,0 +1,286 @@
+// Package config is the configuration: one struct, its defaults, a strict reader and a check that names every mistake by
+// its key. The doc tags of the fields are the manual: sample.yaml is generated from them.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Config is everything that an administrator decides.
+type Config struct {
+	ServerName     string       `yaml:"server_name" doc:"The name in user ids and room aliases: @user:server_name. It cannot be changed later."`
+	PublicURL      string       `yaml:"public_url" doc:"Where clients reach this server, such as https://matrix.example.org. Told to clients by /.well-known/matrix/client."`
+	DataDir        string       `yaml:"data_dir" doc:"Folder of the database, media, signing key and control socket. Relative paths start at the folder of this file."`
+	Database       string       `yaml:"database" doc:"sqlite:PATH (relative to data_dir) or postgres://USER:PASSWORD@HOST/NAME (created with LC_COLLATE C)."`
+	Listen         []Listener   `yaml:"listen" doc:"Where to accept connections, and which APIs each address serves."`
+	Registration   Registration `yaml:"registration"`
+	Login          Login        `yaml:"login"`
+	RateLimits     RateLimits   `yaml:"rate_limits"`
+	Federation     Federation   `yaml:"federation"`
+	WellKnown      WellKnown    `yaml:"well_known"`
+	Appservices    []string     `yaml:"appservices" doc:"Registration files of application services."`
+	Media          Media        `yaml:"media"`
+	Retention      Retention    `yaml:"retention"`
+	Rooms          Rooms        `yaml:"rooms"`
+	Cache          Cache        `yaml:"cache"`
+	TrustedProxies []string     `yaml:"trusted_proxies" doc:"Addresses or networks whose X-Forwarded-For header counts, such as 127.0.0.1 or 10.0.0.0/8."`
+	Log            Log          `yaml:"log"`
+	path           string       // the file it was read from
+}
+
+// Listener is one address.
+type Listener struct {
+	Address string   `yaml:"address" doc:"HOST:PORT"`
+	Serve   []string `yaml:"serve" doc:"Any of client, federation, admin, metrics. /health is on every address."`
+	TLS     TLS      `yaml:"tls" doc:"Certificate chain and key in PEM; without them the address speaks plain HTTP, for a reverse proxy."`
+}
+
+// TLS names a certificate.
+type TLS struct {
+	Certificate string `yaml:"certificate"`
+	PrivateKey  string `yaml:"private_key"`
+}
+
+// Registration says who may make an account.
+type Registration struct {
+	Mode             string `yaml:"mode" doc:"closed: only the command line; token: with a registration token; open: anybody."`
+	SharedSecret     string `yaml:"shared_secret" doc:"Enables /_synapse/admin/v1/register, for scripts that know this secret, on addresses that serve admin. ${NAME} reads an environment variable."`
+	SharedSecretFile string `yaml:"shared_secret_file" doc:"A file that holds the secret instead."`
+	Terms            []Term `yaml:"terms" doc:"Documents that people must accept to register."`
+}
+
+// Term is one document.
+type Term struct {
+	ID      string `yaml:"id"`
+	Version string `yaml:"version"`
+	Name    string `yaml:"name"`
+	URL     string `yaml:"url"`
+}
+
+// Login bounds sessions.
+type Login struct {
+	AccessTokenLifetime Duration `yaml:"access_token_lifetime" doc:"For clients that use refresh tokens."`
+}
+
+// RateLimits bounds how often one user, or one address where nobody is signed in, may ask.
+type RateLimits struct {
+	Enabled bool   `yaml:"enabled"`
+	Sends   Bucket `yaml:"sends" doc:"Events, receipts, typing, account data: per second on average, and at once."`
+	Logins  Bucket `yaml:"logins" doc:"Password and token guesses, registration."`
+	Joins   Bucket `yaml:"joins" doc:"Joins, invites and new rooms."`
+	Uploads Bucket `yaml:"uploads" doc:"Media."`
+	Claims  Bucket `yaml:"claims" doc:"Claims of one-time keys."`
+}
+
+// Bucket is a rate.
+type Bucket struct {
+	PerSecond float64 `yaml:"per_second"`
+	Burst     int     `yaml:"burst"`
+}
+
+// Federation says whether and how to speak with other servers.
+type Federation struct {
+	Enabled               bool   `yaml:"enabled"`
+	TrustedCAFile         string `yaml:"trusted_ca_file" doc:"Further certificate authorities to trust, in PEM."`
+	AllowPrivateAddresses bool   `yaml:"allow_private_addresses" doc:"Whether other servers may have loopback and private addresses. For tests and closed networks."`
+}
+
+// WellKnown is what the server says under /.well-known/matrix.
+type WellKnown struct {
+	Server      string           `yaml:"server" doc:"HOST:PORT to which federation is delegated; empty: not served."`
+	SupportPage string           `yaml:"support_page" doc:"Address of a page with help for users."`
+	Contacts    []SupportContact `yaml:"contacts" doc:"Who to write to: role (m.role.admin or m.role.security), matrix_id, email_address."`
+}
+
+// SupportContact is one person or desk.
+type SupportContact struct {
+	Role         string `yaml:"role"`
+	MatrixID     string `yaml:"matrix_id"`
+	EmailAddress string `yaml:"email_address"`
+}
+
+// Media bounds the content repository.
+type Media struct {
+	MaxUploadSize        Bytes    `yaml:"max_upload_size"`
+	AllowUnauthenticated bool     `yaml:"allow_unauthenticated" doc:"Whether the old download addresses answer without a token."`
+	QuotaPerUser         Bytes    `yaml:"quota_per_user" doc:"What one user may keep; 0: no bound."`
+	MaxPendingUploads    int      `yaml:"max_pending_uploads" doc:"Media ids that one user may reserve without uploading."`
+	PendingUploadExpiry  Duration `yaml:"pending_upload_expiry" doc:"How long a reserved media id waits for its upload."`
+}
+
+// Retention says how long rooms keep messages.
+type Retention struct {
+	Default       Lifetimes      `yaml:"default" doc:"Rooms that say nothing themselves; leave out for no bound."`
+	Limits        LifetimeLimits `yaml:"limits" doc:"What rooms may choose: a policy outside is read and purged as the nearest allowed one."`
+	PurgeInterval Duration       `yaml:"purge_interval" doc:"How often expired messages are removed from disk. They are hidden at once."`
+}
+
+// Lifetimes is a policy; nil: no bound.
+type Lifetimes struct {
+	MinLifetime *Duration `yaml:"min_lifetime"`
+	MaxLifetime *Duration `yaml:"max_lifetime"`
+}
+
+// LifetimeLimits bounds policies.
+type LifetimeLimits struct {
+	MinLifetime Range `yaml:"min_lifetime"`
+	MaxLifetime Range `yaml:"max_lifetime"`
+}
+
+// Range is an interval of time spans; nil: open.
+type Range struct {
+	Min *Duration `yaml:"min"`
+	Max *Duration `yaml:"max"`
+}
+
+// Rooms has defaults of new rooms.
+type Rooms struct {
+	DefaultVersion string `yaml:"default_version"`
+}
+
+// Cache bounds memory.
+type Cache struct {
+	Size Bytes `yaml:"size" doc:"One budget for all caches."`
+}
+
+// Log says what is written to standard error.
+type Log struct {
+	Level  string `yaml:"level" doc:"debug, info, warn or error"`
+	Format string `yaml:"format" doc:"text or json"`
+}
+
+// Default is the configuration of a server that is only given its name.
+func Default() *Config {
+	return &Config{
+		ServerName: "localhost", PublicURL: "http://127.0.0.1:8008", DataDir: "data", Database: "sqlite:ebb.db",
+		Listen:       []Listener{{Address: "127.0.0.1:8008", Serve: []string{"client", "admin"}}},
+		Registration: Registration{Mode: "token"},
+		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
+		RateLimits: RateLimits{Enabled: true, Sends: Bucket{20, 200}, Logins: Bucket{0.2, 10}, Joins: Bucket{1, 30},
+			Uploads: Bucket{2, 50}, Claims: Bucket{20, 200}},
+		Federation: Federation{},
+		Media:      Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour)},
+		Retention:  Retention{PurgeInterval: Duration(10 * time.Minute)},
+		Rooms:      Rooms{DefaultVersion: "12"},
+		Cache:      Cache{Size: 256 << 20},
+		Log:        Log{Level: "info", Format: "text"},
+	}
+}
+
+// Load reads a file over the defaults. Unknown keys are refused.
+func Load(path string) (*Config, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	c, err := Parse(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if c.path, err = filepath.Abs(path); err != nil {
+		return nil, err
+	}
+	if err := c.readFiles(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("%s:\n%w", path, err)
+	}
+	return c, nil
+}
+
+// Parse reads YAML over the defaults, without Validate.
+func Parse(raw []byte) (*Config, error) {
+	c := Default()
+	text, err := expand(string(raw))
+	if err != nil {
+		return nil, err
+	}
+	dec := yaml.NewDecoder(bytes.NewReader([]byte(text)))
+	dec.KnownFields(true)
+	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return c, nil
+}
+
+var envRef = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
+
+// expand puts environment variables in place of ${NAME}; comments are left alone.
+func expand(text string) (string, error) {
+	var missing []error
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(strings.TrimSpace(line), "#") {
+			out.WriteString(line)
+			continue
+		}
+		out.WriteString(envRef.ReplaceAllStringFunc(line, func(ref string) string {
+			value, set := os.LookupEnv(ref[2 : len(ref)-1])
+			if !set {
+				missing = append(missing, fmt.Errorf("the environment variable in %s is not set", ref))
+			}
+			return value
+		}))
+	}
+	return out.String(), errors.Join(missing...)
+}
+
+// readFiles reads secrets that stand in files of their own.
+func (c *Config) readFiles() error {
+	if c.Registration.SharedSecretFile == "" {
+		return nil
+	}
+	if c.Registration.SharedSecret != "" {
+		return errors.New("registration.shared_secret_file: give the secret or the file, not both")
+	}
+	raw, err := os.ReadFile(c.abs(c.Registration.SharedSecretFile))
+	if err != nil {
+		return fmt.Errorf("registration.shared_secret_file: %w", err)
+	}
+	c.Registration.SharedSecret = strings.TrimSpace(string(raw))
+	return nil
+}
+
+// abs makes a path absolute: relative ones start at the folder of the configuration file.
+func (c *Config) abs(path string) string {
+	if filepath.IsAbs(path) || c.path == "" {
+		return path
+	}
+	return filepath.Join(filepath.Dir(c.path), path)
+}
+
+// Dir is data_dir as an absolute path.
+func (c *Config) Dir() string { return c.abs(c.DataDir) }
+
+// DSN is database with its path made absolute.
+func (c *Config) DSN() string {
+	path, ok := strings.CutPrefix(c.Database, "sqlite:")
+	if !ok || filepath.IsAbs(path) {
+		return c.Database
+	}
+	return "sqlite:" + filepath.Join(c.Dir(), path)
+}
+
+// KeyFile is where the signing key of the server lies.
+func (c *Config) KeyFile() string { return filepath.Join(c.Dir(), "signing.key") }
+
+// File makes a path of the configuration absolute.
+func (c *Config) File(path string) string { return c.abs(path) }
+
+// Exists says whether a configuration file is there.
+func Exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}

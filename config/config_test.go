@@ -1,0 +1,121 @@
+package config
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write sample.yaml anew")
+
+func TestSampleFileIsCurrentAndEqualsTheDefaults(t *testing.T) {
+	if *update {
+		if err := os.WriteFile("sample.yaml", []byte(Sample()), 0o644); err != nil { //nolint:gosec // a public file
+			t.Fatal(err)
+		}
+	}
+	raw, err := os.ReadFile("sample.yaml")
+	if err != nil || string(raw) != Sample() {
+		t.Fatalf("sample.yaml is stale: go test ./config -update (%v)", err)
+	}
+	c, err := Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range []*[]string{&c.Appservices, &c.TrustedProxies} {
+		if len(*list) == 0 {
+			*list = nil
+		}
+	}
+	if len(c.Registration.Terms) == 0 {
+		c.Registration.Terms = nil
+	}
+	if len(c.WellKnown.Contacts) == 0 {
+		c.WellKnown.Contacts = nil
+	}
+	if !reflect.DeepEqual(c, Default()) {
+		t.Fatalf("sample.yaml says\n%+v, the defaults are\n%+v", c, Default())
+	}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEveryMistakeIsNamedByItsKey(t *testing.T) {
+	c := Default()
+	c.ServerName = "not a name"
+	c.PublicURL = "ftp://x"
+	c.Database = "mysql:"
+	c.Listen = []Listener{{Address: "8008", Serve: []string{"everything"}, TLS: TLS{Certificate: "x"}}}
+	c.Registration.Mode = "maybe"
+	c.Media.MaxUploadSize = 0
+	low, high := Duration(time.Hour), Duration(time.Minute)
+	c.Retention.Default = Lifetimes{MinLifetime: &low, MaxLifetime: &high}
+	c.TrustedProxies = []string{"nowhere"}
+	err := c.Validate()
+	for _, key := range []string{"server_name", "public_url", "database", "listen[0].address", "listen[0].serve", "listen[0].tls",
+		"registration.mode", "media.max_upload_size", "retention.default", "trusted_proxies[0]"} {
+		if err == nil || !strings.Contains(err.Error(), key+": ") {
+			t.Errorf("%s is not named in %v", key, err)
+		}
+	}
+}
+
+func TestUnknownKeysAreRefused(t *testing.T) {
+	if _, err := Parse([]byte("server_name: x\nserver_nam: y\n")); err == nil || !strings.Contains(err.Error(), "server_nam") {
+		t.Fatal(err)
+	}
+}
+
+func TestSecretsFromEnvironmentAndFile(t *testing.T) {
+	t.Setenv("EBB_TEST_SECRET", "from the environment")
+	c, err := Parse([]byte("registration: {shared_secret: \"${EBB_TEST_SECRET}\"}\n# ${NOT_SET} in a comment\n"))
+	if err != nil || c.Registration.SharedSecret != "from the environment" {
+		t.Fatal(c, err)
+	}
+	if _, err := Parse([]byte("public_url: ${EBB_TEST_NOT_SET}\n")); err == nil {
+		t.Fatal("a variable that is not set is no error")
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "s"), []byte("from a file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ebb.yaml"), []byte("registration: {shared_secret_file: s}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err = Load(filepath.Join(dir, "ebb.yaml"))
+	if err != nil || c.Registration.SharedSecret != "from a file" || c.DSN() != "sqlite:"+filepath.Join(dir, "data", "ebb.db") {
+		t.Fatal(c, err)
+	}
+}
+
+func TestSizesAndTimeSpans(t *testing.T) {
+	for text, want := range map[string]Bytes{"0": 0, "500": 500, "64K": 64 << 10, "50MiB": 50 << 20, "2G": 2 << 30} {
+		if got, err := ParseBytes(text); err != nil || got != want {
+			t.Errorf("%s: %d %v", text, got, err)
+		}
+	}
+	for text, want := range map[string]time.Duration{"0s": 0, "90s": 90 * time.Second, "1d12h": 36 * time.Hour, "2w": 14 * 24 * time.Hour, "30d": 30 * 24 * time.Hour} {
+		got, err := ParseDuration(text)
+		if err != nil || time.Duration(got) != want {
+			t.Errorf("%s: %v %v", text, got, err)
+		}
+		if back, err := ParseDuration(got.String()); err != nil || back != got {
+			t.Errorf("%s is written as %s", text, got)
+		}
+	}
+	for _, text := range []string{"", "-1s", "x", "1d-1h", "99999999999w", "1"} {
+		if _, err := ParseDuration(text); err == nil {
+			t.Errorf("%q is taken for a time span", text)
+		}
+	}
+	for _, text := range []string{"", "-1", "x", "99999999999999999999", "9999999999G"} {
+		if _, err := ParseBytes(text); err == nil {
+			t.Errorf("%q is taken for a size", text)
+		}
+	}
+}
