@@ -50,6 +50,9 @@ func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventTy
 	})
 }
 
+// trimEvery: looking for the end of a backlog costs a walk over it, so one message in 64, by chance, does it.
+const trimEvery = 64
+
 // outgoing is one request in progress.
 type outgoing struct {
 	service   *Service
@@ -79,8 +82,12 @@ func (o *outgoing) send(tx *storage.Tx, user id.UserID, messages map[id.DeviceID
 		if !wanted {
 			continue
 		}
-		if err := tx.AddToDevice(dev.NID, o.event(content)); err != nil {
+		pos, err := tx.AddToDevice(dev.NID, o.event(content))
+		if err != nil {
 			return err
+		}
+		if pos%trimEvery != 0 {
+			continue
 		}
 		if err := tx.TrimToDevice(dev.NID, maxToDeviceBacklog); err != nil {
 			return err

@@ -156,10 +156,14 @@ func load(tx *storage.Tx, nid int64) (*stored, storage.Pos, error) {
 	return own, row.Position, err
 }
 
-// AccountData is the content of m.push_rules for /sync: given if it changed after since; always for since 0.
-func (r *Rules) AccountData(tx *storage.Tx, nid int64, user id.UserID, since storage.Pos) (content json.RawMessage, changed bool, err error) {
+// RulesSince is the content of m.push_rules for /sync: given if it changed in (since, upTo]; always for since 0.
+func (r *Rules) RulesSince(tx *storage.Tx, nid int64, since, upTo storage.Pos) (content json.RawMessage, isNew bool, err error) {
 	own, pos, err := load(tx, nid)
-	if err != nil || since > 0 && pos <= since {
+	if err != nil || since > 0 && (pos <= since || pos > upTo) {
+		return nil, false, err
+	}
+	user, err := tx.UserID(nid)
+	if err != nil {
 		return nil, false, err
 	}
 	content, err = json.Marshal(map[string]any{"global": own.full(string(user))})

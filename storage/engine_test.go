@@ -27,10 +27,10 @@ func TestFailingAndPanickingClosuresLeaveTheOthersAlone(t *testing.T) {
 	db := openTest(t)
 	ctx := context.Background()
 	boom := errors.New("boom")
-	a := db.Enqueue(Write{Do: func(tx *Tx) error { return tx.AddToDevice(1, "a") }})
-	b := db.Enqueue(Write{Do: func(tx *Tx) error { _ = tx.AddToDevice(1, "b"); return boom }})
-	c := db.Enqueue(Write{Do: func(tx *Tx) error { _ = tx.AddToDevice(1, "c"); panic("no") }})
-	d := db.Enqueue(Write{Do: func(tx *Tx) error { return tx.AddToDevice(1, "d") }})
+	a := db.Enqueue(Write{Do: func(tx *Tx) error { _, err := tx.AddToDevice(1, "a"); return err }})
+	b := db.Enqueue(Write{Do: func(tx *Tx) error { _, _ = tx.AddToDevice(1, "b"); return boom }})
+	c := db.Enqueue(Write{Do: func(tx *Tx) error { _, _ = tx.AddToDevice(1, "c"); panic("no") }})
+	d := db.Enqueue(Write{Do: func(tx *Tx) error { _, err := tx.AddToDevice(1, "d"); return err }})
 	if err := errors.Join(a.Wait(ctx), d.Wait(ctx)); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,10 @@ func BenchmarkWrite16(b *testing.B) {
 			for range 16 {
 				wg.Go(func() {
 					for range per {
-						if err := db.Write(context.Background(), func(tx *Tx) error { return tx.AddToDevice(1, `{"content":{},"sender":"@a:b","type":"x"}`) }); err != nil {
+						if err := db.Write(context.Background(), func(tx *Tx) error {
+							_, err := tx.AddToDevice(1, `{"content":{},"sender":"@a:b","type":"x"}`)
+							return err
+						}); err != nil {
 							b.Error(err)
 						}
 					}

@@ -7,9 +7,10 @@ type ToDevice struct {
 }
 
 // AddToDevice queues a message for a device.
-func (tx *Tx) AddToDevice(device int64, json string) error {
-	_, err := tx.exec(`INSERT INTO to_device (position, device_nid, json) VALUES ($1, $2, $3)`, int64(tx.NextPos()), device, json)
-	return err
+func (tx *Tx) AddToDevice(device int64, json string) (Pos, error) {
+	pos := tx.NextPos()
+	_, err := tx.exec(`INSERT INTO to_device (position, device_nid, json) VALUES ($1, $2, $3)`, int64(pos), device, json)
+	return pos, err
 }
 
 const toDeviceQuery = `SELECT position, json FROM to_device WHERE device_nid = $1 AND position > $2 AND position <= $3 ORDER BY position LIMIT $4`
