@@ -51,12 +51,12 @@ type Compiled struct {
 }
 
 // Compile reads the power levels of a state, so that Check need not.
-func Compile(v *pdu.Version, auth State) Compiled {
-	return Compiled{State: auth, levels: Levels(v, auth.Get(typeCreate, ""), auth.Get(typePowerLevels, ""))}
+func Compile(v *pdu.Version, auth State) *Compiled {
+	return &Compiled{State: auth, levels: Levels(v, auth.Get(typeCreate, ""), auth.Get(typePowerLevels, ""))}
 }
 
 // Levels returns the power levels that Compile has read.
-func (c Compiled) Levels() *PowerLevels { return c.levels }
+func (c *Compiled) Levels() *PowerLevels { return c.levels }
 
 // Rejection says which authorisation rule refused an event.
 type Rejection struct {
