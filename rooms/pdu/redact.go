@@ -13,23 +13,21 @@ func (e *Event) Redact() (*Event, error) {
 	return ParseStored(e.version, e.id, appendRedacted(make([]byte, 0, len(e.json)), e.version, e.typ, e.json))
 }
 
-// appendRedacted appends the redacted form of the canonical event obj of type typ, its signatures kept as they are.
+// appendRedacted appends the redacted form of the canonical event obj of type typ, save for the members in drop.
 func appendRedacted(dst []byte, v *Version, typ string, obj []byte, drop ...string) []byte {
-	w := objectWriter{dst: append(dst, '{'), first: true}
-	// The text was parsed before, so that Each has nothing to complain of.
+	dst = append(dst, '{')
+	// The text was parsed before, here and below: Each has nothing to complain of.
 	_ = canonjson.Each(obj, func(key string, raw []byte) error {
 		switch {
 		case slices.Contains(drop, key):
 		case key == "content":
-			w.key(key)
-			w.dst = appendRedactedContent(w.dst, v, typ, raw)
+			dst = appendRedactedContent(appendKey(dst, key), v, typ, raw)
 		case keptOnRedaction(v, key):
-			w.key(key)
-			w.dst = append(w.dst, raw...)
+			dst = append(appendKey(dst, key), raw...)
 		}
 		return nil
 	})
-	return append(w.dst, '}')
+	return append(dst, '}')
 }
 
 // keptOnRedaction says which members of an event survive, besides content.
@@ -49,19 +47,17 @@ func appendRedactedContent(dst []byte, v *Version, typ string, content []byte) [
 	if typ == typeCreate && v.RedactionV11 {
 		return append(dst, content...)
 	}
-	w := objectWriter{dst: append(dst, '{'), first: true}
+	dst = append(dst, '{')
 	_ = canonjson.Each(content, func(key string, raw []byte) error {
 		switch {
 		case keptInContent(v, typ, key):
-			w.key(key)
-			w.dst = append(w.dst, raw...)
+			dst = append(appendKey(dst, key), raw...)
 		case typ == typeMember && key == "third_party_invite" && v.RedactionV11 && isObject(raw):
-			w.key(key)
-			w.dst = appendSignedOnly(w.dst, raw)
+			dst = appendSignedOnly(appendKey(dst, key), raw)
 		}
 		return nil
 	})
-	return append(w.dst, '}')
+	return append(dst, '}')
 }
 
 // keptInContent says which members of the content of an event of type typ survive whole.
@@ -92,25 +88,17 @@ func keptInContent(v *Version, typ, key string) bool {
 // appendSignedOnly appends third_party_invite with nothing but its signed member. Without one an empty object stays:
 // the servers that event ids have to agree with keep it.
 func appendSignedOnly(dst, invite []byte) []byte {
-	w := objectWriter{dst: append(dst, '{'), first: true}
+	dst = append(dst, '{')
 	if signed, ok := canonjson.Get(invite, "signed"); ok {
-		w.key("signed")
-		w.dst = append(w.dst, signed...)
+		dst = append(appendKey(dst, "signed"), signed...)
 	}
-	return append(w.dst, '}')
+	return append(dst, '}')
 }
 
-// objectWriter writes the members of an object whose opening brace is written.
-type objectWriter struct {
-	dst   []byte
-	first bool
-}
-
-// key begins a member; its value is to be appended to dst.
-func (w *objectWriter) key(name string) {
-	if !w.first {
-		w.dst = append(w.dst, ',')
+// appendKey begins a member of the unfinished object that dst ends with; its value comes next.
+func appendKey(dst []byte, key string) []byte {
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
 	}
-	w.first = false
-	w.dst = append(canonjson.AppendString(w.dst, name), ':')
+	return append(canonjson.AppendString(dst, key), ':')
 }

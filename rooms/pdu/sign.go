@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"iter"
 	"slices"
 	"strings"
@@ -102,7 +103,7 @@ func (e *Event) Signatures() iter.Seq2[string, string] {
 	}
 }
 
-var errEnough = failf(BadShape, "enough")
+var errEnough = errors.New("enough")
 
 // RequiredSigners names the servers without whose valid signatures the event must be dropped: the sender's (save for a
 // third-party invite, which another server may send), in room versions 1 and 2 that of the event id, and for a
@@ -115,21 +116,31 @@ func RequiredSigners(e *Event) []string {
 			servers = append(servers, server)
 		}
 	}
-	var content struct{ membership, invite, authoriser []byte }
-	if e.typ == typeMember {
-		content.membership, _ = canonjson.Get(e.content, "membership")
-		content.invite, _ = canonjson.Get(e.content, "third_party_invite")
-		content.authoriser, _ = canonjson.Get(e.content, "join_authorised_via_users_server")
-	}
-	if string(content.membership) != `"invite"` || content.invite == nil {
+	if !e.isThirdPartyInvite() {
 		add(string(e.sender))
 	}
 	if e.version.EventIDFormat == EventIDFromServer {
 		add(string(e.id))
 	}
-	if e.version.Restricted && string(content.membership) == `"join"` {
-		authoriser, _ := canonjson.Unquote(content.authoriser)
-		add(authoriser)
+	if e.version.Restricted && e.membership() == "join" {
+		voucher, _ := canonjson.Get(e.content, "join_authorised_via_users_server")
+		user, _ := canonjson.Unquote(voucher)
+		add(user)
 	}
 	return servers
+}
+
+// membership is the membership that an m.room.member event sets, empty for other events.
+func (e *Event) membership() string {
+	if e.typ != typeMember {
+		return ""
+	}
+	raw, _ := canonjson.Get(e.content, "membership")
+	membership, _ := canonjson.Unquote(raw)
+	return membership
+}
+
+func (e *Event) isThirdPartyInvite() bool {
+	_, ok := canonjson.Get(e.content, "third_party_invite")
+	return ok && e.membership() == "invite"
 }
