@@ -1,0 +1,74 @@
+# What there is to type. `make run` and `make test` are all that a newcomer needs.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME ?= 1m
+# Kills of the crash test, and seeds and rounds elsewhere, in test-long.
+KILLS ?= 50
+
+# The static binary needs no C library at run time: pure Go name resolution, everything else linked in.
+STATIC = -trimpath -tags netgo,osusergo -ldflags '-X main.version=$(VERSION) -s -w -linkmode external -extldflags "-static -Wl,--no-warnings"'
+
+# The packages that are proved against mautrix's experiments. No SQLite among them, or its C code is built twice.
+JSONV2_PACKAGES = ./rooms/pdu/... ./rooms/eventauth/... ./rooms/stateres/...
+
+.PHONY: run build test test-long check fmt bench fuzz deps clean
+
+## run: a server for yourself: localhost, 127.0.0.1:8008, everything below ./data, a registration token printed
+run: build
+	@test -f data/ebb.yaml || bin/ebb init --server-name localhost --data-dir ./data
+	@test -f data/registration-token || (umask 077; \
+		bin/ebb token create --reusable --config data/ebb.yaml >data/registration-token || { rm -f data/registration-token; exit 1; })
+	@echo "Registration token: $$(cat data/registration-token)"
+	@exec bin/ebb serve --config data/ebb.yaml
+
+## build: bin/ebb, static
+build:
+	CGO_ENABLED=1 $(GO) build $(STATIC) -o bin/ebb ./cmd/ebb
+
+## test: the gate
+test:
+	$(GO) run ./internal/pgtest -- $(GO) test -timeout 15m ./...
+	GOEXPERIMENT=jsonv2 $(GO) test -timeout 10m $(JSONV2_PACKAGES)
+	@if [ -x test/sdk/run ]; then test/sdk/run; fi
+
+## test-long: the gate with the full counts; docs/test-report.md has the last result
+test-long:
+	EBB_TEST_LONG=1 EBB_TEST_KILLS=$(KILLS) $(GO) run ./internal/pgtest -- $(GO) test -count 1 -timeout 90m ./...
+	GOEXPERIMENT=jsonv2 EBB_TEST_LONG=1 $(GO) test -count 1 -timeout 60m $(JSONV2_PACKAGES)
+	@if [ -x test/sdk/run ]; then test/sdk/run; fi
+	$(MAKE) fuzz
+	@if [ -n "$$COMPLEMENT_DIR" ]; then test/complement/run; else echo "SKIP Complement: COMPLEMENT_DIR names no checkout"; fi
+
+## check: form, vet, linters, import rules, the index of operations
+check:
+	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); test -z "$$unformatted" || { echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod golangci-lint run
+	$(GO) test ./internal/archtest ./internal/specindex
+
+## fmt: gofmt every file
+fmt:
+	git ls-files '*.go' | xargs gofmt -w
+
+## bench: the figures of docs/performance.md, with the limit of this machine beside them
+bench: build
+	$(GO) run ./internal/bench
+
+## fuzz: every fuzz target for FUZZTIME
+fuzz:
+	@set -e; for file in $$(git grep -l '^func Fuzz' -- '*_test.go'); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
+			echo "== $$target in $$(dirname $$file)"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
+		done; \
+	done
+
+## deps: what the tests need beyond Go: modules, and Node with the npm packages of test/sdk below that folder
+deps:
+	$(GO) mod download
+	@if [ ! -f test/sdk/package.json ]; then :; \
+	elif ! command -v npm >/dev/null; then echo "SKIP client SDKs: apt-get install npm"; \
+	elif [ ! -d test/sdk/node_modules ]; then npm --prefix test/sdk ci --no-audit --no-fund; fi
+
+clean:
+	rm -rf bin
