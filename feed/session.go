@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"ebb/storage"
 	"ebb/wake"
 )
@@ -39,13 +41,11 @@ type session struct {
 	mu   sync.Mutex
 	used time.Time
 	// told is the position at which the device's own news (account data, to-device messages, device lists, key counts) were
-	// last looked up; checked is sub.News() of that time. While it stands, there is nothing newer than told.
-	told    storage.Pos
-	checked uint64
-	// pending is the count that was seen at position pendingAt while its commit may not have been settled.
-	pending   uint64
-	pendingAt storage.Pos
-	keyCounts []byte // the members of the answer that tell one-time and fallback key counts
+	// last looked up, -1 for never; checked is sub.News() of just before. While that stands, nothing is newer than told.
+	told      storage.Pos
+	checked   uint64
+	delivered storage.Pos // the newest to-device message given and not acknowledged; 0 if none
+	keyCounts []byte      // the members of the answer that tell one-time and fallback key counts
 	sent      []sentMember
 	sentCount int
 }
@@ -110,19 +110,23 @@ func (s *session) quiet(since storage.Pos, news uint64) bool {
 	return s.told >= 0 && since >= s.told && s.checked == news
 }
 
-// seen notes that the device's own news up to upTo were looked up, when the count was news. A wake-up may run ahead of
-// the position that it belongs to, so a new count is believed only when it still stands at a later position.
-func (s *session) seen(upTo storage.Pos, news uint64, keyCounts []byte) {
+// seen notes that the device's own news up to upTo were looked up, when the count was news.
+func (s *session) seen(upTo storage.Pos, news uint64, keyCounts []byte, delivered storage.Pos) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.keyCounts = keyCounts
-	switch {
-	case s.checked == news && s.told >= 0:
-	case s.pending == news && s.pendingAt > 0 && upTo > s.pendingAt:
-		s.told, s.checked, s.pendingAt = upTo, news, 0
-	case s.pending != news || s.pendingAt == 0:
-		s.pending, s.pendingAt = news, upTo
+	s.told, s.checked, s.keyCounts = upTo, news, keyCounts
+	s.delivered = max(s.delivered, delivered)
+}
+
+// acknowledge tells whether there may be to-device messages up to a position that the client has now confirmed.
+func (s *session) acknowledge(upTo storage.Pos) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.told >= 0 && (s.delivered == 0 || upTo < s.delivered) {
+		return false
 	}
+	s.delivered = 0
+	return true
 }
 
 // counts is the key counts as last looked up.
@@ -134,29 +138,44 @@ func (s *session) counts() []byte {
 
 // memberKey names a member event as given to a chain of requests under a filter.
 type memberKey struct {
-	chain, filter uint64
-	room, member  int64
-	event         storage.Pos
+	chain  uint32
+	filter int64
+	room   int64
+	member id.UserID
+	event  storage.Pos
 }
 
-// redundant tells whether the client at token since has the member event already; if not, it is noted as given with the
-// answer that ends at next. The table is direct-mapped: a clash only means that an event is given twice.
-func (s *session) redundant(seed maphash.Seed, k memberKey, since, next storage.Pos) bool {
+// knows tells whether the client at token since was given the member event.
+func (s *session) knows(seed maphash.Seed, k memberKey, since storage.Pos) bool {
 	key := maphash.Comparable(seed, k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if 2*s.sentCount >= len(s.sent) && len(s.sent) < maxSentMembers {
-		s.growSent()
+	if len(s.sent) == 0 {
+		return false
 	}
-	slot := &s.sent[key%uint64(len(s.sent))]
-	if slot.key == key && slot.pos <= since {
-		return true
+	slot := s.sent[key%uint64(len(s.sent))]
+	return slot.key == key && slot.pos <= since
+}
+
+// gave notes the member events of the answer that ends at next. The table is direct-mapped: a clash only means that an
+// event is given twice.
+func (s *session) gave(seed maphash.Seed, members []memberKey, next storage.Pos) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range members {
+		if 2*s.sentCount >= len(s.sent) && len(s.sent) < maxSentMembers {
+			s.growSent()
+		}
+		key := maphash.Comparable(seed, k)
+		slot := &s.sent[key%uint64(len(s.sent))]
+		if slot.key == key && slot.pos <= next {
+			continue // known since an older answer, which says more
+		}
+		if slot.key == 0 {
+			s.sentCount++
+		}
+		*slot = sentMember{key, next}
 	}
-	if slot.key == 0 {
-		s.sentCount++
-	}
-	*slot = sentMember{key, next}
-	return false
 }
 
 func (s *session) growSent() {

@@ -57,3 +57,49 @@ func (tx *Tx) OwnReceipts(room, user int64, upTo Pos) ([]SyncReceipt, error) {
 		return c, err
 	}, ownReceiptsQuery, room, user, int64(upTo))
 }
+
+const syncTimelineQuery = `SELECT ` + eventColumns + ` FROM events e
+WHERE e.room_nid = $1 AND e.ord > $2 AND e.ord < $3 AND e.position <= $4 ORDER BY e.ord DESC LIMIT $5`
+
+// SyncTimeline lists events of a room's timeline between two places (both exclusive) that arrived up to a position, newest
+// first. Hidden ones are among them. It rides events_by_order.
+func (tx *Tx) SyncTimeline(room, after, before int64, upTo Pos, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, syncTimelineQuery, room, after, before, int64(upTo), limit)
+}
+
+const filterQuery = `SELECT json FROM filters WHERE user_nid = $1 AND nid = $2`
+
+// SyncFilter is a user's stored filter, verbatim. It rides the primary key.
+func (tx *Tx) SyncFilter(user, nid int64) (string, bool, error) {
+	return one(tx, scanString, filterQuery, user, nid)
+}
+
+const (
+	sameFilterQuery  = `SELECT nid FROM filters WHERE user_nid = $1 AND json = $2`
+	addFilterQuery   = `INSERT INTO filters (user_nid, nid, json) VALUES ($1, $2, $3)`
+	trimFiltersQuery = `DELETE FROM filters WHERE user_nid = $1 AND nid <= (
+    SELECT coalesce(max(nid), 0) FROM (SELECT nid FROM filters WHERE user_nid = $1 ORDER BY nid DESC LIMIT 1 OFFSET $2) AS old)`
+)
+
+// AddSyncFilter stores a filter and returns its number: the one it has already where the user stored the same text before.
+// Beyond keep filters the user's oldest one goes.
+func (tx *Tx) AddSyncFilter(user int64, json string, keep int) (int64, error) {
+	if nid, found, err := one(tx, scanInt64, sameFilterQuery, user, json); err != nil || found {
+		return nid, err
+	}
+	nid := int64(tx.NextPos())
+	if _, err := tx.exec(addFilterQuery, user, nid, json); err != nil {
+		return 0, err
+	}
+	_, err := tx.exec(trimFiltersQuery, user, keep)
+	return nid, err
+}
+
+const joinedSinceQuery = `SELECT joined_pos FROM memberships WHERE user_nid = $1 AND room_nid = $2`
+
+// JoinedSince is the position since which a user is joined to a room without a break; 0 for one who is not. It rides the
+// primary key.
+func (tx *Tx) JoinedSince(user, room int64) (Pos, error) {
+	p, _, err := one(tx, scanInt64, joinedSinceQuery, user, room)
+	return Pos(p), err
+}

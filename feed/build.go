@@ -1,0 +1,288 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// builder makes one answer: what happened after the request's token, up to one position.
+type builder struct {
+	*Service
+	*request
+	ctx  context.Context
+	tx   *storage.Tx // one for the whole answer where that is large, else nil
+	now  time.Time
+	upTo storage.Pos
+	next Token // the answer's next_batch
+
+	rooms  roomPlan
+	typed  typingView
+	own    ownNews
+	shared sharing
+
+	ignored map[id.UserID]struct{}
+	sent    []memberKey // member events in the answer
+	out     []byte
+	some    bool // there is something to tell
+}
+
+// roomPlan is which of the user's rooms may be part of the answer.
+type roomPlan struct {
+	joined  []joinedRoom // all of them
+	invited []rooms.RoomMembership
+	knocked []rooms.RoomMembership
+	left    []rooms.RoomMembership
+}
+
+// joinedRoom is a room that the user is in.
+type joinedRoom struct {
+	rooms.RoomMembership
+	room  *rooms.Room
+	fresh bool // joined after the token: the client knows nothing of it
+	look  bool // something in it is new to the client, as far as positions tell
+}
+
+// build makes an answer; nil when there is nothing to tell and the client may wait (final is false).
+func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
+	b := &builder{Service: s, request: r, ctx: ctx, now: s.Now()}
+	news := r.session.sub.News()
+	if b.upTo = s.DB.Announced(); b.idle(news) {
+		if !final {
+			return nil, nil
+		}
+		return b.nothing(), nil
+	}
+	if err := b.plan(); err != nil {
+		return nil, err
+	}
+	if !b.large() {
+		return b.answer(news, final)
+	}
+	var answer json.RawMessage
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		b.tx = tx
+		answer, err = b.answer(news, final)
+		return err
+	})
+	return answer, err
+}
+
+// idle tells by positions alone that nothing at all happened since the token.
+func (b *builder) idle(news uint64) bool {
+	t := b.since
+	return !b.initial && !b.FullState && t.Pos == b.upTo && t.ToDevice == t.Pos && t.Epoch == b.epoch &&
+		b.session.quiet(t.Pos, news) && !b.Service.typing.changedSince(t, b.epoch) && b.Service.presence.newest() == t.Presence
+}
+
+// nothing is the answer of an idle server: the token again.
+func (b *builder) nothing() json.RawMessage {
+	b.out = append(make([]byte, 0, 256), '{')
+	b.writeCounts()
+	b.out = append(b.out, `"next_batch":"`...)
+	b.out = b.since.append(b.out)
+	return append(b.out, `"}`...)
+}
+
+// large tells whether many rooms will be read, for which one transaction is cheaper than one for each.
+func (b *builder) large() bool { return b.initial || b.FullState }
+
+// read runs f in the answer's transaction, or in one of its own.
+func (b *builder) read(f func(tx *storage.Tx) error) error {
+	if b.tx != nil {
+		return f(b.tx)
+	}
+	return b.DB.Read(b.ctx, f)
+}
+
+// plan fixes the position up to which the answer goes and sorts the user's rooms.
+func (b *builder) plan() error {
+	memberships, err := b.memberships()
+	if err != nil {
+		return err
+	}
+	b.next = Token{Pos: b.upTo, Epoch: b.epoch, Chain: b.since.Chain}
+	b.typed = b.Service.typing.view(b.since, b.epoch, b.initial)
+	b.next.Typing = b.typed.serial
+	for _, m := range memberships {
+		news := b.initial || m.Position > b.since.Pos
+		switch m.Membership {
+		case rooms.Join:
+			if err := b.planJoined(m); err != nil {
+				return err
+			}
+		case rooms.Invite:
+			if news || b.FullState {
+				b.rooms.invited = append(b.rooms.invited, m)
+			}
+		case rooms.Knock:
+			if news || b.FullState {
+				b.rooms.knocked = append(b.rooms.knocked, m)
+			}
+		default:
+			if !b.initial && m.Position > b.since.Pos || b.initial && b.filter.Room.IncludeLeave && !m.Forgotten {
+				b.rooms.left = append(b.rooms.left, m)
+			}
+		}
+	}
+	return nil
+}
+
+// memberships reads the user's memberships as they are at upTo: newer ones would belong to the next answer, and their
+// events with them.
+func (b *builder) memberships() ([]rooms.RoomMembership, error) {
+	for {
+		b.upTo = b.DB.Announced()
+		list, err := b.Rooms.Memberships(b.ctx, b.NID)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(list, func(m rooms.RoomMembership) bool { return m.Position > b.upTo }) {
+			return list, nil
+		}
+		// A join or the like was committed in between; each further turn needs another one.
+		if err := b.ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (b *builder) planJoined(m rooms.RoomMembership) error {
+	room, err := b.Rooms.RoomByNID(b.ctx, m.Room)
+	if err != nil {
+		return err
+	}
+	if b.typed.active[m.Room] {
+		b.next.Active = true
+	}
+	_, typing := b.typed.rooms[m.Room]
+	fresh := b.initial || m.JoinedPos > b.since.Pos
+	b.rooms.joined = append(b.rooms.joined, joinedRoom{
+		RoomMembership: m, room: room, fresh: fresh,
+		look: fresh || b.FullState || room.Last() > b.since.Pos || typing || b.typed.rest,
+	})
+	return nil
+}
+
+// answer writes the answer.
+func (b *builder) answer(news uint64, final bool) (json.RawMessage, error) {
+	var err error
+	if b.ignored, err = b.Rooms.Ignores(b.ctx, b.tx, b.NID); err != nil {
+		return nil, err
+	}
+	if err := b.ownNews(news); err != nil {
+		return nil, err
+	}
+	if err := b.sharingNews(); err != nil {
+		return nil, err
+	}
+	b.out = append(b.out, '{')
+	if err := b.writeRooms(); err != nil {
+		return nil, err
+	}
+	b.writePresence(b.presenceNews())
+	b.writeOwn()
+	if !b.some && !final {
+		return nil, nil
+	}
+	b.session.gave(b.sessions.seed, b.sent, b.upTo)
+	b.out = append(b.out, `"next_batch":"`...)
+	b.out = b.next.append(b.out)
+	return append(b.out, `"}`...), nil
+}
+
+// section appends an object with a list of events, unless fill appends none.
+func (b *builder) section(name string, fill func()) {
+	mark := len(b.out)
+	b.out = append(b.out, '"')
+	b.out = append(b.out, name...)
+	b.out = append(b.out, `":{"events":[`...)
+	body := len(b.out)
+	fill()
+	if len(b.out) == body {
+		b.out = b.out[:mark]
+		return
+	}
+	b.some = true
+	b.out = append(b.out, `]},`...)
+}
+
+// list is out, ready for one more entry of the list that is open.
+func (b *builder) list() []byte {
+	if b.out[len(b.out)-1] == '[' {
+		return b.out
+	}
+	return append(b.out, ',')
+}
+
+// writeRooms appends the rooms, by section.
+func (b *builder) writeRooms() error {
+	mark := len(b.out)
+	b.out = append(b.out, `"rooms":{`...)
+	body := len(b.out)
+	if err := writeSection(b, "join", b.rooms.joined, b.writeJoined); err != nil {
+		return err
+	}
+	if err := writeSection(b, "invite", b.rooms.invited, b.writeInvited); err != nil {
+		return err
+	}
+	if err := writeSection(b, "knock", b.rooms.knocked, b.writeKnocked); err != nil {
+		return err
+	}
+	if err := writeSection(b, "leave", b.rooms.left, b.writeLeft); err != nil {
+		return err
+	}
+	if len(b.out) == body {
+		b.out = b.out[:mark]
+		return nil
+	}
+	b.some = true
+	b.out[len(b.out)-1] = '}'
+	b.out = append(b.out, ',')
+	return nil
+}
+
+// writeSection appends the entries of one kind of rooms. write appends one, or leaves out as it was.
+func writeSection[T any](b *builder, name string, entries []T, write func(*T) error) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	mark := len(b.out)
+	b.out = append(b.out, '"')
+	b.out = append(b.out, name...)
+	b.out = append(b.out, `":{`...)
+	body := len(b.out)
+	for i := range entries {
+		if err := write(&entries[i]); err != nil {
+			return err
+		}
+	}
+	if len(b.out) == body {
+		b.out = b.out[:mark]
+		return nil
+	}
+	b.out[len(b.out)-1] = '}'
+	b.out = append(b.out, ',')
+	return nil
+}
+
+// key appends the name of a member whose value follows.
+func (b *builder) key(name string) {
+	b.out = canonjson.AppendString(b.out, name)
+	b.out = append(b.out, ':')
+}
+
+// admits tells whether the filter lets a room through.
+func (b *builder) admits(room *rooms.Room) bool { return b.filter.Room.room(string(room.ID())) }
+
+// recipient is the viewer as the client form needs it.
+func (b *builder) recipient() rooms.Recipient {
+	return rooms.Recipient{UserNID: b.NID, User: b.ID, Device: b.Device}
+}

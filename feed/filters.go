@@ -1,0 +1,79 @@
+package feed
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// maxStoredFilters bounds the filters that are kept for one user; beyond it the oldest go, and a client whose filter is
+// unknown stores it anew.
+const maxStoredFilters = 500
+
+// DefineFilter stores a filter, verbatim, and gives its id.
+// Spec: client-server-api#post_matrixclientv3useruseridfilter
+func (s *Service) DefineFilter(ctx context.Context, user int64, raw []byte) (string, error) {
+	if _, err := ParseFilter(raw); err != nil {
+		return "", mxerr.BadJSON("%v", err)
+	}
+	var nid int64
+	err := s.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+		nid, err = tx.AddSyncFilter(user, string(raw), maxStoredFilters)
+		return err
+	})
+	return strconv.FormatInt(nid, 10), err
+}
+
+// StoredFilter gives a filter's JSON as it was stored.
+// Spec: client-server-api#get_matrixclientv3useruseridfilterfilterid
+func (s *Service) StoredFilter(ctx context.Context, user int64, filterID string) ([]byte, error) {
+	nid, err := strconv.ParseInt(filterID, 10, 64)
+	if err != nil {
+		return nil, mxerr.NotFound("There is no such filter")
+	}
+	var raw string
+	var found bool
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		raw, found, err = tx.SyncFilter(user, nid)
+		return err
+	})
+	if err == nil && !found {
+		err = mxerr.NotFound("There is no such filter")
+	}
+	return []byte(raw), err
+}
+
+// filter is the filter that a request names by id or carries as JSON.
+func (s *Service) filter(ctx context.Context, who Viewer, text string) (*cachedFilter, error) {
+	inline := text == "" || strings.HasPrefix(text, "{")
+	key := text
+	if !inline {
+		key = fmt.Sprintf("%d/%s", who.NID, text)
+	}
+	if f := s.filters.get(key); f != nil {
+		return f, nil
+	}
+	raw := []byte(text)
+	switch {
+	case text == "":
+		raw = []byte("{}")
+	case !inline:
+		var err error
+		if raw, err = s.StoredFilter(ctx, who.NID, text); err != nil {
+			// An unknown filter is the client's mistake here, not a missing page.
+			if mxerr.Code(err) == "M_NOT_FOUND" {
+				return nil, mxerr.InvalidParam("There is no filter %.32q", text)
+			}
+			return nil, err
+		}
+	}
+	f, err := ParseFilter(raw)
+	if err != nil {
+		return nil, mxerr.InvalidParam("The filter: %v", err)
+	}
+	return s.filters.put(key, f), nil
+}

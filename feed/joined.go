@@ -1,0 +1,360 @@
+package feed
+
+import (
+	"slices"
+	"strconv"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// joinedEntry is the entry of one joined room in the making.
+type joinedEntry struct {
+	*joinedRoom
+	window   window
+	since    storage.Pos // the timeline begins after it
+	timeline timeline
+	summary  bool // the summary is told
+	heroes   []id.UserID
+	receipts []storage.SyncReceipt
+}
+
+// writeJoined appends the entry of a joined room if anything in it is new.
+// Spec: client-server-api#get_matrixclientv3sync, rooms.join
+func (b *builder) writeJoined(j *joinedRoom) error {
+	data := b.own.roomData[j.Room]
+	if !j.look && len(data) == 0 || !b.admits(j.room) {
+		return nil
+	}
+	mark := len(b.out)
+	e := &joinedEntry{joinedRoom: j, since: b.since.Pos}
+	e.window = b.window(j.room, e.since)
+	if j.fresh {
+		e.since = 0
+	}
+	var err error
+	if e.timeline, err = b.timeline(j.room, e.window, e.since, b.upTo); err != nil {
+		return err
+	}
+	b.key(string(j.room.ID()))
+	b.out = append(b.out, '{')
+	news := j.fresh || b.FullState || len(e.timeline.events) > 0
+	for _, write := range []func(*joinedEntry) (bool, error){b.writeSummary, b.writeJoinedState, b.writeEphemeral} {
+		some, err := write(e)
+		if err != nil {
+			return err
+		}
+		news = news || some
+	}
+	news = b.writeRoomData(j.room, data) || news
+	if !news && !e.timeline.limited {
+		b.out = b.out[:mark]
+		return nil
+	}
+	if err := b.writeTimeline(j.room, &e.timeline); err != nil {
+		return err
+	}
+	if err := b.writeUnread(j.room); err != nil {
+		return err
+	}
+	b.out[len(b.out)-1] = '}'
+	b.out = append(b.out, ',')
+	return nil
+}
+
+// writeTimeline appends the timeline of a room.
+func (b *builder) writeTimeline(room *rooms.Room, t *timeline) error {
+	b.out = append(b.out, `"timeline":{"events":[`...)
+	if err := b.writeEvents(room, t.events); err != nil {
+		return err
+	}
+	if b.lazy() {
+		b.noteMembers(room, t.events)
+	}
+	b.out = append(b.out, `],"limited":`...)
+	b.out = strconv.AppendBool(b.out, t.limited)
+	b.out = append(b.out, `,"prev_batch":"`...)
+	b.out = append(b.out, rooms.TimelineToken(t.prev)...)
+	b.out = append(b.out, `"},`...)
+	return nil
+}
+
+// noteMembers: a member event in the timeline need not be given again.
+func (b *builder) noteMembers(room *rooms.Room, events []*rooms.Event) {
+	for _, e := range events {
+		if key, isState := stateKey(e); isState && key.Type == memberType {
+			b.sentMember(room, id.UserID(key.Key), e.Pos)
+		}
+	}
+}
+
+func (b *builder) lazy() bool { return b.filter.Room.State.LazyLoadMembers }
+
+// changedMembers tells whether any membership of the room may have changed since the token.
+func (e *joinedEntry) changedMembers() bool {
+	return !e.window.whole || slices.ContainsFunc(e.window.events, func(ev *rooms.Event) bool { return ev.Type() == memberType })
+}
+
+// writeSummary appends the room's summary; it is told when a membership has changed.
+func (b *builder) writeSummary(e *joinedEntry) (bool, error) {
+	b.out = append(b.out, `"summary":{`...)
+	if e.summary = e.fresh || b.FullState || e.changedMembers(); e.summary {
+		if !named(e.room) {
+			e.heroes = heroes(e.room, b.ID)
+			b.out = append(b.out, `"m.heroes":`...)
+			b.out = appendStrings(b.out, e.heroes)
+			b.out = append(b.out, ',')
+		}
+		b.out = append(b.out, `"m.invited_member_count":`...)
+		b.out = strconv.AppendInt(b.out, int64(e.room.Count(rooms.Invite)), 10)
+		b.out = append(b.out, `,"m.joined_member_count":`...)
+		b.out = strconv.AppendInt(b.out, int64(e.room.Count(rooms.Join)), 10)
+	}
+	b.out = append(b.out, `},`...)
+	return false, nil
+}
+
+// named tells whether a room has a name of its own, for which no heroes are needed.
+func named(room *rooms.Room) bool {
+	for typ, key := range map[string]string{"m.room.name": "name", "m.room.canonical_alias": "alias"} {
+		if e := room.State(typ, ""); e != nil {
+			if raw, ok := canonjson.Get(e.Content(), key); ok && len(raw) > len(`""`) && raw[0] == '"' {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// maxHeroes is how many members name a room without a name.
+const maxHeroes = 5
+
+// heroes are the members by whom a room without a name is called: those who are in it or invited, or else those who were.
+func heroes(room *rooms.Room, self id.UserID) []id.UserID {
+	for _, of := range [][]rooms.Membership{{rooms.Join, rooms.Invite}, {rooms.Leave, rooms.Ban}} {
+		members := slices.DeleteFunc(room.Members(of...), func(m *rooms.Member) bool { return m.User == self })
+		if len(members) == 0 {
+			continue
+		}
+		slices.SortFunc(members, func(a, b *rooms.Member) int { return int(a.Pos - b.Pos) })
+		names := make([]id.UserID, 0, maxHeroes)
+		for _, m := range members[:min(maxHeroes, len(members))] {
+			names = append(names, m.User)
+		}
+		return names
+	}
+	return []id.UserID{}
+}
+
+// writeJoinedState appends the state sections of a joined room.
+func (b *builder) writeJoinedState(e *joinedEntry) (bool, error) {
+	f := &b.filter.Room.State
+	q := stateWanted{room: e.room, since: e.since, window: e.window, lazy: f.LazyLoadMembers, force: e.fresh || b.FullState}
+	if b.FullState {
+		q.since = 0
+	}
+	if q.lazy {
+		q.needed = b.neededMembers(e)
+	}
+	return b.writeStates(&q, &e.timeline)
+}
+
+// neededMembers are those without whom the timeline and the summary cannot be shown; under full state also oneself.
+func (b *builder) neededMembers(e *joinedEntry) []id.UserID {
+	var needed []id.UserID
+	if e.fresh || b.FullState {
+		needed = append(needed, b.ID)
+	}
+	for _, ev := range e.timeline.events {
+		if !slices.Contains(needed, ev.Sender()) {
+			needed = append(needed, ev.Sender())
+		}
+	}
+	return append(needed, e.heroes...)
+}
+
+// writeStates appends state, or state_after under the names that the client asked for; it tells whether there was any.
+func (b *builder) writeStates(q *stateWanted, t *timeline) (bool, error) {
+	after := b.StateAfter || b.UnstableStateAfter
+	q.before, q.first = t.start, t.first
+	if after {
+		q.before, q.first = b.upTo+1, nil
+	}
+	if q.leave != nil && (after || q.first == nil) {
+		q.before, q.first = q.leave.Pos+1, q.leave
+	}
+	var events []*rooms.Event
+	f := &b.filter.Room.State
+	if f.room(string(q.room.ID())) {
+		var err error
+		if events, err = b.stateAt(q); err != nil {
+			return false, err
+		}
+		events = slices.DeleteFunc(events, func(e *rooms.Event) bool { return !f.event(e.Type(), string(e.Sender()), e.Content()) })
+	}
+	for _, name := range b.stateNames() {
+		b.out = append(b.out, '"')
+		b.out = append(b.out, name...)
+		b.out = append(b.out, `":{"events":[`...)
+		if err := b.writeState(q.room, events); err != nil {
+			return false, err
+		}
+		b.out = append(b.out, `]},`...)
+	}
+	return len(events) > 0, nil
+}
+
+// stateNames are the members of the answer in which state is given.
+func (b *builder) stateNames() []string {
+	switch {
+	case b.StateAfter && b.UnstableStateAfter:
+		return []string{"state_after", "org.matrix.msc4222.state_after"}
+	case b.StateAfter:
+		return []string{"state_after"}
+	case b.UnstableStateAfter:
+		return []string{"org.matrix.msc4222.state_after"}
+	}
+	return []string{"state"}
+}
+
+// writeEphemeral appends receipts and typing.
+func (b *builder) writeEphemeral(e *joinedEntry) (bool, error) {
+	b.out = append(b.out, `"ephemeral":{"events":[`...)
+	mark := len(b.out)
+	f := &b.filter.Room.Ephemeral
+	admitted := f.room(string(e.room.ID()))
+	own, err := b.writeReceipts(e, admitted && f.typ("m.receipt"))
+	if err != nil {
+		return false, err
+	}
+	if admitted && f.typ("m.typing") {
+		b.writeTyping(e)
+	}
+	some := own || len(b.out) > mark
+	b.out = append(b.out, `]},`...)
+	return some, nil
+}
+
+// writeReceipts appends the receipts that changed; a room that is new to the client gets the newest ones of all. It tells
+// whether one of them is the user's own: then the unread counts are news, receipts wanted or not.
+func (b *builder) writeReceipts(e *joinedEntry, wanted bool) (own bool, err error) {
+	since := b.since.Pos
+	if e.fresh {
+		since = 0
+	}
+	newest, err := b.lastReceipt(e.room)
+	if err != nil || newest <= since {
+		return false, err
+	}
+	var receipts []storage.SyncReceipt
+	err = b.read(func(tx *storage.Tx) (err error) {
+		if receipts, err = tx.ReceiptsSince(e.Room, since, b.upTo, b.NID, maxReceipts); err != nil || len(receipts) < maxReceipts {
+			return err
+		}
+		own, err := tx.OwnReceipts(e.Room, b.NID, b.upTo)
+		receipts = append(receipts, own...)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	own = slices.ContainsFunc(receipts, func(r storage.SyncReceipt) bool { return r.UserNID == b.NID })
+	f := &b.filter.Room.Ephemeral
+	receipts = slices.DeleteFunc(receipts, func(r storage.SyncReceipt) bool { return !f.sender(r.User) || b.ignores(id.UserID(r.User)) })
+	if wanted && len(receipts) > 0 {
+		b.out = appendReceipts(b.list(), uniqueReceipts(receipts))
+	}
+	return own, nil
+}
+
+// uniqueReceipts drops what stands twice in the list.
+func uniqueReceipts(receipts []storage.SyncReceipt) []storage.SyncReceipt {
+	seen := make(map[storage.Pos]bool, len(receipts))
+	return slices.DeleteFunc(receipts, func(r storage.SyncReceipt) bool {
+		twice := seen[r.Position]
+		seen[r.Position] = true
+		return twice
+	})
+}
+
+// writeTyping appends who types, if that is new to the client. Somebody who has left meanwhile types no more.
+func (b *builder) writeTyping(e *joinedEntry) {
+	list, changed := b.typed.rooms[e.Room]
+	if e.fresh && !changed {
+		list = b.Service.typing.current(e.Room)
+		changed = len(list) > 0
+	}
+	if !changed && !b.typed.rest {
+		return
+	}
+	f := &b.filter.Room.Ephemeral
+	b.out = appendTyping(b.list(), list, func(w typist) bool {
+		return f.sender(string(w.user)) && e.room.Membership(w.user) == rooms.Join && !b.ignores(w.user)
+	})
+}
+
+// writeRoomData appends the user's account data of a room.
+func (b *builder) writeRoomData(room *rooms.Room, data []storage.AccountDatum) bool {
+	b.out = append(b.out, `"account_data":{"events":[`...)
+	mark := len(b.out)
+	f := &b.filter.Room.AccountData
+	for _, d := range data {
+		if f.room(string(room.ID())) && f.typ(d.Type) && f.sender(string(b.ID)) {
+			b.out = appendDatum(b.list(), d)
+		}
+	}
+	some := len(b.out) > mark
+	b.out = append(b.out, `]},`...)
+	return some
+}
+
+// writeUnread appends the unread counts. Without unread_thread_notifications the threads count as the room.
+func (b *builder) writeUnread(room *rooms.Room) error {
+	var u Unread
+	if b.Push != nil {
+		var err error
+		if u, err = b.Push.Unread(b.ctx, b.tx, b.NID, room.NID()); err != nil {
+			return err
+		}
+	}
+	main := u.UnreadCount
+	byThread := b.filter.Room.Timeline.UnreadThreadNotifications
+	if !byThread {
+		for _, c := range u.Threads {
+			main.Notify += c.Notify
+			main.Highlight += c.Highlight
+		}
+	}
+	b.out = append(b.out, `"unread_notifications":`...)
+	b.out = main.append(b.out)
+	b.out = append(b.out, ',')
+	if !byThread {
+		return nil
+	}
+	b.out = append(b.out, `"unread_thread_notifications":{`...)
+	first := true
+	for root, c := range u.Threads {
+		if c == (UnreadCount{}) {
+			continue
+		}
+		if !first {
+			b.out = append(b.out, ',')
+		}
+		first = false
+		b.key(string(root))
+		b.out = c.append(b.out)
+	}
+	b.out = append(b.out, `},`...)
+	return nil
+}
+
+func (c UnreadCount) append(dst []byte) []byte {
+	dst = append(dst, `{"highlight_count":`...)
+	dst = strconv.AppendInt(dst, c.Highlight, 10)
+	dst = append(dst, `,"notification_count":`...)
+	dst = strconv.AppendInt(dst, c.Notify, 10)
+	return append(dst, '}')
+}

@@ -1,0 +1,81 @@
+package feed
+
+import "slices"
+
+// maxStalePresence bounds the people of whom a client that comes back after a restart of the server is told that they are
+// not here, as far as the server knows.
+const maxStalePresence = 500
+
+// presenceNews is the presence that is new to the client.
+func (b *builder) presenceNews() []presenceRecord {
+	var records []presenceRecord
+	switch stale := b.since.Epoch != b.epoch || b.since.Presence < b.presenceFloor(); {
+	case b.initial:
+		b.next.Presence, records = b.Service.presence.here()
+		return slices.DeleteFunc(records, func(r presenceRecord) bool { return !b.watches(r.nid) })
+	case stale:
+		b.next.Presence = b.Service.presence.newest()
+		records = b.everybody()
+	default:
+		b.next.Presence, records = b.Service.presence.since(b.since.Presence)
+		records = slices.DeleteFunc(records, func(r presenceRecord) bool { return !b.watches(r.nid) })
+	}
+	for _, nid := range b.shared.come {
+		r, known := b.Service.presence.of(nid)
+		if known && b.watches(nid) && !slices.ContainsFunc(records, func(o presenceRecord) bool { return o.nid == nid }) {
+			records = append(records, r)
+		}
+	}
+	return records
+}
+
+func (b *builder) presenceFloor() int64 {
+	b.Service.presence.mu.Lock()
+	defer b.Service.presence.mu.Unlock()
+	return b.Service.presence.floor
+}
+
+// watches tells whether the user is shown another local user's presence.
+func (b *builder) watches(nid int64) bool {
+	return nid == b.NID || slices.ContainsFunc(b.rooms.joined, func(j joinedRoom) bool {
+		return j.room.HasLocal(nid) && spreadsPresence(j.room)
+	})
+}
+
+// everybody gives the presence of everyone whom the user is shown, also of those of whom nothing is known.
+func (b *builder) everybody() []presenceRecord {
+	seen := map[int64]bool{}
+	var records []presenceRecord
+	for _, j := range b.rooms.joined {
+		if !spreadsPresence(j.room) {
+			continue
+		}
+		for m := range j.room.EachLocal() {
+			if seen[m.NID] || len(records) >= maxStalePresence {
+				continue
+			}
+			seen[m.NID] = true
+			r, _ := b.Service.presence.of(m.NID)
+			r.id = m.User
+			records = append(records, r)
+		}
+	}
+	return records
+}
+
+// writePresence appends the presence section.
+func (b *builder) writePresence(records []presenceRecord) {
+	f := &b.filter.Presence
+	if !f.typ("m.presence") {
+		return
+	}
+	b.section("presence", func() {
+		n := 0
+		for _, r := range records {
+			if f.sender(string(r.id)) && !b.ignores(r.id) && (f.Limit < 0 || n < f.Limit) {
+				b.out = r.appendEvent(b.list(), b.now)
+				n++
+			}
+		}
+	})
+}

@@ -1,0 +1,232 @@
+// Package feed answers "what is new": tokens, /sync and its filters, and the volatile streams, typing and presence.
+//
+// A sync travels: Sync parses the request → parks at the wake.Hub → builds an answer up to the settled position → gives it
+// when there is something in it, or waits to be woken and builds again. Parking comes before building, so that no wake-up
+// is lost. A builder makes one answer: one file per section (joined.go, left.go, invited.go, own.go, devicelists.go …). It
+// appends JSON; events come from the rooms' memory as bytes that were made once (rooms.ClientEvents), which checks
+// visibility, ignored users and retention by the clock each time. Nothing is built while a client waits, so a parked poll
+// holds no content that could expire under it.
+//
+// It writes nothing to the database but the acknowledgement of to-device messages.
+package feed
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms"
+	"ebb/storage"
+	"ebb/wake"
+)
+
+// Options is what a Service is made of. E2EE, Push and Alive may be nil: then their part is left out.
+type Options struct {
+	DB    *storage.DB
+	Rooms *rooms.Service
+	E2EE  E2EE
+	Push  Push
+	Hub   *wake.Hub
+	Now   func() time.Time
+	Log   *slog.Logger
+	// Timer makes a timer for a waiting request: the channel receives after d unless stop is called first. nil: real time.
+	Timer func(d time.Duration) (c <-chan time.Time, stop func())
+	// Alive tells whether a device still exists; asked before a parked request is answered.
+	Alive func(ctx context.Context, user, device int64) bool
+}
+
+// Service is safe for concurrent use.
+type Service struct {
+	Options
+	epoch    uint32 // of the volatile streams: this run of the server
+	typing   *typing
+	presence *presence
+	sessions *sessions
+	filters  *filterCache
+	receipts receiptMemory
+
+	stopOnce sync.Once
+	stopped  chan struct{} // closed when parked requests must end
+}
+
+// New makes a Service. Run must run beside it for typing and presence to time out.
+func New(o Options) *Service {
+	if o.Timer == nil {
+		o.Timer = realTimer
+	}
+	return &Service{
+		Options: o, epoch: rand.Uint32(), typing: newTyping(), presence: newPresence(),
+		sessions: newSessions(o.Hub), filters: newFilterCache(), stopped: make(chan struct{}),
+	}
+}
+
+func realTimer(d time.Duration) (<-chan time.Time, func()) {
+	t := time.NewTimer(d)
+	return t.C, func() { t.Stop() }
+}
+
+// tickInterval is how often volatile state is looked over; presence changes are told at this pace, so that a room of
+// people who come online together does not wake everybody once for each.
+const tickInterval = time.Second
+
+// Run lets time pass until ctx ends; then it lets every parked request answer at once, so that the server can stop.
+func (s *Service) Run(ctx context.Context) error {
+	defer s.stopOnce.Do(func() { close(s.stopped) })
+	ticker := time.NewTicker(tickInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			s.Tick(ctx)
+		}
+	}
+}
+
+// Tick does what is due by the clock: it ends typing notifications, turns silent devices offline and wakes whoever is to
+// be told.
+func (s *Service) Tick(ctx context.Context) {
+	now := s.Now()
+	for _, nid := range s.typing.expire(now) {
+		s.wakeRoom(ctx, nid)
+	}
+	s.presence.tick(now)
+	s.flushPresence(ctx)
+	s.sessions.tick(now)
+}
+
+// wakeRoom wakes the local members of a room.
+func (s *Service) wakeRoom(ctx context.Context, nid int64) {
+	room, err := s.Rooms.RoomByNID(ctx, nid)
+	if err != nil {
+		s.Log.WarnContext(ctx, "Room to wake is not there", "room", nid, "error", err)
+		return
+	}
+	s.Hub.Members(room.LocalMembers())
+}
+
+// flushPresence wakes whoever shares a room with a user whose presence changed.
+func (s *Service) flushPresence(ctx context.Context) {
+	done := map[int64]bool{}
+	for _, user := range s.presence.flush() {
+		s.Hub.Users(user)
+		memberships, err := s.Rooms.Memberships(ctx, user)
+		if err != nil {
+			s.Log.WarnContext(ctx, "Rooms of a user are not known", "user", user, "error", err)
+			continue
+		}
+		for _, m := range memberships {
+			if m.Membership != rooms.Join || done[m.Room] {
+				continue
+			}
+			done[m.Room] = true
+			if room, err := s.Rooms.RoomByNID(ctx, m.Room); err == nil && spreadsPresence(room) {
+				s.Hub.Members(room.LocalMembers())
+			}
+		}
+	}
+}
+
+// spreadsPresence tells whether a room's members see each other's presence.
+func spreadsPresence(room *rooms.Room) bool { return room.Count(rooms.Join) <= presenceRoomLimit }
+
+// Viewer is the local user, and the device, on whose behalf something is done.
+type Viewer struct {
+	NID    int64
+	ID     id.UserID
+	Device int64 // device nid
+}
+
+// SetTyping records that the viewer types in a room for a while (0: for the default time), or has stopped.
+// Spec: client-server-api#put_matrixclientv3roomsroomidtypinguserid
+func (s *Service) SetTyping(ctx context.Context, who Viewer, roomID id.RoomID, typing bool, timeout time.Duration) error {
+	room, err := s.Rooms.Room(ctx, roomID)
+	if err != nil || room.Membership(who.ID) != rooms.Join {
+		return mxerr.Forbidden("You are not in this room")
+	}
+	now := s.Now()
+	s.presence.touch(who.NID, now)
+	var until time.Time
+	if typing {
+		if timeout <= 0 {
+			timeout = defaultTyping
+		}
+		until = now.Add(min(timeout, maxTyping))
+	}
+	if s.typing.set(room.NID(), who.NID, who.ID, until, now) {
+		s.Hub.Members(room.LocalMembers())
+	}
+	return nil
+}
+
+// Active notes that a user did something, such as sending a message: it keeps the user's presence online.
+func (s *Service) Active(user int64) { s.presence.touch(user, s.Now()) }
+
+// maxStatus bounds a status message in bytes; it goes to everybody who shares a room.
+const maxStatus = 1024
+
+// SetPresence sets the viewer's presence, and the status message (nil: none).
+// Spec: client-server-api#put_matrixclientv3presenceuseridstatus
+func (s *Service) SetPresence(ctx context.Context, who Viewer, state string, status *string) error {
+	parsed, err := parsePresence(state)
+	if err != nil {
+		return err
+	}
+	if status != nil && len(*status) > maxStatus {
+		return mxerr.TooLarge("A status message has at most %d bytes", maxStatus)
+	}
+	s.presence.set(who.NID, who.ID, who.Device, parsed, status, s.Now())
+	return nil
+}
+
+func parsePresence(state string) (event.Presence, error) {
+	switch p := event.Presence(state); p {
+	case event.PresenceOnline, event.PresenceUnavailable, event.PresenceOffline:
+		return p, nil
+	}
+	return "", mxerr.InvalidParam("Presence is online, unavailable or offline")
+}
+
+// Presence gives the presence of a user who shares a room with the viewer, as the content of m.presence.
+// Spec: client-server-api#get_matrixclientv3presenceuseridstatus
+func (s *Service) Presence(ctx context.Context, who Viewer, user int64) ([]byte, error) {
+	if user != who.NID {
+		shared, err := s.sharesRoom(ctx, who.NID, user)
+		if err != nil {
+			return nil, err
+		}
+		if !shared {
+			return nil, mxerr.Forbidden("You do not share a room with this user")
+		}
+	}
+	record, _ := s.presence.of(user)
+	return record.appendContent(nil, s.Now()), nil
+}
+
+// sharesRoom tells whether two users are joined to the same room.
+func (s *Service) sharesRoom(ctx context.Context, a, b int64) (bool, error) {
+	memberships, err := s.Rooms.Memberships(ctx, a)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range memberships {
+		if m.Membership != rooms.Join {
+			continue
+		}
+		room, err := s.Rooms.RoomByNID(ctx, m.Room)
+		if err != nil {
+			return false, err
+		}
+		if room.HasLocal(b) {
+			return true, nil
+		}
+	}
+	return false, nil
+}

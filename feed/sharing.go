@@ -1,0 +1,212 @@
+package feed
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// sharing is who has come to share a room with the user since the token, and who may have ceased to.
+type sharing struct {
+	come map[id.UserID]int64 // user nid
+	gone map[id.UserID]int64
+}
+
+// sharingNews finds out with whom the user newly shares rooms, and tells the device lists of whom to look at anew.
+// Spec: client-server-api#extensions-to-sync-1
+func (b *builder) sharingNews() error {
+	if b.initial {
+		return nil
+	}
+	b.shared = sharing{come: map[id.UserID]int64{}, gone: map[id.UserID]int64{}}
+	for i := range b.rooms.joined {
+		if j := &b.rooms.joined[i]; j.look {
+			b.roomSharing(j)
+		}
+	}
+	if err := b.leftSharing(); err != nil {
+		return err
+	}
+	if err := b.onlyNew(); err != nil {
+		return err
+	}
+	return b.deviceLists()
+}
+
+// roomSharing notes who came to a room and who went.
+func (b *builder) roomSharing(j *joinedRoom) {
+	if j.fresh {
+		for _, m := range j.room.Members(rooms.Join) {
+			b.shared.come[m.User] = m.NID
+		}
+		return
+	}
+	w := b.window(j.room, b.since.Pos)
+	if !w.whole {
+		for _, m := range j.room.Members(rooms.Join, rooms.Leave, rooms.Ban) {
+			if m.Pos > b.since.Pos {
+				b.shared.note(m)
+			}
+		}
+		return
+	}
+	for _, e := range w.events {
+		if key, isState := stateKey(e); isState && key.Type == memberType {
+			if m := j.room.MemberOf(id.UserID(key.Key)); m != nil {
+				b.shared.note(m)
+			}
+		}
+	}
+}
+
+func (s *sharing) note(m *rooms.Member) {
+	switch m.Membership {
+	case rooms.Join:
+		s.come[m.User] = m.NID
+	case rooms.Leave, rooms.Ban:
+		s.gone[m.User] = m.NID
+	}
+}
+
+// leftSharing notes the members of the rooms that the user left.
+func (b *builder) leftSharing() error {
+	for _, m := range b.rooms.left {
+		room, err := b.Rooms.RoomByNID(b.ctx, m.Room)
+		if err != nil {
+			return err
+		}
+		for _, other := range room.Members(rooms.Join) {
+			b.shared.gone[other.User] = other.NID
+		}
+	}
+	return nil
+}
+
+// onlyNew drops from those who came the ones who were there before, with a new name perhaps, and from those who went the
+// ones who are still met elsewhere.
+func (b *builder) onlyNew() error {
+	delete(b.shared.come, b.ID)
+	delete(b.shared.gone, b.ID)
+	maps.DeleteFunc(b.shared.gone, func(user id.UserID, _ int64) bool { return b.meets(user) })
+	if len(b.shared.come) == 0 {
+		return nil
+	}
+	return b.read(func(tx *storage.Tx) error {
+		for user, nid := range b.shared.come {
+			newly, err := b.newlyMet(tx, user, nid)
+			if err != nil {
+				return err
+			}
+			if !newly {
+				delete(b.shared.come, user)
+			}
+		}
+		return nil
+	})
+}
+
+// meets tells whether the user is in a room with another one.
+func (b *builder) meets(user id.UserID) bool {
+	return slices.ContainsFunc(b.rooms.joined, func(j joinedRoom) bool { return j.room.Membership(user) == rooms.Join })
+}
+
+// newlyMet tells whether there is a room which both are in and one of them joined after the token.
+func (b *builder) newlyMet(tx *storage.Tx, user id.UserID, nid int64) (bool, error) {
+	for _, j := range b.rooms.joined {
+		if !j.look {
+			continue
+		}
+		m := j.room.MemberOf(user)
+		switch {
+		case m == nil || m.Membership != rooms.Join:
+			continue
+		case j.fresh:
+			return true, nil
+		case m.Pos <= b.since.Pos:
+			continue
+		}
+		since, err := tx.JoinedSince(nid, j.Room)
+		if err != nil {
+			return false, err
+		}
+		if since > b.since.Pos {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// deviceLists turns that, and the changes of devices, into the two lists.
+func (b *builder) deviceLists() error {
+	if b.E2EE == nil {
+		return nil
+	}
+	changed := map[id.UserID]bool{}
+	for user := range b.shared.come {
+		changed[user] = true
+	}
+	if len(b.own.deviceChanges) > 0 {
+		err := b.read(func(tx *storage.Tx) error {
+			for _, nid := range b.own.deviceChanges {
+				user, err := tx.UserID(nid)
+				if err != nil {
+					return err
+				}
+				changed[id.UserID(user)] = true
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for user := range b.shared.gone {
+		delete(changed, user)
+	}
+	b.own.changed = slices.Sorted(maps.Keys(changed))
+	b.own.left = slices.Sorted(maps.Keys(b.shared.gone))
+	return nil
+}
+
+// DeviceChanges lists whose devices to look at anew between two tokens of /sync, and with whom no room is shared any more.
+// Spec: client-server-api#get_matrixclientv3keyschanges
+func (s *Service) DeviceChanges(ctx context.Context, who Viewer, from, to string) (changed, left []id.UserID, err error) {
+	since, err := s.parseSince(from)
+	if err != nil {
+		return nil, nil, err
+	}
+	upTo, err := s.parseSince(to)
+	if err != nil {
+		return nil, nil, err
+	}
+	if upTo.Pos < since.Pos {
+		return nil, nil, mxerr.InvalidParam("to is older than from")
+	}
+	f, err := s.filter(ctx, who, "")
+	if err != nil {
+		return nil, nil, err
+	}
+	b := &builder{Service: s, request: &request{SyncRequest: SyncRequest{Viewer: who}, filter: f, since: since}, ctx: ctx, now: s.Now()}
+	if err := b.plan(); err != nil {
+		return nil, nil, err
+	}
+	if s.E2EE != nil {
+		err := b.read(func(tx *storage.Tx) (err error) {
+			b.own.deviceChanges, err = s.E2EE.DeviceListChanges(tx, who.NID, since.Pos, upTo.Pos)
+			return err
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := b.sharingNews(); err != nil {
+		return nil, nil, err
+	}
+	return b.own.changed, b.own.left, nil
+}

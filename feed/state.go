@@ -1,0 +1,211 @@
+package feed
+
+import (
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+const memberType = "m.room.member"
+
+// stateWanted says which state of a room a section is to tell.
+type stateWanted struct {
+	room   *rooms.Room
+	since  storage.Pos // the client knows the state of then; 0: nothing
+	before storage.Pos // the state before this position
+	// first is the oldest event at or after before; its snapshot is that state. nil: the current state is.
+	first   *rooms.Event
+	window  window // of since
+	lazy    bool   // members only where needed, or changed while the client looked away
+	force   bool   // give needed members even if they were given before
+	needed  []id.UserID
+	leave   *rooms.Event // of a room that the user has left: the state is of then
+	nothing bool         // the state is none of the user's business
+}
+
+// stateAt gathers the state that is wanted: what changed in (since, before), and under lazy loading the needed members.
+func (b *builder) stateAt(q *stateWanted) ([]*rooms.Event, error) {
+	if q.nothing {
+		return nil, nil
+	}
+	g := stateGatherer{b: b, q: q, have: map[pdu.StateKey]bool{}}
+	var err error
+	switch {
+	case q.since > 0 && q.window.whole:
+		g.fromWindow()
+	case q.leave != nil:
+		err = g.fromSnapshot()
+	default:
+		err = g.fromHead()
+	}
+	if err == nil && q.lazy {
+		err = g.neededMembers()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := g.load(); err != nil {
+		return nil, err
+	}
+	return g.events, nil
+}
+
+// stateGatherer collects the events of one state section.
+type stateGatherer struct {
+	b      *builder
+	q      *stateWanted
+	have   map[pdu.StateKey]bool
+	events []*rooms.Event
+	absent []storage.Pos // events to be read
+}
+
+func (g *stateGatherer) add(key pdu.StateKey, pos storage.Pos, e *rooms.Event) {
+	g.have[key] = true
+	if key.Type == memberType && g.q.lazy {
+		g.b.sentMember(g.q.room, id.UserID(key.Key), pos) // so that it need not be repeated for the next message
+	}
+	if e == nil {
+		g.absent = append(g.absent, pos)
+		return
+	}
+	g.events = append(g.events, e)
+}
+
+// fromWindow takes the changes from the events since the token, all of which are in memory.
+func (g *stateGatherer) fromWindow() {
+	for i := len(g.q.window.events) - 1; i >= 0; i-- {
+		e := g.q.window.events[i]
+		if key, isState := stateKey(e); isState && e.Pos < g.q.before && !g.have[key] {
+			g.add(key, e.Pos, e)
+		}
+	}
+}
+
+func stateKey(e *rooms.Event) (pdu.StateKey, bool) {
+	key, isState := e.StateKey()
+	return pdu.StateKey{Type: e.Type(), Key: key}, isState
+}
+
+// fromHead takes the current state, and looks up what stood there before where an entry has changed since.
+func (g *stateGatherer) fromHead() error {
+	var newer []pdu.StateKey
+	g.q.room.EachState(func(key pdu.StateKey, pos storage.Pos, e *rooms.Event) bool {
+		switch {
+		case key.Type == memberType && g.q.lazy && g.q.since == 0: // neededMembers
+		case pos >= g.q.before:
+			newer = append(newer, key)
+		case pos > g.q.since:
+			g.add(key, pos, e)
+		}
+		return true
+	})
+	for _, key := range newer {
+		pos, err := g.before(key)
+		if err != nil {
+			return err
+		}
+		if pos > g.q.since {
+			g.add(key, pos, nil)
+		}
+	}
+	return nil
+}
+
+// before finds the entry that stood in the state before the wanted position; 0 if there was none.
+func (g *stateGatherer) before(key pdu.StateKey) (pos storage.Pos, err error) {
+	for i := len(g.q.window.events) - 1; i >= 0; i-- {
+		e := g.q.window.events[i]
+		if k, isState := stateKey(e); isState && k == key && e.Pos < g.q.before {
+			return e.Pos, nil
+		}
+	}
+	first := g.q.first
+	if first == nil {
+		if first, err = g.b.firstAfter(g.q.room, g.q.before); first == nil || err != nil {
+			return 0, err
+		}
+	}
+	err = g.b.read(func(tx *storage.Tx) (err error) {
+		pos, err = tx.StateKeyOf(first.Snapshot, key.Type, key.Key)
+		return err
+	})
+	return pos, err
+}
+
+// neededMembers adds the members that the timeline's reader needs.
+func (g *stateGatherer) neededMembers() error {
+	for _, user := range g.q.needed {
+		key := pdu.StateKey{Type: memberType, Key: string(user)}
+		member := g.q.room.MemberOf(user)
+		if g.have[key] || member == nil {
+			continue
+		}
+		pos := member.Pos
+		if pos >= g.q.before {
+			var err error
+			if pos, err = g.before(key); err != nil {
+				return err
+			}
+		}
+		if pos == 0 || !g.q.force && g.b.knowsMember(g.q.room, user, pos) {
+			continue
+		}
+		var e *rooms.Event
+		if pos == member.Pos {
+			e = g.q.room.State(memberType, string(user))
+		}
+		g.add(key, pos, e)
+	}
+	return nil
+}
+
+// load reads the events that were not in memory.
+func (g *stateGatherer) load() error {
+	if len(g.absent) == 0 {
+		return nil
+	}
+	return g.b.read(func(tx *storage.Tx) error {
+		events, err := eventsAt(tx, g.q.room, g.absent)
+		g.events = append(g.events, events...)
+		return err
+	})
+}
+
+// eventsAt reads events by position.
+func eventsAt(tx *storage.Tx, room *rooms.Room, positions []storage.Pos) ([]*rooms.Event, error) {
+	rows, err := tx.EventsAt(positions)
+	if err != nil {
+		return nil, err
+	}
+	return room.LoadEvents(rows)
+}
+
+// firstAfter finds the oldest event of a room from a position on; nil if there is none.
+func (b *builder) firstAfter(room *rooms.Room, pos storage.Pos) (*rooms.Event, error) {
+	events, _ := room.Ring()
+	for _, e := range events {
+		if e.Pos >= pos {
+			return e, nil
+		}
+	}
+	return nil, nil
+}
+
+// knowsMember tells whether the client was given a member's event in this chain of requests.
+func (b *builder) knowsMember(room *rooms.Room, user id.UserID, pos storage.Pos) bool {
+	if b.filter.Room.State.IncludeRedundantMembers || b.initial {
+		return false
+	}
+	return b.session.knows(b.sessions.seed, b.memberKey(room, user, pos), b.since.Pos)
+}
+
+// sentMember notes that the answer has a member's event.
+func (b *builder) sentMember(room *rooms.Room, user id.UserID, pos storage.Pos) {
+	b.sent = append(b.sent, b.memberKey(room, user, pos))
+}
+
+func (b *builder) memberKey(room *rooms.Room, user id.UserID, pos storage.Pos) memberKey {
+	return memberKey{chain: b.since.Chain, filter: b.filter.number, room: room.NID(), member: user, event: pos}
+}

@@ -1,0 +1,152 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+	"math/rand/v2"
+	"time"
+
+	"maunium.net/go/mautrix/event"
+
+	"ebb/mxerr"
+	"ebb/storage"
+	"ebb/wake"
+)
+
+const (
+	// maxTimeout bounds a long poll; proxies between cut longer ones off anyway.
+	maxTimeout = 5 * time.Minute
+	// crowd is the number of waiting requests from which a woken one rests for coalesce before it looks: what arrives in
+	// that time shares one answer, and the sender who woke them all is answered first.
+	crowd    = 32
+	coalesce = 3 * time.Millisecond
+)
+
+// SyncRequest is a request for /sync, as the client put it.
+type SyncRequest struct {
+	Viewer
+	Filter             string // a filter's id, its JSON, or nothing
+	Since              string // a token, or nothing
+	FullState          bool
+	SetPresence        string
+	Timeout            time.Duration
+	StateAfter         bool // use_state_after
+	UnstableStateAfter bool // org.matrix.msc4222.use_state_after
+}
+
+// request is a SyncRequest that was understood.
+type request struct {
+	SyncRequest
+	filter  *cachedFilter
+	since   Token
+	initial bool
+	session *session
+}
+
+// Sync answers with what is new to a client, waiting for it up to the timeout. The answer is a JSON object that the caller
+// may keep.
+// Spec: client-server-api#get_matrixclientv3sync
+func (s *Service) Sync(ctx context.Context, q SyncRequest) (json.RawMessage, error) {
+	presence := event.PresenceOnline
+	if q.SetPresence != "" {
+		var err error
+		if presence, err = parsePresence(q.SetPresence); err != nil {
+			return nil, err
+		}
+	}
+	r, err := s.request(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	s.presence.poll(q.NID, q.ID, q.Device, presence, 1, s.Now())
+	defer func() { s.presence.poll(q.NID, q.ID, q.Device, presence, -1, s.Now()) }()
+	if err := s.acknowledge(ctx, r); err != nil {
+		return nil, err
+	}
+	sub := s.Hub.Park(q.NID, q.Device)
+	defer sub.Close()
+	return s.poll(ctx, r, sub)
+}
+
+// poll builds, and waits where there was nothing to build.
+func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.RawMessage, error) {
+	timeout := min(max(0, r.Timeout), maxTimeout)
+	final := timeout == 0 || r.initial || r.FullState
+	var expired <-chan time.Time
+	if !final {
+		c, stop := s.Timer(timeout)
+		defer stop()
+		expired = c
+	}
+	for {
+		answer, err := s.build(ctx, r, final)
+		if err != nil || answer != nil {
+			return answer, err
+		}
+		select {
+		case <-sub.C():
+			s.rest()
+		case <-expired:
+			final = true
+		case <-s.stopped:
+			final = true
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if s.Alive != nil && !s.Alive(ctx, r.NID, r.Device) {
+			return nil, mxerr.UnknownToken(false)
+		}
+	}
+}
+
+// rest lets a crowd that is woken at once wait for what else comes.
+func (s *Service) rest() {
+	if s.Hub.Parked() < crowd {
+		return
+	}
+	c, stop := s.Timer(coalesce)
+	defer stop()
+	<-c
+}
+
+// request understands what the client asked for.
+func (s *Service) request(ctx context.Context, q SyncRequest) (*request, error) {
+	r := &request{SyncRequest: q, initial: q.Since == ""}
+	var err error
+	if r.initial {
+		r.since.Chain = rand.Uint32()
+	} else if r.since, err = s.parseSince(q.Since); err != nil {
+		return nil, err
+	}
+	if r.filter, err = s.filter(ctx, q.Viewer, q.Filter); err != nil {
+		return nil, err
+	}
+	r.session = s.sessions.of(q.NID, q.Device, s.Now())
+	return r, nil
+}
+
+// parseSince reads a token and refuses one that this database cannot have given.
+func (s *Service) parseSince(text string) (Token, error) {
+	t, err := ParseToken(text)
+	if err != nil {
+		return Token{}, mxerr.InvalidParam("since is not a token of this server").Because(err)
+	}
+	if t.Pos > s.DB.Settled() {
+		return Token{}, mxerr.InvalidParam("since is a token from the future")
+	}
+	return t, nil
+}
+
+// acknowledge forgets the to-device messages that the client confirms by coming back with a token.
+func (s *Service) acknowledge(ctx context.Context, r *request) error {
+	if s.E2EE == nil || r.Device == 0 || r.initial || !r.session.acknowledge(r.since.ToDevice) {
+		return nil
+	}
+	return s.E2EE.AckToDevice(ctx, r.Device, r.since.ToDevice)
+}
+
+// ParsePosition gives the stream position of a token of /sync, for endpoints that take one, such as /keys/changes.
+func (s *Service) ParsePosition(text string) (storage.Pos, error) {
+	t, err := s.parseSince(text)
+	return t.Pos, err
+}
