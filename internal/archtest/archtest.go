@@ -1,0 +1,172 @@
+// Package archtest holds the import rules of the house as a table and finds what breaks them. Imports go down only: a
+// package of one rank may use packages of lower ranks, and sideways only what the table names. Pure packages see no
+// clock, files, network or context. Each outside library has the packages that may use it.
+//
+// It looks at what the program is built from; tests may import what they like.
+package archtest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// module is the module path, which begins every package of the house.
+const module = "ebb/"
+
+// rule says what one package may import of its own rank; lower ranks are always allowed unless only is set.
+type rule struct {
+	rank     int
+	sideways []string // packages of the same rank
+	only     []string // not nil: of lower ranks these alone
+	also     []string // exceptions, each with its reason
+	pure     bool     // no I/O, clock or context
+}
+
+// leaf is what has no package of the house below it.
+var leaf = []string{}
+
+// rules is the table; a name that ends in / covers the packages below it.
+var rules = map[string]rule{
+	"mxerr":     {rank: 0},
+	"canonjson": {rank: 0, pure: true},
+	"telemetry": {rank: 0},
+	"config":    {rank: 0},
+
+	"rooms/pdu":        {rank: 1, only: []string{"canonjson"}, pure: true},
+	"rooms/eventauth":  {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
+	"rooms/stateres":   {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
+	"rooms/visibility": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
+	"rooms/expiry":     {rank: 1, only: []string{"canonjson"}, pure: true},
+
+	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config"}},
+	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
+	"wake":                {rank: 2, only: leaf},
+
+	"push":  {rank: 3},
+	"rooms": {rank: 3, sideways: []string{"push"}},
+	"e2ee":  {rank: 3, sideways: []string{"rooms"}},
+	// accounts answers who a token belongs to in the door's own words: the Requester.
+	"accounts":             {rank: 3, sideways: []string{"rooms"}, also: []string{"httpapi"}},
+	"accounts/oauth":       {rank: 3, sideways: []string{"accounts"}},
+	"media":                {rank: 3},
+	"feed":                 {rank: 3, sideways: []string{"rooms", "e2ee", "push"}},
+	"appservice":           {rank: 3, sideways: []string{"rooms"}},
+	"retention":            {rank: 3, sideways: []string{"rooms"}},
+	"moderation":           {rank: 3, sideways: []string{"rooms"}},
+	"federation/fedclient": {rank: 3},
+	"federation/outbox":    {rank: 3, sideways: []string{"rooms", "federation/fedclient"}},
+
+	// The door is given functions and knows no service.
+	"httpapi": {rank: 4, only: []string{"mxerr", "canonjson", "telemetry", "config"}},
+
+	"clientapi":  {rank: 5},
+	"federation": {rank: 5},
+	"adminapi":   {rank: 5},
+	"web":        {rank: 5},
+	"server":     {rank: 6},
+	"cmd/":       {rank: 7},
+
+	"internal/archtest":   {rank: 7, only: leaf},
+	"internal/pgtest":     {rank: 7, only: leaf},
+	"internal/specindex":  {rank: 5, only: []string{"httpapi"}},
+	"internal/testserver": {rank: 7},
+	"internal/":           {rank: 8},
+	"test/":               {rank: 8},
+}
+
+// libraries says which packages may use a library: the first part of its import path that matches, longest first.
+var libraries = map[string][]string{
+	"maunium.net/go/mautrix":            {"clientapi", "federation", "adminapi", "rooms", "accounts", "e2ee", "feed", "push", "appservice", "test/", "internal/"},
+	"maunium.net/go/mautrix/id":         {"*"},
+	"maunium.net/go/mautrix/event":      {"*"},
+	"maunium.net/go/mautrix/crypto":     {"test/"},
+	"maunium.net/go/mautrix/federation": {"federation", "federation/fedclient", "federation/outbox", "test/"},
+	"github.com/gorilla/mux":            {"httpapi"},
+	"github.com/mattn/go-sqlite3":       {"storage", "internal/bench", "test/"},
+	"github.com/jackc/pgx/v5":           {"storage", "storage/storagetest", "internal/pgtest"},
+	"github.com/prometheus/":            {"telemetry"},
+	"go.yaml.in/yaml/v3":                {"config", "appservice", "internal/specindex"},
+	"golang.org/x/":                     {"*"},
+}
+
+// impure are packages that pure code does not import: I/O, clocks, contexts.
+var impure = []string{"context", "os", "net", "net/http", "database/sql", "log", "log/slog", "io/fs", "os/exec", "syscall"}
+
+// violation says why pkg may not import path, "" where it may. Both are import paths.
+func violation(pkg, path string) string {
+	own, known := ruleOf(strings.TrimPrefix(pkg, module))
+	name := strings.TrimPrefix(pkg, module)
+	if !known {
+		return "has no rank: enter it in internal/archtest"
+	}
+	if other, inside := strings.CutPrefix(path, module); inside {
+		return own.inside(other)
+	}
+	if own.pure && slices.Contains(impure, path) {
+		return fmt.Sprintf("is pure: bytes and values in, verdicts out; %s brings I/O, a clock or a context", path)
+	}
+	if !strings.Contains(strings.SplitN(path, "/", 2)[0], ".") {
+		return "" // the standard library
+	}
+	return outside(name, path)
+}
+
+// inside judges the import of another package of the house.
+func (r rule) inside(other string) string {
+	target, known := ruleOf(other)
+	switch {
+	case slices.Contains(r.also, other):
+		return ""
+	case !known:
+		return fmt.Sprintf("imports %s, which has no rank", other)
+	case target.rank > r.rank:
+		return fmt.Sprintf("is of rank %d and %s of rank %d: imports go down only", r.rank, other, target.rank)
+	case target.rank == r.rank && !slices.Contains(r.sideways, other) && r.rank < 7:
+		return fmt.Sprintf("imports %s of its own rank %d, which is not among its sideways imports %v", other, r.rank, r.sideways)
+	case target.rank < r.rank && r.only != nil && !slices.Contains(r.only, other):
+		return fmt.Sprintf("imports %s, but of lower ranks it may use only %v", other, r.only)
+	}
+	return ""
+}
+
+// outside judges the import of a library.
+func outside(name, path string) string {
+	best := ""
+	for prefix := range libraries {
+		if len(prefix) > len(best) && covers(prefix, path) {
+			best = prefix
+		}
+	}
+	users, known := libraries[best]
+	if !known {
+		return fmt.Sprintf("uses %s, which no package may use: enter the library in internal/archtest", path)
+	}
+	for _, user := range users {
+		if user == "*" || user == name || strings.HasSuffix(user, "/") && strings.HasPrefix(name, user) {
+			return ""
+		}
+	}
+	return fmt.Sprintf("uses %s, which belongs to %v", path, users)
+}
+
+// ruleOf finds a package's row: its own, or that of the folder above it.
+func ruleOf(name string) (rule, bool) {
+	if r, ok := rules[name]; ok {
+		return r, true
+	}
+	for i := len(name) - 1; i > 0; i-- {
+		if name[i] == '/' {
+			if r, ok := rules[name[:i+1]]; ok {
+				return r, true
+			}
+		}
+	}
+	return rule{}, false
+}
+
+// covers says whether an import path is the library or lies below it.
+func covers(prefix, path string) bool {
+	rest, ok := strings.CutPrefix(path, prefix)
+	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(prefix, "/"))
+}
