@@ -14,7 +14,7 @@ var update = flag.Bool("update", false, "write sample.yaml anew")
 
 func TestSampleFileIsCurrentAndEqualsTheDefaults(t *testing.T) {
 	if *update {
-		if err := os.WriteFile("sample.yaml", []byte(Sample()), 0o644); err != nil { //nolint:gosec // a public file
+		if err := os.WriteFile("sample.yaml", []byte(Sample()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"maunium.net/go/mautrix/federation"
+	"maunium.net/go/mautrix/id"
 )
 
 // problems collects mistakes with the key they are at.
@@ -25,12 +25,13 @@ func (p *problems) check(ok bool, key, format string, args ...any) {
 	}
 }
 
+// maxServerName leaves room for a local part within the 255 bytes of a user id.
+const maxServerName = 230
+
 // Validate reports every mistake at once, each with its key.
 func (c *Config) Validate() error {
 	var p problems
-	if host, _, ok := federation.ParseServerName(c.ServerName); !ok || host == "" || len(c.ServerName) > 230 {
-		p.add("server_name", "%q is not a server name", c.ServerName)
-	}
+	p.check(id.ValidateServerName(c.ServerName) && len(c.ServerName) <= maxServerName, "server_name", "%q is not a server name", c.ServerName)
 	if u, err := url.Parse(c.PublicURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		p.add("public_url", "%q is not an http or https address", c.PublicURL)
 	}
