@@ -1,26 +1,15 @@
-// Package storage is the database: one SQL text for SQLite and PostgreSQL, hand-written queries as methods on *Tx in one
-// file per family of tables, and group commit. It knows rows and bytes, not what an event means.
-//
-// A read travels: DB.Read → a pooled connection, one snapshot → methods on *Tx. A write travels: DB.Enqueue → the queue →
-// the committer, which runs the closures of many requests in one transaction, a savepoint each → commit → Committed hooks
-// in queue order → Settled advances → Pending.Wait returns. Nobody is answered before the commit that holds their write.
 package storage
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
-
-// Pos is a position in the one stream of everything durable that a client can sync. Zero is before everything.
-type Pos int64
 
 // Config says which database to open and how.
 type Config struct {
@@ -32,29 +21,28 @@ type Config struct {
 	OnBatch     func(writes int, took time.Duration) // after every commit, for metrics; may be nil
 }
 
-// ErrFull: there is no room on the disk, or it cannot be written. Nothing of the write was kept.
-var ErrFull = errors.New("storage: the disk is full or cannot be written")
-
 // ErrClosed: the database was closed.
 var ErrClosed = errors.New("storage: closed")
 
 // DB is an open database. It is safe for concurrent use.
 type DB struct {
-	cfg     Config
-	dialect dialect
-	readers chan *conn // idle read connections
-	conns   []*conn    // all read connections
-	commit  *committer
-	settled atomic.Int64
+	cfg          Config
+	dialect      dialect
+	lock         fileLock
+	readers      readers
+	commit       *committer
+	checkpointer *checkpointer // nil on PostgreSQL
+	settled      atomic.Int64
 	// announcing is held by the committer while the Committed hooks of a batch run, until Settled covers the batch.
 	announcing sync.RWMutex
 	idKey      []byte
-	release    func() error // of the process lock
-	closed     chan struct{}
+	ctx        context.Context // ends when Close has done its work; for connecting again
+	cancel     context.CancelFunc
+	closing    sync.Once
 }
 
-// Open opens the database, brings its schema up to date and starts the committer. One process at a time may have a SQLite
-// database open.
+// Open opens the database, brings its schema up to date and starts the committer. One process at a time may have a database
+// open; another gets ErrInUse.
 func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if cfg.ReadConns == 0 {
 		cfg.ReadConns = 8
@@ -65,119 +53,89 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d, path, err := parseDSN(cfg.DSN)
+	d, err := parseDSN(cfg.DSN)
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{cfg: cfg, dialect: d, readers: make(chan *conn, cfg.ReadConns), release: func() error { return nil }, closed: make(chan struct{})}
-	if err := db.open(ctx, path); err != nil {
-		return nil, errors.Join(err, db.release())
+	db := &DB{cfg: cfg, dialect: d}
+	db.ctx, db.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := db.open(ctx); err != nil {
+		db.cancel()
+		return nil, errors.Join(err, db.lock.release())
 	}
 	return db, nil
 }
 
-func parseDSN(dsn string) (dialect, string, error) {
-	switch {
-	case strings.HasPrefix(dsn, "sqlite:"):
-		return sqliteDialect{}, strings.TrimPrefix(dsn, "sqlite:"), nil
-	case strings.HasPrefix(dsn, "postgres://"), strings.HasPrefix(dsn, "postgresql://"):
-		return postgresDialect{}, dsn, nil
-	}
-	return nil, "", fmt.Errorf("database %q is neither sqlite:PATH nor postgres://…", dsn)
-}
-
-func (db *DB) open(ctx context.Context, path string) error {
-	var err error
-	if db.release, err = db.dialect.lock(ctx, path); err != nil {
-		db.release = func() error { return nil }
+func (db *DB) open(ctx context.Context) (err error) {
+	if db.lock, err = db.dialect.lock(); err != nil {
 		return err
 	}
-	w, err := db.dialect.openWriter(ctx, path)
+	w, err := db.dialect.openWriter(ctx)
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
-	if err := db.boot(w); err != nil {
+	position, err := db.boot(w)
+	if err != nil {
 		return errors.Join(err, w.close())
 	}
-	for range db.cfg.ReadConns {
-		c, err := db.dialect.openReader(ctx, path)
-		if err != nil {
-			return errors.Join(fmt.Errorf("open database for reading: %w", err), db.closeReaders(), w.close())
-		}
-		db.conns = append(db.conns, c)
-		db.readers <- c
+	if db.readers, err = db.dialect.openReaders(db.cfg.ReadConns); err != nil {
+		return errors.Join(fmt.Errorf("open database for reading: %w", err), w.close())
 	}
-	db.commit = newCommitter(db, w)
+	if db.checkpointer, err = db.dialect.openCheckpointer(db); err != nil {
+		return errors.Join(fmt.Errorf("open database: %w", err), db.readers.close(), w.close())
+	}
+	db.commit = newCommitter(db, w, position)
 	go db.commit.run()
+	if db.checkpointer != nil {
+		go db.checkpointer.run()
+	}
 	return nil
 }
 
 // boot migrates the schema and reads what stands in meta.
-func (db *DB) boot(w *conn) error {
-	if err := migrate(w, db.dialect); err != nil {
-		return err
+func (db *DB) boot(w conn) (position int64, err error) {
+	files, err := fs.Sub(migrationFiles, "migrations")
+	if err != nil {
+		return 0, err
+	}
+	if err := migrate(w, db.dialect, files); err != nil {
+		return 0, err
 	}
 	meta, err := readMeta(w)
 	if err != nil {
-		return fmt.Errorf("read meta: %w", err)
+		return 0, fmt.Errorf("read meta: %w", err)
 	}
 	db.settled.Store(meta.position)
 	db.idKey = meta.idKey
-	return nil
+	return meta.position, nil
 }
 
-// Close waits for what is queued to be committed, and closes everything.
-func (db *DB) Close() error {
-	select {
-	case <-db.closed:
-		return nil
-	default:
-		close(db.closed)
-	}
-	err := db.commit.stop()
-	return errors.Join(err, db.closeReaders(), db.release())
+// Close waits for what is queued to be committed and for the readers, and closes everything. A second Close does nothing.
+func (db *DB) Close() (err error) {
+	db.closing.Do(func() {
+		db.commit.stop()
+		err = errors.Join(
+			db.checkpointer.stop(),
+			db.readers.close(),
+			db.commit.conn.close(), // the last one, so that it folds the write-ahead log back
+			db.lock.release(),
+		)
+		db.cancel()
+	})
+	return err
 }
 
-func (db *DB) closeReaders() error {
-	var errs []error
-	for range db.conns {
-		c := <-db.readers
-		errs = append(errs, c.close())
-	}
-	return errors.Join(errs...)
-}
-
-// Settled is the newest position whose writes are committed and announced. Readers never look beyond it.
-func (db *DB) Settled() Pos { return Pos(db.settled.Load()) }
-
-// Announced is Settled for somebody whom a Committed hook has woken: it waits until the hooks of that batch have run, so
-// that the answer covers the write of the hook. Not to be called from a hook.
-func (db *DB) Announced() Pos {
-	db.announcing.RLock()
-	defer db.announcing.RUnlock()
-	return db.Settled()
-}
-
-// IDHash is the index hash of an id, keyed with a secret of this database, since strangers choose ids. Not unique.
-func (db *DB) IDHash(s string) int64 {
-	h := sha256.New()
-	h.Write(db.idKey)
-	h.Write([]byte(s))
-	return int64(binary.LittleEndian.Uint64(h.Sum(nil)))
-}
-
-// Read runs f in one read-only snapshot. It never sees a write that is not committed. f must not call Read or Write.
+// Read runs f in one read-only snapshot. It never sees a write that is not committed. f must not call Read or Write: it
+// holds one of few connections, and waiting for another while everybody does the same would never end. When ctx ends, the
+// next statement fails.
 func (db *DB) Read(ctx context.Context, f func(*Tx) error) (err error) {
-	var c *conn
-	select {
-	case c = <-db.readers:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-db.closed:
-		return ErrClosed
+	c, err := db.readers.take(ctx)
+	if err != nil {
+		return err
 	}
-	defer func() { db.readers <- c }()
-	if err := c.begin(); err != nil {
+	defer db.readers.give(c)
+	tx := &Tx{db: db, conn: c, ctx: ctx, now: db.cfg.Now(), settled: db.Settled()} // Settled first, then the snapshot
+	if err := c.begin(false); err != nil {
 		return fmt.Errorf("begin read: %w", err)
 	}
 	defer func() {
@@ -185,7 +143,7 @@ func (db *DB) Read(ctx context.Context, f func(*Tx) error) (err error) {
 			err = fmt.Errorf("end read: %w", endErr)
 		}
 	}()
-	return f(&Tx{db: db, conn: c, now: db.cfg.Now()})
+	return f(tx)
 }
 
 // Write is one unit of work for the committer.
@@ -193,21 +151,32 @@ type Write struct {
 	// Rooms are the nids of the rooms that Do changes. One node needs no lock for them; on PostgreSQL with several nodes
 	// the batch locks their rows, sorted, before any closure runs.
 	Rooms []int64
-	// Do runs inside the transaction, maybe more than once never: it is called exactly once. It must not block.
+	// Do runs inside the transaction, at most once. It must not block, and not wait for another write.
 	Do func(*Tx) error
-	// Committed runs after the commit, in queue order and before Settled covers the write. It must be quick.
+	// Committed runs after the commit, in queue order and before Settled covers the write. It must be quick and not use
+	// the database.
 	Committed func()
+	// Failed runs instead of Committed when the write is not in the database (or, on PostgreSQL, the connection was lost
+	// in the commit and nobody knows), and before any closure that was queued later runs: whatever was built on this write
+	// can still be refused. The same rules as for Committed hold.
+	Failed func(error)
 }
 
 // Pending is a queued write.
 type Pending struct {
 	write Write
+	task  func(conn) error // instead of write: to run between two batches
 	done  chan struct{}
 	err   error
 }
 
 // Wait returns nil only after the commit, on disk, that holds the write. When ctx ends first the write still happens.
 func (p *Pending) Wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return p.err
+	default:
+	}
 	select {
 	case <-p.done:
 		return p.err
@@ -234,14 +203,24 @@ func (db *DB) Write(ctx context.Context, f func(*Tx) error) error {
 	return db.Enqueue(Write{Do: f}).Wait(ctx)
 }
 
-// Flush waits until everything queued so far is committed.
+// Flush waits until everything queued so far is committed or has failed.
 func (db *DB) Flush(ctx context.Context) error {
-	return db.Write(ctx, func(*Tx) error { return nil })
-}
-
-// Maintain gives free pages back to the file system and empties the write-ahead log, between commits.
-func (db *DB) Maintain(ctx context.Context) error {
-	p := &Pending{done: make(chan struct{})}
-	db.commit.enqueueMaintenance(p)
+	p := &Pending{task: func(conn) error { return nil }, done: make(chan struct{})}
+	db.commit.enqueue(p)
 	return p.Wait(ctx)
 }
+
+// between runs a task on the write connection between two batches and waits for it.
+func (db *DB) between(ctx context.Context, task func(conn) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p := &Pending{task: task, done: make(chan struct{})}
+	db.commit.enqueue(p)
+	<-p.done
+	return p.err
+}
+
+// Maintain gives free pages back to the file system and empties the write-ahead log, in small steps between commits, so
+// that deleted bytes are in no file any more. It waits for readers that still need the log.
+func (db *DB) Maintain(ctx context.Context) error { return db.dialect.maintain(ctx, db) }

@@ -3,49 +3,108 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/mattn/go-sqlite3"
 )
 
-// dialect is what the two databases do differently besides conn.
+// dialect is one of the two kinds of database, with the address of this one.
 type dialect interface {
 	name() string
 	// rowKey is the type of a 64-bit primary key, {pk} in migrations.
 	rowKey() string
-	lock(ctx context.Context, path string) (release func() error, err error)
-	openWriter(ctx context.Context, path string) (*conn, error)
-	openReader(ctx context.Context, path string) (*conn, error)
-	// checkpoint folds the write-ahead log back, without waiting for readers.
-	checkpoint(c *conn) error
-	// maintain gives free pages back and empties the log.
-	maintain(c *conn) error
+	// lock keeps other processes out of the whole database.
+	lock() (fileLock, error)
+	openWriter(ctx context.Context) (conn, error)
+	openReaders(n int) (readers, error)
+	// openCheckpointer is nil where the database looks after its own log.
+	openCheckpointer(db *DB) (*checkpointer, error)
+	// maintain gives space back, see DB.Maintain.
+	maintain(ctx context.Context, db *DB) error
 }
 
-// liteText turns $n into ?n: SQLite numbers $n by order of appearance, not by n.
-func liteText(query string) string {
-	var b strings.Builder
-	quoted := false
-	for i := range len(query) {
-		c := query[i]
-		if c == '\'' {
-			quoted = !quoted
-		}
-		if c == '$' && !quoted && i+1 < len(query) && query[i+1] >= '0' && query[i+1] <= '9' {
-			c = '?'
-		}
-		b.WriteByte(c)
+// conn is one connection, used by one goroutine at a time, that prepares each statement once.
+type conn interface {
+	// exec runs a statement and returns the number of rows it changed.
+	exec(query string, args ...any) (int64, error)
+	// query calls f for every row. f must not use the connection.
+	query(f func(Row) error, query string, args ...any) error
+	begin(write bool) error
+	commit() error
+	// rollback ends the transaction where there still is one.
+	rollback() error
+	// standing says that the transaction has not been ended by the database (full disk, I/O error, lost connection).
+	standing() bool
+	// broken says that the connection is of no more use.
+	broken() bool
+	close() error
+}
+
+// readers is a bounded pool of connections that cannot write.
+type readers interface {
+	take(ctx context.Context) (conn, error)
+	give(c conn)
+	// close waits until every connection was given back.
+	close() error
+}
+
+// errNested: a row callback used its transaction.
+var errNested = errors.New("storage: a query inside the rows of another")
+
+func savepoint(c conn) error { return run(c, `SAVEPOINT w`) }
+
+func releaseSavepoint(c conn) error { return run(c, `RELEASE SAVEPOINT w`) }
+
+func rollbackSavepoint(c conn) error {
+	if err := run(c, `ROLLBACK TO SAVEPOINT w`); err != nil {
+		return err
 	}
-	return b.String()
+	return releaseSavepoint(c)
 }
 
-// isFull says that the disk is the cause of an error.
+func run(c conn, query string) error {
+	_, err := c.exec(query)
+	return err
+}
+
+func parseDSN(dsn string) (dialect, error) {
+	if path, ok := strings.CutPrefix(dsn, "sqlite:"); ok && path != "" && path != ":memory:" {
+		return newSQLite(path), nil
+	}
+	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
+		return postgresDialect{dsn: dsn}, nil
+	}
+	return nil, fmt.Errorf("database %q is neither sqlite:PATH nor postgres://…", redactDSN(dsn))
+}
+
+// redactDSN leaves out what may be a password.
+func redactDSN(dsn string) string {
+	if scheme, rest, ok := strings.Cut(dsn, "://"); ok {
+		if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+			return scheme + "://…" + rest[at:]
+		}
+	}
+	return dsn
+}
+
+// ErrFull: there is no room on the disk, or it cannot be written. Nothing of the write was kept.
+var ErrFull = errors.New("storage: the disk is full or cannot be written")
+
+// full marks an error as ErrFull where the disk is the cause.
+func full(err error) error {
+	if err != nil && isFull(err) && !errors.Is(err, ErrFull) {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
+}
+
 func isFull(err error) bool {
 	var lite sqlite3.Error
 	if errors.As(err, &lite) {
 		return lite.Code == sqlite3.ErrFull || lite.Code == sqlite3.ErrIoErr || lite.Code == sqlite3.ErrReadonly
 	}
-	var pg *pgconn.PgError
+	var pg *pgconn.PgError // disk_full, and class 58: system errors outside PostgreSQL
 	return errors.As(err, &pg) && (pg.Code == "53100" || strings.HasPrefix(pg.Code, "58"))
 }

@@ -2,65 +2,219 @@ package storage
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/stdlib"
 )
 
-type postgresDialect struct{}
+type postgresDialect struct{ dsn string }
 
 func (postgresDialect) name() string   { return "postgres" }
 func (postgresDialect) rowKey() string { return "BIGINT PRIMARY KEY" }
 
-// processLock is the key of the advisory lock that keeps a second process out until nodes share a database.
+// lock: see takeLock.
+func (postgresDialect) lock() (fileLock, error) { return fileLock{}, nil }
+
+// pgTimeout bounds a statement; on a connection that has silently died the committer would wait for hours.
+const pgTimeout = 30 * time.Second
+
+func (d postgresDialect) openWriter(ctx context.Context) (conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, pgTimeout)
+	defer cancel()
+	db, err := sql.Open("pgx", d.dsn)
+	if err != nil {
+		return nil, err
+	}
+	sc, err := db.Conn(ctx)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	c := &pgConn{c: sc, db: db}
+	if err := errors.Join(c.checkSettings(), run(c, `SET synchronous_commit = on`), c.takeLock()); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return c, nil
+}
+
+func (c *pgConn) checkSettings() error {
+	var collation, encoding string
+	err := c.query(func(r Row) error { return r.Scan(&collation, &encoding) },
+		`SELECT datcollate, pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()`)
+	if err == nil && collation != "C" && collation != "POSIX" || encoding != "UTF8" {
+		err = errors.Join(err, fmt.Errorf("the database must be created with encoding UTF8 and collation C (it has %s and %s): "+
+			"other orders change with the operating system", encoding, collation))
+	}
+	return err
+}
+
+// processLock is one half of the advisory lock that keeps a second process out until nodes share a database; the other half
+// is the schema. The session that writes holds it: losing the lock and losing the right to write are one.
 const processLock = 0x656262 // "ebb"
 
-func (postgresDialect) lock(ctx context.Context, dsn string) (func() error, error) {
-	c, err := newPostgres(ctx, dsn)
-	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
-	}
-	got := false
-	err = c.query(func(r Row) error { return r.Scan(&got) }, `SELECT pg_try_advisory_lock($1)`, processLock)
+func (c *pgConn) takeLock() error {
+	var got bool
+	var schema string
+	err := c.query(func(r Row) error { return r.Scan(&got, &schema) },
+		`SELECT pg_try_advisory_lock($1::int, hashtext(current_schema())), current_schema()`, processLock)
 	if err == nil && !got {
-		err = ErrInUse
+		err = fmt.Errorf("%w: schema %s is locked", ErrInUse, schema)
 	}
-	if err != nil {
-		return nil, errors.Join(err, c.close())
-	}
-	return c.close, nil // closing the session gives the lock back
+	return err
 }
 
-func (postgresDialect) openWriter(ctx context.Context, dsn string) (*conn, error) {
-	c, err := newPostgres(ctx, dsn)
+// pgReaders leaves pooling, and opening again, to database/sql.
+type pgReaders struct{ db *sql.DB }
+
+func (d postgresDialect) openReaders(n int) (readers, error) {
+	db, err := sql.Open("pgx", d.dsn)
 	if err != nil {
 		return nil, err
 	}
-	var collation string
-	err = c.query(func(r Row) error { return r.Scan(&collation) }, `SELECT datcollate FROM pg_database WHERE datname = current_database()`)
-	if err == nil && collation != "C" && collation != "POSIX" {
-		err = fmt.Errorf("the database must be created with collation C, not %s: other orders change with the operating system", collation)
-	}
-	if err == nil {
-		_, err = c.exec(`SET synchronous_commit = on`)
-	}
-	if err != nil {
-		return nil, errors.Join(err, c.close())
-	}
-	return c, nil
+	db.SetMaxOpenConns(n)
+	db.SetMaxIdleConns(n)
+	return pgReaders{db}, nil
 }
 
-func (postgresDialect) openReader(ctx context.Context, dsn string) (*conn, error) {
-	c, err := newPostgres(ctx, dsn)
+func (p pgReaders) take(ctx context.Context) (conn, error) {
+	c, err := p.db.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.exec(`SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY`); err != nil {
-		return nil, errors.Join(err, c.close())
-	}
-	return c, nil
+	return &pgConn{c: c}, nil
 }
 
-func (postgresDialect) checkpoint(*conn) error { return nil } // PostgreSQL's own
+func (p pgReaders) give(c conn) { _ = c.close() } // a broken one is not put back
 
-// maintain: autovacuum reuses the space of deleted rows.
-func (postgresDialect) maintain(*conn) error { return nil }
+func (p pgReaders) close() error { return p.db.Close() }
+
+func (postgresDialect) openCheckpointer(*DB) (*checkpointer, error) { return nil, nil }
+
+// maintain removes deleted rows from the files.
+func (postgresDialect) maintain(ctx context.Context, db *DB) error {
+	c, err := db.readers.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.readers.give(c)
+	_, err = c.(*pgConn).c.ExecContext(ctx, `VACUUM`)
+	return full(err)
+}
+
+// pgConn goes through database/sql; pgx keeps its own cache of prepared statements by text.
+type pgConn struct {
+	c    *sql.Conn
+	db   *sql.DB // of the writer alone; nil in a pool
+	rows bool    // a row callback is running
+}
+
+func (c *pgConn) close() error {
+	err := c.c.Close()
+	if errors.Is(err, sql.ErrConnDone) {
+		err = nil
+	}
+	if c.db != nil {
+		err = errors.Join(err, c.db.Close())
+	}
+	return err
+}
+
+func (c *pgConn) exec(query string, args ...any) (int64, error) {
+	values, err := c.prepare(args)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), pgTimeout)
+	defer cancel()
+	res, err := c.c.ExecContext(ctx, query, values...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+func (c *pgConn) query(f func(Row) error, query string, args ...any) (err error) {
+	values, err := c.prepare(args)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), pgTimeout)
+	defer cancel()
+	rows, err := c.c.QueryContext(ctx, query, values...)
+	if err != nil {
+		return err
+	}
+	c.rows = true
+	defer func() {
+		c.rows = false
+		err = errors.Join(err, rows.Close())
+	}()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (c *pgConn) prepare(args []any) ([]any, error) {
+	if c.rows {
+		return nil, errNested
+	}
+	values := make([]any, len(args))
+	for i, a := range args {
+		v, err := value(a)
+		if err != nil {
+			return nil, fmt.Errorf("$%d: %w", i+1, err)
+		}
+		if b, ok := v.([]byte); ok && b != nil {
+			v = string(b)
+		}
+		values[i] = v
+	}
+	return values, nil
+}
+
+func (c *pgConn) begin(write bool) error {
+	if write {
+		return run(c, `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE`)
+	}
+	return run(c, `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
+}
+
+// commit looks at the outcome: COMMIT of a failed transaction is a rollback without an error.
+func (c *pgConn) commit() error {
+	if c.status() != 'T' {
+		return errors.New("the transaction does not stand any more")
+	}
+	return run(c, `COMMIT`)
+}
+
+func (c *pgConn) rollback() error {
+	if !c.standing() {
+		return nil
+	}
+	return run(c, `ROLLBACK`)
+}
+
+// standing: in a failed transaction ('E') the savepoint brings it back.
+func (c *pgConn) standing() bool { s := c.status(); return s == 'T' || s == 'E' }
+
+func (c *pgConn) broken() bool { return c.status() == 0 }
+
+// status is I (idle), T (in a transaction), E (in a failed one), or 0 without connection.
+func (c *pgConn) status() (s byte) {
+	err := c.c.Raw(func(driverConn any) error {
+		pg := driverConn.(*stdlib.Conn).Conn().PgConn()
+		if !pg.IsClosed() {
+			s = pg.TxStatus()
+		}
+		return nil
+	})
+	if err != nil {
+		return 0
+	}
+	return s
+}

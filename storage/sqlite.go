@@ -7,97 +7,160 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"syscall"
+	"sync"
 
 	"github.com/mattn/go-sqlite3"
 )
 
-type sqliteDialect struct{}
+type sqliteDialect struct{ path string }
+
+func newSQLite(path string) sqliteDialect { return sqliteDialect{path: filepath.Clean(path)} }
 
 func (sqliteDialect) name() string   { return "sqlite" }
 func (sqliteDialect) rowKey() string { return "INTEGER PRIMARY KEY" }
 
-// lock keeps a second process out: two committers on one file would break positions and caches.
-func (sqliteDialect) lock(_ context.Context, path string) (func() error, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("create the folder of the database: %w", err)
+func (d sqliteDialect) lock() (fileLock, error) {
+	if err := os.MkdirAll(filepath.Dir(d.path), 0o700); err != nil {
+		return fileLock{}, full(fmt.Errorf("create the folder of the database: %w", err))
 	}
-	f, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the lock file of the database: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %s is locked", ErrInUse, f.Name()), f.Close())
-	}
-	return f.Close, nil
+	return lockFile(d.path + ".lock")
 }
-
-// ErrInUse: another process has the database open.
-var ErrInUse = errors.New("another process uses this database")
 
 // writerPragmas come before the first table, where order matters.
 var writerPragmas = []string{
-	`PRAGMA page_size = 4096`,
-	`PRAGMA auto_vacuum = INCREMENTAL`,
-	`PRAGMA journal_mode = WAL`,
-	`PRAGMA synchronous = FULL`,
-	`PRAGMA secure_delete = ON`,
-	`PRAGMA temp_store = MEMORY`,
-	`PRAGMA cache_size = -32768`,
-	`PRAGMA wal_autocheckpoint = 0`,
-	`PRAGMA journal_size_limit = 16777216`,
-	`PRAGMA foreign_keys = OFF`,
+	`page_size = 4096`,
+	`auto_vacuum = INCREMENTAL`,
+	`journal_mode = WAL`,
+	`synchronous = FULL`, // the driver sets NORMAL, which loses acknowledged commits when power fails
+	`secure_delete = ON`,
+	`temp_store = MEMORY`,    // deleted messages must not live on in temporary files
+	`cache_size = -16384`,    // KiB
+	`wal_autocheckpoint = 0`, // the checkpointer does it, beside the commits
+	`journal_size_limit = 16777216`,
 }
 
 // asserted settings: on any other value Ebb does not start, since acknowledged would not mean stored, or deleted gone.
-var asserted = map[string]int64{`PRAGMA synchronous`: 2, `PRAGMA auto_vacuum`: 2, `PRAGMA secure_delete`: 1}
+var asserted = []struct{ pragma, want string }{
+	{`journal_mode`, "wal"},
+	{`synchronous`, "2"},
+	{`auto_vacuum`, "2"},
+	{`secure_delete`, "1"},
+	{`temp_store`, "2"},
+}
 
-func (sqliteDialect) openWriter(_ context.Context, path string) (*conn, error) {
-	c, err := openLite(path, "rwc", writerPragmas)
+func (d sqliteDialect) openWriter(context.Context) (conn, error) {
+	c, err := openLite(d.path, "rwc", writerPragmas)
 	if err != nil {
-		return nil, err
+		return nil, full(err)
 	}
-	for pragma, want := range asserted {
-		var got int64
-		err := c.query(func(r Row) error { return r.Scan(&got) }, pragma)
-		if err != nil || got != want {
-			return nil, errors.Join(fmt.Errorf("%s is %d, not %d", pragma, got, want), err, c.close())
+	for _, a := range asserted {
+		var got string
+		if err := c.pragma(a.pragma, &setting{&got}); err != nil || got != a.want {
+			return nil, errors.Join(fmt.Errorf("%s of %s is %s, it must be %s", a.pragma, d.path, got, a.want), err, c.close())
 		}
 	}
 	return c, nil
 }
 
-func (sqliteDialect) openReader(_ context.Context, path string) (*conn, error) {
-	return openLite(path, "ro", []string{`PRAGMA query_only = ON`, `PRAGMA temp_store = MEMORY`, `PRAGMA cache_size = -4096`})
-}
+// setting scans numbers and words alike.
+type setting struct{ text *string }
 
-func openLite(path, mode string, pragmas []string) (*conn, error) {
+func (s *setting) Scan(src any) error { *s.text = fmt.Sprint(src); return nil }
+
+// openLite opens a connection. Each is used by one goroutine at a time, so it needs no mutex of SQLite's.
+func openLite(path, mode string, pragmas []string) (*liteConn, error) {
 	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: "mode=" + mode + "&_busy_timeout=10000&_mutex=no"}).String()
 	raw, err := (&sqlite3.SQLiteDriver{}).Open(dsn)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	c, err := newLite(raw)
-	if err != nil {
-		return nil, err
-	}
+	c := &liteConn{c: raw.(*sqlite3.SQLiteConn), stmts: map[string]*statement{}}
 	for _, p := range pragmas {
-		if err := c.query(func(Row) error { return nil }, p); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: %w", p, err), c.close())
+		if err := c.pragma(p); err != nil {
+			return nil, errors.Join(err, c.close())
 		}
 	}
 	return c, nil
 }
 
-func (sqliteDialect) checkpoint(c *conn) error {
-	return c.query(func(Row) error { return nil }, `PRAGMA wal_checkpoint(PASSIVE)`)
+// liteReaders opens connections when they are needed and prefers the one used last, whose cache is warm.
+type liteReaders struct {
+	open   func() (*liteConn, error)
+	tokens chan struct{} // one for each connection that may be in use
+	closed chan struct{}
+
+	mu   sync.Mutex // guards idle; a leaf
+	idle []conn
 }
 
-func (sqliteDialect) maintain(c *conn) error {
-	for _, p := range []string{`PRAGMA incremental_vacuum`, `PRAGMA wal_checkpoint(TRUNCATE)`} {
-		if err := c.query(func(Row) error { return nil }, p); err != nil {
-			return full(err)
-		}
+var readerPragmas = []string{`query_only = ON`, `temp_store = MEMORY`, `cache_size = -4096`}
+
+func (d sqliteDialect) openReaders(n int) (readers, error) {
+	p := &liteReaders{
+		open:   func() (*liteConn, error) { return openLite(d.path, "ro", readerPragmas) },
+		tokens: make(chan struct{}, n), closed: make(chan struct{}),
 	}
-	return nil
+	for range n {
+		p.tokens <- struct{}{}
+	}
+	return p, nil
+}
+
+func (p *liteReaders) take(ctx context.Context) (conn, error) {
+	select {
+	case <-p.closed:
+		return nil, ErrClosed
+	default:
+	}
+	select {
+	case <-p.tokens:
+	case <-p.closed:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if c := p.pop(); c != nil {
+		return c, nil
+	}
+	c, err := p.open()
+	if err != nil {
+		p.tokens <- struct{}{}
+		return nil, err
+	}
+	return c, nil
+}
+
+func (p *liteReaders) pop() conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.idle) - 1
+	if n < 0 {
+		return nil
+	}
+	c := p.idle[n]
+	p.idle = p.idle[:n]
+	return c
+}
+
+func (p *liteReaders) give(c conn) {
+	if c.broken() {
+		_ = c.close() // it has said what is wrong to the one who used it
+	} else {
+		p.mu.Lock()
+		p.idle = append(p.idle, c)
+		p.mu.Unlock()
+	}
+	p.tokens <- struct{}{}
+}
+
+func (p *liteReaders) close() error {
+	close(p.closed)
+	for range cap(p.tokens) {
+		<-p.tokens
+	}
+	var errs []error
+	for _, c := range p.idle {
+		errs = append(errs, c.close())
+	}
+	return errors.Join(errs...)
 }

@@ -1,0 +1,50 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// ErrInUse: another process has the database open.
+var ErrInUse = errors.New("another process uses this database")
+
+// fileLock keeps a second process out of an SQLite database: two committers on one file would break positions and caches.
+// The kernel gives the lock back when the process ends, however it ends; the file stays, since removing it would let two
+// processes hold locks on different files of one name.
+type fileLock struct{ f *os.File }
+
+func lockFile(path string) (fileLock, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fileLock{}, full(fmt.Errorf("open the lock file of the database: %w", err))
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		err = fmt.Errorf("%w: %s is locked%s", ErrInUse, path, owner(f))
+		return fileLock{}, errors.Join(err, f.Close())
+	}
+	// The number is a hint for people; a full disk must not keep Ebb from starting.
+	_ = f.Truncate(0)
+	_, _ = f.WriteAt(strconv.AppendInt(nil, int64(os.Getpid()), 10), 0)
+	return fileLock{f}, nil
+}
+
+// owner names the process that wrote its number into a lock file.
+func owner(f *os.File) string {
+	b, err := io.ReadAll(io.LimitReader(f, 20))
+	if _, convErr := strconv.Atoi(strings.TrimSpace(string(b))); err != nil || convErr != nil {
+		return ""
+	}
+	return " by process " + strings.TrimSpace(string(b))
+}
+
+func (l fileLock) release() error {
+	if l.f == nil {
+		return nil
+	}
+	return l.f.Close()
+}

@@ -1,0 +1,7 @@
+-- What the database says of itself; runs at every start. Names: "position" (high-water mark of the stream positions),
+-- "id_key" (secret: key of DB.IDHash, hex), "migration NNNN_name.sql" (one row per file that was applied).
+CREATE TABLE IF NOT EXISTS meta (
+    name   TEXT   NOT NULL PRIMARY KEY,
+    value  BIGINT NOT NULL,
+    secret TEXT   NOT NULL DEFAULT ''
+);

@@ -1,0 +1,215 @@
+package storage
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unsafe"
+
+	"github.com/mattn/go-sqlite3"
+)
+
+// liteConn speaks to the driver itself: database/sql would add several microseconds of locks, allocations and contexts to
+// each statement.
+type liteConn struct {
+	c     *sqlite3.SQLiteConn
+	stmts map[string]*statement // by the query as written
+	rows  bool                  // a row callback is running
+	spoil bool                  // a rollback failed
+}
+
+// statement is a prepared statement with room for its arguments and columns.
+type statement struct {
+	stmt *sqlite3.SQLiteStmt
+	args []driver.NamedValue
+	cols []driver.Value
+}
+
+// maxStatements bounds the statement cache; lists padded to powers of two keep the number of texts small.
+const maxStatements = 1000
+
+func (c *liteConn) close() error {
+	var errs []error
+	for _, s := range c.stmts {
+		errs = append(errs, s.stmt.Close())
+	}
+	return errors.Join(append(errs, c.c.Close())...)
+}
+
+// prepared finds the statement of a query, or prepares it.
+func (c *liteConn) prepared(query string, args []any) (*statement, error) {
+	s := c.stmts[query]
+	if s == nil {
+		if len(c.stmts) >= maxStatements {
+			if err := c.dropOne(); err != nil {
+				return nil, err
+			}
+		}
+		st, err := c.c.Prepare(liteText(query))
+		if err != nil {
+			return nil, err
+		}
+		s = &statement{stmt: st.(*sqlite3.SQLiteStmt)}
+		c.stmts[query] = s
+	}
+	if n := s.stmt.NumInput(); n != len(args) {
+		return nil, fmt.Errorf("%d arguments for %d placeholders", len(args), n)
+	}
+	return s, s.bind(args)
+}
+
+func (c *liteConn) dropOne() error {
+	for q, s := range c.stmts {
+		delete(c.stmts, q)
+		return s.stmt.Close()
+	}
+	return nil
+}
+
+func (s *statement) bind(args []any) error {
+	s.args = s.args[:0]
+	for i, a := range args {
+		v, err := value(a)
+		if err != nil {
+			return fmt.Errorf("$%d: %w", i+1, err)
+		}
+		if b, ok := v.([]byte); ok && b != nil {
+			v = unsafe.String(unsafe.SliceData(b), len(b)) // text, as in PostgreSQL; the driver copies it before it returns
+		}
+		s.args = append(s.args, driver.NamedValue{Ordinal: i + 1, Value: v})
+	}
+	return nil
+}
+
+func (c *liteConn) exec(query string, args ...any) (int64, error) {
+	if c.rows {
+		return 0, errNested
+	}
+	s, err := c.prepared(query, args)
+	if err != nil {
+		return 0, err
+	}
+	res, err := s.stmt.ExecContext(context.Background(), s.args) // a context that can end would cost a goroutine
+	clear(s.args)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+func (c *liteConn) query(f func(Row) error, query string, args ...any) (err error) {
+	if c.rows {
+		return errNested
+	}
+	s, err := c.prepared(query, args)
+	if err != nil {
+		return err
+	}
+	rows, err := s.stmt.QueryContext(context.Background(), s.args)
+	clear(s.args)
+	if err != nil {
+		return err
+	}
+	if s.cols == nil {
+		s.cols = make([]driver.Value, len(rows.Columns()))
+	}
+	c.rows = true
+	defer func() {
+		c.rows = false
+		clear(s.cols)
+		err = errors.Join(err, rows.Close())
+	}()
+	return eachLite(rows, s.cols, f)
+}
+
+func eachLite(rows driver.Rows, cols []driver.Value, f func(Row) error) error {
+	for {
+		err := rows.Next(cols)
+		if err == io.EOF { //nolint:errorlint // the driver's own, never wrapped
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := f(liteRow(cols)); err != nil {
+			return err
+		}
+	}
+}
+
+// liteRow is one row as the driver gives it.
+type liteRow []driver.Value
+
+func (r liteRow) Scan(dest ...any) error {
+	if len(dest) != len(r) {
+		return fmt.Errorf("scan: %d destinations for %d columns", len(dest), len(r))
+	}
+	for i, d := range dest {
+		if err := assign(d, r[i]); err != nil {
+			return fmt.Errorf("column %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// pragma runs a PRAGMA and scans its first row, if it has one, into dest. It is never prepared ahead: some take effect when
+// they are prepared, and only then.
+func (c *liteConn) pragma(text string, dest ...any) error {
+	rows, err := c.c.QueryContext(context.Background(), "PRAGMA "+text, nil)
+	if err != nil {
+		return fmt.Errorf("PRAGMA %s: %w", text, err)
+	}
+	first := true
+	err = eachLite(rows, make([]driver.Value, len(rows.Columns())), func(r Row) error {
+		if !first || len(dest) == 0 {
+			return nil
+		}
+		first = false
+		return r.Scan(dest...)
+	})
+	if err = errors.Join(err, rows.Close()); err != nil {
+		return fmt.Errorf("PRAGMA %s: %w", text, err)
+	}
+	return nil
+}
+
+func (c *liteConn) begin(write bool) error {
+	if write {
+		return run(c, `BEGIN IMMEDIATE`)
+	}
+	return run(c, `BEGIN`)
+}
+
+func (c *liteConn) commit() error { return run(c, `COMMIT`) }
+
+func (c *liteConn) rollback() error {
+	if !c.standing() {
+		return nil
+	}
+	err := run(c, `ROLLBACK`)
+	c.spoil = err != nil
+	return err
+}
+
+func (c *liteConn) standing() bool { return !c.c.AutoCommit() }
+
+func (c *liteConn) broken() bool { return c.spoil }
+
+// liteText is a query for SQLite: $n becomes ?n, because SQLite numbers $n by order of appearance, and greatest() and
+// least() have other names. Text between quotes stays as it is.
+func liteText(query string) string {
+	var b strings.Builder
+	for i, part := range strings.Split(query, "'") {
+		if i%2 == 1 {
+			b.WriteString("'" + part + "'")
+			continue
+		}
+		b.WriteString(liteNames.Replace(part))
+	}
+	return b.String()
+}
+
+var liteNames = strings.NewReplacer("$", "?", "greatest(", "max(", "least(", "min(")

@@ -1,0 +1,155 @@
+package storage
+
+import (
+	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"reflect"
+)
+
+// value turns an argument into what both drivers store alike: int64, float64, string, []byte (as text) or nil.
+func value(a any) (driver.Value, error) {
+	switch v := a.(type) {
+	case nil, int64, string, []byte, float64:
+		return v, nil
+	case Pos:
+		return int64(v), nil
+	case int:
+		return int64(v), nil
+	case bool:
+		if v {
+			return int64(1), nil
+		}
+		return int64(0), nil
+	case driver.Valuer:
+		inner, err := v.Value()
+		if _, ok := inner.(driver.Valuer); ok || err != nil {
+			return nil, fmt.Errorf("no way to store a %T: %w", a, err)
+		}
+		return value(inner)
+	}
+	return valueKind(a)
+}
+
+// valueKind serves named types and pointers for nullable columns.
+func valueKind(a any) (driver.Value, error) {
+	r := reflect.ValueOf(a)
+	switch {
+	case r.Kind() == reflect.Pointer && r.IsNil():
+		return nil, nil
+	case r.Kind() == reflect.Pointer:
+		return value(r.Elem().Interface())
+	case r.CanInt():
+		return r.Int(), nil
+	case r.Kind() == reflect.Bool:
+		return value(r.Bool())
+	case r.Kind() == reflect.String:
+		return r.String(), nil
+	case r.Kind() == reflect.Slice && r.Type().Elem().Kind() == reflect.Uint8:
+		return r.Bytes(), nil
+	}
+	return nil, fmt.Errorf("no way to store a %T", a)
+}
+
+// assign copies one column of SQLite's driver (int64, float64, string, []byte, bool, nil) to a destination, as
+// database/sql does for PostgreSQL.
+func assign(dest, src any) error {
+	switch d := dest.(type) {
+	case *int64:
+		if v, ok := src.(int64); ok {
+			*d = v
+			return nil
+		}
+	case *Pos:
+		if v, ok := src.(int64); ok {
+			*d = Pos(v)
+			return nil
+		}
+	case *string:
+		switch v := src.(type) {
+		case string:
+			*d = v
+			return nil
+		case []byte:
+			*d = string(v)
+			return nil
+		}
+	case *[]byte:
+		switch v := src.(type) {
+		case string:
+			*d = []byte(v)
+			return nil
+		case []byte:
+			*d = v // the driver made it for this row
+			return nil
+		case nil:
+			*d = nil
+			return nil
+		}
+	case *bool:
+		if v, ok := src.(int64); ok {
+			*d = v != 0
+			return nil
+		}
+	case sql.Scanner:
+		return d.Scan(src)
+	}
+	return assignKind(dest, src)
+}
+
+// assignKind serves named types and pointers for nullable columns.
+func assignKind(dest, src any) error {
+	v := reflect.ValueOf(dest)
+	if v.Kind() != reflect.Pointer || v.IsNil() {
+		return fmt.Errorf("scan: destination %T is not a pointer", dest)
+	}
+	v = v.Elem()
+	if v.Kind() == reflect.Pointer {
+		if src == nil {
+			v.SetZero()
+			return nil
+		}
+		v.Set(reflect.New(v.Type().Elem()))
+		return assign(v.Interface(), src)
+	}
+	bytes := v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8
+	switch s := src.(type) {
+	case int64:
+		switch {
+		case v.CanInt() && !v.OverflowInt(s):
+			v.SetInt(s)
+			return nil
+		case v.CanUint() && s >= 0 && !v.OverflowUint(uint64(s)):
+			v.SetUint(uint64(s))
+			return nil
+		case v.CanFloat():
+			v.SetFloat(float64(s))
+			return nil
+		}
+	case string:
+		switch {
+		case v.Kind() == reflect.String:
+			v.SetString(s)
+			return nil
+		case bytes:
+			v.SetBytes([]byte(s))
+			return nil
+		}
+	case []byte:
+		if bytes {
+			v.SetBytes(s)
+			return nil
+		}
+	case float64:
+		if v.CanFloat() {
+			v.SetFloat(s)
+			return nil
+		}
+	case nil:
+		if bytes {
+			v.SetZero()
+			return nil
+		}
+	}
+	return fmt.Errorf("scan: no way from %T to %T", src, dest)
+}
