@@ -1,0 +1,93 @@
+package storage
+
+// PurgeCandidate is an event as the purge sees it.
+type PurgeCandidate struct {
+	Position Pos
+	Order    int64
+	EventID  string
+	IsState  bool
+	SentAt   int64 // ms; the earlier of origin_server_ts and arrival
+	Flags    EventFlags
+}
+
+const purgeCandidatesQuery = `SELECT position, ord, event_id, state_key IS NOT NULL, CASE WHEN origin_ts < received_ts THEN origin_ts ELSE received_ts END, flags
+FROM events WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT $3`
+
+// PurgeCandidates walks a room's timeline from after an order. It rides events_by_order.
+func (tx *Tx) PurgeCandidates(room, after int64, limit int) ([]PurgeCandidate, error) {
+	return collect(tx, func(r Row) (c PurgeCandidate, err error) {
+		var flags int64
+		err = r.Scan(&c.Position, &c.Order, &c.EventID, &c.IsState, &c.SentAt, &flags)
+		c.Flags = EventFlags(flags)
+		return c, err
+	}, purgeCandidatesQuery, room, after, limit)
+}
+
+const orphanRepliesQuery = `UPDATE events SET thread_root = 0 WHERE position IN (
+    SELECT position FROM relations WHERE parent_hash = $1 AND parent_id = $2 AND rel_type = 'm.thread')`
+
+// PurgeEvent deletes a message event with all that points at it: relations, its thread, push rows.
+func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
+	if err := tx.unlinkEvent(p, eventID); err != nil {
+		return err
+	}
+	_, err := tx.exec(`DELETE FROM events WHERE position = $1`, int64(p))
+	return err
+}
+
+// unlinkEvent removes what points at an event that goes.
+func (tx *Tx) unlinkEvent(p Pos, eventID string) error {
+	if _, err := tx.exec(orphanRepliesQuery, tx.IDHash(eventID), eventID); err != nil {
+		return err
+	}
+	for _, q := range []string{
+		`DELETE FROM relations WHERE position = $1`,
+		`DELETE FROM threads WHERE root = $1`,
+		`DELETE FROM event_push WHERE position = $1`,
+	} {
+		if _, err := tx.exec(q, int64(p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const skeletonQuery = `UPDATE events SET json = $2, flags = $3, push = 0, thread_root = 0, device_nid = 0, txn_id = NULL WHERE position = $1`
+
+// SkeletonizeEvent leaves of an event that the graph still needs only its redacted form, which no client sees.
+func (tx *Tx) SkeletonizeEvent(p Pos, eventID string, flags EventFlags, redacted []byte) error {
+	if err := tx.unlinkEvent(p, eventID); err != nil {
+		return err
+	}
+	_, err := tx.exec(skeletonQuery, int64(p), string(redacted), int64(flags|SkeletonEvent))
+	return err
+}
+
+// SetPurgedBefore raises the time (ms) before which a room's message events are gone for good.
+func (tx *Tx) SetPurgedBefore(room, ts int64) error {
+	_, err := tx.exec(`UPDATE rooms SET purged_before = $2 WHERE nid = $1 AND purged_before < $2`, room, ts)
+	return err
+}
+
+const setOverrideQuery = `UPDATE rooms SET overridden = $2, override_min = $3, override_max = $4 WHERE nid = $1`
+
+// SetRetentionOverride sets the administrator's policy for a room, in ms; overridden 0 takes it away.
+func (tx *Tx) SetRetentionOverride(room int64, overridden bool, minMillis, maxMillis *int64) error {
+	n := 0
+	if overridden {
+		n = 1
+	}
+	_, err := tx.exec(setOverrideQuery, room, n, minMillis, maxMillis)
+	return err
+}
+
+const roomsWithPolicyQuery = `SELECT nid FROM rooms WHERE overridden = 1
+UNION SELECT room_nid FROM current_state WHERE type IN ('m.room.retention', 'org.matrix.msc1763.retention') AND state_key = ''`
+
+// RoomsWithPolicy lists the rooms that have a retention policy of their own.
+func (tx *Tx) RoomsWithPolicy() ([]int64, error) { return collect(tx, scanInt64, roomsWithPolicyQuery) }
+
+// AllRooms lists every room.
+func (tx *Tx) AllRooms() ([]int64, error) {
+	return collect(tx, scanInt64, `SELECT nid FROM rooms ORDER BY nid`)
+}
