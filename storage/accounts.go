@@ -1,0 +1,173 @@
+package storage
+
+// AccountRow is an account of this server.
+type AccountRow struct {
+	NID           int64 // the user's
+	Localpart     string
+	Password      string // argon2id in PHC form; "" where nobody can sign in by password
+	CreatedTS     int64  // ms
+	Admin         bool
+	DeactivatedTS int64 // ms; 0: active
+}
+
+const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts`
+
+func scanAccount(r Row) (a AccountRow, err error) {
+	err = r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS)
+	return a, err
+}
+
+const accountByLocalpartQuery = `SELECT ` + accountColumns + ` FROM accounts WHERE localpart = $1`
+
+// AccountByLocalpart finds an account, deactivated ones too.
+func (tx *Tx) AccountByLocalpart(localpart string) (AccountRow, bool, error) {
+	return one(tx, scanAccount, accountByLocalpartQuery, localpart)
+}
+
+// Account finds the account of a user.
+func (tx *Tx) Account(user int64) (AccountRow, bool, error) {
+	return one(tx, scanAccount, `SELECT `+accountColumns+` FROM accounts WHERE nid = $1`, user)
+}
+
+const listAccountsQuery = `SELECT ` + accountColumns + ` FROM accounts WHERE localpart > $1 ORDER BY localpart LIMIT $2`
+
+// ListAccounts lists accounts by localpart, at most limit of those after a localpart.
+func (tx *Tx) ListAccounts(after string, limit int) ([]AccountRow, error) {
+	return collect(tx, scanAccount, listAccountsQuery, after, limit)
+}
+
+const addAccountQuery = `INSERT INTO accounts (nid, localpart, password, created_ts, admin, search) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (localpart) DO NOTHING`
+
+// AddAccount stores a new account; false where the localpart is taken.
+func (tx *Tx) AddAccount(a AccountRow, search string) (bool, error) {
+	n, err := tx.exec(addAccountQuery, a.NID, a.Localpart, a.Password, a.CreatedTS, a.Admin, search)
+	return n == 1, err
+}
+
+// SetPassword replaces the password hash of an account that is active.
+func (tx *Tx) SetPassword(user int64, hash string) error {
+	_, err := tx.exec(`UPDATE accounts SET password = $2 WHERE nid = $1 AND deactivated_ts = 0`, user, hash)
+	return err
+}
+
+// SetAdmin makes an account that of an administrator, or not.
+func (tx *Tx) SetAdmin(user int64, admin bool) error {
+	_, err := tx.exec(`UPDATE accounts SET admin = $2 WHERE nid = $1`, user, admin)
+	return err
+}
+
+const deactivateQuery = `UPDATE accounts SET password = '', admin = 0, search = '', deactivated_ts = $2, leaving = 1 WHERE nid = $1 AND deactivated_ts = 0`
+
+// Deactivate closes an account for good; false where it was closed already.
+func (tx *Tx) Deactivate(user int64) (bool, error) {
+	n, err := tx.exec(deactivateQuery, user, tx.now.UnixMilli())
+	return n == 1, err
+}
+
+// LeavingAccounts lists deactivated users who are not yet out of every room.
+func (tx *Tx) LeavingAccounts() ([]int64, error) {
+	return collect(tx, scanInt64, `SELECT nid FROM accounts WHERE leaving = 1 ORDER BY nid`)
+}
+
+// HasLeft records that a deactivated user is out of every room.
+func (tx *Tx) HasLeft(user int64) error {
+	_, err := tx.exec(`UPDATE accounts SET leaving = 0 WHERE nid = $1`, user)
+	return err
+}
+
+const addErasedQuery = `INSERT INTO erased_users (user_nid, position) VALUES ($1, $2) ON CONFLICT (user_nid) DO NOTHING`
+
+// erasable is what belongs to a user and is no event.
+var erasable = []string{
+	`DELETE FROM profile_fields WHERE user_nid = $1`,
+	`DELETE FROM account_data WHERE user_nid = $1`,
+	`DELETE FROM filters WHERE user_nid = $1`,
+	`DELETE FROM push_rules WHERE user_nid = $1`,
+	`DELETE FROM receipts WHERE user_nid = $1 AND type = 'm.read.private'`,
+	`DELETE FROM backup_keys WHERE user_nid = $1`,
+	`DELETE FROM backup_versions WHERE user_nid = $1`,
+	`DELETE FROM cross_signing_keys WHERE user_nid = $1`,
+	`DELETE FROM key_signatures WHERE target_nid = $1 OR signer_nid = $1`,
+}
+
+// Erase removes what a user left besides events, and marks the events to be given as redacted copies to whoever joins
+// later than the position that it returns.
+func (tx *Tx) Erase(user int64) (Pos, error) {
+	for _, q := range erasable {
+		if _, err := tx.exec(q, user); err != nil {
+			return 0, err
+		}
+	}
+	pos := tx.NextPos()
+	_, err := tx.exec(addErasedQuery, user, int64(pos))
+	return pos, err
+}
+
+// ErasedUser is a user whose events are given as redacted copies to whoever joins after a position.
+type ErasedUser struct {
+	User int64
+	At   Pos
+}
+
+// ErasedUsers lists the users who were erased.
+func (tx *Tx) ErasedUsers() ([]ErasedUser, error) {
+	return collect(tx, func(r Row) (e ErasedUser, err error) {
+		err = r.Scan(&e.User, &e.At)
+		return e, err
+	}, `SELECT user_nid, position FROM erased_users ORDER BY user_nid`)
+}
+
+// RegistrationToken lets people make accounts.
+type RegistrationToken struct {
+	Token     string
+	Uses      *int64 // accounts that may be made with it; nil: any number
+	Completed int64  // accounts made with it
+	ExpiresTS int64  // ms; 0: never
+	CreatedTS int64  // ms
+}
+
+const registrationTokenColumns = `token, uses_allowed, completed, expires_ts, created_ts`
+
+func scanRegistrationToken(r Row) (t RegistrationToken, err error) {
+	err = r.Scan(&t.Token, &t.Uses, &t.Completed, &t.ExpiresTS, &t.CreatedTS)
+	return t, err
+}
+
+// RegistrationToken finds a registration token.
+func (tx *Tx) RegistrationToken(token string) (RegistrationToken, bool, error) {
+	return one(tx, scanRegistrationToken, `SELECT `+registrationTokenColumns+` FROM registration_tokens WHERE token = $1`, token)
+}
+
+// RegistrationTokens lists the registration tokens, oldest first.
+func (tx *Tx) RegistrationTokens() ([]RegistrationToken, error) {
+	return collect(tx, scanRegistrationToken, `SELECT `+registrationTokenColumns+` FROM registration_tokens ORDER BY created_ts, token`)
+}
+
+const addRegistrationTokenQuery = `INSERT INTO registration_tokens (token, uses_allowed, expires_ts, created_ts) VALUES ($1, $2, $3, $4)
+ON CONFLICT (token) DO NOTHING`
+
+// AddRegistrationToken stores a token; false where there is one of that name.
+func (tx *Tx) AddRegistrationToken(t RegistrationToken) (bool, error) {
+	var uses any
+	if t.Uses != nil {
+		uses = *t.Uses
+	}
+	n, err := tx.exec(addRegistrationTokenQuery, t.Token, uses, t.ExpiresTS, t.CreatedTS)
+	return n == 1, err
+}
+
+const useRegistrationTokenQuery = `UPDATE registration_tokens SET completed = completed + 1
+WHERE token = $1 AND (uses_allowed IS NULL OR completed < uses_allowed) AND (expires_ts = 0 OR expires_ts > $2)`
+
+// UseRegistrationToken counts one more account; false where the token is unknown, used up or expired.
+func (tx *Tx) UseRegistrationToken(token string) (bool, error) {
+	n, err := tx.exec(useRegistrationTokenQuery, token, tx.now.UnixMilli())
+	return n == 1, err
+}
+
+// DeleteRegistrationToken revokes a token; false where there is none.
+func (tx *Tx) DeleteRegistrationToken(token string) (bool, error) {
+	n, err := tx.exec(`DELETE FROM registration_tokens WHERE token = $1`, token)
+	return n == 1, err
+}

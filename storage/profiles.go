@@ -1,0 +1,69 @@
+package storage
+
+import "strings"
+
+// ProfileField is one field of a user's profile.
+type ProfileField struct {
+	Name  string
+	Value string // JSON
+}
+
+// Profile lists the fields of a user's profile by name. It rides the primary key.
+func (tx *Tx) Profile(user int64) ([]ProfileField, error) {
+	return collect(tx, func(r Row) (f ProfileField, err error) {
+		err = r.Scan(&f.Name, &f.Value)
+		return f, err
+	}, `SELECT name, value FROM profile_fields WHERE user_nid = $1 ORDER BY name`, user)
+}
+
+const setProfileFieldQuery = `INSERT INTO profile_fields (user_nid, name, value) VALUES ($1, $2, $3)
+ON CONFLICT (user_nid, name) DO UPDATE SET value = excluded.value`
+
+// SetProfileField sets one field.
+func (tx *Tx) SetProfileField(user int64, f ProfileField) error {
+	_, err := tx.exec(setProfileFieldQuery, user, f.Name, f.Value)
+	return err
+}
+
+// DeleteProfileField removes one field.
+func (tx *Tx) DeleteProfileField(user int64, name string) error {
+	_, err := tx.exec(`DELETE FROM profile_fields WHERE user_nid = $1 AND name = $2`, user, name)
+	return err
+}
+
+// SetSearch sets what the user directory finds an account by.
+func (tx *Tx) SetSearch(user int64, search string) error {
+	_, err := tx.exec(`UPDATE accounts SET search = $2 WHERE nid = $1 AND deactivated_ts = 0`, user, search)
+	return err
+}
+
+// DirectoryRow is an account found by the user directory.
+type DirectoryRow struct {
+	User   int64
+	UserID string
+	Shares bool // shares a room with who asks
+}
+
+const searchAccountsQuery = `SELECT a.nid, u.user_id, CASE WHEN EXISTS (
+    SELECT 1 FROM memberships theirs JOIN memberships mine ON mine.room_nid = theirs.room_nid AND mine.user_nid = $1
+    WHERE theirs.user_nid = a.nid AND theirs.membership = 'join' AND mine.membership = 'join') THEN 1 ELSE 0 END
+FROM accounts a JOIN users u ON u.nid = a.nid
+WHERE a.nid <> $1 AND a.search LIKE $2 ESCAPE '\' AND EXISTS (SELECT 1 FROM memberships m WHERE m.user_nid = a.nid AND m.membership = 'join')
+ORDER BY a.localpart LIMIT $3 OFFSET $4`
+
+// SearchAccounts finds active accounts, other than who asks, that are joined to some room and whose search text has term,
+// which is in lower case. It looks at every account: the directory is asked seldom, and the text is short.
+func (tx *Tx) SearchAccounts(asks int64, term string, limit, offset int) ([]DirectoryRow, error) {
+	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
+	return collect(tx, func(r Row) (d DirectoryRow, err error) {
+		err = r.Scan(&d.User, &d.UserID, &d.Shares)
+		return d, err
+	}, searchAccountsQuery, asks, pattern, limit, offset)
+}
+
+const joinedRoomsOfQuery = `SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join' ORDER BY room_nid LIMIT $2`
+
+// JoinedRoomsOf lists rooms that a user is joined to, at most limit. It rides the primary key.
+func (tx *Tx) JoinedRoomsOf(user int64, limit int) ([]int64, error) {
+	return collect(tx, scanInt64, joinedRoomsOfQuery, user, limit)
+}

@@ -1,0 +1,115 @@
+package storage
+
+// TokenRow is an access token with whom it belongs to.
+type TokenRow struct {
+	NID       int64
+	User      int64
+	UserID    string
+	Admin     bool
+	Device    int64
+	DeviceID  string
+	ExpiresTS int64 // ms; 0: never
+	Unused    bool  // came from a refresh and was not used yet
+}
+
+const accessTokenQuery = `SELECT t.nid, t.user_nid, u.user_id, a.admin, t.device_nid, d.device_id, t.expires_ts, t.unused
+FROM access_tokens t JOIN users u ON u.nid = t.user_nid JOIN accounts a ON a.nid = t.user_nid JOIN devices d ON d.nid = t.device_nid
+WHERE t.hash = $1 AND a.deactivated_ts = 0`
+
+// AccessToken finds an access token of an active account by its hash.
+func (tx *Tx) AccessToken(hash string) (TokenRow, bool, error) {
+	return one(tx, func(r Row) (t TokenRow, err error) {
+		err = r.Scan(&t.NID, &t.User, &t.UserID, &t.Admin, &t.Device, &t.DeviceID, &t.ExpiresTS, &t.Unused)
+		return t, err
+	}, accessTokenQuery, hash)
+}
+
+const addAccessTokenQuery = `INSERT INTO access_tokens (nid, hash, user_nid, device_nid, expires_ts, unused) VALUES ($1, $2, $3, $4, $5, $6)`
+
+// AddAccessToken stores the hash of an access token.
+func (tx *Tx) AddAccessToken(hash string, user, device, expiresTS int64, unused bool) error {
+	_, err := tx.exec(addAccessTokenQuery, int64(tx.NextPos()), hash, user, device, expiresTS, unused)
+	return err
+}
+
+const addRefreshTokenQuery = `INSERT INTO refresh_tokens (nid, hash, user_nid, device_nid, unused) VALUES ($1, $2, $3, $4, $5)`
+
+// AddRefreshToken stores the hash of a refresh token.
+func (tx *Tx) AddRefreshToken(hash string, user, device int64, unused bool) error {
+	_, err := tx.exec(addRefreshTokenQuery, int64(tx.NextPos()), hash, user, device, unused)
+	return err
+}
+
+// RefreshTokenRow is a refresh token.
+type RefreshTokenRow struct {
+	NID, User, Device int64
+	Unused            bool
+}
+
+// RefreshToken finds a refresh token by its hash.
+func (tx *Tx) RefreshToken(hash string) (RefreshTokenRow, bool, error) {
+	return one(tx, func(r Row) (t RefreshTokenRow, err error) {
+		err = r.Scan(&t.NID, &t.User, &t.Device, &t.Unused)
+		return t, err
+	}, `SELECT nid, user_nid, device_nid, unused FROM refresh_tokens WHERE hash = $1`, hash)
+}
+
+// RetireTokens makes the pair of tokens of a device that a refresh made the only one: what was used before goes.
+func (tx *Tx) RetireTokens(device int64) error {
+	for _, q := range []string{
+		`DELETE FROM access_tokens WHERE device_nid = $1 AND unused = 0`,
+		`DELETE FROM refresh_tokens WHERE device_nid = $1 AND unused = 0`,
+		`UPDATE access_tokens SET unused = 0 WHERE device_nid = $1`,
+		`UPDATE refresh_tokens SET unused = 0 WHERE device_nid = $1`,
+	} {
+		if _, err := tx.exec(q, device); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DropUnusedTokens removes the pair of tokens that a refresh made and nobody used.
+func (tx *Tx) DropUnusedTokens(device int64) error {
+	if _, err := tx.exec(`DELETE FROM access_tokens WHERE device_nid = $1 AND unused = 1`, device); err != nil {
+		return err
+	}
+	_, err := tx.exec(`DELETE FROM refresh_tokens WHERE device_nid = $1 AND unused = 1`, device)
+	return err
+}
+
+// DeleteDeviceTokens removes every token of a device.
+func (tx *Tx) DeleteDeviceTokens(device int64) error {
+	if _, err := tx.exec(`DELETE FROM access_tokens WHERE device_nid = $1`, device); err != nil {
+		return err
+	}
+	_, err := tx.exec(`DELETE FROM refresh_tokens WHERE device_nid = $1`, device)
+	return err
+}
+
+const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, expires_ts) VALUES ($1, $2, $3)`
+
+// AddLoginToken stores the hash of a single-use login token, and removes those that have expired.
+func (tx *Tx) AddLoginToken(hash string, user, expiresTS int64) error {
+	if _, err := tx.exec(`DELETE FROM login_tokens WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
+		return err
+	}
+	_, err := tx.exec(addLoginTokenQuery, hash, user, expiresTS)
+	return err
+}
+
+// TakeLoginToken uses a login token up, and says whose it was; false where it is unknown or expired.
+func (tx *Tx) TakeLoginToken(hash string) (user int64, found bool, err error) {
+	user, found, err = one(tx, scanInt64, `SELECT user_nid FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
+	if err != nil || !found {
+		return 0, false, err
+	}
+	_, err = tx.exec(`DELETE FROM login_tokens WHERE hash = $1`, hash)
+	return user, true, err
+}
+
+// DeleteLoginTokens removes a user's login tokens.
+func (tx *Tx) DeleteLoginTokens(user int64) error {
+	_, err := tx.exec(`DELETE FROM login_tokens WHERE user_nid = $1`, user)
+	return err
+}
