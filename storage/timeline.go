@@ -242,3 +242,31 @@ func (tx *Tx) Threads(room, below, user int64, limit int) ([]ThreadRow, error) {
 	}
 	return collect(tx, scanThread, participatedThreadsQuery, room, below, limit, user)
 }
+
+// Forgotten tells whether a user has forgotten a room that they left.
+func (tx *Tx) Forgotten(user, room int64) (bool, error) {
+	n, _, err := one(tx, scanInt64, `SELECT forgotten FROM memberships WHERE user_nid = $1 AND room_nid = $2`, user, room)
+	return n != 0, err
+}
+
+const eraseUserQuery = `INSERT INTO erased_users (user_nid, position) VALUES ($1, $2) ON CONFLICT (user_nid) DO NOTHING`
+
+// EraseUser notes that a user asked for erasure at a position; the first request stands.
+func (tx *Tx) EraseUser(user int64, p Pos) error {
+	_, err := tx.exec(eraseUserQuery, user, int64(p))
+	return err
+}
+
+// ErasedUser is a user who asked for erasure.
+type ErasedUser struct {
+	User     int64
+	Position Pos
+}
+
+// ErasedUsers lists everybody who asked for erasure.
+func (tx *Tx) ErasedUsers() ([]ErasedUser, error) {
+	return collect(tx, func(r Row) (u ErasedUser, err error) {
+		err = r.Scan(&u.User, &u.Position)
+		return u, err
+	}, `SELECT user_nid, position FROM erased_users ORDER BY user_nid`)
+}

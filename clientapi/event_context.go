@@ -1,0 +1,26 @@
+package clientapi
+
+import (
+	"ebb/httpapi"
+	"ebb/rooms"
+)
+
+func (a *API) eventContextRoutes() []httpapi.Route {
+	return []httpapi.Route{
+		roomRoute("GET", "/rooms/{roomId}/context/{eventId}", "getEventContext", "event_context.yaml", httpapi.Reads, a.getEventContext),
+	}
+}
+
+// getEventContext gives an event with those around it.
+// Spec: client-server-api#get_matrixclientv3roomsroomidcontexteventid
+func (a *API) getEventContext(r *httpapi.Request) (any, error) {
+	limit, err := r.QueryInt("limit", defaultPage, 0, rooms.MaxPage)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := rooms.ParseEventFilter(r.Query("filter"))
+	if err != nil {
+		return nil, err
+	}
+	return a.Rooms.EventContext(r.Context(), roomID(r), eventID(r), recipient(r), int(limit), filter)
+}

@@ -1,0 +1,38 @@
+package clientapi
+
+import (
+	"ebb/httpapi"
+	"ebb/rooms"
+)
+
+func (a *API) messagePaginationRoutes() []httpapi.Route {
+	return []httpapi.Route{
+		roomRoute("GET", "/rooms/{roomId}/messages", "getRoomEvents", "message_pagination.yaml", httpapi.Reads, a.getRoomEvents),
+	}
+}
+
+// defaultPage is how many events are given to who does not say how many.
+const defaultPage = 10
+
+// getRoomEvents gives a page of a room's timeline.
+// Spec: client-server-api#get_matrixclientv3roomsroomidmessages
+func (a *API) getRoomEvents(r *httpapi.Request) (any, error) {
+	backwards, err := rooms.ParseDir(r.Query("dir"), "")
+	if err != nil {
+		return nil, err
+	}
+	limit, err := r.QueryInt("limit", defaultPage, 0, rooms.MaxPage)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := rooms.ParseEventFilter(r.Query("filter"))
+	if err != nil {
+		return nil, err
+	}
+	if filter.Limit > 0 && r.Query("limit") == "" {
+		limit = min(int64(filter.Limit), rooms.MaxPage)
+	}
+	return a.Rooms.Messages(r.Context(), roomID(r), recipient(r), rooms.PageRequest{
+		From: r.Query("from"), To: r.Query("to"), Backwards: backwards, Limit: int(limit), Filter: filter,
+	})
+}

@@ -1,0 +1,47 @@
+package clientapi
+
+import (
+	"ebb/httpapi"
+	"ebb/rooms"
+)
+
+func (a *API) relationsRoutes() []httpapi.Route {
+	const base = "/rooms/{roomId}/relations/{eventId}"
+	route := func(path, operation string) httpapi.Route {
+		return httpapi.Route{
+			Method: "GET", Path: clientV1 + path, Aliases: []string{"/_matrix/client/unstable" + path}, OperationID: operation,
+			File: "relations.yaml", Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.getRelatingEvents,
+		}
+	}
+	return []httpapi.Route{
+		route(base, "getRelatingEvents"),
+		route(base+"/{relType}", "getRelatingEventsWithRelType"),
+		route(base+"/{relType}/{eventType}", "getRelatingEventsWithRelTypeAndEventType"),
+	}
+}
+
+const (
+	defaultRelations = 50
+	maxRelations     = 500 // each may carry aggregations of its own
+)
+
+// getRelatingEvents gives the events that relate to one, of any relation and type or of those in the path.
+// Spec: client-server-api#get_matrixclientv1roomsroomidrelationseventid
+func (a *API) getRelatingEvents(r *httpapi.Request) (any, error) {
+	backwards, err := rooms.ParseDir(r.Query("dir"), "b")
+	if err != nil {
+		return nil, err
+	}
+	limit, err := r.QueryInt("limit", defaultRelations, 1, maxRelations)
+	if err != nil {
+		return nil, err
+	}
+	recurse, err := r.QueryBool("recurse", false)
+	if err != nil {
+		return nil, err
+	}
+	return a.Rooms.Relations(r.Context(), roomID(r), eventID(r), recipient(r), rooms.RelationsRequest{
+		RelType: r.Var("relType"), EventType: r.Var("eventType"), From: r.Query("from"), To: r.Query("to"),
+		Forwards: !backwards, Limit: int(limit), Recurse: recurse,
+	})
+}

@@ -1,0 +1,59 @@
+package clientapi
+
+import (
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+	"ebb/rooms"
+)
+
+const (
+	clientV3 = "/_matrix/client/v3"
+	clientV1 = "/_matrix/client/v1"
+	clientR0 = "/_matrix/client/r0"
+)
+
+// oldNames are the names of a v3 path in the releases before the specification had global versions.
+func oldNames(path string) []string {
+	rest := strings.TrimPrefix(path, clientV3)
+	return []string{clientR0 + rest, "/_matrix/client/api/v1" + rest}
+}
+
+// roomRoute is a route of the specification's v3 that an access token opens.
+func roomRoute(method, path, operation, file string, rate httpapi.Rate, h func(*httpapi.Request) (any, error)) httpapi.Route {
+	path = clientV3 + path
+	return httpapi.Route{
+		Method: method, Path: path, Aliases: oldNames(path), OperationID: operation, File: file, Auth: httpapi.User, Rate: rate, Handler: h,
+	}
+}
+
+// recipient is who asks, for reads.
+func recipient(r *httpapi.Request) rooms.Recipient {
+	return rooms.Recipient{UserNID: r.UserNID, User: r.UserID, Device: r.DeviceNID}
+}
+
+// sender is who asks, for writes.
+func sender(r *httpapi.Request) rooms.Sender {
+	return rooms.Sender{NID: r.UserNID, ID: r.UserID, Device: r.DeviceNID}
+}
+
+func roomID(r *httpapi.Request) id.RoomID { return id.RoomID(r.Var("roomId")) }
+
+func eventID(r *httpapi.Request) id.EventID { return id.EventID(r.Var("eventId")) }
+
+// txn is the transaction id of a request: it holds for the path without it.
+func txn(r *httpapi.Request) *rooms.Txn {
+	path := r.URL.EscapedPath()
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		path = path[:i]
+	}
+	// One request may be retried under another version of the API.
+	for _, base := range []string{clientR0, "/_matrix/client/api/v1"} {
+		if rest, ok := strings.CutPrefix(path, base); ok {
+			path = clientV3 + rest
+		}
+	}
+	return &rooms.Txn{Path: path, ID: r.Var("txnId")}
+}

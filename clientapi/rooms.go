@@ -1,0 +1,102 @@
+package clientapi
+
+import (
+	"encoding/json"
+
+	"ebb/httpapi"
+	"ebb/mxerr"
+	"ebb/rooms"
+)
+
+func (a *API) roomsRoutes() []httpapi.Route {
+	const file = "rooms.yaml"
+	entry := roomRoute("GET", "/rooms/{roomId}/state/{eventType}/{stateKey}", "getRoomStateWithKey", file, httpapi.Reads, a.getRoomStateWithKey)
+	entry.Aliases = append(entry.Aliases, emptyStateKey...)
+	return []httpapi.Route{
+		roomRoute("GET", "/rooms/{roomId}/event/{eventId}", "getOneRoomEvent", file, httpapi.Reads, a.getOneRoomEvent),
+		entry,
+		roomRoute("GET", "/rooms/{roomId}/state", "getRoomState", file, httpapi.Reads, a.getRoomState),
+		roomRoute("GET", "/rooms/{roomId}/members", "getMembersByRoom", file, httpapi.Reads, a.getMembersByRoom),
+		roomRoute("GET", "/rooms/{roomId}/joined_members", "getJoinedMembersByRoom", file, httpapi.Reads, a.getJoinedMembersByRoom),
+	}
+}
+
+// emptyStateKey are the paths of a state entry whose key is empty: the slash before it may be left out.
+var emptyStateKey = []string{
+	clientV3 + "/rooms/{roomId}/state/{eventType}", clientV3 + "/rooms/{roomId}/state/{eventType}/",
+	clientR0 + "/rooms/{roomId}/state/{eventType}", clientR0 + "/rooms/{roomId}/state/{eventType}/",
+}
+
+// getOneRoomEvent gives one event.
+// Spec: client-server-api#get_matrixclientv3roomsroomideventeventid
+func (a *API) getOneRoomEvent(r *httpapi.Request) (any, error) {
+	return orError(a.Rooms.GetEvent(r.Context(), roomID(r), eventID(r), recipient(r)))
+}
+
+// orError keeps an empty answer from hiding an error.
+func orError(body json.RawMessage, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
+// getRoomStateWithKey gives one entry of a room's state.
+// Spec: client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey
+func (a *API) getRoomStateWithKey(r *httpapi.Request) (any, error) {
+	format := r.Query("format")
+	if format != "" && format != "content" && format != "event" {
+		return nil, mxerr.InvalidParam("format must be content or event")
+	}
+	return orError(a.Rooms.StateEvent(r.Context(), roomID(r), r.Var("eventType"), r.Var("stateKey"), recipient(r), format == "event"))
+}
+
+// getRoomState gives the whole state of a room.
+// Spec: client-server-api#get_matrixclientv3roomsroomidstate
+func (a *API) getRoomState(r *httpapi.Request) (any, error) {
+	state, err := a.Rooms.RoomState(r.Context(), roomID(r), recipient(r))
+	if err != nil {
+		return nil, err
+	}
+	return json.RawMessage(appendArray(nil, state)), nil
+}
+
+// appendArray writes a JSON array of what is JSON already.
+func appendArray(dst []byte, list []json.RawMessage) []byte {
+	dst = append(dst, '[')
+	for i, value := range list {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, value...)
+	}
+	return append(dst, ']')
+}
+
+// getMembersByRoom gives the member events of a room.
+// Spec: client-server-api#get_matrixclientv3roomsroomidmembers
+func (a *API) getMembersByRoom(r *httpapi.Request) (any, error) {
+	req := rooms.MembersRequest{At: r.Query("at"), Membership: r.Query("membership"), NotMembership: r.Query("not_membership")}
+	for _, m := range []string{req.Membership, req.NotMembership} {
+		switch m {
+		case "", rooms.Join, rooms.Invite, rooms.Knock, rooms.Leave, rooms.Ban:
+		default:
+			return nil, mxerr.InvalidParam("%q is not a membership", m[:min(len(m), 40)])
+		}
+	}
+	members, err := a.Rooms.GetMembers(r.Context(), roomID(r), recipient(r), req)
+	if err != nil {
+		return nil, err
+	}
+	return json.RawMessage(append(appendArray([]byte(`{"chunk":`), members), '}')), nil
+}
+
+// getJoinedMembersByRoom gives the profiles of the joined members of a room.
+// Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
+func (a *API) getJoinedMembersByRoom(r *httpapi.Request) (any, error) {
+	joined, err := a.Rooms.JoinedMembers(r.Context(), roomID(r), recipient(r))
+	if err != nil {
+		return nil, err
+	}
+	return json.RawMessage(append(append([]byte(`{"joined":`), joined...), '}')), nil
+}

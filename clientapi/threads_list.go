@@ -1,0 +1,36 @@
+package clientapi
+
+import (
+	"ebb/httpapi"
+	"ebb/mxerr"
+	"ebb/rooms"
+)
+
+func (a *API) threadsListRoutes() []httpapi.Route {
+	const path = "/rooms/{roomId}/threads"
+	return []httpapi.Route{{
+		Method: "GET", Path: clientV1 + path, Aliases: []string{"/_matrix/client/unstable/org.matrix.msc3856" + path},
+		OperationID: "getThreadRoots", File: "threads_list.yaml", Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.getThreadRoots,
+	}}
+}
+
+const (
+	defaultThreads = 20
+	maxThreads     = 100 // each takes a handful of queries for its aggregations
+)
+
+// getThreadRoots gives the roots of a room's threads, those with the latest replies first.
+// Spec: client-server-api#get_matrixclientv1roomsroomidthreads
+func (a *API) getThreadRoots(r *httpapi.Request) (any, error) {
+	include := r.Query("include")
+	if include != "" && include != "all" && include != "participated" {
+		return nil, mxerr.InvalidParam("include must be all or participated")
+	}
+	limit, err := r.QueryInt("limit", defaultThreads, 1, maxThreads)
+	if err != nil {
+		return nil, err
+	}
+	return a.Rooms.Threads(r.Context(), roomID(r), recipient(r), rooms.ThreadsRequest{
+		From: r.Query("from"), Participated: include == "participated", Limit: int(limit),
+	})
+}

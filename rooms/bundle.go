@@ -1,0 +1,262 @@
+package rooms
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+	"strings"
+
+	"ebb/canonjson"
+	"ebb/storage"
+)
+
+// The relation types that the server aggregates, besides relThread.
+const (
+	relReplace   = "m.replace"
+	relReference = "m.reference"
+)
+
+const (
+	// maxEdits bounds how far back a valid replacement is looked for: clients send only valid ones.
+	maxEdits = 20
+	// maxReplies bounds how far back a reply is looked for that the viewer may see.
+	maxReplies = 50
+	// maxReferences bounds the m.reference chunk; /relations gives the rest.
+	maxReferences = 100
+)
+
+// bundle is what relates to one event, before it is written.
+type bundle struct {
+	edits      bool
+	references bool
+	replies    int64
+	wrote      bool // the viewer wrote in the thread
+}
+
+// bundles writes the aggregations of the message events among evs.
+// Spec: client-server-api#aggregations-of-child-events
+func (v *viewer) bundles(tx *storage.Tx, evs []*Event, opt FormOptions) (map[storage.Pos][]byte, error) {
+	parents := make([]string, 0, len(evs))
+	for _, e := range evs {
+		if !e.IsState() {
+			parents = append(parents, string(e.ID()))
+		}
+	}
+	if len(parents) == 0 {
+		return nil, nil
+	}
+	if tx == nil {
+		return nil, errNeedTx
+	}
+	counts, err := tx.RelationCounts(v.room.nid, parents, v.cutoff())
+	if err != nil || len(counts) == 0 {
+		return nil, err
+	}
+	found, err := v.sum(tx, counts)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[storage.Pos][]byte, len(found))
+	for _, e := range evs {
+		b := found[string(e.ID())]
+		if b == nil || e.IsState() {
+			continue
+		}
+		if out[e.Pos], err = v.bundle(tx, e, b, opt); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// sum adds up the relations by parent, without those of ignored users.
+func (v *viewer) sum(tx *storage.Tx, counts []storage.RelationCount) (map[string]*bundle, error) {
+	ignored, err := v.ignoredNIDs(tx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]*bundle{}
+	for _, c := range counts {
+		if ignored[c.Sender] {
+			continue
+		}
+		b := out[c.Parent]
+		if b == nil {
+			b = &bundle{}
+			out[c.Parent] = b
+		}
+		switch c.RelType {
+		case relReplace:
+			b.edits = true
+		case relReference:
+			b.references = true
+		case relThread:
+			b.replies += c.Count
+			b.wrote = b.wrote || c.Sender == v.to.UserNID
+		}
+	}
+	return out, nil
+}
+
+func (v *viewer) ignoredNIDs(tx *storage.Tx) (map[int64]bool, error) {
+	out := make(map[int64]bool, len(v.ignored))
+	for user := range v.ignored {
+		nid, found, err := tx.LookupUser(string(user))
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			out[nid] = true
+		}
+	}
+	return out, nil
+}
+
+// bundle writes the value of m.relations for one event, nil when there is nothing that the viewer may see.
+func (v *viewer) bundle(tx *storage.Tx, e *Event, b *bundle, opt FormOptions) ([]byte, error) {
+	out := []byte{'{'}
+	add := func(relType string, value []byte, err error) error {
+		if err != nil || value == nil {
+			return err
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(canonjson.AppendString(out, relType), ':')
+		out = append(out, value...)
+		return nil
+	}
+	if b.references {
+		value, err := v.references(tx, e)
+		if err := add(relReference, value, err); err != nil {
+			return nil, err
+		}
+	}
+	if b.edits {
+		value, err := v.edit(tx, e, opt)
+		if err := add(relReplace, value, err); err != nil {
+			return nil, err
+		}
+	}
+	if b.replies > 0 && !opt.reply {
+		value, err := v.thread(tx, e, b, opt)
+		if err := add(relThread, value, err); err != nil {
+			return nil, err
+		}
+	}
+	if len(out) == 1 {
+		return nil, nil
+	}
+	return append(out, '}'), nil
+}
+
+// edit writes the most recent valid replacement of an event. A redacted event has none.
+// Spec: client-server-api#server-side-aggregation-of-mreplace-relationships
+func (v *viewer) edit(tx *storage.Tx, e *Event, opt FormOptions) ([]byte, error) {
+	if e.RedactedBy != 0 {
+		return nil, nil
+	}
+	if r := relationOf(e.Content()); r != nil && r.relType == relReplace {
+		return nil, nil // an edit cannot be edited
+	}
+	rows, err := tx.Edits(v.room.nid, string(e.ID()), e.SenderNID, e.Type(), maxEdits)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(rows, func(a, b storage.EventRow) int {
+		if a.OriginTS != b.OriginTS {
+			return -cmpInt(a.OriginTS, b.OriginTS)
+		}
+		return -strings.Compare(a.EventID, b.EventID)
+	})
+	edits, err := v.room.LoadEvents(rows)
+	if err != nil {
+		return nil, err
+	}
+	edits, sights, err := v.filter(tx, edits)
+	if err != nil {
+		return nil, err
+	}
+	for i, edit := range edits {
+		if replaces(edit) {
+			return v.one(tx, edit, sights[i], FormOptions{RoomID: opt.RoomID})
+		}
+	}
+	return nil, nil
+}
+
+func cmpInt(a, b int64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// replaces tells whether an event that says so is a valid replacement; sender, type and room are already the same.
+// Spec: client-server-api#validity-of-replacement-events
+func replaces(e *Event) bool {
+	if e.IsState() {
+		return false
+	}
+	if e.Type() == "m.room.encrypted" {
+		return true // the new content is inside the encrypted part
+	}
+	content, ok := canonjson.Get(e.Content(), "m.new_content")
+	return ok && bytes.HasPrefix(content, []byte("{"))
+}
+
+// references writes the ids of the events that refer to an event.
+// Spec: client-server-api#server-side-aggregation-of-mreference
+func (v *viewer) references(tx *storage.Tx, e *Event) ([]byte, error) {
+	events, _, err := v.related(tx, e, relReference, false, maxReferences)
+	if err != nil || len(events) == 0 {
+		return nil, err
+	}
+	out := []byte(`{"chunk":[`)
+	for i, r := range events {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = canonjson.AppendString(append(out, `{"event_id":`...), string(r.ID()))
+		out = append(out, '}')
+	}
+	return append(out, "]}"...), nil
+}
+
+// related reads the visible direct relations of an event, at most limit rows of them.
+func (v *viewer) related(tx *storage.Tx, e *Event, relType string, backwards bool, limit int) ([]*Event, []sight, error) {
+	w := everything()
+	rows, err := tx.Relations(storage.RelationFilter{
+		Room: v.room.nid, Parent: string(e.ID()), RelType: relType, After: w.after, UpTo: w.upTo, Backwards: backwards, Depth: 1, Limit: limit,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	events, err := v.room.LoadEvents(rows)
+	if err != nil {
+		return nil, nil, err
+	}
+	return v.filter(tx, events)
+}
+
+// thread writes the summary of the thread under an event.
+// Spec: client-server-api#server-side-aggregation-of-mthread-relationships
+func (v *viewer) thread(tx *storage.Tx, root *Event, b *bundle, opt FormOptions) ([]byte, error) {
+	replies, sights, err := v.related(tx, root, relThread, true, maxReplies)
+	if err != nil || len(replies) == 0 {
+		return nil, err
+	}
+	// The latest reply has its own aggregations; as a reply it is no root, so that there is no loop.
+	latest, err := v.one(tx, replies[0], sights[0], FormOptions{RoomID: opt.RoomID, Bundle: true, reply: true})
+	if err != nil {
+		return nil, err
+	}
+	out := append([]byte(`{"count":`), strconv.FormatInt(b.replies, 10)...)
+	out = append(out, `,"current_user_participated":`...)
+	out = strconv.AppendBool(out, b.wrote || root.SenderNID == v.to.UserNID)
+	out = append(append(out, `,"latest_event":`...), latest...)
+	return append(out, '}'), nil
+}

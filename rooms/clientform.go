@@ -1,0 +1,236 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+
+	"ebb/canonjson"
+	"ebb/rooms/visibility"
+	"ebb/storage"
+)
+
+// FormOptions say how events are written for a client.
+type FormOptions struct {
+	RoomID bool // with room_id, as everywhere but in /sync
+	Bundle bool // with the aggregations of their relations
+
+	reply bool // of a thread: no root of another one
+}
+
+// ClientEvents writes events for a recipient, in their order, leaving out those that the recipient may not see. With a
+// nil tx it reads the database only where memory does not do; most new events need none. The parts that all recipients
+// share are made once per event.
+// Spec: client-server-api#definition-clientevent
+func (s *Service) ClientEvents(ctx context.Context, tx *storage.Tx, room *Room, evs []*Event, to Recipient, opt FormOptions) (out []json.RawMessage, err error) {
+	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
+		v, err := s.viewer(ctx, tx, room, to)
+		if err != nil {
+			return err
+		}
+		visible, sights, err := v.filter(tx, evs)
+		if err != nil {
+			return err
+		}
+		out, err = v.forms(tx, visible, sights, opt)
+		return err
+	})
+	return out, err
+}
+
+// forms writes events that were found visible.
+func (v *viewer) forms(tx *storage.Tx, evs []*Event, sights []sight, opt FormOptions) ([]json.RawMessage, error) {
+	x, err := v.extras(tx, evs, opt)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]json.RawMessage, len(evs))
+	for i, e := range evs {
+		if e, err = v.shown(e, sights[i]); err != nil {
+			return nil, err
+		}
+		out[i] = v.append(nil, e, sights[i].membership, x, opt)
+	}
+	return out, nil
+}
+
+// one writes a single event that was found visible.
+func (v *viewer) one(tx *storage.Tx, e *Event, at sight, opt FormOptions) (json.RawMessage, error) {
+	forms, err := v.forms(tx, []*Event{e}, []sight{at}, opt)
+	if err != nil {
+		return nil, err
+	}
+	return forms[0], nil
+}
+
+// shown is the event, or its redacted copy: those of an erased user are given whole only to who was there before.
+func (v *viewer) shown(e *Event, at sight) (*Event, error) {
+	erased, ok := v.svc.erasedAt(e.SenderNID)
+	if !ok || at.membership == visibility.Join || v.joined && v.joinedPos < erased || e.SenderNID == v.to.UserNID {
+		return e, nil
+	}
+	pruned, err := e.Redact()
+	if err != nil {
+		return nil, err
+	}
+	return e.redactedAs(pruned, e.RedactedBy), nil
+}
+
+// extras is what a page of events needs besides the events themselves.
+type extras struct {
+	former     map[storage.Pos]*Event // state event → what it replaced
+	showFormer map[storage.Pos]bool   // and whether the viewer may see that
+	redactions map[storage.Pos]json.RawMessage
+	bundles    map[storage.Pos][]byte // event → the value of m.relations
+}
+
+func (v *viewer) extras(tx *storage.Tx, evs []*Event, opt FormOptions) (*extras, error) {
+	x := &extras{}
+	if err := v.loadFormer(tx, evs, x); err != nil {
+		return nil, err
+	}
+	if err := v.loadRedactions(tx, evs, x); err != nil {
+		return nil, err
+	}
+	if !opt.Bundle {
+		return x, nil
+	}
+	var err error
+	x.bundles, err = v.bundles(tx, evs, opt)
+	return x, err
+}
+
+// loadFormer finds what the state events among evs replaced.
+func (v *viewer) loadFormer(tx *storage.Tx, evs []*Event, x *extras) error {
+	replaced := map[storage.Pos]storage.Pos{}
+	var positions []storage.Pos
+	for _, e := range evs {
+		key, isState := e.StateKey()
+		if !isState || e.Snapshot == 0 {
+			continue
+		}
+		before, err := v.formerOf(tx, e, key)
+		if err != nil {
+			return err
+		}
+		if before != 0 {
+			replaced[e.Pos] = before
+			positions = append(positions, before)
+		}
+	}
+	if len(positions) == 0 {
+		return nil
+	}
+	if tx == nil {
+		return errNeedTx
+	}
+	events, err := v.room.eventsAt(tx, positions)
+	if err != nil {
+		return err
+	}
+	return v.showFormer(tx, replaced, events, x)
+}
+
+func (v *viewer) formerOf(tx *storage.Tx, e *Event, key string) (storage.Pos, error) {
+	before, ok := v.svc.reader.former.get(e.Pos)
+	if ok {
+		return before, nil
+	}
+	if tx == nil {
+		return 0, errNeedTx
+	}
+	before, err := tx.StateKeyOf(e.Snapshot, e.Type(), key)
+	if err == nil {
+		v.svc.reader.former.put(e.Pos, before)
+	}
+	return before, err
+}
+
+func (v *viewer) showFormer(tx *storage.Tx, replaced map[storage.Pos]storage.Pos, events map[storage.Pos]*Event, x *extras) error {
+	x.former, x.showFormer = map[storage.Pos]*Event{}, map[storage.Pos]bool{}
+	var evs []*Event
+	var by []storage.Pos
+	for pos, before := range replaced {
+		if e := events[before]; e != nil {
+			evs, by = append(evs, e), append(by, pos)
+		}
+	}
+	sights, err := v.sights(tx, evs)
+	if err != nil {
+		return err
+	}
+	for i, e := range evs {
+		if x.former[by[i]], err = v.shown(e, sights[i]); err != nil {
+			return err
+		}
+		x.showFormer[by[i]] = sights[i].visible
+	}
+	return nil
+}
+
+// loadRedactions writes the redactions of the redacted events among evs, where the viewer may see them.
+func (v *viewer) loadRedactions(tx *storage.Tx, evs []*Event, x *extras) error {
+	var positions []storage.Pos
+	for _, e := range evs {
+		if e.RedactedBy != 0 {
+			positions = append(positions, e.RedactedBy)
+		}
+	}
+	if len(positions) == 0 {
+		return nil
+	}
+	if tx == nil {
+		return errNeedTx
+	}
+	events, err := v.room.eventsAt(tx, positions)
+	if err != nil {
+		return err
+	}
+	var redactions []*Event
+	for _, e := range events {
+		if e != nil {
+			redactions = append(redactions, e)
+		}
+	}
+	visible, sights, err := v.filter(tx, redactions)
+	if err != nil {
+		return err
+	}
+	x.redactions = make(map[storage.Pos]json.RawMessage, len(visible))
+	for i, e := range visible {
+		x.redactions[e.Pos] = v.append(nil, e, sights[i].membership, &extras{}, FormOptions{})
+	}
+	return nil
+}
+
+// append writes one event: the shared form with unsigned spliced in before its last byte.
+func (v *viewer) append(dst []byte, e *Event, at visibility.Membership, x *extras, opt FormOptions) []byte {
+	form := e.Form(opt.RoomID)
+	bundle := x.bundles[e.Pos]
+	if dst == nil {
+		dst = make([]byte, 0, len(form)+len(bundle)+192)
+	}
+	dst = append(dst, form[:len(form)-1]...)
+	dst = append(dst, `,"unsigned":{"age":`...)
+	dst = strconv.AppendInt(dst, v.now.UnixMilli()-e.OriginServerTS(), 10)
+	dst = append(dst, `,"membership":`...)
+	dst = canonjson.AppendString(dst, string(at))
+	if e.TxnID != "" && e.DeviceNID == v.to.Device && v.to.Device != 0 {
+		dst = append(dst, `,"transaction_id":`...)
+		dst = canonjson.AppendString(dst, e.TxnID)
+	}
+	if former := x.former[e.Pos]; former != nil {
+		dst = append(dst, `,"replaces_state":`...)
+		dst = canonjson.AppendString(dst, string(former.ID()))
+		if x.showFormer[e.Pos] {
+			dst = append(append(dst, `,"prev_content":`...), former.Content()...)
+		}
+	}
+	if because := x.redactions[e.RedactedBy]; e.RedactedBy != 0 && because != nil {
+		dst = append(append(dst, `,"redacted_because":`...), because...)
+	}
+	if bundle != nil {
+		dst = append(append(dst, `,"m.relations":`...), bundle...)
+	}
+	return append(dst, "}}"...)
+}

@@ -1,0 +1,81 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/storage"
+)
+
+// Surroundings is an event with what happened around it.
+type Surroundings struct {
+	Start        string            `json:"start"`
+	End          string            `json:"end"`
+	EventsBefore []json.RawMessage `json:"events_before"` // newest first
+	Event        json.RawMessage   `json:"event"`
+	EventsAfter  []json.RawMessage `json:"events_after"`
+	State        []json.RawMessage `json:"state"`
+}
+
+// EventContext gives an event, up to limit events around it, and the state at the last of them.
+// Spec: client-server-api#get_matrixclientv3roomsroomidcontexteventid
+func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, limit int, filter EventFilter) (around Surroundings, err error) {
+	err = s.readingEvent(ctx, roomID, eventID, to, func(tx *storage.Tx, v *viewer, e *Event, at sight) error {
+		around, err = v.context(tx, e, at, limit, &filter)
+		return err
+	})
+	return around, err
+}
+
+func (v *viewer) context(tx *storage.Tx, e *Event, at sight, limit int, filter *EventFilter) (out Surroundings, err error) {
+	opt := FormOptions{RoomID: true, Bundle: true}
+	back := cursor{window: window{upTo: e.Order - 1}, backwards: true}
+	forth := cursor{window: window{after: e.Order, upTo: everything().upTo}}
+	before, beforeSights, err := v.walk(tx, &back, limit/2, filter)
+	if err != nil {
+		return out, err
+	}
+	after, afterSights, err := v.walk(tx, &forth, limit-limit/2, filter)
+	if err != nil {
+		return out, err
+	}
+	out.Start, out.End = TimelineToken(back.upTo), TimelineToken(forth.after)
+	if out.EventsBefore, err = v.forms(tx, before, beforeSights, opt); err != nil {
+		return out, err
+	}
+	if out.EventsAfter, err = v.forms(tx, after, afterSights, opt); err != nil {
+		return out, err
+	}
+	if out.Event, err = v.one(tx, e, at, opt); err != nil {
+		return out, err
+	}
+	out.State, err = v.contextState(tx, append(append(before, e), after...), filter)
+	return out, err
+}
+
+// contextState gives the state after the last of some events, as the filter wants it. Events before the one asked for come
+// newest first, so that the last is that one or the newest after it.
+func (v *viewer) contextState(tx *storage.Tx, events []*Event, filter *EventFilter) ([]json.RawMessage, error) {
+	if !filter.room(string(v.room.id)) {
+		return []json.RawMessage{}, nil
+	}
+	senders := map[string]bool{}
+	for _, e := range events {
+		senders[string(e.Sender())] = true
+	}
+	state, err := v.stateAfter(tx, events[len(events)-1], func(typ, key string) bool {
+		return !filter.LazyLoadMembers || typ != typeMember || senders[key]
+	})
+	if err != nil {
+		return nil, err
+	}
+	kept := state[:0]
+	for _, e := range state {
+		if filter.event(e) {
+			kept = append(kept, e)
+		}
+	}
+	return v.stateForms(tx, kept, FormOptions{RoomID: true})
+}

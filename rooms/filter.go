@@ -1,0 +1,120 @@
+package rooms
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+)
+
+// EventFilter is a RoomEventFilter: which events of rooms a request asks for. The zero value lets everything through. A
+// nil list means "everything", an empty one "nothing".
+// Spec: client-server-api#filtering
+type EventFilter struct {
+	Limit                     int       `json:"limit"` // 0: none given
+	Senders                   *[]string `json:"senders"`
+	NotSenders                []string  `json:"not_senders"`
+	Types                     *[]string `json:"types"`
+	NotTypes                  []string  `json:"not_types"`
+	Rooms                     *[]string `json:"rooms"`
+	NotRooms                  []string  `json:"not_rooms"`
+	ContainsURL               *bool     `json:"contains_url"`
+	LazyLoadMembers           bool      `json:"lazy_load_members"`
+	IncludeRedundantMembers   bool      `json:"include_redundant_members"`
+	UnreadThreadNotifications bool      `json:"unread_thread_notifications"` // only /sync looks at it
+}
+
+const (
+	maxFilterSize = 64 << 10 // bytes of JSON; clients send some 300
+	maxFilterList = 1000     // entries of each list: every event is matched against each
+)
+
+// ParseEventFilter reads a RoomEventFilter as a query parameter gives it; no text is no filter.
+func ParseEventFilter(text string) (EventFilter, error) {
+	var f EventFilter
+	if text == "" {
+		return f, nil
+	}
+	if len(text) > maxFilterSize {
+		return f, mxerr.InvalidParam("The filter has more than %d bytes", maxFilterSize)
+	}
+	if _, err := canonjson.Canonical([]byte(text), false); err != nil {
+		return f, mxerr.InvalidParam("The filter is not JSON").Because(err)
+	}
+	if err := json.Unmarshal([]byte(text), &f); err != nil {
+		return f, mxerr.InvalidParam("The filter is not a RoomEventFilter").Because(err)
+	}
+	return f, f.check()
+}
+
+func (f *EventFilter) check() error {
+	if f.Limit < 0 {
+		return mxerr.InvalidParam("limit: negative")
+	}
+	for _, l := range []struct {
+		name  string
+		list  []string
+		sigil string
+	}{
+		{"senders", values(f.Senders), "@"}, {"not_senders", f.NotSenders, "@"},
+		{"rooms", values(f.Rooms), "!"}, {"not_rooms", f.NotRooms, "!"},
+		{"types", values(f.Types), ""}, {"not_types", f.NotTypes, ""},
+	} {
+		if len(l.list) > maxFilterList {
+			return mxerr.InvalidParam("%s: more than %d entries", l.name, maxFilterList)
+		}
+		if slices.ContainsFunc(l.list, func(entry string) bool { return !strings.HasPrefix(entry, l.sigil) }) {
+			return mxerr.InvalidParam("%s: an entry does not begin with %s", l.name, l.sigil)
+		}
+	}
+	return nil
+}
+
+func values(list *[]string) []string {
+	if list == nil {
+		return nil
+	}
+	return *list
+}
+
+// room tells whether the filter lets anything of a room through.
+func (f *EventFilter) room(roomID string) bool {
+	return (f.Rooms == nil || slices.Contains(*f.Rooms, roomID)) && !slices.Contains(f.NotRooms, roomID)
+}
+
+// event tells whether an event passes.
+func (f *EventFilter) event(e *Event) bool {
+	sender := string(e.Sender())
+	if f.Senders != nil && !slices.Contains(*f.Senders, sender) || slices.Contains(f.NotSenders, sender) {
+		return false
+	}
+	matches := func(pattern string) bool { return globMatch(pattern, e.Type()) }
+	if f.Types != nil && !slices.ContainsFunc(*f.Types, matches) || slices.ContainsFunc(f.NotTypes, matches) {
+		return false
+	}
+	return f.ContainsURL == nil || *f.ContainsURL == (contentString(e, "url") != "")
+}
+
+// globMatch matches text against a pattern in which * stands for any bytes; after a mismatch only the last star moves on,
+// so that its work is bounded by the product of the lengths.
+func globMatch(pattern, text string) bool {
+	p, t, star, mark := 0, 0, -1, 0
+	for t < len(text) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, t
+			p++
+		case p < len(pattern) && pattern[p] == text[t]:
+			p++
+			t++
+		case star >= 0:
+			mark++
+			p, t = star+1, mark
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}

@@ -1,0 +1,317 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// stateAfter reads the state after an event: the entries that want lets through, in no particular order.
+func (v *viewer) stateAfter(tx *storage.Tx, e *Event, want func(typ, key string) bool) ([]*Event, error) {
+	if e.Order == v.room.LastOrder() {
+		return v.currentState(tx, want)
+	}
+	entries, err := tx.StateOf(e.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	ownKey, isState := e.StateKey()
+	isState = isState && !e.Hidden() // a refused event changes nothing
+	var positions []storage.Pos
+	for _, s := range entries {
+		if want(s.Type, s.Key) && !(isState && s.Type == e.Type() && s.Key == ownKey) {
+			positions = append(positions, s.Position)
+		}
+	}
+	out, err := v.loadState(tx, positions)
+	if err == nil && isState && want(e.Type(), ownKey) {
+		out = append(out, e)
+	}
+	return out, err
+}
+
+// currentState reads the entries of the current state that want lets through.
+func (v *viewer) currentState(tx *storage.Tx, want func(typ, key string) bool) ([]*Event, error) {
+	var out []*Event
+	var missing []storage.Pos
+	v.room.EachState(func(k pdu.StateKey, pos storage.Pos, e *Event) bool {
+		switch {
+		case !want(k.Type, k.Key):
+		case e != nil:
+			out = append(out, e)
+		default:
+			missing = append(missing, pos)
+		}
+		return true
+	})
+	more, err := v.loadState(tx, missing)
+	return append(out, more...), err
+}
+
+func (v *viewer) loadState(tx *storage.Tx, positions []storage.Pos) ([]*Event, error) {
+	rows, err := tx.EventsAt(positions)
+	if err != nil {
+		return nil, err
+	}
+	return v.room.LoadEvents(rows)
+}
+
+// membersAfter reads the member events of these users in the state after an event.
+func (v *viewer) membersAfter(tx *storage.Tx, e *Event, users map[string]bool) ([]*Event, error) {
+	if e.Order == v.room.LastOrder() {
+		return v.currentMembers(tx, users)
+	}
+	var out []*Event
+	var positions []storage.Pos
+	for user := range users {
+		if e.IsStateKey(typeMember, user) {
+			out = append(out, e)
+			continue
+		}
+		pos, err := tx.StateKeyOf(e.Snapshot, typeMember, user)
+		if err != nil {
+			return nil, err
+		}
+		if pos != 0 {
+			positions = append(positions, pos)
+		}
+	}
+	more, err := v.loadState(tx, positions)
+	return append(out, more...), err
+}
+
+func (v *viewer) currentMembers(tx *storage.Tx, users map[string]bool) ([]*Event, error) {
+	var out []*Event
+	var positions []storage.Pos
+	for user := range users {
+		m := v.room.MemberOf(id.UserID(user))
+		if m == nil {
+			continue
+		}
+		if e := m.event.Load(); e != nil {
+			out = append(out, e)
+		} else {
+			positions = append(positions, m.Pos)
+		}
+	}
+	more, err := v.loadState(tx, positions)
+	return append(out, more...), err
+}
+
+// lastSeen is the event whose state after it is the room's state for the viewer: nil stands for the current state, which
+// members have and anybody where anybody may read; for former members it is the event with which they left.
+func (v *viewer) lastSeen(tx *storage.Tx) (*Event, error) {
+	if v.joined {
+		return nil, nil
+	}
+	was, err := v.wasJoined(tx)
+	if err != nil || !was {
+		return nil, err // mayRead has found the room world readable
+	}
+	until, err := v.joinedUntil(tx)
+	if err != nil {
+		return nil, err
+	}
+	return v.eventAtOrder(tx, until)
+}
+
+// eventAtOrder is the newest event of the timeline that is not above an order.
+func (v *viewer) eventAtOrder(tx *storage.Tx, order int64) (*Event, error) {
+	rows, err := tx.Timeline(v.room.nid, 0, order, true, 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) == 0 {
+		return nil, errNoEvent()
+	}
+	return fromRow(v.room.version, &rows[0])
+}
+
+// stateAt is stateAfter where a nil event means the current state.
+func (v *viewer) stateAt(tx *storage.Tx, e *Event, want func(typ, key string) bool) ([]*Event, error) {
+	if e == nil {
+		return v.currentState(tx, want)
+	}
+	return v.stateAfter(tx, e, want)
+}
+
+// RoomState gives the state of a room: as it is for members, as it was when they left for former ones.
+// Spec: client-server-api#get_matrixclientv3roomsroomidstate
+func (s *Service) RoomState(ctx context.Context, roomID id.RoomID, to Recipient) (out []json.RawMessage, err error) {
+	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+		last, err := v.lastSeen(tx)
+		if err != nil {
+			return err
+		}
+		state, err := v.stateAt(tx, last, func(string, string) bool { return true })
+		if err != nil {
+			return err
+		}
+		sortByPos(state)
+		out, err = v.stateForms(tx, state, FormOptions{RoomID: true})
+		return err
+	})
+	return out, err
+}
+
+func sortByPos(events []*Event) {
+	slices.SortFunc(events, func(a, b *Event) int { return cmpInt(int64(a.Pos), int64(b.Pos)) })
+}
+
+// StateEvent gives one entry of a room's state: its content, or the whole event in the form for clients.
+// Spec: client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey
+func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key string, to Recipient, whole bool) (out json.RawMessage, err error) {
+	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+		e, err := v.stateEntry(tx, typ, key)
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			return mxerr.NotFound("The room has no such state")
+		}
+		if !whole {
+			out = e.Content()
+			return nil
+		}
+		forms, err := v.stateForms(tx, []*Event{e}, FormOptions{RoomID: true})
+		if err == nil {
+			out = forms[0]
+		}
+		return err
+	})
+	return out, err
+}
+
+func (v *viewer) stateEntry(tx *storage.Tx, typ, key string) (*Event, error) {
+	last, err := v.lastSeen(tx)
+	if err != nil {
+		return nil, err
+	}
+	if last != nil && last.IsStateKey(typ, key) {
+		return last, nil
+	}
+	var pos storage.Pos
+	switch m := v.room.MemberOf(id.UserID(key)); {
+	case last != nil:
+		if pos, err = tx.StateKeyOf(last.Snapshot, typ, key); err != nil {
+			return nil, err
+		}
+	case typ != typeMember:
+		return v.room.State(typ, key), nil
+	case m != nil:
+		pos = m.Pos
+	}
+	events, err := v.room.eventsAt(tx, []storage.Pos{pos})
+	return events[pos], err
+}
+
+// MembersRequest asks for the members of a room.
+type MembersRequest struct {
+	At            string // a token; "": now
+	Membership    string // "": any
+	NotMembership string // "": none
+}
+
+// wants applies membership and not_membership: with both, either is enough.
+func (r *MembersRequest) wants(membership string) bool {
+	if r.Membership == "" {
+		return r.NotMembership == "" || membership != r.NotMembership
+	}
+	return membership == r.Membership || r.NotMembership != "" && membership != r.NotMembership
+}
+
+// GetMembers gives the member events of a room.
+// Spec: client-server-api#get_matrixclientv3roomsroomidmembers
+func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to Recipient, req MembersRequest) (out []json.RawMessage, err error) {
+	at := everything().upTo
+	if req.At != "" {
+		if at, err = ParseToken(req.At); err != nil {
+			return nil, err
+		}
+	}
+	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+		members, err := v.membersAt(tx, at)
+		if err != nil {
+			return err
+		}
+		members = slices.DeleteFunc(members, func(e *Event) bool { return !req.wants(string(membershipOf(e))) })
+		sortByPos(members)
+		out, err = v.stateForms(tx, members, FormOptions{RoomID: true})
+		return err
+	})
+	return out, err
+}
+
+// membersAt reads every member event at an order, but not beyond what the viewer may know.
+func (v *viewer) membersAt(tx *storage.Tx, order int64) ([]*Event, error) {
+	last, err := v.lastSeen(tx)
+	if err != nil {
+		return nil, err
+	}
+	newest := v.room.LastOrder()
+	if last != nil {
+		newest = last.Order
+	}
+	if order < newest {
+		if last, err = v.eventAtOrder(tx, order); mxerr.Code(err) == mxerr.CodeNotFound {
+			return nil, nil // before the room's first event
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return v.stateAt(tx, last, func(typ, _ string) bool { return typ == typeMember })
+}
+
+// JoinedMembers gives the joined members of a room with their profiles, to who is joined themselves.
+// Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
+func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to Recipient) (joined []byte, err error) {
+	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+		if !v.joined {
+			return errNotReadable()
+		}
+		users := map[string]bool{}
+		for _, m := range v.room.Members(Join) {
+			users[string(m.User)] = true
+		}
+		members, err := v.currentMembers(tx, users)
+		if err != nil {
+			return err
+		}
+		sortByPos(members)
+		joined = appendProfiles(nil, members)
+		return nil
+	})
+	return joined, err
+}
+
+// appendProfiles writes an object of user id → display_name and avatar_url.
+func appendProfiles(dst []byte, members []*Event) []byte {
+	dst = append(dst, '{')
+	for i, e := range members {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		user, _ := e.StateKey()
+		dst = append(canonjson.AppendString(dst, user), ":{"...)
+		start := len(dst)
+		for _, f := range []struct{ from, to string }{{"avatar_url", "avatar_url"}, {"displayname", "display_name"}} {
+			if text := contentString(e, f.from); text != "" {
+				if len(dst) > start {
+					dst = append(dst, ',')
+				}
+				dst = append(canonjson.AppendString(dst, f.to), ':')
+				dst = canonjson.AppendString(dst, text)
+			}
+		}
+		dst = append(dst, '}')
+	}
+	return append(dst, '}')
+}

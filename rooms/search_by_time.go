@@ -1,0 +1,121 @@
+package rooms
+
+import (
+	"context"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// timeWindow is how many events around the place that a time points to are compared: senders' clocks differ.
+const timeWindow = 64
+
+// TimestampToEvent finds the event closest to a time among those at or after it, or at or before it when backwards.
+// Partial: times are taken to grow along the timeline; where a sender's clock is off by more than timeWindow events, its
+// events are passed over.
+// Spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
+func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to Recipient, at time.Time, backwards bool) (eventID id.EventID, ts int64, err error) {
+	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+		e, err := v.closest(tx, at.UnixMilli(), backwards)
+		if err != nil {
+			return err
+		}
+		if e == nil {
+			return mxerr.NotFound("There is no event on that side of the time")
+		}
+		eventID, ts = e.ID(), e.OriginServerTS()
+		return nil
+	})
+	return eventID, ts, err
+}
+
+// closest walks from the place of a time to the first visible event on the wanted side, and compares it with those near.
+func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*Event, error) {
+	place, err := v.placeOf(tx, ts)
+	if err != nil {
+		return nil, err
+	}
+	c := cursor{window: window{after: 0, upTo: place}, backwards: true}
+	if !backwards {
+		c = cursor{window: window{after: place, upTo: everything().upTo}}
+	}
+	if c, err = v.widen(tx, c); err != nil {
+		return nil, err
+	}
+	var best *Event
+	for scanned := 0; scanned < maxScan && !c.done; {
+		events, _, err := v.walk(tx, &c, 2*timeWindow, &EventFilter{})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range events {
+			if onSide(e, ts, backwards) && (best == nil || closer(e, best, backwards)) {
+				best = e
+			}
+		}
+		if best != nil {
+			return best, nil
+		}
+		scanned += 2 * timeWindow
+	}
+	return best, nil
+}
+
+func onSide(e *Event, ts int64, backwards bool) bool {
+	if backwards {
+		return e.OriginServerTS() <= ts
+	}
+	return e.OriginServerTS() >= ts
+}
+
+func closer(e, than *Event, backwards bool) bool {
+	if backwards {
+		return e.OriginServerTS() > than.OriginServerTS()
+	}
+	return e.OriginServerTS() < than.OriginServerTS()
+}
+
+// widen moves the beginning of a walk by timeWindow events the other way.
+func (v *viewer) widen(tx *storage.Tx, c cursor) (cursor, error) {
+	if c.backwards {
+		rows, err := tx.Timeline(v.room.nid, c.upTo, everything().upTo, false, timeWindow)
+		if n := len(rows); n > 0 {
+			c.upTo = rows[n-1].Order
+		}
+		return c, err
+	}
+	rows, err := tx.Timeline(v.room.nid, 0, c.after, true, timeWindow)
+	if n := len(rows); n > 0 {
+		c.after = rows[n-1].Order - 1
+	}
+	return c, err
+}
+
+// placeOf halves the timeline until it has the order of the last event from before a time, 0 if there is none. There is no
+// index by time: it would cost every send, and this is asked rarely.
+func (v *viewer) placeOf(tx *storage.Tx, ts int64) (int64, error) {
+	low, high := int64(0), v.room.LastOrder() // the event at low is from before ts, the one after high is not
+	for low < high {
+		middle := low + (high-low+1)/2
+		p, found, err := tx.TimePointAt(v.room.nid, middle)
+		if err != nil {
+			return 0, err
+		}
+		switch {
+		case !found || p.Order <= low: // nothing in (low, middle]
+			next, found, err := tx.TimePointAfter(v.room.nid, middle)
+			if err != nil || !found || next.Order > high || next.OriginTS >= ts {
+				return low, err
+			}
+			low = next.Order
+		case p.OriginTS < ts:
+			low = middle
+		default:
+			high = p.Order - 1
+		}
+	}
+	return low, nil
+}

@@ -1,0 +1,273 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/visibility"
+	"ebb/storage"
+)
+
+const (
+	// MaxPage bounds the events of one answer.
+	MaxPage = 1000
+	// maxScan bounds the rows that one request looks at: where more of them in a row are hidden, the answer is short and its
+	// token goes on behind them.
+	maxScan = 10000
+	// scanBatch is the least number of rows read at once.
+	scanBatch = 32
+)
+
+// PageRequest asks for a part of a room's timeline.
+type PageRequest struct {
+	From, To  string // tokens; "": the end of the timeline where the direction begins, no bound
+	Backwards bool   // newest first
+	Limit     int
+	Filter    EventFilter
+}
+
+// Page is a part of a timeline with the tokens of its ends.
+type Page struct {
+	Start string            `json:"start"`
+	End   string            `json:"end,omitempty"` // "": there is no more
+	Chunk []json.RawMessage `json:"chunk"`
+	State []json.RawMessage `json:"state,omitempty"`
+}
+
+// reading finds a room and makes the recipient's view of it. Whoever may read nothing there, by whatever cause, gets one
+// and the same error.
+func (s *Service) reading(ctx context.Context, roomID id.RoomID, to Recipient, f func(*storage.Tx, *viewer) error) error {
+	room, err := s.Room(ctx, roomID)
+	if mxerr.Code(err) == mxerr.CodeNotFound {
+		return errNotReadable()
+	}
+	if err != nil {
+		return err
+	}
+	v, err := s.viewer(ctx, nil, room, to)
+	if err != nil {
+		return err
+	}
+	return s.db.Read(ctx, func(tx *storage.Tx) error {
+		if err := v.mayRead(tx); err != nil {
+			return err
+		}
+		return f(tx, v)
+	})
+}
+
+func errNotReadable() error { return mxerr.Forbidden("You are not in this room") }
+
+// mayRead lets in members, former members until they forget the room, and everybody where anybody may read.
+func (v *viewer) mayRead(tx *storage.Tx) error {
+	if v.joined || v.room.HistoryVisibility() == string(visibility.WorldReadable) {
+		return nil
+	}
+	was, err := v.wasJoined(tx)
+	if err != nil {
+		return err
+	}
+	if !was {
+		return errNotReadable()
+	}
+	return nil
+}
+
+// wasJoined tells of somebody who is not joined whether they left the room, and did not forget it.
+func (v *viewer) wasJoined(tx *storage.Tx) (bool, error) {
+	if v.member == nil || v.member.Membership != Leave && v.member.Membership != Ban {
+		return false, nil
+	}
+	forgotten, err := tx.Forgotten(v.to.UserNID, v.room.nid)
+	if err != nil || forgotten {
+		return false, err
+	}
+	until, err := v.joinedUntil(tx)
+	return until > 0, err
+}
+
+// Messages reads a page of a room's timeline.
+// Spec: client-server-api#get_matrixclientv3roomsroomidmessages
+func (s *Service) Messages(ctx context.Context, roomID id.RoomID, to Recipient, req PageRequest) (page Page, err error) {
+	w, err := parseWindow(req.From, req.To, req.Backwards)
+	if err != nil {
+		return page, err
+	}
+	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+		page, err = v.page(tx, w, req)
+		return err
+	})
+	return page, err
+}
+
+func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (Page, error) {
+	if req.From == "" && req.Backwards {
+		w.upTo = v.room.LastOrder()
+	}
+	p := Page{Start: TimelineToken(w.start(req.Backwards))}
+	if req.From != "" {
+		p.Start = req.From
+	}
+	c := cursor{window: w, backwards: req.Backwards}
+	events, sights, err := v.walk(tx, &c, req.Limit, &req.Filter)
+	if err != nil {
+		return p, err
+	}
+	if !c.done {
+		p.End = TimelineToken(c.start(req.Backwards))
+	}
+	if p.Chunk, err = v.forms(tx, events, sights, FormOptions{RoomID: true, Bundle: true}); err != nil {
+		return p, err
+	}
+	if req.Filter.LazyLoadMembers {
+		p.State, err = v.senders(tx, events, req.Backwards)
+	}
+	return p, err
+}
+
+// cursor is a walk along a timeline.
+type cursor struct {
+	window
+	backwards bool
+	done      bool // there is nothing left in the window
+}
+
+// walk collects up to limit events that the viewer may see and that pass the filter. The cursor goes on over all others:
+// that rows are hidden, by their expiry too, never ends a page.
+func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter) (events []*Event, sights []sight, err error) {
+	if !filter.room(string(v.room.id)) || c.empty() {
+		c.done = true
+		return nil, nil, nil
+	}
+	for scanned := 0; scanned < maxScan && len(events) < limit; {
+		batch := max(limit-len(events), scanBatch)
+		rows, err := tx.Timeline(v.room.nid, c.after, c.upTo, c.backwards, batch)
+		if err != nil {
+			return nil, nil, err
+		}
+		orders, found, at, err := v.pick(tx, rows, filter)
+		if err != nil {
+			return nil, nil, err
+		}
+		scanned += len(rows)
+		n := min(limit-len(events), len(found))
+		events, sights = append(events, found[:n]...), append(sights, at[:n]...)
+		switch {
+		case len(events) == limit:
+			c.shrink(found[n-1].Order, c.backwards)
+			c.done = len(rows) < batch && found[n-1].Order == orders[len(orders)-1]
+		case len(rows) < batch:
+			if len(orders) > 0 {
+				c.shrink(orders[len(orders)-1], c.backwards)
+			}
+			c.done = true
+			return events, sights, nil
+		default:
+			c.shrink(orders[len(orders)-1], c.backwards)
+		}
+	}
+	return events, sights, nil
+}
+
+// pick keeps the rows that pass the filter and that the viewer may see; orders are those of all rows.
+func (v *viewer) pick(tx *storage.Tx, rows []storage.EventRow, filter *EventFilter) (orders []int64, events []*Event, sights []sight, err error) {
+	orders = make([]int64, len(rows))
+	for i := range rows {
+		orders[i] = rows[i].Order
+		if rows[i].Flags&storage.HiddenEvent != 0 {
+			continue
+		}
+		e, err := fromRow(v.room.version, &rows[i])
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if filter.event(e) {
+			events = append(events, e)
+		}
+	}
+	events, sights, err = v.filter(tx, events)
+	return orders, events, sights, err
+}
+
+// senders gives the member events of the senders of a page, as they were at its newest event.
+// Spec: client-server-api#lazy-loading-room-members
+func (v *viewer) senders(tx *storage.Tx, page []*Event, newestFirst bool) ([]json.RawMessage, error) {
+	if len(page) == 0 {
+		return nil, nil
+	}
+	newest := page[len(page)-1]
+	if newestFirst {
+		newest = page[0]
+	}
+	wanted := map[string]bool{}
+	for _, e := range page {
+		wanted[string(e.Sender())] = true
+	}
+	members, err := v.membersAfter(tx, newest, wanted)
+	if err != nil {
+		return nil, err
+	}
+	return v.stateForms(tx, members, FormOptions{RoomID: true})
+}
+
+// stateForms writes state events that go with what the viewer may see, whether or not they were visible when sent.
+func (v *viewer) stateForms(tx *storage.Tx, events []*Event, opt FormOptions) ([]json.RawMessage, error) {
+	sights, err := v.sights(tx, events)
+	if err != nil {
+		return nil, err
+	}
+	return v.forms(tx, events, sights, opt)
+}
+
+// GetEvent gives one event to whoever may see it.
+// Spec: client-server-api#get_matrixclientv3roomsroomideventeventid
+func (s *Service) GetEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient) (form json.RawMessage, err error) {
+	err = s.readingEvent(ctx, roomID, eventID, to, func(tx *storage.Tx, v *viewer, e *Event, at sight) error {
+		form, err = v.one(tx, e, at, FormOptions{RoomID: true, Bundle: true})
+		return err
+	})
+	return form, err
+}
+
+// readingEvent is reading with an event that the recipient can see; one who cannot learns nothing about the room either.
+func (s *Service) readingEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, f func(*storage.Tx, *viewer, *Event, sight) error) error {
+	err := s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+		e, at, err := v.event(tx, eventID)
+		if err != nil {
+			return err
+		}
+		return f(tx, v, e, at)
+	})
+	if mxerr.Code(err) == mxerr.CodeForbidden {
+		return errNoEvent()
+	}
+	return err
+}
+
+func errNoEvent() error { return mxerr.NotFound("Event not found") }
+
+// event finds an event that the viewer may see.
+func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*Event, sight, error) {
+	row, found, err := tx.EventByID(v.room.nid, string(eventID))
+	if err != nil {
+		return nil, sight{}, err
+	}
+	if !found || row.Flags&storage.HiddenEvent != 0 {
+		return nil, sight{}, errNoEvent()
+	}
+	e, err := fromRow(v.room.version, &row)
+	if err != nil {
+		return nil, sight{}, err
+	}
+	sights, err := v.sights(tx, []*Event{e})
+	if err != nil {
+		return nil, sight{}, err
+	}
+	if !sights[0].visible {
+		return nil, sight{}, errNoEvent()
+	}
+	return e, sights[0], nil
+}

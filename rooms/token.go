@@ -1,0 +1,91 @@
+package rooms
+
+import (
+	"strconv"
+	"strings"
+
+	"ebb/mxerr"
+)
+
+// maxToken bounds the pagination tokens that are looked at; /sync gives the longest ones.
+const maxToken = 200
+
+// TimelineToken is the pagination token of the point just after the event with this order: backwards from it that event
+// comes first, forwards the next one. Order 0 is the start of every room.
+func TimelineToken(order int64) string { return "t" + strconv.FormatInt(order, 10) }
+
+// ParseToken reads a token of a timeline or of /sync (next_batch) as the order that it points after. /sync tokens begin
+// with s1_ and the stream position, of which the order of a live event is made.
+func ParseToken(text string) (order int64, err error) {
+	number, isTimeline := strings.CutPrefix(text, "t")
+	limit := int64(1<<63 - 1)
+	if !isTimeline {
+		var ok bool
+		if number, ok = strings.CutPrefix(text, "s1_"); !ok || len(text) > maxToken {
+			return 0, errToken(text)
+		}
+		number, _, _ = strings.Cut(number, "_")
+		limit /= orderStep
+	}
+	n, err := strconv.ParseUint(number, 10, 63)
+	if err != nil || int64(n) > limit {
+		return 0, errToken(text)
+	}
+	if isTimeline {
+		return int64(n), nil
+	}
+	// Everything that the client was given with the token is at or below its position.
+	return int64(n) * orderStep, nil
+}
+
+func errToken(text string) error {
+	return mxerr.InvalidParam("Unknown pagination token %q", text[:min(len(text), 40)])
+}
+
+// window is a part of a timeline: the orders above after and not above upTo.
+type window struct{ after, upTo int64 }
+
+// everything is the whole timeline.
+func everything() window { return window{after: 0, upTo: 1<<63 - 1} }
+
+// parseWindow turns from, to and a direction into the part of the timeline between them; an empty token is no bound.
+func parseWindow(from, to string, backwards bool) (window, error) {
+	w := everything()
+	for _, t := range []struct {
+		text  string
+		upper bool
+	}{{from, backwards}, {to, !backwards}} {
+		if t.text == "" {
+			continue
+		}
+		order, err := ParseToken(t.text)
+		switch {
+		case err != nil:
+			return w, err
+		case t.upper:
+			w.upTo = order
+		default:
+			w.after = order
+		}
+	}
+	return w, nil
+}
+
+// start is the token of the end where a walk begins.
+func (w window) start(backwards bool) int64 {
+	if backwards {
+		return w.upTo
+	}
+	return w.after
+}
+
+// shrink moves the end where a walk began beyond the event that it has reached.
+func (w *window) shrink(order int64, backwards bool) {
+	if backwards {
+		w.upTo = order - 1
+	} else {
+		w.after = order
+	}
+}
+
+func (w window) empty() bool { return w.after >= w.upTo }

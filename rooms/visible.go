@@ -1,0 +1,407 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/expiry"
+	"ebb/rooms/visibility"
+	"ebb/storage"
+)
+
+// Recipient is a local user who reads, and the device that the answer goes to (0: none).
+type Recipient struct {
+	UserNID int64
+	User    id.UserID
+	Device  int64
+}
+
+// reader is what the reading side keeps in memory. The first three are facts that never change once they are true,
+// bounded, so that nothing has to evict them.
+type reader struct {
+	past   *generations[pastKey, past]            // the state before events, as visibility asks for it
+	former *generations[storage.Pos, storage.Pos] // state event → the one that it replaced; 0: none
+	joined *generations[joinedKey, int64]         // former member → order at which the last join ended
+
+	ignores ignoreCache
+	erased  erasures
+}
+
+const (
+	// pastEntries: an entry has some 150 bytes; a page of a busy room needs a few dozen.
+	pastEntries   = 16384
+	formerEntries = 16384
+	joinedEntries = 4096
+)
+
+func newReader() *reader {
+	return &reader{
+		past:   newGenerations[pastKey, past](pastEntries),
+		former: newGenerations[storage.Pos, storage.Pos](formerEntries),
+		joined: newGenerations[joinedKey, int64](joinedEntries),
+
+		ignores: ignoreCache{users: map[int64]map[id.UserID]struct{}{}},
+		erased:  erasures{users: map[int64]storage.Pos{}},
+	}
+}
+
+type pastKey struct {
+	snapshot, user int64
+}
+
+// past is what visibility asks of the state before an event.
+type past struct {
+	history    visibility.History
+	membership visibility.Membership
+}
+
+type joinedKey struct {
+	room, user int64
+	member     storage.Pos // the current m.room.member event
+}
+
+// errNeedTx: memory does not have the answer; come again inside db.Read.
+var errNeedTx = errors.New("a database read is needed")
+
+// withTx runs f with tx, or first without one and, when that does not do, in a read of its own. f must have no effect
+// before it returns errNeedTx.
+func (s *Service) withTx(ctx context.Context, tx *storage.Tx, f func(*storage.Tx) error) error {
+	if tx != nil {
+		return f(tx)
+	}
+	if err := f(nil); !errors.Is(err, errNeedTx) {
+		return err
+	}
+	return s.db.Read(ctx, f)
+}
+
+// viewer is how one user stands to a room for the time of one request.
+type viewer struct {
+	svc  *Service
+	room *Room
+	to   Recipient
+	now  time.Time
+
+	joined    bool
+	joinedPos storage.Pos // since when without a break
+	member    *Member     // nil: the room does not know the user
+	ignored   map[id.UserID]struct{}
+	policy    expiry.Policy
+
+	lastJoin *int64 // see joinedUntil
+}
+
+func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *Room, to Recipient) (*viewer, error) {
+	v := &viewer{svc: s, room: room, to: to, now: s.Now(), member: room.MemberOf(to.User), policy: room.Retention()}
+	v.joined = v.member != nil && v.member.Membership == Join
+	var err error
+	if v.ignored, err = s.ignored(ctx, tx, to.UserNID); err != nil {
+		return nil, err
+	}
+	if v.joined {
+		v.joinedPos, err = s.joinedSince(ctx, tx, to.UserNID, room.nid)
+	}
+	return v, err
+}
+
+// sight is what a viewer sees of one event.
+type sight struct {
+	visible    bool
+	membership visibility.Membership // of the viewer at the event, the event's own change included
+}
+
+// Visible leaves out the events that the recipient may not see: by history visibility, because their time is over, or
+// because the recipient ignores the sender. Their order is kept.
+func (s *Service) Visible(ctx context.Context, tx *storage.Tx, room *Room, to Recipient, evs []*Event) (visible []*Event, err error) {
+	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
+		v, err := s.viewer(ctx, tx, room, to)
+		if err != nil {
+			return err
+		}
+		visible, _, err = v.filter(tx, evs)
+		return err
+	})
+	return visible, err
+}
+
+// filter is Visible that also tells what the viewer's membership was.
+func (v *viewer) filter(tx *storage.Tx, evs []*Event) (visible []*Event, sights []sight, err error) {
+	all, err := v.sights(tx, evs)
+	if err != nil {
+		return nil, nil, err
+	}
+	visible, sights = make([]*Event, 0, len(evs)), make([]sight, 0, len(evs))
+	for i, e := range evs {
+		if all[i].visible {
+			visible, sights = append(visible, e), append(sights, all[i])
+		}
+	}
+	return visible, sights, nil
+}
+
+// sights judges events. Most are judged from memory: the viewer's membership since they joined is known, and so is the
+// state before recent events.
+func (v *viewer) sights(tx *storage.Tx, evs []*Event) ([]sight, error) {
+	out := make([]sight, len(evs))
+	var open []int
+	for i, e := range evs {
+		switch {
+		case v.hides(e):
+		case v.duringJoin(e):
+			out[i] = sight{visible: true, membership: visibility.Join}
+		default:
+			open = append(open, i)
+		}
+	}
+	if len(open) == 0 {
+		return out, nil
+	}
+	pasts, err := v.pasts(tx, evs, open)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range open {
+		if out[i], err = v.judge(tx, evs[i], pasts[evs[i].Snapshot]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// hides tells whether an event is out of sight for another reason than history visibility.
+func (v *viewer) hides(e *Event) bool {
+	if e.Hidden() {
+		return true
+	}
+	if e.IsState() {
+		return false // state never expires, and that of ignored users still counts
+	}
+	_, ignored := v.ignored[e.Sender()]
+	return ignored || v.expired(e)
+}
+
+func (v *viewer) expired(e *Event) bool {
+	return !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.now)
+}
+
+// cutoff is the policy's cutoff for queries, nil when nothing expires.
+func (v *viewer) cutoff() *int64 {
+	if c, ok := expiry.Cutoff(v.policy, v.now); ok {
+		return &c
+	}
+	return nil
+}
+
+// duringJoin tells of an event, without a look at its state, that the viewer was joined at it. An event of this server
+// was built on everything that had arrived here; one of another server may not know of the join.
+func (v *viewer) duringJoin(e *Event) bool {
+	return v.joined && e.Pos >= v.joinedPos && v.svc.IsLocal(e.Sender())
+}
+
+// pasts finds the state before the events at these indexes.
+func (v *viewer) pasts(tx *storage.Tx, evs []*Event, at []int) (map[int64]past, error) {
+	found := make(map[int64]past, len(at))
+	var missing []int64
+	for _, i := range at {
+		nid := evs[i].Snapshot
+		if _, ok := found[nid]; ok {
+			continue
+		}
+		p, ok := v.svc.reader.past.get(pastKey{nid, v.to.UserNID})
+		if !ok {
+			p = past{history: visibility.Shared, membership: visibility.Leave}
+			if nid != 0 {
+				missing = append(missing, nid)
+			}
+		}
+		found[nid] = p
+	}
+	if len(missing) == 0 {
+		return found, nil
+	}
+	if tx == nil {
+		return nil, errNeedTx
+	}
+	return found, v.loadPasts(tx, missing, found)
+}
+
+func (v *viewer) loadPasts(tx *storage.Tx, snapshots []int64, into map[int64]past) error {
+	found, err := tx.Sights(snapshots, string(v.to.User))
+	if err != nil {
+		return err
+	}
+	var positions []storage.Pos
+	for _, f := range found {
+		positions = append(positions, f.HistoryVisibility, f.Member)
+	}
+	events, err := v.room.eventsAt(tx, positions)
+	if err != nil {
+		return err
+	}
+	for nid, f := range found {
+		p := past{history: visibility.Shared, membership: visibility.Leave}
+		if e := events[f.HistoryVisibility]; e != nil {
+			p.history = visibility.ParseHistory(e.Content())
+		}
+		if e := events[f.Member]; e != nil {
+			p.membership = membershipOf(e)
+		}
+		v.svc.reader.past.put(pastKey{nid, v.to.UserNID}, p)
+		into[nid] = p
+	}
+	return nil
+}
+
+// eventsAt reads events by position; zero and positions that are gone are left out.
+func (r *Room) eventsAt(tx *storage.Tx, positions []storage.Pos) (map[storage.Pos]*Event, error) {
+	want := make([]storage.Pos, 0, len(positions))
+	out := make(map[storage.Pos]*Event, len(positions))
+	for _, p := range positions {
+		if _, seen := out[p]; p != 0 && !seen {
+			out[p] = nil
+			want = append(want, p)
+		}
+	}
+	if len(want) == 0 {
+		return out, nil
+	}
+	rows, err := tx.EventsAt(want)
+	if err != nil {
+		return nil, err
+	}
+	for i := range rows {
+		if out[rows[i].Position], err = fromRow(r.version, &rows[i]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// judge applies the table of rooms/visibility to one event.
+func (v *viewer) judge(tx *storage.Tx, e *Event, before past) (sight, error) {
+	view := visibility.View{History: before.history, Membership: before.membership, JoinedSince: v.joined}
+	at := before.membership
+	switch {
+	case e.IsStateKey(typeHistoryVisibility, ""):
+		view.HistoryAfter = visibility.ParseHistory(e.Content())
+	case e.IsStateKey(typeMember, string(v.to.User)):
+		at = membershipOf(e)
+		view.MembershipAfter = at
+	}
+	if !v.joined {
+		until, err := v.joinedUntil(tx)
+		if err != nil {
+			return sight{}, err
+		}
+		view.JoinedSince = e.Order < until
+	}
+	return sight{visible: visibility.CanSee(view), membership: at}, nil
+}
+
+func membershipOf(e *Event) visibility.Membership {
+	if m := contentString(e, "membership"); m != "" {
+		return visibility.Membership(m)
+	}
+	return visibility.Leave
+}
+
+// maxMembershipSteps bounds the walk back through somebody's membership: who came and went more often after their last
+// join sees less of the past.
+const maxMembershipSteps = 200
+
+// joinedUntil is, for somebody who is not joined, the order of the event that ended their last join; 0 for one who was
+// never joined. It walks back from the current member event through those that each replaced.
+func (v *viewer) joinedUntil(tx *storage.Tx) (int64, error) {
+	if v.lastJoin != nil || v.member == nil {
+		return deref(v.lastJoin), nil
+	}
+	key := joinedKey{v.room.nid, v.to.UserNID, v.member.Pos}
+	until, ok := v.svc.reader.joined.get(key)
+	if !ok {
+		if tx == nil {
+			return 0, errNeedTx
+		}
+		var err error
+		if until, err = v.walkMembership(tx); err != nil {
+			return 0, err
+		}
+		v.svc.reader.joined.put(key, until)
+	}
+	v.lastJoin = &until
+	return until, nil
+}
+
+func deref(p *int64) int64 {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+func (v *viewer) walkMembership(tx *storage.Tx) (int64, error) {
+	pos := v.member.Pos
+	for range maxMembershipSteps {
+		row, found, err := tx.EventAt(pos)
+		if err != nil || !found || row.Snapshot == 0 {
+			return 0, err
+		}
+		before, err := tx.StateKeyOf(row.Snapshot, typeMember, string(v.to.User))
+		if err != nil || before == 0 {
+			return 0, err
+		}
+		prior, found, err := tx.EventAt(before)
+		if err != nil || !found {
+			return 0, err
+		}
+		e, err := fromRow(v.room.version, &prior)
+		if err != nil {
+			return 0, err
+		}
+		if membershipOf(e) == visibility.Join {
+			return row.Order, nil
+		}
+		pos = before
+	}
+	return 0, nil
+}
+
+// generations is a bounded memory of facts that never change: when the younger half is full the older half is dropped.
+type generations[K comparable, V any] struct {
+	mu         sync.Mutex // guards all
+	half       int
+	young, old map[K]V
+}
+
+func newGenerations[K comparable, V any](entries int) *generations[K, V] {
+	return &generations[K, V]{half: entries / 2, young: map[K]V{}}
+}
+
+func (g *generations[K, V]) get(k K) (V, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if v, ok := g.young[k]; ok {
+		return v, true
+	}
+	v, ok := g.old[k]
+	if ok {
+		g.add(k, v)
+	}
+	return v, ok
+}
+
+func (g *generations[K, V]) put(k K, v V) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.add(k, v)
+}
+
+func (g *generations[K, V]) add(k K, v V) {
+	if len(g.young) >= g.half {
+		g.old, g.young = g.young, make(map[K]V, g.half/4)
+	}
+	g.young[k] = v
+}
