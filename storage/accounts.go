@@ -57,17 +57,32 @@ func (tx *Tx) SetAdmin(user int64, admin bool) error {
 	return err
 }
 
-const deactivateQuery = `UPDATE accounts SET password = '', admin = 0, search = '', deactivated_ts = $2, leaving = 1 WHERE nid = $1 AND deactivated_ts = 0`
+const deactivateQuery = `UPDATE accounts SET password = '', admin = 0, search = '', deactivated_ts = $2, leaving = $3 WHERE nid = $1 AND deactivated_ts = 0`
 
-// Deactivate closes an account for good; false where it was closed already.
-func (tx *Tx) Deactivate(user int64) (bool, error) {
-	n, err := tx.exec(deactivateQuery, user, tx.now.UnixMilli())
+// Deactivate closes an account for good; false where it was closed already. The user is then one of LeavingAccounts.
+func (tx *Tx) Deactivate(user int64, erase bool) (bool, error) {
+	leaving := 1
+	if erase {
+		leaving = 2
+	}
+	n, err := tx.exec(deactivateQuery, user, tx.now.UnixMilli(), leaving)
 	return n == 1, err
 }
 
-// LeavingAccounts lists deactivated users who are not yet out of every room.
-func (tx *Tx) LeavingAccounts() ([]int64, error) {
-	return collect(tx, scanInt64, `SELECT nid FROM accounts WHERE leaving = 1 ORDER BY nid`)
+// LeavingAccount is a deactivated user who is not yet out of every room.
+type LeavingAccount struct {
+	NID   int64
+	Erase bool
+}
+
+// LeavingAccounts lists the users whose deactivation is not complete.
+func (tx *Tx) LeavingAccounts() ([]LeavingAccount, error) {
+	return collect(tx, func(r Row) (a LeavingAccount, err error) {
+		var leaving int64
+		err = r.Scan(&a.NID, &leaving)
+		a.Erase = leaving == 2
+		return a, err
+	}, `SELECT nid, leaving FROM accounts WHERE leaving > 0 ORDER BY nid`)
 }
 
 // HasLeft records that a deactivated user is out of every room.
@@ -75,8 +90,6 @@ func (tx *Tx) HasLeft(user int64) error {
 	_, err := tx.exec(`UPDATE accounts SET leaving = 0 WHERE nid = $1`, user)
 	return err
 }
-
-const addErasedQuery = `INSERT INTO erased_users (user_nid, position) VALUES ($1, $2) ON CONFLICT (user_nid) DO NOTHING`
 
 // erasable is what belongs to a user and is no event.
 var erasable = []string{
@@ -91,31 +104,14 @@ var erasable = []string{
 	`DELETE FROM key_signatures WHERE target_nid = $1 OR signer_nid = $1`,
 }
 
-// Erase removes what a user left besides events, and marks the events to be given as redacted copies to whoever joins
-// later than the position that it returns.
-func (tx *Tx) Erase(user int64) (Pos, error) {
+// EraseData removes what a user left besides events.
+func (tx *Tx) EraseData(user int64) error {
 	for _, q := range erasable {
 		if _, err := tx.exec(q, user); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	pos := tx.NextPos()
-	_, err := tx.exec(addErasedQuery, user, int64(pos))
-	return pos, err
-}
-
-// ErasedUser is a user whose events are given as redacted copies to whoever joins after a position.
-type ErasedUser struct {
-	User int64
-	At   Pos
-}
-
-// ErasedUsers lists the users who were erased.
-func (tx *Tx) ErasedUsers() ([]ErasedUser, error) {
-	return collect(tx, func(r Row) (e ErasedUser, err error) {
-		err = r.Scan(&e.User, &e.At)
-		return e, err
-	}, `SELECT user_nid, position FROM erased_users ORDER BY user_nid`)
+	return nil
 }
 
 // RegistrationToken lets people make accounts.
@@ -149,11 +145,7 @@ ON CONFLICT (token) DO NOTHING`
 
 // AddRegistrationToken stores a token; false where there is one of that name.
 func (tx *Tx) AddRegistrationToken(t RegistrationToken) (bool, error) {
-	var uses any
-	if t.Uses != nil {
-		uses = *t.Uses
-	}
-	n, err := tx.exec(addRegistrationTokenQuery, t.Token, uses, t.ExpiresTS, t.CreatedTS)
+	n, err := tx.exec(addRegistrationTokenQuery, t.Token, t.Uses, t.ExpiresTS, t.CreatedTS)
 	return n == 1, err
 }
 

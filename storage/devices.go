@@ -31,11 +31,7 @@ const addDeviceQuery = `INSERT INTO devices (nid, user_nid, device_id, display_n
 // AddDevice stores a new device and returns its short name.
 func (tx *Tx) AddDevice(user int64, deviceID string, displayName *string) (int64, error) {
 	nid := int64(tx.NextPos())
-	var name any
-	if displayName != nil {
-		name = *displayName
-	}
-	_, err := tx.exec(addDeviceQuery, nid, user, deviceID, name, tx.now.UnixMilli())
+	_, err := tx.exec(addDeviceQuery, nid, user, deviceID, displayName, tx.now.UnixMilli())
 	return nid, err
 }
 

@@ -8,14 +8,8 @@ CREATE TABLE accounts (
     created_ts     BIGINT NOT NULL,            -- ms
     admin          BIGINT NOT NULL DEFAULT 0,
     deactivated_ts BIGINT NOT NULL DEFAULT 0,  -- ms; the row stays, so that the name is not given to somebody else
-    leaving        BIGINT NOT NULL DEFAULT 0,  -- 1: deactivated, but not yet out of every room
+    leaving        BIGINT NOT NULL DEFAULT 0,  -- 1: deactivated, but not yet out of every room; 2: and to be erased
     search         TEXT   NOT NULL             -- user id and display name in lower case, for the user directory
-);
-
--- Users whose events are given as redacted copies to whoever joins later.
-CREATE TABLE erased_users (
-    user_nid {pk},
-    position BIGINT NOT NULL                   -- stream position of the erasure
 );
 
 CREATE TABLE devices (
