@@ -36,12 +36,14 @@ func (tx *Tx) UserMemberships(user int64) ([]MemberRow, error) {
 	}, userMembershipsQuery, user)
 }
 
-const setMembershipQuery = `INSERT INTO memberships (user_nid, room_nid, membership, position, joined_pos) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (user_nid, room_nid) DO UPDATE SET membership = excluded.membership, position = excluded.position, joined_pos = excluded.joined_pos, forgotten = 0`
+const setMembershipQuery = `INSERT INTO memberships (user_nid, room_nid, membership, position, joined_pos)
+VALUES ($1, $2, $3, CAST($4 AS BIGINT), CASE WHEN $3 = 'join' THEN CAST($4 AS BIGINT) ELSE 0 END)
+ON CONFLICT (user_nid, room_nid) DO UPDATE SET membership = excluded.membership, position = excluded.position, forgotten = 0,
+joined_pos = CASE WHEN excluded.membership = 'join' AND memberships.membership = 'join' THEN memberships.joined_pos ELSE excluded.joined_pos END`
 
-// SetMembership sets a user's membership of a room; the room is no longer forgotten.
+// SetMembership sets a user's membership of a room; the room is no longer forgotten. JoinedPos follows by itself.
 func (tx *Tx) SetMembership(m MemberRow) error {
-	_, err := tx.exec(setMembershipQuery, m.User, m.Room, m.Membership, int64(m.Position), int64(m.JoinedPos))
+	_, err := tx.exec(setMembershipQuery, m.User, m.Room, m.Membership, int64(m.Position))
 	return err
 }
 

@@ -20,3 +20,9 @@ func (tx *Tx) SetReceipt(r ReceiptRow, p Pos) (bool, error) {
 	n, err := tx.exec(setReceiptQuery, r.Room, r.User, r.Type, r.Thread, r.EventID, r.Order, r.TS, int64(p))
 	return n == 1, err
 }
+
+// LastReceipt is the position of the newest receipt of a room. It rides receipts_by_position.
+func (tx *Tx) LastReceipt(room int64) (Pos, error) {
+	p, _, err := one(tx, scanInt64, `SELECT coalesce(max(position), 0) FROM receipts WHERE room_nid = $1`, room)
+	return Pos(p), err
+}

@@ -1,0 +1,201 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// maxAliases bounds the aliases of a room.
+const maxAliases = 250
+
+// validAlias tells whether s is a room alias: #localpart:server, at most 255 bytes, without control characters.
+// Spec: appendices#room-aliases
+func validAlias(s string) bool {
+	if len(s) > 255 || len(s) < 2 || s[0] != '#' || !utf8.ValidString(s) {
+		return false
+	}
+	localpart, server, found := strings.Cut(s[1:], ":")
+	return found && localpart != "" && pdu.ValidServerName(server) && !strings.ContainsFunc(localpart, func(r rune) bool { return r <= ' ' || r == 0x7f })
+}
+
+// localAlias checks an alias that is to be made or looked up here.
+func (s *Service) localAlias(alias id.RoomAlias) error {
+	if !validAlias(string(alias)) {
+		return mxerr.InvalidParam("That is not a room alias")
+	}
+	if serverOf(string(alias)) != s.Server {
+		return mxerr.InvalidParam("Aliases of this server end in :%s", s.Server)
+	}
+	return nil
+}
+
+// CreateAlias makes an alias lead to a room that the user is in.
+// Spec: client-server-api#put_matrixclientv3directoryroomroomalias
+func (s *Service) CreateAlias(ctx context.Context, sender Sender, alias id.RoomAlias, room id.RoomID) error {
+	if err := s.localAlias(alias); err != nil {
+		return err
+	}
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return err
+	}
+	if r.Membership(sender.ID) != Join {
+		return mxerr.Forbidden("You are not in this room")
+	}
+	return s.db.Write(ctx, func(tx *storage.Tx) error {
+		existing, err := tx.RoomAliases(r.nid, maxAliases)
+		if err != nil {
+			return err
+		}
+		if len(existing) >= maxAliases {
+			return mxerr.InvalidParam("A room has at most %d aliases", maxAliases)
+		}
+		ok, err := tx.InsertAlias(storage.Alias{Alias: string(alias), Room: r.nid, Creator: sender.NID})
+		if err == nil && !ok {
+			return mxerr.New(http.StatusConflict, mxerr.CodeUnknown, "The alias %s is taken", alias)
+		}
+		return err
+	})
+}
+
+// DeleteAlias removes an alias: one's own, or any with the power to change the room's canonical alias, or any where
+// admin is set. A canonical alias event that names it is changed where the user may.
+// Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
+func (s *Service) DeleteAlias(ctx context.Context, sender Sender, alias id.RoomAlias, admin bool) error {
+	row, err := s.findAlias(ctx, alias)
+	if err != nil {
+		return err
+	}
+	r, err := s.RoomByNID(ctx, row.Room)
+	if err != nil {
+		return err
+	}
+	levels := r.Levels()
+	mayCanonical := r.Membership(sender.ID) == Join && levels.UserLevel(sender.ID) >= levels.EventLevel(typeCanonicalAlias, true)
+	if row.Creator != sender.NID && !mayCanonical && !admin {
+		return mxerr.Forbidden("Only who made the alias, or may change the room's canonical alias, may delete it")
+	}
+	if err := s.db.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteAlias(string(alias)) }); err != nil || !mayCanonical {
+		return err
+	}
+	return s.dropCanonicalAlias(ctx, sender, r, string(alias))
+}
+
+// dropCanonicalAlias takes a deleted alias out of the room's m.room.canonical_alias.
+func (s *Service) dropCanonicalAlias(ctx context.Context, sender Sender, r *Room, alias string) error {
+	return s.change(ctx, r.id, func(b *batch) error {
+		e, err := b.room.provisionalState(typeCanonicalAlias, "")
+		if err != nil || e == nil {
+			return err
+		}
+		content, changed := withoutAlias(e.Content(), alias)
+		if !changed {
+			return nil
+		}
+		empty := ""
+		_, err = b.add(proto{typ: typeCanonicalAlias, stateKey: &empty, sender: sender, content: content})
+		return err
+	})
+}
+
+// withoutAlias takes an alias out of the content of m.room.canonical_alias; false where it is not in there.
+func withoutAlias(content []byte, alias string) ([]byte, bool) {
+	fields := map[string]json.RawMessage{}
+	var names aliasContent
+	if json.Unmarshal(content, &fields) != nil || json.Unmarshal(content, &names) != nil {
+		return nil, false
+	}
+	changed := false
+	if names.Alias == alias {
+		delete(fields, "alias")
+		changed = true
+	}
+	var keep []string
+	for _, a := range names.AltAliases {
+		if a != alias {
+			keep = append(keep, a)
+		}
+	}
+	if len(keep) < len(names.AltAliases) {
+		changed = true
+		delete(fields, "alt_aliases")
+		if len(keep) > 0 {
+			fields["alt_aliases"], _ = json.Marshal(keep) // strings always marshal
+		}
+	}
+	out, err := json.Marshal(fields)
+	return out, changed && err == nil
+}
+
+func (s *Service) findAlias(ctx context.Context, alias id.RoomAlias) (row storage.Alias, err error) {
+	if !validAlias(string(alias)) {
+		return row, mxerr.InvalidParam("That is not a room alias")
+	}
+	found := false
+	if serverOf(string(alias)) == s.Server {
+		err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+			row, found, err = tx.AliasByName(string(alias))
+			return err
+		})
+	}
+	if err == nil && !found {
+		err = mxerr.NotFound("There is no alias %s", alias)
+	}
+	return row, err
+}
+
+// ResolveAlias finds the room that an alias leads to, and the servers that can be joined through.
+// Spec: client-server-api#get_matrixclientv3directoryroomroomalias
+func (s *Service) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []string, err error) {
+	row, err := s.findAlias(ctx, alias)
+	if err != nil {
+		return "", nil, err
+	}
+	r, err := s.RoomByNID(ctx, row.Room)
+	if err != nil {
+		return "", nil, err
+	}
+	return r.id, []string{s.Server}, nil
+}
+
+// ResolveRoom reads a room id or alias.
+func (s *Service) ResolveRoom(ctx context.Context, idOrAlias string) (id.RoomID, error) {
+	if strings.HasPrefix(idOrAlias, "#") {
+		room, _, err := s.ResolveAlias(ctx, id.RoomAlias(idOrAlias))
+		return room, err
+	}
+	if !strings.HasPrefix(idOrAlias, "!") || len(idOrAlias) > 255 {
+		return "", mxerr.InvalidParam("That is neither a room id nor an alias")
+	}
+	return id.RoomID(idOrAlias), nil
+}
+
+// LocalAliases lists the aliases of this server that lead to a room. Whoever may read the room's history may ask.
+// Spec: client-server-api#get_matrixclientv3roomsroomidaliases
+func (s *Service) LocalAliases(ctx context.Context, sender Sender, room id.RoomID) ([]id.RoomAlias, error) {
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return nil, unknownIsForbidden(err)
+	}
+	if r.Membership(sender.ID) != Join && r.HistoryVisibility() != "world_readable" {
+		return nil, mxerr.Forbidden("You are not in this room")
+	}
+	aliases := []id.RoomAlias{}
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		rows, err := tx.RoomAliases(r.nid, maxAliases)
+		for _, row := range rows {
+			aliases = append(aliases, id.RoomAlias(row.Alias))
+		}
+		return err
+	})
+	return aliases, err
+}

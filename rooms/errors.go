@@ -1,0 +1,55 @@
+package rooms
+
+import (
+	"errors"
+	"net/http"
+
+	"ebb/mxerr"
+	"ebb/rooms/eventauth"
+	"ebb/rooms/pdu"
+)
+
+// authError turns what the authorisation rules say into what the client is told.
+func authError(err error) error {
+	var r *eventauth.Rejection
+	if errors.As(err, &r) {
+		return mxerr.Forbidden("You may not do that in this room: %s", r.Msg).Because(err)
+	}
+	return err
+}
+
+// buildError turns why an event cannot be built into what the client is told.
+func buildError(err error) error {
+	var p *pdu.Error
+	switch {
+	case !errors.As(err, &p):
+		return err
+	case p.Kind == pdu.TooLarge:
+		return mxerr.TooLarge("%s", p.Msg).Because(err)
+	default:
+		return mxerr.BadJSON("%s", p.Msg).Because(err)
+	}
+}
+
+// unknownIsForbidden hides from one who is not in a room whether there is such a room.
+func unknownIsForbidden(err error) error {
+	if mxerr.Code(err) == mxerr.CodeNotFound {
+		return mxerr.Forbidden("You are not in this room").Because(err)
+	}
+	return err
+}
+
+// errRemote is what inviting a user of another server gets, and whatever else would need another server.
+func errRemote(what string) error {
+	return mxerr.Forbidden("%s is on another server, and this server does not take part in federation", what)
+}
+
+// Error codes of the room operations that no other package uses.
+const (
+	codeDuplicateAnnotation = "M_DUPLICATE_ANNOTATION"
+	codeRoomInUse           = "M_ROOM_IN_USE"
+)
+
+func badRequest(code, format string, args ...any) error {
+	return mxerr.New(http.StatusBadRequest, code, format, args...)
+}

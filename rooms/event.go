@@ -1,0 +1,85 @@
+package rooms
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/push"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// Event is an event of a room with what this server knows of it. It is immutable once committed and shared by all
+// readers; a redaction replaces it by another Event.
+type Event struct {
+	*pdu.Event
+
+	Pos        storage.Pos // arrival, the stream position
+	Order      int64       // place in the room's timeline
+	Room       int64       // room nid
+	SenderNID  int64
+	DeviceNID  int64  // the local device that sent it; 0 if none
+	TxnID      string // and its transaction id
+	ReceivedTS int64  // ms, this server's clock
+	Flags      storage.EventFlags
+	RedactedBy storage.Pos // the redaction that took effect; 0 if none
+	ThreadRoot storage.Pos // the root of its thread; 0 in the main timeline
+	Push       push.Class  // what it is to a reader who is not singled out
+	Snapshot   int64       // state before it; 0 for an outlier
+
+	// built: by this run of the server, so that singled says whom the event singles out; else event_push does.
+	built   bool
+	singled map[int64]push.Class
+
+	forms [2]atomic.Pointer[[]byte]
+}
+
+// Hidden tells that no client ever gets the event.
+func (e *Event) Hidden() bool { return e.Flags&storage.HiddenEvent != 0 }
+
+// Form is pdu's client form of the event, without or with the room id, made once. Callers must not change it; they
+// splice unsigned before the last byte of a copy.
+func (e *Event) Form(withRoomID bool) []byte {
+	slot := &e.forms[0]
+	if withRoomID {
+		slot = &e.forms[1]
+	}
+	if b := slot.Load(); b != nil {
+		return *b
+	}
+	b := e.ClientJSON(withRoomID)
+	slot.Store(&b)
+	return b
+}
+
+// redactedAs is the event after a redaction took effect: the same place, the redacted JSON.
+func (e *Event) redactedAs(pruned *pdu.Event, by storage.Pos) *Event {
+	return &Event{
+		Event: pruned, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
+		ReceivedTS: e.ReceivedTS, Flags: e.Flags, RedactedBy: by, ThreadRoot: e.ThreadRoot, Push: 0, Snapshot: e.Snapshot,
+	}
+}
+
+// row is the event as storage keeps it.
+func (e *Event) row() storage.EventRow {
+	key, isState := e.StateKey()
+	return storage.EventRow{
+		Position: e.Pos, Room: e.Room, Order: e.Order, EventID: string(e.ID()), Type: e.Type(), StateKey: key, IsState: isState,
+		Sender: e.SenderNID, OriginTS: e.OriginServerTS(), ReceivedTS: e.ReceivedTS, Snapshot: e.Snapshot, Flags: e.Flags,
+		RedactedBy: e.RedactedBy, ThreadRoot: e.ThreadRoot, Push: int64(e.Push), Device: e.DeviceNID, TxnID: e.TxnID, JSON: e.JSON(),
+	}
+}
+
+// fromRow makes the event of a stored row; v is the version of its room.
+func fromRow(v *pdu.Version, r *storage.EventRow) (*Event, error) {
+	p, err := pdu.ParseStored(v, id.EventID(r.EventID), r.JSON)
+	if err != nil {
+		return nil, fmt.Errorf("stored event %s: %w", r.EventID, err)
+	}
+	return &Event{
+		Event: p, Pos: r.Position, Order: r.Order, Room: r.Room, SenderNID: r.Sender, DeviceNID: r.Device, TxnID: r.TxnID,
+		ReceivedTS: r.ReceivedTS, Flags: r.Flags, RedactedBy: r.RedactedBy, ThreadRoot: r.ThreadRoot, Push: push.Class(r.Push), Snapshot: r.Snapshot,
+	}, nil
+}

@@ -1,0 +1,295 @@
+package rooms
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/rooms/eventauth"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// ringSize is how many of the newest events a room keeps in memory: clients that long-poll are served from them.
+const ringSize = 64
+
+// orderStep is the distance between two live events in a room's timeline, so that others can be put between them later.
+const orderStep = 1 << 16
+
+// extremity is an event that no other names as the one before it.
+type extremity struct {
+	id    id.EventID
+	event *Event // where it is queued; its position is known when its write runs
+	pos   storage.Pos
+}
+
+// snapshot is a state of the room as storage keeps it. Its nid is allotted when the write that makes it runs, in the
+// same goroutine as every later write that refers to it.
+type snapshot struct {
+	nid    int64
+	length int64 // snapshots since the last full one
+}
+
+// overlay is what queued writes change; every entry goes when its write is committed.
+type overlay struct {
+	state  map[pdu.StateKey]*pendingEvent // the newest for each key
+	joined int                            // joined users more than committed
+}
+
+func (o *overlay) reset() {
+	o.state, o.joined = map[pdu.StateKey]*pendingEvent{}, 0
+}
+
+// provisional is the head that the room's next event is built on: what is queued counts as done.
+type provisional struct {
+	extremities []extremity
+	depth       int64
+	generation  int64 // of the room's row when the next write runs
+	snapshot    *snapshot
+	levels      *eventauth.PowerLevels
+
+	queued  *storage.Pending // the newest queued write
+	epoch   int64            // grows when queued writes fail
+	broken  bool             // queued writes have failed; wait for the rest of them, then reload
+	retired bool             // no longer in the cache
+}
+
+// fill reads the committed head. The room is not shared yet, or its writer is held and nothing is queued.
+func (r *Room) fill(tx *storage.Tx, row *storage.RoomRow) error {
+	h := head{
+		state: map[pdu.StateKey]*Event{}, members: map[id.UserID]*Member{}, local: map[int64]*Member{}, invited: map[int64]*Member{}, counts: map[Membership]int{},
+		published: row.Published, purged: row.PurgedBefore, depth: row.Depth, order: row.LastOrder, generation: row.Generation,
+		snapshot: &snapshot{nid: row.Snapshot},
+	}
+	h.override = overrideOf(row)
+	var err error
+	if h.snapshot.length, err = tx.SnapshotLength(row.Snapshot); err != nil {
+		return err
+	}
+	if err := r.fillState(tx, &h); err != nil {
+		return err
+	}
+	if err := r.fillRing(tx, &h); err != nil {
+		return err
+	}
+	if err := r.fillExtremities(tx, &h, row.Extremities); err != nil {
+		return err
+	}
+	h.levels = eventauth.Levels(r.version, h.pdu(typeCreate), h.pdu(typePowerLevels))
+	h.policy = r.svc.effective(&h)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.head = h
+	r.pending.reset()
+	r.next = provisional{
+		extremities: h.extremities, depth: h.depth, generation: h.generation, snapshot: h.snapshot, levels: h.levels, epoch: r.next.epoch + 1,
+	}
+	return nil
+}
+
+func overrideOf(row *storage.RoomRow) *expiry.Policy {
+	if !row.Overridden {
+		return nil
+	}
+	return &expiry.Policy{Min: millis(row.OverrideMin), Max: millis(row.OverrideMax)}
+}
+
+func millis(ms *int64) *time.Duration {
+	if ms == nil {
+		return nil
+	}
+	d := time.Duration(*ms) * time.Millisecond
+	return &d
+}
+
+func (r *Room) fillState(tx *storage.Tx, h *head) error {
+	rows, err := tx.CurrentState(r.nid)
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		e, err := fromRow(r.version, &rows[i])
+		if err != nil {
+			return err
+		}
+		h.state[pdu.StateKey{Type: rows[i].Type, Key: rows[i].StateKey}] = e
+	}
+	members, err := tx.RoomMembers(r.nid)
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		h.setMember(r.svc, &Member{User: id.UserID(m.UserID), NID: m.User, Membership: m.Membership, Pos: m.Position})
+	}
+	return nil
+}
+
+func (r *Room) fillRing(tx *storage.Tx, h *head) error {
+	rows, err := tx.RecentEvents(r.nid, ringSize)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(rows)
+	for i := range rows {
+		h.last = max(h.last, rows[i].Position)
+		if rows[i].Flags&storage.HiddenEvent != 0 {
+			continue
+		}
+		e, err := fromRow(r.version, &rows[i])
+		if err != nil {
+			return err
+		}
+		h.ring = append(h.ring, e)
+	}
+	if len(rows) == ringSize {
+		h.ringOK = rows[0].Position
+	}
+	receipt, err := tx.LastReceipt(r.nid)
+	h.last = max(h.last, receipt)
+	return err
+}
+
+func (r *Room) fillExtremities(tx *storage.Tx, h *head, positions []storage.Pos) error {
+	rows, err := tx.EventsAt(positions)
+	if err != nil {
+		return err
+	}
+	if len(rows) != len(positions) || len(rows) == 0 {
+		return fmt.Errorf("room %s: %d of %d forward extremities are stored", r.id, len(rows), len(positions))
+	}
+	for i := range rows {
+		h.extremities = append(h.extremities, extremity{id: id.EventID(rows[i].EventID), pos: rows[i].Position})
+	}
+	return nil
+}
+
+// pdu is an entry of the committed state with an empty state key, for the pure packages; nil where there is none.
+func (h *head) pdu(typ string) *pdu.Event {
+	if e := h.state[pdu.StateKey{Type: typ}]; e != nil {
+		return e.Event
+	}
+	return nil
+}
+
+func (h *head) setMember(s *Service, m *Member) {
+	if old := h.members[m.User]; old != nil {
+		h.counts[old.Membership]--
+	}
+	h.members[m.User] = m
+	h.counts[m.Membership]++
+	if !s.IsLocal(m.User) {
+		return
+	}
+	delete(h.local, m.NID)
+	delete(h.invited, m.NID)
+	switch m.Membership {
+	case Join:
+		h.local[m.NID] = m
+	case Invite:
+		h.invited[m.NID] = m
+	}
+}
+
+// effective is the retention policy that holds for a room. Where both event types stand, the newer event holds; one that
+// cannot be understood is none.
+func (s *Service) effective(h *head) expiry.Policy {
+	var room *expiry.Policy
+	var newest storage.Pos
+	for _, typ := range []string{typeRetention, typeRetentionUnstable} {
+		e := h.state[pdu.StateKey{Type: typ}]
+		if e == nil || e.Pos < newest {
+			continue
+		}
+		if p, err := expiry.ParsePolicy(e.Content()); err == nil {
+			room, newest = &p, e.Pos
+		}
+	}
+	return expiry.Effective(h.override, room, s.Retention.Limits, s.Retention.Default)
+}
+
+// apply makes a committed event part of the head. r.mu is held.
+func (r *Room) apply(e *pendingEvent) {
+	h := &r.head
+	if key, isState := e.StateKey(); isState {
+		k := pdu.StateKey{Type: e.Type(), Key: key}
+		if r.pending.state[k] == e {
+			delete(r.pending.state, k)
+		}
+		r.applyState(k, e)
+	}
+	if e.redacts != nil {
+		r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.Pos))
+	}
+	h.extremities = []extremity{{id: e.ID(), pos: e.Pos}}
+	h.depth, h.order, h.snapshot, h.last = e.Depth(), e.Order, e.after, max(h.last, e.Pos)
+	if !e.Hidden() {
+		h.push(e.Event)
+	}
+}
+
+func (r *Room) applyState(k pdu.StateKey, e *pendingEvent) {
+	h := &r.head
+	if e.member != nil {
+		r.pending.joined -= e.member.joinedMore()
+		m := &Member{User: e.member.user, NID: e.member.nid, Membership: e.member.to, Pos: e.Pos}
+		m.event.Store(e.Event)
+		h.setMember(r.svc, m)
+		return
+	}
+	h.state[k] = e.Event
+	r.derive(k.Type)
+}
+
+// derive computes anew what depends on state events of a type.
+func (r *Room) derive(typ string) {
+	h := &r.head
+	switch typ {
+	case typeCreate, typePowerLevels:
+		h.levels = eventauth.Levels(r.version, h.pdu(typeCreate), h.pdu(typePowerLevels))
+	case typeRetention, typeRetentionUnstable:
+		h.policy = r.svc.effective(h)
+	}
+}
+
+// push appends to the ring. Readers hold slices of it, so what they see is never written to again.
+func (h *head) push(e *Event) {
+	if len(h.ring) >= 2*ringSize {
+		h.ringOK = h.ring[len(h.ring)-ringSize].Pos
+		h.ring = append(make([]*Event, 0, 2*ringSize), h.ring[len(h.ring)-ringSize+1:]...)
+	}
+	h.ring = append(h.ring, e)
+}
+
+// replace puts the redacted form of an event where the event is in memory.
+func (r *Room) replace(e *Event) {
+	h := &r.head
+	if i := slices.IndexFunc(h.ring, func(o *Event) bool { return o.Pos == e.Pos }); i >= 0 {
+		h.ring = slices.Clone(h.ring)
+		h.ring[i] = e
+	}
+	key, isState := e.StateKey()
+	if !isState {
+		return
+	}
+	if m := h.members[id.UserID(key)]; e.Type() == typeMember && m != nil && m.Pos == e.Pos {
+		m.event.Store(e)
+		return
+	}
+	k := pdu.StateKey{Type: e.Type(), Key: key}
+	if o := h.state[k]; o != nil && o.Pos == e.Pos {
+		h.state[k] = e
+		r.derive(k.Type)
+	}
+}
+
+// jsonString is the value of a JSON string, "" for anything else.
+func jsonString(raw []byte) string {
+	if s, ok := canonjson.Unquote(raw); ok {
+		return s
+	}
+	return ""
+}

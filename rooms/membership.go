@@ -1,0 +1,362 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// memberContent is the content of an m.room.member event that this server makes.
+type memberContent struct {
+	Membership    Membership `json:"membership"`
+	DisplayName   string     `json:"displayname,omitempty"`
+	AvatarURL     string     `json:"avatar_url,omitempty"`
+	Reason        string     `json:"reason,omitempty"`
+	IsDirect      bool       `json:"is_direct,omitempty"`
+	AuthorisedVia id.UserID  `json:"join_authorised_via_users_server,omitempty"`
+}
+
+// withProfile adds a local user's profile.
+func (s *Service) withProfile(ctx context.Context, user id.UserID, c *memberContent) error {
+	if s.Profile == nil || !s.IsLocal(user) {
+		return nil
+	}
+	p, err := s.Profile(ctx, user)
+	c.DisplayName, c.AvatarURL = p.DisplayName, p.AvatarURL
+	return err
+}
+
+// setMember builds a member event.
+func (b *batch) setMember(sender Sender, target id.UserID, nid int64, c memberContent) error {
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	key := string(target)
+	_, err = b.add(proto{
+		typ: typeMember, stateKey: &key, sender: sender, content: raw,
+		member: &memberChange{user: target, nid: nid, from: b.room.provisionalMembership(target), to: c.Membership},
+	})
+	return err
+}
+
+// Join makes a user a member of a room of this server; one who is already is left as is.
+// Spec: client-server-api#post_matrixclientv3roomsroomidjoin
+func (s *Service) Join(ctx context.Context, sender Sender, room id.RoomID, reason string) error {
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return unknownRoom(err)
+	}
+	c := memberContent{Membership: Join, Reason: reason}
+	if err := s.withProfile(ctx, sender.ID, &c); err != nil {
+		return err
+	}
+	if c.AuthorisedVia, err = s.grantRestricted(ctx, r, sender); err != nil {
+		return err
+	}
+	return s.change(ctx, room, func(b *batch) error {
+		if b.room.provisionalMembership(sender.ID) == Join {
+			return nil
+		}
+		return b.setMember(sender, sender.ID, sender.NID, c)
+	})
+}
+
+// unknownRoom is what joining a room gets that only another server could know.
+func unknownRoom(err error) error {
+	if mxerr.Code(err) == mxerr.CodeNotFound {
+		return mxerr.NotFound("This server knows no such room, and it does not take part in federation").Because(err)
+	}
+	return err
+}
+
+// grantRestricted names the member in whose name somebody joins a restricted room by being a member of another room;
+// "" where the join needs no such grant or has no right to one, which the authorisation rules then say.
+// Spec: client-server-api#restricted-rooms
+func (s *Service) grantRestricted(ctx context.Context, r *Room, sender Sender) (id.UserID, error) {
+	rule := r.JoinRule()
+	if !r.version.Restricted || rule != "restricted" && !(rule == "knock_restricted" && r.version.KnockRestricted) {
+		return "", nil
+	}
+	switch r.Membership(sender.ID) {
+	case Join, Invite, Ban:
+		return "", nil
+	}
+	allowed, err := s.inAllowedRoom(ctx, r, sender)
+	if err != nil || !allowed {
+		return "", err
+	}
+	levels := r.Levels()
+	for m := range r.EachLocal() {
+		if levels.UserLevel(m.User) >= levels.Invite {
+			return m.User, nil
+		}
+	}
+	return "", mxerr.Forbidden("No member of the room on this server may let you in")
+}
+
+// maxAllow bounds the rooms that a join rule is looked through for.
+const maxAllow = 100
+
+// inAllowedRoom tells whether a user is in one of the rooms whose members a join rule lets in.
+func (s *Service) inAllowedRoom(ctx context.Context, r *Room, sender Sender) (bool, error) {
+	raw, _ := canonjson.Get(r.State(typeJoinRules, "").Content(), "allow")
+	allow, _ := canonjson.Elements(raw)
+	for _, a := range allow[:min(len(allow), maxAllow)] {
+		if !isObject(a) {
+			continue
+		}
+		typ, _ := canonjson.Get(a, "type")
+		of, _ := canonjson.Get(a, "room_id")
+		if jsonString(typ) != "m.room_membership" {
+			continue
+		}
+		other, err := s.Room(ctx, id.RoomID(jsonString(of)))
+		if mxerr.Code(err) == mxerr.CodeNotFound {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if other.Membership(sender.ID) == Join {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Leave ends a user's membership, or declines an invite, or takes back a knock. One who has left is left as is.
+// Spec: client-server-api#post_matrixclientv3roomsroomidleave
+func (s *Service) Leave(ctx context.Context, sender Sender, room id.RoomID, reason string) error {
+	err := s.change(ctx, room, func(b *batch) error {
+		if b.room.provisionalMembership(sender.ID) == Leave {
+			return nil
+		}
+		return b.setMember(sender, sender.ID, sender.NID, memberContent{Membership: Leave, Reason: reason})
+	})
+	return unknownIsForbidden(err)
+}
+
+// Invite invites a user of this server.
+// Spec: client-server-api#post_matrixclientv3roomsroomidinvite
+func (s *Service) Invite(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, reason string) error {
+	return s.invite(ctx, sender, room, target, memberContent{Membership: Invite, Reason: reason})
+}
+
+func (s *Service) invite(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, c memberContent) error {
+	nid, err := s.target(ctx, target)
+	if err != nil {
+		return err
+	}
+	if !s.IsLocal(target) {
+		return errRemote(string(target))
+	}
+	if err := s.withProfile(ctx, target, &c); err != nil {
+		return err
+	}
+	return s.setOther(ctx, sender, room, target, nid, c, nil)
+}
+
+// target checks the user id that a membership is about, and names it.
+func (s *Service) target(ctx context.Context, user id.UserID) (int64, error) {
+	if user == "" {
+		return 0, mxerr.MissingParam("user_id is missing")
+	}
+	if !pdu.ValidUserID(user) {
+		return 0, mxerr.InvalidParam("user_id is not a user id")
+	}
+	return s.UserNID(ctx, user)
+}
+
+// setOther sets the membership of another user; allow looks at the present one first.
+func (s *Service) setOther(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, nid int64, c memberContent, allow func(now Membership) error) error {
+	err := s.change(ctx, room, func(b *batch) error {
+		if b.room.provisionalMembership(sender.ID) != Join {
+			return mxerr.Forbidden("You are not in this room")
+		}
+		if allow != nil {
+			if err := allow(b.room.provisionalMembership(target)); err != nil {
+				return err
+			}
+		}
+		return b.setMember(sender, target, nid, c)
+	})
+	return unknownIsForbidden(err)
+}
+
+// Kick removes a user who is in the room, invited or knocking.
+// Spec: client-server-api#post_matrixclientv3roomsroomidkick
+func (s *Service) Kick(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, reason string) error {
+	nid, err := s.target(ctx, target)
+	if err != nil {
+		return err
+	}
+	return s.setOther(ctx, sender, room, target, nid, memberContent{Membership: Leave, Reason: reason}, func(now Membership) error {
+		switch now {
+		case Join, Invite, Knock:
+			return nil
+		}
+		return mxerr.Forbidden("%s is not in this room", target)
+	})
+}
+
+// Ban removes a user and keeps them out. One who is banned is left as is.
+// Spec: client-server-api#post_matrixclientv3roomsroomidban
+func (s *Service) Ban(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, reason string) error {
+	nid, err := s.target(ctx, target)
+	if err != nil {
+		return err
+	}
+	return s.setOther(ctx, sender, room, target, nid, memberContent{Membership: Ban, Reason: reason}, nil)
+}
+
+// Unban lets a banned user come back.
+// Spec: client-server-api#post_matrixclientv3roomsroomidunban
+func (s *Service) Unban(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, reason string) error {
+	nid, err := s.target(ctx, target)
+	if err != nil {
+		return err
+	}
+	return s.setOther(ctx, sender, room, target, nid, memberContent{Membership: Leave, Reason: reason}, func(now Membership) error {
+		if now != Ban {
+			return mxerr.Forbidden("%s is not banned from this room", target)
+		}
+		return nil
+	})
+}
+
+// Knock asks to be let in.
+// Spec: client-server-api#post_matrixclientv3knockroomidoralias
+func (s *Service) Knock(ctx context.Context, sender Sender, room id.RoomID, reason string) error {
+	c := memberContent{Membership: Knock, Reason: reason}
+	if err := s.withProfile(ctx, sender.ID, &c); err != nil {
+		return err
+	}
+	err := s.change(ctx, room, func(b *batch) error { return b.setMember(sender, sender.ID, sender.NID, c) })
+	return unknownRoom(err)
+}
+
+// Forget drops a room that a user has left from that user's view.
+// Spec: client-server-api#post_matrixclientv3roomsroomidforget
+func (s *Service) Forget(ctx context.Context, sender Sender, room id.RoomID) error {
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return err
+	}
+	switch r.Membership(sender.ID) {
+	case Join, Invite, Knock:
+		return badRequest(mxerr.CodeUnknown, "You are still in this room: leave it first")
+	case "":
+		return nil // nothing to forget
+	}
+	w := storage.Write{
+		Do: func(tx *storage.Tx) error { return tx.ForgetRoom(sender.NID, r.nid) },
+		Committed: func() {
+			s.own.update(sender.NID, r.nid, func(m *RoomMembership) { m.Forgotten = m.Membership == Leave || m.Membership == Ban })
+		},
+	}
+	return s.db.Enqueue(w).Wait(ctx)
+}
+
+// profileWorkers is how many rooms get a changed profile at a time: enough to share commits.
+const profileWorkers = 16
+
+// ProfileChanged tells every room that a user is in about a new display name or avatar. It goes on after a room that
+// refuses, and returns the first error.
+// Spec: client-server-api#events-on-change-of-profile-information
+func (s *Service) ProfileChanged(ctx context.Context, sender Sender, p Profile) error {
+	rooms, err := s.Memberships(ctx, sender.NID)
+	if err != nil {
+		return err
+	}
+	errs := make(chan error, len(rooms))
+	slots := make(chan struct{}, profileWorkers)
+	var wg sync.WaitGroup
+	for _, m := range rooms {
+		if m.Membership != Join {
+			continue
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := s.setProfile(ctx, sender, m.Room, p); err != nil {
+				errs <- err
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	return <-errs
+}
+
+func (s *Service) setProfile(ctx context.Context, sender Sender, room int64, p Profile) error {
+	r, err := s.RoomByNID(ctx, room)
+	if err != nil {
+		return err
+	}
+	return s.change(ctx, r.id, func(b *batch) error {
+		current, err := b.room.provisionalState(typeMember, string(sender.ID))
+		if err != nil || current == nil || contentString(current, "membership") != Join {
+			return err
+		}
+		content, err := profileContent(current.Content(), p)
+		if err != nil {
+			return err
+		}
+		key := string(sender.ID)
+		next := proto{
+			typ: typeMember, stateKey: &key, sender: sender, content: content,
+			member: &memberChange{user: sender.ID, nid: sender.NID, from: Join, to: Join},
+		}
+		if b.sameState(&next) != "" {
+			return nil
+		}
+		_, err = b.add(next)
+		return err
+	})
+}
+
+// profileContent is a member event's content with another profile. What belonged to the join alone stays behind.
+func profileContent(content []byte, p Profile) ([]byte, error) {
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(content, &fields); err != nil {
+		return nil, err
+	}
+	delete(fields, "reason")
+	delete(fields, "join_authorised_via_users_server")
+	for key, value := range map[string]string{"displayname": p.DisplayName, "avatar_url": p.AvatarURL} {
+		delete(fields, key)
+		if value != "" {
+			fields[key] = canonjson.AppendString(nil, value)
+		}
+	}
+	return json.Marshal(fields)
+}
+
+// LeaveAll makes a user leave every room, as an account does that is deactivated: joined rooms, invites and knocks.
+func (s *Service) LeaveAll(ctx context.Context, sender Sender) error {
+	rooms, err := s.Memberships(ctx, sender.NID)
+	if err != nil {
+		return err
+	}
+	for _, m := range rooms {
+		if m.Membership == Leave || m.Membership == Ban {
+			continue
+		}
+		r, err := s.RoomByNID(ctx, m.Room)
+		if err != nil {
+			return err
+		}
+		if err := s.Leave(ctx, sender, r.id, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package rooms
+
+import (
+	"context"
+	"net/http"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// The relation types that this package treats in a special way.
+const (
+	relThread     = "m.thread"
+	relAnnotation = "m.annotation"
+)
+
+// maxRelationText bounds the ids and types of relations that are kept as relations.
+const maxRelationText = 255
+
+// relation is what an event's m.relates_to says.
+type relation struct {
+	parent  id.EventID
+	relType string
+	key     string // of an annotation
+}
+
+// relationOf reads m.relates_to; nil where there is none that servers know of (a plain reply is none).
+// Spec: client-server-api#forming-relationships-between-events
+func relationOf(content []byte) *relation {
+	raw, ok := canonjson.Get(content, "m.relates_to")
+	if !ok || len(raw) == 0 || raw[0] != '{' {
+		return nil
+	}
+	text := func(key string) string {
+		v, _ := canonjson.Get(raw, key)
+		return jsonString(v)
+	}
+	r := &relation{parent: id.EventID(text("event_id")), relType: text("rel_type"), key: text("key")}
+	if r.parent == "" || r.relType == "" || len(r.parent) > maxRelationText || len(r.relType) > maxRelationText {
+		return nil
+	}
+	return r
+}
+
+// FindEvent finds a committed event of the room, hidden or not, in memory or in the database; nil where there is none.
+func (r *Room) FindEvent(ctx context.Context, eventID id.EventID) (*Event, error) {
+	if e := r.recentEvent(eventID); e != nil {
+		return e, nil
+	}
+	var e *Event
+	err := r.svc.db.Read(ctx, func(tx *storage.Tx) error {
+		row, found, err := tx.EventByID(r.nid, string(eventID))
+		if err != nil || !found {
+			return err
+		}
+		e, err = fromRow(r.version, &row)
+		return err
+	})
+	return e, err
+}
+
+// related fills in what an event's relation means for it, and refuses what may not be related.
+func (s *Service) related(ctx context.Context, r *Room, p *proto) error {
+	p.relation = relationOf(p.content)
+	if p.relation == nil {
+		return nil
+	}
+	parent, err := r.FindEvent(ctx, p.relation.parent)
+	if err != nil {
+		return err
+	}
+	if parent == nil || parent.Hidden() {
+		return nil // unknown, or purged meanwhile: the event stands by itself
+	}
+	switch p.relation.relType {
+	case relThread:
+		return p.inThread(parent)
+	case relAnnotation:
+		p.inThreadOf(parent)
+		return s.checkAnnotation(ctx, r, p)
+	}
+	p.inThreadOf(parent)
+	return nil
+}
+
+// inThread puts the event in the thread of root. An event that is itself related to another starts no thread.
+// Spec: client-server-api#validation-of-mthread-relationships
+func (p *proto) inThread(root *Event) error {
+	if relationOf(root.Content()) != nil {
+		return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "A thread cannot start at an event that relates to another event")
+	}
+	p.threadRoot = root.Pos
+	return nil
+}
+
+// inThreadOf puts the event where its parent is.
+func (p *proto) inThreadOf(parent *Event) { p.threadRoot = parent.ThreadRoot }
+
+// checkAnnotation refuses to react a second time with the same key.
+// Spec: client-server-api#avoiding-duplicate-annotations
+func (s *Service) checkAnnotation(ctx context.Context, r *Room, p *proto) error {
+	var existing []string
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		existing, err = tx.Annotations(r.nid, string(p.relation.parent), p.typ, p.sender.NID)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, raw := range existing {
+		content, _ := canonjson.Get([]byte(raw), "content")
+		if other := relationOf(content); other != nil && other.key == p.relation.key {
+			return badRequest(codeDuplicateAnnotation, "You have reacted to this event with the same key before")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,349 @@
+package rooms
+
+import (
+	"iter"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/rooms/eventauth"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+	"ebb/wake"
+)
+
+// The state events that this package looks into.
+const (
+	typeCreate            = "m.room.create"
+	typeMember            = "m.room.member"
+	typePowerLevels       = "m.room.power_levels"
+	typeJoinRules         = "m.room.join_rules"
+	typeHistoryVisibility = "m.room.history_visibility"
+	typeGuestAccess       = "m.room.guest_access"
+	typeCanonicalAlias    = "m.room.canonical_alias"
+	typeEncryption        = "m.room.encryption"
+	typeRedaction         = "m.room.redaction"
+	typeTombstone         = "m.room.tombstone"
+	typeName              = "m.room.name"
+	typeTopic             = "m.room.topic"
+	typeAvatar            = "m.room.avatar"
+	typeServerACL         = "m.room.server_acl"
+	typeThirdPartyInvite  = "m.room.third_party_invite"
+	typeRetention         = "m.room.retention"
+	typeRetentionUnstable = "org.matrix.msc1763.retention"
+)
+
+// Membership is a user's relation to a room; the empty one is of a user whom the room does not know.
+type Membership = string
+
+// The memberships.
+const (
+	Join   Membership = "join"
+	Invite Membership = "invite"
+	Knock  Membership = "knock"
+	Leave  Membership = "leave"
+	Ban    Membership = "ban"
+)
+
+// Member is one user's current m.room.member event. It is immutable; a change makes a new one.
+type Member struct {
+	User       id.UserID
+	NID        int64
+	Membership Membership
+	Pos        storage.Pos
+
+	event atomic.Pointer[Event] // nil until somebody asks
+}
+
+// Room is a room in use: its committed head, which all readers share, and the provisional head that its next event is
+// built on. It is safe for concurrent use. Keep a Room for one request, not longer: one that nobody used for a while is
+// dropped from memory and loaded anew.
+type Room struct {
+	svc     *Service
+	nid     int64
+	id      id.RoomID
+	version *pdu.Version
+	created time.Time
+
+	used atomic.Int64 // when last asked for, for eviction
+
+	// writer guards next: whoever builds the room's next event holds it, also over a read of the database, never while
+	// waiting for a commit. docs/locks.md.
+	writer sync.Mutex
+	next   provisional
+
+	// mu guards head and pending. Held for moments only, by readers, writers and the commit hook.
+	mu      sync.RWMutex
+	head    head
+	pending overlay
+}
+
+// head is what is committed.
+type head struct {
+	state   map[pdu.StateKey]*Event // without members
+	members map[id.UserID]*Member
+	local   map[int64]*Member // joined users of this server
+	invited map[int64]*Member // invited users of this server
+	counts  map[Membership]int
+
+	levels      *eventauth.PowerLevels
+	policy      expiry.Policy  // effective
+	override    *expiry.Policy // the administrator's
+	published   bool
+	purged      int64 // ms; message events from before never come back
+	extremities []extremity
+	depth       int64
+	order       int64
+	generation  int64
+	snapshot    *snapshot
+
+	last   storage.Pos // newest committed change, not only of events
+	ring   []*Event    // newest timeline events, oldest first
+	ringOK storage.Pos // the ring has everything after this position
+}
+
+// NID is the room's short name.
+func (r *Room) NID() int64 { return r.nid }
+
+// ID is the room's id.
+func (r *Room) ID() id.RoomID { return r.id }
+
+// Version is the room's version.
+func (r *Room) Version() *pdu.Version { return r.version }
+
+// Created is when this server first knew the room.
+func (r *Room) Created() time.Time { return r.created }
+
+// Last is the position of the newest committed change of the room: an event, a receipt.
+func (r *Room) Last() storage.Pos {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.last
+}
+
+// State is one entry of the current state, nil where there is none. A member's event is read from the database at its
+// first use; an error then is logged and answers nil (use Member to see it).
+func (r *Room) State(typ, key string) *Event {
+	if typ != typeMember {
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		return r.head.state[pdu.StateKey{Type: typ, Key: key}]
+	}
+	m := r.MemberOf(id.UserID(key))
+	if m == nil {
+		return nil
+	}
+	e, err := r.svc.memberEvent(r, m)
+	if err != nil {
+		r.svc.log.Error("member event", "room", r.id, "position", m.Pos, "err", err)
+	}
+	return e
+}
+
+// EachState calls f for every entry of the current state, members included, until f returns false. The event of a
+// member that is not in memory is nil: EventsAt reads it.
+func (r *Room) EachState(f func(key pdu.StateKey, pos storage.Pos, e *Event) bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for k, e := range r.head.state {
+		if !f(k, e.Pos, e) {
+			return
+		}
+	}
+	for user, m := range r.head.members {
+		if !f(pdu.StateKey{Type: typeMember, Key: string(user)}, m.Pos, m.event.Load()) {
+			return
+		}
+	}
+}
+
+// MemberOf is a user's current membership, nil where the room does not know the user.
+func (r *Room) MemberOf(user id.UserID) *Member {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.members[user]
+}
+
+// Membership is a user's current membership, empty where the room does not know the user.
+func (r *Room) Membership(user id.UserID) Membership {
+	if m := r.MemberOf(user); m != nil {
+		return m.Membership
+	}
+	return ""
+}
+
+// Members lists the members with one of these memberships, in no particular order.
+func (r *Room) Members(of ...Membership) []*Member {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var out []*Member
+	for _, m := range r.head.members {
+		for _, want := range of {
+			if m.Membership == want {
+				out = append(out, m)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// Count is the number of members with a membership.
+func (r *Room) Count(of Membership) int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.counts[of]
+}
+
+// LocalMembers is the set of joined users of this server, for wake.Hub.
+func (r *Room) LocalMembers() wake.Members { return localMembers{r} }
+
+// EachLocal ranges over the joined users of this server. The room is locked for reading meanwhile.
+func (r *Room) EachLocal() iter.Seq[*Member] {
+	return func(yield func(*Member) bool) {
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		for _, m := range r.head.local {
+			if !yield(m) {
+				return
+			}
+		}
+	}
+}
+
+// HasLocal tells whether a user of this server, by short name, is joined.
+func (r *Room) HasLocal(user int64) bool { return localMembers{r}.Has(user) }
+
+type localMembers struct{ r *Room }
+
+func (l localMembers) Len() int {
+	l.r.mu.RLock()
+	defer l.r.mu.RUnlock()
+	return len(l.r.head.local)
+}
+
+func (l localMembers) Has(user int64) bool {
+	l.r.mu.RLock()
+	defer l.r.mu.RUnlock()
+	return l.r.head.local[user] != nil
+}
+
+func (l localMembers) Each(f func(int64) bool) {
+	l.r.mu.RLock()
+	defer l.r.mu.RUnlock()
+	for nid := range l.r.head.local {
+		if !f(nid) {
+			return
+		}
+	}
+}
+
+// Levels are the current power levels.
+func (r *Room) Levels() *eventauth.PowerLevels {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.levels
+}
+
+// Retention is the effective policy on how long messages are kept.
+func (r *Room) Retention() expiry.Policy {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.policy
+}
+
+// PurgedBefore is the time (ms) before which message events are gone for good.
+func (r *Room) PurgedBefore() int64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.purged
+}
+
+// Published tells whether the room is listed in the room directory.
+func (r *Room) Published() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.published
+}
+
+// Snapshot is the state after the room's newest event.
+func (r *Room) Snapshot() int64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.snapshot.nid
+}
+
+// LastOrder is the timeline order of the room's newest event.
+func (r *Room) LastOrder() int64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.order
+}
+
+// Encrypted tells whether the room's messages are to be encrypted.
+func (r *Room) Encrypted() bool { return r.State(typeEncryption, "") != nil }
+
+// HistoryVisibility is the current history visibility.
+// Spec: client-server-api#room-history-visibility
+func (r *Room) HistoryVisibility() string {
+	return historyVisibility(r.State(typeHistoryVisibility, ""))
+}
+
+func historyVisibility(e *Event) string {
+	if e != nil {
+		switch v := contentString(e, "history_visibility"); v {
+		case "world_readable", "shared", "invited", "joined":
+			return v
+		}
+	}
+	return "shared"
+}
+
+// JoinRule is the current join rule, "invite" where the room has none.
+func (r *Room) JoinRule() string {
+	if e := r.State(typeJoinRules, ""); e != nil {
+		return contentString(e, "join_rule")
+	}
+	return "invite"
+}
+
+// contentString is a string member of an event's content, "" where there is none.
+func contentString(e *Event, key string) string {
+	raw, ok := canonjson.Get(e.Content(), key)
+	if !ok {
+		return ""
+	}
+	return jsonString(raw)
+}
+
+// Recent lists the committed timeline events after a position, oldest first; false where memory does not reach back
+// that far. Hidden events are not in it.
+func (r *Room) Recent(since storage.Pos) ([]*Event, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if since < r.head.ringOK {
+		return nil, false
+	}
+	ring := r.head.ring
+	first := len(ring)
+	for first > 0 && ring[first-1].Pos > since {
+		first--
+	}
+	return ring[first:len(ring):len(ring)], true
+}
+
+// recentEvent finds a committed event in memory.
+func (r *Room) recentEvent(eventID id.EventID) *Event {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for i := len(r.head.ring) - 1; i >= 0; i-- {
+		if r.head.ring[i].ID() == eventID {
+			return r.head.ring[i]
+		}
+	}
+	return nil
+}

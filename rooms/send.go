@@ -1,0 +1,295 @@
+package rooms
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// NewEvent is an event that a user of this server sends.
+type NewEvent struct {
+	Room      id.RoomID
+	Sender    Sender
+	Type      string
+	StateKey  *string // nil: no state event
+	Content   json.RawMessage
+	Redacts   id.EventID // of an m.room.redaction; content.redacts serves too
+	Txn       *Txn       // nil: none
+	Timestamp int64      // ms, for application services; 0: now
+}
+
+// Send appends an event to a room: a message, state or a redaction. It returns once the event is stored; the same
+// transaction id gets the same answer, also after a restart.
+// Spec: client-server-api#sending-events-to-a-room
+func (s *Service) Send(ctx context.Context, n NewEvent) (id.EventID, error) {
+	return s.once(ctx, n.Sender, n.Txn, func(c *claim) (id.EventID, error) {
+		eventID, err := s.send(ctx, n, c)
+		if errors.Is(err, errDuplicateTxn) {
+			return s.answered(ctx, c)
+		}
+		return eventID, err
+	})
+}
+
+func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.EventID, err error) {
+	r, err := s.Room(ctx, n.Room)
+	if err != nil {
+		return "", unknownIsForbidden(err)
+	}
+	p, err := s.prepare(ctx, r, &n)
+	if err != nil {
+		return "", err
+	}
+	if n.Txn != nil {
+		p.txnID = n.Txn.ID
+	}
+	err = s.change(ctx, n.Room, func(b *batch) error {
+		if same := b.sameState(p); same != "" {
+			eventID = same
+			return nil
+		}
+		if err := b.checkWatermark(p); err != nil {
+			return err
+		}
+		b.txn = c
+		if p.member != nil {
+			p.member.from = b.room.provisionalMembership(p.member.user)
+		}
+		e, err := b.add(*p)
+		if err != nil {
+			return err
+		}
+		eventID = e.ID()
+		return nil
+	})
+	return eventID, unknownIsForbidden(err)
+}
+
+// prepare checks what does not depend on the room's head, and looks up what the event refers to.
+func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, error) {
+	p := &proto{typ: n.Type, stateKey: n.StateKey, sender: n.Sender, content: n.Content, ts: n.Timestamp}
+	if !isObject(n.Content) {
+		return nil, mxerr.BadJSON("The content of an event is a JSON object")
+	}
+	if p.typ == typeRedaction && p.stateKey == nil {
+		return p, s.prepareRedaction(ctx, r, n, p)
+	}
+	if n.StateKey != nil {
+		if err := s.prepareState(ctx, r, p); err != nil {
+			return nil, err
+		}
+	}
+	return p, s.related(ctx, r, p)
+}
+
+func isObject(raw []byte) bool {
+	raw = bytes.TrimLeft(raw, " \t\r\n")
+	return len(raw) > 0 && raw[0] == '{'
+}
+
+// prepareState checks the state events that this server has a say in.
+func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
+	switch p.typ {
+	case typeCreate:
+		return mxerr.InvalidParam("A room has one m.room.create event, and it cannot be changed")
+	case typeMember:
+		return s.prepareMember(ctx, p)
+	case typeCanonicalAlias:
+		return s.checkCanonicalAlias(ctx, r, p.content)
+	case typePowerLevels:
+		return checkCreatorsUnlisted(r.version, r.State(typeCreate, ""), p.content)
+	case typeRetention, typeRetentionUnstable:
+		if _, err := expiry.ParsePolicy(p.content); err != nil {
+			return mxerr.BadJSON("Not a retention policy: %v", err)
+		}
+	}
+	return nil
+}
+
+// prepareMember is for a membership that is set as any other state.
+func (s *Service) prepareMember(ctx context.Context, p *proto) error {
+	target := id.UserID(*p.stateKey)
+	if !pdu.ValidUserID(target) {
+		return mxerr.InvalidParam("The state key of a member event is a user id")
+	}
+	raw, _ := canonjson.Get(p.content, "membership")
+	membership := jsonString(raw)
+	switch membership {
+	case Join, Invite, Knock, Leave, Ban:
+	default:
+		return mxerr.BadJSON("membership is none of join, invite, knock, leave and ban")
+	}
+	if membership == Invite && !s.IsLocal(target) {
+		return errRemote(string(target))
+	}
+	nid, err := s.UserNID(ctx, target)
+	p.member = &memberChange{user: target, nid: nid, to: membership}
+	return err
+}
+
+// checkCreatorsUnlisted says what is wrong with power levels that name a creator, more clearly than the authorisation
+// rules would.
+// Spec: rooms/v12#event-format
+func checkCreatorsUnlisted(v *pdu.Version, create *Event, content []byte) error {
+	if !v.PrivilegedCreators || create == nil {
+		return nil
+	}
+	users, ok := canonjson.Get(content, "users")
+	if !ok || !isObject(users) {
+		return nil
+	}
+	for _, creator := range creatorsOf(create) {
+		if _, listed := canonjson.Get(users, string(creator)); listed {
+			return mxerr.InvalidParam("%s created the room and has no power level in it", creator)
+		}
+	}
+	return nil
+}
+
+func creatorsOf(create *Event) []id.UserID {
+	creators := []id.UserID{create.Sender()}
+	raw, _ := canonjson.Get(create.Content(), "additional_creators")
+	more, _ := canonjson.Elements(raw)
+	for _, m := range more {
+		creators = append(creators, id.UserID(jsonString(m)))
+	}
+	return creators
+}
+
+// sameState is the event that already says what p would: sending the same state again is no new event.
+func (b *batch) sameState(p *proto) id.EventID {
+	if p.stateKey == nil {
+		return ""
+	}
+	e, err := b.room.provisionalState(p.typ, *p.stateKey)
+	if err != nil || e == nil || e.Sender() != p.sender.ID {
+		return ""
+	}
+	content, err := canonjson.Canonical(p.content, b.room.version.StrictCanonicalJSON)
+	if err != nil || !bytes.Equal(content, e.Content()) {
+		return ""
+	}
+	return e.ID()
+}
+
+// checkWatermark refuses a message that is dated so far back that the room has purged its like.
+func (b *batch) checkWatermark(p *proto) error {
+	if p.stateKey == nil && p.ts != 0 && p.ts < b.room.PurgedBefore() {
+		return mxerr.Forbidden("The room no longer keeps messages of that time")
+	}
+	return nil
+}
+
+// Redact redacts an event.
+// Spec: client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid
+func (s *Service) Redact(ctx context.Context, sender Sender, room id.RoomID, eventID id.EventID, reason string, txn *Txn) (id.EventID, error) {
+	content := []byte(`{}`)
+	if reason != "" {
+		content = append(canonjson.AppendString([]byte(`{"reason":`), reason), '}')
+	}
+	return s.Send(ctx, NewEvent{Room: room, Sender: sender, Type: typeRedaction, Content: content, Redacts: eventID, Txn: txn})
+}
+
+// prepareRedaction finds what is redacted, and whether the sender may: one's own events, or with the power to redact.
+// Spec: client-server-api#redactions
+func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p *proto) error {
+	p.redacts = n.Redacts
+	if p.redacts == "" {
+		raw, _ := canonjson.Get(n.Content, "redacts")
+		p.redacts = id.EventID(jsonString(raw))
+	}
+	if p.redacts == "" {
+		return mxerr.MissingParam("A redaction says in redacts which event it redacts")
+	}
+	p.content = canonjson.Without(n.Content, "redacts") // pdu.Build puts it where the room version has it
+	if r.Membership(n.Sender.ID) != Join {
+		return mxerr.Forbidden("You are not in this room")
+	}
+	target, err := r.FindEvent(ctx, p.redacts)
+	if err != nil {
+		return err
+	}
+	if target == nil || target.Hidden() {
+		return mxerr.NotFound("There is no such event in this room")
+	}
+	if target.IsStateKey(typeCreate, "") {
+		return mxerr.Forbidden("The event that created the room cannot be redacted")
+	}
+	levels := r.Levels()
+	if target.Sender() != n.Sender.ID && levels.UserLevel(n.Sender.ID) < levels.Redact {
+		return mxerr.Forbidden("You may not redact other users' events in this room")
+	}
+	if target.RedactedBy == 0 {
+		p.target = target
+	}
+	return nil
+}
+
+// aliasContent is the content of m.room.canonical_alias.
+type aliasContent struct {
+	Alias      string   `json:"alias"`
+	AltAliases []string `json:"alt_aliases"`
+}
+
+// checkCanonicalAlias refuses aliases that are none or that do not lead to the room. What stood there before may stay.
+// Spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
+func (s *Service) checkCanonicalAlias(ctx context.Context, r *Room, content json.RawMessage) error {
+	var now, before aliasContent
+	if err := json.Unmarshal(content, &now); err != nil {
+		return mxerr.BadJSON("alias is a string and alt_aliases an array of strings")
+	}
+	if e := r.State(typeCanonicalAlias, ""); e != nil {
+		// What cannot be understood has no aliases that may stay.
+		_ = json.Unmarshal(e.Content(), &before)
+	}
+	known := map[string]bool{before.Alias: true}
+	for _, a := range before.AltAliases {
+		known[a] = true
+	}
+	check := now.AltAliases
+	if now.Alias != "" {
+		check = append([]string{now.Alias}, check...)
+	}
+	if len(check) > maxAliases {
+		return mxerr.InvalidParam("A room has at most %d aliases", maxAliases)
+	}
+	for _, a := range check {
+		if known[a] {
+			continue
+		}
+		if err := s.checkAliasOf(ctx, r, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkAliasOf tells whether an alias leads to the room.
+func (s *Service) checkAliasOf(ctx context.Context, r *Room, alias string) error {
+	if !validAlias(alias) {
+		return mxerr.InvalidParam("%.255q is not a room alias", alias)
+	}
+	var row storage.Alias
+	var found bool
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		row, found, err = tx.AliasByName(alias)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !found || row.Room != r.nid {
+		return mxerr.New(http.StatusBadRequest, mxerr.CodeBadAlias, "The alias %s does not lead to this room", alias)
+	}
+	return nil
+}

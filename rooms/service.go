@@ -1,0 +1,266 @@
+// Package rooms is the only writer of timelines and state. It keeps the rooms in use in memory and answers what is asked
+// about them.
+//
+// A write travels: a method of Service → change → under the room's lock a batch of events is built on the provisional
+// head, checked and queued as one storage.Write → the lock is released → the write commits → its Committed hook applies
+// the batch to the committed head, which is all that readers see, and wakes them → the method returns. When a queued
+// write fails, those behind it in the room notice by the generation in the room's row and are built again on the head
+// as it is in the database.
+package rooms
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/push"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+	"ebb/wake"
+)
+
+// Push says what an event is to whom. It must be quick and touch no database: it runs under the room's lock.
+type Push interface {
+	Evaluate(e *pdu.Event, room push.RoomInfo) push.Outcome
+}
+
+// Profile is what a user's member events carry.
+type Profile struct{ DisplayName, AvatarURL string }
+
+// Retention is the server's policy on how long messages are kept.
+type Retention struct {
+	Default expiry.Policy
+	Limits  expiry.Limits
+}
+
+// Options is what a Service is made of.
+type Options struct {
+	DB             *storage.DB
+	Server         string // this server's name
+	Signer         pdu.Signer
+	Hub            *wake.Hub
+	Push           Push // nil: no event notifies anybody
+	Now            func() time.Time
+	Retention      Retention
+	CacheBytes     int64 // memory for rooms in use; 0: 128 MiB
+	Log            *slog.Logger
+	DefaultVersion id.RoomVersion // of rooms whose creator names none; "" is pdu.Default
+	// Profile is the profile of a user of this server; nil: nobody has one.
+	Profile func(ctx context.Context, user id.UserID) (Profile, error)
+}
+
+// Service is safe for concurrent use.
+type Service struct {
+	Options
+	db  *storage.DB
+	log *slog.Logger
+
+	cache roomCache
+	users userCache
+	own   membershipCache
+	txns  txnTable
+
+	reader *reader // what reads remember
+}
+
+// New makes a Service; no room is loaded until it is asked for.
+func New(ctx context.Context, o Options) (*Service, error) {
+	if o.DefaultVersion == "" {
+		o.DefaultVersion = pdu.Default
+	}
+	if _, ok := pdu.VersionOf(o.DefaultVersion); !ok {
+		return nil, fmt.Errorf("rooms: unknown default room version %q", o.DefaultVersion)
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 128 << 20
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader()}
+	s.cache.init(o.CacheBytes)
+	s.users.init()
+	s.own.init()
+	s.txns.init()
+	if err := s.reader.erased.load(ctx, o.DB); err != nil {
+		return nil, fmt.Errorf("rooms: read erased users: %w", err)
+	}
+	return s, nil
+}
+
+// Sender is a user of this server who does something.
+type Sender struct {
+	NID    int64
+	ID     id.UserID
+	Device int64 // the device's nid; 0 for none
+}
+
+// IsLocal tells whether a user is of this server.
+func (s *Service) IsLocal(user id.UserID) bool { return serverOf(string(user)) == s.Server }
+
+// serverOf is the part of an id after its first colon.
+func serverOf(fullID string) string {
+	for i := range len(fullID) {
+		if fullID[i] == ':' {
+			return fullID[i+1:]
+		}
+	}
+	return ""
+}
+
+// Room finds a room that this server knows.
+func (s *Service) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
+	if r := s.cache.byID(roomID); r != nil {
+		r.used.Store(s.Now().Unix())
+		return r, nil
+	}
+	return s.load(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByID(string(roomID)) })
+}
+
+// RoomByNID finds a room by its short name.
+func (s *Service) RoomByNID(ctx context.Context, nid int64) (*Room, error) {
+	if r := s.cache.byNID(nid); r != nil {
+		r.used.Store(s.Now().Unix())
+		return r, nil
+	}
+	return s.load(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByNID(nid) })
+}
+
+// errNoRoom is what is known of a room that this server does not know.
+func errNoRoom() error { return mxerr.NotFound("There is no such room on this server") }
+
+// load reads a room from the database and puts it into the cache. Two that load the same room get the same one.
+func (s *Service) load(ctx context.Context, find func(*storage.Tx) (storage.RoomRow, bool, error)) (*Room, error) {
+	s.cache.loading.Lock()
+	defer s.cache.loading.Unlock()
+	var r *Room
+	err := s.db.Read(ctx, func(tx *storage.Tx) error {
+		row, found, err := find(tx)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return errNoRoom()
+		}
+		if r = s.cache.byNID(row.NID); r != nil {
+			return nil // somebody else was quicker
+		}
+		version, ok := pdu.VersionOf(id.RoomVersion(row.Version))
+		if !ok {
+			return fmt.Errorf("room %s has the unknown version %q", row.RoomID, row.Version)
+		}
+		r = &Room{svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version, created: time.UnixMilli(row.CreatedTS)}
+		return r.fill(tx, &row)
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.used.Store(s.Now().Unix())
+	return s.cache.add(r), nil
+}
+
+// roomCache holds the rooms in use within a budget of bytes.
+type roomCache struct {
+	// loading is held while a room is loaded from the database; taken before mu.
+	loading sync.Mutex
+	// mu guards the rest; a leaf lock.
+	mu     sync.RWMutex
+	ids    map[id.RoomID]*Room
+	nids   map[int64]*Room
+	sizes  map[int64]int64
+	bytes  int64
+	budget int64
+}
+
+func (c *roomCache) init(budget int64) {
+	c.ids, c.nids, c.sizes, c.budget = map[id.RoomID]*Room{}, map[int64]*Room{}, map[int64]int64{}, budget
+}
+
+func (c *roomCache) byID(roomID id.RoomID) *Room {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.ids[roomID]
+}
+
+func (c *roomCache) byNID(nid int64) *Room {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.nids[nid]
+}
+
+// add puts a room in, unless it is there already, and drops what was not used for longest.
+func (c *roomCache) add(r *Room) *Room {
+	size := r.size()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if there := c.nids[r.nid]; there != nil {
+		return there
+	}
+	c.ids[r.id], c.nids[r.nid], c.sizes[r.nid] = r, r, size
+	if c.bytes += size; c.bytes > c.budget {
+		c.shrink(r)
+	}
+	return r
+}
+
+// shrink drops the rooms not used for longest until a tenth of the budget is free again. Rooms with queued writes stay,
+// and so does keep.
+func (c *roomCache) shrink(keep *Room) {
+	for c.bytes > c.budget-c.budget/10 {
+		var oldest *Room
+		for range 8 { // a sample is as good as an order, and needs none
+			for _, r := range c.nids {
+				if r != keep && (oldest == nil || r.used.Load() < oldest.used.Load()) {
+					oldest = r
+				}
+				break
+			}
+		}
+		if oldest == nil || !oldest.retire() {
+			return
+		}
+		c.drop(oldest)
+	}
+}
+
+func (c *roomCache) drop(r *Room) {
+	c.bytes -= c.sizes[r.nid]
+	delete(c.ids, r.id)
+	delete(c.nids, r.nid)
+	delete(c.sizes, r.nid)
+}
+
+// Rough sizes in memory, for the budget.
+const (
+	roomBytes   = 4 << 10
+	eventBytes  = 2 << 10
+	memberBytes = 256
+)
+
+func (r *Room) size() int64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return roomBytes + eventBytes*int64(len(r.head.state)+len(r.head.ring)) + memberBytes*int64(len(r.head.members))
+}
+
+// retire takes a room out of use, unless it has queued writes or is being written.
+func (r *Room) retire() bool {
+	if !r.writer.TryLock() {
+		return false
+	}
+	defer r.writer.Unlock()
+	if !r.idle() {
+		return false
+	}
+	r.next.retired = true
+	return true
+}

@@ -1,0 +1,198 @@
+package rooms
+
+import (
+	"context"
+	"sync"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/storage"
+)
+
+// Txn is a client's transaction id: with the device and the path of the request it names one request for ever.
+type Txn struct {
+	Path string // request path without the transaction id
+	ID   string
+}
+
+const (
+	// txnsPerDevice is how many answers of a device memory keeps. An older retry is recognised by the row in the database.
+	txnsPerDevice = 256
+	// txnDevices bounds the devices whose answers memory keeps.
+	txnDevices = 10_000
+)
+
+// txnTable keeps the answers of transaction ids, and the requests that are under way.
+type txnTable struct {
+	mu      sync.Mutex // guards the rest; a leaf lock
+	devices map[int64]*deviceTxns
+}
+
+type deviceTxns struct {
+	loaded   bool
+	claims   map[int64]*claim
+	ring     []int64 // hashes of finished claims, oldest first
+	underWay int
+}
+
+// claim is one transaction id of a device.
+type claim struct {
+	device, hash int64
+	done         chan struct{} // closed when answer or err stands
+	answer       id.EventID
+	err          error
+}
+
+func (t *txnTable) init() { t.devices = map[int64]*deviceTxns{} }
+
+// once runs do unless the request was answered before, or is being answered: then it waits for that answer. What fails is
+// not remembered, so that the client may try again.
+func (s *Service) once(ctx context.Context, sender Sender, txn *Txn, do func(*claim) (id.EventID, error)) (id.EventID, error) {
+	if txn == nil || sender.Device == 0 {
+		return do(nil)
+	}
+	hash := s.db.IDHash(txn.Path + "\x00" + txn.ID)
+	for {
+		c, mine, err := s.claim(ctx, sender.Device, hash)
+		if err != nil {
+			return "", err
+		}
+		if mine {
+			return s.txns.run(c, do)
+		}
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+		if c.err == nil {
+			return c.answer, nil
+		}
+	}
+}
+
+// run answers a claim.
+func (t *txnTable) run(c *claim, do func(*claim) (id.EventID, error)) (id.EventID, error) {
+	finished := false
+	defer func() {
+		if !finished { // a panic: whoever waits must not wait for ever
+			c.err = context.Canceled
+			t.finish(c)
+		}
+	}()
+	c.answer, c.err = do(c)
+	finished = true
+	t.finish(c)
+	return c.answer, c.err
+}
+
+// claim finds a transaction id that is known, or makes it the caller's.
+func (s *Service) claim(ctx context.Context, device, hash int64) (c *claim, mine bool, err error) {
+	if c, mine, ok := s.txns.claim(device, hash); ok {
+		return c, mine, nil
+	}
+	var rows []storage.TxnRow
+	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = tx.RecentTxns(device, txnsPerDevice)
+		return err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	s.txns.load(device, rows)
+	c, mine, _ = s.txns.claim(device, hash)
+	return c, mine, nil
+}
+
+// claim is false while the device's past is not loaded.
+func (t *txnTable) claim(device, hash int64) (c *claim, mine, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := t.devices[device]
+	if d == nil || !d.loaded {
+		return nil, false, false
+	}
+	if c := d.claims[hash]; c != nil {
+		return c, false, true
+	}
+	c = &claim{device: device, hash: hash, done: make(chan struct{})}
+	d.claims[hash] = c
+	d.underWay++
+	return c, true, true
+}
+
+// load puts a device's past in, newest first.
+func (t *txnTable) load(device int64, rows []storage.TxnRow) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.devices[device] != nil {
+		return
+	}
+	if len(t.devices) >= txnDevices {
+		t.forget()
+	}
+	d := &deviceTxns{loaded: true, claims: map[int64]*claim{}}
+	for i := len(rows) - 1; i >= 0; i-- {
+		c := &claim{device: device, hash: rows[i].Hash, done: make(chan struct{}), answer: id.EventID(rows[i].Answer)}
+		close(c.done)
+		d.claims[c.hash] = c
+		d.ring = append(d.ring, c.hash)
+	}
+	t.devices[device] = d
+}
+
+// forget drops some device without requests under way.
+func (t *txnTable) forget() {
+	for device, d := range t.devices {
+		if d.underWay == 0 {
+			delete(t.devices, device)
+			return
+		}
+	}
+}
+
+// finish lets those go who wait for a claim.
+func (t *txnTable) finish(c *claim) {
+	close(c.done)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := t.devices[c.device]
+	d.underWay--
+	if c.err != nil {
+		delete(d.claims, c.hash)
+		return
+	}
+	d.ring = append(d.ring, c.hash)
+	if len(d.ring) > txnsPerDevice {
+		delete(d.claims, d.ring[0])
+		d.ring = append(d.ring[:0], d.ring[1:]...)
+	}
+}
+
+// answered reads the answer that a transaction id got long ago.
+func (s *Service) answered(ctx context.Context, c *claim) (id.EventID, error) {
+	var answer string
+	err := s.db.Read(context.WithoutCancel(ctx), func(tx *storage.Tx) (err error) {
+		answer, _, err = tx.Txn(c.device, c.hash)
+		return err
+	})
+	return id.EventID(answer), err
+}
+
+// txnLifetime is how long a transaction id is remembered: clients retry for minutes, and over night at most.
+const txnLifetimeMillis = 48 * 60 * 60 * 1000
+
+// PruneTxns forgets the transaction ids of more than two days ago, in small writes.
+func (s *Service) PruneTxns(ctx context.Context) error {
+	before := s.Now().UnixMilli() - txnLifetimeMillis
+	for {
+		var n int64
+		err := s.db.Write(ctx, func(tx *storage.Tx) (err error) {
+			n, err = tx.PruneTxns(before, 500) // 500: a few milliseconds
+			return err
+		})
+		if err != nil || n < 500 {
+			return err
+		}
+	}
+}
