@@ -22,5 +22,16 @@ func (a *API) getEventContext(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.Rooms.EventContext(r.Context(), roomID(r), eventID(r), recipient(r), int(limit), filter)
+	around, err := a.Rooms.EventContext(r.Context(), roomID(r), eventID(r), recipient(r), int(limit), filter)
+	if err != nil {
+		return nil, err
+	}
+	var o object
+	o.text("start", around.Start)
+	o.text("end", around.End)
+	o.array("events_before", around.EventsBefore)
+	o.member("event", around.Event)
+	o.array("events_after", around.EventsAfter)
+	o.array("state", around.State)
+	return o.close(), nil
 }

@@ -32,7 +32,18 @@ func (a *API) getRoomEvents(r *httpapi.Request) (any, error) {
 	if filter.Limit > 0 && r.Query("limit") == "" {
 		limit = min(int64(filter.Limit), rooms.MaxPage)
 	}
-	return a.Rooms.Messages(r.Context(), roomID(r), recipient(r), rooms.PageRequest{
+	page, err := a.Rooms.Messages(r.Context(), roomID(r), recipient(r), rooms.PageRequest{
 		From: r.Query("from"), To: r.Query("to"), Backwards: backwards, Limit: int(limit), Filter: filter,
 	})
+	if err != nil {
+		return nil, err
+	}
+	var o object
+	o.text("start", page.Start)
+	o.text("end", page.End)
+	o.array("chunk", page.Chunk)
+	if len(page.State) > 0 {
+		o.array("state", page.State)
+	}
+	return o.close(), nil
 }

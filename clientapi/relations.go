@@ -1,6 +1,8 @@
 package clientapi
 
 import (
+	"strconv"
+
 	"ebb/httpapi"
 	"ebb/rooms"
 )
@@ -40,8 +42,19 @@ func (a *API) getRelatingEvents(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.Rooms.Relations(r.Context(), roomID(r), eventID(r), recipient(r), rooms.RelationsRequest{
+	page, err := a.Rooms.Relations(r.Context(), roomID(r), eventID(r), recipient(r), rooms.RelationsRequest{
 		RelType: r.Var("relType"), EventType: r.Var("eventType"), From: r.Query("from"), To: r.Query("to"),
 		Forwards: !backwards, Limit: int(limit), Recurse: recurse,
 	})
+	if err != nil {
+		return nil, err
+	}
+	var o object
+	o.array("chunk", page.Chunk)
+	o.text("next_batch", page.NextBatch)
+	o.text("prev_batch", page.PrevBatch)
+	if recurse {
+		o.member("recursion_depth", strconv.AppendInt(nil, int64(page.RecursionDepth), 10))
+	}
+	return o.close(), nil
 }

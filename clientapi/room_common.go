@@ -1,10 +1,12 @@
 package clientapi
 
 import (
+	"encoding/json"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/canonjson"
 	"ebb/httpapi"
 	"ebb/rooms"
 )
@@ -56,4 +58,45 @@ func txn(r *httpapi.Request) *rooms.Txn {
 		}
 	}
 	return &rooms.Txn{Path: path, ID: r.Var("txnId")}
+}
+
+// appendText writes a JSON string.
+func appendText(dst []byte, text string) []byte { return canonjson.AppendString(dst, text) }
+
+// object builds an answer of parts that are JSON already: encoding/json would read them all once more.
+type object []byte
+
+func (o *object) member(key string, value []byte) {
+	if len(*o) == 0 {
+		*o = append(make([]byte, 0, len(value)+256), '{')
+	} else {
+		*o = append(*o, ',')
+	}
+	*o = append(append(appendText(*o, key), ':'), value...)
+}
+
+// text adds a string, unless it is empty.
+func (o *object) text(key, value string) {
+	if value != "" {
+		o.member(key, appendText(nil, value))
+	}
+}
+
+func (o *object) array(key string, list []json.RawMessage) {
+	o.member(key, nil)
+	*o = append(*o, '[')
+	for i, value := range list {
+		if i > 0 {
+			*o = append(*o, ',')
+		}
+		*o = append(*o, value...)
+	}
+	*o = append(*o, ']')
+}
+
+func (o *object) close() json.RawMessage {
+	if len(*o) == 0 {
+		return json.RawMessage("{}")
+	}
+	return json.RawMessage(append(*o, '}'))
 }

@@ -88,7 +88,9 @@ func (a *API) getMembersByRoom(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.RawMessage(append(appendArray([]byte(`{"chunk":`), members), '}')), nil
+	var o object
+	o.array("chunk", members)
+	return o.close(), nil
 }
 
 // getJoinedMembersByRoom gives the profiles of the joined members of a room.
@@ -98,5 +100,7 @@ func (a *API) getJoinedMembersByRoom(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.RawMessage(append(append([]byte(`{"joined":`), joined...), '}')), nil
+	var o object
+	o.member("joined", joined)
+	return o.close(), nil
 }

@@ -30,7 +30,14 @@ func (a *API) getThreadRoots(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.Rooms.Threads(r.Context(), roomID(r), recipient(r), rooms.ThreadsRequest{
+	page, err := a.Rooms.Threads(r.Context(), roomID(r), recipient(r), rooms.ThreadsRequest{
 		From: r.Query("from"), Participated: include == "participated", Limit: int(limit),
 	})
+	if err != nil {
+		return nil, err
+	}
+	var o object
+	o.array("chunk", page.Chunk)
+	o.text("next_batch", page.NextBatch)
+	return o.close(), nil
 }

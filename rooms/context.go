@@ -11,12 +11,12 @@ import (
 
 // Surroundings is an event with what happened around it.
 type Surroundings struct {
-	Start        string            `json:"start"`
-	End          string            `json:"end"`
-	EventsBefore []json.RawMessage `json:"events_before"` // newest first
-	Event        json.RawMessage   `json:"event"`
-	EventsAfter  []json.RawMessage `json:"events_after"`
-	State        []json.RawMessage `json:"state"`
+	Start        string
+	End          string
+	EventsBefore []json.RawMessage // newest first
+	Event        json.RawMessage
+	EventsAfter  []json.RawMessage
+	State        []json.RawMessage
 }
 
 // EventContext gives an event, up to limit events around it, and the state at the last of them.

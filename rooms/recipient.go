@@ -163,3 +163,13 @@ func (s *Service) Erase(ctx context.Context, user int64) error {
 		},
 	}).Wait(ctx)
 }
+
+// JoinedRooms lists the rooms that a local user is joined to.
+// Spec: client-server-api#get_matrixclientv3joined_rooms
+func (s *Service) JoinedRooms(ctx context.Context, user int64) (joined []string, err error) {
+	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		joined, err = tx.JoinedRooms(user)
+		return err
+	})
+	return joined, err
+}

@@ -25,10 +25,10 @@ type RelationsRequest struct {
 
 // RelationsPage is a part of the relations of an event.
 type RelationsPage struct {
-	Chunk          []json.RawMessage `json:"chunk"`
-	NextBatch      string            `json:"next_batch,omitempty"`
-	PrevBatch      string            `json:"prev_batch,omitempty"`
-	RecursionDepth int               `json:"recursion_depth,omitempty"`
+	Chunk          []json.RawMessage
+	NextBatch      string
+	PrevBatch      string
+	RecursionDepth int
 }
 
 // Relations gives the events that relate to an event that the recipient may see.
@@ -106,8 +106,8 @@ type ThreadsRequest struct {
 
 // ThreadsPage is a part of the threads of a room, those with the latest replies first.
 type ThreadsPage struct {
-	Chunk     []json.RawMessage `json:"chunk"`
-	NextBatch string            `json:"next_batch,omitempty"`
+	Chunk     []json.RawMessage
+	NextBatch string
 }
 
 // Threads gives the roots of a room's threads.

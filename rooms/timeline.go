@@ -31,10 +31,10 @@ type PageRequest struct {
 
 // Page is a part of a timeline with the tokens of its ends.
 type Page struct {
-	Start string            `json:"start"`
-	End   string            `json:"end,omitempty"` // "": there is no more
-	Chunk []json.RawMessage `json:"chunk"`
-	State []json.RawMessage `json:"state,omitempty"`
+	Start string
+	End   string // "": there is no more
+	Chunk []json.RawMessage
+	State []json.RawMessage
 }
 
 // reading finds a room and makes the recipient's view of it. Whoever may read nothing there, by whatever cause, gets one

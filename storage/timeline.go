@@ -270,3 +270,11 @@ func (tx *Tx) ErasedUsers() ([]ErasedUser, error) {
 		return u, err
 	}, `SELECT user_nid, position FROM erased_users ORDER BY user_nid`)
 }
+
+const joinedRoomsQuery = `SELECT r.room_id FROM memberships m JOIN rooms r ON r.nid = m.room_nid
+WHERE m.user_nid = $1 AND m.membership = 'join' ORDER BY m.room_nid`
+
+// JoinedRooms lists the ids of the rooms that a user is joined to. It rides the primary keys.
+func (tx *Tx) JoinedRooms(user int64) ([]string, error) {
+	return collect(tx, scanString, joinedRoomsQuery, user)
+}

@@ -1,0 +1,59 @@
+package clientapi
+
+import (
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
+
+func (a *API) directoryRoutes() []httpapi.Route {
+	const file, path = "directory.yaml", "/directory/room/{roomAlias}"
+	resolve := roomRoute("GET", path, "getRoomIdByAlias", file, httpapi.Reads, a.getRoomIDByAlias)
+	resolve.Auth = httpapi.None
+	list := roomRoute("GET", "/rooms/{roomId}/aliases", "getLocalAliases", file, httpapi.Reads, a.getLocalAliases)
+	list.Aliases = append(list.Aliases, "/_matrix/client/unstable/org.matrix.msc2432/rooms/{roomId}/aliases")
+	return []httpapi.Route{
+		roomRoute("PUT", path, "setRoomAlias", file, httpapi.Sends, a.setRoomAlias),
+		resolve,
+		roomRoute("DELETE", path, "deleteRoomAlias", file, httpapi.Sends, a.deleteRoomAlias),
+		list,
+	}
+}
+
+func roomAlias(r *httpapi.Request) id.RoomAlias { return id.RoomAlias(r.Var("roomAlias")) }
+
+// setRoomAlias makes an alias lead to a room.
+// Spec: client-server-api#put_matrixclientv3directoryroomroomalias
+func (a *API) setRoomAlias(r *httpapi.Request) (any, error) {
+	var body struct {
+		RoomID id.RoomID `json:"room_id"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if body.RoomID == "" {
+		return nil, mxerr.MissingParam("room_id is missing")
+	}
+	return nil, a.Rooms.CreateAlias(r.Context(), sender(r), roomAlias(r), body.RoomID)
+}
+
+// getRoomIDByAlias finds the room that an alias leads to.
+// Spec: client-server-api#get_matrixclientv3directoryroomroomalias
+func (a *API) getRoomIDByAlias(r *httpapi.Request) (any, error) {
+	room, servers, err := a.Rooms.ResolveAlias(r.Context(), roomAlias(r))
+	return map[string]any{"room_id": room, "servers": servers}, err
+}
+
+// deleteRoomAlias removes an alias.
+// Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
+func (a *API) deleteRoomAlias(r *httpapi.Request) (any, error) {
+	return nil, a.Rooms.DeleteAlias(r.Context(), sender(r), roomAlias(r), r.IsAdmin)
+}
+
+// getLocalAliases lists the aliases that lead to a room.
+// Spec: client-server-api#get_matrixclientv3roomsroomidaliases
+func (a *API) getLocalAliases(r *httpapi.Request) (any, error) {
+	aliases, err := a.Rooms.LocalAliases(r.Context(), sender(r), roomID(r))
+	return map[string][]id.RoomAlias{"aliases": listed(aliases)}, err
+}

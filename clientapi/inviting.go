@@ -1,0 +1,31 @@
+package clientapi
+
+import (
+	"context"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+	"ebb/rooms"
+)
+
+func (a *API) invitingRoutes() []httpapi.Route {
+	return []httpapi.Route{roomRoute("POST", "/rooms/{roomId}/invite", "inviteUser", "inviting.yaml", httpapi.Joins, a.inviteUser)}
+}
+
+// inviteUser invites a user to a room. An invite to an e-mail address or telephone number, which shares the path, lacks the
+// user_id.
+// Spec: client-server-api#post_matrixclientv3roomsroomidinvite
+func (a *API) inviteUser(r *httpapi.Request) (any, error) { return moveUser(r, a.Rooms.Invite) }
+
+// moveUser changes the membership of the user whom the body names.
+func moveUser(r *httpapi.Request, move func(context.Context, rooms.Sender, id.RoomID, id.UserID, string) error) (any, error) {
+	var body struct {
+		UserID id.UserID `json:"user_id"`
+		Reason string    `json:"reason"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	return nil, move(r.Context(), sender(r), roomID(r), body.UserID, body.Reason)
+}

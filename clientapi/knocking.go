@@ -1,0 +1,25 @@
+package clientapi
+
+import (
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+)
+
+func (a *API) knockingRoutes() []httpapi.Route {
+	return []httpapi.Route{roomRoute("POST", "/knock/{roomIdOrAlias}", "knockRoom", "knocking.yaml", httpapi.Joins, a.knockRoom)}
+}
+
+// knockRoom asks to be let into a room.
+// Spec: client-server-api#post_matrixclientv3knockroomidoralias
+func (a *API) knockRoom(r *httpapi.Request) (any, error) {
+	reason, err := decodeReason(r)
+	if err != nil {
+		return nil, err
+	}
+	room, err := a.Rooms.ResolveRoom(r.Context(), r.Var("roomIdOrAlias"))
+	if err != nil {
+		return nil, err
+	}
+	return map[string]id.RoomID{"room_id": room}, a.Rooms.Knock(r.Context(), sender(r), room, reason)
+}

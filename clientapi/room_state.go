@@ -1,0 +1,19 @@
+package clientapi
+
+import (
+	"ebb/httpapi"
+	"ebb/rooms"
+)
+
+func (a *API) roomStateRoutes() []httpapi.Route {
+	route := roomRoute("PUT", "/rooms/{roomId}/state/{eventType}/{stateKey}", "setRoomStateWithKey", "room_state.yaml", httpapi.Sends, a.setRoomStateWithKey)
+	route.Aliases = append(route.Aliases, emptyStateKey...)
+	return []httpapi.Route{route}
+}
+
+// setRoomStateWithKey sets one entry of a room's state.
+// Spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
+func (a *API) setRoomStateWithKey(r *httpapi.Request) (any, error) {
+	key := r.Var("stateKey")
+	return a.send(r, rooms.NewEvent{StateKey: &key})
+}
