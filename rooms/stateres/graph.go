@@ -37,11 +37,12 @@ type graph struct {
 	store  Store
 	nodes  map[id.EventID]*node // nil for an event that the store does not know
 	levels map[levelsKey]*eventauth.PowerLevels
-	full   bool // MaxEvents is exceeded
+	limit  int  // of nodes
+	full   bool // the limit is exceeded
 }
 
-func newGraph(v *pdu.Version, store Store) *graph {
-	return &graph{v: v, store: store, nodes: make(map[id.EventID]*node), levels: make(map[levelsKey]*eventauth.PowerLevels)}
+func newGraph(v *pdu.Version, store Store, limit int) *graph {
+	return &graph{v: v, store: store, limit: limit, nodes: make(map[id.EventID]*node), levels: make(map[levelsKey]*eventauth.PowerLevels)}
 }
 
 // node returns the node of an event, nil if it is not known.
@@ -50,7 +51,7 @@ func (g *graph) node(eventID id.EventID) *node {
 	if seen {
 		return n
 	}
-	if len(g.nodes) >= MaxEvents {
+	if len(g.nodes) >= g.limit {
 		g.full = true
 		return nil
 	}

@@ -43,8 +43,12 @@ type StateSet = map[pdu.StateKey]id.EventID
 //
 // Spec: rooms/v1#state-resolution, rooms/v2#state-resolution, rooms/v12#state-resolution
 func Resolve(v *pdu.Version, sets []StateSet, store Store) (StateSet, error) {
+	return resolve(v, sets, store, MaxEvents)
+}
+
+func resolve(v *pdu.Version, sets []StateSet, store Store, limit int) (StateSet, error) {
 	for _, set := range sets {
-		if len(set) > MaxEvents {
+		if len(set) > limit {
 			return nil, fmt.Errorf("%w: %d in one state", ErrTooLarge, len(set))
 		}
 	}
@@ -56,7 +60,7 @@ func Resolve(v *pdu.Version, sets []StateSet, store Store) (StateSet, error) {
 	if len(conflicts) == 0 {
 		return agreed, nil
 	}
-	return resolveV2(v, sets, agreed, conflicts, store)
+	return resolveV2(newGraph(v, store, limit), sets, agreed, conflicts)
 }
 
 // conflict is a piece of state on which the sets differ, with the events that they name, each once, sorted.
@@ -69,36 +73,53 @@ type conflict struct {
 // everywhere, an entry that some sets lack is in conflict (v2: unconflicted state map and conflicted state set);
 // without, only one for which sets name different events (v1).
 func separate(sets []StateSet, everywhere bool) (StateSet, []conflict) {
-	agreed := make(StateSet)
+	size := 0
+	for _, set := range sets {
+		size = max(size, len(set))
+	}
+	agreed := make(StateSet, size)
 	differing := make(map[pdu.StateKey][]id.EventID)
 	for i, set := range sets {
 		for key, eventID := range set {
 			if seenBefore(sets[:i], key) {
 				continue
 			}
-			events, holders := []id.EventID{eventID}, 1
-			for _, other := range sets[i+1:] {
-				if e, ok := other[key]; ok {
-					holders++
-					if e != eventID && !slices.Contains(events, e) {
-						events = append(events, e)
-					}
-				}
-			}
-			if len(events) > 1 || everywhere && holders < len(sets) {
-				differing[key] = events
-			} else {
+			if same, everyone := agree(sets[i+1:], key, eventID); same && (everyone && i == 0 || !everywhere) {
 				agreed[key] = eventID
+			} else {
+				differing[key] = candidates(sets[i:], key)
 			}
 		}
 	}
 	conflicts := make([]conflict, 0, len(differing))
 	for key, events := range differing {
-		slices.Sort(events)
 		conflicts = append(conflicts, conflict{key, events})
 	}
 	slices.SortFunc(conflicts, func(a, b conflict) int { return compareKeys(a.key, b.key) })
 	return agreed, conflicts
+}
+
+// agree tells whether the sets name one event for a key, as far as they have it, and whether all of them have it.
+func agree(sets []StateSet, key pdu.StateKey, eventID id.EventID) (same, everyone bool) {
+	same, everyone = true, true
+	for _, set := range sets {
+		e, ok := set[key]
+		everyone = everyone && ok
+		same = same && (!ok || e == eventID)
+	}
+	return same, everyone
+}
+
+// candidates returns the events that the sets name for a key, each once, sorted.
+func candidates(sets []StateSet, key pdu.StateKey) []id.EventID {
+	var events []id.EventID
+	for _, set := range sets {
+		if e, ok := set[key]; ok {
+			events = append(events, e)
+		}
+	}
+	slices.Sort(events)
+	return slices.Compact(events)
 }
 
 func seenBefore(sets []StateSet, key pdu.StateKey) bool {

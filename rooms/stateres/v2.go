@@ -13,14 +13,13 @@ import (
 // resolveV2 is the algorithm of room version 2 and later, with the changes of version 12 (v2.1).
 //
 // Spec: rooms/v2#algorithm, rooms/v12#algorithm
-func resolveV2(v *pdu.Version, sets []StateSet, agreed StateSet, conflicts []conflict, store Store) (StateSet, error) {
-	g := newGraph(v, store)
+func resolveV2(g *graph, sets []StateSet, agreed StateSet, conflicts []conflict) (StateSet, error) {
 	full := g.markFull(sets, agreed, conflicts)
 	// 1. The power events, with those of the full conflicted set that they rest on.
 	power := g.orderByPower(g.pickPower(full))
 	// 2. Replayed on what the sets agree on; in v2.1 on nothing, so that each event is judged by its own auth events.
 	r := &replay{graph: g, state: make(StateSet)}
-	if v.StateRes != pdu.StateResV2_1 {
+	if g.v.StateRes != pdu.StateResV2_1 {
 		maps.Copy(r.state, agreed)
 	}
 	r.apply(power)
@@ -39,7 +38,7 @@ func resolveV2(v *pdu.Version, sets []StateSet, agreed StateSet, conflicts []con
 	// 4. Replayed on top.
 	r.apply(rest)
 	if g.full {
-		return nil, fmt.Errorf("%w: more than %d in the auth chains", ErrTooLarge, MaxEvents)
+		return nil, fmt.Errorf("%w: more than %d in the auth chains", ErrTooLarge, g.limit)
 	}
 	// 5. What the sets agree on stands.
 	maps.Copy(r.state, agreed)
