@@ -270,7 +270,7 @@ func (f Failures) add(user id.UserID) {
 }
 
 func claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string) (owner int64, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
-	owner, found, err := tx.LookupUser(user)
+	owner, found, err := tx.LookupUser(string(user))
 	if err != nil || !found {
 		return 0, nil, err
 	}

@@ -50,7 +50,7 @@ func (s *Service) Query(ctx context.Context, viewer Device, wanted map[id.UserID
 }
 
 func (k *Keys) addUser(tx *storage.Tx, viewer Device, user id.UserID, devices []id.DeviceID) error {
-	nid, found, err := tx.LookupUser(user)
+	nid, found, err := tx.LookupUser(string(user))
 	if err != nil || !found {
 		return err
 	}

@@ -88,7 +88,7 @@ func (up *signatureUpload) add(tx *storage.Tx, user id.UserID, key string, raw j
 	if len(raw) > maxKeyJSON || len(key) > maxKeyID {
 		return mxerr.TooLarge("This key is too large")
 	}
-	target, found, err := tx.LookupUser(user)
+	target, found, err := tx.LookupUser(string(user))
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func (o *outgoing) send(tx *storage.Tx, user id.UserID, messages map[id.DeviceID
 	if here, err := o.service.isLocal(user); err != nil || !here {
 		return err // other servers: with federation
 	}
-	nid, found, err := tx.LookupUser(user)
+	nid, found, err := tx.LookupUser(string(user))
 	if err != nil || !found {
 		return err
 	}

@@ -9,7 +9,9 @@ package media
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -196,6 +198,12 @@ type File struct {
 	ContentType string
 	Filename    string
 	Size        int64
+}
+
+// ETag names the bytes: files and thumbnails lie under names of their own and never change.
+func (f *File) ETag() string {
+	sum := sha256.Sum256([]byte(f.Name()))
+	return hex.EncodeToString(sum[:16])
 }
 
 // maxWait bounds timeout_ms.

@@ -166,7 +166,7 @@ func (r *Rules) RulesSince(tx *storage.Tx, nid int64, since, upTo storage.Pos) (
 	if err != nil {
 		return nil, false, err
 	}
-	content, err = json.Marshal(map[string]any{"global": own.full(string(user))})
+	content, err = json.Marshal(map[string]any{"global": own.full(user)})
 	return content, true, err
 }
 
