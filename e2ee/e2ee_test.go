@@ -1,0 +1,434 @@
+package e2ee
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/storage"
+	"ebb/wake"
+)
+
+const serverName = "test"
+
+type fixture struct {
+	*Service
+	t *testing.T
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	db, err := storage.Open(context.Background(), storage.Config{DSN: "sqlite:" + filepath.Join(t.TempDir(), "ebb.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &fixture{t: t, Service: New(Options{DB: db, Server: serverName, Hub: wake.New(), Now: time.Now, Log: slog.New(slog.DiscardHandler)})}
+}
+
+// device makes a user, if needed, and a device.
+func (f *fixture) device(localpart, deviceID string) Device {
+	f.t.Helper()
+	d := Device{User: id.NewUserID(localpart, serverName), DeviceID: id.DeviceID(deviceID)}
+	f.write(func(tx *storage.Tx) (err error) {
+		if d.UserNID, err = tx.UserNID(string(d.User)); err != nil {
+			return err
+		}
+		name := "name of " + deviceID
+		d.DeviceNID, err = tx.AddDevice(d.UserNID, deviceID, &name)
+		return err
+	})
+	return d
+}
+
+func (f *fixture) write(do func(*storage.Tx) error) {
+	f.t.Helper()
+	if err := f.DB.Write(f.t.Context(), do); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) read(do func(*storage.Tx) error) {
+	f.t.Helper()
+	if err := f.DB.Read(f.t.Context(), do); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// must passes a result on, and ends the test at an error.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func wantCode(t *testing.T, err error, code string) {
+	t.Helper()
+	if mxerr.Code(err) != code {
+		t.Fatalf("err = %v, want %s", err, code)
+	}
+}
+
+func identity(d Device, extra string) json.RawMessage {
+	return json.RawMessage(fmt.Sprintf(`{"user_id":%q,"device_id":%q,"algorithms":["m.olm.v1.curve25519-aes-sha2"],"keys":{"ed25519:%s":"AAAA"},"signatures":{}%s}`,
+		d.User, d.DeviceID, d.DeviceID, extra))
+}
+
+func oneTime(keyID, key string) map[string]json.RawMessage {
+	return map[string]json.RawMessage{"signed_curve25519:" + keyID: json.RawMessage(`{"key":"` + key + `","signatures":{}}`)}
+}
+
+func TestOneTimeKeysAreClaimedOldestFirstThenTheFallbackKey(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	for i := range 3 {
+		counts := must(f.Upload(t.Context(), alice, UploadKeys{OneTimeKeys: oneTime(fmt.Sprint(9-i), fmt.Sprint("key", i))}))
+		if counts["signed_curve25519"] != int64(i+1) {
+			t.Fatal(counts)
+		}
+	}
+	fallback := map[string]json.RawMessage{"signed_curve25519:fb": json.RawMessage(`{"key":"last"}`)}
+	must(f.Upload(t.Context(), alice, UploadKeys{FallbackKeys: fallback}))
+	want := []string{`{"key":"key0","signatures":{}}`, `{"key":"key1","signatures":{}}`, `{"key":"key2","signatures":{}}`, `{"fallback":true,"key":"last"}`, `{"fallback":true,"key":"last"}`}
+	for i, key := range want {
+		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"A": "signed_curve25519"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, got := range claims[alice.User]["A"] {
+			if string(got) != key {
+				t.Errorf("claim %d gives %s, want %s", i, got, key)
+			}
+		}
+		f.read(func(tx *storage.Tx) error {
+			_, unused, err := f.KeyCounts(tx, alice.DeviceNID)
+			if (len(unused) == 1) != (i < 3) {
+				t.Errorf("after claim %d unused fallback keys are %v", i, unused)
+			}
+			return err
+		})
+	}
+}
+
+func TestConcurrentClaimsNeverGiveOneKeyTwice(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	const n = 60
+	keys := map[string]json.RawMessage{}
+	for i := range n {
+		keys[fmt.Sprintf("signed_curve25519:%d", i)] = json.RawMessage(`{"key":"k"}`)
+	}
+	must(f.Upload(t.Context(), alice, UploadKeys{OneTimeKeys: keys}))
+	var mu sync.Mutex
+	seen := map[string]int{}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range n / 6 {
+				claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"A": "signed_curve25519"}})
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				for name := range claims[alice.User]["A"] {
+					seen[name]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if len(seen) != n {
+		t.Errorf("%d keys were given, want %d", len(seen), n)
+	}
+	for name, times := range seen {
+		if times != 1 {
+			t.Errorf("%s was given %d times", name, times)
+		}
+	}
+}
+
+func TestSameOneTimeKeyAgainIsAcceptedAnotherUnderItsIDIsNot(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	for range 2 {
+		if counts := must(f.Upload(t.Context(), alice, UploadKeys{OneTimeKeys: oneTime("1", "a")})); counts["signed_curve25519"] != 1 {
+			t.Fatal(counts)
+		}
+	}
+	_, err := f.Upload(t.Context(), alice, UploadKeys{OneTimeKeys: oneTime("1", "b")})
+	wantCode(t, err, mxerr.CodeInvalidParam)
+}
+
+func TestDeviceKeysAreKeptVerbatimAndRefusedForOthers(t *testing.T) {
+	f := newFixture(t)
+	alice, bob := f.device("alice", "A"), f.device("bob", "B")
+	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, `,"org.example.future":{"x":[1,2.5]}`)}))
+	keys := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.User: nil, "@nobody:test": nil, "@far:elsewhere": nil}))
+	var got map[string]json.RawMessage
+	if err := json.Unmarshal(keys.DeviceKeys[alice.User]["A"], &got); err != nil {
+		t.Fatal(err)
+	}
+	if string(got["org.example.future"]) != `{"x":[1,2.5]}` || string(got["unsigned"]) != `{"device_display_name":"name of A"}` {
+		t.Fatalf("%s", keys.DeviceKeys[alice.User]["A"])
+	}
+	if len(keys.Failures) != 1 || keys.Failures["elsewhere"] == nil {
+		t.Fatal(keys.Failures)
+	}
+	for name, body := range map[string]json.RawMessage{
+		"another device": identity(bob, ""), "a list": json.RawMessage(`[]`), "a string": json.RawMessage(`"x"`),
+		"keys of a wrong type": json.RawMessage(`{"user_id":"@alice:test","device_id":"A","algorithms":[],"keys":{"a":1}}`),
+	} {
+		if _, err := f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: body}); mxerr.Code(err) != mxerr.CodeBadJSON && mxerr.Code(err) != mxerr.CodeInvalidParam {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// signer is a cross-signing or device key pair.
+type signer struct {
+	public string
+	key    ed25519.PrivateKey
+}
+
+func newSigner(t *testing.T) signer {
+	t.Helper()
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer{base64.RawStdEncoding.EncodeToString(public), key}
+}
+
+func (s signer) sign(t *testing.T, user id.UserID, keyID string, raw json.RawMessage) json.RawMessage {
+	t.Helper()
+	message := must(canonjson.Canonical(canonjson.Without(raw, "signatures", "unsigned"), false))
+	var m map[string]any
+	if err := json.Unmarshal(raw, &m); err != nil {
+		t.Fatal(err)
+	}
+	m["signatures"] = map[id.UserID]map[string]string{user: {keyID: base64.RawStdEncoding.EncodeToString(ed25519.Sign(s.key, message))}}
+	return must(json.Marshal(m))
+}
+
+func crossKey(user id.UserID, usage string, s signer) json.RawMessage {
+	return json.RawMessage(fmt.Sprintf(`{"user_id":%q,"usage":[%q],"keys":{"ed25519:%s":%q}}`, user, usage, s.public, s.public))
+}
+
+type crossKeys struct{ master, self, user signer }
+
+func (f *fixture) crossSign(d Device) crossKeys {
+	f.t.Helper()
+	k := crossKeys{newSigner(f.t), newSigner(f.t), newSigner(f.t)}
+	up := UploadCrossSigning{Master: crossKey(d.User, usageMaster, k.master)}
+	up.SelfSigning = k.master.sign(f.t, d.User, "ed25519:"+k.master.public, crossKey(d.User, usageSelfSigning, k.self))
+	up.UserSigning = k.master.sign(f.t, d.User, "ed25519:"+k.master.public, crossKey(d.User, usageUserSigning, k.user))
+	if err := f.UploadCrossSigning(f.t.Context(), d, up); err != nil {
+		f.t.Fatal(err)
+	}
+	return k
+}
+
+func TestFirstCrossSigningUploadNeedsNoAuthReplacementDoes(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	k := newSigner(t)
+	first := UploadCrossSigning{Master: crossKey(alice.User, usageMaster, k)}
+	if needed := must(f.NeedsAuth(t.Context(), alice, first)); needed {
+		t.Error("the first upload needs auth")
+	}
+	if err := f.UploadCrossSigning(t.Context(), alice, first); err != nil {
+		t.Fatal(err)
+	}
+	if needed := must(f.NeedsAuth(t.Context(), alice, first)); needed {
+		t.Error("the same upload again needs auth")
+	}
+	if needed := must(f.NeedsAuth(t.Context(), alice, UploadCrossSigning{Master: crossKey(alice.User, usageMaster, newSigner(t))})); !needed {
+		t.Error("a replacement needs no auth")
+	}
+	unsigned := UploadCrossSigning{SelfSigning: crossKey(alice.User, usageSelfSigning, newSigner(t))}
+	wantCode(t, f.UploadCrossSigning(t.Context(), alice, unsigned), "M_INVALID_SIGNATURE")
+	bob := f.device("bob", "B")
+	wantCode(t, f.UploadCrossSigning(t.Context(), bob, UploadCrossSigning{SelfSigning: crossKey(bob.User, usageSelfSigning, k)}), mxerr.CodeMissingParam)
+	wantCode(t, f.UploadCrossSigning(t.Context(), bob, UploadCrossSigning{Master: crossKey(alice.User, usageMaster, k)}), mxerr.CodeInvalidParam)
+}
+
+func TestUserSigningKeyAndForeignSignaturesStayWithTheirOwner(t *testing.T) {
+	f := newFixture(t)
+	alice, bob, carol := f.device("alice", "A"), f.device("bob", "B"), f.device("carol", "C")
+	a, b := f.crossSign(alice), f.crossSign(bob)
+	signed := a.user.sign(t, alice.User, "ed25519:"+a.user.public, crossKey(bob.User, usageMaster, b.master))
+	failures := must(f.UploadSignatures(t.Context(), alice, map[id.UserID]map[string]json.RawMessage{bob.User: {b.master.public: signed}}))
+	if len(failures) != 0 {
+		t.Fatal(failures)
+	}
+	signatureOfAlice := func(viewer Device) bool {
+		keys := must(f.Query(t.Context(), viewer, map[id.UserID][]id.DeviceID{bob.User: nil}))
+		var m struct {
+			Signatures map[id.UserID]map[string]string `json:"signatures"`
+		}
+		if err := json.Unmarshal(keys.MasterKeys[bob.User], &m); err != nil {
+			t.Fatal(err)
+		}
+		if (keys.UserSigningKeys[bob.User] != nil) != (viewer == bob) {
+			t.Errorf("%s sees user-signing keys %v", viewer.User, keys.UserSigningKeys)
+		}
+		return m.Signatures[alice.User]["ed25519:"+a.user.public] != ""
+	}
+	if !signatureOfAlice(alice) || signatureOfAlice(bob) || signatureOfAlice(carol) {
+		t.Fatal("a signature on another user's master key is the signer's alone")
+	}
+	f.read(func(tx *storage.Tx) error {
+		for viewer, want := range map[Device]bool{alice: true, carol: false} {
+			changed, err := f.DeviceListChanges(tx, viewer.UserNID, 0, f.DB.Settled())
+			if err != nil {
+				return err
+			}
+			if slices.Contains(changed, bob.UserNID) != want {
+				t.Errorf("%s is told of %v", viewer.User, changed)
+			}
+		}
+		return nil
+	})
+}
+
+func TestDeviceSignaturesAreCheckedAndSeenByAll(t *testing.T) {
+	f := newFixture(t)
+	alice, bob := f.device("alice", "A"), f.device("bob", "B")
+	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, "")}))
+	a := f.crossSign(alice)
+	good := a.self.sign(t, alice.User, "ed25519:"+a.self.public, identity(alice, ""))
+	forged := newSigner(t).sign(t, alice.User, "ed25519:"+a.self.public, identity(alice, ""))
+	changed := a.self.sign(t, alice.User, "ed25519:"+a.self.public, identity(alice, `,"more":1`))
+	for name, c := range map[string]struct {
+		raw  json.RawMessage
+		code string
+	}{"forged": {forged, "M_INVALID_SIGNATURE"}, "another key": {changed, mxerr.CodeInvalidParam}} {
+		failures := must(f.UploadSignatures(t.Context(), alice, map[id.UserID]map[string]json.RawMessage{alice.User: {"A": c.raw}}))
+		if failures[alice.User]["A"]["errcode"] != c.code {
+			t.Errorf("%s: %v", name, failures)
+		}
+	}
+	if failures := must(f.UploadSignatures(t.Context(), alice, map[id.UserID]map[string]json.RawMessage{alice.User: {"A": good}})); len(failures) != 0 {
+		t.Fatal(failures)
+	}
+	keys := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.User: {"A"}}))
+	if !signedBy(keys.DeviceKeys[alice.User]["A"], alice.User, a.self.public) {
+		t.Fatalf("%s", keys.DeviceKeys[alice.User]["A"])
+	}
+}
+
+func TestToDeviceMessagesAreOrderedOnceAndStayUntilConfirmed(t *testing.T) {
+	f := newFixture(t)
+	alice, bob1, bob2 := f.device("alice", "A"), f.device("bob", "B1"), f.device("bob", "B2")
+	send := func(txn, body string, to id.DeviceID) {
+		t.Helper()
+		err := f.SendToDevice(t.Context(), alice, "sendToDevice/m.x", txn, "m.x", map[id.UserID]map[id.DeviceID]json.RawMessage{bob1.User: {to: json.RawMessage(body)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	send("1", `{"n":1}`, "*")
+	send("1", `{"n":1}`, "*")
+	send("2", `{"n":2}`, "B1")
+	send("3", `{"n":3}`, "GONE")
+	waiting := func(d Device) (texts []string, last storage.Pos) {
+		f.read(func(tx *storage.Tx) error {
+			list, err := f.ToDevice(tx, d.DeviceNID, 0, f.DB.Settled(), 100)
+			for _, m := range list {
+				texts, last = append(texts, m.JSON), m.Position
+			}
+			return err
+		})
+		return texts, last
+	}
+	want := []string{`{"content":{"n":1},"sender":"@alice:test","type":"m.x"}`, `{"content":{"n":2},"sender":"@alice:test","type":"m.x"}`}
+	got, last := waiting(bob1)
+	if !slices.Equal(got, want) {
+		t.Fatal(got)
+	}
+	if again, _ := waiting(bob1); !slices.Equal(again, want) {
+		t.Fatal("a second look gives", again)
+	}
+	if err := f.AckToDevice(t.Context(), bob1.DeviceNID, last); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := waiting(bob1); len(got) != 0 {
+		t.Fatal(got)
+	}
+	if got, _ := waiting(bob2); !slices.Equal(got, want[:1]) {
+		t.Fatal(got)
+	}
+}
+
+func TestBackupKeepsTheBetterSession(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	data := json.RawMessage(`{"ciphertext":"x"}`)
+	wantCode(t, func() error { _, err := f.Backup(t.Context(), alice.UserNID, ""); return err }(), mxerr.CodeNotFound)
+	v1 := must(f.CreateBackup(t.Context(), alice.UserNID, "m.megolm_backup.v1.curve25519-aes-sha2", json.RawMessage(`{"public_key":"k"}`)))
+	put := func(version string, s BackupSession) (BackupChange, error) {
+		s.SessionData = data
+		return f.PutBackupKeys(t.Context(), alice.UserNID, version, BackupRooms{"!r:test": {"s": s}})
+	}
+	cases := []struct {
+		session BackupSession
+		kept    bool
+	}{
+		{BackupSession{FirstMessageIndex: 5, ForwardedCount: 2}, true},
+		{BackupSession{FirstMessageIndex: 6, ForwardedCount: 0}, false},
+		{BackupSession{FirstMessageIndex: 5, ForwardedCount: 2}, false},
+		{BackupSession{FirstMessageIndex: 5, ForwardedCount: 1}, true},
+		{BackupSession{FirstMessageIndex: 4, ForwardedCount: 9}, true},
+		{BackupSession{FirstMessageIndex: 8, ForwardedCount: 9, IsVerified: true}, true},
+		{BackupSession{FirstMessageIndex: 0, ForwardedCount: 0}, false},
+	}
+	etag := "0"
+	for i, c := range cases {
+		change := must(put(v1, c.session))
+		if (change.ETag != etag) != c.kept || change.Count != 1 {
+			t.Errorf("case %d: %+v after etag %s", i, change, etag)
+		}
+		etag = change.ETag
+	}
+	v2 := must(f.CreateBackup(t.Context(), alice.UserNID, "m.megolm_backup.v1.curve25519-aes-sha2", json.RawMessage(`{}`)))
+	_, err := put(v1, BackupSession{})
+	wantCode(t, err, mxerr.CodeWrongRoomKeysVersion)
+	if err := f.DeleteBackup(t.Context(), alice.UserNID, v2); err != nil {
+		t.Fatal(err)
+	}
+	if v3 := must(f.CreateBackup(t.Context(), alice.UserNID, "a", json.RawMessage(`{}`))); v3 == v2 {
+		t.Error("the number of a deleted backup came back")
+	}
+	_, err = f.BackupKeys(t.Context(), alice.UserNID, v2, "", "")
+	wantCode(t, err, mxerr.CodeNotFound)
+}
+
+func TestDeletedDeviceLeavesNothing(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, ""), OneTimeKeys: oneTime("1", "a"), FallbackKeys: oneTime("f", "b")}))
+	f.write(func(tx *storage.Tx) error { return f.DeviceGone(tx, alice.DeviceNID, alice.UserNID, "A") })
+	keys := must(f.Query(t.Context(), alice, map[id.UserID][]id.DeviceID{alice.User: nil}))
+	counts := must(f.OneTimeKeyCounts(t.Context(), alice.DeviceNID))
+	if len(keys.DeviceKeys[alice.User]) != 0 || counts["signed_curve25519"] != 0 {
+		t.Fatal(keys, counts)
+	}
+}
