@@ -11,7 +11,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// maxTries bounds how many pairs of signature and key are tried for one invitation: an event has room for so many of
+// maxTries bounds how many pairs of signature and key are tried for one invitation. Deviation: the specification knows no
+// bound, and an invitation whose right pair comes later would be refused here alone; but an event has room for so many of
 // both that all pairs would take half a minute. 512 tries take about 25 ms; identity servers give one signature and
 // two keys.
 const maxTries = 512

@@ -3,7 +3,7 @@ package stateres
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha1" //nolint:gosec // the algorithm of room version 1 breaks ties by SHA-1; nothing rests on its strength
+	"crypto/sha1" // room version 1 breaks ties by it; nothing rests on its strength
 	"slices"
 
 	"ebb/rooms/eventauth"
