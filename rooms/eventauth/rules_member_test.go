@@ -112,7 +112,6 @@ var additionalCreator = state(typeCreate, alice, `{"room_version":"12","addition
 
 func (e ev) named(eventID string) ev    { e.id = eventID; return e }
 func (e ev) after(prev ...string) ev    { e.prev = prev; return e }
-func (e ev) citing(auth ...string) ev   { e.auth = auth; return e }
 func (e ev) inRoom(roomID string) ev    { e.room = roomID; return e }
 func (e ev) inNoRoom() ev               { e.room = "?"; return e }
 func (e ev) redacting(target string) ev { e.redacts = target; return e }

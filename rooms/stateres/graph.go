@@ -76,10 +76,10 @@ func (g *graph) authOf(n *node) []*node {
 	return n.auth
 }
 
-// authEvent returns the auth event of a node with a type and state key, nil if it cites none.
-func (g *graph) authEvent(n *node, typ, key string) *node {
+// authEvent returns the auth event of a node with a type and an empty state key, nil if it cites none.
+func (g *graph) authEvent(n *node, typ string) *node {
 	for _, a := range g.authOf(n) {
-		if a.event.IsStateKey(typ, key) {
+		if a.event.IsStateKey(typ, "") {
 			return a
 		}
 	}

@@ -146,7 +146,7 @@ func (g *graph) levelsOf(create, powerLevels *pdu.Event) *eventauth.PowerLevels 
 // senderLevel returns the power level of an event's sender by the event's own auth events.
 func (g *graph) senderLevel(n *node) int64 {
 	var powerLevels *pdu.Event
-	if a := g.authEvent(n, typePowerLevels, ""); a != nil {
+	if a := g.authEvent(n, typePowerLevels); a != nil {
 		powerLevels = a.event
 	}
 	return g.levelsOf(g.createOf(n), powerLevels).UserLevel(n.event.Sender())
@@ -155,7 +155,7 @@ func (g *graph) senderLevel(n *node) int64 {
 // createOf returns the create event that an event goes by: the one among its auth events, or where the room id is the
 // create event's hash the one that it names; nil if it is not known or was rejected.
 func (g *graph) createOf(n *node) *pdu.Event {
-	a := g.authEvent(n, typeCreate, "")
+	a := g.authEvent(n, typeCreate)
 	if g.v.RoomIDIsCreateHash {
 		a = g.node(id.EventID("$" + strings.TrimPrefix(string(n.event.RoomID()), "!")))
 	}
@@ -170,7 +170,7 @@ func (g *graph) createOf(n *node) *pdu.Event {
 // Spec: rooms/v2#definitions
 func (g *graph) orderByMainline(nodes []*node, powerLevels *node) {
 	position := make(map[*node]int)
-	for n := powerLevels; n != nil; n = g.authEvent(n, typePowerLevels, "") {
+	for n := powerLevels; n != nil; n = g.authEvent(n, typePowerLevels) {
 		if _, cycle := position[n]; cycle {
 			break
 		}
@@ -179,7 +179,7 @@ func (g *graph) orderByMainline(nodes []*node, powerLevels *node) {
 	memo := make(map[*node]int)
 	of := make(map[*node]int, len(nodes))
 	for _, n := range nodes {
-		of[n] = g.mainlinePosition(g.authEvent(n, typePowerLevels, ""), position, memo)
+		of[n] = g.mainlinePosition(g.authEvent(n, typePowerLevels), position, memo)
 	}
 	slices.SortFunc(nodes, func(a, b *node) int {
 		return cmp.Or(cmp.Compare(of[b], of[a]), compareAge(a.event, b.event))
@@ -194,7 +194,7 @@ const offMainline = math.MaxInt
 func (g *graph) mainlinePosition(n *node, position, memo map[*node]int) int {
 	var passed []*node
 	found := offMainline
-	for ; n != nil; n = g.authEvent(n, typePowerLevels, "") {
+	for ; n != nil; n = g.authEvent(n, typePowerLevels) {
 		if at, ok := position[n]; ok {
 			found = at
 			break
