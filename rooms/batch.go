@@ -21,10 +21,9 @@ type batch struct {
 	create *storage.RoomRow // the room is new: its row; nil otherwise
 
 	events []*pendingEvent
-	txn    *claim                  // the client's transaction id, if any
-	extra  func(*storage.Tx) error // written with the events
-	after  []func()                // run once committed
-	saved  provisional             // the head before the batch
+	txn    *claim                                 // the client's transaction id, if any
+	extra  func(tx *storage.Tx, room int64) error // written with the events
+	saved  provisional                            // the head before the batch
 
 	alongside *batch // of a room that is created in the same write
 }
@@ -405,6 +404,7 @@ func (b *batch) enqueue() *storage.Pending {
 		w.Rooms = []int64{r.nid}
 	}
 	if n := b.alongside; n != nil {
+		n.room.next.generation++
 		w.Do = func(tx *storage.Tx) error { return errors.Join(n.persist(tx, 0), b.persist(tx, generation)) }
 		w.Committed = func() { n.committed(); b.committed() }
 	}
@@ -438,9 +438,6 @@ func (b *batch) committed() {
 		b.svc.cache.add(r)
 	}
 	b.svc.own.apply(r, b.events)
-	for _, f := range b.after {
-		f()
-	}
 	b.svc.wake(r, b.events)
 }
 
@@ -450,6 +447,7 @@ func (s *Service) wake(r *Room, events []*pendingEvent) {
 	for _, e := range events {
 		if e.member != nil && s.IsLocal(e.member.user) {
 			s.Hub.Users(e.member.nid)
+			s.unread.forget(e.member.nid, r.nid)
 		}
 	}
 }
@@ -501,4 +499,3 @@ func (p pushRoom) MayNotify(sender id.UserID, key string) bool {
 	l := p.r.next.levels
 	return l.UserLevel(sender) >= l.Notification(key)
 }
-

@@ -60,12 +60,10 @@ type provisional struct {
 
 // fill reads the committed head. The room is not shared yet, or its writer is held and nothing is queued.
 func (r *Room) fill(tx *storage.Tx, row *storage.RoomRow) error {
-	h := head{
-		state: map[pdu.StateKey]*Event{}, members: map[id.UserID]*Member{}, local: map[int64]*Member{}, invited: map[int64]*Member{}, counts: map[Membership]int{},
-		published: row.Published, purged: row.PurgedBefore, depth: row.Depth, order: row.LastOrder, generation: row.Generation,
-		snapshot: &snapshot{nid: row.Snapshot},
-	}
-	h.override = overrideOf(row)
+	h := emptyHead()
+	h.published, h.purged, h.override = row.Published, row.PurgedBefore, overrideOf(row)
+	h.depth, h.order, h.generation = row.Depth, row.LastOrder, row.Generation
+	h.snapshot = &snapshot{nid: row.Snapshot}
 	var err error
 	if h.snapshot.length, err = tx.SnapshotLength(row.Snapshot); err != nil {
 		return err
@@ -89,6 +87,13 @@ func (r *Room) fill(tx *storage.Tx, row *storage.RoomRow) error {
 		extremities: h.extremities, depth: h.depth, generation: h.generation, snapshot: h.snapshot, levels: h.levels, epoch: r.next.epoch + 1,
 	}
 	return nil
+}
+
+func emptyHead() head {
+	return head{
+		state: map[pdu.StateKey]*Event{}, members: map[id.UserID]*Member{}, local: map[int64]*Member{}, invited: map[int64]*Member{},
+		counts: map[Membership]int{},
+	}
 }
 
 func overrideOf(row *storage.RoomRow) *expiry.Policy {

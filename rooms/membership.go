@@ -61,12 +61,17 @@ func (s *Service) Join(ctx context.Context, sender Sender, room id.RoomID, reaso
 	if c.AuthorisedVia, err = s.grantRestricted(ctx, r, sender); err != nil {
 		return err
 	}
-	return s.change(ctx, room, func(b *batch) error {
-		if b.room.provisionalMembership(sender.ID) == Join {
+	joined := false
+	err = s.change(ctx, room, func(b *batch) error {
+		if joined = b.room.provisionalMembership(sender.ID) != Join; !joined {
 			return nil
 		}
 		return b.setMember(sender, sender.ID, sender.NID, c)
 	})
+	if err != nil || !joined {
+		return err
+	}
+	return s.follow(ctx, sender, r)
 }
 
 // unknownRoom is what joining a room gets that only another server could know.

@@ -31,7 +31,7 @@ func (b *batch) persist(tx *storage.Tx, generation int64) error {
 		}
 	}
 	if b.extra != nil {
-		return b.extra(tx)
+		return b.extra(tx, b.room.nid)
 	}
 	return nil
 }
@@ -59,6 +59,7 @@ func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 	}
 	if b.create != nil {
 		row.RoomID, row.Version, row.CreatedTS = string(b.room.id), string(b.room.version.ID), tx.Now().UnixMilli()
+		row.Generation++
 		return tx.InsertRoom(&row)
 	}
 	ok, err := tx.AdvanceRoom(&row)

@@ -53,6 +53,9 @@ type Options struct {
 	DefaultVersion id.RoomVersion // of rooms whose creator names none; "" is pdu.Default
 	// Profile is the profile of a user of this server; nil: nobody has one.
 	Profile func(ctx context.Context, user id.UserID) (Profile, error)
+	// Moved takes along what other packages keep for a user and a room, such as push rules, when the user joins the room
+	// that replaces it; may be nil.
+	Moved func(ctx context.Context, user Sender, from, to id.RoomID) error
 }
 
 // Service is safe for concurrent use.
@@ -61,10 +64,11 @@ type Service struct {
 	db  *storage.DB
 	log *slog.Logger
 
-	cache roomCache
-	users userCache
-	own   membershipCache
-	txns  txnTable
+	cache  roomCache
+	users  userCache
+	own    membershipCache
+	txns   txnTable
+	unread unreadTable
 
 	reader *reader // what reads remember
 }

@@ -1,0 +1,266 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Bounds of account data.
+const (
+	maxAccountDataType  = 255       // bytes
+	maxAccountData      = 256 << 10 // bytes of one content: m.direct and secret storage of busy accounts stay far below
+	maxAccountDataTypes = 1000      // per user and room, and per user globally
+	maxTags             = 100       // per user and room
+	maxTagName          = 255       // bytes
+)
+
+const (
+	typeTags      = "m.tag"
+	typeDirect    = "m.direct"
+	typePushRules = "m.push_rules"
+)
+
+// SetAccountData stores a user's account data; room "" is global.
+// Spec: client-server-api#put_matrixclientv3useruseridaccount_datatype
+func (s *Service) SetAccountData(ctx context.Context, user int64, room id.RoomID, typ string, content json.RawMessage) error {
+	switch {
+	case typ == "" || len(typ) > maxAccountDataType:
+		return mxerr.InvalidParam("A type has 1 to %d bytes", maxAccountDataType)
+	case typ == FullyRead || typ == typePushRules:
+		return mxerr.New(http.StatusMethodNotAllowed, mxerr.CodeBadJSON, "%s cannot be set as account data", typ)
+	case !isObject(content):
+		return mxerr.BadJSON("Account data is a JSON object")
+	case len(content) > maxAccountData:
+		return mxerr.TooLarge("Account data has at most %d bytes", maxAccountData)
+	}
+	return s.editAccountData(ctx, user, room, typ, func(string, bool) (string, error) { return string(content), nil })
+}
+
+// editAccountData changes account data by what it was, in one write. An empty result changes nothing.
+func (s *Service) editAccountData(ctx context.Context, user int64, room id.RoomID, typ string, edit func(before string, found bool) (string, error)) error {
+	nid, err := s.dataRoom(ctx, room)
+	if err != nil {
+		return err
+	}
+	w := storage.Write{
+		Do: func(tx *storage.Tx) error {
+			before, found, err := tx.AccountData(user, nid, typ)
+			if err != nil {
+				return err
+			}
+			if !found {
+				n, err := tx.AccountDataCount(user, nid)
+				if err != nil {
+					return err
+				}
+				if n >= maxAccountDataTypes {
+					return mxerr.InvalidParam("There is room for %d types of account data", maxAccountDataTypes)
+				}
+			}
+			after, err := edit(before, found)
+			if err != nil || after == "" {
+				return err
+			}
+			return tx.SetAccountData(user, nid, typ, after)
+		},
+		Committed: func() { s.Hub.Users(user) },
+	}
+	return s.db.Enqueue(w).Wait(context.WithoutCancel(ctx))
+}
+
+// dataRoom is the short name of a room that account data is for; 0 for global.
+func (s *Service) dataRoom(ctx context.Context, room id.RoomID) (int64, error) {
+	if room == "" {
+		return 0, nil
+	}
+	if room[0] != '!' || len(room) > 255 {
+		return 0, mxerr.InvalidParam("That is not a room id")
+	}
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return 0, err
+	}
+	return r.nid, nil
+}
+
+// AccountData reads a user's account data; room "" is global.
+// Spec: client-server-api#get_matrixclientv3useruseridaccount_datatype
+func (s *Service) AccountData(ctx context.Context, user int64, room id.RoomID, typ string) (json.RawMessage, error) {
+	nid, err := s.dataRoom(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	var content string
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		var found bool
+		var err error
+		if content, found, err = tx.AccountData(user, nid, typ); err == nil && !found {
+			err = mxerr.NotFound("There is no account data of this type")
+		}
+		return err
+	})
+	return json.RawMessage(content), err
+}
+
+// tagsContent is the content of m.tag.
+type tagsContent struct {
+	Tags map[string]json.RawMessage `json:"tags"`
+}
+
+// Tags lists a user's tags of a room.
+// Spec: client-server-api#get_matrixclientv3useruseridroomsroomidtags
+func (s *Service) Tags(ctx context.Context, user int64, room id.RoomID) (map[string]json.RawMessage, error) {
+	raw, err := s.AccountData(ctx, user, room, typeTags)
+	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+		return nil, err
+	}
+	return readTags(string(raw)), nil
+}
+
+// readTags reads m.tag; what cannot be understood, since clients may store anything there, has no tags.
+func readTags(content string) map[string]json.RawMessage {
+	var c tagsContent
+	if json.Unmarshal([]byte(content), &c) != nil || c.Tags == nil {
+		return map[string]json.RawMessage{}
+	}
+	return c.Tags
+}
+
+// PutTag tags a room for a user; content is the tag's object, with "order" from 0 to 1 or without.
+// Spec: client-server-api#put_matrixclientv3useruseridroomsroomidtagstag
+func (s *Service) PutTag(ctx context.Context, user int64, room id.RoomID, tag string, content json.RawMessage) error {
+	var c struct {
+		Order *float64 `json:"order"`
+	}
+	switch {
+	case tag == "" || len(tag) > maxTagName:
+		return mxerr.InvalidParam("A tag has 1 to %d bytes", maxTagName)
+	case !isObject(content) || json.Unmarshal(content, &c) != nil:
+		return mxerr.BadJSON("A tag is an object whose order is a number")
+	case c.Order != nil && (*c.Order < 0 || *c.Order > 1):
+		return mxerr.InvalidParam("order is a number from 0 to 1")
+	case len(content) > maxTagName:
+		return mxerr.TooLarge("The content of a tag has at most %d bytes", maxTagName)
+	}
+	return s.editTags(ctx, user, room, func(tags map[string]json.RawMessage) error {
+		tags[tag] = content
+		if len(tags) > maxTags {
+			return mxerr.InvalidParam("A room has at most %d tags", maxTags)
+		}
+		return nil
+	})
+}
+
+// DeleteTag takes a tag off a room.
+// Spec: client-server-api#delete_matrixclientv3useruseridroomsroomidtagstag
+func (s *Service) DeleteTag(ctx context.Context, user int64, room id.RoomID, tag string) error {
+	return s.editTags(ctx, user, room, func(tags map[string]json.RawMessage) error {
+		delete(tags, tag)
+		return nil
+	})
+}
+
+func (s *Service) editTags(ctx context.Context, user int64, room id.RoomID, edit func(map[string]json.RawMessage) error) error {
+	return s.editAccountData(ctx, user, room, typeTags, func(before string, _ bool) (string, error) {
+		now := readTags(before)
+		old := maps.Clone(now)
+		if err := edit(now); err != nil || maps.EqualFunc(old, now, slices.Equal[json.RawMessage]) {
+			return "", err
+		}
+		raw, err := json.Marshal(tagsContent{now})
+		return string(raw), err
+	})
+}
+
+// follow takes a user's settings for a room along into the room that replaces it: tags, the place in m.direct and, by
+// Options.Moved, what other packages keep.
+// Spec: client-server-api#server-behaviour-16
+func (s *Service) follow(ctx context.Context, user Sender, r *Room) error {
+	from, err := s.predecessor(ctx, r)
+	if err != nil || from == nil || from.MemberOf(user.ID) == nil {
+		return err
+	}
+	if s.Moved != nil {
+		if err := s.Moved(ctx, user, from.id, r.id); err != nil {
+			return err
+		}
+	}
+	w := storage.Write{
+		Do: func(tx *storage.Tx) error {
+			if err := copyTags(tx, user.NID, from.nid, r.nid); err != nil {
+				return err
+			}
+			return copyDirect(tx, user.NID, from.id, r.id)
+		},
+		Committed: func() { s.Hub.Users(user.NID) },
+	}
+	return s.db.Enqueue(w).Wait(context.WithoutCancel(ctx))
+}
+
+// predecessor is the room that a room replaces: each names the other. Nil where there is none that this server knows.
+func (s *Service) predecessor(ctx context.Context, r *Room) (*Room, error) {
+	var content struct {
+		Predecessor struct {
+			RoomID id.RoomID `json:"room_id"`
+		} `json:"predecessor"`
+	}
+	if json.Unmarshal(r.State(typeCreate, "").Content(), &content) != nil || content.Predecessor.RoomID == "" {
+		return nil, nil
+	}
+	from, err := s.Room(ctx, content.Predecessor.RoomID)
+	if mxerr.Code(err) == mxerr.CodeNotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if tombstone := from.State(typeTombstone, ""); tombstone == nil || contentString(tombstone, "replacement_room") != string(r.id) {
+		return nil, nil
+	}
+	return from, nil
+}
+
+func copyTags(tx *storage.Tx, user, from, to int64) error {
+	tags, found, err := tx.AccountData(user, from, typeTags)
+	if err != nil || !found {
+		return err
+	}
+	if _, already, err := tx.AccountData(user, to, typeTags); err != nil || already {
+		return err
+	}
+	return tx.SetAccountData(user, to, typeTags, tags)
+}
+
+// copyDirect lists the new room in m.direct wherever the old one is.
+func copyDirect(tx *storage.Tx, user int64, from, to id.RoomID) error {
+	raw, found, err := tx.AccountData(user, 0, typeDirect)
+	if err != nil || !found {
+		return err
+	}
+	direct := map[string][]id.RoomID{}
+	if json.Unmarshal([]byte(raw), &direct) != nil {
+		return nil // a client's own idea of m.direct is left alone
+	}
+	changed := false
+	for who, rooms := range direct {
+		if slices.Contains(rooms, from) && !slices.Contains(rooms, to) {
+			direct[who], changed = append(rooms, to), true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	out, err := json.Marshal(direct)
+	if err != nil {
+		return err
+	}
+	return tx.SetAccountData(user, 0, typeDirect, string(out))
+}

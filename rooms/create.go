@@ -1,0 +1,483 @@
+package rooms
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"net/http"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// Bounds of what one request to create a room may ask for.
+const (
+	maxInitialState = 250
+	maxInvites      = 500
+)
+
+// Presets of createRoom.
+const (
+	presetPrivate = "private_chat"
+	presetTrusted = "trusted_private_chat"
+	presetPublic  = "public_chat"
+)
+
+// CreateRoom is the body of createRoom.
+// Spec: client-server-api#post_matrixclientv3createroom
+type CreateRoom struct {
+	Visibility         string            `json:"visibility"`
+	AliasName          string            `json:"room_alias_name"`
+	Name               string            `json:"name"`
+	Topic              string            `json:"topic"`
+	Invite             []id.UserID       `json:"invite"`
+	InviteThirdParty   []json.RawMessage `json:"invite_3pid"`
+	RoomVersion        id.RoomVersion    `json:"room_version"`
+	CreationContent    json.RawMessage   `json:"creation_content"`
+	InitialState       []InitialState    `json:"initial_state"`
+	Preset             string            `json:"preset"`
+	IsDirect           bool              `json:"is_direct"`
+	PowerLevelOverride json.RawMessage   `json:"power_level_content_override"`
+}
+
+// InitialState is one state event of a new room.
+type InitialState struct {
+	Type     string          `json:"type"`
+	StateKey string          `json:"state_key"`
+	Content  json.RawMessage `json:"content"`
+}
+
+// creation is a room on its way to be created.
+type creation struct {
+	svc     *Service
+	sender  Sender
+	req     *CreateRoom
+	version *pdu.Version
+	alias   id.RoomAlias
+	invitee []invitee
+
+	content     map[string]json.RawMessage // of m.room.create
+	powerLevels json.RawMessage            // instead of the default ones; nil: default
+	bans        []invitee                  // carried over by an upgrade
+	movesFrom   int64                      // room whose aliases and place in the directory move here
+	published   bool
+}
+
+type invitee struct {
+	user    id.UserID
+	nid     int64
+	content memberContent
+}
+
+// Create makes a room, with everything in it, in one write: nothing of it stands when any of it is refused.
+// Spec: client-server-api#post_matrixclientv3createroom
+func (s *Service) Create(ctx context.Context, sender Sender, req CreateRoom) (id.RoomID, error) {
+	c := &creation{svc: s, sender: sender, req: &req}
+	if err := c.check(ctx); err != nil {
+		return "", err
+	}
+	b, err := c.build(ctx, newRoom(s, c.version))
+	if err != nil {
+		return "", err
+	}
+	if err := b.enqueue().Wait(context.WithoutCancel(ctx)); err != nil {
+		return "", err
+	}
+	return b.room.id, nil
+}
+
+// check reads the request as far as that needs no room.
+func (c *creation) check(ctx context.Context) error {
+	r := c.req
+	if r.RoomVersion == "" {
+		r.RoomVersion = c.svc.DefaultVersion
+	}
+	var ok bool
+	if c.version, ok = pdu.VersionOf(r.RoomVersion); !ok {
+		return badRequest(mxerr.CodeUnsupportedRoomVersion, "This server does not know that room version")
+	}
+	switch r.Visibility {
+	case "", "private", "public":
+	default:
+		return mxerr.InvalidParam("visibility is neither public nor private")
+	}
+	c.published = r.Visibility == "public"
+	switch r.Preset {
+	case "":
+		r.Preset = presetPrivate
+		if c.published {
+			r.Preset = presetPublic
+		}
+	case presetPrivate, presetTrusted, presetPublic:
+	default:
+		return mxerr.InvalidParam("preset is none of private_chat, trusted_private_chat and public_chat")
+	}
+	if len(r.InviteThirdParty) > 0 {
+		return mxerr.Forbidden("This server does not invite by e-mail address or telephone number")
+	}
+	if len(r.InitialState) > maxInitialState || len(r.Invite) > maxInvites {
+		return mxerr.InvalidParam("At most %d initial state events and %d invites", maxInitialState, maxInvites)
+	}
+	if err := c.checkAlias(ctx); err != nil {
+		return err
+	}
+	if err := c.checkInvites(ctx); err != nil {
+		return err
+	}
+	if err := c.checkCreation(); err != nil {
+		return err
+	}
+	return c.checkInitialState()
+}
+
+func (c *creation) checkAlias(ctx context.Context) error {
+	if c.req.AliasName == "" {
+		return nil
+	}
+	c.alias = id.RoomAlias("#" + c.req.AliasName + ":" + c.svc.Server)
+	if !validAlias(string(c.alias)) || serverOf(string(c.alias)) != c.svc.Server {
+		return mxerr.InvalidParam("room_alias_name is not the local part of a room alias")
+	}
+	_, err := c.svc.findAlias(ctx, c.alias)
+	switch {
+	case err == nil:
+		return c.aliasTaken()
+	case mxerr.Code(err) == mxerr.CodeNotFound:
+		return nil
+	}
+	return err
+}
+
+func (c *creation) aliasTaken() error {
+	return badRequest(codeRoomInUse, "The alias %s is taken", c.alias)
+}
+
+func (c *creation) checkInvites(ctx context.Context) error {
+	seen := map[id.UserID]bool{}
+	for _, user := range c.req.Invite {
+		if seen[user] {
+			continue
+		}
+		seen[user] = true
+		if !pdu.ValidUserID(user) {
+			return mxerr.InvalidParam("invite has something that is not a user id")
+		}
+		if !c.svc.IsLocal(user) {
+			return errRemote(string(user))
+		}
+		i := invitee{user: user, content: memberContent{Membership: Invite, IsDirect: c.req.IsDirect}}
+		var err error
+		if i.nid, err = c.svc.UserNID(ctx, user); err != nil {
+			return err
+		}
+		if err := c.svc.withProfile(ctx, user, &i.content); err != nil {
+			return err
+		}
+		c.invitee = append(c.invitee, i)
+	}
+	return nil
+}
+
+// checkCreation makes the content of the create event.
+func (c *creation) checkCreation() error {
+	c.content = map[string]json.RawMessage{}
+	if raw := c.req.CreationContent; len(raw) > 0 && json.Unmarshal(raw, &c.content) != nil {
+		return mxerr.BadJSON("creation_content is not an object")
+	}
+	if c.content == nil { // it was null
+		c.content = map[string]json.RawMessage{}
+	}
+	if f, ok := c.content["m.federate"]; ok && string(f) != "true" && string(f) != "false" {
+		return mxerr.BadJSON("m.federate is true or false")
+	}
+	delete(c.content, "creator")
+	if !c.version.ImplicitRoomCreator {
+		c.content["creator"] = canonjson.AppendString(nil, string(c.sender.ID))
+	}
+	c.content["room_version"] = canonjson.AppendString(nil, string(c.version.ID))
+	if !c.version.PrivilegedCreators {
+		return nil
+	}
+	return c.checkCreators()
+}
+
+// checkCreators makes additional_creators: those asked for and, in a trusted private chat, those invited.
+func (c *creation) checkCreators() error {
+	var creators []id.UserID
+	if raw, ok := c.content["additional_creators"]; ok && json.Unmarshal(raw, &creators) != nil {
+		return mxerr.InvalidParam("additional_creators is not an array of user ids")
+	}
+	for _, u := range creators {
+		if !pdu.ValidUserID(u) {
+			return mxerr.InvalidParam("additional_creators has something that is not a user id")
+		}
+	}
+	if c.req.Preset == presetTrusted {
+		for _, i := range c.invitee {
+			creators = append(creators, i.user)
+		}
+	}
+	var unique []id.UserID
+	for _, u := range creators {
+		if u != c.sender.ID && !slices.Contains(unique, u) {
+			unique = append(unique, u)
+		}
+	}
+	delete(c.content, "additional_creators")
+	if len(unique) == 0 {
+		return nil
+	}
+	raw, err := json.Marshal(unique)
+	c.content["additional_creators"] = raw
+	return err
+}
+
+func (c *creation) checkInitialState() error {
+	for _, e := range c.req.InitialState {
+		switch {
+		case e.Type == "":
+			return mxerr.MissingParam("initial_state has an event without type")
+		case !isObject(e.Content):
+			return mxerr.BadJSON("initial_state has an event whose content is not an object")
+		case e.Type == typeCreate, e.Type == typeMember:
+			return mxerr.InvalidParam("initial_state has an event of type %s, which it cannot set", e.Type)
+		case e.Type == typeRetention, e.Type == typeRetentionUnstable:
+			if _, err := expiry.ParsePolicy(e.Content); err != nil {
+				return mxerr.BadJSON("Not a retention policy: %v", err)
+			}
+		case e.Type == typeCanonicalAlias:
+			if err := c.checkInitialAlias(e.Content); err != nil {
+				return err
+			}
+		case e.Type == typePowerLevels && e.StateKey == "":
+			c.powerLevels = e.Content
+		}
+	}
+	return nil
+}
+
+// checkInitialAlias lets a new room name the one alias that it has.
+func (c *creation) checkInitialAlias(content json.RawMessage) error {
+	var names aliasContent
+	if json.Unmarshal(content, &names) != nil {
+		return mxerr.BadJSON("alias is a string and alt_aliases an array of strings")
+	}
+	for _, a := range append(names.AltAliases, names.Alias) {
+		if a != "" && a != string(c.alias) {
+			return mxerr.New(http.StatusBadRequest, mxerr.CodeBadAlias, "The alias %.255s does not lead to this room", a)
+		}
+	}
+	return nil
+}
+
+// build makes the room's first events.
+func (c *creation) build(ctx context.Context, r *Room) (*batch, error) {
+	b := &batch{ctx: ctx, svc: c.svc, room: r, create: &storage.RoomRow{}, extra: c.write}
+	r.head.published = c.published
+	if err := c.addCreate(b); err != nil {
+		return nil, err
+	}
+	join := memberContent{Membership: Join}
+	if err := c.svc.withProfile(ctx, c.sender.ID, &join); err != nil {
+		return nil, err
+	}
+	if err := b.setMember(c.sender, c.sender.ID, c.sender.NID, join); err != nil {
+		return nil, err
+	}
+	state, err := c.state()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range state {
+		if err := c.addState(b, e); err != nil {
+			return nil, err
+		}
+	}
+	for _, i := range append(c.bans, c.invitee...) {
+		if err := b.setMember(c.sender, i.user, i.nid, i.content); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// newRoom is a room before its first event.
+func newRoom(s *Service, v *pdu.Version) *Room {
+	r := &Room{svc: s, version: v, created: s.Now()}
+	r.head = emptyHead()
+	r.head.policy = s.effective(&r.head)
+	r.pending.reset()
+	r.next.snapshot = &snapshot{}
+	if !v.RoomIDIsCreateHash {
+		r.id = id.RoomID("!" + rand.Text() + ":" + s.Server)
+	}
+	return r
+}
+
+// addCreate adds m.room.create. From room version 12 on the room's id comes from it.
+func (c *creation) addCreate(b *batch) error {
+	content, err := json.Marshal(c.content)
+	if err != nil {
+		return err
+	}
+	empty := ""
+	e, err := b.add(proto{typ: typeCreate, stateKey: &empty, sender: c.sender, content: content})
+	if err != nil {
+		return invalidState(err)
+	}
+	b.room.id = e.RoomID()
+	return nil
+}
+
+func (c *creation) addState(b *batch, e InitialState) error {
+	if e.Type == typePowerLevels && e.StateKey == "" {
+		create, err := b.room.provisionalState(typeCreate, "")
+		if err != nil {
+			return err
+		}
+		if err := checkCreatorsUnlisted(c.version, create, e.Content); err != nil {
+			return err
+		}
+	}
+	key := e.StateKey
+	_, err := b.add(proto{typ: e.Type, stateKey: &key, sender: c.sender, content: e.Content})
+	return invalidState(err)
+}
+
+// invalidState is what state that the rules refuse means for a room that is to be created.
+func invalidState(err error) error {
+	if mxerr.Code(err) == mxerr.CodeForbidden {
+		return mxerr.New(http.StatusBadRequest, mxerr.CodeInvalidRoomState, "The room cannot have this state").Because(err)
+	}
+	return err
+}
+
+// write is what the room's creation writes besides its events.
+func (c *creation) write(tx *storage.Tx, room int64) error {
+	if c.alias != "" {
+		ok, err := tx.InsertAlias(storage.Alias{Alias: string(c.alias), Room: room, Creator: c.sender.NID})
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return c.aliasTaken()
+		}
+	}
+	if c.movesFrom != 0 {
+		if err := tx.MoveAliases(c.movesFrom, room); err != nil {
+			return err
+		}
+		if err := tx.SetPublished(c.movesFrom, false); err != nil {
+			return err
+		}
+	}
+	if c.published {
+		return tx.SetPublished(room, true)
+	}
+	return nil
+}
+
+// state lists the state events between the creator's join and the invites, in the order of the specification.
+func (c *creation) state() ([]InitialState, error) {
+	levels, err := c.levels()
+	if err != nil {
+		return nil, err
+	}
+	out := []InitialState{{Type: typePowerLevels, Content: levels}}
+	given := func(typ string) bool {
+		return slices.ContainsFunc(c.req.InitialState, func(e InitialState) bool { return e.Type == typ && e.StateKey == "" })
+	}
+	add := func(typ, key, value string) {
+		if !given(typ) {
+			out = append(out, InitialState{Type: typ, Content: object(key, value)})
+		}
+	}
+	if c.alias != "" {
+		add(typeCanonicalAlias, "alias", string(c.alias))
+	}
+	joinRule, guests := "invite", "can_join"
+	if c.req.Preset == presetPublic {
+		joinRule, guests = "public", "forbidden"
+	}
+	add(typeJoinRules, "join_rule", joinRule)
+	add(typeHistoryVisibility, "history_visibility", "shared")
+	add(typeGuestAccess, "guest_access", guests)
+	for _, e := range c.req.InitialState {
+		replaced := e.StateKey == "" && (e.Type == typePowerLevels || e.Type == typeName && c.req.Name != "" || e.Type == typeTopic && c.req.Topic != "")
+		if !replaced {
+			out = append(out, e)
+		}
+	}
+	if c.req.Name != "" {
+		out = append(out, InitialState{Type: typeName, Content: object("name", c.req.Name)})
+	}
+	if c.req.Topic != "" {
+		out = append(out, InitialState{Type: typeTopic, Content: topicContent(c.req.Topic)})
+	}
+	return out, nil
+}
+
+// object is a JSON object with one string member.
+func object(key, value string) json.RawMessage {
+	b := append(canonjson.AppendString([]byte{'{'}, key), ':')
+	return append(canonjson.AppendString(b, value), '}')
+}
+
+// topicContent says the topic in both ways: as a string and as text.
+// Spec: client-server-api#mroomtopic
+func topicContent(topic string) json.RawMessage {
+	quoted := canonjson.AppendString(nil, topic)
+	b := append([]byte(`{"m.topic":{"m.text":[{"body":`), quoted...)
+	b = append(b, `}]},"topic":`...)
+	return append(append(b, quoted...), '}')
+}
+
+// levels is the content of m.room.power_levels: those of the request's initial state, or the default ones with what the
+// request puts over them.
+func (c *creation) levels() (json.RawMessage, error) {
+	if c.powerLevels != nil {
+		return c.powerLevels, nil
+	}
+	fields := c.defaultLevels()
+	if len(c.req.PowerLevelOverride) > 0 {
+		var over map[string]json.RawMessage
+		if json.Unmarshal(c.req.PowerLevelOverride, &over) != nil {
+			return nil, mxerr.BadJSON("power_level_content_override is not an object")
+		}
+		for key, value := range over {
+			fields[key] = value
+		}
+	}
+	return json.Marshal(fields)
+}
+
+// defaultLevels leaves to members what the specification leaves to them, and keeps for the creator what can lock others
+// out or make the room public.
+func (c *creation) defaultLevels() map[string]any {
+	users := map[id.UserID]int{}
+	tombstone := 100
+	if c.version.PrivilegedCreators {
+		tombstone = 150 // above state_default, as the specification demands
+	} else {
+		users[c.sender.ID] = 100
+		if c.req.Preset == presetTrusted {
+			for _, i := range c.invitee {
+				users[i.user] = 100
+			}
+		}
+	}
+	return map[string]any{
+		"users": users, "users_default": 0, "events_default": 0, "state_default": 50,
+		"ban": 50, "kick": 50, "redact": 50, "invite": 0,
+		"events": map[string]int{
+			typeName: 50, typeAvatar: 50, typeTopic: 50, typeCanonicalAlias: 50, typeHistoryVisibility: 100, typePowerLevels: 100,
+			typeEncryption: 100, typeServerACL: 100, typeTombstone: tombstone,
+		},
+	}
+}

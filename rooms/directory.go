@@ -1,0 +1,197 @@
+package rooms
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// SetPublished lists a room in the room directory, or takes it out. It needs the power to change the room's canonical
+// alias, or admin.
+// Spec: client-server-api#put_matrixclientv3directorylistroomroomid
+func (s *Service) SetPublished(ctx context.Context, sender Sender, room id.RoomID, published, admin bool) error {
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return err
+	}
+	levels := r.Levels()
+	if !admin && (r.Membership(sender.ID) != Join || levels.UserLevel(sender.ID) < levels.EventLevel(typeCanonicalAlias, true)) {
+		return mxerr.Forbidden("You may not list this room in the directory")
+	}
+	return s.touch(ctx, room, func(r *Room) storage.Write {
+		return storage.Write{
+			Do:        func(tx *storage.Tx) error { return tx.SetPublished(r.nid, published) },
+			Committed: func() { r.setPublished(published) },
+		}
+	})
+}
+
+func (r *Room) setPublished(published bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.head.published = published
+}
+
+// touch stores something of a room that is no event. The write is queued under the room's lock, so that the room stays
+// in memory until it is committed.
+func (s *Service) touch(ctx context.Context, room id.RoomID, write func(*Room) storage.Write) error {
+	r, err := s.lockRoom(ctx, room)
+	if err != nil {
+		return err
+	}
+	w := write(r)
+	w.Rooms = []int64{r.nid}
+	p := s.db.Enqueue(w)
+	r.next.queued = p
+	r.writer.Unlock()
+	return p.Wait(context.WithoutCancel(ctx))
+}
+
+// IsPublished tells whether a room is listed in the room directory.
+// Spec: client-server-api#get_matrixclientv3directorylistroomroomid
+func (s *Service) IsPublished(ctx context.Context, room id.RoomID) (bool, error) {
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return false, err
+	}
+	return r.Published(), nil
+}
+
+// PublicRoomsQuery selects rooms of the room directory.
+type PublicRoomsQuery struct {
+	Limit  int       // 0: a default
+	Since  string    // a token of an earlier answer
+	Search string    // in name, topic and canonical alias, whatever the case
+	Types  []*string // only rooms of these types, nil for those without type; empty: all
+}
+
+// PublicRoom is one room of the room directory.
+type PublicRoom struct {
+	RoomID         id.RoomID `json:"room_id"`
+	Name           string    `json:"name,omitempty"`
+	Topic          string    `json:"topic,omitempty"`
+	CanonicalAlias string    `json:"canonical_alias,omitempty"`
+	AvatarURL      string    `json:"avatar_url,omitempty"`
+	JoinRule       string    `json:"join_rule,omitempty"`
+	RoomType       string    `json:"room_type,omitempty"`
+	JoinedMembers  int       `json:"num_joined_members"`
+	WorldReadable  bool      `json:"world_readable"`
+	GuestCanJoin   bool      `json:"guest_can_join"`
+}
+
+// PublicRooms is a page of the room directory.
+type PublicRooms struct {
+	Chunk     []PublicRoom `json:"chunk"`
+	NextBatch string       `json:"next_batch,omitempty"`
+	PrevBatch string       `json:"prev_batch,omitempty"`
+	Total     int          `json:"total_room_count_estimate"`
+}
+
+// Bounds of a page of the room directory.
+const (
+	defaultPublicRooms = 100
+	maxPublicRooms     = 500
+)
+
+// PublicRooms reads a page of the room directory, the rooms with most members first.
+// Spec: client-server-api#post_matrixclientv3publicrooms
+func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRooms, error) {
+	from, err := directoryOffset(q.Since)
+	if err != nil {
+		return PublicRooms{}, err
+	}
+	limit := q.Limit
+	if limit <= 0 {
+		limit = defaultPublicRooms
+	}
+	limit = min(limit, maxPublicRooms)
+	all, err := s.publishedRooms(ctx, &q)
+	if err != nil {
+		return PublicRooms{}, err
+	}
+	from = min(from, len(all))
+	to := min(from+limit, len(all))
+	page := PublicRooms{Chunk: all[from:to], Total: len(all)}
+	if to < len(all) {
+		page.NextBatch = "d" + strconv.Itoa(to)
+	}
+	if from > 0 {
+		page.PrevBatch = "d" + strconv.Itoa(max(0, from-limit))
+	}
+	return page, nil
+}
+
+// directoryOffset reads a token of the room directory: "d" and the number of rooms before it.
+func directoryOffset(since string) (int, error) {
+	if since == "" {
+		return 0, nil
+	}
+	digits, ok := strings.CutPrefix(since, "d")
+	n, err := strconv.Atoi(digits)
+	if !ok || err != nil || n < 0 {
+		return 0, mxerr.InvalidParam("since is no token of the room directory")
+	}
+	return n, nil
+}
+
+func (s *Service) publishedRooms(ctx context.Context, q *PublicRoomsQuery) ([]PublicRoom, error) {
+	var nids []int64
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		nids, err = tx.PublishedRooms()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := []PublicRoom{}
+	for _, nid := range nids {
+		r, err := s.RoomByNID(ctx, nid)
+		if err != nil {
+			return nil, err
+		}
+		if p := r.public(); q.matches(&p) {
+			out = append(out, p)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b PublicRoom) int { return cmp.Compare(b.JoinedMembers, a.JoinedMembers) })
+	return out, nil
+}
+
+// public is how the directory shows the room.
+func (r *Room) public() PublicRoom {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	text := func(typ, key string) string {
+		e := r.head.state[pdu.StateKey{Type: typ}]
+		if e == nil {
+			return ""
+		}
+		return contentString(e, key)
+	}
+	return PublicRoom{
+		RoomID: r.id, Name: text(typeName, "name"), Topic: text(typeTopic, "topic"), CanonicalAlias: text(typeCanonicalAlias, "alias"),
+		AvatarURL: text(typeAvatar, "url"), JoinRule: text(typeJoinRules, "join_rule"), RoomType: text(typeCreate, "type"),
+		JoinedMembers: r.head.counts[Join], WorldReadable: text(typeHistoryVisibility, "history_visibility") == "world_readable",
+		GuestCanJoin: text(typeGuestAccess, "guest_access") == "can_join",
+	}
+}
+
+func (q *PublicRoomsQuery) matches(p *PublicRoom) bool {
+	if q.Search != "" {
+		text := strings.ToLower(p.Name + "\n" + p.Topic + "\n" + p.CanonicalAlias)
+		if !strings.Contains(text, strings.ToLower(q.Search)) {
+			return false
+		}
+	}
+	return len(q.Types) == 0 || slices.ContainsFunc(q.Types, func(t *string) bool {
+		return t == nil && p.RoomType == "" || t != nil && *t == p.RoomType
+	})
+}

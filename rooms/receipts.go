@@ -1,0 +1,189 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// The kinds of read markers.
+const (
+	ReadReceipt        = "m.read"
+	PrivateReadReceipt = "m.read.private"
+	FullyRead          = "m.fully_read"
+)
+
+// mainThread names the main timeline in threaded receipts.
+const mainThread = "main"
+
+// Marker says how far a user has read.
+type Marker struct {
+	Type   string
+	Event  id.EventID
+	Thread string // "": unthreaded
+}
+
+// SetReceipt notes that a user has read a room, or one thread of it ("main", or the root's id), up to an event. Receipts
+// do not go back.
+// Spec: client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid
+func (s *Service) SetReceipt(ctx context.Context, sender Sender, room id.RoomID, m Marker) error {
+	return s.SetReadMarkers(ctx, sender, room, m)
+}
+
+// SetReadMarkers sets several markers of a user at once: all or none.
+// Spec: client-server-api#post_matrixclientv3roomsroomidread_markers
+func (s *Service) SetReadMarkers(ctx context.Context, sender Sender, room id.RoomID, markers ...Marker) error {
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return unknownIsForbidden(err)
+	}
+	if r.Membership(sender.ID) != Join {
+		return mxerr.Forbidden("You are not in this room")
+	}
+	w := &markerWrite{svc: s, sender: sender}
+	for _, m := range markers {
+		e, err := r.checkMarker(ctx, m)
+		if err != nil {
+			return err
+		}
+		w.markers, w.events = append(w.markers, m), append(w.events, e)
+	}
+	if len(markers) == 0 {
+		return nil
+	}
+	return s.touch(ctx, room, func(r *Room) storage.Write {
+		w.room = r
+		return storage.Write{Do: w.do, Committed: w.committed}
+	})
+}
+
+// checkMarker finds the event of a marker and says what is wrong with the marker.
+func (r *Room) checkMarker(ctx context.Context, m Marker) (*Event, error) {
+	switch m.Type {
+	case ReadReceipt, PrivateReadReceipt:
+	case FullyRead:
+		if m.Thread != "" {
+			return nil, mxerr.InvalidParam("m.fully_read has no thread_id")
+		}
+	default:
+		return nil, mxerr.InvalidParam("%.255q is no kind of receipt", m.Type)
+	}
+	e, err := r.FindEvent(ctx, m.Event)
+	if err != nil {
+		return nil, err
+	}
+	if e == nil || e.Flags&(storage.OutlierEvent|storage.RejectedEvent) != 0 {
+		return nil, mxerr.NotFound("There is no such event in this room")
+	}
+	if m.Thread == "" {
+		return e, nil
+	}
+	in, err := r.inThread(ctx, e, m.Thread)
+	if err == nil && !in {
+		err = mxerr.InvalidParam("The event is not in the thread of thread_id")
+	}
+	return e, err
+}
+
+// inThread tells whether a receipt of a thread may point at an event: one in the thread, or the root and what relates to
+// it, where the thread begins.
+func (r *Room) inThread(ctx context.Context, e *Event, thread string) (bool, error) {
+	if thread == mainThread {
+		return e.ThreadRoot == 0, nil
+	}
+	root, err := r.FindEvent(ctx, id.EventID(thread))
+	if err != nil || root == nil {
+		return false, err
+	}
+	if e.Pos == root.Pos || e.ThreadRoot == root.Pos {
+		return true, nil
+	}
+	rel := relationOf(e.Content())
+	return rel != nil && rel.parent == root.ID(), nil
+}
+
+// markerWrite is the write of checked markers.
+type markerWrite struct {
+	svc     *Service
+	room    *Room
+	sender  Sender
+	markers []Marker
+	events  []*Event
+
+	pos    storage.Pos // of the newest receipt that moved; 0: none
+	public bool        // others can see that something moved
+	own    bool        // something moved
+}
+
+func (w *markerWrite) do(tx *storage.Tx) error {
+	for i, m := range w.markers {
+		if m.Type == FullyRead {
+			if err := w.fullyRead(tx, w.events[i]); err != nil {
+				return err
+			}
+			continue
+		}
+		pos := tx.NextPos()
+		moved, err := tx.SetReceipt(storage.ReceiptRow{
+			Room: w.room.nid, User: w.sender.NID, Type: m.Type, Thread: m.Thread, EventID: string(m.Event), Order: w.events[i].Order, TS: tx.Now().UnixMilli(),
+		}, pos)
+		if err != nil {
+			return err
+		}
+		if moved {
+			w.pos, w.own = pos, true
+			w.public = w.public || m.Type == ReadReceipt
+		}
+	}
+	return nil
+}
+
+// fullyRead moves the fully-read marker, which is account data, forward.
+func (w *markerWrite) fullyRead(tx *storage.Tx, e *Event) error {
+	before, found, err := tx.AccountData(w.sender.NID, w.room.nid, FullyRead)
+	if err != nil {
+		return err
+	}
+	if found {
+		var at fullyReadContent
+		if err := json.Unmarshal([]byte(before), &at); err != nil {
+			return err
+		}
+		if row, known, err := tx.EventByID(w.room.nid, string(at.EventID)); err != nil || known && row.Order >= e.Order {
+			return err
+		}
+	}
+	raw, err := json.Marshal(fullyReadContent{e.ID()})
+	if err != nil {
+		return err
+	}
+	w.own = true
+	return tx.SetAccountData(w.sender.NID, w.room.nid, FullyRead, string(raw))
+}
+
+type fullyReadContent struct {
+	EventID id.EventID `json:"event_id"`
+}
+
+func (w *markerWrite) committed() {
+	if w.pos != 0 {
+		w.room.advanced(w.pos)
+	}
+	if w.own {
+		w.svc.Hub.Users(w.sender.NID)
+	}
+	if w.public {
+		w.svc.Hub.Members(w.room.LocalMembers())
+	}
+}
+
+// advanced notes a committed change of the room that is no event.
+func (r *Room) advanced(pos storage.Pos) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.head.last = max(r.head.last, pos)
+}

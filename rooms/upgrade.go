@@ -1,0 +1,274 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+)
+
+// transferred is the state that goes with a room into its next version, in this order.
+// Spec: client-server-api#server-behaviour-16
+var transferred = []string{
+	typeServerACL, typeEncryption, typeName, typeAvatar, typeTopic, typeGuestAccess, typeHistoryVisibility, typeJoinRules,
+	typeRetention, typeRetentionUnstable,
+}
+
+// Upgrade replaces a room by one of another version: a new room with the old one's state, a tombstone and raised power
+// levels in the old room, in one write.
+// Spec: client-server-api#post_matrixclientv3roomsroomidupgrade
+func (s *Service) Upgrade(ctx context.Context, sender Sender, room id.RoomID, version id.RoomVersion, additionalCreators []id.UserID) (id.RoomID, error) {
+	v, ok := pdu.VersionOf(version)
+	if !ok {
+		return "", badRequest(mxerr.CodeUnsupportedRoomVersion, "This server does not know that room version")
+	}
+	old, err := s.Room(ctx, room)
+	if err != nil {
+		return "", unknownIsForbidden(err)
+	}
+	c := &creation{svc: s, sender: sender, version: v, movesFrom: old.nid, published: old.Published(), req: &CreateRoom{Preset: presetPrivate}}
+	var successor id.RoomID
+	err = s.change(ctx, room, func(b *batch) error {
+		levels := b.room.next.levels
+		if b.room.provisionalMembership(sender.ID) != Join || levels.UserLevel(sender.ID) < levels.EventLevel(typeTombstone, true) {
+			return mxerr.Forbidden("You may not upgrade this room")
+		}
+		if err := c.succeed(b, additionalCreators); err != nil {
+			return err
+		}
+		next, err := c.replace(ctx, b)
+		if err != nil {
+			return err
+		}
+		successor = next.room.id
+		b.alongside = next
+		return b.closeRoom(sender)
+	})
+	if err != nil {
+		return "", err
+	}
+	old.setPublished(false)
+	next, err := s.Room(ctx, successor)
+	if err != nil {
+		return "", err
+	}
+	return successor, s.follow(ctx, sender, next)
+}
+
+// succeed reads from the old room what the new one starts with.
+func (c *creation) succeed(b *batch, additionalCreators []id.UserID) error {
+	c.content = map[string]json.RawMessage{}
+	create, err := b.room.provisionalState(typeCreate, "")
+	if err != nil {
+		return err
+	}
+	_ = canonjson.Each(create.Content(), func(key string, raw []byte) error {
+		switch key {
+		case "creator", "room_version", "predecessor", "additional_creators":
+		default:
+			c.content[key] = raw
+		}
+		return nil
+	})
+	raw, err := json.Marshal(c.content)
+	if err != nil {
+		return err
+	}
+	c.req.CreationContent = raw
+	if err := c.checkCreation(); err != nil {
+		return err
+	}
+	if c.version.PrivilegedCreators {
+		if c.content["additional_creators"], err = json.Marshal(additionalCreators); err != nil {
+			return err
+		}
+		if err := c.checkCreators(); err != nil {
+			return err
+		}
+	}
+	if err := c.succeedState(b); err != nil {
+		return err
+	}
+	c.bans, err = b.room.banned()
+	return err
+}
+
+// succeedState copies state events that do not depend on who sent them.
+func (c *creation) succeedState(b *batch) error {
+	c.req.InitialState = nil
+	for _, typ := range transferred {
+		e, err := b.room.provisionalState(typ, "")
+		if err != nil {
+			return err
+		}
+		if e != nil {
+			c.req.InitialState = append(c.req.InitialState, InitialState{Type: typ, Content: e.Content()})
+		}
+	}
+	alias, err := b.room.provisionalState(typeCanonicalAlias, "")
+	if err != nil {
+		return err
+	}
+	if alias != nil {
+		c.req.InitialState = append(c.req.InitialState, InitialState{Type: typeCanonicalAlias, Content: alias.Content()})
+	}
+	e, err := b.room.provisionalState(typePowerLevels, "")
+	if err != nil || e == nil {
+		return err
+	}
+	c.powerLevels, err = c.succeedLevels(e.Content())
+	return err
+}
+
+// succeedLevels are the power levels for the new room. Who creates a room of version 12 or later has none in it, and its
+// tombstone stays above what is left to administrators. Where the version gives creators no power of their own, the sender
+// gets what the new room's first events need: the room would have no administrator otherwise.
+func (c *creation) succeedLevels(content []byte) (json.RawMessage, error) {
+	fields, users, events := map[string]json.RawMessage{}, map[id.UserID]json.RawMessage{}, map[string]json.RawMessage{}
+	if err := json.Unmarshal(content, &fields); err != nil {
+		return nil, err
+	}
+	// Malformed members count as missing, as they do for the authorisation rules of the versions that let them in.
+	_ = json.Unmarshal(fields["users"], &users)
+	_ = json.Unmarshal(fields["events"], &events)
+	if c.version.PrivilegedCreators {
+		delete(users, c.sender.ID)
+		for _, u := range c.additionalCreators() {
+			delete(users, u)
+		}
+		if n, ok := canonjson.Int(events[typeTombstone]); !ok || n < 150 {
+			events[typeTombstone] = json.RawMessage("150")
+		}
+	} else {
+		users[c.sender.ID] = strconv.AppendInt(nil, max(100, highest(fields, users[c.sender.ID], events)), 10)
+	}
+	var err error
+	if fields["users"], err = json.Marshal(users); err != nil {
+		return nil, err
+	}
+	if fields["events"], err = json.Marshal(events); err != nil {
+		return nil, err
+	}
+	return json.Marshal(fields)
+}
+
+// highest is the highest level that the sender has or that any kind of event asks for.
+func highest(fields map[string]json.RawMessage, own json.RawMessage, events map[string]json.RawMessage) int64 {
+	level, _ := canonjson.Int(own)
+	for _, raw := range events {
+		n, _ := canonjson.Int(raw)
+		level = max(level, n)
+	}
+	for _, key := range []string{"state_default", "ban", "users_default"} {
+		n, _ := canonjson.Int(fields[key])
+		level = max(level, n)
+	}
+	return level
+}
+
+func (c *creation) additionalCreators() (users []id.UserID) {
+	// checkCreators has made it.
+	_ = json.Unmarshal(c.content["additional_creators"], &users)
+	return users
+}
+
+// maxBans bounds the bans that go with a room.
+const maxBans = 1000
+
+// banned lists who stays banned in the next room.
+func (r *Room) banned() ([]invitee, error) {
+	var out []invitee
+	for _, m := range r.Members(Ban) {
+		if len(out) == maxBans {
+			break
+		}
+		e, err := r.svc.memberEvent(r, m)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, invitee{user: m.User, nid: m.NID, content: memberContent{Membership: Ban, Reason: contentString(e, "reason")}})
+	}
+	return out, nil
+}
+
+// replace builds the new room and the tombstone that leads there. Before room version 12 the new room names the tombstone
+// too, whose content needs the new room's id: that id is made up first. From 12 on it comes from the create event.
+func (c *creation) replace(ctx context.Context, b *batch) (*batch, error) {
+	predecessor := map[string]string{"room_id": string(b.room.id)}
+	next := newRoom(c.svc, c.version)
+	if !c.version.RoomIDIsCreateHash {
+		tombstone, err := b.tombstone(c.sender, next.id)
+		if err != nil {
+			return nil, err
+		}
+		predecessor["event_id"] = string(tombstone)
+	}
+	raw, err := json.Marshal(predecessor)
+	if err != nil {
+		return nil, err
+	}
+	c.content["predecessor"] = raw
+	made, err := c.build(ctx, next)
+	if err != nil || !c.version.RoomIDIsCreateHash {
+		return made, err
+	}
+	_, err = b.tombstone(c.sender, made.room.id)
+	return made, err
+}
+
+func (b *batch) tombstone(sender Sender, successor id.RoomID) (id.EventID, error) {
+	content, err := json.Marshal(map[string]string{"body": "This room has been replaced", "replacement_room": string(successor)})
+	if err != nil {
+		return "", err
+	}
+	empty := ""
+	e, err := b.add(proto{typ: typeTombstone, stateKey: &empty, sender: sender, content: content})
+	if err != nil {
+		return "", err
+	}
+	return e.ID(), nil
+}
+
+// closeRoom takes the canonical alias and the right to speak and invite from a room that was replaced, as far as the
+// sender may.
+func (b *batch) closeRoom(sender Sender) error {
+	levels := b.room.next.levels
+	power := levels.UserLevel(sender.ID)
+	alias, err := b.room.provisionalState(typeCanonicalAlias, "")
+	if err != nil {
+		return err
+	}
+	empty := ""
+	if alias != nil && power >= levels.EventLevel(typeCanonicalAlias, true) {
+		if _, err := b.add(proto{typ: typeCanonicalAlias, stateKey: &empty, sender: sender, content: []byte(`{}`)}); err != nil {
+			return err
+		}
+	}
+	least := max(50, levels.UsersDefault+1)
+	e, err := b.room.provisionalState(typePowerLevels, "")
+	if err != nil || e == nil || power < levels.EventLevel(typePowerLevels, true) || power < least {
+		return err
+	}
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(e.Content(), &fields); err != nil {
+		return err
+	}
+	for key, now := range map[string]int64{"events_default": levels.EventsDefault, "invite": levels.Invite} {
+		if now < least {
+			if fields[key], err = json.Marshal(least); err != nil {
+				return err
+			}
+		}
+	}
+	content, err := json.Marshal(fields)
+	if err != nil {
+		return err
+	}
+	_, err = b.add(proto{typ: typePowerLevels, stateKey: &empty, sender: sender, content: content})
+	return err
+}
