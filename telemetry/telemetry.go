@@ -1,0 +1,98 @@
+// Package telemetry is how Ebb tells what it does: structured logs and Prometheus metrics.
+//
+// A package that counts something makes its metric once, in a package variable, by NewCounter and the like; all of them
+// are served by Handler. Names begin with ebb_; ids of users and rooms and names of servers never become labels, since
+// strangers choose them and each value costs memory for good.
+package telemetry
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// NewLogger writes to w. level is debug, info, warn or error; format is text or json.
+func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("log level: %w", err)
+	}
+	o := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	}
+	return nil, fmt.Errorf("log format %q is neither text nor json", format)
+}
+
+// The kinds of metrics. A Vec has labels: its With… methods give the metric for their values.
+type (
+	Counter      = prometheus.Counter
+	CounterVec   = prometheus.CounterVec
+	Gauge        = prometheus.Gauge
+	Histogram    = prometheus.Observer
+	HistogramVec = prometheus.HistogramVec
+)
+
+var registry = newRegistry()
+
+func newRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// register adds a metric; two of one name are a mistake in the program, found at its start.
+func register[C prometheus.Collector](name string, c C) C {
+	if !strings.HasPrefix(name, "ebb_") {
+		panic("metric " + name + " does not begin with ebb_")
+	}
+	registry.MustRegister(c)
+	return c
+}
+
+// NewCounter makes a count that only grows.
+func NewCounter(name, help string) Counter {
+	return register(name, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help}))
+}
+
+// NewCounterVec makes counters told apart by labels.
+func NewCounterVec(name, help string, labels ...string) *CounterVec {
+	return register(name, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels))
+}
+
+// NewGauge makes a value that goes up and down.
+func NewGauge(name, help string) Gauge {
+	return register(name, prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help}))
+}
+
+// NewHistogram makes a distribution over the upper bounds in buckets.
+func NewHistogram(name, help string, buckets []float64) Histogram {
+	return register(name, prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}))
+}
+
+// NewHistogramVec makes distributions told apart by labels.
+func NewHistogramVec(name, help string, buckets []float64, labels ...string) *HistogramVec {
+	return register(name, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels))
+}
+
+// Seconds are bounds for the duration of work on one machine, from half a millisecond to half a minute.
+func Seconds() []float64 {
+	return []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30}
+}
+
+// Counts are bounds for how many things were taken at once.
+func Counts() []float64 { return []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512} }
+
+// Handler serves every metric in the text form of Prometheus.
+func Handler() http.Handler {
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}

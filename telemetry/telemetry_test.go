@@ -1,0 +1,52 @@
+package telemetry
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestLoggerWritesTheFormatAndLevelAskedFor(t *testing.T) {
+	var text, lines bytes.Buffer
+	l, err := NewLogger(&text, "warn", "text")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Info("quiet")
+	l.Warn("loud", "n", 1)
+	if got := text.String(); strings.Contains(got, "quiet") || !strings.Contains(got, "level=WARN msg=loud n=1") {
+		t.Errorf("text: %q", got)
+	}
+	if l, err = NewLogger(&lines, "debug", "json"); err != nil {
+		t.Fatal(err)
+	}
+	l.Debug("small")
+	var entry struct{ Msg string }
+	if err := json.Unmarshal(lines.Bytes(), &entry); err != nil || entry.Msg != "small" {
+		t.Errorf("json: %q %v", lines.String(), err)
+	}
+	for _, bad := range [][2]string{{"loud", "text"}, {"info", "xml"}} {
+		if _, err := NewLogger(&text, bad[0], bad[1]); err == nil {
+			t.Errorf("%v is accepted", bad)
+		}
+	}
+}
+
+func TestMetricsAreServed(t *testing.T) {
+	NewCounterVec("ebb_test_things_total", "Things.", "kind").WithLabelValues("small").Add(3)
+	NewHistogram("ebb_test_size", "Sizes.", Counts()).Observe(5)
+	NewGauge("ebb_test_level", "Level.").Set(7)
+	NewCounter("ebb_test_one_total", "One.").Inc()
+	w := httptest.NewRecorder()
+	Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
+	for _, want := range []string{
+		`ebb_test_things_total{kind="small"} 3`, `ebb_test_size_bucket{le="4"} 0`, `ebb_test_size_bucket{le="8"} 1`,
+		"ebb_test_level 7", "ebb_test_one_total 1", "go_goroutines ", "process_cpu_seconds_total ",
+	} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+}
