@@ -188,7 +188,6 @@ func (c *committer) commit() {
 		c.failBatch(err)
 		return
 	}
-	c.stored = c.pos
 	c.announce()
 	c.gatherAfter(start)
 	n := len(c.batch)
@@ -226,7 +225,7 @@ func (c *committer) announce() {
 			c.hook(p.write.Committed)
 		}
 	}
-	c.db.settled.Store(c.pos)
+	c.db.settled.Store(c.stored) // not pos: what is not stored may be given out again after a crash
 }
 
 // hook outlives a panic: what became of the write does not change by it.
@@ -277,6 +276,7 @@ func (c *committer) transact() (err error) {
 	if err := c.conn.commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	c.stored = c.pos
 	return nil
 }
 
