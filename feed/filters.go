@@ -48,7 +48,7 @@ func (s *Service) StoredFilter(ctx context.Context, user int64, filterID string)
 }
 
 // filter is the filter that a request names by id or carries as JSON.
-func (s *Service) filter(ctx context.Context, who Viewer, text string) (*cachedFilter, error) {
+func (s *Service) filterOf(ctx context.Context, who Viewer, text string) (*cachedFilter, error) {
 	inline := text == "" || strings.HasPrefix(text, "{")
 	key := text
 	if !inline {

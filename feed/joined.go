@@ -68,7 +68,11 @@ func (b *builder) writeJoined(j *joinedRoom) error {
 // writeTimeline appends the timeline of a room.
 func (b *builder) writeTimeline(room *rooms.Room, t *timeline) error {
 	b.out = append(b.out, `"timeline":{"events":[`...)
-	if err := b.writeEvents(room, t.events); err != nil {
+	write := b.writeEvents
+	if t.plain {
+		write = b.writeState
+	}
+	if err := write(room, t.events); err != nil {
 		return err
 	}
 	if b.lazy() {
@@ -313,14 +317,11 @@ func (b *builder) writeRoomData(room *rooms.Room, data []storage.AccountDatum) b
 
 // writeUnread appends the unread counts. Without unread_thread_notifications the threads count as the room.
 func (b *builder) writeUnread(room *rooms.Room) error {
-	var u Unread
-	if b.Push != nil {
-		var err error
-		if u, err = b.Push.Unread(b.ctx, b.tx, b.NID, room.NID()); err != nil {
-			return err
-		}
+	u, err := b.Rooms.Unread(b.ctx, b.tx, b.NID, room.NID())
+	if err != nil {
+		return err
 	}
-	main := u.UnreadCount
+	main := u.Main
 	byThread := b.filter.Room.Timeline.UnreadThreadNotifications
 	if !byThread {
 		for _, c := range u.Threads {
@@ -329,7 +330,7 @@ func (b *builder) writeUnread(room *rooms.Room) error {
 		}
 	}
 	b.out = append(b.out, `"unread_notifications":`...)
-	b.out = main.append(b.out)
+	b.out = appendCount(b.out, main)
 	b.out = append(b.out, ',')
 	if !byThread {
 		return nil
@@ -337,7 +338,7 @@ func (b *builder) writeUnread(room *rooms.Room) error {
 	b.out = append(b.out, `"unread_thread_notifications":{`...)
 	first := true
 	for root, c := range u.Threads {
-		if c == (UnreadCount{}) {
+		if c == (rooms.UnreadCount{}) {
 			continue
 		}
 		if !first {
@@ -345,13 +346,13 @@ func (b *builder) writeUnread(room *rooms.Room) error {
 		}
 		first = false
 		b.key(string(root))
-		b.out = c.append(b.out)
+		b.out = appendCount(b.out, c)
 	}
 	b.out = append(b.out, `},`...)
 	return nil
 }
 
-func (c UnreadCount) append(dst []byte) []byte {
+func appendCount(dst []byte, c rooms.UnreadCount) []byte {
 	dst = append(dst, `{"highlight_count":`...)
 	dst = strconv.AppendInt(dst, c.Highlight, 10)
 	dst = append(dst, `,"notification_count":`...)

@@ -31,9 +31,7 @@ func (b *builder) writeLeft(m *rooms.RoomMembership) error {
 		q.window.events = slices.DeleteFunc(slices.Clone(q.window.events), func(e *rooms.Event) bool { return e.Pos > leave.Pos })
 		t, err = b.timeline(room, q.window, b.since.Pos, leave.Pos)
 	} else {
-		// Somebody who was never in sees nothing but the end of the invitation.
-		t, err = b.timeline(room, window{events: []*rooms.Event{leave}, whole: true}, leave.Pos-1, leave.Pos)
-		q.nothing = true
+		t, q.nothing = b.onlyLeave(room, leave), true
 	}
 	if err != nil {
 		return err
@@ -53,6 +51,17 @@ func (b *builder) writeLeft(m *rooms.RoomMembership) error {
 	b.out[len(b.out)-1] = '}'
 	b.out = append(b.out, ',')
 	return nil
+}
+
+// onlyLeave is the timeline of somebody who was never in the room: the end of the invitation or knock, and nothing else. It
+// is shown whatever the room's history visibility, because it is about the user.
+func (b *builder) onlyLeave(room *rooms.Room, leave *rooms.Event) timeline {
+	t := timeline{prev: leave.Order - 1, start: leave.Pos, plain: true}
+	f := &b.filter.Room.Timeline
+	if f.room(string(room.ID())) && f.event(leave.Type(), string(leave.Sender()), leave.Content()) && b.filter.timelineLimit() > 0 {
+		t.events = []*rooms.Event{leave}
+	}
+	return t
 }
 
 // senders lists who sent events, each once.

@@ -196,25 +196,23 @@ func parsePresence(state string) (event.Presence, error) {
 
 // Presence gives the presence of a user who shares a room with the viewer, as the content of m.presence.
 // Spec: client-server-api#get_matrixclientv3presenceuseridstatus
-func (s *Service) Presence(ctx context.Context, who Viewer, user int64) ([]byte, error) {
-	if user != who.NID {
-		shared, err := s.sharesRoom(ctx, who.NID, user)
-		if err != nil {
+func (s *Service) Presence(ctx context.Context, who Viewer, user id.UserID) ([]byte, error) {
+	nid := who.NID
+	if user != who.ID {
+		var err error
+		if nid, err = s.roommate(ctx, who.NID, user); err != nil {
 			return nil, err
 		}
-		if !shared {
-			return nil, mxerr.Forbidden("You do not share a room with this user")
-		}
 	}
-	record, _ := s.presence.of(user)
+	record, _ := s.presence.of(nid)
 	return record.appendContent(nil, s.Now()), nil
 }
 
-// sharesRoom tells whether two users are joined to the same room.
-func (s *Service) sharesRoom(ctx context.Context, a, b int64) (bool, error) {
-	memberships, err := s.Rooms.Memberships(ctx, a)
+// roommate finds a user who is joined to a room with a local one.
+func (s *Service) roommate(ctx context.Context, nid int64, user id.UserID) (int64, error) {
+	memberships, err := s.Rooms.Memberships(ctx, nid)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	for _, m := range memberships {
 		if m.Membership != rooms.Join {
@@ -222,11 +220,11 @@ func (s *Service) sharesRoom(ctx context.Context, a, b int64) (bool, error) {
 		}
 		room, err := s.Rooms.RoomByNID(ctx, m.Room)
 		if err != nil {
-			return false, err
+			return 0, err
 		}
-		if room.HasLocal(b) {
-			return true, nil
+		if other := room.MemberOf(user); other != nil && other.Membership == rooms.Join {
+			return other.NID, nil
 		}
 	}
-	return false, nil
+	return 0, mxerr.Forbidden("You do not share a room with this user")
 }

@@ -74,12 +74,19 @@ func (s *sharing) note(m *rooms.Member) {
 	}
 }
 
-// leftSharing notes the members of the rooms that the user left.
+// leftSharing notes the members of the rooms that the user was in and left.
 func (b *builder) leftSharing() error {
 	for _, m := range b.rooms.left {
 		room, err := b.Rooms.RoomByNID(b.ctx, m.Room)
 		if err != nil {
 			return err
+		}
+		_, wasIn, err := b.leave(room, m.Position)
+		if err != nil {
+			return err
+		}
+		if !wasIn {
+			continue
 		}
 		for _, other := range room.Members(rooms.Join) {
 			b.shared.gone[other.User] = other.NID
@@ -188,7 +195,7 @@ func (s *Service) DeviceChanges(ctx context.Context, who Viewer, from, to string
 	if upTo.Pos < since.Pos {
 		return nil, nil, mxerr.InvalidParam("to is older than from")
 	}
-	f, err := s.filter(ctx, who, "")
+	f, err := s.filterOf(ctx, who, "")
 	if err != nil {
 		return nil, nil, err
 	}

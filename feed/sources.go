@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 
-	"maunium.net/go/mautrix/id"
-
 	"ebb/storage"
 )
 
@@ -25,19 +23,8 @@ type E2EE interface {
 	KeyCounts(tx *storage.Tx, device int64) (oneTime []storage.KeyCount, unusedFallback []string, err error)
 }
 
-// Unread is a room's unread counts for one user: of the main timeline, and of each thread that has any.
-type Unread struct {
-	UnreadCount
-	Threads map[id.EventID]UnreadCount
-}
-
-// UnreadCount is one pair of counts.
-type UnreadCount struct{ Notify, Highlight int64 }
-
 // Push is what /sync asks of the push rules. A change of a user's rules wakes the user (wake.Hub.Users).
 type Push interface {
-	// Unread counts from memory where it can, and reads through tx where it cannot; when tx is nil it opens its own.
-	Unread(ctx context.Context, tx *storage.Tx, user, room int64) (Unread, error)
 	// RulesSince gives the content of m.push_rules when it changed in (since, upTo]; since 0 always gives it.
 	RulesSince(tx *storage.Tx, user int64, since, upTo storage.Pos) (content json.RawMessage, changed bool, err error)
 }

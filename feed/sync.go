@@ -118,7 +118,7 @@ func (s *Service) request(ctx context.Context, q SyncRequest) (*request, error) 
 	} else if r.since, err = s.parseSince(q.Since); err != nil {
 		return nil, err
 	}
-	if r.filter, err = s.filter(ctx, q.Viewer, q.Filter); err != nil {
+	if r.filter, err = s.filterOf(ctx, q.Viewer, q.Filter); err != nil {
 		return nil, err
 	}
 	r.session = s.sessions.of(q.NID, q.Device, s.Now())

@@ -29,6 +29,7 @@ type timeline struct {
 	prev    int64       // order for prev_batch: what is older comes before it
 	start   storage.Pos // the state section is of before this event
 	first   *rooms.Event
+	plain   bool // the events are shown as they are: history visibility was not asked
 }
 
 // window gives the events of a room after a position, up to the answer's.

@@ -1,0 +1,38 @@
+package clientapi
+
+import (
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
+
+func (a *API) typingRoutes() []httpapi.Route {
+	return []httpapi.Route{{
+		Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/typing/{userId}", Aliases: []string{"/_matrix/client/r0/rooms/{roomId}/typing/{userId}"},
+		OperationID: "setTyping", File: "typing.yaml", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.setTyping,
+	}}
+}
+
+// setTyping tells a room that the user types, or types no more.
+// Spec: client-server-api#put_matrixclientv3roomsroomidtypinguserid
+func (a *API) setTyping(r *httpapi.Request) (any, error) {
+	var body struct {
+		Typing  *bool `json:"typing"`
+		Timeout int64 `json:"timeout"` // milliseconds
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if body.Typing == nil {
+		return nil, mxerr.MissingParam("typing is missing")
+	}
+	if id.UserID(r.Var("userId")) != r.UserID {
+		return nil, mxerr.Forbidden("You cannot type for somebody else")
+	}
+	// A longer time than any that is kept; the bound also keeps the product from overflowing.
+	timeout := time.Duration(min(max(0, body.Timeout), time.Hour.Milliseconds())) * time.Millisecond
+	return nil, a.Feed.SetTyping(r.Context(), viewer(r), id.RoomID(r.Var("roomId")), *body.Typing, timeout)
+}

@@ -1,0 +1,336 @@
+package feed_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/e2ee"
+	"ebb/feed"
+	"ebb/rooms"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+	"ebb/wake"
+)
+
+// world is a server without HTTP: a real database, rooms and the feed, with a clock that stands until it is moved.
+type world struct {
+	t    testing.TB
+	dir  string
+	db   *storage.DB
+	hub  *wake.Hub
+	e2ee *e2ee.Service
+	*rooms.Service
+	feed *feed.Service
+
+	mu     sync.Mutex
+	now    time.Time
+	timers []*timer
+	txn    int
+}
+
+// timer is a wait of a parked request: it ends when the clock has moved far enough.
+type timer struct {
+	at time.Time
+	c  chan time.Time
+}
+
+// readConns: few, so that a test can hold them all.
+const readConns = 3
+
+const server = "test.example"
+
+func newWorld(t testing.TB) *world {
+	w := &world{t: t, dir: t.TempDir(), now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)}
+	w.start()
+	t.Cleanup(func() { _ = w.db.Close() })
+	return w
+}
+
+// start opens the database and makes the services, as a start of the server does.
+func (w *world) start() {
+	w.t.Helper()
+	db, err := storage.Open(w.t.Context(), storage.Config{DSN: "sqlite:" + filepath.Join(w.dir, "ebb.db"), Now: w.clock, ReadConns: readConns})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.db, w.hub = db, wake.New()
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	w.Service, err = rooms.New(w.t.Context(), rooms.Options{
+		DB: db, Server: server, Signer: pdu.Signer{Server: server, KeyID: "ed25519:1", Key: key}, Hub: w.hub, Now: w.clock,
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.e2ee = e2ee.New(e2ee.Options{DB: db, Server: server, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
+	w.feed = feed.New(feed.Options{
+		DB: db, Rooms: w.Service, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), Timer: w.timer,
+	})
+}
+
+// restart ends the server and starts it again on the same database.
+func (w *world) restart() {
+	w.t.Helper()
+	if err := w.db.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.start()
+}
+
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+// pass lets time go by.
+func (w *world) pass(d time.Duration) {
+	w.mu.Lock()
+	w.now = w.now.Add(d)
+	for _, t := range w.timers {
+		if !w.now.Before(t.at) {
+			select {
+			case t.c <- w.now:
+			default:
+			}
+		}
+	}
+	w.mu.Unlock()
+	w.feed.Tick(w.t.Context())
+}
+
+func (w *world) timer(d time.Duration) (<-chan time.Time, func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := &timer{at: w.now.Add(d), c: make(chan time.Time, 1)}
+	w.timers = append(w.timers, t)
+	return t.c, func() {}
+}
+
+// user is a local user with one device.
+type user struct {
+	w *world
+	feed.Viewer
+	filter string
+	since  string
+}
+
+func (w *world) user(name string) *user {
+	w.t.Helper()
+	u := &user{w: w, Viewer: feed.Viewer{ID: id.UserID("@" + name + ":" + server)}}
+	err := w.db.Write(w.t.Context(), func(tx *storage.Tx) (err error) {
+		if u.NID, err = tx.UserNID(string(u.ID)); err == nil {
+			u.Device = int64(tx.NextPos())
+		}
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return u
+}
+
+func (u *user) sender() rooms.Sender { return rooms.Sender{NID: u.NID, ID: u.ID, Device: u.Device} }
+
+func (u *user) must(err error) {
+	u.w.t.Helper()
+	if err != nil {
+		u.w.t.Fatalf("%s: %v", u.ID, err)
+	}
+}
+
+// send sends an event of any type; a state event where key is given.
+func (u *user) send(room id.RoomID, typ, content string, key ...string) id.EventID {
+	u.w.t.Helper()
+	e := rooms.NewEvent{Room: room, Sender: u.sender(), Type: typ, Content: json.RawMessage(content)}
+	if len(key) > 0 {
+		e.StateKey = &key[0]
+	}
+	eventID, err := u.w.Send(u.w.t.Context(), e)
+	u.must(err)
+	return eventID
+}
+
+// say sends a message.
+func (u *user) say(room id.RoomID, text string) id.EventID {
+	u.w.t.Helper()
+	body, _ := json.Marshal(map[string]string{"msgtype": "m.text", "body": text})
+	return u.send(room, "m.room.message", string(body))
+}
+
+// answer is an answer of /sync as clients read it.
+type answer struct {
+	raw       string
+	NextBatch string `json:"next_batch"`
+	Rooms     struct {
+		Join   map[id.RoomID]joined `json:"join"`
+		Leave  map[id.RoomID]joined `json:"leave"`
+		Invite map[id.RoomID]struct {
+			InviteState list `json:"invite_state"`
+		} `json:"invite"`
+		Knock map[id.RoomID]struct {
+			KnockState list `json:"knock_state"`
+		} `json:"knock"`
+	} `json:"rooms"`
+	Presence    list `json:"presence"`
+	AccountData list `json:"account_data"`
+	ToDevice    list `json:"to_device"`
+	DeviceLists struct {
+		Changed []id.UserID `json:"changed"`
+		Left    []id.UserID `json:"left"`
+	} `json:"device_lists"`
+	Counts   map[string]int `json:"device_one_time_keys_count"`
+	Fallback []string       `json:"device_unused_fallback_key_types"`
+}
+
+type list struct {
+	Events []ev `json:"events"`
+}
+
+type joined struct {
+	Summary struct {
+		Heroes  []id.UserID `json:"m.heroes"`
+		Joined  *int        `json:"m.joined_member_count"`
+		Invited *int        `json:"m.invited_member_count"`
+	} `json:"summary"`
+	State         *list `json:"state"`
+	StateAfter    *list `json:"state_after"`
+	UnstableAfter *list `json:"org.matrix.msc4222.state_after"`
+	Timeline      struct {
+		list
+		Limited   bool   `json:"limited"`
+		PrevBatch string `json:"prev_batch"`
+	} `json:"timeline"`
+	Ephemeral   list `json:"ephemeral"`
+	AccountData list `json:"account_data"`
+}
+
+type ev struct {
+	Type     string          `json:"type"`
+	EventID  id.EventID      `json:"event_id"`
+	Sender   id.UserID       `json:"sender"`
+	StateKey *string         `json:"state_key"`
+	Content  json.RawMessage `json:"content"`
+	Unsigned json.RawMessage `json:"unsigned"`
+}
+
+// String is a short form of an event: what it says.
+func (e ev) String() string {
+	var c struct {
+		Body       string `json:"body"`
+		Membership string `json:"membership"`
+		Name       string `json:"name"`
+		Topic      string `json:"topic"`
+	}
+	_ = json.Unmarshal(e.Content, &c)
+	text := c.Body + c.Membership + c.Name + c.Topic
+	if e.StateKey != nil && *e.StateKey != "" {
+		text = strings.TrimSuffix(*e.StateKey, ":"+server) + " " + text
+	}
+	return strings.TrimSpace(text)
+}
+
+// of lists the events of a type in short form, in the order given; sorted they are not.
+func (l list) of(typ string) []string {
+	out := []string{}
+	for _, e := range l.Events {
+		if e.Type == typ {
+			out = append(out, e.String())
+		}
+	}
+	return out
+}
+
+func (l list) types() (out []string) {
+	for _, e := range l.Events {
+		out = append(out, e.Type)
+	}
+	return out
+}
+
+// sync asks once, without waiting, from the user's last token on.
+func (u *user) sync(change ...func(*feed.SyncRequest)) answer {
+	u.w.t.Helper()
+	a := u.syncFrom(u.since, change...)
+	u.since = a.NextBatch
+	return a
+}
+
+func (u *user) syncFrom(since string, change ...func(*feed.SyncRequest)) answer {
+	u.w.t.Helper()
+	q := feed.SyncRequest{Viewer: u.Viewer, Since: since, Filter: u.filter, SetPresence: "offline"}
+	for _, f := range change {
+		f(&q)
+	}
+	raw, err := u.w.feed.Sync(u.w.t.Context(), q)
+	u.must(err)
+	return u.read(raw)
+}
+
+func (u *user) read(raw json.RawMessage) answer {
+	u.w.t.Helper()
+	a := answer{raw: string(raw)}
+	if err := json.Unmarshal(raw, &a); err != nil {
+		u.w.t.Fatalf("the answer is not JSON: %v\n%s", err, raw)
+	}
+	if a.NextBatch == "" {
+		u.w.t.Fatalf("no next_batch in %s", raw)
+	}
+	return a
+}
+
+// parked is a long poll in progress.
+type parked struct {
+	u    *user
+	done chan struct{}
+	raw  json.RawMessage
+	err  error
+}
+
+// park begins a long poll from the user's last token and waits until it waits.
+func (u *user) park(change ...func(*feed.SyncRequest)) *parked {
+	u.w.t.Helper()
+	q := feed.SyncRequest{Viewer: u.Viewer, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: 30 * time.Second}
+	for _, f := range change {
+		f(&q)
+	}
+	p := &parked{u: u, done: make(chan struct{})}
+	before := u.w.hub.Parked()
+	go func() {
+		defer close(p.done)
+		p.raw, p.err = u.w.feed.Sync(u.w.t.Context(), q)
+	}()
+	for u.w.hub.Parked() == before {
+		select {
+		case <-p.done:
+			return p
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return p
+}
+
+// wait gives the answer of a long poll that should end now.
+func (p *parked) wait() answer {
+	p.u.w.t.Helper()
+	ctx, cancel := context.WithTimeout(p.u.w.t.Context(), 10*time.Second)
+	defer cancel()
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		p.u.w.t.Fatal("the long poll was not woken")
+	}
+	p.u.must(p.err)
+	a := p.u.read(p.raw)
+	p.u.since = a.NextBatch
+	return a
+}
