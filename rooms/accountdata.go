@@ -71,7 +71,12 @@ func (s *Service) editAccountData(ctx context.Context, user int64, room id.RoomI
 			}
 			return tx.SetAccountData(user, nid, typ, after)
 		},
-		Committed: func() { s.Hub.Users(user) },
+		Committed: func() {
+			if typ == typeIgnoredUsers {
+				s.reader.ignores.forget(user)
+			}
+			s.Hub.Users(user)
+		},
 	}
 	return s.db.Enqueue(w).Wait(context.WithoutCancel(ctx))
 }

@@ -1,0 +1,413 @@
+package rooms
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+	"ebb/wake"
+)
+
+// library is a server with rooms to read in, on a real database, with a clock that stands still.
+type library struct {
+	t   *testing.T
+	db  *storage.DB
+	svc *Service
+	now time.Time
+	txn int
+}
+
+func newLibrary(t *testing.T) *library {
+	l := &library{t: t, now: time.UnixMilli(1_750_000_000_000)}
+	db, err := storage.Open(t.Context(), storage.Config{DSN: "sqlite:" + filepath.Join(t.TempDir(), "ebb.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
+	l.db = db
+	l.svc, err = New(t.Context(), Options{
+		DB: db, Server: "here", Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: key}, Hub: wake.New(), Now: func() time.Time { return l.now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func (l *library) check(err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// user signs somebody in; every call is another device.
+func (l *library) user(name string) Sender {
+	l.t.Helper()
+	user := id.UserID("@" + name + ":here")
+	nid, err := l.svc.UserNID(l.t.Context(), user)
+	l.check(err)
+	l.txn++
+	return Sender{NID: nid, ID: user, Device: int64(1_000_000 + l.txn)}
+}
+
+func reads(s Sender) Recipient { return Recipient{UserNID: s.NID, User: s.ID, Device: s.Device} }
+
+func (l *library) room(creator Sender, visibility string, more ...InitialState) id.RoomID {
+	l.t.Helper()
+	state := append([]InitialState{{Type: typeHistoryVisibility, Content: json.RawMessage(`{"history_visibility":"` + visibility + `"}`)}}, more...)
+	room, err := l.svc.Create(l.t.Context(), creator, CreateRoom{Preset: "public_chat", InitialState: state})
+	l.check(err)
+	return room
+}
+
+func (l *library) join(s Sender, room id.RoomID) {
+	l.t.Helper()
+	l.check(l.svc.Join(l.t.Context(), s, room, ""))
+}
+
+func (l *library) leave(s Sender, room id.RoomID) {
+	l.t.Helper()
+	l.check(l.svc.Leave(l.t.Context(), s, room, ""))
+}
+
+// send sends an event; the clock goes on by a second.
+func (l *library) send(s Sender, room id.RoomID, typ, content string) id.EventID {
+	l.t.Helper()
+	l.now = l.now.Add(time.Second)
+	l.txn++
+	e, err := l.svc.Send(l.t.Context(), NewEvent{
+		Room: room, Sender: s, Type: typ, Content: json.RawMessage(content), Txn: &Txn{Path: "/send", ID: fmt.Sprint("txn", l.txn)},
+	})
+	l.check(err)
+	return e
+}
+
+func (l *library) say(s Sender, room id.RoomID, text string) id.EventID {
+	l.t.Helper()
+	return l.send(s, room, "m.room.message", `{"msgtype":"m.text","body":"`+text+`"}`)
+}
+
+// relate says something about an event.
+func (l *library) relate(s Sender, room id.RoomID, relType string, to id.EventID, text string) id.EventID {
+	l.t.Helper()
+	more := ""
+	if relType == relReplace {
+		more = `"m.new_content":{"msgtype":"m.text","body":"` + text + `"},`
+	}
+	return l.send(s, room, "m.room.message",
+		`{"msgtype":"m.text","body":"`+text+`",`+more+`"m.relates_to":{"rel_type":"`+relType+`","event_id":"`+string(to)+`"}}`)
+}
+
+func (l *library) state(s Sender, room id.RoomID, typ, key, content string) id.EventID {
+	l.t.Helper()
+	l.now = l.now.Add(time.Second)
+	e, err := l.svc.Send(l.t.Context(), NewEvent{Room: room, Sender: s, Type: typ, StateKey: &key, Content: json.RawMessage(content)})
+	l.check(err)
+	return e
+}
+
+// ignore makes a user ignore others.
+func (l *library) ignore(s Sender, others ...Sender) {
+	l.t.Helper()
+	list := map[id.UserID]struct{}{}
+	for _, o := range others {
+		list[o.ID] = struct{}{}
+	}
+	content, err := json.Marshal(map[string]any{"ignored_users": list})
+	l.check(err)
+	l.check(l.svc.SetAccountData(l.t.Context(), s.NID, "", typeIgnoredUsers, content))
+}
+
+func (l *library) get(s Sender, room id.RoomID, e id.EventID) clientEvent {
+	l.t.Helper()
+	form, err := l.svc.GetEvent(l.t.Context(), room, e, reads(s))
+	l.check(err)
+	return l.parse(form)
+}
+
+func (l *library) mayGet(s Sender, room id.RoomID, e id.EventID) bool {
+	l.t.Helper()
+	_, err := l.svc.GetEvent(l.t.Context(), room, e, reads(s))
+	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+		l.t.Fatal(err)
+	}
+	return err == nil
+}
+
+// clientEvent is an event as clients get it.
+type clientEvent struct {
+	EventID  id.EventID     `json:"event_id"`
+	RoomID   id.RoomID      `json:"room_id"`
+	Type     string         `json:"type"`
+	Sender   id.UserID      `json:"sender"`
+	StateKey *string        `json:"state_key"`
+	TS       int64          `json:"origin_server_ts"`
+	Redacts  id.EventID     `json:"redacts"`
+	Content  map[string]any `json:"content"`
+	Unsigned struct {
+		Age           *int64          `json:"age"`
+		Membership    string          `json:"membership"`
+		TransactionID string          `json:"transaction_id"`
+		PrevContent   map[string]any  `json:"prev_content"`
+		ReplacesState id.EventID      `json:"replaces_state"`
+		Because       *clientEvent    `json:"redacted_because"`
+		Relations     clientRelations `json:"m.relations"`
+	} `json:"unsigned"`
+}
+
+type clientRelations struct {
+	Replace   *clientEvent `json:"m.replace"`
+	Reference *struct {
+		Chunk []struct {
+			EventID id.EventID `json:"event_id"`
+		} `json:"chunk"`
+	} `json:"m.reference"`
+	Thread *struct {
+		Latest       clientEvent `json:"latest_event"`
+		Count        int         `json:"count"`
+		Participated bool        `json:"current_user_participated"`
+	} `json:"m.thread"`
+}
+
+func (e clientEvent) body() string {
+	s, _ := e.Content["body"].(string)
+	return s
+}
+
+func (l *library) parse(form json.RawMessage) (e clientEvent) {
+	l.t.Helper()
+	if err := json.Unmarshal(form, &e); err != nil {
+		l.t.Fatalf("%v in %s", err, form)
+	}
+	return e
+}
+
+func (l *library) parseAll(forms []json.RawMessage) []clientEvent {
+	l.t.Helper()
+	out := make([]clientEvent, len(forms))
+	for i, f := range forms {
+		out[i] = l.parse(f)
+	}
+	return out
+}
+
+func (l *library) messages(s Sender, room id.RoomID, req PageRequest) ([]clientEvent, Page) {
+	l.t.Helper()
+	if req.Limit == 0 {
+		req.Limit = MaxPage
+	}
+	p, err := l.svc.Messages(l.t.Context(), room, reads(s), req)
+	l.check(err)
+	return l.parseAll(p.Chunk), p
+}
+
+// bodies are the texts of the messages among events.
+func bodies(events []clientEvent) []string {
+	out := []string{}
+	for _, e := range events {
+		if e.Type == "m.room.message" {
+			out = append(out, e.body())
+		}
+	}
+	return out
+}
+
+func eventIDs(events []clientEvent) []id.EventID {
+	out := make([]id.EventID, len(events))
+	for i, e := range events {
+		out[i] = e.EventID
+	}
+	return out
+}
+
+func (l *library) same(what string, got, want []string) {
+	l.t.Helper()
+	if !slices.Equal(got, want) {
+		l.t.Errorf("%s: %s, want %s", what, strings.Join(got, " "), strings.Join(want, " "))
+	}
+}
+
+func TestPagesJoinWithoutGapOrRepeatBothWays(t *testing.T) {
+	l := newLibrary(t)
+	alice := l.user("alice")
+	room := l.room(alice, "shared")
+	for i := range 57 {
+		l.say(alice, room, fmt.Sprint(i))
+	}
+	whole, page := l.messages(alice, room, PageRequest{})
+	if page.End != "" || whole[0].Type != typeCreate || len(whole) < 60 {
+		t.Fatalf("dir=f without from gives %d events, the first %s, end %q", len(whole), whole[0].Type, page.End)
+	}
+	want := eventIDs(whole)
+	for _, backwards := range []bool{false, true} {
+		var got []id.EventID
+		from := ""
+		for range len(want) {
+			events, p := l.messages(alice, room, PageRequest{From: from, Backwards: backwards, Limit: 10})
+			got = append(got, eventIDs(events)...)
+			if from != "" && p.Start != from {
+				t.Errorf("start is %q, from was %q", p.Start, from)
+			}
+			if from = p.End; from == "" {
+				break
+			}
+		}
+		if backwards {
+			slices.Reverse(got)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("backwards %v: %d events, want %d in order", backwards, len(got), len(want))
+		}
+	}
+}
+
+func TestTokensWorkInBothDirections(t *testing.T) {
+	l := newLibrary(t)
+	alice := l.user("alice")
+	room := l.room(alice, "shared")
+	l.say(alice, room, "0")
+	r, err := l.svc.Room(t.Context(), room)
+	l.check(err)
+	nextBatch := fmt.Sprintf("s1_%d_0_0_0_0", l.db.Settled())
+	l.say(alice, room, "1")
+	l.say(alice, room, "2")
+	second := TimelineToken(r.LastOrder() - 1) // a prev_batch: just before the event 2
+	for _, c := range []struct {
+		name string
+		req  PageRequest
+		want []string
+	}{
+		{"forwards from next_batch", PageRequest{From: nextBatch}, []string{"1", "2"}},
+		{"backwards from next_batch", PageRequest{From: nextBatch, Backwards: true}, []string{"0"}},
+		{"forwards from prev_batch", PageRequest{From: second}, []string{"2"}},
+		{"backwards from prev_batch", PageRequest{From: second, Backwards: true}, []string{"1", "0"}},
+		{"forwards up to prev_batch", PageRequest{From: nextBatch, To: second}, []string{"1"}},
+		{"backwards down to next_batch", PageRequest{To: nextBatch, Backwards: true}, []string{"2", "1"}},
+		{"the wrong way round", PageRequest{From: second, To: nextBatch}, []string{}},
+	} {
+		events, page := l.messages(alice, room, c.req)
+		l.same(c.name, bodies(events), c.want)
+		if page.End != "" {
+			t.Errorf("%s: the end is not the end", c.name)
+		}
+	}
+}
+
+func TestLimitZeroKeepsThePlace(t *testing.T) {
+	l := newLibrary(t)
+	alice := l.user("alice")
+	room := l.room(alice, "shared")
+	page, err := l.svc.Messages(t.Context(), room, reads(alice), PageRequest{Backwards: true})
+	l.check(err)
+	if len(page.Chunk) != 0 || page.End != page.Start {
+		t.Errorf("%d events, %q to %q", len(page.Chunk), page.Start, page.End)
+	}
+}
+
+func TestFiltersSelectEventsAndStillFillPages(t *testing.T) {
+	l := newLibrary(t)
+	alice, bob := l.user("alice"), l.user("bob")
+	room := l.room(alice, "shared")
+	l.join(bob, room)
+	for i := range 40 {
+		l.say(alice, room, fmt.Sprint("a", i))
+	}
+	l.say(bob, room, "b0")
+	l.send(bob, room, "m.room.message", `{"msgtype":"m.image","body":"b1","url":"mxc://here/1"}`)
+	l.send(bob, room, "m.sticker", `{"body":"b2","url":"mxc://here/2"}`)
+	for text, want := range map[string][]string{
+		`{"senders":["@bob:here"],"types":["m.room.message"]}`:          {"b1", "b0"},
+		`{"not_senders":["@alice:here"],"not_types":["m.room.member"]}`: {"b2", "b1", "b0"},
+		`{"contains_url":true}`:                      {"b2", "b1"},
+		`{"contains_url":true,"types":["m.room.*"]}`: {"b1"},
+		`{"types":[]}`:                               {},
+		`{"not_rooms":["` + string(room) + `"]}`:     {},
+		`{"contains_url":false,"senders":["@bob:here"],"types":["*"],"not_types":["m.room.member"]}`: {"b0"},
+	} {
+		filter, err := ParseEventFilter(text)
+		l.check(err)
+		var got []string
+		from := ""
+		for range 20 {
+			events, p := l.messages(bob, room, PageRequest{From: from, Backwards: true, Limit: 1, Filter: filter})
+			for _, e := range events {
+				got = append(got, e.body())
+			}
+			if from = p.End; from == "" {
+				break
+			}
+		}
+		if from != "" {
+			t.Errorf("%s: no end", text)
+		}
+		l.same(text, got, want)
+	}
+}
+
+func TestLazyLoadedMembersAreThoseOfTheSenders(t *testing.T) {
+	l := newLibrary(t)
+	alice, bob, carol := l.user("alice"), l.user("bob"), l.user("carol")
+	room := l.room(alice, "shared")
+	l.join(bob, room)
+	l.join(carol, room)
+	l.say(carol, room, "one")
+	r, _ := l.svc.Room(t.Context(), room)
+	middle := TimelineToken(r.LastOrder())
+	l.say(bob, room, "two")
+	l.state(bob, room, typeMember, string(bob.ID), `{"membership":"join","displayname":"Bobby"}`)
+	lazy := EventFilter{LazyLoadMembers: true}
+	for _, c := range []struct {
+		req  PageRequest
+		want []string
+	}{
+		{PageRequest{From: middle, Backwards: true, Limit: 1, Filter: lazy}, []string{"@carol:here"}},
+		{PageRequest{From: middle, Limit: 1, Filter: lazy}, []string{"@bob:here"}},
+		{PageRequest{Backwards: true, Limit: 3, Filter: lazy}, []string{"@bob:here Bobby", "@carol:here"}},
+	} {
+		_, page := l.messages(alice, room, c.req)
+		var got []string
+		for _, e := range l.parseAll(page.State) {
+			name, _ := e.Content["displayname"].(string)
+			got = append(got, strings.TrimSpace(*e.StateKey+" "+name))
+		}
+		slices.Sort(got)
+		l.same("members", got, c.want)
+	}
+}
+
+func TestTokensThatAreNoneAreRefused(t *testing.T) {
+	l := newLibrary(t)
+	alice := l.user("alice")
+	room := l.room(alice, "shared")
+	ctx := context.Background()
+	for _, token := range []string{"x", "t-1", "s1_", "t\x00", strings.Repeat("t1", 1000)} {
+		_, err1 := l.svc.Messages(ctx, room, reads(alice), PageRequest{From: token})
+		_, err2 := l.svc.Messages(ctx, room, reads(alice), PageRequest{To: token})
+		_, err3 := l.svc.GetMembers(ctx, room, reads(alice), MembersRequest{At: token})
+		_, err4 := l.svc.Threads(ctx, room, reads(alice), ThreadsRequest{From: token, Limit: 1})
+		_, err5 := l.svc.Relations(ctx, room, "$x", reads(alice), RelationsRequest{From: token, Limit: 1})
+		for _, err := range []error{err1, err2, err3, err4, err5} {
+			if mxerr.Code(err) != mxerr.CodeInvalidParam {
+				t.Errorf("%.20q: %v", token, err)
+			}
+		}
+	}
+}
