@@ -1,5 +1,12 @@
 package storage
 
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"testing"
+)
+
 // What the tests of the engine need beyond the queries of the tables.
 
 func (tx *Tx) Exec(query string, args ...any) (int64, error) { return tx.exec(query, args...) }
@@ -20,3 +27,28 @@ var (
 )
 
 const TooLongLog = tooLongLog
+
+// MakeForeign makes a database with SQLite's default settings.
+func MakeForeign(t *testing.T, path string) {
+	t.Helper()
+	c, err := openLite(path, "rwc", nil)
+	if err == nil {
+		err = errors.Join(run(c, `CREATE TABLE foreign_table (n BIGINT)`), c.close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Migrate brings a database up to date by the files of another version.
+func Migrate(dsn string, files fs.FS) error {
+	d, err := parseDSN(dsn)
+	if err != nil {
+		return err
+	}
+	c, err := d.openWriter(context.Background())
+	if err != nil {
+		return err
+	}
+	return errors.Join(migrate(c, d, files), c.close())
+}

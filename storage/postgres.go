@@ -33,7 +33,7 @@ func (d postgresDialect) openWriter(ctx context.Context) (conn, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	c := &pgConn{c: sc, db: db}
-	if err := errors.Join(c.checkSettings(), run(c, `SET synchronous_commit = on`), c.takeLock()); err != nil {
+	if err := errors.Join(c.checkSettings(), run(c, `SET synchronous_commit = on`), c.takeLock(ctx)); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
 	return c, nil
@@ -54,15 +54,28 @@ func (c *pgConn) checkSettings() error {
 // is the schema. The session that writes holds it: losing the lock and losing the right to write are one.
 const processLock = 0x656262 // "ebb"
 
-func (c *pgConn) takeLock() error {
+// lockTries, lockPause: a killed process has the lock until the server notices that its session is gone.
+const (
+	lockTries = 20
+	lockPause = 100 * time.Millisecond
+)
+
+func (c *pgConn) takeLock(ctx context.Context) (err error) {
 	var got bool
 	var schema string
-	err := c.query(func(r Row) error { return r.Scan(&got, &schema) },
-		`SELECT pg_try_advisory_lock($1::int, hashtext(current_schema())), current_schema()`, processLock)
-	if err == nil && !got {
-		err = fmt.Errorf("%w: schema %s is locked", ErrInUse, schema)
+	for range lockTries {
+		err = c.query(func(r Row) error { return r.Scan(&got, &schema) },
+			`SELECT pg_try_advisory_lock($1::int, hashtext(current_schema())), current_schema()`, processLock)
+		if err != nil || got {
+			return err
+		}
+		select {
+		case <-time.After(lockPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return err
+	return fmt.Errorf("%w: schema %s is locked", ErrInUse, schema)
 }
 
 // pgReaders leaves pooling, and opening again, to database/sql.
@@ -111,6 +124,10 @@ type pgConn struct {
 }
 
 func (c *pgConn) close() error {
+	if c.db != nil && !c.broken() {
+		// The end of the session would do, but only some time after close.
+		_ = c.query(func(Row) error { return nil }, `SELECT pg_advisory_unlock_all()`)
+	}
 	err := c.c.Close()
 	if errors.Is(err, sql.ErrConnDone) {
 		err = nil
