@@ -1,0 +1,182 @@
+package feed_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/feed"
+	"ebb/rooms"
+)
+
+// follower syncs in a loop and collects the messages of a room, filling gaps by /messages as clients do.
+type follower struct {
+	*user
+	room id.RoomID
+	seen []string
+}
+
+func (f *follower) run(ctx context.Context, want int) error {
+	for len(f.seen) < want {
+		raw, err := f.w.feed.Sync(ctx, feed.SyncRequest{Viewer: f.Viewer, Since: f.since, Filter: f.filter, SetPresence: "offline", Timeout: 30 * time.Second})
+		if err != nil {
+			return fmt.Errorf("%d of %d messages seen: %w", len(f.seen), want, err)
+		}
+		var a answer
+		if err := json.Unmarshal(raw, &a); err != nil {
+			return err
+		}
+		j := a.Rooms.Join[f.room]
+		if j.Timeline.Limited {
+			page, err := f.w.Messages(ctx, f.room, rooms.Recipient{UserNID: f.NID, User: f.ID}, rooms.PageRequest{
+				From: j.Timeline.PrevBatch, To: f.since, Backwards: true, Limit: 1000,
+			})
+			if err != nil {
+				return err
+			}
+			slices.Reverse(page.Chunk)
+			for _, raw := range page.Chunk {
+				var e ev
+				if err := json.Unmarshal(raw, &e); err != nil {
+					return err
+				}
+				f.note(e)
+			}
+		}
+		for _, e := range j.Timeline.Events {
+			f.note(e)
+		}
+		f.since = a.NextBatch
+	}
+	return nil
+}
+
+func (f *follower) note(e ev) {
+	if e.Type == "m.room.message" {
+		f.seen = append(f.seen, e.String())
+	}
+}
+
+func TestEveryReaderSeesEveryEventOnceAndInOrder(t *testing.T) {
+	w := newWorld(t)
+	const writers, readers, each = 6, 6, 50
+	host := w.user("host")
+	room := host.create("public_chat")
+	var authors []*user
+	for i := range writers {
+		u := w.user(fmt.Sprint("writer", i))
+		u.join(room)
+		authors = append(authors, u)
+	}
+	var followers []*follower
+	for i := range readers {
+		f := &follower{user: w.user(fmt.Sprint("reader", i)), room: room}
+		f.join(room)
+		f.filter = fmt.Sprintf(`{"room":{"timeline":{"limit":%d}}}`, []int{1, 3, 100}[i%3])
+		f.sync()
+		followers = append(followers, f)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, f := range followers {
+		wg.Go(func() {
+			if err := f.run(ctx, writers*each); err != nil {
+				t.Error(f.ID, err)
+			}
+		})
+	}
+	for _, u := range authors {
+		wg.Go(func() {
+			for i := range each {
+				body := fmt.Sprintf(`{"msgtype":"m.text","body":"%s/%d"}`, u.ID.Localpart(), i)
+				_, err := w.Send(ctx, rooms.NewEvent{Room: room, Sender: u.sender(), Type: "m.room.message", Content: json.RawMessage(body)})
+				if err != nil {
+					t.Error(u.ID, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, f := range followers[1:] {
+		same(t, string(f.ID)+" against "+string(followers[0].ID), f.seen, followers[0].seen)
+	}
+	sorted := slices.Sorted(slices.Values(followers[0].seen))
+	if n := len(slices.Compact(sorted)); n != writers*each || len(followers[0].seen) != n {
+		t.Errorf("%d messages, %d of them different; want %d", len(followers[0].seen), n, writers*each)
+	}
+}
+
+func TestJoinsAndLeavesAmidTrafficAreEachToldAndNothingIsDoubled(t *testing.T) {
+	w := newWorld(t)
+	host, guest := w.user("host"), w.user("guest")
+	room := host.create("public_chat")
+	guest.sync()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	const turns = 20
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range turns * 10 {
+			if _, err := w.Send(ctx, rooms.NewEvent{Room: room, Sender: host.sender(), Type: "m.room.message", Content: json.RawMessage(fmt.Sprintf(`{"body":"%d"}`, i))}); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	wg.Go(func() {
+		for range turns {
+			if err := w.Join(ctx, guest.sender(), room, ""); err != nil {
+				t.Error(err)
+			}
+			if err := w.Leave(ctx, guest.sender(), room, ""); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := w.Join(ctx, guest.sender(), room, ""); err != nil {
+			t.Error(err)
+		}
+	})
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	in, last := false, ""
+	for ended := false; ; {
+		a := guest.sync()
+		if _, both := a.Rooms.Leave[room]; both && len(a.Rooms.Join) > 0 {
+			t.Fatalf("left and joined at once: %s", a.raw)
+		}
+		if _, left := a.Rooms.Leave[room]; left {
+			in = false
+		}
+		if j, joined := a.Rooms.Join[room]; joined {
+			in = true
+			if n := j.Timeline.of("m.room.message"); len(n) > 0 {
+				last = n[len(n)-1]
+			}
+		}
+		if ended {
+			break
+		}
+		select {
+		case <-done:
+			ended = true
+		default:
+		}
+	}
+	if !in {
+		t.Error("the last join was not told")
+	}
+	if want := fmt.Sprint(turns*10 - 1); last != want {
+		t.Logf("the last message seen is %s", last)
+		if a := guest.syncFrom(""); !slices.Contains(a.Rooms.Join[room].Timeline.of("m.room.message"), want) {
+			t.Errorf("the last message is %s: %s", want, a.raw)
+		}
+	}
+}
