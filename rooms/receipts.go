@@ -30,8 +30,8 @@ type Marker struct {
 // SetReceipt notes that a user has read a room, or one thread of it ("main", or the root's id), up to an event. Receipts
 // do not go back.
 // Spec: client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid
-func (s *Service) SetReceipt(ctx context.Context, sender Sender, room id.RoomID, m Marker) error {
-	return s.SetReadMarkers(ctx, sender, room, m)
+func (s *Service) SetReceipt(ctx context.Context, sender Sender, room id.RoomID, typ string, event id.EventID, thread string) error {
+	return s.SetReadMarkers(ctx, sender, room, Marker{Type: typ, Event: event, Thread: thread})
 }
 
 // SetReadMarkers sets several markers of a user at once: all or none.
