@@ -1,0 +1,106 @@
+package accounts
+
+import (
+	"context"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Deactivate closes an account for good: nobody can sign in, nobody gets the name again, and the user leaves every room.
+// erase also makes the user's events redacted copies for whoever joins later, and removes everything else of the user.
+// When it returns nobody is signed in any more; what is then left to do for rooms is tried again until it is done.
+// Spec: client-server-api#post_matrixclientv3accountdeactivate
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) Deactivate(ctx context.Context, user id.UserID, erase bool) error {
+	var nid int64
+	err := s.write(ctx, func(w *write) error {
+		a, err := s.activeAccount(w.Tx, user)
+		if err != nil {
+			return err
+		}
+		nid = a.NID
+		return s.deactivate(w, nid, erase)
+	})
+	if err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := s.leave(ctx, storage.LeavingAccount{NID: nid, Erase: erase}, user); err != nil {
+		s.Log.Error("a deactivated user is not out of every room yet", "user", user, "err", err)
+	}
+	return nil
+}
+
+func (s *Service) deactivate(w *write, nid int64, erase bool) error {
+	if _, err := w.Deactivate(nid, erase); err != nil {
+		return err
+	}
+	if err := s.deleteAllDevices(w, nid, ""); err != nil {
+		return err
+	}
+	w.after(func() { s.sessions.dropUser(nid) })
+	if !erase {
+		return nil
+	}
+	return w.EraseData(nid)
+}
+
+// leave does what rooms have to do about a deactivated user.
+func (s *Service) leave(ctx context.Context, l storage.LeavingAccount, user id.UserID) error {
+	if l.Erase && s.Hooks.Erase != nil {
+		if err := s.Hooks.Erase(ctx, l.NID); err != nil {
+			return fmt.Errorf("erase %s: %w", user, err)
+		}
+	}
+	if s.Hooks.LeaveRooms != nil {
+		if err := s.Hooks.LeaveRooms(ctx, l.NID, user); err != nil {
+			return fmt.Errorf("leave rooms of %s: %w", user, err)
+		}
+	}
+	return s.write(ctx, func(w *write) error { return w.HasLeft(l.NID) })
+}
+
+// resumeDeactivations completes what a crash or an error interrupted.
+func (s *Service) resumeDeactivations(ctx context.Context) {
+	type leaving struct {
+		storage.LeavingAccount
+		user string
+	}
+	var list []leaving
+	err := s.DB.Read(ctx, func(tx *storage.Tx) error {
+		rows, err := tx.LeavingAccounts()
+		for _, r := range rows {
+			user, err := tx.UserID(r.NID)
+			if err != nil {
+				return err
+			}
+			list = append(list, leaving{r, user})
+		}
+		return err
+	})
+	for _, l := range list {
+		if err == nil {
+			err = s.leave(ctx, l.LeavingAccount, id.UserID(l.user))
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		s.Log.Error("deactivations are not complete", "err", err)
+	}
+}
+
+// CheckGuest refuses guest accounts.
+// Spec: client-server-api#guest-access
+func CheckGuest(kind string) error {
+	switch kind {
+	case "", "user":
+		return nil
+	case "guest":
+		return mxerr.New(403, mxerr.CodeGuestAccessForbidden, "This server has no guest accounts")
+	}
+	return mxerr.InvalidParam("%.32q is not a kind of account", kind)
+}

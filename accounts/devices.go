@@ -1,0 +1,151 @@
+package accounts
+
+import (
+	"context"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Device is a device of a user.
+type Device struct {
+	ID          id.DeviceID
+	DisplayName *string
+	LastSeen    time.Time
+	Address     string // it was seen from
+	nid         int64
+}
+
+func deviceOf(r storage.DeviceRow) Device {
+	return Device{ID: id.DeviceID(r.DeviceID), DisplayName: r.DisplayName, LastSeen: time.UnixMilli(r.SeenTS), Address: r.SeenAddr, nid: r.NID}
+}
+
+func errUnknownDevice() error { return mxerr.NotFound("There is no such device") }
+
+// Devices lists a user's devices by id.
+func (s *Service) Devices(ctx context.Context, user int64) ([]Device, error) {
+	var rows []storage.DeviceRow
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = tx.Devices(user)
+		return err
+	})
+	sessions := s.sessions.ofUser(user)
+	out := make([]Device, len(rows))
+	for i, r := range rows {
+		out[i] = deviceOf(r)
+		s.lastSeen(&out[i], sessions)
+	}
+	return out, err
+}
+
+// Device finds one device of a user.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) Device(ctx context.Context, user int64, device id.DeviceID) (Device, error) {
+	var row storage.DeviceRow
+	var found bool
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		row, found, err = tx.Device(user, string(device))
+		return err
+	})
+	if err == nil && !found {
+		err = errUnknownDevice()
+	}
+	d := deviceOf(row)
+	s.lastSeen(&d, s.sessions.ofUser(user))
+	return d, err
+}
+
+// RenameDevice sets the display name of a device.
+//
+// Errors: M_NOT_FOUND, M_INVALID_PARAM.
+func (s *Service) RenameDevice(ctx context.Context, user int64, device id.DeviceID, displayName string) error {
+	if err := checkText("display_name", displayName, maxName); err != nil {
+		return err
+	}
+	return s.write(ctx, func(w *write) error {
+		d, found, err := w.Device(user, string(device))
+		if err != nil {
+			return err
+		}
+		if !found {
+			return errUnknownDevice()
+		}
+		if err := w.RenameDevice(d.NID, displayName); err != nil {
+			return err
+		}
+		return w.devicesChanged(user)
+	})
+}
+
+// DeleteDevices deletes devices of a user, and what hangs on them. Those that are not there do not matter.
+func (s *Service) DeleteDevices(ctx context.Context, user int64, devices []id.DeviceID) error {
+	return s.write(ctx, func(w *write) error {
+		var gone []storage.DeviceRow
+		for _, name := range devices {
+			d, found, err := w.Device(user, string(name))
+			if err != nil {
+				return err
+			}
+			if found {
+				gone = append(gone, d)
+			}
+		}
+		return s.deleteDevices(w, user, gone)
+	})
+}
+
+// DeleteAllDevices deletes every device of a user other than keep ("" for none).
+func (s *Service) DeleteAllDevices(ctx context.Context, user int64, keep id.DeviceID) error {
+	return s.write(ctx, func(w *write) error { return s.deleteAllDevices(w, user, keep) })
+}
+
+func (s *Service) deleteAllDevices(w *write, user int64, keep id.DeviceID) error {
+	all, err := w.Devices(user)
+	if err != nil {
+		return err
+	}
+	var gone []storage.DeviceRow
+	for _, d := range all {
+		if d.DeviceID != string(keep) {
+			gone = append(gone, d)
+		}
+	}
+	if err := w.DeleteLoginTokens(user); err != nil {
+		return err
+	}
+	return s.deleteDevices(w, user, gone)
+}
+
+func (s *Service) deleteDevices(w *write, user int64, gone []storage.DeviceRow) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	for _, d := range gone {
+		if s.Hooks.DeviceGone != nil {
+			if err := s.Hooks.DeviceGone(w.Tx, d.NID, user, d.DeviceID); err != nil {
+				return err
+			}
+		}
+		if err := w.DeleteDevice(d.NID); err != nil {
+			return err
+		}
+		w.after(func() { s.sessions.dropDevice(user, d.NID) })
+	}
+	return w.devicesChanged(user)
+}
+
+// maxDevices bounds the devices of a user. Scripts that sign in on every run and never out are the ones to reach it: their
+// sign-in goes on, and the device that was not used for longest is signed out.
+const maxDevices = 500
+
+func (s *Service) dropIdleDevices(w *write, user int64) error {
+	idle, err := w.IdleDevices(user, maxDevices)
+	if err != nil {
+		return err
+	}
+	return s.deleteDevices(w, user, idle)
+}

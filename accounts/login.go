@@ -1,0 +1,268 @@
+package accounts
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// NewSession is the device that somebody signs in on.
+type NewSession struct {
+	Device      id.DeviceID // "": a new one
+	DisplayName string      // of a new device
+	Refresh     bool        // the client refreshes its access tokens
+}
+
+// Tokens is what a client identifies itself with.
+type Tokens struct {
+	Access    string
+	Refresh   string        // "" where the client does not refresh
+	ExpiresIn time.Duration // of the access token; 0: never
+}
+
+// SignedIn is the result of signing in or registering.
+type SignedIn struct {
+	User   id.UserID
+	Device id.DeviceID // "" where nothing was signed in
+	Tokens
+}
+
+// errWrongPassword is all that anybody learns, so that names cannot be guessed: also for users that do not exist, were
+// deactivated or have no password.
+func errWrongPassword() error { return mxerr.Forbidden("Wrong user name or password") }
+
+// LoginPassword signs in by password. user is a localpart or a user id.
+//
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
+func (s *Service) LoginPassword(ctx context.Context, user, password string, n NewSession) (SignedIn, error) {
+	checked, err := s.checkCredentials(ctx, user, password)
+	if err != nil {
+		return SignedIn{}, err
+	}
+	return s.signIn(ctx, n, func(w *write) (int64, error) {
+		a, _, err := w.Account(checked.NID)
+		if err == nil && a.Password != checked.Password { // changed in the meantime
+			err = errWrongPassword()
+		}
+		return checked.NID, err
+	})
+}
+
+// LoginToken signs in by a token of CreateLoginToken, which is used up.
+//
+// Errors: M_FORBIDDEN.
+func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (SignedIn, error) {
+	return s.signIn(ctx, n, func(w *write) (int64, error) {
+		nid, found, err := w.TakeLoginToken(keyOf(token).String())
+		if err == nil && !found {
+			err = mxerr.Forbidden("The login token is unknown or has expired")
+		}
+		return nid, err
+	})
+}
+
+// checkCredentials says whose user name and password these are.
+func (s *Service) checkCredentials(ctx context.Context, user, password string) (a storage.AccountRow, err error) {
+	if a, err = s.accountToSignIn(ctx, user); err != nil {
+		return a, err
+	}
+	if s.Hooks.LimitGuesses != nil {
+		if wait := s.Hooks.LimitGuesses(a.Localpart); wait > 0 {
+			return a, mxerr.LimitExceeded(wait)
+		}
+	}
+	good, err := s.hasher.verify(ctx, password, a.Password)
+	if err != nil {
+		return a, fmt.Errorf("check password of %s: %w", a.Localpart, err)
+	}
+	if !good || a.DeactivatedTS != 0 {
+		return a, errWrongPassword()
+	}
+	return a, nil
+}
+
+// accountToSignIn finds who somebody says to be: the exact localpart first, since historical ones may have capitals. Nobody
+// is an account without password.
+func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.AccountRow, err error) {
+	localpart, ours := s.localpartOf(user)
+	if !ours || len(localpart) > maxUserID {
+		return a, nil
+	}
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		for _, name := range []string{localpart, foldName(localpart)} {
+			var found bool
+			if a, found, err = tx.AccountByLocalpart(name); err != nil || found {
+				return err
+			}
+		}
+		a.Localpart = foldName(localpart) // counts guesses at nobody, too
+		return nil
+	})
+	if err != nil {
+		err = fmt.Errorf("read account: %w", err)
+	}
+	return a, err
+}
+
+// signIn is the one gate of every way to sign in: who says whose session it will be.
+func (s *Service) signIn(ctx context.Context, n NewSession, who func(*write) (int64, error)) (SignedIn, error) {
+	if err := n.check(); err != nil {
+		return SignedIn{}, err
+	}
+	var out SignedIn
+	err := s.write(ctx, func(w *write) error {
+		nid, err := who(w)
+		if err != nil {
+			return err
+		}
+		a, found, err := w.Account(nid)
+		if err != nil {
+			return err
+		}
+		if !found || a.DeactivatedTS != 0 {
+			return errWrongPassword()
+		}
+		out, err = s.startSession(w, a, n)
+		return err
+	})
+	if err != nil {
+		return SignedIn{}, err
+	}
+	return out, nil
+}
+
+func (n NewSession) check() error {
+	if err := checkText("device_id", string(n.Device), maxName); err != nil {
+		return err
+	}
+	return checkText("initial_device_display_name", n.DisplayName, maxName)
+}
+
+// startSession gives a device new tokens; a device that is there already loses its old ones.
+func (s *Service) startSession(w *write, a storage.AccountRow, n NewSession) (SignedIn, error) {
+	if n.Device == "" {
+		n.Device = id.DeviceID(letters(upperAlphabet, 10))
+	}
+	nid, err := s.device(w, a.NID, n)
+	if err != nil {
+		return SignedIn{}, err
+	}
+	tokens, err := s.issueTokens(w, a.NID, nid, n.Refresh, false)
+	return SignedIn{User: s.UserID(a.Localpart), Device: n.Device, Tokens: tokens}, err
+}
+
+// device finds or makes the device of a new session.
+func (s *Service) device(w *write, user int64, n NewSession) (int64, error) {
+	d, known, err := w.Device(user, string(n.Device))
+	if err != nil {
+		return 0, err
+	}
+	if known {
+		w.after(func() { s.sessions.dropDevice(user, d.NID) })
+		return d.NID, w.DeleteDeviceTokens(d.NID)
+	}
+	if err := refuseKeyName(w.Tx, user, n.Device); err != nil {
+		return 0, err
+	}
+	var name *string
+	if n.DisplayName != "" {
+		name = &n.DisplayName
+	}
+	nid, err := w.AddDevice(user, string(n.Device), name)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.dropIdleDevices(w, user); err != nil {
+		return 0, err
+	}
+	return nid, w.devicesChanged(user)
+}
+
+// refuseKeyName refuses a device id that is the public part of one of the user's cross-signing keys.
+// Spec: client-server-api#post_matrixclientv3login device_id
+func refuseKeyName(tx *storage.Tx, user int64, device id.DeviceID) error {
+	stored, err := tx.CrossSigningKeys(user)
+	if err != nil {
+		return err
+	}
+	for _, raw := range stored {
+		var key struct {
+			Keys map[id.KeyID]string `json:"keys"`
+		}
+		if err := json.Unmarshal([]byte(raw), &key); err != nil {
+			return fmt.Errorf("read cross-signing key: %w", err)
+		}
+		for _, public := range key.Keys {
+			if public == string(device) {
+				return mxerr.Forbidden("A device cannot have the name of a cross-signing key")
+			}
+		}
+	}
+	return nil
+}
+
+// issueTokens makes tokens for a device. unused: they came from a refresh, and the ones before still count.
+func (s *Service) issueTokens(w *write, user, device int64, refresh, unused bool) (Tokens, error) {
+	t := Tokens{Access: secret("ebb_a_", 32)}
+	expires := int64(0)
+	if refresh {
+		t.Refresh = secret("ebb_r_", 32)
+		t.ExpiresIn = s.AccessTokenLifetime
+		expires = s.Now().Add(t.ExpiresIn).UnixMilli()
+		if err := w.AddRefreshToken(keyOf(t.Refresh).String(), user, device, unused); err != nil {
+			return t, err
+		}
+	}
+	return t, w.AddAccessToken(keyOf(t.Access).String(), user, device, expires, unused)
+}
+
+// Refresh makes new tokens for the device of a refresh token. The old ones count until one of the new ones is used: a
+// client that did not get the answer asks again.
+//
+// Errors: M_UNKNOWN_TOKEN.
+func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, error) {
+	var out Tokens
+	err := s.write(ctx, func(w *write) error {
+		t, found, err := w.RefreshToken(keyOf(refreshToken).String())
+		if err != nil {
+			return err
+		}
+		if !found {
+			return mxerr.UnknownToken(false)
+		}
+		if t.Unused { // its first use
+			w.after(func() { s.sessions.dropDevice(t.User, t.Device) })
+			err = w.RetireTokens(t.Device)
+		} else {
+			err = w.DropUnusedTokens(t.Device)
+		}
+		if err != nil {
+			return err
+		}
+		out, err = s.issueTokens(w, t.User, t.Device, true, true)
+		return err
+	})
+	if err != nil {
+		return Tokens{}, err
+	}
+	return out, nil
+}
+
+// loginTokenLifetime is how long a login token waits for its use.
+// Spec: client-server-api#post_matrixclientv1loginget_token
+const loginTokenLifetime = 2 * time.Minute
+
+// CreateLoginToken makes a token that signs one further device of a user in.
+func (s *Service) CreateLoginToken(ctx context.Context, user int64) (string, time.Duration, error) {
+	token := secret("ebb_l_", 32)
+	err := s.write(ctx, func(w *write) error {
+		return w.AddLoginToken(keyOf(token).String(), user, s.Now().Add(loginTokenLifetime).UnixMilli())
+	})
+	return token, loginTokenLifetime, err
+}

@@ -1,0 +1,146 @@
+package accounts
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/argon2"
+
+	"ebb/mxerr"
+)
+
+// Cost of argon2id: about 24 ms on the reference machine. OWASP's second choice of parameters.
+const (
+	hashTime    = 2
+	hashMemory  = 19 << 10 // KiB
+	hashThreads = 1
+	hashLength  = 32 // bytes
+	saltLength  = 16 // bytes
+)
+
+// maxPassword bounds a password in bytes: far beyond a passphrase.
+const maxPassword = 512
+
+// maxWaiting bounds the requests that wait for a worker; the next one is told to come again.
+const maxWaiting = 256
+
+// hasher hashes passwords, a few at once, so that a login storm leaves processors and memory to everything else.
+type hasher struct {
+	waiting chan struct{} // a place per request that is hashed or waits
+	working chan struct{} // a place per worker
+	dummy   string        // what the password of nobody is compared with, at the same cost
+}
+
+func newHasher(workers int) *hasher {
+	h := &hasher{waiting: make(chan struct{}, workers+maxWaiting), working: make(chan struct{}, workers)}
+	h.dummy = encodeHash(make([]byte, saltLength), make([]byte, hashLength))
+	return h
+}
+
+// work runs f on a worker.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (h *hasher) work(ctx context.Context, f func()) error {
+	select {
+	case h.waiting <- struct{}{}:
+		defer func() { <-h.waiting }()
+	default:
+		return mxerr.LimitExceeded(5 * time.Second)
+	}
+	select {
+	case h.working <- struct{}{}:
+		defer func() { <-h.working }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	f()
+	return nil
+}
+
+// hash makes the stored form of a password.
+func (h *hasher) hash(ctx context.Context, password string) (string, error) {
+	salt := make([]byte, saltLength)
+	_, _ = rand.Read(salt) // never fails (crypto/rand)
+	var sum []byte
+	err := h.work(ctx, func() {
+		sum = argon2.IDKey([]byte(password), salt, hashTime, hashMemory, hashThreads, hashLength)
+	})
+	return encodeHash(salt, sum), err
+}
+
+func encodeHash(salt, sum []byte) string {
+	b64 := base64.RawStdEncoding
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, hashMemory, hashTime, hashThreads,
+		b64.EncodeToString(salt), b64.EncodeToString(sum))
+}
+
+// verify says whether a password has a stored form. The empty form, of accounts without password and of users that do not
+// exist, costs the same as any and matches nothing.
+func (h *hasher) verify(ctx context.Context, password, stored string) (bool, error) {
+	nobody := stored == ""
+	if nobody {
+		stored = h.dummy
+	}
+	p, err := parseHash(stored)
+	if err != nil {
+		return false, err
+	}
+	if len(password) > maxPassword {
+		password = ""
+	}
+	var sum []byte
+	err = h.work(ctx, func() {
+		sum = argon2.IDKey([]byte(password), p.salt, p.time, p.memory, p.threads, uint32(len(p.sum)))
+	})
+	same := subtle.ConstantTimeCompare(sum, p.sum) == 1
+	return same && !nobody && password != "" && err == nil, err
+}
+
+// hashParts is a stored form taken apart: newer versions may hash at another cost.
+type hashParts struct {
+	time, memory uint32
+	threads      uint8
+	salt, sum    []byte
+}
+
+var errHashForm = errors.New("a stored password has an unknown form")
+
+func parseHash(stored string) (p hashParts, err error) {
+	parts := strings.Split(stored, "$")
+	if len(parts) != 6 || parts[1] != "argon2id" || parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
+		return p, errHashForm
+	}
+	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &p.memory, &p.time, &p.threads); err != nil {
+		return p, errHashForm
+	}
+	if p.salt, err = base64.RawStdEncoding.DecodeString(parts[4]); err != nil {
+		return p, errHashForm
+	}
+	if p.sum, err = base64.RawStdEncoding.DecodeString(parts[5]); err != nil || len(p.sum) < 16 {
+		return p, errHashForm
+	}
+	return p, nil
+}
+
+// checkPassword refuses what cannot be a password. There is no rule on how good one is: length meters belong to clients,
+// and scripts set what they were told to.
+//
+// Errors: M_WEAK_PASSWORD, M_INVALID_PARAM.
+func checkPassword(password string) error {
+	switch {
+	case password == "":
+		return mxerr.New(400, mxerr.CodeWeakPassword, "The password is empty")
+	case len(password) > maxPassword:
+		return mxerr.InvalidParam("The password is longer than %d bytes", maxPassword)
+	case !utf8.ValidString(password) || strings.ContainsRune(password, 0):
+		return mxerr.InvalidParam("The password is not text")
+	}
+	return nil
+}

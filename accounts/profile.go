@@ -1,0 +1,310 @@
+package accounts
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// The profile fields with a meaning for the server.
+const (
+	fieldDisplayName = "displayname"
+	fieldAvatar      = "avatar_url"
+)
+
+// Bounds of a profile. The total is the specification's, the others keep member events small.
+// Spec: client-server-api#put_matrixclientv3profileuseridkeyname
+const (
+	maxProfile     = 64 << 10 // bytes of the whole as JSON
+	maxProfileKey  = 255      // bytes
+	maxDisplayName = 256      // bytes
+	maxAvatarURL   = 1000     // bytes
+)
+
+// Field is one field of a profile.
+type Field struct {
+	Name  string
+	Value json.RawMessage
+}
+
+// Profile lists the fields of a user of this server by name.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) Profile(ctx context.Context, user id.UserID) ([]Field, error) {
+	var rows []storage.ProfileField
+	err := s.DB.Read(ctx, func(tx *storage.Tx) error {
+		a, err := s.account(tx, user)
+		if err != nil {
+			return err
+		}
+		rows, err = tx.Profile(a.NID)
+		return err
+	})
+	out := make([]Field, len(rows))
+	for i, r := range rows {
+		out[i] = Field{r.Name, json.RawMessage(r.Value)}
+	}
+	return out, err
+}
+
+// ProfileField is one field of a user of this server.
+//
+// Errors: M_NOT_FOUND, M_INVALID_PARAM.
+func (s *Service) ProfileField(ctx context.Context, user id.UserID, name string) (json.RawMessage, error) {
+	if err := checkKey(name); err != nil {
+		return nil, err
+	}
+	fields, err := s.Profile(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range fields {
+		if f.Name == name {
+			return f.Value, nil
+		}
+	}
+	return nil, mxerr.NotFound("The profile has no such field")
+}
+
+// MemberProfile is the name and the avatar of a user of this server; "" where there is none.
+func MemberProfile(ctx context.Context, db *storage.DB, user id.UserID) (displayName, avatarURL string, err error) {
+	err = db.Read(ctx, func(tx *storage.Tx) error {
+		nid, found, err := tx.LookupUser(string(user))
+		if err != nil || !found {
+			return err
+		}
+		fields, err := tx.Profile(nid)
+		displayName, avatarURL = nameAndAvatar(fields)
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("read profile of %s: %w", user, err)
+	}
+	return displayName, avatarURL, err
+}
+
+func nameAndAvatar(fields []storage.ProfileField) (displayName, avatarURL string) {
+	for _, f := range fields {
+		switch f.Name {
+		case fieldDisplayName:
+			displayName = stringOf(f.Value)
+		case fieldAvatar:
+			avatarURL = stringOf(f.Value)
+		}
+	}
+	return displayName, avatarURL
+}
+
+// stringOf is the text of a JSON string, "" for anything else.
+func stringOf(raw string) string {
+	var s string
+	if json.Unmarshal([]byte(raw), &s) != nil {
+		return ""
+	}
+	return s
+}
+
+// jsonString is a text as JSON.
+func jsonString(s string) string {
+	raw, err := json.Marshal(s)
+	if err != nil { // no string fails
+		return `""`
+	}
+	return string(raw)
+}
+
+// SetProfileField sets a field of a user's profile, and removes a name or an avatar that is set to nothing. Changes of
+// these two reach the user's rooms before it returns.
+//
+// Errors: M_INVALID_PARAM, M_KEY_TOO_LARGE, M_PROFILE_TOO_LARGE.
+func (s *Service) SetProfileField(ctx context.Context, who Session, name string, value json.RawMessage) error {
+	if err := checkKey(name); err != nil {
+		return err
+	}
+	if err := checkValue(name, value); err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	if err := json.Compact(&text, value); err != nil {
+		return mxerr.BadJSON("The value is not JSON").Because(err)
+	}
+	f := storage.ProfileField{Name: name, Value: text.String()}
+	if known(name) && (f.Value == `""` || f.Value == "null") {
+		return s.DeleteProfileField(ctx, who, name)
+	}
+	return s.changeProfile(ctx, who, name, func(w *write) error { return w.SetProfileField(who.UserNID, f) })
+}
+
+// DeleteProfileField removes a field of a user's profile.
+//
+// Errors: M_INVALID_PARAM, M_KEY_TOO_LARGE.
+func (s *Service) DeleteProfileField(ctx context.Context, who Session, name string) error {
+	if err := checkKey(name); err != nil {
+		return err
+	}
+	return s.changeProfile(ctx, who, name, func(w *write) error { return w.DeleteProfileField(who.UserNID, name) })
+}
+
+// changeProfile writes a change, keeps the user directory with it, and announces it.
+func (s *Service) changeProfile(ctx context.Context, who Session, name string, change func(*write) error) error {
+	err := s.write(ctx, func(w *write) error {
+		if err := change(w); err != nil {
+			return err
+		}
+		fields, err := w.Profile(who.UserNID)
+		if err != nil {
+			return err
+		}
+		if size(fields) > maxProfile {
+			return mxerr.New(400, "M_PROFILE_TOO_LARGE", "A profile has at most %d bytes", maxProfile)
+		}
+		if name != fieldDisplayName {
+			return nil
+		}
+		displayName, _ := nameAndAvatar(fields)
+		return w.SetSearch(who.UserNID, searchText(who.User, displayName))
+	})
+	if err != nil || !known(name) {
+		return err
+	}
+	return s.announce(ctx, who)
+}
+
+// known says whether a field is part of member events.
+func known(name string) bool { return name == fieldDisplayName || name == fieldAvatar }
+
+// size is the length of a profile as JSON.
+func size(fields []storage.ProfileField) int {
+	n := len("{}")
+	for _, f := range fields {
+		n += len(`"":,`) + len(f.Name) + len(f.Value)
+	}
+	return n
+}
+
+// checkKey checks the name of a field: one of the three that the specification has, or a namespaced identifier.
+// Spec: appendices#common-namespaced-identifier-grammar
+func checkKey(name string) error {
+	if len(name) > maxProfileKey {
+		return mxerr.New(400, "M_KEY_TOO_LARGE", "The name of a profile field has at most %d bytes", maxProfileKey)
+	}
+	bad := func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-'
+	}
+	if known(name) {
+		return nil
+	}
+	if name == "" || name[0] < 'a' || name[0] > 'z' || strings.ContainsFunc(name, bad) || !strings.Contains(name, ".") {
+		return mxerr.InvalidParam("%.64q cannot be the name of a profile field", name)
+	}
+	return nil
+}
+
+// checkValue checks the value of a field that has a type of its own.
+func checkValue(name string, value json.RawMessage) error {
+	switch name {
+	case fieldDisplayName, fieldAvatar, "m.tz":
+	default:
+		return nil
+	}
+	var text *string
+	if err := json.Unmarshal(value, &text); err != nil || text == nil && name == "m.tz" {
+		return mxerr.InvalidParam("%s is not a string", name)
+	}
+	if text == nil {
+		return nil
+	}
+	switch name {
+	case fieldDisplayName:
+		return checkLength(name, *text, maxDisplayName)
+	case fieldAvatar:
+		if *text != "" && !strings.HasPrefix(*text, "mxc://") {
+			return mxerr.InvalidParam("avatar_url is not an mxc:// address")
+		}
+		return checkLength(name, *text, maxAvatarURL)
+	}
+	return checkLength(name, *text, maxName)
+}
+
+func checkLength(what, text string, longest int) error {
+	if len(text) > longest || strings.ContainsRune(text, 0) {
+		return mxerr.InvalidParam("%s has more than %d bytes, or bytes that no text has", what, longest)
+	}
+	return nil
+}
+
+// announcer tells rooms of names and avatars, one pass per user at a time, so that of two changes the later one stands.
+type announcer struct {
+	// mu guards states; a leaf lock.
+	mu     sync.Mutex
+	states map[int64]*announcement
+}
+
+// announcement is one pass, and the one that follows it on behalf of everybody who came since it began.
+type announcement struct {
+	done chan struct{}
+	err  error // once done
+	next *announcement
+}
+
+// announce tells rooms the name and avatar of a user as they are now, and returns when they know.
+func (s *Service) announce(ctx context.Context, who Session) error {
+	if s.Hooks.ProfileChanged == nil {
+		return nil
+	}
+	pass, before, mine := s.announcer.join(who.UserNID)
+	if before != nil {
+		<-before.done
+	}
+	if !mine {
+		<-pass.done
+		return pass.err
+	}
+	defer s.announcer.end(who.UserNID, pass)
+	pass.err = s.announceNow(context.WithoutCancel(ctx), who) // a change is told to all rooms
+	return pass.err
+}
+
+// join is the pass that covers a change that is committed: mine where the caller is to run it, after the one before.
+func (a *announcer) join(user int64) (pass, before *announcement, mine bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before = a.states[user]
+	if before == nil {
+		pass = &announcement{done: make(chan struct{})}
+		a.states[user] = pass
+		return pass, nil, true
+	}
+	mine = before.next == nil
+	if mine {
+		before.next = &announcement{done: make(chan struct{})}
+	}
+	return before.next, before, mine
+}
+
+func (a *announcer) end(user int64, pass *announcement) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(pass.done)
+	if pass.next == nil {
+		delete(a.states, user)
+	} else {
+		a.states[user] = pass.next
+	}
+}
+
+func (s *Service) announceNow(ctx context.Context, who Session) error {
+	displayName, avatarURL, err := MemberProfile(ctx, s.DB, who.User)
+	if err != nil {
+		return err
+	}
+	return s.Hooks.ProfileChanged(ctx, who.UserNID, who.User, displayName, avatarURL)
+}

@@ -1,0 +1,279 @@
+package accounts
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// NewAccount is an account to be made.
+type NewAccount struct {
+	Username    string // "": one is chosen
+	Password    string
+	DisplayName string
+	Admin       bool
+	Token       string      // registration token to count the account on; "": none
+	SignIn      *NewSession // nil: nothing is signed in
+}
+
+// Create makes an account, whatever the mode of registration: who may is decided by the caller.
+//
+// Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD, M_FORBIDDEN where the registration token is used up.
+func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
+	if n.Username == "" {
+		n.Username = letters(lowerAlphabet, 12)
+	}
+	localpart, err := s.newLocalpart(n.Username)
+	if err != nil {
+		return SignedIn{}, err
+	}
+	if err := n.check(); err != nil {
+		return SignedIn{}, err
+	}
+	hash, err := s.hasher.hash(ctx, n.Password)
+	if err != nil {
+		return SignedIn{}, err
+	}
+	out := SignedIn{}
+	err = s.write(ctx, func(w *write) (err error) {
+		out, err = s.create(w, storage.AccountRow{Localpart: localpart, Password: hash, Admin: n.Admin}, n)
+		return err
+	})
+	if err != nil {
+		return SignedIn{}, err
+	}
+	return out, nil
+}
+
+func (n NewAccount) check() error {
+	if err := checkPassword(n.Password); err != nil {
+		return err
+	}
+	if err := checkText("displayname", n.DisplayName, maxDisplayName); err != nil || n.SignIn == nil {
+		return err
+	}
+	return n.SignIn.check()
+}
+
+func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn, error) {
+	user := s.UserID(a.Localpart)
+	var err error
+	if a.NID, err = w.UserNID(string(user)); err != nil {
+		return SignedIn{}, err
+	}
+	a.CreatedTS = w.Now().UnixMilli()
+	if fresh, err := w.AddAccount(a, searchText(user, n.DisplayName)); err != nil {
+		return SignedIn{}, err
+	} else if !fresh {
+		return SignedIn{}, errInUse()
+	}
+	if n.Token != "" {
+		if good, err := w.UseRegistrationToken(n.Token); err != nil {
+			return SignedIn{}, err
+		} else if !good {
+			return SignedIn{}, mxerr.Forbidden("The registration token is used up or has expired")
+		}
+	}
+	if n.DisplayName != "" {
+		if err := w.SetProfileField(a.NID, storage.ProfileField{Name: fieldDisplayName, Value: jsonString(n.DisplayName)}); err != nil {
+			return SignedIn{}, err
+		}
+	}
+	if n.SignIn == nil {
+		return SignedIn{User: user}, nil
+	}
+	return s.startSession(w, a, *n.SignIn)
+}
+
+func errInUse() error { return mxerr.New(400, mxerr.CodeUserInUse, "The user name is taken") }
+
+// Available says whether anybody could register a user name; nil for yes.
+//
+// Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE.
+func (s *Service) Available(ctx context.Context, username string) error {
+	localpart, err := s.newLocalpart(username)
+	if err != nil {
+		return err
+	}
+	if s.Hooks.Exclusive != nil && s.Hooks.Exclusive(localpart) {
+		return mxerr.New(400, mxerr.CodeExclusive, "The user name belongs to an application service")
+	}
+	return s.DB.Read(ctx, func(tx *storage.Tx) error {
+		_, taken, err := tx.AccountByLocalpart(localpart)
+		if err == nil && taken {
+			err = errInUse()
+		}
+		return err
+	})
+}
+
+// RegistrationToken lets people make accounts.
+type RegistrationToken struct {
+	Token     string
+	Uses      *int64 // accounts that may be made with it; nil: any number
+	Completed int64  // accounts made with it
+	Pending   int64  // people who gave it and are not through yet
+	Expires   time.Time
+	Created   time.Time
+}
+
+// CreateToken makes a registration token. Token is its text ("": one is chosen), Uses and Expires (zero: never) bound it.
+//
+// Errors: M_INVALID_PARAM where there is a token of that text.
+func (s *Service) CreateToken(ctx context.Context, t RegistrationToken) (RegistrationToken, error) {
+	if t.Token == "" {
+		t.Token = letters(lowerAlphabet, 16)
+	}
+	if err := checkRegistrationToken(t); err != nil {
+		return t, err
+	}
+	t.Created = s.Now()
+	row := storage.RegistrationToken{Token: t.Token, Uses: t.Uses, CreatedTS: t.Created.UnixMilli()}
+	if !t.Expires.IsZero() {
+		row.ExpiresTS = t.Expires.UnixMilli()
+	}
+	return t, s.write(ctx, func(w *write) error {
+		fresh, err := w.AddRegistrationToken(row)
+		if err == nil && !fresh {
+			err = mxerr.InvalidParam("There is a registration token %s already", t.Token)
+		}
+		return err
+	})
+}
+
+// checkRegistrationToken checks the grammar of the token.
+// Spec: appendices#opaque-identifiers, at most 64 characters
+func checkRegistrationToken(t RegistrationToken) error {
+	bad := func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("._~-", c)
+	}
+	if len(t.Token) > 64 || strings.ContainsFunc(t.Token, bad) {
+		return mxerr.InvalidParam("A registration token has at most 64 characters of A-Z, a-z, 0-9 and ._~-")
+	}
+	if t.Uses != nil && *t.Uses < 0 {
+		return mxerr.InvalidParam("The uses of a registration token cannot be negative")
+	}
+	return nil
+}
+
+// ListTokens lists the registration tokens, oldest first.
+func (s *Service) ListTokens(ctx context.Context) ([]RegistrationToken, error) {
+	var rows []storage.RegistrationToken
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = tx.RegistrationTokens()
+		return err
+	})
+	out := make([]RegistrationToken, len(rows))
+	for i, r := range rows {
+		out[i] = RegistrationToken{Token: r.Token, Uses: r.Uses, Completed: r.Completed, Pending: s.applying.pendingOf(r.Token),
+			Created: time.UnixMilli(r.CreatedTS)}
+		if r.ExpiresTS != 0 {
+			out[i].Expires = time.UnixMilli(r.ExpiresTS)
+		}
+	}
+	return out, err
+}
+
+// RevokeToken removes a registration token.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) RevokeToken(ctx context.Context, token string) error {
+	return s.write(ctx, func(w *write) error {
+		found, err := w.DeleteRegistrationToken(token)
+		if err == nil && !found {
+			err = mxerr.NotFound("There is no such registration token")
+		}
+		return err
+	})
+}
+
+// TokenUsable says whether somebody could register with a token now. pending counts as used.
+func (s *Service) TokenUsable(ctx context.Context, token string) (bool, error) {
+	t, found, err := s.registrationToken(ctx, token)
+	return err == nil && found && s.usable(t, s.applying.pendingOf(token)), err
+}
+
+func (s *Service) registrationToken(ctx context.Context, token string) (t storage.RegistrationToken, found bool, err error) {
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		t, found, err = tx.RegistrationToken(token)
+		return err
+	})
+	return t, found, err
+}
+
+func (s *Service) usable(t storage.RegistrationToken, pending int64) bool {
+	return (t.Uses == nil || t.Completed+pending < *t.Uses) && (t.ExpiresTS == 0 || t.ExpiresTS > s.Now().UnixMilli())
+}
+
+// Account is an account as an administrator sees it.
+type Account struct {
+	User        id.UserID
+	Created     time.Time
+	Admin       bool
+	Deactivated bool
+}
+
+// List lists accounts by localpart, at most limit of those after a localpart ("" from the first).
+func (s *Service) List(ctx context.Context, after string, limit int) ([]Account, error) {
+	var rows []storage.AccountRow
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = tx.ListAccounts(after, limit)
+		return err
+	})
+	out := make([]Account, len(rows))
+	for i, r := range rows {
+		out[i] = Account{User: s.UserID(r.Localpart), Created: time.UnixMilli(r.CreatedTS), Admin: r.Admin, Deactivated: r.DeactivatedTS != 0}
+	}
+	return out, err
+}
+
+// SetAdmin makes a user an administrator, or not.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) SetAdmin(ctx context.Context, user id.UserID, admin bool) error {
+	return s.write(ctx, func(w *write) error {
+		a, err := s.activeAccount(w.Tx, user)
+		if err != nil {
+			return err
+		}
+		w.after(func() { s.sessions.dropUser(a.NID) })
+		return w.SetAdmin(a.NID, admin)
+	})
+}
+
+// activeAccount is account for one that was not deactivated.
+func (s *Service) activeAccount(tx *storage.Tx, user id.UserID) (storage.AccountRow, error) {
+	a, err := s.account(tx, user)
+	if err == nil && a.DeactivatedTS != 0 {
+		err = mxerr.NotFound("The account was deactivated")
+	}
+	return a, err
+}
+
+// SetPassword gives a user a new password; signOut deletes the devices, other than keep ("" for none).
+//
+// Errors: M_NOT_FOUND, M_WEAK_PASSWORD.
+func (s *Service) SetPassword(ctx context.Context, user id.UserID, password string, signOut bool, keep id.DeviceID) error {
+	if err := checkPassword(password); err != nil {
+		return err
+	}
+	hash, err := s.hasher.hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, func(w *write) error {
+		a, err := s.activeAccount(w.Tx, user)
+		if err != nil {
+			return err
+		}
+		if err := w.SetPassword(a.NID, hash); err != nil || !signOut {
+			return err
+		}
+		return s.deleteAllDevices(w, a.NID, keep)
+	})
+}

@@ -1,0 +1,263 @@
+package accounts
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Session is who an access token belongs to.
+type Session struct {
+	UserNID   int64
+	User      id.UserID
+	DeviceNID int64
+	Device    id.DeviceID
+	TokenID   int64
+	Admin     bool
+}
+
+// Authenticate says who an access token belongs to, and remembers that the device was seen, at the client's address addr
+// ("" for not). A token in use is known from memory.
+//
+// Errors: M_UNKNOWN_TOKEN, with soft_logout where the token has only expired.
+func (s *Service) Authenticate(ctx context.Context, token, addr string) (Session, error) {
+	key := keyOf(token)
+	c := s.sessions.get(key)
+	if c == nil {
+		var err error
+		if c, err = s.loadSession(ctx, key); err != nil {
+			return Session{}, err
+		}
+	}
+	now := s.Now().UnixMilli()
+	if c.expires != 0 && c.expires <= now {
+		return Session{}, mxerr.UnknownToken(true)
+	}
+	c.seen(now, addr)
+	return c.Session, nil
+}
+
+// loadSession finds a token in the database. The first use of a token that came from a refresh retires the tokens before.
+func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, error) {
+	epoch := s.sessions.currentEpoch()
+	var row storage.TokenRow
+	var found bool
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		row, found, err = tx.AccessToken(key.String())
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read access token: %w", err)
+	case !found:
+		return nil, mxerr.UnknownToken(false)
+	case row.ExpiresTS != 0 && row.ExpiresTS <= s.Now().UnixMilli():
+		return nil, mxerr.UnknownToken(true)
+	case row.Unused:
+		if err := s.confirmToken(ctx, key, row.User, row.Device); err != nil {
+			return nil, err
+		}
+	}
+	c := &session{Session: Session{UserNID: row.User, User: id.UserID(row.UserID), DeviceNID: row.Device,
+		Device: id.DeviceID(row.DeviceID), TokenID: row.NID, Admin: row.Admin}, expires: row.ExpiresTS}
+	if !row.Unused { // else the next request reads it again: nothing that was read before a write is kept after it
+		s.sessions.put(key, c, epoch)
+	}
+	return c, nil
+}
+
+// confirmToken makes a token that came from a refresh the only one of its device.
+func (s *Service) confirmToken(ctx context.Context, key tokenKey, user, device int64) error {
+	return s.write(ctx, func(w *write) error {
+		_, found, err := w.AccessToken(key.String())
+		if err != nil {
+			return err
+		}
+		if !found {
+			return mxerr.UnknownToken(false)
+		}
+		w.after(func() { s.sessions.dropDevice(user, device) })
+		return w.RetireTokens(device)
+	})
+}
+
+// session is a token in memory.
+type session struct {
+	Session
+	expires  int64                  // ms; 0: never
+	lastSeen atomic.Int64           // ms
+	addr     atomic.Pointer[string] // where from
+	stored   int64                  // the lastSeen that the database has; only StoreSeen touches it
+}
+
+func (c *session) seen(now int64, addr string) {
+	if addr == "" {
+		return
+	}
+	if old := c.addr.Load(); old == nil || *old != addr {
+		c.addr.Store(&addr)
+	}
+	c.lastSeen.Store(now) // last: a time says that there is an address
+}
+
+// maxSessions bounds the tokens in memory (about 400 bytes each); beyond it any one is forgotten and read again when used.
+const maxSessions = 100_000
+
+// sessionCache knows the tokens in use.
+type sessionCache struct {
+	// mu guards all below; a leaf lock.
+	mu     sync.RWMutex
+	tokens map[tokenKey]*session
+	users  map[int64]map[tokenKey]*session
+	// epoch grows with everything that is dropped, so that what was read before is not put in after.
+	epoch int64
+}
+
+func newSessionCache() *sessionCache {
+	return &sessionCache{tokens: map[tokenKey]*session{}, users: map[int64]map[tokenKey]*session{}}
+}
+
+func (c *sessionCache) get(key tokenKey) *session {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.tokens[key]
+}
+
+func (c *sessionCache) currentEpoch() int64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.epoch
+}
+
+// put keeps a token that was read in an epoch, unless something was dropped since.
+func (c *sessionCache) put(key tokenKey, s *session, epoch int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.epoch != epoch {
+		return
+	}
+	if len(c.tokens) >= maxSessions {
+		for k := range c.tokens {
+			c.remove(k)
+			break
+		}
+	}
+	c.tokens[key] = s
+	if c.users[s.UserNID] == nil {
+		c.users[s.UserNID] = map[tokenKey]*session{}
+	}
+	c.users[s.UserNID][key] = s
+}
+
+func (c *sessionCache) remove(key tokenKey) {
+	s := c.tokens[key]
+	delete(c.tokens, key)
+	delete(c.users[s.UserNID], key)
+	if len(c.users[s.UserNID]) == 0 {
+		delete(c.users, s.UserNID)
+	}
+}
+
+// dropUser forgets a user's tokens.
+func (c *sessionCache) dropUser(user int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch++
+	for key := range c.users[user] {
+		c.remove(key)
+	}
+}
+
+// dropDevice forgets the tokens of a user's device.
+func (c *sessionCache) dropDevice(user, device int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch++
+	for key, s := range c.users[user] {
+		if s.DeviceNID == device {
+			c.remove(key)
+		}
+	}
+}
+
+// ofUser lists a user's tokens in use.
+func (c *sessionCache) ofUser(user int64) []*session {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var out []*session
+	for _, s := range c.users[user] {
+		out = append(out, s)
+	}
+	return out
+}
+
+// all lists every token in use.
+func (c *sessionCache) all() []*session {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := make([]*session, 0, len(c.tokens))
+	for _, s := range c.tokens {
+		out = append(out, s)
+	}
+	return out
+}
+
+// seenBatch is how many devices one write updates: a write is short.
+const seenBatch = 500
+
+// StoreSeen stores when devices were seen since the last time. It is called by one goroutine at a time.
+func (s *Service) StoreSeen(ctx context.Context) error {
+	var fresh []*session
+	for _, c := range s.sessions.all() {
+		if c.lastSeen.Load() > c.stored {
+			fresh = append(fresh, c)
+		}
+	}
+	for len(fresh) > 0 {
+		batch := fresh[:min(seenBatch, len(fresh))]
+		fresh = fresh[len(batch):]
+		if err := s.storeSeen(ctx, batch); err != nil {
+			return fmt.Errorf("store when devices were seen: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *Service) storeSeen(ctx context.Context, batch []*session) error {
+	at := make([]int64, len(batch))
+	err := s.write(ctx, func(w *write) error {
+		for i, c := range batch {
+			at[i] = c.lastSeen.Load()
+			if err := w.DeviceSeen(c.DeviceNID, at[i], *c.addr.Load()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, c := range batch {
+		c.stored = at[i]
+	}
+	return nil
+}
+
+// lastSeen is when and from where a device was seen, by what is in memory.
+func (s *Service) lastSeen(d *Device, sessions []*session) {
+	for _, c := range sessions {
+		if seen := c.lastSeen.Load(); c.DeviceNID == d.nid && seen > d.LastSeen.UnixMilli() {
+			d.LastSeen = time.UnixMilli(seen)
+			if addr := c.addr.Load(); addr != nil {
+				d.Address = *addr
+			}
+		}
+	}
+}

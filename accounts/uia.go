@@ -1,0 +1,253 @@
+package accounts
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+
+	"ebb/mxerr"
+)
+
+// The stages of user-interactive authentication that Ebb knows.
+// Spec: client-server-api#authentication-types
+const (
+	stagePassword = "m.login.password"
+	stageDummy    = "m.login.dummy"
+	stageTerms    = "m.login.terms"
+	stageToken    = "m.login.registration_token"
+)
+
+// auth is the authentication part of a request.
+type auth struct {
+	Type       string     `json:"type"`
+	Session    string     `json:"session"`
+	Identifier Identifier `json:"identifier"`
+	User       string     `json:"user"` // before identifier existed
+	Password   string     `json:"password"`
+	Token      string     `json:"token"`
+}
+
+// Identifier says who somebody is, in a request to sign in.
+// Spec: client-server-api#identifier-types
+type Identifier struct {
+	Type string `json:"type"`
+	User string `json:"user"`
+}
+
+// Name is the user that an identifier, or the older user member, names.
+//
+// Errors: M_FORBIDDEN for addresses and phone numbers, which no account has; M_INVALID_PARAM, M_MISSING_PARAM.
+func (i Identifier) Name(older string) (string, error) {
+	switch i.Type {
+	case "m.id.user":
+		older = i.User
+	case "":
+	case "m.id.thirdparty", "m.id.phone":
+		return "", mxerr.Forbidden("Accounts of this server have no email address or phone number: sign in with your user name")
+	default:
+		return "", mxerr.InvalidParam("The identifier type %.64q is unknown", i.Type)
+	}
+	if older == "" {
+		return "", mxerr.MissingParam("The user to sign in is missing")
+	}
+	return older, nil
+}
+
+// Asked is a request that needs more proof than its access token.
+type Asked struct {
+	Operation string                     // what it does: the operation's id
+	Session   Session                    // who asks
+	Body      map[string]json.RawMessage // with the member auth
+	Target    string                     // what the path names
+}
+
+// Confirm checks the authentication part of a user's request: the password of the account. Nil: go on; the proof is used up.
+//
+// Errors: 401 with the flows, and M_FORBIDDEN where the password was wrong; 403 M_FORBIDDEN for another user's password.
+func (s *Service) Confirm(ctx context.Context, q Asked) error {
+	a, b, err := s.readAuth(q)
+	if err != nil {
+		return err
+	}
+	b.user, b.device = q.Session.UserNID, q.Session.DeviceNID
+	ch := s.asked.find(a.Session, b)
+	form := challengeForm{flows: [][]string{{stagePassword}}}
+	switch a.Type {
+	case "":
+		return form.unmet(ch, nil)
+	case stagePassword:
+	default:
+		return form.unmet(ch, errUnknownStage(a.Type))
+	}
+	wrong, err := s.checkOwn(ctx, q.Session, a)
+	if err != nil {
+		return err
+	}
+	if wrong != nil {
+		return form.unmet(ch, wrong)
+	}
+	s.asked.finish(ch.id)
+	return nil
+}
+
+// checkOwn checks that the password of the account that asks was given; wrong is what to tell where it was not.
+func (s *Service) checkOwn(ctx context.Context, who Session, a auth) (wrong *mxerr.Error, err error) {
+	if a.Identifier.Type != "" || a.User != "" {
+		name, err := a.Identifier.Name(a.User)
+		if err != nil {
+			return nil, err
+		}
+		row, err := s.accountToSignIn(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if row.NID != who.UserNID {
+			return nil, mxerr.Forbidden("The password is to be that of the account that is signed in")
+		}
+	}
+	_, err = s.checkCredentials(ctx, string(who.User), a.Password)
+	if errors.As(err, &wrong) && wrong.Code == mxerr.CodeForbidden {
+		return wrong, nil
+	}
+	return nil, err
+}
+
+// readAuth reads the member auth, and what the request is.
+func (s *Service) readAuth(q Asked) (a auth, b binding, err error) {
+	if raw, there := q.Body["auth"]; there && string(raw) != "null" {
+		if err := json.Unmarshal(raw, &a); err != nil {
+			return a, b, mxerr.BadJSON("auth does not have the documented shape").Because(err)
+		}
+	}
+	b.operation = q.Operation + " " + q.Target
+	b.body, err = bodyDigest(q.Body)
+	return a, b, err
+}
+
+func errUnknownStage(stage string) *mxerr.Error {
+	return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnrecognized, "The authentication type %.64q is not offered", stage)
+}
+
+// challengeForm is what a client is told about a challenge.
+type challengeForm struct {
+	flows  [][]string
+	params map[string]any
+}
+
+// met says whether some flow is complete.
+func (f challengeForm) met(ch challenge) bool {
+	return slices.ContainsFunc(f.flows, func(stages []string) bool {
+		return !slices.ContainsFunc(stages, func(stage string) bool { return !slices.Contains(ch.completed, stage) })
+	})
+}
+
+func (f challengeForm) offers(stage string) bool {
+	return slices.ContainsFunc(f.flows, func(stages []string) bool { return slices.Contains(stages, stage) })
+}
+
+// unmet is the answer that asks for more: 401 with the flows; an error code only where an attempt failed.
+// Spec: client-server-api#user-interactive-api-in-the-rest-api
+func (f challengeForm) unmet(ch challenge, failed *mxerr.Error) error {
+	flows := make([]map[string][]string, len(f.flows))
+	for i, stages := range f.flows {
+		flows[i] = map[string][]string{"stages": stages}
+	}
+	params := f.params
+	if params == nil {
+		params = map[string]any{}
+	}
+	e := mxerr.New(http.StatusUnauthorized, "", "more authentication is needed")
+	if failed != nil {
+		e = mxerr.New(http.StatusUnauthorized, failed.Code, "%s", failed.Msg)
+	}
+	return e.With("flows", flows).With("params", params).With("session", ch.id).With("completed", append([]string{}, ch.completed...))
+}
+
+// Admission is what registering takes, and is fulfilled. Done ends it once the account is made; without it the same
+// session can try again with another name.
+type Admission struct {
+	Token string // the registration token to count the account on, "" for none
+	Done  func()
+}
+
+// Admit checks the authentication part of a request to register, by the mode of registration and the terms.
+//
+// Errors: 401 with the flows, and M_FORBIDDEN where a stage failed; 403 M_FORBIDDEN where registration is closed.
+func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage) (Admission, error) {
+	if s.Registration != Open && s.Registration != WithToken {
+		return Admission{}, mxerr.Forbidden("Registration is closed: the administrator makes accounts")
+	}
+	a, _, err := s.readAuth(Asked{Body: body})
+	if err != nil {
+		return Admission{}, err
+	}
+	// Not bound to the parameters: nobody's account is at stake, and a name that is taken may be replaced by another.
+	ch := s.applying.find(a.Session, binding{operation: "register"})
+	form := s.registrationForm()
+	if a.Type != "" {
+		if ch, err = s.applyStage(ctx, ch, form, a); err != nil {
+			return Admission{}, err
+		}
+	}
+	if !form.met(ch) {
+		return Admission{}, form.unmet(ch, nil)
+	}
+	return Admission{Token: ch.token, Done: func() { s.applying.finish(ch.id) }}, nil
+}
+
+// registrationForm is what people do to register.
+func (s *Service) registrationForm() challengeForm {
+	stages, params := []string{stageDummy}, map[string]any{}
+	if s.Registration == WithToken {
+		stages = []string{stageToken}
+	}
+	if len(s.Terms) > 0 {
+		stages = append(stages, stageTerms)
+		params[stageTerms] = map[string]any{"policies": s.policies()}
+	}
+	return challengeForm{flows: [][]string{stages}, params: params}
+}
+
+// policies is the terms as clients read them.
+// Spec: client-server-api#terms-of-service-at-registration
+func (s *Service) policies() map[string]any {
+	out := map[string]any{}
+	for _, t := range s.Terms {
+		version := t.Version
+		if version == "" {
+			version = "1"
+		}
+		out[t.ID] = map[string]any{"version": version, "en": map[string]string{"name": t.Name, "url": t.URL}}
+	}
+	return out
+}
+
+// applyStage tries one stage.
+func (s *Service) applyStage(ctx context.Context, ch challenge, form challengeForm, a auth) (challenge, error) {
+	if !form.offers(a.Type) {
+		return ch, form.unmet(ch, errUnknownStage(a.Type))
+	}
+	accept, token := func(int64) bool { return true }, ""
+	if a.Type == stageToken {
+		row, found, err := s.registrationToken(ctx, a.Token)
+		if err != nil {
+			return ch, err
+		}
+		token = a.Token
+		if !found || token == "" {
+			return ch, form.unmet(ch, errBadToken())
+		}
+		accept = func(pending int64) bool { return s.usable(row, pending) }
+	}
+	after, ok := s.applying.complete(ch.id, a.Type, token, accept)
+	if !ok {
+		return after, form.unmet(after, errBadToken())
+	}
+	return after, nil
+}
+
+func errBadToken() *mxerr.Error {
+	return mxerr.Forbidden("The registration token is unknown, used up or has expired")
+}
