@@ -52,3 +52,20 @@ func Migrate(dsn string, files fs.FS) error {
 	}
 	return errors.Join(migrate(c, d, files), c.close())
 }
+
+// Prepare says whether the database understands a query.
+func Prepare(db *DB, query string) error {
+	return db.between(context.Background(), func(c conn) error {
+		if lite, ok := c.(*liteConn); ok {
+			s, err := lite.c.Prepare(liteText(query))
+			if err != nil {
+				return err
+			}
+			return s.Close()
+		}
+		if err := run(c, `PREPARE q AS `+query); err != nil {
+			return err
+		}
+		return run(c, `DEALLOCATE q`)
+	})
+}

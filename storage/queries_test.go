@@ -1,0 +1,118 @@
+package storage_test
+
+import (
+	"go/ast"
+	"go/constant"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"ebb/storage"
+	"ebb/storage/storagetest"
+)
+
+// packageQueries finds the SQL in this package's source: every constant expression handed to exec, each, one or collect.
+// A list of placeholders that is made at run time stands as "(NULL)".
+func packageQueries(t *testing.T) map[string]token.Position {
+	t.Helper()
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := token.NewFileSet()
+	var files []*ast.File
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(set, name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}}
+	// Constants can be folded without the imports, so what is unknown by their absence does not matter.
+	lenient := types.Config{Error: func(error) {}, Importer: nothing{}}
+	_, _ = lenient.Check("ebb/storage", set, files, info)
+
+	queries := map[string]token.Position{}
+	for _, f := range files {
+		ast.Inspect(f, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if arg := queryArgument(call); arg != nil {
+					if text, ok := fold(info, arg); ok {
+						queries[text] = set.Position(call.Pos())
+					}
+				}
+			}
+			return true
+		})
+	}
+	return queries
+}
+
+type nothing struct{}
+
+func (nothing) Import(path string) (*types.Package, error) {
+	p := types.NewPackage(path, filepath.Base(path))
+	p.MarkComplete()
+	return p, nil
+}
+
+// queryArgument is the SQL of tx.exec(sql, …), tx.each(f, sql, …), one(tx, f, sql, …), collect(tx, f, sql, …).
+func queryArgument(call *ast.CallExpr) ast.Expr {
+	index := map[string]int{"exec": 0, "each": 1, "one": 2, "collect": 2}
+	name := ""
+	switch f := call.Fun.(type) {
+	case *ast.SelectorExpr:
+		if x, ok := f.X.(*ast.Ident); ok && x.Name == "tx" {
+			name = f.Sel.Name
+		}
+	case *ast.Ident:
+		name = f.Name
+	}
+	if i, ok := index[name]; ok && len(call.Args) > i {
+		return call.Args[i]
+	}
+	return nil
+}
+
+func fold(info *types.Info, e ast.Expr) (string, bool) {
+	if v := info.Types[e].Value; v != nil && v.Kind() == constant.String {
+		return constant.StringVal(v), true
+	}
+	switch e := e.(type) {
+	case *ast.BinaryExpr:
+		left, ok1 := fold(info, e.X)
+		right, ok2 := fold(info, e.Y)
+		return left + right, ok1 && ok2 && e.Op == token.ADD
+	case *ast.Ident:
+		return "(NULL)", e.Name == "list"
+	}
+	return "", false
+}
+
+func TestEveryQueryIsUnderstoodByBothDatabases(t *testing.T) {
+	queries := packageQueries(t)
+	if len(queries) < 20 {
+		t.Fatalf("only %d queries found", len(queries))
+	}
+	texts := make([]string, 0, len(queries))
+	for q := range queries {
+		texts = append(texts, q)
+	}
+	slices.Sort(texts)
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		for _, q := range texts {
+			if err := storage.Prepare(db, q); err != nil {
+				t.Errorf("%s: %v", queries[q], err)
+			}
+		}
+		t.Logf("%d queries", len(texts))
+	})
+}
