@@ -320,6 +320,18 @@ func newRoom(s *Service, v *pdu.Version) *Room {
 	return r
 }
 
+// createTime is a time for a create event, in ms, that no other room of this server has: from room version 12 on a room's
+// id is the hash of its create event, in which nothing else need differ.
+func (s *Service) createTime() int64 {
+	for {
+		last := s.lastCreated.Load()
+		now := max(s.Now().UnixMilli(), last+1)
+		if s.lastCreated.CompareAndSwap(last, now) {
+			return now
+		}
+	}
+}
+
 // addCreate adds m.room.create. From room version 12 on the room's id comes from it.
 func (c *creation) addCreate(b *batch) error {
 	content, err := json.Marshal(c.content)
@@ -327,7 +339,7 @@ func (c *creation) addCreate(b *batch) error {
 		return err
 	}
 	empty := ""
-	e, err := b.add(proto{typ: typeCreate, stateKey: &empty, sender: c.sender, content: content})
+	e, err := b.add(proto{typ: typeCreate, stateKey: &empty, sender: c.sender, content: content, ts: c.svc.createTime()})
 	if err != nil {
 		return invalidState(err)
 	}

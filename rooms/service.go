@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -69,6 +70,8 @@ type Service struct {
 	own    membershipCache
 	txns   txnTable
 	unread unreadTable
+
+	lastCreated atomic.Int64 // ms; see createTime
 
 	reader *reader // what reads remember
 }
