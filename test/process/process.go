@@ -1,0 +1,202 @@
+// Package process runs the real binary for tests: it is built once per test program, started with a configuration of the
+// test's own on a loopback port, killed, and started again on the same folder. Tests that need no process of its own use
+// internal/testserver.
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// startTimeout is generous: a machine that builds something else at the same time is slow.
+const startTimeout = 60 * time.Second
+
+// Binary is a built server.
+type Binary struct{ path string }
+
+// Build builds cmd/ebb below the folder, or takes the binary that EBB_TEST_BINARY names.
+func Build(dir string, flags ...string) (Binary, error) {
+	if path := os.Getenv("EBB_TEST_BINARY"); path != "" {
+		return Binary{path}, nil
+	}
+	path := filepath.Join(dir, "ebb")
+	args := append([]string{"build", "-o", path}, flags...)
+	if out, err := exec.Command("go", append(args, "ebb/cmd/ebb")...).CombinedOutput(); err != nil {
+		return Binary{}, fmt.Errorf("build ebb: %w\n%s", err, out)
+	}
+	return Binary{path}, nil
+}
+
+// Run runs a subcommand and returns what it printed.
+func (b Binary) Run(ctx context.Context, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, b.path, args...).CombinedOutput()
+	return string(out), err
+}
+
+// Options is how a server is started.
+type Options struct {
+	Config  string   // YAML after server_name, data_dir and listen
+	Wrapper []string // a command that gets the server's command line, such as strace
+	Dir     string   // of all files; a temporary one when empty
+}
+
+// Server is one folder with at most one process on it.
+type Server struct {
+	URL     string
+	DataDir string
+	Config  string // the file
+
+	binary  Binary
+	wrapper []string
+	log     *buffer
+	cmd     *exec.Cmd
+	done    chan error
+}
+
+// Start starts a server named localhost and waits until it answers. It is killed at the end of the test, and its log is
+// shown if the test failed.
+func Start(t testing.TB, b Binary, o Options) *Server {
+	t.Helper()
+	dir := o.Dir
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	address := freeAddress(t)
+	s := &Server{URL: "http://" + address, DataDir: filepath.Join(dir, "data"), Config: filepath.Join(dir, "ebb.yaml"),
+		binary: b, wrapper: o.Wrapper, log: &buffer{}}
+	text := fmt.Sprintf("server_name: localhost\npublic_url: %s\ndata_dir: %s\nlisten: [{address: %q, serve: [client, admin]}]\n%s\n",
+		s.URL, s.DataDir, address, o.Config)
+	if err := os.WriteFile(s.Config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		s.Kill()
+		if t.Failed() {
+			t.Logf("log of the server, its end:\n%s", s.log.tail(8000))
+		}
+	})
+	s.Up(t)
+	return s
+}
+
+// Up starts the process again on the same folder and port, and waits until it answers.
+func (s *Server) Up(t testing.TB) {
+	t.Helper()
+	words := append(append([]string{}, s.wrapper...), s.binary.path, "serve", "--config", s.Config)
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Stdout, cmd.Stderr = s.log, s.log
+	// A group of its own, so that a wrapper's child is killed with it; and none survives the test program.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	s.cmd, s.done = cmd, done
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := s.awaitAnswer(ctx); err != nil {
+		t.Fatalf("the server does not start: %v\n%s", err, s.log.tail(8000))
+	}
+}
+
+func (s *Server) awaitAnswer(ctx context.Context) error {
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/health", http.NoBody)
+		if err != nil {
+			return err
+		}
+		if response, err := http.DefaultClient.Do(request); err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case err := <-s.done:
+			s.cmd = nil
+			return fmt.Errorf("it ended: %v", err)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond): // another process: there is nothing to be told by
+		}
+	}
+}
+
+// Kill ends the process by SIGKILL and waits for its end.
+func (s *Server) Kill() { _ = s.end(syscall.SIGKILL, startTimeout) }
+
+// Stop ends the process by SIGTERM; it is an error when it takes more than 10 s or ends badly.
+func (s *Server) Stop() error { return s.end(syscall.SIGTERM, 10*time.Second) }
+
+func (s *Server) end(signal syscall.Signal, within time.Duration) error {
+	if s.cmd == nil {
+		return nil
+	}
+	pid := s.cmd.Process.Pid
+	err := syscall.Kill(-pid, signal)
+	select {
+	case ended := <-s.done:
+		s.cmd = nil
+		return errors.Join(err, ended)
+	case <-time.After(within):
+		return fmt.Errorf("the server did not end within %v of signal %v", within, signal)
+	}
+}
+
+// Command runs a subcommand on this server's configuration.
+func (s *Server) Command(t testing.TB, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	out, err := s.binary.Run(ctx, append(args, "--config", s.Config)...)
+	if err != nil {
+		t.Fatalf("ebb %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(out)
+}
+
+// freeAddress is a loopback address that nothing listens at just now.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// buffer is the log of a process; it keeps the last megabyte or so.
+type buffer struct {
+	mu    sync.Mutex // guards bytes
+	bytes bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.bytes.Len() > 1<<20 {
+		b.bytes.Next(b.bytes.Len() / 2)
+	}
+	return b.bytes.Write(p)
+}
+
+func (b *buffer) tail(n int) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := b.bytes.Bytes()
+	return string(all[max(0, len(all)-n):])
+}
