@@ -1,0 +1,23 @@
+package clientapi
+
+import (
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+	"ebb/rooms"
+)
+
+func (a *API) createRoomRoutes() []httpapi.Route {
+	return []httpapi.Route{roomRoute("POST", "/createRoom", "createRoom", "create_room.yaml", httpapi.Joins, a.createRoom)}
+}
+
+// createRoom makes a room.
+// Spec: client-server-api#post_matrixclientv3createroom
+func (a *API) createRoom(r *httpapi.Request) (any, error) {
+	var body rooms.CreateRoom
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	room, err := a.Rooms.Create(r.Context(), sender(r), body)
+	return map[string]id.RoomID{"room_id": room}, err
+}

@@ -1,0 +1,86 @@
+package clientapi
+
+import (
+	"ebb/httpapi"
+	"ebb/mxerr"
+	"ebb/rooms"
+)
+
+func (a *API) listPublicRoomsRoutes() []httpapi.Route {
+	const file, entry, all = "list_public_rooms.yaml", "/directory/list/room/{roomId}", "/publicRooms"
+	get := roomRoute("GET", entry, "getRoomVisibilityOnDirectory", file, httpapi.Reads, a.getRoomVisibilityOnDirectory)
+	list := roomRoute("GET", all, "getPublicRooms", file, httpapi.Reads, a.getPublicRooms)
+	get.Auth, list.Auth = httpapi.None, httpapi.None
+	return []httpapi.Route{
+		get,
+		roomRoute("PUT", entry, "setRoomVisibilityOnDirectory", file, httpapi.Sends, a.setRoomVisibilityOnDirectory),
+		list,
+		roomRoute("POST", all, "queryPublicRooms", file, httpapi.Reads, a.queryPublicRooms),
+	}
+}
+
+// getRoomVisibilityOnDirectory tells whether a room is listed.
+// Spec: client-server-api#get_matrixclientv3directorylistroomroomid
+func (a *API) getRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
+	published, err := a.Rooms.IsPublished(r.Context(), roomID(r))
+	visibility := "private"
+	if published {
+		visibility = "public"
+	}
+	return map[string]string{"visibility": visibility}, err
+}
+
+// setRoomVisibilityOnDirectory lists a room, or takes it out.
+// Spec: client-server-api#put_matrixclientv3directorylistroomroomid
+func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
+	body := struct {
+		Visibility string `json:"visibility"`
+	}{"public"}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if body.Visibility != "public" && body.Visibility != "private" {
+		return nil, mxerr.InvalidParam("visibility must be public or private")
+	}
+	return nil, a.Rooms.SetPublished(r.Context(), sender(r), roomID(r), body.Visibility == "public", r.IsAdmin)
+}
+
+// maxSearchTerm bounds what every listed room is searched for, in bytes.
+const maxSearchTerm = 512
+
+// getPublicRooms lists the rooms of the directory.
+// Spec: client-server-api#get_matrixclientv3publicrooms
+func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
+	limit, err := r.QueryInt("limit", 0, 0, rooms.MaxPage)
+	if err != nil {
+		return nil, err
+	}
+	return a.publicRooms(r, rooms.PublicRoomsQuery{Limit: int(limit), Since: r.Query("since")})
+}
+
+// queryPublicRooms searches the rooms of the directory.
+// Spec: client-server-api#post_matrixclientv3publicrooms
+func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
+	var body struct {
+		Limit  int    `json:"limit"`
+		Since  string `json:"since"`
+		Filter struct {
+			Term  string    `json:"generic_search_term"`
+			Types []*string `json:"room_types"`
+		} `json:"filter"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if body.Limit < 0 || len(body.Filter.Term) > maxSearchTerm || len(body.Filter.Types) > maxSearchTerm {
+		return nil, mxerr.InvalidParam("limit is negative or the filter too long")
+	}
+	return a.publicRooms(r, rooms.PublicRoomsQuery{Limit: body.Limit, Since: body.Since, Search: body.Filter.Term, Types: body.Filter.Types})
+}
+
+func (a *API) publicRooms(r *httpapi.Request, q rooms.PublicRoomsQuery) (any, error) {
+	if server := r.Query("server"); server != "" && server != a.Rooms.Server {
+		return nil, mxerr.Forbidden("This server does not ask other servers for their directories")
+	}
+	return a.Rooms.PublicRooms(r.Context(), q)
+}

@@ -1,0 +1,31 @@
+package clientapi
+
+import (
+	"ebb/httpapi"
+	"ebb/mxerr"
+	"ebb/rooms"
+)
+
+func (a *API) receiptsRoutes() []httpapi.Route {
+	return []httpapi.Route{
+		roomRoute("POST", "/rooms/{roomId}/receipt/{receiptType}/{eventId}", "postReceipt", "receipts.yaml", httpapi.Sends, a.postReceipt),
+	}
+}
+
+// postReceipt notes how far the user has read.
+// Spec: client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid
+func (a *API) postReceipt(r *httpapi.Request) (any, error) {
+	var body struct {
+		ThreadID *string `json:"thread_id"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	m := rooms.Marker{Type: r.Var("receiptType"), Event: eventID(r)}
+	if body.ThreadID != nil {
+		if m.Thread = *body.ThreadID; m.Thread == "" {
+			return nil, mxerr.InvalidParam("thread_id is empty")
+		}
+	}
+	return nil, a.Rooms.SetReceipt(r.Context(), sender(r), roomID(r), m)
+}
