@@ -58,16 +58,16 @@ func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
 	var e *mxerr.Error
 	switch {
 	case errors.As(err, &e):
-	case errors.Is(err, context.Canceled):
-		e = mxerr.New(499, mxerr.CodeUnknown, "The request was cancelled") // nobody reads it
+	case errors.Is(err, context.Canceled): // the peer is gone, and reads this no more
+		e = mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "The request was cancelled")
 	default:
 		e = s.opt.Unknown(err)
 	}
 	r.errcode = e.Code
 	if e.Status >= 500 {
-		s.opt.Log.Error("request failed", "request", r.RequestID, "operation", r.operation, "err", err)
-	} else {
-		s.opt.Log.LogAttrs(r.Context(), slog.LevelDebug, "request refused", slog.String("request", r.RequestID), slog.Any("err", err))
+		s.opt.Log.ErrorContext(r.Context(), "request failed", "operation", r.route.OperationID, "err", err)
+	} else if s.opt.Log.Enabled(r.Context(), slog.LevelDebug) {
+		s.opt.Log.DebugContext(r.Context(), "request refused", "operation", r.route.OperationID, "err", err)
 	}
 	if after, ok := e.Extra["retry_after_ms"].(int64); ok {
 		w.Header().Set("Retry-After", strconv.FormatInt((after+999)/1000, 10))

@@ -3,12 +3,22 @@ package httpapi
 import (
 	"sync"
 	"time"
+
+	"ebb/config"
 )
 
 // Bucket is a rate: PerSecond requests on average, Burst at once.
 type Bucket struct {
 	PerSecond float64
 	Burst     int
+}
+
+// Rates are the rates of the classes that a configuration gives; none where limits are off.
+func Rates(c config.RateLimits) map[Rate]Bucket {
+	if !c.Enabled {
+		return nil
+	}
+	return map[Rate]Bucket{Sends: Bucket(c.Sends), Logins: Bucket(c.Logins), Joins: Bucket(c.Joins), Uploads: Bucket(c.Uploads), KeyClaim: Bucket(c.Claims)}
 }
 
 // Limiter is a token bucket per class and requester. It is safe for concurrent use.
@@ -66,7 +76,8 @@ func (l *Limiter) Limit(class Rate, who string) time.Duration {
 	return wait
 }
 
-// makeRoom forgets buckets that are full again by now, and any others if that is not enough.
+// makeRoom forgets buckets that are full again by now, and any others if that is not enough: a tenth at a time, so that a
+// flood of strangers costs one walk per 10,000 of them.
 func (l *Limiter) makeRoom(now time.Time) {
 	if len(l.buckets) < maxBuckets {
 		return
@@ -78,7 +89,7 @@ func (l *Limiter) makeRoom(now time.Time) {
 		}
 	}
 	for key := range l.buckets {
-		if len(l.buckets) < maxBuckets {
+		if len(l.buckets) <= maxBuckets-maxBuckets/10 {
 			return
 		}
 		delete(l.buckets, key)

@@ -1,18 +1,13 @@
 package httpapi
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/gorilla/mux"
 
 	"ebb/mxerr"
 )
@@ -23,10 +18,10 @@ type Request struct {
 	Requester
 	RequestID  string
 	ClientAddr string // the peer's address, by trusted_proxies
-	maxBody    int64
 	body       []byte
 	vars       map[string]string
-	operation  string
+	query      url.Values
+	route      *served
 	errcode    string // of the answer
 }
 
@@ -37,7 +32,10 @@ const maxVar = 2048
 func (r *Request) Var(name string) string { return r.vars[name] }
 
 // Query is a query parameter, "" where it is absent.
-func (r *Request) Query(name string) string { return r.URL.Query().Get(name) }
+func (r *Request) Query(name string) string { return r.query.Get(name) }
+
+// QueryAll is every value of a query parameter that may be repeated, such as via.
+func (r *Request) QueryAll(name string) []string { return r.query[name] }
 
 // QueryInt is a query parameter that is an integer in [lowest, highest]; a larger one counts as highest.
 //
@@ -80,91 +78,11 @@ func (r *Request) QueryMillis(name string, byDefault, highest time.Duration) (ti
 	return time.Duration(ms) * time.Millisecond, err
 }
 
-// Body reads the whole body, bounded by the route.
-//
-// Errors: M_TOO_LARGE.
-func (r *Request) Body() ([]byte, error) {
-	if r.body != nil {
-		return r.body, nil
-	}
-	if r.ContentLength > r.maxBody {
-		return nil, mxerr.TooLarge("The body is larger than %d bytes", r.maxBody)
-	}
-	var buf bytes.Buffer
-	if r.ContentLength > 0 {
-		buf.Grow(int(r.ContentLength) + bytes.MinRead)
-	}
-	_, err := buf.ReadFrom(io.LimitReader(r.Request.Body, r.maxBody+1))
-	if err != nil {
-		return nil, mxerr.NotJSON("The body could not be read").Because(err)
-	}
-	if int64(buf.Len()) > r.maxBody {
-		return nil, mxerr.TooLarge("The body is larger than %d bytes", r.maxBody)
-	}
-	r.body = buf.Bytes()
-	return r.body, nil
-}
-
-// Decode reads the body as a JSON object into v. An empty body counts as {}.
-//
-// Errors: M_TOO_LARGE, M_NOT_JSON, M_BAD_JSON.
-func (r *Request) Decode(v any) error {
-	body, err := r.Body()
-	if err != nil {
-		return err
-	}
-	return DecodeJSON(body, v)
-}
-
-// DecodeJSON is Decode for bytes that are already there.
-func DecodeJSON(body []byte, v any) error {
-	body = bytes.TrimSpace(body)
-	if len(body) == 0 {
-		body = []byte("{}")
-	}
-	if !utf8.Valid(body) || !json.Valid(body) {
-		return mxerr.NotJSON("The body is not JSON")
-	}
-	if body[0] != '{' {
-		return mxerr.BadJSON("The body is not a JSON object")
-	}
-	if deeper(body, maxDepth) {
-		return mxerr.BadJSON("The JSON is nested too deeply")
-	}
-	if err := json.Unmarshal(body, v); err != nil {
-		return mxerr.BadJSON("The body does not have the documented shape").Because(err)
-	}
-	return nil
-}
-
-// maxDepth bounds nested arrays and objects of a body.
-const maxDepth = 100
-
-// deeper says whether valid JSON is nested more than n levels.
-func deeper(body []byte, n int) bool {
-	depth, quoted := 0, false
-	for i := 0; i < len(body); i++ {
-		switch c := body[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			if depth++; depth > n {
-				return true
-			}
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-	return false
-}
-
 // token is the access token of a request: by header, or by the deprecated query parameter.
+// Spec: client-server-api#using-access-tokens
 func (r *Request) token() string {
-	if h := r.Header.Get("Authorization"); h != "" {
-		scheme, token, _ := strings.Cut(h, " ")
+	if h := r.Header["Authorization"]; len(h) > 0 {
+		scheme, token, _ := strings.Cut(h[0], " ")
 		if strings.EqualFold(scheme, "Bearer") {
 			return strings.TrimSpace(token)
 		}
@@ -173,41 +91,51 @@ func (r *Request) token() string {
 	return r.Query("access_token")
 }
 
-// checkText refuses what no id or parameter can hold: invalid UTF-8, NUL, endless strings.
+// idVars are the path parameters that are ids, which never have control characters. Types, state keys, tags, rule ids and
+// transaction ids are free text.
+var idVars = map[string]bool{
+	"roomId": true, "roomIdOrAlias": true, "roomAlias": true, "userId": true, "eventId": true, "deviceId": true,
+	"serverName": true, "mediaId": true, "sessionId": true, "filterId": true,
+}
+
+// checkText refuses what no parameter can hold: invalid UTF-8, NUL, endless strings.
 func checkText(name, value string) error {
-	if len(value) > maxVar || !utf8.ValidString(value) || strings.ContainsRune(value, 0) {
-		return mxerr.InvalidParam("%s is not a valid parameter", name)
+	if len(value) > maxVar || !utf8.ValidString(value) || strings.IndexByte(value, 0) >= 0 {
+		return mxerr.InvalidParam("The parameter %s is not valid", name)
 	}
 	return nil
 }
+
+func isControl(c rune) bool { return c < 0x20 || c >= 0x7f && c < 0xa0 }
 
 // unescapeVars reads the path parameters, each unescaped once.
 func (r *Request) unescapeVars() error {
-	raw := mux.Vars(r.Request)
-	r.vars = make(map[string]string, len(raw))
-	for name, v := range raw {
-		text, err := pathUnescape(v)
+	for name, v := range r.vars {
+		text, err := url.PathUnescape(v)
 		if err == nil {
 			err = checkText(name, text)
 		}
-		if err != nil {
+		if err != nil || idVars[name] && strings.IndexFunc(text, isControl) >= 0 {
 			return mxerr.InvalidParam("The path parameter %s is not valid", name)
 		}
-		r.vars[name] = text
+		if len(text) != len(v) {
+			r.vars[name] = text
+		}
 	}
 	return nil
 }
 
-func (r *Request) checkQuery() error {
+// parseQuery reads the query parameters.
+func (r *Request) parseQuery() (err error) {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
-	if len(r.URL.RawQuery) > maxHeaderBytes/2 {
-		return mxerr.InvalidParam("The query is too long")
+	if r.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
+		return mxerr.InvalidParam("The query is not valid").Because(err)
 	}
-	for name, values := range r.URL.Query() {
+	for name, values := range r.query {
 		for _, v := range values {
-			if name == "filter" { // an inline filter is JSON and may be long
+			if name == "filter" && utf8.ValidString(v) { // an inline filter is JSON, with its own bounds
 				continue
 			}
 			if err := checkText(name, v); err != nil {
@@ -216,12 +144,4 @@ func (r *Request) checkQuery() error {
 		}
 	}
 	return nil
-}
-
-type ctxKey struct{}
-
-// IDFrom is the id of the request that a context belongs to, for the log.
-func IDFrom(ctx context.Context) string {
-	id, _ := ctx.Value(ctxKey{}).(string)
-	return id
 }

@@ -2,13 +2,13 @@
 // bounds, decodes JSON, and writes answers and errors in the one form of the specification. It knows no service: who a
 // token belongs to is told by the Authenticate function that it is given.
 //
-// A request travels: Handler → request id, CORS → router (grouped by first path segments) → authentication → rate limit →
-// the route's Handler func → the answer or the error writer → metrics and access log.
+// A request travels: ServeHTTP → CORS, router (grouped by first path segments), request id → path and query parameters →
+// authentication → rate limit → bounds on the body → the route's Handler → the answer or the error writer → metrics and
+// access log.
 package httpapi
 
 import (
 	"net/http"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -78,10 +78,3 @@ type Raw struct {
 
 // Stream is an answer that the handler writes itself; errors before the first byte are the handler's to return instead.
 type Stream func(w http.ResponseWriter, r *http.Request)
-
-// timeouts of a connection: a slow header or body does not hold it for ever. Long polls and downloads need no write timeout.
-const (
-	readHeaderTimeout = 10 * time.Second
-	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 64 << 10
-)

@@ -6,6 +6,7 @@
 package telemetry
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,7 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// NewLogger writes to w. level is debug, info, warn or error; format is text or json.
+// NewLogger writes to w. level is debug, info, warn or error; format is text or json. What is logged with the context of a
+// request carries its id.
 func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
@@ -26,11 +28,39 @@ func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	o := &slog.HandlerOptions{Level: l}
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, o)), nil
+		return slog.New(withRequest{slog.NewTextHandler(w, o)}), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, o)), nil
+		return slog.New(withRequest{slog.NewJSONHandler(w, o)}), nil
 	}
 	return nil, fmt.Errorf("log format %q is neither text nor json", format)
+}
+
+type requestKey struct{}
+
+// WithRequest marks a context as that of a request.
+func WithRequest(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, requestKey{}, id)
+}
+
+// withRequest adds the request's id to what is logged with its context.
+type withRequest struct{ slog.Handler }
+
+// Handle implements slog.Handler.
+func (h withRequest) Handle(ctx context.Context, r slog.Record) error {
+	if id, ok := ctx.Value(requestKey{}).(string); ok {
+		r.AddAttrs(slog.String("request", id))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h withRequest) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return withRequest{h.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (h withRequest) WithGroup(name string) slog.Handler {
+	return withRequest{h.Handler.WithGroup(name)}
 }
 
 // The kinds of metrics. A Vec has labels: its With… methods give the metric for their values.

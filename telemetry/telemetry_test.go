@@ -34,6 +34,18 @@ func TestLoggerWritesTheFormatAndLevelAskedFor(t *testing.T) {
 	}
 }
 
+func TestLinesOfARequestCarryItsID(t *testing.T) {
+	var text bytes.Buffer
+	l, err := NewLogger(&text, "info", "text")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.With("part", "rooms").InfoContext(WithRequest(t.Context(), "r-7"), "stored")
+	if got := text.String(); !strings.Contains(got, "part=rooms") || !strings.Contains(got, "request=r-7") {
+		t.Error(got)
+	}
+}
+
 func TestMetricsAreServed(t *testing.T) {
 	NewCounterVec("ebb_test_things_total", "Things.", "kind").WithLabelValues("small").Add(3)
 	NewHistogram("ebb_test_size", "Sizes.", Counts()).Observe(5)

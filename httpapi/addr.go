@@ -1,0 +1,48 @@
+package httpapi
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// clientAddr is the address that speaks, seen through the proxies that are trusted.
+func (s *Server) clientAddr(r *http.Request) string {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	addr := peer.Addr().Unmap()
+	if !s.trusted(addr) {
+		return addr.String()
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(hops) - 1; i >= 0; i-- { // from the nearest; the first that is no proxy of ours is the client
+		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		if addr = hop.Unmap().WithZone(""); !s.trusted(addr) {
+			break
+		}
+	}
+	return addr.String()
+}
+
+func (s *Server) trusted(addr netip.Addr) bool {
+	for _, p := range s.opt.TrustedProxies {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// network is what rate limits count an address as: of IPv6 the /64, since one customer has at least that many addresses.
+func network(client string) string {
+	addr, err := netip.ParseAddr(client)
+	if err != nil || addr.Is4() {
+		return client
+	}
+	return netip.PrefixFrom(addr.WithZone(""), 64).Masked().String()
+}

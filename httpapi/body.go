@@ -1,0 +1,157 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+	"unicode/utf8"
+
+	"ebb/mxerr"
+)
+
+// A body may take patience plus one second for each trickle bytes of it, in either direction: a peer that is slower, to
+// the point of holding a connection for days, is cut off. Long polls have no body on its way and wait as they like.
+const (
+	patience = 30 * time.Second
+	trickle  = 8 << 10
+)
+
+// boundedBody is a request body that ends with M_TOO_LARGE beyond its bound and with an error when it trickles.
+type boundedBody struct {
+	io.ReadCloser
+	conn     *http.ResponseController
+	start    time.Time
+	deadline time.Time // set on the connection
+	read     int64
+	max      int64
+}
+
+// Read implements io.Reader.
+func (b *boundedBody) Read(p []byte) (int, error) {
+	due := b.start.Add(patience + time.Duration(b.read/trickle)*time.Second)
+	if due.Sub(b.deadline) >= time.Second {
+		b.deadline = due
+		_ = b.conn.SetReadDeadline(due) // not every writer has a connection: tests
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.read += int64(n)
+	switch {
+	case b.read > b.max:
+		return n, tooLarge(b.max)
+	case err != nil && !b.deadline.IsZero():
+		// Whoever works long on what was read, a long poll, must not be cut off by the deadline of reading it.
+		_ = b.conn.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+func tooLarge(limit int64) error { return mxerr.TooLarge("The body is larger than %d bytes", limit) }
+
+// boundBody puts the bounds of the route on the body.
+func (r *Request) boundBody(w http.ResponseWriter, limit int64) error {
+	if r.ContentLength > limit {
+		return tooLarge(limit)
+	}
+	if r.ContentLength != 0 && r.Request.Body != nil {
+		r.Request.Body = &boundedBody{ReadCloser: r.Request.Body, conn: http.NewResponseController(w), start: time.Now(), max: limit}
+	}
+	return nil
+}
+
+// Body reads the whole body, bounded by the route.
+//
+// Errors: M_TOO_LARGE, M_NOT_JSON.
+func (r *Request) Body() ([]byte, error) {
+	if r.body != nil || r.Request.Body == nil || r.ContentLength == 0 {
+		return r.body, nil
+	}
+	var buf bytes.Buffer
+	if r.ContentLength > 0 { // 64 KiB: whoever announces more has to send it before it costs memory
+		buf.Grow(int(min(r.ContentLength, 64<<10)) + bytes.MinRead)
+	}
+	if _, err := buf.ReadFrom(r.Request.Body); err != nil {
+		var known *mxerr.Error
+		if errors.As(err, &known) {
+			return nil, known
+		}
+		return nil, mxerr.NotJSON("The body could not be read").Because(err)
+	}
+	r.body = buf.Bytes()
+	return r.body, nil
+}
+
+// Decode reads the body as a JSON object into v. Where there is none, a POST or DELETE counts as {}: much of the API lets
+// clients leave it out.
+//
+// Errors: M_TOO_LARGE, M_NOT_JSON, M_BAD_JSON.
+func (r *Request) Decode(v any) error {
+	body, err := r.Body()
+	if err != nil {
+		return err
+	}
+	if len(body) == 0 && r.Method != http.MethodPut {
+		return nil
+	}
+	return DecodeJSON(body, v)
+}
+
+// DecodeJSON is Decode for bytes that are already there.
+//
+// Errors: M_NOT_JSON, M_BAD_JSON.
+func DecodeJSON(body []byte, v any) error {
+	body = bytes.TrimLeft(body, " \t\r\n")
+	if len(body) == 0 || !utf8.Valid(body) {
+		return mxerr.NotJSON("The body is not JSON")
+	}
+	if body[0] != '{' {
+		if json.Valid(body) {
+			return mxerr.BadJSON("The body is not a JSON object")
+		}
+		return mxerr.NotJSON("The body is not JSON")
+	}
+	deep, nul := survey(body)
+	if deep > maxDepth {
+		return mxerr.BadJSON("The JSON is nested more than %d levels deep", maxDepth)
+	}
+	err := json.Unmarshal(body, v)
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &syntax):
+		return mxerr.NotJSON("The body is not JSON").Because(err)
+	case err != nil:
+		return mxerr.BadJSON("The body does not have the documented shape").Because(err)
+	case nul:
+		return mxerr.BadJSON("The JSON has a NUL character in a string")
+	}
+	return nil
+}
+
+// maxDepth bounds nested arrays and objects of a body: every reader of it may recurse.
+const maxDepth = 100
+
+// survey tells how deep bytes that may be JSON are nested (counting stops beyond maxDepth), and whether a string in them
+// has an escaped NUL. Deviation: JSON allows NUL, but PostgreSQL stores no text with it and C clients cut it short.
+func survey(body []byte) (deepest int, nul bool) {
+	depth, quoted := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case quoted && c == '\\':
+			i++
+			nul = nul || bytes.HasPrefix(body[i:], []byte("u0000"))
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth > maxDepth {
+				return depth, nul
+			}
+			deepest = max(deepest, depth)
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return deepest, nul
+}

@@ -1,0 +1,178 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+// Bounds of a connection; a body in either direction has patience and trickle.
+const (
+	readHeaderTimeout = 10 * time.Second // a header that drips in
+	idleTimeout       = 2 * time.Minute  // between requests
+	writeTimeout      = 10 * time.Minute // from the header of a request to the end of a small answer: the longest poll and its answer
+	maxHeaderBytes    = 64 << 10
+	// grace is how long running requests may take to end when the server stops; with what follows it stays under 10 s.
+	grace = 7 * time.Second
+)
+
+// Listener is one address to accept connections on.
+type Listener struct {
+	Address     string // HOST:PORT
+	Certificate string // PEM files; "" for plain HTTP
+	PrivateKey  string
+	Handler     http.Handler
+}
+
+// Front is every address of the server.
+type Front struct {
+	Listeners []Listener
+	Log       *slog.Logger
+	Ready     func(addresses []net.Addr) // called once, when all accept
+	// Drain is called when the server stops, before running requests are waited for: it lets parked polls answer.
+	Drain func()
+}
+
+// Run accepts connections until ctx ends or an address fails, and returns when no request runs any more.
+func (f Front) Run(ctx context.Context) error {
+	open, err := f.open()
+	if err != nil {
+		return err
+	}
+	addresses := make([]net.Addr, len(open))
+	for i, l := range open {
+		addresses[i] = l.Addr()
+	}
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	servers := make([]*http.Server, len(open))
+	failed := make(chan error, len(open))
+	var running sync.WaitGroup
+	for i, l := range open {
+		servers[i] = f.server(f.Listeners[i].Handler, requests)
+		running.Go(func() { failed <- servers[i].Serve(l) })
+	}
+	if f.Ready != nil {
+		f.Ready(addresses)
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	f.stop(servers, cancel)
+	running.Wait()
+	return err
+}
+
+// stop ends the servers: gently, and after the grace by force.
+func (f Front) stop(servers []*http.Server, cancel func()) {
+	if f.Drain != nil {
+		f.Drain()
+	}
+	ctx, done := context.WithTimeout(context.Background(), grace)
+	defer done()
+	var stopping sync.WaitGroup
+	for _, s := range servers {
+		stopping.Go(func() {
+			if err := s.Shutdown(ctx); err != nil {
+				f.Log.Warn("requests were cut off by the end of the server", "err", err)
+				cancel()
+				_ = s.Close()
+			}
+		})
+	}
+	stopping.Wait()
+}
+
+// server bounds what a connection may cost.
+func (f Front) server(h http.Handler, requests context.Context) *http.Server { //nolint:revive // the context is the base of others
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout, MaxHeaderBytes: maxHeaderBytes,
+		BaseContext: func(net.Listener) context.Context { return requests },
+		ErrorLog:    slog.NewLogLogger(f.Log.Handler(), slog.LevelDebug), // what strangers do wrong to their connections
+	}
+}
+
+// open binds every address, or none.
+func (f Front) open() (open []net.Listener, err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range open {
+				_ = l.Close()
+			}
+		}
+	}()
+	for _, l := range f.Listeners {
+		bound, err := l.open(f.Log)
+		if err != nil {
+			return open, err
+		}
+		open = append(open, bound)
+	}
+	return open, nil
+}
+
+func (l Listener) open(log *slog.Logger) (net.Listener, error) {
+	var secure *tls.Config
+	if l.Certificate != "" {
+		c := &certificate{certFile: l.Certificate, keyFile: l.PrivateKey, log: log}
+		if err := c.load(); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
+		}
+		secure = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get, NextProtos: []string{"h2", "http/1.1"}}
+	}
+	bound, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", l.Address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
+	}
+	if secure != nil {
+		bound = tls.NewListener(bound, secure)
+	}
+	return bound, nil
+}
+
+// certificate is read again when its files change, so that a renewal needs no restart.
+type certificate struct {
+	certFile, keyFile string
+	log               *slog.Logger
+
+	// mu guards what follows; a leaf lock.
+	mu      sync.Mutex
+	current *tls.Certificate
+	changed time.Time // of certFile
+}
+
+func (c *certificate) load() error {
+	info, err := os.Stat(c.certFile)
+	if err != nil {
+		return err
+	}
+	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	if err != nil {
+		return fmt.Errorf("%s with %s: %w", c.certFile, c.keyFile, err)
+	}
+	c.current, c.changed = &pair, info.ModTime()
+	return nil
+}
+
+// get gives the certificate to a handshake. A renewal that cannot be read leaves the old one in use.
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	info, err := os.Stat(c.certFile)
+	if err == nil && !info.ModTime().Equal(c.changed) {
+		err = c.load()
+		c.changed = info.ModTime()
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		c.log.Warn("the renewed certificate cannot be read, the old one stays in use", "err", err)
+	}
+	return c.current, nil
+}
