@@ -22,10 +22,10 @@ import (
 // house is a server to write to, on a real database.
 type house struct {
 	testing.TB
-	db  *storage.DB
-	svc *Service
-	now time.Time
-	txn int
+	db   *storage.DB
+	svc  *Service
+	now  time.Time
+	with []func(*Options)
 }
 
 // eachHouse runs a test on every kind of database.
@@ -39,19 +39,19 @@ func oneHouse(t testing.TB, with ...func(*Options)) *house {
 }
 
 func newHouse(t testing.TB, db *storage.DB, with ...func(*Options)) *house {
-	h := &house{TB: t, db: db, now: time.UnixMilli(1_750_000_000_000)}
-	h.svc = h.open(with...)
+	h := &house{TB: t, db: db, now: time.UnixMilli(1_750_000_000_000), with: with}
+	h.svc = h.open()
 	return h
 }
 
 // open starts the service anew: everything it knows comes from the database.
-func (h *house) open(with ...func(*Options)) *Service {
+func (h *house) open() *Service {
 	h.Helper()
 	o := Options{
 		DB: h.db, Server: "here", Hub: wake.New(), Now: func() time.Time { return h.now },
 		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
 	}
-	for _, f := range with {
+	for _, f := range h.with {
 		f(&o)
 	}
 	svc, err := New(h.Context(), o)
@@ -231,7 +231,7 @@ func describeHead(r *Room) string {
 	raw, err := json.MarshalIndent(map[string]any{
 		"state": state, "members": members, "counts": counts, "local": len(h.local), "invited": len(h.invited),
 		"extremities": fmt.Sprint(h.extremities), "depth": h.depth, "order": h.order, "generation": h.generation,
-		"snapshot": *h.snapshot, "last": h.last, "published": h.published, "policy": h.policy,
+		"snapshot": fmt.Sprint(*h.snapshot), "last": h.last, "published": h.published, "policy": h.policy,
 	}, "", " ")
 	if err != nil {
 		return err.Error()
@@ -283,4 +283,3 @@ func (h *house) sendFailing(ctx context.Context, s Sender, room id.RoomID) error
 		return err
 	})
 }
-

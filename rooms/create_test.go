@@ -1,0 +1,367 @@
+package rooms
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+func TestRoomOfEveryVersion(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob := h.user("alice"), h.user("bob")
+	for _, v := range pdu.Versions() {
+		room := h.create(alice, CreateRoom{RoomVersion: v, Invite: []id.UserID{bob.ID}, Name: "n", Topic: "t"})
+		h.ok(h.svc.Join(h.Context(), bob, room, ""))
+		target := h.say(bob, room, "hello")
+		_, err := h.svc.Redact(h.Context(), alice, room, target, "", nil)
+		h.ok(err)
+		h.set(alice, room, "m.room.name", "", `{"name":"other"}`)
+		events := h.chained(room)
+		for _, e := range events {
+			parsed, err := pdu.Parse(h.room(room).version, e.JSON())
+			if err != nil || parsed.ID() != e.ID() {
+				t.Fatalf("version %s: %s is not valid: %v", v, e.Type(), err)
+			}
+			key := h.svc.Signer.Key.Public()
+			if err := parsed.VerifySignature("here", "ed25519:1", key.(ed25519.PublicKey)); err != nil {
+				t.Fatalf("version %s: %v", v, err)
+			}
+		}
+		h.matchesDisk(room)
+	}
+}
+
+func TestPresets(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob := h.user("alice"), h.user("bob")
+	for _, c := range []struct {
+		req              CreateRoom
+		join, hv, guests string
+	}{
+		{CreateRoom{}, "invite", "shared", "can_join"},
+		{CreateRoom{Visibility: "public"}, "public", "shared", "forbidden"},
+		{CreateRoom{Preset: presetPublic}, "public", "shared", "forbidden"},
+		{CreateRoom{Visibility: "public", Preset: presetPrivate}, "invite", "shared", "can_join"},
+		{CreateRoom{Preset: presetTrusted}, "invite", "shared", "can_join"},
+		{CreateRoom{Preset: presetPublic, InitialState: []InitialState{{Type: typeJoinRules, Content: json.RawMessage(`{"join_rule":"knock"}`)}}}, "knock", "shared", "forbidden"},
+	} {
+		room := h.create(alice, c.req)
+		r := h.room(room)
+		if r.JoinRule() != c.join || r.HistoryVisibility() != c.hv || contentString(r.State(typeGuestAccess, ""), "guest_access") != c.guests {
+			t.Errorf("%+v: %s %s", c.req, r.JoinRule(), r.HistoryVisibility())
+		}
+		if r.Published() != (c.req.Visibility == "public") {
+			t.Errorf("%+v: published %v", c.req, r.Published())
+		}
+		h.matchesDisk(room)
+	}
+	trusted := CreateRoom{Preset: presetTrusted, Invite: []id.UserID{bob.ID, bob.ID}, IsDirect: true}
+	old := trusted
+	old.RoomVersion = id.RoomV11
+	if got := h.room(h.create(alice, old)).Levels().UserLevel(bob.ID); got != 100 {
+		t.Errorf("the invitee of a trusted private chat has power %d", got)
+	}
+	room := h.create(alice, trusted)
+	if got := h.content(room, typeCreate, ""); got != `{"additional_creators":["@bob:here"],"room_version":"12"}` {
+		t.Errorf("m.room.create is %s", got)
+	}
+	if got := h.content(room, typeMember, "@bob:here"); got != `{"is_direct":true,"membership":"invite"}` {
+		t.Errorf("the invite is %s", got)
+	}
+	if got := h.content(room, typePowerLevels, ""); !strings.Contains(got, `"users":{}`) || !strings.Contains(got, `"m.room.tombstone":150`) {
+		t.Errorf("power levels are %s", got)
+	}
+}
+
+func TestCreateTakesEveryOption(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		alice, bob := h.user("alice"), h.user("bob")
+		room := h.create(alice, CreateRoom{
+			Visibility: "public", AliasName: "Tea", Name: "Tea room", Topic: "leaves", Invite: []id.UserID{bob.ID}, RoomVersion: id.RoomV12,
+			CreationContent: json.RawMessage(`{"m.federate":false,"type":"m.space","creator":"@x:y","additional_creators":["@bob:here"]}`),
+			InitialState: []InitialState{
+				{Type: "m.room.topic", Content: json.RawMessage(`{"topic":"not this"}`)}, {Type: "x.y", StateKey: "k", Content: json.RawMessage(`{"a":1}`)},
+			},
+			PowerLevelOverride: json.RawMessage(`{"invite":50,"users":{"@carol:here":20}}`),
+		})
+		r := h.room(room)
+		for key, want := range map[pdu.StateKey]string{
+			{Type: typeCreate}: `{"additional_creators":["@bob:here"],"m.federate":false,"room_version":"12","type":"m.space"}`,
+			{Type: typeName}:   `{"name":"Tea room"}`, {Type: typeTopic}: `{"m.topic":{"m.text":[{"body":"leaves"}]},"topic":"leaves"}`,
+			{Type: "x.y", Key: "k"}: `{"a":1}`, {Type: typeCanonicalAlias}: `{"alias":"#Tea:here"}`,
+		} {
+			if got := h.content(room, key.Type, key.Key); got != want {
+				h.Errorf("%v is %s, want %s", key, got, want)
+			}
+		}
+		if l := r.Levels(); l.Invite != 50 || l.UserLevel("@carol:here") != 20 || l.StateDefault != 50 {
+			h.Errorf("power levels are %s", h.content(room, typePowerLevels, ""))
+		}
+		if got, servers, err := h.svc.ResolveAlias(h.Context(), "#Tea:here"); err != nil || got != room || len(servers) != 1 {
+			h.Errorf("the alias leads to %s: %v", got, err)
+		}
+		h.membership(room, bob, Invite)
+		h.membership(room, alice, Join)
+		_, err := h.svc.Create(h.Context(), alice, CreateRoom{AliasName: "Tea"})
+		h.refused(err, "M_ROOM_IN_USE")
+		h.chained(room)
+		h.matchesDisk(room)
+	})
+}
+
+func TestCreateRefuses(t *testing.T) {
+	h := oneHouse(t)
+	alice := h.user("alice")
+	for code, reqs := range map[string][]CreateRoom{
+		"M_UNSUPPORTED_ROOM_VERSION": {{RoomVersion: "99"}},
+		"M_INVALID_PARAM": {
+			{Visibility: "secret"}, {Preset: "other"}, {AliasName: "a b"}, {AliasName: strings.Repeat("a", 255)}, {AliasName: "a:b"}, {Invite: []id.UserID{"bob"}},
+			{InitialState: []InitialState{{Type: typeCreate, Content: json.RawMessage(`{}`)}}},
+			{InitialState: []InitialState{{Type: typeMember, Content: json.RawMessage(`{}`)}}},
+			{CreationContent: json.RawMessage(`{"additional_creators":"x"}`)}, {CreationContent: json.RawMessage(`{"additional_creators":["@a:b",42]}`)},
+			{CreationContent: json.RawMessage(`{"additional_creators":["@invalid:dom$ain$.com"]}`)},
+			{PowerLevelOverride: json.RawMessage(`{"users":{"@alice:here":100}}`)}, {InitialState: make([]InitialState, 1000)},
+		},
+		"M_BAD_JSON": {
+			{CreationContent: json.RawMessage(`[]`)}, {PowerLevelOverride: json.RawMessage(`7`)}, {CreationContent: json.RawMessage(`{"m.federate":"no"}`)},
+			{InitialState: []InitialState{{Type: "x", Content: json.RawMessage(`1`)}}},
+			{InitialState: []InitialState{{Type: typeRetention, Content: json.RawMessage(`{"max_lifetime":"x"}`)}}},
+		},
+		"M_BAD_ALIAS": {{InitialState: []InitialState{{Type: typeCanonicalAlias, Content: json.RawMessage(`{"alias":"#a:here"}`)}}}},
+		"M_INVALID_ROOM_STATE": {
+			{RoomVersion: "11", Name: "n", PowerLevelOverride: json.RawMessage(`{"users":{"@alice:here":10}}`)},
+		},
+		"M_MISSING_PARAM": {{InitialState: []InitialState{{Content: json.RawMessage(`{}`)}}}},
+		"M_FORBIDDEN":     {{Invite: []id.UserID{"@bob:elsewhere"}}, {Invite: []id.UserID{alice.ID}}, {InviteThirdParty: []json.RawMessage{[]byte(`{}`)}}},
+	} {
+		for _, req := range reqs {
+			_, err := h.svc.Create(h.Context(), alice, req)
+			if mxerr.Code(err) != code {
+				t.Errorf("%+v: got %v, want %s", req, err, code)
+			}
+		}
+	}
+	list, err := h.svc.Memberships(h.Context(), alice.NID)
+	if err != nil || len(list) != 0 {
+		t.Errorf("refused rooms left %v behind", list)
+	}
+}
+
+func TestUpgrade(t *testing.T) {
+	for _, from := range []id.RoomVersion{"1", "6", "10", "11", "12"} {
+		for _, to := range []id.RoomVersion{"5", "11", "12"} {
+			t.Run(fmt.Sprint(from, " to ", to), func(t *testing.T) { testUpgrade(t, from, to) })
+		}
+	}
+}
+
+func testUpgrade(t *testing.T, from, to id.RoomVersion) {
+	moved := 0
+	h := oneHouse(t, func(o *Options) {
+		o.Moved = func(context.Context, Sender, id.RoomID, id.RoomID) error { moved++; return nil }
+	})
+	alice, bob, carol, eve := h.user("alice"), h.user("bob"), h.user("carol"), h.user("eve")
+	old := h.create(alice, CreateRoom{
+		RoomVersion: from, Preset: presetPublic, Visibility: "public", AliasName: "tea", Name: "Tea", CreationContent: json.RawMessage(`{"type":"x"}`),
+		PowerLevelOverride: json.RawMessage(`{"events":{"m.room.tombstone":60,"m.room.power_levels":60}}`),
+		InitialState:       []InitialState{{Type: typeRetention, Content: json.RawMessage(`{"max_lifetime":1000}`)}},
+	})
+	for _, s := range []Sender{bob, carol, eve} {
+		h.ok(h.svc.Join(h.Context(), s, old, ""))
+	}
+	h.ok(h.svc.Ban(h.Context(), alice, old, eve.ID, "rude"))
+	users := map[id.UserID]int{bob.ID: 70, carol.ID: 50}
+	if from != "12" {
+		users[alice.ID] = 100
+	}
+	levels, err := json.Marshal(map[string]any{"users": users, "events": map[string]int{"m.room.tombstone": 60, "m.room.power_levels": 60}})
+	h.ok(err)
+	h.set(alice, old, typePowerLevels, "", string(levels))
+	h.ok(h.svc.PutTag(h.Context(), bob.NID, old, "u.tea", json.RawMessage(`{"order":0.5}`)))
+	h.ok(h.svc.SetAccountData(h.Context(), bob.NID, "", typeDirect, json.RawMessage(`{"@alice:here":["`+string(old)+`"]}`)))
+
+	_, err = h.svc.Upgrade(h.Context(), carol, old, to, nil)
+	h.refused(err, "M_FORBIDDEN")
+	_, err = h.svc.Upgrade(h.Context(), bob, old, "77", nil)
+	h.refused(err, "M_UNSUPPORTED_ROOM_VERSION")
+	next, err := h.svc.Upgrade(h.Context(), bob, old, to, []id.UserID{carol.ID})
+	h.ok(err)
+
+	if got := h.content(old, typeTombstone, ""); !strings.Contains(got, string(next)) {
+		t.Errorf("the tombstone is %s", got)
+	}
+	create := h.content(next, typeCreate, "")
+	if !strings.Contains(create, string(old)) || !strings.Contains(create, `"type":"x"`) || strings.Contains(create, "additional_creators") != (to == "12") ||
+		strings.Contains(create, `"event_id"`) != (to != "12") {
+		t.Errorf("the new room begins with %s", create)
+	}
+	for _, typ := range []string{typeName, typeJoinRules, typeHistoryVisibility, typeRetention, typeCanonicalAlias} {
+		if h.content(next, typ, "") == "" {
+			t.Errorf("%s did not go along", typ)
+		}
+	}
+	if r, _, err := h.svc.ResolveAlias(h.Context(), "#tea:here"); err != nil || r != next {
+		t.Errorf("the alias leads to %s", r)
+	}
+	if h.room(old).Published() || !h.room(next).Published() {
+		t.Error("the directory lists the old room")
+	}
+	h.membership(next, bob, Join)
+	h.membership(next, eve, Ban)
+	_, err = h.trySend(carol, old, "m.room.message", `{}`)
+	if l := h.room(old).Levels(); l.EventsDefault != 50 || l.Invite != 50 || err != nil {
+		t.Errorf("the old room's levels are %s, %v", h.content(old, typePowerLevels, ""), err)
+	}
+	if got := h.room(next).Levels().UserLevel(bob.ID); got < 100 {
+		t.Errorf("who upgraded has power %d", got)
+	}
+	tags, err := h.svc.Tags(h.Context(), bob.NID, next)
+	if err != nil || string(tags["u.tea"]) != `{"order":0.5}` {
+		t.Errorf("tags are %v, %v", tags, err)
+	}
+	if direct, err := h.svc.AccountData(h.Context(), bob.NID, "", typeDirect); err != nil || !strings.Contains(string(direct), string(next)) {
+		t.Errorf("m.direct is %s", direct)
+	}
+	h.ok(h.svc.Join(h.Context(), alice, next, ""))
+	if moved != 2 {
+		t.Errorf("settings moved %d times, want 2", moved)
+	}
+	for _, r := range []id.RoomID{old, next} {
+		h.chained(r)
+		h.matchesDisk(r)
+	}
+	h.say(alice, next, "here we are")
+}
+
+func TestRetentionPolicyOfARoom(t *testing.T) {
+	day := 24 * time.Hour
+	h := oneHouse(t, func(o *Options) {
+		o.Retention = Retention{Default: expiry.Policy{Max: &day}, Limits: expiry.Limits{MaxLifetime: expiry.Bounds{Max: &day}}}
+	})
+	alice := h.user("alice")
+	room := h.public(alice)
+	want := func(max time.Duration) {
+		t.Helper()
+		if p := h.room(room).Retention(); p.Max == nil || *p.Max != max {
+			t.Errorf("the policy is %v, want %v", p.Max, max)
+		}
+		h.matchesDisk(room)
+	}
+	want(day)
+	for _, typ := range []string{typeRetention, typeRetentionUnstable} {
+		for _, bad := range []string{`{"max_lifetime":"1"}`, `{"max_lifetime":-1}`, `{"max_lifetime":1,"min_lifetime":2}`, `{"min_lifetime":true}`, `{"max_lifetime":9007199254740992}`} {
+			_, err := h.trySet(alice, room, typ, "", bad)
+			h.refused(err, "M_BAD_JSON")
+		}
+	}
+	h.set(alice, room, typeRetention, "", `{"max_lifetime":5000}`)
+	want(5 * time.Second)
+	e := h.set(alice, room, typeRetentionUnstable, "", `{"max_lifetime":7000}`)
+	want(7 * time.Second)
+	h.set(alice, room, typeRetention, "", `{"max_lifetime":999999999}`)
+	want(day)
+	h.set(alice, room, typeRetentionUnstable, "", `{"max_lifetime":8000}`)
+	want(8 * time.Second)
+	_, err := h.svc.Redact(h.Context(), alice, room, e, "", nil)
+	h.ok(err)
+	want(8 * time.Second)
+	h.set(alice, room, typeRetentionUnstable, "", `{}`)
+	want(day)
+}
+
+func TestDirectoryPages(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob, carol := h.user("alice"), h.user("bob"), h.user("carol")
+	for i := range 5 {
+		room := h.create(alice, CreateRoom{Visibility: "public", Name: fmt.Sprint("Room ", i), Topic: "All about TEA"})
+		for _, s := range []Sender{bob, carol}[:i/2] {
+			h.ok(h.svc.Join(h.Context(), s, room, ""))
+		}
+	}
+	h.create(alice, CreateRoom{Name: "hidden tea"})
+	space := h.create(alice, CreateRoom{Name: "space", CreationContent: json.RawMessage(`{"type":"m.space"}`)})
+	h.refused(h.svc.SetPublished(h.Context(), bob, space, true, false), "M_FORBIDDEN")
+	h.ok(h.svc.SetPublished(h.Context(), alice, space, true, false))
+	if on, err := h.svc.IsPublished(h.Context(), space); err != nil || !on {
+		t.Error("the space is not listed")
+	}
+	var names []string
+	since, last := "", 100
+	for {
+		page, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Limit: 4, Since: since})
+		h.ok(err)
+		for _, r := range page.Chunk {
+			names = append(names, r.Name)
+			if r.JoinedMembers > last {
+				t.Error("not sorted by members")
+			}
+			last = r.JoinedMembers
+		}
+		if page.Total != 6 || (page.PrevBatch == "") != (since == "") {
+			t.Errorf("page %+v", page)
+		}
+		if since = page.NextBatch; since == "" {
+			break
+		}
+	}
+	if len(names) != 6 {
+		t.Errorf("listed %v", names)
+	}
+	found, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Search: "tea"})
+	if err != nil || len(found.Chunk) != 5 {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	typ := "m.space"
+	for _, c := range []struct {
+		types []*string
+		want  int
+	}{{[]*string{&typ}, 1}, {[]*string{nil}, 5}, {[]*string{nil, &typ}, 6}} {
+		if page, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Types: c.types}); err != nil || len(page.Chunk) != c.want {
+			t.Errorf("%d rooms of types %v, want %d", len(page.Chunk), c.types, c.want)
+		}
+	}
+	_, err = h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Since: "x1"})
+	h.refused(err, "M_INVALID_PARAM")
+	h.ok(h.svc.SetPublished(h.Context(), alice, space, false, false))
+	h.matchesDisk(space)
+}
+
+// TestLongMemberListsAreSnapshots checks that a state of many entries is copied seldom.
+func TestFullSnapshotsAreRare(t *testing.T) {
+	h := oneHouse(t)
+	alice := h.user("alice")
+	room := h.public(alice)
+	for i := range 200 {
+		h.set(alice, room, "x.state", fmt.Sprint(i), `{}`)
+	}
+	full := 0
+	seen := map[int64]bool{}
+	for _, e := range h.timeline(room) {
+		if seen[e.Snapshot] {
+			continue
+		}
+		seen[e.Snapshot] = true
+		h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
+			n, err := tx.SnapshotLength(e.Snapshot)
+			if n == 0 && e.Snapshot != 0 {
+				full++
+			}
+			return errors.Join(err)
+		}))
+	}
+	if full < 2 || full > 4 {
+		t.Errorf("%d full snapshots of 200 changes", full)
+	}
+}
