@@ -129,3 +129,9 @@ func (tx *Tx) InsertEventPush(user, room int64, p Pos, class int64) error {
 	_, err := tx.exec(insertEventPushQuery, user, room, int64(p), class)
 	return err
 }
+
+// EventPush is what an event is to a user who is singled out; 0 for others.
+func (tx *Tx) EventPush(user, room int64, p Pos) (int64, error) {
+	n, _, err := one(tx, scanInt64, `SELECT push FROM event_push WHERE user_nid = $1 AND room_nid = $2 AND position = $3`, user, room, int64(p))
+	return n, err
+}

@@ -80,3 +80,9 @@ WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3 AND r.rel_type
 func (tx *Tx) Annotations(room int64, parent, typ string, sender int64) ([]string, error) {
 	return collect(tx, scanString, annotationsQuery, tx.IDHash(parent), parent, room, typ, sender)
 }
+
+// ThreadLatest is the order of the latest reply in the thread that starts at root; 0 where there is no such thread.
+func (tx *Tx) ThreadLatest(root Pos) (int64, error) {
+	n, _, err := one(tx, scanInt64, `SELECT latest FROM threads WHERE root = $1`, int64(root))
+	return n, err
+}

@@ -1,0 +1,511 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/push"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+func TestMemberships(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		ctx := h.Context()
+		alice, bob, carol := h.user("alice"), h.user("bob"), h.user("carol")
+		room := h.create(alice, CreateRoom{})
+		s := h.svc
+		h.refused(s.Join(ctx, bob, room, ""), "M_FORBIDDEN")
+		h.refused(s.Leave(ctx, bob, room, ""), "M_FORBIDDEN")
+		h.refused(s.Invite(ctx, bob, room, carol.ID, ""), "M_FORBIDDEN")
+		h.refused(s.Invite(ctx, alice, room, "bob", ""), "M_INVALID_PARAM")
+		h.refused(s.Invite(ctx, alice, room, "", ""), "M_MISSING_PARAM")
+		h.refused(s.Invite(ctx, alice, room, "@bob:elsewhere", ""), "M_FORBIDDEN")
+		h.refused(s.Invite(ctx, alice, room, alice.ID, ""), "M_FORBIDDEN")
+		h.refused(s.Kick(ctx, alice, room, bob.ID, ""), "M_FORBIDDEN")
+		h.refused(s.Unban(ctx, alice, room, bob.ID, ""), "M_FORBIDDEN")
+		h.ok(s.Invite(ctx, alice, room, bob.ID, "come"))
+		h.membership(room, bob, Invite)
+		if got := h.content(room, typeMember, string(bob.ID)); got != `{"membership":"invite","reason":"come"}` {
+			h.Errorf("the invite is %s", got)
+		}
+		h.refused(s.Forget(ctx, bob, room), "M_UNKNOWN")
+		h.ok(s.Leave(ctx, bob, room, "no"))
+		h.membership(room, bob, Leave)
+		h.ok(s.Leave(ctx, bob, room, "no"))
+		h.refused(s.Join(ctx, bob, room, ""), "M_FORBIDDEN")
+		h.ok(s.Invite(ctx, alice, room, bob.ID, ""))
+		h.ok(s.Join(ctx, bob, room, ""))
+		h.refused(s.Invite(ctx, alice, room, bob.ID, ""), "M_FORBIDDEN")
+		h.refused(s.Kick(ctx, bob, room, alice.ID, ""), "M_FORBIDDEN")
+		h.refused(s.Ban(ctx, bob, room, alice.ID, ""), "M_FORBIDDEN")
+		h.ok(s.Kick(ctx, alice, room, bob.ID, "out"))
+		h.membership(room, bob, Leave)
+		h.ok(s.Ban(ctx, alice, room, bob.ID, ""))
+		h.membership(room, bob, Ban)
+		h.refused(s.Invite(ctx, alice, room, bob.ID, ""), "M_FORBIDDEN")
+		h.refused(s.Kick(ctx, alice, room, bob.ID, ""), "M_FORBIDDEN")
+		h.refused(s.Join(ctx, bob, room, ""), "M_FORBIDDEN")
+		h.refused(s.Leave(ctx, bob, room, ""), "M_FORBIDDEN")
+		h.ok(s.Unban(ctx, alice, room, bob.ID, ""))
+		h.membership(room, bob, Leave)
+		h.ok(s.Forget(ctx, bob, room))
+		if list, err := s.Memberships(ctx, bob.NID); err != nil || len(list) != 1 || !list[0].Forgotten {
+			h.Errorf("memberships %+v", list)
+		}
+		h.ok(s.Forget(ctx, carol, room))
+		h.refused(s.Forget(ctx, carol, "!none:here"), "M_NOT_FOUND")
+		h.refused(s.Join(ctx, carol, "!none:here", ""), "M_NOT_FOUND")
+		h.ok(s.Invite(ctx, alice, room, bob.ID, ""))
+		if list, err := s.Memberships(ctx, bob.NID); err != nil || list[0].Forgotten || list[0].Membership != Invite {
+			h.Errorf("memberships %+v", list)
+		}
+		if again, err := h.open().Memberships(ctx, bob.NID); err != nil || fmt.Sprint(again) != fmt.Sprint(must(s.Memberships(ctx, bob.NID))) {
+			h.Errorf("memberships differ after a restart: %v", again)
+		}
+		h.chained(room)
+		h.matchesDisk(room)
+	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func TestKnocking(t *testing.T) {
+	h := oneHouse(t)
+	ctx := h.Context()
+	alice, bob := h.user("alice"), h.user("bob")
+	room := h.create(alice, CreateRoom{})
+	h.refused(h.svc.Knock(ctx, bob, room, ""), "M_FORBIDDEN")
+	h.set(alice, room, typeJoinRules, "", `{"join_rule":"knock"}`)
+	h.refused(h.svc.Join(ctx, bob, room, ""), "M_FORBIDDEN")
+	h.ok(h.svc.Knock(ctx, bob, room, "please"))
+	h.ok(h.svc.Knock(ctx, bob, room, "pretty please"))
+	h.membership(room, bob, Knock)
+	h.ok(h.svc.Leave(ctx, bob, room, ""))
+	h.ok(h.svc.Knock(ctx, bob, room, ""))
+	h.ok(h.svc.Kick(ctx, alice, room, bob.ID, "no"))
+	h.ok(h.svc.Knock(ctx, bob, room, ""))
+	h.ok(h.svc.Invite(ctx, alice, room, bob.ID, ""))
+	h.refused(h.svc.Knock(ctx, bob, room, ""), "M_FORBIDDEN")
+	h.ok(h.svc.Join(ctx, bob, room, ""))
+	h.refused(h.svc.Knock(ctx, bob, room, ""), "M_FORBIDDEN")
+	h.ok(h.svc.Ban(ctx, alice, room, bob.ID, ""))
+	h.refused(h.svc.Knock(ctx, bob, room, ""), "M_FORBIDDEN")
+	h.matchesDisk(room)
+}
+
+func TestRestrictedJoin(t *testing.T) {
+	for _, rule := range []string{"restricted", "knock_restricted"} {
+		h := oneHouse(t)
+		ctx := h.Context()
+		alice, bob, carol := h.user("alice"), h.user("bob"), h.user("carol")
+		club := h.public(carol)
+		room := h.create(alice, CreateRoom{PowerLevelOverride: json.RawMessage(`{"invite":50}`)})
+		allow := func(to string) {
+			h.set(alice, room, typeJoinRules, "", `{"join_rule":"`+rule+`","allow":`+to+`}`)
+		}
+		for _, bad := range []string{`[]`, `{}`, `"x"`, `[7,{"type":"m.room_membership"},{"type":"other","room_id":"` + string(club) + `"}]`, `[{"type":"m.room_membership","room_id":"!none:here"}]`} {
+			allow(bad)
+			h.refused(h.svc.Join(ctx, bob, room, ""), "M_FORBIDDEN")
+		}
+		allow(`[{"type":"m.room_membership","room_id":"` + string(club) + `"}]`)
+		h.refused(h.svc.Join(ctx, bob, room, ""), "M_FORBIDDEN")
+		h.ok(h.svc.Join(ctx, bob, club, ""))
+		h.ok(h.svc.Join(ctx, bob, room, ""))
+		if got := h.content(room, typeMember, string(bob.ID)); got != `{"join_authorised_via_users_server":"@alice:here","membership":"join"}` {
+			t.Errorf("the join is %s", got)
+		}
+		h.ok(h.svc.ProfileChanged(ctx, bob, Profile{DisplayName: "Bobby"}))
+		if got := h.content(room, typeMember, string(bob.ID)); got != `{"displayname":"Bobby","membership":"join"}` {
+			t.Errorf("with a new name it is %s", got)
+		}
+		h.ok(h.svc.Leave(ctx, bob, room, ""))
+		h.ok(h.svc.Leave(ctx, bob, club, ""))
+		h.refused(h.svc.Join(ctx, bob, room, ""), "M_FORBIDDEN")
+		h.ok(h.svc.Invite(ctx, alice, room, bob.ID, ""))
+		h.ok(h.svc.Join(ctx, bob, room, ""))
+		h.matchesDisk(room)
+	}
+}
+
+func TestMembershipAsState(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob := h.user("alice"), h.user("bob")
+	room := h.public(alice)
+	set := func(who Sender, key, content string) error {
+		_, err := h.trySet(who, room, typeMember, key, content)
+		return err
+	}
+	h.refused(set(alice, "bob", `{"membership":"invite"}`), "M_INVALID_PARAM")
+	h.refused(set(alice, "@bob:here", `{}`), "M_BAD_JSON")
+	h.refused(set(alice, "@bob:here", `{"membership":"friend"}`), "M_BAD_JSON")
+	h.refused(set(alice, "@bob:elsewhere", `{"membership":"invite"}`), "M_FORBIDDEN")
+	h.refused(set(alice, "@bob:here", `{"membership":"join"}`), "M_FORBIDDEN")
+	h.ok(set(bob, "@bob:here", `{"membership":"join","displayname":"B"}`))
+	h.membership(room, bob, Join)
+	h.ok(set(bob, "@bob:here", `{"membership":"join","displayname":"C"}`))
+	list := must(h.svc.Memberships(t.Context(), bob.NID))
+	if list[0].JoinedPos == list[0].Position || list[0].JoinedPos == 0 {
+		t.Errorf("a new name is no new join: %+v", list[0])
+	}
+	h.ok(set(alice, "@bob:here", `{"membership":"ban"}`))
+	h.membership(room, bob, Ban)
+	_, err := h.trySet(alice, room, typeCreate, "", `{"room_version":"12"}`)
+	h.refused(err, "M_INVALID_PARAM")
+	h.matchesDisk(room)
+}
+
+func TestProfileReachesEveryRoom(t *testing.T) {
+	profile := Profile{DisplayName: "Bob", AvatarURL: "mxc://here/b"}
+	h := oneHouse(t, func(o *Options) {
+		o.Profile = func(_ context.Context, user id.UserID) (Profile, error) {
+			if user == "@bob:here" {
+				return profile, nil
+			}
+			return Profile{}, nil
+		}
+	})
+	alice, bob := h.user("alice"), h.user("bob")
+	var rooms []id.RoomID
+	for range 20 {
+		rooms = append(rooms, h.public(alice, bob))
+	}
+	left := h.public(alice, bob)
+	h.ok(h.svc.Leave(t.Context(), bob, left, ""))
+	if got := h.content(rooms[0], typeMember, string(bob.ID)); got != `{"avatar_url":"mxc://here/b","displayname":"Bob","membership":"join"}` {
+		t.Errorf("the join is %s", got)
+	}
+	h.ok(h.svc.ProfileChanged(t.Context(), bob, Profile{DisplayName: "Robert"}))
+	for _, room := range rooms {
+		if got := h.content(room, typeMember, string(bob.ID)); got != `{"displayname":"Robert","membership":"join"}` {
+			t.Errorf("after the change it is %s", got)
+		}
+	}
+	if got := h.content(left, typeMember, string(bob.ID)); got != `{"membership":"leave"}` {
+		t.Errorf("in a room left it is %s", got)
+	}
+	h.ok(h.svc.LeaveAll(t.Context(), bob))
+	for _, room := range rooms {
+		h.membership(room, bob, Leave)
+		h.matchesDisk(room)
+	}
+}
+
+func TestAliases(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		ctx, s := h.Context(), h.svc
+		alice, bob, eve := h.user("alice"), h.user("bob"), h.user("eve")
+		room, other := h.public(alice, bob), h.public(bob)
+		for _, bad := range []string{"", "x", "#:here", "#a", "#a b:here", "#a:elsewhere", "#a\x00:here", "#" + strings.Repeat("a", 255) + ":here"} {
+			h.refused(s.CreateAlias(ctx, alice, id.RoomAlias(bad), room), "M_INVALID_PARAM")
+		}
+		h.refused(s.CreateAlias(ctx, eve, "#a:here", room), "M_FORBIDDEN")
+		h.refused(s.CreateAlias(ctx, alice, "#a:here", "!none:here"), "M_NOT_FOUND")
+		h.ok(s.CreateAlias(ctx, bob, "#老虎:here", room))
+		h.ok(s.CreateAlias(ctx, bob, "#a:here", room))
+		h.refused(s.CreateAlias(ctx, bob, "#a:here", other), "M_UNKNOWN")
+		h.ok(s.CreateAlias(ctx, bob, "#b:here", other))
+		h.refused(s.DeleteAlias(ctx, eve, "#a:here", false), "M_FORBIDDEN")
+		h.refused(s.DeleteAlias(ctx, alice, "#none:here", false), "M_NOT_FOUND")
+		if _, err := s.LocalAliases(ctx, eve, room); mxerr.Code(err) != "M_FORBIDDEN" {
+			h.Errorf("a stranger reads the aliases: %v", err)
+		}
+		if got := must(s.LocalAliases(ctx, alice, room)); len(got) != 2 {
+			h.Errorf("aliases %v", got)
+		}
+		for content, code := range map[string]string{
+			`{"alias":"#none:here"}`: "M_BAD_ALIAS", `{"alias":"nonsense"}`: "M_INVALID_PARAM", `{"alias":"#b:here"}`: "M_BAD_ALIAS", `{"alias":7}`: "M_BAD_JSON",
+			`{"alt_aliases":["#none:here"]}`: "M_BAD_ALIAS", `{"alt_aliases":["x"]}`: "M_INVALID_PARAM", `{"alias":"#a:here","alt_aliases":["#b:here"]}`: "M_BAD_ALIAS",
+		} {
+			_, err := h.trySet(alice, room, typeCanonicalAlias, "", content)
+			h.refused(err, code)
+		}
+		h.set(alice, room, typeCanonicalAlias, "", `{"alias":"#a:here","alt_aliases":["#a:here","#老虎:here"]}`)
+		h.ok(s.DeleteAlias(ctx, bob, "#a:here", false))
+		h.set(alice, room, typeCanonicalAlias, "", `{"alias":"#a:here"}`) // it stood there before
+		h.ok(s.CreateAlias(ctx, bob, "#a:here", room))
+		h.set(alice, room, typeCanonicalAlias, "", `{"alias":"#a:here","alt_aliases":["#a:here","#老虎:here"]}`)
+		h.ok(s.DeleteAlias(ctx, alice, "#a:here", false))
+		if got := h.content(room, typeCanonicalAlias, ""); got != `{"alt_aliases":["#老虎:here"]}` {
+			h.Errorf("after the alias is gone m.room.canonical_alias is %s", got)
+		}
+		if _, _, err := s.ResolveAlias(ctx, "#a:here"); mxerr.Code(err) != "M_NOT_FOUND" {
+			h.Errorf("a deleted alias leads somewhere: %v", err)
+		}
+		if got, err := s.ResolveRoom(ctx, "#老虎:here"); err != nil || got != room {
+			h.Errorf("the alias leads to %s", got)
+		}
+		_, err := s.ResolveRoom(ctx, "room")
+		h.refused(err, "M_INVALID_PARAM")
+		h.matchesDisk(room)
+	})
+}
+
+func TestRedaction(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		alice, bob, eve := h.user("alice"), h.user("bob"), h.user("eve")
+		for _, v := range []id.RoomVersion{"1", "9", "11", "12"} {
+			room := h.create(alice, CreateRoom{RoomVersion: v, Preset: presetPublic})
+			h.ok(h.svc.Join(h.Context(), bob, room, ""))
+			target := h.say(bob, room, "secret")
+			redact := func(s Sender, e id.EventID) (id.EventID, error) {
+				return h.svc.Redact(h.Context(), s, room, e, "why", &Txn{Path: string("/redact/" + e), ID: "1"})
+			}
+			_, err := redact(eve, target)
+			h.refused(err, "M_FORBIDDEN")
+			_, err = redact(bob, "$nothing")
+			h.refused(err, "M_NOT_FOUND")
+			_, err = redact(bob, h.say(alice, room, "mine"))
+			h.refused(err, "M_FORBIDDEN")
+			_, err = redact(alice, h.room(room).State(typeCreate, "").ID())
+			h.refused(err, "M_FORBIDDEN")
+			_, err = h.trySend(alice, room, typeRedaction, `{}`)
+			h.refused(err, "M_MISSING_PARAM")
+			by, err := redact(alice, target)
+			h.ok(err)
+			if again, err := redact(alice, target); err != nil || again != by {
+				h.Errorf("repeated: %s %v", again, err)
+			}
+			name := h.set(alice, room, typeName, "", `{"name":"secret too"}`)
+			h.send(alice, room, typeRedaction, `{"redacts":"`+string(name)+`","reason":"x"}`)
+			for _, e := range append(h.timeline(room), must(h.room(room).FindEvent(h.Context(), target)), h.room(room).State(typeName, "")) {
+				if strings.Contains(string(e.JSON()), "secret") {
+					h.Errorf("version %s: %s still says %s", v, e.ID(), e.JSON())
+				}
+				if e.ID() == by && e.Redacts() != target {
+					h.Errorf("version %s: the redaction redacts %q", v, e.Redacts())
+				}
+			}
+			ring, _ := h.room(room).Recent(0)
+			for _, e := range ring {
+				if (e.RedactedBy != 0) != (e.ID() == target || e.ID() == name) {
+					h.Errorf("%s is redacted by %d", e.ID(), e.RedactedBy)
+				}
+			}
+			h.chained(room)
+			h.matchesDisk(room)
+		}
+	})
+}
+
+func TestRelations(t *testing.T) {
+	h := oneHouse(t)
+	alice := h.user("alice")
+	room := h.public(alice)
+	root := h.say(alice, room, "root")
+	relate := func(rel string, to id.EventID, more string) (id.EventID, error) {
+		return h.trySend(alice, room, "m.room.message", `{"body":"x","m.relates_to":{"rel_type":"`+rel+`","event_id":"`+string(to)+`"`+more+`}}`)
+	}
+	find := func(e id.EventID) *Event { return must(h.room(room).FindEvent(t.Context(), e)) }
+	thread := func() (latest int64) {
+		h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
+			latest, err = tx.ThreadLatest(find(root).Pos)
+			return err
+		}))
+		return latest
+	}
+	first := must(relate(relThread, root, ""))
+	second := must(relate(relThread, root, ""))
+	reaction := must(h.trySend(alice, room, "m.reaction", `{"m.relates_to":{"rel_type":"m.annotation","event_id":"`+string(first)+`","key":"+"}}`))
+	for _, e := range []id.EventID{first, second, reaction} {
+		if find(e).ThreadRoot != find(root).Pos {
+			t.Errorf("%s is in thread %d", e, find(e).ThreadRoot)
+		}
+	}
+	if e := must(relate("m.reference", root, "")); find(e).ThreadRoot != 0 {
+		t.Error("what refers to a root is in the thread")
+	}
+	_, err := relate(relThread, first, "")
+	h.refused(err, "M_UNKNOWN")
+	_, err = h.trySend(alice, room, "m.reaction", `{"m.relates_to":{"rel_type":"m.annotation","event_id":"`+string(first)+`","key":"+"}}`)
+	h.refused(err, "M_DUPLICATE_ANNOTATION")
+	must(h.trySend(alice, room, "m.reaction", `{"m.relates_to":{"rel_type":"m.annotation","event_id":"`+string(first)+`","key":"-"}}`))
+	if thread() != find(second).Order {
+		t.Error("the thread's latest reply is not the second")
+	}
+	for _, c := range []struct {
+		redact id.EventID
+		want   int64
+	}{{second, find(first).Order}, {reaction, find(first).Order}, {first, 0}} {
+		must(h.svc.Redact(t.Context(), alice, room, c.redact, "", nil))
+		if thread() != c.want {
+			t.Errorf("after %s is redacted the thread's latest is %d, want %d", c.redact, thread(), c.want)
+		}
+	}
+	for _, odd := range []string{`7`, `{}`, `{"rel_type":7,"event_id":"$x"}`, `{"rel_type":"m.thread"}`, `{"rel_type":"m.thread","event_id":"$unknown"}`, `{"rel_type":"m.thread","event_id":"` + strings.Repeat("x", 300) + `"}`} {
+		h.send(alice, room, "m.room.message", `{"m.relates_to":`+odd+`}`)
+	}
+	h.chained(room)
+}
+
+func TestReceiptsGoForward(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		ctx := h.Context()
+		alice, bob := h.user("alice"), h.user("bob")
+		room := h.public(alice)
+		one, two := h.say(alice, room, "1"), h.say(alice, room, "2")
+		reply := h.send(alice, room, "m.room.message", `{"m.relates_to":{"rel_type":"m.thread","event_id":"`+string(one)+`"}}`)
+		set := func(typ string, e id.EventID, thread string) error {
+			return h.svc.SetReceipt(ctx, alice, room, typ, e, thread)
+		}
+		at := func() string {
+			var out []string
+			h.ok(h.db.Read(ctx, func(tx *storage.Tx) error {
+				rows, err := tx.OwnReceipts(h.room(room).nid, alice.NID, h.db.Settled())
+				for _, r := range rows {
+					out = append(out, fmt.Sprint(r.Type, "/", r.Thread, "=", map[string]string{string(one): "one", string(two): "two", string(reply): "reply"}[r.EventID]))
+				}
+				return err
+			}))
+			return strings.Join(out, " ")
+		}
+		h.refused(h.svc.SetReceipt(ctx, bob, room, ReadReceipt, one, ""), "M_FORBIDDEN")
+		h.refused(set("m.other", one, ""), "M_INVALID_PARAM")
+		h.refused(set(ReadReceipt, "$none", ""), "M_NOT_FOUND")
+		h.refused(set(FullyRead, one, mainThread), "M_INVALID_PARAM")
+		h.refused(set(ReadReceipt, reply, mainThread), "M_INVALID_PARAM")
+		h.refused(set(ReadReceipt, two, string(one)), "M_INVALID_PARAM")
+		h.refused(set(ReadReceipt, two, "$none"), "M_INVALID_PARAM")
+		h.ok(set(ReadReceipt, two, ""))
+		last := h.room(room).Last()
+		h.ok(set(ReadReceipt, one, ""))
+		if h.room(room).Last() != last {
+			h.Error("a receipt that does not move is news")
+		}
+		h.ok(set(PrivateReadReceipt, one, ""))
+		h.ok(set(ReadReceipt, one, mainThread))
+		h.ok(set(ReadReceipt, one, string(one)))
+		h.ok(set(ReadReceipt, reply, string(one)))
+		if got, want := at(), "m.read/=two m.read.private/=one m.read/main=one m.read/"+string(one)+"=reply"; got != want {
+			h.Errorf("receipts %s, want %s", got, want)
+		}
+		h.ok(h.svc.SetReadMarkers(ctx, alice, room, Marker{Type: FullyRead, Event: two}, Marker{Type: PrivateReadReceipt, Event: two}))
+		h.ok(h.svc.SetReadMarkers(ctx, alice, room, Marker{Type: FullyRead, Event: one}))
+		if got := must(h.svc.AccountData(ctx, alice.NID, room, FullyRead)); string(got) != `{"event_id":"`+string(two)+`"}` {
+			h.Errorf("fully read up to %s", got)
+		}
+		if !strings.Contains(at(), "m.read.private/=two") {
+			h.Errorf("receipts %s", at())
+		}
+		h.matchesDisk(room)
+	})
+}
+
+func TestAccountDataAndTags(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		ctx, s := h.Context(), h.svc
+		alice := h.user("alice")
+		room := h.public(alice)
+		for _, r := range []id.RoomID{"", room} {
+			_, err := s.AccountData(ctx, alice.NID, r, "x.y")
+			h.refused(err, "M_NOT_FOUND")
+			h.ok(s.SetAccountData(ctx, alice.NID, r, "x.y", json.RawMessage(`{"in":"`+string(r)+`"}`)))
+			if got := must(s.AccountData(ctx, alice.NID, r, "x.y")); string(got) != `{"in":"`+string(r)+`"}` {
+				h.Errorf("got %s", got)
+			}
+			for _, typ := range []string{FullyRead, typePushRules} {
+				h.refused(s.SetAccountData(ctx, alice.NID, r, typ, json.RawMessage(`{}`)), "M_BAD_JSON")
+			}
+		}
+		h.refused(s.SetAccountData(ctx, alice.NID, "", "x", json.RawMessage(`[]`)), "M_BAD_JSON")
+		h.refused(s.SetAccountData(ctx, alice.NID, "", strings.Repeat("x", 256), json.RawMessage(`{}`)), "M_INVALID_PARAM")
+		h.refused(s.SetAccountData(ctx, alice.NID, "", "x", json.RawMessage(`{"x":"`+strings.Repeat("x", maxAccountData)+`"}`)), "M_TOO_LARGE")
+		h.refused(s.SetAccountData(ctx, alice.NID, "nonsense", "x", json.RawMessage(`{}`)), "M_INVALID_PARAM")
+		if got := must(s.Tags(ctx, alice.NID, room)); got == nil || len(got) != 0 {
+			h.Errorf("tags %v", got)
+		}
+		h.ok(s.PutTag(ctx, alice.NID, room, "m.favourite", json.RawMessage(`{"order":0.25}`)))
+		h.ok(s.PutTag(ctx, alice.NID, room, "u.x", json.RawMessage(`{}`)))
+		h.refused(s.PutTag(ctx, alice.NID, room, "u.x", json.RawMessage(`{"order":"first"}`)), "M_BAD_JSON")
+		h.refused(s.PutTag(ctx, alice.NID, room, "u.x", json.RawMessage(`{"order":2}`)), "M_INVALID_PARAM")
+		h.refused(s.PutTag(ctx, alice.NID, room, "", json.RawMessage(`{}`)), "M_INVALID_PARAM")
+		h.ok(s.DeleteTag(ctx, alice.NID, room, "u.x"))
+		h.ok(s.DeleteTag(ctx, alice.NID, room, "u.none"))
+		if got := must(s.AccountData(ctx, alice.NID, room, typeTags)); string(got) != `{"tags":{"m.favourite":{"order":0.25}}}` {
+			h.Errorf("m.tag is %s", got)
+		}
+	})
+}
+
+// outcomes is a rule set that notifies everybody and highlights for bob.
+type outcomes struct{ bob int64 }
+
+func (o outcomes) Evaluate(e *pdu.Event, room push.RoomInfo) push.Outcome {
+	out := push.Outcome{Default: push.Notify}
+	if room.IsLocalMember(o.bob) && room.JoinedCount() > 1 {
+		out.Users = map[int64]push.Class{o.bob: push.Notify | push.Highlight}
+	}
+	return out
+}
+
+func TestPushOutcomeIsStored(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob := h.user("alice"), h.user("bob")
+	h.svc.Push = outcomes{bob.NID}
+	room := h.public(alice, bob)
+	e := h.say(alice, room, "hello bob")
+	found := must(h.room(room).FindEvent(t.Context(), e))
+	class := func() (n int64) {
+		h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
+			n, err = tx.EventPush(bob.NID, found.Room, found.Pos)
+			return err
+		}))
+		return n
+	}
+	if found.Push != push.Notify || class() != int64(push.Notify|push.Highlight) {
+		t.Errorf("stored as %d, for bob %d", found.Push, class())
+	}
+	must(h.svc.Redact(t.Context(), alice, room, e, "", nil))
+	if class() != 0 || must(h.room(room).FindEvent(t.Context(), e)).Push != 0 {
+		t.Error("a redacted event still notifies")
+	}
+}
+
+func TestChangesWakeWhomTheyConcern(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob, eve := h.user("alice"), h.user("bob"), h.user("eve")
+	room := h.public(alice)
+	woken := func(s Sender, do func()) bool {
+		sub := h.svc.Hub.Park(s.NID, s.Device)
+		defer sub.Close()
+		do()
+		select {
+		case <-sub.C():
+			return true
+		default:
+			return false
+		}
+	}
+	if !woken(alice, func() { h.say(alice, room, "x") }) || woken(eve, func() { h.say(alice, room, "x") }) {
+		t.Error("a message wakes its room's members only")
+	}
+	if !woken(bob, func() { h.ok(h.svc.Invite(t.Context(), alice, room, bob.ID, "")) }) {
+		t.Error("an invite wakes nobody")
+	}
+	h.ok(h.svc.Join(t.Context(), bob, room, ""))
+	if !woken(bob, func() { h.ok(h.svc.Kick(t.Context(), alice, room, bob.ID, "")) }) {
+		t.Error("a kick wakes nobody")
+	}
+	if woken(bob, func() { h.say(alice, room, "x") }) {
+		t.Error("who was kicked is still woken")
+	}
+	if woken(bob, func() {
+		if err := h.sendFailing(t.Context(), alice, room); !errors.Is(err, errInjected) {
+			t.Error(err)
+		}
+	}) {
+		t.Error("what failed wakes")
+	}
+}
