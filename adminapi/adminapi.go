@@ -1,0 +1,142 @@
+// Package adminapi is what administrators use: the control socket, over which the command line works while the server
+// runs, and the routes that scripts know from other servers.
+//
+// A command travels: ebb → Client (the control socket) → Control → a func of commands → the service. Where no server
+// runs, the command opens the services itself and calls Run: the same func.
+package adminapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"ebb/accounts"
+	"ebb/config"
+	"ebb/httpapi"
+	"ebb/mxerr"
+	"ebb/retention"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// API is the services that administrators reach; all fields are required.
+type API struct {
+	Config    *config.Config
+	Accounts  *accounts.Service
+	Rooms     *rooms.Service
+	Retention *retention.Job
+	DB        *storage.DB
+	Now       func() time.Time
+	Log       *slog.Logger
+
+	nonces *nonces
+}
+
+// New makes an API.
+func New(a API) *API {
+	a.nonces = newNonces(a.Now)
+	return &a
+}
+
+// commands are what the control socket understands, by name.
+func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessage) (any, error) {
+	return map[string]func(context.Context, json.RawMessage) (any, error){
+		"user add":             decoded(a.userAdd),
+		"user list":            decoded(a.userList),
+		"user passwd":          decoded(a.userPasswd),
+		"user admin":           decoded(a.userAdmin),
+		"user deactivate":      decoded(a.userDeactivate),
+		"token create":         decoded(a.tokenCreate),
+		"token list":           decoded(a.tokenList),
+		"token revoke":         decoded(a.tokenRevoke),
+		"room list":            decoded(a.roomList),
+		"room show":            decoded(a.roomShow),
+		"room retention get":   decoded(a.roomRetentionGet),
+		"room retention set":   decoded(a.roomRetentionSet),
+		"room retention clear": decoded(a.roomRetentionClear),
+		"purge now":            decoded(a.purgeNow),
+	}
+}
+
+// decoded makes a command of a func with typed arguments.
+func decoded[T any](f func(context.Context, T) (any, error)) func(context.Context, json.RawMessage) (any, error) {
+	return func(ctx context.Context, raw json.RawMessage) (any, error) {
+		var args T
+		if err := httpapi.DecodeJSON(raw, &args); err != nil {
+			return nil, err
+		}
+		return f(ctx, args)
+	}
+}
+
+// Run runs a command.
+func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, error) {
+	f, known := a.commands()[name]
+	if !known {
+		return nil, mxerr.Unrecognized()
+	}
+	return f(ctx, args)
+}
+
+// controlPrefix is the path of commands on the control socket: the name follows, words joined by slashes.
+const controlPrefix = "/control/"
+
+// maxControlBody bounds the arguments of a command, in bytes.
+const maxControlBody = 1 << 20
+
+// Control answers on the control socket.
+func (a *API) Control() http.Handler {
+	var routes []httpapi.Route
+	for name := range a.commands() {
+		routes = append(routes, httpapi.Route{
+			Method: "POST", Path: controlPrefix + strings.ReplaceAll(name, " ", "/"), OperationID: name, MaxBody: maxControlBody,
+			Handler: func(r *httpapi.Request) (any, error) {
+				body, err := r.Body()
+				if err != nil {
+					return nil, err
+				}
+				return a.Run(r.Context(), name, body)
+			},
+		})
+	}
+	slices.SortFunc(routes, func(x, y httpapi.Route) int { return strings.Compare(x.Path, y.Path) })
+	return httpapi.New(httpapi.Options{Routes: routes, Log: a.Log})
+}
+
+// Call runs a command on a running server and decodes its answer. Where the server refuses, the error is an mxerr.Error.
+func Call(ctx context.Context, c *http.Client, name string, args, result any) error {
+	body, err := json.Marshal(args)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://control"+controlPrefix+strings.ReplaceAll(name, " ", "/"), strings.NewReader(string(body)))
+	if err != nil {
+		return err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	err = decodeAnswer(resp, result)
+	return errors.Join(err, resp.Body.Close())
+}
+
+func decodeAnswer(resp *http.Response, result any) error {
+	if resp.StatusCode == http.StatusOK {
+		return json.NewDecoder(resp.Body).Decode(result)
+	}
+	var e struct {
+		Code string `json:"errcode"`
+		Msg  string `json:"error"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&e); err != nil {
+		return fmt.Errorf("the server answered %s: %w", resp.Status, err)
+	}
+	return mxerr.New(resp.StatusCode, e.Code, "%s", e.Msg)
+}

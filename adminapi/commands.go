@@ -1,0 +1,283 @@
+package adminapi
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/accounts"
+	"ebb/mxerr"
+	"ebb/rooms"
+	"ebb/rooms/expiry"
+	"ebb/storage"
+)
+
+// UserArgs are the arguments of the user commands; each reads what it needs.
+type UserArgs struct {
+	User     string `json:"user"` // @localpart:server, or the localpart
+	Password string `json:"password,omitempty"`
+	Admin    bool   `json:"admin,omitempty"`
+	SignOut  bool   `json:"sign_out,omitempty"`
+	Erase    bool   `json:"erase,omitempty"`
+}
+
+// User is an account as user list tells it.
+type User struct {
+	User        id.UserID `json:"user"`
+	Created     time.Time `json:"created"`
+	Admin       bool      `json:"admin"`
+	Deactivated bool      `json:"deactivated"`
+}
+
+// userID accepts a full id or a localpart.
+func (a *API) userID(text string) (id.UserID, error) {
+	if text == "" {
+		return "", mxerr.MissingParam("The user is missing")
+	}
+	if strings.HasPrefix(text, "@") {
+		return id.UserID(text), nil
+	}
+	return a.Accounts.UserID(text), nil
+}
+
+func (a *API) userAdd(ctx context.Context, u UserArgs) (any, error) {
+	localpart := strings.TrimSuffix(strings.TrimPrefix(u.User, "@"), ":"+a.Config.ServerName)
+	if localpart == "" {
+		return nil, mxerr.MissingParam("The user is missing")
+	}
+	made, err := a.Accounts.Create(ctx, accounts.NewAccount{Username: localpart, Password: u.Password, Admin: u.Admin})
+	return User{User: made.User, Created: a.Now(), Admin: u.Admin}, err
+}
+
+// listPage is how many accounts one read takes.
+const listPage = 1000
+
+func (a *API) userList(ctx context.Context, _ struct{}) (any, error) {
+	users := []User{}
+	for after := ""; ; {
+		page, err := a.Accounts.List(ctx, after, listPage)
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range page {
+			users = append(users, User(u))
+			after = u.User.Localpart()
+		}
+		if len(page) < listPage {
+			return users, nil
+		}
+	}
+}
+
+func (a *API) userPasswd(ctx context.Context, u UserArgs) (any, error) {
+	user, err := a.userID(u.User)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, a.Accounts.SetPassword(ctx, user, u.Password, u.SignOut, "")
+}
+
+func (a *API) userAdmin(ctx context.Context, u UserArgs) (any, error) {
+	user, err := a.userID(u.User)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, a.Accounts.SetAdmin(ctx, user, u.Admin)
+}
+
+func (a *API) userDeactivate(ctx context.Context, u UserArgs) (any, error) {
+	user, err := a.userID(u.User)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, a.Accounts.Deactivate(ctx, user, u.Erase)
+}
+
+// Token is a registration token; in the arguments of token create, Token "" has one chosen.
+type Token struct {
+	Token     string     `json:"token"`
+	Uses      *int64     `json:"uses"` // nil: any number
+	Completed int64      `json:"completed"`
+	Pending   int64      `json:"pending"`
+	Expires   *time.Time `json:"expires"` // nil: never
+}
+
+func tokenOf(t accounts.RegistrationToken) Token {
+	out := Token{Token: t.Token, Uses: t.Uses, Completed: t.Completed, Pending: t.Pending}
+	if !t.Expires.IsZero() {
+		out.Expires = &t.Expires
+	}
+	return out
+}
+
+func (a *API) tokenCreate(ctx context.Context, t Token) (any, error) {
+	wanted := accounts.RegistrationToken{Token: t.Token, Uses: t.Uses}
+	if t.Expires != nil {
+		wanted.Expires = *t.Expires
+	}
+	made, err := a.Accounts.CreateToken(ctx, wanted)
+	return tokenOf(made), err
+}
+
+func (a *API) tokenList(ctx context.Context, _ struct{}) (any, error) {
+	list, err := a.Accounts.ListTokens(ctx)
+	out := []Token{}
+	for _, t := range list {
+		out = append(out, tokenOf(t))
+	}
+	return out, err
+}
+
+func (a *API) tokenRevoke(ctx context.Context, t Token) (any, error) {
+	return struct{}{}, a.Accounts.RevokeToken(ctx, t.Token)
+}
+
+// RoomArgs are the arguments of the room commands.
+type RoomArgs struct {
+	Room string `json:"room"` // id or alias
+	// Lifetimes in ms, nil: unbounded. For room retention set.
+	MinLifetime *int64 `json:"min_lifetime,omitempty"`
+	MaxLifetime *int64 `json:"max_lifetime,omitempty"`
+}
+
+// Room is a room as the commands tell it.
+type Room struct {
+	Room       id.RoomID  `json:"room"`
+	Version    string     `json:"version"`
+	Name       string     `json:"name"`
+	Alias      string     `json:"alias"`
+	Joined     int        `json:"joined"`
+	Encrypted  bool       `json:"encrypted"`
+	Public     bool       `json:"public"`
+	Created    time.Time  `json:"created"`
+	Retention  Lifetimes  `json:"retention"`          // effective
+	Override   *Lifetimes `json:"override,omitempty"` // the administrator's
+	PurgedUpTo *time.Time `json:"purged_up_to,omitempty"`
+}
+
+// Lifetimes are a policy in ms; nil: unbounded.
+type Lifetimes struct {
+	Min *int64 `json:"min_lifetime"`
+	Max *int64 `json:"max_lifetime"`
+}
+
+func lifetimesOf(p expiry.Policy) Lifetimes {
+	millis := func(d *time.Duration) *int64 {
+		if d == nil {
+			return nil
+		}
+		ms := d.Milliseconds()
+		return &ms
+	}
+	return Lifetimes{Min: millis(p.Min), Max: millis(p.Max)}
+}
+
+func (a *API) room(ctx context.Context, text string) (*rooms.Room, error) {
+	if strings.HasPrefix(text, "#") {
+		resolved, err := a.Rooms.ResolveRoom(ctx, text)
+		if err != nil {
+			return nil, err
+		}
+		text = string(resolved)
+	}
+	return a.Rooms.Room(ctx, id.RoomID(text))
+}
+
+func describe(r *rooms.Room) Room {
+	out := Room{
+		Room: r.ID(), Version: string(r.Version().ID), Name: stateText(r, "m.room.name", "name"), Alias: stateText(r, "m.room.canonical_alias", "alias"),
+		Joined: r.Count(rooms.Join), Encrypted: r.Encrypted(), Public: r.Published(), Created: r.Created(), Retention: lifetimesOf(r.Retention()),
+	}
+	if p := r.Override(); p != nil {
+		l := lifetimesOf(*p)
+		out.Override = &l
+	}
+	if ms := r.PurgedBefore(); ms > 0 {
+		t := time.UnixMilli(ms)
+		out.PurgedUpTo = &t
+	}
+	return out
+}
+
+// stateText is a text of the room's state, "" where there is none.
+func stateText(r *rooms.Room, typ, member string) string {
+	e := r.State(typ, "")
+	if e == nil {
+		return ""
+	}
+	var content map[string]json.RawMessage
+	var text string
+	if json.Unmarshal(e.Content(), &content) != nil || json.Unmarshal(content[member], &text) != nil {
+		return ""
+	}
+	return text
+}
+
+func (a *API) roomList(ctx context.Context, _ struct{}) (any, error) {
+	var nids []int64
+	err := a.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		nids, err = tx.AllRooms()
+		return err
+	})
+	out := []Room{}
+	for _, nid := range nids {
+		r, err := a.Rooms.RoomByNID(ctx, nid)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, describe(r))
+	}
+	return out, err
+}
+
+func (a *API) roomShow(ctx context.Context, args RoomArgs) (any, error) {
+	r, err := a.room(ctx, args.Room)
+	if err != nil {
+		return nil, err
+	}
+	return describe(r), nil
+}
+
+func (a *API) roomRetentionGet(ctx context.Context, args RoomArgs) (any, error) {
+	return a.roomShow(ctx, args)
+}
+
+func (a *API) roomRetentionSet(ctx context.Context, args RoomArgs) (any, error) {
+	p := expiry.Policy{}
+	for _, l := range []struct {
+		from *int64
+		to   **time.Duration
+	}{{args.MinLifetime, &p.Min}, {args.MaxLifetime, &p.Max}} {
+		if l.from == nil {
+			continue
+		}
+		if *l.from < 0 || *l.from > int64(1<<63-1)/int64(time.Millisecond) {
+			return nil, mxerr.InvalidParam("A lifetime is not negative and at most 292 years")
+		}
+		d := time.Duration(*l.from) * time.Millisecond
+		*l.to = &d
+	}
+	return a.override(ctx, args.Room, &p)
+}
+
+func (a *API) roomRetentionClear(ctx context.Context, args RoomArgs) (any, error) {
+	return a.override(ctx, args.Room, nil)
+}
+
+func (a *API) override(ctx context.Context, room string, p *expiry.Policy) (any, error) {
+	r, err := a.room(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.Rooms.SetRetentionOverride(ctx, r.ID(), p); err != nil {
+		return nil, err
+	}
+	return describe(r), nil
+}
+
+func (a *API) purgeNow(ctx context.Context, _ struct{}) (any, error) {
+	return a.Retention.Purge(ctx)
+}

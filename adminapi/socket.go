@@ -1,0 +1,84 @@
+package adminapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+// socketName is the control socket below data_dir; the folder's permissions keep others out.
+const socketName = "control.sock"
+
+// address gives a path to the socket that fits a socket address, however long dir is: through the descriptor of the open
+// folder. The caller closes the folder when it is done with the address.
+func address(dir string) (path string, folder *os.File, err error) {
+	folder, err = os.Open(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	return filepath.Join("/proc/self/fd", strconv.Itoa(int(folder.Fd())), socketName), folder, nil
+}
+
+// Listen opens the control socket. Only one process has the database, so a socket that is there is a dead one's.
+func Listen(ctx context.Context, dir string) (net.Listener, error) {
+	path, folder, err := address(dir)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	defer func() { _ = folder.Close() }()
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // the address is void by then; Remove does it
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// Remove deletes the control socket of a server that ends.
+func Remove(dir string) error { return os.Remove(filepath.Join(dir, socketName)) }
+
+// ErrNotRunning: no server listens on the control socket.
+var ErrNotRunning = errors.New("no server is running on this data_dir")
+
+// Client speaks HTTP over the control socket of a running server, or returns ErrNotRunning.
+func Client(ctx context.Context, dir string) (*http.Client, error) {
+	path, folder, err := address(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotRunning
+	}
+	if err != nil {
+		return nil, err
+	}
+	dial := func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", path) }
+	c, err := dial(ctx)
+	if err != nil {
+		err = errors.Join(err, folder.Close())
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, ErrNotRunning
+		}
+		return nil, err
+	}
+	first := make(chan net.Conn, 1)
+	first <- c
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		select {
+		case c := <-first:
+			return c, nil
+		default:
+			return dial(ctx)
+		}
+	}}}, nil
+}

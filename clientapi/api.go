@@ -1,0 +1,62 @@
+// Package clientapi is the client-server API: one file per OpenAPI file of the specification, one method per operation.
+// A handler takes the request apart, calls one service and shapes the answer; what is allowed is decided by the services.
+package clientapi
+
+import (
+	"encoding/json"
+	"slices"
+
+	"ebb/accounts"
+	"ebb/config"
+	"ebb/e2ee"
+	"ebb/feed"
+	"ebb/httpapi"
+	"ebb/media"
+	"ebb/mxerr"
+	"ebb/push"
+	"ebb/rooms"
+)
+
+// API is the services that clients reach; all fields are required.
+type API struct {
+	Config   *config.Config
+	Accounts *accounts.Service
+	Rooms    *rooms.Service
+	Feed     *feed.Service
+	E2EE     *e2ee.Service
+	Push     *push.Rules
+	Media    *media.Service
+}
+
+// New makes an API.
+func New(a API) *API { return &a }
+
+// Routes lists the operations.
+func (a *API) Routes() []httpapi.Route {
+	return slices.Concat(
+		a.accountDataRoutes(), a.authedContentRepoRoutes(), a.banningRoutes(), a.contentRepoRoutes(), a.createRoomRoutes(),
+		a.crossSigningRoutes(), a.directoryRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(), a.joiningRoutes(),
+		a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(), a.listJoinedRoomsRoutes(),
+		a.listPublicRoomsRoutes(), a.messagePaginationRoutes(), a.presenceRoutes(), a.pushrulesRoutes(), a.readMarkersRoutes(),
+		a.receiptsRoutes(), a.redactionRoutes(), a.relationsRoutes(), a.roomEventByTimestampRoutes(), a.roomSendRoutes(), a.roomStateRoutes(),
+		a.roomUpgradesRoutes(), a.roomsRoutes(), a.syncRoutes(), a.tagsRoutes(), a.threadsListRoutes(), a.toDeviceRoutes(), a.typingRoutes(),
+	)
+}
+
+// session is who asks, for accounts.
+func session(r *httpapi.Request) accounts.Session {
+	return accounts.Session{UserNID: r.UserNID, User: r.UserID, DeviceNID: r.DeviceNID, Device: r.DeviceID, TokenID: r.TokenID, Admin: r.IsAdmin}
+}
+
+// interactiveAuth asks for the password of the account before something that an access token alone does not allow.
+// Spec: client-server-api#user-interactive-authentication-api
+func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
+	var body map[string]json.RawMessage
+	if err := r.Decode(&body); err != nil {
+		return err
+	}
+	return a.Accounts.Confirm(r.Context(), accounts.Asked{Operation: operation, Session: session(r), Body: body, Target: r.Var("deviceId")})
+}
+
+// missing says that a required member or parameter is not there.
+func missing(what string) error { return mxerr.MissingParam("%s is missing", what) }

@@ -1,0 +1,48 @@
+package clientapi
+
+import (
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/e2ee"
+	"ebb/httpapi"
+)
+
+func (a *API) crossSigningRoutes() []httpapi.Route {
+	const file = "cross_signing.yaml"
+	return []httpapi.Route{
+		{Method: "POST", Path: "/_matrix/client/v3/keys/device_signing/upload", Aliases: []string{"/_matrix/client/unstable/keys/device_signing/upload"}, OperationID: "uploadCrossSigningKeys", File: file, Auth: httpapi.User, Handler: a.uploadCrossSigningKeys},
+		{Method: "POST", Path: "/_matrix/client/v3/keys/signatures/upload", Aliases: []string{"/_matrix/client/unstable/keys/signatures/upload"}, OperationID: "uploadCrossSigningSignatures", File: file, Auth: httpapi.User, Handler: a.uploadCrossSigningSignatures},
+	}
+}
+
+// uploadCrossSigningSignatures stores signatures on keys.
+// Spec: client-server-api#post_matrixclientv3keyssignaturesupload
+func (a *API) uploadCrossSigningSignatures(r *httpapi.Request) (any, error) {
+	var body map[id.UserID]map[string]json.RawMessage
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	failures, err := a.E2EE.UploadSignatures(r.Context(), device(r), body)
+	return map[string]any{"failures": failures}, err
+}
+
+// uploadCrossSigningKeys stores the three keys of the user. Replacing them takes a second proof of who asks.
+// Spec: client-server-api#post_matrixclientv3keysdevice_signingupload
+func (a *API) uploadCrossSigningKeys(r *httpapi.Request) (any, error) {
+	var body e2ee.UploadCrossSigning
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	needed, err := a.E2EE.NeedsAuth(r.Context(), device(r), body)
+	if err != nil {
+		return nil, err
+	}
+	if needed {
+		if err := a.interactiveAuth(r, "uploadCrossSigningKeys"); err != nil {
+			return nil, err
+		}
+	}
+	return nil, a.E2EE.UploadCrossSigning(r.Context(), device(r), body)
+}

@@ -1,0 +1,84 @@
+package clientapi
+
+import (
+	"maunium.net/go/mautrix/id"
+
+	"ebb/e2ee"
+	"ebb/httpapi"
+)
+
+func (a *API) keysRoutes() []httpapi.Route {
+	const file = "keys.yaml"
+	const base = "/_matrix/client/v3/keys"
+	return []httpapi.Route{
+		{Method: "POST", Path: base + "/upload", Aliases: []string{"/_matrix/client/r0/keys/upload"}, OperationID: "uploadKeys", File: file, Auth: httpapi.User, Handler: a.uploadKeys},
+		{Method: "POST", Path: base + "/query", Aliases: []string{"/_matrix/client/r0/keys/query"}, OperationID: "queryKeys", File: file, Auth: httpapi.User, Handler: a.queryKeys},
+		{Method: "POST", Path: base + "/claim", Aliases: []string{"/_matrix/client/r0/keys/claim"}, OperationID: "claimKeys", File: file, Auth: httpapi.User, Rate: httpapi.KeyClaim, Handler: a.claimKeys},
+		{Method: "GET", Path: base + "/changes", Aliases: []string{"/_matrix/client/r0/keys/changes"}, OperationID: "getKeysChanges", File: file, Auth: httpapi.User, Handler: a.getKeysChanges},
+	}
+}
+
+// device is who asks, for e2ee.
+func device(r *httpapi.Request) e2ee.Device {
+	return e2ee.Device{UserNID: r.UserNID, User: r.UserID, DeviceNID: r.DeviceNID, DeviceID: r.DeviceID}
+}
+
+// uploadKeys stores the keys of the asking device.
+// Spec: client-server-api#post_matrixclientv3keysupload
+func (a *API) uploadKeys(r *httpapi.Request) (any, error) {
+	var body e2ee.UploadKeys
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	counts, err := a.E2EE.Upload(r.Context(), device(r), body)
+	return map[string]any{"one_time_key_counts": counts}, err
+}
+
+// queryKeys gives users' identity and cross-signing keys.
+// Spec: client-server-api#post_matrixclientv3keysquery
+func (a *API) queryKeys(r *httpapi.Request) (any, error) {
+	var body struct {
+		DeviceKeys map[id.UserID][]id.DeviceID `json:"device_keys"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if body.DeviceKeys == nil {
+		return nil, missing("device_keys")
+	}
+	return a.E2EE.Query(r.Context(), device(r), body.DeviceKeys)
+}
+
+// claimKeys takes one-time keys.
+// Spec: client-server-api#post_matrixclientv3keysclaim
+func (a *API) claimKeys(r *httpapi.Request) (any, error) {
+	var body struct {
+		OneTimeKeys map[id.UserID]map[id.DeviceID]string `json:"one_time_keys"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if body.OneTimeKeys == nil {
+		return nil, missing("one_time_keys")
+	}
+	claims, failures, err := a.E2EE.Claim(r.Context(), body.OneTimeKeys)
+	return map[string]any{"one_time_keys": claims, "failures": failures}, err
+}
+
+// getKeysChanges lists the users whose devices changed between two sync tokens.
+// Spec: client-server-api#get_matrixclientv3keyschanges
+func (a *API) getKeysChanges(r *httpapi.Request) (any, error) {
+	if r.Query("from") == "" || r.Query("to") == "" {
+		return nil, missing("from and to")
+	}
+	changed, left, err := a.Feed.DeviceChanges(r.Context(), viewer(r), r.Query("from"), r.Query("to"))
+	return map[string][]id.UserID{"changed": listed(changed), "left": listed(left)}, err
+}
+
+// listed makes an empty list of none, for JSON.
+func listed[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}

@@ -1,0 +1,154 @@
+package clientapi
+
+import (
+	"encoding/json"
+
+	"ebb/httpapi"
+	"ebb/mxerr"
+	"ebb/push"
+)
+
+func (a *API) pushrulesRoutes() []httpapi.Route {
+	const base = "/_matrix/client/v3/pushrules"
+	const rule = base + "/global/{kind}/{ruleId}"
+	route := func(method, path, operation string, h func(*httpapi.Request) (any, error), aliases ...string) httpapi.Route {
+		return httpapi.Route{Method: method, Path: path, Aliases: aliases, OperationID: operation, File: "pushrules.yaml", Auth: httpapi.User, Handler: h}
+	}
+	return []httpapi.Route{
+		route("GET", base+"/", "getPushRules", a.getPushRules, base, "/_matrix/client/r0/pushrules/"),
+		route("GET", base+"/global/", "getPushRulesGlobal", a.getPushRulesGlobal, base+"/global"),
+		route("GET", rule, "getPushRule", a.getPushRule),
+		route("PUT", rule, "setPushRule", a.setPushRule),
+		route("DELETE", rule, "deletePushRule", a.deletePushRule),
+		route("GET", rule+"/enabled", "isPushRuleEnabled", a.isPushRuleEnabled),
+		route("PUT", rule+"/enabled", "setPushRuleEnabled", a.setPushRuleEnabled),
+		route("GET", rule+"/actions", "getPushRuleActions", a.getPushRuleActions),
+		route("PUT", rule+"/actions", "setPushRuleActions", a.setPushRuleActions),
+	}
+}
+
+// getPushRules gives the whole rule set.
+// Spec: client-server-api#get_matrixclientv3pushrules
+func (a *API) getPushRules(r *httpapi.Request) (any, error) {
+	set, err := a.Push.Rules(r.Context(), r.UserNID, r.UserID)
+	return map[string]any{"global": set}, err
+}
+
+// getPushRulesGlobal gives the global rule set, the only one.
+// Spec: client-server-api#get_matrixclientv3pushrulesglobal
+func (a *API) getPushRulesGlobal(r *httpapi.Request) (any, error) {
+	return a.Push.Rules(r.Context(), r.UserNID, r.UserID)
+}
+
+func ruleKind(r *httpapi.Request) (push.Kind, error) {
+	k := push.Kind(r.Var("kind"))
+	if !k.Valid() {
+		return k, mxerr.InvalidParam("%q is not a kind of push rules", r.Var("kind"))
+	}
+	return k, nil
+}
+
+func (a *API) pushRule(r *httpapi.Request) (*push.Rule, error) {
+	kind, err := ruleKind(r)
+	if err != nil {
+		return nil, err
+	}
+	set, err := a.Push.Rules(r.Context(), r.UserNID, r.UserID)
+	if err != nil {
+		return nil, err
+	}
+	rule, found := set.Find(kind, r.Var("ruleId"))
+	if !found {
+		return nil, mxerr.NotFound("There is no such push rule")
+	}
+	return rule, nil
+}
+
+// getPushRule gives one rule.
+// Spec: client-server-api#get_matrixclientv3pushrulesglobalkindruleid
+func (a *API) getPushRule(r *httpapi.Request) (any, error) {
+	rule, err := a.pushRule(r)
+	if err != nil {
+		return nil, err
+	}
+	return rule, nil
+}
+
+// setPushRule adds or replaces one of the user's own rules.
+// Spec: client-server-api#put_matrixclientv3pushrulesglobalkindruleid
+func (a *API) setPushRule(r *httpapi.Request) (any, error) {
+	kind, err := ruleKind(r)
+	if err != nil {
+		return nil, err
+	}
+	rule := push.NewRule{Before: r.Query("before"), After: r.Query("after")}
+	if err := r.Decode(&rule); err != nil {
+		return nil, err
+	}
+	return nil, a.Push.Put(r.Context(), r.UserNID, r.UserID, kind, r.Var("ruleId"), rule)
+}
+
+// deletePushRule removes one of the user's own rules.
+// Spec: client-server-api#delete_matrixclientv3pushrulesglobalkindruleid
+func (a *API) deletePushRule(r *httpapi.Request) (any, error) {
+	kind, err := ruleKind(r)
+	if err != nil {
+		return nil, err
+	}
+	return nil, a.Push.Delete(r.Context(), r.UserNID, r.UserID, kind, r.Var("ruleId"))
+}
+
+// isPushRuleEnabled says whether a rule is on.
+// Spec: client-server-api#get_matrixclientv3pushrulesglobalkindruleidenabled
+func (a *API) isPushRuleEnabled(r *httpapi.Request) (any, error) {
+	rule, err := a.pushRule(r)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]bool{"enabled": rule.Enabled}, nil
+}
+
+// setPushRuleEnabled switches a rule on or off.
+// Spec: client-server-api#put_matrixclientv3pushrulesglobalkindruleidenabled
+func (a *API) setPushRuleEnabled(r *httpapi.Request) (any, error) {
+	kind, err := ruleKind(r)
+	if err != nil {
+		return nil, err
+	}
+	var body struct {
+		Enabled *bool `json:"enabled"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if body.Enabled == nil {
+		return nil, missing("enabled")
+	}
+	return nil, a.Push.SetEnabled(r.Context(), r.UserNID, r.UserID, kind, r.Var("ruleId"), *body.Enabled)
+}
+
+// getPushRuleActions gives the actions of a rule.
+// Spec: client-server-api#get_matrixclientv3pushrulesglobalkindruleidactions
+func (a *API) getPushRuleActions(r *httpapi.Request) (any, error) {
+	rule, err := a.pushRule(r)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"actions": listed(rule.Actions)}, nil
+}
+
+// setPushRuleActions replaces the actions of a rule.
+// Spec: client-server-api#put_matrixclientv3pushrulesglobalkindruleidactions
+func (a *API) setPushRuleActions(r *httpapi.Request) (any, error) {
+	kind, err := ruleKind(r)
+	if err != nil {
+		return nil, err
+	}
+	var body struct {
+		Actions []json.RawMessage `json:"actions"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	return nil, a.Push.SetActions(r.Context(), r.UserNID, r.UserID, kind, r.Var("ruleId"), body.Actions)
+}

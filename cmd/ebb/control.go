@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"ebb/adminapi"
+	"ebb/mxerr"
+	"ebb/server"
+)
+
+// refusedError: the server understood, and said no.
+type refusedError struct{ error }
+
+// call runs a command on the running server, or, where none runs, on the database itself.
+func (inv *invocation) call(ctx context.Context, name string, args, result any) error {
+	cfg, err := inv.config()
+	if err != nil {
+		return err
+	}
+	client, err := adminapi.Client(ctx, cfg.Dir())
+	switch {
+	case errors.Is(err, adminapi.ErrNotRunning):
+		s, err := server.New(ctx, cfg, server.Options{Version: version})
+		if err != nil {
+			return err
+		}
+		return refused(errors.Join(offline(ctx, s, name, args, result), s.Close()))
+	case err != nil:
+		return fmt.Errorf("reach the running server: %w", err)
+	}
+	return refused(adminapi.Call(ctx, client, name, args, result))
+}
+
+// offline runs a command in this process.
+func offline(ctx context.Context, s *server.Server, name string, args, result any) error {
+	raw, err := json.Marshal(args)
+	if err != nil {
+		return err
+	}
+	v, err := s.Control(ctx, name, raw)
+	if err != nil {
+		return err
+	}
+	out, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(out, result)
+}
+
+// refused tells what the server refuses from what fails.
+func refused(err error) error {
+	var e *mxerr.Error
+	if errors.As(err, &e) && e.Status < 500 {
+		return refusedError{errors.New(e.Msg)}
+	}
+	return err
+}

@@ -1,0 +1,204 @@
+// Command ebb is the Matrix homeserver and its tools. See `ebb help`.
+//
+// Exit codes: 0 done; 1 failed; 2 the command line or the configuration is wrong; 3 refused, because something is not
+// there or is there already.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+// version is set by -ldflags.
+var version = "dev"
+
+// The exit codes.
+const (
+	exitFailed  = 1
+	exitUsage   = 2
+	exitRefused = 3
+)
+
+// command is one subcommand.
+type command struct {
+	name    string // such as "user add"
+	args    string // what follows the flags, for the help
+	short   string
+	example string
+	setup   func(*invocation) func(ctx context.Context) error // defines flags, returns what to do once they are parsed
+}
+
+// invocation is one run of a command.
+type invocation struct {
+	flags      *flag.FlagSet
+	configFile string
+	json       bool
+	stdin      io.Reader
+	stdout     io.Writer
+	stderr     io.Writer
+}
+
+// usageError is a mistake of whoever typed the command.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func commands() []command {
+	return []command{
+		serveCommand, initCommand, configCheckCommand,
+		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand,
+		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
+		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
+		purgeNowCommand, healthcheckCommand, versionCommand, resolveStateCommand,
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run finds the command and runs it; the result is the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	c, rest := find(args)
+	if c == nil {
+		return help(args, stdout, stderr)
+	}
+	inv := &invocation{flags: flag.NewFlagSet("ebb "+c.name, flag.ContinueOnError), stdin: stdin, stdout: stdout, stderr: stderr}
+	inv.flags.SetOutput(io.Discard)
+	inv.flags.StringVar(&inv.configFile, "config", defaultConfigFile(), "configuration `FILE`")
+	do := c.setup(inv)
+	err := inv.parse(rest)
+	if errors.Is(err, flag.ErrHelp) {
+		inv.usage(stdout, c)
+		return 0
+	}
+	if err == nil {
+		err = do(ctx)
+	}
+	return inv.report(c, err)
+}
+
+// find matches the longest command name at the beginning of args.
+func find(args []string) (*command, []string) {
+	var best *command
+	words := 0
+	for _, c := range commands() {
+		name := strings.Fields(c.name)
+		if len(name) > words && len(args) >= len(name) && strings.Join(args[:len(name)], " ") == c.name {
+			best, words = &c, len(name)
+		}
+	}
+	return best, args[words:]
+}
+
+// parse allows flags before and after other arguments.
+func (inv *invocation) parse(args []string) error {
+	var rest []string
+	args = spread(args)
+	for {
+		if err := inv.flags.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return err
+			}
+			return usageError{err}
+		}
+		if inv.flags.NArg() == 0 {
+			return inv.flags.Parse(append([]string{"--"}, rest...))
+		}
+		rest = append(rest, inv.flags.Arg(0))
+		args = inv.flags.Args()[1:]
+	}
+}
+
+// report prints an error and chooses the exit code.
+func (inv *invocation) report(c *command, err error) int {
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(inv.stderr, "ebb %s: %v\n", c.name, err)
+	var usage usageError
+	var refused refusedError
+	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintf(inv.stderr, "Run `ebb %s --help`.\n", c.name)
+		return exitUsage
+	case errors.As(err, &refused):
+		return exitRefused
+	}
+	return exitFailed
+}
+
+func (inv *invocation) usage(w io.Writer, c *command) {
+	line := "ebb " + c.name + " [flags]"
+	if c.args != "" {
+		line += " " + c.args
+	}
+	fmt.Fprintf(w, "%s\n\nUsage: %s\n\nExample: %s\n\nFlags:\n", c.short, line, c.example)
+	inv.flags.SetOutput(w)
+	inv.flags.PrintDefaults()
+}
+
+func help(args []string, stdout, stderr io.Writer) int {
+	w, code := stderr, exitUsage
+	if len(args) > 0 && (args[0] == "help" || args[0] == "--help" || args[0] == "-h") {
+		w, code = stdout, 0
+	} else if len(args) > 0 {
+		fmt.Fprintf(w, "ebb: there is no command %q\n\n", strings.Join(args, " "))
+	}
+	fmt.Fprint(w, "Ebb is a Matrix homeserver.\n\nCommands (each has --help):\n")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  %-22s %s\n", c.name, c.short)
+	}
+	return code
+}
+
+// defaultConfigFile is EBB_CONFIG, else ebb.yaml in this folder.
+func defaultConfigFile() string {
+	if f := os.Getenv("EBB_CONFIG"); f != "" {
+		return f
+	}
+	return "ebb.yaml"
+}
+
+// jsonFlag adds --json to a command that lists.
+func (inv *invocation) jsonFlag() {
+	inv.flags.BoolVar(&inv.json, "json", false, "print JSON")
+}
+
+// print writes v as JSON, or as lines by text.
+func (inv *invocation) print(v any, text func(w io.Writer)) error {
+	if !inv.json {
+		text(inv.stdout)
+		return nil
+	}
+	enc := json.NewEncoder(inv.stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// one is the single argument of a command.
+func (inv *invocation) one(what string) (string, error) {
+	if inv.flags.NArg() != 1 {
+		return "", usagef("give exactly one %s", what)
+	}
+	return inv.flags.Arg(0), nil
+}
+
+// none refuses arguments.
+func (inv *invocation) none() error {
+	if inv.flags.NArg() != 0 {
+		return usagef("unexpected %q", inv.flags.Arg(0))
+	}
+	return nil
+}

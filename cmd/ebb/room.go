@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"ebb/adminapi"
+	"ebb/config"
+	"ebb/retention"
+)
+
+var roomListCommand = command{
+	name: "room list", short: "list rooms", example: "ebb room list --json",
+	setup: func(inv *invocation) func(context.Context) error {
+		inv.jsonFlag()
+		return func(ctx context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			var list []adminapi.Room
+			if err := inv.call(ctx, "room list", struct{}{}, &list); err != nil {
+				return err
+			}
+			return inv.print(list, func(w io.Writer) {
+				for _, r := range list {
+					fmt.Fprintf(w, "%-48s %4d joined  %s\n", r.Room, r.Joined, r.Name)
+				}
+			})
+		}
+	},
+}
+
+var roomShowCommand = roomCommand("room show", "describe a room", func(w io.Writer, r adminapi.Room) {
+	fmt.Fprintf(w, "room       %s\nversion    %s\nname       %s\nalias      %s\njoined     %d\nencrypted  %t\npublic     %t\ncreated    %s\n",
+		r.Room, r.Version, r.Name, r.Alias, r.Joined, r.Encrypted, r.Public, r.Created.Format(time.RFC3339))
+	printRetention(w, r)
+})
+
+var roomRetentionGetCommand = roomCommand("room retention get", "say how long a room keeps messages", printRetention)
+
+var roomRetentionClearCommand = roomCommand("room retention clear", "take the administrator's policy away; the room's own holds again", printRetention)
+
+// roomCommand is a command on one room that answers with the room.
+func roomCommand(name, short string, text func(io.Writer, adminapi.Room)) command {
+	return command{
+		name: name, args: "ROOM", short: short, example: "ebb " + name + " '!abc:example.org'",
+		setup: func(inv *invocation) func(context.Context) error {
+			inv.jsonFlag()
+			return func(ctx context.Context) error {
+				room, err := inv.one("room id or alias")
+				if err != nil {
+					return err
+				}
+				var r adminapi.Room
+				if err := inv.call(ctx, name, adminapi.RoomArgs{Room: room}, &r); err != nil {
+					return err
+				}
+				return inv.print(r, func(w io.Writer) { text(w, r) })
+			}
+		},
+	}
+}
+
+func printRetention(w io.Writer, r adminapi.Room) {
+	fmt.Fprintf(w, "keeps      %s\n", lifetimes(r.Retention))
+	if r.Override != nil {
+		fmt.Fprintf(w, "override   %s\n", lifetimes(*r.Override))
+	}
+}
+
+func lifetimes(l adminapi.Lifetimes) string {
+	text := "messages for ever"
+	if l.Max != nil {
+		text = "messages for at most " + span(*l.Max)
+	}
+	if l.Min != nil {
+		text += ", at least " + span(*l.Min)
+	}
+	return text
+}
+
+func span(ms int64) string { return config.Duration(time.Duration(ms) * time.Millisecond).String() }
+
+var roomRetentionSetCommand = command{
+	name: "room retention set", args: "ROOM", short: "decide how long a room keeps messages, whatever the room says",
+	example: "ebb room retention set --max 30d '!abc:example.org'",
+	setup: func(inv *invocation) func(context.Context) error {
+		low := inv.flags.String("min", "", "keep messages at least so long, such as 7d")
+		high := inv.flags.String("max", "", "remove messages after so long, such as 30d; by default never")
+		inv.jsonFlag()
+		return func(ctx context.Context) error {
+			room, err := inv.one("room id or alias")
+			if err != nil {
+				return err
+			}
+			args := adminapi.RoomArgs{Room: room}
+			if args.MinLifetime, err = millis("--min", *low); err != nil {
+				return err
+			}
+			if args.MaxLifetime, err = millis("--max", *high); err != nil {
+				return err
+			}
+			var r adminapi.Room
+			if err := inv.call(ctx, "room retention set", args, &r); err != nil {
+				return err
+			}
+			return inv.print(r, func(w io.Writer) { printRetention(w, r) })
+		}
+	},
+}
+
+func millis(flag, text string) (*int64, error) {
+	if text == "" {
+		return nil, nil
+	}
+	d, err := config.ParseDuration(text)
+	if err != nil {
+		return nil, usagef("%s: %w", flag, err)
+	}
+	ms := time.Duration(d).Milliseconds()
+	return &ms, nil
+}
+
+var purgeNowCommand = command{
+	name: "purge now", short: "remove expired messages from disk now", example: "ebb purge now",
+	setup: func(inv *invocation) func(context.Context) error {
+		inv.jsonFlag()
+		return func(ctx context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			var report retention.Report
+			if err := inv.call(ctx, "purge now", struct{}{}, &report); err != nil {
+				return err
+			}
+			return inv.print(report, func(w io.Writer) {
+				fmt.Fprintf(w, "removed %d messages; %d rooms have a maximum lifetime\n", report.Events, report.Rooms)
+			})
+		}
+	},
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"ebb/config"
+	"ebb/server"
+	"ebb/telemetry"
+)
+
+var serveCommand = command{
+	name: "serve", short: "run the server", example: "ebb serve --config /etc/ebb.yaml",
+	setup: func(inv *invocation) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			return serve(ctx, inv)
+		}
+	},
+}
+
+// commitDelayVariable injects a delay into every commit, for the benchmark: it shows what a slow disk would.
+const commitDelayVariable = "EBB_BENCH_COMMIT_DELAY"
+
+func serve(ctx context.Context, inv *invocation) error {
+	cfg, err := inv.config()
+	if err != nil {
+		return err
+	}
+	log, err := telemetry.NewLogger(inv.stderr, cfg.Log.Level, cfg.Log.Format)
+	if err != nil {
+		return usageError{err}
+	}
+	o := server.Options{Version: version, Log: log}
+	if text := os.Getenv(commitDelayVariable); text != "" {
+		if o.CommitDelay, err = time.ParseDuration(text); err != nil {
+			return usagef("%s: %w", commitDelayVariable, err)
+		}
+	}
+	s, err := server.New(ctx, cfg, o)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+var healthcheckCommand = command{
+	name: "healthcheck", short: "ask the running server whether it is well (exit code 0)", example: "ebb healthcheck --config /etc/ebb.yaml",
+	setup: func(inv *invocation) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			cfg, err := inv.config()
+			if err != nil {
+				return err
+			}
+			return healthcheck(ctx, cfg)
+		}
+	},
+}
+
+// healthcheck asks the first address, from this machine: its certificate is for other names.
+func healthcheck(ctx context.Context, cfg *config.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	l := cfg.Listen[0]
+	scheme := "http"
+	if l.TLS.Certificate != "" {
+		scheme = "https"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+l.Address+"/health", nil)
+	if err != nil {
+		return err
+	}
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // it asks itself
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("the server is not well: %s", resp.Status)
+	}
+	return errors.Join(err, resp.Body.Close())
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+
+	"ebb/adminapi"
+)
+
+var userAddCommand = command{
+	name: "user add", args: "USER", short: "make an account", example: "ebb user add --admin alice",
+	setup: func(inv *invocation) func(context.Context) error {
+		admin := inv.flags.Bool("admin", false, "make an administrator")
+		fromStdin := inv.passwordFlag()
+		return func(ctx context.Context) error {
+			user, err := inv.one("user")
+			if err != nil {
+				return err
+			}
+			password, err := inv.password(*fromStdin)
+			if err != nil {
+				return err
+			}
+			var made adminapi.User
+			if err := inv.call(ctx, "user add", adminapi.UserArgs{User: user, Password: password, Admin: *admin}, &made); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(inv.stdout, made.User)
+			return err
+		}
+	},
+}
+
+var userListCommand = command{
+	name: "user list", short: "list accounts", example: "ebb user list --json",
+	setup: func(inv *invocation) func(context.Context) error {
+		inv.jsonFlag()
+		return func(ctx context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			var users []adminapi.User
+			if err := inv.call(ctx, "user list", struct{}{}, &users); err != nil {
+				return err
+			}
+			return inv.print(users, func(w io.Writer) {
+				for _, u := range users {
+					fmt.Fprintf(w, "%-40s %s%s%s\n", u.User, u.Created.Format("2006-01-02"), mark(u.Admin, " admin"), mark(u.Deactivated, " deactivated"))
+				}
+			})
+		}
+	},
+}
+
+func mark(on bool, text string) string {
+	if on {
+		return text
+	}
+	return ""
+}
+
+var userPasswdCommand = command{
+	name: "user passwd", args: "USER", short: "set a password", example: "ebb user passwd --sign-out alice",
+	setup: func(inv *invocation) func(context.Context) error {
+		signOut := inv.flags.Bool("sign-out", false, "sign out every device of the user")
+		fromStdin := inv.passwordFlag()
+		return func(ctx context.Context) error {
+			user, err := inv.one("user")
+			if err != nil {
+				return err
+			}
+			password, err := inv.password(*fromStdin)
+			if err != nil {
+				return err
+			}
+			return inv.call(ctx, "user passwd", adminapi.UserArgs{User: user, Password: password, SignOut: *signOut}, &struct{}{})
+		}
+	},
+}
+
+var userAdminCommand = command{
+	name: "user admin", args: "USER", short: "make a user an administrator, or not", example: "ebb user admin --remove alice",
+	setup: func(inv *invocation) func(context.Context) error {
+		remove := inv.flags.Bool("remove", false, "take the right away")
+		return func(ctx context.Context) error {
+			user, err := inv.one("user")
+			if err != nil {
+				return err
+			}
+			return inv.call(ctx, "user admin", adminapi.UserArgs{User: user, Admin: !*remove}, &struct{}{})
+		}
+	},
+}
+
+var userDeactivateCommand = command{
+	name: "user deactivate", args: "USER", short: "end an account for good", example: "ebb user deactivate --erase alice",
+	setup: func(inv *invocation) func(context.Context) error {
+		erase := inv.flags.Bool("erase", false, "whoever joins a room later gets the user's messages redacted")
+		return func(ctx context.Context) error {
+			user, err := inv.one("user")
+			if err != nil {
+				return err
+			}
+			return inv.call(ctx, "user deactivate", adminapi.UserArgs{User: user, Erase: *erase}, &struct{}{})
+		}
+	},
+}
+
+func (inv *invocation) passwordFlag() *bool {
+	return inv.flags.Bool("password-stdin", false, "read the password from standard input instead of asking")
+}
+
+// password asks twice at a terminal, or reads one line of standard input.
+func (inv *invocation) password(fromStdin bool) (string, error) {
+	tty, isFile := inv.stdin.(*os.File)
+	if fromStdin || !isFile || !term.IsTerminal(int(tty.Fd())) {
+		if !fromStdin {
+			return "", usagef("there is no terminal to ask for the password: use --password-stdin")
+		}
+		line, err := bufio.NewReader(inv.stdin).ReadString('\n')
+		if err != nil && line == "" {
+			return "", usagef("there is no password on standard input")
+		}
+		return strings.TrimRight(line, "\r\n"), nil
+	}
+	first, err := inv.ask(tty, "Password: ")
+	if err != nil {
+		return "", err
+	}
+	second, err := inv.ask(tty, "Again: ")
+	if err == nil && first != second {
+		err = usagef("the two passwords differ")
+	}
+	return first, err
+}
+
+func (inv *invocation) ask(tty *os.File, prompt string) (string, error) {
+	fmt.Fprint(inv.stderr, prompt)
+	raw, err := term.ReadPassword(int(tty.Fd()))
+	fmt.Fprintln(inv.stderr)
+	return string(raw), err
+}

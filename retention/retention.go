@@ -1,0 +1,125 @@
+// Package retention removes expired messages from disk. What is expired is hidden from every reader at once, by the
+// clock (rooms); this package only makes sure that it is soon gone from the database too, with its bytes.
+//
+// A run goes room by room, in small transactions, and can stop anywhere: the next one goes on. The first run is at boot.
+package retention
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// Options is what a Job is made of.
+type Options struct {
+	DB       *storage.DB
+	Rooms    *rooms.Service
+	Policy   rooms.Retention // the server's default and limits
+	Interval time.Duration
+	Observe  func(Report) // after every run, for metrics; nil: nobody is told
+	Log      *slog.Logger
+}
+
+// Job purges on a schedule and on demand.
+type Job struct {
+	Options
+	// running keeps runs from overlapping; held over database work, under no other lock.
+	running sync.Mutex
+}
+
+// New makes a Job; Run starts it.
+func New(o Options) *Job { return &Job{Options: o} }
+
+// Report is what one run did.
+type Report struct {
+	Rooms  int           `json:"rooms"`  // with an effective maximum lifetime
+	Events int           `json:"events"` // purged
+	Took   time.Duration `json:"took"`
+}
+
+// Run purges now and then at every interval, until ctx ends.
+func (j *Job) Run(ctx context.Context) error {
+	tick := time.NewTicker(j.Interval)
+	defer tick.Stop()
+	for {
+		if _, err := j.Purge(ctx); err != nil && ctx.Err() == nil {
+			j.Log.Error("the purge of expired messages failed and will be tried again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Purge removes everything that is expired now, and gives the space back.
+func (j *Job) Purge(ctx context.Context) (Report, error) {
+	j.running.Lock()
+	defer j.running.Unlock()
+	start := time.Now()
+	var report Report
+	list, err := j.rooms(ctx)
+	if err != nil {
+		return report, err
+	}
+	var errs []error
+	for _, nid := range list {
+		n, has, err := j.purgeRoom(ctx, nid)
+		report.Events += n
+		if has {
+			report.Rooms++
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return report, ctx.Err()
+			}
+			errs = append(errs, fmt.Errorf("room %d: %w", nid, err)) // the other rooms all the same
+		}
+	}
+	if report.Events > 0 {
+		errs = append(errs, j.DB.Maintain(ctx))
+		j.Log.Info("purged expired messages", "rooms", report.Rooms, "events", report.Events, "took", time.Since(start))
+	}
+	report.Took = time.Since(start)
+	if j.Observe != nil {
+		j.Observe(report)
+	}
+	return report, errors.Join(errs...)
+}
+
+// rooms lists the rooms that may have something expired.
+func (j *Job) rooms(ctx context.Context) (list []int64, err error) {
+	err = j.DB.Read(ctx, func(tx *storage.Tx) error {
+		if j.Policy.Default.Max != nil || j.Policy.Limits.MaxLifetime.Max != nil {
+			list, err = tx.AllRooms()
+		} else {
+			list, err = tx.RoomsWithPolicy()
+		}
+		return err
+	})
+	return list, err
+}
+
+// purgeRoom purges one room, batch after batch.
+func (j *Job) purgeRoom(ctx context.Context, nid int64) (events int, hasPolicy bool, err error) {
+	room, err := j.Rooms.RoomByNID(ctx, nid)
+	if err != nil {
+		return 0, false, err
+	}
+	hasPolicy = room.Retention().Max != nil
+	for after, more := int64(0), hasPolicy; more; {
+		var n int
+		if n, after, more, err = j.Rooms.Purge(ctx, room, after); err != nil {
+			return events, hasPolicy, err
+		}
+		events += n
+	}
+	return events, hasPolicy, nil
+}

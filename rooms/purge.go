@@ -1,0 +1,139 @@
+package rooms
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// purgeBatch is how many events one purge transaction looks at: 500 keep it under about 20 ms, so that sends wait little.
+const purgeBatch = 500
+
+// Purge removes expired message events of a room from the database, among the next purgeBatch events after an order.
+// It returns how many went, where to go on, and whether there may be more. State events stay; an event that the graph
+// still needs keeps its redacted skeleton, which no client sees.
+func (s *Service) Purge(ctx context.Context, r *Room, after int64) (purged int, next int64, more bool, err error) {
+	cutoff, expires := expiry.Cutoff(r.Retention(), s.Now())
+	if !expires {
+		return 0, after, false, nil
+	}
+	var gone []storage.Pos
+	w := storage.Write{
+		Rooms: []int64{r.nid},
+		Do: func(tx *storage.Tx) error {
+			batch, err := tx.PurgeCandidates(r.nid, after, purgeBatch)
+			if err != nil {
+				return err
+			}
+			gone, err = s.purge(tx, r, batch, cutoff)
+			if err != nil || len(batch) == 0 {
+				return err
+			}
+			next = batch[len(batch)-1].Order
+			more = len(batch) == purgeBatch && slices.ContainsFunc(batch, func(c storage.PurgeCandidate) bool { return c.SentAt <= cutoff })
+			return tx.SetPurgedBefore(r.nid, cutoff)
+		},
+		Committed: func() { s.purged(r, gone, cutoff) },
+	}
+	err = s.db.Enqueue(w).Wait(ctx)
+	return len(gone), next, more, err
+}
+
+func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate, cutoff int64) (gone []storage.Pos, err error) {
+	row, found, err := tx.RoomByNID(r.nid)
+	if err != nil || !found {
+		return nil, err
+	}
+	for _, c := range batch {
+		if c.IsState || c.SentAt > cutoff || c.Flags&storage.SkeletonEvent != 0 {
+			continue
+		}
+		if slices.Contains(row.Extremities, c.Position) {
+			err = skeletonize(tx, r.version, c)
+		} else {
+			err = tx.PurgeEvent(c.Position, c.EventID)
+		}
+		if err != nil {
+			return gone, fmt.Errorf("purge %s: %w", c.EventID, err)
+		}
+		gone = append(gone, c.Position)
+	}
+	return gone, nil
+}
+
+func skeletonize(tx *storage.Tx, v *pdu.Version, c storage.PurgeCandidate) error {
+	row, found, err := tx.EventAt(c.Position)
+	if err != nil || !found {
+		return err
+	}
+	e, err := pdu.ParseStored(v, id.EventID(row.EventID), row.JSON)
+	if err != nil {
+		return err
+	}
+	redacted, err := e.Redact()
+	if err != nil {
+		return err
+	}
+	return tx.SkeletonizeEvent(c.Position, c.EventID, c.Flags, redacted.JSON())
+}
+
+// purged makes memory forget what has gone, in the step that commits.
+func (s *Service) purged(r *Room, gone []storage.Pos, cutoff int64) {
+	r.mu.Lock()
+	r.head.purged = max(r.head.purged, cutoff)
+	if len(gone) > 0 {
+		r.head.ring = slices.DeleteFunc(slices.Clone(r.head.ring), func(e *Event) bool { return slices.Contains(gone, e.Pos) })
+	}
+	r.mu.Unlock()
+	if len(gone) > 0 {
+		s.unread.forgetRoom(r.nid)
+	}
+}
+
+// SetRetentionOverride sets the administrator's policy for a room; nil takes it away and lets the room's own stand.
+func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, override *expiry.Policy) error {
+	r, err := s.Room(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	var low, high *int64
+	if override != nil {
+		if override.Min != nil && override.Max != nil && *override.Max < *override.Min {
+			return mxerr.InvalidParam("The maximum is shorter than the minimum")
+		}
+		if override.Min != nil {
+			ms := override.Min.Milliseconds()
+			low = &ms
+		}
+		if override.Max != nil {
+			ms := override.Max.Milliseconds()
+			high = &ms
+		}
+	}
+	w := storage.Write{
+		Rooms: []int64{r.nid},
+		Do:    func(tx *storage.Tx) error { return tx.SetRetentionOverride(r.nid, override != nil, low, high) },
+		Committed: func() {
+			r.mu.Lock()
+			r.head.override = override
+			r.head.policy = s.effective(&r.head)
+			r.mu.Unlock()
+			s.Hub.Members(r.LocalMembers())
+		},
+	}
+	return s.db.Enqueue(w).Wait(ctx)
+}
+
+// Override is the administrator's retention policy for the room, nil where there is none.
+func (r *Room) Override() *expiry.Policy {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.override
+}

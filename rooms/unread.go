@@ -1,0 +1,264 @@
+package rooms
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/push"
+	"ebb/rooms/expiry"
+	"ebb/storage"
+)
+
+// Unread is how many events of a room a user has not read, in the main timeline and in threads.
+type Unread struct {
+	Main    UnreadCount
+	Threads map[id.EventID]UnreadCount // those that have any, by root
+}
+
+// UnreadCount counts notifications, and those among them that highlight.
+type UnreadCount struct{ Notify, Highlight int64 }
+
+func (c *UnreadCount) add(class push.Class) {
+	if class&push.Notify != 0 {
+		c.Notify++
+	}
+	if class&push.Highlight != 0 {
+		c.Highlight++
+	}
+}
+
+const (
+	// maxUnread bounds what is remembered and counted per user and room: nobody reads "5000 unread" as a number.
+	maxUnread = 5000
+	// maxUnreadLists bounds the memory of the counts; any list can be counted again.
+	maxUnreadLists = 20000
+)
+
+// unreadTable remembers what users have not read. Lists are made from the database, once, and extended from memory.
+type unreadTable struct {
+	// mu guards lists; a leaf lock.
+	mu    sync.Mutex
+	lists map[unreadKey]*unreadList
+}
+
+type unreadKey struct{ user, room int64 }
+
+// unreadList is what one user has not read of one room, oldest first.
+type unreadList struct {
+	// mu guards the rest; held over reads of the database.
+	mu      sync.Mutex
+	valid   bool
+	upTo    storage.Pos // events up to here are looked at
+	entries []unreadEntry
+	roots   map[storage.Pos]id.EventID // of the threads among entries
+}
+
+type unreadEntry struct {
+	thread               storage.Pos // position of the root; 0: main timeline
+	class                push.Class
+	originTS, receivedTS int64
+}
+
+func (t *unreadTable) list(k unreadKey) *unreadList {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l := t.lists[k]
+	if l == nil {
+		if t.lists == nil || len(t.lists) >= maxUnreadLists {
+			t.lists = map[unreadKey]*unreadList{}
+		}
+		l = &unreadList{}
+		t.lists[k] = l
+	}
+	return l
+}
+
+// forget makes the next count look at the database; called when a receipt, a membership or an event has changed.
+func (t *unreadTable) forget(user, room int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.lists, unreadKey{user, room})
+}
+
+// forgetRoom is forget for every user.
+func (t *unreadTable) forgetRoom(room int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k := range t.lists {
+		if k.room == room {
+			delete(t.lists, k)
+		}
+	}
+}
+
+// Unread counts what a joined user has not read. Expired events do not count from the moment they expire.
+func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user, room int64) (Unread, error) {
+	r, err := s.RoomByNID(ctx, room)
+	if err != nil || !r.HasLocal(user) {
+		return Unread{}, err
+	}
+	l := s.unread.list(unreadKey{user, room})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.valid || !l.extend(r, user) {
+		err := s.withTx(ctx, tx, func(tx *storage.Tx) error { return l.recount(tx, r, user) })
+		if err != nil {
+			return Unread{}, err
+		}
+	}
+	if len(l.unnamed()) > 0 {
+		if err := s.withTx(ctx, tx, l.nameRoots); err != nil {
+			return Unread{}, err
+		}
+	}
+	return l.count(r.Retention(), s.Now()), nil
+}
+
+// extend looks at what was committed since; false where memory does not tell.
+func (l *unreadList) extend(r *Room, user int64) bool {
+	news, ok := r.Recent(l.upTo)
+	if !ok {
+		return false
+	}
+	for _, e := range news {
+		if !e.built || e.Type() == typeRedaction {
+			return false
+		}
+		class, singled := e.singled[user]
+		if !singled {
+			class = e.Push
+		}
+		l.add(storage.UnreadRow{Position: e.Pos, ThreadRoot: e.ThreadRoot, OriginTS: e.OriginServerTS(), ReceivedTS: e.ReceivedTS, Own: e.SenderNID == user, Push: int64(class)})
+	}
+	return true
+}
+
+// add takes one event in. The user's own events read what is before them in their thread.
+// Spec: client-server-api#marking-notifications-as-read
+func (l *unreadList) add(u storage.UnreadRow) {
+	l.upTo = max(l.upTo, u.Position)
+	if u.Own {
+		kept := l.entries[:0]
+		for _, e := range l.entries {
+			if e.thread != u.ThreadRoot {
+				kept = append(kept, e)
+			}
+		}
+		l.entries = kept
+		return
+	}
+	if u.Push == 0 {
+		return
+	}
+	if len(l.entries) >= maxUnread {
+		l.entries = append(l.entries[:0], l.entries[1:]...)
+	}
+	l.entries = append(l.entries, unreadEntry{thread: u.ThreadRoot, class: push.Class(u.Push), originTS: u.OriginTS, receivedTS: u.ReceivedTS})
+}
+
+// recount reads everything after the user's receipts and join.
+func (l *unreadList) recount(tx *storage.Tx, r *Room, user int64) error {
+	if tx == nil {
+		return errNeedTx
+	}
+	l.valid, l.upTo, l.entries, l.roots = false, tx.Settled(), nil, nil
+	floor, threads, err := readFloors(tx, r.nid, user)
+	if err != nil {
+		return err
+	}
+	rows, err := tx.Unread(user, r.nid, floor, maxUnread)
+	if err != nil {
+		return err
+	}
+	for i := len(rows) - 1; i >= 0; i-- {
+		if rows[i].Own || rows[i].Order > threads[rows[i].ThreadRoot] {
+			l.add(rows[i])
+		}
+	}
+	l.valid = true
+	return nil
+}
+
+// readFloors tells up to which order a user has read everything, and up to which single threads (0: main timeline).
+func readFloors(tx *storage.Tx, room, user int64) (floor int64, threads map[storage.Pos]int64, err error) {
+	m, found, err := tx.MembershipOf(user, room)
+	if err != nil {
+		return 0, nil, err
+	}
+	if found {
+		floor = int64(m.JoinedPos) * orderStep
+	}
+	reads, err := tx.ReadUpTo(room, user)
+	if err != nil {
+		return 0, nil, err
+	}
+	threads = map[storage.Pos]int64{}
+	for _, u := range reads {
+		switch u.Thread {
+		case "":
+			floor = max(floor, u.Order)
+		case "main":
+			threads[0] = u.Order
+		default:
+			root, found, err := tx.EventPosition(room, u.Thread)
+			if err != nil {
+				return 0, nil, err
+			}
+			if found {
+				threads[root] = u.Order
+			}
+		}
+	}
+	return floor, threads, nil
+}
+
+// nameRoots finds the ids of the threads' roots.
+func (l *unreadList) nameRoots(tx *storage.Tx) error {
+	if tx == nil {
+		return errNeedTx
+	}
+	for _, root := range l.unnamed() {
+		eventID, err := tx.EventIDAt(root)
+		if err != nil {
+			return err
+		}
+		if l.roots == nil {
+			l.roots = map[storage.Pos]id.EventID{}
+		}
+		l.roots[root] = id.EventID(eventID)
+	}
+	return nil
+}
+
+func (l *unreadList) unnamed() (roots []storage.Pos) {
+	for _, e := range l.entries {
+		if _, named := l.roots[e.thread]; e.thread != 0 && !named {
+			roots = append(roots, e.thread)
+		}
+	}
+	return roots
+}
+
+// count sums up what has not expired. Replies to a root that is gone count in the main timeline.
+func (l *unreadList) count(policy expiry.Policy, now time.Time) (u Unread) {
+	for _, e := range l.entries {
+		if expiry.Expired(policy, e.originTS, e.receivedTS, now) {
+			continue
+		}
+		root := l.roots[e.thread]
+		if root == "" {
+			u.Main.add(e.class)
+			continue
+		}
+		if u.Threads == nil {
+			u.Threads = map[id.EventID]UnreadCount{}
+		}
+		c := u.Threads[root]
+		c.add(e.class)
+		u.Threads[root] = c
+	}
+	return u
+}

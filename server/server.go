@@ -1,0 +1,204 @@
+// Package server wires the whole program: the configuration becomes services on one database, the services become APIs,
+// the APIs are served where the configuration says. The command and the in-process tests both use it.
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"ebb/adminapi"
+	"ebb/clientapi"
+	"ebb/config"
+	"ebb/httpapi"
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Options is what tests and the benchmark choose besides the configuration; the zero value is a real server.
+type Options struct {
+	Version     string
+	Now         func() time.Time                                        // nil: the system's clock
+	Timer       func(d time.Duration) (c <-chan time.Time, stop func()) // of long polls; nil: real time
+	CommitDelay time.Duration                                           // injected into every commit
+	Log         *slog.Logger                                            // nil: nothing is logged
+}
+
+// Server is an open server. New opens it, Run serves, Close ends it.
+type Server struct {
+	cfg     *config.Config
+	opt     Options
+	svc     *services
+	api     *clientapi.API
+	admin   *adminapi.API
+	limiter *httpapi.Limiter
+}
+
+// New opens the database and builds everything, but accepts no connections yet.
+func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	svc, err := open(ctx, cfg, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now)}
+	s.api = clientapi.New(clientapi.API{
+		Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media,
+	})
+	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Retention: svc.retention, DB: svc.db, Now: o.Now, Log: o.Log})
+	return s, nil
+}
+
+// Close ends what Run has not ended: the database.
+func (s *Server) Close() error { return s.svc.db.Close() }
+
+// Routes lists every operation that an address can serve.
+func (s *Server) Routes() []httpapi.Route {
+	return slices.Concat(s.api.Routes(), s.admin.Routes())
+}
+
+// Handler serves the given APIs (client, federation, admin, metrics), as an address of the configuration would.
+func (s *Server) Handler(serve ...string) http.Handler {
+	o := httpapi.Options{
+		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, Unknown: s.unknown, Healthy: s.healthy,
+		TrustedProxies: s.proxies(), Log: s.opt.Log,
+	}
+	if s.cfg.RateLimits.Enabled {
+		o.Limit = s.limiter.Limit
+	}
+	return httpapi.New(o)
+}
+
+func (s *Server) authenticate(ctx context.Context, token string, r *httpapi.Request) (httpapi.Requester, error) {
+	who, err := s.svc.accounts.Authenticate(ctx, token, r.ClientAddr)
+	return httpapi.Requester{
+		UserNID: who.UserNID, UserID: who.User, DeviceNID: who.DeviceNID, DeviceID: who.Device, TokenID: who.TokenID, IsAdmin: who.Admin,
+	}, err
+}
+
+// unknown gives errors of the machine a face; anything else is an internal error.
+func (s *Server) unknown(err error) *mxerr.Error {
+	if errors.Is(err, storage.ErrFull) {
+		return mxerr.New(http.StatusInsufficientStorage, mxerr.CodeUnknown, "The server has no room to store this; reading still works").Because(err)
+	}
+	return mxerr.New(http.StatusInternalServerError, mxerr.CodeUnknown, "Internal server error").Because(err)
+}
+
+func (s *Server) proxies() (out []netip.Prefix) {
+	for _, text := range s.cfg.TrustedProxies {
+		if p, err := config.ParseNetwork(text); err == nil { // Validate has named those that are not
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// healthTimeout is how long the database may take to answer a health check.
+const healthTimeout = 5 * time.Second
+
+// healthy says whether the database answers.
+func (s *Server) healthy() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
+	defer cancel()
+	err := s.svc.db.Read(ctx, func(tx *storage.Tx) error {
+		_, err := tx.RoomExists("")
+		return err
+	})
+	return err == nil
+}
+
+// Run serves until ctx ends, then stops cleanly, with the database closed.
+func (s *Server) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, s.Close()) }()
+	control, err := adminapi.Listen(ctx, s.cfg.Dir())
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	draining, drain := context.WithCancel(ctx)
+	defer drain()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.serveControl(ctx, control) })
+	g.Go(func() error { return s.svc.feed.Run(draining) })
+	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.retention.Run, s.prune} {
+		g.Go(func() error { return job(ctx) })
+	}
+	g.Go(func() error {
+		defer stop()
+		return s.front(drain).Run(ctx)
+	})
+	err = g.Wait()
+	s.opt.Log.Info("ebb has stopped")
+	return errors.Join(err, adminapi.Remove(s.cfg.Dir()))
+}
+
+// front is every address of the configuration.
+func (s *Server) front(drain func()) httpapi.Front {
+	f := httpapi.Front{Log: s.opt.Log, Drain: drain, Ready: func(addresses []net.Addr) {
+		s.opt.Log.Info("ebb accepts requests", "version", s.opt.Version, "server_name", s.cfg.ServerName, "addresses", addresses)
+	}}
+	for _, c := range s.cfg.Listen {
+		l := httpapi.Listener{Address: c.Address, Handler: s.Handler(c.Serve...)}
+		if c.TLS.Certificate != "" {
+			l.Certificate, l.PrivateKey = s.cfg.File(c.TLS.Certificate), s.cfg.File(c.TLS.PrivateKey)
+		}
+		f.Listeners = append(f.Listeners, l)
+	}
+	return f
+}
+
+// controlGrace is how long a command of the command line may go on when the server stops.
+const controlGrace = 5 * time.Second
+
+func (s *Server) serveControl(ctx context.Context, l net.Listener) error {
+	server := &http.Server{Handler: s.admin.Control(), ReadHeaderTimeout: controlGrace}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), controlGrace)
+	defer cancel()
+	if err := server.Shutdown(grace); err != nil {
+		_ = server.Close()
+	}
+	<-ended
+	return nil
+}
+
+// prune forgets old transaction ids now and then.
+func (s *Server) prune(ctx context.Context) error {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		if err := s.svc.rooms.PruneTxns(ctx); err != nil && ctx.Err() == nil {
+			s.opt.Log.Error("forgetting old transaction ids", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Control runs a command of the command line, as the control socket of a running server would.
+func (s *Server) Control(ctx context.Context, name string, args json.RawMessage) (any, error) {
+	return s.admin.Run(ctx, name, args)
+}

@@ -1,0 +1,207 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/accounts"
+	"ebb/config"
+	"ebb/e2ee"
+	"ebb/feed"
+	"ebb/httpapi"
+	"ebb/media"
+	"ebb/push"
+	"ebb/retention"
+	"ebb/rooms"
+	"ebb/rooms/expiry"
+	"ebb/storage"
+	"ebb/wake"
+)
+
+// services is everything that answers and works behind the doors.
+type services struct {
+	db        *storage.DB
+	hub       *wake.Hub
+	accounts  *accounts.Service
+	rooms     *rooms.Service
+	e2ee      *e2ee.Service
+	feed      *feed.Service
+	push      *push.Rules
+	media     *media.Service
+	retention *retention.Job
+}
+
+// open opens the database and builds the services on it.
+func open(ctx context.Context, cfg *config.Config, o Options) (*services, error) {
+	signer, err := readKey(cfg.KeyFile(), cfg.ServerName)
+	if err != nil {
+		return nil, err
+	}
+	db, err := storage.Open(ctx, storage.Config{DSN: cfg.DSN(), CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch})
+	if err != nil {
+		return nil, err
+	}
+	s := &services{db: db, hub: wake.New()}
+	if err := s.build(ctx, cfg, o, rooms.Options{Signer: signer}); err != nil {
+		_ = db.Close() // the first error tells
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roomOptions rooms.Options) (err error) {
+	if s.push, err = push.New(ctx, s.db, s.hub); err != nil {
+		return fmt.Errorf("load push rules: %w", err)
+	}
+	policy := retentionPolicy(cfg.Retention)
+	roomOptions.DB, roomOptions.Server, roomOptions.Hub, roomOptions.Push = s.db, cfg.ServerName, s.hub, s.push
+	roomOptions.Now, roomOptions.Log, roomOptions.Retention = o.Now, o.Log, policy
+	roomOptions.CacheBytes, roomOptions.DefaultVersion = int64(cfg.Cache.Size)/2, id.RoomVersion(cfg.Rooms.DefaultVersion)
+	roomOptions.Profile = s.profile
+	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
+		return err
+	}
+	s.e2ee = e2ee.New(e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log})
+	s.accounts = accounts.New(accounts.Options{
+		DB: s.db, Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
+		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(cfg, o.Now), Now: o.Now, Log: o.Log,
+	})
+	s.feed = feed.New(feed.Options{
+		DB: s.db, Rooms: s.rooms, E2EE: s.e2ee, Push: unread{s.push, s.rooms}, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
+		Alive: s.accounts.DeviceExists,
+	})
+	s.media, err = media.New(ctx, media.Options{
+		DB: s.db, Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
+		QuotaPerUser: int64(cfg.Media.QuotaPerUser), MaxPending: cfg.Media.MaxPendingUploads,
+		PendingExpiry: time.Duration(cfg.Media.PendingUploadExpiry), Workers: thumbnailWorkers, Now: o.Now, Log: o.Log,
+	})
+	if err != nil {
+		return err
+	}
+	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Log: o.Log})
+	return nil
+}
+
+// thumbnailWorkers make thumbnails at the same time: each may hold a decoded picture of 160 MB.
+const thumbnailWorkers = 2
+
+// hooks tells the other services what happens to accounts.
+func (s *services) hooks(cfg *config.Config, now func() time.Time) accounts.Hooks {
+	guesses := httpapi.NewLimiter(map[httpapi.Rate]httpapi.Bucket{httpapi.Logins: bucket(cfg.RateLimits.Logins)}, now)
+	h := accounts.Hooks{
+		DeviceGone:     s.e2ee.DeviceGone,
+		DevicesChanged: s.e2ee.DevicesChanged,
+		ProfileChanged: func(ctx context.Context, nid int64, user id.UserID, displayName, avatarURL string) error {
+			return s.rooms.ProfileChanged(ctx, rooms.Sender{NID: nid, ID: user}, rooms.Profile{DisplayName: displayName, AvatarURL: avatarURL})
+		},
+		LeaveRooms: func(ctx context.Context, nid int64, user id.UserID) error {
+			return s.rooms.LeaveAll(ctx, rooms.Sender{NID: nid, ID: user})
+		},
+		Erase:        s.rooms.Erase,
+		RoomIsPublic: s.roomIsPublic,
+	}
+	if cfg.RateLimits.Enabled {
+		h.LimitGuesses = func(user string) time.Duration { return guesses.Limit(httpapi.Logins, user) }
+	}
+	return h
+}
+
+func (s *services) roomIsPublic(ctx context.Context, room int64) (bool, error) {
+	r, err := s.rooms.RoomByNID(ctx, room)
+	if err != nil {
+		return false, err
+	}
+	return r.JoinRule() == "public" || r.HistoryVisibility() == "world_readable", nil
+}
+
+// profile is what a user's member events carry.
+func (s *services) profile(ctx context.Context, user id.UserID) (p rooms.Profile, err error) {
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		nid, found, err := tx.LookupUser(string(user))
+		if err != nil || !found {
+			return err
+		}
+		fields, err := tx.Profile(nid)
+		for _, f := range fields {
+			switch f.Name {
+			case "displayname":
+				p.DisplayName = text(f.Value)
+			case "avatar_url":
+				p.AvatarURL = text(f.Value)
+			}
+		}
+		return err
+	})
+	return p, err
+}
+
+// text is a JSON string, "" for anything else.
+func text(raw string) string {
+	var s string
+	if json.Unmarshal([]byte(raw), &s) != nil {
+		return ""
+	}
+	return s
+}
+
+// unread joins what the feed wants to know of push rules and of counts.
+type unread struct {
+	*push.Rules
+	rooms *rooms.Service
+}
+
+// Unread implements feed.Push.
+func (u unread) Unread(ctx context.Context, tx *storage.Tx, user, room int64) (feed.Unread, error) {
+	counts, err := u.rooms.Unread(ctx, tx, user, room)
+	out := feed.Unread{UnreadCount: feed.UnreadCount(counts.Main)}
+	if len(counts.Threads) > 0 {
+		out.Threads = make(map[id.EventID]feed.UnreadCount, len(counts.Threads))
+	}
+	for root, c := range counts.Threads {
+		out.Threads[root] = feed.UnreadCount(c)
+	}
+	return out, err
+}
+
+func terms(cfg *config.Config) []accounts.Term {
+	var out []accounts.Term
+	for _, t := range cfg.Registration.Terms {
+		out = append(out, accounts.Term{ID: t.ID, Version: t.Version, Name: t.Name, URL: t.URL})
+	}
+	return out
+}
+
+func retentionPolicy(c config.Retention) rooms.Retention {
+	return rooms.Retention{
+		Default: expiry.Policy{Min: lifetime(c.Default.MinLifetime), Max: lifetime(c.Default.MaxLifetime)},
+		Limits: expiry.Limits{
+			MinLifetime: expiry.Bounds{Min: lifetime(c.Limits.MinLifetime.Min), Max: lifetime(c.Limits.MinLifetime.Max)},
+			MaxLifetime: expiry.Bounds{Min: lifetime(c.Limits.MaxLifetime.Min), Max: lifetime(c.Limits.MaxLifetime.Max)},
+		},
+	}
+}
+
+func lifetime(d *config.Duration) *time.Duration {
+	if d == nil {
+		return nil
+	}
+	t := time.Duration(*d)
+	return &t
+}
+
+func bucket(b config.Bucket) httpapi.Bucket {
+	return httpapi.Bucket{PerSecond: b.PerSecond, Burst: b.Burst}
+}
+
+// limits are the rates of the doors.
+func limits(c config.RateLimits) map[httpapi.Rate]httpapi.Bucket {
+	return map[httpapi.Rate]httpapi.Bucket{
+		httpapi.Sends: bucket(c.Sends), httpapi.Logins: bucket(c.Logins), httpapi.Joins: bucket(c.Joins),
+		httpapi.Uploads: bucket(c.Uploads), httpapi.KeyClaim: bucket(c.Claims),
+	}
+}

@@ -1,0 +1,65 @@
+package storage
+
+// UnreadRow is an event after a user's receipts as it counts for that user.
+type UnreadRow struct {
+	Position   Pos
+	Order      int64
+	ThreadRoot Pos // 0: main timeline
+	OriginTS   int64
+	ReceivedTS int64
+	Own        bool // sent by the user: reads everything before it in its thread
+	Push       int64
+}
+
+const unreadQuery = `SELECT e.position, e.ord, e.thread_root, e.origin_ts, e.received_ts, e.sender_nid, coalesce(p.push, e.push)
+FROM events e LEFT JOIN event_push p ON p.user_nid = $1 AND p.room_nid = $2 AND p.position = e.position
+WHERE e.room_nid = $2 AND e.ord > $3 AND e.flags = 0 AND (e.sender_nid = $1 OR coalesce(p.push, e.push) <> 0)
+ORDER BY e.ord DESC LIMIT $4`
+
+// Unread lists the newest events after an order that count for a user or are the user's own, newest first. It rides
+// events_by_order and the primary key of event_push.
+func (tx *Tx) Unread(user, room, after int64, limit int) ([]UnreadRow, error) {
+	return collect(tx, func(r Row) (u UnreadRow, err error) {
+		var sender int64
+		err = r.Scan(&u.Position, &u.Order, &u.ThreadRoot, &u.OriginTS, &u.ReceivedTS, &sender, &u.Push)
+		u.Own = sender == user
+		return u, err
+	}, unreadQuery, user, room, after, limit)
+}
+
+// ReadUpTo is how far a user has read a thread, or everything where Thread is "".
+type ReadUpTo struct {
+	Thread string // "", main, or the root's event id
+	Order  int64
+}
+
+const readUpToQuery = `SELECT thread, max(ord) FROM receipts WHERE room_nid = $1 AND user_nid = $2 AND type IN ('m.read', 'm.read.private') GROUP BY thread`
+
+// ReadUpTo lists how far a user has read a room, by public and private receipts. It rides the primary key.
+func (tx *Tx) ReadUpTo(room, user int64) ([]ReadUpTo, error) {
+	return collect(tx, func(r Row) (u ReadUpTo, err error) {
+		err = r.Scan(&u.Thread, &u.Order)
+		return u, err
+	}, readUpToQuery, room, user)
+}
+
+// EventPosition finds an event of a room by its id. It rides events_by_id.
+func (tx *Tx) EventPosition(room int64, eventID string) (Pos, bool, error) {
+	p, found, err := one(tx, scanInt64, `SELECT position FROM events WHERE id_hash = $1 AND event_id = $2 AND room_nid = $3`, tx.IDHash(eventID), eventID, room)
+	return Pos(p), found, err
+}
+
+// EventIDAt is the id of the event at a position; "" where there is none.
+func (tx *Tx) EventIDAt(p Pos) (string, error) {
+	s, _, err := one(tx, scanString, `SELECT event_id FROM events WHERE position = $1`, int64(p))
+	return s, err
+}
+
+// MembershipOf reads a user's membership of a room. It rides the primary key.
+func (tx *Tx) MembershipOf(user, room int64) (MemberRow, bool, error) {
+	return one(tx, func(r Row) (m MemberRow, err error) {
+		m.User, m.Room = user, room
+		err = r.Scan(&m.Membership, &m.Position, &m.JoinedPos)
+		return m, err
+	}, `SELECT membership, position, joined_pos FROM memberships WHERE user_nid = $1 AND room_nid = $2`, user, room)
+}
