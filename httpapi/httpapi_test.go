@@ -3,10 +3,12 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -78,6 +80,19 @@ func TestDoor(t *testing.T) {
 		{name: "null", method: "PUT", target: sendPath, body: `null`, header: auth, status: 400, code: "M_BAD_JSON"},
 		{name: "too deep", method: "PUT", target: sendPath, body: `{"a":` + strings.Repeat("[", 101) + strings.Repeat("]", 101) + `}`, header: auth, status: 400, code: "M_BAD_JSON"},
 		{name: "too large", method: "PUT", target: sendPath, body: `{"a":"` + strings.Repeat("x", 1000) + `"}`, header: auth, status: 413, code: "M_TOO_LARGE"},
+		{name: "deep enough", method: "PUT", target: sendPath, body: `{"a":` + strings.Repeat("[", 99) + strings.Repeat("]", 99) + `}`, header: auth, status: 200},
+		{name: "deep in a string", method: "PUT", target: sendPath, body: `{"a\\\"":"` + strings.Repeat("[", 200) + `"}`, header: auth, status: 200},
+		{name: "deep and not JSON", method: "PUT", target: sendPath, body: strings.Repeat("[", 900), header: auth, status: 400, code: "M_NOT_JSON"},
+		{name: "NUL in a string", method: "PUT", target: sendPath, body: `{"a":"x\u0000y"}`, header: auth, status: 400, code: "M_BAD_JSON"},
+		{name: "no NUL but its name", method: "PUT", target: sendPath, body: `{"a":"x\\u0000y"}`, header: auth, status: 200},
+		{name: "bare NUL", method: "PUT", target: sendPath, body: "{\"a\":\"\x00\"}", header: auth, status: 400, code: "M_NOT_JSON"},
+		{name: "wrong type", method: "POST", target: "/_matrix/client/v3/rooms/x/leave", body: `{"reason":7}`, header: auth, status: 400, code: "M_BAD_JSON"},
+		{name: "control character in an id", method: "POST", target: "/_matrix/client/v3/rooms/%21a%0ab/leave", header: auth, status: 400, code: "M_INVALID_PARAM"},
+		{name: "newline in free text", method: "PUT", target: "/_matrix/client/v3/rooms/x/send/a%0ab/1", body: `{}`, header: auth, status: 200},
+		{name: "endless id", method: "POST", target: "/_matrix/client/v3/rooms/" + strings.Repeat("x", 3000) + "/leave", header: auth, status: 400, code: "M_INVALID_PARAM"},
+		{name: "NUL in the query", method: "GET", target: "/_matrix/client/versions?limit=%00", status: 400, code: "M_INVALID_PARAM"},
+		{name: "broken query", method: "GET", target: "/_matrix/client/versions?limit=%zz", status: 400, code: "M_INVALID_PARAM"},
+		{name: "other scheme", method: "PUT", target: sendPath, body: `{}`, header: []string{"Authorization", "Basic good"}, status: 401, code: "M_MISSING_TOKEN"},
 		{name: "NUL in the path", method: "PUT", target: "/_matrix/client/v3/rooms/%00/send/m/1", header: auth, status: 400, code: "M_INVALID_PARAM"},
 		{name: "invalid UTF-8 in the path", method: "PUT", target: "/_matrix/client/v3/rooms/%ff/send/m/1", header: auth, status: 400, code: "M_INVALID_PARAM"},
 		{name: "unknown path", method: "GET", target: "/_matrix/client/v3/nonsense", status: 404, code: "M_UNRECOGNIZED"},
@@ -108,6 +123,86 @@ func TestDoor(t *testing.T) {
 				t.Error("the answer tells internals")
 			}
 		})
+	}
+}
+
+func TestChunkedBodyIsBounded(t *testing.T) {
+	s := New(Options{Log: slog.New(slog.DiscardHandler), Routes: []Route{{Method: "POST", Path: "/up", MaxBody: 100, Handler: func(r *Request) (any, error) {
+		n, err := io.Copy(io.Discard, r.Request.Body)
+		return n, err
+	}}}})
+	for size, want := range map[int]int{100: 200, 101: 413} {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/up", io.MultiReader(strings.NewReader(strings.Repeat("x", size))))
+		r.ContentLength = -1
+		w := httptest.NewRecorder()
+		if s.ServeHTTP(w, r); w.Code != want {
+			t.Errorf("%d bytes: %d %s", size, w.Code, w.Body)
+		}
+	}
+}
+
+// connection is a ResponseWriter that remembers its deadlines.
+type connection struct {
+	httptest.ResponseRecorder
+	read, write time.Time
+}
+
+func (c *connection) SetReadDeadline(t time.Time) error  { c.read = t; return nil }
+func (c *connection) SetWriteDeadline(t time.Time) error { c.write = t; return nil }
+
+// slowBody gives one byte more and tells the deadline that holds while it is waited for.
+type slowBody struct {
+	c    *connection
+	left int
+	due  []time.Time
+}
+
+func (b *slowBody) Close() error { return nil }
+func (b *slowBody) Read(p []byte) (int, error) {
+	b.due = append(b.due, b.c.read)
+	if b.left == 0 {
+		return 0, io.EOF
+	}
+	n := min(len(p), b.left, trickle)
+	b.left -= n
+	return n, nil
+}
+
+func TestBodyThatTricklesRunsIntoADeadline(t *testing.T) {
+	c := &connection{ResponseRecorder: *httptest.NewRecorder()}
+	slow := &slowBody{c: c, left: 3 * trickle}
+	r := httptest.NewRequestWithContext(t.Context(), "PUT", sendPath, nil)
+	r.Body, r.ContentLength = slow, 3*trickle
+	start := time.Now()
+	req := &Request{Request: r}
+	if err := req.boundBody(c, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, r.Body); n != 3*trickle || err != nil {
+		t.Fatal(n, err)
+	}
+	for i, due := range slow.due {
+		wait := due.Sub(start) - patience
+		if low := time.Duration(min(i, 3)-1) * time.Second; wait < low || wait > low+2*time.Second {
+			t.Errorf("after %d chunks there are %v left", i, patience+wait)
+		}
+	}
+	if !c.read.IsZero() {
+		t.Error("the deadline outlives the body: a long poll would be cut off")
+	}
+}
+
+func TestLargeAnswerHasADeadlineAndASmallOneNone(t *testing.T) {
+	c := &connection{ResponseRecorder: *httptest.NewRecorder()}
+	w := &recorder{ResponseWriter: c}
+	if _, err := w.Write(make([]byte, 100)); err != nil || !c.write.IsZero() {
+		t.Fatal(err, c.write)
+	}
+	if _, err := w.Write(make([]byte, 100*trickle)); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(c.write); left < patience+90*time.Second || left > patience+101*time.Second {
+		t.Errorf("%v for 100 chunks", left)
 	}
 }
 
@@ -144,6 +239,126 @@ func TestRateLimitRefillsAndTellsWhenToComeBack(t *testing.T) {
 	now = now.Add(2 * time.Second)
 	if w := send(); w.Code != 200 {
 		t.Fatal(w.Code)
+	}
+}
+
+func TestLimiterIsBoundedUnderAFlood(t *testing.T) {
+	now := time.UnixMilli(0)
+	l := NewLimiter(map[Rate]Bucket{Logins: {PerSecond: 0.001, Burst: 1}}, func() time.Time { return now })
+	for i := range maxBuckets + 50_000 {
+		l.Limit(Logins, strconv.Itoa(i))
+		if len(l.buckets) > maxBuckets {
+			t.Fatalf("%d buckets", len(l.buckets))
+		}
+	}
+	if l.Limit(Logins, strconv.Itoa(maxBuckets+49_999)) == 0 {
+		t.Error("the bucket in use was forgotten")
+	}
+}
+
+func TestIPv6NeighboursShareALimit(t *testing.T) {
+	for client, want := range map[string]string{"192.0.2.7": "192.0.2.7", "2001:db8:1:2::7": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64", "odd": "odd"} {
+		if got := network(client); got != want {
+			t.Errorf("%s: %s", client, got)
+		}
+	}
+}
+
+func TestListenersServeTheirSetsAndHealth(t *testing.T) {
+	fine := func(*Request) (any, error) { return nil, nil }
+	healthy := true
+	o := Options{Log: slog.New(slog.DiscardHandler), Healthy: func() bool { return healthy }}
+	paths := map[string]string{
+		"/_matrix/client/versions": "client", "/.well-known/matrix/client": "client", "/.well-known/matrix/server": "client federation",
+		"/_matrix/federation/v1/version": "federation", "/_matrix/key/v2/server": "federation", "/_synapse/admin/v1/register": "admin", "/metrics": "metrics",
+	}
+	for path := range paths {
+		if path != "/metrics" {
+			o.Routes = append(o.Routes, Route{Method: "GET", Path: path, Handler: fine})
+		}
+	}
+	for _, api := range []string{"client", "federation", "admin", "metrics"} {
+		o.Serve = []string{api}
+		s := New(o)
+		for path, apis := range paths {
+			want := 404
+			if strings.Contains(apis, api) {
+				want = 200
+			}
+			if w := do(s, "GET", path, ""); w.Code != want {
+				t.Errorf("%s on a listener for %s: %d", path, api, w.Code)
+			}
+		}
+		if w := do(s, "GET", "/health", ""); w.Code != 200 || w.Body.String() != "ok\n" {
+			t.Errorf("health on a listener for %s: %d %s", api, w.Code, w.Body)
+		}
+	}
+	healthy = false
+	if w := do(New(o), "GET", "/health", ""); w.Code != 503 || w.Body.String() != "not ok\n" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestMetricsCountByRouteAndErrorCode(t *testing.T) {
+	s := echoServer(Options{})
+	do(s, "PUT", sendPath, "{}", "Authorization", "Bearer good")
+	do(s, "PUT", sendPath, "{}")
+	do(s, "GET", "/_matrix/client/v3/%21secret%3Aroom", "")
+	got := do(s, "GET", "/metrics", "").Body.String()
+	const route = `route="/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}"`
+	for _, want := range []string{
+		`ebb_http_requests_total{errcode="",method="PUT",` + route + `,status="200"} `,
+		`ebb_http_requests_total{errcode="M_MISSING_TOKEN",method="PUT",` + route + `,status="401"} `,
+		`ebb_http_request_seconds_count{method="PUT",` + route + `} `,
+		`ebb_http_requests_total{errcode="M_UNRECOGNIZED",method="",route="unknown",status="404"} `,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+	if strings.Contains(got, "secret") {
+		t.Error("the metrics tell paths")
+	}
+}
+
+func TestRoutesOfOneShapeAreToldApart(t *testing.T) {
+	var routes []Route
+	for _, r := range []string{
+		"GET /v3/profile/{userId}/displayname", "PUT /v3/profile/{userId}/displayname", "DELETE /v3/profile/{userId}/{keyName}", "GET /v3/profile/{userId}",
+		"GET /v3/directory/room/{roomAlias}", "GET /v3/directory/list/room/{roomId}", "GET /v3/rooms/{roomId}/state", "PUT /v3/rooms/{roomId}/state/{eventType}",
+		"PUT /v3/rooms/{roomId}/state/{eventType}/", "PUT /v3/rooms/{roomId}/state/{eventType}/{stateKey}", "GET /v3/pushrules/", "GET /v3/pushrules/global/",
+	} {
+		method, path, _ := strings.Cut(r, " ")
+		routes = append(routes, Route{Method: method, Path: path, Handler: func(*Request) (any, error) { return path, nil }})
+	}
+	s := New(Options{Routes: routes, Log: slog.New(slog.DiscardHandler)})
+	for target, want := range map[string]string{
+		"GET /v3/profile/@a:b/displayname":       "/v3/profile/{userId}/displayname",
+		"DELETE /v3/profile/@a:b/displayname":    "/v3/profile/{userId}/{keyName}",
+		"GET /v3/profile/@a:b":                   "/v3/profile/{userId}",
+		"HEAD /v3/profile/@a:b":                  "/v3/profile/{userId}",
+		"GET /v3/directory/room/%23a:b":          "/v3/directory/room/{roomAlias}",
+		"GET /v3/directory/list/room/%21a:b":     "/v3/directory/list/room/{roomId}",
+		"GET /v3/rooms/%21a:b/state":             "/v3/rooms/{roomId}/state",
+		"PUT /v3/rooms/%21a:b/state/m.room.name": "/v3/rooms/{roomId}/state/{eventType}",
+		"PUT /v3/rooms/x/state/m.room.name/":     "/v3/rooms/{roomId}/state/{eventType}/",
+		"PUT /v3/rooms/x/state/a%2Fb/c%2Fd":      "/v3/rooms/{roomId}/state/{eventType}/{stateKey}",
+		"GET /v3/pushrules/":                     "/v3/pushrules/",
+		"GET /v3/pushrules/global/":              "/v3/pushrules/global/",
+		"POST /v3/profile/@a:b/displayname":      "405",
+		"GET /v3/rooms/x/state/a/b/c":            "404",
+		"GET /v3//profile/@a:b":                  "404",
+		"GET /":                                  "404",
+	} {
+		method, path, _ := strings.Cut(target, " ")
+		w := do(s, method, path, "")
+		got := strings.Trim(w.Body.String(), `"`)
+		if w.Code != 200 {
+			got = strconv.Itoa(w.Code)
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", target, got, want)
+		}
 	}
 }
 

@@ -1,0 +1,151 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// run starts a front and gives its addresses, and a function that stops it and gives its error.
+func run(t *testing.T, f Front) (addresses []net.Addr, stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, ended := make(chan []net.Addr, 1), make(chan error, 1)
+	f.Log, f.Ready = slog.New(slog.DiscardHandler), func(a []net.Addr) { ready <- a }
+	go func() { ended <- f.Run(ctx) }()
+	t.Cleanup(cancel)
+	select {
+	case addresses = <-ready:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	return addresses, func() error { cancel(); return <-ended }
+}
+
+func get(t *testing.T, c *http.Client, address string) (string, error) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), "GET", address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := c.Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.Proto + " " + string(body), err
+}
+
+func TestStopLetsRunningRequestsEnd(t *testing.T) {
+	parked, drained := make(chan struct{}), make(chan struct{})
+	h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(parked)
+		<-drained
+		_, _ = io.WriteString(w, "answered")
+	})
+	addresses, stop := run(t, Front{Listeners: []Listener{{Address: "127.0.0.1:0", Handler: h}}, Drain: func() { close(drained) }})
+	answer := make(chan string, 1)
+	go func() {
+		body, err := get(t, http.DefaultClient, "http://"+addresses[0].String())
+		if err != nil {
+			body = err.Error()
+		}
+		answer <- body
+	}()
+	<-parked
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-answer; got != "HTTP/1.1 answered" {
+		t.Error(got)
+	}
+	if _, err := net.DialTimeout("tcp", addresses[0].String(), time.Second); err == nil {
+		t.Error("connections are still accepted")
+	}
+}
+
+func TestAddressInUseIsNamedAndTheOthersAreClosed(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	f := Front{Log: slog.New(slog.DiscardHandler), Listeners: []Listener{{Address: "127.0.0.1:0"}, {Address: taken.Addr().String()}}}
+	if err := f.Run(t.Context()); err == nil || !strings.Contains(err.Error(), taken.Addr().String()) {
+		t.Fatal(err)
+	}
+}
+
+// writeCertificate makes one for 127.0.0.1 with this serial number.
+func writeCertificate(t *testing.T, dir string, serial int64, changed time.Time) (cert, key string) {
+	t.Helper()
+	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, priv.Public(), priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der2, err := x509.MarshalPKCS8PrivateKey(priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{key: {Type: "PRIVATE KEY", Bytes: der2}, cert: {Type: "CERTIFICATE", Bytes: der}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chtimes(cert, changed, changed); err != nil {
+		t.Fatal(err)
+	}
+	return cert, key
+}
+
+func TestTLSListenerTakesARenewedCertificate(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	cert, key := writeCertificate(t, dir, 1, now.Add(-time.Hour))
+	addresses, stop := run(t, Front{Listeners: []Listener{{Address: "127.0.0.1:0", Certificate: cert, PrivateKey: key, Handler: http.NotFoundHandler()}}})
+	serial := func() (n int64) {
+		c := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true,
+			VerifyConnection: func(s tls.ConnectionState) error { n = s.PeerCertificates[0].SerialNumber.Int64(); return nil }}}}
+		defer c.CloseIdleConnections()
+		if got, err := get(t, c, "https://"+addresses[0].String()); err != nil || !strings.HasPrefix(got, "HTTP/2.0") {
+			t.Fatal(got, err)
+		}
+		return n
+	}
+	if n := serial(); n != 1 {
+		t.Fatal(n)
+	}
+	writeCertificate(t, dir, 2, now)
+	if n := serial(); n != 2 {
+		t.Fatal("the renewed certificate is not used:", n)
+	}
+	if err := os.WriteFile(cert, []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := serial(); n != 2 {
+		t.Fatal(n)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
