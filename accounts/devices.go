@@ -138,14 +138,30 @@ func (s *Service) deleteDevices(w *write, user int64, gone []storage.DeviceRow) 
 	return w.devicesChanged(user)
 }
 
-// maxDevices bounds the devices of a user. Scripts that sign in on every run and never out are the ones to reach it: their
+// MaxDevices bounds the devices of a user. Scripts that sign in on every run and never out are the ones to reach it: their
 // sign-in goes on, and the device that was not used for longest is signed out.
-const maxDevices = 500
+const MaxDevices = 500
 
 func (s *Service) dropIdleDevices(w *write, user int64) error {
-	idle, err := w.IdleDevices(user, maxDevices)
+	idle, err := w.IdleDevices(user, MaxDevices)
 	if err != nil {
 		return err
 	}
 	return s.deleteDevices(w, user, idle)
+}
+
+// DeviceExists says whether a device was not deleted. A device whose token is in use is known from memory. Where the
+// database cannot be asked the answer is yes: it is asked again with the next request.
+func (s *Service) DeviceExists(ctx context.Context, user, device int64) bool {
+	for _, c := range s.sessions.ofUser(user) {
+		if c.DeviceNID == device {
+			return true
+		}
+	}
+	exists := true
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		exists, err = tx.DeviceExists(device)
+		return err
+	})
+	return exists || err != nil
 }

@@ -129,11 +129,11 @@ func parseHash(stored string) (p hashParts, err error) {
 	return p, nil
 }
 
-// checkPassword refuses what cannot be a password. There is no rule on how good one is: length meters belong to clients,
+// CheckPassword refuses what cannot be a password. There is no rule on how good one is: length meters belong to clients,
 // and scripts set what they were told to.
 //
 // Errors: M_WEAK_PASSWORD, M_INVALID_PARAM.
-func checkPassword(password string) error {
+func CheckPassword(password string) error {
 	switch {
 	case password == "":
 		return mxerr.New(400, mxerr.CodeWeakPassword, "The password is empty")

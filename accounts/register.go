@@ -51,7 +51,7 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 }
 
 func (n NewAccount) check() error {
-	if err := checkPassword(n.Password); err != nil {
+	if err := CheckPassword(n.Password); err != nil {
 		return err
 	}
 	if err := checkText("displayname", n.DisplayName, maxDisplayName); err != nil || n.SignIn == nil {
@@ -259,7 +259,7 @@ func (s *Service) activeAccount(tx *storage.Tx, user id.UserID) (storage.Account
 //
 // Errors: M_NOT_FOUND, M_WEAK_PASSWORD.
 func (s *Service) SetPassword(ctx context.Context, user id.UserID, password string, signOut bool, keep id.DeviceID) error {
-	if err := checkPassword(password); err != nil {
+	if err := CheckPassword(password); err != nil {
 		return err
 	}
 	hash, err := s.hasher.hash(ctx, password)

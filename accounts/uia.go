@@ -57,10 +57,10 @@ func (i Identifier) Name(older string) (string, error) {
 
 // Asked is a request that needs more proof than its access token.
 type Asked struct {
-	Operation string                     // what it does: the operation's id
+	Operation string                     // its id
+	Target    string                     // what its path names
 	Session   Session                    // who asks
 	Body      map[string]json.RawMessage // with the member auth
-	Target    string                     // what the path names
 }
 
 // Confirm checks the authentication part of a user's request: the password of the account. Nil: go on; the proof is used up.

@@ -3,116 +3,146 @@ package adminapi
 import (
 	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha1" //nolint:gosec // the protocol's choice
+	"crypto/sha1" //nolint:gosec // the protocol's choice; HMAC-SHA1 is not broken
 	"encoding/hex"
+	"strings"
 	"sync"
 	"time"
+
+	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
 	"ebb/httpapi"
 	"ebb/mxerr"
 )
 
-// Routes lists what scripts know from other servers, on addresses that serve admin.
+// Routes lists the operations of an address that serves admin.
 func (a *API) Routes() []httpapi.Route {
-	if a.Config.Registration.SharedSecret == "" {
-		return nil
-	}
-	const register = "/_synapse/admin/v1/register"
+	const path = "/_synapse/admin/v1/register"
 	return []httpapi.Route{
-		{Method: "GET", Path: register, OperationID: "getRegistrationNonce", Rate: httpapi.Logins, Handler: a.registrationNonce},
-		{Method: "POST", Path: register, OperationID: "registerWithSharedSecret", Rate: httpapi.Logins, Handler: a.registerWithSecret},
+		{Method: "GET", Path: path, OperationID: "sharedSecretNonce", Rate: httpapi.Logins, Handler: a.sharedSecretNonce},
+		{Method: "POST", Path: path, OperationID: "sharedSecretRegister", Rate: httpapi.Logins, Handler: a.sharedSecretRegister},
 	}
 }
 
-// registrationNonce gives a nonce for one registration.
-func (a *API) registrationNonce(*httpapi.Request) (any, error) {
-	return map[string]string{"nonce": a.nonces.next()}, nil
+// nonceLifetime is how long a nonce waits for its use, and maxNonces how many wait at once; beyond it the oldest goes.
+const (
+	nonceLifetime = time.Minute
+	maxNonces     = 1000
+)
+
+// nonces are the numbers that were given out and not used yet.
+type nonces struct {
+	now func() time.Time
+	// mu guards all below; a leaf lock.
+	mu     sync.Mutex
+	expire map[string]time.Time
+	order  []string
 }
 
-type registration struct {
-	Nonce       string `json:"nonce"`
-	Username    string `json:"username"`
-	DisplayName string `json:"displayname"`
-	Password    string `json:"password"`
-	Admin       bool   `json:"admin"`
-	UserType    string `json:"user_type"`
-	MAC         string `json:"mac"`
+func newNonces(now func() time.Time) *nonces {
+	return &nonces{now: now, expire: map[string]time.Time{}}
 }
 
-// registerWithSecret makes an account for somebody who knows registration.shared_secret, and signs a device in.
-func (a *API) registerWithSecret(r *httpapi.Request) (any, error) {
+func (n *nonces) make() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	nonce := hex.EncodeToString(b[:])
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for len(n.order) > 0 && (len(n.order) >= maxNonces || !n.expire[n.order[0]].After(n.now())) {
+		delete(n.expire, n.order[0])
+		n.order = n.order[1:]
+	}
+	n.expire[nonce] = n.now().Add(nonceLifetime)
+	n.order = append(n.order, nonce)
+	return nonce
+}
+
+// use takes a nonce; false where it is unknown, used or too old.
+func (n *nonces) use(nonce string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	until, known := n.expire[nonce]
+	delete(n.expire, nonce)
+	return known && until.After(n.now())
+}
+
+// errNoSecret is the answer where the configuration has no shared secret.
+func errNoSecret() error {
+	return mxerr.New(400, mxerr.CodeUnknown, "registration.shared_secret is not set on this server")
+}
+
+// sharedSecretNonce gives the number that a registration by shared secret signs.
+// Deviation: no part of the specification; scripts know it from Synapse.
+func (a *API) sharedSecretNonce(*httpapi.Request) (any, error) {
+	if a.Config.Registration.SharedSecret == "" {
+		return nil, errNoSecret()
+	}
+	return map[string]string{"nonce": a.nonces.make()}, nil
+}
+
+// sharedSecretRegister makes an account for somebody who knows the shared secret, whatever the mode of registration.
+func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
+	secret := a.Config.Registration.SharedSecret
+	if secret == "" {
+		return nil, errNoSecret()
+	}
 	var body registration
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	if !a.nonces.take(body.Nonce) {
-		return nil, mxerr.New(400, mxerr.CodeUnknown, "Unknown nonce")
+	if body.Nonce == "" || body.Username == "" || body.Password == "" || body.MAC == "" {
+		return nil, mxerr.MissingParam("nonce, username, password and mac are needed")
 	}
-	if !body.signedWith(a.Config.Registration.SharedSecret) {
-		return nil, mxerr.Forbidden("HMAC incorrect")
+	if !a.nonces.use(body.Nonce) {
+		return nil, mxerr.New(400, mxerr.CodeUnknown, "The nonce is unknown, was used or is too old")
 	}
-	made, err := a.Accounts.Create(r.Context(), accounts.NewAccount{
-		Username: body.Username, Password: body.Password, DisplayName: body.DisplayName, Admin: body.Admin, SignIn: &accounts.NewSession{},
-	})
+	mac, err := hex.DecodeString(body.MAC)
+	if err != nil || !hmac.Equal(mac, body.sum(secret)) {
+		return nil, mxerr.Forbidden("The mac is wrong")
+	}
+	n := accounts.NewAccount{Username: body.Username, Password: body.Password, DisplayName: body.DisplayName, Admin: body.Admin}
+	if !body.InhibitLogin {
+		n.SignIn = &accounts.NewSession{}
+	}
+	out, err := a.Accounts.Create(r.Context(), n)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"user_id": made.User, "home_server": a.Config.ServerName, "access_token": made.Access, "device_id": made.Device}, nil
+	return registered{UserID: out.User, HomeServer: a.Config.ServerName, DeviceID: out.Device, AccessToken: out.Access}, nil
 }
 
-// signedWith checks the HMAC-SHA1 over the members, with NUL between them.
-func (b registration) signedWith(secret string) bool {
-	mac := hmac.New(sha1.New, []byte(secret))
-	admin := "notadmin"
-	if b.Admin {
-		admin = "admin"
+// registration is the body of a registration by shared secret.
+type registration struct {
+	Nonce        string  `json:"nonce"`
+	Username     string  `json:"username"`
+	Password     string  `json:"password"`
+	DisplayName  string  `json:"displayname"`
+	Admin        bool    `json:"admin"`
+	UserType     *string `json:"user_type"`
+	InhibitLogin bool    `json:"inhibit_login"`
+	MAC          string  `json:"mac"`
+}
+
+type registered struct {
+	UserID      id.UserID   `json:"user_id"`
+	HomeServer  string      `json:"home_server"`
+	DeviceID    id.DeviceID `json:"device_id,omitempty"`
+	AccessToken string      `json:"access_token,omitempty"`
+}
+
+// sum is what the mac must be: the fields, a NUL between each.
+func (r registration) sum(secret string) []byte {
+	role := "notadmin"
+	if r.Admin {
+		role = "admin"
 	}
-	text := b.Nonce + "\x00" + b.Username + "\x00" + b.Password + "\x00" + admin
-	if b.UserType != "" {
-		text += "\x00" + b.UserType
+	fields := []string{r.Nonce, r.Username, r.Password, role}
+	if r.UserType != nil {
+		fields = append(fields, *r.UserType)
 	}
-	mac.Write([]byte(text))
-	given, err := hex.DecodeString(b.MAC)
-	return err == nil && hmac.Equal(given, mac.Sum(nil))
-}
-
-// nonces are good once and for a minute.
-type nonces struct {
-	now func() time.Time
-	// mu guards given; a leaf lock.
-	mu    sync.Mutex
-	given map[string]time.Time
-}
-
-const (
-	nonceLifetime = time.Minute
-	maxNonces     = 10000
-)
-
-func newNonces(now func() time.Time) *nonces {
-	return &nonces{now: now, given: map[string]time.Time{}}
-}
-
-func (n *nonces) next() string {
-	var raw [32]byte
-	_, _ = rand.Read(raw[:]) // never fails (crypto/rand)
-	nonce := hex.EncodeToString(raw[:])
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for old, at := range n.given {
-		if n.now().Sub(at) > nonceLifetime || len(n.given) >= maxNonces {
-			delete(n.given, old)
-		}
-	}
-	n.given[nonce] = n.now()
-	return nonce
-}
-
-func (n *nonces) take(nonce string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	at, known := n.given[nonce]
-	delete(n.given, nonce)
-	return known && n.now().Sub(at) <= nonceLifetime
+	h := hmac.New(sha1.New, []byte(secret))
+	_, _ = h.Write([]byte(strings.Join(fields, "\x00"))) // never fails (hash.Hash)
+	return h.Sum(nil)
 }

@@ -34,12 +34,17 @@ func New(a API) *API { return &a }
 // Routes lists the operations.
 func (a *API) Routes() []httpapi.Route {
 	return slices.Concat(
-		a.accountDataRoutes(), a.authedContentRepoRoutes(), a.banningRoutes(), a.contentRepoRoutes(), a.createRoomRoutes(),
-		a.crossSigningRoutes(), a.directoryRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(), a.joiningRoutes(),
-		a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(), a.listJoinedRoomsRoutes(),
-		a.listPublicRoomsRoutes(), a.messagePaginationRoutes(), a.presenceRoutes(), a.pushrulesRoutes(), a.readMarkersRoutes(),
-		a.receiptsRoutes(), a.redactionRoutes(), a.relationsRoutes(), a.roomEventByTimestampRoutes(), a.roomSendRoutes(), a.roomStateRoutes(),
-		a.roomUpgradesRoutes(), a.roomsRoutes(), a.syncRoutes(), a.tagsRoutes(), a.threadsListRoutes(), a.toDeviceRoutes(), a.typingRoutes(),
+		a.accountDataRoutes(), a.accountDeactivationRoutes(), a.administrativeContactRoutes(), a.authedContentRepoRoutes(),
+		a.banningRoutes(), a.capabilitiesRoutes(), a.contentRepoRoutes(), a.createRoomRoutes(), a.crossSigningRoutes(),
+		a.deviceManagementRoutes(), a.directoryRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
+		a.joiningRoutes(), a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(),
+		a.listJoinedRoomsRoutes(), a.listPublicRoomsRoutes(), a.loginRoutes(), a.loginTokenRoutes(), a.logoutRoutes(),
+		a.messagePaginationRoutes(), a.passwordManagementRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
+		a.pushrulesRoutes(), a.readMarkersRoutes(), a.receiptsRoutes(), a.redactionRoutes(), a.refreshRoutes(),
+		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.roomEventByTimestampRoutes(),
+		a.roomSendRoutes(), a.roomStateRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.supportRoutes(), a.syncRoutes(),
+		a.tagsRoutes(), a.thirdPartyLookupRoutes(), a.threadsListRoutes(), a.toDeviceRoutes(), a.typingRoutes(),
+		a.usersRoutes(), a.versionsRoutes(), a.voipRoutes(), a.wellknownRoutes(), a.whoamiRoutes(),
 	)
 }
 
@@ -51,11 +56,18 @@ func session(r *httpapi.Request) accounts.Session {
 // interactiveAuth asks for the password of the account before something that an access token alone does not allow.
 // Spec: client-server-api#user-interactive-authentication-api
 func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
-	var body map[string]json.RawMessage
-	if err := r.Decode(&body); err != nil {
+	body, err := members(r)
+	if err != nil {
 		return err
 	}
 	return a.Accounts.Confirm(r.Context(), accounts.Asked{Operation: operation, Session: session(r), Body: body, Target: r.Var("deviceId")})
+}
+
+// members decodes the body into its members.
+func members(r *httpapi.Request) (map[string]json.RawMessage, error) {
+	var body map[string]json.RawMessage
+	err := r.Decode(&body)
+	return body, err
 }
 
 // missing says that a required member or parameter is not there.

@@ -1,0 +1,24 @@
+package clientapi
+
+import "ebb/httpapi"
+
+func (a *API) accountDeactivationRoutes() []httpapi.Route {
+	return []httpapi.Route{{Method: "POST", Path: "/_matrix/client/v3/account/deactivate", Aliases: []string{"/_matrix/client/r0/account/deactivate"},
+		OperationID: "deactivateAccount", File: "account_deactivation.yaml", Auth: httpapi.User, Rate: httpapi.Logins, Handler: a.deactivateAccount}}
+}
+
+// deactivateAccount closes the account for good.
+// Spec: client-server-api#post_matrixclientv3accountdeactivate
+func (a *API) deactivateAccount(r *httpapi.Request) (any, error) {
+	var body struct {
+		Erase bool `json:"erase"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if err := a.interactiveAuth(r, "deactivateAccount"); err != nil {
+		return nil, err
+	}
+	// No account has an email address or phone number here, so none is left bound at an identity server.
+	return map[string]string{"id_server_unbind_result": "success"}, a.Accounts.Deactivate(r.Context(), r.UserID, body.Erase)
+}

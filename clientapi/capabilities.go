@@ -1,0 +1,39 @@
+package clientapi
+
+import (
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+	"ebb/rooms/pdu"
+)
+
+func (a *API) capabilitiesRoutes() []httpapi.Route {
+	return []httpapi.Route{{Method: "GET", Path: "/_matrix/client/v3/capabilities", Aliases: []string{"/_matrix/client/r0/capabilities"},
+		OperationID: "getCapabilities", File: "capabilities.yaml", Auth: httpapi.User, Handler: a.getCapabilities}}
+}
+
+// getCapabilities tells what this user can do on this server.
+// Spec: client-server-api#capabilities-negotiation
+func (a *API) getCapabilities(*httpapi.Request) (any, error) {
+	can := func(enabled bool) map[string]bool { return map[string]bool{"enabled": enabled} }
+	return map[string]any{"capabilities": map[string]any{
+		"m.change_password":               can(true),
+		"m.set_displayname":               can(true),
+		"m.set_avatar_url":                can(true),
+		"m.3pid_changes":                  can(false),
+		"m.get_login_token":               can(true),
+		"m.profile_fields":                can(true),
+		"uk.tcpip.msc4133.profile_fields": can(true),
+		"m.forget_forced_upon_leave":      can(false),
+		"m.room_versions":                 map[string]any{"default": a.Config.Rooms.DefaultVersion, "available": roomVersions()},
+	}}, nil
+}
+
+// roomVersions are the room versions of this server, all of them stable in the specification.
+func roomVersions() map[id.RoomVersion]string {
+	out := map[id.RoomVersion]string{}
+	for _, v := range pdu.Versions() {
+		out[v] = "stable"
+	}
+	return out
+}

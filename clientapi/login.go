@@ -1,0 +1,78 @@
+package clientapi
+
+import (
+	"maunium.net/go/mautrix/id"
+
+	"ebb/accounts"
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
+
+// The ways to sign in.
+// Spec: client-server-api#login
+const (
+	loginPassword = "m.login.password"
+	loginToken    = "m.login.token"
+)
+
+func (a *API) loginRoutes() []httpapi.Route {
+	const file = "login.yaml"
+	const path = "/_matrix/client/v3/login"
+	aliases := []string{"/_matrix/client/r0/login"}
+	return []httpapi.Route{
+		{Method: "GET", Path: path, Aliases: aliases, OperationID: "getLoginFlows", File: file, Handler: a.getLoginFlows},
+		{Method: "POST", Path: path, Aliases: aliases, OperationID: "login", File: file, Rate: httpapi.Logins, Handler: a.login},
+	}
+}
+
+// getLoginFlows lists the ways to sign in.
+// Spec: client-server-api#get_matrixclientv3login
+func (a *API) getLoginFlows(*httpapi.Request) (any, error) {
+	return map[string]any{"flows": []map[string]any{
+		{"type": loginPassword},
+		{"type": loginToken, "get_login_token": true},
+	}}, nil
+}
+
+// login signs a user in on a device.
+// Spec: client-server-api#post_matrixclientv3login
+func (a *API) login(r *httpapi.Request) (any, error) {
+	var body struct {
+		Type        string              `json:"type"`
+		Identifier  accounts.Identifier `json:"identifier"`
+		User        string              `json:"user"`
+		Medium      string              `json:"medium"`
+		Password    string              `json:"password"`
+		Token       string              `json:"token"`
+		DeviceID    id.DeviceID         `json:"device_id"`
+		DisplayName string              `json:"initial_device_display_name"`
+		Refresh     bool                `json:"refresh_token"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	n := accounts.NewSession{Device: body.DeviceID, DisplayName: body.DisplayName, Refresh: body.Refresh}
+	var out accounts.SignedIn
+	var err error
+	switch body.Type {
+	case loginPassword:
+		if body.Medium != "" && body.Identifier.Type == "" { // the older form of m.id.thirdparty
+			body.Identifier.Type = "m.id.thirdparty"
+		}
+		var user string
+		if user, err = body.Identifier.Name(body.User); err != nil {
+			return nil, err
+		}
+		out, err = a.Accounts.LoginPassword(r.Context(), user, body.Password, n)
+	case loginToken:
+		out, err = a.Accounts.LoginToken(r.Context(), body.Token, n)
+	case "":
+		err = missing("type")
+	default:
+		err = mxerr.New(400, mxerr.CodeUnknown, "The login type %.64q is not offered", body.Type)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return signedInOf(out), nil
+}

@@ -1,0 +1,18 @@
+package clientapi
+
+import "ebb/httpapi"
+
+func (a *API) loginTokenRoutes() []httpapi.Route {
+	return []httpapi.Route{{Method: "POST", Path: "/_matrix/client/v1/login/get_token", OperationID: "generateLoginToken",
+		File: "login_token.yaml", Auth: httpapi.User, Rate: httpapi.Logins, Handler: a.generateLoginToken}}
+}
+
+// generateLoginToken makes a token by which another client signs in as the same user.
+// Spec: client-server-api#post_matrixclientv1loginget_token
+func (a *API) generateLoginToken(r *httpapi.Request) (any, error) {
+	if err := a.interactiveAuth(r, "generateLoginToken"); err != nil {
+		return nil, err
+	}
+	token, lifetime, err := a.Accounts.CreateLoginToken(r.Context(), r.UserNID)
+	return map[string]any{"login_token": token, "expires_in_ms": lifetime.Milliseconds()}, err
+}

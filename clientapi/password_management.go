@@ -1,0 +1,36 @@
+package clientapi
+
+import (
+	"ebb/accounts"
+	"ebb/httpapi"
+)
+
+func (a *API) passwordManagementRoutes() []httpapi.Route {
+	return []httpapi.Route{{Method: "POST", Path: "/_matrix/client/v3/account/password", Aliases: []string{"/_matrix/client/r0/account/password"},
+		OperationID: "changePassword", File: "password_management.yaml", Auth: httpapi.User, Rate: httpapi.Logins, Handler: a.changePassword}}
+}
+
+// changePassword gives the user a new password, and signs the other devices out unless told not to.
+// Spec: client-server-api#post_matrixclientv3accountpassword
+func (a *API) changePassword(r *httpapi.Request) (any, error) {
+	var body struct {
+		NewPassword   *string `json:"new_password"`
+		LogoutDevices *bool   `json:"logout_devices"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if body.NewPassword != nil { // before the confirmation is used up
+		if err := accounts.CheckPassword(*body.NewPassword); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.interactiveAuth(r, "changePassword"); err != nil {
+		return nil, err
+	}
+	if body.NewPassword == nil {
+		return nil, missing("new_password")
+	}
+	signOut := body.LogoutDevices == nil || *body.LogoutDevices
+	return nil, a.Accounts.SetPassword(r.Context(), r.UserID, *body.NewPassword, signOut, r.DeviceID)
+}

@@ -1,0 +1,76 @@
+package clientapi
+
+import (
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
+
+func (a *API) profileRoutes() []httpapi.Route {
+	const file = "profile.yaml"
+	const whole, field = "/_matrix/client/v3/profile/{userId}", "/_matrix/client/v3/profile/{userId}/{keyName}"
+	aliases := []string{"/_matrix/client/r0/profile/{userId}/{keyName}", "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}/{keyName}"}
+	return []httpapi.Route{
+		{Method: "GET", Path: whole, Aliases: []string{"/_matrix/client/r0/profile/{userId}", "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{userId}"}, OperationID: "getUserProfile", File: file, Auth: httpapi.Optional, Handler: a.getUserProfile},
+		{Method: "GET", Path: field, Aliases: aliases, OperationID: "getProfileField", File: file, Auth: httpapi.Optional, Handler: a.getProfileField},
+		{Method: "PUT", Path: field, Aliases: aliases, OperationID: "setProfileField", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.setProfileField},
+		{Method: "DELETE", Path: field, Aliases: aliases, OperationID: "deleteProfileField", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.deleteProfileField},
+	}
+}
+
+// getUserProfile gives the whole profile of a user. A user without fields has an empty one: clients take 404 to mean that
+// there is nobody to invite.
+// Spec: client-server-api#get_matrixclientv3profileuserid
+func (a *API) getUserProfile(r *httpapi.Request) (any, error) {
+	fields, err := a.Accounts.Profile(r.Context(), id.UserID(r.Var("userId")))
+	out := make(map[string]json.RawMessage, len(fields))
+	for _, f := range fields {
+		out[f.Name] = f.Value
+	}
+	return out, err
+}
+
+// getProfileField gives one field of a profile.
+// Spec: client-server-api#get_matrixclientv3profileuseridkeyname
+func (a *API) getProfileField(r *httpapi.Request) (any, error) {
+	name := r.Var("keyName")
+	value, err := a.Accounts.ProfileField(r.Context(), id.UserID(r.Var("userId")), name)
+	return map[string]json.RawMessage{name: value}, err
+}
+
+// setProfileField sets one field of the user's own profile.
+// Spec: client-server-api#put_matrixclientv3profileuseridkeyname
+func (a *API) setProfileField(r *httpapi.Request) (any, error) {
+	if err := ownProfile(r); err != nil {
+		return nil, err
+	}
+	body, err := members(r)
+	if err != nil {
+		return nil, err
+	}
+	name := r.Var("keyName")
+	value, there := body[name]
+	if !there {
+		return nil, mxerr.MissingParam("The body has no %.64q", name)
+	}
+	return nil, a.Accounts.SetProfileField(r.Context(), session(r), name, value)
+}
+
+// deleteProfileField removes one field of the user's own profile.
+// Spec: client-server-api#delete_matrixclientv3profileuseridkeyname
+func (a *API) deleteProfileField(r *httpapi.Request) (any, error) {
+	if err := ownProfile(r); err != nil {
+		return nil, err
+	}
+	return nil, a.Accounts.DeleteProfileField(r.Context(), session(r), r.Var("keyName"))
+}
+
+func ownProfile(r *httpapi.Request) error {
+	if r.Var("userId") != string(r.UserID) {
+		return mxerr.Forbidden("You can only change your own profile")
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package clientapi
+
+import (
+	"maunium.net/go/mautrix/id"
+
+	"ebb/accounts"
+	"ebb/httpapi"
+)
+
+func (a *API) registrationRoutes() []httpapi.Route {
+	const file = "registration.yaml"
+	const base = "/_matrix/client/v3/register"
+	return []httpapi.Route{
+		{Method: "POST", Path: base, Aliases: []string{"/_matrix/client/r0/register"}, OperationID: "register", File: file, Rate: httpapi.Logins, Handler: a.register},
+		{Method: "GET", Path: base + "/available", Aliases: []string{"/_matrix/client/r0/register/available"}, OperationID: "checkUsernameAvailability", File: file, Rate: httpapi.Logins, Handler: a.checkUsernameAvailability},
+	}
+}
+
+// signedIn is the answer of the operations that sign somebody in.
+type signedIn struct {
+	UserID       id.UserID   `json:"user_id"`
+	AccessToken  string      `json:"access_token,omitempty"`
+	RefreshToken string      `json:"refresh_token,omitempty"`
+	ExpiresInMS  int64       `json:"expires_in_ms,omitempty"`
+	DeviceID     id.DeviceID `json:"device_id,omitempty"`
+}
+
+func signedInOf(s accounts.SignedIn) signedIn {
+	return signedIn{UserID: s.User, AccessToken: s.Access, RefreshToken: s.Refresh, ExpiresInMS: s.ExpiresIn.Milliseconds(), DeviceID: s.Device}
+}
+
+// register makes an account and signs it in.
+// Spec: client-server-api#post_matrixclientv3register
+func (a *API) register(r *httpapi.Request) (any, error) {
+	if err := accounts.CheckGuest(r.Query("kind")); err != nil {
+		return nil, err
+	}
+	var body struct {
+		Username     *string     `json:"username"`
+		Password     string      `json:"password"`
+		DeviceID     id.DeviceID `json:"device_id"`
+		DisplayName  string      `json:"initial_device_display_name"`
+		InhibitLogin bool        `json:"inhibit_login"`
+		Refresh      bool        `json:"refresh_token"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if body.Username != nil {
+		if err := a.Accounts.Available(r.Context(), *body.Username); err != nil {
+			return nil, err
+		}
+	}
+	all, err := members(r)
+	if err != nil {
+		return nil, err
+	}
+	admission, err := a.Accounts.Admit(r.Context(), all)
+	if err != nil {
+		return nil, err
+	}
+	n := accounts.NewAccount{Password: body.Password, Token: admission.Token}
+	if body.Username != nil {
+		n.Username = *body.Username
+	}
+	if !body.InhibitLogin {
+		n.SignIn = &accounts.NewSession{Device: body.DeviceID, DisplayName: body.DisplayName, Refresh: body.Refresh}
+	}
+	out, err := a.Accounts.Create(r.Context(), n)
+	if err != nil {
+		return nil, err
+	}
+	admission.Done()
+	return signedInOf(out), nil
+}
+
+// checkUsernameAvailability says whether a user name is free.
+// Spec: client-server-api#get_matrixclientv3registeravailable
+func (a *API) checkUsernameAvailability(r *httpapi.Request) (any, error) {
+	return map[string]bool{"available": true}, a.Accounts.Available(r.Context(), r.Query("username"))
+}

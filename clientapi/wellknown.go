@@ -1,0 +1,28 @@
+package clientapi
+
+import (
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
+
+func (a *API) wellknownRoutes() []httpapi.Route {
+	return []httpapi.Route{
+		{Method: "GET", Path: "/.well-known/matrix/client", OperationID: "getWellknown", File: "wellknown.yaml", Handler: a.getWellknown},
+		{Method: "GET", Path: "/.well-known/matrix/server", OperationID: "getWellKnown", Handler: a.getWellKnownServer},
+	}
+}
+
+// getWellknown tells clients where this server is.
+// Spec: client-server-api#getwell-knownmatrixclient
+func (a *API) getWellknown(*httpapi.Request) (any, error) {
+	return map[string]any{"m.homeserver": map[string]string{"base_url": a.Config.PublicURL}}, nil
+}
+
+// getWellKnownServer tells other servers to whom this one delegates.
+// Spec: server-server-api#getwell-knownmatrixserver
+func (a *API) getWellKnownServer(*httpapi.Request) (any, error) {
+	if a.Config.WellKnown.Server == "" {
+		return nil, mxerr.NotFound("This server does not delegate")
+	}
+	return map[string]string{"m.server": a.Config.WellKnown.Server}, nil
+}

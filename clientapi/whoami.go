@@ -1,0 +1,18 @@
+package clientapi
+
+import "ebb/httpapi"
+
+func (a *API) whoamiRoutes() []httpapi.Route {
+	return []httpapi.Route{{Method: "GET", Path: "/_matrix/client/v3/account/whoami", Aliases: []string{"/_matrix/client/r0/account/whoami"},
+		OperationID: "getTokenOwner", File: "whoami.yaml", Auth: httpapi.User, Handler: a.getTokenOwner}}
+}
+
+// getTokenOwner says whose access token it is.
+// Spec: client-server-api#get_matrixclientv3accountwhoami
+func (a *API) getTokenOwner(r *httpapi.Request) (any, error) {
+	answer := map[string]any{"user_id": r.UserID, "is_guest": false}
+	if r.DeviceID != "" {
+		answer["device_id"] = r.DeviceID
+	}
+	return answer, nil
+}
