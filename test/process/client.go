@@ -153,3 +153,9 @@ func skipGone(err error) error {
 	}
 	return err
 }
+
+// Gone says that the server does not answer.
+func (c *Client) Gone(ctx context.Context) bool {
+	_, _, err := c.Do(ctx, http.MethodGet, "/_matrix/client/versions", nil)
+	return err != nil
+}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -168,15 +169,19 @@ func (s *Server) Command(t testing.TB, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// freeAddress is a loopback address that nothing listens at just now.
+// freeAddress is a loopback address that nothing listens at just now. Its port is below those that the kernel gives to
+// outgoing connections, so that it is still free when a killed server comes back.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // buffer is the log of a process; it keeps the last megabyte or so.
