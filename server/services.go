@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -34,6 +36,10 @@ type services struct {
 	push      *push.Rules
 	media     *media.Service
 	retention *retention.Job
+
+	// goneMu guards gone, the devices whose deletion was begun; a leaf lock.
+	goneMu sync.Mutex
+	gone   map[int64]bool
 }
 
 // open opens the database and builds the services on it.
@@ -46,7 +52,7 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 	if err != nil {
 		return nil, err
 	}
-	s := &services{db: db, hub: wake.New()}
+	s := &services{db: db, hub: wake.New(), gone: map[int64]bool{}}
 	if err := s.build(ctx, cfg, o, rooms.Options{Signer: signer}); err != nil {
 		_ = db.Close() // the first error tells
 		return nil, err
@@ -72,8 +78,8 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(cfg, o.Now), Now: o.Now, Log: o.Log,
 	})
 	s.feed = feed.New(feed.Options{
-		DB: s.db, Rooms: s.rooms, E2EE: s.e2ee, Push: unread{s.push, s.rooms}, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
-		Alive: s.accounts.DeviceExists,
+		DB: s.db, Rooms: s.rooms, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
+		Alive: s.alive,
 	})
 	s.media, err = media.New(ctx, media.Options{
 		DB: s.db, Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
@@ -94,7 +100,7 @@ const thumbnailWorkers = 2
 func (s *services) hooks(cfg *config.Config, now func() time.Time) accounts.Hooks {
 	guesses := httpapi.NewLimiter(map[httpapi.Rate]httpapi.Bucket{httpapi.Logins: bucket(cfg.RateLimits.Logins)}, now)
 	h := accounts.Hooks{
-		DeviceGone:     s.e2ee.DeviceGone,
+		DeviceGone:     s.deviceGone,
 		DevicesChanged: s.e2ee.DevicesChanged,
 		ProfileChanged: func(ctx context.Context, nid int64, user id.UserID, displayName, avatarURL string) error {
 			return s.rooms.ProfileChanged(ctx, rooms.Sender{NID: nid, ID: user}, rooms.Profile{DisplayName: displayName, AvatarURL: avatarURL})
@@ -149,23 +155,35 @@ func text(raw string) string {
 	return s
 }
 
-// unread joins what the feed wants to know of push rules and of counts.
-type unread struct {
-	*push.Rules
-	rooms *rooms.Service
+// deviceGone removes what hangs on a device, and has its parked requests checked before they are answered.
+func (s *services) deviceGone(tx *storage.Tx, device, user int64, deviceID string) error {
+	s.goneMu.Lock()
+	if len(s.gone) >= maxGone {
+		clear(s.gone)
+	}
+	s.gone[device] = true
+	s.goneMu.Unlock()
+	return s.e2ee.DeviceGone(tx, device, user, deviceID)
 }
 
-// Unread implements feed.Push.
-func (u unread) Unread(ctx context.Context, tx *storage.Tx, user, room int64) (feed.Unread, error) {
-	counts, err := u.rooms.Unread(ctx, tx, user, room)
-	out := feed.Unread{UnreadCount: feed.UnreadCount(counts.Main)}
-	if len(counts.Threads) > 0 {
-		out.Threads = make(map[id.EventID]feed.UnreadCount, len(counts.Threads))
+// maxGone bounds the devices that are remembered: a request is parked for minutes at most.
+const maxGone = 100_000
+
+// alive tells whether a device still exists. Only of one whose deletion was begun is the database asked.
+func (s *services) alive(ctx context.Context, user, device int64) bool {
+	s.goneMu.Lock()
+	doubtful := s.gone[device]
+	s.goneMu.Unlock()
+	if !doubtful {
+		return true
 	}
-	for root, c := range counts.Threads {
-		out.Threads[root] = feed.UnreadCount(c)
-	}
-	return out, err
+	there := false
+	err := s.db.Read(ctx, func(tx *storage.Tx) error {
+		refs, err := tx.DeviceRefs(user)
+		there = slices.ContainsFunc(refs, func(d storage.DeviceRef) bool { return d.NID == device })
+		return err
+	})
+	return err == nil && there
 }
 
 func terms(cfg *config.Config) []accounts.Term {
