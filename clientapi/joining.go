@@ -3,7 +3,9 @@ package clientapi
 import (
 	"maunium.net/go/mautrix/id"
 
+	"ebb/canonjson"
 	"ebb/httpapi"
+	"ebb/mxerr"
 )
 
 func (a *API) joiningRoutes() []httpapi.Route {
@@ -29,11 +31,22 @@ func (a *API) joinRoom(r *httpapi.Request) (any, error) {
 }
 
 func (a *API) join(r *httpapi.Request, room id.RoomID) (any, error) {
-	reason, err := decodeReason(r)
+	body, err := members(r)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]id.RoomID{"room_id": room}, a.Rooms.Join(r.Context(), sender(r), room, reason)
+	switch raw, given := body["reason"]; {
+	case string(raw) == "null":
+		delete(body, "reason")
+	case given && !isText(raw):
+		return nil, mxerr.BadJSON("reason is not a string")
+	}
+	return map[string]id.RoomID{"room_id": room}, a.Rooms.JoinWith(r.Context(), sender(r), room, body)
+}
+
+func isText(raw []byte) bool {
+	_, ok := canonjson.Unquote(raw)
+	return ok
 }
 
 // decodeReason reads a body of which only the reason matters.

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"sync"
 
 	"maunium.net/go/mautrix/id"
@@ -21,7 +22,25 @@ type memberContent struct {
 	Reason        string     `json:"reason,omitempty"`
 	IsDirect      bool       `json:"is_direct,omitempty"`
 	AuthorisedVia id.UserID  `json:"join_authorised_via_users_server,omitempty"`
+
+	more map[string]json.RawMessage // what a client adds
 }
+
+// encode writes the content; what a client adds gives way to what the server says.
+func (c *memberContent) encode() ([]byte, error) {
+	raw, err := json.Marshal(c)
+	if err != nil || len(c.more) == 0 {
+		return raw, err
+	}
+	fields := maps.Clone(c.more)
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return nil, err
+	}
+	return json.Marshal(fields)
+}
+
+// decidedHere are the members of a join's content that a client does not choose in its request to join.
+var decidedHere = []string{"membership", "displayname", "avatar_url", "is_direct", "join_authorised_via_users_server", "third_party_invite", "third_party_signed"}
 
 // withProfile adds a local user's profile.
 func (s *Service) withProfile(ctx context.Context, user id.UserID, c *memberContent) error {
@@ -35,7 +54,7 @@ func (s *Service) withProfile(ctx context.Context, user id.UserID, c *memberCont
 
 // setMember builds a member event.
 func (b *batch) setMember(sender Sender, target id.UserID, nid int64, c memberContent) error {
-	raw, err := json.Marshal(c)
+	raw, err := c.encode()
 	if err != nil {
 		return err
 	}
@@ -50,11 +69,24 @@ func (b *batch) setMember(sender Sender, target id.UserID, nid int64, c memberCo
 // Join makes a user a member of a room of this server; one who is already is left as is.
 // Spec: client-server-api#post_matrixclientv3roomsroomidjoin
 func (s *Service) Join(ctx context.Context, sender Sender, room id.RoomID, reason string) error {
+	return s.join(ctx, sender, room, memberContent{Membership: Join, Reason: reason})
+}
+
+// JoinWith is Join with the body of a client's request, a JSON object: its reason and whatever it has besides what the
+// specification knows go into the member event.
+func (s *Service) JoinWith(ctx context.Context, sender Sender, room id.RoomID, body map[string]json.RawMessage) error {
+	c := memberContent{Membership: Join, more: maps.Clone(body)}
+	for _, key := range decidedHere {
+		delete(c.more, key)
+	}
+	return s.join(ctx, sender, room, c)
+}
+
+func (s *Service) join(ctx context.Context, sender Sender, room id.RoomID, c memberContent) error {
 	r, err := s.Room(ctx, room)
 	if err != nil {
 		return unknownRoom(err)
 	}
-	c := memberContent{Membership: Join, Reason: reason}
 	if err := s.withProfile(ctx, sender.ID, &c); err != nil {
 		return err
 	}
