@@ -4,7 +4,9 @@
 # HS_REGISTRATION_SHARED_SECRET, HS_APPSERVICE_DIR. EBB names the binary; by default bin/ebb, which `make build` makes.
 set -eu
 root=$(CDPATH='' cd -- "$(dirname "$0")/../.." && pwd)
+ebb=${EBB:-$root/bin/ebb}
 config=$HS_DATA_DIR/ebb.yaml
+test -d "$HS_DATA_DIR/data" || "$ebb" init --server-name "$SERVER_NAME" --data-dir "$HS_DATA_DIR/data" # makes the signing key
 {
 	cat <<EOF
 server_name: $SERVER_NAME
@@ -35,4 +37,4 @@ EOF
 		if test -e "$file"; then echo "  - $file"; fi
 	done
 } >"$config"
-exec "${EBB:-$root/bin/ebb}" serve --config "$config"
+exec "$ebb" serve --config "$config"

@@ -77,6 +77,9 @@ func Start(t testing.TB, b Binary, o Options) *Server {
 	address := freeAddress(t)
 	s := &Server{URL: "http://" + address, DataDir: filepath.Join(dir, "data"), Config: filepath.Join(dir, "ebb.yaml"),
 		binary: b, wrapper: o.Wrapper, log: &buffer{}}
+	if out, err := b.Run(t.Context(), "init", "--server-name", "localhost", "--data-dir", s.DataDir); err != nil {
+		t.Fatalf("ebb init: %v\n%s", err, out)
+	}
 	text := fmt.Sprintf("server_name: localhost\npublic_url: %s\ndata_dir: %s\nlisten: [{address: %q, serve: [client, admin]}]\n%s\n",
 		s.URL, s.DataDir, address, o.Config)
 	if err := os.WriteFile(s.Config, []byte(text), 0o600); err != nil {
