@@ -3,22 +3,12 @@ package httpapi
 import (
 	"sync"
 	"time"
-
-	"ebb/config"
 )
 
 // Bucket is a rate: PerSecond requests on average, Burst at once.
 type Bucket struct {
 	PerSecond float64
 	Burst     int
-}
-
-// Rates are the rates of the classes that a configuration gives; none where limits are off.
-func Rates(c config.RateLimits) map[Rate]Bucket {
-	if !c.Enabled {
-		return nil
-	}
-	return map[Rate]Bucket{Sends: Bucket(c.Sends), Logins: Bucket(c.Logins), Joins: Bucket(c.Joins), Uploads: Bucket(c.Uploads), KeyClaim: Bucket(c.Claims)}
 }
 
 // Limiter is a token bucket per class and requester. It is safe for concurrent use.

@@ -64,7 +64,6 @@ func TestRulesTellRightFromWrong(t *testing.T) {
 		{"ebb/rooms/stateres", "ebb/rooms/eventauth", true},
 		{"ebb/httpapi", "ebb/rooms", false},
 		{"ebb/rooms", "ebb/httpapi", false},
-		{"ebb/accounts", "ebb/httpapi", true},
 		{"ebb/rooms", "ebb/clientapi", false},
 		{"ebb/clientapi", "ebb/rooms", true},
 		{"ebb/cmd/ebb", "ebb/server", true},
