@@ -53,6 +53,7 @@ type provisional struct {
 	levels      *eventauth.PowerLevels
 
 	queued  *storage.Pending // the newest queued write
+	batch   *storage.Pending // the newest queued write of events
 	epoch   int64            // grows when queued writes fail
 	broken  bool             // queued writes have failed; wait for the rest of them, then reload
 	retired bool             // no longer in the cache

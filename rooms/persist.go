@@ -127,5 +127,5 @@ func (b *batch) writeRelation(tx *storage.Tx, e *pendingEvent) error {
 	if err != nil || e.relation.relType != relThread || e.ThreadRoot == 0 {
 		return err
 	}
-	return tx.TouchThread(e.ThreadRoot, e.Room, e.Order)
+	return tx.TouchThread(e.ThreadRoot, e.Order)
 }

@@ -25,9 +25,9 @@ func (s *Service) Purge(ctx context.Context, r *Room, after int64) (purged int, 
 		return 0, after, false, nil
 	}
 	var gone []storage.Pos
-	w := storage.Write{
-		Rooms: []int64{r.nid},
-		Do: func(tx *storage.Tx) error {
+	err = s.touch(ctx, r.id, func(loaded *Room) storage.Write {
+		r = loaded
+		return storage.Write{Do: func(tx *storage.Tx) error {
 			batch, err := tx.PurgeCandidates(r.nid, after, purgeBatch)
 			if err != nil {
 				return err
@@ -39,10 +39,8 @@ func (s *Service) Purge(ctx context.Context, r *Room, after int64) (purged int, 
 			next = batch[len(batch)-1].Order
 			more = len(batch) == purgeBatch && slices.ContainsFunc(batch, func(c storage.PurgeCandidate) bool { return c.SentAt <= cutoff })
 			return tx.SetPurgedBefore(r.nid, cutoff)
-		},
-		Committed: func() { s.purged(r, gone, cutoff) },
-	}
-	err = s.db.Enqueue(w).Wait(ctx)
+		}, Committed: func() { s.purged(r, gone, cutoff) }}
+	})
 	return len(gone), next, more, err
 }
 
@@ -99,10 +97,6 @@ func (s *Service) purged(r *Room, gone []storage.Pos, cutoff int64) {
 
 // SetRetentionOverride sets the administrator's policy for a room; nil takes it away and lets the room's own stand.
 func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, override *expiry.Policy) error {
-	r, err := s.Room(ctx, roomID)
-	if err != nil {
-		return err
-	}
 	var low, high *int64
 	if override != nil {
 		if override.Min != nil && override.Max != nil && *override.Max < *override.Min {
@@ -117,18 +111,18 @@ func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, ov
 			high = &ms
 		}
 	}
-	w := storage.Write{
-		Rooms: []int64{r.nid},
-		Do:    func(tx *storage.Tx) error { return tx.SetRetentionOverride(r.nid, override != nil, low, high) },
-		Committed: func() {
-			r.mu.Lock()
-			r.head.override = override
-			r.head.policy = s.effective(&r.head)
-			r.mu.Unlock()
-			s.Hub.Members(r.LocalMembers())
-		},
-	}
-	return s.db.Enqueue(w).Wait(ctx)
+	return s.touch(ctx, roomID, func(r *Room) storage.Write {
+		return storage.Write{
+			Do: func(tx *storage.Tx) error { return tx.SetRetentionOverride(r.nid, override != nil, low, high) },
+			Committed: func() {
+				r.mu.Lock()
+				r.head.override = override
+				r.head.policy = s.effective(&r.head)
+				r.mu.Unlock()
+				s.Hub.Members(r.LocalMembers())
+			},
+		}
+	})
 }
 
 // Override is the administrator's retention policy for the room, nil where there is none.

@@ -76,7 +76,7 @@ func (r *Room) checkMarker(ctx context.Context, m Marker) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	if e == nil || e.Flags&(storage.OutlierEvent|storage.RejectedEvent) != 0 {
+	if e == nil || e.Hidden() {
 		return nil, mxerr.NotFound("There is no such event in this room")
 	}
 	if m.Thread == "" {

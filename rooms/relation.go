@@ -73,7 +73,8 @@ func (s *Service) related(ctx context.Context, r *Room, p *proto) error {
 		return err
 	}
 	if parent == nil || parent.Hidden() {
-		return nil // unknown, or purged meanwhile: the event stands by itself
+		p.relation = nil // unknown, or purged meanwhile: the event stands by itself
+		return nil
 	}
 	switch p.relation.relType {
 	case relThread:

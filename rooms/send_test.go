@@ -320,3 +320,36 @@ func TestSettingTheSameStateIsNoNewEvent(t *testing.T) {
 		t.Errorf("%d events, want 8", n)
 	}
 }
+
+func TestNothingToDoWaitsForWhatIsQueued(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob := h.user("alice"), h.user("bob")
+	room := h.public(alice)
+	r := h.room(room)
+	depth := r.queuedDepth()
+	release := h.hold()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		err := h.svc.change(h.Context(), room, func(b *batch) error {
+			b.extra = func(*storage.Tx, int64) error { return errInjected }
+			return b.setMember(bob, bob.ID, bob.NID, memberContent{Membership: Join})
+		})
+		if !errors.Is(err, errInjected) {
+			t.Errorf("the failing join got %v", err)
+		}
+	})
+	h.until("queueing a join that will fail", func() bool { return r.queuedDepth() == depth+1 })
+	done := make(chan error)
+	go func() { done <- h.svc.Join(h.Context(), bob, room, "") }()
+	select {
+	case <-done:
+		t.Error("the second join was answered before the first was stored")
+	default:
+	}
+	release()
+	h.ok(<-done)
+	wg.Wait()
+	h.membership(room, bob, Join)
+	h.chained(room)
+	h.matchesDisk(room)
+}

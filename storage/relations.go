@@ -20,12 +20,13 @@ func (tx *Tx) InsertRelation(r RelationRow) error {
 	return err
 }
 
-const touchThreadQuery = `INSERT INTO threads (root, room_nid, latest) VALUES ($1, $2, $3)
+const touchThreadQuery = `INSERT INTO threads (root, room_nid, latest)
+SELECT position, room_nid, CAST($2 AS BIGINT) FROM events WHERE position = $1 AND flags & $3 = 0
 ON CONFLICT (root) DO UPDATE SET latest = excluded.latest WHERE excluded.latest > threads.latest`
 
-// TouchThread notes a reply in a thread.
-func (tx *Tx) TouchThread(root Pos, room, order int64) error {
-	_, err := tx.exec(touchThreadQuery, int64(root), room, order)
+// TouchThread notes a reply in a thread, unless its root was purged meanwhile.
+func (tx *Tx) TouchThread(root Pos, order int64) error {
+	_, err := tx.exec(touchThreadQuery, int64(root), order, int64(SkeletonEvent))
 	return err
 }
 

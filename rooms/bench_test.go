@@ -1,0 +1,131 @@
+package rooms
+
+import (
+	"encoding/json"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/storage"
+	"ebb/storage/storagetest"
+)
+
+// BenchmarkSend is messages into one room by 16 senders, with and without a slow disk. It reports the CPU time of the
+// whole process per message.
+func BenchmarkSend(b *testing.B) {
+	for _, delay := range []time.Duration{0, 5 * time.Millisecond} {
+		b.Run(fmt.Sprint("commit+", delay), func(b *testing.B) {
+			h := newHouse(b, storagetest.Open(b, storage.Config{CommitDelay: delay}))
+			alice := h.user("alice")
+			benchmarkSend(b, h, alice, h.public(alice))
+		})
+	}
+}
+
+// BenchmarkSendToManyMembers is BenchmarkSend in a room of 50,000 members of this server.
+func BenchmarkSendToManyMembers(b *testing.B) {
+	h := newHouse(b, storagetest.Open(b, storage.Config{}))
+	alice := h.user("alice")
+	room := h.public(alice)
+	h.crowd(room, 50_000)
+	start := time.Now()
+	h.room(room)
+	b.Logf("loading the room took %v", time.Since(start))
+	benchmarkSend(b, h, alice, room)
+}
+
+// BenchmarkJoinManyMembers is users joining a room of 50,000 members.
+func BenchmarkJoinManyMembers(b *testing.B) {
+	h := newHouse(b, storagetest.Open(b, storage.Config{}))
+	alice := h.user("alice")
+	room := h.public(alice)
+	h.crowd(room, 50_000)
+	users := make([]Sender, b.N)
+	for i := range users {
+		users[i] = h.user(fmt.Sprint("new", i))
+	}
+	b.ResetTimer()
+	for _, u := range users {
+		if err := h.svc.Join(b.Context(), u, room, ""); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func benchmarkSend(b *testing.B, h *house, sender Sender, room id.RoomID) {
+	const senders = 16
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	b.ReportAllocs()
+	b.ResetTimer()
+	cpu := cpuTime()
+	var wg sync.WaitGroup
+	for s := range senders {
+		wg.Go(func() {
+			for {
+				n := left.Add(-1)
+				if n < 0 {
+					return
+				}
+				_, err := h.svc.Send(b.Context(), NewEvent{
+					Room: room, Sender: Sender{NID: sender.NID, ID: sender.ID, Device: int64(s + 1)}, Type: "m.room.message",
+					Content: json.RawMessage(`{"msgtype":"m.text","body":"a message of usual length, as people write them"}`),
+					Txn:     &Txn{Path: "/_matrix/client/v3/rooms/x/send/m.room.message", ID: fmt.Sprint("m", n)},
+				})
+				if err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "sends/s")
+}
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// crowd puts members into a room without sending their joins one by one: their events are copies of one that was.
+func (h *house) crowd(room id.RoomID, n int) {
+	h.Helper()
+	r := h.room(room)
+	sample := h.user("sample")
+	h.ok(h.svc.Join(h.Context(), sample, room, ""))
+	e := must(h.svc.memberEvent(r, r.MemberOf(sample.ID)))
+	h.ok(h.db.Write(h.Context(), func(tx *storage.Tx) error {
+		for i := range n {
+			user := fmt.Sprintf("@member%d:here", i)
+			nid, err := tx.UserNID(user)
+			if err != nil {
+				return err
+			}
+			row := e.row()
+			row.Position, row.EventID, row.StateKey, row.Sender = tx.NextPos(), fmt.Sprintf("$copy%d", i), user, nid
+			row.Order = -int64(row.Position)
+			if err := tx.InsertEvent(&row); err != nil {
+				return err
+			}
+			if err := tx.SetCurrentState(r.nid, typeMember, user, row.Position); err != nil {
+				return err
+			}
+			if err := tx.SetMembership(storage.MemberRow{User: nid, Room: r.nid, Membership: Join, Position: row.Position}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	h.svc = h.open()
+}

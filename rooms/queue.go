@@ -1,0 +1,168 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/storage"
+)
+
+// errStale: the write was built on a head that never came to be.
+var errStale = errors.New("rooms: built on a head that was not committed")
+
+// maxRebuilds bounds how often an operation is built again because a write before it failed.
+const maxRebuilds = 8
+
+// change builds events of a room, stores them in one write and waits for its commit. build may run several times; it
+// may leave the batch empty, then change waits for what was queued before. ctx bounds the building, not the commit:
+// what is queued will happen.
+func (s *Service) change(ctx context.Context, room id.RoomID, build func(*batch) error) error {
+	for attempt := 0; ; attempt++ {
+		err := s.changeOnce(ctx, room, build)
+		if attempt == maxRebuilds || !errors.Is(err, errStale) {
+			return err
+		}
+	}
+}
+
+func (s *Service) changeOnce(ctx context.Context, room id.RoomID, build func(*batch) error) error {
+	r, err := s.lockRoom(ctx, room)
+	if err != nil {
+		return err
+	}
+	b := &batch{ctx: ctx, svc: s, room: r, saved: r.next}
+	if err := build(b); err != nil {
+		b.abort()
+		r.writer.Unlock()
+		return err
+	}
+	if len(b.events) == 0 {
+		epoch, batch := r.next.epoch, r.next.batch
+		r.writer.Unlock()
+		if batch != nil && r.settle(ctx, epoch, batch) != nil {
+			return errStale
+		}
+		return nil
+	}
+	epoch, p := r.next.epoch, b.enqueue()
+	r.writer.Unlock()
+	return r.settle(ctx, epoch, p)
+}
+
+// lockRoom finds a room and takes its writer lock, with a head that is fit to build on.
+func (s *Service) lockRoom(ctx context.Context, room id.RoomID) (*Room, error) {
+	for {
+		r, err := s.Room(ctx, room)
+		if err != nil {
+			return nil, err
+		}
+		r.writer.Lock()
+		switch {
+		case r.next.retired:
+			r.writer.Unlock()
+		case !r.next.broken:
+			return r, nil
+		case !r.idle():
+			queued := r.next.queued
+			r.writer.Unlock()
+			<-queued.Done() // writes are settled in order: when the newest is, all are
+		default:
+			if err := r.reload(ctx); err != nil {
+				r.writer.Unlock()
+				return nil, err
+			}
+			return r, nil
+		}
+	}
+}
+
+// idle tells whether every queued write is settled. The writer lock is held.
+func (r *Room) idle() bool {
+	if r.next.queued == nil {
+		return true
+	}
+	select {
+	case <-r.next.queued.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// reload reads the head from the database after queued writes have failed. The writer lock is held and nothing is queued.
+func (r *Room) reload(ctx context.Context) error {
+	return r.svc.db.Read(context.WithoutCancel(ctx), func(tx *storage.Tx) error {
+		row, found, err := tx.RoomByNID(r.nid)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return errNoRoom()
+		}
+		return r.fill(tx, &row)
+	})
+}
+
+// enqueue hands the batch to the committer.
+func (b *batch) enqueue() *storage.Pending {
+	r := b.room
+	generation := r.next.generation
+	r.next.generation++
+	w := storage.Write{
+		Do:        func(tx *storage.Tx) error { return b.persist(tx, generation) },
+		Committed: b.committed,
+	}
+	if b.create == nil {
+		w.Rooms = []int64{r.nid}
+	}
+	if n := b.alongside; n != nil {
+		n.room.next.generation++
+		w.Do = func(tx *storage.Tx) error { return errors.Join(n.persist(tx, 0), b.persist(tx, generation)) }
+		w.Committed = func() { n.committed(); b.committed() }
+	}
+	r.next.batch = b.svc.db.Enqueue(w)
+	r.next.queued = r.next.batch
+	return r.next.batch
+}
+
+// settle waits for a queued write. When it failed, what was queued behind it was built on what never was.
+func (r *Room) settle(ctx context.Context, epoch int64, p *storage.Pending) error {
+	err := p.Wait(context.WithoutCancel(ctx))
+	if err != nil {
+		r.writer.Lock()
+		if r.next.epoch == epoch {
+			r.next.broken = true
+		}
+		r.writer.Unlock()
+	}
+	return err
+}
+
+// committed applies the batch to the committed head and wakes who must look. It runs in the committer.
+func (b *batch) committed() {
+	r := b.room
+	r.mu.Lock()
+	for _, e := range b.events {
+		r.apply(e)
+	}
+	r.head.generation++
+	r.mu.Unlock()
+	if b.create != nil {
+		b.svc.cache.add(r)
+	}
+	b.svc.own.apply(r, b.events)
+	b.svc.wake(r, b.events)
+}
+
+// wake wakes the local members, and the local users whose membership changed.
+func (s *Service) wake(r *Room, events []*pendingEvent) {
+	s.Hub.Members(r.LocalMembers())
+	for _, e := range events {
+		if e.member != nil && s.IsLocal(e.member.user) {
+			s.Hub.Users(e.member.nid)
+			s.unread.forget(e.member.nid, r.nid)
+		}
+	}
+}
