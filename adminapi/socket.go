@@ -16,12 +16,18 @@ import (
 // socketName is the control socket below data_dir; the folder's permissions keep others out.
 const socketName = "control.sock"
 
-// address gives a path to the socket that fits a socket address, however long dir is: through the descriptor of the open
-// folder. The caller closes the folder when it is done with the address.
+// maxSocketPath is what a socket address holds on every system, in bytes.
+const maxSocketPath = 100
+
+// address gives a path to the socket that fits a socket address, however long dir is: where it does not fit, through the
+// descriptor of the open folder, which needs /proc. The caller closes the folder when it is done with the address.
 func address(dir string) (path string, folder *os.File, err error) {
 	folder, err = os.Open(dir)
 	if err != nil {
 		return "", nil, err
+	}
+	if path = filepath.Join(dir, socketName); len(path) <= maxSocketPath {
+		return path, folder, nil
 	}
 	return filepath.Join("/proc/self/fd", strconv.Itoa(int(folder.Fd())), socketName), folder, nil
 }
