@@ -297,6 +297,7 @@ func (c *committer) begin() error {
 
 // reopen also learns whether the commit went through whose answer was lost with the connection.
 func (c *committer) reopen() error {
+	_ = c.conn.close() // first, since it may hold locks; broken as it is, it has nothing more to say
 	w, err := c.db.dialect.openWriter(c.db.ctx)
 	if err != nil {
 		return fmt.Errorf("connect again: %w", err)
@@ -308,7 +309,6 @@ func (c *committer) reopen() error {
 	if err != nil {
 		return errors.Join(err, w.close())
 	}
-	_ = c.conn.close() // broken: it has nothing more to say
 	c.conn, c.stored, c.pos = w, stored, max(c.pos, stored)
 	c.log.Warn("the connection to the database was lost and is open again")
 	return nil

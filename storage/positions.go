@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -28,6 +29,13 @@ func (db *DB) IDHash(s string) int64 {
 	var room [320]byte // 32 of key, 255 of the longest id and some: no allocation
 	sum := sha256.Sum256(append(append(room[:0], db.idKey...), s...))
 	return int64(binary.LittleEndian.Uint64(sum[:]))
+}
+
+// Secret is a key for one purpose, derived from a secret of this database.
+func (db *DB) Secret(purpose string) []byte {
+	mac := hmac.New(sha256.New, db.idKey)
+	mac.Write([]byte(purpose))
+	return mac.Sum(nil)
 }
 
 // NextPos allots the next stream position, in a write only. A write that fails leaves a gap: a position is not given out

@@ -93,6 +93,7 @@ type liteReaders struct {
 	idle []conn
 }
 
+// readerPragmas leave memory mapping off: an I/O error would end the process.
 var readerPragmas = []string{`query_only = ON`, `temp_store = MEMORY`, `cache_size = -4096`}
 
 func (d sqliteDialect) openReaders(n int) (readers, error) {
