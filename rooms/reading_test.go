@@ -22,14 +22,14 @@ import (
 
 // library is a server with rooms to read in, on a real database, with a clock that stands still.
 type library struct {
-	t   *testing.T
+	t   testing.TB
 	db  *storage.DB
 	svc *Service
 	now time.Time
 	txn int
 }
 
-func newLibrary(t *testing.T) *library {
+func newLibrary(t testing.TB) *library {
 	l := &library{t: t, now: time.UnixMilli(1_750_000_000_000)}
 	db, err := storage.Open(t.Context(), storage.Config{DSN: "sqlite:" + filepath.Join(t.TempDir(), "ebb.db")})
 	if err != nil {

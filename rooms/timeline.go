@@ -107,6 +107,9 @@ func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (Page, error) {
 	if req.From == "" && req.Backwards {
 		w.upTo = v.room.LastOrder()
 	}
+	if err := v.capAtLeave(tx, &w); err != nil {
+		return Page{}, err
+	}
 	p := Page{Start: TimelineToken(w.start(req.Backwards))}
 	if req.From != "" {
 		p.Start = req.From
@@ -126,6 +129,17 @@ func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (Page, error) {
 		p.State, err = v.senders(tx, events, req.Backwards)
 	}
 	return p, err
+}
+
+// capAtLeave spares a former member the walk over everything that was said since.
+// Deviation: what was said after the leave while the room was world readable, if it no longer is, is only given by id.
+func (v *viewer) capAtLeave(tx *storage.Tx, w *window) error {
+	if v.joined || v.room.HistoryVisibility() == string(visibility.WorldReadable) {
+		return nil
+	}
+	until, err := v.joinedUntil(tx)
+	w.upTo = min(w.upTo, until)
+	return err
 }
 
 // cursor is a walk along a timeline.

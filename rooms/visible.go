@@ -197,9 +197,10 @@ func (v *viewer) cutoff() *int64 {
 }
 
 // duringJoin tells of an event, without a look at its state, that the viewer was joined at it. An event of this server
-// was built on everything that had arrived here; one of another server may not know of the join.
+// was built on everything that had arrived here; one of another server may not know of the join. joinedPos may lag behind
+// joined for a moment after a commit: it is 0 then.
 func (v *viewer) duringJoin(e *Event) bool {
-	return v.joined && e.Pos >= v.joinedPos && v.svc.IsLocal(e.Sender())
+	return v.joined && v.joinedPos != 0 && e.Pos >= v.joinedPos && v.svc.IsLocal(e.Sender())
 }
 
 // pasts finds the state before the events at these indexes.

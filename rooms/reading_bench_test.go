@@ -1,0 +1,65 @@
+package rooms
+
+import (
+	"testing"
+
+	"ebb/storage"
+)
+
+func benchHouse(b *testing.B, messages int) (*library, Sender, *Room) {
+	b.Helper()
+	l := newLibrary(b)
+	alice := l.user("alice")
+	id := l.room(alice, "shared")
+	for range messages {
+		l.say(alice, id, "hello, this is a message of some length, as people write them")
+	}
+	r, err := l.svc.Room(b.Context(), id)
+	l.check(err)
+	return l, alice, r
+}
+
+// BenchmarkClientEvents is one new event on its way to one of many clients.
+func BenchmarkClientEvents(b *testing.B) {
+	l, alice, r := benchHouse(b, 1)
+	news, _ := r.Recent(l.db.Settled() - 1)
+	for b.Loop() {
+		forms, err := l.svc.ClientEvents(b.Context(), nil, r, news, reads(alice), FormOptions{})
+		if err != nil || len(forms) != 1 {
+			b.Fatal(forms, err)
+		}
+	}
+}
+
+// BenchmarkMessages is a page of 50 events with their bundles.
+func BenchmarkMessages(b *testing.B) {
+	l, alice, r := benchHouse(b, 200)
+	for b.Loop() {
+		page, err := l.svc.Messages(b.Context(), r.id, reads(alice), PageRequest{Backwards: true, Limit: 50})
+		if err != nil || len(page.Chunk) != 50 {
+			b.Fatal(len(page.Chunk), err)
+		}
+	}
+}
+
+// BenchmarkSights is the state before 50 events that each have another one.
+func BenchmarkSights(b *testing.B) {
+	l, alice, r := benchHouse(b, 0)
+	for range 200 {
+		l.state(alice, r.id, typeTopic, "", `{"topic":"`+l.now.String()+`"}`)
+	}
+	var snapshots []int64
+	l.check(l.db.Read(b.Context(), func(tx *storage.Tx) error {
+		rows, err := tx.Timeline(r.nid, 0, everything().upTo, true, 50)
+		for _, row := range rows {
+			snapshots = append(snapshots, row.Snapshot)
+		}
+		return err
+	}))
+	for b.Loop() {
+		l.check(l.db.Read(b.Context(), func(tx *storage.Tx) error {
+			_, err := tx.Sights(snapshots, string(alice.ID))
+			return err
+		}))
+	}
+}
