@@ -17,7 +17,8 @@ const (
 	maxBatchTime = 50 * time.Millisecond
 	// slowCommit: after a batch that took longer, the next one waits up to an eighth of that time, at most maxGather, for
 	// the writers who have just been answered. Otherwise they would always miss it, and two halves of the writers would
-	// take turns: at 5 ms per commit 16 of them reached 1,500 writes a second instead of 2,700.
+	// take turns: at 5 ms per commit 16 of them reached 1,370 writes a second instead of 2,700, and without
+	// a delay an event took 46 µs of CPU instead of 28.
 	slowCommit = 100 * time.Microsecond
 	maxGather  = 2 * time.Millisecond
 )
