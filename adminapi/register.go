@@ -20,8 +20,8 @@ import (
 func (a *API) Routes() []httpapi.Route {
 	const path = "/_synapse/admin/v1/register"
 	return []httpapi.Route{
-		{Method: "GET", Path: path, OperationID: "sharedSecretNonce", Rate: httpapi.Logins, Handler: a.sharedSecretNonce},
-		{Method: "POST", Path: path, OperationID: "sharedSecretRegister", Rate: httpapi.Logins, Handler: a.sharedSecretRegister},
+		{Method: "GET", Path: path, OperationID: "getRegistrationNonce", Rate: httpapi.Logins, Handler: a.sharedSecretNonce},
+		{Method: "POST", Path: path, OperationID: "registerWithSharedSecret", Rate: httpapi.Logins, Handler: a.sharedSecretRegister},
 	}
 }
 

@@ -1,0 +1,207 @@
+package accounts
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+func TestProfileFieldsAreKeptAsTheyWereSet(t *testing.T) {
+	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
+		who := mustSession(t, s, mustCreate(t, s, "alice").Access)
+		set := func(name, value string) error {
+			return s.SetProfileField(t.Context(), who, name, json.RawMessage(value))
+		}
+		for name, value := range map[string]string{
+			"displayname": `"Alice ☺"`, "avatar_url": `"mxc://here/a"`, "m.tz": `"Europe/London"`,
+			"org.example.pronouns": `[{"summary":"they","n":1.50}]`, "org.example.nothing": `null`, "com.example-x.a_b": `"x"`,
+		} {
+			if err := set(name, value); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if got, err := s.ProfileField(t.Context(), who.User, name); string(got) != value || err != nil {
+				t.Errorf("%s: %s, %v", name, got, err)
+			}
+		}
+		if fields, err := s.Profile(t.Context(), who.User); len(fields) != 6 || err != nil {
+			t.Errorf("%v, %v", fields, err)
+		}
+		if name, avatar, err := MemberProfile(t.Context(), s.DB, who.User); name != "Alice ☺" || avatar != "mxc://here/a" || err != nil {
+			t.Errorf("%q, %q, %v", name, avatar, err)
+		}
+		for _, removed := range []string{"avatar_url", "displayname"} {
+			if err := set(removed, `""`); err != nil {
+				t.Error(err)
+			}
+			_, err := s.ProfileField(t.Context(), who.User, removed)
+			refused(t, removed, err, mxerr.CodeNotFound)
+		}
+		for range 2 { // also when it is gone already
+			if err := s.DeleteProfileField(t.Context(), who, "m.tz"); err != nil {
+				t.Error(err)
+			}
+		}
+		_, err := s.ProfileField(t.Context(), who.User, "m.tz")
+		refused(t, "m.tz", err, mxerr.CodeNotFound)
+		_, err = s.Profile(t.Context(), "@nobody:here")
+		refused(t, "nobody", err, mxerr.CodeNotFound)
+	})
+}
+
+func TestProfileFieldsAreChecked(t *testing.T) {
+	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
+		who := mustSession(t, s, mustCreate(t, s, "alice").Access)
+		for _, c := range []struct{ name, value, code string }{
+			{"displayname", `1`, mxerr.CodeInvalidParam},
+			{"displayname", `"` + strings.Repeat("x", 257) + `"`, mxerr.CodeInvalidParam},
+			{"avatar_url", `"https://example.org/a"`, mxerr.CodeInvalidParam},
+			{"avatar_url", `{}`, mxerr.CodeInvalidParam},
+			{"m.tz", `null`, mxerr.CodeInvalidParam},
+			{"Upper.case", `1`, mxerr.CodeInvalidParam},
+			{"nodot", `1`, mxerr.CodeInvalidParam},
+			{"1.a", `1`, mxerr.CodeInvalidParam},
+			{"a b.c", `1`, mxerr.CodeInvalidParam},
+			{"é.x", `1`, mxerr.CodeInvalidParam},
+			{"", `1`, mxerr.CodeInvalidParam},
+			{"a." + strings.Repeat("x", 254), `1`, "M_KEY_TOO_LARGE"},
+		} {
+			refused(t, c.name+"="+c.value, s.SetProfileField(t.Context(), who, c.name, json.RawMessage(c.value)), c.code)
+		}
+		if err := s.SetProfileField(t.Context(), who, "a."+strings.Repeat("x", 253), json.RawMessage(`1`)); err != nil {
+			t.Errorf("a key of 255 bytes: %v", err)
+		}
+		refused(t, "delete", s.DeleteProfileField(t.Context(), who, "nodot"), mxerr.CodeInvalidParam)
+	})
+}
+
+func TestAProfileHasAtMost64KiB(t *testing.T) {
+	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
+		who := mustSession(t, s, mustCreate(t, s, "alice").Access)
+		set := func(name string, n int) error {
+			return s.SetProfileField(t.Context(), who, name, json.RawMessage(`"`+strings.Repeat("x", n)+`"`))
+		}
+		if err := set("org.example.a", 40_000); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "both together", set("org.example.b", 30_000), "M_PROFILE_TOO_LARGE")
+		_, err := s.ProfileField(t.Context(), who.User, "org.example.b")
+		refused(t, "what was refused", err, mxerr.CodeNotFound)
+		if err := set("org.example.a", 30_000); err != nil { // smaller again
+			t.Fatal(err)
+		}
+		if err := set("org.example.b", 30_000); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestTheLastNameOfConcurrentChangesIsAnnouncedLast(t *testing.T) {
+	var mu sync.Mutex
+	var told []string
+	running := 0
+	hooks := Hooks{ProfileChanged: func(_ context.Context, _ int64, user id.UserID, displayName, avatarURL string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if running++; running > 1 {
+			t.Error("two passes of one user at a time")
+		}
+		told = append(told, displayName)
+		running--
+		return nil
+	}}
+	each(t, Options{Hooks: hooks}, func(t *testing.T, s *Service, _ *clock) {
+		told = nil
+		who := mustSession(t, s, mustCreate(t, s, "alice").Access)
+		var wg sync.WaitGroup
+		for i := range 16 {
+			wg.Go(func() {
+				if err := s.SetProfileField(t.Context(), who, "displayname", json.RawMessage(fmt.Sprintf(`"name %d"`, i))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		name, _, err := MemberProfile(t.Context(), s.DB, who.User)
+		if err != nil || len(told) == 0 || told[len(told)-1] != name {
+			t.Errorf("rooms were told %v, the name is %q, %v", told, name, err)
+		}
+		if len(s.announcer.states) != 0 {
+			t.Error("announcements are left behind")
+		}
+		before := len(told)
+		if err := s.SetProfileField(t.Context(), who, "org.example.x", json.RawMessage(`1`)); err != nil || len(told) != before {
+			t.Errorf("rooms were told of a field that they do not show: %v", err)
+		}
+	})
+}
+
+// join makes users members of a room, as far as the directory looks.
+func join(t *testing.T, s *Service, room int64, users ...Session) {
+	t.Helper()
+	err := s.DB.Write(t.Context(), func(tx *storage.Tx) error {
+		for _, u := range users {
+			if err := tx.SetMembership(storage.MemberRow{User: u.UserNID, Room: room, Membership: "join", Position: 1, JoinedPos: 1}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheDirectoryFindsWhoMayBeSeen(t *testing.T) {
+	const private, public, other = 1001, 1002, 1003
+	hooks := Hooks{RoomIsPublic: func(_ context.Context, room int64) (bool, error) { return room == public, nil }}
+	each(t, Options{Hooks: hooks}, func(t *testing.T, s *Service, _ *clock) {
+		users := map[string]Session{}
+		for _, name := range []string{"alice", "bob", "carol", "dave", "eve"} {
+			users[name] = mustSession(t, s, mustCreate(t, s, name).Access)
+		}
+		join(t, s, private, users["alice"], users["bob"])
+		join(t, s, public, users["carol"])
+		join(t, s, other, users["dave"]) // neither shared nor public
+		for name, display := range map[string]string{"bob": "Robert Ünder_100%", "carol": "Carol", "dave": "Robert"} {
+			if err := s.SetProfileField(t.Context(), users[name], "displayname", json.RawMessage(`"`+display+`"`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for term, want := range map[string]string{
+			"rob": "@bob:here", "ROBERT ü": "@bob:here", "@bob": "@bob:here", "100%": "@bob:here", "r_1": "@bob:here", "ob": "@bob:here",
+			"carol": "@carol:here", "dave": "", "eve": "", "alice": "", "x%y": "", "_": "@bob:here", `\`: "", "": "", "  ": "",
+			":here": "@bob:here @carol:here",
+		} {
+			found, limited, err := s.Search(t.Context(), users["alice"].UserNID, term, 10)
+			var got []string
+			for _, f := range found {
+				got = append(got, string(f.User))
+			}
+			if strings.Join(got, " ") != want || limited || err != nil {
+				t.Errorf("%q: %v (limited %v), %v; want %q", term, got, limited, err, want)
+			}
+		}
+		found, limited, err := s.Search(t.Context(), users["alice"].UserNID, ":here", 1)
+		if len(found) != 1 || found[0].DisplayName != "Robert Ünder_100%" || !limited || err != nil {
+			t.Errorf("one of two: %v, limited %v, %v", found, limited, err)
+		}
+		_, _, err = s.Search(t.Context(), 1, strings.Repeat("x", 300), 10)
+		refused(t, "a long term", err, mxerr.CodeInvalidParam)
+		_, _, err = s.Search(t.Context(), 1, "x", -1)
+		refused(t, "a negative limit", err, mxerr.CodeInvalidParam)
+		if err := s.Deactivate(t.Context(), users["bob"].User, false); err != nil {
+			t.Fatal(err)
+		}
+		if found, _, err := s.Search(t.Context(), users["alice"].UserNID, "rob", 10); len(found) != 0 || err != nil {
+			t.Errorf("a deactivated user is found: %v, %v", found, err)
+		}
+	})
+}
