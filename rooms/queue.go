@@ -93,7 +93,7 @@ func (r *Room) idle() bool {
 
 // reload reads the head from the database after queued writes have failed. The writer lock is held and nothing is queued.
 func (r *Room) reload(ctx context.Context) error {
-	return r.svc.db.Read(context.WithoutCancel(ctx), func(tx *storage.Tx) error {
+	return r.svc.db.ReadInner(context.WithoutCancel(ctx), func(tx *storage.Tx) error {
 		row, found, err := tx.RoomByNID(r.nid)
 		if err != nil {
 			return err
@@ -162,7 +162,7 @@ func (s *Service) wake(r *Room, events []*pendingEvent) {
 	for _, e := range events {
 		if e.member != nil && s.IsLocal(e.member.user) {
 			s.Hub.Users(e.member.nid)
-			s.unread.forget(e.member.nid, r.nid)
+			s.unread.forget(e.member.nid, r.nid, e.Pos)
 		}
 	}
 }

@@ -172,6 +172,7 @@ type fullyReadContent struct {
 func (w *markerWrite) committed() {
 	if w.pos != 0 {
 		w.room.advanced(w.pos)
+		w.svc.unread.forget(w.sender.NID, w.room.nid, w.pos)
 	}
 	if w.own {
 		w.svc.Hub.Users(w.sender.NID)

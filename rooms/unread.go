@@ -48,6 +48,8 @@ type unreadKey struct{ user, room int64 }
 
 // unreadList is what one user has not read of one room, oldest first.
 type unreadList struct {
+	notBefore storage.Pos // a snapshot that ends before it does not hold what the list was forgotten for
+
 	// mu guards the rest; held over reads of the database.
 	mu      sync.Mutex
 	valid   bool
@@ -76,11 +78,15 @@ func (t *unreadTable) list(k unreadKey) *unreadList {
 	return l
 }
 
-// forget makes the next count look at the database; called when a receipt, a membership or an event has changed.
-func (t *unreadTable) forget(user, room int64) {
+// forget makes the next count look at the database, because of a receipt or membership at a position. A count by an older
+// snapshot, which may be under way, is not remembered.
+func (t *unreadTable) forget(user, room int64, pos storage.Pos) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.lists, unreadKey{user, room})
+	if t.lists == nil || len(t.lists) >= maxUnreadLists {
+		t.lists = map[unreadKey]*unreadList{}
+	}
+	t.lists[unreadKey{user, room}] = &unreadList{notBefore: pos}
 }
 
 // forgetRoom is forget for every user.
@@ -178,7 +184,7 @@ func (l *unreadList) recount(tx *storage.Tx, r *Room, user int64) error {
 			l.add(rows[i])
 		}
 	}
-	l.valid = true
+	l.valid = l.upTo >= l.notBefore
 	return nil
 }
 
