@@ -274,6 +274,27 @@ func TestReaderSeesEverythingUpToSettledOfItsTransaction(t *testing.T) {
 	})
 }
 
+func TestReadIsOneSnapshotFromItsFirstQueryOn(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		wait(t, db.Enqueue(adding("a")))
+		if err := db.Read(ctx, func(tx *storage.Tx) error {
+			for range 2 {
+				n, err := tx.Int64(`SELECT count(*) FROM to_device`)
+				if err != nil || n != 1 {
+					t.Errorf("%d rows, %v", n, err)
+				}
+				wait(t, db.Enqueue(adding("later")))
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if got := rows(t, db); got != "a later later" {
+			t.Errorf("afterwards %q", got)
+		}
+	})
+}
+
 func TestPositionsNeverComeTwice(t *testing.T) {
 	storagetest.EachDSN(t, func(t *testing.T, dsn string) {
 		open := func() *storage.DB {
