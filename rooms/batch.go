@@ -136,7 +136,7 @@ func (s *Service) memberEvent(r *Room, m *Member) (*Event, error) {
 		return e, nil
 	}
 	var e *Event
-	err := s.db.Read(context.Background(), func(tx *storage.Tx) error {
+	err := s.db.ReadInner(context.Background(), func(tx *storage.Tx) error {
 		row, found, err := tx.EventAt(m.Pos)
 		if err != nil {
 			return err

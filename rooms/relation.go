@@ -51,7 +51,7 @@ func (r *Room) FindEvent(ctx context.Context, eventID id.EventID) (*Event, error
 		return e, nil
 	}
 	var e *Event
-	err := r.svc.db.Read(ctx, func(tx *storage.Tx) error {
+	err := r.svc.db.ReadInner(ctx, func(tx *storage.Tx) error {
 		row, found, err := tx.EventByID(r.nid, string(eventID))
 		if err != nil || !found {
 			return err
@@ -104,7 +104,7 @@ func (p *proto) inThreadOf(parent *Event) { p.threadRoot = parent.ThreadRoot }
 // Spec: client-server-api#avoiding-duplicate-annotations
 func (s *Service) checkAnnotation(ctx context.Context, r *Room, p *proto) error {
 	var existing []string
-	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+	err := s.db.ReadInner(ctx, func(tx *storage.Tx) (err error) {
 		existing, err = tx.Annotations(r.nid, string(p.relation.parent), p.typ, p.sender.NID)
 		return err
 	})

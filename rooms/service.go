@@ -150,7 +150,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) (storage.Room
 	s.cache.loading.Lock()
 	defer s.cache.loading.Unlock()
 	var r *Room
-	err := s.db.Read(ctx, func(tx *storage.Tx) error {
+	err := s.db.ReadInner(ctx, func(tx *storage.Tx) error {
 		row, found, err := find(tx)
 		if err != nil {
 			return err

@@ -58,7 +58,7 @@ func (s *Service) LookupUser(ctx context.Context, user id.UserID) (nid int64, kn
 	if nid, known = s.users.get(user); known {
 		return nid, true, nil
 	}
-	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = s.db.ReadInner(ctx, func(tx *storage.Tx) (err error) {
 		nid, known, err = tx.LookupUser(string(user))
 		return err
 	})
@@ -99,12 +99,12 @@ func (c *membershipCache) init() { c.users = map[int64]*userRooms{} }
 // not change it.
 func (s *Service) Memberships(ctx context.Context, user int64) ([]RoomMembership, error) {
 	for {
-		list, seen, ok := s.own.begin(user)
+		list, u, seen, ok := s.own.begin(user)
 		if ok {
 			return list, nil
 		}
 		var rows []storage.MemberRow
-		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		err := s.db.ReadInner(ctx, func(tx *storage.Tx) (err error) {
 			rows, err = tx.UserMemberships(user)
 			return err
 		})
@@ -115,17 +115,17 @@ func (s *Service) Memberships(ctx context.Context, user int64) ([]RoomMembership
 		for i, m := range rows {
 			list[i] = RoomMembership{Room: m.Room, Membership: m.Membership, Position: m.Position, JoinedPos: m.JoinedPos, Forgotten: m.Forgotten}
 		}
-		if s.own.finish(user, seen, list) {
+		if s.own.finish(user, u, seen, list) {
 			return list, nil
 		}
 	}
 }
 
 // begin gives the list, or starts to load it.
-func (c *membershipCache) begin(user int64) (list []RoomMembership, seen int, ok bool) {
+func (c *membershipCache) begin(user int64) (list []RoomMembership, u *userRooms, seen int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	u := c.users[user]
+	u = c.users[user]
 	if u == nil {
 		if len(c.users) >= maxCachedMemberships {
 			for nid := range c.users {
@@ -136,15 +136,14 @@ func (c *membershipCache) begin(user int64) (list []RoomMembership, seen int, ok
 		u = &userRooms{}
 		c.users[user] = u
 	}
-	return u.list, u.seen, u.loaded
+	return u.list, u, u.seen, u.loaded
 }
 
 // finish puts a loaded list in, unless something was committed meanwhile.
-func (c *membershipCache) finish(user int64, seen int, list []RoomMembership) bool {
+func (c *membershipCache) finish(user int64, u *userRooms, seen int, list []RoomMembership) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	u := c.users[user]
-	if u == nil || u.seen != seen {
+	if c.users[user] != u || u.seen != seen {
 		return false
 	}
 	u.loaded, u.list = true, list

@@ -30,6 +30,7 @@ type DB struct {
 	dialect      dialect
 	lock         fileLock
 	readers      readers
+	inner        readers // of ReadInner
 	commit       *committer
 	checkpointer *checkpointer // nil on PostgreSQL
 	settled      atomic.Int64
@@ -81,8 +82,11 @@ func (db *DB) open(ctx context.Context) (err error) {
 	if db.readers, err = db.dialect.openReaders(db.cfg.ReadConns); err != nil {
 		return errors.Join(fmt.Errorf("open database for reading: %w", err), w.close())
 	}
+	if db.inner, err = db.dialect.openReaders(innerConns); err != nil {
+		return errors.Join(fmt.Errorf("open database for reading: %w", err), db.readers.close(), w.close())
+	}
 	if db.checkpointer, err = db.dialect.openCheckpointer(db); err != nil {
-		return errors.Join(fmt.Errorf("open database: %w", err), db.readers.close(), w.close())
+		return errors.Join(fmt.Errorf("open database: %w", err), db.inner.close(), db.readers.close(), w.close())
 	}
 	db.commit = newCommitter(db, w, position)
 	go db.commit.run()
@@ -117,6 +121,7 @@ func (db *DB) Close() (err error) {
 		err = errors.Join(
 			db.checkpointer.stop(),
 			db.readers.close(),
+			db.inner.close(),
 			db.commit.conn.close(), // the last one, so that it folds the write-ahead log back
 			db.lock.release(),
 		)
@@ -128,12 +133,25 @@ func (db *DB) Close() (err error) {
 // Read runs f in one read-only snapshot. It never sees a write that is not committed. f must not call Read or Write: it
 // holds one of few connections, and waiting for another while everybody does the same would never end. When ctx ends, the
 // next statement fails.
-func (db *DB) Read(ctx context.Context, f func(*Tx) error) (err error) {
-	c, err := db.readers.take(ctx)
+func (db *DB) Read(ctx context.Context, f func(*Tx) error) error {
+	return db.read(ctx, db.readers, f)
+}
+
+// innerConns is the number of connections of ReadInner: its reads are short.
+const innerConns = 2
+
+// ReadInner is Read for short look-ups that may happen inside somebody's Read, such as filling a cache. They have
+// connections of their own, so that they never wait for those who wait for them. f must not call Read, ReadInner or Write.
+func (db *DB) ReadInner(ctx context.Context, f func(*Tx) error) error {
+	return db.read(ctx, db.inner, f)
+}
+
+func (db *DB) read(ctx context.Context, pool readers, f func(*Tx) error) (err error) {
+	c, err := pool.take(ctx)
 	if err != nil {
 		return err
 	}
-	defer db.readers.give(c)
+	defer pool.give(c)
 	tx := &Tx{db: db, conn: c, ctx: ctx, now: db.cfg.Now(), settled: db.Settled()} // Settled first, then the snapshot
 	if err := c.begin(false); err != nil {
 		return fmt.Errorf("begin read: %w", err)

@@ -1,0 +1,79 @@
+package rooms
+
+import (
+	"sync"
+	"testing"
+
+	"ebb/storage"
+	"ebb/storage/storagetest"
+)
+
+// TestRoomIsLoadedInsideARead: whoever reads may need a room that is not in memory, while every connection is taken.
+func TestRoomIsLoadedInsideARead(t *testing.T) {
+	const conns = 2
+	h := newHouse(t, storagetest.Open(t, storage.Config{ReadConns: conns}))
+	alice, bob := h.user("alice"), h.user("bob")
+	room := h.public(alice, bob)
+	nid := h.room(room).NID()
+	for range 10 {
+		h.svc = h.open()
+		var reading, done sync.WaitGroup
+		reading.Add(conns)
+		for range conns {
+			done.Go(func() {
+				err := h.db.Read(t.Context(), func(*storage.Tx) error {
+					reading.Done()
+					reading.Wait()
+					r, err := h.svc.RoomByNID(t.Context(), nid)
+					if err != nil {
+						return err
+					}
+					if r.State(typeMember, string(bob.ID)) == nil {
+						t.Error("bob's member event is not found")
+					}
+					_, err = h.svc.Memberships(t.Context(), bob.NID)
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		done.Wait()
+	}
+}
+
+func TestMembershipsFollowChanges(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob := h.user("alice"), h.user("bob")
+	first, second := h.public(alice), h.public(alice)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				h.svc.own.forget(bob.NID)
+				if _, err := h.svc.Memberships(t.Context(), bob.NID); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 25 {
+		h.ok(h.svc.Join(t.Context(), bob, first, ""))
+		h.ok(h.svc.Join(t.Context(), bob, second, ""))
+		h.membership(first, bob, Join)
+		h.membership(second, bob, Join)
+		h.ok(h.svc.Leave(t.Context(), bob, first, ""))
+		h.membership(first, bob, Leave)
+		h.ok(h.svc.Leave(t.Context(), bob, second, ""))
+	}
+	wg.Wait()
+	h.membership(second, bob, Leave)
+}
+
+// forget makes the next look-up read the database.
+func (c *membershipCache) forget(user int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.users, user)
+}
