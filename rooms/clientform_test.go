@@ -47,7 +47,10 @@ func TestAgeIsTheTimeSinceTheEventWasSent(t *testing.T) {
 }
 
 func TestReplacedStateIsToldAndItsContentToWhoCouldSeeIt(t *testing.T) {
-	l := newLibrary(t)
+	onBoth(t, replacedStateIsToldAndItsContentToWhoCouldSeeIt)
+}
+
+func replacedStateIsToldAndItsContentToWhoCouldSeeIt(t *testing.T, l *library) {
 	alice, bob := l.user("alice"), l.user("bob")
 	room := l.room(alice, "joined")
 	first := l.state(alice, room, typeTopic, "", `{"topic":"one"}`)
@@ -93,8 +96,9 @@ func TestRedactedEventsNameTheirRedactionInEveryRoomVersion(t *testing.T) {
 	}
 }
 
-func TestLatestValidEditIsBundled(t *testing.T) {
-	l := newLibrary(t)
+func TestLatestValidEditIsBundled(t *testing.T) { onBoth(t, latestValidEditIsBundled) }
+
+func latestValidEditIsBundled(t *testing.T, l *library) {
 	alice, bob := l.user("alice"), l.user("bob")
 	room := l.room(alice, "shared")
 	l.join(bob, room)
@@ -148,8 +152,9 @@ func TestEditsOfTheSameMomentAreOrderedByID(t *testing.T) {
 	}
 }
 
-func TestThreadsAndReferencesAreBundled(t *testing.T) {
-	l := newLibrary(t)
+func TestThreadsAndReferencesAreBundled(t *testing.T) { onBoth(t, threadsAndReferencesAreBundled) }
+
+func threadsAndReferencesAreBundled(t *testing.T, l *library) {
 	alice, bob, carol := l.user("alice"), l.user("bob"), l.user("carol")
 	room := l.room(alice, "shared")
 	l.join(bob, room)
@@ -193,7 +198,10 @@ func TestThreadsAndReferencesAreBundled(t *testing.T) {
 }
 
 func TestThreadsAreOrderedByTheirLatestReplies(t *testing.T) {
-	l := newLibrary(t)
+	onBoth(t, threadsAreOrderedByTheirLatestReplies)
+}
+
+func threadsAreOrderedByTheirLatestReplies(t *testing.T, l *library) {
 	alice, bob := l.user("alice"), l.user("bob")
 	room := l.room(alice, "shared")
 	l.join(bob, room)
@@ -236,7 +244,10 @@ func TestThreadsAreOrderedByTheirLatestReplies(t *testing.T) {
 }
 
 func TestRelationsArePagedFilteredAndFollowed(t *testing.T) {
-	l := newLibrary(t)
+	onBoth(t, relationsArePagedFilteredAndFollowed)
+}
+
+func relationsArePagedFilteredAndFollowed(t *testing.T, l *library) {
 	alice, bob := l.user("alice"), l.user("bob")
 	room := l.room(alice, "shared")
 	l.join(bob, room)
@@ -354,7 +365,10 @@ func TestContextGivesNeighboursTokensAndState(t *testing.T) {
 }
 
 func TestMembersNowThenAndAsTheyWereAtALeave(t *testing.T) {
-	l := newLibrary(t)
+	onBoth(t, membersNowThenAndAsTheyWereAtALeave)
+}
+
+func membersNowThenAndAsTheyWereAtALeave(t *testing.T, l *library) {
 	alice, bob, carol, dave := l.user("alice"), l.user("bob"), l.user("carol"), l.user("dave")
 	room := l.room(alice, "joined")
 	l.join(bob, room)
@@ -430,8 +444,9 @@ func TestJoinedMembersHaveTheirProfiles(t *testing.T) {
 	}
 }
 
-func TestEventsAreFoundByTime(t *testing.T) {
-	l := newLibrary(t)
+func TestEventsAreFoundByTime(t *testing.T) { onBoth(t, eventsAreFoundByTime) }
+
+func eventsAreFoundByTime(t *testing.T, l *library) {
 	alice := l.user("alice")
 	room := l.room(alice, "shared")
 	start := l.now
@@ -468,8 +483,9 @@ func TestEventsAreFoundByTime(t *testing.T) {
 	}
 }
 
-func TestJoinedRoomsAreListed(t *testing.T) {
-	l := newLibrary(t)
+func TestJoinedRoomsAreListed(t *testing.T) { onBoth(t, joinedRoomsAreListed) }
+
+func joinedRoomsAreListed(t *testing.T, l *library) {
 	alice, bob := l.user("alice"), l.user("bob")
 	one, two := l.room(alice, "shared"), l.room(alice, "shared")
 	l.join(bob, one)

@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
+	"ebb/storage/storagetest"
 	"ebb/wake"
 )
 
@@ -30,18 +30,19 @@ type library struct {
 }
 
 func newLibrary(t testing.TB) *library {
+	return openLibrary(t, storagetest.Open(t, storage.Config{}))
+}
+
+// onBoth runs a test on SQLite and, where there is a server, on PostgreSQL.
+func onBoth(t *testing.T, f func(t *testing.T, l *library)) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) { f(t, openLibrary(t, db)) })
+}
+
+func openLibrary(t testing.TB, db *storage.DB) *library {
 	l := &library{t: t, now: time.UnixMilli(1_750_000_000_000)}
-	db, err := storage.Open(t.Context(), storage.Config{DSN: "sqlite:" + filepath.Join(t.TempDir(), "ebb.db")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
 	l.db = db
+	var err error
 	l.svc, err = New(t.Context(), Options{
 		DB: db, Server: "here", Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: key}, Hub: wake.New(), Now: func() time.Time { return l.now },
 	})
@@ -246,7 +247,10 @@ func (l *library) same(what string, got, want []string) {
 }
 
 func TestPagesJoinWithoutGapOrRepeatBothWays(t *testing.T) {
-	l := newLibrary(t)
+	onBoth(t, pagesJoinWithoutGapOrRepeatBothWays)
+}
+
+func pagesJoinWithoutGapOrRepeatBothWays(t *testing.T, l *library) {
 	alice := l.user("alice")
 	room := l.room(alice, "shared")
 	for i := range 57 {
@@ -279,8 +283,9 @@ func TestPagesJoinWithoutGapOrRepeatBothWays(t *testing.T) {
 	}
 }
 
-func TestTokensWorkInBothDirections(t *testing.T) {
-	l := newLibrary(t)
+func TestTokensWorkInBothDirections(t *testing.T) { onBoth(t, tokensWorkInBothDirections) }
+
+func tokensWorkInBothDirections(t *testing.T, l *library) {
 	alice := l.user("alice")
 	room := l.room(alice, "shared")
 	l.say(alice, room, "0")

@@ -163,8 +163,9 @@ func TestAnybodyReadsWhereAnybodyMay(t *testing.T) {
 	}
 }
 
-func TestForgottenRoomsAreClosed(t *testing.T) {
-	l := newLibrary(t)
+func TestForgottenRoomsAreClosed(t *testing.T) { onBoth(t, forgottenRoomsAreClosed) }
+
+func forgottenRoomsAreClosed(t *testing.T, l *library) {
 	alice, bob := l.user("alice"), l.user("bob")
 	room := l.room(alice, "shared")
 	l.join(bob, room)
@@ -227,7 +228,10 @@ func TestIgnoredUsersMessagesAreHiddenAndTheirStateIsNot(t *testing.T) {
 }
 
 func TestErasedUsersAreRedactedForWhoJoinsLater(t *testing.T) {
-	l := newLibrary(t)
+	onBoth(t, erasedUsersAreRedactedForWhoJoinsLater)
+}
+
+func erasedUsersAreRedactedForWhoJoinsLater(t *testing.T, l *library) {
 	alice, bob, carol := l.user("alice"), l.user("bob"), l.user("carol")
 	room := l.room(alice, "shared")
 	before := l.say(alice, room, "before bob")
@@ -260,7 +264,10 @@ func (l *library) form(s Sender, room id.RoomID, e id.EventID) json.RawMessage {
 }
 
 func TestExpiredEventsAreNowhereAndNeverEndAPage(t *testing.T) {
-	l := newLibrary(t)
+	onBoth(t, expiredEventsAreNowhereAndNeverEndAPage)
+}
+
+func expiredEventsAreNowhereAndNeverEndAPage(t *testing.T, l *library) {
 	alice, bob := l.user("alice"), l.user("bob")
 	room := l.room(alice, "shared", InitialState{Type: typeRetention, Content: json.RawMessage(`{"max_lifetime":86400000}`)})
 	l.join(bob, room)
@@ -348,7 +355,10 @@ func (l *library) createID(s Sender, room id.RoomID) id.EventID {
 }
 
 func TestThreadOfWhichTheRepliesExpiredIsNone(t *testing.T) {
-	l := newLibrary(t)
+	onBoth(t, threadOfWhichTheRepliesExpiredIsNone)
+}
+
+func threadOfWhichTheRepliesExpiredIsNone(t *testing.T, l *library) {
 	alice := l.user("alice")
 	room := l.room(alice, "shared")
 	root := l.say(alice, room, "root")
