@@ -23,7 +23,7 @@ func (s *Service) joinedSince(ctx context.Context, tx *storage.Tx, user, room in
 		list, err := s.Memberships(ctx, user)
 		return joinedPosIn(list, room), err
 	}
-	if list, _, ok := s.own.begin(user); ok {
+	if list, _, _, ok := s.own.begin(user); ok {
 		return joinedPosIn(list, room), nil
 	}
 	rows, err := tx.UserMemberships(user)
