@@ -33,7 +33,7 @@ test:
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
 
 ## test-long: the gate with the full counts; docs/test-report.md has the last result
-test-long:
+test-long: build
 	EBB_TEST_LONG=1 EBB_TEST_KILLS=$(KILLS) $(GO) run ./internal/pgtest -- $(GO) test -count 1 -timeout 90m ./...
 	GOEXPERIMENT=jsonv2 EBB_TEST_LONG=1 $(GO) test -count 1 -timeout 60m $(JSONV2_PACKAGES)
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
