@@ -226,10 +226,7 @@ func checkValue(name string, value json.RawMessage) error {
 	case fieldDisplayName:
 		return checkLength(name, *text, maxDisplayName)
 	case fieldAvatar:
-		if *text != "" && !strings.HasPrefix(*text, "mxc://") {
-			return mxerr.InvalidParam("avatar_url is not an mxc:// address")
-		}
-		return checkLength(name, *text, maxAvatarURL)
+		return checkLength(name, *text, maxAvatarURL) // any text, as with other servers: clients show what is an mxc:// address
 	}
 	return checkLength(name, *text, maxName)
 }

@@ -62,7 +62,7 @@ func TestProfileFieldsAreChecked(t *testing.T) {
 		for _, c := range []struct{ name, value, code string }{
 			{"displayname", `1`, mxerr.CodeInvalidParam},
 			{"displayname", `"` + strings.Repeat("x", 257) + `"`, mxerr.CodeInvalidParam},
-			{"avatar_url", `"https://example.org/a"`, mxerr.CodeInvalidParam},
+			{"avatar_url", `"` + strings.Repeat("x", 2000) + `"`, mxerr.CodeInvalidParam},
 			{"avatar_url", `{}`, mxerr.CodeInvalidParam},
 			{"m.tz", `null`, mxerr.CodeInvalidParam},
 			{"Upper.case", `1`, mxerr.CodeInvalidParam},

@@ -32,6 +32,9 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 	if err != nil {
 		return SignedIn{}, err
 	}
+	if n.DisplayName == "" {
+		n.DisplayName = n.Username // until they choose another one, as clients expect
+	}
 	if err := n.check(); err != nil {
 		return SignedIn{}, err
 	}

@@ -17,6 +17,10 @@ const defaultPage = 10
 // getRoomEvents gives a page of a room's timeline.
 // Spec: client-server-api#get_matrixclientv3roomsroomidmessages
 func (a *API) getRoomEvents(r *httpapi.Request) (any, error) {
+	// Whether the room may be read comes before how it is read.
+	if err := a.Rooms.MayRead(r.Context(), roomID(r), recipient(r)); err != nil {
+		return nil, err
+	}
 	backwards, err := rooms.ParseDir(r.Query("dir"), "")
 	if err != nil {
 		return nil, err

@@ -49,9 +49,9 @@ func ruleKind(r *httpapi.Request) (push.Kind, error) {
 }
 
 func (a *API) pushRule(r *httpapi.Request) (*push.Rule, error) {
-	kind, err := ruleKind(r)
-	if err != nil {
-		return nil, err
+	kind := push.Kind(r.Var("kind"))
+	if !kind.Valid() { // clients look for rules of newer kinds in this way
+		return nil, mxerr.NotFound("There are no push rules of the kind %q", r.Var("kind"))
 	}
 	set, err := a.Push.Rules(r.Context(), r.UserNID, r.UserID)
 	if err != nil {

@@ -31,13 +31,16 @@ func (b *builder) writeJoined(j *joinedRoom) error {
 	}
 	mark := len(b.out)
 	e := &joinedEntry{joinedRoom: j, since: b.since.Pos}
-	e.window = b.window(j.room, e.since)
 	if j.fresh {
 		e.since = 0
 	}
+	e.window = b.window(j.room, e.since)
 	var err error
 	if e.timeline, err = b.timeline(j.room, e.window, e.since, b.upTo); err != nil {
 		return err
+	}
+	if j.fresh && !b.initial && (e.timeline.first == nil || e.timeline.first.Type() != "m.room.create") {
+		e.timeline.limited = true // there is a gap between what the client had of the room, nothing, and its timeline
 	}
 	b.key(string(j.room.ID()))
 	b.out = append(b.out, '{')

@@ -394,7 +394,7 @@ func membersNowThenAndAsTheyWereAtALeave(t *testing.T, l *library) {
 	l.same("not left", list(alice, MembersRequest{NotMembership: Leave}), []string{"alice join", "dave invite"})
 	l.same("left or not invited", list(alice, MembersRequest{Membership: Leave, NotMembership: Invite}), []string{"alice join", "bob leave", "carol leave"})
 	l.same("then", list(alice, MembersRequest{At: early}), []string{"alice join", "bob join"})
-	l.same("before the room", list(alice, MembersRequest{At: "t0"}), nil)
+	l.same("before the room", list(alice, MembersRequest{At: "t0"}), []string{"alice join"})
 	l.same("for bob", list(bob, MembersRequest{}), []string{"alice join", "bob leave", "carol join", "dave invite"})
 	l.same("for bob, then", list(bob, MembersRequest{At: early}), []string{"alice join", "bob join"})
 	for who, want := range map[Sender]string{alice: `{"name":"new"}`, bob: `{"name":"old"}`} {

@@ -84,6 +84,11 @@ func (f *EventFilter) room(roomID string) bool {
 	return (f.Rooms == nil || slices.Contains(*f.Rooms, roomID)) && !slices.Contains(f.NotRooms, roomID)
 }
 
+// selective tells whether the filter leaves events out.
+func (f *EventFilter) selective() bool {
+	return f.Types != nil || f.Senders != nil || f.ContainsURL != nil || len(f.NotTypes) > 0 || len(f.NotSenders) > 0
+}
+
 // event tells whether an event passes.
 func (f *EventFilter) event(e *Event) bool {
 	sender := string(e.Sender())

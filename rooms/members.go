@@ -261,13 +261,30 @@ func (v *viewer) membersAt(tx *storage.Tx, order int64) ([]*Event, error) {
 	}
 	if order < newest {
 		if last, err = v.eventAtOrder(tx, order); mxerr.Code(err) == mxerr.CodeNotFound {
-			return nil, nil // before the room's first event
+			last, err = v.beginning(tx) // before the room's first event
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
 	return v.stateAt(tx, last, func(typ, _ string) bool { return typ == typeMember })
+}
+
+// maxBeginning bounds the events that make a room.
+const maxBeginning = 100
+
+// beginning is the last of the state events by which its creator made a room: the prev_batch of a timeline that shows the
+// whole room lies before all of them, and whoever asks for the members there means those with whom the room began.
+func (v *viewer) beginning(tx *storage.Tx) (*Event, error) {
+	rows, err := tx.Timeline(v.room.nid, 0, everything().upTo, false, maxBeginning)
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	n := slices.IndexFunc(rows, func(r storage.EventRow) bool { return !r.IsState || r.Sender != rows[0].Sender })
+	if n < 0 {
+		n = len(rows)
+	}
+	return fromRow(v.room.version, &rows[max(n-1, 0)])
 }
 
 // JoinedMembers gives the joined members of a room with their profiles, to who is joined themselves.
