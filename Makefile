@@ -7,7 +7,9 @@ KILLS ?= 50
 
 # The static binary needs no C library at run time: pure Go name resolution, everything else linked in. No flag here may
 # change how C is compiled: SQLite would be built once more, for a minute.
-STATIC = -tags netgo,osusergo -ldflags '-X main.version=$(VERSION) -s -w -linkmode external -extldflags "-static -Wl,--no-warnings"'
+# QUIET: SQLite could load extensions by dlopen, which linkers warn of; Ebb never does.
+QUIET  = $(shell ld --help 2>/dev/null | grep -q -- --no-warnings && echo -Wl,--no-warnings)
+STATIC = -tags netgo,osusergo -ldflags '-X main.version=$(VERSION) -s -w -linkmode external -extldflags "-static $(QUIET)"'
 
 # The packages that are proved against mautrix's experiments. No SQLite among them, or its C code is built twice.
 JSONV2_PACKAGES = ./rooms/pdu/... ./rooms/eventauth/... ./rooms/stateres/...
