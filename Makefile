@@ -21,7 +21,7 @@ run: build
 	@test -f data/ebb.yaml || bin/ebb init --server-name localhost --data-dir ./data
 	@test -f data/registration-token || (umask 077; \
 		bin/ebb token create --reusable --config data/ebb.yaml >data/registration-token || { rm -f data/registration-token; exit 1; })
-	@echo "Registration token: $$(cat data/registration-token)"
+	@echo "Ebb: http://127.0.0.1:8008 is the homeserver to name in a client. Registration token: $$(cat data/registration-token)"
 	@exec bin/ebb serve --config data/ebb.yaml
 
 ## build: bin/ebb, static

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"net/netip"
 	"runtime/debug"
+	runtimepprof "runtime/pprof"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -67,7 +69,8 @@ func New(o Options) *Server {
 func (s *Server) routes() []Route {
 	all := []Route{{Method: http.MethodGet, Path: "/health", Handler: s.health}}
 	if serves(s.opt.Serve, apiMetrics) {
-		all = append(all, Route{Method: http.MethodGet, Path: "/metrics", Handler: metrics})
+		all = append(all, Route{Method: http.MethodGet, Path: "/metrics", Handler: metrics},
+			Route{Method: http.MethodGet, Path: "/debug/pprof/{profile}", Handler: profile})
 	}
 	for _, r := range s.opt.Routes {
 		if servesPath(s.opt.Serve, r.Path) {
@@ -87,6 +90,19 @@ func (s *Server) health(*Request) (any, error) {
 
 func metrics(*Request) (any, error) {
 	return Stream(telemetry.Handler().ServeHTTP), nil
+}
+
+// profile is what `go tool pprof` asks for, where metrics are served.
+func profile(r *Request) (any, error) {
+	switch name := r.Var("profile"); {
+	case name == "profile":
+		return Stream(pprof.Profile), nil
+	case name == "trace":
+		return Stream(pprof.Trace), nil
+	case runtimepprof.Lookup(name) != nil:
+		return Stream(pprof.Handler(name).ServeHTTP), nil
+	}
+	return nil, mxerr.Unrecognized()
 }
 
 // preflight tells browsers that they may ask. 24 h: what is allowed is the same for every address and does not change.
