@@ -187,10 +187,11 @@ func encryptedMessages(t *testing.T, s *scene) {
 // say sends a message to the encrypted room and checks that the others decrypt it, and that the server never had its text.
 func (s *scene) say(t *testing.T, from, body string, readers ...string) (eventID string) {
 	t.Helper()
+	person, _, _ := strings.Cut(from, "-")
 	eventID = process.Text(s.do(t, "send", object{"name": from, "roomId": s.room, "body": body}), "eventId")
 	for _, reader := range readers {
 		got := s.do(t, "read", object{"name": reader, "roomId": s.room, "eventId": eventID})
-		if got["body"] != body || got["sender"] != "@"+from+":localhost" || got["wireType"] != "m.room.encrypted" {
+		if got["body"] != body || got["sender"] != "@"+person+":localhost" || got["wireType"] != "m.room.encrypted" {
 			t.Fatalf("%s reads %v", reader, got)
 		}
 	}
