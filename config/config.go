@@ -203,11 +203,11 @@ func Load(path string) (*Config, error) {
 // Parse reads YAML over the defaults, without Validate.
 func Parse(raw []byte) (*Config, error) {
 	c := Default()
-	text, err := expand(string(raw))
+	raw, err := expand(raw)
 	if err != nil {
 		return nil, err
 	}
-	dec := yaml.NewDecoder(bytes.NewReader([]byte(text)))
+	dec := yaml.NewDecoder(bytes.NewReader(raw))
 	dec.KnownFields(true)
 	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -217,24 +217,41 @@ func Parse(raw []byte) (*Config, error) {
 
 var envRef = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
 
-// expand puts environment variables in place of ${NAME}; comments are left alone.
-func expand(text string) (string, error) {
-	var missing []error
-	var out strings.Builder
-	for line := range strings.Lines(text) {
-		if strings.HasPrefix(strings.TrimSpace(line), "#") {
-			out.WriteString(line)
-			continue
-		}
-		out.WriteString(envRef.ReplaceAllStringFunc(line, func(ref string) string {
-			value, set := os.LookupEnv(ref[2 : len(ref)-1])
-			if !set {
-				missing = append(missing, fmt.Errorf("the environment variable in %s is not set", ref))
-			}
-			return value
-		}))
+// expand puts environment variables in place of ${NAME} in values. It does so in the parsed tree: a secret may hold
+// quotes and colons.
+func expand(raw []byte) ([]byte, error) {
+	var tree yaml.Node
+	if !envRef.Match(raw) {
+		return raw, nil
 	}
-	return out.String(), errors.Join(missing...)
+	if err := yaml.Unmarshal(raw, &tree); err != nil {
+		return nil, err
+	}
+	if err := expandNode(&tree); err != nil || tree.IsZero() {
+		return nil, err
+	}
+	return yaml.Marshal(&tree)
+}
+
+func expandNode(n *yaml.Node) error {
+	var missing []error
+	for _, child := range n.Content {
+		missing = append(missing, expandNode(child))
+	}
+	if n.Kind != yaml.ScalarNode || !envRef.MatchString(n.Value) {
+		return errors.Join(missing...)
+	}
+	n.Value = envRef.ReplaceAllStringFunc(n.Value, func(ref string) string {
+		value, set := os.LookupEnv(ref[2 : len(ref)-1])
+		if !set {
+			missing = append(missing, fmt.Errorf("line %d: the environment variable in %s is not set", n.Line, ref))
+		}
+		return value
+	})
+	if n.Style == 0 { // unquoted: the variable may hold a number or a truth value
+		n.Tag = ""
+	}
+	return errors.Join(missing...)
 }
 
 // readFiles reads secrets that stand in files of their own.

@@ -77,8 +77,14 @@ func TestSecretsFromEnvironmentAndFile(t *testing.T) {
 	if err != nil || c.Registration.SharedSecret != "from the environment" {
 		t.Fatal(c, err)
 	}
-	if _, err := Parse([]byte("public_url: ${EBB_TEST_NOT_SET}\n")); err == nil {
-		t.Fatal("a variable that is not set is no error")
+	if _, err := Parse([]byte("public_url: ${EBB_TEST_NOT_SET}\n")); err == nil || !strings.Contains(err.Error(), "EBB_TEST_NOT_SET") {
+		t.Fatal("a variable that is not set is no error:", err)
+	}
+	t.Setenv("EBB_TEST_ODD", `a": "b # {c}`)
+	t.Setenv("EBB_TEST_BURST", "7")
+	c, err = Parse([]byte("registration: {shared_secret: \"${EBB_TEST_ODD}\"}\nrate_limits:\n  sends:\n    burst: ${EBB_TEST_BURST}\n"))
+	if err != nil || c.Registration.SharedSecret != `a": "b # {c}` || c.RateLimits.Sends.Burst != 7 {
+		t.Fatal(c, err)
 	}
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "s"), []byte("from a file\n"), 0o600); err != nil {
