@@ -150,7 +150,7 @@ func (s *Service) memberEvent(r *Room, m *Member) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.event.Store(e)
+	m.remember(r, e)
 	return e, nil
 }
 

@@ -83,6 +83,7 @@ func (r *Room) fill(tx *storage.Tx, row *storage.RoomRow) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.head = h
+	r.memberEvents.Store(0)
 	r.pending.reset()
 	r.next = provisional{
 		extremities: h.extremities, depth: h.depth, generation: h.generation, snapshot: h.snapshot, levels: h.levels, epoch: r.next.epoch + 1,
@@ -242,7 +243,10 @@ func (r *Room) applyState(k pdu.StateKey, e *pendingEvent) {
 	if e.member != nil {
 		r.pending.joined -= e.member.joinedMore()
 		m := &Member{User: e.member.user, NID: e.member.nid, Membership: e.member.to, Pos: e.Pos}
-		m.event.Store(e.Event)
+		if old := h.members[m.User]; old != nil && old.event.Load() != nil {
+			r.memberEvents.Add(-1)
+		}
+		m.remember(r, e.Event)
 		h.setMember(r.svc, m)
 		return
 	}
@@ -282,7 +286,7 @@ func (r *Room) replace(e *Event) {
 		return
 	}
 	if m := h.members[id.UserID(key)]; e.Type() == typeMember && m != nil && m.Pos == e.Pos {
-		m.event.Store(e)
+		m.remember(r, e)
 		return
 	}
 	k := pdu.StateKey{Type: e.Type(), Key: key}

@@ -59,6 +59,13 @@ type Member struct {
 	event atomic.Pointer[Event] // nil until somebody asks
 }
 
+// remember keeps the member's event in memory.
+func (m *Member) remember(r *Room, e *Event) {
+	if m.event.Swap(e) == nil {
+		r.memberEvents.Add(1)
+	}
+}
+
 // Room is a room in use: its committed head, which all readers share, and the provisional head that its next event is
 // built on. It is safe for concurrent use. Keep a Room for one request, not longer: one that nobody used for a while is
 // dropped from memory and loaded anew.
@@ -69,7 +76,8 @@ type Room struct {
 	version *pdu.Version
 	created time.Time
 
-	used atomic.Int64 // when last asked for, for eviction
+	used         atomic.Int64 // when last asked for, for eviction
+	memberEvents atomic.Int64 // member events in memory, about
 
 	// writer guards next: whoever builds the room's next event holds it, also over a read of the database, never while
 	// waiting for a commit. docs/locks.md.
@@ -126,7 +134,7 @@ func (r *Room) Last() storage.Pos {
 }
 
 // State is one entry of the current state, nil where there is none. A member's event is read from the database at its
-// first use; an error then is logged and answers nil (use Member to see it).
+// first use; an error then is logged and answers nil.
 func (r *Room) State(typ, key string) *Event {
 	if typ != typeMember {
 		r.mu.RLock()

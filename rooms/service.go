@@ -179,14 +179,18 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) (storage.Room
 type roomCache struct {
 	// loading is held while a room is loaded from the database; taken before mu.
 	loading sync.Mutex
-	// mu guards the rest; a leaf lock.
+	// mu guards the rest; before Room.mu.
 	mu     sync.RWMutex
 	ids    map[id.RoomID]*Room
 	nids   map[int64]*Room
-	sizes  map[int64]int64
-	bytes  int64
+	sizes  map[int64]int64 // when last measured
+	bytes  int64           // their sum
+	added  int
 	budget int64
 }
+
+// measureEvery counts the rooms that are loaded between two times that all are measured anew, since they grow in use.
+const measureEvery = 64
 
 func (c *roomCache) init(budget int64) {
 	c.ids, c.nids, c.sizes, c.budget = map[id.RoomID]*Room{}, map[int64]*Room{}, map[int64]int64{}, budget
@@ -213,10 +217,22 @@ func (c *roomCache) add(r *Room) *Room {
 		return there
 	}
 	c.ids[r.id], c.nids[r.nid], c.sizes[r.nid] = r, r, size
+	if c.added++; c.added%measureEvery == 0 {
+		c.measure()
+		size = 0
+	}
 	if c.bytes += size; c.bytes > c.budget {
 		c.shrink(r)
 	}
 	return r
+}
+
+func (c *roomCache) measure() {
+	c.bytes = 0
+	for nid, r := range c.nids {
+		c.sizes[nid] = r.size()
+		c.bytes += c.sizes[nid]
+	}
 }
 
 // shrink drops the rooms not used for longest until a tenth of the budget is free again. Rooms with queued writes stay,
@@ -256,7 +272,8 @@ const (
 func (r *Room) size() int64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return roomBytes + eventBytes*int64(len(r.head.state)+len(r.head.ring)) + memberBytes*int64(len(r.head.members))
+	events := int64(len(r.head.state)+len(r.head.ring)) + r.memberEvents.Load()
+	return roomBytes + eventBytes*events + memberBytes*int64(len(r.head.members))
 }
 
 // retire takes a room out of use, unless it has queued writes or is being written.
