@@ -8,7 +8,7 @@ import (
 func (a *API) wellknownRoutes() []httpapi.Route {
 	return []httpapi.Route{
 		{Method: "GET", Path: "/.well-known/matrix/client", OperationID: "getWellknown", File: "wellknown.yaml", Handler: a.getWellknown},
-		{Method: "GET", Path: "/.well-known/matrix/server", OperationID: "getWellKnown", Handler: a.getWellKnownServer},
+		{Method: "GET", Path: "/.well-known/matrix/server", OperationID: "getWellKnown", File: "wellknown.yaml", Handler: a.getWellKnownServer},
 	}
 }
 
