@@ -310,6 +310,8 @@ func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to Recipi
 }
 
 // appendProfiles writes an object of user id → display_name and avatar_url.
+// Deviation: what a member has not set is null, where the specification's schema has only strings: Synapse answers so, and
+// Complement's TestRoomState wants both to be there.
 func appendProfiles(dst []byte, members []*Event) []byte {
 	dst = append(dst, '{')
 	for i, e := range members {
@@ -317,18 +319,17 @@ func appendProfiles(dst []byte, members []*Event) []byte {
 			dst = append(dst, ',')
 		}
 		user, _ := e.StateKey()
-		dst = append(canonjson.AppendString(dst, user), ":{"...)
-		start := len(dst)
-		for _, f := range []struct{ from, to string }{{"avatar_url", "avatar_url"}, {"displayname", "display_name"}} {
-			if text := contentString(e, f.from); text != "" {
-				if len(dst) > start {
-					dst = append(dst, ',')
-				}
-				dst = append(canonjson.AppendString(dst, f.to), ':')
-				dst = canonjson.AppendString(dst, text)
-			}
-		}
+		dst = append(canonjson.AppendString(dst, user), ':')
+		dst = appendTextOrNull(append(dst, `{"avatar_url":`...), contentString(e, "avatar_url"))
+		dst = appendTextOrNull(append(dst, `,"display_name":`...), contentString(e, "displayname"))
 		dst = append(dst, '}')
 	}
 	return append(dst, '}')
+}
+
+func appendTextOrNull(dst []byte, text string) []byte {
+	if text == "" {
+		return append(dst, "null"...)
+	}
+	return canonjson.AppendString(dst, text)
 }
