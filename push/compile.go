@@ -108,6 +108,9 @@ func (r compiledRule) matches(e *evaluation) bool {
 func conditionsOf(k Kind, r Rule) []condition {
 	switch k {
 	case Content:
+		if r.ID == userNameRule {
+			return []condition{unmentioned, namesReader}
+		}
 		return []condition{eventMatch("content.body", r.Pattern)}
 	case Sender:
 		sender := id.UserID(r.ID)
@@ -118,6 +121,21 @@ func conditionsOf(k Kind, r Rule) []condition {
 		out = append(out, compileCondition(raw))
 	}
 	return out
+}
+
+// unmentioned holds for events that do not say themselves whom they mention.
+func unmentioned(e *evaluation) bool {
+	_, said := canonjson.Get(e.event.Content(), "m.mentions")
+	return !said
+}
+
+// namesReader holds where the reader's localpart is a word of the text.
+func namesReader(e *evaluation) bool {
+	if e.user == "" {
+		return false
+	}
+	body, ok := stringProperty(e.event, []string{"content", "body"})
+	return ok && containsWord(strings.ToLower(body), strings.ToLower(e.user.Localpart()))
 }
 
 func never(*evaluation) bool { return false }

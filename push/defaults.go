@@ -1,6 +1,9 @@
 package push
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"strings"
+)
 
 // defaultRules are the server-default rules for one user.
 // Spec: client-server-api#predefined-rules
@@ -23,6 +26,10 @@ func defaultRules(user string) *Ruleset {
 			on(".m.rule.room.server_acl", raws(), match("type", `"m.room.server_acl"`), match("state_key", `""`)),
 			on(".m.rule.suppress_edits", raws(), `{"kind":"event_property_is","key":"content.m\\.relates_to.rel_type","value":"m.replace"}`),
 		},
+		// Deviation: v1.17 dropped this rule. Bots and old clients name people in the text only, without m.mentions.
+		Content: []Rule{
+			{ID: userNameRule, Default: true, Enabled: true, Actions: raws(notify, sound("default"), highlight), Pattern: localpart(user)},
+		},
 		Underride: []Rule{
 			on(".m.rule.call", raws(notify, sound("ring")), match("type", `"m.call.invite"`)),
 			on(".m.rule.encrypted_room_one_to_one", raws(notify, sound("default")), members("2"), match("type", `"m.room.encrypted"`)),
@@ -31,6 +38,16 @@ func defaultRules(user string) *Ruleset {
 			on(".m.rule.encrypted", raws(notify), match("type", `"m.room.encrypted"`)),
 		},
 	}
+}
+
+// userNameRule finds the reader's localpart in a text. It looks only at events without m.mentions.
+// Spec: client-server-api#mruleis_user_mention (v1.7 to v1.16)
+const userNameRule = ".m.rule.contains_user_name"
+
+// localpart of a user id; the placeholder of a reader stands for itself.
+func localpart(user string) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(user, "@"), ":")
+	return name
 }
 
 // masterRule is the one default rule that stands before a user's own.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"strings"
 	"sync"
 
@@ -19,6 +20,7 @@ import (
 type Rules struct {
 	db       *storage.DB
 	hub      *wake.Hub
+	server   string // this server's name
 	defaults *compiled
 
 	// mu guards custom; it is a leaf lock (docs/locks.md).
@@ -33,8 +35,8 @@ type customUser struct {
 }
 
 // New loads the rule sets that differ from the defaults.
-func New(ctx context.Context, db *storage.DB, hub *wake.Hub) (*Rules, error) {
-	r := &Rules{db: db, hub: hub, defaults: compile(defaultRules(reader), true), custom: map[int64]customUser{}}
+func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string) (*Rules, error) {
+	r := &Rules{db: db, hub: hub, server: server, defaults: compile(defaultRules(reader), true), custom: map[int64]customUser{}}
 	err := db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.AllPushRules()
 		if err != nil {
@@ -73,7 +75,7 @@ func (s *stored) onlyRooms() bool {
 func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	e := &evaluation{event: ev, room: room}
 	out := Outcome{Default: r.defaults.match(e)}
-	for nid, user := range named(ev, room) {
+	for nid, user := range r.named(ev, room) {
 		e.user = user
 		out.set(nid, r.defaults.match(e))
 	}
@@ -106,8 +108,8 @@ func (o *Outcome) set(nid int64, class Class) {
 // maxNamed bounds the mentions that are looked at: an event of 65,536 bytes could name thousands.
 const maxNamed = 1000
 
-// named finds the local members whom an event names: its mentions, and the user whose membership it is.
-func named(ev *Event, room RoomInfo) map[int64]id.UserID {
+// named finds the local members whom an event names: its mentions, or those in its text, and the user whose membership it is.
+func (r *Rules) named(ev *Event, room RoomInfo) map[int64]id.UserID {
 	out := map[int64]id.UserID{}
 	add := func(user id.UserID) {
 		if nid, ok := room.LocalMember(user); ok && len(out) < maxNamed {
@@ -118,7 +120,15 @@ func named(ev *Event, room RoomInfo) map[int64]id.UserID {
 		add(id.UserID(key))
 	}
 	mentions, ok := canonjson.Get(ev.Content(), "m.mentions")
-	if !ok || len(mentions) == 0 || mentions[0] != '{' {
+	if !ok {
+		if body, isText := stringProperty(ev, []string{"content", "body"}); isText {
+			for name := range localparts(body) {
+				add(id.NewUserID(name, r.server))
+			}
+		}
+		return out
+	}
+	if len(mentions) == 0 || mentions[0] != '{' {
 		return out
 	}
 	users, _ := canonjson.Get(mentions, "user_ids")
@@ -133,6 +143,26 @@ func named(ev *Event, room RoomInfo) map[int64]id.UserID {
 		}
 	}
 	return out
+}
+
+// maxWords bounds the words of a text that may be names.
+const maxWords = 2000
+
+// localparts ranges over the words of a text that could be localparts of users, with and without the marks around them.
+func localparts(body string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		words := strings.FieldsFunc(strings.ToLower(body), func(c rune) bool {
+			return (c < 'a' || c > 'z') && (c < '0' || c > '9') && !strings.ContainsRune("._=-/+", c)
+		})
+		for _, w := range words[:min(len(words), maxWords)] {
+			if trimmed := strings.Trim(w, ".-=/+"); trimmed != w && trimmed != "" && !yield(trimmed) {
+				return
+			}
+			if !yield(w) {
+				return
+			}
+		}
+	}
 }
 
 // Rules gives a user's full rule set.

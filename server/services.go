@@ -61,7 +61,7 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 }
 
 func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roomOptions rooms.Options) (err error) {
-	if s.push, err = push.New(ctx, s.db, s.hub); err != nil {
+	if s.push, err = push.New(ctx, s.db, s.hub, cfg.ServerName); err != nil {
 		return fmt.Errorf("load push rules: %w", err)
 	}
 	policy := retentionPolicy(cfg.Retention)
