@@ -35,7 +35,7 @@ func New(a API) *API { return &a }
 func (a *API) Routes() []httpapi.Route {
 	return slices.Concat(
 		a.accountDataRoutes(), a.accountDeactivationRoutes(), a.administrativeContactRoutes(), a.authedContentRepoRoutes(),
-		a.banningRoutes(), a.capabilitiesRoutes(), a.contentRepoRoutes(), a.createRoomRoutes(), a.crossSigningRoutes(),
+		a.banningRoutes(), a.capabilitiesRoutes(), a.contentRepoRoutes(), a.createRoomRoutes(), a.crossSigningRoutes(), a.dehydratedDeviceRoutes(),
 		a.deviceManagementRoutes(), a.directoryRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
 		a.joiningRoutes(), a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(),
 		a.listJoinedRoomsRoutes(), a.listPublicRoomsRoutes(), a.loginRoutes(), a.loginTokenRoutes(), a.logoutRoutes(),

@@ -90,6 +90,9 @@ func (s *Service) DevicesChanged(tx *storage.Tx, user int64) (committed func(), 
 
 // DeviceGone removes in a write of the caller what hangs on a device that is deleted.
 func (s *Service) DeviceGone(tx *storage.Tx, device, user int64, deviceID string) error {
+	if err := tx.ForgetDehydrated(user, device); err != nil {
+		return err
+	}
 	return tx.DeleteDeviceE2EE(device, user, deviceID)
 }
 

@@ -1,0 +1,218 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Dehydrate is the body of the upload of a dehydrated device: a device without access token that receives room keys until
+// the user's next sign-in takes them over. Spec: MSC3814.
+type Dehydrate struct {
+	UploadKeys
+	DeviceID    id.DeviceID     `json:"device_id"`
+	Data        json.RawMessage `json:"device_data"` // encrypted by the client
+	DisplayName *string         `json:"initial_device_display_name"`
+}
+
+// Dehydrated is a dehydrated device as its owner gets it.
+type Dehydrated struct {
+	DeviceID id.DeviceID     `json:"device_id"`
+	Data     json.RawMessage `json:"device_data"`
+}
+
+func errNotDehydrated() error { return mxerr.NotFound("You have no such dehydrated device") }
+
+// Dehydrate stores a dehydrated device in the place of the one before, which goes with its keys and messages.
+//
+// Errors: M_INVALID_PARAM where a device of that id is signed in, or the keys name another; M_BAD_JSON; M_MISSING_PARAM;
+// M_TOO_LARGE.
+func (s *Service) Dehydrate(ctx context.Context, owner Device, up Dehydrate) error {
+	if err := up.check(owner); err != nil {
+		return err
+	}
+	oneTime, err := parseKeys(up.OneTimeKeys)
+	if err != nil {
+		return err
+	}
+	fallback, err := parseKeys(orElse(up.FallbackKeys, up.FallbackKeysUnstable))
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		if _, err := s.dropDehydrated(tx, owner.UserNID); err != nil {
+			return nil, err
+		}
+		if _, taken, err := tx.Device(owner.UserNID, string(up.DeviceID)); err != nil || taken {
+			return nil, orTaken(err)
+		}
+		d := Device{UserNID: owner.UserNID, User: owner.User, DeviceID: up.DeviceID}
+		if d.DeviceNID, err = tx.AddDevice(owner.UserNID, string(up.DeviceID), up.DisplayName); err != nil {
+			return nil, err
+		}
+		if err := tx.AddDehydrated(owner.UserNID, storage.Dehydrated{Device: d.DeviceNID, DeviceID: string(up.DeviceID), Data: string(up.Data)}); err != nil {
+			return nil, err
+		}
+		return s.storeKeys(tx, d, up.DeviceKeys, oneTime, fallback)
+	})
+}
+
+func orTaken(err error) error {
+	if err == nil {
+		err = mxerr.InvalidParam("You have a device of this id already")
+	}
+	return err
+}
+
+// check looks at everything but the one-time keys.
+func (up *Dehydrate) check(owner Device) error {
+	switch {
+	case up.DeviceID == "":
+		return mxerr.MissingParam("device_id is missing")
+	case len(up.DeviceID) > maxKeyID || up.DisplayName != nil && len(*up.DisplayName) > maxKeyID:
+		return mxerr.InvalidParam("The id and the display name of a device have at most %d bytes", maxKeyID)
+	case isNull(up.Data):
+		return mxerr.MissingParam("device_data is missing")
+	case isNull(up.DeviceKeys):
+		return mxerr.MissingParam("device_keys are missing: nobody could send anything to the device")
+	}
+	if err := bounded("device_data", len(up.Data), maxKeyJSON); err != nil {
+		return err
+	}
+	if _, err := object("device_data", up.Data); err != nil {
+		return err
+	}
+	return checkDeviceKeys(Device{User: owner.User, DeviceID: up.DeviceID}, up.DeviceKeys)
+}
+
+// dropDehydrated deletes a user's dehydrated device and reports its id, "" where there is none. One that somebody has
+// signed in with since is a device like any other and stays.
+func (s *Service) dropDehydrated(tx *storage.Tx, user int64) (id.DeviceID, error) {
+	d, found, err := tx.Dehydrated(user)
+	if err != nil || !found {
+		return "", err
+	}
+	signedIn, err := tx.SignedIn(d.Device)
+	if err != nil {
+		return "", err
+	}
+	if signedIn {
+		return id.DeviceID(d.DeviceID), tx.ForgetDehydrated(user, d.Device)
+	}
+	if err := s.DeviceGone(tx, d.Device, user, d.DeviceID); err != nil {
+		return "", err
+	}
+	return id.DeviceID(d.DeviceID), tx.DeleteDevice(d.Device)
+}
+
+// Dehydrated gives a user's dehydrated device.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) Dehydrated(ctx context.Context, owner Device) (out Dehydrated, err error) {
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		d, found, err := tx.Dehydrated(owner.UserNID)
+		if err == nil && !found {
+			err = errNotDehydrated()
+		}
+		out = Dehydrated{DeviceID: id.DeviceID(d.DeviceID), Data: json.RawMessage(d.Data)}
+		return err
+	})
+	return out, err
+}
+
+// DeleteDehydrated deletes a user's dehydrated device and gives its id.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) DeleteDehydrated(ctx context.Context, owner Device) (deviceID id.DeviceID, err error) {
+	err = s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		if deviceID, err = s.dropDehydrated(tx, owner.UserNID); err != nil {
+			return nil, err
+		}
+		if deviceID == "" {
+			return nil, errNotDehydrated()
+		}
+		return s.DevicesChanged(tx, owner.UserNID)
+	})
+	return deviceID, err
+}
+
+// DehydratedEvents is one page of what a dehydrated device has received.
+type DehydratedEvents struct {
+	Events    []json.RawMessage `json:"events"`
+	NextBatch string            `json:"next_batch"`
+}
+
+// dehydratedPage: 100 messages are some 200 KiB.
+const dehydratedPage = 100
+
+// DehydratedEvents gives what the dehydrated device has received since a batch, "" for the beginning. The messages stay
+// until the end: a client that breaks off begins anew. An empty page is the end: the client has everything, the device
+// has come back to life, and it is deleted.
+//
+// Errors: M_NOT_FOUND, M_INVALID_PARAM for a batch that this server did not give.
+func (s *Service) DehydratedEvents(ctx context.Context, owner Device, deviceID id.DeviceID, batch string) (DehydratedEvents, error) {
+	out := DehydratedEvents{Events: []json.RawMessage{}, NextBatch: batch}
+	since, err := parseBatch(batch)
+	if err != nil {
+		return out, err
+	}
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error { return out.read(tx, owner, deviceID, since) })
+	if err != nil || len(out.Events) > 0 {
+		return out, err
+	}
+	// In the write, since a message may have come in between.
+	err = s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		if err := out.read(tx, owner, deviceID, since); err != nil || len(out.Events) > 0 {
+			return nil, err
+		}
+		if _, err := s.dropDehydrated(tx, owner.UserNID); err != nil {
+			return nil, err
+		}
+		return s.DevicesChanged(tx, owner.UserNID)
+	})
+	return out, err
+}
+
+func (p *DehydratedEvents) read(tx *storage.Tx, owner Device, deviceID id.DeviceID, since storage.Pos) error {
+	d, found, err := tx.Dehydrated(owner.UserNID)
+	if err != nil {
+		return err
+	}
+	if !found || d.DeviceID != string(deviceID) {
+		return errNotDehydrated()
+	}
+	messages, err := tx.ToDevice(d.Device, since, lastPos, dehydratedPage)
+	if err != nil {
+		return err
+	}
+	p.Events, p.NextBatch = []json.RawMessage{}, formatBatch(since)
+	for _, m := range messages {
+		p.Events = append(p.Events, json.RawMessage(m.JSON))
+		p.NextBatch = formatBatch(m.Position)
+	}
+	return nil
+}
+
+const lastPos storage.Pos = 1<<63 - 1
+
+const batchPrefix = "d"
+
+func formatBatch(p storage.Pos) string { return batchPrefix + strconv.FormatInt(int64(p), 10) }
+
+func parseBatch(batch string) (storage.Pos, error) {
+	if batch == "" {
+		return 0, nil
+	}
+	digits, ok := strings.CutPrefix(batch, batchPrefix)
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if !ok || err != nil || n < 0 {
+		return 0, mxerr.InvalidParam("next_batch is none of this server's")
+	}
+	return storage.Pos(n), nil
+}

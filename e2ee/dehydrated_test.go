@@ -1,0 +1,229 @@
+package e2ee
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+func (f *fixture) dehydrated(owner Device, deviceID string) Dehydrate {
+	d := Device{User: owner.User, DeviceID: id.DeviceID(deviceID)}
+	name := "Dehydrated device"
+	return Dehydrate{
+		DeviceID: d.DeviceID, Data: json.RawMessage(`{"algorithm":"m.dehydration.v2","pickle":"x"}`), DisplayName: &name,
+		UploadKeys: UploadKeys{DeviceKeys: identity(d, `,"dehydrated":true`), OneTimeKeys: oneTime("1", "one"), FallbackKeys: oneTime("f", "fallback")},
+	}
+}
+
+func (f *fixture) toDevice(from Device, txn string, to id.UserID, deviceID id.DeviceID) {
+	f.t.Helper()
+	content := map[id.UserID]map[id.DeviceID]json.RawMessage{to: {deviceID: json.RawMessage(fmt.Sprintf(`{"n":%q}`, txn))}}
+	if err := f.SendToDevice(f.t.Context(), from, "p", txn, "m.room.encrypted", content); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) devicesOf(viewer Device, user id.UserID) []string {
+	f.t.Helper()
+	keys := must(f.Query(f.t.Context(), viewer, map[id.UserID][]id.DeviceID{user: nil}))
+	var out []string
+	for deviceID, raw := range keys.DeviceKeys[user] {
+		out = append(out, string(deviceID))
+		if strings.HasPrefix(string(deviceID), "DRY") != strings.Contains(string(raw), `"dehydrated":true`) {
+			f.t.Errorf("%s: %s", deviceID, raw)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestDehydratedDeviceReceivesUntilItComesBackToLife(t *testing.T) {
+	f := newFixture(t)
+	alice, bob := f.device("alice", "A"), f.device("bob", "B")
+	_, err := f.Dehydrated(t.Context(), alice)
+	wantCode(t, err, mxerr.CodeNotFound)
+	_, err = f.DeleteDehydrated(t.Context(), alice)
+	wantCode(t, err, mxerr.CodeNotFound)
+	_, err = f.DehydratedEvents(t.Context(), alice, "DRY", "")
+	wantCode(t, err, mxerr.CodeNotFound)
+
+	if err := f.Dehydrate(t.Context(), alice, f.dehydrated(alice, "DRY")); err != nil {
+		t.Fatal(err)
+	}
+	if got := must(f.Dehydrated(t.Context(), alice)); got.DeviceID != "DRY" || string(got.Data) != `{"algorithm":"m.dehydration.v2","pickle":"x"}` {
+		t.Fatalf("%+v", got)
+	}
+	if got := f.devicesOf(bob, alice.User); !slices.Equal(got, []string{"DRY"}) {
+		t.Fatal(got)
+	}
+	for _, want := range []string{"one", "fallback"} {
+		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"DRY": "signed_curve25519"}})
+		if err != nil || !strings.Contains(fmt.Sprintf("%s", claims[alice.User]["DRY"]), `"key":"`+want) {
+			t.Fatalf("%s, %v", claims, err)
+		}
+	}
+	for i := range dehydratedPage + 5 {
+		f.toDevice(bob, fmt.Sprint(i), alice.User, "DRY")
+	}
+	var got []string
+	batch := ""
+	for range 2 { // a client that breaks off begins anew
+		got, batch = nil, ""
+		for range 2 {
+			page := must(f.DehydratedEvents(t.Context(), alice, "DRY", batch))
+			for _, e := range page.Events {
+				var m struct{ Content struct{ N string } }
+				if err := json.Unmarshal(e, &m); err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, m.Content.N)
+			}
+			batch = page.NextBatch
+		}
+		for i, n := range got {
+			if n != fmt.Sprint(i) {
+				t.Fatalf("message %d is %s", i, n)
+			}
+		}
+		if len(got) != dehydratedPage+5 {
+			t.Fatal(len(got))
+		}
+	}
+	f.toDevice(bob, "late", alice.User, "*")
+	page := must(f.DehydratedEvents(t.Context(), alice, "DRY", batch))
+	if len(page.Events) != 1 || !strings.Contains(string(page.Events[0]), `"late"`) {
+		t.Fatalf("%s", page.Events)
+	}
+	last := must(f.DehydratedEvents(t.Context(), alice, "DRY", page.NextBatch))
+	if len(last.Events) != 0 || last.Events == nil || last.NextBatch == "" {
+		t.Fatalf("%+v", last)
+	}
+	_, err = f.Dehydrated(t.Context(), alice)
+	wantCode(t, err, mxerr.CodeNotFound)
+	if got := f.devicesOf(bob, alice.User); len(got) != 0 {
+		t.Fatal(got)
+	}
+}
+
+func TestNewDehydratedDeviceTakesThePlaceOfTheOldOne(t *testing.T) {
+	f := newFixture(t)
+	alice, bob := f.device("alice", "A"), f.device("bob", "B")
+	for _, deviceID := range []string{"DRY1", "DRY2", "DRY2"} {
+		if err := f.Dehydrate(t.Context(), alice, f.dehydrated(alice, deviceID)); err != nil {
+			t.Fatal(err)
+		}
+		f.toDevice(bob, "to"+deviceID, alice.User, id.DeviceID(deviceID))
+	}
+	if got := f.devicesOf(bob, alice.User); !slices.Equal(got, []string{"DRY2"}) {
+		t.Fatal(got)
+	}
+	_, err := f.DehydratedEvents(t.Context(), alice, "DRY1", "")
+	wantCode(t, err, mxerr.CodeNotFound)
+	_, err = f.DehydratedEvents(t.Context(), bob, "DRY2", "")
+	wantCode(t, err, mxerr.CodeNotFound)
+	f.read(func(tx *storage.Tx) error {
+		devices, err := tx.DeviceRefs(alice.UserNID)
+		if err == nil && len(devices) != 2 { // A and DRY2
+			t.Errorf("%v", devices)
+		}
+		return err
+	})
+	if got := must(f.DeleteDehydrated(t.Context(), alice)); got != "DRY2" {
+		t.Fatal(got)
+	}
+	f.read(func(tx *storage.Tx) error {
+		devices, err := tx.DeviceRefs(alice.UserNID)
+		if err == nil && (len(devices) != 1 || devices[0].ID != "A") {
+			t.Errorf("%v", devices)
+		}
+		return err
+	})
+}
+
+func TestDehydratedDeviceThatSomebodySignedInWithStays(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	if err := f.Dehydrate(t.Context(), alice, f.dehydrated(alice, "DRY1")); err != nil {
+		t.Fatal(err)
+	}
+	f.write(func(tx *storage.Tx) error {
+		d, _, err := tx.Dehydrated(alice.UserNID)
+		if err != nil {
+			return err
+		}
+		return tx.AddAccessToken("h", alice.UserNID, d.Device, 0, false)
+	})
+	wantCode(t, f.Dehydrate(t.Context(), alice, f.dehydrated(alice, "DRY1")), mxerr.CodeInvalidParam)
+	if err := f.Dehydrate(t.Context(), alice, f.dehydrated(alice, "DRY2")); err != nil {
+		t.Fatal(err)
+	}
+	f.read(func(tx *storage.Tx) error {
+		devices, err := tx.DeviceRefs(alice.UserNID)
+		if err == nil && len(devices) != 3 {
+			t.Errorf("%v", devices)
+		}
+		return err
+	})
+}
+
+func TestDeletedDeviceIsNoDehydratedOneAnyMore(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	if err := f.Dehydrate(t.Context(), alice, f.dehydrated(alice, "DRY")); err != nil {
+		t.Fatal(err)
+	}
+	f.write(func(tx *storage.Tx) error { // as accounts deletes a device
+		d, _, err := tx.Dehydrated(alice.UserNID)
+		if err != nil {
+			return err
+		}
+		if err := f.DeviceGone(tx, d.Device, alice.UserNID, d.DeviceID); err != nil {
+			return err
+		}
+		return tx.DeleteDevice(d.Device)
+	})
+	_, err := f.Dehydrated(t.Context(), alice)
+	wantCode(t, err, mxerr.CodeNotFound)
+}
+
+func TestMalformedDehydratedDeviceIsRefused(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	long := strings.Repeat("x", maxKeyID+1)
+	for name, tc := range map[string]struct {
+		code   string
+		change func(*Dehydrate)
+	}{
+		"no device id":      {mxerr.CodeMissingParam, func(d *Dehydrate) { d.DeviceID = "" }},
+		"a long device id":  {mxerr.CodeInvalidParam, func(d *Dehydrate) { d.DeviceID = id.DeviceID(long) }},
+		"a long name":       {mxerr.CodeInvalidParam, func(d *Dehydrate) { d.DisplayName = &long }},
+		"no data":           {mxerr.CodeMissingParam, func(d *Dehydrate) { d.Data = json.RawMessage("null") }},
+		"data of no object": {mxerr.CodeBadJSON, func(d *Dehydrate) { d.Data = json.RawMessage(`"x"`) }},
+		"much data":         {mxerr.CodeTooLarge, func(d *Dehydrate) { d.Data = json.RawMessage(`{"x":"` + strings.Repeat("x", maxKeyJSON) + `"}`) }},
+		"no keys":           {mxerr.CodeMissingParam, func(d *Dehydrate) { d.DeviceKeys = nil }},
+		"another's keys":    {mxerr.CodeInvalidParam, func(d *Dehydrate) { d.DeviceKeys = identity(alice, "") }},
+		"own device":        {mxerr.CodeInvalidParam, func(d *Dehydrate) { d.DeviceID = "A"; d.DeviceKeys = identity(alice, "") }},
+		"a bad key id":      {mxerr.CodeInvalidParam, func(d *Dehydrate) { d.OneTimeKeys = map[string]json.RawMessage{"x": json.RawMessage(`"y"`)} }},
+		"a bad fallback":    {mxerr.CodeBadJSON, func(d *Dehydrate) { d.FallbackKeys = map[string]json.RawMessage{"a:x": json.RawMessage(`1`)} }},
+	} {
+		d := f.dehydrated(alice, "DRY")
+		tc.change(&d)
+		if err := f.Dehydrate(t.Context(), alice, d); mxerr.Code(err) != tc.code {
+			t.Errorf("%s: %v, want %s", name, err, tc.code)
+		}
+	}
+	if err := f.Dehydrate(t.Context(), alice, f.dehydrated(alice, "DRY")); err != nil {
+		t.Fatal(err)
+	}
+	for _, batch := range []string{"x", "1", "d", "d-1", "d99999999999999999999"} {
+		_, err := f.DehydratedEvents(t.Context(), alice, "DRY", batch)
+		wantCode(t, err, mxerr.CodeInvalidParam)
+	}
+}
