@@ -50,6 +50,7 @@ type Service struct {
 	sessions *sessions
 	filters  *filterCache
 	receipts receiptMemory
+	past     pastMemory
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when parked requests must end

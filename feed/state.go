@@ -1,6 +1,8 @@
 package feed
 
 import (
+	"sync"
+
 	"maunium.net/go/mautrix/id"
 
 	"ebb/rooms"
@@ -127,11 +129,57 @@ func (g *stateGatherer) before(key pdu.StateKey) (pos storage.Pos, err error) {
 			return 0, err
 		}
 	}
-	err = g.b.read(func(tx *storage.Tx) (err error) {
-		pos, err = tx.StateKeyOf(first.Snapshot, key.Type, key.Key)
+	return g.b.stateKeyOf(first.Snapshot, key)
+}
+
+// stateKeyOf reads one entry of a past state, which never changes: whoever else syncs the room asks for the same ones.
+func (b *builder) stateKeyOf(snapshot int64, key pdu.StateKey) (pos storage.Pos, err error) {
+	k := pastKey{snapshot, key}
+	if pos, known := b.past.get(k); known {
+		return pos, nil
+	}
+	err = b.read(func(tx *storage.Tx) (err error) {
+		pos, err = tx.StateKeyOf(snapshot, key.Type, key.Key)
 		return err
 	})
+	if err == nil {
+		b.past.put(k, pos)
+	}
 	return pos, err
+}
+
+// pastMemory remembers entries of past states, bounded: when the younger half is full, the older one is dropped.
+type pastMemory struct {
+	// mu guards all below; a leaf in docs/locks.md.
+	mu         sync.Mutex
+	young, old map[pastKey]storage.Pos
+}
+
+type pastKey struct {
+	snapshot int64
+	key      pdu.StateKey
+}
+
+// maxPast bounds each half; an entry has some 100 bytes.
+const maxPast = 10_000
+
+func (m *pastMemory) get(k pastKey) (storage.Pos, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if pos, ok := m.young[k]; ok {
+		return pos, true
+	}
+	pos, ok := m.old[k]
+	return pos, ok
+}
+
+func (m *pastMemory) put(k pastKey, pos storage.Pos) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.young == nil || len(m.young) >= maxPast {
+		m.old, m.young = m.young, map[pastKey]storage.Pos{}
+	}
+	m.young[k] = pos
 }
 
 // neededMembers adds the members that the timeline's reader needs.

@@ -3,6 +3,7 @@ package feed
 import (
 	"slices"
 
+	"ebb/canonjson"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -151,7 +152,7 @@ func (b *builder) writeEvents(room *rooms.Room, events []*rooms.Event) error {
 		b.writeRaw(events)
 		return nil
 	}
-	forms, err := b.Rooms.ClientEvents(b.ctx, b.tx, room, events, b.recipient(), rooms.FormOptions{Bundle: true})
+	forms, err := b.Rooms.ClientEvents(b.ctx, b.tx, room, events, b.recipient(), rooms.FormOptions{Bundle: mayBeRelated(room, events)})
 	if err != nil {
 		return err
 	}
@@ -163,6 +164,21 @@ func (b *builder) writeEvents(room *rooms.Room, events []*rooms.Event) error {
 		b.out = append(b.list(), form...)
 	}
 	return nil
+}
+
+// mayBeRelated tells whether an event may relate to one of these. A client that is woken by a message gets it without a
+// look into the database: whatever relates to it came later and is in memory.
+func mayBeRelated(room *rooms.Room, events []*rooms.Event) bool {
+	ring, reach := room.Ring()
+	oldest := events[0].Pos
+	if oldest <= reach {
+		return true
+	}
+	later, _ := slices.BinarySearchFunc(ring, oldest+1, byPos)
+	return slices.ContainsFunc(ring[later:], func(e *rooms.Event) bool {
+		_, relates := canonjson.Get(e.Content(), "m.relates_to")
+		return relates
+	})
 }
 
 // writeRaw appends events in the form in which servers exchange them.

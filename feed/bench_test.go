@@ -1,0 +1,171 @@
+package feed_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/feed"
+)
+
+func (u *user) ask(b *testing.B, q feed.SyncRequest) json.RawMessage {
+	q.Viewer, q.SetPresence = u.Viewer, "offline"
+	raw, err := u.w.feed.Sync(b.Context(), q)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return raw
+}
+
+// BenchmarkNothingNew is a sync without news, of a user with 50 rooms, while others go on elsewhere.
+func BenchmarkNothingNew(b *testing.B) {
+	w := newWorld(b)
+	alice, bob := w.user("alice"), w.user("bob")
+	for range 50 {
+		alice.create("private_chat")
+	}
+	elsewhere := bob.create("private_chat")
+	for _, c := range []struct {
+		name string
+		busy bool
+	}{{"idle", false}, {"busy", true}} {
+		b.Run(c.name, func(b *testing.B) {
+			alice.sync()
+			alice.sync()
+			since := alice.since
+			if c.busy {
+				bob.say(elsewhere, "x")
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for b.Loop() {
+				alice.ask(b, feed.SyncRequest{Since: since})
+			}
+		})
+	}
+}
+
+const lazy = `{"room":{"timeline":{"limit":20},"state":{"lazy_load_members":true}}}`
+
+// BenchmarkFirstSync is a first sync of 500 rooms of 20 messages each, under lazy loading.
+func BenchmarkFirstSync(b *testing.B) {
+	w := newWorld(b)
+	alice, bob := w.user("alice"), w.user("bob")
+	for range 500 {
+		room := alice.create("public_chat")
+		bob.join(room)
+		for i := range 20 {
+			bob.say(room, fmt.Sprint("message ", i))
+		}
+	}
+	n := len(alice.ask(b, feed.SyncRequest{Filter: lazy}))
+	b.ReportMetric(float64(n)/1e6, "MB")
+	b.ReportAllocs()
+	b.ResetTimer()
+	for b.Loop() {
+		alice.ask(b, feed.SyncRequest{Filter: lazy})
+	}
+}
+
+// BenchmarkFanOut is one message told to 200 waiting clients.
+func BenchmarkFanOut(b *testing.B) {
+	w := newWorld(b)
+	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: w.Log})
+	host := w.user("host")
+	room := host.create("public_chat")
+	const readers = 200
+	var heard sync.WaitGroup
+	ctx, cancel := context.WithCancel(b.Context())
+	var all sync.WaitGroup
+	for i := range readers {
+		u := w.user(fmt.Sprint("u", i))
+		u.join(room)
+		u.filter = lazy
+		u.sync()
+		u.since = u.sync().NextBatch
+		all.Go(func() { u.listen(ctx, &heard) })
+	}
+	for w.hub.Parked() < readers {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(20 * time.Millisecond)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for b.Loop() {
+		heard.Add(readers)
+		host.say(room, "hello")
+		heard.Wait()
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/readers, "µs/client")
+	cancel()
+	all.Wait()
+}
+
+func (u *user) listen(ctx context.Context, heard *sync.WaitGroup) {
+	for {
+		raw, err := u.w.feed.Sync(ctx, feed.SyncRequest{Viewer: u.Viewer, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
+		if err != nil {
+			return
+		}
+		a := answer{}
+		_ = json.Unmarshal(raw, &a)
+		u.since = a.NextBatch
+		for _, j := range a.Rooms.Join {
+			for range j.Timeline.of("m.room.message") {
+				heard.Done()
+			}
+		}
+	}
+}
+
+// BenchmarkParked is the memory of a waiting request, without its connection.
+func BenchmarkParked(b *testing.B) {
+	w := newWorld(b)
+	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: w.Log})
+	const readers = 1000
+	var users []*user
+	host := w.user("host")
+	rms := []id.RoomID{}
+	for range 10 {
+		rms = append(rms, host.create("public_chat"))
+	}
+	for i := range readers {
+		u := w.user(fmt.Sprint("u", i))
+		u.join(rms[i%10])
+		u.filter = lazy
+		users = append(users, u)
+	}
+	for _, u := range users {
+		u.sync()
+		u.sync()
+	}
+	for b.Loop() {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		ctx, cancel := context.WithCancel(b.Context())
+		var all sync.WaitGroup
+		for _, u := range users {
+			all.Go(func() {
+				_, _ = w.feed.Sync(ctx, feed.SyncRequest{Viewer: u.Viewer, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
+			})
+		}
+		for w.hub.Parked() < readers {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(50 * time.Millisecond)
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapInuse+after.StackInuse-before.HeapInuse-before.StackInuse)/readers, "B/client")
+		cancel()
+		all.Wait()
+	}
+}
