@@ -61,6 +61,22 @@ func (r *Request) boundBody(w http.ResponseWriter, limit int64) error {
 	return nil
 }
 
+// What is read and thrown away of a body that is too large. 256 MiB: more than any upload that a client tries.
+const (
+	maxDrain  = 256 << 20
+	drainTime = 10 * time.Second
+)
+
+// drain reads what is left of a body, so that a client that looks for the answer only when it has sent everything finds
+// it instead of a broken connection. One that asks first (Expect) has not begun to send.
+func drain(w http.ResponseWriter, body io.Reader, r *http.Request) {
+	if r.Header.Get("Expect") != "" {
+		return
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTime))
+	_, _ = io.CopyN(io.Discard, body, maxDrain) // whatever goes wrong, the answer is on its way already
+}
+
 // Body reads the whole body, bounded by the route.
 //
 // Errors: M_TOO_LARGE, M_NOT_JSON.

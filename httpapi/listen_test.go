@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -78,6 +79,42 @@ func TestStopLetsRunningRequestsEnd(t *testing.T) {
 		t.Error("connections are still accepted")
 	}
 }
+
+func TestClientThatSendsTooMuchReadsWhy(t *testing.T) {
+	s := New(Options{Log: slog.New(slog.DiscardHandler), Routes: []Route{{Method: "POST", Path: "/up", Handler: func(r *Request) (any, error) {
+		return nil, r.Decode(&struct{}{})
+	}}}})
+	addresses, _ := run(t, Front{Listeners: []Listener{{Address: "127.0.0.1:0", Handler: s}}})
+	for _, size := range []int64{32 << 20, -1} {
+		conn, err := net.Dial("tcp", addresses[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := http.NewRequestWithContext(t.Context(), "POST", "http://x/up", io.LimitReader(zeros{}, 32<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ContentLength = size
+		if err := r.Write(conn); err != nil { // the whole of it, before the answer is looked at
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if resp.StatusCode != 413 || err != nil || !strings.Contains(string(body), "M_TOO_LARGE") {
+			t.Errorf("%d %s %v", resp.StatusCode, body, err)
+		}
+		resp.Body.Close()
+		conn.Close()
+	}
+}
+
+// zeros never ends.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestAddressInUseIsNamedAndTheOthersAreClosed(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

@@ -124,6 +124,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	defer s.finish(rec, r, start)
 	defer s.recover(rec, r)
 	v, err := s.serve(w, r)
+	if mxerr.Code(err) == mxerr.CodeTooLarge && hr.ContentLength != 0 {
+		drain(w, hr.Body, hr)
+	}
 	s.answer(rec, r, v, err)
 }
 
