@@ -6,7 +6,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/mxerr"
 	"ebb/storage"
 )
 
@@ -91,16 +90,4 @@ func (s *Service) resumeDeactivations(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		s.Log.Error("deactivations are not complete", "err", err)
 	}
-}
-
-// CheckGuest refuses guest accounts.
-// Spec: client-server-api#guest-access
-func CheckGuest(kind string) error {
-	switch kind {
-	case "", "user":
-		return nil
-	case "guest":
-		return mxerr.New(403, mxerr.CodeGuestAccessForbidden, "This server has no guest accounts")
-	}
-	return mxerr.InvalidParam("%.32q is not a kind of account", kind)
 }

@@ -149,19 +149,3 @@ func (s *Service) dropIdleDevices(w *write, user int64) error {
 	}
 	return s.deleteDevices(w, user, idle)
 }
-
-// DeviceExists says whether a device was not deleted. A device whose token is in use is known from memory. Where the
-// database cannot be asked the answer is yes: it is asked again with the next request.
-func (s *Service) DeviceExists(ctx context.Context, user, device int64) bool {
-	for _, c := range s.sessions.ofUser(user) {
-		if c.DeviceNID == device {
-			return true
-		}
-	}
-	exists := true
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		exists, err = tx.DeviceExists(device)
-		return err
-	})
-	return exists || err != nil
-}

@@ -280,3 +280,15 @@ func (s *Service) SetPassword(ctx context.Context, user id.UserID, password stri
 		return s.deleteAllDevices(w, a.NID, keep)
 	})
 }
+
+// CheckGuest refuses guest accounts.
+// Spec: client-server-api#guest-access
+func CheckGuest(kind string) error {
+	switch kind {
+	case "", "user":
+		return nil
+	case "guest":
+		return mxerr.New(403, mxerr.CodeGuestAccessForbidden, "This server has no guest accounts")
+	}
+	return mxerr.InvalidParam("%.32q is not a kind of account", kind)
+}

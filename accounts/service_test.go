@@ -255,7 +255,10 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 			left = append(left, user)
 			return nil
 		},
-		Erase: func(_ context.Context, nid int64) error { erased = append(erased, id.UserID(rune('0'+nid))); return nil },
+		Erase: func(_ context.Context, nid int64) error {
+			erased = append(erased, id.UserID(rune('0'+nid)))
+			return nil
+		},
 	}
 	each(t, Options{Hooks: hooks}, func(t *testing.T, s *Service, _ *clock) {
 		left, erased, fail = nil, nil, false

@@ -12,7 +12,7 @@ func (a *API) registrationRoutes() []httpapi.Route {
 	const base = "/_matrix/client/v3/register"
 	return []httpapi.Route{
 		{Method: "POST", Path: base, Aliases: []string{"/_matrix/client/r0/register"}, OperationID: "register", File: file, Rate: httpapi.Logins, Handler: a.register},
-		{Method: "GET", Path: base + "/available", Aliases: []string{"/_matrix/client/r0/register/available"}, OperationID: "checkUsernameAvailability", File: file, Rate: httpapi.Logins, Handler: a.checkUsernameAvailability},
+		{Method: "GET", Path: base + "/available", Aliases: []string{"/_matrix/client/r0/register/available"}, OperationID: "checkUsernameAvailability", File: file, Rate: httpapi.Sends, Handler: a.checkUsernameAvailability},
 	}
 }
 

@@ -68,9 +68,3 @@ func (tx *Tx) DeleteDevice(device int64) error {
 	}
 	return nil
 }
-
-// DeviceExists says whether there is a device of a short name.
-func (tx *Tx) DeviceExists(device int64) (bool, error) {
-	_, found, err := one(tx, scanInt64, `SELECT nid FROM devices WHERE nid = $1`, device)
-	return found, err
-}
