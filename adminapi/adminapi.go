@@ -81,6 +81,9 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 	if !known {
 		return nil, mxerr.Unrecognized()
 	}
+	if len(args) == 0 {
+		args = json.RawMessage("{}")
+	}
 	return f(ctx, args)
 }
 

@@ -69,6 +69,9 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	roomOptions.Now, roomOptions.Log, roomOptions.Retention = o.Now, o.Log, policy
 	roomOptions.CacheBytes, roomOptions.DefaultVersion = int64(cfg.Cache.Size)/2, id.RoomVersion(cfg.Rooms.DefaultVersion)
 	roomOptions.Profile = s.profile
+	roomOptions.Moved = func(ctx context.Context, user rooms.Sender, from, to id.RoomID) error {
+		return s.push.Follow(ctx, user.NID, user.ID, from, to)
+	}
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
 	}

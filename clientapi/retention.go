@@ -1,0 +1,69 @@
+package clientapi
+
+import (
+	"time"
+
+	"ebb/httpapi"
+	"ebb/rooms"
+	"ebb/rooms/expiry"
+)
+
+func (a *API) retentionRoutes() []httpapi.Route {
+	return []httpapi.Route{{
+		Method: "GET", Path: "/_matrix/client/v3/retention/configuration", Aliases: []string{"/_matrix/client/unstable/org.matrix.msc1763/retention/configuration"},
+		OperationID: "getRetentionConfiguration", Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.getRetentionConfiguration,
+	}}
+}
+
+// lifetimes is a policy in milliseconds; what is unbounded is left out.
+type lifetimes struct {
+	Min *int64 `json:"min_lifetime,omitempty"`
+	Max *int64 `json:"max_lifetime,omitempty"`
+}
+
+type lifetimeRange struct {
+	Min *int64 `json:"min,omitempty"`
+	Max *int64 `json:"max,omitempty"`
+}
+
+// getRetentionConfiguration tells how long messages are kept: by default ("*"), and in those of the user's rooms where the
+// administrator's policy stands over the room's own; and what rooms may choose. Clients drop their own copies by it.
+// Spec: MSC1763
+func (a *API) getRetentionConfiguration(r *httpapi.Request) (any, error) {
+	policies := map[string]lifetimes{"*": lifetimesOf(a.Rooms.Retention.Default)}
+	memberships, err := a.Rooms.Memberships(r.Context(), r.UserNID)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range memberships {
+		if m.Membership != rooms.Join {
+			continue
+		}
+		room, err := a.Rooms.RoomByNID(r.Context(), m.Room)
+		if err != nil {
+			return nil, err
+		}
+		if room.Override() != nil {
+			policies[string(room.ID())] = lifetimesOf(room.Retention())
+		}
+	}
+	limits := a.Rooms.Retention.Limits
+	return map[string]any{
+		"policies": policies,
+		"limits":   map[string]lifetimeRange{"min_lifetime": rangeOf(limits.MinLifetime), "max_lifetime": rangeOf(limits.MaxLifetime)},
+	}, nil
+}
+
+func lifetimesOf(p expiry.Policy) lifetimes { return lifetimes{Min: millis(p.Min), Max: millis(p.Max)} }
+
+func rangeOf(b expiry.Bounds) lifetimeRange {
+	return lifetimeRange{Min: millis(b.Min), Max: millis(b.Max)}
+}
+
+func millis(d *time.Duration) *int64 {
+	if d == nil {
+		return nil
+	}
+	ms := d.Milliseconds()
+	return &ms
+}

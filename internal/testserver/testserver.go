@@ -1,0 +1,210 @@
+// Package testserver starts the whole program inside a test, on a loopback address and an empty folder, with a clock that
+// only the test moves.
+package testserver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"ebb/config"
+	"ebb/server"
+)
+
+// Server is a running program.
+type Server struct {
+	*server.Server
+	URL string
+	Dir string // data_dir
+	t   testing.TB
+	// mu guards now.
+	mu  sync.Mutex
+	now time.Time
+}
+
+// New starts a server with open registration and no rate limits; change may alter its configuration.
+func New(t testing.TB, change func(*config.Config)) *Server {
+	t.Helper()
+	s := &Server{t: t, Dir: t.TempDir(), now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
+	cfg := config.Default()
+	cfg.ServerName, cfg.DataDir, cfg.Registration.Mode, cfg.RateLimits.Enabled = "test", s.Dir, "open", false
+	if change != nil {
+		change(cfg)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.CreateKey(cfg.KeyFile()); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if s.Server, err = server.New(context.Background(), cfg, server.Options{Now: s.Now}); err != nil {
+		t.Fatal(err)
+	}
+	h := httptest.NewServer(s.Handler("client", "admin", "metrics"))
+	s.URL = h.URL
+	t.Cleanup(func() {
+		h.Close()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// Now is the server's clock.
+func (s *Server) Now() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+// Advance lets time pass.
+func (s *Server) Advance(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = s.now.Add(d)
+}
+
+// FilesWith lists the files below data_dir that hold the text.
+func (s *Server) FilesWith(text string) (found []string) {
+	s.t.Helper()
+	err := filepath.WalkDir(s.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		if bytes.Contains(raw, []byte(text)) {
+			found = append(found, path)
+		}
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return found
+}
+
+// Client is a signed-in device.
+type Client struct {
+	s        *Server
+	User     string
+	DeviceID string
+	Token    string
+}
+
+// Register makes an account and signs a device in.
+func (s *Server) Register(name string) *Client {
+	s.t.Helper()
+	c := &Client{s: s}
+	c.signIn(c.Do("POST", "/v3/register", map[string]any{"username": name, "password": password, "auth": map[string]any{"type": "m.login.dummy"}}))
+	return c
+}
+
+const password = "correct horse battery"
+
+// Login signs another device of a user in.
+func (s *Server) Login(user string) *Client {
+	s.t.Helper()
+	c := &Client{s: s}
+	c.signIn(c.Do("POST", "/v3/login", map[string]any{
+		"type": "m.login.password", "identifier": map[string]any{"type": "m.id.user", "user": user}, "password": password,
+	}))
+	return c
+}
+
+// Password is that of every account.
+func Password() string { return password }
+
+func (c *Client) signIn(answer map[string]any) {
+	c.User, _ = answer["user_id"].(string)
+	c.DeviceID, _ = answer["device_id"].(string)
+	c.Token, _ = answer["access_token"].(string)
+}
+
+// Raw sends a request. path is below /_matrix/client, or whole where it begins with /_ or /. and is no version; body is
+// nil, []byte, or a value to encode.
+func (c *Client) Raw(method, path string, body any) (status int, header http.Header, answer []byte) {
+	c.s.t.Helper()
+	var reader io.Reader
+	switch b := body.(type) {
+	case nil:
+	case []byte:
+		reader = bytes.NewReader(b)
+	default:
+		raw, err := json.Marshal(b)
+		if err != nil {
+			c.s.t.Fatal(err)
+		}
+		reader = bytes.NewReader(raw)
+	}
+	if len(path) > 1 && path[1] != '_' && path[1] != '.' {
+		path = "/_matrix/client" + path
+	}
+	req, err := http.NewRequestWithContext(context.Background(), method, c.s.URL+path, reader)
+	if err != nil {
+		c.s.t.Fatal(err)
+	}
+	if c.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		c.s.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if answer, err = io.ReadAll(resp.Body); err != nil {
+		c.s.t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, answer
+}
+
+// Do is Raw for an answer that must be 200 with a JSON object.
+func (c *Client) Do(method, path string, body any) map[string]any {
+	c.s.t.Helper()
+	status, _, raw := c.Raw(method, path, body)
+	var answer map[string]any
+	if err := json.Unmarshal(raw, &answer); err != nil || status != http.StatusOK {
+		c.s.t.Fatalf("%s %s: %d %s", method, path, status, raw)
+	}
+	return answer
+}
+
+// Refused is Raw for an answer that must be an error.
+func (c *Client) Refused(method, path string, body any, status int, code string) {
+	c.s.t.Helper()
+	got, _, raw := c.Raw(method, path, body)
+	var e struct {
+		Code string `json:"errcode"`
+	}
+	if err := json.Unmarshal(raw, &e); err != nil || got != status || e.Code != code {
+		c.s.t.Fatalf("%s %s: %d %s, want %d %s", method, path, got, raw, status, code)
+	}
+}
+
+// Get finds a member of nested objects and arrays: keys are strings and ints.
+func Get(v any, path ...any) any {
+	for _, p := range path {
+		switch key := p.(type) {
+		case string:
+			m, _ := v.(map[string]any)
+			v = m[key]
+		case int:
+			list, _ := v.([]any)
+			if key >= len(list) {
+				return nil
+			}
+			v = list[key]
+		}
+	}
+	return v
+}
