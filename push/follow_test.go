@@ -1,0 +1,60 @@
+package push
+
+import (
+	"encoding/json"
+	"slices"
+	"testing"
+
+	"ebb/storage"
+	"ebb/storage/storagetest"
+	"ebb/wake"
+)
+
+func TestRulesForARoomFollowItsUpgrade(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		const user, old, successor = "@alice:here", "!old:here", "!new:here"
+		var nid int64
+		ok := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		ok(db.Write(t.Context(), func(tx *storage.Tx) (err error) {
+			nid, err = tx.UserNID(user)
+			return err
+		}))
+		rules, err := New(t.Context(), db, wake.New(), "here")
+		ok(err)
+		muted := []json.RawMessage{json.RawMessage(`{"kind":"event_match","key":"room_id","pattern":"!old:here"}`)}
+		loud := []json.RawMessage{json.RawMessage(`"notify"`)}
+		ok(rules.Put(t.Context(), nid, user, Override, old, NewRule{Actions: []json.RawMessage{}, Conditions: muted}))
+		ok(rules.Put(t.Context(), nid, user, Room, old, NewRule{Actions: loud}))
+		ok(rules.Put(t.Context(), nid, user, Room, "!other:here", NewRule{Actions: loud}))
+		for range 2 { // joining again copies nothing twice
+			ok(rules.Follow(t.Context(), nid, user, old, successor))
+		}
+		set, err := rules.Rules(t.Context(), nid, user)
+		ok(err)
+		ids := func(list []Rule) (own []string) {
+			for _, r := range list {
+				if !r.Default {
+					own = append(own, r.ID)
+				}
+			}
+			slices.Sort(own)
+			return own
+		}
+		if got := ids(set.Override); !slices.Equal(got, []string{successor, old}) {
+			t.Fatalf("override rules: %v", got)
+		}
+		if got := ids(set.Room); !slices.Equal(got, []string{successor, old, "!other:here"}) {
+			t.Fatalf("room rules: %v", got)
+		}
+		mute, _ := set.Find(Override, successor)
+		if got := string(mute.Conditions[0]); got != `{"kind":"event_match","key":"room_id","pattern":"!new:here"}` {
+			t.Fatalf("the copied rule is for %s", got)
+		}
+		ok(rules.Follow(t.Context(), nid, user, "!unknown:here", "!else:here"))
+	})
+}
