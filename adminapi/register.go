@@ -3,7 +3,7 @@ package adminapi
 import (
 	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha1" //nolint:gosec // the protocol's choice; HMAC-SHA1 is not broken
+	"crypto/sha1" // the protocol's choice; HMAC-SHA1 is not broken
 	"encoding/hex"
 	"strings"
 	"sync"
