@@ -444,7 +444,7 @@ type outcomes struct{ bob int64 }
 
 func (o outcomes) Evaluate(e *pdu.Event, room push.RoomInfo) push.Outcome {
 	out := push.Outcome{Default: push.Notify}
-	if room.IsLocalMember(o.bob) && room.JoinedCount() > 1 {
+	if _, in := room.LocalMember("@bob:here"); in && room.JoinedCount() > 1 {
 		out.Users = map[int64]push.Class{o.bob: push.Notify | push.Highlight}
 	}
 	return out
