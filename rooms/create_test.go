@@ -365,3 +365,25 @@ func TestFullSnapshotsAreRare(t *testing.T) {
 		t.Errorf("%d full snapshots of 200 changes", full)
 	}
 }
+
+func TestAnUpgradeByHandTakesSettingsAlong(t *testing.T) {
+	h := oneHouse(t)
+	alice := h.user("alice")
+	old := h.public(alice)
+	h.ok(h.svc.PutTag(h.Context(), alice.NID, old, "u.tea", json.RawMessage(`{}`)))
+	next := h.create(alice, CreateRoom{CreationContent: json.RawMessage(`{"predecessor":{"room_id":"` + string(old) + `"}}`)})
+	tagged := func() bool {
+		tags, err := h.svc.Tags(h.Context(), alice.NID, next)
+		h.ok(err)
+		return tags["u.tea"] != nil
+	}
+	if tagged() {
+		t.Fatal("a room took the tag of one that does not name it")
+	}
+	h.set(alice, old, typeTombstone, "", `{"body":"moved","replacement_room":"`+string(next)+`"}`)
+	if !tagged() {
+		t.Fatal("the tag did not come along")
+	}
+	h.set(alice, old, typeTombstone, "", `{"body":"moved","replacement_room":"!unknown:here"}`)
+	h.set(alice, old, typeTombstone, "", `{"replacement_room":5}`)
+}

@@ -72,7 +72,26 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.Ev
 		eventID = e.ID()
 		return nil
 	})
+	if err == nil && p.typ == typeTombstone && p.stateKey != nil {
+		err = s.followTombstone(ctx, n.Sender, r)
+	}
 	return eventID, unknownIsForbidden(err)
+}
+
+// followTombstone is for people who upgrade a room by hand: they are in the new room before the old one names it.
+func (s *Service) followTombstone(ctx context.Context, sender Sender, old *Room) error {
+	tombstone := old.State(typeTombstone, "")
+	if tombstone == nil {
+		return nil
+	}
+	next, err := s.Room(ctx, id.RoomID(contentString(tombstone, "replacement_room")))
+	if mxerr.Code(err) == mxerr.CodeNotFound || err == nil && next.Membership(sender.ID) != Join {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.follow(ctx, sender, next)
 }
 
 // prepare checks what does not depend on the room's head, and looks up what the event refers to.
