@@ -11,6 +11,7 @@ import (
 
 	"ebb/mxerr"
 	"ebb/storage"
+	"ebb/storage/storagetest"
 )
 
 // soft says whether an error tells the client to keep its keys.
@@ -355,4 +356,17 @@ func TestGuessesAreLimitedPerAccount(t *testing.T) {
 			t.Error(asked)
 		}
 	})
+}
+
+func BenchmarkAuthenticate(b *testing.B) {
+	s := New(Options{DB: storagetest.Open(b, storage.Config{}), Server: "here"})
+	in, err := s.Create(b.Context(), NewAccount{Username: "alice", Password: goodPassword, SignIn: &NewSession{}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := s.Authenticate(b.Context(), in.Access, "192.0.2.1"); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
