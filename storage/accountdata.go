@@ -21,17 +21,3 @@ func (tx *Tx) AccountDataCount(user, room int64) (int64, error) {
 	n, _, err := one(tx, scanInt64, `SELECT count(*) FROM account_data WHERE user_nid = $1 AND room_nid = $2`, user, room)
 	return n, err
 }
-
-// RoomTagged is one user's data of a type in one room.
-type RoomTagged struct {
-	Room    int64
-	Content string
-}
-
-// AccountDataOfType lists a user's data of a type in every room.
-func (tx *Tx) AccountDataOfType(user int64, typ string) ([]RoomTagged, error) {
-	return collect(tx, func(r Row) (d RoomTagged, err error) {
-		err = r.Scan(&d.Room, &d.Content)
-		return d, err
-	}, `SELECT room_nid, content FROM account_data WHERE user_nid = $1 AND type = $2 AND room_nid <> 0 ORDER BY room_nid`, user, typ)
-}

@@ -47,12 +47,6 @@ func (tx *Tx) CurrentState(room int64) ([]EventRow, error) {
 	return collect(tx, scanEvent, currentStateQuery, room)
 }
 
-// CurrentStateSize counts a room's current state.
-func (tx *Tx) CurrentStateSize(room int64) (int64, error) {
-	n, _, err := one(tx, scanInt64, `SELECT count(*) FROM current_state WHERE room_nid = $1`, room)
-	return n, err
-}
-
 // SnapshotLength is the number of snapshots between this one and the last full one.
 func (tx *Tx) SnapshotLength(nid int64) (int64, error) {
 	n, _, err := one(tx, scanInt64, `SELECT length FROM state_snapshots WHERE nid = $1`, nid)
