@@ -58,16 +58,22 @@ func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMe
 		if !final {
 			return nil, nil
 		}
+		r.count(false)
 		return b.nothing(), nil
 	}
 	if err := b.plan(); err != nil {
 		return nil, err
 	}
+	var err error
+	if b.ignored, err = s.Rooms.Ignores(ctx, nil, r.NID); err != nil {
+		return nil, err
+	}
 	if !b.large() {
 		return b.answer(news, final)
 	}
+	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.rooms.joined)))
 	var answer json.RawMessage
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		b.tx = tx
 		answer, err = b.answer(news, final)
 		return err
@@ -90,6 +96,12 @@ func (b *builder) nothing() json.RawMessage {
 	b.out = b.since.append(b.out)
 	return append(b.out, `"}`...)
 }
+
+// roomBuffer is what a room takes in a first answer under lazy loading, roughly; maxFirstBuffer bounds the guess.
+const (
+	roomBuffer     = 12 << 10
+	maxFirstBuffer = 8 << 20
+)
 
 // large tells whether many rooms will be read, for which one transaction is cheaper than one for each.
 func (b *builder) large() bool { return b.initial || b.FullState }
@@ -173,10 +185,6 @@ func (b *builder) planJoined(m rooms.RoomMembership) error {
 
 // answer writes the answer.
 func (b *builder) answer(news uint64, final bool) (json.RawMessage, error) {
-	var err error
-	if b.ignored, err = b.Rooms.Ignores(b.ctx, b.tx, b.NID); err != nil {
-		return nil, err
-	}
 	if err := b.ownNews(news); err != nil {
 		return nil, err
 	}
@@ -192,6 +200,7 @@ func (b *builder) answer(news uint64, final bool) (json.RawMessage, error) {
 	if !b.some && !final {
 		return nil, nil
 	}
+	b.count(b.some)
 	b.session.gave(b.sessions.seed, b.sent, b.upTo)
 	b.out = append(b.out, `"next_batch":"`...)
 	b.out = b.next.append(b.out)

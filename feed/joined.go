@@ -25,7 +25,10 @@ type joinedEntry struct {
 // writeJoined appends the entry of a joined room if anything in it is new.
 // Spec: client-server-api#get_matrixclientv3sync, rooms.join
 func (b *builder) writeJoined(j *joinedRoom) error {
-	data := b.own.roomData[j.Room]
+	data, err := b.roomData(j)
+	if err != nil {
+		return err
+	}
 	if !j.look && len(data) == 0 || !b.admits(j.room) {
 		return nil
 	}
@@ -35,7 +38,6 @@ func (b *builder) writeJoined(j *joinedRoom) error {
 		e.since = 0
 	}
 	e.window = b.window(j.room, e.since)
-	var err error
 	if e.timeline, err = b.timeline(j.room, e.window, e.since, b.upTo); err != nil {
 		return err
 	}
@@ -301,6 +303,19 @@ func (b *builder) writeTyping(e *joinedEntry) {
 	b.out = appendTyping(b.list(), list, func(w typist) bool {
 		return f.sender(string(w.user)) && e.room.Membership(w.user) == rooms.Join && !b.ignores(w.user)
 	})
+}
+
+// roomData is the user's account data of a room that changed; all of it where the room is new to the client, who may have
+// been in it before and set some.
+func (b *builder) roomData(j *joinedRoom) (data []storage.AccountDatum, err error) {
+	if !j.fresh || b.initial {
+		return b.own.roomData[j.Room], nil
+	}
+	err = b.read(func(tx *storage.Tx) (err error) {
+		data, err = tx.RoomAccountData(b.NID, j.Room, b.upTo)
+		return err
+	})
+	return data, err
 }
 
 // writeRoomData appends the user's account data of a room.

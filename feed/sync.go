@@ -78,13 +78,16 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 		defer stop()
 		expired = c
 	}
+	syncWaiting.Inc()
+	defer syncWaiting.Dec()
 	for {
-		answer, err := s.build(ctx, r, final)
+		answer, err := s.timedBuild(ctx, r, final)
 		if err != nil || answer != nil {
 			return answer, err
 		}
 		select {
 		case <-sub.C():
+			syncWakeups.Inc()
 			s.rest()
 		case <-expired:
 			final = true
@@ -97,6 +100,13 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 			return nil, mxerr.UnknownToken(false)
 		}
 	}
+}
+
+// timedBuild is build, measured.
+func (s *Service) timedBuild(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
+	start := time.Now() // not the injected clock: it is the machine's time that is measured
+	defer func() { syncBuild.Observe(time.Since(start).Seconds()) }()
+	return s.build(ctx, r, final)
 }
 
 // rest lets a crowd that is woken at once wait for what else comes.

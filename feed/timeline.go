@@ -149,8 +149,7 @@ func (b *builder) writeEvents(room *rooms.Room, events []*rooms.Event) error {
 		return nil
 	}
 	if b.filter.Federation {
-		b.writeRaw(events)
-		return nil
+		return b.writeRaw(room, events)
 	}
 	forms, err := b.Rooms.ClientEvents(b.ctx, b.tx, room, events, b.recipient(), rooms.FormOptions{Bundle: mayBeRelated(room, events)})
 	if err != nil {
@@ -182,10 +181,12 @@ func mayBeRelated(room *rooms.Room, events []*rooms.Event) bool {
 }
 
 // writeRaw appends events in the form in which servers exchange them.
-func (b *builder) writeRaw(events []*rooms.Event) {
-	for _, e := range events {
+func (b *builder) writeRaw(room *rooms.Room, events []*rooms.Event) error {
+	shown, err := b.Rooms.Shown(b.ctx, b.tx, room, events, b.recipient())
+	for _, e := range shown {
 		b.out = append(b.list(), e.JSON()...)
 	}
+	return err
 }
 
 // writeState appends events of a state of a room, comma separated.
@@ -193,7 +194,7 @@ func (b *builder) writeState(room *rooms.Room, events []*rooms.Event) (err error
 	switch {
 	case len(events) == 0:
 	case b.filter.Federation:
-		b.writeRaw(events)
+		err = b.writeRaw(room, events)
 	case b.filter.EventFields == nil:
 		b.out, err = b.Rooms.AppendState(b.ctx, b.tx, b.out, room, events, b.recipient())
 	default:

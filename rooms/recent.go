@@ -66,6 +66,28 @@ func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, r
 	return dst, nil
 }
 
+// Shown is the events themselves, or their redacted copies where an erased user's are not for this recipient.
+func (s *Service) Shown(ctx context.Context, tx *storage.Tx, room *Room, evs []*Event, to Recipient) (shown []*Event, err error) {
+	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
+		v, err := s.viewer(ctx, tx, room, to)
+		if err != nil {
+			return err
+		}
+		shown = make([]*Event, len(evs))
+		for i, e := range evs {
+			var at sight
+			if v.duringJoin(e) {
+				at.membership = visibility.Join
+			}
+			if shown[i], err = v.shown(e, at); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return shown, err
+}
+
 // Ignores lists the users whom a local user ignores; the caller must not change it.
 func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user int64) (ignored map[id.UserID]struct{}, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) (err error) {

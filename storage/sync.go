@@ -21,6 +21,17 @@ func (tx *Tx) AccountDataSince(user int64, since, upTo Pos) ([]AccountDatum, err
 	}, accountDataSinceQuery, user, int64(since), int64(upTo))
 }
 
+const roomAccountDataQuery = `SELECT room_nid, type, content FROM account_data
+WHERE user_nid = $1 AND room_nid = $2 AND position <= $3 ORDER BY position`
+
+// RoomAccountData lists a user's account data of one room, as of a position. It rides the primary key.
+func (tx *Tx) RoomAccountData(user, room int64, upTo Pos) ([]AccountDatum, error) {
+	return collect(tx, func(r Row) (d AccountDatum, err error) {
+		err = r.Scan(&d.Room, &d.Type, &d.Content)
+		return d, err
+	}, roomAccountDataQuery, user, room, int64(upTo))
+}
+
 // SyncReceipt is a read receipt as /sync gives it.
 type SyncReceipt struct {
 	Position Pos
