@@ -3,6 +3,7 @@ package push
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,8 @@ type compiled struct {
 	before int
 	// plain says that general is what every user has, so that the set differs only in rooms with a rule of their own.
 	plain bool
+	// personal says that the outcome may differ between readers whom the event does not name.
+	personal bool
 }
 
 type compiledRule struct {
@@ -29,11 +32,81 @@ type compiledRule struct {
 // condition is one test of a rule; false too for what is not understood.
 type condition func(e *evaluation) bool
 
-// evaluation is an event under the eyes of one reader.
+// maxWork bounds what one rule set may look at in one event, about in bytes: ordinary sets stay far below; one that was
+// made to keep the server busy takes some 10 ms, and what it does not get to see does not match.
+const maxWork = 4 << 20
+
+// evaluation is an event under the eyes of one reader after another. What it has read of the event serves all of them.
 type evaluation struct {
 	event *Event
 	room  RoomInfo
-	user  id.UserID // the reader; "" for one whom the event does not name
+	named map[id.UserID]int64 // the local members whom the event mentions
+
+	user id.UserID // the reader; "" for any whom the event does not name
+	work int       // what the reader's rules may still look at
+
+	texts map[string]text                // string properties by key
+	lists map[string]map[string]struct{} // the scalars of array properties by key, canonical
+}
+
+type text struct {
+	lower string
+	ok    bool
+}
+
+// read gives the event to another reader.
+func (e *evaluation) read(rules *compiled, user id.UserID) Class {
+	e.user, e.work = user, maxWork
+	return rules.match(e)
+}
+
+// spend reports whether the reader's rules may look at n bytes more.
+func (e *evaluation) spend(n int) bool {
+	e.work -= n + 16 // 16: a condition costs something even where it reads nothing
+	return e.work > 0
+}
+
+// text is a string property in lower case.
+func (e *evaluation) text(key string, path []string) (string, bool) {
+	t, known := e.texts[key]
+	if !known {
+		if !e.spend(len(e.event.JSON())) {
+			return "", false
+		}
+		t.lower, t.ok = stringProperty(e.event, path)
+		t.lower = strings.ToLower(t.lower)
+		if e.texts == nil {
+			e.texts = map[string]text{}
+		}
+		e.texts[key] = t
+	}
+	return t.lower, t.ok
+}
+
+// list is the scalars of an array property; nil where there is none.
+func (e *evaluation) list(key string, path []string) map[string]struct{} {
+	set, known := e.lists[key]
+	if known {
+		return set
+	}
+	if !e.spend(2 * len(e.event.JSON())) {
+		return nil
+	}
+	raw, found := property(e.event, path)
+	var items []json.RawMessage
+	if found && json.Unmarshal(raw, &items) == nil {
+		set = make(map[string]struct{}, len(items))
+	}
+	for _, item := range items {
+		if v, ok := scalar(item); ok {
+			set[string(v)] = struct{}{}
+		}
+	}
+	if e.lists == nil {
+		e.lists = map[string]map[string]struct{}{}
+	}
+	e.lists[key] = set
+	return set
 }
 
 // compile prepares a full rule set; plain is whether the user changed nothing that matters in every room.
@@ -47,6 +120,7 @@ func compile(set *Ruleset, plain bool) *compiled {
 			if !r.Enabled {
 				continue
 			}
+			c.personal = c.personal || slices.ContainsFunc(r.Conditions, asksDisplayName)
 			if k == Room {
 				c.byRoom[id.RoomID(r.ID)] = compiledRule{class: classOf(r.Actions)}
 				continue
@@ -134,23 +208,37 @@ func namesReader(e *evaluation) bool {
 	if e.user == "" {
 		return false
 	}
-	body, ok := stringProperty(e.event, []string{"content", "body"})
-	return ok && containsWord(strings.ToLower(body), strings.ToLower(e.user.Localpart()))
+	body, ok := e.text("content.body", []string{"content", "body"})
+	return ok && e.spend(len(body)) && containsWord(body, strings.ToLower(e.user.Localpart()))
 }
 
 func never(*evaluation) bool { return false }
 
+type conditionJSON struct {
+	Kind    string          `json:"kind"`
+	Key     string          `json:"key"`
+	Pattern *string         `json:"pattern"`
+	Is      string          `json:"is"`
+	Value   json.RawMessage `json:"value"`
+}
+
+const displayNameKind = "contains_display_name"
+
+func asksDisplayName(raw json.RawMessage) bool {
+	var c conditionJSON
+	return json.Unmarshal(raw, &c) == nil && c.Kind == displayNameKind
+}
+
 func compileCondition(raw json.RawMessage) condition {
-	var c struct {
-		Kind    string          `json:"kind"`
-		Key     string          `json:"key"`
-		Pattern *string         `json:"pattern"`
-		Is      string          `json:"is"`
-		Value   json.RawMessage `json:"value"`
-	}
+	var c conditionJSON
 	if json.Unmarshal(raw, &c) != nil {
 		return never
 	}
+	counted := compileKind(c)
+	return func(e *evaluation) bool { return e.spend(0) && counted(e) }
+}
+
+func compileKind(c conditionJSON) condition {
 	switch c.Kind {
 	case "event_match":
 		if c.Pattern == nil || c.Key == "" {
@@ -161,7 +249,7 @@ func compileCondition(raw json.RawMessage) condition {
 		return propertyIs(c.Key, c.Value)
 	case "event_property_contains":
 		return propertyContains(c.Key, c.Value)
-	case "contains_display_name":
+	case displayNameKind:
 		return containsDisplayName
 	case "room_member_count":
 		return memberCount(c.Is)
@@ -176,20 +264,21 @@ func eventMatch(key, pattern string) condition {
 	if len(pattern) > maxPattern {
 		return never
 	}
-	path, g := splitPath(key), compileGlob(pattern)
+	path := splitPath(key)
 	if pattern == reader {
 		return func(e *evaluation) bool {
 			text, ok := stringProperty(e.event, path)
 			return ok && e.user != "" && text == string(e.user)
 		}
 	}
-	matches := g.whole
+	g := compileGlob(pattern)
+	matches, cost := g.whole, 1+len(g.any)
 	if key == "content.body" {
 		matches = g.word
 	}
 	return func(e *evaluation) bool {
-		text, ok := stringProperty(e.event, path)
-		return ok && matches(text)
+		text, ok := e.text(key, path)
+		return ok && e.spend(cost*len(text)) && matches(text)
 	}
 }
 
@@ -210,28 +299,25 @@ func propertyIs(key string, value json.RawMessage) condition {
 }
 
 func propertyContains(key string, value json.RawMessage) condition {
+	var who string
+	if json.Unmarshal(value, &who) == nil && who == reader {
+		return isNamed
+	}
 	want, ok := scalar(value)
 	if !ok || key == "" {
 		return never
 	}
-	path, byReader := splitPath(key), bytes.Equal(want, canonjson.AppendString(nil, reader))
+	path, item := splitPath(key), string(want)
 	return func(e *evaluation) bool {
-		want := want
-		if byReader {
-			want = canonjson.AppendString(nil, string(e.user))
-		}
-		raw, found := property(e.event, path)
-		var list []json.RawMessage
-		if !found || json.Unmarshal(raw, &list) != nil {
-			return false
-		}
-		for _, item := range list {
-			if got, ok := scalar(item); ok && bytes.Equal(got, want) {
-				return true
-			}
-		}
-		return false
+		_, ok := e.list(key, path)[item]
+		return ok
 	}
+}
+
+// isNamed is the condition of .m.rule.is_user_mention.
+func isNamed(e *evaluation) bool {
+	_, ok := e.named[e.user]
+	return ok
 }
 
 // scalar is the canonical form of a string, integer, boolean or null; not ok for anything else.
@@ -251,16 +337,19 @@ func containsDisplayName(e *evaluation) bool {
 	if e.user == "" {
 		return false
 	}
-	body, ok := stringProperty(e.event, []string{"content", "body"})
-	name := e.room.DisplayName(e.user)
-	return ok && name != "" && containsWord(strings.ToLower(body), strings.ToLower(name))
+	name := strings.ToLower(e.room.DisplayName(e.user))
+	if name == "" || len(name) > maxPattern {
+		return false
+	}
+	body, ok := e.text("content.body", []string{"content", "body"})
+	return ok && e.spend(len(body)) && containsWord(body, name)
 }
 
 // memberCount is the condition room_member_count.
 func memberCount(is string) condition {
 	digits := strings.TrimLeft(is, "=<>")
 	n, err := strconv.Atoi(digits)
-	if err != nil {
+	if err != nil || digits[0] < '0' || digits[0] > '9' {
 		return never
 	}
 	var holds func(count int) bool
@@ -303,12 +392,17 @@ func splitPath(key string) []string {
 
 // property walks the event as clients see it.
 func property(e *Event, path []string) (json.RawMessage, bool) {
-	raw := json.RawMessage(e.JSON())
-	for i, name := range path {
-		if i == 0 && name == "content" {
-			raw = e.Content()
-			continue
-		}
+	var raw json.RawMessage
+	switch path[0] {
+	case "content":
+		raw = e.Content()
+	case "type", "sender", "state_key", "room_id", "event_id", "origin_server_ts", "redacts":
+		raw = e.ClientJSON(true)
+		path = append([]string{""}, path...)
+	default:
+		return nil, false // of the event between servers, or unsigned, which is not there yet
+	}
+	for _, name := range path[1:] {
 		if len(raw) == 0 || raw[0] != '{' {
 			return nil, false
 		}

@@ -8,41 +8,99 @@ import (
 // maxPattern bounds a glob pattern, in bytes.
 const maxPattern = 512
 
-// glob matches with `*` and `?`, without regard to case, in time linear in text × the number of stars' restarts (each
-// restart moves forward only), never exponential.
+// glob matches with `*` and `?`, without regard to case. A pattern with wildcards is run as a set of the places in it that
+// the text so far can have led to, 64 of them to a word: the time is that of one pass over the text, whatever the pattern.
 // Spec: appendices#glob-style-matching
-type glob struct{ pattern string } // lower case
+type glob struct {
+	plain string // the pattern in lower case where it has no wildcards
 
-func compileGlob(pattern string) glob { return glob{strings.ToLower(pattern)} }
-
-// whole reports whether the pattern matches all of text.
-func (g glob) whole(text string) bool { return globMatch(g.pattern, strings.ToLower(text)) }
-
-// word reports whether the pattern matches a part of text that starts and ends at a word boundary.
-func (g glob) word(text string) bool {
-	text = strings.ToLower(text)
-	if !strings.ContainsAny(g.pattern, "*?") {
-		return containsWord(text, g.pattern)
-	}
-	// A star on either side makes the pattern free to end anywhere; the boundary then follows from the whole match of
-	// "pattern surrounded by stars" at each boundary. Starts are bounded, so a long body costs at most maxStarts scans.
-	starts := 0
-	for i := range len(text) + 1 {
-		if !boundary(text, i) {
-			continue
-		}
-		if starts++; starts > maxStarts {
-			return false
-		}
-		if prefixMatch(g.pattern, text[i:], func(end int) bool { return boundary(text, i+end) }) {
-			return true
-		}
-	}
-	return false
+	wild  bool
+	steps int               // characters to match, stars left out
+	loops []uint64          // places that a star keeps: any character may follow there
+	any   []uint64          // places at a `?`
+	next  map[rune][]uint64 // places at a character of the pattern, those of any included
 }
 
-// maxStarts bounds the words of a body at which a pattern with wildcards is tried.
-const maxStarts = 2000
+func compileGlob(pattern string) *glob {
+	pattern = strings.ToLower(pattern)
+	if !strings.ContainsAny(pattern, "*?") {
+		return &glob{plain: pattern}
+	}
+	words := utf8.RuneCountInString(pattern)/64 + 1
+	g := &glob{wild: true, loops: make([]uint64, words), any: make([]uint64, words), next: map[rune][]uint64{}}
+	for _, c := range pattern {
+		switch c {
+		case '*':
+			setBit(g.loops, g.steps)
+			continue
+		case '?':
+			setBit(g.any, g.steps)
+		default:
+			if g.next[c] == nil {
+				g.next[c] = make([]uint64, words)
+			}
+			setBit(g.next[c], g.steps)
+		}
+		g.steps++
+	}
+	for _, places := range g.next {
+		for i := range places {
+			places[i] |= g.any[i]
+		}
+	}
+	return g
+}
+
+func setBit(set []uint64, i int)      { set[i/64] |= 1 << (i % 64) }
+func hasBit(set []uint64, i int) bool { return set[i/64]>>(i%64)&1 == 1 }
+
+// whole reports whether the pattern matches all of a text in lower case.
+func (g *glob) whole(text string) bool {
+	if !g.wild {
+		return text == g.plain
+	}
+	at := make([]uint64, len(g.any))
+	setBit(at, 0)
+	for _, c := range text {
+		if !g.advance(at, c) {
+			return false
+		}
+	}
+	return hasBit(at, g.steps)
+}
+
+// word reports whether the pattern matches a part of a text in lower case that starts and ends at a word boundary.
+func (g *glob) word(text string) bool {
+	if !g.wild {
+		return containsWord(text, g.plain)
+	}
+	at := make([]uint64, len(g.any))
+	for i, c := range text {
+		if boundary(text, i) {
+			if setBit(at, 0); hasBit(at, g.steps) {
+				return true
+			}
+		}
+		g.advance(at, c)
+	}
+	return g.steps == 0 || hasBit(at, g.steps)
+}
+
+// advance takes one character in and reports whether a match is still possible.
+func (g *glob) advance(at []uint64, c rune) (alive bool) {
+	places, ok := g.next[c]
+	if !ok {
+		places = g.any
+	}
+	carry := uint64(0)
+	for i, w := range at {
+		moved := w & places[i]
+		at[i] = moved<<1 | carry | w&g.loops[i]
+		carry = moved >> 63
+		alive = alive || at[i] != 0
+	}
+	return alive
+}
 
 // boundary: the start or end of the text, or next to a character outside [A-Za-z0-9_].
 func boundary(text string, i int) bool {
@@ -67,89 +125,5 @@ func containsWord(text, word string) bool {
 			return true
 		}
 		from = i + 1
-	}
-}
-
-// globMatch is the greedy two-pointer match: on failure only the latest star takes one more character.
-func globMatch(pattern, text string) bool {
-	p, t, star, mark := 0, 0, -1, 0
-	for t < len(text) {
-		_, size := utf8.DecodeRuneInString(text[t:])
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, mark = p, t
-			p++
-		case p < len(pattern) && pattern[p] == '?':
-			p++
-			t += size
-		case p < len(pattern) && pattern[p] == text[t]:
-			p++
-			t++
-		case star >= 0:
-			_, skip := utf8.DecodeRuneInString(text[mark:])
-			mark += skip
-			p, t = star+1, mark
-		default:
-			return false
-		}
-	}
-	for p < len(pattern) && pattern[p] == '*' {
-		p++
-	}
-	return p == len(pattern)
-}
-
-// prefixMatch reports whether the pattern matches some beginning of text whose end is accepted. It keeps the set of
-// positions of the pattern that are possible, so it is linear in len(text) × len(pattern).
-func prefixMatch(pattern, text string, accept func(end int) bool) bool {
-	at := make([]bool, len(pattern)+1)
-	next := make([]bool, len(pattern)+1)
-	at[0] = true
-	skipStars(pattern, at)
-	for t := 0; ; {
-		if at[len(pattern)] && accept(t) {
-			return true
-		}
-		if t >= len(text) {
-			return false
-		}
-		_, size := utf8.DecodeRuneInString(text[t:])
-		alive := false
-		clear(next)
-		for p := range len(pattern) {
-			if !at[p] {
-				continue
-			}
-			if n, ok := step(pattern, p, text[t:t+size]); ok {
-				next[n], alive = true, true
-			}
-		}
-		if !alive {
-			return false
-		}
-		at, next = next, at
-		skipStars(pattern, at)
-		t += size
-	}
-}
-
-// step consumes one character of the text at position p of the pattern.
-func step(pattern string, p int, char string) (next int, ok bool) {
-	switch {
-	case pattern[p] == '*':
-		return p, true
-	case pattern[p] == '?':
-		return p + 1, true
-	case strings.HasPrefix(pattern[p:], char):
-		return p + len(char), true
-	}
-	return 0, false
-}
-
-func skipStars(pattern string, at []bool) {
-	for p := range len(pattern) {
-		if at[p] && pattern[p] == '*' {
-			at[p+1] = true
-		}
 	}
 }

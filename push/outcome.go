@@ -36,8 +36,10 @@ type RoomInfo interface {
 	JoinedCount() int
 	// LocalMember finds a joined or invited member of this server.
 	LocalMember(user id.UserID) (nid int64, ok bool)
-	// IsLocalMember is LocalMember by nid.
-	IsLocalMember(nid int64) bool
+	// LocalCount is about how many joined or invited members are of this server.
+	LocalCount() int
+	// EachLocal calls f for every joined or invited member of this server.
+	EachLocal(f func(nid int64, user id.UserID))
 	// DisplayName is the member's display name in the room, "" if none.
 	DisplayName(user id.UserID) string
 	// MayNotify says whether the sender's power level reaches the room's level for notifications of this key.

@@ -23,20 +23,28 @@ type Rules struct {
 	server   string // this server's name
 	defaults *compiled
 
-	// mu guards custom; it is a leaf lock (docs/locks.md).
+	// mu guards the rest. It is held for reading while a room is looked at, under the room's own lock for readers.
 	mu sync.RWMutex
-	// custom has the users whose rules differ from the defaults.
-	custom map[int64]customUser
+	// custom has the rules of the users whom the defaults do not serve, by nid.
+	custom map[int64]*group
+	// groups has the distinct rule sets among them by their JSON: one evaluation serves all users of a set.
+	groups map[string]*group
+	// everywhere has the groups that differ from the defaults in every room, byRoom those that do in one.
+	everywhere map[*group]struct{}
+	byRoom     map[id.RoomID]map[*group]struct{}
 }
 
-type customUser struct {
-	user  id.UserID
+// group is the users who have the same rules.
+type group struct {
+	key   string
 	rules *compiled
+	users map[int64]id.UserID
 }
 
 // New loads the rule sets that differ from the defaults.
 func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string) (*Rules, error) {
-	r := &Rules{db: db, hub: hub, server: server, defaults: compile(defaultRules(reader), true), custom: map[int64]customUser{}}
+	r := &Rules{db: db, hub: hub, server: server, defaults: compile(defaultRules(reader), true), custom: map[int64]*group{},
+		groups: map[string]*group{}, everywhere: map[*group]struct{}{}, byRoom: map[id.RoomID]map[*group]struct{}{}}
 	err := db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.AllPushRules()
 		if err != nil {
@@ -47,22 +55,59 @@ func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string) (*Ru
 			if err := json.Unmarshal([]byte(row.JSON), &own); err != nil {
 				return fmt.Errorf("push rules of %s: %w", row.UserID, err)
 			}
-			r.remember(row.User, id.UserID(row.UserID), &own)
+			r.remember(row.User, id.UserID(row.UserID), &own, row.JSON)
 		}
 		return nil
 	})
 	return r, err
 }
 
-// remember puts a user's rules in force.
-func (r *Rules) remember(nid int64, user id.UserID, own *stored) {
+// remember puts a user's rules in force; key is their JSON.
+func (r *Rules) remember(nid int64, user id.UserID, own *stored, key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if before, ok := r.custom[nid]; ok {
+		r.leave(before, nid)
+	}
 	if own.isDefault() {
-		delete(r.custom, nid)
 		return
 	}
-	r.custom[nid] = customUser{user: user, rules: compile(own.full(string(user)), own.onlyRooms())}
+	g := r.groups[key]
+	if g == nil {
+		g = &group{key: key, rules: compile(own.full(reader), own.onlyRooms()), users: map[int64]id.UserID{}}
+		r.enter(g)
+	}
+	g.users[nid], r.custom[nid] = user, g
+}
+
+// enter makes a new group known.
+func (r *Rules) enter(g *group) {
+	r.groups[g.key] = g
+	if !g.rules.plain {
+		r.everywhere[g] = struct{}{}
+		return
+	}
+	for room := range g.rules.byRoom {
+		if r.byRoom[room] == nil {
+			r.byRoom[room] = map[*group]struct{}{}
+		}
+		r.byRoom[room][g] = struct{}{}
+	}
+}
+
+// leave takes a user out of a group, and the group away with the last user.
+func (r *Rules) leave(g *group, nid int64) {
+	delete(r.custom, nid)
+	if delete(g.users, nid); len(g.users) > 0 {
+		return
+	}
+	delete(r.groups, g.key)
+	delete(r.everywhere, g)
+	for room := range g.rules.byRoom {
+		if delete(r.byRoom[room], g); len(r.byRoom[room]) == 0 {
+			delete(r.byRoom, room)
+		}
+	}
 }
 
 // onlyRooms says that the user changed nothing but rules for single rooms.
@@ -70,24 +115,30 @@ func (s *stored) onlyRooms() bool {
 	return len(s.Changed) == 0 && s.count() == len(s.Own.Room)
 }
 
-// Evaluate says what the rules make of an event in a room. It costs as much as the users whom the event names plus those
-// with rules of their own, not as the members of the room.
+// Evaluate says what the rules make of an event in a room. It costs as much as the users whom the event names plus the
+// distinct rule sets in the room, and a look at each local member where there are fewer of them than users with rules of
+// their own.
 func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
-	e := &evaluation{event: ev, room: room}
-	out := Outcome{Default: r.defaults.match(e)}
-	for nid, user := range r.named(ev, room) {
-		e.user = user
-		out.set(nid, r.defaults.match(e))
-	}
+	named, mentioned := r.named(ev, room)
+	e := &evaluation{event: ev, room: room, named: mentioned}
+	out := Outcome{Default: e.read(r.defaults, "")}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for nid, c := range r.custom {
-		if _, own := c.rules.byRoom[ev.RoomID()]; c.rules.plain && !own || !room.IsLocalMember(nid) {
-			continue
+	for g, users := range r.present(ev.RoomID(), room) {
+		class := e.read(g.rules, "")
+		for nid, user := range users {
+			if g.rules.personal {
+				class = e.read(g.rules, user)
+			}
+			out.set(nid, class)
 		}
-		e.user = c.user
-		delete(out.Users, nid)
-		out.set(nid, c.rules.match(e))
+	}
+	for nid, user := range named {
+		rules := r.defaults
+		if c, ok := r.custom[nid]; ok {
+			rules = c.rules
+		}
+		out.set(nid, e.read(rules, user))
 	}
 	if nid, ok := room.LocalMember(ev.Sender()); ok {
 		delete(out.Users, nid)
@@ -95,8 +146,47 @@ func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	return out
 }
 
+// present finds the local members of a room with rules that differ from the defaults there.
+func (r *Rules) present(roomID id.RoomID, room RoomInfo) map[*group]map[int64]id.UserID {
+	if len(r.everywhere) == 0 && len(r.byRoom[roomID]) == 0 {
+		return nil
+	}
+	out := map[*group]map[int64]id.UserID{}
+	add := func(g *group, nid int64, user id.UserID) {
+		if out[g] == nil {
+			out[g] = map[int64]id.UserID{}
+		}
+		out[g][nid] = user
+	}
+	if room.LocalCount() <= len(r.custom) {
+		room.EachLocal(func(nid int64, user id.UserID) {
+			g, ok := r.custom[nid]
+			if ok && (!g.rules.plain || g.rules.hasRoom(roomID)) {
+				add(g, nid, user)
+			}
+		})
+		return out
+	}
+	for _, groups := range []map[*group]struct{}{r.everywhere, r.byRoom[roomID]} {
+		for g := range groups {
+			for nid, user := range g.users {
+				if _, ok := room.LocalMember(user); ok {
+					add(g, nid, user)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (c *compiled) hasRoom(room id.RoomID) bool {
+	_, ok := c.byRoom[room]
+	return ok
+}
+
 func (o *Outcome) set(nid int64, class Class) {
 	if class == o.Default {
+		delete(o.Users, nid)
 		return
 	}
 	if o.Users == nil {
@@ -105,41 +195,52 @@ func (o *Outcome) set(nid int64, class Class) {
 	o.Users[nid] = class
 }
 
-// maxNamed bounds the mentions that are looked at: an event of 65,536 bytes could name thousands.
+// maxNamed bounds the mentions that count: an event of 65,536 bytes could name thousands.
 const maxNamed = 1000
 
-// named finds the local members whom an event names: its mentions, or those in its text, and the user whose membership it is.
-func (r *Rules) named(ev *Event, room RoomInfo) map[int64]id.UserID {
-	out := map[int64]id.UserID{}
-	add := func(user id.UserID) {
-		if nid, ok := room.LocalMember(user); ok && len(out) < maxNamed {
-			out[nid] = user
+// named finds the local members whom an event names: those it mentions, or where it does not say whom, those in its text,
+// and the user whose membership it is.
+func (r *Rules) named(ev *Event, room RoomInfo) (all map[int64]id.UserID, mentioned map[id.UserID]int64) {
+	all = map[int64]id.UserID{}
+	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
+		if nid, ok := room.LocalMember(id.UserID(key)); ok {
+			all[nid] = id.UserID(key)
 		}
 	}
-	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
-		add(id.UserID(key))
-	}
-	mentions, ok := canonjson.Get(ev.Content(), "m.mentions")
-	if !ok {
-		if body, isText := stringProperty(ev, []string{"content", "body"}); isText {
-			for name := range localparts(body) {
-				add(id.NewUserID(name, r.server))
+	mentions, said := canonjson.Get(ev.Content(), "m.mentions")
+	if !said {
+		body, _ := stringProperty(ev, []string{"content", "body"})
+		for name := range localparts(body) {
+			user := id.NewUserID(name, r.server)
+			if nid, ok := room.LocalMember(user); ok {
+				all[nid] = user
 			}
 		}
-		return out
+		return all, nil
 	}
+	mentioned = map[id.UserID]int64{}
+	for _, user := range mentionedUsers(mentions) {
+		if nid, ok := room.LocalMember(user); ok && len(mentioned) < maxNamed {
+			all[nid], mentioned[user] = user, nid
+		}
+	}
+	return all, mentioned
+}
+
+// mentionedUsers reads user_ids of m.mentions; what is no string is left out.
+func mentionedUsers(mentions json.RawMessage) (out []id.UserID) {
 	if len(mentions) == 0 || mentions[0] != '{' {
-		return out
+		return nil
 	}
 	users, _ := canonjson.Get(mentions, "user_ids")
 	var list []json.RawMessage
 	if json.Unmarshal(users, &list) != nil {
-		return out
+		return nil
 	}
 	for _, raw := range list {
 		var user id.UserID
 		if json.Unmarshal(raw, &user) == nil {
-			add(user)
+			out = append(out, user)
 		}
 	}
 	return out
@@ -203,6 +304,7 @@ func (r *Rules) RulesSince(tx *storage.Tx, nid int64, since, upTo storage.Pos) (
 // change edits a user's rules, durably, and puts them in force.
 func (r *Rules) change(ctx context.Context, nid int64, user id.UserID, edit func(own *stored) error) error {
 	var own *stored
+	var raw []byte
 	w := storage.Write{
 		Do: func(tx *storage.Tx) (err error) {
 			if own, _, err = load(tx, nid); err != nil {
@@ -211,14 +313,13 @@ func (r *Rules) change(ctx context.Context, nid int64, user id.UserID, edit func
 			if err = edit(own); err != nil {
 				return err
 			}
-			raw, err := json.Marshal(own)
-			if err != nil {
+			if raw, err = json.Marshal(own); err != nil {
 				return err
 			}
 			return tx.SetPushRules(nid, string(raw))
 		},
 		Committed: func() {
-			r.remember(nid, user, own)
+			r.remember(nid, user, own, string(raw))
 			r.hub.Users(nid)
 		},
 	}

@@ -31,15 +31,27 @@ func (p pushRoom) LocalMember(user id.UserID) (int64, bool) {
 	return m.NID, m.Membership == Join || m.Membership == Invite
 }
 
-func (p pushRoom) IsLocalMember(nid int64) bool {
+func (p pushRoom) LocalCount() int {
 	p.r.mu.RLock()
 	defer p.r.mu.RUnlock()
-	for _, queued := range p.r.pending.state {
-		if queued.member != nil && queued.member.nid == nid {
-			return queued.member.to == Join || queued.member.to == Invite
+	return len(p.r.head.local) + len(p.r.head.invited) + len(p.r.pending.state)
+}
+
+func (p pushRoom) EachLocal(f func(nid int64, user id.UserID)) {
+	p.r.mu.RLock()
+	defer p.r.mu.RUnlock()
+	for _, members := range []map[int64]*Member{p.r.head.local, p.r.head.invited} {
+		for nid, m := range members {
+			if p.r.pending.state[pdu.StateKey{Type: typeMember, Key: string(m.User)}] == nil {
+				f(nid, m.User)
+			}
 		}
 	}
-	return p.r.head.local[nid] != nil || p.r.head.invited[nid] != nil
+	for _, queued := range p.r.pending.state {
+		if c := queued.member; c != nil && (c.to == Join || c.to == Invite) && p.r.svc.IsLocal(c.user) {
+			f(c.nid, c.user)
+		}
+	}
 }
 
 func (p pushRoom) DisplayName(user id.UserID) string {

@@ -1,0 +1,108 @@
+package push
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+)
+
+// matchesNaively is the definition, in exponential time: p and t as runes, ? any one, * any number.
+func matchesNaively(p, t []rune) bool {
+	switch {
+	case len(p) == 0:
+		return len(t) == 0
+	case p[0] == '*':
+		return matchesNaively(p[1:], t) || len(t) > 0 && matchesNaively(p, t[1:])
+	case len(t) == 0:
+		return false
+	}
+	return (p[0] == '?' || p[0] == t[0]) && matchesNaively(p[1:], t[1:])
+}
+
+// wordNaively tries every part of the text between two boundaries.
+func wordNaively(p, text string) bool {
+	t := []rune(text)
+	word := func(c rune) bool { return c < 128 && wordByte(byte(c)) }
+	boundary := func(i int) bool { return i == 0 || i == len(t) || !word(t[i-1]) || !word(t[i]) }
+	for i := range len(t) + 1 {
+		for j := i; j <= len(t); j++ {
+			if boundary(i) && boundary(j) && matchesNaively([]rune(p), t[i:j]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func TestGlobAgreesWithItsDefinition(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	text := func(alphabet []rune, longest int) string {
+		out := make([]rune, r.IntN(longest+1))
+		for i := range out {
+			out[i] = alphabet[r.IntN(len(alphabet))]
+		}
+		return string(out)
+	}
+	hits := [4]int{}
+	for range 60_000 {
+		pattern, s := text([]rune("ab*?é_ "), 6), text([]rune("abé_ -"), 8)
+		g := compileGlob(pattern)
+		if got, want := g.whole(s), matchesNaively([]rune(pattern), []rune(s)); got != want {
+			t.Fatalf("%q matches %q: %v", pattern, s, got)
+		} else if got {
+			hits[0]++
+		}
+		if pattern == "" {
+			continue // an empty keyword is found nowhere
+		}
+		if got, want := g.word(s), wordNaively(pattern, s); got != want {
+			t.Fatalf("%q is a word of %q: %v", pattern, s, got)
+		} else if got {
+			hits[1]++
+		}
+	}
+	if hits[0] < 500 || hits[1] < 500 {
+		t.Fatalf("too few matches to tell: %v", hits)
+	}
+}
+
+func TestGlobOfMoreThan64Characters(t *testing.T) {
+	pattern := strings.Repeat("ab?", 60) + "*z" // 181 steps: three words
+	g := compileGlob(pattern)
+	body := strings.Repeat("abx", 60)
+	for text, want := range map[string]bool{body + "z": true, body + "--z": true, body: false, body[1:] + "z": false, "": false} {
+		if got := g.whole(text); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+		if got := g.word("so " + text + " it is"); got != want {
+			t.Errorf("word %q: %v", text, got)
+		}
+	}
+}
+
+func TestGlobIgnoresCase(t *testing.T) {
+	if !compileGlob("LUNC?*").whole("lunch plans") || !compileGlob("EX*PLE").word("an example event") || !compileGlob("ex*ple").word("an exciting triple-whammy") {
+		t.Error("the examples of the specification do not match")
+	}
+	if compileGlob("lunc?*").whole(" lunch") || compileGlob("lunc?*").whole("lunc") || compileGlob("cake").word("cakes") || compileGlob("cake").word("_cake") {
+		t.Error("a counter-example matches")
+	}
+}
+
+// TestHostileGlobIsLinear: patterns and texts that take a backtracking matcher for ever.
+func TestHostileGlobIsLinear(t *testing.T) {
+	text := strings.Repeat("a ", 32<<10)
+	start := time.Now()
+	for _, pattern := range []string{
+		strings.Repeat("a*", 255) + "b", strings.Repeat("*a", 255) + "b", strings.Repeat("?*", 255) + "b", strings.Repeat("*?a", 170) + "b",
+	} {
+		g := compileGlob(pattern)
+		if g.whole(text) || g.word(text) {
+			t.Errorf("%.10q matches", pattern)
+		}
+	}
+	if took := time.Since(start); took > 5*time.Second { // measured: 20 ms
+		t.Errorf("took %v", took)
+	}
+}
