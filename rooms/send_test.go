@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -352,4 +353,44 @@ func TestNothingToDoWaitsForWhatIsQueued(t *testing.T) {
 	h.membership(room, bob, Join)
 	h.chained(room)
 	h.matchesDisk(room)
+}
+
+func TestFailedBatchLeavesNothingBehind(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		alice, bob := h.user("alice"), h.user("bob")
+		room := h.public(alice)
+		r := h.room(room)
+		depth, stored := r.queuedDepth(), len(h.timeline(room))
+		release := h.hold()
+		var wg sync.WaitGroup
+		send := func() error {
+			_, err := h.svc.Send(h.Context(), NewEvent{
+				Room: room, Sender: alice, Type: "m.room.message", Content: json.RawMessage(`{}`), Txn: &Txn{Path: "/", ID: "1"},
+			})
+			return err
+		}
+		for i, do := range []func() error{send, func() error { return h.svc.Join(h.Context(), bob, room, "") }} {
+			wg.Go(func() {
+				if err := do(); err == nil {
+					h.Error("a write of a failed batch was answered OK")
+				}
+			})
+			h.until("queueing", func() bool { return r.queuedDepth() == depth+int64(i)+1 })
+		}
+		// A closure that ends its goroutine ends the batch.
+		p := h.db.Enqueue(storage.Write{Do: func(*storage.Tx) error { runtime.Goexit(); return nil }})
+		release()
+		wg.Wait()
+		if p.Wait(h.Context()) == nil {
+			h.Error("the batch did not fail")
+		}
+		if n := len(h.timeline(room)); n != stored {
+			h.Errorf("%d events are stored, want %d", n, stored)
+		}
+		h.ok(send())
+		h.ok(h.svc.Join(h.Context(), bob, room, ""))
+		h.membership(room, bob, Join)
+		h.chained(room)
+		h.matchesDisk(room)
+	})
 }
