@@ -6,8 +6,11 @@ import (
 )
 
 func (a *API) passwordManagementRoutes() []httpapi.Route {
-	return []httpapi.Route{{Method: "POST", Path: "/_matrix/client/v3/account/password", Aliases: []string{"/_matrix/client/r0/account/password"},
-		OperationID: "changePassword", File: "password_management.yaml", Auth: httpapi.User, Rate: httpapi.Logins, Handler: a.changePassword}}
+	const file = "password_management.yaml"
+	return append(thirdPartyTokens("/account/password", file, "requestTokenToResetPasswordEmail", "requestTokenToResetPasswordMSISDN", a.unknownThirdParty), httpapi.Route{
+		Method: "POST", Path: "/_matrix/client/v3/account/password", Aliases: []string{"/_matrix/client/r0/account/password"},
+		OperationID: "changePassword", File: file, Auth: httpapi.User, Rate: httpapi.Logins, Handler: a.changePassword,
+	})
 }
 
 // changePassword gives the user a new password, and signs the other devices out unless told not to.

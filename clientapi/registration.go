@@ -10,10 +10,10 @@ import (
 func (a *API) registrationRoutes() []httpapi.Route {
 	const file = "registration.yaml"
 	const base = "/_matrix/client/v3/register"
-	return []httpapi.Route{
+	return append(thirdPartyTokens("/register", file, "requestTokenToRegisterEmail", "requestTokenToRegisterMSISDN", a.denyThirdParty), []httpapi.Route{
 		{Method: "POST", Path: base, Aliases: []string{"/_matrix/client/r0/register"}, OperationID: "register", File: file, Rate: httpapi.Logins, Handler: a.register},
 		{Method: "GET", Path: base + "/available", Aliases: []string{"/_matrix/client/r0/register/available"}, OperationID: "checkUsernameAvailability", File: file, Rate: httpapi.Sends, Handler: a.checkUsernameAvailability},
-	}
+	}...)
 }
 
 // signedIn is the answer of the operations that sign somebody in.

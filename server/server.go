@@ -114,7 +114,7 @@ func (s *Server) healthy() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
 	defer cancel()
 	err := s.svc.db.Read(ctx, func(tx *storage.Tx) error {
-		_, err := tx.RoomExists("")
+		_, _, err := tx.RoomByID("")
 		return err
 	})
 	return err == nil

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -130,32 +129,8 @@ func (s *services) roomIsPublic(ctx context.Context, room int64) (bool, error) {
 
 // profile is what a user's member events carry.
 func (s *services) profile(ctx context.Context, user id.UserID) (p rooms.Profile, err error) {
-	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		nid, found, err := tx.LookupUser(string(user))
-		if err != nil || !found {
-			return err
-		}
-		fields, err := tx.Profile(nid)
-		for _, f := range fields {
-			switch f.Name {
-			case "displayname":
-				p.DisplayName = text(f.Value)
-			case "avatar_url":
-				p.AvatarURL = text(f.Value)
-			}
-		}
-		return err
-	})
+	p.DisplayName, p.AvatarURL, err = accounts.MemberProfile(ctx, s.db, user)
 	return p, err
-}
-
-// text is a JSON string, "" for anything else.
-func text(raw string) string {
-	var s string
-	if json.Unmarshal([]byte(raw), &s) != nil {
-		return ""
-	}
-	return s
 }
 
 // deviceGone removes what hangs on a device, and has its parked requests checked before they are answered.

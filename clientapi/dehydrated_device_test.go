@@ -1,0 +1,62 @@
+package clientapi
+
+import (
+	"net/http"
+	"testing"
+)
+
+func TestDehydratedDeviceFromUploadToRehydration(t *testing.T) {
+	h := newHome(t, nil)
+	alice, bob := h.register("alice"), h.register("bob")
+	const path = "/unstable/org.matrix.msc3814.v1/dehydrated_device"
+	h.refused(alice, "GET", path, obj{}, http.StatusNotFound, "M_NOT_FOUND")
+	h.refused(alice, "DELETE", path, obj{}, http.StatusNotFound, "M_NOT_FOUND")
+	h.refused(alice, "POST", path+"/DRY/events", obj{}, http.StatusNotFound, "M_NOT_FOUND")
+	h.refused(alice, "PUT", path, obj{"device_id": "DRY"}, http.StatusBadRequest, "M_MISSING_PARAM")
+	h.refused("", "GET", path, obj{}, http.StatusUnauthorized, "M_MISSING_TOKEN")
+
+	upload := obj{
+		"device_id": "DRY", "initial_device_display_name": "Dehydrated device", "device_data": obj{"algorithm": "m.dehydration.v2", "nonce": "x"},
+		"device_keys": obj{
+			"user_id": "@alice:here", "device_id": "DRY", "algorithms": []string{"m.olm.v1.curve25519-aes-sha2"}, "dehydrated": true,
+			"keys": obj{"curve25519:DRY": "AAAA"}, "signatures": obj{},
+		},
+		"one_time_keys": obj{}, "fallback_keys": obj{"signed_curve25519:AAA": obj{"key": "BBBB", "fallback": true}},
+	}
+	if out := h.must(alice, "PUT", path, upload); out["device_id"] != "DRY" {
+		t.Fatal(out)
+	}
+	got := h.must(alice, "GET", path, obj{})
+	if data, _ := got["device_data"].(obj); got["device_id"] != "DRY" || data["nonce"] != "x" {
+		t.Fatal(got)
+	}
+	keys, _ := h.must(bob, "POST", "/v3/keys/query", obj{"device_keys": obj{"@alice:here": []string{}}})["device_keys"].(obj)
+	if devices, _ := keys["@alice:here"].(obj); devices["DRY"] == nil {
+		t.Fatal(keys)
+	}
+	h.must(bob, "PUT", "/v3/sendToDevice/m.room.encrypted/1", obj{"messages": obj{"@alice:here": obj{"DRY": obj{"ciphertext": "c"}}}})
+	page := h.must(alice, "POST", path+"/DRY/events", obj{})
+	if events, _ := page["events"].([]any); len(events) != 1 {
+		t.Fatal(page)
+	}
+	last := h.must(alice, "POST", path+"/DRY/events", obj{"next_batch": page["next_batch"]})
+	if events, ok := last["events"].([]any); !ok || len(events) != 0 {
+		t.Fatal(last)
+	}
+	h.refused(alice, "GET", path, obj{}, http.StatusNotFound, "M_NOT_FOUND")
+
+	h.must(alice, "PUT", path, upload)
+	if out := h.must(alice, "DELETE", path, ""); out["device_id"] != "DRY" {
+		t.Fatal(out)
+	}
+	h.refused(alice, "GET", path, obj{}, http.StatusNotFound, "M_NOT_FOUND")
+	h.must(alice, "PUT", path, upload)
+	h.must(alice, "POST", "/v3/logout/all", obj{})
+	h.refused(h.again("alice"), "GET", path, obj{}, http.StatusNotFound, "M_NOT_FOUND")
+}
+
+// again signs a user in once more.
+func (h *home) again(name string) string {
+	token, _ := h.login(name)
+	return token
+}

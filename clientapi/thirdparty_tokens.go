@@ -1,0 +1,55 @@
+package clientapi
+
+import (
+	"net/http"
+
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
+
+// No account of this server has an email address or a phone number, and none is taken: the operations that would send a
+// code to one say so, each by the error that the specification has for it.
+
+// thirdPartyTokens are the operations of one path prefix that ask for a code.
+func thirdPartyTokens(base, file, email, msisdn string, h func(*httpapi.Request) (any, error)) []httpapi.Route {
+	return []httpapi.Route{
+		{Method: "POST", Path: clientV3 + base + "/email/requestToken", Aliases: []string{clientR0 + base + "/email/requestToken"}, OperationID: email, File: file, Rate: httpapi.Logins, Handler: h},
+		{Method: "POST", Path: clientV3 + base + "/msisdn/requestToken", Aliases: []string{clientR0 + base + "/msisdn/requestToken"}, OperationID: msisdn, File: file, Rate: httpapi.Logins, Handler: h},
+	}
+}
+
+// tokenRequest is what all of them need.
+func tokenRequest(r *httpapi.Request) error {
+	var body struct {
+		ClientSecret string `json:"client_secret"`
+		SendAttempt  *int   `json:"send_attempt"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return err
+	}
+	switch {
+	case body.ClientSecret == "":
+		return missing("client_secret")
+	case body.SendAttempt == nil:
+		return missing("send_attempt")
+	}
+	return nil
+}
+
+// denyThirdParty refuses an address to register with.
+// Spec: client-server-api#post_matrixclientv3registeremailrequesttoken
+func (a *API) denyThirdParty(r *httpapi.Request) (any, error) {
+	if err := tokenRequest(r); err != nil {
+		return nil, err
+	}
+	return nil, mxerr.New(http.StatusForbidden, "M_THREEPID_DENIED", "This server takes no email addresses or phone numbers")
+}
+
+// unknownThirdParty says that no account has the address whose password is to be reset.
+// Spec: client-server-api#post_matrixclientv3accountpasswordemailrequesttoken
+func (a *API) unknownThirdParty(r *httpapi.Request) (any, error) {
+	if err := tokenRequest(r); err != nil {
+		return nil, err
+	}
+	return nil, mxerr.New(http.StatusBadRequest, "M_THREEPID_NOT_FOUND", "No account of this server has this address")
+}
