@@ -27,6 +27,8 @@ type compiled struct {
 type compiledRule struct {
 	conditions []condition
 	class      Class
+	// shared numbers the default rules from 1: what one is to a reader whom the event does not name is found out once.
+	shared int
 }
 
 // condition is one test of a rule; false too for what is not understood.
@@ -45,9 +47,21 @@ type evaluation struct {
 	user id.UserID // the reader; "" for any whom the event does not name
 	work int       // what the reader's rules may still look at
 
+	defaults [maxDefaults]verdict // of default rules for user ""
+
 	texts map[string]text                // string properties by key
 	lists map[string]map[string]struct{} // the scalars of array properties by key, canonical
 }
+
+// maxDefaults is more than there are default rules.
+const maxDefaults = 64
+
+type verdict int8
+
+const (
+	matched verdict = iota + 1
+	unmatched
+)
 
 type text struct {
 	lower string
@@ -109,8 +123,20 @@ func (e *evaluation) list(key string, path []string) map[string]struct{} {
 	return set
 }
 
+// compileDefaults compiles what all rule sets have in common, by rule id.
+func compileDefaults() map[string]compiledRule {
+	out := map[string]compiledRule{}
+	set := defaultRules(reader)
+	for _, k := range kinds {
+		for _, r := range *set.List(k) {
+			out[r.ID] = compiledRule{conditions: conditionsOf(k, r), shared: len(out) + 1}
+		}
+	}
+	return out
+}
+
 // compile prepares a full rule set; plain is whether the user changed nothing that matters in every room.
-func compile(set *Ruleset, plain bool) *compiled {
+func compile(set *Ruleset, plain bool, defaults map[string]compiledRule) *compiled {
 	c := &compiled{byRoom: map[id.RoomID]compiledRule{}, plain: plain}
 	for _, k := range kinds {
 		if k == Room {
@@ -125,7 +151,12 @@ func compile(set *Ruleset, plain bool) *compiled {
 				c.byRoom[id.RoomID(r.ID)] = compiledRule{class: classOf(r.Actions)}
 				continue
 			}
-			c.general = append(c.general, compiledRule{conditions: conditionsOf(k, r), class: classOf(r.Actions)})
+			rule := defaults[r.ID]
+			if !r.Default {
+				rule.conditions = conditionsOf(k, r)
+			}
+			rule.class = classOf(r.Actions)
+			c.general = append(c.general, rule)
 		}
 	}
 	return c
@@ -154,13 +185,13 @@ func classOf(actions []json.RawMessage) (c Class) {
 
 // match finds the first rule that matches and gives its class.
 func (c *compiled) match(e *evaluation) Class {
-	for i, r := range c.general {
+	for i := range c.general {
 		if i == c.before {
 			if own, ok := c.byRoom[e.event.RoomID()]; ok {
 				return own.class
 			}
 		}
-		if r.matches(e) {
+		if r := &c.general[i]; r.matches(e) {
 			return r.class
 		}
 	}
@@ -170,7 +201,21 @@ func (c *compiled) match(e *evaluation) Class {
 	return 0
 }
 
-func (r compiledRule) matches(e *evaluation) bool {
+func (r *compiledRule) matches(e *evaluation) bool {
+	if r.shared == 0 || e.user != "" {
+		return r.holds(e)
+	}
+	v := &e.defaults[r.shared]
+	if *v == 0 {
+		*v = unmatched
+		if r.holds(e) {
+			*v = matched
+		}
+	}
+	return *v == matched
+}
+
+func (r *compiledRule) holds(e *evaluation) bool {
 	for _, holds := range r.conditions {
 		if !holds(e) {
 			return false

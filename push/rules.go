@@ -21,6 +21,7 @@ type Rules struct {
 	db       *storage.DB
 	hub      *wake.Hub
 	server   string // this server's name
+	shared   map[string]compiledRule
 	defaults *compiled
 
 	// mu guards the rest. It is held for reading while a room is looked at, under the room's own lock for readers.
@@ -43,7 +44,8 @@ type group struct {
 
 // New loads the rule sets that differ from the defaults.
 func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string) (*Rules, error) {
-	r := &Rules{db: db, hub: hub, server: server, defaults: compile(defaultRules(reader), true), custom: map[int64]*group{},
+	shared := compileDefaults()
+	r := &Rules{db: db, hub: hub, server: server, shared: shared, defaults: compile(defaultRules(reader), true, shared), custom: map[int64]*group{},
 		groups: map[string]*group{}, everywhere: map[*group]struct{}{}, byRoom: map[id.RoomID]map[*group]struct{}{}}
 	err := db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.AllPushRules()
@@ -74,7 +76,7 @@ func (r *Rules) remember(nid int64, user id.UserID, own *stored, key string) {
 	}
 	g := r.groups[key]
 	if g == nil {
-		g = &group{key: key, rules: compile(own.full(reader), own.onlyRooms()), users: map[int64]id.UserID{}}
+		g = &group{key: key, rules: compile(own.full(reader), own.onlyRooms(), r.shared), users: map[int64]id.UserID{}}
 		r.enter(g)
 	}
 	g.users[nid], r.custom[nid] = user, g
@@ -126,11 +128,11 @@ func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	defer r.mu.RUnlock()
 	for g, users := range r.present(ev.RoomID(), room) {
 		class := e.read(g.rules, "")
-		for nid, user := range users {
+		for _, u := range users {
 			if g.rules.personal {
-				class = e.read(g.rules, user)
+				class = e.read(g.rules, u.id)
 			}
-			out.set(nid, class)
+			out.set(u.nid, class)
 		}
 	}
 	for nid, user := range named {
@@ -146,18 +148,18 @@ func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	return out
 }
 
+type member struct {
+	nid int64
+	id  id.UserID
+}
+
 // present finds the local members of a room with rules that differ from the defaults there.
-func (r *Rules) present(roomID id.RoomID, room RoomInfo) map[*group]map[int64]id.UserID {
+func (r *Rules) present(roomID id.RoomID, room RoomInfo) map[*group][]member {
 	if len(r.everywhere) == 0 && len(r.byRoom[roomID]) == 0 {
 		return nil
 	}
-	out := map[*group]map[int64]id.UserID{}
-	add := func(g *group, nid int64, user id.UserID) {
-		if out[g] == nil {
-			out[g] = map[int64]id.UserID{}
-		}
-		out[g][nid] = user
-	}
+	out := map[*group][]member{}
+	add := func(g *group, nid int64, user id.UserID) { out[g] = append(out[g], member{nid, user}) }
 	if room.LocalCount() <= len(r.custom) {
 		room.EachLocal(func(nid int64, user id.UserID) {
 			g, ok := r.custom[nid]
