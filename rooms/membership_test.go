@@ -391,6 +391,9 @@ func TestReceiptsGoForward(t *testing.T) {
 		if got, want := at(), "m.read/=two m.read.private/=one m.read/main=one m.read/"+string(one)+"=reply"; got != want {
 			h.Errorf("receipts %s, want %s", got, want)
 		}
+		reference := h.send(alice, room, "m.room.message", `{"m.relates_to":{"rel_type":"m.reference","event_id":"`+string(one)+`"}}`)
+		reaction := h.send(alice, room, "m.reaction", `{"m.relates_to":{"rel_type":"m.annotation","event_id":"`+string(reference)+`","key":"x"}}`)
+		h.ok(set(PrivateReadReceipt, reaction, string(one)))
 		h.ok(h.svc.SetReadMarkers(ctx, alice, room, Marker{Type: FullyRead, Event: two}, Marker{Type: PrivateReadReceipt, Event: two}))
 		h.ok(h.svc.SetReadMarkers(ctx, alice, room, Marker{Type: FullyRead, Event: one}))
 		if got := must(h.svc.AccountData(ctx, alice.NID, room, FullyRead)); string(got) != `{"event_id":"`+string(two)+`"}` {

@@ -89,8 +89,12 @@ func (r *Room) checkMarker(ctx context.Context, m Marker) (*Event, error) {
 	return e, err
 }
 
-// inThread tells whether a receipt of a thread may point at an event: one in the thread, or the root and what relates to
-// it, where the thread begins.
+// maxRelationHops is how far an event may be from the thread that it is related to.
+// Spec: client-server-api#threaded-read-receipts
+const maxRelationHops = 3
+
+// inThread tells whether a receipt of a thread may point at an event: one in the thread, or the root and what is related
+// to it, where the thread begins.
 func (r *Room) inThread(ctx context.Context, e *Event, thread string) (bool, error) {
 	if thread == mainThread {
 		return e.ThreadRoot == 0, nil
@@ -99,11 +103,19 @@ func (r *Room) inThread(ctx context.Context, e *Event, thread string) (bool, err
 	if err != nil || root == nil {
 		return false, err
 	}
-	if e.Pos == root.Pos || e.ThreadRoot == root.Pos {
-		return true, nil
+	for range maxRelationHops {
+		if e.Pos == root.Pos || e.ThreadRoot == root.Pos {
+			return true, nil
+		}
+		rel := relationOf(e.Content())
+		if rel == nil {
+			return false, nil
+		}
+		if e, err = r.FindEvent(ctx, rel.parent); err != nil || e == nil {
+			return false, err
+		}
 	}
-	rel := relationOf(e.Content())
-	return rel != nil && rel.parent == root.ID(), nil
+	return e.Pos == root.Pos || e.ThreadRoot == root.Pos, nil
 }
 
 // markerWrite is the write of checked markers.
