@@ -110,17 +110,25 @@ func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user, room int64) 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.valid || !l.extend(r, user) {
-		err := s.withTx(ctx, tx, func(tx *storage.Tx) error { return l.recount(tx, r, user) })
+		err := s.readInner(ctx, tx, func(tx *storage.Tx) error { return l.recount(tx, r, user) })
 		if err != nil {
 			return Unread{}, err
 		}
 	}
 	if len(l.unnamed()) > 0 {
-		if err := s.withTx(ctx, tx, l.nameRoots); err != nil {
+		if err := s.readInner(ctx, tx, l.nameRoots); err != nil {
 			return Unread{}, err
 		}
 	}
 	return l.count(r.Retention(), s.Now()), nil
+}
+
+// readInner reads through tx, or where there is none on a connection that nobody holds while waiting for a list.
+func (s *Service) readInner(ctx context.Context, tx *storage.Tx, f func(*storage.Tx) error) error {
+	if tx != nil {
+		return f(tx)
+	}
+	return s.db.ReadInner(ctx, f)
 }
 
 // extend looks at what was committed since; false where memory does not tell.
