@@ -40,7 +40,6 @@ test-long: build
 	GOEXPERIMENT=jsonv2 EBB_TEST_LONG=1 $(GO) test -count 1 -timeout 60m $(JSONV2_PACKAGES)
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
 	$(MAKE) fuzz
-	@if [ -n "$$COMPLEMENT_DIR" ]; then test/complement/run; else echo "SKIP Complement: COMPLEMENT_DIR names no checkout"; fi
 
 ## check: form, vet, linters, import rules, the index of operations
 check:
