@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+)
+
+// requestTimeout is longer than any answer may take, waiting requests too.
+const requestTimeout = 2 * time.Minute
+
+// conn is one client with one connection. It does no more than it must: what the client uses of the processor is missing
+// to the server. It is for one goroutine.
+type conn struct {
+	addr  string
+	token string
+	tcp   net.Conn
+	in    *bufio.Reader
+	out   []byte
+	body  []byte
+}
+
+func newConn(addr, token string) *conn { return &conn{addr: addr, token: token} }
+
+func (c *conn) close() {
+	if c.tcp != nil {
+		_ = c.tcp.Close() // nothing is to be saved
+		c.tcp = nil
+	}
+}
+
+// do sends a request and reads its answer, which stays valid until the next. Any status but 200 is an error.
+func (c *conn) do(method, path string, body []byte) ([]byte, error) {
+	if c.tcp == nil {
+		if err := c.dial(); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.tcp.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
+		return nil, err
+	}
+	c.compose(method, path, body)
+	if _, err := c.tcp.Write(c.out); err != nil {
+		return nil, err
+	}
+	status, err := c.read()
+	if err != nil {
+		c.close()
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if status != 200 {
+		return nil, fmt.Errorf("%s %s: %d %.300s", method, path, status, c.body)
+	}
+	return c.body, nil
+}
+
+func (c *conn) dial() (err error) {
+	if c.tcp, err = net.DialTimeout("tcp", c.addr, 10*time.Second); err == nil {
+		c.in = bufio.NewReaderSize(c.tcp, 2048)
+	}
+	return err
+}
+
+func (c *conn) compose(method, path string, body []byte) {
+	b := append(c.out[:0], method...)
+	b = append(b, ' ')
+	b = append(b, path...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, c.addr...)
+	if c.token != "" {
+		b = append(b, "\r\nAuthorization: Bearer "...)
+		b = append(b, c.token...)
+	}
+	if method != "GET" {
+		b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)
+		b = strconv.AppendInt(b, int64(len(body)), 10)
+	}
+	b = append(b, "\r\n\r\n"...)
+	c.out = append(b, body...)
+}
+
+// read reads one answer into body.
+func (c *conn) read() (status int, err error) {
+	line, err := c.in.ReadSlice('\n')
+	if err != nil {
+		return 0, err
+	}
+	if len(line) < 12 {
+		return 0, fmt.Errorf("not HTTP: %q", line)
+	}
+	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return 0, fmt.Errorf("not HTTP: %q", line)
+	}
+	length, chunked, err := c.headers()
+	switch {
+	case err != nil:
+		return 0, err
+	case chunked:
+		return status, c.readChunks()
+	}
+	c.body = c.body[:0]
+	return status, c.readMore(length)
+}
+
+func (c *conn) headers() (length int, chunked bool, err error) {
+	for {
+		line, err := c.in.ReadSlice('\n')
+		if err != nil {
+			return 0, false, err
+		}
+		name, value, found := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(": "))
+		switch {
+		case !found:
+			return length, chunked, nil
+		case len(name) == len("content-length") && bytes.EqualFold(name, []byte("content-length")):
+			if length, err = strconv.Atoi(string(value)); err != nil {
+				return 0, false, err
+			}
+		case len(name) == len("transfer-encoding") && bytes.EqualFold(name, []byte("transfer-encoding")):
+			chunked = true
+		}
+	}
+}
+
+func (c *conn) readChunks() error {
+	c.body = c.body[:0]
+	for {
+		line, err := c.in.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		n, err := strconv.ParseInt(string(bytes.TrimRight(line, "\r\n")), 16, 32)
+		if err != nil {
+			return err
+		}
+		if err := c.readMore(int(n)); err != nil {
+			return err
+		}
+		if _, err := c.in.Discard(2); err != nil || n == 0 {
+			return err
+		}
+	}
+}
+
+// readMore appends n bytes to body.
+func (c *conn) readMore(n int) error {
+	have := len(c.body)
+	if cap(c.body) < have+n {
+		c.body = append(make([]byte, 0, 2*have+n), c.body...)
+	}
+	c.body = c.body[:have+n]
+	_, err := io.ReadFull(c.in, c.body[have:])
+	return err
+}
+
+// call is do with JSON: in may be nil, out too.
+func (c *conn) call(method, path string, in, out any) error {
+	body := []byte("{}")
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	answer, err := c.do(method, path, body)
+	if err != nil || out == nil {
+		return err
+	}
+	return json.Unmarshal(answer, out)
+}

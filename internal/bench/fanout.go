@@ -1,0 +1,272 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// listeners is how many clients wait for each message; rate how many messages come in a second.
+const (
+	listeners = 200
+	rate      = 20
+)
+
+// lazyFilter is what most clients ask with.
+const lazyFilter = `{"room":{"timeline":{"limit":20},"state":{"lazy_load_members":true}}}`
+
+// syncPath asks for what is new, timeout in ms.
+func syncPath(since string, timeout int) string {
+	path := "/_matrix/client/v3/sync?filter=" + url.QueryEscape(lazyFilter) + "&timeout=" + strconv.Itoa(timeout)
+	if since != "" {
+		path += "&since=" + url.QueryEscape(since)
+	}
+	return path
+}
+
+// sync asks once and returns the token for the next time, and the answer.
+func (a *account) sync(since string, timeout int) (next string, answer []byte, err error) {
+	answer, err = a.do("GET", syncPath(since, timeout), nil)
+	if err != nil {
+		return "", nil, err
+	}
+	next, found := member(answer, "next_batch")
+	if !found {
+		return "", nil, fmt.Errorf("no next_batch in %.200s", answer)
+	}
+	return next, answer, nil
+}
+
+// member finds a text without escapes; of several, the first.
+func member(json []byte, key string) (string, bool) {
+	_, rest, found := bytes.Cut(json, []byte(`"`+key+`":"`))
+	if !found {
+		return "", false
+	}
+	value, _, found := bytes.Cut(rest, []byte{'"'})
+	return string(value), found
+}
+
+// settled syncs until there is nothing new.
+func (a *account) settled() (since string, err error) {
+	for range 20 {
+		next, _, err := a.sync(since, 0)
+		if err != nil {
+			return "", err
+		}
+		if next == since {
+			return since, nil
+		}
+		since = next
+	}
+	return since, nil // others are at work
+}
+
+// fanOutResult is one measurement.
+type fanOutResult struct {
+	spent
+	latencies []float64 // ms
+}
+
+// waiter asks in a loop, and tells of each answer.
+type waiter struct {
+	ask func() (numbers []int, err error)
+	end func()
+}
+
+// fanOutOf wakes all waiters with n messages, rate a second, and says what it took. send sends message i.
+func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fanOutResult, error) {
+	sent := make([]time.Time, n)
+	latencies := make([][]float64, len(waiters))
+	var seen atomic.Int64
+	var ending atomic.Bool
+	var wg sync.WaitGroup
+	errs := make([]error, len(waiters))
+	var mu sync.RWMutex // guards sent
+	for i, w := range waiters {
+		wg.Go(func() {
+			for {
+				numbers, err := w.ask()
+				if err != nil {
+					if !ending.Load() {
+						errs[i] = err
+					}
+					return
+				}
+				now := time.Now()
+				mu.RLock()
+				for _, number := range numbers {
+					latencies[i] = append(latencies[i], float64(now.Sub(sent[number]).Microseconds())/1000)
+				}
+				mu.RUnlock()
+				seen.Add(int64(len(numbers)))
+			}
+		})
+	}
+	time.Sleep(500 * time.Millisecond) // until all wait
+	s, err := p.measure(func() (int, error) {
+		start := time.Now()
+		for i := range n {
+			time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / rate)))
+			mu.Lock()
+			sent[i] = time.Now()
+			mu.Unlock()
+			if err := send(i); err != nil {
+				return 0, err
+			}
+		}
+		for deadline := time.Now().Add(10 * time.Second); seen.Load() < int64(n*len(waiters)); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				return 0, fmt.Errorf("%d of %d messages arrived", seen.Load(), n*len(waiters))
+			}
+		}
+		return n * len(waiters), nil
+	})
+	ending.Store(true)
+	for _, w := range waiters {
+		w.end()
+	}
+	wg.Wait()
+	r := fanOutResult{spent: s}
+	for _, l := range latencies {
+		r.latencies = append(r.latencies, l...)
+	}
+	return r, errors.Join(append(errs, err)...)
+}
+
+// fanOut is how soon and at what price 200 waiting clients have a message.
+func (b *bench) fanOut() error {
+	p, err := b.startEbb("fanout", 0)
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	limit, err := b.startLimit(0)
+	if err != nil {
+		return err
+	}
+	defer limit.kill()
+	host, err := p.register("host", 1)
+	if err != nil {
+		return err
+	}
+	room, err := host[0].createRoom()
+	if err != nil {
+		return err
+	}
+	guests, err := p.register("guest", listeners)
+	if err != nil {
+		return err
+	}
+	if err := parallel(4, len(guests), func(i int) error { return guests[i].join(room) }); err != nil {
+		return err
+	}
+	n := max(1, int(b.duration.Seconds()*rate))
+	var ebb, bare samples
+	var p50, p99, bare50, bare99 []float64
+	at := 0 // of the limit's messages
+	for round := range b.rounds {
+		r, err := limitFanOut(limit, n, &at)
+		if err != nil {
+			return err
+		}
+		bare, bare50, bare99 = append(bare, r.spent), append(bare50, percentile(r.latencies, 0.5)), append(bare99, percentile(r.latencies, 0.99))
+		err = b.profiled(p, fmt.Sprint("fanout-", round), func() error {
+			r, err = ebbFanOut(p, host[0], guests, room, n)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		ebb, p50, p99 = append(ebb, r.spent), append(p50, percentile(r.latencies, 0.5)), append(p99, percentile(r.latencies, 0.99))
+	}
+	b.print(
+		figure{"message to 200 waiting clients, a client", "CPU µs", ebb.of(spent.micros), bare.of(spent.micros), "ratio ≤ 2"},
+		figure{"message to 200 waiting clients, 20/s, p50", "ms", p50, bare50, ""},
+		figure{"message to 200 waiting clients, 20/s, p99", "ms", p99, bare99, "< 50"},
+	)
+	return nil
+}
+
+// numberMark stands before the number of a message in its text.
+const numberMark = "number "
+
+func ebbFanOut(p *process, host *account, guests []*account, room string, n int) (fanOutResult, error) {
+	waiters := make([]*waiter, len(guests))
+	for i, g := range guests {
+		since, err := g.settled()
+		if err != nil {
+			return fanOutResult{}, err
+		}
+		waiters[i] = &waiter{end: g.interrupt, ask: func() ([]int, error) {
+			next, answer, err := g.sync(since, 60_000)
+			if err != nil {
+				return nil, err
+			}
+			since = next
+			return numbersIn(answer), nil
+		}}
+	}
+	r, err := fanOutOf(p, waiters, n, func(i int) error {
+		_, err := host.do("PUT", sendPath(room), fmt.Appendf(nil, `{"msgtype":"m.text","body":"%s%d. %s %s"}`, numberMark, i, text, text))
+		return err
+	})
+	for _, g := range guests {
+		g.close()
+	}
+	return r, err
+}
+
+// numbersIn are the numbers of the messages in an answer of /sync.
+func numbersIn(answer []byte) (numbers []int) {
+	for {
+		_, rest, found := bytes.Cut(answer, []byte(numberMark))
+		if !found {
+			return numbers
+		}
+		digits, rest, _ := bytes.Cut(rest, []byte{'.'})
+		if n, err := strconv.Atoi(string(digits)); err == nil {
+			numbers = append(numbers, n)
+		}
+		answer = rest
+	}
+}
+
+func limitFanOut(p *process, n int, at *int) (fanOutResult, error) {
+	first := *at
+	waiters := make([]*waiter, listeners)
+	for i := range waiters {
+		c, since := newConn(p.addr, "a token as long as those of the server are"), first
+		waiters[i] = &waiter{end: c.interrupt, ask: func() (numbers []int, err error) {
+			body, err := c.do("GET", "/poll?since="+strconv.Itoa(since), nil)
+			if err != nil {
+				return nil, err
+			}
+			next, _ := member(body, "next_batch")
+			to, err := strconv.Atoi(next)
+			for ; since < to; since++ {
+				numbers = append(numbers, since-first)
+			}
+			return numbers, err
+		}}
+	}
+	c := newConn(p.addr, "")
+	defer c.close()
+	*at += n
+	return fanOutOf(p, waiters, n, func(int) error {
+		_, err := c.do("PUT", "/wake", message)
+		return err
+	})
+}
+
+// interrupt lets a request that waits fail; it may be called from another goroutine.
+func (c *conn) interrupt() {
+	if c.tcp != nil {
+		_ = c.tcp.Close() // the request says so
+	}
+}

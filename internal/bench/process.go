@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// process is a server under test: Ebb, or the limit of the machine.
+type process struct {
+	cmd    *exec.Cmd
+	addr   string
+	dir    string
+	binary string
+	errors bytes.Buffer
+}
+
+// configuration is that of a server as it is, without rate limits, and with profiles to take.
+const configuration = `server_name: localhost
+data_dir: .
+listen: [{address: "%s", serve: [client, admin, metrics]}]
+registration: {mode: open}
+rate_limits: {enabled: false}
+log: {level: warn}
+`
+
+// startEbb makes a new server and starts it. delay is added to every commit.
+func (b *bench) startEbb(name string, delay time.Duration) (*process, error) {
+	p := &process{dir: filepath.Join(b.dir, name), binary: b.binary}
+	if out, err := exec.Command(b.binary, "init", "--server-name", "localhost", "--data-dir", p.dir).CombinedOutput(); err != nil { //nolint:gosec // the program under test
+		return nil, fmt.Errorf("ebb init: %w\n%s", err, out)
+	}
+	var err error
+	if p.addr, err = freeAddress(); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(p.config(), fmt.Appendf(nil, configuration, p.addr), 0o600); err != nil {
+		return nil, err
+	}
+	_, err = p.serve(delay)
+	return p, err
+}
+
+func (p *process) config() string { return filepath.Join(p.dir, "ebb.yaml") }
+
+// serve starts the program and says how long it took to the first answer.
+func (p *process) serve(delay time.Duration) (time.Duration, error) {
+	p.cmd = exec.Command(p.binary, "serve", "--config", p.config()) //nolint:gosec // the program under test
+	p.cmd.Env = append(os.Environ(), "EBB_BENCH_COMMIT_DELAY="+delay.String())
+	p.cmd.Stderr = &p.errors
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	start := time.Now()
+	if err := p.cmd.Start(); err != nil {
+		return 0, err
+	}
+	for c := newConn(p.addr, ""); ; time.Sleep(time.Millisecond) {
+		_, err := c.do("GET", "/_matrix/client/versions", nil)
+		c.close()
+		if err == nil {
+			return time.Since(start), nil
+		}
+		if time.Since(start) > 30*time.Second {
+			p.stop()
+			return 0, fmt.Errorf("the server does not answer: %w\n%s", err, p.errors.String())
+		}
+	}
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// stop ends the process in order, or after 20 s at once.
+func (p *process) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+	done := make(chan error, 1)
+	go func() { done <- p.cmd.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		_ = p.cmd.Process.Kill()
+		<-done
+	}
+	if text := p.errors.String(); text != "" {
+		fmt.Fprintf(os.Stderr, "the server said:\n%.2000s\n", text)
+		p.errors.Reset()
+	}
+}
+
+// kill ends the process as a power cut would.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended already
+	_ = p.cmd.Wait()         // it was killed: that is the error
+}
+
+// startLimit starts this program as the limit.
+func (b *bench) startLimit(delay time.Duration) (*process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(b.dir, "limit-")
+	if err != nil {
+		return nil, err
+	}
+	p := &process{dir: dir, cmd: exec.Command(self, limitCommand, dir)} //nolint:gosec // this program
+	p.cmd.Env = append(os.Environ(), limitDelay+"="+delay.String())
+	p.cmd.Stderr = os.Stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		p.kill()
+		return nil, fmt.Errorf("the limit did not start: %w", err)
+	}
+	p.addr = strings.TrimSpace(line)
+	return p, nil
+}
+
+// usage is what a process has used.
+type usage struct {
+	cpu time.Duration
+	rss int64 // bytes
+	at  time.Time
+}
+
+// used reads /proc. The processor's time comes in hundredths of a second.
+func (p *process) used() (usage, error) {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
+	if err != nil {
+		return usage{}, err
+	}
+	_, rest, found := strings.Cut(string(raw), ") ") // after the name of the program, which may hold anything
+	fields := strings.Fields(rest)
+	if !found || len(fields) < 22 {
+		return usage{}, errors.New("/proc/PID/stat is not as expected")
+	}
+	numbers := [3]int64{}
+	for i, field := range []int{11, 12, 21} { // utime, stime, rss: proc(5), counted after the name
+		if numbers[i], err = strconv.ParseInt(fields[field], 10, 64); err != nil {
+			return usage{}, err
+		}
+	}
+	const tick = 10 * time.Millisecond // USER_HZ is 100 for every program on Linux
+	return usage{cpu: time.Duration(numbers[0]+numbers[1]) * tick, rss: numbers[2] * int64(os.Getpagesize()), at: time.Now()}, nil
+}
+
+// spent is a measurement: how much was done, in what time, for how much of the server's processor time.
+type spent struct {
+	ops  int
+	wall time.Duration
+	cpu  time.Duration
+}
+
+func (s spent) perSecond() float64 { return float64(s.ops) / s.wall.Seconds() }
+func (s spent) per1000() float64   { return s.cpu.Seconds() / float64(s.ops) * 1000 }
+func (s spent) micros() float64    { return float64(s.cpu.Microseconds()) / float64(s.ops) }
+
+// measure does what f does and says what it took.
+func (p *process) measure(f func() (ops int, err error)) (spent, error) {
+	before, err := p.used()
+	if err != nil {
+		return spent{}, err
+	}
+	ops, err := f()
+	if err != nil {
+		return spent{}, err
+	}
+	after, err := p.used()
+	if err == nil && ops == 0 {
+		err = errors.New("nothing was done in the time")
+	}
+	return spent{ops: ops, wall: after.at.Sub(before.at), cpu: after.cpu - before.cpu}, err
+}
+
+// profiled takes a CPU profile of the server while f runs, where profiles are wanted.
+func (b *bench) profiled(p *process, name string, f func() error) error {
+	if b.profile == "" {
+		return f()
+	}
+	if err := os.MkdirAll(b.profile, 0o750); err != nil {
+		return err
+	}
+	taken := make(chan error, 1)
+	seconds := max(1, int(b.duration.Seconds()))
+	go func() {
+		taken <- fetch("http://"+p.addr+"/debug/pprof/profile?seconds="+strconv.Itoa(seconds), filepath.Join(b.profile, name+".pprof"))
+	}()
+	return errors.Join(f(), <-taken)
+}
+
+func fetch(url, file string) error {
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	raw, err := io.ReadAll(resp.Body)
+	return errors.Join(err, resp.Body.Close(), os.WriteFile(file, raw, 0o600))
+}

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// manyRooms is how many rooms the user of the first sync is in, with perRoom messages each.
+const (
+	manyRooms = 500
+	perRoom   = 20
+)
+
+// syncs is what asking costs when nothing is new, and at the start.
+func (b *bench) syncs() error {
+	p, err := b.startEbb("sync", 0)
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	people, err := p.register("p", 2)
+	if err != nil {
+		return err
+	}
+	alice, bob := people[0], people[1]
+	for range manyRooms {
+		if err := fillRoom(bob, alice); err != nil {
+			return err
+		}
+	}
+	limit, err := b.startLimit(0)
+	if err != nil {
+		return err
+	}
+	defer limit.kill()
+	var nothing, elsewhere, bare samples
+	var first, wall []float64
+	for round := range b.rounds {
+		if err := bare.add(measureLimit(limit, "/bare/", 4, b.duration/2)); err != nil {
+			return err
+		}
+		err := b.profiled(p, fmt.Sprint("sync-nothing-", round), func() error { return nothing.add(nothingNew(p, alice, b.duration)) })
+		if err != nil {
+			return err
+		}
+		if err := elsewhere.add(newsElsewhere(p, alice, bob, b.duration/2)); err != nil {
+			return err
+		}
+		err = b.profiled(p, fmt.Sprint("sync-first-", round), func() error {
+			s, err := firstSyncs(p, alice, b.duration)
+			first, wall = append(first, s.cpu.Seconds()/float64(s.ops)), append(wall, s.wall.Seconds()/float64(s.ops))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	millis := func(s spent) float64 { return s.micros() / 1000 }
+	b.print(
+		figure{"/sync with nothing new, in 500 rooms", "CPU ms", nothing.of(millis), bare.of(millis), "< 0.15"},
+		figure{"/sync with news only in rooms of others", "CPU ms", elsewhere.of(millis), bare.of(millis), ""},
+		figure{"first /sync of 500 rooms of 20 messages, warm", "s", wall, nil, "< 0.2"},
+		figure{"first /sync of 500 rooms of 20 messages, warm", "CPU s", first, nil, ""},
+	)
+	return nil
+}
+
+func fillRoom(owner, guest *account) error {
+	room, err := owner.createRoom()
+	if err != nil {
+		return err
+	}
+	if err := guest.join(room); err != nil {
+		return err
+	}
+	for range perRoom {
+		if err := owner.send(room); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nothingNew asks for what is new, four requests at a time, and there is nothing.
+func nothingNew(p *process, a *account, d time.Duration) (spent, error) {
+	since, err := a.settled()
+	if err != nil {
+		return spent{}, err
+	}
+	clients := make([]*account, 4)
+	for i := range clients {
+		clients[i] = &account{conn: newConn(a.addr, a.token)}
+		defer clients[i].close()
+	}
+	return p.measure(func() (int, error) {
+		return concurrently(len(clients), d, func(i, _ int) error {
+			next, answer, err := clients[i].sync(since, 0)
+			if err == nil && next != since {
+				err = fmt.Errorf("there was something new: %.300s", answer)
+			}
+			return err
+		})
+	})
+}
+
+// newsElsewhere is nothingNew with a token that is older than events in rooms of others.
+func newsElsewhere(p *process, a, other *account, d time.Duration) (spent, error) {
+	since, err := a.settled()
+	if err != nil {
+		return spent{}, err
+	}
+	room, err := other.createRoom()
+	if err != nil {
+		return spent{}, err
+	}
+	if err := other.send(room); err != nil {
+		return spent{}, err
+	}
+	return p.measure(func() (int, error) {
+		return concurrently(1, d, func(int, int) error {
+			_, _, err := a.sync(since, 0)
+			return err
+		})
+	})
+}
+
+// firstSyncs asks as a new device does. The first answer is not measured: it fills what is kept.
+func firstSyncs(p *process, a *account, d time.Duration) (spent, error) {
+	if _, _, err := a.sync("", 0); err != nil {
+		return spent{}, err
+	}
+	return p.measure(func() (int, error) {
+		return concurrently(1, d, func(int, int) error {
+			_, answer, err := a.sync("", 0)
+			if err == nil && len(answer) < manyRooms*1000 {
+				err = fmt.Errorf("the first sync has %d bytes only", len(answer))
+			}
+			return err
+		})
+	})
+}
+
+// idle is what a server takes that does nothing, and what each waiting client adds.
+func (b *bench) idle() error {
+	p, err := b.startEbb("idle", 0)
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	time.Sleep(2 * time.Second) // what starting took is given back
+	empty, err := p.used()
+	if err != nil {
+		return err
+	}
+	members, err := p.register("m", b.clients)
+	if err != nil {
+		return err
+	}
+	if err := gather(members); err != nil {
+		return err
+	}
+	limit, err := b.startLimit(0)
+	if err != nil {
+		return err
+	}
+	defer limit.kill()
+	since := make([]string, len(members))
+	err = parallel(4, len(members), func(i int) (err error) {
+		since[i], err = members[i].settled()
+		members[i].close()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var ebb, bare []float64
+	for range b.rounds {
+		kb, err := waiting(limit, b.clients, func(i int) (*conn, string) { return newConn(limit.addr, ""), "/poll?since=1" })
+		if err != nil {
+			return err
+		}
+		bare = append(bare, kb)
+		kb, err = waiting(p, b.clients, func(i int) (*conn, string) { return members[i].conn, syncPath(since[i], 100_000) })
+		if err != nil {
+			return err
+		}
+		ebb = append(ebb, kb)
+	}
+	// The first round counts: later ones find memory that the server has not given back yet.
+	b.print(
+		figure{"memory of a server that was just started", "MB", []float64{float64(empty.rss) / 1e6}, nil, "< 40"},
+		figure{fmt.Sprintf("memory of a waiting client, at %d", b.clients), "KB", ebb[:1], bare[:1], "≤ 20"},
+	)
+	return nil
+}
+
+// gather puts everybody into rooms of 200.
+func gather(members []*account) error {
+	var rooms []string
+	for i := 0; i < len(members); i += 200 {
+		room, err := members[i].createRoom()
+		if err != nil {
+			return err
+		}
+		rooms = append(rooms, room)
+	}
+	return parallel(4, len(members), func(i int) error {
+		if i%200 == 0 {
+			return nil
+		}
+		return members[i].join(rooms[i/200])
+	})
+}
+
+// waiting lets n clients wait and says by how many KB a client the server has grown.
+func waiting(p *process, n int, client func(i int) (*conn, string)) (float64, error) {
+	time.Sleep(3 * time.Second)
+	before, err := p.used()
+	if err != nil {
+		return 0, err
+	}
+	conns := make([]*conn, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		c, path := client(i)
+		conns[i] = c
+		if err := c.dial(); err != nil {
+			return 0, err
+		}
+		wg.Go(func() {
+			_, _ = c.do("GET", path, nil) // it ends when the connection does
+		})
+		if i%100 == 99 {
+			time.Sleep(20 * time.Millisecond) // or the server's backlog overflows
+		}
+	}
+	time.Sleep(3 * time.Second)
+	after, err := p.used()
+	for _, c := range conns {
+		c.interrupt()
+	}
+	wg.Wait()
+	for _, c := range conns {
+		c.close()
+	}
+	return float64(after.rss-before.rss) / 1000 / float64(n), err
+}
+
+// sizeOf is the size of a file, 0 if there is none.
+func sizeOf(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
