@@ -3,6 +3,7 @@ package feed
 import (
 	"slices"
 	"strconv"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -83,6 +84,7 @@ func (b *builder) writeTimeline(room *rooms.Room, t *timeline) error {
 	if b.lazy() {
 		b.noteMembers(room, t.events)
 	}
+	b.noteActivity(t.events)
 	b.out = append(b.out, `],"limited":`...)
 	b.out = strconv.AppendBool(b.out, t.limited)
 	b.out = append(b.out, `,"prev_batch":"`...)
@@ -96,6 +98,20 @@ func (b *builder) noteMembers(room *rooms.Room, events []*rooms.Event) {
 	for _, e := range events {
 		if key, isState := stateKey(e); isState && key.Type == memberType {
 			b.sentMember(room, id.UserID(key.Key), e.Pos)
+		}
+	}
+}
+
+// noteActivity: who has just sent something is here. A user's presence lasts only while a device of theirs syncs, so it is
+// seen early enough there, and sends need not tell.
+func (b *builder) noteActivity(events []*rooms.Event) {
+	if b.initial {
+		return
+	}
+	for i := len(events) - 1; i >= 0; i-- {
+		if sent := time.UnixMilli(events[i].ReceivedTS); events[i].SenderNID == b.NID && b.now.Sub(sent) < activeFor {
+			b.Service.presence.touch(b.NID, sent)
+			return
 		}
 	}
 }

@@ -126,7 +126,7 @@ func (p *presence) set(nid int64, userID id.UserID, device int64, state event.Pr
 func (p *presence) touch(nid int64, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if u := p.users[nid]; u != nil {
+	if u := p.users[nid]; u != nil && now.After(u.lastActive) {
 		u.lastActive = now
 		p.refresh(u, now, false)
 	}
@@ -250,13 +250,16 @@ func (p *presence) here() (int64, []presenceRecord) {
 	defer p.mu.Unlock()
 	var records []presenceRecord
 	for _, u := range p.users {
-		if u.state != event.PresenceOffline || u.status != nil {
-			records = append(records, u.record())
+		if r := u.record(); r.telling() {
+			records = append(records, r)
 		}
 	}
 	slices.SortFunc(records, func(a, b presenceRecord) int { return cmp.Compare(a.serial, b.serial) })
 	return p.serial, records
 }
+
+// telling: somebody who is offline and says nothing need not be told of.
+func (r presenceRecord) telling() bool { return r.state != event.PresenceOffline || r.status != nil }
 
 // appendContent appends the content of the user's m.presence event, which is also the answer to GET .../status.
 func (r presenceRecord) appendContent(dst []byte, now time.Time) []byte {

@@ -22,7 +22,7 @@ func (b *builder) presenceNews() []presenceRecord {
 	}
 	for _, nid := range b.shared.come {
 		r, known := b.Service.presence.of(nid)
-		if known && b.watches(nid) && !slices.ContainsFunc(records, func(o presenceRecord) bool { return o.nid == nid }) {
+		if known && r.telling() && b.watches(nid) && !slices.ContainsFunc(records, func(o presenceRecord) bool { return o.nid == nid }) {
 			records = append(records, r)
 		}
 	}

@@ -26,7 +26,8 @@ import (
 	"ebb/wake"
 )
 
-// Options is what a Service is made of. E2EE, Push and Alive may be nil: then their part is left out.
+// Options is what a Service is made of. E2EE, Push and Alive may be nil: then their part is left out. Now and Log default
+// to the real time and to silence.
 type Options struct {
 	DB    *storage.DB
 	Rooms *rooms.Service
@@ -60,6 +61,12 @@ type Service struct {
 func New(o Options) *Service {
 	if o.Timer == nil {
 		o.Timer = realTimer
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{
 		Options: o, epoch: rand.Uint32(), typing: newTyping(), presence: newPresence(),
@@ -166,9 +173,6 @@ func (s *Service) SetTyping(ctx context.Context, who Viewer, roomID id.RoomID, t
 	}
 	return nil
 }
-
-// Active notes that a user did something, such as sending a message: it keeps the user's presence online.
-func (s *Service) Active(user int64) { s.presence.touch(user, s.Now()) }
 
 // maxStatus bounds a status message in bytes; it goes to everybody who shares a room.
 const maxStatus = 1024

@@ -18,7 +18,7 @@ const (
 	// sessionMemory is how long a device is remembered after its last request.
 	sessionMemory = 5 * time.Minute
 	// maxSentMembers bounds the member events that a device is known to have, 16 bytes each.
-	maxSentMembers = 512
+	maxSentMembers = 256
 )
 
 // sessions remembers devices from one request to the next, so that a long poll with nothing to say touches no table.
@@ -29,17 +29,23 @@ type sessions struct {
 
 	// mu guards what follows, not the sessions themselves. In docs/locks.md: before Hub.mu.
 	mu       sync.Mutex
-	byDevice map[int64]*list.Element
+	byDevice map[sessionKey]*list.Element
 	recent   *list.List // of *session, the one used last at the front
 }
 
+// sessionKey: device 0 is that of every user who acts without one.
+type sessionKey struct{ user, device int64 }
+
 // session is what is remembered of one device.
 type session struct {
+	key sessionKey
 	sub *wake.Sub
 
 	// mu guards what follows; a leaf in docs/locks.md (News takes Hub.mu).
 	mu   sync.Mutex
 	used time.Time
+	// closed: nobody counts the news any more. A request that still runs then looks everything up.
+	closed bool
 	// told is the position at which the device's own news (account data, to-device messages, device lists, key counts) were
 	// last looked up, -1 for never; checked is sub.News() of just before. While that stands, nothing is newer than told.
 	told      storage.Pos
@@ -57,14 +63,15 @@ type sentMember struct {
 }
 
 func newSessions(hub *wake.Hub) *sessions {
-	return &sessions{hub: hub, seed: maphash.MakeSeed(), byDevice: map[int64]*list.Element{}, recent: list.New()}
+	return &sessions{hub: hub, seed: maphash.MakeSeed(), byDevice: map[sessionKey]*list.Element{}, recent: list.New()}
 }
 
-// of gives the session of a device; a device without an id (0) gets one of its own.
+// of gives the session of a device.
 func (m *sessions) of(user, device int64, now time.Time) *session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e := m.byDevice[device]; e != nil {
+	key := sessionKey{user, device}
+	if e := m.byDevice[key]; e != nil {
 		s := e.Value.(*session)
 		s.mu.Lock()
 		s.used = now
@@ -72,8 +79,8 @@ func (m *sessions) of(user, device int64, now time.Time) *session {
 		m.recent.MoveToFront(e)
 		return s
 	}
-	s := &session{sub: m.hub.Watch(user, device), used: now, told: -1}
-	m.byDevice[device] = m.recent.PushFront(s)
+	s := &session{key: key, sub: m.hub.Watch(user, device), used: now, told: -1}
+	m.byDevice[key] = m.recent.PushFront(s)
 	if m.recent.Len() > maxSessions {
 		m.drop(m.recent.Back())
 	}
@@ -82,8 +89,11 @@ func (m *sessions) of(user, device int64, now time.Time) *session {
 
 func (m *sessions) drop(e *list.Element) {
 	s := m.recent.Remove(e).(*session)
-	delete(m.byDevice, s.sub.DeviceNID())
+	delete(m.byDevice, s.key)
 	s.sub.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 }
 
 // tick forgets devices that have not asked for long.
@@ -107,7 +117,7 @@ func (m *sessions) tick(now time.Time) {
 func (s *session) quiet(since storage.Pos, news uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.told >= 0 && since >= s.told && s.checked == news
+	return !s.closed && s.told >= 0 && since >= s.told && s.checked == news
 }
 
 // seen notes that the device's own news up to upTo were looked up, when the count was news.

@@ -647,6 +647,31 @@ func TestPresenceIsToldToThoseWhoShareARoom(t *testing.T) {
 	}
 }
 
+func TestWhoSendsIsNotIdle(t *testing.T) {
+	w := newWorld(t)
+	alice, bob := w.user("alice"), w.user("bob")
+	room := alice.create("public_chat")
+	bob.join(room)
+	online := func(q *feed.SyncRequest) { q.SetPresence = "online" }
+	see := func(what, want string) {
+		t.Helper()
+		alice.sync(online)
+		raw, err := w.feed.Presence(t.Context(), bob.Viewer, alice.ID)
+		if bob.must(err); !strings.Contains(string(raw), `"presence":"`+want+`"`) {
+			t.Errorf("%s: %s, want %s", what, raw, want)
+		}
+	}
+	see("at first", "online")
+	for range 15 {
+		w.pass(20 * time.Second)
+		alice.sync(online)
+	}
+	w.pass(time.Second)
+	see("five minutes later", "unavailable")
+	alice.say(room, "still here")
+	see("after a message", "online")
+}
+
 func TestToDeviceMessagesStayUntilTheNextTokenConfirmsThem(t *testing.T) {
 	w := newWorld(t)
 	alice := w.user("alice")

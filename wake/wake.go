@@ -62,9 +62,6 @@ func (h *Hub) add(s *Sub) *Sub {
 	return s
 }
 
-// DeviceNID is the device that the reader was registered for.
-func (s *Sub) DeviceNID() int64 { return s.device }
-
 // C receives when there may be something new since it last received.
 func (s *Sub) C() <-chan struct{} { return s.c }
 
