@@ -105,15 +105,6 @@ func object(what string, raw json.RawMessage) (map[string]json.RawMessage, error
 	return m, nil
 }
 
-// stringMember decodes one member of an object; the empty string when it is absent or of another type.
-func stringMember(m map[string]json.RawMessage, key string) string {
-	var s string
-	if json.Unmarshal(m[key], &s) != nil {
-		return ""
-	}
-	return s
-}
-
 func bounded(what string, n, limit int) error {
 	if n > limit {
 		return mxerr.TooLarge("%s: %d are more than %d", what, n, limit)

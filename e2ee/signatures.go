@@ -95,7 +95,7 @@ func (up *signatureUpload) add(tx *storage.Tx, user id.UserID, key string, raw j
 	if !found {
 		return mxerr.NotFound("There is no such key")
 	}
-	stored, targetKey, signers, err := up.target(tx, user, target, key)
+	stored, targetKey, signers, err := up.target(tx, target, key)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (up *signatureUpload) add(tx *storage.Tx, user id.UserID, key string, raw j
 }
 
 // target finds the key that is signed, and which of the signer's keys may sign it (key id → public key).
-func (up *signatureUpload) target(tx *storage.Tx, user id.UserID, nid int64, key string) (stored, targetKey string, signers map[string]string, err error) {
+func (up *signatureUpload) target(tx *storage.Tx, nid int64, key string) (stored, targetKey string, signers map[string]string, err error) {
 	if nid != up.d.UserNID { // another user: the master key, by the user-signing key
 		theirs, err := tx.CrossSigningKeys(nid)
 		if err != nil {

@@ -217,7 +217,10 @@ func (s *Service) predecessor(ctx context.Context, r *Room) (*Room, error) {
 			RoomID id.RoomID `json:"room_id"`
 		} `json:"predecessor"`
 	}
-	if json.Unmarshal(r.State(typeCreate, "").Content(), &content) != nil || content.Predecessor.RoomID == "" {
+	if json.Unmarshal(r.State(typeCreate, "").Content(), &content) != nil { // not of the documented shape: as if not there
+		content.Predecessor.RoomID = ""
+	}
+	if content.Predecessor.RoomID == "" {
 		return nil, nil
 	}
 	from, err := s.Room(ctx, content.Predecessor.RoomID)
@@ -252,7 +255,7 @@ func copyDirect(tx *storage.Tx, user int64, from, to id.RoomID) error {
 	}
 	direct := map[string][]id.RoomID{}
 	if json.Unmarshal([]byte(raw), &direct) != nil {
-		return nil // a client's own idea of m.direct is left alone
+		clear(direct) // a client's own idea of m.direct is left alone
 	}
 	changed := false
 	for who, rooms := range direct {

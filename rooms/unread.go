@@ -60,6 +60,8 @@ type unreadList struct {
 
 type unreadEntry struct {
 	thread               storage.Pos // position of the root; 0: main timeline
+	sender               int64
+	isState              bool
 	class                push.Class
 	originTS, receivedTS int64
 }
@@ -100,10 +102,15 @@ func (t *unreadTable) forgetRoom(room int64) {
 	}
 }
 
-// Unread counts what a joined user has not read. Expired events do not count from the moment they expire.
+// Unread counts what a joined user has not read. Expired events do not count from the moment they expire, and messages of
+// ignored users do not count at all.
 func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user, room int64) (Unread, error) {
 	r, err := s.RoomByNID(ctx, room)
 	if err != nil || !r.HasLocal(user) {
+		return Unread{}, err
+	}
+	ignored, err := s.ignoredNIDs(ctx, tx, user)
+	if err != nil {
 		return Unread{}, err
 	}
 	l := s.unread.list(unreadKey{user, room})
@@ -120,7 +127,33 @@ func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user, room int64) 
 			return Unread{}, err
 		}
 	}
-	return l.count(r.Retention(), s.Now()), nil
+	return l.count(r.Retention(), s.Now(), ignored), nil
+}
+
+// ignoredNIDs lists whom a user ignores by short name; those who have none have sent nothing.
+func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user int64) (map[int64]bool, error) {
+	list, err := s.ignored(ctx, tx, user)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	out := make(map[int64]bool, len(list))
+	for who := range list {
+		nid, found := s.users.get(who)
+		switch {
+		case found:
+		case tx != nil:
+			nid, found, err = tx.LookupUser(string(who))
+		default:
+			nid, found, err = s.LookupUser(ctx, who)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			out[nid] = true
+		}
+	}
+	return out, nil
 }
 
 // readInner reads through tx, or where there is none on a connection that nobody holds while waiting for a list.
@@ -145,16 +178,18 @@ func (l *unreadList) extend(r *Room, user int64) bool {
 		if !singled {
 			class = e.Push
 		}
-		l.add(storage.UnreadRow{Position: e.Pos, ThreadRoot: e.ThreadRoot, OriginTS: e.OriginServerTS(), ReceivedTS: e.ReceivedTS, Own: e.SenderNID == user, Push: int64(class)})
+		l.add(user, storage.UnreadRow{
+			Position: e.Pos, ThreadRoot: e.ThreadRoot, OriginTS: e.OriginServerTS(), ReceivedTS: e.ReceivedTS, Sender: e.SenderNID, IsState: e.IsState(), Push: int64(class),
+		})
 	}
 	return true
 }
 
 // add takes one event in. The user's own events read what is before them in their thread.
 // Spec: client-server-api#marking-notifications-as-read
-func (l *unreadList) add(u storage.UnreadRow) {
+func (l *unreadList) add(user int64, u storage.UnreadRow) {
 	l.upTo = max(l.upTo, u.Position)
-	if u.Own {
+	if u.Sender == user {
 		kept := l.entries[:0]
 		for _, e := range l.entries {
 			if e.thread != u.ThreadRoot {
@@ -170,7 +205,9 @@ func (l *unreadList) add(u storage.UnreadRow) {
 	if len(l.entries) >= maxUnread {
 		l.entries = append(l.entries[:0], l.entries[1:]...)
 	}
-	l.entries = append(l.entries, unreadEntry{thread: u.ThreadRoot, class: push.Class(u.Push), originTS: u.OriginTS, receivedTS: u.ReceivedTS})
+	l.entries = append(l.entries, unreadEntry{
+		thread: u.ThreadRoot, sender: u.Sender, isState: u.IsState, class: push.Class(u.Push), originTS: u.OriginTS, receivedTS: u.ReceivedTS,
+	})
 }
 
 // recount reads everything after the user's receipts and join.
@@ -180,31 +217,33 @@ func (l *unreadList) recount(tx *storage.Tx, r *Room, user int64) error {
 	}
 	l.valid, l.upTo, l.entries, l.roots = false, tx.Settled(), nil, nil
 	floor, threads, err := readFloors(tx, r.nid, user)
-	if err != nil {
-		return err
+	if err != nil || floor == 0 {
+		return err // 0: the snapshot is from before the join
 	}
 	rows, err := tx.Unread(user, r.nid, floor, maxUnread)
 	if err != nil {
 		return err
 	}
 	for i := len(rows) - 1; i >= 0; i-- {
-		if rows[i].Own || rows[i].Order > threads[rows[i].ThreadRoot] {
-			l.add(rows[i])
+		if rows[i].Sender == user || rows[i].Order > threads[rows[i].ThreadRoot] {
+			l.add(user, rows[i])
 		}
 	}
 	l.valid = l.upTo >= l.notBefore
 	return nil
 }
 
-// readFloors tells up to which order a user has read everything, and up to which single threads (0: main timeline).
+// readFloors tells up to which order a user has read everything, 0 where they are not joined, and up to which single
+// threads (by root; 0: main timeline).
 func readFloors(tx *storage.Tx, room, user int64) (floor int64, threads map[storage.Pos]int64, err error) {
 	m, found, err := tx.MembershipOf(user, room)
 	if err != nil {
 		return 0, nil, err
 	}
-	if found {
-		floor = int64(m.JoinedPos) * orderStep
+	if !found || m.JoinedPos == 0 {
+		return 0, nil, nil
 	}
+	floor = int64(m.JoinedPos) * orderStep
 	reads, err := tx.ReadUpTo(room, user)
 	if err != nil {
 		return 0, nil, err
@@ -256,10 +295,11 @@ func (l *unreadList) unnamed() (roots []storage.Pos) {
 	return roots
 }
 
-// count sums up what has not expired. Replies to a root that is gone count in the main timeline.
-func (l *unreadList) count(policy expiry.Policy, now time.Time) (u Unread) {
+// count sums up what has not expired and is not ignored; neither happens to state events. Replies to a root that is gone
+// count in the main timeline.
+func (l *unreadList) count(policy expiry.Policy, now time.Time, ignored map[int64]bool) (u Unread) {
 	for _, e := range l.entries {
-		if expiry.Expired(policy, e.originTS, e.receivedTS, now) {
+		if !e.isState && (ignored[e.sender] || expiry.Expired(policy, e.originTS, e.receivedTS, now)) {
 			continue
 		}
 		root := l.roots[e.thread]

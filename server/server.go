@@ -178,7 +178,9 @@ func (s *Server) serveControl(ctx context.Context, l net.Listener) error {
 	if err := server.Shutdown(grace); err != nil {
 		_ = server.Close()
 	}
-	<-ended
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
 	return nil
 }
 

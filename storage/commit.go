@@ -43,7 +43,6 @@ type committer struct {
 	stored int64         // the position that stands in meta
 	until  time.Time     // gather writers until then
 	last   int           // writers of the last batch
-	took   time.Duration // by the last batch
 }
 
 func newCommitter(db *DB, w conn, position int64) *committer {

@@ -7,11 +7,12 @@ type UnreadRow struct {
 	ThreadRoot Pos // 0: main timeline
 	OriginTS   int64
 	ReceivedTS int64
-	Own        bool // sent by the user: reads everything before it in its thread
+	Sender     int64
+	IsState    bool
 	Push       int64
 }
 
-const unreadQuery = `SELECT e.position, e.ord, e.thread_root, e.origin_ts, e.received_ts, e.sender_nid, coalesce(p.push, e.push)
+const unreadQuery = `SELECT e.position, e.ord, e.thread_root, e.origin_ts, e.received_ts, e.sender_nid, e.state_key IS NOT NULL, coalesce(p.push, e.push)
 FROM events e LEFT JOIN event_push p ON p.user_nid = $1 AND p.room_nid = $2 AND p.position = e.position
 WHERE e.room_nid = $2 AND e.ord > $3 AND e.flags = 0 AND (e.sender_nid = $1 OR coalesce(p.push, e.push) <> 0)
 ORDER BY e.ord DESC LIMIT $4`
@@ -20,9 +21,7 @@ ORDER BY e.ord DESC LIMIT $4`
 // events_by_order and the primary key of event_push.
 func (tx *Tx) Unread(user, room, after int64, limit int) ([]UnreadRow, error) {
 	return collect(tx, func(r Row) (u UnreadRow, err error) {
-		var sender int64
-		err = r.Scan(&u.Position, &u.Order, &u.ThreadRoot, &u.OriginTS, &u.ReceivedTS, &sender, &u.Push)
-		u.Own = sender == user
+		err = r.Scan(&u.Position, &u.Order, &u.ThreadRoot, &u.OriginTS, &u.ReceivedTS, &u.Sender, &u.IsState, &u.Push)
 		return u, err
 	}, unreadQuery, user, room, after, limit)
 }

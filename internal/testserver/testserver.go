@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -78,11 +77,12 @@ func (s *Server) Advance(d time.Duration) {
 // FilesWith lists the files below data_dir that hold the text.
 func (s *Server) FilesWith(text string) (found []string) {
 	s.t.Helper()
-	err := filepath.WalkDir(s.Dir, func(path string, d fs.DirEntry, err error) error {
+	dir := os.DirFS(s.Dir)
+	err := fs.WalkDir(dir, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		raw, err := os.ReadFile(path)
+		raw, err := fs.ReadFile(dir, path)
 		if bytes.Contains(raw, []byte(text)) {
 			found = append(found, path)
 		}

@@ -15,7 +15,7 @@ func FuzzParse(f *testing.F) {
 	for n, room := range Versions() {
 		v := versionOf(f, room)
 		for _, p := range clientProtos(v) {
-			f.Add(byte(n), []byte(mustBuild(f, v, p, s).JSON()))
+			f.Add(byte(n), mustBuild(f, v, p, s).JSON())
 		}
 	}
 	f.Fuzz(func(t *testing.T, n byte, raw []byte) {

@@ -141,8 +141,8 @@ func newEvent(v *Version, raw []byte, m *members) *Event {
 	e.stateKey, e.isState = canonjson.Unquote(m.stateKey)
 	e.depth = max(0, integer(m.depth))
 	e.ts = integer(m.ts)
-	e.auth, _ = references(m.auth)
-	e.prev, _ = references(m.prev)
+	e.auth = references(m.auth)
+	e.prev = references(m.prev)
 	if e.typ == typeRedaction {
 		e.redacts = redactedID(v, m)
 	}
@@ -167,23 +167,24 @@ func redactedID(v *Version, m *members) id.EventID {
 }
 
 // references reads a list of event ids, or as room versions 1 and 2 have it of pairs of an id and its hashes.
-func references(raw []byte) (ids []id.EventID, ok bool) {
+// What is none is nil.
+func references(raw []byte) []id.EventID {
 	elements, ok := canonjson.Elements(raw)
 	if !ok || len(elements) == 0 {
-		return nil, ok
+		return nil
 	}
-	ids = make([]id.EventID, 0, len(elements))
+	ids := make([]id.EventID, 0, len(elements))
 	for _, element := range elements {
 		if pair, isPair := canonjson.Elements(element); isPair && len(pair) > 0 {
 			element = pair[0]
 		}
 		text, isText := canonjson.Unquote(element)
 		if !isText {
-			return nil, false
+			return nil
 		}
 		ids = append(ids, id.EventID(text))
 	}
-	return ids, true
+	return ids
 }
 
 // integer reads a number; one that is no integer, which old room versions permit, is cut off and clamped to 64 bits.
