@@ -37,12 +37,12 @@ type committer struct {
 	closed bool
 	ended  chan struct{}
 
-	batch  []*Pending    // being committed
-	late   []*Pending    // taken from the queue, but beyond maxBatchTime
-	pos    int64         // last position allotted
-	stored int64         // the position that stands in meta
-	until  time.Time     // gather writers until then
-	last   int           // writers of the last batch
+	batch  []*Pending // being committed
+	late   []*Pending // taken from the queue, but beyond maxBatchTime
+	pos    int64      // last position allotted
+	stored int64      // the position that stands in meta
+	until  time.Time  // gather writers until then
+	last   int        // writers of the last batch
 }
 
 func newCommitter(db *DB, w conn, position int64) *committer {
