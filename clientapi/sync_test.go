@@ -232,7 +232,7 @@ func TestThreadsAreCountedByThemselvesWhereTheFilterSaysSo(t *testing.T) {
 	root := alice.say(room, "root")
 	alice.sync()
 	bob.send(room, "m.room.message", map[string]any{"msgtype": "m.text", "body": "reply", "m.relates_to": map[string]any{"rel_type": "m.thread", "event_id": root}})
-	bob.say(room, "main")
+	last := bob.say(room, "main")
 	const byThread = `{"room":{"timeline":{"unread_thread_notifications":true}}}`
 	since := alice.since
 	if got := counts(alice.sync(), room); got != [2]float64{2, 0} {
@@ -245,5 +245,9 @@ func TestThreadsAreCountedByThemselvesWhereTheFilterSaysSo(t *testing.T) {
 	}
 	if got := testserver.Get(a, "rooms", "join", room, "unread_thread_notifications", root, "notification_count"); got != float64(1) {
 		t.Errorf("thread: %v, want 1", got)
+	}
+	alice.Do("POST", "/v3/rooms/"+room+"/receipt/m.read/"+last, map[string]any{})
+	if got, ok := testserver.Get(alice.sync("filter", byThread), "rooms", "join", room).(map[string]any); !ok || got["unread_thread_notifications"] != nil {
+		t.Errorf("after a receipt: %v", got)
 	}
 }

@@ -366,24 +366,27 @@ func (b *builder) writeUnread(room *rooms.Room) error {
 	b.out = append(b.out, `"unread_notifications":`...)
 	b.out = appendCount(b.out, main)
 	b.out = append(b.out, ',')
-	if !byThread {
-		return nil
+	if byThread {
+		b.writeThreads(u.Threads)
 	}
-	b.out = append(b.out, `"unread_thread_notifications":{`...)
-	first := true
-	for root, c := range u.Threads {
+	return nil
+}
+
+// writeThreads appends the counts of threads that have any; where none has, the member is absent.
+func (b *builder) writeThreads(threads map[id.EventID]rooms.UnreadCount) {
+	separator := `"unread_thread_notifications":{`
+	for root, c := range threads {
 		if c == (rooms.UnreadCount{}) {
 			continue
 		}
-		if !first {
-			b.out = append(b.out, ',')
-		}
-		first = false
+		b.out = append(b.out, separator...)
+		separator = ","
 		b.key(string(root))
 		b.out = appendCount(b.out, c)
 	}
-	b.out = append(b.out, `},`...)
-	return nil
+	if separator == "," {
+		b.out = append(b.out, `},`...)
+	}
 }
 
 func appendCount(dst []byte, c rooms.UnreadCount) []byte {
