@@ -19,12 +19,12 @@ func (b *bench) encryption() error {
 		return err
 	}
 	defer limit.kill()
-	people, err := p.register("e", 8)
+	people, err := p.register("e", 32)
 	if err != nil {
 		return err
 	}
 	var claims, toDevice, bare samples
-	const claimed = 2000 // keys a round
+	const claimed = 8000 // keys a round
 	for round := range b.rounds {
 		if err := bare.add(measureLimit(limit, "/stored/", len(people)/2, b.duration)); err != nil {
 			return err

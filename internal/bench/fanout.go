@@ -53,7 +53,7 @@ func member(json []byte, key string) (string, bool) {
 }
 
 // settled syncs until there is nothing new.
-func (a *account) settled() (since string, err error) {
+func (a *account) settled(since string) (string, error) {
 	for range 20 {
 		next, _, err := a.sync(since, 0)
 		if err != nil {
@@ -169,15 +169,23 @@ func (b *bench) fanOut() error {
 	n := max(1, int(b.duration.Seconds()*rate))
 	var ebb, bare samples
 	var p50, p99, bare50, bare99 []float64
-	at := 0 // of the limit's messages
+	at := 0                              // of the limit's messages
+	since := make([]string, len(guests)) // where each guest has come to
 	for round := range b.rounds {
 		r, err := limitFanOut(limit, n, &at)
 		if err != nil {
 			return err
 		}
 		bare, bare50, bare99 = append(bare, r.spent), append(bare50, percentile(r.latencies, 0.5)), append(bare99, percentile(r.latencies, 0.99))
+		err = parallel(4, len(guests), func(i int) (err error) {
+			since[i], err = guests[i].settled(since[i])
+			return err
+		})
+		if err != nil {
+			return err
+		}
 		err = b.profiled(p, fmt.Sprint("fanout-", round), func() error {
-			r, err = ebbFanOut(p, host[0], guests, room, n)
+			r, err = ebbFanOut(p, host[0], guests, since, room, n)
 			return err
 		})
 		if err != nil {
@@ -196,19 +204,15 @@ func (b *bench) fanOut() error {
 // numberMark stands before the number of a message in its text.
 const numberMark = "number "
 
-func ebbFanOut(p *process, host *account, guests []*account, room string, n int) (fanOutResult, error) {
+func ebbFanOut(p *process, host *account, guests []*account, since []string, room string, n int) (fanOutResult, error) {
 	waiters := make([]*waiter, len(guests))
 	for i, g := range guests {
-		since, err := g.settled()
-		if err != nil {
-			return fanOutResult{}, err
-		}
 		waiters[i] = &waiter{end: g.interrupt, ask: func() ([]int, error) {
-			next, answer, err := g.sync(since, 60_000)
+			next, answer, err := g.sync(since[i], 60_000)
 			if err != nil {
 				return nil, err
 			}
-			since = next
+			since[i] = next
 			return numbersIn(answer), nil
 		}}
 	}

@@ -86,7 +86,7 @@ func fillRoom(owner, guest *account) error {
 
 // nothingNew asks for what is new, four requests at a time, and there is nothing.
 func nothingNew(p *process, a *account, d time.Duration) (spent, error) {
-	since, err := a.settled()
+	since, err := a.settled("")
 	if err != nil {
 		return spent{}, err
 	}
@@ -108,7 +108,7 @@ func nothingNew(p *process, a *account, d time.Duration) (spent, error) {
 
 // newsElsewhere is nothingNew with a token that is older than events in rooms of others.
 func newsElsewhere(p *process, a, other *account, d time.Duration) (spent, error) {
-	since, err := a.settled()
+	since, err := a.settled("")
 	if err != nil {
 		return spent{}, err
 	}
@@ -169,7 +169,7 @@ func (b *bench) idle() error {
 	defer limit.kill()
 	since := make([]string, len(members))
 	err = parallel(4, len(members), func(i int) (err error) {
-		since[i], err = members[i].settled()
+		since[i], err = members[i].settled("")
 		members[i].close()
 		return err
 	})
