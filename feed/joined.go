@@ -20,7 +20,6 @@ type joinedEntry struct {
 	timeline timeline
 	summary  bool // the summary is told
 	heroes   []id.UserID
-	receipts []storage.SyncReceipt
 }
 
 // writeJoined appends the entry of a joined room if anything in it is new.

@@ -12,8 +12,9 @@ package feed
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -69,9 +70,16 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{
-		Options: o, epoch: rand.Uint32(), typing: newTyping(), presence: newPresence(),
+		Options: o, epoch: random32(), typing: newTyping(), presence: newPresence(),
 		sessions: newSessions(o.Hub), filters: newFilterCache(), stopped: make(chan struct{}),
 	}
+}
+
+// random32 tells runs and chains apart; nothing depends on its being secret.
+func random32() uint32 {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.LittleEndian.Uint32(b[:])
 }
 
 func realTimer(d time.Duration) (<-chan time.Time, func()) {

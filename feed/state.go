@@ -1,6 +1,8 @@
 package feed
 
 import (
+	"math"
+	"slices"
 	"sync"
 
 	"maunium.net/go/mautrix/id"
@@ -231,14 +233,25 @@ func eventsAt(tx *storage.Tx, room *rooms.Room, positions []storage.Pos) ([]*roo
 }
 
 // firstAfter finds the oldest event of a room from a position on; nil if there is none.
-func (b *builder) firstAfter(room *rooms.Room, pos storage.Pos) (*rooms.Event, error) {
-	events, _ := room.Ring()
-	for _, e := range events {
-		if e.Pos >= pos {
-			return e, nil
+func (b *builder) firstAfter(room *rooms.Room, pos storage.Pos) (first *rooms.Event, err error) {
+	ring, reach := room.Ring()
+	if reach < pos {
+		if i, _ := slices.BinarySearchFunc(ring, pos, byPos); i < len(ring) {
+			return ring[i], nil
 		}
+		return nil, nil
 	}
-	return nil, nil
+	// Much has happened since the answer was begun.
+	err = b.DB.ReadInner(b.ctx, func(tx *storage.Tx) error {
+		rows, err := tx.Timeline(room.NID(), int64(pos)*orderStep-1, math.MaxInt64, false, 1)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		events, err := room.LoadEvents(rows)
+		first = events[0]
+		return err
+	})
+	return first, err
 }
 
 // knowsMember tells whether the client was given a member's event in this chain of requests.

@@ -3,7 +3,6 @@ package feed
 import (
 	"context"
 	"encoding/json"
-	"math/rand/v2"
 	"time"
 
 	"maunium.net/go/mautrix/event"
@@ -124,7 +123,7 @@ func (s *Service) request(ctx context.Context, q SyncRequest) (*request, error) 
 	r := &request{SyncRequest: q, initial: q.Since == ""}
 	var err error
 	if r.initial {
-		r.since.Chain = rand.Uint32()
+		r.since.Chain = random32()
 	} else if r.since, err = s.parseSince(q.Since); err != nil {
 		return nil, err
 	}

@@ -34,7 +34,6 @@ type world struct {
 	mu     sync.Mutex
 	now    time.Time
 	timers []*timer
-	txn    int
 }
 
 // timer is a wait of a parked request: it ends when the clock has moved far enough.
