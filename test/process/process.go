@@ -5,6 +5,7 @@ package process
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,7 +132,7 @@ func (s *Server) awaitAnswer(ctx context.Context) error {
 		select {
 		case err := <-s.done:
 			s.cmd = nil
-			return fmt.Errorf("it ended: %v", err)
+			return fmt.Errorf("it ended too early: %w", cmp.Or(err, errors.New("without an error")))
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(20 * time.Millisecond): // another process: there is nothing to be told by
