@@ -1,7 +1,7 @@
 // Package adminapi is what administrators use: the control socket, over which the command line works while the server
 // runs, and the routes that scripts know from other servers.
 //
-// A command travels: ebb → Client (the control socket) → Control → a func of commands → the service. Where no server
+// A command travels: ebb → Client.Call (the control socket) → Control → a func of commands → the service. Where no server
 // runs, the command opens the services itself and calls Run: the same func.
 package adminapi
 
@@ -112,8 +112,8 @@ func (a *API) Control() http.Handler {
 	return httpapi.New(httpapi.Options{Routes: routes, Log: a.Log})
 }
 
-// Call runs a command on a running server and decodes its answer. Where the server refuses, the error is an mxerr.Error.
-func Call(ctx context.Context, c *http.Client, name string, args, result any) error {
+// Call runs a command on the running server and decodes its answer. Where the server refuses, the error is an mxerr.Error.
+func (c *Client) Call(ctx context.Context, name string, args, result any) error {
 	body, err := json.Marshal(args)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func Call(ctx context.Context, c *http.Client, name string, args, result any) er
 	if err != nil {
 		return err
 	}
-	resp, err := c.Do(req)
+	resp, err := c.http.Do(req)
 	if err != nil {
 		return err
 	}

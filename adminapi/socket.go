@@ -53,14 +53,25 @@ func Listen(ctx context.Context, dir string) (net.Listener, error) {
 	return l, nil
 }
 
-// Remove deletes the control socket of a server that ends.
-func Remove(dir string) error { return os.Remove(filepath.Join(dir, socketName)) }
+// Remove deletes the control socket of a server that ends; one that somebody else removed is no error.
+func Remove(dir string) error {
+	if err := os.Remove(filepath.Join(dir, socketName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
+}
 
 // ErrNotRunning: no server listens on the control socket.
 var ErrNotRunning = errors.New("no server is running on this data_dir")
 
-// Client speaks HTTP over the control socket of a running server, or returns ErrNotRunning.
-func Client(ctx context.Context, dir string) (*http.Client, error) {
+// Client speaks to a running server over its control socket.
+type Client struct {
+	http   http.Client
+	folder *os.File // keeps the address good that goes through it
+}
+
+// Dial reaches the running server, or returns ErrNotRunning.
+func Dial(ctx context.Context, dir string) (*Client, error) {
 	path, folder, err := address(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotRunning
@@ -69,22 +80,29 @@ func Client(ctx context.Context, dir string) (*http.Client, error) {
 		return nil, err
 	}
 	dial := func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", path) }
-	c, err := dial(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
-		err = errors.Join(err, folder.Close())
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-			return nil, ErrNotRunning
+			err = ErrNotRunning
 		}
-		return nil, err
+		return nil, errors.Join(err, folder.Close())
 	}
 	first := make(chan net.Conn, 1)
-	first <- c
-	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	first <- conn
+	c := &Client{folder: folder}
+	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		select {
-		case c := <-first:
-			return c, nil
+		case conn := <-first:
+			return conn, nil
 		default:
 			return dial(ctx)
 		}
-	}}}, nil
+	}}
+	return c, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return c.folder.Close()
 }

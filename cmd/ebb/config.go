@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"ebb/config"
@@ -17,47 +17,73 @@ var initCommand = command{
 	name: "init", short: "write a configuration and a signing key for a new server",
 	example: "ebb init --server-name example.org --data-dir /var/lib/ebb",
 	setup: func(inv *invocation) func(context.Context) error {
-		name := inv.flags.String("server-name", "", "the server's `NAME`, as in @user:NAME; cannot be changed later")
+		cfg := config.Default()
+		cfg.ServerName = ""
+		inv.flags.StringVar(&cfg.ServerName, "server-name", "", "the server's `NAME`, as in @user:NAME; cannot be changed later")
+		inv.flags.StringVar(&cfg.PublicURL, "public-url", cfg.PublicURL, "the `ADDRESS` at which clients reach the server")
+		inv.flags.StringVar(&cfg.Listen[0].Address, "listen", cfg.Listen[0].Address, "`HOST:PORT` to accept connections at")
 		dir := inv.flags.String("data-dir", "data", "`FOLDER` of everything that is stored; ebb.yaml is written there")
 		return func(context.Context) error {
 			if err := inv.none(); err != nil {
 				return err
 			}
-			return initServer(inv, *name, *dir)
+			return initServer(inv, cfg, *dir)
 		}
 	},
 }
 
-func initServer(inv *invocation, name, dir string) error {
-	if name == "" {
+func initServer(inv *invocation, cfg *config.Config, dir string) error {
+	if cfg.ServerName == "" {
 		return usagef("--server-name is missing")
 	}
-	cfg := config.Default()
-	cfg.ServerName = name
 	if err := cfg.Validate(); err != nil {
 		return usageError{err}
 	}
-	file := filepath.Join(dir, "ebb.yaml")
-	if config.Exists(file) {
-		return refusedError{fmt.Errorf("%s is there already: nothing was changed", file)}
+	file, key := filepath.Join(dir, "ebb.yaml"), filepath.Join(dir, "signing.key")
+	for _, name := range []string{file, key} {
+		if config.Exists(name) {
+			return refusedError{fmt.Errorf("%s is there already: nothing was changed", name)}
+		}
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	err := server.CreateKey(filepath.Join(dir, "signing.key"))
-	if errors.Is(err, fs.ErrExist) {
-		return refusedError{fmt.Errorf("there is a signing key in %s already: nothing was changed", dir)}
-	}
-	if err != nil {
+	if err := writeNew(file, sampleFor(cfg)); err != nil {
 		return err
 	}
-	text := strings.Replace(config.Sample(), "\nserver_name: localhost\n", "\nserver_name: "+name+"\n", 1)
-	text = strings.Replace(text, "\ndata_dir: data\n", "\ndata_dir: .\n", 1)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return err
+	if err := server.CreateKey(key); err != nil {
+		return errors.Join(err, os.Remove(file)) // so that the next try is not refused
 	}
 	fmt.Fprintf(inv.stdout, "Wrote %s and the signing key beside it. Keep a copy of the key: it is the server's identity.\n", file)
 	return nil
+}
+
+// writeNew writes a file that is not there yet.
+func writeNew(name, text string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	return nil
+}
+
+// sampleFor is the sample with what init was told. The values are quoted: [::1] and null are names too.
+func sampleFor(cfg *config.Config) string {
+	def := config.Default()
+	var pairs []string
+	for _, p := range [][3]string{
+		{"\nserver_name: ", def.ServerName, cfg.ServerName},
+		{"\npublic_url: ", def.PublicURL, cfg.PublicURL},
+		{"\ndata_dir: ", def.DataDir, "."},
+		{"- address: ", def.Listen[0].Address, cfg.Listen[0].Address},
+	} {
+		pairs = append(pairs, p[0]+p[1]+"\n", p[0]+strconv.Quote(p[2])+"\n")
+	}
+	return strings.NewReplacer(pairs...).Replace(config.Sample())
 }
 
 var configCheckCommand = command{
@@ -90,6 +116,9 @@ var versionCommand = command{
 	name: "version", short: "print the version", example: "ebb version",
 	setup: func(inv *invocation) func(context.Context) error {
 		return func(context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
 			_, err := fmt.Fprintln(inv.stdout, "ebb", version)
 			return err
 		}

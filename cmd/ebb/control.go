@@ -11,7 +11,7 @@ import (
 	"ebb/server"
 )
 
-// refusedError: the server understood, and said no.
+// refusedError: the command was understood, and the answer is no.
 type refusedError struct{ error }
 
 // call runs a command on the running server, or, where none runs, on the database itself.
@@ -20,18 +20,18 @@ func (inv *invocation) call(ctx context.Context, name string, args, result any) 
 	if err != nil {
 		return err
 	}
-	client, err := adminapi.Client(ctx, cfg.Dir())
+	client, err := adminapi.Dial(ctx, cfg.Dir())
 	switch {
 	case errors.Is(err, adminapi.ErrNotRunning):
 		s, err := server.New(ctx, cfg, server.Options{Version: version})
 		if err != nil {
 			return err
 		}
-		return refused(errors.Join(offline(ctx, s, name, args, result), s.Close()))
+		return errors.Join(refused(offline(ctx, s, name, args, result)), s.Close())
 	case err != nil:
 		return fmt.Errorf("reach the running server: %w", err)
 	}
-	return refused(adminapi.Call(ctx, client, name, args, result))
+	return errors.Join(refused(client.Call(ctx, name, args, result)), client.Close())
 }
 
 // offline runs a command in this process.
@@ -54,8 +54,11 @@ func offline(ctx context.Context, s *server.Server, name string, args, result an
 // refused tells what the server refuses from what fails.
 func refused(err error) error {
 	var e *mxerr.Error
-	if errors.As(err, &e) && e.Status < 500 {
+	switch {
+	case err == nil || !errors.As(err, &e):
+		return err
+	case e.Status < 500:
 		return refusedError{errors.New(e.Msg)}
 	}
-	return err
+	return fmt.Errorf("the server failed, its log tells more: %w", err)
 }

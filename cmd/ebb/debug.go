@@ -33,23 +33,34 @@ func (f *files) Set(s string) error { *f = append(*f, s); return nil }
 // spread repeats --pdus and --state before each word that follows them, since a flag takes one word.
 func spread(args []string) []string {
 	var out []string
-	list := ""
+	list, bare := "", false // the flag whose words we read; it had none so far
+	end := func() {
+		if bare {
+			out = append(out, list) // the parser says that its word is missing
+		}
+		list, bare = "", false
+	}
 	for _, a := range args {
-		name := strings.TrimLeft(a, "-")
+		name, _, inOneWord := strings.Cut(strings.TrimLeft(a, "-"), "=")
 		switch {
-		case strings.HasPrefix(a, "-"):
-			list = ""
-			if name == "pdus" || name == "state" {
-				list = a
-				continue
-			}
-			out = append(out, a)
-		case list != "":
+		case !strings.HasPrefix(a, "-") && list != "":
 			out = append(out, list, a)
-		default:
+			bare = false
+		case !strings.HasPrefix(a, "-"):
 			out = append(out, a)
+		case name != "pdus" && name != "state":
+			end()
+			out = append(out, a)
+		case inOneWord:
+			end()
+			out = append(out, a)
+			list = "--" + name
+		default:
+			end()
+			list, bare = "--"+name, true
 		}
 	}
+	end()
 	return out
 }
 

@@ -1,7 +1,7 @@
 // Command ebb is the Matrix homeserver and its tools. See `ebb help`.
 //
 // Exit codes: 0 done; 1 failed; 2 the command line or the configuration is wrong; 3 refused, because something is not
-// there or is there already.
+// there, is there already, or is not allowed.
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -71,12 +72,16 @@ func main() {
 // run finds the command and runs it; the result is the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	c, rest := find(args)
+	if c == nil && len(args) > 1 && isHelp(args[0]) {
+		if c, _ = find(args[1:]); c != nil {
+			rest = []string{"--help"}
+		}
+	}
 	if c == nil {
 		return help(args, stdout, stderr)
 	}
-	inv := &invocation{flags: flag.NewFlagSet("ebb "+c.name, flag.ContinueOnError), stdin: stdin, stdout: stdout, stderr: stderr}
-	inv.flags.SetOutput(io.Discard)
-	inv.flags.StringVar(&inv.configFile, "config", defaultConfigFile(), "configuration `FILE`")
+	inv := &invocation{flags: newFlags(c.name), stdin: stdin, stdout: stdout, stderr: stderr}
+	inv.configFlag()
 	do := c.setup(inv)
 	err := inv.parse(rest)
 	if errors.Is(err, flag.ErrHelp) {
@@ -87,6 +92,18 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = do(ctx)
 	}
 	return inv.report(c, err)
+}
+
+// newFlags makes flags that print nothing by themselves.
+func newFlags(name string) *flag.FlagSet {
+	f := flag.NewFlagSet("ebb "+name, flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	return f
+}
+
+// configFlag adds --config, which every command has.
+func (inv *invocation) configFlag() {
+	inv.flags.StringVar(&inv.configFile, "config", defaultConfigFile(), "configuration `FILE`; EBB_CONFIG may name it too")
 }
 
 // find matches the longest command name at the beginning of args.
@@ -102,9 +119,12 @@ func find(args []string) (*command, []string) {
 	return best, args[words:]
 }
 
-// parse allows flags before and after other arguments.
+// parse allows flags before and after other arguments; after "--" there are no flags.
 func (inv *invocation) parse(args []string) error {
-	var rest []string
+	var rest, plain []string
+	if i := slices.Index(args, "--"); i >= 0 {
+		args, plain = args[:i], args[i+1:]
+	}
 	args = spread(args)
 	for {
 		if err := inv.flags.Parse(args); err != nil {
@@ -114,7 +134,7 @@ func (inv *invocation) parse(args []string) error {
 			return usageError{err}
 		}
 		if inv.flags.NArg() == 0 {
-			return inv.flags.Parse(append([]string{"--"}, rest...))
+			return inv.flags.Parse(slices.Concat([]string{"--"}, rest, plain))
 		}
 		rest = append(rest, inv.flags.Arg(0))
 		args = inv.flags.Args()[1:]
@@ -149,15 +169,28 @@ func (inv *invocation) usage(w io.Writer, c *command) {
 	inv.flags.PrintDefaults()
 }
 
+func isHelp(word string) bool {
+	return word == "help" || word == "--help" || word == "-help" || word == "-h"
+}
+
+// help lists the commands, those of one group where args begins with its name.
 func help(args []string, stdout, stderr io.Writer) int {
 	w, code := stderr, exitUsage
-	if len(args) > 0 && (args[0] == "help" || args[0] == "--help" || args[0] == "-h") {
+	if slices.ContainsFunc(args, isHelp) {
 		w, code = stdout, 0
 	} else if len(args) > 0 {
 		fmt.Fprintf(w, "ebb: there is no command %q\n\n", strings.Join(args, " "))
 	}
+	group := ""
+	if i := slices.IndexFunc(args, func(a string) bool { return !isHelp(a) }); i >= 0 {
+		group = args[i] + " "
+	}
+	shown := slices.DeleteFunc(commands(), func(c command) bool { return !strings.HasPrefix(c.name, group) })
+	if len(shown) == 0 {
+		shown = commands()
+	}
 	fmt.Fprint(w, "Ebb is a Matrix homeserver.\n\nCommands (each has --help):\n")
-	for _, c := range commands() {
+	for _, c := range shown {
 		fmt.Fprintf(w, "  %-22s %s\n", c.name, c.short)
 	}
 	return code

@@ -1,0 +1,277 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// patience is how long anything here may take: the machine may be busy.
+const patience = time.Minute
+
+// ran is what a command did.
+type ran struct {
+	code           int
+	stdout, stderr string
+}
+
+// ebb runs a command line in this process, with a text on standard input.
+func ebb(t *testing.T, stdin string, args ...string) ran {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var out, err bytes.Buffer
+	code := run(ctx, args, strings.NewReader(stdin), &out, &err)
+	return ran{code, out.String(), err.String()}
+}
+
+// must runs a command that has to succeed, and returns what it printed.
+func must(t *testing.T, stdin string, args ...string) string {
+	t.Helper()
+	r := ebb(t, stdin, args...)
+	if r.code != 0 {
+		t.Fatalf("ebb %q ended with %d: %s", args, r.code, r.stderr)
+	}
+	return r.stdout
+}
+
+// refusedWith runs a command that has to end with the exit code and name the text in its error.
+func refusedWith(t *testing.T, code int, text, stdin string, args ...string) {
+	t.Helper()
+	r := ebb(t, stdin, args...)
+	if r.code != code || !strings.Contains(r.stderr, text) || r.stdout != "" {
+		t.Errorf("ebb %q ended with %d, want %d; printed %q; its error, which should say %q: %s", args, r.code, code, r.stdout, text, r.stderr)
+	}
+}
+
+// parsed reads printed JSON; what T does not know is an error, so that the shapes are pinned.
+func parsed[T any](t *testing.T, text string) (v T) {
+	t.Helper()
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&v); err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	return v
+}
+
+// site is a server's folder, made by init.
+type site struct {
+	dir     string
+	config  string
+	address string
+}
+
+// newSite makes a folder for a server, of a path that is at least so long.
+func newSite(t *testing.T, length int) site {
+	t.Helper()
+	dir := t.TempDir()
+	for len(dir) < length {
+		dir = filepath.Join(dir, "a-folder-of-some-length")
+	}
+	s := site{dir: dir, config: filepath.Join(dir, "ebb.yaml"), address: freeAddress(t)}
+	must(t, "", "init", "--server-name", "test", "--data-dir", dir, "--listen", s.address)
+	return s
+}
+
+// freeAddress is a loopback address that nothing listens at just now.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// announced is the log of a server; ready is closed by the line that says that it accepts requests.
+type announced struct {
+	mu    sync.Mutex // guards text
+	text  bytes.Buffer
+	once  sync.Once
+	ready chan struct{}
+}
+
+func (a *announced) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("ebb accepts requests")) {
+		a.once.Do(func() { close(a.ready) })
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.text.Write(p)
+}
+
+func (a *announced) String() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.text.String()
+}
+
+// serve runs `ebb serve` until stop, which returns the exit code.
+func (s site) serve(t *testing.T) (stop func() int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	log := &announced{ready: make(chan struct{})}
+	ended := make(chan int, 1)
+	go func() { ended <- run(ctx, []string{"serve", "--config", s.config}, nil, log, log) }()
+	select {
+	case <-log.ready:
+	case code := <-ended:
+		cancel()
+		t.Fatalf("serve ended with %d:\n%s", code, log)
+	case <-time.After(patience):
+		cancel()
+		t.Fatalf("serve does not accept requests:\n%s", log)
+	}
+	stop = sync.OnceValue(func() int {
+		cancel()
+		return <-ended
+	})
+	t.Cleanup(func() { stop() })
+	return stop
+}
+
+// eachWay runs a test with and without a server that runs, and with one whose data_dir is too long for a socket address.
+func eachWay(t *testing.T, test func(t *testing.T, s site)) {
+	for _, way := range []struct {
+		name    string
+		length  int
+		running bool
+	}{{"stopped", 0, false}, {"running", 0, true}, {"running in a long path", 150, true}} {
+		t.Run(way.name, func(t *testing.T) {
+			s := newSite(t, way.length)
+			if way.running {
+				stop := s.serve(t)
+				defer func() {
+					if code := stop(); code != 0 {
+						t.Errorf("serve ended with %d", code)
+					}
+				}()
+			}
+			test(t, s)
+		})
+	}
+}
+
+func TestEveryCommandHasHelpWithAnExample(t *testing.T) {
+	for _, c := range commands() {
+		for _, args := range [][]string{append(strings.Fields(c.name), "--help"), append([]string{"help"}, strings.Fields(c.name)...)} {
+			out := must(t, "", args...)
+			for _, want := range []string{c.short, "Usage: ebb " + c.name, "Example: ebb " + c.name, "-config"} {
+				if !strings.Contains(out, want) {
+					t.Errorf("ebb %q does not say %q:\n%s", args, want, out)
+				}
+			}
+		}
+	}
+}
+
+func TestExamplesAreCommandLinesThatParse(t *testing.T) {
+	for _, c := range commands() {
+		words := strings.Fields(strings.ReplaceAll(c.example, "'", ""))
+		found, rest := find(words[1:])
+		if found == nil || found.name != c.name {
+			t.Errorf("the example of %s does not run it: %s", c.name, c.example)
+			continue
+		}
+		inv := &invocation{flags: newFlags(c.name)}
+		inv.configFlag()
+		c.setup(inv)
+		if err := inv.parse(rest); err != nil {
+			t.Errorf("the example of %s: %v", c.name, err)
+		}
+	}
+}
+
+func TestHelpListsEveryCommandOrThoseOfAGroup(t *testing.T) {
+	all := must(t, "", "--help")
+	for _, c := range commands() {
+		if !strings.Contains(all, "  "+c.name+" ") {
+			t.Errorf("help does not list %s", c.name)
+		}
+	}
+	for _, args := range [][]string{{"user", "--help"}, {"help", "user"}} {
+		if out := must(t, "", args...); !strings.Contains(out, "user passwd") || strings.Contains(out, "token create") {
+			t.Errorf("ebb %q does not list the commands of its group alone:\n%s", args, out)
+		}
+	}
+}
+
+func TestExitCodesTellWhatWentWrong(t *testing.T) {
+	s := newSite(t, 0)
+	broken := filepath.Join(t.TempDir(), "broken.yaml")
+	write(t, broken, "server_name: test\nregistration: {mode: perhaps}\nlisten: [{address: nowhere, serve: [client]}]\n")
+	unknown := filepath.Join(t.TempDir(), "unknown.yaml")
+	write(t, unknown, "server_name: test\nretention: {maximum: 3d}\n")
+	for _, c := range []struct {
+		code int
+		text string
+		args string
+	}{
+		{2, "there is no command", "dance"},
+		{2, "there is no command", "user dance"},
+		{2, "Commands", ""},
+		{2, "not defined: -loud", "user list --loud"},
+		{2, "ebb user list --help", "user list --loud"},
+		{2, "exactly one user", "user admin --config " + s.config},
+		{2, "exactly one user", "user admin alice bob --config " + s.config},
+		{2, `unexpected "more"`, "version more"},
+		{2, `unexpected "more"`, "room list more --config " + s.config},
+		{2, "--password-stdin", "user add alice --config " + s.config},
+		{2, "no password on standard input", "user add alice --password-stdin --config " + s.config},
+		{2, "--uses", "token create --uses 0 --config " + s.config},
+		{2, "--expires", "token create --expires soon --config " + s.config},
+		{2, "--max", "room retention set --max soon !a:test --config " + s.config},
+		{2, "read configuration", "room list --config " + s.dir + "/none.yaml"},
+		{2, "registration.mode", "config check --config " + broken},
+		{2, "listen[0].address", "config check --config " + broken},
+		{2, "maximum", "config check --config " + unknown},
+		{2, "registration.mode", "serve --config " + broken},
+		{2, "--server-name", "init --data-dir " + t.TempDir()},
+		{2, "server_name", "init --server-name a/b --data-dir " + t.TempDir()},
+		{2, "listen[0].address", "init --server-name test --listen here --data-dir " + t.TempDir()},
+		{3, "ebb.yaml", "init --server-name test --data-dir " + s.dir},
+		{3, "", "user admin nobody --config " + s.config},
+		{3, "", "user deactivate nobody --config " + s.config},
+		{3, "", "user admin @alice:elsewhere.org --config " + s.config},
+		{3, "", "token revoke none --config " + s.config},
+		{3, "", "token create --token not/good --config " + s.config},
+		{3, "", "room show !none:test --config " + s.config},
+		{3, "", "room show #none:test --config " + s.config},
+		{3, "", "room show nonsense --config " + s.config},
+		{1, "connection refused", "healthcheck --config " + s.config},
+		{1, "no such file", "debug resolve-state --pdus " + s.dir + "/none.json"},
+	} {
+		refusedWith(t, c.code, c.text, "", strings.Fields(c.args)...)
+	}
+}
+
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestConfigFileComesFromTheEnvironment(t *testing.T) {
+	s := newSite(t, 0)
+	t.Setenv("EBB_CONFIG", s.config)
+	if out := must(t, "", "config", "check"); out != s.config+" is good.\n" {
+		t.Errorf("config check: %s", out)
+	}
+}
+
+func TestVersionIsPrinted(t *testing.T) {
+	if out := must(t, "", "version"); out != fmt.Sprintf("ebb %s\n", version) {
+		t.Errorf("version: %q", out)
+	}
+}
