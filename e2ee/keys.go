@@ -270,12 +270,8 @@ func (f Failures) add(user id.UserID) {
 }
 
 func claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string) (owner int64, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
-	owner, found, err := tx.LookupUser(string(user))
+	owner, devices, found, err := candidates(tx, user, wanted)
 	if err != nil || !found {
-		return 0, nil, err
-	}
-	devices, err := tx.DeviceRefs(owner)
-	if err != nil {
 		return 0, nil, err
 	}
 	taken = map[id.DeviceID]map[string]json.RawMessage{}

@@ -23,8 +23,8 @@ func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventTy
 	for _, devices := range messages {
 		n += len(devices)
 		for _, content := range devices {
-			if _, err := object("content", content); err != nil {
-				return err
+			if len(content) == 0 || content[0] != '{' { // it is JSON: it was part of some
+				return mxerr.BadJSON("content is not an object")
 			}
 		}
 	}
@@ -65,12 +65,8 @@ func (o *outgoing) send(tx *storage.Tx, user id.UserID, messages map[id.DeviceID
 	if here, err := o.service.isLocal(user); err != nil || !here {
 		return err // other servers: with federation
 	}
-	nid, found, err := tx.LookupUser(string(user))
+	nid, devices, found, err := candidates(tx, user, messages)
 	if err != nil || !found {
-		return err
-	}
-	devices, err := tx.DeviceRefs(nid)
-	if err != nil {
 		return err
 	}
 	o.receivers = append(o.receivers, nid)
@@ -94,6 +90,25 @@ func (o *outgoing) send(tx *storage.Tx, user id.UserID, messages map[id.DeviceID
 		}
 	}
 	return nil
+}
+
+// candidates are the devices of a user among which are those that named names; false where there is no such user. Most
+// requests name one device, for which one query does.
+func candidates[T any](tx *storage.Tx, user id.UserID, named map[id.DeviceID]T) (nid int64, devices []storage.DeviceRef, found bool, err error) {
+	if _, all := named[allDevices]; len(named) == 1 && !all {
+		for name := range named {
+			var device int64
+			if nid, device, found, err = tx.LookupDevice(string(user), string(name)); device != 0 {
+				devices = []storage.DeviceRef{{NID: device, ID: string(name)}}
+			}
+		}
+		return nid, devices, found, err
+	}
+	if nid, found, err = tx.LookupUser(string(user)); err != nil || !found {
+		return 0, nil, false, err
+	}
+	devices, err = tx.DeviceRefs(nid)
+	return nid, devices, true, err
 }
 
 // event is the message as the receiving client gets it.

@@ -55,17 +55,14 @@ func (tx *Tx) AddOneTimeKey(device int64, k KeyJSON) error {
 	return err
 }
 
-const oldestOneTimeKeyQuery = `SELECT nid, key_id, json FROM one_time_keys WHERE device_nid = $1 AND algorithm = $2 ORDER BY nid LIMIT 1`
+const claimOneTimeKeyQuery = `DELETE FROM one_time_keys WHERE nid = (
+    SELECT nid FROM one_time_keys WHERE device_nid = $1 AND algorithm = $2 ORDER BY nid LIMIT 1) RETURNING key_id, json`
 
 // ClaimOneTimeKey takes the oldest key of an algorithm away. It rides one_time_keys_by_age.
 func (tx *Tx) ClaimOneTimeKey(device int64, algorithm string) (KeyJSON, bool, error) {
-	k, nid := KeyJSON{Algorithm: algorithm}, int64(0)
-	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&nid, &k.KeyID, &k.JSON) }, oldestOneTimeKeyQuery, device, algorithm)
-	if err != nil || !found {
-		return k, false, err
-	}
-	_, err = tx.exec(`DELETE FROM one_time_keys WHERE nid = $1`, nid)
-	return k, true, err
+	k := KeyJSON{Algorithm: algorithm}
+	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&k.KeyID, &k.JSON) }, claimOneTimeKeyQuery, device, algorithm)
+	return k, found, err
 }
 
 const setFallbackKeyQuery = `INSERT INTO fallback_keys (device_nid, algorithm, key_id, json, used) VALUES ($1, $2, $3, $4, 0)

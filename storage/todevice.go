@@ -102,6 +102,16 @@ func (tx *Tx) DeviceRefs(user int64) ([]DeviceRef, error) {
 	}, deviceNIDsQuery, user)
 }
 
+const lookupDeviceQuery = `SELECT u.nid, coalesce(d.nid, 0) FROM users u LEFT JOIN devices d ON d.user_nid = u.nid AND d.device_id = $2
+WHERE u.user_id = $1`
+
+// LookupDevice finds the short names of a user and of one of their devices, 0 for a device that there is not; false when
+// nothing has named the user yet. It rides devices_by_id.
+func (tx *Tx) LookupDevice(userID, deviceID string) (user, device int64, found bool, err error) {
+	_, found, err = one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&user, &device) }, lookupDeviceQuery, userID, deviceID)
+	return user, device, found, err
+}
+
 const roomSharersQuery = `SELECT DISTINCT theirs.user_nid FROM memberships mine JOIN memberships theirs ON theirs.room_nid = mine.room_nid
 WHERE mine.user_nid = $1 AND mine.membership = 'join' AND theirs.membership = 'join'`
 
