@@ -62,6 +62,14 @@ func (e *Event) redactedAs(pruned *pdu.Event, by storage.Pos) *Event {
 	}
 }
 
+// unthreaded is the event once the root of its thread is gone.
+func (e *Event) unthreaded() *Event {
+	return &Event{
+		Event: e.Event, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
+		ReceivedTS: e.ReceivedTS, Flags: e.Flags, RedactedBy: e.RedactedBy, Push: e.Push, Snapshot: e.Snapshot, built: e.built, singled: e.singled,
+	}
+}
+
 // row is the event as storage keeps it.
 func (e *Event) row() storage.EventRow {
 	key, isState := e.StateKey()

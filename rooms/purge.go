@@ -50,18 +50,24 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 		return nil, err
 	}
 	for _, c := range batch {
-		if c.IsState || c.SentAt > cutoff || c.Flags&storage.SkeletonEvent != 0 {
+		if c.IsState || c.SentAt > cutoff {
 			continue
 		}
-		if slices.Contains(row.Extremities, c.Position) {
+		needed, skeleton := slices.Contains(row.Extremities, c.Position), c.Flags&storage.SkeletonEvent != 0
+		switch {
+		case needed && skeleton:
+			continue
+		case needed:
 			err = skeletonize(tx, r.version, c)
-		} else {
+		default: // also the skeleton that the graph has grown beyond
 			err = tx.PurgeEvent(c.Position, c.EventID)
 		}
 		if err != nil {
 			return gone, fmt.Errorf("purge %s: %w", c.EventID, err)
 		}
-		gone = append(gone, c.Position)
+		if !skeleton {
+			gone = append(gone, c.Position)
+		}
 	}
 	return gone, nil
 }
@@ -87,12 +93,27 @@ func (s *Service) purged(r *Room, gone []storage.Pos, cutoff int64) {
 	r.mu.Lock()
 	r.head.purged = max(r.head.purged, cutoff)
 	if len(gone) > 0 {
-		r.head.ring = slices.DeleteFunc(slices.Clone(r.head.ring), func(e *Event) bool { return slices.Contains(gone, e.Pos) })
+		r.head.ring = without(r.head.ring, gone)
 	}
 	r.mu.Unlock()
 	if len(gone) > 0 {
 		s.unread.forgetRoom(r.nid)
 	}
+}
+
+// without is the ring without what has gone; what was in a thread whose root has gone is in the main timeline.
+func without(ring []*Event, gone []storage.Pos) []*Event {
+	out := make([]*Event, 0, 2*ringSize)
+	for _, e := range ring {
+		if slices.Contains(gone, e.Pos) {
+			continue
+		}
+		if e.ThreadRoot != 0 && slices.Contains(gone, e.ThreadRoot) {
+			e = e.unthreaded()
+		}
+		out = append(out, e)
+	}
+	return out
 }
 
 // SetRetentionOverride sets the administrator's policy for a room; nil takes it away and lets the room's own stand.

@@ -23,8 +23,14 @@ func (tx *Tx) PurgeCandidates(room, after int64, limit int) ([]PurgeCandidate, e
 	}, purgeCandidatesQuery, room, after, limit)
 }
 
-const orphanRepliesQuery = `UPDATE events SET thread_root = 0 WHERE position IN (
-    SELECT position FROM relations WHERE parent_hash = $1 AND parent_id = $2 AND rel_type = 'm.thread')`
+// The fourth step is one more than a thread is looked for upwards.
+const orphanRepliesQuery = `UPDATE events SET thread_root = 0 WHERE thread_root = $3 AND position IN (
+    WITH RECURSIVE tree (position, depth) AS (
+        SELECT position, 1 FROM relations WHERE parent_hash = $1 AND parent_id = $2 AND rel_type = 'm.thread'
+        UNION
+        SELECT r.position, t.depth + 1 FROM tree t JOIN events e ON e.position = t.position
+        JOIN relations r ON r.parent_hash = e.id_hash AND r.parent_id = e.event_id WHERE t.depth < 4)
+    SELECT position FROM tree)`
 
 // PurgeEvent deletes a message event with all that points at it: relations, its thread, push rows.
 func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
@@ -35,13 +41,15 @@ func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
 	return err
 }
 
-// unlinkEvent removes what points at an event that goes.
+// unlinkEvent removes what hangs on an event that goes. What was in its thread is in the main timeline from now on.
 func (tx *Tx) unlinkEvent(p Pos, eventID string) error {
-	if _, err := tx.exec(orphanRepliesQuery, tx.IDHash(eventID), eventID); err != nil {
+	if _, err := tx.exec(orphanRepliesQuery, tx.IDHash(eventID), eventID, int64(p)); err != nil {
+		return err
+	}
+	if err := tx.DeleteRelation(p); err != nil {
 		return err
 	}
 	for _, q := range []string{
-		`DELETE FROM relations WHERE position = $1`,
 		`DELETE FROM threads WHERE root = $1`,
 		`DELETE FROM event_push WHERE position = $1`,
 	} {

@@ -1,0 +1,295 @@
+package rooms
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/push"
+	"ebb/rooms/expiry"
+	"ebb/storage"
+	"ebb/storage/storagetest"
+)
+
+// keep sets how long a room keeps its messages.
+func (h *house) keep(room id.RoomID, longest time.Duration) {
+	h.Helper()
+	h.ok(h.svc.SetRetentionOverride(h.Context(), room, &expiry.Policy{Max: &longest}))
+}
+
+// purge purges a room, batch after batch, and counts what went.
+func (h *house) purge(room id.RoomID) (purged int) {
+	h.Helper()
+	for after, more := int64(0), true; more; {
+		var n int
+		var err error
+		n, after, more, err = h.svc.Purge(h.Context(), h.room(room), after)
+		h.ok(err)
+		purged += n
+	}
+	return purged
+}
+
+// position of an event, 0 where it is not stored.
+func (h *house) position(room id.RoomID, eventID id.EventID) (p storage.Pos) {
+	h.Helper()
+	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) (err error) {
+		p, _, err = tx.EventPosition(h.room(room).NID(), string(eventID))
+		return err
+	}))
+	return p
+}
+
+func (h *house) ring(room id.RoomID) (out []id.EventID) {
+	events, _ := h.room(room).Ring()
+	for _, e := range events {
+		out = append(out, e.ID())
+	}
+	return out
+}
+
+func TestPurgeTakesExpiredMessagesAndLeavesTheRest(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		h.svc.Push = outcomes{h.user("bob").NID}
+		alice, bob := h.user("alice"), h.user("bob")
+		room := h.public(alice, bob)
+		topic := h.set(alice, room, "m.room.topic", "", `{"topic":"x"}`)
+		root := h.say(alice, room, "root")
+		rootPos := h.position(room, root)
+		h.now = h.now.Add(time.Minute)
+		reply := h.send(bob, room, "m.room.message", fmt.Sprintf(`{"body":"reply","m.relates_to":{"rel_type":"m.thread","event_id":%q}}`, root))
+		reaction := h.send(alice, room, "m.reaction", fmt.Sprintf(`{"m.relates_to":{"rel_type":"m.annotation","event_id":%q,"key":"k"}}`, reply))
+		h.keep(room, time.Minute)
+		if n := h.purge(room); n != 1 {
+			t.Fatalf("%d went", n)
+		}
+		if h.position(room, root) != 0 || h.position(room, topic) == 0 || slices.Contains(h.ring(room), root) {
+			t.Error("the root stayed, or the topic went")
+		}
+		h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) error {
+			if latest, err := tx.ThreadLatest(rootPos); err != nil || latest != 0 {
+				t.Errorf("the thread is still there: %d, %v", latest, err)
+			}
+			class, err := tx.EventPush(bob.NID, h.room(room).NID(), rootPos)
+			if class != 0 {
+				t.Errorf("a push row is left: %d", class)
+			}
+			return err
+		}))
+		again := h.open()
+		for _, svc := range []*Service{h.svc, again} {
+			r, err := svc.Room(t.Context(), room)
+			h.ok(err)
+			for _, e := range []id.EventID{reply, reaction} {
+				found, err := r.FindEvent(t.Context(), e)
+				if h.ok(err); found == nil || found.ThreadRoot != 0 {
+					t.Errorf("%s: %+v", e, found)
+				}
+			}
+		}
+		if found := must(h.room(room).FindEvent(t.Context(), reply)); found.Push != push.Notify || !found.built {
+			t.Errorf("the reply in memory: %+v", found)
+		}
+		if got := h.room(room).PurgedBefore(); got != h.now.UnixMilli()-time.Minute.Milliseconds() {
+			t.Errorf("watermark %d", got)
+		}
+		h.matchesDisk(room)
+		if n := h.purge(room); n != 0 {
+			t.Errorf("%d went twice", n)
+		}
+		_, err := h.svc.Send(t.Context(), NewEvent{Room: room, Sender: alice, Type: "m.room.message", Content: []byte(`{}`), Timestamp: h.room(room).PurgedBefore() - 1})
+		h.refused(err, "M_FORBIDDEN")
+		_, err = again.Send(t.Context(), NewEvent{Room: room, Sender: alice, Type: "m.room.message", Content: []byte(`{}`), Timestamp: h.room(room).PurgedBefore() - 1})
+		h.refused(err, "M_FORBIDDEN")
+	})
+}
+
+func TestForwardExtremityIsASkeletonUntilTheRoomGoesOn(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		alice := h.user("alice")
+		room := h.public(alice)
+		last := h.say(alice, room, "secret")
+		h.keep(room, time.Minute)
+		h.now = h.now.Add(time.Hour)
+		if n := h.purge(room); n != 1 {
+			t.Fatalf("%d went", n)
+		}
+		row := func(svc *Service) *Event {
+			r, err := svc.Room(t.Context(), room)
+			h.ok(err)
+			e, err := r.FindEvent(t.Context(), last)
+			h.ok(err)
+			return e
+		}
+		for _, svc := range []*Service{h.svc, h.open()} {
+			if e := row(svc); e == nil || !e.Hidden() || strings.Contains(string(e.JSON()), "secret") || e.TxnID != "" || e.DeviceNID != 0 {
+				t.Errorf("%+v", e)
+			}
+			ring, _ := must(svc.Room(t.Context(), room)).Ring()
+			if slices.ContainsFunc(ring, func(e *Event) bool { return e.ID() == last }) {
+				t.Error("the skeleton is in the ring")
+			}
+		}
+		to := Recipient{UserNID: alice.NID, User: alice.ID}
+		if _, err := h.svc.GetEvent(t.Context(), room, last, to); err == nil {
+			t.Error("the skeleton is given to a client")
+		}
+		h.refused(h.svc.SetReceipt(t.Context(), alice, room, ReadReceipt, last, ""), "M_NOT_FOUND")
+		if n := h.purge(room); n != 0 || row(h.svc) == nil {
+			t.Error("the skeleton went while the graph needs it")
+		}
+		next := h.say(alice, room, "goes on")
+		if e := must(h.room(room).FindEvent(t.Context(), next)); !slices.Equal(e.PrevEvents(), []id.EventID{last}) {
+			t.Errorf("after %v", e.PrevEvents())
+		}
+		h.matchesDisk(room)
+		if n := h.purge(room); n != 0 || row(h.svc) != nil {
+			t.Errorf("%d went, skeleton %v", n, row(h.svc))
+		}
+		h.say(alice, room, "and on")
+	})
+}
+
+func TestThreadOnAStateEventEndsWithItsReplies(t *testing.T) {
+	h := oneHouse(t)
+	alice := h.user("alice")
+	room := h.public(alice)
+	topic := h.set(alice, room, "m.room.topic", "", `{"topic":"x"}`)
+	relate := fmt.Sprintf(`{"body":"x","m.relates_to":{"rel_type":"m.thread","event_id":%q}}`, topic)
+	h.send(alice, room, "m.room.message", relate)
+	h.now = h.now.Add(time.Minute)
+	second := h.send(alice, room, "m.room.message", relate)
+	latest := func() (n int64) {
+		h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
+			n, err = tx.ThreadLatest(h.position(room, topic))
+			return err
+		}))
+		return n
+	}
+	h.keep(room, time.Minute)
+	if h.purge(room) != 1 || latest() != int64(h.position(room, second))*orderStep {
+		t.Errorf("latest %d after the first reply is gone", latest())
+	}
+	h.now = h.now.Add(time.Minute)
+	if h.purge(room) != 1 || latest() != 0 {
+		t.Errorf("latest %d after all replies are gone", latest())
+	}
+}
+
+func TestPurgeGoesOnWhereItStopped(t *testing.T) {
+	h := oneHouse(t)
+	alice := h.user("alice")
+	room := h.public(alice)
+	const messages = purgeBatch + 50
+	h.ok(h.svc.change(t.Context(), room, func(b *batch) error {
+		for i := range messages {
+			if _, err := b.add(proto{typ: "m.room.message", sender: alice, content: fmt.Appendf(nil, `{"body":"%d"}`, i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	before := len(h.timeline(room)) - messages // state
+	h.keep(room, time.Minute)
+	h.now = h.now.Add(time.Hour)
+	n, after, more, err := h.svc.Purge(t.Context(), h.room(room), 0)
+	if h.ok(err); n != purgeBatch-before || !more || after == 0 {
+		t.Fatalf("%d went, to go on after %d: %v", n, after, more)
+	}
+	h.svc = h.open() // stopped here
+	if rest := h.purge(room); rest != messages-n {
+		t.Errorf("%d went, then %d", n, rest)
+	}
+	if left := h.timeline(room); len(left) != before+1 { // the skeleton
+		t.Errorf("%d events are left of %d", len(left), before)
+	}
+}
+
+func TestOverrideIsSetAndTakenAway(t *testing.T) {
+	h := oneHouse(t)
+	alice := h.user("alice")
+	room := h.public(alice)
+	h.set(alice, room, "m.room.retention", "", `{"max_lifetime":3600000}`)
+	lifetime := func(want time.Duration) {
+		t.Helper()
+		for _, svc := range []*Service{h.svc, h.open()} {
+			r, err := svc.Room(t.Context(), room)
+			h.ok(err)
+			got := time.Duration(0)
+			if p := r.Retention(); p.Max != nil {
+				got = *p.Max
+			}
+			if got != want {
+				t.Errorf("messages are kept for %v, want %v", got, want)
+			}
+		}
+	}
+	lifetime(time.Hour)
+	h.keep(room, time.Minute)
+	lifetime(time.Minute)
+	h.ok(h.svc.SetRetentionOverride(t.Context(), room, &expiry.Policy{})) // for ever, whatever the room says
+	lifetime(0)
+	h.say(alice, room, "x")
+	h.now = h.now.Add(2 * time.Hour)
+	if n := h.purge(room); n != 0 {
+		t.Errorf("%d went for ever", n)
+	}
+	h.ok(h.svc.SetRetentionOverride(t.Context(), room, nil))
+	lifetime(time.Hour)
+	if o := h.room(room).Override(); o != nil {
+		t.Errorf("%+v", o)
+	}
+	short, long := time.Second, time.Minute
+	h.refused(h.svc.SetRetentionOverride(t.Context(), room, &expiry.Policy{Min: &long, Max: &short}), "M_INVALID_PARAM")
+	h.refused(h.svc.SetRetentionOverride(t.Context(), "!none:here", nil), "M_NOT_FOUND")
+}
+
+func TestPurgedTextIsInNoFile(t *testing.T) {
+	const marker = "heliotrope-49152"
+	dsn := storagetest.SQLite(t)
+	db, err := storage.Open(t.Context(), storage.Config{DSN: dsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	h := newHouse(t, db)
+	alice := h.user("alice")
+	room := h.public(alice)
+	for i := range 20 {
+		h.say(alice, room, fmt.Sprint(strings.Repeat("x", 3000*i), marker)) // long ones lie in pages of their own
+	}
+	files := func() (with []string) {
+		list, err := filepath.Glob(strings.TrimPrefix(dsn, "sqlite:") + "*")
+		h.ok(err)
+		for _, name := range list {
+			raw, err := os.ReadFile(name)
+			if h.ok(err); bytes.Contains(raw, []byte(marker)) {
+				with = append(with, filepath.Base(name))
+			}
+		}
+		return with
+	}
+	if len(files()) == 0 {
+		t.Fatal("no file has the marker before the purge: the search proves nothing")
+	}
+	h.keep(room, time.Minute)
+	h.now = h.now.Add(time.Hour)
+	if n := h.purge(room); n != 20 {
+		t.Fatalf("%d went", n)
+	}
+	h.ok(db.Maintain(t.Context()))
+	if with := files(); len(with) > 0 {
+		t.Errorf("%v have it", with)
+	}
+}
