@@ -39,14 +39,14 @@ func initServer(inv *invocation, cfg *config.Config, dir string) error {
 	if err := cfg.Validate(); err != nil {
 		return usageError{err}
 	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
 	file, key := filepath.Join(dir, "ebb.yaml"), filepath.Join(dir, "signing.key")
 	for _, name := range []string{file, key} {
 		if config.Exists(name) {
 			return refusedError{fmt.Errorf("%s is there already: nothing was changed", name)}
 		}
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
 	}
 	if err := writeNew(file, sampleFor(cfg)); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"time"
@@ -76,7 +77,7 @@ func healthcheck(ctx context.Context, cfg *config.Config) error {
 	if l.TLS.Certificate != "" {
 		scheme = "https"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+l.Address+"/health", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+reachable(l.Address)+"/health", nil)
 	if err != nil {
 		return err
 	}
@@ -89,4 +90,21 @@ func healthcheck(ctx context.Context, cfg *config.Config) error {
 		err = fmt.Errorf("the server is not well: %s", resp.Status)
 	}
 	return errors.Join(err, resp.Body.Close())
+}
+
+// reachable is an address to connect to: one for every interface stands for this machine.
+func reachable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	switch host {
+	case "":
+		host = "localhost"
+	case "0.0.0.0":
+		host = "127.0.0.1"
+	case "::":
+		host = "::1"
+	}
+	return net.JoinHostPort(host, port)
 }
