@@ -178,6 +178,10 @@ func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, sav
 	if err != nil && ctx.Err() == nil {
 		return errors.Join(err, s.removeUnnamedClaimed(context.WithoutCancel(ctx), in.Name))
 	}
+	if err == nil {
+		uploads.Inc()
+		uploaded.Add(float64(in.Size))
+	}
 	return err
 }
 
@@ -218,6 +222,11 @@ func (s *Service) Open(ctx context.Context, mediaID string, wait time.Duration) 
 	if err != nil {
 		return nil, err
 	}
+	downloads.Inc()
+	return s.openBlob(m)
+}
+
+func (s *Service) openBlob(m storage.Media) (*File, error) {
 	f, err := s.files.open(m.Blob)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, mxerr.NotFound("There is no such file") // deleted since the row was read
@@ -253,7 +262,7 @@ func (s *Service) Thumbnail(ctx context.Context, mediaID string, want Size, wait
 }
 
 func (s *Service) makeThumbnail(ctx context.Context, m storage.Media, size Size, path string) (*File, error) {
-	src, err := s.Open(ctx, m.ID, 0)
+	src, err := s.openBlob(m)
 	if err != nil {
 		return nil, err
 	}
@@ -272,6 +281,7 @@ func (s *Service) makeThumbnail(ctx context.Context, m storage.Media, size Size,
 	if err := s.files.writeThumb(path, data); err != nil {
 		return nil, err
 	}
+	thumbnails.Inc()
 	return openThumb(path)
 }
 

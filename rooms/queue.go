@@ -24,6 +24,7 @@ func (s *Service) change(ctx context.Context, room id.RoomID, build func(*batch)
 		if attempt == maxRebuilds || !errors.Is(err, errStale) {
 			return err
 		}
+		rebuilds.Inc()
 	}
 }
 
@@ -149,6 +150,7 @@ func (b *batch) committed() {
 	}
 	r.head.generation++
 	r.mu.Unlock()
+	b.count()
 	if b.create != nil {
 		b.svc.cache.add(r)
 	}

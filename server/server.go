@@ -55,11 +55,22 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now)}
+	s.warn()
 	s.api = clientapi.New(clientapi.API{
 		Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media,
 	})
 	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Retention: svc.retention, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
+}
+
+// warn tells of keys that stand in the configuration for a later release: nobody shall rely on what is not there.
+func (s *Server) warn() {
+	if s.cfg.Federation.Enabled {
+		s.opt.Log.Warn("federation.enabled: this version does not speak with other servers yet")
+	}
+	if len(s.cfg.Appservices) > 0 {
+		s.opt.Log.Warn("appservices: this version does not serve application services yet; the files are not read")
+	}
 }
 
 // Close ends what Run has not ended: the database.

@@ -1,0 +1,10 @@
+package media
+
+import "ebb/telemetry"
+
+var (
+	uploads    = telemetry.NewCounter("ebb_media_uploads_total", "Files stored, also those whose bytes were there already.")
+	uploaded   = telemetry.NewCounter("ebb_media_uploaded_bytes_total", "Bytes of the files stored.")
+	downloads  = telemetry.NewCounter("ebb_media_downloads_total", "Files opened to be served.")
+	thumbnails = telemetry.NewCounter("ebb_media_thumbnails_total", "Thumbnails made; those served again do not count.")
+)

@@ -1,0 +1,19 @@
+package rooms
+
+import "ebb/telemetry"
+
+var (
+	committedEvents = telemetry.NewCounterVec("ebb_rooms_events_total", "Events committed, by kind (message, state) and room version.", "kind", "version")
+	rebuilds        = telemetry.NewCounter("ebb_rooms_rebuilds_total", "Changes built again because a write before them in their room failed.")
+)
+
+// count notes a committed batch.
+func (b *batch) count() {
+	for _, e := range b.events {
+		kind := "message"
+		if e.IsState() {
+			kind = "state"
+		}
+		committedEvents.WithLabelValues(kind, string(b.room.version.ID)).Inc()
+	}
+}
