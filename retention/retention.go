@@ -29,12 +29,14 @@ type Options struct {
 // Job purges on a schedule and on demand.
 type Job struct {
 	Options
-	// running keeps runs from overlapping; held over database work, under no other lock.
+	// running keeps runs from overlapping, and guards owed; held over database work, under no other lock.
 	running sync.Mutex
+	// owed says that purged bytes may still be in the files: the last run, perhaps of another process, was broken off.
+	owed bool
 }
 
 // New makes a Job; Run starts it.
-func New(o Options) *Job { return &Job{Options: o} }
+func New(o Options) *Job { return &Job{Options: o, owed: true} }
 
 // Report is what one run did.
 type Report struct {
@@ -73,6 +75,7 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 	for _, nid := range list {
 		n, has, err := j.purgeRoom(ctx, nid)
 		report.Events += n
+		j.owed = j.owed || n > 0
 		if has {
 			report.Rooms++
 		}
@@ -83,8 +86,12 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 			errs = append(errs, fmt.Errorf("room %d: %w", nid, err)) // the other rooms all the same
 		}
 	}
+	if j.owed {
+		err := j.DB.Maintain(ctx)
+		j.owed = err != nil
+		errs = append(errs, err)
+	}
 	if report.Events > 0 {
-		errs = append(errs, j.DB.Maintain(ctx))
 		j.Log.Info("purged expired messages", "rooms", report.Rooms, "events", report.Events, "took", time.Since(start))
 	}
 	report.Took = time.Since(start)
@@ -115,6 +122,9 @@ func (j *Job) purgeRoom(ctx context.Context, nid int64) (events int, hasPolicy b
 	}
 	hasPolicy = room.Retention().Max != nil
 	for after, more := int64(0), hasPolicy; more; {
+		if err := ctx.Err(); err != nil {
+			return events, hasPolicy, err
+		}
 		var n int
 		if n, after, more, err = j.Rooms.Purge(ctx, room, after); err != nil {
 			return events, hasPolicy, err

@@ -1,0 +1,159 @@
+package retention
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+	"ebb/storage/storagetest"
+	"ebb/wake"
+)
+
+// fixture is a job over rooms on a real database.
+type fixture struct {
+	*testing.T
+	*Job
+	now   time.Time
+	alice rooms.Sender
+	runs  []Report
+}
+
+func newFixture(t *testing.T, db *storage.DB, policy rooms.Retention) *fixture {
+	f := &fixture{T: t, now: time.UnixMilli(1_750_000_000_000)}
+	svc, err := rooms.New(t.Context(), rooms.Options{
+		DB: db, Server: "here", Hub: wake.New(), Now: func() time.Time { return f.now }, Retention: policy,
+		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
+	})
+	f.ok(err)
+	f.Job = New(Options{
+		DB: db, Rooms: svc, Policy: policy, Interval: time.Millisecond, Observe: func(r Report) { f.runs = append(f.runs, r) }, Log: slog.New(slog.DiscardHandler),
+	})
+	f.alice.ID = "@alice:here"
+	f.alice.NID, err = svc.UserNID(t.Context(), f.alice.ID)
+	f.ok(err)
+	return f
+}
+
+func (f *fixture) ok(err error) {
+	f.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+// room makes a room with messages; lifetime "" is without a policy.
+func (f *fixture) room(lifetime string, messages int) id.RoomID {
+	f.Helper()
+	room, err := f.Rooms.Create(f.Context(), f.alice, rooms.CreateRoom{Preset: "private_chat"})
+	f.ok(err)
+	if lifetime != "" {
+		_, err := f.Rooms.Send(f.Context(), rooms.NewEvent{Room: room, Sender: f.alice, Type: "m.room.retention", StateKey: new(string), Content: json.RawMessage(`{"max_lifetime":` + lifetime + `}`)})
+		f.ok(err)
+	}
+	for i := range messages {
+		_, err := f.Rooms.Send(f.Context(), rooms.NewEvent{Room: room, Sender: f.alice, Type: "m.room.message", Content: fmt.Appendf(nil, `{"body":"%d"}`, i)})
+		f.ok(err)
+	}
+	return room
+}
+
+func (f *fixture) purged() Report {
+	f.Helper()
+	r, err := f.Purge(f.Context())
+	f.ok(err)
+	return r
+}
+
+func TestRoomsWithTheirOwnPolicyArePurged(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		f := newFixture(t, db, rooms.Retention{})
+		f.room("60000", 3)
+		f.room("", 3)
+		overridden, hour := f.room("", 2), time.Hour
+		f.ok(f.Rooms.SetRetentionOverride(t.Context(), overridden, &expiry.Policy{Max: &hour}))
+		if r := f.purged(); r.Events != 0 || r.Rooms != 2 {
+			t.Errorf("nothing is expired, yet %+v", r)
+		}
+		f.now = f.now.Add(time.Minute)
+		if r := f.purged(); r.Events != 3 || r.Rooms != 2 {
+			t.Errorf("after a minute: %+v", r)
+		}
+		f.now = f.now.Add(time.Hour)
+		if r := f.purged(); r.Events != 2 {
+			t.Errorf("after an hour: %+v", r)
+		}
+		if r := f.purged(); r.Events != 0 || len(f.runs) != 4 {
+			t.Errorf("again: %+v, %d runs observed", r, len(f.runs))
+		}
+	})
+}
+
+func TestDefaultPolicyPurgesEveryRoom(t *testing.T) {
+	minute := time.Minute
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{Default: expiry.Policy{Max: &minute}})
+	f.room("", 3)
+	f.room("3600000", 3)
+	f.now = f.now.Add(time.Minute)
+	if r := f.purged(); r.Events != 3 || r.Rooms != 2 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestLimitOfTheServerPurgesRoomsThatAskForLonger(t *testing.T) {
+	minute := time.Minute
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{Limits: expiry.Limits{MaxLifetime: expiry.Bounds{Max: &minute}}})
+	f.room("3600000", 3)
+	f.now = f.now.Add(time.Minute)
+	if r := f.purged(); r.Events != 3 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestRunPurgesAtOnceAndAgainUntilItIsStopped(t *testing.T) {
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
+	f.room("60000", 3)
+	f.now = f.now.Add(time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stop()
+	observed := make(chan Report)
+	f.Observe = func(r Report) {
+		select {
+		case observed <- r:
+		case <-ctx.Done():
+		}
+	}
+	done := make(chan error)
+	go func() { done <- f.Job.Run(ctx) }()
+	for i, want := range []int{3, 0, 0} {
+		if r := <-observed; r.Events != want {
+			t.Errorf("run %d: %+v", i, r)
+		}
+	}
+	stop()
+	f.ok(<-done)
+}
+
+func TestRunThatIsBrokenOffIsFinishedByTheNext(t *testing.T) {
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
+	f.room("60000", 3)
+	f.now = f.now.Add(time.Minute)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := f.Purge(gone); err == nil || !f.owed {
+		t.Errorf("a run without time succeeds: %v", err)
+	}
+	if r := f.purged(); r.Events != 3 || f.owed {
+		t.Errorf("%+v, owed %v", r, f.owed)
+	}
+}
