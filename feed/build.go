@@ -36,7 +36,8 @@ type builder struct {
 
 // roomPlan is which of the user's rooms may be part of the answer.
 type roomPlan struct {
-	joined  []joinedRoom // all of them
+	all     []rooms.RoomMembership
+	joined  []joinedRoom // those to look at
 	invited []rooms.RoomMembership
 	knocked []rooms.RoomMembership
 	left    []rooms.RoomMembership
@@ -47,33 +48,45 @@ type joinedRoom struct {
 	rooms.RoomMembership
 	room  *rooms.Room
 	fresh bool // joined after the token: the client knows nothing of it
-	look  bool // something in it is new to the client, as far as positions tell
 }
 
 // build makes an answer; nil when there is nothing to tell and the client may wait (final is false).
 func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
 	b := &builder{Service: s, request: r, ctx: ctx, now: s.Now()}
-	news := r.session.sub.News()
-	if b.upTo = s.DB.Announced(); b.idle(news) {
+	own, inRooms := r.session.sub.News()
+	if b.upTo = s.DB.Announced(); b.idle(own, inRooms) {
 		if !final {
 			return nil, nil
 		}
 		r.count(false)
 		return b.nothing(), nil
 	}
+	answer, err := b.build(own, final)
+	if err == nil {
+		r.session.seenRooms(b.upTo, inRooms)
+	}
+	return answer, err
+}
+
+func (b *builder) build(news uint64, final bool) (answer json.RawMessage, err error) {
 	if err := b.plan(); err != nil {
 		return nil, err
 	}
-	var err error
-	if b.ignored, err = s.Rooms.Ignores(ctx, nil, r.NID); err != nil {
+	if b.ignored, err = b.Rooms.Ignores(b.ctx, nil, b.NID); err != nil {
 		return nil, err
 	}
 	if !b.large() {
-		return b.answer(news, final)
+		scratch := b.scratch.Get().(*[]byte)
+		defer b.scratch.Put(scratch)
+		b.out = (*scratch)[:0]
+		answer, err := b.answer(news, final)
+		if cap(b.out) <= maxScratch {
+			*scratch = b.out
+		}
+		return slices.Clone(answer), err
 	}
 	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.rooms.joined)))
-	var answer json.RawMessage
-	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = b.DB.Read(b.ctx, func(tx *storage.Tx) (err error) {
 		b.tx = tx
 		answer, err = b.answer(news, final)
 		return err
@@ -81,21 +94,26 @@ func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMe
 	return answer, err
 }
 
-// idle tells by positions alone that nothing at all happened since the token.
-func (b *builder) idle(news uint64) bool {
+// idle tells by positions and counts alone that nothing happened since the token that the user would be told.
+func (b *builder) idle(own, inRooms uint64) bool {
 	t := b.since
-	return !b.initial && !b.FullState && t.Pos == b.upTo && t.ToDevice == t.Pos && t.Epoch == b.epoch &&
-		b.session.quiet(t.Pos, news) && !b.Service.typing.changedSince(t, b.epoch) && b.Service.presence.newest() == t.Presence
+	return !b.initial && !b.FullState && (t.Pos == b.upTo || b.session.quietRooms(t.Pos, inRooms)) && t.ToDevice == t.Pos && t.Epoch == b.epoch &&
+		b.session.quiet(t.Pos, own) && !b.Service.typing.changedSince(t, b.epoch) && b.Service.presence.newest() == t.Presence
 }
 
-// nothing is the answer of an idle server: the token again.
+// nothing is the answer when nothing happened: the token, at a newer position.
 func (b *builder) nothing() json.RawMessage {
+	next := b.since
+	next.Pos, next.ToDevice = b.upTo, b.upTo
 	b.out = append(make([]byte, 0, 256), '{')
 	b.writeCounts()
 	b.out = append(b.out, `"next_batch":"`...)
-	b.out = b.since.append(b.out)
+	b.out = next.append(b.out)
 	return append(b.out, `"}`...)
 }
+
+// maxScratch bounds the buffers in which answers are written before they are copied at their size.
+const maxScratch = 256 << 10
 
 // roomBuffer is what a room takes in a first answer under lazy loading, roughly; maxFirstBuffer bounds the guess.
 const (
@@ -123,6 +141,7 @@ func (b *builder) plan() error {
 	b.next = Token{Pos: b.upTo, Epoch: b.epoch, Chain: b.since.Chain}
 	b.typed = b.Service.typing.view(b.since, b.epoch, b.initial)
 	b.next.Typing = b.typed.serial
+	b.rooms.all = memberships
 	for _, m := range memberships {
 		news := b.initial || m.Position > b.since.Pos
 		switch m.Membership {
@@ -176,16 +195,53 @@ func (b *builder) planJoined(m rooms.RoomMembership) error {
 	}
 	_, typing := b.typed.rooms[m.Room]
 	fresh := b.initial || m.JoinedPos > b.since.Pos
-	b.rooms.joined = append(b.rooms.joined, joinedRoom{
-		RoomMembership: m, room: room, fresh: fresh,
-		look: fresh || b.FullState || room.Last() > b.since.Pos || typing || b.typed.rest,
-	})
+	if fresh || b.FullState || room.Last() > b.since.Pos || typing || b.typed.rest {
+		b.rooms.joined = append(b.rooms.joined, joinedRoom{RoomMembership: m, room: room, fresh: fresh})
+	}
 	return nil
+}
+
+// planData adds the rooms in which only the user's account data changed.
+func (b *builder) planData() error {
+	for nid := range b.own.roomData {
+		if slices.ContainsFunc(b.rooms.joined, func(j joinedRoom) bool { return j.Room == nid }) {
+			continue
+		}
+		i := slices.IndexFunc(b.rooms.all, func(m rooms.RoomMembership) bool { return m.Room == nid && m.Membership == rooms.Join })
+		if i < 0 {
+			continue
+		}
+		room, err := b.Rooms.RoomByNID(b.ctx, nid)
+		if err != nil {
+			return err
+		}
+		b.rooms.joined = append(b.rooms.joined, joinedRoom{RoomMembership: b.rooms.all[i], room: room})
+	}
+	return nil
+}
+
+// anyRoom tells whether f is true of one of the rooms that the user is in. One that cannot be read counts as none, and is
+// logged where it is.
+func (b *builder) anyRoom(f func(*rooms.Room) bool) bool {
+	return slices.ContainsFunc(b.rooms.all, func(m rooms.RoomMembership) bool {
+		if m.Membership != rooms.Join {
+			return false
+		}
+		room, err := b.Rooms.RoomByNID(b.ctx, m.Room)
+		if err != nil {
+			b.Log.WarnContext(b.ctx, "A user's room is not there", "room", m.Room, "error", err)
+			return false
+		}
+		return f(room)
+	})
 }
 
 // answer writes the answer.
 func (b *builder) answer(news uint64, final bool) (json.RawMessage, error) {
 	if err := b.ownNews(news); err != nil {
+		return nil, err
+	}
+	if err := b.planData(); err != nil {
 		return nil, err
 	}
 	if err := b.sharingNews(); err != nil {

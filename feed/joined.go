@@ -29,7 +29,7 @@ func (b *builder) writeJoined(j *joinedRoom) error {
 	if err != nil {
 		return err
 	}
-	if !j.look && len(data) == 0 || !b.admits(j.room) {
+	if !b.admits(j.room) {
 		return nil
 	}
 	mark := len(b.out)

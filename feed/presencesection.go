@@ -1,6 +1,10 @@
 package feed
 
-import "slices"
+import (
+	"slices"
+
+	"ebb/rooms"
+)
 
 // maxStalePresence bounds the people of whom a client that comes back after a restart of the server is told that they are
 // not here, as far as the server knows.
@@ -37,20 +41,18 @@ func (b *builder) presenceFloor() int64 {
 
 // watches tells whether the user is shown another local user's presence.
 func (b *builder) watches(nid int64) bool {
-	return nid == b.NID || slices.ContainsFunc(b.rooms.joined, func(j joinedRoom) bool {
-		return j.room.HasLocal(nid) && spreadsPresence(j.room)
-	})
+	return nid == b.NID || b.anyRoom(func(room *rooms.Room) bool { return room.HasLocal(nid) && spreadsPresence(room) })
 }
 
 // everybody gives the presence of everyone whom the user is shown, also of those of whom nothing is known.
 func (b *builder) everybody() []presenceRecord {
 	seen := map[int64]bool{}
 	var records []presenceRecord
-	for _, j := range b.rooms.joined {
-		if !spreadsPresence(j.room) {
-			continue
+	b.anyRoom(func(room *rooms.Room) bool {
+		if !spreadsPresence(room) {
+			return false
 		}
-		for m := range j.room.EachLocal() {
+		for m := range room.EachLocal() {
 			if seen[m.NID] || len(records) >= maxStalePresence {
 				continue
 			}
@@ -59,7 +61,8 @@ func (b *builder) everybody() []presenceRecord {
 			r.id = m.User
 			records = append(records, r)
 		}
-	}
+		return false
+	})
 	return records
 }
 

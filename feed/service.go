@@ -53,6 +53,7 @@ type Service struct {
 	filters  *filterCache
 	receipts receiptMemory
 	past     pastMemory
+	scratch  sync.Pool // of *[]byte: where answers are written
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when parked requests must end
@@ -72,6 +73,7 @@ func New(o Options) *Service {
 	return &Service{
 		Options: o, epoch: random32(), typing: newTyping(), presence: newPresence(),
 		sessions: newSessions(o.Hub), filters: newFilterCache(), stopped: make(chan struct{}),
+		scratch: sync.Pool{New: func() any { return new([]byte) }},
 	}
 }
 

@@ -48,12 +48,15 @@ type session struct {
 	closed bool
 	// told is the position at which the device's own news (account data, to-device messages, device lists, key counts) were
 	// last looked up, -1 for never; checked is sub.News() of just before. While that stands, nothing is newer than told.
-	told      storage.Pos
-	checked   uint64
-	delivered storage.Pos // the newest to-device message given and not acknowledged; 0 if none
-	keyCounts []byte      // the members of the answer that tell one-time and fallback key counts
-	sent      []sentMember
-	sentCount int
+	told    storage.Pos
+	checked uint64
+	// toldRooms and checkedRooms are the same for the user's rooms.
+	toldRooms    storage.Pos
+	checkedRooms uint64
+	delivered    storage.Pos // the newest to-device message given and not acknowledged; 0 if none
+	keyCounts    []byte      // the members of the answer that tell one-time and fallback key counts
+	sent         []sentMember
+	sentCount    int
 }
 
 // sentMember stands for a member event given in the answer with next_batch pos.
@@ -79,7 +82,7 @@ func (m *sessions) of(user, device int64, now time.Time) *session {
 		m.recent.MoveToFront(e)
 		return s
 	}
-	s := &session{key: key, sub: m.hub.Watch(user, device), used: now, told: -1}
+	s := &session{key: key, sub: m.hub.Watch(user, device), used: now, told: -1, toldRooms: -1}
 	m.byDevice[key] = m.recent.PushFront(s)
 	if m.recent.Len() > maxSessions {
 		m.drop(m.recent.Back())
@@ -118,6 +121,20 @@ func (s *session) quiet(since storage.Pos, news uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.closed && s.told >= 0 && since >= s.told && s.checked == news
+}
+
+// quietRooms tells the same of the user's rooms.
+func (s *session) quietRooms(since storage.Pos, news uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.closed && s.toldRooms >= 0 && since >= s.toldRooms && s.checkedRooms == news
+}
+
+// seenRooms notes that the user's rooms up to upTo were looked at, when the count was news.
+func (s *session) seenRooms(upTo storage.Pos, news uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.toldRooms, s.checkedRooms = upTo, news
 }
 
 // seen notes that the device's own news up to upTo were looked up, when the count was news.

@@ -24,11 +24,8 @@ func (b *builder) sharingNews() error {
 	if b.initial {
 		return nil
 	}
-	b.shared = sharing{come: map[id.UserID]int64{}, gone: map[id.UserID]int64{}}
 	for i := range b.rooms.joined {
-		if j := &b.rooms.joined[i]; j.look {
-			b.roomSharing(j)
-		}
+		b.roomSharing(&b.rooms.joined[i])
 	}
 	if err := b.leftSharing(); err != nil {
 		return err
@@ -43,7 +40,7 @@ func (b *builder) sharingNews() error {
 func (b *builder) roomSharing(j *joinedRoom) {
 	if j.fresh {
 		for _, m := range j.room.Members(rooms.Join) {
-			b.shared.come[m.User] = m.NID
+			b.shared.note(m)
 		}
 		return
 	}
@@ -68,10 +65,20 @@ func (b *builder) roomSharing(j *joinedRoom) {
 func (s *sharing) note(m *rooms.Member) {
 	switch m.Membership {
 	case rooms.Join:
+		if s.come == nil {
+			s.come = map[id.UserID]int64{}
+		}
 		s.come[m.User] = m.NID
 	case rooms.Leave, rooms.Ban:
-		s.gone[m.User] = m.NID
+		s.lost(m)
 	}
+}
+
+func (s *sharing) lost(m *rooms.Member) {
+	if s.gone == nil {
+		s.gone = map[id.UserID]int64{}
+	}
+	s.gone[m.User] = m.NID
 }
 
 // leftSharing notes the members of the rooms that the user was in and left.
@@ -89,7 +96,7 @@ func (b *builder) leftSharing() error {
 			continue
 		}
 		for _, other := range room.Members(rooms.Join) {
-			b.shared.gone[other.User] = other.NID
+			b.shared.lost(other)
 		}
 	}
 	return nil
@@ -120,15 +127,12 @@ func (b *builder) onlyNew() error {
 
 // meets tells whether the user is in a room with another one.
 func (b *builder) meets(user id.UserID) bool {
-	return slices.ContainsFunc(b.rooms.joined, func(j joinedRoom) bool { return j.room.Membership(user) == rooms.Join })
+	return b.anyRoom(func(room *rooms.Room) bool { return room.Membership(user) == rooms.Join })
 }
 
 // newlyMet tells whether there is a room which both are in and one of them joined after the token.
 func (b *builder) newlyMet(tx *storage.Tx, user id.UserID, nid int64) (bool, error) {
 	for _, j := range b.rooms.joined {
-		if !j.look {
-			continue
-		}
 		m := j.room.MemberOf(user)
 		switch {
 		case m == nil || m.Membership != rooms.Join:
@@ -151,7 +155,7 @@ func (b *builder) newlyMet(tx *storage.Tx, user id.UserID, nid int64) (bool, err
 
 // deviceLists turns that, and the changes of devices, into the two lists.
 func (b *builder) deviceLists() error {
-	if b.E2EE == nil {
+	if b.E2EE == nil || len(b.shared.come)+len(b.shared.gone)+len(b.own.deviceChanges) == 0 {
 		return nil
 	}
 	changed := map[id.UserID]bool{}

@@ -113,9 +113,7 @@ func (s *Service) rest() {
 	if s.Hub.Parked() < crowd {
 		return
 	}
-	c, stop := s.Timer(coalesce)
-	defer stop()
-	<-c
+	time.Sleep(coalesce)
 }
 
 // request understands what the client asked for.

@@ -64,10 +64,17 @@ func ParseToken(text string) (Token, error) {
 	if !ok || len(text) > maxTokenLength {
 		return Token{}, errToken
 	}
-	parts := strings.Split(rest, "_")
-	switch len(parts) {
+	var parts [6]string
+	n := 0
+	for more := true; more; n++ {
+		if n == len(parts) {
+			return Token{}, errToken
+		}
+		parts[n], rest, more = strings.Cut(rest, "_")
+	}
+	switch n {
 	case 5:
-		parts = append(parts, parts[0])
+		parts[5] = parts[0]
 	case 6:
 	default:
 		return Token{}, errToken
@@ -82,7 +89,13 @@ func ParseToken(text string) (Token, error) {
 	toDevice, err6 := strconv.ParseInt(parts[5], 10, 64)
 	t.Pos, t.Epoch, t.Typing, t.Presence, t.Chain = storage.Pos(pos), uint32(epoch), typing, presence, uint32(chain)
 	t.ToDevice = storage.Pos(toDevice)
-	if errors.Join(err1, err2, err3, err4, err5, err6) != nil || pos < 0 || toDevice < 0 || toDevice > pos || typing < 0 || presence < 0 || t.String() != text {
+	for _, err := range [...]error{err1, err2, err3, err4, err5, err6} {
+		if err != nil {
+			return Token{}, errToken
+		}
+	}
+	var own [maxTokenLength]byte
+	if pos < 0 || toDevice < 0 || toDevice > pos || typing < 0 || presence < 0 || string(t.append(own[:0])) != text {
 		return Token{}, errToken
 	}
 	return t, nil

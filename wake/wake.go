@@ -32,7 +32,8 @@ type Sub struct {
 	device     int64
 	next, prev *Sub // the user's other readers
 	closed     bool
-	news       uint64        // guarded by hub.mu
+	news       uint64 // guarded by hub.mu, as is rooms
+	rooms      uint64
 	c          chan struct{} // nil: only counts
 }
 
@@ -90,23 +91,24 @@ func (s *Sub) Close() {
 	}
 }
 
-// News counts the wake-ups of the user or device itself (Users, Device, All) since the Sub was made. Those of the user's
-// rooms (Members) do not count: a room's own position tells what is new there.
-func (s *Sub) News() uint64 {
+// News counts the wake-ups since the Sub was made: those of the user or device itself (Users, Device, All), and those of
+// sets that the user is in (Members).
+func (s *Sub) News() (own, rooms uint64) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
-	return s.news
+	return s.news, s.rooms
 }
 
 // wake leaves a wake-up where none waits yet, from s on through the user's list.
-func (s *Sub) wake(news uint64) {
+func (s *Sub) wake(own, rooms uint64) {
 	for ; s != nil; s = s.next {
-		s.signal(news)
+		s.signal(own, rooms)
 	}
 }
 
-func (s *Sub) signal(news uint64) {
-	s.news += news
+func (s *Sub) signal(own, rooms uint64) {
+	s.news += own
+	s.rooms += rooms
 	select {
 	case s.c <- struct{}{}: // never ready on a nil channel
 	default:
@@ -118,7 +120,7 @@ func (h *Hub) Users(nids ...int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, nid := range nids {
-		h.users[nid].wake(1)
+		h.users[nid].wake(1, 0)
 	}
 }
 
@@ -128,7 +130,7 @@ func (h *Hub) Device(user, device int64) {
 	defer h.mu.Unlock()
 	for s := h.users[user]; s != nil; s = s.next {
 		if s.device == device {
-			s.signal(1)
+			s.signal(1, 0)
 		}
 	}
 }
@@ -140,14 +142,14 @@ func (h *Hub) Members(m Members) {
 	defer h.mu.Unlock()
 	if m.Len() <= len(h.users) {
 		m.Each(func(nid int64) bool {
-			h.users[nid].wake(0)
+			h.users[nid].wake(0, 1)
 			return true
 		})
 		return
 	}
 	for nid, s := range h.users {
 		if m.Has(nid) {
-			s.wake(0)
+			s.wake(0, 1)
 		}
 	}
 }
@@ -157,7 +159,7 @@ func (h *Hub) All() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range h.users {
-		s.wake(1)
+		s.wake(1, 1)
 	}
 }
 

@@ -126,14 +126,14 @@ func TestWatcherCountsNewsOfItsUserAndDeviceOnly(t *testing.T) {
 	h.Users(2)
 	h.Device(1, 11)
 	h.Members(set{1: true})
-	if n := w.News(); n != 0 {
-		t.Fatalf("%d news that are not this device's", n)
+	if own, rooms := w.News(); own != 0 || rooms != 1 {
+		t.Fatalf("%d news of its own and %d of rooms, want 0 and 1", own, rooms)
 	}
 	h.Users(1)
 	h.Device(1, 10)
 	h.All()
-	if n := w.News(); n != 3 {
-		t.Fatalf("%d news, want 3", n)
+	if own, rooms := w.News(); own != 3 || rooms != 2 {
+		t.Fatalf("%d news of its own and %d of rooms, want 3 and 2", own, rooms)
 	}
 	if h.Parked() != 0 {
 		t.Fatal("a watcher counts as parked")
