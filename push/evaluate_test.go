@@ -372,12 +372,16 @@ func TestHostileRulesAreBounded(t *testing.T) {
 		own.Own.Override = append(own.Own.Override, Rule{ID: fmt.Sprint("o", i), Enabled: true, Actions: raws(notify), Conditions: raws(
 			fmt.Sprintf(`{"kind":"event_property_contains","key":"content.list%d","value":1}`, i))})
 	}
+	own.Own.Underride = []Rule{{ID: "late", Enabled: true, Actions: raws(notify, highlight), Conditions: raws(match("sender", `"*"`))}}
 	d.rules.remember(d.room.members[bobID], bobID, &own, "x")
 	big := event(t, `{"content":{"body":"`+strings.Repeat("a ", 15<<10)+`","list1":[`+strings.Repeat("2,", 10<<10)+`3]}}`)
 	start := time.Now()
-	d.rules.Evaluate(big, d.room)
+	out := d.rules.Evaluate(big, d.room)
 	if took := time.Since(start); took > 2*time.Second { // measured: 15 ms
 		t.Errorf("took %v", took)
+	}
+	if got := out.For(d.room.members[bobID]); got != Notify {
+		t.Errorf("class %d: the rule behind all that work was looked at", got)
 	}
 	crowd := make([]string, 3000)
 	for i := range crowd {
@@ -385,7 +389,7 @@ func TestHostileRulesAreBounded(t *testing.T) {
 		d.room.members[id.UserID(fmt.Sprintf("@u%d:here", i))] = int64(1_000_000 + i)
 	}
 	start = time.Now()
-	out := d.rules.Evaluate(event(t, `{"content":{"m.mentions":{"user_ids":[`+strings.Join(crowd, ",")+`]}}}`), d.room)
+	out = d.rules.Evaluate(event(t, `{"content":{"m.mentions":{"user_ids":[`+strings.Join(crowd, ",")+`]}}}`), d.room)
 	if took := time.Since(start); took > 2*time.Second || len(out.Users) != maxNamed { // measured: 6 ms
 		t.Errorf("%d mentions, took %v", len(out.Users), took)
 	}
