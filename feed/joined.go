@@ -73,11 +73,7 @@ func (b *builder) writeJoined(j *joinedRoom) error {
 // writeTimeline appends the timeline of a room.
 func (b *builder) writeTimeline(room *rooms.Room, t *timeline) error {
 	b.out = append(b.out, `"timeline":{"events":[`...)
-	write := b.writeEvents
-	if t.plain {
-		write = b.writeState
-	}
-	if err := write(room, t.events); err != nil {
+	if err := b.writeEvents(room, t); err != nil {
 		return err
 	}
 	if b.lazy() {

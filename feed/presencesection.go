@@ -16,13 +16,13 @@ func (b *builder) presenceNews() []presenceRecord {
 	switch stale := b.since.Epoch != b.epoch || b.since.Presence < b.presenceFloor(); {
 	case b.initial:
 		b.next.Presence, records = b.Service.presence.here()
-		return slices.DeleteFunc(records, func(r presenceRecord) bool { return !b.watches(r.nid) })
+		return b.onlyWatched(records)
 	case stale:
 		b.next.Presence = b.Service.presence.newest()
 		records = b.everybody()
 	default:
 		b.next.Presence, records = b.Service.presence.since(b.since.Presence)
-		records = slices.DeleteFunc(records, func(r presenceRecord) bool { return !b.watches(r.nid) })
+		records = b.onlyWatched(records)
 	}
 	for _, nid := range b.shared.come {
 		r, known := b.Service.presence.of(nid)
@@ -37,6 +37,23 @@ func (b *builder) presenceFloor() int64 {
 	b.Service.presence.mu.Lock()
 	defer b.Service.presence.mu.Unlock()
 	return b.Service.presence.floor
+}
+
+// onlyWatched keeps the records of people whom the user is shown.
+func (b *builder) onlyWatched(records []presenceRecord) []presenceRecord {
+	if len(records) < 16 { // asking the rooms for each is quicker than gathering everybody in them
+		return slices.DeleteFunc(records, func(r presenceRecord) bool { return !b.watches(r.nid) })
+	}
+	shown := map[int64]bool{b.NID: true}
+	b.anyRoom(func(room *rooms.Room) bool {
+		if spreadsPresence(room) {
+			for m := range room.EachLocal() {
+				shown[m.NID] = true
+			}
+		}
+		return false
+	})
+	return slices.DeleteFunc(records, func(r presenceRecord) bool { return !shown[r.nid] })
 }
 
 // watches tells whether the user is shown another local user's presence.

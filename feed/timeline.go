@@ -30,6 +30,7 @@ type timeline struct {
 	prev    int64       // order for prev_batch: what is older comes before it
 	start   storage.Pos // the state section is of before this event
 	first   *rooms.Event
+	view    *rooms.View
 	plain   bool // the events are shown as they are: history visibility was not asked
 }
 
@@ -54,12 +55,12 @@ func byPos(e *rooms.Event, pos storage.Pos) int {
 // timeline selects the newest events after since (exclusive) up to last (inclusive) that the viewer may see and the filter
 // lets through.
 func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos) (timeline, error) {
-	t := timeline{prev: int64(last+1)*orderStep - 1, start: last + 1}
+	t := timeline{prev: int64(last+1)*orderStep - 1, start: last + 1, view: b.Rooms.View(room, b.recipient())}
 	limit := b.filter.timelineLimit()
 	if !b.filter.Room.Timeline.room(string(room.ID())) {
 		return t, nil
 	}
-	walk := timelineWalk{b: b, room: room, since: since, before: last + 1, window: w}
+	walk := timelineWalk{b: b, room: room, view: t.view, since: since, before: last + 1, window: w}
 	for !walk.done && len(t.events) <= limit {
 		page, err := walk.page()
 		if err != nil {
@@ -84,6 +85,7 @@ func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos) 
 type timelineWalk struct {
 	b      *builder
 	room   *rooms.Room
+	view   *rooms.View
 	since  storage.Pos
 	before storage.Pos // everything from here on was walked
 	window window
@@ -108,7 +110,7 @@ func (k *timelineWalk) page() ([]*rooms.Event, error) {
 	if len(kept) == 0 {
 		return nil, nil
 	}
-	return k.b.Rooms.Visible(k.b.ctx, k.b.tx, k.room, k.b.recipient(), kept)
+	return k.view.Visible(k.b.ctx, k.b.tx, kept)
 }
 
 func (k *timelineWalk) next() ([]*rooms.Event, error) {
@@ -143,24 +145,27 @@ func (k *timelineWalk) next() ([]*rooms.Event, error) {
 	return events, err
 }
 
-// writeEvents appends events of a timeline, comma separated, as the client asked for them.
-func (b *builder) writeEvents(room *rooms.Room, events []*rooms.Event) error {
-	if len(events) == 0 {
+// writeEvents appends the events of a timeline, comma separated, as the client asked for them.
+func (b *builder) writeEvents(room *rooms.Room, t *timeline) (err error) {
+	switch {
+	case len(t.events) == 0:
 		return nil
+	case t.plain:
+		return b.writeState(room, t.events)
+	case b.filter.Federation:
+		return b.writeRaw(room, t.events)
 	}
-	if b.filter.Federation {
-		return b.writeRaw(room, events)
-	}
-	forms, err := b.Rooms.ClientEvents(b.ctx, b.tx, room, events, b.recipient(), rooms.FormOptions{Bundle: mayBeRelated(room, events)})
-	if err != nil {
+	opt := rooms.FormOptions{Bundle: mayBeRelated(room, t.events)}
+	if b.filter.EventFields == nil {
+		b.out, err = t.view.Append(b.ctx, b.tx, b.out, t.events, opt)
 		return err
 	}
-	for _, form := range forms {
-		if b.filter.EventFields != nil {
-			b.out = selectFields(b.list(), form, b.filter.EventFields)
-			continue
+	for i := range t.events {
+		var form []byte
+		if form, err = t.view.Append(b.ctx, b.tx, nil, t.events[i:i+1], opt); err != nil {
+			return err
 		}
-		b.out = append(b.list(), form...)
+		b.out = selectFields(b.list(), form, b.filter.EventFields)
 	}
 	return nil
 }

@@ -32,6 +32,81 @@ func (r *Room) LoadEvents(rows []storage.EventRow) ([]*Event, error) {
 	return out, nil
 }
 
+// View is how one recipient sees a room, for the time of one answer.
+type View struct {
+	svc  *Service
+	room *Room
+	to   Recipient
+	v    *viewer
+	seen []seenEvent // what Visible has found
+}
+
+type seenEvent struct {
+	pos storage.Pos
+	at  sight
+}
+
+// View makes a recipient's view of a room. It is for one goroutine.
+func (s *Service) View(room *Room, to Recipient) *View { return &View{svc: s, room: room, to: to} }
+
+// open makes the viewer at the first use.
+func (w *View) open(ctx context.Context, tx *storage.Tx) (err error) {
+	if w.v == nil {
+		w.v, err = w.svc.viewer(ctx, tx, w.room, w.to)
+	}
+	return err
+}
+
+// Visible leaves out what the recipient may not see, like Service.Visible.
+func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*Event) (visible []*Event, err error) {
+	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {
+		if err := w.open(ctx, tx); err != nil {
+			return err
+		}
+		var sights []sight
+		if visible, sights, err = w.v.filter(tx, evs); err != nil {
+			return err
+		}
+		for i, e := range visible {
+			w.seen = append(w.seen, seenEvent{e.Pos, sights[i]})
+		}
+		return nil
+	})
+	return visible, err
+}
+
+// Append appends, comma separated, events that Visible has found, as Service.ClientEvents writes them.
+func (w *View) Append(ctx context.Context, tx *storage.Tx, dst []byte, evs []*Event, opt FormOptions) (out []byte, err error) {
+	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {
+		x, err := w.v.extras(tx, evs, opt)
+		if err != nil {
+			return err
+		}
+		out = dst
+		for i, e := range evs {
+			at := w.at(e)
+			if e, err = w.v.shown(e, at); err != nil {
+				return err
+			}
+			if i > 0 {
+				out = append(out, ',')
+			}
+			out = w.v.append(out, e, at.membership, x, opt)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (w *View) at(e *Event) sight {
+	for i := range w.seen {
+		if w.seen[i].pos == e.Pos {
+			return w.seen[i].at
+		}
+	}
+	return sight{}
+}
+
 // AppendState appends, comma separated, events of a state of the room as a client gets them that may read that state: no
 // history visibility applies, and no more is told of each than the event itself.
 func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, room *Room, evs []*Event, to Recipient) ([]byte, error) {
