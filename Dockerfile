@@ -1,5 +1,6 @@
-# A static binary alone in its image. Data, configuration and keys live in the volume /data:
-#   docker run --rm -v ebb:/data IMAGE init --server-name example.org --data-dir /data
+# A static binary alone in its image; test/emptyroot proves these steps without a container engine.
+# Data, configuration and keys live in the volume /data:
+#   docker run --rm -v ebb:/data IMAGE init --server-name example.org --data-dir /data --listen 0.0.0.0:8008
 #   docker run -v ebb:/data -p 8008:8008 IMAGE
 FROM golang:1.26-bookworm AS build
 WORKDIR /src

@@ -4,6 +4,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 1m
 # Kills of the crash test, and seeds and rounds elsewhere, in test-long.
 KILLS ?= 50
+# Where make build puts the program.
+BINARY ?= bin/ebb
 
 # The static binary needs no C library at run time: pure Go name resolution, everything else linked in. No flag here may
 # change how C is compiled: SQLite would be built once more, for a minute.
@@ -26,7 +28,7 @@ run: build
 
 ## build: bin/ebb, static
 build:
-	CGO_ENABLED=1 $(GO) build $(STATIC) -o bin/ebb ./cmd/ebb
+	CGO_ENABLED=1 $(GO) build $(STATIC) -o $(BINARY) ./cmd/ebb
 
 ## test: the gate
 test:
