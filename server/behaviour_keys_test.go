@@ -1,0 +1,103 @@
+package server_test
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"ebb/internal/testserver"
+)
+
+// crossSigningKeys makes the three keys of a user, two of them signed by the first.
+func crossSigningKeys(t *testing.T, user string) obj {
+	t.Helper()
+	encode := base64.RawStdEncoding.EncodeToString
+	var master ed25519.PrivateKey
+	var masterID string
+	keys := obj{}
+	for _, usage := range []string{"master", "self_signing", "user_signing"} {
+		public, private, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := obj{"user_id": user, "usage": []string{usage}, "keys": obj{"ed25519:" + encode(public): encode(public)}}
+		if usage == "master" {
+			master, masterID = private, "ed25519:"+encode(public)
+		} else {
+			canonical, err := json.Marshal(key) // maps are sorted and nothing is escaped
+			if err != nil {
+				t.Fatal(err)
+			}
+			key["signatures"] = obj{user: obj{masterID: encode(ed25519.Sign(master, canonical))}}
+		}
+		keys[usage+"_key"] = key
+	}
+	return keys
+}
+
+func TestOneTimeKeysAreGivenOnceOldestFirstAndNeverChange(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
+	upload := func(id, key string) obj {
+		return obj{"one_time_keys": obj{"signed_curve25519:" + id: obj{"key": key, "signatures": obj{alice.User: obj{"ed25519:X": "s"}}}}}
+	}
+	for i, id := range []string{"z", "m", "a"} { // names do not tell the age
+		alice.Do("POST", "/v3/keys/upload", upload(id, fmt.Sprint(i)))
+	}
+	if again := alice.Do("POST", "/v3/keys/upload", upload("z", "0")); get(again, "one_time_key_counts", "signed_curve25519") != 3.0 {
+		t.Errorf("after the same upload: %v", again)
+	}
+	alice.Refused("POST", "/v3/keys/upload", upload("z", "other"), 400, "M_INVALID_PARAM")
+	alice.Do("POST", "/v3/keys/upload", obj{"fallback_keys": obj{"signed_curve25519:f": obj{"key": "last", "fallback": true}}})
+	claim := obj{"one_time_keys": obj{alice.User: obj{alice.DeviceID: "signed_curve25519"}}}
+	for i, id := range []string{"z", "m", "a", "f", "f"} {
+		given, _ := get(bob.Do("POST", "/v3/keys/claim", claim), "one_time_keys", alice.User, alice.DeviceID).(obj)
+		if len(given) != 1 || given["signed_curve25519:"+id] == nil {
+			t.Errorf("claim %d gives %v, want %s", i, given, id)
+		}
+		if i == 2 {
+			if left := alice.sync(); get(left, "device_unused_fallback_key_types", 0) != "signed_curve25519" {
+				t.Errorf("before the fallback key is used: %v", left["device_unused_fallback_key_types"])
+			}
+		}
+	}
+	if left := alice.sync(); get(left, "device_one_time_keys_count", "signed_curve25519") != 0.0 || len(list(left, "device_unused_fallback_key_types")) != 0 {
+		t.Errorf("at the end: %v and %v", left["device_one_time_keys_count"], left["device_unused_fallback_key_types"])
+	}
+}
+
+func TestDeviceKeysComeBackWithMembersNobodyKnows(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
+	share(alice.Client, bob.Client)
+	const future = `"org.example.future":{"b":1.50,"a":["\u00e9",null,12345678901234567890]}`
+	keys := fmt.Sprintf(`{"user_id":%q,"device_id":%q,"algorithms":["m.olm.v1.curve25519-aes-sha2"],"keys":{"ed25519:%s":"k"},"signatures":{},%s}`,
+		alice.User, alice.DeviceID, alice.DeviceID, future)
+	alice.Do("POST", "/v3/keys/upload", []byte(`{"device_keys":`+keys+`}`))
+	for _, d := range []*device{alice, bob} {
+		status, _, raw := d.Raw("POST", "/v3/keys/query", obj{"device_keys": obj{alice.User: []string{}}})
+		if status != 200 || !strings.Contains(string(raw), future) {
+			t.Errorf("%s reads %s", d.User, raw)
+		}
+	}
+}
+
+func TestUserSigningKeyIsToldToItsOwnerAlone(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
+	share(alice.Client, bob.Client)
+	keys := crossSigningKeys(t, alice.User)
+	alice.Do("POST", "/v3/keys/device_signing/upload", keys) // the first ones need no password
+	for d, own := range map[*device]bool{alice: true, bob: false} {
+		answer := d.Do("POST", "/v3/keys/query", obj{"device_keys": obj{alice.User: []string{}}})
+		if get(answer, "master_keys", alice.User) == nil || get(answer, "self_signing_keys", alice.User) == nil {
+			t.Errorf("%s does not see the public keys: %v", d.User, answer)
+		}
+		if (get(answer, "user_signing_keys", alice.User) != nil) != own {
+			t.Errorf("%s sees user-signing keys %v", d.User, answer["user_signing_keys"])
+		}
+	}
+}
