@@ -95,6 +95,7 @@ func (p *presence) poll(nid int64, userID id.UserID, device int64, state event.P
 	if !known && (delta < 0 || len(u.devices) >= maxPresenceDevices) {
 		return
 	}
+	same := delta < 0 || known && d.state == state && (d.polls > 0 || now.Sub(d.seen) < presenceTimeout)
 	if delta > 0 {
 		if state == event.PresenceOnline && u.state == event.PresenceOffline {
 			u.lastActive = now
@@ -103,7 +104,9 @@ func (p *presence) poll(nid int64, userID id.UserID, device int64, state event.P
 	}
 	d.polls, d.seen = max(0, d.polls+delta), now
 	u.devices[device] = d
-	p.refresh(u, now, false)
+	if !same { // what only time changes is for tick
+		p.refresh(u, now, false)
+	}
 }
 
 // set is the user's own word about a device's state, with the status message to show (nil: none).

@@ -15,10 +15,12 @@ import (
 const (
 	// maxTimeout bounds a long poll; proxies between cut longer ones off anyway.
 	maxTimeout = 5 * time.Minute
-	// crowd is the number of waiting requests from which a woken one rests for coalesce before it looks: what arrives in
-	// that time shares one answer, and the sender who woke them all is answered first.
+	// crowd is the number of waiting requests from which one that is woken within hasty of its begin rests for coalesce
+	// before it looks: where so much happens that everybody is woken as soon as they wait, what comes in that time shares
+	// one answer. In a quieter room nobody rests, and hears at once.
 	crowd    = 32
-	coalesce = 3 * time.Millisecond
+	hasty    = 20 * time.Millisecond
+	coalesce = 5 * time.Millisecond
 )
 
 // SyncRequest is a request for /sync, as the client put it.
@@ -77,6 +79,7 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 		defer stop()
 		expired = c
 	}
+	begun := time.Now() // real time: it is about the machine's load
 	syncWaiting.Inc()
 	defer syncWaiting.Dec()
 	for {
@@ -87,7 +90,9 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 		select {
 		case <-sub.C():
 			syncWakeups.Inc()
-			s.rest()
+			if time.Since(begun) < hasty {
+				s.rest()
+			}
 		case <-expired:
 			final = true
 		case <-s.stopped:
