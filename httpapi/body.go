@@ -2,11 +2,14 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"ebb/mxerr"
@@ -128,7 +131,7 @@ func DecodeJSON(body []byte, v any) error {
 		}
 		return mxerr.NotJSON("The body is not JSON")
 	}
-	deep, nul := survey(body)
+	deep, odd := survey(body)
 	if deep > maxDepth {
 		return mxerr.BadJSON("The JSON is nested more than %d levels deep", maxDepth)
 	}
@@ -139,8 +142,8 @@ func DecodeJSON(body []byte, v any) error {
 		return mxerr.NotJSON("The body is not JSON").Because(err)
 	case err != nil:
 		return mxerr.BadJSON("The body does not have the documented shape").Because(err)
-	case nul:
-		return mxerr.BadJSON("The JSON has a NUL character in a string")
+	case odd != "":
+		return mxerr.BadJSON("The JSON has %s", odd)
 	}
 	return nil
 }
@@ -148,26 +151,78 @@ func DecodeJSON(body []byte, v any) error {
 // maxDepth bounds nested arrays and objects of a body: every reader of it may recurse.
 const maxDepth = 100
 
-// survey tells how deep bytes that may be JSON are nested (counting stops beyond maxDepth), and whether a string in them
-// has an escaped NUL. Deviation: JSON allows NUL, but PostgreSQL stores no text with it and C clients cut it short.
-func survey(body []byte) (deepest int, nul bool) {
+// survey tells how deep bytes that may be JSON are nested (counting stops beyond maxDepth), and what in them is JSON but
+// is refused, "" for nothing. Deviation: JSON allows NUL, but PostgreSQL stores no text with it and C clients cut it
+// short; it allows lone surrogates and 1e999, but strict readers, Rust's and Go's among them, refuse a whole answer for
+// one such value, so that a message to somebody's device would keep that device from syncing.
+func survey(body []byte) (deepest int, odd string) {
 	depth, quoted := 0, false
 	for i := 0; i < len(body); i++ {
 		switch c := body[i]; {
 		case quoted && c == '\\':
-			i++
-			nul = nul || bytes.HasPrefix(body[i:], []byte("u0000"))
+			n, why := surveyEscape(body[i:])
+			i, odd = i+n-1, cmp.Or(odd, why)
 		case c == '"':
 			quoted = !quoted
 		case quoted:
 		case c == '{' || c == '[':
 			if depth++; depth > maxDepth {
-				return depth, nul
+				return depth, odd
 			}
 			deepest = max(deepest, depth)
 		case c == '}' || c == ']':
 			depth--
+		case c == '-' || '0' <= c && c <= '9':
+			n, why := surveyNumber(body[i:])
+			i, odd = i+n-1, cmp.Or(odd, why)
 		}
 	}
-	return deepest, nul
+	return deepest, odd
 }
+
+// surveyEscape looks at the escape that text begins with, a surrogate pair counting as one; n is its length.
+func surveyEscape(text []byte) (n int, odd string) {
+	r, ok := unicodeEscape(text)
+	switch {
+	case !ok:
+		return 2, ""
+	case r == 0:
+		return 6, "a NUL character in a string"
+	case !utf16.IsSurrogate(r):
+		return 6, ""
+	}
+	if low, ok := unicodeEscape(text[6:]); ok && utf16.DecodeRune(r, low) != utf8.RuneError {
+		return 12, ""
+	}
+	return 6, "half a surrogate pair in a string"
+}
+
+// unicodeEscape reads a \u escape.
+func unicodeEscape(text []byte) (rune, bool) {
+	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
+		return 0, false
+	}
+	r, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	return rune(r), err == nil
+}
+
+// surveyNumber looks at the number that text begins with; n is its length.
+func surveyNumber(text []byte) (n int, odd string) {
+	plain := true
+	for n < len(text) && bytes.IndexByte(numberBytes, text[n]) >= 0 {
+		plain = plain && text[n]|0x20 != 'e'
+		n++
+	}
+	if plain && n <= maxPlain {
+		return n, ""
+	}
+	if _, err := strconv.ParseFloat(string(text[:n]), 64); errors.Is(err, strconv.ErrRange) {
+		return n, "a number beyond what a float64 holds"
+	}
+	return n, ""
+}
+
+var numberBytes = []byte("0123456789.eE+-")
+
+// maxPlain: any number of 300 bytes without an exponent is below 1e308.
+const maxPlain = 300
