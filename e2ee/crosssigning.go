@@ -61,7 +61,7 @@ func (k *crossSigningKey) check(owner id.UserID) error {
 		Keys       map[string]string            `json:"keys"`
 		Signatures map[string]map[string]string `json:"signatures"`
 	}
-	if err := json.Unmarshal(k.raw, &key); err != nil {
+	if err := json.Unmarshal(k.raw, &key); err != nil || misspelled(k.raw, "user_id", "usage", "keys", "signatures") {
 		return mxerr.BadJSON("The %s key does not have the documented shape", k.usage)
 	}
 	if key.UserID != owner || !slices.Contains(key.Usage, k.usage) {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -194,6 +195,7 @@ func TestDeviceKeysAreKeptVerbatimAndRefusedForOthers(t *testing.T) {
 	}
 	for name, body := range map[string]json.RawMessage{
 		"another device": identity(bob, ""), "a list": json.RawMessage(`[]`), "a string": json.RawMessage(`"x"`),
+		"another user, hidden behind upper case": json.RawMessage(`{"user_id":"@bob:test","device_id":"A","algorithms":[],"keys":{},"USER_ID":"@alice:test"}`),
 		"keys of a wrong type": json.RawMessage(`{"user_id":"@alice:test","device_id":"A","algorithms":[],"keys":{"a":1}}`),
 	} {
 		if _, err := f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: body}); mxerr.Code(err) != mxerr.CodeBadJSON && mxerr.Code(err) != mxerr.CodeInvalidParam {
@@ -430,5 +432,53 @@ func TestDeletedDeviceLeavesNothing(t *testing.T) {
 	counts := must(f.OneTimeKeyCounts(t.Context(), alice.DeviceNID))
 	if len(keys.DeviceKeys[alice.User]) != 0 || counts["signed_curve25519"] != 0 {
 		t.Fatal(keys, counts)
+	}
+}
+
+func TestMessageToAllDevicesDoesNotGrowWithoutBound(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	for i := range 40 {
+		f.device("bob", fmt.Sprint("B", i))
+	}
+	send := func(txn string, size int, users int) error {
+		messages := map[id.UserID]map[id.DeviceID]json.RawMessage{}
+		for i := range users {
+			content := json.RawMessage(`{"a":"` + strings.Repeat("x", size-len(`{"a":""}`)) + `"}`)
+			messages[id.NewUserID([]string{"bob", "carol"}[i], serverName)] = map[id.DeviceID]json.RawMessage{allDevices: content}
+		}
+		return f.SendToDevice(t.Context(), alice, "sendToDevice/m.x", txn, "m.x", messages)
+	}
+	if err := send("1", maxToDeviceContent, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := send("2", maxToDeviceContent+1, 1); mxerr.Code(err) != mxerr.CodeTooLarge {
+		t.Errorf("a message of more than 64 KiB: %v", err)
+	}
+	for i := range maxToDeviceBytes/maxToDeviceContent - 39 {
+		f.device("carol", fmt.Sprint("C", i))
+	}
+	if err := send("3", maxToDeviceContent, 2); mxerr.Code(err) != mxerr.CodeTooLarge {
+		t.Errorf("two messages of 64 KiB that become more than 32 MiB: %v", err)
+	}
+}
+
+func TestFallbackKeysOfADeviceAreBounded(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	upload := func(n int) error {
+		_, err := f.Upload(t.Context(), alice, UploadKeys{FallbackKeys: map[string]json.RawMessage{fmt.Sprintf("a%d:f", n): json.RawMessage(`"k"`)}})
+		return err
+	}
+	for i := range maxAlgorithms {
+		if err := upload(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := upload(maxAlgorithms); mxerr.Code(err) != mxerr.CodeTooLarge {
+		t.Errorf("a fallback key of one more algorithm: %v", err)
+	}
+	if err := upload(0); err != nil {
+		t.Errorf("a fallback key in the place of another: %v", err)
 	}
 }

@@ -79,12 +79,23 @@ func (s *Service) storeKeys(tx *storage.Tx, d Device, identity json.RawMessage, 
 	if err := addOneTimeKeys(tx, d.DeviceNID, oneTime); err != nil {
 		return nil, err
 	}
-	for _, k := range fallback {
-		if err := tx.SetFallbackKey(d.DeviceNID, k); err != nil {
-			return nil, err
+	return committed, setFallbackKeys(tx, d.DeviceNID, fallback)
+}
+
+func setFallbackKeys(tx *storage.Tx, device int64, keys []storage.KeyJSON) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	for _, k := range keys {
+		if err := tx.SetFallbackKey(device, k); err != nil {
+			return err
 		}
 	}
-	return committed, nil
+	n, err := tx.CountFallbackKeys(device) // a key replaces that of its algorithm: only now are they counted
+	if err != nil {
+		return err
+	}
+	return bounded("fallback keys of a device", int(n), maxAlgorithms)
 }
 
 // setDeviceKeys stores identity keys and reports whether they differ from those that were there.
@@ -154,7 +165,7 @@ func checkDeviceKeys(d Device, raw json.RawMessage) error {
 		Keys       map[string]string            `json:"keys"`
 		Signatures map[string]map[string]string `json:"signatures"`
 	}
-	if err := json.Unmarshal(raw, &keys); err != nil {
+	if err := json.Unmarshal(raw, &keys); err != nil || misspelled(raw, "user_id", "device_id", "algorithms", "keys", "signatures") {
 		return mxerr.BadJSON("device_keys do not have the documented shape")
 	}
 	if keys.UserID != string(d.User) || keys.DeviceID != string(d.DeviceID) {

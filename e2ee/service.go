@@ -9,12 +9,15 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/canonjson"
 	"ebb/mxerr"
 	"ebb/storage"
 	"ebb/wake"
@@ -51,7 +54,9 @@ const (
 	maxKeyID            = 255      // bytes
 	maxQueryUsers       = 5000     // users of one /keys/query or /keys/claim
 	maxSignatureObjects = 2000     // of one /keys/signatures/upload
-	maxToDeviceTargets  = 10000    // messages of one sendToDevice
+	maxToDeviceTargets  = 10000    // messages of one sendToDevice, "*" counting for every device
+	maxToDeviceContent  = 64 << 10 // of one of them, bytes: what other servers take
+	maxToDeviceBytes    = 32 << 20 // of all of them: a message to "*" is stored once for each device
 	maxToDeviceBacklog  = 10000    // undelivered messages per device; older ones are dropped
 	maxBackupSession    = 64 << 10 // session_data, bytes
 )
@@ -103,6 +108,21 @@ func object(what string, raw json.RawMessage) (map[string]json.RawMessage, error
 		return nil, mxerr.BadJSON("%s is not an object", what)
 	}
 	return m, nil
+}
+
+// misspelled tells whether an object has a member that is one of the names but for upper and lower case. encoding/json
+// takes it for the member, so that what is checked would not be what others read.
+func misspelled(raw json.RawMessage, names ...string) bool {
+	bad := errors.New("misspelled")
+	err := canonjson.Each(raw, func(key string, _ []byte) error {
+		for _, name := range names {
+			if key != name && strings.EqualFold(key, name) {
+				return bad
+			}
+		}
+		return nil
+	})
+	return errors.Is(err, bad)
 }
 
 func bounded(what string, n, limit int) error {

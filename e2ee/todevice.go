@@ -26,6 +26,9 @@ func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventTy
 			if len(content) == 0 || content[0] != '{' { // it is JSON: it was part of some
 				return mxerr.BadJSON("content is not an object")
 			}
+			if err := bounded("content of a message", len(content), maxToDeviceContent); err != nil {
+				return err
+			}
 		}
 	}
 	if err := bounded("messages of one request", n, maxToDeviceTargets); err != nil {
@@ -59,6 +62,8 @@ type outgoing struct {
 	sender    id.UserID
 	eventType string
 	receivers []int64
+	messages  int
+	bytes     int
 }
 
 func (o *outgoing) send(tx *storage.Tx, user id.UserID, messages map[id.DeviceID]json.RawMessage) error {
@@ -78,6 +83,9 @@ func (o *outgoing) send(tx *storage.Tx, user id.UserID, messages map[id.DeviceID
 		if !wanted {
 			continue
 		}
+		if err := o.count(len(content)); err != nil {
+			return err
+		}
 		pos, err := tx.AddToDevice(dev.NID, o.event(content))
 		if err != nil {
 			return err
@@ -90,6 +98,16 @@ func (o *outgoing) send(tx *storage.Tx, user id.UserID, messages map[id.DeviceID
 		}
 	}
 	return nil
+}
+
+// count keeps one small request from becoming millions of rows by way of "*".
+func (o *outgoing) count(size int) error {
+	o.messages++
+	o.bytes += size
+	if err := bounded("messages of one request", o.messages, maxToDeviceTargets); err != nil {
+		return err
+	}
+	return bounded("bytes of the messages of one request", o.bytes, maxToDeviceBytes)
 }
 
 // candidates are the devices of a user among which are those that named names; false where there is no such user. Most

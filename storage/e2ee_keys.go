@@ -105,6 +105,12 @@ func (tx *Tx) CountOneTimeKeys(device int64) ([]KeyCount, error) {
 	}, countOneTimeKeysQuery, device)
 }
 
+// CountFallbackKeys counts a device's fallback keys, used or not.
+func (tx *Tx) CountFallbackKeys(device int64) (n int64, err error) {
+	n, _, err = one(tx, scanInt64, `SELECT count(*) FROM fallback_keys WHERE device_nid = $1`, device)
+	return n, err
+}
+
 // UnusedFallbackKeys lists the algorithms whose fallback key nobody was given yet.
 func (tx *Tx) UnusedFallbackKeys(device int64) ([]string, error) {
 	return collect(tx, scanString, `SELECT algorithm FROM fallback_keys WHERE device_nid = $1 AND used = 0`, device)
