@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"ebb/rooms"
 )
 
 // Filter is a parsed sync filter. A nil list means "everything"; an empty one, "nothing".
@@ -212,7 +214,7 @@ func (f *EventFilter) sender(userID string) bool { return listed(f.Senders, f.No
 
 // typ tells whether events of a type pass.
 func (f *EventFilter) typ(eventType string) bool {
-	matches := func(pattern string) bool { return glob(pattern, eventType) }
+	matches := func(pattern string) bool { return rooms.MatchType(pattern, eventType) }
 	return (f.Types == nil || slices.ContainsFunc(f.Types, matches)) && !slices.ContainsFunc(f.NotTypes, matches)
 }
 

@@ -95,16 +95,16 @@ func (f *EventFilter) event(e *Event) bool {
 	if f.Senders != nil && !slices.Contains(*f.Senders, sender) || slices.Contains(f.NotSenders, sender) {
 		return false
 	}
-	matches := func(pattern string) bool { return globMatch(pattern, e.Type()) }
+	matches := func(pattern string) bool { return MatchType(pattern, e.Type()) }
 	if f.Types != nil && !slices.ContainsFunc(*f.Types, matches) || slices.ContainsFunc(f.NotTypes, matches) {
 		return false
 	}
 	return f.ContainsURL == nil || *f.ContainsURL == (contentString(e, "url") != "")
 }
 
-// globMatch matches text against a pattern in which * stands for any bytes; after a mismatch only the last star moves on,
+// MatchType matches text (an event type) against a pattern in which * stands for any bytes; after a mismatch only the last star moves on,
 // so that its work is bounded by the product of the lengths.
-func globMatch(pattern, text string) bool {
+func MatchType(pattern, text string) bool {
 	p, t, star, mark := 0, 0, -1, 0
 	for t < len(text) {
 		switch {

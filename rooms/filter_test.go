@@ -16,8 +16,8 @@ func TestGlobsMatchWholeTypes(t *testing.T) {
 		{"*", "", true}, {"*.member", "m.room.member", true}, {"m.*.m*r", "m.room.member", true}, {"m.*.x", "m.room.member", false},
 		{"", "", true}, {"", "a", false}, {"**a**", "bab", true}, {strings.Repeat("*a", 500) + "b", strings.Repeat("a", 2000), false},
 	} {
-		if got := globMatch(c.pattern, c.text); got != c.want {
-			t.Errorf("globMatch(%.20q, %.20q) = %v", c.pattern, c.text, got)
+		if got := MatchType(c.pattern, c.text); got != c.want {
+			t.Errorf("MatchType(%.20q, %.20q) = %v", c.pattern, c.text, got)
 		}
 	}
 }
