@@ -196,7 +196,7 @@ func TestDeviceKeysAreKeptVerbatimAndRefusedForOthers(t *testing.T) {
 	for name, body := range map[string]json.RawMessage{
 		"another device": identity(bob, ""), "a list": json.RawMessage(`[]`), "a string": json.RawMessage(`"x"`),
 		"another user, hidden behind upper case": json.RawMessage(`{"user_id":"@bob:test","device_id":"A","algorithms":[],"keys":{},"USER_ID":"@alice:test"}`),
-		"keys of a wrong type": json.RawMessage(`{"user_id":"@alice:test","device_id":"A","algorithms":[],"keys":{"a":1}}`),
+		"keys of a wrong type":                   json.RawMessage(`{"user_id":"@alice:test","device_id":"A","algorithms":[],"keys":{"a":1}}`),
 	} {
 		if _, err := f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: body}); mxerr.Code(err) != mxerr.CodeBadJSON && mxerr.Code(err) != mxerr.CodeInvalidParam {
 			t.Errorf("%s: %v", name, err)
