@@ -131,6 +131,10 @@ func TestRestrictedJoin(t *testing.T) {
 		if got := h.content(room, typeMember, string(bob.ID)); got != `{"displayname":"Bobby","membership":"join"}` {
 			t.Errorf("with a new name it is %s", got)
 		}
+		h.set(bob, room, typeMember, string(bob.ID), `{"membership":"join","displayname":"Bob","join_authorised_via_users_server":"unused"}`)
+		if got := h.content(room, typeMember, string(bob.ID)); got != `{"displayname":"Bob","membership":"join"}` {
+			t.Errorf("set as state it is %s", got)
+		}
 		h.ok(h.svc.Leave(ctx, bob, room, ""))
 		h.ok(h.svc.Leave(ctx, bob, club, ""))
 		h.refused(h.svc.Join(ctx, bob, room, ""), "M_FORBIDDEN")

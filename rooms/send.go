@@ -64,6 +64,9 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.Ev
 		b.txn = c
 		if p.member != nil {
 			p.member.from = b.room.provisionalMembership(p.member.user)
+			if p.member.from == Join && p.member.to == Join { // who is in needs no grant, and clients repeat what they found
+				p.content = canonjson.Without(p.content, "join_authorised_via_users_server")
+			}
 		}
 		e, err := b.add(*p)
 		if err != nil {
