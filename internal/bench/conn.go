@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -34,29 +36,43 @@ func (c *conn) close() {
 	}
 }
 
-// do sends a request and reads its answer, which stays valid until the next. Any status but 200 is an error.
+// do sends a request and reads its answer, which stays valid until the next. Any status but 200 is an error. A server may
+// close a connection that was idle for long: then the request is sent again.
 func (c *conn) do(method, path string, body []byte) ([]byte, error) {
-	if c.tcp == nil {
-		if err := c.dial(); err != nil {
-			return nil, err
-		}
-	}
-	if err := c.tcp.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
-		return nil, err
-	}
+	idle := c.tcp != nil
 	c.compose(method, path, body)
-	if _, err := c.tcp.Write(c.out); err != nil {
-		return nil, err
-	}
-	status, err := c.read()
+	status, err := c.exchange()
 	if err != nil {
 		c.close()
+		if idle && errors.Is(err, errNoAnswer) {
+			status, err = c.exchange()
+		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	if status != 200 {
 		return nil, fmt.Errorf("%s %s: %d %.300s", method, path, status, c.body)
 	}
 	return c.body, nil
+}
+
+// errNoAnswer: the server closed the connection before it said anything.
+var errNoAnswer = errors.New("no answer")
+
+func (c *conn) exchange() (status int, err error) {
+	if c.tcp == nil {
+		if err := c.dial(); err != nil {
+			return 0, err
+		}
+	}
+	if err := c.tcp.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
+		return 0, err
+	}
+	if _, err := c.tcp.Write(c.out); err != nil {
+		return 0, errors.Join(errNoAnswer, err)
+	}
+	return c.read()
 }
 
 func (c *conn) dial() (err error) {
@@ -87,6 +103,9 @@ func (c *conn) compose(method, path string, body []byte) {
 // read reads one answer into body.
 func (c *conn) read() (status int, err error) {
 	line, err := c.in.ReadSlice('\n')
+	if err == io.EOF && len(line) == 0 || errors.Is(err, syscall.ECONNRESET) { //nolint:errorlint // never wrapped
+		return 0, errors.Join(errNoAnswer, err)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -19,6 +19,11 @@ func (b *bench) grown() error {
 		return err
 	}
 	defer func() { p.stop() }()
+	limit, err := b.startLimit(0)
+	if err != nil {
+		return err
+	}
+	defer limit.kill()
 	h, err := newHouse(p, 16, 40)
 	if err != nil {
 		return err
@@ -28,7 +33,7 @@ func (b *bench) grown() error {
 		if err := h.grow(n, &have); err != nil {
 			return err
 		}
-		if err := b.grownFigures(h, n); err != nil {
+		if err := b.grownFigures(h, limit, n); err != nil {
 			return err
 		}
 	}
@@ -55,9 +60,15 @@ func (h *house) grow(n int, have *int) error {
 	})
 }
 
-func (b *bench) grownFigures(h *house, n int) error {
-	var sends, nothing samples
+func (b *bench) grownFigures(h *house, limit *process, n int) error {
+	var sends, nothing, bareSends, bare samples
 	for range b.rounds {
+		if err := bareSends.add(measureLimit(limit, "/all/x/", len(h.senders), b.duration/2)); err != nil {
+			return err
+		}
+		if err := bare.add(measureLimit(limit, "/bare/x/", 4, b.duration/4)); err != nil {
+			return err
+		}
 		if err := sends.add(h.measure(func() (int, error) { return h.talk(b.duration / 2) })); err != nil {
 			return err
 		}
@@ -67,8 +78,8 @@ func (b *bench) grownFigures(h *house, n int) error {
 	}
 	at := fmt.Sprintf(" at %d events", n)
 	b.print(
-		figure{"sends" + at, "CPU s/1000", sends.of(spent.per1000), nil, "within 20 % of each other"},
-		figure{"/sync with nothing new" + at, "CPU ms", nothing.of(func(s spent) float64 { return s.micros() / 1000 }), nil, "within 20 % of each other"},
+		figure{"sends" + at, "CPU s/1000", sends.of(spent.per1000), bareSends.of(spent.per1000), "within 20 % of each other"},
+		figure{"/sync with nothing new" + at, "CPU ms", nothing.of(spent.millis), bare.of(spent.millis), "within 20 % of each other"},
 	)
 	return nil
 }

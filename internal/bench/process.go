@@ -176,6 +176,7 @@ type spent struct {
 
 func (s spent) perSecond() float64 { return float64(s.ops) / s.wall.Seconds() }
 func (s spent) per1000() float64   { return s.cpu.Seconds() / float64(s.ops) * 1000 }
+func (s spent) millis() float64    { return s.micros() / 1000 }
 func (s spent) micros() float64    { return float64(s.cpu.Microseconds()) / float64(s.ops) }
 
 // measure does what f does and says what it took.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 )
@@ -58,10 +59,9 @@ func (b *bench) syncs() error {
 			return err
 		}
 	}
-	millis := func(s spent) float64 { return s.micros() / 1000 }
 	b.print(
-		figure{"/sync with nothing new, in 500 rooms", "CPU ms", nothing.of(millis), bare.of(millis), "< 0.15"},
-		figure{"/sync with news only in rooms of others", "CPU ms", elsewhere.of(millis), bare.of(millis), ""},
+		figure{"/sync with nothing new, in 500 rooms", "CPU ms", nothing.of(spent.millis), bare.of(spent.millis), "< 0.15"},
+		figure{"/sync with news only in rooms of others", "CPU ms", elsewhere.of(spent.millis), bare.of(spent.millis), ""},
 		figure{"first /sync of 500 rooms of 20 messages, warm", "s", wall, nil, "< 0.2"},
 		figure{"first /sync of 500 rooms of 20 messages, warm", "CPU s", first, nil, ""},
 	)
@@ -149,7 +149,7 @@ func (b *bench) idle() error {
 	if err != nil {
 		return err
 	}
-	defer p.stop()
+	defer func() { p.stop() }()
 	time.Sleep(2 * time.Second) // what starting took is given back
 	empty, err := p.used()
 	if err != nil {
@@ -169,30 +169,51 @@ func (b *bench) idle() error {
 	defer limit.kill()
 	since := make([]string, len(members))
 	err = parallel(4, len(members), func(i int) (err error) {
-		since[i], err = members[i].settled("")
+		since[i], err = members[i].settledQuietly()
 		members[i].close()
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	var ebb, bare []float64
-	for range b.rounds {
-		kb, err := waiting(limit, b.clients, func(i int) (*conn, string) { return newConn(limit.addr, ""), "/poll?since=1" })
-		if err != nil {
+	bare, err := b.waiting(limit, b.clients, func(int) (*conn, func() error) {
+		c := newConn(limit.addr, "")
+		return c, func() error {
+			_, err := c.do("GET", "/poll?since=1", nil)
 			return err
 		}
-		bare = append(bare, kb)
-		kb, err = waiting(p, b.clients, func(i int) (*conn, string) { return members[i].conn, syncPath(since[i], 100_000) })
-		if err != nil {
-			return err
-		}
-		ebb = append(ebb, kb)
+	})
+	if err != nil {
+		return err
 	}
-	// The first round counts: later ones find memory that the server has not given back yet.
+	// In a new process: the old one would use again what making the accounts took.
+	wait := func(suffix string) (float64, error) {
+		p.stop()
+		if _, err := p.serve(0); err != nil {
+			return 0, err
+		}
+		return b.waiting(p, b.clients, func(i int) (*conn, func() error) {
+			return members[i].conn, func() error {
+				answer, err := members[i].do("GET", syncPath(since[i], 100_000)+suffix, nil)
+				if err == nil {
+					since[i], _ = member(answer, "next_batch")
+				}
+				return err
+			}
+		})
+	}
+	quiet, err := wait("&set_presence=offline")
+	if err != nil {
+		return err
+	}
+	seen, err := wait("")
+	if err != nil {
+		return err
+	}
 	b.print(
 		figure{"memory of a server that was just started", "MB", []float64{float64(empty.rss) / 1e6}, nil, "< 40"},
-		figure{fmt.Sprintf("memory of a waiting client, at %d", b.clients), "KB", ebb[:1], bare[:1], "≤ 20"},
+		figure{fmt.Sprintf("memory of a waiting client, at %d", b.clients), "KB", []float64{quiet}, []float64{bare}, "≤ 20"},
+		figure{"the same, all having just come online in rooms of 200", "KB", []float64{seen}, []float64{bare}, ""},
 	)
 	return nil
 }
@@ -215,8 +236,8 @@ func gather(members []*account) error {
 	})
 }
 
-// waiting lets n clients wait and says by how many KB a client the server has grown.
-func waiting(p *process, n int, client func(i int) (*conn, string)) (float64, error) {
+// waiting lets n clients wait, and ask again when they are answered, and says by how many KB a client the server has grown.
+func (b *bench) waiting(p *process, n int, client func(i int) (c *conn, ask func() error)) (float64, error) {
 	time.Sleep(3 * time.Second)
 	before, err := p.used()
 	if err != nil {
@@ -225,20 +246,26 @@ func waiting(p *process, n int, client func(i int) (*conn, string)) (float64, er
 	conns := make([]*conn, n)
 	var wg sync.WaitGroup
 	for i := range n {
-		c, path := client(i)
+		c, ask := client(i)
 		conns[i] = c
 		if err := c.dial(); err != nil {
 			return 0, err
 		}
 		wg.Go(func() {
-			_, _ = c.do("GET", path, nil) // it ends when the connection does
+			for ask() == nil { // it fails when the connection is closed
+			}
 		})
 		if i%100 == 99 {
 			time.Sleep(20 * time.Millisecond) // or the server's backlog overflows
 		}
 	}
-	time.Sleep(3 * time.Second)
+	time.Sleep(5 * time.Second)
 	after, err := p.used()
+	if b.profile != "" && p.binary != "" {
+		err = errors.Join(err, os.MkdirAll(b.profile, 0o750),
+			fetch("http://"+p.addr+"/debug/pprof/heap", filepath.Join(b.profile, "waiting.pprof")),
+			fetch("http://"+p.addr+"/debug/pprof/heap?debug=1", filepath.Join(b.profile, "waiting.txt")))
+	}
 	for _, c := range conns {
 		c.interrupt()
 	}
