@@ -647,6 +647,26 @@ func TestPresenceIsToldToThoseWhoShareARoom(t *testing.T) {
 	}
 }
 
+func TestPresenceOfBeforeARestartIsTakenBack(t *testing.T) {
+	w := newWorld(t)
+	alice, bob := w.user("alice"), w.user("bob")
+	room := alice.create("public_chat")
+	bob.join(room)
+	bob.sync()
+	alice.must(w.feed.SetPresence(t.Context(), alice.Viewer, "online", nil))
+	if a := bob.sync(); !strings.Contains(a.raw, `"presence":"online"`) {
+		t.Fatalf("bob is told %s", a.raw)
+	}
+	w.restart()
+	a := bob.sync()
+	if i := slices.IndexFunc(a.Presence.Events, func(e ev) bool { return e.Sender == alice.ID }); i < 0 || !strings.Contains(string(a.Presence.Events[i].Content), `"offline"`) {
+		t.Errorf("bob still believes that alice is here: %s", a.raw)
+	}
+	if a := bob.sync(); len(a.Presence.Events) != 0 {
+		t.Errorf("told twice: %s", a.raw)
+	}
+}
+
 func TestWhoSendsIsNotIdle(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := w.user("alice"), w.user("bob")
