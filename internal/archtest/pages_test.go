@@ -51,7 +51,7 @@ func TestArchitecturePageListsEveryPackage(t *testing.T) {
 			}
 		}
 	})
-	for _, row := range regexp.MustCompile("(?m)^\\| (\\d) \\| ([^|]+) \\|").FindAllStringSubmatch(text, -1) {
+	for _, row := range regexp.MustCompile(`(?m)^\| (\d) \| ([^|]+) \|`).FindAllStringSubmatch(text, -1) {
 		for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[2], -1) {
 			r, _ := ruleOf(name[1])
 			if !there[name[1]] {
