@@ -95,9 +95,6 @@ func Code(err error) string {
 	return ""
 }
 
-// Wrap gives err to the peer and keeps cause for the log.
-func Wrap(err *Error, cause error) *Error { return err.Because(cause) }
-
 // Forbidden is 403 M_FORBIDDEN.
 func Forbidden(format string, args ...any) *Error {
 	return New(http.StatusForbidden, CodeForbidden, format, args...)

@@ -9,7 +9,7 @@ import (
 
 func TestCauseIsForTheLogAlone(t *testing.T) {
 	cause := errors.New("disk on fire")
-	err := fmt.Errorf("store: %w", Wrap(Forbidden("You may not %s", "write"), cause))
+	err := fmt.Errorf("store: %w", Forbidden("You may not %s", "write").Because(cause))
 	if !errors.Is(err, cause) || Code(err) != CodeForbidden {
 		t.Fatal(err)
 	}
