@@ -67,13 +67,6 @@ func (a *account) settled(since string) (string, error) {
 	return since, nil // others are at work
 }
 
-// settledQuietly is settled for one whom others do not see online.
-func (a *account) settledQuietly() (string, error) {
-	answer, err := a.do("GET", syncPath("", 0)+"&set_presence=offline", nil)
-	since, _ := member(answer, "next_batch")
-	return since, err
-}
-
 // fanOutResult is one measurement.
 type fanOutResult struct {
 	spent

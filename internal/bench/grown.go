@@ -158,13 +158,17 @@ func (b *bench) purge(h *house) error {
 		Events int           `json:"events"`
 		Took   time.Duration `json:"took"`
 	}
-	s, err := h.measure(func() (int, error) {
-		out, err := h.command("purge now", "--json")
-		if err != nil {
-			return 0, err
-		}
-		err = json.Unmarshal(out, &report)
-		return report.Events, err
+	var s spent
+	err := b.profiled(h.process, "purge", func() (err error) {
+		s, err = h.measure(func() (int, error) {
+			out, err := h.command("purge now", "--json")
+			if err != nil {
+				return 0, err
+			}
+			err = json.Unmarshal(out, &report)
+			return report.Events, err
+		})
+		return err
 	})
 	if err != nil {
 		return err
