@@ -222,13 +222,19 @@ func (p *presence) newest() int64 {
 func (p *presence) since(serial int64) (int64, []presenceRecord) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var records []presenceRecord
-	for i := len(p.recent) - 1; i >= 0 && p.recent[i].serial > serial; i-- {
-		if c := p.recent[i]; c.serial == c.user.serial {
+	first := len(p.recent)
+	for first > 0 && p.recent[first-1].serial > serial {
+		first--
+	}
+	if first == len(p.recent) {
+		return p.serial, nil
+	}
+	records := make([]presenceRecord, 0, len(p.recent)-first) // at once: when a crowd comes online, this is most of its garbage
+	for _, c := range p.recent[first:] {
+		if c.serial == c.user.serial {
 			records = append(records, c.user.record())
 		}
 	}
-	slices.Reverse(records)
 	return p.serial, records
 }
 
