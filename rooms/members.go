@@ -310,8 +310,8 @@ func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to Recipi
 }
 
 // appendProfiles writes an object of user id → display_name and avatar_url.
-// Deviation: what a member has not set is null, where the specification's schema has only strings: Synapse answers so, and
-// Complement's TestRoomState wants both to be there.
+// Both are always there, since clients look for them; what a member has not set is empty, which is a string as the
+// specification's schema has it.
 func appendProfiles(dst []byte, members []*Event) []byte {
 	dst = append(dst, '{')
 	for i, e := range members {
@@ -320,16 +320,9 @@ func appendProfiles(dst []byte, members []*Event) []byte {
 		}
 		user, _ := e.StateKey()
 		dst = append(canonjson.AppendString(dst, user), ':')
-		dst = appendTextOrNull(append(dst, `{"avatar_url":`...), contentString(e, "avatar_url"))
-		dst = appendTextOrNull(append(dst, `,"display_name":`...), contentString(e, "displayname"))
+		dst = canonjson.AppendString(append(dst, `{"avatar_url":`...), contentString(e, "avatar_url"))
+		dst = canonjson.AppendString(append(dst, `,"display_name":`...), contentString(e, "displayname"))
 		dst = append(dst, '}')
 	}
 	return append(dst, '}')
-}
-
-func appendTextOrNull(dst []byte, text string) []byte {
-	if text == "" {
-		return append(dst, "null"...)
-	}
-	return canonjson.AppendString(dst, text)
 }
