@@ -230,7 +230,7 @@ func TestAliases(t *testing.T) {
 			h.Errorf("aliases %v", got)
 		}
 		for content, code := range map[string]string{
-			`{"alias":"#none:here"}`: "M_BAD_ALIAS", `{"alias":"nonsense"}`: "M_INVALID_PARAM", `{"alias":"#b:here"}`: "M_BAD_ALIAS", `{"alias":7}`: "M_BAD_JSON",
+			`{"alias":"#none:here"}`: "M_BAD_ALIAS", `{"alias":"nonsense"}`: "M_INVALID_PARAM", `{"alias":"#b:here"}`: "M_BAD_ALIAS", `{"alias":"#none:here","ALIAS":"#a:here"}`: "M_BAD_ALIAS", `{"alias":7}`: "M_BAD_JSON",
 			`{"alt_aliases":["#none:here"]}`: "M_BAD_ALIAS", `{"alt_aliases":["x"]}`: "M_INVALID_PARAM", `{"alias":"#a:here","alt_aliases":["#b:here"]}`: "M_BAD_ALIAS",
 		} {
 			_, err := h.trySet(alice, room, typeCanonicalAlias, "", content)

@@ -103,6 +103,9 @@ func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, er
 	if !isObject(n.Content) {
 		return nil, mxerr.BadJSON("The content of an event is a JSON object")
 	}
+	if err := p.settle(r.version); err != nil {
+		return nil, err
+	}
 	if p.typ == typeRedaction && p.stateKey == nil {
 		return p, s.prepareRedaction(ctx, r, n, p)
 	}
@@ -112,6 +115,18 @@ func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, er
 		}
 	}
 	return p, s.related(ctx, r, p)
+}
+
+// settle gives duplicate keys, which old room versions let through, the one meaning that the event will have: what is
+// looked at before it is built must not be another value than what others read. Newer versions refuse them when it is built.
+func (p *proto) settle(v *pdu.Version) (err error) {
+	if v.StrictCanonicalJSON {
+		return nil
+	}
+	if p.content, err = canonjson.Canonical(p.content, false); err != nil {
+		return mxerr.BadJSON("%v", err)
+	}
+	return nil
 }
 
 func isObject(raw []byte) bool {
@@ -227,13 +242,13 @@ func (s *Service) Redact(ctx context.Context, sender Sender, room id.RoomID, eve
 func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p *proto) error {
 	p.redacts = n.Redacts
 	if p.redacts == "" {
-		raw, _ := canonjson.Get(n.Content, "redacts")
+		raw, _ := canonjson.Get(p.content, "redacts")
 		p.redacts = id.EventID(jsonString(raw))
 	}
 	if p.redacts == "" {
 		return mxerr.MissingParam("A redaction says in redacts which event it redacts")
 	}
-	p.content = canonjson.Without(n.Content, "redacts") // pdu.Build puts it where the room version has it
+	p.content = canonjson.Without(p.content, "redacts") // pdu.Build puts it where the room version has it
 	if r.Membership(n.Sender.ID) != Join {
 		return mxerr.Forbidden("You are not in this room")
 	}
@@ -261,6 +276,23 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 type aliasContent struct {
 	Alias      string   `json:"alias"`
 	AltAliases []string `json:"alt_aliases"`
+}
+
+// UnmarshalJSON takes only members that are spelled so: encoding/json would take ALIAS for alias, which no other reader
+// does.
+func (a *aliasContent) UnmarshalJSON(raw []byte) error {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return err
+	}
+	for key, into := range map[string]any{"alias": &a.Alias, "alt_aliases": &a.AltAliases} {
+		if value, ok := fields[key]; ok {
+			if err := json.Unmarshal(value, into); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // checkCanonicalAlias refuses aliases that are none or that do not lead to the room. What stood there before may stay.

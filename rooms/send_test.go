@@ -394,3 +394,18 @@ func TestFailedBatchLeavesNothingBehind(t *testing.T) {
 		h.matchesDisk(room)
 	})
 }
+
+func TestMembershipTwiceInOneContentHasOneMeaning(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		alice, bob := h.user("alice"), h.user("bob")
+		room := h.create(alice, CreateRoom{Preset: "public_chat", RoomVersion: "5"})
+		h.ok(h.svc.Join(h.Context(), bob, room, ""))
+		h.set(bob, room, typeMember, string(bob.ID), `{"membership":"join","membership":"leave"}`)
+		if got := h.content(room, typeMember, string(bob.ID)); got != `{"membership":"leave"}` {
+			h.Errorf("the event says %s", got)
+		}
+		h.membership(room, bob, Leave)
+		_, err := h.trySet(alice, room, typeMember, "@eve:elsewhere", `{"membership":"leave","membership":"invite"}`)
+		h.refused(err, "M_FORBIDDEN")
+	})
+}

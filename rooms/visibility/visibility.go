@@ -33,13 +33,11 @@ const (
 //
 // Spec: client-server-api#server-behaviour-5 (room history visibility)
 func ParseHistory(content json.RawMessage) History {
-	var c struct {
-		History any `json:"history_visibility"`
-	}
+	var c map[string]any // no struct: encoding/json would take HISTORY_VISIBILITY for the member
 	if json.Unmarshal(content, &c) != nil {
 		return Shared
 	}
-	value, _ := c.History.(string)
+	value, _ := c["history_visibility"].(string)
 	switch h := History(value); h {
 	case WorldReadable, Shared, Invited, Joined:
 		return h

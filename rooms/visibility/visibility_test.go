@@ -63,17 +63,18 @@ func TestEitherSideOfAChangeLetsSee(t *testing.T) {
 
 func TestUnknownHistoryIsShared(t *testing.T) {
 	for content, want := range map[string]visibility.History{
-		`{"history_visibility":"world_readable"}`: world,
-		`{"history_visibility":"shared"}`:         shared,
-		`{"history_visibility":"invited"}`:        invited,
-		`{"history_visibility":"joined"}`:         joined,
-		`{"history_visibility":"Joined"}`:         shared,
-		`{"history_visibility":1}`:                shared,
-		`{"history_visibility":["joined"]}`:       shared,
-		`{}`:                                      shared,
-		`[]`:                                      shared,
-		``:                                        shared,
-		strings.Repeat("[", 100):                  shared,
+		`{"history_visibility":"world_readable"}`:                               world,
+		`{"history_visibility":"shared"}`:                                       shared,
+		`{"history_visibility":"invited"}`:                                      invited,
+		`{"history_visibility":"joined"}`:                                       joined,
+		`{"history_visibility":"Joined"}`:                                       shared,
+		`{"history_visibility":1}`:                                              shared,
+		`{"history_visibility":"joined","HISTORY_VISIBILITY":"world_readable"}`: joined,
+		`{"history_visibility":["joined"]}`:                                     shared,
+		`{}`:                                                                    shared,
+		`[]`:                                                                    shared,
+		``:                                                                      shared,
+		strings.Repeat("[", 100):                                                shared,
 	} {
 		if got := visibility.ParseHistory(json.RawMessage(content)); got != want {
 			t.Errorf("ParseHistory(%s) = %s, want %s", content, got, want)
