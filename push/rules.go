@@ -213,7 +213,7 @@ func (r *Rules) named(ev *Event, room RoomInfo) (all map[int64]id.UserID, mentio
 	if !said {
 		body, _ := stringProperty(ev, []string{"content", "body"})
 		for name := range localparts(body) {
-			user := id.NewUserID(name, r.server)
+			user := id.UserID("@" + name + ":" + r.server) // not NewUserID, which formats: half the time of a send's rules
 			if nid, ok := room.LocalMember(user); ok {
 				all[nid] = user
 			}
