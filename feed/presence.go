@@ -218,24 +218,19 @@ func (p *presence) newest() int64 {
 	return p.serial
 }
 
-// since gives the newest serial and the records that changed after one, oldest change first.
-func (p *presence) since(serial int64) (int64, []presenceRecord) {
+// since gives the newest serial and the users whose presence changed after one, oldest change first. Names only: a client
+// that comes back when a thousand have come online is shown a few of them.
+func (p *presence) since(serial int64) (int64, []int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	first := len(p.recent)
-	for first > 0 && p.recent[first-1].serial > serial {
-		first--
-	}
-	if first == len(p.recent) {
-		return p.serial, nil
-	}
-	records := make([]presenceRecord, 0, len(p.recent)-first) // at once: when a crowd comes online, this is most of its garbage
-	for _, c := range p.recent[first:] {
-		if c.serial == c.user.serial {
-			records = append(records, c.user.record())
+	var changed []int64
+	for i := len(p.recent) - 1; i >= 0 && p.recent[i].serial > serial; i-- {
+		if c := p.recent[i]; c.serial == c.user.serial {
+			changed = append(changed, c.user.nid)
 		}
 	}
-	return p.serial, records
+	slices.Reverse(changed)
+	return p.serial, changed
 }
 
 // record copies a user's presence.
@@ -253,18 +248,18 @@ func (p *presence) of(nid int64) (presenceRecord, bool) {
 	return presenceRecord{nid: nid, state: event.PresenceOffline}, false
 }
 
-// here gives the records of all users who are not offline or have something to say.
-func (p *presence) here() (int64, []presenceRecord) {
+// here gives the newest serial and the users who are not offline or have something to say.
+func (p *presence) here() (int64, []int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var records []presenceRecord
-	for _, u := range p.users {
-		if r := u.record(); r.telling() {
-			records = append(records, r)
+	var users []int64
+	for nid, u := range p.users {
+		if u.record().telling() {
+			users = append(users, nid)
 		}
 	}
-	slices.SortFunc(records, func(a, b presenceRecord) int { return cmp.Compare(a.serial, b.serial) })
-	return p.serial, records
+	slices.Sort(users)
+	return p.serial, users
 }
 
 // telling: somebody who is offline and says nothing need not be told of.

@@ -43,21 +43,21 @@ func TestPresenceFollowsTheDevices(t *testing.T) {
 func TestPresenceIsToldOncePerChange(t *testing.T) {
 	p := newPresence()
 	p.set(1, "@a:x", 10, event.PresenceOnline, nil, noon)
-	serial, records := p.since(0)
-	if len(records) != 1 || records[0].state != event.PresenceOnline {
-		t.Fatalf("got %+v", records)
+	serial, users := p.since(0)
+	if len(users) != 1 || presenceOf(p, 1) != event.PresenceOnline {
+		t.Fatalf("changed: %v, state %s", users, presenceOf(p, 1))
 	}
 	p.poll(1, "@a:x", 10, event.PresenceOnline, 1, noon)
-	if _, records := p.since(serial); len(records) != 0 {
-		t.Fatalf("told again: %+v", records)
+	if _, users := p.since(serial); len(users) != 0 {
+		t.Fatalf("told again: %v", users)
 	}
 	status := "away"
 	p.set(1, "@a:x", 10, event.PresenceOnline, &status, noon)
 	p.set(2, "@b:x", 20, event.PresenceUnavailable, nil, noon)
 	p.set(1, "@a:x", 10, event.PresenceUnavailable, &status, noon)
-	_, records = p.since(serial)
-	if len(records) != 2 || records[0].nid != 2 || records[1].nid != 1 || *records[1].status != "away" {
-		t.Fatalf("want each changed user once, newest last; got %+v", records)
+	_, users = p.since(serial)
+	if r, _ := p.of(1); len(users) != 2 || users[0] != 2 || users[1] != 1 || *r.status != "away" {
+		t.Fatalf("want each changed user once, newest last; got %v", users)
 	}
 	if got := p.flush(); len(got) != 2 {
 		t.Fatalf("to be woken for: %v", got)

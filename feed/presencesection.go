@@ -12,21 +12,26 @@ const maxStalePresence = 500
 
 // presenceNews is the presence that is new to the client.
 func (b *builder) presenceNews() []presenceRecord {
-	var records []presenceRecord
+	var users []int64
 	switch stale := b.since.Epoch != b.epoch || b.since.Presence < b.presenceFloor(); {
 	case b.initial:
-		b.next.Presence, records = b.Service.presence.here()
-		return b.onlyWatched(records)
+		b.next.Presence, users = b.Service.presence.here()
 	case stale:
 		b.next.Presence = b.Service.presence.newest()
-		records = b.everybody()
+		return b.everybody()
 	default:
-		b.next.Presence, records = b.Service.presence.since(b.since.Presence)
-		records = b.onlyWatched(records)
+		b.next.Presence, users = b.Service.presence.since(b.since.Presence)
+	}
+	users = b.onlyWatched(users)
+	var records []presenceRecord
+	for _, nid := range users {
+		if r, known := b.Service.presence.of(nid); known {
+			records = append(records, r)
+		}
 	}
 	for _, nid := range b.shared.come {
 		r, known := b.Service.presence.of(nid)
-		if known && r.telling() && b.watches(nid) && !slices.ContainsFunc(records, func(o presenceRecord) bool { return o.nid == nid }) {
+		if known && r.telling() && b.watches(nid) && !slices.Contains(users, nid) {
 			records = append(records, r)
 		}
 	}
@@ -39,10 +44,10 @@ func (b *builder) presenceFloor() int64 {
 	return b.Service.presence.floor
 }
 
-// onlyWatched keeps the records of people whom the user is shown.
-func (b *builder) onlyWatched(records []presenceRecord) []presenceRecord {
-	if len(records) < 16 { // asking the rooms for each is quicker than gathering everybody in them
-		return slices.DeleteFunc(records, func(r presenceRecord) bool { return !b.watches(r.nid) })
+// onlyWatched keeps the people whom the user is shown.
+func (b *builder) onlyWatched(users []int64) []int64 {
+	if len(users) < 16 { // asking the rooms for each is quicker than gathering everybody in them
+		return slices.DeleteFunc(users, func(nid int64) bool { return !b.watches(nid) })
 	}
 	shown := map[int64]bool{b.NID: true}
 	b.anyRoom(func(room *rooms.Room) bool {
@@ -53,7 +58,7 @@ func (b *builder) onlyWatched(records []presenceRecord) []presenceRecord {
 		}
 		return false
 	})
-	return slices.DeleteFunc(records, func(r presenceRecord) bool { return !shown[r.nid] })
+	return slices.DeleteFunc(users, func(nid int64) bool { return !shown[nid] })
 }
 
 // watches tells whether the user is shown another local user's presence.
