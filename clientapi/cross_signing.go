@@ -12,8 +12,8 @@ import (
 func (a *API) crossSigningRoutes() []httpapi.Route {
 	const file = "cross_signing.yaml"
 	return []httpapi.Route{
-		{Method: "POST", Path: "/_matrix/client/v3/keys/device_signing/upload", Aliases: []string{"/_matrix/client/unstable/keys/device_signing/upload"}, OperationID: "uploadCrossSigningKeys", File: file, Auth: httpapi.User, Handler: a.uploadCrossSigningKeys},
-		{Method: "POST", Path: "/_matrix/client/v3/keys/signatures/upload", Aliases: []string{"/_matrix/client/unstable/keys/signatures/upload"}, OperationID: "uploadCrossSigningSignatures", File: file, Auth: httpapi.User, Handler: a.uploadCrossSigningSignatures},
+		{Method: "POST", Path: "/_matrix/client/v3/keys/device_signing/upload", Aliases: []string{"/_matrix/client/unstable/keys/device_signing/upload"}, OperationID: "uploadCrossSigningKeys", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.uploadCrossSigningKeys},
+		{Method: "POST", Path: "/_matrix/client/v3/keys/signatures/upload", Aliases: []string{"/_matrix/client/unstable/keys/signatures/upload"}, OperationID: "uploadCrossSigningSignatures", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.uploadCrossSigningSignatures},
 	}
 }
 

@@ -12,7 +12,7 @@ func (a *API) pushrulesRoutes() []httpapi.Route {
 	const base = "/_matrix/client/v3/pushrules"
 	const rule = base + "/global/{kind}/{ruleId}"
 	route := func(method, path, operation string, h func(*httpapi.Request) (any, error), aliases ...string) httpapi.Route {
-		return httpapi.Route{Method: method, Path: path, Aliases: aliases, OperationID: operation, File: "pushrules.yaml", Auth: httpapi.User, Handler: h}
+		return httpapi.Route{Method: method, Path: path, Aliases: aliases, OperationID: operation, File: "pushrules.yaml", Auth: httpapi.User, Rate: httpapi.Sends, Handler: h}
 	}
 	return []httpapi.Route{
 		route("GET", base+"/", "getPushRules", a.getPushRules, base, "/_matrix/client/r0/pushrules/"),

@@ -76,7 +76,7 @@ type Login struct {
 // RateLimits bounds how often one user, or one address where nobody is signed in, may ask.
 type RateLimits struct {
 	Enabled bool   `yaml:"enabled"`
-	Sends   Bucket `yaml:"sends" doc:"Events, receipts, typing, account data: per second on average, and at once."`
+	Sends   Bucket `yaml:"sends" doc:"Events, receipts, typing, account data, push rules, keys and their backup: per second on average, and at once."`
 	Logins  Bucket `yaml:"logins" doc:"Password and token guesses, registration."`
 	Joins   Bucket `yaml:"joins" doc:"Joins, invites and new rooms."`
 	Uploads Bucket `yaml:"uploads" doc:"Media."`

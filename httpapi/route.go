@@ -32,7 +32,7 @@ type Rate uint8
 const (
 	Unlimited Rate = iota
 	Reads
-	Sends    // events, receipts, typing, account data
+	Sends    // events, receipts, typing, account data, push rules, keys and their backup
 	Logins   // password guesses, registration
 	Joins    // joins, invites, room creation
 	Uploads  // media
