@@ -53,8 +53,10 @@ type joinedRoom struct {
 // build makes an answer; nil when there is nothing to tell and the client may wait (final is false).
 func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
 	b := &builder{Service: s, request: r, ctx: ctx, now: s.Now()}
+	// The counts from before the position are remembered with what is looked up: it covers at least their news. Whether
+	// anything is looked up at all is judged by the counts from after it: the position may cover news that came in between.
 	own, inRooms := r.session.sub.News()
-	if b.upTo = s.DB.Announced(); b.idle(own, inRooms) {
+	if b.upTo = s.DB.Announced(); b.idle(r.session.sub.News()) {
 		if !final {
 			return nil, nil
 		}

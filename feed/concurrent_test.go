@@ -180,3 +180,33 @@ func TestJoinsAndLeavesAmidTrafficAreEachToldAndNothingIsDoubled(t *testing.T) {
 		}
 	}
 }
+
+func TestMessagesThatArriveDuringARequestAreNotSkipped(t *testing.T) {
+	w := newWorld(t)
+	alice := w.user("alice")
+	alice.sync()
+	const total = 3000
+	var want, got []string
+	for i := range total {
+		want = append(want, fmt.Sprint(i))
+	}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for _, n := range want {
+			w.toDevice(alice, fmt.Sprintf(`{"type":%q}`, n))
+		}
+	}()
+	for last := false; !last; {
+		select {
+		case <-sent:
+			last = true
+		default:
+		}
+		for more := true; more; { // an answer has a bounded number of messages
+			types := alice.sync().ToDevice.types()
+			got, more = append(got, types...), last && len(types) > 0
+		}
+	}
+	same(t, "messages to the device", got, want)
+}

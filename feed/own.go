@@ -25,10 +25,12 @@ type ownNews struct {
 	left          []id.UserID
 }
 
-// ownNews looks up what concerns the user and the device, unless nothing of that came since the token.
+// ownNews looks up what concerns the user and the device, unless nothing of that came since the token. news is the count
+// from before upTo.
 func (b *builder) ownNews(news uint64) error {
 	b.next.ToDevice = b.upTo
-	if b.session.quiet(b.since.Pos, news) && b.since.ToDevice == b.since.Pos && !b.initial {
+	now, _ := b.session.sub.News()
+	if b.session.quiet(b.since.Pos, now) && b.since.ToDevice == b.since.Pos && !b.initial {
 		return nil
 	}
 	var delivered storage.Pos

@@ -115,8 +115,8 @@ func (m *sessions) tick(now time.Time) {
 	}
 }
 
-// quiet tells whether there is no news of the device's own after since; news is sub.News(), asked before the position up
-// to which the answer goes.
+// quiet tells whether there is no news of the device's own after since; news is sub.News(), asked after the position up to
+// which the answer goes, since news that the position covers would be skipped for good.
 func (s *session) quiet(since storage.Pos, news uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
