@@ -177,8 +177,8 @@ func (c *conn) readMore(n int) error {
 	return err
 }
 
-// call is do with JSON: in may be nil, out too.
-func (c *conn) call(method, path string, in, out any) error {
+// post is do with JSON: in may be nil, out too.
+func (c *conn) post(path string, in, out any) error {
 	body := []byte("{}")
 	if in != nil {
 		var err error
@@ -186,7 +186,7 @@ func (c *conn) call(method, path string, in, out any) error {
 			return err
 		}
 	}
-	answer, err := c.do(method, path, body)
+	answer, err := c.do("POST", path, body)
 	if err != nil || out == nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func uploadKeys(people []*account, round, claimed int) error {
 					"signatures": map[string]any{a.user: map[string]any{"ed25519:" + a.device: "IQeCEPb9HFk217cU9kw9EOiusC6kMIkoIRnbnfOh5Oc63S1ghgyjShBGpu34blQomoalCyXWyhaaT3MrLZYQAA"}},
 				}
 			}
-			if err := a.call("POST", "/_matrix/client/v3/keys/upload", map[string]any{"one_time_keys": keys}, nil); err != nil {
+			if err := a.post("/_matrix/client/v3/keys/upload", map[string]any{"one_time_keys": keys}, nil); err != nil {
 				return err
 			}
 		}

@@ -35,16 +35,16 @@ func (a *account) sync(since string, timeout int) (next string, answer []byte, e
 	if err != nil {
 		return "", nil, err
 	}
-	next, found := member(answer, "next_batch")
+	next, found := nextBatch(answer)
 	if !found {
 		return "", nil, fmt.Errorf("no next_batch in %.200s", answer)
 	}
 	return next, answer, nil
 }
 
-// member finds a text without escapes; of several, the first.
-func member(json []byte, key string) (string, bool) {
-	_, rest, found := bytes.Cut(json, []byte(`"`+key+`":"`))
+// nextBatch is the token in an answer.
+func nextBatch(json []byte) (string, bool) {
+	_, rest, found := bytes.Cut(json, []byte(`"next_batch":"`))
 	if !found {
 		return "", false
 	}
@@ -136,7 +136,7 @@ func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fan
 	for _, l := range latencies {
 		r.latencies = append(r.latencies, l...)
 	}
-	return r, errors.Join(append(errs, err)...)
+	return r, errors.Join(errors.Join(errs...), err)
 }
 
 // fanOut is how soon and at what price 200 waiting clients have a message.
@@ -251,7 +251,7 @@ func limitFanOut(p *process, n int, at *int) (fanOutResult, error) {
 			if err != nil {
 				return nil, err
 			}
-			next, _ := member(body, "next_batch")
+			next, _ := nextBatch(body)
 			to, err := strconv.Atoi(next)
 			for ; since < to; since++ {
 				numbers = append(numbers, since-first)

@@ -183,7 +183,7 @@ func (b *bench) purge(h *house) error {
 // command runs one of the program's commands on the running server.
 func (p *process) command(name string, args ...string) ([]byte, error) {
 	all := append(strings.Fields(name), "--config", p.config())
-	out, err := exec.Command(p.binary, append(all, args...)...).Output() //nolint:gosec // the program under test
+	out, err := exec.Command(p.binary, append(all, args...)...).Output()
 	if err != nil {
 		err = fmt.Errorf("ebb %s: %w", name, err)
 	}

@@ -74,7 +74,7 @@ func serveLimit(dir string) error {
 		return err
 	}
 	fmt.Println(listener.Addr())
-	return http.Serve(listener, mux) //nolint:gosec // on loopback, for one client
+	return http.Serve(listener, mux)
 }
 
 // bare answers a PUT.
@@ -223,7 +223,7 @@ func (w *limitWriter) commit(batch []insert) error {
 	if err != nil {
 		return err
 	}
-	stmt := tx.StmtContext(ctx, w.insert)
+	stmt := tx.StmtContext(ctx, w.insert) //nolint:sqlclosecheck // the transaction closes it
 	for _, i := range batch {
 		w.rows++
 		if _, err := stmt.ExecContext(ctx, w.rows, w.rows%50, i.id, i.json); err != nil {

@@ -39,7 +39,7 @@ log: {level: warn}
 // startEbb makes a new server and starts it. delay is added to every commit.
 func (b *bench) startEbb(name string, delay time.Duration) (*process, error) {
 	p := &process{dir: filepath.Join(b.dir, name), binary: b.binary}
-	if out, err := exec.Command(b.binary, "init", "--server-name", "localhost", "--data-dir", p.dir).CombinedOutput(); err != nil { //nolint:gosec // the program under test
+	if out, err := exec.Command(b.binary, "init", "--server-name", "localhost", "--data-dir", p.dir).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("ebb init: %w\n%s", err, out)
 	}
 	var err error
@@ -57,7 +57,7 @@ func (p *process) config() string { return filepath.Join(p.dir, "ebb.yaml") }
 
 // serve starts the program and says how long it took to the first answer.
 func (p *process) serve(delay time.Duration) (time.Duration, error) {
-	p.cmd = exec.Command(p.binary, "serve", "--config", p.config()) //nolint:gosec // the program under test
+	p.cmd = exec.Command(p.binary, "serve", "--config", p.config())
 	p.cmd.Env = append(os.Environ(), "EBB_BENCH_COMMIT_DELAY="+delay.String())
 	p.cmd.Stderr = &p.errors
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -89,8 +89,11 @@ func freeAddress() (string, error) {
 // stop ends the process in order, or after 20 s at once.
 func (p *process) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
-	done := make(chan error, 1)
-	go func() { done <- p.cmd.Wait() }()
+	done := make(chan struct{})
+	go func() {
+		_ = p.cmd.Wait() // how it ended tells its own text, below
+		close(done)
+	}()
 	select {
 	case <-done:
 	case <-time.After(20 * time.Second):
@@ -119,7 +122,7 @@ func (b *bench) startLimit(delay time.Duration) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{dir: dir, cmd: exec.Command(self, limitCommand, dir)} //nolint:gosec // this program
+	p := &process{dir: dir, cmd: exec.Command(self, limitCommand, dir)}
 	p.cmd.Env = append(os.Environ(), limitDelay+"="+delay.String())
 	p.cmd.Stderr = os.Stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -36,7 +36,7 @@ func (p *process) register(prefix string, n int) ([]*account, error) {
 			AccessToken string `json:"access_token"`
 			DeviceID    string `json:"device_id"`
 		}
-		if err := a.call("POST", "/_matrix/client/v3/register", body, &in); err != nil {
+		if err := a.post("/_matrix/client/v3/register", body, &in); err != nil {
 			return err
 		}
 		a.user, a.token, a.device = in.UserID, in.AccessToken, in.DeviceID
@@ -67,12 +67,12 @@ func (a *account) createRoom() (string, error) {
 	var made struct {
 		RoomID string `json:"room_id"`
 	}
-	err := a.call("POST", "/_matrix/client/v3/createRoom", map[string]any{"preset": "public_chat"}, &made)
+	err := a.post("/_matrix/client/v3/createRoom", map[string]any{"preset": "public_chat"}, &made)
 	return made.RoomID, err
 }
 
 func (a *account) join(room string) error {
-	return a.call("POST", "/_matrix/client/v3/join/"+url.PathEscape(room), nil, nil)
+	return a.post("/_matrix/client/v3/join/"+url.PathEscape(room), nil, nil)
 }
 
 func (a *account) send(room string) error {

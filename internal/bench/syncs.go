@@ -191,7 +191,7 @@ func (b *bench) idle() error {
 			return members[i].conn, func() error {
 				answer, err := members[i].do("GET", syncPath(since[i], 100_000)+suffix, nil)
 				if err == nil {
-					since[i], _ = member(answer, "next_batch")
+					since[i], _ = nextBatch(answer)
 				}
 				return err
 			}
@@ -219,7 +219,7 @@ func settleAll(members []*account, since []string) error {
 		defer members[i].close()
 		answer, err := members[i].do("GET", syncPath(since[i], 0)+"&set_presence=offline", nil)
 		if err == nil {
-			since[i], _ = member(answer, "next_batch")
+			since[i], _ = nextBatch(answer)
 		}
 		return err
 	})
