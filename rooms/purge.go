@@ -49,6 +49,11 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 	if err != nil || !found {
 		return nil, err
 	}
+	entangled, err := tx.Entangled(batch)
+	if err != nil {
+		return nil, err
+	}
+	var bare []storage.Pos
 	for _, c := range batch {
 		if c.IsState || c.SentAt > cutoff {
 			continue
@@ -59,8 +64,10 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 			continue
 		case needed:
 			err = skeletonize(tx, r.version, c)
-		default: // also the skeleton that the graph has grown beyond
+		case entangled[c.Position]:
 			err = tx.PurgeEvent(c.Position, c.EventID)
+		default: // also the skeleton that the graph has grown beyond
+			bare = append(bare, c.Position)
 		}
 		if err != nil {
 			return gone, fmt.Errorf("purge %s: %w", c.EventID, err)
@@ -68,6 +75,9 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 		if !skeleton {
 			gone = append(gone, c.Position)
 		}
+	}
+	if err := tx.PurgeBare(bare); err != nil {
+		return gone, fmt.Errorf("purge %d messages: %w", len(bare), err)
 	}
 	return gone, nil
 }

@@ -1,5 +1,7 @@
 package storage
 
+import "slices"
+
 // PurgeCandidate is an event as the purge sees it.
 type PurgeCandidate struct {
 	Position Pos
@@ -39,6 +41,56 @@ func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
 	}
 	_, err := tx.exec(`DELETE FROM events WHERE position = $1`, int64(p))
 	return err
+}
+
+// PurgeBare deletes message events on which nothing hangs, as Entangled tells.
+func (tx *Tx) PurgeBare(positions []Pos) error {
+	for part := range slices.Chunk(positions, maxIn) {
+		list, args := In(1, part)
+		if _, err := tx.exec(`DELETE FROM events WHERE position IN `+list, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Entangled finds those of the events on which something hangs: a relation in either direction, a thread, a push row. Most
+// messages have nothing, and a few lists find that out cheaper than four statements for each.
+func (tx *Tx) Entangled(batch []PurgeCandidate) (map[Pos]bool, error) {
+	found := map[Pos]bool{}
+	for part := range slices.Chunk(batch, maxIn) {
+		positions, hashes := make([]Pos, len(part)), make([]int64, len(part))
+		byHash := map[int64][]Pos{}
+		for i, c := range part {
+			positions[i], hashes[i] = c.Position, tx.IDHash(c.EventID)
+			byHash[hashes[i]] = append(byHash[hashes[i]], c.Position)
+		}
+		list, args := In(1, positions)
+		for _, q := range []string{
+			`SELECT position FROM relations WHERE position IN ` + list,
+			`SELECT root FROM threads WHERE root IN ` + list,
+			`SELECT position FROM event_push WHERE position IN ` + list,
+		} {
+			rows, err := collect(tx, scanInt64, q, args...)
+			if err != nil {
+				return nil, err
+			}
+			for _, p := range rows {
+				found[Pos(p)] = true
+			}
+		}
+		list, args = In(1, hashes)
+		parents, err := collect(tx, scanInt64, `SELECT DISTINCT parent_hash FROM relations WHERE parent_hash IN `+list, args...)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range parents {
+			for _, p := range byHash[h] { // the hash alone may be another event's: then the careful way was taken for nothing
+				found[p] = true
+			}
+		}
+	}
+	return found, nil
 }
 
 // unlinkEvent removes what hangs on an event that goes. What was in its thread is in the main timeline from now on.
