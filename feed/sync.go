@@ -8,7 +8,6 @@ import (
 	"maunium.net/go/mautrix/event"
 
 	"ebb/mxerr"
-	"ebb/storage"
 	"ebb/wake"
 )
 
@@ -155,10 +154,4 @@ func (s *Service) acknowledge(ctx context.Context, r *request) error {
 		return nil
 	}
 	return s.E2EE.AckToDevice(ctx, r.Device, r.since.ToDevice)
-}
-
-// ParsePosition gives the stream position of a token of /sync, for endpoints that take one, such as /keys/changes.
-func (s *Service) ParsePosition(text string) (storage.Pos, error) {
-	t, err := s.parseSince(text)
-	return t.Pos, err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"ebb/adminapi"
 	"ebb/mxerr"
@@ -61,4 +62,28 @@ func refused(err error) error {
 		return refusedError{errors.New(e.Msg)}
 	}
 	return fmt.Errorf("the server failed, its log tells more: %w", err)
+}
+
+// listCommand is a command without arguments that lists: a line for each, or JSON.
+func listCommand[T any](name, short string, line func(io.Writer, T)) command {
+	return command{
+		name: name, short: short, example: "ebb " + name + " --json",
+		setup: func(inv *invocation) func(context.Context) error {
+			inv.jsonFlag()
+			return func(ctx context.Context) error {
+				if err := inv.none(); err != nil {
+					return err
+				}
+				var list []T
+				if err := inv.call(ctx, name, struct{}{}, &list); err != nil {
+					return err
+				}
+				return inv.print(list, func(w io.Writer) {
+					for _, item := range list {
+						line(w, item)
+					}
+				})
+			}
+		},
+	}
 }

@@ -11,26 +11,9 @@ import (
 	"ebb/retention"
 )
 
-var roomListCommand = command{
-	name: "room list", short: "list rooms", example: "ebb room list --json",
-	setup: func(inv *invocation) func(context.Context) error {
-		inv.jsonFlag()
-		return func(ctx context.Context) error {
-			if err := inv.none(); err != nil {
-				return err
-			}
-			var list []adminapi.Room
-			if err := inv.call(ctx, "room list", struct{}{}, &list); err != nil {
-				return err
-			}
-			return inv.print(list, func(w io.Writer) {
-				for _, r := range list {
-					fmt.Fprintf(w, "%-48s %4d joined  %s\n", r.Room, r.Joined, r.Name)
-				}
-			})
-		}
-	},
-}
+var roomListCommand = listCommand("room list", "list rooms", func(w io.Writer, r adminapi.Room) {
+	fmt.Fprintf(w, "%-48s %4d joined  %s\n", r.Room, r.Joined, r.Name)
+})
 
 var roomShowCommand = roomCommand("room show", "describe a room", func(w io.Writer, r adminapi.Room) {
 	fmt.Fprintf(w, "room       %s\nversion    %s\nname       %s\nalias      %s\njoined     %d\nencrypted  %t\npublic     %t\ncreated    %s\n",

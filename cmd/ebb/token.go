@@ -46,26 +46,9 @@ var tokenCreateCommand = command{
 	},
 }
 
-var tokenListCommand = command{
-	name: "token list", short: "list registration tokens", example: "ebb token list --json",
-	setup: func(inv *invocation) func(context.Context) error {
-		inv.jsonFlag()
-		return func(ctx context.Context) error {
-			if err := inv.none(); err != nil {
-				return err
-			}
-			var tokens []adminapi.Token
-			if err := inv.call(ctx, "token list", struct{}{}, &tokens); err != nil {
-				return err
-			}
-			return inv.print(tokens, func(w io.Writer) {
-				for _, t := range tokens {
-					fmt.Fprintf(w, "%-32s used %d of %s, %s\n", t.Token, t.Completed, orWord(t.Uses, "any number"), until(t.Expires))
-				}
-			})
-		}
-	},
-}
+var tokenListCommand = listCommand("token list", "list registration tokens", func(w io.Writer, t adminapi.Token) {
+	fmt.Fprintf(w, "%-32s used %d of %s, %s\n", t.Token, t.Completed, orWord(t.Uses, "any number"), until(t.Expires))
+})
 
 func orWord(n *int64, word string) string {
 	if n == nil {

@@ -37,26 +37,9 @@ var userAddCommand = command{
 	},
 }
 
-var userListCommand = command{
-	name: "user list", short: "list accounts", example: "ebb user list --json",
-	setup: func(inv *invocation) func(context.Context) error {
-		inv.jsonFlag()
-		return func(ctx context.Context) error {
-			if err := inv.none(); err != nil {
-				return err
-			}
-			var users []adminapi.User
-			if err := inv.call(ctx, "user list", struct{}{}, &users); err != nil {
-				return err
-			}
-			return inv.print(users, func(w io.Writer) {
-				for _, u := range users {
-					fmt.Fprintf(w, "%-40s %s%s%s\n", u.User, u.Created.Format("2006-01-02"), mark(u.Admin, " admin"), mark(u.Deactivated, " deactivated"))
-				}
-			})
-		}
-	},
-}
+var userListCommand = listCommand("user list", "list accounts", func(w io.Writer, u adminapi.User) {
+	fmt.Fprintf(w, "%-40s %s%s%s\n", u.User, u.Created.Format("2006-01-02"), mark(u.Admin, " admin"), mark(u.Deactivated, " deactivated"))
+})
 
 func mark(on bool, text string) string {
 	if on {
