@@ -145,7 +145,7 @@ func (b *builder) plan() error {
 	b.next.Typing = b.typed.serial
 	b.rooms.all = memberships
 	for _, m := range memberships {
-		news := b.initial || m.Position > b.since.Pos
+		news := b.initial || m.Changed > b.since.Pos
 		switch m.Membership {
 		case rooms.Join:
 			if err := b.planJoined(m); err != nil {
@@ -160,7 +160,7 @@ func (b *builder) plan() error {
 				b.rooms.knocked = append(b.rooms.knocked, m)
 			}
 		default:
-			if !b.initial && m.Position > b.since.Pos || b.initial && b.filter.Room.IncludeLeave && !m.Forgotten {
+			if !b.initial && m.Changed > b.since.Pos || b.initial && b.filter.Room.IncludeLeave && !m.Forgotten {
 				b.rooms.left = append(b.rooms.left, m)
 			}
 		}
@@ -177,7 +177,7 @@ func (b *builder) memberships() ([]rooms.RoomMembership, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(list, func(m rooms.RoomMembership) bool { return m.Position > b.upTo }) {
+		if !slices.ContainsFunc(list, func(m rooms.RoomMembership) bool { return m.Changed > b.upTo }) {
 			return list, nil
 		}
 		// A join or the like was committed in between; each further turn needs another one.

@@ -47,7 +47,7 @@ func (b *builder) roomSharing(j *joinedRoom) {
 	w := b.window(j.room, b.since.Pos)
 	if !w.whole {
 		for _, m := range j.room.Members(rooms.Join, rooms.Leave, rooms.Ban) {
-			if m.Pos > b.since.Pos {
+			if m.Changed > b.since.Pos {
 				b.shared.note(m)
 			}
 		}
@@ -139,7 +139,7 @@ func (b *builder) newlyMet(tx *storage.Tx, user id.UserID, nid int64) (bool, err
 			continue
 		case j.fresh:
 			return true, nil
-		case m.Pos <= b.since.Pos:
+		case m.Changed <= b.since.Pos:
 			continue
 		}
 		since, err := tx.JoinedSince(nid, j.Room)

@@ -85,6 +85,19 @@ func (g *stateGatherer) fromWindow() {
 			g.add(key, e.Pos, e)
 		}
 	}
+	g.fromResolved()
+}
+
+// fromResolved takes what state resolution made current since the token, which no event of the timeline shows.
+func (g *stateGatherer) fromResolved() {
+	for _, key := range g.q.room.Resolved(g.q.since) {
+		if g.have[key] {
+			continue
+		}
+		if e := g.q.room.State(key.Type, key.Key); e != nil && e.Pos < g.q.before {
+			g.add(key, e.Pos, e)
+		}
+	}
 }
 
 func stateKey(e *rooms.Event) (pdu.StateKey, bool) {
@@ -95,12 +108,12 @@ func stateKey(e *rooms.Event) (pdu.StateKey, bool) {
 // fromHead takes the current state, and looks up what stood there before where an entry has changed since.
 func (g *stateGatherer) fromHead() error {
 	var newer []pdu.StateKey
-	g.q.room.EachState(func(key pdu.StateKey, pos storage.Pos, e *rooms.Event) bool {
+	g.q.room.EachState(func(key pdu.StateKey, pos, changed storage.Pos, e *rooms.Event) bool {
 		switch {
 		case key.Type == memberType && g.q.lazy && g.q.since == 0: // neededMembers
 		case pos >= g.q.before:
 			newer = append(newer, key)
-		case pos > g.q.since:
+		case changed > g.q.since:
 			g.add(key, pos, e)
 		}
 		return true

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"maunium.net/go/mautrix/id"
 
@@ -30,13 +31,29 @@ type batch struct {
 // pendingEvent is an event on its way to the disk.
 type pendingEvent struct {
 	*Event
-	before, after *snapshot
-	full          bool // after is a full snapshot
-	shadowed      *pendingEvent
-	member        *memberChange
+	before, after *snapshot      // the state before and after it
+	changes       []*stateChange // what it makes of the room's current state
 	relation      *relation
 	redacts       *redaction
 	push          push.Outcome
+
+	// The room once the event is part of it.
+	head        *snapshot
+	extremities []extremity
+	depth       int64
+
+	missing  []id.EventID // prev_events that are not stored
+	awaits   id.EventID   // what it redacts, where that is not stored yet
+	outgoing bool         // other servers are to get it from this one
+}
+
+// stateChange is a change of one entry of the room's current state.
+type stateChange struct {
+	key      pdu.StateKey
+	event    *Event        // nil: the state no longer has the key
+	by       *pendingEvent // what makes the change; often the same event
+	member   *memberChange // of an m.room.member entry
+	shadowed *stateChange  // the queued change of the same key before it
 }
 
 type memberChange struct {
@@ -59,6 +76,16 @@ func (c *memberChange) joinedMore() (n int) {
 type redaction struct {
 	target *Event
 	pruned *pdu.Event
+	event  *pendingEvent // the m.room.redaction
+	pos    storage.Pos   // or, where that came before its target, its position
+}
+
+// by is the position of the m.room.redaction.
+func (r *redaction) by() storage.Pos {
+	if r.event != nil {
+		return r.event.Pos
+	}
+	return r.pos
 }
 
 // proto is an event to be built.
@@ -110,7 +137,7 @@ func (r *Room) provisionalState(typ, key string) (*Event, error) {
 	r.mu.RUnlock()
 	switch {
 	case queued != nil:
-		return queued.Event, nil
+		return queued.event, nil
 	case m != nil:
 		return r.svc.memberEvent(r, m)
 	}
@@ -173,20 +200,36 @@ func (b *batch) add(p proto) (*Event, error) {
 			Event: e, Room: b.room.nid, SenderNID: p.sender.NID, DeviceNID: p.sender.Device, TxnID: p.txnID,
 			ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: p.threadRoot, built: true,
 		},
-		member: p.member, relation: p.relation,
+		relation: p.relation,
 	}
 	if p.target != nil {
 		if err := b.redact(pe, p.target); err != nil {
 			return nil, err
 		}
 	}
-	b.advance(pe)
+	pe.outgoing = b.leavesHere(&p)
+	b.advance(pe, p.member)
 	b.events = append(b.events, pe)
-	if b.svc.Push != nil {
-		pe.push = b.svc.Push.Evaluate(e, pushRoom{b.room})
-		pe.Event.Push, pe.singled = pe.push.Default, pe.push.Users
-	}
+	b.notify(pe)
 	return pe.Event, nil
+}
+
+// notify finds out whom an event notifies.
+func (b *batch) notify(e *pendingEvent) {
+	if b.svc.Push == nil {
+		return
+	}
+	e.push = b.svc.Push.Evaluate(e.Event.Event, pushRoom{b.room})
+	e.Event.Push, e.singled = e.push.Default, e.push.Users
+}
+
+// leavesHere tells whether other servers are to get an event: where one takes part in the room, or it is about one of
+// their users.
+func (b *batch) leavesHere(p *proto) bool {
+	if b.create != nil {
+		return p.member != nil && !b.svc.IsLocal(p.member.user)
+	}
+	return b.room.Shared() || p.member != nil && !b.svc.IsLocal(p.member.user)
 }
 
 func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {
@@ -198,7 +241,7 @@ func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {
 	if out.OriginServerTS == 0 {
 		out.OriginServerTS = b.svc.Now().UnixMilli()
 	}
-	for _, x := range n.extremities {
+	for _, x := range n.extremities[:min(len(n.extremities), pdu.MaxPrevEvents)] {
 		out.PrevEvents = append(out.PrevEvents, x.id)
 	}
 	for _, k := range eventauth.AuthKeysFor(b.room.version, p.typ, p.stateKey, p.sender.ID, p.content) {
@@ -218,41 +261,67 @@ func (b *batch) redact(pe *pendingEvent, target *Event) error {
 	if err != nil {
 		return fmt.Errorf("redact %s: %w", target.ID(), err)
 	}
-	pe.redacts = &redaction{target: target, pruned: pruned}
+	pe.redacts = &redaction{target: target, pruned: pruned, event: pe}
 	return nil
 }
 
-// advance makes an event the provisional head.
-func (b *batch) advance(e *pendingEvent) {
+// advance makes an event that was built on the provisional head the new one.
+func (b *batch) advance(e *pendingEvent, member *memberChange) {
 	r := b.room
 	n := &r.next
 	e.before, e.after = n.snapshot, n.snapshot
-	key, isState := e.StateKey()
-	r.mu.Lock()
-	if isState {
+	if key, isState := e.StateKey(); isState {
 		k := pdu.StateKey{Type: e.Type(), Key: key}
-		e.shadowed = r.pending.state[k]
-		r.pending.state[k] = e
-		if e.member != nil {
-			r.pending.joined += e.member.joinedMore()
-		}
-		e.after = &snapshot{length: n.snapshot.length + 1}
-		if e.after.length > max(64, int64(len(r.head.state)+len(r.head.members))/8) {
-			e.after.length, e.full = 0, true
-		}
+		b.change(&stateChange{key: k, event: e.Event, by: e, member: member})
+		e.after = b.shorten(n.snapshot.over(stateRef{key: k, event: e.Event}))
 	}
-	r.mu.Unlock()
-	n.extremities = []extremity{{id: e.ID(), event: e.Event}}
-	n.depth, n.snapshot = e.Depth(), e.after
+	n.snapshot = e.after
+	n.extremities = append(slices.Clone(n.extremities[min(len(n.extremities), pdu.MaxPrevEvents):]), extremity{id: e.ID(), event: e.Event, after: e.after})
+	b.settleHead(e)
+}
+
+// settleHead notes on an event what the room is once it is part of it.
+func (b *batch) settleHead(e *pendingEvent) {
+	n := &b.room.next
+	n.depth = max(n.depth, e.Depth())
+	e.head, e.extremities, e.depth = n.snapshot, n.extremities, n.depth
 	b.relevel(e)
+}
+
+// change puts a change of the current state over what is committed and queued.
+func (b *batch) change(c *stateChange) {
+	c.by.changes = append(c.by.changes, c)
+	r := b.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.shadowed = r.pending.state[c.key]
+	r.pending.state[c.key] = c
+	if c.member != nil {
+		r.pending.joined += c.member.joinedMore()
+	}
+}
+
+// shorten makes a snapshot of the current state a full one where the chain has grown long.
+func (b *batch) shorten(s *snapshot) *snapshot {
+	r := b.room
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if s.length > max(64, int64(len(r.head.state)+len(r.head.members))/8) {
+		s.length, s.current = 0, true
+	}
+	return s
 }
 
 // relevel computes the provisional power levels anew where an event changes what they are made of.
 func (b *batch) relevel(e *pendingEvent) {
-	changed := e.IsStateKey(typePowerLevels, "") || e.IsStateKey(typeCreate, "")
+	makes := func(key pdu.StateKey) bool {
+		return key.Key == "" && (key.Type == typePowerLevels || key.Type == typeCreate)
+	}
+	changed := slices.ContainsFunc(e.changes, func(c *stateChange) bool { return makes(c.key) })
 	if e.redacts != nil {
-		t := e.redacts.target
-		changed = t.IsStateKey(typePowerLevels, "") || t.IsStateKey(typeCreate, "")
+		if key, isState := e.redacts.target.StateKey(); isState {
+			changed = changed || makes(pdu.StateKey{Type: e.redacts.target.Type(), Key: key})
+		}
 	}
 	if !changed {
 		return
@@ -271,25 +340,30 @@ func (b *batch) relevel(e *pendingEvent) {
 }
 
 // abort takes back what the batch has made of the provisional head; nothing of it is queued.
-func (b *batch) abort() {
+func (b *batch) abort() { b.rollback(0, b.saved) }
+
+// rollback takes back the events from the n-th on; saved is the head before them.
+func (b *batch) rollback(n int, saved provisional) {
 	r := b.room
-	r.next = b.saved
+	r.next = saved
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i := len(b.events) - 1; i >= 0; i-- {
-		e := b.events[i]
-		key, isState := e.StateKey()
-		if !isState {
-			continue
-		}
-		k := pdu.StateKey{Type: e.Type(), Key: key}
-		if e.shadowed == nil {
-			delete(r.pending.state, k)
+	for i := len(b.events) - 1; i >= n; i-- {
+		r.uncover(b.events[i].changes)
+	}
+	b.events = b.events[:n]
+}
+
+// uncover takes changes out of the overlay again, the newest first. r.mu is held.
+func (r *Room) uncover(changes []*stateChange) {
+	for _, c := range slices.Backward(changes) {
+		if c.shadowed == nil {
+			delete(r.pending.state, c.key)
 		} else {
-			r.pending.state[k] = e.shadowed
+			r.pending.state[c.key] = c.shadowed
 		}
-		if e.member != nil {
-			r.pending.joined -= e.member.joinedMore()
+		if c.member != nil {
+			r.pending.joined -= c.member.joinedMore()
 		}
 	}
 }

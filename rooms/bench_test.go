@@ -118,7 +118,7 @@ func (h *house) crowd(room id.RoomID, n int) {
 			if err := tx.InsertEvent(&row); err != nil {
 				return err
 			}
-			if err := tx.SetCurrentState(r.nid, typeMember, user, row.Position); err != nil {
+			if err := tx.SetCurrentState(r.nid, typeMember, user, row.Position, 0); err != nil {
 				return err
 			}
 			if err := tx.SetMembership(storage.MemberRow{User: nid, Room: r.nid, Membership: Join, Position: row.Position}); err != nil {

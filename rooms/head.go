@@ -25,30 +25,31 @@ type extremity struct {
 	id    id.EventID
 	event *Event // where it is queued; its position is known when its write runs
 	pos   storage.Pos
+	after *snapshot // the state after it; nil: not known yet (stateAfter finds it)
 }
 
-// snapshot is a state of the room as storage keeps it. Its nid is allotted when the write that makes it runs, in the
-// same goroutine as every later write that refers to it.
-type snapshot struct {
-	nid    int64
-	length int64 // snapshots since the last full one
+func (x extremity) position() storage.Pos {
+	if x.event != nil {
+		return x.event.Pos
+	}
+	return x.pos
 }
 
 // overlay is what queued writes change; every entry goes when its write is committed.
 type overlay struct {
-	state  map[pdu.StateKey]*pendingEvent // the newest for each key
-	joined int                            // joined users more than committed
+	state  map[pdu.StateKey]*stateChange // the newest for each key
+	joined int                           // joined users more than committed
 }
 
 func (o *overlay) reset() {
-	o.state, o.joined = map[pdu.StateKey]*pendingEvent{}, 0
+	o.state, o.joined = map[pdu.StateKey]*stateChange{}, 0
 }
 
 // provisional is the head that the room's next event is built on: what is queued counts as done.
 type provisional struct {
-	extremities []extremity
-	depth       int64
-	generation  int64 // of the room's row when the next write runs
+	extremities []extremity // the oldest first
+	depth       int64       // the highest of any event
+	generation  int64       // of the room's row when the next write runs
 	snapshot    *snapshot
 	levels      *eventauth.PowerLevels
 
@@ -93,7 +94,7 @@ func (r *Room) fill(tx *storage.Tx, row *storage.RoomRow) error {
 
 func emptyHead() head {
 	return head{
-		state: map[pdu.StateKey]*Event{}, members: map[id.UserID]*Member{}, local: map[int64]*Member{}, invited: map[int64]*Member{},
+		state: map[pdu.StateKey]*Event{}, changed: map[pdu.StateKey]storage.Pos{}, servers: map[string]int{}, members: map[id.UserID]*Member{}, local: map[int64]*Member{}, invited: map[int64]*Member{},
 		counts: map[Membership]int{},
 	}
 }
@@ -119,18 +120,27 @@ func (r *Room) fillState(tx *storage.Tx, h *head) error {
 		return err
 	}
 	for i := range rows {
-		e, err := fromRow(r.version, &rows[i])
+		e, err := fromRow(r.version, &rows[i].EventRow)
 		if err != nil {
 			return err
 		}
-		h.state[pdu.StateKey{Type: rows[i].Type, Key: rows[i].StateKey}] = e
+		key := pdu.StateKey{Type: rows[i].Type, Key: rows[i].StateKey}
+		h.state[key] = e
+		if rows[i].Changed != 0 {
+			h.changed[key] = rows[i].Changed
+			h.last = max(h.last, rows[i].Changed)
+		}
 	}
 	members, err := tx.RoomMembers(r.nid)
 	if err != nil {
 		return err
 	}
 	for _, m := range members {
-		h.setMember(r.svc, &Member{User: id.UserID(m.UserID), NID: m.User, Membership: m.Membership, Pos: m.Position})
+		h.setMember(r.svc, &Member{User: id.UserID(m.UserID), NID: m.User, Membership: m.Membership, Pos: m.Position, Changed: max(m.Position, m.Changed)})
+		if m.Changed != 0 {
+			h.resolvedMembers = max(h.resolvedMembers, m.Changed)
+			h.last = max(h.last, m.Changed)
+		}
 	}
 	return nil
 }
@@ -165,11 +175,15 @@ func (r *Room) fillExtremities(tx *storage.Tx, h *head, positions []storage.Pos)
 	if err != nil {
 		return err
 	}
-	if len(rows) != len(positions) || len(rows) == 0 {
+	if len(rows) != len(positions) {
 		return fmt.Errorf("room %s: %d of %d forward extremities are stored", r.id, len(rows), len(positions))
 	}
-	for i := range rows {
-		h.extremities = append(h.extremities, extremity{id: id.EventID(rows[i].EventID), pos: rows[i].Position})
+	for _, pos := range positions { // in their own order
+		i := slices.IndexFunc(rows, func(e storage.EventRow) bool { return e.Position == pos })
+		h.extremities = append(h.extremities, extremity{id: id.EventID(rows[i].EventID), pos: pos})
+	}
+	if len(h.extremities) == 1 {
+		h.extremities[0].after = h.snapshot
 	}
 	return nil
 }
@@ -183,21 +197,39 @@ func (h *head) pdu(typ string) *pdu.Event {
 }
 
 func (h *head) setMember(s *Service, m *Member) {
-	if old := h.members[m.User]; old != nil {
-		h.counts[old.Membership]--
-	}
+	h.dropMember(m.User)
 	h.members[m.User] = m
 	h.counts[m.Membership]++
+	if m.Membership == Join {
+		h.servers[serverOf(string(m.User))]++
+	}
 	if !s.IsLocal(m.User) {
 		return
 	}
-	delete(h.local, m.NID)
-	delete(h.invited, m.NID)
 	switch m.Membership {
 	case Join:
 		h.local[m.NID] = m
 	case Invite:
 		h.invited[m.NID] = m
+	}
+}
+
+// dropMember forgets a user whom the state does not know any more.
+func (h *head) dropMember(user id.UserID) {
+	old := h.members[user]
+	if old == nil {
+		return
+	}
+	delete(h.members, user)
+	delete(h.local, old.NID)
+	delete(h.invited, old.NID)
+	h.counts[old.Membership]--
+	if old.Membership != Join {
+		return
+	}
+	server := serverOf(string(user))
+	if h.servers[server]--; h.servers[server] == 0 {
+		delete(h.servers, server)
 	}
 }
 
@@ -221,37 +253,55 @@ func (s *Service) effective(h *head) expiry.Policy {
 // apply makes a committed event part of the head. r.mu is held.
 func (r *Room) apply(e *pendingEvent) {
 	h := &r.head
-	if key, isState := e.StateKey(); isState {
-		k := pdu.StateKey{Type: e.Type(), Key: key}
-		if r.pending.state[k] == e {
-			delete(r.pending.state, k)
+	for _, c := range e.changes {
+		if r.pending.state[c.key] == c {
+			delete(r.pending.state, c.key)
 		}
-		r.applyState(k, e)
+		r.applyState(c)
 	}
 	if e.redacts != nil {
-		r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.Pos))
+		r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.redacts.by()))
 	}
-	h.extremities = []extremity{{id: e.ID(), pos: e.Pos}}
-	h.depth, h.order, h.snapshot, h.last = e.Depth(), e.Order, e.after, max(h.last, e.Pos)
-	if !e.Hidden() {
+	h.extremities = h.extremities[:0:0]
+	for _, x := range e.extremities {
+		h.extremities = append(h.extremities, extremity{id: x.id, pos: x.position(), after: x.after})
+	}
+	h.depth, h.snapshot, h.last = e.depth, e.head, max(h.last, e.Pos)
+	h.order = max(h.order, e.Order)
+	if !e.Hidden() && e.Order > 0 {
 		h.push(e.Event)
 	}
 }
 
-func (r *Room) applyState(k pdu.StateKey, e *pendingEvent) {
+func (r *Room) applyState(c *stateChange) {
 	h := &r.head
-	if e.member != nil {
-		r.pending.joined -= e.member.joinedMore()
-		m := &Member{User: e.member.user, NID: e.member.nid, Membership: e.member.to, Pos: e.Pos}
-		if old := h.members[m.User]; old != nil && old.event.Load() != nil {
+	if c.member != nil {
+		r.pending.joined -= c.member.joinedMore()
+		if old := h.members[c.member.user]; old != nil && old.event.Load() != nil {
 			r.memberEvents.Add(-1)
 		}
-		m.remember(r, e.Event)
+		if c.event == nil {
+			h.dropMember(c.member.user)
+			return
+		}
+		m := &Member{User: c.member.user, NID: c.member.nid, Membership: c.member.to, Pos: c.event.Pos, Changed: c.by.Pos}
+		if m.Changed != m.Pos {
+			h.resolvedMembers = m.Changed
+		}
+		m.remember(r, c.event)
 		h.setMember(r.svc, m)
 		return
 	}
-	h.state[k] = e.Event
-	r.derive(k.Type)
+	delete(h.changed, c.key)
+	switch {
+	case c.event == nil:
+		delete(h.state, c.key)
+	case c.event == c.by.Event:
+		h.state[c.key] = c.event
+	default:
+		h.state[c.key], h.changed[c.key] = c.event, c.by.Pos
+	}
+	r.derive(c.key.Type)
 }
 
 // derive computes anew what depends on state events of a type.

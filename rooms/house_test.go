@@ -228,10 +228,14 @@ func describeHead(r *Room) string {
 			counts[m] = n
 		}
 	}
+	var extremities []string
+	for _, x := range h.extremities {
+		extremities = append(extremities, fmt.Sprint(x.id, x.position()))
+	}
 	raw, err := json.MarshalIndent(map[string]any{
 		"state": state, "members": members, "counts": counts, "local": len(h.local), "invited": len(h.invited),
-		"extremities": fmt.Sprint(h.extremities), "depth": h.depth, "order": h.order, "generation": h.generation,
-		"snapshot": fmt.Sprint(*h.snapshot), "last": h.last, "published": h.published, "policy": h.policy,
+		"extremities": extremities, "depth": h.depth, "order": h.order, "generation": h.generation,
+		"snapshot": fmt.Sprint(h.snapshot.nid, h.snapshot.length), "servers": h.servers, "last": h.last, "published": h.published, "policy": h.policy,
 	}, "", " ")
 	if err != nil {
 		return err.Error()

@@ -41,7 +41,7 @@ func (v *viewer) stateAfter(tx *storage.Tx, e *Event, want func(typ, key string)
 func (v *viewer) currentState(tx *storage.Tx, want func(typ, key string) bool) ([]*Event, error) {
 	var out []*Event
 	var missing []storage.Pos
-	v.room.EachState(func(k pdu.StateKey, pos storage.Pos, e *Event) bool {
+	v.room.EachState(func(k pdu.StateKey, pos, _ storage.Pos, e *Event) bool {
 		switch {
 		case !want(k.Type, k.Key):
 		case e != nil:

@@ -12,14 +12,16 @@ var errDuplicateTxn = errors.New("rooms: the transaction id was answered before"
 // persist writes the batch. It runs in the committer; positions are allotted here, and every later write that refers to
 // these events runs in the same goroutine after this one.
 func (b *batch) persist(tx *storage.Tx, generation int64) error {
-	b.allot(tx)
-	if err := b.writeHead(tx, generation); err != nil {
-		return err
+	if b.create != nil {
+		b.room.nid = int64(tx.NextPos())
 	}
 	for _, e := range b.events {
 		if err := b.writeEvent(tx, e); err != nil {
 			return err
 		}
+	}
+	if err := b.writeHead(tx, generation); err != nil {
+		return err
 	}
 	if b.txn != nil {
 		first, err := tx.InsertTxn(b.txn.device, storage.TxnRow{Hash: b.txn.hash, Answer: string(b.events[0].ID())})
@@ -36,26 +38,18 @@ func (b *batch) persist(tx *storage.Tx, generation int64) error {
 	return nil
 }
 
-// allot gives the batch its places in the stream and the timeline.
-func (b *batch) allot(tx *storage.Tx) {
-	if b.create != nil {
-		b.room.nid = int64(tx.NextPos())
-	}
-	for _, e := range b.events {
-		e.Room, e.Snapshot = b.room.nid, e.before.nid
-		e.Pos = tx.NextPos()
-		e.Order = int64(e.Pos) * orderStep
-		if e.after != e.before {
-			e.after.nid = int64(tx.NextPos())
-		}
-	}
-}
-
 // writeHead moves the room's row on, or adds it.
 func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 	last := b.events[len(b.events)-1]
-	row := storage.RoomRow{
-		NID: b.room.nid, Generation: generation, Snapshot: last.after.nid, Extremities: []storage.Pos{last.Pos}, Depth: last.Depth(), LastOrder: last.Order,
+	if err := last.head.write(tx, b.room.nid); err != nil {
+		return err
+	}
+	row := storage.RoomRow{NID: b.room.nid, Generation: generation, Snapshot: last.head.nid, Depth: last.depth}
+	for _, x := range last.extremities {
+		row.Extremities = append(row.Extremities, x.position())
+	}
+	for _, e := range b.events {
+		row.LastOrder = max(row.LastOrder, e.Order)
 	}
 	if b.create != nil {
 		row.RoomID, row.Version, row.CreatedTS = string(b.room.id), string(b.room.version.ID), tx.Now().UnixMilli()
@@ -69,23 +63,45 @@ func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 	return err
 }
 
+// place gives an event its position, and its order where it has one.
+func (b *batch) place(tx *storage.Tx, e *pendingEvent) error {
+	e.Room, e.Pos = b.room.nid, tx.NextPos()
+	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == 0 {
+		e.Order = int64(e.Pos) * orderStep
+	}
+	if err := e.before.write(tx, e.Room); err != nil {
+		return err
+	}
+	e.Snapshot = e.before.nid
+	return nil
+}
+
 func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
+	if err := b.place(tx, e); err != nil {
+		return err
+	}
 	row := e.row()
 	if err := tx.InsertEvent(&row); err != nil {
 		return err
 	}
-	if e.after != e.before {
-		if err := b.writeState(tx, e, &row); err != nil {
+	for _, c := range e.changes {
+		if err := c.write(tx, e.Room); err != nil {
 			return err
 		}
+	}
+	if err := e.head.write(tx, e.Room); err != nil {
+		return err
 	}
 	if e.relation != nil {
 		if err := b.writeRelation(tx, e); err != nil {
 			return err
 		}
 	}
-	if e.redacts != nil {
-		if err := tx.RedactEvent(e.redacts.target.Pos, e.redacts.pruned.JSON(), e.Pos); err != nil {
+	if err := b.writeRedaction(tx, e); err != nil {
+		return err
+	}
+	for _, missing := range e.missing {
+		if err := tx.AddBackwardEdge(e.Room, string(missing), e.Order); err != nil {
 			return err
 		}
 	}
@@ -97,27 +113,42 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	return nil
 }
 
-// writeState makes the event current and the snapshot that has it: full where the chain has grown long.
-func (b *batch) writeState(tx *storage.Tx, e *pendingEvent, row *storage.EventRow) error {
-	if err := tx.SetCurrentState(e.Room, row.Type, row.StateKey, e.Pos); err != nil {
+// write makes the change in the stored current state.
+func (c *stateChange) write(tx *storage.Tx, room int64) error {
+	if c.event == nil {
+		if c.member != nil {
+			if err := tx.DeleteMembership(c.member.nid, room); err != nil {
+				return err
+			}
+		}
+		return tx.DeleteCurrentState(room, c.key.Type, c.key.Key)
+	}
+	changed := storage.Pos(0)
+	if c.event != c.by.Event {
+		changed = c.by.Pos
+	}
+	if err := tx.SetCurrentState(room, c.key.Type, c.key.Key, c.event.Pos, changed); err != nil {
 		return err
 	}
-	if e.member != nil {
-		m := storage.MemberRow{User: e.member.nid, Room: e.Room, Membership: e.member.to, Position: e.Pos}
-		if err := tx.SetMembership(m); err != nil {
-			return err
-		}
+	if c.member == nil {
+		return nil
 	}
-	if e.full {
-		if err := tx.InsertSnapshot(e.after.nid, e.Room, 0, 0); err != nil {
-			return err
-		}
-		return tx.CopyCurrentState(e.after.nid, e.Room)
+	return tx.SetMembership(storage.MemberRow{User: c.member.nid, Room: room, Membership: c.member.to, Position: c.event.Pos, Changed: changed})
+}
+
+// writeRedaction lets a redaction take effect, now or once its target comes.
+func (b *batch) writeRedaction(tx *storage.Tx, e *pendingEvent) error {
+	if e.awaits != "" {
+		return tx.AddPendingRedaction(e.Room, string(e.awaits), e.Pos)
 	}
-	if err := tx.InsertSnapshot(e.after.nid, e.Room, e.before.nid, e.after.length); err != nil {
+	if e.redacts == nil {
+		return nil
+	}
+	target := e.redacts.target
+	if err := tx.RedactEvent(target.Pos, e.redacts.pruned.JSON(), e.redacts.by()); err != nil || !target.IsState() {
 		return err
 	}
-	return tx.InsertStateDelta(e.after.nid, row.Type, row.StateKey, e.Pos)
+	return tx.RedactEverywhere(e.Room, string(target.ID()), e.redacts.pruned.JSON(), e.redacts.by())
 }
 
 func (b *batch) writeRelation(tx *storage.Tx, e *pendingEvent) error {

@@ -162,9 +162,11 @@ func (b *batch) committed() {
 func (s *Service) wake(r *Room, events []*pendingEvent) {
 	s.Hub.Members(r.LocalMembers())
 	for _, e := range events {
-		if e.member != nil && s.IsLocal(e.member.user) {
-			s.Hub.Users(e.member.nid)
-			s.unread.forget(e.member.nid, r.nid, e.Pos)
+		for _, c := range e.changes {
+			if c.member != nil && s.IsLocal(c.member.user) {
+				s.Hub.Users(c.member.nid)
+				s.unread.forget(c.member.nid, r.nid, e.Pos)
+			}
 		}
 	}
 }

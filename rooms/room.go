@@ -54,7 +54,8 @@ type Member struct {
 	User       id.UserID
 	NID        int64
 	Membership Membership
-	Pos        storage.Pos
+	Pos        storage.Pos // the event
+	Changed    storage.Pos // since when it is current
 
 	event atomic.Pointer[Event] // nil until somebody asks
 }
@@ -92,22 +93,26 @@ type Room struct {
 
 // head is what is committed.
 type head struct {
-	state   map[pdu.StateKey]*Event // without members
+	state   map[pdu.StateKey]*Event      // without members
+	changed map[pdu.StateKey]storage.Pos // since when an entry of state is current that is older than that
+	servers map[string]int               // joined users by server
 	members map[id.UserID]*Member
 	local   map[int64]*Member // joined users of this server
 	invited map[int64]*Member // invited users of this server
 	counts  map[Membership]int
 
-	levels      *eventauth.PowerLevels
-	policy      expiry.Policy  // effective
-	override    *expiry.Policy // the administrator's
-	published   bool
-	purged      int64 // ms; message events from before never come back
-	extremities []extremity
-	depth       int64
-	order       int64
-	generation  int64
-	snapshot    *snapshot
+	levels    *eventauth.PowerLevels
+	policy    expiry.Policy  // effective
+	override  *expiry.Policy // the administrator's
+	published bool
+	// resolvedMembers is the newest position at which state resolution made an older member event current.
+	resolvedMembers storage.Pos
+	purged          int64 // ms; message events from before never come back
+	extremities     []extremity
+	depth           int64
+	order           int64
+	generation      int64
+	snapshot        *snapshot
 
 	last   storage.Pos // newest committed change, not only of events
 	ring   []*Event    // newest timeline events, oldest first
@@ -152,21 +157,81 @@ func (r *Room) State(typ, key string) *Event {
 	return e
 }
 
-// EachState calls f for every entry of the current state, members included, until f returns false. The event of a
-// member that is not in memory is nil: EventsAt reads it.
-func (r *Room) EachState(f func(key pdu.StateKey, pos storage.Pos, e *Event) bool) {
+// EachState calls f for every entry of the current state, members included, until f returns false: the position of its
+// event, and since when it is current, which is later where state resolution chose an older event. The event of a member
+// that is not in memory is nil: EventsAt reads it.
+func (r *Room) EachState(f func(key pdu.StateKey, pos, changed storage.Pos, e *Event) bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for k, e := range r.head.state {
-		if !f(k, e.Pos, e) {
+		if !f(k, e.Pos, max(e.Pos, r.head.changed[k]), e) {
 			return
 		}
 	}
 	for user, m := range r.head.members {
-		if !f(pdu.StateKey{Type: typeMember, Key: string(user)}, m.Pos, m.event.Load()) {
+		if !f(pdu.StateKey{Type: typeMember, Key: string(user)}, m.Pos, m.Changed, m.event.Load()) {
 			return
 		}
 	}
+}
+
+// Resolved lists the entries of the current state that became current after a position without being newer than it: state
+// resolution chose an older event.
+func (r *Room) Resolved(since storage.Pos) (keys []pdu.StateKey) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for k, changed := range r.head.changed {
+		if changed > since {
+			keys = append(keys, k)
+		}
+	}
+	if r.head.resolvedMembers > since {
+		for user, m := range r.head.members {
+			if m.Changed > since && m.Changed != m.Pos {
+				keys = append(keys, pdu.StateKey{Type: typeMember, Key: string(user)})
+			}
+		}
+	}
+	return keys
+}
+
+// Resident tells whether this server takes part in the room: one of its users is joined, or nobody is and nobody knows
+// the room better. Of another room it knows at most what it was told with an invite, or what it saw before its users left.
+func (r *Room) Resident() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.head.extremities) > 0 && (len(r.head.local) > 0 || len(r.head.servers) == 0)
+}
+
+// HasServer tells whether a user of a server is joined.
+func (r *Room) HasServer(name string) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.servers[name] > 0
+}
+
+// EachServer ranges over the servers with joined users, this one among them. The room is locked for reading meanwhile.
+func (r *Room) EachServer() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		r.mu.RLock()
+		defer r.mu.RUnlock()
+		for name := range r.head.servers {
+			if !yield(name) {
+				return
+			}
+		}
+	}
+}
+
+// Shared tells whether a user of another server is joined.
+func (r *Room) Shared() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	others := len(r.head.servers)
+	if r.head.servers[r.svc.Server] > 0 {
+		others--
+	}
+	return others > 0
 }
 
 // MemberOf is a user's current membership, nil where the room does not know the user.

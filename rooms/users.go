@@ -73,6 +73,7 @@ type RoomMembership struct {
 	Room       int64
 	Membership Membership
 	Position   storage.Pos // the member event
+	Changed    storage.Pos // since when it is so
 	JoinedPos  storage.Pos // since when the user is joined without a break; 0: not joined
 	Forgotten  bool
 }
@@ -113,7 +114,7 @@ func (s *Service) Memberships(ctx context.Context, user int64) ([]RoomMembership
 		}
 		list = make([]RoomMembership, len(rows))
 		for i, m := range rows {
-			list[i] = RoomMembership{Room: m.Room, Membership: m.Membership, Position: m.Position, JoinedPos: m.JoinedPos, Forgotten: m.Forgotten}
+			list[i] = RoomMembership{Room: m.Room, Membership: m.Membership, Position: m.Position, Changed: max(m.Position, m.Changed), JoinedPos: m.JoinedPos, Forgotten: m.Forgotten}
 		}
 		if s.own.finish(user, u, seen, list) {
 			return list, nil
@@ -173,17 +174,24 @@ func (c *membershipCache) update(user, room int64, change func(*RoomMembership))
 // apply takes over the membership changes of committed events.
 func (c *membershipCache) apply(r *Room, events []*pendingEvent) {
 	for _, e := range events {
-		if e.member == nil || !r.svc.IsLocal(e.member.user) {
-			continue
-		}
-		c.update(e.member.nid, r.nid, func(m *RoomMembership) {
-			switch {
-			case e.member.to != Join:
-				m.JoinedPos = 0
-			case m.Membership != Join:
-				m.JoinedPos = e.Pos
+		for _, change := range e.changes {
+			if change.member != nil && r.svc.IsLocal(change.member.user) {
+				c.update(change.member.nid, r.nid, change.updateMembership)
 			}
-			m.Membership, m.Position, m.Forgotten = e.member.to, e.Pos, false
-		})
+		}
+	}
+}
+
+// updateMembership makes the change in a user's list of rooms.
+func (c *stateChange) updateMembership(m *RoomMembership) {
+	switch {
+	case c.member.to != Join:
+		m.JoinedPos = 0
+	case m.Membership != Join:
+		m.JoinedPos = c.by.Pos
+	}
+	m.Membership, m.Changed, m.Position, m.Forgotten = c.member.to, c.by.Pos, 0, false
+	if c.event != nil {
+		m.Position = c.event.Pos
 	}
 }

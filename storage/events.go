@@ -9,9 +9,10 @@ const (
 	RejectedEvent                          // refused by the authorisation rules
 	SoftFailedEvent                        // refused by the state at its arrival
 	SkeletonEvent                          // purged: only what the graph needs is left
+	DummyEvent                             // says nothing: it merges forward extremities
 
 	// HiddenEvent is what no client ever gets.
-	HiddenEvent = OutlierEvent | RejectedEvent | SoftFailedEvent | SkeletonEvent
+	HiddenEvent = OutlierEvent | RejectedEvent | SoftFailedEvent | SkeletonEvent | DummyEvent
 )
 
 // EventRow is one row of events.
@@ -72,9 +73,11 @@ func (tx *Tx) InsertEvent(e *EventRow) error {
 	return err
 }
 
-const eventByIDQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_hash = $1 AND e.event_id = $2 AND e.room_nid = $3`
+const eventByIDQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_hash = $1 AND e.event_id = $2 AND e.room_nid = $3
+ORDER BY e.ord DESC LIMIT 1`
 
-// EventByID finds an event of a room. It rides events_by_id.
+// EventByID finds an event of a room. One that was known without a place before it arrived has two rows, since states of
+// then name the older: the one with the place counts. It rides events_by_id.
 func (tx *Tx) EventByID(room int64, eventID string) (EventRow, bool, error) {
 	return one(tx, scanEvent, eventByIDQuery, tx.IDHash(eventID), eventID, room)
 }

@@ -7,43 +7,50 @@ type MemberRow struct {
 	Room       int64
 	Membership string
 	Position   Pos // the m.room.member event
+	Changed    Pos // since when it is current; 0: Position
 	JoinedPos  Pos // since when it is join without a break; 0: not joined
 	Forgotten  bool
 }
 
-const roomMembersQuery = `SELECT m.user_nid, u.user_id, m.membership, m.position FROM memberships m JOIN users u ON u.nid = m.user_nid
+const roomMembersQuery = `SELECT m.user_nid, u.user_id, m.membership, m.position, m.changed FROM memberships m JOIN users u ON u.nid = m.user_nid
 WHERE m.room_nid = $1`
 
 // RoomMembers reads every membership of a room. It rides memberships_by_room.
 func (tx *Tx) RoomMembers(room int64) ([]MemberRow, error) {
 	return collect(tx, func(r Row) (m MemberRow, err error) {
 		m.Room = room
-		err = r.Scan(&m.User, &m.UserID, &m.Membership, &m.Position)
+		err = r.Scan(&m.User, &m.UserID, &m.Membership, &m.Position, &m.Changed)
 		return m, err
 	}, roomMembersQuery, room)
 }
 
-const userMembershipsQuery = `SELECT room_nid, membership, position, joined_pos, forgotten FROM memberships WHERE user_nid = $1 ORDER BY room_nid`
+const userMembershipsQuery = `SELECT room_nid, membership, position, changed, joined_pos, forgotten FROM memberships WHERE user_nid = $1 ORDER BY room_nid`
 
 // UserMemberships reads every membership of a user, by room. It rides the primary key.
 func (tx *Tx) UserMemberships(user int64) ([]MemberRow, error) {
 	return collect(tx, func(r Row) (m MemberRow, err error) {
 		var forgotten int64
 		m.User = user
-		err = r.Scan(&m.Room, &m.Membership, &m.Position, &m.JoinedPos, &forgotten)
+		err = r.Scan(&m.Room, &m.Membership, &m.Position, &m.Changed, &m.JoinedPos, &forgotten)
 		m.Forgotten = forgotten != 0
 		return m, err
 	}, userMembershipsQuery, user)
 }
 
-const setMembershipQuery = `INSERT INTO memberships (user_nid, room_nid, membership, position, joined_pos)
-VALUES ($1, $2, $3, CAST($4 AS BIGINT), CASE WHEN $3 = 'join' THEN CAST($4 AS BIGINT) ELSE 0 END)
-ON CONFLICT (user_nid, room_nid) DO UPDATE SET membership = excluded.membership, position = excluded.position, forgotten = 0,
+const setMembershipQuery = `INSERT INTO memberships (user_nid, room_nid, membership, position, changed, joined_pos)
+VALUES ($1, $2, $3, $4, $5, CASE WHEN $3 = 'join' THEN CAST($6 AS BIGINT) ELSE 0 END)
+ON CONFLICT (user_nid, room_nid) DO UPDATE SET membership = excluded.membership, position = excluded.position, changed = excluded.changed, forgotten = 0,
 joined_pos = CASE WHEN excluded.membership = 'join' AND memberships.membership = 'join' THEN memberships.joined_pos ELSE excluded.joined_pos END`
 
 // SetMembership sets a user's membership of a room; the room is no longer forgotten. JoinedPos follows by itself.
 func (tx *Tx) SetMembership(m MemberRow) error {
-	_, err := tx.exec(setMembershipQuery, m.User, m.Room, m.Membership, int64(m.Position))
+	_, err := tx.exec(setMembershipQuery, m.User, m.Room, m.Membership, int64(m.Position), int64(m.Changed), int64(max(m.Position, m.Changed)))
+	return err
+}
+
+// DeleteMembership removes a user's membership of a room, which state resolution has made absent.
+func (tx *Tx) DeleteMembership(user, room int64) error {
+	_, err := tx.exec(`DELETE FROM memberships WHERE user_nid = $1 AND room_nid = $2`, user, room)
 	return err
 }
 

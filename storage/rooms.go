@@ -53,7 +53,8 @@ func (tx *Tx) InsertRoom(m *RoomRow) error {
 	return err
 }
 
-const advanceRoomQuery = `UPDATE rooms SET generation = generation + 1, snapshot = $3, extremities = $4, depth = $5, last_order = $6
+const advanceRoomQuery = `UPDATE rooms SET generation = generation + 1, snapshot = $3, extremities = $4, depth = $5,
+last_order = CASE WHEN $6 > last_order THEN $6 ELSE last_order END
 WHERE nid = $1 AND generation = $2`
 
 // AdvanceRoom moves a room's head on; false when the row is not of the generation that the caller built on.

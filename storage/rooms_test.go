@@ -112,7 +112,7 @@ func TestRoomHeadMovesFromItsOwnGeneration(t *testing.T) {
 func TestStateIsReadAlongItsChain(t *testing.T) {
 	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
 		for key, p := range map[string]storage.Pos{"a": 1, "b": 2} {
-			ok(t, tx.SetCurrentState(1, "t", key, p), tx.SetCurrentState(2, "t", key, 99))
+			ok(t, tx.SetCurrentState(1, "t", key, p, 0), tx.SetCurrentState(2, "t", key, 99, 0))
 		}
 		ok(t, tx.InsertSnapshot(10, 1, 0, 0), tx.CopyCurrentState(10, 1))
 		ok(t, tx.InsertSnapshot(11, 1, 10, 1), tx.InsertStateDelta(11, "t", "a", 3))

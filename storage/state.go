@@ -30,22 +30,52 @@ func (tx *Tx) CopyCurrentState(snapshot, room int64) error {
 	return err
 }
 
-const setCurrentStateQuery = `INSERT INTO current_state (room_nid, type, state_key, position) VALUES ($1, $2, $3, $4)
-ON CONFLICT (room_nid, type, state_key) DO UPDATE SET position = excluded.position`
+const setCurrentStateQuery = `INSERT INTO current_state (room_nid, type, state_key, position, changed) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (room_nid, type, state_key) DO UPDATE SET position = excluded.position, changed = excluded.changed`
 
-// SetCurrentState sets one entry of a room's current state.
-func (tx *Tx) SetCurrentState(room int64, typ, key string, p Pos) error {
-	_, err := tx.exec(setCurrentStateQuery, room, typ, key, int64(p))
+// SetCurrentState sets one entry of a room's current state; changed says since when it is current, 0 where that is its
+// own position.
+func (tx *Tx) SetCurrentState(room int64, typ, key string, p, changed Pos) error {
+	_, err := tx.exec(setCurrentStateQuery, room, typ, key, int64(p), int64(changed))
 	return err
 }
 
-const currentStateQuery = `SELECT ` + eventColumns + ` FROM current_state c JOIN events e ON e.position = c.position
+// DeleteCurrentState removes one entry of a room's current state.
+func (tx *Tx) DeleteCurrentState(room int64, typ, key string) error {
+	_, err := tx.exec(`DELETE FROM current_state WHERE room_nid = $1 AND type = $2 AND state_key = $3`, room, typ, key)
+	return err
+}
+
+// ClearCurrentState removes the whole current state of a room, for another one to be set.
+func (tx *Tx) ClearCurrentState(room int64) error {
+	_, err := tx.exec(`DELETE FROM current_state WHERE room_nid = $1`, room)
+	return err
+}
+
+// CurrentEntry is an event of the current state, and since when it is current (0: its own position).
+type CurrentEntry struct {
+	EventRow
+	Changed Pos
+}
+
+const currentStateQuery = `SELECT c.changed, ` + eventColumns + ` FROM current_state c JOIN events e ON e.position = c.position
 WHERE c.room_nid = $1 AND c.type <> 'm.room.member'`
 
 // CurrentState reads a room's current state without its members (see RoomMembers). It rides the primary keys.
-func (tx *Tx) CurrentState(room int64) ([]EventRow, error) {
-	return collect(tx, scanEvent, currentStateQuery, room)
+func (tx *Tx) CurrentState(room int64) ([]CurrentEntry, error) {
+	return collect(tx, func(r Row) (c CurrentEntry, err error) {
+		c.EventRow, err = scanEvent(prefixed{r, &c.Changed})
+		return c, err
+	}, currentStateQuery, room)
 }
+
+// prefixed is a row with a column before those that are scanned.
+type prefixed struct {
+	Row
+	first any
+}
+
+func (p prefixed) Scan(dest ...any) error { return p.Row.Scan(append([]any{p.first}, dest...)...) }
 
 // SnapshotLength is the number of snapshots between this one and the last full one.
 func (tx *Tx) SnapshotLength(nid int64) (int64, error) {

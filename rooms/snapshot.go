@@ -1,0 +1,114 @@
+package rooms
+
+import (
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// snapshot is a state of the room as storage keeps it: entries of its own over those of the one before it. Its nid is
+// allotted when the write that first needs it runs, in the same goroutine as every later write that refers to it.
+type snapshot struct {
+	nid    int64 // 0: not written yet, or the empty state of a room before its first event
+	length int64 // snapshots since the last full one
+
+	// Of one that is not written yet.
+	prev    *snapshot // nil: own is everything
+	own     []stateRef
+	current bool // at the time of the write it is the room's current state: a full snapshot is copied from there
+}
+
+// stateRef is one entry of a state.
+type stateRef struct {
+	key   pdu.StateKey
+	event *Event      // one that is being written, whose position is known when the write runs; else nil
+	pos   storage.Pos // 0 without event: the key is absent from here on
+}
+
+func (s stateRef) position() storage.Pos {
+	if s.event != nil {
+		return s.event.Pos
+	}
+	return s.pos
+}
+
+// over is a snapshot that differs from s by some entries; s itself where there are none.
+func (s *snapshot) over(own ...stateRef) *snapshot {
+	if len(own) == 0 {
+		return s
+	}
+	return &snapshot{prev: s, own: own, length: s.length + 1}
+}
+
+// write stores a snapshot and those below it, as far as they are not stored.
+func (s *snapshot) write(tx *storage.Tx, room int64) error {
+	if s.nid != 0 || s.prev == nil && s.own == nil {
+		return nil
+	}
+	prev := int64(0)
+	if s.prev != nil && !s.current {
+		if err := s.prev.write(tx, room); err != nil {
+			return err
+		}
+		prev = s.prev.nid
+	}
+	s.nid = int64(tx.NextPos())
+	if err := tx.InsertSnapshot(s.nid, room, prev, s.length); err != nil {
+		return err
+	}
+	own := s.own
+	s.prev, s.own = nil, nil
+	if s.current {
+		return tx.CopyCurrentState(s.nid, room)
+	}
+	for _, ref := range own {
+		if err := tx.InsertStateDelta(s.nid, ref.key.Type, ref.key.Key, ref.position()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find is one entry of the state; false where it has none. What is queued must be committed.
+func (s *snapshot) find(tx *storage.Tx, key pdu.StateKey) (ref stateRef, found bool, err error) {
+	for ; s != nil && s.nid == 0; s = s.prev {
+		for _, own := range s.own {
+			if own.key == key {
+				return own, own.event != nil || own.pos != 0, nil
+			}
+		}
+	}
+	if s == nil {
+		return ref, false, nil
+	}
+	pos, err := tx.StateKeyOf(s.nid, key.Type, key.Key)
+	return stateRef{key: key, pos: pos}, pos != 0, err
+}
+
+// all reads the whole state. What is queued must be committed.
+func (s *snapshot) all(tx *storage.Tx) (map[pdu.StateKey]stateRef, error) {
+	var unwritten []*snapshot
+	for ; s != nil && s.nid == 0; s = s.prev {
+		unwritten = append(unwritten, s)
+	}
+	out := map[pdu.StateKey]stateRef{}
+	if s != nil {
+		entries, err := tx.StateOf(s.nid)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			key := pdu.StateKey{Type: e.Type, Key: e.Key}
+			out[key] = stateRef{key: key, pos: e.Position}
+		}
+	}
+	for i := len(unwritten) - 1; i >= 0; i-- {
+		for _, own := range unwritten[i].own {
+			if own.event == nil && own.pos == 0 {
+				delete(out, own.key)
+			} else {
+				out[own.key] = own
+			}
+		}
+	}
+	return out, nil
+}

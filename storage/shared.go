@@ -1,0 +1,134 @@
+package storage
+
+// Queries of rooms that are shared with other servers.
+
+// SkipTo lets the stream go on from a position, in a write only, if it has not come so far yet.
+func (tx *Tx) SkipTo(p Pos) { tx.committer.pos = max(tx.committer.pos, int64(p)) }
+
+// EventName is what state resolution needs of an event to begin with.
+type EventName struct {
+	Position Pos
+	EventID  string
+}
+
+// EventNames finds the ids of the events at these positions, in no particular order. It rides the primary key.
+func (tx *Tx) EventNames(positions []Pos) ([]EventName, error) {
+	out := make([]EventName, 0, len(positions))
+	for len(positions) > 0 {
+		n := min(len(positions), maxIn)
+		list, args := In(1, positions[:n])
+		rows, err := collect(tx, func(r Row) (e EventName, err error) {
+			err = r.Scan(&e.Position, &e.EventID)
+			return e, err
+		}, `SELECT position, event_id FROM events WHERE position IN `+list, args...)
+		if err != nil {
+			return nil, err
+		}
+		out, positions = append(out, rows...), positions[n:]
+	}
+	return out, nil
+}
+
+// EventsByID finds events of a room, in no particular order; those that are not stored are left out. Of an event with
+// several rows (see EventByID) it gives all. It rides events_by_id.
+func (tx *Tx) EventsByID(room int64, ids []string) ([]EventRow, error) {
+	var out []EventRow
+	for len(ids) > 0 {
+		n := min(len(ids), maxIn)
+		wanted := make(map[string]bool, n)
+		hashes := make([]int64, n)
+		for i, id := range ids[:n] {
+			hashes[i], wanted[id] = tx.IDHash(id), true
+		}
+		list, args := In(2, hashes)
+		rows, err := collect(tx, scanEvent, `SELECT `+eventColumns+` FROM events e WHERE e.room_nid = $1 AND e.id_hash IN `+list, append([]any{room}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rows {
+			if wanted[r.EventID] {
+				out = append(out, r)
+			}
+		}
+		ids = ids[n:]
+	}
+	return out, nil
+}
+
+const redactAliasesQuery = `UPDATE events SET json = $4, redacted_by = $5, push = 0 WHERE id_hash = $1 AND event_id = $2 AND room_nid = $3`
+
+// RedactEverywhere is RedactEvent for every row of an event.
+func (tx *Tx) RedactEverywhere(room int64, eventID string, json []byte, by Pos) error {
+	_, err := tx.exec(redactAliasesQuery, tx.IDHash(eventID), eventID, room, string(json), int64(by))
+	return err
+}
+
+// SetStrippedState keeps what a room shows of itself to a user whom it does not let in yet; an empty text forgets it.
+func (tx *Tx) SetStrippedState(user, room int64, json string) error {
+	if json == "" {
+		_, err := tx.exec(`DELETE FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, user, room)
+		return err
+	}
+	_, err := tx.exec(`INSERT INTO stripped_state (user_nid, room_nid, json) VALUES ($1, $2, $3)
+ON CONFLICT (user_nid, room_nid) DO UPDATE SET json = excluded.json`, user, room, json)
+	return err
+}
+
+// StrippedState is what a room shows of itself to a user whom it does not let in yet; "" where no other server told.
+func (tx *Tx) StrippedState(user, room int64) (string, error) {
+	s, _, err := one(tx, scanString, `SELECT json FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, user, room)
+	return s, err
+}
+
+// BackwardEdge is an event that is not stored and that a stored one names as the one before it.
+type BackwardEdge struct {
+	Missing string
+	Order   int64 // of the oldest event that names it
+}
+
+func scanBackwardEdge(r Row) (e BackwardEdge, err error) {
+	err = r.Scan(&e.Missing, &e.Order)
+	return e, err
+}
+
+// AddBackwardEdge notes that the event at an order names one that is not stored.
+func (tx *Tx) AddBackwardEdge(room int64, missing string, order int64) error {
+	_, err := tx.exec(`INSERT INTO backward_edges (room_nid, missing_id, ord) VALUES ($1, $2, $3)
+ON CONFLICT (room_nid, missing_id) DO UPDATE SET ord = CASE WHEN excluded.ord < backward_edges.ord THEN excluded.ord ELSE backward_edges.ord END`,
+		room, missing, order)
+	return err
+}
+
+// DeleteBackwardEdge forgets an edge: its event is stored now, or nobody has it.
+func (tx *Tx) DeleteBackwardEdge(room int64, missing string) error {
+	_, err := tx.exec(`DELETE FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, room, missing)
+	return err
+}
+
+const backwardEdgesQuery = `SELECT missing_id, ord FROM backward_edges WHERE room_nid = $1 AND ord > $2 AND ord <= $3 ORDER BY ord DESC LIMIT $4`
+
+// BackwardEdges lists the edges at events whose order is above after and not above upTo, the newest first. It rides
+// backward_edges_by_order.
+func (tx *Tx) BackwardEdges(room, after, upTo int64, limit int) ([]BackwardEdge, error) {
+	return collect(tx, scanBackwardEdge, backwardEdgesQuery, room, after, upTo, limit)
+}
+
+// AddPendingRedaction keeps a redaction for the time when its target arrives.
+func (tx *Tx) AddPendingRedaction(room int64, target string, p Pos) error {
+	_, err := tx.exec(`INSERT INTO pending_redactions (room_nid, target_id, position) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, room, target, int64(p))
+	return err
+}
+
+// PendingRedactions lists the redactions of an event that came before it, the oldest first.
+func (tx *Tx) PendingRedactions(room int64, target string) ([]Pos, error) {
+	return collect(tx, func(r Row) (p Pos, err error) {
+		err = r.Scan(&p)
+		return p, err
+	}, `SELECT position FROM pending_redactions WHERE room_nid = $1 AND target_id = $2 ORDER BY position LIMIT 20`, room, target)
+}
+
+// DeletePendingRedactions forgets the redactions of an event: it has come.
+func (tx *Tx) DeletePendingRedactions(room int64, target string) error {
+	_, err := tx.exec(`DELETE FROM pending_redactions WHERE room_nid = $1 AND target_id = $2`, room, target)
+	return err
+}
