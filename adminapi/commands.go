@@ -177,7 +177,7 @@ func lifetimesOf(p expiry.Policy) Lifetimes {
 
 func (a *API) room(ctx context.Context, text string) (*rooms.Room, error) {
 	if strings.HasPrefix(text, "#") {
-		resolved, err := a.Rooms.ResolveRoom(ctx, text)
+		resolved, _, err := a.Rooms.ResolveRoom(ctx, text)
 		if err != nil {
 			return nil, err
 		}

@@ -18,19 +18,22 @@ func (a *API) joiningRoutes() []httpapi.Route {
 
 // joinRoomByID makes the user a member of a room.
 // Spec: client-server-api#post_matrixclientv3roomsroomidjoin
-func (a *API) joinRoomByID(r *httpapi.Request) (any, error) { return a.join(r, roomID(r)) }
+func (a *API) joinRoomByID(r *httpapi.Request) (any, error) { return a.join(r, roomID(r), via(r)) }
+
+// via lists the servers that a client names to reach a room through, by the parameter's name of today and by the former one.
+func via(r *httpapi.Request) []string { return append(r.QueryAll("via"), r.QueryAll("server_name")...) }
 
 // joinRoom is joinRoomByID by id or alias.
 // Spec: client-server-api#post_matrixclientv3joinroomidoralias
 func (a *API) joinRoom(r *httpapi.Request) (any, error) {
-	room, err := a.Rooms.ResolveRoom(r.Context(), r.Var("roomIdOrAlias"))
+	room, servers, err := a.Rooms.ResolveRoom(r.Context(), r.Var("roomIdOrAlias"))
 	if err != nil {
 		return nil, err
 	}
-	return a.join(r, room)
+	return a.join(r, room, append(via(r), servers...))
 }
 
-func (a *API) join(r *httpapi.Request, room id.RoomID) (any, error) {
+func (a *API) join(r *httpapi.Request, room id.RoomID, via []string) (any, error) {
 	body, err := members(r)
 	if err != nil {
 		return nil, err
@@ -41,7 +44,7 @@ func (a *API) join(r *httpapi.Request, room id.RoomID) (any, error) {
 	case given && !isText(raw):
 		return nil, mxerr.BadJSON("reason is not a string")
 	}
-	return map[string]id.RoomID{"room_id": room}, a.Rooms.JoinWith(r.Context(), sender(r), room, body)
+	return map[string]id.RoomID{"room_id": room}, a.Rooms.JoinWith(r.Context(), sender(r), room, via, body)
 }
 
 func isText(raw []byte) bool {

@@ -17,9 +17,9 @@ func (a *API) knockRoom(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	room, err := a.Rooms.ResolveRoom(r.Context(), r.Var("roomIdOrAlias"))
+	room, servers, err := a.Rooms.ResolveRoom(r.Context(), r.Var("roomIdOrAlias"))
 	if err != nil {
 		return nil, err
 	}
-	return map[string]id.RoomID{"room_id": room}, a.Rooms.Knock(r.Context(), sender(r), room, reason)
+	return map[string]id.RoomID{"room_id": room}, a.Rooms.Knock(r.Context(), sender(r), room, append(via(r), servers...), reason)
 }

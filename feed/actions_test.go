@@ -42,7 +42,7 @@ func (u *user) ban(room id.RoomID, whom *user) {
 
 func (u *user) knock(room id.RoomID) {
 	u.w.t.Helper()
-	u.must(u.w.Knock(u.w.t.Context(), u.sender(), room, ""))
+	u.must(u.w.Knock(u.w.t.Context(), u.sender(), room, nil, ""))
 }
 
 // forget lets a user forget a room that they have left.

@@ -23,6 +23,7 @@ const (
 	User                   // an access token
 	Admin                  // an access token of an administrator
 	AppService             // an application service's token
+	Homeserver             // another homeserver, by its signature on the request
 )
 
 // Rate is a class of requests that share a rate limit per user, or per address where nobody is signed in.
@@ -66,6 +67,7 @@ type Requester struct {
 	IsAdmin    bool
 	IsGuest    bool
 	AppService string // id of the application service that acts, "" for none
+	Server     string // the homeserver that asks, "" for none
 }
 
 // Raw is an answer that is not a 200 with JSON of a value.

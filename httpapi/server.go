@@ -26,6 +26,8 @@ type Options struct {
 	Serve []string
 	// Authenticate says who an access token belongs to: M_UNKNOWN_TOKEN for nobody.
 	Authenticate func(ctx context.Context, token string, r *Request) (Requester, error)
+	// AuthenticateServer says which homeserver has signed a request with this body; nil: none is let in.
+	AuthenticateServer func(r *Request, body []byte) (server string, err error)
 	// Limit says how long a request has to wait, 0 for not at all; nil: no limits.
 	Limit func(class Rate, who string) time.Duration
 	// Unknown turns an error that is no mxerr.Error into one; nil: 500 M_UNKNOWN.
@@ -162,11 +164,29 @@ func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 	if err := r.boundBody(w, r.route.MaxBody); err != nil {
 		return nil, err
 	}
+	if r.route.Auth == Homeserver {
+		if err := s.authenticateServer(r); err != nil {
+			return nil, err
+		}
+	}
 	return r.route.Handler(r)
 }
 
+// authenticateServer checks the signature of another homeserver, which covers the body.
+func (s *Server) authenticateServer(r *Request) error {
+	if s.opt.AuthenticateServer == nil {
+		return mxerr.Unrecognized()
+	}
+	body, err := r.Body()
+	if err != nil {
+		return err
+	}
+	r.Server, err = s.opt.AuthenticateServer(r, body)
+	return err
+}
+
 func (s *Server) authenticate(r *Request, auth Auth) (err error) {
-	if auth == None {
+	if auth == None || auth == Homeserver {
 		return nil
 	}
 	token := r.token()

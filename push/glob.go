@@ -127,3 +127,12 @@ func containsWord(text, word string) bool {
 		from = i + 1
 	}
 }
+
+// Glob is a pattern for whole texts, such as an entry of a server access control list.
+type Glob struct{ g *glob }
+
+// CompileGlob reads a pattern with `*` and `?`; upper and lower case are one.
+func CompileGlob(pattern string) Glob { return Glob{compileGlob(pattern)} }
+
+// Match tells whether the pattern matches all of a text.
+func (g Glob) Match(text string) bool { return g.g.whole(strings.ToLower(text)) }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/federation/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -153,9 +155,29 @@ func (s *Service) findAlias(ctx context.Context, alias id.RoomAlias) (row storag
 	return row, err
 }
 
-// ResolveAlias finds the room that an alias leads to, and the servers that can be joined through.
+// maxAliasServers bounds the servers that are named with an alias.
+const maxAliasServers = 50
+
+// ResolveAlias finds the room that an alias leads to, and the servers that can be joined through. An alias of another
+// server is asked for there.
 // Spec: client-server-api#get_matrixclientv3directoryroomroomalias
 func (s *Service) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []string, err error) {
+	if validAlias(string(alias)) && serverOf(string(alias)) != s.Server && s.federates() {
+		room, servers, err = s.Remote.QueryDirectory(ctx, serverOf(string(alias)), alias)
+		if err != nil {
+			return "", nil, fedclient.Relay(err)
+		}
+		if len(room) > pdu.MaxIDLength || !strings.HasPrefix(string(room), "!") {
+			return "", nil, fedclient.Relay(fedclient.ErrBadAnswer)
+		}
+		servers = slices.DeleteFunc(servers, func(server string) bool { return !pdu.ValidServerName(server) })
+		return room, servers[:min(len(servers), maxAliasServers)], nil
+	}
+	return s.ResolveLocalAlias(ctx, alias)
+}
+
+// ResolveLocalAlias is ResolveAlias for the aliases of this server alone.
+func (s *Service) ResolveLocalAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []string, err error) {
 	row, err := s.findAlias(ctx, alias)
 	if err != nil {
 		return "", nil, err
@@ -164,19 +186,24 @@ func (s *Service) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id
 	if err != nil {
 		return "", nil, err
 	}
-	return r.id, []string{s.Server}, nil
+	servers = []string{s.Server}
+	for server := range r.EachServer() {
+		if server != s.Server && len(servers) < maxAliasServers {
+			servers = append(servers, server)
+		}
+	}
+	return r.id, servers, nil
 }
 
-// ResolveRoom reads a room id or alias.
-func (s *Service) ResolveRoom(ctx context.Context, idOrAlias string) (id.RoomID, error) {
+// ResolveRoom reads a room id or alias; of an alias it also tells the servers that can be joined through.
+func (s *Service) ResolveRoom(ctx context.Context, idOrAlias string) (room id.RoomID, servers []string, err error) {
 	if strings.HasPrefix(idOrAlias, "#") {
-		room, _, err := s.ResolveAlias(ctx, id.RoomAlias(idOrAlias))
-		return room, err
+		return s.ResolveAlias(ctx, id.RoomAlias(idOrAlias))
 	}
 	if !strings.HasPrefix(idOrAlias, "!") || len(idOrAlias) > 255 {
-		return "", mxerr.InvalidParam("That is neither a room id nor an alias")
+		return "", nil, mxerr.InvalidParam("That is neither a room id nor an alias")
 	}
-	return id.RoomID(idOrAlias), nil
+	return id.RoomID(idOrAlias), nil, nil
 }
 
 // LocalAliases lists the aliases of this server that lead to a room. Whoever may read the room's history may ask.

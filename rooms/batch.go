@@ -208,6 +208,9 @@ func (b *batch) add(p proto) (*Event, error) {
 		}
 	}
 	pe.outgoing = b.leavesHere(&p)
+	if p.typ == typeDummy {
+		pe.Flags |= storage.DummyEvent
+	}
 	b.advance(pe, p.member)
 	b.events = append(b.events, pe)
 	b.notify(pe)

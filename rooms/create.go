@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"sync"
 
 	"maunium.net/go/mautrix/id"
 
@@ -61,6 +62,7 @@ type creation struct {
 	version *pdu.Version
 	alias   id.RoomAlias
 	invitee []invitee
+	others  []invitee // of other servers
 
 	content     map[string]json.RawMessage // of m.room.create
 	powerLevels json.RawMessage            // instead of the default ones; nil: default
@@ -89,7 +91,25 @@ func (s *Service) Create(ctx context.Context, sender Sender, req CreateRoom) (id
 	if err := b.enqueue().Wait(context.WithoutCancel(ctx)); err != nil {
 		return "", err
 	}
+	c.inviteOthers(ctx, b.room.id)
 	return b.room.id, nil
+}
+
+// inviteOthers invites the users of other servers, a few at a time. The room stands whatever their servers say: they can be
+// invited again.
+func (c *creation) inviteOthers(ctx context.Context, room id.RoomID) {
+	slots := make(chan struct{}, profileWorkers)
+	var all sync.WaitGroup
+	for _, i := range c.others {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			if err := c.svc.inviteRemote(ctx, c.sender, room, i.user, i.content); err != nil {
+				c.svc.log.InfoContext(ctx, "an invite to a new room did not arrive", "room", room, "user", i.user, "err", err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // check reads the request as far as that needs no room.
@@ -168,7 +188,7 @@ func (c *creation) checkInvites(ctx context.Context) error {
 		if !pdu.ValidUserID(user) {
 			return mxerr.InvalidParam("invite has something that is not a user id")
 		}
-		if !c.svc.IsLocal(user) {
+		if !c.svc.IsLocal(user) && !c.svc.federates() {
 			return errRemote(string(user))
 		}
 		i := invitee{user: user, content: memberContent{Membership: Invite, IsDirect: c.req.IsDirect}}
@@ -178,6 +198,10 @@ func (c *creation) checkInvites(ctx context.Context) error {
 		}
 		if err := c.svc.withProfile(ctx, user, &i.content); err != nil {
 			return err
+		}
+		if !c.svc.IsLocal(user) {
+			c.others = append(c.others, i)
+			continue
 		}
 		c.invitee = append(c.invitee, i)
 	}
@@ -219,7 +243,7 @@ func (c *creation) checkCreators() error {
 		}
 	}
 	if c.req.Preset == presetTrusted {
-		for _, i := range c.invitee {
+		for _, i := range append(slices.Clone(c.invitee), c.others...) {
 			creators = append(creators, i.user)
 		}
 	}
@@ -309,7 +333,7 @@ func (c *creation) build(ctx context.Context, r *Room) (*batch, error) {
 
 // newRoom is a room before its first event.
 func newRoom(s *Service, v *pdu.Version) *Room {
-	r := &Room{svc: s, version: v, created: s.Now()}
+	r := &Room{svc: s, version: v, created: s.Now(), receiving: make(chan struct{}, 1)}
 	r.head = emptyHead()
 	r.head.policy = s.effective(&r.head)
 	r.pending.reset()
@@ -479,7 +503,7 @@ func (c *creation) defaultLevels() map[string]any {
 	} else {
 		users[c.sender.ID] = 100
 		if c.req.Preset == presetTrusted {
-			for _, i := range c.invitee {
+			for _, i := range append(slices.Clone(c.invitee), c.others...) {
 				users[i.user] = 100
 			}
 		}

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"sync"
 
@@ -23,7 +24,8 @@ type memberContent struct {
 	IsDirect      bool       `json:"is_direct,omitempty"`
 	AuthorisedVia id.UserID  `json:"join_authorised_via_users_server,omitempty"`
 
-	more map[string]json.RawMessage // what a client adds
+	more      map[string]json.RawMessage // what a client adds
+	elsewhere bool                       // only another server can let the user in
 }
 
 // encode writes the content; what a client adds gives way to what the server says.
@@ -69,29 +71,43 @@ func (b *batch) setMember(sender Sender, target id.UserID, nid int64, c memberCo
 // Join makes a user a member of a room of this server; one who is already is left as is.
 // Spec: client-server-api#post_matrixclientv3roomsroomidjoin
 func (s *Service) Join(ctx context.Context, sender Sender, room id.RoomID, reason string) error {
-	return s.join(ctx, sender, room, memberContent{Membership: Join, Reason: reason})
+	return s.join(ctx, sender, room, nil, memberContent{Membership: Join, Reason: reason})
 }
 
 // JoinWith is Join with the body of a client's request, a JSON object: its reason and whatever it has besides what the
-// specification knows go into the member event.
-func (s *Service) JoinWith(ctx context.Context, sender Sender, room id.RoomID, body map[string]json.RawMessage) error {
+// specification knows go into the member event. A room in which this server does not take part is joined through one of
+// the servers of via, or one that is known to.
+func (s *Service) JoinWith(ctx context.Context, sender Sender, room id.RoomID, via []string, body map[string]json.RawMessage) error {
 	c := memberContent{Membership: Join, more: maps.Clone(body)}
 	for _, key := range decidedHere {
 		delete(c.more, key)
 	}
-	return s.join(ctx, sender, room, c)
+	return s.join(ctx, sender, room, via, c)
 }
 
-func (s *Service) join(ctx context.Context, sender Sender, room id.RoomID, c memberContent) error {
-	r, err := s.Room(ctx, room)
-	if err != nil {
-		return unknownRoom(err)
-	}
+func (s *Service) join(ctx context.Context, sender Sender, room id.RoomID, via []string, c memberContent) error {
 	if err := s.withProfile(ctx, sender.ID, &c); err != nil {
 		return err
 	}
-	if c.AuthorisedVia, err = s.grantRestricted(ctx, r, sender); err != nil {
+	r, err := s.Room(ctx, room)
+	if err == nil && r.Resident() {
+		if c.AuthorisedVia, err = s.grantRestricted(ctx, r, sender); errors.Is(err, errNoVoucher) && r.Shared() {
+			c.elsewhere, err = true, nil
+		}
+	}
+	switch {
+	case err != nil && mxerr.Code(err) != mxerr.CodeNotFound:
 		return err
+	case err != nil, !r.Resident(), c.elsewhere:
+		if err = s.joinRemote(ctx, sender, room, via, c); !errors.Is(err, errResident) {
+			return s.joined(ctx, sender, room, err)
+		}
+		if r, err = s.Room(ctx, room); err != nil {
+			return err
+		}
+		if c.AuthorisedVia, err = s.grantRestricted(ctx, r, sender); err != nil {
+			return err
+		}
 	}
 	joined := false
 	err = s.change(ctx, room, func(b *batch) error {
@@ -101,6 +117,18 @@ func (s *Service) join(ctx context.Context, sender Sender, room id.RoomID, c mem
 		return b.setMember(sender, sender.ID, sender.NID, c)
 	})
 	if err != nil || !joined {
+		return err
+	}
+	return s.joined(ctx, sender, room, nil)
+}
+
+// joined takes along what the user kept for the room that this one replaces.
+func (s *Service) joined(ctx context.Context, sender Sender, room id.RoomID, err error) error {
+	if err != nil {
+		return err
+	}
+	r, err := s.Room(ctx, room)
+	if err != nil {
 		return err
 	}
 	return s.follow(ctx, sender, r)
@@ -118,32 +146,32 @@ func unknownRoom(err error) error {
 // "" where the join needs no such grant or has no right to one, which the authorisation rules then say.
 // Spec: client-server-api#restricted-rooms
 func (s *Service) grantRestricted(ctx context.Context, r *Room, sender Sender) (id.UserID, error) {
-	rule := r.JoinRule()
-	if !r.version.Restricted || rule != "restricted" && !(rule == "knock_restricted" && r.version.KnockRestricted) {
+	if !r.restricted() {
 		return "", nil
 	}
 	switch r.Membership(sender.ID) {
 	case Join, Invite, Ban:
 		return "", nil
 	}
-	allowed, err := s.inAllowedRoom(ctx, r, sender)
+	allowed, _, err := s.inAllowedRoom(ctx, r, sender.ID)
 	if err != nil || !allowed {
 		return "", err
 	}
-	levels := r.Levels()
-	for m := range r.EachLocal() {
-		if levels.UserLevel(m.User) >= levels.Invite {
-			return m.User, nil
-		}
+	if voucher := r.voucher(); voucher != "" {
+		return voucher, nil
 	}
-	return "", mxerr.Forbidden("No member of the room on this server may let you in")
+	return "", errNoVoucher
 }
+
+// errNoVoucher: only another server can let the user in.
+var errNoVoucher = mxerr.Forbidden("No member of the room on this server may let you in")
 
 // maxAllow bounds the rooms that a join rule is looked through for.
 const maxAllow = 100
 
-// inAllowedRoom tells whether a user is in one of the rooms whose members a join rule lets in.
-func (s *Service) inAllowedRoom(ctx context.Context, r *Room, sender Sender) (bool, error) {
+// inAllowedRoom tells whether a user is in one of the rooms whose members a join rule lets in; unsure where this server
+// takes no part in one of them.
+func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (allowed, unsure bool, err error) {
 	raw, _ := canonjson.Get(r.State(typeJoinRules, "").Content(), "allow")
 	allow, _ := canonjson.Elements(raw)
 	for _, a := range allow[:min(len(allow), maxAllow)] {
@@ -156,23 +184,29 @@ func (s *Service) inAllowedRoom(ctx context.Context, r *Room, sender Sender) (bo
 			continue
 		}
 		other, err := s.Room(ctx, id.RoomID(jsonString(of)))
-		if mxerr.Code(err) == mxerr.CodeNotFound {
-			continue
-		}
-		if err != nil {
-			return false, err
-		}
-		if other.Membership(sender.ID) == Join {
-			return true, nil
+		switch {
+		case mxerr.Code(err) == mxerr.CodeNotFound, err == nil && !other.Resident():
+			unsure = true
+		case err != nil:
+			return false, false, err
+		case other.Membership(user) == Join:
+			return true, false, nil
 		}
 	}
-	return false, nil
+	return false, unsure, nil
 }
 
 // Leave ends a user's membership, or declines an invite, or takes back a knock. One who has left is left as is.
 // Spec: client-server-api#post_matrixclientv3roomsroomidleave
 func (s *Service) Leave(ctx context.Context, sender Sender, room id.RoomID, reason string) error {
-	err := s.change(ctx, room, func(b *batch) error {
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return unknownIsForbidden(err)
+	}
+	if r.outsider(sender.ID) {
+		return s.leaveRemote(ctx, sender, r, reason)
+	}
+	err = s.change(ctx, room, func(b *batch) error {
 		if b.room.provisionalMembership(sender.ID) == Leave {
 			return nil
 		}
@@ -181,7 +215,7 @@ func (s *Service) Leave(ctx context.Context, sender Sender, room id.RoomID, reas
 	return unknownIsForbidden(err)
 }
 
-// Invite invites a user of this server.
+// Invite invites a user.
 // Spec: client-server-api#post_matrixclientv3roomsroomidinvite
 func (s *Service) Invite(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, reason string) error {
 	return s.invite(ctx, sender, room, target, memberContent{Membership: Invite, Reason: reason})
@@ -193,7 +227,7 @@ func (s *Service) invite(ctx context.Context, sender Sender, room id.RoomID, tar
 		return err
 	}
 	if !s.IsLocal(target) {
-		return errRemote(string(target))
+		return s.inviteRemote(ctx, sender, room, target, c)
 	}
 	if err := s.withProfile(ctx, target, &c); err != nil {
 		return err
@@ -269,15 +303,21 @@ func (s *Service) Unban(ctx context.Context, sender Sender, room id.RoomID, targ
 	})
 }
 
-// Knock asks to be let in.
+// Knock asks to be let in, where this server does not take part through one of the servers of via.
 // Spec: client-server-api#post_matrixclientv3knockroomidoralias
-func (s *Service) Knock(ctx context.Context, sender Sender, room id.RoomID, reason string) error {
+func (s *Service) Knock(ctx context.Context, sender Sender, room id.RoomID, via []string, reason string) error {
 	c := memberContent{Membership: Knock, Reason: reason}
 	if err := s.withProfile(ctx, sender.ID, &c); err != nil {
 		return err
 	}
-	err := s.change(ctx, room, func(b *batch) error { return b.setMember(sender, sender.ID, sender.NID, c) })
-	return unknownRoom(err)
+	r, err := s.Room(ctx, room)
+	switch {
+	case mxerr.Code(err) == mxerr.CodeNotFound, err == nil && !r.Resident():
+		return s.knockRemote(ctx, sender, room, via, c)
+	case err != nil:
+		return err
+	}
+	return s.change(ctx, room, func(b *batch) error { return b.setMember(sender, sender.ID, sender.NID, c) })
 }
 
 // Forget drops a room that a user has left from that user's view.

@@ -87,22 +87,22 @@ func TestKnocking(t *testing.T) {
 	ctx := h.Context()
 	alice, bob := h.user("alice"), h.user("bob")
 	room := h.create(alice, CreateRoom{})
-	h.refused(h.svc.Knock(ctx, bob, room, ""), "M_FORBIDDEN")
+	h.refused(h.svc.Knock(ctx, bob, room, nil, ""), "M_FORBIDDEN")
 	h.set(alice, room, typeJoinRules, "", `{"join_rule":"knock"}`)
 	h.refused(h.svc.Join(ctx, bob, room, ""), "M_FORBIDDEN")
-	h.ok(h.svc.Knock(ctx, bob, room, "please"))
-	h.ok(h.svc.Knock(ctx, bob, room, "pretty please"))
+	h.ok(h.svc.Knock(ctx, bob, room, nil, "please"))
+	h.ok(h.svc.Knock(ctx, bob, room, nil, "pretty please"))
 	h.membership(room, bob, Knock)
 	h.ok(h.svc.Leave(ctx, bob, room, ""))
-	h.ok(h.svc.Knock(ctx, bob, room, ""))
+	h.ok(h.svc.Knock(ctx, bob, room, nil, ""))
 	h.ok(h.svc.Kick(ctx, alice, room, bob.ID, "no"))
-	h.ok(h.svc.Knock(ctx, bob, room, ""))
+	h.ok(h.svc.Knock(ctx, bob, room, nil, ""))
 	h.ok(h.svc.Invite(ctx, alice, room, bob.ID, ""))
-	h.refused(h.svc.Knock(ctx, bob, room, ""), "M_FORBIDDEN")
+	h.refused(h.svc.Knock(ctx, bob, room, nil, ""), "M_FORBIDDEN")
 	h.ok(h.svc.Join(ctx, bob, room, ""))
-	h.refused(h.svc.Knock(ctx, bob, room, ""), "M_FORBIDDEN")
+	h.refused(h.svc.Knock(ctx, bob, room, nil, ""), "M_FORBIDDEN")
 	h.ok(h.svc.Ban(ctx, alice, room, bob.ID, ""))
-	h.refused(h.svc.Knock(ctx, bob, room, ""), "M_FORBIDDEN")
+	h.refused(h.svc.Knock(ctx, bob, room, nil, ""), "M_FORBIDDEN")
 	h.matchesDisk(room)
 }
 
@@ -248,10 +248,10 @@ func TestAliases(t *testing.T) {
 		if _, _, err := s.ResolveAlias(ctx, "#a:here"); mxerr.Code(err) != "M_NOT_FOUND" {
 			h.Errorf("a deleted alias leads somewhere: %v", err)
 		}
-		if got, err := s.ResolveRoom(ctx, "#老虎:here"); err != nil || got != room {
+		if got, _, err := s.ResolveRoom(ctx, "#老虎:here"); err != nil || got != room {
 			h.Errorf("the alias leads to %s", got)
 		}
-		_, err := s.ResolveRoom(ctx, "room")
+		_, _, err := s.ResolveRoom(ctx, "room")
 		h.refused(err, "M_INVALID_PARAM")
 		h.matchesDisk(room)
 	})

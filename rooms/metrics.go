@@ -5,6 +5,8 @@ import "ebb/telemetry"
 var (
 	committedEvents = telemetry.NewCounterVec("ebb_rooms_events_total", "Events committed, by kind (message, state) and room version.", "kind", "version")
 	rebuilds        = telemetry.NewCounter("ebb_rooms_rebuilds_total", "Changes built again because a write before them in their room failed.")
+	resolutions     = telemetry.NewCounter("ebb_rooms_state_resolutions_total", "States resolved where the graph forked.")
+	received        = telemetry.NewCounterVec("ebb_rooms_received_events_total", "Events of other servers by what became of them (accepted, rejected, soft_failed, refused, known).", "result")
 )
 
 // count notes a committed batch.

@@ -151,6 +151,13 @@ func (b *batch) committed() {
 	r.head.generation++
 	r.mu.Unlock()
 	b.count()
+	if f := b.svc.Outgoing; f != nil {
+		for _, e := range b.events {
+			if e.outgoing {
+				f(r, e.Event)
+			}
+		}
+	}
 	if b.create != nil {
 		b.svc.cache.add(r)
 	}

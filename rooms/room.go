@@ -33,6 +33,7 @@ const (
 	typeAvatar            = "m.room.avatar"
 	typeServerACL         = "m.room.server_acl"
 	typeThirdPartyInvite  = "m.room.third_party_invite"
+	typeDummy             = "org.matrix.dummy_event" // merges forward extremities; clients do not see it
 	typeRetention         = "m.room.retention"
 	typeRetentionUnstable = "org.matrix.msc1763.retention"
 )
@@ -79,6 +80,10 @@ type Room struct {
 
 	used         atomic.Int64 // when last asked for, for eviction
 	memberEvents atomic.Int64 // member events in memory, about
+	acl          aclCache
+
+	// receiving is held by who takes in events of other servers, one after the other, also over the network; a slot of one.
+	receiving chan struct{}
 
 	// writer guards next: whoever builds the room's next event holds it, also over a read of the database, never while
 	// waiting for a commit. docs/locks.md.
@@ -110,6 +115,7 @@ type head struct {
 	purged          int64 // ms; message events from before never come back
 	extremities     []extremity
 	depth           int64
+	minDepth        int64 // of the event with which this server came in
 	order           int64
 	generation      int64
 	snapshot        *snapshot
@@ -348,6 +354,14 @@ func (r *Room) Snapshot() int64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.snapshot.nid
+}
+
+// MinDepth is the depth of the event with which this server came into the room: 0 where it made it. What lies before is
+// history.
+func (r *Room) MinDepth() int64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.minDepth
 }
 
 // LastOrder is the timeline order of the room's newest event.

@@ -34,7 +34,7 @@ func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to Rec
 
 // closest walks from the place of a time to the first visible event on the wanted side, and compares it with those near.
 func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*Event, error) {
-	place, err := v.placeOf(tx, ts)
+	place, err := placeOf(tx, v.room, ts)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*Event, erro
 	if !backwards {
 		c = cursor{window: window{after: place, upTo: everything().upTo}}
 	}
-	if c, err = v.widen(tx, c); err != nil {
+	if c, err = widen(tx, v.room, c); err != nil {
 		return nil, err
 	}
 	var best *Event
@@ -79,15 +79,15 @@ func closer(e, than *Event, backwards bool) bool {
 }
 
 // widen moves the beginning of a walk by timeWindow events the other way.
-func (v *viewer) widen(tx *storage.Tx, c cursor) (cursor, error) {
+func widen(tx *storage.Tx, r *Room, c cursor) (cursor, error) {
 	if c.backwards {
-		rows, err := tx.Timeline(v.room.nid, c.upTo, everything().upTo, false, timeWindow)
+		rows, err := tx.Timeline(r.nid, c.upTo, everything().upTo, false, timeWindow)
 		if n := len(rows); n > 0 {
 			c.upTo = rows[n-1].Order
 		}
 		return c, err
 	}
-	rows, err := tx.Timeline(v.room.nid, 0, c.after, true, timeWindow)
+	rows, err := tx.Timeline(r.nid, 0, c.after, true, timeWindow)
 	if n := len(rows); n > 0 {
 		c.after = rows[n-1].Order - 1
 	}
@@ -96,17 +96,17 @@ func (v *viewer) widen(tx *storage.Tx, c cursor) (cursor, error) {
 
 // placeOf halves the timeline until it has the order of the last event from before a time, 0 if there is none. There is no
 // index by time: it would cost every send, and this is asked rarely.
-func (v *viewer) placeOf(tx *storage.Tx, ts int64) (int64, error) {
-	low, high := int64(0), v.room.LastOrder() // the event at low is from before ts, the one after high is not
+func placeOf(tx *storage.Tx, r *Room, ts int64) (int64, error) {
+	low, high := int64(0), r.LastOrder() // the event at low is from before ts, the one after high is not
 	for low < high {
 		middle := low + (high-low+1)/2
-		p, found, err := tx.TimePointAt(v.room.nid, middle)
+		p, found, err := tx.TimePointAt(r.nid, middle)
 		if err != nil {
 			return 0, err
 		}
 		switch {
 		case !found || p.Order <= low: // nothing in (low, middle]
-			next, found, err := tx.TimePointAfter(v.room.nid, middle)
+			next, found, err := tx.TimePointAfter(r.nid, middle)
 			if err != nil || !found || next.Order > high || next.OriginTS >= ts {
 				return low, err
 			}

@@ -50,6 +50,9 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.Ev
 	if err != nil {
 		return "", err
 	}
+	if p.member != nil && p.member.to == Invite && !s.IsLocal(p.member.user) {
+		return s.sendRemoteInvite(ctx, n, p)
+	}
 	if n.Txn != nil {
 		p.txnID = n.Txn.ID
 	}
@@ -79,6 +82,26 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.Ev
 		err = s.followTombstone(ctx, n.Sender, r)
 	}
 	return eventID, unknownIsForbidden(err)
+}
+
+// sendRemoteInvite is for an invite of a user of another server that is set as any other state.
+func (s *Service) sendRemoteInvite(ctx context.Context, n NewEvent, p *proto) (id.EventID, error) {
+	c := memberContent{Membership: Invite}
+	if err := json.Unmarshal(p.content, &c.more); err != nil {
+		return "", mxerr.BadJSON("The content of an event is a JSON object")
+	}
+	if err := s.inviteRemote(ctx, n.Sender, n.Room, p.member.user, c); err != nil {
+		return "", err
+	}
+	r, err := s.Room(ctx, n.Room)
+	if err != nil {
+		return "", err
+	}
+	e := r.State(typeMember, string(p.member.user))
+	if e == nil {
+		return "", mxerr.Forbidden("The invite was undone meanwhile")
+	}
+	return e.ID(), nil
 }
 
 // followTombstone is for people who upgrade a room by hand: they are in the new room before the old one names it.
@@ -165,9 +188,6 @@ func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 	case Join, Invite, Knock, Leave, Ban:
 	default:
 		return mxerr.BadJSON("membership is none of join, invite, knock, leave and ban")
-	}
-	if membership == Invite && !s.IsLocal(target) {
-		return errRemote(string(target))
 	}
 	nid, err := s.UserNID(ctx, target)
 	p.member = &memberChange{user: target, nid: nid, to: membership}

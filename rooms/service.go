@@ -57,6 +57,12 @@ type Options struct {
 	// Moved takes along what other packages keep for a user and a room, such as push rules, when the user joins the room
 	// that replaces it; may be nil.
 	Moved func(ctx context.Context, user Sender, from, to id.RoomID) error
+	// Remote and Keys reach other servers; nil: there are none.
+	Remote Remote
+	Keys   Keys
+	// Outgoing is told, once it is committed, of an event that other servers are to get. It must be quick: it runs in the
+	// committer. May be nil.
+	Outgoing func(room *Room, e *Event)
 }
 
 // Service is safe for concurrent use.
@@ -70,6 +76,8 @@ type Service struct {
 	own    membershipCache
 	txns   txnTable
 	unread unreadTable
+
+	joining *flights // joins through other servers
 
 	lastCreated atomic.Int64 // ms; see createTime
 
@@ -93,7 +101,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader()}
+	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights()}
 	s.cache.init(o.CacheBytes)
 	s.users.init()
 	s.own.init()
@@ -165,7 +173,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) (storage.Room
 		if !ok {
 			return fmt.Errorf("room %s has the unknown version %q", row.RoomID, row.Version)
 		}
-		r = &Room{svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version, created: time.UnixMilli(row.CreatedTS)}
+		r = &Room{svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version, created: time.UnixMilli(row.CreatedTS), receiving: make(chan struct{}, 1)}
 		return r.fill(tx, &row)
 	})
 	if err != nil {
@@ -282,6 +290,12 @@ func (r *Room) retire() bool {
 		return false
 	}
 	defer r.writer.Unlock()
+	select {
+	case r.receiving <- struct{}{}:
+		defer func() { <-r.receiving }()
+	default:
+		return false
+	}
 	if !r.idle() {
 		return false
 	}

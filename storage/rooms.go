@@ -12,6 +12,7 @@ type RoomRow struct {
 	Snapshot     int64 // state after the forward extremities
 	Extremities  []Pos
 	Depth        int64
+	MinDepth     int64 // of the event with which this server came in
 	LastOrder    int64
 	Published    bool
 	Overridden   bool
@@ -21,13 +22,13 @@ type RoomRow struct {
 }
 
 const roomColumns = `SELECT nid, room_id, version, created_ts, generation, snapshot, extremities, depth, last_order, published,
-overridden, override_min, override_max, purged_before FROM rooms`
+overridden, override_min, override_max, purged_before, min_depth FROM rooms`
 
 func scanRoom(r Row) (m RoomRow, err error) {
 	var extremities string
 	var published, overridden int64
 	if err = r.Scan(&m.NID, &m.RoomID, &m.Version, &m.CreatedTS, &m.Generation, &m.Snapshot, &extremities, &m.Depth, &m.LastOrder,
-		&published, &overridden, &m.OverrideMin, &m.OverrideMax, &m.PurgedBefore); err != nil {
+		&published, &overridden, &m.OverrideMin, &m.OverrideMax, &m.PurgedBefore, &m.MinDepth); err != nil {
 		return m, err
 	}
 	m.Published, m.Overridden = published != 0, overridden != 0
@@ -61,6 +62,14 @@ WHERE nid = $1 AND generation = $2`
 func (tx *Tx) AdvanceRoom(m *RoomRow) (bool, error) {
 	n, err := tx.exec(advanceRoomQuery, m.NID, m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder)
 	return n == 1, err
+}
+
+const enterRoomQuery = `UPDATE rooms SET generation = generation + 1, snapshot = $2, extremities = $3, depth = $4, min_depth = $4, last_order = $5 WHERE nid = $1`
+
+// EnterRoom sets the head of a room that another server has told.
+func (tx *Tx) EnterRoom(m *RoomRow) error {
+	_, err := tx.exec(enterRoomQuery, m.NID, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder)
+	return err
 }
 
 func positionList(ps []Pos) string {

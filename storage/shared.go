@@ -132,3 +132,10 @@ func (tx *Tx) DeletePendingRedactions(room int64, target string) error {
 	_, err := tx.exec(`DELETE FROM pending_redactions WHERE room_nid = $1 AND target_id = $2`, room, target)
 	return err
 }
+
+const eventAnywhereQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_hash = $1 AND e.event_id = $2 ORDER BY e.ord DESC LIMIT 1`
+
+// EventAnywhere finds an event by its id alone. Ids of room versions 1 and 2 may stand in several rooms: then one of them.
+func (tx *Tx) EventAnywhere(eventID string) (EventRow, bool, error) {
+	return one(tx, scanEvent, eventAnywhereQuery, tx.IDHash(eventID), eventID)
+}

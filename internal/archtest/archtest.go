@@ -43,11 +43,12 @@ var rules = map[string]rule{
 	"wake":                {rank: 2, only: leaf},
 
 	"push":                 {rank: 3},
-	"rooms":                {rank: 3, sideways: []string{"push"}},
-	"e2ee":                 {rank: 3, sideways: []string{"rooms"}},
-	"accounts":             {rank: 3, sideways: []string{"rooms"}},
+	// The wire types of fedclient are what the interfaces of those who ask other servers are made of.
+	"rooms":                {rank: 3, sideways: []string{"push", "federation/fedclient"}},
+	"e2ee":                 {rank: 3, sideways: []string{"rooms", "federation/fedclient"}},
+	"accounts":             {rank: 3, sideways: []string{"rooms", "federation/fedclient"}},
 	"accounts/oauth":       {rank: 3, sideways: []string{"accounts"}},
-	"media":                {rank: 3},
+	"media":                {rank: 3, sideways: []string{"federation/fedclient"}},
 	"feed":                 {rank: 3, sideways: []string{"rooms", "e2ee", "push"}},
 	"appservice":           {rank: 3, sideways: []string{"rooms"}},
 	"retention":            {rank: 3, sideways: []string{"rooms"}},

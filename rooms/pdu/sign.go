@@ -144,3 +144,14 @@ func (e *Event) isThirdPartyInvite() bool {
 	_, ok := canonjson.Get(e.content, "third_party_invite")
 	return ok && e.membership() == "invite"
 }
+
+// Sign returns the event with the signature of s added, as for an invite of one of its users or a restricted join that one
+// of them vouches for. The id stays the same.
+func (e *Event) Sign(s Signer) (*Event, error) {
+	signature := base64.RawStdEncoding.EncodeToString(ed25519.Sign(s.Key, e.signedBytes()))
+	signatures, err := withSignature(e.json, s, signature)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStored(e.version, e.id, canonjson.AppendWith(nil, e.json, "signatures", signatures))
+}

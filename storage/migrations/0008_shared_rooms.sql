@@ -4,6 +4,9 @@
 ALTER TABLE current_state ADD COLUMN changed BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE memberships ADD COLUMN changed BIGINT NOT NULL DEFAULT 0;
 
+-- The depth of the event with which this server came into the room: what lies before is asked for as history only.
+ALTER TABLE rooms ADD COLUMN min_depth BIGINT NOT NULL DEFAULT 0;
+
 -- What a room shows of itself to a user whom it does not let in yet, as another server told it with an invite or a knock.
 CREATE TABLE stripped_state (
     user_nid BIGINT NOT NULL,

@@ -1,0 +1,259 @@
+// Package fedclient is how this server reaches others and how it is known to them: it finds where a server name leads,
+// speaks TLS with whoever answers there, signs what it asks, and keeps the signing keys of servers (KeyRing). It knows
+// nothing of rooms: events are bytes to it.
+//
+// A request travels: a method of Client → the gate, which lets nobody wait for a dead server → the resolver (from memory,
+// mostly) → a pooled connection, whose address was checked when it was dialled → the answer, bounded in size and time.
+package fedclient
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"ebb/canonjson"
+	"ebb/rooms/pdu"
+)
+
+// Options is what a Client is made of.
+type Options struct {
+	Server string // this server's name
+	Signer pdu.Signer
+	Now    func() time.Time
+	Log    *slog.Logger
+
+	Roots        *x509.CertPool // who may vouch for other servers; nil: the system's
+	AllowPrivate bool           // servers may have loopback and private addresses
+	Allowed      func(server string) bool
+	Resolver     Resolver // nil: the system's
+	Dial         DialFunc // nil: the network; addresses are checked all the same
+	Gate         Gate     // nil: every request is tried
+	UserAgent    string
+}
+
+// Gate keeps requests from waiting for servers that do not answer.
+type Gate interface {
+	Allowed(server string) error // nil: try it
+	Succeeded(server string)
+	Failed(server string, err error) // it could not be reached, or answered with an error of its own
+}
+
+// Client asks other servers. It is safe for concurrent use.
+type Client struct {
+	Options
+	resolve   *resolver
+	transport *http.Transport
+}
+
+// New makes a Client.
+func New(o Options) *Client {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{Options: o}
+	dial := guarded(o)
+	c.resolve = newResolver(o, dial)
+	c.transport = newTransport(o, c.resolve, dial)
+	return c
+}
+
+// Close ends idle connections.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+const (
+	// usualTime and usualSize bound a request where nothing else is said.
+	usualTime = 30 * time.Second
+	usualSize = 16 << 20
+	// longTime and longSize are for the state of a room: one of 100,000 members has some 150 MB.
+	longTime = 5 * time.Minute
+	longSize = 512 << 20
+	// maxErrorBody bounds what is read of an error.
+	maxErrorBody = 64 << 10
+)
+
+// request is one request to another server.
+type request struct {
+	server   string
+	method   string
+	path     string // escaped
+	query    url.Values
+	body     any // nil: none; json.RawMessage goes as it is
+	unsigned bool
+	time     time.Duration // 0: usualTime
+	size     int64         // 0: usualSize
+}
+
+// path joins segments behind a prefix, each escaped.
+func path(prefix string, segments ...string) string {
+	out := prefix
+	for _, s := range segments {
+		out += "/" + url.PathEscape(s)
+	}
+	return out
+}
+
+// do makes a request and decodes its answer into answer (nil: it is not looked at).
+func (c *Client) do(ctx context.Context, r request, answer any) error {
+	if r.time == 0 {
+		r.time = usualTime
+	}
+	if r.size == 0 {
+		r.size = usualSize
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.time)
+	defer cancel()
+	resp, err := c.open(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := readAtMost(resp.Body, r.size)
+	if err != nil {
+		return c.failed(ctx, r.server, fmt.Errorf("read the answer of %s: %w", r.server, err))
+	}
+	if answer == nil {
+		return nil
+	}
+	if err := json.Unmarshal(body, answer); err != nil {
+		return fmt.Errorf("%w: %s answered %s: %w", ErrBadAnswer, r.server, r.path, err)
+	}
+	return nil
+}
+
+// open makes a request and gives the answer if it is 200; otherwise the error is a *RemoteError or says why there is none.
+func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
+	if err := c.mayAsk(r.server); err != nil {
+		return nil, err
+	}
+	hr, err := c.build(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.transport.RoundTrip(hr)
+	if err != nil {
+		return nil, c.failed(ctx, r.server, fmt.Errorf("%w: %s: %w", ErrUnreachable, r.server, err))
+	}
+	if resp.StatusCode == http.StatusOK {
+		c.reached(r.server)
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	remote := readError(r.server, resp.StatusCode, body, resp.Header)
+	if resp.StatusCode >= 500 && remote.Code == "" {
+		return nil, c.failed(ctx, r.server, remote)
+	}
+	c.reached(r.server)
+	return nil, remote
+}
+
+func (c *Client) mayAsk(server string) error {
+	switch {
+	case server == c.Server:
+		return fmt.Errorf("%w: a server does not ask itself", ErrUnreachable)
+	case !pdu.ValidServerName(server):
+		return fmt.Errorf("%w: %q is no server name", ErrUnreachable, server)
+	case c.Allowed != nil && !c.Allowed(server):
+		return fmt.Errorf("%w: the configuration keeps this server from %s", ErrUnreachable, server)
+	case c.Gate != nil:
+		return c.Gate.Allowed(server)
+	}
+	return nil
+}
+
+func (c *Client) reached(server string) {
+	if c.Gate != nil {
+		c.Gate.Succeeded(server)
+	}
+}
+
+// failed tells the gate, unless it was this server that gave up.
+func (c *Client) failed(ctx context.Context, server string, err error) error {
+	if c.Gate != nil && !errors.Is(ctx.Err(), context.Canceled) {
+		c.Gate.Failed(server, err)
+	}
+	return err
+}
+
+// build makes the signed request.
+func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
+	var body []byte
+	switch b := r.body.(type) {
+	case nil:
+	case json.RawMessage:
+		body = b
+	default:
+		var err error
+		if body, err = json.Marshal(b); err != nil {
+			return nil, err
+		}
+	}
+	uri := r.path
+	if len(r.query) > 0 {
+		uri += "?" + r.query.Encode()
+	}
+	target, err := c.resolve.resolve(ctx, r.server)
+	if err != nil {
+		return nil, c.failed(ctx, r.server, fmt.Errorf("%w: %s: %w", ErrUnreachable, r.server, err))
+	}
+	hr, err := http.NewRequestWithContext(context.WithValue(ctx, serverKey{}, r.server), r.method, "https://"+poolHost(r.server)+uri, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	hr.Host = target.host
+	if body == nil {
+		hr.Body, hr.ContentLength = http.NoBody, 0
+	} else {
+		hr.Header.Set("Content-Type", "application/json")
+	}
+	if c.UserAgent != "" {
+		hr.Header.Set("User-Agent", c.UserAgent)
+	}
+	if !r.unsigned {
+		header, err := c.sign(r.method, uri, r.server, body)
+		if err != nil {
+			return nil, err
+		}
+		hr.Header.Set("Authorization", header)
+	}
+	return hr, nil
+}
+
+// sign makes the Authorization header of a request.
+// Spec: server-server-api#request-authentication
+func (c *Client) sign(method, uri, destination string, body []byte) (string, error) {
+	text, err := signedText(method, uri, c.Server, destination, body)
+	if err != nil {
+		return "", err
+	}
+	signed, err := pdu.SignJSON(text, c.Signer)
+	if err != nil {
+		return "", err
+	}
+	signatures, _ := canonjson.Get(signed, "signatures")
+	own, _ := canonjson.Get(signatures, c.Signer.Server)
+	raw, _ := canonjson.Get(own, string(c.Signer.KeyID))
+	signature, _ := canonjson.Unquote(raw)
+	return XMatrix{Origin: c.Server, Destination: destination, Key: string(c.Signer.KeyID), Signature: signature}.String(), nil
+}
+
+var errTooLarge = errors.New("the answer is too large")
+
+func readAtMost(r io.Reader, size int64) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r, size+1))
+	if err == nil && int64(len(body)) > size {
+		err = errTooLarge
+	}
+	return body, err
+}

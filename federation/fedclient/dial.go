@@ -1,0 +1,140 @@
+package fedclient
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// DialFunc opens a connection.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+const (
+	dialTime      = 10 * time.Second
+	headerTime    = 2 * time.Minute // a server may think about a join for long
+	idleTime      = 90 * time.Second
+	maxIdleConns  = 1000
+	maxConns      = 16 // to one server, where it speaks HTTP/1.1
+	maxHeaderSize = 64 << 10
+)
+
+// ErrPrivateAddress: a name leads into a network that is none of its business.
+var ErrPrivateAddress = errors.New("the address is private, and federation.allow_private_addresses is off")
+
+// guarded dials, and checks the address that is dialled, whatever name led to it and whatever it led to before.
+func guarded(o Options) DialFunc {
+	if o.Dial != nil {
+		return o.Dial
+	}
+	d := &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second}
+	if resolver, ok := o.Resolver.(*net.Resolver); ok {
+		d.Resolver = resolver
+	}
+	if !o.AllowPrivate {
+		d.Control = func(_, address string, _ syscall.RawConn) error { return public(address) }
+	}
+	return d.DialContext
+}
+
+// forbidden are the networks that no other server can rightly be in, besides those that netip knows.
+var forbidden = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),       // this network
+	netip.MustParsePrefix("100.64.0.0/10"),   // carrier-grade NAT
+	netip.MustParsePrefix("192.0.0.0/24"),    // protocol assignments
+	netip.MustParsePrefix("192.0.2.0/24"),    // documentation
+	netip.MustParsePrefix("192.88.99.0/24"),  // 6to4 relays
+	netip.MustParsePrefix("198.18.0.0/15"),   // benchmarks
+	netip.MustParsePrefix("198.51.100.0/24"), // documentation
+	netip.MustParsePrefix("203.0.113.0/24"),  // documentation
+	netip.MustParsePrefix("240.0.0.0/4"),     // reserved, broadcast
+	netip.MustParsePrefix("64:ff9b::/96"),    // NAT64, which leads into IPv4
+	netip.MustParsePrefix("64:ff9b:1::/48"),  // the same, local
+	netip.MustParsePrefix("100::/64"),        // discard
+	netip.MustParsePrefix("2001::/23"),       // Teredo and other protocols
+	netip.MustParsePrefix("2001:db8::/32"),   // documentation
+	netip.MustParsePrefix("2002::/16"),       // 6to4, which leads into IPv4
+	netip.MustParsePrefix("fec0::/10"),       // site-local
+}
+
+// public refuses an address that is not one of the public internet.
+func public(address string) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("%w: %s", ErrPrivateAddress, address)
+	}
+	ip := ap.Addr().Unmap()
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() {
+		return fmt.Errorf("%w: %s", ErrPrivateAddress, ip)
+	}
+	for _, p := range forbidden {
+		if p.Contains(ip.WithZone("")) {
+			return fmt.Errorf("%w: %s", ErrPrivateAddress, ip)
+		}
+	}
+	return nil
+}
+
+// serverKey is the key of a request's server name in its context.
+type serverKey struct{}
+
+// poolHost is a host for URLs by which the connections to one server are pooled, whatever it is called.
+func poolHost(server string) string { return url.PathEscape(strings.NewReplacer("[", "", "]", "-", ":", "_").Replace(server)) }
+
+func newTransport(o Options, r *resolver, dial DialFunc) *http.Transport {
+	return &http.Transport{
+		DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			server, _ := ctx.Value(serverKey{}).(string)
+			return dialServer(ctx, o, r, dial, network, server)
+		},
+		ForceAttemptHTTP2: true, MaxIdleConns: maxIdleConns, MaxConnsPerHost: maxConns, IdleConnTimeout: idleTime,
+		ResponseHeaderTimeout: headerTime, MaxResponseHeaderBytes: maxHeaderSize, DisableCompression: true,
+	}
+}
+
+// dialServer tries what a server name leads to, in order.
+func dialServer(ctx context.Context, o Options, r *resolver, dial DialFunc, network, server string) (net.Conn, error) {
+	t, err := r.resolve(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	for _, address := range t.addresses {
+		var conn net.Conn
+		if conn, err = dialTLS(ctx, o, dial, network, address, t.tlsName); err == nil {
+			return conn, nil
+		}
+	}
+	r.forget(server)
+	return nil, err
+}
+
+func dialTLS(ctx context.Context, o Options, dial DialFunc, network, address, name string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	raw, err := dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, tlsConfig(o, name))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close() // the handshake's error tells
+		return nil, err
+	}
+	return conn, nil
+}
+
+// tlsConfig is for a server that must show a certificate for a name, which may be an IP address.
+func tlsConfig(o Options, name string) *tls.Config {
+	c := &tls.Config{RootCAs: o.Roots, ServerName: name, MinVersion: tls.VersionTLS12}
+	if name != "" {
+		c.NextProtos = []string{"h2", "http/1.1"}
+	}
+	return c
+}

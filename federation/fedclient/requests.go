@@ -1,0 +1,312 @@
+package fedclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+)
+
+const (
+	v1 = "/_matrix/federation/v1"
+	v2 = "/_matrix/federation/v2"
+)
+
+// ServerKeys asks a server for its signing keys; the answer is not verified here.
+// Spec: server-server-api#get_matrixkeyv2server
+func (c *Client) ServerKeys(ctx context.Context, server string) (answer json.RawMessage, err error) {
+	err = c.do(ctx, request{server: server, method: http.MethodGet, path: "/_matrix/key/v2/server", unsigned: true, size: maxKeyAnswer}, &answer)
+	return answer, err
+}
+
+// QueryKeys asks a notary for the keys of a server.
+// Spec: server-server-api#post_matrixkeyv2query
+func (c *Client) QueryKeys(ctx context.Context, notary, server string) ([]json.RawMessage, error) {
+	body := map[string]any{"server_keys": map[string]any{server: map[string]any{}}}
+	var answer struct {
+		ServerKeys []json.RawMessage `json:"server_keys"`
+	}
+	err := c.do(ctx, request{server: notary, method: http.MethodPost, path: "/_matrix/key/v2/query", body: body, size: maxKeyAnswer}, &answer)
+	return answer.ServerKeys, err
+}
+
+// Version asks which program a server runs.
+// Spec: server-server-api#get_matrixfederationv1version
+func (c *Client) Version(ctx context.Context, server string) (name, version string, err error) {
+	var answer struct {
+		Server struct{ Name, Version string } `json:"server"`
+	}
+	err = c.do(ctx, request{server: server, method: http.MethodGet, path: v1 + "/version", unsigned: true}, &answer)
+	return answer.Server.Name, answer.Server.Version, err
+}
+
+// sendTime is how long a server may think about a transaction.
+const sendTime = time.Minute
+
+// SendTransaction sends events and ephemeral data; it returns what the server says of events that it did not take.
+// Spec: server-server-api#put_matrixfederationv1sendtxnid
+func (c *Client) SendTransaction(ctx context.Context, server, txnID string, pdus, edus []json.RawMessage) (map[id.EventID]string, error) {
+	if pdus == nil {
+		pdus = []json.RawMessage{}
+	}
+	body := map[string]any{"origin": c.Server, "origin_server_ts": c.Now().UnixMilli(), "pdus": pdus}
+	if len(edus) > 0 {
+		body["edus"] = edus
+	}
+	var answer struct {
+		PDUs map[id.EventID]struct {
+			Error string `json:"error"`
+		} `json:"pdus"`
+	}
+	err := c.do(ctx, request{server: server, method: http.MethodPut, path: path(v1+"/send", txnID), body: body, time: sendTime}, &answer)
+	refused := map[id.EventID]string{}
+	for eventID, result := range answer.PDUs {
+		if result.Error != "" {
+			refused[eventID] = result.Error
+		}
+	}
+	return refused, err
+}
+
+// transaction is how some answers carry events.
+type transaction struct {
+	PDUs []json.RawMessage `json:"pdus"`
+}
+
+var errNoEvent = errors.New("the answer has no event")
+
+// GetEvent asks for one event.
+// Spec: server-server-api#get_matrixfederationv1eventeventid
+func (c *Client) GetEvent(ctx context.Context, server string, event id.EventID) (json.RawMessage, error) {
+	var answer transaction
+	if err := c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/event", string(event))}, &answer); err != nil {
+		return nil, err
+	}
+	if len(answer.PDUs) == 0 {
+		return nil, errNoEvent
+	}
+	return answer.PDUs[0], nil
+}
+
+// GetMissingEvents asks for the events between two sets.
+// Spec: server-server-api#post_matrixfederationv1get_missing_eventsroomid
+func (c *Client) GetMissingEvents(ctx context.Context, server string, room id.RoomID, earliest, latest []id.EventID, limit int, minDepth int64) ([]json.RawMessage, error) {
+	if earliest == nil {
+		earliest = []id.EventID{}
+	}
+	body := map[string]any{"earliest_events": earliest, "latest_events": latest, "limit": limit, "min_depth": minDepth}
+	var answer struct {
+		Events []json.RawMessage `json:"events"`
+	}
+	err := c.do(ctx, request{server: server, method: http.MethodPost, path: path(v1+"/get_missing_events", string(room)), body: body}, &answer)
+	return answer.Events, err
+}
+
+func atEvent(event id.EventID) url.Values { return url.Values{"event_id": {string(event)}} }
+
+// State asks for the state of a room before an event.
+// Spec: server-server-api#get_matrixfederationv1stateroomid
+func (c *Client) State(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, authChain []json.RawMessage, err error) {
+	var answer struct {
+		PDUs      []json.RawMessage `json:"pdus"`
+		AuthChain []json.RawMessage `json:"auth_chain"`
+	}
+	err = c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/state", string(room)), query: atEvent(event), time: longTime, size: longSize}, &answer)
+	return answer.PDUs, answer.AuthChain, err
+}
+
+// StateIDs is State by the ids alone.
+// Spec: server-server-api#get_matrixfederationv1state_idsroomid
+func (c *Client) StateIDs(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, authChain []id.EventID, err error) {
+	var answer struct {
+		PDUs      []id.EventID `json:"pdu_ids"`
+		AuthChain []id.EventID `json:"auth_chain_ids"`
+	}
+	err = c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/state_ids", string(room)), query: atEvent(event), time: longTime, size: longSize}, &answer)
+	return answer.PDUs, answer.AuthChain, err
+}
+
+// EventAuth asks for the auth chain of an event.
+// Spec: server-server-api#get_matrixfederationv1event_authroomideventid
+func (c *Client) EventAuth(ctx context.Context, server string, room id.RoomID, event id.EventID) ([]json.RawMessage, error) {
+	var answer struct {
+		AuthChain []json.RawMessage `json:"auth_chain"`
+	}
+	err := c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/event_auth", string(room), string(event)), time: longTime, size: longSize}, &answer)
+	return answer.AuthChain, err
+}
+
+// Backfill asks for what comes before some events.
+// Spec: server-server-api#get_matrixfederationv1backfillroomid
+func (c *Client) Backfill(ctx context.Context, server string, room id.RoomID, from []id.EventID, limit int) ([]json.RawMessage, error) {
+	query := url.Values{"limit": {strconv.Itoa(limit)}}
+	for _, e := range from {
+		query.Add("v", string(e))
+	}
+	var answer transaction
+	err := c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/backfill", string(room)), query: query}, &answer)
+	return answer.PDUs, err
+}
+
+// TimestampToEvent asks for the event closest to a time (ms).
+// Spec: server-server-api#get_matrixfederationv1timestamp_to_eventroomid
+func (c *Client) TimestampToEvent(ctx context.Context, server string, room id.RoomID, ts int64, dir string) (id.EventID, int64, error) {
+	query := url.Values{"ts": {strconv.FormatInt(ts, 10)}, "dir": {dir}}
+	var answer struct {
+		EventID   id.EventID `json:"event_id"`
+		Timestamp int64      `json:"origin_server_ts"`
+	}
+	err := c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/timestamp_to_event", string(room)), query: query}, &answer)
+	return answer.EventID, answer.Timestamp, err
+}
+
+func (c *Client) template(ctx context.Context, operation, server string, room id.RoomID, user id.UserID, versions []id.RoomVersion) (t Template, err error) {
+	query := url.Values{}
+	for _, v := range versions {
+		query.Add("ver", string(v))
+	}
+	err = c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+operation, string(room), string(user)), query: query}, &t)
+	return t, err
+}
+
+// MakeJoin asks for the template of a join.
+// Spec: server-server-api#get_matrixfederationv1make_joinroomiduserid
+func (c *Client) MakeJoin(ctx context.Context, server string, room id.RoomID, user id.UserID, versions []id.RoomVersion) (Template, error) {
+	return c.template(ctx, "/make_join", server, room, user, versions)
+}
+
+// MakeLeave asks for the template of a leave.
+// Spec: server-server-api#get_matrixfederationv1make_leaveroomiduserid
+func (c *Client) MakeLeave(ctx context.Context, server string, room id.RoomID, user id.UserID) (Template, error) {
+	return c.template(ctx, "/make_leave", server, room, user, nil)
+}
+
+// MakeKnock asks for the template of a knock.
+// Spec: server-server-api#get_matrixfederationv1make_knockroomiduserid
+func (c *Client) MakeKnock(ctx context.Context, server string, room id.RoomID, user id.UserID, versions []id.RoomVersion) (Template, error) {
+	return c.template(ctx, "/make_knock", server, room, user, versions)
+}
+
+// SendJoin sends a signed join; omitMembers asks for a state without the members that the join does not need.
+// Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
+func (c *Client) SendJoin(ctx context.Context, server string, room id.RoomID, event id.EventID, join json.RawMessage, omitMembers bool) (*JoinAnswer, error) {
+	query := url.Values{}
+	if omitMembers {
+		query.Set("omit_members", "true")
+	}
+	var answer JoinAnswer
+	err := c.do(ctx, request{
+		server: server, method: http.MethodPut, path: path(v2+"/send_join", string(room), string(event)), query: query, body: join, time: longTime, size: longSize,
+	}, &answer)
+	return &answer, err
+}
+
+// SendLeave sends a signed leave.
+// Spec: server-server-api#put_matrixfederationv2send_leaveroomideventid
+func (c *Client) SendLeave(ctx context.Context, server string, room id.RoomID, event id.EventID, leave json.RawMessage) error {
+	return c.do(ctx, request{server: server, method: http.MethodPut, path: path(v2+"/send_leave", string(room), string(event)), body: leave}, nil)
+}
+
+// SendKnock sends a signed knock; it returns what the room shows of itself.
+// Spec: server-server-api#put_matrixfederationv1send_knockroomideventid
+func (c *Client) SendKnock(ctx context.Context, server string, room id.RoomID, event id.EventID, knock json.RawMessage) ([]json.RawMessage, error) {
+	var answer struct {
+		State []json.RawMessage `json:"knock_room_state"`
+	}
+	err := c.do(ctx, request{server: server, method: http.MethodPut, path: path(v1+"/send_knock", string(room), string(event)), body: knock}, &answer)
+	return answer.State, err
+}
+
+// Invite sends an invite of one of the server's users and returns it with that server's signature. A server that does not
+// know the second version of the request is asked by the first, which is for room versions 1 and 2.
+// Spec: server-server-api#put_matrixfederationv2inviteroomideventid
+func (c *Client) Invite(ctx context.Context, server string, version id.RoomVersion, room id.RoomID, event id.EventID, invite json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error) {
+	body := map[string]any{"event": invite, "room_version": version, "invite_room_state": stripped}
+	var answer struct {
+		Event json.RawMessage `json:"event"`
+	}
+	err := c.do(ctx, request{server: server, method: http.MethodPut, path: path(v2+"/invite", string(room), string(event)), body: body}, &answer)
+	var remote *RemoteError
+	old := version == id.RoomV1 || version == id.RoomV2
+	if !old || !errors.As(err, &remote) || remote.Code != mxerr.CodeUnrecognized && remote.Status != http.StatusNotFound {
+		return answer.Event, err
+	}
+	var pair []json.RawMessage
+	if err := c.do(ctx, request{server: server, method: http.MethodPut, path: path(v1+"/invite", string(room), string(event)), body: invite}, &pair); err != nil {
+		return nil, err
+	}
+	if len(pair) != 2 || json.Unmarshal(pair[1], &answer) != nil {
+		return nil, ErrBadAnswer
+	}
+	return answer.Event, nil
+}
+
+// QueryProfile asks for a user's profile, or one field of it.
+// Spec: server-server-api#get_matrixfederationv1queryprofile
+func (c *Client) QueryProfile(ctx context.Context, server string, user id.UserID, field string) (map[string]json.RawMessage, error) {
+	query := url.Values{"user_id": {string(user)}}
+	if field != "" {
+		query.Set("field", field)
+	}
+	var answer map[string]json.RawMessage
+	err := c.do(ctx, request{server: server, method: http.MethodGet, path: v1 + "/query/profile", query: query, size: maxSmallAnswer}, &answer)
+	return answer, err
+}
+
+// maxSmallAnswer bounds answers about one user or one name.
+const maxSmallAnswer = 1 << 20
+
+// QueryDirectory asks where a room alias leads.
+// Spec: server-server-api#get_matrixfederationv1querydirectory
+func (c *Client) QueryDirectory(ctx context.Context, server string, alias id.RoomAlias) (id.RoomID, []string, error) {
+	var answer struct {
+		RoomID  id.RoomID `json:"room_id"`
+		Servers []string  `json:"servers"`
+	}
+	query := url.Values{"room_alias": {string(alias)}}
+	err := c.do(ctx, request{server: server, method: http.MethodGet, path: v1 + "/query/directory", query: query, size: maxSmallAnswer}, &answer)
+	return answer.RoomID, answer.Servers, err
+}
+
+// PublicRooms asks for a server's room directory; the body is that of the client's request.
+// Spec: server-server-api#post_matrixfederationv1publicrooms
+func (c *Client) PublicRooms(ctx context.Context, server string, body json.RawMessage) (answer json.RawMessage, err error) {
+	err = c.do(ctx, request{server: server, method: http.MethodPost, path: v1 + "/publicRooms", body: body}, &answer)
+	return answer, err
+}
+
+// Hierarchy asks for a space and its children.
+// Spec: server-server-api#get_matrixfederationv1hierarchyroomid
+func (c *Client) Hierarchy(ctx context.Context, server string, room id.RoomID, suggestedOnly bool) (answer json.RawMessage, err error) {
+	query := url.Values{"suggested_only": {strconv.FormatBool(suggestedOnly)}}
+	err = c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/hierarchy", string(room)), query: query}, &answer)
+	return answer, err
+}
+
+// UserDevices asks for all devices of a user, with their keys.
+// Spec: server-server-api#get_matrixfederationv1userdevicesuserid
+func (c *Client) UserDevices(ctx context.Context, server string, user id.UserID) (answer json.RawMessage, err error) {
+	err = c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/user/devices", string(user))}, &answer)
+	return answer, err
+}
+
+// QueryDeviceKeys asks for the device keys of users.
+// Spec: server-server-api#post_matrixfederationv1userkeysquery
+func (c *Client) QueryDeviceKeys(ctx context.Context, server string, users map[id.UserID][]id.DeviceID) (answer json.RawMessage, err error) {
+	err = c.do(ctx, request{server: server, method: http.MethodPost, path: v1 + "/user/keys/query", body: map[string]any{"device_keys": users}}, &answer)
+	return answer, err
+}
+
+// ClaimKeys claims one-time keys of devices.
+// Spec: server-server-api#post_matrixfederationv1userkeysclaim
+func (c *Client) ClaimKeys(ctx context.Context, server string, wanted map[id.UserID]map[id.DeviceID]string) (answer json.RawMessage, err error) {
+	err = c.do(ctx, request{server: server, method: http.MethodPost, path: v1 + "/user/keys/claim", body: map[string]any{"one_time_keys": wanted}}, &answer)
+	return answer, err
+}

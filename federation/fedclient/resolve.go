@@ -1,0 +1,277 @@
+package fedclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"ebb/rooms/pdu"
+)
+
+// Resolver looks names up; *net.Resolver is one.
+type Resolver interface {
+	LookupSRV(ctx context.Context, service, proto, name string) (cname string, records []*net.SRV, err error)
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// target is where a server name leads.
+type target struct {
+	host      string   // of the Host header
+	tlsName   string   // whom the certificate must be for: a name, or an IP address
+	addresses []string // HOST:PORT, to be tried in this order
+}
+
+// Bounds of what .well-known may say and cost.
+const (
+	wellKnownTime      = 10 * time.Second
+	maxWellKnown       = 50 << 10 // bytes
+	maxWellKnownHops   = 5        // redirects
+	minWellKnownLife   = 5 * time.Minute
+	usualWellKnownLife = 24 * time.Hour
+	maxWellKnownLife   = 48 * time.Hour
+	// A name without .well-known is asked for it again after a minute, then less and less often.
+	minWellKnownRetry = time.Minute
+	maxWellKnownRetry = time.Hour
+	// targetLife is how long what DNS said is taken for true: servers move rarely, and what fails is looked up again.
+	targetLife = 5 * time.Minute
+	// maxTargets bounds the names that are remembered.
+	maxTargets = 20_000
+)
+
+// resolver finds where server names lead, and remembers.
+// Spec: server-server-api#resolving-server-names
+type resolver struct {
+	lookup Resolver
+	now    func() time.Time
+	http   *http.Client // for .well-known
+	flight singleflight.Group
+
+	// mu guards what follows; a leaf.
+	mu        sync.Mutex
+	targets   map[string]cachedTarget
+	wellKnown map[string]cachedDelegation
+}
+
+type cachedTarget struct {
+	target
+	until time.Time
+}
+
+type cachedDelegation struct {
+	server string // "": none
+	until  time.Time
+	retry  time.Duration // of the next failure
+}
+
+func newResolver(o Options, dial DialFunc) *resolver {
+	r := &resolver{lookup: o.Resolver, now: o.Now, targets: map[string]cachedTarget{}, wellKnown: map[string]cachedDelegation{}}
+	if r.lookup == nil {
+		r.lookup = net.DefaultResolver
+	}
+	r.http = &http.Client{
+		Timeout: wellKnownTime,
+		Transport: &http.Transport{
+			DialContext: dial, TLSClientConfig: tlsConfig(o, ""), TLSHandshakeTimeout: wellKnownTime, ResponseHeaderTimeout: wellKnownTime,
+			DisableKeepAlives: true, MaxResponseHeaderBytes: maxWellKnown,
+		},
+		CheckRedirect: func(r *http.Request, via []*http.Request) error {
+			if len(via) > maxWellKnownHops || r.URL.Scheme != "https" {
+				return errors.New("too many redirects, or to what is not https")
+			}
+			return nil
+		},
+	}
+	return r
+}
+
+// resolve finds where a server name leads.
+func (r *resolver) resolve(ctx context.Context, server string) (target, error) {
+	r.mu.Lock()
+	known, ok := r.targets[server]
+	r.mu.Unlock()
+	if ok && r.now().Before(known.until) {
+		return known.target, nil
+	}
+	found, err, _ := r.flight.Do(server, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), usualTime)
+		defer cancel()
+		t, err := r.find(ctx, server)
+		if err != nil {
+			return target{}, err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if len(r.targets) >= maxTargets {
+			clear(r.targets)
+		}
+		r.targets[server] = cachedTarget{t, r.now().Add(targetLife)}
+		return t, nil
+	})
+	if err != nil {
+		return target{}, err
+	}
+	return found.(target), nil
+}
+
+// forget makes the next request look a name up anew: nobody answered there.
+func (r *resolver) forget(server string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.targets, server)
+}
+
+func (r *resolver) find(ctx context.Context, server string) (target, error) {
+	host, port := splitName(server)
+	if t, ok := literal(server, host, port); ok { // 1. an IP address
+		return t, nil
+	}
+	if port != "" { // 2. a name with a port
+		return target{host: server, tlsName: host, addresses: []string{net.JoinHostPort(host, port)}}, nil
+	}
+	if delegated := r.delegation(ctx, host); delegated != "" { // 3. what .well-known says
+		dhost, dport := splitName(delegated)
+		if t, ok := literal(delegated, dhost, dport); ok { // 3.1
+			return t, nil
+		}
+		if dport != "" { // 3.2
+			return target{host: delegated, tlsName: dhost, addresses: []string{net.JoinHostPort(dhost, dport)}}, nil
+		}
+		return r.byDNS(ctx, dhost), nil // 3.3 to 3.5
+	}
+	return r.byDNS(ctx, host), nil // 4. to 6.
+}
+
+// splitName divides a server name into host and port; an IPv6 address keeps its brackets off.
+func splitName(server string) (host, port string) {
+	if strings.HasPrefix(server, "[") {
+		address, rest, _ := strings.Cut(server[1:], "]")
+		return address, strings.TrimPrefix(rest, ":")
+	}
+	host, port, _ = strings.Cut(server, ":")
+	return host, port
+}
+
+// fedPort is where a server listens of which nothing else is known.
+const fedPort = "8448"
+
+func literal(server, host, port string) (target, bool) {
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return target{}, false
+	}
+	if port == "" {
+		port = fedPort
+	}
+	return target{host: server, tlsName: addr.String(), addresses: []string{net.JoinHostPort(addr.String(), port)}}, true
+}
+
+// byDNS takes what SRV records say, in their order, the deprecated service after the other; else port 8448.
+func (r *resolver) byDNS(ctx context.Context, host string) target {
+	t := target{host: host, tlsName: host}
+	for _, service := range []string{"matrix-fed", "matrix"} {
+		_, records, err := r.lookup.LookupSRV(ctx, service, "tcp", host)
+		if err != nil {
+			continue
+		}
+		for _, srv := range records[:min(len(records), maxSRV)] {
+			name := strings.TrimSuffix(srv.Target, ".")
+			if name != "" {
+				t.addresses = append(t.addresses, net.JoinHostPort(name, strconv.Itoa(int(srv.Port))))
+			}
+		}
+		if len(t.addresses) > 0 {
+			return t
+		}
+	}
+	t.addresses = []string{net.JoinHostPort(host, fedPort)}
+	return t
+}
+
+// maxSRV bounds the records of one name that are tried.
+const maxSRV = 8
+
+// delegation is what a name's .well-known says; "" where it says nothing.
+// Spec: server-server-api#getwell-knownmatrixserver
+func (r *resolver) delegation(ctx context.Context, host string) string {
+	r.mu.Lock()
+	known := r.wellKnown[host]
+	r.mu.Unlock()
+	if r.now().Before(known.until) {
+		return known.server
+	}
+	server, life, err := r.fetchWellKnown(ctx, host)
+	next := cachedDelegation{server: server, until: r.now().Add(life)}
+	if err != nil {
+		next.server, next.retry = known.server, min(max(known.retry*2, minWellKnownRetry), maxWellKnownRetry)
+		if known.retry > 0 { // it has failed before: what it once said holds no longer
+			next.server = ""
+		}
+		next.until = r.now().Add(next.retry)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.wellKnown) >= maxTargets {
+		clear(r.wellKnown)
+	}
+	r.wellKnown[host] = next
+	return next.server
+}
+
+func (r *resolver) fetchWellKnown(ctx context.Context, host string) (server string, life time.Duration, err error) {
+	hr, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+host+"/.well-known/matrix/server", http.NoBody)
+	if err != nil {
+		return "", 0, err
+	}
+	resp, err := r.http.Do(hr)
+	if err != nil {
+		return "", 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", 0, fmt.Errorf("status %d", resp.StatusCode)
+	}
+	body, err := readAtMost(resp.Body, maxWellKnown)
+	if err != nil {
+		return "", 0, err
+	}
+	var said struct {
+		Server string `json:"m.server"`
+	}
+	if err := json.Unmarshal(body, &said); err != nil {
+		return "", 0, err
+	}
+	if !pdu.ValidServerName(said.Server) {
+		return "", 0, fmt.Errorf("%.100q is no server name", said.Server)
+	}
+	return said.Server, lifeOf(resp.Header, r.now()), nil
+}
+
+// lifeOf is how long an answer may be kept, by its headers and within bounds.
+func lifeOf(h http.Header, now time.Time) time.Duration {
+	life := usualWellKnownLife
+	if expires, err := http.ParseTime(h.Get("Expires")); err == nil {
+		life = expires.Sub(now)
+	}
+	for _, d := range strings.Split(h.Get("Cache-Control"), ",") {
+		d = strings.ToLower(strings.TrimSpace(d))
+		if d == "no-store" || d == "no-cache" {
+			life = 0
+		}
+		if age, ok := strings.CutPrefix(d, "max-age="); ok {
+			if seconds, err := strconv.Atoi(age); err == nil && seconds >= 0 {
+				life = min(time.Duration(seconds), maxWellKnownLife/time.Second) * time.Second
+			}
+		}
+	}
+	return min(max(life, minWellKnownLife), maxWellKnownLife)
+}

@@ -1,0 +1,109 @@
+package fedclient
+
+import (
+	"errors"
+	"strings"
+
+	"ebb/canonjson"
+)
+
+// XMatrix is an Authorization header of the federation.
+// Spec: server-server-api#request-authentication
+type XMatrix struct {
+	Origin, Destination string // Destination is "" where an old server leaves it out
+	Key                 string // ed25519:…
+	Signature           string
+}
+
+const scheme = "X-Matrix"
+
+// String is the header as it is sent.
+func (x XMatrix) String() string {
+	return scheme + ` origin="` + x.Origin + `",destination="` + x.Destination + `",key="` + x.Key + `",sig="` + x.Signature + `"`
+}
+
+// maxAuthHeader bounds a header that is read; names have 255 bytes, signatures 86.
+const maxAuthHeader = 2048
+
+var errNoXMatrix = errors.New("the Authorization header is not X-Matrix with origin, key and sig")
+
+// ParseXMatrix reads an Authorization header: parameters by commas, in any order, values quoted or not.
+func ParseXMatrix(header string) (x XMatrix, err error) {
+	name, rest, found := strings.Cut(header, " ")
+	if !found || !strings.EqualFold(name, scheme) || len(header) > maxAuthHeader {
+		return x, errNoXMatrix
+	}
+	for rest != "" {
+		var key, value string
+		if key, value, rest, err = nextParameter(rest); err != nil {
+			return x, err
+		}
+		switch strings.ToLower(key) {
+		case "origin":
+			x.Origin = value
+		case "destination":
+			x.Destination = value
+		case "key":
+			x.Key = value
+		case "sig":
+			x.Signature = value
+		}
+	}
+	if x.Origin == "" || x.Key == "" || x.Signature == "" {
+		return x, errNoXMatrix
+	}
+	return x, nil
+}
+
+// nextParameter takes name=value from the front.
+func nextParameter(text string) (name, value, rest string, err error) {
+	name, rest, found := strings.Cut(text, "=")
+	if name = strings.Trim(name, " \t"); !found || name == "" {
+		return "", "", "", errNoXMatrix
+	}
+	if rest = strings.TrimLeft(rest, " \t"); !strings.HasPrefix(rest, `"`) {
+		value, rest, _ = strings.Cut(rest, ",")
+		return name, strings.Trim(value, " \t"), strings.TrimLeft(rest, " \t"), nil
+	}
+	value, rest, found = unquote(rest[1:])
+	rest = strings.TrimLeft(rest, " \t")
+	if !found || rest != "" && !strings.HasPrefix(rest, ",") {
+		return "", "", "", errNoXMatrix
+	}
+	return name, value, strings.TrimLeft(strings.TrimPrefix(rest, ","), " \t"), nil
+}
+
+// unquote reads up to the closing quote; a backslash takes the next character as it is.
+func unquote(text string) (value, rest string, found bool) {
+	var b strings.Builder
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '"':
+			return b.String(), text[i+1:], true
+		case '\\':
+			if i++; i == len(text) {
+				return "", "", false
+			}
+		}
+		b.WriteByte(text[i])
+	}
+	return "", "", false
+}
+
+// signedText is the JSON that a request's signature covers.
+func signedText(method, uri, origin, destination string, body []byte) ([]byte, error) {
+	b := []byte{'{'}
+	if len(body) > 0 {
+		content, err := canonjson.Canonical(body, false)
+		if err != nil {
+			return nil, err
+		}
+		b = append(append(b, `"content":`...), content...)
+		b = append(b, ',')
+	}
+	b = canonjson.AppendString(append(b, `"destination":`...), destination)
+	b = canonjson.AppendString(append(b, `,"method":`...), method)
+	b = canonjson.AppendString(append(b, `,"origin":`...), origin)
+	b = canonjson.AppendString(append(b, `,"uri":`...), uri)
+	return append(b, '}'), nil
+}

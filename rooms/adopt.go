@@ -1,0 +1,207 @@
+package rooms
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/eventauth"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// adoption is a room as another server gave it, verified.
+type adoption struct {
+	version   *pdu.Version
+	room      id.RoomID
+	state     []*pdu.Event // before the join
+	authChain []*pdu.Event // of that and of the join
+	join      *pdu.Event
+	sender    Sender // who joins
+}
+
+// firstPlace is the position from which rooms of other servers begin: below it is room for a quarter of a billion events of
+// their history.
+const firstPlace storage.Pos = 1 << 16
+
+// adopt makes a room one in which this server takes part: the state that another server told, with the join of a local user
+// on top. Of a room that it had left it keeps what it knew as history.
+func (s *Service) adopt(ctx context.Context, a adoption) error {
+	nid, err := s.enter(ctx, a.room, a.version)
+	if err != nil {
+		return err
+	}
+	r, err := s.lockRoom(ctx, a.room)
+	if err != nil {
+		return err
+	}
+	defer r.writer.Unlock()
+	if r.Resident() && len(r.Members(Join)) > 0 {
+		return errResident
+	}
+	known, err := s.knownOf(ctx, r, a)
+	if err != nil {
+		return err
+	}
+	fresh := authorised(a.version, append(slices.Clone(a.authChain), a.state...), known)
+	if err := s.storeOutliers(ctx, nid, fresh); err != nil {
+		return err
+	}
+	for _, e := range fresh {
+		known[e.ID()] = e
+	}
+	h, before, err := s.adoptedHead(ctx, r, a, known)
+	if err != nil {
+		return err
+	}
+	return s.begin(ctx, r, a, h, before)
+}
+
+// errResident: meanwhile the room has become one of this server's.
+var errResident = mxerr.New(409, mxerr.CodeUnknown, "This server takes part in the room already")
+
+// enter finds the short name of a room, and gives it one where nothing of it was known.
+func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (nid int64, err error) {
+	err = s.db.Write(ctx, func(tx *storage.Tx) error {
+		tx.SkipTo(firstPlace)
+		row, found, err := tx.RoomByID(string(room))
+		if err != nil {
+			return err
+		}
+		if found {
+			if nid = row.NID; row.Version != string(v.ID) {
+				return mxerr.InvalidParam("The room is of version %s", row.Version)
+			}
+			return nil
+		}
+		nid = int64(tx.NextPos())
+		return tx.InsertRoom(&storage.RoomRow{NID: nid, RoomID: string(room), Version: string(v.ID), CreatedTS: tx.Now().UnixMilli()})
+	})
+	return nid, err
+}
+
+// knownOf finds what of a room is stored already.
+func (s *Service) knownOf(ctx context.Context, r *Room, a adoption) (map[id.EventID]*Event, error) {
+	ids := make([]id.EventID, 0, len(a.state)+len(a.authChain))
+	for _, e := range a.state {
+		ids = append(ids, e.ID())
+	}
+	for _, e := range a.authChain {
+		ids = append(ids, e.ID())
+	}
+	return s.stored(ctx, r, ids)
+}
+
+// adoptedHead makes the head of the room before the join, and the state as a snapshot.
+func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known map[id.EventID]*Event) (*head, *snapshot, error) {
+	r.mu.RLock()
+	old := r.head
+	r.mu.RUnlock()
+	h := emptyHead()
+	h.published, h.purged, h.override, h.generation, h.last, h.order = old.published, old.purged, old.override, old.generation, old.last, old.order
+	before := &snapshot{}
+	for _, told := range a.state {
+		e := known[told.ID()]
+		key, isState := told.StateKey()
+		if e == nil || !isState || e.Flags&storage.RejectedEvent != 0 {
+			continue
+		}
+		k := pdu.StateKey{Type: told.Type(), Key: key}
+		before.own = append(before.own, stateRef{key: k, pos: e.Pos})
+		if k.Type != typeMember {
+			h.state[k] = e
+			continue
+		}
+		nid, err := s.UserNID(ctx, id.UserID(key))
+		if err != nil {
+			return nil, nil, err
+		}
+		m := &Member{User: id.UserID(key), NID: nid, Membership: membershipIn(e.Content()), Pos: e.Pos, Changed: e.Pos}
+		h.setMember(s, m)
+	}
+	for _, m := range old.members { // of local users of whom the state does not know, such as those who were invited and declined
+		if h.members[m.User] == nil && s.IsLocal(m.User) && m.Membership != Join {
+			h.setMember(s, m)
+		}
+	}
+	h.levels = eventauth.Levels(a.version, h.pdu(typeCreate), h.pdu(typePowerLevels))
+	h.policy = s.effective(&h)
+	return &h, before, nil
+}
+
+// begin stores the room with the join as its newest event. The writer lock is held, also over the commit: nobody else can
+// build on a room that does not stand yet.
+func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, before *snapshot) error {
+	member := &memberChange{user: a.sender.ID, nid: a.sender.NID, to: Join}
+	if m := h.members[a.sender.ID]; m != nil {
+		member.from = m.Membership
+	}
+	join := &pendingEvent{Event: &Event{
+		Event: a.join, Room: r.nid, SenderNID: a.sender.NID, DeviceNID: a.sender.Device, ReceivedTS: s.Now().UnixMilli(), built: true,
+	}, before: before, missing: a.join.PrevEvents(), depth: a.join.Depth()}
+	key := pdu.StateKey{Type: typeMember, Key: string(a.sender.ID)}
+	join.changes = []*stateChange{{key: key, event: join.Event, by: join, member: member}}
+	join.after = before.over(stateRef{key: key, event: join.Event})
+	join.head = join.after
+	join.extremities = []extremity{{id: join.ID(), event: join.Event, after: join.after}}
+	b := &batch{ctx: ctx, svc: s, room: r, events: []*pendingEvent{join}}
+	h.minDepth = a.join.Depth()
+	p := s.db.Enqueue(storage.Write{
+		Rooms: []int64{r.nid},
+		Do:    func(tx *storage.Tx) error { return b.enterRoom(tx, h, join) },
+		Committed: func() {
+			r.mu.Lock()
+			r.head = *h
+			r.memberEvents.Store(0)
+			r.pending.reset()
+			r.apply(join)
+			r.head.ringOK = join.Pos - 1 // what came before was of another time
+			r.head.generation++
+			r.mu.Unlock()
+			s.own.apply(r, b.events)
+			s.unread.forgetRoom(r.nid)
+			s.wake(r, b.events)
+		},
+	})
+	if err := p.Wait(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("store the room %s: %w", a.room, err)
+	}
+	r.next = provisional{
+		extremities: join.extremities, depth: join.depth, generation: r.head.generation, snapshot: join.head, levels: h.levels, epoch: r.next.epoch + 1,
+		queued: p, batch: p,
+	}
+	return nil
+}
+
+// enterRoom writes the current state, the join and the room's row.
+func (b *batch) enterRoom(tx *storage.Tx, h *head, join *pendingEvent) error {
+	r := b.room
+	if err := tx.ClearCurrentState(r.nid); err != nil {
+		return err
+	}
+	for k, e := range h.state {
+		if err := tx.SetCurrentState(r.nid, k.Type, k.Key, e.Pos, 0); err != nil {
+			return err
+		}
+	}
+	for _, m := range h.members {
+		if err := tx.SetCurrentState(r.nid, typeMember, string(m.User), m.Pos, 0); err != nil {
+			return err
+		}
+		if err := tx.SetMembership(storage.MemberRow{User: m.NID, Room: r.nid, Membership: m.Membership, Position: m.Pos}); err != nil {
+			return err
+		}
+	}
+	if err := tx.SetStrippedState(join.changes[0].member.nid, r.nid, ""); err != nil {
+		return err
+	}
+	if err := b.writeEvent(tx, join); err != nil {
+		return err
+	}
+	return tx.EnterRoom(&storage.RoomRow{
+		NID: r.nid, Snapshot: join.head.nid, Extremities: []storage.Pos{join.Pos}, Depth: join.Depth(), LastOrder: join.Order,
+	})
+}

@@ -1,0 +1,471 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/federation/fedclient"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// Error codes of the handshakes by which users of other servers come and go.
+const (
+	codeUnableToAuthorise = "M_UNABLE_TO_AUTHORISE_JOIN"
+	codeUnableToGrant     = "M_UNABLE_TO_GRANT_JOIN"
+)
+
+// Template makes the membership event of a user of another server, for that server to sign: a join, a knock or a leave.
+// versions are the room versions that it knows; nil: it was not asked.
+// Spec: server-server-api#joining-rooms, server-server-api#knocking-upon-a-room, server-server-api#leaving-rooms-rejecting-invites
+func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, user id.UserID, membership Membership, versions []id.RoomVersion) (t fedclient.Template, err error) {
+	if !pdu.ValidUserID(user) || serverOf(string(user)) != origin {
+		return t, mxerr.Forbidden("The user is not of your server")
+	}
+	r, err := s.participating(ctx, origin, room)
+	if err != nil {
+		return t, err
+	}
+	if versions != nil && !slices.Contains(versions, r.version.ID) {
+		return t, mxerr.New(http.StatusBadRequest, mxerr.CodeIncompatibleRoomVersion, "Your server does not know the version of this room").With("room_version", r.version.ID)
+	}
+	c := memberContent{Membership: membership}
+	if membership == Join {
+		if c.AuthorisedVia, err = s.grantRemote(ctx, r, user); err != nil {
+			return t, err
+		}
+	}
+	content, err := c.encode()
+	if err != nil {
+		return t, err
+	}
+	key := string(user)
+	p := proto{typ: typeMember, stateKey: &key, sender: Sender{ID: user}, content: content}
+	t.RoomVersion = r.version.ID
+	err = s.change(ctx, room, func(b *batch) error {
+		t.Event, err = b.template(p)
+		return err
+	})
+	return t, err
+}
+
+// template is what build would sign, if the state allows it.
+func (b *batch) template(p proto) (json.RawMessage, error) {
+	e, err := b.draft(p)
+	if err != nil {
+		return nil, err
+	}
+	return pdu.Template(b.room.version, pdu.Proto{
+		RoomID: b.room.id, Type: p.typ, StateKey: p.stateKey, Sender: p.sender.ID, Content: p.content, PrevEvents: e.PrevEvents(),
+		AuthEvents: e.AuthEvents(), Depth: e.Depth(), OriginServerTS: e.OriginServerTS(),
+	})
+}
+
+// grantRemote is grantRestricted for a user of another server, with the errors that tell that server where else to ask.
+func (s *Service) grantRemote(ctx context.Context, r *Room, user id.UserID) (id.UserID, error) {
+	if !r.restricted() {
+		return "", nil
+	}
+	switch r.Membership(user) {
+	case Join, Invite:
+		return "", nil
+	}
+	allowed, unsure, err := s.inAllowedRoom(ctx, r, user)
+	switch {
+	case err != nil:
+		return "", err
+	case !allowed && unsure:
+		return "", badRequest(codeUnableToAuthorise, "This server cannot tell whether the user may join")
+	case !allowed:
+		return "", mxerr.Forbidden("The user is in none of the rooms whose members may join")
+	}
+	voucher := r.voucher()
+	if voucher == "" {
+		return "", badRequest(codeUnableToGrant, "No user of this server may let the user in")
+	}
+	return voucher, nil
+}
+
+// restricted tells whether the join rule lets members of other rooms in.
+func (r *Room) restricted() bool {
+	rule := r.JoinRule()
+	return r.version.Restricted && (rule == "restricted" || rule == "knock_restricted" && r.version.KnockRestricted)
+}
+
+// voucher is a local member who may let others in; "" where there is none.
+func (r *Room) voucher() id.UserID {
+	levels := r.Levels()
+	for m := range r.EachLocal() {
+		if levels.UserLevel(m.User) >= levels.Invite {
+			return m.User
+		}
+	}
+	return ""
+}
+
+// Handshake is a signed membership event that another server sends of one of its users.
+type Handshake struct {
+	Origin      string
+	Room        id.RoomID
+	Event       id.EventID // as the path has it
+	PDU         json.RawMessage
+	Membership  Membership // which it must be
+	OmitMembers bool       // of a join: the answer may leave out members that it does not need
+}
+
+// Join takes the signed join of a user of another server into the room, and gives that server the room.
+// Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
+func (s *Service) AcceptJoin(ctx context.Context, h Handshake) (*fedclient.JoinAnswer, error) {
+	h.Membership = Join
+	r, e, err := s.acceptMembership(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	return s.joinAnswer(ctx, r, e, h.OmitMembers)
+}
+
+// AcceptLeave takes the signed leave of a user of another server into the room.
+// Spec: server-server-api#put_matrixfederationv2send_leaveroomideventid
+func (s *Service) AcceptLeave(ctx context.Context, h Handshake) error {
+	h.Membership = Leave
+	_, _, err := s.acceptMembership(ctx, h)
+	return err
+}
+
+// AcceptKnock takes the signed knock of a user of another server into the room, and tells what the room shows of itself.
+// Spec: server-server-api#put_matrixfederationv1send_knockroomideventid
+func (s *Service) AcceptKnock(ctx context.Context, h Handshake) ([]json.RawMessage, error) {
+	h.Membership = Knock
+	r, _, err := s.acceptMembership(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	return r.stripped(""), nil
+}
+
+func (s *Service) acceptMembership(ctx context.Context, h Handshake) (*Room, *Event, error) {
+	r, err := s.participating(ctx, h.Origin, h.Room)
+	if err != nil {
+		return nil, nil, err
+	}
+	e, err := pdu.Parse(r.version, h.PDU)
+	if err != nil {
+		return nil, nil, mxerr.BadJSON("Not an event of this room's version: %v", err)
+	}
+	if err := h.check(e); err != nil {
+		return nil, nil, err
+	}
+	if e, err = s.vouch(ctx, r, e); err != nil {
+		return nil, nil, err
+	}
+	events, errs := []*pdu.Event{e}, make([]error, 1)
+	if s.verifyEvents(ctx, events, errs); errs[0] != nil {
+		return nil, nil, mxerr.Forbidden("The event is not signed as it must be").Because(errs[0])
+	}
+	stored, err := s.accept(ctx, h.Origin, r, events[0], true)
+	return r, stored, err
+}
+
+// check wants the event to be what the path and the operation say.
+func (h *Handshake) check(e *pdu.Event) error {
+	key, isState := e.StateKey()
+	switch {
+	case e.RoomID() != h.Room:
+		return badRequest(mxerr.CodeInvalidParam, "The event is of another room")
+	case e.ID() != h.Event:
+		return badRequest(mxerr.CodeInvalidParam, "The event has another id")
+	case e.Type() != typeMember || !isState:
+		return badRequest(mxerr.CodeInvalidParam, "The event is no m.room.member event")
+	case membershipIn(e.Content()) != h.Membership:
+		return badRequest(mxerr.CodeInvalidParam, "The event's membership is not %s", h.Membership)
+	case key != string(e.Sender()):
+		return badRequest(mxerr.CodeInvalidParam, "The event is not about its sender")
+	case serverOf(string(e.Sender())) != h.Origin:
+		return mxerr.Forbidden("The sender is not of your server")
+	}
+	return nil
+}
+
+// vouch adds this server's signature to a restricted join that one of its users vouches for, if that is right.
+// Spec: server-server-api#restricted-rooms
+func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event, error) {
+	raw, _ := canonjson.Get(e.Content(), "join_authorised_via_users_server")
+	voucher := id.UserID(jsonString(raw))
+	if voucher == "" || !r.version.Restricted || membershipIn(e.Content()) != Join || !s.IsLocal(voucher) {
+		return e, nil
+	}
+	allowed, _, err := s.inAllowedRoom(ctx, r, e.Sender())
+	if err != nil {
+		return nil, err
+	}
+	invited := r.Membership(e.Sender()) == Invite || r.Membership(e.Sender()) == Join
+	levels := r.Levels()
+	if !allowed && !invited || r.Membership(voucher) != Join || levels.UserLevel(voucher) < levels.Invite {
+		return nil, mxerr.Forbidden("This server does not vouch for the join")
+	}
+	return e.Sign(s.Signer)
+}
+
+// accept takes one verified event into a room in which this server takes part; with relay this server passes it on to the
+// other ones.
+func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Event, relay bool) (*Event, error) {
+	in := &ingest{ctx: ctx, svc: s, room: r, origin: origin, results: map[id.EventID]error{}, waiting: map[id.EventID]*incoming{}}
+	if err := in.take([]*incoming{{Event: e, relay: relay}}); err != nil {
+		return nil, err
+	}
+	if err := in.results[e.ID()]; err != nil {
+		return nil, mxerr.Forbidden("The room does not allow this").Because(err)
+	}
+	stored, err := in.room.FindEvent(ctx, e.ID())
+	if err != nil {
+		return nil, err
+	}
+	if stored == nil || stored.Flags&(storage.RejectedEvent|storage.SoftFailedEvent) != 0 {
+		return nil, mxerr.Forbidden("The room does not allow this any more")
+	}
+	return stored, nil
+}
+
+// joinAnswer is the room before a join, as another server needs it.
+func (s *Service) joinAnswer(ctx context.Context, r *Room, join *Event, omit bool) (*fedclient.JoinAnswer, error) {
+	answer := &fedclient.JoinAnswer{Origin: s.Server, Event: join.JSON()}
+	err := s.db.Read(ctx, func(tx *storage.Tx) error {
+		entries, err := tx.StateOf(join.Snapshot)
+		if err != nil {
+			return err
+		}
+		if omit {
+			answer.MembersOmitted = true
+			entries = s.withoutMembers(r, entries, join)
+		}
+		positions := make([]storage.Pos, len(entries))
+		for i, e := range entries {
+			positions[i] = e.Position
+		}
+		rows, err := tx.EventsAt(positions)
+		if err != nil {
+			return err
+		}
+		in := make(map[string]bool, len(rows))
+		auth := join.AuthEvents()
+		for i := range rows {
+			answer.State = append(answer.State, rows[i].JSON)
+			in[rows[i].EventID] = true
+			e, err := fromRow(r.version, &rows[i])
+			if err != nil {
+				return err
+			}
+			auth = append(auth, e.AuthEvents()...)
+		}
+		chain, err := authChain(tx, r, auth)
+		for _, e := range chain {
+			if !omit || !in[string(e.ID())] {
+				answer.AuthChain = append(answer.AuthChain, e.JSON())
+			}
+		}
+		return err
+	})
+	if answer.State == nil {
+		answer.State = []json.RawMessage{}
+	}
+	if answer.AuthChain == nil {
+		answer.AuthChain = []json.RawMessage{}
+	}
+	if omit {
+		for server := range r.EachServer() {
+			answer.ServersInRoom = append(answer.ServersInRoom, server)
+		}
+		slices.Sort(answer.ServersInRoom)
+	}
+	return answer, err
+}
+
+// withoutMembers leaves out the members that nothing of the answer needs: heroes name a room without a name.
+func (s *Service) withoutMembers(r *Room, entries []storage.StateEntry, join *Event) []storage.StateEntry {
+	needed := map[string]bool{string(join.Sender()): true}
+	if r.State(typeName, "") == nil && r.State(typeCanonicalAlias, "") == nil {
+		for _, m := range r.Members(Join, Invite) {
+			if len(needed) > 6 { // 5 heroes, the user and one to spare
+				break
+			}
+			needed[string(m.User)] = true
+		}
+	}
+	return slices.DeleteFunc(entries, func(e storage.StateEntry) bool { return e.Type == typeMember && !needed[e.Key] })
+}
+
+// maxAuthChain bounds a walk over auth events: a room of 100,000 members has some 200,000.
+const maxAuthChain = 500_000
+
+// authChain reads everything that events cite, and what that cites, up to the create event.
+func authChain(tx *storage.Tx, r *Room, from []id.EventID) ([]*Event, error) {
+	seen := map[id.EventID]bool{}
+	var out []*Event
+	next := from
+	for len(next) > 0 && len(out) < maxAuthChain {
+		var ids []string
+		for _, eventID := range next {
+			if !seen[eventID] {
+				seen[eventID] = true
+				ids = append(ids, string(eventID))
+			}
+		}
+		rows, err := tx.EventsByID(r.nid, ids)
+		if err != nil {
+			return nil, err
+		}
+		next = nil
+		had := map[string]bool{}
+		for i := range rows {
+			if had[rows[i].EventID] {
+				continue
+			}
+			had[rows[i].EventID] = true
+			e, err := fromRow(r.version, &rows[i])
+			if err != nil {
+				return nil, err
+			}
+			out, next = append(out, e), append(next, e.AuthEvents()...)
+		}
+	}
+	return out, nil
+}
+
+// strippedTypes are what a room shows of itself to whom it does not let in yet.
+// Spec: client-server-api#stripped-state
+var strippedTypes = []string{
+	typeCreate, typeName, typeAvatar, typeTopic, typeJoinRules, typeCanonicalAlias, typeEncryption,
+}
+
+// stripped is what the room shows of itself, and of a member who invites: whole events in the federation's form, which are
+// stripped events too.
+func (r *Room) stripped(inviter id.UserID) []json.RawMessage {
+	out := []json.RawMessage{}
+	for _, typ := range strippedTypes {
+		if e := r.State(typ, ""); e != nil {
+			out = append(out, e.JSON())
+		}
+	}
+	if inviter != "" {
+		if e := r.State(typeMember, string(inviter)); e != nil {
+			out = append(out, e.JSON())
+		}
+	}
+	return out
+}
+
+// ReceivedInvite is an invite of a local user by a user of another server.
+type ReceivedInvite struct {
+	Origin   string
+	Version  id.RoomVersion
+	Room     id.RoomID
+	Event    id.EventID
+	PDU      json.RawMessage
+	Stripped []json.RawMessage // what the room shows of itself
+}
+
+// Bounds of what comes with an invite or a knock.
+const (
+	maxStripped      = 100       // events
+	maxStrippedBytes = 512 << 10 // all of them
+)
+
+// ReceiveInvite keeps an invite and gives it back with this server's signature.
+// Spec: server-server-api#put_matrixfederationv2inviteroomideventid
+func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.RawMessage, error) {
+	v, ok := pdu.VersionOf(in.Version)
+	if !ok {
+		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeIncompatibleRoomVersion, "This server does not know the room's version").With("room_version", in.Version)
+	}
+	e, err := pdu.Parse(v, in.PDU)
+	if err != nil {
+		return nil, mxerr.BadJSON("Not an event of this room's version: %v", err)
+	}
+	if err := s.checkInvite(&in, e); err != nil {
+		return nil, err
+	}
+	if err := checkStripped(v, in.Room, in.Stripped); err != nil {
+		return nil, err
+	}
+	events, errs := []*pdu.Event{e}, make([]error, 1)
+	if s.verifyEvents(ctx, events, errs); errs[0] != nil {
+		return nil, mxerr.Forbidden("The event is not signed as it must be").Because(errs[0])
+	}
+	signed, err := events[0].Sign(s.Signer)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.Room(ctx, in.Room)
+	if err == nil && !r.AllowsServer(in.Origin) {
+		return nil, mxerr.Forbidden("The room's access control list keeps your server out")
+	}
+	if err == nil && r.Resident() && r.Shared() {
+		return signed.JSON(), nil // it comes as every other event of the room
+	}
+	return signed.JSON(), s.setOutside(ctx, v, signed, in.Stripped)
+}
+
+func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
+	key, isState := e.StateKey()
+	switch {
+	case e.RoomID() != in.Room:
+		return badRequest(mxerr.CodeInvalidParam, "The event is of another room")
+	case e.ID() != in.Event:
+		return badRequest(mxerr.CodeInvalidParam, "The event has another id")
+	case e.Type() != typeMember || !isState || membershipIn(e.Content()) != Invite:
+		return badRequest(mxerr.CodeInvalidParam, "The event is no invite")
+	case !s.IsLocal(id.UserID(key)):
+		return badRequest(mxerr.CodeInvalidParam, "The invited user is not of this server")
+	case serverOf(string(e.Sender())) != in.Origin:
+		return mxerr.Forbidden("The sender is not of your server")
+	}
+	return nil
+}
+
+// checkStripped wants what a room shows of itself to be what clients can read. In rooms whose id comes from their create
+// event that event must be among it, whole.
+func checkStripped(v *pdu.Version, room id.RoomID, events []json.RawMessage) error {
+	size, created := 0, !v.RoomIDIsCreateHash
+	for _, raw := range events {
+		size += len(raw)
+		if !isStripped(raw) {
+			return badRequest(mxerr.CodeInvalidParam, "The state that comes with the invite has something that is no event")
+		}
+		typ, _ := canonjson.Get(raw, "type")
+		if !created && jsonString(typ) == typeCreate {
+			e, err := pdu.Parse(v, raw)
+			created = err == nil && e.RoomID() == room
+		}
+	}
+	if len(events) > maxStripped || size > maxStrippedBytes {
+		return mxerr.New(http.StatusBadRequest, mxerr.CodeTooLarge, "The state that comes with the invite is too large")
+	}
+	if !created {
+		return badRequest("M_MISSING_PARAM", "The state that comes with the invite has no create event of this room")
+	}
+	return nil
+}
+
+// isStripped tells whether JSON has the members of a stripped event, with their types.
+func isStripped(raw json.RawMessage) bool {
+	if !isObject(raw) || !json.Valid(raw) {
+		return false
+	}
+	for _, member := range []string{"type", "state_key", "sender"} {
+		text, ok := canonjson.Get(raw, member)
+		if !ok {
+			return false
+		}
+		if _, isText := canonjson.Unquote(text); !isText {
+			return false
+		}
+	}
+	content, _ := canonjson.Get(raw, "content")
+	return isObject(content)
+}

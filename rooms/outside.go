@@ -1,0 +1,83 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// setOutside keeps a local user's membership of a room in which this server does not take part: an invite, a knock, or what
+// ends them. stripped is what the room shows of itself with it.
+func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, stripped []json.RawMessage) error {
+	nid, err := s.enter(ctx, e.RoomID(), v)
+	if err != nil {
+		return err
+	}
+	key, _ := e.StateKey()
+	user := id.UserID(key)
+	target, err := s.UserNID(ctx, user)
+	if err != nil {
+		return err
+	}
+	sender, err := s.UserNID(ctx, e.Sender())
+	if err != nil {
+		return err
+	}
+	text := ""
+	if len(stripped) > 0 {
+		raw, err := json.Marshal(stripped)
+		if err != nil {
+			return err
+		}
+		text = string(raw)
+	}
+	event := &Event{Event: e, Room: nid, SenderNID: sender, ReceivedTS: s.Now().UnixMilli(), Flags: storage.OutlierEvent}
+	membership := membershipIn(e.Content())
+	return s.touch(ctx, e.RoomID(), func(r *Room) storage.Write {
+		return storage.Write{
+			Do: func(tx *storage.Tx) error {
+				event.Pos = tx.NextPos()
+				row := event.row()
+				if err := tx.InsertEvent(&row); err != nil {
+					return err
+				}
+				if err := tx.SetStrippedState(target, nid, text); err != nil {
+					return err
+				}
+				return tx.SetMembership(storage.MemberRow{User: target, Room: nid, Membership: membership, Position: event.Pos})
+			},
+			Committed: func() { s.outsideSet(r, event, user, target, membership) },
+		}
+	})
+}
+
+// outsideSet makes memory know a membership that was stored.
+func (s *Service) outsideSet(r *Room, e *Event, user id.UserID, nid int64, membership Membership) {
+	m := &Member{User: user, NID: nid, Membership: membership, Pos: e.Pos, Changed: e.Pos}
+	r.mu.Lock()
+	m.remember(r, e)
+	r.head.setMember(s, m)
+	r.head.last = max(r.head.last, e.Pos)
+	r.mu.Unlock()
+	s.own.update(nid, r.nid, func(own *RoomMembership) {
+		own.Membership, own.Position, own.Changed, own.JoinedPos, own.Forgotten = membership, e.Pos, e.Pos, 0, false
+	})
+	s.Hub.Users(nid)
+}
+
+// StrippedState is what a room in which this server does not take part shows of itself to a user who is invited or knocks;
+// nil where nobody told.
+func (s *Service) StrippedState(ctx context.Context, user, room int64) (events []json.RawMessage, err error) {
+	err = s.db.ReadInner(ctx, func(tx *storage.Tx) error {
+		text, err := tx.StrippedState(user, room)
+		if err != nil || text == "" {
+			return err
+		}
+		return json.Unmarshal([]byte(text), &events)
+	})
+	return events, err
+}

@@ -1,0 +1,279 @@
+package rooms
+
+import (
+	"context"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/pdu"
+	"ebb/rooms/stateres"
+	"ebb/storage"
+)
+
+// past reads what is stored of a room's graph: events by id, states before and after them. It is for one read transaction,
+// with nothing of the room queued.
+type pastReader struct {
+	r      *Room
+	tx     *storage.Tx
+	events map[id.EventID]*Event // nil: not stored
+	at     map[storage.Pos]*Event
+	names  map[storage.Pos]id.EventID
+	queued map[id.EventID]*pendingEvent // of the batch in the making
+}
+
+func newPastReader(r *Room, tx *storage.Tx, queued []*pendingEvent) *pastReader {
+	p := &pastReader{
+		r: r, tx: tx, events: map[id.EventID]*Event{}, at: map[storage.Pos]*Event{}, names: map[storage.Pos]id.EventID{},
+		queued: make(map[id.EventID]*pendingEvent, len(queued)),
+	}
+	for _, e := range queued {
+		p.queued[e.ID()] = e
+	}
+	return p
+}
+
+// event finds an event of the room; nil where it is not stored.
+func (p *pastReader) event(eventID id.EventID) (*Event, error) {
+	if e := p.queued[eventID]; e != nil {
+		return e.Event, nil
+	}
+	if e, ok := p.events[eventID]; ok {
+		return e, nil
+	}
+	row, found, err := p.tx.EventByID(p.r.nid, string(eventID))
+	if err != nil {
+		return nil, err
+	}
+	var e *Event
+	if found {
+		if e, err = fromRow(p.r.version, &row); err != nil {
+			return nil, err
+		}
+	}
+	p.events[eventID] = e
+	return e, nil
+}
+
+// load reads several events at once.
+func (p *pastReader) load(ids []id.EventID) error {
+	var missing []string
+	for _, eventID := range ids {
+		if _, ok := p.events[eventID]; !ok && p.queued[eventID] == nil {
+			p.events[eventID] = nil
+			missing = append(missing, string(eventID))
+		}
+	}
+	rows, err := p.tx.EventsByID(p.r.nid, missing)
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		e, err := fromRow(p.r.version, &rows[i])
+		if err != nil {
+			return err
+		}
+		if old := p.events[e.ID()]; old == nil || e.Order > old.Order {
+			p.events[e.ID()] = e
+		}
+	}
+	return nil
+}
+
+// of is the event of a state's entry.
+func (p *pastReader) of(ref stateRef) (*Event, error) {
+	if ref.event != nil {
+		return ref.event, nil
+	}
+	if e := p.at[ref.pos]; e != nil {
+		return e, nil
+	}
+	row, found, err := p.tx.EventAt(ref.pos)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fmt.Errorf("the state event at %d of room %s is not stored", ref.pos, p.r.id)
+	}
+	e, err := fromRow(p.r.version, &row)
+	if err != nil {
+		return nil, err
+	}
+	p.at[ref.pos] = e
+	return e, nil
+}
+
+// after is the state after an event that has a place or was rejected; nil for one that is not stored, or without a state.
+func (p *pastReader) after(eventID id.EventID) (*snapshot, error) {
+	if e := p.queued[eventID]; e != nil {
+		return e.after, nil
+	}
+	for _, x := range p.r.next.extremities {
+		if x.id == eventID && x.after != nil {
+			return x.after, nil
+		}
+	}
+	e, err := p.event(eventID)
+	if err != nil || e == nil || e.Flags&storage.OutlierEvent != 0 {
+		return nil, err
+	}
+	before := &snapshot{nid: e.Snapshot}
+	if e.Snapshot != 0 {
+		if before.length, err = p.tx.SnapshotLength(e.Snapshot); err != nil {
+			return nil, err
+		}
+	}
+	key, isState := e.StateKey()
+	if !isState || e.Flags&storage.RejectedEvent != 0 {
+		return before, nil
+	}
+	return before.over(stateRef{key: pdu.StateKey{Type: e.Type(), Key: key}, pos: e.Pos}), nil
+}
+
+// ids names the events of a state.
+func (p *pastReader) ids(state map[pdu.StateKey]stateRef) (stateres.StateSet, error) {
+	var unnamed []storage.Pos
+	for _, ref := range state {
+		if ref.event == nil && p.names[ref.pos] == "" {
+			unnamed = append(unnamed, ref.pos)
+		}
+	}
+	rows, err := p.tx.EventNames(unnamed)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		p.names[row.Position] = id.EventID(row.EventID)
+	}
+	out := make(stateres.StateSet, len(state))
+	for key, ref := range state {
+		switch {
+		case ref.event != nil:
+			out[key] = ref.event.ID()
+		case p.names[ref.pos] == "":
+			return nil, fmt.Errorf("the state event at %d of room %s is not stored", ref.pos, p.r.id)
+		default:
+			out[key] = p.names[ref.pos]
+		}
+	}
+	return out, nil
+}
+
+// Event and Rejected make a pastReader a stateres.Store. A read that fails ends the resolution by the error that is kept.
+type resolving struct {
+	*pastReader
+	err error
+}
+
+func (p *resolving) Event(eventID id.EventID) *pdu.Event {
+	e, err := p.event(eventID)
+	if err != nil && p.err == nil {
+		p.err = err
+	}
+	if e == nil {
+		return nil
+	}
+	return e.Event
+}
+
+func (p *resolving) Rejected(eventID id.EventID) bool {
+	e, err := p.event(eventID)
+	if err != nil && p.err == nil {
+		p.err = err
+	}
+	return e != nil && e.Flags&storage.RejectedEvent != 0
+}
+
+// distinct leaves one of each snapshot.
+func distinct(points []*snapshot) (out []*snapshot) {
+	for _, s := range points {
+		same := false
+		for _, o := range out {
+			same = same || o == s || o.nid != 0 && o.nid == s.nid
+		}
+		if !same {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// resolve is the state where several meet.
+func (p *pastReader) resolve(points []*snapshot) (map[pdu.StateKey]stateRef, error) {
+	sets := make([]stateres.StateSet, len(points))
+	refs := map[id.EventID]stateRef{}
+	for i, s := range points {
+		state, err := s.all(p.tx)
+		if err != nil {
+			return nil, err
+		}
+		if sets[i], err = p.ids(state); err != nil {
+			return nil, err
+		}
+		for key, eventID := range sets[i] {
+			refs[eventID] = state[key]
+		}
+	}
+	store := &resolving{pastReader: p}
+	resolved, err := stateres.Resolve(p.r.version, sets, store)
+	if err = firstError(store.err, err); err != nil {
+		return nil, fmt.Errorf("resolve the state of room %s: %w", p.r.id, err)
+	}
+	resolutions.Inc()
+	out := make(map[pdu.StateKey]stateRef, len(resolved))
+	for key, eventID := range resolved {
+		ref, ok := refs[eventID]
+		if !ok { // from the auth difference or the conflicted subgraph
+			e, err := p.event(eventID)
+			if err != nil || e == nil {
+				return nil, fmt.Errorf("the resolved state of room %s has %s: %w", p.r.id, eventID, err)
+			}
+			if ref = (stateRef{pos: e.Pos}); p.queued[eventID] != nil {
+				ref = stateRef{event: e}
+			}
+		}
+		ref.key = key
+		out[key] = ref
+	}
+	return out, nil
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// view is a past state as the authorisation rules read it.
+type pastView struct {
+	p   *pastReader
+	s   *snapshot
+	err error
+}
+
+// Get is one entry of the state.
+func (v *pastView) Get(typ, key string) *pdu.Event {
+	ref, found, err := v.s.find(v.p.tx, pdu.StateKey{Type: typ, Key: key})
+	if err == nil && found {
+		var e *Event
+		if e, err = v.p.of(ref); err == nil {
+			return e.Event
+		}
+	}
+	if v.err == nil {
+		v.err = err
+	}
+	return nil
+}
+
+// settled waits until nothing of the room is queued, and reads. The writer lock is held: only what must look into the
+// database under it, as where the graph forks, waits so; a message that follows the newest one does not.
+func (r *Room) settled(ctx context.Context, f func(tx *storage.Tx) error) error {
+	if q := r.next.queued; q != nil {
+		<-q.Done()
+	}
+	return r.svc.db.Read(context.WithoutCancel(ctx), f)
+}

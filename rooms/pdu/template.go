@@ -1,0 +1,78 @@
+package pdu
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+
+	"ebb/canonjson"
+	"maunium.net/go/mautrix/id"
+)
+
+// Template returns the event that p describes without hashes, signatures and id, for another server to complete.
+func Template(v *Version, p Proto) (json.RawMessage, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	return p.compose(v)
+}
+
+// Places is what a template says of an event's place in the graph, which is all that is taken from it.
+type Places struct {
+	PrevEvents, AuthEvents []id.EventID
+	Depth                  int64
+	Content                json.RawMessage
+	hashes                 map[id.EventID][sha256.Size]byte
+}
+
+// ReferenceHash gives the hash that the template states next to an id, in room versions 1 and 2.
+func (p *Places) ReferenceHash(eventID id.EventID) ([sha256.Size]byte, bool) {
+	hash, ok := p.hashes[eventID]
+	return hash, ok
+}
+
+// ReadTemplate reads the place of an event from a template that another server made. It looks at nothing else: type, sender,
+// room and membership are for the caller to know.
+func ReadTemplate(v *Version, raw json.RawMessage) (*Places, error) {
+	if len(raw) > maxRawSize {
+		return nil, failf(TooLarge, "template is larger than %d bytes", MaxSize)
+	}
+	canonical, err := canonjson.Canonical(raw, v.StrictCanonicalJSON)
+	if err != nil {
+		return nil, badJSON(err)
+	}
+	var m members
+	if err := m.scan(canonical); err != nil {
+		return nil, badJSON(err)
+	}
+	e := newEvent(v, canonical, &m)
+	if err := e.checkReferences("prev_events", m.prev, e.prev, MaxPrevEvents); err != nil {
+		return nil, err
+	}
+	if err := e.checkReferences("auth_events", m.auth, e.auth, MaxAuthEvents); err != nil {
+		return nil, err
+	}
+	if !isObject(m.content) {
+		return nil, failf(BadShape, "content is not an object")
+	}
+	p := &Places{PrevEvents: e.prev, AuthEvents: e.auth, Depth: e.depth, Content: m.content, hashes: map[id.EventID][sha256.Size]byte{}}
+	for _, list := range [][]byte{m.prev, m.auth} {
+		p.readHashes(list)
+	}
+	return p, nil
+}
+
+func (p *Places) readHashes(list []byte) {
+	elements, _ := canonjson.Elements(list)
+	for _, element := range elements {
+		pair, isPair := canonjson.Elements(element)
+		if !isPair || len(pair) != 2 {
+			continue
+		}
+		eventID, _ := canonjson.Unquote(pair[0])
+		claim, _ := canonjson.Get(pair[1], "sha256")
+		text, _ := canonjson.Unquote(claim)
+		if hash, err := decodeBase64(text); err == nil && len(hash) == sha256.Size {
+			p.hashes[id.EventID(eventID)] = [sha256.Size]byte(hash)
+		}
+	}
+}

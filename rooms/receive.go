@@ -1,0 +1,686 @@
+package rooms
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/eventauth"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// Bounds of the work that events of one transaction may cause; docs/limits.md lists them.
+const (
+	maxMissingRounds = 64   // requests for missing events
+	maxMissingPage   = 100  // events that one of them asks for
+	maxMissingEvents = 5000 // events that all of them may bring
+	maxAuthFetches   = 20   // auth chains that are asked for
+	maxGaps          = 10   // states that are asked for
+	maxGapEvents     = 2000 // events of such a state that are asked for one by one
+	maxForeignState  = 300_000
+	// takeChunk is how many events become one write.
+	takeChunk = 50
+	// manyExtremities is from where on a dummy event merges forward extremities.
+	manyExtremities = 10
+)
+
+// Receive takes in events that another server sends, all of one room. The answer has an entry for every event that has an
+// id: nil where it was taken, or was there already, else why not. An event that the rules refuse is remembered, and stays
+// refused.
+// Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
+func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
+	r, err := s.participating(ctx, origin, roomID)
+	if err != nil {
+		return nil, err
+	}
+	results := make(map[id.EventID]error, len(raws))
+	events, errs := s.verify(ctx, r.version, raws) // 1 to 3
+	good := make([]*incoming, 0, len(events))
+	for i, e := range events {
+		switch {
+		case e == nil:
+			if eventID := idOf(r.version, raws[i]); eventID != "" {
+				results[eventID] = errs[i]
+			}
+		case e.RoomID() != roomID:
+			results[e.ID()] = errUnknownRoomEvent
+		default:
+			good = append(good, &incoming{Event: e})
+		}
+	}
+	in := &ingest{ctx: ctx, svc: s, room: r, origin: origin, results: results, waiting: map[id.EventID]*incoming{}}
+	return results, in.take(good)
+}
+
+// participating finds a room in which this server and another one take part.
+func (s *Service) participating(ctx context.Context, origin string, roomID id.RoomID) (*Room, error) {
+	r, err := s.Room(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	if !r.Resident() {
+		return nil, mxerr.NotFound("This server does not take part in the room")
+	}
+	if !r.AllowsServer(origin) {
+		return nil, mxerr.Forbidden("The room's access control list keeps your server out")
+	}
+	return r, nil
+}
+
+// ingest is the way of some events of one server into one room.
+type ingest struct {
+	ctx     context.Context
+	svc     *Service
+	room    *Room
+	origin  string
+	results map[id.EventID]error
+	waiting map[id.EventID]*incoming // verified, not yet taken
+	known   map[id.EventID]*Event    // stored
+
+	fetched     int // missing events
+	authFetches int
+	gaps        int
+}
+
+// take takes events that passed the first three checks, one server's after the other's.
+func (in *ingest) take(events []*incoming) error {
+	select {
+	case in.room.receiving <- struct{}{}:
+		defer func() { <-in.room.receiving }()
+	case <-in.ctx.Done():
+		return in.ctx.Err()
+	}
+	for _, e := range events {
+		in.waiting[e.ID()] = e
+	}
+	if err := in.refresh(); err != nil {
+		return err
+	}
+	if len(in.missing()) > 0 {
+		if err := in.fetchMissing(); err != nil {
+			return err
+		}
+	}
+	if err := in.fetchAuth(); err != nil {
+		return err
+	}
+	if err := in.placeAll(); err != nil {
+		return err
+	}
+	return in.svc.mergeExtremities(in.ctx, in.room)
+}
+
+// refresh looks up what of the waiting events, and of those that they name, is stored. What is there already is done.
+func (in *ingest) refresh() error {
+	var ids []id.EventID
+	for eventID, e := range in.waiting {
+		ids = append(append(append(ids, eventID), e.PrevEvents()...), e.AuthEvents()...)
+	}
+	if in.known == nil {
+		in.known = map[id.EventID]*Event{}
+	}
+	unknown := ids[:0]
+	for _, eventID := range ids {
+		if in.known[eventID] == nil {
+			unknown = append(unknown, eventID)
+		}
+	}
+	found, err := in.svc.stored(in.ctx, in.room, unknown)
+	if err != nil {
+		return err
+	}
+	for eventID, e := range found {
+		in.known[eventID] = e
+	}
+	for eventID := range in.waiting {
+		if e := in.known[eventID]; e != nil && placed(e) {
+			in.done(eventID, refusal(e))
+			received.WithLabelValues("known").Inc()
+		}
+	}
+	return nil
+}
+
+// placed tells of a stored event that it is part of the graph, refused or not, and not only known by name.
+func placed(e *Event) bool { return e.Flags&storage.OutlierEvent == 0 }
+
+// refusal is what an event gets that was refused before.
+func refusal(e *Event) error {
+	if e.Flags&storage.RejectedEvent != 0 {
+		return errors.New("the event was rejected before")
+	}
+	return nil
+}
+
+func (in *ingest) done(eventID id.EventID, err error) {
+	delete(in.waiting, eventID)
+	in.results[eventID] = err
+}
+
+// has tells whether an event is part of the stored graph, or about to be.
+func (in *ingest) has(eventID id.EventID) bool {
+	if in.waiting[eventID] != nil {
+		return true
+	}
+	e := in.known[eventID]
+	return e != nil && placed(e)
+}
+
+// missing lists the prev_events of waiting events that are neither stored nor waiting.
+func (in *ingest) missing() (ids []id.EventID) {
+	for _, e := range in.waiting {
+		for _, prev := range e.PrevEvents() {
+			if !in.has(prev) && !slices.Contains(ids, prev) {
+				ids = append(ids, prev)
+			}
+		}
+	}
+	return ids
+}
+
+// lacking lists the waiting events that name missing ones.
+func (in *ingest) lacking() (ids []id.EventID) {
+	for eventID, e := range in.waiting {
+		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return !in.has(prev) }) {
+			ids = append(ids, eventID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// fetchMissing asks the sender for what lies between what is stored and what it sent.
+// Spec: server-server-api#retrieving-events
+func (in *ingest) fetchMissing() error {
+	if in.svc.Remote == nil {
+		return nil
+	}
+	earliest := in.room.extremityIDs()
+	for range maxMissingRounds {
+		latest := in.lacking()
+		if len(latest) == 0 || in.fetched >= maxMissingEvents {
+			return nil
+		}
+		latest = latest[:min(len(latest), pdu.MaxPrevEvents)]
+		raws, err := in.svc.Remote.GetMissingEvents(in.ctx, in.origin, in.room.id, earliest, latest, maxMissingPage, in.room.MinDepth())
+		if err != nil {
+			in.svc.log.DebugContext(in.ctx, "missing events are not to be had", "room", in.room.id, "server", in.origin, "err", err)
+			return in.ctx.Err()
+		}
+		raws = raws[:min(len(raws), maxMissingPage)]
+		before := len(in.missing())
+		added := in.admit(raws)
+		if err := in.refresh(); err != nil {
+			return err
+		}
+		in.fetched += len(raws)
+		if added == 0 || len(in.missing()) == before && len(raws) == 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// admit verifies events that were asked for and adds those that are good to the waiting ones.
+func (in *ingest) admit(raws []json.RawMessage) (added int) {
+	events, errs := in.svc.verify(in.ctx, in.room.version, raws)
+	for i, e := range events {
+		switch {
+		case e == nil:
+			in.svc.log.DebugContext(in.ctx, "a missing event is not good", "room", in.room.id, "server", in.origin, "err", errs[i])
+		case e.RoomID() == in.room.id && in.waiting[e.ID()] == nil:
+			in.waiting[e.ID()] = &incoming{Event: e}
+			added++
+		}
+	}
+	return added
+}
+
+// fetchAuth asks for the auth chains of waiting events that cite what is neither stored nor waiting.
+func (in *ingest) fetchAuth() error {
+	for {
+		lacks := in.lacksAuth()
+		if lacks == nil || in.authFetches >= maxAuthFetches || in.svc.Remote == nil {
+			return nil
+		}
+		in.authFetches++
+		raws, err := in.svc.Remote.EventAuth(in.ctx, in.origin, in.room.id, lacks.ID())
+		if err != nil {
+			in.svc.log.DebugContext(in.ctx, "an auth chain is not to be had", "room", in.room.id, "event", lacks.ID(), "err", err)
+			raws = in.fetchEach(unknownOf(in.known, lacks.AuthEvents()))
+		}
+		if err := in.keepOutliers(raws); err != nil {
+			return err
+		}
+		if again := in.lacksAuth(); again == lacks {
+			in.done(lacks.ID(), errNoAuthEvent)
+			received.WithLabelValues("refused").Inc()
+		}
+	}
+}
+
+func (in *ingest) lacksAuth() *incoming {
+	var ids []id.EventID
+	for eventID := range in.waiting {
+		ids = append(ids, eventID)
+	}
+	slices.Sort(ids)
+	for _, eventID := range ids {
+		e := in.waiting[eventID]
+		for _, a := range e.AuthEvents() {
+			if in.known[a] == nil && in.waiting[a] == nil {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
+func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.EventID) {
+	for _, eventID := range ids {
+		if known[eventID] == nil {
+			unknown = append(unknown, eventID)
+		}
+	}
+	return unknown
+}
+
+// fetchEach asks for events one by one; those that are not to be had are left out.
+func (in *ingest) fetchEach(ids []id.EventID) (raws []json.RawMessage) {
+	for _, eventID := range ids {
+		raw, err := in.svc.Remote.GetEvent(in.ctx, in.origin, eventID)
+		if in.ctx.Err() != nil {
+			return raws
+		}
+		if err == nil {
+			raws = append(raws, raw)
+		}
+	}
+	return raws
+}
+
+// keepOutliers verifies events, judges them by their auth events and stores them without a place.
+func (in *ingest) keepOutliers(raws []json.RawMessage) error {
+	events, _ := in.svc.verify(in.ctx, in.room.version, raws[:min(len(raws), maxForeignState)])
+	events = slices.DeleteFunc(events, func(e *pdu.Event) bool { return e == nil || e.RoomID() != in.room.id })
+	var ids []id.EventID
+	for _, e := range events {
+		ids = append(append(ids, e.ID()), e.AuthEvents()...)
+	}
+	found, err := in.svc.stored(in.ctx, in.room, ids)
+	if err != nil {
+		return err
+	}
+	for eventID, e := range found {
+		in.known[eventID] = e
+	}
+	if create := in.room.State(typeCreate, ""); create != nil {
+		in.known[create.ID()] = create
+	}
+	kept := authorised(in.room.version, events, in.known)
+	if err := in.svc.storeOutliers(in.ctx, in.room.nid, kept); err != nil {
+		return err
+	}
+	for _, e := range kept {
+		in.known[e.ID()] = e
+	}
+	return nil
+}
+
+// placeAll takes the waiting events in an order in which each comes after those before it.
+func (in *ingest) placeAll() error {
+	for len(in.waiting) > 0 {
+		ready := in.ready()
+		if len(ready) == 0 {
+			if err := in.bridgeGap(); err != nil {
+				return err
+			}
+			continue
+		}
+		for part := range slices.Chunk(ready, takeChunk) {
+			if err := in.place(part); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ready lists the waiting events that have everything before them stored, or in the list before them.
+func (in *ingest) ready() (out []*incoming) {
+	all := make([]*incoming, 0, len(in.waiting))
+	for _, e := range in.waiting {
+		all = append(all, e)
+	}
+	slices.SortFunc(all, func(a, b *incoming) int {
+		return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.OriginServerTS(), b.OriginServerTS()), cmp.Compare(a.ID(), b.ID()))
+	})
+	listed := map[id.EventID]bool{}
+	for more := true; more; {
+		more = false
+		for _, e := range all {
+			if listed[e.ID()] || !in.isReady(e, listed) {
+				continue
+			}
+			listed[e.ID()] = true
+			out, more = append(out, e), true
+		}
+	}
+	return out
+}
+
+func (in *ingest) isReady(e *incoming, listed map[id.EventID]bool) bool {
+	for _, a := range e.AuthEvents() { // an auth event that waits too comes first
+		if in.waiting[a] != nil && !listed[a] && a != e.ID() {
+			return false
+		}
+	}
+	for _, prev := range e.PrevEvents() {
+		stored := in.known[prev] != nil && placed(in.known[prev])
+		if !stored && !listed[prev] && e.gaps[prev] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// bridgeGap makes one more event ready: the first that names something which is nowhere to be had gets the state there from
+// the sender. Events that wait for each other in a circle, as ids of old room versions make it possible, are refused.
+func (in *ingest) bridgeGap() error {
+	lacking := in.lacking()
+	if len(lacking) == 0 {
+		for eventID := range in.waiting {
+			in.done(eventID, errors.New("the event comes before itself"))
+		}
+		return nil
+	}
+	slices.SortFunc(lacking, func(a, b id.EventID) int { return cmp.Compare(in.waiting[a].Depth(), in.waiting[b].Depth()) })
+	e := in.waiting[lacking[0]]
+	for _, prev := range e.PrevEvents() {
+		if in.has(prev) || e.gaps[prev] != nil {
+			continue
+		}
+		state, err := in.stateAfter(prev)
+		if err != nil {
+			if in.ctx.Err() != nil {
+				return in.ctx.Err()
+			}
+			in.done(e.ID(), fmt.Errorf("the state after %s is not to be had: %w", prev, err))
+			received.WithLabelValues("refused").Inc()
+			in.dropFollowers(e.ID())
+			return nil
+		}
+		if e.gaps == nil {
+			e.gaps = map[id.EventID]gap{}
+		}
+		e.gaps[prev] = state
+		// Others that name the same event need not ask again.
+		for _, other := range in.waiting {
+			if other != e && slices.Contains(other.PrevEvents(), prev) {
+				if other.gaps == nil {
+					other.gaps = map[id.EventID]gap{}
+				}
+				other.gaps[prev] = state
+			}
+		}
+	}
+	return nil
+}
+
+// dropFollowers refuses what waits for an event that was refused for want of its state.
+func (in *ingest) dropFollowers(eventID id.EventID) {
+	for _, e := range in.waiting {
+		if slices.Contains(e.PrevEvents(), eventID) && in.waiting[e.ID()] != nil {
+			in.done(e.ID(), errors.New("an event before it could not be taken"))
+			in.dropFollowers(e.ID())
+		}
+	}
+}
+
+var errTooManyGaps = errors.New("too many gaps in one transaction")
+
+// stateAfter asks the sender for the state after an event that is not to be had as such.
+func (in *ingest) stateAfter(eventID id.EventID) (gap, error) {
+	if in.gaps++; in.gaps > maxGaps {
+		return nil, errTooManyGaps
+	}
+	if in.svc.Remote == nil {
+		return nil, errors.New("federation is off")
+	}
+	state, chain, err := in.svc.Remote.StateIDs(in.ctx, in.origin, in.room.id, eventID)
+	if err != nil {
+		return nil, err
+	}
+	if len(state) > maxForeignState || len(chain) > maxForeignState {
+		return nil, errors.New("the state is too large")
+	}
+	all := append(slices.Clone(chain), state...)
+	if in.known[eventID] == nil {
+		all = append(all, eventID)
+	}
+	if err := in.fetchState(eventID, all); err != nil {
+		return nil, err
+	}
+	out := gap{}
+	for _, entry := range append(state, eventID) {
+		e := in.known[entry]
+		if e == nil || e.Flags&storage.RejectedEvent != 0 {
+			continue
+		}
+		if key, isState := e.StateKey(); isState {
+			k := pdu.StateKey{Type: e.Type(), Key: key}
+			out[k] = stateRef{key: k, pos: e.Pos}
+		}
+	}
+	if _, ok := out[pdu.StateKey{Type: typeCreate}]; !ok {
+		return nil, errors.New("the state has no create event")
+	}
+	return out, nil
+}
+
+// fetchState stores, without a place, what of a state is not stored yet.
+func (in *ingest) fetchState(at id.EventID, ids []id.EventID) error {
+	found, err := in.svc.stored(in.ctx, in.room, unknownOf(in.known, ids))
+	if err != nil {
+		return err
+	}
+	for eventID, e := range found {
+		in.known[eventID] = e
+	}
+	missing := unknownOf(in.known, ids)
+	var raws []json.RawMessage
+	switch {
+	case len(missing) == 0:
+		return nil
+	case len(missing) <= 20: // 20: cheaper than a whole state
+		raws = in.fetchEach(missing)
+	default:
+		state, chain, err := in.svc.Remote.State(in.ctx, in.origin, in.room.id, at)
+		if err != nil {
+			raws = in.fetchEach(missing[:min(len(missing), maxGapEvents)])
+			break
+		}
+		raws = append(chain, state...)
+		if slices.Contains(missing, at) {
+			raws = append(raws, in.fetchEach([]id.EventID{at})...)
+		}
+	}
+	return in.keepOutliers(raws)
+}
+
+// place stores events in one write.
+func (in *ingest) place(events []*incoming) error {
+	rest := events
+	for len(rest) > 0 {
+		n, err := in.lookUp(rest)
+		if err != nil {
+			return err
+		}
+		if err := in.placeTogether(rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+func (in *ingest) placeTogether(events []*incoming) error {
+	verdicts := make([]error, len(events))
+	var taken []*Event
+	err := in.svc.change(in.ctx, in.room.id, func(b *batch) (err error) {
+		taken = taken[:0]
+		in.room = b.room
+		for i, e := range events {
+			if verdicts[i], err = b.take(e); errors.Is(err, errNoAuthEvent) || errors.Is(err, errNoPrevEvent) {
+				verdicts[i] = err
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+		for _, e := range b.events {
+			taken = append(taken, e.Event)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range taken {
+		in.known[e.ID()] = e
+	}
+	for i, e := range events {
+		in.finish(e.ID(), verdicts[i])
+	}
+	return nil
+}
+
+// finish notes what became of an event. A soft failure is none to the sender: the event is part of the graph.
+func (in *ingest) finish(eventID id.EventID, verdict error) {
+	var soft softFailed
+	var rejection *eventauth.Rejection
+	result := "refused"
+	switch {
+	case verdict == nil:
+		result = "accepted"
+	case errors.As(verdict, &soft):
+		result, verdict = "soft_failed", nil
+	case errors.As(verdict, &rejection):
+		result = "rejected"
+	}
+	received.WithLabelValues(result).Inc()
+	in.done(eventID, verdict)
+}
+
+// lookUp finds what the first of the events need that does not depend on the room's head, and says how many of them can be
+// stored together: an event that relates to one that is not stored yet waits for it.
+func (in *ingest) lookUp(events []*incoming) (int, error) {
+	s := in.svc
+	listed := map[id.EventID]bool{}
+	for n, e := range events {
+		e.relation = relationOf(e.Content())
+		if e.relation != nil && listed[e.relation.parent] || listed[e.Redacts()] {
+			return n, nil
+		}
+		listed[e.ID()] = true
+		var err error
+		if e.sender, err = s.UserNID(in.ctx, e.Sender()); err != nil {
+			return 0, err
+		}
+		if key, isState := e.StateKey(); isState && e.Type() == typeMember {
+			if e.target, err = s.UserNID(in.ctx, id.UserID(key)); err != nil {
+				return 0, err
+			}
+		}
+		if err := in.lookUpOthers(e); err != nil {
+			return 0, err
+		}
+	}
+	return len(events), nil
+}
+
+// lookUpOthers finds the events that one relates to, redacts, or is redacted by.
+func (in *ingest) lookUpOthers(e *incoming) error {
+	if e.relation != nil {
+		parent, err := in.room.FindEvent(in.ctx, e.relation.parent)
+		if err != nil {
+			return err
+		}
+		if parent != nil && !parent.Hidden() {
+			e.threadRoot = parent.ThreadRoot
+			if e.relation.relType == relThread && relationOf(parent.Content()) == nil {
+				e.threadRoot = parent.Pos
+			}
+		}
+	}
+	if e.Type() == typeRedaction && e.Redacts() != "" {
+		var err error
+		if e.redacted, err = in.room.FindEvent(in.ctx, e.Redacts()); err != nil {
+			return err
+		}
+	}
+	return in.lookUpRedaction(e)
+}
+
+// lookUpRedaction finds a redaction of an event that came before it and may redact it.
+func (in *ingest) lookUpRedaction(e *incoming) error {
+	return in.svc.db.ReadInner(in.ctx, func(tx *storage.Tx) error {
+		pending, err := tx.PendingRedactions(in.room.nid, string(e.ID()))
+		if err != nil || len(pending) == 0 {
+			return err
+		}
+		redactions, err := in.room.eventsAt(tx, pending)
+		if err != nil {
+			return err
+		}
+		levels := in.room.Levels()
+		for _, pos := range pending {
+			r := redactions[pos]
+			if r != nil && (serverOf(string(r.Sender())) == serverOf(string(e.Sender())) || levels.UserLevel(r.Sender()) >= levels.Redact) {
+				e.redactedBy = pos
+				return nil
+			}
+		}
+		return nil
+	})
+}
+
+// extremityIDs are the room's forward extremities.
+func (r *Room) extremityIDs() []id.EventID {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	ids := make([]id.EventID, len(r.head.extremities))
+	for i, x := range r.head.extremities {
+		ids[i] = x.id
+	}
+	return ids
+}
+
+// mergeExtremities lets a user of this server send an event that says nothing, where the room's graph has grown many ends:
+// every event costs a resolution of all their states until one cites them.
+func (s *Service) mergeExtremities(ctx context.Context, r *Room) error {
+	if len(r.extremityIDs()) < manyExtremities {
+		return nil
+	}
+	for _, m := range r.Members(Join) {
+		if !s.IsLocal(m.User) || r.Levels().UserLevel(m.User) < r.Levels().EventLevel(typeDummy, false) {
+			continue
+		}
+		return s.change(ctx, r.id, func(b *batch) error {
+			_, err := b.add(proto{typ: typeDummy, sender: Sender{NID: m.NID, ID: m.User}, content: []byte(`{}`)})
+			if mxerr.Code(err) == mxerr.CodeForbidden { // who could a moment ago
+				return nil
+			}
+			return err
+		})
+	}
+	return nil
+}

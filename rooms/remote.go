@@ -1,0 +1,57 @@
+package rooms
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/federation/fedclient"
+	"ebb/rooms/pdu"
+)
+
+// Remote is the network as rooms need it: what other servers are asked. fedclient.Client is one; tests have another.
+type Remote interface {
+	GetEvent(ctx context.Context, server string, event id.EventID) (json.RawMessage, error)
+	GetMissingEvents(ctx context.Context, server string, room id.RoomID, earliest, latest []id.EventID, limit int, minDepth int64) ([]json.RawMessage, error)
+	State(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, authChain []json.RawMessage, err error)
+	StateIDs(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, authChain []id.EventID, err error)
+	EventAuth(ctx context.Context, server string, room id.RoomID, event id.EventID) ([]json.RawMessage, error)
+	Backfill(ctx context.Context, server string, room id.RoomID, from []id.EventID, limit int) ([]json.RawMessage, error)
+	TimestampToEvent(ctx context.Context, server string, room id.RoomID, ts int64, dir string) (id.EventID, int64, error)
+
+	MakeJoin(ctx context.Context, server string, room id.RoomID, user id.UserID, versions []id.RoomVersion) (fedclient.Template, error)
+	MakeLeave(ctx context.Context, server string, room id.RoomID, user id.UserID) (fedclient.Template, error)
+	MakeKnock(ctx context.Context, server string, room id.RoomID, user id.UserID, versions []id.RoomVersion) (fedclient.Template, error)
+	SendJoin(ctx context.Context, server string, room id.RoomID, event id.EventID, join json.RawMessage, omitMembers bool) (*fedclient.JoinAnswer, error)
+	SendLeave(ctx context.Context, server string, room id.RoomID, event id.EventID, leave json.RawMessage) error
+	SendKnock(ctx context.Context, server string, room id.RoomID, event id.EventID, knock json.RawMessage) (stripped []json.RawMessage, err error)
+	Invite(ctx context.Context, server string, version id.RoomVersion, room id.RoomID, event id.EventID, invite json.RawMessage, stripped []json.RawMessage) (signed json.RawMessage, err error)
+	QueryDirectory(ctx context.Context, server string, alias id.RoomAlias) (room id.RoomID, servers []string, err error)
+}
+
+// Keys gives the signing keys of servers; those that cannot be had are missing in the answer.
+type Keys interface {
+	Keys(ctx context.Context, wants []fedclient.KeyWant) map[fedclient.KeyWant]ed25519.PublicKey
+}
+
+// federates tells whether this server can speak with others.
+func (s *Service) federates() bool { return s.Remote != nil && s.Keys != nil }
+
+// keyWants lists the keys that the signatures of a server on an event were made with.
+func keyWants(e *pdu.Event, server string) (wants []fedclient.KeyWant) {
+	at := int64(0)
+	if e.Version().EnforceKeyValidity {
+		at = e.OriginServerTS()
+	}
+	for signer, keyID := range e.Signatures() {
+		if signer == server && len(wants) < maxSignatureKeys {
+			wants = append(wants, fedclient.KeyWant{Server: server, KeyID: id.KeyID(keyID), At: at})
+		}
+	}
+	return wants
+}
+
+// maxSignatureKeys bounds the signatures of one server on an event that are looked at; servers make one.
+const maxSignatureKeys = 4

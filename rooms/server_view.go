@@ -1,0 +1,395 @@
+package rooms
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/expiry"
+	"ebb/rooms/visibility"
+	"ebb/storage"
+)
+
+// Bounds of what one request of another server walks over and gets.
+const (
+	maxBackfill       = 100
+	maxMissingAnswer  = 100
+	maxServerWalk     = 2000 // events looked at
+	defaultMissing    = 10
+	maxEarliestEvents = 100
+)
+
+// serverView is how another server sees a room, for the time of one answer. It sees what its users could: where only members
+// see what was said, the server needs one at the time. What it may not see it gets redacted: the graph stays whole. The same
+// holds for messages whose time is over.
+type serverView struct {
+	svc    *Service
+	room   *Room
+	server string
+	tx     *storage.Tx
+	seen   map[int64]bool // by state before the event
+	policy expiry.Policy
+}
+
+// forServer finds a room for a server that is in it.
+func (s *Service) forServer(ctx context.Context, origin string, room id.RoomID, f func(v *serverView) error) error {
+	r, err := s.participating(ctx, origin, room)
+	if err != nil {
+		return err
+	}
+	if !r.HasServer(origin) {
+		return mxerr.Forbidden("Your server is not in the room")
+	}
+	return s.db.Read(ctx, func(tx *storage.Tx) error {
+		return f(&serverView{svc: s, room: r, server: origin, tx: tx, seen: map[int64]bool{}, policy: r.Retention()})
+	})
+}
+
+// shown is an event as the server gets it.
+func (v *serverView) shown(e *Event) (json.RawMessage, error) {
+	visible, err := v.sees(e)
+	if err != nil || visible {
+		return e.JSON(), err
+	}
+	pruned, err := e.Redact()
+	if err != nil {
+		return nil, err
+	}
+	return pruned.JSON(), nil
+}
+
+func (v *serverView) sees(e *Event) (bool, error) {
+	switch {
+	case e.IsState():
+		return true, nil
+	case expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.Now()):
+		return false, nil
+	case serverOf(string(e.Sender())) == v.server, e.Snapshot == 0:
+		return true, nil
+	}
+	if seen, ok := v.seen[e.Snapshot]; ok {
+		return seen, nil
+	}
+	seen, err := v.saw(e.Snapshot)
+	v.seen[e.Snapshot] = seen
+	return seen, err
+}
+
+// saw tells whether the history visibility in a state lets the server see what is said in it.
+func (v *serverView) saw(snapshot int64) (bool, error) {
+	pos, err := v.tx.StateKeyOf(snapshot, typeHistoryVisibility, "")
+	if err != nil {
+		return false, err
+	}
+	history := visibility.Shared
+	if pos != 0 {
+		events, err := v.room.eventsAt(v.tx, []storage.Pos{pos})
+		if err != nil {
+			return false, err
+		}
+		if e := events[pos]; e != nil {
+			history = visibility.ParseHistory(e.Content())
+		}
+	}
+	if history == visibility.Shared || history == visibility.WorldReadable {
+		return true, nil
+	}
+	return v.hadMember(snapshot, history == visibility.Invited)
+}
+
+// hadMember tells whether a user of the server was joined, or invited where that is enough.
+func (v *serverView) hadMember(snapshot int64, invited bool) (bool, error) {
+	entries, err := v.tx.StateOf(snapshot)
+	if err != nil {
+		return false, err
+	}
+	var positions []storage.Pos
+	for _, e := range entries {
+		if e.Type == typeMember && strings.HasSuffix(e.Key, ":"+v.server) && serverOf(e.Key) == v.server {
+			positions = append(positions, e.Position)
+		}
+	}
+	events, err := v.room.eventsAt(v.tx, positions)
+	for _, e := range events {
+		if m := membershipOf(e); m == visibility.Join || invited && m == visibility.Invite {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+func (v *serverView) all(events []*Event) ([]json.RawMessage, error) {
+	out := make([]json.RawMessage, 0, len(events))
+	for _, e := range events {
+		raw, err := v.shown(e)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, raw)
+	}
+	return out, nil
+}
+
+// event finds an accepted event of the room.
+func (v *serverView) event(eventID id.EventID) (*Event, error) {
+	row, found, err := v.tx.EventByID(v.room.nid, string(eventID))
+	if err != nil {
+		return nil, err
+	}
+	if !found || row.Flags&storage.RejectedEvent != 0 {
+		return nil, errNoEvent()
+	}
+	return fromRow(v.room.version, &row)
+}
+
+// EventForServer gives one event to a server in its room.
+// Spec: server-server-api#get_matrixfederationv1eventeventid
+func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.EventID) (raw json.RawMessage, err error) {
+	var room int64
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		row, found, err := tx.EventAnywhere(string(eventID))
+		if err == nil && !found {
+			err = errNoEvent()
+		}
+		room = row.Room
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.RoomByNID(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	err = s.forServer(ctx, origin, r.id, func(v *serverView) error {
+		e, err := v.event(eventID)
+		if err != nil {
+			return err
+		}
+		raw, err = v.shown(e)
+		return err
+	})
+	return raw, err
+}
+
+// StateForServer gives the state of a room before an event, and its auth chain.
+// Spec: server-server-api#get_matrixfederationv1stateroomid
+func (s *Service) StateForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (state, chain []*Event, err error) {
+	err = s.forServer(ctx, origin, room, func(v *serverView) error {
+		e, err := v.event(eventID)
+		if err != nil {
+			return err
+		}
+		if e.Flags&storage.OutlierEvent != 0 {
+			return mxerr.NotFound("The state before this event is not known here")
+		}
+		entries, err := v.tx.StateOf(e.Snapshot)
+		if err != nil {
+			return err
+		}
+		positions := make([]storage.Pos, len(entries))
+		for i, entry := range entries {
+			positions[i] = entry.Position
+		}
+		events, err := v.room.eventsAt(v.tx, positions)
+		if err != nil {
+			return err
+		}
+		var auth []id.EventID
+		for _, entry := range entries {
+			if e := events[entry.Position]; e != nil {
+				state = append(state, e)
+				auth = append(auth, e.AuthEvents()...)
+			}
+		}
+		chain, err = authChain(v.tx, v.room, auth)
+		return err
+	})
+	return state, chain, err
+}
+
+// AuthChainForServer gives the auth chain of an event.
+// Spec: server-server-api#get_matrixfederationv1event_authroomideventid
+func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (chain []*Event, err error) {
+	err = s.forServer(ctx, origin, room, func(v *serverView) error {
+		e, err := v.event(eventID)
+		if err != nil {
+			return err
+		}
+		chain, err = authChain(v.tx, v.room, e.AuthEvents())
+		return err
+	})
+	return chain, err
+}
+
+// BackfillForServer gives events and what comes before them, the newest first.
+// Spec: server-server-api#get_matrixfederationv1backfillroomid
+func (s *Service) BackfillForServer(ctx context.Context, origin string, room id.RoomID, from []id.EventID, limit int) (raws []json.RawMessage, err error) {
+	limit = min(limit, maxBackfill)
+	err = s.forServer(ctx, origin, room, func(v *serverView) error {
+		events, err := v.walk(from[:min(len(from), maxEarliestEvents)], limit, func(e *Event) bool { return true })
+		if err != nil {
+			return err
+		}
+		raws, err = v.all(events)
+		return err
+	})
+	return raws, err
+}
+
+// MissingEvents asks for what lies between some events and those that a server has.
+type MissingEvents struct {
+	Room             id.RoomID
+	Earliest, Latest []id.EventID
+	Limit            int // 0: a default
+	MinDepth         int64
+}
+
+// MissingEventsForServer gives what comes before the latest events and is none of the earliest, the oldest first.
+// Spec: server-server-api#post_matrixfederationv1get_missing_eventsroomid
+func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q MissingEvents) (raws []json.RawMessage, err error) {
+	if q.Limit <= 0 {
+		q.Limit = defaultMissing
+	}
+	has := map[id.EventID]bool{}
+	for _, e := range q.Earliest[:min(len(q.Earliest), maxEarliestEvents)] {
+		has[e] = true
+	}
+	latest := q.Latest[:min(len(q.Latest), maxEarliestEvents)]
+	err = s.forServer(ctx, origin, q.Room, func(v *serverView) error {
+		var from []id.EventID
+		for _, eventID := range latest {
+			e, err := v.event(eventID)
+			if mxerr.Code(err) == mxerr.CodeNotFound {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			for _, prev := range e.PrevEvents() {
+				if !has[prev] && !slices.Contains(latest, prev) {
+					from = append(from, prev)
+				}
+			}
+		}
+		events, err := v.walk(from, min(q.Limit, maxMissingAnswer), func(e *Event) bool { return !has[e.ID()] && e.Depth() >= q.MinDepth })
+		if err != nil {
+			return err
+		}
+		slices.Reverse(events)
+		raws, err = v.all(events)
+		return err
+	})
+	return raws, err
+}
+
+// walk goes back over the graph, the deepest events first, as far as want lets it.
+func (v *serverView) walk(from []id.EventID, limit int, want func(*Event) bool) (out []*Event, err error) {
+	queued := map[id.EventID]bool{}
+	var heap []*Event // sorted by depth, the deepest last
+	add := func(ids []id.EventID) error {
+		var fresh []string
+		for _, eventID := range ids {
+			if !queued[eventID] {
+				queued[eventID] = true
+				fresh = append(fresh, string(eventID))
+			}
+		}
+		rows, err := v.tx.EventsByID(v.room.nid, fresh)
+		if err != nil {
+			return err
+		}
+		for i := range rows {
+			if rows[i].Flags&(storage.OutlierEvent|storage.RejectedEvent) != 0 {
+				continue
+			}
+			e, err := fromRow(v.room.version, &rows[i])
+			if err != nil {
+				return err
+			}
+			at, _ := slices.BinarySearchFunc(heap, e, deeper)
+			heap = slices.Insert(heap, at, e)
+		}
+		return nil
+	}
+	if err := add(from); err != nil {
+		return nil, err
+	}
+	for looked := 0; len(heap) > 0 && len(out) < limit && looked < maxServerWalk; looked++ {
+		e := heap[len(heap)-1]
+		heap = heap[:len(heap)-1]
+		if !want(e) {
+			continue
+		}
+		out = append(out, e)
+		if err := add(e.PrevEvents()); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func deeper(a, b *Event) int {
+	return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.Order, b.Order))
+}
+
+// EventAtTimeForServer finds the event closest to a time (ms), for a server in the room.
+// Spec: server-server-api#get_matrixfederationv1timestamp_to_eventroomid
+func (s *Service) EventAtTimeForServer(ctx context.Context, origin string, room id.RoomID, ts int64, backwards bool) (eventID id.EventID, at int64, err error) {
+	err = s.forServer(ctx, origin, room, func(v *serverView) error {
+		e, err := v.closest(ts, backwards)
+		if err != nil {
+			return err
+		}
+		eventID, at = e.ID(), e.OriginServerTS()
+		return nil
+	})
+	return eventID, at, err
+}
+
+func (v *serverView) closest(ts int64, backwards bool) (*Event, error) {
+	place, err := placeOf(v.tx, v.room, ts)
+	if err != nil {
+		return nil, err
+	}
+	c := cursor{window: window{after: 0, upTo: place}, backwards: true}
+	if !backwards {
+		c = cursor{window: window{after: place, upTo: everything().upTo}}
+	}
+	if c, err = widen(v.tx, v.room, c); err != nil {
+		return nil, err
+	}
+	rows, err := v.tx.Timeline(v.room.nid, c.after, c.upTo, backwards, 4*timeWindow)
+	if err != nil {
+		return nil, err
+	}
+	var best *Event
+	for i := range rows {
+		if rows[i].Flags&storage.HiddenEvent != 0 {
+			continue
+		}
+		e, err := fromRow(v.room.version, &rows[i])
+		if err != nil {
+			return nil, err
+		}
+		if !onSide(e, ts, backwards) || best != nil && !closer(e, best, backwards) {
+			continue
+		}
+		seen, err := v.sees(e)
+		if err != nil {
+			return nil, err
+		}
+		if seen {
+			best = e
+		}
+	}
+	if best == nil {
+		return nil, errNoEvent()
+	}
+	return best, nil
+}

@@ -1,0 +1,560 @@
+package rooms
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/rooms/eventauth"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// incoming is a verified event of another server on its way into the room, with what was looked up for it.
+type incoming struct {
+	*pdu.Event
+	sender  int64 // nid
+	target  int64 // nid of the user whom a member event is about
+	relay   bool  // this server passes it on to the others
+	refused error // a policy server does not want it
+
+	relation   *relation
+	threadRoot storage.Pos
+	redacted   *Event      // what an m.room.redaction redacts; nil where that is not stored
+	redactedBy storage.Pos // a redaction of this event that came before it
+
+	gaps map[id.EventID]gap // the state after prev_events that are not stored
+}
+
+// gap is a state that another server told.
+type gap map[pdu.StateKey]stateRef
+
+// An event cannot be judged: what it names is nowhere to be had.
+var (
+	errNoAuthEvent = errors.New("an auth event is not to be had")
+	errNoPrevEvent = errors.New("an event before it is not to be had")
+)
+
+// take appends an event of another server to the batch: checks 4 to 6. What the rules refuse becomes part of the graph all
+// the same, flagged, so that nobody asks for it again; the error then is the *eventauth.Rejection and the batch is good.
+func (b *batch) take(in *incoming) (verdict, err error) {
+	pe := &pendingEvent{Event: &Event{
+		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true,
+	}, relation: in.relation, outgoing: in.relay}
+	if in.Type() == typeDummy {
+		pe.Flags |= storage.DummyEvent
+	}
+	onHead := in.gaps == nil && b.onHead(in.PrevEvents())
+	if onHead {
+		pe.before = b.room.next.snapshot
+		verdict, err = b.judgeOnHead(in)
+	}
+	if err == nil && !onHead || errors.Is(err, errNeedTx) {
+		err = b.room.settled(b.ctx, func(tx *storage.Tx) (err error) {
+			p := newPastReader(b.room, tx, b.events)
+			verdict, err = b.judgeInPast(p, in, pe, onHead)
+			if err != nil {
+				return err
+			}
+			return b.follow(p, in, pe, verdict, onHead)
+		})
+		if err == nil {
+			b.events = append(b.events, pe)
+		}
+		return verdict, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = b.follow(nil, in, pe, verdict, true)
+	if err == nil {
+		b.events = append(b.events, pe)
+	}
+	return verdict, err
+}
+
+// onHead tells whether an event follows all that the room's newest ones are.
+func (b *batch) onHead(prev []id.EventID) bool {
+	heads := b.room.next.extremities
+	if len(prev) != len(heads) || len(heads) == 0 {
+		return false
+	}
+	for _, x := range heads {
+		if !slices.Contains(prev, x.id) {
+			return false
+		}
+	}
+	return true
+}
+
+// judgeOnHead judges an event that follows the newest ones and cites the auth events that the state before it has: then
+// checks 4 to 6 are one. errNeedTx means that it is not so.
+func (b *batch) judgeOnHead(in *incoming) (verdict, err error) {
+	v := &view{r: b.room}
+	cited := in.AuthEvents()
+	n := 0
+	for _, k := range eventauth.AuthKeys(b.room.version, in.Event) {
+		e := v.Get(k.Type, k.Key)
+		if v.err != nil {
+			return nil, v.err
+		}
+		if e == nil {
+			continue
+		}
+		if n++; !slices.Contains(cited, e.ID()) {
+			return nil, errNeedTx
+		}
+	}
+	if n != len(cited) {
+		return nil, errNeedTx
+	}
+	verdict = eventauth.Check(b.room.version, in.Event, v)
+	return verdict, v.err
+}
+
+// rejected is a verdict of checks 4 and 5, softFailed of 6 and 7.
+type softFailed struct{ error }
+
+func (s softFailed) Unwrap() error { return s.error }
+
+// judgeInPast judges an event by its auth events, the state before it and the current state.
+func (b *batch) judgeInPast(p *pastReader, in *incoming, pe *pendingEvent, onHead bool) (verdict, err error) {
+	auth, verdict, err := b.authOf(p, in)
+	if err != nil {
+		return nil, err
+	}
+	if !onHead {
+		if pe.before, err = b.stateBefore(p, in); err != nil {
+			return nil, err
+		}
+	}
+	if verdict == nil && len(in.PrevEvents()) == 0 {
+		verdict = &eventauth.Rejection{Rule: "1.1", Msg: "only the create event has no prev_events"}
+	}
+	if verdict == nil { // 4. It passes authorisation rules based on its auth events.
+		verdict = eventauth.Check(b.room.version, in.Event, auth)
+	}
+	if verdict == nil { // 5. … based on the state before it.
+		before := &pastView{p: p, s: pe.before}
+		verdict = eventauth.Check(b.room.version, in.Event, before)
+		if before.err != nil {
+			return nil, before.err
+		}
+	}
+	if verdict != nil {
+		return verdict, nil
+	}
+	if !onHead { // 6. … based on the current state, else it is soft-failed.
+		now := &view{r: b.room}
+		if refused := eventauth.Check(b.room.version, in.Event, now); refused != nil {
+			verdict = softFailed{refused}
+		}
+		return verdict, now.err
+	}
+	return nil, nil
+}
+
+// authOf gathers the auth events of an event as a state, and judges the list itself.
+func (b *batch) authOf(p *pastReader, in *incoming) (auth eventauth.StateMap, verdict, err error) {
+	if err := p.load(in.AuthEvents()); err != nil {
+		return nil, nil, err
+	}
+	auth = eventauth.StateMap{}
+	events := make([]*pdu.Event, 0, len(in.AuthEvents()))
+	for _, eventID := range in.AuthEvents() {
+		e, err := p.event(eventID)
+		if err != nil {
+			return nil, nil, err
+		}
+		if e == nil {
+			return nil, nil, fmt.Errorf("%w: %s", errNoAuthEvent, eventID)
+		}
+		if e.Flags&storage.RejectedEvent != 0 && verdict == nil {
+			verdict = &eventauth.Rejection{Rule: "2.3", Msg: "an auth event was rejected"}
+		}
+		events = append(events, e.Event)
+		if key, isState := e.StateKey(); isState {
+			auth[pdu.StateKey{Type: e.Type(), Key: key}] = e.Event
+		}
+	}
+	if refused := eventauth.CheckAuthEvents(in.Event, events); refused != nil && verdict == nil {
+		verdict = refused
+	}
+	if b.room.version.RoomIDIsCreateHash {
+		create, err := b.room.provisionalState(typeCreate, "")
+		if err != nil || create == nil {
+			return auth, verdict, err
+		}
+		auth[pdu.StateKey{Type: typeCreate}] = create.Event
+	}
+	return auth, verdict, nil
+}
+
+// stateBefore is the state before an event: the states after those before it, resolved into one.
+func (b *batch) stateBefore(p *pastReader, in *incoming) (*snapshot, error) {
+	var points []*snapshot
+	for _, prev := range in.PrevEvents() {
+		s, err := p.after(prev)
+		if err != nil {
+			return nil, err
+		}
+		if told := in.gaps[prev]; s == nil && told != nil {
+			if s, err = differing(p, b.room.next.snapshot, told); err != nil {
+				return nil, err
+			}
+		}
+		if s == nil {
+			return nil, fmt.Errorf("%w: %s", errNoPrevEvent, prev)
+		}
+		points = append(points, s)
+	}
+	points = distinct(points)
+	switch len(points) {
+	case 0:
+		return &snapshot{}, nil
+	case 1:
+		return points[0], nil
+	}
+	resolved, err := p.resolve(points)
+	if err != nil {
+		return nil, err
+	}
+	return differing(p, points[0], resolved)
+}
+
+// differing is a snapshot of a state, made of another one and what differs from it.
+func differing(p *pastReader, base *snapshot, state map[pdu.StateKey]stateRef) (*snapshot, error) {
+	have, err := base.all(p.tx)
+	if err != nil {
+		return nil, err
+	}
+	var own []stateRef
+	for key, ref := range state {
+		if old, ok := have[key]; !ok || old != ref {
+			own = append(own, ref)
+		}
+	}
+	for key := range have {
+		if _, ok := state[key]; !ok {
+			own = append(own, stateRef{key: key})
+		}
+	}
+	slices.SortFunc(own, func(a, b stateRef) int { return compareKeys(a.key, b.key) })
+	if base.length >= maxSnapshotChain && len(own) > 0 {
+		full := &snapshot{}
+		for _, ref := range state {
+			full.own = append(full.own, ref)
+		}
+		return full, nil
+	}
+	return base.over(own...), nil
+}
+
+// maxSnapshotChain bounds the snapshots between one of a fork and the last full one.
+const maxSnapshotChain = 256
+
+func compareKeys(a, b pdu.StateKey) int {
+	if c := strings.Compare(a.Type, b.Type); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Key, b.Key)
+}
+
+// follow makes an event that was judged part of the provisional head, as far as it is to be. p is nil where the event
+// follows the head.
+func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict error, onHead bool) error {
+	pe.after = pe.before
+	key, isState := in.StateKey()
+	k := pdu.StateKey{Type: in.Type(), Key: key}
+	var soft softFailed
+	switch {
+	case errors.As(verdict, &soft), verdict == nil && in.refused != nil:
+		pe.Flags |= storage.SoftFailedEvent
+	case verdict != nil:
+		pe.Flags |= storage.RejectedEvent
+		pe.relation = nil
+	}
+	if isState && pe.Flags&storage.RejectedEvent == 0 {
+		pe.after = pe.before.over(stateRef{key: k, event: pe.Event})
+	}
+	for _, prev := range in.PrevEvents() {
+		if in.gaps[prev] != nil && pe.Flags&storage.RejectedEvent == 0 {
+			pe.missing = append(pe.missing, prev)
+		}
+	}
+	if err := b.dress(in, pe); err != nil {
+		return err
+	}
+	if pe.Flags&(storage.RejectedEvent|storage.SoftFailedEvent) != 0 {
+		pe.outgoing = false
+		b.settleHead(pe)
+		return nil
+	}
+	if err := b.applyRedaction(in, pe); err != nil {
+		return err
+	}
+	if err := b.moveHead(p, in, pe, onHead); err != nil {
+		return err
+	}
+	if !pe.Hidden() {
+		b.notify(pe)
+	}
+	return nil
+}
+
+// dress makes of an event what may be kept of it: of a message whose time is over, or that was redacted before it came, its
+// redacted form.
+func (b *batch) dress(in *incoming, pe *pendingEvent) error {
+	r := b.room
+	expired := !in.IsState() && (expiry.Expired(r.Retention(), in.OriginServerTS(), pe.ReceivedTS, b.svc.Now()) || in.OriginServerTS() < r.PurgedBefore())
+	rejected := pe.Flags&storage.RejectedEvent != 0 && !in.IsState()
+	if !expired && !rejected && in.redactedBy == 0 {
+		return nil
+	}
+	pruned, err := in.Redact()
+	if err != nil {
+		return err
+	}
+	pe.Event.Event, pe.RedactedBy = pruned, in.redactedBy
+	if pe.relation = nil; expired {
+		pe.Flags |= storage.SkeletonEvent
+	}
+	return nil
+}
+
+// applyRedaction lets a redaction take effect that may: of an event of the sender's server, or by somebody with the power.
+// Spec: rooms/v3#handling-redactions
+func (b *batch) applyRedaction(in *incoming, pe *pendingEvent) error {
+	if in.Type() != typeRedaction || in.IsState() || in.Redacts() == "" {
+		return nil
+	}
+	if in.redacted == nil {
+		pe.awaits = in.Redacts()
+		return nil
+	}
+	if in.redacted.RedactedBy != 0 || !b.mayRedact(in.Event, in.redacted) {
+		return nil
+	}
+	return b.redact(pe, in.redacted)
+}
+
+func (b *batch) mayRedact(redaction *pdu.Event, target *Event) bool {
+	if target.IsStateKey(typeCreate, "") || target.Flags&storage.RejectedEvent != 0 {
+		return false
+	}
+	levels := b.room.next.levels
+	return serverOf(string(redaction.Sender())) == serverOf(string(target.Sender())) || levels.UserLevel(redaction.Sender()) >= levels.Redact
+}
+
+// moveHead makes an accepted event one of the room's newest, and the state where those meet the current one.
+func (b *batch) moveHead(p *pastReader, in *incoming, pe *pendingEvent, onHead bool) error {
+	n := &b.room.next
+	x := extremity{id: in.ID(), event: pe.Event, after: pe.after}
+	if onHead {
+		if key, isState := in.StateKey(); isState {
+			k := pdu.StateKey{Type: in.Type(), Key: key}
+			b.change(&stateChange{key: k, event: pe.Event, by: pe, member: b.memberChange(in, k)})
+			pe.after = b.shorten(pe.after)
+			x.after = pe.after
+		}
+		n.snapshot, n.extremities = pe.after, []extremity{x}
+		b.settleHead(pe)
+		return nil
+	}
+	superseded, err := b.superseded(p, in.PrevEvents())
+	if err != nil {
+		return err
+	}
+	heads := slices.DeleteFunc(slices.Clone(n.extremities), func(x extremity) bool { return superseded[x.id] })
+	n.extremities = append(heads, x)
+	if len(n.extremities) > maxExtremities {
+		n.extremities = n.extremities[len(n.extremities)-maxExtremities:]
+	}
+	if err := b.meet(p, pe); err != nil {
+		return err
+	}
+	b.settleHead(pe)
+	return nil
+}
+
+const (
+	// maxExtremities bounds the forward extremities of a room: beyond it the oldest is no longer one. An event can cite 20.
+	maxExtremities = pdu.MaxPrevEvents
+	// maxRefusedWalk bounds the walk back over events that were refused, to what they followed.
+	maxRefusedWalk = 200
+)
+
+// superseded are the prev_events of an event, and what lies before them as far as only refused events lie between.
+func (b *batch) superseded(p *pastReader, prev []id.EventID) (map[id.EventID]bool, error) {
+	found := map[id.EventID]bool{}
+	queue := slices.Clone(prev)
+	for steps := 0; len(queue) > 0 && steps < maxRefusedWalk; steps++ {
+		eventID := queue[0]
+		queue = queue[1:]
+		if found[eventID] {
+			continue
+		}
+		found[eventID] = true
+		e, err := p.event(eventID)
+		if err != nil {
+			return nil, err
+		}
+		if e != nil && e.Flags&(storage.RejectedEvent|storage.SoftFailedEvent) != 0 {
+			queue = append(queue, e.PrevEvents()...)
+		}
+	}
+	return found, nil
+}
+
+// meet makes the state where the forward extremities meet the room's current state.
+func (b *batch) meet(p *pastReader, pe *pendingEvent) error {
+	n := &b.room.next
+	var points []*snapshot
+	for i, x := range n.extremities {
+		if x.after == nil {
+			after, err := p.after(x.id)
+			if err != nil {
+				return err
+			}
+			if after == nil {
+				return fmt.Errorf("room %s: the forward extremity %s has no state", b.room.id, x.id)
+			}
+			n.extremities = slices.Clone(n.extremities)
+			n.extremities[i].after = after
+		}
+		points = append(points, n.extremities[i].after)
+	}
+	points = distinct(points)
+	if len(points) == 1 && (points[0] == n.snapshot || n.snapshot.nid != 0 && points[0].nid == n.snapshot.nid) {
+		return nil
+	}
+	// What is queued counts: the event itself may be in the state already.
+	p.queued[pe.ID()] = pe
+	var state map[pdu.StateKey]stateRef
+	var err error
+	if len(points) == 1 {
+		state, err = points[0].all(p.tx)
+	} else {
+		state, err = p.resolve(points)
+	}
+	if err != nil {
+		return err
+	}
+	changes, err := b.changesTo(p, pe, state)
+	if err != nil {
+		return err
+	}
+	own := make([]stateRef, 0, len(changes))
+	for _, c := range changes {
+		b.change(c)
+		ref := state[c.key]
+		ref.key = c.key
+		own = append(own, ref)
+	}
+	switch {
+	case len(points) == 1:
+		n.snapshot = points[0]
+	case len(own) > 0:
+		n.snapshot = b.shorten(n.snapshot.over(own...))
+	}
+	return nil
+}
+
+// changesTo lists how a state differs from the provisional one.
+func (b *batch) changesTo(p *pastReader, pe *pendingEvent, state map[pdu.StateKey]stateRef) ([]*stateChange, error) {
+	want, err := p.ids(state)
+	if err != nil {
+		return nil, err
+	}
+	have, err := b.provisionalIDs(p)
+	if err != nil {
+		return nil, err
+	}
+	var keys []pdu.StateKey
+	for key, eventID := range want {
+		if have[key] != eventID {
+			keys = append(keys, key)
+		}
+	}
+	for key := range have {
+		if _, ok := want[key]; !ok {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, compareKeys)
+	changes := make([]*stateChange, 0, len(keys))
+	for _, key := range keys {
+		c := &stateChange{key: key, by: pe}
+		if ref, ok := state[key]; ok {
+			if c.event, err = p.of(ref); err != nil {
+				return nil, err
+			}
+		}
+		if c.member, err = b.resolvedMember(key, c.event); err != nil {
+			return nil, err
+		}
+		changes = append(changes, c)
+	}
+	return changes, nil
+}
+
+// provisionalIDs is the provisional state by event ids.
+func (b *batch) provisionalIDs(p *pastReader) (map[pdu.StateKey]id.EventID, error) {
+	r := b.room
+	refs := map[pdu.StateKey]stateRef{}
+	r.mu.RLock()
+	for k, e := range r.head.state {
+		refs[k] = stateRef{key: k, event: e}
+	}
+	for user, m := range r.head.members {
+		k := pdu.StateKey{Type: typeMember, Key: string(user)}
+		refs[k] = stateRef{key: k, pos: m.Pos}
+		if e := m.event.Load(); e != nil {
+			refs[k] = stateRef{key: k, event: e}
+		}
+	}
+	for k, c := range r.pending.state {
+		if refs[k] = (stateRef{key: k, event: c.event}); c.event == nil {
+			delete(refs, k)
+		}
+	}
+	r.mu.RUnlock()
+	return p.ids(refs)
+}
+
+// memberChange is what a member event of another server changes.
+func (b *batch) memberChange(in *incoming, k pdu.StateKey) *memberChange {
+	if k.Type != typeMember {
+		return nil
+	}
+	user := id.UserID(k.Key)
+	return &memberChange{user: user, nid: in.target, from: b.room.provisionalMembership(user), to: membershipIn(in.Content())}
+}
+
+// resolvedMember is the change of a membership that state resolution brings about.
+func (b *batch) resolvedMember(key pdu.StateKey, e *Event) (*memberChange, error) {
+	if key.Type != typeMember {
+		return nil, nil
+	}
+	user := id.UserID(key.Key)
+	nid, err := b.svc.UserNID(b.ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	c := &memberChange{user: user, nid: nid, from: b.room.provisionalMembership(user)}
+	if e != nil {
+		c.to = membershipIn(e.Content())
+	}
+	return c, nil
+}
+
+// membershipIn reads the membership of a member event.
+func membershipIn(content []byte) Membership {
+	raw, _ := canonjson.Get(content, "membership")
+	return jsonString(raw)
+}

@@ -1,0 +1,56 @@
+package storage
+
+// ServerKey is a signing key of another server.
+type ServerKey struct {
+	Server, KeyID, PublicKey string
+	GoodUntil                int64 // ms
+	Expired                  bool  // no longer in use
+}
+
+const putServerKeyQuery = `INSERT INTO server_keys (server, key_id, public_key, good_until, expired) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, good_until = excluded.good_until, expired = excluded.expired`
+
+// PutServerKey keeps a key of a server.
+func (tx *Tx) PutServerKey(k ServerKey) error {
+	expired := 0
+	if k.Expired {
+		expired = 1
+	}
+	_, err := tx.exec(putServerKeyQuery, k.Server, k.KeyID, k.PublicKey, k.GoodUntil, expired)
+	return err
+}
+
+// ServerKeys lists the keys of a server that are known, by id.
+func (tx *Tx) ServerKeys(server string) ([]ServerKey, error) {
+	return collect(tx, func(r Row) (k ServerKey, err error) {
+		var expired int64
+		k.Server = server
+		err = r.Scan(&k.KeyID, &k.PublicKey, &k.GoodUntil, &expired)
+		k.Expired = expired != 0
+		return k, err
+	}, `SELECT key_id, public_key, good_until, expired FROM server_keys WHERE server = $1 ORDER BY key_id`, server)
+}
+
+// ServerKeyAnswer is what a server said of its keys.
+type ServerKeyAnswer struct {
+	JSON      string
+	GoodUntil int64 // ms
+	FetchedTS int64 // ms
+}
+
+const putServerKeyAnswerQuery = `INSERT INTO server_key_answers (server, json, good_until, fetched_ts) VALUES ($1, $2, $3, $4)
+ON CONFLICT (server) DO UPDATE SET json = excluded.json, good_until = excluded.good_until, fetched_ts = excluded.fetched_ts`
+
+// PutServerKeyAnswer keeps what a server said of its keys.
+func (tx *Tx) PutServerKeyAnswer(server string, a ServerKeyAnswer) error {
+	_, err := tx.exec(putServerKeyAnswerQuery, server, a.JSON, a.GoodUntil, a.FetchedTS)
+	return err
+}
+
+// ServerKeyAnswerOf finds what a server last said of its keys.
+func (tx *Tx) ServerKeyAnswerOf(server string) (ServerKeyAnswer, bool, error) {
+	return one(tx, func(r Row) (a ServerKeyAnswer, err error) {
+		err = r.Scan(&a.JSON, &a.GoodUntil, &a.FetchedTS)
+		return a, err
+	}, `SELECT json, good_until, fetched_ts FROM server_key_answers WHERE server = $1`, server)
+}
