@@ -195,6 +195,19 @@ func keyOf(token string) tokenKey { return sha256.Sum256([]byte(token)) }
 // String is the form in the database.
 func (k tokenKey) String() string { return base64.RawURLEncoding.EncodeToString(k[:]) }
 
+// Exists wants a user of this server who can take part.
+//
+// Errors: M_NOT_FOUND, M_FORBIDDEN.
+func (s *Service) Exists(ctx context.Context, user id.UserID) error {
+	return s.DB.Read(ctx, func(tx *storage.Tx) error {
+		a, err := s.account(tx, user)
+		if err == nil && a.DeactivatedTS != 0 {
+			err = mxerr.Forbidden("The user has left this server")
+		}
+		return err
+	})
+}
+
 func errUnknownUser() error { return mxerr.NotFound("There is no such user on this server") }
 
 // account finds the account of a user id of this server.

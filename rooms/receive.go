@@ -684,3 +684,22 @@ func (s *Service) mergeExtremities(ctx context.Context, r *Room) error {
 	}
 	return nil
 }
+
+// Refused answers for events of a room none of which was looked at: each that has an id gets the error.
+func (s *Service) Refused(ctx context.Context, room id.RoomID, raws []json.RawMessage, results map[id.EventID]error, cause error) map[id.EventID]error {
+	if results == nil {
+		results = map[id.EventID]error{}
+	}
+	r, err := s.Room(ctx, room)
+	if err != nil { // of a room that is not known, no id can be told
+		return results
+	}
+	for _, raw := range raws {
+		if eventID := idOf(r.version, raw); eventID != "" {
+			if _, told := results[eventID]; !told {
+				results[eventID] = cause
+			}
+		}
+	}
+	return results
+}

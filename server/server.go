@@ -18,6 +18,8 @@ import (
 	"ebb/adminapi"
 	"ebb/clientapi"
 	"ebb/config"
+	"ebb/federation"
+	"ebb/federation/fedclient"
 	"ebb/httpapi"
 	"ebb/mxerr"
 	"ebb/storage"
@@ -30,6 +32,8 @@ type Options struct {
 	Timer       func(d time.Duration) (c <-chan time.Time, stop func()) // of long polls; nil: real time
 	CommitDelay time.Duration                                           // injected into every commit
 	Log         *slog.Logger                                            // nil: nothing is logged
+	Resolver    fedclient.Resolver                                      // of other servers' names; nil: the system's
+	Dial        fedclient.DialFunc                                      // to other servers; nil: the network
 }
 
 // Server is an open server. New opens it, Run serves, Close ends it.
@@ -39,6 +43,7 @@ type Server struct {
 	svc     *services
 	api     *clientapi.API
 	admin   *adminapi.API
+	fed     *federation.API
 	limiter *httpapi.Limiter
 }
 
@@ -59,15 +64,16 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	s.api = clientapi.New(clientapi.API{
 		Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media,
 	})
+	s.fed = federation.New(federation.API{
+		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
+		EDUs: svc.edus(), Log: o.Log,
+	})
 	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Retention: svc.retention, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
 }
 
 // warn tells of keys that stand in the configuration for a later release: nobody shall rely on what is not there.
 func (s *Server) warn() {
-	if s.cfg.Federation.Enabled {
-		s.opt.Log.Warn("federation.enabled: this version does not speak with other servers yet")
-	}
 	if len(s.cfg.Appservices) > 0 {
 		s.opt.Log.Warn("appservices: this version does not serve application services yet; the files are not read")
 	}
@@ -78,13 +84,17 @@ func (s *Server) Close() error { return s.svc.db.Close() }
 
 // Routes lists every operation that an address can serve.
 func (s *Server) Routes() []httpapi.Route {
-	return slices.Concat(s.api.Routes(), s.admin.Routes())
+	all := slices.Concat(s.api.Routes(), s.admin.Routes())
+	if s.cfg.Federation.Enabled {
+		all = append(all, s.fed.Routes()...)
+	}
+	return all
 }
 
 // Handler serves the given APIs (client, federation, admin, metrics), as an address of the configuration would.
 func (s *Server) Handler(serve ...string) http.Handler {
 	o := httpapi.Options{
-		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, Unknown: s.unknown, Healthy: s.healthy,
+		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.healthy,
 		TrustedProxies: s.proxies(), Log: s.opt.Log,
 	}
 	if s.cfg.RateLimits.Enabled {
@@ -98,6 +108,15 @@ func (s *Server) authenticate(ctx context.Context, token string, r *httpapi.Requ
 	return httpapi.Requester{
 		UserNID: who.UserNID, UserID: who.User, DeviceNID: who.DeviceNID, DeviceID: who.Device, TokenID: who.TokenID, IsAdmin: who.Admin,
 	}, err
+}
+
+// authenticateServer says which other server signed a request.
+func (s *Server) authenticateServer(r *httpapi.Request, body []byte) (string, error) {
+	origin, err := s.svc.keys.VerifyRequest(r.Context(), r.Method, r.URL.RequestURI(), r.Header, body)
+	if err != nil {
+		return "", mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The request is not signed by another server as it must be").Because(err)
+	}
+	return origin, nil
 }
 
 // unknown gives errors of the machine a face; anything else is an internal error.

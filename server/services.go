@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -13,6 +15,7 @@ import (
 	"ebb/accounts"
 	"ebb/config"
 	"ebb/e2ee"
+	"ebb/federation/fedclient"
 	"ebb/feed"
 	"ebb/httpapi"
 	"ebb/media"
@@ -20,6 +23,7 @@ import (
 	"ebb/retention"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
 	"ebb/storage"
 	"ebb/wake"
 )
@@ -35,6 +39,8 @@ type services struct {
 	push      *push.Rules
 	media     *media.Service
 	retention *retention.Job
+	remote    *fedclient.Client
+	keys      *fedclient.KeyRing
 
 	// goneMu guards gone, the devices whose deletion was begun; a leaf lock.
 	goneMu sync.Mutex
@@ -68,6 +74,12 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	roomOptions.Now, roomOptions.Log, roomOptions.Retention = o.Now, o.Log, policy
 	roomOptions.CacheBytes, roomOptions.DefaultVersion = int64(cfg.Cache.Size)/2, id.RoomVersion(cfg.Rooms.DefaultVersion)
 	roomOptions.Profile = s.profile
+	if err := s.reach(cfg, o, roomOptions.Signer); err != nil {
+		return err
+	}
+	if cfg.Federation.Enabled {
+		roomOptions.Remote, roomOptions.Keys = s.remote, s.keys
+	}
 	roomOptions.Moved = func(ctx context.Context, user rooms.Sender, from, to id.RoomID) error {
 		return s.push.Follow(ctx, user.NID, user.ID, from, to)
 	}
@@ -93,6 +105,39 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Log: o.Log})
 	return nil
+}
+
+// reach makes what asks other servers.
+func (s *services) reach(cfg *config.Config, o Options, signer pdu.Signer) error {
+	roots, err := authorities(cfg)
+	if err != nil {
+		return err
+	}
+	s.remote = fedclient.New(fedclient.Options{
+		Server: cfg.ServerName, Signer: signer, Now: o.Now, Log: o.Log, Roots: roots, AllowPrivate: cfg.Federation.AllowPrivateAddresses,
+		Resolver: o.Resolver, Dial: o.Dial, UserAgent: "Ebb/" + o.Version,
+	})
+	s.keys = fedclient.NewKeyRing(s.remote, s.db, nil, nil)
+	return nil
+}
+
+// authorities are who may vouch for other servers; nil: the system's.
+func authorities(cfg *config.Config) (*x509.CertPool, error) {
+	if cfg.Federation.TrustedCAFile == "" {
+		return nil, nil
+	}
+	raw, err := os.ReadFile(cfg.File(cfg.Federation.TrustedCAFile))
+	if err != nil {
+		return nil, fmt.Errorf("federation.trusted_ca_file: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(raw) {
+		return nil, fmt.Errorf("federation.trusted_ca_file: %s has no certificate in PEM", cfg.Federation.TrustedCAFile)
+	}
+	return pool, nil
 }
 
 // thumbnailWorkers make thumbnails at the same time: each may hold a decoded picture of 160 MB.

@@ -86,7 +86,9 @@ func public(address string) error {
 type serverKey struct{}
 
 // poolHost is a host for URLs by which the connections to one server are pooled, whatever it is called.
-func poolHost(server string) string { return url.PathEscape(strings.NewReplacer("[", "", "]", "-", ":", "_").Replace(server)) }
+func poolHost(server string) string {
+	return url.PathEscape(strings.NewReplacer("[", "", "]", "-", ":", "_").Replace(server))
+}
 
 func newTransport(o Options, r *resolver, dial DialFunc) *http.Transport {
 	return &http.Transport{

@@ -1,0 +1,76 @@
+// Package federation is the server-server API, as far as other servers ask this one: one file per OpenAPI file of the
+// specification, one method per operation. A handler takes the request apart, calls one service and shapes the answer; who
+// asks is known by the signature on the request, which httpapi has checked. What this server asks others is
+// federation/fedclient's business, what it sends them federation/outbox's.
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/accounts"
+	"ebb/e2ee"
+	"ebb/federation/fedclient"
+	"ebb/httpapi"
+	"ebb/media"
+	"ebb/mxerr"
+	"ebb/rooms"
+)
+
+// EDU takes in ephemeral data of one type. An error is logged: the sender is not told.
+type EDU func(ctx context.Context, origin string, content json.RawMessage) error
+
+// API is the services that other servers reach.
+type API struct {
+	Server   string // this server's name
+	Version  string
+	Rooms    *rooms.Service
+	Accounts *accounts.Service
+	E2EE     *e2ee.Service
+	Media    *media.Service
+	Keys     *fedclient.KeyRing
+	EDUs     map[string]EDU // by edu_type
+	Log      *slog.Logger
+
+	transactions *transactions
+}
+
+// New makes an API.
+func New(a API) *API {
+	a.transactions = newTransactions()
+	return &a
+}
+
+// Routes lists the operations.
+func (a *API) Routes() []httpapi.Route {
+	return slices.Concat(
+		a.backfillRoutes(), a.eventAuthRoutes(), a.eventsRoutes(), a.invitesRoutes(), a.joinsRoutes(), a.keysQueryRoutes(), a.keysServerRoutes(),
+		a.knocksRoutes(), a.leavingRoutes(), a.queryRoutes(), a.transactionsRoutes(), a.versionRoutes(),
+	)
+}
+
+const (
+	v1 = "/_matrix/federation/v1"
+	v2 = "/_matrix/federation/v2"
+)
+
+// route is an operation that another server asks for with its signature.
+func route(method, path, operation, file string, h func(*httpapi.Request) (any, error)) httpapi.Route {
+	return httpapi.Route{Method: method, Path: path, OperationID: operation, File: file, Auth: httpapi.Homeserver, Handler: h}
+}
+
+func roomID(r *httpapi.Request) id.RoomID { return id.RoomID(r.Var("roomId")) }
+
+func eventID(r *httpapi.Request) id.EventID { return id.EventID(r.Var("eventId")) }
+
+// required is a query parameter that must be there.
+func required(r *httpapi.Request, name string) (string, error) {
+	if v := r.Query(name); v != "" {
+		return v, nil
+	}
+	return "", mxerr.MissingParam("%s is missing", name)
+}

@@ -1,0 +1,58 @@
+package federation
+
+import (
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+	"ebb/mxerr"
+	"ebb/rooms"
+)
+
+func (a *API) backfillRoutes() []httpapi.Route {
+	const file = "backfill.yaml"
+	return []httpapi.Route{
+		route("GET", v1+"/backfill/{roomId}", "backfillRoom", file, a.backfillRoom),
+		route("POST", v1+"/get_missing_events/{roomId}", "getMissingPreviousEvents", file, a.getMissingPreviousEvents),
+	}
+}
+
+// backfillRoom gives events and what comes before them.
+// Spec: server-server-api#get_matrixfederationv1backfillroomid
+func (a *API) backfillRoom(r *httpapi.Request) (any, error) {
+	var from []id.EventID
+	for _, v := range r.QueryAll("v") {
+		from = append(from, id.EventID(v))
+	}
+	if len(from) == 0 {
+		return nil, mxerr.MissingParam("v is missing")
+	}
+	limit, err := r.QueryInt("limit", 10, 0, 1000)
+	if err != nil {
+		return nil, err
+	}
+	pdus, err := a.Rooms.BackfillForServer(r.Context(), r.Server, roomID(r), from, int(limit))
+	return a.transaction(r, pdus), err
+}
+
+// getMissingPreviousEvents gives what lies between the events that a server has and those that it was sent.
+// Spec: server-server-api#post_matrixfederationv1get_missing_eventsroomid
+func (a *API) getMissingPreviousEvents(r *httpapi.Request) (any, error) {
+	var body struct {
+		Earliest []id.EventID `json:"earliest_events"`
+		Latest   []id.EventID `json:"latest_events"`
+		Limit    int          `json:"limit"`
+		MinDepth int64        `json:"min_depth"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	events, err := a.Rooms.MissingEventsForServer(r.Context(), r.Server, rooms.MissingEvents{
+		Room: roomID(r), Earliest: body.Earliest, Latest: body.Latest, Limit: body.Limit, MinDepth: body.MinDepth,
+	})
+	if events == nil {
+		events = []json.RawMessage{}
+	}
+	return map[string]any{"events": events}, err
+}

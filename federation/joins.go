@@ -1,0 +1,65 @@
+package federation
+
+import (
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+	"ebb/rooms"
+)
+
+func (a *API) joinsRoutes() []httpapi.Route {
+	return []httpapi.Route{
+		route("GET", v1+"/make_join/{roomId}/{userId}", "makeJoin", "joins-v1.yaml", a.makeJoin),
+		route("PUT", v2+"/send_join/{roomId}/{eventId}", "sendJoinV2", "joins-v2.yaml", a.sendJoinV2),
+	}
+}
+
+// makeJoin gives the template of a join.
+// Spec: server-server-api#get_matrixfederationv1make_joinroomiduserid
+func (a *API) makeJoin(r *httpapi.Request) (any, error) {
+	return a.template(r, rooms.Join, versions(r))
+}
+
+// versions are the room versions that the other server knows: version 1 where it does not say.
+func versions(r *httpapi.Request) []id.RoomVersion {
+	var out []id.RoomVersion
+	for _, v := range r.QueryAll("ver") {
+		out = append(out, id.RoomVersion(v))
+	}
+	if out == nil {
+		out = []id.RoomVersion{id.RoomV1}
+	}
+	return out
+}
+
+func (a *API) template(r *httpapi.Request, membership rooms.Membership, versions []id.RoomVersion) (any, error) {
+	return answer(a.Rooms.Template(r.Context(), r.Server, roomID(r), id.UserID(r.Var("userId")), membership, versions))
+}
+
+// answer spares handlers the look at an error.
+func answer[T any](v T, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// handshake is the membership event of a request.
+func handshake(r *httpapi.Request) (h rooms.Handshake, err error) {
+	h = rooms.Handshake{Origin: r.Server, Room: roomID(r), Event: eventID(r)}
+	if err := r.Decode(&h.PDU); err != nil {
+		return h, err
+	}
+	h.OmitMembers, err = r.QueryBool("omit_members", false)
+	return h, err
+}
+
+// sendJoinV2 takes a join in and gives the room.
+// Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
+func (a *API) sendJoinV2(r *httpapi.Request) (any, error) {
+	h, err := handshake(r)
+	if err != nil {
+		return nil, err
+	}
+	return answer(a.Rooms.AcceptJoin(r.Context(), h))
+}

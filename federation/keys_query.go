@@ -1,0 +1,82 @@
+package federation
+
+import (
+	"encoding/json"
+	"math"
+	"sync"
+
+	"ebb/httpapi"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+)
+
+// maxNotarised bounds the servers whose keys one request asks for.
+const maxNotarised = 200
+
+func (a *API) keysQueryRoutes() []httpapi.Route {
+	const file = "keys_query.yaml"
+	return []httpapi.Route{
+		{
+			Method: "GET", Path: "/_matrix/key/v2/query/{serverName}", Aliases: []string{"/_matrix/key/v2/query/{serverName}/{keyId}"}, OperationID: "perspectivesKeyQuery",
+			File: file, Handler: a.perspectivesKeyQuery,
+		},
+		{Method: "POST", Path: "/_matrix/key/v2/query", OperationID: "bulkPerspectivesKeyQuery", File: file, Handler: a.bulkPerspectivesKeyQuery},
+	}
+}
+
+// perspectivesKeyQuery vouches for the keys of a server.
+// Spec: server-server-api#get_matrixkeyv2queryservername
+func (a *API) perspectivesKeyQuery(r *httpapi.Request) (any, error) {
+	until, err := r.QueryInt("minimum_valid_until_ts", 0, 0, math.MaxInt64)
+	if err != nil {
+		return nil, err
+	}
+	return a.vouch(r, map[string]int64{r.Var("serverName"): until})
+}
+
+// bulkPerspectivesKeyQuery vouches for the keys of several servers.
+// Spec: server-server-api#post_matrixkeyv2query
+func (a *API) bulkPerspectivesKeyQuery(r *httpapi.Request) (any, error) {
+	var body struct {
+		ServerKeys map[string]map[string]struct {
+			Until int64 `json:"minimum_valid_until_ts"`
+		} `json:"server_keys"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if len(body.ServerKeys) > maxNotarised {
+		return nil, mxerr.InvalidParam("At most %d servers at once", maxNotarised)
+	}
+	wanted := map[string]int64{}
+	for server, keys := range body.ServerKeys {
+		wanted[server] = 0
+		for _, key := range keys {
+			wanted[server] = max(wanted[server], key.Until)
+		}
+	}
+	return a.vouch(r, wanted)
+}
+
+// vouch asks for the keys of servers at the same time; those that cannot be had are left out.
+func (a *API) vouch(r *httpapi.Request, wanted map[string]int64) (any, error) {
+	found := []json.RawMessage{}
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for server, until := range wanted {
+		if !pdu.ValidServerName(server) {
+			continue
+		}
+		all.Go(func() {
+			raw, err := a.Keys.Vouch(r.Context(), server, until)
+			if err != nil || raw == nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			found = append(found, raw)
+		})
+	}
+	all.Wait()
+	return map[string]any{"server_keys": found}, nil
+}

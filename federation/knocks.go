@@ -1,0 +1,30 @@
+package federation
+
+import (
+	"ebb/httpapi"
+	"ebb/rooms"
+)
+
+func (a *API) knocksRoutes() []httpapi.Route {
+	return []httpapi.Route{
+		route("GET", v1+"/make_knock/{roomId}/{userId}", "makeKnock", "knocks.yaml", a.makeKnock),
+		route("PUT", v1+"/send_knock/{roomId}/{eventId}", "sendKnock", "knocks.yaml", a.sendKnock),
+	}
+}
+
+// makeKnock gives the template of a knock.
+// Spec: server-server-api#get_matrixfederationv1make_knockroomiduserid
+func (a *API) makeKnock(r *httpapi.Request) (any, error) {
+	return a.template(r, rooms.Knock, versions(r))
+}
+
+// sendKnock takes a knock in.
+// Spec: server-server-api#put_matrixfederationv1send_knockroomideventid
+func (a *API) sendKnock(r *httpapi.Request) (any, error) {
+	h, err := handshake(r)
+	if err != nil {
+		return nil, err
+	}
+	stripped, err := a.Rooms.AcceptKnock(r.Context(), h)
+	return map[string]any{"knock_room_state": stripped}, err
+}

@@ -1,0 +1,54 @@
+package federation
+
+import (
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
+
+func (a *API) queryRoutes() []httpapi.Route {
+	const file = "query.yaml"
+	return []httpapi.Route{
+		route("GET", v1+"/query/directory", "queryRoomDirectory", file, a.queryRoomDirectory),
+		route("GET", v1+"/query/profile", "queryProfile", file, a.queryProfile),
+		route("GET", v1+"/query/{queryType}", "queryInfo", file, a.queryInfo),
+	}
+}
+
+// queryRoomDirectory finds the room that an alias of this server leads to.
+// Spec: server-server-api#get_matrixfederationv1querydirectory
+func (a *API) queryRoomDirectory(r *httpapi.Request) (any, error) {
+	alias, err := required(r, "room_alias")
+	if err != nil {
+		return nil, err
+	}
+	room, servers, err := a.Rooms.ResolveLocalAlias(r.Context(), id.RoomAlias(alias))
+	return map[string]any{"room_id": room, "servers": servers}, err
+}
+
+// queryProfile gives a profile of this server, or one field of it.
+// Spec: server-server-api#get_matrixfederationv1queryprofile
+func (a *API) queryProfile(r *httpapi.Request) (any, error) {
+	user, err := required(r, "user_id")
+	if err != nil {
+		return nil, err
+	}
+	if _, server, err := id.UserID(user).Parse(); err != nil || server != a.Server {
+		return nil, mxerr.InvalidParam("The user is not of this server")
+	}
+	fields, err := a.Accounts.Profile(r.Context(), id.UserID(user))
+	profile := make(map[string]json.RawMessage, len(fields))
+	for _, f := range fields {
+		if wanted := r.Query("field"); wanted == "" || wanted == f.Name {
+			profile[f.Name] = f.Value
+		}
+	}
+	return profile, err
+}
+
+// queryInfo is for the kinds of queries that this server does not know: the two that there are have paths of their own.
+// Spec: server-server-api#get_matrixfederationv1queryquerytype
+func (a *API) queryInfo(*httpapi.Request) (any, error) { return nil, mxerr.Unrecognized() }
