@@ -92,6 +92,11 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	if err := e.head.write(tx, e.Room); err != nil {
 		return err
 	}
+	if e.outgoing && b.svc.Outgoing != nil {
+		if err := tx.AddOutbox(storage.OutboxRow{Position: e.Pos, Room: e.Room}); err != nil {
+			return err
+		}
+	}
 	if e.relation != nil {
 		if err := b.writeRelation(tx, e); err != nil {
 			return err

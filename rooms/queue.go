@@ -151,11 +151,9 @@ func (b *batch) committed() {
 	r.head.generation++
 	r.mu.Unlock()
 	b.count()
-	if f := b.svc.Outgoing; f != nil {
-		for _, e := range b.events {
-			if e.outgoing {
-				f(r, e.Event)
-			}
+	for _, e := range b.events {
+		if e.outgoing && b.svc.Outgoing != nil {
+			b.svc.Outgoing(r.nid, e.Pos, r.recipients(e.Event))
 		}
 	}
 	if b.create != nil {

@@ -61,8 +61,8 @@ type Options struct {
 	Remote Remote
 	Keys   Keys
 	// Outgoing is told, once it is committed, of an event that other servers are to get. It must be quick: it runs in the
-	// committer. May be nil.
-	Outgoing func(room *Room, e *Event)
+	// committer. nil: there are no other servers, and no event is kept for them.
+	Outgoing func(room int64, pos storage.Pos, servers []string)
 }
 
 // Service is safe for concurrent use.

@@ -116,6 +116,7 @@ func (s *Server) authenticateServer(r *httpapi.Request, body []byte) (string, er
 	if err != nil {
 		return "", mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The request is not signed by another server as it must be").Because(err)
 	}
+	s.svc.outbox.Heard(origin)
 	return origin, nil
 }
 
@@ -164,6 +165,9 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serveControl(ctx, control) })
 	g.Go(func() error { return s.svc.feed.Run(draining) })
+	if s.cfg.Federation.Enabled {
+		g.Go(func() error { return s.svc.outbox.Run(ctx) })
+	}
 	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.retention.Run, s.prune} {
 		g.Go(func() error { return job(ctx) })
 	}

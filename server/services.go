@@ -16,6 +16,7 @@ import (
 	"ebb/config"
 	"ebb/e2ee"
 	"ebb/federation/fedclient"
+	"ebb/federation/outbox"
 	"ebb/feed"
 	"ebb/httpapi"
 	"ebb/media"
@@ -41,6 +42,7 @@ type services struct {
 	retention *retention.Job
 	remote    *fedclient.Client
 	keys      *fedclient.KeyRing
+	outbox    *outbox.Service
 
 	// goneMu guards gone, the devices whose deletion was begun; a leaf lock.
 	goneMu sync.Mutex
@@ -79,6 +81,8 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	if cfg.Federation.Enabled {
 		roomOptions.Remote, roomOptions.Keys = s.remote, s.keys
+		// The outbox reads events from rooms, which tell it of them.
+		roomOptions.Outgoing = func(room int64, pos storage.Pos, servers []string) { s.outbox.Sent(room, pos, servers) }
 	}
 	roomOptions.Moved = func(ctx context.Context, user rooms.Sender, from, to id.RoomID) error {
 		return s.push.Follow(ctx, user.NID, user.ID, from, to)
@@ -86,6 +90,8 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
 	}
+	s.outbox = outbox.New(outbox.Options{DB: s.db, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log})
+	s.remote.Gate = s.outbox
 	s.e2ee = e2ee.New(e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log})
 	s.accounts = accounts.New(accounts.Options{
 		DB: s.db, Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),

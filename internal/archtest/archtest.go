@@ -42,7 +42,7 @@ var rules = map[string]rule{
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
 	"wake":                {rank: 2, only: leaf},
 
-	"push":                 {rank: 3},
+	"push": {rank: 3},
 	// The wire types of fedclient are what the interfaces of those who ask other servers are made of.
 	"rooms":                {rank: 3, sideways: []string{"push", "federation/fedclient"}},
 	"e2ee":                 {rank: 3, sideways: []string{"rooms", "federation/fedclient"}},

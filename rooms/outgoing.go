@@ -1,0 +1,179 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/expiry"
+	"ebb/storage"
+)
+
+// recipients lists the other servers that an event is for: those in the room, and that of the user whom it is about. It is
+// called when the event has just become part of the room.
+func (r *Room) recipients(e *Event) []string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	about := ""
+	if key, isState := e.StateKey(); isState && e.Type() == typeMember {
+		about = serverOf(key)
+	}
+	origin := serverOf(string(e.Sender()))
+	out := make([]string, 0, len(r.head.servers))
+	for server := range r.head.servers {
+		if server != r.svc.Server && server != origin && server != about {
+			out = append(out, server)
+		}
+	}
+	if about != "" && about != r.svc.Server && about != origin {
+		out = append(out, about)
+	}
+	return out
+}
+
+// ServersFor lists the other servers that the event at a position is for, by who is in its room now.
+func (s *Service) ServersFor(ctx context.Context, room int64, pos storage.Pos) ([]string, error) {
+	r, err := s.RoomByNID(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	var e *Event
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		events, err := r.eventsAt(tx, []storage.Pos{pos})
+		e = events[pos]
+		return err
+	})
+	if err != nil || e == nil { // purged meanwhile
+		return nil, err
+	}
+	return r.recipients(e), nil
+}
+
+// OutgoingEvents gives the events at these positions as other servers get them, in their order: redacted ones redacted, and of
+// messages whose time is over no more than what keeps the graph whole. What was purged is left out.
+func (s *Service) OutgoingEvents(ctx context.Context, positions []storage.Pos) (out []json.RawMessage, err error) {
+	if len(positions) == 0 {
+		return nil, nil
+	}
+	var rows []storage.EventRow
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		rows, err = tx.EventsAt(positions)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	byPos := make(map[storage.Pos]*storage.EventRow, len(rows))
+	for i := range rows {
+		byPos[rows[i].Position] = &rows[i]
+	}
+	for _, pos := range positions {
+		row := byPos[pos]
+		if row == nil {
+			continue
+		}
+		raw, err := s.outgoing(ctx, row)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, raw)
+	}
+	return out, nil
+}
+
+func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (json.RawMessage, error) {
+	if row.IsState {
+		return row.JSON, nil
+	}
+	r, err := s.RoomByNID(ctx, row.Room)
+	if err != nil {
+		return nil, err
+	}
+	if !expiry.Expired(r.Retention(), row.OriginTS, row.ReceivedTS, s.Now()) {
+		return row.JSON, nil
+	}
+	e, err := fromRow(r.version, row)
+	if err != nil {
+		return nil, err
+	}
+	pruned, err := e.Redact()
+	if err != nil {
+		return nil, err
+	}
+	return pruned.JSON(), nil
+}
+
+// NewestEvents gives the forward extremities of a room, for a server that has missed much of it.
+func (s *Service) NewestEvents(ctx context.Context, room int64) ([]json.RawMessage, error) {
+	r, err := s.RoomByNID(ctx, room)
+	if mxerr.Code(err) == mxerr.CodeNotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !r.Resident() {
+		return nil, nil
+	}
+	r.mu.RLock()
+	positions := make([]storage.Pos, len(r.head.extremities))
+	for i, x := range r.head.extremities {
+		positions[i] = x.position()
+	}
+	r.mu.RUnlock()
+	return s.OutgoingEvents(ctx, positions)
+}
+
+// SharedServers lists the other servers that share a room with a user of this one.
+func (s *Service) SharedServers(ctx context.Context, user int64) ([]string, error) {
+	list, err := s.Memberships(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{s.Server: true}
+	var out []string
+	for _, m := range list {
+		if m.Membership != Join {
+			continue
+		}
+		r, err := s.RoomByNID(ctx, m.Room)
+		if err != nil {
+			return nil, err
+		}
+		for server := range r.EachServer() {
+			if !seen[server] {
+				seen[server] = true
+				out = append(out, server)
+			}
+		}
+	}
+	return out, nil
+}
+
+// LocalSharers lists the users of this server who share a room with a user of any.
+func (s *Service) LocalSharers(ctx context.Context, user int64) (sharers []int64, err error) {
+	var all []int64
+	var ids map[int64]id.UserID
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		if all, err = tx.RoomSharers(user); err != nil {
+			return err
+		}
+		ids = make(map[int64]id.UserID, len(all))
+		for _, nid := range all {
+			name, err := tx.UserID(nid)
+			if err != nil {
+				return err
+			}
+			ids[nid] = id.UserID(name)
+		}
+		return nil
+	})
+	for _, nid := range all {
+		if s.IsLocal(ids[nid]) {
+			sharers = append(sharers, nid)
+		}
+	}
+	return sharers, err
+}
