@@ -1,0 +1,178 @@
+package storage
+
+// Device lists across servers.
+
+// DeviceListUpdate is a change of a local user's devices that other servers are to be told of.
+type DeviceListUpdate struct {
+	StreamID Pos
+	User     int64
+	DeviceID string // "": the cross-signing keys
+	PrevID   Pos    // the user's update before; 0: this is the first
+}
+
+const (
+	deviceStreamQuery    = `SELECT stream_id FROM device_list_changes WHERE user_nid = $1`
+	setDeviceStreamQuery = `UPDATE device_list_changes SET stream_id = $2 WHERE user_nid = $1`
+	addListUpdateQuery   = `INSERT INTO device_list_outbox (stream_id, user_nid, device_id, prev_id) VALUES ($1, $2, $3, $4)`
+)
+
+// DeviceStream is the stream id of a local user's newest update; 0 where there was none.
+func (tx *Tx) DeviceStream(user int64) (Pos, error) {
+	p, _, err := one(tx, scanInt64, deviceStreamQuery, user)
+	return Pos(p), err
+}
+
+// AddDeviceListUpdate records that a device changed ("": the cross-signing keys), for other servers. Updates of devices
+// name the one before; DeviceListChanged was called for the user.
+func (tx *Tx) AddDeviceListUpdate(user int64, deviceID string) error {
+	pos, prev := tx.NextPos(), Pos(0)
+	if deviceID != "" {
+		var err error
+		if prev, err = tx.DeviceStream(user); err != nil {
+			return err
+		}
+		if _, err := tx.exec(setDeviceStreamQuery, user, int64(pos)); err != nil {
+			return err
+		}
+	}
+	_, err := tx.exec(addListUpdateQuery, int64(pos), user, deviceID, int64(prev))
+	return err
+}
+
+const listUpdatesQuery = `SELECT stream_id, user_nid, device_id, prev_id FROM device_list_outbox ORDER BY stream_id LIMIT $1`
+
+// DeviceListUpdates lists the oldest updates that nobody was told of yet.
+func (tx *Tx) DeviceListUpdates(limit int) ([]DeviceListUpdate, error) {
+	return collect(tx, func(r Row) (u DeviceListUpdate, err error) {
+		err = r.Scan(&u.StreamID, &u.User, &u.DeviceID, &u.PrevID)
+		return u, err
+	}, listUpdatesQuery, limit)
+}
+
+// DeleteDeviceListUpdate forgets an update that was handed on; false where it was before.
+func (tx *Tx) DeleteDeviceListUpdate(streamID Pos) (bool, error) {
+	n, err := tx.exec(`DELETE FROM device_list_outbox WHERE stream_id = $1`, int64(streamID))
+	return n == 1, err
+}
+
+// RemoteList is what is known of the device list of a user of another server.
+type RemoteList struct {
+	User     int64
+	StreamID int64 // of the newest update that the cache has; -1: not known
+	Asked    Pos   // the stream position when the list was asked for; 0: it must be asked for anew
+	RetryTS  int64 // ms
+	Failures int64
+}
+
+const remoteListColumns = `SELECT user_nid, stream_id, asked, retry_ts, failures FROM remote_device_lists `
+
+func scanRemoteList(r Row) (l RemoteList, err error) {
+	err = r.Scan(&l.User, &l.StreamID, &l.Asked, &l.RetryTS, &l.Failures)
+	return l, err
+}
+
+// RemoteList finds a cached list.
+func (tx *Tx) RemoteList(user int64) (RemoteList, bool, error) {
+	return one(tx, scanRemoteList, remoteListColumns+`WHERE user_nid = $1`, user)
+}
+
+// RemoteListsToAsk lists the stale lists whose time has come, those that wait longest first. It rides
+// remote_device_lists_to_ask.
+func (tx *Tx) RemoteListsToAsk(nowMillis int64, limit int) ([]RemoteList, error) {
+	return collect(tx, scanRemoteList, remoteListColumns+`WHERE asked = 0 AND retry_ts <= $1 ORDER BY retry_ts LIMIT $2`, nowMillis, limit)
+}
+
+// RemoteLists lists cached lists by user, from the one after a user on.
+func (tx *Tx) RemoteLists(after int64, limit int) ([]RemoteList, error) {
+	return collect(tx, scanRemoteList, remoteListColumns+`WHERE user_nid > $1 ORDER BY user_nid LIMIT $2`, after, limit)
+}
+
+const setRemoteListQuery = `INSERT INTO remote_device_lists (user_nid, stream_id, asked, retry_ts, failures) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (user_nid) DO UPDATE SET stream_id = excluded.stream_id, asked = excluded.asked, retry_ts = excluded.retry_ts, failures = excluded.failures`
+
+// SetRemoteList stores what is known of a list.
+func (tx *Tx) SetRemoteList(l RemoteList) error {
+	_, err := tx.exec(setRemoteListQuery, l.User, l.StreamID, int64(l.Asked), l.RetryTS, l.Failures)
+	return err
+}
+
+// DropRemoteList forgets the devices and cross-signing keys of a user of another server.
+func (tx *Tx) DropRemoteList(user int64) error {
+	for _, q := range []string{
+		`DELETE FROM remote_device_lists WHERE user_nid = $1`,
+		`DELETE FROM remote_devices WHERE user_nid = $1`,
+		`DELETE FROM cross_signing_keys WHERE user_nid = $1`,
+	} {
+		if _, err := tx.exec(q, user); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RemoteDevices lists the cached devices of a user of another server by id. It rides the primary key.
+func (tx *Tx) RemoteDevices(user int64) ([]UserDeviceKeys, error) {
+	return collect(tx, func(r Row) (k UserDeviceKeys, err error) {
+		err = r.Scan(&k.DeviceID, &k.DisplayName, &k.JSON)
+		return k, err
+	}, `SELECT device_id, display_name, json FROM remote_devices WHERE user_nid = $1 ORDER BY device_id`, user)
+}
+
+// CountRemoteDevices counts them.
+func (tx *Tx) CountRemoteDevices(user int64) (n int64, err error) {
+	n, _, err = one(tx, scanInt64, `SELECT count(*) FROM remote_devices WHERE user_nid = $1`, user)
+	return n, err
+}
+
+const setRemoteDeviceQuery = `INSERT INTO remote_devices (user_nid, device_id, display_name, json) VALUES ($1, $2, $3, $4)
+ON CONFLICT (user_nid, device_id) DO UPDATE SET display_name = excluded.display_name, json = excluded.json`
+
+// SetRemoteDevice stores a device of a user of another server.
+func (tx *Tx) SetRemoteDevice(user int64, k UserDeviceKeys) error {
+	_, err := tx.exec(setRemoteDeviceQuery, user, k.DeviceID, k.DisplayName, k.JSON)
+	return err
+}
+
+// DeleteRemoteDevice removes one.
+func (tx *Tx) DeleteRemoteDevice(user int64, deviceID string) error {
+	_, err := tx.exec(`DELETE FROM remote_devices WHERE user_nid = $1 AND device_id = $2`, user, deviceID)
+	return err
+}
+
+// DeleteCrossSigningKey removes one of a user's three keys.
+func (tx *Tx) DeleteCrossSigningKey(user int64, usage string) error {
+	_, err := tx.exec(`DELETE FROM cross_signing_keys WHERE user_nid = $1 AND usage = $2`, user, usage)
+	return err
+}
+
+const metSinceQuery = `SELECT 1 FROM memberships mine JOIN memberships theirs ON theirs.room_nid = mine.room_nid
+WHERE mine.user_nid = $1 AND mine.membership = 'join' AND mine.joined_pos <= CAST($3 AS BIGINT)
+AND theirs.user_nid = $2 AND theirs.membership = 'join' AND theirs.joined_pos <= CAST($3 AS BIGINT) LIMIT 1`
+
+// MetSince tells whether two users are joined to the same room, both since before a position without a break. It rides the
+// primary key.
+func (tx *Tx) MetSince(a, b int64, since Pos) (bool, error) {
+	_, found, err := one(tx, scanInt64, metSinceQuery, a, b, int64(since))
+	return found, err
+}
+
+// DeviceListPosition is when a user's devices last changed, as far as this server was told; 0: never.
+func (tx *Tx) DeviceListPosition(user int64) (Pos, error) {
+	p, _, err := one(tx, scanInt64, `SELECT position FROM device_list_changes WHERE user_nid = $1`, user)
+	return Pos(p), err
+}
+
+const claimMessageQuery = `INSERT INTO received_messages (id_hash, received_ts) VALUES ($1, $2) ON CONFLICT DO NOTHING`
+
+// ClaimMessage records a message of another server; false where it was received before.
+func (tx *Tx) ClaimMessage(origin, messageID string) (bool, error) {
+	n, err := tx.exec(claimMessageQuery, tx.IDHash(origin+"\x00"+messageID), tx.now.UnixMilli())
+	return n == 1, err
+}
+
+const pruneMessagesQuery = `DELETE FROM received_messages WHERE id_hash IN (SELECT id_hash FROM received_messages WHERE received_ts < $1 ORDER BY received_ts LIMIT $2)`
+
+// PruneMessages forgets the messages from before a time (ms), at most limit of them; it returns how many there were.
+func (tx *Tx) PruneMessages(before int64, limit int) (int64, error) {
+	return tx.exec(pruneMessagesQuery, before, limit)
+}
