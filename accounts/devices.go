@@ -77,7 +77,7 @@ func (s *Service) RenameDevice(ctx context.Context, user int64, device id.Device
 		if err := w.RenameDevice(d.NID, displayName); err != nil {
 			return err
 		}
-		return w.devicesChanged(user)
+		return w.devicesChanged(user, d.DeviceID)
 	})
 }
 
@@ -124,7 +124,9 @@ func (s *Service) deleteDevices(w *write, user int64, gone []storage.DeviceRow) 
 	if len(gone) == 0 {
 		return nil
 	}
+	var names []string
 	for _, d := range gone {
+		names = append(names, d.DeviceID)
 		if s.Hooks.DeviceGone != nil {
 			if err := s.Hooks.DeviceGone(w.Tx, d.NID, user, d.DeviceID); err != nil {
 				return err
@@ -135,7 +137,7 @@ func (s *Service) deleteDevices(w *write, user int64, gone []storage.DeviceRow) 
 		}
 		w.after(func() { s.sessions.dropDevice(user, d.NID) })
 	}
-	return w.devicesChanged(user)
+	return w.devicesChanged(user, names...)
 }
 
 // MaxDevices bounds the devices of a user. Scripts that sign in on every run and never out are the ones to reach it: their

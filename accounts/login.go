@@ -181,7 +181,7 @@ func (s *Service) device(w *write, user int64, n NewSession) (int64, error) {
 	if err := s.dropIdleDevices(w, user); err != nil {
 		return 0, err
 	}
-	return nid, w.devicesChanged(user)
+	return nid, w.devicesChanged(user, string(n.Device))
 }
 
 // refuseKeyName refuses a device id that is the public part of one of the user's cross-signing keys.

@@ -26,8 +26,8 @@ import (
 type Hooks struct {
 	// DeviceGone removes in a write what hangs on a device that is deleted.
 	DeviceGone func(tx *storage.Tx, device, user int64, deviceID string) error
-	// DevicesChanged records in a write that a user's devices changed, and returns what to do once it is committed.
-	DevicesChanged func(tx *storage.Tx, user int64) (committed func(), err error)
+	// DevicesChanged records in a write that these devices of a user changed, and returns what to do once it is committed.
+	DevicesChanged func(tx *storage.Tx, user int64, devices ...string) (committed func(), err error)
 	// ProfileChanged tells rooms and presence the name and avatar of a user.
 	ProfileChanged func(ctx context.Context, nid int64, user id.UserID, displayName, avatarURL string) error
 	// LeaveRooms takes a user out of every room and declines every invite.
@@ -153,11 +153,11 @@ func (s *Service) write(ctx context.Context, do func(*write) error) error {
 }
 
 // devicesChanged tells e2ee.
-func (w *write) devicesChanged(user int64) error {
+func (w *write) devicesChanged(user int64, devices ...string) error {
 	if w.svc.Hooks.DevicesChanged == nil {
 		return nil
 	}
-	committed, err := w.svc.Hooks.DevicesChanged(w.Tx, user)
+	committed, err := w.svc.Hooks.DevicesChanged(w.Tx, user, devices...)
 	w.after(committed)
 	return err
 }

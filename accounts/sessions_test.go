@@ -58,7 +58,7 @@ func TestDeletedDevicesAreSignedOutHard(t *testing.T) {
 	changed := 0
 	hooks := Hooks{
 		DeviceGone:     func(_ *storage.Tx, _, _ int64, deviceID string) error { gone = append(gone, deviceID); return nil },
-		DevicesChanged: func(*storage.Tx, int64) (func(), error) { return func() { changed++ }, nil },
+		DevicesChanged: func(*storage.Tx, int64, ...string) (func(), error) { return func() { changed++ }, nil },
 	}
 	each(t, Options{Hooks: hooks}, func(t *testing.T, s *Service, _ *clock) {
 		gone, changed = nil, 0

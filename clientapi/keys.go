@@ -1,6 +1,8 @@
 package clientapi
 
 import (
+	"time"
+
 	"maunium.net/go/mautrix/id"
 
 	"ebb/e2ee"
@@ -39,6 +41,7 @@ func (a *API) uploadKeys(r *httpapi.Request) (any, error) {
 func (a *API) queryKeys(r *httpapi.Request) (any, error) {
 	var body struct {
 		DeviceKeys map[id.UserID][]id.DeviceID `json:"device_keys"`
+		Timeout    int64                       `json:"timeout"` // milliseconds
 	}
 	if err := r.Decode(&body); err != nil {
 		return nil, err
@@ -46,7 +49,7 @@ func (a *API) queryKeys(r *httpapi.Request) (any, error) {
 	if body.DeviceKeys == nil {
 		return nil, missing("device_keys")
 	}
-	return a.E2EE.Query(r.Context(), device(r), body.DeviceKeys)
+	return a.E2EE.Query(r.Context(), device(r), body.DeviceKeys, milliseconds(body.Timeout))
 }
 
 // claimKeys takes one-time keys.
@@ -54,6 +57,7 @@ func (a *API) queryKeys(r *httpapi.Request) (any, error) {
 func (a *API) claimKeys(r *httpapi.Request) (any, error) {
 	var body struct {
 		OneTimeKeys map[id.UserID]map[id.DeviceID]string `json:"one_time_keys"`
+		Timeout     int64                                `json:"timeout"` // milliseconds
 	}
 	if err := r.Decode(&body); err != nil {
 		return nil, err
@@ -61,8 +65,14 @@ func (a *API) claimKeys(r *httpapi.Request) (any, error) {
 	if body.OneTimeKeys == nil {
 		return nil, missing("one_time_keys")
 	}
-	claims, failures, err := a.E2EE.Claim(r.Context(), body.OneTimeKeys)
+	claims, failures, err := a.E2EE.Claim(r.Context(), body.OneTimeKeys, milliseconds(body.Timeout))
 	return map[string]any{"one_time_keys": claims, "failures": failures}, err
+}
+
+// milliseconds is a duration that a client gives. A longer one than any that is kept; the bound also keeps the product from
+// overflowing.
+func milliseconds(n int64) time.Duration {
+	return time.Duration(min(max(0, n), time.Hour.Milliseconds())) * time.Millisecond
 }
 
 // getKeysChanges lists the users whose devices changed between two sync tokens.

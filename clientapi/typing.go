@@ -1,8 +1,6 @@
 package clientapi
 
 import (
-	"time"
-
 	"maunium.net/go/mautrix/id"
 
 	"ebb/httpapi"
@@ -32,7 +30,5 @@ func (a *API) setTyping(r *httpapi.Request) (any, error) {
 	if id.UserID(r.Var("userId")) != r.UserID {
 		return nil, mxerr.Forbidden("You cannot type for somebody else")
 	}
-	// A longer time than any that is kept; the bound also keeps the product from overflowing.
-	timeout := time.Duration(min(max(0, body.Timeout), time.Hour.Milliseconds())) * time.Millisecond
-	return nil, a.Feed.SetTyping(r.Context(), viewer(r), id.RoomID(r.Var("roomId")), *body.Typing, timeout)
+	return nil, a.Feed.SetTyping(r.Context(), viewer(r), id.RoomID(r.Var("roomId")), *body.Typing, milliseconds(body.Timeout))
 }

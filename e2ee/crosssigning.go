@@ -138,7 +138,7 @@ func (s *Service) UploadCrossSigning(ctx context.Context, d Device, up UploadCro
 		if err != nil || !changed {
 			return nil, err
 		}
-		return s.DevicesChanged(tx, d.UserNID)
+		return s.DevicesChanged(tx, d.UserNID, crossSigningChanged)
 	})
 }
 

@@ -46,7 +46,8 @@ func (s *Service) Dehydrate(ctx context.Context, owner Device, up Dehydrate) err
 		return err
 	}
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		if _, err := s.dropDehydrated(tx, owner.UserNID); err != nil {
+		before, err := s.dropDehydrated(tx, owner.UserNID)
+		if err != nil {
 			return nil, err
 		}
 		if _, taken, err := tx.Device(owner.UserNID, string(up.DeviceID)); err != nil || taken {
@@ -59,7 +60,11 @@ func (s *Service) Dehydrate(ctx context.Context, owner Device, up Dehydrate) err
 		if err := tx.AddDehydrated(owner.UserNID, storage.Dehydrated{Device: d.DeviceNID, DeviceID: string(up.DeviceID), Data: string(up.Data)}); err != nil {
 			return nil, err
 		}
-		return s.storeKeys(tx, d, up.DeviceKeys, oneTime, fallback)
+		committed, err := s.storeKeys(tx, d, up.DeviceKeys, oneTime, fallback)
+		if err == nil && before != "" && before != up.DeviceID {
+			err = s.tellServers(tx, owner.UserNID, string(before))
+		}
+		return committed, err
 	})
 }
 
@@ -137,7 +142,7 @@ func (s *Service) DeleteDehydrated(ctx context.Context, owner Device) (deviceID 
 		if deviceID == "" {
 			return nil, errNotDehydrated()
 		}
-		return s.DevicesChanged(tx, owner.UserNID)
+		return s.DevicesChanged(tx, owner.UserNID, string(deviceID))
 	})
 	return deviceID, err
 }
@@ -171,10 +176,11 @@ func (s *Service) DehydratedEvents(ctx context.Context, owner Device, deviceID i
 		if err := out.read(tx, owner, deviceID, since); err != nil || len(out.Events) > 0 {
 			return nil, err
 		}
-		if _, err := s.dropDehydrated(tx, owner.UserNID); err != nil {
+		gone, err := s.dropDehydrated(tx, owner.UserNID)
+		if err != nil {
 			return nil, err
 		}
-		return s.DevicesChanged(tx, owner.UserNID)
+		return s.DevicesChanged(tx, owner.UserNID, string(gone))
 	})
 	return out, err
 }

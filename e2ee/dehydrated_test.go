@@ -32,7 +32,7 @@ func (f *fixture) toDevice(from Device, txn string, to id.UserID, deviceID id.De
 
 func (f *fixture) devicesOf(viewer Device, user id.UserID) []string {
 	f.t.Helper()
-	keys := must(f.Query(f.t.Context(), viewer, map[id.UserID][]id.DeviceID{user: nil}))
+	keys := must(f.Query(f.t.Context(), viewer, map[id.UserID][]id.DeviceID{user: nil}, 0))
 	var out []string
 	for deviceID, raw := range keys.DeviceKeys[user] {
 		out = append(out, string(deviceID))
@@ -64,7 +64,7 @@ func TestDehydratedDeviceReceivesUntilItComesBackToLife(t *testing.T) {
 		t.Fatal(got)
 	}
 	for _, want := range []string{"one", "fallback"} {
-		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"DRY": "signed_curve25519"}})
+		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"DRY": "signed_curve25519"}}, 0)
 		if err != nil || !strings.Contains(fmt.Sprintf("%s", claims[alice.User]["DRY"]), `"key":"`+want) {
 			t.Fatalf("%s, %v", claims, err)
 		}

@@ -109,7 +109,7 @@ func TestOneTimeKeysAreClaimedOldestFirstThenTheFallbackKey(t *testing.T) {
 	must(f.Upload(t.Context(), alice, UploadKeys{FallbackKeys: fallback}))
 	want := []string{`{"key":"key0","signatures":{}}`, `{"key":"key1","signatures":{}}`, `{"key":"key2","signatures":{}}`, `{"fallback":true,"key":"last"}`, `{"fallback":true,"key":"last"}`}
 	for i, key := range want {
-		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"A": "signed_curve25519"}})
+		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"A": "signed_curve25519"}}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,7 +143,7 @@ func TestConcurrentClaimsNeverGiveOneKeyTwice(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range n / 6 {
-				claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"A": "signed_curve25519"}})
+				claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"A": "signed_curve25519"}}, 0)
 				if err != nil {
 					t.Error(err)
 				}
@@ -182,7 +182,7 @@ func TestDeviceKeysAreKeptVerbatimAndRefusedForOthers(t *testing.T) {
 	f := newFixture(t)
 	alice, bob := f.device("alice", "A"), f.device("bob", "B")
 	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, `,"org.example.future":{"x":[1,2.5]}`)}))
-	keys := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.User: nil, "@nobody:test": nil, "@far:elsewhere": nil}))
+	keys := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.User: nil, "@nobody:test": nil, "@far:elsewhere": nil}, 0))
 	var got map[string]json.RawMessage
 	if err := json.Unmarshal(keys.DeviceKeys[alice.User]["A"], &got); err != nil {
 		t.Fatal(err)
@@ -282,7 +282,7 @@ func TestUserSigningKeyAndForeignSignaturesStayWithTheirOwner(t *testing.T) {
 		t.Fatal(failures)
 	}
 	signatureOfAlice := func(viewer Device) bool {
-		keys := must(f.Query(t.Context(), viewer, map[id.UserID][]id.DeviceID{bob.User: nil}))
+		keys := must(f.Query(t.Context(), viewer, map[id.UserID][]id.DeviceID{bob.User: nil}, 0))
 		var m struct {
 			Signatures map[id.UserID]map[string]string `json:"signatures"`
 		}
@@ -331,7 +331,7 @@ func TestDeviceSignaturesAreCheckedAndSeenByAll(t *testing.T) {
 	if failures := must(f.UploadSignatures(t.Context(), alice, map[id.UserID]map[string]json.RawMessage{alice.User: {"A": good}})); len(failures) != 0 {
 		t.Fatal(failures)
 	}
-	keys := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.User: {"A"}}))
+	keys := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.User: {"A"}}, 0))
 	if !signedBy(keys.DeviceKeys[alice.User]["A"], alice.User, a.self.public) {
 		t.Fatalf("%s", keys.DeviceKeys[alice.User]["A"])
 	}
@@ -428,7 +428,7 @@ func TestDeletedDeviceLeavesNothing(t *testing.T) {
 	alice := f.device("alice", "A")
 	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, ""), OneTimeKeys: oneTime("1", "a"), FallbackKeys: oneTime("f", "b")}))
 	f.write(func(tx *storage.Tx) error { return f.DeviceGone(tx, alice.DeviceNID, alice.UserNID, "A") })
-	keys := must(f.Query(t.Context(), alice, map[id.UserID][]id.DeviceID{alice.User: nil}))
+	keys := must(f.Query(t.Context(), alice, map[id.UserID][]id.DeviceID{alice.User: nil}, 0))
 	counts := must(f.OneTimeKeyCounts(t.Context(), alice.DeviceNID))
 	if len(keys.DeviceKeys[alice.User]) != 0 || counts["signed_curve25519"] != 0 {
 		t.Fatal(keys, counts)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -71,7 +72,7 @@ func (s *Service) storeKeys(tx *storage.Tx, d Device, identity json.RawMessage, 
 			return nil, err
 		}
 		if changed {
-			if committed, err = s.DevicesChanged(tx, d.UserNID); err != nil {
+			if committed, err = s.DevicesChanged(tx, d.UserNID, string(d.DeviceID)); err != nil {
 				return nil, err
 			}
 		}
@@ -241,27 +242,32 @@ type Claims map[id.UserID]map[id.DeviceID]map[string]json.RawMessage
 type Failures map[string]json.RawMessage
 
 // Claim takes one one-time key of the asked algorithm from each device: the oldest, or the fallback key where none is left.
+// Other servers are waited for no longer than timeout (0: ten seconds).
 // Spec: client-server-api#post_matrixclientv3keysclaim
-func (s *Service) Claim(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) (Claims, Failures, error) {
+func (s *Service) Claim(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string, timeout time.Duration) (Claims, Failures, error) {
 	if err := bounded("users of one claim", len(wanted), maxQueryUsers); err != nil {
 		return nil, nil, err
 	}
-	claims, failures := Claims{}, Failures{}
-	var local []id.UserID
-	for _, user := range slices.Sorted(maps.Keys(wanted)) {
-		here, err := s.isLocal(user)
-		if err != nil {
-			return nil, nil, err
-		}
-		if here {
-			local = append(local, user)
-		} else {
-			failures.add(user)
-		}
+	local, remote, err := split(s, wanted)
+	if err != nil {
+		return nil, nil, err
+	}
+	claims, err := s.claimLocal(ctx, local)
+	if err != nil || len(remote) == 0 {
+		return claims, Failures{}, err
+	}
+	return claims, s.claimOfServers(ctx, remote, timeout, claims), nil
+}
+
+// claimLocal claims keys of users of this server.
+func (s *Service) claimLocal(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) (Claims, error) {
+	claims := Claims{}
+	if len(wanted) == 0 {
+		return claims, nil
 	}
 	var used []int64 // owners whose key counts changed
 	err := s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		for _, user := range local {
+		for _, user := range slices.Sorted(maps.Keys(wanted)) {
 			owner, taken, err := claimOfUser(tx, user, wanted[user])
 			if err != nil {
 				return nil, wrap("claim keys of "+string(user), err)
@@ -273,11 +279,11 @@ func (s *Service) Claim(ctx context.Context, wanted map[id.UserID]map[id.DeviceI
 		}
 		return s.wakeUsers(used...), nil
 	})
-	return claims, failures, err
+	return claims, err
 }
 
-func (f Failures) add(user id.UserID) {
-	f[user.Homeserver()] = json.RawMessage(`{"errcode":"M_UNREACHABLE","error":"The server of this user cannot be asked"}`)
+func (f Failures) add(server string) {
+	f[server] = json.RawMessage(`{"errcode":"M_UNREACHABLE","error":"This server cannot be asked"}`)
 }
 
 func claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string) (owner int64, taken map[id.DeviceID]map[string]json.RawMessage, err error) {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/mxerr"
 	"ebb/storage"
 )
 
@@ -19,34 +21,57 @@ type Keys struct {
 	Failures        Failures                                      `json:"failures"`
 }
 
-// Query gives the identity keys of users' devices and their cross-signing keys, with the signatures that the viewer may
-// see. An empty device list means all devices.
-// Spec: client-server-api#post_matrixclientv3keysquery
-func (s *Service) Query(ctx context.Context, viewer Device, wanted map[id.UserID][]id.DeviceID) (*Keys, error) {
-	if err := bounded("users of one query", len(wanted), maxQueryUsers); err != nil {
-		return nil, err
-	}
-	out := &Keys{
+func newKeys() *Keys {
+	return &Keys{
 		DeviceKeys: map[id.UserID]map[id.DeviceID]json.RawMessage{}, MasterKeys: map[id.UserID]json.RawMessage{},
 		SelfSigningKeys: map[id.UserID]json.RawMessage{}, UserSigningKeys: map[id.UserID]json.RawMessage{}, Failures: Failures{},
 	}
-	err := s.DB.Read(ctx, func(tx *storage.Tx) error {
-		for user, devices := range wanted {
-			here, err := s.isLocal(user)
-			if err != nil {
-				return err
-			}
-			if !here {
-				out.Failures.add(user)
-				continue
-			}
+}
+
+// Query gives the identity keys of users' devices and their cross-signing keys, with the signatures that the viewer may
+// see. An empty device list means all devices. Other servers are asked where the cache does not have their users, and
+// waited for no longer than timeout (0: ten seconds).
+// Spec: client-server-api#post_matrixclientv3keysquery
+func (s *Service) Query(ctx context.Context, viewer Device, wanted map[id.UserID][]id.DeviceID, timeout time.Duration) (*Keys, error) {
+	if err := bounded("users of one query", len(wanted), maxQueryUsers); err != nil {
+		return nil, err
+	}
+	local, remote, err := split(s, wanted)
+	if err != nil {
+		return nil, err
+	}
+	out := newKeys()
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		for user, devices := range local {
 			if err := out.addUser(tx, viewer, user, devices); err != nil {
 				return wrap("query keys of "+string(user), err)
 			}
 		}
 		return nil
 	})
+	if err == nil && len(remote) > 0 {
+		err = s.queryServers(ctx, viewer, remote, timeout, out)
+	}
 	return out, err
+}
+
+// split tells the users of this server from those of others, which it sorts by server.
+func split[T any](s *Service, wanted map[id.UserID]T) (local map[id.UserID]T, remote map[string]map[id.UserID]T, err error) {
+	local, remote = map[id.UserID]T{}, map[string]map[id.UserID]T{}
+	for user, what := range wanted {
+		_, server, err := user.Parse()
+		switch {
+		case err != nil:
+			return nil, nil, mxerr.InvalidParam("%q is not a user id", string(user))
+		case server == s.Server:
+			local[user] = what
+		case remote[server] == nil:
+			remote[server] = map[id.UserID]T{user: what}
+		default:
+			remote[server][user] = what
+		}
+	}
+	return local, remote, nil
 }
 
 func (k *Keys) addUser(tx *storage.Tx, viewer Device, user id.UserID, devices []id.DeviceID) error {
@@ -54,11 +79,20 @@ func (k *Keys) addUser(tx *storage.Tx, viewer Device, user id.UserID, devices []
 	if err != nil || !found {
 		return err
 	}
-	signatures, err := signaturesOn(tx, nid, viewer.UserNID)
+	rows, err := tx.UserDeviceKeys(nid)
 	if err != nil {
 		return err
 	}
-	rows, err := tx.UserDeviceKeys(nid)
+	keys, err := tx.CrossSigningKeys(nid)
+	if err != nil {
+		return err
+	}
+	return k.add(tx, viewer, user, nid, rows, keys, devices)
+}
+
+// add adds those of a user's devices that are asked for, and the cross-signing keys by usage, with signatures.
+func (k *Keys) add(tx *storage.Tx, viewer Device, user id.UserID, nid int64, rows []storage.UserDeviceKeys, keys map[string]string, devices []id.DeviceID) error {
+	signatures, err := signaturesOn(tx, nid, viewer.UserNID)
 	if err != nil {
 		return err
 	}
@@ -69,11 +103,11 @@ func (k *Keys) addUser(tx *storage.Tx, viewer Device, user id.UserID, devices []
 		}
 	}
 	k.DeviceKeys[user] = byDevice
-	return k.addCrossSigning(tx, viewer, user, nid, signatures)
+	k.addCrossSigning(viewer, user, nid, keys, signatures)
+	return nil
 }
 
-func (k *Keys) addCrossSigning(tx *storage.Tx, viewer Device, user id.UserID, nid int64, signatures map[string]signatureSet) error {
-	keys, err := tx.CrossSigningKeys(nid)
+func (k *Keys) addCrossSigning(viewer Device, user id.UserID, nid int64, keys map[string]string, signatures map[string]signatureSet) {
 	for usage, raw := range keys {
 		signed := decorate(raw, signatures[publicPart(raw)], "")
 		switch usage {
@@ -87,7 +121,6 @@ func (k *Keys) addCrossSigning(tx *storage.Tx, viewer Device, user id.UserID, ni
 			}
 		}
 	}
-	return err
 }
 
 // signatureSet maps signer → key id → signature, as in "signatures" of a signed object.

@@ -38,13 +38,25 @@ type Options struct {
 	Hub    *wake.Hub
 	Now    func() time.Time
 	Log    *slog.Logger
+
+	// Other servers; all three are nil where there are none.
+	Remote   Remote
+	Outgoing Outgoing
+	Rooms    Rooms
 }
 
-// Service is safe for concurrent use.
-type Service struct{ Options }
+// Service is safe for concurrent use. Run must run beside it where there are other servers.
+type Service struct {
+	Options
+	updates chan struct{} // there are device list updates to hand on; a slot of one
+	stale   chan struct{} // there are device lists to ask for; a slot of one
+	lanes   lanes
+}
 
 // New makes a Service.
-func New(o Options) *Service { return &Service{Options: o} }
+func New(o Options) *Service {
+	return &Service{Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), lanes: lanes{of: map[string]*lane{}}}
+}
 
 // Bounds of what clients upload; docs/limits.md lists them.
 const (
@@ -59,6 +71,20 @@ const (
 	maxToDeviceBytes    = 32 << 20 // of all of them: a message to "*" is stored once for each device
 	maxToDeviceBacklog  = 10000    // undelivered messages per device; older ones are dropped
 	maxBackupSession    = 64 << 10 // session_data, bytes
+)
+
+// Bounds of what other servers send; docs/limits.md lists them.
+const (
+	maxRemoteDevices  = 2000 // devices of one user that are kept, twice what any server is known to allow
+	maxRemoteName     = 1000 // display name of a device, bytes; a longer one is left out
+	maxPrevIDs        = 100  // prev_id of an update
+	maxMessageID      = 255  // bytes; the specification has 32 characters
+	maxServersAtOnce  = 32   // asked for one request of a client
+	maxQueryTimeout   = 30 * time.Second
+	maxResyncs        = 64 // lists that one round asks for anew
+	maxResyncServers  = 8  // at the same time
+	maxResyncInterval = 6 * time.Hour
+	maxEDUMessages    = 64 << 10 // messages of one m.direct_to_device, bytes; a larger one is alone in its EDU
 )
 
 // wakeUsers is the Committed hook of a write that these users sync.
@@ -80,9 +106,12 @@ func (s *Service) write(ctx context.Context, do func(*storage.Tx) (committed fun
 	return s.DB.Enqueue(w).Wait(ctx)
 }
 
-// DevicesChanged records in a write of the caller that a user's devices changed, and returns what to do once that is
-// committed: waking whoever shares a room with the user.
-func (s *Service) DevicesChanged(tx *storage.Tx, user int64) (committed func(), err error) {
+// crossSigningChanged stands among the names of changed devices for the cross-signing keys.
+const crossSigningChanged = ""
+
+// DevicesChanged records in a write of the caller that devices of a user changed, and returns what to do once that is
+// committed: waking whoever shares a room with the user, and telling other servers.
+func (s *Service) DevicesChanged(tx *storage.Tx, user int64, devices ...string) (committed func(), err error) {
 	if _, err := tx.DeviceListChanged(user); err != nil {
 		return nil, err
 	}
@@ -90,7 +119,21 @@ func (s *Service) DevicesChanged(tx *storage.Tx, user int64) (committed func(), 
 	if err != nil {
 		return nil, err
 	}
-	return s.wakeUsers(append(sharers, user)...), nil
+	wakeSharers := s.wakeUsers(append(sharers, user)...)
+	return func() { wakeSharers(); s.kick(s.updates) }, s.tellServers(tx, user, devices...)
+}
+
+// tellServers records that other servers are to be told of changed devices.
+func (s *Service) tellServers(tx *storage.Tx, user int64, devices ...string) error {
+	if s.Outgoing == nil {
+		return nil
+	}
+	for _, device := range devices {
+		if err := tx.AddDeviceListUpdate(user, device); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // DeviceGone removes in a write of the caller what hangs on a device that is deleted.

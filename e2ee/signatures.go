@@ -61,7 +61,7 @@ func (s *Service) signaturesStored(tx *storage.Tx, up *signatureUpload) (committ
 	committed = s.wakeUsers(up.d.UserNID)
 	for target := range up.signed {
 		if target == up.d.UserNID {
-			if committed, err = s.DevicesChanged(tx, target); err != nil {
+			if committed, err = s.DevicesChanged(tx, target, up.changed...); err != nil {
 				return nil, err
 			}
 		} else if err := tx.KeySignatureChanged(up.d.UserNID, target); err != nil {
@@ -76,6 +76,8 @@ type signatureUpload struct {
 	d      Device
 	keys   map[string]string // the signer's cross-signing keys by usage
 	signed map[int64]bool    // users on whose keys something was stored
+
+	changed []string // the signer's own devices on which something was stored, or crossSigningChanged
 }
 
 func newSignatureUpload(tx *storage.Tx, d Device) (*signatureUpload, error) {
@@ -102,7 +104,14 @@ func (up *signatureUpload) add(tx *storage.Tx, user id.UserID, key string, raw j
 	if !sameKey(stored, raw) {
 		return mxerr.InvalidParam("This is not the key that was uploaded before")
 	}
-	return up.store(tx, target, targetKey, raw, signers)
+	if err := up.store(tx, target, targetKey, raw, signers); err != nil || target != up.d.UserNID {
+		return err
+	}
+	if targetKey == publicPart(up.keys[usageMaster]) {
+		targetKey = crossSigningChanged
+	}
+	up.changed = append(up.changed, targetKey)
+	return nil
 }
 
 // target finds the key that is signed, and which of the signer's keys may sign it (key id → public key).

@@ -2,6 +2,7 @@ package e2ee
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/mxerr"
+	"ebb/rooms/pdu"
 	"ebb/storage"
 )
 
@@ -18,7 +20,39 @@ const allDevices id.DeviceID = "*"
 
 // SendToDevice queues messages for devices, once per transaction: path and txn name the request, per sending device.
 // Spec: client-server-api#put_matrixclientv3sendtodeviceeventtypetxnid
-func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventType string, messages map[id.UserID]map[id.DeviceID]json.RawMessage) error {
+func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventType string, messages messages) error {
+	if err := checkMessages(eventType, messages); err != nil {
+		return err
+	}
+	local, remote, err := split(s, messages)
+	if err != nil {
+		return err
+	}
+	hash := s.DB.IDHash(path + "\x00" + txn)
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		first, err := tx.ClaimTxn(d.DeviceNID, hash, s.Now().UnixMilli())
+		if err != nil || !first {
+			return nil, err
+		}
+		m := delivery{sender: d.User, eventType: eventType}
+		if err := m.deliver(tx, local); err != nil {
+			return nil, err
+		}
+		servers, err := s.sendToServers(tx, d.User, eventType, remote)
+		return func() {
+			s.Hub.Users(m.receivers...)
+			for _, server := range servers {
+				s.Outgoing.Kick(server)
+			}
+		}, err
+	})
+}
+
+// messages maps user → device → content.
+type messages = map[id.UserID]map[id.DeviceID]json.RawMessage
+
+// checkMessages refuses what is not of the documented shape or too much.
+func checkMessages(eventType string, messages messages) error {
 	n := 0
 	for _, devices := range messages {
 		n += len(devices)
@@ -31,34 +65,100 @@ func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventTy
 			}
 		}
 	}
-	if err := bounded("messages of one request", n, maxToDeviceTargets); err != nil {
-		return err
-	}
 	if len(eventType) > maxKeyID {
 		return mxerr.InvalidParam("An event type has at most %d bytes", maxKeyID)
 	}
-	hash := s.DB.IDHash(path + "\x00" + txn)
-	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		first, err := tx.ClaimTxn(d.DeviceNID, hash, s.Now().UnixMilli())
-		if err != nil || !first {
-			return nil, err
+	return bounded("messages of one request", n, maxToDeviceTargets)
+}
+
+// directToDevice is the content of m.direct_to_device.
+type directToDevice struct {
+	Sender    id.UserID `json:"sender"`
+	Type      string    `json:"type"`
+	MessageID string    `json:"message_id"`
+	Messages  messages  `json:"messages"`
+}
+
+// sendToServers queues messages for devices of other servers, in EDUs of a size that nobody refuses, and gives the servers.
+// They are in the write of the request: a request that is repeated sends nothing twice.
+func (s *Service) sendToServers(tx *storage.Tx, sender id.UserID, eventType string, remote map[string]messages) (servers []string, err error) {
+	if s.Outgoing == nil {
+		return nil, nil
+	}
+	for _, server := range slices.Sorted(maps.Keys(remote)) {
+		if !pdu.ValidServerName(server) {
+			continue
 		}
-		m := outgoing{service: s, sender: d.User, eventType: eventType}
-		for _, user := range slices.Sorted(maps.Keys(messages)) {
-			if err := m.send(tx, user, messages[user]); err != nil {
-				return nil, wrap("send to devices of "+string(user), err)
+		for _, part := range parts(remote[server]) {
+			message, err := edu(eduDirectToDevice, directToDevice{Sender: sender, Type: eventType, MessageID: rand.Text(), Messages: part})
+			if err != nil {
+				return nil, err
+			}
+			if err := s.Outgoing.AddEDU(tx, server, message); err != nil {
+				return nil, err
 			}
 		}
-		return s.wakeUsers(m.receivers...), nil
+		servers = append(servers, server)
+	}
+	return servers, nil
+}
+
+// parts cuts messages into parts of at most maxEDUMessages bytes, or of one message.
+func parts(all messages) (out []messages) {
+	size := 0
+	for _, user := range slices.Sorted(maps.Keys(all)) {
+		for _, device := range slices.Sorted(maps.Keys(all[user])) {
+			content := all[user][device]
+			if len(out) == 0 || size+len(content) > maxEDUMessages {
+				out, size = append(out, messages{}), 0
+			}
+			part := out[len(out)-1]
+			if part[user] == nil {
+				part[user] = map[id.DeviceID]json.RawMessage{}
+			}
+			part[user][device] = content
+			size += len(content) + len(user) + len(device)
+		}
+	}
+	return out
+}
+
+// ReceiveDirectToDevice takes an m.direct_to_device of another server, once: messages for users of this one, in the order
+// in which the server sends them.
+// Spec: server-server-api#mdirect_to_device-schema
+func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, content json.RawMessage) error {
+	var in directToDevice
+	if err := json.Unmarshal(content, &in); err != nil {
+		return mxerr.BadJSON("m.direct_to_device does not have the documented shape")
+	}
+	if err := fromOrigin(origin, in.Sender); err != nil {
+		return err
+	}
+	if in.MessageID == "" || len(in.MessageID) > maxMessageID {
+		return mxerr.InvalidParam("message_id has 1 to %d bytes", maxMessageID)
+	}
+	if err := checkMessages(in.Type, in.Messages); err != nil {
+		return err
+	}
+	local, _, err := split(s, in.Messages)
+	if err != nil || len(local) == 0 {
+		return err
+	}
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		if first, err := tx.ClaimMessage(origin, in.MessageID); err != nil || !first {
+			return nil, err
+		}
+		m := delivery{sender: in.Sender, eventType: in.Type}
+		err := m.deliver(tx, local)
+		return s.wakeUsers(m.receivers...), err
 	})
 }
 
 // trimEvery: looking for the end of a backlog costs a walk over it, so one message in 64, by chance, does it.
 const trimEvery = 64
 
-// outgoing is one request in progress.
-type outgoing struct {
-	service   *Service
+// delivery is messages for users of this server on their way.
+type delivery struct {
 	sender    id.UserID
 	eventType string
 	receivers []int64
@@ -66,10 +166,16 @@ type outgoing struct {
 	bytes     int
 }
 
-func (o *outgoing) send(tx *storage.Tx, user id.UserID, messages map[id.DeviceID]json.RawMessage) error {
-	if here, err := o.service.isLocal(user); err != nil || !here {
-		return err // other servers: with federation
+func (o *delivery) deliver(tx *storage.Tx, local messages) error {
+	for _, user := range slices.Sorted(maps.Keys(local)) {
+		if err := o.deliverTo(tx, user, local[user]); err != nil {
+			return wrap("send to devices of "+string(user), err)
+		}
 	}
+	return nil
+}
+
+func (o *delivery) deliverTo(tx *storage.Tx, user id.UserID, messages map[id.DeviceID]json.RawMessage) error {
 	nid, devices, found, err := candidates(tx, user, messages)
 	if err != nil || !found {
 		return err
@@ -101,7 +207,7 @@ func (o *outgoing) send(tx *storage.Tx, user id.UserID, messages map[id.DeviceID
 }
 
 // count keeps one small request from becoming millions of rows by way of "*".
-func (o *outgoing) count(size int) error {
+func (o *delivery) count(size int) error {
 	o.messages++
 	o.bytes += size
 	if err := bounded("messages of one request", o.messages, maxToDeviceTargets); err != nil {
@@ -130,7 +236,7 @@ func candidates[T any](tx *storage.Tx, user id.UserID, named map[id.DeviceID]T) 
 }
 
 // event is the message as the receiving client gets it.
-func (o *outgoing) event(content json.RawMessage) string {
+func (o *delivery) event(content json.RawMessage) string {
 	b := make([]byte, 0, len(content)+len(o.sender)+len(o.eventType)+48)
 	b = append(append(b, `{"content":`...), content...)
 	b = canonjson.AppendString(append(b, `,"sender":`...), string(o.sender))

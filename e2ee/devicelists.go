@@ -1,0 +1,471 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// The EDUs of this package.
+const (
+	eduDeviceListUpdate = "m.device_list_update"
+	eduSigningKeyUpdate = "m.signing_key_update"
+	eduDirectToDevice   = "m.direct_to_device"
+)
+
+// edu is an EDU in a transaction.
+func edu(typ string, content any) (json.RawMessage, error) {
+	return json.Marshal(map[string]any{"edu_type": typ, "content": content})
+}
+
+// listUpdate is the content of m.device_list_update.
+type listUpdate struct {
+	UserID      id.UserID       `json:"user_id"`
+	DeviceID    string          `json:"device_id"`
+	DisplayName json.RawMessage `json:"device_display_name,omitempty"` // a string
+	StreamID    int64           `json:"stream_id"`
+	PrevID      []int64         `json:"prev_id"`
+	Deleted     bool            `json:"deleted,omitempty"`
+	Keys        json.RawMessage `json:"keys,omitempty"`
+}
+
+// signingKeyUpdate is the content of m.signing_key_update.
+type signingKeyUpdate struct {
+	UserID         id.UserID       `json:"user_id"`
+	MasterKey      json.RawMessage `json:"master_key,omitempty"`
+	SelfSigningKey json.RawMessage `json:"self_signing_key,omitempty"`
+}
+
+func (s *Service) kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+const (
+	// lookAgain is how often Run looks for work that nobody told it of, such as lists to ask for again.
+	lookAgain = 30 * time.Second
+	// sweepInterval is how often caches that nobody needs any more are dropped.
+	sweepInterval = time.Hour
+)
+
+// Run tells other servers of changed devices and asks for stale lists until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	if s.Outgoing == nil || s.Remote == nil {
+		return nil
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { s.loop(ctx, s.updates, lookAgain, "hand device list updates on", s.SendDeviceLists) })
+	wg.Go(func() { s.loop(ctx, s.stale, lookAgain, "ask for device lists", s.Resync) })
+	wg.Go(func() { s.loop(ctx, nil, sweepInterval, "drop what is not needed", s.Sweep) })
+	wg.Wait()
+	return nil
+}
+
+// loop does a job at once, whenever it is kicked, and at an interval.
+func (s *Service) loop(ctx context.Context, kicked <-chan struct{}, every time.Duration, what string, job func(context.Context) error) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		if err := job(ctx); err != nil && ctx.Err() == nil {
+			s.Log.ErrorContext(ctx, "Job of device lists failed", "job", what, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-kicked:
+		case <-ticker.C:
+		}
+	}
+}
+
+// updatesRead is how many updates are read at once.
+const updatesRead = 100
+
+// SendDeviceLists hands every update that waits to the servers that share a room with its user.
+func (s *Service) SendDeviceLists(ctx context.Context) error {
+	for {
+		var updates []storage.DeviceListUpdate
+		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+			updates, err = tx.DeviceListUpdates(updatesRead)
+			return err
+		})
+		if err != nil || len(updates) == 0 {
+			return err
+		}
+		for _, u := range updates {
+			if err := s.sendUpdate(ctx, u); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (s *Service) sendUpdate(ctx context.Context, u storage.DeviceListUpdate) error {
+	servers, err := s.Rooms.SharedServers(ctx, u.User)
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		if mine, err := tx.DeleteDeviceListUpdate(u.StreamID); err != nil || !mine || len(servers) == 0 {
+			return nil, err
+		}
+		message, err := updateEDU(tx, u)
+		if err != nil || message == nil {
+			return nil, err
+		}
+		for _, server := range servers {
+			if err := s.Outgoing.AddEDU(tx, server, message); err != nil {
+				return nil, err
+			}
+		}
+		return func() {
+			for _, server := range servers {
+				s.Outgoing.Kick(server)
+			}
+		}, nil
+	})
+}
+
+// updateEDU is what servers are told of a change: the device as it is now. nil: nothing.
+func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, error) {
+	userID, err := tx.UserID(u.User)
+	if err != nil {
+		return nil, err
+	}
+	user := id.UserID(userID)
+	keys := newKeys()
+	if err := keys.addUser(tx, Device{}, user, []id.DeviceID{id.DeviceID(u.DeviceID)}); err != nil {
+		return nil, err
+	}
+	if u.DeviceID == crossSigningChanged {
+		if keys.MasterKeys[user] == nil {
+			return nil, nil
+		}
+		return edu(eduSigningKeyUpdate, signingKeyUpdate{UserID: user, MasterKey: keys.MasterKeys[user], SelfSigningKey: keys.SelfSigningKeys[user]})
+	}
+	content := listUpdate{UserID: user, DeviceID: u.DeviceID, StreamID: int64(u.StreamID), PrevID: []int64{}, Keys: keys.DeviceKeys[user][id.DeviceID(u.DeviceID)]}
+	if u.PrevID != 0 {
+		content.PrevID = []int64{int64(u.PrevID)}
+	}
+	row, found, err := tx.Device(u.User, u.DeviceID)
+	if err != nil {
+		return nil, err
+	}
+	content.Deleted = !found
+	if row.DisplayName != nil && *row.DisplayName != "" {
+		content.DisplayName, _ = json.Marshal(*row.DisplayName) // a string always encodes
+	}
+	return edu(eduDeviceListUpdate, content)
+}
+
+// ReceiveDeviceListUpdate takes an m.device_list_update of another server: users who share a room are told, and the cache
+// follows, or is asked for anew where an update was missed.
+// Spec: server-server-api#mdevice_list_update-schema
+func (s *Service) ReceiveDeviceListUpdate(ctx context.Context, origin string, content json.RawMessage) error {
+	var u listUpdate
+	if err := json.Unmarshal(content, &u); err != nil {
+		return mxerr.BadJSON("m.device_list_update does not have the documented shape")
+	}
+	if len(u.PrevID) > maxPrevIDs {
+		return mxerr.TooLarge("prev_id has more than %d entries", maxPrevIDs)
+	}
+	if isNull(u.Keys) || u.Deleted {
+		u.Keys = nil
+	} else if err := checkRemoteDevice(u.UserID, u.DeviceID, u.Keys); err != nil {
+		return err
+	}
+	return s.receiveChange(ctx, origin, u.UserID, u.apply)
+}
+
+// ReceiveSigningKeyUpdate takes an m.signing_key_update of another server.
+// Spec: server-server-api#msigning_key_update-schema
+func (s *Service) ReceiveSigningKeyUpdate(ctx context.Context, origin string, content json.RawMessage) error {
+	var u signingKeyUpdate
+	if err := json.Unmarshal(content, &u); err != nil {
+		return mxerr.BadJSON("m.signing_key_update does not have the documented shape")
+	}
+	if !isNull(u.MasterKey) && len(remoteCrossSigning(u.UserID, u.MasterKey, nil)) == 0 {
+		return mxerr.BadJSON("The master key does not have the documented shape")
+	}
+	return s.receiveChange(ctx, origin, u.UserID, u.apply)
+}
+
+// fromOrigin refuses what a server says of users of another one.
+func fromOrigin(origin string, user id.UserID) error {
+	if _, server, err := user.Parse(); err != nil || server != origin {
+		return mxerr.Forbidden("%.255q is not a user of %s", string(user), origin)
+	}
+	return nil
+}
+
+// applied is what a change did to the cache of a user.
+type applied int
+
+const (
+	appliedNothing applied = iota // it was known
+	appliedWhole                  // the cache is as the user's server has it, or there is none
+	appliedGap                    // the list must be asked for
+)
+
+// receiveChange applies a change of a remote user's devices to a list that is fresh, and tells those who share a room.
+func (s *Service) receiveChange(ctx context.Context, origin string, user id.UserID, apply func(*storage.Tx, storage.RemoteList) (applied, error)) error {
+	if err := fromOrigin(origin, user); err != nil {
+		return err
+	}
+	nid, sharers, err := s.metHere(ctx, user)
+	if err != nil || len(sharers) == 0 {
+		return err
+	}
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		list, cached, err := tx.RemoteList(nid)
+		if err != nil {
+			return nil, err
+		}
+		result := appliedWhole
+		switch {
+		case cached && list.Asked == 0:
+			result = appliedGap
+		case cached:
+			if result, err = apply(tx, list); err != nil || result == appliedNothing {
+				return nil, err
+			}
+		}
+		if _, err := tx.DeviceListChanged(nid); err != nil {
+			return nil, err
+		}
+		if result != appliedGap {
+			return s.wakeUsers(sharers...), nil
+		}
+		// The server lives: there is no reason to wait any longer.
+		if err := tx.SetRemoteList(storage.RemoteList{User: nid, StreamID: list.StreamID}); err != nil {
+			return nil, err
+		}
+		return func() { s.Hub.Users(sharers...); s.kick(s.stale) }, nil
+	})
+}
+
+// metHere finds a user of another server and the users of this one who share a room with them.
+func (s *Service) metHere(ctx context.Context, user id.UserID) (nid int64, sharers []int64, err error) {
+	found := false
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		nid, found, err = tx.LookupUser(string(user))
+		return err
+	})
+	if err != nil || !found {
+		return 0, nil, err
+	}
+	sharers, err = s.Rooms.LocalSharers(ctx, nid)
+	return nid, sharers, err
+}
+
+// follows tells whether an update is the next one after what the cache has.
+func (u *listUpdate) follows(list storage.RemoteList) bool {
+	if len(u.PrevID) == 0 {
+		return list.StreamID == 0
+	}
+	return slices.Contains(u.PrevID, list.StreamID) && u.StreamID > list.StreamID
+}
+
+func (u *listUpdate) apply(tx *storage.Tx, list storage.RemoteList) (applied, error) {
+	if u.StreamID == list.StreamID {
+		return appliedNothing, nil
+	}
+	if !u.follows(list) {
+		return appliedGap, nil
+	}
+	if u.Keys == nil {
+		if err := tx.DeleteRemoteDevice(list.User, u.DeviceID); err != nil {
+			return 0, err
+		}
+	} else if whole, err := u.set(tx, list.User); err != nil || !whole {
+		return appliedGap, err
+	}
+	list.StreamID = u.StreamID
+	return appliedWhole, tx.SetRemoteList(list)
+}
+
+// set stores the device; false where there are too many, so that it is the whole list that is cut.
+func (u *listUpdate) set(tx *storage.Tx, nid int64) (bool, error) {
+	n, err := tx.CountRemoteDevices(nid)
+	if err != nil || n >= maxRemoteDevices {
+		return false, err
+	}
+	return true, tx.SetRemoteDevice(nid, storage.UserDeviceKeys{DeviceID: u.DeviceID, DisplayName: displayName(u.DisplayName), JSON: string(u.Keys)})
+}
+
+func (u *signingKeyUpdate) apply(tx *storage.Tx, list storage.RemoteList) (applied, error) {
+	master := u.MasterKey
+	if isNull(master) {
+		stored, err := tx.CrossSigningKeys(list.User)
+		if err != nil {
+			return 0, err
+		}
+		master = json.RawMessage(stored[usageMaster])
+	}
+	changed, err := storeRemoteCrossSigning(tx, list.User, remoteCrossSigning(u.UserID, master, u.SelfSigningKey))
+	if err != nil || !changed {
+		return appliedNothing, err
+	}
+	return appliedWhole, nil
+}
+
+// Resync asks for the lists that are stale and due, several servers at a time.
+func (s *Service) Resync(ctx context.Context) error {
+	type wanted struct {
+		list storage.RemoteList
+		user id.UserID
+	}
+	byServer := map[string][]wanted{}
+	err := s.DB.Read(ctx, func(tx *storage.Tx) error {
+		lists, err := tx.RemoteListsToAsk(s.Now().UnixMilli(), maxResyncs)
+		if err != nil {
+			return err
+		}
+		for _, l := range lists {
+			user, err := tx.UserID(l.User)
+			if err != nil {
+				return err
+			}
+			_, server, _ := strings.Cut(user, ":")
+			byServer[server] = append(byServer[server], wanted{l, id.UserID(user)})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex // guards errs; a leaf
+		errs  []error
+		slots = make(chan struct{}, maxResyncServers)
+	)
+	for server, lists := range byServer {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			for _, w := range lists {
+				if err := s.resync(ctx, server, w.user, w.list); err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// resync asks for one list. That it was not got is no error: it is tried again later.
+func (s *Service) resync(ctx context.Context, server string, user id.UserID, list storage.RemoteList) error {
+	leave, err := s.lanes.enter(ctx, server)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	var asked storage.Pos
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		asked = tx.Settled()
+		list, _, err = tx.RemoteList(list.User) // somebody may have asked meanwhile
+		return err
+	})
+	if err != nil || list.User == 0 || list.Asked != 0 {
+		return err
+	}
+	sharers, err := s.Rooms.LocalSharers(ctx, list.User)
+	if err != nil {
+		return err
+	}
+	if len(sharers) == 0 {
+		return s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DropRemoteList(list.User) })
+	}
+	answer, err := s.Remote.UserDevices(ctx, server, user)
+	if err == nil {
+		var got deviceList
+		if got, err = parseUserDevices(answer, user); err == nil {
+			return s.resynced(ctx, list.User, asked, got, sharers)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.Log.InfoContext(ctx, "A device list was not got", "user", user, "error", err)
+	return s.DB.Write(ctx, func(tx *storage.Tx) error {
+		list.RetryTS = s.Now().Add(resyncDelay(list.Failures)).UnixMilli()
+		list.Failures++
+		return tx.SetRemoteList(list)
+	})
+}
+
+// resyncDelay grows from a minute to maxResyncInterval.
+func resyncDelay(failures int64) time.Duration {
+	return min(time.Minute<<min(failures, 20), maxResyncInterval)
+}
+
+func (s *Service) resynced(ctx context.Context, nid int64, asked storage.Pos, got deviceList, sharers []int64) error {
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		changed, err := got.store(tx, nid, asked)
+		if err != nil || !changed {
+			return nil, err
+		}
+		_, err = tx.DeviceListChanged(nid) // for those who asked in vain when they were told
+		return s.wakeUsers(sharers...), err
+	})
+}
+
+// messageMemory is how long the ids of received messages are kept: a server that sends one again does so within hours.
+const messageMemory = 7 * 24 * time.Hour
+
+// sweepBatch is how much of a table one step of a sweep looks at.
+const sweepBatch = 500
+
+// Sweep drops the lists of users with whom no room is shared any more, and the ids of messages from long ago.
+func (s *Service) Sweep(ctx context.Context) error {
+	for n := int64(sweepBatch); n == sweepBatch; {
+		err := s.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+			n, err = tx.PruneMessages(s.Now().Add(-messageMemory).UnixMilli(), sweepBatch)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	after := int64(0)
+	for {
+		var lists []storage.RemoteList
+		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+			lists, err = tx.RemoteLists(after, sweepBatch)
+			return err
+		})
+		if err != nil || len(lists) == 0 {
+			return err
+		}
+		for _, l := range lists {
+			after = l.User
+			if err := s.dropUnmet(ctx, l.User); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (s *Service) dropUnmet(ctx context.Context, nid int64) error {
+	sharers, err := s.Rooms.LocalSharers(ctx, nid)
+	if err != nil || len(sharers) > 0 {
+		return err
+	}
+	return s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DropRemoteList(nid) })
+}

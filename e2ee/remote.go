@@ -1,0 +1,371 @@
+package e2ee
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Remote is what other servers are asked; fedclient.Client is one.
+type Remote interface {
+	UserDevices(ctx context.Context, server string, user id.UserID) (json.RawMessage, error)
+	QueryDeviceKeys(ctx context.Context, server string, users map[id.UserID][]id.DeviceID) (json.RawMessage, error)
+	ClaimKeys(ctx context.Context, server string, wanted map[id.UserID]map[id.DeviceID]string) (json.RawMessage, error)
+}
+
+// Outgoing takes EDUs for other servers; outbox.Service is one.
+type Outgoing interface {
+	// AddEDU stores, in a write of the caller, an EDU that a server is to get after those that were added before.
+	AddEDU(tx *storage.Tx, server string, edu json.RawMessage) error
+	// Kick begins to deliver them, after the write was committed. It runs in a Committed hook, so it must be quick.
+	Kick(server string)
+}
+
+// Rooms tells who shares rooms; rooms.Service is one.
+type Rooms interface {
+	// SharedServers lists the other servers that share a room with a user of this one.
+	SharedServers(ctx context.Context, user int64) ([]string, error)
+	// LocalSharers lists the users of this server who share a room with a user of any.
+	LocalSharers(ctx context.Context, user int64) ([]int64, error)
+}
+
+// lanes lets one request for device keys at a time go to each server. Those who wait meanwhile find most of what they
+// want in the cache afterwards.
+type lanes struct {
+	// mu guards of; a leaf in docs/locks.md.
+	mu sync.Mutex
+	of map[string]*lane
+}
+
+type lane struct {
+	slot chan struct{}
+	here int // who is in it or waits
+}
+
+// enter waits for a server's lane; the caller must leave it.
+func (l *lanes) enter(ctx context.Context, server string) (leave func(), err error) {
+	l.mu.Lock()
+	own := l.of[server]
+	if own == nil {
+		own = &lane{slot: make(chan struct{}, 1)}
+		l.of[server] = own
+	}
+	own.here++
+	l.mu.Unlock()
+	select {
+	case own.slot <- struct{}{}:
+		return func() { <-own.slot; l.gone(server, own) }, nil
+	case <-ctx.Done():
+		l.gone(server, own)
+		return nil, ctx.Err()
+	}
+}
+
+func (l *lanes) gone(server string, own *lane) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if own.here--; own.here == 0 {
+		delete(l.of, server)
+	}
+}
+
+// defaultTimeout is how long other servers are waited for where the client does not say.
+const defaultTimeout = 10 * time.Second
+
+// eachServer calls ask for each server, several at a time, and gives those of which it returned an error.
+func eachServer[T any](ctx context.Context, timeout time.Duration, servers map[string]T, ask func(ctx context.Context, server string, what T) error) Failures {
+	if timeout <= 0 {
+		timeout = defaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(timeout, maxQueryTimeout))
+	defer cancel()
+	var (
+		wg       sync.WaitGroup
+		mu       sync.Mutex // guards failures; a leaf
+		failures = Failures{}
+		slots    = make(chan struct{}, maxServersAtOnce)
+	)
+	for server, what := range servers {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := ask(ctx, server, what); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failures.add(server)
+			}
+		})
+	}
+	wg.Wait()
+	return failures
+}
+
+// errNoFederation: there are no other servers.
+var errNoFederation = errors.New("this server does not speak with others")
+
+// queryServers adds the keys of users of other servers.
+func (s *Service) queryServers(ctx context.Context, viewer Device, servers map[string]map[id.UserID][]id.DeviceID, timeout time.Duration, out *Keys) error {
+	var mu sync.Mutex // guards out; a leaf
+	failures := eachServer(ctx, timeout, servers, func(ctx context.Context, server string, wanted map[id.UserID][]id.DeviceID) error {
+		if s.Remote == nil {
+			return errNoFederation
+		}
+		keys, err := s.queryServer(ctx, viewer, server, wanted)
+		if err != nil {
+			s.Log.InfoContext(ctx, "Device keys were not got", "server", server, "error", err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		maps.Copy(out.DeviceKeys, keys.DeviceKeys)
+		maps.Copy(out.MasterKeys, keys.MasterKeys)
+		maps.Copy(out.SelfSigningKeys, keys.SelfSigningKeys)
+		return err
+	})
+	maps.Copy(out.Failures, failures)
+	return nil
+}
+
+// queryServer gives the keys of users of one server, also where some of them could not be got.
+func (s *Service) queryServer(ctx context.Context, viewer Device, server string, wanted map[id.UserID][]id.DeviceID) (*Keys, error) {
+	out := newKeys()
+	missing, _, err := s.cached(ctx, viewer, wanted, out)
+	if err != nil || len(missing) == 0 {
+		return out, err
+	}
+	leave, err := s.lanes.enter(ctx, server)
+	if err != nil {
+		return out, err
+	}
+	defer leave()
+	missing, asked, err := s.cached(ctx, viewer, missing, out) // somebody else may have asked meanwhile
+	if err != nil || len(missing) == 0 {
+		return out, err
+	}
+	lists, err := s.askKeys(ctx, server, missing)
+	if err != nil {
+		return out, err
+	}
+	if err := s.cacheLists(ctx, viewer, asked, lists); err != nil {
+		return out, err
+	}
+	return out, s.DB.Read(ctx, func(tx *storage.Tx) error {
+		for user, list := range lists {
+			nid, _, err := tx.LookupUser(string(user))
+			if err != nil {
+				return err
+			}
+			if err := out.add(tx, viewer, user, nid, list.devices, list.crossSigning, missing[user]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// cached adds the users whose devices are cached and may be believed, and gives the others, with the position from
+// before their servers are asked.
+func (s *Service) cached(ctx context.Context, viewer Device, wanted map[id.UserID][]id.DeviceID, out *Keys) (missing map[id.UserID][]id.DeviceID, asked storage.Pos, err error) {
+	missing = map[id.UserID][]id.DeviceID{}
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		asked = tx.Settled()
+		for user, devices := range wanted {
+			nid, fresh, err := freshList(tx, viewer, user)
+			if err != nil {
+				return err
+			}
+			if !fresh {
+				missing[user] = devices
+				continue
+			}
+			rows, err := tx.RemoteDevices(nid)
+			if err != nil {
+				return err
+			}
+			keys, err := tx.CrossSigningKeys(nid)
+			if err != nil {
+				return err
+			}
+			if err := out.add(tx, viewer, user, nid, rows, keys, devices); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return missing, asked, err
+}
+
+// freshList tells whether the cached devices of a user are what the user's server would say. It tells this one of changes
+// only so long as a room is shared, so both must have been in one room ever since the list was asked for. That the viewer
+// must be one of those who were keeps the cache from telling anybody of people whom they do not meet.
+func freshList(tx *storage.Tx, viewer Device, user id.UserID) (nid int64, fresh bool, err error) {
+	nid, found, err := tx.LookupUser(string(user))
+	if err != nil || !found {
+		return 0, false, err
+	}
+	list, found, err := tx.RemoteList(nid)
+	if err != nil || !found || list.Asked == 0 {
+		return nid, false, err
+	}
+	fresh, err = tx.MetSince(viewer.UserNID, nid, list.Asked)
+	return nid, fresh, err
+}
+
+// askKeys asks a server for all devices of some of its users.
+func (s *Service) askKeys(ctx context.Context, server string, wanted map[id.UserID][]id.DeviceID) (map[id.UserID]deviceList, error) {
+	all := make(map[id.UserID][]id.DeviceID, len(wanted))
+	for user := range wanted {
+		all[user] = []id.DeviceID{}
+	}
+	answer, err := s.Remote.QueryDeviceKeys(ctx, server, all)
+	if err != nil {
+		return nil, err
+	}
+	return parseKeysAnswer(answer, slices.Collect(maps.Keys(wanted)))
+}
+
+// cacheWrite is how many lists one write stores: a write is short.
+const cacheWrite = 20
+
+// cacheLists keeps the lists of those whom the viewer meets.
+func (s *Service) cacheLists(ctx context.Context, viewer Device, asked storage.Pos, lists map[id.UserID]deviceList) error {
+	for users := range slices.Chunk(slices.Sorted(maps.Keys(lists)), cacheWrite) {
+		err := s.DB.Write(ctx, func(tx *storage.Tx) error {
+			for _, user := range users {
+				nid, found, err := tx.LookupUser(string(user))
+				if err != nil || !found {
+					return err
+				}
+				meets, err := tx.SharesRoom(viewer.UserNID, nid)
+				if err != nil {
+					return err
+				}
+				if !meets {
+					continue
+				}
+				if _, err := lists[user].store(tx, nid, asked); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claimOfServers adds one-time keys of users of other servers.
+func (s *Service) claimOfServers(ctx context.Context, servers map[string]map[id.UserID]map[id.DeviceID]string, timeout time.Duration, claims Claims) Failures {
+	var mu sync.Mutex // guards claims; a leaf
+	return eachServer(ctx, timeout, servers, func(ctx context.Context, server string, wanted map[id.UserID]map[id.DeviceID]string) error {
+		if s.Remote == nil {
+			return errNoFederation
+		}
+		answer, err := s.Remote.ClaimKeys(ctx, server, wanted)
+		if err != nil {
+			s.Log.InfoContext(ctx, "One-time keys were not got", "server", server, "error", err)
+			return err
+		}
+		taken, err := parseClaims(answer, wanted)
+		mu.Lock()
+		defer mu.Unlock()
+		maps.Copy(claims, taken)
+		return err
+	})
+}
+
+// QueryForServer gives another server the keys of users of this one. Others are left out.
+// Spec: server-server-api#post_matrixfederationv1userkeysquery
+func (s *Service) QueryForServer(ctx context.Context, wanted map[id.UserID][]id.DeviceID) (*Keys, error) {
+	if err := bounded("users of one query", len(wanted), maxQueryUsers); err != nil {
+		return nil, err
+	}
+	local, _, err := split(s, wanted)
+	if err != nil {
+		return nil, err
+	}
+	return s.Query(ctx, Device{}, local, 0)
+}
+
+// ClaimForServer claims keys of users of this server for another one.
+// Spec: server-server-api#post_matrixfederationv1userkeysclaim
+func (s *Service) ClaimForServer(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) (Claims, error) {
+	if err := bounded("users of one claim", len(wanted), maxQueryUsers); err != nil {
+		return nil, err
+	}
+	local, _, err := split(s, wanted)
+	if err != nil {
+		return nil, err
+	}
+	return s.claimLocal(ctx, local)
+}
+
+// UserDevices is what another server is told of a user's devices.
+type UserDevices struct {
+	UserID         id.UserID       `json:"user_id"`
+	StreamID       storage.Pos     `json:"stream_id"`
+	Devices        []UserDevice    `json:"devices"`
+	MasterKey      json.RawMessage `json:"master_key,omitempty"`
+	SelfSigningKey json.RawMessage `json:"self_signing_key,omitempty"`
+}
+
+// UserDevice is one of them.
+type UserDevice struct {
+	DeviceID    id.DeviceID     `json:"device_id"`
+	Keys        json.RawMessage `json:"keys"`
+	DisplayName string          `json:"device_display_name,omitempty"`
+}
+
+// UserDevices lists the devices of a user of this server that have keys.
+//
+// Errors: M_NOT_FOUND, M_INVALID_PARAM for a user of another server.
+// Spec: server-server-api#get_matrixfederationv1userdevicesuserid
+func (s *Service) UserDevices(ctx context.Context, user id.UserID) (*UserDevices, error) {
+	if here, err := s.isLocal(user); err != nil {
+		return nil, err
+	} else if !here {
+		return nil, mxerr.InvalidParam("%s is not a user of this server", user)
+	}
+	out := &UserDevices{UserID: user, Devices: []UserDevice{}}
+	err := s.DB.Read(ctx, func(tx *storage.Tx) error {
+		nid, found, err := tx.LookupUser(string(user))
+		if err == nil && found {
+			_, found, err = tx.Account(nid)
+		}
+		if err != nil {
+			return err
+		}
+		if !found {
+			return mxerr.NotFound("There is no such user on this server")
+		}
+		return out.read(tx, nid)
+	})
+	return out, err
+}
+
+func (u *UserDevices) read(tx *storage.Tx, nid int64) (err error) {
+	if u.StreamID, err = tx.DeviceStream(nid); err != nil {
+		return err
+	}
+	keys := newKeys()
+	if err := keys.addUser(tx, Device{}, u.UserID, nil); err != nil {
+		return err
+	}
+	rows, err := tx.UserDeviceKeys(nid)
+	for _, r := range rows {
+		deviceID := id.DeviceID(r.DeviceID)
+		u.Devices = append(u.Devices, UserDevice{DeviceID: deviceID, Keys: keys.DeviceKeys[u.UserID][deviceID], DisplayName: r.DisplayName})
+	}
+	u.MasterKey, u.SelfSigningKey = keys.MasterKeys[u.UserID], keys.SelfSigningKeys[u.UserID]
+	return err
+}
