@@ -61,13 +61,14 @@ const (
 
 // Run tells other servers of changed devices and asks for stale lists until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	if s.Outgoing == nil || s.Remote == nil {
-		return nil
-	}
 	var wg sync.WaitGroup
-	wg.Go(func() { s.loop(ctx, s.updates, lookAgain, "hand device list updates on", s.SendDeviceLists) })
-	wg.Go(func() { s.loop(ctx, s.stale, lookAgain, "ask for device lists", s.Resync) })
-	wg.Go(func() { s.loop(ctx, nil, sweepInterval, "drop what is not needed", s.Sweep) })
+	if s.Outgoing != nil {
+		wg.Go(func() { s.loop(ctx, s.updates, lookAgain, "hand device list updates on", s.SendDeviceLists) })
+	}
+	if s.Remote != nil {
+		wg.Go(func() { s.loop(ctx, s.stale, lookAgain, "ask for device lists", s.Resync) })
+		wg.Go(func() { s.loop(ctx, nil, sweepInterval, "drop what is not needed", s.Sweep) })
+	}
 	wg.Wait()
 	return nil
 }

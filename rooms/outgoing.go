@@ -3,8 +3,8 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-
-	"maunium.net/go/mautrix/id"
+	"maps"
+	"slices"
 
 	"ebb/mxerr"
 	"ebb/rooms/expiry"
@@ -152,28 +152,29 @@ func (s *Service) SharedServers(ctx context.Context, user int64) ([]string, erro
 	return out, nil
 }
 
-// LocalSharers lists the users of this server who share a room with a user of any.
-func (s *Service) LocalSharers(ctx context.Context, user int64) (sharers []int64, err error) {
-	var all []int64
-	var ids map[int64]id.UserID
-	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		if all, err = tx.RoomSharers(user); err != nil {
-			return err
-		}
-		ids = make(map[int64]id.UserID, len(all))
-		for _, nid := range all {
-			name, err := tx.UserID(nid)
-			if err != nil {
-				return err
-			}
-			ids[nid] = id.UserID(name)
-		}
-		return nil
+// LocalSharers lists the users of this server who share a room with a user of any; the user is among them where both is
+// true. The rooms know their users of this server, so that a room of many others costs no more.
+func (s *Service) LocalSharers(ctx context.Context, user int64) ([]int64, error) {
+	var rows []storage.MemberRow
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = tx.UserMemberships(user)
+		return err
 	})
-	for _, nid := range all {
-		if s.IsLocal(ids[nid]) {
-			sharers = append(sharers, nid)
+	if err != nil {
+		return nil, err
+	}
+	sharers := map[int64]bool{}
+	for _, m := range rows {
+		if m.Membership != Join {
+			continue
+		}
+		r, err := s.RoomByNID(ctx, m.Room)
+		if err != nil {
+			return nil, err
+		}
+		for member := range r.EachLocal() {
+			sharers[member.NID] = true
 		}
 	}
-	return sharers, err
+	return slices.Sorted(maps.Keys(sharers)), nil
 }

@@ -4,5 +4,9 @@ import "ebb/federation"
 
 // edus says who takes in which ephemeral data of other servers.
 func (s *services) edus() map[string]federation.EDU {
-	return map[string]federation.EDU{}
+	return map[string]federation.EDU{
+		"m.device_list_update": s.e2ee.ReceiveDeviceListUpdate,
+		"m.signing_key_update": s.e2ee.ReceiveSigningKeyUpdate,
+		"m.direct_to_device":   s.e2ee.ReceiveDirectToDevice,
+	}
 }

@@ -92,7 +92,11 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.outbox = outbox.New(outbox.Options{DB: s.db, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log})
 	s.remote.Gate = s.outbox
-	s.e2ee = e2ee.New(e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log})
+	keys := e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log}
+	if cfg.Federation.Enabled {
+		keys.Remote, keys.Outgoing, keys.Rooms = s.remote, s.outbox, s.rooms
+	}
+	s.e2ee = e2ee.New(keys)
 	s.accounts = accounts.New(accounts.Options{
 		DB: s.db, Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(cfg, o.Now), Now: o.Now, Log: o.Log,
