@@ -13,7 +13,6 @@ import (
 func TestPageAgreesWithTheRoutesOfTheServer(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
-	cfg.Federation.Enabled = true
 	cfg.Registration.SharedSecret = "a secret" // or its route is not there
 	if err := server.CreateKey(filepath.Join(cfg.DataDir, "signing.key")); err != nil {
 		t.Fatal(err)
