@@ -33,7 +33,21 @@ type Server struct {
 // New starts a server with open registration and no rate limits; change may alter its configuration.
 func New(t testing.TB, change func(*config.Config)) *Server {
 	t.Helper()
+	s := build(t, change, server.Options{})
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s.serveClients()
+	return s
+}
+
+// build makes a server that is not served yet; who calls it closes it.
+func build(t testing.TB, change func(*config.Config), o server.Options) *Server {
+	t.Helper()
 	s := &Server{t: t, Dir: t.TempDir(), now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
+	o.Now = s.Now
 	cfg := config.Default()
 	cfg.ServerName, cfg.DataDir, cfg.Registration.Mode, cfg.RateLimits.Enabled = "test", s.Dir, "open", false
 	if change != nil {
@@ -42,22 +56,22 @@ func New(t testing.TB, change func(*config.Config)) *Server {
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
+	cfg.Listen = nil // addresses are the test's
 	if err := server.CreateKey(cfg.KeyFile()); err != nil {
 		t.Fatal(err)
 	}
 	var err error
-	if s.Server, err = server.New(context.Background(), cfg, server.Options{Now: s.Now}); err != nil {
+	if s.Server, err = server.New(context.Background(), cfg, o); err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// serveClients opens the address that Client uses, until the test ends.
+func (s *Server) serveClients() {
 	h := httptest.NewServer(s.Handler("client", "admin", "metrics"))
 	s.URL = h.URL
-	t.Cleanup(func() {
-		h.Close()
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return s
+	s.t.Cleanup(h.Close)
 }
 
 // Now is the server's clock.
