@@ -64,6 +64,7 @@ type Options struct {
 	AccessTokenLifetime time.Duration // of clients that refresh; 0: one hour
 	HashWorkers         int           // passwords hashed at once, 19 MiB each; 0: half of the processors
 	Hooks               Hooks
+	Remote              Remote // nil: there are no other servers
 	Now                 func() time.Time
 	Log                 *slog.Logger
 }

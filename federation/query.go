@@ -39,7 +39,7 @@ func (a *API) queryProfile(r *httpapi.Request) (any, error) {
 	if _, server, err := id.UserID(user).Parse(); err != nil || server != a.Server {
 		return nil, mxerr.InvalidParam("The user is not of this server")
 	}
-	fields, err := a.Accounts.Profile(r.Context(), id.UserID(user))
+	fields, err := a.Accounts.LocalProfile(r.Context(), id.UserID(user))
 	profile := make(map[string]json.RawMessage, len(fields))
 	for _, f := range fields {
 		if wanted := r.Query("field"); wanted == "" || wanted == f.Name {

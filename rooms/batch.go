@@ -100,6 +100,7 @@ type proto struct {
 	relation   *relation
 	threadRoot storage.Pos
 	target     *Event     // what an m.room.redaction redacts; nil where that is redacted already
+	unseen     bool       // what it redacts is not stored
 	redacts    id.EventID // its id
 	txnID      string
 }
@@ -206,6 +207,9 @@ func (b *batch) add(p proto) (*Event, error) {
 		if err := b.redact(pe, p.target); err != nil {
 			return nil, err
 		}
+	}
+	if p.unseen {
+		pe.awaits = p.redacts
 	}
 	pe.outgoing = b.leavesHere(&p)
 	if p.typ == typeDummy {

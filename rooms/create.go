@@ -443,7 +443,9 @@ func (c *creation) state() ([]InitialState, error) {
 	}
 	add(typeJoinRules, "join_rule", joinRule)
 	add(typeHistoryVisibility, "history_visibility", "shared")
-	add(typeGuestAccess, "guest_access", guests)
+	if guests != "forbidden" { // which is what no event means
+		add(typeGuestAccess, "guest_access", guests)
+	}
 	for _, e := range c.req.InitialState {
 		replaced := e.StateKey == "" && (e.Type == typePowerLevels || e.Type == typeName && c.req.Name != "" || e.Type == typeTopic && c.req.Topic != "")
 		if !replaced {
@@ -508,9 +510,13 @@ func (c *creation) defaultLevels() map[string]any {
 			}
 		}
 	}
+	invite := 0
+	if c.req.Preset == presetPublic { // anybody can come in: who is invited there is mostly who did not ask
+		invite = 50
+	}
 	return map[string]any{
 		"users": users, "users_default": 0, "events_default": 0, "state_default": 50,
-		"ban": 50, "kick": 50, "redact": 50, "invite": 0,
+		"ban": 50, "kick": 50, "redact": 50, "invite": invite,
 		"events": map[string]int{
 			typeName: 50, typeAvatar: 50, typeTopic: 50, typeCanonicalAlias: 50, typeHistoryVisibility: 100, typePowerLevels: 100,
 			typeEncryption: 100, typeServerACL: 100, typeTombstone: tombstone,

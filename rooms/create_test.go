@@ -59,7 +59,11 @@ func TestPresets(t *testing.T) {
 	} {
 		room := h.create(alice, c.req)
 		r := h.room(room)
-		if r.JoinRule() != c.join || r.HistoryVisibility() != c.hv || contentString(r.State(typeGuestAccess, ""), "guest_access") != c.guests {
+		guests := "forbidden"
+		if e := r.State(typeGuestAccess, ""); e != nil {
+			guests = contentString(e, "guest_access")
+		}
+		if r.JoinRule() != c.join || r.HistoryVisibility() != c.hv || guests != c.guests {
 			t.Errorf("%+v: %s %s", c.req, r.JoinRule(), r.HistoryVisibility())
 		}
 		if r.Published() != (c.req.Visibility == "public") {

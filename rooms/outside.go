@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -80,4 +81,53 @@ func (s *Service) StrippedState(ctx context.Context, user, room int64) (events [
 		return json.Unmarshal([]byte(text), &events)
 	})
 	return events, err
+}
+
+// receiveOutside takes in events of a room in which this server does not take part: nothing but the end of an invite or a
+// knock of one of its users, by who invited, or who decides about the knock.
+func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
+	r, err := s.Room(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	results := map[id.EventID]error{}
+	events, errs := s.verify(ctx, r.version, raws)
+	for i, e := range events {
+		if e == nil {
+			if eventID := idOf(r.version, raws[i]); eventID != "" {
+				results[eventID] = errs[i]
+			}
+			continue
+		}
+		if results[e.ID()] = errOutside(); s.endsOutside(r, origin, e) {
+			results[e.ID()] = s.setOutside(ctx, r.version, e, nil)
+		}
+	}
+	return results, nil
+}
+
+func errOutside() error { return mxerr.NotFound("This server does not take part in the room") }
+
+// endsOutside tells of an event that it ends an invite or a knock of a user of this server. The room's rules cannot be asked:
+// an invite is taken back by who made it, and a knock is turned down by somebody of a server that answered for the room.
+func (s *Service) endsOutside(r *Room, origin string, e *pdu.Event) bool {
+	key, isState := e.StateKey()
+	user := id.UserID(key)
+	if !isState || e.Type() != typeMember || e.RoomID() != r.id || !s.IsLocal(user) || serverOf(string(e.Sender())) != origin {
+		return false
+	}
+	if m := membershipIn(e.Content()); m != Leave && m != Ban {
+		return false
+	}
+	current := r.State(typeMember, key)
+	if current == nil {
+		return false
+	}
+	switch r.Membership(user) {
+	case Invite:
+		return current.Sender() == e.Sender()
+	case Knock:
+		return origin != s.Server
+	}
+	return false
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -20,6 +19,7 @@ import (
 const (
 	maxMissingRounds = 64   // requests for missing events
 	maxMissingPage   = 100  // events that one of them asks for
+	usualMissingPage = 20   // what other servers give at most; with less there is no more
 	maxMissingEvents = 5000 // events that all of them may bring
 	maxAuthFetches   = 20   // auth chains that are asked for
 	maxGaps          = 10   // states that are asked for
@@ -37,6 +37,9 @@ const (
 // Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
 	r, err := s.participating(ctx, origin, roomID)
+	if mxerr.Code(err) == mxerr.CodeNotFound {
+		return s.receiveOutside(ctx, origin, roomID, raws)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +87,8 @@ type ingest struct {
 	waiting map[id.EventID]*incoming // verified, not yet taken
 	known   map[id.EventID]*Event    // stored
 
-	fetched     int // missing events
+	spoilt      bool // one of the missing events was not good: what follows it is not taken by its state alone
+	fetched     int  // missing events
 	authFetches int
 	gaps        int
 }
@@ -107,6 +111,9 @@ func (in *ingest) take(events []*incoming) error {
 		if err := in.fetchMissing(); err != nil {
 			return err
 		}
+	}
+	if err := in.bridgeGaps(); err != nil {
+		return err
 	}
 	if err := in.fetchAuth(); err != nil {
 		return err
@@ -159,8 +166,13 @@ func refusal(e *Event) error {
 	return nil
 }
 
+// done ends an event's way. That something which it names is nowhere to be had is not told to the sender: it may come yet, and
+// the event with it.
 func (in *ingest) done(eventID id.EventID, err error) {
 	delete(in.waiting, eventID)
+	if errors.Is(err, errNoPrevEvent) || errors.Is(err, errNoAuthEvent) {
+		err = nil
+	}
 	in.results[eventID] = err
 }
 
@@ -221,7 +233,7 @@ func (in *ingest) fetchMissing() error {
 			return err
 		}
 		in.fetched += len(raws)
-		if added == 0 || len(in.missing()) == before && len(raws) == 0 {
+		if added == 0 || len(in.missing()) == before || len(raws) < usualMissingPage {
 			return nil
 		}
 	}
@@ -234,6 +246,7 @@ func (in *ingest) admit(raws []json.RawMessage) (added int) {
 	for i, e := range events {
 		switch {
 		case e == nil:
+			in.spoilt = true
 			in.svc.log.DebugContext(in.ctx, "a missing event is not good", "room", in.room.id, "server", in.origin, "err", errs[i])
 		case e.RoomID() == in.room.id && in.waiting[e.ID()] == nil:
 			in.waiting[e.ID()] = &incoming{Event: e}
@@ -394,7 +407,7 @@ func (in *ingest) isReady(e *incoming, listed map[id.EventID]bool) bool {
 // bridgeGap makes one more event ready: the first that names something which is nowhere to be had gets the state there from
 // the sender. Events that wait for each other in a circle, as ids of old room versions make it possible, are refused.
 func (in *ingest) bridgeGap() error {
-	lacking := in.lacking()
+	lacking := in.gapless()
 	if len(lacking) == 0 {
 		for eventID := range in.waiting {
 			in.done(eventID, errors.New("the event comes before itself"))
@@ -407,12 +420,17 @@ func (in *ingest) bridgeGap() error {
 		if in.has(prev) || e.gaps[prev] != nil {
 			continue
 		}
-		state, err := in.stateAfter(prev)
+		var state gap
+		err := errSpoilt
+		if !in.spoilt {
+			state, err = in.stateAfter(prev)
+		}
 		if err != nil {
 			if in.ctx.Err() != nil {
 				return in.ctx.Err()
 			}
-			in.done(e.ID(), fmt.Errorf("the state after %s is not to be had: %w", prev, err))
+			in.svc.log.InfoContext(in.ctx, "the state after an event is not to be had", "room", in.room.id, "event", prev, "err", err)
+			in.done(e.ID(), errNoPrevEvent)
 			received.WithLabelValues("refused").Inc()
 			in.dropFollowers(e.ID())
 			return nil
@@ -438,11 +456,31 @@ func (in *ingest) bridgeGap() error {
 func (in *ingest) dropFollowers(eventID id.EventID) {
 	for _, e := range in.waiting {
 		if slices.Contains(e.PrevEvents(), eventID) && in.waiting[e.ID()] != nil {
-			in.done(e.ID(), errors.New("an event before it could not be taken"))
+			in.done(e.ID(), errNoPrevEvent)
 			in.dropFollowers(e.ID())
 		}
 	}
 }
+
+// bridgeGaps gets the state before every event that names something which is nowhere to be had.
+func (in *ingest) bridgeGaps() error {
+	for len(in.gapless()) > 0 {
+		if err := in.bridgeGap(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gapless lists the waiting events that name missing ones after which the state is not known yet.
+func (in *ingest) gapless() []id.EventID {
+	return slices.DeleteFunc(in.lacking(), func(eventID id.EventID) bool {
+		e := in.waiting[eventID]
+		return !slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return !in.has(prev) && e.gaps[prev] == nil })
+	})
+}
+
+var errSpoilt = errors.New("a missing event is not good")
 
 var errTooManyGaps = errors.New("too many gaps in one transaction")
 

@@ -35,16 +35,19 @@ func (s *Service) candidates(ctx context.Context, room id.RoomID, user id.UserID
 		if m := r.State(typeMember, string(user)); m != nil { // who invited the user is in the room
 			all = append(all, serverOf(string(m.Sender())))
 		}
-		for server := range r.EachServer() {
-			all = append(all, server)
-			if len(all) > 3*maxCandidates {
-				break
+		if len(all) == 0 {
+			for server := range r.EachServer() {
+				if all = append(all, server); len(all) > 3*maxCandidates {
+					break
+				}
 			}
 		}
 	} else if mxerr.Code(err) != mxerr.CodeNotFound {
 		return nil, err
 	}
-	all = append(all, serverOf(string(room)))
+	if len(all) == 0 { // the server that made the room may still be there
+		all = append(all, serverOf(string(room)))
+	}
 	var out []string
 	for _, server := range all {
 		if server != "" && server != s.Server && pdu.ValidServerName(server) && !slices.Contains(out, server) {
@@ -66,22 +69,27 @@ func (s *Service) through(ctx context.Context, room id.RoomID, user id.UserID, v
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), remoteTime)
 	defer cancel()
-	refusal := error(errNoServers)
+	refusal, refused := error(errNoServers), false
 	for _, server := range servers {
 		err := try(ctx, server)
 		if err == nil || errors.Is(err, errResident) {
 			return err
 		}
 		s.log.InfoContext(ctx, "a server did not do what it was asked", "room", room, "server", server, "err", err)
-		var remote *fedclient.RemoteError
-		if refusal == errNoServers || errors.As(err, &remote) && remote.Status < 500 { //nolint:errorlint // the sentinel itself
-			refusal = fedclient.Relay(err)
+		if told := fedclient.Relay(err); !refused || isRefusal(told) {
+			refusal, refused = told, isRefusal(told)
 		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
 	return refusal
+}
+
+// isRefusal tells of an error that it says what is wrong, not that somebody could not be asked.
+func isRefusal(err error) bool {
+	var known *mxerr.Error
+	return errors.As(err, &known) && known.Status < 500
 }
 
 // complete makes this server's membership event of a template: of the template only its place in the graph is taken, and of

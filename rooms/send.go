@@ -276,7 +276,11 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	if err != nil {
 		return err
 	}
-	if target == nil || target.Hidden() {
+	if target == nil && r.Shared() { // another server may have it, and it may yet come
+		p.unseen = true
+		return nil
+	}
+	if target == nil || target.Flags&(storage.RejectedEvent|storage.SoftFailedEvent|storage.SkeletonEvent) != 0 {
 		return mxerr.NotFound("There is no such event in this room")
 	}
 	if target.IsStateKey(typeCreate, "") {

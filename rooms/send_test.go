@@ -317,8 +317,8 @@ func TestSettingTheSameStateIsNoNewEvent(t *testing.T) {
 	}
 	h.ok(h.svc.Join(h.Context(), alice, room, ""))
 	h.ok(h.svc.Join(h.Context(), alice, room, ""))
-	if n := len(h.timeline(room)); n != 8 {
-		t.Errorf("%d events, want 8", n)
+	if n := len(h.timeline(room)); n != 7 {
+		t.Errorf("%d events, want 7", n)
 	}
 }
 

@@ -99,7 +99,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.e2ee = e2ee.New(keys)
 	s.accounts = accounts.New(accounts.Options{
 		DB: s.db, Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
-		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(cfg, o.Now), Now: o.Now, Log: o.Log,
+		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(cfg, o.Now), Remote: s.askProfiles(cfg), Now: o.Now, Log: o.Log,
 	})
 	s.feed = feed.New(feed.Options{
 		DB: s.db, Rooms: s.rooms, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
@@ -148,6 +148,14 @@ func authorities(cfg *config.Config) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("federation.trusted_ca_file: %s has no certificate in PEM", cfg.Federation.TrustedCAFile)
 	}
 	return pool, nil
+}
+
+// askProfiles is who is asked for profiles of users of other servers; nil where there are none.
+func (s *services) askProfiles(cfg *config.Config) accounts.Remote {
+	if !cfg.Federation.Enabled {
+		return nil
+	}
+	return s.remote
 }
 
 // thumbnailWorkers make thumbnails at the same time: each may hold a decoded picture of 160 MB.

@@ -2,6 +2,7 @@ package pdu
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"ebb/canonjson"
 	"maunium.net/go/mautrix/id"
@@ -61,14 +62,15 @@ func (e *Event) checkReferences(name string, raw []byte, ids []id.EventID, most 
 }
 
 // checkSizes checks the limits of single members, and that the texts by which events are stored hold no NUL.
-// Deviation: the specification forbids NUL in ids only. PostgreSQL cannot store it in a type or state key either.
+// Deviation: the specification forbids NUL in ids only. PostgreSQL cannot store it in a type or state key either. In room
+// versions before 11 the limit is one of characters: other servers have always taken it so, and rooms hold such events.
 // Spec: client-server-api#size-limits
 func (e *Event) checkSizes() error {
 	for _, field := range [...]struct{ name, value string }{
 		{"type", e.typ}, {"state_key", e.stateKey}, {"sender", string(e.sender)}, {"room_id", string(e.roomID)},
 		{"redacts", string(e.redacts)},
 	} {
-		if len(field.value) > MaxIDLength {
+		if len(field.value) > MaxIDLength && (e.version.ByteLimits || utf8.RuneCountInString(field.value) > MaxIDLength) {
 			return failf(TooLarge, "%s is longer than %d bytes", field.name, MaxIDLength)
 		}
 		if strings.IndexByte(field.value, 0) >= 0 {

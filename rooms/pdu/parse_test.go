@@ -9,6 +9,18 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
+// Before room version 11 other servers count characters: rooms hold events that a limit of bytes would cut off.
+func TestLimitOfBytesBeginsWithVersion11(t *testing.T) {
+	s := specKey(t)
+	eachVersion(t, func(t *testing.T, v *Version) {
+		kind := Kind(0)
+		if v.ByteLimits {
+			kind = TooLarge
+		}
+		wantKind(t, v, with(t, mustBuild(t, v, message(v), s).JSON(), "state_key", `"`+strings.Repeat("é", 128)+`"`), kind)
+	})
+}
+
 func TestParseRefusesMalformedMembers(t *testing.T) {
 	s := specKey(t)
 	long := `"` + strings.Repeat("x", 256) + `"`
@@ -37,7 +49,7 @@ func TestParseRefusesMalformedMembers(t *testing.T) {
 		"state key number":     {"state_key", `1`, BadShape},
 		"state key null":       {"state_key", `null`, BadShape},
 		"long state key":       {"state_key", long, TooLarge},
-		"long unicode key":     {"state_key", `"` + strings.Repeat("é", 128) + `"`, TooLarge},
+		"long unicode key":     {"state_key", `"` + strings.Repeat("é", 256) + `"`, TooLarge},
 		"NUL in state key":     {"state_key", `"\u0000"`, BadID},
 		"no content":           {"content", ``, BadShape},
 		"content null":         {"content", `null`, BadShape},
