@@ -180,6 +180,12 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	return errors.Join(err, adminapi.Remove(s.cfg.Dir()))
 }
 
+// Heard tells that another server is there again: what waits for it is sent at once.
+func (s *Server) Heard(server string) { s.svc.outbox.Heard(server) }
+
+// Remote asks other servers in this one's name.
+func (s *Server) Remote() *fedclient.Client { return s.svc.remote }
+
 // front is every address of the configuration.
 func (s *Server) front(drain func()) httpapi.Front {
 	f := httpapi.Front{Log: s.opt.Log, Drain: drain, Ready: func(addresses []net.Addr) {

@@ -9,7 +9,9 @@ package fedclient
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +21,6 @@ import (
 	"net/url"
 	"time"
 
-	"ebb/canonjson"
 	"ebb/rooms/pdu"
 )
 
@@ -34,7 +35,7 @@ type Options struct {
 	AllowPrivate bool           // servers may have loopback and private addresses
 	Allowed      func(server string) bool
 	Resolver     Resolver // nil: the system's
-	Dial         DialFunc // nil: the network; addresses are checked all the same
+	Dial         DialFunc // of IP addresses, which were checked before; nil: the network
 	Gate         Gate     // nil: every request is tried
 	UserAgent    string
 }
@@ -62,9 +63,9 @@ func New(o Options) *Client {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{Options: o}
-	dial := guarded(o)
-	c.resolve = newResolver(o, dial)
-	c.transport = newTransport(o, c.resolve, dial)
+	reach := newReach(c.Options)
+	c.resolve = newResolver(c.Options, reach)
+	c.transport = newTransport(c.Options, c.resolve, reach)
 	return c
 }
 
@@ -220,6 +221,9 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	if c.UserAgent != "" {
 		hr.Header.Set("User-Agent", c.UserAgent)
 	}
+	if r.method == http.MethodPut { // which may be repeated: net/http then does so where a kept connection turns out dead
+		hr.Header["Idempotency-Key"] = nil
+	}
 	if !r.unsigned {
 		header, err := c.sign(r.method, uri, r.server, body)
 		if err != nil {
@@ -237,14 +241,7 @@ func (c *Client) sign(method, uri, destination string, body []byte) (string, err
 	if err != nil {
 		return "", err
 	}
-	signed, err := pdu.SignJSON(text, c.Signer)
-	if err != nil {
-		return "", err
-	}
-	signatures, _ := canonjson.Get(signed, "signatures")
-	own, _ := canonjson.Get(signatures, c.Signer.Server)
-	raw, _ := canonjson.Get(own, string(c.Signer.KeyID))
-	signature, _ := canonjson.Unquote(raw)
+	signature := base64.RawStdEncoding.EncodeToString(ed25519.Sign(c.Signer.Key, text))
 	return XMatrix{Origin: c.Server, Destination: destination, Key: string(c.Signer.KeyID), Signature: signature}.String(), nil
 }
 

@@ -24,24 +24,76 @@ const (
 	maxIdleConns  = 1000
 	maxConns      = 16 // to one server, where it speaks HTTP/1.1
 	maxHeaderSize = 64 << 10
+	maxAddresses  = 8 // of one name
 )
 
 // ErrPrivateAddress: a name leads into a network that is none of its business.
 var ErrPrivateAddress = errors.New("the address is private, and federation.allow_private_addresses is off")
 
-// guarded dials, and checks the address that is dialled, whatever name led to it and whatever it led to before.
-func guarded(o Options) DialFunc {
-	if o.Dial != nil {
-		return o.Dial
+// reach opens connections to hosts. It looks names up itself and dials the addresses that it found, so that an address which
+// was checked is the one that is dialled: what a name leads to may change between two looks.
+type reach struct {
+	lookup  Resolver
+	dial    DialFunc
+	private bool // private addresses are fine
+}
+
+func newReach(o Options) *reach {
+	r := &reach{lookup: o.Resolver, dial: o.Dial, private: o.AllowPrivate}
+	if r.lookup == nil {
+		r.lookup = net.DefaultResolver
 	}
-	d := &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second}
-	if resolver, ok := o.Resolver.(*net.Resolver); ok {
-		d.Resolver = resolver
+	if r.dial == nil {
+		d := &net.Dialer{KeepAlive: 30 * time.Second}
+		if !o.AllowPrivate {
+			d.Control = func(_, address string, _ syscall.RawConn) error { return public(address) }
+		}
+		r.dial = d.DialContext
 	}
-	if !o.AllowPrivate {
-		d.Control = func(_, address string, _ syscall.RawConn) error { return public(address) }
+	return r
+}
+
+// host connects to HOST:PORT, trying the addresses of a name one after the other.
+func (r *reach) host(ctx context.Context, network, address string) (net.Conn, error) {
+	name, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
 	}
-	return d.DialContext
+	ips, err := r.addresses(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	err = fmt.Errorf("%s has no address", name)
+	for i, ip := range ips {
+		var conn net.Conn
+		if conn, err = r.one(ctx, network, net.JoinHostPort(ip.String(), port), i == len(ips)-1); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+// addresses are those of a name, or the address that it is.
+func (r *reach) addresses(ctx context.Context, name string) ([]netip.Addr, error) {
+	if ip, err := netip.ParseAddr(name); err == nil {
+		return []netip.Addr{ip}, nil
+	}
+	ips, err := r.lookup.LookupNetIP(ctx, "ip", name)
+	return ips[:min(len(ips), maxAddresses)], err
+}
+
+func (r *reach) one(ctx context.Context, network, address string, last bool) (net.Conn, error) {
+	if !r.private {
+		if err := public(address); err != nil {
+			return nil, err
+		}
+	}
+	if !last { // leave time for the others
+		var cancel func()
+		ctx, cancel = context.WithTimeout(ctx, dialTime/4)
+		defer cancel()
+	}
+	return r.dial(ctx, network, address)
 }
 
 // forbidden are the networks that no other server can rightly be in, besides those that netip knows.
@@ -55,11 +107,13 @@ var forbidden = []netip.Prefix{
 	netip.MustParsePrefix("198.51.100.0/24"), // documentation
 	netip.MustParsePrefix("203.0.113.0/24"),  // documentation
 	netip.MustParsePrefix("240.0.0.0/4"),     // reserved, broadcast
+	netip.MustParsePrefix("::/96"),           // IPv4 by another name
 	netip.MustParsePrefix("64:ff9b::/96"),    // NAT64, which leads into IPv4
 	netip.MustParsePrefix("64:ff9b:1::/48"),  // the same, local
 	netip.MustParsePrefix("100::/64"),        // discard
 	netip.MustParsePrefix("2001::/23"),       // Teredo and other protocols
 	netip.MustParsePrefix("2001:db8::/32"),   // documentation
+	netip.MustParsePrefix("3fff::/20"),       // documentation
 	netip.MustParsePrefix("2002::/16"),       // 6to4, which leads into IPv4
 	netip.MustParsePrefix("fec0::/10"),       // site-local
 }
@@ -90,11 +144,11 @@ func poolHost(server string) string {
 	return url.PathEscape(strings.NewReplacer("[", "", "]", "-", ":", "_").Replace(server))
 }
 
-func newTransport(o Options, r *resolver, dial DialFunc) *http.Transport {
+func newTransport(o Options, r *resolver, reach *reach) *http.Transport {
 	return &http.Transport{
 		DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			server, _ := ctx.Value(serverKey{}).(string)
-			return dialServer(ctx, o, r, dial, network, server)
+			return dialServer(ctx, o, r, reach, network, server)
 		},
 		ForceAttemptHTTP2: true, MaxIdleConns: maxIdleConns, MaxConnsPerHost: maxConns, IdleConnTimeout: idleTime,
 		ResponseHeaderTimeout: headerTime, MaxResponseHeaderBytes: maxHeaderSize, DisableCompression: true,
@@ -102,14 +156,14 @@ func newTransport(o Options, r *resolver, dial DialFunc) *http.Transport {
 }
 
 // dialServer tries what a server name leads to, in order.
-func dialServer(ctx context.Context, o Options, r *resolver, dial DialFunc, network, server string) (net.Conn, error) {
+func dialServer(ctx context.Context, o Options, r *resolver, reach *reach, network, server string) (net.Conn, error) {
 	t, err := r.resolve(ctx, server)
 	if err != nil {
 		return nil, err
 	}
 	for _, address := range t.addresses {
 		var conn net.Conn
-		if conn, err = dialTLS(ctx, o, dial, network, address, t.tlsName); err == nil {
+		if conn, err = dialTLS(ctx, o, reach, network, address, t.tlsName); err == nil {
 			return conn, nil
 		}
 	}
@@ -117,10 +171,10 @@ func dialServer(ctx context.Context, o Options, r *resolver, dial DialFunc, netw
 	return nil, err
 }
 
-func dialTLS(ctx context.Context, o Options, dial DialFunc, network, address, name string) (net.Conn, error) {
+func dialTLS(ctx context.Context, o Options, reach *reach, network, address, name string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	raw, err := dial(ctx, network, address)
+	raw, err := reach.host(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +188,7 @@ func dialTLS(ctx context.Context, o Options, dial DialFunc, network, address, na
 
 // tlsConfig is for a server that must show a certificate for a name, which may be an IP address.
 func tlsConfig(o Options, name string) *tls.Config {
-	c := &tls.Config{RootCAs: o.Roots, ServerName: name, MinVersion: tls.VersionTLS12}
+	c := &tls.Config{RootCAs: o.Roots, ServerName: name, MinVersion: tls.VersionTLS12, Time: o.Now}
 	if name != "" {
 		c.NextProtos = []string{"h2", "http/1.1"}
 	}

@@ -73,15 +73,12 @@ type cachedDelegation struct {
 	retry  time.Duration // of the next failure
 }
 
-func newResolver(o Options, dial DialFunc) *resolver {
-	r := &resolver{lookup: o.Resolver, now: o.Now, targets: map[string]cachedTarget{}, wellKnown: map[string]cachedDelegation{}}
-	if r.lookup == nil {
-		r.lookup = net.DefaultResolver
-	}
+func newResolver(o Options, reach *reach) *resolver {
+	r := &resolver{lookup: reach.lookup, now: o.Now, targets: map[string]cachedTarget{}, wellKnown: map[string]cachedDelegation{}}
 	r.http = &http.Client{
 		Timeout: wellKnownTime,
 		Transport: &http.Transport{
-			DialContext: dial, TLSClientConfig: tlsConfig(o, ""), TLSHandshakeTimeout: wellKnownTime, ResponseHeaderTimeout: wellKnownTime,
+			DialContext: reach.host, TLSClientConfig: tlsConfig(o, ""), TLSHandshakeTimeout: wellKnownTime, ResponseHeaderTimeout: wellKnownTime,
 			DisableKeepAlives: true, MaxResponseHeaderBytes: maxWellKnown,
 		},
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
@@ -135,6 +132,9 @@ func (r *resolver) find(ctx context.Context, server string) (target, error) {
 	if t, ok := literal(server, host, port); ok { // 1. an IP address
 		return t, nil
 	}
+	if server[0] == '[' {
+		return target{}, fmt.Errorf("%s is no IP address", server)
+	}
 	if port != "" { // 2. a name with a port
 		return target{host: server, tlsName: host, addresses: []string{net.JoinHostPort(host, port)}}, nil
 	}
@@ -142,6 +142,9 @@ func (r *resolver) find(ctx context.Context, server string) (target, error) {
 		dhost, dport := splitName(delegated)
 		if t, ok := literal(delegated, dhost, dport); ok { // 3.1
 			return t, nil
+		}
+		if delegated[0] == '[' {
+			return target{}, fmt.Errorf("%s is delegated to %s, which is no IP address", server, delegated)
 		}
 		if dport != "" { // 3.2
 			return target{host: delegated, tlsName: dhost, addresses: []string{net.JoinHostPort(dhost, dport)}}, nil

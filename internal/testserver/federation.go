@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +29,8 @@ import (
 )
 
 // Network is servers that federate with each other over TLS on loopback addresses, under names that only they resolve:
-// hs1.test, hs2.test and so on.
+// hs1.test, hs2.test and so on. Names lead to private addresses, and dialling one of those reaches the listener of the test:
+// nothing leaves the machine.
 type Network struct {
 	Servers []*Server
 	t       testing.TB
@@ -36,7 +38,10 @@ type Network struct {
 
 	// mu guards what follows.
 	mu        sync.Mutex
-	addresses map[string]string // by HOST:PORT of the name
+	names     []string          // the k-th is at 10.0.0.k, counted from 1
+	addresses map[string]string // of the listeners, by name; none while it is stopped
+	running   map[string]func() // ends a server
+	conns     map[net.Conn][2]string
 	cut       map[[2]string]bool
 	intercept func(w http.ResponseWriter, r *http.Request, to string, next http.Handler)
 }
@@ -45,21 +50,34 @@ type Network struct {
 // the i-th, counted from 0.
 func Federation(t testing.TB, n int, change func(i int, cfg *config.Config)) *Network {
 	t.Helper()
-	net := &Network{t: t, ca: newAuthority(t), addresses: map[string]string{}, cut: map[[2]string]bool{}}
-	for i := range n {
-		net.add(i, change)
+	w := &Network{
+		t: t, ca: newAuthority(t), addresses: map[string]string{}, running: map[string]func(){}, conns: map[net.Conn][2]string{}, cut: map[[2]string]bool{},
 	}
-	return net
+	for i := range n {
+		w.add(i, change)
+	}
+	return w
 }
 
 // Name is the name of the i-th server, counted from 0.
 func (n *Network) Name(i int) string { return fmt.Sprintf("hs%d.test", i+1) }
 
-// Cut parts two servers from each other, both ways; Heal joins all again.
+// Cut parts two servers from each other, both ways, requests under way too; Heal joins all again.
 func (n *Network) Cut(a, b string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cut[[2]string{a, b}], n.cut[[2]string{b, a}] = true, true
+	n.breakOff(func(from, to string) bool { return from == a && to == b || from == b && to == a })
+}
+
+// breakOff closes the connections that f picks; mu is held.
+func (n *Network) breakOff(f func(from, to string) bool) {
+	for conn, ends := range n.conns {
+		if f(ends[0], ends[1]) {
+			_ = conn.Close()
+			delete(n.conns, conn)
+		}
+	}
 }
 
 // Heal ends every Cut.
@@ -85,12 +103,15 @@ func (n *Network) Serve(name string, h http.Handler) {
 	n.t.Cleanup(s.Close)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.addresses[name+":8448"] = s.Listener.Addr().String()
+	if !slices.Contains(n.names, name) {
+		n.names = append(n.names, name)
+	}
+	n.addresses[name] = s.Listener.Addr().String()
 }
 
 // ClientOptions are those of a fedclient.Client that reaches the servers of the network, for servers that a test plays.
 func (n *Network) ClientOptions(name string) fedclient.Options {
-	return fedclient.Options{Server: name, Roots: n.ca.pool, Resolver: nowhere{}, Dial: n.dialer(name)}
+	return fedclient.Options{Server: name, Roots: n.ca.pool, Resolver: resolver{n}, Dial: n.dialer(name), AllowPrivate: true}
 }
 
 func (n *Network) add(i int, change func(i int, cfg *config.Config)) {
@@ -101,23 +122,53 @@ func (n *Network) add(i int, change func(i int, cfg *config.Config)) {
 		n.t.Fatal(err)
 	}
 	s := build(n.t, func(cfg *config.Config) {
-		cfg.ServerName, cfg.Federation.Enabled, cfg.Federation.TrustedCAFile = name, true, roots
+		cfg.ServerName, cfg.Federation.Enabled, cfg.Federation.TrustedCAFile, cfg.Federation.AllowPrivateAddresses = name, true, roots, true
 		if change != nil {
 			change(i, cfg)
 		}
-	}, server.Options{Resolver: nowhere{}, Dial: n.dialer(name)})
+	}, server.Options{Version: "test", Resolver: resolver{n}, Dial: n.dialer(name)})
+	n.Servers = append(n.Servers, s)
+	n.run(s)
+	n.t.Cleanup(func() { n.Stop(i) })
+}
+
+// run runs a server that is open.
+func (n *Network) run(s *Server) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
-	n.t.Cleanup(func() {
+	clients := s.serveClients()
+	n.Serve(s.Name(), s.Handler("federation"))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.running[s.Name()] = func() {
+		clients.Close()
 		stop()
 		if err := <-ended; err != nil {
 			n.t.Error(err)
 		}
-	})
-	s.serveClients()
-	n.Serve(name, s.Handler("federation"))
-	n.Servers = append(n.Servers, s)
+	}
+}
+
+// Stop ends the i-th server: nobody reaches it until Start.
+func (n *Network) Stop(i int) {
+	name := n.Name(i)
+	n.mu.Lock()
+	end := n.running[name]
+	delete(n.running, name)
+	delete(n.addresses, name)
+	n.breakOff(func(from, to string) bool { return from == name || to == name })
+	n.mu.Unlock()
+	if end != nil {
+		end()
+	}
+}
+
+// Start starts a server that was stopped, on what it has stored. Its users are still signed in.
+func (n *Network) Start(i int) {
+	n.t.Helper()
+	n.Servers[i].open()
+	n.run(n.Servers[i])
 }
 
 // wire stands before every server: it drops what comes over a connection that is cut, and lets the test intercept.
@@ -143,26 +194,49 @@ var errNoSuchName = errors.New("there is no such name in this network")
 // dialer reaches the servers of the network from one of them.
 func (n *Network) dialer(from string) fedclient.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		name, _, _ := net.SplitHostPort(address)
-		n.mu.Lock()
-		to, cut := n.addresses[address], n.cut[[2]string{from, name}]
-		n.mu.Unlock()
-		if to == "" || cut {
+		listener, to := n.listener(from, address)
+		if listener == "" {
 			return nil, errNoSuchName
 		}
 		var d net.Dialer
-		return d.DialContext(ctx, network, to)
+		conn, err := d.DialContext(ctx, network, listener)
+		if err != nil {
+			return nil, err
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.conns[conn] = [2]string{from, to}
+		return conn, nil
 	}
 }
 
-// nowhere is a resolver that knows no name: every server is then looked for under its own, at port 8448.
-type nowhere struct{}
+// listener is what an address of the network is in truth, "" where nobody is reached.
+func (n *Network) listener(from, address string) (listener, to string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i, name := range n.names {
+		if address == addressOf(i)+":8448" && !n.cut[[2]string{from, name}] {
+			return n.addresses[name], name
+		}
+	}
+	return "", ""
+}
 
-func (nowhere) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
+func addressOf(i int) string { return fmt.Sprintf("10.0.0.%d", i+1) }
+
+// resolver knows the names of a network; none has SRV records.
+type resolver struct{ n *Network }
+
+func (resolver) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
 	return "", nil, errNoSuchName
 }
 
-func (nowhere) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+func (r resolver) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	if i := slices.Index(r.n.names, host); i >= 0 {
+		return []netip.Addr{netip.MustParseAddr(addressOf(i))}, nil
+	}
 	return nil, errNoSuchName
 }
 
@@ -211,6 +285,6 @@ func (a *authority) issue(t testing.TB, name string) tls.Certificate {
 func template(name string) *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		NotBefore: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2090, 1, 1, 0, 0, 0, 0, time.UTC), // the clocks of tests are in 2030
 	}
 }

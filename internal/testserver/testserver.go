@@ -22,9 +22,11 @@ import (
 // Server is a running program.
 type Server struct {
 	*server.Server
-	URL string
-	Dir string // data_dir
-	t   testing.TB
+	URL     string
+	Dir     string // data_dir
+	t       testing.TB
+	cfg     *config.Config
+	options server.Options
 	// mu guards now.
 	mu  sync.Mutex
 	now time.Time
@@ -46,32 +48,41 @@ func New(t testing.TB, change func(*config.Config)) *Server {
 // build makes a server that is not served yet; who calls it closes it.
 func build(t testing.TB, change func(*config.Config), o server.Options) *Server {
 	t.Helper()
-	s := &Server{t: t, Dir: t.TempDir(), now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
-	o.Now = s.Now
-	cfg := config.Default()
-	cfg.ServerName, cfg.DataDir, cfg.Registration.Mode, cfg.RateLimits.Enabled = "test", s.Dir, "open", false
+	s := &Server{t: t, Dir: t.TempDir(), now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), cfg: config.Default(), options: o}
+	s.options.Now = s.Now
+	s.cfg.ServerName, s.cfg.DataDir, s.cfg.Registration.Mode, s.cfg.RateLimits.Enabled = "test", s.Dir, "open", false
 	if change != nil {
-		change(cfg)
+		change(s.cfg)
 	}
-	if err := cfg.Validate(); err != nil {
+	if err := s.cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	cfg.Listen = nil // addresses are the test's
-	if err := server.CreateKey(cfg.KeyFile()); err != nil {
+	s.cfg.Listen = nil // addresses are the test's
+	if err := server.CreateKey(s.cfg.KeyFile()); err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	if s.Server, err = server.New(context.Background(), cfg, o); err != nil {
-		t.Fatal(err)
-	}
+	s.open()
 	return s
 }
 
+// open opens the server's database, for the first time or again.
+func (s *Server) open() {
+	s.t.Helper()
+	var err error
+	if s.Server, err = server.New(context.Background(), s.cfg, s.options); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Name is the server's name.
+func (s *Server) Name() string { return s.cfg.ServerName }
+
 // serveClients opens the address that Client uses, until the test ends.
-func (s *Server) serveClients() {
+func (s *Server) serveClients() *httptest.Server {
 	h := httptest.NewServer(s.Handler("client", "admin", "metrics"))
 	s.URL = h.URL
 	s.t.Cleanup(h.Close)
+	return h
 }
 
 // Now is the server's clock.
@@ -222,3 +233,6 @@ func Get(v any, path ...any) any {
 	}
 	return v
 }
+
+// Server is the server of the client's user.
+func (c *Client) Server() *Server { return c.s }
