@@ -11,6 +11,7 @@ func (a *API) joinsRoutes() []httpapi.Route {
 	return []httpapi.Route{
 		route("GET", v1+"/make_join/{roomId}/{userId}", "makeJoin", "joins-v1.yaml", a.makeJoin),
 		route("PUT", v2+"/send_join/{roomId}/{eventId}", "sendJoinV2", "joins-v2.yaml", a.sendJoinV2),
+		route("PUT", v1+"/send_join/{roomId}/{eventId}", "sendJoinV1", "", a.sendJoinV1),
 	}
 }
 
@@ -62,4 +63,10 @@ func (a *API) sendJoinV2(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	return answer(a.Rooms.AcceptJoin(r.Context(), h))
+}
+
+// sendJoinV1 is sendJoinV2 as servers had it before; some still ask so first.
+func (a *API) sendJoinV1(r *httpapi.Request) (any, error) {
+	joined, err := a.sendJoinV2(r)
+	return []any{200, joined}, err
 }

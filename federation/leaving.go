@@ -9,6 +9,7 @@ func (a *API) leavingRoutes() []httpapi.Route {
 	return []httpapi.Route{
 		route("GET", v1+"/make_leave/{roomId}/{userId}", "makeLeave", "leaving-v1.yaml", a.makeLeave),
 		route("PUT", v2+"/send_leave/{roomId}/{eventId}", "sendLeaveV2", "leaving-v2.yaml", a.sendLeaveV2),
+		route("PUT", v1+"/send_leave/{roomId}/{eventId}", "sendLeaveV1", "", a.sendLeaveV1),
 	}
 }
 
@@ -24,4 +25,10 @@ func (a *API) sendLeaveV2(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	return nil, a.Rooms.AcceptLeave(r.Context(), h)
+}
+
+// sendLeaveV1 is sendLeaveV2 as servers had it before.
+func (a *API) sendLeaveV1(r *httpapi.Request) (any, error) {
+	_, err := a.sendLeaveV2(r)
+	return []any{200, map[string]any{}}, err
 }

@@ -7,12 +7,6 @@ import (
 	"ebb/rooms"
 )
 
-// strippedTypes are what a room shows of itself to whom it does not let in yet.
-// Spec: client-server-api#stripped-state
-var strippedTypes = []string{
-	"m.room.create", "m.room.name", "m.room.avatar", "m.room.topic", "m.room.join_rules", "m.room.canonical_alias", "m.room.encryption",
-}
-
 // writeInvited appends the entry of a room that the user is invited to, unless by somebody whom the user ignores.
 func (b *builder) writeInvited(m *rooms.RoomMembership) error {
 	return b.writeStripped(m, "invite_state")
@@ -36,33 +30,47 @@ func (b *builder) writeStripped(m *rooms.RoomMembership, section string) error {
 	b.out = append(b.out, `{"`...)
 	b.out = append(b.out, section...)
 	b.out = append(b.out, `":{"events":[`...)
-	for _, typ := range strippedTypes {
-		b.stripped(room.State(typ, ""))
+	events, err := b.Rooms.StrippedState(b.ctx, b.NID, room)
+	if err != nil {
+		return err
+	}
+	for _, e := range events {
+		b.stripped(e)
 	}
 	if own.Sender() != b.ID { // who invites has a name and a face
-		b.stripped(room.State(memberType, string(own.Sender())))
+		if e := room.State(memberType, string(own.Sender())); e != nil && room.Resident() {
+			b.stripped(e.JSON())
+		}
 	}
-	b.stripped(own)
+	b.stripped(own.JSON())
 	b.out = append(b.out, `]}},`...)
 	return nil
 }
 
-// stripped appends the stripped form of a state event.
-func (b *builder) stripped(e *rooms.Event) {
-	if e == nil {
-		return
+// stripped appends the stripped form of a state event. The create event keeps its time too.
+// Spec: client-server-api#stripped-state
+func (b *builder) stripped(event []byte) {
+	typ, _ := canonjson.Get(event, "type")
+	members := strippedMembers
+	if string(typ) != `"m.room.create"` {
+		members = members[1:]
 	}
-	key, _ := e.StateKey()
-	b.out = append(b.list(), `{"content":`...)
-	b.out = append(b.out, e.Content()...)
-	b.out = append(b.out, `,"sender":`...)
-	b.out = canonjson.AppendString(b.out, string(e.Sender()))
-	b.out = append(b.out, `,"state_key":`...)
-	b.out = canonjson.AppendString(b.out, key)
-	b.out = append(b.out, `,"type":`...)
-	b.out = canonjson.AppendString(b.out, e.Type())
+	b.out = append(b.list(), '{')
+	for _, name := range members {
+		value, ok := canonjson.Get(event, name)
+		if !ok {
+			continue
+		}
+		if b.out[len(b.out)-1] != '{' {
+			b.out = append(b.out, ',')
+		}
+		b.key(name)
+		b.out = append(b.out, value...)
+	}
 	b.out = append(b.out, '}')
 }
+
+var strippedMembers = []string{"origin_server_ts", "content", "sender", "state_key", "type"}
 
 // ignores tells whether the user ignores another one.
 func (b *builder) ignores(user id.UserID) bool {

@@ -278,8 +278,11 @@ func (s *Service) joinAnswer(ctx context.Context, r *Room, join *Event, omit boo
 		answer.AuthChain = []json.RawMessage{}
 	}
 	if omit {
-		for server := range r.EachServer() {
-			answer.ServersInRoom = append(answer.ServersInRoom, server)
+		for _, m := range r.Members(Join) { // those from before the join
+			server := serverOf(string(m.User))
+			if m.User != join.Sender() && !slices.Contains(answer.ServersInRoom, server) {
+				answer.ServersInRoom = append(answer.ServersInRoom, server)
+			}
 		}
 		slices.Sort(answer.ServersInRoom)
 	}

@@ -70,11 +70,14 @@ func (s *Service) outsideSet(r *Room, e *Event, user id.UserID, nid int64, membe
 	s.Hub.Users(nid)
 }
 
-// StrippedState is what a room in which this server does not take part shows of itself to a user who is invited or knocks;
-// nil where nobody told.
-func (s *Service) StrippedState(ctx context.Context, user, room int64) (events []json.RawMessage, err error) {
+// StrippedState is what a room shows of itself to a user who is invited or knocks: what another server told, where this one
+// does not take part.
+func (s *Service) StrippedState(ctx context.Context, user int64, room *Room) (events []json.RawMessage, err error) {
+	if room.Resident() {
+		return room.stripped(""), nil
+	}
 	err = s.db.ReadInner(ctx, func(tx *storage.Tx) error {
-		text, err := tx.StrippedState(user, room)
+		text, err := tx.StrippedState(user, room.nid)
 		if err != nil || text == "" {
 			return err
 		}

@@ -58,8 +58,14 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 			good = append(good, &incoming{Event: e})
 		}
 	}
-	in := &ingest{ctx: ctx, svc: s, room: r, origin: origin, results: results, waiting: map[id.EventID]*incoming{}}
-	return results, in.take(good)
+	in := &ingest{ctx: ctx, svc: s, room: r, origin: origin, results: map[id.EventID]error{}, waiting: map[id.EventID]*incoming{}}
+	err = in.take(good)
+	for _, e := range good { // and not of what was asked for besides
+		if result, done := in.results[e.ID()]; done {
+			results[e.ID()] = result
+		}
+	}
+	return results, err
 }
 
 // participating finds a room in which this server and another one take part.
@@ -249,7 +255,7 @@ func (in *ingest) admit(raws []json.RawMessage) (added int) {
 			in.spoilt = true
 			in.svc.log.DebugContext(in.ctx, "a missing event is not good", "room", in.room.id, "server", in.origin, "err", errs[i])
 		case e.RoomID() == in.room.id && in.waiting[e.ID()] == nil:
-			in.waiting[e.ID()] = &incoming{Event: e}
+			in.waiting[e.ID()] = &incoming{Event: e, asked: true}
 			added++
 		}
 	}
@@ -421,8 +427,8 @@ func (in *ingest) bridgeGap() error {
 			continue
 		}
 		var state gap
-		err := errSpoilt
-		if !in.spoilt {
+		err := in.withheld(e)
+		if err == nil {
 			state, err = in.stateAfter(prev)
 		}
 		if err != nil {
@@ -480,7 +486,23 @@ func (in *ingest) gapless() []id.EventID {
 	})
 }
 
-var errSpoilt = errors.New("a missing event is not good")
+var (
+	errSpoilt   = errors.New("a missing event is not good")
+	errWithheld = errors.New("the server does not say what came before the event that it sent")
+)
+
+// withheld tells of an event that its state is not to be asked for. A server that sends an event and does not give what comes
+// before it, though it is not from before this server's time in the room, could make the event the room's only newest one, and
+// say what the room's state is.
+func (in *ingest) withheld(e *incoming) error {
+	switch {
+	case in.spoilt:
+		return errSpoilt
+	case !e.asked && e.Depth() > in.room.MinDepth()+1:
+		return errWithheld
+	}
+	return nil
+}
 
 var errTooManyGaps = errors.New("too many gaps in one transaction")
 

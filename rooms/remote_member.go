@@ -29,7 +29,7 @@ var errNoServers = mxerr.NotFound("No server is known that takes part in the roo
 
 // candidates lists the servers that may know a room, the most promising first.
 func (s *Service) candidates(ctx context.Context, room id.RoomID, user id.UserID, via []string) ([]string, error) {
-	all := slices.Clone(via[:min(len(via), maxCandidates)])
+	all := slices.DeleteFunc(slices.Clone(via[:min(len(via), maxCandidates)]), func(server string) bool { return server == s.Server })
 	r, err := s.Room(ctx, room)
 	if err == nil {
 		if m := r.State(typeMember, string(user)); m != nil { // who invited the user is in the room

@@ -21,6 +21,7 @@ type incoming struct {
 	sender  int64 // nid
 	target  int64 // nid of the user whom a member event is about
 	relay   bool  // this server passes it on to the others
+	asked   bool  // it was asked for, not sent
 	refused error // a policy server does not want it
 
 	relation   *relation

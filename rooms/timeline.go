@@ -276,7 +276,7 @@ func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*Event, sight, error
 	if err != nil {
 		return nil, sight{}, err
 	}
-	if !found || row.Flags&storage.HiddenEvent != 0 {
+	if !found || row.Flags&storage.HiddenEvent != 0 && !(row.IsState && row.Flags == storage.OutlierEvent) {
 		return nil, sight{}, errNoEvent()
 	}
 	e, err := fromRow(v.room.version, &row)

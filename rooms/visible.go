@@ -174,7 +174,7 @@ func (v *viewer) sights(tx *storage.Tx, evs []*Event) ([]sight, error) {
 
 // hides tells whether an event is out of sight for another reason than history visibility.
 func (v *viewer) hides(e *Event) bool {
-	if e.Hidden() {
+	if e.Hidden() && !(e.IsState() && e.Flags == storage.OutlierEvent) { // state from before this server came in is known without a place
 		return true
 	}
 	if e.IsState() {

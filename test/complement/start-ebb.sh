@@ -14,7 +14,7 @@ public_url: http://$HS_BIND_ADDRESS:$HS_CLIENT_PORT
 data_dir: $HS_DATA_DIR/data
 listen:
   - address: $HS_BIND_ADDRESS:$HS_CLIENT_PORT
-    serve: [client, admin]
+    serve: [client, admin, federation] # some tests ask for federation paths here
   - address: $HS_BIND_ADDRESS:$HS_FEDERATION_PORT
     serve: [federation]
     tls:
