@@ -5,14 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/federation/fedclient"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -38,42 +35,14 @@ type Field struct {
 	Value json.RawMessage
 }
 
-// Remote is what other servers are asked; fedclient.Client is one.
-type Remote interface {
-	QueryProfile(ctx context.Context, server string, user id.UserID, field string) (map[string]json.RawMessage, error)
-}
-
 // Profile lists the fields of a user by name. One of another server is asked for there.
 //
 // Errors: M_NOT_FOUND, and what the other server says.
 func (s *Service) Profile(ctx context.Context, user id.UserID) ([]Field, error) {
-	return s.profile(ctx, user, "")
-}
-
-func (s *Service) profile(ctx context.Context, user id.UserID, field string) ([]Field, error) {
-	if _, server, err := user.Parse(); err == nil && server != s.Server && s.Remote != nil {
-		return s.remoteProfile(ctx, server, user, field)
+	if server, remote := s.remoteUser(user); remote {
+		return s.remoteProfile(ctx, server, user)
 	}
 	return s.LocalProfile(ctx, user)
-}
-
-// remoteProfile asks another server; what no client can read is left out.
-func (s *Service) remoteProfile(ctx context.Context, server string, user id.UserID, field string) ([]Field, error) {
-	fields, err := s.Remote.QueryProfile(ctx, server, user, field)
-	if err != nil {
-		return nil, fedclient.Relay(err)
-	}
-	out := make([]Field, 0, len(fields))
-	size := 0
-	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		value := fields[name]
-		isText := len(value) > 0 && value[0] == '"'
-		if size += len(name) + len(value); checkKey(name) != nil || size > maxProfile || (name == fieldDisplayName || name == fieldAvatar) && !isText {
-			continue
-		}
-		out = append(out, Field{name, value})
-	}
-	return out, nil
 }
 
 // LocalProfile lists the fields of a user of this server by name.
@@ -103,7 +72,7 @@ func (s *Service) ProfileField(ctx context.Context, user id.UserID, name string)
 	if err := checkKey(name); err != nil {
 		return nil, err
 	}
-	fields, err := s.profile(ctx, user, name)
+	fields, err := s.Profile(ctx, user)
 	if err != nil {
 		return nil, err
 	}

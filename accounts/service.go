@@ -18,6 +18,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/federation/fedclient"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -77,6 +78,7 @@ type Service struct {
 	asked     *challenges // of users
 	applying  *challenges // of people who register; apart, so that strangers never push a user's challenge out
 	announcer announcer
+	profiles  *fedclient.Memo[id.UserID, []Field] // of users of other servers
 }
 
 // New makes a Service.
@@ -94,7 +96,8 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{Options: o, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(),
-		asked: newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[int64]*announcement{}}}
+		asked: newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[int64]*announcement{}},
+		profiles: newProfileMemo(o.Now)}
 }
 
 // Intervals of Run.
