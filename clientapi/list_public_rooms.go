@@ -10,7 +10,7 @@ func (a *API) listPublicRoomsRoutes() []httpapi.Route {
 	const file, entry, all = "list_public_rooms.yaml", "/directory/list/room/{roomId}", "/publicRooms"
 	get := roomRoute("GET", entry, "getRoomVisibilityOnDirectory", file, httpapi.Reads, a.getRoomVisibilityOnDirectory)
 	list := roomRoute("GET", all, "getPublicRooms", file, httpapi.Reads, a.getPublicRooms)
-	get.Auth, list.Auth = httpapi.None, httpapi.None
+	get.Auth, list.Auth = httpapi.None, httpapi.Optional
 	return []httpapi.Route{
 		get,
 		roomRoute("PUT", entry, "setRoomVisibilityOnDirectory", file, httpapi.Sends, a.setRoomVisibilityOnDirectory),
@@ -45,9 +45,6 @@ func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 	return nil, a.Rooms.SetPublished(r.Context(), sender(r), roomID(r), body.Visibility == "public", r.IsAdmin)
 }
 
-// maxSearchTerm bounds what every listed room is searched for, in bytes.
-const maxSearchTerm = 512
-
 // getPublicRooms lists the rooms of the directory.
 // Spec: client-server-api#get_matrixclientv3publicrooms
 func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
@@ -55,32 +52,29 @@ func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.publicRooms(r, rooms.PublicRoomsQuery{Limit: int(limit), Since: r.Query("since")})
+	return a.publicRooms(r, rooms.PublicRoomsRequest{Limit: int(limit), Since: r.Query("since")})
 }
 
 // queryPublicRooms searches the rooms of the directory.
 // Spec: client-server-api#post_matrixclientv3publicrooms
 func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
-	var body struct {
-		Limit  int    `json:"limit"`
-		Since  string `json:"since"`
-		Filter struct {
-			Term  string    `json:"generic_search_term"`
-			Types []*string `json:"room_types"`
-		} `json:"filter"`
-	}
+	var body rooms.PublicRoomsRequest
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	if body.Limit < 0 || len(body.Filter.Term) > maxSearchTerm || len(body.Filter.Types) > maxSearchTerm {
-		return nil, mxerr.InvalidParam("limit is negative or the filter too long")
-	}
-	return a.publicRooms(r, rooms.PublicRoomsQuery{Limit: body.Limit, Since: body.Since, Search: body.Filter.Term, Types: body.Filter.Types})
+	return a.publicRooms(r, body)
 }
 
-func (a *API) publicRooms(r *httpapi.Request, q rooms.PublicRoomsQuery) (any, error) {
+func (a *API) publicRooms(r *httpapi.Request, body rooms.PublicRoomsRequest) (any, error) {
+	q, ok := body.Query()
+	if !ok {
+		return nil, mxerr.InvalidParam("limit is negative or the filter too long")
+	}
 	if server := r.Query("server"); server != "" && server != a.Rooms.Server {
-		return nil, mxerr.Forbidden("This server does not ask other servers for their directories")
+		if r.UserID == "" { // strangers do not send this server out
+			return nil, mxerr.MissingToken()
+		}
+		return a.Rooms.RemotePublicRooms(r.Context(), server, body)
 	}
 	return a.Rooms.PublicRooms(r.Context(), q)
 }

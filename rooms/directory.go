@@ -71,6 +71,27 @@ type PublicRoomsQuery struct {
 	Since  string    // a token of an earlier answer
 	Search string    // in name, topic and canonical alias, whatever the case
 	Types  []*string // only rooms of these types, nil for those without type; empty: all
+
+	Federated bool // only rooms that users of other servers may join
+}
+
+// PublicRoomsRequest is how clients and other servers put a query.
+type PublicRoomsRequest struct {
+	Limit  int    `json:"limit,omitempty"`
+	Since  string `json:"since,omitempty"`
+	Filter struct {
+		Term  string    `json:"generic_search_term,omitempty"`
+		Types []*string `json:"room_types,omitempty"`
+	} `json:"filter"`
+}
+
+// maxSearchTerm bounds what every listed room is searched for, in bytes, and the types of rooms that are asked for.
+const maxSearchTerm = 512
+
+// Query is the query that is put; false where it is not within bounds.
+func (r *PublicRoomsRequest) Query() (PublicRoomsQuery, bool) {
+	return PublicRoomsQuery{Limit: r.Limit, Since: r.Since, Search: r.Filter.Term, Types: r.Filter.Types},
+		r.Limit >= 0 && len(r.Filter.Term) <= maxSearchTerm && len(r.Filter.Types) <= maxSearchTerm
 }
 
 // PublicRoom is one room of the room directory.
@@ -156,6 +177,9 @@ func (s *Service) publishedRooms(ctx context.Context, q *PublicRoomsQuery) ([]Pu
 		r, err := s.RoomByNID(ctx, nid)
 		if err != nil {
 			return nil, err
+		}
+		if q.Federated && !r.federated() {
+			continue
 		}
 		if p := r.public(); q.matches(&p) {
 			out = append(out, p)

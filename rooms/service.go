@@ -57,9 +57,10 @@ type Options struct {
 	// Moved takes along what other packages keep for a user and a room, such as push rules, when the user joins the room
 	// that replaces it; may be nil.
 	Moved func(ctx context.Context, user Sender, from, to id.RoomID) error
-	// Remote and Keys reach other servers; nil: there are none.
-	Remote Remote
-	Keys   Keys
+	// Remote, Keys and Elsewhere reach other servers; nil: there are none.
+	Remote    Remote
+	Keys      Keys
+	Elsewhere Elsewhere
 	// Outgoing is told, once it is committed, of an event that other servers are to get. It must be quick: it runs in the
 	// committer. nil: there are no other servers, and no event is kept for them.
 	Outgoing func(room int64, pos storage.Pos, servers []string)

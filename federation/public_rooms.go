@@ -1,0 +1,40 @@
+package federation
+
+import (
+	"ebb/httpapi"
+	"ebb/mxerr"
+	"ebb/rooms"
+)
+
+func (a *API) publicRoomsRoutes() []httpapi.Route {
+	const file = "public_rooms.yaml"
+	return []httpapi.Route{
+		route("GET", v1+"/publicRooms", "getPublicRooms", file, a.getPublicRooms),
+		route("POST", v1+"/publicRooms", "queryPublicRooms", file, a.queryPublicRooms),
+	}
+}
+
+// getPublicRooms lists the rooms of the directory.
+// Spec: server-server-api#get_matrixfederationv1publicrooms
+func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
+	limit, err := r.QueryInt("limit", 0, 0, rooms.MaxPage)
+	if err != nil {
+		return nil, err
+	}
+	return a.Rooms.PublicRooms(r.Context(), rooms.PublicRoomsQuery{Limit: int(limit), Since: r.Query("since"), Federated: true})
+}
+
+// queryPublicRooms searches the rooms of the directory.
+// Spec: server-server-api#post_matrixfederationv1publicrooms
+func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
+	var body rooms.PublicRoomsRequest
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	q, ok := body.Query()
+	if !ok {
+		return nil, mxerr.InvalidParam("limit is negative or the filter too long")
+	}
+	q.Federated = true
+	return a.Rooms.PublicRooms(r.Context(), q)
+}

@@ -1,0 +1,98 @@
+package federation_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"ebb/internal/testserver"
+)
+
+// pair is two servers, hs1.test of alice and hs2.test of bob.
+func pair(t *testing.T) (net *testserver.Network, alice, bob *testserver.Client) {
+	t.Helper()
+	net = testserver.Federation(t, 2, nil)
+	return net, net.Servers[0].Register("alice"), net.Servers[1].Register("bob")
+}
+
+// count counts the requests between servers whose path has a text.
+func count(net *testserver.Network, path string) *atomic.Int32 {
+	var n atomic.Int32
+	net.Intercept(func(w http.ResponseWriter, r *http.Request, _ string, next http.Handler) {
+		if strings.Contains(r.URL.Path, path) {
+			n.Add(1)
+		}
+		next.ServeHTTP(w, r)
+	})
+	return &n
+}
+
+func TestProfilesOfOtherServersAreAskedFor(t *testing.T) {
+	net, alice, bob := pair(t)
+	asked := count(net, "/query/profile")
+	bob.Do("PUT", "/v3/profile/"+bob.User+"/displayname", map[string]any{"displayname": "Bob over there"})
+	bob.Do("PUT", "/v3/profile/"+bob.User+"/org.example.colour", map[string]any{"org.example.colour": "blue"})
+	whole := alice.Do("GET", "/v3/profile/"+bob.User, nil)
+	if whole["displayname"] != "Bob over there" || whole["org.example.colour"] != "blue" {
+		t.Errorf("the profile is %v", whole)
+	}
+	if field := alice.Do("GET", "/v3/profile/"+bob.User+"/displayname", nil); field["displayname"] != "Bob over there" {
+		t.Errorf("the name is %v", field)
+	}
+	if asked.Load() != 1 {
+		t.Errorf("asked %d times within a minute", asked.Load())
+	}
+	alice.Refused("GET", "/v3/profile/@nobody:hs2.test", nil, 404, "M_NOT_FOUND")
+	alice.Refused("GET", "/v3/profile/@nobody:elsewhere.test", nil, 502, "M_UNKNOWN")
+	net.Cut("hs1.test", "hs2.test")
+	net.Servers[0].Advance(2 * time.Minute) // more than profiles are remembered for
+	alice.Refused("GET", "/v3/profile/"+bob.User, nil, 502, "M_UNKNOWN")
+}
+
+func TestDirectoriesOfOtherServers(t *testing.T) {
+	_, alice, bob := pair(t)
+	listed := map[string]string{}
+	for _, name := range []string{"Tea", "Coffee"} {
+		answer := bob.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat", "visibility": "public", "name": name})
+		listed[answer["room_id"].(string)] = name
+	}
+	bob.Do("POST", "/v3/createRoom", map[string]any{
+		"preset": "public_chat", "visibility": "public", "name": "Tea at home", "creation_content": map[string]any{"m.federate": false},
+	})
+	query := "?server=hs2.test"
+	page := alice.Do("GET", "/v3/publicRooms"+query+"&limit=1", nil)
+	rest := alice.Do("GET", "/v3/publicRooms"+query+"&limit=1&since="+url.QueryEscape(page["next_batch"].(string)), nil)
+	for _, room := range []any{testserver.Get(page, "chunk", 0), testserver.Get(rest, "chunk", 0)} {
+		roomID, _ := testserver.Get(room, "room_id").(string)
+		if name := testserver.Get(room, "name"); listed[roomID] != name {
+			t.Errorf("%s is %v", roomID, name)
+		}
+		delete(listed, roomID)
+	}
+	found := alice.Do("POST", "/v3/publicRooms"+query, map[string]any{"filter": map[string]any{"generic_search_term": "tea"}})
+	if chunk, _ := found["chunk"].([]any); len(chunk) != 1 || testserver.Get(chunk, 0, "name") != "Tea" {
+		t.Errorf("the search found %v", found)
+	}
+	alice.Refused("GET", "/v3/publicRooms?server=nobody.test", nil, 502, "M_UNKNOWN")
+	alice.Refused("GET", "/v3/publicRooms?server=no_name", nil, 400, "M_INVALID_PARAM")
+	stranger := *alice
+	stranger.Token = ""
+	stranger.Refused("GET", "/v3/publicRooms"+query, nil, 401, "M_MISSING_TOKEN")
+}
+
+func TestAliasesOfOtherServersLeadToRoomsAndServers(t *testing.T) {
+	_, alice, bob := pair(t)
+	room := bob.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat", "room_alias_name": "tea"})["room_id"]
+	alias := url.PathEscape("#tea:hs2.test")
+	found := alice.Do("GET", "/v3/directory/room/"+alias, nil)
+	if found["room_id"] != room || testserver.Get(found, "servers", 0) != "hs2.test" {
+		t.Errorf("the alias leads to %v", found)
+	}
+	alice.Refused("GET", "/v3/directory/room/"+url.PathEscape("#none:hs2.test"), nil, 404, "M_NOT_FOUND")
+	if joined := alice.Do("POST", "/v3/join/"+alias, nil); joined["room_id"] != room {
+		t.Errorf("joined %v", joined)
+	}
+}
