@@ -94,6 +94,7 @@ type Federation struct {
 	Enabled               bool   `yaml:"enabled"`
 	TrustedCAFile         string `yaml:"trusted_ca_file" doc:"Further certificate authorities to trust, in PEM."`
 	AllowPrivateAddresses bool   `yaml:"allow_private_addresses" doc:"Whether other servers may have loopback and private addresses. For tests and closed networks."`
+	Presence              bool   `yaml:"presence" doc:"Whether servers that share rooms tell each other who is online. Without it only people of this server see each other."`
 }
 
 // WellKnown is what the server says under /.well-known/matrix.
@@ -169,7 +170,7 @@ func Default() *Config {
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
 		RateLimits: RateLimits{Enabled: true, Sends: Bucket{20, 200}, Logins: Bucket{0.2, 10}, Joins: Bucket{1, 30},
 			Uploads: Bucket{2, 50}, Claims: Bucket{20, 200}},
-		Federation: Federation{},
+		Federation: Federation{Presence: true},
 		Media:      Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour)},
 		Retention:  Retention{PurgeInterval: Duration(10 * time.Minute)},
 		Rooms:      Rooms{DefaultVersion: "12"},

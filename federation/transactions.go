@@ -73,8 +73,11 @@ func (a *API) sendTransaction(r *httpapi.Request) (any, error) {
 	return a.transactions.once(r.Context(), transactionKey{r.Server, r.Var("txnId")}, func() transactionAnswer {
 		ctx, cancel := context.WithTimeout(ctx, transactionTime)
 		defer cancel()
-		a.takeEDUs(ctx, r.Server, body.EDUs)
-		return a.takePDUs(ctx, r.Server, body.PDUs)
+		receipts, others := a.sortEDUs(body.EDUs)
+		a.takeEDUs(ctx, r.Server, others) // messages between devices do not wait for events
+		answer := a.takePDUs(ctx, r.Server, body.PDUs)
+		a.takeEDUs(ctx, r.Server, receipts) // of events that may have come with them
+		return answer
 	})
 }
 
@@ -130,18 +133,32 @@ func (a *API) roomOf(raw json.RawMessage) id.RoomID {
 	return id.RoomID(room)
 }
 
+// ephemeral is an EDU.
+type ephemeral struct {
+	Type    string          `json:"edu_type"`
+	Content json.RawMessage `json:"content"`
+}
+
+// sortEDUs takes the EDUs of a transaction apart: those that are about events, and the others.
+func (a *API) sortEDUs(raws []json.RawMessage) (receipts, others []ephemeral) {
+	for _, raw := range raws {
+		var edu ephemeral
+		switch err := json.Unmarshal(raw, &edu); {
+		case err != nil || len(edu.Content) == 0 || edu.Content[0] != '{':
+			edusTotal.WithLabelValues("refused").Inc()
+		case edu.Type == "m.receipt":
+			receipts = append(receipts, edu)
+		default:
+			others = append(others, edu)
+		}
+	}
+	return receipts, others
+}
+
 // takeEDUs gives ephemeral data to who knows its type.
 // Spec: server-server-api#edus
-func (a *API) takeEDUs(ctx context.Context, origin string, edus []json.RawMessage) {
-	for _, raw := range edus {
-		var edu struct {
-			Type    string          `json:"edu_type"`
-			Content json.RawMessage `json:"content"`
-		}
-		if json.Unmarshal(raw, &edu) != nil || len(edu.Content) == 0 || edu.Content[0] != '{' {
-			edusTotal.WithLabelValues("refused").Inc()
-			continue
-		}
+func (a *API) takeEDUs(ctx context.Context, origin string, edus []ephemeral) {
+	for _, edu := range edus {
 		take := a.EDUs[edu.Type]
 		if take == nil {
 			edusTotal.WithLabelValues("unknown").Inc()

@@ -38,6 +38,7 @@ type presence struct {
 	users  map[int64]*presenceUser
 	recent []presenceChange // by serial, oldest first
 	dirty  []int64          // changed since the last flush
+	remote int              // users of other servers
 }
 
 // presenceChange stands for the user's presence as long as the serial is the user's newest.
@@ -55,6 +56,8 @@ type presenceUser struct {
 	lastActive time.Time
 	serial     int64
 	devices    map[int64]presenceDevice
+	told       time.Time // when other servers were told last
+	heard      time.Time // when another server told of its user; zero: a user of this one
 }
 
 // presenceDevice is what one device says about its user.
@@ -73,6 +76,7 @@ type presenceRecord struct {
 	active     bool
 	lastActive time.Time
 	serial     int64
+	remote     bool // a user of another server
 }
 
 func newPresence() *presence { return &presence{users: map[int64]*presenceUser{}} }
@@ -120,7 +124,7 @@ func (p *presence) set(nid int64, userID id.UserID, device int64, state event.Pr
 		u.devices[device] = d
 	}
 	u.lastActive = now
-	changed := (u.status == nil) != (status == nil) || status != nil && *u.status != *status
+	changed := !sameStatus(u.status, status)
 	u.status = status
 	p.refresh(u, now, changed)
 }
@@ -137,12 +141,44 @@ func (p *presence) touch(nid int64, now time.Time) {
 
 // refresh works out a user's state and gives it a serial when it changed.
 func (p *presence) refresh(u *presenceUser, now time.Time, changed bool) {
+	if !u.heard.IsZero() {
+		if u.state != event.PresenceOffline && now.Sub(u.heard) > remotePresence {
+			u.state, u.active = event.PresenceOffline, false
+			p.note(u)
+		}
+		return
+	}
 	state := u.overall(now)
 	active := state == event.PresenceOnline && now.Sub(u.lastActive) < activeFor
 	if state == u.state && active == u.active && !changed {
 		return
 	}
 	u.state, u.active = state, active
+	p.note(u)
+}
+
+// heard is what another server says of one of its users.
+func (p *presence) heard(r presenceRecord, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.users[r.nid] == nil && p.remote >= maxRemotePresence {
+		return
+	}
+	u := p.user(r.nid, r.id)
+	if u.heard.IsZero() {
+		p.remote++
+	}
+	same := u.state == r.state && u.active == r.active && sameStatus(u.status, r.status)
+	u.state, u.active, u.status, u.lastActive, u.heard = r.state, r.active, r.status, r.lastActive, now
+	if !same {
+		p.note(u)
+	}
+}
+
+func sameStatus(a, b *string) bool { return a == b || a != nil && b != nil && *a == *b }
+
+// note gives a user whose presence changed a serial.
+func (p *presence) note(u *presenceUser) {
 	p.serial++
 	u.serial = p.serial
 	p.recent = append(p.recent, presenceChange{u.serial, u})
@@ -191,7 +227,10 @@ func (p *presence) tick(now time.Time) {
 	forgot := false
 	for nid, u := range p.users {
 		p.refresh(u, now, false)
-		if len(u.devices) == 0 && u.status == nil && now.Sub(u.lastActive) > presenceMemory {
+		if u.forgettable(now) {
+			if !u.heard.IsZero() {
+				p.remote--
+			}
 			p.floor = max(p.floor, u.serial)
 			delete(p.users, nid)
 			forgot = true
@@ -202,13 +241,39 @@ func (p *presence) tick(now time.Time) {
 	}
 }
 
+// forgettable tells of somebody of whom there has been nothing to say for long.
+func (u *presenceUser) forgettable(now time.Time) bool {
+	if !u.heard.IsZero() {
+		return now.Sub(u.heard) > presenceMemory
+	}
+	return len(u.devices) == 0 && u.status == nil && now.Sub(u.lastActive) > presenceMemory
+}
+
 // flush gives the users whose presence changed since the last flush.
-func (p *presence) flush() []int64 {
+func (p *presence) flush(now time.Time) (changed []presenceRecord) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	dirty := p.dirty
+	for _, nid := range p.dirty {
+		if u := p.users[nid]; u != nil {
+			u.told = now
+			changed = append(changed, u.record())
+		}
+	}
 	p.dirty = nil
-	return dirty
+	return changed
+}
+
+// pings gives the users of this server who are here and of whom other servers have not been told for long.
+func (p *presence) pings(now time.Time) (due []presenceRecord) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, u := range p.users {
+		if u.heard.IsZero() && u.state != event.PresenceOffline && now.Sub(u.told) >= presencePing {
+			u.told = now
+			due = append(due, u.record())
+		}
+	}
+	return due
 }
 
 // newest is the serial of the newest change.
@@ -235,7 +300,7 @@ func (p *presence) since(serial int64) (int64, []int64) {
 
 // record copies a user's presence.
 func (u *presenceUser) record() presenceRecord {
-	return presenceRecord{u.nid, u.id, u.state, u.status, u.active, u.lastActive, u.serial}
+	return presenceRecord{u.nid, u.id, u.state, u.status, u.active, u.lastActive, u.serial, !u.heard.IsZero()}
 }
 
 // of gives the record of one user; a user without one is offline.
@@ -260,6 +325,18 @@ func (p *presence) here() (int64, []int64) {
 	}
 	slices.Sort(users)
 	return p.serial, users
+}
+
+// remoteHere gives the users of other servers who are not offline or have something to say.
+func (p *presence) remoteHere() (here []presenceRecord) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, u := range p.users {
+		if r := u.record(); r.remote && r.telling() {
+			here = append(here, r)
+		}
+	}
+	return here
 }
 
 // telling: somebody who is offline and says nothing need not be told of.

@@ -59,7 +59,7 @@ func TestPresenceIsToldOncePerChange(t *testing.T) {
 	if r, _ := p.of(1); len(users) != 2 || users[0] != 2 || users[1] != 1 || *r.status != "away" {
 		t.Fatalf("want each changed user once, newest last; got %v", users)
 	}
-	if got := p.flush(); len(got) != 2 {
+	if got := p.flush(noon); len(got) != 2 {
 		t.Fatalf("to be woken for: %v", got)
 	}
 }

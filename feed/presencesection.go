@@ -3,6 +3,8 @@ package feed
 import (
 	"slices"
 
+	"maunium.net/go/mautrix/id"
+
 	"ebb/rooms"
 )
 
@@ -29,9 +31,9 @@ func (b *builder) presenceNews() []presenceRecord {
 			records = append(records, r)
 		}
 	}
-	for _, nid := range b.shared.come {
+	for user, nid := range b.shared.come {
 		r, known := b.Service.presence.of(nid)
-		if known && r.telling() && b.watches(nid) && !slices.Contains(users, nid) {
+		if known && r.telling() && b.watches(nid, user) && !slices.Contains(users, nid) {
 			records = append(records, r)
 		}
 	}
@@ -47,7 +49,7 @@ func (b *builder) presenceFloor() int64 {
 // onlyWatched keeps the people whom the user is shown.
 func (b *builder) onlyWatched(users []int64) []int64 {
 	if len(users) < 16 { // asking the rooms for each is quicker than gathering everybody in them
-		return slices.DeleteFunc(users, func(nid int64) bool { return !b.watches(nid) })
+		return slices.DeleteFunc(users, func(nid int64) bool { return !b.watches(nid, b.remoteUser(nid)) })
 	}
 	shown := map[int64]bool{b.NID: true}
 	b.anyRoom(func(room *rooms.Room) bool {
@@ -58,12 +60,28 @@ func (b *builder) onlyWatched(users []int64) []int64 {
 		}
 		return false
 	})
-	return slices.DeleteFunc(users, func(nid int64) bool { return !shown[nid] })
+	return slices.DeleteFunc(users, func(nid int64) bool {
+		if shown[nid] {
+			return false
+		}
+		user := b.remoteUser(nid)
+		return user == "" || !b.watches(nid, user)
+	})
 }
 
-// watches tells whether the user is shown another local user's presence.
-func (b *builder) watches(nid int64) bool {
-	return nid == b.NID || b.anyRoom(func(room *rooms.Room) bool { return room.HasLocal(nid) && spreadsPresence(room) })
+// remoteUser is the id of a user of another server whose presence is known, "" for others.
+func (b *builder) remoteUser(nid int64) id.UserID {
+	if r, known := b.Service.presence.of(nid); known && r.remote {
+		return r.id
+	}
+	return ""
+}
+
+// watches tells whether the user is shown another one's presence; remote names one of another server.
+func (b *builder) watches(nid int64, remote id.UserID) bool {
+	return nid == b.NID || b.anyRoom(func(room *rooms.Room) bool {
+		return (room.HasLocal(nid) || remote != "" && room.Membership(remote) == rooms.Join) && spreadsPresence(room)
+	})
 }
 
 // everybody gives the presence of everyone whom the user is shown, also of those of whom nothing is known.
@@ -85,6 +103,11 @@ func (b *builder) everybody() []presenceRecord {
 		}
 		return false
 	})
+	for _, r := range b.Service.presence.remoteHere() {
+		if len(records) < maxStalePresence && b.watches(r.nid, r.id) {
+			records = append(records, r)
+		}
+	}
 	return records
 }
 

@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"log/slog"
 	"sync"
 	"time"
@@ -39,6 +40,12 @@ type Options struct {
 	Log   *slog.Logger
 	// Timer makes a timer for a waiting request: the channel receives after d unless stop is called first. nil: real time.
 	Timer func(d time.Duration) (c <-chan time.Time, stop func())
+	// Server is this server's name. Ephemeral hands over data that another server is to get and that may be lost; what has the
+	// same key takes the place of what waits. nil: there are no other servers. Without SendPresence they are told of
+	// nobody's presence, and theirs is not taken.
+	Server       string
+	Ephemeral    func(server, key string, edu json.RawMessage)
+	SendPresence bool
 	// Alive tells whether a device still exists; asked before a parked request is answered.
 	Alive func(ctx context.Context, user, device int64) bool
 }
@@ -112,8 +119,14 @@ func (s *Service) Run(ctx context.Context) error {
 // be told.
 func (s *Service) Tick(ctx context.Context) {
 	now := s.Now()
-	for _, nid := range s.typing.expire(now) {
+	changed, ended := s.typing.expire(now)
+	for _, nid := range changed {
 		s.wakeRoom(ctx, nid)
+	}
+	for _, e := range ended {
+		if room, err := s.Rooms.RoomByNID(ctx, e.room); err == nil {
+			s.sendTyping(room, e.user, false)
+		}
 	}
 	s.presence.tick(now)
 	s.flushPresence(ctx)
@@ -133,22 +146,41 @@ func (s *Service) wakeRoom(ctx context.Context, nid int64) {
 // flushPresence wakes whoever shares a room with a user whose presence changed.
 func (s *Service) flushPresence(ctx context.Context) {
 	done := map[int64]bool{}
-	for _, user := range s.presence.flush() {
-		s.Hub.Users(user)
-		memberships, err := s.Rooms.Memberships(ctx, user)
-		if err != nil {
-			s.Log.WarnContext(ctx, "Rooms of a user are not known", "user", user, "error", err)
-			continue
-		}
-		for _, m := range memberships {
-			if m.Membership != rooms.Join || done[m.Room] {
-				continue
-			}
-			done[m.Room] = true
-			if room, err := s.Rooms.RoomByNID(ctx, m.Room); err == nil && spreadsPresence(room) {
+	now := s.Now()
+	for _, r := range s.presence.flush(now) {
+		s.Hub.Users(r.nid)
+		s.spread(ctx, r, func(room *rooms.Room) {
+			if !done[room.NID()] {
+				done[room.NID()] = true
 				s.Hub.Members(room.LocalMembers())
 			}
+		})
+	}
+	if !s.SendPresence {
+		return
+	}
+	for _, r := range s.presence.pings(now) {
+		s.spread(ctx, r, func(*rooms.Room) {})
+	}
+}
+
+// spread calls f for the rooms in which a user's presence is seen, and tells other servers of a user of this one.
+func (s *Service) spread(ctx context.Context, r presenceRecord, f func(*rooms.Room)) {
+	servers := map[string]bool{}
+	err := s.eachSpreading(ctx, r, func(room *rooms.Room) {
+		f(room)
+		if s.SendPresence && !r.remote {
+			for server := range room.EachServer() {
+				servers[server] = true
+			}
 		}
+	})
+	if err != nil {
+		s.Log.WarnContext(ctx, "Rooms of a user are not known", "user", r.nid, "error", err)
+	}
+	delete(servers, s.Server)
+	if len(servers) > 0 {
+		s.sendPresence(r, servers)
 	}
 }
 
@@ -178,8 +210,12 @@ func (s *Service) SetTyping(ctx context.Context, who Viewer, roomID id.RoomID, t
 		}
 		until = now.Add(min(timeout, maxTyping))
 	}
-	if s.typing.set(room.NID(), who.NID, who.ID, until, now) {
+	changed, tell := s.typing.set(room.NID(), typist{nid: who.NID, user: who.ID, until: until}, now)
+	if changed {
 		s.Hub.Members(room.LocalMembers())
+	}
+	if tell {
+		s.sendTyping(room, who.ID, typing)
 	}
 	return nil
 }

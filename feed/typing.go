@@ -15,6 +15,11 @@ const (
 	defaultTyping = 30 * time.Second
 	// maxTyping bounds it: clients repeat theirs every few seconds.
 	maxTyping = 2 * time.Minute
+	// typingRepeat is how often other servers are told again of somebody who goes on typing: they end it by themselves after a
+	// time of their own, half a minute at the least.
+	typingRepeat = 20 * time.Second
+	// remoteTyping is how long the notification of another server lasts. They repeat theirs every forty seconds or so.
+	remoteTyping = time.Minute
 	// maxTypists bounds the list of one room; a longer one tells nobody anything.
 	maxTypists = 50
 	// typingMemory is how long a room's empty list is kept for clients that have not seen it yet.
@@ -37,39 +42,54 @@ type typingRoom struct {
 }
 
 type typist struct {
-	nid   int64
-	user  id.UserID
-	until time.Time
+	nid    int64
+	user   id.UserID
+	until  time.Time
+	told   time.Time // when other servers were told last
+	remote bool      // a user of another server
+}
+
+// typingEnd is a user of this server who has ceased to type in a room.
+type typingEnd struct {
+	room int64
+	user id.UserID
 }
 
 func newTyping() *typing { return &typing{rooms: map[int64]*typingRoom{}} }
 
-// set records that a user types until a moment, or (zero) that the user stopped. It tells whether the room's list changed.
-func (t *typing) set(room, nid int64, user id.UserID, until, now time.Time) bool {
+// set records that a user types until a moment, or (zero) that the user stopped. It tells whether the room's list changed,
+// and whether other servers are to be told.
+func (t *typing) set(room int64, w typist, now time.Time) (changed, tell bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.rooms[room]
 	if r == nil {
-		if until.IsZero() {
-			return false
+		if w.until.IsZero() {
+			return false, false
 		}
 		r = &typingRoom{}
 		t.rooms[room] = r
 	}
-	i := slices.IndexFunc(r.typists, func(w typist) bool { return w.nid == nid })
+	w.told = now
+	i := slices.IndexFunc(r.typists, func(other typist) bool { return other.nid == w.nid })
 	switch {
-	case i >= 0 && until.IsZero():
+	case i >= 0 && w.until.IsZero():
 		r.typists = slices.Delete(r.typists, i, i+1)
 	case i >= 0:
-		r.typists[i].until = until
-		return false
-	case until.IsZero() || len(r.typists) >= maxTypists:
-		return false
+		before := &r.typists[i]
+		before.until = w.until
+		if now.Sub(before.told) < typingRepeat {
+			return false, false
+		}
+		before.told = now
+		return false, !w.remote
+	case w.until.IsZero() || len(r.typists) >= maxTypists:
+		return false, false
 	default:
-		r.typists = append(r.typists, typist{nid, user, until})
+		r.typists = append(r.typists, w)
 	}
 	t.touch(r, now)
-	return true
+	return true, !w.remote
 }
 
 func (t *typing) touch(r *typingRoom, now time.Time) {
@@ -77,13 +97,22 @@ func (t *typing) touch(r *typingRoom, now time.Time) {
 	r.serial, r.changed = t.serial, now
 }
 
-// expire drops who has not repeated in time and gives the rooms whose list changed. Lists that have long been empty are forgotten.
-func (t *typing) expire(now time.Time) (changed []int64) {
+// expire drops who has not repeated in time and gives the rooms whose list changed, and which users of this server it was.
+// Lists that have long been empty are forgotten.
+func (t *typing) expire(now time.Time) (changed []int64, ended []typingEnd) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for nid, r := range t.rooms {
 		before := len(r.typists)
-		r.typists = slices.DeleteFunc(r.typists, func(w typist) bool { return !now.Before(w.until) })
+		r.typists = slices.DeleteFunc(r.typists, func(w typist) bool {
+			if now.Before(w.until) {
+				return false
+			}
+			if !w.remote {
+				ended = append(ended, typingEnd{nid, w.user})
+			}
+			return true
+		})
 		switch {
 		case len(r.typists) < before:
 			t.touch(r, now)
@@ -93,7 +122,7 @@ func (t *typing) expire(now time.Time) (changed []int64) {
 			t.floor = max(t.floor, r.serial)
 		}
 	}
-	return changed
+	return changed, ended
 }
 
 // typingView is what one client is to be told.

@@ -29,24 +29,24 @@ func TestTypingIsToldUntilItStopsOrTimesOut(t *testing.T) {
 		since = Token{Epoch: testEpoch, Typing: v.serial, Active: len(v.active) > 0}
 	}
 	see("", false)
-	ty.set(1, 10, "@a:x", noon.Add(30*time.Second), noon)
+	ty.set(1, typist{nid: 10, user: "@a:x", until: noon.Add(30 * time.Second)}, noon)
 	see("@a:x ", true)
-	if ty.set(1, 10, "@a:x", noon.Add(40*time.Second), noon) {
+	if changed, _ := ty.set(1, typist{nid: 10, user: "@a:x", until: noon.Add(40 * time.Second)}, noon); changed {
 		t.Error("a repetition changed the list")
 	}
 	see("", false)
-	ty.set(1, 11, "@b:x", noon.Add(20*time.Second), noon)
+	ty.set(1, typist{nid: 11, user: "@b:x", until: noon.Add(20 * time.Second)}, noon)
 	see("@a:x @b:x ", true)
 	ty.expire(noon.Add(20 * time.Second))
 	see("@a:x ", true)
-	ty.set(1, 10, "@a:x", time.Time{}, noon)
+	ty.set(1, typist{nid: 10, user: "@a:x", until: time.Time{}}, noon)
 	see("", true)
 	see("", false)
 }
 
 func TestTypingAfterARestartClearsOnlyWhatTheClientWasShown(t *testing.T) {
 	ty := newTyping()
-	ty.set(2, 10, "@a:x", noon.Add(time.Minute), noon)
+	ty.set(2, typist{nid: 10, user: "@a:x", until: noon.Add(time.Minute)}, noon)
 	v := ty.view(Token{Epoch: testEpoch - 1, Typing: 99, Active: true}, testEpoch, false)
 	if !v.rest || names(v.rooms[2]) != "@a:x " {
 		t.Fatalf("want the current list and the rest cleared, got %+v", v)
@@ -58,7 +58,7 @@ func TestTypingAfterARestartClearsOnlyWhatTheClientWasShown(t *testing.T) {
 
 func TestForgottenEmptyListsReachLateClients(t *testing.T) {
 	ty := newTyping()
-	ty.set(1, 10, "@a:x", noon.Add(time.Second), noon)
+	ty.set(1, typist{nid: 10, user: "@a:x", until: noon.Add(time.Second)}, noon)
 	since := Token{Epoch: testEpoch, Typing: ty.view(Token{}, testEpoch, true).serial, Active: true}
 	ty.expire(noon.Add(time.Second))
 	ty.expire(noon.Add(2 * typingMemory))
@@ -73,7 +73,7 @@ func TestForgottenEmptyListsReachLateClients(t *testing.T) {
 func TestTypingListIsBounded(t *testing.T) {
 	ty := newTyping()
 	for nid := range int64(2 * maxTypists) {
-		ty.set(1, nid, "@u:x", noon.Add(time.Minute), noon)
+		ty.set(1, typist{nid: nid, user: "@u:x", until: noon.Add(time.Minute)}, noon)
 	}
 	if n := len(ty.current(1)); n != maxTypists {
 		t.Fatalf("%d typists", n)

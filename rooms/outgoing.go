@@ -155,26 +155,34 @@ func (s *Service) SharedServers(ctx context.Context, user int64) ([]string, erro
 // LocalSharers lists the users of this server who share a room with a user of any; the user is among them where both is
 // true. The rooms know their users of this server, so that a room of many others costs no more.
 func (s *Service) LocalSharers(ctx context.Context, user int64) ([]int64, error) {
+	sharers := map[int64]bool{}
+	err := s.EachJoined(ctx, user, func(r *Room) {
+		for member := range r.EachLocal() {
+			sharers[member.NID] = true
+		}
+	})
+	return slices.Sorted(maps.Keys(sharers)), err
+}
+
+// EachJoined calls f for each room that a user of any server is joined to.
+func (s *Service) EachJoined(ctx context.Context, user int64, f func(*Room)) error {
 	var rows []storage.MemberRow
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		rows, err = tx.UserMemberships(user)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	sharers := map[int64]bool{}
 	for _, m := range rows {
 		if m.Membership != Join {
 			continue
 		}
 		r, err := s.RoomByNID(ctx, m.Room)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for member := range r.EachLocal() {
-			sharers[member.NID] = true
-		}
+		f(r)
 	}
-	return slices.Sorted(maps.Keys(sharers)), nil
+	return nil
 }

@@ -55,10 +55,14 @@ func (s *Service) SetReadMarkers(ctx context.Context, sender Sender, room id.Roo
 	if len(markers) == 0 {
 		return nil
 	}
-	return s.touch(ctx, room, func(r *Room) storage.Write {
+	err = s.touch(ctx, room, func(r *Room) storage.Write {
 		w.room = r
 		return storage.Write{Do: w.do, Committed: w.committed}
 	})
+	if err == nil {
+		s.sendReceipts(w.room, w.told)
+	}
+	return err
 }
 
 // checkMarker finds the event of a marker and says what is wrong with the marker.
@@ -128,10 +132,12 @@ type markerWrite struct {
 
 	pos    storage.Pos // of the newest receipt that moved; 0: none
 	public bool        // others can see that something moved
+	told   []receipt   // public receipts that moved
 	own    bool        // something moved
 }
 
 func (w *markerWrite) do(tx *storage.Tx) error {
+	w.told = nil
 	for i, m := range w.markers {
 		if m.Type == FullyRead {
 			if err := w.fullyRead(tx, w.events[i]); err != nil {
@@ -148,7 +154,10 @@ func (w *markerWrite) do(tx *storage.Tx) error {
 		}
 		if moved {
 			w.pos, w.own = pos, true
-			w.public = w.public || m.Type == ReadReceipt
+			if m.Type == ReadReceipt {
+				w.public = true
+				w.told = append(w.told, receipt{user: w.sender.ID, event: m.Event, thread: m.Thread, ts: tx.Now().UnixMilli()})
+			}
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ package rooms
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -64,6 +65,9 @@ type Options struct {
 	// Outgoing is told, once it is committed, of an event that other servers are to get. It must be quick: it runs in the
 	// committer. nil: there are no other servers, and no event is kept for them.
 	Outgoing func(room int64, pos storage.Pos, servers []string)
+	// Ephemeral hands over ephemeral data that another server is to get, and that may be lost; what has the same key takes
+	// the place of what waits. nil: there are no other servers.
+	Ephemeral func(server, key string, edu json.RawMessage)
 }
 
 // Service is safe for concurrent use.

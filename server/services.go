@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -83,6 +84,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		roomOptions.Remote, roomOptions.Keys, roomOptions.Elsewhere = s.remote, s.keys, s.remote
 		// The outbox reads events from rooms, which tell it of them.
 		roomOptions.Outgoing = func(room int64, pos storage.Pos, servers []string) { s.outbox.Sent(room, pos, servers) }
+		roomOptions.Ephemeral = s.ephemeral
 	}
 	roomOptions.Moved = func(ctx context.Context, user rooms.Sender, from, to id.RoomID) error {
 		return s.push.Follow(ctx, user.NID, user.ID, from, to)
@@ -101,10 +103,14 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		DB: s.db, Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(cfg, o.Now), Remote: s.askProfiles(cfg), Now: o.Now, Log: o.Log,
 	})
-	s.feed = feed.New(feed.Options{
+	news := feed.Options{
 		DB: s.db, Rooms: s.rooms, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
-		Alive: s.alive,
-	})
+		Alive: s.alive, Server: cfg.ServerName,
+	}
+	if cfg.Federation.Enabled {
+		news.Ephemeral, news.SendPresence = s.ephemeral, cfg.Federation.Presence
+	}
+	s.feed = feed.New(news)
 	s.media, err = media.New(ctx, media.Options{
 		DB: s.db, Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
 		QuotaPerUser: int64(cfg.Media.QuotaPerUser), MaxPending: cfg.Media.MaxPendingUploads,
@@ -116,6 +122,9 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Log: o.Log})
 	return nil
 }
+
+// ephemeral hands over ephemeral data for another server; the outbox is made after those who call it.
+func (s *services) ephemeral(server, key string, edu json.RawMessage) { s.outbox.Queue(server, key, edu) }
 
 // reach makes what asks other servers.
 func (s *services) reach(cfg *config.Config, o Options, signer pdu.Signer) error {

@@ -1,0 +1,209 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms"
+)
+
+// Typing and presence across servers.
+
+// The EDUs of this package.
+const (
+	eduTyping   = "m.typing"
+	eduPresence = "m.presence"
+)
+
+// tell hands an EDU over for servers.
+func (s *Service) tell(servers []string, typ, key string, content any) {
+	if s.Ephemeral == nil || len(servers) == 0 {
+		return
+	}
+	edu, err := json.Marshal(map[string]any{"edu_type": typ, "content": content})
+	if err != nil {
+		s.Log.Error("encode ephemeral data", "type", typ, "err", err)
+		return
+	}
+	for _, server := range servers {
+		s.Ephemeral(server, typ+"\x00"+key, edu)
+	}
+}
+
+// typingContent is the content of m.typing.
+type typingContent struct {
+	RoomID id.RoomID `json:"room_id"`
+	UserID id.UserID `json:"user_id"`
+	Typing bool      `json:"typing"`
+}
+
+// sendTyping tells the other servers in a room that a user of this one types, or types no more.
+// Spec: server-server-api#typing-notifications
+func (s *Service) sendTyping(room *rooms.Room, user id.UserID, typing bool) {
+	if s.Ephemeral != nil {
+		s.tell(room.OtherServers(), eduTyping, string(room.ID())+"\x00"+string(user), typingContent{room.ID(), user, typing})
+	}
+}
+
+// ReceiveTyping takes an m.typing of another server.
+//
+// Errors: M_FORBIDDEN, M_BAD_JSON. A room that this server is not in is none.
+// Spec: server-server-api#mtyping-schema
+func (s *Service) ReceiveTyping(ctx context.Context, origin string, content json.RawMessage) error {
+	var c typingContent
+	if err := json.Unmarshal(content, &c); err != nil {
+		return mxerr.BadJSON("m.typing does not have the documented shape")
+	}
+	if !isOf(c.UserID, origin) {
+		return mxerr.Forbidden("The user is not of this server")
+	}
+	room, err := s.Rooms.Room(ctx, c.RoomID)
+	if mxerr.Code(err) == mxerr.CodeNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m := room.MemberOf(c.UserID)
+	if m == nil || m.Membership != rooms.Join || !room.SharedWith(origin) {
+		return mxerr.Forbidden("The user is not in the room")
+	}
+	now := s.Now()
+	w := typist{nid: m.NID, user: m.User, remote: true}
+	if c.Typing {
+		w.until = now.Add(remoteTyping)
+	}
+	if changed, _ := s.typing.set(room.NID(), w, now); changed {
+		s.Hub.Members(room.LocalMembers())
+	}
+	return nil
+}
+
+// isOf tells whether a user is of a server.
+func isOf(user id.UserID, server string) bool {
+	_, own, err := user.Parse()
+	return err == nil && own == server
+}
+
+const (
+	// maxPresencePush bounds the people of one m.presence.
+	maxPresencePush = 500
+	// maxRemotePresence bounds the people of other servers whose presence is kept.
+	maxRemotePresence = 50_000
+	// presencePing is how often other servers are told again of who is here: they believe it for half an hour.
+	presencePing = 25 * time.Minute
+	// remotePresence is how long somebody of another server counts as being here without news.
+	remotePresence = 30 * time.Minute
+)
+
+// presencePush is one person in m.presence.
+type presencePush struct {
+	UserID          id.UserID `json:"user_id"`
+	Presence        string    `json:"presence"`
+	LastActiveAgo   int64     `json:"last_active_ago"` // ms
+	CurrentlyActive bool      `json:"currently_active,omitempty"`
+	Status          *string   `json:"status_msg,omitempty"`
+}
+
+type presenceContent struct {
+	Push []presencePush `json:"push"`
+}
+
+// sendPresence tells the other servers that share rooms with a user of this one.
+// Spec: server-server-api#presence
+func (s *Service) sendPresence(r presenceRecord, servers map[string]bool) {
+	push := presencePush{UserID: r.id, Presence: string(r.state), CurrentlyActive: r.active, Status: r.status}
+	if !r.lastActive.IsZero() {
+		push.LastActiveAgo = max(0, s.Now().Sub(r.lastActive).Milliseconds())
+	}
+	list := make([]string, 0, len(servers))
+	for server := range servers {
+		list = append(list, server)
+	}
+	s.tell(list, eduPresence, string(r.id), presenceContent{[]presencePush{push}})
+}
+
+// ReceivePresence takes an m.presence of another server. Who is not one of its users, or meets nobody of this one, is passed
+// over.
+//
+// Errors: M_BAD_JSON, M_TOO_LARGE.
+// Spec: server-server-api#mpresence-schema
+func (s *Service) ReceivePresence(ctx context.Context, origin string, content json.RawMessage) error {
+	if !s.SendPresence {
+		return nil
+	}
+	var c struct {
+		Push []json.RawMessage `json:"push"`
+	}
+	if err := json.Unmarshal(content, &c); err != nil {
+		return mxerr.BadJSON("m.presence does not have the documented shape")
+	}
+	if len(c.Push) > maxPresencePush {
+		return mxerr.TooLarge("m.presence is about more than %d people", maxPresencePush)
+	}
+	for _, raw := range c.Push {
+		var p presencePush
+		if json.Unmarshal(raw, &p) != nil || !isOf(p.UserID, origin) {
+			continue
+		}
+		if err := s.receivePresence(ctx, origin, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) receivePresence(ctx context.Context, origin string, p presencePush) error {
+	state, err := parsePresence(p.Presence)
+	if err != nil {
+		return nil //nolint:nilerr // another person in the same EDU is good nevertheless
+	}
+	if p.Status != nil && (len(*p.Status) > maxStatus || *p.Status == "" || strings.ContainsRune(*p.Status, 0)) {
+		p.Status = nil
+	}
+	nid, known, err := s.Rooms.LookupUser(ctx, p.UserID)
+	if err != nil || !known {
+		return err
+	}
+	meets := false
+	err = s.Rooms.EachJoined(ctx, nid, func(room *rooms.Room) { meets = meets || spreadsPresence(room) && room.SharedWith(origin) })
+	if err != nil || !meets {
+		return err
+	}
+	now := s.Now()
+	ago := time.Duration(min(max(0, p.LastActiveAgo), presenceMemory.Milliseconds())) * time.Millisecond
+	s.presence.heard(presenceRecord{nid: nid, id: p.UserID, state: state, status: p.Status, active: p.CurrentlyActive, lastActive: now.Add(-ago)}, now)
+	return nil
+}
+
+// eachSpreading calls f for the rooms that somebody is in and whose members see each other's presence.
+func (s *Service) eachSpreading(ctx context.Context, r presenceRecord, f func(*rooms.Room)) error {
+	spreading := func(room *rooms.Room) {
+		if spreadsPresence(room) {
+			f(room)
+		}
+	}
+	if r.remote {
+		return s.Rooms.EachJoined(ctx, r.nid, spreading)
+	}
+	memberships, err := s.Rooms.Memberships(ctx, r.nid) // from memory
+	if err != nil {
+		return err
+	}
+	for _, m := range memberships {
+		if m.Membership != rooms.Join {
+			continue
+		}
+		room, err := s.Rooms.RoomByNID(ctx, m.Room)
+		if err != nil {
+			return err
+		}
+		spreading(room)
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Receipts across servers.
+
+// eduReceipt is the EDU that carries them.
+const eduReceipt = "m.receipt"
+
+const (
+	// maxReceiptRooms bounds the rooms of one m.receipt, maxReceiptUsers the receipts of one of them: a transaction has a
+	// hundred m.receipt, and each room is a write.
+	maxReceiptRooms = 100
+	maxReceiptUsers = 1000
+)
+
+// receipt is a public read receipt of a user.
+type receipt struct {
+	user   id.UserID
+	event  id.EventID
+	thread string // "": unthreaded
+	ts     int64  // ms
+}
+
+// receiptContent is the content of m.receipt: room → type → user.
+type receiptContent map[id.RoomID]map[string]map[id.UserID]userReceipt
+
+type userReceipt struct {
+	EventIDs []id.EventID `json:"event_ids"`
+	Data     receiptData  `json:"data"`
+}
+
+type receiptData struct {
+	TS       int64  `json:"ts"` // ms
+	ThreadID string `json:"thread_id,omitempty"`
+}
+
+// sendReceipts tells the other servers in a room of receipts of users of this one. Private ones are not among them.
+// Spec: server-server-api#receipts
+func (s *Service) sendReceipts(r *Room, receipts []receipt) {
+	if s.Ephemeral == nil {
+		return
+	}
+	for _, c := range receipts {
+		content := receiptContent{r.id: {ReadReceipt: {c.user: {EventIDs: []id.EventID{c.event}, Data: receiptData{TS: c.ts, ThreadID: c.thread}}}}}
+		edu, err := json.Marshal(map[string]any{"edu_type": eduReceipt, "content": content})
+		if err != nil {
+			s.log.Error("encode a receipt", "room", r.id, "err", err)
+			continue
+		}
+		key := strings.Join([]string{eduReceipt, string(r.id), string(c.user), c.thread}, "\x00")
+		for _, server := range r.OtherServers() {
+			s.Ephemeral(server, key, edu)
+		}
+	}
+}
+
+// OtherServers lists the servers with joined users, without this one.
+func (r *Room) OtherServers() (others []string) {
+	for server := range r.EachServer() {
+		if server != r.svc.Server {
+			others = append(others, server)
+		}
+	}
+	return others
+}
+
+// ReceiveReceipts takes an m.receipt of another server. What is not a receipt of one of its users, for an event that this
+// server knows in a room that both are in, is passed over: others in the same EDU are good nevertheless.
+// Spec: server-server-api#mreceipt-schema
+func (s *Service) ReceiveReceipts(ctx context.Context, origin string, content json.RawMessage) error {
+	var rooms map[id.RoomID]map[string]json.RawMessage
+	if err := json.Unmarshal(content, &rooms); err != nil {
+		return mxerr.BadJSON("m.receipt does not have the documented shape")
+	}
+	if len(rooms) > maxReceiptRooms {
+		return mxerr.TooLarge("m.receipt is about more than %d rooms", maxReceiptRooms)
+	}
+	for room, types := range rooms {
+		if err := s.receiveReceipts(ctx, origin, room, types[ReadReceipt]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receiveReceipts takes the receipts of one room.
+func (s *Service) receiveReceipts(ctx context.Context, origin string, room id.RoomID, raw json.RawMessage) error {
+	var users map[id.UserID]json.RawMessage
+	if json.Unmarshal(raw, &users) != nil || len(users) == 0 || len(users) > maxReceiptUsers {
+		return nil
+	}
+	r, err := s.Room(ctx, room)
+	if err != nil || !r.SharedWith(origin) {
+		return unlessInternal(err)
+	}
+	w := &receivedReceipts{svc: s}
+	for user, raw := range users {
+		row, ok, err := r.receivedReceipt(ctx, origin, user, raw)
+		if err != nil {
+			return err
+		}
+		if ok {
+			w.rows = append(w.rows, row)
+		}
+	}
+	if len(w.rows) == 0 {
+		return nil
+	}
+	return s.touch(ctx, room, func(r *Room) storage.Write {
+		w.room = r
+		return storage.Write{Do: w.do, Committed: w.committed}
+	})
+}
+
+// SharedWith tells whether this server takes part in the room, and another one does and may.
+func (r *Room) SharedWith(server string) bool {
+	return r.Resident() && r.HasServer(server) && r.AllowsServer(server)
+}
+
+// unlessInternal leaves errors out that are about the request: what is asked for is not there.
+func unlessInternal(err error) error {
+	if mxerr.Code(err) != "" {
+		return nil
+	}
+	return err
+}
+
+// receivedReceipt checks one receipt; false where it is none to take.
+func (r *Room) receivedReceipt(ctx context.Context, origin string, user id.UserID, raw json.RawMessage) (row storage.ReceiptRow, ok bool, err error) {
+	var c userReceipt
+	m := r.MemberOf(user)
+	if m == nil || m.Membership != Join || serverOf(string(user)) != origin || json.Unmarshal(raw, &c) != nil || len(c.EventIDs) == 0 {
+		return row, false, nil
+	}
+	marker := Marker{Type: ReadReceipt, Event: c.EventIDs[0], Thread: c.Data.ThreadID}
+	e, err := r.checkMarker(ctx, marker)
+	if err != nil || e.Order == 0 { // an event that has no place in the timeline
+		return row, false, unlessInternal(err)
+	}
+	ts := min(max(0, c.Data.TS), r.svc.Now().UnixMilli())
+	return storage.ReceiptRow{Room: r.nid, User: m.NID, Type: marker.Type, Thread: marker.Thread, EventID: string(marker.Event), Order: e.Order, TS: ts}, true, nil
+}
+
+// receivedReceipts is the write of receipts of another server's users in one room.
+type receivedReceipts struct {
+	svc  *Service
+	room *Room
+	rows []storage.ReceiptRow
+	pos  storage.Pos // of the newest that moved; 0: none
+}
+
+func (w *receivedReceipts) do(tx *storage.Tx) error {
+	w.pos = 0
+	for _, row := range w.rows {
+		pos := tx.NextPos()
+		moved, err := tx.SetReceipt(row, pos)
+		if err != nil {
+			return err
+		}
+		if moved {
+			w.pos = pos
+		}
+	}
+	return nil
+}
+
+func (w *receivedReceipts) committed() {
+	if w.pos == 0 {
+		return
+	}
+	w.room.advanced(w.pos)
+	w.svc.Hub.Members(w.room.LocalMembers())
+}
