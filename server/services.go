@@ -124,7 +124,9 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 }
 
 // ephemeral hands over ephemeral data for another server; the outbox is made after those who call it.
-func (s *services) ephemeral(server, key string, edu json.RawMessage) { s.outbox.Queue(server, key, edu) }
+func (s *services) ephemeral(server, key string, edu json.RawMessage) {
+	s.outbox.Queue(server, key, edu)
+}
 
 // reach makes what asks other servers.
 func (s *services) reach(cfg *config.Config, o Options, signer pdu.Signer) error {
