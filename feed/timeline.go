@@ -113,7 +113,21 @@ func (k *timelineWalk) page() ([]*rooms.Event, error) {
 	return k.view.Visible(k.b.ctx, k.b.tx, kept)
 }
 
+// next gives the next older stretch, and ends the walk where something is missing before an event: what is older does not
+// belong to the same timeline, so long as nobody has asked for what lies between.
 func (k *timelineWalk) next() ([]*rooms.Event, error) {
+	events, err := k.stretch()
+	for i := len(events) - 1; i >= 0; i-- {
+		if events[i].Flags&storage.GapEvent != 0 {
+			k.cut = !k.done || i > 0
+			k.done = true
+			return events[i:], err
+		}
+	}
+	return events, err
+}
+
+func (k *timelineWalk) stretch() ([]*rooms.Event, error) {
 	if k.pages++; k.pages == 1 {
 		to, _ := slices.BinarySearchFunc(k.window.events, k.before, byPos)
 		events := k.window.events[:to]

@@ -141,6 +141,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 	}
 	join := &pendingEvent{Event: &Event{
 		Event: a.join, Room: r.nid, SenderNID: a.sender.NID, DeviceNID: a.sender.Device, ReceivedTS: s.Now().UnixMilli(), built: true,
+		Flags: storage.GapEvent,
 	}, before: before, missing: a.join.PrevEvents(), depth: a.join.Depth()}
 	key := pdu.StateKey{Type: typeMember, Key: string(a.sender.ID)}
 	join.changes = []*stateChange{{key: key, event: join.Event, by: join, member: member}}

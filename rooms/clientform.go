@@ -222,6 +222,9 @@ func (v *viewer) append(dst []byte, e *Event, at visibility.Membership, x *extra
 	if former := x.former[e.Pos]; former != nil {
 		dst = append(dst, `,"replaces_state":`...)
 		dst = canonjson.AppendString(dst, string(former.ID()))
+		// Clients tell by the sender of an invite who began a direct chat.
+		dst = append(dst, `,"prev_sender":`...)
+		dst = canonjson.AppendString(dst, string(former.Sender()))
 		if x.showFormer[e.Pos] {
 			dst = append(append(dst, `,"prev_content":`...), former.Content()...)
 		}

@@ -286,6 +286,7 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 	for _, prev := range in.PrevEvents() {
 		if in.gaps[prev] != nil && pe.Flags&storage.RejectedEvent == 0 {
 			pe.missing = append(pe.missing, prev)
+			pe.Flags |= storage.GapEvent
 		}
 	}
 	if err := b.dress(in, pe); err != nil {

@@ -10,6 +10,7 @@ const (
 	SoftFailedEvent                        // refused by the state at its arrival
 	SkeletonEvent                          // purged: only what the graph needs is left
 	DummyEvent                             // says nothing: it merges forward extremities
+	GapEvent                               // what comes right before it is not stored
 
 	// HiddenEvent is what no client ever gets.
 	HiddenEvent = OutlierEvent | RejectedEvent | SoftFailedEvent | SkeletonEvent | DummyEvent
