@@ -1,9 +1,8 @@
 package federation
 
 import (
-	"encoding/json"
+	"maps"
 	"math"
-	"sync"
 
 	"ebb/httpapi"
 	"ebb/mxerr"
@@ -58,25 +57,9 @@ func (a *API) bulkPerspectivesKeyQuery(r *httpapi.Request) (any, error) {
 	return a.vouch(r, wanted)
 }
 
-// vouch asks for the keys of servers at the same time; those that cannot be had are left out.
+// vouch gives the keys of servers as they stand in their own answers; those that cannot be had are left out.
 func (a *API) vouch(r *httpapi.Request, wanted map[string]int64) (any, error) {
-	found := []json.RawMessage{}
-	var mu sync.Mutex
-	var all sync.WaitGroup
-	for server, until := range wanted {
-		if !pdu.ValidServerName(server) {
-			continue
-		}
-		all.Go(func() {
-			raw, err := a.Keys.Vouch(r.Context(), server, until)
-			if err != nil || raw == nil {
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			found = append(found, raw)
-		})
-	}
-	all.Wait()
-	return map[string]any{"server_keys": found}, nil
+	maps.DeleteFunc(wanted, func(server string, _ int64) bool { return !pdu.ValidServerName(server) })
+	found, err := a.Keys.Vouch(r.Context(), wanted)
+	return map[string]any{"server_keys": found}, err
 }

@@ -256,7 +256,7 @@ func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {
 			out.AuthEvents = append(out.AuthEvents, e.ID())
 		}
 	}
-	e, err := pdu.Build(b.room.version, out, b.svc.Signer)
+	e, err := pdu.Build(b.room.version, out, b.svc.Signer.Current())
 	if err != nil {
 		return nil, buildError(err)
 	}

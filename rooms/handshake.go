@@ -214,7 +214,7 @@ func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event,
 	if !allowed && !invited || r.Membership(voucher) != Join || levels.UserLevel(voucher) < levels.Invite {
 		return nil, mxerr.Forbidden("This server does not vouch for the join")
 	}
-	return e.Sign(s.Signer)
+	return e.Sign(s.Signer.Current())
 }
 
 // accept takes one verified event into a room in which this server takes part; with relay this server passes it on to the
@@ -406,7 +406,7 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 	if s.verifyEvents(ctx, events, errs); errs[0] != nil {
 		return nil, errBadSignature(errs[0])
 	}
-	signed, err := events[0].Sign(s.Signer)
+	signed, err := events[0].Sign(s.Signer.Current())
 	if err != nil {
 		return nil, err
 	}

@@ -149,7 +149,7 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 	e, err := pdu.Build(v, pdu.Proto{
 		RoomID: room, Type: typeMember, StateKey: &key, Sender: user, Content: content, PrevEvents: places.PrevEvents, AuthEvents: places.AuthEvents,
 		Depth: places.Depth, OriginServerTS: s.Now().UnixMilli(), ReferenceHash: places.ReferenceHash,
-	}, s.Signer)
+	}, s.Signer.Current())
 	if err != nil {
 		return nil, buildError(err)
 	}
@@ -368,7 +368,7 @@ func (s *Service) leaveAlone(ctx context.Context, sender Sender, r *Room, c memb
 	if m := r.State(typeMember, key); m != nil {
 		p.PrevEvents, p.Depth = []id.EventID{m.ID()}, m.Depth()+1
 	}
-	leave, err := pdu.Build(r.version, p, s.Signer)
+	leave, err := pdu.Build(r.version, p, s.Signer.Current())
 	if err != nil {
 		return buildError(err)
 	}

@@ -45,7 +45,7 @@ type Retention struct {
 type Options struct {
 	DB             *storage.DB
 	Server         string // this server's name
-	Signer         pdu.Signer
+	Signer         pdu.SignerSource
 	Hub            *wake.Hub
 	Push           Push // nil: no event notifies anybody
 	Now            func() time.Time

@@ -67,8 +67,8 @@ func (s *Service) keysOf(ctx context.Context, events []*pdu.Event) keySet {
 		}
 		for _, server := range pdu.RequiredSigners(e) {
 			for _, want := range keyWants(e, server) {
-				if server == s.Server && want.KeyID == s.Signer.KeyID {
-					found[want] = s.Signer.Key.Public().(ed25519.PublicKey)
+				if server == s.Server && want.KeyID == s.Signer.Current().KeyID {
+					found[want] = s.Signer.Current().Key.Public().(ed25519.PublicKey)
 					continue
 				}
 				wanted[want] = true

@@ -25,7 +25,6 @@ import (
 	"ebb/retention"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
-	"ebb/rooms/pdu"
 	"ebb/storage"
 	"ebb/wake"
 )
@@ -41,6 +40,7 @@ type services struct {
 	push      *push.Rules
 	media     *media.Service
 	retention *retention.Job
+	signing   *fedclient.SigningKeys
 	remote    *fedclient.Client
 	keys      *fedclient.KeyRing
 	outbox    *outbox.Service
@@ -52,7 +52,7 @@ type services struct {
 
 // open opens the database and builds the services on it.
 func open(ctx context.Context, cfg *config.Config, o Options) (*services, error) {
-	signer, err := readKey(cfg.KeyFile(), cfg.ServerName)
+	signing, err := fedclient.LoadSigningKeys(cfg.KeyFile(), cfg.ServerName)
 	if err != nil {
 		return nil, err
 	}
@@ -60,8 +60,8 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 	if err != nil {
 		return nil, err
 	}
-	s := &services{db: db, hub: wake.New(), gone: map[int64]bool{}}
-	if err := s.build(ctx, cfg, o, rooms.Options{Signer: signer}); err != nil {
+	s := &services{db: db, hub: wake.New(), signing: signing, gone: map[int64]bool{}}
+	if err := s.build(ctx, cfg, o, rooms.Options{Signer: signing}); err != nil {
 		_ = db.Close() // the first error tells
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	roomOptions.Now, roomOptions.Log, roomOptions.Retention = o.Now, o.Log, policy
 	roomOptions.CacheBytes, roomOptions.DefaultVersion = int64(cfg.Cache.Size)/2, id.RoomVersion(cfg.Rooms.DefaultVersion)
 	roomOptions.Profile = s.profile
-	if err := s.reach(cfg, o, roomOptions.Signer); err != nil {
+	if err := s.reach(cfg, o); err != nil {
 		return err
 	}
 	if cfg.Federation.Enabled {
@@ -129,16 +129,16 @@ func (s *services) ephemeral(server, key string, edu json.RawMessage) {
 }
 
 // reach makes what asks other servers.
-func (s *services) reach(cfg *config.Config, o Options, signer pdu.Signer) error {
+func (s *services) reach(cfg *config.Config, o Options) error {
 	roots, err := authorities(cfg)
 	if err != nil {
 		return err
 	}
 	s.remote = fedclient.New(fedclient.Options{
-		Server: cfg.ServerName, Signer: signer, Now: o.Now, Log: o.Log, Roots: roots, AllowPrivate: cfg.Federation.AllowPrivateAddresses,
+		Server: cfg.ServerName, Signer: s.signing, Now: o.Now, Log: o.Log, Roots: roots, AllowPrivate: cfg.Federation.AllowPrivateAddresses,
 		Resolver: o.Resolver, Dial: o.Dial, UserAgent: "Ebb/" + o.Version,
 	})
-	s.keys = fedclient.NewKeyRing(s.remote, s.db, nil, nil)
+	s.keys = fedclient.NewKeyRing(s.remote, s.db, nil, s.signing.Old)
 	return nil
 }
 

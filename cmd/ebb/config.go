@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"ebb/config"
-	"ebb/server"
+	"ebb/federation/fedclient"
 )
 
 var initCommand = command{
@@ -51,7 +51,7 @@ func initServer(inv *invocation, cfg *config.Config, dir string) error {
 	if err := writeNew(file, sampleFor(cfg)); err != nil {
 		return err
 	}
-	if err := server.CreateKey(key); err != nil {
+	if err := fedclient.CreateKey(key); err != nil {
 		return errors.Join(err, os.Remove(file)) // so that the next try is not refused
 	}
 	fmt.Fprintf(inv.stdout, "Wrote %s and the signing key beside it. Keep a copy of the key: it is the server's identity.\n", file)

@@ -27,7 +27,7 @@ import (
 // Options is what a Client is made of.
 type Options struct {
 	Server string // this server's name
-	Signer pdu.Signer
+	Signer pdu.SignerSource
 	Now    func() time.Time
 	Log    *slog.Logger
 
@@ -241,8 +241,9 @@ func (c *Client) sign(method, uri, destination string, body []byte) (string, err
 	if err != nil {
 		return "", err
 	}
-	signature := base64.RawStdEncoding.EncodeToString(ed25519.Sign(c.Signer.Key, text))
-	return XMatrix{Origin: c.Server, Destination: destination, Key: string(c.Signer.KeyID), Signature: signature}.String(), nil
+	signer := c.Signer.Current()
+	signature := base64.RawStdEncoding.EncodeToString(ed25519.Sign(signer.Key, text))
+	return XMatrix{Origin: c.Server, Destination: destination, Key: string(signer.KeyID), Signature: signature}.String(), nil
 }
 
 var errTooLarge = errors.New("the answer is too large")

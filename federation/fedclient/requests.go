@@ -26,14 +26,18 @@ func (c *Client) ServerKeys(ctx context.Context, server string) (answer json.Raw
 	return answer, err
 }
 
-// QueryKeys asks a notary for the keys of a server.
+// QueryKeys asks a notary for the keys of servers; the answers are not verified here.
 // Spec: server-server-api#post_matrixkeyv2query
-func (c *Client) QueryKeys(ctx context.Context, notary, server string) ([]json.RawMessage, error) {
-	body := map[string]any{"server_keys": map[string]any{server: map[string]any{}}}
+func (c *Client) QueryKeys(ctx context.Context, notary string, servers []string) ([]json.RawMessage, error) {
+	about := map[string]struct{}{} // of each all keys
+	for _, server := range servers {
+		about[server] = struct{}{}
+	}
 	var answer struct {
 		ServerKeys []json.RawMessage `json:"server_keys"`
 	}
-	err := c.do(ctx, request{server: notary, method: http.MethodPost, path: "/_matrix/key/v2/query", body: body, size: maxKeyAnswer}, &answer)
+	body := map[string]any{"server_keys": about}
+	err := c.do(ctx, request{server: notary, method: http.MethodPost, path: "/_matrix/key/v2/query", body: body, size: int64(len(servers)) * maxKeyAnswer}, &answer)
 	return answer.ServerKeys, err
 }
 

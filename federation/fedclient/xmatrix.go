@@ -19,7 +19,30 @@ const scheme = "X-Matrix"
 
 // String is the header as it is sent.
 func (x XMatrix) String() string {
-	return scheme + ` origin="` + x.Origin + `",destination="` + x.Destination + `",key="` + x.Key + `",sig="` + x.Signature + `"`
+	var b strings.Builder
+	b.WriteString(scheme)
+	for i, p := range x.parameters() {
+		if *p.value == "" {
+			continue
+		}
+		b.WriteString([]string{" ", ",", ",", ","}[i])
+		b.WriteString(p.name + `="`)
+		_, _ = quoter.WriteString(&b, *p.value) // a Builder does not fail
+		b.WriteByte('"')
+	}
+	return b.String()
+}
+
+var quoter = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
+type parameter struct {
+	name  string
+	value *string
+}
+
+// parameters are those that are looked at, origin first; others are for later versions of the specification.
+func (x *XMatrix) parameters() [4]parameter {
+	return [4]parameter{{"origin", &x.Origin}, {"destination", &x.Destination}, {"key", &x.Key}, {"sig", &x.Signature}}
 }
 
 // maxAuthHeader bounds a header that is read; names have 255 bytes, signatures 86.
@@ -38,15 +61,14 @@ func ParseXMatrix(header string) (x XMatrix, err error) {
 		if key, value, rest, err = nextParameter(rest); err != nil {
 			return x, err
 		}
-		switch strings.ToLower(key) {
-		case "origin":
-			x.Origin = value
-		case "destination":
-			x.Destination = value
-		case "key":
-			x.Key = value
-		case "sig":
-			x.Signature = value
+		for _, p := range x.parameters() {
+			switch {
+			case !strings.EqualFold(key, p.name):
+			case *p.value != "":
+				return x, errNoXMatrix // twice: which one counts would be a matter of opinion
+			default:
+				*p.value = value
+			}
 		}
 	}
 	if x.Origin == "" || x.Key == "" || x.Signature == "" {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"ebb/config"
+	"ebb/federation/fedclient"
 	"ebb/internal/specindex"
 	"ebb/server"
 )
@@ -14,7 +15,7 @@ func TestPageAgreesWithTheRoutesOfTheServer(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
 	cfg.Registration.SharedSecret = "a secret" // or its route is not there
-	if err := server.CreateKey(filepath.Join(cfg.DataDir, "signing.key")); err != nil {
+	if err := fedclient.CreateKey(filepath.Join(cfg.DataDir, "signing.key")); err != nil {
 		t.Fatal(err)
 	}
 	s, err := server.New(t.Context(), cfg, server.Options{})

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ebb/config"
+	"ebb/federation/fedclient"
 	"ebb/server"
 )
 
@@ -58,7 +59,7 @@ func build(t testing.TB, change func(*config.Config), o server.Options) *Server 
 		t.Fatal(err)
 	}
 	s.cfg.Listen = nil // addresses are the test's
-	if err := server.CreateKey(s.cfg.KeyFile()); err != nil {
+	if err := fedclient.CreateKey(s.cfg.KeyFile()); err != nil {
 		t.Fatal(err)
 	}
 	s.open()

@@ -35,6 +35,12 @@ type Signer struct {
 	Key    ed25519.PrivateKey
 }
 
+// SignerSource is the signing key of a server that may change it. A Signer is one too: that of a server that keeps its key.
+type SignerSource interface{ Current() Signer }
+
+// Current makes a Signer a SignerSource.
+func (s Signer) Current() Signer { return s }
+
 // Build makes a new event of p: canonical, hashed, signed by s and within the size limits; errors are *Error. Whether
 // the event is allowed in its room is not its business.
 // Spec: server-server-api#adding-hashes-and-signatures-to-outgoing-events

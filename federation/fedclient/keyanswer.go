@@ -1,0 +1,178 @@
+package fedclient
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// keyAnswer is what a server says of its keys.
+// Spec: server-server-api#get_matrixkeyv2server
+type keyAnswer struct {
+	ServerName    string               `json:"server_name"`
+	ValidUntil    int64                `json:"valid_until_ts"` // ms
+	VerifyKeys    map[id.KeyID]saidKey `json:"verify_keys"`
+	OldVerifyKeys map[id.KeyID]saidKey `json:"old_verify_keys"`
+}
+
+type saidKey struct {
+	Key     string `json:"key"`
+	Expired int64  `json:"expired_ts,omitempty"` // ms; of old keys
+}
+
+// maxKeyID bounds the id of a key, in bytes.
+const maxKeyID = 255
+
+// keep checks an answer and remembers its keys, under the name that was asked about: an answer for another name counts for
+// nothing, and neither does one that its own keys have not signed. direct tells that it came from the server itself.
+func (k *KeyRing) keep(ctx context.Context, server string, raw json.RawMessage, direct bool) error {
+	var a keyAnswer
+	if err := json.Unmarshal(raw, &a); err != nil {
+		return fmt.Errorf("%w: %w", ErrBadAnswer, err)
+	}
+	switch {
+	case a.ServerName != server:
+		return fmt.Errorf("%w: keys of %.100q instead of %s", ErrBadAnswer, a.ServerName, server)
+	case len(a.VerifyKeys)+len(a.OldVerifyKeys) > maxKeysPerServer || len(raw) > maxKeyAnswer:
+		return fmt.Errorf("%w: too many keys", ErrBadAnswer)
+	}
+	until := min(a.ValidUntil, k.now().Add(maxKeyLife).UnixMilli())
+	found := map[id.KeyID]storage.ServerKey{}
+	for keyID, said := range a.VerifyKeys {
+		key, ok := usableKey(keyID, said)
+		if ok && pdu.VerifyJSON(raw, server, string(keyID), key) == nil {
+			found[keyID] = storage.ServerKey{Server: server, KeyID: string(keyID), PublicKey: said.Key, GoodUntil: until}
+		}
+	}
+	if len(found) == 0 {
+		return fmt.Errorf("%w: %s signed none of its keys", ErrBadAnswer, server)
+	}
+	for keyID, said := range a.OldVerifyKeys {
+		if _, ok := usableKey(keyID, said); ok && found[keyID].KeyID == "" {
+			found[keyID] = storage.ServerKey{Server: server, KeyID: string(keyID), PublicKey: said.Key, GoodUntil: said.Expired, Expired: true}
+		}
+	}
+	return k.store(ctx, server, found, storage.ServerKeyAnswer{JSON: string(raw), GoodUntil: until, FetchedTS: k.now().UnixMilli()}, direct)
+}
+
+// usableKey reads a key of another server; one for which anybody can sign is none.
+func usableKey(keyID id.KeyID, said saidKey) (ed25519.PublicKey, bool) {
+	if !strings.HasPrefix(string(keyID), "ed25519:") || len(keyID) > maxKeyID {
+		return nil, false
+	}
+	key, ok := decodeKey(said.Key)
+	return key, ok && !weak(key)
+}
+
+// decodeKey reads an ed25519 key.
+func decodeKey(text string) (ed25519.PublicKey, bool) {
+	key, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
+	return key, err == nil && len(key) == ed25519.PublicKeySize
+}
+
+// signedBy checks that a server, whose keys are looked up, has signed an object.
+func (k *KeyRing) signedBy(ctx context.Context, server string, raw json.RawMessage) error {
+	err := fmt.Errorf("no signature of %s", server)
+	canonical, cerr := canonjson.Canonical(raw, false)
+	if cerr != nil {
+		return cerr
+	}
+	signatures, _ := canonjson.Get(canonical, "signatures")
+	keys, _ := canonjson.Get(signatures, server)
+	tried := 0
+	_ = canonjson.Each(keys, func(keyID string, _ []byte) error {
+		if tried++; err == nil || tried > maxSignatures {
+			return nil
+		}
+		want := KeyWant{Server: server, KeyID: id.KeyID(keyID), At: k.now().UnixMilli()}
+		if key, ok := k.Keys(ctx, []KeyWant{want})[want]; ok {
+			err = pdu.VerifyJSON(raw, server, keyID, key)
+		}
+		return nil
+	})
+	return err
+}
+
+// Own is this server's answer to who asks for its keys, signed.
+// Spec: server-server-api#get_matrixkeyv2server
+func (k *KeyRing) Own() (json.RawMessage, error) {
+	signer := k.client.Signer.Current()
+	encode := func(key ed25519.PublicKey) string { return base64.RawStdEncoding.EncodeToString(key) }
+	a := keyAnswer{
+		ServerName: signer.Server, ValidUntil: k.now().Add(keyLife).UnixMilli(), OldVerifyKeys: map[id.KeyID]saidKey{},
+		VerifyKeys: map[id.KeyID]saidKey{signer.KeyID: {Key: encode(signer.Key.Public().(ed25519.PublicKey))}},
+	}
+	for _, o := range k.old() {
+		a.OldVerifyKeys[o.KeyID] = saidKey{encode(o.Key), o.Expired}
+	}
+	raw, err := json.Marshal(a)
+	if err != nil {
+		return nil, err
+	}
+	return pdu.SignJSON(raw, signer)
+}
+
+// Vouch gives what servers say of their keys, each good until a time (ms; 0: now) if that can be had, with this server's
+// signature added. Those of which nothing is known are left out.
+// Spec: server-server-api#querying-keys-through-another-server
+func (k *KeyRing) Vouch(ctx context.Context, wanted map[string]int64) ([]json.RawMessage, error) {
+	answers := []json.RawMessage{}
+	var stale []string
+	for server, until := range wanted {
+		if server == k.client.Server || k.client.mayAsk(server) != nil {
+			continue
+		}
+		a, known, err := k.answer(ctx, server)
+		if err != nil {
+			return nil, err
+		}
+		if !known || a.GoodUntil < max(until, k.now().UnixMilli()) {
+			stale = append(stale, server)
+		}
+	}
+	k.askServers(ctx, stale)
+	for server := range wanted {
+		raw, err := k.vouch(ctx, server)
+		if err != nil {
+			return nil, err
+		}
+		if raw != nil {
+			answers = append(answers, raw)
+		}
+	}
+	return answers, nil
+}
+
+// vouch signs what is known of a server; nil where that is nothing.
+func (k *KeyRing) vouch(ctx context.Context, server string) (json.RawMessage, error) {
+	if server == k.client.Server {
+		return k.Own()
+	}
+	a, known, err := k.answer(ctx, server)
+	if err != nil || !known {
+		return nil, err
+	}
+	signed, err := pdu.SignJSON([]byte(a.JSON), k.client.Signer.Current())
+	if err != nil {
+		k.log().DebugContext(ctx, "an answer of keys cannot be signed", "server", server, "err", err)
+		return nil, nil //nolint:nilerr // it is as if it were not there: a number with a fraction, for one
+	}
+	return signed, nil
+}
+
+func (k *KeyRing) answer(ctx context.Context, server string) (a storage.ServerKeyAnswer, found bool, err error) {
+	err = k.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		a, found, err = tx.ServerKeyAnswerOf(server)
+		return err
+	})
+	return a, found, err
+}

@@ -1,0 +1,226 @@
+package fedclient
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/pdu"
+)
+
+// The file of the signing key has one line, "ed25519 VERSION SEED", the seed in unpadded base64: the form that other programs
+// use. Beside it lies, once the key was changed, a file of the same name with .old behind it: a line for each former key,
+// "ed25519 VERSION PUBLIC_KEY EXPIRED", the last in ms since 1970. Former private keys are not kept.
+
+// SigningKeys are this server's own keys: the one that it signs with, and those that it has signed with before. It is safe
+// for concurrent use.
+type SigningKeys struct {
+	file   string
+	server string
+
+	// mu guards what follows; a leaf.
+	mu      sync.RWMutex
+	current pdu.Signer
+	old     []OldKey
+}
+
+// OldKey is a signing key that this server has used before.
+type OldKey struct {
+	KeyID   id.KeyID
+	Key     ed25519.PublicKey
+	Expired int64 // ms; when it ceased to be used
+}
+
+// CreateKey writes a new signing key; it never overwrites one.
+func CreateKey(file string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("write the signing key: %w", err)
+	}
+	_, err = f.WriteString(newKeyLine())
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// newKeyLine is a new key in the form of the file.
+func newKeyLine() string {
+	var seed [ed25519.SeedSize]byte
+	var version [4]byte
+	_, _ = rand.Read(seed[:]) // never fails (crypto/rand)
+	_, _ = rand.Read(version[:])
+	return fmt.Sprintf("ed25519 a_%x %s\n", version, base64.RawStdEncoding.EncodeToString(seed[:]))
+}
+
+// LoadSigningKeys reads the keys of a server.
+func LoadSigningKeys(file, server string) (*SigningKeys, error) {
+	k := &SigningKeys{file: file, server: server}
+	return k, k.load()
+}
+
+func (k *SigningKeys) load() error {
+	raw, err := os.ReadFile(k.file)
+	if err != nil {
+		return fmt.Errorf("read the signing key (ebb init makes one): %w", err)
+	}
+	current, err := parseKey(string(raw), k.server)
+	if err != nil {
+		return fmt.Errorf("%s: %w", k.file, err)
+	}
+	raw, err = os.ReadFile(k.oldFile())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the former signing keys: %w", err)
+	}
+	old, err := parseOldKeys(string(raw))
+	if err != nil {
+		return fmt.Errorf("%s: %w", k.oldFile(), err)
+	}
+	// A change that broke off between the two files has left the key in both.
+	old = slices.DeleteFunc(old, func(o OldKey) bool { return o.KeyID == current.KeyID })
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.current, k.old = current, old
+	return nil
+}
+
+func (k *SigningKeys) oldFile() string { return k.file + ".old" }
+
+var keyVersion = regexp.MustCompile(`^[a-zA-Z0-9_]{1,64}$`)
+
+var errKeyForm = errors.New("this is not one line of the form: ed25519 VERSION SEED")
+
+func parseKey(text, server string) (s pdu.Signer, err error) {
+	words := strings.Fields(text)
+	if len(words) != 3 || words[0] != "ed25519" || !keyVersion.MatchString(words[1]) {
+		return s, errKeyForm
+	}
+	seed, err := base64.RawStdEncoding.DecodeString(words[2])
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return s, errors.New("the seed is not 32 bytes of unpadded base64")
+	}
+	key := ed25519.NewKeyFromSeed(seed)
+	if weak(key.Public().(ed25519.PublicKey)) {
+		return s, errors.New("this key is known to everybody; remove the file, and ebb init or ebb keys rotate makes a new one")
+	}
+	return pdu.Signer{Server: server, KeyID: id.NewKeyID(id.KeyAlgorithmEd25519, words[1]), Key: key}, nil
+}
+
+func parseOldKeys(text string) (old []OldKey, err error) {
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		if len(words) != 4 || words[0] != "ed25519" || !keyVersion.MatchString(words[1]) {
+			return nil, errors.New("a line is not of the form: ed25519 VERSION PUBLIC_KEY EXPIRED")
+		}
+		key, ok := decodeKey(words[2])
+		expired, err := strconv.ParseInt(words[3], 10, 64)
+		if !ok || err != nil {
+			return nil, fmt.Errorf("the line of %s has no public key or no time", words[1])
+		}
+		old = append(old, OldKey{id.NewKeyID(id.KeyAlgorithmEd25519, words[1]), key, expired})
+	}
+	return old, nil
+}
+
+// Current is the key to sign with now. It makes SigningKeys a pdu.SignerSource.
+func (k *SigningKeys) Current() pdu.Signer {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.current
+}
+
+// Old lists the keys that were used before, the oldest first.
+func (k *SigningKeys) Old() []OldKey {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return slices.Clone(k.old)
+}
+
+// inFlight is how long an event may be under way between being dated and being signed.
+const inFlight = time.Second
+
+// Rotate makes a new key. What was signed before stays good: the former public key is published among the old ones.
+func (k *SigningKeys) Rotate(now time.Time) error {
+	was := k.Current()
+	former := OldKey{KeyID: was.KeyID, Key: was.Key.Public().(ed25519.PublicKey), Expired: now.Add(inFlight).UnixMilli()}
+	var lines strings.Builder
+	for _, o := range append(k.Old(), former) {
+		_, version := o.KeyID.Parse()
+		fmt.Fprintf(&lines, "ed25519 %s %s %d\n", version, base64.RawStdEncoding.EncodeToString(o.Key), o.Expired)
+	}
+	if err := replaceFile(k.oldFile(), lines.String()); err != nil {
+		return fmt.Errorf("write the former signing keys: %w", err)
+	}
+	if err := replaceFile(k.file, newKeyLine()); err != nil {
+		return fmt.Errorf("write the signing key: %w", err)
+	}
+	return k.load()
+}
+
+// replaceFile writes a file anew: after a crash it is the old one or the new one.
+func replaceFile(name, text string) error {
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*.tmp") // readable by its owner only
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+// syncDir makes a rename last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// knownKeys are public keys whose private keys are printed somewhere: whoever wants can sign with them.
+var knownKeys = []string{
+	"XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI", // of the specification's examples
+	"O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik", // of an all-zero seed
+}
+
+// weak says whether anybody could sign for a key: it is printed somewhere, or it is a point of small order, by which a
+// signature can be made without knowing anything.
+func weak(key ed25519.PublicKey) bool {
+	return slices.Contains(knownKeys, base64.RawStdEncoding.EncodeToString(key)) || smallOrder(key)
+}
+
+// smallOrders are the y coordinates of the points of order 1, 2, 4 and 8 of edwards25519, and the other encodings of the
+// first three, little-endian in hex; the sign bit is not looked at.
+var smallOrders = []string{
+	"0100000000000000000000000000000000000000000000000000000000000000",
+	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	"0000000000000000000000000000000000000000000000000000000000000000",
+	"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+	"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+	"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+}
+
+func smallOrder(key ed25519.PublicKey) bool {
+	y := slices.Clone(key)
+	y[len(y)-1] &= 0x7f
+	return slices.Contains(smallOrders, fmt.Sprintf("%x", []byte(y)))
+}

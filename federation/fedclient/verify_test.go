@@ -1,0 +1,126 @@
+package fedclient
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
+	l := newLab(t)
+	a := l.keyServer(1, "a.test")
+	me := l.client("me.test", func(o *Options) { o.Allowed = func(s string) bool { return s != "bad.test" } })
+	bad := l.keyServer(2, "bad.test")
+	k := l.ring(me)
+	sender := l.client("a.test", func(o *Options) { o.Signer = a.signer })
+	const uri = "/_matrix/federation/v1/send/1?x=%2F"
+	sign := func(c *Client, uri, destination, body string) string {
+		t.Helper()
+		header, err := c.sign("PUT", uri, destination, []byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return header
+	}
+	good := sign(sender, uri, "me.test", `{"a":1.5,"b":[]}`)
+	other := l.client("a.test", func(o *Options) { o.Signer = signerOf("a.test", "1") })
+	badly := l.client("bad.test", func(o *Options) { o.Signer = bad.signer })
+	own := l.client("me.test", func(o *Options) { o.Signer = me.Signer })
+	// An old server leaves the destination out, of the header and of what it signs.
+	text, _ := signedText("PUT", uri, "a.test", "me.test", []byte(`{"a":1}`))
+	text = []byte(strings.Replace(string(text), `"destination":"me.test",`, "", 1))
+	old := XMatrix{Origin: "a.test", Key: string(a.signer.KeyID), Signature: base64.RawStdEncoding.EncodeToString(ed25519.Sign(a.signer.Key, text))}.String()
+	for _, c := range []struct {
+		name    string
+		headers []string
+		uri     string
+		body    string
+		err     error
+	}{
+		{"good, the body spelt differently", []string{good}, uri, `{ "b": [], "a": 1.5 }`, nil},
+		{"a good one among others", []string{"Bearer x", sign(other, uri, "me.test", `{"a":1.5,"b":[]}`), good}, uri, `{"a":1.5,"b":[]}`, nil},
+		{"no destination", []string{old}, uri, `{"a":1}`, nil},
+		{"another body", []string{good}, uri, `{"a":2.5,"b":[]}`, ErrUnauthorized},
+		{"no body", []string{good}, uri, ``, ErrUnauthorized},
+		{"a body that is no JSON", []string{good}, uri, `{"a":`, ErrUnauthorized},
+		{"another path", []string{good}, "/_matrix/federation/v1/send/2?x=%2F", `{"a":1.5,"b":[]}`, ErrUnauthorized},
+		{"a path that means the same", []string{good}, "/_matrix/federation/v1/send/1?x=/", `{"a":1.5,"b":[]}`, ErrUnauthorized},
+		{"for another server", []string{sign(sender, uri, "you.test", `{}`)}, uri, `{}`, ErrUnauthorized},
+		{"another key of the same name", []string{sign(other, uri, "me.test", `{}`)}, uri, `{}`, ErrUnauthorized},
+		{"a server that is kept out", []string{sign(badly, uri, "me.test", `{}`)}, uri, `{}`, ErrKeptOut},
+		{"from this server itself", []string{sign(own, uri, "me.test", `{}`)}, uri, `{}`, ErrUnauthorized},
+		{"no header", nil, uri, `{}`, ErrUnauthorized},
+		{"the good one behind too many", []string{"a", "b", "c", good}, uri, `{"a":1.5,"b":[]}`, ErrUnauthorized},
+		{"no server name", []string{`X-Matrix origin="a/b",destination="me.test",key="ed25519:1",sig="aaaa"`}, uri, `{}`, ErrUnauthorized},
+		{"a signature without form", []string{`X-Matrix origin="a.test",destination="me.test",key="ed25519:1",sig="!"`}, uri, `{}`, ErrUnauthorized},
+	} {
+		h := http.Header{}
+		for _, v := range c.headers {
+			h.Add("Authorization", v)
+		}
+		origin, err := k.VerifyRequest(t.Context(), "PUT", c.uri, h, []byte(c.body))
+		if !errors.Is(err, c.err) || (c.err == nil) != (origin == "a.test") {
+			t.Errorf("%s: %q %v, want %v", c.name, origin, err, c.err)
+		}
+	}
+	h := http.Header{"Authorization": {good}}
+	if _, err := k.VerifyRequest(t.Context(), "POST", uri, h, []byte(`{"a":1.5,"b":[]}`)); err == nil {
+		t.Error("another method")
+	}
+	// The key is good for an hour more; then the server must say so again.
+	l.advance(59 * time.Minute)
+	asked := a.asked.Load()
+	if _, err := k.VerifyRequest(t.Context(), "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err != nil || a.asked.Load() != asked {
+		t.Errorf("before the key expires: %v, asked %d times", err, a.asked.Load()-asked)
+	}
+	l.advance(2 * time.Minute)
+	if _, err := k.VerifyRequest(t.Context(), "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err == nil || a.asked.Load() != asked+1 {
+		t.Errorf("with an expired key that the server still says expired: %v, asked %d times", err, a.asked.Load()-asked)
+	}
+	a.says(signed(t, l.said("a.test", a.signer), a.signer))
+	l.advance(keyAgain)
+	if _, err := k.VerifyRequest(t.Context(), "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err != nil {
+		t.Errorf("once the key is good again: %v", err)
+	}
+}
+
+// A server whose clock is wrong says that its keys are long expired, or good for ever; neither harms for longer than it lasts.
+func TestAServerWithAWrongClockIsHeardWhenItIsMended(t *testing.T) {
+	l := newLab(t)
+	a := l.keyServer(1, "a.test")
+	k := l.ring(l.client("me.test", nil))
+	past := l.said("a.test", a.signer)
+	past["valid_until_ts"] = l.clock().Add(-24 * time.Hour).UnixMilli()
+	a.says(signed(t, past, a.signer))
+	if has(t, k, a.want(time.Millisecond)) {
+		t.Error("a key that has expired is good")
+	}
+	a.says(signed(t, l.said("a.test", a.signer), a.signer))
+	l.advance(keyAgain)
+	if !has(t, k, a.want(time.Millisecond)) {
+		t.Error("after its clock was mended")
+	}
+}
+
+func FuzzVerifyRequest(f *testing.F) {
+	f.Add("PUT", "/x", `X-Matrix origin="a.test",destination="me.test",key="ed25519:1",sig="aaaa"`, []byte(`{}`))
+	f.Fuzz(func(t *testing.T, method, uri, header string, body []byte) {
+		c := New(Options{Server: "me.test", Signer: signerOf("me.test", "1"), Allowed: func(string) bool { return false }})
+		k := NewKeyRing(c, nil, nil, nil) // nobody is looked up: all are kept out
+		if origin, err := k.VerifyRequest(t.Context(), method, uri, http.Header{"Authorization": {header}}, body); err == nil {
+			t.Errorf("%q is let in", origin)
+		}
+	})
+}
+
+func TestSignedTextIsCanonical(t *testing.T) {
+	text, err := signedText("GET", "/é", `a"b`, "c", json.RawMessage(`{"b":1,"a":"\u00e9"}`))
+	if want := `{"content":{"a":"é","b":1},"destination":"c","method":"GET","origin":"a\"b","uri":"/é"}`; err != nil || string(text) != want {
+		t.Errorf("%s %v", text, err)
+	}
+}
