@@ -91,10 +91,13 @@ type Bucket struct {
 
 // Federation says whether and how to speak with other servers.
 type Federation struct {
-	Enabled               bool   `yaml:"enabled"`
-	TrustedCAFile         string `yaml:"trusted_ca_file" doc:"Further certificate authorities to trust, in PEM."`
-	AllowPrivateAddresses bool   `yaml:"allow_private_addresses" doc:"Whether other servers may have loopback and private addresses. For tests and closed networks."`
-	Presence              bool   `yaml:"presence" doc:"Whether servers that share rooms tell each other who is online. Without it only people of this server see each other."`
+	Enabled               bool     `yaml:"enabled"`
+	TrustedCAFile         string   `yaml:"trusted_ca_file" doc:"Further certificate authorities to trust, in PEM."`
+	AllowPrivateAddresses bool     `yaml:"allow_private_addresses" doc:"Whether other servers may have loopback and private addresses. For tests and closed networks."`
+	AllowedServers        []string `yaml:"allowed_servers" doc:"Servers to speak with, such as example.org or *.example.org; empty: all. Ports are not looked at."`
+	DeniedServers         []string `yaml:"denied_servers" doc:"Servers never to speak with, in the same form."`
+	Notaries              []string `yaml:"notaries" doc:"Servers to ask for the signing keys of servers that do not answer any more."`
+	Presence              bool     `yaml:"presence" doc:"Whether servers that share rooms tell each other who is online. Without it only people of this server see each other."`
 }
 
 // WellKnown is what the server says under /.well-known/matrix.

@@ -26,7 +26,7 @@ func TestSampleFileIsCurrentAndEqualsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, list := range []*[]string{&c.Appservices, &c.TrustedProxies} {
+	for _, list := range []*[]string{&c.Appservices, &c.TrustedProxies, &c.Federation.AllowedServers, &c.Federation.DeniedServers, &c.Federation.Notaries} {
 		if len(*list) == 0 {
 			*list = nil
 		}
@@ -56,8 +56,9 @@ func TestEveryMistakeIsNamedByItsKey(t *testing.T) {
 	low, high := Duration(time.Hour), Duration(time.Minute)
 	c.Retention.Default = Lifetimes{MinLifetime: &low, MaxLifetime: &high}
 	c.TrustedProxies = []string{"nowhere"}
+	c.Federation.DeniedServers, c.Federation.Notaries = []string{"*.example.org", "a/b"}, []string{"*.example.org"}
 	err := c.Validate()
-	for _, key := range []string{"server_name", "public_url", "database", "listen[0].address", "listen[0].serve", "listen[0].tls",
+	for _, key := range []string{"server_name", "public_url", "database", "listen[0].address", "listen[0].serve", "listen[0].tls", "federation.denied_servers[1]", "federation.notaries[0]",
 		"registration.mode", "media.max_upload_size", "retention.default", "trusted_proxies[0]"} {
 		if err == nil || !strings.Contains(err.Error(), key+": ") {
 			t.Errorf("%s is not named in %v", key, err)

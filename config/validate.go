@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -47,6 +48,7 @@ func (c *Config) Validate() error {
 	c.RateLimits.validate(&p)
 	c.Media.validate(&p)
 	c.Retention.validate(&p)
+	c.Federation.validate(&p)
 	for i, t := range c.Registration.Terms {
 		p.check(t.ID != "" && t.URL != "" && t.Name != "", fmt.Sprintf("registration.terms[%d]", i), "needs id, name and url")
 	}
@@ -69,6 +71,20 @@ func (l Listener) validate(p *problems, key string) {
 		p.check(slices.Contains([]string{"client", "federation", "admin", "metrics"}, s), key+".serve", "%q is none of client, federation, admin, metrics", s)
 	}
 	p.check((l.TLS.Certificate == "") == (l.TLS.PrivateKey == ""), key+".tls", "needs both certificate and private_key")
+}
+
+// serverPattern is a server name with wildcards.
+var serverPattern = regexp.MustCompile(`^[a-zA-Z0-9.:*?\[\]-]{1,230}$`)
+
+func (f Federation) validate(p *problems) {
+	for key, list := range map[string][]string{"allowed_servers": f.AllowedServers, "denied_servers": f.DeniedServers} {
+		for i, pattern := range list {
+			p.check(serverPattern.MatchString(pattern), fmt.Sprintf("federation.%s[%d]", key, i), "%q is no server name, with or without * and ?", pattern)
+		}
+	}
+	for i, name := range f.Notaries {
+		p.check(id.ValidateServerName(name), fmt.Sprintf("federation.notaries[%d]", i), "%q is not a server name", name)
+	}
 }
 
 func (r RateLimits) validate(p *problems) {

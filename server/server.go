@@ -113,7 +113,10 @@ func (s *Server) authenticate(ctx context.Context, token string, r *httpapi.Requ
 // authenticateServer says which other server signed a request.
 func (s *Server) authenticateServer(r *httpapi.Request, body []byte) (string, error) {
 	origin, err := s.svc.keys.VerifyRequest(r.Context(), r.Method, r.URL.RequestURI(), r.Header, body)
-	if err != nil {
+	switch {
+	case errors.Is(err, fedclient.ErrKeptOut):
+		return "", mxerr.Forbidden("This server does not speak with yours").Because(err)
+	case err != nil:
 		return "", mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The request is not signed by another server as it must be").Because(err)
 	}
 	s.svc.outbox.Heard(origin)

@@ -136,10 +136,28 @@ func (s *services) reach(cfg *config.Config, o Options) error {
 	}
 	s.remote = fedclient.New(fedclient.Options{
 		Server: cfg.ServerName, Signer: s.signing, Now: o.Now, Log: o.Log, Roots: roots, AllowPrivate: cfg.Federation.AllowPrivateAddresses,
-		Resolver: o.Resolver, Dial: o.Dial, UserAgent: "Ebb/" + o.Version,
+		Allowed: allowed(cfg.Federation), Resolver: o.Resolver, Dial: o.Dial, UserAgent: "Ebb/" + o.Version,
 	})
-	s.keys = fedclient.NewKeyRing(s.remote, s.db, nil, s.signing.Old)
+	s.keys = fedclient.NewKeyRing(s.remote, s.db, cfg.Federation.Notaries, s.signing.Old)
 	return nil
+}
+
+// allowed says which servers the configuration lets this one speak with; nil: all.
+func allowed(f config.Federation) func(server string) bool {
+	if len(f.AllowedServers)+len(f.DeniedServers) == 0 {
+		return nil
+	}
+	compile := func(patterns []string) (globs []push.Glob) {
+		for _, p := range patterns {
+			globs = append(globs, push.CompileGlob(p))
+		}
+		return globs
+	}
+	allow, deny := compile(f.AllowedServers), compile(f.DeniedServers)
+	return func(server string) bool {
+		matches := func(g push.Glob) bool { return g.Match(fedclient.HostOf(server)) }
+		return !slices.ContainsFunc(deny, matches) && (len(allow) == 0 || slices.ContainsFunc(allow, matches))
+	}
 }
 
 // authorities are who may vouch for other servers; nil: the system's.

@@ -114,6 +114,7 @@ func (c *Client) do(ctx context.Context, r request, answer any) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.time)
 	defer cancel()
+	began := time.Now()
 	resp, err := c.open(ctx, r)
 	if err != nil {
 		return err
@@ -121,7 +122,7 @@ func (c *Client) do(ctx context.Context, r request, answer any) error {
 	defer resp.Body.Close()
 	body, err := readAtMost(resp.Body, r.size)
 	if err != nil {
-		return c.failed(ctx, r.server, fmt.Errorf("read the answer of %s: %w", r.server, err))
+		return c.failed(ctx, r.server, began, fmt.Errorf("read the answer of %s: %w", r.server, err))
 	}
 	if answer == nil {
 		return nil
@@ -135,15 +136,19 @@ func (c *Client) do(ctx context.Context, r request, answer any) error {
 // open makes a request and gives the answer if it is 200; otherwise the error is a *RemoteError or says why there is none.
 func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 	if err := c.mayAsk(r.server); err != nil {
+		if errors.Is(err, ErrKeptOut) && c.Gate != nil { // else whoever waits for the gate would try at once, over and over
+			c.Gate.Failed(r.server, err)
+		}
 		return nil, err
 	}
+	began := time.Now()
 	hr, err := c.build(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, c.failed(ctx, r.server, began, err)
 	}
 	resp, err := c.transport.RoundTrip(hr)
 	if err != nil {
-		return nil, c.failed(ctx, r.server, fmt.Errorf("%w: %s: %w", ErrUnreachable, r.server, err))
+		return nil, c.failed(ctx, r.server, began, fmt.Errorf("%w: %s: %w", ErrUnreachable, r.server, err))
 	}
 	if resp.StatusCode == http.StatusOK {
 		c.reached(r.server)
@@ -153,7 +158,7 @@ func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	remote := readError(r.server, resp.StatusCode, body, resp.Header)
 	if resp.StatusCode >= 500 && remote.Code == "" {
-		return nil, c.failed(ctx, r.server, remote)
+		return nil, c.failed(ctx, r.server, began, remote)
 	}
 	c.reached(r.server)
 	return nil, remote
@@ -166,7 +171,7 @@ func (c *Client) mayAsk(server string) error {
 	case !pdu.ValidServerName(server):
 		return fmt.Errorf("%w: %q is no server name", ErrUnreachable, server)
 	case c.Allowed != nil && !c.Allowed(server):
-		return fmt.Errorf("%w: the configuration keeps this server from %s", ErrUnreachable, server)
+		return fmt.Errorf("%w: %w: %s", ErrUnreachable, ErrKeptOut, server)
 	case c.Gate != nil:
 		return c.Gate.Allowed(server)
 	}
@@ -179,9 +184,14 @@ func (c *Client) reached(server string) {
 	}
 }
 
+// leastPatience is how long a server is waited for before it counts as one that does not answer: whoever asks on behalf of a
+// client may be in a greater hurry.
+const leastPatience = 5 * time.Second
+
 // failed tells the gate, unless it was this server that gave up.
-func (c *Client) failed(ctx context.Context, server string, err error) error {
-	if c.Gate != nil && !errors.Is(ctx.Err(), context.Canceled) {
+func (c *Client) failed(ctx context.Context, server string, began time.Time, err error) error {
+	hurried := errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(began) < leastPatience
+	if c.Gate != nil && !hurried && !errors.Is(ctx.Err(), context.Canceled) {
 		c.Gate.Failed(server, err)
 	}
 	return err
@@ -206,7 +216,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	}
 	target, err := c.resolve.resolve(ctx, r.server)
 	if err != nil {
-		return nil, c.failed(ctx, r.server, fmt.Errorf("%w: %s: %w", ErrUnreachable, r.server, err))
+		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, r.server, err)
 	}
 	hr, err := http.NewRequestWithContext(context.WithValue(ctx, serverKey{}, r.server), r.method, "https://"+poolHost(r.server)+uri, bytes.NewReader(body))
 	if err != nil {

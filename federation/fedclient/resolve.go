@@ -164,6 +164,14 @@ func splitName(server string) (host, port string) {
 	return host, port
 }
 
+// HostOf is a server name without its port; an IPv6 address keeps its brackets.
+func HostOf(server string) string {
+	if end := strings.LastIndexByte(server, ':'); end >= 0 && end > strings.LastIndexByte(server, ']') {
+		return server[:end]
+	}
+	return server
+}
+
 // fedPort is where a server listens of which nothing else is known.
 const fedPort = "8448"
 
