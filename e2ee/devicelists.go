@@ -64,6 +64,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	if s.Outgoing != nil {
 		wg.Go(func() { s.loop(ctx, s.updates, lookAgain, "hand device list updates on", s.SendDeviceLists) })
+		wg.Go(func() { s.tellOfJoins(ctx) })
 	}
 	if s.Remote != nil {
 		wg.Go(func() { s.loop(ctx, s.stale, lookAgain, "ask for device lists", s.Resync) })
@@ -168,6 +169,67 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 		content.DisplayName, _ = json.Marshal(*row.DisplayName) // a string always encodes
 	}
 	return edu(eduDeviceListUpdate, content)
+}
+
+// joined is a user of this server who came into a room.
+type joined struct{ user, room int64 }
+
+// Joined is told that a user of this server came into a room in which there are other servers, which are then told of the
+// user's devices. It never waits. One that is lost costs nothing but time: those servers ask when they need a device.
+func (s *Service) Joined(user, room int64) {
+	select {
+	case s.joined <- joined{user, room}:
+	default:
+	}
+}
+
+func (s *Service) tellOfJoins(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-s.joined:
+			if err := s.tellOfJoin(ctx, j); err != nil && ctx.Err() == nil {
+				s.Log.ErrorContext(ctx, "Servers were not told of the devices of somebody who joined", "user", j.user, "error", err)
+			}
+		}
+	}
+}
+
+// tellOfJoin tells the servers that did not share a room with a user before of the user's devices. The updates have the
+// number of the list as it is: they begin the sequence of those servers, and are no part of that of others.
+// Spec: server-server-api#device-management
+func (s *Service) tellOfJoin(ctx context.Context, j joined) error {
+	servers, err := s.Rooms.NewlyShared(ctx, j.user, j.room)
+	if err != nil || len(servers) == 0 {
+		return err
+	}
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		stream, err := tx.DeviceStream(j.user)
+		if err != nil {
+			return nil, err
+		}
+		devices, err := tx.Devices(j.user)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range devices[:min(len(devices), 1+maxJoinUpdates/len(servers))] {
+			message, err := updateEDU(tx, storage.DeviceListUpdate{StreamID: stream, User: j.user, DeviceID: d.DeviceID})
+			if err != nil {
+				return nil, err
+			}
+			for _, server := range servers {
+				if err := s.Outgoing.AddEDU(tx, server, message); err != nil {
+					return nil, err
+				}
+			}
+		}
+		return func() {
+			for _, server := range servers {
+				s.Outgoing.Kick(server)
+			}
+		}, nil
+	})
 }
 
 // ReceiveDeviceListUpdate takes an m.device_list_update of another server: users who share a room are told, and the cache

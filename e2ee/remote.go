@@ -34,6 +34,8 @@ type Outgoing interface {
 type Rooms interface {
 	// SharedServers lists the other servers that share a room with a user of this one.
 	SharedServers(ctx context.Context, user int64) ([]string, error)
+	// NewlyShared lists the other servers in a room that share no other room with a user of this one.
+	NewlyShared(ctx context.Context, user, room int64) ([]string, error)
 	// LocalSharers lists the users of this server who share a room with a user of any.
 	LocalSharers(ctx context.Context, user int64) ([]int64, error)
 }

@@ -104,6 +104,10 @@ func (r sharedRooms) SharedServers(_ context.Context, user int64) (servers []str
 	return servers, nil
 }
 
+func (r sharedRooms) NewlyShared(ctx context.Context, user, _ int64) ([]string, error) {
+	return r.SharedServers(ctx, user)
+}
+
 func (r sharedRooms) LocalSharers(_ context.Context, user int64) (local []int64, err error) {
 	ids, nids := r.sharers(user)
 	for i, u := range ids {
@@ -449,6 +453,33 @@ func TestALocalChangeOfDevicesIsToldToServersInAChain(t *testing.T) {
 	}
 	if err := f.SendDeviceLists(t.Context()); err != nil || len(f.out.queue) != 3 {
 		t.Errorf("updates are told twice: %v (%v)", f.out.queue, err)
+	}
+}
+
+func TestServersThatNewlyShareARoomAreToldOfDevices(t *testing.T) {
+	f := newFederated(t)
+	alice := f.device("alice", "A")
+	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, "")}))
+	f.device("alice", "B")
+	f.membership(alice.User, 1, "join")
+	f.membership(far, 1, "join")
+	if err := f.SendDeviceLists(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.out.queue = nil
+	if err := f.tellOfJoin(t.Context(), joined{alice.UserNID, 1}); err != nil {
+		t.Fatal(err)
+	}
+	var devices []string
+	for _, s := range f.out.queue {
+		var u listUpdate
+		if err := json.Unmarshal(s.Body, &u); err != nil || s.server != away || len(u.PrevID) != 0 {
+			t.Errorf("told %s %s (%v)", s.server, s.Body, err)
+		}
+		devices = append(devices, u.DeviceID)
+	}
+	if !slices.Equal(devices, []string{"A", "B"}) {
+		t.Errorf("told of %q", devices)
 	}
 }
 

@@ -50,12 +50,13 @@ type Service struct {
 	Options
 	updates chan struct{} // there are device list updates to hand on; a slot of one
 	stale   chan struct{} // there are device lists to ask for; a slot of one
+	joined  chan joined   // rooms that users of this server came into
 	lanes   lanes
 }
 
 // New makes a Service.
 func New(o Options) *Service {
-	return &Service{Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), lanes: lanes{of: map[string]*lane{}}}
+	return &Service{Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan joined, maxJoined), lanes: lanes{of: map[string]*lane{}}}
 }
 
 // Bounds of what clients upload; docs/limits.md lists them.
@@ -84,6 +85,8 @@ const (
 	maxResyncs        = 64 // lists that one round asks for anew
 	maxResyncServers  = 8  // at the same time
 	maxResyncInterval = 6 * time.Hour
+	maxJoined         = 1000     // joins of which other servers are still to be told
+	maxJoinUpdates    = 2000     // updates that one join makes
 	maxEDUMessages    = 64 << 10 // messages of one m.direct_to_device, bytes; a larger one is alone in its EDU
 )
 

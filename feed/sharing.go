@@ -16,6 +16,9 @@ import (
 type sharing struct {
 	come map[id.UserID]int64 // user nid
 	gone map[id.UserID]int64
+	// entered: the user came into a room that other servers are in. They are told of the user's devices, and so are the
+	// user's other devices, as clients expect.
+	entered bool
 }
 
 // sharingNews finds out with whom the user newly shares rooms, and tells the device lists of whom to look at anew.
@@ -39,6 +42,7 @@ func (b *builder) sharingNews() error {
 // roomSharing notes who came to a room and who went.
 func (b *builder) roomSharing(j *joinedRoom) {
 	if j.fresh {
+		b.shared.entered = b.shared.entered || len(j.room.OtherServers()) > 0
 		for _, m := range j.room.Members(rooms.Join) {
 			b.shared.note(m)
 		}
@@ -155,12 +159,15 @@ func (b *builder) newlyMet(tx *storage.Tx, user id.UserID, nid int64) (bool, err
 
 // deviceLists turns that, and the changes of devices, into the two lists.
 func (b *builder) deviceLists() error {
-	if b.E2EE == nil || len(b.shared.come)+len(b.shared.gone)+len(b.own.deviceChanges) == 0 {
+	if b.E2EE == nil || !b.shared.entered && len(b.shared.come)+len(b.shared.gone)+len(b.own.deviceChanges) == 0 {
 		return nil
 	}
 	changed := map[id.UserID]bool{}
 	for user := range b.shared.come {
 		changed[user] = true
+	}
+	if b.shared.entered {
+		changed[b.ID] = true
 	}
 	if len(b.own.deviceChanges) > 0 {
 		err := b.read(func(tx *storage.Tx) error {

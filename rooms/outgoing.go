@@ -152,6 +152,22 @@ func (s *Service) SharedServers(ctx context.Context, user int64) ([]string, erro
 	return out, nil
 }
 
+// NewlyShared lists the other servers in a room that share no other room with a user of this one.
+func (s *Service) NewlyShared(ctx context.Context, user, room int64) ([]string, error) {
+	var here []string
+	elsewhere := map[string]bool{}
+	err := s.EachJoined(ctx, user, func(r *Room) {
+		if r.nid == room {
+			here = r.OtherServers()
+			return
+		}
+		for name := range r.EachServer() {
+			elsewhere[name] = true
+		}
+	})
+	return slices.DeleteFunc(here, func(name string) bool { return elsewhere[name] }), err
+}
+
 // LocalSharers lists the users of this server who share a room with a user of any; the user is among them where both is
 // true. The rooms know their users of this server, so that a room of many others costs no more.
 func (s *Service) LocalSharers(ctx context.Context, user int64) ([]int64, error) {

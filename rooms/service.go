@@ -68,6 +68,9 @@ type Options struct {
 	// Ephemeral hands over ephemeral data that another server is to get, and that may be lost; what has the same key takes
 	// the place of what waits. nil: there are no other servers.
 	Ephemeral func(server, key string, edu json.RawMessage)
+	// Joined is told, once it is committed, that a user of this server has joined a room in which there are other servers. It
+	// must be quick: it runs in the committer. May be nil.
+	Joined func(user, room int64)
 }
 
 // Service is safe for concurrent use.

@@ -85,6 +85,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		// The outbox reads events from rooms, which tell it of them.
 		roomOptions.Outgoing = func(room int64, pos storage.Pos, servers []string) { s.outbox.Sent(room, pos, servers) }
 		roomOptions.Ephemeral = s.ephemeral
+		roomOptions.Joined = func(user, room int64) { s.e2ee.Joined(user, room) }
 	}
 	roomOptions.Moved = func(ctx context.Context, user rooms.Sender, from, to id.RoomID) error {
 		return s.push.Follow(ctx, user.NID, user.ID, from, to)
