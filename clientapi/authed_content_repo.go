@@ -7,7 +7,6 @@ import (
 
 	"ebb/httpapi"
 	"ebb/media"
-	"ebb/mxerr"
 )
 
 func (a *API) authedContentRepoRoutes() []httpapi.Route {
@@ -28,11 +27,11 @@ const defaultMediaWait = 20 * time.Second
 // download serves getContentAuthed and getContentOverrideNameAuthed, and getContent where old addresses are allowed.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
 func (a *API) download(r *httpapi.Request) (any, error) {
-	wait, err := a.localMedia(r)
+	wait, err := mediaWait(r)
 	if err != nil {
 		return nil, err
 	}
-	f, err := a.Media.Open(r.Context(), r.Var("mediaId"), wait)
+	f, err := a.openMedia(r, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -42,57 +41,41 @@ func (a *API) download(r *httpapi.Request) (any, error) {
 	return serveFile(f), nil
 }
 
+func (a *API) openMedia(r *httpapi.Request, wait time.Duration) (*media.File, error) {
+	if server := r.Var("serverName"); server != a.Config.ServerName {
+		return a.Media.OpenRemote(r.Context(), server, r.Var("mediaId"), wait)
+	}
+	return a.Media.Open(r.Context(), r.Var("mediaId"), wait)
+}
+
 // thumbnail serves getContentThumbnailAuthed, and getContentThumbnail where old addresses are allowed.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func (a *API) thumbnail(r *httpapi.Request) (any, error) {
-	wait, err := a.localMedia(r)
+	wait, err := mediaWait(r)
 	if err != nil {
 		return nil, err
 	}
-	size, err := thumbnailSize(r)
+	size, err := media.ReadSize(r)
 	if err != nil {
 		return nil, err
 	}
-	f, err := a.Media.Thumbnail(r.Context(), r.Var("mediaId"), size, wait)
+	f, err := a.openThumbnail(r, size, wait)
 	if err != nil {
 		return nil, err
 	}
 	return serveFile(f), nil
 }
 
-func thumbnailSize(r *httpapi.Request) (size media.Size, err error) {
-	const largest = 1 << 20 // more than any picture; larger wishes are met by the largest thumbnail
-	for _, side := range []struct {
-		name string
-		to   *int
-	}{{"width", &size.Width}, {"height", &size.Height}} {
-		if r.Query(side.name) == "" {
-			return size, mxerr.MissingParam("A thumbnail needs a %s", side.name)
-		}
-		n, err := r.QueryInt(side.name, 0, 1, largest)
-		if err != nil {
-			return size, err
-		}
-		*side.to = int(n)
+func (a *API) openThumbnail(r *httpapi.Request, size media.Size, wait time.Duration) (*media.File, error) {
+	if server := r.Var("serverName"); server != a.Config.ServerName {
+		return a.Media.ThumbnailRemote(r.Context(), server, r.Var("mediaId"), size, wait)
 	}
-	switch r.Query("method") {
-	case "crop":
-		size.Crop = true
-	case "", "scale":
-	default:
-		return size, mxerr.InvalidParam("method must be crop or scale")
-	}
-	size.Animated, err = r.QueryBool("animated", false)
-	return size, err
+	return a.Media.Thumbnail(r.Context(), r.Var("mediaId"), size, wait)
 }
 
-// localMedia refuses media of other servers, and reads how long to wait for an upload.
-func (a *API) localMedia(r *httpapi.Request) (wait time.Duration, err error) {
-	wait, err = r.QueryMillis("timeout_ms", defaultMediaWait, time.Minute)
-	if err == nil && r.Var("serverName") != a.Config.ServerName {
-		err = mxerr.NotFound("There is no such file")
-	}
-	return wait, err
+// mediaWait reads how long to wait for an upload.
+func mediaWait(r *httpapi.Request) (time.Duration, error) {
+	return r.QueryMillis("timeout_ms", defaultMediaWait, time.Minute)
 }
 
 // mediaConfig serves getConfigAuthed and getConfig.

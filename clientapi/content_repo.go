@@ -30,6 +30,13 @@ func (a *API) unauthenticated(h func(*httpapi.Request) (any, error)) func(*httpa
 		if !a.Config.Media.AllowUnauthenticated {
 			return nil, mxerr.NotFound("Media needs an access token here: use /_matrix/client/v1/media")
 		}
+		remote, err := r.QueryBool("allow_remote", true)
+		if err != nil {
+			return nil, err
+		}
+		if !remote && r.Var("serverName") != a.Config.ServerName {
+			return nil, mxerr.NotFound("There is no such file on this server")
+		}
 		return h(r)
 	}
 }

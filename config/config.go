@@ -121,6 +121,9 @@ type Media struct {
 	QuotaPerUser         Bytes    `yaml:"quota_per_user" doc:"What one user may keep; 0: no bound."`
 	MaxPendingUploads    int      `yaml:"max_pending_uploads" doc:"Media ids that one user may reserve without uploading."`
 	PendingUploadExpiry  Duration `yaml:"pending_upload_expiry" doc:"How long a reserved media id waits for its upload."`
+	MaxRemoteSize        Bytes    `yaml:"max_remote_size" doc:"The largest file that is fetched from another server."`
+	RemoteCacheSize      Bytes    `yaml:"remote_cache_size" doc:"How much of other servers' files is kept; beyond it, those not used for longest go."`
+	RemoteCacheLifetime  Duration `yaml:"remote_cache_lifetime" doc:"How long a file of another server is kept after somebody last asked for it."`
 }
 
 // Retention says how long rooms keep messages.
@@ -174,11 +177,12 @@ func Default() *Config {
 		RateLimits: RateLimits{Enabled: true, Sends: Bucket{20, 200}, Logins: Bucket{0.2, 10}, Joins: Bucket{1, 30},
 			Uploads: Bucket{2, 50}, Claims: Bucket{20, 200}},
 		Federation: Federation{Presence: true},
-		Media:      Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour)},
-		Retention:  Retention{PurgeInterval: Duration(10 * time.Minute)},
-		Rooms:      Rooms{DefaultVersion: "12"},
-		Cache:      Cache{Size: 256 << 20},
-		Log:        Log{Level: "info", Format: "text"},
+		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),
+			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour)},
+		Retention: Retention{PurgeInterval: Duration(10 * time.Minute)},
+		Rooms:     Rooms{DefaultVersion: "12"},
+		Cache:     Cache{Size: 256 << 20},
+		Log:       Log{Level: "info", Format: "text"},
 	}
 }
 

@@ -97,6 +97,9 @@ func (m Media) validate(p *problems) {
 	p.check(m.MaxUploadSize > 0, "media.max_upload_size", "must be positive")
 	p.check(m.MaxPendingUploads > 0, "media.max_pending_uploads", "must be positive")
 	p.check(m.PendingUploadExpiry > 0, "media.pending_upload_expiry", "must be positive")
+	p.check(m.MaxRemoteSize > 0, "media.max_remote_size", "must be positive")
+	p.check(m.RemoteCacheSize >= m.MaxRemoteSize, "media.remote_cache_size", "must be at least media.max_remote_size")
+	p.check(m.RemoteCacheLifetime > 0, "media.remote_cache_lifetime", "must be positive")
 }
 
 func (r Retention) validate(p *problems) {

@@ -48,7 +48,7 @@ func New(a API) *API {
 // Routes lists the operations.
 func (a *API) Routes() []httpapi.Route {
 	return slices.Concat(
-		a.backfillRoutes(), a.eventAuthRoutes(), a.eventsRoutes(), a.invitesRoutes(), a.joinsRoutes(), a.keysQueryRoutes(), a.keysServerRoutes(),
+		a.backfillRoutes(), a.contentRepositoryRoutes(), a.eventAuthRoutes(), a.eventsRoutes(), a.invitesRoutes(), a.joinsRoutes(), a.keysQueryRoutes(), a.keysServerRoutes(),
 		a.knocksRoutes(), a.leavingRoutes(), a.publicRoomsRoutes(), a.queryRoutes(), a.transactionsRoutes(), a.userDevicesRoutes(), a.userKeysRoutes(), a.versionRoutes(),
 	)
 }

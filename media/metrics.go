@@ -6,5 +6,6 @@ var (
 	uploads    = telemetry.NewCounter("ebb_media_uploads_total", "Files stored, also those whose bytes were there already.")
 	uploaded   = telemetry.NewCounter("ebb_media_uploaded_bytes_total", "Bytes of the files stored.")
 	downloads  = telemetry.NewCounter("ebb_media_downloads_total", "Files opened to be served.")
+	fetches    = telemetry.NewCounter("ebb_media_fetches_total", "Files fetched from other servers.")
 	thumbnails = telemetry.NewCounter("ebb_media_thumbnails_total", "Thumbnails made; those served again do not count.")
 )

@@ -25,7 +25,7 @@ import (
 	"ebb/storage"
 )
 
-// Options is what a Service is made of; all fields are required.
+// Options is what a Service is made of; all fields but Remote are required.
 type Options struct {
 	DB            *storage.DB
 	Dir           string // folder of the files; nothing else may live there
@@ -37,6 +37,11 @@ type Options struct {
 	Workers       int // thumbnails made at the same time
 	Now           func() time.Time
 	Log           *slog.Logger
+
+	Remote         Remote        // other servers; nil: there are none
+	MaxRemoteSize  int64         // bytes of one file of theirs
+	RemoteCache    int64         // bytes of all files of theirs that are kept
+	RemoteLifetime time.Duration // how long one of them is kept after it was last asked for
 }
 
 // Service serves the content repository. It is safe for concurrent use.
@@ -44,6 +49,7 @@ type Service struct {
 	Options
 	files   *store
 	workers chan struct{}
+	remote  remoteFiles
 
 	// mu guards arrivals.
 	mu sync.Mutex
@@ -58,6 +64,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{Options: o, files: files, workers: make(chan struct{}, max(1, o.Workers)), arrivals: map[string]chan struct{}{}}
+	s.remote.init(o.Now)
 	return s, s.Sweep(ctx)
 }
 
@@ -151,11 +158,28 @@ func (s *Service) row(mediaID string, user int64, claimedType, filename string) 
 
 // take receives the bytes and writes the row by save, in the order that a crash cannot hurt.
 func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, save func(*storage.Tx, storage.Media) error) error {
-	in, err := s.files.receive(body, s.MaxUploadSize)
+	err := s.store(ctx, body, s.MaxUploadSize, func(tx *storage.Tx, in *incoming) error {
+		m.Blob, m.Size = in.Name, in.Size
+		if err := s.checkQuota(tx, m); err != nil {
+			return err
+		}
+		return save(tx, m)
+	})
 	switch {
 	case errors.Is(err, errTooLarge):
 		return mxerr.TooLarge("This server takes files of at most %d bytes", s.MaxUploadSize)
 	case err != nil:
+		return err
+	}
+	uploads.Inc()
+	uploaded.Add(float64(m.Size))
+	return nil
+}
+
+// store receives at most limit bytes (errTooLarge beyond) and writes the row that names them by save.
+func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save func(*storage.Tx, *incoming) error) error {
+	in, err := s.files.receive(body, limit)
+	if err != nil {
 		return err
 	}
 	defer func() {
@@ -168,19 +192,9 @@ func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, sav
 	if err := in.keep(); err != nil {
 		return err
 	}
-	m.Blob, m.Size = in.Name, in.Size
-	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
-		if err := s.checkQuota(tx, m); err != nil {
-			return err
-		}
-		return save(tx, m)
-	})
+	err = s.DB.Write(ctx, func(tx *storage.Tx) error { return save(tx, in) })
 	if err != nil && ctx.Err() == nil {
 		return errors.Join(err, s.removeUnnamedClaimed(context.WithoutCancel(ctx), in.Name))
-	}
-	if err == nil {
-		uploads.Inc()
-		uploaded.Add(float64(in.Size))
 	}
 	return err
 }
@@ -229,7 +243,7 @@ func (s *Service) Open(ctx context.Context, mediaID string, wait time.Duration) 
 func (s *Service) openBlob(m storage.Media) (*File, error) {
 	f, err := s.files.open(m.Blob)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, mxerr.NotFound("There is no such file") // deleted since the row was read
+		return nil, errGone() // deleted since the row was read
 	}
 	if err != nil {
 		return nil, err
@@ -247,6 +261,11 @@ func (s *Service) Thumbnail(ctx context.Context, mediaID string, want Size, wait
 	if err != nil {
 		return nil, err
 	}
+	return s.thumbnailOf(ctx, m, want)
+}
+
+// thumbnailOf finds or makes a thumbnail of a file.
+func (s *Service) thumbnailOf(ctx context.Context, m storage.Media, want Size) (*File, error) {
 	size := fit(want)
 	path := s.files.thumbPath(m.Blob, size.spec())
 	if f, err := openThumb(path); err == nil {
@@ -275,8 +294,8 @@ func (s *Service) makeThumbnail(ctx context.Context, m storage.Media, size Size,
 	}
 	release := s.files.claim(m.Blob)
 	defer release()
-	if _, err := s.lookup(ctx, m.ID); err != nil {
-		return nil, err // deleted meanwhile: no thumbnail may stay behind
+	if named, err := s.named(ctx, m.Blob); err != nil || !named {
+		return nil, errors.Join(err, errGone()) // deleted meanwhile: no thumbnail may stay behind
 	}
 	if err := s.files.writeThumb(path, data); err != nil {
 		return nil, err
@@ -333,29 +352,36 @@ func (s *Service) removeUnnamed(ctx context.Context, blob string) error {
 
 // removeUnnamedClaimed removes a blob's file unless a media id names it. The caller holds the claim.
 func (s *Service) removeUnnamedClaimed(ctx context.Context, blob string) error {
-	named := true
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		named, err = tx.BlobNamed(blob)
-		return err
-	})
+	named, err := s.named(ctx, blob)
 	if err != nil || named {
 		return err
 	}
 	return s.files.remove(blob)
 }
 
+// named tells whether a media id names a blob.
+func (s *Service) named(ctx context.Context, blob string) (named bool, err error) {
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		named, err = tx.BlobNamed(blob)
+		return err
+	})
+	return named, err
+}
+
+func errGone() error { return mxerr.NotFound("There is no such file") }
+
 // lookup reads a row; an expired reservation is as good as none.
 func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, err error) {
 	found := false
 	if !validID(mediaID) {
-		return m, mxerr.NotFound("There is no such file")
+		return m, errGone()
 	}
 	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		m, found, err = tx.Media(mediaID)
 		return err
 	})
 	if err == nil && (!found || m.Blob == "" && m.Expires <= s.Now().UnixMilli()) {
-		err = mxerr.NotFound("There is no such file")
+		err = errGone()
 	}
 	return m, err
 }

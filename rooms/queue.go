@@ -33,10 +33,6 @@ func (s *Service) changeOnce(ctx context.Context, room id.RoomID, build func(*ba
 	if err != nil {
 		return err
 	}
-	if !r.Resident() { // nothing can be built on a room that goes on elsewhere
-		r.writer.Unlock()
-		return errNotInRoom()
-	}
 	b := &batch{ctx: ctx, svc: s, room: r, saved: r.next}
 	if err := build(b); err != nil {
 		b.abort()

@@ -112,11 +112,16 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		news.Ephemeral, news.SendPresence = s.ephemeral, cfg.Federation.Presence
 	}
 	s.feed = feed.New(news)
-	s.media, err = media.New(ctx, media.Options{
+	files := media.Options{
 		DB: s.db, Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
 		QuotaPerUser: int64(cfg.Media.QuotaPerUser), MaxPending: cfg.Media.MaxPendingUploads,
 		PendingExpiry: time.Duration(cfg.Media.PendingUploadExpiry), Workers: thumbnailWorkers, Now: o.Now, Log: o.Log,
-	})
+		MaxRemoteSize: int64(cfg.Media.MaxRemoteSize), RemoteCache: int64(cfg.Media.RemoteCacheSize), RemoteLifetime: time.Duration(cfg.Media.RemoteCacheLifetime),
+	}
+	if cfg.Federation.Enabled {
+		files.Remote = s.remote
+	}
+	s.media, err = media.New(ctx, files)
 	if err != nil {
 		return err
 	}

@@ -62,9 +62,11 @@ func (tx *Tx) DeleteMedia(mediaID string) error {
 	return err
 }
 
-// BlobNamed says whether a row names the blob. It rides media_by_blob.
+const blobNamedQuery = `SELECT 1 FROM media WHERE blob = $1 UNION ALL SELECT 1 FROM remote_media WHERE blob = $1 LIMIT 1`
+
+// BlobNamed says whether a row names the blob. It rides media_by_blob and remote_media_by_blob.
 func (tx *Tx) BlobNamed(blob string) (bool, error) {
 	var n int64
-	_, found, err := one(tx, func(r Row) (int64, error) { return n, r.Scan(&n) }, `SELECT 1 FROM media WHERE blob = $1 LIMIT 1`, blob)
+	_, found, err := one(tx, func(r Row) (int64, error) { return n, r.Scan(&n) }, blobNamedQuery, blob)
 	return found, err
 }

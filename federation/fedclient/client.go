@@ -52,6 +52,7 @@ type Client struct {
 	Options
 	resolve   *resolver
 	transport *http.Transport
+	elsewhere *http.Client // for what lies with no server of Matrix
 }
 
 // New makes a Client.
@@ -66,6 +67,7 @@ func New(o Options) *Client {
 	reach := newReach(c.Options)
 	c.resolve = newResolver(c.Options, reach)
 	c.transport = newTransport(c.Options, c.resolve, reach)
+	c.elsewhere = newElsewhere(c.Options, reach)
 	return c
 }
 

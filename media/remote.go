@@ -1,0 +1,271 @@
+package media
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"ebb/federation/fedclient"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// Remote fetches files of other servers; fedclient.Client does.
+type Remote interface {
+	// DownloadMedia asks a server for a file of its own, waiting there up to wait for one that is announced.
+	DownloadMedia(ctx context.Context, server, mediaID string, wait time.Duration) (*fedclient.Media, error)
+}
+
+const (
+	maxFetches         = 32 // files of other servers that are on their way
+	maxFetchesOfServer = 8  // of one of them, so that a slow one leaves room for the others
+	pruneBatch         = 50
+	pruneInterval      = time.Hour
+	// usedStep is how exactly it is known when a file was last asked for: more often would be a write for every look.
+	usedStep = time.Hour
+)
+
+// remoteFiles is the work on files of other servers: each is fetched once, whoever asks.
+type remoteFiles struct {
+	fetches *fedclient.Memo[remoteName, storage.RemoteMedia]
+
+	// mu guards lanes; a leaf.
+	mu    sync.Mutex
+	lanes map[string]*lane
+	// pruning is held while files are removed; a slot of one.
+	pruning chan struct{}
+}
+
+type remoteName struct{ server, id string }
+
+// lane is who waits for the files of one server.
+type lane struct {
+	slots chan struct{}
+	users int
+}
+
+func (r *remoteFiles) init(now func() time.Time) {
+	// What was fetched is in the database at once: nothing needs to be remembered.
+	r.fetches = fedclient.NewMemo[remoteName, storage.RemoteMedia](0, 1, maxFetches, now)
+	r.lanes, r.pruning = map[string]*lane{}, make(chan struct{}, 1)
+}
+
+// enter waits until a server's files may be fetched.
+func (r *remoteFiles) enter(ctx context.Context, server string) (leave func(), err error) {
+	r.mu.Lock()
+	l := r.lanes[server]
+	if l == nil {
+		l = &lane{slots: make(chan struct{}, maxFetchesOfServer)}
+		r.lanes[server] = l
+	}
+	l.users++
+	r.mu.Unlock()
+	left := func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(r.lanes, server)
+		}
+	}
+	select {
+	case l.slots <- struct{}{}:
+		return func() { <-l.slots; left() }, nil
+	case <-ctx.Done():
+		left()
+		return nil, ctx.Err()
+	}
+}
+
+// OpenRemote finds a file of another server: one that was fetched before, or else it is fetched now, and there waited for up
+// to wait where it is only announced.
+//
+// Errors: M_NOT_FOUND; 504 M_NOT_YET_UPLOADED; 502 M_TOO_LARGE; 502 M_UNKNOWN where the server does not give it.
+// Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
+func (s *Service) OpenRemote(ctx context.Context, server, mediaID string, wait time.Duration) (*File, error) {
+	m, err := s.remoteMedia(ctx, server, mediaID, wait)
+	if err != nil {
+		return nil, err
+	}
+	downloads.Inc()
+	return s.openBlob(m)
+}
+
+// ThumbnailRemote is Thumbnail for a file of another server; it is made here.
+//
+// Errors: those of OpenRemote, and M_UNKNOWN 400 where no thumbnail is possible.
+// Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
+func (s *Service) ThumbnailRemote(ctx context.Context, server, mediaID string, want Size, wait time.Duration) (*File, error) {
+	m, err := s.remoteMedia(ctx, server, mediaID, wait)
+	if err != nil {
+		return nil, err
+	}
+	return s.thumbnailOf(ctx, m, want)
+}
+
+// remoteMedia is the file of another server, as if it were one of this server.
+func (s *Service) remoteMedia(ctx context.Context, server, mediaID string, wait time.Duration) (storage.Media, error) {
+	if !validID(mediaID) || !pdu.ValidServerName(server) {
+		return storage.Media{}, errGone()
+	}
+	m, found, err := s.fetched(ctx, server, mediaID)
+	if err == nil && !found {
+		m, err = s.fetchOnce(ctx, server, mediaID, min(wait, maxWait))
+	}
+	return storage.Media{ID: m.ID, Blob: m.Blob, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size}, err
+}
+
+// fetched finds a file that is here, and notes that it is asked for.
+func (s *Service) fetched(ctx context.Context, server, mediaID string) (m storage.RemoteMedia, found bool, err error) {
+	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		m, found, err = tx.RemoteMedia(server, mediaID)
+		return err
+	})
+	now := s.Now().UnixMilli()
+	if err != nil || !found || now-m.Used < usedStep.Milliseconds() {
+		return m, found, err
+	}
+	return m, true, s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.UseRemoteMedia(server, mediaID, now) })
+}
+
+// fetchOnce fetches a file for all who ask for it meanwhile.
+func (s *Service) fetchOnce(ctx context.Context, server, mediaID string, wait time.Duration) (m storage.RemoteMedia, err error) {
+	if s.Remote == nil {
+		return m, errGone()
+	}
+	leave, err := s.remote.enter(ctx, server)
+	if err != nil {
+		return m, err
+	}
+	defer leave()
+	return s.remote.fetches.Get(ctx, remoteName{server, mediaID}, func(ctx context.Context) (storage.RemoteMedia, error) {
+		if m, found, err := s.fetched(ctx, server, mediaID); err != nil || found {
+			return m, err // it came while this one waited
+		}
+		return s.fetch(ctx, server, mediaID, wait)
+	})
+}
+
+func (s *Service) fetch(ctx context.Context, server, mediaID string, wait time.Duration) (m storage.RemoteMedia, err error) {
+	file, err := s.Remote.DownloadMedia(ctx, server, mediaID, wait)
+	if err != nil {
+		return m, notFetched(err)
+	}
+	defer func() { _ = file.Body.Close() }() // only read
+	now := s.Now().UnixMilli()
+	m = storage.RemoteMedia{
+		Server: server, ID: mediaID, ContentType: contentType(file.ContentType), Filename: cleanFilename(file.Filename), Fetched: now, Used: now,
+	}
+	body := &watched{Reader: file.Body}
+	err = s.store(ctx, body, s.MaxRemoteSize, func(tx *storage.Tx, in *incoming) error {
+		m.Blob, m.Size = in.Name, in.Size
+		return tx.SetRemoteMedia(m)
+	})
+	switch {
+	case errors.Is(err, errTooLarge):
+		return m, mxerr.New(http.StatusBadGateway, mxerr.CodeTooLarge, "The file is larger than this server fetches")
+	case body.err != nil:
+		return m, notFetched(fmt.Errorf("read the file: %w", body.err))
+	case err != nil:
+		return m, err
+	}
+	fetches.Inc()
+	if err := s.PruneRemote(ctx); err != nil {
+		s.Log.Warn("removing files of other servers", "err", err)
+	}
+	return m, nil
+}
+
+// watched tells a failure of the network from one of the disk.
+type watched struct {
+	io.Reader
+	err error
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		w.err = err
+	}
+	return n, err
+}
+
+// notFetched is what a client is told: nothing of what the other server says reaches it but these three things.
+func notFetched(err error) error {
+	var remote *fedclient.RemoteError
+	switch {
+	case errors.As(err, &remote) && remote.Code == mxerr.CodeNotYetUploaded:
+		return mxerr.New(http.StatusGatewayTimeout, mxerr.CodeNotYetUploaded, "The file was announced, but it is not there yet").Because(err)
+	case errors.As(err, &remote) && remote.Code == mxerr.CodeTooLarge:
+		return mxerr.New(http.StatusBadGateway, mxerr.CodeTooLarge, "The file is larger than its server gives out").Because(err)
+	case errors.As(err, &remote) && remote.Status >= 400 && remote.Status < 500 && remote.Status != http.StatusTooManyRequests:
+		return mxerr.NotFound("There is no such file").Because(err)
+	}
+	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The file's server does not give it").Because(err)
+}
+
+// Run removes files of other servers that nobody asks for any more, until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	tick := time.NewTicker(pruneInterval)
+	defer tick.Stop()
+	for {
+		if err := s.PruneRemote(ctx); err != nil && ctx.Err() == nil {
+			s.Log.Error("removing files of other servers", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// PruneRemote removes files of other servers: those that nobody has asked for within RemoteLifetime, and beyond that those not
+// asked for for longest, until the rest is within RemoteCache.
+func (s *Service) PruneRemote(ctx context.Context) error {
+	select {
+	case s.remote.pruning <- struct{}{}:
+		defer func() { <-s.remote.pruning }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		var size int64
+		var oldest []storage.RemoteMedia
+		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+			if size, err = tx.RemoteMediaSize(); err == nil {
+				oldest, err = tx.OldestRemoteMedia(pruneBatch)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		expired := s.Now().Add(-s.RemoteLifetime).UnixMilli()
+		for _, m := range oldest {
+			if m.Used > expired && size <= s.RemoteCache {
+				return nil
+			}
+			if err := s.removeRemote(ctx, m); err != nil {
+				return fmt.Errorf("remove %s of %s: %w", m.ID, m.Server, err)
+			}
+			size -= m.Size
+		}
+		if len(oldest) < pruneBatch {
+			return nil
+		}
+	}
+}
+
+func (s *Service) removeRemote(ctx context.Context, m storage.RemoteMedia) error {
+	release := s.files.claim(m.Blob)
+	defer release()
+	if err := s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteRemoteMedia(m.Server, m.ID) }); err != nil {
+		return err
+	}
+	return s.removeUnnamedClaimed(ctx, m.Blob)
+}

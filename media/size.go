@@ -1,0 +1,40 @@
+package media
+
+import "ebb/mxerr"
+
+// Query reads the parameters of a request; httpapi.Request does.
+type Query interface {
+	Query(name string) string
+	QueryInt(name string, byDefault, lowest, highest int64) (int64, error)
+	QueryBool(name string, byDefault bool) (bool, error)
+}
+
+// ReadSize reads which thumbnail a request is for.
+//
+// Errors: M_MISSING_PARAM, M_INVALID_PARAM.
+// Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
+func ReadSize(q Query) (size Size, err error) {
+	const largest = 1 << 20 // more than any picture; larger wishes are met by the largest thumbnail
+	for _, side := range []struct {
+		name string
+		to   *int
+	}{{"width", &size.Width}, {"height", &size.Height}} {
+		if q.Query(side.name) == "" {
+			return size, mxerr.MissingParam("A thumbnail needs a %s", side.name)
+		}
+		n, err := q.QueryInt(side.name, 0, 1, largest)
+		if err != nil {
+			return size, err
+		}
+		*side.to = int(n)
+	}
+	switch q.Query("method") {
+	case "crop":
+		size.Crop = true
+	case "", "scale":
+	default:
+		return size, mxerr.InvalidParam("method must be crop or scale")
+	}
+	size.Animated, err = q.QueryBool("animated", false)
+	return size, err
+}
