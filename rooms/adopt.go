@@ -158,6 +158,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 			r.head = *h
 			r.memberEvents.Store(0)
 			r.pending.reset()
+			r.pending.joined = member.joinedMore() // which apply takes away again
 			r.apply(join)
 			r.head.ringOK = join.Pos - 1 // what came before was of another time
 			r.head.generation++

@@ -32,11 +32,13 @@ var rules = map[string]rule{
 	"telemetry": {rank: 0},
 	"config":    {rank: 0},
 
-	"rooms/pdu":        {rank: 1, only: []string{"canonjson"}, pure: true},
-	"rooms/eventauth":  {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
-	"rooms/stateres":   {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
-	"rooms/visibility": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
-	"rooms/expiry":     {rank: 1, only: []string{"canonjson"}, pure: true},
+	"rooms/pdu":       {rank: 1, only: []string{"canonjson"}, pure: true},
+	"rooms/eventauth": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
+	"rooms/stateres":  {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
+	// What tests compare with.
+	"rooms/stateres/reference": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth", "rooms/stateres"}, pure: true},
+	"rooms/visibility":         {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
+	"rooms/expiry":             {rank: 1, only: []string{"canonjson"}, pure: true},
 
 	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config"}},
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},

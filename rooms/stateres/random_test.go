@@ -12,6 +12,7 @@ import (
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
 	"ebb/rooms/stateres"
+	"ebb/rooms/stateres/reference"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -243,7 +244,7 @@ func (w *world) someSets() []stateres.StateSet {
 // checkAgainstReference resolves sets in several orders and compares with the reference.
 func (w *world) checkAgainstReference(sets []stateres.StateSet) (conflicted bool) {
 	w.t.Helper()
-	want := reference{w.v, sets, w.store}.resolve()
+	want := reference.Resolver{Version: w.v, Sets: sets, Events: w.store.events, Rejected: w.store.rejected}.Resolve()
 	given := make([]stateres.StateSet, len(sets))
 	for i, set := range sets {
 		given[i] = maps.Clone(set)

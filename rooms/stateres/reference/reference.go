@@ -1,4 +1,6 @@
-package stateres_test
+// Package reference resolves states as the specification words it, set by set and event by event, without regard to cost.
+// Tests compare what servers do with it; the program does not use it.
+package reference
 
 import (
 	"bytes"
@@ -15,25 +17,27 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// reference resolves states as the specification words it, set by set and event by event, without regard to cost.
-type reference struct {
-	v     *pdu.Version
-	sets  []stateres.StateSet
-	store *mapStore
+// Resolver resolves some states of one room.
+type Resolver struct {
+	Version  *pdu.Version
+	Sets     []stateres.StateSet
+	Events   map[id.EventID]*pdu.Event
+	Rejected map[id.EventID]bool
 }
 
 type idSet = map[id.EventID]bool
 
-func (r reference) resolve() stateres.StateSet {
-	if r.v.StateRes == pdu.StateResV1 {
+// Resolve gives the state where the sets meet.
+func (r Resolver) Resolve() stateres.StateSet {
+	if r.Version.StateRes == pdu.StateResV1 {
 		return r.resolveV1()
 	}
 	agreed, conflicted := make(stateres.StateSet), make(idSet)
-	for _, set := range r.sets {
+	for _, set := range r.Sets {
 		for key, eventID := range set {
-			if !slices.ContainsFunc(r.sets, func(other stateres.StateSet) bool { return other[key] != eventID }) {
+			if !slices.ContainsFunc(r.Sets, func(other stateres.StateSet) bool { return other[key] != eventID }) {
 				agreed[key] = eventID
-			} else if r.store.events[eventID] != nil {
+			} else if r.Events[eventID] != nil {
 				conflicted[eventID] = true
 			}
 		}
@@ -45,7 +49,7 @@ func (r reference) resolve() stateres.StateSet {
 	x := r.powerSet(full)
 
 	state := make(stateres.StateSet)
-	if r.v.StateRes == pdu.StateResV2 {
+	if r.Version.StateRes == pdu.StateResV2 {
 		state = maps.Clone(agreed)
 	}
 	r.replay(state, r.sortByPower(x))
@@ -61,17 +65,17 @@ func (r reference) resolve() stateres.StateSet {
 }
 
 // chain is the auth chain of an event.
-func (r reference) chain(eventID id.EventID) idSet {
+func (r Resolver) chain(eventID id.EventID) idSet {
 	chain := make(idSet)
 	todo := []id.EventID{eventID}
 	for len(todo) > 0 {
-		e := r.store.events[todo[0]]
+		e := r.Events[todo[0]]
 		todo = todo[1:]
 		if e == nil {
 			continue
 		}
 		for _, a := range e.AuthEvents() {
-			if r.store.events[a] != nil && !chain[a] {
+			if r.Events[a] != nil && !chain[a] {
 				chain[a] = true
 				todo = append(todo, a)
 			}
@@ -80,11 +84,11 @@ func (r reference) chain(eventID id.EventID) idSet {
 	return chain
 }
 
-func (r reference) fullConflictedSet(conflicted idSet) idSet {
+func (r Resolver) fullConflictedSet(conflicted idSet) idSet {
 	full := maps.Clone(conflicted)
 	// the auth difference
 	count := make(map[id.EventID]int)
-	for _, set := range r.sets {
+	for _, set := range r.Sets {
 		union := make(idSet)
 		for _, eventID := range set {
 			maps.Copy(union, r.chain(eventID))
@@ -94,11 +98,11 @@ func (r reference) fullConflictedSet(conflicted idSet) idSet {
 		}
 	}
 	for eventID, n := range count {
-		if n < len(r.sets) {
+		if n < len(r.Sets) {
 			full[eventID] = true
 		}
 	}
-	if r.v.StateRes == pdu.StateResV2 {
+	if r.Version.StateRes == pdu.StateResV2 {
 		return full
 	}
 	// the conflicted state subgraph
@@ -114,8 +118,8 @@ func (r reference) fullConflictedSet(conflicted idSet) idSet {
 	return full
 }
 
-func (r reference) isPower(eventID id.EventID) bool {
-	e := r.store.events[eventID]
+func (r Resolver) isPower(eventID id.EventID) bool {
+	e := r.Events[eventID]
 	key, isState := e.StateKey()
 	membership := eventauth.Membership(e)
 	return isState && (e.Type() == "m.room.power_levels" || e.Type() == "m.room.join_rules" ||
@@ -124,7 +128,7 @@ func (r reference) isPower(eventID id.EventID) bool {
 
 // powerSet is X. In v2.1 it is by the words of the specification: no path between two events of the full conflicted set
 // leaves it. In v2 paths stay within the set because other servers have it so; see the deviation in pickPower.
-func (r reference) powerSet(full idSet) idSet {
+func (r Resolver) powerSet(full idSet) idSet {
 	x := make(idSet)
 	for eventID := range full {
 		if !r.isPower(eventID) {
@@ -138,9 +142,9 @@ func (r reference) powerSet(full idSet) idSet {
 	return x
 }
 
-func (r reference) chainWithin(eventID id.EventID, full idSet) idSet {
+func (r Resolver) chainWithin(eventID id.EventID, full idSet) idSet {
 	within := make(idSet)
-	if r.v.StateRes == pdu.StateResV2_1 {
+	if r.Version.StateRes == pdu.StateResV2_1 {
 		for a := range r.chain(eventID) {
 			if full[a] {
 				within[a] = true
@@ -150,7 +154,7 @@ func (r reference) chainWithin(eventID id.EventID, full idSet) idSet {
 	}
 	todo := []id.EventID{eventID}
 	for len(todo) > 0 {
-		for _, a := range r.store.events[todo[0]].AuthEvents() {
+		for _, a := range r.Events[todo[0]].AuthEvents() {
 			if full[a] && !within[a] {
 				within[a] = true
 				todo = append(todo, a)
@@ -161,18 +165,18 @@ func (r reference) chainWithin(eventID id.EventID, full idSet) idSet {
 	return within
 }
 
-func (r reference) auth(e *pdu.Event, typ string) *pdu.Event {
+func (r Resolver) auth(e *pdu.Event, typ string) *pdu.Event {
 	for _, a := range e.AuthEvents() {
-		if auth := r.store.events[a]; auth != nil && auth.IsStateKey(typ, "") {
+		if auth := r.Events[a]; auth != nil && auth.IsStateKey(typ, "") {
 			return auth
 		}
 	}
 	return nil
 }
 
-func (r reference) create(e *pdu.Event) *pdu.Event {
-	if r.v.RoomIDIsCreateHash {
-		create := r.store.events[id.EventID("$"+strings.TrimPrefix(string(e.RoomID()), "!"))]
+func (r Resolver) create(e *pdu.Event) *pdu.Event {
+	if r.Version.RoomIDIsCreateHash {
+		create := r.Events[id.EventID("$"+strings.TrimPrefix(string(e.RoomID()), "!"))]
 		if create == nil || !create.IsStateKey("m.room.create", "") {
 			return nil
 		}
@@ -181,18 +185,18 @@ func (r reference) create(e *pdu.Event) *pdu.Event {
 	return r.auth(e, "m.room.create")
 }
 
-func (r reference) level(eventID id.EventID) int64 {
-	e := r.store.events[eventID]
-	return eventauth.Levels(r.v, r.create(e), r.auth(e, "m.room.power_levels")).UserLevel(e.Sender())
+func (r Resolver) level(eventID id.EventID) int64 {
+	e := r.Events[eventID]
+	return eventauth.Levels(r.Version, r.create(e), r.auth(e, "m.room.power_levels")).UserLevel(e.Sender())
 }
 
-func (r reference) byAge(a, b id.EventID) int {
-	x, y := r.store.events[a], r.store.events[b]
+func (r Resolver) byAge(a, b id.EventID) int {
+	x, y := r.Events[a], r.Events[b]
 	return cmp.Or(cmp.Compare(x.OriginServerTS(), y.OriginServerTS()), cmp.Compare(a, b))
 }
 
 // sortByPower takes, again and again, the smallest event that has no auth event left to take.
-func (r reference) sortByPower(x idSet) []id.EventID {
+func (r Resolver) sortByPower(x idSet) []id.EventID {
 	var sorted []id.EventID
 	left := maps.Clone(x)
 	before := make(map[id.EventID]idSet)
@@ -223,9 +227,9 @@ func (r reference) sortByPower(x idSet) []id.EventID {
 }
 
 // before are the events of x that must come before one of them.
-func (r reference) before(eventID id.EventID, x idSet) idSet {
+func (r Resolver) before(eventID id.EventID, x idSet) idSet {
 	before := make(idSet)
-	if r.v.StateRes == pdu.StateResV2_1 {
+	if r.Version.StateRes == pdu.StateResV2_1 {
 		for a := range r.chain(eventID) {
 			if x[a] {
 				before[a] = true
@@ -233,7 +237,7 @@ func (r reference) before(eventID id.EventID, x idSet) idSet {
 		}
 		return before
 	}
-	for _, a := range r.store.events[eventID].AuthEvents() {
+	for _, a := range r.Events[eventID].AuthEvents() {
 		if x[a] {
 			before[a] = true
 		}
@@ -241,14 +245,14 @@ func (r reference) before(eventID id.EventID, x idSet) idSet {
 	return before
 }
 
-func (r reference) sortByMainline(rest idSet, powerLevels id.EventID) []id.EventID {
+func (r Resolver) sortByMainline(rest idSet, powerLevels id.EventID) []id.EventID {
 	var mainline []id.EventID
-	for e := r.store.events[powerLevels]; e != nil && !slices.Contains(mainline, e.ID()); e = r.auth(e, "m.room.power_levels") {
+	for e := r.Events[powerLevels]; e != nil && !slices.Contains(mainline, e.ID()); e = r.auth(e, "m.room.power_levels") {
 		mainline = append(mainline, e.ID())
 	}
 	position := func(eventID id.EventID) int {
 		seen := make(idSet)
-		for e := r.auth(r.store.events[eventID], "m.room.power_levels"); e != nil && !seen[e.ID()]; e = r.auth(e, "m.room.power_levels") {
+		for e := r.auth(r.Events[eventID], "m.room.power_levels"); e != nil && !seen[e.ID()]; e = r.auth(e, "m.room.power_levels") {
 			if i := slices.Index(mainline, e.ID()); i >= 0 {
 				return i
 			}
@@ -262,36 +266,36 @@ func (r reference) sortByMainline(rest idSet, powerLevels id.EventID) []id.Event
 }
 
 // replay is the iterative auth checks algorithm.
-func (r reference) replay(state stateres.StateSet, events []id.EventID) {
+func (r Resolver) replay(state stateres.StateSet, events []id.EventID) {
 	for _, eventID := range events {
-		e := r.store.events[eventID]
+		e := r.Events[eventID]
 		key, isState := e.StateKey()
 		auth := make(eventauth.StateMap)
 		for _, a := range slices.Backward(e.AuthEvents()) {
-			authEvent := r.store.events[a]
-			if authEvent == nil || r.store.rejected[a] {
+			authEvent := r.Events[a]
+			if authEvent == nil || r.Rejected[a] {
 				continue
 			}
-			if authKey, ok := authEvent.StateKey(); ok && (authEvent.Type() != "m.room.create" || !r.v.RoomIDIsCreateHash) {
+			if authKey, ok := authEvent.StateKey(); ok && (authEvent.Type() != "m.room.create" || !r.Version.RoomIDIsCreateHash) {
 				auth[pdu.StateKey{Type: authEvent.Type(), Key: authKey}] = authEvent
 			}
 		}
-		if create := r.create(e); r.v.RoomIDIsCreateHash && create != nil && !r.store.rejected[create.ID()] {
+		if create := r.create(e); r.Version.RoomIDIsCreateHash && create != nil && !r.Rejected[create.ID()] {
 			auth[pdu.StateKey{Type: "m.room.create"}] = create
 		}
 		for stateKey, stateID := range state {
-			auth[stateKey] = r.store.events[stateID]
+			auth[stateKey] = r.Events[stateID]
 		}
-		if isState && eventauth.Check(r.v, e, auth) == nil {
+		if isState && eventauth.Check(r.Version, e, auth) == nil {
 			state[pdu.StateKey{Type: e.Type(), Key: key}] = eventID
 		}
 	}
 }
 
 // resolveV1 is the algorithm of room version 1.
-func (r reference) resolveV1() stateres.StateSet {
+func (r Resolver) resolveV1() stateres.StateSet {
 	state, conflicts := make(stateres.StateSet), make(map[pdu.StateKey]idSet)
-	for _, set := range r.sets {
+	for _, set := range r.Sets {
 		for key, eventID := range set {
 			if conflicts[key] == nil {
 				conflicts[key] = make(idSet)
@@ -318,10 +322,10 @@ func (r reference) resolveV1() stateres.StateSet {
 	return state
 }
 
-func (r reference) bestV1(base stateres.StateSet, events idSet, fromAbove bool) id.EventID {
+func (r Resolver) bestV1(base stateres.StateSet, events idSet, fromAbove bool) id.EventID {
 	var sorted []*pdu.Event
 	for eventID := range events {
-		if e := r.store.events[eventID]; e != nil {
+		if e := r.Events[eventID]; e != nil {
 			sorted = append(sorted, e)
 		}
 	}
@@ -334,11 +338,11 @@ func (r reference) bestV1(base stateres.StateSet, events idSet, fromAbove bool) 
 	})
 	state := make(eventauth.StateMap)
 	for key, eventID := range base {
-		state[key] = r.store.events[eventID]
+		state[key] = r.Events[eventID]
 	}
 	if fromAbove {
 		for i := len(sorted) - 1; i > 0; i-- {
-			if eventauth.Check(r.v, sorted[i], state) == nil {
+			if eventauth.Check(r.Version, sorted[i], state) == nil {
 				return sorted[i].ID()
 			}
 		}
@@ -348,7 +352,7 @@ func (r reference) bestV1(base stateres.StateSet, events idSet, fromAbove bool) 
 	for _, e := range sorted[1:] {
 		key, _ := winner.StateKey()
 		state[pdu.StateKey{Type: winner.Type(), Key: key}] = winner
-		if eventauth.Check(r.v, e, state) != nil {
+		if eventauth.Check(r.Version, e, state) != nil {
 			break
 		}
 		winner = e

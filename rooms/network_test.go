@@ -1,0 +1,491 @@
+package rooms
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/federation/fedclient"
+	"ebb/rooms/eventauth"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// network is some servers in one process, which reach each other as far as the test lets them.
+type network struct {
+	testing.TB
+	peers     map[string]*peer
+	strangers map[string]*stranger
+	keys      map[string]ed25519.PublicKey
+	parts     map[string]int // servers of different parts do not reach each other
+
+	mu   sync.Mutex // guards sent
+	sent []parcel   // and not delivered yet, in order
+	lost []parcel
+}
+
+// peer is a house on the network.
+type peer struct {
+	*house
+	name string
+}
+
+// parcel is an event on its way.
+type parcel struct {
+	from, to string
+	room     int64 // as the sender numbers it
+	pos      storage.Pos
+}
+
+func newNetwork(t testing.TB) *network {
+	return &network{
+		TB: t, peers: map[string]*peer{}, strangers: map[string]*stranger{}, keys: map[string]ed25519.PublicKey{}, parts: map[string]int{},
+	}
+}
+
+// signer makes a server's key, and lets everybody know it.
+func (n *network) signer(name string) pdu.Signer {
+	seed := sha256.Sum256([]byte(name))
+	s := pdu.Signer{Server: name, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(seed[:])}
+	n.keys[name] = s.Key.Public().(ed25519.PublicKey)
+	return s
+}
+
+// Keys makes the network what servers ask for keys.
+func (n *network) Keys(_ context.Context, wants []fedclient.KeyWant) map[fedclient.KeyWant]ed25519.PublicKey {
+	out := map[fedclient.KeyWant]ed25519.PublicKey{}
+	for _, want := range wants {
+		if key, ok := n.keys[want.Server]; ok && want.KeyID == "ed25519:1" {
+			out[want] = key
+		}
+	}
+	return out
+}
+
+func (n *network) add(name string, with ...func(*Options)) *peer {
+	signer := n.signer(name)
+	p := &peer{name: name}
+	p.house = oneHouse(n.TB, append(with, func(o *Options) {
+		o.Server, o.Signer, o.Remote, o.Keys = name, signer, wire{n, name}, n
+		o.Outgoing = func(room int64, pos storage.Pos, servers []string) { n.post(name, room, pos, servers) }
+	})...)
+	n.peers[name] = p
+	return p
+}
+
+func (p *peer) user(name string) Sender {
+	p.Helper()
+	user := id.UserID("@" + name + ":" + p.name)
+	nid, err := p.svc.UserNID(p.Context(), user)
+	p.ok(err)
+	return Sender{NID: nid, ID: user, Device: nid + 1_000_000}
+}
+
+// joinVia makes a user of this server a member through another one.
+func (p *peer) joinVia(s Sender, room id.RoomID, via string) {
+	p.Helper()
+	p.ok(p.svc.JoinWith(p.Context(), s, room, []string{via}, nil))
+}
+
+func (n *network) post(from string, room int64, pos storage.Pos, servers []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, to := range servers {
+		n.sent = append(n.sent, parcel{from, to, room, pos})
+	}
+}
+
+// split cuts the network into parts; without any it is whole again.
+func (n *network) split(parts ...[]string) {
+	clear(n.parts)
+	for i, part := range parts {
+		for _, name := range part {
+			n.parts[name] = i + 1
+		}
+	}
+}
+
+var errUnreachable = errors.New("no route to host")
+
+func (n *network) reach(from, to string) bool { return n.parts[from] == n.parts[to] }
+
+// deliver brings what was sent to whom it is for, as far as they can be reached, until nothing is left.
+func (n *network) deliver() {
+	n.Helper()
+	for n.deliverSome(func(int) int { return 0 }, false) {
+	}
+}
+
+// deliverSome brings the oldest events of one server for another one, in one transaction, or lets the first of them get
+// lost. pick chooses whose.
+func (n *network) deliverSome(pick func(n int) int, lose bool) bool {
+	n.Helper()
+	n.mu.Lock()
+	var open []parcel // the first of each pair of servers and room
+	for _, p := range n.sent {
+		same := func(o parcel) bool { return o.from == p.from && o.to == p.to && o.room == p.room }
+		if n.reach(p.from, p.to) && !slices.ContainsFunc(open, same) {
+			open = append(open, p)
+		}
+	}
+	if len(open) == 0 {
+		n.mu.Unlock()
+		return false
+	}
+	first := open[pick(len(open))]
+	var batch, rest []parcel
+	for _, p := range n.sent {
+		if p.from == first.from && p.to == first.to && p.room == first.room && len(batch) < 50 {
+			batch = append(batch, p)
+		} else {
+			rest = append(rest, p)
+		}
+	}
+	if lose {
+		n.lost, batch = append(n.lost, batch[0]), batch[1:]
+	}
+	n.sent = rest
+	n.mu.Unlock()
+	n.bring(first, batch)
+	return true
+}
+
+// resend lets what got lost be delivered after all.
+func (n *network) resend() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sent, n.lost = append(n.sent, n.lost...), nil
+}
+
+func (n *network) bring(first parcel, batch []parcel) {
+	n.Helper()
+	to := n.peers[first.to]
+	if to == nil || len(batch) == 0 {
+		return
+	}
+	from := n.peers[first.from]
+	r, err := from.svc.RoomByNID(n.Context(), first.room)
+	from.ok(err)
+	raws := make([]json.RawMessage, len(batch))
+	for i, p := range batch {
+		raws[i] = from.eventAt(r, p.pos).JSON()
+	}
+	// Where nobody of the server is in the room, it does not want it.
+	_, _ = to.svc.Receive(n.Context(), first.from, r.id, raws)
+}
+
+func (h *house) eventAt(r *Room, pos storage.Pos) (e *Event) {
+	h.Helper()
+	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
+		events, err := r.eventsAt(tx, []storage.Pos{pos})
+		e = events[pos]
+		return err
+	}))
+	if e == nil {
+		h.Fatalf("no event at %d", pos)
+	}
+	return e
+}
+
+// stored finds an event of a room; nil where it is not stored.
+func (h *house) stored(room id.RoomID, eventID id.EventID) *Event {
+	h.Helper()
+	found, err := h.svc.stored(h.Context(), h.room(room), []id.EventID{eventID})
+	h.ok(err)
+	return found[eventID]
+}
+
+// wire is one server's way to the others.
+type wire struct {
+	n    *network
+	from string
+}
+
+var _ Remote = wire{}
+
+// asked is what a server answers with; strangers and peers both do.
+func ask[T any](w wire, server string, stranger func(*stranger) (T, error), known func(*Service) (T, error)) (T, error) {
+	var none T
+	if !w.n.reach(w.from, server) {
+		return none, errUnreachable
+	}
+	if s := w.n.strangers[server]; s != nil {
+		return stranger(s)
+	}
+	if p := w.n.peers[server]; p != nil {
+		return known(p.svc)
+	}
+	return none, errUnreachable
+}
+
+var errRefused = &fedclient.RemoteError{Status: 404, Code: "M_NOT_FOUND"}
+
+func no[T any](*stranger) (none T, err error) { return none, errRefused }
+
+func jsonOf(events []*Event) []json.RawMessage {
+	out := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		out[i] = e.JSON()
+	}
+	return out
+}
+
+func idsOf(events []*Event) []id.EventID {
+	out := make([]id.EventID, len(events))
+	for i, e := range events {
+		out[i] = e.ID()
+	}
+	return out
+}
+
+type stateAnswer struct{ state, chain []*Event }
+
+func (w wire) state(ctx context.Context, server string, room id.RoomID, event id.EventID) (stateAnswer, error) {
+	return ask(w, server, no[stateAnswer], func(s *Service) (a stateAnswer, err error) {
+		a.state, a.chain, err = s.StateForServer(ctx, w.from, room, event)
+		return a, err
+	})
+}
+
+func (w wire) GetEvent(ctx context.Context, server string, event id.EventID) (json.RawMessage, error) {
+	return ask(w, server, func(s *stranger) (json.RawMessage, error) { return s.event(event) },
+		func(s *Service) (json.RawMessage, error) { return s.EventForServer(ctx, w.from, event) })
+}
+
+func (w wire) GetMissingEvents(ctx context.Context, server string, room id.RoomID, earliest, latest []id.EventID, limit int, minDepth int64) ([]json.RawMessage, error) {
+	return ask(w, server, func(s *stranger) ([]json.RawMessage, error) { return s.missing(latest) },
+		func(s *Service) ([]json.RawMessage, error) {
+			return s.MissingEventsForServer(ctx, w.from, MissingEvents{Room: room, Earliest: earliest, Latest: latest, Limit: limit, MinDepth: minDepth})
+		})
+}
+
+func (w wire) State(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, chain []json.RawMessage, err error) {
+	if s := w.n.strangers[server]; s != nil {
+		return s.state(event)
+	}
+	a, err := w.state(ctx, server, room, event)
+	return jsonOf(a.state), jsonOf(a.chain), err
+}
+
+func (w wire) StateIDs(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, chain []id.EventID, err error) {
+	if s := w.n.strangers[server]; s != nil {
+		return s.stateIDs(event)
+	}
+	a, err := w.state(ctx, server, room, event)
+	return idsOf(a.state), idsOf(a.chain), err
+}
+
+func (w wire) EventAuth(ctx context.Context, server string, room id.RoomID, event id.EventID) ([]json.RawMessage, error) {
+	return ask(w, server, func(s *stranger) ([]json.RawMessage, error) { return s.authChain(event) },
+		func(s *Service) ([]json.RawMessage, error) {
+			chain, err := s.AuthChainForServer(ctx, w.from, room, event)
+			return jsonOf(chain), err
+		})
+}
+
+func (w wire) Backfill(ctx context.Context, server string, room id.RoomID, from []id.EventID, limit int) ([]json.RawMessage, error) {
+	return ask(w, server, func(s *stranger) ([]json.RawMessage, error) { return s.backfill(from) },
+		func(s *Service) ([]json.RawMessage, error) {
+			return s.BackfillForServer(ctx, w.from, room, from, limit)
+		})
+}
+
+func (w wire) TimestampToEvent(ctx context.Context, server string, room id.RoomID, ts int64, dir string) (id.EventID, int64, error) {
+	var at int64
+	eventID, err := ask(w, server, no[id.EventID], func(s *Service) (eventID id.EventID, err error) {
+		eventID, at, err = s.EventAtTimeForServer(ctx, w.from, room, ts, dir == "b")
+		return eventID, err
+	})
+	return eventID, at, err
+}
+
+func (w wire) template(ctx context.Context, server string, room id.RoomID, user id.UserID, m Membership, versions []id.RoomVersion) (fedclient.Template, error) {
+	return ask(w, server, no[fedclient.Template], func(s *Service) (fedclient.Template, error) {
+		return s.Template(ctx, w.from, room, user, m, versions)
+	})
+}
+
+func (w wire) MakeJoin(ctx context.Context, server string, room id.RoomID, user id.UserID, versions []id.RoomVersion) (fedclient.Template, error) {
+	return w.template(ctx, server, room, user, Join, versions)
+}
+
+func (w wire) MakeLeave(ctx context.Context, server string, room id.RoomID, user id.UserID) (fedclient.Template, error) {
+	return w.template(ctx, server, room, user, Leave, nil)
+}
+
+func (w wire) MakeKnock(ctx context.Context, server string, room id.RoomID, user id.UserID, versions []id.RoomVersion) (fedclient.Template, error) {
+	return w.template(ctx, server, room, user, Knock, versions)
+}
+
+func (w wire) SendJoin(ctx context.Context, server string, room id.RoomID, event id.EventID, join json.RawMessage, omit bool) (*fedclient.JoinAnswer, error) {
+	return ask(w, server, no[*fedclient.JoinAnswer], func(s *Service) (*fedclient.JoinAnswer, error) {
+		return s.AcceptJoin(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: join, OmitMembers: omit})
+	})
+}
+
+func (w wire) SendLeave(ctx context.Context, server string, room id.RoomID, event id.EventID, leave json.RawMessage) error {
+	_, err := ask(w, server, no[bool], func(s *Service) (bool, error) {
+		return true, s.AcceptLeave(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: leave})
+	})
+	return err
+}
+
+func (w wire) SendKnock(ctx context.Context, server string, room id.RoomID, event id.EventID, knock json.RawMessage) ([]json.RawMessage, error) {
+	return ask(w, server, no[[]json.RawMessage], func(s *Service) ([]json.RawMessage, error) {
+		return s.AcceptKnock(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: knock})
+	})
+}
+
+func (w wire) Invite(ctx context.Context, server string, version id.RoomVersion, room id.RoomID, event id.EventID, invite json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error) {
+	return ask(w, server, no[json.RawMessage], func(s *Service) (json.RawMessage, error) {
+		return s.ReceiveInvite(ctx, ReceivedInvite{Origin: w.from, Version: version, Room: room, Event: event, PDU: invite, Stripped: stripped})
+	})
+}
+
+func (w wire) QueryDirectory(context.Context, string, id.RoomAlias) (id.RoomID, []string, error) {
+	return "", nil, errRefused
+}
+
+// stranger is a server that does what a test tells it, good or bad. What it is asked for it answers from what it made, unless
+// the test has another answer.
+type stranger struct {
+	n      *network
+	victim *peer // whose rooms it is in
+	name   string
+	signer pdu.Signer
+	made   map[id.EventID]*pdu.Event
+	asked  map[string]int
+
+	missing  func(latest []id.EventID) ([]json.RawMessage, error)
+	state    func(id.EventID) (state, chain []json.RawMessage, err error)
+	stateIDs func(id.EventID) (state, chain []id.EventID, err error)
+	backfill func(from []id.EventID) ([]json.RawMessage, error)
+}
+
+// stranger adds a server which is no peer.
+func (n *network) stranger(name string, victim *peer) *stranger {
+	s := &stranger{n: n, victim: victim, name: name, signer: n.signer(name), made: map[id.EventID]*pdu.Event{}, asked: map[string]int{}}
+	s.missing = func([]id.EventID) ([]json.RawMessage, error) { s.asked["missing"]++; return nil, nil }
+	s.state = func(id.EventID) (state, chain []json.RawMessage, err error) {
+		s.asked["state"]++
+		return nil, nil, errRefused
+	}
+	s.stateIDs = func(id.EventID) (state, chain []id.EventID, err error) {
+		s.asked["state_ids"]++
+		return nil, nil, errRefused
+	}
+	s.backfill = func([]id.EventID) ([]json.RawMessage, error) { s.asked["backfill"]++; return nil, nil }
+	n.strangers[name] = s
+	return s
+}
+
+func (s *stranger) event(eventID id.EventID) (json.RawMessage, error) {
+	s.asked["event"]++
+	if e := s.made[eventID]; e != nil {
+		return e.JSON(), nil
+	}
+	return nil, errRefused
+}
+
+func (s *stranger) authChain(eventID id.EventID) (out []json.RawMessage, err error) {
+	s.asked["event_auth"]++
+	e := s.made[eventID]
+	if e == nil {
+		return nil, errRefused
+	}
+	todo, seen := slices.Clone(e.AuthEvents()), map[id.EventID]bool{}
+	for len(todo) > 0 {
+		a := s.made[todo[0]]
+		todo = todo[1:]
+		if a == nil || seen[a.ID()] {
+			continue
+		}
+		seen[a.ID()] = true
+		out, todo = append(out, a.JSON()), append(todo, a.AuthEvents()...)
+	}
+	return out, nil
+}
+
+func (s *stranger) user(name string) id.UserID { return id.UserID("@" + name + ":" + s.name) }
+
+// join makes a user of the stranger a member.
+func (s *stranger) join(room id.RoomID, user id.UserID) *pdu.Event {
+	s.n.Helper()
+	key := string(user)
+	e := s.make(room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: user, Content: json.RawMessage(`{"membership":"join"}`)})
+	_, err := s.victim.svc.AcceptJoin(s.n.Context(), Handshake{Origin: s.name, Room: room, Event: e.ID(), PDU: e.JSON()})
+	s.victim.ok(err)
+	return e
+}
+
+// make builds an event; what of it is not said is as the victim's room has it.
+func (s *stranger) make(room id.RoomID, p pdu.Proto) *pdu.Event {
+	s.n.Helper()
+	r := s.victim.room(room)
+	if p.RoomID == "" {
+		p.RoomID = room
+	}
+	if p.Content == nil {
+		p.Content = json.RawMessage(`{}`)
+	}
+	if p.PrevEvents == nil {
+		p.PrevEvents = r.extremityIDs()
+	}
+	if p.AuthEvents == nil {
+		for _, k := range eventauth.AuthKeysFor(r.version, p.Type, p.StateKey, p.Sender, p.Content) {
+			if e := r.State(k.Type, k.Key); e != nil {
+				p.AuthEvents = append(p.AuthEvents, e.ID())
+			}
+		}
+	}
+	if p.Depth == 0 {
+		r.mu.RLock()
+		p.Depth = r.head.depth + 1
+		r.mu.RUnlock()
+	}
+	if p.OriginServerTS == 0 {
+		p.OriginServerTS = s.victim.now.UnixMilli()
+	}
+	e, err := pdu.Build(r.version, p, s.signer)
+	if err != nil {
+		s.n.Fatalf("build %s: %v", p.Type, err)
+	}
+	s.made[e.ID()] = e
+	return e
+}
+
+// say builds a message after some events.
+func (s *stranger) say(room id.RoomID, user id.UserID, text string, prev ...id.EventID) *pdu.Event {
+	s.n.Helper()
+	return s.make(room, pdu.Proto{Type: "m.room.message", Sender: user, Content: json.RawMessage(fmt.Sprintf(`{"body":%q}`, text)), PrevEvents: prev})
+}
+
+// send gives events to the victim, and tells what it says of each.
+func (s *stranger) send(room id.RoomID, events ...*pdu.Event) map[id.EventID]error {
+	s.n.Helper()
+	raws := make([]json.RawMessage, len(events))
+	for i, e := range events {
+		raws[i] = e.JSON()
+	}
+	results, err := s.victim.svc.Receive(s.n.Context(), s.name, room, raws)
+	s.victim.ok(err)
+	return results
+}
+
+// sendGood wants all events taken.
+func (s *stranger) sendGood(room id.RoomID, events ...*pdu.Event) {
+	s.n.Helper()
+	for eventID, err := range s.send(room, events...) {
+		if err != nil {
+			s.n.Fatalf("%s: %v", eventID, err)
+		}
+	}
+}

@@ -1,0 +1,456 @@
+package rooms
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/rooms/eventauth"
+	"ebb/rooms/pdu"
+	"ebb/rooms/stateres"
+	"ebb/rooms/stateres/reference"
+	"ebb/storage"
+)
+
+// Three servers share a room, are parted and change it each for itself: who has power, who is banned, who may join. Once
+// they reach each other again they must agree, and what they agree on must be what the specification says.
+func TestPartedServersAgreeWhenTheyMeetAgain(t *testing.T) {
+	seeds := 17 // with three room versions: 51
+	if os.Getenv("EBB_TEST_LONG") != "" {
+		seeds = 334
+	}
+	for _, version := range []id.RoomVersion{id.RoomV6, id.RoomV11, id.RoomV12} {
+		t.Run("v"+string(version), func(t *testing.T) {
+			var w war
+			for seed := range seeds {
+				w.wage(t, version, uint64(seed))
+			}
+			t.Logf("%d rooms: power events in conflict in %d, last write wins differs in %d; %d events, %d refused, %d soft-failed",
+				w.rooms, w.powerful, w.otherwise, w.events, w.rejected, w.softFailed)
+			if w.powerful*10 < w.rooms*7 {
+				t.Errorf("power events were in conflict in %d of %d rooms only", w.powerful, w.rooms)
+			}
+			if w.otherwise == 0 {
+				t.Error("where the last write wins everybody would agree too: the test proves nothing")
+			}
+		})
+	}
+}
+
+// war is what happened in some random rooms.
+type war struct {
+	rooms, powerful, otherwise   int
+	events, rejected, softFailed int
+
+	t     *testing.T
+	dice  *rand.Rand
+	n     *network
+	sides []*side
+	room  id.RoomID
+	clock time.Time
+}
+
+// side is a server with its users, the most powerful first.
+type side struct {
+	*peer
+	users []Sender
+}
+
+func (w *war) wage(t *testing.T, version id.RoomVersion, seed uint64) {
+	w.t, w.dice = t, rand.New(rand.NewPCG(seed, 7))
+	if w.n == nil {
+		w.n = newNetwork(t)
+		for _, name := range []string{"a", "b", "c"} {
+			w.sides = append(w.sides, &side{peer: w.n.add(name)})
+		}
+		w.clock = w.sides[0].now
+	}
+	w.found(version, seed)
+	for range 3 {
+		w.part()
+		for range 10 + w.dice.IntN(10) {
+			w.something()
+		}
+		w.heal()
+	}
+	w.judge(seed)
+	w.rooms++
+}
+
+// found makes the room and lets everybody in.
+func (w *war) found(version id.RoomVersion, seed uint64) {
+	for _, s := range w.sides {
+		s.users = []Sender{s.user(fmt.Sprint("u", seed)), s.user(fmt.Sprint("v", seed)), s.user(fmt.Sprint("w", seed))}
+	}
+	a, b, c := w.sides[0], w.sides[1], w.sides[2]
+	levels := map[id.UserID]int{a.users[1].ID: 60, b.users[0].ID: 100, b.users[1].ID: 50, c.users[0].ID: 60, c.users[1].ID: 50}
+	if v, _ := pdu.VersionOf(version); !v.PrivilegedCreators {
+		levels[a.users[0].ID] = 100
+	}
+	raw, err := json.Marshal(map[string]any{"users": levels, "invite": 50, "kick": 50, "ban": 50, "state_default": 50})
+	a.ok(err)
+	w.tick()
+	w.room = a.create(a.users[0], CreateRoom{Preset: "public_chat", RoomVersion: version, PowerLevelOverride: raw})
+	for _, s := range w.sides {
+		for _, u := range s.users {
+			w.tick()
+			s.joinVia(u, w.room, "a")
+		}
+		w.n.deliver()
+	}
+}
+
+// tick lets time go on. The servers' clocks differ a little.
+func (w *war) tick() {
+	w.clock = w.clock.Add(time.Duration(w.dice.IntN(20)) * time.Second)
+	for i, s := range w.sides {
+		s.now = w.clock.Add(time.Duration(i*7) * time.Second)
+	}
+}
+
+// part splits the network: everybody alone, or one from the others.
+func (w *war) part() {
+	names := []string{"a", "b", "c"}
+	w.dice.Shuffle(3, func(i, j int) { names[i], names[j] = names[j], names[i] })
+	if w.dice.IntN(3) == 0 {
+		w.n.split(names[:1], names[1:])
+	} else {
+		w.n.split(names[:1], names[1:2], names[2:])
+	}
+}
+
+// heal makes the network whole. Some events get lost on the way and come again later: until then they must be asked for.
+func (w *war) heal() {
+	w.n.split()
+	for w.n.deliverSome(w.dice.IntN, w.dice.IntN(4) == 0) {
+	}
+	w.n.resend()
+	for range 3 {
+		for _, s := range w.sides {
+			w.tick()
+			for _, u := range s.users {
+				if _, err := s.trySend(u, w.room, "m.room.message", `{"body":"here I am"}`); err == nil {
+					break
+				}
+			}
+			w.n.deliver()
+		}
+	}
+}
+
+// something lets a random user do something, as far as that is allowed.
+func (w *war) something() {
+	w.tick()
+	s := w.sides[w.dice.IntN(3)]
+	u := s.users[w.dice.IntN(len(s.users))]
+	other := w.anybody()
+	if u.ID == s.users[0].ID && other == u.ID { // the powerful do not send themselves away
+		return
+	}
+	ctx := s.Context()
+	var err error
+	switch w.dice.IntN(12) {
+	case 0, 1, 2:
+		err = w.setLevels(s, u)
+	case 3, 4:
+		_, err = s.trySet(u, w.room, typeJoinRules, "", fmt.Sprintf(`{"join_rule":%q}`, []string{"public", "invite", "knock"}[w.dice.IntN(3)]))
+	case 5:
+		err = s.svc.Ban(ctx, u, w.room, other, "")
+	case 6:
+		err = s.svc.Kick(ctx, u, w.room, other, "")
+	case 7:
+		err = s.svc.Unban(ctx, u, w.room, other, "")
+	case 8:
+		err = s.svc.JoinWith(ctx, u, w.room, []string{"a"}, nil)
+	case 9:
+		if u.ID != s.users[0].ID { // the powerful stay
+			err = s.svc.Leave(ctx, u, w.room, "")
+		}
+	case 10:
+		_, err = s.trySet(u, w.room, typeTopic, "", fmt.Sprintf(`{"topic":"%d"}`, w.dice.IntN(1000)))
+	default:
+		_, err = s.trySend(u, w.room, "m.room.message", `{"body":"hello"}`)
+	}
+	var known *mxerr.Error
+	if err != nil && (!errors.As(err, &known) || known.Status >= 500) && !errors.Is(err, errUnreachable) {
+		w.t.Fatalf("%s on %s: %v", u.ID, s.name, err)
+	}
+	if w.dice.IntN(3) == 0 {
+		w.n.deliverSome(w.dice.IntN, false)
+	}
+}
+
+func (w *war) anybody() id.UserID {
+	s := w.sides[w.dice.IntN(3)]
+	return s.users[w.dice.IntN(len(s.users))].ID
+}
+
+// setLevels changes somebody's power, or what a ban needs.
+func (w *war) setLevels(s *side, u Sender) error {
+	var levels map[string]json.RawMessage
+	s.ok(json.Unmarshal([]byte(s.content(w.room, typePowerLevels, "")), &levels))
+	users := map[id.UserID]int64{}
+	s.ok(json.Unmarshal(levels["users"], &users))
+	whom := w.anybody()
+	if whom == w.sides[0].users[0].ID { // the founder keeps the power
+		levels["ban"] = json.RawMessage([]string{"50", "60", "100"}[w.dice.IntN(3)])
+	} else {
+		users[whom] = []int64{0, 50, 60, 60, 100, 100}[w.dice.IntN(6)]
+	}
+	raw, err := json.Marshal(users)
+	s.ok(err)
+	levels["users"] = raw
+	content, err := json.Marshal(levels)
+	s.ok(err)
+	_, err = s.trySet(u, w.room, typePowerLevels, "", string(content))
+	return err
+}
+
+// judge compares the servers with each other and with the reference.
+func (w *war) judge(seed uint64) {
+	w.t.Helper()
+	a := w.sides[0]
+	g := readGraph(a.house, w.room)
+	g.resolver = g.byTheBook
+	want := g.run(w.t)
+	if got := stateIDs(a.house, w.room); !maps.Equal(got, want) {
+		w.t.Fatalf("seed %d: the state is not what the specification says:\n%s", seed, g.differences(got, want))
+	}
+	for _, s := range w.sides {
+		s.matchesDisk(w.room)
+		if !s.room(w.room).Resident() {
+			continue
+		}
+		if got := stateIDs(s.house, w.room); !maps.Equal(got, want) {
+			w.t.Fatalf("seed %d: %s does not agree with a:\n%s", seed, s.name, g.differences(got, want))
+		}
+	}
+	if g.powerful {
+		w.powerful++
+	}
+	w.events, w.rejected, w.softFailed = w.events+len(g.events), w.rejected+len(g.rejected), w.softFailed+g.softFailed
+	g.resolver, g.compares = g.lastWriteWins, false
+	if !maps.Equal(g.run(w.t), want) {
+		w.otherwise++
+	}
+}
+
+// stateIDs is a room's current state, by event id.
+func stateIDs(h *house, room id.RoomID) stateres.StateSet {
+	h.Helper()
+	r := h.room(room)
+	positions := map[pdu.StateKey]storage.Pos{}
+	var all []storage.Pos
+	r.EachState(func(key pdu.StateKey, pos, _ storage.Pos, _ *Event) bool {
+		positions[key] = pos
+		all = append(all, pos)
+		return true
+	})
+	out := stateres.StateSet{}
+	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
+		events, err := r.eventsAt(tx, all)
+		for key, pos := range positions {
+			out[key] = events[pos].ID()
+		}
+		return err
+	}))
+	return out
+}
+
+// graph is everything that a server knows of a room, to be judged anew.
+type graph struct {
+	version    *pdu.Version
+	events     map[id.EventID]*pdu.Event
+	heads      []id.EventID
+	refused    map[id.EventID]bool // by the server
+	softFailed int
+	compares   bool // the verdicts with the server's
+
+	resolver func(sets []stateres.StateSet) stateres.StateSet
+	rejected map[id.EventID]bool
+	after    map[id.EventID]stateres.StateSet
+	powerful bool // there was a conflict with power events
+}
+
+// readGraph reads what lies behind a room's forward extremities.
+func readGraph(h *house, room id.RoomID) *graph {
+	h.Helper()
+	r := h.room(room)
+	g := &graph{version: r.version, heads: r.extremityIDs(), events: map[id.EventID]*pdu.Event{}, refused: map[id.EventID]bool{}, compares: true}
+	todo := slices.Clone(g.heads)
+	for len(todo) > 0 {
+		eventID := todo[0]
+		todo = todo[1:]
+		if g.events[eventID] != nil {
+			continue
+		}
+		e := h.stored(room, eventID)
+		if e == nil || e.Flags&storage.OutlierEvent != 0 {
+			h.Fatalf("%s is not part of the graph", eventID)
+		}
+		g.events[eventID], g.refused[eventID] = e.Event, e.Flags&storage.RejectedEvent != 0
+		if e.Flags&storage.SoftFailedEvent != 0 {
+			g.softFailed++
+		}
+		todo = append(append(todo, e.PrevEvents()...), e.AuthEvents()...)
+	}
+	return g
+}
+
+// run judges every event by its auth events and by the state before it, and gives the state at the end.
+func (g *graph) run(t *testing.T) stateres.StateSet {
+	t.Helper()
+	g.rejected, g.after = map[id.EventID]bool{}, map[id.EventID]stateres.StateSet{}
+	for _, e := range g.sorted() {
+		before := g.meet(e.PrevEvents())
+		auth := stateres.StateSet{}
+		var list []*pdu.Event
+		bad := false
+		for _, a := range e.AuthEvents() {
+			key, _ := g.events[a].StateKey()
+			auth[pdu.StateKey{Type: g.events[a].Type(), Key: key}] = a
+			list, bad = append(list, g.events[a]), bad || g.rejected[a]
+		}
+		if g.version.RoomIDIsCreateHash && e.Type() != typeCreate {
+			auth[pdu.StateKey{Type: typeCreate}] = id.EventID("$" + strings.TrimPrefix(string(e.RoomID()), "!"))
+		}
+		bad = bad || eventauth.CheckAuthEvents(e, list) != nil || g.check(e, auth) != nil || g.check(e, before) != nil
+		if bad {
+			g.rejected[e.ID()] = true
+		}
+		if g.compares && bad != g.refused[e.ID()] {
+			t.Fatalf("the server refused: %v, the reference: %v: %s", g.refused[e.ID()], bad, e.JSON())
+		}
+		if key, isState := e.StateKey(); isState && !bad {
+			before = maps.Clone(before)
+			before[pdu.StateKey{Type: e.Type(), Key: key}] = e.ID()
+		}
+		g.after[e.ID()] = before
+	}
+	return g.meet(g.heads)
+}
+
+func (g *graph) check(e *pdu.Event, state stateres.StateSet) error {
+	events := eventauth.StateMap{}
+	for key, eventID := range state {
+		events[key] = g.events[eventID]
+	}
+	return eventauth.Check(g.version, e, events)
+}
+
+// sorted lists the events, each after those before it.
+func (g *graph) sorted() (out []*pdu.Event) {
+	done := map[id.EventID]bool{}
+	var visit func(e *pdu.Event)
+	visit = func(e *pdu.Event) {
+		if done[e.ID()] {
+			return
+		}
+		done[e.ID()] = true
+		for _, before := range append(slices.Clone(e.PrevEvents()), e.AuthEvents()...) {
+			visit(g.events[before])
+		}
+		out = append(out, e)
+	}
+	for _, e := range g.events {
+		visit(e)
+	}
+	return out
+}
+
+// meet is the state where some events meet.
+func (g *graph) meet(events []id.EventID) stateres.StateSet {
+	var sets []stateres.StateSet
+	for _, eventID := range events {
+		set := g.after[eventID]
+		if !slices.ContainsFunc(sets, func(o stateres.StateSet) bool { return maps.Equal(o, set) }) {
+			sets = append(sets, set)
+		}
+	}
+	switch len(sets) {
+	case 0:
+		return stateres.StateSet{}
+	case 1:
+		return sets[0]
+	}
+	return g.resolver(sets)
+}
+
+func (g *graph) byTheBook(sets []stateres.StateSet) stateres.StateSet {
+	for key, events := range conflicts(sets) {
+		for eventID := range events {
+			e := g.events[eventID]
+			switch m := membershipIn(e.Content()); key.Type {
+			case typePowerLevels, typeJoinRules:
+				g.powerful = true
+			case typeMember:
+				g.powerful = g.powerful || (m == Leave || m == Ban) && string(e.Sender()) != key.Key
+			}
+		}
+	}
+	return reference.Resolver{Version: g.version, Sets: sets, Events: g.events, Rejected: g.rejected}.Resolve()
+}
+
+// lastWriteWins is what a server must not do.
+func (g *graph) lastWriteWins(sets []stateres.StateSet) stateres.StateSet {
+	out := stateres.StateSet{}
+	for _, set := range sets {
+		for key, eventID := range set {
+			if old := out[key]; old == "" || g.newer(eventID, old) {
+				out[key] = eventID
+			}
+		}
+	}
+	return out
+}
+
+func (g *graph) newer(a, b id.EventID) bool {
+	return cmp.Or(cmp.Compare(g.events[a].OriginServerTS(), g.events[b].OriginServerTS()), cmp.Compare(a, b)) > 0
+}
+
+func conflicts(sets []stateres.StateSet) map[pdu.StateKey]map[id.EventID]bool {
+	out := map[pdu.StateKey]map[id.EventID]bool{}
+	for _, set := range sets {
+		for key, eventID := range set {
+			if slices.ContainsFunc(sets, func(o stateres.StateSet) bool { return o[key] != eventID }) {
+				if out[key] == nil {
+					out[key] = map[id.EventID]bool{}
+				}
+				out[key][eventID] = true
+			}
+		}
+	}
+	return out
+}
+
+func (g *graph) differences(got, want stateres.StateSet) string {
+	var b strings.Builder
+	for key := range conflicts([]stateres.StateSet{got, want}) {
+		fmt.Fprintf(&b, "%v: got %s, want %s\n", key, g.describe(got[key]), g.describe(want[key]))
+	}
+	return b.String()
+}
+
+func (g *graph) describe(eventID id.EventID) string {
+	e := g.events[eventID]
+	if e == nil {
+		return string(eventID)
+	}
+	canonical, err := canonjson.Canonical(e.Content(), false)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%s by %s: %s", eventID, e.Sender(), canonical)
+}
