@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/canonjson"
 	"ebb/federation/fedclient"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -488,4 +490,25 @@ func (s *stranger) sendGood(room id.RoomID, events ...*pdu.Event) {
 			s.n.Fatalf("%s: %v", eventID, err)
 		}
 	}
+}
+
+// sealAgain hashes and signs an event anew after a change of its text.
+func sealAgain(raw []byte, s pdu.Signer) ([]byte, error) {
+	bare, err := canonjson.Canonical(raw, false)
+	if err != nil {
+		return nil, err
+	}
+	bare = canonjson.Without(bare, "hashes", "signatures", "unsigned")
+	hash := sha256.Sum256(bare)
+	with := canonjson.AppendWith(nil, bare, "hashes", fmt.Appendf(nil, `{"sha256":%q}`, base64.RawStdEncoding.EncodeToString(hash[:])))
+	v, _ := pdu.VersionOf(id.RoomV1)
+	e, err := pdu.ParseStored(v, "", with)
+	if err != nil {
+		return nil, err
+	}
+	signed, err := e.Sign(s)
+	if err != nil {
+		return nil, err
+	}
+	return signed.JSON(), nil
 }

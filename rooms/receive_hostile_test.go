@@ -1,0 +1,656 @@
+package rooms
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// siege is a room of a good server with a member of a bad one.
+type siege struct {
+	*peer
+	n       *network
+	evil    *stranger
+	alice   Sender
+	mallory id.UserID
+	room    id.RoomID
+}
+
+func besieged(t *testing.T, version id.RoomVersion) *siege {
+	n := newNetwork(t)
+	s := &siege{n: n, peer: n.add("here")}
+	s.evil = n.stranger("evil", s.peer)
+	s.alice, s.mallory = s.user("alice"), s.evil.user("mallory")
+	s.room = s.create(s.alice, CreateRoom{Preset: "public_chat", RoomVersion: version})
+	s.evil.join(s.room, s.mallory)
+	return s
+}
+
+// whole wants the room to work still, in memory as on disk.
+func (s *siege) whole() {
+	s.Helper()
+	s.say(s.alice, s.room, "still here")
+	s.matchesDisk(s.room)
+}
+
+func (s *siege) receive(raws ...json.RawMessage) map[id.EventID]error {
+	s.Helper()
+	results, err := s.svc.Receive(s.Context(), "evil", s.room, raws)
+	s.ok(err)
+	return results
+}
+
+// within wants something done in a time in which only what is bounded gets done.
+func within(t testing.TB, limit time.Duration, what string, f func(ctx context.Context)) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	select {
+	case <-done:
+	case <-time.After(limit + 5*time.Second):
+		t.Fatalf("%s takes longer than %v", what, limit)
+	}
+}
+
+// mangle changes the text of an event.
+func mangle(e *pdu.Event, from, to string) json.RawMessage {
+	return json.RawMessage(strings.Replace(string(e.JSON()), from, to, 1))
+}
+
+// CVE-2025-30355 and others: one bad event must harm no other one, let alone the server.
+func TestBadEventHarmsNoOther(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	other := s.create(s.alice, CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11})
+	cases := map[string]func(e *pdu.Event) json.RawMessage{
+		"signature of another event": func(e *pdu.Event) json.RawMessage { return mangle(e, `"origin_server_ts":`, `"origin_server_ts":1`) },
+		"no signature":               func(e *pdu.Event) json.RawMessage { return mangle(e, `"evil":{`, `"elsewhere":{`) },
+		"of another room": func(e *pdu.Event) json.RawMessage {
+			return s.evil.make(other, pdu.Proto{Type: "x", Sender: s.mallory, PrevEvents: e.PrevEvents(), AuthEvents: e.AuthEvents()}).JSON()
+		},
+		"depth beyond 2^53":        func(e *pdu.Event) json.RawMessage { return mangle(e, `"depth":`, `"depth":922337203685477580`) },
+		"depth is a fraction":      func(e *pdu.Event) json.RawMessage { return mangle(e, `"depth":`, `"depth":0.5e`) },
+		"depth is a text":          func(e *pdu.Event) json.RawMessage { return mangle(e, `"depth":`, `"depth":"1","x":`) },
+		"content is a list":        func(e *pdu.Event) json.RawMessage { return mangle(e, `"content":{`, `"content":[],"x":{`) },
+		"type is a number":         func(e *pdu.Event) json.RawMessage { return mangle(e, `"type":"`, `"type":1,"x":"`) },
+		"sender is nobody":         func(e *pdu.Event) json.RawMessage { return mangle(e, `"@mallory:evil"`, `"mallory"`) },
+		"prev_events is an object": func(e *pdu.Event) json.RawMessage { return mangle(e, `"prev_events":[`, `"prev_events":{},"x":[`) },
+		"invalid UTF-8":            func(e *pdu.Event) json.RawMessage { return mangle(e, `"body":"`, "\"body\":\"\xff\xfe") },
+		"10,000 auth events": func(e *pdu.Event) json.RawMessage {
+			return mangle(e, `"auth_events":[`, `"auth_events":[`+strings.Repeat(`"$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",`, 10_000))
+		},
+		"10 MiB": func(e *pdu.Event) json.RawMessage {
+			return mangle(e, `"body":"`, `"body":"`+strings.Repeat("x", 10<<20))
+		},
+		"deep": func(e *pdu.Event) json.RawMessage {
+			return mangle(e, `"body":"`, `"deep":`+strings.Repeat("[", 400_000)+strings.Repeat("]", 400_000)+`,"body":"`)
+		},
+		"cut off": func(e *pdu.Event) json.RawMessage { return e.JSON()[:len(e.JSON())/2] },
+		"null":    func(*pdu.Event) json.RawMessage { return json.RawMessage(`null`) },
+		"nothing": func(*pdu.Event) json.RawMessage { return json.RawMessage(``) },
+		"list":    func(*pdu.Event) json.RawMessage { return json.RawMessage(`[1]`) },
+		"of a local user": func(e *pdu.Event) json.RawMessage {
+			return s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.alice.ID, PrevEvents: e.PrevEvents()}).JSON()
+		},
+	}
+	raws := []json.RawMessage{}
+	for name, bad := range cases {
+		raws = append(raws, bad(s.evil.say(s.room, s.mallory, name)))
+	}
+	good := s.evil.say(s.room, s.mallory, "good")
+	raws = append(raws, good.JSON())
+	results := s.receive(raws...)
+	if err, told := results[good.ID()]; !told || err != nil {
+		t.Fatalf("the good one among the bad: %v, told: %v", err, told)
+	}
+	delete(results, good.ID())
+	for eventID, err := range results {
+		if err == nil || s.stored(s.room, eventID) != nil {
+			t.Errorf("%s was taken (%v): %s", eventID, err, s.stored(s.room, eventID).JSON())
+		}
+	}
+	// Each in a transaction of its own.
+	for name, bad := range cases {
+		for eventID, err := range s.receive(bad(s.evil.say(s.room, s.mallory, name))) {
+			if err == nil {
+				t.Errorf("%s: %s was taken", name, eventID)
+			}
+		}
+	}
+	if got := s.timeline(s.room); got[len(got)-1].ID() != good.ID() {
+		t.Errorf("the newest event is %s", got[len(got)-1].JSON())
+	}
+	s.whole()
+}
+
+func TestEventWithAnotherContentThanWasSignedIsTakenRedacted(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	e := s.evil.say(s.room, s.mallory, "as it was")
+	if err := s.receive(mangle(e, "as it was", "something else"))[e.ID()]; err != nil {
+		t.Fatal(err)
+	}
+	if got := s.stored(s.room, e.ID()); string(got.Content()) != `{}` {
+		t.Fatalf("the content is %s", got.Content())
+	}
+	s.whole()
+}
+
+// CVE-2018-10657: an event of the greatest depth must not make the room unusable.
+func TestGreatestDepthDoesNotEndTheRoom(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	deep := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, Depth: 1<<53 - 1})
+	s.evil.sendGood(s.room, deep)
+	for range 3 {
+		s.say(s.alice, s.room, "deeper")
+	}
+	s.evil.sendGood(s.room, s.evil.say(s.room, s.mallory, "and deeper", s.room2head()...))
+	s.whole()
+	events := s.timeline(s.room)
+	for i := 1; i < len(events); i++ {
+		if events[i].Order <= events[i-1].Order {
+			t.Fatal("the timeline does not follow arrival")
+		}
+	}
+}
+
+func (s *siege) room2head() []id.EventID { return s.house.room(s.room).extremityIDs() }
+
+// setBy builds a state event of the bad server.
+func (s *siege) setBy(user id.UserID, typ, key, content string, prev ...id.EventID) *pdu.Event {
+	s.Helper()
+	return s.evil.make(s.room, pdu.Proto{Type: typ, StateKey: &key, Sender: user, Content: json.RawMessage(content), PrevEvents: prev})
+}
+
+// rows counts the rows of an event.
+func (s *siege) rows(eventID id.EventID) (n int) {
+	s.Helper()
+	s.ok(s.db.Read(s.Context(), func(tx *storage.Tx) error {
+		rows, err := tx.EventsByID(s.house.room(s.room).nid, []string{string(eventID)})
+		n = len(rows)
+		return err
+	}))
+	return n
+}
+
+// CVE-2022-39374: what was rejected stays so, however often it comes and by whatever way, and carries nothing.
+func TestRejectedEventStaysRejected(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	before := s.room2head()
+	bad := s.setBy(s.mallory, typePowerLevels, "", `{"users":{"@mallory:evil":100}}`)
+	for range 3 {
+		if err := s.send1(bad); err == nil {
+			t.Fatal("somebody without power gave themselves some")
+		}
+	}
+	if n := s.rows(bad.ID()); n != 1 {
+		t.Errorf("it is stored %d times", n)
+	}
+	// What builds on it or cites it does not bring it back.
+	onTop := s.setBy(s.mallory, typeName, "", `{"name":"mine"}`, bad.ID())
+	s.send1(onTop)
+	cites := s.evil.make(s.room, pdu.Proto{
+		Type: typeName, StateKey: new(string), Sender: s.mallory, Content: json.RawMessage(`{"name":"mine"}`), PrevEvents: before,
+		AuthEvents: append(slices.DeleteFunc(onTop.AuthEvents(), func(a id.EventID) bool { return a == s.house.room(s.room).State(typePowerLevels, "").ID() }), bad.ID()),
+	})
+	if err := s.send1(cites); err == nil {
+		t.Error("a rejected event gave the right")
+	}
+	if got := s.content(s.room, typeName, ""); got != "" {
+		t.Errorf("the name is %s", got)
+	}
+	if r := s.house.room(s.room); r.Levels().UserLevel(s.mallory) != 0 {
+		t.Error("the power levels are those of the rejected event")
+	}
+	for _, e := range []*pdu.Event{bad, cites} {
+		if _, err := s.svc.GetEvent(t.Context(), s.room, e.ID(), s.recipient(s.alice)); mxerr.Code(err) != mxerr.CodeNotFound {
+			t.Errorf("a client gets %s: %v", e.Type(), err)
+		}
+	}
+	s.whole()
+}
+
+func (s *siege) recipient(u Sender) Recipient { return Recipient{UserNID: u.NID, User: u.ID} }
+
+// An event that was known by name only before, as part of somebody's state, and then is rejected, is not stored anew each
+// time it comes.
+func TestRejectedEventThatWasKnownBeforeIsStoredOnce(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	bad := s.setBy(s.mallory, typePowerLevels, "", `{"users":{"@mallory:evil":100}}`)
+	// It comes first in an auth chain.
+	cites := s.evil.make(s.room, pdu.Proto{
+		Type: "m.room.message", Sender: s.mallory,
+		AuthEvents: append(slices.DeleteFunc(bad.AuthEvents(), func(a id.EventID) bool { return a == s.house.room(s.room).State(typePowerLevels, "").ID() }), bad.ID()),
+	})
+	for range 3 {
+		s.send1(cites)
+		s.send1(bad)
+	}
+	if n := s.rows(bad.ID()); n > 2 {
+		t.Errorf("it is stored %d times", n)
+	}
+	if err := s.send1(bad); err == nil {
+		t.Error("it is not rejected any more")
+	}
+	s.whole()
+}
+
+func (s *siege) send1(e *pdu.Event) error {
+	s.Helper()
+	results := s.evil.send(s.room, e)
+	err, told := results[e.ID()]
+	if !told {
+		s.Fatalf("nothing was told of %s", e.ID())
+	}
+	return err
+}
+
+// CVE-2022-39200: what was asked for is looked at as closely as what was sent.
+func TestMissingEventsAreVerified(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	forged := s.evil.say(s.room, s.mallory, "forged")
+	byAlice := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.alice.ID, Content: json.RawMessage(`{"body":"I owe you"}`)})
+	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) {
+		return []json.RawMessage{mangle(forged, `"evil":{"ed25519:1":"`, `"evil":{"ed25519:1":"AAAA`), byAlice.JSON(), json.RawMessage(`{"broken":`)}, nil
+	}
+	tip := s.evil.say(s.room, s.mallory, "tip", forged.ID(), byAlice.ID())
+	if err := s.send1(tip); err == nil {
+		t.Error("an event was taken although nobody knows what came before it")
+	}
+	for _, e := range []*pdu.Event{forged, byAlice} {
+		if s.stored(s.room, e.ID()) != nil {
+			t.Errorf("stored: %s", e.JSON())
+		}
+	}
+	s.whole()
+}
+
+// A server may answer for ever that something lies before what it gave.
+func TestEndlessHistoryIsNotWalked(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	asked := 0
+	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) {
+		asked++
+		before := s.evil.say(s.room, s.mallory, fmt.Sprint("before ", asked), unknownID(asked))
+		// The next question is about what it names, which does not exist: so it gives events that nobody asked for.
+		return []json.RawMessage{before.JSON()}, nil
+	}
+	within(t, time.Minute, "an endless history", func(context.Context) {
+		s.send1(s.evil.say(s.room, s.mallory, "tip", unknownID(-1)))
+	})
+	if asked > maxMissingRounds {
+		t.Errorf("it was asked %d times", asked)
+	}
+	s.whole()
+}
+
+// unknownID is the id of an event that does not exist.
+func unknownID(n int) id.EventID { return id.EventID(fmt.Sprintf("$%043d", n+100)) }
+
+// Every missing event may name twenty more that do not exist.
+func TestWideHistoryCostsLittle(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	n := 0
+	s.evil.missing = func([]id.EventID) (out []json.RawMessage, err error) {
+		for range maxMissingPage {
+			prev := make([]id.EventID, pdu.MaxPrevEvents)
+			for i := range prev {
+				n++
+				prev[i] = unknownID(n)
+			}
+			out = append(out, s.evil.say(s.room, s.mallory, "wide", prev...).JSON())
+		}
+		return out, nil
+	}
+	within(t, 30*time.Second, "a wide history", func(ctx context.Context) {
+		_, _ = s.svc.Receive(ctx, "evil", s.room, []json.RawMessage{s.evil.say(s.room, s.mallory, "tip", unknownID(0)).JSON()})
+	})
+	s.whole()
+}
+
+// Events that wait for each other, one as what allows it and one as what comes before it, must not be waited for.
+func TestEventsThatWaitForEachOtherAreRefused(t *testing.T) {
+	for _, version := range []id.RoomVersion{id.RoomV1, id.RoomV11} {
+		t.Run("v"+string(version), func(t *testing.T) {
+			s := besieged(t, version)
+			r := s.house.room(s.room)
+			state := idsOf(s.stateEvents())
+			s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return state, nil, nil }
+			unknown := unknownID(1)
+			if version == id.RoomV1 {
+				unknown = "$unknown:evil"
+			}
+			// last cites what comes after an event that is nowhere to be had, twice over.
+			first := s.setBy(s.mallory, typeMember, string(s.mallory), `{"membership":"join","displayname":"x"}`, unknownLike(version, 2))
+			last := s.evil.make(s.room, pdu.Proto{
+				Type: "m.room.message", Sender: s.mallory, PrevEvents: []id.EventID{unknown}, Depth: 1,
+				AuthEvents: []id.EventID{r.State(typeCreate, "").ID(), r.State(typePowerLevels, "").ID(), first.ID()},
+			})
+			within(t, 20*time.Second, "a circle", func(ctx context.Context) {
+				_, _ = s.svc.Receive(ctx, "evil", s.room, []json.RawMessage{first.JSON(), last.JSON()})
+			})
+			s.whole()
+		})
+	}
+}
+
+func unknownLike(version id.RoomVersion, n int) id.EventID {
+	if version == id.RoomV1 {
+		return id.EventID(fmt.Sprintf("$unknown%d:evil", n))
+	}
+	return unknownID(n)
+}
+
+// stateEvents is the current state.
+func (s *siege) stateEvents() (out []*Event) {
+	s.Helper()
+	r := s.house.room(s.room)
+	r.EachState(func(key pdu.StateKey, _, _ storage.Pos, _ *Event) bool {
+		if key.Type != typeMember {
+			out = append(out, r.head.state[key])
+		}
+		return true
+	})
+	for _, m := range r.Members(Join, Leave, Invite, Ban) {
+		out = append(out, r.State(typeMember, string(m.User)))
+	}
+	return out
+}
+
+// Ids of old room versions are free to choose, so events can come before each other.
+func TestCircleOfFreelyChosenIDsIsRefused(t *testing.T) {
+	s := besieged(t, id.RoomV1)
+	chosen := func(name string, prev ...id.EventID) *pdu.Event {
+		e := s.evil.say(s.room, s.mallory, name, prev...)
+		raw := bytes.Replace(e.JSON(), []byte(e.ID()), []byte("$"+name+":evil"), 1)
+		raw, err := sealAgain(raw, s.evil.signer)
+		s.ok(err)
+		again, err := pdu.Parse(s.house.room(s.room).version, raw)
+		s.ok(err)
+		return again
+	}
+	a, b, self := chosen("a", "$b:evil"), chosen("b", "$a:evil"), chosen("self", "$self:evil")
+	within(t, 20*time.Second, "a circle", func(ctx context.Context) {
+		results, err := s.svc.Receive(ctx, "evil", s.room, []json.RawMessage{a.JSON(), b.JSON(), self.JSON()})
+		s.ok(err)
+		for _, e := range []*pdu.Event{a, b, self} {
+			if err, told := results[e.ID()]; err == nil {
+				t.Errorf("%s: %v, told: %v", e.ID(), err, told)
+			}
+		}
+	})
+	s.whole()
+}
+
+// A thousand events may follow one and the same.
+func TestThousandEndsOfTheGraphAreMerged(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	head := s.room2head()
+	var events []*pdu.Event
+	for i := range 1000 {
+		events = append(events, s.evil.say(s.room, s.mallory, fmt.Sprint(i), head...))
+	}
+	within(t, time.Minute, "a wide graph", func(context.Context) {
+		for part := range slices.Chunk(events, 50) {
+			s.evil.sendGood(s.room, part...)
+		}
+	})
+	if n := len(s.room2head()); n > maxExtremities {
+		t.Errorf("%d forward extremities", n)
+	}
+	s.whole()
+	if n := len(s.room2head()); n != 1 {
+		t.Errorf("%d forward extremities after an event of this server", n)
+	}
+}
+
+func TestServerThatIsNotInTheRoomAnyMoreTakesNothing(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	e := s.evil.say(s.room, s.mallory, "nobody is there")
+	s.ok(s.svc.Leave(t.Context(), s.alice, s.room, ""))
+	_, err := s.svc.Receive(t.Context(), "evil", s.room, []json.RawMessage{e.JSON()})
+	s.refused(err, mxerr.CodeNotFound)
+	if s.stored(s.room, e.ID()) != nil {
+		t.Error("it is stored")
+	}
+}
+
+// CVE-2023-45129: the room's access control list is looked at for every transaction.
+func TestHostileAccessControlListCostsLittle(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	deny := make([]string, 1500)
+	for i := range deny {
+		deny[i] = strings.Repeat("*a", 10) + fmt.Sprint(i)
+	}
+	raw, err := json.Marshal(map[string]any{"allow": []string{"*"}, "deny": deny})
+	s.ok(err)
+	s.set(s.alice, s.room, typeServerACL, "", string(raw))
+	r := s.house.room(s.room)
+	within(t, 5*time.Second, "a list of patterns", func(context.Context) {
+		for range 1000 {
+			if !r.AllowsServer(strings.Repeat("a", 200)) {
+				t.Error("kept out")
+			}
+		}
+	})
+}
+
+func TestAccessControlListKeepsServersOut(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	s.set(s.alice, s.room, typeServerACL, "", `{"allow":["*"],"deny":["EV?L","*.bad.org"],"allow_ip_literals":false}`)
+	_, err := s.svc.Receive(t.Context(), "evil", s.room, []json.RawMessage{s.evil.say(s.room, s.mallory, "let me in").JSON()})
+	s.refused(err, mxerr.CodeForbidden)
+	r := s.house.room(s.room)
+	for server, want := range map[string]bool{
+		"good.org": true, "good.org:8448": true, "evil:8448": false, "Evil": false, "x.bad.org": false, "bad.org": true, "1.2.3.4": false, "1.2.3.4:1": false,
+		"[::1]": false, "[::1]:8448": false,
+	} {
+		if got := r.AllowsServer(server); got != want {
+			t.Errorf("%s is let in: %v", server, got)
+		}
+	}
+}
+
+// CVE-2026-45076: pages go on over events that nobody may see.
+func TestPagesGoOnOverRejectedEvents(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	first := s.say(s.alice, s.room, "first")
+	head := s.room2head()
+	s.ok(s.svc.Ban(t.Context(), s.alice, s.room, s.mallory, ""))
+	for part := range 4 {
+		var events []*pdu.Event
+		for i := range 50 {
+			e := s.evil.make(s.room, pdu.Proto{
+				Type: "m.room.message", Sender: s.mallory, PrevEvents: head, Content: json.RawMessage(fmt.Sprintf(`{"body":"%d.%d"}`, part, i)),
+				AuthEvents: s.authBefore(head[0]),
+			})
+			events = append(events, e)
+		}
+		s.evil.send(s.room, events...)
+	}
+	last := s.say(s.alice, s.room, "last")
+	seen := map[id.EventID]bool{}
+	token := ""
+	for range 50 {
+		page, err := s.svc.Messages(t.Context(), s.room, s.recipient(s.alice), PageRequest{From: token, Backwards: true, Limit: 5})
+		s.ok(err)
+		for _, raw := range page.Chunk {
+			var e struct {
+				ID     id.EventID `json:"event_id"`
+				Sender id.UserID
+				Type   string
+			}
+			s.ok(json.Unmarshal(raw, &e))
+			seen[e.ID] = true
+			if e.Sender == s.mallory && e.Type == "m.room.message" {
+				t.Fatalf("shown: %s", raw)
+			}
+		}
+		if token = page.End; token == "" {
+			break
+		}
+	}
+	if !seen[first] || !seen[last] || token != "" {
+		t.Errorf("first seen: %v, last: %v, end: %q", seen[first], seen[last], token)
+	}
+	if got := s.room2head(); len(got) != 1 || got[0] != last {
+		t.Errorf("the graph ends in %v", got)
+	}
+	s.whole()
+}
+
+// authBefore is what mallory cited while she was in the room.
+func (s *siege) authBefore(head id.EventID) []id.EventID {
+	s.Helper()
+	r := s.house.room(s.room)
+	var join id.EventID
+	for _, e := range s.timeline(s.room) {
+		if e.IsStateKey(typeMember, string(s.mallory)) && membershipOf(e) == "join" {
+			join = e.ID()
+		}
+	}
+	return []id.EventID{r.State(typeCreate, "").ID(), r.State(typePowerLevels, "").ID(), join}
+}
+
+// MSC4307: an event of another room proves nothing.
+func TestAuthEventOfAnotherRoomIsNone(t *testing.T) {
+	for _, version := range []id.RoomVersion{id.RoomV10, id.RoomV12} {
+		t.Run("v"+string(version), func(t *testing.T) {
+			s := besieged(t, version)
+			other := s.create(s.alice, CreateRoom{Preset: "public_chat", RoomVersion: version})
+			s.evil.join(other, s.mallory)
+			s.ok(s.svc.Ban(t.Context(), s.alice, s.room, s.mallory, ""))
+			auth := s.authBefore("")
+			auth[2] = s.house.room(other).State(typeMember, string(s.mallory)).ID()
+			if s.house.room(s.room).version.RoomIDIsCreateHash {
+				auth = auth[1:]
+			}
+			e := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, AuthEvents: auth})
+			if err := s.send1(e); err == nil {
+				t.Error("taken")
+			}
+			s.whole()
+		})
+	}
+}
+
+// A state that a server tells is bounded, and what it cannot prove is nothing.
+func TestToldStateProvesNothing(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	s.ok(s.svc.Ban(t.Context(), s.alice, s.room, s.mallory, ""))
+	bobs := s.evil.user("bob")
+	key := string(bobs)
+	r := s.house.room(s.room)
+	// A name by somebody who says to be in a state that nobody else knows: with power of their own making.
+	pl := s.evil.make(s.room, pdu.Proto{Type: typePowerLevels, StateKey: new(string), Sender: s.mallory, Content: json.RawMessage(`{"users":{"@mallory:evil":100,"@bob:evil":100}}`),
+		PrevEvents: []id.EventID{unknownID(1)}, AuthEvents: s.authBefore("")})
+	join := s.evil.make(s.room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: bobs, Content: json.RawMessage(`{"membership":"join"}`),
+		PrevEvents: []id.EventID{pl.ID()}, AuthEvents: []id.EventID{r.State(typeCreate, "").ID(), r.State(typeJoinRules, "").ID(), pl.ID()}})
+	name := s.evil.make(s.room, pdu.Proto{Type: typeName, StateKey: new(string), Sender: bobs, Content: json.RawMessage(`{"name":"mine"}`),
+		PrevEvents: []id.EventID{unknownID(2)}, AuthEvents: []id.EventID{r.State(typeCreate, "").ID(), pl.ID(), join.ID()}})
+	state := append(idsOf(s.stateEvents()), pl.ID(), join.ID())
+	s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return state, nil, nil }
+	s.evil.send(s.room, name)
+	if got := s.content(s.room, typeName, ""); got != "" {
+		t.Errorf("the name is %s", got)
+	}
+	if s.house.room(s.room).Levels().UserLevel(bobs) != 0 {
+		t.Error("bob has power")
+	}
+	s.whole()
+	huge := make([]id.EventID, maxForeignState+1)
+	for i := range huge {
+		huge[i] = unknownID(i)
+	}
+	s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return huge, nil, nil }
+	if err := s.send1(s.evil.say(s.room, s.mallory, "huge", unknownID(3))); err == nil {
+		t.Error("a huge state was believed")
+	}
+	s.whole()
+}
+
+// What is banned here cannot speak by way of what it did before.
+func TestEventOfBannedUserBesideTheBanIsHidden(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	head := s.room2head()
+	auth := s.authBefore("")
+	s.ok(s.svc.Ban(t.Context(), s.alice, s.room, s.mallory, ""))
+	e := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, PrevEvents: head, AuthEvents: auth})
+	if err := s.send1(e); err != nil {
+		t.Errorf("the sender is told of a soft failure: %v", err)
+	}
+	if got := s.stored(s.room, e.ID()); got == nil || got.Flags&storage.SoftFailedEvent == 0 {
+		t.Fatalf("stored as %+v", got)
+	}
+	_, err := s.svc.GetEvent(t.Context(), s.room, e.ID(), s.recipient(s.alice))
+	s.refused(err, mxerr.CodeNotFound)
+	s.whole()
+}
+
+func TestEventThatComesTwiceIsTakenOnce(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	e := s.evil.say(s.room, s.mallory, "twice")
+	s.evil.sendGood(s.room, e, e)
+	s.evil.sendGood(s.room, e)
+	if n := s.rows(e.ID()); n != 1 {
+		t.Errorf("stored %d times", n)
+	}
+	s.whole()
+}
+
+// An event whose child came first is no end of the graph.
+func TestLateEventIsNoEndOfTheGraph(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	late := s.evil.say(s.room, s.mallory, "late")
+	child := s.evil.say(s.room, s.mallory, "child", late.ID())
+	state := idsOf(s.stateEvents())
+	s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return state, nil, nil }
+	s.evil.sendGood(s.room, child)
+	head := s.room2head()
+	if !slices.Contains(head, child.ID()) {
+		t.Fatalf("the graph ends in %v", head)
+	}
+	s.evil.sendGood(s.room, late)
+	if got := s.room2head(); slices.Contains(got, late.ID()) {
+		t.Errorf("the graph ends in %v, with the one whose child is known", got)
+	}
+	s.whole()
+}
+
+func TestRedactionThatComesBeforeItsTarget(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	head := s.room2head()
+	target := s.evil.say(s.room, s.mallory, "secret", head...)
+	redaction := s.evil.make(s.room, pdu.Proto{Type: typeRedaction, Sender: s.mallory, Redacts: target.ID(), PrevEvents: head})
+	s.evil.sendGood(s.room, redaction)
+	s.evil.sendGood(s.room, target)
+	got := s.stored(s.room, target.ID())
+	if strings.Contains(string(got.JSON()), "secret") || got.RedactedBy == 0 {
+		t.Errorf("the target is %s", got.JSON())
+	}
+	s.whole()
+}
+
+func TestRedactionNeedsThePowerOrTheSameServer(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	mine := s.say(s.alice, s.room, "by alice")
+	s.evil.sendGood(s.room, s.evil.make(s.room, pdu.Proto{Type: typeRedaction, Sender: s.mallory, Redacts: mine}))
+	if got := s.stored(s.room, mine); got.RedactedBy != 0 || !strings.Contains(string(got.JSON()), "by alice") {
+		t.Errorf("mallory redacted %s", got.JSON())
+	}
+	s.whole()
+}
