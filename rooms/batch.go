@@ -44,6 +44,7 @@ type pendingEvent struct {
 
 	missing  []id.EventID // prev_events that are not stored
 	awaits   id.EventID   // what it redacts, where that is not stored yet
+	late     bool         // it was one of those
 	outgoing bool         // other servers are to get it from this one
 }
 

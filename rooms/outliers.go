@@ -16,15 +16,20 @@ const outlierChunk = 250
 
 // authorised judges events without a place by their own auth events, which are among them or in known. It returns them in
 // an order in which each comes after its auth events, with those that are rejected marked; what cites an event that is not
-// to be had is left out.
+// to be had is left out, and so are messages: they have no business in a state or an auth chain, and without a place they
+// would never expire.
 func authorised(v *pdu.Version, events []*pdu.Event, known map[id.EventID]*Event) []*Event {
 	byID := make(map[id.EventID]*pdu.Event, len(events))
 	for _, e := range events {
-		byID[e.ID()] = e
+		if e.IsState() {
+			byID[e.ID()] = e
+		}
 	}
 	j := judging{v: v, byID: byID, known: known, done: make(map[id.EventID]*Event, len(events))}
 	for _, e := range events {
-		j.visit(e)
+		if e.IsState() {
+			j.visit(e)
+		}
 	}
 	return j.out
 }

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -73,7 +74,7 @@ func (p *pastReader) load(ids []id.EventID) error {
 		if err != nil {
 			return err
 		}
-		if old := p.events[e.ID()]; old == nil || e.Order > old.Order {
+		if old := p.events[e.ID()]; old == nil || cmp.Or(cmp.Compare(e.Order, old.Order), cmp.Compare(e.Pos, old.Pos)) > 0 {
 			p.events[e.ID()] = e
 		}
 	}

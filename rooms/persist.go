@@ -105,6 +105,11 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	if err := b.writeRedaction(tx, e); err != nil {
 		return err
 	}
+	if e.late {
+		if err := tx.DeleteBackwardEdge(e.Room, string(e.ID())); err != nil {
+			return err
+		}
+	}
 	for _, missing := range e.missing {
 		if err := tx.AddBackwardEdge(e.Room, string(missing), e.Order); err != nil {
 			return err

@@ -92,6 +92,7 @@ type ingest struct {
 	results map[id.EventID]error
 	waiting map[id.EventID]*incoming // verified, not yet taken
 	known   map[id.EventID]*Event    // stored
+	absent  map[id.EventID]bool      // not stored when it was looked for
 
 	spoilt      bool // one of the missing events was not good: what follows it is not taken by its state alone
 	fetched     int  // missing events
@@ -113,7 +114,7 @@ func (in *ingest) take(events []*incoming) error {
 	if err := in.refresh(); err != nil {
 		return err
 	}
-	if len(in.missing()) > 0 {
+	if in.missing() > 0 {
 		if err := in.fetchMissing(); err != nil {
 			return err
 		}
@@ -137,11 +138,12 @@ func (in *ingest) refresh() error {
 		ids = append(append(append(ids, eventID), e.PrevEvents()...), e.AuthEvents()...)
 	}
 	if in.known == nil {
-		in.known = map[id.EventID]*Event{}
+		in.known, in.absent = map[id.EventID]*Event{}, map[id.EventID]bool{}
 	}
 	unknown := ids[:0]
 	for _, eventID := range ids {
-		if in.known[eventID] == nil {
+		if in.known[eventID] == nil && !in.absent[eventID] {
+			in.absent[eventID] = true
 			unknown = append(unknown, eventID)
 		}
 	}
@@ -191,16 +193,17 @@ func (in *ingest) has(eventID id.EventID) bool {
 	return e != nil && placed(e)
 }
 
-// missing lists the prev_events of waiting events that are neither stored nor waiting.
-func (in *ingest) missing() (ids []id.EventID) {
+// missing counts the prev_events of waiting events that are neither stored nor waiting.
+func (in *ingest) missing() int {
+	found := map[id.EventID]bool{}
 	for _, e := range in.waiting {
 		for _, prev := range e.PrevEvents() {
-			if !in.has(prev) && !slices.Contains(ids, prev) {
-				ids = append(ids, prev)
+			if !in.has(prev) {
+				found[prev] = true
 			}
 		}
 	}
-	return ids
+	return len(found)
 }
 
 // lacking lists the waiting events that name missing ones.
@@ -233,13 +236,13 @@ func (in *ingest) fetchMissing() error {
 			return in.ctx.Err()
 		}
 		raws = raws[:min(len(raws), maxMissingPage)]
-		before := len(in.missing())
+		before := in.missing()
 		added := in.admit(raws)
 		if err := in.refresh(); err != nil {
 			return err
 		}
 		in.fetched += len(raws)
-		if added == 0 || len(in.missing()) == before || len(raws) < usualMissingPage {
+		if added == 0 || in.missing() == before || len(raws) < usualMissingPage {
 			return nil
 		}
 	}
@@ -358,7 +361,7 @@ func (in *ingest) placeAll() error {
 	for len(in.waiting) > 0 {
 		ready := in.ready()
 		if len(ready) == 0 {
-			if err := in.bridgeGap(); err != nil {
+			if err := in.unblock(); err != nil {
 				return err
 			}
 			continue
@@ -372,56 +375,110 @@ func (in *ingest) placeAll() error {
 	return nil
 }
 
-// ready lists the waiting events that have everything before them stored, or in the list before them.
-func (in *ingest) ready() (out []*incoming) {
-	all := make([]*incoming, 0, len(in.waiting))
-	for _, e := range in.waiting {
-		all = append(all, e)
+// unblock gets the state for events that follow what has turned out not to be good meanwhile. Events that wait for each other
+// in a circle, as ids of old room versions and wrong auth events make it possible, are refused.
+func (in *ingest) unblock() error {
+	if len(in.gapless()) > 0 {
+		return in.bridgeGaps()
 	}
-	slices.SortFunc(all, func(a, b *incoming) int {
-		return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.OriginServerTS(), b.OriginServerTS()), cmp.Compare(a.ID(), b.ID()))
-	})
-	listed := map[id.EventID]bool{}
-	for more := true; more; {
-		more = false
-		for _, e := range all {
-			if listed[e.ID()] || !in.isReady(e, listed) {
-				continue
+	for eventID := range in.waiting {
+		in.done(eventID, errors.New("the event comes before itself"))
+	}
+	return nil
+}
+
+// ready lists the waiting events that have everything before them, and what allows them, stored or in the list before them.
+// Of those that could be next the least deep is.
+func (in *ingest) ready() (out []*incoming) {
+	open := map[id.EventID]int{} // events that must come first
+	followers := map[id.EventID][]*incoming{}
+	var next []*incoming // sorted, the first last
+	enter := func(e *incoming) {
+		at, _ := slices.BinarySearchFunc(next, e, func(a, b *incoming) int { return -byDepth(a, b) })
+		next = slices.Insert(next, at, e)
+	}
+	for _, e := range in.waiting {
+		first, possible := in.before(e)
+		if !possible {
+			continue
+		}
+		for _, b := range first {
+			followers[b] = append(followers[b], e)
+		}
+		if open[e.ID()] = len(first); len(first) == 0 {
+			enter(e)
+		}
+	}
+	for len(next) > 0 {
+		e := next[len(next)-1]
+		next = next[:len(next)-1]
+		out = append(out, e)
+		for _, f := range followers[e.ID()] {
+			if open[f.ID()]--; open[f.ID()] == 0 {
+				enter(f)
 			}
-			listed[e.ID()] = true
-			out, more = append(out, e), true
 		}
 	}
 	return out
 }
 
-func (in *ingest) isReady(e *incoming, listed map[id.EventID]bool) bool {
-	for _, a := range e.AuthEvents() { // an auth event that waits too comes first
-		if in.waiting[a] != nil && !listed[a] && a != e.ID() {
-			return false
+func byDepth(a, b *incoming) int {
+	return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.OriginServerTS(), b.OriginServerTS()), cmp.Compare(a.ID(), b.ID()))
+}
+
+// before lists the waiting events that must be taken before one; false where it names something that is not to be had.
+func (in *ingest) before(e *incoming) (first []id.EventID, possible bool) {
+	wait := func(eventID id.EventID) {
+		if !slices.Contains(first, eventID) {
+			first = append(first, eventID)
+		}
+	}
+	for _, a := range e.AuthEvents() {
+		if in.waiting[a] != nil && a != e.ID() {
+			wait(a)
 		}
 	}
 	for _, prev := range e.PrevEvents() {
-		stored := in.known[prev] != nil && placed(in.known[prev])
-		if !stored && !listed[prev] && e.gaps[prev] == nil {
-			return false
+		switch {
+		case in.known[prev] != nil && placed(in.known[prev]), e.gaps[prev] != nil:
+		case in.waiting[prev] != nil:
+			wait(prev)
+		default:
+			return nil, false
 		}
 	}
-	return true
+	return first, true
 }
 
-// bridgeGap makes one more event ready: the first that names something which is nowhere to be had gets the state there from
-// the sender. Events that wait for each other in a circle, as ids of old room versions make it possible, are refused.
-func (in *ingest) bridgeGap() error {
-	lacking := in.gapless()
-	if len(lacking) == 0 {
-		for eventID := range in.waiting {
-			in.done(eventID, errors.New("the event comes before itself"))
+// bridgeGaps gets the state before every event that names something which is nowhere to be had from the sender.
+func (in *ingest) bridgeGaps() error {
+	dropped := false
+	for _, e := range in.gapless() {
+		ok, err := in.bridgeGap(e)
+		if err != nil {
+			return err
 		}
-		return nil
+		dropped = dropped || !ok
 	}
-	slices.SortFunc(lacking, func(a, b id.EventID) int { return cmp.Compare(in.waiting[a].Depth(), in.waiting[b].Depth()) })
-	e := in.waiting[lacking[0]]
+	if dropped {
+		in.dropFollowers()
+	}
+	return nil
+}
+
+// gapless lists the waiting events that name missing ones after which the state is not known yet, the least deep first.
+func (in *ingest) gapless() (out []*incoming) {
+	for _, e := range in.waiting {
+		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return !in.has(prev) && e.gaps[prev] == nil }) {
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, byDepth)
+	return out
+}
+
+// bridgeGap makes an event ready that names something which is nowhere to be had; false where that is not to be.
+func (in *ingest) bridgeGap(e *incoming) (ok bool, err error) {
 	for _, prev := range e.PrevEvents() {
 		if in.has(prev) || e.gaps[prev] != nil {
 			continue
@@ -433,21 +490,16 @@ func (in *ingest) bridgeGap() error {
 		}
 		if err != nil {
 			if in.ctx.Err() != nil {
-				return in.ctx.Err()
+				return false, in.ctx.Err()
 			}
 			in.svc.log.InfoContext(in.ctx, "the state after an event is not to be had", "room", in.room.id, "event", prev, "err", err)
 			in.done(e.ID(), errNoPrevEvent)
 			received.WithLabelValues("refused").Inc()
-			in.dropFollowers(e.ID())
-			return nil
+			return false, nil
 		}
-		if e.gaps == nil {
-			e.gaps = map[id.EventID]gap{}
-		}
-		e.gaps[prev] = state
 		// Others that name the same event need not ask again.
 		for _, other := range in.waiting {
-			if other != e && slices.Contains(other.PrevEvents(), prev) {
+			if slices.Contains(other.PrevEvents(), prev) {
 				if other.gaps == nil {
 					other.gaps = map[id.EventID]gap{}
 				}
@@ -455,35 +507,31 @@ func (in *ingest) bridgeGap() error {
 			}
 		}
 	}
-	return nil
+	return true, nil
 }
 
-// dropFollowers refuses what waits for an event that was refused for want of its state.
-func (in *ingest) dropFollowers(eventID id.EventID) {
-	for _, e := range in.waiting {
-		if slices.Contains(e.PrevEvents(), eventID) && in.waiting[e.ID()] != nil {
-			in.done(e.ID(), errNoPrevEvent)
-			in.dropFollowers(e.ID())
+// dropFollowers refuses what waits for events that were refused for want of their state.
+func (in *ingest) dropFollowers() {
+	followers := map[id.EventID][]id.EventID{}
+	var lost []id.EventID
+	for eventID, e := range in.waiting {
+		for _, prev := range e.PrevEvents() {
+			followers[prev] = append(followers[prev], eventID)
+			if !in.has(prev) && e.gaps[prev] == nil {
+				lost = append(lost, eventID)
+			}
 		}
 	}
-}
-
-// bridgeGaps gets the state before every event that names something which is nowhere to be had.
-func (in *ingest) bridgeGaps() error {
-	for len(in.gapless()) > 0 {
-		if err := in.bridgeGap(); err != nil {
-			return err
+	for len(lost) > 0 {
+		eventID := lost[0]
+		lost = lost[1:]
+		if in.waiting[eventID] == nil {
+			continue
 		}
+		in.done(eventID, errNoPrevEvent)
+		received.WithLabelValues("refused").Inc()
+		lost = append(lost, followers[eventID]...)
 	}
-	return nil
-}
-
-// gapless lists the waiting events that name missing ones after which the state is not known yet.
-func (in *ingest) gapless() []id.EventID {
-	return slices.DeleteFunc(in.lacking(), func(eventID id.EventID) bool {
-		e := in.waiting[eventID]
-		return !slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return !in.has(prev) && e.gaps[prev] == nil })
-	})
 }
 
 var (
@@ -591,7 +639,30 @@ func (in *ingest) place(events []*incoming) error {
 	return nil
 }
 
+// placeTogether stores events in one write. Where that is not possible they are stored one by one: an event that cannot be
+// judged, as one that would need too large a resolution, must not keep others out.
 func (in *ingest) placeTogether(events []*incoming) error {
+	err := in.tryTogether(events)
+	if err == nil || in.ctx.Err() != nil {
+		return err
+	}
+	if len(events) == 1 {
+		in.svc.log.ErrorContext(in.ctx, "an event cannot be judged", "room", in.room.id, "event", events[0].ID(), "err", err)
+		received.WithLabelValues("refused").Inc()
+		in.done(events[0].ID(), errUnjudged)
+		return nil
+	}
+	for _, e := range events {
+		if err := in.placeTogether([]*incoming{e}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errUnjudged = errors.New("the event cannot be judged here")
+
+func (in *ingest) tryTogether(events []*incoming) error {
 	verdicts := make([]error, len(events))
 	var taken []*Event
 	err := in.svc.change(in.ctx, in.room.id, func(b *batch) (err error) {
@@ -687,12 +758,16 @@ func (in *ingest) lookUpOthers(e *incoming) error {
 			return err
 		}
 	}
-	return in.lookUpRedaction(e)
+	return in.lookUpEarlier(e)
 }
 
-// lookUpRedaction finds a redaction of an event that came before it and may redact it.
-func (in *ingest) lookUpRedaction(e *incoming) error {
+// lookUpEarlier finds what came before an event although it follows it: its children, and a redaction of it that may be.
+func (in *ingest) lookUpEarlier(e *incoming) error {
 	return in.svc.db.ReadInner(in.ctx, func(tx *storage.Tx) error {
+		var err error
+		if e.late, err = tx.IsMissing(in.room.nid, string(e.ID())); err != nil {
+			return err
+		}
 		pending, err := tx.PendingRedactions(in.room.nid, string(e.ID()))
 		if err != nil || len(pending) == 0 {
 			return err

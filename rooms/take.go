@@ -28,6 +28,7 @@ type incoming struct {
 	threadRoot storage.Pos
 	redacted   *Event      // what an m.room.redaction redacts; nil where that is not stored
 	redactedBy storage.Pos // a redaction of this event that came before it
+	late       bool        // events that follow it came before it
 
 	gaps map[id.EventID]gap // the state after prev_events that are not stored
 }
@@ -46,7 +47,7 @@ var (
 func (b *batch) take(in *incoming) (verdict, err error) {
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true,
-	}, relation: in.relation, outgoing: in.relay}
+	}, relation: in.relation, outgoing: in.relay, late: in.late}
 	if in.Type() == typeDummy {
 		pe.Flags |= storage.DummyEvent
 	}
@@ -365,6 +366,10 @@ func (b *batch) moveHead(p *pastReader, in *incoming, pe *pendingEvent, onHead b
 			x.after = pe.after
 		}
 		n.snapshot, n.extremities = pe.after, []extremity{x}
+		b.settleHead(pe)
+		return nil
+	}
+	if in.late { // it lies behind those that follow it, and its state is in theirs
 		b.settleHead(pe)
 		return nil
 	}

@@ -75,10 +75,10 @@ func (tx *Tx) InsertEvent(e *EventRow) error {
 }
 
 const eventByIDQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_hash = $1 AND e.event_id = $2 AND e.room_nid = $3
-ORDER BY e.ord DESC LIMIT 1`
+ORDER BY e.ord DESC, e.position DESC LIMIT 1`
 
 // EventByID finds an event of a room. One that was known without a place before it arrived has two rows, since states of
-// then name the older: the one with the place counts. It rides events_by_id.
+// then name the older: the one with the place counts, or the newer one where it has none. It rides events_by_id.
 func (tx *Tx) EventByID(room int64, eventID string) (EventRow, bool, error) {
 	return one(tx, scanEvent, eventByIDQuery, tx.IDHash(eventID), eventID, room)
 }

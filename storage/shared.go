@@ -113,6 +113,12 @@ func (tx *Tx) BackwardEdges(room, after, upTo int64, limit int) ([]BackwardEdge,
 	return collect(tx, scanBackwardEdge, backwardEdgesQuery, room, after, upTo, limit)
 }
 
+// IsMissing tells whether an event is one that a stored one names and that is not stored.
+func (tx *Tx) IsMissing(room int64, eventID string) (bool, error) {
+	_, found, err := one(tx, scanInt64, `SELECT ord FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, room, eventID)
+	return found, err
+}
+
 // AddPendingRedaction keeps a redaction for the time when its target arrives.
 func (tx *Tx) AddPendingRedaction(room int64, target string, p Pos) error {
 	_, err := tx.exec(`INSERT INTO pending_redactions (room_nid, target_id, position) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, room, target, int64(p))
@@ -133,7 +139,7 @@ func (tx *Tx) DeletePendingRedactions(room int64, target string) error {
 	return err
 }
 
-const eventAnywhereQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_hash = $1 AND e.event_id = $2 ORDER BY e.ord DESC LIMIT 1`
+const eventAnywhereQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_hash = $1 AND e.event_id = $2 ORDER BY e.ord DESC, e.position DESC LIMIT 1`
 
 // EventAnywhere finds an event by its id alone. Ids of room versions 1 and 2 may stand in several rooms: then one of them.
 func (tx *Tx) EventAnywhere(eventID string) (EventRow, bool, error) {

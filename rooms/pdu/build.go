@@ -72,7 +72,10 @@ func Build(v *Version, p Proto, s Signer) (*Event, error) {
 	if err := e.checkSizes(); err != nil {
 		return nil, err
 	}
-	return e, e.checkIDs(&m)
+	if err := e.checkIDs(&m); err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 func (p *Proto) check() error {

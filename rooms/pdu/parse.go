@@ -43,7 +43,10 @@ func Parse(v *Version, raw []byte) (*Event, error) {
 		return nil, err
 	}
 	e.setID(e.computeID(&m))
-	return e, e.checkIDs(&m)
+	if err := e.checkIDs(&m); err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // ParseStored reads an event that was checked before: from our own disk, or in a test. The id is taken as given, and
