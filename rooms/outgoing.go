@@ -33,22 +33,19 @@ func (r *Room) recipients(e *Event) []string {
 	return out
 }
 
-// ServersFor lists the other servers that the event at a position is for, by who is in its room now.
-func (s *Service) ServersFor(ctx context.Context, room int64, pos storage.Pos) ([]string, error) {
-	r, err := s.RoomByNID(ctx, room)
-	if err != nil {
-		return nil, err
-	}
-	var e *Event
-	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		events, err := r.eventsAt(tx, []storage.Pos{pos})
-		e = events[pos]
-		return err
+// ServersSince lists the other servers in a room, with the position since which one of their users is there without a break.
+func (s *Service) ServersSince(ctx context.Context, room int64) (map[string]storage.Pos, error) {
+	since := map[string]storage.Pos{}
+	err := s.db.Read(ctx, func(tx *storage.Tx) error {
+		return tx.EachJoined(room, func(user string, joined storage.Pos) {
+			server := serverOf(user)
+			if first, there := since[server]; !there || joined < first {
+				since[server] = joined
+			}
+		})
 	})
-	if err != nil || e == nil { // purged meanwhile
-		return nil, err
-	}
-	return r.recipients(e), nil
+	delete(since, s.Server)
+	return since, err
 }
 
 // OutgoingEvents gives the events at these positions as other servers get them, in their order: redacted ones redacted, and of
@@ -75,12 +72,13 @@ func (s *Service) OutgoingEvents(ctx context.Context, positions []storage.Pos) (
 			continue
 		}
 		raw, err := s.outgoing(ctx, row)
-		if err != nil {
-			return nil, err
+		if err != nil { // one that cannot be read must not keep the others back
+			s.log.ErrorContext(ctx, "an event for other servers cannot be read", "event", row.EventID, "err", err)
+			continue
 		}
 		out = append(out, raw)
 	}
-	return out, nil
+	return out, ctx.Err()
 }
 
 func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (json.RawMessage, error) {
@@ -105,25 +103,22 @@ func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (json.Raw
 	return pruned.JSON(), nil
 }
 
-// NewestEvents gives the forward extremities of a room, for a server that has missed much of it.
-func (s *Service) NewestEvents(ctx context.Context, room int64) ([]json.RawMessage, error) {
+// NewestEvents gives the positions of the forward extremities of a room, for a server that has missed much of it.
+func (s *Service) NewestEvents(ctx context.Context, room int64) ([]storage.Pos, error) {
 	r, err := s.RoomByNID(ctx, room)
 	if mxerr.Code(err) == mxerr.CodeNotFound {
 		return nil, nil
 	}
-	if err != nil {
+	if err != nil || !r.Resident() {
 		return nil, err
 	}
-	if !r.Resident() {
-		return nil, nil
-	}
 	r.mu.RLock()
+	defer r.mu.RUnlock()
 	positions := make([]storage.Pos, len(r.head.extremities))
 	for i, x := range r.head.extremities {
 		positions[i] = x.position()
 	}
-	r.mu.RUnlock()
-	return s.OutgoingEvents(ctx, positions)
+	return positions, nil
 }
 
 // SharedServers lists the other servers that share a room with a user of this one.

@@ -93,7 +93,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
 	}
-	s.outbox = outbox.New(outbox.Options{DB: s.db, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log})
+	s.outbox = outbox.New(outbox.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log})
 	s.remote.Gate = s.outbox
 	keys := e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log}
 	if cfg.Federation.Enabled {

@@ -6,6 +6,7 @@ import "slices"
 type OutboxRow struct {
 	Position Pos
 	Room     int64
+	About    string // the user whom an m.room.member event is about; else empty
 }
 
 // AddOutbox notes, in the write that stores an event, that other servers are to get it.
@@ -14,18 +15,36 @@ func (tx *Tx) AddOutbox(o OutboxRow) error {
 	return err
 }
 
-// Outbox lists what other servers are to get, from after a position, at most limit. It rides the primary key.
+const outboxQuery = `SELECT o.position, o.room_nid, CASE WHEN e.type = 'm.room.member' THEN coalesce(e.state_key, '') ELSE '' END
+FROM outbox o JOIN events e ON e.position = o.position WHERE o.position > $1 ORDER BY o.position LIMIT $2`
+
+// Outbox lists what other servers are to get, from after a position, at most limit. It rides the primary keys.
 func (tx *Tx) Outbox(after Pos, limit int) ([]OutboxRow, error) {
 	return collect(tx, func(r Row) (o OutboxRow, err error) {
-		err = r.Scan(&o.Position, &o.Room)
+		err = r.Scan(&o.Position, &o.Room, &o.About)
 		return o, err
-	}, `SELECT position, room_nid FROM outbox WHERE position > $1 ORDER BY position LIMIT $2`, int64(after), limit)
+	}, outboxQuery, int64(after), limit)
 }
 
-// PruneOutbox removes what everybody has, up to a position.
-func (tx *Tx) PruneOutbox(upTo Pos) error {
-	_, err := tx.exec(`DELETE FROM outbox WHERE position <= $1`, int64(upTo))
-	return err
+// PruneOutbox removes what everybody has, up to a position, and says how many rows that were.
+func (tx *Tx) PruneOutbox(upTo Pos) (int64, error) {
+	return tx.exec(`DELETE FROM outbox WHERE position <= $1`, int64(upTo))
+}
+
+const joinedByUserQuery = `SELECT u.user_id, m.joined_pos FROM memberships m JOIN users u ON u.nid = m.user_nid
+WHERE m.room_nid = $1 AND m.membership = 'join'`
+
+// EachJoined calls f for every user in a room, with the position since which they are. It rides memberships_by_room.
+func (tx *Tx) EachJoined(room int64, f func(user string, since Pos)) error {
+	return tx.each(func(r Row) error {
+		var user string
+		var since Pos
+		err := r.Scan(&user, &since)
+		if err == nil {
+			f(user, since)
+		}
+		return err
+	}, joinedByUserQuery, room)
 }
 
 // Destination is another server, as far as something is or was sent there.
@@ -89,9 +108,10 @@ type OutgoingEDU struct {
 }
 
 // AddEDU stores ephemeral data for a server, in a write only.
-func (tx *Tx) AddEDU(server string, json []byte) error {
-	_, err := tx.exec(`INSERT INTO edu_outbox (nid, server, json) VALUES ($1, $2, $3)`, int64(tx.NextPos()), server, string(json))
-	return err
+func (tx *Tx) AddEDU(server string, json []byte) (nid int64, err error) {
+	nid = int64(tx.NextPos())
+	_, err = tx.exec(`INSERT INTO edu_outbox (nid, server, json) VALUES ($1, $2, $3)`, nid, server, string(json))
+	return nid, err
 }
 
 // EDUs lists the oldest ephemeral data for a server. It rides edu_outbox_by_server.
@@ -120,7 +140,16 @@ func (tx *Tx) TrimEDUs(server string, keep int) error {
 	return err
 }
 
-// EDUServers lists the servers that ephemeral data waits for.
-func (tx *Tx) EDUServers() ([]string, error) {
-	return collect(tx, scanString, `SELECT DISTINCT server FROM edu_outbox ORDER BY server`)
+// EDUBacklog is how much ephemeral data waits for a server.
+type EDUBacklog struct {
+	Server string
+	Count  int64
+}
+
+// EDUBacklogs lists the servers that ephemeral data waits for.
+func (tx *Tx) EDUBacklogs() ([]EDUBacklog, error) {
+	return collect(tx, func(r Row) (b EDUBacklog, err error) {
+		err = r.Scan(&b.Server, &b.Count)
+		return b, err
+	}, `SELECT server, count(*) FROM edu_outbox GROUP BY server ORDER BY server`)
 }

@@ -1,0 +1,330 @@
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"ebb/storage"
+)
+
+// load reads what waits from before the start.
+func (s *Service) load(ctx context.Context) error {
+	s.mu.Lock()
+	begun := s.loading
+	s.loading = true
+	s.mu.Unlock()
+	if begun {
+		return nil
+	}
+	var destinations []storage.Destination
+	var behind []storage.DestinationRoom
+	var backlogs []storage.EDUBacklog
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		if destinations, err = tx.Destinations(); err != nil {
+			return err
+		}
+		if behind, err = tx.DestinationRooms(); err != nil {
+			return err
+		}
+		backlogs, err = tx.EDUBacklogs()
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read what waits for other servers: %w", err)
+	}
+	s.mu.Lock()
+	for _, row := range destinations {
+		s.destination(row.Server).read(row)
+	}
+	for _, row := range behind {
+		s.stamp++
+		s.destination(row.Server).behind[row.Room] = s.stamp
+	}
+	for _, row := range backlogs {
+		s.destination(row.Server).kicked++
+	}
+	s.mu.Unlock()
+	return s.requeue(ctx)
+}
+
+func (d *destination) read(row storage.Destination) {
+	d.delivered, d.failures = row.Delivered, row.Failures
+	if row.FailingSince != 0 {
+		d.since, d.retry = time.UnixMilli(row.FailingSince), time.UnixMilli(row.RetryTS)
+	}
+	if row.ReachedTS != 0 {
+		d.reached = time.UnixMilli(row.ReachedTS)
+	}
+}
+
+// outboxPage is how many rows are read at a time.
+const outboxPage = 1000
+
+// requeue puts the events that are left from before the start into the queues, and those that came since.
+func (s *Service) requeue(ctx context.Context) error {
+	rooms := residents{s, map[int64]map[string]storage.Pos{}}
+	for after, more := storage.Pos(0), true; more; {
+		rows, err := s.page(ctx, after)
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			servers, err := rooms.of(ctx, row)
+			if err != nil {
+				return err
+			}
+			after = row.Position
+			s.requeueOne(row, servers)
+		}
+		more = len(rows) == outboxPage || !s.hasAll(after)
+	}
+	return nil
+}
+
+// hasAll lets Sent go on where the table ends, if nothing came meanwhile.
+func (s *Service) hasAll(after storage.Pos) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.announced > after {
+		return false
+	}
+	s.loaded, s.top = true, max(s.top, after)
+	return true
+}
+
+func (s *Service) requeueOne(row storage.OutboxRow, servers []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.top = max(s.top, row.Position)
+	s.rows++
+	for _, server := range servers {
+		if d := s.destination(server); row.Position > d.delivered {
+			s.enqueue(d, queued{row.Position, row.Room})
+		}
+	}
+}
+
+func (s *Service) page(ctx context.Context, after storage.Pos) (rows []storage.OutboxRow, err error) {
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		rows, err = tx.Outbox(after, outboxPage)
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("read the outbox: %w", err)
+	}
+	return rows, err
+}
+
+// residents remembers which servers are in which room, for one walk over the table.
+type residents struct {
+	s     *Service
+	rooms map[int64]map[string]storage.Pos
+}
+
+// of lists the servers that a row is for: those that were in the room and still are, and that of the user whom it is about.
+func (r *residents) of(ctx context.Context, row storage.OutboxRow) ([]string, error) {
+	in := r.rooms[row.Room]
+	if in == nil {
+		var err error
+		if in, err = r.s.Rooms.ServersSince(ctx, row.Room); err != nil {
+			return nil, err
+		}
+		r.rooms[row.Room] = in
+	}
+	about := serverOf(row.About)
+	var servers []string
+	for server, since := range in {
+		if since <= row.Position && server != about {
+			servers = append(servers, server)
+		}
+	}
+	if about != "" && about != r.s.Server {
+		servers = append(servers, about)
+	}
+	return servers, nil
+}
+
+// serverOf is the part of an id after its first colon.
+func serverOf(fullID string) string {
+	for i := range len(fullID) {
+		if fullID[i] == ':' {
+			return fullID[i+1:]
+		}
+	}
+	return ""
+}
+
+// refill takes more of what a server has missed from the table, once its queue is empty.
+func (s *Service) refill(ctx context.Context, d *destination) error {
+	s.mu.Lock()
+	needed, after := d.missed > 0 && len(d.queue) == 0 && d.unanswered == nil, d.seen
+	s.mu.Unlock()
+	if !needed {
+		return nil
+	}
+	rooms := residents{s, map[int64]map[string]storage.Pos{}}
+	for more := true; more; {
+		s.mu.Lock()
+		top := s.top // what came until now is committed, so it is in the page
+		s.mu.Unlock()
+		rows, err := s.page(ctx, after)
+		if err != nil {
+			return err
+		}
+		var found []queued
+		for _, row := range rows {
+			servers, err := rooms.of(ctx, row)
+			if err != nil {
+				return err
+			}
+			if after = row.Position; slices.Contains(servers, d.server) {
+				found = append(found, queued{row.Position, row.Room})
+			}
+		}
+		if more = len(rows) == outboxPage; !more {
+			after = max(after, top)
+		}
+		more = s.refilled(d, after, found) && more
+	}
+	return nil
+}
+
+// refilled puts a page of the table into a queue; more tells that there is room and need for the next.
+func (s *Service) refilled(d *destination, seen storage.Pos, found []queued) (more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d.missed == 0 { // it was skipped meanwhile
+		return false
+	}
+	d.queue = append(d.queue, slices.DeleteFunc(found, func(q queued) bool { return d.behind[q.room] != 0 })...)
+	d.seen = seen
+	if seen >= s.top { // nothing came meanwhile: what comes from now on goes into the queue
+		d.missed = 0
+		clear(d.missedRooms)
+		return false
+	}
+	d.missed = max(d.missed-int64(len(found)), 1)
+	return len(d.queue) < maxQueue
+}
+
+// store writes how far everybody is, and removes what nobody waits for.
+func (s *Service) store(ctx context.Context) error {
+	c := s.changes()
+	if len(c.rows) == 0 && len(c.removed) == 0 {
+		return nil
+	}
+	var pruned int64
+	err := s.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+		if err := c.write(tx); err != nil {
+			return err
+		}
+		pruned, err = tx.PruneOutbox(c.prune)
+		return err
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rows -= pruned; err == nil {
+		return nil
+	}
+	for _, row := range c.rows { // once more, next time
+		d := s.destination(row.Server)
+		d.dirty = true
+		for _, room := range c.added[row.Server] {
+			d.newly[room] = d.behind[room] != 0
+		}
+	}
+	return err
+}
+
+// changes are what is to be stored.
+type changes struct {
+	rows           []storage.Destination
+	added, removed map[string][]int64 // destination_rooms
+	prune          storage.Pos
+}
+
+func (s *Service) changes() *changes {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := &changes{added: map[string][]int64{}, removed: map[string][]int64{}, prune: s.top}
+	now := s.Now()
+	for server, d := range s.known {
+		if d.failures > 0 && (s.rows > maxRows || now.Sub(d.since) > maxPatience) && (len(d.queue) > 0 || d.missed > 0) {
+			s.skip(d)
+		}
+		if oldest, waits := d.oldest(); waits {
+			c.prune = min(c.prune, oldest)
+		} else if d.dirty {
+			d.delivered = max(d.delivered, s.top)
+		}
+		if !d.dirty || !d.waits() && d.reached.IsZero() { // of one that never answered and gets nothing, nothing is kept
+			continue
+		}
+		d.dirty = false
+		c.rows = append(c.rows, d.row())
+		for room, still := range d.newly {
+			if still {
+				c.added[server] = append(c.added[server], room)
+			}
+		}
+		clear(d.newly)
+	}
+	for server, rooms := range s.gone {
+		c.removed[server] = slices.Collect(maps.Keys(rooms))
+	}
+	clear(s.gone)
+	s.forgetIdle(now)
+	return c
+}
+
+func (d *destination) row() storage.Destination {
+	row := storage.Destination{Server: d.server, Delivered: d.delivered, Failures: d.failures}
+	if d.failures > 0 {
+		row.FailingSince, row.RetryTS = d.since.UnixMilli(), max(d.retry.UnixMilli(), 0)
+	}
+	if !d.reached.IsZero() {
+		row.ReachedTS = d.reached.UnixMilli()
+	}
+	return row
+}
+
+func (c *changes) write(tx *storage.Tx) error {
+	for _, row := range c.rows {
+		if err := tx.PutDestination(row); err != nil {
+			return err
+		}
+	}
+	for server, rooms := range c.removed {
+		for _, room := range rooms {
+			if err := tx.DeleteDestinationRoom(server, room); err != nil {
+				return err
+			}
+		}
+	}
+	for server, rooms := range c.added {
+		for _, room := range rooms {
+			if err := tx.AddDestinationRoom(server, room); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// maxIdle is how many servers for which nothing waits stay in memory.
+const maxIdle = 10_000
+
+// forgetIdle drops servers for which nothing waits; those that do not answer are tried anew then. mu is held.
+func (s *Service) forgetIdle(now time.Time) {
+	if len(s.known) < maxIdle {
+		return
+	}
+	for server, d := range s.known {
+		if !d.waits() && !d.running && (!d.dirty || d.reached.IsZero()) && !now.Before(d.retry) {
+			delete(s.known, server)
+		}
+	}
+}

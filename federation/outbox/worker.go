@@ -1,0 +1,314 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"ebb/federation/fedclient"
+	"ebb/storage"
+	"ebb/telemetry"
+)
+
+var (
+	sentTransactions = telemetry.NewCounterVec("ebb_federation_sent_transactions_total", "Transactions to other servers, by result (taken, refused, unreachable).", "result")
+	sentItems        = telemetry.NewCounterVec("ebb_federation_sent_items_total", "Events and ephemeral data that other servers were sent, by kind (pdu, edu) and result (taken, refused, dropped).", "kind", "result")
+)
+
+// start gives a server a worker, if something waits for it. mu is held.
+func (s *Service) start(d *destination) {
+	if d.running || s.ctx == nil || s.ctx.Err() != nil || !d.waits() {
+		return
+	}
+	d.running = true
+	ctx := s.ctx
+	s.workers.Go(func() { s.work(ctx, d) })
+}
+
+// work sends until nothing is left or the service ends.
+func (s *Service) work(ctx context.Context, d *destination) {
+	for s.waitForRetry(ctx, d) {
+		slots := s.slots(d)
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			s.stopped(d)
+			return
+		}
+		err := s.sendSome(ctx, d)
+		<-slots
+		if err != nil && ctx.Err() == nil {
+			s.Log.ErrorContext(ctx, "sending to another server", "server", d.server, "err", err)
+			s.fail(d.server, err, true) // as for a server that takes nothing: later
+		}
+		if s.finished(d) {
+			return
+		}
+	}
+	s.stopped(d)
+}
+
+// slots bound how many servers are sent to at the same time.
+func (s *Service) slots(d *destination) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d.failures > 0 {
+		return s.trying
+	}
+	return s.sending
+}
+
+// finished ends the worker unless something is left or came meanwhile.
+func (s *Service) finished(d *destination) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d.waits() {
+		return false
+	}
+	d.running = false
+	return true
+}
+
+func (s *Service) stopped(d *destination) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d.running = false
+}
+
+// waitForRetry waits until a server that did not answer may be tried again; false at the end of the service.
+func (s *Service) waitForRetry(ctx context.Context, d *destination) bool {
+	for {
+		s.mu.Lock()
+		wait := d.retry.Sub(s.Now())
+		failing := d.failures > 0
+		s.mu.Unlock()
+		if !failing || wait <= 0 {
+			return ctx.Err() == nil
+		}
+		c, stop := s.Timer(wait)
+		select {
+		case <-c:
+			s.mu.Lock()
+			d.retry = time.Time{}
+			s.mu.Unlock()
+		case <-d.wake:
+			stop()
+		case <-ctx.Done():
+			stop()
+			return false
+		}
+	}
+}
+
+// transaction is what a server is sent at once. It keeps its id and what it is about until the server has answered; the
+// events are read anew each time, since they may be redacted or over their time by then.
+// Spec: server-server-api#put_matrixfederationv1sendtxnid
+type transaction struct {
+	id       string
+	queue    []queued              // the events of the queue that it covers
+	behind   map[int64]uint64      // rooms whose newest events it has
+	newest   []storage.Pos         // these
+	durable  []storage.OutgoingEDU // from the table
+	kicked   uint64                // destination.kicked when it was read
+	more     bool                  // the table has more
+	volatile []volatile
+}
+
+// maxBehindRooms is how many rooms of a server that has missed much one transaction is about.
+const maxBehindRooms = 2 // each has up to 20 newest events
+
+// sendSome sends one transaction. A server that does not take it is no error: the failure is counted.
+func (s *Service) sendSome(ctx context.Context, d *destination) error {
+	t, err := s.next(ctx, d)
+	if err != nil {
+		return err
+	}
+	pdus, err := s.events(ctx, t)
+	if err != nil {
+		return err
+	}
+	if edus := t.edus(); len(pdus)+len(edus) > 0 {
+		if err := s.transact(ctx, d.server, t.id, pdus, edus); err != nil {
+			s.unanswered(ctx, d, t, err)
+			return nil
+		}
+	}
+	return s.delivered(ctx, d, t)
+}
+
+// next is the transaction that the server has not answered, or a new one of what waits, as much as it holds.
+func (s *Service) next(ctx context.Context, d *destination) (*transaction, error) {
+	if err := s.refill(ctx, d); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	if t := d.unanswered; t != nil {
+		s.mu.Unlock()
+		return t, nil
+	}
+	t := &transaction{id: s.boot + strconv.FormatUint(s.count.Add(1), 36), behind: map[int64]uint64{}, kicked: d.kicked}
+	for room, stamp := range d.behind {
+		if len(t.behind) < maxBehindRooms {
+			t.behind[room] = stamp
+		}
+	}
+	durable := d.kicked != d.drained
+	s.mu.Unlock()
+	if err := s.takeNewest(ctx, t); err != nil {
+		return nil, err
+	}
+	if durable {
+		if err := s.takeDurable(ctx, d.server, t); err != nil {
+			return nil, err
+		}
+	}
+	s.takeQueued(d, t)
+	return t, nil
+}
+
+func (s *Service) takeNewest(ctx context.Context, t *transaction) error {
+	for room := range t.behind {
+		newest, err := s.Rooms.NewestEvents(ctx, room)
+		if err != nil {
+			return err
+		}
+		t.newest = append(t.newest, newest...)
+	}
+	t.newest = t.newest[:min(len(t.newest), maxPDUs)]
+	return nil
+}
+
+func (s *Service) takeDurable(ctx context.Context, server string, t *transaction) error {
+	return s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		t.durable, err = tx.EDUs(server, maxEDUs)
+		t.more = len(t.durable) == maxEDUs
+		return err
+	})
+}
+
+// takeQueued fills a transaction up with what is in memory.
+func (s *Service) takeQueued(d *destination, t *transaction) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.queue = slices.Clone(d.queue[:min(len(d.queue), maxPDUs-len(t.newest))])
+	n := min(len(d.volatile), maxEDUs-len(t.durable))
+	t.volatile, d.volatile = slices.Clone(d.volatile[:n]), d.volatile[n:]
+}
+
+func (s *Service) events(ctx context.Context, t *transaction) ([]json.RawMessage, error) {
+	positions := slices.Clone(t.newest)
+	for _, q := range t.queue {
+		positions = append(positions, q.pos)
+	}
+	return s.Rooms.OutgoingEvents(ctx, positions)
+}
+
+func (t *transaction) edus() (edus []json.RawMessage) {
+	for _, e := range t.durable {
+		edus = append(edus, e.JSON)
+	}
+	for _, v := range t.volatile {
+		edus = append(edus, v.json)
+	}
+	return edus
+}
+
+// unanswered keeps a transaction for the next try.
+func (s *Service) unanswered(ctx context.Context, d *destination, t *transaction, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	var remote *fedclient.RemoteError
+	refuses := errors.As(err, &remote)
+	sentTransactions.WithLabelValues(map[bool]string{true: "refused", false: "unreachable"}[refuses]).Inc()
+	s.Log.DebugContext(ctx, "a server did not take a transaction", "server", d.server, "err", err)
+	s.fail(d.server, err, refuses) // where the gate has counted the failure, it is not counted again
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d.unanswered = t
+	if d.failures >= failFast {
+		t.volatile, d.volatile = nil, nil
+	}
+}
+
+// transact sends one transaction. A server that refuses it as such is sent its halves, and so on: what it refuses by itself is
+// passed over, so that one bad item never blocks what waits behind it.
+func (s *Service) transact(ctx context.Context, server, txn string, pdus, edus []json.RawMessage) error {
+	refused, err := s.Sender.SendTransaction(ctx, server, txn, pdus, edus)
+	if err == nil {
+		sentTransactions.WithLabelValues("taken").Inc()
+		sentItems.WithLabelValues("pdu", "refused").Add(float64(len(refused)))
+		sentItems.WithLabelValues("pdu", "taken").Add(float64(max(len(pdus)-len(refused), 0)))
+		sentItems.WithLabelValues("edu", "taken").Add(float64(len(edus)))
+		for eventID, why := range refused {
+			s.Log.DebugContext(ctx, "a server did not take an event", "server", server, "event", eventID, "why", why)
+		}
+		return nil
+	}
+	if !indigestible(err) {
+		return err
+	}
+	if len(pdus)+len(edus) == 1 {
+		s.Log.WarnContext(ctx, "a server refuses an item, which is passed over", "server", server, "err", err)
+		sentItems.WithLabelValues(map[bool]string{true: "pdu", false: "edu"}[len(pdus) == 1], "refused").Inc()
+		return nil
+	}
+	p, e := (len(pdus)+1)/2, (len(edus)+1)/2
+	if len(pdus) > 0 && len(edus) > 0 {
+		p, e = len(pdus), 0
+	}
+	if err := s.transact(ctx, server, txn+".1", pdus[:p], edus[:e]); err != nil {
+		return err
+	}
+	return s.transact(ctx, server, txn+".2", pdus[p:], edus[e:])
+}
+
+// indigestible tells that a server refuses what a transaction is made of. Other errors are about the server, or about who sends.
+func indigestible(err error) bool {
+	var remote *fedclient.RemoteError
+	if !errors.As(err, &remote) {
+		return false
+	}
+	switch remote.Status {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
+		return true
+	}
+	return false
+}
+
+// delivered forgets what a server has.
+func (s *Service) delivered(ctx context.Context, d *destination, t *transaction) error {
+	if len(t.durable) > 0 {
+		nids := make([]int64, len(t.durable))
+		for i, e := range t.durable {
+			nids[i] = e.NID
+		}
+		if err := s.DB.Write(context.WithoutCancel(ctx), func(tx *storage.Tx) error { return tx.DeleteEDUs(nids) }); err != nil {
+			return fmt.Errorf("forget what was delivered: %w", err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d.unanswered = nil
+	d.succeeded()
+	d.reached, d.dirty = s.Now(), true
+	for _, q := range t.queue {
+		if len(d.queue) == 0 || d.queue[0] != q { // it was skipped meanwhile
+			break
+		}
+		d.queue = d.queue[1:]
+		d.delivered = max(d.delivered, q.pos)
+	}
+	for room, stamp := range t.behind {
+		s.caughtUp(d, room, stamp)
+	}
+	if !t.more {
+		d.drained = t.kicked
+	}
+	return nil
+}
