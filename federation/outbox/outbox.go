@@ -50,8 +50,6 @@ type Options struct {
 	Sender Sender
 	Now    func() time.Time
 	Log    *slog.Logger
-	// Timer makes a timer: the channel receives after d unless stop is called first. nil: real time.
-	Timer func(d time.Duration) (c <-chan time.Time, stop func())
 }
 
 const (
@@ -103,18 +101,10 @@ type Service struct {
 
 // New makes a Service; Run starts it.
 func New(o Options) *Service {
-	if o.Timer == nil {
-		o.Timer = realTimer
-	}
 	return &Service{
 		Options: o, boot: rand.Text()[:10], sending: make(chan struct{}, maxSending), trying: make(chan struct{}, maxTrying),
 		known: map[string]*destination{}, gone: map[string]map[int64]bool{},
 	}
-}
-
-func realTimer(d time.Duration) (<-chan time.Time, func()) {
-	t := time.NewTimer(d)
-	return t.C, func() { t.Stop() }
 }
 
 // Sent queues an event for servers. It is called in the commit hook of the event, in the order of positions.
@@ -182,12 +172,12 @@ func (s *Service) Run(ctx context.Context) error {
 		return err
 	}
 	s.begin(ctx)
+	tick := time.NewTicker(storeEvery)
+	defer tick.Stop()
 	for ctx.Err() == nil {
-		c, stop := s.Timer(storeEvery)
 		select {
-		case <-c:
+		case <-tick.C:
 		case <-ctx.Done():
-			stop()
 		}
 		if err := s.store(context.WithoutCancel(ctx)); err != nil {
 			s.Log.ErrorContext(ctx, "storing what was delivered", "err", err)

@@ -90,16 +90,16 @@ func (s *Service) waitForRetry(ctx context.Context, d *destination) bool {
 		if !failing || wait <= 0 {
 			return ctx.Err() == nil
 		}
-		c, stop := s.Timer(wait)
+		timer := time.NewTimer(wait)
 		select {
-		case <-c:
+		case <-timer.C:
 			s.mu.Lock()
 			d.retry = time.Time{}
 			s.mu.Unlock()
 		case <-d.wake:
-			stop()
+			timer.Stop()
 		case <-ctx.Done():
-			stop()
+			timer.Stop()
 			return false
 		}
 	}

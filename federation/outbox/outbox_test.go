@@ -1,0 +1,756 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/federation/fedclient"
+	"ebb/storage"
+	"ebb/storage/storagetest"
+)
+
+// The tests run in bubbles: time passes only while everybody waits.
+
+// world is other servers, as the outbox sees them, and the rooms that it asks about events.
+type world struct {
+	t  *testing.T
+	db *storage.DB
+	*Service
+	end func()
+
+	mu       sync.Mutex
+	answer   func(server string, pdus, edus []json.RawMessage) error // nil: everything is taken
+	tries    []try
+	since    map[string]storage.Pos // the servers of every room
+	redacted map[storage.Pos]bool
+	newest   []storage.Pos
+	slow     time.Duration // what every answer takes
+}
+
+// try is a transaction that a server was sent.
+type try struct {
+	at     time.Time
+	server string
+	txn    string
+	pdus   []string
+	edus   []string
+	err    error
+}
+
+func (w *world) SendTransaction(ctx context.Context, server, txn string, pdus, edus []json.RawMessage) (map[id.EventID]string, error) {
+	w.mu.Lock()
+	answer := w.answer
+	w.mu.Unlock()
+	var err error
+	select {
+	case <-time.After(w.slow):
+	case <-ctx.Done():
+	}
+	if answer != nil {
+		err = answer(server, pdus, edus)
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tries = append(w.tries, try{time.Now(), server, txn, texts(pdus), texts(edus), err})
+	return nil, err
+}
+
+func texts(raws []json.RawMessage) (out []string) {
+	for _, r := range raws {
+		out = append(out, strings.Trim(string(r), `"`))
+	}
+	return out
+}
+
+func (w *world) OutgoingEvents(_ context.Context, positions []storage.Pos) (out []json.RawMessage, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range positions {
+		text := fmt.Sprint(p)
+		if w.redacted[p] {
+			text = "redacted " + text
+		}
+		out = append(out, json.RawMessage(`"`+text+`"`))
+	}
+	return out, nil
+}
+
+func (w *world) NewestEvents(context.Context, int64) ([]storage.Pos, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.newest), nil
+}
+
+func (w *world) ServersSince(context.Context, int64) (map[string]storage.Pos, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.since, nil
+}
+
+// in runs a test in a bubble with an outbox at work.
+func in(t *testing.T, f func(w *world)) {
+	t.Helper()
+	dsn := storagetest.SQLite(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, since: map[string]storage.Pos{}, redacted: map[storage.Pos]bool{}}
+		var err error
+		if w.db, err = storage.Open(context.Background(), storage.Config{DSN: dsn}); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		defer func() {
+			w.end()
+			if err := w.db.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		f(w)
+	})
+}
+
+// start begins a run of the program.
+func (w *world) start() {
+	w.t.Helper()
+	w.Service = New(Options{DB: w.db, Server: "here", Rooms: w, Sender: w, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	w.end = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			w.t.Error(err)
+		}
+	}
+	synctest.Wait()
+}
+
+// restart ends the run and begins another.
+func (w *world) restart() {
+	w.t.Helper()
+	w.end()
+	w.start()
+}
+
+// crash is restart where nothing is stored any more.
+func (w *world) crash() {
+	w.t.Helper()
+	stored, edus := w.snapshot()
+	w.end()
+	w.restore(stored, edus)
+	w.start()
+}
+
+// snapshot reads how far everybody is.
+func (w *world) snapshot() (d []storage.Destination, rows []storage.OutboxRow) {
+	w.t.Helper()
+	err := w.db.Read(context.Background(), func(tx *storage.Tx) (err error) {
+		if d, err = tx.Destinations(); err != nil {
+			return err
+		}
+		rows, err = tx.Outbox(0, 1_000_000)
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return d, rows
+}
+
+// restore puts it back.
+func (w *world) restore(destinations []storage.Destination, rows []storage.OutboxRow) {
+	w.t.Helper()
+	err := w.db.Write(context.Background(), func(tx *storage.Tx) error {
+		if _, err := tx.PruneOutbox(1 << 60); err != nil {
+			return err
+		}
+		for _, r := range rows {
+			if err := tx.AddOutbox(r); err != nil {
+				return err
+			}
+		}
+		now, err := tx.Destinations()
+		if err != nil {
+			return err
+		}
+		for _, d := range now {
+			if err := tx.PutDestination(storage.Destination{Server: d.Server}); err != nil {
+				return err
+			}
+		}
+		for _, d := range destinations {
+			if err := tx.PutDestination(d); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// event stores an event and tells the outbox of it, as a commit does.
+func (w *world) event(room int64, servers ...string) storage.Pos {
+	return w.events(1, room, servers...)
+}
+
+// events is event n times; the position is that of the last.
+func (w *world) events(n int, room int64, servers ...string) (last storage.Pos) {
+	w.t.Helper()
+	w.mu.Lock()
+	for _, server := range servers {
+		if _, there := w.since[server]; !there {
+			w.since[server] = 0
+		}
+	}
+	w.mu.Unlock()
+	var positions []storage.Pos
+	p := w.db.Enqueue(storage.Write{
+		Do: func(tx *storage.Tx) error {
+			for range n {
+				p := tx.NextPos()
+				positions = append(positions, p)
+				w.mu.Lock()
+				w.newest = []storage.Pos{p}
+				w.mu.Unlock()
+				e := storage.EventRow{Position: p, Room: room, EventID: fmt.Sprint("$", p), Type: "m.room.message", JSON: []byte("{}")}
+				if err := errors.Join(tx.InsertEvent(&e), tx.AddOutbox(storage.OutboxRow{Position: p, Room: room})); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Committed: func() {
+			for _, p := range positions {
+				w.Sent(room, p, servers)
+			}
+		},
+	})
+	if err := p.Wait(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+	return positions[n-1]
+}
+
+// edu stores ephemeral data that must not be lost.
+func (w *world) edu(server, text string) {
+	w.t.Helper()
+	p := w.db.Enqueue(storage.Write{
+		Do:        func(tx *storage.Tx) error { return w.AddEDU(tx, server, json.RawMessage(`"`+text+`"`)) },
+		Committed: func() { w.Kick(server) },
+	})
+	if err := p.Wait(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) answers(f func(server string, pdus, edus []json.RawMessage) error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answer = f
+}
+
+// dead lets some servers answer nothing.
+func (w *world) dead(servers ...string) {
+	w.answers(func(server string, _, _ []json.RawMessage) error {
+		if slices.Contains(servers, server) {
+			return fmt.Errorf("%w: the network is down", fedclient.ErrUnreachable)
+		}
+		return nil
+	})
+}
+
+// after lets time pass and gives the transactions that were sent meanwhile.
+func (w *world) after(d time.Duration) []try {
+	time.Sleep(d)
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := w.tries
+	w.tries = nil
+	return out
+}
+
+// taken lists the events and ephemeral data that a server took.
+func taken(tries []try, server string) (pdus, edus []string) {
+	for _, t := range tries {
+		if t.server == server && t.err == nil {
+			pdus, edus = append(pdus, t.pdus...), append(edus, t.edus...)
+		}
+	}
+	return pdus, edus
+}
+
+func wantTaken(t *testing.T, tries []try, server string, want ...storage.Pos) {
+	t.Helper()
+	got, _ := taken(tries, server)
+	var texts []string
+	for _, p := range want {
+		texts = append(texts, fmt.Sprint(p))
+	}
+	if !slices.Equal(got, texts) {
+		t.Errorf("%s took %v, want %v", server, got, texts)
+	}
+}
+
+func upTo(last storage.Pos, n int) (out []storage.Pos) {
+	for p := last - storage.Pos(n) + 1; p <= last; p++ {
+		out = append(out, p)
+	}
+	return out
+}
+
+func refusedWith(status int) error {
+	return &fedclient.RemoteError{Server: "a", Status: status, Code: "M_UNKNOWN"}
+}
+
+func TestEventsGoToEachServerInOrderInFullTransactions(t *testing.T) {
+	in(t, func(w *world) {
+		last := w.events(120, 1, "a", "b")
+		tries := w.after(time.Minute)
+		wantTaken(t, tries, "a", upTo(last, 120)...)
+		wantTaken(t, tries, "b", upTo(last, 120)...)
+		ids := map[string]bool{}
+		for _, try := range tries {
+			if len(try.pdus) > 50 {
+				t.Errorf("a transaction of %d events", len(try.pdus))
+			}
+			ids[try.txn] = true
+		}
+		if len(ids) != len(tries) || len(tries) > 8 { // the first may go before the others are there
+			t.Errorf("%d transactions with %d ids", len(tries), len(ids))
+		}
+		if _, rows := w.snapshot(); len(rows) != 0 {
+			t.Errorf("%d rows stay in the table", len(rows))
+		}
+	})
+}
+
+func TestADeadServerIsTriedLessAndLessOftenAndDelaysNobody(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		p := w.event(1, "a", "b")
+		tries := w.after(30 * time.Minute)
+		wantTaken(t, tries, "b", p)
+		if len(tries) < 8 || len(tries) > 14 {
+			t.Errorf("%d tries in half an hour", len(tries))
+		}
+		tries = slices.DeleteFunc(tries, func(t try) bool { return t.server != "a" })
+		var last time.Duration
+		for i := 1; i < len(tries); i++ {
+			wait := tries[i].at.Sub(tries[i-1].at)
+			if tries[i].txn != tries[0].txn {
+				t.Error("another transaction, before the first was answered")
+			}
+			if wait < last {
+				t.Errorf("the wait went from %v to %v", last, wait)
+			}
+			last = wait
+		}
+		w.answers(nil)
+		tries = w.after(2 * time.Hour)
+		wantTaken(t, tries, "a", p)
+	})
+}
+
+func TestARequestOfADeadServerEndsItsWait(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		p := w.event(1, "a")
+		w.after(time.Hour)
+		w.answers(nil)
+		w.Heard("a")
+		wantTaken(t, w.after(0), "a", p)
+	})
+}
+
+func TestAServerThatAsksButCannotBeAskedIsNotTriedForEachOfItsRequests(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		w.event(1, "a")
+		w.after(time.Hour)
+		for range 100 {
+			w.Heard("a")
+			synctest.Wait()
+		}
+		if tries := w.after(0); len(tries) != 1 {
+			t.Errorf("%d tries", len(tries))
+		}
+	})
+}
+
+// A server that answers every transaction with an error of its own was asked again at once, without end.
+func TestAServerThatTakesNoTransactionIsLeftAlone(t *testing.T) {
+	for _, status := range []int{401, 403, 404, 429, 500, 502} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			in(t, func(w *world) {
+				w.answers(func(server string, _, _ []json.RawMessage) error {
+					w.Succeeded(server) // as fedclient does: there is somebody who answers
+					return refusedWith(status)
+				})
+				p := w.event(1, "a")
+				if tries := w.after(10 * time.Minute); len(tries) < 5 || len(tries) > 12 {
+					t.Errorf("%d tries in ten minutes", len(tries))
+				}
+				w.answers(nil)
+				wantTaken(t, w.after(time.Hour), "a", p)
+			})
+		})
+	}
+}
+
+func TestAServerIsNotAskedBeforeTheTimeItAskedFor(t *testing.T) {
+	in(t, func(w *world) {
+		w.answers(func(string, []json.RawMessage, []json.RawMessage) error {
+			return &fedclient.RemoteError{Server: "a", Status: http.StatusTooManyRequests, Code: "M_LIMIT_EXCEEDED", RetryAfter: 30 * time.Minute}
+		})
+		w.event(1, "a")
+		if tries := w.after(20 * time.Minute); len(tries) != 1 {
+			t.Errorf("%d tries", len(tries))
+		}
+	})
+}
+
+func TestOneBadItemBlocksNothing(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		last := w.events(40, 1, "a")
+		w.after(time.Second / 2)
+		w.edu("a", "good")
+		w.edu("a", "poison")
+		w.edu("a", "better")
+		bad := fmt.Sprint(last - 7)
+		w.answers(func(_ string, pdus, edus []json.RawMessage) error {
+			if slices.Contains(texts(pdus), bad) || slices.Contains(texts(edus), "poison") {
+				return refusedWith(400)
+			}
+			return nil
+		})
+		tries := w.after(time.Minute)
+		wantTaken(t, tries, "a", append(upTo(last-8, 32), upTo(last, 7)...)...)
+		if _, edus := taken(tries, "a"); !slices.Equal(edus, []string{"good", "better"}) {
+			t.Errorf("took %v", edus)
+		}
+		if len(tries) > 40 {
+			t.Errorf("%d tries", len(tries))
+		}
+		next := w.event(1, "a")
+		wantTaken(t, w.after(time.Second), "a", next)
+	})
+}
+
+func TestWhatWaitsOutlivesARestart(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		last := w.events(3, 1, "a", "b")
+		w.edu("a", "message")
+		wantTaken(t, w.after(time.Minute), "b", upTo(last, 3)...)
+		w.restart()
+		w.answers(nil)
+		tries := w.after(time.Hour)
+		wantTaken(t, tries, "a", upTo(last, 3)...)
+		wantTaken(t, tries, "b")
+		if _, edus := taken(tries, "a"); !slices.Equal(edus, []string{"message"}) {
+			t.Errorf("took %v", edus)
+		}
+	})
+}
+
+func TestAfterACrashNothingIsMissingAndIDsAreNew(t *testing.T) {
+	in(t, func(w *world) {
+		w.after(5 * time.Second) // to a moment just after something was stored
+		w.after(100 * time.Millisecond)
+		last := w.events(3, 1, "a")
+		before := w.after(0)
+		wantTaken(t, before, "a", upTo(last, 3)...)
+		w.crash()
+		again := w.after(time.Minute)
+		wantTaken(t, again, "a", upTo(last, 3)...)
+		if before[0].txn == again[0].txn {
+			t.Error("a transaction of the new run has the id of an old one: it would be taken for that one")
+		}
+	})
+}
+
+func TestTheWaitOfADeadServerOutlivesARestart(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		w.event(1, "a")
+		w.after(20 * time.Minute)
+		w.restart()
+		if tries := w.after(5 * time.Minute); len(tries) > 1 {
+			t.Errorf("%d tries in the five minutes after the start", len(tries))
+		}
+	})
+}
+
+func TestWhatAServerMissesComesInOrderFromTheTable(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		last := w.events(3*maxQueue+7, 1, "a", "b")
+		w.after(time.Minute)
+		w.mu.Lock()
+		w.since["late"] = last
+		w.mu.Unlock()
+		w.answers(nil)
+		w.Heard("a")
+		synctest.Wait()
+		next := w.event(1, "a", "late")
+		tries := w.after(time.Minute)
+		wantTaken(t, tries, "a", append(upTo(last, 3*maxQueue+7), next)...)
+		wantTaken(t, tries, "late", next)
+	})
+}
+
+func TestManyMissedEventsOutliveARestart(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		last := w.events(2*maxQueue, 1, "a")
+		w.after(time.Minute)
+		w.restart()
+		w.answers(nil)
+		wantTaken(t, w.after(time.Hour), "a", upTo(last, 2*maxQueue)...)
+	})
+}
+
+func TestAServerThatMissedTooMuchIsToldOfTheNewestEvents(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		last := w.events(maxQueue+maxMissed+1, 1, "a")
+		w.after(time.Minute)
+		w.restart()
+		w.answers(nil)
+		wantTaken(t, w.after(time.Hour), "a", last)
+		if _, rows := w.snapshot(); len(rows) != 0 {
+			t.Errorf("%d rows stay in the table", len(rows))
+		}
+		next := w.event(1, "a")
+		wantTaken(t, w.after(time.Minute), "a", next)
+		w.restart()
+		wantTaken(t, w.after(time.Minute), "a")
+	})
+}
+
+func TestAServerThatIsDeadForLongHoldsNothingBack(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		last := w.event(1, "a")
+		w.after(maxPatience + 2*time.Hour)
+		if _, rows := w.snapshot(); len(rows) != 0 {
+			t.Errorf("%d rows stay in the table", len(rows))
+		}
+		w.answers(nil)
+		if got, _ := taken(w.after(2*time.Hour), "a"); !slices.Contains(got, fmt.Sprint(last)) {
+			t.Errorf("took %v, not %d", got, last)
+		}
+	})
+}
+
+// An event that came while a server was told of the newest ones before it was forgotten.
+func TestAnEventBesidesTheNewestOnesIsNotLost(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		w.events(maxQueue+maxMissed+1, 1, "a")
+		w.after(time.Second)
+		var next storage.Pos
+		w.answers(func(string, []json.RawMessage, []json.RawMessage) error {
+			if next == 0 {
+				next = w.event(1, "a")
+			}
+			return nil
+		})
+		tries := w.after(time.Minute)
+		got, _ := taken(tries, "a")
+		if !slices.Contains(got, fmt.Sprint(next)) {
+			t.Errorf("took %v, not %d", got, next)
+		}
+	})
+}
+
+// Ephemeral data that was stored while a transaction was under way waited for the next.
+func TestEphemeralDataBesidesATransactionIsNotForgotten(t *testing.T) {
+	in(t, func(w *world) {
+		first := true
+		w.answers(func(string, []json.RawMessage, []json.RawMessage) error {
+			if first {
+				first = false
+				w.edu("a", "message")
+			}
+			return nil
+		})
+		w.event(1, "a")
+		if _, edus := taken(w.after(time.Second), "a"); !slices.Equal(edus, []string{"message"}) {
+			t.Errorf("took %v", edus)
+		}
+	})
+}
+
+func TestEphemeralDataInTheTableComesInOrderOnceInBoundedTransactions(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		var want []string
+		for i := range 250 {
+			want = append(want, fmt.Sprint("message ", i))
+			w.edu("a", want[i])
+		}
+		w.answers(nil)
+		tries := w.after(time.Hour)
+		if _, edus := taken(tries, "a"); !slices.Equal(edus, want) {
+			t.Errorf("took %d messages: %v", len(edus), edus)
+		}
+		for _, try := range tries {
+			if len(try.edus) > 100 {
+				t.Errorf("a transaction with %d EDUs", len(try.edus))
+			}
+		}
+		w.restart()
+		if tries := w.after(time.Minute); len(tries) != 0 {
+			t.Errorf("sent again: %v", tries)
+		}
+	})
+}
+
+func TestVolatileDataIsReplacedByKeyAndBounded(t *testing.T) {
+	in(t, func(w *world) {
+		release := make(chan struct{})
+		w.answers(func(string, []json.RawMessage, []json.RawMessage) error { <-release; return nil })
+		w.event(1, "a")
+		synctest.Wait() // under way
+		for i := range 3 {
+			w.Queue("a", "typing !r @u", json.RawMessage(fmt.Sprintf(`"typing %d"`, i)))
+		}
+		for i := range maxVolatile + 10 {
+			w.Queue("a", fmt.Sprint("receipt ", i), json.RawMessage(fmt.Sprintf(`"receipt %d"`, i)))
+		}
+		close(release)
+		_, edus := taken(w.after(time.Minute), "a")
+		if len(edus) != maxVolatile || edus[0] != "receipt 10" {
+			t.Errorf("took %d, the first %q", len(edus), edus[0])
+		}
+	})
+}
+
+func TestVolatileDataDoesNotWaitForADeadServer(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		w.event(1, "a")
+		w.after(10 * time.Minute)
+		w.Queue("a", "typing", json.RawMessage(`"typing"`))
+		w.answers(nil)
+		if _, edus := taken(w.after(time.Hour), "a"); len(edus) != 0 {
+			t.Errorf("took %v, which is old news", edus)
+		}
+	})
+}
+
+func TestAnEventThatIsRedactedWhileItWaitsGoesOutRedacted(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		p := w.event(1, "a")
+		w.after(time.Minute)
+		w.mu.Lock()
+		w.redacted[p] = true
+		w.mu.Unlock()
+		w.answers(nil)
+		if got, _ := taken(w.after(time.Hour), "a"); !slices.Equal(got, []string{fmt.Sprint("redacted ", p)}) {
+			t.Errorf("took %v", got)
+		}
+	})
+}
+
+func TestOtherRequestsDoNotWaitForADeadServer(t *testing.T) {
+	in(t, func(w *world) {
+		down := fmt.Errorf("%w: the network is down", fedclient.ErrUnreachable)
+		for range failFast {
+			if err := w.Allowed("a"); err != nil {
+				t.Fatalf("a server that failed now and then: %v", err)
+			}
+			w.Failed("a", down)
+			w.Failed("a", down) // of a request that was under way
+			time.Sleep(time.Minute)
+		}
+		w.Failed("a", down)
+		if err := w.Allowed("a"); !errors.Is(err, fedclient.ErrUnreachable) {
+			t.Errorf("asked at once: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if err := w.Allowed("a"); err != nil {
+			t.Errorf("asked when it is time to: %v", err)
+		}
+		w.Failed("a", down)
+		w.Succeeded("a")
+		if err := w.Allowed("a"); err != nil {
+			t.Errorf("asked after it answered: %v", err)
+		}
+	})
+}
+
+func TestServersThatWereOnlyAskedLeaveNoTrace(t *testing.T) {
+	in(t, func(w *world) {
+		for i := range maxIdle + 500 {
+			w.Failed(fmt.Sprintf("made-up-%d", i), fedclient.ErrUnreachable)
+		}
+		w.after(time.Minute)
+		w.Service.mu.Lock()
+		n := len(w.known)
+		w.Service.mu.Unlock()
+		if n > maxIdle {
+			t.Errorf("%d servers in memory", n)
+		}
+		if d, _ := w.snapshot(); len(d) != 0 {
+			t.Errorf("%d rows", len(d))
+		}
+	})
+}
+
+func TestTheEndDoesNotWaitForASlowServer(t *testing.T) {
+	in(t, func(w *world) {
+		w.slow = time.Hour
+		p := w.event(1, "a")
+		synctest.Wait()
+		start := time.Now()
+		w.end()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("the end took %v", took)
+		}
+		w.slow = 0
+		w.after(0)
+		w.start()
+		wantTaken(t, w.after(time.Second), "a", p)
+	})
+}
+
+func TestDeadServersTakeNoPlaceFromLivingOnes(t *testing.T) {
+	in(t, func(w *world) {
+		w.answers(func(server string, _, _ []json.RawMessage) error {
+			if strings.HasPrefix(server, "dead") {
+				time.Sleep(30 * time.Second)
+				return fedclient.ErrUnreachable
+			}
+			return nil
+		})
+		var dead []string
+		for i := range 400 {
+			dead = append(dead, fmt.Sprint("dead", i))
+		}
+		w.event(1, dead...)
+		w.after(10 * time.Minute)
+		p := w.event(1, append(dead, "alive")...)
+		wantTaken(t, w.after(time.Second), "alive", p)
+	})
+}
