@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"sync"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -85,7 +86,31 @@ func (s *Service) JoinWith(ctx context.Context, sender Sender, room id.RoomID, v
 	return s.join(ctx, sender, room, via, c)
 }
 
+const (
+	// A user who has just come into a room whose members may join another one is known as such here before others hear of it:
+	// a join that only they can grant is asked for again a few times.
+	grantTries = 4
+	grantPause = 300 * time.Millisecond
+)
+
 func (s *Service) join(ctx context.Context, sender Sender, room id.RoomID, via []string, c memberContent) error {
+	for try := 1; ; try++ {
+		err := s.joinOnce(ctx, sender, room, via, &c)
+		if try == grantTries || !c.elsewhere || mxerr.Code(err) != mxerr.CodeForbidden {
+			return err
+		}
+		select {
+		case <-time.After(grantPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (s *Service) joinOnce(ctx context.Context, sender Sender, room id.RoomID, via []string, given *memberContent) error {
+	c := *given
+	defer func() { given.elsewhere = c.elsewhere }()
+	c.elsewhere = false
 	if err := s.withProfile(ctx, sender.ID, &c); err != nil {
 		return err
 	}

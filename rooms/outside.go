@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"maunium.net/go/mautrix/id"
 
@@ -123,7 +124,7 @@ func (s *Service) endsOutside(r *Room, origin string, e *pdu.Event) bool {
 		return false
 	}
 	current := r.State(typeMember, key)
-	if current == nil {
+	if current == nil || !slices.Contains(e.AuthEvents(), current.ID()) { // it is about an invite or knock of before
 		return false
 	}
 	switch r.Membership(user) {
