@@ -42,7 +42,7 @@ func (a *API) Routes() []httpapi.Route {
 		a.messagePaginationRoutes(), a.passwordManagementRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
 		a.pushrulesRoutes(), a.readMarkersRoutes(), a.receiptsRoutes(), a.redactionRoutes(), a.refreshRoutes(),
 		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
-		a.roomSendRoutes(), a.roomStateRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.supportRoutes(), a.syncRoutes(),
+		a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),
 		a.tagsRoutes(), a.thirdPartyLookupRoutes(), a.threadsListRoutes(), a.toDeviceRoutes(), a.typingRoutes(),
 		a.usersRoutes(), a.versionsRoutes(), a.voipRoutes(), a.wellknownRoutes(), a.whoamiRoutes(),
 	)

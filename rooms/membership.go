@@ -197,18 +197,8 @@ const maxAllow = 100
 // inAllowedRoom tells whether a user is in one of the rooms whose members a join rule lets in; unsure where this server
 // takes no part in one of them.
 func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (allowed, unsure bool, err error) {
-	raw, _ := canonjson.Get(r.State(typeJoinRules, "").Content(), "allow")
-	allow, _ := canonjson.Elements(raw)
-	for _, a := range allow[:min(len(allow), maxAllow)] {
-		if !isObject(a) {
-			continue
-		}
-		typ, _ := canonjson.Get(a, "type")
-		of, _ := canonjson.Get(a, "room_id")
-		if jsonString(typ) != "m.room_membership" {
-			continue
-		}
-		other, err := s.Room(ctx, id.RoomID(jsonString(of)))
+	for _, room := range allowedRooms(r.State(typeJoinRules, "").Content()) {
+		other, err := s.Room(ctx, room)
 		switch {
 		case mxerr.Code(err) == mxerr.CodeNotFound, err == nil && !other.Resident():
 			unsure = true

@@ -19,6 +19,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/federation/fedclient"
 	"ebb/mxerr"
 	"ebb/push"
 	"ebb/rooms/expiry"
@@ -85,7 +86,8 @@ type Service struct {
 	txns   txnTable
 	unread unreadTable
 
-	joining *flights // joins through other servers
+	joining *flights                                // joins through other servers
+	spaces  *fedclient.Memo[spaceKey, *remoteSpace] // as other servers show them
 
 	lastCreated atomic.Int64 // ms; see createTime
 
@@ -109,7 +111,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights()}
+	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), spaces: newSpaces(o.Now)}
 	s.cache.init(o.CacheBytes)
 	s.users.init()
 	s.own.init()

@@ -290,7 +290,7 @@ func (c *Client) PublicRooms(ctx context.Context, server string, body json.RawMe
 // Spec: server-server-api#get_matrixfederationv1hierarchyroomid
 func (c *Client) Hierarchy(ctx context.Context, server string, room id.RoomID, suggestedOnly bool) (answer json.RawMessage, err error) {
 	query := url.Values{"suggested_only": {strconv.FormatBool(suggestedOnly)}}
-	err = c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/hierarchy", string(room)), query: query}, &answer)
+	err = c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/hierarchy", string(room)), query: query, size: maxSmallAnswer}, &answer)
 	return answer, err
 }
 

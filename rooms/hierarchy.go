@@ -1,0 +1,398 @@
+package rooms
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/federation/fedclient"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+const (
+	typeSpaceChild = "m.space.child"
+	roomTypeSpace  = "m.space"
+)
+
+// Bounds of a walk through spaces.
+const (
+	defaultHierarchy    = 50 // rooms of a page
+	maxHierarchy        = 100
+	maxHierarchyDepth   = 20
+	maxHierarchyRooms   = 1000 // rooms looked at for all pages of a walk
+	maxChildren         = 500  // of one space
+	maxChildrenAnswer   = 100  // that another server is told of
+	maxHierarchyServers = 3    // asked for one room
+	maxVia              = 10   // servers named with a child
+	hierarchyTime       = 10 * time.Second
+	// Answers of other servers are remembered for a while: a client walks in pages, and many walk the same space.
+	hierarchyLifetime    = 5 * time.Minute
+	maxRemoteSpaces      = 100 // remembered, of at most 1 MiB each
+	maxHierarchyRequests = 32  // under way
+)
+
+// SpaceRoom is one room of a walk through a space.
+type SpaceRoom struct {
+	RoomSummary
+	ChildrenState []ChildState `json:"children_state"`
+}
+
+// ChildState is the event that makes a room the child of a space, as a stripped event.
+type ChildState struct {
+	Type           string          `json:"type"`
+	StateKey       id.RoomID       `json:"state_key"`
+	Content        json.RawMessage `json:"content"`
+	Sender         id.UserID       `json:"sender"`
+	OriginServerTS int64           `json:"origin_server_ts"`
+}
+
+// childContent is the content of m.space.child. Members of another type count as absent.
+type childContent struct {
+	via       []string
+	order     string
+	suggested bool
+}
+
+// read reads a child; false where it is none: one without a list of servers has been taken away.
+// Spec: client-server-api#mspacechild
+func (c *ChildState) read() (content childContent, ok bool) {
+	if c.Type != typeSpaceChild || !validRoomID(c.StateKey) || !isObject(c.Content) {
+		return content, false
+	}
+	raw, _ := canonjson.Get(c.Content, "via")
+	if json.Unmarshal(raw, &content.via) != nil || content.via == nil {
+		return content, false
+	}
+	content.via = content.via[:min(len(content.via), maxVia)]
+	order, _ := canonjson.Get(c.Content, "order")
+	if text := jsonString(order); validOrder(text) {
+		content.order = text
+	}
+	suggested, _ := canonjson.Get(c.Content, "suggested")
+	content.suggested = string(suggested) == "true"
+	return content, true
+}
+
+// validOrder is the grammar of a child's order.
+func validOrder(s string) bool {
+	return len(s) <= 50 && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+}
+
+// child is a child with what was read of it.
+type child struct {
+	ChildState
+	childContent
+}
+
+// inOrder sorts children as clients show them, and keeps those that are wanted.
+// Spec: client-server-api#ordering-of-children-within-a-space
+func inOrder(states []ChildState, suggestedOnly bool) (children []child) {
+	for _, state := range states {
+		if content, ok := state.read(); ok && (content.suggested || !suggestedOnly) {
+			children = append(children, child{state, content})
+		}
+	}
+	slices.SortFunc(children, func(a, b child) int {
+		switch {
+		case a.order != "" && b.order == "":
+			return -1
+		case a.order == "" && b.order != "":
+			return 1
+		}
+		return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.OriginServerTS, b.OriginServerTS), cmp.Compare(a.StateKey, b.StateKey))
+	})
+	return children[:min(len(children), maxChildren)]
+}
+
+func states(children []child) []ChildState {
+	out := make([]ChildState, len(children))
+	for i, c := range children {
+		out[i] = c.ChildState
+	}
+	return out
+}
+
+// children lists the children of a space that this server knows; of a room that is no space there are none.
+func (r *Room) children(suggestedOnly bool) []child {
+	if e := r.State(typeCreate, ""); e == nil || contentString(e, "type") != roomTypeSpace {
+		return nil
+	}
+	var found []ChildState
+	r.EachState(func(k pdu.StateKey, _, _ storage.Pos, e *Event) bool {
+		if k.Type == typeSpaceChild && e != nil {
+			found = append(found, ChildState{
+				Type: k.Type, StateKey: id.RoomID(k.Key), Content: e.Content(), Sender: e.Sender(), OriginServerTS: e.OriginServerTS(),
+			})
+		}
+		return true
+	})
+	return inOrder(found, suggestedOnly)
+}
+
+// remoteSpace is a room with its children as another server shows it.
+type remoteSpace struct {
+	room         SpaceRoom
+	children     map[id.RoomID]RoomSummary
+	inaccessible map[id.RoomID]bool
+}
+
+type spaceKey struct {
+	server    string
+	room      id.RoomID
+	suggested bool
+}
+
+func newSpaces(now func() time.Time) *fedclient.Memo[spaceKey, *remoteSpace] {
+	return fedclient.NewMemo[spaceKey, *remoteSpace](hierarchyLifetime, maxRemoteSpaces, maxHierarchyRequests, now)
+}
+
+// readSpace reads what another server answers about a room. What is not as it must be is left out.
+func readSpace(raw json.RawMessage, room id.RoomID) (*remoteSpace, error) {
+	var answer struct {
+		Room         json.RawMessage   `json:"room"`
+		Children     []json.RawMessage `json:"children"`
+		Inaccessible []id.RoomID       `json:"inaccessible_children"`
+	}
+	var about struct {
+		RoomSummary
+		ChildrenState []json.RawMessage `json:"children_state"`
+	}
+	if json.Unmarshal(raw, &answer) != nil || json.Unmarshal(answer.Room, &about) != nil || about.RoomID != room {
+		return nil, fedclient.ErrBadAnswer
+	}
+	space := &remoteSpace{room: SpaceRoom{RoomSummary: about.RoomSummary}, children: map[id.RoomID]RoomSummary{}, inaccessible: map[id.RoomID]bool{}}
+	for _, raw := range about.ChildrenState[:min(len(about.ChildrenState), maxChildren)] {
+		var state ChildState
+		if json.Unmarshal(raw, &state) == nil {
+			space.room.ChildrenState = append(space.room.ChildrenState, state)
+		}
+	}
+	for _, raw := range answer.Children[:min(len(answer.Children), maxChildren)] {
+		var summary RoomSummary
+		if json.Unmarshal(raw, &summary) == nil && validRoomID(summary.RoomID) {
+			space.children[summary.RoomID] = summary
+		}
+	}
+	for _, room := range answer.Inaccessible[:min(len(answer.Inaccessible), maxChildren)] {
+		space.inaccessible[room] = true
+	}
+	return space, nil
+}
+
+// HierarchyQuery asks for a page of a walk through a space.
+type HierarchyQuery struct {
+	User          id.UserID
+	Root          id.RoomID
+	SuggestedOnly bool
+	MaxDepth      int // of the root's children it is 1
+	Limit         int // 0: a default
+	From          string
+}
+
+// Hierarchy is a page of a walk.
+type Hierarchy struct {
+	Rooms     []SpaceRoom `json:"rooms"`
+	NextBatch string      `json:"next_batch,omitempty"`
+}
+
+// Hierarchy walks through a space, each room before its children, and gives the rooms that the user may see. Children in which
+// this server takes no part are asked for at the servers that the space names. A token is the number of rooms given before: the
+// walk begins anew for every page, by what is in memory.
+//
+// Errors: M_FORBIDDEN for a root that the user may not see; M_INVALID_PARAM.
+// Spec: client-server-api#get_matrixclientv1roomsroomidhierarchy
+func (s *Service) Hierarchy(ctx context.Context, q HierarchyQuery) (page Hierarchy, err error) {
+	skip, err := q.begin()
+	if err != nil {
+		return page, err
+	}
+	if q.Limit <= 0 {
+		q.Limit = defaultHierarchy
+	}
+	network, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	w := &walk{svc: s, q: q, network: network, who: onlooker{user: q.User}, seen: map[id.RoomID]bool{q.Root: true}, next: []step{{room: q.Root}}}
+	page.Rooms = []SpaceRoom{}
+	for given := 0; len(page.Rooms) <= min(q.Limit, maxHierarchy); {
+		room, err := w.advance(ctx)
+		if err != nil {
+			return page, err
+		}
+		if room == nil {
+			return page, nil
+		}
+		if given++; given > skip {
+			page.Rooms = append(page.Rooms, *room)
+		}
+	}
+	page.Rooms = page.Rooms[:len(page.Rooms)-1] // the last one is only there to know that there is one
+	page.NextBatch = q.token(skip + len(page.Rooms))
+	return page, nil
+}
+
+// token is where a walk goes on: h, the rooms given before, and what may not change between two pages.
+func (q *HierarchyQuery) token(given int) string {
+	return "h" + strconv.Itoa(given) + "_" + strconv.Itoa(q.MaxDepth) + "_" + strconv.FormatBool(q.SuggestedOnly)
+}
+
+// begin reads the token, and brings the query within bounds.
+func (q *HierarchyQuery) begin() (skip int, err error) {
+	q.MaxDepth = min(q.MaxDepth, maxHierarchyDepth)
+	if q.From == "" {
+		return 0, nil
+	}
+	digits, _, _ := strings.Cut(strings.TrimPrefix(q.From, "h"), "_")
+	skip, err = strconv.Atoi(digits)
+	if err != nil || skip < 0 || q.token(skip) != q.From {
+		return 0, mxerr.InvalidParam("from is no token of this walk, or suggested_only or max_depth have changed")
+	}
+	return skip, nil
+}
+
+// walk is a walk through spaces.
+type walk struct {
+	svc     *Service
+	q       HierarchyQuery
+	who     onlooker
+	network context.Context // ends when no other server is asked any more: the rest is what is known here
+	seen    map[id.RoomID]bool
+	next    []step // the last one first
+	looked  int
+}
+
+// step is a room to be looked at.
+type step struct {
+	room   id.RoomID
+	depth  int
+	via    []string
+	parent *remoteSpace // where another server has shown the space that the room is in
+}
+
+// advance finds the next room that may be seen; nil at the end.
+func (w *walk) advance(ctx context.Context) (*SpaceRoom, error) {
+	for len(w.next) > 0 && w.looked < maxHierarchyRooms {
+		at := w.next[len(w.next)-1]
+		w.next = w.next[:len(w.next)-1]
+		w.looked++
+		room, children, space, err := w.look(ctx, &at)
+		if err != nil {
+			return nil, err
+		}
+		visible := false
+		if room != nil {
+			if visible, err = w.svc.mayLook(ctx, w.who, &room.RoomSummary); err != nil {
+				return nil, err
+			}
+		}
+		if !visible {
+			if at.depth == 0 {
+				return nil, mxerr.Forbidden("There is no such room, or you may not see it")
+			}
+			continue
+		}
+		room.ChildrenState = states(children)
+		if at.depth < w.q.MaxDepth {
+			w.push(children, at.depth+1, space)
+		}
+		return room, nil
+	}
+	return nil, nil
+}
+
+func (w *walk) push(children []child, depth int, space *remoteSpace) {
+	for _, c := range slices.Backward(children) {
+		if !w.seen[c.StateKey] {
+			w.next = append(w.next, step{c.StateKey, depth, c.via, space})
+		}
+	}
+	for _, c := range children {
+		w.seen[c.StateKey] = true
+	}
+}
+
+// look finds a room here or elsewhere; nil where nobody shows it.
+func (w *walk) look(ctx context.Context, at *step) (*SpaceRoom, []child, *remoteSpace, error) {
+	r, err := w.svc.Room(ctx, at.room)
+	if err == nil && r.Resident() {
+		return &SpaceRoom{RoomSummary: r.summary()}, r.children(w.q.SuggestedOnly), nil, nil
+	}
+	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+		return nil, nil, nil, err
+	}
+	if p := at.parent; p != nil {
+		if p.inaccessible[at.room] {
+			return nil, nil, nil, nil
+		}
+		if summary, ok := p.children[at.room]; ok && summary.RoomType != roomTypeSpace {
+			return &SpaceRoom{RoomSummary: summary}, nil, nil, nil
+		}
+	}
+	space, err := w.svc.spaceElsewhere(w.network, w.q.User, at.room, at.via, w.q.SuggestedOnly)
+	if err != nil || space == nil {
+		return nil, nil, nil, err
+	}
+	return &SpaceRoom{RoomSummary: space.room.RoomSummary}, inOrder(space.room.ChildrenState, w.q.SuggestedOnly), space, nil
+}
+
+// SpaceForServer is a room and its children as another server is shown them.
+type SpaceForServer struct {
+	Room         SpaceRoom     `json:"room"`
+	Children     []RoomSummary `json:"children"`
+	Inaccessible []id.RoomID   `json:"inaccessible_children"`
+}
+
+// HierarchyForServer gives a room and its children to another server, as far as its users may see them. Children in which this
+// server takes no part are left out.
+//
+// Errors: M_NOT_FOUND.
+// Spec: server-server-api#get_matrixfederationv1hierarchyroomid
+func (s *Service) HierarchyForServer(ctx context.Context, origin string, room id.RoomID, suggestedOnly bool) (*SpaceForServer, error) {
+	root, visible, err := s.shownTo(ctx, origin, room)
+	if err != nil || root == nil || !visible {
+		return nil, orNoSummary(err)
+	}
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	children := r.children(suggestedOnly)
+	out := &SpaceForServer{
+		Room: SpaceRoom{RoomSummary: *root, ChildrenState: states(children)}, Children: []RoomSummary{}, Inaccessible: []id.RoomID{},
+	}
+	for _, c := range children[:min(len(children), maxChildrenAnswer)] {
+		summary, visible, err := s.shownTo(ctx, origin, c.StateKey)
+		switch {
+		case err != nil:
+			return nil, err
+		case summary == nil:
+		case visible:
+			out.Children = append(out.Children, *summary)
+		default:
+			out.Inaccessible = append(out.Inaccessible, c.StateKey)
+		}
+	}
+	return out, nil
+}
+
+// shownTo is the summary of a room in which this server takes part, nil for another one, and whether a server may see it.
+func (s *Service) shownTo(ctx context.Context, origin string, room id.RoomID) (*RoomSummary, bool, error) {
+	r, err := s.Room(ctx, room)
+	if mxerr.Code(err) == mxerr.CodeNotFound || err == nil && !r.Resident() {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	summary := r.summary()
+	visible, err := s.mayLook(ctx, onlooker{server: origin}, &summary)
+	return &summary, visible && (r.federated() || r.HasServer(origin)), err
+}
