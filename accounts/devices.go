@@ -117,6 +117,9 @@ func (s *Service) deleteAllDevices(w *write, user int64, keep id.DeviceID) error
 	if err := w.DeleteLoginTokens(user); err != nil {
 		return err
 	}
+	if err := w.DeleteOpenIDTokens(user); err != nil {
+		return err
+	}
 	return s.deleteDevices(w, user, gone)
 }
 

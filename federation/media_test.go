@@ -226,8 +226,7 @@ func TestFilesFromOldServersAndFromElsewhere(t *testing.T) {
 		case r.URL.Path == "/store" && r.Header.Get("Authorization") == "":
 			io.WriteString(w, "a file of the store")
 		default:
-			w.WriteHeader(404)
-			io.WriteString(w, `{"errcode":"M_UNRECOGNIZED"}`)
+			http.NotFound(w, r)
 		}
 	}))
 	_, header, body := alice.Raw("GET", downloads+"old.test/abc", nil)

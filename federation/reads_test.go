@@ -1,7 +1,9 @@
 package federation_test
 
 import (
+	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -94,5 +96,44 @@ func TestAliasesOfOtherServersLeadToRoomsAndServers(t *testing.T) {
 	alice.Refused("GET", "/v3/directory/room/"+url.PathEscape("#none:hs2.test"), nil, 404, "M_NOT_FOUND")
 	if joined := alice.Do("POST", "/v3/join/"+alias, nil); joined["room_id"] != room {
 		t.Errorf("joined %v", joined)
+	}
+}
+
+func TestOpenIDTokensTellWhoTheirOwnerIs(t *testing.T) {
+	net, alice, bob := pair(t)
+	request := "/v3/user/" + url.PathEscape(alice.User) + "/openid/request_token"
+	answer := alice.Do("POST", request, map[string]any{})
+	token, _ := answer["access_token"].(string)
+	if answer["token_type"] != "Bearer" || answer["matrix_server_name"] != "hs1.test" || answer["expires_in"] != 3600.0 || token == "" {
+		t.Fatalf("the token is %v", answer)
+	}
+	bob.Refused("POST", request, map[string]any{}, 403, "M_FORBIDDEN")
+	userinfo := func(token string) (int, map[string]string) {
+		r := httptest.NewRequest("GET", "/_matrix/federation/v1/openid/userinfo?access_token="+token, nil)
+		w := httptest.NewRecorder()
+		net.Servers[0].Handler("federation").ServeHTTP(w, r)
+		var body map[string]string
+		if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil {
+			t.Fatal(err)
+		}
+		return w.Code, body
+	}
+	if status, body := userinfo(token); status != 200 || body["sub"] != alice.User {
+		t.Errorf("%d %v", status, body)
+	}
+	for _, wrong := range []string{alice.Token, token + "x", "0"} {
+		if status, body := userinfo(wrong); status != 401 || body["errcode"] != "M_UNKNOWN_TOKEN" {
+			t.Errorf("%d %v", status, body)
+		}
+	}
+	impostor := *alice
+	impostor.Token = token
+	impostor.Refused("GET", "/v3/account/whoami", nil, 401, "M_UNKNOWN_TOKEN")
+	if found := net.Servers[0].FilesWith(token); len(found) > 0 {
+		t.Errorf("the token itself is stored in %v", found)
+	}
+	net.Servers[0].Advance(time.Hour)
+	if status, body := userinfo(token); status != 401 {
+		t.Errorf("after its time: %d %v", status, body)
 	}
 }

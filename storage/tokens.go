@@ -108,6 +108,37 @@ func (tx *Tx) TakeLoginToken(hash string) (user int64, found bool, err error) {
 	return user, true, err
 }
 
+const (
+	addOpenIDTokenQuery  = `INSERT INTO openid_tokens (hash, user_nid, expires_ts) VALUES ($1, $2, $3)`
+	openIDTokenUserQuery = `SELECT user_nid FROM openid_tokens WHERE hash = $1 AND expires_ts > $2`
+	// It rides openid_tokens_by_user.
+	trimOpenIDTokensQuery = `DELETE FROM openid_tokens WHERE user_nid = $1 AND hash NOT IN
+(SELECT hash FROM openid_tokens WHERE user_nid = $1 ORDER BY expires_ts DESC LIMIT $2)`
+)
+
+// AddOpenIDToken stores a token by its hash, forgets those that have expired, and of the user's all but the newest.
+func (tx *Tx) AddOpenIDToken(hash string, user, expires int64, keep int) error {
+	if _, err := tx.exec(`DELETE FROM openid_tokens WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
+		return err
+	}
+	if _, err := tx.exec(trimOpenIDTokensQuery, user, keep-1); err != nil {
+		return err
+	}
+	_, err := tx.exec(addOpenIDTokenQuery, hash, user, expires)
+	return err
+}
+
+// OpenIDTokenUser finds whose token a hash is of, unless it has expired (at now, ms).
+func (tx *Tx) OpenIDTokenUser(hash string, now int64) (user int64, found bool, err error) {
+	return one(tx, scanInt64, openIDTokenUserQuery, hash, now)
+}
+
+// DeleteOpenIDTokens removes a user's tokens.
+func (tx *Tx) DeleteOpenIDTokens(user int64) error {
+	_, err := tx.exec(`DELETE FROM openid_tokens WHERE user_nid = $1`, user)
+	return err
+}
+
 // DeleteLoginTokens removes a user's login tokens.
 func (tx *Tx) DeleteLoginTokens(user int64) error {
 	_, err := tx.exec(`DELETE FROM login_tokens WHERE user_nid = $1`, user)

@@ -1,0 +1,47 @@
+package accounts
+
+import (
+	"context"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+const (
+	openIDLifetime = time.Hour
+	// maxOpenIDTokens of a user are good at the same time: widgets and bridges ask for one each.
+	maxOpenIDTokens = 50
+)
+
+// CreateOpenIDToken makes a token by which another service learns who its owner is, and nothing else.
+// Spec: client-server-api#post_matrixclientv3useruseridopenidrequest_token
+func (s *Service) CreateOpenIDToken(ctx context.Context, user int64) (token string, lifetime time.Duration, err error) {
+	token = secret("ebb_o_", 32)
+	err = s.write(ctx, func(w *write) error {
+		return w.AddOpenIDToken(keyOf(token).String(), user, s.Now().Add(openIDLifetime).UnixMilli(), maxOpenIDTokens)
+	})
+	return token, openIDLifetime, err
+}
+
+// OpenIDUser tells whose token of CreateOpenIDToken this is.
+//
+// Errors: M_UNKNOWN_TOKEN 401.
+// Spec: server-server-api#get_matrixfederationv1openiduserinfo
+func (s *Service) OpenIDUser(ctx context.Context, token string) (user id.UserID, err error) {
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		nid, found, err := tx.OpenIDTokenUser(keyOf(token).String(), s.Now().UnixMilli())
+		if err != nil {
+			return err
+		}
+		if !found {
+			return mxerr.New(401, mxerr.CodeUnknownToken, "The token is unknown or has expired")
+		}
+		name, err := tx.UserID(nid)
+		user = id.UserID(name)
+		return err
+	})
+	return user, err
+}

@@ -1,0 +1,24 @@
+package federation
+
+import (
+	"maunium.net/go/mautrix/id"
+
+	"ebb/httpapi"
+)
+
+func (a *API) openidRoutes() []httpapi.Route {
+	return []httpapi.Route{{
+		Method: "GET", Path: v1 + "/openid/userinfo", OperationID: "exchangeOpenIdToken", File: "openid.yaml", Auth: httpapi.None, Handler: a.exchangeOpenIDToken,
+	}}
+}
+
+// exchangeOpenIDToken tells whose a token is. Any service may ask, not only servers.
+// Spec: server-server-api#get_matrixfederationv1openiduserinfo
+func (a *API) exchangeOpenIDToken(r *httpapi.Request) (any, error) {
+	token, err := required(r, "access_token")
+	if err != nil {
+		return nil, err
+	}
+	user, err := a.Accounts.OpenIDUser(r.Context(), token)
+	return map[string]id.UserID{"sub": user}, err
+}
