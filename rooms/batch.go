@@ -45,6 +45,7 @@ type pendingEvent struct {
 	missing  []id.EventID // prev_events that are not stored
 	awaits   id.EventID   // what it redacts, where that is not stored yet
 	late     bool         // it was one of those
+	past     int64        // its order, where that is not the newest
 	outgoing bool         // other servers are to get it from this one
 }
 

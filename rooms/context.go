@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/mxerr"
 	"ebb/storage"
 )
 
@@ -22,37 +23,56 @@ type Surroundings struct {
 // EventContext gives an event, up to limit events around it, and the state at the last of them.
 // Spec: client-server-api#get_matrixclientv3roomsroomidcontexteventid
 func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, limit int, filter EventFilter) (around Surroundings, err error) {
-	err = s.readingEvent(ctx, roomID, eventID, to, func(tx *storage.Tx, v *viewer, e *Event, at sight) error {
-		around, err = v.context(tx, e, at, limit, &filter)
-		return err
+	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (h hole, err error) {
+		e, at, err := v.event(tx, eventID)
+		if err != nil {
+			return h, err
+		}
+		around, h, err = v.context(tx, e, at, limit, &filter)
+		return h, err
 	})
+	if mxerr.Code(err) == mxerr.CodeForbidden {
+		err = errNoEvent()
+	}
 	return around, err
 }
 
-func (v *viewer) context(tx *storage.Tx, e *Event, at sight, limit int, filter *EventFilter) (out Surroundings, err error) {
-	opt := FormOptions{RoomID: true, Bundle: true}
+// context gives what surrounds an event. What comes before it ends where something is missing, which is told.
+func (v *viewer) context(tx *storage.Tx, e *Event, at sight, limit int, filter *EventFilter) (out Surroundings, h hole, err error) {
 	back := cursor{window: window{upTo: e.Order - 1}, backwards: true}
+	if limit > 1 {
+		if h, err = v.hole(tx, &back.window); err != nil {
+			return out, h, err
+		}
+	}
+	before, sights, err := v.walk(tx, &back, limit/2, filter)
+	if err != nil {
+		return out, h, err
+	}
+	h.found = h.reach(&back)
+	out.Start = TimelineToken(back.upTo)
+	if out.EventsBefore, err = v.forms(tx, before, sights, FormOptions{RoomID: true, Bundle: true}); err != nil {
+		return out, h, err
+	}
+	return out, h, v.contextAfter(tx, &out, before, e, at, limit-limit/2, filter)
+}
+
+func (v *viewer) contextAfter(tx *storage.Tx, out *Surroundings, before []*Event, e *Event, at sight, limit int, filter *EventFilter) error {
+	opt := FormOptions{RoomID: true, Bundle: true}
 	forth := cursor{window: window{after: e.Order, upTo: everything().upTo}}
-	before, beforeSights, err := v.walk(tx, &back, limit/2, filter)
+	after, sights, err := v.walk(tx, &forth, limit, filter)
 	if err != nil {
-		return out, err
+		return err
 	}
-	after, afterSights, err := v.walk(tx, &forth, limit-limit/2, filter)
-	if err != nil {
-		return out, err
-	}
-	out.Start, out.End = TimelineToken(back.upTo), TimelineToken(forth.after)
-	if out.EventsBefore, err = v.forms(tx, before, beforeSights, opt); err != nil {
-		return out, err
-	}
-	if out.EventsAfter, err = v.forms(tx, after, afterSights, opt); err != nil {
-		return out, err
+	out.End = TimelineToken(forth.after)
+	if out.EventsAfter, err = v.forms(tx, after, sights, opt); err != nil {
+		return err
 	}
 	if out.Event, err = v.one(tx, e, at, opt); err != nil {
-		return out, err
+		return err
 	}
 	out.State, err = v.contextState(tx, append(append(before, e), after...), filter)
-	return out, err
+	return err
 }
 
 // contextState gives the state after the last of some events, as the filter wants it. Events before the one asked for come

@@ -150,6 +150,10 @@ func (r *Room) fillRing(tx *storage.Tx, h *head) error {
 	if err != nil {
 		return err
 	}
+	whole := len(rows) < ringSize
+	if past := slices.IndexFunc(rows, isPast); past >= 0 {
+		rows, whole = rows[:past], false
+	}
 	slices.Reverse(rows)
 	for i := range rows {
 		h.last = max(h.last, rows[i].Position)
@@ -162,13 +166,16 @@ func (r *Room) fillRing(tx *storage.Tx, h *head) error {
 		}
 		h.ring = append(h.ring, e)
 	}
-	if len(rows) == ringSize {
-		h.ringOK = rows[0].Position
+	if !whole && len(rows) > 0 {
+		h.ringOK = rows[0].Position - 1
 	}
 	receipt, err := tx.LastReceipt(r.nid)
 	h.last = max(h.last, receipt)
 	return err
 }
+
+// isPast tells of an event of the timeline that it was put there later: it is history, which nobody who is up to date gets.
+func isPast(e storage.EventRow) bool { return e.Order != int64(e.Position)*orderStep }
 
 func (r *Room) fillExtremities(tx *storage.Tx, h *head, positions []storage.Pos) error {
 	rows, err := tx.EventsAt(positions)

@@ -67,7 +67,9 @@ func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 func (b *batch) place(tx *storage.Tx, e *pendingEvent) error {
 	e.Room, e.Pos = b.room.nid, tx.NextPos()
 	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == 0 {
-		e.Order = int64(e.Pos) * orderStep
+		if e.Order = e.past; e.Order == 0 {
+			e.Order = int64(e.Pos) * orderStep
+		}
 	}
 	if err := e.before.write(tx, e.Room); err != nil {
 		return err
@@ -107,6 +109,11 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	}
 	if e.late {
 		if err := tx.DeleteBackwardEdge(e.Room, string(e.ID())); err != nil {
+			return err
+		}
+	}
+	if e.RedactedBy != 0 { // by one that came before it
+		if err := tx.DeletePendingRedactions(e.Room, string(e.ID())); err != nil {
 			return err
 		}
 	}

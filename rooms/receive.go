@@ -440,7 +440,7 @@ func (in *ingest) before(e *incoming) (first []id.EventID, possible bool) {
 	}
 	for _, prev := range e.PrevEvents() {
 		switch {
-		case in.known[prev] != nil && placed(in.known[prev]), e.gaps[prev] != nil:
+		case in.known[prev] != nil && placed(in.known[prev]), e.gaps[prev] != nil, e.told != nil:
 		case in.waiting[prev] != nil:
 			wait(prev)
 		default:
@@ -566,18 +566,19 @@ func (in *ingest) stateAfter(eventID id.EventID) (gap, error) {
 	if err != nil {
 		return nil, err
 	}
+	return in.toldState(eventID, append(state, eventID), chain)
+}
+
+// toldState makes a state of the events that another server named as one, and of their auth chain.
+func (in *ingest) toldState(at id.EventID, state, chain []id.EventID) (gap, error) {
 	if len(state) > maxForeignState || len(chain) > maxForeignState {
 		return nil, errors.New("the state is too large")
 	}
-	all := append(slices.Clone(chain), state...)
-	if in.known[eventID] == nil {
-		all = append(all, eventID)
-	}
-	if err := in.fetchState(eventID, all); err != nil {
+	if err := in.fetchState(at, append(slices.Clone(chain), state...)); err != nil {
 		return nil, err
 	}
 	out := gap{}
-	for _, entry := range append(state, eventID) {
+	for _, entry := range state {
 		e := in.known[entry]
 		if e == nil || e.Flags&storage.RejectedEvent != 0 {
 			continue

@@ -18,18 +18,67 @@ const timeWindow = 64
 // events are passed over.
 // Spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
 func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to Recipient, at time.Time, backwards bool) (eventID id.EventID, ts int64, err error) {
-	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
-		e, err := v.closest(tx, at.UnixMilli(), backwards)
-		if err != nil {
+	here, err := s.closestHere(ctx, roomID, to, at, backwards)
+	if err != nil {
+		return "", 0, err
+	}
+	if here.uncertain {
+		if here, err = s.closestElsewhere(ctx, roomID, to, at, backwards, here); err != nil {
+			return "", 0, err
+		}
+	}
+	if here.event == nil {
+		return "", 0, mxerr.NotFound("There is no event on that side of the time")
+	}
+	return here.event.ID(), here.event.OriginServerTS(), nil
+}
+
+// closestEvent is what this server takes for the event closest to a time.
+type closestEvent struct {
+	room      *Room
+	event     *Event // nil: there is none
+	uncertain bool   // something is missing where a closer one may be
+}
+
+func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to Recipient, at time.Time, backwards bool) (c closestEvent, err error) {
+	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
+		c.room = v.room
+		if c.event, err = v.closest(tx, at.UnixMilli(), backwards); err != nil {
 			return err
 		}
-		if e == nil {
-			return mxerr.NotFound("There is no event on that side of the time")
+		w := everything()
+		if c.event != nil && backwards {
+			w.after = c.event.Order
 		}
-		eventID, ts = e.ID(), e.OriginServerTS()
-		return nil
+		if c.event != nil && !backwards {
+			w.upTo = c.event.Order - 1 // hole looks at the event above, too
+		}
+		h, err := v.hole(tx, &w)
+		c.uncertain = h.found
+		return err
 	})
-	return eventID, ts, err
+	return c, err
+}
+
+// closestElsewhere asks other servers, and fetches what lies between this server's past and the event that they name. Where that
+// is too much, what is known here stands.
+func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to Recipient, at time.Time, backwards bool, here closestEvent) (closestEvent, error) {
+	eventID, ts, ok := s.timeElsewhere(ctx, here.room, at.UnixMilli(), backwards)
+	if !ok || here.event != nil && !nearer(ts, here.event.OriginServerTS(), backwards) {
+		return here, nil
+	}
+	err := s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (h hole, err error) {
+		row, found, err := tx.EventByID(v.room.nid, string(eventID))
+		if err != nil || found && row.Order > 0 {
+			return h, err
+		}
+		w := everything()
+		return v.hole(tx, &w)
+	})
+	if err != nil {
+		return here, err
+	}
+	return s.closestHere(ctx, roomID, to, at, backwards)
 }
 
 // closest walks from the place of a time to the first visible event on the wanted side, and compares it with those near.
@@ -72,10 +121,14 @@ func onSide(e *Event, ts int64, backwards bool) bool {
 }
 
 func closer(e, than *Event, backwards bool) bool {
+	return nearer(e.OriginServerTS(), than.OriginServerTS(), backwards)
+}
+
+func nearer(ts, than int64, backwards bool) bool {
 	if backwards {
-		return e.OriginServerTS() > than.OriginServerTS()
+		return ts > than
 	}
-	return e.OriginServerTS() < than.OriginServerTS()
+	return ts < than
 }
 
 // widen moves the beginning of a walk by timeWindow events the other way.

@@ -31,6 +31,12 @@ type incoming struct {
 	late       bool        // events that follow it came before it
 
 	gaps map[id.EventID]gap // the state after prev_events that are not stored
+
+	// Of an event of the past.
+	order   int64        // its place in the timeline
+	told    gap          // the state before it, where prev_events are not stored
+	base    int64        // a snapshot that does not differ much from that
+	missing []id.EventID // prev_events that are not stored
 }
 
 // gap is a state that another server told.

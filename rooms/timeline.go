@@ -101,28 +101,41 @@ func (s *Service) Messages(ctx context.Context, roomID id.RoomID, to Recipient, 
 	if err != nil {
 		return page, err
 	}
-	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
-		page, err = v.page(tx, w, req)
-		return err
+	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (h hole, err error) {
+		page, h, err = v.page(tx, w, req)
+		return h, err
 	})
 	return page, err
 }
 
-func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (Page, error) {
+// page reads a page. Backwards it ends where something is missing that other servers may have, and tells so.
+func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (p Page, h hole, err error) {
 	if req.From == "" && req.Backwards {
 		w.upTo = v.room.LastOrder()
 	}
 	if err := v.capAtLeave(tx, &w); err != nil {
-		return Page{}, err
+		return p, h, err
 	}
-	p := Page{Start: TimelineToken(w.start(req.Backwards))}
-	if req.From != "" {
-		p.Start = req.From
+	p.Start = TimelineToken(w.start(req.Backwards))
+	if req.Backwards && req.Filter.room(string(v.room.id)) {
+		if h, err = v.hole(tx, &w); err != nil {
+			return p, h, err
+		}
 	}
 	c := cursor{window: w, backwards: req.Backwards}
 	events, sights, err := v.walk(tx, &c, req.Limit, &req.Filter)
 	if err != nil {
-		return p, err
+		return p, h, err
+	}
+	h.found = h.reach(&c)
+	err = v.fill(tx, &p, &c, &req, events, sights)
+	return p, h, err
+}
+
+// fill writes what a walk has found into a page.
+func (v *viewer) fill(tx *storage.Tx, p *Page, c *cursor, req *PageRequest, events []*Event, sights []sight) (err error) {
+	if req.From != "" {
+		p.Start = req.From
 	}
 	// Deviation: a page of a filtered timeline always has an end if it has events, also at the start of the room; clients
 	// that page through files ask for it, and find the next page empty.
@@ -130,12 +143,12 @@ func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (Page, error) {
 		p.End = TimelineToken(c.start(req.Backwards))
 	}
 	if p.Chunk, err = v.forms(tx, events, sights, FormOptions{RoomID: true, Bundle: true}); err != nil {
-		return p, err
+		return err
 	}
 	if req.Filter.LazyLoadMembers {
 		p.State, err = v.senders(tx, events, req.Backwards)
 	}
-	return p, err
+	return err
 }
 
 // capAtLeave spares a former member the walk over everything that was said since.

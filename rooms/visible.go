@@ -29,6 +29,8 @@ type reader struct {
 
 	ignores ignoreCache
 	erased  erasures
+
+	askedFor *generations[holeKey, time.Time] // what other servers were asked for in vain, and when
 }
 
 const (
@@ -43,6 +45,8 @@ func newReader() *reader {
 		past:   newGenerations[pastKey, past](pastEntries),
 		former: newGenerations[storage.Pos, storage.Pos](formerEntries),
 		joined: newGenerations[joinedKey, int64](joinedEntries),
+
+		askedFor: newGenerations[holeKey, time.Time](backfillMemory),
 
 		ignores: ignoreCache{users: map[int64]map[id.UserID]struct{}{}},
 		erased:  erasures{users: map[int64]storage.Pos{}},
@@ -200,7 +204,7 @@ func (v *viewer) cutoff() *int64 {
 // was built on everything that had arrived here; one of another server may not know of the join. joinedPos may lag behind
 // joined for a moment after a commit: it is 0 then.
 func (v *viewer) duringJoin(e *Event) bool {
-	return v.joined && v.joinedPos != 0 && e.Pos >= v.joinedPos && v.svc.IsLocal(e.Sender())
+	return v.joined && v.joinedPos != 0 && e.Order >= int64(v.joinedPos)*orderStep && v.svc.IsLocal(e.Sender())
 }
 
 // pasts finds the state before the events at these indexes.

@@ -1,0 +1,429 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/eventauth"
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// Bounds of what is asked of other servers for one reader.
+const (
+	maxBackfillRounds  = 5   // times that one request asks for earlier events
+	maxBackfillPage    = 100 // events that are asked for at a time
+	maxBackfillServers = 4   // servers that are asked, one after the other
+	maxHoles           = 100 // places of a timeline that are looked at, the newest first
+	// maxBackfillEdges bounds the missing events that one question names.
+	maxBackfillEdges = pdu.MaxPrevEvents
+	// backfillTime bounds one round; a reader waits for it.
+	backfillTime = 15 * time.Second
+	// backfillRest is how long nobody is asked again for what nobody had.
+	backfillRest = 10 * time.Minute
+	// backfillMemory is how many questions that led to nothing are remembered.
+	backfillMemory = 10_000
+	// historyStep is the distance of two events of the past in the timeline, so that others can be put between them.
+	historyStep = 16
+)
+
+// hole is a place in a room's timeline where something is missing.
+type hole struct {
+	above int64 // order of the event before which it is
+	found bool
+}
+
+type holeKey struct{ room, above int64 }
+
+// hole finds the newest place in a part of the timeline where something is missing that others may have, and ends the part
+// there: what is below must not be shown before that is there.
+func (v *viewer) hole(tx *storage.Tx, w *window) (hole, error) {
+	if !v.joined || !v.svc.federates() || !v.room.Resident() || !v.room.Shared() {
+		return hole{}, nil
+	}
+	upTo := w.upTo
+	if upTo < everything().upTo { // the event that the last page ended with may be the one above it
+		upTo++
+	}
+	edges, err := tx.BackwardEdges(v.room.nid, w.after, upTo, maxHoles)
+	if err != nil {
+		return hole{}, err
+	}
+	for _, e := range edges {
+		h := hole{above: e.Order, found: true}
+		if at, tried := v.svc.reader.askedFor.get(holeKey{v.room.nid, h.above}); tried && v.now.Sub(at) < backfillRest {
+			continue
+		}
+		w.after = max(w.after, min(h.above-1, w.upTo))
+		return h, nil
+	}
+	return hole{}, nil
+}
+
+// reach tells whether a walk has come to the hole that its window ends with, and lets the walk go on from there.
+func (h hole) reach(c *cursor) bool {
+	if !h.found || !c.done {
+		return false
+	}
+	c.done, c.upTo = false, h.above-1
+	return true
+}
+
+// filling reads, and reads again as long as other servers fill the holes that f comes to.
+func (s *Service) filling(ctx context.Context, roomID id.RoomID, to Recipient, f func(tx *storage.Tx, v *viewer) (hole, error)) error {
+	for round := 0; ; round++ {
+		var h hole
+		var room *Room
+		err := s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
+			room = v.room
+			h, err = f(tx, v)
+			return err
+		})
+		if err != nil || !h.found || round == maxBackfillRounds {
+			return err
+		}
+		if !s.backfill(ctx, room, h) && ctx.Err() == nil {
+			s.reader.askedFor.put(holeKey{room.nid, h.above}, s.Now())
+		}
+	}
+}
+
+// backfill asks other servers for what is missing at a place of a room's timeline, and puts it there. It tells whether there is
+// more than before.
+// Spec: server-server-api#backfilling-and-retrieving-missing-events
+func (s *Service) backfill(ctx context.Context, r *Room, h hole) bool {
+	ctx, cancel := context.WithTimeout(ctx, backfillTime)
+	defer cancel()
+	select {
+	case r.receiving <- struct{}{}:
+		defer func() { <-r.receiving }()
+	case <-ctx.Done():
+		return false
+	}
+	q, err := s.question(ctx, r, h)
+	if err != nil {
+		s.log.WarnContext(ctx, "what is missing in a room cannot be told", "room", r.id, "err", err)
+		return false
+	}
+	if len(q.missing) == 0 { // somebody else was quicker
+		return true
+	}
+	for _, server := range q.servers {
+		n, err := s.backfillFrom(ctx, r, server, q)
+		if err != nil {
+			s.log.DebugContext(ctx, "earlier events are not to be had", "room", r.id, "server", server, "err", err)
+		}
+		if n > 0 {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+	}
+	return false
+}
+
+// question is what is asked to fill a hole.
+type question struct {
+	missing []id.EventID
+	above   *Event // the event before which they are
+	below   int64  // order of the event that is next below; 0: none
+	servers []string
+}
+
+func (s *Service) question(ctx context.Context, r *Room, h hole) (q question, err error) {
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		edges, err := tx.BackwardEdges(r.nid, h.above-1, h.above, maxBackfillEdges)
+		if err != nil {
+			return err
+		}
+		for _, e := range edges {
+			q.missing = append(q.missing, id.EventID(e.Missing))
+		}
+		rows, err := tx.Timeline(r.nid, 0, h.above, true, 2)
+		if err != nil || len(q.missing) == 0 {
+			return err
+		}
+		if len(rows) == 0 || rows[0].Order != h.above { // the event was purged: the past before it is over
+			q.missing = nil
+			return nil
+		}
+		if len(rows) > 1 {
+			q.below = rows[1].Order
+		}
+		q.above, err = fromRow(r.version, &rows[0])
+		return err
+	})
+	if err == nil && q.above != nil {
+		q.servers = r.historians(q.above)
+	}
+	return q, err
+}
+
+// historians lists servers that may know what came before an event: first the one that it is of.
+func (r *Room) historians(e *Event) []string {
+	first := serverOf(string(e.Sender()))
+	out := r.others(maxBackfillServers)
+	if first == r.svc.Server || !r.HasServer(first) {
+		return out
+	}
+	out = append([]string{first}, slices.DeleteFunc(out, func(server string) bool { return server == first })...)
+	return out[:min(len(out), maxBackfillServers)]
+}
+
+// backfillFrom asks one server. The room's receiving is held.
+func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q question) (int, error) {
+	raws, err := s.Remote.Backfill(ctx, server, r.id, q.missing, maxBackfillPage)
+	if err != nil {
+		return 0, err
+	}
+	in := &ingest{ctx: ctx, svc: s, room: r, origin: server, results: map[id.EventID]error{}, waiting: map[id.EventID]*incoming{}}
+	in.admit(raws[:min(len(raws), maxBackfillPage)])
+	if err := in.refresh(); err != nil {
+		return 0, err
+	}
+	in.keepAncestors(q.missing)
+	if err := in.fetchAuth(); err != nil {
+		return 0, err
+	}
+	if err := in.tellStates(); err != nil {
+		return 0, err
+	}
+	return in.placeHistory(q)
+}
+
+// keepAncestors drops what was not asked for: events that the missing ones do not lead to.
+func (in *ingest) keepAncestors(missing []id.EventID) {
+	asked := map[id.EventID]*incoming{}
+	for todo := slices.Clone(missing); len(todo) > 0; {
+		e := in.waiting[todo[0]]
+		todo = todo[1:]
+		if e == nil || asked[e.ID()] != nil {
+			continue
+		}
+		asked[e.ID()] = e
+		todo = append(todo, e.PrevEvents()...)
+	}
+	in.waiting = asked
+}
+
+// tellStates gets the state before each of the events that name something which is not stored. Where it is not to be had, the
+// event and what follows it is left out.
+func (in *ingest) tellStates() error {
+	for _, e := range in.gapless() {
+		told, err := in.stateBefore(e.ID())
+		if err := in.ctx.Err(); err != nil {
+			return err
+		}
+		if err != nil {
+			in.svc.log.DebugContext(in.ctx, "the state before an event is not to be had", "room", in.room.id, "event", e.ID(), "server", in.origin, "err", err)
+			in.done(e.ID(), errNoPrevEvent)
+			continue
+		}
+		e.told = told
+		for _, prev := range e.PrevEvents() {
+			if !in.has(prev) {
+				e.missing = append(e.missing, prev)
+			}
+		}
+	}
+	return nil
+}
+
+// placeHistory puts events into a hole of the timeline, in an order in which each comes after those before it.
+func (in *ingest) placeHistory(q question) (placed int, err error) {
+	ready := in.ready()
+	space := q.above.Order - q.below - 1
+	if space < int64(len(ready)) {
+		return 0, errors.New("there is no room left in the timeline")
+	}
+	step := max(1, min(historyStep, space/int64(4*len(ready)+1)))
+	for i, e := range ready {
+		e.order = q.above.Order - step*int64(len(ready)-i)
+		e.base = q.above.Snapshot
+	}
+	for len(ready) > 0 {
+		n, err := in.lookUp(ready)
+		if err != nil {
+			return placed, err
+		}
+		m, err := in.placePast(ready[:n])
+		if err != nil {
+			return placed, err
+		}
+		placed, ready = placed+m, ready[n:]
+	}
+	return placed, nil
+}
+
+// placePast stores events of the past in one write. They change nothing of what the room is now.
+func (in *ingest) placePast(events []*incoming) (int, error) {
+	r, err := in.svc.lockRoom(in.ctx, in.room.id)
+	if err != nil {
+		return 0, err
+	}
+	b := &batch{ctx: in.ctx, svc: in.svc, room: r, saved: r.next}
+	err = r.settled(in.ctx, func(tx *storage.Tx) error {
+		p := newPastReader(r, tx, nil)
+		for _, e := range events {
+			if err := b.takePast(p, e); err != nil && !errors.Is(err, errNoAuthEvent) && !errors.Is(err, errNoPrevEvent) {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || len(b.events) == 0 {
+		r.writer.Unlock()
+		return 0, err
+	}
+	p := in.svc.db.Enqueue(storage.Write{
+		Rooms: []int64{r.nid},
+		Do: func(tx *storage.Tx) error {
+			for _, e := range b.events {
+				if err := b.writeEvent(tx, e); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Committed: func() {
+			r.mu.Lock()
+			for _, e := range b.events {
+				if e.redacts != nil {
+					r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.redacts.by()))
+				}
+			}
+			r.mu.Unlock()
+			backfilled.Add(float64(len(b.events)))
+		},
+	})
+	r.next.queued = p
+	r.writer.Unlock()
+	if err := p.Wait(context.WithoutCancel(in.ctx)); err != nil {
+		return 0, err
+	}
+	for _, e := range b.events {
+		in.known[e.ID()] = e.Event
+	}
+	return len(b.events), nil
+}
+
+// takePast appends an event of the past to the batch: checks 4 and 5, since what is current now says nothing about it.
+func (b *batch) takePast(p *pastReader, in *incoming) error {
+	auth, verdict, err := b.authOf(p, in)
+	if err != nil {
+		return err
+	}
+	pe := &pendingEvent{Event: &Event{
+		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true,
+	}, relation: in.relation, late: in.late, past: in.order, head: &snapshot{}}
+	if in.Type() == typeDummy {
+		pe.Flags |= storage.DummyEvent
+	}
+	if pe.before, err = b.pastState(p, in); err != nil {
+		return err
+	}
+	if verdict == nil {
+		verdict = eventauth.Check(b.room.version, in.Event, auth)
+	}
+	if verdict == nil {
+		before := &pastView{p: p, s: pe.before}
+		if verdict = eventauth.Check(b.room.version, in.Event, before); before.err != nil {
+			return before.err
+		}
+	}
+	if pe.after = pe.before; verdict != nil {
+		pe.Flags, pe.relation = pe.Flags|storage.RejectedEvent, nil
+	}
+	if err := b.dressPast(in, pe); err != nil {
+		return err
+	}
+	if key, isState := in.StateKey(); isState && verdict == nil {
+		pe.after = pe.before.over(stateRef{key: pdu.StateKey{Type: in.Type(), Key: key}, event: pe.Event})
+	}
+	p.queued[in.ID()] = pe
+	b.events = append(b.events, pe)
+	return nil
+}
+
+// pastState is the state before an event of the past: as it was told, or as those before it left it.
+func (b *batch) pastState(p *pastReader, in *incoming) (*snapshot, error) {
+	if in.told == nil {
+		return b.stateBefore(p, in)
+	}
+	base := &snapshot{nid: in.base}
+	if in.base != 0 {
+		var err error
+		if base.length, err = p.tx.SnapshotLength(in.base); err != nil {
+			return nil, err
+		}
+	}
+	return differing(p, base, in.told)
+}
+
+// dressPast makes of an event what may be kept of it, and lets a redaction take effect. Where time is over for messages, what
+// came before is not asked for either.
+func (b *batch) dressPast(in *incoming, pe *pendingEvent) error {
+	if err := b.dress(in, pe); err != nil {
+		return err
+	}
+	rejected := pe.Flags&storage.RejectedEvent != 0
+	if !rejected && len(in.missing) > 0 && !b.room.isOver(in.Event, pe.ReceivedTS) {
+		pe.missing = in.missing
+		pe.Flags |= storage.GapEvent
+	}
+	if rejected {
+		return nil
+	}
+	return b.applyRedaction(in, pe)
+}
+
+// isOver tells whether messages from the time of an event have expired.
+func (r *Room) isOver(e *pdu.Event, receivedTS int64) bool {
+	return expiry.Expired(r.Retention(), e.OriginServerTS(), receivedTS, r.svc.Now()) || e.OriginServerTS() < r.PurgedBefore()
+}
+
+// stateBefore asks for the state before an event.
+func (in *ingest) stateBefore(eventID id.EventID) (gap, error) {
+	if in.gaps++; in.gaps > maxGaps {
+		return nil, errTooManyGaps
+	}
+	state, chain, err := in.svc.Remote.StateIDs(in.ctx, in.origin, in.room.id, eventID)
+	if err != nil {
+		return nil, err
+	}
+	return in.toldState(eventID, state, chain)
+}
+
+// timeElsewhere asks other servers for the event of a room that is closest to a time (ms).
+// Spec: server-server-api#get_matrixfederationv1timestamp_to_eventroomid
+func (s *Service) timeElsewhere(ctx context.Context, r *Room, ts int64, backwards bool) (id.EventID, int64, bool) {
+	ctx, cancel := context.WithTimeout(ctx, backfillTime)
+	defer cancel()
+	dir := "f"
+	if backwards {
+		dir = "b"
+	}
+	for _, server := range r.others(maxBackfillServers) {
+		eventID, at, err := s.Remote.TimestampToEvent(ctx, server, r.id, ts, dir)
+		if err == nil && eventID != "" {
+			return eventID, at, true
+		}
+	}
+	return "", 0, false
+}
+
+// others lists some of the other servers in the room.
+func (r *Room) others(limit int) (out []string) {
+	for server := range r.EachServer() {
+		if server != r.svc.Server && len(out) < limit {
+			out = append(out, server)
+		}
+	}
+	return out
+}

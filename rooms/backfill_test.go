@@ -1,0 +1,260 @@
+package rooms
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/expiry"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// pastRoom is a room of one server with a past, that another one has just joined.
+type pastRoom struct {
+	n         *network
+	old, late *peer
+	alice     Sender
+	bob       Sender
+	room      id.RoomID
+	said      []id.EventID
+}
+
+func withHistory(t *testing.T, messages int) *pastRoom {
+	n := newNetwork(t)
+	h := &pastRoom{n: n, old: n.add("old"), late: n.add("late")}
+	h.alice, h.bob = h.old.user("alice"), h.late.user("bob")
+	h.room = h.old.public(h.alice)
+	for i := range messages {
+		h.old.now = h.old.now.Add(time.Second)
+		h.said = append(h.said, h.old.say(h.alice, h.room, fmt.Sprint("said ", i)))
+	}
+	h.late.now = h.old.now
+	h.late.joinVia(h.bob, h.room, "old")
+	return h
+}
+
+func (p *peer) recipient(u Sender) Recipient { return Recipient{UserNID: u.NID, User: u.ID} }
+
+// pages reads a room back to its beginning, newest first.
+func (p *peer) pages(u Sender, room id.RoomID, limit int) (ids []id.EventID) {
+	p.Helper()
+	token := ""
+	for range 1000 {
+		page, err := p.svc.Messages(p.Context(), room, p.recipient(u), PageRequest{From: token, Backwards: true, Limit: limit})
+		p.ok(err)
+		if len(page.Chunk) > limit {
+			p.Fatalf("%d events in a page of %d", len(page.Chunk), limit)
+		}
+		for _, raw := range page.Chunk {
+			ids = append(ids, clientID(p, raw))
+		}
+		if token = page.End; token == "" {
+			return ids
+		}
+	}
+	p.Fatal("the pages have no end")
+	return nil
+}
+
+func clientID(p *peer, raw json.RawMessage) id.EventID {
+	p.Helper()
+	var e struct {
+		ID id.EventID `json:"event_id"`
+	}
+	p.ok(json.Unmarshal(raw, &e))
+	return e.ID
+}
+
+func TestPastOfRoomIsFetchedForWhoReadsBack(t *testing.T) {
+	for _, limit := range []int{7, 100, 1000} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			h := withHistory(t, 250)
+			h.n.deliver()
+			want := h.old.pages(h.alice, h.room, 1000)
+			if got := h.late.pages(h.bob, h.room, limit); !slices.Equal(got, want) {
+				t.Fatalf("%d events, want %d", len(got), len(want))
+			}
+			h.late.matchesDisk(h.room)
+			// Now it is there.
+			h.n.split([]string{"old"}, []string{"late"})
+			if got := h.late.pages(h.bob, h.room, limit); !slices.Equal(got, want) {
+				t.Fatalf("once it is stored: %d events, want %d", len(got), len(want))
+			}
+			h.late.svc = h.late.open()
+			if got := h.late.pages(h.bob, h.room, limit); !slices.Equal(got, want) {
+				t.Fatalf("after a restart: %d events, want %d", len(got), len(want))
+			}
+		})
+	}
+}
+
+// Who reads must see no more of the past than the room's history visibility of that time lets them.
+func TestFetchedPastKeepsItsVisibility(t *testing.T) {
+	n := newNetwork(t)
+	old, late := n.add("old"), n.add("late")
+	alice, bob := old.user("alice"), late.user("bob")
+	room := old.public(alice)
+	shared := old.say(alice, room, "for those who come later")
+	old.set(alice, room, typeHistoryVisibility, "", `{"history_visibility":"joined"}`)
+	secret := old.say(alice, room, "for those who are here")
+	old.set(alice, room, typeHistoryVisibility, "", `{"history_visibility":"shared"}`)
+	again := old.say(alice, room, "for everybody again")
+	late.joinVia(bob, room, "old")
+	n.deliver()
+	got := late.pages(bob, room, 10)
+	if !slices.Contains(got, shared) || !slices.Contains(got, again) || slices.Contains(got, secret) {
+		t.Errorf("shared: %v, again: %v, secret: %v", slices.Contains(got, shared), slices.Contains(got, again), slices.Contains(got, secret))
+	}
+}
+
+// Servers that have nothing to give are not asked for each page.
+func TestNobodyIsAskedAgainForWhatNobodyHas(t *testing.T) {
+	h := withHistory(t, 10)
+	h.n.split([]string{"old"}, []string{"late"})
+	first := h.late.pages(h.bob, h.room, 10)
+	h.n.split()
+	if got := h.late.pages(h.bob, h.room, 10); len(got) != len(first) {
+		t.Errorf("asked again at once: %d events", len(got))
+	}
+	h.late.now = h.late.now.Add(backfillRest + time.Second)
+	if got := h.late.pages(h.bob, h.room, 10); len(got) <= len(first)+10 {
+		t.Errorf("not asked again after a while: %d events", len(got))
+	}
+}
+
+// What has expired is not brought back from other servers.
+func TestExpiredPastIsNotFetched(t *testing.T) {
+	n := newNetwork(t)
+	old := n.add("old")
+	late := n.add("late", func(o *Options) {
+		day := 24 * time.Hour
+		o.Retention.Default = expiry.Policy{Max: &day}
+	})
+	alice, bob := old.user("alice"), late.user("bob")
+	room := old.public(alice)
+	for i := range 150 {
+		old.say(alice, room, fmt.Sprint("long ago ", i))
+	}
+	old.now = old.now.Add(48 * time.Hour)
+	fresh := old.say(alice, room, "today")
+	late.now = old.now
+	late.joinVia(bob, room, "old")
+	got := late.pages(bob, room, 20)
+	if !slices.Contains(got, fresh) {
+		t.Error("what was said today is missing")
+	}
+	for _, e := range late.timeline(room) {
+		if e.Type() == "m.room.message" && e.ID() != fresh && string(e.Content()) != `{}` {
+			t.Fatalf("stored: %s", e.JSON())
+		}
+	}
+	edges := 0
+	late.ok(late.db.Read(t.Context(), func(tx *storage.Tx) error {
+		left, err := tx.BackwardEdges(late.room(room).nid, 0, everything().upTo, 10)
+		edges = len(left)
+		return err
+	}))
+	if edges != 0 {
+		t.Errorf("%d missing events are still to be asked for", edges)
+	}
+}
+
+// A hostile server cannot put into the past what does not belong there.
+func TestPastIsVerified(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	missing := s.evil.say(s.room, s.mallory, "missing")
+	tip := s.evil.say(s.room, s.mallory, "tip", missing.ID())
+	child := s.evil.say(s.room, s.mallory, "child", tip.ID())
+	state := idsOf(s.stateEvents())
+	s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return state, nil, nil }
+	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) { return []json.RawMessage{tip.JSON()}, nil }
+	s.evil.sendGood(s.room, child)
+	if s.stored(s.room, tip.ID()) == nil || s.stored(s.room, missing.ID()) != nil {
+		t.Fatal("there is no gap")
+	}
+	unrelated := s.evil.say(s.room, s.mallory, "unrelated")
+	byAlice := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.alice.ID, Content: json.RawMessage(`{"body":"I owe you"}`)})
+	asked := 0
+	s.evil.backfill = func([]id.EventID) ([]json.RawMessage, error) {
+		asked++
+		return []json.RawMessage{mangle(missing, `"evil":{"ed25519:1":"`, `"evil":{"ed25519:1":"AAAA`), byAlice.JSON(), unrelated.JSON(), json.RawMessage(`[`)}, nil
+	}
+	s.pages(s.alice, s.room, 10)
+	for _, e := range []*pdu.Event{missing, unrelated, byAlice} {
+		if s.stored(s.room, e.ID()) != nil {
+			t.Errorf("stored: %s", e.JSON())
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+	s.now = s.now.Add(backfillRest + time.Second)
+	s.evil.backfill = func([]id.EventID) ([]json.RawMessage, error) { return []json.RawMessage{missing.JSON()}, nil }
+	got := s.pages(s.alice, s.room, 10)
+	at := slices.Index(got, tip.ID())
+	if at < 0 || at+1 == len(got) || got[at+1] != missing.ID() {
+		t.Errorf("the missing event does not come before the one that names it: %v", got)
+	}
+	s.whole()
+}
+
+// A server that always has something before what it gave keeps nobody waiting for ever.
+func TestEndlessPastIsFetchedInParts(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	state := idsOf(s.stateEvents())
+	s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return state, nil, nil }
+	// The past is made the wrong way round: each event names one that is made when it is asked for.
+	chain := []*pdu.Event{s.evil.say(s.room, s.mallory, "0", unknownID(1))}
+	for i := range 3000 {
+		chain = append(chain, s.evil.say(s.room, s.mallory, fmt.Sprint(i+1), chain[i].ID()))
+	}
+	tip := chain[len(chain)-1]
+	child := s.evil.say(s.room, s.mallory, "child", tip.ID())
+	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) { return []json.RawMessage{tip.JSON()}, nil }
+	asked := 0
+	s.evil.backfill = func(from []id.EventID) (out []json.RawMessage, err error) {
+		asked++
+		at := slices.IndexFunc(chain, func(e *pdu.Event) bool { return e.ID() == from[0] })
+		for i := at; i >= 0 && i > at-3; i-- {
+			out = append(out, chain[i].JSON())
+		}
+		return out, nil
+	}
+	s.evil.sendGood(s.room, child)
+	page, err := s.svc.Messages(t.Context(), s.room, s.peer.recipient(s.alice), PageRequest{Backwards: true, Limit: 100})
+	s.ok(err)
+	if page.End == "" || asked > maxBackfillRounds {
+		t.Errorf("asked %d times, end %q, %d events", asked, page.End, len(page.Chunk))
+	}
+	s.whole()
+}
+
+func TestContextGoesBackIntoTheFetchedPast(t *testing.T) {
+	h := withHistory(t, 20)
+	join := h.late.room(h.room).State(typeMember, string(h.bob.ID))
+	around, err := h.late.svc.EventContext(t.Context(), h.room, join.ID(), h.late.recipient(h.bob), 10, EventFilter{})
+	h.late.ok(err)
+	if len(around.EventsBefore) != 5 || clientID(h.late, around.EventsBefore[0]) != h.said[19] {
+		t.Errorf("%d events before the join", len(around.EventsBefore))
+	}
+}
+
+func TestEventAtTimeInThePastIsFetched(t *testing.T) {
+	h := withHistory(t, 120)
+	for _, backwards := range []bool{true, false} {
+		t.Run(fmt.Sprint(backwards), func(t *testing.T) {
+			want := h.said[10]
+			at := time.UnixMilli(h.old.stored(h.room, want).OriginServerTS())
+			got, _, err := h.late.svc.TimestampToEvent(t.Context(), h.room, h.late.recipient(h.bob), at, backwards)
+			h.late.ok(err)
+			if got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		})
+	}
+}
