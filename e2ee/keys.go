@@ -268,7 +268,7 @@ func (s *Service) claimLocal(ctx context.Context, wanted map[id.UserID]map[id.De
 	var used []int64 // owners whose key counts changed
 	err := s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		for _, user := range slices.Sorted(maps.Keys(wanted)) {
-			owner, taken, err := claimOfUser(tx, user, wanted[user])
+			owner, taken, err := s.claimOfUser(tx, user, wanted[user])
 			if err != nil {
 				return nil, wrap("claim keys of "+string(user), err)
 			}
@@ -286,8 +286,8 @@ func (f Failures) add(server string) {
 	f[server] = json.RawMessage(`{"errcode":"M_UNREACHABLE","error":"This server cannot be asked"}`)
 }
 
-func claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string) (owner int64, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
-	owner, devices, found, err := candidates(tx, user, wanted)
+func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string) (owner int64, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
+	owner, devices, found, err := candidates(&s.names, tx, user, wanted)
 	if err != nil || !found {
 		return 0, nil, err
 	}

@@ -52,6 +52,7 @@ type Service struct {
 	stale   chan struct{} // there are device lists to ask for; a slot of one
 	joined  chan joined   // rooms that users of this server came into
 	lanes   lanes
+	names   deviceNames
 }
 
 // New makes a Service.
@@ -141,6 +142,7 @@ func (s *Service) tellServers(tx *storage.Tx, user int64, devices ...string) err
 
 // DeviceGone removes in a write of the caller what hangs on a device that is deleted.
 func (s *Service) DeviceGone(tx *storage.Tx, device, user int64, deviceID string) error {
+	s.names.forget(device)
 	if err := tx.ForgetDehydrated(user, device); err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventTy
 		if err != nil || !first {
 			return nil, err
 		}
-		m := delivery{sender: d.User, eventType: eventType}
+		m := delivery{names: &s.names, sender: d.User, eventType: eventType}
 		if err := m.deliver(tx, local); err != nil {
 			return nil, err
 		}
@@ -148,7 +148,7 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 		if first, err := tx.ClaimMessage(origin, in.MessageID); err != nil || !first {
 			return nil, err
 		}
-		m := delivery{sender: in.Sender, eventType: in.Type}
+		m := delivery{names: &s.names, sender: in.Sender, eventType: in.Type}
 		err := m.deliver(tx, local)
 		return s.wakeUsers(m.receivers...), err
 	})
@@ -159,6 +159,7 @@ const trimEvery = 64
 
 // delivery is messages for users of this server on their way.
 type delivery struct {
+	names     *deviceNames
 	sender    id.UserID
 	eventType string
 	receivers []int64
@@ -176,7 +177,7 @@ func (o *delivery) deliver(tx *storage.Tx, local messages) error {
 }
 
 func (o *delivery) deliverTo(tx *storage.Tx, user id.UserID, messages map[id.DeviceID]json.RawMessage) error {
-	nid, devices, found, err := candidates(tx, user, messages)
+	nid, devices, found, err := candidates(o.names, tx, user, messages)
 	if err != nil || !found {
 		return err
 	}
@@ -218,13 +219,14 @@ func (o *delivery) count(size int) error {
 
 // candidates are the devices of a user among which are those that named names; false where there is no such user. Most
 // requests name one device, for which one query does.
-func candidates[T any](tx *storage.Tx, user id.UserID, named map[id.DeviceID]T) (nid int64, devices []storage.DeviceRef, found bool, err error) {
+func candidates[T any](names *deviceNames, tx *storage.Tx, user id.UserID, named map[id.DeviceID]T) (nid int64, devices []storage.DeviceRef, found bool, err error) {
 	if _, all := named[allDevices]; len(named) == 1 && !all {
 		for name := range named {
-			var device int64
-			if nid, device, found, err = tx.LookupDevice(string(user), string(name)); device != 0 {
-				devices = []storage.DeviceRef{{NID: device, ID: string(name)}}
+			var nids deviceNIDs
+			if nids, found, err = names.find(tx, deviceName{user, name}); nids.device != 0 {
+				devices = []storage.DeviceRef{{NID: nids.device, ID: string(name)}}
 			}
+			nid = nids.user
 		}
 		return nid, devices, found, err
 	}

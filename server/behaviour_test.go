@@ -81,8 +81,7 @@ func TestMissingOperationsAreUnrecognizedSoThatClientsFallBack(t *testing.T) {
 	for _, request := range []string{
 		"GET /unstable/org.matrix.msc4140/delayed_events",
 		"POST /unstable/org.matrix.simplified_msc3575/sync",
-		"GET /unstable/org.matrix.msc2946/rooms/!x:test/hierarchy",
-		"GET /unstable/im.nheko.summary/rooms/!x:test/summary",
+		"POST /v3/search", "GET /unstable/org.matrix.msc4143/rtc/transports",
 		"GET /v9/sync",
 	} {
 		method, path, _ := strings.Cut(request, " ")
