@@ -18,6 +18,7 @@ import (
 
 	"ebb/accounts"
 	"ebb/config"
+	"ebb/federation/outbox"
 	"ebb/httpapi"
 	"ebb/mxerr"
 	"ebb/retention"
@@ -31,6 +32,7 @@ type API struct {
 	Accounts  *accounts.Service
 	Rooms     *rooms.Service
 	Retention *retention.Job
+	Outbox    *outbox.Service
 	DB        *storage.DB
 	Now       func() time.Time
 	Log       *slog.Logger
@@ -61,6 +63,8 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"room retention set":   decoded(a.roomRetentionSet),
 		"room retention clear": decoded(a.roomRetentionClear),
 		"purge now":            decoded(a.purgeNow),
+		"federation status":    decoded(a.federationStatus),
+		"federation retry":     decoded(a.federationRetry),
 	}
 }
 

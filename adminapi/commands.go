@@ -281,3 +281,19 @@ func (a *API) override(ctx context.Context, room string, p *expiry.Policy) (any,
 func (a *API) purgeNow(ctx context.Context, _ struct{}) (any, error) {
 	return a.Retention.Purge(ctx)
 }
+
+// ServerArgs are the arguments of the federation commands.
+type ServerArgs struct {
+	Server string `json:"server"` // "": every one, for federation status
+}
+
+func (a *API) federationStatus(ctx context.Context, args ServerArgs) (any, error) {
+	return a.Outbox.Status(ctx, args.Server)
+}
+
+func (a *API) federationRetry(ctx context.Context, args ServerArgs) (any, error) {
+	if args.Server == "" {
+		return nil, mxerr.MissingParam("The server is missing")
+	}
+	return struct{}{}, a.Outbox.Retry(ctx, args.Server)
+}

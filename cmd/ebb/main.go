@@ -58,6 +58,7 @@ func commands() []command {
 		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
+		federationStatusCommand, federationRetryCommand,
 		purgeNowCommand, healthcheckCommand, versionCommand, resolveStateCommand,
 	}
 }

@@ -251,7 +251,11 @@ func (s *Service) changes() *changes {
 	defer s.mu.Unlock()
 	c := &changes{added: map[string][]int64{}, removed: map[string][]int64{}, prune: s.top}
 	now := s.Now()
+	failing := 0
 	for server, d := range s.known {
+		if d.failures > 0 && d.waits() {
+			failing++
+		}
 		if d.failures > 0 && (s.rows > maxRows || now.Sub(d.since) > maxPatience) && (len(d.queue) > 0 || d.missed > 0) {
 			s.skip(d)
 		}
@@ -276,6 +280,7 @@ func (s *Service) changes() *changes {
 		c.removed[server] = slices.Collect(maps.Keys(rooms))
 	}
 	clear(s.gone)
+	failingServers.Set(float64(failing))
 	s.forgetIdle(now)
 	return c
 }

@@ -18,6 +18,7 @@ import (
 var (
 	sentTransactions = telemetry.NewCounterVec("ebb_federation_sent_transactions_total", "Transactions to other servers, by result (taken, refused, unreachable).", "result")
 	sentItems        = telemetry.NewCounterVec("ebb_federation_sent_items_total", "Events and ephemeral data that other servers were sent, by kind (pdu, edu) and result (taken, refused, dropped).", "kind", "result")
+	failingServers   = telemetry.NewGauge("ebb_federation_failing_servers", "Servers that something waits for and that do not answer.")
 )
 
 // start gives a server a worker, if something waits for it. mu is held.

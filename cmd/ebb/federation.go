@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"ebb/adminapi"
+	"ebb/federation/outbox"
+)
+
+var federationStatusCommand = command{
+	name: "federation status", args: "[SERVER]", short: "say how delivery to other servers stands, to those that do not answer first",
+	example: "ebb federation status --json",
+	setup: func(inv *invocation) func(context.Context) error {
+		inv.jsonFlag()
+		return func(ctx context.Context) error {
+			if inv.flags.NArg() > 1 {
+				return usagef("give at most one server")
+			}
+			var list []outbox.Status
+			if err := inv.call(ctx, "federation status", adminapi.ServerArgs{Server: inv.flags.Arg(0)}, &list); err != nil {
+				return err
+			}
+			return inv.print(list, func(w io.Writer) {
+				for _, s := range list {
+					printStatus(w, s)
+				}
+			})
+		}
+	},
+}
+
+func printStatus(w io.Writer, s outbox.Status) {
+	fmt.Fprintf(w, "%-32s %s", s.Server, waiting(s))
+	if s.FailingSince != nil {
+		fmt.Fprintf(w, "; no answer since %s, %d times", s.FailingSince.Format(time.RFC3339), s.Failures)
+		if s.Retry != nil {
+			fmt.Fprintf(w, ", tried again at %s", s.Retry.Format(time.RFC3339))
+		}
+	}
+	fmt.Fprintln(w)
+}
+
+func waiting(s outbox.Status) string {
+	if s.Events+s.EDUs+int64(s.Rooms) == 0 {
+		return "has everything"
+	}
+	text := fmt.Sprintf("is behind by %d events, %d EDUs", s.Events, s.EDUs)
+	if s.Rooms > 0 {
+		text += fmt.Sprintf(" and much in %d rooms", s.Rooms)
+	}
+	return text
+}
+
+var federationRetryCommand = command{
+	name: "federation retry", args: "SERVER", short: "try a server that did not answer again now", example: "ebb federation retry example.org",
+	setup: func(inv *invocation) func(context.Context) error {
+		return func(ctx context.Context) error {
+			server, err := inv.one("server name")
+			if err != nil {
+				return err
+			}
+			return inv.call(ctx, "federation retry", adminapi.ServerArgs{Server: server}, &struct{}{})
+		}
+	},
+}

@@ -1,0 +1,99 @@
+package outbox
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Status is how delivery to a server stands.
+type Status struct {
+	Server       string     `json:"server"`
+	Events       int64      `json:"events"` // that wait
+	Rooms        int        `json:"rooms"`  // of which it is to be told the newest events only
+	EDUs         int64      `json:"edus"`   // that wait, those in memory included
+	Failures     int64      `json:"failures"`
+	FailingSince *time.Time `json:"failing_since"` // nil: it answers
+	Retry        *time.Time `json:"retry"`         // when it is tried again; nil: it answers, or is tried now
+	Reached      *time.Time `json:"reached"`       // when it last answered; nil: never
+}
+
+// Status tells how delivery to one server stands, or to every one where server is empty: those that do not answer first.
+func (s *Service) Status(ctx context.Context, server string) ([]Status, error) {
+	if err := s.load(ctx); err != nil {
+		return nil, err
+	}
+	var backlogs []storage.EDUBacklog
+	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		backlogs, err = tx.EDUBacklogs()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	edus := map[string]int64{}
+	for _, b := range backlogs {
+		edus[b.Server] = b.Count
+	}
+	out := []Status{}
+	s.mu.Lock()
+	for name, d := range s.known {
+		if server == "" && !d.reached.IsZero() || server == name || d.waits() && server == "" {
+			st := d.status()
+			st.EDUs += edus[name]
+			out = append(out, st)
+		}
+	}
+	s.mu.Unlock()
+	if server != "" && len(out) == 0 {
+		return nil, errUnknown()
+	}
+	slices.SortFunc(out, func(a, b Status) int {
+		if (a.Failures > 0) != (b.Failures > 0) {
+			return int(min(b.Failures, 1) - min(a.Failures, 1))
+		}
+		return strings.Compare(a.Server, b.Server)
+	})
+	return out, nil
+}
+
+func errUnknown() error { return mxerr.NotFound("Nothing is or was sent to that server") }
+
+func (d *destination) status() Status {
+	st := Status{
+		Server: d.server, Events: int64(len(d.queue)) + d.missed, Rooms: len(d.behind), EDUs: int64(len(d.volatile)),
+		Failures: d.failures, Reached: timeOf(d.reached),
+	}
+	if d.failures > 0 {
+		st.FailingSince, st.Retry = timeOf(d.since), timeOf(d.retry)
+	}
+	return st
+}
+
+func timeOf(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// Retry tries a server again at once.
+func (s *Service) Retry(ctx context.Context, server string) error {
+	if err := s.load(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	d := s.known[server]
+	if d == nil {
+		s.mu.Unlock()
+		return errUnknown()
+	}
+	d.dirty = true
+	s.hurry(d)
+	s.mu.Unlock()
+	return s.store(ctx)
+}
