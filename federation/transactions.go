@@ -4,15 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"slices"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
 	"ebb/httpapi"
 	"ebb/mxerr"
+	"ebb/storage"
 	"ebb/telemetry"
 )
 
@@ -23,8 +26,12 @@ const (
 	maxEDUs = 100
 	// maxTransaction: 50 events of 64 KiB whose every byte is escaped, and 100 EDUs of the same size.
 	maxTransaction = 32 << 20
-	// maxAnswers is how many answers are remembered, so that a transaction that comes again is not worked through again.
-	maxAnswers = 10_000
+	// maxAnswers is how many answers are remembered for one server, so that a transaction that comes again is not worked
+	// through again: a server sends one after the other. maxSenders is for how many servers that is done.
+	maxAnswers = 20
+	maxSenders = 2000
+	// maxRooms is how many rooms of one transaction take in events at the same time.
+	maxRooms = 8
 	// transactionTime bounds the work on one; a sender gives up after about a minute and comes again.
 	transactionTime = 3 * time.Minute
 	// maxUnderWay bounds the transactions of one server that are worked on or wait at the same time.
@@ -39,6 +46,7 @@ func (a *API) transactionsRoutes() []httpapi.Route {
 
 var (
 	transactionsTotal = telemetry.NewCounterVec("ebb_federation_received_transactions_total", "Transactions of other servers, by result (taken, repeated, refused).", "result")
+	receivedSeconds   = telemetry.NewHistogram("ebb_federation_received_seconds", "Time of the work on one transaction of another server.", telemetry.Seconds())
 	edusTotal         = telemetry.NewCounterVec("ebb_federation_received_edus_total", "Ephemeral data of other servers, by result (taken, refused, unknown).", "result")
 )
 
@@ -70,19 +78,21 @@ func (a *API) sendTransaction(r *httpapi.Request) (any, error) {
 		return nil, mxerr.InvalidParam("A transaction has at most %d PDUs and %d EDUs", maxPDUs, maxEDUs)
 	}
 	ctx := context.WithoutCancel(r.Context())
-	return a.transactions.once(r.Context(), transactionKey{r.Server, r.Var("txnId")}, func() transactionAnswer {
+	return a.transactions.once(r.Context(), transactionKey{r.Server, r.Var("txnId")}, func() (transactionAnswer, error) {
+		defer func(start time.Time) { receivedSeconds.Observe(time.Since(start).Seconds()) }(time.Now())
 		ctx, cancel := context.WithTimeout(ctx, transactionTime)
 		defer cancel()
 		receipts, others := a.sortEDUs(body.EDUs)
 		a.takeEDUs(ctx, r.Server, others) // messages between devices do not wait for events
-		answer := a.takePDUs(ctx, r.Server, body.PDUs)
+		answer, err := a.takePDUs(ctx, r.Server, body.PDUs)
 		a.takeEDUs(ctx, r.Server, receipts) // of events that may have come with them
-		return answer
+		return answer, err
 	})
 }
 
-// takePDUs gives the events to their rooms, which work at the same time.
-func (a *API) takePDUs(ctx context.Context, origin string, pdus []json.RawMessage) transactionAnswer {
+// takePDUs gives the events to their rooms, which work at the same time. The error says that this server could not store
+// them: the other one is to send them again.
+func (a *API) takePDUs(ctx context.Context, origin string, pdus []json.RawMessage) (transactionAnswer, error) {
 	byRoom := map[id.RoomID][]json.RawMessage{}
 	for _, raw := range pdus {
 		if room := a.roomOf(raw); room != "" {
@@ -90,25 +100,45 @@ func (a *API) takePDUs(ctx context.Context, origin string, pdus []json.RawMessag
 		}
 	}
 	answer := transactionAnswer{PDUs: map[id.EventID]pduResult{}}
+	var failed error
 	var mu sync.Mutex
-	var all sync.WaitGroup
+	var all errgroup.Group
+	all.SetLimit(maxRooms)
 	for room, raws := range byRoom {
-		all.Go(func() {
-			results, err := a.Rooms.Receive(ctx, origin, room, raws)
-			if err != nil {
-				a.Log.DebugContext(ctx, "events were not taken in", "room", room, "server", origin, "events", len(raws), "err", err)
-				results = a.Rooms.Refused(ctx, room, raws, results, err)
-			}
+		all.Go(func() error {
+			results, err := a.receive(ctx, origin, room, raws)
 			mu.Lock()
 			defer mu.Unlock()
 			for eventID, err := range results {
 				answer.PDUs[eventID] = resultOf(err)
 			}
+			if errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
+				failed = err
+			}
+			return nil
 		})
 	}
-	all.Wait()
-	return answer
+	err := all.Wait()
+	return answer, errors.Join(err, failed)
 }
+
+// receive gives events to their room. A panic there costs the events, not the server.
+func (a *API) receive(ctx context.Context, origin string, room id.RoomID, raws []json.RawMessage) (results map[id.EventID]error, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			a.Log.ErrorContext(ctx, "panic while events were taken in", "room", room, "server", origin, "panic", v, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", v)
+			results = a.Rooms.Refused(ctx, room, raws, nil, errInternal)
+		}
+	}()
+	if results, err = a.Rooms.Receive(ctx, origin, room, raws); err != nil {
+		a.Log.DebugContext(ctx, "events were not taken in", "room", room, "server", origin, "events", len(raws), "err", err)
+		results = a.Rooms.Refused(ctx, room, raws, results, err)
+	}
+	return results, err
+}
+
+var errInternal = errors.New("internal server error")
 
 // resultOf is what the sender is told of one event: never more than the kind of fault.
 func resultOf(err error) pduResult {
@@ -179,50 +209,57 @@ type transactionKey struct{ server, txn string }
 type transactions struct {
 	// mu guards what follows; a leaf.
 	mu      sync.Mutex
-	answers map[transactionKey]transactionAnswer
-	order   []transactionKey // of answers, the oldest first
-	servers map[string]*sending
+	servers map[string]*sender
 }
 
-// sending is what one server sends at the moment.
-type sending struct {
-	slot  chan struct{} // held by the transaction that is worked on
-	count int           // of those that are worked on or wait
+// sender is a server that sends, or has sent.
+type sender struct {
+	slot    chan struct{} // held by the transaction that is worked on
+	count   int           // of those that are worked on or wait
+	answers []answered    // the oldest first
 }
 
-func newTransactions() *transactions {
-	return &transactions{answers: map[transactionKey]transactionAnswer{}, servers: map[string]*sending{}}
+type answered struct {
+	txn    string
+	answer transactionAnswer
 }
+
+func newTransactions() *transactions { return &transactions{servers: map[string]*sender{}} }
 
 // once works on a transaction unless it was answered before. One that comes again meanwhile waits for the first.
-func (t *transactions) once(ctx context.Context, key transactionKey, work func() transactionAnswer) (any, error) {
+func (t *transactions) once(ctx context.Context, key transactionKey, work func() (transactionAnswer, error)) (any, error) {
 	s, err := t.enter(key.server)
 	if err != nil {
 		return nil, err
 	}
-	defer t.leave(key.server, s)
+	defer t.leave(s)
 	select {
 	case s.slot <- struct{}{}:
 		defer func() { <-s.slot }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if answer, known := t.answer(key); known {
+	if answer, known := t.answer(s, key.txn); known {
 		transactionsTotal.WithLabelValues("repeated").Inc()
 		return answer, nil
 	}
-	answer := work()
-	t.remember(key, answer)
+	answer, err := work()
+	if err != nil {
+		transactionsTotal.WithLabelValues("refused").Inc()
+		return nil, err
+	}
+	t.remember(s, answered{key.txn, answer})
 	transactionsTotal.WithLabelValues("taken").Inc()
 	return answer, nil
 }
 
-func (t *transactions) enter(server string) (*sending, error) {
+func (t *transactions) enter(server string) (*sender, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.servers[server]
 	if s == nil {
-		s = &sending{slot: make(chan struct{}, 1)}
+		t.makeRoom()
+		s = &sender{slot: make(chan struct{}, 1)}
 		t.servers[server] = s
 	}
 	if s.count >= maxUnderWay {
@@ -233,27 +270,38 @@ func (t *transactions) enter(server string) (*sending, error) {
 	return s, nil
 }
 
-func (t *transactions) leave(server string, s *sending) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if s.count--; s.count == 0 {
-		delete(t.servers, server)
+// makeRoom forgets a server that sends nothing at the moment, where many are remembered. mu is held.
+func (t *transactions) makeRoom() {
+	for name, s := range t.servers {
+		if len(t.servers) < maxSenders {
+			return
+		}
+		if s.count == 0 {
+			delete(t.servers, name)
+		}
 	}
 }
 
-func (t *transactions) answer(key transactionKey) (transactionAnswer, bool) {
+func (t *transactions) leave(s *sender) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	answer, known := t.answers[key]
-	return answer, known
+	s.count--
 }
 
-func (t *transactions) remember(key transactionKey, answer transactionAnswer) {
+func (t *transactions) answer(s *sender, txn string) (transactionAnswer, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.answers[key] = answer
-	if t.order = append(t.order, key); len(t.order) > maxAnswers {
-		delete(t.answers, t.order[0])
-		t.order = slices.Delete(t.order, 0, 1)
+	for _, a := range s.answers {
+		if a.txn == txn {
+			return a.answer, true
+		}
 	}
+	return transactionAnswer{}, false
+}
+
+func (t *transactions) remember(s *sender, a answered) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.answers = append(s.answers, a)
+	s.answers = s.answers[max(0, len(s.answers)-maxAnswers):]
 }

@@ -1,0 +1,110 @@
+package federation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+)
+
+// working is work that waits for release and then says which one it was.
+func working(n *int, release chan struct{}) func() (transactionAnswer, error) {
+	return func() (transactionAnswer, error) {
+		<-release
+		*n++
+		return transactionAnswer{PDUs: map[id.EventID]pduResult{id.EventID(fmt.Sprint("$", *n)): {}}}, nil
+	}
+}
+
+func TestATransactionThatComesAgainWaitsForTheFirstAndGetsItsAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr, n, release := newTransactions(), 0, make(chan struct{})
+		var all sync.WaitGroup
+		for range 5 {
+			all.Go(func() {
+				answer, err := tr.once(t.Context(), transactionKey{"a", "1"}, working(&n, release))
+				if got, _ := answer.(transactionAnswer); err != nil || len(got.PDUs) != 1 || got.PDUs["$1"].Error != "" {
+					t.Errorf("answered %v %v", answer, err)
+				}
+			})
+		}
+		synctest.Wait()
+		close(release)
+		all.Wait()
+		if n != 1 {
+			t.Errorf("worked %d times", n)
+		}
+		if _, err := tr.once(t.Context(), transactionKey{"b", "1"}, working(&n, release)); err != nil || n != 2 {
+			t.Errorf("the same id of another server: worked %d times, %v", n, err)
+		}
+	})
+}
+
+func TestAServerThatSendsManyTransactionsAtOnceIsSlowedDownAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr, n, release := newTransactions(), 0, make(chan struct{})
+		var all sync.WaitGroup
+		for i := range maxUnderWay {
+			all.Go(func() { _, _ = tr.once(t.Context(), transactionKey{"a", fmt.Sprint(i)}, working(&n, release)) })
+		}
+		synctest.Wait()
+		if _, err := tr.once(t.Context(), transactionKey{"a", "more"}, working(&n, release)); mxerr.Code(err) != mxerr.CodeLimitExceeded {
+			t.Errorf("one more: %v", err)
+		}
+		other, free := 0, make(chan struct{})
+		close(free)
+		if _, err := tr.once(t.Context(), transactionKey{"b", "1"}, working(&other, free)); err != nil || other != 1 {
+			t.Errorf("another server: %v", err)
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		close(release)
+		all.Wait()
+		if n != maxUnderWay {
+			t.Errorf("worked %d times", n)
+		}
+		if _, err := tr.once(gone, transactionKey{"a", "0"}, working(&n, release)); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestWhatThisServerCouldNotStoreIsNotRememberedAsAnswered(t *testing.T) {
+	tr := newTransactions()
+	full := errors.New("the disk is full")
+	if _, err := tr.once(t.Context(), transactionKey{"a", "1"}, func() (transactionAnswer, error) { return transactionAnswer{}, full }); !errors.Is(err, full) {
+		t.Errorf("answered %v", err)
+	}
+	worked := false
+	_, err := tr.once(t.Context(), transactionKey{"a", "1"}, func() (transactionAnswer, error) { worked = true; return transactionAnswer{}, nil })
+	if err != nil || !worked {
+		t.Errorf("again: %v %v", worked, err)
+	}
+}
+
+func TestAnswersAreRememberedWithinBounds(t *testing.T) {
+	tr := newTransactions()
+	quick := func() (transactionAnswer, error) { return transactionAnswer{}, nil }
+	for i := range 3 * maxAnswers {
+		if _, err := tr.once(t.Context(), transactionKey{"a", fmt.Sprint(i)}, quick); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(tr.servers["a"].answers); n != maxAnswers {
+		t.Errorf("%d answers of one server", n)
+	}
+	for i := range maxSenders + 100 {
+		if _, err := tr.once(t.Context(), transactionKey{fmt.Sprint("s", i), "1"}, quick); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(tr.servers); n > maxSenders {
+		t.Errorf("%d servers", n)
+	}
+}
