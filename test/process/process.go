@@ -49,7 +49,9 @@ func (b Binary) Run(ctx context.Context, args ...string) (string, error) {
 
 // Options is how a server is started.
 type Options struct {
+	Name    string   // server_name; localhost when empty
 	Config  string   // YAML after server_name, data_dir and listen
+	Listen  string   // further entries of listen, such as `, {address: …}`
 	Wrapper []string // a command that gets the server's command line, such as strace
 	Dir     string   // of all files; a temporary one when empty
 }
@@ -67,7 +69,7 @@ type Server struct {
 	done    chan error
 }
 
-// Start starts a server named localhost and waits until it answers. It is killed at the end of the test, and its log is
+// Start starts a server and waits until it answers. It is killed at the end of the test, and its log is
 // shown if the test failed.
 func Start(t testing.TB, b Binary, o Options) *Server {
 	t.Helper()
@@ -75,14 +77,14 @@ func Start(t testing.TB, b Binary, o Options) *Server {
 	if dir == "" {
 		dir = t.TempDir()
 	}
-	address := freeAddress(t)
+	address, name := FreeAddress(t), cmp.Or(o.Name, "localhost")
 	s := &Server{URL: "http://" + address, DataDir: filepath.Join(dir, "data"), Config: filepath.Join(dir, "ebb.yaml"),
 		binary: b, wrapper: o.Wrapper, log: &buffer{}}
-	if out, err := b.Run(t.Context(), "init", "--server-name", "localhost", "--data-dir", s.DataDir); err != nil {
+	if out, err := b.Run(t.Context(), "init", "--server-name", name, "--data-dir", s.DataDir); err != nil {
 		t.Fatalf("ebb init: %v\n%s", err, out)
 	}
-	text := fmt.Sprintf("server_name: localhost\npublic_url: %s\ndata_dir: %s\nlisten: [{address: %q, serve: [client, admin]}]\n%s\n",
-		s.URL, s.DataDir, address, o.Config)
+	text := fmt.Sprintf("server_name: %s\npublic_url: %s\ndata_dir: %s\nlisten: [{address: %q, serve: [client, admin]}%s]\n%s\n",
+		name, s.URL, s.DataDir, address, o.Listen, o.Config)
 	if err := os.WriteFile(s.Config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -173,9 +175,9 @@ func (s *Server) Command(t testing.TB, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// freeAddress is a loopback address that nothing listens at just now. Its port is below those that the kernel gives to
+// FreeAddress is a loopback address that nothing listens at just now. Its port is below those that the kernel gives to
 // outgoing connections, so that it is still free when a killed server comes back.
-func freeAddress(t testing.TB) string {
+func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 100 {
 		address := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))

@@ -1,0 +1,212 @@
+package federation
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crand "crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ebb/test/process"
+)
+
+// network is real processes behind a proxy each: a server's name is the address of its proxy, which speaks TLS, knows by the
+// Authorization header who asks, and lets a test break things.
+type network struct {
+	servers []*process.Server
+	names   []string
+
+	mu    sync.Mutex // guards the faults
+	cut   map[[2]int]bool
+	loss  []float64       // by server: share of requests to it of which the request or the answer is lost
+	delay []time.Duration // by server: before its answers
+}
+
+func newNetwork(t *testing.T, n int) *network {
+	t.Helper()
+	binary, err := process.Build(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &network{cut: map[[2]int]bool{}, loss: make([]float64, n), delay: make([]time.Duration, n)}
+	ca := newAuthority(t)
+	roots := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(roots, ca.pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		front, back := process.FreeAddress(t), process.FreeAddress(t)
+		w.names = append(w.names, front)
+		w.serve(t, i, front, back, ca)
+		w.servers = append(w.servers, process.Start(t, binary, process.Options{
+			Name:   front,
+			Listen: fmt.Sprintf(", {address: %q, serve: [federation]}", back),
+			Config: fmt.Sprintf("registration: {mode: open}\nrate_limits: {enabled: false}\nfederation: {enabled: true, allow_private_addresses: true, trusted_ca_file: %s}", roots),
+		}))
+	}
+	return w
+}
+
+// serve is the proxy of a server.
+func (w *network) serve(t *testing.T, to int, front, back string, ca *authority) {
+	t.Helper()
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: back})
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) } // as if nobody listened
+	l, err := tls.Listen("tcp", front, &tls.Config{Certificates: []tls.Certificate{ca.issue(t)}, MinVersion: tls.VersionTLS12})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: w.faulty(to, proxy), ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
+	go func() { _ = s.Serve(l) }() // until Close
+	t.Cleanup(func() { _ = s.Close() })
+}
+
+func (w *network) faulty(to int, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		cut, loss, delay := w.cut[[2]int{w.origin(r), to}], w.loss[to], w.delay[to]
+		w.mu.Unlock()
+		if cut || rand.Float64() < loss/2 {
+			panic(http.ErrAbortHandler)
+		}
+		select {
+		case <-time.After(delay):
+		case <-r.Context().Done():
+			return
+		}
+		if rand.Float64() < loss/2 { // the request comes through, the answer is lost
+			next.ServeHTTP(discard{http.Header{}}, r)
+			panic(http.ErrAbortHandler)
+		}
+		next.ServeHTTP(rw, r)
+	})
+}
+
+// origin is who asks; -1 where the request is not signed, as those for keys.
+func (w *network) origin(r *http.Request) int {
+	for i, name := range w.names {
+		if strings.Contains(r.Header.Get("Authorization"), fmt.Sprintf("origin=%q", name)) {
+			return i
+		}
+	}
+	return -1
+}
+
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d discard) WriteHeader(int)             {}
+
+// part parts two servers, both ways.
+func (w *network) part(a, b int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut[[2]int{a, b}], w.cut[[2]int{b, a}] = true, true
+}
+
+// lose lets some of what a server is asked get lost.
+func (w *network) lose(to int, share float64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.loss[to] = share
+}
+
+// slow lets a server answer late.
+func (w *network) slow(to int, d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.delay[to] = d
+}
+
+// heal ends every fault.
+func (w *network) heal() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.cut)
+	clear(w.loss)
+	clear(w.delay)
+}
+
+// authority is a certificate authority that only the servers of one test trust.
+type authority struct {
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+	pem  []byte
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA of a test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	raw, err := x509.CreateCertificate(crand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{key, cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw})}
+}
+
+// issue makes a certificate for the loopback address.
+func (a *authority) issue(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	raw, err := x509.CreateCertificate(crand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key}
+}
+
+// eventually asks until f is content; there is nothing in another process to be told by.
+func eventually(t *testing.T, within time.Duration, f func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	for {
+		err := f(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("not within %v: %v", within, err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
