@@ -162,7 +162,7 @@ func (w *world) state(ctx context.Context, on int) (map[string]string, error) {
 // agree waits until every server has every acknowledged message once, and all have the same state.
 func (w *world) agree(t *testing.T) {
 	t.Helper()
-	eventually(t, 2*time.Minute, func(ctx context.Context) error {
+	eventually(t, time.Minute, func(ctx context.Context) error {
 		for on := range w.servers {
 			bodies, err := w.timeline(ctx, on)
 			if err != nil {

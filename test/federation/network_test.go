@@ -198,14 +198,18 @@ func eventually(t *testing.T, within time.Duration, f func(ctx context.Context) 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
+	var last error
 	for {
 		err := f(ctx)
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("not within %v: %v", within, err)
+			t.Fatalf("not within %v: %v", within, last)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
