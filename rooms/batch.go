@@ -25,6 +25,9 @@ type batch struct {
 	extra  func(tx *storage.Tx, room int64) error // written with the events
 	saved  provisional                            // the head before the batch
 
+	approvals *approvals // of policy servers; nil: none were asked for yet
+	lacking   lacking    // events that a policy server must sign
+
 	alongside *batch // of a room that is created in the same write
 }
 
@@ -198,6 +201,7 @@ func (b *batch) add(p proto) (*Event, error) {
 	if err != nil {
 		return nil, authError(err)
 	}
+	e = b.approved(e)
 	pe := &pendingEvent{
 		Event: &Event{
 			Event: e, Room: b.room.nid, SenderNID: p.sender.NID, DeviceNID: p.sender.Device, TxnID: p.txnID,
@@ -247,7 +251,11 @@ func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {
 		RoomID: b.room.id, Type: p.typ, StateKey: p.stateKey, Sender: p.sender.ID, Content: p.content, Redacts: p.redacts,
 		PrevEvents: make([]id.EventID, 0, len(n.extremities)), Depth: n.depth + 1, OriginServerTS: p.ts,
 	}
-	if out.OriginServerTS == 0 {
+	switch {
+	case out.OriginServerTS != 0:
+	case b.approvals != nil:
+		out.OriginServerTS = b.approvals.at
+	default:
 		out.OriginServerTS = b.svc.Now().UnixMilli()
 	}
 	for _, x := range n.extremities[:min(len(n.extremities), pdu.MaxPrevEvents)] {

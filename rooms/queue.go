@@ -19,22 +19,36 @@ const maxRebuilds = 8
 // may leave the batch empty, then change waits for what was queued before. ctx bounds the building, not the commit:
 // what is queued will happen.
 func (s *Service) change(ctx context.Context, room id.RoomID, build func(*batch) error) error {
-	for attempt := 0; ; attempt++ {
-		err := s.changeOnce(ctx, room, build)
-		if attempt == maxRebuilds || !errors.Is(err, errStale) {
+	var a *approvals
+	defer func() { a.release() }()
+	for attempt := 0; ; {
+		err := s.changeOnce(ctx, room, a, build)
+		var lacks lacking
+		switch {
+		case errors.As(err, &lacks):
+			if a, err = s.approve(ctx, lacks, a); err != nil {
+				return err
+			}
+		case attempt == maxRebuilds || !errors.Is(err, errStale):
 			return err
+		default:
+			attempt++
+			rebuilds.Inc()
 		}
-		rebuilds.Inc()
 	}
 }
 
-func (s *Service) changeOnce(ctx context.Context, room id.RoomID, build func(*batch) error) error {
+func (s *Service) changeOnce(ctx context.Context, room id.RoomID, a *approvals, build func(*batch) error) error {
 	r, err := s.lockRoom(ctx, room)
 	if err != nil {
 		return err
 	}
-	b := &batch{ctx: ctx, svc: s, room: r, saved: r.next}
-	if err := build(b); err != nil {
+	b := &batch{ctx: ctx, svc: s, room: r, saved: r.next, approvals: a}
+	err = build(b)
+	if err == nil && len(b.lacking) > 0 {
+		err = b.lacking
+	}
+	if err != nil {
 		b.abort()
 		r.writer.Unlock()
 		return err

@@ -125,6 +125,7 @@ func (in *ingest) take(events []*incoming) error {
 	if err := in.fetchAuth(); err != nil {
 		return err
 	}
+	in.askPolicyServer()
 	if err := in.placeAll(); err != nil {
 		return err
 	}
@@ -810,13 +811,17 @@ func (s *Service) mergeExtremities(ctx context.Context, r *Room) error {
 		if !s.IsLocal(m.User) || r.Levels().UserLevel(m.User) < r.Levels().EventLevel(typeDummy, false) {
 			continue
 		}
-		return s.change(ctx, r.id, func(b *batch) error {
+		err := s.change(ctx, r.id, func(b *batch) error {
 			_, err := b.add(proto{typ: typeDummy, sender: Sender{NID: m.NID, ID: m.User}, content: []byte(`{}`)})
 			if mxerr.Code(err) == mxerr.CodeForbidden { // who could a moment ago
 				return nil
 			}
 			return err
 		})
+		if errors.Is(err, errPolicy) { // they stay as they are
+			return nil
+		}
+		return err
 	}
 	return nil
 }

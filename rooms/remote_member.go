@@ -364,6 +364,9 @@ func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomI
 	server := serverOf(string(target))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
+	if e, err = s.approveOne(ctx, r, e); err != nil {
+		return err
+	}
 	raw, err := s.Remote.Invite(ctx, server, r.version.ID, room, e.ID(), e.JSON(), r.stripped(sender.ID))
 	if err != nil {
 		return fedclient.Relay(err)
@@ -374,6 +377,9 @@ func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomI
 	}
 	if err := s.countersigned(ctx, signed, server); err != nil {
 		return fedclient.Relay(fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err))
+	}
+	if signed, err = s.approveOne(ctx, r, signed); err != nil { // the invited one's server may have dropped what others signed
+		return err
 	}
 	_, err = s.accept(ctx, server, r, signed, true)
 	return err

@@ -85,6 +85,9 @@ type Room struct {
 	// receiving is held by who takes in events of other servers, one after the other, also over the network; a slot of one.
 	receiving chan struct{}
 
+	// signing is held by who asks the room's policy server to sign events made here, over the network; a slot of one.
+	signing chan struct{}
+
 	// writer guards next: whoever builds the room's next event holds it, also over a read of the database, never while
 	// waiting for a commit. docs/locks.md.
 	writer sync.Mutex

@@ -63,6 +63,8 @@ type Options struct {
 	Remote    Remote
 	Keys      Keys
 	Elsewhere Elsewhere
+	// PolicyServers are asked about events of rooms that have chosen one; nil: no room has.
+	PolicyServers PolicyServers
 	// Outgoing is told, once it is committed, of an event that other servers are to get. It must be quick: it runs in the
 	// committer. nil: there are no other servers, and no event is kept for them.
 	Outgoing func(room int64, pos storage.Pos, servers []string)
@@ -183,7 +185,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) (storage.Room
 		if !ok {
 			return fmt.Errorf("room %s has the unknown version %q", row.RoomID, row.Version)
 		}
-		r = &Room{svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version, created: time.UnixMilli(row.CreatedTS), receiving: make(chan struct{}, 1)}
+		r = &Room{svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version, created: time.UnixMilli(row.CreatedTS), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1)}
 		return r.fill(tx, &row)
 	})
 	if err != nil {

@@ -279,9 +279,16 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 	pe.after = pe.before
 	key, isState := in.StateKey()
 	k := pdu.StateKey{Type: in.Type(), Key: key}
+	spurned := verdict == nil && in.refused != nil // 7. It is signed by the room's policy server, else it is soft-failed.
+	if spurned && !onHead {
+		var err error
+		if spurned, err = policed(p, pe.before); err != nil {
+			return err
+		}
+	}
 	var soft softFailed
 	switch {
-	case errors.As(verdict, &soft), verdict == nil && in.refused != nil:
+	case errors.As(verdict, &soft), spurned:
 		pe.Flags |= storage.SoftFailedEvent
 	case verdict != nil:
 		pe.Flags |= storage.RejectedEvent

@@ -82,6 +82,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	if cfg.Federation.Enabled {
 		roomOptions.Remote, roomOptions.Keys, roomOptions.Elsewhere = s.remote, s.keys, s.remote
+		roomOptions.PolicyServers = s.remote
 		// The outbox reads events from rooms, which tell it of them.
 		roomOptions.Outgoing = func(room int64, pos storage.Pos, servers []string) { s.outbox.Sent(room, pos, servers) }
 		roomOptions.Ephemeral = s.ephemeral

@@ -308,6 +308,15 @@ func (c *Client) QueryDeviceKeys(ctx context.Context, server string, users map[i
 	return answer, err
 }
 
+// SignByPolicyServer asks a policy server to sign an event; it returns the signatures by server name and key id, none where
+// the policy server refuses.
+// Spec: server-server-api#post_matrixpolicyv1sign
+func (c *Client) SignByPolicyServer(ctx context.Context, server string, event json.RawMessage) (map[string]map[string]string, error) {
+	var answer map[string]map[string]string
+	err := c.do(ctx, request{server: server, method: http.MethodPost, path: "/_matrix/policy/v1/sign", body: event, size: maxSmallAnswer}, &answer)
+	return answer, err
+}
+
 // ClaimKeys claims one-time keys of devices.
 // Spec: server-server-api#post_matrixfederationv1userkeysclaim
 func (c *Client) ClaimKeys(ctx context.Context, server string, wanted map[id.UserID]map[id.DeviceID]string) (answer json.RawMessage, err error) {

@@ -25,7 +25,7 @@ func SignJSON(obj []byte, s Signer) ([]byte, error) {
 	}
 	text := canonjson.Without(canonical, "signatures", "unsigned")
 	signature := base64.RawStdEncoding.EncodeToString(ed25519.Sign(s.Key, text))
-	signatures, err := withSignature(canonical, s, signature)
+	signatures, err := withSignature(canonical, s.Server, string(s.KeyID), signature)
 	if err != nil {
 		return nil, err
 	}
@@ -33,19 +33,19 @@ func SignJSON(obj []byte, s Signer) ([]byte, error) {
 }
 
 // withSignature returns the signatures of the canonical object obj with another one added.
-func withSignature(obj []byte, s Signer, signature string) ([]byte, error) {
+func withSignature(obj []byte, server, keyID, signature string) ([]byte, error) {
 	signatures, keys := json.RawMessage("{}"), json.RawMessage("{}")
 	if old, ok := canonjson.Get(obj, "signatures"); ok {
 		signatures = old
 	}
-	if old, ok := canonjson.Get(signatures, s.Server); ok {
+	if old, ok := canonjson.Get(signatures, server); ok {
 		keys = old
 	}
 	if !isObject(signatures) || !isObject(keys) {
 		return nil, failf(BadShape, "signatures is not an object of objects")
 	}
-	keys = canonjson.AppendWith(nil, keys, string(s.KeyID), canonjson.AppendString(nil, signature))
-	return canonjson.AppendWith(nil, signatures, s.Server, keys), nil
+	keys = canonjson.AppendWith(nil, keys, keyID, canonjson.AppendString(nil, signature))
+	return canonjson.AppendWith(nil, signatures, server, keys), nil
 }
 
 // VerifyJSON checks the signature that entity (a server name, for device keys a user id) made on the JSON object obj
@@ -148,8 +148,12 @@ func (e *Event) isThirdPartyInvite() bool {
 // Sign returns the event with the signature of s added, as for an invite of one of its users or a restricted join that one
 // of them vouches for. The id stays the same.
 func (e *Event) Sign(s Signer) (*Event, error) {
-	signature := base64.RawStdEncoding.EncodeToString(ed25519.Sign(s.Key, e.signedBytes()))
-	signatures, err := withSignature(e.json, s, signature)
+	return e.WithSignature(s.Server, string(s.KeyID), base64.RawStdEncoding.EncodeToString(ed25519.Sign(s.Key, e.signedBytes())))
+}
+
+// WithSignature returns the event with a signature added that somebody else made, which is not verified here.
+func (e *Event) WithSignature(server, keyID, signature string) (*Event, error) {
+	signatures, err := withSignature(e.json, server, keyID, signature)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,252 @@
+package rooms
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/federation/fedclient"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+)
+
+// PolicyServers asks servers that rooms have chosen to look at their events; fedclient.Client does.
+type PolicyServers interface {
+	SignByPolicyServer(ctx context.Context, server string, event json.RawMessage) (signatures map[string]map[string]string, err error)
+}
+
+const (
+	typePolicy  = "m.room.policy"
+	policyKeyID = "ed25519:policy_server"
+	policyTime  = 10 * time.Second // for one event
+	// policyTotal and maxPolicyAsks bound what is asked for the events of one transaction.
+	policyTotal   = 30 * time.Second
+	maxPolicyAsks = 100
+	policyWorkers = 8
+	// maxPolicyRounds bounds how often events are built and signed anew because others came between.
+	maxPolicyRounds = 8
+)
+
+// policyServer is the server whose signature a room wants on its events.
+type policyServer struct {
+	name string
+	key  ed25519.PublicKey
+}
+
+// policyServer is the room's, nil where it has none: one that is not named as it must be, or takes no part in the room, is none.
+// Spec: server-server-api#policy-servers
+func (r *Room) policyServer() *policyServer {
+	e, err := r.provisionalState(typePolicy, "")
+	if err != nil || e == nil || r.svc.PolicyServers == nil {
+		return nil
+	}
+	var content struct {
+		Via  string                     `json:"via"`
+		Keys map[string]json.RawMessage `json:"public_keys"`
+	}
+	if json.Unmarshal(e.Content(), &content) != nil || !r.HasServer(content.Via) {
+		return nil
+	}
+	key := decodeKey(jsonString(content.Keys["ed25519"]))
+	if key == nil {
+		return nil
+	}
+	return &policyServer{content.Via, key}
+}
+
+// decodeKey reads a public key in either of the two alphabets of base64; nil where it is none.
+func decodeKey(text string) ed25519.PublicKey {
+	text = strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
+	if key, err := base64.RawStdEncoding.DecodeString(text); err == nil && len(key) == ed25519.PublicKeySize {
+		return key
+	}
+	return nil
+}
+
+// signed tells whether the policy server has signed an event, or need not: a room can always choose another one.
+func (p *policyServer) signed(e *pdu.Event) bool {
+	if key, isState := e.StateKey(); isState && key == "" && e.Type() == typePolicy {
+		return true
+	}
+	return e.VerifySignature(p.name, policyKeyID, p.key) == nil
+}
+
+// claims tells whether an event has a signature of the policy server, be it right or wrong.
+func (p *policyServer) claims(e *pdu.Event) bool {
+	for server, keyID := range e.Signatures() {
+		if server == p.name && keyID == policyKeyID {
+			return true
+		}
+	}
+	return false
+}
+
+var errPolicy = errors.New("the policy server did not sign the event")
+
+// ask asks the policy server for its signature on an event.
+//
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, 502 M_UNKNOWN.
+// Spec: server-server-api#post_matrixpolicyv1sign
+func (p *policyServer) ask(ctx context.Context, s *Service, e *pdu.Event) (*pdu.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, policyTime)
+	defer cancel()
+	signatures, err := s.PolicyServers.SignByPolicyServer(ctx, p.name, e.JSON())
+	var remote *fedclient.RemoteError
+	switch {
+	case errors.As(err, &remote) && remote.Status == http.StatusTooManyRequests:
+		return nil, mxerr.LimitExceeded(max(remote.RetryAfter, time.Second)).Because(errors.Join(errPolicy, err))
+	case err != nil && (remote == nil || remote.Status >= 500):
+		return nil, mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The room's policy server does not answer").Because(errors.Join(errPolicy, err))
+	case err != nil:
+		return nil, errRefusedByPolicy(err)
+	}
+	signature := signatures[p.name][policyKeyID]
+	if signature == "" {
+		return nil, errRefusedByPolicy(nil)
+	}
+	signed, err := e.WithSignature(p.name, policyKeyID, signature)
+	if err != nil || !p.signed(signed) {
+		return nil, errRefusedByPolicy(errors.New("the signature is wrong"))
+	}
+	return signed, nil
+}
+
+func errRefusedByPolicy(cause error) error {
+	return mxerr.Forbidden("The room's policy server does not allow this").Because(errors.Join(errPolicy, cause))
+}
+
+// approvals is what policy servers have signed for one change of a room. Its events are built, signed without the room's lock,
+// and built again: as the time is the same, they are the same, if nothing came between.
+type approvals struct {
+	at     int64 // ms; when the events are from
+	signed map[id.EventID]*pdu.Event
+	rounds int
+	room   *Room // whose slot is held
+}
+
+// lacking is a change whose events policy servers have not signed.
+type lacking []unsigned
+
+type unsigned struct {
+	*pdu.Event
+	room *Room
+	by   *policyServer
+}
+
+func (l lacking) Error() string { return "rooms: not signed by the policy server" }
+
+// approved is an event as the policy server has signed it; one that it has not is noted.
+func (b *batch) approved(e *pdu.Event) *pdu.Event {
+	if b.create != nil {
+		return e
+	}
+	p := b.room.policyServer()
+	if p == nil || p.signed(e) {
+		return e
+	}
+	if b.approvals != nil {
+		if signed := b.approvals.signed[e.ID()]; signed != nil && p.signed(signed) {
+			return signed
+		}
+	}
+	b.lacking = append(b.lacking, unsigned{e, b.room, p})
+	return e
+}
+
+// approve asks for the signatures that a change lacks. The first time it only waits until no other change of the room does the
+// same: what was built may be out of date by then.
+func (s *Service) approve(ctx context.Context, l lacking, a *approvals) (*approvals, error) {
+	if a == nil {
+		r := l[0].room
+		select {
+		case r.signing <- struct{}{}:
+			return &approvals{at: s.Now().UnixMilli(), signed: map[id.EventID]*pdu.Event{}, room: r}, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if a.rounds++; a.rounds > maxPolicyRounds {
+		return a, mxerr.LimitExceeded(time.Second).Because(errors.New("other events come between"))
+	}
+	for _, e := range l {
+		signed, err := e.by.ask(ctx, s, e.Event)
+		if err != nil {
+			return a, err
+		}
+		a.signed[e.ID()] = signed
+	}
+	return a, nil
+}
+
+// release lets the next change ask.
+func (a *approvals) release() {
+	if a != nil {
+		<-a.room.signing
+	}
+}
+
+// approveOne is an event with the signature of the room's policy server, if there is one.
+func (s *Service) approveOne(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event, error) {
+	p := r.policyServer()
+	if p == nil || p.signed(e) {
+		return e, nil
+	}
+	return p.ask(ctx, s, e)
+}
+
+// askPolicyServer looks whether the room's policy server has signed the waiting events, and asks it for those that were sent
+// without its signature: 7. What it does not sign is soft-failed. A server that does not answer has not signed: who keeps to
+// the rules sends only what is signed.
+// Spec: server-server-api#policy-servers
+func (in *ingest) askPolicyServer() {
+	p := in.room.policyServer()
+	if p == nil {
+		return
+	}
+	var ask []*incoming
+	for _, e := range in.waiting {
+		switch {
+		case p.signed(e.Event):
+		case p.claims(e.Event) || len(ask) == maxPolicyAsks:
+			e.refused = errPolicy
+		default:
+			ask = append(ask, e)
+		}
+	}
+	ctx, cancel := context.WithTimeout(in.ctx, policyTotal)
+	defer cancel()
+	next := make(chan *incoming)
+	var workers sync.WaitGroup
+	for range min(policyWorkers, len(ask)) {
+		workers.Go(func() {
+			for e := range next {
+				signed, err := p.ask(ctx, in.svc, e.Event)
+				if err != nil {
+					e.refused = err
+					continue
+				}
+				e.Event = signed
+			}
+		})
+	}
+	for _, e := range ask {
+		next <- e
+	}
+	close(next)
+	workers.Wait()
+}
+
+// policed tells whether the room had a policy server in a state: what is older than it needs no signature.
+func policed(p *pastReader, before *snapshot) (bool, error) {
+	v := &pastView{p: p, s: before}
+	e := v.Get(typePolicy, "")
+	return e != nil, v.err
+}
