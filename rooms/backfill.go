@@ -19,6 +19,7 @@ const (
 	maxBackfillRounds  = 5   // times that one request asks for earlier events
 	maxBackfillPage    = 100 // events that are asked for at a time
 	maxBackfillServers = 4   // servers that are asked, one after the other
+	maxRungs           = 300 // events of the timeline between which others are put
 	maxHoles           = 100 // places of a timeline that are looked at, the newest first
 	// maxBackfillEdges bounds the missing events that one question names.
 	maxBackfillEdges = pdu.MaxPrevEvents
@@ -111,7 +112,7 @@ func (s *Service) backfill(ctx context.Context, r *Room, h hole) bool {
 		return false
 	}
 	if len(q.missing) == 0 { // somebody else was quicker
-		return true
+		return q.above != nil
 	}
 	for _, server := range q.servers {
 		n, err := s.backfillFrom(ctx, r, server, q)
@@ -131,38 +132,55 @@ func (s *Service) backfill(ctx context.Context, r *Room, h hole) bool {
 // question is what is asked to fill a hole.
 type question struct {
 	missing []id.EventID
-	above   *Event // the event before which they are
-	below   int64  // order of the event that is next below; 0: none
+	above   *Event // the event before which some of them are
+	line    []rung // the timeline from there on downwards, as far as others may be put into it
 	servers []string
 }
 
+// rung is an event of the timeline between which others are put.
+type rung struct{ order, depth int64 }
+
+// question finds what is missing at a hole, and at those below it that belong together with it.
 func (s *Service) question(ctx context.Context, r *Room, h hole) (q question, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		edges, err := tx.BackwardEdges(r.nid, h.above-1, h.above, maxBackfillEdges)
-		if err != nil {
+		rows, err := tx.Timeline(r.nid, 0, h.above, true, maxRungs)
+		if err != nil || len(rows) == 0 || rows[0].Order != h.above { // the event was purged: the past before it is over
 			return err
 		}
+		if err := q.climbDown(r, rows); err != nil {
+			return err
+		}
+		edges, err := tx.BackwardEdges(r.nid, q.line[len(q.line)-1].order, h.above, maxBackfillEdges)
 		for _, e := range edges {
 			q.missing = append(q.missing, id.EventID(e.Missing))
 		}
-		rows, err := tx.Timeline(r.nid, 0, h.above, true, 2)
-		if err != nil || len(q.missing) == 0 {
-			return err
-		}
-		if len(rows) == 0 || rows[0].Order != h.above { // the event was purged: the past before it is over
-			q.missing = nil
-			return nil
-		}
-		if len(rows) > 1 {
-			q.below = rows[1].Order
-		}
-		q.above, err = fromRow(r.version, &rows[0])
 		return err
 	})
 	if err == nil && q.above != nil {
 		q.servers = r.historians(q.above)
 	}
 	return q, err
+}
+
+// climbDown notes the timeline down to the first event below the hole that arrived live and has everything before it.
+func (q *question) climbDown(r *Room, rows []storage.EventRow) (err error) {
+	if q.above, err = fromRow(r.version, &rows[0]); err != nil {
+		return err
+	}
+	for i := range rows {
+		e, err := fromRow(r.version, &rows[i])
+		if err != nil {
+			return err
+		}
+		q.line = append(q.line, rung{e.Order, e.Depth()})
+		if i > 0 && !isPast(rows[i]) && e.Flags&storage.GapEvent == 0 {
+			return nil
+		}
+	}
+	if len(rows) < maxRungs {
+		q.line = append(q.line, rung{}) // the beginning
+	}
+	return nil
 }
 
 // historians lists servers that may know what came before an event: first the one that it is of.
@@ -238,14 +256,8 @@ func (in *ingest) tellStates() error {
 // placeHistory puts events into a hole of the timeline, in an order in which each comes after those before it.
 func (in *ingest) placeHistory(q question) (placed int, err error) {
 	ready := in.ready()
-	space := q.above.Order - q.below - 1
-	if space < int64(len(ready)) {
-		return 0, errors.New("there is no room left in the timeline")
-	}
-	step := max(1, min(historyStep, space/int64(4*len(ready)+1)))
-	for i, e := range ready {
-		e.order = q.above.Order - step*int64(len(ready)-i)
-		e.base = q.above.Snapshot
+	if err := q.arrange(ready); err != nil {
+		return 0, err
 	}
 	for len(ready) > 0 {
 		n, err := in.lookUp(ready)
@@ -260,6 +272,45 @@ func (in *ingest) placeHistory(q question) (placed int, err error) {
 	}
 	return placed, nil
 }
+
+var errNoSpace = errors.New("there is no space left in the timeline")
+
+// arrange gives events their places in the timeline: each below all that are deeper. Where a graph forks its parts are fetched one
+// after the other, and an event must not be put above what follows it and is still missing. The events come sorted.
+func (q *question) arrange(events []*incoming) error {
+	slots := make([][]*incoming, len(q.line)) // below each rung
+	lowest := len(q.line) - 2                 // below the last one nothing is put
+	for i := len(events) - 1; i >= 0; i-- {
+		e := events[i]
+		at := 0
+		for below := 1; below <= lowest; below++ {
+			if q.line[below].depth > e.Depth() {
+				at = below
+			}
+		}
+		for at <= lowest && q.space(at) <= int64(len(slots[at])) {
+			at++
+		}
+		if at > lowest {
+			return errNoSpace
+		}
+		slots[at] = append(slots[at], e)
+		e.base = q.above.Snapshot
+	}
+	for at, slot := range slots {
+		if len(slot) == 0 {
+			continue
+		}
+		step := max(1, min(historyStep, q.space(at)/int64(4*len(slot))))
+		for i, e := range slot {
+			e.order = q.line[at].order - step*int64(i+1)
+		}
+	}
+	return nil
+}
+
+// space is how many events can be put below a rung.
+func (q *question) space(at int) int64 { return q.line[at].order - q.line[at+1].order - 1 }
 
 // placePast stores events of the past in one write. They change nothing of what the room is now.
 func (in *ingest) placePast(events []*incoming) (int, error) {

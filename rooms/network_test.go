@@ -28,6 +28,7 @@ type network struct {
 	strangers map[string]*stranger
 	keys      map[string]ed25519.PublicKey
 	parts     map[string]int // servers of different parts do not reach each other
+	page      int            // events that a server gives at a time, where it is asked for the past; 0: as many as it likes
 
 	mu   sync.Mutex // guards sent
 	sent []parcel   // and not delivered yet, in order
@@ -294,6 +295,9 @@ func (w wire) EventAuth(ctx context.Context, server string, room id.RoomID, even
 }
 
 func (w wire) Backfill(ctx context.Context, server string, room id.RoomID, from []id.EventID, limit int) ([]json.RawMessage, error) {
+	if w.n.page > 0 {
+		limit = min(limit, w.n.page)
+	}
 	return ask(w, server, func(s *stranger) ([]json.RawMessage, error) { return s.backfill(from) },
 		func(s *Service) ([]json.RawMessage, error) {
 			return s.BackfillForServer(ctx, w.from, room, from, limit)

@@ -72,6 +72,7 @@ func (w *war) wage(t *testing.T, version id.RoomVersion, seed uint64) {
 	w.t, w.dice = t, rand.New(rand.NewPCG(seed, 7))
 	if w.n == nil {
 		w.n = newNetwork(t)
+		w.n.page = 7
 		for _, name := range []string{"a", "b", "c"} {
 			w.sides = append(w.sides, &side{peer: w.n.add(name)})
 		}
@@ -86,6 +87,9 @@ func (w *war) wage(t *testing.T, version id.RoomVersion, seed uint64) {
 		w.heal()
 	}
 	w.judge(seed)
+	if seed%4 == 0 {
+		w.lookBack(seed)
+	}
 	w.rooms++
 }
 
@@ -110,6 +114,44 @@ func (w *war) found(version id.RoomVersion, seed uint64) {
 		}
 		w.n.deliver()
 	}
+}
+
+// lookBack lets somebody of a fourth server join and read the room back to its beginning: everything that the founder reads is
+// there once, after what it follows.
+func (w *war) lookBack(seed uint64) {
+	w.t.Helper()
+	a, founder := w.sides[0], w.sides[0].users[0]
+	if a.content(w.room, typeJoinRules, "") != `{"join_rule":"public"}` {
+		a.set(founder, w.room, typeJoinRules, "", `{"join_rule":"public"}`)
+	}
+	late := w.n.peers["late"]
+	if late == nil {
+		late = w.n.add("late")
+	}
+	late.now = w.clock
+	reader := late.user(fmt.Sprint("u", seed))
+	late.joinVia(reader, w.room, "a")
+	w.n.deliver()
+	got := late.pages(reader, w.room, 5+w.dice.IntN(50))
+	place := map[id.EventID]int{}
+	for i, eventID := range got {
+		if _, twice := place[eventID]; twice {
+			w.t.Fatalf("seed %d: %s is shown twice", seed, eventID)
+		}
+		place[eventID] = i
+	}
+	for _, eventID := range a.pages(founder, w.room, 1000) {
+		at, found := place[eventID]
+		if !found {
+			w.t.Fatalf("seed %d: of %d events %s is not shown: %s", seed, len(got), eventID, a.stored(w.room, eventID).JSON())
+		}
+		for _, prev := range a.stored(w.room, eventID).PrevEvents() {
+			if before, shown := place[prev]; shown && before < at {
+				w.t.Fatalf("seed %d: reading back, %s comes after %s, which it follows", seed, eventID, prev)
+			}
+		}
+	}
+	late.matchesDisk(w.room)
 }
 
 // tick lets time go on. The servers' clocks differ a little.

@@ -26,6 +26,9 @@ var (
 	ErrPanic  = errPanic
 )
 
+// FindsByID are the queries that look for events by their ids.
+var FindsByID = []string{eventByIDQuery, eventsByIDQuery + `($2, $3)`, eventAnywhereQuery, eventPositionQuery, redactAliasesQuery}
+
 const TooLongLog = tooLongLog
 
 // MakeForeign makes a database with SQLite's default settings.

@@ -116,3 +116,30 @@ func TestEveryQueryIsUnderstoodByBothDatabases(t *testing.T) {
 		t.Logf("%d queries", len(texts))
 	})
 }
+
+// Every event that is looked for by its id would else cost a walk over its room.
+func TestEventsAreFoundByTheirIDs(t *testing.T) {
+	db := storagetest.Open(t, storage.Config{})
+	err := db.Read(t.Context(), func(tx *storage.Tx) error {
+		for _, q := range storage.FindsByID {
+			plan := ""
+			err := tx.Each(func(r storage.Row) error {
+				var n, parent, unused int64
+				var step string
+				err := r.Scan(&n, &parent, &unused, &step)
+				plan += step + "\n"
+				return err
+			}, `EXPLAIN QUERY PLAN `+q, make([]any, strings.Count(q, "$"))...)
+			if err != nil {
+				return err
+			}
+			if !strings.Contains(plan, "events_by_id") {
+				t.Errorf("%s\n%s", q, plan)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -29,6 +29,8 @@ func (tx *Tx) EventNames(positions []Pos) ([]EventName, error) {
 	return out, nil
 }
 
+const eventsByIDQuery = `SELECT ` + eventColumns + ` FROM events e WHERE +e.room_nid = $1 AND e.id_hash IN `
+
 // EventsByID finds events of a room, in no particular order; those that are not stored are left out. Of an event with
 // several rows (see EventByID) it gives all. It rides events_by_id.
 func (tx *Tx) EventsByID(room int64, ids []string) ([]EventRow, error) {
@@ -41,7 +43,7 @@ func (tx *Tx) EventsByID(room int64, ids []string) ([]EventRow, error) {
 			hashes[i], wanted[id] = tx.IDHash(id), true
 		}
 		list, args := In(2, hashes)
-		rows, err := collect(tx, scanEvent, `SELECT `+eventColumns+` FROM events e WHERE e.room_nid = $1 AND e.id_hash IN `+list, append([]any{room}, args...)...)
+		rows, err := collect(tx, scanEvent, eventsByIDQuery+list, append([]any{room}, args...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -55,7 +57,7 @@ func (tx *Tx) EventsByID(room int64, ids []string) ([]EventRow, error) {
 	return out, nil
 }
 
-const redactAliasesQuery = `UPDATE events SET json = $4, redacted_by = $5, push = 0 WHERE id_hash = $1 AND event_id = $2 AND room_nid = $3`
+const redactAliasesQuery = `UPDATE events SET json = $4, redacted_by = $5, push = 0 WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3`
 
 // RedactEverywhere is RedactEvent for every row of an event.
 func (tx *Tx) RedactEverywhere(room int64, eventID string, json []byte, by Pos) error {

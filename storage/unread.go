@@ -43,9 +43,11 @@ func (tx *Tx) ReadUpTo(room, user int64) ([]ReadUpTo, error) {
 	}, readUpToQuery, room, user)
 }
 
+const eventPositionQuery = `SELECT position FROM events WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3 ORDER BY ord DESC, position DESC LIMIT 1`
+
 // EventPosition finds an event of a room by its id. It rides events_by_id.
 func (tx *Tx) EventPosition(room int64, eventID string) (Pos, bool, error) {
-	p, found, err := one(tx, scanInt64, `SELECT position FROM events WHERE id_hash = $1 AND event_id = $2 AND room_nid = $3 ORDER BY ord DESC LIMIT 1`, tx.IDHash(eventID), eventID, room)
+	p, found, err := one(tx, scanInt64, eventPositionQuery, tx.IDHash(eventID), eventID, room)
 	return Pos(p), found, err
 }
 
