@@ -49,7 +49,8 @@ func New(a API) *API {
 func (a *API) Routes() []httpapi.Route {
 	return slices.Concat(
 		a.backfillRoutes(), a.contentRepositoryRoutes(), a.eventAuthRoutes(), a.eventsRoutes(), a.invitesRoutes(), a.joinsRoutes(), a.keysQueryRoutes(), a.keysServerRoutes(),
-		a.knocksRoutes(), a.leavingRoutes(), a.openidRoutes(), a.publicRoomsRoutes(), a.queryRoutes(), a.spaceHierarchyRoutes(), a.transactionsRoutes(), a.userDevicesRoutes(), a.userKeysRoutes(), a.versionRoutes(),
+		a.knocksRoutes(), a.leavingRoutes(), a.openidRoutes(), a.publicRoomsRoutes(), a.queryRoutes(), a.spaceHierarchyRoutes(), a.thirdPartyInviteRoutes(),
+		a.transactionsRoutes(), a.userDevicesRoutes(), a.userKeysRoutes(), a.versionRoutes(),
 	)
 }
 

@@ -203,6 +203,9 @@ func (c *creation) checkInvites(ctx context.Context) error {
 			c.others = append(c.others, i)
 			continue
 		}
+		if err := c.svc.mayBeInvited(ctx, i.nid); err != nil {
+			return err
+		}
 		c.invitee = append(c.invitee, i)
 	}
 	return nil

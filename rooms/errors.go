@@ -47,6 +47,7 @@ func errRemote(what string) error {
 // Error codes of the room operations that no other package uses.
 const (
 	codeDuplicateAnnotation = "M_DUPLICATE_ANNOTATION"
+	codeInviteBlocked       = "M_INVITE_BLOCKED"
 	codeRoomInUse           = "M_ROOM_IN_USE"
 )
 

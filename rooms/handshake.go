@@ -396,6 +396,14 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 	if err := checkStripped(v, in.Room, in.Stripped); err != nil {
 		return nil, err
 	}
+	key, _ := e.StateKey()
+	nid, err := s.UserNID(ctx, id.UserID(key))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.mayBeInvited(ctx, nid); err != nil {
+		return nil, err
+	}
 	events, errs := []*pdu.Event{e}, make([]error, 1)
 	if s.verifyEvents(ctx, events, errs); errs[0] != nil {
 		return nil, mxerr.Forbidden("The event is not signed as it must be").Because(errs[0])

@@ -190,8 +190,14 @@ func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 		return mxerr.BadJSON("membership is none of join, invite, knock, leave and ban")
 	}
 	nid, err := s.UserNID(ctx, target)
+	if err != nil {
+		return err
+	}
 	p.member = &memberChange{user: target, nid: nid, to: membership}
-	return err
+	if membership == Invite && s.IsLocal(target) {
+		return s.mayBeInvited(ctx, nid)
+	}
+	return nil
 }
 
 // checkCreatorsUnlisted says what is wrong with power levels that name a creator, more clearly than the authorisation

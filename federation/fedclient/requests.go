@@ -252,6 +252,13 @@ func (c *Client) Invite(ctx context.Context, server string, version id.RoomVersi
 	return answer.Event, nil
 }
 
+// ExchangeThirdPartyInvite asks the server of whoever made a third-party invite to invite the user that it has turned out to
+// be for.
+// Spec: server-server-api#put_matrixfederationv1exchange_third_party_inviteroomid
+func (c *Client) ExchangeThirdPartyInvite(ctx context.Context, server string, room id.RoomID, invite any) error {
+	return c.do(ctx, request{server: server, method: http.MethodPut, path: path(v1+"/exchange_third_party_invite", string(room)), body: invite}, nil)
+}
+
 // QueryProfile asks for a user's profile, or one field of it.
 // Spec: server-server-api#get_matrixfederationv1queryprofile
 func (c *Client) QueryProfile(ctx context.Context, server string, user id.UserID, field string) (map[string]json.RawMessage, error) {

@@ -1,0 +1,120 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+)
+
+// ThirdPartyInvite is an invitation by e-mail address or the like which has turned out to be of a user.
+type ThirdPartyInvite struct {
+	Room    id.RoomID
+	Sender  id.UserID // who made the m.room.third_party_invite event
+	Invitee id.UserID
+	Signed  json.RawMessage // what the identity server signed: mxid, token, signatures
+}
+
+// event is the invite as the exchange between servers has it.
+func (t *ThirdPartyInvite) event(displayName string) map[string]any {
+	return map[string]any{
+		"type": typeMember, "room_id": t.Room, "sender": t.Sender, "state_key": t.Invitee, "content": t.content(displayName),
+	}
+}
+
+func (t *ThirdPartyInvite) content(displayName string) map[string]any {
+	return map[string]any{"membership": Invite, "third_party_invite": map[string]any{"display_name": displayName, "signed": t.Signed}}
+}
+
+// check wants the signed part to be of the invited user; whether it is rightly signed the authorisation rules say.
+func (t *ThirdPartyInvite) check() error {
+	if !isObject(t.Signed) {
+		return mxerr.InvalidParam("third_party_invite has no signed part")
+	}
+	mxid, _ := canonjson.Get(t.Signed, "mxid")
+	if !pdu.ValidUserID(t.Invitee) || jsonString(mxid) != string(t.Invitee) {
+		return mxerr.InvalidParam("The signed part is not of the invited user")
+	}
+	return nil
+}
+
+// ExchangeThirdPartyInvite invites a user of another server in the name of the local one who made the third-party invite.
+// Spec: server-server-api#put_matrixfederationv1exchange_third_party_inviteroomid
+func (s *Service) ExchangeThirdPartyInvite(ctx context.Context, origin string, t ThirdPartyInvite) error {
+	if _, err := s.participating(ctx, origin, t.Room); err != nil {
+		return err
+	}
+	if serverOf(string(t.Invitee)) != origin {
+		return mxerr.Forbidden("The invited user is not of your server")
+	}
+	return s.fulfil(ctx, t)
+}
+
+// fulfil makes the invite.
+func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	if !s.IsLocal(t.Sender) {
+		return mxerr.Forbidden("The third-party invite is not of a user of this server")
+	}
+	r, err := s.Room(ctx, t.Room)
+	if err != nil {
+		return err
+	}
+	nid, err := s.UserNID(ctx, t.Sender)
+	if err != nil {
+		return err
+	}
+	token, _ := canonjson.Get(t.Signed, "token")
+	issued := r.State(typeThirdPartyInvite, jsonString(token))
+	if issued == nil || issued.Sender() != t.Sender {
+		return mxerr.Forbidden("There is no such third-party invite in the room")
+	}
+	raw, err := json.Marshal(t.content(contentString(issued, "display_name"))["third_party_invite"])
+	if err != nil {
+		return err
+	}
+	c := memberContent{Membership: Invite, more: map[string]json.RawMessage{"third_party_invite": raw}}
+	return s.invite(ctx, Sender{NID: nid, ID: t.Sender}, t.Room, t.Invitee, c)
+}
+
+// Bound makes the invites that waited for a third-party identifier which now is a local user's: here, or on the server of
+// whoever invited. Who asks is not known, so that what fails is only logged.
+// Spec: server-server-api#put_matrixfederationv13pidonbind
+func (s *Service) Bound(ctx context.Context, invites []ThirdPartyInvite) {
+	for _, t := range invites {
+		err := t.check()
+		switch {
+		case err != nil:
+		case s.IsLocal(t.Sender):
+			err = s.fulfil(ctx, t)
+		case s.federates():
+			err = s.Remote.ExchangeThirdPartyInvite(ctx, serverOf(string(t.Sender)), t.Room, t.event(""))
+		}
+		if err != nil {
+			s.log.InfoContext(ctx, "a third-party invite was not made", "room", t.Room, "user", t.Invitee, "err", err)
+		}
+	}
+}
+
+// typeInvitePermission is the account data that says whether a user wants invites.
+const typeInvitePermission = "m.invite_permission_config"
+
+// mayBeInvited wants a local user to take invites.
+// Spec: client-server-api#invite-permission
+func (s *Service) mayBeInvited(ctx context.Context, user int64) error {
+	content, err := s.AccountData(ctx, user, "", typeInvitePermission)
+	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+		return err
+	}
+	if action, ok := canonjson.Get(content, "default_action"); ok && jsonString(action) == "block" {
+		return mxerr.New(http.StatusForbidden, codeInviteBlocked, "The user does not take invites")
+	}
+	return nil
+}
