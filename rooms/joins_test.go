@@ -1,0 +1,721 @@
+package rooms
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/federation/fedclient"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+)
+
+// liar is the way to other servers with a hand on it: what they answer is changed before it arrives.
+type liar struct {
+	Remote
+	template func(t *fedclient.Template)
+	joined   func(a *fedclient.JoinAnswer)
+	invited  func(raw json.RawMessage) json.RawMessage
+	knocked  func(stripped []json.RawMessage) []json.RawMessage
+
+	asked []string          // servers, for templates
+	sent  []json.RawMessage // what was signed
+	mu    sync.Mutex
+}
+
+func (l *liar) MakeJoin(ctx context.Context, server string, room id.RoomID, user id.UserID, versions []id.RoomVersion) (fedclient.Template, error) {
+	l.mu.Lock()
+	l.asked = append(l.asked, server)
+	l.mu.Unlock()
+	t, err := l.Remote.MakeJoin(ctx, server, room, user, versions)
+	if l.template != nil {
+		l.template(&t)
+	}
+	return t, err
+}
+
+func (l *liar) SendJoin(ctx context.Context, server string, room id.RoomID, event id.EventID, join json.RawMessage, omit bool) (*fedclient.JoinAnswer, error) {
+	l.mu.Lock()
+	l.sent = append(l.sent, join)
+	l.mu.Unlock()
+	a, err := l.Remote.SendJoin(ctx, server, room, event, join, omit)
+	if err == nil && l.joined != nil {
+		l.joined(a)
+	}
+	return a, err
+}
+
+func (l *liar) SendKnock(ctx context.Context, server string, room id.RoomID, event id.EventID, knock json.RawMessage) ([]json.RawMessage, error) {
+	stripped, err := l.Remote.SendKnock(ctx, server, room, event, knock)
+	if err == nil && l.knocked != nil {
+		stripped = l.knocked(stripped)
+	}
+	return stripped, err
+}
+
+func (l *liar) Invite(ctx context.Context, server string, version id.RoomVersion, room id.RoomID, event id.EventID, invite json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error) {
+	raw, err := l.Remote.Invite(ctx, server, version, room, event, invite, stripped)
+	if err == nil && l.invited != nil {
+		raw = l.invited(raw)
+	}
+	return raw, err
+}
+
+// lie puts a hand on a server's way to the others.
+func (p *peer) lie() *liar {
+	l := &liar{Remote: p.svc.Remote}
+	p.svc.Remote = l
+	return l
+}
+
+// with sets a member of a JSON object.
+func with(raw json.RawMessage, key, value string) json.RawMessage {
+	return canonjson.AppendWith(nil, raw, key, []byte(value))
+}
+
+var sharedVersions = []id.RoomVersion{id.RoomV1, id.RoomV3, id.RoomV8, id.RoomV11, id.RoomV12}
+
+func TestTemplateOfAnythingElseIsNotSigned(t *testing.T) {
+	for _, version := range sharedVersions {
+		for name, bend := range map[string]func(event json.RawMessage) json.RawMessage{
+			"another sender":     func(e json.RawMessage) json.RawMessage { return with(e, "sender", `"@mallory:b"`) },
+			"another state key":  func(e json.RawMessage) json.RawMessage { return with(e, "state_key", `"@mallory:b"`) },
+			"no state key":       func(e json.RawMessage) json.RawMessage { return canonjson.Without(e, "state_key") },
+			"another type":       func(e json.RawMessage) json.RawMessage { return with(e, "type", `"m.room.power_levels"`) },
+			"another room":       func(e json.RawMessage) json.RawMessage { return with(e, "room_id", `"!other:a"`) },
+			"no room":            func(e json.RawMessage) json.RawMessage { return canonjson.Without(e, "room_id") },
+			"another membership": func(e json.RawMessage) json.RawMessage { return with(e, "content", `{"membership":"leave"}`) },
+			"content no object":  func(e json.RawMessage) json.RawMessage { return with(e, "content", `"join"`) },
+			"no place":           func(e json.RawMessage) json.RawMessage { return with(e, "prev_events", `[]`) },
+			"places no list":     func(e json.RawMessage) json.RawMessage { return with(e, "auth_events", `{"a":1}`) },
+			"too many places": func(e json.RawMessage) json.RawMessage {
+				return with(e, "prev_events", "["+strings.Repeat(`"$a",`, 20)+`"$a"]`)
+			},
+			"no event": func(json.RawMessage) json.RawMessage { return json.RawMessage(`[]`) },
+			"no JSON":  func(json.RawMessage) json.RawMessage { return json.RawMessage(`{"a":`) },
+		} {
+			t.Run(fmt.Sprint("v", version, " ", name), func(t *testing.T) {
+				n := newNetwork(t)
+				a, b := n.add("a"), n.add("b")
+				room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat", RoomVersion: version})
+				l := b.lie()
+				l.template = func(t *fedclient.Template) { t.Event = bend(t.Event) }
+				err := b.svc.JoinWith(b.Context(), b.user("bob"), room, []string{"a"}, nil)
+				if err == nil || len(l.sent) > 0 {
+					t.Fatalf("%v; signed %s", err, l.sent)
+				}
+				var told *mxerr.Error
+				if !errors.As(err, &told) || told.Status != http.StatusBadGateway {
+					t.Errorf("the client gets %v", err)
+				}
+			})
+		}
+	}
+}
+
+func TestOfATemplateOnlyThePlaceIsSigned(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat"})
+	l := b.lie()
+	l.template = func(t *fedclient.Template) {
+		t.Event = with(t.Event, "content", `{"membership":"join","displayname":"I am a fool","third_party_invite":{},"is_direct":true,"join_authorised_via_users_server":"@bob:b"}`)
+		t.Event = with(with(with(t.Event, "origin_server_ts", "1"), "redacts", `"$a"`), "evil", "1")
+	}
+	bob := b.user("bob")
+	b.ok(b.svc.JoinWith(b.Context(), bob, room, []string{"a"}, map[string]json.RawMessage{"reason": json.RawMessage(`"hungry"`)}))
+	e := b.room(room).State(typeMember, string(bob.ID))
+	if got := string(e.Content()); got != `{"membership":"join","reason":"hungry"}` || e.OriginServerTS() != b.now.UnixMilli() || bytes.Contains(e.JSON(), []byte("evil")) {
+		t.Errorf("signed %s", e.JSON())
+	}
+}
+
+// forge makes an event of a server's room that the server signs whether it may or not.
+func (p *peer) forge(room id.RoomID, proto pdu.Proto) json.RawMessage {
+	p.Helper()
+	proto.RoomID, proto.OriginServerTS, proto.Depth = room, p.now.UnixMilli(), 9
+	e, err := pdu.Build(p.room(room).version, proto, p.svc.Signer.Current())
+	p.ok(err)
+	return e.JSON()
+}
+
+// replace puts an event in the place of the one of a type in a list.
+func replaceType(list []json.RawMessage, typ string, by ...json.RawMessage) []json.RawMessage {
+	out := slices.DeleteFunc(slices.Clone(list), func(raw json.RawMessage) bool { return typeOf(raw) == typ })
+	return append(out, by...)
+}
+
+func TestJoinAnswerThatIsNoRoomIsRefused(t *testing.T) {
+	for _, version := range sharedVersions {
+		for name, bend := range map[string]func(a *peer, room, other id.RoomID, answer *fedclient.JoinAnswer){
+			"nothing": func(_ *peer, _, _ id.RoomID, answer *fedclient.JoinAnswer) { *answer = fedclient.JoinAnswer{} },
+			"no create event": func(_ *peer, _, _ id.RoomID, answer *fedclient.JoinAnswer) {
+				answer.State = replaceType(answer.State, typeCreate)
+			},
+			"another room's create event": func(a *peer, _, other id.RoomID, answer *fedclient.JoinAnswer) {
+				create := a.room(other).State(typeCreate, "").JSON()
+				answer.State, answer.AuthChain = replaceType(answer.State, typeCreate, create), replaceType(answer.AuthChain, typeCreate, create)
+			},
+			"another room": func(a *peer, _, other id.RoomID, answer *fedclient.JoinAnswer) {
+				answer.State, answer.AuthChain = nil, nil
+				for _, typ := range []string{typeCreate, typeJoinRules, typePowerLevels} {
+					answer.State = append(answer.State, a.room(other).State(typ, "").JSON())
+				}
+			},
+			"state twice": func(a *peer, room, _ id.RoomID, answer *fedclient.JoinAnswer) {
+				key := ""
+				second := a.forge(room, pdu.Proto{Type: typeName, StateKey: &key, Sender: "@alice:a", Content: json.RawMessage(`{}`), PrevEvents: []id.EventID{"$a"}, AuthEvents: []id.EventID{"$b"}})
+				answer.State = append(answer.State, second, a.forge(room, pdu.Proto{
+					Type: typeName, StateKey: &key, Sender: "@alice:a", Content: json.RawMessage(`{"name":"x"}`), PrevEvents: []id.EventID{"$a"}, AuthEvents: []id.EventID{"$b"},
+				}))
+			},
+			"join rules that nobody may set": func(a *peer, room, _ id.RoomID, answer *fedclient.JoinAnswer) {
+				key := ""
+				answer.State = replaceType(answer.State, typeJoinRules, a.forge(room, pdu.Proto{
+					Type: typeJoinRules, StateKey: &key, Sender: "@nobody:a", Content: json.RawMessage(`{"join_rule":"public"}`),
+					PrevEvents: []id.EventID{a.room(room).State(typeCreate, "").ID()}, AuthEvents: authOf(a.room(room), typeCreate, typePowerLevels),
+				}))
+			},
+		} {
+			t.Run(fmt.Sprint("v", version, " ", name), func(t *testing.T) {
+				n := newNetwork(t)
+				a, b := n.add("a"), n.add("b")
+				room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat", RoomVersion: version})
+				other := a.create(a.user("alice"), CreateRoom{Preset: "public_chat", RoomVersion: version})
+				b.lie().joined = func(answer *fedclient.JoinAnswer) { bend(a, room, other, answer) }
+				bob := b.user("bob")
+				if err := b.svc.JoinWith(b.Context(), bob, room, []string{"a"}, nil); err == nil {
+					t.Fatal("joined")
+				}
+				if r, err := b.svc.Room(b.Context(), room); err == nil && (r.Resident() || r.Membership(bob.ID) != "") {
+					t.Error("something of the room was believed")
+				}
+				b.svc.Remote.(*liar).joined = nil // and it can be joined once the answer is good
+				b.joinVia(bob, room, "a")
+				if b.room(room).Membership(bob.ID) != Join {
+					t.Error("not joined after all")
+				}
+			})
+		}
+	}
+}
+
+func authOf(r *Room, types ...string) (ids []id.EventID) {
+	for _, typ := range types {
+		if typ != typeCreate || !r.version.RoomIDIsCreateHash {
+			ids = append(ids, r.State(typ, "").ID())
+		}
+	}
+	return ids
+}
+
+func TestWhatIsWrongInAJoinAnswerIsLeftOut(t *testing.T) {
+	for _, version := range sharedVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			n := newNetwork(t)
+			a, b := n.add("a"), n.add("b")
+			n.signer("elsewhere")
+			alice := a.user("alice")
+			room := a.create(alice, CreateRoom{Preset: "public_chat", RoomVersion: version, Name: "Kitchen"})
+			topic := a.set(alice, room, typeTopic, "", `{"topic":"food"}`)
+			key := ""
+			good := func(p pdu.Proto) json.RawMessage {
+				p.StateKey, p.PrevEvents = &key, []id.EventID{a.room(room).State(typeCreate, "").ID()}
+				return a.forge(room, p)
+			}
+			b.lie().joined = func(answer *fedclient.JoinAnswer) {
+				for i, raw := range answer.State {
+					switch typeOf(raw) {
+					case typeTopic: // not as it was signed
+						answer.State[i] = with(raw, "signatures", `{"a":{"ed25519:1":"`+strings.Repeat("A", 86)+`"}}`)
+					case typeName: // another content than was signed
+						answer.State[i] = with(raw, "content", `{"name":"Prison"}`)
+					}
+				}
+				answer.State = append(answer.State,
+					json.RawMessage(`null`), json.RawMessage(`{}`), json.RawMessage(`"x"`), json.RawMessage(`{"type":`),
+					a.forge(room, pdu.Proto{Type: "m.room.message", Sender: alice.ID, Content: json.RawMessage(`{}`), PrevEvents: []id.EventID{topic}}),
+					good(pdu.Proto{Type: "x.rejected", Sender: "@nobody:a", Content: json.RawMessage(`{}`), AuthEvents: authOf(a.room(room), typeCreate, typePowerLevels)}),
+					good(pdu.Proto{Type: "x.unknown", Sender: alice.ID, Content: json.RawMessage(`{}`), AuthEvents: []id.EventID{"$nowhere"}}),
+					good(pdu.Proto{Type: "x.elsewhere", Sender: "@eve:elsewhere", Content: json.RawMessage(`{}`), AuthEvents: authOf(a.room(room), typeCreate)}),
+				)
+			}
+			bob := b.user("bob")
+			b.joinVia(bob, room, "a")
+			r := b.room(room)
+			for _, typ := range []string{typeTopic, "x.rejected", "x.unknown", "x.elsewhere", "m.room.message"} {
+				if e := r.State(typ, ""); e != nil {
+					t.Errorf("believed: %s", e.JSON())
+				}
+			}
+			if got := b.content(room, typeName, ""); got != `{}` {
+				t.Errorf("the name with another content is %s", got)
+			}
+			b.say(bob, room, "here I am")
+			n.deliver()
+			a.say(alice, room, "welcome")
+			n.deliver()
+			if a.content(room, typeTopic, "") != `{"topic":"food"}` {
+				t.Error("the resident server lost its topic")
+			}
+		})
+	}
+}
+
+func TestHandshakeThatIsNotWhatItSaysIsRefused(t *testing.T) {
+	for _, version := range sharedVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			n := newNetwork(t)
+			a := n.add("a")
+			s := n.stranger("s", a)
+			alice := a.user("alice")
+			room := a.create(alice, CreateRoom{Preset: "public_chat", RoomVersion: version})
+			other := a.create(alice, CreateRoom{Preset: "public_chat", RoomVersion: version})
+			member := func(sender id.UserID, key, content string) *pdu.Event {
+				return s.make(room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: sender, Content: json.RawMessage(content)})
+			}
+			eve := s.user("eve")
+			good := member(eve, string(eve), `{"membership":"join"}`)
+			empty := ""
+			unsigned := with(good.JSON(), "signatures", `{}`)
+			wrong := with(good.JSON(), "signatures", `{"s":{"ed25519:1":"`+strings.Repeat("A", 86)+`"}}`)
+			for name, h := range map[string]Handshake{
+				"another room":    {Room: other, Event: good.ID(), PDU: good.JSON()},
+				"another id":      {Room: room, Event: "$other", PDU: good.JSON()},
+				"another type":    handshakeOf(room, s.make(room, pdu.Proto{Type: typeTopic, StateKey: &empty, Sender: eve})),
+				"no state":        handshakeOf(room, s.make(room, pdu.Proto{Type: typeMember, Sender: eve, Content: json.RawMessage(`{"membership":"join"}`)})),
+				"an invite":       handshakeOf(room, member(eve, string(eve), `{"membership":"invite"}`)),
+				"of another user": handshakeOf(room, member(eve, string(s.user("mallory")), `{"membership":"join"}`)),
+				"of alice":        handshakeOf(room, member(alice.ID, string(alice.ID), `{"membership":"join"}`)),
+				"unsigned":        {Room: room, Event: good.ID(), PDU: unsigned},
+				"wrongly signed":  {Room: room, Event: good.ID(), PDU: wrong},
+				"no event":        {Room: room, Event: good.ID(), PDU: json.RawMessage(`{}`)},
+			} {
+				h.Origin = "s"
+				_, err := a.svc.AcceptJoin(t.Context(), h)
+				var told *mxerr.Error
+				if !errors.As(err, &told) || told.Status < 400 || told.Status >= 500 {
+					t.Errorf("%s: %v", name, err)
+				}
+				for _, as := range []func() error{
+					func() error { return a.svc.AcceptLeave(t.Context(), h) },
+					func() error { _, err := a.svc.AcceptKnock(t.Context(), h); return err },
+				} {
+					if err := as(); err == nil {
+						t.Errorf("%s is taken as a leave or knock", name)
+					}
+				}
+			}
+			if m := a.room(room).Membership(eve); m != "" {
+				t.Errorf("eve's membership is %q", m)
+			}
+			_, err := a.svc.AcceptJoin(t.Context(), Handshake{Origin: "s", Room: room, Event: good.ID(), PDU: good.JSON()})
+			a.ok(err)
+		})
+	}
+}
+
+func handshakeOf(room id.RoomID, e *pdu.Event) Handshake {
+	return Handshake{Room: room, Event: e.ID(), PDU: e.JSON()}
+}
+
+func TestTemplatesAreForTheirOwnUsersAndVersions(t *testing.T) {
+	n := newNetwork(t)
+	a := n.add("a")
+	alice := a.user("alice")
+	open := a.create(alice, CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11})
+	closed := a.create(alice, CreateRoom{Preset: "private_chat"})
+	alone := a.create(alice, CreateRoom{Preset: "public_chat", CreationContent: map[string]json.RawMessage{"m.federate": json.RawMessage("false")}})
+	all := pdu.Versions()
+	for name, tc := range map[string]struct {
+		origin   string
+		room     id.RoomID
+		user     id.UserID
+		m        Membership
+		versions []id.RoomVersion
+		code     string
+	}{
+		"another server's user":   {"b", open, "@eve:c", Join, all, mxerr.CodeForbidden},
+		"this server's user":      {"b", open, alice.ID, Join, all, mxerr.CodeForbidden},
+		"no user":                 {"b", open, "eve", Join, all, mxerr.CodeForbidden},
+		"an unknown room":         {"b", "!none:a", "@bob:b", Join, all, mxerr.CodeNotFound},
+		"an old server":           {"b", open, "@bob:b", Join, []id.RoomVersion{id.RoomV1}, mxerr.CodeIncompatibleRoomVersion},
+		"a room that is closed":   {"b", closed, "@bob:b", Join, all, mxerr.CodeForbidden},
+		"a room of this server":   {"b", alone, "@bob:b", Join, all, mxerr.CodeForbidden},
+		"a leave of a stranger":   {"b", open, "@bob:b", Leave, nil, mxerr.CodeForbidden},
+		"a knock where one joins": {"b", open, "@bob:b", Knock, all, mxerr.CodeForbidden},
+	} {
+		_, err := a.svc.Template(t.Context(), tc.origin, tc.room, tc.user, tc.m, tc.versions)
+		if mxerr.Code(err) != tc.code {
+			t.Errorf("%s: %v, want %s", name, err, tc.code)
+		}
+	}
+	a.set(alice, open, typeServerACL, "", `{"allow":["*"],"deny":["b"]}`)
+	_, err := a.svc.Template(t.Context(), "b", open, "@bob:b", Join, all)
+	a.refused(err, mxerr.CodeForbidden)
+}
+
+func TestInviteThatIsNotWhatItSaysIsRefused(t *testing.T) {
+	for _, version := range sharedVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			n := newNetwork(t)
+			a, b := n.add("a"), n.add("b")
+			alice, bob := a.user("alice"), b.user("bob")
+			room := a.create(alice, CreateRoom{RoomVersion: version})
+			other := a.create(alice, CreateRoom{RoomVersion: version})
+			r := a.room(room)
+			shown := r.stripped(alice.ID)
+			member := func(sender id.UserID, key, content string) json.RawMessage {
+				return a.forge(room, pdu.Proto{
+					Type: typeMember, StateKey: &key, Sender: sender, Content: json.RawMessage(content), PrevEvents: r.extremityIDs(), AuthEvents: authOf(r, typeCreate, typePowerLevels),
+				})
+			}
+			good := member(alice.ID, string(bob.ID), `{"membership":"invite"}`)
+			huge := json.RawMessage(`{"type":"m.room.topic","state_key":"","sender":"@alice:a","content":{"topic":"` + strings.Repeat("x", maxStrippedBytes) + `"}}`)
+			many := slices.Repeat([]json.RawMessage{json.RawMessage(`{"type":"x","state_key":"","sender":"@alice:a","content":{}}`)}, maxStripped+1)
+			for name, in := range map[string]ReceivedInvite{
+				"another room":             {Room: other, PDU: good, Stripped: shown},
+				"another id":               {Room: room, Event: "$other", PDU: good, Stripped: shown},
+				"an unknown version":       {Room: room, Version: "9999", PDU: good, Stripped: shown},
+				"a join":                   {Room: room, PDU: member(alice.ID, string(bob.ID), `{"membership":"join"}`), Stripped: shown},
+				"of a user of its own":     {Room: room, PDU: member(alice.ID, "@carol:a", `{"membership":"invite"}`), Stripped: shown},
+				"of a user of nobody":      {Room: room, PDU: member(alice.ID, "bob", `{"membership":"invite"}`), Stripped: shown},
+				"by a user of another one": {Room: room, PDU: member("@carol:c", string(bob.ID), `{"membership":"invite"}`), Stripped: shown},
+				"unsigned":                 {Room: room, PDU: with(good, "signatures", `{}`), Stripped: shown},
+				"no event":                 {Room: room, PDU: json.RawMessage(`{}`), Stripped: shown},
+				"state that is none":       {Room: room, PDU: good, Stripped: append(slices.Clone(shown), json.RawMessage(`"x"`))},
+				"state without type":       {Room: room, PDU: good, Stripped: append(slices.Clone(shown), json.RawMessage(`{"state_key":"","sender":"@alice:a","content":{}}`))},
+				"state with odd content":   {Room: room, PDU: good, Stripped: append(slices.Clone(shown), json.RawMessage(`{"type":"m.room.name","state_key":"","sender":"@alice:a","content":7}`))},
+				"state with broken JSON":   {Room: room, PDU: good, Stripped: append(slices.Clone(shown), json.RawMessage(`{"type":"m.room.name","state_key":"","sender":"@alice:a","content":{"a":}}`))},
+				"too much state":           {Room: room, PDU: good, Stripped: many},
+				"too large state":          {Room: room, PDU: good, Stripped: append(slices.Clone(shown), huge)},
+			} {
+				if in.Version == "" {
+					in.Version = version
+				}
+				if in.Event == "" {
+					in.Event = idOf(r.version, in.PDU)
+				}
+				in.Origin = "a"
+				signed, err := b.svc.ReceiveInvite(t.Context(), in)
+				var told *mxerr.Error
+				if signed != nil || !errors.As(err, &told) || told.Status < 400 || told.Status >= 500 {
+					t.Errorf("%s: %s %v", name, signed, err)
+				}
+			}
+			if list, err := b.svc.Memberships(t.Context(), bob.NID); err != nil || len(list) > 0 {
+				t.Errorf("bob has %v, %v", list, err)
+			}
+			_, err := b.svc.ReceiveInvite(t.Context(), ReceivedInvite{Origin: "a", Version: version, Room: room, Event: idOf(r.version, good), PDU: good, Stripped: shown})
+			b.ok(err)
+		})
+	}
+}
+
+func TestInviteIsTiedToItsRoomByTheCreateEvent(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	alice, bob := a.user("alice"), b.user("bob")
+	room, other := a.create(alice, CreateRoom{Name: "Kitchen"}), a.create(alice, CreateRoom{Name: "Bank"})
+	r := a.room(room)
+	key := string(bob.ID)
+	good := a.forge(room, pdu.Proto{
+		Type: typeMember, StateKey: &key, Sender: alice.ID, Content: json.RawMessage(`{"membership":"invite"}`), PrevEvents: r.extremityIDs(), AuthEvents: authOf(r, typePowerLevels),
+	})
+	shown := r.stripped(alice.ID)
+	invite := func(stripped ...json.RawMessage) error {
+		_, err := b.svc.ReceiveInvite(t.Context(), ReceivedInvite{Origin: "a", Version: id.RoomV12, Room: room, Event: idOf(r.version, good), PDU: good, Stripped: stripped})
+		return err
+	}
+	b.refused(invite(), mxerr.CodeInvalidParam)
+	b.refused(invite(replaceType(shown, typeCreate)...), mxerr.CodeInvalidParam)
+	b.refused(invite(replaceType(shown, typeCreate, a.room(other).State(typeCreate, "").JSON())...), mxerr.CodeInvalidParam)
+	b.refused(invite(replaceType(shown, typeCreate, json.RawMessage(`{"type":"m.room.create","state_key":"","sender":"@alice:a","content":{"room_version":"12"}}`))...), mxerr.CodeInvalidParam)
+
+	b.ok(invite(append(replaceType(shown, typeName), a.room(other).State(typeName, "").JSON())...))
+	told, err := b.svc.StrippedState(t.Context(), bob.NID, b.room(room))
+	b.ok(err)
+	for _, raw := range told {
+		if typeOf(raw) == typeName {
+			t.Errorf("the name of another room is shown: %s", raw)
+		}
+	}
+}
+
+func TestOfACountersignedInviteOnlyTheSignatureIsTaken(t *testing.T) {
+	for _, version := range sharedVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			n := newNetwork(t)
+			a, b := n.add("a"), n.add("b")
+			alice, bob := a.user("alice"), b.user("bob")
+			room := a.create(alice, CreateRoom{RoomVersion: version})
+			l := a.lie()
+			for name, bend := range map[string]func(json.RawMessage) json.RawMessage{
+				"nothing":        func(json.RawMessage) json.RawMessage { return json.RawMessage(`{}`) },
+				"no JSON":        func(json.RawMessage) json.RawMessage { return json.RawMessage(`{`) },
+				"no signature":   func(raw json.RawMessage) json.RawMessage { return with(raw, "signatures", `{}`) },
+				"odd signatures": func(raw json.RawMessage) json.RawMessage { return with(raw, "signatures", `{"b":7}`) },
+				"wrong signature": func(raw json.RawMessage) json.RawMessage {
+					return with(raw, "signatures", `{"b":{"ed25519:1":"AAAA"}}`)
+				},
+			} {
+				l.invited = bend
+				err := a.svc.Invite(t.Context(), alice, room, bob.ID, "")
+				var told *mxerr.Error
+				if !errors.As(err, &told) || told.Status != http.StatusBadGateway || a.room(room).Membership(bob.ID) != "" {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			l.invited = func(raw json.RawMessage) json.RawMessage {
+				return with(raw, "content", `{"membership":"invite","reason":"lies"}`)
+			}
+			a.ok(a.svc.Invite(t.Context(), alice, room, bob.ID, "dinner"))
+			if got := a.content(room, typeMember, string(bob.ID)); got != `{"membership":"invite","reason":"dinner"}` {
+				t.Errorf("the invite is %s", got)
+			}
+			if e := a.room(room).State(typeMember, string(bob.ID)); !e.CheckContentHash() {
+				t.Error("the invite is not as it was signed")
+			}
+		})
+	}
+}
+
+func TestDeadAndUnwillingServersArePassedOver(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	n.add("empty")
+	room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat"})
+	l := b.lie()
+	bob := b.user("bob")
+	b.ok(b.svc.JoinWith(t.Context(), bob, room, []string{"dead", "b", "not a name", "empty", "dead", "a"}, nil))
+	if want := []string{"dead", "empty", "a"}; !slices.Equal(l.asked, want) {
+		t.Errorf("asked %v, want %v", l.asked, want)
+	}
+	l.asked = nil
+	var many []string
+	for i := range 50 {
+		many = append(many, fmt.Sprint("dead", i))
+	}
+	closed := a.create(a.user("alice"), CreateRoom{})
+	err := b.svc.JoinWith(t.Context(), bob, closed, append([]string{"dead", "a"}, many...), nil)
+	b.refused(err, mxerr.CodeForbidden) // what a says, not that others are dead
+	if len(l.asked) > maxCandidates {
+		t.Errorf("asked %d servers", len(l.asked))
+	}
+}
+
+func TestSeveralWhoJoinAtOnceShareOneJoinOfTheServer(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat"})
+	l := b.lie()
+	var joiners sync.WaitGroup
+	var failed atomic.Pointer[error]
+	for i := range 8 {
+		u := b.user(fmt.Sprint("u", i))
+		joiners.Go(func() {
+			if err := b.svc.JoinWith(context.Background(), u, room, []string{"a"}, nil); err != nil {
+				failed.Store(&err)
+			}
+		})
+	}
+	joiners.Wait()
+	if err := failed.Load(); err != nil {
+		t.Fatal(*err)
+	}
+	if len(l.sent) != 1 {
+		t.Errorf("the server joined %d times", len(l.sent))
+	}
+	n.deliver()
+	if got := a.room(room).Count(Join); got != 9 {
+		t.Errorf("to a the room has %d members", got)
+	}
+}
+
+func TestRestrictedRoomIsJoinedThroughWhoCanGrantIt(t *testing.T) {
+	for _, version := range []id.RoomVersion{id.RoomV8, id.RoomV10, id.RoomV12} {
+		t.Run("v"+string(version), func(t *testing.T) {
+			n := newNetwork(t)
+			a, b, c := n.add("a"), n.add("b"), n.add("c")
+			alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
+			club := a.create(alice, CreateRoom{Preset: "public_chat", RoomVersion: version})
+			room := a.create(alice, CreateRoom{Preset: "private_chat", RoomVersion: version, PowerLevelOverride: json.RawMessage(`{"invite":50}`), InitialState: []InitialState{{
+				Type: typeJoinRules, Content: json.RawMessage(`{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":"` + string(club) + `"}]}`),
+			}}})
+			l := c.lie()
+			b.ok(a.svc.Invite(t.Context(), alice, room, bob.ID, ""))
+			b.joinVia(bob, room, "a")
+			n.deliver()
+
+			// bob's server is not in the club, and cannot tell.
+			_, err := b.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
+			b.refused(err, codeUnableToAuthorise)
+			// It is now, and sees that carol is none of it; then that she is, but it has nobody who may let her in.
+			b.joinVia(bob, club, "a")
+			_, err = b.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
+			b.refused(err, mxerr.CodeForbidden)
+			_, err = a.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
+			a.refused(err, mxerr.CodeForbidden)
+			c.joinVia(carol, club, "a")
+			n.deliver()
+			_, err = b.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
+			b.refused(err, codeUnableToGrant)
+
+			l.asked = nil
+			c.ok(c.svc.JoinWith(t.Context(), carol, room, []string{"b", "a"}, nil))
+			n.deliver()
+			if want := []string{"b", "a"}; !slices.Equal(l.asked, want) {
+				t.Errorf("asked %v", l.asked)
+			}
+			for _, p := range []*peer{a, b, c} {
+				e := p.room(room).State(typeMember, string(carol.ID))
+				if e == nil || contentString(e, "join_authorised_via_users_server") != string(alice.ID) {
+					t.Errorf("%s knows %v", p.name, e)
+				}
+			}
+		})
+	}
+}
+
+func TestServerDoesNotVouchForWhoHasNoRight(t *testing.T) {
+	n := newNetwork(t)
+	a := n.add("a")
+	s := n.stranger("s", a)
+	alice := a.user("alice")
+	club := a.create(alice, CreateRoom{Preset: "public_chat"})
+	room := a.create(alice, CreateRoom{InitialState: []InitialState{{
+		Type: typeJoinRules, Content: json.RawMessage(`{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":"` + string(club) + `"}]}`),
+	}}})
+	eve := s.user("eve")
+	key := string(eve)
+	join := s.make(room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: eve, Content: json.RawMessage(`{"membership":"join","join_authorised_via_users_server":"@alice:a"}`)})
+	h := handshakeOf(room, join)
+	h.Origin = "s"
+	_, err := a.svc.AcceptJoin(t.Context(), h)
+	a.refused(err, mxerr.CodeForbidden)
+	s.join(club, eve)
+	_, err = a.svc.AcceptJoin(t.Context(), h)
+	a.ok(err)
+}
+
+func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	alice, bob, carol := a.user("alice"), b.user("bob"), b.user("carol")
+	invitedTo := a.create(alice, CreateRoom{Invite: []id.UserID{bob.ID}})
+	left := a.create(alice, CreateRoom{Preset: "public_chat"})
+	b.joinVia(bob, left, "a")
+	b.ok(b.svc.Leave(t.Context(), bob, left, ""))
+	n.deliver()
+	for _, room := range []id.RoomID{invitedTo, left} {
+		ctx := t.Context()
+		_, said := b.trySend(bob, room, "m.room.message", `{}`)
+		_, set := b.trySet(bob, room, typePowerLevels, "", `{"users":{"@bob:b":100}}`)
+		_, member := b.trySet(bob, room, typeMember, string(carol.ID), `{"membership":"ban"}`)
+		_, upgraded := b.svc.Upgrade(ctx, bob, room, id.RoomV12, nil)
+		for i, err := range []error{
+			said, set, member, upgraded, b.svc.Ban(ctx, bob, room, carol.ID, ""), b.svc.Kick(ctx, bob, room, alice.ID, ""), b.svc.Unban(ctx, bob, room, carol.ID, ""),
+			b.svc.Invite(ctx, bob, room, carol.ID, ""), b.svc.Invite(ctx, bob, room, alice.ID, ""), b.svc.Leave(ctx, carol, room, ""),
+		} {
+			if mxerr.Code(err) != mxerr.CodeForbidden {
+				t.Errorf("%d in %s: %v", i, room, err)
+			}
+		}
+	}
+	b.ok(b.svc.Leave(t.Context(), bob, left, "")) // who has left is left as is
+	b.ok(b.svc.Forget(t.Context(), bob, left))
+	b.svc = b.open() // and after a restart
+	b.svc.Remote, b.svc.Keys = wire{n, "b"}, n
+	if b.room(left).Resident() || b.room(invitedTo).Resident() {
+		t.Error("the server takes itself for a resident")
+	}
+	b.joinVia(bob, left, "a")
+	n.deliver()
+	if a.room(left).Membership(bob.ID) != Join {
+		t.Error("bob is not back")
+	}
+}
+
+func TestInviteIsRejectedThoughItsServerIsGone(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.ID}})
+	if b.room(room).Membership(bob.ID) != Invite {
+		t.Fatal("not invited")
+	}
+	n.split([]string{"a"}, []string{"b"})
+	b.ok(b.svc.Leave(t.Context(), bob, room, ""))
+	if m := b.room(room).Membership(bob.ID); m != Leave {
+		t.Errorf("bob's membership is %q", m)
+	}
+	b.ok(b.svc.Forget(t.Context(), bob, room))
+	n.split()
+	a.ok(a.svc.Kick(t.Context(), alice, room, bob.ID, ""))
+	a.ok(a.svc.Invite(t.Context(), alice, room, bob.ID, "")) // and he can be invited again
+	if m := b.room(room).Membership(bob.ID); m != Invite {
+		t.Errorf("bob's membership is %q", m)
+	}
+}
+
+func TestBlockedInvitesDoNotArrive(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	alice, bob, carol := a.user("alice"), b.user("bob"), b.user("carol")
+	b.ok(b.svc.SetAccountData(t.Context(), bob.NID, "", typeInvitePermission, json.RawMessage(`{"default_action":"block"}`)))
+	room := a.create(alice, CreateRoom{})
+	err := a.svc.Invite(t.Context(), alice, room, bob.ID, "")
+	if mxerr.Code(err) == "" || a.room(room).Membership(bob.ID) != "" {
+		t.Errorf("invited from elsewhere: %v", err)
+	}
+	at := b.create(carol, CreateRoom{})
+	b.refused(b.svc.Invite(t.Context(), carol, at, bob.ID, ""), codeInviteBlocked)
+	_, err = b.trySet(carol, at, typeMember, string(bob.ID), `{"membership":"invite"}`)
+	b.refused(err, codeInviteBlocked)
+	_, err = b.svc.Create(t.Context(), carol, CreateRoom{Invite: []id.UserID{bob.ID}})
+	b.refused(err, codeInviteBlocked)
+	b.ok(b.svc.SetAccountData(t.Context(), bob.NID, "", typeInvitePermission, json.RawMessage(`{"default_action":"other"}`)))
+	b.ok(b.svc.Invite(t.Context(), carol, at, bob.ID, ""))
+}
+
+func TestRoomOfTenThousandMembersIsJoinedQuickly(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds")
+	}
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	alice := a.user("alice")
+	room := a.create(alice, CreateRoom{Preset: "public_chat"})
+	const members = 10_000
+	var all sync.WaitGroup
+	slots := make(chan struct{}, 64)
+	for i := range members {
+		u := a.user(fmt.Sprint("u", i))
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			a.ok(a.svc.Join(context.Background(), u, room, ""))
+		})
+	}
+	all.Wait()
+	bob := b.user("bob")
+	began := time.Now()
+	b.joinVia(bob, room, "a")
+	took := time.Since(began)
+	t.Logf("joined after %v", took)
+	if got := b.room(room).Count(Join); got != members+2 {
+		t.Errorf("the room has %d members", got)
+	}
+}
