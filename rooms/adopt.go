@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/federation/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -47,11 +48,14 @@ func (s *Service) adopt(ctx context.Context, a adoption) error {
 		return err
 	}
 	fresh := authorised(a.version, append(slices.Clone(a.authChain), a.state...), known)
-	if err := s.storeOutliers(ctx, nid, fresh); err != nil {
-		return err
-	}
 	for _, e := range fresh {
 		known[e.ID()] = e
+	}
+	if err := a.check(known); err != nil {
+		return err
+	}
+	if err := s.storeOutliers(ctx, nid, fresh); err != nil {
+		return err
 	}
 	h, before, err := s.adoptedHead(ctx, r, a, known)
 	if err != nil {
@@ -93,6 +97,22 @@ func (s *Service) knownOf(ctx context.Context, r *Room, a adoption) (map[id.Even
 		ids = append(ids, e.ID())
 	}
 	return s.stored(ctx, r, ids)
+}
+
+// check wants the join to be allowed by what is left of the told state once each entry was judged by its own auth events.
+func (a *adoption) check(known map[id.EventID]*Event) error {
+	state := eventauth.StateMap{}
+	for _, told := range a.state {
+		if e := known[told.ID()]; e != nil && e.Flags&storage.RejectedEvent == 0 {
+			if key, isState := e.StateKey(); isState {
+				state[pdu.StateKey{Type: e.Type(), Key: key}] = e.Event
+			}
+		}
+	}
+	if err := eventauth.Check(a.version, a.join, state); err != nil {
+		return fmt.Errorf("%w: what the state has by right does not allow the join: %w", fedclient.ErrBadAnswer, err)
+	}
+	return nil
 }
 
 // adoptedHead makes the head of the room before the join, and the state as a snapshot.

@@ -163,7 +163,8 @@ func (v *viewer) showFormer(tx *storage.Tx, replaced map[storage.Pos]storage.Pos
 		if x.former[by[i]], err = v.shown(e, sights[i]); err != nil {
 			return err
 		}
-		x.showFormer[by[i]] = sights[i].visible
+		// An event without a place came as part of a state: who sees what replaced it saw that state.
+		x.showFormer[by[i]] = sights[i].visible || e.Flags&storage.HiddenEvent == storage.OutlierEvent
 	}
 	return nil
 }

@@ -39,6 +39,8 @@ func unknownIsForbidden(err error) error {
 	return err
 }
 
+func errNotInRoom() error { return mxerr.Forbidden("You are not in this room") }
+
 // errRemote is what inviting a user of another server gets, and whatever else would need another server.
 func errRemote(what string) error {
 	return mxerr.Forbidden("%s is on another server, and this server does not take part in federation", what)

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 
@@ -166,10 +167,14 @@ func (s *Service) acceptMembership(ctx context.Context, h Handshake) (*Room, *Ev
 	}
 	events, errs := []*pdu.Event{e}, make([]error, 1)
 	if s.verifyEvents(ctx, events, errs); errs[0] != nil {
-		return nil, nil, mxerr.Forbidden("The event is not signed as it must be").Because(errs[0])
+		return nil, nil, errBadSignature(errs[0])
 	}
 	stored, err := s.accept(ctx, h.Origin, r, events[0], true)
 	return r, stored, err
+}
+
+func errBadSignature(cause error) error {
+	return mxerr.InvalidParam("The event is not signed as it must be").Because(cause)
 }
 
 // check wants the event to be what the path and the operation say.
@@ -393,7 +398,8 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 	if err := s.checkInvite(&in, e); err != nil {
 		return nil, err
 	}
-	if err := checkStripped(v, in.Room, in.Stripped); err != nil {
+	shown, err := s.checkStripped(ctx, v, in.Room, in.Stripped)
+	if err != nil {
 		return nil, err
 	}
 	key, _ := e.StateKey()
@@ -406,20 +412,27 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 	}
 	events, errs := []*pdu.Event{e}, make([]error, 1)
 	if s.verifyEvents(ctx, events, errs); errs[0] != nil {
-		return nil, mxerr.Forbidden("The event is not signed as it must be").Because(errs[0])
+		return nil, errBadSignature(errs[0])
 	}
 	signed, err := events[0].Sign(s.Signer.Current())
 	if err != nil {
 		return nil, err
 	}
 	r, err := s.Room(ctx, in.Room)
-	if err == nil && !r.AllowsServer(in.Origin) {
+	switch {
+	case err == nil && !r.AllowsServer(in.Origin):
 		return nil, mxerr.Forbidden("The room's access control list keeps your server out")
+	case err == nil && r.Resident() && r.Count(Join) > 0: // the inviter sends it as every other event of the room
+		return signed.JSON(), nil
+	case err == nil && r.Resident():
+		return nil, mxerr.Forbidden("Everybody has left the room")
+	case err != nil && mxerr.Code(err) != mxerr.CodeNotFound:
+		return nil, err
 	}
-	if err == nil && r.Resident() && r.Shared() {
-		return signed.JSON(), nil // it comes as every other event of the room
+	if err = s.setOutside(ctx, v, signed, shown); errors.Is(err, errResident) {
+		err = nil
 	}
-	return signed.JSON(), s.setOutside(ctx, v, signed, in.Stripped)
+	return signed.JSON(), err
 }
 
 func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
@@ -439,28 +452,61 @@ func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
 	return nil
 }
 
-// checkStripped wants what a room shows of itself to be what clients can read. In rooms whose id comes from their create
-// event that event must be among it, whole.
-func checkStripped(v *pdu.Version, room id.RoomID, events []json.RawMessage) error {
-	size, created := 0, !v.RoomIDIsCreateHash
+// checkStripped gives of what a room shows of itself the part that clients can be given. What is no event at all spoils an
+// invite; a whole event of another room, or with a wrong signature, is left out. In rooms whose id comes from their create
+// event that one must be there, whole, since nothing else ties the invite to the room.
+// Deviation: other events may come stripped in room version 12 too, as servers still send them.
+// Spec: server-server-api#put_matrixfederationv2inviteroomideventid
+func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.RoomID, events []json.RawMessage) (shown []json.RawMessage, err error) {
+	size := 0
+	var whole []json.RawMessage
 	for _, raw := range events {
 		size += len(raw)
-		if !isStripped(raw) {
-			return badRequest(mxerr.CodeInvalidParam, "The state that comes with the invite has something that is no event")
-		}
-		typ, _ := canonjson.Get(raw, "type")
-		if !created && jsonString(typ) == typeCreate {
-			e, err := pdu.Parse(v, raw)
-			created = err == nil && e.RoomID() == room
+		switch {
+		case !isStripped(raw):
+			return nil, badRequest(mxerr.CodeInvalidParam, "The state that comes with the invite has something that is no event")
+		case isWhole(raw):
+			whole = append(whole, raw)
+		case !v.RoomIDIsCreateHash || typeOf(raw) != typeCreate:
+			if raw, err = canonjson.Canonical(raw, false); err != nil {
+				return nil, mxerr.BadJSON("The state that comes with the invite: %v", err)
+			}
+			shown = append(shown, raw)
 		}
 	}
 	if len(events) > maxStripped || size > maxStrippedBytes {
-		return mxerr.New(http.StatusBadRequest, mxerr.CodeTooLarge, "The state that comes with the invite is too large")
+		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeTooLarge, "The state that comes with the invite is too large")
+	}
+	created := !v.RoomIDIsCreateHash
+	good, _ := s.verify(ctx, v, whole)
+	for i, e := range good {
+		if e == nil && v.RoomIDIsCreateHash { // its id proves a create event, also when its server's keys are not to be had
+			if e, _ = pdu.Parse(v, whole[i]); e != nil && !e.IsStateKey(typeCreate, "") {
+				e = nil
+			}
+		}
+		if e == nil || e.RoomID() != room {
+			continue
+		}
+		created = created || e.IsStateKey(typeCreate, "")
+		shown = append(shown, e.JSON())
 	}
 	if !created {
-		return badRequest("M_MISSING_PARAM", "The state that comes with the invite has no create event of this room")
+		return nil, badRequest(mxerr.CodeInvalidParam, "The state that comes with the invite has no create event of this room")
 	}
-	return nil
+	return shown, nil
+}
+
+// isWhole tells of a stripped event that it is a PDU.
+func isWhole(raw json.RawMessage) bool {
+	_, signed := canonjson.Get(raw, "signatures")
+	_, placed := canonjson.Get(raw, "auth_events")
+	return signed && placed
+}
+
+func typeOf(raw json.RawMessage) string {
+	typ, _ := canonjson.Get(raw, "type")
+	return jsonString(typ)
 }
 
 // isStripped tells whether JSON has the members of a stripped event, with their types.

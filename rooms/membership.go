@@ -218,8 +218,8 @@ func (s *Service) Leave(ctx context.Context, sender Sender, room id.RoomID, reas
 	if err != nil {
 		return unknownIsForbidden(err)
 	}
-	if r.outsider(sender.ID) {
-		return s.leaveRemote(ctx, sender, r, reason)
+	if !r.Resident() {
+		return s.leaveOutside(ctx, sender, r, reason)
 	}
 	err = s.change(ctx, room, func(b *batch) error {
 		if b.room.provisionalMembership(sender.ID) == Leave {

@@ -13,11 +13,19 @@ import (
 )
 
 // setOutside keeps a local user's membership of a room in which this server does not take part: an invite, a knock, or what
-// ends them. stripped is what the room shows of itself with it.
+// ends them. stripped is what the room shows of itself with it. errResident means that somebody else has joined meanwhile:
+// the event then comes as every other event of the room.
 func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, stripped []json.RawMessage) error {
 	nid, err := s.enter(ctx, e.RoomID(), v)
 	if err != nil {
 		return err
+	}
+	r, err := s.RoomByNID(ctx, nid)
+	if err != nil {
+		return err
+	}
+	if r.Resident() {
+		return errResident
 	}
 	key, _ := e.StateKey()
 	user := id.UserID(key)
@@ -103,7 +111,11 @@ func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.R
 			}
 			continue
 		}
-		if results[e.ID()] = errOutside(); s.endsOutside(r, origin, e) {
+		ends, err := s.endsOutside(ctx, r, origin, e)
+		if err != nil {
+			return results, err
+		}
+		if results[e.ID()] = errOutside(); ends {
 			results[e.ID()] = s.setOutside(ctx, r.version, e, nil)
 		}
 	}
@@ -112,26 +124,29 @@ func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.R
 
 func errOutside() error { return mxerr.NotFound("This server does not take part in the room") }
 
-// endsOutside tells of an event that it ends an invite or a knock of a user of this server. The room's rules cannot be asked:
-// an invite is taken back by who made it, and a knock is turned down by somebody of a server that answered for the room.
-func (s *Service) endsOutside(r *Room, origin string, e *pdu.Event) bool {
+// endsOutside tells of an event that it ends an invite or a knock of a user of this server. The room's rules cannot be asked,
+// so the event must name the very invite or knock among its auth events, which only the room's servers have, and an invite is
+// taken back by a server that is known to be in the room.
+func (s *Service) endsOutside(ctx context.Context, r *Room, origin string, e *pdu.Event) (bool, error) {
 	key, isState := e.StateKey()
 	user := id.UserID(key)
 	if !isState || e.Type() != typeMember || e.RoomID() != r.id || !s.IsLocal(user) || serverOf(string(e.Sender())) != origin {
-		return false
+		return false, nil
 	}
 	if m := membershipIn(e.Content()); m != Leave && m != Ban {
-		return false
+		return false, nil
 	}
-	current := r.State(typeMember, key)
-	if current == nil || !slices.Contains(e.AuthEvents(), current.ID()) { // it is about an invite or knock of before
-		return false
+	m := r.MemberOf(user)
+	if m == nil || m.Membership != Invite && m.Membership != Knock {
+		return false, nil
 	}
-	switch r.Membership(user) {
-	case Invite:
-		return current.Sender() == e.Sender()
-	case Knock:
-		return origin != s.Server
+	now, err := s.memberEvent(r, m)
+	if err != nil || !slices.Contains(e.AuthEvents(), now.ID()) {
+		return false, err
 	}
-	return false
+	if m.Membership == Knock {
+		return true, nil
+	}
+	servers, err := s.knownServers(ctx, r, Sender{NID: m.NID, ID: m.User})
+	return slices.Contains(servers, origin), err
 }

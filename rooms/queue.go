@@ -43,6 +43,10 @@ func (s *Service) changeOnce(ctx context.Context, room id.RoomID, a *approvals, 
 	if err != nil {
 		return err
 	}
+	if !r.Resident() { // nothing can be built on a room that goes on elsewhere
+		r.writer.Unlock()
+		return errNotInRoom()
+	}
 	b := &batch{ctx: ctx, svc: s, room: r, saved: r.next, approvals: a}
 	err = build(b)
 	if err == nil && len(b.lacking) > 0 {

@@ -75,7 +75,7 @@ func (s *Service) participating(ctx context.Context, origin string, roomID id.Ro
 		return nil, err
 	}
 	if !r.Resident() {
-		return nil, mxerr.NotFound("This server does not take part in the room")
+		return nil, errOutside()
 	}
 	if !r.AllowsServer(origin) {
 		return nil, mxerr.Forbidden("The room's access control list keeps your server out")

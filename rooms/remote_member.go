@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -20,29 +21,31 @@ import (
 const (
 	// maxCandidates bounds the servers that are asked to let a user in.
 	maxCandidates = 10
-	// remoteTime bounds a join, knock or leave through other servers.
-	remoteTime = 5 * time.Minute
+	// joinTime bounds a join through other servers, of which one may have to read a very large room.
+	joinTime = 5 * time.Minute
+	// knockTime and leaveTime bound a knock and a leave; nobody is kept waiting in a room of servers that are gone.
+	knockTime = time.Minute
+	leaveTime = 30 * time.Second
+	// inviteTime bounds the request for the signature of an invited user's server.
+	inviteTime = 30 * time.Second
 )
 
 // errNoServers: nobody could be asked.
 var errNoServers = mxerr.NotFound("No server is known that takes part in the room")
 
-// candidates lists the servers that may know a room, the most promising first.
-func (s *Service) candidates(ctx context.Context, room id.RoomID, user id.UserID, via []string) ([]string, error) {
+// candidates lists the servers that may know a room, the most promising first: those of via, and those that are known to be in
+// the room.
+func (s *Service) candidates(ctx context.Context, room id.RoomID, user Sender, via []string) ([]string, error) {
 	all := slices.DeleteFunc(slices.Clone(via[:min(len(via), maxCandidates)]), func(server string) bool { return server == s.Server })
 	r, err := s.Room(ctx, room)
-	if err == nil {
-		if m := r.State(typeMember, string(user)); m != nil { // who invited the user is in the room
-			all = append(all, serverOf(string(m.Sender())))
+	switch {
+	case err == nil:
+		known, err := s.knownServers(ctx, r, user)
+		if err != nil {
+			return nil, err
 		}
-		if len(all) == 0 {
-			for server := range r.EachServer() {
-				if all = append(all, server); len(all) > 3*maxCandidates {
-					break
-				}
-			}
-		}
-	} else if mxerr.Code(err) != mxerr.CodeNotFound {
+		all = append(all, known...)
+	case mxerr.Code(err) != mxerr.CodeNotFound:
 		return nil, err
 	}
 	if len(all) == 0 { // the server that made the room may still be there
@@ -57,9 +60,28 @@ func (s *Service) candidates(ctx context.Context, room id.RoomID, user id.UserID
 	return out[:min(len(out), maxCandidates)], nil
 }
 
-// through does something with one candidate after the other, until one does it or the time is over. A refusal is kept and
-// told if nobody does it.
-func (s *Service) through(ctx context.Context, room id.RoomID, user id.UserID, via []string, try func(ctx context.Context, server string) error) error {
+// knownServers lists the servers that are in a room as far as this one knows: that of who invited the user, those of its
+// members, and those of whose state it was shown.
+func (s *Service) knownServers(ctx context.Context, r *Room, user Sender) (servers []string, err error) {
+	if m := r.State(typeMember, string(user.ID)); m != nil {
+		servers = append(servers, serverOf(string(m.Sender())))
+	}
+	for server := range r.EachServer() {
+		if servers = append(servers, server); len(servers) > 2*maxCandidates {
+			return servers, nil
+		}
+	}
+	shown, err := s.StrippedState(ctx, user.NID, r)
+	for _, raw := range shown {
+		sender, _ := canonjson.Get(raw, "sender")
+		servers = append(servers, serverOf(jsonString(sender)))
+	}
+	return servers, err
+}
+
+// through does something with one candidate after the other, until one does it or the time is over. Where nobody does it, the
+// error is the first that says something about it.
+func (s *Service) through(ctx context.Context, room id.RoomID, user Sender, via []string, within time.Duration, try func(ctx context.Context, server string) error) error {
 	if !s.federates() {
 		return unknownRoom(errNoRoom())
 	}
@@ -67,17 +89,17 @@ func (s *Service) through(ctx context.Context, room id.RoomID, user id.UserID, v
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), remoteTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
 	defer cancel()
-	refusal, refused := error(errNoServers), false
-	for _, server := range servers {
+	refusal := error(errNoServers)
+	for i, server := range servers {
 		err := try(ctx, server)
 		if err == nil || errors.Is(err, errResident) {
 			return err
 		}
 		s.log.InfoContext(ctx, "a server did not do what it was asked", "room", room, "server", server, "err", err)
-		if told := fedclient.Relay(err); !refused || isRefusal(told) {
-			refusal, refused = told, isRefusal(told)
+		if told := fedclient.Relay(err); i == 0 || isOwnFailure(refusal) && !isOwnFailure(told) {
+			refusal = told
 		}
 		if ctx.Err() != nil {
 			break
@@ -86,10 +108,10 @@ func (s *Service) through(ctx context.Context, room id.RoomID, user id.UserID, v
 	return refusal
 }
 
-// isRefusal tells of an error that it says what is wrong, not that somebody could not be asked.
-func isRefusal(err error) bool {
-	var known *mxerr.Error
-	return errors.As(err, &known) && known.Status < 500
+// isOwnFailure tells of an error that says nothing about what was asked for: the other server failed at it.
+func isOwnFailure(err error) bool {
+	var e *mxerr.Error
+	return !errors.As(err, &e) || e.Status >= http.StatusInternalServerError
 }
 
 // complete makes this server's membership event of a template: of the template only its place in the graph is taken, and of
@@ -106,12 +128,13 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
-	if len(places.PrevEvents) == 0 || len(places.AuthEvents) == 0 {
-		return nil, fmt.Errorf("%w: the template has no place", fedclient.ErrBadAnswer)
+	if err := checkTemplate(places, room, user, c.Membership); err != nil {
+		return nil, fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
 	if v.Restricted && c.Membership == Join {
+		// A user of this server cannot vouch: it would have let the user in itself.
 		raw, _ := canonjson.Get(places.Content, "join_authorised_via_users_server")
-		if voucher := id.UserID(jsonString(raw)); pdu.ValidUserID(voucher) {
+		if voucher := id.UserID(jsonString(raw)); pdu.ValidUserID(voucher) && !s.IsLocal(voucher) {
 			c.AuthorisedVia = voucher
 		}
 	}
@@ -136,6 +159,21 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 	return e, nil
 }
 
+// checkTemplate wants a template to be of the event that was asked for.
+func checkTemplate(t *pdu.Places, room id.RoomID, user id.UserID, membership Membership) error {
+	switch {
+	case t.RoomID != room:
+		return errors.New("the template is of another room")
+	case t.Type != typeMember || t.Sender != user || t.StateKey != string(user):
+		return errors.New("the template is no membership of the user")
+	case membershipIn(t.Content) != membership:
+		return errors.New("the template is of another membership")
+	case len(t.PrevEvents) == 0 || len(t.AuthEvents) == 0:
+		return errors.New("the template has no place in the room")
+	}
+	return nil
+}
+
 // joinRemote makes a user a member of a room through a server that is in it.
 // Spec: server-server-api#joining-rooms
 func (s *Service) joinRemote(ctx context.Context, sender Sender, room id.RoomID, via []string, c memberContent) error {
@@ -147,7 +185,7 @@ func (s *Service) joinRemote(ctx context.Context, sender Sender, room id.RoomID,
 	if r, err := s.Room(ctx, room); err == nil && r.Resident() && r.Shared() && !c.elsewhere { // somebody else's join was quicker
 		return errResident
 	}
-	return s.through(ctx, room, sender.ID, via, func(ctx context.Context, server string) error {
+	return s.through(ctx, room, sender, via, joinTime, func(ctx context.Context, server string) error {
 		return s.joinThrough(ctx, server, sender, room, c)
 	})
 }
@@ -165,7 +203,7 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender Sender,
 	if err != nil {
 		return err
 	}
-	if join, err = s.signedBack(ctx, join, answer.Event); err != nil {
+	if join, err = s.vouched(ctx, join, answer.Event); err != nil {
 		return err
 	}
 	a := adoption{version: join.Version(), room: room, join: join, sender: sender}
@@ -190,19 +228,36 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender Sender,
 	return err
 }
 
-// signedBack takes this server's own event with the signature that the other one added, where that was needed.
-func (s *Service) signedBack(ctx context.Context, own *pdu.Event, told json.RawMessage) (*pdu.Event, error) {
-	if len(pdu.RequiredSigners(own)) < 2 || len(told) == 0 {
-		return own, nil
+// countersign takes this server's own event with the signature of another server that it needs, from what that one answered.
+// Of the answer nothing else is taken.
+func (s *Service) countersign(ctx context.Context, own *pdu.Event, server string, told json.RawMessage) (*pdu.Event, error) {
+	signed, err := own.Countersigned(server, told)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
-	events, errs := s.verify(ctx, own.Version(), []json.RawMessage{told})
-	if events[0] == nil {
-		return nil, fmt.Errorf("%w: the event came back unsigned: %w", fedclient.ErrBadAnswer, errs[0])
-	}
-	if events[0].ID() != own.ID() {
+	if signed.ID() != own.ID() {
 		return nil, fmt.Errorf("%w: another event came back", fedclient.ErrBadAnswer)
 	}
-	return events[0], nil
+	err = fmt.Errorf("%w: no key of %s fits its signature", fedclient.ErrBadAnswer, server)
+	wants := keyWants(signed, server)
+	keys := s.Keys.Keys(ctx, wants)
+	for _, want := range wants {
+		if key, ok := keys[want]; ok {
+			if err = signed.VerifySignature(server, string(want.KeyID), key); err == nil {
+				return signed, nil
+			}
+		}
+	}
+	return nil, err
+}
+
+// vouched is a join with the signature of the server whose user vouches for it, where one does.
+func (s *Service) vouched(ctx context.Context, join *pdu.Event, told json.RawMessage) (*pdu.Event, error) {
+	raw, ok := canonjson.Get(join.Content(), "join_authorised_via_users_server")
+	if !ok {
+		return join, nil
+	}
+	return s.countersign(ctx, join, serverOf(jsonString(raw)), told)
 }
 
 // toldState verifies the events of an answer; what is not good, or of another room, is left out.
@@ -256,12 +311,23 @@ func checkTold(a adoption) error {
 	return nil
 }
 
+// leaveOutside ends what a user has of a room in which this server does not take part. One who has left is left as is.
+func (s *Service) leaveOutside(ctx context.Context, sender Sender, r *Room, reason string) error {
+	switch r.Membership(sender.ID) {
+	case Leave:
+		return nil
+	case Invite, Knock:
+		return s.leaveRemote(ctx, sender, r, reason)
+	}
+	return errNotInRoom()
+}
+
 // leaveRemote ends a membership of a room in which this server does not take part. Where no server takes note of it, it ends
 // here all the same: nobody is kept in an invitation.
 // Spec: server-server-api#leaving-rooms-rejecting-invites
 func (s *Service) leaveRemote(ctx context.Context, sender Sender, r *Room, reason string) error {
 	c := memberContent{Membership: Leave, Reason: reason}
-	err := s.through(ctx, r.id, sender.ID, nil, func(ctx context.Context, server string) error {
+	err := s.through(ctx, r.id, sender, nil, leaveTime, func(ctx context.Context, server string) error {
 		t, err := s.Remote.MakeLeave(ctx, server, r.id, sender.ID)
 		if err != nil {
 			return err
@@ -278,11 +344,14 @@ func (s *Service) leaveRemote(ctx context.Context, sender Sender, r *Room, reaso
 		}
 		return s.setOutside(ctx, leave.Version(), leave, nil)
 	})
-	if err == nil {
+	if err == nil || errors.Is(err, errResident) {
 		return nil
 	}
 	s.log.InfoContext(ctx, "no server took note of a leave; it is one here only", "room", r.id, "user", sender.ID, "err", err)
-	return s.leaveAlone(ctx, sender, r, c)
+	if err = s.leaveAlone(ctx, sender, r, c); errors.Is(err, errResident) {
+		return s.Leave(ctx, sender, r.id, reason)
+	}
+	return err
 }
 
 // leaveAlone makes a leave that only this server knows.
@@ -309,7 +378,7 @@ func (s *Service) leaveAlone(ctx context.Context, sender Sender, r *Room, c memb
 // knockRemote asks to be let into a room through a server that is in it.
 // Spec: server-server-api#knocking-upon-a-room
 func (s *Service) knockRemote(ctx context.Context, sender Sender, room id.RoomID, via []string, c memberContent) error {
-	return s.through(ctx, room, sender.ID, via, func(ctx context.Context, server string) error {
+	err := s.through(ctx, room, sender, via, knockTime, func(ctx context.Context, server string) error {
 		var versions []id.RoomVersion
 		for _, v := range pdu.Versions() {
 			if known, _ := pdu.VersionOf(v); known.Knock {
@@ -328,11 +397,13 @@ func (s *Service) knockRemote(ctx context.Context, sender Sender, room id.RoomID
 		if err != nil {
 			return err
 		}
-		if checkStripped(knock.Version(), room, stripped) != nil { // the knock stands, with nothing to show
-			stripped = nil
-		}
-		return s.setOutside(ctx, knock.Version(), knock, stripped)
+		shown, _ := s.checkStripped(ctx, knock.Version(), room, stripped) // where that is not good, the knock stands with nothing to show
+		return s.setOutside(ctx, knock.Version(), knock, shown)
 	})
+	if errors.Is(err, errResident) {
+		return nil
+	}
+	return err
 }
 
 // inviteRemote invites a user of another server: the event needs that server's signature, for which it is asked without the
@@ -362,7 +433,7 @@ func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomI
 		return unknownIsForbidden(err)
 	}
 	server := serverOf(string(target))
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), inviteTime)
 	defer cancel()
 	if e, err = s.approveOne(ctx, r, e); err != nil {
 		return err
@@ -371,32 +442,14 @@ func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomI
 	if err != nil {
 		return fedclient.Relay(err)
 	}
-	signed, err := pdu.Parse(r.version, raw)
-	if err != nil || signed.ID() != e.ID() {
-		return fedclient.Relay(fmt.Errorf("%w: another event came back", fedclient.ErrBadAnswer))
-	}
-	if err := s.countersigned(ctx, signed, server); err != nil {
-		return fedclient.Relay(fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err))
+	signed, err := s.countersign(ctx, e, server, raw)
+	if err != nil {
+		return fedclient.Relay(err)
 	}
 	if signed, err = s.approveOne(ctx, r, signed); err != nil { // the invited one's server may have dropped what others signed
 		return err
 	}
 	_, err = s.accept(ctx, server, r, signed, true)
-	return err
-}
-
-// countersigned wants the signature of another server on an event.
-func (s *Service) countersigned(ctx context.Context, e *pdu.Event, server string) error {
-	err := fmt.Errorf("no signature of %s", server)
-	wants := keyWants(e, server)
-	keys := s.Keys.Keys(ctx, wants)
-	for _, want := range wants {
-		if key, ok := keys[want]; ok {
-			if err = e.VerifySignature(server, string(want.KeyID), key); err == nil {
-				return nil
-			}
-		}
-	}
 	return err
 }
 
@@ -415,15 +468,6 @@ func (b *batch) draft(p proto) (*pdu.Event, error) {
 		return nil, authError(err)
 	}
 	return e, nil
-}
-
-// outsider tells of a user whose membership of a room is known only from outside.
-func (r *Room) outsider(user id.UserID) bool {
-	switch r.Membership(user) {
-	case Invite, Knock:
-		return !r.Resident()
-	}
-	return false
 }
 
 // flights lets one join of a room happen at a time.

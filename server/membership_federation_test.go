@@ -1,18 +1,210 @@
 package server_test
 
 import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
 	"testing"
+	"time"
 
 	"ebb/internal/testserver"
 )
 
-func TestJoinOfARoomOfAnotherServer(t *testing.T) {
-	net := testserver.Federation(t, 2, nil)
-	alice, bob := net.Servers[0].Register("alice"), net.Servers[1].Register("bob")
-	room, _ := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat", "name": "Kitchen"})["room_id"].(string)
-	bob.Do("POST", "/v3/join/"+room+"?via=hs1.test", map[string]any{})
-	joined := testserver.Get(bob.Do("GET", "/v3/sync", nil), "rooms", "join", room)
-	if n := testserver.Get(joined, "summary", "m.joined_member_count"); n != 2.0 {
-		t.Errorf("bob sees %v members", n)
+// town is servers that federate, with a user on each: alice, bob, carol.
+type town struct {
+	*testing.T
+	net   *testserver.Network
+	users []*testserver.Client
+}
+
+func newTown(t *testing.T, n int) *town {
+	t.Helper()
+	w := &town{T: t, net: testserver.Federation(t, n, nil)}
+	for i, name := range []string{"alice", "bob", "carol"}[:n] {
+		w.users = append(w.users, w.net.Servers[i].Register(name))
+	}
+	return w
+}
+
+func (w *town) create(c *testserver.Client, body map[string]any) string {
+	w.Helper()
+	room, _ := c.Do("POST", "/v3/createRoom", body)["room_id"].(string)
+	return room
+}
+
+// join joins through hs1.
+func (w *town) join(c *testserver.Client, room string) {
+	w.Helper()
+	c.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs1.test", map[string]any{})
+}
+
+// eventually looks again until what it looks for is there: another server has to be told first.
+func (w *town) eventually(what string, f func() bool) {
+	w.Helper()
+	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.Fatalf("%s: has not come", what)
+		}
+	}
+}
+
+// membership is that of a user as another one's server has it; "" for none.
+func (w *town) membership(as *testserver.Client, room, user string) string {
+	w.Helper()
+	status, _, raw := as.Raw("GET", "/v3/rooms/"+url.PathEscape(room)+"/state/m.room.member/"+url.PathEscape(user), nil)
+	var content struct{ Membership string }
+	if status == http.StatusOK && json.Unmarshal(raw, &content) != nil {
+		w.Fatalf("%s", raw)
+	}
+	return content.Membership
+}
+
+// section is a room's entry of one section of a first /sync; nil where it is not there.
+func section(c *testserver.Client, section, room string) map[string]any {
+	entry, _ := testserver.Get(c.Do("GET", "/v3/sync", nil), "rooms", section, room).(map[string]any)
+	return entry
+}
+
+// stateIn finds a state event in a list of a sync.
+func stateIn(list any, typ, key string) map[string]any {
+	events, _ := list.([]any)
+	for _, e := range events {
+		if e, _ := e.(map[string]any); e["type"] == typ && e["state_key"] == key {
+			return e
+		}
+	}
+	return nil
+}
+
+var roomVersions = []string{"1", "2", "3", "6", "7", "10", "11", "12"}
+
+func TestRoomOfAnotherServerIsJoinedAndSpokenIn(t *testing.T) {
+	w := newTown(t, 2)
+	alice, bob := w.users[0], w.users[1]
+	for _, version := range roomVersions {
+		t.Run("version "+version, func(t *testing.T) {
+			w.T = t
+			room := w.create(alice, map[string]any{"preset": "public_chat", "name": "Kitchen", "room_version": version})
+			w.join(bob, room)
+			joined := section(bob, "join", room)
+			if n := testserver.Get(joined, "summary", "m.joined_member_count"); n != 2.0 {
+				t.Errorf("bob sees %v members", n)
+			}
+			if e := stateIn(testserver.Get(joined, "state", "events"), "m.room.name", ""); testserver.Get(e, "content", "name") != "Kitchen" {
+				t.Errorf("bob sees the name in %v", e)
+			}
+			if m := w.membership(alice, room, bob.User); m != "join" {
+				t.Errorf("to alice bob's membership is %q", m)
+			}
+			bob.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/1", map[string]any{"msgtype": "m.text", "body": "from bob " + version})
+			alice.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/1"+version, map[string]any{"msgtype": "m.text", "body": "from alice " + version})
+			for _, c := range w.users {
+				for _, text := range []string{"from bob " + version, "from alice " + version} {
+					w.eventually(text+" for "+c.User, func() bool {
+						_, _, raw := c.Raw("GET", "/v3/rooms/"+url.PathEscape(room)+"/messages?dir=b&limit=10", nil)
+						return strings.Contains(string(raw), text)
+					})
+				}
+			}
+			bob.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/leave", map[string]any{"reason": "done"})
+			w.eventually("bob's leave", func() bool { return w.membership(alice, room, bob.User) == "leave" })
+			w.join(bob, room) // and again
+			w.eventually("bob's return", func() bool { return w.membership(alice, room, bob.User) == "join" })
+			if m := w.membership(bob, room, bob.User); m != "join" {
+				t.Errorf("bob's membership at home is %q", m)
+			}
+		})
+	}
+}
+
+func TestInviteOfAnotherServerIsShownAcceptedRejectedAndTakenBack(t *testing.T) {
+	w := newTown(t, 2)
+	alice, bob := w.users[0], w.users[1]
+	for _, version := range roomVersions {
+		t.Run("version "+version, func(t *testing.T) {
+			w.T = t
+			room := w.create(alice, map[string]any{"name": "Kitchen", "room_version": version, "invite": []string{bob.User}, "is_direct": true})
+			path := "/v3/rooms/" + url.PathEscape(room)
+			invited := func() map[string]any { return section(bob, "invite", room) }
+			shown := testserver.Get(invited(), "invite_state", "events")
+			for _, want := range [][2]string{{"m.room.create", ""}, {"m.room.name", ""}, {"m.room.join_rules", ""}, {"m.room.member", alice.User}, {"m.room.member", bob.User}} {
+				e := stateIn(shown, want[0], want[1])
+				if e == nil || e["event_id"] != nil || e["signatures"] != nil {
+					t.Errorf("the invite shows %v for %v", e, want)
+				}
+			}
+			if direct := testserver.Get(stateIn(shown, "m.room.member", bob.User), "content", "is_direct"); direct != true {
+				t.Error("the invite is not direct")
+			}
+			bob.Do("POST", path+"/leave", map[string]any{})
+			if invited() != nil {
+				t.Error("the rejected invite is still shown")
+			}
+			w.eventually("bob's rejection", func() bool { return w.membership(alice, room, bob.User) == "leave" })
+
+			alice.Do("POST", path+"/invite", map[string]any{"user_id": bob.User, "reason": "come"})
+			if e := stateIn(testserver.Get(invited(), "invite_state", "events"), "m.room.member", bob.User); testserver.Get(e, "content", "reason") != "come" {
+				t.Errorf("the second invite shows %v", e)
+			}
+			alice.Do("POST", path+"/kick", map[string]any{"user_id": bob.User})
+			w.eventually("the withdrawal", func() bool { return invited() == nil })
+
+			alice.Do("POST", path+"/invite", map[string]any{"user_id": bob.User})
+			bob.Do("POST", path+"/join", map[string]any{})
+			if m := w.membership(alice, room, bob.User); m != "join" {
+				t.Errorf("to alice bob's membership is %q", m)
+			}
+			joined := section(bob, "join", room)
+			if e := stateIn(testserver.Get(joined, "timeline", "events"), "m.room.member", bob.User); testserver.Get(e, "unsigned", "prev_content", "membership") != "invite" {
+				t.Errorf("bob's join is shown as %v", e)
+			}
+		})
+	}
+}
+
+func TestKnockAtARoomOfAnotherServer(t *testing.T) {
+	w := newTown(t, 2)
+	alice, bob := w.users[0], w.users[1]
+	for _, version := range []string{"7", "10", "12"} {
+		t.Run("version "+version, func(t *testing.T) {
+			w.T = t
+			room := w.create(alice, map[string]any{"name": "Kitchen", "room_version": version, "initial_state": []any{
+				map[string]any{"type": "m.room.join_rules", "state_key": "", "content": map[string]any{"join_rule": "knock"}},
+			}})
+			path := "/v3/rooms/" + url.PathEscape(room)
+			knock := func() {
+				t.Helper()
+				bob.Do("POST", "/v3/knock/"+url.PathEscape(room)+"?via=hs1.test", map[string]any{"reason": "it is me"})
+				if m := w.membership(alice, room, bob.User); m != "knock" {
+					t.Fatalf("to alice bob's membership is %q", m)
+				}
+			}
+			knocked := func() map[string]any { return section(bob, "knock", room) }
+			knock()
+			shown := testserver.Get(knocked(), "knock_state", "events")
+			for _, want := range [][2]string{{"m.room.create", ""}, {"m.room.name", ""}, {"m.room.member", bob.User}} {
+				if e := stateIn(shown, want[0], want[1]); e == nil || e["event_id"] != nil || e["signatures"] != nil {
+					t.Errorf("the knock shows %v for %v", e, want)
+				}
+			}
+			bob.Do("POST", path+"/leave", map[string]any{})
+			w.eventually("the knock's end", func() bool { return w.membership(alice, room, bob.User) == "leave" })
+			if knocked() != nil {
+				t.Error("the knock that was taken back is still shown")
+			}
+			knock()
+			alice.Do("POST", path+"/kick", map[string]any{"user_id": bob.User})
+			w.eventually("the refusal", func() bool { return knocked() == nil })
+			knock()
+			alice.Do("POST", path+"/invite", map[string]any{"user_id": bob.User})
+			if knocked() != nil || section(bob, "invite", room) == nil {
+				t.Error("the invite has not taken the knock's place")
+			}
+			bob.Do("POST", path+"/join", map[string]any{})
+			if m := w.membership(alice, room, bob.User); m != "join" {
+				t.Errorf("to alice bob's membership is %q", m)
+			}
+		})
 	}
 }

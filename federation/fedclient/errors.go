@@ -51,14 +51,18 @@ func readError(server string, status int, body []byte, header http.Header) *Remo
 // else to them: M_UNKNOWN_TOKEN would sign them out.
 var relayed = []string{
 	mxerr.CodeForbidden, mxerr.CodeNotFound, mxerr.CodeIncompatibleRoomVersion, mxerr.CodeUnsupportedRoomVersion, mxerr.CodeTooLarge,
-	mxerr.CodeInvalidParam, mxerr.CodeBadState, mxerr.CodeLimitExceeded, "M_UNABLE_TO_AUTHORISE_JOIN", "M_UNABLE_TO_GRANT_JOIN", "M_NOT_YET_UPLOADED",
+	mxerr.CodeBadState, mxerr.CodeLimitExceeded, "M_UNABLE_TO_AUTHORISE_JOIN", "M_UNABLE_TO_GRANT_JOIN", "M_NOT_YET_UPLOADED", "M_INVITE_BLOCKED",
 }
 
 // Relay is the error of another server as a client of this one gets it. What is not for clients becomes a 502.
 func Relay(err error) error {
 	var remote *RemoteError
 	if errors.As(err, &remote) && slices.Contains(relayed, remote.Code) && remote.Status >= 400 && remote.Status < 500 {
-		return mxerr.New(remote.Status, remote.Code, "%.500s", remote.Msg).Because(err)
+		told := mxerr.New(remote.Status, remote.Code, "%.500s", remote.Msg).Because(err)
+		if version, ok := remote.Extra["room_version"]; ok && remote.Code == mxerr.CodeIncompatibleRoomVersion {
+			told = told.With("room_version", version)
+		}
+		return told
 	}
 	var own *mxerr.Error
 	if err == nil || errors.As(err, &own) {

@@ -159,3 +159,20 @@ func (e *Event) WithSignature(server, keyID, signature string) (*Event, error) {
 	}
 	return ParseStored(e.version, e.id, canonjson.AppendWith(nil, e.json, "signatures", signatures))
 }
+
+// Countersigned returns the event with the signatures that a server added to it, as another copy of the event has them. Of
+// that copy nothing else is taken.
+func (e *Event) Countersigned(server string, copied json.RawMessage) (*Event, error) {
+	given, _ := canonjson.Get(copied, "signatures")
+	keys, ok := canonjson.Get(given, server)
+	if !ok || !isObject(keys) {
+		return nil, failf(BadSignature, "no signature of %q", server)
+	}
+	signatures, _ := canonjson.Get(e.json, "signatures")
+	signatures = canonjson.AppendWith(nil, signatures, server, keys)
+	raw, err := canonjson.Canonical(canonjson.AppendWith(nil, e.json, "signatures", signatures), e.version.StrictCanonicalJSON)
+	if err != nil {
+		return nil, badJSON(err)
+	}
+	return Parse(e.version, raw)
+}

@@ -16,11 +16,16 @@ func Template(v *Version, p Proto) (json.RawMessage, error) {
 	return p.compose(v)
 }
 
-// Places is what a template says of an event's place in the graph, which is all that is taken from it.
+// Places is what a template says: of which event it is, and its place in the graph.
 type Places struct {
+	RoomID   id.RoomID // empty where the template does not say
+	Type     string
+	Sender   id.UserID
+	StateKey string // empty where there is none
+	Content  json.RawMessage
+
 	PrevEvents, AuthEvents []id.EventID
 	Depth                  int64
-	Content                json.RawMessage
 	hashes                 map[id.EventID][sha256.Size]byte
 }
 
@@ -30,8 +35,8 @@ func (p *Places) ReferenceHash(eventID id.EventID) ([sha256.Size]byte, bool) {
 	return hash, ok
 }
 
-// ReadTemplate reads the place of an event from a template that another server made. It looks at nothing else: type, sender,
-// room and membership are for the caller to know.
+// ReadTemplate reads a template that another server made. Whether it is of the event that was asked for is for the caller to
+// check.
 func ReadTemplate(v *Version, raw json.RawMessage) (*Places, error) {
 	if len(raw) > maxRawSize {
 		return nil, failf(TooLarge, "template is larger than %d bytes", MaxSize)
@@ -54,7 +59,10 @@ func ReadTemplate(v *Version, raw json.RawMessage) (*Places, error) {
 	if !isObject(m.content) {
 		return nil, failf(BadShape, "content is not an object")
 	}
-	p := &Places{PrevEvents: e.prev, AuthEvents: e.auth, Depth: e.depth, Content: m.content, hashes: map[id.EventID][sha256.Size]byte{}}
+	p := &Places{
+		RoomID: e.roomID, Type: e.typ, Sender: e.sender, StateKey: e.stateKey, Content: m.content,
+		PrevEvents: e.prev, AuthEvents: e.auth, Depth: e.depth, hashes: map[id.EventID][sha256.Size]byte{},
+	}
 	for _, list := range [][]byte{m.prev, m.auth} {
 		p.readHashes(list)
 	}
