@@ -356,7 +356,9 @@ func (w wire) Invite(ctx context.Context, server string, version id.RoomVersion,
 	})
 }
 
-func (w wire) ExchangeThirdPartyInvite(context.Context, string, id.RoomID, any) error { return errRefused }
+func (w wire) ExchangeThirdPartyInvite(context.Context, string, id.RoomID, any) error {
+	return errRefused
+}
 
 func (w wire) QueryDirectory(context.Context, string, id.RoomAlias) (id.RoomID, []string, error) {
 	return "", nil, errRefused

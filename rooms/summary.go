@@ -190,7 +190,12 @@ func (s *Service) spaceElsewhere(ctx context.Context, user id.UserID, roomID id.
 	if s.Elsewhere == nil {
 		return nil, nil
 	}
-	servers, err := s.candidates(context.WithoutCancel(ctx), roomID, user, via) // ctx is for the network
+	reading := context.WithoutCancel(ctx) // ctx is for the network
+	nid, err := s.UserNID(reading, user)
+	if err != nil {
+		return nil, err
+	}
+	servers, err := s.candidates(reading, roomID, Sender{NID: nid, ID: user}, via)
 	if err != nil {
 		return nil, err
 	}
