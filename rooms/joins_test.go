@@ -337,7 +337,7 @@ func TestTemplatesAreForTheirOwnUsersAndVersions(t *testing.T) {
 	alice := a.user("alice")
 	open := a.create(alice, CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11})
 	closed := a.create(alice, CreateRoom{Preset: "private_chat"})
-	alone := a.create(alice, CreateRoom{Preset: "public_chat", CreationContent: map[string]json.RawMessage{"m.federate": json.RawMessage("false")}})
+	alone := a.create(alice, CreateRoom{Preset: "public_chat", CreationContent: json.RawMessage(`{"m.federate":false}`)})
 	all := pdu.Versions()
 	for name, tc := range map[string]struct {
 		origin   string

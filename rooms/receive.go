@@ -17,13 +17,14 @@ import (
 
 // Bounds of the work that events of one transaction may cause; docs/limits.md lists them.
 const (
-	maxMissingRounds = 64   // requests for missing events
-	maxMissingPage   = 100  // events that one of them asks for
-	usualMissingPage = 20   // what other servers give at most; with less there is no more
-	maxMissingEvents = 5000 // events that all of them may bring
-	maxAuthFetches   = 20   // auth chains that are asked for
-	maxGaps          = 10   // states that are asked for
-	maxGapEvents     = 2000 // events of such a state that are asked for one by one
+	maxMissingRounds = 128      // requests for missing events
+	maxMissingPage   = 100      // events that one of them asks for
+	usualMissingPage = 20       // what other servers give at most; with less there is no more
+	maxMissingEvents = 10_000   // events that all of them may bring
+	maxMissingBytes  = 64 << 20 // and their size: they are kept in memory until the first of them is in place
+	maxAuthFetches   = 20       // auth chains that are asked for
+	maxGaps          = 10       // states that are asked for
+	maxGapEvents     = 2000     // events of such a state that are asked for one by one
 	maxForeignState  = 300_000
 	// takeChunk is how many events become one write.
 	takeChunk = 50
@@ -94,10 +95,11 @@ type ingest struct {
 	known   map[id.EventID]*Event    // stored
 	absent  map[id.EventID]bool      // not stored when it was looked for
 
-	spoilt      bool // one of the missing events was not good: what follows it is not taken by its state alone
-	fetched     int  // missing events
-	authFetches int
-	gaps        int
+	spoilt       bool // one of the missing events was not good: what follows it is not taken by its state alone
+	fetched      int  // missing events
+	fetchedBytes int
+	authFetches  int
+	gaps         int
 }
 
 // take takes events that passed the first three checks, one server's after the other's.
@@ -227,7 +229,7 @@ func (in *ingest) fetchMissing() error {
 	earliest := in.room.extremityIDs()
 	for range maxMissingRounds {
 		latest := in.lacking()
-		if len(latest) == 0 || in.fetched >= maxMissingEvents {
+		if len(latest) == 0 || in.fetched >= maxMissingEvents || in.fetchedBytes >= maxMissingBytes {
 			return nil
 		}
 		latest = latest[:min(len(latest), pdu.MaxPrevEvents)]
@@ -237,13 +239,15 @@ func (in *ingest) fetchMissing() error {
 			return in.ctx.Err()
 		}
 		raws = raws[:min(len(raws), maxMissingPage)]
-		before := in.missing()
 		added := in.admit(raws)
 		if err := in.refresh(); err != nil {
 			return err
 		}
 		in.fetched += len(raws)
-		if added == 0 || in.missing() == before || len(raws) < usualMissingPage {
+		for _, raw := range raws {
+			in.fetchedBytes += len(raw)
+		}
+		if added == 0 || len(raws) < usualMissingPage {
 			return nil
 		}
 	}
