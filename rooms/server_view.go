@@ -33,6 +33,7 @@ type serverView struct {
 	server string
 	tx     *storage.Tx
 	seen   map[int64]bool // by state before the event
+	was    map[int64]bool // in which of these states the server had a user in the room
 	policy expiry.Policy
 }
 
@@ -46,7 +47,7 @@ func (s *Service) forServer(ctx context.Context, origin string, room id.RoomID, 
 		return mxerr.Forbidden("Your server is not in the room")
 	}
 	return s.db.Read(ctx, func(tx *storage.Tx) error {
-		return f(&serverView{svc: s, room: r, server: origin, tx: tx, seen: map[int64]bool{}, policy: r.Retention()})
+		return f(&serverView{svc: s, room: r, server: origin, tx: tx, seen: map[int64]bool{}, was: map[int64]bool{}, policy: r.Retention()})
 	})
 }
 
@@ -63,21 +64,37 @@ func (v *serverView) shown(e *Event) (json.RawMessage, error) {
 	return pruned.JSON(), nil
 }
 
+// sees tells whether the server may see what an event says. Of state events too: what is left of those that it may not see is
+// what the rules of rooms need.
 func (v *serverView) sees(e *Event) (bool, error) {
 	switch {
-	case e.IsState():
-		return true, nil
-	case expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.Now()):
+	case !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.Now()):
 		return false, nil
-	case serverOf(string(e.Sender())) == v.server, e.Snapshot == 0:
+	case v.concerns(e), e.Snapshot == 0:
 		return true, nil
 	}
-	if seen, ok := v.seen[e.Snapshot]; ok {
-		return seen, nil
+	if at, erased := v.svc.erasedAt(e.SenderNID); erased && e.Pos < at {
+		if was, err := remembered(v.was, e.Snapshot, func() (bool, error) { return v.hadMember(e.Snapshot, false) }); err != nil || !was {
+			return false, err
+		}
 	}
-	seen, err := v.saw(e.Snapshot)
-	v.seen[e.Snapshot] = seen
-	return seen, err
+	return remembered(v.seen, e.Snapshot, func() (bool, error) { return v.saw(e.Snapshot) })
+}
+
+// concerns tells whether an event is by a user of the server, or about one.
+func (v *serverView) concerns(e *Event) bool {
+	key, isState := e.StateKey()
+	return serverOf(string(e.Sender())) == v.server || isState && e.Type() == typeMember && serverOf(key) == v.server
+}
+
+// remembered is an answer that was found before, or is found now.
+func remembered(known map[int64]bool, snapshot int64, find func() (bool, error)) (answer bool, err error) {
+	answer, ok := known[snapshot]
+	if !ok {
+		answer, err = find()
+		known[snapshot] = answer
+	}
+	return answer, err
 }
 
 // saw tells whether the history visibility in a state lets the server see what is said in it.

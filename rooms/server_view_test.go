@@ -1,0 +1,147 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+)
+
+// reads are the ways in which another server reads a room.
+func (p *peer) reads(origin string, room id.RoomID, event id.EventID) map[string]func(ctx context.Context) (any, error) {
+	s := p.svc
+	return map[string]func(ctx context.Context) (any, error){
+		"event": func(ctx context.Context) (any, error) { return s.EventForServer(ctx, origin, event) },
+		"state": func(ctx context.Context) (any, error) {
+			state, _, err := s.StateForServer(ctx, origin, room, event)
+			return state, err
+		},
+		"event_auth": func(ctx context.Context) (any, error) { return s.AuthChainForServer(ctx, origin, room, event) },
+		"backfill": func(ctx context.Context) (any, error) {
+			return s.BackfillForServer(ctx, origin, room, []id.EventID{event}, 100)
+		},
+		"missing": func(ctx context.Context) (any, error) {
+			return s.MissingEventsForServer(ctx, origin, MissingEvents{Room: room, Latest: []id.EventID{event}, Limit: 100})
+		},
+		"timestamp_to_event": func(ctx context.Context) (any, error) {
+			eventID, _, err := s.EventAtTimeForServer(ctx, origin, room, p.now.UnixMilli(), true)
+			return eventID, err
+		},
+		"make_leave": func(ctx context.Context) (any, error) {
+			return s.Template(ctx, origin, room, id.UserID("@spy:"+origin), Leave, nil)
+		},
+	}
+}
+
+// CVE-2022-39335 and its like: whoever is not in the room reads nothing of it, in whatever way.
+func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
+	n := newNetwork(t)
+	here, there := n.add("here"), n.add("there")
+	alice, bob := here.user("alice"), there.user("bob")
+	room := here.create(alice, CreateRoom{Preset: "public_chat"})
+	there.joinVia(bob, room, "here")
+	message := here.say(alice, room, "for members")
+	n.deliver()
+	refused := func(origin string) {
+		t.Helper()
+		for name, read := range here.reads(origin, room, message) {
+			if got, err := read(t.Context()); mxerr.Code(err) != mxerr.CodeForbidden {
+				t.Errorf("%s by %s: %v, %v", name, origin, got, err)
+			}
+		}
+	}
+	refused("spy")
+	refused("")
+	refused("ther")
+	for name, read := range here.reads("there", room, message) {
+		if _, err := read(t.Context()); err != nil && name != "make_leave" {
+			t.Errorf("%s by a server in the room: %v", name, err)
+		}
+	}
+	here.set(alice, room, typeServerACL, "", `{"allow":["*"],"deny":["there"]}`)
+	refused("there")
+	here.set(alice, room, typeServerACL, "", `{"allow":["*"]}`)
+	here.ok(here.svc.Kick(t.Context(), alice, room, bob.ID, ""))
+	refused("there")
+	for name, read := range here.reads("spy", "!unknown:here", "$unknown") {
+		if got, err := read(t.Context()); mxerr.Code(err) != mxerr.CodeNotFound {
+			t.Errorf("%s of an unknown room: %v, %v", name, got, err)
+		}
+	}
+}
+
+// told is the text of all that a server reads by backfill, from an event back.
+func (p *peer) told(origin string, room id.RoomID, from id.EventID) string {
+	p.Helper()
+	events, err := p.svc.BackfillForServer(p.Context(), origin, room, []id.EventID{from}, 100)
+	p.ok(err)
+	missing, err := p.svc.MissingEventsForServer(p.Context(), origin, MissingEvents{Room: room, Latest: []id.EventID{from}, Limit: 100})
+	p.ok(err)
+	text, err := json.Marshal(append(events, missing...))
+	p.ok(err)
+	return string(text)
+}
+
+func TestServersReadWhatTheirUsersCouldSee(t *testing.T) {
+	for history, before := range map[string]bool{"joined": false, "invited": false, "shared": true, "world_readable": true} {
+		n := newNetwork(t)
+		here, there := n.add("here"), n.add("there")
+		alice, bob := here.user("alice"), there.user("bob")
+		room := here.create(alice, CreateRoom{Preset: "public_chat", InitialState: []InitialState{{Type: typeHistoryVisibility, Content: json.RawMessage(`{"history_visibility":"` + history + `"}`)}}})
+		early := here.say(alice, room, "before anybody came")
+		here.set(alice, room, typeTopic, "", `{"topic":"an early topic"}`)
+		there.joinVia(bob, room, "here")
+		late := here.say(alice, room, "for bob too")
+		told := here.told("there", room, late)
+		for text, want := range map[string]bool{"before anybody came": before, "an early topic": before, "for bob too": true, `"membership":"join"`: true, history: true} {
+			if strings.Contains(told, text) != want {
+				t.Errorf("%s: %q is told: %t", history, text, !want)
+			}
+		}
+		if raw, err := here.svc.EventForServer(t.Context(), "there", early); err != nil || strings.Contains(string(raw), "before anybody came") != before {
+			t.Errorf("%s: the event is %s, %v", history, raw, err)
+		}
+	}
+}
+
+func TestServersAreNotToldWhatHasExpired(t *testing.T) {
+	n := newNetwork(t)
+	here, there := n.add("here"), n.add("there")
+	alice, bob := here.user("alice"), there.user("bob")
+	room := here.create(alice, CreateRoom{Preset: "public_chat"})
+	there.joinVia(bob, room, "here")
+	old := here.say(alice, room, "gone after an hour")
+	here.set(alice, room, typeRetention, "", `{"max_lifetime":3600000}`)
+	here.now = here.now.Add(2 * time.Hour)
+	if told := here.told("there", room, here.say(alice, room, "new")); strings.Contains(told, "gone after") || !strings.Contains(told, `"new"`) {
+		t.Errorf("the server is told %s", told)
+	}
+	if raw, err := here.svc.EventForServer(t.Context(), "there", old); strings.Contains(string(raw), "gone after") {
+		t.Errorf("the event is %s, %v", raw, err)
+	}
+}
+
+// What a user said who asked to be erased, only servers that were there keep on reading.
+func TestErasedUsersAreToldToWhoWasThere(t *testing.T) {
+	n := newNetwork(t)
+	here, first, second := n.add("here"), n.add("first"), n.add("second")
+	alice, eve := here.user("alice"), here.user("eve")
+	room := here.create(alice, CreateRoom{Preset: "public_chat"})
+	here.ok(here.svc.Join(t.Context(), eve, room, ""))
+	first.joinVia(first.user("bob"), room, "here")
+	here.say(eve, room, "what eve said")
+	here.ok(here.svc.Erase(t.Context(), eve.NID))
+	second.joinVia(second.user("carol"), room, "here")
+	last := here.say(alice, room, "later")
+	if told := here.told("first", room, last); !strings.Contains(told, "what eve said") {
+		t.Error("a server that was there is not told")
+	}
+	if told := here.told("second", room, last); strings.Contains(told, "what eve said") || !strings.Contains(told, "later") {
+		t.Errorf("a server that came later is told %s", told)
+	}
+}
