@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"ebb/canonjson"
 	"ebb/mxerr"
 	"ebb/rooms/expiry"
 	"ebb/storage"
@@ -27,25 +28,67 @@ func (r *Room) recipients(e *Event) []string {
 			out = append(out, server)
 		}
 	}
-	if about != "" && about != r.svc.Server && about != origin {
+	invited := about != "" && r.head.servers[about] == 0 && string(membershipOf(e)) == Invite // it got the invite by /invite
+	if about != "" && about != r.svc.Server && about != origin && !invited {
 		out = append(out, about)
 	}
 	return out
 }
 
-// ServersSince lists the other servers in a room, with the position since which one of their users is there without a break.
-func (s *Service) ServersSince(ctx context.Context, room int64) (map[string]storage.Pos, error) {
-	since := map[string]storage.Pos{}
-	err := s.db.Read(ctx, func(tx *storage.Tx) error {
-		return tx.EachJoined(room, func(user string, joined storage.Pos) {
-			server := serverOf(user)
-			if first, there := since[server]; !there || joined < first {
-				since[server] = joined
+// Stay is a server's presence in a room.
+type Stay struct {
+	Server   string
+	From, To storage.Pos // To 0: it is still there
+}
+
+// ServersSince tells which other servers are or were in a room, and when: those that left before the position are left out.
+// A server with several users has several stays.
+func (s *Service) ServersSince(ctx context.Context, room int64, after storage.Pos) (out []Stay, err error) {
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		stays, err := tx.Stays(room, after)
+		if err != nil {
+			return err
+		}
+		first := map[string]storage.Pos{}
+		for _, m := range stays {
+			server := serverOf(m.User)
+			if server == s.Server {
+				continue
 			}
-		})
+			if m.Membership == Join {
+				if p, there := first[server]; !there || m.JoinedPos < p {
+					first[server] = m.JoinedPos
+				}
+				continue
+			}
+			from, was, err := joinedUntil(tx, m)
+			if err != nil {
+				return err
+			}
+			if was {
+				out = append(out, Stay{Server: server, From: from, To: m.Position})
+			}
+		}
+		for server, p := range first {
+			out = append(out, Stay{Server: server, From: p})
+		}
+		return nil
 	})
-	delete(since, s.Server)
-	return since, err
+	return out, err
+}
+
+// joinedUntil tells whether somebody who is out of a room was joined until then, and since when at the latest.
+func joinedUntil(tx *storage.Tx, m storage.Stay) (from storage.Pos, was bool, err error) {
+	out, found, err := tx.EventAt(m.Position)
+	if err != nil || !found || out.Snapshot == 0 {
+		return 0, false, err
+	}
+	if from, err = tx.StateKeyOf(out.Snapshot, typeMember, m.User); err != nil || from == 0 {
+		return 0, false, err
+	}
+	before, found, err := tx.EventAt(from)
+	content, _ := canonjson.Get(before.JSON, "content")
+	return from, found && membershipIn(content) == Join, err
 }
 
 // OutgoingEvents gives the events at these positions as other servers get them, in their order: redacted ones redacted, and of

@@ -31,20 +31,23 @@ func (tx *Tx) PruneOutbox(upTo Pos) (int64, error) {
 	return tx.exec(`DELETE FROM outbox WHERE position <= $1`, int64(upTo))
 }
 
-const joinedByUserQuery = `SELECT u.user_id, m.joined_pos FROM memberships m JOIN users u ON u.nid = m.user_nid
-WHERE m.room_nid = $1 AND m.membership = 'join'`
+// Stay is a user's membership of a room, for who was in it when.
+type Stay struct {
+	User       string
+	Membership string
+	Position   Pos // of the member event
+	JoinedPos  Pos // since when the user is joined, 0 where they are not
+}
 
-// EachJoined calls f for every user in a room, with the position since which they are. It rides memberships_by_room.
-func (tx *Tx) EachJoined(room int64, f func(user string, since Pos)) error {
-	return tx.each(func(r Row) error {
-		var user string
-		var since Pos
-		err := r.Scan(&user, &since)
-		if err == nil {
-			f(user, since)
-		}
-		return err
-	}, joinedByUserQuery, room)
+const staysQuery = `SELECT u.user_id, m.membership, m.position, m.joined_pos FROM memberships m JOIN users u ON u.nid = m.user_nid
+WHERE m.room_nid = $1 AND (m.membership = 'join' OR m.membership IN ('leave', 'ban') AND m.position > $2)`
+
+// Stays lists who is in a room, and who is out since after a position. It rides memberships_by_room.
+func (tx *Tx) Stays(room int64, after Pos) ([]Stay, error) {
+	return collect(tx, func(r Row) (s Stay, err error) {
+		err = r.Scan(&s.User, &s.Membership, &s.Position, &s.JoinedPos)
+		return s, err
+	}, staysQuery, room, int64(after))
 }
 
 // Destination is another server, as far as something is or was sent there.

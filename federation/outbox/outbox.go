@@ -24,6 +24,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/rooms"
 	"ebb/storage"
 )
 
@@ -38,8 +39,8 @@ type Rooms interface {
 	OutgoingEvents(ctx context.Context, positions []storage.Pos) ([]json.RawMessage, error)
 	// NewestEvents gives the positions of a room's newest events.
 	NewestEvents(ctx context.Context, room int64) ([]storage.Pos, error)
-	// ServersSince gives the other servers in a room, with the position since which each is there.
-	ServersSince(ctx context.Context, room int64) (map[string]storage.Pos, error)
+	// ServersSince tells which other servers are or were in a room, and when: those that left before the position are left out.
+	ServersSince(ctx context.Context, room int64, after storage.Pos) ([]rooms.Stay, error)
 }
 
 // Options is what a Service is made of.

@@ -17,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/federation/fedclient"
+	"ebb/rooms"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 )
@@ -96,10 +97,13 @@ func (w *world) NewestEvents(context.Context, int64) ([]storage.Pos, error) {
 	return slices.Clone(w.newest), nil
 }
 
-func (w *world) ServersSince(context.Context, int64) (map[string]storage.Pos, error) {
+func (w *world) ServersSince(context.Context, int64, storage.Pos) (stays []rooms.Stay, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.since, nil
+	for server, since := range w.since {
+		stays = append(stays, rooms.Stay{Server: server, From: since})
+	}
+	return stays, nil
 }
 
 // in runs a test in a bubble with an outbox at work.

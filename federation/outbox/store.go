@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"ebb/rooms"
 	"ebb/storage"
 )
 
@@ -65,14 +66,14 @@ const outboxPage = 1000
 
 // requeue puts the events that are left from before the start into the queues, and those that came since.
 func (s *Service) requeue(ctx context.Context) error {
-	rooms := residents{s, map[int64]map[string]storage.Pos{}}
+	in := residents{s, map[int64][]rooms.Stay{}}
 	for after, more := storage.Pos(0), true; more; {
 		rows, err := s.page(ctx, after)
 		if err != nil {
 			return err
 		}
 		for _, row := range rows {
-			servers, err := rooms.of(ctx, row)
+			servers, err := in.of(ctx, row)
 			if err != nil {
 				return err
 			}
@@ -118,30 +119,29 @@ func (s *Service) page(ctx context.Context, after storage.Pos) (rows []storage.O
 	return rows, err
 }
 
-// residents remembers which servers are in which room, for one walk over the table.
+// residents remembers which servers were in which room, for one walk over the table.
 type residents struct {
 	s     *Service
-	rooms map[int64]map[string]storage.Pos
+	rooms map[int64][]rooms.Stay
 }
 
-// of lists the servers that a row is for: those that were in the room and still are, and that of the user whom it is about.
+// of lists the servers that a row is for: those that were in the room, and that of the user whom it is about.
 func (r *residents) of(ctx context.Context, row storage.OutboxRow) ([]string, error) {
-	in := r.rooms[row.Room]
-	if in == nil {
+	stays, known := r.rooms[row.Room]
+	if !known {
 		var err error
-		if in, err = r.s.Rooms.ServersSince(ctx, row.Room); err != nil {
+		if stays, err = r.s.Rooms.ServersSince(ctx, row.Room, row.Position-1); err != nil {
 			return nil, err
 		}
-		r.rooms[row.Room] = in
+		r.rooms[row.Room] = stays
 	}
-	about := serverOf(row.About)
 	var servers []string
-	for server, since := range in {
-		if since <= row.Position && server != about {
-			servers = append(servers, server)
+	for _, stay := range stays {
+		if stay.From <= row.Position && (stay.To == 0 || row.Position <= stay.To) && !slices.Contains(servers, stay.Server) {
+			servers = append(servers, stay.Server)
 		}
 	}
-	if about != "" && about != r.s.Server {
+	if about := serverOf(row.About); about != "" && about != r.s.Server && !slices.Contains(servers, about) {
 		servers = append(servers, about)
 	}
 	return servers, nil
@@ -165,7 +165,7 @@ func (s *Service) refill(ctx context.Context, d *destination) error {
 	if !needed {
 		return nil
 	}
-	rooms := residents{s, map[int64]map[string]storage.Pos{}}
+	in := residents{s, map[int64][]rooms.Stay{}}
 	for more := true; more; {
 		s.mu.Lock()
 		top := s.top // what came until now is committed, so it is in the page
@@ -176,7 +176,7 @@ func (s *Service) refill(ctx context.Context, d *destination) error {
 		}
 		var found []queued
 		for _, row := range rows {
-			servers, err := rooms.of(ctx, row)
+			servers, err := in.of(ctx, row)
 			if err != nil {
 				return err
 			}
@@ -276,8 +276,8 @@ func (s *Service) changes() *changes {
 		}
 		clear(d.newly)
 	}
-	for server, rooms := range s.gone {
-		c.removed[server] = slices.Collect(maps.Keys(rooms))
+	for server, gone := range s.gone {
+		c.removed[server] = slices.Collect(maps.Keys(gone))
 	}
 	clear(s.gone)
 	failingServers.Set(float64(failing))
@@ -302,15 +302,15 @@ func (c *changes) write(tx *storage.Tx) error {
 			return err
 		}
 	}
-	for server, rooms := range c.removed {
-		for _, room := range rooms {
+	for server, list := range c.removed {
+		for _, room := range list {
 			if err := tx.DeleteDestinationRoom(server, room); err != nil {
 				return err
 			}
 		}
 	}
-	for server, rooms := range c.added {
-		for _, room := range rooms {
+	for server, list := range c.added {
+		for _, room := range list {
 			if err := tx.AddDestinationRoom(server, room); err != nil {
 				return err
 			}
