@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -88,6 +89,9 @@ func with(raw json.RawMessage, key, value string) json.RawMessage {
 var sharedVersions = []id.RoomVersion{id.RoomV1, id.RoomV3, id.RoomV8, id.RoomV11, id.RoomV12}
 
 func TestTemplateOfAnythingElseIsNotSigned(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	l := b.lie()
 	for _, version := range sharedVersions {
 		for name, bend := range map[string]func(event json.RawMessage) json.RawMessage{
 			"another sender":     func(e json.RawMessage) json.RawMessage { return with(e, "sender", `"@mallory:b"`) },
@@ -107,10 +111,7 @@ func TestTemplateOfAnythingElseIsNotSigned(t *testing.T) {
 			"no JSON":  func(json.RawMessage) json.RawMessage { return json.RawMessage(`{"a":`) },
 		} {
 			t.Run(fmt.Sprint("v", version, " ", name), func(t *testing.T) {
-				n := newNetwork(t)
-				a, b := n.add("a"), n.add("b")
 				room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat", RoomVersion: version})
-				l := b.lie()
 				l.template = func(t *fedclient.Template) { t.Event = bend(t.Event) }
 				err := b.svc.JoinWith(b.Context(), b.user("bob"), room, []string{"a"}, nil)
 				if err == nil || len(l.sent) > 0 {
@@ -690,15 +691,16 @@ func TestBlockedInvitesDoNotArrive(t *testing.T) {
 	b.ok(b.svc.Invite(t.Context(), carol, at, bob.ID, ""))
 }
 
-func TestRoomOfTenThousandMembersIsJoinedQuickly(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes some seconds")
+// A join of a room of 10,000 members is to take less than 5 seconds; the short test has a fifth of both.
+func TestRoomOfManyMembersIsJoinedQuickly(t *testing.T) {
+	members, within := 2_000, time.Second
+	if os.Getenv("EBB_TEST_LONG") != "" {
+		members, within = 10_000, 5*time.Second
 	}
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice := a.user("alice")
 	room := a.create(alice, CreateRoom{Preset: "public_chat"})
-	const members = 10_000
 	var all sync.WaitGroup
 	slots := make(chan struct{}, 64)
 	for i := range members {
@@ -715,6 +717,9 @@ func TestRoomOfTenThousandMembersIsJoinedQuickly(t *testing.T) {
 	b.joinVia(bob, room, "a")
 	took := time.Since(began)
 	t.Logf("joined after %v", took)
+	if took > 3*within { // the machine may be busy
+		t.Errorf("the join took %v", took)
+	}
 	if got := b.room(room).Count(Join); got != members+2 {
 		t.Errorf("the room has %d members", got)
 	}

@@ -111,7 +111,7 @@ func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.R
 			}
 			continue
 		}
-		ends, err := s.endsOutside(ctx, r, origin, e)
+		ends, err := s.endsOutside(r, origin, e)
 		if err != nil {
 			return results, err
 		}
@@ -126,8 +126,8 @@ func errOutside() error { return mxerr.NotFound("This server does not take part 
 
 // endsOutside tells of an event that it ends an invite or a knock of a user of this server. The room's rules cannot be asked,
 // so the event must name the very invite or knock among its auth events, which only the room's servers have, and an invite is
-// taken back by a server that is known to be in the room.
-func (s *Service) endsOutside(ctx context.Context, r *Room, origin string, e *pdu.Event) (bool, error) {
+// taken back by who made it.
+func (s *Service) endsOutside(r *Room, origin string, e *pdu.Event) (bool, error) {
 	key, isState := e.StateKey()
 	user := id.UserID(key)
 	if !isState || e.Type() != typeMember || e.RoomID() != r.id || !s.IsLocal(user) || serverOf(string(e.Sender())) != origin {
@@ -144,9 +144,5 @@ func (s *Service) endsOutside(ctx context.Context, r *Room, origin string, e *pd
 	if err != nil || !slices.Contains(e.AuthEvents(), now.ID()) {
 		return false, err
 	}
-	if m.Membership == Knock {
-		return true, nil
-	}
-	servers, err := s.knownServers(ctx, r, Sender{NID: m.NID, ID: m.User})
-	return slices.Contains(servers, origin), err
+	return m.Membership == Knock || now.Sender() == e.Sender(), nil
 }

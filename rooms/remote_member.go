@@ -33,18 +33,21 @@ const (
 // errNoServers: nobody could be asked.
 var errNoServers = mxerr.NotFound("No server is known that takes part in the room")
 
-// candidates lists the servers that may know a room, the most promising first: those of via, and those that are known to be in
-// the room.
+// candidates lists the servers that may know a room, the most promising first: those of via and that of who invited the
+// user, else those that are known to be in the room, else the one that made it.
 func (s *Service) candidates(ctx context.Context, room id.RoomID, user Sender, via []string) ([]string, error) {
 	all := slices.DeleteFunc(slices.Clone(via[:min(len(via), maxCandidates)]), func(server string) bool { return server == s.Server })
 	r, err := s.Room(ctx, room)
 	switch {
 	case err == nil:
-		known, err := s.knownServers(ctx, r, user)
-		if err != nil {
-			return nil, err
+		if m := r.State(typeMember, string(user.ID)); m != nil && !s.IsLocal(m.Sender()) {
+			all = append(all, serverOf(string(m.Sender())))
 		}
-		all = append(all, known...)
+		if len(all) == 0 {
+			if all, err = s.knownServers(ctx, r, user); err != nil {
+				return nil, err
+			}
+		}
 	case mxerr.Code(err) != mxerr.CodeNotFound:
 		return nil, err
 	}
@@ -60,12 +63,9 @@ func (s *Service) candidates(ctx context.Context, room id.RoomID, user Sender, v
 	return out[:min(len(out), maxCandidates)], nil
 }
 
-// knownServers lists the servers that are in a room as far as this one knows: that of who invited the user, those of its
-// members, and those of whose state it was shown.
+// knownServers lists the servers that are in a room as far as this one knows: those of its members, and those of whose state
+// it was shown.
 func (s *Service) knownServers(ctx context.Context, r *Room, user Sender) (servers []string, err error) {
-	if m := r.State(typeMember, string(user.ID)); m != nil {
-		servers = append(servers, serverOf(string(m.Sender())))
-	}
 	for server := range r.EachServer() {
 		if servers = append(servers, server); len(servers) > 2*maxCandidates {
 			return servers, nil
