@@ -100,12 +100,13 @@ func (s *Service) filling(ctx context.Context, roomID id.RoomID, to Recipient, f
 func (s *Service) backfill(ctx context.Context, r *Room, h hole) bool {
 	ctx, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
-	select {
-	case r.receiving <- struct{}{}:
-		defer func() { <-r.receiving }()
-	case <-ctx.Done():
+	in := &ingest{ctx: ctx, svc: s, room: r}
+	release, err := in.hold(fetching)
+	if err != nil {
 		return false
 	}
+	defer release()
+	r = in.room
 	q, err := s.question(ctx, r, h)
 	if err != nil {
 		s.log.WarnContext(ctx, "what is missing in a room cannot be told", "room", r.id, "err", err)
@@ -194,7 +195,7 @@ func (r *Room) historians(e *Event) []string {
 	return out[:min(len(out), maxBackfillServers)]
 }
 
-// backfillFrom asks one server. The room's receiving is held.
+// backfillFrom asks one server. The room's fetching is held.
 func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q question) (int, error) {
 	raws, err := s.Remote.Backfill(ctx, server, r.id, q.missing, maxBackfillPage)
 	if err != nil {
@@ -213,6 +214,23 @@ func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q qu
 		return 0, err
 	}
 	return in.placeHistory(q)
+}
+
+// placeHistory puts events into a hole of the timeline.
+func (in *ingest) placeHistory(q question) (int, error) {
+	release, err := in.hold(receiving)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	if err := in.refreshAll(); err != nil {
+		return 0, err
+	}
+	now, err := in.svc.question(in.ctx, in.room, hole{above: q.above.Order})
+	if err != nil || now.above == nil {
+		return 0, err
+	}
+	return in.placeBelow(now)
 }
 
 // keepAncestors drops what was not asked for: events that the missing ones do not lead to.
@@ -244,18 +262,16 @@ func (in *ingest) tellStates() error {
 			continue
 		}
 		e.told = told
-		for _, prev := range e.PrevEvents() {
-			if !in.has(prev) {
-				e.missing = append(e.missing, prev)
-			}
-		}
 	}
 	return nil
 }
 
-// placeHistory puts events into a hole of the timeline, in an order in which each comes after those before it.
-func (in *ingest) placeHistory(q question) (placed int, err error) {
+// placeBelow stores events, each after those before it.
+func (in *ingest) placeBelow(q question) (placed int, err error) {
 	ready := in.ready()
+	for _, e := range ready {
+		e.missing = slices.DeleteFunc(slices.Clone(e.PrevEvents()), in.has)
+	}
 	if err := q.arrange(ready); err != nil {
 		return 0, err
 	}

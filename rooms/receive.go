@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -102,18 +103,77 @@ type ingest struct {
 	gaps         int
 }
 
-// take takes events that passed the first three checks, one server's after the other's.
+// take takes events that passed the first three checks. Those that name nothing but what is stored need not wait while for others
+// the network is asked: a server that answers slowly keeps nobody else out.
 func (in *ingest) take(events []*incoming) error {
-	select {
-	case in.room.receiving <- struct{}{}:
-		defer func() { <-in.room.receiving }()
-	case <-in.ctx.Done():
-		return in.ctx.Err()
-	}
 	for _, e := range events {
 		in.waiting[e.ID()] = e
 	}
+	complete, err := in.takeComplete()
+	if err == nil && !complete {
+		err = in.takeFetching()
+	}
+	if err != nil {
+		return err
+	}
+	return in.svc.mergeExtremities(in.ctx, in.room)
+}
+
+// takeComplete takes the waiting events, one caller's after the other's, unless something must be asked for first.
+func (in *ingest) takeComplete() (bool, error) {
+	release, err := in.hold(receiving)
+	if err != nil {
+		return false, err
+	}
+	defer release()
 	if err := in.refresh(); err != nil {
+		return false, err
+	}
+	if in.missing() > 0 || in.lacksAuth() != nil || len(in.waiting) > 0 && in.room.policyServer() != nil {
+		return false, nil
+	}
+	return true, in.placeAll()
+}
+
+// takeFetching takes the waiting events once what they lack was asked for. Callers ask one after the other: what the first
+// fetches the next ones have.
+func (in *ingest) takeFetching() error {
+	release, err := in.hold(fetching)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := in.fetchInTime(); err != nil {
+		return err
+	}
+	releaseToo, err := in.hold(receiving)
+	if err != nil {
+		return err
+	}
+	defer releaseToo()
+	if err := in.refreshAll(); err != nil {
+		return err
+	}
+	return in.placeAll()
+}
+
+// fetchTime bounds what one caller makes the others wait who also need the network. What has not come by then is missing.
+const fetchTime = time.Minute
+
+func (in *ingest) fetchInTime() error {
+	whole := in.ctx
+	ctx, cancel := context.WithTimeout(whole, fetchTime)
+	defer cancel()
+	in.ctx = ctx
+	err := in.fetch()
+	if in.ctx = whole; err != nil && ctx.Err() != nil {
+		err = whole.Err()
+	}
+	return err
+}
+
+func (in *ingest) fetch() error {
+	if err := in.refreshAll(); err != nil {
 		return err
 	}
 	if in.missing() > 0 {
@@ -127,11 +187,60 @@ func (in *ingest) take(events []*incoming) error {
 	if err := in.fetchAuth(); err != nil {
 		return err
 	}
-	in.askPolicyServer()
-	if err := in.placeAll(); err != nil {
+	if err := in.bridgeGaps(); err != nil { // after what was found to cite nothing that is to be had
 		return err
 	}
-	return in.svc.mergeExtremities(in.ctx, in.room)
+	in.askPolicyServer()
+	return nil
+}
+
+// The slots of a room, for hold.
+func receiving(r *Room) chan struct{} { return r.receiving }
+func fetching(r *Room) chan struct{}  { return r.fetching }
+
+// hold takes a slot of the room. As long as it is held the room stays in memory.
+func (in *ingest) hold(slot func(*Room) chan struct{}) (release func(), err error) {
+	for {
+		r, err := in.svc.Room(in.ctx, in.room.id)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case slot(r) <- struct{}{}:
+		case <-in.ctx.Done():
+			return nil, in.ctx.Err()
+		}
+		if !r.isRetired() {
+			in.room = r
+			return func() { <-slot(r) }, nil
+		}
+		<-slot(r)
+	}
+}
+
+func (r *Room) isRetired() bool {
+	r.writer.Lock()
+	defer r.writer.Unlock()
+	return r.next.retired
+}
+
+// refreshAll is refresh that takes nothing for granted: others may have stored since what was missing.
+func (in *ingest) refreshAll() error {
+	in.known, in.absent = nil, nil
+	if err := in.refresh(); err != nil {
+		return err
+	}
+	for _, e := range in.waiting {
+		for prev := range e.gaps {
+			if known := in.known[prev]; known != nil && placed(known) {
+				delete(e.gaps, prev)
+			}
+		}
+		if len(e.gaps) == 0 {
+			e.gaps = nil
+		}
+	}
+	return nil
 }
 
 // refresh looks up what of the waiting events, and of those that they name, is stored. What is there already is done.
@@ -366,9 +475,7 @@ func (in *ingest) placeAll() error {
 	for len(in.waiting) > 0 {
 		ready := in.ready()
 		if len(ready) == 0 {
-			if err := in.unblock(); err != nil {
-				return err
-			}
+			in.unblock()
 			continue
 		}
 		for part := range slices.Chunk(ready, takeChunk) {
@@ -380,16 +487,16 @@ func (in *ingest) placeAll() error {
 	return nil
 }
 
-// unblock gets the state for events that follow what has turned out not to be good meanwhile. Events that wait for each other
-// in a circle, as ids of old room versions and wrong auth events make it possible, are refused.
-func (in *ingest) unblock() error {
+// unblock refuses events of which none can be taken: they follow what is not to be had, or wait for each other in a circle, as
+// ids of old room versions and wrong auth events make it possible.
+func (in *ingest) unblock() {
 	if len(in.gapless()) > 0 {
-		return in.bridgeGaps()
+		in.dropFollowers()
+		return
 	}
 	for eventID := range in.waiting {
 		in.done(eventID, errors.New("the event comes before itself"))
 	}
-	return nil
 }
 
 // ready lists the waiting events that have everything before them, and what allows them, stored or in the list before them.

@@ -688,3 +688,30 @@ func TestMessageInAnAuthChainIsNotKept(t *testing.T) {
 	}
 	s.whole()
 }
+
+// A server that answers slowly when it is asked keeps out nobody who needs nothing of the network.
+func TestSlowServerKeepsNobodyOut(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	good := s.n.stranger("good", s.peer)
+	bob := good.user("bob")
+	good.join(s.room, bob)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) {
+		close(asked)
+		<-answer
+		return nil, nil
+	}
+	slow := s.evil.say(s.room, s.mallory, "slow", unknownID(1)).JSON()
+	done := make(chan error)
+	go func() {
+		_, err := s.svc.Receive(context.WithoutCancel(t.Context()), "evil", s.room, []json.RawMessage{slow})
+		done <- err
+	}()
+	<-asked
+	within(t, 10*time.Second, "an event of another server", func(context.Context) {
+		good.sendGood(s.room, good.say(s.room, bob, "quick"))
+	})
+	close(answer)
+	s.ok(<-done)
+	s.whole()
+}

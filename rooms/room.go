@@ -82,7 +82,10 @@ type Room struct {
 	memberEvents atomic.Int64 // member events in memory, about
 	acl          aclCache
 
-	// receiving is held by who takes in events of other servers, one after the other, also over the network; a slot of one.
+	// fetching is held by who asks other servers for what the room lacks, over the network; a slot of one.
+	fetching chan struct{}
+
+	// receiving is held by who takes in events of other servers, one after the other; a slot of one.
 	receiving chan struct{}
 
 	// signing is held by who asks the room's policy server to sign events made here, over the network; a slot of one.

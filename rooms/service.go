@@ -185,7 +185,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) (storage.Room
 		if !ok {
 			return fmt.Errorf("room %s has the unknown version %q", row.RoomID, row.Version)
 		}
-		r = &Room{svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version, created: time.UnixMilli(row.CreatedTS), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1)}
+		r = &Room{svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version, created: time.UnixMilli(row.CreatedTS), fetching: make(chan struct{}, 1), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1)}
 		return r.fill(tx, &row)
 	})
 	if err != nil {
@@ -302,11 +302,13 @@ func (r *Room) retire() bool {
 		return false
 	}
 	defer r.writer.Unlock()
-	select {
-	case r.receiving <- struct{}{}:
-		defer func() { <-r.receiving }()
-	default:
-		return false
+	for _, slot := range []chan struct{}{r.fetching, r.receiving} {
+		select {
+		case slot <- struct{}{}:
+			defer func() { <-slot }()
+		default:
+			return false
+		}
 	}
 	if !r.idle() {
 		return false
