@@ -2,24 +2,14 @@ package federation
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	crand "crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -47,11 +37,7 @@ func newNetwork(t *testing.T, n int) *network {
 		t.Fatal(err)
 	}
 	w := &network{cut: map[[2]int]bool{}, loss: make([]float64, n), delay: make([]time.Duration, n)}
-	ca := newAuthority(t)
-	roots := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(roots, ca.pem, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	ca := process.NewAuthority(t)
 	for i := range n {
 		front, back := process.FreeAddress(t), process.FreeAddress(t)
 		w.names = append(w.names, front)
@@ -59,19 +45,19 @@ func newNetwork(t *testing.T, n int) *network {
 		w.servers = append(w.servers, process.Start(t, binary, process.Options{
 			Name:   front,
 			Listen: fmt.Sprintf(", {address: %q, serve: [federation]}", back),
-			Config: fmt.Sprintf("registration: {mode: open}\nrate_limits: {enabled: false}\nfederation: {enabled: true, allow_private_addresses: true, trusted_ca_file: %s}", roots),
+			Config: fmt.Sprintf("registration: {mode: open}\nrate_limits: {enabled: false}\nfederation: {enabled: true, allow_private_addresses: true, trusted_ca_file: %s}", ca.File),
 		}))
 	}
 	return w
 }
 
 // serve is the proxy of a server.
-func (w *network) serve(t *testing.T, to int, front, back string, ca *authority) {
+func (w *network) serve(t *testing.T, to int, front, back string, ca *process.Authority) {
 	t.Helper()
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: back})
 	proxy.ErrorLog = log.New(io.Discard, "", 0)
 	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) } // as if nobody listened
-	l, err := tls.Listen("tcp", front, &tls.Config{Certificates: []tls.Certificate{ca.issue(t)}, MinVersion: tls.VersionTLS12})
+	l, err := tls.Listen("tcp", front, &tls.Config{Certificates: []tls.Certificate{ca.Issue(t)}, MinVersion: tls.VersionTLS12})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,52 +131,6 @@ func (w *network) heal() {
 	clear(w.cut)
 	clear(w.loss)
 	clear(w.delay)
-}
-
-// authority is a certificate authority that only the servers of one test trust.
-type authority struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-	pem  []byte
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA of a test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	raw, err := x509.CreateCertificate(crand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{key, cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw})}
-}
-
-// issue makes a certificate for the loopback address.
-func (a *authority) issue(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	raw, err := x509.CreateCertificate(crand.Reader, template, a.cert, &key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key}
 }
 
 // eventually asks until f is content; there is nothing in another process to be told by.

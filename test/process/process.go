@@ -58,6 +58,7 @@ type Options struct {
 
 // Server is one folder with at most one process on it.
 type Server struct {
+	Name    string // the server name
 	URL     string
 	DataDir string
 	Config  string // the file
@@ -78,7 +79,7 @@ func Start(t testing.TB, b Binary, o Options) *Server {
 		dir = t.TempDir()
 	}
 	address, name := FreeAddress(t), cmp.Or(o.Name, "localhost")
-	s := &Server{URL: "http://" + address, DataDir: filepath.Join(dir, "data"), Config: filepath.Join(dir, "ebb.yaml"),
+	s := &Server{Name: name, URL: "http://" + address, DataDir: filepath.Join(dir, "data"), Config: filepath.Join(dir, "ebb.yaml"),
 		binary: b, wrapper: o.Wrapper, log: &buffer{}}
 	if out, err := b.Run(t.Context(), "init", "--server-name", name, "--data-dir", s.DataDir); err != nil {
 		t.Fatalf("ebb init: %v\n%s", err, out)

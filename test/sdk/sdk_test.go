@@ -108,9 +108,10 @@ func (s *script) do(t *testing.T, step string, args object) object {
 type scene struct {
 	*script
 	server *process.Server
-	token  string // of registration
-	room   string // encrypted, of alice, bob and the bot
-	first  string // alice's first message in it
+	other  *process.Server // where bob is at home; the same one where servers are not the matter
+	token  string          // of registration
+	room   string          // encrypted, of alice, bob and the bot
+	first  string          // alice's first message in it
 	alice  *process.Client
 }
 
@@ -126,11 +127,8 @@ func TestClientSDKs(t *testing.T) {
 	}
 	server := process.Start(t, binary, process.Options{
 		Config: "registration: {mode: token}\nrate_limits: {enabled: false}\nretention: {purge_interval: 1s}"})
-	s := &scene{script: startScript(t), server: server, token: server.Command(t, "token", "create", "--reusable")}
-	for _, part := range []struct {
-		name string
-		run  func(*testing.T, *scene)
-	}{
+	s := &scene{script: startScript(t), server: server, other: server}
+	s.run(t, []part{
 		{"register with the token", register},
 		{"cross-signing, secret storage and key backup", bootstrap},
 		{"encrypted messages both ways", encryptedMessages},
@@ -142,17 +140,67 @@ func TestClientSDKs(t *testing.T) {
 		{"a mautrix bot with goolm talks with them", mautrixBot},
 		{"the server restarts under them", restart},
 		{"messages expire from every answer and from the disk", retention},
-	} {
-		if !t.Run(part.name, func(t *testing.T) { part.run(t, s) }) {
+	})
+}
+
+// TestClientSDKsAcrossServers is for what people of two servers do together.
+func TestClientSDKsAcrossServers(t *testing.T) {
+	if _, err := os.Stat(node); err != nil {
+		t.Fatal("the packages of package-lock.json are not there: call ./run")
+	}
+	binary, err := process.Build(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, o := process.NewAuthority(t), process.Options{Config: "registration: {mode: token}\nrate_limits: {enabled: false}"}
+	s := &scene{script: startScript(t), server: process.StartFederated(t, binary, authority, o), other: process.StartFederated(t, binary, authority, o)}
+	s.run(t, []part{
+		{"register with the token", register},
+		{"cross-signing, secret storage and key backup", bootstrap},
+		{"encrypted messages both ways", encryptedMessages},
+		{"reactions, edits and receipts", relations},
+		{"media up and down", media},
+		{"a new device restores the key backup", newDevice},
+		{"emoji verification of the new device", verifyOwnDevice},
+		{"emoji verification of another person", verifyPerson},
+		{"the server restarts under them", restart},
+	})
+}
+
+// part is one thing that people do.
+type part struct {
+	name string
+	run  func(*testing.T, *scene)
+}
+
+func (s *scene) run(t *testing.T, parts []part) {
+	for _, p := range parts {
+		if !t.Run(p.name, func(t *testing.T) { p.run(t, s) }) {
 			t.FailNow() // what follows builds on it
 		}
 	}
 }
 
+// home is the server of a person or of their device.
+func (s *scene) home(name string) *process.Server {
+	if name == "bob" {
+		return s.other
+	}
+	return s.server
+}
+
+// user is the id of a person, or of the person whose device it is.
+func (s *scene) user(name string) string {
+	person, _, _ := strings.Cut(name, "-")
+	return "@" + person + ":" + s.home(name).Name
+}
+
 func register(t *testing.T, s *scene) {
 	for _, name := range []string{"alice", "bob"} {
-		got := s.do(t, "register", object{"name": name, "url": s.server.URL, "token": s.token})
-		if got["userId"] != "@"+name+":localhost" || got["deviceId"] == "" {
+		home := s.home(name)
+		s.token = home.Command(t, "token", "create", "--reusable")
+		got := s.do(t, "register", object{"name": name, "url": home.URL, "token": s.token})
+		if got["userId"] != s.user(name) || got["deviceId"] == "" {
 			t.Fatal(got)
 		}
 	}
@@ -178,7 +226,7 @@ func bootstrap(t *testing.T, s *scene) {
 }
 
 func encryptedMessages(t *testing.T, s *scene) {
-	s.room = process.Text(s.do(t, "createRoom", object{"name": "alice", "encrypted": true, "invite": []string{"@bob:localhost"}}), "roomId")
+	s.room = process.Text(s.do(t, "createRoom", object{"name": "alice", "encrypted": true, "invite": []string{s.user("bob")}}), "roomId")
 	s.do(t, "join", object{"name": "bob", "roomId": s.room, "seenBy": []string{"alice"}})
 	s.first = s.say(t, "alice", firstBody, "bob")
 	s.say(t, "bob", "One sugar, please", "alice")
@@ -187,16 +235,17 @@ func encryptedMessages(t *testing.T, s *scene) {
 // say sends a message to the encrypted room and checks that the others decrypt it, and that the server never had its text.
 func (s *scene) say(t *testing.T, from, body string, readers ...string) (eventID string) {
 	t.Helper()
-	person, _, _ := strings.Cut(from, "-")
 	eventID = process.Text(s.do(t, "send", object{"name": from, "roomId": s.room, "body": body}), "eventId")
 	for _, reader := range readers {
 		got := s.do(t, "read", object{"name": reader, "roomId": s.room, "eventId": eventID})
-		if got["body"] != body || got["sender"] != "@"+person+":localhost" || got["wireType"] != "m.room.encrypted" {
+		if got["body"] != body || got["sender"] != s.user(from) || got["wireType"] != "m.room.encrypted" {
 			t.Fatalf("%s reads %v", reader, got)
 		}
 	}
-	if files := process.FilesWith(t, s.server.DataDir, body); len(files) > 0 {
-		t.Fatalf("the text of an encrypted message lies in %v", files)
+	for _, server := range []*process.Server{s.server, s.other} {
+		if files := process.FilesWith(t, server.DataDir, body); len(files) > 0 {
+			t.Fatalf("the text of an encrypted message lies in %v", files)
+		}
 	}
 	return eventID
 }
@@ -215,7 +264,7 @@ func relations(t *testing.T, s *scene) {
 func media(t *testing.T, s *scene) {
 	text := strings.Repeat("the recipe of the cake\n", 5000)
 	got := s.do(t, "media", object{"from": "alice", "to": "bob", "text": text})
-	if !strings.HasPrefix(process.Text(got, "uri"), "mxc://localhost/") {
+	if !strings.HasPrefix(process.Text(got, "uri"), "mxc://"+s.server.Name+"/") {
 		t.Fatal(got)
 	}
 }
@@ -249,7 +298,7 @@ func restart(t *testing.T, s *scene) {
 const lifetime = 5 * time.Second
 
 func retention(t *testing.T, s *scene) {
-	plain := process.Text(s.do(t, "createRoom", object{"name": "alice", "encrypted": false, "invite": []string{"@bob:localhost"}}), "roomId")
+	plain := process.Text(s.do(t, "createRoom", object{"name": "alice", "encrypted": false, "invite": []string{s.user("bob")}}), "roomId")
 	s.do(t, "join", object{"name": "bob", "roomId": plain, "seenBy": []string{"alice"}})
 
 	// In the encrypted room the message is there before the policy; in the other one the policy comes first, and the message
