@@ -3,10 +3,12 @@ package accounts
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/canonjson"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -22,9 +24,10 @@ type Found struct {
 const (
 	maxTerm      = 255 // bytes
 	maxFound     = 100
-	searchPage   = 50  // accounts read at once
-	maxSearched  = 500 // accounts whose rooms are looked at
-	maxRoomsEach = 50  // rooms of one account that are looked at for a public one
+	searchPage   = 50     // accounts read at once
+	maxSearched  = 500    // accounts whose rooms are looked at
+	maxRoomsEach = 50     // rooms of one account that are looked at for a public one
+	maxSharers   = 10_000 // members of other servers that are looked at, in all rooms of who asks
 )
 
 // searchText is what the directory finds a user by.
@@ -48,6 +51,19 @@ func (s *Service) Search(ctx context.Context, asks int64, term string, limit int
 	if term = strings.ToLower(strings.TrimSpace(term)); term == "" || limit == 0 {
 		return nil, false, nil
 	}
+	if found, limited, err = s.searchAccounts(ctx, asks, term, limit); err != nil || limited {
+		return found, limited, err
+	}
+	remote, err := s.searchRemote(ctx, asks, term)
+	if err != nil {
+		return nil, false, fmt.Errorf("search the user directory: %w", err)
+	}
+	found = append(found, remote...)
+	return found[:min(len(found), limit)], len(found) > limit, nil
+}
+
+// searchAccounts finds users of this server.
+func (s *Service) searchAccounts(ctx context.Context, asks int64, term string, limit int) (found []Found, limited bool, err error) {
 	visible := visibleRooms{s: s, known: map[int64]bool{}}
 	for offset := 0; offset < maxSearched; offset += searchPage {
 		page, err := s.searchPage(ctx, asks, term, offset)
@@ -72,6 +88,39 @@ func (s *Service) Search(ctx context.Context, asks int64, term string, limit int
 		}
 	}
 	return found, true, nil
+}
+
+// searchRemote finds users of other servers among those who share a room with who asks, by the name that they have there.
+func (s *Service) searchRemote(ctx context.Context, asks int64, term string) (found []Found, err error) {
+	if s.Remote == nil {
+		return nil, nil
+	}
+	known := map[string]bool{}
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		return tx.EachRemoteSharer(asks, maxSharers, func(userID string, event []byte) error {
+			if known[userID] {
+				return nil
+			}
+			f := readMember(id.UserID(userID), event)
+			if strings.Contains(searchText(f.User, f.DisplayName), term) {
+				known[userID] = true
+				found = append(found, f)
+			}
+			return nil
+		})
+	})
+	slices.SortFunc(found, func(a, b Found) int { return strings.Compare(string(a.User), string(b.User)) })
+	return found, err
+}
+
+// readMember reads a user's name and avatar out of a member event.
+func readMember(user id.UserID, event []byte) Found {
+	content, _ := canonjson.Get(event, "content")
+	text := func(key string) string {
+		raw, _ := canonjson.Get(content, key)
+		return stringOf(string(raw))
+	}
+	return Found{User: user, DisplayName: text(fieldDisplayName), AvatarURL: text(fieldAvatar)}
 }
 
 // candidate is a user whose text matches.

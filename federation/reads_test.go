@@ -137,3 +137,24 @@ func TestOpenIDTokensTellWhoTheirOwnerIs(t *testing.T) {
 		t.Errorf("after its time: %d %v", status, body)
 	}
 }
+
+func TestTheUserDirectoryKnowsUsersOfOtherServersFromSharedRooms(t *testing.T) {
+	net, alice, bob := pair(t)
+	carol := net.Servers[0].Register("carol")
+	bob.Do("PUT", "/v3/profile/"+bob.User+"/displayname", map[string]any{"displayname": "Robert the Bruce"})
+	for _, name := range []string{"one", "two"} { // he is found once all the same
+		bob.Do("POST", "/v3/join/"+url.PathEscape(made(alice, name, "public_chat", nil))+"?via=hs1.test", nil)
+	}
+	search := func(c *testserver.Client, term string) []any {
+		results, _ := c.Do("POST", "/v3/user_directory/search", map[string]any{"search_term": term})["results"].([]any)
+		return results
+	}
+	for _, term := range []string{"BRUCE", "bob", "hs2.test"} {
+		if got := search(alice, term); len(got) != 1 || testserver.Get(got, 0, "user_id") != bob.User || testserver.Get(got, 0, "display_name") != "Robert the Bruce" {
+			t.Errorf("%s finds %v", term, got)
+		}
+	}
+	if got := search(carol, "bruce"); len(got) != 0 {
+		t.Errorf("who shares no room finds %v", got)
+	}
+}

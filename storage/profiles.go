@@ -67,3 +67,21 @@ const joinedRoomsOfQuery = `SELECT room_nid FROM memberships WHERE user_nid = $1
 func (tx *Tx) JoinedRoomsOf(user int64, limit int) ([]int64, error) {
 	return collect(tx, scanInt64, joinedRoomsOfQuery, user, limit)
 }
+
+const remoteSharersQuery = `SELECT u.user_id, e.json FROM memberships mine
+JOIN memberships theirs ON theirs.room_nid = mine.room_nid JOIN users u ON u.nid = theirs.user_nid JOIN events e ON e.position = theirs.position
+WHERE mine.user_nid = $1 AND mine.membership = 'join' AND theirs.membership = 'join'
+AND NOT EXISTS (SELECT 1 FROM accounts a WHERE a.nid = theirs.user_nid) LIMIT $2`
+
+// EachRemoteSharer calls f for the users of other servers who share a room with a user, once for each room, with their member
+// event there: at most limit times. It rides memberships_by_room.
+func (tx *Tx) EachRemoteSharer(user int64, limit int, f func(userID string, event []byte) error) error {
+	return tx.each(func(r Row) error {
+		var userID string
+		var event []byte
+		if err := r.Scan(&userID, &event); err != nil {
+			return err
+		}
+		return f(userID, event)
+	}, remoteSharersQuery, user, limit)
+}
