@@ -14,6 +14,7 @@ import (
 func TestPageAgreesWithTheRoutesOfTheServer(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
+	cfg.Federation.Enabled = true              // or what other servers ask is not there
 	cfg.Registration.SharedSecret = "a secret" // or its route is not there
 	if err := fedclient.CreateKey(filepath.Join(cfg.DataDir, "signing.key")); err != nil {
 		t.Fatal(err)
