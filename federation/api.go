@@ -37,11 +37,12 @@ type API struct {
 	Log      *slog.Logger
 
 	transactions *transactions
+	later        *later
 }
 
 // New makes an API.
 func New(a API) *API {
-	a.transactions = newTransactions()
+	a.transactions, a.later = newTransactions(), &later{waiting: map[laterKey]*laterEvents{}}
 	return &a
 }
 

@@ -15,6 +15,7 @@ import (
 	"ebb/canonjson"
 	"ebb/httpapi"
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/storage"
 	"ebb/telemetry"
 )
@@ -111,6 +112,9 @@ func (a *API) takePDUs(ctx context.Context, origin string, pdus []json.RawMessag
 			defer mu.Unlock()
 			for eventID, err := range results {
 				answer.PDUs[eventID] = resultOf(err)
+			}
+			if errors.Is(err, rooms.ErrLater) {
+				a.later.add(time.Now(), laterKey{origin, room}, raws)
 			}
 			if errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
 				failed = err

@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/federation/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -33,9 +35,12 @@ const (
 	manyExtremities = 10
 )
 
+// ErrLater: not every event could be judged, since a server did not answer what had to be asked. It may be tried again.
+var ErrLater = errors.New("a server that has to be asked about an event does not answer")
+
 // Receive takes in events that another server sends, all of one room. The answer has an entry for every event that has an
 // id: nil where it was taken, or was there already, else why not. An event that the rules refuse is remembered, and stays
-// refused.
+// refused. With ErrLater the answer is whole all the same.
 // Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
 	r, err := s.participating(ctx, origin, roomID)
@@ -48,9 +53,11 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	results := make(map[id.EventID]error, len(raws))
 	events, errs := s.verify(ctx, r.version, raws) // 1 to 3
 	good := make([]*incoming, 0, len(events))
+	later := false
 	for i, e := range events {
 		switch {
 		case e == nil:
+			later = later || errors.Is(errs[i], errNoKey)
 			if eventID := idOf(r.version, raws[i]); eventID != "" {
 				results[eventID] = errs[i]
 			}
@@ -66,6 +73,9 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 		if result, done := in.results[e.ID()]; done {
 			results[e.ID()] = result
 		}
+	}
+	if err == nil && (later || in.lost && in.unreached) {
+		err = ErrLater
 	}
 	return results, err
 }
@@ -97,6 +107,8 @@ type ingest struct {
 	absent  map[id.EventID]bool      // not stored when it was looked for
 
 	spoilt       bool // one of the missing events was not good: what follows it is not taken by its state alone
+	unreached    bool // the server did not answer a question
+	lost         bool // an event could not be judged
 	fetched      int  // missing events
 	fetchedBytes int
 	authFetches  int
@@ -291,9 +303,16 @@ func refusal(e *Event) error {
 func (in *ingest) done(eventID id.EventID, err error) {
 	delete(in.waiting, eventID)
 	if errors.Is(err, errNoPrevEvent) || errors.Is(err, errNoAuthEvent) {
-		err = nil
+		in.lost, err = true, nil
 	}
 	in.results[eventID] = err
+}
+
+// unanswered notes that a question to the server failed, unless it said no.
+func (in *ingest) unanswered(err error) {
+	var remote *fedclient.RemoteError
+	said := errors.As(err, &remote) && remote.Status < http.StatusInternalServerError && remote.Status != http.StatusTooManyRequests
+	in.unreached = in.unreached || !said
 }
 
 // has tells whether an event is part of the stored graph, or about to be.
@@ -344,6 +363,7 @@ func (in *ingest) fetchMissing() error {
 		latest = latest[:min(len(latest), pdu.MaxPrevEvents)]
 		raws, err := in.svc.Remote.GetMissingEvents(in.ctx, in.origin, in.room.id, earliest, latest, maxMissingPage, in.room.MinDepth())
 		if err != nil {
+			in.unanswered(err)
 			in.svc.log.DebugContext(in.ctx, "missing events are not to be had", "room", in.room.id, "server", in.origin, "err", err)
 			return in.ctx.Err()
 		}
@@ -389,6 +409,7 @@ func (in *ingest) fetchAuth() error {
 		in.authFetches++
 		raws, err := in.svc.Remote.EventAuth(in.ctx, in.origin, in.room.id, lacks.ID())
 		if err != nil {
+			in.unanswered(err)
 			in.svc.log.DebugContext(in.ctx, "an auth chain is not to be had", "room", in.room.id, "event", lacks.ID(), "err", err)
 			raws = in.fetchEach(unknownOf(in.known, lacks.AuthEvents()))
 		}
@@ -676,6 +697,7 @@ func (in *ingest) stateAfter(eventID id.EventID) (gap, error) {
 	}
 	state, chain, err := in.svc.Remote.StateIDs(in.ctx, in.origin, in.room.id, eventID)
 	if err != nil {
+		in.unanswered(err)
 		return nil, err
 	}
 	return in.toldState(eventID, append(state, eventID), chain)

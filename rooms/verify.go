@@ -95,7 +95,7 @@ func checkSignatures(e *pdu.Event, keys keySet) error {
 		for _, want := range keyWants(e, server) {
 			key, ok := keys[want]
 			if !ok {
-				err = fmt.Errorf("%s: the key %s of %s is not to be had", e.ID(), want.KeyID, server)
+				err = fmt.Errorf("%s: %w: %s of %s", e.ID(), errNoKey, want.KeyID, server)
 				continue
 			}
 			if err = e.VerifySignature(server, string(want.KeyID), key); err == nil {
@@ -108,6 +108,8 @@ func checkSignatures(e *pdu.Event, keys keySet) error {
 	}
 	return nil
 }
+
+var errNoKey = errors.New("a key is not to be had")
 
 // checkHash gives the event itself where its content is what was signed, else its redacted form.
 func checkHash(e *pdu.Event) (*pdu.Event, error) {

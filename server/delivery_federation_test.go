@@ -10,9 +10,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"ebb/federation/fedclient"
 	"ebb/federation/outbox"
 	"ebb/internal/testserver"
 	"ebb/mxerr"
@@ -241,4 +243,37 @@ func TestServersWhoseClocksDifferHearEachOther(t *testing.T) {
 	net.Start(1) // with keys to be asked for anew
 	tell(alice, room, "and-again")
 	atBob.until("after a restart", func() bool { return slices.Contains(atBob.bodies(), "and-again") })
+}
+
+// A server that could not be asked for what came before an event had that event never, unless another one followed.
+func TestAnEventWhosePastCannotBeAskedForIsTriedAgain(t *testing.T) {
+	net := testserver.Federation(t, 3, nil)
+	alice, bob, carol := net.Servers[0].Register("alice"), net.Servers[1].Register("bob"), net.Servers[2].Register("carol")
+	room, _ := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)
+	bob.Do("POST", "/v3/join/"+room+"?via=hs1.test", map[string]any{})
+	carol.Do("POST", "/v3/join/"+room+"?via=hs1.test", map[string]any{})
+	atAlice, atBob, atCarol := listen(t, alice, room), listen(t, bob, room), listen(t, carol, room)
+	carol.Do("PUT", "/v3/rooms/"+room+"/send/m.room.message/hello", map[string]any{"body": "hello", "msgtype": "m.text"})
+	for _, l := range []*listener{atAlice, atBob} {
+		l.until("carol is heard", func() bool { return slices.Contains(l.bodies(), "hello") })
+	}
+	net.Cut("hs2.test", "hs3.test")
+	tell(alice, room, "first") // carol knows it, bob is told of it late
+	var asked atomic.Int32
+	net.Intercept(func(w http.ResponseWriter, r *http.Request, to string, next http.Handler) {
+		x, _ := fedclient.ParseXMatrix(r.Header.Get("Authorization"))
+		past := strings.Contains(r.URL.Path, "/get_missing_events/") || strings.Contains(r.URL.Path, "/state")
+		if x.Origin == "hs2.test" && past && asked.Add(1) <= 2 || x.Origin == "hs1.test" && to == "hs2.test" {
+			panic(http.ErrAbortHandler)
+		}
+		next.ServeHTTP(w, r)
+	})
+	net.Heal()
+	tell(alice, room, "second")
+	atCarol.until("alice is heard", func() bool { return slices.Contains(atCarol.bodies(), "second") })
+	tell(carol, room, "third")
+	atBob.until("the third is heard", func() bool { return slices.Contains(atBob.bodies(), "third") })
+	if asked.Load() < 3 {
+		t.Errorf("asked %d times", asked.Load())
+	}
 }
