@@ -273,7 +273,10 @@ func (r *Room) apply(e *pendingEvent) {
 	for _, x := range e.extremities {
 		h.extremities = append(h.extremities, extremity{id: x.id, pos: x.position(), after: x.after})
 	}
-	h.depth, h.snapshot, h.last = e.depth, e.head, max(h.last, e.Pos)
+	h.depth, h.snapshot = e.depth, e.head
+	if e.Order > 0 { // what was rejected is no news
+		h.last = max(h.last, e.Pos)
+	}
 	h.order = max(h.order, e.Order)
 	if !e.Hidden() && e.Order > 0 {
 		h.push(e.Event)

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -203,11 +205,25 @@ func (h *house) matchesDisk(room id.RoomID) {
 	again, err := h.open().Room(h.Context(), room)
 	h.ok(err)
 	if a, b := describeHead(live), describeHead(again); a != b {
-		h.Fatalf("in memory:\n%s\non disk:\n%s", a, b)
+		h.Fatalf("in memory and on disk differ:\n%s", differingLines(a, b))
 	}
 	if len(live.pending.state) != 0 || live.pending.joined != 0 {
 		h.Fatalf("%d entries are still queued", len(live.pending.state))
 	}
+}
+
+// differingLines shows what stands only in one of two texts.
+func differingLines(a, b string) string {
+	var out strings.Builder
+	in := func(line, text string) bool { return slices.Contains(strings.Split(text, "\n"), line) }
+	for _, side := range []struct{ name, text, other string }{{"memory", a, b}, {"disk", b, a}} {
+		for line := range strings.SplitSeq(side.text, "\n") {
+			if !in(line, side.other) {
+				fmt.Fprintf(&out, "%s: %s\n", side.name, line)
+			}
+		}
+	}
+	return out.String()
 }
 
 func describeHead(r *Room) string {

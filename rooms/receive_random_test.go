@@ -326,12 +326,12 @@ type graph struct {
 	powerful bool // there was a conflict with power events
 }
 
-// readGraph reads what lies behind a room's forward extremities.
-func readGraph(h *house, room id.RoomID) *graph {
+// readGraph reads what lies behind a room's forward extremities, and behind other events.
+func readGraph(h *house, room id.RoomID, also ...id.EventID) *graph {
 	h.Helper()
 	r := h.room(room)
 	g := &graph{version: r.version, heads: r.extremityIDs(), events: map[id.EventID]*pdu.Event{}, refused: map[id.EventID]bool{}, compares: true}
-	todo := slices.Clone(g.heads)
+	todo := append(also, g.heads...)
 	for len(todo) > 0 {
 		eventID := todo[0]
 		todo = todo[1:]
