@@ -18,6 +18,7 @@ import (
 
 	"ebb/accounts"
 	"ebb/config"
+	"ebb/federation/fedclient"
 	"ebb/federation/outbox"
 	"ebb/httpapi"
 	"ebb/mxerr"
@@ -33,6 +34,7 @@ type API struct {
 	Rooms     *rooms.Service
 	Retention *retention.Job
 	Outbox    *outbox.Service
+	Signing   *fedclient.SigningKeys
 	DB        *storage.DB
 	Now       func() time.Time
 	Log       *slog.Logger
@@ -65,6 +67,8 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"purge now":            decoded(a.purgeNow),
 		"federation status":    decoded(a.federationStatus),
 		"federation retry":     decoded(a.federationRetry),
+		"keys list":            decoded(a.keysList),
+		"keys rotate":          decoded(a.keysRotate),
 	}
 }
 

@@ -68,7 +68,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
 		EDUs: svc.edus(), Log: o.Log,
 	})
-	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Retention: svc.retention, Outbox: svc.outbox, DB: svc.db, Now: o.Now, Log: o.Log})
+	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Retention: svc.retention, Outbox: svc.outbox, Signing: svc.signing, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
 }
 

@@ -69,6 +69,7 @@ func TestStoragePageListsEveryFile(t *testing.T) {
 	s.serve(t)
 	alice, _ := s.login(t, "alice", "some secret")
 	alice.upload()
+	must(t, "", "keys", "rotate", "--config="+s.config)
 	err = filepath.WalkDir(s.dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err

@@ -58,7 +58,7 @@ func commands() []command {
 		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
-		federationStatusCommand, federationRetryCommand,
+		federationStatusCommand, federationRetryCommand, keysListCommand, keysRotateCommand,
 		purgeNowCommand, healthcheckCommand, versionCommand, resolveStateCommand,
 	}
 }

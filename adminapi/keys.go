@@ -1,0 +1,39 @@
+package adminapi
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// SigningKey is a signing key of this server as the keys commands tell it.
+type SigningKey struct {
+	KeyID   id.KeyID   `json:"key_id"`
+	Public  string     `json:"public_key"`        // unpadded base64
+	Expired *time.Time `json:"expired,omitempty"` // of a former key: when it ceased to be used
+}
+
+// keysList tells the present key first, then the former ones, the newest first.
+func (a *API) keysList(context.Context, struct{}) (any, error) {
+	now := a.Signing.Current()
+	list := []SigningKey{{KeyID: now.KeyID, Public: publicKey(now.Key.Public().(ed25519.PublicKey))}}
+	old := a.Signing.Old()
+	for i := len(old) - 1; i >= 0; i-- {
+		expired := time.UnixMilli(old[i].Expired)
+		list = append(list, SigningKey{old[i].KeyID, publicKey(old[i].Key), &expired})
+	}
+	return list, nil
+}
+
+func publicKey(key ed25519.PublicKey) string { return base64.RawStdEncoding.EncodeToString(key) }
+
+// keysRotate makes a new key, which is used from here on, and tells all.
+func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
+	if err := a.Signing.Rotate(a.Now()); err != nil {
+		return nil, err
+	}
+	return a.keysList(ctx, struct{}{})
+}
