@@ -248,7 +248,7 @@ func (s *Service) ReceiveDeviceListUpdate(ctx context.Context, origin string, co
 	} else if err := checkRemoteDevice(u.UserID, u.DeviceID, u.Keys); err != nil {
 		return err
 	}
-	return s.receiveChange(ctx, origin, u.UserID, u.apply)
+	return s.receiveChange(ctx, origin, u.UserID, len(u.PrevID) == 0, u.apply)
 }
 
 // ReceiveSigningKeyUpdate takes an m.signing_key_update of another server.
@@ -261,7 +261,7 @@ func (s *Service) ReceiveSigningKeyUpdate(ctx context.Context, origin string, co
 	if !isNull(u.MasterKey) && len(remoteCrossSigning(u.UserID, u.MasterKey, nil)) == 0 {
 		return mxerr.BadJSON("The master key does not have the documented shape")
 	}
-	return s.receiveChange(ctx, origin, u.UserID, u.apply)
+	return s.receiveChange(ctx, origin, u.UserID, false, u.apply)
 }
 
 // fromOrigin refuses what a server says of users of another one.
@@ -281,8 +281,9 @@ const (
 	appliedGap                    // the list must be asked for
 )
 
-// receiveChange applies a change of a remote user's devices to a list that is fresh, and tells those who share a room.
-func (s *Service) receiveChange(ctx context.Context, origin string, user id.UserID, apply func(*storage.Tx, storage.RemoteList) (applied, error)) error {
+// receiveChange applies a change of a remote user's devices to a list that is fresh, and tells those who share a room. The
+// first of a sequence says nothing new where nobody has asked for the list: it comes when the user does, which was told.
+func (s *Service) receiveChange(ctx context.Context, origin string, user id.UserID, first bool, apply func(*storage.Tx, storage.RemoteList) (applied, error)) error {
 	if err := fromOrigin(origin, user); err != nil {
 		return err
 	}
@@ -297,6 +298,8 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 		}
 		result := appliedWhole
 		switch {
+		case !cached && first:
+			return nil, nil
 		case cached && list.Asked == 0:
 			result = appliedGap
 		case cached:

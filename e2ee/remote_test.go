@@ -246,8 +246,6 @@ func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 	nid := f.membership(far, 1, "join")
 	f.net.devices = fmt.Sprintf(`{"user_id":%q,"stream_id":5,"devices":[{"device_id":"X","keys":%s,"device_display_name":"phone"}]}`, far, farKeys("X", "one"))
 	f.net.keys = farQuery(`"X":` + farKeys("X", "one"))
-	f.query(alice)
-
 	_, since := f.changes(alice.UserNID, 0)
 	receive := func(content json.RawMessage) {
 		t.Helper()
@@ -276,6 +274,11 @@ func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 			t.Fatal("the cache was not believed")
 		}
 	}
+	receive(update("X", farKeys("X", "one"), 5, "", "")) // the list as it is when the user comes, for which nobody has asked
+	told(false)
+	receive(update("X", farKeys("X", "one"), 5, "4", ""))
+	told(true)
+	f.query(alice)
 	receive(update("Y", farKeys("Y", "two"), 5, "4", "")) // the answer of /user/keys/query has no stream id to follow on
 	told(true)
 	if err := f.Resync(t.Context()); err != nil {
