@@ -40,6 +40,7 @@ type suite struct {
 var suites = []suite{
 	{"sends", (*bench).sends}, {"delay", (*bench).delayedSends}, {"fanout", (*bench).fanOut}, {"sync", (*bench).syncs},
 	{"idle", (*bench).idle}, {"e2ee", (*bench).encryption}, {"grown", (*bench).grown},
+	{"federation", (*bench).federation},
 }
 
 // bench is one run.

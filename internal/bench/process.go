@@ -39,8 +39,8 @@ log: {level: warn}
 // startEbb makes a new server and starts it. delay is added to every commit.
 func (b *bench) startEbb(name string, delay time.Duration) (*process, error) {
 	p := &process{dir: filepath.Join(b.dir, name), binary: b.binary}
-	if out, err := exec.Command(b.binary, "init", "--server-name", "localhost", "--data-dir", p.dir).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("ebb init: %w\n%s", err, out)
+	if err := p.initialise("localhost"); err != nil {
+		return nil, err
 	}
 	var err error
 	if p.addr, err = freeAddress(); err != nil {
@@ -51,6 +51,14 @@ func (b *bench) startEbb(name string, delay time.Duration) (*process, error) {
 	}
 	_, err = p.serve(delay)
 	return p, err
+}
+
+// initialise makes the folder of a server.
+func (p *process) initialise(name string) error {
+	if out, err := exec.Command(p.binary, "init", "--server-name", name, "--data-dir", p.dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("ebb init: %w\n%s", err, out)
+	}
+	return nil
 }
 
 func (p *process) config() string { return filepath.Join(p.dir, "ebb.yaml") }
