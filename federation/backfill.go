@@ -33,7 +33,7 @@ func (a *API) backfillRoom(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	pdus, err := a.Rooms.BackfillForServer(r.Context(), r.Server, roomID(r), from, int(limit))
-	return a.transaction(r, pdus), err
+	return a.transaction(pdus), err
 }
 
 // getMissingPreviousEvents gives what lies between the events that a server has and those that it was sent.

@@ -22,7 +22,7 @@ func (a *API) eventsRoutes() []httpapi.Route {
 }
 
 // transaction is how answers carry events.
-func (a *API) transaction(r *httpapi.Request, pdus []json.RawMessage) map[string]any {
+func (a *API) transaction(pdus []json.RawMessage) map[string]any {
 	if pdus == nil {
 		pdus = []json.RawMessage{}
 	}
@@ -33,7 +33,7 @@ func (a *API) transaction(r *httpapi.Request, pdus []json.RawMessage) map[string
 // Spec: server-server-api#get_matrixfederationv1eventeventid
 func (a *API) getEvent(r *httpapi.Request) (any, error) {
 	event, err := a.Rooms.EventForServer(r.Context(), r.Server, eventID(r))
-	return a.transaction(r, []json.RawMessage{event}), err
+	return a.transaction([]json.RawMessage{event}), err
 }
 
 func (a *API) state(r *httpapi.Request) (state, chain []*rooms.Event, err error) {

@@ -57,7 +57,7 @@ func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
 	}
 	refused("spy")
 	refused("")
-	refused("ther")
+	refused("re")
 	for name, read := range here.reads("there", room, message) {
 		if _, err := read(t.Context()); err != nil && name != "make_leave" {
 			t.Errorf("%s by a server in the room: %v", name, err)

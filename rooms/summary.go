@@ -7,7 +7,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
-	"ebb/federation/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 )
@@ -215,7 +214,7 @@ func (s *Service) spaceElsewhere(ctx context.Context, user id.UserID, roomID id.
 		if err == nil {
 			return space, nil
 		}
-		s.log.Debug("a server does not show a room", "server", server, "room", roomID, "err", fedclient.Relay(err))
+		s.log.Debug("a server does not show a room", "server", server, "room", roomID, "err", err)
 	}
-	return nil, nil
+	return nil, nil //nolint:nilerr // who does not show the room is passed over
 }

@@ -65,7 +65,7 @@ func (b *body) Close() error {
 
 // bare asks for a file whose answer is nothing but the file.
 func (c *Client) bare(ctx context.Context, r request) (*Media, error) {
-	resp, err := c.open(ctx, r)
+	resp, err := c.open(ctx, r) //nolint:bodyclose // the caller closes it
 	if err != nil {
 		return nil, err
 	}
