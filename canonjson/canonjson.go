@@ -20,6 +20,9 @@ const (
 	// enough stack frames that a hostile body costs nothing.
 	MaxDepth = 100
 
+	// maxEnvelopeDepth is that of encoding/json.
+	maxEnvelopeDepth = 10_000
+
 	// MaxInt is the largest integer of canonical JSON, 2^53-1; the smallest is -MaxInt.
 	MaxInt = 1<<53 - 1
 )
@@ -56,7 +59,17 @@ func Canonical(raw []byte, strict bool) ([]byte, error) {
 
 // AppendCanonical is Canonical that appends to dst; on an error dst's content is what it was.
 func AppendCanonical(dst, raw []byte, strict bool) ([]byte, error) {
-	e := encoder{src: raw, strict: strict, dst: dst}
+	return appendCanonical(dst, raw, strict, false)
+}
+
+// CanonicalEnvelope is Canonical, not strict, for what carries the JSON of others, such as a request with events: that nests
+// as deep as encoding/json reads, since one bad event must not spoil the request.
+func CanonicalEnvelope(raw []byte) ([]byte, error) {
+	return appendCanonical(make([]byte, 0, len(raw)), raw, false, true)
+}
+
+func appendCanonical(dst, raw []byte, strict, lenient bool) ([]byte, error) {
+	e := encoder{src: raw, strict: strict, lenient: lenient, dst: dst}
 	e.members = e.few[:0]
 	if err := e.document(); err != nil {
 		return dst, err

@@ -14,6 +14,7 @@ type encoder struct {
 	src     []byte
 	pos     int
 	strict  bool
+	lenient bool // what it holds is not looked at: see CanonicalEnvelope
 	dst     []byte
 	members []member // stack: the members so far of every open object
 	scratch []byte
@@ -43,7 +44,7 @@ func (e *encoder) value(depth int) error {
 	case c == '"':
 		return e.text()
 	case c == '{' || c == '[':
-		if depth >= MaxDepth {
+		if depth >= MaxDepth && !e.lenient || depth >= maxEnvelopeDepth {
 			return e.syntax("nested too deep")
 		}
 		if c == '{' {

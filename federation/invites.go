@@ -23,7 +23,7 @@ func (a *API) invitesRoutes() []httpapi.Route {
 // Spec: server-server-api#put_matrixfederationv1inviteroomideventid
 func (a *API) sendInviteV1(r *httpapi.Request) (any, error) {
 	var event json.RawMessage
-	if err := r.Decode(&event); err != nil {
+	if err := r.DecodeEvents(&event); err != nil {
 		return nil, err
 	}
 	unsigned, _ := canonjson.Get(event, "unsigned")
@@ -56,7 +56,7 @@ func (a *API) sendInviteV2(r *httpapi.Request) (any, error) {
 		Event    json.RawMessage   `json:"event"`
 		Stripped []json.RawMessage `json:"invite_room_state"`
 	}
-	if err := r.Decode(&body); err != nil {
+	if err := r.DecodeEvents(&body); err != nil {
 		return nil, err
 	}
 	if body.Version == "" || len(body.Event) == 0 {

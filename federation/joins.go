@@ -48,7 +48,7 @@ func answer[T any](v T, err error) (any, error) {
 // handshake is the membership event of a request.
 func handshake(r *httpapi.Request) (h rooms.Handshake, err error) {
 	h = rooms.Handshake{Origin: r.Server, Room: roomID(r), Event: eventID(r)}
-	if err := r.Decode(&h.PDU); err != nil {
+	if err := r.DecodeEvents(&h.PDU); err != nil {
 		return h, err
 	}
 	h.OmitMembers, err = r.QueryBool("omit_members", false)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -156,5 +157,28 @@ func TestTheUserDirectoryKnowsUsersOfOtherServersFromSharedRooms(t *testing.T) {
 	}
 	if got := search(carol, "bruce"); len(got) != 0 {
 		t.Errorf("who shares no room finds %v", got)
+	}
+}
+
+func TestOddEventSpoilsNoTransaction(t *testing.T) {
+	net, alice, bob := pair(t)
+	room, _ := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)
+	bob.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs1.test", nil)
+	odd := func(content string) json.RawMessage {
+		return json.RawMessage(`{"type":"m.room.message","sender":"@alice:hs1.test","room_id":"` + room + `","content":` + content + `,"prev_events":[],"auth_events":[],"depth":1,"origin_server_ts":1,"hashes":{"sha256":""},"signatures":{}}`)
+	}
+	typing := json.RawMessage(`{"edu_type":"m.typing","content":{"room_id":"` + room + `","user_id":"@alice:hs1.test","typing":true}}`)
+	for i, content := range []string{
+		`{"a":` + strings.Repeat(`[`, 150) + strings.Repeat(`]`, 150) + `}`, `{"a":"\u0000"}`, `{"a":1e999}`, `{"a":1.5}`, `{"a":1,"a":2}`, `7`,
+	} {
+		_, err := net.Servers[0].Remote().SendTransaction(t.Context(), "hs2.test", "odd"+strconv.Itoa(i),
+			[]json.RawMessage{odd(content)}, []json.RawMessage{odd(content), json.RawMessage(`{"edu_type":"m.typing","content":{"room_id":"\u0000"}}`), typing})
+		if err != nil {
+			t.Errorf("%.20s: %v", content, err)
+		}
+	}
+	typists := testserver.Get(bob.Do("GET", "/v3/sync", nil), "rooms", "join", room, "ephemeral", "events", 0, "content", "user_ids", 0)
+	if typists != alice.User {
+		t.Errorf("%v types", typists)
 	}
 }

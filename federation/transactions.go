@@ -68,7 +68,7 @@ func (a *API) sendTransaction(r *httpapi.Request) (any, error) {
 		PDUs   []json.RawMessage `json:"pdus"`
 		EDUs   []json.RawMessage `json:"edus"`
 	}
-	if err := r.Decode(&body); err != nil {
+	if err := r.DecodeEvents(&body); err != nil {
 		return nil, err
 	}
 	switch {
@@ -177,7 +177,7 @@ type ephemeral struct {
 func (a *API) sortEDUs(raws []json.RawMessage) (receipts, others []ephemeral) {
 	for _, raw := range raws {
 		var edu ephemeral
-		switch err := json.Unmarshal(raw, &edu); {
+		switch err := httpapi.DecodeJSON(raw, &edu); {
 		case err != nil || len(edu.Content) == 0 || edu.Content[0] != '{':
 			edusTotal.WithLabelValues("refused").Inc()
 		case edu.Type == "m.receipt":

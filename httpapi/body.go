@@ -117,10 +117,26 @@ func (r *Request) Decode(v any) error {
 	return DecodeJSON(body, v)
 }
 
+// DecodeEvents is Decode for a body that carries events of another server as they are. How deep each nests, and what its
+// strings and numbers are, is for whoever takes it in to judge: a bad one must not keep the others out.
+//
+// Errors: M_TOO_LARGE, M_NOT_JSON, M_BAD_JSON.
+func (r *Request) DecodeEvents(v any) error {
+	body, err := r.Body()
+	if err != nil {
+		return err
+	}
+	return decode(body, v, false)
+}
+
 // DecodeJSON is Decode for bytes that are already there.
 //
 // Errors: M_NOT_JSON, M_BAD_JSON.
 func DecodeJSON(body []byte, v any) error {
+	return decode(body, v, true)
+}
+
+func decode(body []byte, v any, surveyed bool) error {
 	body = bytes.TrimLeft(body, " \t\r\n")
 	if len(body) == 0 || !utf8.Valid(body) {
 		return mxerr.NotJSON("The body is not JSON")
@@ -131,9 +147,12 @@ func DecodeJSON(body []byte, v any) error {
 		}
 		return mxerr.NotJSON("The body is not JSON")
 	}
-	deep, odd := survey(body)
-	if deep > maxDepth {
-		return mxerr.BadJSON("The JSON is nested more than %d levels deep", maxDepth)
+	odd := ""
+	if surveyed {
+		var deep int
+		if deep, odd = survey(body); deep > maxDepth {
+			return mxerr.BadJSON("The JSON is nested more than %d levels deep", maxDepth)
+		}
 	}
 	err := json.Unmarshal(body, v)
 	var syntax *json.SyntaxError

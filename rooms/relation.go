@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"net/http"
+	"strings"
 
 	"maunium.net/go/mautrix/id"
 
@@ -39,7 +40,7 @@ func relationOf(content []byte) *relation {
 		return jsonString(v)
 	}
 	r := &relation{parent: id.EventID(text("event_id")), relType: text("rel_type"), key: text("key")}
-	if r.parent == "" || r.relType == "" || len(r.parent) > maxRelationText || len(r.relType) > maxRelationText {
+	if r.parent == "" || r.relType == "" || len(r.parent) > maxRelationText || len(r.relType) > maxRelationText || strings.Contains(string(r.parent)+r.relType, "\x00") {
 		return nil
 	}
 	return r

@@ -116,7 +116,7 @@ func unquote(text string) (value, rest string, found bool) {
 func signedText(method, uri, origin, destination string, body []byte) ([]byte, error) {
 	b := []byte{'{'}
 	if len(body) > 0 {
-		content, err := canonjson.Canonical(body, false)
+		content, err := canonjson.CanonicalEnvelope(body)
 		if err != nil {
 			return nil, err
 		}
