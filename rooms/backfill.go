@@ -336,7 +336,7 @@ func (in *ingest) placePast(events []*incoming) (int, error) {
 	}
 	b := &batch{ctx: in.ctx, svc: in.svc, room: r, saved: r.next}
 	err = r.settled(in.ctx, func(tx *storage.Tx) error {
-		p := newPastReader(r, tx, nil)
+		p := newPastReader(r, tx, nil, newPastFacts())
 		for _, e := range events {
 			if err := b.takePast(p, e); err != nil && !errors.Is(err, errNoAuthEvent) && !errors.Is(err, errNoPrevEvent) {
 				return err

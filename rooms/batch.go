@@ -24,6 +24,7 @@ type batch struct {
 	txn    *claim                                 // the client's transaction id, if any
 	extra  func(tx *storage.Tx, room int64) error // written with the events
 	saved  provisional                            // the head before the batch
+	past   *pastFacts                             // see facts
 
 	approvals *approvals // of policy servers; nil: none were asked for yet
 	lacking   lacking    // events that a policy server must sign
@@ -163,6 +164,14 @@ func (r *Room) provisionalMembership(user id.UserID) Membership {
 	return ""
 }
 
+// facts are what was read of the past for the batch.
+func (b *batch) facts() *pastFacts {
+	if b.past == nil {
+		b.past = newPastFacts()
+	}
+	return b.past
+}
+
 // memberEvent reads a member's event, from memory where it is.
 func (s *Service) memberEvent(r *Room, m *Member) (*Event, error) {
 	if e := m.event.Load(); e != nil {
@@ -292,7 +301,7 @@ func (b *batch) advance(e *pendingEvent, member *memberChange) {
 		b.change(&stateChange{key: k, event: e.Event, by: e, member: member})
 		e.after = b.shorten(n.snapshot.over(stateRef{key: k, event: e.Event}))
 	}
-	n.snapshot = e.after
+	n.snapshot, n.met = e.after, nil
 	n.extremities = append(slices.Clone(n.extremities[min(len(n.extremities), pdu.MaxPrevEvents):]), extremity{id: e.ID(), event: e.Event, after: e.after})
 	b.settleHead(e)
 }

@@ -51,6 +51,7 @@ type provisional struct {
 	depth       int64       // the highest of any event
 	generation  int64       // of the room's row when the next write runs
 	snapshot    *snapshot
+	met         []*snapshot // the states after the extremities, of which snapshot was resolved; nil: it was not
 	levels      *eventauth.PowerLevels
 
 	queued  *storage.Pending // the newest queued write

@@ -141,7 +141,7 @@ func (s *Service) stored(ctx context.Context, r *Room, ids []id.EventID) (map[id
 		return out, nil
 	}
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
-		p := newPastReader(r, tx, nil)
+		p := newPastReader(r, tx, nil, newPastFacts())
 		if err := p.load(ids); err != nil {
 			return err
 		}

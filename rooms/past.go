@@ -17,16 +17,33 @@ import (
 type pastReader struct {
 	r      *Room
 	tx     *storage.Tx
-	events map[id.EventID]*Event // nil: not stored
-	at     map[storage.Pos]*Event
-	names  map[storage.Pos]id.EventID
+	events map[id.EventID]*Event        // nil: not stored
 	queued map[id.EventID]*pendingEvent // of the batch in the making
+	*pastFacts
 }
 
-func newPastReader(r *Room, tx *storage.Tx, queued []*pendingEvent) *pastReader {
+// pastFacts are what never changes once it is stored. The events of a batch share them: where many follow an old event of a
+// large room, its state is read once.
+type pastFacts struct {
+	at     map[storage.Pos]*Event
+	names  map[storage.Pos]id.EventID
+	states map[int64]state // by snapshot
+	afters map[id.EventID]*snapshot
+}
+
+// state is a whole state; it is shared and must not be changed.
+type state = map[pdu.StateKey]stateRef
+
+func newPastFacts() *pastFacts {
+	return &pastFacts{at: map[storage.Pos]*Event{}, names: map[storage.Pos]id.EventID{}, states: map[int64]state{}, afters: map[id.EventID]*snapshot{}}
+}
+
+// maxPastStates bounds the states that one batch keeps in memory.
+const maxPastStates = 8
+
+func newPastReader(r *Room, tx *storage.Tx, queued []*pendingEvent, facts *pastFacts) *pastReader {
 	p := &pastReader{
-		r: r, tx: tx, events: map[id.EventID]*Event{}, at: map[storage.Pos]*Event{}, names: map[storage.Pos]id.EventID{},
-		queued: make(map[id.EventID]*pendingEvent, len(queued)),
+		r: r, tx: tx, events: map[id.EventID]*Event{}, queued: make(map[id.EventID]*pendingEvent, len(queued)), pastFacts: facts,
 	}
 	for _, e := range queued {
 		p.queued[e.ID()] = e
@@ -114,6 +131,17 @@ func (p *pastReader) after(eventID id.EventID) (*snapshot, error) {
 			return x.after, nil
 		}
 	}
+	if s := p.afters[eventID]; s != nil {
+		return s, nil
+	}
+	s, err := p.storedAfter(eventID)
+	if s != nil {
+		p.afters[eventID] = s
+	}
+	return s, err
+}
+
+func (p *pastReader) storedAfter(eventID id.EventID) (*snapshot, error) {
 	e, err := p.event(eventID)
 	if err != nil || e == nil || e.Flags&storage.OutlierEvent != 0 {
 		return nil, err
@@ -129,6 +157,21 @@ func (p *pastReader) after(eventID id.EventID) (*snapshot, error) {
 		return before, nil
 	}
 	return before.over(stateRef{key: pdu.StateKey{Type: e.Type(), Key: key}, pos: e.Pos}), nil
+}
+
+// all reads a whole state.
+func (p *pastReader) all(s *snapshot) (state, error) {
+	if s.nid == 0 || p.states[s.nid] == nil {
+		found, err := s.all(p.tx)
+		if err != nil || s.nid == 0 {
+			return found, err
+		}
+		if len(p.states) >= maxPastStates {
+			clear(p.states)
+		}
+		p.states[s.nid] = found
+	}
+	return p.states[s.nid], nil
 }
 
 // ids names the events of a state.
@@ -190,7 +233,7 @@ func distinct(points []*snapshot) (out []*snapshot) {
 	for _, s := range points {
 		same := false
 		for _, o := range out {
-			same = same || o == s || o.nid != 0 && o.nid == s.nid
+			same = same || o.same(s)
 		}
 		if !same {
 			out = append(out, s)
@@ -204,7 +247,7 @@ func (p *pastReader) resolve(points []*snapshot) (map[pdu.StateKey]stateRef, err
 	sets := make([]stateres.StateSet, len(points))
 	refs := map[id.EventID]stateRef{}
 	for i, s := range points {
-		state, err := s.all(p.tx)
+		state, err := p.all(s)
 		if err != nil {
 			return nil, err
 		}

@@ -39,6 +39,9 @@ func (s *snapshot) over(own ...stateRef) *snapshot {
 	return &snapshot{prev: s, own: own, length: s.length + 1}
 }
 
+// same tells whether two are one; false may mean that it is not known.
+func (s *snapshot) same(o *snapshot) bool { return s == o || s.nid != 0 && s.nid == o.nid }
+
 // write stores a snapshot and those below it, as far as they are not stored.
 func (s *snapshot) write(tx *storage.Tx, room int64) error {
 	if s.nid != 0 || s.prev == nil && s.own == nil {

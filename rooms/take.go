@@ -64,7 +64,7 @@ func (b *batch) take(in *incoming) (verdict, err error) {
 	}
 	if err == nil && !onHead || errors.Is(err, errNeedTx) {
 		err = b.room.settled(b.ctx, func(tx *storage.Tx) (err error) {
-			p := newPastReader(b.room, tx, b.events)
+			p := newPastReader(b.room, tx, b.events, b.facts())
 			verdict, err = b.judgeInPast(p, in, pe, onHead)
 			if err != nil {
 				return err
@@ -237,7 +237,7 @@ func (b *batch) stateBefore(p *pastReader, in *incoming) (*snapshot, error) {
 
 // differing is a snapshot of a state, made of another one and what differs from it.
 func differing(p *pastReader, base *snapshot, state map[pdu.StateKey]stateRef) (*snapshot, error) {
-	have, err := base.all(p.tx)
+	have, err := p.all(base)
 	if err != nil {
 		return nil, err
 	}
@@ -378,7 +378,7 @@ func (b *batch) moveHead(p *pastReader, in *incoming, pe *pendingEvent, onHead b
 			pe.after = b.shorten(pe.after)
 			x.after = pe.after
 		}
-		n.snapshot, n.extremities = pe.after, []extremity{x}
+		n.snapshot, n.extremities, n.met = pe.after, []extremity{x}, nil
 		b.settleHead(pe)
 		return nil
 	}
@@ -450,7 +450,7 @@ func (b *batch) meet(p *pastReader, pe *pendingEvent) error {
 		points = append(points, n.extremities[i].after)
 	}
 	points = distinct(points)
-	if len(points) == 1 && (points[0] == n.snapshot || n.snapshot.nid != 0 && points[0].nid == n.snapshot.nid) {
+	if len(points) == 1 && points[0].same(n.snapshot) || sameStates(points, n.met) {
 		return nil
 	}
 	// What is queued counts: the event itself may be in the state already.
@@ -458,7 +458,7 @@ func (b *batch) meet(p *pastReader, pe *pendingEvent) error {
 	var state map[pdu.StateKey]stateRef
 	var err error
 	if len(points) == 1 {
-		state, err = points[0].all(p.tx)
+		state, err = p.all(points[0])
 	} else {
 		state, err = p.resolve(points)
 	}
@@ -482,7 +482,21 @@ func (b *batch) meet(p *pastReader, pe *pendingEvent) error {
 	case len(own) > 0:
 		n.snapshot = b.shorten(n.snapshot.over(own...))
 	}
+	n.met = points
 	return nil
+}
+
+// sameStates tells whether some states that meet are those that met last.
+func sameStates(points, met []*snapshot) bool {
+	if len(points) != len(met) {
+		return false
+	}
+	for _, s := range points {
+		if !slices.ContainsFunc(met, s.same) {
+			return false
+		}
+	}
+	return true
 }
 
 // changesTo lists how a state differs from the provisional one.
