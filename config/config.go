@@ -80,7 +80,7 @@ type RateLimits struct {
 	Logins  Bucket `yaml:"logins" doc:"Password and token guesses, registration."`
 	Joins   Bucket `yaml:"joins" doc:"Joins, invites and new rooms."`
 	Uploads Bucket `yaml:"uploads" doc:"Media."`
-	Claims  Bucket `yaml:"claims" doc:"Claims of one-time keys."`
+	Claims  Bucket `yaml:"claims" doc:"Claims of one-time keys, also by each other server."`
 }
 
 // Bucket is a rate.

@@ -50,7 +50,7 @@ func (s *Service) Query(ctx context.Context, viewer Device, wanted map[id.UserID
 		return nil
 	})
 	if err == nil && len(remote) > 0 {
-		err = s.queryServers(ctx, viewer, remote, timeout, out)
+		s.queryServers(ctx, viewer, remote, timeout, out)
 	}
 	return out, err
 }

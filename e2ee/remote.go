@@ -115,7 +115,7 @@ func eachServer[T any](ctx context.Context, timeout time.Duration, servers map[s
 var errNoFederation = errors.New("this server does not speak with others")
 
 // queryServers adds the keys of users of other servers.
-func (s *Service) queryServers(ctx context.Context, viewer Device, servers map[string]map[id.UserID][]id.DeviceID, timeout time.Duration, out *Keys) error {
+func (s *Service) queryServers(ctx context.Context, viewer Device, servers map[string]map[id.UserID][]id.DeviceID, timeout time.Duration, out *Keys) {
 	var mu sync.Mutex // guards out; a leaf
 	failures := eachServer(ctx, timeout, servers, func(ctx context.Context, server string, wanted map[id.UserID][]id.DeviceID) error {
 		if s.Remote == nil {
@@ -133,7 +133,6 @@ func (s *Service) queryServers(ctx context.Context, viewer Device, servers map[s
 		return err
 	})
 	maps.Copy(out.Failures, failures)
-	return nil
 }
 
 // queryServer gives the keys of users of one server, also where some of them could not be got.

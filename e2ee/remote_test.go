@@ -146,10 +146,9 @@ func (f *federated) membership(user id.UserID, room int64, membership string) (n
 	return nid
 }
 
-const (
-	far  id.UserID = "@far:elsewhere"
-	away           = "elsewhere"
-)
+const far id.UserID = "@far:elsewhere"
+
+const away = "elsewhere"
 
 // farKeys is the identity keys of a device of far.
 func farKeys(device, key string) string {

@@ -9,8 +9,10 @@ import (
 
 func (a *API) userKeysRoutes() []httpapi.Route {
 	const file = "user_keys.yaml"
+	claim := route("POST", v1+"/user/keys/claim", "claimUserEncryptionKeys", file, a.claimUserEncryptionKeys)
+	claim.Rate = httpapi.KeyClaim // or one server could use up everybody's keys
 	return []httpapi.Route{
-		route("POST", v1+"/user/keys/claim", "claimUserEncryptionKeys", file, a.claimUserEncryptionKeys),
+		claim,
 		route("POST", v1+"/user/keys/query", "queryUserEncryptionKeys", file, a.queryUserEncryptionKeys),
 	}
 }

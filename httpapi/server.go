@@ -158,16 +158,23 @@ func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 	if err := s.authenticate(r, r.route.Auth); err != nil {
 		return nil, err
 	}
-	if err := s.limit(r, r.route.Rate); err != nil {
-		return nil, err
+	if r.route.Auth != Homeserver {
+		if err := s.limit(r, r.route.Rate); err != nil {
+			return nil, err
+		}
+		if err := r.boundBody(w, r.route.MaxBody); err != nil {
+			return nil, err
+		}
+		return r.route.Handler(r)
 	}
 	if err := r.boundBody(w, r.route.MaxBody); err != nil {
 		return nil, err
 	}
-	if r.route.Auth == Homeserver {
-		if err := s.authenticateServer(r); err != nil {
-			return nil, err
-		}
+	if err := s.authenticateServer(r); err != nil {
+		return nil, err
+	}
+	if err := s.limit(r, r.route.Rate); err != nil { // who asks is known by the body's signature only
+		return nil, err
 	}
 	return r.route.Handler(r)
 }
@@ -208,14 +215,17 @@ func (s *Server) authenticate(r *Request, auth Auth) (err error) {
 	return nil
 }
 
-// limit counts the request against its user, or its address where nobody is signed in. Application services act for many
+// limit counts the request against its user or homeserver, or its address where nobody is signed in. Application services act for many
 // users and are trusted by the administrator.
 func (s *Server) limit(r *Request, class Rate) error {
 	if s.opt.Limit == nil || class == Unlimited || r.AppService != "" {
 		return nil
 	}
 	who := string(r.UserID)
-	if who == "" {
+	switch {
+	case r.Server != "":
+		who = r.Server
+	case who == "":
 		who = network(r.ClientAddr)
 	}
 	if wait := s.opt.Limit(class, who); wait > 0 {

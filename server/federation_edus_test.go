@@ -2,13 +2,17 @@ package server_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"ebb/config"
+	"ebb/federation/fedclient"
 	"ebb/internal/testserver"
 )
 
@@ -374,5 +378,26 @@ func TestForgedEphemeralDataStaysOut(t *testing.T) {
 	receipt(1, s.bob.User, event, obj{"ts": 1})
 	if a := s.alice.sync(); s.ephemeral(a, "m.typing") == nil || s.ephemeral(a, "m.receipt") == nil {
 		t.Errorf("the tests above prove nothing: %v", a)
+	}
+}
+
+// TestOneServerDoesNotUseUpEverybodysKeys: landscape 33.
+func TestOneServerDoesNotUseUpEverybodysKeys(t *testing.T) {
+	s := testserver.Federation(t, 2, func(_ int, cfg *config.Config) {
+		cfg.RateLimits.Enabled, cfg.RateLimits.Claims = true, config.Bucket{PerSecond: 1, Burst: 3}
+	})
+	alice := signUp(t, s.Servers[0], "alice")
+	claim := func() error {
+		_, err := s.Servers[1].Remote().ClaimKeys(t.Context(), s.Name(0), map[id.UserID]map[id.DeviceID]string{id.UserID(alice.User): {id.DeviceID(alice.DeviceID): "signed_curve25519"}})
+		return err
+	}
+	for range 3 {
+		if err := claim(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var refused *fedclient.RemoteError
+	if err := claim(); !errors.As(err, &refused) || refused.Code != "M_LIMIT_EXCEEDED" {
+		t.Errorf("a claim too many: %v", err)
 	}
 }
