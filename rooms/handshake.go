@@ -239,8 +239,13 @@ func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Eve
 
 // joinAnswer is the room before a join, as another server needs it.
 func (s *Service) joinAnswer(ctx context.Context, r *Room, join *Event, omit bool) (*fedclient.JoinAnswer, error) {
+	release, err := s.heavy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	answer := &fedclient.JoinAnswer{Origin: s.Server, Event: join.JSON()}
-	err := s.db.Read(ctx, func(tx *storage.Tx) error {
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		entries, err := tx.StateOf(join.Snapshot)
 		if err != nil {
 			return err

@@ -194,9 +194,28 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 	return raw, err
 }
 
+// maxHeavyReads bounds how many servers read whole states and auth chains at the same time: each holds one of the connections by
+// which everybody reads, and for a large room all of its members in memory.
+const maxHeavyReads = 2
+
+// heavy waits until a read of that kind may begin.
+func (s *Service) heavy(ctx context.Context) (release func(), err error) {
+	select {
+	case s.heavyReads <- struct{}{}:
+		return func() { <-s.heavyReads }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // StateForServer gives the state of a room before an event, and its auth chain.
 // Spec: server-server-api#get_matrixfederationv1stateroomid
 func (s *Service) StateForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (state, chain []*Event, err error) {
+	release, err := s.heavy(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer release()
 	err = s.forServer(ctx, origin, room, func(v *serverView) error {
 		e, err := v.event(eventID)
 		if err != nil {
@@ -233,6 +252,11 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 // AuthChainForServer gives the auth chain of an event.
 // Spec: server-server-api#get_matrixfederationv1event_authroomideventid
 func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (chain []*Event, err error) {
+	release, err := s.heavy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	err = s.forServer(ctx, origin, room, func(v *serverView) error {
 		e, err := v.event(eventID)
 		if err != nil {

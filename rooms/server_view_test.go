@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -144,4 +145,30 @@ func TestErasedUsersAreToldToWhoWasThere(t *testing.T) {
 	if told := here.told("second", room, last); strings.Contains(told, "what eve said") || !strings.Contains(told, "later") {
 		t.Errorf("a server that came later is told %s", told)
 	}
+}
+
+// CVE-2024-31208 and its like: whole states are read for few at a time, and everything else goes on meanwhile.
+func TestWholeStatesAreReadForFewServersAtATime(t *testing.T) {
+	n := newNetwork(t)
+	here, there := n.add("here"), n.add("there")
+	alice, bob := here.user("alice"), there.user("bob")
+	room := here.create(alice, CreateRoom{Preset: "public_chat"})
+	there.joinVia(bob, room, "here")
+	message := here.say(alice, room, "now")
+	for range maxHeavyReads {
+		release, err := here.svc.heavy(t.Context())
+		here.ok(err)
+		defer release()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, name := range []string{"state", "event_auth"} {
+		if _, err := here.reads("there", room, message)[name](ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s does not wait: %v", name, err)
+		}
+	}
+	if _, err := here.svc.EventForServer(t.Context(), "there", message); err != nil {
+		t.Errorf("a single event waits: %v", err)
+	}
+	here.say(alice, room, "meanwhile")
 }

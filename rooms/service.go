@@ -91,6 +91,8 @@ type Service struct {
 	joining *flights                                // joins through other servers
 	spaces  *fedclient.Memo[spaceKey, *remoteSpace] // as other servers show them
 
+	heavyReads chan struct{} // of whole states, by other servers
+
 	lastCreated atomic.Int64 // ms; see createTime
 
 	reader *reader // what reads remember
@@ -113,7 +115,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), spaces: newSpaces(o.Now)}
+	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), spaces: newSpaces(o.Now), heavyReads: make(chan struct{}, maxHeavyReads)}
 	s.cache.init(o.CacheBytes)
 	s.users.init()
 	s.own.init()
