@@ -304,10 +304,10 @@ func (r *Room) applyState(c *stateChange) {
 		return
 	}
 	delete(h.changed, c.key)
-	switch {
-	case c.event == nil:
+	switch c.event {
+	case nil:
 		delete(h.state, c.key)
-	case c.event == c.by.Event:
+	case c.by.Event:
 		h.state[c.key] = c.event
 	default:
 		h.state[c.key], h.changed[c.key] = c.event, c.by.Pos

@@ -54,11 +54,11 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	events, errs := s.verify(ctx, r.version, raws) // 1 to 3
 	good := make([]*incoming, 0, len(events))
 	later := false
-	for i, e := range events {
-		switch {
+	for i, raw := range raws {
+		switch e := events[i]; {
 		case e == nil:
 			later = later || errors.Is(errs[i], errNoKey)
-			if eventID := idOf(r.version, raws[i]); eventID != "" {
+			if eventID := idOf(r.version, raw); eventID != "" {
 				results[eventID] = errs[i]
 			}
 		case e.RoomID() != roomID:

@@ -715,3 +715,25 @@ func TestSlowServerKeepsNobodyOut(t *testing.T) {
 	s.ok(<-done)
 	s.whole()
 }
+
+// CVE-2024-31208: an auth chain may be as long as a server likes.
+func TestLongAuthChainCostsLittle(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	auth, key := s.authBefore(""), string(s.mallory)
+	for i := range 5000 {
+		e := s.evil.make(s.room, pdu.Proto{
+			Type: typeMember, StateKey: &key, Sender: s.mallory, Content: json.RawMessage(fmt.Sprintf(`{"membership":"join","displayname":"%d"}`, i)),
+			PrevEvents: []id.EventID{unknownID(i)}, AuthEvents: append(slices.Clone(auth), s.house.room(s.room).State(typeJoinRules, "").ID()),
+		})
+		auth[2] = e.ID()
+	}
+	e := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, AuthEvents: auth})
+	within(t, time.Minute, "a long auth chain", func(ctx context.Context) {
+		_, err := s.svc.Receive(ctx, "evil", s.room, []json.RawMessage{e.JSON()})
+		s.ok(err)
+	})
+	if s.stored(s.room, e.ID()) == nil {
+		t.Error("the event at its end is not judged")
+	}
+	s.whole()
+}
