@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"ebb/federation/fedclient"
 )
 
 // SigningKey is a signing key of this server as the keys commands tell it.
@@ -19,7 +21,7 @@ type SigningKey struct {
 // keysList tells the present key first, then the former ones, the newest first.
 func (a *API) keysList(context.Context, struct{}) (any, error) {
 	now := a.Signing.Current()
-	list := []SigningKey{{KeyID: now.KeyID, Public: publicKey(now.Key.Public().(ed25519.PublicKey))}}
+	list := []SigningKey{{KeyID: now.KeyID, Public: fedclient.EncodeKey(now)}}
 	old := a.Signing.Old()
 	for i := len(old) - 1; i >= 0; i-- {
 		expired := time.UnixMilli(old[i].Expired)

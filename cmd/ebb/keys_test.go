@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"ebb/adminapi"
+	"ebb/server"
 )
 
 func TestSigningKeysAreListedAndChanged(t *testing.T) {
@@ -42,5 +43,16 @@ func TestSigningKeysAreListedAndChanged(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(s.dir, "*.tmp"))
 	if info, serr := os.Stat(filepath.Join(s.dir, "signing.key")); err != nil || len(left) > 0 || serr != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("left behind: %v %v; the key's file: %v %v", left, err, info.Mode(), serr)
+	}
+}
+
+func TestDoctorTellsOfAServerThatKeepsToItself(t *testing.T) {
+	s := newSite(t, 0)
+	list := parsed[[]server.Finding](t, must(t, "", "doctor", "--json", "--config="+s.config))
+	if len(list) != 1 || list[0].Status != "warning" || !strings.Contains(list[0].Mend, "federation.enabled") {
+		t.Errorf("the doctor says %+v", list)
+	}
+	if text := must(t, "", "doctor", "--config="+s.config); !strings.Contains(text, "-> to speak with other servers, set federation.enabled") {
+		t.Errorf("the doctor says %q", text)
 	}
 }

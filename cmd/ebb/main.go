@@ -59,7 +59,7 @@ func commands() []command {
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, keysListCommand, keysRotateCommand,
-		purgeNowCommand, healthcheckCommand, versionCommand, resolveStateCommand,
+		purgeNowCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
 	}
 }
 

@@ -50,6 +50,7 @@ type Gate interface {
 // Client asks other servers. It is safe for concurrent use.
 type Client struct {
 	Options
+	reach     *reach
 	resolve   *resolver
 	transport *http.Transport
 	elsewhere *http.Client // for what lies with no server of Matrix
@@ -64,10 +65,10 @@ func New(o Options) *Client {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{Options: o}
-	reach := newReach(c.Options)
-	c.resolve = newResolver(c.Options, reach)
-	c.transport = newTransport(c.Options, c.resolve, reach)
-	c.elsewhere = newElsewhere(c.Options, reach)
+	c.reach = newReach(c.Options)
+	c.resolve = newResolver(c.Options, c.reach)
+	c.transport = newTransport(c.Options, c.resolve, c.reach)
+	c.elsewhere = newElsewhere(c.Options, c.reach)
 	return c
 }
 

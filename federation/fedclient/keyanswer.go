@@ -108,7 +108,7 @@ func (k *KeyRing) Own() (json.RawMessage, error) {
 	signer := k.client.Signer.Current()
 	encode := func(key ed25519.PublicKey) string { return base64.RawStdEncoding.EncodeToString(key) }
 	a := keyAnswer{
-		ServerName: signer.Server, ValidUntil: k.now().Add(keyLife).UnixMilli(), OldVerifyKeys: map[id.KeyID]saidKey{},
+		ServerName: signer.Server, ValidUntil: k.now().Add(KeyLife).UnixMilli(), OldVerifyKeys: map[id.KeyID]saidKey{},
 		VerifyKeys: map[id.KeyID]saidKey{signer.KeyID: {Key: encode(signer.Key.Public().(ed25519.PublicKey))}},
 	}
 	for _, o := range k.old() {

@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	// keyLife is how far ahead this server vouches for its own keys, and maxKeyLife for how long others are believed.
+	// KeyLife is how far ahead this server vouches for its own keys, and maxKeyLife for how long others are believed.
 	// Spec: server-server-api#get_matrixkeyv2server
-	keyLife    = 24 * time.Hour
+	KeyLife    = 24 * time.Hour
 	maxKeyLife = 7 * 24 * time.Hour
 	// A server is asked for its keys again at the earliest after keyAgain; one that cannot be asked after keyRetry, then after
 	// twice as long each time. Whoever names keys that do not exist costs no more than that.
@@ -268,7 +268,11 @@ func (k *KeyRing) askNotary(ctx context.Context, notary string, about []string) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, keyTime)
 	defer cancel()
-	answers, err := k.client.QueryKeys(ctx, notary, about)
+	wanted := map[string]map[id.KeyID]int64{}
+	for _, server := range about {
+		wanted[server] = nil // all
+	}
+	answers, err := k.client.QueryKeys(ctx, notary, wanted)
 	if err != nil {
 		return err
 	}

@@ -26,18 +26,25 @@ func (c *Client) ServerKeys(ctx context.Context, server string) (answer json.Raw
 	return answer, err
 }
 
-// QueryKeys asks a notary for the keys of servers; the answers are not verified here.
+// QueryKeys asks a notary for keys of servers, and until when (ms) each must be good; without any, all of a server's are
+// wanted. The answers are not verified here.
 // Spec: server-server-api#post_matrixkeyv2query
-func (c *Client) QueryKeys(ctx context.Context, notary string, servers []string) ([]json.RawMessage, error) {
-	about := map[string]struct{}{} // of each all keys
-	for _, server := range servers {
-		about[server] = struct{}{}
+func (c *Client) QueryKeys(ctx context.Context, notary string, wanted map[string]map[id.KeyID]int64) ([]json.RawMessage, error) {
+	type criteria struct {
+		Until int64 `json:"minimum_valid_until_ts"`
+	}
+	about := map[string]map[id.KeyID]criteria{}
+	for server, keys := range wanted {
+		about[server] = map[id.KeyID]criteria{}
+		for keyID, until := range keys {
+			about[server][keyID] = criteria{until}
+		}
 	}
 	var answer struct {
 		ServerKeys []json.RawMessage `json:"server_keys"`
 	}
 	body := map[string]any{"server_keys": about}
-	err := c.do(ctx, request{server: notary, method: http.MethodPost, path: "/_matrix/key/v2/query", body: body, size: int64(len(servers)) * maxKeyAnswer}, &answer)
+	err := c.do(ctx, request{server: notary, method: http.MethodPost, path: "/_matrix/key/v2/query", body: body, unsigned: true, size: int64(len(wanted)) * maxKeyAnswer}, &answer)
 	return answer.ServerKeys, err
 }
 

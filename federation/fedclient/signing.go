@@ -149,6 +149,11 @@ func (k *SigningKeys) Old() []OldKey {
 	return slices.Clone(k.old)
 }
 
+// EncodeKey is the public key of a signer as it is published.
+func EncodeKey(s pdu.Signer) string {
+	return base64.RawStdEncoding.EncodeToString(s.Key.Public().(ed25519.PublicKey))
+}
+
 // inFlight is how long an event may be under way between being dated and being signed.
 const inFlight = time.Second
 

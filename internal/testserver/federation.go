@@ -171,6 +171,17 @@ func (n *Network) Start(i int) {
 	n.run(n.Servers[i])
 }
 
+// Diagnose runs the doctor on the i-th server, with a configuration that change alters.
+func (n *Network) Diagnose(i int, with string, change func(*config.Config)) ([]server.Finding, error) {
+	s := n.Servers[i]
+	cfg := *s.cfg
+	cfg.Listen = []config.Listener{{Serve: []string{"client", "federation"}}}
+	if change != nil {
+		change(&cfg)
+	}
+	return server.Diagnose(context.Background(), &cfg, server.Options{Now: s.Now, Resolver: resolver{n}, Dial: n.dialer("doctor")}, with)
+}
+
 // wire stands before every server: it drops what comes over a connection that is cut, and lets the test intercept.
 func (n *Network) wire(to string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
