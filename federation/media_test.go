@@ -225,6 +225,8 @@ func TestFilesFromOldServersAndFromElsewhere(t *testing.T) {
 			parts(w, "--b\r\n\r\n{}\r\n--b\r\nLocation: https://old.test:8448/store\r\n\r\n\r\n--b--\r\n")
 		case r.URL.Path == "/store" && r.Header.Get("Authorization") == "":
 			io.WriteString(w, "a file of the store")
+		case strings.HasSuffix(r.URL.Path, "/media/download/abc"):
+			http.Error(w, "what origin?", http.StatusBadRequest) // no answer of a server that knows the operation
 		default:
 			http.NotFound(w, r)
 		}

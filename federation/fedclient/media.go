@@ -38,7 +38,7 @@ func (c *Client) DownloadMedia(ctx context.Context, server, mediaID string, wait
 	query := url.Values{"timeout_ms": {strconv.FormatInt(wait.Milliseconds(), 10)}}
 	m, err := c.multipart(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/media/download", mediaID), query: query})
 	var remote *RemoteError
-	if errors.As(err, &remote) && (remote.Code == mxerr.CodeUnrecognized || remote.Code == "" && remote.Status == http.StatusNotFound) {
+	if errors.As(err, &remote) && (remote.Code == mxerr.CodeUnrecognized || remote.Code == "" && remote.Status/100 == 4) {
 		query.Set("allow_remote", "false")
 		m, err = c.bare(ctx, request{
 			server: server, method: http.MethodGet, path: path("/_matrix/media/v3/download", server, mediaID), query: query, unsigned: true,
