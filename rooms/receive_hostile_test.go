@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -734,6 +735,42 @@ func TestLongAuthChainCostsLittle(t *testing.T) {
 	})
 	if s.stored(s.room, e.ID()) == nil {
 		t.Error("the event at its end is not judged")
+	}
+	s.whole()
+}
+
+// What was purged comes back without what it said, however it is brought.
+func TestPurgedMessageDoesNotComeBack(t *testing.T) {
+	n := newNetwork(t)
+	s := &siege{n: n, peer: n.add("here", func(o *Options) {
+		day := 24 * time.Hour
+		o.Retention.Default = expiry.Policy{Max: &day}
+	})}
+	s.evil = n.stranger("evil", s.peer)
+	s.alice, s.mallory = s.user("alice"), s.evil.user("mallory")
+	s.room = s.create(s.alice, CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11})
+	s.evil.join(s.room, s.mallory)
+	secret := s.evil.say(s.room, s.mallory, "secret")
+	s.evil.sendGood(s.room, secret)
+	s.now = s.now.Add(48 * time.Hour)
+	s.say(s.alice, s.room, "two days later")
+	_, _, _, err := s.svc.Purge(t.Context(), s.house.room(s.room), 0)
+	s.ok(err)
+	if s.stored(s.room, secret.ID()) != nil {
+		t.Fatal("it is not purged")
+	}
+	// In a transaction, and as something that is missing.
+	fork := s.evil.say(s.room, s.mallory, "fork", secret.ID())
+	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) { return []json.RawMessage{secret.JSON()}, nil }
+	s.evil.send(s.room, fork)
+	s.evil.send(s.room, secret)
+	if got := s.stored(s.room, secret.ID()); got != nil && (!got.Hidden() || strings.Contains(string(got.JSON()), "secret")) {
+		t.Errorf("it is back: %s", got.JSON())
+	}
+	for _, eventID := range s.pages(s.alice, s.room, 10) {
+		if eventID == secret.ID() {
+			t.Error("it is shown")
+		}
 	}
 	s.whole()
 }
