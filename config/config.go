@@ -24,6 +24,7 @@ type Config struct {
 	DataDir        string       `yaml:"data_dir" doc:"Folder of the database, media, signing key and control socket. Relative paths start at the folder of this file."`
 	Database       string       `yaml:"database" doc:"sqlite:PATH (relative to data_dir) or postgres://USER:PASSWORD@HOST/NAME (created with LC_COLLATE C)."`
 	Listen         []Listener   `yaml:"listen" doc:"Where to accept connections, and which APIs each address serves."`
+	ACME           ACME         `yaml:"acme"`
 	Registration   Registration `yaml:"registration"`
 	Login          Login        `yaml:"login"`
 	RateLimits     RateLimits   `yaml:"rate_limits"`
@@ -48,8 +49,15 @@ type Listener struct {
 
 // TLS names a certificate.
 type TLS struct {
-	Certificate string `yaml:"certificate"`
-	PrivateKey  string `yaml:"private_key"`
+	Certificate string   `yaml:"certificate"`
+	PrivateKey  string   `yaml:"private_key"`
+	ACMEHosts   []string `yaml:"acme_hosts" doc:"Names whose certificates are fetched and renewed by ACME instead (see acme). One address with these names must be reached from outside at port 443."`
+}
+
+// ACME says who makes certificates for the names in acme_hosts.
+type ACME struct {
+	Directory string `yaml:"directory" doc:"Address of the authority's directory. Whoever lists acme_hosts agrees to the authority's terms."`
+	Email     string `yaml:"email" doc:"Where the authority may write to about certificates."`
 }
 
 // Registration says who may make an account.
@@ -172,6 +180,7 @@ func Default() *Config {
 	return &Config{
 		ServerName: "localhost", PublicURL: "http://127.0.0.1:8008", DataDir: "data", Database: "sqlite:ebb.db",
 		Listen:       []Listener{{Address: "127.0.0.1:8008", Serve: []string{"client", "admin"}}},
+		ACME:         ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
 		Registration: Registration{Mode: "token"},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
 		RateLimits: RateLimits{Enabled: true, Sends: Bucket{20, 200}, Logins: Bucket{0.2, 10}, Joins: Bucket{1, 30},

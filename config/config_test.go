@@ -26,7 +26,7 @@ func TestSampleFileIsCurrentAndEqualsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, list := range []*[]string{&c.Appservices, &c.TrustedProxies, &c.Federation.AllowedServers, &c.Federation.DeniedServers, &c.Federation.Notaries} {
+	for _, list := range []*[]string{&c.Listen[0].TLS.ACMEHosts, &c.Appservices, &c.TrustedProxies, &c.Federation.AllowedServers, &c.Federation.DeniedServers, &c.Federation.Notaries} {
 		if len(*list) == 0 {
 			*list = nil
 		}
@@ -50,7 +50,8 @@ func TestEveryMistakeIsNamedByItsKey(t *testing.T) {
 	c.ServerName = "not a name"
 	c.PublicURL = "ftp://x"
 	c.Database = "mysql:"
-	c.Listen = []Listener{{Address: "8008", Serve: []string{"everything"}, TLS: TLS{Certificate: "x"}}}
+	c.Listen = []Listener{{Address: "8008", Serve: []string{"everything"}, TLS: TLS{Certificate: "x", ACMEHosts: []string{"localhost"}}}}
+	c.ACME.Directory = "http://example.org"
 	c.Registration.Mode = "maybe"
 	c.Media.MaxUploadSize = 0
 	low, high := Duration(time.Hour), Duration(time.Minute)
@@ -58,7 +59,7 @@ func TestEveryMistakeIsNamedByItsKey(t *testing.T) {
 	c.TrustedProxies = []string{"nowhere"}
 	c.Federation.DeniedServers, c.Federation.Notaries = []string{"*.example.org", "a/b"}, []string{"*.example.org"}
 	err := c.Validate()
-	for _, key := range []string{"server_name", "public_url", "database", "listen[0].address", "listen[0].serve", "listen[0].tls", "federation.denied_servers[1]", "federation.notaries[0]",
+	for _, key := range []string{"server_name", "public_url", "database", "listen[0].address", "listen[0].serve", "listen[0].tls", "listen[0].tls.acme_hosts[0]", "acme.directory", "federation.denied_servers[1]", "federation.notaries[0]",
 		"registration.mode", "media.max_upload_size", "retention.default", "trusted_proxies[0]"} {
 		if err == nil || !strings.Contains(err.Error(), key+": ") {
 			t.Errorf("%s is not named in %v", key, err)

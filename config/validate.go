@@ -39,6 +39,9 @@ func (c *Config) Validate() error {
 	p.check(c.DataDir != "", "data_dir", "is empty")
 	p.check(strings.HasPrefix(c.Database, "sqlite:") && c.Database != "sqlite:" || strings.HasPrefix(c.Database, "postgres://"),
 		"database", "%q is neither sqlite:PATH nor postgres://…", c.Database)
+	if u, err := url.Parse(c.ACME.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
+		p.add("acme.directory", "%q is not an https address", c.ACME.Directory)
+	}
 	p.check(len(c.Listen) > 0, "listen", "there is no address")
 	for i, l := range c.Listen {
 		l.validate(&p, fmt.Sprintf("listen[%d]", i))
@@ -71,6 +74,10 @@ func (l Listener) validate(p *problems, key string) {
 		p.check(slices.Contains([]string{"client", "federation", "admin", "metrics"}, s), key+".serve", "%q is none of client, federation, admin, metrics", s)
 	}
 	p.check((l.TLS.Certificate == "") == (l.TLS.PrivateKey == ""), key+".tls", "needs both certificate and private_key")
+	p.check(l.TLS.Certificate == "" || len(l.TLS.ACMEHosts) == 0, key+".tls", "has a certificate and acme_hosts, which exclude each other")
+	for i, host := range l.TLS.ACMEHosts {
+		p.check(id.ValidateServerName(host) && strings.Contains(host, ".") && !strings.ContainsAny(host, "[:"), fmt.Sprintf("%s.tls.acme_hosts[%d]", key, i), "%q is not a name with a dot in it", host)
+	}
 }
 
 // serverPattern is a server name with wildcards.

@@ -28,6 +28,7 @@ type Listener struct {
 	Address     string // HOST:PORT
 	Certificate string // PEM files; "" for plain HTTP
 	PrivateKey  string
+	TLS         *tls.Config // instead of the files; nil: those count
 	Handler     http.Handler
 }
 
@@ -120,7 +121,7 @@ func (f Front) open() (open []net.Listener, err error) {
 }
 
 func (l Listener) open(log *slog.Logger) (net.Listener, error) {
-	var secure *tls.Config
+	secure := l.TLS
 	if l.Certificate != "" {
 		c := &certificate{certFile: l.Certificate, keyFile: l.PrivateKey, log: log}
 		if err := c.load(); err != nil {

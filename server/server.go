@@ -195,10 +195,14 @@ func (s *Server) front(drain func()) httpapi.Front {
 	f := httpapi.Front{Log: s.opt.Log, Drain: drain, Ready: func(addresses []net.Addr) {
 		s.opt.Log.Info("ebb accepts requests", "version", s.opt.Version, "server_name", s.cfg.ServerName, "addresses", addresses)
 	}}
+	certificates := acmeConfig(s.cfg)
 	for _, c := range s.cfg.Listen {
 		l := httpapi.Listener{Address: c.Address, Handler: s.Handler(c.Serve...)}
-		if c.TLS.Certificate != "" {
+		switch {
+		case c.TLS.Certificate != "":
 			l.Certificate, l.PrivateKey = s.cfg.File(c.TLS.Certificate), s.cfg.File(c.TLS.PrivateKey)
+		case len(c.TLS.ACMEHosts) > 0:
+			l.TLS = certificates
 		}
 		f.Listeners = append(f.Listeners, l)
 	}

@@ -74,7 +74,7 @@ func healthcheck(ctx context.Context, cfg *config.Config) error {
 	defer cancel()
 	l := cfg.Listen[0]
 	scheme := "http"
-	if l.TLS.Certificate != "" {
+	if l.TLS.Certificate != "" || len(l.TLS.ACMEHosts) > 0 {
 		scheme = "https"
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+reachable(l.Address)+"/health", nil)
