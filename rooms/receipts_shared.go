@@ -96,7 +96,8 @@ func (s *Service) ReceiveReceipts(ctx context.Context, origin string, content js
 // receiveReceipts takes the receipts of one room.
 func (s *Service) receiveReceipts(ctx context.Context, origin string, room id.RoomID, raw json.RawMessage) error {
 	var users map[id.UserID]json.RawMessage
-	if json.Unmarshal(raw, &users) != nil || len(users) == 0 || len(users) > maxReceiptUsers {
+	_ = json.Unmarshal(raw, &users) // what is no object is of nobody
+	if len(users) == 0 || len(users) > maxReceiptUsers {
 		return nil
 	}
 	r, err := s.Room(ctx, room)
@@ -135,11 +136,16 @@ func unlessInternal(err error) error {
 	return err
 }
 
+func parseReceipt(raw json.RawMessage) (c userReceipt, ok bool) {
+	err := json.Unmarshal(raw, &c)
+	return c, err == nil && len(c.EventIDs) > 0
+}
+
 // receivedReceipt checks one receipt; false where it is none to take.
 func (r *Room) receivedReceipt(ctx context.Context, origin string, user id.UserID, raw json.RawMessage) (row storage.ReceiptRow, ok bool, err error) {
-	var c userReceipt
+	c, ok := parseReceipt(raw)
 	m := r.MemberOf(user)
-	if m == nil || m.Membership != Join || serverOf(string(user)) != origin || json.Unmarshal(raw, &c) != nil || len(c.EventIDs) == 0 {
+	if !ok || m == nil || m.Membership != Join || serverOf(string(user)) != origin {
 		return row, false, nil
 	}
 	marker := Marker{Type: ReadReceipt, Event: c.EventIDs[0], Thread: c.Data.ThreadID}

@@ -280,7 +280,7 @@ func lifeOf(h http.Header, now time.Time) time.Duration {
 		}
 		if age, ok := strings.CutPrefix(d, "max-age="); ok {
 			if seconds, err := strconv.Atoi(age); err == nil && seconds >= 0 {
-				life = min(time.Duration(seconds), maxWellKnownLife/time.Second) * time.Second
+				life = time.Second * time.Duration(min(seconds, int(maxWellKnownLife.Seconds())))
 			}
 		}
 	}
