@@ -126,17 +126,26 @@ func (s *Service) sendUpdate(ctx context.Context, u storage.DeviceListUpdate) er
 		if err != nil || message == nil {
 			return nil, err
 		}
-		for _, server := range servers {
-			if err := s.Outgoing.AddEDU(tx, server, message); err != nil {
-				return nil, err
-			}
+		if err := s.addForAll(tx, servers, message); err != nil {
+			return nil, err
 		}
-		return func() {
-			for _, server := range servers {
-				s.Outgoing.Kick(server)
-			}
-		}, nil
+		return func() { s.kickAll(servers) }, nil
 	})
+}
+
+func (s *Service) addForAll(tx *storage.Tx, servers []string, message json.RawMessage) error {
+	for _, server := range servers {
+		if err := s.Outgoing.AddEDU(tx, server, message); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) kickAll(servers []string) {
+	for _, server := range servers {
+		s.Outgoing.Kick(server)
+	}
 }
 
 // updateEDU is what servers are told of a change: the device as it is now. nil: nothing.
@@ -218,17 +227,11 @@ func (s *Service) tellOfJoin(ctx context.Context, j joined) error {
 			if err != nil {
 				return nil, err
 			}
-			for _, server := range servers {
-				if err := s.Outgoing.AddEDU(tx, server, message); err != nil {
-					return nil, err
-				}
+			if err := s.addForAll(tx, servers, message); err != nil {
+				return nil, err
 			}
 		}
-		return func() {
-			for _, server := range servers {
-				s.Outgoing.Kick(server)
-			}
-		}, nil
+		return func() { s.kickAll(servers) }, nil
 	})
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -67,19 +65,6 @@ func (p *police) delivered(body string) bool {
 	return slices.ContainsFunc(p.sent, func(event map[string]any) bool {
 		return testserver.Get(event, "content", "body") == body && testserver.Get(event, "signatures", "hs2.test", "ed25519:policy_server") != nil
 	})
-}
-
-// hears waits until a client is told of a message.
-func hears(t *testing.T, c *testserver.Client, body string) {
-	t.Helper()
-	for since, deadline := "", time.Now().Add(20*time.Second); time.Now().Before(deadline); {
-		answer := c.Do("GET", "/v3/sync?timeout=1000&since="+since, nil)
-		if strings.Contains(fmt.Sprint(answer["rooms"]), body) {
-			return
-		}
-		since = answer["next_batch"].(string)
-	}
-	t.Fatalf("%s never hears %q", c.User, body)
 }
 
 func (p *police) content() map[string]any {
@@ -150,7 +135,7 @@ func TestEventsOfARoomAreSignedByItsPolicyServer(t *testing.T) {
 	if again := alice.Do("PUT", path, message)["event_id"]; again != sent || p.count() != 1 {
 		t.Errorf("a repeated request gives %v, not %v; asked %d times", again, sent, p.count())
 	}
-	hears(t, bob, "a good word")
+	bob.Hears("a good word")
 	if !p.delivered("a good word") {
 		t.Error("the event came without the signature")
 	}

@@ -196,10 +196,10 @@ func (s *Service) memberEvent(r *Room, m *Member) (*Event, error) {
 	return e, nil
 }
 
-// add builds an event on the provisional head, checks it and makes it part of the head.
-func (b *batch) add(p proto) (*Event, error) {
+// draft is an event on the provisional head that the room allows, and that is not part of it yet.
+func (b *batch) draft(p *proto) (*pdu.Event, error) {
 	v := &view{r: b.room}
-	e, err := b.build(&p, v)
+	e, err := b.build(p, v)
 	if err != nil {
 		return nil, err
 	}
@@ -209,6 +209,15 @@ func (b *batch) add(p proto) (*Event, error) {
 	}
 	if err != nil {
 		return nil, authError(err)
+	}
+	return e, nil
+}
+
+// add makes an event that the room allows part of the provisional head.
+func (b *batch) add(p proto) (*Event, error) {
+	e, err := b.draft(&p)
+	if err != nil {
+		return nil, err
 	}
 	e = b.approved(e)
 	pe := &pendingEvent{

@@ -58,7 +58,7 @@ func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, u
 
 // template is what build would sign, if the state allows it.
 func (b *batch) template(p proto) (json.RawMessage, error) {
-	e, err := b.draft(p)
+	e, err := b.draft(&p)
 	if err != nil {
 		return nil, err
 	}

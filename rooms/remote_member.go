@@ -426,7 +426,7 @@ func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomI
 			return mxerr.Forbidden("You are not in this room")
 		}
 		r = b.room
-		e, err = b.draft(p)
+		e, err = b.draft(&p)
 		return err
 	})
 	if err != nil {
@@ -451,23 +451,6 @@ func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomI
 	}
 	_, err = s.accept(ctx, server, r, signed, true)
 	return err
-}
-
-// draft is an event that the room allows, and that is not made part of it yet.
-func (b *batch) draft(p proto) (*pdu.Event, error) {
-	v := &view{r: b.room}
-	e, err := b.build(&p, v)
-	if err != nil {
-		return nil, err
-	}
-	err = eventauth.Check(b.room.version, e, v)
-	if v.err != nil {
-		return nil, v.err
-	}
-	if err != nil {
-		return nil, authError(err)
-	}
-	return e, nil
 }
 
 // flights lets one join of a room happen at a time.

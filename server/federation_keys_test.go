@@ -1,28 +1,12 @@
 package server_test
 
 import (
-	"fmt"
 	"net/url"
-	"strings"
 	"testing"
 	"time"
 
 	"ebb/internal/testserver"
 )
-
-// awaits waits until a client's /sync tells of a message.
-func awaits(t *testing.T, c *testserver.Client, body string) {
-	t.Helper()
-	since := ""
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
-		answer := c.Do("GET", "/v3/sync?timeout=2000&since="+since, nil)
-		if strings.Contains(fmt.Sprint(answer["rooms"]), body) {
-			return
-		}
-		since = answer["next_batch"].(string)
-	}
-	t.Fatalf("%s never hears %q", c.User, body)
-}
 
 func TestAChangedKeyIsUsedAtOnceAndTheFormerOneStaysGoodForWhatItSigned(t *testing.T) {
 	w := testserver.Federation(t, 3, nil)
@@ -39,11 +23,11 @@ func TestAChangedKeyIsUsedAtOnceAndTheFormerOneStaysGoodForWhatItSigned(t *testi
 		t.Fatal(err)
 	}
 	alice.Do("PUT", base+"/send/m.room.message/2", map[string]any{"msgtype": "m.text", "body": "by the second key"})
-	awaits(t, bob, "by the second key")
+	bob.Hears("by the second key")
 	// Whoever comes now learns of both keys: the room's state is signed by the former one.
 	carol.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs2.test", nil)
 	alice.Do("PUT", base+"/send/m.room.message/3", map[string]any{"msgtype": "m.text", "body": "to all"})
-	awaits(t, carol, "to all")
+	carol.Hears("to all")
 	if creator := carol.Do("GET", base+"/state/m.room.member/"+alice.User, nil); creator["membership"] != "join" {
 		t.Errorf("what the first key signed: %v; keys %v", creator, keys)
 	}

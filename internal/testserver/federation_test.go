@@ -1,12 +1,9 @@
 package testserver_test
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"testing"
-	"time"
 
 	"ebb/internal/testserver"
 )
@@ -22,28 +19,14 @@ func say(c *testserver.Client, room, txn, body string) {
 	c.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/"+txn, map[string]any{"msgtype": "m.text", "body": body})
 }
 
-// hears waits until a client's /sync tells of a message.
-func hears(t *testing.T, c *testserver.Client, body string) {
-	t.Helper()
-	since := ""
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
-		answer := c.Do("GET", "/v3/sync?timeout=2000&since="+since, nil)
-		if strings.Contains(fmt.Sprint(answer["rooms"]), body) {
-			return
-		}
-		since = answer["next_batch"].(string)
-	}
-	t.Fatalf("%s never hears %q", c.User, body)
-}
-
 func TestServersOfANetworkShareARoom(t *testing.T) {
 	w := testserver.Federation(t, 2, nil)
 	alice, bob := w.Servers[0].Register("alice"), w.Servers[1].Register("bob")
 	room := joined(alice, bob)
 	say(alice, room, "1", "over there")
-	hears(t, bob, "over there")
+	bob.Hears("over there")
 	say(bob, room, "1", "over here")
-	hears(t, alice, "over here")
+	alice.Hears("over here")
 }
 
 func TestServersThatAreCutApartMeetAgain(t *testing.T) {
@@ -58,7 +41,7 @@ func TestServersThatAreCutApartMeetAgain(t *testing.T) {
 	say(alice, room, "1", "meanwhile")
 	w.Heal()
 	a.Heard(b.Name())
-	hears(t, bob, "meanwhile")
+	bob.Hears("meanwhile")
 }
 
 func TestAStoppedServerHearsWhatItMissed(t *testing.T) {
@@ -70,7 +53,7 @@ func TestAStoppedServerHearsWhatItMissed(t *testing.T) {
 	say(alice, room, "1", "while bob was away")
 	w.Start(1)
 	a.Heard(b.Name())
-	hears(t, bob, "while bob was away")
+	bob.Hears("while bob was away")
 }
 
 func TestInterceptedRequestsAreLost(t *testing.T) {

@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -215,6 +217,20 @@ func (c *Client) Refused(method, path string, body any, status int, code string)
 	if err := json.Unmarshal(raw, &e); err != nil || got != status || e.Code != code {
 		c.s.t.Fatalf("%s %s: %d %s, want %d %s", method, path, got, raw, status, code)
 	}
+}
+
+// Hears waits until the client's /sync tells of a message.
+func (c *Client) Hears(body string) {
+	c.s.t.Helper()
+	since := ""
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		answer := c.Do("GET", "/v3/sync?timeout=2000&since="+since, nil)
+		if strings.Contains(fmt.Sprint(answer["rooms"]), body) {
+			return
+		}
+		since = answer["next_batch"].(string)
+	}
+	c.s.t.Fatalf("%s never hears %q", c.User, body)
 }
 
 // Get finds a member of nested objects and arrays: keys are strings and ints.

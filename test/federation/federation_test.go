@@ -110,9 +110,22 @@ func (w *world) put(t *testing.T, by int, path string, content process.Object) {
 	}
 }
 
-// timeline reads the room on one server, back to its beginning: how often each text is there.
+// timeline tells how often each text is in the room on one server.
 func (w *world) timeline(ctx context.Context, on int) (map[string]int, error) {
-	bodies, ids := map[string]int{}, map[string]bool{}
+	texts, err := w.bodies(ctx, on)
+	if err != nil {
+		return nil, err
+	}
+	counts := map[string]int{}
+	for _, text := range texts {
+		counts[text]++
+	}
+	return counts, nil
+}
+
+// bodies reads the room on one server, back to its beginning: the messages, the newest first.
+func (w *world) bodies(ctx context.Context, on int) (out []string, err error) {
+	seen := map[string]bool{}
 	for from, first := "", true; first || from != ""; first = false {
 		path := process.Path("rooms", w.room, "messages") + "?dir=b&limit=500"
 		if !first {
@@ -123,18 +136,18 @@ func (w *world) timeline(ctx context.Context, on int) (map[string]int, error) {
 			return nil, fmt.Errorf("%s: %d %v %w", path, status, page, err)
 		}
 		for _, e := range process.List(page, "chunk") {
-			id := process.Text(e, "event_id")
-			if ids[id] {
-				return nil, fmt.Errorf("server %d has %s twice", on, id)
+			event := process.Text(e, "event_id")
+			if seen[event] {
+				return nil, fmt.Errorf("server %d has %s twice", on, event)
 			}
-			ids[id] = true
+			seen[event] = true
 			if body := process.Text(e, "content", "body"); body != "" {
-				bodies[body]++
+				out = append(out, body)
 			}
 		}
 		from = process.Text(page, "end")
 	}
-	return bodies, nil
+	return out, nil
 }
 
 // state is the room's state on one server: event ids by type and key.
@@ -269,25 +282,4 @@ func TestAServerThatWasDownGetsEverythingInOrder(t *testing.T) {
 			t.Fatalf("%d from the end is %q", i, body)
 		}
 	}
-}
-
-// bodies are the messages on a server, the newest first.
-func (w *world) bodies(ctx context.Context, on int) (out []string, err error) {
-	for from, first := "", true; first || from != ""; first = false {
-		path := process.Path("rooms", w.room, "messages") + "?dir=b&limit=500"
-		if !first {
-			path += "&from=" + url.QueryEscape(from)
-		}
-		status, page, err := w.users[on].Do(ctx, http.MethodGet, path, nil)
-		if err != nil || status != http.StatusOK {
-			return nil, fmt.Errorf("%s: %d %v %w", path, status, page, err)
-		}
-		for _, e := range process.List(page, "chunk") {
-			if body := process.Text(e, "content", "body"); body != "" {
-				out = append(out, body)
-			}
-		}
-		from = process.Text(page, "end")
-	}
-	return out, nil
 }
