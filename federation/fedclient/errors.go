@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"ebb/mxerr"
@@ -47,22 +47,23 @@ func readError(server string, status int, body []byte, header http.Header) *Remo
 	return e
 }
 
-// relayed are the errors that this server's clients may get as another server said them. Most others would mean something
-// else to them: M_UNKNOWN_TOKEN would sign them out.
-var relayed = []string{
-	mxerr.CodeForbidden, mxerr.CodeNotFound, mxerr.CodeIncompatibleRoomVersion, mxerr.CodeUnsupportedRoomVersion, mxerr.CodeTooLarge,
-	mxerr.CodeBadState, mxerr.CodeLimitExceeded, "M_UNABLE_TO_AUTHORISE_JOIN", "M_UNABLE_TO_GRANT_JOIN", "M_NOT_YET_UPLOADED", "M_INVITE_BLOCKED",
+// relayed are the errors that this server's clients may get as another server said them, with the status that they have here.
+// Most others would mean something else to them: M_UNKNOWN_TOKEN would sign them out.
+var relayed = map[string]int{
+	mxerr.CodeForbidden: http.StatusForbidden, mxerr.CodeNotFound: http.StatusNotFound, mxerr.CodeIncompatibleRoomVersion: http.StatusBadRequest,
+	mxerr.CodeUnsupportedRoomVersion: http.StatusBadRequest, mxerr.CodeTooLarge: http.StatusRequestEntityTooLarge, mxerr.CodeInvalidParam: http.StatusBadRequest,
+	mxerr.CodeBadState: http.StatusBadRequest, mxerr.CodeLimitExceeded: http.StatusTooManyRequests, mxerr.CodeNotYetUploaded: http.StatusGatewayTimeout,
+	"M_UNABLE_TO_AUTHORISE_JOIN": http.StatusBadRequest, "M_UNABLE_TO_GRANT_JOIN": http.StatusBadRequest, "M_INVITE_BLOCKED": http.StatusForbidden,
 }
+
+// maxRelayed bounds the text of another server that clients get, in bytes.
+const maxRelayed = 500
 
 // Relay is the error of another server as a client of this one gets it. What is not for clients becomes a 502.
 func Relay(err error) error {
 	var remote *RemoteError
-	if errors.As(err, &remote) && slices.Contains(relayed, remote.Code) && remote.Status >= 400 && remote.Status < 500 {
-		told := mxerr.New(remote.Status, remote.Code, "%.500s", remote.Msg).Because(err)
-		if version, ok := remote.Extra["room_version"]; ok && remote.Code == mxerr.CodeIncompatibleRoomVersion {
-			told = told.With("room_version", version)
-		}
-		return told
+	if errors.As(err, &remote) && relayed[remote.Code] != 0 && remote.Status >= 400 && (remote.Status < 500 || remote.Status == relayed[remote.Code]) {
+		return remote.relay().Because(err)
 	}
 	var own *mxerr.Error
 	if err == nil || errors.As(err, &own) {
@@ -70,3 +71,18 @@ func Relay(err error) error {
 	}
 	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The other server did not answer as it should").Because(err)
 }
+
+func (e *RemoteError) relay() *mxerr.Error {
+	out := mxerr.New(relayed[e.Code], e.Code, "%s", cut(e.Msg))
+	var version string
+	switch {
+	case e.RetryAfter > 0:
+		return out.With("retry_after_ms", e.RetryAfter.Milliseconds())
+	case e.Code == mxerr.CodeIncompatibleRoomVersion && json.Unmarshal(e.Extra["room_version"], &version) == nil:
+		return out.With("room_version", cut(version))
+	}
+	return out
+}
+
+// cut bounds a text by maxRelayed.
+func cut(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxRelayed)], "") }
