@@ -348,19 +348,36 @@ func (in *ingest) lacking() (ids []id.EventID) {
 	return ids
 }
 
+// knownBefore lists what waiting events name that is stored, so that nobody goes back beyond it: the extremities alone do not
+// tell of an event on which something was built since.
+func (in *ingest) knownBefore(events []id.EventID) (known []id.EventID) {
+	for _, eventID := range events {
+		for _, prev := range in.waiting[eventID].PrevEvents() {
+			if in.waiting[prev] == nil && in.has(prev) && len(known) < maxKnownBefore && !slices.Contains(known, prev) {
+				known = append(known, prev)
+			}
+		}
+	}
+	return known
+}
+
+// maxKnownBefore is how many of them a question names; servers look at a hundred or so.
+const maxKnownBefore = 60
+
 // fetchMissing asks the sender for what lies between what is stored and what it sent.
 // Spec: server-server-api#retrieving-events
 func (in *ingest) fetchMissing() error {
 	if in.svc.Remote == nil {
 		return nil
 	}
-	earliest := in.room.extremityIDs()
+	extremities := in.room.extremityIDs()
 	for range maxMissingRounds {
 		latest := in.lacking()
 		if len(latest) == 0 || in.fetched >= maxMissingEvents || in.fetchedBytes >= maxMissingBytes {
 			return nil
 		}
 		latest = latest[:min(len(latest), pdu.MaxPrevEvents)]
+		earliest := append(in.knownBefore(latest), extremities...)
 		raws, err := in.svc.Remote.GetMissingEvents(in.ctx, in.origin, in.room.id, earliest, latest, maxMissingPage, in.room.MinDepth())
 		if err != nil {
 			in.unanswered(err)

@@ -183,3 +183,32 @@ func (w *wilderness) judge(seed int) {
 	w.matchesDisk(w.room)
 	w.say(w.alice, w.room, strings.Repeat("still here ", 2))
 }
+
+// What names an old branch and a long one that is known is asked about to the end of the old one: neither the sender nor the
+// receiver gets lost in what both have.
+func TestOldBranchBesideAKnownLongOneIsFetched(t *testing.T) {
+	n := newNetwork(t)
+	a, b, c := n.add("a"), n.add("b"), n.add("c")
+	alice, bob, carol := a.user("alice"), b.user("bob"), c.user("carol")
+	room := a.create(alice, CreateRoom{Preset: "public_chat"})
+	b.joinVia(bob, room, "a")
+	c.joinVia(carol, room, "a")
+	n.deliver()
+	n.split([]string{"a", "c"}, []string{"b"})
+	for i := range 150 {
+		a.say(alice, room, fmt.Sprint("long ", i))
+	}
+	n.deliver()
+	n.split([]string{"a", "b"}, []string{"c"})
+	c.say(carol, room, "on top of the long one") // now that one's end is no extremity there
+	old := b.say(bob, room, "beside the long one")
+	n.deliver()
+	merged := a.say(alice, room, "after both")
+	n.split([]string{"a", "c"}, []string{"b"})
+	n.deliver()
+	for _, eventID := range []id.EventID{old, merged} {
+		if c.stored(room, eventID) == nil {
+			t.Errorf("%s is not there", eventID)
+		}
+	}
+}

@@ -273,7 +273,7 @@ func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id
 func (s *Service) BackfillForServer(ctx context.Context, origin string, room id.RoomID, from []id.EventID, limit int) (raws []json.RawMessage, err error) {
 	limit = min(limit, maxBackfill)
 	err = s.forServer(ctx, origin, room, func(v *serverView) error {
-		events, err := v.walk(from[:min(len(from), maxEarliestEvents)], limit, func(e *Event) bool { return true })
+		events, err := v.walk(from[:min(len(from), maxEarliestEvents)], false, limit, func(e *Event) bool { return true })
 		if err != nil {
 			return err
 		}
@@ -318,7 +318,7 @@ func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q M
 				}
 			}
 		}
-		events, err := v.walk(from, min(q.Limit, maxMissingAnswer), func(e *Event) bool { return !has[e.ID()] && e.Depth() >= q.MinDepth })
+		events, err := v.walk(from, true, min(q.Limit, maxMissingAnswer), func(e *Event) bool { return !has[e.ID()] && e.Depth() >= q.MinDepth })
 		if err != nil {
 			return err
 		}
@@ -329,10 +329,10 @@ func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q M
 	return raws, err
 }
 
-// walk goes back over the graph, the deepest events first, as far as want lets it.
-func (v *serverView) walk(from []id.EventID, limit int, want func(*Event) bool) (out []*Event, err error) {
+// walk goes back over the graph as far as want lets it: the deepest events first, or those first that are the fewest steps away.
+func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(*Event) bool) (out []*Event, err error) {
 	queued := map[id.EventID]bool{}
-	var heap []*Event // sorted by depth, the deepest last
+	var heap []*Event // the next one last
 	add := func(ids []id.EventID) error {
 		var fresh []string
 		for _, eventID := range ids {
@@ -353,7 +353,10 @@ func (v *serverView) walk(from []id.EventID, limit int, want func(*Event) bool) 
 			if err != nil {
 				return err
 			}
-			at, _ := slices.BinarySearchFunc(heap, e, deeper)
+			at := 0
+			if !nearest {
+				at, _ = slices.BinarySearchFunc(heap, e, deeper)
+			}
 			heap = slices.Insert(heap, at, e)
 		}
 		return nil
