@@ -20,14 +20,10 @@ func (a *API) authedContentRepoRoutes() []httpapi.Route {
 	}
 }
 
-// defaultMediaWait is timeout_ms where the client gives none.
-// Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
-const defaultMediaWait = 20 * time.Second
-
 // download serves getContentAuthed and getContentOverrideNameAuthed, and getContent where old addresses are allowed.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
 func (a *API) download(r *httpapi.Request) (any, error) {
-	wait, err := mediaWait(r)
+	wait, err := media.ReadWait(r)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +47,7 @@ func (a *API) openMedia(r *httpapi.Request, wait time.Duration) (*media.File, er
 // thumbnail serves getContentThumbnailAuthed, and getContentThumbnail where old addresses are allowed.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func (a *API) thumbnail(r *httpapi.Request) (any, error) {
-	wait, err := mediaWait(r)
+	wait, err := media.ReadWait(r)
 	if err != nil {
 		return nil, err
 	}
@@ -71,11 +67,6 @@ func (a *API) openThumbnail(r *httpapi.Request, size media.Size, wait time.Durat
 		return a.Media.ThumbnailRemote(r.Context(), server, r.Var("mediaId"), size, wait)
 	}
 	return a.Media.Thumbnail(r.Context(), r.Var("mediaId"), size, wait)
-}
-
-// mediaWait reads how long to wait for an upload.
-func mediaWait(r *httpapi.Request) (time.Duration, error) {
-	return r.QueryMillis("timeout_ms", defaultMediaWait, time.Minute)
 }
 
 // mediaConfig serves getConfigAuthed and getConfig.

@@ -41,9 +41,7 @@ func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventTy
 		servers, err := s.sendToServers(tx, d.User, eventType, remote)
 		return func() {
 			s.Hub.Users(m.receivers...)
-			for _, server := range servers {
-				s.Outgoing.Kick(server)
-			}
+			s.kickAll(servers)
 		}, err
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/textproto"
-	"time"
 
 	"ebb/httpapi"
 	"ebb/media"
@@ -19,16 +18,10 @@ func (a *API) contentRepositoryRoutes() []httpapi.Route {
 	}
 }
 
-// mediaWait reads how long another server waits for an upload.
-func mediaWait(r *httpapi.Request) (time.Duration, error) {
-	const byDefault = 20 * time.Second // of the specification
-	return r.QueryMillis("timeout_ms", byDefault, time.Minute)
-}
-
 // getContent gives a file of this server.
 // Spec: server-server-api#get_matrixfederationv1mediadownloadmediaid
 func (a *API) getContent(r *httpapi.Request) (any, error) {
-	wait, err := mediaWait(r)
+	wait, err := media.ReadWait(r)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +35,7 @@ func (a *API) getContent(r *httpapi.Request) (any, error) {
 // getContentThumbnail gives a thumbnail of a file of this server.
 // Spec: server-server-api#get_matrixfederationv1mediathumbnailmediaid
 func (a *API) getContentThumbnail(r *httpapi.Request) (any, error) {
-	wait, err := mediaWait(r)
+	wait, err := media.ReadWait(r)
 	if err != nil {
 		return nil, err
 	}

@@ -1,12 +1,25 @@
 package media
 
-import "ebb/mxerr"
+import (
+	"time"
+
+	"ebb/mxerr"
+)
 
 // Query reads the parameters of a request; httpapi.Request does.
 type Query interface {
 	Query(name string) string
 	QueryInt(name string, byDefault, lowest, highest int64) (int64, error)
 	QueryBool(name string, byDefault bool) (bool, error)
+	QueryMillis(name string, byDefault, highest time.Duration) (time.Duration, error)
+}
+
+// ReadWait reads how long a request waits for an upload: 20 s where it does not say, a minute at most.
+//
+// Errors: M_INVALID_PARAM.
+// Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
+func ReadWait(q Query) (time.Duration, error) {
+	return q.QueryMillis("timeout_ms", 20*time.Second, time.Minute)
 }
 
 // ReadSize reads which thumbnail a request is for.

@@ -23,6 +23,7 @@ const (
 	maxMissingRounds = 128      // requests for missing events
 	maxMissingPage   = 100      // events that one of them asks for
 	usualMissingPage = 20       // what other servers give at most; with less there is no more
+	maxKnownBefore   = 60       // stored events that one of them names besides the extremities; servers look at a hundred or so
 	maxMissingEvents = 10_000   // events that all of them may bring
 	maxMissingBytes  = 64 << 20 // and their size: they are kept in memory until the first of them is in place
 	maxAuthFetches   = 20       // auth chains that are asked for
@@ -141,7 +142,7 @@ func (in *ingest) takeComplete() (bool, error) {
 	if err := in.refresh(); err != nil {
 		return false, err
 	}
-	if in.missing() > 0 || in.lacksAuth() != nil || len(in.waiting) > 0 && in.room.policyServer() != nil {
+	if len(in.lacking()) > 0 || in.lacksAuth() != nil || len(in.waiting) > 0 && in.room.policyServer() != nil {
 		return false, nil
 	}
 	return true, in.placeAll()
@@ -188,7 +189,7 @@ func (in *ingest) fetch() error {
 	if err := in.refreshAll(); err != nil {
 		return err
 	}
-	if in.missing() > 0 {
+	if len(in.lacking()) > 0 {
 		if err := in.fetchMissing(); err != nil {
 			return err
 		}
@@ -324,19 +325,6 @@ func (in *ingest) has(eventID id.EventID) bool {
 	return e != nil && placed(e)
 }
 
-// missing counts the prev_events of waiting events that are neither stored nor waiting.
-func (in *ingest) missing() int {
-	found := map[id.EventID]bool{}
-	for _, e := range in.waiting {
-		for _, prev := range e.PrevEvents() {
-			if !in.has(prev) {
-				found[prev] = true
-			}
-		}
-	}
-	return len(found)
-}
-
 // lacking lists the waiting events that name missing ones.
 func (in *ingest) lacking() (ids []id.EventID) {
 	for eventID, e := range in.waiting {
@@ -360,9 +348,6 @@ func (in *ingest) knownBefore(events []id.EventID) (known []id.EventID) {
 	}
 	return known
 }
-
-// maxKnownBefore is how many of them a question names; servers look at a hundred or so.
-const maxKnownBefore = 60
 
 // fetchMissing asks the sender for what lies between what is stored and what it sent.
 // Spec: server-server-api#retrieving-events

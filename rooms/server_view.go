@@ -332,7 +332,7 @@ func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q M
 // walk goes back over the graph as far as want lets it: the deepest events first, or those first that are the fewest steps away.
 func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(*Event) bool) (out []*Event, err error) {
 	queued := map[id.EventID]bool{}
-	var heap []*Event // the next one last
+	var queue []*Event // the next one last
 	add := func(ids []id.EventID) error {
 		var fresh []string
 		for _, eventID := range ids {
@@ -355,18 +355,18 @@ func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(
 			}
 			at := 0
 			if !nearest {
-				at, _ = slices.BinarySearchFunc(heap, e, deeper)
+				at, _ = slices.BinarySearchFunc(queue, e, deeper)
 			}
-			heap = slices.Insert(heap, at, e)
+			queue = slices.Insert(queue, at, e)
 		}
 		return nil
 	}
 	if err := add(from); err != nil {
 		return nil, err
 	}
-	for looked := 0; len(heap) > 0 && len(out) < limit && looked < maxServerWalk; looked++ {
-		e := heap[len(heap)-1]
-		heap = heap[:len(heap)-1]
+	for looked := 0; len(queue) > 0 && len(out) < limit && looked < maxServerWalk; looked++ {
+		e := queue[len(queue)-1]
+		queue = queue[:len(queue)-1]
 		if !want(e) {
 			continue
 		}

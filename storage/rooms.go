@@ -97,9 +97,3 @@ func (tx *Tx) SetPublished(room int64, published bool) error {
 func (tx *Tx) PublishedRooms() ([]int64, error) {
 	return collect(tx, scanInt64, `SELECT nid FROM rooms WHERE published = 1 ORDER BY nid`)
 }
-
-// RoomExists tells whether a room id is taken.
-func (tx *Tx) RoomExists(roomID string) (bool, error) {
-	_, found, err := one(tx, scanInt64, `SELECT nid FROM rooms WHERE room_id = $1`, roomID)
-	return found, err
-}

@@ -118,33 +118,27 @@ type scene struct {
 const firstBody = "The kettle is on 🫖"
 
 func TestClientSDKs(t *testing.T) {
-	if _, err := os.Stat(node); err != nil {
-		t.Fatal("the packages of package-lock.json are not there: call ./run")
-	}
-	binary, err := process.Build(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := process.Start(t, binary, process.Options{
+	server := process.Start(t, binary(t), process.Options{
 		Config: "registration: {mode: token}\nrate_limits: {enabled: false}\nretention: {purge_interval: 1s}"})
 	s := &scene{script: startScript(t), server: server, other: server}
-	s.run(t, []part{
-		{"register with the token", register},
-		{"cross-signing, secret storage and key backup", bootstrap},
-		{"encrypted messages both ways", encryptedMessages},
-		{"reactions, edits and receipts", relations},
-		{"media up and down", media},
-		{"a new device restores the key backup", newDevice},
-		{"emoji verification of the new device", verifyOwnDevice},
-		{"emoji verification of another person", verifyPerson},
-		{"a mautrix bot with goolm talks with them", mautrixBot},
-		{"the server restarts under them", restart},
-		{"messages expire from every answer and from the disk", retention},
-	})
+	s.run(t, append(slices.Clone(together),
+		part{"a mautrix bot with goolm talks with them", mautrixBot},
+		part{"the server restarts under them", restart},
+		part{"messages expire from every answer and from the disk", retention},
+	))
 }
 
 // TestClientSDKsAcrossServers is for what people of two servers do together.
 func TestClientSDKsAcrossServers(t *testing.T) {
+	binary, authority := binary(t), process.NewAuthority(t)
+	o := process.Options{Config: "registration: {mode: token}\nrate_limits: {enabled: false}"}
+	s := &scene{script: startScript(t), server: process.StartFederated(t, binary, authority, o), other: process.StartFederated(t, binary, authority, o)}
+	s.run(t, append(slices.Clone(together), part{"the server restarts under them", restart}))
+}
+
+// binary builds the program, where the SDKs are there to talk with it.
+func binary(t *testing.T) process.Binary {
+	t.Helper()
 	if _, err := os.Stat(node); err != nil {
 		t.Fatal("the packages of package-lock.json are not there: call ./run")
 	}
@@ -152,19 +146,19 @@ func TestClientSDKsAcrossServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, o := process.NewAuthority(t), process.Options{Config: "registration: {mode: token}\nrate_limits: {enabled: false}"}
-	s := &scene{script: startScript(t), server: process.StartFederated(t, binary, authority, o), other: process.StartFederated(t, binary, authority, o)}
-	s.run(t, []part{
-		{"register with the token", register},
-		{"cross-signing, secret storage and key backup", bootstrap},
-		{"encrypted messages both ways", encryptedMessages},
-		{"reactions, edits and receipts", relations},
-		{"media up and down", media},
-		{"a new device restores the key backup", newDevice},
-		{"emoji verification of the new device", verifyOwnDevice},
-		{"emoji verification of another person", verifyPerson},
-		{"the server restarts under them", restart},
-	})
+	return binary
+}
+
+// together is what two people do, on one server or on two.
+var together = []part{
+	{"register with the token", register},
+	{"cross-signing, secret storage and key backup", bootstrap},
+	{"encrypted messages both ways", encryptedMessages},
+	{"reactions, edits and receipts", relations},
+	{"media up and down", media},
+	{"a new device restores the key backup", newDevice},
+	{"emoji verification of the new device", verifyOwnDevice},
+	{"emoji verification of another person", verifyPerson},
 }
 
 // part is one thing that people do.
