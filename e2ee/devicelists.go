@@ -210,20 +210,28 @@ func (s *Service) tellOfJoins(ctx context.Context) {
 // Spec: server-server-api#device-management
 func (s *Service) tellOfJoin(ctx context.Context, j joined) error {
 	servers, err := s.Rooms.NewlyShared(ctx, j.user, j.room)
-	if err != nil || len(servers) == 0 {
+	if err != nil {
 		return err
 	}
+	return s.TellDevices(ctx, j.user, servers)
+}
+
+// TellDevices tells servers of a user's devices.
+func (s *Service) TellDevices(ctx context.Context, user int64, servers []string) error {
+	if len(servers) == 0 {
+		return nil
+	}
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		stream, err := tx.DeviceStream(j.user)
+		stream, err := tx.DeviceStream(user)
 		if err != nil {
 			return nil, err
 		}
-		devices, err := tx.Devices(j.user)
+		devices, err := tx.Devices(user)
 		if err != nil {
 			return nil, err
 		}
 		for _, d := range devices[:min(len(devices), 1+maxJoinUpdates/len(servers))] {
-			message, err := updateEDU(tx, storage.DeviceListUpdate{StreamID: stream, User: j.user, DeviceID: d.DeviceID})
+			message, err := updateEDU(tx, storage.DeviceListUpdate{StreamID: stream, User: user, DeviceID: d.DeviceID})
 			if err != nil {
 				return nil, err
 			}
@@ -291,8 +299,11 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 		return err
 	}
 	nid, sharers, err := s.metHere(ctx, user)
-	if err != nil || len(sharers) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(sharers) == 0 {
+		return s.keepChange(ctx, user)
 	}
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		list, cached, err := tx.RemoteList(nid)
@@ -321,6 +332,21 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 			return nil, err
 		}
 		return func() { s.Hub.Users(sharers...); s.kick(s.stale) }, nil
+	})
+}
+
+// keepChange remembers a change of somebody who may be met in a room of which not all members are known: those who share it are told
+// when they are.
+func (s *Service) keepChange(ctx context.Context, user id.UserID) error {
+	if may, err := s.Rooms.MayBeMet(ctx, user); err != nil || !may {
+		return err
+	}
+	return s.DB.Write(ctx, func(tx *storage.Tx) error {
+		nid, err := tx.UserNID(string(user))
+		if err == nil {
+			_, err = tx.DeviceListChanged(nid)
+		}
+		return err
 	})
 }
 

@@ -38,6 +38,8 @@ type Rooms interface {
 	NewlyShared(ctx context.Context, user, room int64) ([]string, error)
 	// LocalSharers lists the users of this server who share a room with a user of any.
 	LocalSharers(ctx context.Context, user int64) ([]int64, error)
+	// MayBeMet tells whether a user of another server may be in a room of which not all members are known yet.
+	MayBeMet(ctx context.Context, user id.UserID) (bool, error)
 }
 
 // lanes lets one request for device keys at a time go to each server. Those who wait meanwhile find most of what they

@@ -108,6 +108,8 @@ func (r sharedRooms) NewlyShared(ctx context.Context, user, _ int64) ([]string, 
 	return r.SharedServers(ctx, user)
 }
 
+func (r sharedRooms) MayBeMet(context.Context, id.UserID) (bool, error) { return false, nil }
+
 func (r sharedRooms) LocalSharers(_ context.Context, user int64) (local []int64, err error) {
 	ids, nids := r.sharers(user)
 	for i, u := range ids {

@@ -28,6 +28,9 @@ type builder struct {
 	own    ownNews
 	shared sharing
 
+	// partial: rooms of which not all members are known are in the answer, as they are for clients that do not want them all.
+	partial bool
+
 	ignored map[id.UserID]struct{}
 	sent    []memberKey // member events in the answer
 	out     []byte
@@ -52,7 +55,7 @@ type joinedRoom struct {
 
 // build makes an answer; nil when there is nothing to tell and the client may wait (final is false).
 func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
-	b := &builder{Service: s, request: r, ctx: ctx, now: s.Now()}
+	b := &builder{Service: s, request: r, ctx: ctx, now: s.Now(), partial: r.filter.Room.State.LazyLoadMembers}
 	// The counts from before the position are remembered with what is looked up: it covers at least their news. Whether
 	// anything is looked up at all is judged by the counts from after it: the position may cover news that came in between.
 	own, inRooms := r.session.sub.News()
@@ -192,15 +195,27 @@ func (b *builder) planJoined(m rooms.RoomMembership) error {
 	if err != nil {
 		return err
 	}
+	if b.withheld(room) {
+		return nil
+	}
+	since := m.JoinedPos
+	if !b.partial {
+		since = max(since, room.Completed())
+	}
 	if b.typed.active[m.Room] {
 		b.next.Active = true
 	}
 	_, typing := b.typed.rooms[m.Room]
-	fresh := b.initial || m.JoinedPos > b.since.Pos
+	fresh := b.initial || since > b.since.Pos
 	if fresh || b.FullState || room.Last() > b.since.Pos || typing || b.typed.rest {
 		b.rooms.joined = append(b.rooms.joined, joinedRoom{RoomMembership: m, room: room, fresh: fresh})
 	}
 	return nil
+}
+
+// withheld tells of a room that the client is not to hear of until all of its members are known.
+func (b *builder) withheld(room *rooms.Room) bool {
+	return !b.partial && (room.Partial() || room.Completed() > b.upTo)
 }
 
 // planData adds the rooms in which only the user's account data changed.
@@ -217,7 +232,9 @@ func (b *builder) planData() error {
 		if err != nil {
 			return err
 		}
-		b.rooms.joined = append(b.rooms.joined, joinedRoom{RoomMembership: b.rooms.all[i], room: room})
+		if !b.withheld(room) {
+			b.rooms.joined = append(b.rooms.joined, joinedRoom{RoomMembership: b.rooms.all[i], room: room})
+		}
 	}
 	return nil
 }

@@ -312,7 +312,7 @@ func (b *builder) writeTyping(e *joinedEntry) {
 	}
 	f := &b.filter.Room.Ephemeral
 	b.out = appendTyping(b.list(), list, func(w typist) bool {
-		return f.sender(string(w.user)) && e.room.Membership(w.user) == rooms.Join && !b.ignores(w.user)
+		return f.sender(string(w.user)) && e.room.MayBeJoined(w.user) && !b.ignores(w.user)
 	})
 }
 

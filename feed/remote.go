@@ -69,12 +69,15 @@ func (s *Service) ReceiveTyping(ctx context.Context, origin string, content json
 	if err != nil {
 		return err
 	}
-	m := room.MemberOf(c.UserID)
-	if m == nil || m.Membership != rooms.Join || !room.SharedWith(origin) {
+	if !room.MayBeJoined(c.UserID) || !room.SharedWith(origin) {
 		return mxerr.Forbidden("The user is not in the room")
 	}
+	nid, err := s.Rooms.UserNID(ctx, c.UserID)
+	if err != nil {
+		return err
+	}
 	now := s.Now()
-	w := typist{nid: m.NID, user: m.User, remote: true}
+	w := typist{nid: nid, user: c.UserID, remote: true}
 	if c.Typing {
 		w.until = now.Add(remoteTyping)
 	}

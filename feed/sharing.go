@@ -49,13 +49,20 @@ func (b *builder) roomSharing(j *joinedRoom) {
 		return
 	}
 	w := b.window(j.room, b.since.Pos)
-	if !w.whole {
+	if completed := j.room.Completed(); !w.whole || completed > b.since.Pos {
+		// Of those who were in a room before it was known, the devices matter where messages are encrypted for them.
+		encrypted := j.room.Encrypted()
 		for _, m := range j.room.Members(rooms.Join, rooms.Leave, rooms.Ban) {
-			if m.Changed > b.since.Pos {
+			if m.Changed > b.since.Pos && (encrypted || m.Changed != completed) {
 				b.shared.note(m)
 			}
 		}
 		return
+	}
+	for _, key := range j.room.Resolved(b.since.Pos) {
+		if m := j.room.MemberOf(id.UserID(key.Key)); m != nil && key.Type == memberType {
+			b.shared.note(m)
+		}
 	}
 	for _, e := range w.events {
 		if key, isState := stateKey(e); isState && key.Type == memberType {
@@ -141,7 +148,7 @@ func (b *builder) newlyMet(tx *storage.Tx, user id.UserID, nid int64) (bool, err
 		switch {
 		case m == nil || m.Membership != rooms.Join:
 			continue
-		case j.fresh:
+		case j.fresh, m.Changed > b.since.Pos && m.Changed == j.room.Completed():
 			return true, nil
 		case m.Changed <= b.since.Pos:
 			continue
@@ -210,7 +217,7 @@ func (s *Service) DeviceChanges(ctx context.Context, who Viewer, from, to string
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &builder{Service: s, request: &request{SyncRequest: SyncRequest{Viewer: who}, filter: f, since: since}, ctx: ctx, now: s.Now()}
+	b := &builder{Service: s, request: &request{SyncRequest: SyncRequest{Viewer: who}, filter: f, since: since}, ctx: ctx, now: s.Now(), partial: true}
 	if err := b.plan(); err != nil {
 		return nil, nil, err
 	}

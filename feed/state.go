@@ -113,6 +113,7 @@ func (g *stateGatherer) fromHead() error {
 		case key.Type == memberType && g.q.lazy && g.q.since == 0: // neededMembers
 		case pos >= g.q.before:
 			newer = append(newer, key)
+		case key.Type == memberType && g.q.since > 0 && changed == g.q.room.Completed(): // who wants all members got the room anew then
 		case changed > g.q.since:
 			g.add(key, pos, e)
 		}

@@ -21,7 +21,9 @@ type adoption struct {
 	state     []*pdu.Event // before the join
 	authChain []*pdu.Event // of that and of the join
 	join      *pdu.Event
-	sender    Sender // who joins
+	sender    Sender   // who joins
+	partial   bool     // most members are left out
+	servers   []string // then: those that are in the room, the one that answered first
 }
 
 // firstPlace is the position from which rooms of other servers begin: below it is room for a quarter of a billion events of
@@ -170,10 +172,14 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 	join.extremities = []extremity{{id: join.ID(), event: join.Event, after: join.after}}
 	b := &batch{ctx: ctx, svc: s, room: r, events: []*pendingEvent{join}}
 	h.minDepth = a.join.Depth()
+	s.partials.end(r.nid) // of a stay before this one
 	p := s.db.Enqueue(storage.Write{
 		Rooms: []int64{r.nid},
-		Do:    func(tx *storage.Tx) error { return b.enterRoom(tx, h, join) },
+		Do:    func(tx *storage.Tx) error { return b.enterRoom(tx, h, join, a.servers) },
 		Committed: func() {
+			if a.partial {
+				h.setPartial(&partial{join: join.Pos, servers: a.servers})
+			}
 			r.mu.Lock()
 			r.head = *h
 			r.memberEvents.Store(0)
@@ -191,6 +197,9 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 	if err := p.Wait(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("store the room %s: %w", a.room, err)
 	}
+	if a.partial {
+		s.partials.announce()
+	}
 	r.next = provisional{
 		extremities: join.extremities, depth: join.depth, generation: r.head.generation, snapshot: join.head, levels: h.levels, epoch: r.next.epoch + 1,
 		queued: p, batch: p,
@@ -198,8 +207,8 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 	return nil
 }
 
-// enterRoom writes the current state, the join and the room's row.
-func (b *batch) enterRoom(tx *storage.Tx, h *head, join *pendingEvent) error {
+// enterRoom writes the current state, the join and the room's row. servers are those of a partial room.
+func (b *batch) enterRoom(tx *storage.Tx, h *head, join *pendingEvent, servers []string) error {
 	r := b.room
 	if err := tx.ClearCurrentState(r.nid); err != nil {
 		return err
@@ -223,7 +232,9 @@ func (b *batch) enterRoom(tx *storage.Tx, h *head, join *pendingEvent) error {
 	if err := b.writeEvent(tx, join); err != nil {
 		return err
 	}
-	return tx.EnterRoom(&storage.RoomRow{
-		NID: r.nid, Snapshot: join.head.nid, Extremities: []storage.Pos{join.Pos}, Depth: join.Depth(), LastOrder: join.Order,
-	})
+	row := &storage.RoomRow{NID: r.nid, Snapshot: join.head.nid, Extremities: []storage.Pos{join.Pos}, Depth: join.Depth(), LastOrder: join.Order}
+	if len(servers) > 0 {
+		row.PartialJoin, row.PartialServers = join.Pos, servers
+	}
+	return tx.EnterRoom(row)
 }

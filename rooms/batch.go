@@ -60,6 +60,9 @@ type stateChange struct {
 	by       *pendingEvent // what makes the change; often the same event
 	member   *memberChange // of an m.room.member entry
 	shadowed *stateChange  // the queued change of the same key before it
+
+	// joinedSince is of a member who became known when the room was completed: since when this server and they share it.
+	joinedSince storage.Pos
 }
 
 type memberChange struct {

@@ -29,7 +29,7 @@ func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, u
 	if !pdu.ValidUserID(user) || serverOf(string(user)) != origin {
 		return t, mxerr.Forbidden("The user is not of your server")
 	}
-	r, err := s.participating(ctx, origin, room)
+	r, err := s.whole(ctx, origin, room)
 	if err != nil {
 		return t, err
 	}
@@ -151,7 +151,7 @@ func (s *Service) AcceptKnock(ctx context.Context, h Handshake) ([]json.RawMessa
 }
 
 func (s *Service) acceptMembership(ctx context.Context, h Handshake) (*Room, *Event, error) {
-	r, err := s.participating(ctx, h.Origin, h.Room)
+	r, err := s.whole(ctx, h.Origin, h.Room)
 	if err != nil {
 		return nil, nil, err
 	}

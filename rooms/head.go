@@ -74,6 +74,8 @@ func (r *Room) fill(tx *storage.Tx, row *storage.RoomRow) error {
 	if err := r.fillState(tx, &h); err != nil {
 		return err
 	}
+	h.completed = row.Completed
+	h.setPartial(partialOf(row))
 	if err := r.fillRing(tx, &h); err != nil {
 		return err
 	}
@@ -235,7 +237,10 @@ func (h *head) dropMember(user id.UserID) {
 	if old.Membership != Join {
 		return
 	}
-	server := serverOf(string(user))
+	h.dropServer(serverOf(string(user)))
+}
+
+func (h *head) dropServer(server string) {
 	if h.servers[server]--; h.servers[server] == 0 {
 		delete(h.servers, server)
 	}
@@ -299,7 +304,9 @@ func (r *Room) applyState(c *stateChange) {
 		if m.Changed != m.Pos {
 			h.resolvedMembers = m.Changed
 		}
-		m.remember(r, c.event)
+		if c.joinedSince == 0 { // nobody asked for those who were found
+			m.remember(r, c.event)
+		}
 		h.setMember(r.svc, m)
 		return
 	}

@@ -145,7 +145,7 @@ func (v *viewer) stateAt(tx *storage.Tx, e *Event, want func(typ, key string) bo
 // RoomState gives the state of a room: as it is for members, as it was when they left for former ones.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstate
 func (s *Service) RoomState(ctx context.Context, roomID id.RoomID, to Recipient) (out []json.RawMessage, err error) {
-	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		last, err := v.lastSeen(tx)
 		if err != nil {
 			return err
@@ -168,7 +168,11 @@ func sortByPos(events []*Event) {
 // StateEvent gives one entry of a room's state: its content, or the whole event in the form for clients.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey
 func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key string, to Recipient, whole bool) (out json.RawMessage, err error) {
-	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+	read := s.reading
+	if typ == typeMember && !s.knowsMember(ctx, roomID, id.UserID(key)) {
+		read = s.readingWhole
+	}
+	err = read(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		e, err := v.stateEntry(tx, typ, key)
 		if err != nil {
 			return err
@@ -236,7 +240,7 @@ func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to Recipient
 			return nil, err
 		}
 	}
-	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		members, err := v.membersAt(tx, at)
 		if err != nil {
 			return err
@@ -290,7 +294,7 @@ func (v *viewer) beginning(tx *storage.Tx) (*Event, error) {
 // JoinedMembers gives the joined members of a room with their profiles, to who is joined themselves.
 // Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
 func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to Recipient) (joined []byte, err error) {
-	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		if !v.joined {
 			return errNotReadable()
 		}

@@ -119,6 +119,9 @@ func (s *Service) joinOnce(ctx context.Context, sender Sender, room id.RoomID, v
 		if c.AuthorisedVia, err = s.grantRestricted(ctx, r, sender); errors.Is(err, errNoVoucher) && r.Shared() {
 			c.elsewhere, err = true, nil
 		}
+		if r.Partial() && r.Membership(sender.ID) != Join { // whether the user is banned only another server knows
+			c.elsewhere = true
+		}
 	}
 	switch {
 	case err != nil && mxerr.Code(err) != mxerr.CodeNotFound:
@@ -266,6 +269,9 @@ func (s *Service) target(ctx context.Context, user id.UserID) (int64, error) {
 
 // setOther sets the membership of another user; allow looks at the present one first.
 func (s *Service) setOther(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, nid int64, c memberContent, allow func(now Membership) error) error {
+	if err := s.awaitMember(ctx, room, sender, target); err != nil {
+		return unknownIsForbidden(err)
+	}
 	err := s.change(ctx, room, func(b *batch) error {
 		if b.room.provisionalMembership(sender.ID) != Join {
 			return mxerr.Forbidden("You are not in this room")

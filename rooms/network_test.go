@@ -28,6 +28,7 @@ type network struct {
 	strangers map[string]*stranger
 	keys      map[string]ed25519.PublicKey
 	parts     map[string]int // servers of different parts do not reach each other
+	omit      bool           // servers leave members out of what they answer to a join
 	page      int            // events that a server gives at a time, where it is asked for the past; 0: as many as it likes
 
 	mu   sync.Mutex // guards sent
@@ -333,7 +334,7 @@ func (w wire) MakeKnock(ctx context.Context, server string, room id.RoomID, user
 
 func (w wire) SendJoin(ctx context.Context, server string, room id.RoomID, event id.EventID, join json.RawMessage, omit bool) (*fedclient.JoinAnswer, error) {
 	return ask(w, server, no[*fedclient.JoinAnswer], func(s *Service) (*fedclient.JoinAnswer, error) {
-		return s.AcceptJoin(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: join, OmitMembers: omit})
+		return s.AcceptJoin(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: join, OmitMembers: omit && w.n.omit})
 	})
 }
 

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
@@ -69,10 +70,14 @@ func (s *Service) ServersSince(ctx context.Context, room int64, after storage.Po
 				out = append(out, Stay{Server: server, From: from, To: m.Position})
 			}
 		}
+		row, _, err := tx.RoomByNID(room)
+		for _, server := range row.PartialServers {
+			first[server] = min(cmp.Or(first[server], row.PartialJoin), row.PartialJoin)
+		}
 		for server, p := range first {
 			out = append(out, Stay{Server: server, From: p})
 		}
-		return nil
+		return err
 	})
 	return out, err
 }

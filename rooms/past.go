@@ -19,6 +19,8 @@ type pastReader struct {
 	tx     *storage.Tx
 	events map[id.EventID]*Event        // nil: not stored
 	queued map[id.EventID]*pendingEvent // of the batch in the making
+	// partial: that a state has no entry for a member says nothing
+	partial bool
 	*pastFacts
 }
 
@@ -43,7 +45,7 @@ const maxPastStates = 8
 
 func newPastReader(r *Room, tx *storage.Tx, queued []*pendingEvent, facts *pastFacts) *pastReader {
 	p := &pastReader{
-		r: r, tx: tx, events: map[id.EventID]*Event{}, queued: make(map[id.EventID]*pendingEvent, len(queued)), pastFacts: facts,
+		r: r, tx: tx, events: map[id.EventID]*Event{}, queued: make(map[id.EventID]*pendingEvent, len(queued)), partial: r.Partial(), pastFacts: facts,
 	}
 	for _, e := range queued {
 		p.queued[e.ID()] = e
@@ -119,6 +121,28 @@ func (p *pastReader) of(ref stateRef) (*Event, error) {
 	}
 	p.at[ref.pos] = e
 	return e, nil
+}
+
+// loadEntries reads the events of several entries of a state at once.
+func (p *pastReader) loadEntries(s state, keys []pdu.StateKey) error {
+	var missing []storage.Pos
+	for _, key := range keys {
+		if ref, ok := s[key]; ok && ref.event == nil && p.at[ref.pos] == nil {
+			missing = append(missing, ref.pos)
+		}
+	}
+	rows, err := p.tx.EventsAt(missing)
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		e, err := fromRow(p.r.version, &rows[i])
+		if err != nil {
+			return err
+		}
+		p.at[e.Pos] = e
+	}
+	return nil
 }
 
 // after is the state after an event that has a place or was rejected; nil for one that is not stored, or without a state.
@@ -243,14 +267,25 @@ func distinct(points []*snapshot) (out []*snapshot) {
 }
 
 // resolve is the state where several meet.
-func (p *pastReader) resolve(points []*snapshot) (map[pdu.StateKey]stateRef, error) {
-	sets := make([]stateres.StateSet, len(points))
-	refs := map[id.EventID]stateRef{}
+func (p *pastReader) resolve(points []*snapshot) (state, error) {
+	states := make([]state, len(points))
 	for i, s := range points {
-		state, err := p.all(s)
-		if err != nil {
+		var err error
+		if states[i], err = p.all(s); err != nil {
 			return nil, err
 		}
+	}
+	return p.resolveStates(states)
+}
+
+func (p *pastReader) resolveStates(states []state) (state, error) {
+	if p.partial {
+		states = fillMembers(states)
+	}
+	sets := make([]stateres.StateSet, len(states))
+	refs := map[id.EventID]stateRef{}
+	for i, state := range states {
+		var err error
 		if sets[i], err = p.ids(state); err != nil {
 			return nil, err
 		}
@@ -264,7 +299,7 @@ func (p *pastReader) resolve(points []*snapshot) (map[pdu.StateKey]stateRef, err
 		return nil, fmt.Errorf("resolve the state of room %s: %w", p.r.id, err)
 	}
 	resolutions.Inc()
-	out := make(map[pdu.StateKey]stateRef, len(resolved))
+	out := make(state, len(resolved))
 	for key, eventID := range resolved {
 		ref, ok := refs[eventID]
 		if !ok { // from the auth difference or the conflicted subgraph

@@ -150,7 +150,7 @@ func (c *stateChange) write(tx *storage.Tx, room int64) error {
 	if c.member == nil {
 		return nil
 	}
-	return tx.SetMembership(storage.MemberRow{User: c.member.nid, Room: room, Membership: c.member.to, Position: c.event.Pos, Changed: changed})
+	return tx.SetMembership(storage.MemberRow{User: c.member.nid, Room: room, Membership: c.member.to, Position: c.event.Pos, Changed: changed, JoinedPos: c.joinedSince})
 }
 
 // writeRedaction lets a redaction take effect, now or once its target comes.

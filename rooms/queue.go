@@ -167,7 +167,11 @@ func (b *batch) committed() {
 		r.apply(e)
 	}
 	r.head.generation++
+	left := r.head.partial != nil && len(r.head.local) == 0
 	r.mu.Unlock()
+	if left {
+		b.svc.partials.end(r.nid)
+	}
 	b.count()
 	for _, e := range b.events {
 		if e.outgoing && b.svc.Outgoing != nil {

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms/pdu"
 	"ebb/storage"
 )
 
@@ -144,17 +145,34 @@ func parseReceipt(raw json.RawMessage) (c userReceipt, ok bool) {
 // receivedReceipt checks one receipt; false where it is none to take.
 func (r *Room) receivedReceipt(ctx context.Context, origin string, user id.UserID, raw json.RawMessage) (row storage.ReceiptRow, ok bool, err error) {
 	c, ok := parseReceipt(raw)
-	m := r.MemberOf(user)
-	if !ok || m == nil || m.Membership != Join || serverOf(string(user)) != origin {
+	if !ok || serverOf(string(user)) != origin || !pdu.ValidUserID(user) || !r.MayBeJoined(user) {
 		return row, false, nil
 	}
 	marker := Marker{Type: ReadReceipt, Event: c.EventIDs[0], Thread: c.Data.ThreadID}
-	e, err := r.checkMarker(ctx, marker)
-	if err != nil || e.Order == 0 { // an event that has no place in the timeline
-		return row, false, unlessInternal(err)
+	order, ok, err := r.receiptOrder(ctx, marker)
+	if err != nil || !ok {
+		return row, false, err
+	}
+	nid, err := r.svc.UserNID(ctx, user)
+	if err != nil {
+		return row, false, err
 	}
 	ts := min(max(0, c.Data.TS), r.svc.Now().UnixMilli())
-	return storage.ReceiptRow{Room: r.nid, User: m.NID, Type: marker.Type, Thread: marker.Thread, EventID: string(marker.Event), Order: e.Order, TS: ts}, true, nil
+	return storage.ReceiptRow{Room: r.nid, User: nid, Type: marker.Type, Thread: marker.Thread, EventID: string(marker.Event), Order: order, TS: ts}, true, nil
+}
+
+// receiptOrder is the place of the event of a receipt: 0, before all others, where a partial room does not know the event yet. It is
+// false of what no receipt may point at.
+func (r *Room) receiptOrder(ctx context.Context, m Marker) (order int64, ok bool, err error) {
+	e, err := r.checkMarker(ctx, m)
+	if mxerr.Code(err) == mxerr.CodeNotFound && r.Partial() && m.Thread == "" {
+		known, err := r.FindEvent(ctx, m.Event)
+		return 0, err == nil && known == nil && len(m.Event) <= pdu.MaxIDLength, err
+	}
+	if err != nil || e.Order == 0 { // an event that has no place in the timeline
+		return 0, false, unlessInternal(err)
+	}
+	return e.Order, true, nil
 }
 
 // receivedReceipts is the write of receipts of another server's users in one room.

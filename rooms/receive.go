@@ -96,6 +96,15 @@ func (s *Service) participating(ctx context.Context, origin string, roomID id.Ro
 	return r, nil
 }
 
+// whole is participating for what needs all members of the room.
+func (s *Service) whole(ctx context.Context, origin string, roomID id.RoomID) (*Room, error) {
+	r, err := s.participating(ctx, origin, roomID)
+	if err == nil && r.Partial() {
+		return nil, mxerr.NotFound("This server has joined the room a short time ago and does not know all of it yet")
+	}
+	return r, err
+}
+
 // ingest is the way of some events of one server into one room.
 type ingest struct {
 	ctx     context.Context

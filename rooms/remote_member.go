@@ -199,7 +199,10 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender Sender,
 	if err != nil {
 		return err
 	}
-	answer, err := s.Remote.SendJoin(ctx, server, room, join.ID(), join.JSON(), false)
+	if err := s.checkNotBanned(ctx, sender, room, join); err != nil {
+		return err
+	}
+	answer, err := s.Remote.SendJoin(ctx, server, room, join.ID(), join.JSON(), true)
 	if err != nil {
 		return err
 	}
@@ -207,11 +210,17 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender Sender,
 		return err
 	}
 	a := adoption{version: join.Version(), room: room, join: join, sender: sender}
+	if answer.MembersOmitted {
+		a.partial, a.servers = true, s.toldServers(server, answer.ServersInRoom)
+	}
 	if a.state, err = s.toldState(ctx, a.version, room, answer.State); err != nil {
 		return err
 	}
 	if a.authChain, err = s.toldState(ctx, a.version, room, answer.AuthChain); err != nil {
 		return err
+	}
+	if a.partial {
+		a.addCited()
 	}
 	if err := checkTold(a); err != nil {
 		return fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
@@ -226,6 +235,22 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender Sender,
 	}
 	_, err = s.accept(ctx, server, r, join, false)
 	return err
+}
+
+// checkNotBanned spares a join that cites the ban of the user as what they are in the room, as this server knew it too.
+func (s *Service) checkNotBanned(ctx context.Context, sender Sender, room id.RoomID, join *pdu.Event) error {
+	r, err := s.Room(ctx, room)
+	if err != nil || r.Membership(sender.ID) != Ban {
+		if mxerr.Code(err) == mxerr.CodeNotFound {
+			return nil
+		}
+		return err
+	}
+	ban := r.State(typeMember, string(sender.ID))
+	if ban != nil && slices.Contains(join.AuthEvents(), ban.ID()) {
+		return mxerr.Forbidden("You are banned from this room")
+	}
+	return nil
 }
 
 // countersign takes this server's own event with the signature of another server that it needs, from what that one answered.
@@ -275,6 +300,24 @@ func (s *Service) toldState(ctx context.Context, v *pdu.Version, room id.RoomID,
 		}
 	}
 	return slices.DeleteFunc(events, func(e *pdu.Event) bool { return e == nil || e.RoomID() != room }), nil
+}
+
+// addCited adds the members that the join cites to a state that was told without them: what the user was before the join, and who
+// lets them in.
+func (a *adoption) addCited() {
+	known := map[string]bool{}
+	for _, e := range a.state {
+		if key, isState := e.StateKey(); isState && e.Type() == typeMember {
+			known[key] = true
+		}
+	}
+	for _, e := range a.authChain {
+		key, isState := e.StateKey()
+		if isState && e.Type() == typeMember && !known[key] && slices.Contains(a.join.AuthEvents(), e.ID()) {
+			known[key] = true
+			a.state = append(a.state, e)
+		}
+	}
 }
 
 // checkTold wants a room that another server gave to be one: a create event of the version that was told, and a state in which
@@ -412,6 +455,9 @@ func (s *Service) knockRemote(ctx context.Context, sender Sender, room id.RoomID
 func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, c memberContent) error {
 	if !s.federates() {
 		return errRemote(string(target))
+	}
+	if err := s.awaitMember(ctx, room, sender, target); err != nil {
+		return unknownIsForbidden(err)
 	}
 	content, err := c.encode()
 	if err != nil {

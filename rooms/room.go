@@ -106,7 +106,7 @@ type Room struct {
 type head struct {
 	state   map[pdu.StateKey]*Event      // without members
 	changed map[pdu.StateKey]storage.Pos // since when an entry of state is current that is older than that
-	servers map[string]int               // joined users by server
+	servers map[string]int               // joined users by server, and one more of each told server of a partial room
 	members map[id.UserID]*Member
 	local   map[int64]*Member // joined users of this server
 	invited map[int64]*Member // invited users of this server
@@ -125,6 +125,8 @@ type head struct {
 	order           int64
 	generation      int64
 	snapshot        *snapshot
+	partial         *partial    // nil: the state is whole
+	completed       storage.Pos // since when it is; 0: it always was
 
 	last   storage.Pos // newest committed change, not only of events
 	ring   []*Event    // newest timeline events, oldest first
@@ -188,7 +190,7 @@ func (r *Room) EachState(f func(key pdu.StateKey, pos, changed storage.Pos, e *E
 }
 
 // Resolved lists the entries of the current state that became current after a position without being newer than it: state
-// resolution chose an older event.
+// resolution chose an older event. Members who became known when the room was completed are not among them.
 func (r *Room) Resolved(since storage.Pos) (keys []pdu.StateKey) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -199,7 +201,7 @@ func (r *Room) Resolved(since storage.Pos) (keys []pdu.StateKey) {
 	}
 	if r.head.resolvedMembers > since {
 		for user, m := range r.head.members {
-			if m.Changed > since && m.Changed != m.Pos {
+			if m.Changed > since && m.Changed != m.Pos && m.Changed != r.head.completed {
 				keys = append(keys, pdu.StateKey{Type: typeMember, Key: string(user)})
 			}
 		}

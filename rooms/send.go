@@ -53,6 +53,11 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.Ev
 	if p.member != nil && p.member.to == Invite && !s.IsLocal(p.member.user) {
 		return s.sendRemoteInvite(ctx, n, p)
 	}
+	if p.member != nil {
+		if err := s.awaitMember(ctx, n.Room, n.Sender, p.member.user); err != nil {
+			return "", unknownIsForbidden(err)
+		}
+	}
 	if n.Txn != nil {
 		p.txnID = n.Txn.ID
 	}

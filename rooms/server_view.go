@@ -224,6 +224,9 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 		if e.Flags&storage.OutlierEvent != 0 {
 			return mxerr.NotFound("The state before this event is not known here")
 		}
+		if v.room.Partial() {
+			return mxerr.Forbidden("This server has joined the room a short time ago and does not know all of its state yet")
+		}
 		entries, err := v.tx.StateOf(e.Snapshot)
 		if err != nil {
 			return err

@@ -74,6 +74,9 @@ type Options struct {
 	// Joined is told, once it is committed, that a user of this server has joined a room in which there are other servers. It
 	// must be quick: it runs in the committer. May be nil.
 	Joined func(user, room int64)
+	// Discovered is told of servers that share a room with a user of this one and did not count as doing so: they have missed what
+	// was told to those who do. May be nil.
+	Discovered func(ctx context.Context, user int64, servers []string) error
 }
 
 // Service is safe for concurrent use.
@@ -87,6 +90,8 @@ type Service struct {
 	own    membershipCache
 	txns   txnTable
 	unread unreadTable
+
+	partials partialRooms
 
 	joining *flights                                // joins through other servers
 	spaces  *fedclient.Memo[spaceKey, *remoteSpace] // as other servers show them
@@ -120,6 +125,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.users.init()
 	s.own.init()
 	s.txns.init()
+	s.partials.init()
 	if err := s.reader.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)
 	}

@@ -32,6 +32,8 @@ type incoming struct {
 
 	gaps map[id.EventID]gap // the state after prev_events that are not stored
 
+	found []stateRef // members that a partial room came to know by it
+
 	// Of an event of the past.
 	order   int64        // its place in the timeline
 	told    gap          // the state before it, where prev_events are not stored
@@ -147,6 +149,11 @@ func (b *batch) judgeInPast(p *pastReader, in *incoming, pe *pendingEvent, onHea
 	if verdict == nil { // 4. It passes authorisation rules based on its auth events.
 		verdict = eventauth.Check(b.room.version, in.Event, auth)
 	}
+	if verdict == nil && p.partial {
+		if err := b.learn(p, in, pe); err != nil {
+			return nil, err
+		}
+	}
 	if verdict == nil { // 5. … based on the state before it.
 		before := &pastView{p: p, s: pe.before}
 		verdict = eventauth.Check(b.room.version, in.Event, before)
@@ -157,7 +164,7 @@ func (b *batch) judgeInPast(p *pastReader, in *incoming, pe *pendingEvent, onHea
 	if verdict != nil {
 		return verdict, nil
 	}
-	if !onHead { // 6. … based on the current state, else it is soft-failed.
+	if !onHead && !p.partial { // 6. … based on the current state, else it is soft-failed.
 		now := &view{r: b.room}
 		if refused := eventauth.Check(b.room.version, in.Event, now); refused != nil {
 			verdict = softFailed{refused}
@@ -328,7 +335,7 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 func (b *batch) dress(in *incoming, pe *pendingEvent) error {
 	r := b.room
 	expired := !in.IsState() && (expiry.Expired(r.Retention(), in.OriginServerTS(), pe.ReceivedTS, b.svc.Now()) || in.OriginServerTS() < r.PurgedBefore())
-	rejected := pe.Flags&storage.RejectedEvent != 0 && !in.IsState()
+	rejected := pe.Flags&storage.RejectedEvent != 0 && !in.IsState() && !r.Partial() // there it may yet be accepted
 	if !expired && !rejected && in.redactedBy == 0 {
 		return nil
 	}
@@ -377,6 +384,9 @@ func (b *batch) moveHead(p *pastReader, in *incoming, pe *pendingEvent, onHead b
 			b.change(&stateChange{key: k, event: pe.Event, by: pe, member: b.memberChange(in, k)})
 			pe.after = b.shorten(pe.after)
 			x.after = pe.after
+		}
+		if err := b.adoptFound(p, in, pe); err != nil {
+			return err
 		}
 		n.snapshot, n.extremities, n.met = pe.after, []extremity{x}, nil
 		b.settleHead(pe)
@@ -521,6 +531,9 @@ func (b *batch) changesTo(p *pastReader, pe *pendingEvent, state map[pdu.StateKe
 		}
 	}
 	slices.SortFunc(keys, compareKeys)
+	if err := p.loadEntries(state, keys); err != nil {
+		return nil, err
+	}
 	changes := make([]*stateChange, 0, len(keys))
 	for _, key := range keys {
 		c := &stateChange{key: key, by: pe}

@@ -31,6 +31,11 @@ func (s *Service) Upgrade(ctx context.Context, sender Sender, room id.RoomID, ve
 	if err != nil {
 		return "", unknownIsForbidden(err)
 	}
+	if old.Membership(sender.ID) == Join {
+		if err := s.AwaitWhole(ctx, room); err != nil {
+			return "", err
+		}
+	}
 	c := &creation{svc: s, sender: sender, version: v, movesFrom: old.nid, published: old.Published(), req: &CreateRoom{Preset: presetPrivate}}
 	var successor id.RoomID
 	err = s.change(ctx, room, func(b *batch) error {

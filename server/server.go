@@ -171,6 +171,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	if s.cfg.Federation.Enabled {
 		g.Go(func() error { return s.svc.outbox.Run(ctx) })
 		g.Go(func() error { return s.fed.Run(ctx) })
+		g.Go(func() error { return s.svc.rooms.CompleteRooms(ctx) })
 	}
 	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.prune} {
 		g.Go(func() error { return job(ctx) })

@@ -87,6 +87,9 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		roomOptions.Outgoing = func(room int64, pos storage.Pos, servers []string) { s.outbox.Sent(room, pos, servers) }
 		roomOptions.Ephemeral = s.ephemeral
 		roomOptions.Joined = func(user, room int64) { s.e2ee.Joined(user, room) }
+		roomOptions.Discovered = func(ctx context.Context, user int64, servers []string) error {
+			return s.e2ee.TellDevices(ctx, user, servers)
+		}
 	}
 	roomOptions.Moved = func(ctx context.Context, user rooms.Sender, from, to id.RoomID) error {
 		return s.push.Follow(ctx, user.NID, user.ID, from, to)

@@ -114,6 +114,30 @@ func (tx *Tx) RecentEvents(room int64, limit int) ([]EventRow, error) {
 	return collect(tx, scanEvent, recentEventsQuery, room, limit)
 }
 
+const takenInQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.position > $2 AND (e.ord > 0 OR e.flags & 3 = 2)
+ORDER BY e.position LIMIT $3`
+
+// TakenIn reads what a room took in after a position, refused or not, in the order of arrival; what it has got of the past since then is
+// among it. It rides the primary key.
+func (tx *Tx) TakenIn(room int64, after Pos, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, takenInQuery, room, int64(after), limit)
+}
+
+// RejudgeEvent notes another verdict on an event, and another state before it. One that is refused now loses its place.
+func (tx *Tx) RejudgeEvent(p Pos, order, snapshot int64, flags EventFlags) error {
+	_, err := tx.exec(`UPDATE events SET ord = $2, snapshot = $3, flags = $4 WHERE position = $1`, int64(p), order, snapshot, int64(flags))
+	if err != nil || order != 0 {
+		return err
+	}
+	if _, err := tx.exec(`UPDATE events SET push = 0 WHERE position = $1`, int64(p)); err != nil {
+		return err
+	}
+	if _, err := tx.exec(`DELETE FROM event_push WHERE position = $1`, int64(p)); err != nil {
+		return err
+	}
+	return tx.DeleteRelation(p)
+}
+
 const redactEventQuery = `UPDATE events SET json = $2, redacted_by = $3, push = 0 WHERE position = $1`
 
 // RedactEvent replaces an event's JSON by its redacted form, once and for all; what hung on its content goes too.

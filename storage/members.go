@@ -1,5 +1,7 @@
 package storage
 
+import "cmp"
+
 // MemberRow is a user's current membership of a room.
 type MemberRow struct {
 	User       int64
@@ -42,9 +44,10 @@ VALUES ($1, $2, $3, $4, $5, CASE WHEN $3 = 'join' THEN CAST($6 AS BIGINT) ELSE 0
 ON CONFLICT (user_nid, room_nid) DO UPDATE SET membership = excluded.membership, position = excluded.position, changed = excluded.changed, forgotten = 0,
 joined_pos = CASE WHEN excluded.membership = 'join' AND memberships.membership = 'join' THEN memberships.joined_pos ELSE excluded.joined_pos END`
 
-// SetMembership sets a user's membership of a room; the room is no longer forgotten. JoinedPos follows by itself.
+// SetMembership sets a user's membership of a room; the room is no longer forgotten. JoinedPos follows by itself where it is 0.
 func (tx *Tx) SetMembership(m MemberRow) error {
-	_, err := tx.exec(setMembershipQuery, m.User, m.Room, m.Membership, int64(m.Position), int64(m.Changed), int64(max(m.Position, m.Changed)))
+	joined := cmp.Or(m.JoinedPos, max(m.Position, m.Changed))
+	_, err := tx.exec(setMembershipQuery, m.User, m.Room, m.Membership, int64(m.Position), int64(m.Changed), int64(joined))
 	return err
 }
 

@@ -1,6 +1,9 @@
 package storage
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"errors"
+)
 
 // RoomRow is one row of rooms.
 type RoomRow struct {
@@ -19,20 +22,25 @@ type RoomRow struct {
 	OverrideMin  *int64 // ms
 	OverrideMax  *int64 // ms
 	PurgedBefore int64  // ms
+
+	PartialJoin    Pos      // the join before which the state is not whole; 0: it is
+	PartialServers []string // of such a room: servers that take part, the one first through which it was joined
+	Completed      Pos      // when the state became whole; 0: it always was
 }
 
 const roomColumns = `SELECT nid, room_id, version, created_ts, generation, snapshot, extremities, depth, last_order, published,
-overridden, override_min, override_max, purged_before, min_depth FROM rooms`
+overridden, override_min, override_max, purged_before, min_depth, partial_join, partial_servers, completed FROM rooms`
 
 func scanRoom(r Row) (m RoomRow, err error) {
-	var extremities string
+	var extremities, servers string
 	var published, overridden int64
 	if err = r.Scan(&m.NID, &m.RoomID, &m.Version, &m.CreatedTS, &m.Generation, &m.Snapshot, &extremities, &m.Depth, &m.LastOrder,
-		&published, &overridden, &m.OverrideMin, &m.OverrideMax, &m.PurgedBefore, &m.MinDepth); err != nil {
+		&published, &overridden, &m.OverrideMin, &m.OverrideMax, &m.PurgedBefore, &m.MinDepth,
+		&m.PartialJoin, &servers, &m.Completed); err != nil {
 		return m, err
 	}
 	m.Published, m.Overridden = published != 0, overridden != 0
-	return m, json.Unmarshal([]byte(extremities), &m.Extremities)
+	return m, errors.Join(json.Unmarshal([]byte(extremities), &m.Extremities), json.Unmarshal([]byte(servers), &m.PartialServers))
 }
 
 // RoomByID finds a room.
@@ -64,13 +72,29 @@ func (tx *Tx) AdvanceRoom(m *RoomRow) (bool, error) {
 	return n == 1, err
 }
 
-const enterRoomQuery = `UPDATE rooms SET generation = generation + 1, snapshot = $2, extremities = $3, depth = $4, min_depth = $4, last_order = $5 WHERE nid = $1`
+const enterRoomQuery = `UPDATE rooms SET generation = generation + 1, snapshot = $2, extremities = $3, depth = $4, min_depth = $4, last_order = $5,
+partial_join = $6, partial_servers = $7, completed = 0 WHERE nid = $1`
 
 // EnterRoom sets the head of a room that another server has told.
 func (tx *Tx) EnterRoom(m *RoomRow) error {
-	_, err := tx.exec(enterRoomQuery, m.NID, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder)
+	servers, err := json.Marshal(append([]string{}, m.PartialServers...))
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(enterRoomQuery, m.NID, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder, int64(m.PartialJoin), string(servers))
 	return err
 }
+
+// CompleteRoom notes of a room whose head was moved on that its state is whole from a position on.
+func (tx *Tx) CompleteRoom(nid int64, completed Pos) error {
+	_, err := tx.exec(`UPDATE rooms SET partial_join = 0, partial_servers = '[]', completed = $2 WHERE nid = $1`, nid, int64(completed))
+	return err
+}
+
+const partialRoomsQuery = `SELECT nid FROM rooms WHERE partial_join > 0 ORDER BY nid`
+
+// PartialRooms lists the rooms whose state is not whole. It rides rooms_partial.
+func (tx *Tx) PartialRooms() ([]int64, error) { return collect(tx, scanInt64, partialRoomsQuery) }
 
 func positionList(ps []Pos) string {
 	out := []byte{'['}

@@ -48,6 +48,16 @@ func (tx *Tx) DeviceListChanged(user int64) (Pos, error) {
 	return pos, err
 }
 
+const repeatDeviceChangesQuery = `UPDATE device_list_changes SET position = $4 WHERE position > $3
+AND user_nid IN (SELECT m.user_nid FROM memberships m WHERE m.room_nid = $1 AND m.changed = $2)`
+
+// RepeatDeviceChanges makes the changes of devices since a position news again: those of users whose membership of a room became known at
+// another one.
+func (tx *Tx) RepeatDeviceChanges(room int64, known, since Pos) error {
+	_, err := tx.exec(repeatDeviceChangesQuery, room, int64(known), int64(since), int64(tx.NextPos()))
+	return err
+}
+
 const signatureChangedQuery = `INSERT INTO key_signature_changes (signer_nid, target_nid, position) VALUES ($1, $2, $3)
 ON CONFLICT (signer_nid, target_nid) DO UPDATE SET position = excluded.position`
 

@@ -1,0 +1,270 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/federation/fedclient"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+const (
+	// maxCompleting bounds the partial rooms whose state is asked for at a time: each may hold a large state in memory.
+	maxCompleting = 4
+	// completeTime bounds the request for a state to one server.
+	completeTime = 10 * time.Minute
+	// Nobody gave the state: it is asked for again after firstCompletePause, then after twice that, and so on to maxCompletePause.
+	firstCompletePause = time.Second
+	maxCompletePause   = 10 * time.Minute
+	// maxCompleters bounds the servers that are asked in one round.
+	maxCompleters = 20
+)
+
+// CompleteRooms asks for the whole state of partial rooms until ctx ends, also of those that were joined before this server started.
+// One that nobody of this server is in any more is left as it is.
+func (s *Service) CompleteRooms(ctx context.Context) error {
+	slots := make(chan struct{}, maxCompleting)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		var rooms []int64
+		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+			rooms, err = tx.PartialRooms()
+			return err
+		})
+		if err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "rooms that are to be completed cannot be read", "err", err)
+		}
+		for _, room := range rooms {
+			work, mine, ok := s.partials.begin(ctx, room)
+			if !ok {
+				continue
+			}
+			wg.Go(func() {
+				if s.completeRoom(work, room, slots); ctx.Err() != nil { // they wait on, for the next one to begin
+					s.partials.giveUp(mine)
+					return
+				}
+				s.partials.finish(room, mine)
+			})
+		}
+		select {
+		case <-s.partials.fresh:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// completeRoom asks for the state of one room until it is there, or nobody wants it any more.
+func (s *Service) completeRoom(ctx context.Context, room int64, slots chan struct{}) {
+	for pause := firstCompletePause; ; pause = min(2*pause, maxCompletePause) {
+		err := s.completeOnce(ctx, room, slots)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		s.log.InfoContext(ctx, "a room that was joined cannot be completed yet", "room", room, "again_in", pause, "err", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// errNotPartial: the room is whole, or nobody of this server is in it.
+var errNotPartial = errors.New("the room is not partial any more")
+
+// completeOnce asks one server after the other, that through which the room was joined first.
+func (s *Service) completeOnce(ctx context.Context, room int64, slots chan struct{}) error {
+	select {
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	r, err := s.RoomByNID(ctx, room)
+	if err != nil {
+		return err
+	}
+	p := r.partialState()
+	if p == nil || !r.Resident() {
+		return nil
+	}
+	servers := slices.Clone(p.servers)
+	for _, server := range r.OtherServers() {
+		if !slices.Contains(servers, server) {
+			servers = append(servers, server)
+		}
+	}
+	err = errNoServers
+	for i, server := range servers[:min(len(servers), maxCompleters)] {
+		if err = s.completeThrough(ctx, r, server, i == 0); err == nil || errors.Is(err, errNotPartial) {
+			return nil
+		}
+		s.log.InfoContext(ctx, "a server did not give the state of a room", "room", r.id, "server", server, "err", err)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return err
+}
+
+// completeThrough asks one server for the states after what came before the join, and judges anew what came since. Of the server
+// through which the room was joined the state was taken before; of another one it must be the same one but for the members.
+func (s *Service) completeThrough(ctx context.Context, r *Room, server string, trusted bool) error {
+	p := r.partialState()
+	if p == nil {
+		return errNotPartial
+	}
+	join, err := s.eventAt(ctx, r, p.join)
+	if err != nil {
+		return err
+	}
+	asking, cancel := context.WithTimeout(ctx, completeTime)
+	defer cancel()
+	in := &ingest{ctx: asking, svc: s, room: r, origin: server, known: map[id.EventID]*Event{}}
+	var states []state
+	for _, prev := range join.PrevEvents() {
+		told, err := in.stateAfter(prev)
+		if err != nil {
+			return err
+		}
+		if !trusted {
+			if err := s.checkSameState(ctx, r, join, told); err != nil {
+				return err
+			}
+		}
+		states = append(states, state(told))
+	}
+	if err := s.nameMembers(ctx, states); err != nil {
+		return err
+	}
+	for { // a write before it may fail
+		c, err := s.finishJoin(ctx, r.id, join, states)
+		if err == nil {
+			s.tellDiscovered(ctx, r, c.discovered())
+		}
+		if !errors.Is(err, errStale) {
+			return err
+		}
+	}
+}
+
+// tellDiscovered has servers of which it was not known that they were in the room told of the devices of its members here: of changes since
+// the join they have heard nothing.
+func (s *Service) tellDiscovered(ctx context.Context, r *Room, servers []string) {
+	if s.Discovered == nil || len(servers) == 0 {
+		return
+	}
+	for _, m := range slices.Collect(r.EachLocal()) {
+		shared, err := s.SharedServers(ctx, m.NID)
+		if err == nil {
+			shared = slices.DeleteFunc(shared, func(server string) bool { return !slices.Contains(servers, server) })
+			err = s.Discovered(ctx, m.NID, shared)
+		}
+		if err != nil {
+			s.log.ErrorContext(ctx, "servers were not told of devices", "room", r.id, "user", m.User, "err", err)
+		}
+	}
+}
+
+// nameMembers gives members their short names, which is better done before the room is locked.
+func (s *Service) nameMembers(ctx context.Context, states []state) error {
+	for _, state := range states {
+		for key := range state {
+			if key.Type != typeMember {
+				continue
+			}
+			if _, err := s.UserNID(ctx, id.UserID(key.Key)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Service) eventAt(ctx context.Context, r *Room, pos storage.Pos) (e *Event, err error) {
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		row, found, err := tx.EventAt(pos)
+		if err == nil && !found {
+			return fmt.Errorf("the event at %d of room %s is not stored", pos, r.id)
+		}
+		if err == nil {
+			e, err = fromRow(r.version, &row)
+		}
+		return err
+	})
+	return e, err
+}
+
+// checkSameState wants a told state to be what is known but for the members. Anybody in the room may tell it, who might otherwise
+// say what its rules are.
+func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told gap) error {
+	return s.db.Read(ctx, func(tx *storage.Tx) error {
+		known, err := tx.StateOf(join.Snapshot)
+		if err != nil {
+			return err
+		}
+		p := newPastReader(r, tx, nil, newPastFacts())
+		have := state{}
+		for _, e := range known {
+			if e.Type != typeMember {
+				key := pdu.StateKey{Type: e.Type, Key: e.Key}
+				have[key] = stateRef{key: key, pos: e.Position}
+			}
+		}
+		said := state{}
+		for key, ref := range told {
+			if key.Type != typeMember {
+				said[key] = ref
+			}
+		}
+		haveIDs, err := p.ids(have)
+		if err != nil {
+			return err
+		}
+		saidIDs, err := p.ids(said)
+		if err != nil {
+			return err
+		}
+		if len(haveIDs) != len(saidIDs) {
+			return fmt.Errorf("%w: another state than the one that came with the join", fedclient.ErrBadAnswer)
+		}
+		for key, eventID := range haveIDs {
+			if saidIDs[key] != eventID {
+				return fmt.Errorf("%w: another %s than the one that came with the join", fedclient.ErrBadAnswer, key.Type)
+			}
+		}
+		return nil
+	})
+}
+
+// finishJoin makes a partial room whole: states are those after what came before the join.
+func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, states []state) (*completion, error) {
+	r, err := s.lockRoom(ctx, room)
+	if mxerr.Code(err) == mxerr.CodeNotFound {
+		return nil, errNotPartial
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer r.writer.Unlock()
+	if p := r.partialState(); p == nil || p.join != join.Pos || !r.Resident() {
+		return nil, errNotPartial
+	}
+	c := newCompletion(ctx, r, join)
+	err = r.settled(ctx, func(tx *storage.Tx) error { return c.judge(tx, states) })
+	if err != nil {
+		return nil, err
+	}
+	return c, c.store(ctx)
+}
