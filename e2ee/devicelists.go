@@ -205,19 +205,25 @@ func (s *Service) tellOfJoins(ctx context.Context) {
 	}
 }
 
-// tellOfJoin tells the servers that did not share a room with a user before of the user's devices. The updates have the
-// number of the list as it is: they begin the sequence of those servers, and are no part of that of others.
+// tellOfJoin tells the servers that did not share a room with a user before of the user's devices, as far as messages can be
+// encrypted for them: of another device there is nothing that anybody could do with.
 // Spec: server-server-api#device-management
 func (s *Service) tellOfJoin(ctx context.Context, j joined) error {
 	servers, err := s.Rooms.NewlyShared(ctx, j.user, j.room)
 	if err != nil {
 		return err
 	}
-	return s.TellDevices(ctx, j.user, servers)
+	return s.tellDevices(ctx, j.user, servers, true)
 }
 
 // TellDevices tells servers of a user's devices.
 func (s *Service) TellDevices(ctx context.Context, user int64, servers []string) error {
+	return s.tellDevices(ctx, user, servers, false)
+}
+
+// tellDevices tells servers of a user's devices, or of those with keys only. The updates have the number of the list as it is: they begin
+// the sequence of those servers, and are no part of that of others.
+func (s *Service) tellDevices(ctx context.Context, user int64, servers []string, withKeys bool) error {
 	if len(servers) == 0 {
 		return nil
 	}
@@ -226,12 +232,12 @@ func (s *Service) TellDevices(ctx context.Context, user int64, servers []string)
 		if err != nil {
 			return nil, err
 		}
-		devices, err := tx.Devices(user)
+		devices, err := deviceIDs(tx, user, withKeys)
 		if err != nil {
 			return nil, err
 		}
-		for _, d := range devices[:min(len(devices), 1+maxJoinUpdates/len(servers))] {
-			message, err := updateEDU(tx, storage.DeviceListUpdate{StreamID: stream, User: user, DeviceID: d.DeviceID})
+		for _, device := range devices[:min(len(devices), 1+maxJoinUpdates/len(servers))] {
+			message, err := updateEDU(tx, storage.DeviceListUpdate{StreamID: stream, User: user, DeviceID: device})
 			if err != nil {
 				return nil, err
 			}
@@ -241,6 +247,22 @@ func (s *Service) TellDevices(ctx context.Context, user int64, servers []string)
 		}
 		return func() { s.kickAll(servers) }, nil
 	})
+}
+
+// deviceIDs names a user's devices, or those with keys only.
+func deviceIDs(tx *storage.Tx, user int64, withKeys bool) (ids []string, err error) {
+	if withKeys {
+		keys, err := tx.UserDeviceKeys(user)
+		for _, k := range keys {
+			ids = append(ids, k.DeviceID)
+		}
+		return ids, err
+	}
+	devices, err := tx.Devices(user)
+	for _, d := range devices {
+		ids = append(ids, d.DeviceID)
+	}
+	return ids, err
 }
 
 // ReceiveDeviceListUpdate takes an m.device_list_update of another server: users who share a room are told, and the cache

@@ -45,6 +45,9 @@ func (s *Service) adopt(ctx context.Context, a adoption) error {
 	if r.Resident() && len(r.Members(Join)) > 0 {
 		return errResident
 	}
+	if again, err := s.comeBack(ctx, r, a.join); again || err != nil {
+		return err
+	}
 	known, err := s.knownOf(ctx, r, a)
 	if err != nil {
 		return err

@@ -159,6 +159,42 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, server string, t
 	}
 }
 
+// comeBack is for a room that this server left before it was whole: where a user joins it through what is known of it, as right after
+// leaving, it goes on as it was. The writer lock is held.
+func (s *Service) comeBack(ctx context.Context, r *Room, join *pdu.Event) (bool, error) {
+	if r.partialState() == nil {
+		return false, nil
+	}
+	known, err := s.stored(ctx, r, join.PrevEvents())
+	if err != nil {
+		return false, err
+	}
+	for _, prev := range join.PrevEvents() {
+		if e := known[prev]; e == nil || !placed(e) {
+			return false, nil
+		}
+	}
+	in := &incoming{Event: join}
+	if _, err := (&ingest{ctx: ctx, svc: s, room: r}).lookUp([]*incoming{in}); err != nil {
+		return false, err
+	}
+	b := &batch{ctx: ctx, svc: s, room: r, saved: r.next}
+	verdict, err := b.take(in)
+	if err == nil && verdict != nil {
+		err = fmt.Errorf("%w: the room does not allow the join: %w", fedclient.ErrBadAnswer, verdict)
+	}
+	if err != nil {
+		b.abort()
+		return false, err
+	}
+	if err := b.enqueue().Wait(context.WithoutCancel(ctx)); err != nil {
+		r.next.broken = true
+		return false, err
+	}
+	s.partials.announce()
+	return true, nil
+}
+
 // tellDiscovered has servers of which it was not known that they were in the room told of the devices of its members here: of changes since
 // the join they have heard nothing.
 func (s *Service) tellDiscovered(ctx context.Context, r *Room, servers []string) {
