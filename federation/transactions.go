@@ -144,11 +144,12 @@ func (a *API) receive(ctx context.Context, origin string, room id.RoomID, raws [
 
 var errInternal = errors.New("internal server error")
 
-// resultOf is what the sender is told of one event: never more than the kind of fault.
+// resultOf is what the sender is told of one event: never more than the kind of fault. That the room's rules refuse it is none: the event
+// was judged, as the sender's own server does.
 func resultOf(err error) pduResult {
 	var known *mxerr.Error
 	switch {
-	case err == nil:
+	case err == nil, rooms.IsVerdict(err):
 		return pduResult{}
 	case errors.As(err, &known):
 		return pduResult{known.Msg}

@@ -223,7 +223,8 @@ func (s *Service) DeviceChanges(ctx context.Context, who Viewer, from, to string
 	}
 	if s.E2EE != nil {
 		err := b.read(func(tx *storage.Tx) (err error) {
-			b.own.deviceChanges, err = s.E2EE.DeviceListChanges(tx, who.NID, since.Pos, upTo.Pos)
+			// Of each user only the newest change is known: one after the second token hides what was between the two.
+			b.own.deviceChanges, err = s.E2EE.DeviceListChanges(tx, who.NID, since.Pos, b.upTo)
 			return err
 		})
 		if err != nil {

@@ -213,12 +213,15 @@ func (g *stateGatherer) neededMembers() error {
 				return err
 			}
 		}
+		var e *rooms.Event
+		if pos == 0 || pos == member.Pos {
+			e = g.q.room.State(memberType, string(user))
+		}
+		if pos == 0 && e != nil && e.Order == 0 { // a partial room came to know the member by an event of the timeline that cites it
+			pos = member.Pos
+		}
 		if pos == 0 || !g.q.force && g.b.knowsMember(g.q.room, user, pos) {
 			continue
-		}
-		var e *rooms.Event
-		if pos == member.Pos {
-			e = g.q.room.State(memberType, string(user))
 		}
 		g.add(key, pos, e)
 	}

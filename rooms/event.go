@@ -62,6 +62,15 @@ func (e *Event) redactedAs(pruned *pdu.Event, by storage.Pos) *Event {
 	}
 }
 
+// after is the event with another state before it.
+func (e *Event) after(snapshot int64) *Event {
+	return &Event{
+		Event: e.Event, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
+		ReceivedTS: e.ReceivedTS, Flags: e.Flags, RedactedBy: e.RedactedBy, ThreadRoot: e.ThreadRoot, Push: e.Push, Snapshot: snapshot,
+		built: e.built, singled: e.singled,
+	}
+}
+
 // unthreaded is the event once the root of its thread is gone.
 func (e *Event) unthreaded() *Event {
 	return &Event{

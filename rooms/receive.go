@@ -303,9 +303,17 @@ func placed(e *Event) bool { return e.Flags&storage.OutlierEvent == 0 }
 // refusal is what an event gets that was refused before.
 func refusal(e *Event) error {
 	if e.Flags&storage.RejectedEvent != 0 {
-		return errors.New("the event was rejected before")
+		return errRejectedBefore
 	}
 	return nil
+}
+
+var errRejectedBefore = errors.New("the event was rejected before")
+
+// IsVerdict tells of what became of an event that the room's rules refuse it: that is no failure to take it in.
+func IsVerdict(err error) bool {
+	var rejection *eventauth.Rejection
+	return errors.Is(err, errRejectedBefore) || errors.As(err, &rejection)
 }
 
 // done ends an event's way. That something which it names is nowhere to be had is not told to the sender: it may come yet, and

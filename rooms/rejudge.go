@@ -422,7 +422,7 @@ func (c *completion) committed() {
 		h.extremities = append(h.extremities, c.heads[i])
 	}
 	h.depth, h.snapshot = c.depth, c.snapshot
-	h.ring = slices.DeleteFunc(slices.Clone(h.ring), func(e *Event) bool { return c.refused[e.Pos] })
+	h.ring = c.rejudgedRing(h.ring)
 	for _, e := range c.events {
 		h.order = max(h.order, e.Order)
 		if !e.Hidden() {
@@ -441,6 +441,27 @@ func (c *completion) committed() {
 	c.svc.unread.forgetRoom(r.nid)
 	c.svc.Hub.Members(r.LocalMembers())
 	c.svc.partials.end(r.nid)
+}
+
+// rejudgedRing is the newest events as they are now.
+func (c *completion) rejudgedRing(old []*Event) []*Event {
+	states := make(map[storage.Pos]int64, len(c.verdicts))
+	for _, v := range c.verdicts {
+		if v.accepted == nil && !c.refused[v.pos] {
+			states[v.pos] = v.before.nid
+		}
+	}
+	var ring []*Event
+	for _, e := range old {
+		if c.refused[e.Pos] {
+			continue
+		}
+		if state, rejudged := states[e.Pos]; rejudged {
+			e = e.after(state)
+		}
+		ring = append(ring, e)
+	}
+	return ring
 }
 
 // discovered are the servers that were in the room at some time since the join without counting as such from the first.

@@ -48,10 +48,10 @@ const searchAccountsQuery = `SELECT a.nid, u.user_id, CASE WHEN EXISTS (
     SELECT 1 FROM memberships theirs JOIN memberships mine ON mine.room_nid = theirs.room_nid AND mine.user_nid = $1
     WHERE theirs.user_nid = a.nid AND theirs.membership = 'join' AND mine.membership = 'join') THEN 1 ELSE 0 END
 FROM accounts a JOIN users u ON u.nid = a.nid
-WHERE a.nid <> $1 AND a.search LIKE $2 ESCAPE '\' AND EXISTS (SELECT 1 FROM memberships m WHERE m.user_nid = a.nid AND m.membership = 'join')
+WHERE a.search LIKE $2 ESCAPE '\' AND EXISTS (SELECT 1 FROM memberships m WHERE m.user_nid = a.nid AND m.membership = 'join')
 ORDER BY a.localpart LIMIT $3 OFFSET $4`
 
-// SearchAccounts finds active accounts, other than who asks, that are joined to some room and whose search text has term,
+// SearchAccounts finds active accounts that are joined to some room and whose search text has term,
 // which is in lower case. It looks at every account: the directory is asked seldom, and the text is short.
 func (tx *Tx) SearchAccounts(asks int64, term string, limit, offset int) ([]DirectoryRow, error) {
 	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
