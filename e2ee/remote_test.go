@@ -464,7 +464,9 @@ func TestServersThatNewlyShareARoomAreToldOfDevices(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
 	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, "")}))
-	f.device("alice", "B")
+	b := f.device("alice", "B")
+	must(f.Upload(t.Context(), b, UploadKeys{DeviceKeys: identity(b, "")}))
+	f.device("alice", "C") // nobody can send it anything
 	f.membership(alice.User, 1, "join")
 	f.membership(far, 1, "join")
 	if err := f.SendDeviceLists(t.Context()); err != nil {

@@ -146,6 +146,7 @@ func TestRoomSummaries(t *testing.T) {
 		}
 	}
 	alice.Do("POST", "/v3/join/"+url.PathEscape(tea)+"?via=hs2.test", nil)
+	alice.Do("GET", "/v3/rooms/"+url.PathEscape(tea)+"/members", nil) // waits until all are known
 	if got := alice.Do("GET", summary(tea, ""), nil); got["membership"] != "join" || got["num_joined_members"] != 2.0 {
 		t.Errorf("of a room of one's own: %v", got)
 	}
