@@ -99,6 +99,15 @@ func (p *peer) joinVia(s Sender, room id.RoomID, via string) {
 	p.ok(p.svc.JoinWith(p.Context(), s, room, []string{via}, nil))
 }
 
+// complete makes a partial room whole.
+func (p *peer) complete(room id.RoomID) {
+	p.Helper()
+	p.ok(p.svc.completeOnce(p.Context(), p.room(room).nid, make(chan struct{}, 1)))
+	if p.room(room).Partial() {
+		p.Fatalf("%s still does not know all of %s", p.name, room)
+	}
+}
+
 func (n *network) post(from string, room int64, pos storage.Pos, servers []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
