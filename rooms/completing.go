@@ -105,22 +105,43 @@ func (s *Service) completeOnce(ctx context.Context, room int64, slots chan struc
 			servers = append(servers, server)
 		}
 	}
+	servers = servers[:min(len(servers), maxCompleters)]
+	var some []completer
 	err = errNoServers
-	for i, server := range servers[:min(len(servers), maxCompleters)] {
-		if err = s.completeThrough(ctx, r, server, i == 0); err == nil || errors.Is(err, errNotPartial) {
+	for i, server := range servers {
+		c := completer{server: server, trusted: i == 0}
+		if err = s.completeThrough(ctx, r, c); err == nil || errors.Is(err, errNotPartial) {
 			return nil
 		}
 		s.log.InfoContext(ctx, "a server did not give the state of a room", "room", r.id, "server", server, "err", err)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if errors.Is(err, errNotAll) {
+			some = append(some, c)
+		}
+	}
+	for _, c := range some { // nobody has it all
+		c.lenient = true
+		if err = s.completeThrough(ctx, r, c); err == nil || errors.Is(err, errNotPartial) {
+			return nil
+		}
 	}
 	return err
 }
 
+// completer is a server that is asked for the state of a room.
+type completer struct {
+	server  string
+	trusted bool // the room was joined through it
+	lenient bool // what it does not give of what it names is not in the room
+}
+
+var errNotAll = fmt.Errorf("%w: not all of the state was given", fedclient.ErrBadAnswer)
+
 // completeThrough asks one server for the states after what came before the join, and judges anew what came since. Of the server
 // through which the room was joined the state was taken before; of another one it must be the same one but for the members.
-func (s *Service) completeThrough(ctx context.Context, r *Room, server string, trusted bool) error {
+func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) error {
 	p := r.partialState()
 	if p == nil {
 		return errNotPartial
@@ -131,14 +152,17 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, server string, t
 	}
 	asking, cancel := context.WithTimeout(ctx, completeTime)
 	defer cancel()
-	in := &ingest{ctx: asking, svc: s, room: r, origin: server, known: map[id.EventID]*Event{}}
+	in := &ingest{ctx: asking, svc: s, room: r, origin: c.server, known: map[id.EventID]*Event{}}
 	var states []state
 	for _, prev := range join.PrevEvents() {
 		told, err := in.stateAfter(prev)
 		if err != nil {
 			return err
 		}
-		if !trusted {
+		if in.withheldState && !c.lenient {
+			return errNotAll
+		}
+		if !c.trusted {
 			if err := s.checkSameState(ctx, r, join, told); err != nil {
 				return err
 			}

@@ -74,7 +74,7 @@ func (r *Room) fill(tx *storage.Tx, row *storage.RoomRow) error {
 	if err := r.fillState(tx, &h); err != nil {
 		return err
 	}
-	h.completed = row.Completed
+	h.completed, h.last = row.Completed, max(h.last, row.Completed)
 	h.setPartial(partialOf(row))
 	if err := r.fillRing(tx, &h); err != nil {
 		return err

@@ -123,6 +123,8 @@ type ingest struct {
 	fetchedBytes int
 	authFetches  int
 	gaps         int
+
+	withheldState bool // of the state that was asked for last the server did not give all that it named
 }
 
 // take takes events that passed the first three checks. Those that name nothing but what is stored need not wait while for others
@@ -758,6 +760,7 @@ func (in *ingest) fetchState(at id.EventID, ids []id.EventID) error {
 	}
 	missing := unknownOf(in.known, ids)
 	var raws []json.RawMessage
+	defer func() { in.withheldState = in.notAmong(missing, raws) }()
 	switch {
 	case len(missing) == 0:
 		return nil
@@ -775,6 +778,15 @@ func (in *ingest) fetchState(at id.EventID, ids []id.EventID) error {
 		}
 	}
 	return in.keepOutliers(raws)
+}
+
+// notAmong tells whether an answer leaves out some of the events that it is to have.
+func (in *ingest) notAmong(wanted []id.EventID, raws []json.RawMessage) bool {
+	given := make(map[id.EventID]bool, len(raws))
+	for _, raw := range raws {
+		given[idOf(in.room.version, raw)] = true
+	}
+	return slices.ContainsFunc(wanted, func(eventID id.EventID) bool { return !given[eventID] })
 }
 
 // place stores events in one write.

@@ -415,7 +415,10 @@ func (c *completion) committed() {
 	}
 	h := &r.head
 	h.setPartial(nil)
-	h.completed, h.last = c.found.Pos, c.other.Pos
+	h.completed, h.last = c.found.Pos, c.found.Pos
+	for _, change := range c.changes {
+		h.last = max(h.last, change.by.Pos)
+	}
 	h.extremities = h.extremities[:0:0]
 	for i := range c.heads {
 		c.heads[i].pos, c.heads[i].event = c.heads[i].position(), nil

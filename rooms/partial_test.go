@@ -1,0 +1,465 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/federation/fedclient"
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// early is a room of server a with members of b and of the stranger evil, that dora of server d joins before she knows who is in it.
+type early struct {
+	*network
+	a, b, d          *peer
+	evil             *stranger
+	alice, bob, dora Sender
+	mallory, trudy   id.UserID // of evil; trudy has power and has left
+	trudysJoin       *pdu.Event
+	room             id.RoomID
+}
+
+func newEarly(t *testing.T) *early {
+	n := newNetwork(t)
+	n.omit = true
+	e := &early{network: n, a: n.add("a"), b: n.add("b"), d: n.add("d")}
+	e.evil = n.stranger("evil", e.a)
+	e.alice, e.bob, e.dora = e.a.user("alice"), e.b.user("bob"), e.d.user("dora")
+	e.mallory, e.trudy = e.evil.user("mallory"), e.evil.user("trudy")
+	levels := json.RawMessage(`{"users":{"@trudy:evil":100,"@mallory:evil":50,"@alice:a":100},"state_default":50}`)
+	e.room = e.a.create(e.alice, CreateRoom{Name: "early", Preset: "public_chat", RoomVersion: id.RoomV11, PowerLevelOverride: levels})
+	e.b.joinVia(e.bob, e.room, "a")
+	e.b.complete(e.room)
+	e.evil.join(e.room, e.mallory)
+	e.trudysJoin = e.evil.join(e.room, e.trudy)
+	e.evil.sendGood(e.room, e.membership(e.trudy, e.trudy, Leave))
+	n.deliver()
+	return e
+}
+
+// membership is a member event that evil makes, by what is cited of the room unless auth says something else.
+func (e *early) membership(sender, user id.UserID, m Membership, auth ...id.EventID) *pdu.Event {
+	key := string(user)
+	return e.evil.make(e.room, pdu.Proto{
+		Type: typeMember, StateKey: &key, Sender: sender, Content: json.RawMessage(`{"membership":"` + m + `"}`), AuthEvents: auth,
+	})
+}
+
+// join lets dora in, through a.
+func (e *early) join() {
+	e.Helper()
+	e.d.joinVia(e.dora, e.room, "a")
+	if !e.d.room(e.room).Partial() {
+		e.Fatal("the room is whole at once")
+	}
+	e.deliver()
+}
+
+// same wants d to have the state that a has.
+func (e *early) same() {
+	e.Helper()
+	mine, theirs := stateIDs(e.d.house, e.room), stateIDs(e.a.house, e.room)
+	for key, want := range theirs {
+		if mine[key] != want {
+			e.Errorf("%v is %q, want %q", key, mine[key], want)
+		}
+	}
+	if len(mine) != len(theirs) {
+		e.Errorf("d has %d entries of state, a has %d", len(mine), len(theirs))
+	}
+	e.d.matchesDisk(e.room)
+}
+
+// soon is a context for what must not wait, and for what must.
+func (e *early) soon() context.Context {
+	ctx, cancel := context.WithTimeout(e.Context(), 50*time.Millisecond)
+	e.Cleanup(cancel)
+	return ctx
+}
+
+func (e *early) reader() Recipient { return Recipient{UserNID: e.dora.NID, User: e.dora.ID} }
+
+func TestRoomIsJoinedBeforeItsMembersAreKnown(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	r := e.d.room(e.room)
+	if r.MemberOf(e.bob.ID) != nil || !r.HasServer("b") || !r.HasServer("evil") || !r.HasServer("a") || r.Count(Join) != 1 {
+		t.Fatalf("d knows bob as %v, %d members, and the servers %q", r.MemberOf(e.bob.ID), r.Count(Join), r.OtherServers())
+	}
+	said := e.d.say(e.dora, e.room, "hello, whoever you are")
+	e.deliver()
+	for _, p := range []*peer{e.a, e.b} {
+		if got := p.stored(e.room, said); got == nil || got.Hidden() {
+			t.Errorf("%s did not get the message: %v", p.name, got)
+		}
+	}
+	answered := e.b.say(e.bob, e.room, "hello, I am bob")
+	e.deliver()
+	if got := e.d.stored(e.room, answered); got == nil || got.Hidden() {
+		t.Errorf("d did not take in what bob said: %v", got)
+	}
+	if r.Membership(e.bob.ID) != Join {
+		t.Errorf("bob has spoken and is %q", r.Membership(e.bob.ID))
+	}
+	e.d.complete(e.room)
+	if r := e.d.room(e.room); r.Completed() == 0 || r.Membership(e.mallory) != Join || r.Membership(e.trudy) != Leave || r.Count(Join) != 4 || r.HasServer("x") {
+		t.Errorf("mallory is %q, trudy %q, %d are joined", r.Membership(e.mallory), r.Membership(e.trudy), r.Count(Join))
+	}
+	e.same()
+}
+
+func TestWhatNeedsAllMembersWaitsForThem(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	s := e.d.svc
+	other := e.d.user("other")
+	key := "@mallory:evil"
+	for what, ask := range map[string]func(ctx context.Context, who Sender) error{
+		"members": func(ctx context.Context, who Sender) error {
+			_, err := s.GetMembers(ctx, e.room, Recipient{UserNID: who.NID, User: who.ID}, MembersRequest{})
+			return err
+		},
+		"joined members": func(ctx context.Context, who Sender) error {
+			_, err := s.JoinedMembers(ctx, e.room, Recipient{UserNID: who.NID, User: who.ID})
+			return err
+		},
+		"state": func(ctx context.Context, who Sender) error {
+			_, err := s.RoomState(ctx, e.room, Recipient{UserNID: who.NID, User: who.ID})
+			return err
+		},
+		"an unknown member": func(ctx context.Context, who Sender) error {
+			_, err := s.StateEvent(ctx, e.room, typeMember, key, Recipient{UserNID: who.NID, User: who.ID}, false)
+			return err
+		},
+		"kick": func(ctx context.Context, who Sender) error { return s.Kick(ctx, who, e.room, e.mallory, "") },
+		"invite": func(ctx context.Context, who Sender) error {
+			return s.Invite(ctx, who, e.room, "@bob:b", "")
+		},
+		"ban as state": func(ctx context.Context, who Sender) error {
+			_, err := s.Send(ctx, NewEvent{Room: e.room, Sender: who, Type: typeMember, StateKey: &key, Content: json.RawMessage(`{"membership":"ban"}`)})
+			return err
+		},
+		"upgrade": func(ctx context.Context, who Sender) error {
+			_, err := s.Upgrade(ctx, who, e.room, id.RoomV12, nil)
+			return err
+		},
+	} {
+		if err := ask(e.soon(), e.dora); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s does not wait: %v", what, err)
+		}
+		if err := ask(e.Context(), other); mxerr.Code(err) != mxerr.CodeForbidden {
+			t.Errorf("%s, by who is not in the room: %v", what, err)
+		}
+	}
+	for what, ask := range map[string]func() error{
+		"a known member": func() error {
+			_, err := s.StateEvent(e.soon(), e.room, typeMember, string(e.dora.ID), e.reader(), false)
+			return err
+		},
+		"the rules": func() error {
+			_, err := s.StateEvent(e.soon(), e.room, typeJoinRules, "", e.reader(), false)
+			return err
+		},
+	} {
+		if err := ask(); err != nil {
+			t.Errorf("%s waits: %v", what, err)
+		}
+	}
+	waiting := make(chan error)
+	var members []json.RawMessage
+	go func() {
+		got, err := s.GetMembers(e.Context(), e.room, e.reader(), MembersRequest{})
+		members = got
+		waiting <- err
+	}()
+	e.d.complete(e.room)
+	if err := <-waiting; err != nil || len(members) != 5 {
+		t.Errorf("%d members, %v", len(members), err)
+	}
+}
+
+func TestPartialRoomIsNoDoorForOthers(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	newcomer := e.evil.user("newcomer")
+	for _, m := range []Membership{Join, Knock, Leave} {
+		_, err := e.d.svc.Template(t.Context(), "evil", e.room, newcomer, m, pdu.Versions())
+		e.d.refused(err, mxerr.CodeNotFound)
+	}
+	join := e.membership(newcomer, newcomer, Join)
+	_, err := e.d.svc.AcceptJoin(t.Context(), Handshake{Origin: "evil", Room: e.room, Event: join.ID(), PDU: join.JSON()})
+	e.d.refused(err, mxerr.CodeNotFound)
+	_, _, err = e.d.svc.StateForServer(t.Context(), "a", e.room, e.d.room(e.room).extremityIDs()[0])
+	e.d.refused(err, mxerr.CodeForbidden)
+	e.d.complete(e.room)
+	if _, _, err = e.d.svc.StateForServer(t.Context(), "a", e.room, e.d.room(e.room).extremityIDs()[0]); err != nil {
+		t.Error(err)
+	}
+}
+
+// What was taken for good without knowing who is in the room, and what followed from that, is judged anew.
+func TestEventsAreJudgedAnewOnceTheMembersAreKnown(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	d := e.d.room(e.room)
+	e.evil.victim = e.d // who is lied to
+	cited := func(types ...string) []id.EventID { return append(authOf(d, types...), e.trudysJoin.ID()) }
+	say := func(user id.UserID, text string, auth ...id.EventID) *pdu.Event {
+		return e.evil.make(e.room, pdu.Proto{Type: "m.room.message", Sender: user, Content: json.RawMessage(`{"body":"` + text + `"}`), AuthEvents: auth})
+	}
+	malloryJoin := e.a.room(e.room).State(typeMember, string(e.mallory))
+
+	// trudy, who has left, sends mallory away as if she were there still. d cannot know better.
+	kick := e.membership(e.trudy, e.mallory, Leave, append(cited(typeCreate, typePowerLevels), malloryJoin.ID())...)
+	e.evil.sendGood(e.room, kick)
+	if d.Membership(e.mallory) != Leave {
+		t.Fatalf("mallory is %q: the test proves nothing", d.Membership(e.mallory))
+	}
+	gossip := say(e.trudy, "I am still here", cited(typeCreate, typePowerLevels)...)
+	e.evil.sendGood(e.room, gossip)
+	// So mallory may not speak, although they may.
+	protest := say(e.mallory, "so am I", append(authOf(d, typeCreate, typePowerLevels), malloryJoin.ID())...)
+	for _, err := range e.evil.send(e.room, protest) {
+		if !IsVerdict(err) {
+			t.Fatalf("mallory was heard (%v): the test proves nothing", err)
+		}
+	}
+	title := "x"
+	topic := e.evil.make(e.room, pdu.Proto{Type: "m.room.topic", StateKey: &title, Sender: e.mallory, AuthEvents: protest.AuthEvents(), PrevEvents: []id.EventID{gossip.ID()}})
+	e.evil.send(e.room, topic)
+	before := e.d.room(e.room).Last()
+	e.d.complete(e.room)
+
+	flags := func(ev *pdu.Event) storage.EventFlags { return e.d.stored(e.room, ev.ID()).Flags & storage.HiddenEvent }
+	if flags(kick) != storage.RejectedEvent || flags(gossip) != storage.RejectedEvent || flags(protest) != 0 || flags(topic) != 0 {
+		t.Errorf("the kick is %d, the gossip %d, the protest %d, the topic %d", flags(kick), flags(gossip), flags(protest), flags(topic))
+	}
+	d = e.d.room(e.room)
+	if d.Membership(e.mallory) != Join || d.State("m.room.topic", "x") == nil {
+		t.Errorf("mallory is %q, the topic %v", d.Membership(e.mallory), d.State("m.room.topic", "x"))
+	}
+	var shown []id.EventID
+	for _, ev := range e.d.timeline(e.room) {
+		shown = append(shown, ev.ID())
+	}
+	if slices.Contains(shown, kick.ID()) || slices.Contains(shown, gossip.ID()) || !slices.Contains(shown, protest.ID()) || !slices.Contains(shown, topic.ID()) {
+		t.Errorf("the timeline is %q", shown)
+	}
+	if strings.Contains(string(e.d.stored(e.room, gossip.ID()).JSON()), "still here") {
+		t.Error("what trudy said is kept")
+	}
+	if !strings.Contains(string(e.d.stored(e.room, protest.ID()).JSON()), "so am I") {
+		t.Error("what mallory said is lost")
+	}
+	news, whole := d.Recent(before)
+	if !whole || len(news) != 2 {
+		t.Errorf("news for who waits: %d events (%v)", len(news), whole)
+	}
+	for _, h := range d.extremityIDs() {
+		if h == kick.ID() || h == gossip.ID() {
+			t.Error("a refused event is one of the newest")
+		}
+	}
+	e.d.matchesDisk(e.room)
+	e.d.svc = e.d.open()
+	e.d.matchesDisk(e.room)
+}
+
+func TestPartialRoomIsCompletedAfterARestart(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	e.d.say(e.dora, e.room, "before")
+	e.d.svc = e.d.open()
+	if r := e.d.room(e.room); !r.Partial() || !r.HasServer("evil") {
+		t.Fatal("the room is whole, or its servers are forgotten")
+	}
+	e.d.say(e.dora, e.room, "after")
+	e.deliver()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- e.d.svc.CompleteRooms(ctx) }()
+	if err := e.d.svc.AwaitWhole(t.Context(), e.room); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	e.same()
+}
+
+func TestOtherServersAreAskedForTheMembers(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	e.split([]string{"a"}, []string{"b", "d", "evil"})
+	e.d.complete(e.room)
+	e.split()
+	e.same()
+}
+
+// A server in the room that was not joined through says who is in it, but not what its rules are.
+func TestAnotherServerDoesNotTellTheRules(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	state := func(id.EventID) (state, chain []*Event, err error) {
+		return e.a.svc.StateForServer(t.Context(), "evil", e.room, e.d.joinOf(e.room, e.dora).PrevEvents()[0])
+	}
+	less := func(events []*Event) []*Event {
+		return slices.DeleteFunc(events, func(ev *Event) bool { return ev.Type() == typePowerLevels })
+	}
+	e.evil.stateIDs = func(at id.EventID) (_, _ []id.EventID, err error) {
+		entries, chain, err := state(at)
+		return idsOf(less(entries)), idsOf(chain), err
+	}
+	e.evil.state = func(at id.EventID) (_, _ []json.RawMessage, err error) {
+		entries, chain, err := state(at)
+		return jsonOf(less(entries)), jsonOf(chain), err
+	}
+	e.split([]string{"a", "b"}, []string{"d", "evil"})
+	if c := (completer{server: "evil"}); !errors.Is(e.d.svc.completeThrough(t.Context(), e.d.room(e.room), c), errNotAll) {
+		t.Error("a state of which parts are not given is taken for the whole")
+	}
+	err := e.d.svc.completeOnce(t.Context(), e.d.room(e.room).nid, make(chan struct{}, 1))
+	if !e.d.room(e.room).Partial() {
+		t.Fatalf("the room is whole by what evil says (%v)", err)
+	}
+	less = func(events []*Event) []*Event { return events }
+	for _, ev := range e.a.timeline(e.room) { // so that it can give what it names
+		e.evil.made[ev.ID()] = ev.Event
+	}
+	e.d.complete(e.room)
+	e.split()
+	e.same()
+}
+
+// joinOf is the event with which a user came.
+func (p *peer) joinOf(room id.RoomID, user Sender) *Event {
+	p.Helper()
+	return p.room(room).State(typeMember, string(user.ID))
+}
+
+func TestLeavingEndsTheWaitingForMembers(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	waiting := make(chan error)
+	go func() {
+		_, err := e.d.svc.JoinedMembers(t.Context(), e.room, e.reader())
+		waiting <- err
+	}()
+	asked := make(chan struct{})
+	hang := &hanging{Remote: e.d.svc.Remote, asked: asked}
+	e.d.svc.Remote = hang
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error)
+	go func() { ended <- e.d.svc.CompleteRooms(ctx) }()
+	<-asked
+	e.d.ok(e.d.svc.Leave(t.Context(), e.dora, e.room, ""))
+	within(t, time.Second, "the end of the question", func(context.Context) { <-hang.over })
+	e.deliver()
+	if e.a.room(e.room).Membership(e.dora.ID) != Leave {
+		t.Error("a did not hear that dora left")
+	}
+	if err := <-waiting; mxerr.Code(err) != mxerr.CodeForbidden {
+		t.Errorf("who waited for the members of a room that they left: %v", err)
+	}
+	// Who comes back at once goes on where they were.
+	e.d.svc.Remote = hang.Remote
+	e.d.joinVia(e.dora, e.room, "a")
+	e.deliver()
+	if err := e.d.svc.AwaitWhole(t.Context(), e.room); err != nil || e.d.room(e.room).Completed() == 0 {
+		t.Fatalf("after coming back: %v", err)
+	}
+	stop()
+	<-ended
+	e.same()
+}
+
+// hanging is other servers that do not answer what is asked for a state.
+type hanging struct {
+	Remote
+	asked, over chan struct{}
+}
+
+func (h *hanging) StateIDs(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, chain []id.EventID, err error) {
+	if h.over != nil {
+		return nil, nil, errUnreachable
+	}
+	h.over = make(chan struct{})
+	close(h.asked)
+	<-ctx.Done()
+	close(h.over)
+	return nil, nil, ctx.Err()
+}
+
+// Who left while the room was not whole, and comes back after others have gone on, gets it anew.
+func TestPartialRoomThatWentOnIsJoinedAnew(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	e.d.ok(e.d.svc.Leave(t.Context(), e.dora, e.room, ""))
+	e.deliver()
+	e.a.set(e.alice, e.room, "m.room.topic", "", `{"topic":"gone on"}`)
+	e.deliver()
+	e.d.joinVia(e.dora, e.room, "a")
+	if e.d.content(e.room, "m.room.topic", "") != `{"topic":"gone on"}` {
+		t.Error("the topic is not known")
+	}
+	e.d.complete(e.room)
+	e.same()
+}
+
+// A second user of the server cannot be judged here: they may be banned.
+func TestSecondUserJoinsAPartialRoomThroughAnotherServer(t *testing.T) {
+	e := newEarly(t)
+	banned, welcome := e.d.user("banned"), e.d.user("welcome")
+	e.a.ok(e.a.svc.Ban(t.Context(), e.alice, e.room, banned.ID, ""))
+	e.join()
+	err := e.d.svc.JoinWith(t.Context(), banned, e.room, []string{"a"}, nil)
+	e.d.refused(err, mxerr.CodeForbidden)
+	e.d.joinVia(welcome, e.room, "a")
+	e.deliver()
+	if !e.d.room(e.room).Partial() || e.d.room(e.room).Membership(welcome.ID) != Join {
+		t.Errorf("welcome is %q", e.d.room(e.room).Membership(welcome.ID))
+	}
+	e.d.complete(e.room)
+	e.same()
+}
+
+// Whom a join cites is known, whether the answer tells or not: an invitation is what lets the user in.
+func TestInvitedUserJoinsWithoutKnowingTheMembers(t *testing.T) {
+	e := newEarly(t)
+	e.a.set(e.alice, e.room, typeJoinRules, "", `{"join_rule":"invite"}`)
+	e.a.ok(e.a.svc.Invite(t.Context(), e.alice, e.room, e.dora.ID, ""))
+	e.join()
+	e.d.complete(e.room)
+	e.same()
+}
+
+func TestServersThatWereNotToldAreDiscovered(t *testing.T) {
+	e := newEarly(t)
+	told := map[int64][]string{}
+	e.d.svc.Discovered = func(_ context.Context, user int64, servers []string) error {
+		told[user] = append(told[user], servers...)
+		return nil
+	}
+	liar := e.d.lie()
+	liar.joined = func(a *fedclient.JoinAnswer) { a.ServersInRoom = []string{"a", "not a server", "d"} }
+	e.join()
+	if got := e.d.room(e.room).OtherServers(); !slices.Equal(got, []string{"a"}) {
+		t.Fatalf("the servers are %q", got)
+	}
+	e.d.complete(e.room)
+	slices.Sort(told[e.dora.NID])
+	if !slices.Equal(told[e.dora.NID], []string{"b", "evil"}) {
+		t.Errorf("told of the devices: %v", told)
+	}
+}
