@@ -128,6 +128,7 @@ func (s *Service) joinOnce(ctx context.Context, sender Sender, room id.RoomID, v
 		return err
 	case err != nil, !r.Resident(), c.elsewhere:
 		if err = s.joinRemote(ctx, sender, room, via, c); !errors.Is(err, errResident) {
+			s.awaitBriefly(ctx, room)
 			return s.joined(ctx, sender, room, err)
 		}
 		if r, err = s.Room(ctx, room); err != nil {

@@ -139,6 +139,16 @@ func (s *Service) AwaitWhole(ctx context.Context, room id.RoomID) error {
 	}
 }
 
+// briefWait is for how long a join waits for the members of the room: most rooms are whole by then, and nobody notices that they were
+// not for a moment.
+const briefWait = 300 * time.Millisecond
+
+func (s *Service) awaitBriefly(ctx context.Context, room id.RoomID) {
+	ctx, cancel := context.WithTimeout(ctx, s.briefWait)
+	defer cancel()
+	_ = s.AwaitWhole(ctx, room) // what is not whole by then is not yet
+}
+
 // knowsMember tells whether it is known what a user is in a room.
 func (s *Service) knowsMember(ctx context.Context, room id.RoomID, user id.UserID) bool {
 	r, err := s.Room(ctx, room)

@@ -91,7 +91,8 @@ type Service struct {
 	txns   txnTable
 	unread unreadTable
 
-	partials partialRooms
+	partials  partialRooms
+	briefWait time.Duration // see the constant
 
 	joining *flights                                // joins through other servers
 	spaces  *fedclient.Memo[spaceKey, *remoteSpace] // as other servers show them
@@ -120,7 +121,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), spaces: newSpaces(o.Now), heavyReads: make(chan struct{}, maxHeavyReads)}
+	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), spaces: newSpaces(o.Now), heavyReads: make(chan struct{}, maxHeavyReads), briefWait: briefWait}
 	s.cache.init(o.CacheBytes)
 	s.users.init()
 	s.own.init()
