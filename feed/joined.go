@@ -118,10 +118,11 @@ func (e *joinedEntry) changedMembers() bool {
 	return !e.window.whole || slices.ContainsFunc(e.window.events, func(ev *rooms.Event) bool { return ev.Type() == memberType })
 }
 
-// writeSummary appends the room's summary; it is told when a membership has changed.
+// writeSummary appends the room's summary; it is told when a membership has changed. That the members are known now is news by itself.
 func (b *builder) writeSummary(e *joinedEntry) (bool, error) {
 	b.out = append(b.out, `"summary":{`...)
-	if e.summary = e.fresh || b.FullState || e.changedMembers(); e.summary {
+	completed := e.room.Completed() > e.since
+	if e.summary = e.fresh || b.FullState || completed || e.changedMembers(); e.summary {
 		if !named(e.room) {
 			e.heroes = heroes(e.room, b.ID)
 			b.out = append(b.out, `"m.heroes":`...)
@@ -134,7 +135,7 @@ func (b *builder) writeSummary(e *joinedEntry) (bool, error) {
 		b.out = strconv.AppendInt(b.out, int64(e.room.Count(rooms.Join)), 10)
 	}
 	b.out = append(b.out, `},`...)
-	return false, nil
+	return completed, nil
 }
 
 // named tells whether a room has a name of its own, for which no heroes are needed.

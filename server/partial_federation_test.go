@@ -1,0 +1,144 @@
+package server_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ebb/internal/testserver"
+)
+
+// slowState holds back what hs1 answers to who asks for states, until release; it says when somebody asks.
+func slowState(net *testserver.Network) (asked <-chan struct{}, release func()) {
+	held, first := make(chan struct{}), make(chan struct{}, 100)
+	net.Intercept(func(w http.ResponseWriter, r *http.Request, to string, next http.Handler) {
+		if to == "hs1.test" && strings.HasPrefix(r.URL.Path, "/_matrix/federation/v1/state") {
+			first <- struct{}{}
+			select {
+			case <-held:
+			case <-r.Context().Done():
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+	return first, func() { close(held) }
+}
+
+const lazyFilter = `{"room":{"state":{"lazy_load_members":true}}}`
+
+// syncOf is an answer of /sync, under lazy loading or not.
+func syncOf(c *testserver.Client, lazy bool, since string, timeout time.Duration) map[string]any {
+	q := url.Values{"timeout": {fmt.Sprint(timeout.Milliseconds())}}
+	if since != "" {
+		q.Set("since", since)
+	}
+	if lazy {
+		q.Set("filter", lazyFilter)
+	}
+	return c.Do("GET", "/v3/sync?"+q.Encode(), nil)
+}
+
+func joinedIn(sync map[string]any, room string) map[string]any {
+	entry, _ := testserver.Get(sync, "rooms", "join", room).(map[string]any)
+	return entry
+}
+
+// A room whose server takes its time to say who is in it is there at once for who loads members lazily: bob reads, writes and is told.
+// Others get it when it is whole.
+func TestRoomIsThereWhileItsServerStillSaysWhoIsInIt(t *testing.T) {
+	w := newTown(t, 2)
+	alice, bob := w.users[0], w.users[1]
+	others := []*testserver.Client{w.net.Servers[0].Register("anna"), w.net.Servers[0].Register("adam")}
+	room := w.create(alice, map[string]any{"preset": "public_chat", "name": "Hall", "initial_state": []any{
+		map[string]any{"type": "m.room.encryption", "state_key": "", "content": map[string]any{"algorithm": "m.megolm.v1.aes-sha2"}},
+	}})
+	for _, c := range others {
+		c.Do("POST", "/v3/join/"+url.PathEscape(room), nil)
+	}
+	inRoom := "/v3/rooms/" + url.PathEscape(room)
+	eager, _ := syncOf(bob, false, "", 0)["next_batch"].(string)
+	asked, release := slowState(w.net)
+	begun := time.Now()
+	w.join(bob, room)
+	lazy := syncOf(bob, true, "", 0)
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("the room was there after %v", took)
+	}
+	if joinedIn(lazy, room) == nil || stateIn(testserver.Get(joinedIn(lazy, room), "state", "events"), "m.room.name", "") == nil {
+		t.Fatalf("the room is not in the first /sync: %v", lazy["rooms"])
+	}
+	<-asked
+	if sync := syncOf(bob, false, eager, 0); joinedIn(sync, room) != nil {
+		t.Errorf("who wants all members got %v", joinedIn(sync, room))
+	}
+	bob.Do("PUT", inRoom+"/send/m.room.message/1", map[string]any{"msgtype": "m.text", "body": "hello from bob"})
+	alice.Hears("hello from bob")
+	alice.Do("PUT", inRoom+"/typing/"+url.PathEscape(alice.User), map[string]any{"typing": true, "timeout": 30000})
+	alice.Do("PUT", inRoom+"/send/m.room.message/1", map[string]any{"msgtype": "m.text", "body": "hello from alice"})
+	since, _ := lazy["next_batch"].(string)
+	var heard, typing, member bool
+	w.eventually("what alice does", func() bool {
+		sync := syncOf(bob, true, since, 100*time.Millisecond)
+		since, _ = sync["next_batch"].(string)
+		text := fmt.Sprint(joinedIn(sync, room))
+		heard, typing = heard || strings.Contains(text, "hello from alice"), typing || strings.Contains(text, "m.typing")
+		member = member || stateIn(testserver.Get(joinedIn(sync, room), "state", "events"), "m.room.member", alice.User) != nil
+		return heard && typing && member
+	})
+	members := make(chan map[string]any)
+	go func() { members <- bob.Do("GET", inRoom+"/members", nil) }()
+	woken := make(chan map[string]any)
+	go func() { woken <- syncOf(bob, false, eager, 20*time.Second) }()
+	select {
+	case got := <-members:
+		t.Errorf("members before they are known: %v", got)
+	case got := <-woken:
+		t.Errorf("a /sync that waits for the whole was answered: %v", got)
+	case <-time.After(100 * time.Millisecond):
+	}
+	release()
+	if got, _ := (<-members)["chunk"].([]any); len(got) != 4 {
+		t.Errorf("%d members", len(got))
+	}
+	whole := joinedIn(<-woken, room)
+	for _, c := range append(others, alice) {
+		if stateIn(testserver.Get(whole, "state", "events"), "m.room.member", c.User) == nil {
+			t.Errorf("%s is not in the state for who waited: %v", c.User, whole)
+		}
+	}
+	sync := syncOf(bob, true, since, 100*time.Millisecond)
+	changed, _ := testserver.Get(sync, "device_lists", "changed").([]any)
+	if !slices.Contains(changed, any(others[0].User)) || !slices.Contains(changed, any(others[1].User)) {
+		t.Errorf("the devices to look at are those of %v", changed)
+	}
+	if n := testserver.Get(joinedIn(sync, room), "summary", "m.joined_member_count"); n != 4.0 {
+		t.Errorf("%v members are told of", n)
+	}
+	if got, _ := testserver.Get(joinedIn(sync, room), "state", "events").([]any); len(got) > 0 {
+		t.Errorf("who loads lazily is given %v", got)
+	}
+}
+
+// A stop in between costs nothing but time.
+func TestJoinGoesOnAfterARestart(t *testing.T) {
+	w := newTown(t, 2)
+	alice, bob := w.users[0], w.users[1]
+	room := w.create(alice, map[string]any{"preset": "public_chat", "name": "Hall"})
+	asked, release := slowState(w.net)
+	w.join(bob, room)
+	<-asked
+	w.net.Stop(1)
+	w.net.Start(1)
+	<-asked
+	bob.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.message/1", map[string]any{"msgtype": "m.text", "body": "still here"})
+	alice.Hears("still here")
+	release()
+	if got, _ := bob.Do("GET", "/v3/rooms/"+url.PathEscape(room)+"/members", nil)["chunk"].([]any); len(got) != 2 {
+		t.Errorf("%d members", len(got))
+	}
+}
