@@ -181,13 +181,16 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 }
 
 // joined is a user of this server who came into a room.
-type joined struct{ user, room int64 }
+type joined struct {
+	user, room int64
+	partial    bool // it is not known for sure which servers are in the room
+}
 
 // Joined is told that a user of this server came into a room in which there are other servers, which are then told of the
 // user's devices. It never waits. One that is lost costs nothing but time: those servers ask when they need a device.
-func (s *Service) Joined(user, room int64) {
+func (s *Service) Joined(user, room int64, partial bool) {
 	select {
-	case s.joined <- joined{user, room}:
+	case s.joined <- joined{user, room, partial}:
 	default:
 	}
 }
@@ -205,15 +208,15 @@ func (s *Service) tellOfJoins(ctx context.Context) {
 	}
 }
 
-// tellOfJoin tells the servers that did not share a room with a user before of the user's devices, as far as messages can be
-// encrypted for them: of another device there is nothing that anybody could do with.
+// tellOfJoin tells the servers that did not share a room with a user before of the user's devices. Of a room whose servers are not known
+// for sure they are told what they need for the encryption of messages.
 // Spec: server-server-api#device-management
 func (s *Service) tellOfJoin(ctx context.Context, j joined) error {
 	servers, err := s.Rooms.NewlyShared(ctx, j.user, j.room)
 	if err != nil {
 		return err
 	}
-	return s.tellDevices(ctx, j.user, servers, true)
+	return s.tellDevices(ctx, j.user, servers, j.partial)
 }
 
 // TellDevices tells servers of a user's devices.

@@ -124,6 +124,9 @@ func (s *Service) storeOutliers(ctx context.Context, room int64, events []*Event
 				if err := tx.InsertEvent(&row); err != nil {
 					return err
 				}
+				if err := nameMember(tx, e); err != nil {
+					return err
+				}
 			}
 			return nil
 		})
@@ -132,6 +135,16 @@ func (s *Service) storeOutliers(ctx context.Context, room int64, events []*Event
 		}
 	}
 	return nil
+}
+
+// nameMember gives the user whom a member event is about a short name, which is needed next: one by one that takes a write for each.
+func nameMember(tx *storage.Tx, e *Event) error {
+	user, isState := e.StateKey()
+	if !isState || e.Type() != typeMember || !pdu.ValidUserID(id.UserID(user)) {
+		return nil
+	}
+	_, err := tx.UserNID(user)
+	return err
 }
 
 // stored finds events of a room by id.

@@ -265,22 +265,11 @@ func shared(n int, f func(worker, i int) error) error {
 	})
 }
 
-// joins is the time of a join of rooms with much state, up to the first /sync that has the room.
+// joins is the time of a join of rooms with many members, up to the first /sync that has the room: for a client that loads members lazily,
+// and for one that wants them all. The members are banned ones, which need no accounts: their events are as many.
 func (b *bench) joins(w *pair) error {
 	for _, n := range []int{1000, 10_000} {
-		room, err := w.senders[0].createRoom()
-		if err != nil {
-			return err
-		}
-		conns := make([]*conn, len(w.senders))
-		for i := range conns {
-			conns[i] = newConn(w.here.addr, w.senders[0].token)
-			defer conns[i].close()
-		}
-		err = shared(n, func(worker, i int) error {
-			_, err := conns[worker].do("PUT", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/state/org.example.bench/"+strconv.Itoa(i), message)
-			return err
-		})
+		room, err := w.crowded(n)
 		if err != nil {
 			return err
 		}
@@ -288,21 +277,57 @@ func (b *bench) joins(w *pair) error {
 		if err != nil {
 			return err
 		}
-		one, err := w.there.measure(func() (int, error) {
-			if err := w.joinThere(room); err != nil {
-				return 0, err
-			}
-			for {
-				var answer []byte
-				if since, answer, err = w.reader.sync(since, 10_000); err != nil || bytes.Contains(answer, []byte(room)) {
-					return 1, err
-				}
-			}
-		})
-		if err != nil {
+		var lazy, whole float64
+		start := time.Now()
+		if err := w.joinThere(room); err != nil {
 			return err
 		}
-		b.print(figure{fmt.Sprintf("join of a room with %d state events, to its first /sync", n), "s", []float64{one.wall.Seconds()}, nil, map[int]string{1000: "< 1", 10_000: "< 5"}[n]})
+		for _, until := range []struct {
+			filter string
+			took   *float64
+		}{{lazyFilter, &lazy}, {`{}`, &whole}} {
+			if err := w.untilThere(room, since, until.filter); err != nil {
+				return err
+			}
+			*until.took = time.Since(start).Seconds()
+		}
+		b.print(
+			figure{fmt.Sprintf("join of a room with %d members, to its first /sync", n), "s", []float64{lazy}, nil, map[int]string{1000: "< 1", 10_000: "< 5"}[n]},
+			figure{"  to its first /sync with all members", "s", []float64{whole}, nil, map[int]string{1000: "< 1", 10_000: "< 5"}[n]},
+		)
 	}
 	return nil
+}
+
+// crowded makes a room with n members more.
+func (w *pair) crowded(n int) (room string, err error) {
+	if room, err = w.senders[0].createRoom(); err != nil {
+		return "", err
+	}
+	conns := make([]*conn, len(w.senders))
+	for i := range conns {
+		conns[i] = newConn(w.here.addr, w.senders[0].token)
+		defer conns[i].close()
+	}
+	return room, shared(n, func(worker, i int) error {
+		user := fmt.Sprintf("@crowd%d:%s", i, w.name)
+		_, err := conns[worker].do("PUT", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/state/m.room.member/"+url.PathEscape(user), []byte(`{"membership":"ban"}`))
+		return err
+	})
+}
+
+// untilThere syncs with a filter until an answer has a room.
+func (w *pair) untilThere(room, since, filter string) error {
+	for {
+		query := url.Values{"since": {since}, "filter": {filter}, "timeout": {"10000"}}
+		answer, err := w.reader.do("GET", "/_matrix/client/v3/sync?"+query.Encode(), nil)
+		if err != nil || bytes.Contains(answer, []byte(room)) {
+			return err
+		}
+		next, found := nextBatch(answer)
+		if !found {
+			return fmt.Errorf("no next_batch in %.200s", answer)
+		}
+		since = next
+	}
 }
