@@ -62,7 +62,8 @@ type stateGatherer struct {
 	q      *stateWanted
 	have   map[pdu.StateKey]bool
 	events []*rooms.Event
-	absent []storage.Pos // events to be read
+	absent []storage.Pos                // events to be read
+	past   map[pdu.StateKey]storage.Pos // the state before the oldest event; nil: read entry by entry
 }
 
 func (g *stateGatherer) add(key pdu.StateKey, pos storage.Pos, e *rooms.Event) {
@@ -119,6 +120,9 @@ func (g *stateGatherer) fromHead() error {
 		}
 		return true
 	})
+	if err := g.loadPast(len(newer)); err != nil {
+		return err
+	}
 	for _, key := range newer {
 		pos, err := g.before(key)
 		if err != nil {
@@ -131,6 +135,37 @@ func (g *stateGatherer) fromHead() error {
 	return nil
 }
 
+// manyEntries is from how many entries of a past state on the whole of it is read at once.
+const manyEntries = 100
+
+// loadPast reads the state before the oldest event of the timeline where many entries of it are looked for: as where the members of a room
+// became known after the events that clients are shown of it.
+func (g *stateGatherer) loadPast(wanted int) error {
+	if wanted < manyEntries {
+		return nil
+	}
+	first, err := g.oldest()
+	if err != nil || first == nil {
+		return err
+	}
+	return g.b.read(func(tx *storage.Tx) error {
+		entries, err := tx.StateOf(first.Snapshot)
+		g.past = make(map[pdu.StateKey]storage.Pos, len(entries))
+		for _, e := range entries {
+			g.past[pdu.StateKey{Type: e.Type, Key: e.Key}] = e.Position
+		}
+		return err
+	})
+}
+
+// oldest is the event before which the state is wanted; nil where nothing came since.
+func (g *stateGatherer) oldest() (*rooms.Event, error) {
+	if g.q.first != nil {
+		return g.q.first, nil
+	}
+	return g.b.firstAfter(g.q.room, g.q.before)
+}
+
 // before finds the entry that stood in the state before the wanted position; 0 if there was none.
 func (g *stateGatherer) before(key pdu.StateKey) (pos storage.Pos, err error) {
 	for i := len(g.q.window.events) - 1; i >= 0; i-- {
@@ -139,11 +174,12 @@ func (g *stateGatherer) before(key pdu.StateKey) (pos storage.Pos, err error) {
 			return e.Pos, nil
 		}
 	}
-	first := g.q.first
-	if first == nil {
-		if first, err = g.b.firstAfter(g.q.room, g.q.before); first == nil || err != nil {
-			return 0, err
-		}
+	if g.past != nil {
+		return g.past[key], nil
+	}
+	first, err := g.oldest()
+	if first == nil || err != nil {
+		return 0, err
 	}
 	return g.b.stateKeyOf(first.Snapshot, key)
 }

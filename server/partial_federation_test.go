@@ -61,6 +61,10 @@ func TestRoomIsThereWhileItsServerStillSaysWhoIsInIt(t *testing.T) {
 		c.Do("POST", "/v3/join/"+url.PathEscape(room), nil)
 	}
 	inRoom := "/v3/rooms/" + url.PathEscape(room)
+	const banned = 110 // so many that they are not looked up one by one
+	for i := range banned {
+		alice.Do("PUT", fmt.Sprintf("%s/state/m.room.member/@unwanted%d:hs1.test", inRoom, i), map[string]any{"membership": "ban"})
+	}
 	eager, _ := syncOf(bob, false, "", 0)["next_batch"].(string)
 	asked, release := slowState(w.net)
 	begun := time.Now()
@@ -102,7 +106,7 @@ func TestRoomIsThereWhileItsServerStillSaysWhoIsInIt(t *testing.T) {
 	case <-time.After(100 * time.Millisecond):
 	}
 	release()
-	if got, _ := (<-members)["chunk"].([]any); len(got) != 4 {
+	if got, _ := (<-members)["chunk"].([]any); len(got) != 4+banned {
 		t.Errorf("%d members", len(got))
 	}
 	whole := joinedIn(<-woken, room)
@@ -110,6 +114,9 @@ func TestRoomIsThereWhileItsServerStillSaysWhoIsInIt(t *testing.T) {
 		if stateIn(testserver.Get(whole, "state", "events"), "m.room.member", c.User) == nil {
 			t.Errorf("%s is not in the state for who waited: %v", c.User, whole)
 		}
+	}
+	if stateIn(testserver.Get(whole, "state", "events"), "m.room.member", "@unwanted109:hs1.test") == nil {
+		t.Error("the banned are not in the state for who waited")
 	}
 	sync := syncOf(bob, true, since, 100*time.Millisecond)
 	changed, _ := testserver.Get(sync, "device_lists", "changed").([]any)
