@@ -3,19 +3,18 @@ package federation
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
-
-	"ebb/rooms"
 )
 
 const (
-	// maxLater bounds the rooms of servers whose events wait to be tried again, maxLaterEvents the events of one.
+	// maxLater bounds the rooms of servers whose events wait to be tried again, maxLaterRooms those of one server, maxLaterEvents the
+	// events of one room.
 	maxLater       = 500
+	maxLaterRooms  = 50
 	maxLaterEvents = 100
 	// maxLaterTries is how often they are: after 2 s, then after four times as long each time, the last time after half an hour.
 	maxLaterTries = 6
@@ -23,7 +22,7 @@ const (
 	laterEvery    = time.Second
 )
 
-// later keeps events that could not be judged, since their server did not answer what had to be asked about them. Their sender
+// later keeps events that could not be judged: their server did not tell what had to be asked about them, or this one failed. Their sender
 // thinks them delivered, and nothing else may ever name them. A restart forgets them: then the next event of the room brings
 // them along.
 type later struct {
@@ -49,7 +48,7 @@ func (l *later) add(now time.Time, key laterKey, pdus []json.RawMessage) {
 	defer l.mu.Unlock()
 	w := l.waiting[key]
 	if w == nil {
-		if len(l.waiting) >= maxLater {
+		if len(l.waiting) >= maxLater || l.of(key.origin) >= maxLaterRooms {
 			return
 		}
 		w = &laterEvents{}
@@ -60,6 +59,16 @@ func (l *later) add(now time.Time, key laterKey, pdus []json.RawMessage) {
 	if w.tries == 0 {
 		w.due = now.Add(firstLater)
 	}
+}
+
+// of counts the rooms of a server. mu is held.
+func (l *later) of(origin string) (n int) {
+	for key := range l.waiting {
+		if key.origin == origin {
+			n++
+		}
+	}
+	return n
 }
 
 // due takes out what is to be tried now.
@@ -110,7 +119,7 @@ func (a *API) Run(ctx context.Context) error {
 			all.Go(func() error {
 				ctx, cancel := context.WithTimeout(ctx, transactionTime)
 				defer cancel()
-				if _, err := a.receive(ctx, key.origin, key.room, w.pdus); errors.Is(err, rooms.ErrLater) {
+				if _, err := a.receive(ctx, key.origin, key.room, w.pdus); mayTryAgain(err) {
 					a.later.again(time.Now(), key, w)
 				}
 				return nil

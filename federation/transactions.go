@@ -113,11 +113,11 @@ func (a *API) takePDUs(ctx context.Context, origin string, pdus []json.RawMessag
 			for eventID, err := range results {
 				answer.PDUs[eventID] = resultOf(err)
 			}
-			if errors.Is(err, rooms.ErrLater) {
-				a.later.add(time.Now(), laterKey{origin, room}, raws)
-			}
-			if errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
+			switch {
+			case errors.Is(err, storage.ErrFull), errors.Is(err, storage.ErrClosed):
 				failed = err
+			case mayTryAgain(err):
+				a.later.add(time.Now(), laterKey{origin, room}, raws)
 			}
 			return nil
 		})
@@ -126,12 +126,19 @@ func (a *API) takePDUs(ctx context.Context, origin string, pdus []json.RawMessag
 	return answer, errors.Join(err, failed)
 }
 
+// mayTryAgain tells of an error that events were not judged for a reason that may pass. What cost a panic costs another one.
+func mayTryAgain(err error) bool {
+	return err != nil && mxerr.Code(err) == "" && !errors.Is(err, errPanic)
+}
+
+var errPanic = errors.New("panic")
+
 // receive gives events to their room. A panic there costs the events, not the server.
 func (a *API) receive(ctx context.Context, origin string, room id.RoomID, raws []json.RawMessage) (results map[id.EventID]error, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			a.Log.ErrorContext(ctx, "panic while events were taken in", "room", room, "server", origin, "panic", v, "stack", string(debug.Stack()))
-			err = fmt.Errorf("panic: %v", v)
+			err = fmt.Errorf("%w: %v", errPanic, v)
 			results = a.Rooms.Refused(ctx, room, raws, nil, errInternal)
 		}
 	}()

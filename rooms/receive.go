@@ -5,13 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/federation/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -36,8 +34,9 @@ const (
 	manyExtremities = 10
 )
 
-// ErrLater: not every event could be judged, since a server did not answer what had to be asked. It may be tried again.
-var ErrLater = errors.New("a server that has to be asked about an event does not answer")
+// ErrLater: not every event could be judged, since a server did not answer what had to be asked, or did not give what it has to. It may be
+// tried again: a server that is itself still catching up has it then.
+var ErrLater = errors.New("a server that has to be asked about an event does not tell what is needed")
 
 // Receive takes in events that another server sends, all of one room. The answer has an entry for every event that has an
 // id: nil where it was taken, or was there already, else why not. An event that the rules refuse is remembered, and stays
@@ -75,7 +74,7 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 			results[e.ID()] = result
 		}
 	}
-	if err == nil && (later || in.lost && in.unreached) {
+	if err == nil && (later || in.lost) {
 		err = ErrLater
 	}
 	return results, err
@@ -117,7 +116,6 @@ type ingest struct {
 	absent  map[id.EventID]bool      // not stored when it was looked for
 
 	spoilt       bool // one of the missing events was not good: what follows it is not taken by its state alone
-	unreached    bool // the server did not answer a question
 	lost         bool // an event could not be judged
 	fetched      int  // missing events
 	fetchedBytes int
@@ -328,13 +326,6 @@ func (in *ingest) done(eventID id.EventID, err error) {
 	in.results[eventID] = err
 }
 
-// unanswered notes that a question to the server failed, unless it said no.
-func (in *ingest) unanswered(err error) {
-	var remote *fedclient.RemoteError
-	said := errors.As(err, &remote) && remote.Status < http.StatusInternalServerError && remote.Status != http.StatusTooManyRequests
-	in.unreached = in.unreached || !said
-}
-
 // has tells whether an event is part of the stored graph, or about to be.
 func (in *ingest) has(eventID id.EventID) bool {
 	if in.waiting[eventID] != nil {
@@ -384,20 +375,20 @@ func (in *ingest) fetchMissing() error {
 		earliest := append(in.knownBefore(latest), extremities...)
 		raws, err := in.svc.Remote.GetMissingEvents(in.ctx, in.origin, in.room.id, earliest, latest, maxMissingPage, in.room.MinDepth())
 		if err != nil {
-			in.unanswered(err)
 			in.svc.log.DebugContext(in.ctx, "missing events are not to be had", "room", in.room.id, "server", in.origin, "err", err)
 			return in.ctx.Err()
 		}
 		raws = raws[:min(len(raws), maxMissingPage)]
-		added := in.admit(raws)
-		if err := in.refresh(); err != nil {
+		admitted := in.admit(raws)
+		if err := in.refresh(); err != nil { // which takes those out again that are known
 			return err
 		}
+		fresh := slices.ContainsFunc(admitted, func(eventID id.EventID) bool { return in.waiting[eventID] != nil })
 		in.fetched += len(raws)
 		for _, raw := range raws {
 			in.fetchedBytes += len(raw)
 		}
-		if added == 0 || len(raws) < usualMissingPage {
+		if !fresh || len(raws) < usualMissingPage {
 			return nil
 		}
 	}
@@ -405,7 +396,7 @@ func (in *ingest) fetchMissing() error {
 }
 
 // admit verifies events that were asked for and adds those that are good to the waiting ones.
-func (in *ingest) admit(raws []json.RawMessage) (added int) {
+func (in *ingest) admit(raws []json.RawMessage) (added []id.EventID) {
 	events, errs := in.svc.verify(in.ctx, in.room.version, raws)
 	for i, e := range events {
 		switch {
@@ -414,7 +405,7 @@ func (in *ingest) admit(raws []json.RawMessage) (added int) {
 			in.svc.log.DebugContext(in.ctx, "a missing event is not good", "room", in.room.id, "server", in.origin, "err", errs[i])
 		case e.RoomID() == in.room.id && in.waiting[e.ID()] == nil:
 			in.waiting[e.ID()] = &incoming{Event: e, asked: true}
-			added++
+			added = append(added, e.ID())
 		}
 	}
 	return added
@@ -430,7 +421,6 @@ func (in *ingest) fetchAuth() error {
 		in.authFetches++
 		raws, err := in.svc.Remote.EventAuth(in.ctx, in.origin, in.room.id, lacks.ID())
 		if err != nil {
-			in.unanswered(err)
 			in.svc.log.DebugContext(in.ctx, "an auth chain is not to be had", "room", in.room.id, "event", lacks.ID(), "err", err)
 			raws = in.fetchEach(unknownOf(in.known, lacks.AuthEvents()))
 		}
@@ -718,7 +708,6 @@ func (in *ingest) stateAfter(eventID id.EventID) (gap, error) {
 	}
 	state, chain, err := in.svc.Remote.StateIDs(in.ctx, in.origin, in.room.id, eventID)
 	if err != nil {
-		in.unanswered(err)
 		return nil, err
 	}
 	return in.toldState(eventID, append(state, eventID), chain)
