@@ -30,6 +30,7 @@ type boundedBody struct {
 	deadline time.Time // set on the connection
 	read     int64
 	max      int64
+	hold     func(n int64) error // counts what is read; nil: nobody does
 }
 
 // Read implements io.Reader.
@@ -44,6 +45,11 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	switch {
 	case b.read > b.max:
 		return n, tooLarge(b.max)
+	case b.hold != nil && n > 0:
+		if full := b.hold(int64(n)); full != nil {
+			return n, full
+		}
+		return n, err
 	case err != nil && !b.deadline.IsZero():
 		// Whoever works long on what was read, a long poll, must not be cut off by the deadline of reading it.
 		_ = b.conn.SetReadDeadline(time.Time{})

@@ -46,6 +46,7 @@ type Server struct {
 	notFound *served
 	noMethod *served
 	options  *served
+	unsigned unsigned
 	boot     string // begins the ids of requests
 	count    atomic.Uint64
 }
@@ -57,7 +58,7 @@ func New(o Options) *Server {
 	}
 	var boot [3]byte
 	_, _ = rand.Read(boot[:]) // never fails (crypto/rand)
-	s := &Server{opt: o, boot: hex.EncodeToString(boot[:]) + "-"}
+	s := &Server{opt: o, boot: hex.EncodeToString(boot[:]) + "-", unsigned: unsigned{networks: map[string]int64{}}}
 	s.notFound = newServed(&Route{Path: "unknown", Handler: func(*Request) (any, error) { return nil, mxerr.Unrecognized() }})
 	s.noMethod = newServed(&Route{Path: "unknown", Handler: func(*Request) (any, error) {
 		return nil, mxerr.New(http.StatusMethodNotAllowed, mxerr.CodeUnrecognized, "This endpoint does not know the method")
@@ -170,7 +171,9 @@ func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 	if err := r.boundBody(w, r.route.MaxBody); err != nil {
 		return nil, err
 	}
-	if err := s.authenticateServer(r); err != nil {
+	release := s.unsigned.holding(r)
+	err := s.authenticateServer(r)
+	if release(); err != nil {
 		return nil, err
 	}
 	if err := s.limit(r, r.route.Rate); err != nil { // who asks is known by the body's signature only
