@@ -455,18 +455,6 @@ func (r *Room) isOver(e *pdu.Event, receivedTS int64) bool {
 	return expiry.Expired(r.Retention(), e.OriginServerTS(), receivedTS, r.svc.Now()) || e.OriginServerTS() < r.PurgedBefore()
 }
 
-// stateBefore asks for the state before an event.
-func (in *ingest) stateBefore(eventID id.EventID) (gap, error) {
-	if in.gaps++; in.gaps > maxGaps {
-		return nil, errTooManyGaps
-	}
-	state, chain, err := in.svc.Remote.StateIDs(in.ctx, in.origin, in.room.id, eventID)
-	if err != nil {
-		return nil, err
-	}
-	return in.toldState(eventID, state, chain)
-}
-
 // timeElsewhere asks other servers for the event of a room that is closest to a time (ms).
 // Spec: server-server-api#get_matrixfederationv1timestamp_to_eventroomid
 func (s *Service) timeElsewhere(ctx context.Context, r *Room, ts int64, backwards bool) (id.EventID, int64, bool) {

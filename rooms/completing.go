@@ -139,8 +139,8 @@ type completer struct {
 
 var errNotAll = fmt.Errorf("%w: not all of the state was given", fedclient.ErrBadAnswer)
 
-// completeThrough asks one server for the states after what came before the join, and judges anew what came since. Of the server
-// through which the room was joined the state was taken before; of another one it must be the same one but for the members.
+// completeThrough asks one server for the state before the join, and judges anew what came since. Of the server through which the room was
+// joined the state was taken before; of another one it must be the same one but for the members.
 func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) error {
 	p := r.partialState()
 	if p == nil {
@@ -153,27 +153,23 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) err
 	asking, cancel := context.WithTimeout(ctx, completeTime)
 	defer cancel()
 	in := &ingest{ctx: asking, svc: s, room: r, origin: c.server, known: map[id.EventID]*Event{}}
-	var states []state
-	for _, prev := range join.PrevEvents() {
-		told, err := in.stateAfter(prev)
-		if err != nil {
+	told, err := in.beforeJoin(join)
+	if err != nil {
+		return err
+	}
+	if in.withheldState && !c.lenient {
+		return errNotAll
+	}
+	if !c.trusted {
+		if err := s.checkSameState(ctx, r, join, told); err != nil {
 			return err
 		}
-		if in.withheldState && !c.lenient {
-			return errNotAll
-		}
-		if !c.trusted {
-			if err := s.checkSameState(ctx, r, join, told); err != nil {
-				return err
-			}
-		}
-		states = append(states, state(told))
 	}
-	if err := s.nameMembers(ctx, states); err != nil {
+	if err := s.nameMembers(ctx, told); err != nil {
 		return err
 	}
 	for { // a write before it may fail
-		c, err := s.finishJoin(ctx, r.id, join, states)
+		c, err := s.finishJoin(ctx, r.id, join, state(told))
 		if err == nil {
 			s.tellDiscovered(ctx, r, c.discovered())
 		}
@@ -237,16 +233,23 @@ func (s *Service) tellDiscovered(ctx context.Context, r *Room, servers []string)
 	}
 }
 
+// beforeJoin asks for the state before a join: by what it follows, which everybody has who takes part in the room. Where that is more than one
+// event, the server is asked to resolve their states, as it did when it let the user in.
+func (in *ingest) beforeJoin(join *Event) (gap, error) {
+	if prev := join.PrevEvents(); len(prev) == 1 {
+		return in.stateAfter(prev[0])
+	}
+	return in.stateBefore(join.ID())
+}
+
 // nameMembers gives members their short names, which is better done before the room is locked.
-func (s *Service) nameMembers(ctx context.Context, states []state) error {
-	for _, state := range states {
-		for key := range state {
-			if key.Type != typeMember {
-				continue
-			}
-			if _, err := s.UserNID(ctx, id.UserID(key.Key)); err != nil {
-				return err
-			}
+func (s *Service) nameMembers(ctx context.Context, told gap) error {
+	for key := range told {
+		if key.Type != typeMember {
+			continue
+		}
+		if _, err := s.UserNID(ctx, id.UserID(key.Key)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -308,8 +311,8 @@ func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told
 	})
 }
 
-// finishJoin makes a partial room whole: states are those after what came before the join.
-func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, states []state) (*completion, error) {
+// finishJoin makes a partial room whole, given the state before the join.
+func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, told state) (*completion, error) {
 	r, err := s.lockRoom(ctx, room)
 	if mxerr.Code(err) == mxerr.CodeNotFound {
 		return nil, errNotPartial
@@ -322,7 +325,7 @@ func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, s
 		return nil, errNotPartial
 	}
 	c := newCompletion(ctx, r, join)
-	err = r.settled(ctx, func(tx *storage.Tx) error { return c.judge(tx, states) })
+	err = r.settled(ctx, func(tx *storage.Tx) error { return c.judge(tx, told) })
 	if err != nil {
 		return nil, err
 	}

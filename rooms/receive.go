@@ -700,17 +700,31 @@ var errTooManyGaps = errors.New("too many gaps in one transaction")
 
 // stateAfter asks the sender for the state after an event that is not to be had as such.
 func (in *ingest) stateAfter(eventID id.EventID) (gap, error) {
-	if in.gaps++; in.gaps > maxGaps {
-		return nil, errTooManyGaps
-	}
-	if in.svc.Remote == nil {
-		return nil, errors.New("federation is off")
-	}
-	state, chain, err := in.svc.Remote.StateIDs(in.ctx, in.origin, in.room.id, eventID)
+	state, chain, err := in.stateIDs(eventID)
 	if err != nil {
 		return nil, err
 	}
 	return in.toldState(eventID, append(state, eventID), chain)
+}
+
+// stateBefore asks the sender for the state before an event.
+func (in *ingest) stateBefore(eventID id.EventID) (gap, error) {
+	state, chain, err := in.stateIDs(eventID)
+	if err != nil {
+		return nil, err
+	}
+	return in.toldState(eventID, state, chain)
+}
+
+// stateIDs names the state before an event, and its auth chain.
+func (in *ingest) stateIDs(eventID id.EventID) (state, chain []id.EventID, err error) {
+	if in.gaps++; in.gaps > maxGaps {
+		return nil, nil, errTooManyGaps
+	}
+	if in.svc.Remote == nil {
+		return nil, nil, errors.New("federation is off")
+	}
+	return in.svc.Remote.StateIDs(in.ctx, in.origin, in.room.id, eventID)
 }
 
 // toldState makes a state of the events that another server named as one, and of their auth chain.

@@ -56,14 +56,14 @@ func newCompletion(ctx context.Context, r *Room, join *Event) *completion {
 	}
 }
 
-// judge finds out what the room is, given the states after what came before the join.
-func (c *completion) judge(tx *storage.Tx, states []state) error {
+// judge finds out what the room is, given the state before the join.
+func (c *completion) judge(tx *storage.Tx, told state) error {
 	r := c.room
 	r.next.extremities = nil // the states after them are what is to be found out
 	defer func() { r.next = c.saved }()
 	c.p = newPastReader(r, tx, nil, newPastFacts())
 	c.p.partial = false
-	if err := c.begin(states); err != nil {
+	if err := c.begin(told); err != nil {
 		return err
 	}
 	for after := c.join.Pos; ; {
@@ -92,14 +92,7 @@ func (c *completion) judge(tx *storage.Tx, states []state) error {
 }
 
 // begin puts the join on the state that was told.
-func (c *completion) begin(states []state) error {
-	whole := states[0]
-	if len(states) > 1 {
-		var err error
-		if whole, err = c.p.resolveStates(states); err != nil {
-			return err
-		}
-	}
+func (c *completion) begin(whole state) error {
 	stored, err := c.stored(c.join.Snapshot)
 	if err != nil {
 		return err
