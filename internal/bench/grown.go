@@ -12,46 +12,42 @@ import (
 	"time"
 )
 
-// grown is the same server as its database grows: sends, syncs, restarts, bytes on disk; at the end all is purged.
+// grown is servers with databases of different sizes: sends and syncs, measured in turn, so that what else the machine does falls on all of
+// them; then restarts, bytes on disk and the purge of the last.
 func (b *bench) grown() error {
-	p, err := b.startEbb("grown", 0)
-	if err != nil {
-		return err
-	}
-	defer func() { p.stop() }()
 	limit, err := b.startLimit(0)
 	if err != nil {
 		return err
 	}
 	defer limit.kill()
-	h, err := newHouse(p, 16, 40)
-	if err != nil {
-		return err
-	}
-	have := 0
-	for _, n := range b.events {
-		if err := h.grow(n, &have); err != nil {
+	houses := make([]*house, len(b.events))
+	for i, n := range b.events {
+		p, err := b.startEbb(fmt.Sprint("grown-", n), 0)
+		if err != nil {
 			return err
 		}
-		if err := b.grownFigures(h, limit, n); err != nil {
+		defer func() { p.stop() }()
+		if houses[i], err = newHouse(p, 16, 40); err != nil {
+			return err
+		}
+		if err := houses[i].grow(n); err != nil {
 			return err
 		}
 	}
-	if err := b.restarts(h, have); err != nil {
+	if err := b.grownFigures(houses, limit); err != nil {
 		return err
 	}
-	return b.purge(h)
+	last := houses[len(houses)-1]
+	if err := b.restarts(last, b.events[len(b.events)-1]); err != nil {
+		return err
+	}
+	return b.purge(last)
 }
 
-// grow sends until there are n messages.
-func (h *house) grow(n int, have *int) error {
-	missing := n - *have
-	if missing <= 0 {
-		return nil
-	}
-	*have = n
+// grow sends n messages.
+func (h *house) grow(n int) error {
 	return parallel(len(h.senders), len(h.senders), func(i int) error {
-		for k := range missing / len(h.senders) {
+		for k := range n / len(h.senders) {
 			if err := h.senders[i].send(h.rooms[i][k%len(h.rooms[i])]); err != nil {
 				return err
 			}
@@ -60,27 +56,32 @@ func (h *house) grow(n int, have *int) error {
 	})
 }
 
-func (b *bench) grownFigures(h *house, limit *process, n int) error {
-	var sends, nothing, bareSends, bare samples
+func (b *bench) grownFigures(houses []*house, limit *process) error {
+	sends, nothing := make([]samples, len(houses)), make([]samples, len(houses))
+	var bareSends, bare samples
 	for range b.rounds {
-		if err := bareSends.add(measureLimit(limit, "/all/x/", len(h.senders), b.duration/2)); err != nil {
+		if err := bareSends.add(measureLimit(limit, "/all/x/", len(houses[0].senders), b.duration/2)); err != nil {
 			return err
 		}
 		if err := bare.add(measureLimit(limit, "/bare/x/", 4, b.duration/4)); err != nil {
 			return err
 		}
-		if err := sends.add(h.measure(func() (int, error) { return h.talk(b.duration / 2) })); err != nil {
-			return err
-		}
-		if err := nothing.add(nothingNew(h.process, h.senders[0], b.duration/2)); err != nil {
-			return err
+		for i, h := range houses {
+			if err := sends[i].add(h.measure(func() (int, error) { return h.talk(b.duration / 2) })); err != nil {
+				return err
+			}
+			if err := nothing[i].add(nothingNew(h.process, h.senders[0], b.duration/2)); err != nil {
+				return err
+			}
 		}
 	}
-	at := fmt.Sprintf(" at %d events", n)
-	b.print(
-		figure{"sends" + at, "CPU s/1000", sends.of(spent.per1000), bareSends.of(spent.per1000), "within 20 % of each other"},
-		figure{"/sync with nothing new" + at, "CPU ms", nothing.of(spent.millis), bare.of(spent.millis), "within 20 % of each other"},
-	)
+	const aim = "within 20 % of each other"
+	for i, n := range b.events {
+		b.print(figure{fmt.Sprintf("sends at %d events", n), "CPU s/1000", sends[i].of(spent.per1000), bareSends.of(spent.per1000), aim})
+	}
+	for i, n := range b.events {
+		b.print(figure{fmt.Sprintf("/sync with nothing new at %d events", n), "CPU ms", nothing[i].of(spent.millis), bare.of(spent.millis), aim})
+	}
 	return nil
 }
 
