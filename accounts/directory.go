@@ -36,7 +36,7 @@ func searchText(user id.UserID, displayName string) string {
 }
 
 // Search finds users by a part of their id or name, among those who share a room with who asks and those in a room that
-// anybody can join or read. limited says that there may be more.
+// anybody can join or read, who asks among the latter. limited says that there may be more.
 // Spec: client-server-api#post_matrixclientv3user_directorysearch
 //
 // Errors: M_INVALID_PARAM.

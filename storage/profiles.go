@@ -41,10 +41,10 @@ func (tx *Tx) SetSearch(user int64, search string) error {
 type DirectoryRow struct {
 	User   int64
 	UserID string
-	Shares bool // shares a room with who asks
+	Shares bool // another one than who asks, and shares a room with them
 }
 
-const searchAccountsQuery = `SELECT a.nid, u.user_id, CASE WHEN EXISTS (
+const searchAccountsQuery = `SELECT a.nid, u.user_id, CASE WHEN a.nid <> $1 AND EXISTS (
     SELECT 1 FROM memberships theirs JOIN memberships mine ON mine.room_nid = theirs.room_nid AND mine.user_nid = $1
     WHERE theirs.user_nid = a.nid AND theirs.membership = 'join' AND mine.membership = 'join') THEN 1 ELSE 0 END
 FROM accounts a JOIN users u ON u.nid = a.nid
