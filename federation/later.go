@@ -25,6 +25,10 @@ const (
 // later keeps events that could not be judged: their server did not tell what had to be asked about them, or this one failed. Their sender
 // thinks them delivered, and nothing else may ever name them. A restart forgets them: then the next event of the room brings
 // them along.
+//
+// A server that withholds the past of an event on purpose, or spoils it, looks like one that is still catching up, and is tried again
+// like it. That is no gain to it: each try makes the checks that the first one made, and costs what the same transaction
+// would that it may send again whenever it likes, and the tries are few.
 type later struct {
 	// mu guards waiting; a leaf.
 	mu      sync.Mutex
