@@ -44,8 +44,8 @@ func servesPath(set []string, path string) bool {
 	return serves(set, apiClient)
 }
 
-// router finds routes: those whose path is one by the path, the others by a gorilla/mux router for each group of them. mux tries routes one
-// after the other, and the last of a flat list of 200 costs 90 µs, of the 40 below /rooms still 25.
+// router finds routes: those without variables by their path, the others by a gorilla/mux router for each group of them.
+// mux tries routes one after the other, and the last of a flat list of 200 costs 90 µs, of the 40 below /rooms still 25.
 type router struct {
 	plain  map[plainRoute]*served
 	groups map[group]*mux.Router
