@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	// maxCompleting bounds the partial rooms whose state is asked for at a time: each may hold a large state in memory.
-	maxCompleting = 4
-	// completeTime bounds the request for a state to one server.
-	completeTime = 10 * time.Minute
+	// maxCompleting bounds the servers that are asked for the state of a room at a time: each answer may be large. completeTime bounds how
+	// long one of them is waited for: so long it keeps others out.
+	maxCompleting = 16
+	completeTime  = 5 * time.Minute
 	// Nobody gave the state: it is asked for again after firstCompletePause, then after twice that, and so on to maxCompletePause.
 	firstCompletePause = time.Second
 	maxCompletePause   = 10 * time.Minute
@@ -85,12 +85,6 @@ var errNotPartial = errors.New("the room is not partial any more")
 
 // completeOnce asks one server after the other, that through which the room was joined first.
 func (s *Service) completeOnce(ctx context.Context, room int64, slots chan struct{}) error {
-	select {
-	case slots <- struct{}{}:
-		defer func() { <-slots }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 	r, err := s.RoomByNID(ctx, room)
 	if err != nil {
 		return err
@@ -109,7 +103,7 @@ func (s *Service) completeOnce(ctx context.Context, room int64, slots chan struc
 	var some []completer
 	err = errNoServers
 	for i, server := range servers {
-		c := completer{server: server, trusted: i == 0}
+		c := completer{server: server, trusted: i == 0, slots: slots}
 		if err = s.completeThrough(ctx, r, c); err == nil || errors.Is(err, errNotPartial) {
 			return nil
 		}
@@ -135,6 +129,8 @@ type completer struct {
 	server  string
 	trusted bool // the room was joined through it
 	lenient bool // what it does not give of what it names is not in the room
+
+	slots chan struct{} // one is held while it is asked
 }
 
 var errNotAll = fmt.Errorf("%w: not all of the state was given", fedclient.ErrBadAnswer)
@@ -150,15 +146,9 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) err
 	if err != nil {
 		return err
 	}
-	asking, cancel := context.WithTimeout(ctx, completeTime)
-	defer cancel()
-	in := &ingest{ctx: asking, svc: s, room: r, origin: c.server, known: map[id.EventID]*Event{}}
-	told, err := in.beforeJoin(join)
+	told, err := s.askBeforeJoin(ctx, r, join, c)
 	if err != nil {
 		return err
-	}
-	if in.withheldState && !c.lenient {
-		return errNotAll
 	}
 	if !c.trusted {
 		if err := s.checkSameState(ctx, r, join, told); err != nil {
@@ -177,6 +167,24 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) err
 			return err
 		}
 	}
+}
+
+// askBeforeJoin asks a server for the state before a join.
+func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c completer) (gap, error) {
+	select {
+	case c.slots <- struct{}{}:
+		defer func() { <-c.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, completeTime)
+	defer cancel()
+	in := &ingest{ctx: ctx, svc: s, room: r, origin: c.server, known: map[id.EventID]*Event{}}
+	told, err := in.beforeJoin(join)
+	if err == nil && in.withheldState && !c.lenient {
+		err = errNotAll
+	}
+	return told, err
 }
 
 // comeBack is for a room that this server left before it was whole: where a user joins it through what is known of it, as right after

@@ -325,7 +325,7 @@ func TestAnotherServerDoesNotTellTheRules(t *testing.T) {
 		return jsonOf(less(entries)), jsonOf(chain), err
 	}
 	e.split([]string{"a", "b"}, []string{"d", "evil"})
-	if c := (completer{server: "evil"}); !errors.Is(e.d.svc.completeThrough(t.Context(), e.d.room(e.room), c), errNotAll) {
+	if c := (completer{server: "evil", slots: make(chan struct{}, 1)}); !errors.Is(e.d.svc.completeThrough(t.Context(), e.d.room(e.room), c), errNotAll) {
 		t.Error("a state of which parts are not given is taken for the whole")
 	}
 	err := e.d.svc.completeOnce(t.Context(), e.d.room(e.room).nid, make(chan struct{}, 1))
@@ -461,5 +461,33 @@ func TestServersThatWereNotToldAreDiscovered(t *testing.T) {
 	slices.Sort(told[e.dora.NID])
 	if !slices.Equal(told[e.dora.NID], []string{"b", "evil"}) {
 		t.Errorf("told of the devices: %v", told)
+	}
+}
+
+// What has expired meanwhile is gone, and what follows it has its place nevertheless.
+func TestMessagesExpireInAPartialRoom(t *testing.T) {
+	e := newEarly(t)
+	e.join()
+	e.d.keep(e.room, time.Minute)
+	var old []id.EventID
+	for range 5 {
+		old = append(old, e.d.say(e.dora, e.room, "soon gone"))
+	}
+	e.deliver()
+	for _, p := range e.peers {
+		p.now = p.now.Add(2 * time.Minute)
+	}
+	fresh := e.d.say(e.dora, e.room, "after it")
+	e.deliver()
+	if n := e.d.purge(e.room); n == 0 || e.d.position(e.room, old[0]) != 0 {
+		t.Fatalf("%d events were purged: the test proves nothing", n)
+	}
+	e.d.complete(e.room)
+	if got := e.d.room(e.room).extremityIDs(); !slices.Equal(got, e.a.room(e.room).extremityIDs()) || !slices.Contains(got, fresh) {
+		t.Errorf("the newest events are %q, those of a %q", got, e.a.room(e.room).extremityIDs())
+	}
+	e.same()
+	if got := e.d.stored(e.room, old[0]); got != nil {
+		t.Errorf("an expired message is back: %s", got.JSON())
 	}
 }

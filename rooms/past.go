@@ -45,7 +45,7 @@ const maxPastStates = 8
 
 func newPastReader(r *Room, tx *storage.Tx, queued []*pendingEvent, facts *pastFacts) *pastReader {
 	p := &pastReader{
-		r: r, tx: tx, events: map[id.EventID]*Event{}, queued: make(map[id.EventID]*pendingEvent, len(queued)), partial: r.Partial(), pastFacts: facts,
+		r: r, tx: tx, events: map[id.EventID]*Event{}, queued: make(map[id.EventID]*pendingEvent, len(queued)), partial: r.partialState() != nil, pastFacts: facts,
 	}
 	for _, e := range queued {
 		p.queued[e.ID()] = e

@@ -13,6 +13,7 @@ import (
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
+	"ebb/rooms/stateres"
 	"ebb/storage"
 )
 
@@ -812,13 +813,14 @@ func (in *ingest) place(events []*incoming) error {
 // judged, as one that would need too large a resolution, must not keep others out.
 func (in *ingest) placeTogether(events []*incoming) error {
 	err := in.tryTogether(events)
-	if err == nil || in.ctx.Err() != nil {
+	if err == nil || in.ctx.Err() != nil || errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
 		return err
 	}
 	if len(events) == 1 {
 		in.svc.log.ErrorContext(in.ctx, "an event cannot be judged", "room", in.room.id, "event", events[0].ID(), "err", err)
 		received.WithLabelValues("refused").Inc()
 		in.done(events[0].ID(), errUnjudged)
+		in.lost = in.lost || !errors.Is(err, stateres.ErrTooLarge) // which it will be the next time too
 		return nil
 	}
 	for _, e := range events {

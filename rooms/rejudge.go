@@ -10,6 +10,7 @@ import (
 
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
+	"ebb/rooms/stateres"
 	"ebb/storage"
 )
 
@@ -129,6 +130,9 @@ func (c *completion) stored(nid int64) (*snapshot, error) {
 // rejudge judges an event again.
 func (c *completion) rejudge(e *Event) error {
 	before, err := c.stateBefore(e)
+	if errors.Is(err, stateres.ErrTooLarge) { // as it was
+		before, err = c.stored(e.Snapshot)
+	}
 	if err != nil || before == nil {
 		return err
 	}
@@ -190,15 +194,20 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 		}
 		points = append(points, s)
 	}
-	if missing { // the state after it came from a server that knew the whole
-		if len(points) == 0 && e.Flags&storage.GapEvent == 0 {
-			return nil, nil
-		}
+	switch {
+	case !missing:
+	case e.Flags&storage.GapEvent != 0: // the state after it came from a server that knew the whole
 		told, err := c.stored(e.Snapshot)
 		if err != nil {
 			return nil, err
 		}
 		points = append(points, told)
+	case e.Flags&storage.RejectedEvent != 0:
+		return nil, nil
+	default: // its time was over, and it is gone
+		for _, x := range c.heads {
+			points = append(points, x.after)
+		}
 	}
 	points = distinct(points)
 	switch len(points) {
@@ -306,17 +315,10 @@ func (c *completion) follow(x extremity, e *Event) error {
 
 // conclude finds the current state and how it differs from what it was taken for.
 func (c *completion) conclude() error {
-	var points []*snapshot
-	for _, x := range c.heads {
-		points = append(points, x.after)
-	}
-	points = distinct(points)
-	c.snapshot = points[0]
-	now, err := c.p.all(points[0])
-	if err == nil && len(points) > 1 {
-		if now, err = c.p.resolve(points); err == nil {
-			c.snapshot, err = differing(c.p, points[0], now)
-		}
+	now, err := c.meet()
+	for errors.Is(err, stateres.ErrTooLarge) && len(c.heads) > 1 { // one end less is better than none
+		c.heads = c.heads[1:]
+		now, err = c.meet()
 	}
 	if err != nil {
 		return err
@@ -330,6 +332,22 @@ func (c *completion) conclude() error {
 		}
 	}
 	return nil
+}
+
+// meet is the state where the newest events meet.
+func (c *completion) meet() (now state, err error) {
+	var points []*snapshot
+	for _, x := range c.heads {
+		points = append(points, x.after)
+	}
+	points = distinct(points)
+	if c.snapshot = points[0]; len(points) == 1 {
+		return c.p.all(points[0])
+	}
+	if now, err = c.p.resolve(points); err == nil {
+		c.snapshot, err = differing(c.p, points[0], now)
+	}
+	return now, err
 }
 
 // store writes it all, and makes it what readers see.

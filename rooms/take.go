@@ -335,7 +335,7 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 func (b *batch) dress(in *incoming, pe *pendingEvent) error {
 	r := b.room
 	expired := !in.IsState() && (expiry.Expired(r.Retention(), in.OriginServerTS(), pe.ReceivedTS, b.svc.Now()) || in.OriginServerTS() < r.PurgedBefore())
-	rejected := pe.Flags&storage.RejectedEvent != 0 && !in.IsState() && !r.Partial() // there it may yet be accepted
+	rejected := pe.Flags&storage.RejectedEvent != 0 && !in.IsState() && r.partialState() == nil // else it may yet be accepted
 	if !expired && !rejected && in.redactedBy == 0 {
 		return nil
 	}
