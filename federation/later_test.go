@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -12,6 +13,8 @@ import (
 
 	"ebb/mxerr"
 	"ebb/rooms"
+	"ebb/storage"
+	"ebb/storage/storagetest"
 )
 
 func events(n int) []json.RawMessage {
@@ -75,5 +78,23 @@ func TestWhatMayBeTriedAgain(t *testing.T) {
 	}
 	if mayTryAgain(nil) {
 		t.Error("what was taken in is tried again")
+	}
+}
+
+// Events that this server fails at count as delivered for their sender: they wait for another try.
+func TestWhatThisServerFailsAtIsTriedAgain(t *testing.T) {
+	svc, err := rooms.New(t.Context(), rooms.Options{DB: storagetest.Open(t, storage.Config{}), Server: "here"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := New(API{Rooms: svc, Log: slog.New(slog.DiscardHandler)})
+	over, cancel := context.WithCancel(t.Context())
+	cancel() // as when transactionTime is over
+	pdus := []json.RawMessage{[]byte(`{"room_id":"!r:there"}`)}
+	if _, err := a.takePDUs(over, "there", pdus); err != nil {
+		t.Fatal(err)
+	}
+	if w := a.later.waiting[laterKey{"there", "!r:there"}]; w == nil || len(w.pdus) != 1 {
+		t.Errorf("%v waits", w)
 	}
 }

@@ -301,7 +301,6 @@ func TestEndlessHistoryIsNotWalked(t *testing.T) {
 	s.whole()
 }
 
-// unknownID is the id of an event that does not exist.
 // A server that answers with what is known already is not asked again and again.
 func TestKnownEventsAreNoProgress(t *testing.T) {
 	s := besieged(t, id.RoomV11)
@@ -318,6 +317,7 @@ func TestKnownEventsAreNoProgress(t *testing.T) {
 	}
 }
 
+// unknownID is the id of an event that does not exist.
 func unknownID(n int) id.EventID { return id.EventID(fmt.Sprintf("$%043d", n+100)) }
 
 // Every missing event may name twenty more that do not exist.
