@@ -29,6 +29,7 @@ type completion struct {
 	verdicts []verdict            // in the order in which they were found
 	refused  map[storage.Pos]bool // that were accepted
 	cited    map[id.EventID]bool  // by accepted events
+	freed    map[id.EventID]bool  // cited by events that are refused now, and may be the newest again
 	heads    []extremity
 	depth    int64
 	servers  map[string]bool // that had a user in the room at some time since the join
@@ -52,7 +53,7 @@ type verdict struct {
 func newCompletion(ctx context.Context, r *Room, join *Event) *completion {
 	return &completion{
 		batch: &batch{ctx: ctx, svc: r.svc, room: r, saved: r.next}, join: join, told: r.partialState().servers,
-		refused: map[storage.Pos]bool{}, cited: map[id.EventID]bool{}, servers: map[string]bool{}, depth: join.Depth(),
+		refused: map[storage.Pos]bool{}, cited: map[id.EventID]bool{}, freed: map[id.EventID]bool{}, servers: map[string]bool{}, depth: join.Depth(),
 		found: pendingEvent{Event: &Event{Room: r.nid}}, other: pendingEvent{Event: &Event{Room: r.nid}},
 	}
 }
@@ -175,6 +176,9 @@ func (c *completion) refuse(e *Event, before *snapshot) error {
 		c.refused[e.Pos] = true
 		e.Flags = v.flags
 		c.p.queued[e.ID()] = &pendingEvent{Event: e, before: before, after: before}
+		before, err := c.superseded(c.p, e.PrevEvents())
+		maps.Copy(c.freed, before)
+		return err
 	}
 	return nil
 }
@@ -315,6 +319,7 @@ func (c *completion) follow(x extremity, e *Event) error {
 
 // conclude finds the current state and how it differs from what it was taken for.
 func (c *completion) conclude() error {
+	c.dropFollowed()
 	now, err := c.meet()
 	for errors.Is(err, stateres.ErrTooLarge) && len(c.heads) > 1 { // one end less is better than none
 		c.heads = c.heads[1:]
@@ -332,6 +337,21 @@ func (c *completion) conclude() error {
 		}
 	}
 	return nil
+}
+
+// dropFollowed drops ends of the graph that were none before and have not become some: what follows them has expired, and is gone.
+func (c *completion) dropFollowed() {
+	ends := map[id.EventID]bool{}
+	for _, x := range c.saved.extremities {
+		ends[x.id] = true
+	}
+	for _, e := range c.events {
+		ends[e.ID()] = true
+	}
+	heads := slices.DeleteFunc(slices.Clone(c.heads), func(x extremity) bool { return !ends[x.id] && !c.freed[x.id] })
+	if len(heads) > 0 {
+		c.heads = heads
+	}
 }
 
 // meet is the state where the newest events meet.
