@@ -3,7 +3,8 @@
 // and signing an event, a group-committed insert, waking waiting requests.
 //
 // What counts is CPU time per operation, read from /proc: on a machine where other things run too, operations per
-// second say little. Every figure is the median of -rounds measurements, and limit and server take turns.
+// second say little. Every figure is the median of -rounds measurements (of grown databases: all of them together), and
+// limit and server take turns.
 //
 //	make bench
 //	go run ./internal/bench -rounds 1 -only sends,sync

@@ -238,6 +238,16 @@ func (s samples) of(value func(spent) float64) []float64 {
 	return out
 }
 
+// pooled is all measurements as one: for what happens less often than once in each, as a garbage collection of a large heap,
+// which a median has whole or not at all.
+func (s samples) pooled() samples {
+	var all spent
+	for _, one := range s {
+		all = spent{all.ops + one.ops, all.wall + one.wall, all.cpu + one.cpu}
+	}
+	return samples{all}
+}
+
 func (b *bench) printSends(suffix string, one, many, limit, wide samples) {
 	speedAim, cpuAim := "ratio ≥ 0.40", "≤ 0.33"
 	if suffix != "" {
