@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 
 	"maunium.net/go/mautrix/id"
 
@@ -131,18 +132,9 @@ func (p *pastReader) loadEntries(s state, keys []pdu.StateKey) error {
 			missing = append(missing, ref.pos)
 		}
 	}
-	rows, err := p.tx.EventsAt(missing)
-	if err != nil {
-		return err
-	}
-	for i := range rows {
-		e, err := fromRow(p.r.version, &rows[i])
-		if err != nil {
-			return err
-		}
-		p.at[e.Pos] = e
-	}
-	return nil
+	events, err := p.r.eventsAt(p.tx, missing)
+	maps.Copy(p.at, events)
+	return err
 }
 
 // after is the state after an event that has a place or was rejected; nil for one that is not stored, or without a state.

@@ -44,13 +44,7 @@ func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 	if err := last.head.write(tx, b.room.nid); err != nil {
 		return err
 	}
-	row := storage.RoomRow{NID: b.room.nid, Generation: generation, Snapshot: last.head.nid, Depth: last.depth}
-	for _, x := range last.extremities {
-		row.Extremities = append(row.Extremities, x.position())
-	}
-	for _, e := range b.events {
-		row.LastOrder = max(row.LastOrder, e.Order)
-	}
+	row := b.headRow(generation, last.head, last.depth, last.extremities)
 	if b.create != nil {
 		row.RoomID, row.Version, row.CreatedTS = string(b.room.id), string(b.room.version.ID), tx.Now().UnixMilli()
 		row.Generation++
@@ -61,6 +55,18 @@ func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 		err = errStale
 	}
 	return err
+}
+
+// headRow is the room's row with a head that is written, after the batch.
+func (b *batch) headRow(generation int64, head *snapshot, depth int64, extremities []extremity) storage.RoomRow {
+	row := storage.RoomRow{NID: b.room.nid, Generation: generation, Snapshot: head.nid, Depth: depth}
+	for _, x := range extremities {
+		row.Extremities = append(row.Extremities, x.position())
+	}
+	for _, e := range b.events {
+		row.LastOrder = max(row.LastOrder, e.Order)
+	}
+	return row
 }
 
 // place gives an event its position, and its order where it has one.

@@ -404,13 +404,7 @@ func (c *completion) write(tx *storage.Tx, generation int64) error {
 	if err := c.snapshot.write(tx, c.room.nid); err != nil {
 		return err
 	}
-	row := storage.RoomRow{NID: c.room.nid, Generation: generation, Snapshot: c.snapshot.nid, Depth: c.depth}
-	for _, x := range c.heads {
-		row.Extremities = append(row.Extremities, x.position())
-	}
-	for _, e := range c.events {
-		row.LastOrder = max(row.LastOrder, e.Order)
-	}
+	row := c.headRow(generation, c.snapshot, c.depth, c.heads)
 	if ok, err := tx.AdvanceRoom(&row); err != nil || !ok {
 		return firstError(err, errStale)
 	}
