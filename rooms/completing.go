@@ -265,12 +265,9 @@ func (s *Service) nameMembers(ctx context.Context, told gap) error {
 
 func (s *Service) eventAt(ctx context.Context, r *Room, pos storage.Pos) (e *Event, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		row, found, err := tx.EventAt(pos)
-		if err == nil && !found {
-			return fmt.Errorf("the event at %d of room %s is not stored", pos, r.id)
-		}
-		if err == nil {
-			e, err = fromRow(r.version, &row)
+		events, err := r.eventsAt(tx, []storage.Pos{pos})
+		if e = events[pos]; err == nil && e == nil {
+			err = fmt.Errorf("the event at %d of room %s is not stored", pos, r.id)
 		}
 		return err
 	})
