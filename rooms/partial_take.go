@@ -7,6 +7,7 @@ import (
 // learn adds to the partial state before an event the members that the event cites, as its sender's own server knows them. Where the
 // state has another event for one of them, the two are resolved: who is known to have left is not brought back.
 func (b *batch) learn(p *pastReader, in *incoming, pe *pendingEvent) error {
+	in.found = nil // of a try before this one
 	known, cited := state{}, state{}
 	conflict := false
 	for _, eventID := range in.AuthEvents() {
