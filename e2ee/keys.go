@@ -313,8 +313,11 @@ func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.Devi
 
 // markFallback adds "fallback": true to a fallback key that is an object and does not say so itself.
 func markFallback(k storage.KeyJSON) json.RawMessage {
+	if !k.Fallback {
+		return json.RawMessage(k.JSON)
+	}
 	m, err := object("key", json.RawMessage(k.JSON))
-	if !k.Fallback || err != nil || m["fallback"] != nil {
+	if err != nil || m["fallback"] != nil {
 		return json.RawMessage(k.JSON)
 	}
 	m["fallback"] = json.RawMessage("true")

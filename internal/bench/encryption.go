@@ -32,10 +32,13 @@ func (b *bench) encryption() error {
 		if err := uploadKeys(people, round, claimed); err != nil {
 			return err
 		}
-		if err := claims.add(p.measure(func() (int, error) { return claimKeys(people, claimed) })); err != nil {
+		err := b.profiled(p, fmt.Sprint("claims-", round), func() error {
+			return claims.add(p.measure(func() (int, error) { return claimKeys(people, claimed) }))
+		})
+		if err != nil {
 			return err
 		}
-		err := b.profiled(p, fmt.Sprint("todevice-", round), func() error {
+		err = b.profiled(p, fmt.Sprint("todevice-", round), func() error {
 			return toDevice.add(p.measure(func() (int, error) {
 				return concurrently(len(people)/2, b.duration, func(i, _ int) error { return people[i].sendToDevice(people[len(people)/2+i]) })
 			}))
