@@ -42,15 +42,15 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
-	switch {
-	case b.read > b.max:
+	if b.read > b.max {
 		return n, tooLarge(b.max)
-	case b.hold != nil && n > 0:
+	}
+	if b.hold != nil && n > 0 {
 		if full := b.hold(int64(n)); full != nil {
 			return n, full
 		}
-		return n, err
-	case err != nil && !b.deadline.IsZero():
+	}
+	if err != nil && !b.deadline.IsZero() {
 		// Whoever works long on what was read, a long poll, must not be cut off by the deadline of reading it.
 		_ = b.conn.SetReadDeadline(time.Time{})
 	}

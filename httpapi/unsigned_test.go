@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // slowly is a body of which half has come.
@@ -73,5 +74,24 @@ func TestUnsignedBodiesOfOneNetworkAreBounded(t *testing.T) {
 	}
 	if s.unsigned.total != 0 || len(s.unsigned.networks) != 0 {
 		t.Errorf("%d bytes of %d networks are still counted", s.unsigned.total, len(s.unsigned.networks))
+	}
+}
+
+func TestTheDeadlineOfASignedBodyEndsWithIt(t *testing.T) {
+	c := &connection{ResponseRecorder: *httptest.NewRecorder()}
+	s := New(Options{
+		Log:                slog.New(slog.DiscardHandler),
+		AuthenticateServer: func(*Request, []byte) (string, error) { return "elsewhere", nil },
+		Routes: []Route{{Method: "PUT", Path: "/_matrix/federation/v1/send/{txnId}", Auth: Homeserver, Handler: func(*Request) (any, error) {
+			if !c.read.IsZero() {
+				t.Errorf("the deadline %s outlives the body: work that takes longer would be cut off", c.read)
+			}
+			return map[string]any{}, nil
+		}}},
+	})
+	body := iotest.DataErrReader(strings.NewReader(`{"pdus":[]}`)) // the end comes with the last bytes, as where a length is declared
+	s.ServeHTTP(c, httptest.NewRequestWithContext(t.Context(), "PUT", "/_matrix/federation/v1/send/1", struct{ io.Reader }{body}))
+	if c.Code != http.StatusOK {
+		t.Errorf("answer %d %s", c.Code, c.Body)
 	}
 }
