@@ -55,7 +55,7 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := e2ee.New(e2ee.Options{DB: db, Server: "here", Hub: hub, Now: h.now})
+	keys := e2ee.New(e2ee.Options{DB: db, Server: "here", Hub: hub, Now: h.now, Rooms: svc})
 	var terms []accounts.Term
 	for _, term := range cfg.Registration.Terms {
 		terms = append(terms, accounts.Term{ID: term.ID, Version: term.Version, Name: term.Name, URL: term.URL})

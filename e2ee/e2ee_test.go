@@ -40,7 +40,9 @@ func newFixture(t *testing.T) *fixture {
 			t.Error(err)
 		}
 	})
-	return &fixture{t: t, Service: New(Options{DB: db, Server: serverName, Hub: wake.New(), Now: time.Now, Log: slog.New(slog.DiscardHandler)})}
+	f := &fixture{t: t}
+	f.Service = New(Options{DB: db, Server: serverName, Hub: wake.New(), Now: time.Now, Log: slog.New(slog.DiscardHandler), Rooms: sharedRooms{f}})
+	return f
 }
 
 // device makes a user, if needed, and a device.

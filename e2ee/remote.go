@@ -38,6 +38,9 @@ type Rooms interface {
 	NewlyShared(ctx context.Context, user, room int64) ([]string, error)
 	// LocalSharers lists the users of this server who share a room with a user of any.
 	LocalSharers(ctx context.Context, user int64) ([]int64, error)
+	// WakeSharers finds, in a write, the users of this server who share a room with one of them, the user included, and returns
+	// what wakes them once it is committed.
+	WakeSharers(tx *storage.Tx, user int64) (committed func(), err error)
 	// MayBeMet tells whether a user of another server may be in a room of which not all members are known yet.
 	MayBeMet(ctx context.Context, user id.UserID) (bool, error)
 }

@@ -81,7 +81,7 @@ type sharedRooms struct{ f *fixture }
 
 func (r sharedRooms) sharers(user int64) (ids []string, nids []int64) {
 	r.f.read(func(tx *storage.Tx) error {
-		all, err := tx.RoomSharers(user)
+		all, err := sharersOf(tx, user)
 		for _, nid := range all {
 			userID, err := tx.UserID(nid)
 			if err != nil {
@@ -92,6 +92,24 @@ func (r sharedRooms) sharers(user int64) (ids []string, nids []int64) {
 		return err
 	})
 	return ids, nids
+}
+
+func sharersOf(tx *storage.Tx, user int64) (all []int64, err error) {
+	rooms, err := tx.JoinedRoomsOf(user, 1000)
+	for _, room := range rooms {
+		members, err := tx.JoinedMembers(room)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, members...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all), err
+}
+
+func (r sharedRooms) WakeSharers(tx *storage.Tx, user int64) (func(), error) {
+	all, err := sharersOf(tx, user)
+	return func() { r.f.Hub.Users(append(all, user)...) }, err
 }
 
 func (r sharedRooms) SharedServers(_ context.Context, user int64) (servers []string, err error) {
@@ -131,7 +149,7 @@ type federated struct {
 func newFederated(t *testing.T) *federated {
 	f := &federated{fixture: newFixture(t), net: &network{}, out: &outgoing{}, now: time.Unix(1e9, 0)}
 	o := f.Options
-	o.Remote, o.Outgoing, o.Rooms, o.Now = f.net, f.out, sharedRooms{f.fixture}, func() time.Time { return f.now }
+	o.Remote, o.Outgoing, o.Now = f.net, f.out, func() time.Time { return f.now }
 	f.Service = New(o)
 	return f
 }

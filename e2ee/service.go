@@ -39,10 +39,11 @@ type Options struct {
 	Now    func() time.Time
 	Log    *slog.Logger
 
-	// Other servers; all three are nil where there are none.
+	Rooms Rooms
+
+	// Other servers; both are nil where there are none.
 	Remote   Remote
 	Outgoing Outgoing
-	Rooms    Rooms
 }
 
 // Service is safe for concurrent use. Run must run beside it where there are other servers.
@@ -119,11 +120,10 @@ func (s *Service) DevicesChanged(tx *storage.Tx, user int64, devices ...string) 
 	if _, err := tx.DeviceListChanged(user); err != nil {
 		return nil, err
 	}
-	sharers, err := tx.RoomSharers(user)
+	wakeSharers, err := s.Rooms.WakeSharers(tx, user)
 	if err != nil {
 		return nil, err
 	}
-	wakeSharers := s.wakeUsers(append(sharers, user)...)
 	return func() { wakeSharers(); s.kick(s.updates) }, s.tellServers(tx, user, devices...)
 }
 

@@ -70,7 +70,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.e2ee = e2ee.New(e2ee.Options{DB: db, Server: server, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
+	w.e2ee = e2ee.New(e2ee.Options{DB: db, Server: server, Hub: w.hub, Rooms: w.Service, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
 	w.feed = feed.New(feed.Options{
 		DB: db, Rooms: w.Service, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), Timer: w.timer,
 	})

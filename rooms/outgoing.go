@@ -223,6 +223,38 @@ func (s *Service) LocalSharers(ctx context.Context, user int64) ([]int64, error)
 	return slices.Sorted(maps.Keys(sharers)), err
 }
 
+// WakeSharers finds, in a write, the users of this server who share a room with one of them, the user included, and returns what
+// wakes them once it is committed. A room in memory knows by then who is in it, as of the writes before: no list of its members is
+// read. Whoever is woken later would miss the news, since a sync that nobody woke does not look.
+func (s *Service) WakeSharers(tx *storage.Tx, user int64) (committed func(), err error) {
+	memberships, err := tx.UserMemberships(user)
+	if err != nil {
+		return nil, err
+	}
+	awake := []*Room{}
+	others := []int64{user}
+	for _, m := range memberships {
+		if m.Membership != Join {
+			continue
+		}
+		if r := s.cache.byNID(m.Room); r != nil {
+			awake = append(awake, r)
+			continue
+		}
+		members, err := tx.JoinedMembers(m.Room)
+		if err != nil {
+			return nil, err
+		}
+		others = append(others, members...)
+	}
+	return func() {
+		s.Hub.Users(others...)
+		for _, r := range awake {
+			s.Hub.EachOf(r.LocalMembers())
+		}
+	}, nil
+}
+
 // EachJoined calls f for each room that a user of any server is joined to.
 func (s *Service) EachJoined(ctx context.Context, user int64, f func(*Room)) error {
 	var rows []storage.MemberRow

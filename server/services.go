@@ -99,9 +99,9 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.outbox = outbox.New(outbox.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log})
 	s.remote.Gate = s.outbox
-	keys := e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log}
+	keys := e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: s.rooms}
 	if cfg.Federation.Enabled {
-		keys.Remote, keys.Outgoing, keys.Rooms = s.remote, s.outbox, s.rooms
+		keys.Remote, keys.Outgoing = s.remote, s.outbox
 	}
 	s.e2ee = e2ee.New(keys)
 	s.accounts = accounts.New(accounts.Options{

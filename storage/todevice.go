@@ -121,11 +121,3 @@ func (tx *Tx) LookupDevice(userID, deviceID string) (user, device int64, found b
 	_, found, err = one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&user, &device) }, lookupDeviceQuery, userID, deviceID)
 	return user, device, found, err
 }
-
-const roomSharersQuery = `SELECT DISTINCT theirs.user_nid FROM memberships mine JOIN memberships theirs ON theirs.room_nid = mine.room_nid
-WHERE mine.user_nid = $1 AND mine.membership = 'join' AND theirs.membership = 'join'`
-
-// RoomSharers lists the users who share a room with user, user included if joined to any.
-func (tx *Tx) RoomSharers(user int64) ([]int64, error) {
-	return collect(tx, scanInt64, roomSharersQuery, user)
-}

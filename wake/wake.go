@@ -92,7 +92,7 @@ func (s *Sub) Close() {
 }
 
 // News counts the wake-ups since the Sub was made: those of the user or device itself (Users, Device, All), and those of
-// sets that the user is in (Members).
+// sets that the user is in (Members). EachOf counts as the former.
 func (s *Sub) News() (own, rooms uint64) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
@@ -137,19 +137,24 @@ func (h *Hub) Device(user, device int64) {
 
 // Members wakes every reader whose user is in m. It walks whichever is smaller, the set or the parked users: a room
 // of 50,000 members with three readers online costs three look-ups.
-func (h *Hub) Members(m Members) {
+func (h *Hub) Members(m Members) { h.each(m, 0, 1) }
+
+// EachOf is Users for a set: it wakes every reader whose user is in m, for news of their own. It costs what Members does.
+func (h *Hub) EachOf(m Members) { h.each(m, 1, 0) }
+
+func (h *Hub) each(m Members, own, rooms uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if m.Len() <= len(h.users) {
 		m.Each(func(nid int64) bool {
-			h.users[nid].wake(0, 1)
+			h.users[nid].wake(own, rooms)
 			return true
 		})
 		return
 	}
 	for nid, s := range h.users {
 		if m.Has(nid) {
-			s.wake(0, 1)
+			s.wake(own, rooms)
 		}
 	}
 }

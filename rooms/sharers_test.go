@@ -1,0 +1,135 @@
+package rooms
+
+import (
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/storage"
+	"ebb/storage/storagetest"
+	"ebb/wake"
+)
+
+// devicesChange is what a change of a user's devices does, with other writes in the same batch.
+func (h *house) devicesChange(user Sender) {
+	h.Helper()
+	var committed func()
+	h.ok(h.db.Enqueue(storage.Write{
+		Do: func(tx *storage.Tx) (err error) {
+			committed, err = h.svc.WakeSharers(tx, user.NID)
+			return err
+		},
+		Committed: func() { committed() },
+	}).Wait(h.Context()))
+}
+
+func own(s *wake.Sub) uint64 {
+	n, _ := s.News()
+	return n
+}
+
+func TestWhoSharesARoomIsWokenForNewsOfTheirOwn(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob, carol, stranger := h.user("alice"), h.user("bob"), h.user("carol"), h.user("stranger")
+	h.public(stranger)
+	h.public(alice, bob)
+	second := h.public(alice, carol)
+	for _, cold := range []bool{false, true} {
+		if cold {
+			h.svc = h.open()
+		}
+		subs := map[Sender]*wake.Sub{}
+		for _, u := range []Sender{alice, bob, carol, stranger} {
+			subs[u] = h.svc.Hub.Watch(u.NID, u.Device)
+		}
+		h.devicesChange(alice)
+		for u, s := range subs {
+			if woken := own(s) > 0; woken != (u != stranger) {
+				t.Errorf("rooms out of memory: %t: %s is woken: %t", cold, u.ID, woken)
+			}
+		}
+	}
+	h.ok(h.svc.Leave(t.Context(), carol, second, ""))
+	sub := h.svc.Hub.Watch(carol.NID, carol.Device)
+	if h.devicesChange(alice); own(sub) > 0 {
+		t.Error("who has left is woken")
+	}
+}
+
+// TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken: a join that is committed in the same batch, before the change.
+func TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
+	h := newHouse(t, storagetest.Open(t, storage.Config{CommitDelay: 20 * time.Millisecond}))
+	alice := h.user("alice")
+	room := h.public(alice)
+	for _, name := range []id.UserID{"a", "b", "c", "d"} {
+		u := h.user(string(name))
+		sub := h.svc.Hub.Watch(u.NID, u.Device)
+		joined := make(chan error, 1)
+		go func() { joined <- h.svc.Join(t.Context(), u, room, "") }()
+		// Changes go on until the join is committed: the last one began when it was, or was in its batch.
+		for ended := false; !ended; {
+			before := own(sub)
+			in := false
+			var committed func()
+			h.ok(h.db.Enqueue(storage.Write{
+				Do: func(tx *storage.Tx) (err error) {
+					m, found, err := tx.MembershipOf(u.NID, h.room(room).nid)
+					if in = found && m.Membership == Join; err == nil {
+						committed, err = h.svc.WakeSharers(tx, alice.NID)
+					}
+					return err
+				},
+				Committed: func() {
+					before = own(sub)
+					if committed(); in != (own(sub) > before) {
+						t.Errorf("%s is joined in the write of the change: %t; is woken by it: %t", name, in, !in)
+					}
+				},
+			}).Wait(t.Context()))
+			ended = in
+		}
+		h.ok(<-joined)
+	}
+}
+
+// BenchmarkWakeSharers is the part of a change of devices that is about who shares rooms, in the write and after it, of a user in a room of
+// 10,000 members.
+func BenchmarkWakeSharers(b *testing.B) {
+	h := newHouse(b, storagetest.Open(b, storage.Config{}))
+	alice := h.user("alice")
+	room := h.public(alice)
+	h.crowd(room, 10_000)
+	nid := h.room(room).nid
+	for range 100 {
+		h.svc.Hub.Watch(alice.NID, 0)
+	}
+	run := func(name string, find func(tx *storage.Tx) (func(), error)) {
+		b.Run(name, func(b *testing.B) {
+			var inWrite, after time.Duration
+			for range b.N {
+				var committed func()
+				h.ok(h.db.Enqueue(storage.Write{
+					Do: func(tx *storage.Tx) (err error) {
+						start := time.Now()
+						committed, err = find(tx)
+						inWrite += time.Since(start)
+						return err
+					},
+					Committed: func() {
+						start := time.Now()
+						committed()
+						after += time.Since(start)
+					},
+				}).Wait(b.Context()))
+			}
+			b.ReportMetric(float64(inWrite.Microseconds())/float64(b.N), "µs-in-write/op")
+			b.ReportMetric(float64(after.Microseconds())/float64(b.N), "µs-after/op")
+		})
+	}
+	run("in memory", func(tx *storage.Tx) (func(), error) { return h.svc.WakeSharers(tx, alice.NID) })
+	run("from the database", func(tx *storage.Tx) (func(), error) {
+		members, err := tx.JoinedMembers(nid)
+		return func() { h.svc.Hub.Users(members...) }, err
+	})
+}
