@@ -96,9 +96,19 @@ func joinedUntil(tx *storage.Tx, m storage.Stay) (from storage.Pos, was bool, er
 	return from, found && membershipIn(content) == Join, err
 }
 
+// OutgoingEvent is an event as other servers get it.
+type OutgoingEvent struct {
+	Pos  storage.Pos
+	Room int64
+	JSON json.RawMessage
+	// Expired tells that it is a message whose time is over: JSON is no more than what keeps the graph whole, and who gets nothing later
+	// of the room does without it.
+	Expired bool
+}
+
 // OutgoingEvents gives the events at these positions as other servers get them, in their order: redacted ones redacted, and of
 // messages whose time is over no more than what keeps the graph whole. What was purged is left out.
-func (s *Service) OutgoingEvents(ctx context.Context, positions []storage.Pos) (out []json.RawMessage, err error) {
+func (s *Service) OutgoingEvents(ctx context.Context, positions []storage.Pos) (out []OutgoingEvent, err error) {
 	if len(positions) == 0 {
 		return nil, nil
 	}
@@ -119,36 +129,36 @@ func (s *Service) OutgoingEvents(ctx context.Context, positions []storage.Pos) (
 		if row == nil {
 			continue
 		}
-		raw, err := s.outgoing(ctx, row)
+		e, err := s.outgoing(ctx, row)
 		if err != nil { // one that cannot be read must not keep the others back
 			s.log.ErrorContext(ctx, "an event for other servers cannot be read", "event", row.EventID, "err", err)
 			continue
 		}
-		out = append(out, raw)
+		out = append(out, e)
 	}
 	return out, ctx.Err()
 }
 
-func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (json.RawMessage, error) {
+func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (OutgoingEvent, error) {
+	out := OutgoingEvent{Pos: row.Position, Room: row.Room, JSON: row.JSON}
 	if row.IsState {
-		return row.JSON, nil
+		return out, nil
 	}
 	r, err := s.RoomByNID(ctx, row.Room)
-	if err != nil {
-		return nil, err
-	}
-	if !expiry.Expired(r.Retention(), row.OriginTS, row.ReceivedTS, s.Now()) {
-		return row.JSON, nil
+	if err != nil || !expiry.Expired(r.Retention(), row.OriginTS, row.ReceivedTS, s.Now()) {
+		return out, err
 	}
 	e, err := fromRow(r.version, row)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	pruned, err := e.Redact()
 	if err != nil {
-		return nil, err
+		return out, err
 	}
-	return pruned.JSON(), nil
+	out.JSON = pruned.JSON()
+	out.Expired = row.Type != typeRedaction // what it redacts may still be seen there
+	return out, nil
 }
 
 // NewestEvents gives the positions of the forward extremities of a room, for a server that has missed much of it.

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/storage"
 )
 
 // reads are the ways in which another server reads a room.
@@ -124,6 +125,32 @@ func TestServersAreNotToldWhatHasExpired(t *testing.T) {
 	}
 	if raw, err := here.svc.EventForServer(t.Context(), "there", old); strings.Contains(string(raw), "gone after") {
 		t.Errorf("the event is %s, %v", raw, err)
+	}
+}
+
+func TestWhatExpiresWhileItWaitsForAServerIsMarkedAndWithoutContent(t *testing.T) {
+	h := oneHouse(t)
+	alice := h.user("alice")
+	room := h.create(alice, CreateRoom{Preset: "public_chat"})
+	h.set(alice, room, typeRetention, "", `{"max_lifetime":3600000}`)
+	message := h.say(alice, room, "gone after an hour")
+	redaction := h.send(alice, room, typeRedaction, `{"redacts":"`+string(h.say(alice, room, "a slip"))+`"}`)
+	topic := h.set(alice, room, typeTopic, "", `{"topic":"stays"}`)
+	h.now = h.now.Add(2 * time.Hour)
+	late := h.say(alice, room, "late")
+	var positions []storage.Pos
+	for _, e := range []id.EventID{message, redaction, topic, late} {
+		positions = append(positions, h.stored(room, e).Pos)
+	}
+	got, err := h.svc.OutgoingEvents(t.Context(), positions)
+	h.ok(err)
+	for i, want := range []struct {
+		expired bool
+		text    string
+	}{{true, `"content":{}`}, {false, typeRedaction}, {false, "stays"}, {false, "late"}} {
+		if e := got[i]; e.Pos != positions[i] || e.Room != h.room(room).nid || e.Expired != want.expired || !strings.Contains(string(e.JSON), want.text) {
+			t.Errorf("%d: %+v: %s", i, e, e.JSON)
+		}
 	}
 }
 

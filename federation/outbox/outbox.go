@@ -36,7 +36,7 @@ type Sender interface {
 // Rooms knows the events; rooms.Service is one.
 type Rooms interface {
 	// OutgoingEvents gives the events at these positions as other servers get them; those that are gone are left out.
-	OutgoingEvents(ctx context.Context, positions []storage.Pos) ([]json.RawMessage, error)
+	OutgoingEvents(ctx context.Context, positions []storage.Pos) ([]rooms.OutgoingEvent, error)
 	// NewestEvents gives the positions of a room's newest events.
 	NewestEvents(ctx context.Context, room int64) ([]storage.Pos, error)
 	// ServersSince tells which other servers are or were in a room, and when: those that left before the position are left out.

@@ -36,6 +36,8 @@ type world struct {
 	tries    []try
 	since    map[string]storage.Pos // the servers of every room
 	redacted map[storage.Pos]bool
+	expired  map[storage.Pos]bool
+	rooms    map[storage.Pos]int64
 	newest   []storage.Pos
 	slow     time.Duration // what every answer takes
 }
@@ -78,15 +80,15 @@ func texts(raws []json.RawMessage) (out []string) {
 	return out
 }
 
-func (w *world) OutgoingEvents(_ context.Context, positions []storage.Pos) (out []json.RawMessage, err error) {
+func (w *world) OutgoingEvents(_ context.Context, positions []storage.Pos) (out []rooms.OutgoingEvent, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, p := range positions {
 		text := fmt.Sprint(p)
-		if w.redacted[p] {
+		if w.redacted[p] || w.expired[p] {
 			text = "redacted " + text
 		}
-		out = append(out, json.RawMessage(`"`+text+`"`))
+		out = append(out, rooms.OutgoingEvent{Pos: p, Room: w.rooms[p], JSON: json.RawMessage(`"` + text + `"`), Expired: w.expired[p]})
 	}
 	return out, nil
 }
@@ -111,7 +113,7 @@ func in(t *testing.T, f func(w *world)) {
 	t.Helper()
 	dsn := storagetest.SQLite(t)
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, since: map[string]storage.Pos{}, redacted: map[storage.Pos]bool{}}
+		w := &world{t: t, since: map[string]storage.Pos{}, redacted: map[storage.Pos]bool{}, expired: map[storage.Pos]bool{}, rooms: map[storage.Pos]int64{}}
 		var err error
 		if w.db, err = storage.Open(context.Background(), storage.Config{DSN: dsn}); err != nil {
 			t.Fatal(err)
@@ -231,6 +233,7 @@ func (w *world) events(n int, room int64, servers ...string) (last storage.Pos) 
 				positions = append(positions, p)
 				w.mu.Lock()
 				w.newest = []storage.Pos{p}
+				w.rooms[p] = room
 				w.mu.Unlock()
 				e := storage.EventRow{Position: p, Room: room, EventID: fmt.Sprint("$", p), Type: "m.room.message", JSON: []byte("{}")}
 				if err := errors.Join(tx.InsertEvent(&e), tx.AddOutbox(storage.OutboxRow{Position: p, Room: room})); err != nil {
@@ -673,6 +676,86 @@ func TestAnEventThatIsRedactedWhileItWaitsGoesOutRedacted(t *testing.T) {
 		w.answers(nil)
 		if got, _ := taken(w.after(time.Hour), "a"); !slices.Equal(got, []string{fmt.Sprint("redacted ", p)}) {
 			t.Errorf("took %v", got)
+		}
+	})
+}
+
+// expire ends the time of events.
+func (w *world) expire(positions ...storage.Pos) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range positions {
+		w.expired[p] = true
+	}
+}
+
+func TestWhatExpiredWhileItWaitedIsDroppedUnlessSomethingFollows(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		first, middle, last := w.event(1, "a"), w.event(1, "a"), w.event(1, "a")
+		other := w.event(2, "a")
+		w.after(time.Minute)
+		w.expire(first, last)
+		w.answers(nil)
+		got, _ := taken(w.after(time.Hour), "a")
+		if want := []string{fmt.Sprint("redacted ", first), fmt.Sprint(middle), fmt.Sprint(other)}; !slices.Equal(got, want) {
+			t.Errorf("took %v, want %v", got, want)
+		}
+		next := w.event(1, "a")
+		wantTaken(t, w.after(time.Minute), "a", next)
+	})
+}
+
+func TestWhatFollowsInALaterTransactionKeepsWhatExpired(t *testing.T) {
+	for _, n := range []int{maxPDUs + 20, 3 * maxPDUs, maxQueue + 200} { // the last waits behind the queue
+		in(t, func(w *world) {
+			w.dead("a")
+			gone := upTo(w.events(n, 1, "a"), n)
+			kept := w.event(1, "a")
+			tail := w.events(5, 1, "a")
+			w.after(time.Minute)
+			w.expire(append(gone, upTo(tail, 5)...)...)
+			w.answers(nil)
+			got, _ := taken(w.after(time.Hour), "a")
+			if len(got) != n+1 || got[0] != fmt.Sprint("redacted ", gone[0]) || got[n] != fmt.Sprint(kept) {
+				t.Errorf("%d events: took %d, %v to %v", n, len(got), got[0], got[len(got)-1])
+			}
+		})
+	}
+}
+
+func TestADeadServerForWhichEverythingExpiredIsSentNothingAndStaysDead(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		n := maxPDUs + 20
+		last := w.events(n, 1, "a")
+		w.after(time.Minute)
+		w.expire(upTo(last, n)...)
+		if tries := w.after(2 * time.Hour); len(tries) != 0 {
+			t.Errorf("%d tries, of %v", len(tries), tries[0].pdus)
+		}
+		status, err := w.Status(context.Background(), "a")
+		if err != nil || status[0].Events != 0 || status[0].Failures == 0 || status[0].Reached != nil {
+			t.Errorf("status %+v, %v", status, err)
+		}
+		w.answers(nil)
+		w.restart()
+		next := w.event(1, "a")
+		wantTaken(t, w.after(2*time.Hour), "a", next)
+	})
+}
+
+func TestTheNewestEventsAreSentThoughTheyExpired(t *testing.T) {
+	in(t, func(w *world) {
+		w.dead("a")
+		w.event(1, "a")
+		w.after(maxPatience + 2*time.Hour)
+		last := w.event(1, "a")
+		w.after(time.Minute)
+		w.expire(last)
+		w.answers(nil)
+		if got, _ := taken(w.after(2*time.Hour), "a"); len(got) == 0 || got[len(got)-1] != fmt.Sprint("redacted ", last) {
+			t.Errorf("took %v: without the newest events the server learns of nothing that it missed", got)
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ebb/federation/fedclient"
+	"ebb/rooms"
 	"ebb/storage"
 	"ebb/telemetry"
 )
@@ -118,6 +119,7 @@ type transaction struct {
 	kicked   uint64                // destination.kicked when it was read
 	more     bool                  // the table has more
 	volatile []volatile
+	dropped  int // events of the queue that are not sent
 }
 
 // maxBehindRooms is how many rooms of a server that has missed much one transaction is about.
@@ -129,17 +131,19 @@ func (s *Service) sendSome(ctx context.Context, d *destination) error {
 	if err != nil {
 		return err
 	}
-	pdus, err := s.events(ctx, t)
+	pdus, err := s.events(ctx, d, t)
 	if err != nil {
 		return err
 	}
-	if edus := t.edus(); len(pdus)+len(edus) > 0 {
+	edus := t.edus()
+	asked := len(pdus)+len(edus) > 0
+	if asked {
 		if err := s.transact(ctx, d.server, t.id, pdus, edus); err != nil {
 			s.unanswered(ctx, d, t, err)
 			return nil
 		}
 	}
-	return s.delivered(ctx, d, t)
+	return s.delivered(ctx, d, t, asked)
 }
 
 // next is the transaction that the server has not answered, or a new one of what waits, as much as it holds.
@@ -201,12 +205,66 @@ func (s *Service) takeQueued(d *destination, t *transaction) {
 	t.volatile, d.volatile = slices.Clone(d.volatile[:n]), d.volatile[n:]
 }
 
-func (s *Service) events(ctx context.Context, t *transaction) ([]json.RawMessage, error) {
-	positions := slices.Clone(t.newest)
-	for _, q := range t.queue {
-		positions = append(positions, q.pos)
+// events reads the events of a transaction as they are now. A message whose time is over is left out, unless something later of its room
+// is sent to the server: that builds on it, so the server would ask for it. The newest events of a room that the server has missed
+// much of are sent in any case: they lead it to the rest.
+func (s *Service) events(ctx context.Context, d *destination, t *transaction) (pdus []json.RawMessage, err error) {
+	newest, err := s.Rooms.OutgoingEvents(ctx, t.newest)
+	if err != nil {
+		return nil, err
 	}
-	return s.Rooms.OutgoingEvents(ctx, positions)
+	queue, err := s.Rooms.OutgoingEvents(ctx, positions(t.queue))
+	if err != nil {
+		return nil, err
+	}
+	t.dropped = 0
+	followed := map[int64]bool{} // rooms, as far as it was found out
+	for _, e := range slices.Backward(queue) {
+		if _, known := followed[e.Room]; e.Expired && !known {
+			if followed[e.Room], err = s.follows(ctx, d, t, e.Room); err != nil {
+				return nil, err
+			}
+		}
+		if e.Expired && !followed[e.Room] {
+			t.dropped++
+			continue
+		}
+		followed[e.Room] = true
+		pdus = append(pdus, e.JSON)
+	}
+	for _, e := range slices.Backward(newest) {
+		pdus = append(pdus, e.JSON)
+	}
+	slices.Reverse(pdus)
+	return pdus, nil
+}
+
+func positions(queue []queued) []storage.Pos {
+	out := make([]storage.Pos, len(queue))
+	for i, q := range queue {
+		out[i] = q.pos
+	}
+	return out
+}
+
+// follows tells whether something of a room that has not expired waits for a server behind a transaction. What is in the table only counts
+// as such.
+func (s *Service) follows(ctx context.Context, d *destination, t *transaction, room int64) (bool, error) {
+	s.mu.Lock()
+	waits := d.missed > 0 && d.missedRooms[room] || d.behind[room] != 0
+	last := t.queue[len(t.queue)-1].pos
+	rest := slices.DeleteFunc(slices.Clone(d.queue), func(q queued) bool { return q.room != room || q.pos <= last })
+	s.mu.Unlock()
+	for !waits && len(rest) > 0 { // from the end, where what has not expired is
+		n := max(len(rest)-maxPDUs, 0)
+		events, err := s.Rooms.OutgoingEvents(ctx, positions(rest[n:]))
+		if err != nil {
+			return false, err
+		}
+		waits = slices.ContainsFunc(events, func(e rooms.OutgoingEvent) bool { return !e.Expired })
+		rest = rest[:n]
+	}
+	return waits, nil
 }
 
 func (t *transaction) edus() (edus []json.RawMessage) {
@@ -282,8 +340,8 @@ func indigestible(err error) bool {
 	return false
 }
 
-// delivered forgets what a server has.
-func (s *Service) delivered(ctx context.Context, d *destination, t *transaction) error {
+// delivered forgets what a server has, or is not to get; answered tells whether it was asked to take something.
+func (s *Service) delivered(ctx context.Context, d *destination, t *transaction, answered bool) error {
 	if len(t.durable) > 0 {
 		nids := make([]int64, len(t.durable))
 		for i, e := range t.durable {
@@ -295,9 +353,12 @@ func (s *Service) delivered(ctx context.Context, d *destination, t *transaction)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d.unanswered = nil
-	d.succeeded()
-	d.reached, d.dirty = s.Now(), true
+	d.unanswered, d.dirty = nil, true
+	if answered {
+		d.succeeded()
+		d.reached = s.Now()
+	}
+	sentItems.WithLabelValues("pdu", "dropped").Add(float64(t.dropped))
 	for _, q := range t.queue {
 		if len(d.queue) == 0 || d.queue[0] != q { // it was skipped meanwhile
 			break
