@@ -221,6 +221,7 @@ func (p *partialRooms) begin(ctx context.Context, room int64) (context.Context, 
 		return nil, nil, false
 	}
 	ctx, r.cancel = context.WithCancel(ctx)
+	partialGauge.Inc()
 	return ctx, r, true
 }
 
@@ -228,8 +229,16 @@ func (p *partialRooms) begin(ctx context.Context, room int64) (context.Context, 
 func (p *partialRooms) giveUp(r *partialRoom) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r.cancel()
-	r.cancel = nil
+	r.stop()
+}
+
+// stop ends the work, if somebody works. The mutex is held.
+func (r *partialRoom) stop() {
+	if r.cancel != nil {
+		r.cancel()
+		r.cancel = nil
+		partialGauge.Dec()
+	}
 }
 
 // finish is for who worked on a room and has nothing more to do.
@@ -252,9 +261,7 @@ func (p *partialRooms) end(room int64) {
 	}
 	delete(p.rooms, room)
 	close(r.ended)
-	if r.cancel != nil {
-		r.cancel()
-	}
+	r.stop()
 }
 
 // announce says that there is a room to work on.

@@ -468,11 +468,7 @@ func (c *completion) committed() {
 	}
 	c.svc.unread.forgetRoom(r.nid)
 	c.svc.Hub.Members(r.LocalMembers())
-	var local []int64
-	for m := range r.EachLocal() {
-		local = append(local, m.NID)
-	}
-	c.svc.Hub.Users(local...) // of the devices of others there may be news
+	c.svc.Hub.EachOf(r.LocalMembers()) // of the devices of others there may be news
 	c.svc.partials.end(r.nid)
 }
 
