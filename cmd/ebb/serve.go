@@ -27,8 +27,12 @@ var serveCommand = command{
 	},
 }
 
-// commitDelayVariable injects a delay into every commit, for the benchmark: it shows what a slow disk would.
-const commitDelayVariable = "EBB_BENCH_COMMIT_DELAY"
+// commitDelayVariable injects a delay into every commit, for the benchmark: it shows what a slow disk would. clockOffsetVariable puts the
+// clock wrong, for tests of servers that do not agree on the time.
+const (
+	commitDelayVariable = "EBB_BENCH_COMMIT_DELAY"
+	clockOffsetVariable = "EBB_TEST_CLOCK_OFFSET"
+)
 
 func serve(ctx context.Context, inv *invocation) error {
 	cfg, err := inv.config()
@@ -40,10 +44,16 @@ func serve(ctx context.Context, inv *invocation) error {
 		return usageError{err}
 	}
 	o := server.Options{Version: version, Log: log}
-	if text := os.Getenv(commitDelayVariable); text != "" {
-		if o.CommitDelay, err = time.ParseDuration(text); err != nil {
-			return usagef("%s: %w", commitDelayVariable, err)
+	var offset time.Duration
+	for name, into := range map[string]*time.Duration{commitDelayVariable: &o.CommitDelay, clockOffsetVariable: &offset} {
+		if text := os.Getenv(name); text != "" {
+			if *into, err = time.ParseDuration(text); err != nil {
+				return usagef("%s: %w", name, err)
+			}
 		}
+	}
+	if offset != 0 {
+		o.Now = func() time.Time { return time.Now().Add(offset) }
 	}
 	s, err := server.New(ctx, cfg, o)
 	if err != nil {

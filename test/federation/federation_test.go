@@ -1,5 +1,5 @@
-// Package federation lets three real processes share a room while their network breaks, one of them stops and one is killed,
-// and looks whether all of them agree afterwards.
+// Package federation lets three real processes, whose clocks differ by up to twenty minutes, share a room while their network breaks,
+// one of them stops and one is killed, and looks whether all of them agree afterwards.
 package federation
 
 import (

@@ -38,12 +38,13 @@ func newNetwork(t *testing.T, n int) *network {
 	}
 	w := &network{cut: map[[2]int]bool{}, loss: make([]float64, n), delay: make([]time.Duration, n)}
 	ca := process.NewAuthority(t)
+	clocks := []string{"0s", "10m", "-10m"} // they do not agree on the time
 	for i := range n {
 		front, back := process.FreeAddress(t), process.FreeAddress(t)
 		w.names = append(w.names, front)
 		w.serve(t, i, front, back, ca)
 		w.servers = append(w.servers, process.Start(t, binary, process.Options{
-			Name:   front,
+			Name: front, Wrapper: []string{"env", "EBB_TEST_CLOCK_OFFSET=" + clocks[i%len(clocks)]},
 			Listen: fmt.Sprintf(", {address: %q, serve: [federation]}", back),
 			Config: fmt.Sprintf("registration: {mode: open}\nrate_limits: {enabled: false}\nfederation: {enabled: true, allow_private_addresses: true, trusted_ca_file: %s}", ca.File),
 		}))
