@@ -45,8 +45,9 @@ func rows(t *testing.T, db *storage.DB) string {
 
 // batch has the writes committed as one batch: they queue behind a closure that waits for them.
 func batch(db *storage.DB, writes ...storage.Write) []*storage.Pending {
-	gate := make(chan struct{})
-	db.Enqueue(storage.Write{Do: func(*storage.Tx) error { <-gate; return nil }})
+	begun, gate := make(chan struct{}), make(chan struct{})
+	db.Enqueue(storage.Write{Do: func(*storage.Tx) error { close(begun); <-gate; return nil }})
+	<-begun // else the first of them could still come into its batch
 	var out []*storage.Pending
 	for _, w := range writes {
 		out = append(out, db.Enqueue(w))
