@@ -64,7 +64,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	if s.Outgoing != nil {
 		wg.Go(func() { s.loop(ctx, s.updates, lookAgain, "hand device list updates on", s.SendDeviceLists) })
-		wg.Go(func() { s.tellOfJoins(ctx) })
+		wg.Go(func() { s.loop(ctx, s.joined, lookAgain, "tell servers of devices of who joined", s.TellOfJoins) })
 	}
 	if s.Remote != nil {
 		wg.Go(func() { s.loop(ctx, s.stale, lookAgain, "ask for device lists", s.Resync) })
@@ -180,29 +180,24 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 	return edu(eduDeviceListUpdate, content)
 }
 
-// joined is a user of this server who came into a room.
-type joined struct {
-	user, room int64
-	partial    bool // it is not known for sure which servers are in the room
-}
+// Joined is told that users of this server came into rooms in which there are other servers, which are then told of the users' devices. It
+// never waits.
+func (s *Service) Joined() { s.kick(s.joined) }
 
-// Joined is told that a user of this server came into a room in which there are other servers, which are then told of the
-// user's devices. It never waits. One that is lost costs nothing but time: those servers ask when they need a device.
-func (s *Service) Joined(user, room int64, partial bool) {
-	select {
-	case s.joined <- joined{user, room, partial}:
-	default:
-	}
-}
-
-func (s *Service) tellOfJoins(ctx context.Context) {
+// TellOfJoins tells other servers of the devices of everybody who came into a room of theirs.
+func (s *Service) TellOfJoins(ctx context.Context) error {
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case j := <-s.joined:
-			if err := s.tellOfJoin(ctx, j); err != nil && ctx.Err() == nil {
-				s.Log.ErrorContext(ctx, "Servers were not told of the devices of somebody who joined", "user", j.user, "error", err)
+		var tellings []storage.DeviceTelling
+		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+			tellings, err = tx.DeviceTellings(updatesRead)
+			return err
+		})
+		if err != nil || len(tellings) == 0 {
+			return err
+		}
+		for _, t := range tellings {
+			if err := s.tellOfJoin(ctx, t); err != nil {
+				return err
 			}
 		}
 	}
@@ -211,45 +206,51 @@ func (s *Service) tellOfJoins(ctx context.Context) {
 // tellOfJoin tells the servers that did not share a room with a user before of the user's devices. Of a room whose servers are not known
 // for sure they are told what they need for the encryption of messages.
 // Spec: server-server-api#device-management
-func (s *Service) tellOfJoin(ctx context.Context, j joined) error {
-	servers, err := s.Rooms.NewlyShared(ctx, j.user, j.room)
-	if err != nil {
+func (s *Service) tellOfJoin(ctx context.Context, t storage.DeviceTelling) error {
+	servers, err := s.Rooms.NewlyShared(ctx, t.User, t.Room)
+	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
 		return err
 	}
-	return s.tellDevices(ctx, j.user, servers, j.partial)
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		if mine, err := tx.DeleteDeviceTelling(t); err != nil || !mine {
+			return nil, err
+		}
+		return s.addDevices(tx, t.User, servers, t.Partial)
+	})
 }
 
 // TellDevices tells servers of a user's devices.
 func (s *Service) TellDevices(ctx context.Context, user int64, servers []string) error {
-	return s.tellDevices(ctx, user, servers, false)
-}
-
-// tellDevices tells servers of a user's devices, or of those with keys only. The updates have the number of the list as it is: they begin
-// the sequence of those servers, and are no part of that of others.
-func (s *Service) tellDevices(ctx context.Context, user int64, servers []string, withKeys bool) error {
 	if len(servers) == 0 {
 		return nil
 	}
-	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		stream, err := tx.DeviceStream(user)
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) { return s.addDevices(tx, user, servers, false) })
+}
+
+// addDevices hands updates of a user's devices, or of those with keys only, to the outbox. They have the number of the list as it is: they
+// begin the sequence of those servers, and are no part of that of others.
+func (s *Service) addDevices(tx *storage.Tx, user int64, servers []string, withKeys bool) (committed func(), err error) {
+	if len(servers) == 0 {
+		return nil, nil
+	}
+	stream, err := tx.DeviceStream(user)
+	if err != nil {
+		return nil, err
+	}
+	devices, err := deviceIDs(tx, user, withKeys)
+	if err != nil {
+		return nil, err
+	}
+	for _, device := range devices[:min(len(devices), 1+maxJoinUpdates/len(servers))] {
+		message, err := updateEDU(tx, storage.DeviceListUpdate{StreamID: stream, User: user, DeviceID: device})
 		if err != nil {
 			return nil, err
 		}
-		devices, err := deviceIDs(tx, user, withKeys)
-		if err != nil {
+		if err := s.addForAll(tx, servers, message); err != nil {
 			return nil, err
 		}
-		for _, device := range devices[:min(len(devices), 1+maxJoinUpdates/len(servers))] {
-			message, err := updateEDU(tx, storage.DeviceListUpdate{StreamID: stream, User: user, DeviceID: device})
-			if err != nil {
-				return nil, err
-			}
-			if err := s.addForAll(tx, servers, message); err != nil {
-				return nil, err
-			}
-		}
-		return func() { s.kickAll(servers) }, nil
-	})
+	}
+	return func() { s.kickAll(servers) }, nil
 }
 
 // deviceIDs names a user's devices, or those with keys only.

@@ -490,8 +490,13 @@ func TestServersThatNewlyShareARoomAreToldOfDevices(t *testing.T) {
 	}
 	for partial, want := range map[bool][]string{false: {"A", "B"}, true: {"A"}} { // B has no keys
 		f.out.queue = nil
-		if err := f.tellOfJoin(t.Context(), joined{alice.UserNID, 1, partial}); err != nil {
-			t.Fatal(err)
+		f.write(func(tx *storage.Tx) error {
+			return tx.AddDeviceTelling(storage.DeviceTelling{User: alice.UserNID, Room: 1, Partial: partial})
+		})
+		for range 2 { // the second has nothing to tell
+			if err := f.TellOfJoins(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 		}
 		var devices []string
 		for _, s := range f.out.queue {

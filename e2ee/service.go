@@ -51,14 +51,14 @@ type Service struct {
 	Options
 	updates chan struct{} // there are device list updates to hand on; a slot of one
 	stale   chan struct{} // there are device lists to ask for; a slot of one
-	joined  chan joined   // rooms that users of this server came into
+	joined  chan struct{} // users of this server came into rooms of others; a slot of one
 	lanes   lanes
 	names   deviceNames
 }
 
 // New makes a Service.
 func New(o Options) *Service {
-	return &Service{Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan joined, maxJoined), lanes: lanes{of: map[string]*lane{}}}
+	return &Service{Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1), lanes: lanes{of: map[string]*lane{}}}
 }
 
 // Bounds of what clients upload; docs/limits.md lists them.

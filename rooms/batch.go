@@ -29,6 +29,9 @@ type batch struct {
 	approvals *approvals // of policy servers; nil: none were asked for yet
 	lacking   lacking    // events that a policy server must sign
 
+	entering bool // another server has told the room,
+	partial  bool // without most of its members
+
 	alongside *batch // of a room that is created in the same write
 }
 

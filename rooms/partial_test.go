@@ -491,3 +491,20 @@ func TestMessagesExpireInAPartialRoom(t *testing.T) {
 		t.Errorf("an expired message is back: %s", got.JSON())
 	}
 }
+
+// Who joins a room of others is on record until the other servers are told of their devices.
+func TestJoinsAreOnRecordForTheTellingOfDevices(t *testing.T) {
+	e := newEarly(t)
+	kicked := 0
+	e.d.svc.Joined = func() { kicked++ }
+	e.d.public(e.dora, e.d.user("daniel")) // nobody else is in it
+	e.join()
+	var got []storage.DeviceTelling
+	e.d.ok(e.d.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
+		got, err = tx.DeviceTellings(10)
+		return err
+	}))
+	if want := (storage.DeviceTelling{User: e.dora.NID, Room: e.d.room(e.room).NID(), Partial: true}); len(got) != 1 || got[0] != want || kicked != 1 {
+		t.Errorf("%d times told, on record is %+v; want %+v", kicked, got, want)
+	}
+}

@@ -96,6 +96,9 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 		if err := c.write(tx, e.Room); err != nil {
 			return err
 		}
+		if err := b.writeTelling(tx, c); err != nil {
+			return err
+		}
 	}
 	if err := e.head.write(tx, e.Room); err != nil {
 		return err
@@ -134,6 +137,15 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 		}
 	}
 	return nil
+}
+
+// writeTelling records that other servers are to be told of the devices of a user of this one who has joined.
+func (b *batch) writeTelling(tx *storage.Tx, c *stateChange) error {
+	m := c.member
+	if b.svc.Joined == nil || m == nil || m.to != Join || m.from == Join || !b.svc.IsLocal(m.user) || !b.entering && !b.room.Shared() {
+		return nil
+	}
+	return tx.AddDeviceTelling(storage.DeviceTelling{User: m.nid, Room: b.room.nid, Partial: b.partial || b.room.partialState() != nil})
 }
 
 // write makes the change in the stored current state.

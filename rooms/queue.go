@@ -194,7 +194,7 @@ func (s *Service) wake(r *Room, events []*pendingEvent) {
 				s.Hub.Users(c.member.nid)
 				s.unread.forget(c.member.nid, r.nid, e.Pos)
 				if s.Joined != nil && c.member.to == Join && c.member.from != Join && len(r.OtherServers()) > 0 {
-					s.Joined(c.member.nid, r.nid, r.Partial())
+					s.Joined()
 				}
 			}
 		}

@@ -71,9 +71,9 @@ type Options struct {
 	// Ephemeral hands over ephemeral data that another server is to get, and that may be lost; what has the same key takes
 	// the place of what waits. nil: there are no other servers.
 	Ephemeral func(server, key string, edu json.RawMessage)
-	// Joined is told, once it is committed, that a user of this server has joined a room in which there are other servers, and
-	// whether it is partial. It must be quick: it runs in the committer. May be nil.
-	Joined func(user, room int64, partial bool)
+	// Joined is told, once it is committed, that a user of this server has joined a room in which there are other servers: a
+	// storage.DeviceTelling says which. It must be quick: it runs in the committer. nil: nobody wants to know.
+	Joined func()
 	// Discovered is told of servers that share a room with a user of this one and did not count as doing so: they have missed what
 	// was told to those who do. May be nil.
 	Discovered func(ctx context.Context, user int64, servers []string) error

@@ -86,7 +86,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		// The outbox reads events from rooms, which tell it of them.
 		roomOptions.Outgoing = func(room int64, pos storage.Pos, servers []string) { s.outbox.Sent(room, pos, servers) }
 		roomOptions.Ephemeral = s.ephemeral
-		roomOptions.Joined = func(user, room int64, partial bool) { s.e2ee.Joined(user, room, partial) }
+		roomOptions.Joined = func() { s.e2ee.Joined() }
 		roomOptions.Discovered = func(ctx context.Context, user int64, servers []string) error {
 			return s.e2ee.TellDevices(ctx, user, servers)
 		}

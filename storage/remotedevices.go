@@ -55,6 +55,41 @@ func (tx *Tx) DeleteDeviceListUpdate(streamID Pos) (bool, error) {
 	return n == 1, err
 }
 
+// DeviceTelling is a user of this server who came into a room: other servers in it are to be told of their devices.
+type DeviceTelling struct {
+	User, Room int64
+	Partial    bool // it is not known for sure which servers are in the room
+}
+
+const addDeviceTellingQuery = `INSERT INTO device_tellings (user_nid, room_nid, partial) VALUES ($1, $2, $3)
+ON CONFLICT (user_nid, room_nid) DO UPDATE SET partial = excluded.partial`
+
+// AddDeviceTelling records one.
+func (tx *Tx) AddDeviceTelling(t DeviceTelling) error {
+	partial := 0
+	if t.Partial {
+		partial = 1
+	}
+	_, err := tx.exec(addDeviceTellingQuery, t.User, t.Room, partial)
+	return err
+}
+
+// DeviceTellings lists some that wait.
+func (tx *Tx) DeviceTellings(limit int) ([]DeviceTelling, error) {
+	return collect(tx, func(r Row) (t DeviceTelling, err error) {
+		var partial int64
+		err = r.Scan(&t.User, &t.Room, &partial)
+		t.Partial = partial != 0
+		return t, err
+	}, `SELECT user_nid, room_nid, partial FROM device_tellings ORDER BY user_nid, room_nid LIMIT $1`, limit)
+}
+
+// DeleteDeviceTelling forgets one that was done; false where it was before.
+func (tx *Tx) DeleteDeviceTelling(t DeviceTelling) (bool, error) {
+	n, err := tx.exec(`DELETE FROM device_tellings WHERE user_nid = $1 AND room_nid = $2`, t.User, t.Room)
+	return n == 1, err
+}
+
 // RemoteList is what is known of the device list of a user of another server.
 type RemoteList struct {
 	User     int64
