@@ -26,6 +26,7 @@ func TestAChangedKeyIsUsedAtOnceAndTheFormerOneStaysGoodForWhatItSigned(t *testi
 	bob.Hears("by the second key")
 	// Whoever comes now learns of both keys: the room's state is signed by the former one.
 	carol.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs2.test", nil)
+	alice.Hears(carol.User) // hs1 must know whom to send to
 	alice.Do("PUT", base+"/send/m.room.message/3", map[string]any{"msgtype": "m.text", "body": "to all"})
 	carol.Hears("to all")
 	if creator := carol.Do("GET", base+"/state/m.room.member/"+alice.User, nil); creator["membership"] != "join" {
