@@ -91,22 +91,27 @@ func (s *Service) loop(ctx context.Context, kicked <-chan struct{}, every time.D
 	}
 }
 
-// updatesRead is how many updates are read at once.
+// updatesRead is how many rows are read at once.
 const updatesRead = 100
 
 // SendDeviceLists hands every update that waits to the servers that share a room with its user.
 func (s *Service) SendDeviceLists(ctx context.Context) error {
+	return drain(ctx, s.DB, (*storage.Tx).DeviceListUpdates, s.sendUpdate)
+}
+
+// drain does what waits in a table until nothing is left; one does it for a row and removes the row.
+func drain[T any](ctx context.Context, db *storage.DB, some func(*storage.Tx, int) ([]T, error), one func(context.Context, T) error) error {
 	for {
-		var updates []storage.DeviceListUpdate
-		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-			updates, err = tx.DeviceListUpdates(updatesRead)
+		var rows []T
+		err := db.Read(ctx, func(tx *storage.Tx) (err error) {
+			rows, err = some(tx, updatesRead)
 			return err
 		})
-		if err != nil || len(updates) == 0 {
+		if err != nil || len(rows) == 0 {
 			return err
 		}
-		for _, u := range updates {
-			if err := s.sendUpdate(ctx, u); err != nil {
+		for _, row := range rows {
+			if err := one(ctx, row); err != nil {
 				return err
 			}
 		}
@@ -186,21 +191,7 @@ func (s *Service) Joined() { s.kick(s.joined) }
 
 // TellOfJoins tells other servers of the devices of everybody who came into a room of theirs.
 func (s *Service) TellOfJoins(ctx context.Context) error {
-	for {
-		var tellings []storage.DeviceTelling
-		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-			tellings, err = tx.DeviceTellings(updatesRead)
-			return err
-		})
-		if err != nil || len(tellings) == 0 {
-			return err
-		}
-		for _, t := range tellings {
-			if err := s.tellOfJoin(ctx, t); err != nil {
-				return err
-			}
-		}
-	}
+	return drain(ctx, s.DB, (*storage.Tx).DeviceTellings, s.tellOfJoin)
 }
 
 // tellOfJoin tells the servers that did not share a room with a user before of the user's devices. Of a room whose servers are not known

@@ -109,12 +109,13 @@ func stateKey(e *rooms.Event) (pdu.StateKey, bool) {
 // fromHead takes the current state, and looks up what stood there before where an entry has changed since.
 func (g *stateGatherer) fromHead() error {
 	var newer []pdu.StateKey
+	completed := g.q.room.Completed() // not below: the room is locked there
 	g.q.room.EachState(func(key pdu.StateKey, pos, changed storage.Pos, e *rooms.Event) bool {
 		switch {
 		case key.Type == memberType && g.q.lazy && g.q.since == 0: // neededMembers
 		case pos >= g.q.before:
 			newer = append(newer, key)
-		case key.Type == memberType && g.q.since > 0 && changed == g.q.room.Completed(): // who wants all members got the room anew then
+		case key.Type == memberType && g.q.since > 0 && changed == completed: // who wants all members got the room anew then
 		case changed > g.q.since:
 			g.add(key, pos, e)
 		}

@@ -18,7 +18,7 @@ import (
 // A room that is joined through another server is there at once, with the state that the server told and without most of its
 // members: it is *partial*. Meanwhile
 //   - lazy /sync shows it, other /sync waits for the whole; so does what asks for all members, or for one who is not known;
-//   - events are judged by what is known, and where that lacks a member, by the auth events that they cite: see judgePartial;
+//   - events are judged by what is known, and where that lacks a member, by the auth events that they cite: see learn;
 //   - the servers that are said to be in the room count as if a user of theirs were joined;
 //   - nobody is let in through this server, and no other one gets its state from here.
 //

@@ -162,17 +162,24 @@ func (p *pastReader) storedAfter(eventID id.EventID) (*snapshot, error) {
 	if err != nil || e == nil || e.Flags&storage.OutlierEvent != 0 {
 		return nil, err
 	}
-	before := &snapshot{nid: e.Snapshot}
-	if e.Snapshot != 0 {
-		if before.length, err = p.tx.SnapshotLength(e.Snapshot); err != nil {
-			return nil, err
-		}
+	before, err := p.before(e)
+	if err != nil {
+		return nil, err
 	}
 	key, isState := e.StateKey()
 	if !isState || e.Flags&storage.RejectedEvent != 0 {
 		return before, nil
 	}
 	return before.over(stateRef{key: pdu.StateKey{Type: e.Type(), Key: key}, pos: e.Pos}), nil
+}
+
+// before is the stored state before an event.
+func (p *pastReader) before(e *Event) (s *snapshot, err error) {
+	s = &snapshot{nid: e.Snapshot}
+	if e.Snapshot != 0 {
+		s.length, err = p.tx.SnapshotLength(e.Snapshot)
+	}
+	return s, err
 }
 
 // all reads a whole state.

@@ -95,7 +95,7 @@ func (c *completion) judge(tx *storage.Tx, told state) error {
 
 // begin puts the join on the state that was told.
 func (c *completion) begin(whole state) error {
-	stored, err := c.stored(c.join.Snapshot)
+	stored, err := c.p.before(c.join)
 	if err != nil {
 		return err
 	}
@@ -123,16 +123,11 @@ func (c *completion) begin(whole state) error {
 	return nil
 }
 
-func (c *completion) stored(nid int64) (*snapshot, error) {
-	length, err := c.p.tx.SnapshotLength(nid)
-	return &snapshot{nid: nid, length: length}, err
-}
-
 // rejudge judges an event again.
 func (c *completion) rejudge(e *Event) error {
 	before, err := c.stateBefore(e)
 	if errors.Is(err, stateres.ErrTooLarge) { // as it was
-		before, err = c.stored(e.Snapshot)
+		before, err = c.p.before(e)
 	}
 	if err != nil || before == nil {
 		return err
@@ -201,7 +196,7 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 	switch {
 	case !missing:
 	case e.Flags&storage.GapEvent != 0: // the state after it came from a server that knew the whole
-		told, err := c.stored(e.Snapshot)
+		told, err := c.p.before(e)
 		if err != nil {
 			return nil, err
 		}
@@ -213,18 +208,10 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 			points = append(points, x.after)
 		}
 	}
-	points = distinct(points)
-	switch len(points) {
-	case 0:
+	if len(points) == 0 {
 		return nil, nil
-	case 1:
-		return points[0], nil
 	}
-	resolved, err := c.p.resolve(points)
-	if err != nil {
-		return nil, err
-	}
-	return differing(c.p, points[0], resolved)
+	return meeting(c.p, points)
 }
 
 // shortened makes a snapshot a full one where the chain has grown long.
@@ -236,11 +223,7 @@ func (c *completion) shortened(s *snapshot) (*snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	full := &snapshot{}
-	for _, ref := range all {
-		full.own = append(full.own, ref)
-	}
-	return full, nil
+	return fullSnapshot(all), nil
 }
 
 // refusal is why the rules refuse an event (checks 4 and 5), nil where they do not.
@@ -360,14 +343,10 @@ func (c *completion) meet() (now state, err error) {
 	for _, x := range c.heads {
 		points = append(points, x.after)
 	}
-	points = distinct(points)
-	if c.snapshot = points[0]; len(points) == 1 {
-		return c.p.all(points[0])
+	if c.snapshot, err = meeting(c.p, points); err != nil {
+		return nil, err
 	}
-	if now, err = c.p.resolve(points); err == nil {
-		c.snapshot, err = differing(c.p, points[0], now)
-	}
-	return now, err
+	return c.p.all(c.snapshot)
 }
 
 // store writes it all, and makes it what readers see.

@@ -228,11 +228,16 @@ func (b *batch) stateBefore(p *pastReader, in *incoming) (*snapshot, error) {
 		}
 		points = append(points, s)
 	}
-	points = distinct(points)
-	switch len(points) {
-	case 0:
+	if len(points) == 0 {
 		return &snapshot{}, nil
-	case 1:
+	}
+	return meeting(p, points)
+}
+
+// meeting is a snapshot of the state where some, of which there is at least one, meet.
+func meeting(p *pastReader, points []*snapshot) (*snapshot, error) {
+	points = distinct(points)
+	if len(points) == 1 {
 		return points[0], nil
 	}
 	resolved, err := p.resolve(points)
@@ -261,13 +266,18 @@ func differing(p *pastReader, base *snapshot, state map[pdu.StateKey]stateRef) (
 	}
 	slices.SortFunc(own, func(a, b stateRef) int { return compareKeys(a.key, b.key) })
 	if base.length >= maxSnapshotChain && len(own) > 0 {
-		full := &snapshot{}
-		for _, ref := range state {
-			full.own = append(full.own, ref)
-		}
-		return full, nil
+		return fullSnapshot(state), nil
 	}
 	return base.over(own...), nil
+}
+
+// fullSnapshot is a snapshot of a state that is made of no other one.
+func fullSnapshot(s state) *snapshot {
+	full := &snapshot{}
+	for _, ref := range s {
+		full.own = append(full.own, ref)
+	}
+	return full
 }
 
 // maxSnapshotChain bounds the snapshots between one of a fork and the last full one.

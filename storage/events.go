@@ -125,11 +125,9 @@ func (tx *Tx) TakenIn(room int64, after Pos, limit int) ([]EventRow, error) {
 
 // RejudgeEvent notes another verdict on an event, and another state before it. One that is refused now loses its place.
 func (tx *Tx) RejudgeEvent(p Pos, order, snapshot int64, flags EventFlags) error {
-	_, err := tx.exec(`UPDATE events SET ord = $2, snapshot = $3, flags = $4 WHERE position = $1`, int64(p), order, snapshot, int64(flags))
+	_, err := tx.exec(`UPDATE events SET ord = $2, snapshot = $3, flags = $4, push = CASE WHEN CAST($2 AS BIGINT) = 0 THEN 0 ELSE push END WHERE position = $1`,
+		int64(p), order, snapshot, int64(flags))
 	if err != nil || order != 0 {
-		return err
-	}
-	if _, err := tx.exec(`UPDATE events SET push = 0 WHERE position = $1`, int64(p)); err != nil {
 		return err
 	}
 	if _, err := tx.exec(`DELETE FROM event_push WHERE position = $1`, int64(p)); err != nil {
