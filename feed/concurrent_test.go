@@ -210,3 +210,51 @@ func TestMessagesThatArriveDuringARequestAreNotSkipped(t *testing.T) {
 	}
 	same(t, "messages to the device", got, want)
 }
+
+// A room that is being read is not locked a second time by its reader: a writer who waits in between would stop both for good.
+func TestReadersWhoWereAwayAndWritersDoNotStopEachOther(t *testing.T) {
+	w := newWorld(t)
+	host, reader := w.user("host"), w.user("reader")
+	room := host.create("public_chat")
+	reader.join(room)
+	for i := range 40 {
+		w.user(fmt.Sprint("member", i)).join(room)
+	}
+	reader.filter = lazy
+	reader.sync()
+	for i := range 200 { // more than memory keeps
+		host.say(room, fmt.Sprint(i))
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				for range 200 {
+					if _, err := w.feed.Sync(t.Context(), feed.SyncRequest{Viewer: reader.Viewer, Since: reader.since, Filter: lazy, SetPresence: "offline"}); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		for writer := range 4 {
+			all.Go(func() {
+				for i := range 200 {
+					body := json.RawMessage(fmt.Sprintf(`{"body":"%d/%d"}`, writer, i))
+					if _, err := w.Send(t.Context(), rooms.NewEvent{Room: room, Sender: host.sender(), Type: "m.room.message", Content: body}); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		all.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(60 * time.Second):
+		t.Fatal("readers and writers wait for each other")
+	}
+}
