@@ -263,7 +263,7 @@ func (s *Service) joinAnswer(ctx context.Context, r *Room, join *Event, omit boo
 			return err
 		}
 		in := make(map[string]bool, len(rows))
-		auth := join.AuthEvents()
+		auth := authorisers(join)
 		for i := range rows {
 			answer.State = append(answer.State, rows[i].JSON)
 			in[rows[i].EventID] = true
@@ -271,7 +271,7 @@ func (s *Service) joinAnswer(ctx context.Context, r *Room, join *Event, omit boo
 			if err != nil {
 				return err
 			}
-			auth = append(auth, e.AuthEvents()...)
+			auth = append(auth, authorisers(e)...)
 		}
 		chain, err := authChain(tx, r, auth)
 		for _, e := range chain {
@@ -316,7 +316,17 @@ func (s *Service) withoutMembers(r *Room, entries []storage.StateEntry, join *Ev
 // maxAuthChain bounds a walk over auth events: a room of 100,000 members has some 200,000.
 const maxAuthChain = 500_000
 
-// authChain reads everything that events cite, and what that cites, up to the create event.
+// authorisers returns the events that authorise an event: its auth_events and, from room version 12 on, where the room ID
+// stands for it there, the create event. Other servers expect that one in every auth chain.
+func authorisers(e *Event) []id.EventID {
+	cited := e.AuthEvents()
+	if !e.Version().RoomIDIsCreateHash || e.IsStateKey(typeCreate, "") {
+		return cited
+	}
+	return append(slices.Clip(cited), pdu.CreateEventID(e.RoomID()))
+}
+
+// authChain reads the given events, the events that authorise them, and so on up to the create event.
 func authChain(tx *storage.Tx, r *Room, from []id.EventID) ([]*Event, error) {
 	seen := map[id.EventID]bool{}
 	var out []*Event
@@ -344,7 +354,7 @@ func authChain(tx *storage.Tx, r *Room, from []id.EventID) ([]*Event, error) {
 			if err != nil {
 				return nil, err
 			}
-			out, next = append(out, e), append(next, e.AuthEvents()...)
+			out, next = append(out, e), append(next, authorisers(e)...)
 		}
 	}
 	return out, nil

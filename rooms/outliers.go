@@ -97,9 +97,9 @@ func (j *judging) judge(e *pdu.Event) {
 	j.out = append(j.out, out)
 }
 
-// create is the create event of a room whose id names it.
+// create returns the create event of a room whose ID names it, or nil if it is not known.
 func (j *judging) create(room id.RoomID) *pdu.Event {
-	eventID := id.EventID("$" + string(room[1:]))
+	eventID := pdu.CreateEventID(room)
 	if e := j.byID[eventID]; e != nil {
 		return e
 	}

@@ -208,7 +208,7 @@ func (s *Service) heavy(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// StateForServer gives the state of a room before an event, and its auth chain.
+// StateForServer returns the state of a room before an event, and the auth chain of that state.
 // Spec: server-server-api#get_matrixfederationv1stateroomid
 func (s *Service) StateForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (state, chain []*Event, err error) {
 	release, err := s.heavy(ctx)
@@ -243,7 +243,7 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 		for _, entry := range entries {
 			if e := events[entry.Position]; e != nil {
 				state = append(state, e)
-				auth = append(auth, e.AuthEvents()...)
+				auth = append(auth, authorisers(e)...)
 			}
 		}
 		chain, err = authChain(v.tx, v.room, auth)
@@ -252,7 +252,7 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 	return state, chain, err
 }
 
-// AuthChainForServer gives the auth chain of an event.
+// AuthChainForServer returns the auth chain of an event.
 // Spec: server-server-api#get_matrixfederationv1event_authroomideventid
 func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (chain []*Event, err error) {
 	release, err := s.heavy(ctx)
@@ -265,7 +265,7 @@ func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id
 		if err != nil {
 			return err
 		}
-		chain, err = authChain(v.tx, v.room, e.AuthEvents())
+		chain, err = authChain(v.tx, v.room, authorisers(e))
 		return err
 	})
 	return chain, err

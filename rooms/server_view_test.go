@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/federation/fedclient"
 	"ebb/mxerr"
+	"ebb/rooms/pdu"
 	"ebb/storage"
 )
 
@@ -87,6 +90,50 @@ func (p *peer) told(origin string, room id.RoomID, from id.EventID) string {
 	text, err := json.Marshal(append(events, missing...))
 	p.ok(err)
 	return string(text)
+}
+
+// From room version 12 on no event names the create event, and other servers still expect it in what authorises the others.
+func TestAuthChainsGoBackToTheCreateEvent(t *testing.T) {
+	for _, v := range sharedVersions {
+		for _, omit := range []bool{false, true} {
+			n := newNetwork(t)
+			n.omit = omit
+			here, there := n.add("here"), n.add("there")
+			alice, bob := here.user("alice"), there.user("bob")
+			room := here.create(alice, CreateRoom{RoomVersion: v, Preset: "public_chat"})
+			create := here.room(room).State(typeCreate, "").ID()
+			l := there.lie()
+			l.joined = func(a *fedclient.JoinAnswer) {
+				version, _ := pdu.VersionOf(v)
+				given := map[id.EventID]bool{}
+				for _, raw := range append(slices.Clone(a.AuthChain), a.State...) {
+					given[idOf(version, raw)] = true
+				}
+				inChain := slices.ContainsFunc(a.AuthChain, func(raw json.RawMessage) bool { return idOf(version, raw) == create })
+				if inChain == omit || !given[create] { // what the state has is left out of the chain where members are left out
+					t.Errorf("version %s, omit %t: the create event is in the auth chain of send_join: %t", v, omit, inChain)
+				}
+			}
+			there.joinVia(bob, room, "here")
+			message := here.say(alice, room, "hello")
+			_, chain, err := here.svc.StateForServer(t.Context(), "there", room, message)
+			here.ok(err)
+			if !slices.Contains(idsOf(chain), create) {
+				t.Errorf("version %s: the auth chain of a state lacks the create event", v)
+			}
+			first := here.chained(room)[1].ID() // the creator's join, which from version 12 on cites nothing
+			for _, eventID := range []id.EventID{message, first} {
+				chain, err = here.svc.AuthChainForServer(t.Context(), "there", room, eventID)
+				here.ok(err)
+				if !slices.Contains(idsOf(chain), create) {
+					t.Errorf("version %s: the auth chain of %s lacks the create event", v, eventID)
+				}
+			}
+			if chain, err = here.svc.AuthChainForServer(t.Context(), "there", room, create); err != nil || len(chain) != 0 {
+				t.Errorf("version %s: the auth chain of the create event has %d events, %v", v, len(chain), err)
+			}
+		}
+	}
 }
 
 func TestServersReadWhatTheirUsersCouldSee(t *testing.T) {

@@ -32,6 +32,12 @@ func ValidRoomID(v *Version, r id.RoomID) bool {
 	return validLocalAndServer(string(r[1:]))
 }
 
+// CreateEventID returns the ID of the create event of a room whose ID is that event's hash: room version 12 and later.
+// Spec: rooms/v12#room-ids-as-hashes-of-the-create-event
+func CreateEventID(r id.RoomID) id.EventID {
+	return id.EventID("$" + strings.TrimPrefix(string(r), "!"))
+}
+
 // validOwnEventID checks the id that an event of a version 1 or 2 room carries.
 // Spec: rooms/v1#event-ids
 func validOwnEventID(e id.EventID) bool {

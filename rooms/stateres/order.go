@@ -157,7 +157,7 @@ func (g *graph) senderLevel(n *node) int64 {
 func (g *graph) createOf(n *node) *pdu.Event {
 	a := g.authEvent(n, typeCreate)
 	if g.v.RoomIDIsCreateHash {
-		a = g.node(id.EventID("$" + strings.TrimPrefix(string(n.event.RoomID()), "!")))
+		a = g.node(pdu.CreateEventID(n.event.RoomID()))
 	}
 	if a == nil || !a.event.IsStateKey(typeCreate, "") {
 		return nil
