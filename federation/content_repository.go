@@ -1,10 +1,10 @@
 package federation
 
 import (
+	"fmt"
 	"io"
 	"mime/multipart"
 	"net/http"
-	"net/textproto"
 
 	"ebb/httpapi"
 	"ebb/media"
@@ -50,29 +50,22 @@ func (a *API) getContentThumbnail(r *httpapi.Request) (any, error) {
 	return twoParts(f), nil
 }
 
-// twoParts streams a file behind an empty description of it, and closes it.
+// twoParts streams a file behind an empty description of it, and closes it. The parts are written by hand, since
+// mime/multipart sorts the headers of a part, and Synapse knows the name of a file only where Content-Type comes first.
 func twoParts(f *media.File) httpapi.Stream {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		defer func() { _ = f.Close() }() // only read
-		parts := multipart.NewWriter(w)
-		w.Header().Set("Content-Type", "multipart/mixed; boundary="+parts.Boundary())
+		boundary := multipart.NewWriter(w).Boundary()
+		w.Header().Set("Content-Type", "multipart/mixed; boundary="+boundary)
 		// From here on the other server sees by the missing end that something failed.
-		about, err := parts.CreatePart(textproto.MIMEHeader{"Content-Type": {"application/json"}})
+		_, err := fmt.Fprintf(w, "--%[1]s\r\nContent-Type: application/json\r\n\r\n{}\r\n--%[1]s\r\nContent-Type: %[2]s\r\nContent-Disposition: %[3]s\r\n\r\n",
+			boundary, f.ContentType, media.Disposition(f.ContentType, f.Filename))
 		if err != nil {
 			return
 		}
-		if _, err := io.WriteString(about, "{}"); err != nil {
+		if _, err := io.Copy(w, f); err != nil {
 			return
 		}
-		file, err := parts.CreatePart(textproto.MIMEHeader{
-			"Content-Type": {f.ContentType}, "Content-Disposition": {media.Disposition(f.ContentType, f.Filename)},
-		})
-		if err != nil {
-			return
-		}
-		if _, err := io.Copy(file, f); err != nil {
-			return
-		}
-		_ = parts.Close() // the peer may be gone
+		_, _ = fmt.Fprintf(w, "\r\n--%s--\r\n", boundary) // the peer may be gone
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -197,4 +198,17 @@ func TestFilesAndThumbnailsAreGivenInTwoParts(t *testing.T) {
 	s.refused("GET", v1+"/media/download/..%2f..%2febb.db", nil, 404, "M_NOT_FOUND")
 	s.refused("GET", v1+"/media/thumbnail/"+mediaID, nil, 400, "M_MISSING_PARAM")
 	s.refused("GET", v1+"/media/thumbnail/"+upload(t, alice, "text", []byte("<svg/>"))+"?width=32&height=32", nil, 400, "M_UNKNOWN")
+}
+
+// Synapse reads the name of a file only where Content-Type comes before Content-Disposition.
+func TestContentTypeComesBeforeTheNameOfAFile(t *testing.T) {
+	net, alice, _ := pair(t)
+	s := newSpy(t, net)
+	mediaID := upload(t, alice, "holiday.png", picture(t, 60, 40))
+	order := regexp.MustCompile(`\r\n--\w+\r\nContent-Type: [^\r\n]+\r\nContent-Disposition: [^\r\n]+\r\n\r\n`)
+	for _, uri := range []string{"/media/download/" + mediaID, "/media/thumbnail/" + mediaID + "?width=32&height=32"} {
+		if raw := s.ask("GET", v1+uri, nil).Body.String(); !order.MatchString(raw) {
+			t.Errorf("%s: %.300q", uri, raw)
+		}
+	}
 }
