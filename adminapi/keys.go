@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/federation/fedclient"
+	"ebb/storage"
 )
 
 // SigningKey is a signing key of this server as the keys commands tell it.
@@ -32,9 +33,14 @@ func (a *API) keysList(context.Context, struct{}) (any, error) {
 
 func publicKey(key ed25519.PublicKey) string { return base64.RawStdEncoding.EncodeToString(key) }
 
-// keysRotate makes a new key, which is used from here on, and tells all.
+// keysRotate makes a new key, which is used from here on, and lists all.
 func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
 	if err := a.Signing.Rotate(a.Now()); err != nil {
+		return nil, err
+	}
+	// Should this fail, the next start does it: the database's key is among the former ones.
+	now := storage.Identity{ServerName: a.Config.ServerName, SigningKey: fedclient.PublicLine(a.Signing.Current())}
+	if err := a.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetIdentity(now) }); err != nil {
 		return nil, err
 	}
 	return a.keysList(ctx, struct{}{})

@@ -52,20 +52,31 @@ type services struct {
 
 // open opens the database and builds the services on it.
 func open(ctx context.Context, cfg *config.Config, o Options) (*services, error) {
+	if err := keepPrivate(cfg); err != nil {
+		return nil, err
+	}
 	signing, err := fedclient.LoadSigningKeys(cfg.KeyFile(), cfg.ServerName)
 	if err != nil {
 		return nil, err
 	}
-	db, err := storage.Open(ctx, storage.Config{DSN: cfg.DSN(), CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch})
+	db, err := openDatabase(ctx, cfg, o)
 	if err != nil {
 		return nil, err
 	}
 	s := &services{db: db, hub: wake.New(), signing: signing, gone: map[int64]bool{}}
-	if err := s.build(ctx, cfg, o, rooms.Options{Signer: signing}); err != nil {
+	err = checkIdentity(ctx, db, cfg, signing)
+	if err == nil {
+		err = s.build(ctx, cfg, o, rooms.Options{Signer: signing})
+	}
+	if err != nil {
 		_ = db.Close() // the first error tells
 		return nil, err
 	}
 	return s, nil
+}
+
+func openDatabase(ctx context.Context, cfg *config.Config, o Options) (*storage.DB, error) {
+	return storage.Open(ctx, storage.Config{DSN: cfg.DSN(), CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch})
 }
 
 func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roomOptions rooms.Options) (err error) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -390,6 +391,45 @@ func TestDatabaseWithOtherSettingsIsRefused(t *testing.T) {
 	}
 	if !strings.Contains(err.Error(), "auto_vacuum") || !strings.Contains(err.Error(), path) {
 		t.Errorf("%v does not say what is wrong, and where", err)
+	}
+}
+
+// TestDatabaseFromADumpOpensOnceTheAdviceIsFollowed: sqlite3's .dump does not carry auto_vacuum.
+func TestDatabaseFromADumpOpensOnceTheAdviceIsFollowed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ebb.db")
+	storage.MakeForeign(t, path)
+	_, err := storage.Open(ctx, storage.Config{DSN: "sqlite:" + path})
+	advice := regexp.MustCompile(`sqlite3 '([^']+)' "([^"]+)"`).FindStringSubmatch(fmt.Sprint(err))
+	if advice == nil || advice[1] != path {
+		t.Fatalf("the error does not say what to run: %v", err)
+	}
+	storage.RunSQL(t, path, advice[2])
+	db, err := storage.Open(ctx, storage.Config{DSN: "sqlite:" + path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFilesOfTheDatabaseAreTheOwnersAlone(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o022))
+	path := filepath.Join(t.TempDir(), "ebb.db")
+	for range 2 { // a new database, and one that an older version left readable
+		db := storagetest.Open(t, storage.Config{DSN: "sqlite:" + path})
+		wait(t, db.Enqueue(adding("a")))
+		for _, suffix := range []string{"", "-wal", "-shm", ".lock"} {
+			if info, err := os.Stat(path + suffix); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("%s: %v %v", suffix, info.Mode(), err)
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

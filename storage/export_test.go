@@ -43,6 +43,19 @@ func MakeForeign(t *testing.T, path string) {
 	}
 }
 
+// RunSQL runs statements on a database file as sqlite3 would.
+func RunSQL(t *testing.T, path, statements string) {
+	t.Helper()
+	c, err := openLite(path, "rw", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.c.Exec(statements, nil)
+	if err := errors.Join(err, c.close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Migrate brings a database up to date by the files of another version.
 func Migrate(dsn string, files fs.FS) error {
 	d, err := parseDSN(dsn)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -39,16 +40,60 @@ var writerPragmas = []string{
 	`journal_size_limit = 16777216`,
 }
 
-// asserted settings: on any other value Ebb does not start, since acknowledged would not mean stored, or deleted gone.
-var asserted = []struct{ pragma, want string }{
-	{`journal_mode`, "wal"},
-	{`synchronous`, "2"},
-	{`auto_vacuum`, "2"},
-	{`secure_delete`, "1"},
-	{`temp_store`, "2"},
+// assertion is a setting on whose other values Ebb does not start, since acknowledged would not mean stored, or deleted gone.
+type assertion struct {
+	pragma, want string
+	advice       string // what to do where it is different; %s stands for the file
+}
+
+var asserted = []assertion{
+	{pragma: `journal_mode`, want: "wal", advice: "its file system lacks shared memory or locks, as network shares do: move %s to a local disk"},
+	{pragma: `synchronous`, want: "2"},
+	// A database that was rebuilt from a dump has the default. It is not converted here: VACUUM writes everything twice.
+	{pragma: `auto_vacuum`, want: "2", advice: `it was made by another program, such as from a dump; run this once, as the server's user, while no server runs: ` +
+		`sqlite3 '%s' "PRAGMA auto_vacuum = INCREMENTAL; VACUUM;"`},
+	{pragma: `secure_delete`, want: "1"},
+	{pragma: `temp_store`, want: "2"},
+}
+
+// mend returns what to do about a database whose setting is wrong, as the end of a message.
+func (a assertion) mend(path string) string {
+	if a.advice == "" {
+		return ""
+	}
+	return ": " + fmt.Sprintf(a.advice, path)
+}
+
+// keepPrivate leaves the files of the database to their owner alone. SQLite makes a new database readable by everybody,
+// and gives its log and index the permissions of the database.
+func (d sqliteDialect) keepPrivate() error {
+	f, err := os.OpenFile(d.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err == nil {
+		return f.Close()
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("create the database: %w", err)
+	}
+	path, err := filepath.EvalSymlinks(d.path)
+	if err != nil {
+		return fmt.Errorf("open the database: %w", err)
+	}
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		info, err := os.Stat(path + suffix)
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			err = os.Chmod(path+suffix, info.Mode().Perm()&^0o077)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("keep the database private: %w", err)
+		}
+	}
+	return nil
 }
 
 func (d sqliteDialect) openWriter(context.Context) (conn, error) {
+	if err := d.keepPrivate(); err != nil {
+		return nil, full(err)
+	}
 	c, err := openLite(d.path, "rwc", writerPragmas)
 	if err != nil {
 		return nil, full(err)
@@ -56,7 +101,8 @@ func (d sqliteDialect) openWriter(context.Context) (conn, error) {
 	for _, a := range asserted {
 		var got string
 		if err := c.pragma(a.pragma, &setting{&got}); err != nil || got != a.want {
-			return nil, errors.Join(fmt.Errorf("%s of %s is %s, it must be %s", a.pragma, d.path, got, a.want), err, c.close())
+			err = errors.Join(fmt.Errorf("%s of %s is %s, it must be %s%s", a.pragma, d.path, got, a.want, a.mend(d.path)), err)
+			return nil, errors.Join(err, c.close())
 		}
 	}
 	return c, nil

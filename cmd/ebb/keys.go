@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"ebb/adminapi"
+	"ebb/server"
 )
 
 var keysListCommand = listCommand("keys list", "list the server's signing keys, the present one first", printKey)
@@ -36,6 +39,33 @@ var keysRotateCommand = command{
 					printKey(w, k)
 				}
 			})
+		}
+	},
+}
+
+var keysCreateCommand = command{
+	name: "keys create", short: "make a signing key for a server that has lost its own", example: "ebb keys create",
+	setup: func(inv *invocation) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			cfg, err := inv.config()
+			if err != nil {
+				return err
+			}
+			if _, err := os.Lstat(cfg.KeyFile()); err == nil {
+				return refusedError{fmt.Errorf("%s is there: nothing was changed; ebb keys rotate changes the key", cfg.KeyFile())}
+			}
+			client, err := adminapi.Dial(ctx, cfg.Dir())
+			if err == nil {
+				return refusedError{errors.Join(errors.New("the server is running and still has its key: ebb keys rotate writes a new one"), client.Close())}
+			}
+			if err := server.CreateSigningKey(ctx, cfg, server.Options{Version: version}); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(inv.stdout, "Wrote %s. Keep a copy of it: it is the server's identity.\n", cfg.KeyFile())
+			return err
 		}
 	},
 }

@@ -58,12 +58,13 @@ func commands() []command {
 		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
-		federationStatusCommand, federationRetryCommand, keysListCommand, keysRotateCommand,
+		federationStatusCommand, federationRetryCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
 		purgeNowCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
 	}
 }
 
 func main() {
+	syscall.Umask(0o077) // what it writes is for its own user alone
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

@@ -51,7 +51,45 @@ func CreateKey(file string) error {
 		return fmt.Errorf("write the signing key: %w", err)
 	}
 	_, err = f.WriteString(newKeyLine())
-	return errors.Join(err, f.Sync(), f.Close())
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("write the signing key: %w", err), os.Remove(file))
+	}
+	return syncDir(filepath.Dir(file))
+}
+
+// CreateKeyAfter writes a new signing key in place of one that was lost. lost is its PublicLine, "" where nobody knows it; it
+// joins the former keys, so that what it signed stays good. It never overwrites a key.
+func CreateKeyAfter(file, lost string, now time.Time) error {
+	if _, err := os.Lstat(file); err == nil {
+		return fmt.Errorf("write the signing key: %w", &fs.PathError{Op: "create", Path: file, Err: fs.ErrExist})
+	}
+	if key, ok := parsePublicLine(lost); ok && !weak(key.Key) {
+		key.Expired = now.Add(inFlight).UnixMilli()
+		if err := addOldKey(file+".old", key); err != nil {
+			return err
+		}
+	}
+	return CreateKey(file)
+}
+
+// PublicLine returns the id and public key of a signer in one line, "ed25519:VERSION KEY".
+func PublicLine(s pdu.Signer) string { return string(s.KeyID) + " " + EncodeKey(s) }
+
+// parsePublicLine reads a PublicLine.
+func parsePublicLine(line string) (OldKey, bool) {
+	keyID, text, _ := strings.Cut(line, " ")
+	algorithm, version := id.KeyID(keyID).Parse()
+	key, ok := decodeKey(text)
+	return OldKey{KeyID: id.KeyID(keyID), Key: key}, ok && algorithm == id.KeyAlgorithmEd25519 && keyVersion.MatchString(version)
+}
+
+// Knows reports whether a PublicLine is that of the present key or of a former one.
+func (k *SigningKeys) Knows(line string) bool {
+	if line == PublicLine(k.Current()) {
+		return true
+	}
+	key, ok := parsePublicLine(line)
+	return ok && slices.ContainsFunc(k.Old(), func(o OldKey) bool { return o.KeyID == key.KeyID && o.Key.Equal(key.Key) })
 }
 
 // newKeyLine is a new key in the form of the file.
@@ -72,7 +110,7 @@ func LoadSigningKeys(file, server string) (*SigningKeys, error) {
 func (k *SigningKeys) load() error {
 	raw, err := os.ReadFile(k.file)
 	if err != nil {
-		return fmt.Errorf("read the signing key (ebb init makes one): %w", err)
+		return fmt.Errorf("read the signing key (put it back from a backup; if it is lost, ebb keys create makes another): %w", err)
 	}
 	current, err := parseKey(string(raw), k.server)
 	if err != nil {
@@ -111,7 +149,7 @@ func parseKey(text, server string) (s pdu.Signer, err error) {
 	}
 	key := ed25519.NewKeyFromSeed(seed)
 	if weak(key.Public().(ed25519.PublicKey)) {
-		return s, errors.New("this key is known to everybody; remove the file, and ebb init or ebb keys rotate makes a new one")
+		return s, errors.New("this key is known to everybody; remove the file, and ebb keys create makes a new one")
 	}
 	return pdu.Signer{Server: server, KeyID: id.NewKeyID(id.KeyAlgorithmEd25519, words[1]), Key: key}, nil
 }
@@ -161,18 +199,41 @@ const inFlight = time.Second
 func (k *SigningKeys) Rotate(now time.Time) error {
 	was := k.Current()
 	former := OldKey{KeyID: was.KeyID, Key: was.Key.Public().(ed25519.PublicKey), Expired: now.Add(inFlight).UnixMilli()}
-	var lines strings.Builder
-	for _, o := range append(k.Old(), former) {
-		_, version := o.KeyID.Parse()
-		fmt.Fprintf(&lines, "ed25519 %s %s %d\n", version, base64.RawStdEncoding.EncodeToString(o.Key), o.Expired)
-	}
-	if err := replaceFile(k.oldFile(), lines.String()); err != nil {
-		return fmt.Errorf("write the former signing keys: %w", err)
+	if err := writeOldKeys(k.oldFile(), append(k.Old(), former)); err != nil {
+		return err
 	}
 	if err := replaceFile(k.file, newKeyLine()); err != nil {
 		return fmt.Errorf("write the signing key: %w", err)
 	}
 	return k.load()
+}
+
+func writeOldKeys(file string, old []OldKey) error {
+	var lines strings.Builder
+	for _, o := range old {
+		_, version := o.KeyID.Parse()
+		fmt.Fprintf(&lines, "ed25519 %s %s %d\n", version, base64.RawStdEncoding.EncodeToString(o.Key), o.Expired)
+	}
+	if err := replaceFile(file, lines.String()); err != nil {
+		return fmt.Errorf("write the former signing keys: %w", err)
+	}
+	return nil
+}
+
+// addOldKey adds a key to the file of former keys, unless it is there.
+func addOldKey(file string, key OldKey) error {
+	raw, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the former signing keys: %w", err)
+	}
+	old, err := parseOldKeys(string(raw))
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if slices.ContainsFunc(old, func(o OldKey) bool { return o.KeyID == key.KeyID }) {
+		return nil
+	}
+	return writeOldKeys(file, append(old, key))
 }
 
 // replaceFile writes a file anew: after a crash it is the old one or the new one.

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"ebb/adminapi"
+)
+
+// edit replaces text in a file that must have it.
+func edit(t *testing.T, name, from, to string) {
+	t.Helper()
+	raw, err := os.ReadFile(name)
+	if err != nil || !strings.Contains(string(raw), from) {
+		t.Fatalf("%s has no %q: %v", name, from, err)
+	}
+	write(t, name, strings.ReplaceAll(string(raw), from, to))
+}
+
+func TestRenamedServerIsRefused(t *testing.T) {
+	s := newSite(t, 0)
+	must(t, "secret\n", "user", "add", "--password-stdin", "alice", "--config", s.config)
+	edit(t, s.config, `server_name: "test"`, `server_name: "other.example"`)
+	for _, command := range [][]string{{"serve"}, {"user", "list"}, {"keys", "rotate"}} {
+		for _, name := range []string{`"test"`, `"other.example"`} {
+			refusedWith(t, exitFailed, name, "", append(command, "--config", s.config)...)
+		}
+	}
+	edit(t, s.config, `server_name: "other.example"`, `server_name: "test"`)
+	must(t, "", "user", "list", "--config", s.config)
+}
+
+func TestForeignSigningKeyIsRefused(t *testing.T) {
+	s, other := newSite(t, 0), newSite(t, 0)
+	cfg := "--config=" + s.config
+	key, foreign := filepath.Join(s.dir, "signing.key"), filepath.Join(other.dir, "signing.key")
+	first := parsed[[]adminapi.SigningKey](t, must(t, "", "keys", "list", "--json", cfg))[0]
+	theirs := parsed[[]adminapi.SigningKey](t, must(t, "", "keys", "list", "--json", "--config="+other.config))[0]
+	away := filepath.Join(s.dir, "away")
+	rename(t, key, away)
+	rename(t, foreign, key)
+	refusedWith(t, exitFailed, first.Public, "", "serve", cfg)
+	refusedWith(t, exitFailed, theirs.Public, "", "serve", cfg)
+	rename(t, away, key)
+	must(t, "", "keys", "rotate", cfg) // the database's key may be a former one: a crash can come between the files and it
+	must(t, "", "keys", "list", cfg)
+}
+
+func TestLostSigningKeyIsReplacedAndWhatItSignedStaysGood(t *testing.T) {
+	s := newSite(t, 0)
+	cfg := "--config=" + s.config
+	first := parsed[[]adminapi.SigningKey](t, must(t, "", "keys", "list", "--json", cfg))[0]
+	refusedWith(t, exitRefused, "keys rotate", "", "keys", "create", cfg)
+	if err := os.Remove(filepath.Join(s.dir, "signing.key")); err != nil {
+		t.Fatal(err)
+	}
+	refusedWith(t, exitFailed, "ebb keys create", "", "serve", cfg)
+	must(t, "", "keys", "create", cfg)
+	list := parsed[[]adminapi.SigningKey](t, must(t, "", "keys", "list", "--json", cfg))
+	if len(list) != 2 || list[0].Public == first.Public || list[1].KeyID != first.KeyID || list[1].Public != first.Public || list[1].Expired == nil {
+		t.Fatalf("after the loss of %+v: %+v", first, list)
+	}
+	stop := s.serve(t)
+	if err := os.Remove(filepath.Join(s.dir, "signing.key")); err != nil {
+		t.Fatal(err)
+	}
+	refusedWith(t, exitRefused, "keys rotate", "", "keys", "create", cfg)
+	must(t, "", "keys", "rotate", cfg) // the running server has its key in memory
+	if code := stop(); code != 0 {
+		t.Errorf("serve ended with %d", code)
+	}
+	if list := parsed[[]adminapi.SigningKey](t, must(t, "", "keys", "list", "--json", cfg)); len(list) != 3 {
+		t.Errorf("after a loss under a running server: %+v", list)
+	}
+}
+
+// TestEverythingBelowDataDirIsPrivate makes the folder beforehand as an administrator would, with the usual umask.
+func TestEverythingBelowDataDirIsPrivate(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o022))
+	s := newSite(t, 0)
+	for _, dir := range []string{"", "media"} {
+		if err := os.MkdirAll(filepath.Join(s.dir, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(s.dir, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(s.dir, "ebb.db"), "") // as an older version made it
+	if err := os.Chmod(filepath.Join(s.dir, "ebb.db"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "secret\n", "user", "add", "--password-stdin", "alice", "--config", s.config)
+	s.serve(t)
+	c, _ := s.login(t, "alice", "secret")
+	c.upload()
+	seen := map[string]bool{}
+	err := filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == s.dir {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has %v", path, info.Mode())
+		}
+		seen[filepath.Base(path)] = true
+		return err
+	})
+	if err != nil || !seen["ebb.db"] || !seen["ebb.db-wal"] || !seen["ebb.db-shm"] || !seen["control.sock"] {
+		t.Errorf("%v, seen %v", err, seen)
+	}
+}

@@ -1,0 +1,102 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"ebb/config"
+	"ebb/federation/fedclient"
+	"ebb/storage"
+)
+
+// checkIdentity refuses a database that another server has written: one of another name, or one whose signing key the key
+// files do not know. A database that does not say yet whose it is, is marked as this server's.
+func checkIdentity(ctx context.Context, db *storage.DB, cfg *config.Config, keys *fedclient.SigningKeys) error {
+	was, err := readIdentity(ctx, db, cfg.ServerName)
+	if err != nil {
+		return err
+	}
+	now := storage.Identity{ServerName: cfg.ServerName, SigningKey: fedclient.PublicLine(keys.Current())}
+	if was.SigningKey != "" && !keys.Knows(was.SigningKey) {
+		return fmt.Errorf("the signing key in %s is %s, but the database was written with %s: put the former signing.key and signing.key.old back; "+
+			"if they are lost, remove these and run ebb keys create", cfg.KeyFile(), now.SigningKey, was.SigningKey)
+	}
+	if was == now {
+		return nil
+	}
+	return db.Write(ctx, func(tx *storage.Tx) error { return tx.SetIdentity(now) })
+}
+
+// readIdentity returns whose database it is, or an error if it belongs to a server of another name. What a database without
+// that record holds is told by its accounts.
+func readIdentity(ctx context.Context, db *storage.DB, serverName string) (storage.Identity, error) {
+	var was storage.Identity
+	account := ""
+	err := db.Read(ctx, func(tx *storage.Tx) (err error) {
+		if was, err = tx.Identity(); err == nil && was.ServerName == "" {
+			account, err = tx.AnyAccount()
+		}
+		return err
+	})
+	if err != nil {
+		return was, fmt.Errorf("read whose database it is: %w", err)
+	}
+	name := was.ServerName
+	if _, of, found := strings.Cut(account, ":"); found && name == "" {
+		name = of
+	}
+	if name != "" && name != serverName {
+		return was, fmt.Errorf("server_name is %q, but the database belongs to %q: a server cannot be renamed; set server_name back, or give the new server a data_dir and database of its own",
+			serverName, name)
+	}
+	return was, nil
+}
+
+// CreateSigningKey makes a signing key for a server that has lost its own. The lost public key, which the database
+// remembers, joins the former keys: what it signed stays good.
+func CreateSigningKey(ctx context.Context, cfg *config.Config, o Options) error {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	db, err := openDatabase(ctx, cfg, o)
+	if err != nil {
+		return err
+	}
+	err = func() error {
+		was, err := readIdentity(ctx, db, cfg.ServerName)
+		if err != nil {
+			return err
+		}
+		if err := fedclient.CreateKeyAfter(cfg.KeyFile(), was.SigningKey, o.Now()); err != nil {
+			return err
+		}
+		keys, err := fedclient.LoadSigningKeys(cfg.KeyFile(), cfg.ServerName)
+		if err != nil {
+			return err
+		}
+		return checkIdentity(ctx, db, cfg, keys)
+	}()
+	return errors.Join(err, db.Close())
+}
+
+// keepPrivate leaves what the server has put below data_dir to the server's user alone, whoever made the folder. Files in
+// the folders of media and certificates are out of reach with those. The configuration is the administrator's.
+func keepPrivate(cfg *config.Config) error {
+	for _, name := range []string{"signing.key", "signing.key.old", "registration-token", "media", "acme"} {
+		path := filepath.Join(cfg.Dir(), name)
+		info, err := os.Stat(path)
+		if err == nil && info.Mode().Perm()&0o077 != 0 {
+			err = os.Chmod(path, info.Mode().Perm()&^0o077)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("keep data_dir private: %w", err)
+		}
+	}
+	return nil
+}

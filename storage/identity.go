@@ -1,0 +1,43 @@
+package storage
+
+// Identity is the server that a database belongs to. Its user ids and events make no sense under another name.
+type Identity struct {
+	ServerName string // "" while the database does not say
+	SigningKey string // the server's key, as the caller writes it; "" while the database does not say
+}
+
+// The rows of meta that hold an Identity.
+const (
+	metaServerName = "server_name"
+	metaSigningKey = "signing_key"
+)
+
+const (
+	identityQuery   = `SELECT secret FROM meta WHERE name = $1`
+	setMetaQuery    = `INSERT INTO meta (name, value, secret) VALUES ($1, 0, $2) ON CONFLICT (name) DO UPDATE SET secret = excluded.secret`
+	anyAccountQuery = `SELECT u.user_id FROM accounts a JOIN users u ON u.nid = a.nid ORDER BY a.nid LIMIT 1`
+)
+
+// Identity returns the server that the database says it belongs to.
+func (tx *Tx) Identity() (i Identity, err error) {
+	if i.ServerName, _, err = one(tx, scanString, identityQuery, metaServerName); err != nil {
+		return i, err
+	}
+	i.SigningKey, _, err = one(tx, scanString, identityQuery, metaSigningKey)
+	return i, err
+}
+
+// SetIdentity records the server that the database belongs to.
+func (tx *Tx) SetIdentity(i Identity) error {
+	if _, err := tx.exec(setMetaQuery, metaServerName, i.ServerName); err != nil {
+		return err
+	}
+	_, err := tx.exec(setMetaQuery, metaSigningKey, i.SigningKey)
+	return err
+}
+
+// AnyAccount returns the user id of some account of this server, "" where there is none.
+func (tx *Tx) AnyAccount() (string, error) {
+	user, _, err := one(tx, scanString, anyAccountQuery)
+	return user, err
+}
