@@ -13,6 +13,9 @@ import (
 const (
 	challengeLifetime = 15 * time.Minute // longer than it takes to read terms; as long as a confirmation may wait
 	maxChallenges     = 10_000           // of users, and as many of people who register; beyond it the oldest goes
+	// maxChallengesEach bounds the challenges of one user, or of people who register from one network, so that nobody pushes
+	// out those of others. 500: an office or a class that registers within a lifetime.
+	maxChallengesEach = 500
 )
 
 // challenges are the sessions of user-interactive authentication: what was proved so far, for one request of one user.
@@ -24,11 +27,13 @@ type challenges struct {
 	byID    map[string]*list.Element
 	oldest  *list.List       // of *challenge, in the order they were made
 	pending map[string]int64 // registration token → challenges it was given in
+	sources map[string]int   // user or network → challenges
 }
 
 type challenge struct {
 	id        string
 	bound     binding
+	source    string
 	completed []string
 	token     string // the registration token that was given
 	expires   time.Time
@@ -42,12 +47,12 @@ type binding struct {
 }
 
 func newChallenges(now func() time.Time) *challenges {
-	return &challenges{now: now, byID: map[string]*list.Element{}, oldest: list.New(), pending: map[string]int64{}}
+	return &challenges{now: now, byID: map[string]*list.Element{}, oldest: list.New(), pending: map[string]int64{}, sources: map[string]int{}}
 }
 
-// find is the challenge of an id if it is for this request, else a new one. A challenge that was started without
-// parameters takes those of the next request.
-func (c *challenges) find(id string, b binding) challenge {
+// find returns the challenge of an id if it is for this request, else a new one for the user or network that asks. A
+// challenge that was started without parameters takes those of the next request.
+func (c *challenges) find(id string, b binding, source string) challenge {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.expire()
@@ -60,12 +65,26 @@ func (c *challenges) find(id string, b binding) challenge {
 			return ch.copy()
 		}
 	}
-	ch := &challenge{id: secret("", 16), bound: b, expires: c.now().Add(challengeLifetime)}
+	ch := &challenge{id: secret("", 16), bound: b, source: source, expires: c.now().Add(challengeLifetime)}
+	c.makeRoom(source)
 	c.byID[ch.id] = c.oldest.PushBack(ch)
-	if c.oldest.Len() > maxChallenges {
+	c.sources[source]++
+	return ch.copy()
+}
+
+// makeRoom drops the oldest challenge of a source that has too many, or of all where there are too many in sum.
+func (c *challenges) makeRoom(source string) {
+	switch {
+	case c.sources[source] >= maxChallengesEach:
+		for e := c.oldest.Front(); e != nil; e = e.Next() {
+			if e.Value.(*challenge).source == source {
+				c.drop(e)
+				return
+			}
+		}
+	case c.oldest.Len() >= maxChallenges:
 		c.drop(c.oldest.Front())
 	}
-	return ch.copy()
 }
 
 func (ch *challenge) copy() challenge {
@@ -125,6 +144,9 @@ func (c *challenges) expire() {
 func (c *challenges) drop(e *list.Element) {
 	ch := c.oldest.Remove(e).(*challenge)
 	delete(c.byID, ch.id)
+	if c.sources[ch.source]--; c.sources[ch.source] == 0 {
+		delete(c.sources, ch.source)
+	}
 	c.release(ch)
 }
 

@@ -3,6 +3,7 @@ package accounts
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -111,13 +112,13 @@ func TestChallengesAreBoundToOneRequestOfOneUser(t *testing.T) {
 	}
 	bound := digest(`{"a":1,"auth":{"password":"x"}}`)
 	bound.operation, bound.user, bound.device = "deleteDevice X", 1, 2
-	ch := c.find("", bound)
-	if again := c.find(ch.id, bound); again.id != ch.id {
+	ch := c.find("", bound, "@a:here")
+	if again := c.find(ch.id, bound, "@a:here"); again.id != ch.id {
 		t.Error("the same request gets another challenge")
 	}
 	same := digest(` { "auth" : null , "a" : 1 } `)
 	same.operation, same.user, same.device = bound.operation, 1, 2
-	if again := c.find(ch.id, same); again.id != ch.id {
+	if again := c.find(ch.id, same, "@a:here"); again.id != ch.id {
 		t.Error("white space and auth make another request")
 	}
 	c.complete(ch.id, "stage", "", nil)
@@ -129,31 +130,45 @@ func TestChallengesAreBoundToOneRequestOfOneUser(t *testing.T) {
 	} {
 		other := bound
 		change(&other)
-		if got := c.find(ch.id, other); got.id == ch.id || len(got.completed) != 0 {
+		if got := c.find(ch.id, other, "@a:here"); got.id == ch.id || len(got.completed) != 0 {
 			t.Errorf("another %s goes on with the challenge", name)
 		}
 	}
 	empty := binding{operation: "x", body: emptyBody}
-	probe := c.find("", empty)
+	probe := c.find("", empty, "@a:here")
 	full := binding{operation: "x", body: bound.body}
-	if got := c.find(probe.id, full); got.id != probe.id {
+	if got := c.find(probe.id, full, "@a:here"); got.id != probe.id {
 		t.Error("a request that was first asked without parameters cannot go on")
 	}
-	if got := c.find(probe.id, binding{operation: "x", body: digest(`{"a":3}`).body}); got.id == probe.id {
+	if got := c.find(probe.id, binding{operation: "x", body: digest(`{"a":3}`).body}, "@a:here"); got.id == probe.id {
 		t.Error("its parameters can be changed afterwards")
 	}
 	now = now.Add(challengeLifetime)
-	if got := c.find(ch.id, bound); got.id == ch.id {
+	if got := c.find(ch.id, bound, "@a:here"); got.id == ch.id {
 		t.Error("a challenge never expires")
+	}
+}
+
+func TestOneNetworkPushesOutOnlyItsOwnChallenges(t *testing.T) {
+	c := newChallenges(func() time.Time { return time.UnixMilli(0) })
+	other := c.find("", binding{operation: "register"}, "198.51.100.1")
+	for range maxChallenges + 10 {
+		c.find("", binding{operation: "register"}, "192.0.2.1")
+	}
+	if again := c.find(other.id, binding{operation: "register"}, "198.51.100.1"); again.id != other.id {
+		t.Error("the session of somebody elsewhere is gone")
+	}
+	if c.sources["192.0.2.1"] != maxChallengesEach || len(c.byID) != maxChallengesEach+1 {
+		t.Errorf("%d challenges of the network, %d in sum", c.sources["192.0.2.1"], len(c.byID))
 	}
 }
 
 func TestChallengesAreBoundedAndHoldNoPassword(t *testing.T) {
 	c := newChallenges(func() time.Time { return time.UnixMilli(0) })
-	first := c.find("", binding{operation: "x"})
+	first := c.find("", binding{operation: "x"}, "192.0.2.1")
 	c.complete(first.id, stageToken, "tok", func(int64) bool { return true })
-	for range maxChallenges + 10 {
-		c.find("", binding{operation: "x"})
+	for i := range maxChallenges + 10 {
+		c.find("", binding{operation: "x"}, fmt.Sprint(i%(maxChallenges/maxChallengesEach+1)))
 	}
 	if len(c.byID) != maxChallenges || c.oldest.Len() != maxChallenges || len(c.pending) != 0 {
 		t.Errorf("%d challenges, %d pending tokens", len(c.byID), len(c.pending))
@@ -171,7 +186,7 @@ func TestRegistrationByMode(t *testing.T) {
 	for _, mode := range []Mode{Closed, WithToken, Open} {
 		t.Run(string(mode), func(t *testing.T) {
 			each(t, Options{Registration: mode, Terms: terms}, func(t *testing.T, s *Service, _ *clock) {
-				_, err := s.Admit(t.Context(), body(t, `{}`))
+				_, err := s.Admit(t.Context(), body(t, `{}`), "192.0.2.1")
 				if mode == Closed {
 					refused(t, "closed", err, mxerr.CodeForbidden)
 					return
@@ -181,23 +196,23 @@ func TestRegistrationByMode(t *testing.T) {
 				if c.status != 401 || len(c.flows) != 1 || !slices.Equal(c.flows[0], []string{want, "m.login.terms"}) {
 					t.Fatalf("%+v", c)
 				}
-				_, err = s.Admit(t.Context(), body(t, `{"auth":{"type":"m.login.terms","session":"`+c.session+`"}}`))
+				_, err = s.Admit(t.Context(), body(t, `{"auth":{"type":"m.login.terms","session":"`+c.session+`"}}`), "192.0.2.1")
 				if c = readChallenge(t, err); c.code != "" || !slices.Equal(c.completed, []string{"m.login.terms"}) {
 					t.Fatalf("after the terms: %+v", c)
 				}
 				if _, err := s.CreateToken(t.Context(), RegistrationToken{Token: "tok"}); err != nil {
 					t.Fatal(err)
 				}
-				a, err := s.Admit(t.Context(), body(t, `{"auth":{"type":"`+want+`","token":"tok","session":"`+c.session+`"}}`))
+				a, err := s.Admit(t.Context(), body(t, `{"auth":{"type":"`+want+`","token":"tok","session":"`+c.session+`"}}`), "192.0.2.1")
 				if err != nil || (mode == WithToken) != (a.Token == "tok") {
 					t.Fatalf("%+v, %v", a, err)
 				}
 				// Again with another name, until the account is made.
-				if _, err := s.Admit(t.Context(), body(t, `{"auth":{"session":"`+c.session+`"}}`)); err != nil {
+				if _, err := s.Admit(t.Context(), body(t, `{"auth":{"session":"`+c.session+`"}}`), "192.0.2.1"); err != nil {
 					t.Error(err)
 				}
 				a.Done()
-				if _, err := s.Admit(t.Context(), body(t, `{"auth":{"session":"`+c.session+`"}}`)); err == nil {
+				if _, err := s.Admit(t.Context(), body(t, `{"auth":{"session":"`+c.session+`"}}`), "192.0.2.1"); err == nil {
 					t.Error("one admission made two accounts")
 				}
 			})
@@ -215,7 +230,7 @@ func TestRegistrationTokensAreNeverOverspent(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 12 {
 			wg.Go(func() {
-				a, err := s.Admit(t.Context(), body(t, `{"auth":{"type":"m.login.registration_token","token":"three"}}`))
+				a, err := s.Admit(t.Context(), body(t, `{"auth":{"type":"m.login.registration_token","token":"three"}}`), "192.0.2.1")
 				if err != nil {
 					return
 				}
@@ -249,29 +264,29 @@ func TestPendingRegistrationsHoldTheirTokenUntilTheyExpire(t *testing.T) {
 			t.Fatal(err)
 		}
 		give := `{"auth":{"type":"m.login.registration_token","token":"one","session":"`
-		_, err := s.Admit(t.Context(), body(t, give+`"}}`))
+		_, err := s.Admit(t.Context(), body(t, give+`"}}`), "192.0.2.1")
 		first := readChallenge(t, err)
 		if first.code != "" || len(first.completed) != 1 {
 			t.Fatalf("%+v", first)
 		}
-		_, err = s.Admit(t.Context(), body(t, give+`"}}`))
+		_, err = s.Admit(t.Context(), body(t, give+`"}}`), "192.0.2.1")
 		if second := readChallenge(t, err); second.code != mxerr.CodeForbidden || len(second.completed) != 0 {
 			t.Errorf("the token was given twice: %+v", second)
 		}
-		if usable, err := s.TokenUsable(t.Context(), "one"); usable || err != nil {
+		if usable, err := s.TokenUsable(t.Context(), "one", "192.0.2.1"); usable || err != nil {
 			t.Errorf("usable while pending, %v", err)
 		}
 		// The same person once more: that is the same use.
-		_, err = s.Admit(t.Context(), body(t, give+first.session+`"}}`))
+		_, err = s.Admit(t.Context(), body(t, give+first.session+`"}}`), "192.0.2.1")
 		if again := readChallenge(t, err); again.code != "" || again.session != first.session {
 			t.Errorf("%+v", again)
 		}
 		c.advance(challengeLifetime)
-		if usable, err := s.TokenUsable(t.Context(), "one"); !usable || err != nil {
+		if usable, err := s.TokenUsable(t.Context(), "one", "192.0.2.1"); !usable || err != nil {
 			t.Errorf("not usable after the other gave up, %v", err)
 		}
 		c.advance(time.Hour)
-		if usable, err := s.TokenUsable(t.Context(), "one"); usable || err != nil {
+		if usable, err := s.TokenUsable(t.Context(), "one", "192.0.2.1"); usable || err != nil {
 			t.Errorf("usable after its end, %v", err)
 		}
 		_, err = s.Create(t.Context(), NewAccount{Password: goodPassword, Token: "one"})

@@ -14,6 +14,7 @@ import (
 
 // NewSession is the device that somebody signs in on.
 type NewSession struct {
+	Network     string      // the client's network, for Budgets
 	Device      id.DeviceID // "": a new one
 	DisplayName string      // of a new device
 	Refresh     bool        // the client refreshes its access tokens
@@ -41,8 +42,15 @@ func errWrongPassword() error { return mxerr.Forbidden("Wrong user name or passw
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) LoginPassword(ctx context.Context, user, password string, n NewSession) (SignedIn, error) {
-	checked, err := s.checkCredentials(ctx, user, password)
+	checked, err := s.accountToSignIn(ctx, user)
 	if err != nil {
+		return SignedIn{}, err
+	}
+	try, err := s.guessFrom(ctx, checked, n.Network)
+	if err != nil {
+		return SignedIn{}, err
+	}
+	if err := s.checkPassword(ctx, checked, password, try); err != nil {
 		return SignedIn{}, err
 	}
 	return s.signIn(ctx, n, func(w *write) (int64, error) {
@@ -56,39 +64,43 @@ func (s *Service) LoginPassword(ctx context.Context, user, password string, n Ne
 
 // LoginToken signs in by a token of CreateLoginToken, which is used up.
 //
-// Errors: M_FORBIDDEN.
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (SignedIn, error) {
-	return s.signIn(ctx, n, func(w *write) (int64, error) {
+	try, err := s.guessToken("login token", n.Network)
+	if err != nil {
+		return SignedIn{}, err
+	}
+	in, err := s.signIn(ctx, n, func(w *write) (int64, error) {
 		nid, found, err := w.TakeLoginToken(keyOf(token).String())
 		if err == nil && !found {
 			err = mxerr.Forbidden("The login token is unknown or has expired")
 		}
 		return nid, err
 	})
+	if mxerr.Code(err) != mxerr.CodeForbidden {
+		try.takeBack()
+	}
+	return in, err
 }
 
-// checkCredentials says whose user name and password these are.
-func (s *Service) checkCredentials(ctx context.Context, user, password string) (a storage.AccountRow, err error) {
-	if a, err = s.accountToSignIn(ctx, user); err != nil {
-		return a, err
-	}
-	if s.Hooks.LimitGuesses != nil {
-		if wait := s.Hooks.LimitGuesses(a.Localpart); wait > 0 {
-			return a, mxerr.LimitExceeded(wait)
-		}
-	}
+// checkPassword checks the password of an account. The attempt counts only if the password is wrong.
+//
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
+func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, password string, try attempt) error {
 	good, err := s.hasher.verify(ctx, password, a.Password)
-	if err != nil {
-		return a, fmt.Errorf("check password of %s: %w", a.Localpart, err)
+	switch {
+	case err != nil: // nothing was compared
+		try.takeBack()
+		return fmt.Errorf("check password of %s: %w", a.Localpart, err)
+	case !good || a.DeactivatedTS != 0:
+		return errWrongPassword()
 	}
-	if !good || a.DeactivatedTS != 0 {
-		return a, errWrongPassword()
-	}
-	return a, nil
+	try.takeBack()
+	return nil
 }
 
-// accountToSignIn finds who somebody says to be: the exact localpart first, since historical ones may have capitals. Nobody
-// is an account without password.
+// accountToSignIn finds the account that a client names: the exact localpart first, since historical ones may have
+// capitals. A name that nobody has is returned as an account without password.
 func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.AccountRow, err error) {
 	localpart, ours := s.localpartOf(user)
 	if !ours || len(localpart) > maxUserID {

@@ -19,11 +19,13 @@ type NewAccount struct {
 	Admin       bool
 	Token       string      // registration token to count the account on; "": none
 	SignIn      *NewSession // nil: nothing is signed in
+	Network     string      // the client's network, for Budgets; "": the administrator makes the account
 }
 
 // Create makes an account, whatever the mode of registration: who may is decided by the caller.
 //
-// Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD, M_FORBIDDEN where the registration token is used up.
+// Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD, M_FORBIDDEN where the registration token is used up,
+// M_LIMIT_EXCEEDED.
 func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 	if n.Username == "" {
 		n.Username = letters(lowerAlphabet, 12)
@@ -37,6 +39,12 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 	}
 	if err := n.check(); err != nil {
 		return SignedIn{}, err
+	}
+	if n.Network != "" {
+		var made attempt // counts even if the account is not made in the end: the password is hashed
+		if err := made.take(s.Budgets.NewAccounts, n.Network); err != nil {
+			return SignedIn{}, err
+		}
 	}
 	hash, err := s.hasher.hash(ctx, n.Password)
 	if err != nil {
@@ -195,10 +203,30 @@ func (s *Service) RevokeToken(ctx context.Context, token string) error {
 	})
 }
 
-// TokenUsable says whether somebody could register with a token now. pending counts as used.
-func (s *Service) TokenUsable(ctx context.Context, token string) (bool, error) {
-	t, found, err := s.registrationToken(ctx, token)
+// TokenUsable reports whether somebody in a network could register with a token now. pending counts as used.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (s *Service) TokenUsable(ctx context.Context, token, network string) (bool, error) {
+	t, found, err := s.guessRegistrationToken(ctx, token, network)
 	return err == nil && found && s.usable(t, s.applying.pendingOf(token)), err
+}
+
+// guessRegistrationToken finds a registration token. One that does not exist counts as a wrong guess of the network.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (s *Service) guessRegistrationToken(ctx context.Context, token, network string) (t storage.RegistrationToken, found bool, err error) {
+	if token == "" {
+		return t, false, nil
+	}
+	try, err := s.guessToken("registration token", network)
+	if err != nil {
+		return t, false, err
+	}
+	t, found, err = s.registrationToken(ctx, token)
+	if found || err != nil {
+		try.takeBack()
+	}
+	return t, found, err
 }
 
 func (s *Service) registrationToken(ctx context.Context, token string) (t storage.RegistrationToken, found bool, err error) {

@@ -39,8 +39,6 @@ type Hooks struct {
 	RoomIsPublic func(ctx context.Context, room int64) (bool, error)
 	// Exclusive says whether an application service has a localpart for itself.
 	Exclusive func(localpart string) bool
-	// LimitGuesses says how long to wait before the next guess at an account's password, 0 for not at all.
-	LimitGuesses func(user string) time.Duration
 }
 
 // Term is a document that people accept to register.
@@ -64,6 +62,8 @@ type Options struct {
 	Terms               []Term
 	AccessTokenLifetime time.Duration // of clients that refresh; 0: one hour
 	HashWorkers         int           // passwords hashed at once, 19 MiB each; 0: half of the processors
+	Budgets             Budgets
+	Network             func(addr string) string // the network of an address, as clients name theirs; nil: none is known
 	Hooks               Hooks
 	Remote              Remote // nil: there are no other servers
 	Now                 func() time.Time

@@ -250,10 +250,10 @@ func (s *Service) storeSeen(ctx context.Context, batch []*session) error {
 	return nil
 }
 
-// lastSeen is when and from where a device was seen, by what is in memory.
+// lastSeen sets when and from where a device was seen, where memory knows better than the database.
 func (s *Service) lastSeen(d *Device, sessions []*session) {
 	for _, c := range sessions {
-		if seen := c.lastSeen.Load(); c.DeviceNID == d.nid && seen > d.LastSeen.UnixMilli() {
+		if seen := c.lastSeen.Load(); c.DeviceNID == d.nid && seen >= d.LastSeen.UnixMilli() {
 			d.LastSeen = time.UnixMilli(seen)
 			if addr := c.addr.Load(); addr != nil {
 				d.Address = *addr

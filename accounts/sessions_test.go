@@ -342,22 +342,6 @@ func TestADeviceCannotHaveTheNameOfACrossSigningKey(t *testing.T) {
 	})
 }
 
-func TestGuessesAreLimitedPerAccount(t *testing.T) {
-	var asked []string
-	hooks := Hooks{LimitGuesses: func(user string) time.Duration { asked = append(asked, user); return time.Second }}
-	each(t, Options{Hooks: hooks}, func(t *testing.T, s *Service, _ *clock) {
-		asked = nil
-		mustCreate(t, s, "alice")
-		_, err := s.LoginPassword(t.Context(), "@Alice:here", goodPassword, NewSession{})
-		refused(t, "alice", err, mxerr.CodeLimitExceeded)
-		_, err = s.LoginPassword(t.Context(), "nobody", goodPassword, NewSession{})
-		refused(t, "nobody, too", err, mxerr.CodeLimitExceeded)
-		if len(asked) != 2 || asked[0] != "alice" || asked[1] != "nobody" {
-			t.Error(asked)
-		}
-	})
-}
-
 func BenchmarkAuthenticate(b *testing.B) {
 	s := New(Options{DB: storagetest.Open(b, storage.Config{}), Server: "here"})
 	in, err := s.Create(b.Context(), NewAccount{Username: "alice", Password: goodPassword, SignIn: &NewSession{}})

@@ -72,7 +72,7 @@ func (s *Service) Confirm(ctx context.Context, q Asked) error {
 		return err
 	}
 	b.user, b.device = q.Session.UserNID, q.Session.DeviceNID
-	ch := s.asked.find(a.Session, b)
+	ch := s.asked.find(a.Session, b, string(q.Session.User))
 	form := challengeForm{flows: [][]string{{stagePassword}}}
 	switch a.Type {
 	case "":
@@ -107,7 +107,15 @@ func (s *Service) checkOwn(ctx context.Context, who Session, a auth) (wrong *mxe
 			return nil, mxerr.Forbidden("The password is to be that of the account that is signed in")
 		}
 	}
-	_, err = s.checkCredentials(ctx, string(who.User), a.Password)
+	try, err := s.guessBy(who)
+	if err != nil {
+		return nil, err
+	}
+	row, err := s.accountToSignIn(ctx, string(who.User))
+	if err != nil {
+		return nil, err
+	}
+	err = s.checkPassword(ctx, row, a.Password, try)
 	if errors.As(err, &wrong) && wrong.Code == mxerr.CodeForbidden {
 		return wrong, nil
 	}
@@ -172,10 +180,11 @@ type Admission struct {
 	Done  func()
 }
 
-// Admit checks the authentication part of a request to register, by the mode of registration and the terms.
+// Admit checks the authentication part of a request to register, by the mode of registration and the terms. It counts
+// wrong registration tokens by the client's network; asking how far a session is counts as no attempt.
 //
 // Errors: 401 with the flows, and M_FORBIDDEN where a stage failed; 403 M_FORBIDDEN where registration is closed.
-func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage) (Admission, error) {
+func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, network string) (Admission, error) {
 	if s.Registration != Open && s.Registration != WithToken {
 		return Admission{}, mxerr.Forbidden("Registration is closed: the administrator makes accounts")
 	}
@@ -184,10 +193,10 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage) (A
 		return Admission{}, err
 	}
 	// Not bound to the parameters: nobody's account is at stake, and a name that is taken may be replaced by another.
-	ch := s.applying.find(a.Session, binding{operation: "register"})
+	ch := s.applying.find(a.Session, binding{operation: "register"}, network)
 	form := s.registrationForm()
 	if a.Type != "" {
-		if ch, err = s.applyStage(ctx, ch, form, a); err != nil {
+		if ch, err = s.applyStage(ctx, ch, form, a, network); err != nil {
 			return Admission{}, err
 		}
 	}
@@ -225,18 +234,18 @@ func (s *Service) policies() map[string]any {
 }
 
 // applyStage tries one stage.
-func (s *Service) applyStage(ctx context.Context, ch challenge, form challengeForm, a auth) (challenge, error) {
+func (s *Service) applyStage(ctx context.Context, ch challenge, form challengeForm, a auth, network string) (challenge, error) {
 	if !form.offers(a.Type) {
 		return ch, form.unmet(ch, errUnknownStage(a.Type))
 	}
 	accept, token := func(int64) bool { return true }, ""
 	if a.Type == stageToken {
-		row, found, err := s.registrationToken(ctx, a.Token)
+		row, found, err := s.guessRegistrationToken(ctx, a.Token, network)
 		if err != nil {
 			return ch, err
 		}
 		token = a.Token
-		if !found || token == "" {
+		if !found {
 			return ch, form.unmet(ch, errBadToken())
 		}
 		accept = func(pending int64) bool { return s.usable(row, pending) }

@@ -4,7 +4,7 @@ import "ebb/httpapi"
 
 func (a *API) accountDeactivationRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "POST", Path: "/_matrix/client/v3/account/deactivate", Aliases: []string{"/_matrix/client/r0/account/deactivate"},
-		OperationID: "deactivateAccount", File: "account_deactivation.yaml", Auth: httpapi.User, Rate: httpapi.Logins, Handler: a.deactivateAccount}}
+		OperationID: "deactivateAccount", File: "account_deactivation.yaml", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.deactivateAccount}}
 }
 
 // deactivateAccount closes the account for good.

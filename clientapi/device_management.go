@@ -16,8 +16,8 @@ func (a *API) deviceManagementRoutes() []httpapi.Route {
 		{Method: "GET", Path: all, Aliases: []string{r0all}, OperationID: "getDevices", File: file, Auth: httpapi.User, Handler: a.getDevices},
 		{Method: "GET", Path: one, Aliases: []string{r0one}, OperationID: "getDevice", File: file, Auth: httpapi.User, Handler: a.getDevice},
 		{Method: "PUT", Path: one, Aliases: []string{r0one}, OperationID: "updateDevice", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.updateDevice},
-		{Method: "DELETE", Path: one, Aliases: []string{r0one}, OperationID: "deleteDevice", File: file, Auth: httpapi.User, Rate: httpapi.Logins, Handler: a.deleteDevice},
-		{Method: "POST", Path: "/_matrix/client/v3/delete_devices", Aliases: []string{"/_matrix/client/r0/delete_devices"}, OperationID: "deleteDevices", File: file, Auth: httpapi.User, Rate: httpapi.Logins, Handler: a.deleteDevices},
+		{Method: "DELETE", Path: one, Aliases: []string{r0one}, OperationID: "deleteDevice", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.deleteDevice},
+		{Method: "POST", Path: "/_matrix/client/v3/delete_devices", Aliases: []string{"/_matrix/client/r0/delete_devices"}, OperationID: "deleteDevices", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.deleteDevices},
 	}
 }
 

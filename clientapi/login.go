@@ -21,7 +21,7 @@ func (a *API) loginRoutes() []httpapi.Route {
 	aliases := []string{"/_matrix/client/r0/login"}
 	return []httpapi.Route{
 		{Method: "GET", Path: path, Aliases: aliases, OperationID: "getLoginFlows", File: file, Handler: a.getLoginFlows},
-		{Method: "POST", Path: path, Aliases: aliases, OperationID: "login", File: file, Rate: httpapi.Logins, Handler: a.login},
+		{Method: "POST", Path: path, Aliases: aliases, OperationID: "login", File: file, Rate: httpapi.Anonymous, Handler: a.login},
 	}
 }
 
@@ -51,7 +51,7 @@ func (a *API) login(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	n := accounts.NewSession{Device: body.DeviceID, DisplayName: body.DisplayName, Refresh: body.Refresh}
+	n := accounts.NewSession{Network: r.Network(), Device: body.DeviceID, DisplayName: body.DisplayName, Refresh: body.Refresh}
 	var out accounts.SignedIn
 	var err error
 	switch body.Type {

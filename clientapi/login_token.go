@@ -4,7 +4,7 @@ import "ebb/httpapi"
 
 func (a *API) loginTokenRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "POST", Path: "/_matrix/client/v1/login/get_token", OperationID: "generateLoginToken",
-		File: "login_token.yaml", Auth: httpapi.User, Rate: httpapi.Logins, Handler: a.generateLoginToken}}
+		File: "login_token.yaml", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.generateLoginToken}}
 }
 
 // generateLoginToken makes a token by which another client signs in as the same user.

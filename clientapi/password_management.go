@@ -9,7 +9,7 @@ func (a *API) passwordManagementRoutes() []httpapi.Route {
 	const file = "password_management.yaml"
 	return append(thirdPartyTokens("/account/password", file, "requestTokenToResetPasswordEmail", "requestTokenToResetPasswordMSISDN", a.unknownThirdParty), httpapi.Route{
 		Method: "POST", Path: "/_matrix/client/v3/account/password", Aliases: []string{"/_matrix/client/r0/account/password"},
-		OperationID: "changePassword", File: file, Auth: httpapi.User, Rate: httpapi.Logins, Handler: a.changePassword,
+		OperationID: "changePassword", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.changePassword,
 	})
 }
 

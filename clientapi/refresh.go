@@ -6,7 +6,7 @@ import (
 
 func (a *API) refreshRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "POST", Path: "/_matrix/client/v3/refresh", Aliases: []string{"/_matrix/client/v1/refresh"},
-		OperationID: "refresh", File: "refresh.yaml", Rate: httpapi.Sends, Handler: a.refresh}}
+		OperationID: "refresh", File: "refresh.yaml", Rate: httpapi.Anonymous, Handler: a.refresh}}
 }
 
 // refresh gives new tokens for a refresh token.

@@ -11,8 +11,8 @@ func (a *API) registrationRoutes() []httpapi.Route {
 	const file = "registration.yaml"
 	const base = "/_matrix/client/v3/register"
 	return append(thirdPartyTokens("/register", file, "requestTokenToRegisterEmail", "requestTokenToRegisterMSISDN", a.denyThirdParty), []httpapi.Route{
-		{Method: "POST", Path: base, Aliases: []string{"/_matrix/client/r0/register"}, OperationID: "register", File: file, Rate: httpapi.Logins, Handler: a.register},
-		{Method: "GET", Path: base + "/available", Aliases: []string{"/_matrix/client/r0/register/available"}, OperationID: "checkUsernameAvailability", File: file, Rate: httpapi.Sends, Handler: a.checkUsernameAvailability},
+		{Method: "POST", Path: base, Aliases: []string{"/_matrix/client/r0/register"}, OperationID: "register", File: file, Rate: httpapi.Anonymous, Handler: a.register},
+		{Method: "GET", Path: base + "/available", Aliases: []string{"/_matrix/client/r0/register/available"}, OperationID: "checkUsernameAvailability", File: file, Rate: httpapi.Anonymous, Handler: a.checkUsernameAvailability},
 	}...)
 }
 
@@ -55,11 +55,11 @@ func (a *API) register(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	admission, err := a.Accounts.Admit(r.Context(), all)
+	admission, err := a.Accounts.Admit(r.Context(), all, r.Network())
 	if err != nil {
 		return nil, err
 	}
-	n := accounts.NewAccount{Password: body.Password, Token: admission.Token}
+	n := accounts.NewAccount{Password: body.Password, Token: admission.Token, Network: r.Network()}
 	if body.Username != nil {
 		n.Username = *body.Username
 	}

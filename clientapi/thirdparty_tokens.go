@@ -13,8 +13,8 @@ import (
 // thirdPartyTokens are the operations of one path prefix that ask for a code.
 func thirdPartyTokens(base, file, email, msisdn string, h func(*httpapi.Request) (any, error)) []httpapi.Route {
 	return []httpapi.Route{
-		{Method: "POST", Path: clientV3 + base + "/email/requestToken", Aliases: []string{clientR0 + base + "/email/requestToken"}, OperationID: email, File: file, Rate: httpapi.Logins, Handler: h},
-		{Method: "POST", Path: clientV3 + base + "/msisdn/requestToken", Aliases: []string{clientR0 + base + "/msisdn/requestToken"}, OperationID: msisdn, File: file, Rate: httpapi.Logins, Handler: h},
+		{Method: "POST", Path: clientV3 + base + "/email/requestToken", Aliases: []string{clientR0 + base + "/email/requestToken"}, OperationID: email, File: file, Rate: httpapi.Anonymous, Handler: h},
+		{Method: "POST", Path: clientV3 + base + "/msisdn/requestToken", Aliases: []string{clientR0 + base + "/msisdn/requestToken"}, OperationID: msisdn, File: file, Rate: httpapi.Anonymous, Handler: h},
 	}
 }
 

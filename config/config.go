@@ -81,14 +81,17 @@ type Login struct {
 	AccessTokenLifetime Duration `yaml:"access_token_lifetime" doc:"For clients that use refresh tokens."`
 }
 
-// RateLimits bounds how often one user, or one address where nobody is signed in, may ask.
+// RateLimits bounds how often one user, or one network where nobody is signed in, may ask.
 type RateLimits struct {
-	Enabled bool   `yaml:"enabled"`
-	Sends   Bucket `yaml:"sends" doc:"Events, receipts, typing, account data, push rules, keys and their backup: per second on average, and at once."`
-	Logins  Bucket `yaml:"logins" doc:"Password and token guesses, registration."`
-	Joins   Bucket `yaml:"joins" doc:"Joins, invites and new rooms."`
-	Uploads Bucket `yaml:"uploads" doc:"Media."`
-	Claims  Bucket `yaml:"claims" doc:"Claims of one-time keys, also by each other server."`
+	Enabled       bool   `yaml:"enabled"`
+	Sends         Bucket `yaml:"sends" doc:"Events, receipts, typing, account data, push rules, keys and their backup: per second on average, and at once."`
+	Reads         Bucket `yaml:"reads" doc:"History, state, members, relations, threads and directories."`
+	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network, and wrong registration tokens; of one network or one account in sum ten times as many."`
+	Registrations Bucket `yaml:"registrations" doc:"Accounts made from one network."`
+	Anonymous     Bucket `yaml:"anonymous" doc:"Requests of one network without access token: signing in, registering, refreshing tokens, keys of servers. Clients that register ask every 2 s."`
+	Joins         Bucket `yaml:"joins" doc:"Joins, invites and new rooms."`
+	Uploads       Bucket `yaml:"uploads" doc:"Media."`
+	Claims        Bucket `yaml:"claims" doc:"Claims of one-time keys, also by each other server."`
 }
 
 // Bucket is a rate.
@@ -183,8 +186,8 @@ func Default() *Config {
 		ACME:         ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
 		Registration: Registration{Mode: "token"},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
-		RateLimits: RateLimits{Enabled: true, Sends: Bucket{20, 200}, Logins: Bucket{0.2, 10}, Joins: Bucket{1, 30},
-			Uploads: Bucket{2, 50}, Claims: Bucket{20, 200}},
+		RateLimits: RateLimits{Enabled: true, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
+			Registrations: Bucket{0.2, 50}, Anonymous: Bucket{50, 500}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},
 		Federation: Federation{Presence: true},
 		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),
 			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour)},

@@ -17,9 +17,9 @@ func (a *API) keysQueryRoutes() []httpapi.Route {
 	return []httpapi.Route{
 		{
 			Method: "GET", Path: "/_matrix/key/v2/query/{serverName}", Aliases: []string{"/_matrix/key/v2/query/{serverName}/{keyId}"}, OperationID: "perspectivesKeyQuery",
-			File: file, Handler: a.perspectivesKeyQuery,
+			File: file, Rate: httpapi.Anonymous, Handler: a.perspectivesKeyQuery,
 		},
-		{Method: "POST", Path: "/_matrix/key/v2/query", OperationID: "bulkPerspectivesKeyQuery", File: file, Handler: a.bulkPerspectivesKeyQuery},
+		{Method: "POST", Path: "/_matrix/key/v2/query", OperationID: "bulkPerspectivesKeyQuery", File: file, Rate: httpapi.Anonymous, Handler: a.bulkPerspectivesKeyQuery},
 	}
 }
 

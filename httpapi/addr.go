@@ -38,8 +38,9 @@ func (s *Server) trusted(addr netip.Addr) bool {
 	return false
 }
 
-// network is what rate limits count an address as: of IPv6 the /64, since one customer has at least that many addresses.
-func network(client string) string {
+// Network returns what limits count an address as: the /64 of an IPv6 address, since one customer has at least that many
+// addresses, and an IPv4 address itself.
+func Network(client string) string {
 	addr, err := netip.ParseAddr(client)
 	if err != nil || addr.Is4() {
 		return client

@@ -265,7 +265,7 @@ func TestLimiterIsBoundedUnderAFlood(t *testing.T) {
 
 func TestIPv6NeighboursShareALimit(t *testing.T) {
 	for client, want := range map[string]string{"192.0.2.7": "192.0.2.7", "2001:db8:1:2::7": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64", "odd": "odd"} {
-		if got := network(client); got != want {
+		if got := Network(client); got != want {
 			t.Errorf("%s: %s", client, got)
 		}
 	}

@@ -66,6 +66,17 @@ func (l *Limiter) Limit(class Rate, who string) time.Duration {
 	return wait
 }
 
+// Return gives back a token that Limit took, for a request that turned out not to count.
+func (l *Limiter) Return(class Rate, who string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := bucketKey{class, who}
+	if b, known := l.buckets[key]; known {
+		b.tokens = min(b.tokens+1, float64(l.rates[class].Burst))
+		l.buckets[key] = b
+	}
+}
+
 // makeRoom forgets buckets that are full again by now, and any others if that is not enough: a tenth at a time, so that a
 // flood of strangers costs one walk per 10,000 of them.
 func (l *Limiter) makeRoom(now time.Time) {

@@ -28,6 +28,9 @@ type Request struct {
 // maxVar bounds a path or query parameter, in bytes: ids have at most 255.
 const maxVar = 2048
 
+// Network returns the network that the request comes from, as limits count it.
+func (r *Request) Network() string { return Network(r.ClientAddr) }
+
 // Var is a path parameter, unescaped once.
 func (r *Request) Var(name string) string { return r.vars[name] }
 

@@ -31,13 +31,15 @@ type Rate uint8
 
 // The classes; config.RateLimits has their numbers.
 const (
-	Unlimited Rate = iota
-	Reads
-	Sends    // events, receipts, typing, account data, push rules, keys and their backup
-	Logins   // password guesses, registration
-	Joins    // joins, invites, room creation
-	Uploads  // media
-	KeyClaim // one-time keys
+	Unlimited     Rate = iota
+	Reads              // history, state, members, relations, directories
+	Sends              // events, receipts, typing, account data, push rules, keys and their backup
+	Logins             // wrong passwords and tokens
+	Registrations      // new accounts
+	Joins              // joins, invites, room creation
+	Uploads            // media
+	KeyClaim           // one-time keys
+	Anonymous          // what needs no access token and reads the database: signing in, registering, refreshing, keys of servers
 )
 
 // Route is one operation of an API.

@@ -229,7 +229,7 @@ func (s *Server) limit(r *Request, class Rate) error {
 	case r.Server != "":
 		who = r.Server
 	case who == "":
-		who = network(r.ClientAddr)
+		who = r.Network()
 	}
 	if wait := s.opt.Limit(class, who); wait > 0 {
 		return mxerr.LimitExceeded(wait)

@@ -53,7 +53,7 @@ func (u *unsigned) holding(r *Request) (release func()) {
 	if !ok {
 		return func() {}
 	}
-	from, held := network(r.ClientAddr), int64(0)
+	from, held := r.Network(), int64(0)
 	body.hold = func(n int64) error {
 		err := u.hold(from, n)
 		if err == nil {

@@ -117,7 +117,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.e2ee = e2ee.New(keys)
 	s.accounts = accounts.New(accounts.Options{
 		DB: s.db, Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
-		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(cfg, o.Now), Remote: s.askProfiles(cfg), Now: o.Now, Log: o.Log,
+		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Now: o.Now, Log: o.Log,
 	})
 	news := feed.Options{
 		DB: s.db, Rooms: s.rooms, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
@@ -212,9 +212,8 @@ func (s *services) askProfiles(cfg *config.Config) accounts.Remote {
 const thumbnailWorkers = 2
 
 // hooks tells the other services what happens to accounts.
-func (s *services) hooks(cfg *config.Config, now func() time.Time) accounts.Hooks {
-	guesses := httpapi.NewLimiter(map[httpapi.Rate]httpapi.Bucket{httpapi.Logins: bucket(cfg.RateLimits.Logins)}, now)
-	h := accounts.Hooks{
+func (s *services) hooks() accounts.Hooks {
+	return accounts.Hooks{
 		DeviceGone:     s.deviceGone,
 		DevicesChanged: s.e2ee.DevicesChanged,
 		ProfileChanged: func(ctx context.Context, nid int64, user id.UserID, displayName, avatarURL string) error {
@@ -226,10 +225,37 @@ func (s *services) hooks(cfg *config.Config, now func() time.Time) accounts.Hook
 		Erase:        s.rooms.Erase,
 		RoomIsPublic: s.roomIsPublic,
 	}
-	if cfg.RateLimits.Enabled {
-		h.LimitGuesses = func(user string) time.Duration { return guesses.Limit(httpapi.Logins, user) }
+}
+
+// budget is one class of a limiter, as accounts count attempts.
+type budget struct {
+	limiter *httpapi.Limiter
+	class   httpapi.Rate
+}
+
+// Take implements accounts.Budget.
+func (b budget) Take(key string) time.Duration { return b.limiter.Limit(b.class, key) }
+
+// Return implements accounts.Budget.
+func (b budget) Return(key string) { b.limiter.Return(b.class, key) }
+
+// guessesInSum is how many times the wrong guesses at one account from one network may be tried by one network at all
+// accounts, and at one account by all networks.
+const guessesInSum = 10
+
+// budgets bounds guesses and new accounts.
+func budgets(c config.RateLimits, now func() time.Time) accounts.Budgets {
+	if !c.Enabled {
+		return accounts.Budgets{}
 	}
-	return h
+	of := func(class httpapi.Rate, b config.Bucket, times int) accounts.Budget {
+		rate := httpapi.Bucket{PerSecond: b.PerSecond * float64(times), Burst: b.Burst * times}
+		return budget{httpapi.NewLimiter(map[httpapi.Rate]httpapi.Bucket{class: rate}, now), class}
+	}
+	return accounts.Budgets{
+		Guesses: of(httpapi.Logins, c.Logins, 1), Networks: of(httpapi.Logins, c.Logins, guessesInSum),
+		Accounts: of(httpapi.Logins, c.Logins, guessesInSum), NewAccounts: of(httpapi.Registrations, c.Registrations, 1),
+	}
 }
 
 func (s *services) roomIsPublic(ctx context.Context, room int64) (bool, error) {
@@ -310,7 +336,7 @@ func bucket(b config.Bucket) httpapi.Bucket {
 // limits are the rates of the doors.
 func limits(c config.RateLimits) map[httpapi.Rate]httpapi.Bucket {
 	return map[httpapi.Rate]httpapi.Bucket{
-		httpapi.Sends: bucket(c.Sends), httpapi.Logins: bucket(c.Logins), httpapi.Joins: bucket(c.Joins),
+		httpapi.Sends: bucket(c.Sends), httpapi.Reads: bucket(c.Reads), httpapi.Anonymous: bucket(c.Anonymous), httpapi.Logins: bucket(c.Logins), httpapi.Joins: bucket(c.Joins),
 		httpapi.Uploads: bucket(c.Uploads), httpapi.KeyClaim: bucket(c.Claims),
 	}
 }

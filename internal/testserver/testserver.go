@@ -138,6 +138,9 @@ func (s *Server) Register(name string) *Client {
 	return c
 }
 
+// Anonymous returns a client that nobody is signed in on.
+func (s *Server) Anonymous() *Client { return &Client{s: s} }
+
 const password = "correct horse battery"
 
 // Login signs another device of a user in.
