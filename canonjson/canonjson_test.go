@@ -268,14 +268,14 @@ func decode(t *testing.T, text []byte) any {
 
 func TestEnvelopeHoldsWhatIsNoCanonicalJSON(t *testing.T) {
 	deep := []byte(`{"pdus":[` + strings.Repeat(`{"a":`, 500) + `1e999` + strings.Repeat(`}`, 500) + `]}`)
-	if got, err := CanonicalEnvelope(deep); err != nil || !bytes.Equal(got, deep) {
+	if got, err := AppendEnvelope(nil, deep, nil); err != nil || !bytes.Equal(got, deep) {
 		t.Errorf("%.60s %v", got, err)
 	}
 	if _, err := Canonical(deep, false); err == nil {
 		t.Error("it is canonical by itself")
 	}
 	endless := strings.Repeat(`[`, 100_000)
-	if _, err := CanonicalEnvelope([]byte(endless)); err == nil {
+	if _, err := AppendEnvelope(nil, []byte(endless), nil); err == nil {
 		t.Error("an endless nesting is read")
 	}
 }

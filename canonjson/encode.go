@@ -3,36 +3,55 @@ package canonjson
 import (
 	"bytes"
 	"math"
-	"slices"
 	"strconv"
 	"unicode/utf8"
 )
 
-// encoder reads src once and writes its canonical form to dst as it goes. Members of an object are written in the order
-// in which they come and put right at its end where that order was wrong, so that sorted input costs one pass.
+// encoder reads src once and writes its canonical form to dst as it goes, members in the order of the text, so that sorted
+// input costs one pass. An object whose members are out of order is rewritten at its end if it is small. A larger one is
+// noted in unsorted, and one more pass at the end of the text puts all of those in order: rewriting each of them by itself
+// would copy the innermost one once for every object around it.
 type encoder struct {
-	src     []byte
-	pos     int
-	strict  bool
-	lenient bool // what it holds is not looked at: see CanonicalEnvelope
-	dst     []byte
-	members []member // stack: the members so far of every open object
-	scratch []byte
-	few     [24]member // first memory of members: no allocation for usual events
+	src      []byte
+	pos      int
+	strict   bool
+	lenient  bool         // nests deeper: see CanonicalEnvelope
+	check    func() error // nil, or asked now and then whether to go on
+	checked  int          // where in src check was asked last
+	dst      []byte
+	members  []member // stack: the members so far of every open object
+	unsorted []object
+	order    []span // members of the unsorted objects, sorted
+	scratch  []byte
+	few      [24]member // first memory of members: no allocation for usual events
 }
 
-// member is one member of an object in dst: its quoted key is dst[start:keyEnd], its value ends at end.
-type member struct{ start, keyEnd, end int }
+const (
+	// maxText keeps offsets within 32 bits, even where numbers with an exponent are written out.
+	maxText = 512 << 20
+	// checkEvery is how many bytes are read between two calls of check.
+	checkEvery = 256 << 10
+)
+
+// member is a member of an object in dst: its quoted key is dst[start:keyEnd], its value ends at end.
+type member struct{ start, keyEnd, end uint32 }
 
 func (e *encoder) document() error {
+	if len(e.src) > maxText {
+		return e.syntax("text too long")
+	}
 	if !utf8.Valid(e.src) {
 		return e.syntax("invalid UTF-8")
 	}
+	from := len(e.dst)
 	if err := e.value(0); err != nil {
 		return err
 	}
 	if e.space(); e.pos < len(e.src) {
 		return e.syntax("text after the value")
+	}
+	if len(e.unsorted) > 0 {
+		e.sortObjects(from)
 	}
 	return nil
 }
@@ -46,6 +65,9 @@ func (e *encoder) value(depth int) error {
 	case c == '{' || c == '[':
 		if depth >= MaxDepth && !e.lenient || depth >= maxEnvelopeDepth {
 			return e.syntax("nested too deep")
+		}
+		if err := e.interrupted(); err != nil {
+			return err
 		}
 		if c == '{' {
 			return e.object(depth + 1)
@@ -63,7 +85,17 @@ func (e *encoder) value(depth int) error {
 	return e.syntax("expected a value")
 }
 
+// interrupted asks check, if enough was read since it was asked last.
+func (e *encoder) interrupted() error {
+	if e.check == nil || e.pos-e.checked < checkEvery {
+		return nil
+	}
+	e.checked = e.pos
+	return e.check()
+}
+
 func (e *encoder) object(depth int) error {
+	start := len(e.dst)
 	e.take()
 	base, sorted := len(e.members), true
 	for e.space(); e.peek() != '}'; e.space() {
@@ -77,34 +109,36 @@ func (e *encoder) object(depth int) error {
 		if n := len(e.members); n > base && sorted {
 			sorted = compareKeys(e.key(e.members[n-1]), e.key(m)) < 0
 		}
-		e.members = append(e.members, m)
+		if e.members = append(e.members, m); e.lenient && len(e.members) > maxMembers {
+			return e.syntax("too many members")
+		}
 	}
+	e.take()
 	if !sorted {
-		if err := e.sort(e.members[base:]); err != nil {
+		if err := e.sort(start, e.members[base:]); err != nil {
 			return err
 		}
 	}
 	e.members = e.members[:base]
-	e.take()
 	return nil
 }
 
 // member reads a key, the colon and a value.
 func (e *encoder) member(depth int) (member, error) {
-	m := member{start: len(e.dst)}
+	m := member{start: uint32(len(e.dst))}
 	if e.space(); e.peek() != '"' {
 		return m, e.syntax("expected a key")
 	}
 	if err := e.text(); err != nil {
 		return m, err
 	}
-	m.keyEnd = len(e.dst)
+	m.keyEnd = uint32(len(e.dst))
 	if e.space(); e.peek() != ':' {
 		return m, e.syntax("expected ':'")
 	}
 	e.take()
 	err := e.value(depth)
-	m.end = len(e.dst)
+	m.end = uint32(len(e.dst))
 	return m, err
 }
 
@@ -134,44 +168,6 @@ func (e *encoder) separator(more bool) error {
 	}
 	e.take()
 	return nil
-}
-
-// sort rewrites the members of the object that dst ends with in the order of their keys.
-func (e *encoder) sort(ms []member) error {
-	start := ms[0].start
-	slices.SortStableFunc(ms, func(a, b member) int { return compareKeys(e.key(a), e.key(b)) })
-	e.scratch = append(e.scratch[:0], e.dst[start:]...)
-	kept := e.dst[:start]
-	for i, m := range ms {
-		if i+1 < len(ms) && bytes.Equal(e.quoted(m, start), e.quoted(ms[i+1], start)) {
-			if e.strict {
-				return e.refuse("duplicate key " + excerpt(e.quoted(m, start)))
-			}
-			continue // the sort is stable: the last duplicate in the text is the last here
-		}
-		if len(kept) > start {
-			kept = append(kept, ',')
-		}
-		kept = append(kept, e.scratch[m.start-start:m.end-start]...)
-	}
-	e.dst = kept
-	return nil
-}
-
-// key returns the key of m in dst without its quotes, still escaped.
-func (e *encoder) key(m member) []byte { return e.dst[m.start+1 : m.keyEnd-1] }
-
-// quoted returns the key of m with its quotes from scratch, which begins at offset start of dst.
-func (e *encoder) quoted(m member, start int) []byte {
-	return e.scratch[m.start-start : m.keyEnd-start]
-}
-
-// compareKeys orders escaped keys by Unicode code point, which for UTF-8 is the order of the bytes.
-func compareKeys(a, b []byte) int {
-	if bytes.IndexByte(a, '\\') < 0 && bytes.IndexByte(b, '\\') < 0 {
-		return bytes.Compare(a, b)
-	}
-	return bytes.Compare(unescape(a), unescape(b))
 }
 
 // text reads a string and writes it with canonical escapes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -26,8 +27,8 @@ type Options struct {
 	Serve []string
 	// Authenticate says who an access token belongs to: M_UNKNOWN_TOKEN for nobody.
 	Authenticate func(ctx context.Context, token string, r *Request) (Requester, error)
-	// AuthenticateServer says which homeserver has signed a request with this body; nil: none is let in.
-	AuthenticateServer func(r *Request, body []byte) (server string, err error)
+	// AuthenticateServer checks the headers of a request from another homeserver, before its body is read; nil: none is let in.
+	AuthenticateServer func(r *Request) (Signature, error)
 	// Limit says how long a request has to wait, 0 for not at all; nil: no limits.
 	Limit func(class Rate, who string) time.Duration
 	// Unknown turns an error that is no mxerr.Error into one; nil: 500 M_UNKNOWN.
@@ -39,6 +40,9 @@ type Options struct {
 	Log            *slog.Logger
 }
 
+// Signature checks that a homeserver signed a request with this body, and returns the homeserver's name.
+type Signature func(body []byte) (server string, err error)
+
 // Server answers requests by its routes. It is an http.Handler.
 type Server struct {
 	opt      Options
@@ -47,6 +51,7 @@ type Server struct {
 	noMethod *served
 	options  *served
 	unsigned unsigned
+	unproved unproved
 	boot     string // begins the ids of requests
 	count    atomic.Uint64
 }
@@ -58,7 +63,7 @@ func New(o Options) *Server {
 	}
 	var boot [3]byte
 	_, _ = rand.Read(boot[:]) // never fails (crypto/rand)
-	s := &Server{opt: o, boot: hex.EncodeToString(boot[:]) + "-", unsigned: unsigned{networks: map[string]int64{}}}
+	s := &Server{opt: o, boot: hex.EncodeToString(boot[:]) + "-", unsigned: unsigned{networks: map[string]int64{}}, unproved: newUnproved()}
 	s.notFound = newServed(&Route{Path: "unknown", Handler: func(*Request) (any, error) { return nil, mxerr.Unrecognized() }})
 	s.noMethod = newServed(&Route{Path: "unknown", Handler: func(*Request) (any, error) {
 		return nil, mxerr.New(http.StatusMethodNotAllowed, mxerr.CodeUnrecognized, "This endpoint does not know the method")
@@ -168,31 +173,50 @@ func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 		}
 		return r.route.Handler(r)
 	}
-	if err := r.boundBody(w, r.route.MaxBody); err != nil {
+	if err := s.authenticateServer(w, r); err != nil {
 		return nil, err
 	}
-	release := s.unsigned.holding(r)
-	err := s.authenticateServer(r)
-	if release(); err != nil {
-		return nil, err
-	}
-	if err := s.limit(r, r.route.Rate); err != nil { // who asks is known by the body's signature only
+	if err := s.limit(r, r.route.Rate); err != nil { // it is proved only now which server it counts against
 		return nil, err
 	}
 	return r.route.Handler(r)
 }
 
-// authenticateServer checks the signature of another homeserver, which covers the body.
-func (s *Server) authenticateServer(r *Request) error {
+// authenticateServer checks the signature of another homeserver, which covers the body: what can be known without the body
+// first.
+func (s *Server) authenticateServer(w http.ResponseWriter, r *Request) error {
 	if s.opt.AuthenticateServer == nil {
 		return mxerr.Unrecognized()
 	}
+	from := network(r.ClientAddr)
+	signature, err := s.claim(from, r)
+	if err != nil {
+		return err
+	}
+	if err := r.boundBody(w, r.route.MaxBody); err != nil {
+		return err
+	}
+	defer s.unsigned.holding(r)()
 	body, err := r.Body()
 	if err != nil {
 		return err
 	}
-	r.Server, err = s.opt.AuthenticateServer(r, body)
+	if r.Server, err = signature(body); err != nil && r.Context().Err() == nil {
+		s.unproved.add(from, max(int64(len(body)), leastUnproved))
+	}
 	return err
+}
+
+// claim checks the headers of a request from another homeserver. Looking for its key counts until it is found.
+func (s *Server) claim(from string, r *Request) (Signature, error) {
+	if err := s.unproved.begin(from, keyCost); err != nil {
+		return nil, err
+	}
+	signature, err := s.opt.AuthenticateServer(r)
+	if !errors.Is(err, ErrNoKey) {
+		s.unproved.add(from, -keyCost)
+	}
+	return signature, err
 }
 
 func (s *Server) authenticate(r *Request, auth Auth) (err error) {

@@ -35,8 +35,8 @@ func (s *slowly) Read(p []byte) (int, error) {
 func TestUnsignedBodiesOfOneNetworkAreBounded(t *testing.T) {
 	s := New(Options{
 		Log: slog.New(slog.DiscardHandler),
-		AuthenticateServer: func(_ *Request, body []byte) (string, error) {
-			return fmt.Sprint(len(body)), nil
+		AuthenticateServer: func(*Request) (Signature, error) {
+			return func(body []byte) (string, error) { return fmt.Sprint(len(body)), nil }, nil
 		},
 		Routes: []Route{{Method: "PUT", Path: "/_matrix/federation/v1/send/{txnId}", Auth: Homeserver, MaxBody: 32 << 20,
 			Handler: func(r *Request) (any, error) { return map[string]any{"from": r.Server}, nil }}},
@@ -80,8 +80,10 @@ func TestUnsignedBodiesOfOneNetworkAreBounded(t *testing.T) {
 func TestTheDeadlineOfASignedBodyEndsWithIt(t *testing.T) {
 	c := &connection{ResponseRecorder: *httptest.NewRecorder()}
 	s := New(Options{
-		Log:                slog.New(slog.DiscardHandler),
-		AuthenticateServer: func(*Request, []byte) (string, error) { return "elsewhere", nil },
+		Log: slog.New(slog.DiscardHandler),
+		AuthenticateServer: func(*Request) (Signature, error) {
+			return func([]byte) (string, error) { return "elsewhere", nil }, nil
+		},
 		Routes: []Route{{Method: "PUT", Path: "/_matrix/federation/v1/send/{txnId}", Auth: Homeserver, Handler: func(*Request) (any, error) {
 			if !c.read.IsZero() {
 				t.Errorf("the deadline %s outlives the body: work that takes longer would be cut off", c.read)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -110,17 +111,33 @@ func (s *Server) authenticate(ctx context.Context, token string, r *httpapi.Requ
 	}, err
 }
 
-// authenticateServer says which other server signed a request.
-func (s *Server) authenticateServer(r *httpapi.Request, body []byte) (string, error) {
-	origin, err := s.svc.keys.VerifyRequest(r.Context(), r.Method, r.URL.RequestURI(), r.Header, body)
+// authenticateServer checks the headers that say which other server signed a request.
+func (s *Server) authenticateServer(r *httpapi.Request) (httpapi.Signature, error) {
+	claim, err := s.svc.keys.Claim(r.Context(), r.Header)
+	if err != nil {
+		return nil, unauthorized(err)
+	}
+	return func(body []byte) (string, error) {
+		if err := claim.Verify(r.Context(), r.Method, r.URL.RequestURI(), body); err != nil {
+			return "", unauthorized(err)
+		}
+		s.svc.outbox.Heard(claim.Origin)
+		return claim.Origin, nil
+	}, nil
+}
+
+// unauthorized is what a server gets whose request is not signed as it must be.
+func unauthorized(err error) error {
 	switch {
 	case errors.Is(err, fedclient.ErrKeptOut):
-		return "", mxerr.Forbidden("This server does not speak with yours").Because(err)
-	case err != nil:
-		return "", mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The request is not signed by another server as it must be").Because(err)
+		return mxerr.Forbidden("This server does not speak with yours").Because(err)
+	case errors.Is(err, fedclient.ErrNoKey):
+		err = fmt.Errorf("%w: %w", httpapi.ErrNoKey, err)
+		return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The key with which the request is signed cannot be had from your server").Because(err)
+	case errors.Is(err, fedclient.ErrUnauthorized):
+		return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The request is not signed by another server as it must be").Because(err)
 	}
-	s.svc.outbox.Heard(origin)
-	return origin, nil
+	return err
 }
 
 // unknown gives errors of the machine a face; anything else is an internal error.

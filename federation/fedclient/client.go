@@ -250,7 +250,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 // sign makes the Authorization header of a request.
 // Spec: server-server-api#request-authentication
 func (c *Client) sign(method, uri, destination string, body []byte) (string, error) {
-	text, err := signedText(method, uri, c.Server, destination, body)
+	text, err := signedText(method, uri, c.Server, destination, body, nil)
 	if err != nil {
 		return "", err
 	}

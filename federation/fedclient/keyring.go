@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"maunium.net/go/mautrix/id"
@@ -49,8 +50,9 @@ type KeyRing struct {
 	notaries []string
 	old      func() []OldKey
 
-	flight  singleflight.Group
-	fetches chan struct{} // slots
+	flight    singleflight.Group
+	fetches   chan struct{}       // slots
+	verifying *semaphore.Weighted // bytes of bodies
 	// mu guards what follows; a leaf.
 	mu      sync.Mutex
 	servers map[string]*serverKeys
@@ -69,7 +71,10 @@ func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKe
 	if old == nil {
 		old = func() []OldKey { return nil }
 	}
-	return &KeyRing{client: c, db: db, notaries: notaries, old: old, fetches: make(chan struct{}, maxKeyFetches), servers: map[string]*serverKeys{}}
+	return &KeyRing{
+		client: c, db: db, notaries: notaries, old: old, servers: map[string]*serverKeys{},
+		fetches: make(chan struct{}, maxKeyFetches), verifying: semaphore.NewWeighted(maxVerified),
+	}
 }
 
 func (k *KeyRing) log() *slog.Logger { return k.client.Log }

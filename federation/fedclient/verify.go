@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
@@ -18,59 +19,118 @@ import (
 // ErrUnauthorized: a request is not signed as it must be.
 var ErrUnauthorized = errors.New("the request is not signed by the server that it says it is from")
 
+// ErrNoKey: it is signed with a key that its server does not give. Errors that wrap it wrap ErrUnauthorized too.
+var ErrNoKey = errors.New("the key cannot be had")
+
 // ErrKeptOut: the configuration lets nobody speak with this server.
 var ErrKeptOut = errors.New("the configuration keeps this server out")
 
 // maxSignatures bounds the headers of one request, and the signatures of one object, that are looked at.
 const maxSignatures = 3
 
-// VerifyRequest checks who signed a request and gives that server's name. uri is the path and query as they were sent.
-// Several headers are one signature each, by keys of the same server: one good one will do. Errors wrap ErrUnauthorized or
-// ErrKeptOut.
-// Spec: server-server-api#request-authentication
-func (k *KeyRing) VerifyRequest(ctx context.Context, method, uri string, headers http.Header, body []byte) (origin string, err error) {
-	err = fmt.Errorf("%w: no Authorization header", ErrUnauthorized)
-	values := headers.Values("Authorization")
-	for _, header := range values[:min(len(values), maxSignatures)] {
-		var x XMatrix
-		if x, err = ParseXMatrix(header); err != nil {
-			err = fmt.Errorf("%w: %w", ErrUnauthorized, err)
-			continue
-		}
-		if err = k.verify(ctx, x, method, uri, body); err == nil {
-			return x.Origin, nil
-		}
-	}
-	return "", err
+// maxVerified bounds the bytes of the bodies that are made canonical at the same time, which takes a few times their size.
+const maxVerified = 32 << 20
+
+// Claim is what the Authorization headers of a request say, before its body is read: which server signed it, with keys of
+// that server that are known.
+type Claim struct {
+	Origin     string
+	ring       *KeyRing
+	signatures []claimed
 }
 
-func (k *KeyRing) verify(ctx context.Context, x XMatrix, method, uri string, body []byte) error {
+type claimed struct {
+	XMatrix
+	signature []byte
+	key       ed25519.PublicKey
+}
+
+// Claim checks everything about the signatures of a request that does not need its body, so that nobody makes this server
+// read and canonicalise one with a header that cannot be good. Several headers are one signature each by keys of the same
+// server, the one that the first of them names; others are ignored. Errors wrap ErrUnauthorized or ErrKeptOut.
+// Spec: server-server-api#request-authentication
+func (k *KeyRing) Claim(ctx context.Context, headers http.Header) (*Claim, error) {
+	err := fmt.Errorf("%w: no Authorization header", ErrUnauthorized)
+	c := &Claim{ring: k}
+	values := headers.Values("Authorization")
+	for _, header := range values[:min(len(values), maxSignatures)] {
+		s, serr := k.parseSignature(header)
+		switch {
+		case serr != nil:
+			err = serr
+		case c.Origin == "" || c.Origin == s.Origin:
+			c.Origin = s.Origin
+			c.signatures = append(c.signatures, s)
+		}
+	}
+	if len(c.signatures) == 0 {
+		return nil, err
+	}
+	return c, c.findKeys(ctx)
+}
+
+// parseSignature reads a header and checks what needs neither key nor body.
+func (k *KeyRing) parseSignature(header string) (s claimed, err error) {
+	if s.XMatrix, err = ParseXMatrix(header); err != nil {
+		return s, fmt.Errorf("%w: %w", ErrUnauthorized, err)
+	}
 	switch {
-	case !pdu.ValidServerName(x.Origin) || x.Origin == k.client.Server:
-		return fmt.Errorf("%w: %.100q is no other server", ErrUnauthorized, x.Origin)
-	case x.Destination != "" && x.Destination != k.client.Server:
-		return fmt.Errorf("%w: the request is for %.100q", ErrUnauthorized, x.Destination)
-	case k.client.Allowed != nil && !k.client.Allowed(x.Origin):
-		return fmt.Errorf("%w: %s", ErrKeptOut, x.Origin)
+	case !pdu.ValidServerName(s.Origin) || s.Origin == k.client.Server:
+		return s, fmt.Errorf("%w: %.100q is no other server", ErrUnauthorized, s.Origin)
+	case s.Destination != "" && s.Destination != k.client.Server:
+		return s, fmt.Errorf("%w: the request is for %.100q", ErrUnauthorized, s.Destination)
+	case k.client.Allowed != nil && !k.client.Allowed(s.Origin):
+		return s, fmt.Errorf("%w: %s", ErrKeptOut, s.Origin)
 	}
-	text, err := signedText(method, uri, x.Origin, k.client.Server, body)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
+	s.signature, err = base64.RawStdEncoding.DecodeString(strings.TrimRight(s.Signature, "="))
+	if err != nil || len(s.signature) != ed25519.SignatureSize {
+		return s, fmt.Errorf("%w: the signature of %s is malformed", ErrUnauthorized, s.Origin)
 	}
-	if x.Destination == "" { // an old server signs without it
-		text = canonjson.Without(text, "destination")
+	return s, nil
+}
+
+// findKeys keeps the signatures whose keys can be had.
+func (c *Claim) findKeys(ctx context.Context) error {
+	now := c.ring.now().UnixMilli()
+	want := func(s claimed) KeyWant { return KeyWant{Server: s.Origin, KeyID: id.KeyID(s.Key), At: now} }
+	var wants []KeyWant
+	for _, s := range c.signatures {
+		wants = append(wants, want(s))
 	}
-	signature, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(x.Signature, "="))
-	if err != nil || len(signature) != ed25519.SignatureSize {
-		return fmt.Errorf("%w: the signature of %s has no form", ErrUnauthorized, x.Origin)
+	keys := c.ring.Keys(ctx, wants)
+	c.signatures = slices.DeleteFunc(c.signatures, func(s claimed) bool { return keys[want(s)] == nil })
+	if len(c.signatures) == 0 {
+		return fmt.Errorf("%w: %w: %.100q of %s", ErrUnauthorized, ErrNoKey, wants[0].KeyID, c.Origin)
 	}
-	want := KeyWant{Server: x.Origin, KeyID: id.KeyID(x.Key), At: k.now().UnixMilli()}
-	key, ok := k.Keys(ctx, []KeyWant{want})[want]
-	if !ok {
-		return fmt.Errorf("%w: the key %.100q of %s is not to be had", ErrUnauthorized, x.Key, x.Origin)
-	}
-	if !ed25519.Verify(key, text, signature) {
-		return fmt.Errorf("%w: wrong signature of %s", ErrUnauthorized, x.Origin)
+	for i, s := range c.signatures {
+		c.signatures[i].key = keys[want(s)]
 	}
 	return nil
+}
+
+// Verify checks that one of the signatures is that of the request; uri is the path and query as they were sent. The body is
+// canonicalised once, and not any longer when ctx ends. Errors wrap ErrUnauthorized unless ctx has ended.
+func (c *Claim) Verify(ctx context.Context, method, uri string, body []byte) error {
+	weight := int64(min(len(body), maxVerified))
+	if err := c.ring.verifying.Acquire(ctx, weight); err != nil {
+		return err
+	}
+	defer c.ring.verifying.Release(weight)
+	text, err := signedText(method, uri, c.Origin, c.ring.client.Server, body, ctx.Err)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
+	}
+	for _, s := range c.signatures {
+		signed := text
+		if s.Destination == "" { // an old server signs without it
+			signed = canonjson.Without(text, "destination")
+		}
+		if ed25519.Verify(s.key, signed, s.signature) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: wrong signature of %s", ErrUnauthorized, c.Origin)
 }

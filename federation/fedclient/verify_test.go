@@ -1,15 +1,29 @@
 package fedclient
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
+
+// verifyRequest checks a request as the server does: the headers first, then the body.
+func verifyRequest(ctx context.Context, k *KeyRing, method, uri string, headers http.Header, body []byte) (string, error) {
+	claim, err := k.Claim(ctx, headers)
+	if err != nil {
+		return "", err
+	}
+	if err := claim.Verify(ctx, method, uri, body); err != nil {
+		return "", err
+	}
+	return claim.Origin, nil
+}
 
 func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
 	l := newLab(t)
@@ -32,7 +46,7 @@ func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
 	badly := l.client("bad.test", func(o *Options) { o.Signer = bad.signer })
 	own := l.client("me.test", func(o *Options) { o.Signer = me.Signer })
 	// An old server leaves the destination out, of the header and of what it signs.
-	text, _ := signedText("PUT", uri, "a.test", "me.test", []byte(`{"a":1}`))
+	text, _ := signedText("PUT", uri, "a.test", "me.test", []byte(`{"a":1}`), nil)
 	text = []byte(strings.Replace(string(text), `"destination":"me.test",`, "", 1))
 	old := XMatrix{Origin: "a.test", Key: string(a.signer.KeyID), Signature: base64.RawStdEncoding.EncodeToString(ed25519.Sign(a.signer.Key, text))}.String()
 	for _, c := range []struct {
@@ -63,29 +77,99 @@ func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
 		for _, v := range c.headers {
 			h.Add("Authorization", v)
 		}
-		origin, err := k.VerifyRequest(t.Context(), "PUT", c.uri, h, []byte(c.body))
+		origin, err := verifyRequest(t.Context(), k, "PUT", c.uri, h, []byte(c.body))
 		if !errors.Is(err, c.err) || (c.err == nil) != (origin == "a.test") {
 			t.Errorf("%s: %q %v, want %v", c.name, origin, err, c.err)
 		}
 	}
 	h := http.Header{"Authorization": {good}}
-	if _, err := k.VerifyRequest(t.Context(), "POST", uri, h, []byte(`{"a":1.5,"b":[]}`)); err == nil {
+	if _, err := verifyRequest(t.Context(), k, "POST", uri, h, []byte(`{"a":1.5,"b":[]}`)); err == nil {
 		t.Error("another method")
 	}
 	// The key is good for an hour more; then the server must say so again.
 	l.advance(59 * time.Minute)
 	asked := a.asked.Load()
-	if _, err := k.VerifyRequest(t.Context(), "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err != nil || a.asked.Load() != asked {
+	if _, err := verifyRequest(t.Context(), k, "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err != nil || a.asked.Load() != asked {
 		t.Errorf("before the key expires: %v, asked %d times", err, a.asked.Load()-asked)
 	}
 	l.advance(2 * time.Minute)
-	if _, err := k.VerifyRequest(t.Context(), "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err == nil || a.asked.Load() != asked+1 {
+	if _, err := verifyRequest(t.Context(), k, "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err == nil || a.asked.Load() != asked+1 {
 		t.Errorf("with an expired key that the server still says expired: %v, asked %d times", err, a.asked.Load()-asked)
 	}
 	a.says(signed(t, l.said("a.test", a.signer), a.signer))
 	l.advance(keyAgain)
-	if _, err := k.VerifyRequest(t.Context(), "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err != nil {
+	if _, err := verifyRequest(t.Context(), k, "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err != nil {
 		t.Errorf("once the key is good again: %v", err)
+	}
+}
+
+// counting counts how often it is asked whether it has ended.
+type counting struct {
+	context.Context
+	asked atomic.Int32
+}
+
+func (c *counting) Err() error {
+	c.asked.Add(1)
+	return c.Context.Err()
+}
+
+func TestBodyIsCanonicalisedOnceWhateverTheNumberOfHeaders(t *testing.T) {
+	l := newLab(t)
+	a := l.keyServer(1, "a.test")
+	k := l.ring(l.client("me.test", nil))
+	body := []byte(`[` + strings.Repeat(`{},`, 1<<20) + `0]`)
+	header := XMatrix{Origin: "a.test", Destination: "me.test", Key: string(a.signer.KeyID), Signature: base64.RawStdEncoding.EncodeToString(make([]byte, 64))}.String()
+	verify := func(headers ...string) int32 {
+		claim, err := k.Claim(t.Context(), http.Header{"Authorization": headers})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx := &counting{Context: t.Context()}
+		if err := claim.Verify(ctx, "PUT", "/", body); !errors.Is(err, ErrUnauthorized) {
+			t.Fatal(err)
+		}
+		return ctx.asked.Load()
+	}
+	if one, three := verify(header), verify(header, header, header); one == 0 || three != one {
+		t.Errorf("%d steps for one header, %d for three", one, three)
+	}
+}
+
+func TestVerificationEndsWithItsContext(t *testing.T) {
+	l := newLab(t)
+	a := l.keyServer(1, "a.test")
+	k := l.ring(l.client("me.test", nil))
+	header := XMatrix{Origin: "a.test", Destination: "me.test", Key: string(a.signer.KeyID), Signature: base64.RawStdEncoding.EncodeToString(make([]byte, 64))}.String()
+	claim, err := k.Claim(t.Context(), http.Header{"Authorization": {header}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err = claim.Verify(ctx, "PUT", "/", []byte(`[`+strings.Repeat(`{},`, 1<<20)+`0]`))
+	if !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnauthorized) {
+		t.Errorf("error %v", err)
+	}
+	_ = k.verifying.Acquire(t.Context(), maxVerified)
+	if err := claim.Verify(ctx, "PUT", "/", []byte(`{}`)); !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting for its turn: %v", err)
+	}
+}
+
+func TestSignaturesOfOneServerOnlyAreLookedAt(t *testing.T) {
+	l := newLab(t)
+	a, b := l.keyServer(1, "a.test"), l.keyServer(2, "b.test")
+	k := l.ring(l.client("me.test", nil))
+	header := func(origin, key string) string {
+		return XMatrix{Origin: origin, Destination: "me.test", Key: key, Signature: base64.RawStdEncoding.EncodeToString(make([]byte, 64))}.String()
+	}
+	claim, err := k.Claim(t.Context(), http.Header{"Authorization": {header("a.test", string(a.signer.KeyID)), header("b.test", string(b.signer.KeyID))}})
+	if err != nil || claim.Origin != "a.test" || len(claim.signatures) != 1 || b.asked.Load() != 0 {
+		t.Errorf("%v, b.test was asked %d times", err, b.asked.Load())
+	}
+	if _, err := k.Claim(t.Context(), http.Header{"Authorization": {header("a.test", "ed25519:other")}}); !errors.Is(err, ErrNoKey) || !errors.Is(err, ErrUnauthorized) {
+		t.Errorf("a key that nobody has: %v", err)
 	}
 }
 
@@ -112,14 +196,14 @@ func FuzzVerifyRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, method, uri, header string, body []byte) {
 		c := New(Options{Server: "me.test", Signer: signerOf("me.test", "1"), Allowed: func(string) bool { return false }})
 		k := NewKeyRing(c, nil, nil, nil) // nobody is looked up: all are kept out
-		if origin, err := k.VerifyRequest(t.Context(), method, uri, http.Header{"Authorization": {header}}, body); err == nil {
+		if origin, err := verifyRequest(t.Context(), k, method, uri, http.Header{"Authorization": {header}}, body); err == nil {
 			t.Errorf("%q is let in", origin)
 		}
 	})
 }
 
 func TestSignedTextIsCanonical(t *testing.T) {
-	text, err := signedText("GET", "/é", `a"b`, "c", json.RawMessage(`{"b":1,"a":"\u00e9"}`))
+	text, err := signedText("GET", "/é", `a"b`, "c", json.RawMessage(`{"b":1,"a":"\u00e9"}`), nil)
 	if want := `{"content":{"a":"é","b":1},"destination":"c","method":"GET","origin":"a\"b","uri":"/é"}`; err != nil || string(text) != want {
 		t.Errorf("%s %v", text, err)
 	}

@@ -112,15 +112,14 @@ func unquote(text string) (value, rest string, found bool) {
 	return "", "", false
 }
 
-// signedText is the JSON that a request's signature covers.
-func signedText(method, uri, origin, destination string, body []byte) ([]byte, error) {
-	b := []byte{'{'}
+// signedText returns the JSON that a request's signature covers. If check is not nil, its error ends the work.
+func signedText(method, uri, origin, destination string, body []byte, check func() error) ([]byte, error) {
+	b := append(make([]byte, 0, len(body)+512), '{')
 	if len(body) > 0 {
-		content, err := canonjson.CanonicalEnvelope(body)
-		if err != nil {
+		var err error
+		if b, err = canonjson.AppendEnvelope(append(b, `"content":`...), body, check); err != nil {
 			return nil, err
 		}
-		b = append(append(b, `"content":`...), content...)
 		b = append(b, ',')
 	}
 	b = canonjson.AppendString(append(b, `"destination":`...), destination)

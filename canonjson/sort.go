@@ -1,0 +1,208 @@
+package canonjson
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"slices"
+	"sort"
+)
+
+// span is a part of dst.
+type span struct{ start, end uint32 }
+
+// object is an object in dst whose members are to be reordered: to e.order[first:last].
+type object struct {
+	span
+	first, last uint32
+}
+
+// smallObject is the size up to which an object is rewritten at once. 256 bytes nest some 25 objects at most, so that no
+// byte is copied more often than that.
+const smallObject = 256
+
+// sort puts the members of the object that begins at start and ends dst in the order of their keys, or notes that order
+// for sortObjects.
+func (e *encoder) sort(start int, ms []member) error {
+	e.sortMembers(ms)
+	first := len(e.order)
+	for i, m := range ms {
+		if i+1 < len(ms) && bytes.Equal(e.quoted(m), e.quoted(ms[i+1])) {
+			if e.strict {
+				return e.refuse("duplicate key " + excerpt(e.quoted(m)))
+			}
+			continue // of duplicates the last in the text counts, which is the last here
+		}
+		e.order = append(e.order, span{m.start, m.end})
+	}
+	o := object{span{uint32(start), uint32(len(e.dst))}, uint32(first), uint32(len(e.order))}
+	if len(e.dst)-start > smallObject {
+		e.unsorted = append(e.unsorted, o)
+		return nil
+	}
+	e.scratch = append(e.scratch[:0], e.dst[start:]...)
+	out := append(e.dst[:start], '{')
+	for i, s := range e.order[first:] {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, e.scratch[int(s.start)-start:int(s.end)-start]...)
+	}
+	e.dst, e.order = append(out, '}'), e.order[:first]
+	return nil
+}
+
+// manyMembers is from where on sorting by the first bytes of the keys is worth its memory.
+const manyMembers = 256
+
+// sortMembers sorts members by their keys, and those of the same key as they stand in the text.
+func (e *encoder) sortMembers(ms []member) {
+	if len(ms) < manyMembers {
+		slices.SortFunc(ms, e.compareMembers)
+		return
+	}
+	list := make([]ranked, len(ms))
+	for i, m := range ms {
+		list[i] = ranked{keyPrefix(e.key(m)), m}
+	}
+	list = sortRanked(list)
+	for i, r := range list {
+		ms[i] = r.member
+	}
+	for first, i := 0, 1; i <= len(ms); i++ {
+		if i == len(ms) || list[i].prefix != list[first].prefix {
+			slices.SortFunc(ms[first:i], e.compareMembers)
+			first = i
+		}
+	}
+}
+
+// ranked is a member with the number that the first bytes of its key make.
+type ranked struct {
+	prefix uint64
+	member
+}
+
+// sortRanked sorts by prefix, byte by byte, and returns the list or other memory with the result: that takes a third of the
+// time of a comparing sort.
+func sortRanked(list []ranked) []ranked {
+	other := make([]ranked, len(list))
+	for shift := 0; shift < 64; shift += 8 {
+		var ends [256]int
+		for _, r := range list {
+			ends[byte(r.prefix>>shift)]++
+		}
+		if ends[byte(list[0].prefix>>shift)] == len(list) {
+			continue // all the same
+		}
+		for i := range 255 {
+			ends[i+1] += ends[i]
+		}
+		for _, r := range slices.Backward(list) {
+			bucket := byte(r.prefix >> shift)
+			ends[bucket]--
+			other[ends[bucket]] = r
+		}
+		list, other = other, list
+	}
+	return list
+}
+
+func (e *encoder) compareMembers(a, b member) int {
+	if c := compareKeys(e.key(a), e.key(b)); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.start, b.start)
+}
+
+// quoted returns the key of m in dst with its quotes.
+func (e *encoder) quoted(m member) []byte { return e.dst[m.start:m.keyEnd] }
+
+// key returns the key of m in dst without its quotes, still escaped.
+func (e *encoder) key(m member) []byte { return e.dst[m.start+1 : m.keyEnd-1] }
+
+// sortObjects writes dst anew, from an offset on, with the members of the unsorted objects in their order.
+func (e *encoder) sortObjects(from int) {
+	slices.SortFunc(e.unsorted, func(a, b object) int { return cmp.Compare(a.start, b.start) })
+	e.scratch = slices.Grow(e.scratch[:0], len(e.dst)-from)
+	e.copySorted(span{uint32(from), uint32(len(e.dst))})
+	e.dst = append(e.dst[:from], e.scratch...)
+}
+
+// copySorted appends a part of dst to scratch with the unsorted objects in it in order. Each byte is copied once.
+func (e *encoder) copySorted(s span) {
+	at := s.start
+	for i := e.firstObject(s.start); i < len(e.unsorted) && e.unsorted[i].start < s.end; i = e.firstObject(at) {
+		o := e.unsorted[i]
+		e.scratch = append(e.scratch, e.dst[at:o.start+1]...)
+		for n, m := range e.order[o.first:o.last] {
+			if n > 0 {
+				e.scratch = append(e.scratch, ',')
+			}
+			e.copySorted(m)
+		}
+		e.scratch = append(e.scratch, '}')
+		at = o.end
+	}
+	e.scratch = append(e.scratch, e.dst[at:s.end]...)
+}
+
+// firstObject finds the first unsorted object that begins at an offset or behind it.
+func (e *encoder) firstObject(start uint32) int {
+	return sort.Search(len(e.unsorted), func(i int) bool { return e.unsorted[i].start >= start })
+}
+
+// compareKeys orders canonically escaped keys by Unicode code point, which for UTF-8 is the order of the bytes. It allocates
+// nothing and resolves no more than one escape of each.
+func compareKeys(a, b []byte) int {
+	n := commonPrefix(a, b)
+	if n == len(a) || n == len(b) {
+		return cmp.Compare(len(a), len(b))
+	}
+	// Inside a \u escape both have hexadecimal digits there, which compare as what they stand for.
+	if backslashes(a[:n])%2 == 1 {
+		n--
+	}
+	return cmp.Compare(firstByte(a[n:]), firstByte(b[n:]))
+}
+
+// firstByte returns the byte that the escape at the start of text stands for, or else the first byte of text.
+func firstByte(text []byte) byte {
+	if text[0] == '\\' {
+		if r, n := unescapeOne(text); n > 0 {
+			return byte(r)
+		}
+	}
+	return text[0]
+}
+
+// backslashes counts the backslashes at the end of text.
+func backslashes(text []byte) int { return len(text) - len(bytes.TrimRight(text, `\`)) }
+
+func commonPrefix(a, b []byte) (n int) {
+	shorter := min(len(a), len(b))
+	for n+8 <= shorter && binary.NativeEndian.Uint64(a[n:]) == binary.NativeEndian.Uint64(b[n:]) {
+		n += 8
+	}
+	for n < shorter && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
+// keyPrefix returns the first 8 bytes of an escaped key, padded with zeros, as a number of the same order.
+func keyPrefix(key []byte) (prefix uint64) {
+	for range 8 {
+		prefix <<= 8
+		if len(key) == 0 {
+			continue
+		}
+		prefix |= uint64(firstByte(key))
+		n := 1
+		if key[0] == '\\' {
+			_, n = unescapeOne(key)
+		}
+		key = key[max(n, 1):]
+	}
+	return prefix
+}
