@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"ebb/accounts"
@@ -40,11 +41,13 @@ type API struct {
 	Log       *slog.Logger
 
 	nonces *nonces
+	secret *atomic.Pointer[string] // registration.shared_secret
 }
 
 // New makes an API.
 func New(a API) *API {
-	a.nonces = newNonces(a.Now)
+	a.nonces, a.secret = newNonces(a.Now), &atomic.Pointer[string]{}
+	a.SetSharedSecret(a.Config.Registration.SharedSecret)
 	return &a
 }
 

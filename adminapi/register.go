@@ -68,6 +68,9 @@ func (n *nonces) use(nonce string) bool {
 	return known && until.After(n.now())
 }
 
+// SetSharedSecret changes registration.shared_secret while the server runs.
+func (a *API) SetSharedSecret(secret string) { a.secret.Store(&secret) }
+
 // errNoSecret is the answer where the configuration has no shared secret.
 func errNoSecret() error {
 	return mxerr.New(400, mxerr.CodeUnknown, "registration.shared_secret is not set on this server")
@@ -76,7 +79,7 @@ func errNoSecret() error {
 // sharedSecretNonce gives the number that a registration by shared secret signs.
 // Deviation: no part of the specification; scripts know it from Synapse.
 func (a *API) sharedSecretNonce(*httpapi.Request) (any, error) {
-	if a.Config.Registration.SharedSecret == "" {
+	if *a.secret.Load() == "" {
 		return nil, errNoSecret()
 	}
 	return map[string]string{"nonce": a.nonces.make()}, nil
@@ -84,7 +87,7 @@ func (a *API) sharedSecretNonce(*httpapi.Request) (any, error) {
 
 // sharedSecretRegister makes an account for somebody who knows the shared secret, whatever the mode of registration.
 func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
-	secret := a.Config.Registration.SharedSecret
+	secret := *a.secret.Load()
 	if secret == "" {
 		return nil, errNoSecret()
 	}

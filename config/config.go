@@ -313,6 +313,9 @@ func (c *Config) DSN() string {
 // KeyFile is where the signing key of the server lies.
 func (c *Config) KeyFile() string { return filepath.Join(c.Dir(), "signing.key") }
 
+// Path is the file that the configuration was read from, "" for none.
+func (c *Config) Path() string { return c.path }
+
 // File makes a path of the configuration absolute.
 func (c *Config) File(path string) string { return c.abs(path) }
 

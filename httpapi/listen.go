@@ -3,12 +3,10 @@ package httpapi
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 )
@@ -25,11 +23,9 @@ const (
 
 // Listener is one address to accept connections on.
 type Listener struct {
-	Address     string // HOST:PORT
-	Certificate string // PEM files; "" for plain HTTP
-	PrivateKey  string
-	TLS         *tls.Config // instead of the files; nil: those count
-	Handler     http.Handler
+	Address string      // HOST:PORT
+	TLS     *tls.Config // nil for plain HTTP
+	Handler http.Handler
 }
 
 // Front is every address of the server.
@@ -111,7 +107,7 @@ func (f Front) open() (open []net.Listener, err error) {
 		}
 	}()
 	for _, l := range f.Listeners {
-		bound, err := l.open(f.Log)
+		bound, err := l.open()
 		if err != nil {
 			return open, err
 		}
@@ -120,60 +116,13 @@ func (f Front) open() (open []net.Listener, err error) {
 	return open, nil
 }
 
-func (l Listener) open(log *slog.Logger) (net.Listener, error) {
-	secure := l.TLS
-	if l.Certificate != "" {
-		c := &certificate{certFile: l.Certificate, keyFile: l.PrivateKey, log: log}
-		if err := c.load(); err != nil {
-			return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
-		}
-		secure = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get, NextProtos: []string{"h2", "http/1.1"}}
-	}
+func (l Listener) open() (net.Listener, error) {
 	bound, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", l.Address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
 	}
-	if secure != nil {
-		bound = tls.NewListener(bound, secure)
+	if l.TLS != nil {
+		bound = tls.NewListener(bound, l.TLS)
 	}
 	return bound, nil
-}
-
-// certificate is read again when its files change, so that a renewal needs no restart.
-type certificate struct {
-	certFile, keyFile string
-	log               *slog.Logger
-
-	// mu guards what follows; a leaf lock.
-	mu      sync.Mutex
-	current *tls.Certificate
-	changed time.Time // of certFile
-}
-
-func (c *certificate) load() error {
-	info, err := os.Stat(c.certFile)
-	if err != nil {
-		return err
-	}
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	if err != nil {
-		return fmt.Errorf("%s with %s: %w", c.certFile, c.keyFile, err)
-	}
-	c.current, c.changed = &pair, info.ModTime()
-	return nil
-}
-
-// get gives the certificate to a handshake. A renewal that cannot be read leaves the old one in use.
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	info, err := os.Stat(c.certFile)
-	if err == nil && !info.ModTime().Equal(c.changed) {
-		err = c.load()
-		c.changed = info.ModTime()
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		c.log.Warn("the renewed certificate cannot be read, the old one stays in use", "err", err)
-	}
-	return c.current, nil
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -159,7 +160,11 @@ func writeCertificate(t *testing.T, dir string, serial int64, changed time.Time)
 func TestTLSListenerTakesARenewedCertificate(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	cert, key := writeCertificate(t, dir, 1, now.Add(-time.Hour))
-	addresses, stop := run(t, Front{Listeners: []Listener{{Address: "127.0.0.1:0", Certificate: cert, PrivateKey: key, Handler: http.NotFoundHandler()}}})
+	c, err := NewCertificate(cert, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses, stop := run(t, Front{Listeners: []Listener{{Address: "127.0.0.1:0", TLS: c.TLS(), Handler: http.NotFoundHandler()}}})
 	serial := func() (n int64) {
 		c := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true,
 			VerifyConnection: func(s tls.ConnectionState) error { n = s.PeerCertificates[0].SerialNumber.Int64(); return nil }}}}
@@ -184,5 +189,91 @@ func TestTLSListenerTakesARenewedCertificate(t *testing.T) {
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// served is the serial number of the certificate that a handshake gets.
+func (c *Certificate) served(t *testing.T) int64 {
+	t.Helper()
+	pair, err := c.get(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leaf.SerialNumber.Int64()
+}
+
+func move(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCertificateWhoseKeyArrivesLaterIsRead: tools that renew write two files, one after the other, in either order.
+func TestCertificateWhoseKeyArrivesLaterIsRead(t *testing.T) {
+	for _, keyFirst := range []bool{false, true} {
+		dir, next, now := t.TempDir(), t.TempDir(), time.Now()
+		cert, key := writeCertificate(t, dir, 1, now.Add(-time.Hour))
+		newCert, newKey := writeCertificate(t, next, 2, now)
+		var log bytes.Buffer
+		c, err := NewCertificate(cert, key, slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, firstTo, second, secondTo := newCert, cert, newKey, key
+		if keyFirst {
+			first, firstTo, second, secondTo = newKey, key, newCert, cert
+		}
+		move(t, first, firstTo)
+		for range 3 {
+			if n := c.served(t); n != 1 {
+				t.Fatalf("between the two files the certificate is %d", n)
+			}
+		}
+		if n := strings.Count(log.String(), "stays in use"); n != 1 {
+			t.Errorf("it was said %d times that the new one cannot be used:\n%s", n, &log)
+		}
+		move(t, second, secondTo)
+		if n := c.served(t); n != 2 {
+			t.Errorf("key first: %t; once both files are there the certificate is %d", keyFirst, n)
+		}
+	}
+}
+
+func TestCertificateThatWasGoneOrUnreadableIsReadOnceItIsBack(t *testing.T) {
+	dir, next, now := t.TempDir(), t.TempDir(), time.Now()
+	cert, key := writeCertificate(t, dir, 1, now.Add(-time.Hour))
+	newCert, newKey := writeCertificate(t, next, 2, now)
+	c, err := NewCertificate(cert, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.now = func() time.Time { return now }
+	move(t, key, key+".away")
+	if n := c.served(t); n != 1 {
+		t.Fatal(n)
+	}
+	if err := c.Load(); err == nil {
+		t.Error("a key that is gone was read")
+	}
+	move(t, newKey, key)
+	move(t, newCert, cert)
+	if n := c.served(t); n != 2 {
+		t.Error("after both are back:", n)
+	}
+	// Files whose looks do not change are tried again after a while: a permission leaves no trace in their time.
+	c.mu.Lock()
+	c.failed = now
+	c.mu.Unlock()
+	if c.changed() {
+		t.Error("tried again at once")
+	}
+	now = now.Add(retryCertificate)
+	if !c.changed() {
+		t.Error("never tried again")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,6 +47,10 @@ type Server struct {
 	admin   *adminapi.API
 	fed     *federation.API
 	limiter *httpapi.Limiter
+
+	// mu guards certificates, which Run reads in and Reload reads again; a leaf lock.
+	mu           sync.Mutex
+	certificates []*httpapi.Certificate
 }
 
 // New opens the database and builds everything, but accepts no connections yet.
@@ -182,6 +187,10 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	defer stop()
 	draining, drain := context.WithCancel(ctx)
 	defer drain()
+	front, err := s.front(drain)
+	if err != nil {
+		return errors.Join(err, control.Close(), adminapi.Remove(s.cfg.Dir()))
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serveControl(ctx, control) })
 	g.Go(func() error { return s.svc.feed.Run(draining) })
@@ -195,7 +204,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	}
 	g.Go(func() error {
 		defer stop()
-		return s.front(drain).Run(ctx)
+		return front.Run(ctx)
 	})
 	err = g.Wait()
 	s.opt.Log.Info("ebb has stopped")
@@ -209,22 +218,29 @@ func (s *Server) Heard(server string) { s.svc.outbox.Heard(server) }
 func (s *Server) Remote() *fedclient.Client { return s.svc.remote }
 
 // front is every address of the configuration.
-func (s *Server) front(drain func()) httpapi.Front {
+func (s *Server) front(drain func()) (httpapi.Front, error) {
 	f := httpapi.Front{Log: s.opt.Log, Drain: drain, Ready: func(addresses []net.Addr) {
 		s.opt.Log.Info("ebb accepts requests", "version", s.opt.Version, "server_name", s.cfg.ServerName, "addresses", addresses)
 	}}
-	certificates := acmeConfig(s.cfg)
+	byACME := acmeConfig(s.cfg)
 	for _, c := range s.cfg.Listen {
 		l := httpapi.Listener{Address: c.Address, Handler: s.Handler(c.Serve...)}
 		switch {
 		case c.TLS.Certificate != "":
-			l.Certificate, l.PrivateKey = s.cfg.File(c.TLS.Certificate), s.cfg.File(c.TLS.PrivateKey)
+			cert, err := httpapi.NewCertificate(s.cfg.File(c.TLS.Certificate), s.cfg.File(c.TLS.PrivateKey), s.opt.Log)
+			if err != nil {
+				return f, fmt.Errorf("certificate of %s: %w", c.Address, err)
+			}
+			s.mu.Lock()
+			s.certificates = append(s.certificates, cert)
+			s.mu.Unlock()
+			l.TLS = cert.TLS()
 		case len(c.TLS.ACMEHosts) > 0:
-			l.TLS = certificates
+			l.TLS = byACME
 		}
 		f.Listeners = append(f.Listeners, l)
 	}
-	return f
+	return f, nil
 }
 
 // controlGrace is how long a command of the command line may go on when the server stops.

@@ -18,14 +18,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// NewLogger writes to w. level is debug, info, warn or error; format is text or json. What is logged with the context of a
-// request carries its id.
-func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("log level: %w", err)
+// ParseLevel reads debug, info, warn or error.
+func ParseLevel(text string) (l slog.Level, err error) {
+	if err = l.UnmarshalText([]byte(text)); err != nil {
+		err = fmt.Errorf("log level: %w", err)
 	}
-	o := &slog.HandlerOptions{Level: l}
+	return l, err
+}
+
+// NewLogger returns a logger that writes to w what is at least of the level, which may change at any time. format is text or
+// json. What is logged with the context of a request carries its id.
+func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
+	o := &slog.HandlerOptions{Level: level}
 	switch format {
 	case "text":
 		return slog.New(withRequest{slog.NewTextHandler(w, o)}), nil

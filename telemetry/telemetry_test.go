@@ -3,6 +3,7 @@ package telemetry
 import (
 	"bytes"
 	"encoding/json"
+	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -10,7 +11,7 @@ import (
 
 func TestLoggerWritesTheFormatAndLevelAskedFor(t *testing.T) {
 	var text, lines bytes.Buffer
-	l, err := NewLogger(&text, "warn", "text")
+	l, err := NewLogger(&text, slog.LevelWarn, "text")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -19,7 +20,7 @@ func TestLoggerWritesTheFormatAndLevelAskedFor(t *testing.T) {
 	if got := text.String(); strings.Contains(got, "quiet") || !strings.Contains(got, "level=WARN msg=loud n=1") {
 		t.Errorf("text: %q", got)
 	}
-	if l, err = NewLogger(&lines, "debug", "json"); err != nil {
+	if l, err = NewLogger(&lines, slog.LevelDebug, "json"); err != nil {
 		t.Fatal(err)
 	}
 	l.Debug("small")
@@ -27,16 +28,32 @@ func TestLoggerWritesTheFormatAndLevelAskedFor(t *testing.T) {
 	if err := json.Unmarshal(lines.Bytes(), &entry); err != nil || entry.Msg != "small" {
 		t.Errorf("json: %q %v", lines.String(), err)
 	}
-	for _, bad := range [][2]string{{"loud", "text"}, {"info", "xml"}} {
-		if _, err := NewLogger(&text, bad[0], bad[1]); err == nil {
-			t.Errorf("%v is accepted", bad)
-		}
+	if _, err := NewLogger(&text, slog.LevelInfo, "xml"); err == nil {
+		t.Error("xml is a format")
+	}
+	if _, err := ParseLevel("loud"); err == nil {
+		t.Error("loud is a level")
+	}
+}
+
+func TestLevelOfALoggerChangesWhileItIsInUse(t *testing.T) {
+	var text bytes.Buffer
+	level := new(slog.LevelVar)
+	l, err := NewLogger(&text, level, "text")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Debug("early")
+	level.Set(slog.LevelDebug)
+	l.With("part", "rooms").Debug("late")
+	if got := text.String(); strings.Contains(got, "early") || !strings.Contains(got, "late") {
+		t.Error(got)
 	}
 }
 
 func TestLinesOfARequestCarryItsID(t *testing.T) {
 	var text bytes.Buffer
-	l, err := NewLogger(&text, "info", "text")
+	l, err := NewLogger(&text, slog.LevelInfo, "text")
 	if err != nil {
 		t.Fatal(err)
 	}

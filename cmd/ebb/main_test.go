@@ -99,6 +99,7 @@ type announced struct {
 	text  bytes.Buffer
 	once  sync.Once
 	ready chan struct{}
+	wrote chan struct{} // has room for one
 }
 
 func (a *announced) Write(p []byte) (int, error) {
@@ -107,7 +108,24 @@ func (a *announced) Write(p []byte) (int, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	select {
+	case a.wrote <- struct{}{}:
+	default:
+	}
 	return a.text.Write(p)
+}
+
+// await waits until the log says something n times.
+func (a *announced) await(t *testing.T, text string, n int) {
+	t.Helper()
+	late := time.After(patience)
+	for strings.Count(a.String(), text) < n {
+		select {
+		case <-a.wrote:
+		case <-late:
+			t.Fatalf("the log does not say %q %d times:\n%s", text, n, a)
+		}
+	}
 }
 
 func (a *announced) String() string {
@@ -119,8 +137,15 @@ func (a *announced) String() string {
 // serve runs `ebb serve` until stop, which returns the exit code.
 func (s site) serve(t *testing.T) (stop func() int) {
 	t.Helper()
+	stop, _ = s.serveAndLog(t)
+	return stop
+}
+
+// serveAndLog is serve with the server's log.
+func (s site) serveAndLog(t *testing.T) (stop func() int, log *announced) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	log := &announced{ready: make(chan struct{})}
+	log = &announced{ready: make(chan struct{}), wrote: make(chan struct{}, 1)}
 	ended := make(chan int, 1)
 	go func() { ended <- run(ctx, []string{"serve", "--config", s.config}, nil, log, log) }()
 	select {
@@ -137,7 +162,7 @@ func (s site) serve(t *testing.T) (stop func() int) {
 		return <-ended
 	})
 	t.Cleanup(func() { stop() })
-	return stop
+	return stop, log
 }
 
 // eachWay runs a test with and without a server that runs, and with one whose data_dir is too long for a socket address.

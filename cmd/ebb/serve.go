@@ -5,9 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
+	"sync"
+	"syscall"
 	"time"
 
 	"ebb/config"
@@ -35,15 +39,43 @@ const (
 )
 
 func serve(ctx context.Context, inv *invocation) error {
+	hangup := make(chan os.Signal, 1) // one that waits is enough: it covers all that came before
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	cfg, err := inv.config()
 	if err != nil {
 		return err
 	}
-	log, err := telemetry.NewLogger(inv.stderr, cfg.Log.Level, cfg.Log.Format)
+	level := new(slog.LevelVar)
+	l, err := telemetry.ParseLevel(cfg.Log.Level)
+	if err != nil {
+		return usageError{err}
+	}
+	level.Set(l)
+	log, err := telemetry.NewLogger(inv.stderr, level, cfg.Log.Format)
 	if err != nil {
 		return usageError{err}
 	}
 	o := server.Options{Version: version, Log: log}
+	if err := forTests(&o); err != nil {
+		return err
+	}
+	s, err := server.New(ctx, cfg, o)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	r := &reloader{running: cfg, latest: cfg, server: s, level: level, log: log, terminal: terminalOf(inv.stderr)}
+	var reloading sync.WaitGroup
+	reloading.Go(func() { r.run(ctx, hangup, stop) })
+	err = s.Run(ctx)
+	stop()
+	reloading.Wait()
+	return err
+}
+
+// forTests sets what only the benchmark and tests ask for.
+func forTests(o *server.Options) (err error) {
 	var offset time.Duration
 	for name, into := range map[string]*time.Duration{commitDelayVariable: &o.CommitDelay, clockOffsetVariable: &offset} {
 		if text := os.Getenv(name); text != "" {
@@ -55,11 +87,7 @@ func serve(ctx context.Context, inv *invocation) error {
 	if offset != 0 {
 		o.Now = func() time.Time { return time.Now().Add(offset) }
 	}
-	s, err := server.New(ctx, cfg, o)
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx)
+	return nil
 }
 
 var healthcheckCommand = command{

@@ -1,0 +1,48 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// reloadable are the keys that a running server takes over; the others need a restart.
+var reloadable = []string{"log.level", "registration.shared_secret", "registration.shared_secret_file", "appservices"}
+
+// Differences returns the keys that differ between two configurations: those that a running server takes over, and those that
+// need a restart.
+func Differences(a, b *Config) (reload, restart []string) {
+	for _, key := range differences("", reflect.ValueOf(*a), reflect.ValueOf(*b)) {
+		if slices.Contains(reloadable, key) {
+			reload = append(reload, key)
+		} else {
+			restart = append(restart, key)
+		}
+	}
+	return reload, restart
+}
+
+// differences returns the keys below prefix in which two values differ. A list is one key.
+func differences(prefix string, a, b reflect.Value) (keys []string) {
+	_, scalar := a.Interface().(yaml.Marshaler)
+	if a.Kind() != reflect.Struct || scalar {
+		if !reflect.DeepEqual(a.Interface(), b.Interface()) {
+			keys = append(keys, strings.TrimSuffix(prefix, "."))
+		}
+		return keys
+	}
+	for i := range a.NumField() {
+		if name := keyOf(a.Type().Field(i)); name != "" {
+			keys = append(keys, differences(prefix+name+".", a.Field(i), b.Field(i))...)
+		}
+	}
+	return keys
+}
+
+// keyOf is the name of a field in the file, "" for what does not stand there.
+func keyOf(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	return name
+}

@@ -1,0 +1,106 @@
+package httpapi
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+)
+
+// Certificate is a certificate and its key in PEM files. The files are read again when one of them changes, so that a renewal
+// needs no restart.
+type Certificate struct {
+	certFile, keyFile string
+	log               *slog.Logger
+	now               func() time.Time
+
+	// mu guards what follows; a leaf lock.
+	mu      sync.Mutex
+	current *tls.Certificate
+	read    [2]fs.FileInfo // the files as they were when they were last read
+	failed  time.Time      // when they could not be read; zero once they could
+	said    string         // the last complaint, which is not repeated
+}
+
+// NewCertificate reads a certificate and its key.
+func NewCertificate(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
+	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log, now: time.Now}
+	return c, c.Load()
+}
+
+// TLS returns the configuration of an address that shows the certificate.
+func (c *Certificate) TLS() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get, NextProtos: []string{"h2", "http/1.1"}}
+}
+
+// Load reads the files, whether they have changed or not. If they cannot be read, or do not belong together, the certificate that is in
+// use stays.
+func (c *Certificate) Load() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.load()
+}
+
+func (c *Certificate) load() (err error) {
+	defer func() {
+		if c.failed = (time.Time{}); err != nil {
+			c.failed = c.now()
+		}
+	}()
+	// The files are looked at before they are read: what changes in between is read again.
+	for i, name := range []string{c.certFile, c.keyFile} {
+		if c.read[i], err = os.Stat(name); err != nil {
+			return err
+		}
+	}
+	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	if err != nil {
+		return fmt.Errorf("%s with %s: %w", c.certFile, c.keyFile, err)
+	}
+	c.current, c.said = &pair, ""
+	return nil
+}
+
+// retryCertificate is how long files that could not be read are left alone if they look the same: permissions may be mended
+// without a trace in them.
+const retryCertificate = 10 * time.Second
+
+// changed reports whether the files are to be read again: certificate and key arrive one after the other, in either order.
+func (c *Certificate) changed() bool {
+	if !c.failed.IsZero() && c.now().Sub(c.failed) >= retryCertificate {
+		return true
+	}
+	for i, name := range []string{c.certFile, c.keyFile} {
+		now, err := os.Stat(name)
+		was := c.read[i]
+		switch {
+		case err != nil || was == nil:
+			if (err != nil) != (was == nil) {
+				return true
+			}
+		case !now.ModTime().Equal(was.ModTime()) || now.Size() != was.Size() || !os.SameFile(now, was):
+			return true
+		}
+	}
+	return false
+}
+
+// get gives the certificate to a handshake. A renewal that cannot be read leaves the old one in use.
+func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.changed() {
+		return c.current, nil
+	}
+	switch err := c.load(); {
+	case err == nil:
+		c.log.Info("a changed certificate was read", "file", c.certFile)
+	case err.Error() != c.said:
+		c.said = err.Error()
+		c.log.Warn("the changed certificate cannot be used, the former one stays in use", "err", err)
+	}
+	return c.current, nil
+}
