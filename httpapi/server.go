@@ -188,7 +188,7 @@ func (s *Server) authenticateServer(w http.ResponseWriter, r *Request) error {
 	if s.opt.AuthenticateServer == nil {
 		return mxerr.Unrecognized()
 	}
-	from := network(r.ClientAddr)
+	from := r.Network()
 	signature, err := s.claim(from, r)
 	if err != nil {
 		return err
