@@ -18,6 +18,7 @@ type joinedEntry struct {
 	window   window
 	since    storage.Pos // the timeline begins after it
 	timeline timeline
+	state    stateWanted
 	summary  bool // the summary is told
 	heroes   []id.UserID
 }
@@ -41,8 +42,11 @@ func (b *builder) writeJoined(j *joinedRoom) error {
 	if e.timeline, err = b.timeline(j.room, e.window, e.since, b.upTo); err != nil {
 		return err
 	}
-	if j.fresh && !b.initial && (e.timeline.first == nil || e.timeline.first.Type() != "m.room.create") {
+	if j.fresh && !b.initial && !e.timeline.fromCreation() {
 		e.timeline.limited = true // there is a gap between what the client had of the room, nothing, and its timeline
+	}
+	if err := b.planState(e); err != nil {
+		return err
 	}
 	b.key(string(j.room.ID()))
 	b.out = append(b.out, '{')
@@ -170,17 +174,34 @@ func heroes(room *rooms.Room, self id.UserID) []id.UserID {
 	return []id.UserID{}
 }
 
+// planState decides which state of a joined room is given.
+func (b *builder) planState(e *joinedEntry) error {
+	q := &e.state
+	*q = stateWanted{
+		room: e.room, since: e.since, sinceMember: e.since, end: &statePoint{pos: b.upTo + 1}, window: e.window,
+		lazy: b.lazy(), force: e.fresh || b.FullState,
+	}
+	if b.FullState {
+		q.since, q.sinceMember = 0, 0
+	}
+	if q.lazy && q.since == 0 {
+		var err error
+		if q.sinceMember, err = b.knownMembers(e.room); err != nil {
+			return err
+		}
+	}
+	if b.wantsStateAfter() {
+		return nil
+	}
+	return b.settle(q, &e.timeline)
+}
+
 // writeJoinedState appends the state sections of a joined room.
 func (b *builder) writeJoinedState(e *joinedEntry) (bool, error) {
-	f := &b.filter.Room.State
-	q := stateWanted{room: e.room, since: e.since, window: e.window, lazy: f.LazyLoadMembers, force: e.fresh || b.FullState}
-	if b.FullState {
-		q.since = 0
+	if e.state.lazy {
+		e.state.needed = b.neededMembers(e)
 	}
-	if q.lazy {
-		q.needed = b.neededMembers(e)
-	}
-	return b.writeStates(&q, &e.timeline)
+	return b.writeStates(&e.state)
 }
 
 // neededMembers are those without whom the timeline and the summary cannot be shown; under full state also oneself.
@@ -197,21 +218,15 @@ func (b *builder) neededMembers(e *joinedEntry) []id.UserID {
 	return append(needed, e.heroes...)
 }
 
-// writeStates appends state, or state_after under the names that the client asked for; it tells whether there was any.
-func (b *builder) writeStates(q *stateWanted, t *timeline) (bool, error) {
-	after := b.StateAfter || b.UnstableStateAfter
-	q.before, q.first = t.start, t.first
-	if after {
-		q.before, q.first = b.upTo+1, nil
-	}
-	if q.leave != nil && (after || q.first == nil) {
-		q.before, q.first = q.leave.Pos+1, q.leave
-	}
+func (b *builder) wantsStateAfter() bool { return b.StateAfter || b.UnstableStateAfter }
+
+// writeStates appends state, or state_after under the names that the client asked for. It reports whether there was any.
+func (b *builder) writeStates(q *stateWanted) (bool, error) {
 	var events []*rooms.Event
 	f := &b.filter.Room.State
 	if f.room(string(q.room.ID())) {
 		var err error
-		if events, err = b.stateAt(q); err != nil {
+		if events, err = b.stateFor(q); err != nil {
 			return false, err
 		}
 		events = slices.DeleteFunc(events, func(e *rooms.Event) bool { return !f.event(e.Type(), string(e.Sender()), e.Content()) })

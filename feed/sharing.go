@@ -99,11 +99,11 @@ func (b *builder) leftSharing() error {
 		if err != nil {
 			return err
 		}
-		_, wasIn, err := b.leave(room, m.Position)
+		d, err := b.departure(room, m.Position)
 		if err != nil {
 			return err
 		}
-		if !wasIn {
+		if d.leave == nil {
 			continue
 		}
 		for _, other := range room.Members(rooms.Join) {

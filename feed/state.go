@@ -14,32 +14,145 @@ import (
 
 const memberType = "m.room.member"
 
-// stateWanted says which state of a room a section is to tell.
+// stateWanted says which state of a room an answer gives. A client that applies it, and the timeline after it, must have
+// the room's state at the end. So each entry is given as it is at the end, which covers events that the timeline leaves
+// out because the user may not see them or the filter drops them. An entry that the timeline changes is given as it was
+// at its start instead. Under state_after clients do not apply the timeline, and every entry is given as it is at the end.
 type stateWanted struct {
-	room   *rooms.Room
-	since  storage.Pos // the client knows the state of then; 0: nothing
-	before storage.Pos // the state before this position
-	// first is the oldest event at or after before; its snapshot is that state. nil: the current state is.
-	first   *rooms.Event
-	window  window // of since
-	lazy    bool   // members only where needed, or changed while the client looked away
-	force   bool   // give needed members even if they were given before
-	needed  []id.UserID
-	leave   *rooms.Event // of a room that the user has left: the state is of then
-	nothing bool         // the state is none of the user's business
+	room        *rooms.Room
+	since       storage.Pos // the client knows the state at this position; 0: nothing
+	sinceMember storage.Pos // the same for members
+	start       *statePoint // of the timeline
+	end         *statePoint
+	shown       map[pdu.StateKey]bool // entries that the timeline changes
+	window      window                // of since
+	lazy        bool                  // members only where needed, or changed since sinceMember
+	force       bool                  // give needed members even if they were given before
+	needed      []id.UserID
+	left        *departure // of a room that the user has left: the end is there
 }
 
-// stateAt gathers the state that is wanted: what changed in (since, before), and under lazy loading the needed members.
-func (b *builder) stateAt(q *stateWanted) ([]*rooms.Event, error) {
-	if q.nothing {
-		return nil, nil
+// statePoint is the state before an event of a room.
+type statePoint struct {
+	pos     storage.Pos                  // the event is the oldest one from here on
+	event   *rooms.Event                 // nil: not looked up, or none
+	entries map[pdu.StateKey]storage.Pos // the state, where all of it was read
+}
+
+// order is the point's place in the timeline.
+func (p *statePoint) order() int64 {
+	if p.event != nil {
+		return p.event.Order
 	}
+	return int64(p.pos) * orderStep
+}
+
+// ofMembers reports whether the key is a member's.
+func ofMembers(key pdu.StateKey) bool { return key.Type == memberType }
+
+// atEnd returns the position of an entry in the state at the end; 0 if there is none.
+func (b *builder) atEnd(q *stateWanted, key pdu.StateKey) (storage.Pos, error) {
+	if q.left != nil {
+		if key == b.ownKey() {
+			return q.left.newest().Pos, nil
+		}
+		return b.entryAt(q, q.end, key)
+	}
+	var pos storage.Pos
+	if ofMembers(key) {
+		if m := q.room.MemberOf(id.UserID(key.Key)); m != nil {
+			pos = m.Pos
+		}
+	} else if e := q.room.State(key.Type, key.Key); e != nil {
+		pos = e.Pos
+	}
+	if pos <= b.upTo {
+		return pos, nil
+	}
+	return b.entryAt(q, q.end, key)
+}
+
+// ownKey is the key of the user's own member event.
+func (b *builder) ownKey() pdu.StateKey { return pdu.StateKey{Type: memberType, Key: string(b.ID)} }
+
+// entryAt returns the position of an entry in the state at a point; 0 if there is none.
+func (b *builder) entryAt(q *stateWanted, p *statePoint, key pdu.StateKey) (storage.Pos, error) {
+	if e := q.window.before(p.order(), key); e != nil {
+		return e.Pos, nil
+	}
+	if p.entries != nil {
+		return p.entries[key], nil
+	}
+	if p.event == nil {
+		var err error
+		if p.event, err = b.firstAfter(q.room, p.pos); p.event == nil || err != nil {
+			return 0, err
+		}
+	}
+	return b.stateKeyOf(p.event.Snapshot, key)
+}
+
+// before returns the newest event of the window before a place in the timeline that sets an entry; nil if there is none.
+func (w *window) before(order int64, key pdu.StateKey) *rooms.Event {
+	for _, e := range slices.Backward(w.events) {
+		if k, isState := stateKey(e); isState && k == key && e.Order < order {
+			return e
+		}
+	}
+	return nil
+}
+
+// settle notes which entries the timeline changes. If the last change of an entry in the timeline is not the one that
+// counts at the end, since a later one is hidden from the user or state resolution chose another, the client would end
+// with the wrong state: then the timeline is cut after that change, as one with a gap before it.
+func (b *builder) settle(q *stateWanted, t *timeline) error {
+	for i, e := range slices.Backward(t.events) {
+		key, isState := stateKey(e)
+		if !isState || q.shown[key] {
+			continue
+		}
+		counts, err := b.countsAtEnd(q, key, e)
+		if err != nil {
+			return err
+		}
+		if !counts {
+			t.drop(i + 1)
+			break
+		}
+		if q.shown == nil {
+			q.shown = map[pdu.StateKey]bool{}
+		}
+		q.shown[key] = true
+	}
+	q.start = &t.start
+	return nil
+}
+
+// countsAtEnd reports whether an event of the timeline is the entry of the state at the end.
+func (b *builder) countsAtEnd(q *stateWanted, key pdu.StateKey, e *rooms.Event) (bool, error) {
+	pos, err := b.atEnd(q, key)
+	switch {
+	case err != nil || pos == e.Pos:
+		return true, err
+	case q.left != nil:
+		return pos < e.Pos, nil // the user's leave may come from a server that did not know the event
+	case pos == 0:
+		return false, nil
+	}
+	current := q.room.State(key.Type, key.Key) // an event known before it arrived is stored twice
+	return current != nil && current.ID() == e.ID(), nil
+}
+
+// stateFor gathers the state that is wanted.
+func (b *builder) stateFor(q *stateWanted) ([]*rooms.Event, error) {
 	g := stateGatherer{b: b, q: q, have: map[pdu.StateKey]bool{}}
 	var err error
 	switch {
+	case q.left != nil && q.left.leave == nil:
+		g.ownMember()
 	case q.since > 0 && q.window.whole:
-		g.fromWindow()
-	case q.leave != nil:
+		err = g.fromWindow()
+	case q.left != nil:
 		err = g.fromSnapshot()
 	default:
 		err = g.fromHead()
@@ -62,13 +175,13 @@ type stateGatherer struct {
 	q      *stateWanted
 	have   map[pdu.StateKey]bool
 	events []*rooms.Event
-	absent []storage.Pos                // events to be read
-	past   map[pdu.StateKey]storage.Pos // the state before the oldest event; nil: read entry by entry
+	absent []storage.Pos // events to be read
 }
 
+// add takes an entry into the section; e is nil if its event is not in memory.
 func (g *stateGatherer) add(key pdu.StateKey, pos storage.Pos, e *rooms.Event) {
 	g.have[key] = true
-	if key.Type == memberType && g.q.lazy {
+	if ofMembers(key) && g.q.lazy {
 		g.b.sentMember(g.q.room, id.UserID(key.Key), pos) // so that it need not be repeated for the next message
 	}
 	if e == nil {
@@ -78,27 +191,68 @@ func (g *stateGatherer) add(key pdu.StateKey, pos storage.Pos, e *rooms.Event) {
 	g.events = append(g.events, e)
 }
 
-// fromWindow takes the changes from the events since the token, all of which are in memory.
-func (g *stateGatherer) fromWindow() {
-	for i := len(g.q.window.events) - 1; i >= 0; i-- {
-		e := g.q.window.events[i]
-		if key, isState := stateKey(e); isState && e.Pos < g.q.before && !g.have[key] {
-			g.add(key, e.Pos, e)
-		}
+// find returns an event that is in memory, else nil.
+func (g *stateGatherer) find(key pdu.StateKey, pos storage.Pos) *rooms.Event {
+	if i, found := slices.BinarySearchFunc(g.q.window.events, pos, byPos); found {
+		return g.q.window.events[i]
 	}
-	g.fromResolved()
+	if ofMembers(key) {
+		return nil
+	}
+	if e := g.q.room.State(key.Type, key.Key); e != nil && e.Pos == pos {
+		return e
+	}
+	return nil
 }
 
-// fromResolved takes what state resolution made current since the token, which no event of the timeline shows.
-func (g *stateGatherer) fromResolved() {
-	for _, key := range g.q.room.Resolved(g.q.since) {
-		if g.have[key] {
+// ownMember adds the user's own member event alone, unless the timeline has it.
+func (g *stateGatherer) ownMember() {
+	if e := g.q.left.newest(); !g.q.shown[g.b.ownKey()] {
+		g.add(g.b.ownKey(), e.Pos, e)
+	}
+}
+
+// fromWindow adds what the events since the token have changed, all of which are in memory.
+func (g *stateGatherer) fromWindow() error {
+	seen := map[pdu.StateKey]bool{}
+	for _, e := range slices.Backward(g.q.window.events) {
+		key, isState := stateKey(e)
+		if !isState || seen[key] {
 			continue
 		}
-		if e := g.q.room.State(key.Type, key.Key); e != nil && e.Pos < g.q.before {
-			g.add(key, e.Pos, e)
+		seen[key] = true
+		if g.q.shown[key] {
+			if e := g.q.window.before(g.q.start.order(), key); e != nil {
+				g.add(key, e.Pos, e)
+			}
+			continue
+		}
+		pos, err := g.b.atEnd(g.q, key)
+		if err != nil {
+			return err
+		}
+		if pos > g.q.since {
+			g.add(key, pos, g.find(key, pos))
 		}
 	}
+	return g.fromResolved()
+}
+
+// fromResolved adds what state resolution made current since the token, which no event of the timeline shows.
+func (g *stateGatherer) fromResolved() error {
+	for _, key := range g.q.room.Resolved(g.q.since) {
+		if g.have[key] || g.q.shown[key] {
+			continue
+		}
+		pos, err := g.b.atEnd(g.q, key)
+		if err != nil {
+			return err
+		}
+		if pos != 0 {
+			g.add(key, pos, g.find(key, pos))
+		}
+	}
+	return nil
 }
 
 func stateKey(e *rooms.Event) (pdu.StateKey, bool) {
@@ -106,83 +260,70 @@ func stateKey(e *rooms.Event) (pdu.StateKey, bool) {
 	return pdu.StateKey{Type: e.Type(), Key: key}, isState
 }
 
-// fromHead takes the current state, and looks up what stood there before where an entry has changed since.
+// skips reports whether an entry of the state is none that the client wants as such: neededMembers adds members that lazy
+// loading skips.
+func (q *stateWanted) skips(key pdu.StateKey, changed storage.Pos) bool {
+	if !ofMembers(key) {
+		return changed <= q.since
+	}
+	return q.lazy && q.sinceMember == 0 || changed <= q.sinceMember
+}
+
+// fromHead adds what has changed in the current state.
 func (g *stateGatherer) fromHead() error {
-	var newer []pdu.StateKey
+	var before, later []pdu.StateKey  // to be looked up at the start, at the end
 	completed := g.q.room.Completed() // not below: the room is locked there
 	g.q.room.EachState(func(key pdu.StateKey, pos, changed storage.Pos, e *rooms.Event) bool {
 		switch {
-		case key.Type == memberType && g.q.lazy && g.q.since == 0: // neededMembers
-		case pos >= g.q.before:
-			newer = append(newer, key)
-		case key.Type == memberType && g.q.since > 0 && changed == completed: // who wants all members got the room anew then
-		case changed > g.q.since:
+		case g.q.skips(key, changed):
+		case g.q.shown[key]:
+			before = append(before, key)
+		case ofMembers(key) && g.q.sinceMember > 0 && changed == completed: // clients that want all members got the room anew then
+		case pos > g.b.upTo:
+			later = append(later, key)
+		default:
 			g.add(key, pos, e)
 		}
 		return true
 	})
-	if err := g.loadPast(len(newer)); err != nil {
+	if err := g.lookUp(g.q.start, before); err != nil {
 		return err
 	}
-	for _, key := range newer {
-		pos, err := g.before(key)
+	return g.lookUp(g.q.end, later)
+}
+
+// lookUp adds the entries of a past state that the client does not know.
+func (g *stateGatherer) lookUp(p *statePoint, keys []pdu.StateKey) error {
+	if len(keys) >= manyEntries && p.event != nil && p.entries == nil {
+		if err := g.readAll(p); err != nil {
+			return err
+		}
+	}
+	for _, key := range keys {
+		pos, err := g.b.entryAt(g.q, p, key)
 		if err != nil {
 			return err
 		}
-		if pos > g.q.since {
-			g.add(key, pos, nil)
+		if pos != 0 && !g.q.skips(key, pos) {
+			g.add(key, pos, g.find(key, pos))
 		}
 	}
 	return nil
 }
 
-// manyEntries is from how many entries of a past state on the whole of it is read at once.
+// manyEntries is from how many entries of a past state on all of it is read at once.
 const manyEntries = 100
 
-// loadPast reads the state before the oldest event of the timeline where many entries of it are looked for: as where the members of a room
-// became known after the events that clients are shown of it.
-func (g *stateGatherer) loadPast(wanted int) error {
-	if wanted < manyEntries {
-		return nil
-	}
-	first, err := g.oldest()
-	if err != nil || first == nil {
-		return err
-	}
+// readAll reads the whole state at a point.
+func (g *stateGatherer) readAll(p *statePoint) error {
 	return g.b.read(func(tx *storage.Tx) error {
-		entries, err := tx.StateOf(first.Snapshot)
-		g.past = make(map[pdu.StateKey]storage.Pos, len(entries))
+		entries, err := tx.StateOf(p.event.Snapshot)
+		p.entries = make(map[pdu.StateKey]storage.Pos, len(entries))
 		for _, e := range entries {
-			g.past[pdu.StateKey{Type: e.Type, Key: e.Key}] = e.Position
+			p.entries[pdu.StateKey{Type: e.Type, Key: e.Key}] = e.Position
 		}
 		return err
 	})
-}
-
-// oldest is the event before which the state is wanted; nil where nothing came since.
-func (g *stateGatherer) oldest() (*rooms.Event, error) {
-	if g.q.first != nil {
-		return g.q.first, nil
-	}
-	return g.b.firstAfter(g.q.room, g.q.before)
-}
-
-// before finds the entry that stood in the state before the wanted position; 0 if there was none.
-func (g *stateGatherer) before(key pdu.StateKey) (pos storage.Pos, err error) {
-	for i := len(g.q.window.events) - 1; i >= 0; i-- {
-		e := g.q.window.events[i]
-		if k, isState := stateKey(e); isState && k == key && e.Pos < g.q.before {
-			return e.Pos, nil
-		}
-	}
-	if g.past != nil {
-		return g.past[key], nil
-	}
-	first, err := g.oldest()
-	if first == nil || err != nil {
-		return 0, err
-	}
-	return g.b.stateKeyOf(first.Snapshot, key)
 }
 
 // stateKeyOf reads one entry of a past state, which never changes: whoever else syncs the room asks for the same ones.
@@ -235,32 +376,26 @@ func (m *pastMemory) put(k pastKey, pos storage.Pos) {
 	m.young[k] = pos
 }
 
-// neededMembers adds the members that the timeline's reader needs.
+// neededMembers adds the members without whom the client cannot show the timeline.
 func (g *stateGatherer) neededMembers() error {
 	for _, user := range g.q.needed {
 		key := pdu.StateKey{Type: memberType, Key: string(user)}
-		member := g.q.room.MemberOf(user)
-		if g.have[key] || member == nil {
+		if g.have[key] {
 			continue
 		}
-		pos := member.Pos
-		if pos >= g.q.before {
-			var err error
-			if pos, err = g.before(key); err != nil {
-				return err
-			}
+		var pos storage.Pos
+		var err error
+		if g.q.shown[key] {
+			pos, err = g.b.entryAt(g.q, g.q.start, key)
+		} else {
+			pos, err = g.b.atEnd(g.q, key)
 		}
-		var e *rooms.Event
-		if pos == 0 || pos == member.Pos {
-			e = g.q.room.State(memberType, string(user))
+		if err != nil {
+			return err
 		}
-		if pos == 0 && e != nil && e.Order == 0 { // a partial room came to know the member by an event of the timeline that cites it
-			pos = member.Pos
+		if pos != 0 && (g.q.force || !g.b.knowsMember(g.q.room, user, pos)) {
+			g.add(key, pos, g.find(key, pos))
 		}
-		if pos == 0 || !g.q.force && g.b.knowsMember(g.q.room, user, pos) {
-			continue
-		}
-		g.add(key, pos, e)
 	}
 	return nil
 }

@@ -27,11 +27,31 @@ type window struct {
 type timeline struct {
 	events  []*rooms.Event // oldest first
 	limited bool
-	prev    int64       // order for prev_batch: what is older comes before it
-	start   storage.Pos // the state section is of before this event
-	first   *rooms.Event
+	last    storage.Pos // the timeline ends here
+	prev    int64       // order for prev_batch: older events come before it
+	start   statePoint  // before the first event
 	view    *rooms.View
-	plain   bool // the events are shown as they are: history visibility was not asked
+}
+
+// begin sets where the timeline begins.
+func (t *timeline) begin() {
+	if len(t.events) == 0 {
+		t.start, t.prev = statePoint{pos: t.last + 1}, int64(t.last+1)*orderStep-1
+		return
+	}
+	first := t.events[0]
+	t.start, t.prev = statePoint{pos: first.Pos, event: first}, first.Order-1
+}
+
+// drop removes the n oldest events.
+func (t *timeline) drop(n int) {
+	t.events, t.limited = t.events[n:], true
+	t.begin()
+}
+
+// fromCreation reports whether the timeline begins with the room.
+func (t *timeline) fromCreation() bool {
+	return len(t.events) > 0 && t.events[0].Type() == "m.room.create"
 }
 
 // window gives the events of a room after a position, up to the answer's.
@@ -55,7 +75,8 @@ func byPos(e *rooms.Event, pos storage.Pos) int {
 // timeline selects the newest events after since (exclusive) up to last (inclusive) that the viewer may see and the filter
 // lets through.
 func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos) (timeline, error) {
-	t := timeline{prev: int64(last+1)*orderStep - 1, start: last + 1, view: b.Rooms.View(room, b.recipient())}
+	t := timeline{last: last, view: b.Rooms.View(room, b.recipient())}
+	t.begin()
 	limit := b.filter.timelineLimit()
 	if !b.filter.Room.Timeline.room(string(room.ID())) {
 		return t, nil
@@ -74,10 +95,7 @@ func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos) 
 		t.events = t.events[:limit]
 	}
 	slices.Reverse(t.events)
-	if len(t.events) > 0 {
-		t.first = t.events[0]
-		t.start, t.prev = t.first.Pos, t.first.Order-1
-	}
+	t.begin()
 	return t, nil
 }
 
@@ -164,8 +182,6 @@ func (b *builder) writeEvents(room *rooms.Room, t *timeline) (err error) {
 	switch {
 	case len(t.events) == 0:
 		return nil
-	case t.plain:
-		return b.writeState(room, t.events)
 	case b.filter.Federation:
 		return b.writeRaw(room, t.events)
 	}

@@ -75,9 +75,13 @@ func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*Event) (visib
 	return visible, err
 }
 
-// Append appends, comma separated, events that Visible has found, as Service.ClientEvents writes them.
+// Append appends events, comma separated, as Service.ClientEvents writes them. Visible has found them, or the recipient is
+// to see them in any case.
 func (w *View) Append(ctx context.Context, tx *storage.Tx, dst []byte, evs []*Event, opt FormOptions) (out []byte, err error) {
 	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {
+		if err := w.open(ctx, tx); err != nil {
+			return err
+		}
 		x, err := w.v.extras(tx, evs, opt)
 		if err != nil {
 			return err
