@@ -86,6 +86,7 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 			errs = append(errs, fmt.Errorf("room %d: %w", nid, err)) // the other rooms all the same
 		}
 	}
+	errs = append(errs, j.Rooms.ForgetPurged(ctx))
 	if j.owed {
 		err := j.DB.Maintain(ctx)
 		j.owed = err != nil

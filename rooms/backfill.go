@@ -364,6 +364,9 @@ func (in *ingest) placePast(events []*incoming) (int, error) {
 				if e.redacts != nil {
 					r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.redacts.by()))
 				}
+				for _, redaction := range e.revealed {
+					r.insert(redaction)
+				}
 			}
 			r.mu.Unlock()
 			backfilled.Add(float64(len(b.events)))
@@ -388,7 +391,7 @@ func (b *batch) takePast(p *pastReader, in *incoming) error {
 	}
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true,
-	}, relation: in.relation, late: in.late, past: in.order, head: &snapshot{}}
+	}, relation: in.relation, late: in.late, past: in.order, head: &snapshot{}, awaited: in.awaited}
 	if in.Type() == typeDummy {
 		pe.Flags |= storage.DummyEvent
 	}
@@ -407,7 +410,7 @@ func (b *batch) takePast(p *pastReader, in *incoming) error {
 	if pe.after = pe.before; verdict != nil {
 		pe.Flags, pe.relation = pe.Flags|storage.RejectedEvent, nil
 	}
-	if err := b.dressPast(in, pe); err != nil {
+	if err := b.dressPast(p, in, pe); err != nil {
 		return err
 	}
 	if key, isState := in.StateKey(); isState && verdict == nil {
@@ -435,7 +438,8 @@ func (b *batch) pastState(p *pastReader, in *incoming) (*snapshot, error) {
 
 // dressPast makes of an event what may be kept of it, and lets a redaction take effect. Where time is over for messages, what
 // came before is not asked for either.
-func (b *batch) dressPast(in *incoming, pe *pendingEvent) error {
+func (b *batch) dressPast(p *pastReader, in *incoming, pe *pendingEvent) error {
+	revealInPlace(in, pe)
 	if err := b.dress(in, pe); err != nil {
 		return err
 	}
@@ -447,7 +451,7 @@ func (b *batch) dressPast(in *incoming, pe *pendingEvent) error {
 	if rejected {
 		return nil
 	}
-	return b.applyRedaction(in, pe)
+	return b.applyRedaction(p, in, pe)
 }
 
 // isOver tells whether messages from the time of an event have expired.

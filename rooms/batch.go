@@ -49,11 +49,14 @@ type pendingEvent struct {
 	extremities []extremity
 	depth       int64
 
-	missing  []id.EventID // prev_events that are not stored
-	awaits   id.EventID   // what it redacts, where that is not stored yet
-	late     bool         // it was one of those
-	past     int64        // its order, where that is not the newest
-	outgoing bool         // other servers are to get it from this one
+	missing    []id.EventID // prev_events that are not stored
+	awaits     id.EventID   // what it redacts, where that is not stored yet
+	awaited    bool         // there are redactions that arrived before it
+	revealed   []*Event     // those that clients see from now on
+	supersedes storage.Pos  // where it was stored while it was withheld
+	late       bool         // it was one of those
+	past       int64        // its order, where that is not the newest
+	outgoing   bool         // other servers are to get it from this one
 }
 
 // stateChange is a change of one entry of the room's current state.
@@ -89,16 +92,10 @@ type redaction struct {
 	target *Event
 	pruned *pdu.Event
 	event  *pendingEvent // the m.room.redaction
-	pos    storage.Pos   // or, where that came before its target, its position
 }
 
 // by is the position of the m.room.redaction.
-func (r *redaction) by() storage.Pos {
-	if r.event != nil {
-		return r.event.Pos
-	}
-	return r.pos
-}
+func (r *redaction) by() storage.Pos { return r.event.Pos }
 
 // proto is an event to be built.
 type proto struct {
@@ -239,7 +236,7 @@ func (b *batch) add(p proto) (*Event, error) {
 		}
 	}
 	if p.unseen {
-		pe.awaits = p.redacts
+		b.withhold(pe, p.redacts)
 	}
 	pe.outgoing = b.leavesHere(&p)
 	if p.typ == typeDummy {
@@ -247,7 +244,9 @@ func (b *batch) add(p proto) (*Event, error) {
 	}
 	b.advance(pe, p.member)
 	b.events = append(b.events, pe)
-	b.notify(pe)
+	if !pe.Hidden() {
+		b.notify(pe)
+	}
 	return pe.Event, nil
 }
 

@@ -92,6 +92,11 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	if err := tx.InsertEvent(&row); err != nil {
 		return err
 	}
+	if e.supersedes != 0 {
+		if err := tx.SupersedeRedaction(e.supersedes); err != nil {
+			return err
+		}
+	}
 	for _, c := range e.changes {
 		if err := c.write(tx, e.Room); err != nil {
 			return err
@@ -113,16 +118,11 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 			return err
 		}
 	}
-	if err := b.writeRedaction(tx, e); err != nil {
+	if err := b.writeRedactions(tx, e); err != nil {
 		return err
 	}
 	if e.late {
 		if err := tx.DeleteBackwardEdge(e.Room, string(e.ID())); err != nil {
-			return err
-		}
-	}
-	if e.RedactedBy != 0 { // by one that came before it
-		if err := tx.DeletePendingRedactions(e.Room, string(e.ID())); err != nil {
 			return err
 		}
 	}
@@ -171,8 +171,18 @@ func (c *stateChange) write(tx *storage.Tx, room int64) error {
 	return tx.SetMembership(storage.MemberRow{User: c.member.nid, Room: room, Membership: c.member.to, Position: c.event.Pos, Changed: changed, JoinedPos: c.joinedSince})
 }
 
-// writeRedaction lets a redaction take effect, now or once its target comes.
-func (b *batch) writeRedaction(tx *storage.Tx, e *pendingEvent) error {
+// writeRedactions lets an event redact another one, now or once that arrives, and shows the redactions of it that were withheld.
+func (b *batch) writeRedactions(tx *storage.Tx, e *pendingEvent) error {
+	if e.awaited && e.Flags&storage.RejectedEvent == 0 {
+		if err := tx.DeletePendingRedactions(e.Room, string(e.ID())); err != nil {
+			return err
+		}
+	}
+	for _, redaction := range e.revealed {
+		if err := tx.ShowRedaction(redaction.Pos); err != nil {
+			return err
+		}
+	}
 	if e.awaits != "" {
 		return tx.AddPendingRedaction(e.Room, string(e.awaits), e.Pos)
 	}

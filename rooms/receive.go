@@ -883,16 +883,16 @@ func (in *ingest) finish(eventID id.EventID, verdict error) {
 }
 
 // lookUp finds what the first of the events need that does not depend on the room's head, and says how many of them can be
-// stored together: an event that relates to one that is not stored yet waits for it.
+// stored together: an event that relates to one that is not stored yet waits for it, and so does one that a redaction before it names.
 func (in *ingest) lookUp(events []*incoming) (int, error) {
 	s := in.svc
-	listed := map[id.EventID]bool{}
+	listed, redacted := map[id.EventID]bool{}, map[id.EventID]bool{}
 	for n, e := range events {
 		e.relation = relationOf(e.Content())
-		if e.relation != nil && listed[e.relation.parent] || listed[e.Redacts()] {
+		if e.relation != nil && listed[e.relation.parent] || listed[e.Redacts()] || redacted[e.ID()] {
 			return n, nil
 		}
-		listed[e.ID()] = true
+		listed[e.ID()], redacted[e.Redacts()] = true, true
 		var err error
 		if e.sender, err = s.UserNID(in.ctx, e.Sender()); err != nil {
 			return 0, err
@@ -925,37 +925,21 @@ func (in *ingest) lookUpOthers(e *incoming) error {
 	}
 	if e.Type() == typeRedaction && e.Redacts() != "" {
 		var err error
-		if e.redacted, err = in.room.FindEvent(in.ctx, e.Redacts()); err != nil {
+		if e.redacted, e.purgedSender, err = in.room.lookUpTarget(in.ctx, e.Redacts()); err != nil {
 			return err
 		}
 	}
 	return in.lookUpEarlier(e)
 }
 
-// lookUpEarlier finds what came before an event although it follows it: its children, and a redaction of it that may be.
+// lookUpEarlier finds what came before an event although it follows it: its children, and redactions of it.
 func (in *ingest) lookUpEarlier(e *incoming) error {
 	return in.svc.db.ReadInner(in.ctx, func(tx *storage.Tx) error {
 		var err error
 		if e.late, err = tx.IsMissing(in.room.nid, string(e.ID())); err != nil {
 			return err
 		}
-		pending, err := tx.PendingRedactions(in.room.nid, string(e.ID()))
-		if err != nil || len(pending) == 0 {
-			return err
-		}
-		redactions, err := in.room.eventsAt(tx, pending)
-		if err != nil {
-			return err
-		}
-		levels := in.room.Levels()
-		for _, pos := range pending {
-			r := redactions[pos]
-			if r != nil && (serverOf(string(r.Sender())) == serverOf(string(e.Sender())) || levels.UserLevel(r.Sender()) >= levels.Redact) {
-				e.redactedBy = pos
-				return nil
-			}
-		}
-		return nil
+		return in.lookUpEarlierRedactions(tx, e)
 	})
 }
 

@@ -256,11 +256,12 @@ func (c *completion) accept(e *Event, before *snapshot) error {
 	pe := &pendingEvent{Event: &Event{
 		Event: e.Event, Room: c.room.nid, SenderNID: e.SenderNID, ReceivedTS: e.ReceivedTS, ThreadRoot: in.threadRoot, built: true,
 		Flags: e.Flags &^ storage.RejectedEvent,
-	}, relation: in.relation, before: before, after: before}
+	}, relation: in.relation, before: before, after: before, awaited: in.awaited}
+	revealInPlace(in, pe)
 	if err := c.dress(in, pe); err != nil {
 		return err
 	}
-	if err := c.applyRedaction(in, pe); err != nil {
+	if err := c.applyRedaction(c.p, in, pe); err != nil {
 		return err
 	}
 	if key, isState := e.StateKey(); isState {
@@ -434,6 +435,9 @@ func (c *completion) committed() {
 		h.order = max(h.order, e.Order)
 		if !e.Hidden() {
 			h.push(e.Event)
+		}
+		for _, redaction := range e.revealed {
+			r.insert(redaction)
 		}
 	}
 	h.generation++

@@ -283,11 +283,13 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	if r.Membership(n.Sender.ID) != Join {
 		return mxerr.Forbidden("You are not in this room")
 	}
-	target, err := r.FindEvent(ctx, p.redacts)
-	if err != nil {
+	target, purgedSender, err := r.lookUpTarget(ctx, p.redacts)
+	switch {
+	case err != nil:
 		return err
-	}
-	if target == nil && r.Shared() { // another server may have it, and it may yet come
+	case purgedSender != "": // clients may still show it
+		return mayRedactOf(r, n.Sender.ID, purgedSender)
+	case target == nil && r.Shared(): // another server may have it, and it may yet come
 		p.unseen = true
 		return nil
 	}
@@ -297,12 +299,16 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	if target.IsStateKey(typeCreate, "") {
 		return mxerr.Forbidden("The event that created the room cannot be redacted")
 	}
-	levels := r.Levels()
-	if target.Sender() != n.Sender.ID && levels.UserLevel(n.Sender.ID) < levels.Redact {
-		return mxerr.Forbidden("You may not redact other users' events in this room")
-	}
 	if target.RedactedBy == 0 {
 		p.target = target
+	}
+	return mayRedactOf(r, n.Sender.ID, target.Sender())
+}
+
+// mayRedactOf wants a local user to redact only their own events, unless they have the power to redact others'.
+func mayRedactOf(r *Room, user, sender id.UserID) error {
+	if levels := r.Levels(); sender != user && levels.UserLevel(user) < levels.Redact {
+		return mxerr.Forbidden("You may not redact other users' events in this room")
 	}
 	return nil
 }

@@ -24,11 +24,14 @@ type incoming struct {
 	asked   bool  // it was asked for, not sent
 	refused error // a policy server does not want it
 
-	relation   *relation
-	threadRoot storage.Pos
-	redacted   *Event      // what an m.room.redaction redacts; nil where that is not stored
-	redactedBy storage.Pos // a redaction of this event that came before it
-	late       bool        // events that follow it came before it
+	relation     *relation
+	threadRoot   storage.Pos
+	redacted     *Event             // what an m.room.redaction redacts; nil where that is not stored
+	redactedBy   storage.Pos        // the redaction of this event that took effect before it was stored
+	awaited      bool               // there are redactions that arrived before this event, and of those
+	earlier      []earlierRedaction // the valid ones
+	purgedSender id.UserID          // of the event that an m.room.redaction redacts, where it was purged
+	late         bool               // events that follow it came before it
 
 	gaps map[id.EventID]gap // the state after prev_events that are not stored
 
@@ -55,7 +58,7 @@ var (
 func (b *batch) take(in *incoming) (verdict, err error) {
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true,
-	}, relation: in.relation, outgoing: in.relay, late: in.late}
+	}, relation: in.relation, outgoing: in.relay, late: in.late, awaited: in.awaited}
 	if in.Type() == typeDummy {
 		pe.Flags |= storage.DummyEvent
 	}
@@ -73,19 +76,24 @@ func (b *batch) take(in *incoming) (verdict, err error) {
 			}
 			return b.follow(p, in, pe, verdict, onHead)
 		})
-		if err == nil {
-			b.events = append(b.events, pe)
+		if err != nil {
+			return verdict, err
 		}
-		return verdict, err
+		return verdict, b.append(in, pe)
 	}
 	if err != nil {
 		return nil, err
 	}
-	err = b.follow(nil, in, pe, verdict, true)
-	if err == nil {
-		b.events = append(b.events, pe)
+	if err := b.follow(nil, in, pe, verdict, true); err != nil {
+		return verdict, err
 	}
-	return verdict, err
+	return verdict, b.append(in, pe)
+}
+
+// append adds an event that was judged to the batch, and behind it the redactions that it lets be seen.
+func (b *batch) append(in *incoming, pe *pendingEvent) error {
+	b.events = append(b.events, pe)
+	return b.reveal(in, pe)
 }
 
 // onHead tells whether an event follows all that the room's newest ones are.
@@ -328,7 +336,7 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 		b.settleHead(pe)
 		return nil
 	}
-	if err := b.applyRedaction(in, pe); err != nil {
+	if err := b.applyRedaction(p, in, pe); err != nil {
 		return err
 	}
 	if err := b.moveHead(p, in, pe, onHead); err != nil {
@@ -358,30 +366,6 @@ func (b *batch) dress(in *incoming, pe *pendingEvent) error {
 		pe.Flags |= storage.SkeletonEvent
 	}
 	return nil
-}
-
-// applyRedaction lets a redaction take effect that may: of an event of the sender's server, or by somebody with the power.
-// Spec: rooms/v3#handling-redactions
-func (b *batch) applyRedaction(in *incoming, pe *pendingEvent) error {
-	if in.Type() != typeRedaction || in.IsState() || in.Redacts() == "" {
-		return nil
-	}
-	if in.redacted == nil {
-		pe.awaits = in.Redacts()
-		return nil
-	}
-	if in.redacted.RedactedBy != 0 || !b.mayRedact(in.Event, in.redacted) {
-		return nil
-	}
-	return b.redact(pe, in.redacted)
-}
-
-func (b *batch) mayRedact(redaction *pdu.Event, target *Event) bool {
-	if target.IsStateKey(typeCreate, "") || target.Flags&storage.RejectedEvent != 0 {
-		return false
-	}
-	levels := b.room.next.levels
-	return serverOf(string(redaction.Sender())) == serverOf(string(target.Sender())) || levels.UserLevel(redaction.Sender()) >= levels.Redact
 }
 
 // moveHead makes an accepted event one of the room's newest, and the state where those meet the current one.

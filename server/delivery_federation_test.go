@@ -277,3 +277,33 @@ func TestAnEventWhosePastCannotBeAskedForIsTriedAgain(t *testing.T) {
 		t.Errorf("asked %d times", asked.Load())
 	}
 }
+
+// A server that does not know an event cannot tell whether its user may redact it; the others can.
+func TestRedactionWithoutPowerReachesNobody(t *testing.T) {
+	net := testserver.Federation(t, 2, nil)
+	alice, bob := net.Servers[0].Register("alice"), net.Servers[1].Register("bob")
+	room, _ := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)
+	target := tell(alice, room, "from-before-bob")
+	bob.Do("POST", "/v3/join/"+room+"?via=hs1.test", map[string]any{})
+	atAlice, atBob := listen(t, alice, room), listen(t, bob, room)
+	bob.Do("PUT", "/v3/rooms/"+room+"/redact/"+target+"/1", map[string]any{"reason": "spite"})
+	tell(bob, room, "done")
+	atAlice.until("alice hears that bob is done", func() bool { return slices.Contains(atAlice.bodies(), "done") })
+	atBob.until("bob hears himself", func() bool { return slices.Contains(atBob.bodies(), "done") })
+	messages := bob.Do("GET", "/v3/rooms/"+room+"/messages?dir=b&limit=50", nil) // where his server gets the target
+	for who, seen := range map[string]any{
+		"alice": append(atAlice.events, alice.Do("GET", "/v3/rooms/"+room+"/messages?dir=b&limit=50", nil)),
+		"bob":   append(atBob.events, messages),
+	} {
+		if text := fmt.Sprint(seen); strings.Contains(text, "m.room.redaction") || strings.Contains(text, "spite") {
+			t.Errorf("%s sees %s", who, text)
+		}
+	}
+	if e := alice.Do("GET", "/v3/rooms/"+room+"/event/"+target, nil); testserver.Get(e, "content", "body") != "from-before-bob" {
+		t.Errorf("the target is %v", e)
+	}
+	alice.Do("PUT", "/v3/rooms/"+room+"/redact/"+target+"/2", map[string]any{"reason": "regret"})
+	atBob.until("bob hears of alice's redaction", func() bool {
+		return slices.ContainsFunc(atBob.events, func(e map[string]any) bool { return e["redacts"] == target })
+	})
+}

@@ -11,9 +11,10 @@ const (
 	SkeletonEvent                          // purged: only what the graph needs is left
 	DummyEvent                             // says nothing: it merges forward extremities
 	GapEvent                               // what comes right before it is not stored
+	WithheldEvent                          // a redaction that was not validated, or not yet
 
-	// HiddenEvent is what no client ever gets.
-	HiddenEvent = OutlierEvent | RejectedEvent | SoftFailedEvent | SkeletonEvent | DummyEvent
+	// HiddenEvent is what no client gets.
+	HiddenEvent = OutlierEvent | RejectedEvent | SoftFailedEvent | SkeletonEvent | DummyEvent | WithheldEvent
 )
 
 // EventRow is one row of events.
@@ -79,7 +80,8 @@ const eventByIDQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_has
 ORDER BY e.ord DESC, e.position DESC LIMIT 1`
 
 // EventByID finds an event of a room. One that was known without a place before it arrived has two rows, since states of
-// then name the older: the one with the place counts, or the newer one where it has none. It rides events_by_id.
+// then name the older, and so has a redaction that was withheld: the one with the highest order counts, or the newer one
+// where none has a place. It rides events_by_id.
 func (tx *Tx) EventByID(room int64, eventID string) (EventRow, bool, error) {
 	return one(tx, scanEvent, eventByIDQuery, tx.IDHash(eventID), eventID, room)
 }
@@ -114,7 +116,7 @@ func (tx *Tx) RecentEvents(room int64, limit int) ([]EventRow, error) {
 	return collect(tx, scanEvent, recentEventsQuery, room, limit)
 }
 
-const takenInQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.position > $2 AND (e.ord > 0 OR e.flags & 3 = 2)
+const takenInQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.position > $2 AND (e.ord > 0 AND e.flags & 1 = 0 OR e.flags & 3 = 2)
 ORDER BY e.position LIMIT $3`
 
 // TakenIn reads what a room took in after a position, refused or not, in the order of arrival; what it has got of the past since then is
@@ -147,6 +149,19 @@ func (tx *Tx) RedactEvent(p Pos, json []byte, by Pos) error {
 		return err
 	}
 	return tx.DeleteRelation(p)
+}
+
+// ShowRedaction lets clients see a redaction that was withheld, in its place.
+func (tx *Tx) ShowRedaction(p Pos) error {
+	_, err := tx.exec(`UPDATE events SET flags = flags - $2 WHERE position = $1 AND flags & $2 <> 0`, int64(p), int64(WithheldEvent))
+	return err
+}
+
+// SupersedeRedaction makes a withheld redaction that arrives again an outlier. Its row stays where it is for what names its
+// position, as the outbox does, and until it expires.
+func (tx *Tx) SupersedeRedaction(p Pos) error {
+	_, err := tx.exec(`UPDATE events SET flags = flags | $2 WHERE position = $1`, int64(p), int64(OutlierEvent))
+	return err
 }
 
 const insertEventPushQuery = `INSERT INTO event_push (user_nid, room_nid, position, push) VALUES ($1, $2, $3, $4)`

@@ -39,19 +39,42 @@ func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
 	if err := tx.unlinkEvent(p, eventID); err != nil {
 		return err
 	}
-	_, err := tx.exec(`DELETE FROM events WHERE position = $1`, int64(p))
-	return err
+	return tx.PurgeBare([]Pos{p})
 }
 
 // PurgeBare deletes message events on which nothing hangs, as Entangled tells.
 func (tx *Tx) PurgeBare(positions []Pos) error {
 	for part := range slices.Chunk(positions, maxIn) {
 		list, args := In(1, part)
+		remembered, _ := In(2, part)
+		if _, err := tx.exec(rememberPurgedQuery+remembered+` ON CONFLICT DO NOTHING`, append([]any{tx.Now().UnixMilli()}, args...)...); err != nil {
+			return err
+		}
 		if _, err := tx.exec(`DELETE FROM events WHERE position IN `+list, args...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// What was redacted needs no second redaction.
+const rememberPurgedQuery = `INSERT INTO purged_events (room_nid, id_hash, sender_nid, purged_ts)
+SELECT room_nid, id_hash, sender_nid, CAST($1 AS BIGINT) FROM events WHERE redacted_by = 0 AND position IN `
+
+// PurgedSender finds out who sent an event of a room that was purged, as far as it is remembered. It rides the primary key.
+func (tx *Tx) PurgedSender(room int64, eventID string) (user string, found bool, err error) {
+	return one(tx, scanString, `SELECT u.user_id FROM purged_events p JOIN users u ON u.nid = p.sender_nid WHERE p.room_nid = $1 AND p.id_hash = $2`,
+		room, tx.IDHash(eventID))
+}
+
+const forgetPurgedQuery = `DELETE FROM purged_events WHERE (room_nid, id_hash) IN (
+    SELECT room_nid, id_hash FROM purged_events WHERE purged_ts < $1 ORDER BY purged_ts LIMIT $2)`
+
+// ForgetPurged forgets who sent some of the events that were purged before a time (ms), and reports whether there are more.
+// It rides purged_events_by_time.
+func (tx *Tx) ForgetPurged(before int64, limit int) (more bool, err error) {
+	n, err := tx.exec(forgetPurgedQuery, before, limit)
+	return n == int64(limit), err
 }
 
 // Entangled finds those of the events on which something hangs: a relation in either direction, a thread, a push row. Most

@@ -127,15 +127,15 @@ func (tx *Tx) AddPendingRedaction(room int64, target string, p Pos) error {
 	return err
 }
 
-// PendingRedactions lists the redactions of an event that came before it, the oldest first.
-func (tx *Tx) PendingRedactions(room int64, target string) ([]Pos, error) {
+// PendingRedactions lists the redactions of an event that arrived before it, the oldest first.
+func (tx *Tx) PendingRedactions(room int64, target string, limit int) ([]Pos, error) {
 	return collect(tx, func(r Row) (p Pos, err error) {
 		err = r.Scan(&p)
 		return p, err
-	}, `SELECT position FROM pending_redactions WHERE room_nid = $1 AND target_id = $2 ORDER BY position LIMIT 20`, room, target)
+	}, `SELECT position FROM pending_redactions WHERE room_nid = $1 AND target_id = $2 ORDER BY position LIMIT $3`, room, target, limit)
 }
 
-// DeletePendingRedactions forgets the redactions of an event: it has come.
+// DeletePendingRedactions forgets the redactions of an event that has arrived.
 func (tx *Tx) DeletePendingRedactions(room int64, target string) error {
 	_, err := tx.exec(`DELETE FROM pending_redactions WHERE room_nid = $1 AND target_id = $2`, room, target)
 	return err

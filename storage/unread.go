@@ -12,10 +12,9 @@ type UnreadRow struct {
 	Push       int64
 }
 
-// 31 is HiddenEvent.
 const unreadQuery = `SELECT e.position, e.ord, e.thread_root, e.origin_ts, e.received_ts, e.sender_nid, e.state_key IS NOT NULL, coalesce(p.push, e.push)
 FROM events e LEFT JOIN event_push p ON p.user_nid = $1 AND p.room_nid = $2 AND p.position = e.position
-WHERE e.room_nid = $2 AND e.ord > $3 AND e.flags & 31 = 0 AND (e.sender_nid = $1 OR coalesce(p.push, e.push) <> 0)
+WHERE e.room_nid = $2 AND e.ord > $3 AND e.flags & $5 = 0 AND (e.sender_nid = $1 OR coalesce(p.push, e.push) <> 0)
 ORDER BY e.ord DESC LIMIT $4`
 
 // Unread lists the newest events after an order that count for a user or are the user's own, newest first. It rides
@@ -24,7 +23,7 @@ func (tx *Tx) Unread(user, room, after int64, limit int) ([]UnreadRow, error) {
 	return collect(tx, func(r Row) (u UnreadRow, err error) {
 		err = r.Scan(&u.Position, &u.Order, &u.ThreadRoot, &u.OriginTS, &u.ReceivedTS, &u.Sender, &u.IsState, &u.Push)
 		return u, err
-	}, unreadQuery, user, room, after, limit)
+	}, unreadQuery, user, room, after, limit, int64(HiddenEvent))
 }
 
 // ReadUpTo is how far a user has read a thread, or everything where Thread is "".

@@ -1,8 +1,6 @@
 package eventauth
 
 import (
-	"ebb/rooms/pdu"
-
 	"maunium.net/go/mautrix/id"
 )
 
@@ -90,12 +88,12 @@ func above[K comparable](a, b map[K]int64, level int64) bool {
 	return false
 }
 
-// MayRedact tells whether a redaction is to be applied to its target: by someone with the room's redact level, or by
-// a user of the server that sent the target. Versions 1 and 2 judge this in the authorisation rules already.
+// MayRedact reports whether a redaction by one user of an event by another is valid: the first has the room's redact level, or both
+// are on one server. Versions 1 and 2 judge much the same in the authorisation rules.
 //
 // Spec: rooms/v3#handling-redactions
-func MayRedact(levels *PowerLevels, redaction, target *pdu.Event) bool {
-	return levels.UserLevel(redaction.Sender()) >= levels.Redact || sameServer(redaction.Sender(), target.Sender())
+func MayRedact(levels *PowerLevels, redacts, sent id.UserID) bool {
+	return levels.UserLevel(redacts) >= levels.Redact || sameServer(redacts, sent)
 }
 
 func sameServer(a, b id.UserID) bool { return domain(string(a)) == domain(string(b)) }

@@ -191,7 +191,7 @@ func TestRedactionNeedsTheRightOrTheSameServer(t *testing.T) {
 		want       bool
 	}{{mod, bob, true}, {bob, anon, true}, {bob, bob, true}, {bob, mod, false}, {carol, bob, false}} {
 		redaction := build(t, v, message(tc.sender, typeRedaction))
-		if got := MayRedact(power, redaction, build(t, v, message(tc.of, "m.room.message"))); got != tc.want {
+		if got := MayRedact(power, redaction.Sender(), build(t, v, message(tc.of, "m.room.message")).Sender()); got != tc.want {
 			t.Errorf("%s redacts %s: %v", tc.sender, tc.of, got)
 		}
 	}

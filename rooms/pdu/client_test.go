@@ -97,6 +97,33 @@ func TestClientJSONLeavesFederationMembersOut(t *testing.T) {
 	})
 }
 
+// Some clients take content.redacts for the target, or a state event for a redaction; nobody has validated either.
+func TestClientsFindNothingElseThatIsRedacted(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v *Version) {
+		s, key := specKey(t), ""
+		redaction, state := message(v), message(v)
+		redaction.Type, redaction.Redacts = typeRedaction, eventID(v, 5)
+		state.Type, state.StateKey, state.Redacts = typeRedaction, &key, eventID(v, 5)
+		victim := eventID(v, 6)
+		forged := with(t, mustBuild(t, v, redaction, s).JSON(), "content", `{"redacts":"`+string(victim)+`"}`)
+		if v.RedactsInContent {
+			forged = with(t, mustBuild(t, v, redaction, s).JSON(), "redacts", `"`+string(victim)+`"`)
+		}
+		withoutTarget := with(t, with(t, mustBuild(t, v, message(v), s).JSON(), "type", `"m.room.redaction"`), "content", `{"redacts":["`+string(victim)+`"]}`)
+		for _, raw := range [][]byte{forged, withoutTarget, mustBuild(t, v, state, s).JSON()} {
+			e, err := Parse(v, raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, target := range []id.EventID{victim, state.Redacts} {
+				if form := e.ClientJSON(false); bytes.Contains(form, []byte(target)) && (target == victim || e.IsState()) {
+					t.Errorf("clients get %s", form)
+				}
+			}
+		}
+	})
+}
+
 func TestClientJSONOfASkeletonIsWhole(t *testing.T) {
 	e, err := ParseStored(versionOf(t, "10"), "$e", []byte(`{"type":"m.room.redaction","redacts":"$r"}`))
 	if err != nil {

@@ -1,0 +1,204 @@
+package rooms
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/eventauth"
+	"ebb/storage"
+)
+
+// earlierRedaction is a valid redaction that arrived before its target and was withheld until now.
+type earlierRedaction struct {
+	*Event
+	before *snapshot
+}
+
+// applyRedaction redacts the target of a valid redaction: one by a user of the server that the target's sender is on, or by a user
+// with the power to redact. Any other redaction is withheld from clients, which would apply it; where the target is not known,
+// until that arrives. p is nil where the state before the event is the provisional one.
+// Spec: rooms/v3#handling-redactions
+func (b *batch) applyRedaction(p *pastReader, in *incoming, pe *pendingEvent) error {
+	if in.Type() != typeRedaction || in.IsState() {
+		return nil
+	}
+	levels := b.room.next.levels
+	if p != nil {
+		var err error
+		if levels, err = levelsIn(p, pe.before); err != nil {
+			return err
+		}
+	}
+	switch target := in.redacted; {
+	case target == nil && in.purgedSender == "":
+		b.withhold(pe, in.Redacts())
+	case target == nil && !eventauth.MayRedact(levels, in.Sender(), in.purgedSender), target != nil && !mayRedactEvent(levels, in.Sender(), target):
+		b.withhold(pe, "")
+	case target != nil && target.RedactedBy == 0:
+		return b.redact(pe, target)
+	}
+	return nil
+}
+
+// withhold hides a redaction from clients. target is an event that may yet arrive, and which then decides.
+func (b *batch) withhold(pe *pendingEvent, target id.EventID) {
+	pe.Flags |= storage.WithheldEvent
+	pe.relation, pe.awaits = nil, target
+}
+
+// levelsIn reads the power levels of a state.
+func levelsIn(p *pastReader, s *snapshot) (*eventauth.PowerLevels, error) {
+	v := &pastView{p: p, s: s}
+	levels := eventauth.Levels(p.r.version, v.Get(typeCreate, ""), v.Get(typePowerLevels, ""))
+	return levels, v.err
+}
+
+// mayRedactEvent reports whether a redaction of a stored event is valid.
+func mayRedactEvent(levels *eventauth.PowerLevels, sender id.UserID, target *Event) bool {
+	return !target.IsStateKey(typeCreate, "") && target.Flags&storage.RejectedEvent == 0 && eventauth.MayRedact(levels, sender, target.Sender())
+}
+
+// lookUpTarget finds what a redaction redacts, or who sent it where it was purged.
+func (r *Room) lookUpTarget(ctx context.Context, target id.EventID) (e *Event, purgedSender id.UserID, err error) {
+	if e, err = r.FindEvent(ctx, target); e != nil || err != nil {
+		return e, "", err
+	}
+	err = r.svc.db.ReadInner(ctx, func(tx *storage.Tx) error {
+		sender, _, err := tx.PurgedSender(r.nid, string(target))
+		purgedSender = id.UserID(sender)
+		return err
+	})
+	return nil, purgedSender, err
+}
+
+// Bounds of what redactions that arrive before their target cost when it does.
+const (
+	// maxPendingRedactions is how many are judged, the oldest first: others can send them for nothing, and one of the author's
+	// own must be found among those.
+	maxPendingRedactions = 1000
+	// maxRevealedRedactions is how many of the valid ones clients are shown. The first one does it all.
+	maxRevealedRedactions = 20
+)
+
+// lookUpEarlierRedactions finds the valid ones of the redactions of an event that arrived before it.
+func (in *ingest) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
+	pending, err := tx.PendingRedactions(in.room.nid, string(e.ID()), maxPendingRedactions)
+	if err != nil || len(pending) == 0 {
+		return err
+	}
+	e.awaited = true
+	redactions, err := in.room.eventsAt(tx, pending)
+	if err != nil {
+		return err
+	}
+	p := newPastReader(in.room, tx, nil, newPastFacts())
+	for _, pos := range pending {
+		r := redactions[pos]
+		if len(e.earlier) == maxRevealedRedactions {
+			break
+		}
+		if r == nil || r.Flags&storage.HiddenEvent != storage.WithheldEvent || e.IsStateKey(typeCreate, "") {
+			continue
+		}
+		before, err := p.before(r)
+		if err != nil {
+			return err
+		}
+		levels, err := levelsIn(p, before)
+		if err != nil {
+			return err
+		}
+		if eventauth.MayRedact(levels, r.Sender(), e.Sender()) {
+			e.earlier = append(e.earlier, earlierRedaction{r, before})
+		}
+	}
+	return nil
+}
+
+// reveal lets the redactions that arrived before their target arrive once more, behind it: clients get the redactions as if they
+// had come now.
+func (b *batch) reveal(in *incoming, target *pendingEvent) error {
+	if target.Flags&storage.RejectedEvent != 0 {
+		return nil
+	}
+	for i, r := range in.earlier {
+		again := *b.again(r)
+		pe := &again
+		if i == 0 {
+			if err := b.redact(pe, target.Event); err != nil {
+				return err
+			}
+		}
+		n := &b.room.next
+		if at := slices.IndexFunc(n.extremities, func(x extremity) bool { return x.id == r.ID() }); at >= 0 {
+			n.extremities = slices.Clone(n.extremities)
+			n.extremities[at] = extremity{id: r.ID(), event: pe.Event, after: n.extremities[at].after}
+		}
+		b.settleHead(pe)
+		b.notify(pe)
+		b.events = append(b.events, pe)
+	}
+	return nil
+}
+
+// again makes of a withheld redaction the event that clients see.
+func (b *batch) again(r earlierRedaction) *pendingEvent {
+	return &pendingEvent{
+		Event: &Event{
+			Event: r.Event.Event, Room: b.room.nid, SenderNID: r.SenderNID, DeviceNID: r.DeviceNID, TxnID: r.TxnID, ReceivedTS: r.ReceivedTS,
+			RedactedBy: r.RedactedBy, Flags: r.Flags &^ (storage.WithheldEvent | storage.GapEvent), built: true,
+		},
+		before: r.before, after: r.before, supersedes: r.Pos,
+	}
+}
+
+// revealInPlace is reveal for a target that nobody gets as news: it is stored in its redacted form, and the redactions are seen where
+// they are.
+func revealInPlace(in *incoming, target *pendingEvent) {
+	if target.Flags&storage.RejectedEvent != 0 || len(in.earlier) == 0 {
+		return
+	}
+	in.redactedBy = in.earlier[0].Pos
+	for _, r := range in.earlier {
+		shown := r.Event.redactedAs(r.Event.Event, r.RedactedBy)
+		shown.Flags &^= storage.WithheldEvent
+		target.revealed = append(target.revealed, shown)
+	}
+}
+
+// insert puts an event that was hidden into the ring. r.mu is held.
+func (r *Room) insert(e *Event) {
+	h := &r.head
+	if e.Pos <= h.ringOK || isPast(e.row()) {
+		return
+	}
+	at, found := slices.BinarySearchFunc(h.ring, e.Pos, func(o *Event, pos storage.Pos) int { return int(o.Pos - pos) })
+	if !found {
+		h.ring = slices.Insert(slices.Clone(h.ring), at, e)
+	}
+}
+
+// rememberPurged is how long it is known who sent an event that was purged: clients that were away for so long may still show it,
+// and its author or a moderator redact it.
+const rememberPurged = 30 * 24 * time.Hour
+
+// forgetPurgedChunk is how many such events one write forgets: 2000 keep it under about 20 ms.
+const forgetPurgedChunk = 2000
+
+// ForgetPurged forgets who sent what was purged long ago.
+func (s *Service) ForgetPurged(ctx context.Context) error {
+	before := s.Now().Add(-rememberPurged).UnixMilli()
+	for more := true; more; {
+		err := s.db.Write(ctx, func(tx *storage.Tx) (err error) {
+			more, err = tx.ForgetPurged(before, forgetPurgedChunk)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,319 @@
+package rooms
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// redact builds a redaction by a user of the stranger.
+func (s *siege) redact(target id.EventID, prev ...id.EventID) *pdu.Event {
+	s.Helper()
+	return s.evil.make(s.room, pdu.Proto{
+		Type: typeRedaction, Sender: s.mallory, Redacts: target, PrevEvents: prev, Content: json.RawMessage(`{"reason":"because"}`),
+	})
+}
+
+// shows reports whether alice's clients get an event, and wants every way of reading to agree on it.
+func (s *siege) shows(eventID id.EventID) bool {
+	s.Helper()
+	alice := reads(s.alice)
+	_, err := s.svc.GetEvent(s.Context(), s.room, eventID, alice)
+	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+		s.Fatal(err)
+	}
+	shown := err == nil
+	page, err := s.svc.Messages(s.Context(), s.room, alice, PageRequest{Backwards: true, Limit: MaxPage})
+	s.ok(err)
+	var listed int
+	for _, raw := range page.Chunk {
+		if strings.Contains(string(raw), `"event_id":"`+string(eventID)+`"`) && !strings.Contains(string(raw), `"redacted_because"`) {
+			listed++
+		}
+	}
+	if inRing := slices.Contains(s.ring(s.room), eventID); (listed == 1) != shown || inRing != shown || listed > 1 {
+		s.Fatalf("%s is shown: %t, %d times in /messages, %t to /sync", eventID, shown, listed, inRing)
+	}
+	return shown
+}
+
+// reopen starts the server of the siege anew.
+func (s *siege) reopen() { s.svc = s.open() }
+
+var redactionVersions = []id.RoomVersion{id.RoomV1, id.RoomV3, id.RoomV10, id.RoomV11, id.RoomV12}
+
+func TestRedactionWithoutPowerReachesNoClient(t *testing.T) {
+	for _, v := range redactionVersions {
+		s := besieged(t, v)
+		s.svc.Push = outcomes{s.alice.NID}
+		mine := s.say(s.alice, s.room, "by alice")
+		create := s.room0().ID()
+		for _, target := range []id.EventID{mine, create, "", id.EventID("$" + strings.Repeat("A", 43))} {
+			redaction := s.redact(target)
+			s.evil.send(s.room, redaction)
+			if s.shows(redaction.ID()) {
+				t.Errorf("version %s: a redaction of %q is shown", v, target)
+			}
+		}
+		if got := s.stored(s.room, mine); got.RedactedBy != 0 || !strings.Contains(string(got.JSON()), "by alice") {
+			t.Errorf("version %s: mallory redacted %s", v, got.JSON())
+		}
+		if u, err := s.svc.Unread(t.Context(), nil, s.alice.NID, s.house.room(s.room).NID()); err == nil && u.Main != (UnreadCount{}) {
+			t.Errorf("version %s: they count as %+v", v, u.Main)
+		}
+		ends := s.ends()
+		s.whole()
+		s.reopen()
+		for _, end := range ends {
+			if e := s.stored(s.room, end); e.Type() == typeRedaction && s.shows(end) {
+				t.Errorf("version %s: a restart shows %s", v, end)
+			}
+		}
+	}
+}
+
+// room0 is the room's create event.
+func (s *siege) room0() *Event { return s.house.room(s.room).State(typeCreate, "") }
+
+func TestRedactionIsWithheldUntilItsTargetArrives(t *testing.T) {
+	for _, v := range redactionVersions {
+		for _, together := range []bool{false, true} {
+			s := besieged(t, v)
+			head := s.ends()
+			target := s.evil.say(s.room, s.mallory, "secret", head...)
+			first, second := s.redact(target.ID(), head...), s.redact(target.ID())
+			if together {
+				s.evil.sendGood(s.room, first, second, target)
+			} else {
+				s.evil.sendGood(s.room, first)
+				s.evil.sendGood(s.room, second)
+				if s.shows(first.ID()) || s.shows(second.ID()) {
+					t.Errorf("version %s: a redaction of an unknown event is shown", v)
+				}
+				s.say(s.alice, s.room, "meanwhile")
+				s.reopen()
+				s.evil.sendGood(s.room, target)
+			}
+			got := s.stored(s.room, target.ID())
+			if strings.Contains(string(got.JSON()), "secret") || got.RedactedBy != s.stored(s.room, first.ID()).Pos {
+				t.Errorf("version %s: the target is %s, redacted by %d", v, got.JSON(), got.RedactedBy)
+			}
+			for _, redaction := range []*pdu.Event{first, second} {
+				if !s.shows(redaction.ID()) || s.stored(s.room, redaction.ID()).Pos <= got.Pos {
+					t.Errorf("version %s: the redaction is not news behind its target", v)
+				}
+			}
+			s.whole()
+			s.say(s.alice, s.room, "and on")
+			s.whole()
+		}
+	}
+}
+
+// A redaction that is an end of the graph stays one when it arrives again.
+func TestRedactionThatIsShownLateStaysAnEndOfTheGraph(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	head := s.ends()
+	target := s.evil.say(s.room, s.mallory, "secret", head...)
+	redaction := s.redact(target.ID(), head...)
+	s.evil.sendGood(s.room, redaction)
+	s.evil.sendGood(s.room, target)
+	if ends := s.ends(); !slices.Contains(ends, redaction.ID()) || !slices.Contains(ends, target.ID()) || len(ends) != 2 {
+		t.Errorf("the graph ends in %v", ends)
+	}
+	s.matchesDisk(s.room)
+	s.reopen()
+	s.evil.sendGood(s.room, s.evil.say(s.room, s.mallory, "on both"))
+	s.whole()
+}
+
+func TestRedactionByAnotherServerStaysWithheldWhenItsTargetArrives(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	other := s.n.stranger("other", s.peer)
+	eve := other.user("eve")
+	other.join(s.room, eve)
+	head := s.ends()
+	target := s.evil.say(s.room, s.mallory, "mine", head...)
+	redaction := other.make(s.room, pdu.Proto{Type: typeRedaction, Sender: eve, Redacts: target.ID(), PrevEvents: head})
+	other.sendGood(s.room, redaction)
+	s.evil.sendGood(s.room, target)
+	if got := s.stored(s.room, target.ID()); got.RedactedBy != 0 || !s.shows(target.ID()) || s.shows(redaction.ID()) {
+		t.Errorf("the target is redacted by %d, the redaction shown: %t", got.RedactedBy, s.shows(redaction.ID()))
+	}
+	s.whole()
+}
+
+func TestInvalidRedactionsKeepNoValidOneOut(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	other := s.n.stranger("other", s.peer)
+	eve := other.user("eve")
+	other.join(s.room, eve)
+	target := s.evil.say(s.room, s.mallory, "secret")
+	for range 25 {
+		other.sendGood(s.room, other.make(s.room, pdu.Proto{Type: typeRedaction, Sender: eve, Redacts: target.ID()}))
+	}
+	s.evil.sendGood(s.room, s.redact(target.ID()))
+	s.evil.sendGood(s.room, target)
+	if s.stored(s.room, target.ID()).RedactedBy == 0 {
+		t.Error("the author's redaction is lost among those of others")
+	}
+	s.whole()
+}
+
+// The power to redact is that of the state before the redaction.
+func TestModeratorsRedactionCountsThoughTheyLoseThePowerAfterwards(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	mine := s.say(s.alice, s.room, "spam")
+	s.set(s.alice, s.room, typePowerLevels, "", `{"users":{"@alice:here":100,"@mallory:evil":50}}`)
+	redaction := s.redact(mine)
+	s.set(s.alice, s.room, typePowerLevels, "", `{"users":{"@alice:here":100}}`)
+	tooLate := s.redact(mine)
+	s.evil.sendGood(s.room, tooLate)
+	if s.stored(s.room, mine).RedactedBy != 0 || s.shows(tooLate.ID()) {
+		t.Error("a redaction by who has lost the power counts")
+	}
+	s.evil.sendGood(s.room, redaction)
+	if s.stored(s.room, mine).RedactedBy == 0 || !s.shows(redaction.ID()) {
+		t.Error("a redaction from before they lost the power does not count")
+	}
+	s.whole()
+}
+
+func TestRedactionOfAPurgedEventIsJudgedByItsSender(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	other := s.n.stranger("other", s.peer)
+	eve := other.user("eve")
+	other.join(s.room, eve)
+	theirs := s.evil.say(s.room, s.mallory, "short-lived")
+	s.evil.sendGood(s.room, theirs)
+	mine := s.say(s.alice, s.room, "short-lived too")
+	s.keep(s.room, time.Hour)
+	s.now = s.now.Add(2 * time.Hour)
+	s.say(s.alice, s.room, "newer")
+	if s.purge(s.room); s.stored(s.room, theirs.ID()) != nil || s.stored(s.room, mine) != nil {
+		t.Fatal("nothing was purged")
+	}
+	elsewhere := s.create(s.alice, CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11})
+	other.join(elsewhere, eve)
+	redact := func(from *stranger, user id.UserID, target id.EventID) id.EventID {
+		e := from.make(s.room, pdu.Proto{Type: typeRedaction, Sender: user, Redacts: target})
+		from.sendGood(s.room, e)
+		return e.ID()
+	}
+	if !s.shows(redact(s.evil, s.mallory, theirs.ID())) {
+		t.Error("the author's redaction is withheld")
+	}
+	if s.shows(redact(other, eve, theirs.ID())) || s.shows(redact(s.evil, s.mallory, mine)) {
+		t.Error("a redaction of somebody else's event is shown")
+	}
+	for _, target := range []id.EventID{theirs.ID(), mine} { // alice has the power
+		e, err := s.svc.Redact(t.Context(), s.alice, s.room, target, "", nil)
+		s.ok(err)
+		if !s.shows(e) {
+			t.Errorf("the redaction of %s by a moderator is withheld", target)
+		}
+	}
+	if _, err := s.svc.Redact(t.Context(), s.alice, elsewhere, mine, "", nil); err == nil {
+		if e := s.timeline(elsewhere); e[len(e)-1].Type() == typeRedaction && !e[len(e)-1].Hidden() {
+			t.Error("an event that was purged in another room is redacted")
+		}
+	}
+	bob := s.user("bob")
+	s.ok(s.svc.Join(t.Context(), bob, s.room, ""))
+	_, err := s.svc.Redact(t.Context(), bob, s.room, mine, "", nil)
+	s.refused(err, mxerr.CodeForbidden)
+	s.now = time.Now().Add(rememberPurged + time.Hour) // the database has another clock
+	s.ok(s.svc.ForgetPurged(t.Context()))
+	if s.shows(redact(s.evil, s.mallory, theirs.ID())) {
+		t.Error("who sent it is remembered for ever")
+	}
+	s.whole()
+}
+
+// Who scrolls back finds the redaction first and its target later.
+func TestRedactionIsShownInItsPlaceWhenItsTargetIsBackfilled(t *testing.T) {
+	n := newNetwork(t)
+	n.page = 1
+	a, b := n.add("a"), n.add("b")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, CreateRoom{Preset: "public_chat"})
+	target := a.say(alice, room, "secret")
+	redaction, err := a.svc.Redact(t.Context(), alice, room, target, "", nil)
+	a.ok(err)
+	b.joinVia(bob, room, "a")
+	b.say(bob, room, "hello")
+	var found []string
+	for from, pages := "", 0; pages < 20; pages++ {
+		page, err := b.svc.Messages(t.Context(), room, reads(bob), PageRequest{From: from, Backwards: true, Limit: 1})
+		b.ok(err)
+		for _, raw := range page.Chunk {
+			found = append(found, string(raw))
+		}
+		if from = page.End; from == "" {
+			break
+		}
+	}
+	all := strings.Join(found, "\n")
+	if strings.Contains(all, "secret") || !strings.Contains(all, `"redacted_because"`) {
+		t.Errorf("bob finds %s", all)
+	}
+	for _, eventID := range []id.EventID{target, redaction} {
+		if e := b.stored(room, eventID); e == nil || e.Hidden() {
+			t.Errorf("%s is not shown: %v", eventID, e)
+		}
+	}
+	b.matchesDisk(room)
+}
+
+// Some clients take any event of that type for a redaction.
+func TestStateEventRedactsNothing(t *testing.T) {
+	for _, v := range redactionVersions {
+		s := besieged(t, v)
+		levels := `{"users":{"@alice:here":100},"state_default":0}`
+		if v == id.RoomV12 { // whose creator has none
+			levels = `{"state_default":0}`
+		}
+		s.set(s.alice, s.room, typePowerLevels, "", levels)
+		mine := s.say(s.alice, s.room, "by alice")
+		key := ""
+		e := s.evil.make(s.room, pdu.Proto{Type: typeRedaction, StateKey: &key, Sender: s.mallory, Redacts: mine, Content: json.RawMessage(`{"redacts":"` + string(mine) + `"}`)})
+		s.evil.send(s.room, e)
+		if v == id.RoomV1 { // where the authorisation rules know redactions
+			continue
+		}
+		form, err := s.svc.GetEvent(t.Context(), s.room, e.ID(), reads(s.alice))
+		s.ok(err)
+		if strings.Contains(string(form), string(mine)) {
+			t.Errorf("version %s: clients get %s", v, form)
+		}
+	}
+}
+
+func TestWithheldRedactionExpires(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	head := s.ends()
+	target := s.evil.say(s.room, s.mallory, "secret", head...)
+	redaction := s.redact(target.ID(), head...)
+	s.evil.sendGood(s.room, redaction)
+	s.evil.sendGood(s.room, target)
+	s.keep(s.room, time.Hour)
+	s.now = s.now.Add(2 * time.Hour)
+	s.say(s.alice, s.room, "newer")
+	s.purge(s.room)
+	s.ok(s.db.Read(t.Context(), func(tx *storage.Tx) error {
+		rows, err := tx.EventsByID(s.house.room(s.room).NID(), []string{string(redaction.ID())})
+		if len(rows) != 0 {
+			t.Errorf("there are %d rows of the redaction", len(rows))
+		}
+		return err
+	}))
+	s.whole()
+}
