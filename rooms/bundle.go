@@ -21,8 +21,12 @@ const (
 	maxEdits = 20
 	// maxReplies bounds how far back a reply is looked for that the viewer may see.
 	maxReplies = 50
+	// relatedBatch is how many of them are read at once: mostly the first one will do.
+	relatedBatch = 8
 	// maxReferences bounds the m.reference chunk; /relations gives the rest.
 	maxReferences = 100
+	// maxRelationScan bounds the relations of one event that are looked at for those of one type.
+	maxRelationScan = 10_000
 )
 
 // bundle is what relates to one event, before it is written.
@@ -57,14 +61,19 @@ func (v *viewer) bundles(tx *storage.Tx, evs []*Event, opt FormOptions) (map[sto
 		return nil, err
 	}
 	out := make(map[storage.Pos][]byte, len(found))
+	size := 0
 	for _, e := range evs {
 		b := found[string(e.ID())]
 		if b == nil || e.IsState() {
 			continue
 		}
+		if size >= maxPageBytes || v.bundled >= maxScanBytes { // clients ask for the relations of an event that has no bundle
+			break
+		}
 		if out[e.Pos], err = v.bundle(tx, e, b, opt); err != nil {
 			return nil, err
 		}
+		size += len(out[e.Pos])
 	}
 	return out, nil
 }
@@ -169,6 +178,7 @@ func (v *viewer) edit(tx *storage.Tx, e *Event, opt FormOptions) ([]byte, error)
 		}
 		return -strings.Compare(a.EventID, b.EventID)
 	})
+	v.countBundled(rows)
 	edits, err := v.room.LoadEvents(rows)
 	if err != nil {
 		return nil, err
@@ -211,7 +221,7 @@ func replaces(e *Event) bool {
 // references writes the ids of the events that refer to an event.
 // Spec: client-server-api#server-side-aggregation-of-mreference
 func (v *viewer) references(tx *storage.Tx, e *Event) ([]byte, error) {
-	events, _, err := v.related(tx, e, relReference, false, maxReferences)
+	events, _, err := v.related(tx, e, relReference, false, maxReferences, maxReferences)
 	if err != nil || len(events) == 0 {
 		return nil, err
 	}
@@ -226,26 +236,40 @@ func (v *viewer) references(tx *storage.Tx, e *Event) ([]byte, error) {
 	return append(out, "]}"...), nil
 }
 
-// related reads the visible direct relations of an event, at most limit rows of them.
-func (v *viewer) related(tx *storage.Tx, e *Event, relType string, backwards bool, limit int) ([]*Event, []sight, error) {
-	w := everything()
-	rows, err := tx.Relations(storage.RelationFilter{
-		Room: v.room.nid, Parent: string(e.ID()), RelType: relType, After: w.after, UpTo: w.upTo, Backwards: backwards, Depth: 1, Limit: limit,
-	})
-	if err != nil {
-		return nil, nil, err
+// related returns up to want visible direct relations of an event, of which it looks at most.
+func (v *viewer) related(tx *storage.Tx, e *Event, relType string, backwards bool, want, most int) (events []*Event, sights []sight, err error) {
+	next := directRelations(storage.RelationFilter{Room: v.room.nid, Parent: string(e.ID()), RelType: relType, Backwards: backwards})
+	c := cursor{window: everything(), backwards: backwards}
+	n := max(want, relatedBatch)
+	for looked := 0; len(events) < want && looked < most && c.rows < maxRelationScan && !c.done; {
+		part, err := next(tx, &c, n)
+		if err != nil {
+			return nil, nil, err
+		}
+		v.countBundled(part.rows)
+		looked += len(part.rows)
+		found, at, err := v.pick(tx, part.rows, &EventFilter{})
+		if err != nil {
+			return nil, nil, err
+		}
+		events, sights = append(events, found...), append(sights, at...)
+		c.pass(part, found, true, len(part.orders) < n)
+		n = min(2*n, maxScanBatch)
 	}
-	events, err := v.room.LoadEvents(rows)
-	if err != nil {
-		return nil, nil, err
+	return events, sights, nil
+}
+
+// countBundled counts the bytes that were read for the aggregations of one request.
+func (v *viewer) countBundled(rows []storage.EventRow) {
+	for i := range rows {
+		v.bundled += len(rows[i].JSON)
 	}
-	return v.filter(tx, events)
 }
 
 // thread writes the summary of the thread under an event.
 // Spec: client-server-api#server-side-aggregation-of-mthread-relationships
 func (v *viewer) thread(tx *storage.Tx, root *Event, b *bundle, opt FormOptions) ([]byte, error) {
-	replies, sights, err := v.related(tx, root, relThread, true, maxReplies)
+	replies, sights, err := v.related(tx, root, relThread, true, 1, maxReplies)
 	if err != nil || len(replies) == 0 {
 		return nil, err
 	}

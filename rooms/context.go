@@ -45,11 +45,11 @@ func (v *viewer) context(tx *storage.Tx, e *Event, at sight, limit int, filter *
 			return out, h, err
 		}
 	}
-	before, sights, err := v.walk(tx, &back, limit/2, filter)
+	before, sights, err := v.walk(tx, &back, limit/2, filter, v.room.timeline)
 	if err != nil {
 		return out, h, err
 	}
-	h.found = h.reach(&back)
+	h.found = h.reach(&back) && len(before) < limit/2
 	out.Start = TimelineToken(back.upTo)
 	if out.EventsBefore, err = v.forms(tx, before, sights, FormOptions{RoomID: true, Bundle: true}); err != nil {
 		return out, h, err
@@ -60,7 +60,7 @@ func (v *viewer) context(tx *storage.Tx, e *Event, at sight, limit int, filter *
 func (v *viewer) contextAfter(tx *storage.Tx, out *Surroundings, before []*Event, e *Event, at sight, limit int, filter *EventFilter) error {
 	opt := FormOptions{RoomID: true, Bundle: true}
 	forth := cursor{window: window{after: e.Order, upTo: everything().upTo}}
-	after, sights, err := v.walk(tx, &forth, limit, filter)
+	after, sights, err := v.walk(tx, &forth, limit, filter, v.room.timeline)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,10 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"slices"
 
 	"maunium.net/go/mautrix/id"
 
@@ -31,7 +33,7 @@ type RelationsPage struct {
 	RecursionDepth int
 }
 
-// Relations gives the events that relate to an event that the recipient may see.
+// Relations returns the events that relate to an event and that the recipient may see.
 // Spec: client-server-api#relationships-api
 func (s *Service) Relations(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, req RelationsRequest) (page RelationsPage, err error) {
 	w, err := parseWindow(req.From, req.To, !req.Forwards)
@@ -47,15 +49,17 @@ func (s *Service) Relations(ctx context.Context, roomID id.RoomID, eventID id.Ev
 
 func (v *viewer) relations(tx *storage.Tx, e *Event, w window, req RelationsRequest) (page RelationsPage, err error) {
 	f := storage.RelationFilter{
-		Room: v.room.nid, Parent: string(e.ID()), RelType: req.RelType, Type: req.EventType,
-		After: w.after, UpTo: w.upTo, Backwards: !req.Forwards, Depth: 1,
-	}
-	if req.Recurse {
-		f.Depth, page.RecursionDepth = relationDepth, relationDepth
+		Room: v.room.nid, Parent: string(e.ID()), RelType: req.RelType, Type: req.EventType, Backwards: !req.Forwards,
 	}
 	page.PrevBatch = req.From
 	c := cursor{window: w, backwards: f.Backwards}
-	events, sights, err := v.walkRelations(tx, &c, f, req.Limit)
+	next := directRelations(f)
+	if req.Recurse {
+		if next, page.RecursionDepth, err = relationTree(tx, f, w); err != nil {
+			return page, err
+		}
+	}
+	events, sights, err := v.walk(tx, &c, req.Limit, &EventFilter{}, next)
 	if err != nil {
 		return page, err
 	}
@@ -66,35 +70,73 @@ func (v *viewer) relations(tx *storage.Tx, e *Event, w window, req RelationsRequ
 	return page, err
 }
 
-// walkRelations is walk along relations.
-func (v *viewer) walkRelations(tx *storage.Tx, c *cursor, f storage.RelationFilter, limit int) (events []*Event, sights []sight, err error) {
-	all := &EventFilter{}
-	for scanned := 0; scanned < maxScan && len(events) < limit && !c.empty(); {
-		f.After, f.UpTo, f.Limit = c.after, c.upTo, limit-len(events)+1 // one more tells whether there are more
-		rows, err := tx.Relations(f)
+// directRelations is the source of a walk along the events that relate to one.
+func directRelations(f storage.RelationFilter) source {
+	return func(tx *storage.Tx, c *cursor, n int) (span, error) {
+		f.After, f.UpTo, f.Limit = c.after, c.upTo, n
+		places, err := tx.RelationPlaces(f)
 		if err != nil {
-			return nil, nil, err
+			return span{}, err
 		}
-		scanned += len(rows)
-		c.done = len(rows) < f.Limit
-		if !c.done {
-			rows = rows[:f.Limit-1]
+		return spanOf(tx, places)
+	}
+}
+
+// maxRelationTree bounds the events that a recursive request for relations looks at: finding them takes some 20 ms.
+const maxRelationTree = 10_000
+
+// relationTree is the source of a walk along the events that are related to one by several steps, and says how many steps
+// it goes: fewer than relationDepth where they would lead to more than maxRelationTree events.
+func relationTree(tx *storage.Tx, f storage.RelationFilter, w window) (next source, depth int, err error) {
+	f.Limit = maxRelationTree
+	tree, depth, err := tx.RelationTree(f, relationDepth)
+	if err != nil {
+		return nil, 0, err
+	}
+	if depth <= 1 { // the direct ones can be had piece by piece
+		return directRelations(f), 1, nil
+	}
+	tree = slices.DeleteFunc(tree, func(p storage.RelationPlace) bool { return !p.Matches || p.Order <= w.after || p.Order > w.upTo })
+	slices.SortFunc(tree, func(a, b storage.RelationPlace) int {
+		if f.Backwards {
+			a, b = b, a
 		}
-		if len(rows) == 0 {
-			break
-		}
-		orders, found, at, err := v.pick(tx, rows, all)
-		if err != nil {
-			return nil, nil, err
-		}
-		events, sights = append(events, found...), append(sights, at...)
-		c.shrink(orders[len(orders)-1], c.backwards)
-		if c.done {
-			break
+		return cmp.Compare(a.Order, b.Order)
+	})
+	return func(tx *storage.Tx, _ *cursor, n int) (span, error) {
+		n = min(n, len(tree))
+		places := tree[:n]
+		tree = tree[n:]
+		return spanOf(tx, places)
+	}, depth, nil
+}
+
+// spanOf reads the events at those places that match.
+func spanOf(tx *storage.Tx, places []storage.RelationPlace) (out span, err error) {
+	var positions []storage.Pos
+	for _, p := range places {
+		out.orders = append(out.orders, p.Order)
+		if p.Matches {
+			positions = append(positions, p.Position)
 		}
 	}
-	c.done = c.done || c.empty()
-	return events, sights, nil
+	if len(positions) == 0 {
+		return out, nil
+	}
+	rows, err := tx.EventsAt(positions)
+	if err != nil {
+		return out, err
+	}
+	at := make(map[storage.Pos]storage.EventRow, len(rows))
+	for _, row := range rows {
+		at[row.Position] = row
+	}
+	for _, p := range positions {
+		if row, found := at[p]; found {
+			out.rows = append(out.rows, row)
+		}
+	}
+	return out, nil
 }
 
 // ThreadsRequest asks for the threads of a room.
@@ -110,7 +152,7 @@ type ThreadsPage struct {
 	NextBatch string
 }
 
-// Threads gives the roots of a room's threads.
+// Threads returns the roots of a room's threads.
 // Spec: client-server-api#get_matrixclientv1roomsroomidthreads
 func (s *Service) Threads(ctx context.Context, roomID id.RoomID, to Recipient, req ThreadsRequest) (page ThreadsPage, err error) {
 	below := everything().upTo
@@ -126,15 +168,15 @@ func (s *Service) Threads(ctx context.Context, roomID id.RoomID, to Recipient, r
 	return page, err
 }
 
+// maxThreadScan bounds the threads that one request looks at: each may have thousands of replies to count.
+const maxThreadScan = 500
+
 func (v *viewer) threads(tx *storage.Tx, below int64, req ThreadsRequest) (page ThreadsPage, err error) {
-	user := int64(0)
-	if req.Participated {
-		user = v.to.UserNID
-	}
 	page.Chunk = []json.RawMessage{}
-	for scanned := 0; scanned < maxScan && len(page.Chunk) < req.Limit; {
-		want := req.Limit - len(page.Chunk) + 1 // one more tells whether there are more
-		rows, err := tx.Threads(v.room.nid, below, user, want)
+	size := 0
+	for scanned := 0; scanned < maxThreadScan && len(page.Chunk) < req.Limit && size < maxPageBytes; {
+		want := min(req.Limit-len(page.Chunk), scanBatch) + 1 // one more tells whether there are more
+		rows, err := tx.Threads(v.room.nid, below, want)
 		if err != nil {
 			return page, err
 		}
@@ -142,9 +184,12 @@ func (v *viewer) threads(tx *storage.Tx, below int64, req ThreadsRequest) (page 
 		if more {
 			rows = rows[:want-1]
 		}
-		forms, err := v.roots(tx, rows)
+		forms, err := v.roots(tx, rows, req.Participated)
 		if err != nil {
 			return page, err
+		}
+		for _, form := range forms {
+			size += len(form)
 		}
 		page.Chunk = append(page.Chunk, forms...)
 		if !more {
@@ -157,8 +202,9 @@ func (v *viewer) threads(tx *storage.Tx, below int64, req ThreadsRequest) (page 
 	return page, nil
 }
 
-// roots writes the roots of threads that still have a reply which the viewer may see.
-func (v *viewer) roots(tx *storage.Tx, threads []storage.ThreadRow) ([]json.RawMessage, error) {
+// roots writes the roots of threads that still have a reply which the viewer may see, or only of those threads that the
+// viewer began or wrote in.
+func (v *viewer) roots(tx *storage.Tx, threads []storage.ThreadRow, participated bool) ([]json.RawMessage, error) {
 	positions := make([]storage.Pos, len(threads))
 	for i, t := range threads {
 		positions[i] = t.Root
@@ -173,7 +219,36 @@ func (v *viewer) roots(tx *storage.Tx, threads []storage.ThreadRow) ([]json.RawM
 			events = append(events, e)
 		}
 	}
+	if participated {
+		if events, err = v.participated(tx, events); err != nil {
+			return nil, err
+		}
+	}
 	return v.rootForms(tx, events)
+}
+
+// participated returns the roots of the threads that the viewer began or wrote in.
+func (v *viewer) participated(tx *storage.Tx, roots []*Event) (in []*Event, err error) {
+	ids := make([]string, len(roots))
+	for i, e := range roots {
+		ids[i] = string(e.ID())
+	}
+	counts, err := tx.RelationCounts(v.room.nid, ids, v.cutoff())
+	if err != nil {
+		return nil, err
+	}
+	wrote := map[string]bool{}
+	for _, c := range counts {
+		if c.RelType == relThread && c.Sender == v.to.UserNID {
+			wrote[c.Parent] = true
+		}
+	}
+	for _, e := range roots {
+		if e.SenderNID == v.to.UserNID || wrote[string(e.ID())] {
+			in = append(in, e)
+		}
+	}
+	return in, nil
 }
 
 func (v *viewer) rootForms(tx *storage.Tx, events []*Event) ([]json.RawMessage, error) {

@@ -95,8 +95,8 @@ func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*Event, erro
 		return nil, err
 	}
 	var best *Event
-	for scanned := 0; scanned < maxScan && !c.done; {
-		events, _, err := v.walk(tx, &c, 2*timeWindow, &EventFilter{})
+	for !c.done && !c.tired() {
+		events, _, err := v.walk(tx, &c, 2*timeWindow, &EventFilter{}, v.room.timeline)
 		if err != nil {
 			return nil, err
 		}
@@ -108,7 +108,6 @@ func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*Event, erro
 		if best != nil {
 			return best, nil
 		}
-		scanned += 2 * timeWindow
 	}
 	return best, nil
 }

@@ -14,11 +14,16 @@ import (
 const (
 	// MaxPage bounds the events of one answer.
 	MaxPage = 1000
+	// maxPageBytes bounds their JSON, and by itself that of what is aggregated for them: a page of the largest events has 64.
+	maxPageBytes = 4 << 20
 	// maxScan bounds the rows that one request looks at: where more of them in a row are hidden, the answer is short and its
 	// token goes on behind them.
 	maxScan = 10000
-	// scanBatch is the least number of rows read at once.
-	scanBatch = 32
+	// maxScanBytes bounds the JSON of these rows: reading it takes some 50 ms.
+	maxScanBytes = 32 << 20
+	// scanBatch and maxScanBatch are the least and the greatest number of rows read at once.
+	scanBatch    = 32
+	maxScanBatch = 128
 )
 
 // PageRequest asks for a part of a room's timeline.
@@ -123,11 +128,11 @@ func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (p Page, h hole
 		}
 	}
 	c := cursor{window: w, backwards: req.Backwards}
-	events, sights, err := v.walk(tx, &c, req.Limit, &req.Filter)
+	events, sights, err := v.walk(tx, &c, req.Limit, &req.Filter, v.room.timeline)
 	if err != nil {
 		return p, h, err
 	}
-	h.found = h.reach(&c)
+	h.found = h.reach(&c) && len(events) < req.Limit // the reader of a full page does not wait for the next one
 	err = v.fill(tx, &p, &c, &req, events, sights)
 	return p, h, err
 }
@@ -167,63 +172,90 @@ type cursor struct {
 	window
 	backwards bool
 	done      bool // there is nothing left in the window
+	rows      int  // places looked at so far
+	bytes     int  // and what was read there
+}
+
+// span is what comes next in a walk: the orders of all that was looked at, and the rows of the events among it.
+type span struct {
+	orders []int64
+	rows   []storage.EventRow
+}
+
+// source reads the next n places of a walk, or all that are left; it may leave out the rows of those that do not count.
+type source func(tx *storage.Tx, c *cursor, n int) (span, error)
+
+// timeline is the source of a walk along a room's timeline.
+func (r *Room) timeline(tx *storage.Tx, c *cursor, n int) (span, error) {
+	rows, err := tx.Timeline(r.nid, c.after, c.upTo, c.backwards, n)
+	out := span{orders: make([]int64, len(rows)), rows: rows}
+	for i := range rows {
+		out.orders[i] = rows[i].Order
+	}
+	return out, err
 }
 
 // walk collects up to limit events that the viewer may see and that pass the filter. The cursor goes on over all others:
-// that rows are hidden, by their expiry too, never ends a page.
-func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter) (events []*Event, sights []sight, err error) {
+// that rows are hidden, by their expiry too, never ends a page. The work is bounded, and so is what is collected.
+func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter, next source) (events []*Event, sights []sight, err error) {
 	if !filter.room(string(v.room.id)) || c.empty() {
 		c.done = true
 		return nil, nil, nil
 	}
-	for scanned := 0; scanned < maxScan && len(events) < limit; {
-		batch := max(limit-len(events), scanBatch)
-		rows, err := tx.Timeline(v.room.nid, c.after, c.upTo, c.backwards, batch)
+	for size := 0; len(events) < limit && size < maxPageBytes && !c.tired() && !c.done; {
+		n := max(min(limit-len(events)+1, maxScanBatch), scanBatch) // one more tells whether there are more
+		part, err := next(tx, c, n)
 		if err != nil {
 			return nil, nil, err
 		}
-		orders, found, at, err := v.pick(tx, rows, filter)
+		found, at, err := v.pick(tx, part.rows, filter)
 		if err != nil {
 			return nil, nil, err
 		}
-		scanned += len(rows)
-		n := min(limit-len(events), len(found))
-		events, sights = append(events, found[:n]...), append(sights, at[:n]...)
-		switch {
-		case len(events) == limit:
-			c.shrink(found[n-1].Order, c.backwards)
-			c.done = len(rows) < batch && found[n-1].Order == orders[len(orders)-1]
-		case len(rows) < batch:
-			if len(orders) > 0 {
-				c.shrink(orders[len(orders)-1], c.backwards)
-			}
-			c.done = true
-			return events, sights, nil
-		default:
-			c.shrink(orders[len(orders)-1], c.backwards)
+		taken := 0
+		for ; taken < len(found) && len(events)+taken < limit && size < maxPageBytes; taken++ {
+			size += len(found[taken].JSON())
 		}
+		events, sights = append(events, found[:taken]...), append(sights, at[:taken]...)
+		c.pass(part, found[:taken], taken == len(found), len(part.orders) < n)
 	}
 	return events, sights, nil
 }
 
-// pick keeps the rows that pass the filter and that the viewer may see; orders are those of all rows.
-func (v *viewer) pick(tx *storage.Tx, rows []storage.EventRow, filter *EventFilter) (orders []int64, events []*Event, sights []sight, err error) {
-	orders = make([]int64, len(rows))
+// tired reports whether the walk has looked at all that one request may look at.
+func (c *cursor) tired() bool { return c.rows >= maxScan || c.bytes >= maxScanBytes }
+
+// pass moves the cursor behind a part of the walk, or where not all that was found in it is taken, behind the last event
+// that is. last says that nothing comes after the part.
+func (c *cursor) pass(part span, taken []*Event, all, last bool) {
+	c.rows += len(part.orders)
+	for i := range part.rows {
+		c.bytes += len(part.rows[i].JSON)
+	}
+	switch {
+	case !all && len(taken) > 0:
+		c.shrink(taken[len(taken)-1].Order, c.backwards)
+	case len(part.orders) > 0:
+		c.shrink(part.orders[len(part.orders)-1], c.backwards)
+	}
+	c.done = all && last
+}
+
+// pick returns the events of the rows that pass the filter and that the viewer may see.
+func (v *viewer) pick(tx *storage.Tx, rows []storage.EventRow, filter *EventFilter) (events []*Event, sights []sight, err error) {
 	for i := range rows {
-		orders[i] = rows[i].Order
 		if rows[i].Flags&storage.HiddenEvent != 0 {
 			continue
 		}
 		e, err := fromRow(v.room.version, &rows[i])
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, nil, err
 		}
 		if filter.event(e) {
 			events = append(events, e)
 		}
 	}
-	events, sights, err = v.filter(tx, events)
-	return orders, events, sights, err
+	return v.filter(tx, events)
 }
 
 // senders gives the member events of the senders of a page, as they were at its newest event.

@@ -97,6 +97,7 @@ type viewer struct {
 	policy    expiry.Policy
 
 	lastJoin *int64 // see joinedUntil
+	bundled  int    // bytes read for aggregations so far
 }
 
 func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *Room, to Recipient) (*viewer, error) {

@@ -130,12 +130,16 @@ func scanRelationCount(r Row) (c RelationCount, err error) {
 	return c, err
 }
 
+// maxCounted bounds the relations that one query counts: some 30 ms. Counts of more are too low.
+const maxCounted = 50_000
+
 const (
-	relationCountsGroup = ` AND r.rel_type IN ('m.thread', 'm.replace', 'm.reference') GROUP BY r.parent_id, r.rel_type, r.sender_nid`
-	relationCountsPlain = `SELECT r.parent_id, r.rel_type, r.sender_nid, count(*) FROM relations r WHERE r.room_nid = $1 AND r.parent_hash IN `
+	relationCountsGroup = `) r WHERE r.rel_type IN ('m.thread', 'm.replace', 'm.reference') GROUP BY r.parent_id, r.rel_type, r.sender_nid`
+	relationCountsFrom  = `SELECT r.parent_id, r.rel_type, r.sender_nid, count(*) FROM (SELECT r.parent_id, r.rel_type, r.sender_nid FROM relations r `
+	relationCountsPlain = relationCountsFrom + `WHERE r.room_nid = $1 AND r.parent_hash IN `
 	// The join is there only where messages expire: it reads a row of events for every relation.
-	relationCountsAlive = `SELECT r.parent_id, r.rel_type, r.sender_nid, count(*) FROM relations r JOIN events e ON e.position = r.position
-WHERE r.room_nid = $1 AND e.origin_ts > $2 AND e.received_ts > $2 AND r.parent_hash IN `
+	relationCountsAlive = relationCountsFrom + `JOIN events e ON e.position = r.position
+WHERE r.room_nid = $1 AND e.origin_ts > $3 AND e.received_ts > $3 AND r.parent_hash IN `
 )
 
 // RelationCounts counts what bundles are made of, by parent, relation type and sender. Events that expired by the cutoff
@@ -159,20 +163,24 @@ func (tx *Tx) RelationCounts(room int64, parents []string, cutoff *int64) ([]Rel
 
 func (tx *Tx) relationCounts(room int64, hashes []int64, cutoff *int64) ([]RelationCount, error) {
 	if cutoff == nil {
-		list, args := In(2, hashes)
-		return collect(tx, scanRelationCount, relationCountsPlain+list+relationCountsGroup, append([]any{room}, args...)...)
+		list, args := In(3, hashes)
+		return collect(tx, scanRelationCount, relationCountsPlain+list+` LIMIT $2`+relationCountsGroup, append([]any{room, maxCounted}, args...)...)
 	}
-	list, args := In(3, hashes)
-	return collect(tx, scanRelationCount, relationCountsAlive+list+relationCountsGroup, append([]any{room, *cutoff}, args...)...)
+	list, args := In(4, hashes)
+	return collect(tx, scanRelationCount, relationCountsAlive+list+` LIMIT $2`+relationCountsGroup, append([]any{room, maxCounted, *cutoff}, args...)...)
 }
 
-const editsQuery = `SELECT ` + eventColumns + ` FROM relations r JOIN events e ON e.position = r.position
-WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3 AND r.rel_type = 'm.replace' AND r.sender_nid = $4 AND r.type = $5
-ORDER BY e.origin_ts DESC LIMIT $6`
+// maxRelationScan bounds the relations of one event that one query looks at for those of a kind, the newest first: some 10 ms.
+const maxRelationScan = 10_000
 
-// Edits reads the replacements of an event by its sender and of its type, the latest by the time that they state first.
+const editsQuery = `SELECT ` + eventColumns + ` FROM (SELECT r.position, r.rel_type, r.sender_nid, r.type FROM relations r
+ WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3 ORDER BY r.ord DESC LIMIT $7) r JOIN events e ON e.position = r.position
+WHERE r.rel_type = 'm.replace' AND r.sender_nid = $4 AND r.type = $5 ORDER BY e.origin_ts DESC LIMIT $6`
+
+// Edits reads the replacements of an event by its sender and of its type, the latest by the time that they state first. It
+// rides relations_by_parent.
 func (tx *Tx) Edits(room int64, parent string, sender int64, typ string, limit int) ([]EventRow, error) {
-	return collect(tx, scanEvent, editsQuery, tx.IDHash(parent), parent, room, sender, typ, limit)
+	return collect(tx, scanEvent, editsQuery, tx.IDHash(parent), parent, room, sender, typ, limit, maxRelationScan)
 }
 
 // RelationFilter selects relations of one event.
@@ -184,35 +192,78 @@ type RelationFilter struct {
 	After     int64  // orders above this
 	UpTo      int64  // and not above this
 	Backwards bool   // newest first
-	Depth     int    // 1: direct relations; more: relations of relations too
 	Limit     int
 }
 
-const (
-	directRelationsQuery = `SELECT ` + eventColumns + ` FROM relations r JOIN events e ON e.position = r.position
-WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3 AND r.ord > $4 AND r.ord <= $5
-AND ($6 = '' OR r.rel_type = $6) AND ($7 = '' OR r.type = $7) ORDER BY r.ord `
+// RelationPlace is where an event stands that relates to another.
+type RelationPlace struct {
+	Position Pos
+	Order    int64
+	Matches  bool // the RelType and Type of the filter
+}
 
-	// The walk down the tree is not bounded by orders: a late relation may hang on an early one. It is bounded by depth, and
-	// UNION forgets what it has seen at a depth.
-	deepRelationsQuery = `WITH RECURSIVE tree (position, rel_type, type, ord, depth) AS (
- SELECT r.position, r.rel_type, r.type, r.ord, 1 FROM relations r WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3
- UNION SELECT r.position, r.rel_type, r.type, r.ord, t.depth + 1 FROM tree t JOIN events p ON p.position = t.position
-  JOIN relations r ON r.parent_hash = p.id_hash AND r.parent_id = p.event_id AND r.room_nid = $3 WHERE t.depth < $9)
-SELECT ` + eventColumns + ` FROM (SELECT DISTINCT position, ord FROM tree WHERE ord > $4 AND ord <= $5
- AND ($6 = '' OR rel_type = $6) AND ($7 = '' OR type = $7)) r JOIN events e ON e.position = r.position ORDER BY r.ord `
+func scanRelationPlace(r Row) (p RelationPlace, err error) {
+	var matches int64
+	err = r.Scan(&p.Position, &p.Order, &matches)
+	p.Matches = matches != 0
+	return p, err
+}
+
+const (
+	relationPlaceColumns  = `SELECT r.position, r.ord, CASE WHEN ($4 = '' OR r.rel_type = $4) AND ($5 = '' OR r.type = $5) THEN 1 ELSE 0 END FROM `
+	relationPlacesUpQuery = relationPlaceColumns + `relations r WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3
+AND r.ord > $6 AND r.ord <= $7 ORDER BY r.ord LIMIT $8`
+	relationPlacesDownQuery = relationPlaceColumns + `relations r WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3
+AND r.ord > $6 AND r.ord <= $7 ORDER BY r.ord DESC LIMIT $8`
 )
 
-// Relations reads events that relate to an event. It rides relations_by_parent.
-func (tx *Tx) Relations(f RelationFilter) ([]EventRow, error) {
-	q, args := directRelationsQuery, []any{tx.IDHash(f.Parent), f.Parent, f.Room, f.After, f.UpTo, f.RelType, f.Type, f.Limit}
-	if f.Depth > 1 {
-		q, args = deepRelationsQuery, append(args, f.Depth)
-	}
+// RelationPlaces lists where the events stand that relate to an event, in their order, at most Limit. Those of another kind
+// than the filter asks for are among them, so that the work is bounded whatever it asks for. It rides relations_by_parent.
+func (tx *Tx) RelationPlaces(f RelationFilter) ([]RelationPlace, error) {
+	q := relationPlacesUpQuery
 	if f.Backwards {
-		q += `DESC `
+		q = relationPlacesDownQuery
 	}
-	return collect(tx, scanEvent, q+`LIMIT $8`, args...)
+	return collect(tx, scanRelationPlace, q, tx.IDHash(f.Parent), f.Parent, f.Room, f.RelType, f.Type, f.After, f.UpTo, f.Limit)
+}
+
+// relationStepQueries read what is related to an event by one, two and three steps, by as many joins. A recursive query would
+// have no bound that both databases know.
+var relationStepQueries = []string{relationStep1Query, relationStep2Query, relationStep3Query}
+
+const (
+	relationStepOf     = ` WHERE a.parent_hash = $1 AND a.parent_id = $2 AND a.room_nid = $3 LIMIT $6`
+	relationStep1Query = `SELECT a.position, a.ord, CASE WHEN ($4 = '' OR a.rel_type = $4) AND ($5 = '' OR a.type = $5) THEN 1 ELSE 0 END FROM relations a` + relationStepOf
+	relationStep2Query = relationPlaceColumns + `relations a JOIN events p ON p.position = a.position
+JOIN relations r ON r.parent_hash = p.id_hash AND r.parent_id = p.event_id AND r.room_nid = a.room_nid` + relationStepOf
+	relationStep3Query = relationPlaceColumns + `relations a JOIN events p ON p.position = a.position
+JOIN relations b ON b.parent_hash = p.id_hash AND b.parent_id = p.event_id AND b.room_nid = a.room_nid
+JOIN events q ON q.position = b.position
+JOIN relations r ON r.parent_hash = q.id_hash AND r.parent_id = q.event_id AND r.room_nid = a.room_nid` + relationStepOf
+)
+
+// RelationTree lists where the events stand that are related to an event by at most depth steps (3 at most), each once, in
+// no order. Limit bounds all of them: it returns only the steps that fit, and how many those are, 0 where not even the direct
+// relations do. Orders do not select: a late relation may hang on an early one. It rides relations_by_parent.
+func (tx *Tx) RelationTree(f RelationFilter, depth int) (places []RelationPlace, steps int, err error) {
+	seen := map[Pos]bool{}
+	for _, query := range relationStepQueries[:depth] {
+		found, err := collect(tx, scanRelationPlace, query, tx.IDHash(f.Parent), f.Parent, f.Room, f.RelType, f.Type, f.Limit+1)
+		if err != nil {
+			return nil, 0, err
+		}
+		if len(places)+len(found) > f.Limit {
+			return places, steps, nil
+		}
+		for _, p := range found {
+			if !seen[p.Position] {
+				seen[p.Position] = true
+				places = append(places, p)
+			}
+		}
+		steps++
+	}
+	return places, steps, nil
 }
 
 // ThreadRow is a thread and the order of its latest reply.
@@ -226,21 +277,11 @@ func scanThread(r Row) (t ThreadRow, err error) {
 	return t, err
 }
 
-const (
-	threadsQuery             = `SELECT t.root, t.latest FROM threads t WHERE t.room_nid = $1 AND t.latest < $2 ORDER BY t.latest DESC LIMIT $3`
-	participatedThreadsQuery = `SELECT t.root, t.latest FROM threads t JOIN events e ON e.position = t.root
-WHERE t.room_nid = $1 AND t.latest < $2 AND (e.sender_nid = $4 OR EXISTS (SELECT 1 FROM relations r
- WHERE r.parent_hash = e.id_hash AND r.parent_id = e.event_id AND r.room_nid = $1 AND r.rel_type = 'm.thread' AND r.sender_nid = $4))
-ORDER BY t.latest DESC LIMIT $3`
-)
+const threadsQuery = `SELECT t.root, t.latest FROM threads t WHERE t.room_nid = $1 AND t.latest < $2 ORDER BY t.latest DESC LIMIT $3`
 
-// Threads lists the threads of a room with a latest reply below an order, the latest first; with a user other than 0 only
-// those that the user began or wrote in. It rides threads_by_room.
-func (tx *Tx) Threads(room, below, user int64, limit int) ([]ThreadRow, error) {
-	if user == 0 {
-		return collect(tx, scanThread, threadsQuery, room, below, limit)
-	}
-	return collect(tx, scanThread, participatedThreadsQuery, room, below, limit, user)
+// Threads lists the threads of a room with a latest reply below an order, the latest first. It rides threads_by_room.
+func (tx *Tx) Threads(room, below int64, limit int) ([]ThreadRow, error) {
+	return collect(tx, scanThread, threadsQuery, room, below, limit)
 }
 
 // Forgotten tells whether a user has forgotten a room that they left.
