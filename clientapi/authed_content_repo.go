@@ -91,6 +91,6 @@ func serveFile(f *media.File) httpapi.Stream {
 		h.Set("Cross-Origin-Resource-Policy", "cross-origin")
 		h.Set("Cache-Control", "private, max-age=86400, immutable") // a media id never changes what it names
 		h.Set("ETag", strconv.Quote(f.ETag()))
-		http.ServeContent(w, r, "", time.Time{}, f.File)
+		http.ServeContent(w, r, "", time.Time{}, f.Content)
 	}
 }

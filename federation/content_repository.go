@@ -63,7 +63,7 @@ func twoParts(f *media.File) httpapi.Stream {
 		if err != nil {
 			return
 		}
-		if _, err := io.Copy(w, f); err != nil {
+		if _, err := io.Copy(w, f.Content); err != nil {
 			return
 		}
 		_, _ = fmt.Fprintf(w, "\r\n--%s--\r\n", boundary) // the peer may be gone

@@ -8,4 +8,5 @@ var (
 	downloads  = telemetry.NewCounter("ebb_media_downloads_total", "Files opened to be served.")
 	fetches    = telemetry.NewCounter("ebb_media_fetches_total", "Files fetched from other servers.")
 	thumbnails = telemetry.NewCounter("ebb_media_thumbnails_total", "Thumbnails made; those served again do not count.")
+	damaged    = telemetry.NewCounter("ebb_media_damaged_total", "Files found to be missing, cut off or altered on the disk.")
 )

@@ -87,36 +87,63 @@ func (r *remoteFiles) enter(ctx context.Context, server string) (leave func(), e
 // Errors: M_NOT_FOUND; 504 M_NOT_YET_UPLOADED; 502 M_TOO_LARGE; 502 M_UNKNOWN where the server does not give it.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
 func (s *Service) OpenRemote(ctx context.Context, server, mediaID string, wait time.Duration) (*File, error) {
-	m, err := s.remoteMedia(ctx, server, mediaID, wait)
-	if err != nil {
-		return nil, err
+	f, err := s.withRemote(ctx, server, mediaID, wait, s.openBlob)
+	if err == nil {
+		downloads.Inc()
 	}
-	downloads.Inc()
-	return s.openBlob(m)
+	return f, err
 }
 
 // ThumbnailRemote is Thumbnail for a file of another server; it is made here.
 //
-// Errors: those of OpenRemote, and M_UNKNOWN 400 where no thumbnail is possible.
+// Errors: those of OpenRemote; M_UNKNOWN 400 where the file is not an image; M_TOO_LARGE 502 where a still is asked for of an
+// animation that is too large.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func (s *Service) ThumbnailRemote(ctx context.Context, server, mediaID string, want Size, wait time.Duration) (*File, error) {
-	m, err := s.remoteMedia(ctx, server, mediaID, wait)
+	f, err := s.withRemote(ctx, server, mediaID, wait, func(m storage.Media) (*File, error) { return s.thumbnailOf(ctx, m, want) })
+	if errors.Is(err, errTooLarge) {
+		err = mxerr.New(http.StatusBadGateway, mxerr.CodeTooLarge, "The picture is too large for a thumbnail")
+	}
+	return f, err
+}
+
+// withRemote opens a file of another server, after fetching it where it is not here. A file that the disk has lost is fetched again.
+func (s *Service) withRemote(ctx context.Context, server, mediaID string, wait time.Duration, open func(storage.Media) (*File, error)) (*File, error) {
+	m, found, err := s.remoteMedia(ctx, server, mediaID)
 	if err != nil {
 		return nil, err
 	}
-	return s.thumbnailOf(ctx, m, want)
+	if found {
+		f, err := open(m)
+		if !errors.Is(err, errDamaged) {
+			return f, err
+		}
+		damaged.Inc()
+		s.Log.Warn("a file of another server is damaged or missing here: it is fetched again", "server", server, "media_id", mediaID, "err", err)
+	}
+	fetched, err := s.fetchOnce(ctx, server, mediaID, min(wait, maxWait))
+	if err != nil {
+		return nil, err
+	}
+	f, err := open(asMedia(fetched))
+	if errors.Is(err, errDamaged) {
+		err = errGone().Because(err) // lost since it was fetched
+	}
+	return f, err
 }
 
-// remoteMedia is the file of another server, as if it were one of this server.
-func (s *Service) remoteMedia(ctx context.Context, server, mediaID string, wait time.Duration) (storage.Media, error) {
+// remoteMedia looks for a file that was fetched before.
+func (s *Service) remoteMedia(ctx context.Context, server, mediaID string) (m storage.Media, found bool, err error) {
 	if !validID(mediaID) || !pdu.ValidServerName(server) {
-		return storage.Media{}, errGone()
+		return m, false, errGone()
 	}
-	m, found, err := s.fetched(ctx, server, mediaID)
-	if err == nil && !found {
-		m, err = s.fetchOnce(ctx, server, mediaID, min(wait, maxWait))
-	}
-	return storage.Media{ID: m.ID, Blob: m.Blob, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size}, err
+	row, found, err := s.fetched(ctx, server, mediaID)
+	return asMedia(row), found, err
+}
+
+// asMedia is a file of another server as if it were one of this server.
+func asMedia(m storage.RemoteMedia) storage.Media {
+	return storage.Media{ID: m.ID, Blob: m.Blob, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size}
 }
 
 // fetched finds a file that is here, and notes that it is asked for.
@@ -129,7 +156,11 @@ func (s *Service) fetched(ctx context.Context, server, mediaID string) (m storag
 	if err != nil || !found || now-m.Used < usedStep.Milliseconds() {
 		return m, found, err
 	}
-	return m, true, s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.UseRemoteMedia(server, mediaID, now) })
+	err = s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.UseRemoteMedia(server, mediaID, now) })
+	if errors.Is(err, storage.ErrFull) {
+		err = nil // reading goes on
+	}
+	return m, true, err
 }
 
 // fetchOnce fetches a file for all who ask for it meanwhile.
@@ -143,7 +174,8 @@ func (s *Service) fetchOnce(ctx context.Context, server, mediaID string, wait ti
 	}
 	defer leave()
 	return s.remote.fetches.Get(ctx, remoteName{server, mediaID}, func(ctx context.Context) (storage.RemoteMedia, error) {
-		if m, found, err := s.fetched(ctx, server, mediaID); err != nil || found {
+		m, found, err := s.fetched(ctx, server, mediaID)
+		if err != nil || found && s.files.intact(m.Blob, m.Size) {
 			return m, err // it came while this one waited
 		}
 		return s.fetch(ctx, server, mediaID, wait)

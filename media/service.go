@@ -9,17 +9,15 @@ package media
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"ebb/mxerr"
 	"ebb/storage"
@@ -49,6 +47,7 @@ type Service struct {
 	Options
 	files   *store
 	workers chan struct{}
+	memory  *semaphore.Weighted // bytes of pictures that are being decoded
 	remote  remoteFiles
 
 	// mu guards arrivals.
@@ -63,16 +62,22 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{Options: o, files: files, workers: make(chan struct{}, max(1, o.Workers)), arrivals: map[string]chan struct{}{}}
+	s := &Service{
+		Options: o, files: files, workers: make(chan struct{}, max(1, o.Workers)), memory: semaphore.NewWeighted(maxDecoded),
+		arrivals: map[string]chan struct{}{},
+	}
 	s.remote.init(o.Now)
 	return s, s.Sweep(ctx)
 }
 
-// Sweep removes files that no media id names and reservations that ran out.
+// Sweep removes files that no media id names, thumbnails of an earlier version and reservations that ran out.
 func (s *Service) Sweep(ctx context.Context) error {
 	err := s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteExpiredMedia(s.Now().UnixMilli()) })
 	if err != nil {
 		return fmt.Errorf("remove expired media reservations: %w", err)
+	}
+	if err := s.files.removeOldThumbs(); err != nil {
+		return fmt.Errorf("remove thumbnails of an earlier version: %w", err)
 	}
 	return s.files.each(func(name string) error {
 		if err := ctx.Err(); err != nil {
@@ -189,10 +194,9 @@ func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save f
 	}()
 	release := s.files.claim(in.Name)
 	defer release()
-	if err := in.keep(); err != nil {
-		return err
+	if err = in.keep(); err == nil {
+		err = s.DB.Write(ctx, func(tx *storage.Tx) error { return save(tx, in) })
 	}
-	err = s.DB.Write(ctx, func(tx *storage.Tx) error { return save(tx, in) })
 	if err != nil && ctx.Err() == nil {
 		return errors.Join(err, s.removeUnnamedClaimed(context.WithoutCancel(ctx), in.Name))
 	}
@@ -210,20 +214,6 @@ func (s *Service) checkQuota(tx *storage.Tx, m storage.Media) error {
 	return err
 }
 
-// File is an open file to serve. The caller closes it.
-type File struct {
-	*os.File
-	ContentType string
-	Filename    string
-	Size        int64
-}
-
-// ETag names the bytes: files and thumbnails lie under names of their own and never change.
-func (f *File) ETag() string {
-	sum := sha256.Sum256([]byte(f.Name()))
-	return hex.EncodeToString(sum[:16])
-}
-
 // maxWait bounds timeout_ms.
 const maxWait = time.Minute
 
@@ -237,82 +227,11 @@ func (s *Service) Open(ctx context.Context, mediaID string, wait time.Duration) 
 		return nil, err
 	}
 	downloads.Inc()
-	return s.openBlob(m)
-}
-
-func (s *Service) openBlob(m storage.Media) (*File, error) {
-	f, err := s.files.open(m.Blob)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errGone() // deleted since the row was read
+	f, err := s.openBlob(m)
+	if errors.Is(err, errDamaged) {
+		err = s.lost(m, err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &File{File: f, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size}, nil
-}
-
-// Thumbnail finds or makes a thumbnail; a file that is already small enough, or a picture whose format cannot be made
-// smaller here, is given as it is, any other file not at all.
-//
-// Errors: those of Open, and M_UNKNOWN 400 where no thumbnail is possible.
-// Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
-func (s *Service) Thumbnail(ctx context.Context, mediaID string, want Size, wait time.Duration) (*File, error) {
-	m, err := s.await(ctx, mediaID, min(wait, maxWait))
-	if err != nil {
-		return nil, err
-	}
-	return s.thumbnailOf(ctx, m, want)
-}
-
-// thumbnailOf finds or makes a thumbnail of a file.
-func (s *Service) thumbnailOf(ctx context.Context, m storage.Media, want Size) (*File, error) {
-	size := fit(want)
-	path := s.files.thumbPath(m.Blob, size.spec())
-	if f, err := openThumb(path); err == nil {
-		return f, nil
-	}
-	select { // the pool bounds memory and CPU that strangers can ask for
-	case s.workers <- struct{}{}:
-		defer func() { <-s.workers }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	return s.makeThumbnail(ctx, m, size, path)
-}
-
-func (s *Service) makeThumbnail(ctx context.Context, m storage.Media, size Size, path string) (*File, error) {
-	src, err := s.openBlob(m)
-	if err != nil {
-		return nil, err
-	}
-	data, _, err := thumbnail(src, size)
-	if errors.Is(err, errNoThumbnail) {
-		return s.original(src)
-	}
-	if err = errors.Join(err, src.Close()); err != nil {
-		return nil, err
-	}
-	release := s.files.claim(m.Blob)
-	defer release()
-	if named, err := s.named(ctx, m.Blob); err != nil || !named {
-		return nil, errors.Join(err, errGone()) // deleted meanwhile: no thumbnail may stay behind
-	}
-	if err := s.files.writeThumb(path, data); err != nil {
-		return nil, err
-	}
-	thumbnails.Inc()
-	return openThumb(path)
-}
-
-// original gives a picture itself in place of its thumbnail, and refuses anything else.
-func (s *Service) original(src *File) (*File, error) {
-	if _, _, err := inspect(src); err != nil {
-		return nil, errors.Join(mxerr.New(400, "M_UNKNOWN", "There is no thumbnail of this file"), src.Close())
-	}
-	if _, err := src.Seek(0, io.SeekStart); err != nil {
-		return nil, errors.Join(err, src.Close())
-	}
-	return src, nil
+	return f, err
 }
 
 // Delete removes media ids, and the files that no other id names.
@@ -368,7 +287,7 @@ func (s *Service) named(ctx context.Context, blob string) (named bool, err error
 	return named, err
 }
 
-func errGone() error { return mxerr.NotFound("There is no such file") }
+func errGone() *mxerr.Error { return mxerr.NotFound("There is no such file") }
 
 // lookup reads a row; an expired reservation is as good as none.
 func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, err error) {

@@ -123,7 +123,7 @@ func percentEncode(s string) string {
 
 // sniff says what the first bytes of a file are, whatever its uploader claimed; only these four are thumbnailed.
 func sniff(head []byte) (format string, ok bool) {
-	switch http.DetectContentType(head) {
+	switch sniffType(head) {
 	case "image/png":
 		return "png", true
 	case "image/jpeg":
@@ -134,4 +134,17 @@ func sniff(head []byte) (format string, ok bool) {
 		return "webp", true
 	}
 	return "", false
+}
+
+// imageBrands are the brands of ISO media files that are a single image: AVIF and HEIF. Those of image sequences are not here.
+var imageBrands = map[string]string{"avif": "image/avif", "mif1": "image/heif", "heic": "image/heic", "heix": "image/heic"}
+
+// sniffType is the media type that the first bytes of a file say.
+func sniffType(head []byte) string {
+	if len(head) >= 12 && string(head[4:8]) == "ftyp" {
+		if t, ok := imageBrands[string(head[8:12])]; ok {
+			return t
+		}
+	}
+	return http.DetectContentType(head)
 }

@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
+
+	"ebb/storage"
 )
 
 // store keeps blobs as files below dir:
@@ -28,8 +31,9 @@ type store struct {
 	dir string
 	key []byte // of the name hash
 	// claims guards blobs between "no row names it" and "the file is removed"; see docs/locks.md.
-	mu     sync.Mutex
-	claims map[string]*claim
+	mu      sync.Mutex
+	claims  map[string]*claim
+	checked checkedFiles
 }
 
 // claim is held on one blob name by whoever adds or removes rows that name it.
@@ -40,6 +44,7 @@ type claim struct {
 
 func openStore(dir string, key []byte) (*store, error) {
 	s := &store{dir: dir, key: key, claims: map[string]*claim{}}
+	s.checked = checkedFiles{seen: map[string]stamp{}, known: map[string]bool{}}
 	if err := os.RemoveAll(s.tmpDir()); err != nil {
 		return nil, fmt.Errorf("empty the folder of unfinished uploads: %w", err)
 	}
@@ -58,8 +63,11 @@ func (s *store) thumbDir() string { return filepath.Join(s.dir, "thumb") }
 func (s *store) path(name string) string { return filepath.Join(s.dir, name[:2], name[2:]) }
 
 func (s *store) thumbPath(name, spec string) string {
-	return filepath.Join(s.thumbDir(), name[:2], name[2:]+"."+spec)
+	return filepath.Join(s.thumbDir(), name[:2], name[2:]+"."+thumbGeneration+spec)
 }
+
+// thumbGeneration begins the names of thumbnails. It is raised when they are made differently, so that old ones are not served.
+const thumbGeneration = "2-"
 
 // errTooLarge: the upload went on beyond its limit.
 var errTooLarge = errors.New("media: larger than allowed")
@@ -76,12 +84,12 @@ type incoming struct {
 func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
 	f, err := os.CreateTemp(s.tmpDir(), "upload-")
 	if err != nil {
-		return nil, fmt.Errorf("create upload file: %w", err)
+		return nil, full(fmt.Errorf("create upload file: %w", err))
 	}
 	defer func() {
 		err = errors.Join(err, f.Close())
 		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+			err = full(errors.Join(err, os.Remove(f.Name())))
 			in = nil
 		}
 	}()
@@ -107,12 +115,12 @@ func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
 func (in *incoming) keep() error {
 	dst := in.store.path(in.Name)
 	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
-		return err
+		return full(err)
 	}
 	if err := os.Rename(in.tmp, dst); err != nil {
-		return err
+		return full(err)
 	}
-	return errors.Join(syncDir(filepath.Dir(dst)), syncDir(in.store.dir))
+	return full(errors.Join(syncDir(filepath.Dir(dst)), syncDir(in.store.dir)))
 }
 
 // drop removes an upload that was not kept.
@@ -145,38 +153,46 @@ func (s *store) claim(name string) (release func()) {
 	}
 }
 
-// open opens a blob for reading.
-func (s *store) open(name string) (*os.File, error) { return os.Open(s.path(name)) }
-
-// writeThumb keeps a thumbnail. It needs no fsync: what a crash loses is made again. The caller holds the blob's claim.
-func (s *store) writeThumb(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+// writeThumb keeps a thumbnail, followed by its hash. It needs no fsync: what a crash loses is made again. The caller holds the
+// blob's claim.
+func (s *store) writeThumb(name, path string, data []byte) error {
+	if err := s.makeThumbRoom(name); err != nil {
 		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return full(err)
 	}
 	f, err := os.CreateTemp(s.tmpDir(), "thumb-")
 	if err != nil {
-		return err
+		return full(err)
 	}
+	sum := sha256.Sum256(data)
 	_, err = f.Write(data)
+	if err == nil {
+		_, err = f.Write(sum[:])
+	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return full(errors.Join(err, os.Remove(f.Name())))
 	}
 	return os.Rename(f.Name(), path)
 }
 
-// openThumb opens a thumbnail that was made before.
-func openThumb(path string) (*File, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+// maxThumbnails bounds the thumbnails that are kept of one file: crops may have any proportions.
+const maxThumbnails = 24
+
+// makeThumbRoom removes the oldest thumbnail of a file that has as many as it may have.
+func (s *store) makeThumbRoom(name string) error {
+	paths, err := filepath.Glob(s.thumbPath(name, "*"))
+	if err != nil || len(paths) < maxThumbnails {
+		return err
 	}
-	info, err := f.Stat()
-	head := make([]byte, 512)
-	n, headErr := f.ReadAt(head, 0)
-	if err != nil || headErr != nil && !errors.Is(headErr, io.EOF) {
-		return nil, errors.Join(err, headErr, f.Close())
+	oldest, at := "", time.Time{}
+	for _, p := range paths {
+		if info, err := os.Stat(p); err == nil && (oldest == "" || info.ModTime().Before(at)) {
+			oldest, at = p, info.ModTime()
+		}
 	}
-	return &File{File: f, ContentType: http.DetectContentType(head[:n]), Size: info.Size()}, nil
+	return os.Remove(oldest)
 }
 
 // remove deletes a blob and its thumbnails. The caller holds the claim and knows that no row names the blob.
@@ -195,20 +211,23 @@ func (s *store) remove(name string) error {
 
 // each calls f for the name of every blob on disk, and of every thumbnail's blob (which may repeat).
 func (s *store) each(f func(name string) error) error {
-	return filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		rel, err := filepath.Rel(s.dir, path)
-		if err != nil || strings.HasPrefix(rel, "tmp"+string(filepath.Separator)) {
-			return err
-		}
-		base, _, _ := strings.Cut(filepath.Base(rel), ".")
-		name := filepath.Base(filepath.Dir(rel)) + base
+	return s.walk(s.dir, func(path string) error {
+		base, _, _ := strings.Cut(filepath.Base(path), ".")
+		name := filepath.Base(filepath.Dir(path)) + base
 		if len(name) != 2*sha256.Size {
 			return nil // not ours
 		}
 		return f(name)
+	})
+}
+
+// walk calls f for every file below dir but those of uploads in progress.
+func (s *store) walk(dir string, f func(path string) error) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Dir(path) == s.tmpDir() {
+			return err
+		}
+		return f(path)
 	})
 }
 
@@ -218,4 +237,14 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// full marks an error as storage.ErrFull where the disk has no room or cannot be written.
+func full(err error) error {
+	for _, cause := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO} {
+		if errors.Is(err, cause) {
+			return fmt.Errorf("%w: %w", storage.ErrFull, err)
+		}
+	}
+	return err
 }

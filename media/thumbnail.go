@@ -2,15 +2,16 @@ package media
 
 import (
 	"bytes"
-	"errors"
+	"context"
+	"encoding/binary"
 	"fmt"
 	"image"
-	"image/color"
 	"image/gif"
 	"image/jpeg"
 	"image/png"
 	"io"
 	"math"
+	"time"
 
 	"golang.org/x/image/draw"
 	"golang.org/x/image/webp"
@@ -19,50 +20,60 @@ import (
 // Size asks for a thumbnail.
 type Size struct {
 	Width, Height int
-	Crop          bool // crop: fill the size and cut the rest; otherwise scale to fit inside
-	Animated      bool // a GIF stays animated
+	Crop          bool // crop: the proportions of the size, and the rest is cut off; otherwise those of the picture, to fit inside
+	Animated      bool // an animation stays animated, if possible
 }
 
-// sizes are the thumbnails that are made: the smallest that covers the wish is taken, so strangers cannot have a thumbnail
-// computed and stored for every number of pixels. They are those that the specification recommends.
-// Spec: client-server-api#thumbnails
-var sizes = []Size{
-	{Width: 32, Height: 32, Crop: true},
-	{Width: 96, Height: 96, Crop: true},
-	{Width: 320, Height: 240},
-	{Width: 640, Height: 480},
-	{Width: 800, Height: 600},
-}
-
-const (
-	// maxPixels bounds a decoded picture: 40 megapixels are 160 MB as RGBA, once per worker.
-	maxPixels = 40 << 20
-	// maxFrames bounds an animation; longer ones get a still thumbnail.
-	maxFrames = 200
-	// maxAnimatedPixels bounds frames × size of an animation.
-	maxAnimatedPixels = 60 << 20
+var (
+	// scaledSizes and croppedSides are the thumbnails that are made: the smallest that covers the wish is taken, so that
+	// strangers cannot have a thumbnail computed and stored for every number of pixels. They are those that the
+	// specification recommends; larger ones double. Crops have the proportions of the request and a longer side of these.
+	// Spec: client-server-api#thumbnails
+	scaledSizes  = []Size{{Width: 320, Height: 240}, {Width: 640, Height: 480}, {Width: 800, Height: 600}}
+	croppedSides = []int{32, 96, 320, 640, 800}
 )
 
-// errNoThumbnail: the blob is not a picture that this server can make smaller.
-var errNoThumbnail = errors.New("media: no thumbnail of this file")
+const (
+	// maxAnimatedOriginal bounds an animated PNG or WebP that is given as its own animated thumbnail.
+	maxAnimatedOriginal = 4 << 20
+	// maxDecodeTime bounds the time that one thumbnail takes.
+	maxDecodeTime = 20 * time.Second
+)
 
-// fit chooses the size made for a wish.
+// fit chooses the size made for a request.
 func fit(want Size) Size {
-	for _, s := range sizes {
-		if s.Crop == want.Crop && s.Width >= want.Width && s.Height >= want.Height {
-			s.Animated = want.Animated
-			return s
+	if want.Crop {
+		return fitCrop(want)
+	}
+	size := scaledSizes[len(scaledSizes)-1]
+	for _, s := range scaledSizes {
+		if s.Width >= want.Width && s.Height >= want.Height {
+			size = s
+			break
 		}
 	}
-	if want.Crop { // larger crops than the table's are cut from the scaled sizes' bounds
-		for _, s := range sizes {
-			if !s.Crop && s.Width >= want.Width && s.Height >= want.Height {
-				return Size{Width: s.Width, Height: s.Height, Crop: true, Animated: want.Animated}
-			}
+	for size.Width < want.Width || size.Height < want.Height {
+		size.Width, size.Height = 2*size.Width, 2*size.Height
+	}
+	size.Animated = want.Animated
+	return size
+}
+
+func fitCrop(want Size) Size {
+	longer := max(want.Width, want.Height, 1)
+	side := croppedSides[len(croppedSides)-1]
+	for _, s := range croppedSides {
+		if s >= longer {
+			side = s
+			break
 		}
 	}
-	last := sizes[len(sizes)-1]
-	return Size{Width: last.Width, Height: last.Height, Crop: want.Crop, Animated: want.Animated}
+	for side < longer {
+		side *= 2
+	}
+	part := func(n int) int { return max(1, (n*side+longer/2)/longer) }
+	want.Width, want.Height = part(want.Width), part(want.Height)
+	return want
 }
 
 // spec names the size in a file name.
@@ -77,230 +88,208 @@ func (s Size) spec() string {
 	return fmt.Sprintf("%dx%d-%s-%s", s.Width, s.Height, method, still)
 }
 
-// thumbnail makes a picture of at most the given size. It returns errNoThumbnail for what is not a picture of a known
-// format, is broken, too large, or smaller than the thumbnail would be.
-func thumbnail(src io.ReadSeeker, size Size) (data []byte, contentType string, err error) {
-	format, config, err := inspect(src)
-	if err != nil {
-		return nil, "", err
-	}
-	if config.Width <= size.Width && config.Height <= size.Height {
-		return nil, "", errNoThumbnail
-	}
-	if format == "gif" && size.Animated {
-		if data, err := animated(src, config, size); err == nil {
-			return data, "image/gif", nil
-		}
-		if _, err := src.Seek(0, io.SeekStart); err != nil {
-			return nil, "", err
-		}
-	}
-	img, err := decode(format, src)
-	if err != nil {
-		return nil, "", errNoThumbnail
-	}
-	return encode(resize(img, size), format)
+// plan is what is to be done for one request.
+type plan struct {
+	original      bool            // give the file as it is
+	width, height int             // of the thumbnail, as displayed
+	from          image.Rectangle // the part of the stored picture that it shows
+	animated      bool
+	name          string // under which it is kept
 }
 
-// inspect reads the format and the dimensions, and rewinds.
-func inspect(src io.ReadSeeker) (format string, config image.Config, err error) {
-	head := make([]byte, 512)
-	n, err := io.ReadFull(src, head)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return "", config, err
+// planFor decides what a request gets. bytes is the length of the file.
+func planFor(p picture, want Size, bytes int64) plan {
+	if p.animated && want.Animated && p.format != "gif" && bytes <= maxAnimatedOriginal {
+		return plan{original: true} // there is no encoder for these formats
 	}
-	format, ok := sniff(head[:n])
-	if !ok {
-		return "", config, errNoThumbnail
-	}
-	if _, err := src.Seek(0, io.SeekStart); err != nil {
-		return "", config, err
-	}
-	switch format {
-	case "png":
-		config, err = png.DecodeConfig(src)
-	case "jpeg":
-		config, err = jpeg.DecodeConfig(src)
-	case "gif":
-		config, err = gif.DecodeConfig(src)
-	case "webp":
-		config, err = webp.DecodeConfig(src)
-	}
-	if err != nil || config.Width <= 0 || config.Height <= 0 || config.Width > maxPixels/config.Height {
-		return "", config, errNoThumbnail
-	}
-	_, err = src.Seek(0, io.SeekStart)
-	return format, config, err
-}
-
-func decode(format string, src io.Reader) (image.Image, error) {
-	switch format {
-	case "png":
-		return png.Decode(src)
-	case "jpeg":
-		return jpeg.Decode(src)
-	case "gif":
-		return gif.Decode(src)
+	still := p.animated && !want.Animated // the file itself would move
+	w, h := p.oriented()
+	size := fit(want)
+	small := w <= size.Width && h <= size.Height
+	pl := plan{width: w, height: h, animated: p.format == "gif" && p.animated && want.Animated, name: size.spec()}
+	switch {
+	case w <= want.Width && h <= want.Height || small && !want.Crop:
+		pl.original = !still
+		pl.name = "whole-still"
+	case want.Crop:
+		pl.width, pl.height = cropped(w, h, size)
+		pl.original = !still && pl.width == w && pl.height == h
+		if small { // smaller requests of the same proportions get it whole
+			pl.name = want.spec()
+		}
 	default:
-		return webp.Decode(src)
+		pl.width, pl.height = scaled(w, h, size)
 	}
+	pl.from = image.Rect(0, 0, p.width, p.height)
+	if want.Crop && (pl.width != w || pl.height != h) {
+		sw, sh := pl.stored(p)
+		pl.from = middle(pl.from, sw, sh)
+	}
+	return pl
 }
 
-// encode keeps photographs small and transparency whole.
-func encode(img image.Image, format string) ([]byte, string, error) {
-	var buf bytes.Buffer
-	if format == "jpeg" {
-		err := jpeg.Encode(&buf, img, &jpeg.Options{Quality: 82})
-		return buf.Bytes(), "image/jpeg", err
+// stored returns the thumbnail's dimensions before orientation.
+func (pl *plan) stored(p picture) (width, height int) {
+	if p.orientation >= 5 {
+		return pl.height, pl.width
 	}
-	err := png.Encode(&buf, img)
-	return buf.Bytes(), "image/png", err
+	return pl.width, pl.height
 }
 
-// resize scales img to fit inside the size, or to cover it and cut the middle out; it never enlarges.
-func resize(img image.Image, size Size) *image.RGBA {
-	from := img.Bounds()
-	w, h := target(from.Dx(), from.Dy(), size)
-	dst := image.NewRGBA(image.Rect(0, 0, w, h))
-	if size.Crop {
-		from = middle(from, w, h)
-	}
-	draw.ApproxBiLinear.Scale(dst, dst.Bounds(), img, from, draw.Src, nil)
-	return dst
-}
-
-// target is the size of the result for a picture of w × h.
-func target(w, h int, size Size) (int, int) {
-	if size.Crop {
-		return min(w, size.Width), min(h, size.Height)
-	}
+// scaled is the size of a picture of w × h when it is made to fit inside.
+func scaled(w, h int, size Size) (int, int) {
 	scale := min(float64(size.Width)/float64(w), float64(size.Height)/float64(h), 1)
 	return max(1, int(math.Round(float64(w)*scale))), max(1, int(math.Round(float64(h)*scale)))
 }
 
-// middle is the largest part of from, around its middle, with the proportions of w × h.
+// cropped is the largest size of the wanted proportions, up to the wanted one, that a picture of w × h covers.
+func cropped(w, h int, size Size) (int, int) {
+	scale := min(float64(w)/float64(size.Width), float64(h)/float64(size.Height), 1)
+	return max(1, int(math.Round(float64(size.Width)*scale))), max(1, int(math.Round(float64(size.Height)*scale)))
+}
+
+// middle is the largest part of from, around its middle, with the proportions of w × h; it is not smaller than w × h.
 func middle(from image.Rectangle, w, h int) image.Rectangle {
 	cw, ch := from.Dx(), from.Dx()*h/w
 	if ch > from.Dy() {
 		cw, ch = from.Dy()*w/h, from.Dy()
 	}
-	cw, ch = max(cw, 1), max(ch, 1)
+	cw, ch = max(cw, w), max(ch, h)
 	x, y := from.Min.X+(from.Dx()-cw)/2, from.Min.Y+(from.Dy()-ch)/2
 	return image.Rect(x, y, x+cw, y+ch)
 }
 
-// animated scales every frame of a GIF. Frames are first drawn onto the whole canvas, as their disposal methods say.
-func animated(src io.Reader, config image.Config, size Size) ([]byte, error) {
-	all, err := decodeGIF(src, config)
-	if err != nil {
-		return nil, err
+// cost is an upper bound of the bytes that making the thumbnail takes.
+func (pl *plan) cost(p picture) int64 {
+	result := mul(int64(pl.width), int64(pl.height), 16) // as scaled, as turned, and as encoded in a buffer that grows
+	result += mul(int64(p.width), 4)                     // a row while it is scaled
+	if pl.animated {
+		return p.animationBytes(pl.width, pl.height) + result
 	}
-	canvas := image.NewRGBA(image.Rect(0, 0, config.Width, config.Height))
-	out := &gif.GIF{LoopCount: all.LoopCount}
-	for i, frame := range all.Image {
-		before := disposalCopy(canvas, all, i)
-		draw.Draw(canvas, frame.Bounds(), frame, frame.Bounds().Min, draw.Over)
-		small := resize(canvas, size)
-		paletted := image.NewPaletted(small.Bounds(), withTransparency(frame.Palette))
-		draw.FloydSteinberg.Draw(paletted, paletted.Bounds(), small, image.Point{})
-		out.Image = append(out.Image, paletted)
-		out.Delay = append(out.Delay, all.Delay[i])
-		out.Disposal = append(out.Disposal, gif.DisposalBackground)
-		dispose(canvas, before, all, i)
-	}
+	return p.decoded + result
+}
+
+// thumbnail makes the thumbnail that is planned. It returns errNoThumbnail for a picture that cannot be decoded.
+func thumbnail(ctx context.Context, src io.ReadSeeker, p picture, pl plan) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxDecodeTime)
+	defer cancel()
+	from := &cancellable{ctx: ctx, src: src}
 	var buf bytes.Buffer
-	if err := gif.EncodeAll(&buf, out); err != nil {
-		return nil, err
+	w, h := pl.stored(p)
+	if pl.animated {
+		all, err := animate(ctx, from, p, pl.from, w, h)
+		if err != nil {
+			return nil, from.cause(err)
+		}
+		err = gif.EncodeAll(&buf, all)
+		return buf.Bytes(), err
 	}
-	return buf.Bytes(), nil
+	img, err := decode(from, src, p)
+	if err != nil {
+		return nil, from.cause(errNoThumbnail)
+	}
+	small := orient(shrink(img, pl.from.Add(img.Bounds().Min), w, h), p.orientation)
+	if p.format == "jpeg" || p.format == "webp" && small.Opaque() { // photographs stay small
+		err = jpeg.Encode(&buf, small, &jpeg.Options{Quality: 82})
+	} else {
+		err = png.Encode(&buf, small)
+	}
+	return buf.Bytes(), err
 }
 
-// maxGIFBytes bounds what is decoded as an animation: frames are only counted once decoded.
-const maxGIFBytes = 16 << 20
+// cancellable reads until its context ends: decoders ask for input all the time.
+type cancellable struct {
+	ctx context.Context
+	src io.Reader
+	err error // of reading, other than the end of the file
+}
 
-func decodeGIF(src io.Reader, config image.Config) (*gif.GIF, error) {
-	raw, err := io.ReadAll(io.LimitReader(src, maxGIFBytes+1))
+func (c *cancellable) Read(b []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := c.src.Read(b)
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
+	return n, err
+}
+
+// cause is why decoding failed: the disk, the requester who has gone, or else the picture.
+func (c *cancellable) cause(picture error) error {
+	if c.err != nil {
+		return c.err
+	}
+	if c.ctx.Err() == context.Canceled {
+		return c.ctx.Err()
+	}
+	return picture
+}
+
+// decode returns the pixels of a picture, of an animation those of the first frame.
+func decode(r io.Reader, src io.Seeker, p picture) (img image.Image, err error) {
+	switch {
+	case p.format == "png":
+		img, err = png.Decode(r)
+	case p.format == "jpeg":
+		img, err = jpeg.Decode(r)
+	case p.format == "gif":
+		if img, err = gif.Decode(r); err == nil {
+			img = onCanvas(img, img.Bounds().Min, p)
+		}
+	case p.animated:
+		img, err = decodeFirstFrame(r, src, p)
+	default:
+		img, err = webp.Decode(r)
+	}
+	if err == nil && (img.Bounds().Dx() != p.width || img.Bounds().Dy() != p.height) {
+		err = errNoThumbnail // not what its header said
+	}
+	return img, err
+}
+
+// onCanvas puts a frame where it belongs on the canvas of an animation.
+func onCanvas(frame image.Image, at image.Point, p picture) image.Image {
+	canvas := image.Rect(0, 0, p.width, p.height)
+	where := frame.Bounds().Sub(frame.Bounds().Min).Add(at)
+	if where == canvas {
+		return frame
+	}
+	img := image.NewRGBA(canvas)
+	draw.Draw(img, where, frame, frame.Bounds().Min, draw.Src)
+	return img
+}
+
+// decodeFirstFrame decodes the first frame of an animated WebP: its chunks are those of a still one. The header that is put
+// before them holds the decoder to the dimensions that were announced.
+func decodeFirstFrame(r io.Reader, src io.Seeker, p picture) (image.Image, error) {
+	if p.frameBytes <= 0 {
+		return nil, errNoThumbnail
+	}
+	if _, err := src.Seek(p.frameOffset, io.SeekStart); err != nil {
+		return nil, err
+	}
+	data := io.LimitReader(r, p.frameBytes)
+	var first [4]byte
+	if _, err := io.ReadFull(data, first[:]); err != nil {
+		return nil, err
+	}
+	var flags byte
+	switch string(first[:]) {
+	case "ALPH":
+		flags = 0x10
+	case "VP8 ", "VP8L":
+	default:
+		return nil, errNoThumbnail
+	}
+	head := append([]byte("RIFF....WEBPVP8X\x0A\x00\x00\x00"), flags, 0, 0, 0)
+	for _, n := range []int{p.firstFrame.width - 1, p.firstFrame.height - 1} {
+		head = append(head, byte(n), byte(n>>8), byte(n>>16))
+	}
+	binary.LittleEndian.PutUint32(head[4:], uint32(int64(len(head))-8+p.frameBytes))
+	img, err := webp.Decode(io.MultiReader(bytes.NewReader(append(head, first[:]...)), data))
 	if err != nil {
 		return nil, err
 	}
-	if len(raw) > maxGIFBytes || countFrames(raw) > min(maxFrames, maxAnimatedPixels/(config.Width*config.Height)) {
-		return nil, errNoThumbnail
-	}
-	all, err := gif.DecodeAll(bytes.NewReader(raw))
-	if err != nil || len(all.Image) < 2 {
-		return nil, errNoThumbnail
-	}
-	return all, nil
-}
-
-// countFrames walks the blocks of a GIF without decoding them, so that a small file with thousands of large frames costs
-// no memory. It counts one more than it can follow in a broken file.
-func countFrames(raw []byte) int {
-	if len(raw) < 13 {
-		return math.MaxInt
-	}
-	pos := 13
-	if raw[10]&0x80 != 0 {
-		pos += 3 << (raw[10]&7 + 1)
-	}
-	frames := 0
-	for pos < len(raw) {
-		switch raw[pos] {
-		case 0x21: // extension: label, then sub-blocks
-			pos = skipBlocks(raw, pos+2)
-		case 0x2C: // image: descriptor, colour table, code size, sub-blocks
-			frames++
-			if pos+9 >= len(raw) {
-				return math.MaxInt
-			}
-			table := 0
-			if raw[pos+9]&0x80 != 0 {
-				table = 3 << (raw[pos+9]&7 + 1)
-			}
-			pos = skipBlocks(raw, pos+10+table+1)
-		case 0x3B:
-			return frames
-		default:
-			return math.MaxInt
-		}
-	}
-	return frames
-}
-
-func skipBlocks(raw []byte, pos int) int {
-	for pos < len(raw) && raw[pos] != 0 {
-		pos += int(raw[pos]) + 1
-	}
-	return pos + 1
-}
-
-func withTransparency(p color.Palette) color.Palette {
-	for _, c := range p {
-		if _, _, _, a := c.RGBA(); a == 0 {
-			return p
-		}
-	}
-	if len(p) >= 256 {
-		p = p[:255]
-	}
-	return append(append(color.Palette{}, p...), color.Transparent)
-}
-
-// disposalCopy keeps the canvas where frame i asks that it be restored afterwards.
-func disposalCopy(canvas *image.RGBA, all *gif.GIF, i int) *image.RGBA {
-	if i >= len(all.Disposal) || all.Disposal[i] != gif.DisposalPrevious {
-		return nil
-	}
-	kept := image.NewRGBA(canvas.Bounds())
-	copy(kept.Pix, canvas.Pix)
-	return kept
-}
-
-func dispose(canvas, before *image.RGBA, all *gif.GIF, i int) {
-	switch {
-	case before != nil:
-		copy(canvas.Pix, before.Pix)
-	case i < len(all.Disposal) && all.Disposal[i] == gif.DisposalBackground:
-		draw.Draw(canvas, all.Image[i].Bounds(), image.Transparent, image.Point{}, draw.Src)
-	}
+	return onCanvas(img, image.Pt(p.firstFrame.x, p.firstFrame.y), p), nil
 }

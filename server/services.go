@@ -208,7 +208,7 @@ func (s *services) askProfiles(cfg *config.Config) accounts.Remote {
 	return s.remote
 }
 
-// thumbnailWorkers make thumbnails at the same time: each may hold a decoded picture of 160 MB.
+// thumbnailWorkers make thumbnails at the same time, within the memory that media allows them together.
 const thumbnailWorkers = 2
 
 // hooks tells the other services what happens to accounts.

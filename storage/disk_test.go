@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,30 +19,12 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// tinyDisk is a folder on a disk of its own.
-func tinyDisk(t *testing.T, bytes int) string {
-	t.Helper()
-	dir := t.TempDir()
-	if os.Getuid() != 0 {
-		t.Skip("SKIP full disk: only root can mount a small tmpfs")
-	}
-	if err := syscall.Mount("ebb-test", dir, "tmpfs", 0, "size="+strconv.Itoa(bytes)); err != nil {
-		t.Skip("SKIP full disk: no tmpfs can be mounted: " + err.Error())
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 func TestFullDiskFailsTheBatchReadsGoOnAndItRecovers(t *testing.T) {
-	dir := tinyDisk(t, 8<<20)
+	dir := storagetest.TinyDisk(t, 8<<20)
 	db := storagetest.Open(t, storage.Config{DSN: "sqlite:" + filepath.Join(dir, "ebb.db")})
 	wait(t, db.Enqueue(adding("before")))
 	ballast := filepath.Join(dir, "ballast")
-	fill(t, ballast)
+	storagetest.Fill(t, ballast)
 
 	acknowledged := 0
 	big := strings.Repeat("x", 20_000)
@@ -85,7 +66,7 @@ func TestFullDiskFailsTheBatchReadsGoOnAndItRecovers(t *testing.T) {
 }
 
 func TestClosureThatFillsTheDiskIsNotKeptInPart(t *testing.T) {
-	db := storagetest.Open(t, storage.Config{DSN: "sqlite:" + filepath.Join(tinyDisk(t, 8<<20), "ebb.db")})
+	db := storagetest.Open(t, storage.Config{DSN: "sqlite:" + filepath.Join(storagetest.TinyDisk(t, 8<<20), "ebb.db")})
 	big := strings.Repeat("x", 60_000)
 	p := batch(db, adding("a"), storage.Write{Do: func(tx *storage.Tx) error {
 		for range 1000 { // 60 MB: more than the cache holds, so it meets the disk before the commit
@@ -111,23 +92,6 @@ func TestClosureThatFillsTheDiskIsNotKeptInPart(t *testing.T) {
 	}
 	wait(t, db.Enqueue(adding("d")))
 }
-
-// fill takes all the room on a disk.
-func fill(t *testing.T, file string) {
-	t.Helper()
-	f, err := os.Create(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	if _, err := io.Copy(f, zeros{}); !errors.Is(err, syscall.ENOSPC) {
-		t.Fatal(err)
-	}
-}
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 func integrity(t *testing.T, db *storage.DB) {
 	t.Helper()

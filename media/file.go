@@ -1,0 +1,191 @@
+package media
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// File is an open file to serve. The caller closes it.
+type File struct {
+	Content     io.ReadSeeker
+	ContentType string
+	Filename    string
+	Size        int64
+	file        *os.File
+}
+
+// Close closes the file.
+func (f *File) Close() error { return f.file.Close() }
+
+// ETag names the bytes: files and thumbnails lie under names of their own and never change.
+func (f *File) ETag() string {
+	sum := sha256.Sum256([]byte(f.file.Name()))
+	return hex.EncodeToString(sum[:16])
+}
+
+// errDamaged: a file is missing, cut off or altered on the disk.
+var errDamaged = errors.New("media: the file on the disk is not what was stored")
+
+// openBlob opens a file. It returns errDamaged where the disk does not have it as it was stored.
+func (s *Service) openBlob(m storage.Media) (*File, error) {
+	f, err := s.files.openIntact(m.Blob, m.Size)
+	if err != nil {
+		return nil, err
+	}
+	return &File{Content: f, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size, file: f}, nil
+}
+
+// lost is what a client is told of an upload that the disk does not have any more. The operator is told once.
+func (s *Service) lost(m storage.Media, err error) error {
+	if path := s.files.path(m.Blob); s.files.checked.report(path) {
+		damaged.Inc()
+		s.Log.Error("a media file is damaged or missing: restore it from a backup", "file", path, "media_id", m.ID, "size", m.Size, "err", err)
+	}
+	return mxerr.NotFound("This server has lost the file").Because(err)
+}
+
+// openIntact opens a blob after checking its size and hash.
+func (s *store) openIntact(name string, size int64) (*os.File, error) {
+	f, err := os.Open(s.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = s.checked.check(f, func(info fs.FileInfo) error {
+		if info.Size() != size {
+			return fmt.Errorf("%w: it has %d bytes", errDamaged, info.Size())
+		}
+		hash := hmac.New(sha256.New, s.key)
+		if _, err := io.Copy(hash, f); err != nil {
+			return err
+		}
+		if hex.EncodeToString(hash.Sum(nil)) != name {
+			return fmt.Errorf("%w: its hash is another one", errDamaged)
+		}
+		_, err := f.Seek(0, io.SeekStart)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// intact reports whether the disk has a blob as it was stored.
+func (s *store) intact(name string, size int64) bool {
+	f, err := s.openIntact(name, size)
+	if err != nil {
+		return false
+	}
+	_ = f.Close() // only read
+	return true
+}
+
+// openThumb opens a thumbnail that was made before. Its content ends with its hash: thumbnails are not synced, so that a loss
+// of power may leave less of them than was written.
+func (s *store) openThumb(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	err = s.checked.check(f, func(fs.FileInfo) error {
+		raw, err := io.ReadAll(f)
+		if err != nil {
+			return err
+		}
+		n := len(raw) - sha256.Size
+		if n <= 0 {
+			return errDamaged
+		}
+		if sum := sha256.Sum256(raw[:n]); !bytes.Equal(sum[:], raw[n:]) {
+			return errDamaged
+		}
+		return nil
+	})
+	head := make([]byte, 512)
+	n, readErr := f.ReadAt(head, 0)
+	if errors.Is(readErr, io.EOF) {
+		readErr = nil
+	}
+	info, statErr := f.Stat()
+	if err = errors.Join(err, readErr, statErr); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	size := info.Size() - sha256.Size
+	contentType := http.DetectContentType(head[:n])
+	return &File{Content: io.NewSectionReader(f, 0, size), ContentType: contentType, Filename: thumbnailNames[contentType], Size: size, file: f}, nil
+}
+
+// thumbnailNames are the names that thumbnails have for a browser.
+var thumbnailNames = map[string]string{"image/png": "thumbnail.png", "image/jpeg": "thumbnail.jpg", "image/gif": "thumbnail.gif"}
+
+// maxChecked bounds the files that are remembered as checked: a hundred bytes each.
+const maxChecked = 20_000
+
+// checkedFiles remembers which files were found to be what they should be, so that each is read once and not at every request.
+type checkedFiles struct {
+	mu    sync.Mutex // guards seen and known; a leaf
+	seen  map[string]stamp
+	known map[string]bool // damaged files that were reported
+}
+
+// stamp changes when a file is written to.
+type stamp struct {
+	size     int64
+	modified time.Time
+}
+
+// check calls look unless it has found the file as it is to be intact.
+func (c *checkedFiles) check(f *os.File, look func(fs.FileInfo) error) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	now := stamp{info.Size(), info.ModTime()}
+	c.mu.Lock()
+	was, found := c.seen[f.Name()]
+	c.mu.Unlock()
+	if found && was == now {
+		return nil
+	}
+	if err := look(info); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.seen) >= maxChecked {
+		for path := range c.seen { // any one
+			delete(c.seen, path)
+			break
+		}
+	}
+	c.seen[f.Name()] = now
+	delete(c.known, f.Name())
+	return nil
+}
+
+// report reports whether the damage of a file is news.
+func (c *checkedFiles) report(path string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known[path] || len(c.known) >= maxChecked {
+		return false
+	}
+	c.known[path] = true
+	return true
+}

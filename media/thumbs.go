@@ -1,0 +1,180 @@
+package media
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Thumbnail finds or makes a thumbnail. An image that is small enough already, or that cannot be made smaller here, is given as
+// it is; any other file is refused.
+//
+// Errors: those of Open; M_UNKNOWN 400 where the file is not an image; M_TOO_LARGE 413 where a still is asked for of an animation
+// that is too large.
+// Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
+func (s *Service) Thumbnail(ctx context.Context, mediaID string, want Size, wait time.Duration) (*File, error) {
+	m, err := s.await(ctx, mediaID, min(wait, maxWait))
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.thumbnailOf(ctx, m, want)
+	switch {
+	case errors.Is(err, errDamaged):
+		err = s.lost(m, err)
+	case errors.Is(err, errTooLarge):
+		err = mxerr.TooLarge("The picture is too large for a thumbnail")
+	}
+	return f, err
+}
+
+// thumbnailOf finds or makes a thumbnail of a file. It returns errDamaged where the disk does not have it any more, and
+// errTooLarge where there cannot be any.
+func (s *Service) thumbnailOf(ctx context.Context, m storage.Media, want Size) (*File, error) {
+	if f, err := s.files.openThumb(s.files.thumbPath(m.Blob, fit(want).spec())); err == nil {
+		return f, nil
+	}
+	src, err := s.openBlob(m)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.thumbnailFrom(ctx, m, src, want)
+	if f != src {
+		err = errors.Join(err, src.Close())
+	}
+	return f, err
+}
+
+// thumbnailFrom returns src, or a thumbnail of it.
+func (s *Service) thumbnailFrom(ctx context.Context, m storage.Media, src *File, want Size) (*File, error) {
+	p, err := inspect(src.Content)
+	if errors.Is(err, errNoPicture) {
+		return otherImage(src)
+	}
+	if err != nil {
+		return nil, err
+	}
+	pl := planFor(p, want, m.Size)
+	src.ContentType = "image/" + p.format
+	if pl.original {
+		return src, nil
+	}
+	if pl.animated && pl.cost(p) > maxDecoded {
+		pl.animated = false
+	}
+	f, err := s.findOrMake(ctx, m.Blob, src, p, pl)
+	if errors.Is(err, errNoThumbnail) && pl.animated { // a later frame may be broken
+		pl.animated = false
+		f, err = s.findOrMake(ctx, m.Blob, src, p, pl)
+	}
+	if (errors.Is(err, errNoThumbnail) || errors.Is(err, storage.ErrFull)) && (!p.animated || want.Animated) {
+		_, err = src.Content.Seek(0, io.SeekStart)
+		return src, err
+	}
+	if errors.Is(err, errNoThumbnail) {
+		if !p.decodable() {
+			return nil, errTooLarge
+		}
+		return nil, noThumbnail()
+	}
+	return f, err
+}
+
+func noThumbnail() error {
+	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "There is no thumbnail of this file")
+}
+
+// otherImage returns an image of a format that is not decoded here, and refuses any other file.
+func otherImage(src *File) (*File, error) {
+	head := make([]byte, 512)
+	n, err := io.ReadFull(src.Content, head)
+	if err != nil && !isShort(err) {
+		return nil, err
+	}
+	found := sniffType(head[:n])
+	if _, known := sniff(head[:n]); known || !strings.HasPrefix(found, "image/") {
+		return nil, noThumbnail()
+	}
+	src.ContentType = found
+	_, err = src.Content.Seek(0, io.SeekStart)
+	return src, err
+}
+
+// findOrMake opens the thumbnail that is planned, and makes it first where it is not there.
+func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p picture, pl plan) (*File, error) {
+	cost := pl.cost(p)
+	if !p.decodable() || cost > maxDecoded {
+		return nil, errNoThumbnail
+	}
+	path := s.files.thumbPath(blob, pl.name)
+	if f, err := s.files.openThumb(path); err == nil {
+		return f, nil
+	}
+	leave, err := s.enterThumbnails(ctx, cost)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if f, err := s.files.openThumb(path); err == nil {
+		return f, nil // it was made while this one waited
+	}
+	if _, err := src.Content.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	data, err := thumbnail(ctx, src.Content, p, pl)
+	if err != nil {
+		return nil, err
+	}
+	release := s.files.claim(blob)
+	defer release()
+	if named, err := s.named(ctx, blob); err != nil || !named {
+		return nil, errors.Join(err, errGone()) // deleted meanwhile: no thumbnail may stay behind
+	}
+	if err := s.files.writeThumb(blob, path, data); err != nil {
+		return nil, err
+	}
+	thumbnails.Inc()
+	return s.files.openThumb(path)
+}
+
+// minReturned is from what size on a picture's memory is given back at once. Left to the garbage collector it would count twice
+// beside the next picture. A collection costs much less than the decoding of so large a picture.
+const minReturned = 16 << 20
+
+// enterThumbnails waits for one of the workers, which bound the CPU that strangers can ask for, and for the memory that a
+// thumbnail takes.
+func (s *Service) enterThumbnails(ctx context.Context, cost int64) (leave func(), err error) {
+	select {
+	case s.workers <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err := s.memory.Acquire(ctx, cost); err != nil {
+		<-s.workers
+		return nil, err
+	}
+	return func() {
+		if cost >= minReturned {
+			debug.FreeOSMemory()
+		}
+		s.memory.Release(cost)
+		<-s.workers
+	}, nil
+}
+
+// removeOldThumbs removes thumbnails that earlier versions made differently.
+func (s *store) removeOldThumbs() error {
+	return s.walk(s.thumbDir(), func(path string) error {
+		if _, spec, _ := strings.Cut(path, "."); !strings.HasPrefix(spec, thumbGeneration) {
+			return os.Remove(path)
+		}
+		return nil
+	})
+}
