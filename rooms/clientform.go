@@ -3,6 +3,8 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strconv"
 
 	"ebb/canonjson"
@@ -102,48 +104,54 @@ func (v *viewer) extras(tx *storage.Tx, evs []*Event, opt FormOptions) (*extras,
 
 // loadFormer finds what the state events among evs replaced.
 func (v *viewer) loadFormer(tx *storage.Tx, evs []*Event, x *extras) error {
-	replaced := map[storage.Pos]storage.Pos{}
-	var positions []storage.Pos
-	for _, e := range evs {
-		key, isState := e.StateKey()
-		if !isState || e.Snapshot == 0 {
-			continue
-		}
-		before, err := v.formerOf(tx, e, key)
-		if err != nil {
-			return err
-		}
-		if before != 0 {
-			replaced[e.Pos] = before
-			positions = append(positions, before)
-		}
-	}
-	if len(positions) == 0 {
-		return nil
+	replaced, err := v.formerOf(tx, evs)
+	if err != nil || len(replaced) == 0 {
+		return err
 	}
 	if tx == nil {
 		return errNeedTx
 	}
-	events, err := v.room.eventsAt(tx, positions)
+	events, err := v.room.eventsAt(tx, slices.Collect(maps.Values(replaced)))
 	if err != nil {
 		return err
 	}
 	return v.showFormer(tx, replaced, events, x)
 }
 
-func (v *viewer) formerOf(tx *storage.Tx, e *Event, key string) (storage.Pos, error) {
-	before, ok := v.svc.reader.former.get(e.Pos)
-	if ok {
-		return before, nil
+// formerOf finds the positions of the events that state events among evs replaced, by those of the latter.
+func (v *viewer) formerOf(tx *storage.Tx, evs []*Event) (map[storage.Pos]storage.Pos, error) {
+	replaced := map[storage.Pos]storage.Pos{}
+	var open []*Event
+	var wanted []storage.StateKey
+	for _, e := range evs {
+		key, isState := e.StateKey()
+		if !isState || e.Snapshot == 0 {
+			continue
+		}
+		if before, known := v.svc.reader.former.get(e.Pos); !known {
+			open, wanted = append(open, e), append(wanted, storage.StateKey{Snapshot: e.Snapshot, Type: e.Type(), Key: key})
+		} else if before != 0 {
+			replaced[e.Pos] = before
+		}
+	}
+	if len(open) == 0 {
+		return replaced, nil
 	}
 	if tx == nil {
-		return 0, errNeedTx
+		return nil, errNeedTx
 	}
-	before, err := tx.StateKeyOf(e.Snapshot, e.Type(), key)
-	if err == nil {
+	found, err := tx.StateKeysOf(wanted)
+	if err != nil {
+		return nil, err
+	}
+	for i, e := range open {
+		before := found[wanted[i]]
 		v.svc.reader.former.put(e.Pos, before)
+		if before != 0 {
+			replaced[e.Pos] = before
+		}
 	}
-	return before, err
+	return replaced, nil
 }
 
 func (v *viewer) showFormer(tx *storage.Tx, replaced map[storage.Pos]storage.Pos, events map[storage.Pos]*Event, x *extras) error {

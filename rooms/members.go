@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -69,21 +70,19 @@ func (v *viewer) membersAfter(tx *storage.Tx, e *Event, users map[string]bool) (
 		return v.currentMembers(tx, users)
 	}
 	var out []*Event
-	var positions []storage.Pos
+	var wanted []storage.StateKey
 	for user := range users {
 		if e.IsStateKey(typeMember, user) {
 			out = append(out, e)
 			continue
 		}
-		pos, err := tx.StateKeyOf(e.Snapshot, typeMember, user)
-		if err != nil {
-			return nil, err
-		}
-		if pos != 0 {
-			positions = append(positions, pos)
-		}
+		wanted = append(wanted, storage.StateKey{Snapshot: e.Snapshot, Type: typeMember, Key: user})
 	}
-	more, err := v.loadState(tx, positions)
+	found, err := tx.StateKeysOf(wanted)
+	if err != nil {
+		return nil, err
+	}
+	more, err := v.loadState(tx, slices.Collect(maps.Values(found)))
 	return append(out, more...), err
 }
 

@@ -33,6 +33,7 @@ type Options struct {
 	Now         func() time.Time                                        // nil: the system's clock
 	Timer       func(d time.Duration) (c <-chan time.Time, stop func()) // of long polls; nil: real time
 	CommitDelay time.Duration                                           // injected into every commit
+	OnStatement func(query string)                                      // called before every statement of a transaction; nil: nobody counts them
 	Log         *slog.Logger                                            // nil: nothing is logged
 	Resolver    fedclient.Resolver                                      // of other servers' names; nil: the system's
 	Dial        fedclient.DialFunc                                      // to other servers; nil: the network

@@ -76,7 +76,7 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 }
 
 func openDatabase(ctx context.Context, cfg *config.Config, o Options) (*storage.DB, error) {
-	return storage.Open(ctx, storage.Config{DSN: cfg.DSN(), CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch})
+	return storage.Open(ctx, storage.Config{DSN: cfg.DSN(), CommitDelay: o.CommitDelay, Now: o.Now, Log: o.Log, OnBatch: observeBatch, OnStatement: o.OnStatement})
 }
 
 func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roomOptions rooms.Options) (err error) {

@@ -19,6 +19,7 @@ type Config struct {
 	Now         func() time.Time
 	Log         *slog.Logger
 	OnBatch     func(writes int, took time.Duration) // after every commit, for metrics; may be nil
+	OnStatement func(query string)                   // before every statement of a transaction, for tests; may be nil
 }
 
 // ErrClosed: the database was closed.

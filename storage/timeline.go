@@ -1,5 +1,10 @@
 package storage
 
+import (
+	"cmp"
+	"slices"
+)
+
 // Queries that walk a room's timeline and look at its state in the past.
 
 const (
@@ -58,63 +63,57 @@ LEFT JOIN state_deltas m ON m.snapshot = c.nid AND m.type = 'm.room.member' AND 
 type sightLink struct {
 	prev            int64
 	history, member *int64 // nil: not said here
+	known           bool   // what is said below was added
 }
 
 // Sights reads the history visibility and one user's member event in the state of each snapshot. It rides the primary keys.
 func (tx *Tx) Sights(snapshots []int64, userID string) (map[int64]Sight, error) {
-	links := map[int64]sightLink{}
-	for rest := snapshots; len(rest) > 0; {
-		n := min(len(rest), maxIn)
-		list, args := In(2, rest[:n])
+	links := map[int64]*sightLink{}
+	for nids := range slices.Chunk(snapshots, maxChainIn) {
+		list, args := In(2, nids)
 		q := `WITH RECURSIVE chain (nid, prev) AS (SELECT nid, prev FROM state_snapshots WHERE nid IN ` + list + sightChainQuery
 		err := tx.each(func(r Row) error {
 			var nid int64
-			var l sightLink
-			if err := r.Scan(&nid, &l.prev, &l.history, &l.member); err != nil {
-				return err
-			}
+			l := &sightLink{}
+			err := r.Scan(&nid, &l.prev, &l.history, &l.member)
 			links[nid] = l
-			return nil
+			return err
 		}, q, append([]any{userID}, args...)...)
 		if err != nil {
 			return nil, err
 		}
-		rest = rest[n:]
 	}
 	out := make(map[int64]Sight, len(snapshots))
 	for _, nid := range snapshots {
-		out[nid] = follow(links, nid)
+		out[nid] = sightOf(links, nid)
 	}
 	return out, nil
 }
 
-// follow takes the first word on either key along a chain.
-func follow(links map[int64]sightLink, nid int64) Sight {
-	var history, member *int64
-	for range len(links) + 1 {
-		l, ok := links[nid]
-		if !ok {
-			break
-		}
-		if history == nil {
-			history = l.history
-		}
-		if member == nil {
-			member = l.member
-		}
-		if l.prev == 0 || history != nil && member != nil {
-			break
-		}
-		nid = l.prev
+// sightOf takes the first word on either key along a chain, and leaves it with every snapshot on the way.
+func sightOf(links map[int64]*sightLink, nid int64) Sight {
+	var open []*sightLink
+	below := links[nid]
+	for below != nil && !below.known {
+		open, below = append(open, below), links[below.prev]
 	}
-	var s Sight
-	if history != nil {
-		s.HistoryVisibility = Pos(*history)
+	for _, l := range slices.Backward(open) {
+		if below != nil {
+			l.history, l.member = cmp.Or(l.history, below.history), cmp.Or(l.member, below.member)
+		}
+		below, l.known = l, true
 	}
-	if member != nil {
-		s.Member = Pos(*member)
+	if below == nil {
+		return Sight{}
 	}
-	return s
+	return Sight{HistoryVisibility: posOf(below.history), Member: posOf(below.member)}
+}
+
+func posOf(p *int64) Pos {
+	if p == nil {
+		return 0
+	}
+	return Pos(*p)
 }
 
 // RelationCount counts the relations of one type that one sender has to a parent.

@@ -45,6 +45,7 @@ func (tx *Tx) exec(query string, args ...any) (int64, error) {
 	if err := tx.usable(); err != nil {
 		return 0, err
 	}
+	tx.observe(query)
 	n, err := tx.conn.exec(query, args...)
 	return n, tx.note(query, err)
 }
@@ -55,6 +56,7 @@ func (tx *Tx) each(f func(Row) error, query string, args ...any) error {
 	if err := tx.usable(); err != nil {
 		return err
 	}
+	tx.observe(query)
 	var own error
 	err := tx.conn.query(func(r Row) error { own = f(r); return own }, query, args...)
 	if own != nil {
@@ -72,6 +74,12 @@ func (tx *Tx) usable() error {
 		return tx.ctx.Err()
 	}
 	return nil
+}
+
+func (tx *Tx) observe(query string) {
+	if f := tx.db.cfg.OnStatement; f != nil {
+		f(query)
+	}
 }
 
 func (tx *Tx) note(query string, err error) error {

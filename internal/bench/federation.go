@@ -252,9 +252,11 @@ func (b *bench) catchUp(w *pair, room string) error {
 	return nil
 }
 
-// shared calls f for 0 to n-1 from 16 workers, of which each has its part.
+// workers is how many send at once where much is to be sent.
+const workers = 16
+
+// shared calls f for 0 to n-1 from that many workers, each of which has its part.
 func shared(n int, f func(worker, i int) error) error {
-	const workers = 16
 	return parallel(workers, workers, func(worker int) error {
 		for i := worker; i < n; i += workers {
 			if err := f(worker, i); err != nil {
@@ -304,13 +306,18 @@ func (w *pair) crowded(n int) (room string, err error) {
 	if room, err = w.senders[0].createRoom(); err != nil {
 		return "", err
 	}
-	conns := make([]*conn, len(w.senders))
+	return room, crowd(w.senders[0], room, w.name, 0, n)
+}
+
+// crowd bans the users with the numbers from (inclusive) to (exclusive) from a room of an account: members who need no accounts.
+func crowd(a *account, room, server string, from, to int) error {
+	conns := make([]*conn, workers)
 	for i := range conns {
-		conns[i] = newConn(w.here.addr, w.senders[0].token)
+		conns[i] = newConn(a.addr, a.token)
 		defer conns[i].close()
 	}
-	return room, shared(n, func(worker, i int) error {
-		user := fmt.Sprintf("@crowd%d:%s", i, w.name)
+	return shared(to-from, func(worker, i int) error {
+		user := fmt.Sprintf("@crowd%d:%s", from+i, server)
 		_, err := conns[worker].do("PUT", "/_matrix/client/v3/rooms/"+url.PathEscape(room)+"/state/m.room.member/"+url.PathEscape(user), []byte(`{"membership":"ban"}`))
 		return err
 	})

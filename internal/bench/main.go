@@ -40,7 +40,7 @@ type suite struct {
 
 var suites = []suite{
 	{"sends", (*bench).sends}, {"delay", (*bench).delayedSends}, {"fanout", (*bench).fanOut}, {"sync", (*bench).syncs},
-	{"idle", (*bench).idle}, {"e2ee", (*bench).encryption}, {"grown", (*bench).grown},
+	{"cold", (*bench).cold}, {"idle", (*bench).idle}, {"e2ee", (*bench).encryption}, {"grown", (*bench).grown},
 	{"federation", (*bench).federation},
 }
 

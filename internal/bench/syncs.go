@@ -28,7 +28,7 @@ func (b *bench) syncs() error {
 	}
 	alice, bob := people[0], people[1]
 	for range manyRooms {
-		if err := fillRoom(bob, alice); err != nil {
+		if _, err := fillRoom(bob, alice); err != nil {
 			return err
 		}
 	}
@@ -68,20 +68,23 @@ func (b *bench) syncs() error {
 	return nil
 }
 
-func fillRoom(owner, guest *account) error {
-	room, err := owner.createRoom()
+// fillRoom makes a room of some people, in which all of them talk.
+func fillRoom(people ...*account) (string, error) {
+	room, err := people[0].createRoom()
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := guest.join(room); err != nil {
-		return err
-	}
-	for range perRoom {
-		if err := owner.send(room); err != nil {
-			return err
+	for _, guest := range people[1:] {
+		if err := guest.join(room); err != nil {
+			return "", err
 		}
 	}
-	return nil
+	for i := range perRoom {
+		if err := people[i%len(people)].send(room); err != nil {
+			return "", err
+		}
+	}
+	return room, nil
 }
 
 // nothingNew asks for what is new, four requests at a time, and there is nothing.

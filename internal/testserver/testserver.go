@@ -30,9 +30,11 @@ type Server struct {
 	t       testing.TB
 	cfg     *config.Config
 	options server.Options
-	// mu guards now.
-	mu  sync.Mutex
-	now time.Time
+	// mu guards what follows.
+	mu         sync.Mutex
+	now        time.Time
+	statements []string // since Statements was called
+	counting   bool
 }
 
 // New starts a server with open registration and no rate limits; change may alter its configuration.
@@ -52,7 +54,7 @@ func New(t testing.TB, change func(*config.Config)) *Server {
 func build(t testing.TB, change func(*config.Config), o server.Options) *Server {
 	t.Helper()
 	s := &Server{t: t, Dir: t.TempDir(), now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), cfg: config.Default(), options: o}
-	s.options.Now = s.Now
+	s.options.Now, s.options.OnStatement = s.Now, s.observe
 	s.cfg.ServerName, s.cfg.DataDir, s.cfg.Registration.Mode, s.cfg.RateLimits.Enabled = "test", s.Dir, "open", false
 	if change != nil {
 		change(s.cfg)
@@ -100,6 +102,28 @@ func (s *Server) Advance(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now = s.now.Add(d)
+}
+
+func (s *Server) observe(query string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.counting {
+		s.statements = append(s.statements, query)
+	}
+}
+
+// Statements lists the statements that the server runs on its database while f runs.
+func (s *Server) Statements(f func()) []string {
+	count := func(on bool) []string {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		was := s.statements
+		s.statements, s.counting = nil, on
+		return was
+	}
+	count(true)
+	f()
+	return count(false)
 }
 
 // FilesWith lists the files below data_dir that hold the text.
