@@ -39,10 +39,10 @@ func (a *API) Routes() []httpapi.Route {
 		a.deviceManagementRoutes(), a.directoryRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
 		a.joiningRoutes(), a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(),
 		a.listJoinedRoomsRoutes(), a.listPublicRoomsRoutes(), a.loginRoutes(), a.loginTokenRoutes(), a.logoutRoutes(),
-		a.messagePaginationRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
+		a.messagePaginationRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
 		a.pushrulesRoutes(), a.readMarkersRoutes(), a.receiptsRoutes(), a.redactionRoutes(), a.refreshRoutes(),
 		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
-		a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),
+		a.roomInitialSyncRoutes(), a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),
 		a.tagsRoutes(), a.thirdPartyLookupRoutes(), a.threadsListRoutes(), a.toDeviceRoutes(), a.typingRoutes(),
 		a.usersRoutes(), a.versionsRoutes(), a.voipRoutes(), a.wellknownRoutes(), a.whoamiRoutes(),
 	)

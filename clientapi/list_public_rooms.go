@@ -19,15 +19,19 @@ func (a *API) listPublicRoomsRoutes() []httpapi.Route {
 	}
 }
 
-// getRoomVisibilityOnDirectory tells whether a room is listed.
+// getRoomVisibilityOnDirectory reports whether a room is listed.
 // Spec: client-server-api#get_matrixclientv3directorylistroomroomid
 func (a *API) getRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 	published, err := a.Rooms.IsPublished(r.Context(), roomID(r))
-	visibility := "private"
+	return map[string]string{"visibility": visibility(published)}, err
+}
+
+// visibility is the specification's word for whether the room directory lists a room.
+func visibility(published bool) string {
 	if published {
-		visibility = "public"
+		return "public"
 	}
-	return map[string]string{"visibility": visibility}, err
+	return "private"
 }
 
 // setRoomVisibilityOnDirectory lists a room, or takes it out.

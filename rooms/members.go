@@ -144,20 +144,25 @@ func (v *viewer) stateAt(tx *storage.Tx, e *Event, want func(typ, key string) bo
 // RoomState gives the state of a room: as it is for members, as it was when they left for former ones.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstate
 func (s *Service) RoomState(ctx context.Context, roomID id.RoomID, to Recipient) (out []json.RawMessage, err error) {
-	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
-		last, err := v.lastSeen(tx)
-		if err != nil {
-			return err
-		}
-		state, err := v.stateAt(tx, last, func(string, string) bool { return true })
-		if err != nil {
-			return err
-		}
-		sortByPos(state)
-		out, err = v.stateForms(tx, state, FormOptions{RoomID: true})
+	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
+		out, err = v.state(tx)
 		return err
 	})
 	return out, err
+}
+
+// state returns the room's state as the viewer may read it.
+func (v *viewer) state(tx *storage.Tx) ([]json.RawMessage, error) {
+	last, err := v.lastSeen(tx)
+	if err != nil {
+		return nil, err
+	}
+	state, err := v.stateAt(tx, last, func(string, string) bool { return true })
+	if err != nil {
+		return nil, err
+	}
+	sortByPos(state)
+	return v.stateForms(tx, state, FormOptions{RoomID: true})
 }
 
 func sortByPos(events []*Event) {

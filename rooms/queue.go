@@ -185,9 +185,10 @@ func (b *batch) committed() {
 	b.svc.wake(r, b.events)
 }
 
-// wake wakes the local members, and the local users whose membership changed.
+// wake wakes the local members, the room's visitors, and the local users whose membership changed.
 func (s *Service) wake(r *Room, events []*pendingEvent) {
 	s.Hub.Members(r.LocalMembers())
+	s.Hub.Room(r.nid)
 	for _, e := range events {
 		for _, c := range e.changes {
 			if c.member != nil && s.IsLocal(c.member.user) {

@@ -451,6 +451,7 @@ func (c *completion) committed() {
 	}
 	c.svc.unread.forgetRoom(r.nid)
 	c.svc.Hub.Members(r.LocalMembers())
+	c.svc.Hub.Room(r.nid)
 	c.svc.Hub.EachOf(r.LocalMembers()) // of the devices of others there may be news
 	c.svc.partials.end(r.nid)
 }

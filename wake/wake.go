@@ -19,18 +19,20 @@ type Members interface {
 
 // Hub is the set of parked readers. Its zero value is not usable; see New.
 type Hub struct {
-	// mu guards users and every Sub's links. A leaf in docs/locks.md: nothing else is locked under it.
-	mu    sync.Mutex
-	users map[int64]*Sub // head of the user's list
-	count int
+	// mu guards users, visitors and every Sub's links. A leaf in docs/locks.md: nothing else is locked under it.
+	mu       sync.Mutex
+	users    map[int64]*Sub // head of the user's list
+	visitors map[int64]*Sub // head of the list of those who read a room without being in it
+	count    int
 }
 
 // Sub is one parked reader: a device's long poll, or a worker acting for a user.
 type Sub struct {
 	hub        *Hub
-	user       int64
+	in         map[int64]*Sub // hub.users or hub.visitors
+	key        int64          // the user or room
 	device     int64
-	next, prev *Sub // the user's other readers
+	next, prev *Sub // the other readers under the key
 	closed     bool
 	news       uint64 // guarded by hub.mu, as is rooms
 	rooms      uint64
@@ -38,25 +40,30 @@ type Sub struct {
 }
 
 // New returns a hub in which nobody is parked.
-func New() *Hub { return &Hub{users: map[int64]*Sub{}} }
+func New() *Hub { return &Hub{users: map[int64]*Sub{}, visitors: map[int64]*Sub{}} }
 
 // Park registers a reader for a user's news. Its channel holds at most one wake-up. The caller must Close it.
 func (h *Hub) Park(user, device int64) *Sub {
-	return h.add(&Sub{hub: h, user: user, device: device, c: make(chan struct{}, 1)})
+	return h.add(&Sub{hub: h, in: h.users, key: user, device: device, c: make(chan struct{}, 1)})
 }
 
 // Watch registers one that never waits and only asks for News. The caller must Close it.
 func (h *Hub) Watch(user, device int64) *Sub {
-	return h.add(&Sub{hub: h, user: user, device: device})
+	return h.add(&Sub{hub: h, in: h.users, key: user, device: device})
+}
+
+// Visit registers a reader for the news of a room that it need not be in; Room wakes it. The caller must Close it.
+func (h *Hub) Visit(room int64) *Sub {
+	return h.add(&Sub{hub: h, in: h.visitors, key: room, c: make(chan struct{}, 1)})
 }
 
 func (h *Hub) add(s *Sub) *Sub {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if head := h.users[s.user]; head != nil {
+	if head := s.in[s.key]; head != nil {
 		s.next, head.prev = head, s
 	}
-	h.users[s.user] = s
+	s.in[s.key] = s
 	if s.c != nil {
 		h.count++
 	}
@@ -85,9 +92,9 @@ func (s *Sub) Close() {
 	case s.prev != nil:
 		s.prev.next = s.next
 	case s.next != nil:
-		h.users[s.user] = s.next
+		s.in[s.key] = s.next
 	default:
-		delete(h.users, s.user)
+		delete(s.in, s.key)
 	}
 }
 
@@ -122,6 +129,13 @@ func (h *Hub) Users(nids ...int64) {
 	for _, nid := range nids {
 		h.users[nid].wake(1, 0)
 	}
+}
+
+// Room wakes the visitors of a room.
+func (h *Hub) Room(nid int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.visitors[nid].wake(0, 1)
 }
 
 // Device wakes the readers of one device of a user, as a to-device message does.
@@ -164,6 +178,9 @@ func (h *Hub) All() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range h.users {
+		s.wake(1, 1)
+	}
+	for _, s := range h.visitors {
 		s.wake(1, 1)
 	}
 }

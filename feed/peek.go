@@ -1,0 +1,85 @@
+package feed
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms"
+)
+
+// PeekRequest asks for what is new in one room, in which the user need not be.
+type PeekRequest struct {
+	Viewer
+	Room    id.RoomID
+	From    string // a token of the room's timeline or of /sync; "": from now on
+	Timeout time.Duration
+}
+
+// Peeked is what is new in a room between two tokens, oldest first.
+type Peeked struct {
+	Start, End string
+	Chunk      []json.RawMessage
+}
+
+// maxPeeked bounds the events of one answer.
+const maxPeeked = 100
+
+// Peek answers with the events that are new in a room that the user may read, waiting for one up to the timeout.
+// Spec: client-server-api#get_matrixclientv3events (peeking_events)
+func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error) {
+	to := rooms.Recipient{UserNID: q.NID, User: q.ID, Device: q.Device}
+	if err := s.Rooms.MayRead(ctx, q.Room, to); err != nil {
+		return p, err
+	}
+	room, err := s.Rooms.Room(ctx, q.Room)
+	if err != nil {
+		return p, err
+	}
+	sub := s.Hub.Visit(room.NID())
+	defer sub.Close()
+	expired, stop := s.Timer(min(max(0, q.Timeout), maxTimeout))
+	defer stop()
+	p.Start = cmp.Or(q.From, rooms.TimelineToken(room.LastOrder()))
+	p.End = p.Start
+	for final := q.Timeout <= 0; ; {
+		if err := s.newIn(ctx, q.Room, to, &p); err != nil || len(p.Chunk) > 0 || final {
+			return p, err
+		}
+		select {
+		case <-sub.C():
+		case <-expired:
+			final = true
+		case <-s.stopped:
+			final = true
+		case <-ctx.Done():
+			return p, ctx.Err()
+		}
+		if s.Alive != nil && !s.Alive(ctx, q.NID, q.Device) {
+			return p, mxerr.UnknownToken(false)
+		}
+	}
+}
+
+// newIn reads on from the end of what was read, over events that the user may not see.
+func (s *Service) newIn(ctx context.Context, roomID id.RoomID, to rooms.Recipient, p *Peeked) error {
+	room, err := s.Rooms.Room(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	last := rooms.TimelineToken(room.LastOrder())
+	for {
+		page, err := s.Rooms.Messages(ctx, roomID, to, rooms.PageRequest{From: p.End, To: last, Limit: maxPeeked})
+		if err != nil {
+			return err
+		}
+		p.End, p.Chunk = cmp.Or(page.End, last), page.Chunk
+		if len(p.Chunk) > 0 || page.End == "" {
+			return nil
+		}
+	}
+}
