@@ -66,6 +66,7 @@ type creation struct {
 
 	content     map[string]json.RawMessage // of m.room.create
 	powerLevels json.RawMessage            // instead of the default ones; nil: default
+	lastLevels  json.RawMessage            // those that take their place once the room is made; nil: they stay
 	bans        []invitee                  // carried over by an upgrade
 	movesFrom   int64                      // room whose aliases and place in the directory move here
 	published   bool
@@ -331,6 +332,11 @@ func (c *creation) build(ctx context.Context, r *Room) (*batch, error) {
 			return nil, err
 		}
 	}
+	if c.lastLevels != nil {
+		if err := c.addState(b, InitialState{Type: typePowerLevels, Content: c.lastLevels}); err != nil {
+			return nil, err
+		}
+	}
 	return b, nil
 }
 
@@ -498,13 +504,17 @@ func (c *creation) levels() (json.RawMessage, error) {
 	return json.Marshal(fields)
 }
 
+// aboveAdministrators is the level for a tombstone where creators have infinite power: above all that a room usually gives to others,
+// as the specification demands.
+const aboveAdministrators = 150
+
 // defaultLevels leaves to members what the specification leaves to them, and keeps for the creator what can lock others
 // out or make the room public.
 func (c *creation) defaultLevels() map[string]any {
 	users := map[id.UserID]int{}
 	tombstone := 100
 	if c.version.PrivilegedCreators {
-		tombstone = 150 // above state_default, as the specification demands
+		tombstone = aboveAdministrators
 	} else {
 		users[c.sender.ID] = 100
 		if c.req.Preset == presetTrusted {

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -228,8 +229,10 @@ func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 	if l := h.room(old).Levels(); l.EventsDefault != 50 || l.Invite != 50 || err != nil {
 		t.Errorf("the old room's levels are %s, %v", h.content(old, typePowerLevels, ""), err)
 	}
-	if got := h.room(next).Levels().UserLevel(bob.ID); got < 100 {
-		t.Errorf("who upgraded has power %d", got)
+	levelsAre(h, next, map[id.UserID]int64{bob.ID: powerOf(to == "12", 70), carol.ID: powerOf(to == "12", 50)})
+	switch got := h.room(next).Levels().UserLevel(alice.ID); {
+	case from == "12" && to != "12" && got < 100, from != "12" && got != 100:
+		t.Errorf("who created the old room has power %d", got)
 	}
 	tags, err := h.svc.Tags(h.Context(), bob.NID, next)
 	if err != nil || string(tags["u.tea"]) != `{"order":0.5}` {
@@ -247,6 +250,80 @@ func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 		h.matchesDisk(r)
 	}
 	h.say(alice, next, "here we are")
+}
+
+func powerOf(creator bool, otherwise int64) int64 {
+	if creator {
+		return eventauth.Infinite
+	}
+	return otherwise
+}
+
+func levelsAre(h *house, room id.RoomID, want map[id.UserID]int64) {
+	h.Helper()
+	for user, level := range want {
+		if got := h.room(room).Levels().UserLevel(user); got != level {
+			h.Errorf("%s has power %d, want %d, by %s", user, got, level, h.content(room, typePowerLevels, ""))
+		}
+	}
+}
+
+// Who may send a tombstone may upgrade, and has no more power afterwards than before.
+func TestAnUpgradeGivesNobodyPower(t *testing.T) {
+	for _, v := range []id.RoomVersion{"1", "6", "10", "11"} {
+		h := oneHouse(t)
+		alice, bob, carol, dan := h.user("alice"), h.user("bob"), h.user("carol"), h.user("dan")
+		old := h.create(alice, CreateRoom{RoomVersion: v, Preset: presetPublic})
+		for _, s := range []Sender{bob, carol, dan} {
+			h.ok(h.svc.Join(h.Context(), s, old, ""))
+		}
+		h.ok(h.svc.Ban(h.Context(), alice, old, dan.ID, ""))
+		h.set(alice, old, typePowerLevels, "", `{"users":{"@alice:here":100,"@bob:here":50,"@dan:here":100},"users_default":1,"events":{"m.room.tombstone":50,"m.room.name":90},"state_default":80,"ban":70}`)
+		next, err := h.svc.Upgrade(h.Context(), bob, old, "11", nil)
+		h.ok(err)
+		levelsAre(h, next, map[id.UserID]int64{alice.ID: 100, bob.ID: 50, carol.ID: 1, dan.ID: 100})
+		_, err = h.trySet(bob, next, typeName, "", `{"name":"mine"}`)
+		h.refused(err, "M_FORBIDDEN")
+		h.ok(h.svc.Join(h.Context(), alice, next, ""))
+		h.set(alice, next, typeName, "", `{"name":"still hers"}`)
+		h.membership(next, dan, Ban)
+		h.chained(next)
+		h.matchesDisk(next)
+	}
+}
+
+func TestCreatorsKeepTheirPowerInAnOlderVersion(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob, carol := h.user("alice"), h.user("bob"), h.user("carol")
+	old := h.create(alice, CreateRoom{RoomVersion: "12", Preset: presetPublic, CreationContent: json.RawMessage(`{"additional_creators":["@bob:here"]}`)})
+	h.ok(h.svc.Join(h.Context(), bob, old, ""))
+	h.ok(h.svc.Join(h.Context(), carol, old, ""))
+	h.set(alice, old, typePowerLevels, "", `{"users":{"@carol:here":60},"events":{"m.room.tombstone":150}}`)
+	next, err := h.svc.Upgrade(h.Context(), bob, old, "11", nil)
+	h.ok(err)
+	levelsAre(h, next, map[id.UserID]int64{alice.ID: 150, bob.ID: 150, carol.ID: 60})
+	h.ok(h.svc.Join(h.Context(), alice, next, ""))
+	again, err := h.svc.Upgrade(h.Context(), alice, next, "12", []id.UserID{bob.ID})
+	h.ok(err)
+	levelsAre(h, again, map[id.UserID]int64{alice.ID: eventauth.Infinite, bob.ID: eventauth.Infinite, carol.ID: 60})
+	third, err := h.svc.Upgrade(h.Context(), alice, again, "12", []id.UserID{carol.ID}) // creators are not copied
+	h.ok(err)
+	levelsAre(h, third, map[id.UserID]int64{alice.ID: eventauth.Infinite, bob.ID: 0, carol.ID: eventauth.Infinite})
+}
+
+// Room versions 1 to 9 take strings for power levels, the newer ones do not.
+func TestAnUpgradeMakesPowerLevelsIntegers(t *testing.T) {
+	h := oneHouse(t)
+	alice, bob := h.user("alice"), h.user("bob")
+	old := h.create(alice, CreateRoom{RoomVersion: "9", Preset: presetPublic})
+	h.ok(h.svc.Join(h.Context(), bob, old, ""))
+	h.set(alice, old, typePowerLevels, "", `{"users":{"@alice:here":"100","@bob:here":" 50 "},"events":{"m.room.name":"75"},"invite":"bad","ban":"60","x":"kept"}`)
+	next, err := h.svc.Upgrade(h.Context(), alice, old, "11", nil)
+	h.ok(err)
+	levelsAre(h, next, map[id.UserID]int64{alice.ID: 100, bob.ID: 50})
+	if got := h.content(next, typePowerLevels, ""); got != `{"ban":60,"events":{"m.room.name":75},"users":{"@alice:here":100,"@bob:here":50},"x":"kept"}` {
+		t.Errorf("the levels are %s", got)
+	}
 }
 
 func TestRetentionPolicyOfARoom(t *testing.T) {

@@ -3,12 +3,12 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"strconv"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
 	"ebb/mxerr"
+	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
 )
 
@@ -99,8 +99,14 @@ func (c *creation) succeed(b *batch, additionalCreators []id.UserID) error {
 	if err := c.succeedState(b); err != nil {
 		return err
 	}
-	c.bans, err = b.room.banned()
-	return err
+	if c.bans, err = b.room.banned(); err != nil {
+		return err
+	}
+	levels, err := b.room.provisionalState(typePowerLevels, "")
+	if err != nil {
+		return err
+	}
+	return c.succeedLevels(b.room.version, create, levels)
 }
 
 // succeedState copies state events that do not depend on who sent them.
@@ -122,58 +128,44 @@ func (c *creation) succeedState(b *batch) error {
 	if alias != nil {
 		c.req.InitialState = append(c.req.InitialState, InitialState{Type: typeCanonicalAlias, Content: alias.Content()})
 	}
-	e, err := b.room.provisionalState(typePowerLevels, "")
-	if err != nil || e == nil {
+	return nil
+}
+
+// succeedLevels makes the power levels of the new room from those of the old one. Everybody keeps what they have. Creators of a room
+// of version 12 or later have none to keep in the new room where that gives creators power, else they get the highest level. The
+// sender may need more than their own to make the room: they have that for so long.
+func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error) {
+	levels := eventauth.ReadLevelContent(v, []byte("{}"))
+	if old != nil {
+		levels = eventauth.ReadLevelContent(v, old.Content())
+	}
+	switch {
+	case c.version.PrivilegedCreators:
+		for _, u := range append(c.additionalCreators(), c.sender.ID) {
+			delete(levels.Users, u)
+		}
+		levels.Events[typeTombstone] = max(levels.Events[typeTombstone], aboveAdministrators)
+	case v.PrivilegedCreators, old == nil:
+		highest := max(100, levels.Required(), levels.Highest())
+		for _, u := range eventauth.Creators(v, create.Event) {
+			levels.Users[u] = highest
+		}
+	}
+	if c.powerLevels, err = levels.JSON(); err != nil || c.version.PrivilegedCreators {
 		return err
 	}
-	c.powerLevels, err = c.succeedLevels(e.Content())
+	own := levels.LevelOf(c.sender.ID)
+	needed := max(levels.Required(), levels.Highest())
+	for _, banned := range c.bans { // whoever bans is above who is banned
+		needed = max(needed, levels.LevelOf(banned.user)+1)
+	}
+	if own >= needed {
+		return nil
+	}
+	c.lastLevels = c.powerLevels
+	levels.Users[c.sender.ID] = needed
+	c.powerLevels, err = levels.JSON()
 	return err
-}
-
-// succeedLevels are the power levels for the new room. Who creates a room of version 12 or later has none in it, and its
-// tombstone stays above what is left to administrators. Where the version gives creators no power of their own, the sender
-// gets what the new room's first events need: the room would have no administrator otherwise.
-func (c *creation) succeedLevels(content []byte) (json.RawMessage, error) {
-	fields, users, events := map[string]json.RawMessage{}, map[id.UserID]json.RawMessage{}, map[string]json.RawMessage{}
-	if err := json.Unmarshal(content, &fields); err != nil {
-		return nil, err
-	}
-	// Malformed members count as missing, as they do for the authorisation rules of the versions that let them in.
-	_ = json.Unmarshal(fields["users"], &users)
-	_ = json.Unmarshal(fields["events"], &events)
-	if c.version.PrivilegedCreators {
-		delete(users, c.sender.ID)
-		for _, u := range c.additionalCreators() {
-			delete(users, u)
-		}
-		if n, ok := canonjson.Int(events[typeTombstone]); !ok || n < 150 {
-			events[typeTombstone] = json.RawMessage("150")
-		}
-	} else {
-		users[c.sender.ID] = strconv.AppendInt(nil, max(100, highest(fields, users[c.sender.ID], events)), 10)
-	}
-	var err error
-	if fields["users"], err = json.Marshal(users); err != nil {
-		return nil, err
-	}
-	if fields["events"], err = json.Marshal(events); err != nil {
-		return nil, err
-	}
-	return json.Marshal(fields)
-}
-
-// highest is the highest level that the sender has or that any kind of event asks for.
-func highest(fields map[string]json.RawMessage, own json.RawMessage, events map[string]json.RawMessage) int64 {
-	level, _ := canonjson.Int(own)
-	for _, raw := range events {
-		n, _ := canonjson.Int(raw)
-		level = max(level, n)
-	}
-	for _, key := range []string{"state_default", "ban", "users_default"} {
-		n, _ := canonjson.Int(fields[key])
-		level = max(level, n)
-	}
-	return level
 }
 
 func (c *creation) additionalCreators() (users []id.UserID) {

@@ -107,6 +107,14 @@ func creatorOf(v *pdu.Version, create *pdu.Event) id.UserID {
 	return id.UserID(getString(create.Content(), "creator"))
 }
 
+// Creators returns the creators of a room: one before version 12.
+func Creators(v *pdu.Version, create *pdu.Event) []id.UserID {
+	if v.PrivilegedCreators {
+		return privilegedCreators(v, create)
+	}
+	return []id.UserID{creatorOf(v, create)}
+}
+
 // privilegedCreators returns the users whose power is infinite.
 // Spec: rooms/v12#authorisation-rules
 func privilegedCreators(v *pdu.Version, create *pdu.Event) []id.UserID {
