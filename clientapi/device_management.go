@@ -13,8 +13,8 @@ func (a *API) deviceManagementRoutes() []httpapi.Route {
 	const all, r0all = "/_matrix/client/v3/devices", "/_matrix/client/r0/devices"
 	const one, r0one = all + "/{deviceId}", r0all + "/{deviceId}"
 	return []httpapi.Route{
-		{Method: "GET", Path: all, Aliases: []string{r0all}, OperationID: "getDevices", File: file, Auth: httpapi.User, Handler: a.getDevices},
-		{Method: "GET", Path: one, Aliases: []string{r0one}, OperationID: "getDevice", File: file, Auth: httpapi.User, Handler: a.getDevice},
+		{Method: "GET", Path: all, Aliases: []string{r0all}, OperationID: "getDevices", File: file, Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.getDevices},
+		{Method: "GET", Path: one, Aliases: []string{r0one}, OperationID: "getDevice", File: file, Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.getDevice},
 		{Method: "PUT", Path: one, Aliases: []string{r0one}, OperationID: "updateDevice", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.updateDevice},
 		{Method: "DELETE", Path: one, Aliases: []string{r0one}, OperationID: "deleteDevice", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.deleteDevice},
 		{Method: "POST", Path: "/_matrix/client/v3/delete_devices", Aliases: []string{"/_matrix/client/r0/delete_devices"}, OperationID: "deleteDevices", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.deleteDevices},

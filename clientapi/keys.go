@@ -14,9 +14,9 @@ func (a *API) keysRoutes() []httpapi.Route {
 	const base = "/_matrix/client/v3/keys"
 	return []httpapi.Route{
 		{Method: "POST", Path: base + "/upload", Aliases: []string{"/_matrix/client/r0/keys/upload"}, OperationID: "uploadKeys", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.uploadKeys},
-		{Method: "POST", Path: base + "/query", Aliases: []string{"/_matrix/client/r0/keys/query"}, OperationID: "queryKeys", File: file, Auth: httpapi.User, Handler: a.queryKeys},
+		{Method: "POST", Path: base + "/query", Aliases: []string{"/_matrix/client/r0/keys/query"}, OperationID: "queryKeys", File: file, Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.queryKeys},
 		{Method: "POST", Path: base + "/claim", Aliases: []string{"/_matrix/client/r0/keys/claim"}, OperationID: "claimKeys", File: file, Auth: httpapi.User, Rate: httpapi.KeyClaim, Handler: a.claimKeys},
-		{Method: "GET", Path: base + "/changes", Aliases: []string{"/_matrix/client/r0/keys/changes"}, OperationID: "getKeysChanges", File: file, Auth: httpapi.User, Handler: a.getKeysChanges},
+		{Method: "GET", Path: base + "/changes", Aliases: []string{"/_matrix/client/r0/keys/changes"}, OperationID: "getKeysChanges", File: file, Auth: httpapi.User, Rate: httpapi.Reads, Handler: a.getKeysChanges},
 	}
 }
 

@@ -31,6 +31,17 @@ const maxVar = 2048
 // Network returns the network that the request comes from, as limits count it.
 func (r *Request) Network() string { return Network(r.ClientAddr) }
 
+// who returns the user or homeserver that a request counts against, or its network where nobody is signed in.
+func (r *Request) who() string {
+	switch {
+	case r.Server != "":
+		return r.Server
+	case r.UserID != "":
+		return string(r.UserID)
+	}
+	return r.Network()
+}
+
 // Var is a path parameter, unescaped once.
 func (r *Request) Var(name string) string { return r.vars[name] }
 

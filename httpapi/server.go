@@ -31,6 +31,9 @@ type Options struct {
 	AuthenticateServer func(r *Request) (Signature, error)
 	// Limit says how long a request has to wait, 0 for not at all; nil: no limits.
 	Limit func(class Rate, who string) time.Duration
+	// Reading prepares the context of a request that may read much, for a requester who must not keep others waiting; nil: as
+	// it is.
+	Reading func(ctx context.Context, who string) context.Context
 	// Unknown turns an error that is no mxerr.Error into one; nil: 500 M_UNKNOWN.
 	Unknown func(err error) *mxerr.Error
 	// Healthy says whether /health says ok; nil: it does.
@@ -171,13 +174,23 @@ func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 		if err := r.boundBody(w, r.route.MaxBody); err != nil {
 			return nil, err
 		}
-		return r.route.Handler(r)
+		return s.handle(r)
 	}
 	if err := s.authenticateServer(w, r); err != nil {
 		return nil, err
 	}
 	if err := s.limit(r, r.route.Rate); err != nil { // it is proved only now which server it counts against
 		return nil, err
+	}
+	return s.handle(r)
+}
+
+// handle calls the handler. What users read as history, and whatever other servers read, is a share of what the
+// database can do at a time.
+func (s *Server) handle(r *Request) (any, error) {
+	reads := r.route.Rate == Reads || r.Server != "" && r.route.Method != http.MethodPut
+	if reads && s.opt.Reading != nil {
+		r.Request = r.Request.WithContext(s.opt.Reading(r.Context(), r.who()))
 	}
 	return r.route.Handler(r)
 }
@@ -248,14 +261,7 @@ func (s *Server) limit(r *Request, class Rate) error {
 	if s.opt.Limit == nil || class == Unlimited || r.AppService != "" {
 		return nil
 	}
-	who := string(r.UserID)
-	switch {
-	case r.Server != "":
-		who = r.Server
-	case who == "":
-		who = r.Network()
-	}
-	if wait := s.opt.Limit(class, who); wait > 0 {
+	if wait := s.opt.Limit(class, r.who()); wait > 0 {
 		return mxerr.LimitExceeded(wait)
 	}
 	return nil

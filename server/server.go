@@ -102,7 +102,7 @@ func (s *Server) Routes() []httpapi.Route {
 func (s *Server) Handler(serve ...string) http.Handler {
 	o := httpapi.Options{
 		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.healthy,
-		TrustedProxies: s.proxies(), Log: s.opt.Log,
+		TrustedProxies: s.proxies(), Log: s.opt.Log, Reading: storage.Requested,
 	}
 	if s.cfg.RateLimits.Enabled {
 		o.Limit = s.limiter.Limit

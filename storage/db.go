@@ -32,6 +32,7 @@ type DB struct {
 	lock         fileLock
 	readers      readers
 	inner        readers // of ReadInner
+	shares       *shares
 	commit       *committer
 	checkpointer *checkpointer // nil on PostgreSQL
 	settled      atomic.Int64
@@ -59,7 +60,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{cfg: cfg, dialect: d}
+	db := &DB{cfg: cfg, dialect: d, shares: newShares(cfg.ReadConns)}
 	db.ctx, db.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := db.open(ctx); err != nil {
 		db.cancel()
@@ -133,8 +134,13 @@ func (db *DB) Close() (err error) {
 
 // Read runs f in one read-only snapshot. It never sees a write that is not committed. f must not call Read or Write: it
 // holds one of few connections, and waiting for another while everybody does the same would never end. When ctx ends, the
-// next statement fails.
+// next statement fails. What one requester reads at a time is bounded (Requested).
 func (db *DB) Read(ctx context.Context, f func(*Tx) error) error {
+	release, err := db.shares.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	return db.read(ctx, db.readers, f)
 }
 
