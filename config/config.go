@@ -3,18 +3,14 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // Config is everything that an administrator decides.
@@ -22,7 +18,7 @@ type Config struct {
 	ServerName     string       `yaml:"server_name" doc:"The name in user ids and room aliases: @user:server_name. It cannot be changed later."`
 	PublicURL      string       `yaml:"public_url" doc:"Where clients reach this server, such as https://matrix.example.org. Told to clients by /.well-known/matrix/client."`
 	DataDir        string       `yaml:"data_dir" doc:"Folder of the database, media, signing key and control socket. Relative paths start at the folder of this file."`
-	Database       string       `yaml:"database" doc:"sqlite:PATH (relative to data_dir) or postgres://USER:PASSWORD@HOST/NAME (created with LC_COLLATE C)."`
+	Database       string       `yaml:"database" secret:"true" doc:"sqlite:PATH (relative to data_dir) or postgres://USER:PASSWORD@HOST/NAME (postgresql:// is the same; create it with LC_COLLATE C)."`
 	Listen         []Listener   `yaml:"listen" doc:"Where to accept connections, and which APIs each address serves."`
 	ACME           ACME         `yaml:"acme"`
 	Registration   Registration `yaml:"registration"`
@@ -38,6 +34,7 @@ type Config struct {
 	TrustedProxies []string     `yaml:"trusted_proxies" doc:"Addresses or networks whose X-Forwarded-For header counts, such as 127.0.0.1 or 10.0.0.0/8."`
 	Log            Log          `yaml:"log"`
 	path           string       // the file it was read from
+	source         source       // where in it the keys stand
 }
 
 // Listener is one address.
@@ -63,7 +60,7 @@ type ACME struct {
 // Registration says who may make an account.
 type Registration struct {
 	Mode             string `yaml:"mode" doc:"closed: only the command line; token: with a registration token; open: anybody."`
-	SharedSecret     string `yaml:"shared_secret" doc:"Enables /_synapse/admin/v1/register, for scripts that know this secret, on addresses that serve admin. ${NAME} reads an environment variable."`
+	SharedSecret     string `yaml:"shared_secret" secret:"true" doc:"Enables /_synapse/admin/v1/register, for scripts that know this secret, on addresses that serve admin. ${NAME} reads an environment variable."`
 	SharedSecretFile string `yaml:"shared_secret_file" doc:"A file that holds the secret instead."`
 	Terms            []Term `yaml:"terms" doc:"Documents that people must accept to register."`
 }
@@ -198,24 +195,37 @@ func Default() *Config {
 	}
 }
 
-// Load reads a file over the defaults. Unknown keys are refused.
-func Load(path string) (*Config, error) {
+// Read reads a file over the defaults, and returns all mistakes in it that can be seen without looking at anything else. The
+// error says why the file could not be read at all.
+func Read(path string) (*Config, Problems, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
+		return nil, nil, fmt.Errorf("read the configuration: %w%s", err, OwnerOf(err))
 	}
-	c, err := Parse(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
+	c := Default()
 	if c.path, err = filepath.Abs(path); err != nil {
+		return nil, nil, err
+	}
+	found, err := parse(raw, c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if c.source.lines["server_name"] == 0 {
+		found = append(found, c.Problem("server_name", "is missing: the name that stands after the colon in user ids, such as example.org"))
+	}
+	found = slices.Concat(found, c.readFiles(), c.mistakes(found))
+	found.Sort()
+	return c, found, nil
+}
+
+// Load reads a file over the defaults. A file with mistakes is refused: the error names all of them.
+func Load(path string) (*Config, error) {
+	c, found, err := Read(path)
+	if err != nil {
 		return nil, err
 	}
-	if err := c.readFiles(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if err := c.Validate(); err != nil {
-		return nil, fmt.Errorf("%s:\n%w", path, err)
+	if len(found) > 0 {
+		return nil, fmt.Errorf("%s:\n%w", path, found)
 	}
 	return c, nil
 }
@@ -223,70 +233,29 @@ func Load(path string) (*Config, error) {
 // Parse reads YAML over the defaults, without Validate.
 func Parse(raw []byte) (*Config, error) {
 	c := Default()
-	raw, err := expand(raw)
+	found, err := parse(raw, c)
 	if err != nil {
 		return nil, err
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(raw))
-	dec.KnownFields(true)
-	if err := dec.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	return c, nil
-}
-
-var envRef = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
-
-// expand puts environment variables in place of ${NAME} in values. It does so in the parsed tree: a secret may hold
-// quotes and colons.
-func expand(raw []byte) ([]byte, error) {
-	var tree yaml.Node
-	if !envRef.Match(raw) {
-		return raw, nil
-	}
-	if err := yaml.Unmarshal(raw, &tree); err != nil {
-		return nil, err
-	}
-	if err := expandNode(&tree); err != nil || tree.IsZero() {
-		return nil, err
-	}
-	return yaml.Marshal(&tree)
-}
-
-func expandNode(n *yaml.Node) error {
-	var missing []error
-	for _, child := range n.Content {
-		missing = append(missing, expandNode(child))
-	}
-	if n.Kind != yaml.ScalarNode || !envRef.MatchString(n.Value) {
-		return errors.Join(missing...)
-	}
-	n.Value = envRef.ReplaceAllStringFunc(n.Value, func(ref string) string {
-		value, set := os.LookupEnv(ref[2 : len(ref)-1])
-		if !set {
-			missing = append(missing, fmt.Errorf("line %d: the environment variable in %s is not set", n.Line, ref))
-		}
-		return value
-	})
-	if n.Style == 0 { // unquoted: the variable may hold a number or a truth value
-		n.Tag = ""
-	}
-	return errors.Join(missing...)
+	return c, found.Err()
 }
 
 // readFiles reads secrets that stand in files of their own.
-func (c *Config) readFiles() error {
+func (c *Config) readFiles() Problems {
+	const key = "registration.shared_secret_file"
 	if c.Registration.SharedSecretFile == "" {
 		return nil
 	}
 	if c.Registration.SharedSecret != "" {
-		return errors.New("registration.shared_secret_file: give the secret or the file, not both")
+		return Problems{c.Problem(key, "give the secret or the file, not both")}
 	}
 	raw, err := os.ReadFile(c.abs(c.Registration.SharedSecretFile))
 	if err != nil {
-		return fmt.Errorf("registration.shared_secret_file: %w", err)
+		return Problems{c.Problem(key, "%v%s", err, OwnerOf(err))}
 	}
-	c.Registration.SharedSecret = strings.TrimSpace(string(raw))
+	if c.Registration.SharedSecret = strings.TrimSpace(string(raw)); c.Registration.SharedSecret == "" {
+		return Problems{c.Problem(key, "%s is empty", c.Registration.SharedSecretFile)}
+	}
 	return nil
 }
 

@@ -37,6 +37,7 @@ func TestSampleFileIsCurrentAndEqualsTheDefaults(t *testing.T) {
 	if len(c.WellKnown.Contacts) == 0 {
 		c.WellKnown.Contacts = nil
 	}
+	c.source = source{}
 	if !reflect.DeepEqual(c, Default()) {
 		t.Fatalf("sample.yaml says\n%+v, the defaults are\n%+v", c, Default())
 	}
@@ -59,7 +60,7 @@ func TestEveryMistakeIsNamedByItsKey(t *testing.T) {
 	c.TrustedProxies = []string{"nowhere"}
 	c.Federation.DeniedServers, c.Federation.Notaries = []string{"*.example.org", "a/b"}, []string{"*.example.org"}
 	err := c.Validate()
-	for _, key := range []string{"server_name", "public_url", "database", "listen[0].address", "listen[0].serve", "listen[0].tls", "listen[0].tls.acme_hosts[0]", "acme.directory", "federation.denied_servers[1]", "federation.notaries[0]",
+	for _, key := range []string{"server_name", "public_url", "database", "listen[0].address", "listen[0].serve[0]", "listen[0].tls", "listen[0].tls.acme_hosts[0]", "acme.directory", "federation.denied_servers[1]", "federation.notaries[0]",
 		"registration.mode", "media.max_upload_size", "retention.default", "trusted_proxies[0]"} {
 		if err == nil || !strings.Contains(err.Error(), key+": ") {
 			t.Errorf("%s is not named in %v", key, err)
@@ -92,7 +93,7 @@ func TestSecretsFromEnvironmentAndFile(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "s"), []byte("from a file\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "ebb.yaml"), []byte("registration: {shared_secret_file: s}\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "ebb.yaml"), []byte("server_name: x\nregistration: {shared_secret_file: s}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c, err = Load(filepath.Join(dir, "ebb.yaml"))
@@ -102,7 +103,7 @@ func TestSecretsFromEnvironmentAndFile(t *testing.T) {
 }
 
 func TestSizesAndTimeSpans(t *testing.T) {
-	for text, want := range map[string]Bytes{"0": 0, "500": 500, "64K": 64 << 10, "50MiB": 50 << 20, "2G": 2 << 30} {
+	for text, want := range map[string]Bytes{"0": 0, "500": 500, "64K": 64 << 10, "50MiB": 50 << 20, "2G": 2 << 30, "100MB": 100 << 20, "100 mb": 100 << 20, "7kB": 7 << 10, "1.5GiB": 3 << 29, "1T": 1 << 40, "12B": 12} {
 		if got, err := ParseBytes(text); err != nil || got != want {
 			t.Errorf("%s: %d %v", text, got, err)
 		}
@@ -121,7 +122,7 @@ func TestSizesAndTimeSpans(t *testing.T) {
 			t.Errorf("%q is taken for a time span", text)
 		}
 	}
-	for _, text := range []string{"", "-1", "x", "99999999999999999999", "9999999999G"} {
+	for _, text := range []string{"", "-1", "x", "99999999999999999999", "9999999999G", "1.5", "1,5G", "M", "5 M B", "5MM", "1e3"} {
 		if _, err := ParseBytes(text); err == nil {
 			t.Errorf("%q is taken for a size", text)
 		}

@@ -40,9 +40,3 @@ func differences(prefix string, a, b reflect.Value) (keys []string) {
 	}
 	return keys
 }
-
-// keyOf is the name of a field in the file, "" for what does not stand there.
-func keyOf(f reflect.StructField) string {
-	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-	return name
-}

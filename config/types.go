@@ -3,35 +3,45 @@ package config
 import (
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 )
 
-// Bytes is a size: 500, 64K, 50M, 2G (powers of 1,024; KiB, MiB and GiB are understood too).
+// Bytes is a size: 500, 64K, 50M, 2G, 1T. Units are powers of 1,024 however they are written: M, MB and MiB are the same.
 type Bytes int64
 
 var byteUnits = []struct {
 	suffix string
 	factor int64
-}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}, {"B", 1}, {"", 1}}
+}{{"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}, {"", 1}}
+
+// sizeForm is a number, which may have a fraction, and a unit.
+var sizeForm = regexp.MustCompile(`^([0-9]+)(\.[0-9]{1,9})? ?(?:([KMGT])(?:I?B)?|B)?$`)
 
 // ParseBytes reads a size.
 func ParseBytes(text string) (Bytes, error) {
+	mistake := fmt.Errorf("%q is not a size such as 500, 64K, 50M or 2G", text)
+	parts := sizeForm.FindStringSubmatch(strings.ToUpper(text))
+	if parts == nil {
+		return 0, mistake
+	}
 	for _, u := range byteUnits {
-		digits, ok := strings.CutSuffix(text, u.suffix)
-		if !ok {
+		if u.suffix != parts[3] {
 			continue
 		}
-		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
-		if err != nil || n < 0 || n > math.MaxInt64/u.factor {
-			break
+		whole, err := strconv.ParseInt(parts[1], 10, 64)
+		if err != nil || whole > math.MaxInt64/u.factor-1 {
+			return 0, mistake
 		}
-		return Bytes(n * u.factor), nil
+		fraction, err := strconv.ParseFloat("0"+parts[2], 64)
+		if err != nil || fraction > 0 && u.factor == 1 {
+			return 0, mistake
+		}
+		return Bytes(whole*u.factor + int64(fraction*float64(u.factor))), nil
 	}
-	return 0, fmt.Errorf("%q is not a size such as 500, 64K, 50M or 2G", text)
+	return 0, mistake
 }
 
 // String is the shortest exact form.
@@ -47,10 +57,10 @@ func (b Bytes) String() string {
 	return strconv.FormatInt(int64(b), 10)
 }
 
-// UnmarshalYAML implements yaml.Unmarshaler.
-func (b *Bytes) UnmarshalYAML(n *yaml.Node) (err error) {
-	*b, err = ParseBytes(n.Value)
-	return atLine(n, err)
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *Bytes) UnmarshalText(text []byte) (err error) {
+	*b, err = ParseBytes(string(text))
+	return err
 }
 
 // MarshalYAML implements yaml.Marshaler.
@@ -103,18 +113,11 @@ func (d Duration) String() string {
 	return text
 }
 
-// UnmarshalYAML implements yaml.Unmarshaler.
-func (d *Duration) UnmarshalYAML(n *yaml.Node) (err error) {
-	*d, err = ParseDuration(n.Value)
-	return atLine(n, err)
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) (err error) {
+	*d, err = ParseDuration(string(text))
+	return err
 }
 
 // MarshalYAML implements yaml.Marshaler.
 func (d Duration) MarshalYAML() (any, error) { return d.String(), nil }
-
-func atLine(n *yaml.Node, err error) error {
-	if err != nil {
-		return fmt.Errorf("line %d: %w", n.Line, err)
-	}
-	return nil
-}

@@ -1,8 +1,8 @@
 package config
 
 import (
-	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -13,70 +13,171 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// problems collects mistakes with the key they are at.
-type problems []error
-
-func (p *problems) add(key, format string, args ...any) {
-	*p = append(*p, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
-}
-
-func (p *problems) check(ok bool, key, format string, args ...any) {
-	if !ok {
-		p.add(key, format, args...)
-	}
-}
-
 // maxServerName leaves room for a local part within the 255 bytes of a user id.
 const maxServerName = 230
 
-// Validate reports every mistake at once, each with its key.
-func (c *Config) Validate() error {
-	var p problems
-	p.check(id.ValidateServerName(c.ServerName) && len(c.ServerName) <= maxServerName, "server_name", "%q is not a server name", c.ServerName)
-	if u, err := url.Parse(c.PublicURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		p.add("public_url", "%q is not an http or https address", c.PublicURL)
-	}
-	p.check(c.DataDir != "", "data_dir", "is empty")
-	p.check(strings.HasPrefix(c.Database, "sqlite:") && c.Database != "sqlite:" || strings.HasPrefix(c.Database, "postgres://"),
-		"database", "%q is neither sqlite:PATH nor postgres://…", c.Database)
-	if u, err := url.Parse(c.ACME.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
-		p.add("acme.directory", "%q is not an https address", c.ACME.Directory)
-	}
-	p.check(len(c.Listen) > 0, "listen", "there is no address")
-	for i, l := range c.Listen {
-		l.validate(&p, fmt.Sprintf("listen[%d]", i))
-	}
-	p.check(slices.Contains([]string{"closed", "token", "open"}, c.Registration.Mode), "registration.mode", "%q is none of closed, token, open", c.Registration.Mode)
-	p.check(c.Login.AccessTokenLifetime > 0, "login.access_token_lifetime", "must be positive")
+// Validate reports every mistake at once, each with its key. It looks at nothing but the values.
+func (c *Config) Validate() error { return c.mistakes(nil).Err() }
+
+// mistakes lists what is wrong with the values, except at keys where something else was found already.
+func (c *Config) mistakes(found Problems) Problems {
+	p := problems{of: c}
+	c.validateNames(&p)
+	c.validateListen(&p)
+	c.validateRegistration(&p)
 	c.RateLimits.validate(&p)
 	c.Media.validate(&p)
 	c.Retention.validate(&p)
 	c.Federation.validate(&p)
-	for i, t := range c.Registration.Terms {
-		p.check(t.ID != "" && t.URL != "" && t.Name != "", fmt.Sprintf("registration.terms[%d]", i), "needs id, name and url")
-	}
+	c.WellKnown.validate(&p)
 	for i, proxy := range c.TrustedProxies {
 		if _, err := ParseNetwork(proxy); err != nil {
-			p.add(fmt.Sprintf("trusted_proxies[%d]", i), "%q is neither an address nor a network", proxy)
+			p.add(fmt.Sprintf("trusted_proxies[%d]", i), "%q is neither an address such as 127.0.0.1 nor a network such as 10.0.0.0/8", proxy)
 		}
 	}
+	p.check(c.Login.AccessTokenLifetime > 0, "login.access_token_lifetime", "must be positive")
 	p.check(c.Cache.Size >= 16<<20, "cache.size", "must be at least 16M")
-	p.check(slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level), "log.level", "%q is none of debug, info, warn, error", c.Log.Level)
-	p.check(slices.Contains([]string{"text", "json"}, c.Log.Format), "log.format", "%q is neither text nor json", c.Log.Format)
-	return errors.Join(p...)
+	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	p.oneOf("log.format", c.Log.Format, "text", "json")
+	return slices.DeleteFunc(p.list, func(one Problem) bool {
+		return slices.ContainsFunc(found, func(f Problem) bool {
+			return f.Key != "" && (one.Key == f.Key || strings.HasPrefix(one.Key, f.Key+".") || strings.HasPrefix(one.Key, f.Key+"["))
+		})
+	})
+}
+
+// oneOf checks a word.
+func (p *problems) oneOf(key, value string, words ...string) {
+	p.check(slices.Contains(words, value), key, "%q is none of %s", value, strings.Join(words, ", "))
+}
+
+// url checks an address of one of the schemes.
+func (p *problems) url(key, text string, schemes ...string) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || !slices.Contains(schemes, u.Scheme):
+		p.add(key, "%q is not an %s address", text, strings.Join(schemes, " or "))
+	case u.User != nil:
+		p.add(key, "has a user name or password in it, which everybody would see")
+	}
+}
+
+func (c *Config) validateNames(p *problems) {
+	p.check(id.ValidateServerName(c.ServerName) && len(c.ServerName) <= maxServerName, "server_name",
+		"%q is not a server name such as example.org: no https:// before it, and no path behind it", c.ServerName)
+	p.url("public_url", c.PublicURL, "http", "https")
+	if u, err := url.Parse(c.PublicURL); err == nil && (u.RawQuery != "" || u.Fragment != "") {
+		p.add("public_url", "%q has a query or fragment, which clients would not understand", c.PublicURL)
+	}
+	p.check(c.DataDir != "", "data_dir", "is empty")
+	c.validateDatabase(p)
+	p.url("acme.directory", c.ACME.Directory, "https")
+	p.check(c.ACME.Email == "" || emailForm.MatchString(c.ACME.Email), "acme.email", "%q is not an e-mail address", c.ACME.Email)
+}
+
+// emailForm is the least that an e-mail address is.
+var emailForm = regexp.MustCompile(`^[^@\s]+@[^@\s]+$`)
+
+// validateDatabase quotes nothing: the address may have a password in it.
+func (c *Config) validateDatabase(p *problems) {
+	const key = "database"
+	if path, ok := strings.CutPrefix(c.Database, "sqlite:"); ok {
+		p.check(path != "", key, "has no path after sqlite:")
+		p.check(!strings.HasPrefix(path, ":memory:"), key, "is in memory only: give a file")
+		return
+	}
+	if !strings.HasPrefix(c.Database, "postgres://") && !strings.HasPrefix(c.Database, "postgresql://") {
+		p.add(key, "begins neither with sqlite: nor with postgres:// or postgresql://")
+		return
+	}
+	if _, err := url.Parse(c.Database); err != nil {
+		p.add(key, "is not a valid address: write odd characters of the password as %%XX (/ is %%2F, # is %%23, @ is %%40)")
+	}
+}
+
+func (c *Config) validateRegistration(p *problems) {
+	p.oneOf("registration.mode", c.Registration.Mode, "closed", "token", "open")
+	seen := map[string]bool{}
+	for i, t := range c.Registration.Terms {
+		key := fmt.Sprintf("registration.terms[%d]", i)
+		p.check(t.ID != "" && t.Name != "", key, "needs id, name and url")
+		p.url(key+".url", t.URL, "http", "https")
+		p.check(!seen[t.ID], key+".id", "%q is listed twice", t.ID)
+		seen[t.ID] = true
+	}
+}
+
+func (c *Config) validateListen(p *problems) {
+	p.check(len(c.Listen) > 0, "listen", "there is no address")
+	for i, l := range c.Listen {
+		key := fmt.Sprintf("listen[%d]", i)
+		l.validate(p, key)
+		for j, other := range c.Listen[:i] {
+			p.check(!l.overlaps(other), key+".address", "%s overlaps with listen[%d] (%s): every address is listed once, with all that it serves", l.Address, j, other.Address)
+		}
+	}
+}
+
+// overlaps reports whether two listeners cannot both be bound: of those for all interfaces there is one to a port.
+func (l Listener) overlaps(other Listener) bool {
+	host, port, err := net.SplitHostPort(l.Address)
+	host2, port2, err2 := net.SplitHostPort(other.Address)
+	if err != nil || err2 != nil || port != port2 || port == "0" {
+		return false
+	}
+	return strings.EqualFold(host, host2) || allInterfaces(host) || allInterfaces(host2)
+}
+
+// allInterfaces reports whether a host stands for every address of the machine.
+func allInterfaces(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "" || err == nil && ip.IsUnspecified()
+}
+
+// hostPort checks HOST:PORT.
+func (p *problems) hostPort(key, text, example string) {
+	host, port, err := net.SplitHostPort(text)
+	switch {
+	case text == "":
+		p.add(key, "is missing: HOST:PORT, such as %s", example)
+	case err != nil || port == "":
+		p.add(key, "%q is not HOST:PORT, such as %s; an IPv6 address stands between brackets", text, example)
+	default:
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			p.add(key, "the port in %q is not a number up to 65535", text)
+		}
+		p.check(!strings.ContainsAny(host, "/@ "), key, "the host in %q is no name or IP address", text)
+	}
 }
 
 func (l Listener) validate(p *problems, key string) {
-	_, port, err := net.SplitHostPort(l.Address)
-	p.check(err == nil && port != "", key+".address", "%q is not HOST:PORT", l.Address)
-	p.check(len(l.Serve) > 0, key+".serve", "serves nothing")
-	for _, s := range l.Serve {
-		p.check(slices.Contains([]string{"client", "federation", "admin", "metrics"}, s), key+".serve", "%q is none of client, federation, admin, metrics", s)
+	p.hostPort(key+".address", l.Address, "127.0.0.1:8008")
+	p.check(len(l.Serve) > 0, key+".serve", "serves nothing: give some of client, federation, admin, metrics")
+	for i, s := range l.Serve {
+		p.oneOf(fmt.Sprintf("%s.serve[%d]", key, i), s, "client", "federation", "admin", "metrics")
+		p.check(!slices.Contains(l.Serve[:i], s), fmt.Sprintf("%s.serve[%d]", key, i), "%q is listed twice", s)
 	}
 	p.check((l.TLS.Certificate == "") == (l.TLS.PrivateKey == ""), key+".tls", "needs both certificate and private_key")
 	p.check(l.TLS.Certificate == "" || len(l.TLS.ACMEHosts) == 0, key+".tls", "has a certificate and acme_hosts, which exclude each other")
 	for i, host := range l.TLS.ACMEHosts {
 		p.check(id.ValidateServerName(host) && strings.Contains(host, ".") && !strings.ContainsAny(host, "[:"), fmt.Sprintf("%s.tls.acme_hosts[%d]", key, i), "%q is not a name with a dot in it", host)
+	}
+}
+
+func (w WellKnown) validate(p *problems) {
+	p.check(w.Server == "" || id.ValidateServerName(w.Server), "well_known.server", "%q is not HOST or HOST:PORT", w.Server)
+	if w.SupportPage != "" {
+		p.url("well_known.support_page", w.SupportPage, "http", "https")
+	}
+	for i, contact := range w.Contacts {
+		key := fmt.Sprintf("well_known.contacts[%d]", i)
+		p.check(contact.Role != "", key+".role", "is missing: m.role.admin or m.role.security")
+		p.check(contact.MatrixID != "" || contact.EmailAddress != "", key, "needs matrix_id or email_address")
+		if contact.MatrixID != "" {
+			_, _, err := id.UserID(contact.MatrixID).Parse()
+			p.check(err == nil, key+".matrix_id", "%q is not a user id such as @admin:example.org", contact.MatrixID)
+		}
+		p.check(contact.EmailAddress == "" || emailForm.MatchString(contact.EmailAddress), key+".email_address", "%q is not an e-mail address", contact.EmailAddress)
 	}
 }
 
@@ -86,7 +187,7 @@ var serverPattern = regexp.MustCompile(`^[a-zA-Z0-9.:*?\[\]-]{1,230}$`)
 func (f Federation) validate(p *problems) {
 	for key, list := range map[string][]string{"allowed_servers": f.AllowedServers, "denied_servers": f.DeniedServers} {
 		for i, pattern := range list {
-			p.check(serverPattern.MatchString(pattern), fmt.Sprintf("federation.%s[%d]", key, i), "%q is no server name, with or without * and ?", pattern)
+			p.check(serverPattern.MatchString(pattern), fmt.Sprintf("federation.%s[%d]", key, i), "%q is not a server name such as example.org or *.example.org", pattern)
 		}
 	}
 	for i, name := range f.Notaries {
@@ -99,7 +200,7 @@ func (r RateLimits) validate(p *problems) {
 		"sends": r.Sends, "reads": r.Reads, "logins": r.Logins, "registrations": r.Registrations, "anonymous": r.Anonymous,
 		"joins": r.Joins, "uploads": r.Uploads, "claims": r.Claims,
 	} {
-		p.check(b.PerSecond > 0 && b.Burst > 0, "rate_limits."+name, "needs a positive per_second and burst")
+		p.check(b.PerSecond > 0 && !math.IsInf(b.PerSecond, 0) && b.Burst > 0, "rate_limits."+name, "needs a positive per_second and burst; rate_limits.enabled switches all limits off")
 	}
 }
 

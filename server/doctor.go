@@ -52,17 +52,15 @@ const doctorName = "doctor.invalid"
 // a server that is asked for what it sees from outside and what time it has, "" for none. The error says why nothing could be
 // checked.
 func Diagnose(ctx context.Context, cfg *config.Config, o Options, with string) ([]Finding, error) {
-	roots, err := authorities(cfg)
+	roots, err := cfg.Authorities()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("federation.trusted_ca_file: %w", err)
 	}
 	keys, err := fedclient.LoadSigningKeys(cfg.KeyFile(), cfg.ServerName)
 	if err != nil {
 		return nil, err
 	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
+	o.setDefaults()
 	d := &doctor{cfg: cfg, now: o.Now, keys: keys}
 	d.client = fedclient.New(fedclient.Options{
 		Server: doctorName, Signer: keys, Now: o.Now, Roots: roots, AllowPrivate: true, Resolver: o.Resolver, Dial: o.Dial, UserAgent: "Ebb/" + o.Version,

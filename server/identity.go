@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"ebb/config"
 	"ebb/federation/fedclient"
@@ -61,9 +60,7 @@ func readIdentity(ctx context.Context, db *storage.DB, serverName string) (stora
 // CreateSigningKey makes a signing key for a server that has lost its own. The lost public key, which the database
 // remembers, joins the former keys: what it signed stays good.
 func CreateSigningKey(ctx context.Context, cfg *config.Config, o Options) error {
-	if o.Now == nil {
-		o.Now = time.Now
-	}
+	o.setDefaults()
 	db, err := openDatabase(ctx, cfg, o)
 	if err != nil {
 		return err

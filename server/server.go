@@ -39,6 +39,15 @@ type Options struct {
 	Dial        fedclient.DialFunc                                      // to other servers; nil: the network
 }
 
+func (o *Options) setDefaults() {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
 // Server is an open server. New opens it, Run serves, Close ends it.
 type Server struct {
 	cfg     *config.Config
@@ -56,18 +65,12 @@ type Server struct {
 
 // New opens the database and builds everything, but accepts no connections yet.
 func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.setDefaults()
 	svc, err := open(ctx, cfg, o)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now)}
-	s.warn()
 	s.api = clientapi.New(clientapi.API{
 		Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media,
 	})
@@ -77,13 +80,6 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	})
 	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Retention: svc.retention, Outbox: svc.outbox, Signing: svc.signing, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
-}
-
-// warn tells of keys that stand in the configuration for a later release: nobody shall rely on what is not there.
-func (s *Server) warn() {
-	if len(s.cfg.Appservices) > 0 {
-		s.opt.Log.Warn("appservices: this version does not serve application services yet; the files are not read")
-	}
 }
 
 // Close ends what Run has not ended: the database.

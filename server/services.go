@@ -2,10 +2,8 @@ package server
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -151,9 +149,9 @@ func (s *services) ephemeral(server, key string, edu json.RawMessage) {
 
 // reach makes what asks other servers.
 func (s *services) reach(cfg *config.Config, o Options) error {
-	roots, err := authorities(cfg)
+	roots, err := cfg.Authorities()
 	if err != nil {
-		return err
+		return fmt.Errorf("federation.trusted_ca_file: %w", err)
 	}
 	s.remote = fedclient.New(fedclient.Options{
 		Server: cfg.ServerName, Signer: s.signing, Now: o.Now, Log: o.Log, Roots: roots, AllowPrivate: cfg.Federation.AllowPrivateAddresses,
@@ -179,25 +177,6 @@ func allowed(f config.Federation) func(server string) bool {
 		matches := func(g push.Glob) bool { return g.Match(fedclient.HostOf(server)) }
 		return !slices.ContainsFunc(deny, matches) && (len(allow) == 0 || slices.ContainsFunc(allow, matches))
 	}
-}
-
-// authorities are who may vouch for other servers; nil: the system's.
-func authorities(cfg *config.Config) (*x509.CertPool, error) {
-	if cfg.Federation.TrustedCAFile == "" {
-		return nil, nil
-	}
-	raw, err := os.ReadFile(cfg.File(cfg.Federation.TrustedCAFile))
-	if err != nil {
-		return nil, fmt.Errorf("federation.trusted_ca_file: %w", err)
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(raw) {
-		return nil, fmt.Errorf("federation.trusted_ca_file: %s has no certificate in PEM", cfg.Federation.TrustedCAFile)
-	}
-	return pool, nil
 }
 
 // askProfiles is who is asked for profiles of users of other servers; nil where there are none.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/mattn/go-sqlite3"
 )
@@ -74,19 +75,20 @@ func parseDSN(dsn string) (dialect, error) {
 		return newSQLite(path), nil
 	}
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
+		// The library's error quotes the address, with a password in it that it may not recognise as one.
+		if _, err := pgx.ParseConfig(dsn); err != nil {
+			return nil, errors.New("the address of the PostgreSQL database cannot be understood: look at its port and parameters, " +
+				"and write odd characters of the password as %XX (/ is %2F, # is %23, @ is %40)")
+		}
 		return postgresDialect{dsn: dsn}, nil
 	}
-	return nil, fmt.Errorf("database %q is neither sqlite:PATH nor postgres://…", redactDSN(dsn))
+	return nil, errors.New("the address of the database is neither sqlite:PATH nor postgres://…") // it may hold a password
 }
 
-// redactDSN leaves out what may be a password.
-func redactDSN(dsn string) string {
-	if scheme, rest, ok := strings.Cut(dsn, "://"); ok {
-		if at := strings.LastIndexByte(rest, '@'); at >= 0 {
-			return scheme + "://…" + rest[at:]
-		}
-	}
-	return dsn
+// CheckDSN reports what is wrong with the address of a database, without opening it. The error does not quote it.
+func CheckDSN(dsn string) error {
+	_, err := parseDSN(dsn)
+	return err
 }
 
 // ErrFull: there is no room on the disk, or it cannot be written. Nothing of the write was kept.

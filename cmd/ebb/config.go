@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"ebb/config"
 	"ebb/federation/fedclient"
+	"ebb/server"
 )
 
 var initCommand = command{
@@ -38,6 +41,9 @@ func initServer(inv *invocation, cfg *config.Config, dir string) error {
 	}
 	if err := cfg.Validate(); err != nil {
 		return usageError{err}
+	}
+	if err := actAsOwner(dir); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -87,15 +93,19 @@ func sampleFor(cfg *config.Config) string {
 }
 
 var configCheckCommand = command{
-	name: "config check", short: "say what is wrong with a configuration",
+	name: "config check", short: "say what is wrong with a configuration, or dangerous about it",
 	example: "ebb config check --config /etc/ebb.yaml",
 	setup: func(inv *invocation) func(context.Context) error {
-		return func(context.Context) error {
+		return func(ctx context.Context) error {
 			if err := inv.none(); err != nil {
 				return err
 			}
-			if _, err := inv.config(); err != nil {
+			_, warnings, err := inv.checkedConfig(ctx)
+			if err != nil {
 				return err
+			}
+			for _, w := range warnings {
+				fmt.Fprintf(inv.stdout, "warning: %s\n", w)
 			}
 			fmt.Fprintf(inv.stdout, "%s is good.\n", inv.configFile)
 			return nil
@@ -103,13 +113,58 @@ var configCheckCommand = command{
 	},
 }
 
-// config reads the configuration file.
+var configSampleCommand = command{
+	name: "config sample", short: "print a configuration with every key, its default and what it is for",
+	example: "ebb config sample",
+	setup: func(inv *invocation) func(context.Context) error {
+		return func(context.Context) error {
+			if err := inv.none(); err != nil {
+				return err
+			}
+			_, err := fmt.Fprint(inv.stdout, config.Sample())
+			return err
+		}
+	},
+}
+
+// config reads the configuration file, and makes a process of root go on as the owner of data_dir.
 func (inv *invocation) config() (*config.Config, error) {
 	cfg, err := config.Load(inv.configFile)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, inv.unreadable(err)
 	}
-	return cfg, nil
+	return cfg, actAsOwner(cfg.Dir())
+}
+
+// checkedConfig is config with a look at everything that serve needs: what is wrong with it is in the error, all at once.
+func (inv *invocation) checkedConfig(ctx context.Context) (*config.Config, config.Problems, error) {
+	cfg, mistakes, err := config.Read(inv.configFile)
+	if err != nil {
+		return nil, nil, inv.unreadable(err)
+	}
+	if err := actAsOwner(cfg.Dir()); err != nil {
+		return nil, nil, err
+	}
+	more, warnings := server.Check(ctx, cfg, server.Options{Version: version})
+	for _, p := range more { // where a value is wrong it was said already
+		if !slices.ContainsFunc(mistakes, func(m config.Problem) bool { return m.Key == p.Key }) {
+			mistakes = append(mistakes, p)
+		}
+	}
+	warnings.Sort()
+	if len(mistakes) > 0 {
+		mistakes.Sort()
+		return nil, nil, configError{fmt.Errorf("%s:\n%w", inv.configFile, mistakes)}
+	}
+	return cfg, warnings, nil
+}
+
+// unreadable explains why there is no configuration.
+func (inv *invocation) unreadable(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; --config or EBB_CONFIG names the file, and ebb init writes one", err)
+	}
+	return configError{err}
 }
 
 var versionCommand = command{

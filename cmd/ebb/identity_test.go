@@ -58,7 +58,7 @@ func TestLostSigningKeyIsReplacedAndWhatItSignedStaysGood(t *testing.T) {
 	if err := os.Remove(filepath.Join(s.dir, "signing.key")); err != nil {
 		t.Fatal(err)
 	}
-	refusedWith(t, exitFailed, "ebb keys create", "", "serve", cfg)
+	refusedWith(t, exitUsage, "ebb keys create", "", "serve", cfg)
 	must(t, "", "keys", "create", cfg)
 	list := parsed[[]adminapi.SigningKey](t, must(t, "", "keys", "list", "--json", cfg))
 	if len(list) != 2 || list[0].Public == first.Public || list[1].KeyID != first.KeyID || list[1].Public != first.Public || list[1].Expired == nil {

@@ -50,11 +50,14 @@ type invocation struct {
 // usageError is a mistake of whoever typed the command.
 type usageError struct{ error }
 
+// configError is a mistake in the configuration; help about the command line would not help.
+type configError struct{ error }
+
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 func commands() []command {
 	return []command{
-		serveCommand, initCommand, configCheckCommand,
+		serveCommand, initCommand, configCheckCommand, configSampleCommand,
 		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
@@ -149,9 +152,14 @@ func (inv *invocation) report(c *command, err error) int {
 		return 0
 	}
 	fmt.Fprintf(inv.stderr, "ebb %s: %v\n", c.name, err)
-	var usage usageError
-	var refused refusedError
+	var (
+		usage   usageError
+		wrong   configError
+		refused refusedError
+	)
 	switch {
+	case errors.As(err, &wrong):
+		return exitUsage
 	case errors.As(err, &usage):
 		fmt.Fprintf(inv.stderr, "Run `ebb %s --help`.\n", c.name)
 		return exitUsage

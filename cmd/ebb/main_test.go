@@ -256,7 +256,7 @@ func TestExitCodesTellWhatWentWrong(t *testing.T) {
 		{2, "--uses", "token create --uses 0 --config " + s.config},
 		{2, "--expires", "token create --expires soon --config " + s.config},
 		{2, "--max", "room retention set --max soon !a:test --config " + s.config},
-		{2, "read configuration", "room list --config " + s.dir + "/none.yaml"},
+		{2, "read the configuration", "room list --config " + s.dir + "/none.yaml"},
 		{2, "registration.mode", "config check --config " + broken},
 		{2, "listen[0].address", "config check --config " + broken},
 		{2, "maximum", "config check --config " + unknown},

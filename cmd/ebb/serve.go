@@ -42,7 +42,7 @@ func serve(ctx context.Context, inv *invocation) error {
 	hangup := make(chan os.Signal, 1) // one that waits is enough: it covers all that came before
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	cfg, err := inv.config()
+	cfg, warnings, err := inv.checkedConfig(ctx)
 	if err != nil {
 		return err
 	}
@@ -55,6 +55,9 @@ func serve(ctx context.Context, inv *invocation) error {
 	log, err := telemetry.NewLogger(inv.stderr, level, cfg.Log.Format)
 	if err != nil {
 		return usageError{err}
+	}
+	for _, w := range warnings {
+		log.Warn("the configuration may be dangerous", "key", w.Key, "why", w.Text)
 	}
 	o := server.Options{Version: version, Log: log}
 	if err := forTests(&o); err != nil {

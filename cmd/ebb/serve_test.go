@@ -133,6 +133,6 @@ func TestServeNeedsItsKey(t *testing.T) {
 	if err := os.Remove(filepath.Join(s.dir, "signing.key")); err != nil {
 		t.Fatal(err)
 	}
-	refusedWith(t, exitFailed, "ebb keys create", "", "serve", "--config", s.config)
+	refusedWith(t, exitUsage, "ebb keys create", "", "serve", "--config", s.config)
 	refusedWith(t, exitFailed, "ebb keys create", "", "user", "list", "--config", s.config)
 }

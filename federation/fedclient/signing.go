@@ -109,8 +109,11 @@ func LoadSigningKeys(file, server string) (*SigningKeys, error) {
 
 func (k *SigningKeys) load() error {
 	raw, err := os.ReadFile(k.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the signing key: %w; put it back from a backup, or, if it is lost, make another one by ebb keys create", err)
+	}
 	if err != nil {
-		return fmt.Errorf("read the signing key (put it back from a backup; if it is lost, ebb keys create makes another): %w", err)
+		return fmt.Errorf("read the signing key: %w", err)
 	}
 	current, err := parseKey(string(raw), k.server)
 	if err != nil {

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestCheckRefusesWhatServeRefuses: one validation stands behind both, so that a configuration that was checked starts.
+func TestCheckRefusesWhatServeRefuses(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for _, c := range []struct{ name, from, to, says string }{
+		{"a certificate that is not there", "certificate: \"\"\n      private_key: \"\"", "certificate: none.pem\n      private_key: none.pem", "listen[0].tls.certificate"},
+		{"a port in use", "ADDRESS", taken.Addr().String(), "listen[0].address"},
+		{"an address of another machine", "ADDRESS", "192.0.2.1:8008", "listen[0].address"},
+		{"a room version", `default_version: "12"`, `default_version: "13"`, "rooms.default_version"},
+		{"an authority that is not there", `trusted_ca_file: ""`, "trusted_ca_file: none.pem", "federation.trusted_ca_file"},
+		{"a secret that is not there", `shared_secret_file: ""`, "shared_secret_file: none", "registration.shared_secret_file"},
+		{"a registration file that is not there", "appservices: []", "appservices: [none.yaml]", "appservices[0]"},
+		{"a folder that is not there", `data_dir: "."`, "data_dir: elsewhere", "data_dir"},
+		{"a port of PostgreSQL", "database: sqlite:ebb.db", "database: postgres://ebb:hunter2xyz@localhost:port/ebb", "database"},
+		{"a database that is a folder", "database: sqlite:ebb.db", "database: sqlite:.", "database"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t, 0)
+			edit(t, s.config, strings.Replace(c.from, "ADDRESS", s.address, 1), c.to)
+			for _, command := range [][]string{{"config", "check"}, {"serve"}} {
+				r := ebb(t, "", append(command, "--config", s.config)...)
+				if r.code != exitUsage || !strings.Contains(r.stderr, ": "+c.says+": ") || !strings.Contains(r.stderr, "line ") || strings.Contains(r.stderr, "hunter2xyz") {
+					t.Errorf("ebb %q ended with %d: %s", command, r.code, r.stderr)
+				}
+			}
+		})
+	}
+}
+
+func TestCheckRefusesAServerWithoutKey(t *testing.T) {
+	s := newSite(t, 0)
+	key := filepath.Join(s.dir, "signing.key")
+	for _, text := range []string{"", "nonsense"} {
+		if text == "" {
+			if err := os.Remove(key); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			write(t, key, text)
+		}
+		for _, command := range [][]string{{"config", "check"}, {"serve"}} {
+			refusedWith(t, exitUsage, "signing.key", "", append(command, "--config", s.config)...)
+		}
+	}
+}
+
+func TestCheckLeavesARunningServerAlone(t *testing.T) {
+	s := newSite(t, 0)
+	s.serve(t)
+	if out := must(t, "", "config", "check", "--config", s.config); out != s.config+" is good.\n" {
+		t.Errorf("config check: %s", out)
+	}
+}
+
+func TestWarningsAreShownByCheckAndLoggedByServe(t *testing.T) {
+	s := newSite(t, 0)
+	edit(t, s.config, "mode: token", "mode: open")
+	if out := must(t, "", "config", "check", "--config", s.config); !strings.Contains(out, "warning: line ") || !strings.Contains(out, "registration.mode") || !strings.Contains(out, "is good") {
+		t.Errorf("config check: %s", out)
+	}
+	_, log := s.serveAndLog(t)
+	log.await(t, "registration.mode", 1)
+}
+
+func TestSampleConfigurationIsPrinted(t *testing.T) {
+	raw, err := os.ReadFile("../../config/sample.yaml")
+	if out := must(t, "", "config", "sample"); err != nil || out != string(raw) {
+		t.Errorf("%v; config sample prints\n%s", err, out)
+	}
+}

@@ -1,0 +1,322 @@
+package config
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// decoder puts a YAML tree into a Config. Unlike yaml.Decoder it goes on after a mistake, and never quotes a secret.
+type decoder struct {
+	problems
+	hidden map[*yaml.Node]bool // values that came from the environment
+}
+
+// maxNesting bounds the depth of a configuration file; an alias could make it endless.
+const maxNesting = 20
+
+// parse reads YAML over c. The error is one of the whole file; mistakes in it are problems.
+func parse(raw []byte, c *Config) (Problems, error) {
+	c.source = source{lines: map[string]int{}, secrets: map[string]string{}}
+	dec := yaml.NewDecoder(strings.NewReader(string(raw)))
+	var tree, more yaml.Node
+	if err := dec.Decode(&tree); errors.Is(err, io.EOF) {
+		return nil, nil
+	} else if err != nil {
+		return nil, withoutQuotes(err)
+	}
+	d := &decoder{problems: problems{of: c}, hidden: map[*yaml.Node]bool{}}
+	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
+		d.list = append(d.list, Problem{Line: more.Line, Text: "the file has a second document (---), which is not read"})
+	}
+	for _, root := range tree.Content {
+		d.expand(root)
+		d.value(root, reflect.ValueOf(c).Elem(), "", false, 0)
+	}
+	return d.list, nil
+}
+
+// quoted is what a message of the YAML library cites from the file.
+var quoted = regexp.MustCompile("'[^']*'|\"[^\"]*\"|`[^`]*`")
+
+// withoutQuotes is an error of the YAML library without what it cites: it may be a password.
+func withoutQuotes(err error) error {
+	text := quoted.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), "…")
+	return fmt.Errorf("this is not YAML: %s (lines are indented by spaces; text with { } [ ] : # or an * or & at its beginning stands between quotes)", text)
+}
+
+var envRef = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
+
+// expand puts environment variables in place of ${NAME} in values. It does so in the tree: a secret may hold quotes and
+// colons.
+func (d *decoder) expand(n *yaml.Node) {
+	for _, child := range n.Content {
+		d.expand(child)
+	}
+	if n.Kind != yaml.ScalarNode || !envRef.MatchString(n.Value) {
+		return
+	}
+	n.Value = envRef.ReplaceAllStringFunc(n.Value, func(ref string) string {
+		value, set := os.LookupEnv(ref[2 : len(ref)-1])
+		if !set {
+			d.list = append(d.list, Problem{Line: n.Line, Text: fmt.Sprintf("the environment variable in %s is not set", ref)})
+		}
+		d.of.source.secrets[value] = ref
+		return value
+	})
+	d.hidden[n] = true
+	if n.Style == 0 { // unquoted: the variable may hold a number or a truth value
+		n.Tag = ""
+	}
+}
+
+var textType = reflect.TypeFor[encoding.TextUnmarshaler]()
+
+// value puts a node into a field, whose key is given. Of a secret nothing is quoted.
+func (d *decoder) value(n *yaml.Node, v reflect.Value, key string, secret bool, depth int) {
+	for n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if depth++; depth > maxNesting {
+		d.wrong(n, key, "is nested too deeply")
+		return
+	}
+	isText := reflect.PointerTo(v.Type()).Implements(textType)
+	switch {
+	case n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null":
+		d.null(n, v, key)
+	case v.Kind() == reflect.Pointer:
+		to := reflect.New(v.Type().Elem())
+		d.value(n, to.Elem(), key, secret, depth)
+		v.Set(to)
+	case isText || v.Kind() != reflect.Struct && v.Kind() != reflect.Slice:
+		d.scalar(n, v, key, secret)
+	case v.Kind() == reflect.Slice:
+		d.sequence(n, v, key, depth)
+	default:
+		d.group(n, v, key, depth)
+	}
+}
+
+func (d *decoder) wrong(n *yaml.Node, key, format string, args ...any) {
+	p := d.of.Problem(key, format, args...)
+	p.Line = n.Line
+	d.list = append(d.list, p)
+}
+
+// null is a key without a value: fine for a group or a list, and for what may have no bound.
+func (d *decoder) null(n *yaml.Node, v reflect.Value, key string) {
+	switch {
+	case v.Kind() == reflect.Pointer || v.Kind() == reflect.Slice:
+		v.SetZero()
+	case v.Kind() == reflect.Struct:
+	default:
+		d.wrong(n, key, "has no value")
+	}
+}
+
+func (d *decoder) sequence(n *yaml.Node, v reflect.Value, key string, depth int) {
+	if n.Kind != yaml.SequenceNode {
+		d.wrong(n, key, "must be a list: [one, two], or a line that begins with a dash for each")
+		return
+	}
+	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+	for i, item := range n.Content {
+		at := fmt.Sprintf("%s[%d]", key, i)
+		d.of.source.lines[at] = item.Line
+		d.value(item, v.Index(i), at, false, depth)
+	}
+}
+
+func (d *decoder) group(n *yaml.Node, v reflect.Value, key string, depth int) {
+	if n.Kind != yaml.MappingNode {
+		d.wrong(n, key, "must be a group of keys: %s", strings.Join(keysOf(v.Type()), ", "))
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].ShortTag() == "!!merge" { // what the group itself says comes later, and counts
+			d.value(n.Content[i+1], v, key, false, depth)
+		}
+	}
+	seen := map[string]int{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		name, item := n.Content[i], n.Content[i+1]
+		if name.ShortTag() == "!!merge" {
+			continue
+		}
+		at := strings.TrimPrefix(key+"."+name.Value, ".")
+		if first := seen[name.Value]; first > 0 {
+			d.wrong(name, at, "is there twice, first in line %d", first)
+			continue
+		}
+		seen[name.Value] = name.Line
+		field, known := fieldOf(v.Type(), name.Value)
+		if !known {
+			d.wrong(name, at, "there is no such key%s", didYouMean(v.Type(), key, name.Value))
+			continue
+		}
+		d.of.source.lines[at] = name.Line
+		d.value(item, v.FieldByIndex(field.Index), at, field.Tag.Get("secret") != "", depth)
+	}
+}
+
+func (d *decoder) scalar(n *yaml.Node, v reflect.Value, key string, secret bool) {
+	if n.Kind != yaml.ScalarNode {
+		d.wrong(n, key, "must be %s, not a list or a group", kindName(v))
+		return
+	}
+	err := setScalar(n, v)
+	switch {
+	case err == nil:
+	case secret || d.hidden[n]:
+		d.wrong(n, key, "must be %s", kindName(v))
+	default:
+		d.wrong(n, key, "%s", err)
+	}
+}
+
+// setScalar puts text into a field.
+func setScalar(n *yaml.Node, v reflect.Value) error {
+	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		return u.UnmarshalText([]byte(n.Value))
+	}
+	mistake := fmt.Errorf("%q is not %s", n.Value, kindName(v))
+	if v.Kind() != reflect.String && n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
+		mistake = fmt.Errorf("%w: take the quotation marks away", mistake)
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(n.Value)
+		return nil
+	case reflect.Bool:
+		on := slices.Contains([]string{"true", "yes", "on"}, strings.ToLower(n.Value))
+		if off := slices.Contains([]string{"false", "no", "off"}, strings.ToLower(n.Value)); !on && !off || n.Style != 0 {
+			return mistake
+		}
+		v.SetBool(on)
+		return nil
+	}
+	if tag := n.ShortTag(); tag != "!!int" && (tag != "!!float" || v.Kind() != reflect.Float64) {
+		return mistake
+	}
+	if n.Decode(v.Addr().Interface()) != nil {
+		return mistake
+	}
+	return nil
+}
+
+// kindName is what a field holds, for messages.
+func kindName(v reflect.Value) string {
+	switch v.Addr().Interface().(type) {
+	case *Bytes:
+		return "a size such as 500, 64K, 50M or 2G"
+	case *Duration:
+		return "a time span such as 30s, 5m, 12h or 30d"
+	}
+	switch v.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int:
+		return "a whole number"
+	case reflect.Float64:
+		return "a number"
+	}
+	return "text"
+}
+
+// keyOf is the name of a field in the file, "" for what does not stand there.
+func keyOf(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	return name
+}
+
+func fieldOf(t reflect.Type, key string) (reflect.StructField, bool) {
+	for i := range t.NumField() {
+		if f := t.Field(i); key != "" && keyOf(f) == key {
+			return f, true
+		}
+	}
+	return reflect.StructField{}, false
+}
+
+func keysOf(t reflect.Type) (keys []string) {
+	for i := range t.NumField() {
+		if key := keyOf(t.Field(i)); key != "" {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// allKeys lists the keys below a type, groups and lists included.
+func allKeys(t reflect.Type, prefix string) (keys []string) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key := keyOf(f)
+		if key == "" {
+			continue
+		}
+		keys = append(keys, prefix+key)
+		if f.Type.Kind() == reflect.Struct {
+			keys = append(keys, allKeys(f.Type, prefix+key+".")...)
+		}
+		if f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct {
+			keys = append(keys, allKeys(f.Type.Elem(), prefix+key+"[].")...)
+		}
+	}
+	return keys
+}
+
+// didYouMean says which key an unknown one in a group may stand for: one of the group that is written alike, else one of that
+// name anywhere.
+func didYouMean(group reflect.Type, prefix, name string) string {
+	best, distance := "", 1+max(2, len(name)/3)
+	for _, key := range keysOf(group) {
+		if n := editDistance(plain(key), plain(name)); n < distance && n < len(key) {
+			best, distance = key, n
+		}
+	}
+	if best != "" {
+		return "; did you mean " + strings.TrimPrefix(prefix+"."+best, ".") + "?"
+	}
+	for _, key := range allKeys(reflect.TypeFor[Config](), "") {
+		if last := key[strings.LastIndexByte(key, '.')+1:]; plain(last) == plain(name) {
+			return "; did you mean " + key + "?"
+		}
+	}
+	return "; ebb config sample lists all keys"
+}
+
+// plain is a key without what people write differently.
+func plain(key string) string {
+	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(key))
+}
+
+// editDistance is the number of characters to insert, remove or change to make b of a.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

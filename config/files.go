@@ -1,0 +1,204 @@
+package config
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// CheckFiles looks at every file and folder that the configuration names, as whoever runs this. Mistakes would keep the server
+// from starting.
+func (c *Config) CheckFiles(now time.Time) (mistakes, warnings Problems) {
+	p, w := problems{of: c}, problems{of: c}
+	c.checkDataDir(&p, &w)
+	c.checkDatabaseFile(&p)
+	c.checkSecrets(&p, &w)
+	for i, l := range c.Listen {
+		if l.TLS.Certificate != "" && l.TLS.PrivateKey != "" {
+			c.checkCertificate(&p, &w, fmt.Sprintf("listen[%d].tls", i), l.TLS, now)
+		}
+	}
+	if _, err := c.Authorities(); err != nil {
+		p.add("federation.trusted_ca_file", "%v", err)
+	}
+	return append(p.list, c.CheckAppservices()...), w.list
+}
+
+// The bits of access(2).
+const (
+	mayRead  = 4
+	mayWrite = 2
+	mayEnter = 1
+)
+
+// access reports whether this process may use a file or folder, as a *fs.PathError that OwnerOf explains.
+func access(path string, how uint32) error {
+	if err := syscall.Access(path, how); err != nil {
+		return &fs.PathError{Op: "use", Path: path, Err: err}
+	}
+	return nil
+}
+
+func (c *Config) checkDataDir(p, w *problems) {
+	const key = "data_dir"
+	info, err := os.Stat(c.Dir())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		p.add(key, "there is no folder %s: ebb init makes it, with the signing key in it", c.Dir())
+		return
+	case err == nil && !info.IsDir():
+		p.add(key, "%s is no folder", c.Dir())
+		return
+	case err == nil:
+		err = access(c.Dir(), mayRead|mayWrite|mayEnter)
+	}
+	if err != nil {
+		p.add(key, "%v%s", err, OwnerOf(err))
+		return
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		w.add(key, "others may put files into %s: chmod go-w", c.Dir())
+	}
+}
+
+// checkDatabaseFile checks what can be seen of an SQLite database without opening it.
+func (c *Config) checkDatabaseFile(p *problems) {
+	const key = "database"
+	path, ok := strings.CutPrefix(c.DSN(), "sqlite:")
+	if !ok {
+		return
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		p.add(key, "%s is a folder", path)
+	case err == nil:
+		err = access(path, mayRead|mayWrite)
+	case errors.Is(err, fs.ErrNotExist):
+		err = nil
+		if folder := filepath.Dir(path); folder != c.Dir() && exists(folder) {
+			err = access(folder, mayRead|mayWrite|mayEnter)
+		}
+	}
+	if err != nil {
+		p.add(key, "%v%s", err, OwnerOf(err))
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// checkSecrets looks at who can read secrets.
+func (c *Config) checkSecrets(p, w *problems) {
+	if file := c.Registration.SharedSecretFile; file != "" {
+		if err := access(c.abs(file), mayRead); err != nil {
+			p.add("registration.shared_secret_file", "%v%s", err, OwnerOf(err))
+		}
+	}
+	info, err := os.Stat(c.path)
+	inFile := c.Registration.SharedSecret != "" && c.Registration.SharedSecretFile == "" || strings.Contains(c.Database, "@")
+	if err == nil && inFile && len(c.source.secrets) == 0 && info.Mode().Perm()&0o044 != 0 {
+		w.list = append(w.list, Problem{Text: "other users of this machine can read the secrets in " + c.path + ": chmod go-r"})
+	}
+}
+
+// checkCertificate reads a certificate with its key.
+func (c *Config) checkCertificate(p, w *problems, key string, t TLS, now time.Time) {
+	readable := true
+	for name, file := range map[string]string{".certificate": t.Certificate, ".private_key": t.PrivateKey} {
+		if f, err := os.Open(c.abs(file)); err != nil {
+			readable = false
+			p.add(key+name, "%v%s", err, OwnerOf(err))
+		} else {
+			_ = f.Close() // it was only read
+		}
+	}
+	if !readable {
+		return
+	}
+	pair, err := tls.LoadX509KeyPair(c.abs(t.Certificate), c.abs(t.PrivateKey))
+	if err != nil {
+		p.add(key, "%s with %s: %v", t.Certificate, t.PrivateKey, err)
+		return
+	}
+	if leaf, err := x509.ParseCertificate(pair.Certificate[0]); err == nil && now.After(leaf.NotAfter) {
+		w.add(key+".certificate", "%s has expired at %s", t.Certificate, leaf.NotAfter.Format(time.RFC3339))
+	}
+}
+
+// Authorities are those who may vouch for other servers; nil: the system's.
+func (c *Config) Authorities() (*x509.CertPool, error) {
+	if c.Federation.TrustedCAFile == "" {
+		return nil, nil
+	}
+	raw, err := os.ReadFile(c.abs(c.Federation.TrustedCAFile))
+	if err != nil {
+		return nil, fmt.Errorf("%w%s", err, OwnerOf(err))
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if block, _ := pem.Decode(raw); block == nil || !pool.AppendCertsFromPEM(raw) {
+		return nil, fmt.Errorf("%s has no certificate in PEM", c.Federation.TrustedCAFile)
+	}
+	return pool, nil
+}
+
+// registration is what a registration file of an application service must have.
+// Spec: application-service-api#registration
+type registration struct {
+	ID              string    `yaml:"id"`
+	URL             yaml.Node `yaml:"url"` // may be null
+	ASToken         string    `yaml:"as_token"`
+	HSToken         string    `yaml:"hs_token"`
+	SenderLocalpart string    `yaml:"sender_localpart"`
+	Namespaces      yaml.Node `yaml:"namespaces"`
+}
+
+// CheckAppservices reads the registration files of application services. Their tokens are secrets: nothing in them is quoted but
+// ids.
+func (c *Config) CheckAppservices() Problems {
+	p := problems{of: c}
+	ids, tokens := map[string]int{}, map[string]int{}
+	for i, file := range c.Appservices {
+		key := fmt.Sprintf("appservices[%d]", i)
+		raw, err := os.ReadFile(c.abs(file))
+		if err != nil {
+			p.add(key, "%v%s", err, OwnerOf(err))
+			continue
+		}
+		var r registration
+		if err := yaml.NewDecoder(bytes.NewReader(raw)).Decode(&r); err != nil {
+			p.add(key, "%s: %v", file, withoutQuotes(err))
+			continue
+		}
+		for name, missing := range map[string]bool{
+			"id": r.ID == "", "url": r.URL.IsZero(), "as_token": r.ASToken == "", "hs_token": r.HSToken == "",
+			"sender_localpart": r.SenderLocalpart == "", "namespaces": r.Namespaces.Kind != yaml.MappingNode,
+		} {
+			p.check(!missing, key, "%s has no %s", file, name)
+		}
+		if first, twice := ids[r.ID]; twice && r.ID != "" {
+			p.add(key, "%s has the id %q, which appservices[%d] has too", file, r.ID, first)
+		}
+		if first, twice := tokens[r.ASToken]; twice && r.ASToken != "" {
+			p.add(key, "%s has the as_token of appservices[%d]: each needs one of its own", file, first)
+		}
+		ids[r.ID], tokens[r.ASToken] = i, i
+	}
+	return p.list
+}

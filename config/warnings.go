@@ -1,0 +1,98 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// shortSecret is how long a shared secret should at least be: with it anybody who reaches the address makes administrators.
+const shortSecret = 16
+
+// Warnings lists what the server accepts although it may be dangerous, or not what was meant.
+func (c *Config) Warnings() Problems {
+	w := problems{of: c}
+	c.warnOfAddresses(&w)
+	c.warnOfFederation(&w)
+	c.warnOfProxies(&w)
+	if c.Registration.Mode == "open" {
+		w.add("registration.mode", "open lets everybody make accounts without a token: expect spam and abuse")
+	}
+	if n := len(c.Registration.SharedSecret); n > 0 && n < shortSecret {
+		w.add("registration.shared_secret", "is short: whoever guesses it makes administrators; use at least %d characters", shortSecret)
+	}
+	if !c.RateLimits.Enabled {
+		w.add("rate_limits.enabled", "is off: passwords can be guessed without end")
+	}
+	if c.Media.AllowUnauthenticated {
+		w.add("media.allow_unauthenticated", "is on: whoever knows the address of a file gets it without an account")
+	}
+	if len(c.Appservices) > 0 {
+		w.add("appservices", "this version does not serve application services yet: the files are checked and not used")
+	}
+	return w.list
+}
+
+func (c *Config) warnOfAddresses(w *problems) {
+	for i, l := range c.Listen {
+		host, _, err := net.SplitHostPort(l.Address)
+		if err != nil || loopback(host) {
+			continue
+		}
+		key := fmt.Sprintf("listen[%d]", i)
+		for _, api := range []string{"admin", "metrics"} {
+			if slices.Contains(l.Serve, api) {
+				w.add(key+".serve", "%s is served at %s, which others may reach: give it an address of its own, such as 127.0.0.1:9008", api, l.Address)
+			}
+		}
+		if l.TLS.Certificate == "" && len(l.TLS.ACMEHosts) == 0 {
+			w.add(key+".tls", "%s speaks plain HTTP to everybody who reaches it: passwords and messages can be read on the way, unless only a proxy with a certificate gets there", l.Address)
+		}
+	}
+	if u, err := url.Parse(c.PublicURL); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
+		w.add("public_url", "is http: clients send passwords unencrypted, and many refuse")
+	}
+}
+
+// loopback reports whether a host is this machine, for this machine alone.
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
+}
+
+func (c *Config) warnOfFederation(w *problems) {
+	serves := slices.ContainsFunc(c.Listen, func(l Listener) bool { return slices.Contains(l.Serve, "federation") })
+	switch {
+	case c.Federation.Enabled && !serves:
+		w.add("federation.enabled", "is on, but no address serves federation: other servers cannot reach this one")
+	case !c.Federation.Enabled && serves:
+		w.add("federation.enabled", "is off, although an address serves federation: nothing answers there")
+	}
+	if !c.Federation.Enabled {
+		return
+	}
+	if host, _, _ := strings.Cut(c.ServerName, ":"); loopback(host) {
+		w.add("server_name", "%q is a name that every machine gives itself: other servers cannot find it", c.ServerName)
+	}
+	if c.Federation.AllowPrivateAddresses {
+		w.add("federation.allow_private_addresses", "is on: other servers can make this one send requests into its own network")
+	}
+}
+
+// widest is the size of a network of proxies from which on it looks like everybody.
+const widest = 8
+
+func (c *Config) warnOfProxies(w *problems) {
+	for i, text := range c.TrustedProxies {
+		if n, err := ParseNetwork(text); err == nil && n.Bits() < widest {
+			w.add(fmt.Sprintf("trusted_proxies[%d]", i), "%s is nearly everybody: whoever sends X-Forwarded-For is then counted as the address they name", text)
+		}
+	}
+	ownTLS := slices.ContainsFunc(c.Listen, func(l Listener) bool { return l.TLS.Certificate != "" || len(l.TLS.ACMEHosts) > 0 })
+	if strings.HasPrefix(c.PublicURL, "https://") && !ownTLS && len(c.TrustedProxies) == 0 {
+		w.add("trusted_proxies", "is empty, but public_url is https and no address has a certificate: name the proxy, or all people behind it share one rate limit")
+	}
+}
