@@ -108,7 +108,7 @@ func (s *Service) knownOf(ctx context.Context, r *Room, a adoption) (map[id.Even
 func (a *adoption) check(known map[id.EventID]*Event) error {
 	state := eventauth.StateMap{}
 	for _, told := range a.state {
-		if e := known[told.ID()]; e != nil && e.Flags&storage.RejectedEvent == 0 {
+		if e := known[told.ID()]; e != nil && e.asAuth().Flags&storage.RejectedEvent == 0 {
 			if key, isState := e.StateKey(); isState {
 				state[pdu.StateKey{Type: e.Type(), Key: key}] = e.Event
 			}
@@ -131,7 +131,10 @@ func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known ma
 	for _, told := range a.state {
 		e := known[told.ID()]
 		key, isState := told.StateKey()
-		if e == nil || !isState || e.Flags&storage.RejectedEvent != 0 {
+		if e == nil || !isState {
+			continue
+		}
+		if e = e.asAuth(); e.Flags&storage.RejectedEvent != 0 {
 			continue
 		}
 		k := pdu.StateKey{Type: told.Type(), Key: key}
@@ -180,6 +183,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 		Rooms: []int64{r.nid},
 		Do:    func(tx *storage.Tx) error { return b.enterRoom(tx, h, join, a.servers) },
 		Committed: func() {
+			h.entered, h.recheck = join.Pos, false
 			if a.partial {
 				h.setPartial(&partial{join: join.Pos, servers: a.servers})
 			}
@@ -235,7 +239,7 @@ func (b *batch) enterRoom(tx *storage.Tx, h *head, join *pendingEvent, servers [
 	if err := b.writeEvent(tx, join); err != nil {
 		return err
 	}
-	row := &storage.RoomRow{NID: r.nid, Snapshot: join.head.nid, Extremities: []storage.Pos{join.Pos}, Depth: join.Depth(), LastOrder: join.Order}
+	row := &storage.RoomRow{NID: r.nid, Snapshot: join.head.nid, Extremities: []storage.Pos{join.Pos}, Depth: join.Depth(), LastOrder: join.Order, Entered: join.Pos}
 	if len(servers) > 0 {
 		row.PartialJoin, row.PartialServers = join.Pos, servers
 	}

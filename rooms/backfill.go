@@ -390,7 +390,7 @@ func (b *batch) takePast(p *pastReader, in *incoming) error {
 		return err
 	}
 	pe := &pendingEvent{Event: &Event{
-		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true,
+		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,
 	}, relation: in.relation, late: in.late, past: in.order, head: &snapshot{}, awaited: in.awaited}
 	if in.Type() == typeDummy {
 		pe.Flags |= storage.DummyEvent

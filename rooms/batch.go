@@ -49,14 +49,17 @@ type pendingEvent struct {
 	extremities []extremity
 	depth       int64
 
-	missing    []id.EventID // prev_events that are not stored
-	awaits     id.EventID   // what it redacts, where that is not stored yet
-	awaited    bool         // there are redactions that arrived before it
-	revealed   []*Event     // those that clients see from now on
-	supersedes storage.Pos  // where it was stored while it was withheld
-	late       bool         // it was one of those
-	past       int64        // its order, where that is not the newest
-	outgoing   bool         // other servers are to get it from this one
+	missing []id.EventID // prev_events that are not stored
+	// missingBehind are those that are from before the join by which this server entered the room.
+	missingBehind []id.EventID
+
+	awaits     id.EventID  // what it redacts, where that is not stored yet
+	awaited    bool        // there are redactions that arrived before it
+	revealed   []*Event    // those that clients see from now on
+	supersedes storage.Pos // where it was stored while it was withheld
+	late       bool        // it was one of those
+	past       int64       // its order, where that is not the newest
+	outgoing   bool        // other servers are to get it from this one
 }
 
 // stateChange is a change of one entry of the room's current state.

@@ -29,6 +29,8 @@ type Event struct {
 	Push       push.Class  // what it is to a reader who is not singled out
 	Snapshot   int64       // state before it; 0 for an outlier
 
+	outlier *Event // the same event as it was known before it got a place; see asAuth
+
 	// built: by this run of the server, so that singled says whom the event singles out; else event_push does.
 	built   bool
 	singled map[int64]push.Class

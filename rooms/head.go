@@ -66,6 +66,7 @@ func (r *Room) fill(tx *storage.Tx, row *storage.RoomRow) error {
 	h := emptyHead()
 	h.published, h.purged, h.override = row.Published, row.PurgedBefore, overrideOf(row)
 	h.depth, h.minDepth, h.order, h.generation = row.Depth, row.MinDepth, row.LastOrder, row.Generation
+	h.entered, h.recheck = row.Entered, row.Recheck
 	h.snapshot = &snapshot{nid: row.Snapshot}
 	var err error
 	if h.snapshot.length, err = tx.SnapshotLength(row.Snapshot); err != nil {

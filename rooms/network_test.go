@@ -30,6 +30,8 @@ type network struct {
 	parts     map[string]int // servers of different parts do not reach each other
 	omit      bool           // servers leave members out of what they answer to a join
 	page      int            // events that a server gives at a time, where it is asked for the past; 0: as many as it likes
+	heedless  bool           // servers answer requests for missing events as Synapse and Conduit do: 20 at a time, whatever min_depth says
+	onJoin    func()         // is called between make_join and send_join
 
 	mu   sync.Mutex // guards sent
 	sent []parcel   // and not delivered yet, in order
@@ -274,6 +276,9 @@ func (w wire) GetEvent(ctx context.Context, server string, event id.EventID) (js
 }
 
 func (w wire) GetMissingEvents(ctx context.Context, server string, room id.RoomID, earliest, latest []id.EventID, limit int, minDepth int64) ([]json.RawMessage, error) {
+	if w.n.heedless {
+		limit, minDepth = min(limit, usualMissingPage), 0
+	}
 	return ask(w, server, func(s *stranger) ([]json.RawMessage, error) { return s.missing(latest) },
 		func(s *Service) ([]json.RawMessage, error) {
 			return s.MissingEventsForServer(ctx, w.from, MissingEvents{Room: room, Earliest: earliest, Latest: latest, Limit: limit, MinDepth: minDepth})
@@ -342,6 +347,9 @@ func (w wire) MakeKnock(ctx context.Context, server string, room id.RoomID, user
 }
 
 func (w wire) SendJoin(ctx context.Context, server string, room id.RoomID, event id.EventID, join json.RawMessage, omit bool) (*fedclient.JoinAnswer, error) {
+	if w.n.onJoin != nil {
+		w.n.onJoin()
+	}
 	return ask(w, server, no[*fedclient.JoinAnswer], func(s *Service) (*fedclient.JoinAnswer, error) {
 		return s.AcceptJoin(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: join, OmitMembers: omit && w.n.omit})
 	})

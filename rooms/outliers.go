@@ -75,6 +75,7 @@ func (j *judging) judge(e *pdu.Event) {
 		if found == nil {
 			return
 		}
+		found = found.asAuth()
 		rejected = rejected || found.Flags&storage.RejectedEvent != 0
 		list = append(list, found.Event)
 		if key, isState := found.StateKey(); isState {

@@ -15,6 +15,7 @@ func (b *batch) learn(p *pastReader, in *incoming, pe *pendingEvent) error {
 		if err != nil {
 			return err
 		}
+		e = e.asAuth()
 		user, isState := e.StateKey()
 		if !isState || e.Type() != typeMember {
 			continue

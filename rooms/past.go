@@ -23,6 +23,7 @@ type pastReader struct {
 	// partial: that a state has no entry for a member says nothing
 	partial bool
 	*pastFacts
+	beforeJoin *snapshot // the state before the join by which this server entered the room, if that is not the stored one
 }
 
 // pastFacts are what never changes once it is stored. The events of a batch share them: where many follow an old event of a
@@ -59,21 +60,8 @@ func (p *pastReader) event(eventID id.EventID) (*Event, error) {
 	if e := p.queued[eventID]; e != nil {
 		return e.Event, nil
 	}
-	if e, ok := p.events[eventID]; ok {
-		return e, nil
-	}
-	row, found, err := p.tx.EventByID(p.r.nid, string(eventID))
-	if err != nil {
-		return nil, err
-	}
-	var e *Event
-	if found {
-		if e, err = fromRow(p.r.version, &row); err != nil {
-			return nil, err
-		}
-	}
-	p.events[eventID] = e
-	return e, nil
+	err := p.load([]id.EventID{eventID})
+	return p.events[eventID], err
 }
 
 // load reads several events at once.
@@ -94,11 +82,34 @@ func (p *pastReader) load(ids []id.EventID) error {
 		if err != nil {
 			return err
 		}
-		if old := p.events[e.ID()]; old == nil || cmp.Or(cmp.Compare(e.Order, old.Order), cmp.Compare(e.Pos, old.Pos)) > 0 {
+		old := p.events[e.ID()]
+		switch {
+		case old == nil:
 			p.events[e.ID()] = e
+		case cmp.Or(cmp.Compare(e.Order, old.Order), cmp.Compare(e.Pos, old.Pos)) > 0:
+			e.outlier, p.events[e.ID()] = outlierOf(old), e
+		default:
+			old.outlier = cmp.Or(old.outlier, outlierOf(e))
 		}
 	}
 	return nil
+}
+
+// outlierOf is an event as it was accepted by its auth events alone, nil if it was not.
+func outlierOf(e *Event) *Event {
+	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == storage.OutlierEvent {
+		return e
+	}
+	return e.outlier
+}
+
+// asAuth is the event as one that others cite: an event that was known as an outlier keeps allowing what it allowed when the state before
+// it, which was not known then, turns out to refuse it.
+func (e *Event) asAuth() *Event {
+	if e.Flags&storage.RejectedEvent != 0 && e.outlier != nil {
+		return e.outlier
+	}
+	return e
 }
 
 // of is the event of a state's entry.
@@ -151,6 +162,9 @@ func (p *pastReader) after(eventID id.EventID) (*snapshot, error) {
 		return s, nil
 	}
 	s, err := p.storedAfter(eventID)
+	if s == nil && err == nil {
+		s, err = p.bridge([]id.EventID{eventID})
+	}
 	if s != nil {
 		p.afters[eventID] = s
 	}
@@ -243,12 +257,13 @@ func (p *resolving) Event(eventID id.EventID) *pdu.Event {
 	return e.Event
 }
 
+// Rejected reports whether an event may not take part in a state.
 func (p *resolving) Rejected(eventID id.EventID) bool {
 	e, err := p.event(eventID)
 	if err != nil && p.err == nil {
 		p.err = err
 	}
-	return e != nil && e.Flags&storage.RejectedEvent != 0
+	return e != nil && e.asAuth().Flags&storage.RejectedEvent != 0
 }
 
 // distinct leaves one of each snapshot.
@@ -306,7 +321,7 @@ func (p *pastReader) resolveStates(states []state) (state, error) {
 			if err != nil || e == nil {
 				return nil, fmt.Errorf("the resolved state of room %s has %s: %w", p.r.id, eventID, err)
 			}
-			if ref = (stateRef{pos: e.Pos}); p.queued[eventID] != nil {
+			if ref = (stateRef{pos: e.asAuth().Pos}); p.queued[eventID] != nil {
 				ref = stateRef{event: e}
 			}
 		}

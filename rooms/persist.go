@@ -131,6 +131,11 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 			return err
 		}
 	}
+	for _, missing := range e.missingBehind {
+		if err := tx.AddBackwardEdge(e.Room, string(missing), int64(b.room.entered())*orderStep); err != nil {
+			return err
+		}
+	}
 	for user, class := range e.push.Users {
 		if err := tx.InsertEventPush(user, e.Room, e.Pos, int64(class)); err != nil {
 			return err

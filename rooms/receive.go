@@ -51,6 +51,11 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	if err != nil {
 		return nil, err
 	}
+	if r.toRecheck() {
+		if _, err := s.forgetDamage(ctx, r); err != nil {
+			return nil, err
+		}
+	}
 	results := make(map[id.EventID]error, len(raws))
 	events, errs := s.verify(ctx, r.version, raws) // 1 to 3
 	good := make([]*incoming, 0, len(events))
@@ -115,6 +120,7 @@ type ingest struct {
 	waiting map[id.EventID]*incoming // verified, not yet taken
 	known   map[id.EventID]*Event    // stored
 	absent  map[id.EventID]bool      // not stored when it was looked for
+	past    *ancestry                // what precedes this server's join; nil until it is needed
 
 	spoilt       bool // one of the missing events was not good: what follows it is not taken by its state alone
 	lost         bool // an event could not be judged
@@ -152,7 +158,10 @@ func (in *ingest) takeComplete() (bool, error) {
 	if err := in.refresh(); err != nil {
 		return false, err
 	}
-	if len(in.lacking()) > 0 || in.lacksAuth() != nil || len(in.waiting) > 0 && in.room.policyServer() != nil {
+	if decided, err := in.setHistoryAside(false); err != nil || !decided {
+		return false, err
+	}
+	if len(in.gapless()) > 0 || in.lacksAuth() != nil || len(in.waiting) > 0 && in.room.policyServer() != nil {
 		return false, nil
 	}
 	return true, in.placeAll()
@@ -197,6 +206,9 @@ func (in *ingest) fetchInTime() error {
 
 func (in *ingest) fetch() error {
 	if err := in.refreshAll(); err != nil {
+		return err
+	}
+	if _, err := in.setHistoryAside(true); err != nil {
 		return err
 	}
 	if len(in.lacking()) > 0 {
@@ -275,19 +287,8 @@ func (in *ingest) refresh() error {
 	if in.known == nil {
 		in.known, in.absent = map[id.EventID]*Event{}, map[id.EventID]bool{}
 	}
-	unknown := ids[:0]
-	for _, eventID := range ids {
-		if in.known[eventID] == nil && !in.absent[eventID] {
-			in.absent[eventID] = true
-			unknown = append(unknown, eventID)
-		}
-	}
-	found, err := in.svc.stored(in.ctx, in.room, unknown)
-	if err != nil {
+	if err := in.findStored(ids); err != nil {
 		return err
-	}
-	for eventID, e := range found {
-		in.known[eventID] = e
 	}
 	for eventID := range in.waiting {
 		if e := in.known[eventID]; e != nil && placed(e) {
@@ -296,6 +297,22 @@ func (in *ingest) refresh() error {
 		}
 	}
 	return nil
+}
+
+// findStored looks up which events are stored, unless that was done before.
+func (in *ingest) findStored(ids []id.EventID) error {
+	var unknown []id.EventID
+	for _, eventID := range ids {
+		if in.known[eventID] == nil && !in.absent[eventID] {
+			in.absent[eventID] = true
+			unknown = append(unknown, eventID)
+		}
+	}
+	found, err := in.svc.stored(in.ctx, in.room, unknown)
+	for eventID, e := range found {
+		in.known[eventID] = e
+	}
+	return err
 }
 
 // placed tells of a stored event that it is part of the graph, refused or not, and not only known by name.
@@ -336,10 +353,10 @@ func (in *ingest) has(eventID id.EventID) bool {
 	return e != nil && placed(e)
 }
 
-// lacking lists the waiting events that name missing ones.
+// lacking lists the waiting events that name missing ones since the join.
 func (in *ingest) lacking() (ids []id.EventID) {
 	for eventID, e := range in.waiting {
-		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return !in.has(prev) }) {
+		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return !in.has(prev) && !in.behind(prev) }) {
 			ids = append(ids, eventID)
 		}
 	}
@@ -382,6 +399,9 @@ func (in *ingest) fetchMissing() error {
 		raws = raws[:min(len(raws), maxMissingPage)]
 		admitted := in.admit(raws)
 		if err := in.refresh(); err != nil { // which takes those out again that are known
+			return err
+		}
+		if _, err := in.setHistoryAside(true); err != nil {
 			return err
 		}
 		fresh := slices.ContainsFunc(admitted, func(eventID id.EventID) bool { return in.waiting[eventID] != nil })
@@ -585,7 +605,7 @@ func (in *ingest) before(e *incoming) (first []id.EventID, possible bool) {
 	}
 	for _, prev := range e.PrevEvents() {
 		switch {
-		case in.known[prev] != nil && placed(in.known[prev]), e.gaps[prev] != nil, e.told != nil:
+		case in.known[prev] != nil && placed(in.known[prev]), e.gaps[prev] != nil, e.told != nil, in.waiting[prev] == nil && in.bridged(e, prev):
 		case in.waiting[prev] != nil:
 			wait(prev)
 		default:
@@ -611,10 +631,15 @@ func (in *ingest) bridgeGaps() error {
 	return nil
 }
 
+// lacksState reports whether the state after a prev_event is neither stored nor about to be.
+func (in *ingest) lacksState(e *incoming, prev id.EventID) bool {
+	return !in.has(prev) && e.gaps[prev] == nil && !in.bridged(e, prev)
+}
+
 // gapless lists the waiting events that name missing ones after which the state is not known yet, the least deep first.
 func (in *ingest) gapless() (out []*incoming) {
 	for _, e := range in.waiting {
-		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return !in.has(prev) && e.gaps[prev] == nil }) {
+		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return in.lacksState(e, prev) }) {
 			out = append(out, e)
 		}
 	}
@@ -625,11 +650,11 @@ func (in *ingest) gapless() (out []*incoming) {
 // bridgeGap makes an event ready that names something which is nowhere to be had; false where that is not to be.
 func (in *ingest) bridgeGap(e *incoming) (ok bool, err error) {
 	for _, prev := range e.PrevEvents() {
-		if in.has(prev) || e.gaps[prev] != nil {
+		if !in.lacksState(e, prev) {
 			continue
 		}
 		var state gap
-		err := in.withheld(e)
+		err := in.withheld(e, prev)
 		if err == nil {
 			state, err = in.stateAfter(prev)
 		}
@@ -648,7 +673,9 @@ func (in *ingest) bridgeGap(e *incoming) (ok bool, err error) {
 				if other.gaps == nil {
 					other.gaps = map[id.EventID]gap{}
 				}
-				other.gaps[prev] = state
+				if other.gaps[prev] = state; in.behind(prev) {
+					other.behind = append(other.behind, prev)
+				}
 			}
 		}
 	}
@@ -662,7 +689,7 @@ func (in *ingest) dropFollowers() {
 	for eventID, e := range in.waiting {
 		for _, prev := range e.PrevEvents() {
 			followers[prev] = append(followers[prev], eventID)
-			if !in.has(prev) && e.gaps[prev] == nil {
+			if in.lacksState(e, prev) {
 				lost = append(lost, eventID)
 			}
 		}
@@ -684,11 +711,13 @@ var (
 	errWithheld = errors.New("the server does not say what came before the event that it sent")
 )
 
-// withheld tells of an event that its state is not to be asked for. A server that sends an event and does not give what comes
-// before it, though it is not from before this server's time in the room, could make the event the room's only newest one, and
-// say what the room's state is.
-func (in *ingest) withheld(e *incoming) error {
+// withheld reports why the state after a missing prev_event is not to be asked for, nil if it may be. A server that sends an event and
+// does not give what precedes it could make the event the room's only forward extremity, and say what the room's state is. What precedes
+// the join is no such thing: it is not asked for.
+func (in *ingest) withheld(e *incoming, prev id.EventID) error {
 	switch {
+	case in.behind(prev):
+		return nil
 	case in.spoilt:
 		return errSpoilt
 	case !e.asked && e.Depth() > in.room.MinDepth()+1:
@@ -739,7 +768,10 @@ func (in *ingest) toldState(at id.EventID, state, chain []id.EventID) (gap, erro
 	out := gap{}
 	for _, entry := range state {
 		e := in.known[entry]
-		if e == nil || e.Flags&storage.RejectedEvent != 0 {
+		if e == nil {
+			continue
+		}
+		if e = e.asAuth(); e.Flags&storage.RejectedEvent != 0 {
 			continue
 		}
 		if key, isState := e.StateKey(); isState {
@@ -889,6 +921,9 @@ func (in *ingest) lookUp(events []*incoming) (int, error) {
 	listed, redacted := map[id.EventID]bool{}, map[id.EventID]bool{}
 	for n, e := range events {
 		e.relation = relationOf(e.Content())
+		if known := in.known[e.ID()]; known != nil {
+			e.outlier = outlierOf(known)
+		}
 		if e.relation != nil && listed[e.relation.parent] || listed[e.Redacts()] || redacted[e.ID()] {
 			return n, nil
 		}

@@ -105,7 +105,7 @@ func (c *completion) begin(whole state) error {
 	}
 	key, _ := c.join.StateKey()
 	after := before.over(stateRef{key: pdu.StateKey{Type: typeMember, Key: key}, pos: c.join.Pos})
-	c.p.afters[c.join.ID()] = after
+	c.p.afters[c.join.ID()], c.p.beforeJoin = after, before
 	c.verdicts = append(c.verdicts, verdict{pos: c.join.Pos, order: c.join.Order, before: before, flags: c.join.Flags})
 	c.heads = []extremity{{id: c.join.ID(), pos: c.join.Pos, after: after}}
 	for key, ref := range whole {
@@ -180,22 +180,29 @@ func (c *completion) refuse(e *Event, before *snapshot) error {
 
 // stateBefore is the state before an event as it is known now; nil where it never was, as of refused events of the past.
 func (c *completion) stateBefore(e *Event) (*snapshot, error) {
+	if s, err := c.p.bridge(e.PrevEvents()); s != nil || err != nil {
+		return s, err
+	}
 	var points []*snapshot
-	missing := false
+	missing, told := false, e.Flags&storage.GapEvent != 0
 	for _, prev := range e.PrevEvents() {
 		s, err := c.p.after(prev)
 		if err != nil {
 			return nil, err
 		}
 		if s == nil {
-			missing = true
+			history, err := c.p.isHistory(prev)
+			if err != nil {
+				return nil, err
+			}
+			missing, told = true, told || history && e.Flags&storage.RejectedEvent == 0
 			continue
 		}
 		points = append(points, s)
 	}
 	switch {
 	case !missing:
-	case e.Flags&storage.GapEvent != 0: // the state after it came from a server that knew the whole
+	case told: // the state after it came from a server that knew the whole
 		told, err := c.p.before(e)
 		if err != nil {
 			return nil, err

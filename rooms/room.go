@@ -121,7 +121,9 @@ type head struct {
 	purged          int64 // ms; message events from before never come back
 	extremities     []extremity
 	depth           int64
-	minDepth        int64 // of the event with which this server came in
+	minDepth        int64       // of the join by which this server entered
+	entered         storage.Pos // of that join; 0: this server created the room
+	recheck         bool        // see RepairRooms
 	order           int64
 	generation      int64
 	snapshot        *snapshot
@@ -362,6 +364,20 @@ func (r *Room) Snapshot() int64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.snapshot.nid
+}
+
+// entered is the position of the join by which this server entered the room: 0 if it created the room.
+func (r *Room) entered() storage.Pos {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.entered
+}
+
+// toRecheck reports whether an earlier version may have damaged the room.
+func (r *Room) toRecheck() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.recheck
 }
 
 // MinDepth is the depth of the event with which this server came into the room: 0 where it made it. What lies before is

@@ -18,11 +18,12 @@ import (
 // incoming is a verified event of another server on its way into the room, with what was looked up for it.
 type incoming struct {
 	*pdu.Event
-	sender  int64 // nid
-	target  int64 // nid of the user whom a member event is about
-	relay   bool  // this server passes it on to the others
-	asked   bool  // it was asked for, not sent
-	refused error // a policy server does not want it
+	sender  int64  // nid
+	target  int64  // nid of the user whom a member event is about
+	relay   bool   // this server passes it on to the others
+	asked   bool   // it was asked for, not sent
+	refused error  // a policy server does not want it
+	outlier *Event // as it is stored without a place; nil if it is not
 
 	relation     *relation
 	threadRoot   storage.Pos
@@ -33,7 +34,8 @@ type incoming struct {
 	purgedSender id.UserID          // of the event that an m.room.redaction redacts, where it was purged
 	late         bool               // events that follow it came before it
 
-	gaps map[id.EventID]gap // the state after prev_events that are not stored
+	gaps   map[id.EventID]gap // the state after prev_events that are not stored
+	behind []id.EventID       // those of them that are history
 
 	found []stateRef // members that a partial room came to know by it
 
@@ -57,7 +59,7 @@ var (
 // the same, flagged, so that nobody asks for it again; the error then is the *eventauth.Rejection and the batch is good.
 func (b *batch) take(in *incoming) (verdict, err error) {
 	pe := &pendingEvent{Event: &Event{
-		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true,
+		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,
 	}, relation: in.relation, outgoing: in.relay, late: in.late, awaited: in.awaited}
 	if in.Type() == typeDummy {
 		pe.Flags |= storage.DummyEvent
@@ -197,7 +199,7 @@ func (b *batch) authOf(p *pastReader, in *incoming) (auth eventauth.StateMap, ve
 		if e == nil {
 			return nil, nil, fmt.Errorf("%w: %s", errNoAuthEvent, eventID)
 		}
-		if e.Flags&storage.RejectedEvent != 0 && verdict == nil {
+		if e = e.asAuth(); e.Flags&storage.RejectedEvent != 0 && verdict == nil {
 			verdict = &eventauth.Rejection{Rule: "2.3", Msg: "an auth event was rejected"}
 		}
 		events = append(events, e.Event)
@@ -220,6 +222,9 @@ func (b *batch) authOf(p *pastReader, in *incoming) (auth eventauth.StateMap, ve
 
 // stateBefore is the state before an event: the states after those before it, resolved into one.
 func (b *batch) stateBefore(p *pastReader, in *incoming) (*snapshot, error) {
+	if s, err := p.bridge(in.PrevEvents()); s != nil || err != nil {
+		return s, err
+	}
 	var points []*snapshot
 	for _, prev := range in.PrevEvents() {
 		s, err := p.after(prev)
@@ -323,7 +328,11 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 		pe.after = pe.before.over(stateRef{key: k, event: pe.Event})
 	}
 	for _, prev := range in.PrevEvents() {
-		if in.gaps[prev] != nil && pe.Flags&storage.RejectedEvent == 0 {
+		switch {
+		case in.gaps[prev] == nil || pe.Flags&storage.RejectedEvent != 0:
+		case slices.Contains(in.behind, prev): // the timeline since the join is whole
+			pe.missingBehind = append(pe.missingBehind, prev)
+		default:
 			pe.missing = append(pe.missing, prev)
 			pe.Flags |= storage.GapEvent
 		}

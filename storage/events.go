@@ -116,6 +116,23 @@ func (tx *Tx) RecentEvents(room int64, limit int) ([]EventRow, error) {
 	return collect(tx, scanEvent, recentEventsQuery, room, limit)
 }
 
+const gapEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > $2 AND e.flags & 32 = 32 AND ($3 = '' OR e.type = $3) ORDER BY e.ord`
+
+// GapEvents reads the events of a room's timeline above an order before which something is missing, of one type or of all (""). It walks
+// the timeline by events_by_order.
+func (tx *Tx) GapEvents(room int64, typ string, after int64) ([]EventRow, error) {
+	return collect(tx, scanEvent, gapEventsQuery, room, after, typ)
+}
+
+const rejectedEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord = 0 AND e.position > $2 AND e.flags & 3 = 2
+ORDER BY e.position LIMIT $3`
+
+// RejectedEvents reads the rejected events of a room after a position that are no outliers, in the order of arrival. It rides
+// events_by_order.
+func (tx *Tx) RejectedEvents(room int64, after Pos, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, rejectedEventsQuery, room, int64(after), limit)
+}
+
 const takenInQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.position > $2 AND (e.ord > 0 AND e.flags & 1 = 0 OR e.flags & 3 = 2)
 ORDER BY e.position LIMIT $3`
 

@@ -15,7 +15,8 @@ type RoomRow struct {
 	Snapshot     int64 // state after the forward extremities
 	Extremities  []Pos
 	Depth        int64
-	MinDepth     int64 // of the event with which this server came in
+	MinDepth     int64 // of the join by which this server entered the room
+	Entered      Pos   // of that join; 0: this server created the room
 	LastOrder    int64
 	Published    bool
 	Overridden   bool
@@ -26,20 +27,22 @@ type RoomRow struct {
 	PartialJoin    Pos      // the join before which the state is not whole; 0: it is
 	PartialServers []string // of such a room: servers that take part, the one first through which it was joined
 	Completed      Pos      // when the state became whole; 0: it always was
+
+	Recheck bool // an earlier version may have damaged the room
 }
 
 const roomColumns = `SELECT nid, room_id, version, created_ts, generation, snapshot, extremities, depth, last_order, published,
-overridden, override_min, override_max, purged_before, min_depth, partial_join, partial_servers, completed FROM rooms`
+overridden, override_min, override_max, purged_before, min_depth, entered, partial_join, partial_servers, completed, recheck FROM rooms`
 
 func scanRoom(r Row) (m RoomRow, err error) {
 	var extremities, servers string
-	var published, overridden int64
+	var published, overridden, recheck int64
 	if err = r.Scan(&m.NID, &m.RoomID, &m.Version, &m.CreatedTS, &m.Generation, &m.Snapshot, &extremities, &m.Depth, &m.LastOrder,
-		&published, &overridden, &m.OverrideMin, &m.OverrideMax, &m.PurgedBefore, &m.MinDepth,
-		&m.PartialJoin, &servers, &m.Completed); err != nil {
+		&published, &overridden, &m.OverrideMin, &m.OverrideMax, &m.PurgedBefore, &m.MinDepth, &m.Entered,
+		&m.PartialJoin, &servers, &m.Completed, &recheck); err != nil {
 		return m, err
 	}
-	m.Published, m.Overridden = published != 0, overridden != 0
+	m.Published, m.Overridden, m.Recheck = published != 0, overridden != 0, recheck != 0
 	return m, errors.Join(json.Unmarshal([]byte(extremities), &m.Extremities), json.Unmarshal([]byte(servers), &m.PartialServers))
 }
 
@@ -73,7 +76,7 @@ func (tx *Tx) AdvanceRoom(m *RoomRow) (bool, error) {
 }
 
 const enterRoomQuery = `UPDATE rooms SET generation = generation + 1, snapshot = $2, extremities = $3, depth = $4, min_depth = $4, last_order = $5,
-partial_join = $6, partial_servers = $7, completed = 0 WHERE nid = $1`
+partial_join = $6, partial_servers = $7, completed = 0, entered = $8, recheck = 0 WHERE nid = $1`
 
 // EnterRoom sets the head of a room that another server has told.
 func (tx *Tx) EnterRoom(m *RoomRow) error {
@@ -81,7 +84,7 @@ func (tx *Tx) EnterRoom(m *RoomRow) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec(enterRoomQuery, m.NID, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder, int64(m.PartialJoin), string(servers))
+	_, err = tx.exec(enterRoomQuery, m.NID, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder, int64(m.PartialJoin), string(servers), int64(m.Entered))
 	return err
 }
 
@@ -95,6 +98,21 @@ const partialRoomsQuery = `SELECT nid FROM rooms WHERE partial_join > 0 ORDER BY
 
 // PartialRooms lists the rooms whose state is not whole. It rides rooms_partial.
 func (tx *Tx) PartialRooms() ([]int64, error) { return collect(tx, scanInt64, partialRoomsQuery) }
+
+// RoomsToRecheck lists the rooms that an earlier version may have damaged. It rides rooms_recheck.
+func (tx *Tx) RoomsToRecheck() ([]int64, error) {
+	return collect(tx, scanInt64, `SELECT nid FROM rooms WHERE recheck > 0 ORDER BY nid`)
+}
+
+// SetEntered stores the position of the join by which this server entered a room, and whether the room is still to be checked for damage.
+func (tx *Tx) SetEntered(nid int64, entered Pos, recheck bool) error {
+	n := 0
+	if recheck {
+		n = 1
+	}
+	_, err := tx.exec(`UPDATE rooms SET recheck = $3, entered = $2 WHERE nid = $1`, nid, int64(entered), n)
+	return err
+}
 
 func positionList(ps []Pos) string {
 	out := []byte{'['}

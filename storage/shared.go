@@ -117,8 +117,13 @@ func (tx *Tx) BackwardEdges(room, after, upTo int64, limit int) ([]BackwardEdge,
 
 // IsMissing tells whether an event is one that a stored one names and that is not stored.
 func (tx *Tx) IsMissing(room int64, eventID string) (bool, error) {
-	_, found, err := one(tx, scanInt64, `SELECT ord FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, room, eventID)
+	_, found, err := tx.MissingBefore(room, eventID)
 	return found, err
+}
+
+// MissingBefore is the order of the oldest event that names a missing one; false where none does.
+func (tx *Tx) MissingBefore(room int64, eventID string) (int64, bool, error) {
+	return one(tx, scanInt64, `SELECT ord FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, room, eventID)
 }
 
 // AddPendingRedaction keeps a redaction for the time when its target arrives.

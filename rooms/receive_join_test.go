@@ -1,0 +1,394 @@
+package rooms
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// joinVersions stand for the forms that rooms take: with ids that servers choose, with the create event among the auth events, without.
+var joinVersions = []id.RoomVersion{id.RoomV1, id.RoomV6, id.RoomV11, id.RoomV12}
+
+// newcomer is a room of one server that another one joins, whose servers walk back past a join when they are asked for missing events.
+type newcomer struct {
+	*pastRoom
+	between id.EventID // written between make_join and send_join
+}
+
+func eachNewcomer(t *testing.T, versions []id.RoomVersion, messages int, f func(t *testing.T, h *newcomer)) {
+	for _, version := range versions {
+		t.Run("v"+string(version), func(t *testing.T) { f(t, joinMidway(t, version, messages)) })
+	}
+}
+
+// joinMidway lets bob join a room with some messages, in which alice writes while he joins.
+func joinMidway(t *testing.T, version id.RoomVersion, messages int) *newcomer {
+	n := newNetwork(t)
+	n.heedless = true
+	h := &newcomer{pastRoom: &pastRoom{n: n, old: n.add("old"), late: n.add("late")}}
+	h.alice, h.bob = h.old.user("alice"), h.late.user("bob")
+	h.room = h.old.create(h.alice, CreateRoom{Preset: "public_chat", RoomVersion: version})
+	for i := range messages {
+		h.old.now = h.old.now.Add(time.Second)
+		h.said = append(h.said, h.old.say(h.alice, h.room, fmt.Sprint("said ", i)))
+		if i == messages/10 {
+			levels := h.old.content(h.room, typePowerLevels, "")
+			h.old.set(h.alice, h.room, typePowerLevels, "", `{"changed":true,`+levels[1:])
+		}
+	}
+	h.late.now = h.old.now
+	n.onJoin = func() { h.between = h.old.say(h.alice, h.room, "while bob joins") }
+	h.late.joinVia(h.bob, h.room, "old")
+	n.onJoin = nil
+	return h
+}
+
+// shown are the events of the timeline that arrived live and that clients see, oldest first.
+func (p *peer) shown(room id.RoomID) (ids []id.EventID) {
+	p.Helper()
+	for _, e := range p.timeline(room) {
+		if !e.Hidden() && !isPast(e.row()) {
+			ids = append(ids, e.ID())
+		}
+	}
+	return ids
+}
+
+// lives wants events to be shown as new by the joining server, and nothing from before the join to be.
+func (h *newcomer) lives(events ...id.EventID) {
+	h.n.Helper()
+	shown := h.late.shown(h.room)
+	for _, e := range events {
+		if !slices.Contains(shown, e) {
+			h.n.Errorf("%s is not shown: %+v", e, h.late.stored(h.room, e))
+		}
+	}
+	for _, e := range h.said {
+		if slices.Contains(shown, e) {
+			h.n.Fatalf("a message from before the join is shown as new: %s", e)
+		}
+	}
+	h.late.matchesDisk(h.room)
+}
+
+// readsAll wants bob to read back to the beginning what alice reads.
+func (h *newcomer) readsAll() {
+	h.n.Helper()
+	got := h.late.pages(h.bob, h.room, 50)
+	for _, eventID := range h.old.pages(h.alice, h.room, 1000) {
+		if !slices.Contains(got, eventID) {
+			h.n.Fatalf("of %d events %s cannot be read: %s", len(got), eventID, h.old.stored(h.room, eventID).JSON())
+		}
+	}
+}
+
+func TestWriteWhileServerJoinsDoesNotBringItsHistory(t *testing.T) {
+	for _, messages := range []int{5, 300, 3000} {
+		versions := joinVersions
+		if messages == 3000 {
+			versions = versions[2:]
+		}
+		t.Run(fmt.Sprint(messages), func(t *testing.T) {
+			eachNewcomer(t, versions, messages, func(t *testing.T, h *newcomer) {
+				after := []id.EventID{h.between}
+				for i := range 3 {
+					after = append(after, h.old.say(h.alice, h.room, fmt.Sprint("after ", i)))
+				}
+				h.n.deliver()
+				after = append(after, h.late.say(h.bob, h.room, "hello"))
+				h.n.deliver()
+				after = append(after, h.old.say(h.alice, h.room, "welcome"))
+				h.n.deliver()
+				h.lives(after...)
+				if messages < 1000 {
+					h.readsAll()
+				}
+			})
+		})
+	}
+}
+
+// fork lets a third server, which was cut off, add events to what was there before the join, and brings them to the first one after it.
+func (h *newcomer) fork(messages int) (events []id.EventID) {
+	h.n.Helper()
+	h.n.split([]string{"old", "late"}, []string{"third"})
+	third := h.n.peers["third"]
+	for i := range messages {
+		events = append(events, third.say(third.user("carol"), h.room, fmt.Sprint("beside the join ", i)))
+	}
+	return events
+}
+
+// forked is a room whose graph forks some events before the join.
+func forked(t *testing.T, version id.RoomVersion, before, beside, since int) (h *newcomer, events []id.EventID) {
+	n := newNetwork(t)
+	n.heedless = true
+	h = &newcomer{pastRoom: &pastRoom{n: n, old: n.add("old"), late: n.add("late")}}
+	h.alice, h.bob = h.old.user("alice"), h.late.user("bob")
+	h.room = h.old.create(h.alice, CreateRoom{Preset: "public_chat", RoomVersion: version})
+	third := n.add("third")
+	third.joinVia(third.user("carol"), h.room, "old")
+	n.deliver()
+	for i := range before {
+		h.said = append(h.said, h.old.say(h.alice, h.room, fmt.Sprint("said ", i)))
+	}
+	n.deliver()
+	events = h.fork(beside)
+	for i := range since {
+		h.said = append(h.said, h.old.say(h.alice, h.room, fmt.Sprint("since ", i)))
+	}
+	h.late.joinVia(h.bob, h.room, "old")
+	return h, events
+}
+
+func TestForkNearJoinIsLive(t *testing.T) {
+	for _, version := range joinVersions {
+		for _, shape := range []struct{ before, beside, since int }{{40, 1, 3}, {40, 3, 10}, {300, 5, 1}, {3, 10, 5}, {40, 4, 60}} {
+			t.Run(fmt.Sprintf("v%s/%d-%d-%d", version, shape.before, shape.beside, shape.since), func(t *testing.T) {
+				h, beside := forked(t, version, shape.before, shape.beside, shape.since)
+				h.n.split([]string{"old", "third"}, []string{"late"})
+				h.n.deliver()
+				h.n.split()
+				h.n.deliver()
+				merged := h.old.say(h.alice, h.room, "after both")
+				h.n.deliver()
+				h.lives(append(beside, merged)...)
+				h.readsAll()
+			})
+		}
+	}
+}
+
+// The third server's messages are lost on the way to the one that joined: it knows them only through what follows them.
+func TestForkNearJoinThatIsNamedLaterIsNoEndOfRoom(t *testing.T) {
+	for _, version := range joinVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			h, beside := forked(t, version, 40, 3, 5)
+			h.n.split([]string{"old", "third"}, []string{"late"})
+			h.n.deliver()
+			h.n.mu.Lock()
+			h.n.sent = nil // of third's messages for late
+			h.n.mu.Unlock()
+			h.n.split()
+			merged := h.old.say(h.alice, h.room, "after both")
+			h.n.deliver()
+			h.lives(append(beside, merged)...)
+			h.readsAll()
+		})
+	}
+}
+
+// resend lets the old server push events again as they are stored there.
+func (h *newcomer) resend(events ...id.EventID) map[id.EventID]error {
+	h.n.Helper()
+	var raws []json.RawMessage
+	for _, eventID := range events {
+		raws = append(raws, h.old.stored(h.room, eventID).JSON())
+	}
+	results, err := h.late.svc.Receive(h.n.Context(), "old", h.room, raws)
+	h.n.peers["late"].ok(err)
+	return results
+}
+
+func (h *newcomer) create() id.EventID { return h.old.house.room(h.room).State(typeCreate, "").ID() }
+
+func TestCreateEventThatComesAgainIsKnown(t *testing.T) {
+	eachNewcomer(t, joinVersions, 5, func(t *testing.T, h *newcomer) {
+		for range 2 {
+			for eventID, err := range h.resend(h.create()) {
+				if err != nil {
+					t.Errorf("%s: %v", eventID, err)
+				}
+			}
+		}
+		next := h.old.say(h.alice, h.room, "next")
+		h.n.deliver()
+		h.lives(h.between, next)
+		h.readsAll()
+	})
+}
+
+func TestEventFromBeforeJoinThatComesAgainStaysHistory(t *testing.T) {
+	eachNewcomer(t, joinVersions, 60, func(t *testing.T, h *newcomer) {
+		again := []id.EventID{h.said[59], h.said[58], h.said[30], h.said[0]}
+		r := h.old.house.room(h.room)
+		for _, typ := range []string{typePowerLevels, typeJoinRules, typeHistoryVisibility} {
+			again = append(again, r.State(typ, "").ID())
+		}
+		again = append(again, r.State(typeMember, string(h.alice.ID)).ID())
+		for _, eventID := range again {
+			for eventID, err := range h.resend(eventID) {
+				if err != nil {
+					t.Errorf("%s: %v", eventID, err)
+				}
+			}
+		}
+		next := h.old.say(h.alice, h.room, "next")
+		h.n.deliver()
+		h.lives(h.between, next)
+		h.readsAll()
+	})
+}
+
+// All of the history comes in transactions, as from a server that sends what it has missed sending.
+func TestWholeHistoryThatIsPushedKillsNoRoom(t *testing.T) {
+	eachNewcomer(t, joinVersions, 30, func(t *testing.T, h *newcomer) {
+		var all []id.EventID
+		for _, e := range h.old.timeline(h.room) {
+			all = append(all, e.ID())
+		}
+		h.resend(all[:20]...)
+		h.resend(all...)
+		slices.Reverse(all)
+		h.resend(all...)
+		next := h.old.say(h.alice, h.room, "next")
+		h.n.deliver()
+		if shown := h.late.shown(h.room); !slices.Contains(shown, next) || !slices.Contains(shown, h.between) {
+			t.Error("what followed is not shown")
+		}
+		for _, e := range all {
+			if s := h.late.stored(h.room, e); s != nil && s.Flags&storage.RejectedEvent != 0 {
+				t.Errorf("rejected: %s", s.JSON())
+			}
+		}
+		h.readsAll()
+		h.late.matchesDisk(h.room)
+	})
+}
+
+// A pushed event is never hidden for its depth alone: its sender may have chosen it wrong.
+func TestPushedEventOfLowDepthIsLive(t *testing.T) {
+	for _, version := range joinVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			h, _ := forked(t, version, 40, 0, 5)
+			h.n.deliver()
+			s := h.n.stranger("shallow", h.late)
+			s.join(h.room, s.user("dave"))
+			h.n.deliver()
+			e := s.make(h.room, pdu.Proto{Type: "m.room.message", Sender: s.user("dave"), Depth: 2, Content: json.RawMessage(`{"body":"shallow"}`)})
+			s.sendGood(h.room, e)
+			h.lives(e.ID())
+		})
+	}
+}
+
+// An event of the state that came with the join is pushed again by a server that says something else of the state before it.
+func TestEventThatFailsOnAToldStateAllowsWhatItAllowed(t *testing.T) {
+	eachNewcomer(t, []id.RoomVersion{id.RoomV6, id.RoomV12}, 150, func(t *testing.T, h *newcomer) {
+		levels := h.old.house.room(h.room).State(typePowerLevels, "")
+		liar := h.n.stranger("liar", h.late)
+		liar.join(h.room, liar.user("mallory"))
+		h.n.deliver()
+		liar.stateIDs = func(id.EventID) (state, chain []id.EventID, err error) { return []id.EventID{h.create()}, nil, nil }
+		_, err := h.late.svc.Receive(t.Context(), "liar", h.room, []json.RawMessage{levels.JSON()})
+		h.late.ok(err)
+		if e := h.late.stored(h.room, levels.ID()); e.Flags&storage.RejectedEvent == 0 {
+			t.Fatalf("the power levels were not judged by the state that the liar told: flags %d", e.Flags)
+		}
+		next := h.old.say(h.alice, h.room, "next")
+		name := h.old.set(h.alice, h.room, typeName, "", `{"name":"still ours"}`)
+		h.n.deliver()
+		h.lives(h.between, next, name)
+		if got := h.late.house.room(h.room).Levels().UserLevel(h.alice.ID); got < 100 {
+			t.Errorf("alice has power %d", got)
+		}
+		h.late.svc = h.late.open()
+		last := h.old.say(h.alice, h.room, "last")
+		h.n.deliver()
+		h.lives(last)
+	})
+}
+
+// damage stores what an earlier version made of a room whose history came as missing events: every event of it, what was written while the
+// server joined and what followed, all rejected.
+func (h *newcomer) damage(followed ...id.EventID) {
+	h.n.Helper()
+	r := h.late.house.room(h.room)
+	join := r.State(typeMember, string(h.bob.ID))
+	var all []*Event
+	for _, e := range h.old.timeline(h.room) {
+		if e.ID() != join.ID() {
+			all = append(all, e)
+		}
+	}
+	h.late.ok(h.late.db.Write(h.n.Context(), func(tx *storage.Tx) error {
+		for _, e := range all {
+			if !slices.Contains(followed, e.ID()) && e.Depth() > join.Depth() {
+				continue
+			}
+			row := e.row()
+			row.Position, row.Room, row.Order, row.Snapshot, row.Flags, row.Device, row.TxnID = tx.NextPos(), r.nid, 0, 0, storage.RejectedEvent, 0, ""
+			sender, err := tx.UserNID(string(e.Sender()))
+			if err != nil {
+				return err
+			}
+			if row.Sender = sender; !row.IsState {
+				pruned, err := e.Redact()
+				if err != nil {
+					return err
+				}
+				row.JSON = pruned.JSON()
+			}
+			if err := tx.InsertEvent(&row); err != nil {
+				return err
+			}
+			if err := tx.DeleteBackwardEdge(r.nid, row.EventID); err != nil {
+				return err
+			}
+		}
+		return tx.SetEntered(r.nid, 0, true)
+	}))
+	h.late.svc = h.late.open()
+}
+
+func TestRoomsDamagedByTheirHistoryAreRepaired(t *testing.T) {
+	for _, repair := range []string{"when the server starts", "when an event arrives"} {
+		t.Run(repair, func(t *testing.T) {
+			eachNewcomer(t, joinVersions, 30, func(t *testing.T, h *newcomer) {
+				lost := []id.EventID{h.between, h.old.say(h.alice, h.room, "rejected"), h.old.say(h.alice, h.room, "rejected too")}
+				h.n.mu.Lock()
+				h.n.sent = nil
+				h.n.mu.Unlock()
+				h.damage(lost...)
+				if repair == "when the server starts" {
+					h.late.ok(h.late.svc.RepairRooms(t.Context()))
+				} else {
+					lost = append(lost, h.old.say(h.alice, h.room, "after the repair"))
+					h.n.deliver()
+				}
+				h.lives(lost...)
+				h.readsAll()
+				h.late.svc = h.late.open()
+				lost = append(lost, h.late.say(h.bob, h.room, "hello"), h.old.say(h.alice, h.room, "welcome back"))
+				h.n.deliver()
+				h.lives(lost...)
+				if h.late.house.room(h.room).toRecheck() {
+					t.Error("the repair is not on record")
+				}
+			})
+		})
+	}
+}
+
+// A repair that is cut off is done again: here after its first part, which forgot the rejected events.
+func TestRepairThatWasCutOffIsDoneAgain(t *testing.T) {
+	eachNewcomer(t, []id.RoomVersion{id.RoomV11}, 30, func(t *testing.T, h *newcomer) {
+		h.damage(h.between)
+		r := h.late.house.room(h.room)
+		_, err := h.late.svc.forgetRejected(t.Context(), r, r.State(typeMember, string(h.bob.ID)).Pos)
+		h.late.ok(err)
+		h.late.svc = h.late.open()
+		h.late.ok(h.late.svc.RepairRooms(t.Context()))
+		next := h.old.say(h.alice, h.room, "next")
+		h.n.deliver()
+		h.lives(h.between, next)
+		h.readsAll()
+	})
+}

@@ -1,0 +1,231 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// Earlier versions took what precedes a join for new events. They could reject it, then the events that cite it, and then everything that
+// followed. Nothing tells such a rejection from a right one, but a rejected event that comes again is judged again. So the repair forgets
+// every event rejected since the join, notes where history is missing, and asks for the newest of what it forgot.
+
+const (
+	repairChunk   = 200 // rows that one write of a repair removes, or one read looks at
+	maxRepairTips = 20  // forgotten events that are asked for at once; the others are found through them
+)
+
+// RepairRooms repairs the rooms that an earlier version may have damaged. A repair that is interrupted starts again when the server does, or
+// when the room's next event arrives.
+func (s *Service) RepairRooms(ctx context.Context) error {
+	var rooms []int64
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		rooms, err = tx.RoomsToRecheck()
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		s.log.ErrorContext(ctx, "cannot list the rooms to check for damage by an earlier version", "err", err)
+	}
+	for _, nid := range rooms {
+		r, err := s.RoomByNID(ctx, nid)
+		if err == nil {
+			err = s.repairRoom(ctx, r)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			s.log.ErrorContext(ctx, "cannot check a room for damage by an earlier version", "room", nid, "err", err)
+		}
+	}
+	return nil
+}
+
+// repairRoom repairs one room, and asks other servers for the newest events that it forgot.
+func (s *Service) repairRoom(ctx context.Context, r *Room) error {
+	tips, err := s.forgetDamage(ctx, r)
+	if err != nil || !s.federates() {
+		return err
+	}
+	for _, e := range tips {
+		for _, server := range r.historians(e) {
+			raw, err := s.Remote.GetEvent(ctx, server, e.ID())
+			if err == nil {
+				_, err = s.Receive(ctx, server, r.id, []json.RawMessage{raw})
+			}
+			if err == nil || ctx.Err() != nil {
+				break
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+// forgetDamage removes what an earlier version may have got wrong, if that was not done before. It returns the newest of the events that
+// it removed.
+func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err error) {
+	in := &ingest{ctx: ctx, svc: s, room: r}
+	release, err := in.hold(receiving)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if r = in.room; !r.toRecheck() {
+		return nil, nil
+	}
+	join, err := s.findEntry(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	entered := storage.Pos(0)
+	var edges []storage.BackwardEdge
+	if join != nil {
+		entered = join.Pos
+		if r.Partial() { // what was rejected is judged again when the members are known; the rest is for then
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.head.entered = entered
+			return nil, nil
+		}
+		if tips, err = s.forgetRejected(ctx, r, join.Pos); err != nil {
+			return nil, err
+		}
+		if edges, err = s.missingEdges(ctx, r, join); err != nil {
+			return nil, err
+		}
+	}
+	return tips, s.touch(ctx, r.id, func(r *Room) storage.Write {
+		return storage.Write{
+			Do: func(tx *storage.Tx) error {
+				for _, e := range edges {
+					if err := tx.AddBackwardEdge(r.nid, e.Missing, e.Order); err != nil {
+						return err
+					}
+				}
+				return tx.SetEntered(r.nid, entered, false)
+			},
+			Committed: func() {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.head.entered, r.head.recheck = entered, false
+			},
+		}
+	})
+}
+
+// findEntry finds the join by which this server entered a room that an earlier version joined; nil if there is none.
+func (s *Service) findEntry(ctx context.Context, r *Room) (join *Event, err error) {
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		rows, err := tx.GapEvents(r.nid, typeMember, 0)
+		for i := range rows {
+			e, err := fromRow(r.version, &rows[i])
+			if err != nil {
+				return err
+			}
+			if e.Depth() == r.MinDepth() && s.IsLocal(e.Sender()) && membershipIn(e.Content()) == Join && !isPast(rows[i]) {
+				join = e
+			}
+		}
+		return err
+	})
+	return join, err
+}
+
+// forgetRejected removes the events that were rejected since the join, and returns those of them that none of them follows.
+func (s *Service) forgetRejected(ctx context.Context, r *Room, since storage.Pos) (tips []*Event, err error) {
+	followed := map[id.EventID]bool{}
+	for {
+		var events []*Event
+		err := s.db.Read(ctx, func(tx *storage.Tx) error {
+			rows, err := tx.RejectedEvents(r.nid, since, repairChunk)
+			for i := range rows {
+				e, err := fromRow(r.version, &rows[i])
+				if err != nil {
+					return err
+				}
+				events = append(events, e)
+			}
+			return err
+		})
+		if err != nil || len(events) == 0 {
+			return lastTips(tips, followed), err
+		}
+		for _, e := range events {
+			for _, prev := range e.PrevEvents() {
+				followed[prev] = true
+			}
+		}
+		tips = lastTips(append(tips, events...), followed)
+		err = s.db.Write(ctx, func(tx *storage.Tx) error {
+			for _, e := range events {
+				if err := tx.PurgeEvent(e.Pos, string(e.ID())); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// lastTips leaves the newest of the events that nothing follows.
+func lastTips(events []*Event, followed map[id.EventID]bool) []*Event {
+	events = slices.DeleteFunc(events, func(e *Event) bool { return followed[e.ID()] })
+	return events[max(0, len(events)-maxRepairTips):]
+}
+
+// missingEdges finds the events that the history, or an event with a gap before it, names and that are not stored.
+func (s *Service) missingEdges(ctx context.Context, r *Room, join *Event) (edges []storage.BackwardEdge, err error) {
+	look := func(tx *storage.Tx, rows []storage.EventRow) error {
+		p := newPastReader(r, tx, nil, newPastFacts())
+		for i := range rows {
+			e, err := pdu.ParseStored(r.version, id.EventID(rows[i].EventID), rows[i].JSON)
+			if err != nil {
+				return err
+			}
+			if rows[i].Flags&storage.OutlierEvent != 0 || rows[i].Position != join.Pos && r.isOver(e, rows[i].ReceivedTS) {
+				continue
+			}
+			if err := p.load(e.PrevEvents()); err != nil {
+				return err
+			}
+			for _, prev := range e.PrevEvents() {
+				if known := p.events[prev]; known == nil || !placed(known) {
+					edges = append(edges, storage.BackwardEdge{Missing: string(prev), Order: rows[i].Order})
+				}
+			}
+		}
+		return nil
+	}
+	for after := int64(0); ; {
+		var rows []storage.EventRow
+		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+			if rows, err = tx.Timeline(r.nid, after, join.Order, false, repairChunk); err != nil {
+				return err
+			}
+			return look(tx, rows)
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(rows) < repairChunk {
+			break
+		}
+		after = rows[len(rows)-1].Order
+	}
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		rows, err := tx.GapEvents(r.nid, "", join.Order)
+		if err != nil {
+			return err
+		}
+		return look(tx, rows)
+	})
+	return edges, err
+}
