@@ -14,7 +14,8 @@ func (a *API) dehydratedDeviceRoutes() []httpapi.Route {
 		{Method: "PUT", Path: base, OperationID: "putDehydratedDevice", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.putDehydratedDevice},
 		{Method: "GET", Path: base, OperationID: "getDehydratedDevice", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.getDehydratedDevice},
 		{Method: "DELETE", Path: base, OperationID: "deleteDehydratedDevice", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.deleteDehydratedDevice},
-		{Method: "POST", Path: base + "/{device_id}/events", OperationID: "getDehydratedDeviceEvents", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.getDehydratedDeviceEvents},
+		{Method: "GET", Path: base + "/{device_id}/events", OperationID: "getDehydratedDeviceEvents", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.getDehydratedDeviceEvents},
+		{Method: "POST", Path: base + "/{device_id}/events", OperationID: "postDehydratedDeviceEvents", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.postDehydratedDeviceEvents},
 	}
 }
 
@@ -41,14 +42,44 @@ func (a *API) deleteDehydratedDevice(r *httpapi.Request) (any, error) {
 	return map[string]id.DeviceID{"device_id": deviceID}, err
 }
 
-// getDehydratedDeviceEvents gives what the dehydrated device has received.
+// getDehydratedDeviceEvents returns what the dehydrated device has received. The last page has no next_batch.
 // Spec: MSC3814
 func (a *API) getDehydratedDeviceEvents(r *httpapi.Request) (any, error) {
+	page, err := a.dehydratedEvents(r, r.Query("from"))
+	if err != nil {
+		return nil, err
+	}
+	if !page.More {
+		page.Next = ""
+	}
+	return dehydratedPage(page), nil
+}
+
+// postDehydratedDeviceEvents is the operation as it was in former drafts: next_batch always leads to another page, and an
+// empty one is the end.
+// Spec: MSC3814
+func (a *API) postDehydratedDeviceEvents(r *httpapi.Request) (any, error) {
 	var body struct {
 		NextBatch string `json:"next_batch"`
 	}
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	return a.E2EE.DehydratedEvents(r.Context(), device(r), id.DeviceID(r.Var("device_id")), body.NextBatch)
+	page, err := a.dehydratedEvents(r, body.NextBatch)
+	return dehydratedPage(page), err
+}
+
+func (a *API) dehydratedEvents(r *httpapi.Request, batch string) (page e2ee.DehydratedEvents, err error) {
+	limit, err := r.QueryInt("limit", e2ee.MaxDehydratedPage, 1, e2ee.MaxDehydratedPage)
+	if err != nil {
+		return page, err
+	}
+	return a.E2EE.DehydratedEvents(r.Context(), device(r), id.DeviceID(r.Var("device_id")), batch, int(limit))
+}
+
+func dehydratedPage(page e2ee.DehydratedEvents) any {
+	var o object
+	o.array("events", page.Events)
+	o.text("next_batch", page.Next)
+	return o.close()
 }

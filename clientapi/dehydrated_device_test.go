@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 )
@@ -11,7 +12,8 @@ func TestDehydratedDeviceFromUploadToRehydration(t *testing.T) {
 	const path = "/unstable/org.matrix.msc3814.v1/dehydrated_device"
 	h.refused(alice, "GET", path, obj{}, http.StatusNotFound, "M_NOT_FOUND")
 	h.refused(alice, "DELETE", path, obj{}, http.StatusNotFound, "M_NOT_FOUND")
-	h.refused(alice, "POST", path+"/DRY/events", obj{}, http.StatusNotFound, "M_NOT_FOUND")
+	h.refused(alice, "POST", path+"/DRY/events", obj{}, http.StatusForbidden, "M_FORBIDDEN")
+	h.refused(alice, "GET", path+"/DRY/events", "", http.StatusForbidden, "M_FORBIDDEN")
 	h.refused(alice, "PUT", path, obj{"device_id": "DRY"}, http.StatusBadRequest, "M_MISSING_PARAM")
 	h.refused("", "GET", path, obj{}, http.StatusUnauthorized, "M_MISSING_TOKEN")
 
@@ -35,15 +37,38 @@ func TestDehydratedDeviceFromUploadToRehydration(t *testing.T) {
 		t.Fatal(keys)
 	}
 	h.must(bob, "PUT", "/v3/sendToDevice/m.room.encrypted/1", obj{"messages": obj{"@alice:here": obj{"DRY": obj{"ciphertext": "c"}}}})
-	page := h.must(alice, "POST", path+"/DRY/events", obj{})
-	if events, _ := page["events"].([]any); len(events) != 1 {
+	h.must(bob, "PUT", "/v3/sendToDevice/m.room.encrypted/2", obj{"messages": obj{"@alice:here": obj{"DRY": obj{"ciphertext": "d"}}}})
+	h.refused(alice, "GET", path+"/DRY/events?from=x", "", http.StatusBadRequest, "M_INVALID_PARAM")
+	for isGet, way := range []func(batch any) obj{
+		func(batch any) obj {
+			return h.must(alice, "POST", path+"/DRY/events?limit=1", obj{"next_batch": batch})
+		},
+		func(batch any) obj {
+			return h.must(alice, "GET", path+fmt.Sprint("/DRY/events?limit=1&from=", batch), "")
+		},
+	} {
+		first := way("")
+		second := way(first["next_batch"])
+		for i, page := range []obj{first, second} {
+			if events, _ := page["events"].([]any); len(events) != 1 || events[0].(obj)["content"].(obj)["ciphertext"] != []string{"c", "d"}[i] {
+				t.Fatal(i, page)
+			}
+		}
+		if isGet == 1 {
+			if second["next_batch"] != nil {
+				t.Fatal(second)
+			}
+			continue
+		}
+		last := way(second["next_batch"])
+		if events, isList := last["events"].([]any); !isList || len(events) != 0 || last["next_batch"] == nil {
+			t.Fatal(last)
+		}
+	}
+	if page := h.must(alice, "GET", path+"/DRY/events", ""); page["next_batch"] != nil || len(page["events"].([]any)) != 2 {
 		t.Fatal(page)
 	}
-	last := h.must(alice, "POST", path+"/DRY/events", obj{"next_batch": page["next_batch"]})
-	if events, ok := last["events"].([]any); !ok || len(events) != 0 {
-		t.Fatal(last)
-	}
-	h.refused(alice, "GET", path, obj{}, http.StatusNotFound, "M_NOT_FOUND")
+	h.must(alice, "GET", path, obj{})
 
 	h.must(alice, "PUT", path, upload)
 	if out := h.must(alice, "DELETE", path, ""); out["device_id"] != "DRY" {

@@ -149,60 +149,44 @@ func (s *Service) DeleteDehydrated(ctx context.Context, owner Device) (deviceID 
 
 // DehydratedEvents is one page of what a dehydrated device has received.
 type DehydratedEvents struct {
-	Events    []json.RawMessage `json:"events"`
-	NextBatch string            `json:"next_batch"`
+	Events []json.RawMessage
+	Next   string // the batch that continues it
+	More   bool   // there was more when the page was read
 }
 
-// dehydratedPage: 100 messages are some 200 KiB.
-const dehydratedPage = 100
+// MaxDehydratedPage bounds the messages of a page: 100 are some 200 KiB.
+const MaxDehydratedPage = 100
 
-// DehydratedEvents gives what the dehydrated device has received since a batch, "" for the beginning. The messages stay
-// until the end: a client that breaks off begins anew. An empty page is the end: the client has everything, the device
-// has come back to life, and it is deleted.
+// DehydratedEvents returns what a user's dehydrated device has received after a batch, "" for the beginning, up to limit
+// messages. Reading removes nothing, so that a client which breaks off can begin anew: the device and its messages go when
+// the client deletes or replaces it.
 //
-// Errors: M_NOT_FOUND, M_INVALID_PARAM for a batch that this server did not give.
-func (s *Service) DehydratedEvents(ctx context.Context, owner Device, deviceID id.DeviceID, batch string) (DehydratedEvents, error) {
-	out := DehydratedEvents{Events: []json.RawMessage{}, NextBatch: batch}
+// Errors: M_FORBIDDEN where the device is not the user's dehydrated one; M_INVALID_PARAM for a batch that this server did
+// not give.
+func (s *Service) DehydratedEvents(ctx context.Context, owner Device, deviceID id.DeviceID, batch string, limit int) (DehydratedEvents, error) {
+	out := DehydratedEvents{Events: []json.RawMessage{}}
 	since, err := parseBatch(batch)
 	if err != nil {
 		return out, err
 	}
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error { return out.read(tx, owner, deviceID, since) })
-	if err != nil || len(out.Events) > 0 {
-		return out, err
-	}
-	// In the write, since a message may have come in between.
-	err = s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		if err := out.read(tx, owner, deviceID, since); err != nil || len(out.Events) > 0 {
-			return nil, err
-		}
-		gone, err := s.dropDehydrated(tx, owner.UserNID)
+	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+		d, found, err := tx.Dehydrated(owner.UserNID)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return s.DevicesChanged(tx, owner.UserNID, string(gone))
+		if !found || d.DeviceID != string(deviceID) {
+			return mxerr.Forbidden("This is not your dehydrated device")
+		}
+		messages, err := tx.ToDevice(d.Device, since, lastPos, limit+1)
+		out.More = len(messages) > limit
+		for _, m := range messages[:min(limit, len(messages))] {
+			out.Events = append(out.Events, json.RawMessage(m.JSON))
+			since = m.Position
+		}
+		return err
 	})
+	out.Next = formatBatch(since)
 	return out, err
-}
-
-func (p *DehydratedEvents) read(tx *storage.Tx, owner Device, deviceID id.DeviceID, since storage.Pos) error {
-	d, found, err := tx.Dehydrated(owner.UserNID)
-	if err != nil {
-		return err
-	}
-	if !found || d.DeviceID != string(deviceID) {
-		return errNotDehydrated()
-	}
-	messages, err := tx.ToDevice(d.Device, since, lastPos, dehydratedPage)
-	if err != nil {
-		return err
-	}
-	p.Events, p.NextBatch = []json.RawMessage{}, formatBatch(since)
-	for _, m := range messages {
-		p.Events = append(p.Events, json.RawMessage(m.JSON))
-		p.NextBatch = formatBatch(m.Position)
-	}
-	return nil
 }
 
 const lastPos storage.Pos = 1<<63 - 1
@@ -218,7 +202,7 @@ func parseBatch(batch string) (storage.Pos, error) {
 	digits, ok := strings.CutPrefix(batch, batchPrefix)
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if !ok || err != nil || n < 0 {
-		return 0, mxerr.InvalidParam("next_batch is none of this server's")
+		return 0, mxerr.InvalidParam("The batch is not one that this server gave")
 	}
 	return storage.Pos(n), nil
 }

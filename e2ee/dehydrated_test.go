@@ -44,15 +44,15 @@ func (f *fixture) devicesOf(viewer Device, user id.UserID) []string {
 	return out
 }
 
-func TestDehydratedDeviceReceivesUntilItComesBackToLife(t *testing.T) {
+func TestReadingWhatADehydratedDeviceReceivedRemovesNothing(t *testing.T) {
 	f := newFixture(t)
 	alice, bob := f.device("alice", "A"), f.device("bob", "B")
 	_, err := f.Dehydrated(t.Context(), alice)
 	wantCode(t, err, mxerr.CodeNotFound)
 	_, err = f.DeleteDehydrated(t.Context(), alice)
 	wantCode(t, err, mxerr.CodeNotFound)
-	_, err = f.DehydratedEvents(t.Context(), alice, "DRY", "")
-	wantCode(t, err, mxerr.CodeNotFound)
+	_, err = f.DehydratedEvents(t.Context(), alice, "DRY", "", MaxDehydratedPage)
+	wantCode(t, err, mxerr.CodeForbidden)
 
 	if err := f.Dehydrate(t.Context(), alice, f.dehydrated(alice, "DRY")); err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func TestDehydratedDeviceReceivesUntilItComesBackToLife(t *testing.T) {
 			t.Fatalf("%s, %v", claims, err)
 		}
 	}
-	for i := range dehydratedPage + 5 {
+	for i := range MaxDehydratedPage + 5 {
 		f.toDevice(bob, fmt.Sprint(i), alice.User, "DRY")
 	}
 	var got []string
@@ -77,7 +77,7 @@ func TestDehydratedDeviceReceivesUntilItComesBackToLife(t *testing.T) {
 	for range 2 { // a client that breaks off begins anew
 		got, batch = nil, ""
 		for range 2 {
-			page := must(f.DehydratedEvents(t.Context(), alice, "DRY", batch))
+			page := must(f.DehydratedEvents(t.Context(), alice, "DRY", batch, MaxDehydratedPage))
 			for _, e := range page.Events {
 				var m struct{ Content struct{ N string } }
 				if err := json.Unmarshal(e, &m); err != nil {
@@ -85,29 +85,35 @@ func TestDehydratedDeviceReceivesUntilItComesBackToLife(t *testing.T) {
 				}
 				got = append(got, m.Content.N)
 			}
-			batch = page.NextBatch
+			batch = page.Next
+			if page.More != (len(got) < MaxDehydratedPage+5) {
+				t.Fatalf("more after %d: %v", len(got), page.More)
+			}
 		}
 		for i, n := range got {
 			if n != fmt.Sprint(i) {
 				t.Fatalf("message %d is %s", i, n)
 			}
 		}
-		if len(got) != dehydratedPage+5 {
+		if len(got) != MaxDehydratedPage+5 {
 			t.Fatal(len(got))
 		}
 	}
 	f.toDevice(bob, "late", alice.User, "*")
-	page := must(f.DehydratedEvents(t.Context(), alice, "DRY", batch))
+	page := must(f.DehydratedEvents(t.Context(), alice, "DRY", batch, MaxDehydratedPage))
 	if len(page.Events) != 1 || !strings.Contains(string(page.Events[0]), `"late"`) {
 		t.Fatalf("%s", page.Events)
 	}
-	last := must(f.DehydratedEvents(t.Context(), alice, "DRY", page.NextBatch))
-	if len(last.Events) != 0 || last.Events == nil || last.NextBatch == "" {
-		t.Fatalf("%+v", last)
+	for range 2 {
+		last := must(f.DehydratedEvents(t.Context(), alice, "DRY", page.Next, 1))
+		if len(last.Events) != 0 || last.Events == nil || last.Next == "" || last.More {
+			t.Fatalf("%+v", last)
+		}
 	}
-	_, err = f.Dehydrated(t.Context(), alice)
-	wantCode(t, err, mxerr.CodeNotFound)
-	if got := f.devicesOf(bob, alice.User); len(got) != 0 {
+	if got := must(f.DehydratedEvents(t.Context(), alice, "DRY", "", 1)); len(got.Events) != 1 || !got.More {
+		t.Fatalf("%+v", got)
+	}
+	if got := f.devicesOf(bob, alice.User); !slices.Equal(got, []string{"DRY"}) {
 		t.Fatal(got)
 	}
 }
@@ -124,10 +130,10 @@ func TestNewDehydratedDeviceTakesThePlaceOfTheOldOne(t *testing.T) {
 	if got := f.devicesOf(bob, alice.User); !slices.Equal(got, []string{"DRY2"}) {
 		t.Fatal(got)
 	}
-	_, err := f.DehydratedEvents(t.Context(), alice, "DRY1", "")
-	wantCode(t, err, mxerr.CodeNotFound)
-	_, err = f.DehydratedEvents(t.Context(), bob, "DRY2", "")
-	wantCode(t, err, mxerr.CodeNotFound)
+	_, err := f.DehydratedEvents(t.Context(), alice, "DRY1", "", MaxDehydratedPage)
+	wantCode(t, err, mxerr.CodeForbidden)
+	_, err = f.DehydratedEvents(t.Context(), bob, "DRY2", "", MaxDehydratedPage)
+	wantCode(t, err, mxerr.CodeForbidden)
 	f.read(func(tx *storage.Tx) error {
 		devices, err := tx.DeviceRefs(alice.UserNID)
 		if err == nil && len(devices) != 2 { // A and DRY2
@@ -223,7 +229,7 @@ func TestMalformedDehydratedDeviceIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, batch := range []string{"x", "1", "d", "d-1", "d99999999999999999999"} {
-		_, err := f.DehydratedEvents(t.Context(), alice, "DRY", batch)
+		_, err := f.DehydratedEvents(t.Context(), alice, "DRY", batch, MaxDehydratedPage)
 		wantCode(t, err, mxerr.CodeInvalidParam)
 	}
 }
