@@ -118,3 +118,12 @@ func (s *Service) guessToken(kind, network string) (try attempt, err error) {
 	err = try.take(s.Budgets.Guesses, kind+"\x00"+network)
 	return try, err
 }
+
+// GuessSharedSecret counts an attempt to register by the shared secret, as one at a token of that network, until it is taken
+// back: only wrong ones count.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (s *Service) GuessSharedSecret(network string) (takeBack func(), err error) {
+	try, err := s.guessToken("shared secret", network)
+	return try.takeBack, err
+}

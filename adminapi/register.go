@@ -20,8 +20,8 @@ import (
 func (a *API) Routes() []httpapi.Route {
 	const path = "/_synapse/admin/v1/register"
 	return []httpapi.Route{
-		{Method: "GET", Path: path, OperationID: "getRegistrationNonce", Rate: httpapi.Logins, Handler: a.sharedSecretNonce},
-		{Method: "POST", Path: path, OperationID: "registerWithSharedSecret", Rate: httpapi.Logins, Handler: a.sharedSecretRegister},
+		{Method: "GET", Path: path, OperationID: "getRegistrationNonce", Rate: httpapi.Anonymous, Handler: a.sharedSecretNonce},
+		{Method: "POST", Path: path, OperationID: "registerWithSharedSecret", Rate: httpapi.Anonymous, Handler: a.sharedSecretRegister},
 	}
 }
 
@@ -85,7 +85,8 @@ func (a *API) sharedSecretNonce(*httpapi.Request) (any, error) {
 	return map[string]string{"nonce": a.nonces.make()}, nil
 }
 
-// sharedSecretRegister makes an account for somebody who knows the shared secret, whatever the mode of registration.
+// sharedSecretRegister makes an account for somebody who knows the shared secret, whatever the mode of registration. Only wrong
+// macs count against the network: a script may make as many accounts as it likes.
 func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 	secret := *a.secret.Load()
 	if secret == "" {
@@ -101,10 +102,15 @@ func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 	if !a.nonces.use(body.Nonce) {
 		return nil, mxerr.New(400, mxerr.CodeUnknown, "The nonce is unknown, was used or is too old")
 	}
+	takeBack, err := a.Accounts.GuessSharedSecret(r.Network())
+	if err != nil {
+		return nil, err
+	}
 	mac, err := hex.DecodeString(body.MAC)
 	if err != nil || !hmac.Equal(mac, body.sum(secret)) {
 		return nil, mxerr.Forbidden("The mac is wrong")
 	}
+	takeBack()
 	n := accounts.NewAccount{Username: body.Username, Password: body.Password, DisplayName: body.DisplayName, Admin: body.Admin}
 	if !body.InhibitLogin {
 		n.SignIn = &accounts.NewSession{}

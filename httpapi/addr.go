@@ -18,15 +18,29 @@ func (s *Server) clientAddr(r *http.Request) string {
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(hops) - 1; i >= 0; i-- { // from the nearest; the first that is no proxy of ours is the client
-		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
+		hop, ok := parseHop(hops[i])
+		if !ok {
 			break
 		}
-		if addr = hop.Unmap().WithZone(""); !s.trusted(addr) {
+		if addr = hop; !s.trusted(addr) {
 			break
 		}
 	}
 	return addr.String()
+}
+
+// parseHop reads an address of X-Forwarded-For. Some proxies write the port too, and IPv6 addresses between brackets.
+func parseHop(text string) (netip.Addr, bool) {
+	text = strings.Trim(strings.TrimSpace(text), `"`)
+	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
+	if err != nil {
+		withPort, err := netip.ParseAddrPort(text)
+		if err != nil {
+			return addr, false
+		}
+		addr = withPort.Addr()
+	}
+	return addr.Unmap().WithZone(""), true
 }
 
 func (s *Server) trusted(addr netip.Addr) bool {

@@ -31,7 +31,7 @@ func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnin
 	}
 	if config.Exists(cfg.Dir()) {
 		if _, err := fedclient.LoadSigningKeys(cfg.KeyFile(), cfg.ServerName); err != nil {
-			mistakes = append(mistakes, cfg.Problem("data_dir", "%v%s", err, config.OwnerOf(err)))
+			mistakes = append(mistakes, cfg.Problem("data_dir", "%v", err))
 		}
 	}
 	return append(mistakes, checkPorts(ctx, cfg)...), warnings

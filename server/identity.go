@@ -92,7 +92,7 @@ func keepPrivate(cfg *config.Config) error {
 			err = os.Chmod(path, info.Mode().Perm()&^0o077)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("keep data_dir private: %w", err)
+			return fmt.Errorf("keep data_dir private: %w%s", err, config.OwnerOf(err))
 		}
 	}
 	return nil

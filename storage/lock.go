@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"ebb/config"
 )
 
 // ErrInUse: another process has the database open.
@@ -21,7 +23,7 @@ type fileLock struct{ f *os.File }
 func lockFile(path string) (fileLock, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return fileLock{}, full(fmt.Errorf("open the lock file of the database: %w", err))
+		return fileLock{}, full(fmt.Errorf("open the lock file of the database: %w%s", err, config.OwnerOf(err)))
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		err = fmt.Errorf("%w: %s is locked%s", ErrInUse, path, owner(f))

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"github.com/mattn/go-sqlite3"
+
+	"ebb/config"
 )
 
 type sqliteDialect struct{ path string }
@@ -72,7 +74,7 @@ func (d sqliteDialect) keepPrivate() error {
 		return f.Close()
 	}
 	if !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("create the database: %w", err)
+		return fmt.Errorf("create the database: %w%s", err, config.OwnerOf(err))
 	}
 	path, err := filepath.EvalSymlinks(d.path)
 	if err != nil {
@@ -84,7 +86,7 @@ func (d sqliteDialect) keepPrivate() error {
 			err = os.Chmod(path+suffix, info.Mode().Perm()&^0o077)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("keep the database private: %w", err)
+			return fmt.Errorf("keep the database private: %w%s", err, config.OwnerOf(err))
 		}
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/config"
 	"ebb/rooms/pdu"
 )
 
@@ -113,7 +114,7 @@ func (k *SigningKeys) load() error {
 		return fmt.Errorf("read the signing key: %w; put it back from a backup, or, if it is lost, make another one by ebb keys create", err)
 	}
 	if err != nil {
-		return fmt.Errorf("read the signing key: %w", err)
+		return fmt.Errorf("read the signing key: %w%s", err, config.OwnerOf(err))
 	}
 	current, err := parseKey(string(raw), k.server)
 	if err != nil {
