@@ -47,23 +47,52 @@ func readError(server string, status int, body []byte, header http.Header) *Remo
 	return e
 }
 
-// relayed are the errors that this server's clients may get as another server said them, with the status that they have here.
-// Most others would mean something else to them: M_UNKNOWN_TOKEN would sign them out.
-var relayed = map[string]int{
+// relayedStatus is the status that some errors of other servers have for the clients of this one, whatever they had there. Other
+// errors keep theirs.
+var relayedStatus = map[string]int{
 	mxerr.CodeForbidden: http.StatusForbidden, mxerr.CodeNotFound: http.StatusNotFound, mxerr.CodeIncompatibleRoomVersion: http.StatusBadRequest,
 	mxerr.CodeUnsupportedRoomVersion: http.StatusBadRequest, mxerr.CodeTooLarge: http.StatusRequestEntityTooLarge, mxerr.CodeInvalidParam: http.StatusBadRequest,
 	mxerr.CodeBadState: http.StatusBadRequest, mxerr.CodeLimitExceeded: http.StatusTooManyRequests, mxerr.CodeNotYetUploaded: http.StatusGatewayTimeout,
 	"M_UNABLE_TO_AUTHORISE_JOIN": http.StatusBadRequest, "M_UNABLE_TO_GRANT_JOIN": http.StatusBadRequest, "M_INVITE_BLOCKED": http.StatusForbidden,
 }
 
+// notRelayed are the codes that a client would take to be about its own session, its account or this server.
+var notRelayed = map[string]bool{
+	mxerr.CodeUnknownToken: true, mxerr.CodeMissingToken: true, mxerr.CodeUnauthorized: true, mxerr.CodeUnrecognized: true,
+	mxerr.CodeUserDeactivated: true, mxerr.CodeGuestAccessForbidden: true, mxerr.CodeNotJSON: true, "M_USER_LOCKED": true, "M_USER_SUSPENDED": true,
+	"M_CONSENT_NOT_GIVEN": true, "M_RESOURCE_LIMIT_EXCEEDED": true, "M_USER_LIMIT_EXCEEDED": true, "M_SERVER_NOT_TRUSTED": true,
+}
+
+// maxRelayedCode bounds an error code of another server that clients get, in bytes.
+const maxRelayedCode = 100
+
+// relayable reports whether clients may get the error as the other server said it, and with which status.
+func (e *RemoteError) relayable() (status int, ok bool) {
+	status = relayedStatus[e.Code]
+	if status == 0 {
+		status = e.Status
+	}
+	refusal := e.Status >= 400 && (e.Status < 500 || e.Status == relayedStatus[e.Code])
+	return status, refusal && isErrorCode(e.Code) && !notRelayed[e.Code] && status != http.StatusUnauthorized
+}
+
+// isErrorCode reports whether a text has the form of an error code, such as M_FORBIDDEN or ORG.EXAMPLE.TOO_LATE.
+// Spec: client-server-api#standard-error-response
+func isErrorCode(text string) bool {
+	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_."
+	return text != "" && len(text) <= maxRelayedCode && strings.Trim(text, allowed) == "" && text[0] >= 'A'
+}
+
 // maxRelayed bounds the text of another server that clients get, in bytes.
 const maxRelayed = 500
 
-// Relay is the error of another server as a client of this one gets it. What is not for clients becomes a 502.
+// Relay returns the error of another server as a client of this one gets it: a refusal as it is, anything else as a 502.
 func Relay(err error) error {
 	var remote *RemoteError
-	if errors.As(err, &remote) && relayed[remote.Code] != 0 && remote.Status >= 400 && (remote.Status < 500 || remote.Status == relayed[remote.Code]) {
-		return remote.relay().Because(err)
+	if errors.As(err, &remote) {
+		if status, ok := remote.relayable(); ok {
+			return remote.relay(status).Because(err)
+		}
 	}
 	var own *mxerr.Error
 	if err == nil || errors.As(err, &own) {
@@ -72,8 +101,8 @@ func Relay(err error) error {
 	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The other server did not answer as it should").Because(err)
 }
 
-func (e *RemoteError) relay() *mxerr.Error {
-	out := mxerr.New(relayed[e.Code], e.Code, "%s", cut(e.Msg))
+func (e *RemoteError) relay(status int) *mxerr.Error {
+	out := mxerr.New(status, e.Code, "%s", cut(e.Msg))
 	var version string
 	switch {
 	case e.RetryAfter > 0:

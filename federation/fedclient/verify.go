@@ -12,7 +12,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/canonjson"
 	"ebb/rooms/pdu"
 )
 
@@ -124,11 +123,7 @@ func (c *Claim) Verify(ctx context.Context, method, uri string, body []byte) err
 		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
 	}
 	for _, s := range c.signatures {
-		signed := text
-		if s.Destination == "" { // an old server signs without it
-			signed = canonjson.Without(text, "destination")
-		}
-		if ed25519.Verify(s.key, signed, s.signature) {
+		if ed25519.Verify(s.key, text, s.signature) {
 			return nil
 		}
 	}

@@ -45,10 +45,12 @@ func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
 	other := l.client("a.test", func(o *Options) { o.Signer = signerOf("a.test", "1") })
 	badly := l.client("bad.test", func(o *Options) { o.Signer = bad.signer })
 	own := l.client("me.test", func(o *Options) { o.Signer = me.Signer })
-	// An old server leaves the destination out, of the header and of what it signs.
+	// The header need not name the destination, but what is signed always does: else any server could repeat the request here.
+	withoutName := strings.Replace(good, `destination="me.test",`, "", 1)
 	text, _ := signedText("PUT", uri, "a.test", "me.test", []byte(`{"a":1}`), nil)
 	text = []byte(strings.Replace(string(text), `"destination":"me.test",`, "", 1))
-	old := XMatrix{Origin: "a.test", Key: string(a.signer.KeyID), Signature: base64.RawStdEncoding.EncodeToString(ed25519.Sign(a.signer.Key, text))}.String()
+	unsigned := XMatrix{Origin: "a.test", Key: string(a.signer.KeyID), Signature: base64.RawStdEncoding.EncodeToString(ed25519.Sign(a.signer.Key, text))}.String()
+	elsewhere := strings.Replace(sign(sender, uri, "you.test", `{}`), `destination="you.test",`, "", 1)
 	for _, c := range []struct {
 		name    string
 		headers []string
@@ -58,7 +60,9 @@ func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
 	}{
 		{"good, the body spelt differently", []string{good}, uri, `{ "b": [], "a": 1.5 }`, nil},
 		{"a good one among others", []string{"Bearer x", sign(other, uri, "me.test", `{"a":1.5,"b":[]}`), good}, uri, `{"a":1.5,"b":[]}`, nil},
-		{"no destination", []string{old}, uri, `{"a":1}`, nil},
+		{"no destination in the header", []string{withoutName}, uri, `{"a":1.5,"b":[]}`, nil},
+		{"no destination in what is signed", []string{unsigned}, uri, `{"a":1}`, ErrUnauthorized},
+		{"for another server, which the header does not say", []string{elsewhere}, uri, `{}`, ErrUnauthorized},
 		{"another body", []string{good}, uri, `{"a":2.5,"b":[]}`, ErrUnauthorized},
 		{"no body", []string{good}, uri, ``, ErrUnauthorized},
 		{"a body that is no JSON", []string{good}, uri, `{"a":`, ErrUnauthorized},

@@ -10,7 +10,7 @@ import (
 // XMatrix is an Authorization header of the federation.
 // Spec: server-server-api#request-authentication
 type XMatrix struct {
-	Origin, Destination string // Destination is "" where an old server leaves it out
+	Origin, Destination string // Destination is "" if the header has none: what is signed contains it all the same
 	Key                 string // ed25519:…
 	Signature           string
 }
