@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"ebb/canonjson"
+	"ebb/mxerr"
 	"ebb/push"
 )
 
@@ -27,7 +28,7 @@ type acl struct {
 // aclCache is the compiled list of a room; it is made anew when the event is another one.
 type aclCache struct{ last atomic.Pointer[acl] }
 
-// AllowsServer tells whether the room's server access control list lets a server take part.
+// AllowsServer reports whether the room's server access control list lets a server take part.
 // Spec: client-server-api#mroomserver_acl
 func (r *Room) AllowsServer(server string) bool {
 	e := r.State(typeServerACL, "")
@@ -36,20 +37,29 @@ func (r *Room) AllowsServer(server string) bool {
 	}
 	list := r.acl.last.Load()
 	if list == nil || list.event != e {
-		list = compileACL(e)
+		list = compileACL(e.Content())
+		list.event = e
 		r.acl.last.Store(list)
 	}
 	return list.allows(server)
 }
 
-func compileACL(e *Event) *acl {
-	raw, _ := canonjson.Get(e.Content(), "allow_ip_literals")
-	return &acl{event: e, allow: patterns(e, "allow"), deny: patterns(e, "deny"), literals: string(raw) != "false"}
+// checkOwnACL refuses a server access control list that excludes this server: nobody here could take it back.
+func (s *Service) checkOwnACL(content []byte) error {
+	if content, err := canonjson.Canonical(content, false); err == nil && !compileACL(content).allows(s.Server) {
+		return mxerr.InvalidParam("This access control list would exclude your own server, %s, from the room", s.Server)
+	}
+	return nil
+}
+
+func compileACL(content []byte) *acl {
+	raw, _ := canonjson.Get(content, "allow_ip_literals")
+	return &acl{allow: patterns(content, "allow"), deny: patterns(content, "deny"), literals: string(raw) != "false"}
 }
 
 // patterns compiles a list of the event; what is no string is passed over.
-func patterns(e *Event, member string) (out []push.Glob) {
-	raw, _ := canonjson.Get(e.Content(), member)
+func patterns(content []byte, member string) (out []push.Glob) {
+	raw, _ := canonjson.Get(content, member)
 	list, _ := canonjson.Elements(raw)
 	for _, p := range list[:min(len(list), maxACLEntries)] {
 		if text, ok := canonjson.Unquote(p); ok && len(text) <= maxACLPattern {

@@ -390,6 +390,11 @@ func (c *creation) addState(b *batch, e InitialState) error {
 			return err
 		}
 	}
+	if e.Type == typeServerACL && e.StateKey == "" {
+		if err := c.svc.checkOwnACL(e.Content); err != nil {
+			return err
+		}
+	}
 	key := e.StateKey
 	_, err := b.add(proto{typ: e.Type, stateKey: &key, sender: c.sender, content: e.Content})
 	return invalidState(err)

@@ -173,6 +173,10 @@ func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 		return s.checkCanonicalAlias(ctx, r, p.content)
 	case typePowerLevels:
 		return checkCreatorsUnlisted(r.version, r.State(typeCreate, ""), p.content)
+	case typeServerACL:
+		if *p.stateKey == "" {
+			return s.checkOwnACL(p.content)
+		}
 	case typeRetention, typeRetentionUnstable:
 		if _, err := expiry.ParsePolicy(p.content); err != nil {
 			return mxerr.BadJSON("Not a retention policy: %v", err)
@@ -298,6 +302,9 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	}
 	if target.IsStateKey(typeCreate, "") {
 		return mxerr.Forbidden("The event that created the room cannot be redacted")
+	}
+	if target.IsStateKey(typeServerACL, "") { // what is left of it excludes every server
+		return mxerr.Forbidden("A server access control list cannot be redacted, since that would exclude every server; send another one instead")
 	}
 	if target.RedactedBy == 0 {
 		p.target = target

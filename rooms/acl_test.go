@@ -1,0 +1,42 @@
+package rooms
+
+import (
+	"encoding/json"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+)
+
+func TestServerACLThatExcludesItsOwnServerIsRefused(t *testing.T) {
+	for _, name := range []string{"here", "10.0.0.1:8448"} {
+		n := newNetwork(t)
+		h := n.add(name)
+		alice := h.user("alice")
+		room := h.create(alice, CreateRoom{})
+		for _, content := range []string{
+			`{}`, `{"allow":[]}`, `{"allow":"*"}`, `{"allow":["elsewhere"]}`, `{"allow":["*"],"deny":["*"]}`, `{"allow":["*"],"deny":["HERE","10.*"]}`,
+			`{"allow":["h?re"],"deny":["h*","10.0.0.1"]}`,
+		} {
+			_, err := h.trySet(alice, room, typeServerACL, "", content)
+			h.refused(err, mxerr.CodeInvalidParam)
+			_, err = h.svc.Create(t.Context(), alice, CreateRoom{InitialState: []InitialState{{Type: typeServerACL, Content: json.RawMessage(content)}}})
+			h.refused(err, mxerr.CodeInvalidParam)
+		}
+		_, err := h.trySet(alice, room, typeServerACL, "", `{"allow":["*"],"allow_ip_literals":false}`)
+		if want := map[bool]string{true: "", false: mxerr.CodeInvalidParam}[name == "here"]; mxerr.Code(err) != want {
+			t.Errorf("%s without IP literals: %v", name, err)
+		}
+		h.set(alice, room, typeServerACL, "other", `{}`) // which is no access control list
+		first := h.set(alice, room, typeServerACL, "", `{"allow":["*"],"deny":["evil"]}`)
+		second := h.set(alice, room, typeServerACL, "", `{"allow":["`+hostOf(name)+`"]}`)
+		for _, eventID := range []id.EventID{first, second} { // state resolution may bring back the first
+			_, err := h.svc.Redact(t.Context(), alice, room, eventID, "", nil)
+			h.refused(err, mxerr.CodeForbidden)
+		}
+		if !h.room(room).AllowsServer(name) {
+			t.Error("the room excludes its only server")
+		}
+	}
+}
