@@ -454,9 +454,10 @@ func (b *batch) dressPast(p *pastReader, in *incoming, pe *pendingEvent) error {
 	return b.applyRedaction(p, in, pe)
 }
 
-// isOver tells whether messages from the time of an event have expired.
+// isOver reports whether messages from the time of an event have expired, or were purged.
 func (r *Room) isOver(e *pdu.Event, receivedTS int64) bool {
-	return expiry.Expired(r.Retention(), e.OriginServerTS(), receivedTS, r.svc.Now()) || e.OriginServerTS() < r.PurgedBefore()
+	purged := r.PurgedBefore() // 0: nothing was, and a time before 1970 is as good as any other
+	return expiry.Expired(r.Retention(), e.OriginServerTS(), receivedTS, r.svc.Now()) || purged != 0 && e.OriginServerTS() < purged
 }
 
 // timeElsewhere asks other servers for the event of a room that is closest to a time (ms).

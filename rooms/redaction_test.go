@@ -297,6 +297,20 @@ func TestStateEventRedactsNothing(t *testing.T) {
 	}
 }
 
+func TestTimesBeforeTheEpochCostNoContent(t *testing.T) {
+	for _, v := range redactionVersions {
+		s := besieged(t, v)
+		for _, ts := range []int64{-1, -1 << 53 >> 1, 1, 1<<53 - 1} {
+			e := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, Content: json.RawMessage(`{"body":"at an odd time"}`), OriginServerTS: ts})
+			s.evil.sendGood(s.room, e)
+			if got := s.stored(s.room, e.ID()); !strings.Contains(string(got.JSON()), "at an odd time") || !s.shows(e.ID()) {
+				t.Errorf("version %s, sent at %d: %s", v, ts, got.JSON())
+			}
+		}
+		s.whole()
+	}
+}
+
 func TestWithheldRedactionExpires(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	head := s.ends()

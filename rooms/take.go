@@ -10,7 +10,6 @@ import (
 
 	"ebb/canonjson"
 	"ebb/rooms/eventauth"
-	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -357,11 +356,10 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 	return nil
 }
 
-// dress makes of an event what may be kept of it: of a message whose time is over, or that was redacted before it came, its
-// redacted form.
+// dress reduces a message that has expired, was rejected or was redacted before it arrived to its redacted form.
 func (b *batch) dress(in *incoming, pe *pendingEvent) error {
 	r := b.room
-	expired := !in.IsState() && (expiry.Expired(r.Retention(), in.OriginServerTS(), pe.ReceivedTS, b.svc.Now()) || in.OriginServerTS() < r.PurgedBefore())
+	expired := !in.IsState() && r.isOver(in.Event, pe.ReceivedTS)
 	rejected := pe.Flags&storage.RejectedEvent != 0 && !in.IsState() && r.partialState() == nil // else it may yet be accepted
 	if !expired && !rejected && in.redactedBy == 0 {
 		return nil
