@@ -141,9 +141,10 @@ func (r sharedRooms) LocalSharers(_ context.Context, user int64) (local []int64,
 // federated is a fixture with other servers.
 type federated struct {
 	*fixture
-	net *network
-	out *outgoing
-	now time.Time
+	net       *network
+	out       *outgoing
+	now       time.Time
+	messageID int
 }
 
 func newFederated(t *testing.T) *federated {

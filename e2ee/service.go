@@ -49,11 +49,12 @@ type Options struct {
 // Service is safe for concurrent use. Run must run beside it where there are other servers.
 type Service struct {
 	Options
-	updates chan struct{} // there are device list updates to hand on; a slot of one
-	stale   chan struct{} // there are device lists to ask for; a slot of one
-	joined  chan struct{} // users of this server came into rooms of others; a slot of one
-	lanes   lanes
-	names   deviceNames
+	updates  chan struct{} // there are device list updates to hand on; a slot of one
+	stale    chan struct{} // there are device lists to ask for; a slot of one
+	joined   chan struct{} // users of this server came into rooms of others; a slot of one
+	lanes    lanes
+	names    deviceNames
+	backlogs backlogs
 }
 
 // New makes a Service.
@@ -72,7 +73,6 @@ const (
 	maxToDeviceTargets  = 10000    // messages of one sendToDevice, "*" counting for every device
 	maxToDeviceContent  = 64 << 10 // of one of them, bytes: what other servers take
 	maxToDeviceBytes    = 32 << 20 // of all of them: a message to "*" is stored once for each device
-	maxToDeviceBacklog  = 10000    // undelivered messages per device; older ones are dropped
 	maxBackupSession    = 64 << 10 // session_data, bytes
 )
 

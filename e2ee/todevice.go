@@ -34,7 +34,8 @@ func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventTy
 		if err != nil || !first {
 			return nil, err
 		}
-		m := delivery{names: &s.names, sender: d.User, eventType: eventType}
+		m := delivery{names: &s.names, backlogs: &s.backlogs, sender: d.User, eventType: eventType}
+		m.from = storage.ToDeviceFrom{Origin: s.DB.IDHash(string(d.User)), Sender: s.DB.IDHash(string(d.User))}
 		if err := m.deliver(tx, local); err != nil {
 			return nil, err
 		}
@@ -146,19 +147,20 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 		if first, err := tx.ClaimMessage(origin, in.MessageID); err != nil || !first {
 			return nil, err
 		}
-		m := delivery{names: &s.names, sender: in.Sender, eventType: in.Type}
+		m := delivery{names: &s.names, backlogs: &s.backlogs, sender: in.Sender, eventType: in.Type, remote: true}
+		m.from = storage.ToDeviceFrom{Origin: s.DB.IDHash(origin), Sender: s.DB.IDHash(string(in.Sender))}
 		err := m.deliver(tx, local)
 		return s.wakeUsers(m.receivers...), err
 	})
 }
 
-// trimEvery: looking for the end of a backlog costs a walk over it, so one message in 64, by chance, does it.
-const trimEvery = 64
-
 // delivery is messages for users of this server on their way.
 type delivery struct {
 	names     *deviceNames
+	backlogs  *backlogs
 	sender    id.UserID
+	remote    bool // the sender is of another server
+	from      storage.ToDeviceFrom
 	eventType string
 	receivers []int64
 	messages  int
@@ -180,6 +182,11 @@ func (o *delivery) deliverTo(tx *storage.Tx, user id.UserID, messages map[id.Dev
 		return err
 	}
 	o.receivers = append(o.receivers, nid)
+	if o.remote {
+		if o.from.Stranger, err = o.isStranger(tx, nid); err != nil {
+			return err
+		}
+	}
 	for _, dev := range devices {
 		content, wanted := messages[id.DeviceID(dev.ID)]
 		if !wanted {
@@ -191,18 +198,32 @@ func (o *delivery) deliverTo(tx *storage.Tx, user id.UserID, messages map[id.Dev
 		if err := o.count(len(content)); err != nil {
 			return err
 		}
-		pos, err := tx.AddToDevice(dev.NID, o.event(content))
-		if err != nil {
-			return err
-		}
-		if pos%trimEvery != 0 {
-			continue
-		}
-		if err := tx.TrimToDevice(dev.NID, maxToDeviceBacklog); err != nil {
+		if err := o.add(tx, dev.NID, o.event(content)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// add queues a message for a device, and brings a queue that may have grown too long back within its bounds.
+func (o *delivery) add(tx *storage.Tx, device int64, event string) error {
+	if _, err := tx.AddToDevice(device, event, o.from); err != nil {
+		return err
+	}
+	if !o.backlogs.add(device, int64(len(event))+messageCost, o.from.Stranger) {
+		return nil
+	}
+	return o.backlogs.trim(tx, device)
+}
+
+// isStranger reports whether the sender shares no room with a user.
+func (o *delivery) isStranger(tx *storage.Tx, user int64) (bool, error) {
+	sender, found, err := tx.LookupUser(string(o.sender))
+	if err != nil || !found {
+		return true, err
+	}
+	shares, err := tx.SharesRoom(sender, user)
+	return !shares, err
 }
 
 // count keeps one small request from becoming millions of rows by way of "*".

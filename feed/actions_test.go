@@ -67,7 +67,7 @@ func (w *world) toDevice(u *user, json string) {
 	w.t.Helper()
 	u.must(w.db.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) error {
-			_, err := tx.AddToDevice(u.Device, json)
+			_, err := tx.AddToDevice(u.Device, json, storage.ToDeviceFrom{})
 			return err
 		},
 		Committed: func() { w.hub.Users(u.NID) },

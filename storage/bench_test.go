@@ -50,7 +50,7 @@ func benchWrites(b *testing.B, delay time.Duration, do func(*Tx) error) {
 
 func BenchmarkWrites(b *testing.B) {
 	toDevice := func(tx *Tx) error {
-		_, err := tx.AddToDevice(1, `{"content":{},"sender":"@a:b","type":"x"}`)
+		_, err := tx.AddToDevice(1, `{"content":{},"sender":"@a:b","type":"x"}`, ToDeviceFrom{})
 		return err
 	}
 	body := []byte(`{"body":"` + strings.Repeat("x", 700) + `"}`)
@@ -75,7 +75,7 @@ func BenchmarkReads(b *testing.B) {
 	defer db.Close()
 	if err := db.Write(ctx, func(tx *Tx) error {
 		for range 10000 {
-			if _, err := tx.AddToDevice(1, `{"content":{},"sender":"@a:b","type":"x"}`); err != nil {
+			if _, err := tx.AddToDevice(1, `{"content":{},"sender":"@a:b","type":"x"}`, ToDeviceFrom{}); err != nil {
 				return err
 			}
 		}

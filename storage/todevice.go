@@ -1,15 +1,26 @@
 package storage
 
+import "slices"
+
 // ToDevice is a message waiting for a device.
 type ToDevice struct {
 	Position Pos
 	JSON     string // {"content":…,"sender":…,"type":…}
 }
 
+// ToDeviceFrom is what a message between devices counts against.
+type ToDeviceFrom struct {
+	Origin   int64 // IDHash of the sender's server, or of the sender who is of this one
+	Sender   int64 // IDHash of the user id
+	Stranger bool  // shares no room with the receiver
+}
+
+const addToDeviceQuery = `INSERT INTO to_device (position, device_nid, json, origin, sender, stranger, size) VALUES ($1, $2, $3, $4, $5, $6, $7)`
+
 // AddToDevice queues a message for a device.
-func (tx *Tx) AddToDevice(device int64, json string) (Pos, error) {
+func (tx *Tx) AddToDevice(device int64, json string, from ToDeviceFrom) (Pos, error) {
 	pos := tx.NextPos()
-	_, err := tx.exec(`INSERT INTO to_device (position, device_nid, json) VALUES ($1, $2, $3)`, int64(pos), device, json)
+	_, err := tx.exec(addToDeviceQuery, int64(pos), device, json, from.Origin, from.Sender, from.Stranger, len(json))
 	return pos, err
 }
 
@@ -29,13 +40,34 @@ func (tx *Tx) DeleteToDevice(device int64, upTo Pos) error {
 	return err
 }
 
-const trimToDeviceQuery = `DELETE FROM to_device WHERE device_nid = $1 AND position <= (
-    SELECT coalesce(max(position), 0) FROM (SELECT position FROM to_device WHERE device_nid = $1 ORDER BY position DESC LIMIT 1 OFFSET $2) AS kept)`
+// BacklogRow is a message that waits for a device, without its JSON.
+type BacklogRow struct {
+	Position Pos
+	ToDeviceFrom
+	Size int64 // bytes of JSON
+}
 
-// TrimToDevice keeps the newest messages of a device that does not fetch them, and drops the others.
-func (tx *Tx) TrimToDevice(device int64, keep int) error {
-	_, err := tx.exec(trimToDeviceQuery, device, keep)
-	return err
+func scanBacklogRow(r Row) (b BacklogRow, err error) {
+	var stranger int64
+	err = r.Scan(&b.Position, &b.Origin, &b.Sender, &stranger, &b.Size)
+	b.Stranger = stranger != 0
+	return b, err
+}
+
+// ToDeviceBacklog lists what waits for a device, oldest first. It rides to_device_by_device.
+func (tx *Tx) ToDeviceBacklog(device int64) ([]BacklogRow, error) {
+	return collect(tx, scanBacklogRow, `SELECT position, origin, sender, stranger, size FROM to_device WHERE device_nid = $1 ORDER BY position`, device)
+}
+
+// DropToDevice removes messages, whether or not their device has read them.
+func (tx *Tx) DropToDevice(positions []Pos) error {
+	for part := range slices.Chunk(positions, maxIn) {
+		list, args := In(1, part)
+		if _, err := tx.exec(`DELETE FROM to_device WHERE position IN `+list, args...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const deviceListChangedQuery = `INSERT INTO device_list_changes (user_nid, position) VALUES ($1, $2)

@@ -1,0 +1,146 @@
+package e2ee
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	"ebb/storage"
+)
+
+// What waits for a device that does not sync is bounded in bytes, each message counting messageCost more than its JSON.
+// Beyond the bound the messages of those go who have most in the queue, so that a flood pushes out nothing but itself.
+const (
+	// maxToDeviceBacklog bounds the queue of a device: some 10,000 room keys.
+	maxToDeviceBacklog = 32 << 20
+	// maxStrangerBacklog bounds the part of senders who share no room with the receiver: room for verification requests.
+	maxStrangerBacklog = 1 << 20
+	messageCost        = 1 << 10
+	// measureEvery is how much is added to a queue at least before it is measured again, which costs a walk over it.
+	measureEvery = maxToDeviceBacklog / 64
+	// strangersCount is how many times as much the messages of strangers count for that, since their bound is lower.
+	strangersCount = 4
+)
+
+// backlogs remembers of queues how much may be added before they have to be measured. It is used by writes.
+type backlogs struct {
+	// mu guards left; a leaf lock.
+	mu   sync.Mutex
+	left map[int64]int64 // device → cost
+}
+
+// add counts a message for a device and reports whether its queue is to be measured.
+func (b *backlogs) add(device, cost int64, stranger bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	left, known := b.left[device]
+	if !known {
+		if b.left == nil || len(b.left) >= maxDeviceNames {
+			b.left = map[int64]int64{}
+		}
+		left = measureEvery
+	}
+	if stranger {
+		cost *= strangersCount
+	}
+	b.left[device] = left - cost
+	return left < cost
+}
+
+func (b *backlogs) measured(device, left int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left[device] = max(left, measureEvery)
+}
+
+// trim brings a device's queue back within its bounds.
+func (b *backlogs) trim(tx *storage.Tx, device int64) error {
+	rows, err := tx.ToDeviceBacklog(device)
+	if err != nil {
+		return err
+	}
+	drop, left := overflow(rows)
+	b.measured(device, left)
+	return tx.DropToDevice(drop)
+}
+
+// overflow returns which messages of a queue go, and how much can be added to what stays.
+func overflow(rows []storage.BacklogRow) (drop []storage.Pos, left int64) {
+	var strangers, others []storage.BacklogRow
+	var fromStrangers, total int64
+	for _, r := range rows {
+		total += costOf(r)
+		if r.Stranger {
+			strangers, fromStrangers = append(strangers, r), fromStrangers+costOf(r)
+		} else {
+			others = append(others, r)
+		}
+	}
+	// An eighth more goes than must, so that the next walk over the queue is far off.
+	if fromStrangers > maxStrangerBacklog {
+		cut, freed := cutToFit(strangers, maxStrangerBacklog-maxStrangerBacklog/8)
+		drop, total, fromStrangers = cut, total-freed, fromStrangers-freed
+	}
+	if total > maxToDeviceBacklog {
+		cut, freed := cutToFit(others, maxToDeviceBacklog-maxToDeviceBacklog/8-fromStrangers)
+		drop, total = append(drop, cut...), total-freed
+	}
+	return drop, min(maxToDeviceBacklog-total, strangersCount*(maxStrangerBacklog-fromStrangers))
+}
+
+func costOf(r storage.BacklogRow) int64 { return r.Size + messageCost }
+
+// cutToFit returns which rows go so that the rest costs no more than target: of the origins that have most, and of each of
+// them of the senders that have most, the oldest.
+func cutToFit(rows []storage.BacklogRow, target int64) (drop []storage.Pos, freed int64) {
+	byOrigin := group(rows, func(r storage.BacklogRow) int64 { return r.Origin })
+	level := waterLevel(byOrigin, target)
+	for _, origin := range byOrigin {
+		if origin.cost <= level {
+			continue
+		}
+		bySender := group(origin.rows, func(r storage.BacklogRow) int64 { return r.Sender })
+		each := waterLevel(bySender, level)
+		for _, sender := range bySender {
+			for cost, i := sender.cost, 0; cost > each; i++ {
+				row := sender.rows[i]
+				cost -= costOf(row)
+				drop, freed = append(drop, row.Position), freed+costOf(row)
+			}
+		}
+	}
+	return drop, freed
+}
+
+// rowGroup is rows that count together, in their order.
+type rowGroup struct {
+	rows []storage.BacklogRow
+	cost int64
+}
+
+func group(rows []storage.BacklogRow, by func(storage.BacklogRow) int64) []*rowGroup {
+	known := map[int64]*rowGroup{}
+	var out []*rowGroup
+	for _, r := range rows {
+		g := known[by(r)]
+		if g == nil {
+			g = &rowGroup{}
+			known[by(r)] = g
+			out = append(out, g)
+		}
+		g.rows, g.cost = append(g.rows, r), g.cost+costOf(r)
+	}
+	return out
+}
+
+// waterLevel returns the greatest cost to which each group can be cut so that all fit into target.
+func waterLevel(groups []*rowGroup, target int64) int64 {
+	sorted := slices.SortedFunc(slices.Values(groups), func(a, b *rowGroup) int { return cmp.Compare(a.cost, b.cost) })
+	for i, g := range sorted {
+		if share := target / int64(len(sorted)-i); g.cost > share {
+			return max(share, 0)
+		}
+		target -= g.cost
+	}
+	return maxToDeviceBacklog // everything fits
+}
