@@ -23,14 +23,17 @@ type Options struct {
 	Policy   rooms.Retention // the server's default and limits
 	Interval time.Duration
 	Observe  func(Report) // after every run, for metrics; nil: nobody is told
+	Now      func() time.Time
+	Elapsed  func() time.Duration // a clock that nobody sets, to compare Now with while the server runs; nil: Now counts as right
 	Log      *slog.Logger
 }
 
 // Job purges on a schedule and on demand.
 type Job struct {
 	Options
-	// running keeps runs from overlapping, and guards owed; held over database work, under no other lock.
+	// running keeps runs from overlapping, and guards what follows; held over database work, under no other lock.
 	running sync.Mutex
+	clock   clock
 	// owed says that purged bytes may still be in the files: the last run, perhaps of another process, was broken off.
 	owed bool
 }
@@ -43,21 +46,39 @@ type Report struct {
 	Rooms  int           `json:"rooms"`  // with an effective maximum lifetime
 	Events int           `json:"events"` // purged
 	Took   time.Duration `json:"took"`
+
+	// KeptUntil is when messages that expired only by a jump of the clock are purged; nil: the clock has not jumped.
+	KeptUntil *time.Time `json:"kept_until,omitempty"`
 }
 
 // Run purges now and then at every interval, until ctx ends.
 func (j *Job) Run(ctx context.Context) error {
-	tick := time.NewTicker(j.Interval)
+	tick, record := time.NewTicker(j.Interval), time.NewTicker(recordInterval)
 	defer tick.Stop()
+	defer record.Stop()
 	for {
 		if _, err := j.Purge(ctx); err != nil && ctx.Err() == nil {
 			j.Log.Error("the purge of expired messages failed and will be tried again", "err", err)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+		for purge := false; !purge; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+				purge = true
+			case <-record.C:
+				j.record(ctx)
+			}
 		}
+	}
+}
+
+// record notes that the server runs at this time.
+func (j *Job) record(ctx context.Context) {
+	j.running.Lock()
+	defer j.running.Unlock()
+	if _, _, err := j.read(ctx); err != nil && ctx.Err() == nil {
+		j.Log.Warn("the time could not be recorded", "err", err)
 	}
 }
 
@@ -67,13 +88,20 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 	defer j.running.Unlock()
 	start := time.Now()
 	var report Report
+	by, keptUntil, err := j.read(ctx)
+	if err != nil {
+		return report, fmt.Errorf("look at the clock: %w", err)
+	}
+	if !keptUntil.IsZero() {
+		report.KeptUntil = &keptUntil
+	}
 	list, err := j.rooms(ctx)
 	if err != nil {
 		return report, err
 	}
 	var errs []error
 	for _, nid := range list {
-		n, has, err := j.purgeRoom(ctx, nid)
+		n, has, err := j.purgeRoom(ctx, nid, by)
 		report.Events += n
 		j.owed = j.owed || n > 0
 		if has {
@@ -115,8 +143,8 @@ func (j *Job) rooms(ctx context.Context) (list []int64, err error) {
 	return list, err
 }
 
-// purgeRoom purges one room, batch after batch.
-func (j *Job) purgeRoom(ctx context.Context, nid int64) (events int, hasPolicy bool, err error) {
+// purgeRoom purges what has expired in one room by the given time, batch after batch.
+func (j *Job) purgeRoom(ctx context.Context, nid int64, by time.Time) (events int, hasPolicy bool, err error) {
 	room, err := j.Rooms.RoomByNID(ctx, nid)
 	if err != nil {
 		return 0, false, err
@@ -127,7 +155,7 @@ func (j *Job) purgeRoom(ctx context.Context, nid int64) (events int, hasPolicy b
 			return events, hasPolicy, err
 		}
 		var n int
-		if n, after, more, err = j.Rooms.Purge(ctx, room, after); err != nil {
+		if n, after, more, err = j.Rooms.Purge(ctx, room, by, after); err != nil {
 			return events, hasPolicy, err
 		}
 		events += n

@@ -37,7 +37,7 @@ func newFixture(t *testing.T, db *storage.DB, policy rooms.Retention) *fixture {
 	})
 	f.ok(err)
 	f.Job = New(Options{
-		DB: db, Rooms: svc, Policy: policy, Interval: time.Millisecond, Observe: func(r Report) { f.runs = append(f.runs, r) }, Log: slog.New(slog.DiscardHandler),
+		DB: db, Rooms: svc, Policy: policy, Interval: time.Millisecond, Now: func() time.Time { return f.now }, Observe: func(r Report) { f.runs = append(f.runs, r) }, Log: slog.New(slog.DiscardHandler),
 	})
 	f.alice.ID = "@alice:here"
 	f.alice.NID, err = svc.UserNID(t.Context(), f.alice.ID)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -16,11 +17,11 @@ import (
 // purgeBatch is how many events one purge transaction looks at: 500 keep it under about 20 ms, so that sends wait little.
 const purgeBatch = 500
 
-// Purge removes expired message events of a room from the database, among the next purgeBatch events after an order.
+// Purge removes message events of a room that have expired by a time from the database, among the next purgeBatch events after an order.
 // It returns how many went, where to go on, and whether there may be more. State events stay; an event that the graph
 // still needs keeps its redacted skeleton, which no client sees.
-func (s *Service) Purge(ctx context.Context, r *Room, after int64) (purged int, next int64, more bool, err error) {
-	cutoff, expires := expiry.Cutoff(r.Retention(), s.Now())
+func (s *Service) Purge(ctx context.Context, r *Room, by time.Time, after int64) (purged int, next int64, more bool, err error) {
+	cutoff, expires := expiry.Cutoff(r.Retention(), by)
 	if !expires {
 		return 0, after, false, nil
 	}

@@ -30,7 +30,7 @@ func (h *house) purge(room id.RoomID) (purged int) {
 	for after, more := int64(0), true; more; {
 		var n int
 		var err error
-		n, after, more, err = h.svc.Purge(h.Context(), h.room(room), after)
+		n, after, more, err = h.svc.Purge(h.Context(), h.room(room), h.svc.Now(), after)
 		h.ok(err)
 		purged += n
 	}
@@ -199,7 +199,7 @@ func TestPurgeGoesOnWhereItStopped(t *testing.T) {
 	before := len(h.timeline(room)) - messages // state
 	h.keep(room, time.Minute)
 	h.now = h.now.Add(time.Hour)
-	n, after, more, err := h.svc.Purge(t.Context(), h.room(room), 0)
+	n, after, more, err := h.svc.Purge(t.Context(), h.room(room), h.svc.Now(), 0)
 	if h.ok(err); n != purgeBatch-before || !more || after == 0 {
 		t.Fatalf("%d went, to go on after %d: %v", n, after, more)
 	}

@@ -290,7 +290,7 @@ func TestExpiredEventsDropOutOfTheCountAndThePurgeLeavesZero(t *testing.T) {
 			}
 		}
 	}
-	_, _, _, err := h.svc.Purge(t.Context(), h.room(y.room), 0)
+	_, _, _, err := h.svc.Purge(t.Context(), h.room(y.room), h.svc.Now(), 0)
 	h.ok(err)
 	for _, svc := range []*Service{h.svc, h.open()} {
 		if got := count(svc); got != (UnreadCount{1, 1}) { // state stays

@@ -37,11 +37,14 @@ type Options struct {
 	Log         *slog.Logger                                            // nil: nothing is logged
 	Resolver    fedclient.Resolver                                      // of other servers' names; nil: the system's
 	Dial        fedclient.DialFunc                                      // to other servers; nil: the network
+
+	elapsed func() time.Duration // a clock that nobody sets, beside the system's clock
 }
 
 func (o *Options) setDefaults() {
 	if o.Now == nil {
-		o.Now = time.Now
+		start := time.Now()
+		o.Now, o.elapsed = time.Now, func() time.Duration { return time.Since(start) }
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -138,7 +138,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if err != nil {
 		return err
 	}
-	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Log: o.Log})
+	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log})
 	return nil
 }
 

@@ -1,0 +1,114 @@
+package retention
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"ebb/rooms"
+	"ebb/storage"
+	"ebb/storage/storagetest"
+)
+
+// restart makes a new job over the same database, as another start of the server does. The log goes to the returned buffer.
+func (f *fixture) restart() *bytes.Buffer {
+	o, log := f.Options, &bytes.Buffer{}
+	o.Log = slog.New(slog.NewTextHandler(log, nil))
+	f.Job = New(o)
+	return log
+}
+
+func (f *fixture) wantPurged(events int, when string) {
+	f.Helper()
+	if r := f.purged(); r.Events != events {
+		f.Errorf("%s %d messages were purged, want %d", when, r.Events, events)
+	}
+}
+
+func TestWhatOnlyAJumpOfTheClockExpiredIsKeptForADay(t *testing.T) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		f := newFixture(t, db, rooms.Retention{})
+		f.room("3600000", 2)
+		f.now = f.now.Add(30 * time.Minute)
+		f.room("3600000", 3)
+		f.wantPurged(0, "at first")
+		f.now = f.now.Add(45 * time.Minute) // the first two have expired while the server was off
+		f.now = f.now.Add(30 * 24 * time.Hour)
+		log := f.restart()
+		f.wantPurged(0, "after the jump")
+		if r := f.runs[len(f.runs)-1]; r.KeptUntil == nil || !r.KeptUntil.Equal(f.now.Add(24*time.Hour)) {
+			t.Errorf("kept until %v", r.KeptUntil)
+		}
+		if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "the clock is far ahead") {
+			t.Errorf("the log says %q", log)
+		}
+		f.now = f.now.Add(31 * time.Minute)
+		f.wantPurged(2, "what would have expired by now without the jump")
+		if log = f.restart(); f.purged().KeptUntil == nil || log.Len() == 0 {
+			t.Error("another start forgets the jump")
+		}
+		f.now = f.now.Add(23*time.Hour + 28*time.Minute)
+		f.room("3600000", 1)
+		f.wantPurged(3, "what would have expired by then")
+		f.now = f.now.Add(time.Hour)
+		if r := f.purged(); r.KeptUntil != nil || r.Events != 1 {
+			t.Errorf("after the day: %+v", r)
+		}
+	})
+}
+
+func TestAClockThatIsSetRightAgainHasPurgedNothing(t *testing.T) {
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
+	day := 24 * time.Hour
+	f.room("864000000", 4) // ten days
+	f.purged()
+	right := f.now
+	f.now = right.Add(30 * day)
+	f.restart()
+	f.wantPurged(0, "after the jump")
+	f.now = right.Add(time.Minute)
+	f.restart()
+	if r := f.purged(); r.Events != 0 || r.KeptUntil != nil {
+		t.Errorf("once it is right: %+v", r)
+	}
+	f.now = right.Add(30 * day) // wrong once more
+	f.restart()
+	f.wantPurged(0, "after another jump")
+	f.now = f.now.Add(20 * day) // and once more, before the day is over
+	f.restart()
+	f.wantPurged(0, "after a jump on a jump")
+	f.now = f.now.Add(day)
+	f.wantPurged(4, "a day later")
+}
+
+func TestAJumpIsNoticedWithoutAnyRecordOfTheClock(t *testing.T) {
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
+	f.room("3600000", 4)
+	f.now = f.now.Add(30 * 24 * time.Hour)
+	f.wantPurged(0, "at the first start of this version") // the newest event says when the server last ran
+}
+
+func TestAnOrdinaryRestartDelaysNothing(t *testing.T) {
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
+	f.room("60000", 4)
+	f.wantPurged(0, "at first")
+	f.now = f.now.Add(59 * time.Minute)
+	f.restart()
+	f.wantPurged(4, "after a restart")
+}
+
+func TestAClockThatJumpsWhileTheServerRunsIsNoticed(t *testing.T) {
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
+	var steady time.Duration
+	f.Elapsed = func() time.Duration { return steady }
+	f.room("3600000", 4)
+	f.wantPurged(0, "at first")
+	f.now, steady = f.now.Add(30*time.Minute), steady+30*time.Minute
+	f.wantPurged(0, "in time")
+	f.now, steady = f.now.Add(3*time.Hour), steady+time.Minute
+	f.wantPurged(0, "after the jump")
+	f.now, steady = f.now.Add(29*time.Minute), steady+29*time.Minute
+	f.wantPurged(4, "what has expired by the steady clock")
+}

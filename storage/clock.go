@@ -1,0 +1,49 @@
+package storage
+
+// Clock is what the database knows about the server's clock, in milliseconds since 1970.
+type Clock struct {
+	Seen       int64 // the latest time that was recorded, or at which the newest event came; 0: none
+	JumpedFrom int64 // the last time before the clock jumped forward
+	JumpedTo   int64 // the first one after it; 0: it did not
+}
+
+// The rows of meta that hold a Clock.
+const (
+	metaSeen       = "clock_seen"
+	metaJumpedFrom = "clock_jumped_from"
+	metaJumpedTo   = "clock_jumped_to"
+)
+
+const (
+	clockQuery         = `SELECT name, value FROM meta WHERE name IN ($1, $2, $3)`
+	setMetaNumberQuery = `INSERT INTO meta (name, value, secret) VALUES ($1, $2, '') ON CONFLICT (name) DO UPDATE SET value = excluded.value`
+	newestEventQuery   = `SELECT received_ts FROM events ORDER BY position DESC LIMIT 1`
+)
+
+// Clock returns what the database knows about the clock.
+func (tx *Tx) Clock() (c Clock, err error) {
+	to := map[string]*int64{metaSeen: &c.Seen, metaJumpedFrom: &c.JumpedFrom, metaJumpedTo: &c.JumpedTo}
+	err = tx.each(func(r Row) error {
+		var name string
+		var value int64
+		if err := r.Scan(&name, &value); err != nil {
+			return err
+		}
+		*to[name] = value
+		return nil
+	}, clockQuery, metaSeen, metaJumpedFrom, metaJumpedTo)
+	if err == nil && c.Seen == 0 {
+		c.Seen, _, err = one(tx, scanInt64, newestEventQuery)
+	}
+	return c, err
+}
+
+// SetClock records what is known about the clock.
+func (tx *Tx) SetClock(c Clock) error {
+	for name, value := range map[string]int64{metaSeen: c.Seen, metaJumpedFrom: c.JumpedFrom, metaJumpedTo: c.JumpedTo} {
+		if _, err := tx.exec(setMetaNumberQuery, name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
