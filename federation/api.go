@@ -42,7 +42,7 @@ type API struct {
 
 // New makes an API.
 func New(a API) *API {
-	a.transactions, a.later = newTransactions(), &later{waiting: map[laterKey]*laterEvents{}}
+	a.transactions, a.later = newTransactions(), newLater()
 	return &a
 }
 

@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,23 +17,29 @@ const (
 	maxLater       = 500
 	maxLaterRooms  = 50
 	maxLaterEvents = 100
-	// maxLaterTries is how often they are: after 2 s, then after four times as long each time, the last time after half an hour.
+	// maxLaterBytes bounds the bytes of all these events, maxLaterServer those of one server. 2 MiB are thirty events of the
+	// greatest size, or a thousand usual ones.
+	maxLaterBytes  = 32 << 20
+	maxLaterServer = 2 << 20
+	// maxLaterTries is how often they are tried: after 2 s, then after four times as long each time, the last time after half an hour.
 	maxLaterTries = 6
 	firstLater    = 2 * time.Second
 	laterEvery    = time.Second
 )
 
-// later keeps events that could not be judged: their server did not tell what had to be asked about them, or this one failed. Their sender
-// thinks them delivered, and nothing else may ever name them. A restart forgets them: then the next event of the room brings
-// them along.
+// later keeps events that could not be judged because a server did not give what it was asked for, or this one failed. Their
+// sender takes them to be delivered, and nothing else may ever refer to them. They are kept in memory only: after a restart
+// the next event of the room leads to them. Only events from servers in the room are kept.
 //
-// A server that withholds the past of an event on purpose, or spoils it, looks like one that is still catching up, and is tried again
-// like it. That is no gain to it: each try makes the checks that the first one made, and costs what the same transaction
-// would that it may send again whenever it likes, and the tries are few.
+// A server that withholds the past of an event on purpose looks like one that is still catching up, and its events are tried
+// again alike. It gains nothing by that: a try costs what the same transaction would cost if it were sent again, and the
+// tries are few.
 type later struct {
-	// mu guards waiting; a leaf.
+	// mu guards the rest; a leaf.
 	mu      sync.Mutex
 	waiting map[laterKey]*laterEvents
+	bytes   int
+	servers map[string]*laterServer
 }
 
 type laterKey struct {
@@ -46,33 +53,68 @@ type laterEvents struct {
 	due   time.Time
 }
 
-// add keeps events for another try. Where there is no room they are lost.
+// laterServer is what one server has in later.
+type laterServer struct{ rooms, bytes int }
+
+func newLater() *later {
+	return &later{waiting: map[laterKey]*laterEvents{}, servers: map[string]*laterServer{}}
+}
+
+// add keeps events for another try. Those for which there is no room are lost.
 func (l *later) add(now time.Time, key laterKey, pdus []json.RawMessage) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	w := l.waiting[key]
+	w := l.remove(key)
 	if w == nil {
-		if len(l.waiting) >= maxLater || l.of(key.origin) >= maxLaterRooms {
-			return
-		}
 		w = &laterEvents{}
-		l.waiting[key] = w
 	}
 	w.pdus = append(w.pdus, pdus...)
-	w.pdus = w.pdus[max(0, len(w.pdus)-maxLaterEvents):]
 	if w.tries == 0 {
 		w.due = now.Add(firstLater)
 	}
+	l.put(key, w)
 }
 
-// of counts the rooms of a server. mu is held.
-func (l *later) of(origin string) (n int) {
-	for key := range l.waiting {
-		if key.origin == origin {
-			n++
-		}
+// put keeps the newest of a room's events that there is room for. mu is held, and there are none of the room.
+func (l *later) put(key laterKey, w *laterEvents) {
+	s := l.servers[key.origin]
+	if s == nil {
+		s = &laterServer{}
 	}
-	return n
+	if len(l.waiting) >= maxLater || s.rooms >= maxLaterRooms {
+		return
+	}
+	room := min(maxLaterBytes-l.bytes, maxLaterServer-s.bytes)
+	first, bytes := len(w.pdus), 0
+	for first > 0 && len(w.pdus)-first < maxLaterEvents && bytes+len(w.pdus[first-1]) <= room {
+		first--
+		bytes += len(w.pdus[first])
+	}
+	if w.pdus = slices.Clone(w.pdus[first:]); len(w.pdus) == 0 {
+		return
+	}
+	s.rooms++
+	s.bytes += bytes
+	l.bytes += bytes
+	l.servers[key.origin], l.waiting[key] = s, w
+}
+
+// remove takes out the events of a room; nil if there are none. mu is held.
+func (l *later) remove(key laterKey) *laterEvents {
+	w := l.waiting[key]
+	if w == nil {
+		return nil
+	}
+	delete(l.waiting, key)
+	s := l.servers[key.origin]
+	for _, raw := range w.pdus {
+		s.bytes -= len(raw)
+		l.bytes -= len(raw)
+	}
+	if s.rooms--; s.rooms == 0 {
+		delete(l.servers, key.origin)
+	}
+	return w
 }
 
 // due takes out what is to be tried now.
@@ -82,14 +124,13 @@ func (l *later) due(now time.Time) map[laterKey]*laterEvents {
 	out := map[laterKey]*laterEvents{}
 	for key, w := range l.waiting {
 		if !now.Before(w.due) {
-			out[key] = w
-			delete(l.waiting, key)
+			out[key] = l.remove(key)
 		}
 	}
 	return out
 }
 
-// again puts back what could not be judged this time either.
+// again puts back events that could not be judged this time either.
 func (l *later) again(now time.Time, key laterKey, w *laterEvents) {
 	w.tries++
 	if w.tries >= maxLaterTries {
@@ -97,17 +138,14 @@ func (l *later) again(now time.Time, key laterKey, w *laterEvents) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if newer := l.waiting[key]; newer != nil { // these came meanwhile
+	if newer := l.remove(key); newer != nil { // these came meanwhile
 		w.pdus = append(w.pdus, newer.pdus...)
-		w.pdus = w.pdus[max(0, len(w.pdus)-maxLaterEvents):]
-	} else if len(l.waiting) >= maxLater {
-		return
 	}
 	w.due = now.Add(firstLater << (2 * w.tries))
-	l.waiting[key] = w
+	l.put(key, w)
 }
 
-// Run tries again, until ctx ends, to take in events that could not be judged when they came.
+// Run receives again, until ctx ends, events that could not be judged when they came, and those that were parked.
 func (a *API) Run(ctx context.Context) error {
 	tick := time.NewTicker(laterEvery)
 	defer tick.Stop()
@@ -116,14 +154,22 @@ func (a *API) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-a.Rooms.MayUnpark():
 		}
 		var all errgroup.Group
 		all.SetLimit(maxRooms)
+		for _, p := range a.Rooms.Unparked() {
+			key := laterKey{p.Origin, p.Room}
+			all.Go(func() error {
+				if !a.tryAgain(ctx, key, p.PDUs) {
+					a.later.add(time.Now(), key, p.PDUs)
+				}
+				return nil
+			})
+		}
 		for key, w := range a.later.due(time.Now()) {
 			all.Go(func() error {
-				ctx, cancel := context.WithTimeout(ctx, transactionTime)
-				defer cancel()
-				if _, err := a.receive(ctx, key.origin, key.room, w.pdus); mayTryAgain(err) {
+				if !a.tryAgain(ctx, key, w.pdus) {
 					a.later.again(time.Now(), key, w)
 				}
 				return nil
@@ -133,4 +179,12 @@ func (a *API) Run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// tryAgain receives events, and reports whether that is done with: false means that they may be tried once more.
+func (a *API) tryAgain(ctx context.Context, key laterKey, pdus []json.RawMessage) bool {
+	ctx, cancel := context.WithTimeout(ctx, transactionTime)
+	defer cancel()
+	_, err := a.receive(ctx, key.origin, key.room, pdus)
+	return !mayTryAgain(err) || !a.Rooms.ServerIn(ctx, key.room, key.origin)
 }

@@ -2,6 +2,8 @@ package federation
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,19 +13,26 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/federation/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms"
+	"ebb/rooms/pdu"
 	"ebb/storage"
 	"ebb/storage/storagetest"
+	"ebb/wake"
 )
 
 func events(n int) []json.RawMessage {
-	return make([]json.RawMessage, n)
+	out := make([]json.RawMessage, n)
+	for i := range out {
+		out[i] = json.RawMessage(`{}`)
+	}
+	return out
 }
 
 func TestEventsThatWaitForAnotherTryAreBounded(t *testing.T) {
 	now := time.UnixMilli(1_750_000_000_000)
-	l := &later{waiting: map[laterKey]*laterEvents{}}
+	l := newLater()
 	for i := range 2 * maxLaterRooms {
 		l.add(now, laterKey{"evil", id.RoomID(fmt.Sprint("!", i))}, events(1))
 	}
@@ -47,7 +56,7 @@ func TestEventsThatWaitForAnotherTryAreBounded(t *testing.T) {
 
 func TestEventsAreTriedLessAndLessOften(t *testing.T) {
 	now := time.UnixMilli(1_750_000_000_000)
-	l := &later{waiting: map[laterKey]*laterEvents{}}
+	l := newLater()
 	key := laterKey{"s", "!r"}
 	l.add(now, key, events(1))
 	var pauses []time.Duration
@@ -81,20 +90,142 @@ func TestWhatMayBeTriedAgain(t *testing.T) {
 	}
 }
 
-// Events that this server fails at count as delivered for their sender: they wait for another try.
-func TestWhatThisServerFailsAtIsTriedAgain(t *testing.T) {
-	svc, err := rooms.New(t.Context(), rooms.Options{DB: storagetest.Open(t, storage.Config{}), Server: "here"})
+// measured adds up what is kept, in all and by server, and wants it to be what is counted.
+func (l *later) measured(t *testing.T) (all int, servers map[string]int) {
+	t.Helper()
+	servers = map[string]int{}
+	for key, w := range l.waiting {
+		for _, raw := range w.pdus {
+			all += len(raw)
+			servers[key.origin] += len(raw)
+		}
+	}
+	if all != l.bytes || len(servers) != len(l.servers) {
+		t.Errorf("%d bytes of %d servers are kept, %d of %d counted", all, len(servers), l.bytes, len(l.servers))
+	}
+	return all, servers
+}
+
+func TestEventsThatWaitForAnotherTryAreBoundedInBytes(t *testing.T) {
+	now := time.UnixMilli(1_750_000_000_000)
+	l := newLater()
+	large := make([]json.RawMessage, maxLaterEvents)
+	for i := range large {
+		large[i] = make(json.RawMessage, 300<<10)
+	}
+	for i := range maxLaterRooms {
+		l.add(now, laterKey{"evil", id.RoomID(fmt.Sprint("!", i))}, large)
+	}
+	if all, _ := l.measured(t); all > maxLaterServer || all < maxLaterServer/2 {
+		t.Errorf("%d bytes of one server", all)
+	}
+	for i := range 100 {
+		l.add(now, laterKey{fmt.Sprint("evil", i), "!r"}, large)
+	}
+	all, servers := l.measured(t)
+	if all > maxLaterBytes || all < maxLaterBytes/2 {
+		t.Errorf("%d bytes of all servers", all)
+	}
+	for server, bytes := range servers {
+		if bytes > maxLaterServer {
+			t.Errorf("%d bytes of %s", bytes, server)
+		}
+	}
+	for try := now; len(l.waiting) > 0; try = try.Add(time.Hour) { // put back again and again they are no more
+		for key, w := range l.due(try) {
+			l.add(try, key, large)
+			l.again(try, key, w)
+		}
+		if all, _ := l.measured(t); all > maxLaterBytes {
+			t.Fatalf("%d bytes after another try", all)
+		}
+		if try.Sub(now) > 100*time.Hour {
+			break
+		}
+	}
+}
+
+// hall is a server with a room in which a user of the server there is, and an event that the user sends.
+func hall(t *testing.T) (a *API, room id.RoomID, said json.RawMessage) {
+	seed := func(server string) pdu.Signer {
+		sum := sha256.Sum256([]byte(server))
+		return pdu.Signer{Server: server, KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(sum[:])}
+	}
+	there := seed("there")
+	svc, err := rooms.New(t.Context(), rooms.Options{
+		DB: storagetest.Open(t, storage.Config{}), Server: "here", Hub: wake.New(), Signer: seed("here"),
+		Keys: oneKey{there.Key.Public().(ed25519.PublicKey)},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := New(API{Rooms: svc, Log: slog.New(slog.DiscardHandler)})
-	over, cancel := context.WithCancel(t.Context())
-	cancel() // as when transactionTime is over
-	pdus := []json.RawMessage{[]byte(`{"room_id":"!r:there"}`)}
-	if _, err := a.takePDUs(over, "there", pdus); err != nil {
+	alice := rooms.Sender{ID: "@alice:here"}
+	if alice.NID, err = svc.UserNID(t.Context(), alice.ID); err != nil {
 		t.Fatal(err)
 	}
-	if w := a.later.waiting[laterKey{"there", "!r:there"}]; w == nil || len(w.pdus) != 1 {
+	if room, err = svc.Create(t.Context(), alice, rooms.CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11}); err != nil {
+		t.Fatal(err)
+	}
+	user := id.UserID("@bob:there")
+	template, err := svc.Template(t.Context(), "there", room, user, rooms.Join, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, _ := pdu.VersionOf(id.RoomV11)
+	places, err := pdu.ReadTemplate(v, template.Event)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := string(user)
+	join, err := pdu.Build(v, pdu.Proto{
+		RoomID: room, Type: "m.room.member", StateKey: &key, Sender: user, Content: places.Content, PrevEvents: places.PrevEvents,
+		AuthEvents: places.AuthEvents, Depth: places.Depth, OriginServerTS: 1_750_000_000_000,
+	}, there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := svc.AcceptJoin(t.Context(), rooms.Handshake{Origin: "there", Room: room, Event: join.ID(), PDU: join.JSON()}); err != nil {
+		t.Fatal(err)
+	}
+	message, err := pdu.Build(v, pdu.Proto{
+		RoomID: room, Type: "m.room.message", Sender: user, Content: json.RawMessage(`{}`), PrevEvents: []id.EventID{join.ID()},
+		AuthEvents: append(places.AuthEvents[:1:1], join.ID()), Depth: places.Depth + 1, OriginServerTS: 1_750_000_000_000,
+	}, there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(API{Rooms: svc, Log: slog.New(slog.DiscardHandler)}), room, message.JSON()
+}
+
+type oneKey struct{ ed25519.PublicKey }
+
+func (k oneKey) Keys(_ context.Context, wants []fedclient.KeyWant) map[fedclient.KeyWant]ed25519.PublicKey {
+	out := map[fedclient.KeyWant]ed25519.PublicKey{}
+	for _, want := range wants {
+		out[want] = k.PublicKey
+	}
+	return out
+}
+
+// Events that this server fails at count as delivered for their sender: they wait for another try, unless their server is not
+// in the room.
+func TestWhatThisServerFailsAtIsTriedAgain(t *testing.T) {
+	a, room, said := hall(t)
+	over, cancel := context.WithCancel(t.Context())
+	cancel() // as when transactionTime is over
+	pdus := []json.RawMessage{said}
+	for _, origin := range []string{"there", "elsewhere"} {
+		if _, err := a.takePDUs(over, origin, pdus); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := a.takePDUs(over, "there", []json.RawMessage{[]byte(`{"room_id":"!unknown:there"}`)}); err != nil {
+		t.Fatal(err)
+	}
+	if w := a.later.waiting[laterKey{"there", room}]; w == nil || len(w.pdus) != 1 {
 		t.Errorf("%v waits", w)
+	}
+	if len(a.later.waiting) != 1 {
+		t.Errorf("events of servers that are not in the room wait too: %v", a.later.waiting)
 	}
 }

@@ -116,7 +116,7 @@ func (a *API) takePDUs(ctx context.Context, origin string, pdus []json.RawMessag
 			switch {
 			case errors.Is(err, storage.ErrFull), errors.Is(err, storage.ErrClosed):
 				failed = err
-			case mayTryAgain(err):
+			case mayTryAgain(err) && a.Rooms.ServerIn(ctx, room, origin):
 				a.later.add(time.Now(), laterKey{origin, room}, raws)
 			}
 			return nil

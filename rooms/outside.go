@@ -1,8 +1,11 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -95,31 +98,54 @@ func (s *Service) StrippedState(ctx context.Context, user int64, room *Room) (ev
 	return events, err
 }
 
-// receiveOutside takes in events of a room in which this server does not take part: nothing but the end of an invite or a
-// knock of one of its users, by who invited, or who decides about the knock.
+// receiveOutside takes events of a room in which this server does not take part: only the end of an invite or a knock of one
+// of its users counts, sent by who invited or who decides about the knock. While a user is joining the room events are parked
+// until that is over.
 func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
+	results := map[id.EventID]error{}
+	if s.joining.busy(roomID) {
+		raws = s.gate.park(s.Now(), parkKey{origin, roomID}, raws)
+		if len(raws) == 0 {
+			return results, nil
+		}
+	}
 	r, err := s.Room(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}
-	results := map[id.EventID]error{}
-	events, errs := s.verify(ctx, r.version, raws)
-	for i, e := range events {
-		if e == nil {
-			if eventID := idOf(r.version, raws[i]); eventID != "" {
-				results[eventID] = errs[i]
-			}
+	if r.Resident() { // since a moment ago
+		return s.Receive(ctx, origin, roomID, raws)
+	}
+	for _, raw := range raws {
+		eventID := idOf(r.version, raw)
+		if eventID == "" {
 			continue
 		}
-		ends, err := s.endsOutside(r, origin, e)
-		if err != nil {
+		err := s.receiveEnd(ctx, r, origin, raw)
+		if err != nil && mxerr.Code(err) == "" && !errors.Is(err, errBadEvent) {
 			return results, err
 		}
-		if results[e.ID()] = errOutside(); ends {
-			results[e.ID()] = s.setOutside(ctx, r.version, e, nil)
-		}
+		results[eventID] = err
 	}
 	return results, nil
+}
+
+var errBadEvent = errors.New("the event is not valid")
+
+// receiveEnd takes one event of receiveOutside. It is verified only if it may count, since that may need the network.
+func (s *Service) receiveEnd(ctx context.Context, r *Room, origin string, raw json.RawMessage) error {
+	e, err := pdu.Parse(r.version, raw)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errBadEvent, err)
+	}
+	if ends, err := s.endsOutside(r, origin, e); err != nil || !ends {
+		return cmp.Or(err, errOutside())
+	}
+	events, errs := s.verify(ctx, r.version, []json.RawMessage{raw})
+	if events[0] == nil {
+		return fmt.Errorf("%w: %w", errBadEvent, errs[0])
+	}
+	return s.setOutside(ctx, r.version, events[0], nil)
 }
 
 func errOutside() error { return mxerr.NotFound("This server does not take part in the room") }

@@ -56,6 +56,12 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 			return nil, err
 		}
 	}
+	if ok, err := s.admits(ctx, r, origin, raws); err != nil {
+		return nil, err
+	} else if !ok {
+		return s.receiveFromStranger(ctx, r, origin, raws)
+	}
+	raws = append(s.gate.take(parkKey{origin, roomID}), raws...)
 	results := make(map[id.EventID]error, len(raws))
 	events, errs := s.verify(ctx, r.version, raws) // 1 to 3
 	good := make([]*incoming, 0, len(events))

@@ -569,6 +569,8 @@ func TestAuthEventOfAnotherRoomIsNone(t *testing.T) {
 // A state that a server tells is bounded, and what it cannot prove is nothing.
 func TestToldStateProvesNothing(t *testing.T) {
 	s := besieged(t, id.RoomV11)
+	carol := s.evil.user("carol") // by whom the bad server stays in the room
+	s.evil.join(s.room, carol)
 	s.ok(s.svc.Ban(t.Context(), s.alice, s.room, s.mallory, ""))
 	bobs := s.evil.user("bob")
 	key := string(bobs)
@@ -594,10 +596,14 @@ func TestToldStateProvesNothing(t *testing.T) {
 	for i := range huge {
 		huge[i] = unknownID(i)
 	}
-	s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return huge, nil, nil }
-	after := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, PrevEvents: []id.EventID{unknownID(3)}, Depth: 1})
+	asked := false
+	s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { asked = true; return huge, nil, nil }
+	after := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: carol, PrevEvents: []id.EventID{unknownID(3)}, Depth: 1})
 	if s.send1(after); s.stored(s.room, after.ID()) != nil {
 		t.Error("a huge state was believed")
+	}
+	if !asked {
+		t.Error("the bad server was not asked")
 	}
 	s.whole()
 }

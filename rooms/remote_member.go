@@ -181,6 +181,7 @@ func (s *Service) joinRemote(ctx context.Context, sender Sender, room id.RoomID,
 	if err != nil {
 		return err
 	}
+	defer s.gate.announce()
 	defer release()
 	if r, err := s.Room(ctx, room); err == nil && r.Resident() && r.Shared() && !c.elsewhere { // somebody else's join was quicker
 		return errResident

@@ -94,7 +94,8 @@ type Service struct {
 	partials  partialRooms
 	briefWait time.Duration // see the constant
 
-	joining *flights                                // joins through other servers
+	joining *flights // joins through other servers
+	gate    *gate
 	spaces  *fedclient.Memo[spaceKey, *remoteSpace] // as other servers show them
 
 	heavyReads chan struct{} // of whole states, by other servers
@@ -121,7 +122,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), spaces: newSpaces(o.Now), heavyReads: make(chan struct{}, maxHeavyReads), briefWait: briefWait}
+	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), gate: newGate(), spaces: newSpaces(o.Now), heavyReads: make(chan struct{}, maxHeavyReads), briefWait: briefWait}
 	s.cache.init(o.CacheBytes)
 	s.users.init()
 	s.own.init()

@@ -1,0 +1,430 @@
+package rooms
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/federation/fedclient"
+	"ebb/rooms/pdu"
+)
+
+// meter counts what a server asks of others.
+type meter struct {
+	Remote
+	keys Keys
+	mu   sync.Mutex
+	seen []string
+}
+
+func (p *peer) metered() *meter {
+	m := &meter{Remote: p.svc.Remote, keys: p.svc.Keys}
+	p.svc.Remote, p.svc.Keys = m, m
+	return m
+}
+
+func (m *meter) note(what, server string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seen = append(m.seen, what+" "+server)
+}
+
+// asked returns what was asked since the last time.
+func (m *meter) asked() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer func() { m.seen = nil }()
+	return m.seen
+}
+
+func (m *meter) GetEvent(ctx context.Context, server string, event id.EventID) (json.RawMessage, error) {
+	m.note("event", server)
+	return m.Remote.GetEvent(ctx, server, event)
+}
+
+func (m *meter) GetMissingEvents(ctx context.Context, server string, room id.RoomID, earliest, latest []id.EventID, limit int, minDepth int64) ([]json.RawMessage, error) {
+	m.note("missing", server)
+	return m.Remote.GetMissingEvents(ctx, server, room, earliest, latest, limit, minDepth)
+}
+
+func (m *meter) State(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, chain []json.RawMessage, err error) {
+	m.note("state", server)
+	return m.Remote.State(ctx, server, room, event)
+}
+
+func (m *meter) StateIDs(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, chain []id.EventID, err error) {
+	m.note("state_ids", server)
+	return m.Remote.StateIDs(ctx, server, room, event)
+}
+
+func (m *meter) EventAuth(ctx context.Context, server string, room id.RoomID, event id.EventID) ([]json.RawMessage, error) {
+	m.note("event_auth", server)
+	return m.Remote.EventAuth(ctx, server, room, event)
+}
+
+func (m *meter) Keys(ctx context.Context, wants []fedclient.KeyWant) map[fedclient.KeyWant]ed25519.PublicKey {
+	for _, want := range wants {
+		m.note("keys", want.Server)
+	}
+	return m.keys.Keys(ctx, wants)
+}
+
+// cites are the auth events of a stranger's event: what the room has, and no membership unless one is given.
+func cites(r *Room, more ...id.EventID) (auth []id.EventID) {
+	for _, typ := range []string{typeCreate, typePowerLevels} {
+		if typ != typeCreate || !r.version.RoomIDIsCreateHash {
+			auth = append(auth, r.State(typ, "").ID())
+		}
+	}
+	return append(auth, more...)
+}
+
+func TestServerInNoRoomMakesThisOneAskNobody(t *testing.T) {
+	for _, version := range []id.RoomVersion{id.RoomV6, id.RoomV11, id.RoomV12} {
+		n := newNetwork(t)
+		a, b := n.add("a"), n.add("b")
+		evil := n.stranger("evil", a)
+		room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat", RoomVersion: version})
+		b.joinVia(b.user("bob"), room, "a")
+		meter, mallory := a.metered(), evil.user("mallory")
+		message := func(sender id.UserID, prev id.EventID, auth ...id.EventID) *pdu.Event {
+			return evil.make(room, pdu.Proto{Type: "m.room.message", Sender: sender, PrevEvents: []id.EventID{prev}, AuthEvents: cites(a.room(room), auth...)})
+		}
+		key := string(mallory)
+		for name, e := range map[string]*pdu.Event{
+			"unknown past":             message(mallory, unknownID(1)),
+			"deep and unknown past":    evil.make(room, pdu.Proto{Type: "m.room.message", Sender: mallory, Depth: 1 << 40, PrevEvents: []id.EventID{unknownID(2)}, AuthEvents: cites(a.room(room))}),
+			"of a user of nobody":      message("@mallory:nobody", unknownID(3), unknownID(4)),
+			"a join of nobody's user":  evil.make(room, pdu.Proto{Type: typeMember, StateKey: new(string), Sender: "@x:nobody", Content: json.RawMessage(`{"membership":"join"}`)}),
+			"its own join, from afar":  evil.make(room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: mallory, Content: json.RawMessage(`{"membership":"join"}`), PrevEvents: []id.EventID{unknownID(5)}}),
+			"state with unknown past":  evil.make(room, pdu.Proto{Type: typeName, StateKey: new(string), Sender: mallory, PrevEvents: []id.EventID{unknownID(6)}, AuthEvents: cites(a.room(room))}),
+			"what is known, unallowed": message(mallory, a.room(room).extremityIDs()[0]),
+		} {
+			_, err := a.svc.Receive(t.Context(), "evil", room, []json.RawMessage{e.JSON()})
+			a.ok(err)
+			for _, asked := range meter.asked() {
+				if asked != "keys evil" { // which has just signed the transaction
+					t.Errorf("version %s, %s: asks for %s", version, name, asked)
+				}
+			}
+			if e := a.stored(room, e.ID()); e != nil && !e.Hidden() {
+				t.Errorf("version %s, %s: accepted", version, name)
+			}
+		}
+		// A membership that does not exist: the one event is asked for, of a server in the room and of the origin.
+		_, err := a.svc.Receive(t.Context(), "evil", room, []json.RawMessage{message(mallory, unknownID(7), unknownID(8)).JSON()})
+		a.ok(err)
+		asked := slices.DeleteFunc(meter.asked(), func(what string) bool { return what == "keys evil" })
+		if !slices.Equal(asked, []string{"event b", "event evil"}) {
+			t.Errorf("version %s: for a membership that nobody has it asks %v", version, asked)
+		}
+		a.say(a.user("alice"), room, "still here")
+		a.matchesDisk(room)
+	}
+}
+
+func TestServerThatJoinedThroughAThirdServerIsHeardBeforeThatOneTells(t *testing.T) {
+	for _, version := range []id.RoomVersion{id.RoomV6, id.RoomV11, id.RoomV12} {
+		n := newNetwork(t)
+		a, b, c := n.add("a"), n.add("b"), n.add("c")
+		room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat", RoomVersion: version})
+		b.joinVia(b.user("bob"), room, "a")
+		carol := c.user("carol")
+		n.split([]string{"a"}, []string{"b", "c"})
+		c.joinVia(carol, room, "b")
+		n.split()
+		n.mu.Lock()
+		n.sent = nil // what b tells of the join gets lost
+		n.mu.Unlock()
+		said := c.say(carol, room, "hello")
+		n.deliver()
+		if e := a.stored(room, said); e == nil || e.Hidden() {
+			t.Fatalf("version %s: what was said is not accepted", version)
+		}
+		if !a.room(room).HasServer("c") {
+			t.Errorf("version %s: c is not in the room", version)
+		}
+	}
+}
+
+// The third server is not reached, nor is the membership to be had: the events wait until it tells of the join.
+func TestEventsAreParkedUntilTheirServerIsKnownToBeInTheRoom(t *testing.T) {
+	n := newNetwork(t)
+	a, b, c := n.add("a"), n.add("b"), n.add("c")
+	room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat"})
+	b.joinVia(b.user("bob"), room, "a")
+	carol := c.user("carol")
+	n.split([]string{"a"}, []string{"b", "c"})
+	c.joinVia(carol, room, "b")
+	said := c.eventAt(c.room(room), c.position(room, c.say(carol, room, "hello")))
+	results, err := a.svc.Receive(t.Context(), "c", room, []json.RawMessage{said.JSON()})
+	a.ok(err)
+	if result, told := results[said.ID()]; !told || result != nil || a.stored(room, said.ID()) != nil {
+		t.Fatalf("the answer is %v", results)
+	}
+	if ready := a.svc.Unparked(); len(ready) != 0 {
+		t.Errorf("%v is ready too early", ready)
+	}
+	n.split()
+	n.mu.Lock()
+	n.sent = slices.DeleteFunc(n.sent, func(p parcel) bool { return p.from == "c" }) // b's word of the join arrives, c's message does not come again
+	n.mu.Unlock()
+	n.deliver()
+	ready := a.svc.Unparked()
+	if len(ready) != 1 || ready[0].Origin != "c" {
+		t.Fatalf("ready are %v", ready)
+	}
+	_, err = a.svc.Receive(t.Context(), ready[0].Origin, ready[0].Room, ready[0].PDUs)
+	a.ok(err)
+	if e := a.stored(room, said.ID()); e == nil || e.Hidden() {
+		t.Error("what was parked is not accepted")
+	}
+	if a.svc.gate.bytes != 0 || len(a.svc.gate.servers) != 0 {
+		t.Errorf("%d bytes of %v are still parked", a.svc.gate.bytes, a.svc.gate.servers)
+	}
+}
+
+// Parked events go with the next ones of their server.
+func TestParkedEventsAreReceivedWithTheNextOnesOfTheirServer(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat"})
+	bob := b.user("bob")
+	var first *pdu.Event
+	evil := n.stranger("evil", a)
+	mallory := evil.user("mallory")
+	first = evil.make(room, pdu.Proto{Type: "m.room.message", Sender: mallory, PrevEvents: []id.EventID{unknownID(1)}, AuthEvents: cites(a.room(room))})
+	_, err := a.svc.Receive(t.Context(), "evil", room, []json.RawMessage{first.JSON()})
+	a.ok(err)
+	b.joinVia(bob, room, "a")
+	evil.join(room, mallory)
+	second := evil.say(room, mallory, "second")
+	results := evil.send(room, second)
+	if _, told := results[first.ID()]; !told || results[second.ID()] != nil {
+		t.Errorf("the answer is %v", results)
+	}
+	if a.svc.gate.bytes != 0 {
+		t.Errorf("%d bytes are still parked", a.svc.gate.bytes)
+	}
+}
+
+// An invite-only room was public once: a membership made up by the rules of then decides against its server.
+func TestMembershipThatTheRoomDoesNotAllowDecidesAgainstItsServer(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	evil := n.stranger("evil", a)
+	alice := a.user("alice")
+	room := a.create(alice, CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11})
+	b.joinVia(b.user("bob"), room, "a")
+	public := a.room(room).State(typeJoinRules, "").ID()
+	a.set(alice, room, typeJoinRules, "", `{"join_rule":"invite"}`)
+	meter, mallory := a.metered(), evil.user("mallory")
+	key := string(mallory)
+	join := evil.make(room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: mallory, Content: json.RawMessage(`{"membership":"join"}`),
+		PrevEvents: []id.EventID{public}, AuthEvents: cites(a.room(room), public)})
+	e := evil.make(room, pdu.Proto{Type: "m.room.message", Sender: mallory, PrevEvents: []id.EventID{join.ID()}, AuthEvents: cites(a.room(room), join.ID())})
+	_, err := a.svc.Receive(t.Context(), "evil", room, []json.RawMessage{e.JSON()})
+	a.ok(err)
+	for _, asked := range meter.asked() {
+		if asked != "event b" && asked != "event evil" && asked != "keys evil" {
+			t.Errorf("asks for %s", asked)
+		}
+	}
+	if a.stored(room, e.ID()) != nil || a.room(room).HasServer("evil") {
+		t.Error("the made-up membership counts")
+	}
+}
+
+func TestEventsThatArriveDuringAJoinWaitForIt(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, CreateRoom{Preset: "public_chat"})
+	var said id.EventID
+	b.lie().joined = func(*fedclient.JoinAnswer) { // a has let b in, and b does not know it yet
+		said = a.say(alice, room, "welcome")
+		n.deliver()
+	}
+	b.joinVia(bob, room, "a")
+	select {
+	case <-b.svc.MayUnpark():
+	default:
+		t.Error("nobody is told that the join is over")
+	}
+	ready := b.svc.Unparked()
+	if len(ready) != 1 {
+		t.Fatalf("ready are %v", ready)
+	}
+	_, err := b.svc.Receive(t.Context(), ready[0].Origin, ready[0].Room, ready[0].PDUs)
+	b.ok(err)
+	if e := b.stored(room, said); e == nil || e.Hidden() {
+		t.Error("what was said during the join is lost")
+	}
+}
+
+// A join fails while the invite is withdrawn.
+func TestInviteThatIsWithdrawnDuringAFailingJoinIsGone(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.ID}})
+	l := b.lie()
+	l.template = func(t *fedclient.Template) {
+		a.ok(a.svc.Kick(a.Context(), alice, room, bob.ID, ""))
+		n.deliver()
+		t.Event = json.RawMessage(`{}`)
+	}
+	if err := b.svc.Join(t.Context(), bob, room, ""); err == nil {
+		t.Fatal("joined")
+	}
+	for _, p := range b.svc.Unparked() {
+		_, err := b.svc.Receive(t.Context(), p.Origin, p.Room, p.PDUs)
+		b.ok(err)
+	}
+	if m := b.room(room).Membership(bob.ID); m != Leave {
+		t.Errorf("bob's membership is %q", m)
+	}
+}
+
+// Whatever else a server sends of a room in which this one does not take part is not even verified.
+func TestOfARoomElsewhereOnlyTheEndOfAnInviteIsVerified(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.ID}})
+	evil := n.stranger("evil", a)
+	meter := b.metered()
+	key := string(bob.ID)
+	kick := evil.make(room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: "@mallory:nobody", Content: json.RawMessage(`{"membership":"leave"}`)})
+	for _, e := range []*pdu.Event{kick, evil.say(room, evil.user("mallory"), "hello")} {
+		if _, err := b.svc.Receive(t.Context(), "evil", room, []json.RawMessage{e.JSON()}); err != nil {
+			t.Error(err)
+		}
+	}
+	if asked := meter.asked(); len(asked) != 0 {
+		t.Errorf("asks for %v", asked)
+	}
+	a.ok(a.svc.Kick(t.Context(), alice, room, bob.ID, ""))
+	n.deliver()
+	if m := b.room(room).Membership(bob.ID); m != Leave {
+		t.Errorf("bob's membership is %q", m)
+	}
+}
+
+// A membership by which a user of a server outside comes or goes does not make this one ask that server for anything.
+func TestHandshakeOfAServerOutsideMakesThisOneAskNobody(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.add("a"), n.add("b")
+	evil := n.stranger("evil", a)
+	room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat"})
+	b.joinVia(b.user("bob"), room, "a")
+	meter, mallory := a.metered(), evil.user("mallory")
+	key := string(mallory)
+	for _, m := range []Membership{Join, Leave, Knock} {
+		for name, p := range map[string]pdu.Proto{
+			"past": {PrevEvents: []id.EventID{unknownID(1)}}, "shallow past": {PrevEvents: []id.EventID{unknownID(2)}, Depth: 1},
+			"auth events": {AuthEvents: cites(a.room(room), unknownID(3))},
+		} {
+			p.Type, p.StateKey, p.Sender, p.Content = typeMember, &key, mallory, json.RawMessage(`{"membership":"`+m+`"}`)
+			e := evil.make(room, p)
+			h := Handshake{Origin: "evil", Room: room, Event: e.ID(), PDU: e.JSON()}
+			var err error
+			switch m {
+			case Join:
+				_, err = a.svc.AcceptJoin(t.Context(), h)
+			case Leave:
+				err = a.svc.AcceptLeave(t.Context(), h)
+			case Knock:
+				_, err = a.svc.AcceptKnock(t.Context(), h)
+			}
+			a.refused(err, "M_FORBIDDEN")
+			for _, asked := range meter.asked() {
+				if asked != "keys evil" {
+					t.Errorf("%s with unknown %s: asks for %s", m, name, asked)
+				}
+			}
+		}
+	}
+}
+
+func TestParkedEventsAreBoundedInBytes(t *testing.T) {
+	now := time.UnixMilli(1_750_000_000_000)
+	g := newGate()
+	event := make(json.RawMessage, 60<<10)
+	sums := func() (all int, servers map[string]int) {
+		servers = map[string]int{}
+		for key, p := range g.parked {
+			for _, raw := range p.pdus {
+				all += len(raw) + parkedEvent
+				servers[key.origin] += len(raw) + parkedEvent
+			}
+		}
+		return all, servers
+	}
+	refused := 0
+	for i := range 100 {
+		refused += len(g.park(now, parkKey{"evil", id.RoomID(fmt.Sprint("!", i%7))}, []json.RawMessage{event, event}))
+	}
+	if all, _ := sums(); all > maxParkedServer || all < maxParkedServer/2 || refused == 0 {
+		t.Errorf("one server has parked %d bytes, %d events were refused", all, refused)
+	}
+	for i := range 100 {
+		for range 30 {
+			g.park(now, parkKey{fmt.Sprint("evil", i), "!r"}, []json.RawMessage{event})
+		}
+	}
+	if all, _ := sums(); all > maxParked || all != g.bytes {
+		t.Errorf("%d bytes are parked, %d counted", all, g.bytes)
+	}
+	if refused := g.park(now, parkKey{"good", "!r"}, []json.RawMessage{event}); len(refused) != 0 || g.parked[parkKey{"good", "!r"}] == nil {
+		t.Error("others leave no room")
+	}
+	if _, servers := sums(); fmt.Sprint(servers) != fmt.Sprint(g.servers) {
+		t.Errorf("counted are %v, not %v", g.servers, servers)
+	}
+	for i := range 2 * maxParkedRooms {
+		g.park(now, parkKey{"many", id.RoomID(fmt.Sprint("!", i))}, []json.RawMessage{{}})
+	}
+	if len(g.parked) > maxParkedRooms {
+		t.Errorf("events of %d rooms are parked", len(g.parked))
+	}
+	if ready := g.due(now.Add(parkTime+1), func(parkKey) bool { return false }); len(ready) != 0 || g.bytes != 0 || len(g.servers) != 0 {
+		t.Errorf("after their time %d bytes of %v are parked", g.bytes, g.servers)
+	}
+}
+
+func TestFetchesOfMembershipsAreBounded(t *testing.T) {
+	now := time.UnixMilli(1_750_000_000_000)
+	g := newGate()
+	count := func(server string) (n int) {
+		for g.mayFetch(server, now) {
+			n++
+		}
+		return n
+	}
+	if n := count("a"); n != maxMemberFetches {
+		t.Errorf("one server: %d", n)
+	}
+	now = now.Add(3 * memberFetchPause)
+	if n := count("a"); n != 3 {
+		t.Errorf("after three pauses: %d", n)
+	}
+	now = now.Add(time.Hour)
+	sum := 0
+	for i := range 100 {
+		sum += count(fmt.Sprint("s", i))
+	}
+	if sum != maxAllMemberFetches {
+		t.Errorf("all servers: %d", sum)
+	}
+	if len(g.fetches) > maxAllMemberFetches+1 {
+		t.Errorf("%d servers are remembered", len(g.fetches))
+	}
+}
