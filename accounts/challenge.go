@@ -19,7 +19,7 @@ const (
 )
 
 // challenges are the sessions of user-interactive authentication: what was proved so far, for one request of one user.
-// They hold no secrets: no password, no request body.
+// They hold no password and no request body; of one that made an account, they hold its answer, for a client that did not see it.
 type challenges struct {
 	now func() time.Time
 	// mu guards all below; a leaf lock.
@@ -37,6 +37,8 @@ type challenge struct {
 	completed []string
 	token     string // the registration token that was given
 	expires   time.Time
+	made      *SignedIn         // the account that was registered with it
+	request   [sha256.Size]byte // by which it was registered
 }
 
 // binding is the request that a challenge is for.
@@ -115,6 +117,28 @@ func (c *challenges) complete(id, stage, token string, accept func(pending int64
 		ch.completed = append(ch.completed, stage)
 	}
 	return ch.copy(), true
+}
+
+// made returns the answer to the request that registered with a challenge, if this is the same one.
+func (c *challenges) made(id string, request [sha256.Size]byte) *SignedIn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.expire()
+	if e := c.byID[id]; e != nil && e.Value.(*challenge).request == request {
+		return e.Value.(*challenge).made
+	}
+	return nil
+}
+
+// register notes that an account was registered with a challenge, which is of no other use from then on.
+func (c *challenges) register(id string, request [sha256.Size]byte, made SignedIn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.byID[id]; e != nil {
+		ch := e.Value.(*challenge)
+		c.release(ch)
+		ch.made, ch.request, ch.completed = &made, request, nil
+	}
 }
 
 // finish ends a challenge.

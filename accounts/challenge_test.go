@@ -211,7 +211,7 @@ func TestRegistrationByMode(t *testing.T) {
 				if _, err := s.Admit(t.Context(), body(t, `{"auth":{"session":"`+c.session+`"}}`), "192.0.2.1"); err != nil {
 					t.Error(err)
 				}
-				a.Done()
+				a.Done(SignedIn{})
 				if _, err := s.Admit(t.Context(), body(t, `{"auth":{"session":"`+c.session+`"}}`), "192.0.2.1"); err == nil {
 					t.Error("one admission made two accounts")
 				}
@@ -237,7 +237,7 @@ func TestRegistrationTokensAreNeverOverspent(t *testing.T) {
 				if _, err := s.Create(t.Context(), NewAccount{Password: goodPassword, Token: a.Token}); err == nil {
 					made.Add(1)
 				}
-				a.Done()
+				a.Done(SignedIn{})
 			})
 		}
 		wg.Wait()

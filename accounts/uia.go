@@ -177,7 +177,20 @@ func (f challengeForm) unmet(ch challenge, failed *mxerr.Error) error {
 // session can try again with another name.
 type Admission struct {
 	Token string // the registration token to count the account on, "" for none
-	Done  func()
+	Done  func(SignedIn)
+}
+
+// Registered returns the answer to a request to register that has come before and made an account: the client did not see
+// the answer and asks again. ok is false for any other request.
+func (s *Service) Registered(body map[string]json.RawMessage) (made SignedIn, ok bool, err error) {
+	a, b, err := s.readAuth(Asked{Body: body})
+	if err != nil {
+		return made, false, err
+	}
+	if answer := s.applying.made(a.Session, b.body); answer != nil {
+		return *answer, true, nil
+	}
+	return made, false, nil
 }
 
 // Admit checks the authentication part of a request to register, by the mode of registration and the terms. It counts
@@ -188,7 +201,7 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 	if s.Registration != Open && s.Registration != WithToken {
 		return Admission{}, mxerr.Forbidden("Registration is closed: the administrator makes accounts")
 	}
-	a, _, err := s.readAuth(Asked{Body: body})
+	a, b, err := s.readAuth(Asked{Body: body})
 	if err != nil {
 		return Admission{}, err
 	}
@@ -203,7 +216,7 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 	if !form.met(ch) {
 		return Admission{}, form.unmet(ch, nil)
 	}
-	return Admission{Token: ch.token, Done: func() { s.applying.finish(ch.id) }}, nil
+	return Admission{Token: ch.token, Done: func(made SignedIn) { s.applying.register(ch.id, b.body, made) }}, nil
 }
 
 // registrationForm is what people do to register.

@@ -3,6 +3,7 @@ package clientapi
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"ebb/httpapi"
@@ -91,6 +92,9 @@ func serveFile(f *media.File) httpapi.Stream {
 		h.Set("Cross-Origin-Resource-Policy", "cross-origin")
 		h.Set("Cache-Control", "private, max-age=86400, immutable") // a media id never changes what it names
 		h.Set("ETag", strconv.Quote(f.ETag()))
+		if !strings.HasPrefix(r.Header.Get("Range"), "bytes=") {
+			r.Header.Del("Range") // a unit that the server does not know is ignored: RFC 9110, section 14.2
+		}
 		http.ServeContent(w, r, "", time.Time{}, f.Content)
 	}
 }

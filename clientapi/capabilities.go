@@ -17,15 +17,14 @@ func (a *API) capabilitiesRoutes() []httpapi.Route {
 func (a *API) getCapabilities(*httpapi.Request) (any, error) {
 	can := func(enabled bool) map[string]bool { return map[string]bool{"enabled": enabled} }
 	return map[string]any{"capabilities": map[string]any{
-		"m.change_password":               can(true),
-		"m.set_displayname":               can(true),
-		"m.set_avatar_url":                can(true),
-		"m.3pid_changes":                  can(false),
-		"m.get_login_token":               can(true),
-		"m.profile_fields":                can(true),
-		"uk.tcpip.msc4133.profile_fields": can(true),
-		"m.forget_forced_upon_leave":      can(false),
-		"m.room_versions":                 map[string]any{"default": a.Config.Rooms.DefaultVersion, "available": roomVersions()},
+		"m.change_password":          can(true),
+		"m.set_displayname":          can(true),
+		"m.set_avatar_url":           can(true),
+		"m.3pid_changes":             can(false),
+		"m.get_login_token":          can(true),
+		"m.profile_fields":           can(true),
+		"m.forget_forced_upon_leave": can(false),
+		"m.room_versions":            map[string]any{"default": a.Config.Rooms.DefaultVersion, "available": roomVersions()},
 	}}, nil
 }
 

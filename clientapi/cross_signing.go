@@ -9,11 +9,14 @@ import (
 	"ebb/httpapi"
 )
 
+// maxSignaturesBody bounds the body of an upload of signatures, in bytes: 2,000 objects of 4 KiB.
+const maxSignaturesBody = 8 << 20
+
 func (a *API) crossSigningRoutes() []httpapi.Route {
 	const file = "cross_signing.yaml"
 	return []httpapi.Route{
 		{Method: "POST", Path: "/_matrix/client/v3/keys/device_signing/upload", Aliases: []string{"/_matrix/client/unstable/keys/device_signing/upload"}, OperationID: "uploadCrossSigningKeys", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.uploadCrossSigningKeys},
-		{Method: "POST", Path: "/_matrix/client/v3/keys/signatures/upload", Aliases: []string{"/_matrix/client/unstable/keys/signatures/upload"}, OperationID: "uploadCrossSigningSignatures", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.uploadCrossSigningSignatures},
+		{Method: "POST", Path: "/_matrix/client/v3/keys/signatures/upload", Aliases: []string{"/_matrix/client/unstable/keys/signatures/upload"}, OperationID: "uploadCrossSigningSignatures", File: file, Auth: httpapi.User, Rate: httpapi.Sends, MaxBody: maxSignaturesBody, Handler: a.uploadCrossSigningSignatures},
 	}
 }
 

@@ -111,6 +111,9 @@ func (a *API) putRoomKeysByRoomID(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
+	if body.Sessions == nil {
+		return nil, missing("sessions")
+	}
 	return a.putKeys(r, e2ee.BackupRooms{id.RoomID(r.Var("roomId")): body.Sessions})
 }
 
@@ -123,8 +126,14 @@ func (a *API) putRoomKeys(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
+	if body.Rooms == nil {
+		return nil, missing("rooms")
+	}
 	rooms := e2ee.BackupRooms{}
 	for room, sessions := range body.Rooms {
+		if sessions.Sessions == nil {
+			return nil, missing("sessions")
+		}
 		rooms[room] = sessions.Sessions
 	}
 	return a.putKeys(r, rooms)

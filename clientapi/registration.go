@@ -1,6 +1,8 @@
 package clientapi
 
 import (
+	"encoding/json"
+
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
@@ -29,12 +31,31 @@ func signedInOf(s accounts.SignedIn) signedIn {
 	return signedIn{UserID: s.User, AccessToken: s.Access, RefreshToken: s.Refresh, ExpiresInMS: s.ExpiresIn.Milliseconds(), DeviceID: s.Device}
 }
 
-// register makes an account and signs it in.
+// register makes an account and signs it in. A request that made one is answered alike when it comes again.
 // Spec: client-server-api#post_matrixclientv3register
 func (a *API) register(r *httpapi.Request) (any, error) {
 	if err := accounts.CheckGuest(r.Query("kind")); err != nil {
 		return nil, err
 	}
+	all, err := members(r)
+	if err != nil {
+		return nil, err
+	}
+	if made, ok, err := a.Accounts.Registered(all); ok || err != nil {
+		return signedInOf(made), err
+	}
+	out, err := a.newAccount(r, all)
+	if err != nil {
+		if made, ok, _ := a.Accounts.Registered(all); ok { // by the same request, which was still at work
+			return signedInOf(made), nil
+		}
+		return nil, err
+	}
+	return signedInOf(out), nil
+}
+
+// newAccount makes the account that a request to register asks for.
+func (a *API) newAccount(r *httpapi.Request, all map[string]json.RawMessage) (out accounts.SignedIn, err error) {
 	var body struct {
 		Username     *string     `json:"username"`
 		Password     string      `json:"password"`
@@ -44,20 +65,16 @@ func (a *API) register(r *httpapi.Request) (any, error) {
 		Refresh      bool        `json:"refresh_token"`
 	}
 	if err := r.Decode(&body); err != nil {
-		return nil, err
+		return out, err
 	}
 	if body.Username != nil {
 		if err := a.Accounts.Available(r.Context(), *body.Username); err != nil {
-			return nil, err
+			return out, err
 		}
-	}
-	all, err := members(r)
-	if err != nil {
-		return nil, err
 	}
 	admission, err := a.Accounts.Admit(r.Context(), all, r.Network())
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	n := accounts.NewAccount{Password: body.Password, Token: admission.Token, Network: r.Network()}
 	if body.Username != nil {
@@ -66,12 +83,10 @@ func (a *API) register(r *httpapi.Request) (any, error) {
 	if !body.InhibitLogin {
 		n.SignIn = &accounts.NewSession{Device: body.DeviceID, DisplayName: body.DisplayName, Refresh: body.Refresh}
 	}
-	out, err := a.Accounts.Create(r.Context(), n)
-	if err != nil {
-		return nil, err
+	if out, err = a.Accounts.Create(r.Context(), n); err == nil {
+		admission.Done(out)
 	}
-	admission.Done()
-	return signedInOf(out), nil
+	return out, err
 }
 
 // checkUsernameAvailability says whether a user name is free.

@@ -1,17 +1,21 @@
 package clientapi
 
 import (
+	"strings"
+
 	"maunium.net/go/mautrix/id"
 
 	"ebb/httpapi"
 	"ebb/rooms"
 )
 
+// unstableSummary is where clients of before Matrix v1.15 ask for summaries.
+const unstableSummary = "/_matrix/client/unstable/im.nheko.summary"
+
 func (a *API) roomSummaryRoutes() []httpapi.Route {
-	const unstable = "/_matrix/client/unstable/im.nheko.summary"
 	return []httpapi.Route{{
 		Method: "GET", Path: "/_matrix/client/v1/room_summary/{roomIdOrAlias}",
-		Aliases:     []string{unstable + "/summary/{roomIdOrAlias}", unstable + "/rooms/{roomIdOrAlias}/summary"},
+		Aliases:     []string{unstableSummary + "/summary/{roomIdOrAlias}", unstableSummary + "/rooms/{roomIdOrAlias}/summary"},
 		OperationID: "getRoomSummary", File: "room_summary.yaml", Auth: httpapi.Optional, Rate: httpapi.Reads, Handler: a.getRoomSummary,
 	}}
 }
@@ -26,10 +30,15 @@ func (a *API) getRoomSummary(r *httpapi.Request) (any, error) {
 	answer := struct {
 		rooms.RoomSummary
 		Membership rooms.Membership `json:"membership,omitempty"`
-		// The names of MSC3266, by which clients of before Matrix v1.15 know two members.
+		// The names of MSC3266 for two members, at its paths. One answer must not have both names: readers that know them as
+		// one member refuse it.
 		OldEncryption  string         `json:"im.nheko.summary.encryption,omitempty"`
 		OldRoomVersion id.RoomVersion `json:"im.nheko.summary.room_version,omitempty"`
-	}{RoomSummary: *room, OldEncryption: room.Encryption, OldRoomVersion: room.RoomVersion}
+	}{RoomSummary: *room}
+	if strings.HasPrefix(r.URL.Path, unstableSummary) {
+		answer.OldEncryption, answer.OldRoomVersion = room.Encryption, room.RoomVersion
+		answer.Encryption, answer.RoomVersion = "", ""
+	}
 	if r.UserID != "" {
 		answer.Membership = membership
 	}

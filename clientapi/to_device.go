@@ -8,9 +8,12 @@ import (
 	"ebb/httpapi"
 )
 
+// maxToDeviceBody bounds the body of a sendToDevice, in bytes: 10,000 messages of 3 KiB.
+const maxToDeviceBody = 32 << 20
+
 func (a *API) toDeviceRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "PUT", Path: "/_matrix/client/v3/sendToDevice/{eventType}/{txnId}", Aliases: []string{"/_matrix/client/r0/sendToDevice/{eventType}/{txnId}"},
-		OperationID: "sendToDevice", File: "to_device.yaml", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.sendToDevice}}
+		OperationID: "sendToDevice", File: "to_device.yaml", Auth: httpapi.User, Rate: httpapi.Sends, MaxBody: maxToDeviceBody, Handler: a.sendToDevice}}
 }
 
 // sendToDevice queues messages for devices.

@@ -22,10 +22,25 @@ type Backup struct {
 
 // BackupSession is one backed-up session.
 type BackupSession struct {
-	FirstMessageIndex int64           `json:"first_message_index"`
-	ForwardedCount    int64           `json:"forwarded_count"`
-	IsVerified        bool            `json:"is_verified"`
+	FirstMessageIndex *int64          `json:"first_message_index"`
+	ForwardedCount    *int64          `json:"forwarded_count"`
+	IsVerified        *bool           `json:"is_verified"`
 	SessionData       json.RawMessage `json:"session_data"`
+}
+
+// check refuses a session that lacks a member, of which clients that read the backup would choke, or has a bad one.
+func (d *BackupSession) check() error {
+	if d.FirstMessageIndex == nil || d.ForwardedCount == nil || d.IsVerified == nil || isNull(d.SessionData) {
+		return mxerr.MissingParam("A session needs first_message_index, forwarded_count, is_verified and session_data")
+	}
+	if *d.FirstMessageIndex < 0 || *d.ForwardedCount < 0 {
+		return mxerr.InvalidParam("first_message_index and forwarded_count must not be negative")
+	}
+	if err := bounded("session_data", len(d.SessionData), maxBackupSession); err != nil {
+		return err
+	}
+	_, err := object("session_data", d.SessionData)
+	return err
 }
 
 // BackupRooms maps room → session id → session.
@@ -166,14 +181,8 @@ func checkSessions(rooms BackupRooms) error {
 			if len(room) > maxKeyID || len(session) > maxKeyID {
 				return mxerr.InvalidParam("Room and session ids have at most %d bytes", maxKeyID)
 			}
-			if err := bounded("session_data", len(data.SessionData), maxBackupSession); err != nil {
+			if err := data.check(); err != nil {
 				return err
-			}
-			if _, err := object("session_data", data.SessionData); err != nil {
-				return err
-			}
-			if data.FirstMessageIndex < 0 || data.ForwardedCount < 0 {
-				return mxerr.InvalidParam("first_message_index and forwarded_count are not negative")
 			}
 		}
 	}
@@ -200,8 +209,8 @@ func putSession(tx *storage.Tx, user, version int64, room id.RoomID, session str
 	if err != nil {
 		return false, err
 	}
-	k := storage.BackupKey{RoomID: string(room), SessionID: session, FirstMessageIndex: data.FirstMessageIndex,
-		ForwardedCount: data.ForwardedCount, IsVerified: data.IsVerified, SessionData: string(data.SessionData)}
+	k := storage.BackupKey{RoomID: string(room), SessionID: session, FirstMessageIndex: *data.FirstMessageIndex,
+		ForwardedCount: *data.ForwardedCount, IsVerified: *data.IsVerified, SessionData: string(data.SessionData)}
 	if len(old) > 0 && !better(k, old[0]) {
 		return false, nil
 	}
@@ -250,8 +259,8 @@ func (s *Service) BackupKeys(ctx context.Context, user int64, version string, ro
 			if rooms[r] == nil {
 				rooms[r] = map[string]BackupSession{}
 			}
-			rooms[r][k.SessionID] = BackupSession{FirstMessageIndex: k.FirstMessageIndex, ForwardedCount: k.ForwardedCount,
-				IsVerified: k.IsVerified, SessionData: json.RawMessage(k.SessionData)}
+			rooms[r][k.SessionID] = BackupSession{FirstMessageIndex: &k.FirstMessageIndex, ForwardedCount: &k.ForwardedCount,
+				IsVerified: &k.IsVerified, SessionData: json.RawMessage(k.SessionData)}
 		}
 		return err
 	})

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -178,6 +179,41 @@ func TestSameOneTimeKeyAgainIsAcceptedAnotherUnderItsIDIsNot(t *testing.T) {
 	}
 	_, err := f.Upload(t.Context(), alice, UploadKeys{OneTimeKeys: oneTime("1", "b")})
 	wantCode(t, err, mxerr.CodeInvalidParam)
+}
+
+func TestKeySignedAnewIsTheSameKey(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	signed := func(keyID, signature string) map[string]json.RawMessage {
+		return map[string]json.RawMessage{"signed_curve25519:" + keyID: json.RawMessage(fmt.Sprintf(
+			`{"key":"k", "signatures":{"@alice:test":{"ed25519:A":%q}}}`, signature))}
+	}
+	for _, signature := range []string{"one", "two"} {
+		up := UploadKeys{OneTimeKeys: signed("1", signature), FallbackKeys: signed("f", signature)}
+		if counts := must(f.Upload(t.Context(), alice, up)); counts["signed_curve25519"] != 1 {
+			t.Fatal(counts)
+		}
+	}
+	claim := func() string {
+		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"A": "signed_curve25519"}}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%s", claims[alice.User]["A"])
+	}
+	for _, what := range []string{"one-time key", "fallback key"} {
+		if got := claim(); !strings.Contains(got, `"two"`) {
+			t.Errorf("the %s claimed is %s, want the newest signature", what, got)
+		}
+	}
+	must(f.Upload(t.Context(), alice, UploadKeys{FallbackKeys: signed("f", "three")}))
+	f.read(func(tx *storage.Tx) error {
+		unused, err := tx.UnusedFallbackKeys(alice.DeviceNID)
+		if len(unused) != 0 {
+			t.Errorf("a used fallback key that is signed anew counts as unused")
+		}
+		return err
+	})
 }
 
 func TestDeviceKeysAreKeptVerbatimAndRefusedForOthers(t *testing.T) {
@@ -388,21 +424,23 @@ func TestBackupKeepsTheBetterSession(t *testing.T) {
 	data := json.RawMessage(`{"ciphertext":"x"}`)
 	wantCode(t, func() error { _, err := f.Backup(t.Context(), alice.UserNID, ""); return err }(), mxerr.CodeNotFound)
 	v1 := must(f.CreateBackup(t.Context(), alice.UserNID, "m.megolm_backup.v1.curve25519-aes-sha2", json.RawMessage(`{"public_key":"k"}`)))
+	session := func(index, forwarded int64, verified bool) BackupSession {
+		return BackupSession{FirstMessageIndex: &index, ForwardedCount: &forwarded, IsVerified: &verified, SessionData: data}
+	}
 	put := func(version string, s BackupSession) (BackupChange, error) {
-		s.SessionData = data
 		return f.PutBackupKeys(t.Context(), alice.UserNID, version, BackupRooms{"!r:test": {"s": s}})
 	}
 	cases := []struct {
 		session BackupSession
 		kept    bool
 	}{
-		{BackupSession{FirstMessageIndex: 5, ForwardedCount: 2}, true},
-		{BackupSession{FirstMessageIndex: 6, ForwardedCount: 0}, false},
-		{BackupSession{FirstMessageIndex: 5, ForwardedCount: 2}, false},
-		{BackupSession{FirstMessageIndex: 5, ForwardedCount: 1}, true},
-		{BackupSession{FirstMessageIndex: 4, ForwardedCount: 9}, true},
-		{BackupSession{FirstMessageIndex: 8, ForwardedCount: 9, IsVerified: true}, true},
-		{BackupSession{FirstMessageIndex: 0, ForwardedCount: 0}, false},
+		{session(5, 2, false), true},
+		{session(6, 0, false), false},
+		{session(5, 2, false), false},
+		{session(5, 1, false), true},
+		{session(4, 9, false), true},
+		{session(8, 9, true), true},
+		{session(0, 0, false), false},
 	}
 	etag := "0"
 	for i, c := range cases {
@@ -413,7 +451,7 @@ func TestBackupKeepsTheBetterSession(t *testing.T) {
 		etag = change.ETag
 	}
 	v2 := must(f.CreateBackup(t.Context(), alice.UserNID, "m.megolm_backup.v1.curve25519-aes-sha2", json.RawMessage(`{}`)))
-	_, err := put(v1, BackupSession{})
+	_, err := put(v1, session(0, 0, false))
 	wantCode(t, err, mxerr.CodeWrongRoomKeysVersion)
 	if err := f.DeleteBackup(t.Context(), alice.UserNID, v2); err != nil {
 		t.Fatal(err)
@@ -482,5 +520,28 @@ func TestFallbackKeysOfADeviceAreBounded(t *testing.T) {
 	}
 	if err := upload(0); err != nil {
 		t.Errorf("a fallback key in the place of another: %v", err)
+	}
+}
+
+func TestBackedUpSessionNeedsAllItsMembers(t *testing.T) {
+	f := newFixture(t)
+	alice := f.device("alice", "A")
+	version := must(f.CreateBackup(t.Context(), alice.UserNID, "m.megolm_backup.v1.curve25519-aes-sha2", json.RawMessage(`{"public_key":"k"}`)))
+	whole := map[string]any{"first_message_index": 0, "forwarded_count": 0, "is_verified": false, "session_data": map[string]any{"ciphertext": "x"}}
+	for name := range whole {
+		part := maps.Clone(whole)
+		delete(part, name)
+		for range 2 { // without it, and with null
+			var session BackupSession
+			if err := json.Unmarshal(must(json.Marshal(part)), &session); err != nil {
+				t.Fatal(err)
+			}
+			_, err := f.PutBackupKeys(t.Context(), alice.UserNID, version, BackupRooms{"!r:test": {"s": session}})
+			wantCode(t, err, mxerr.CodeMissingParam)
+			part[name] = nil
+		}
+	}
+	if got := must(f.BackupKeys(t.Context(), alice.UserNID, version, "", "")); len(got) != 0 {
+		t.Errorf("stored all the same: %v", got)
 	}
 }

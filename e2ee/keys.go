@@ -1,7 +1,6 @@
 package e2ee
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"maps"
@@ -88,7 +87,11 @@ func setFallbackKeys(tx *storage.Tx, device int64, keys []storage.KeyJSON) error
 		return nil
 	}
 	for _, k := range keys {
-		if err := tx.SetFallbackKey(device, k); err != nil {
+		old, found, err := tx.FallbackKey(device, k.Algorithm)
+		if err != nil {
+			return err
+		}
+		if err := tx.SetFallbackKey(device, k, found && old.KeyID == k.KeyID && sameKey(old.JSON, json.RawMessage(k.JSON))); err != nil {
 			return err
 		}
 	}
@@ -128,29 +131,18 @@ func addOneTimeKeys(tx *storage.Tx, device int64, keys []storage.KeyJSON) error 
 		switch {
 		case err != nil:
 			return err
-		case found && !sameJSON(old, k.JSON):
+		case found && !sameKey(old, json.RawMessage(k.JSON)):
 			return mxerr.InvalidParam("There is another one-time key under the id %s:%s", k.Algorithm, k.KeyID)
-		case !found:
-			if err := tx.AddOneTimeKey(device, k); err != nil {
-				return err
-			}
+		case found:
+			err = tx.ReplaceOneTimeKey(device, k) // it may have a newer signature
+		default:
+			err = tx.AddOneTimeKey(device, k)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// sameJSON compares two texts by what they mean.
-func sameJSON(a, b string) bool {
-	if a == b {
-		return true
-	}
-	var x, y any
-	if json.Unmarshal([]byte(a), &x) != nil || json.Unmarshal([]byte(b), &y) != nil {
-		return false
-	}
-	p, errP := json.Marshal(x)
-	q, errQ := json.Marshal(y)
-	return errP == nil && errQ == nil && bytes.Equal(p, q)
 }
 
 // checkDeviceKeys refuses identity keys that name another device or are not of the documented shape: other servers would

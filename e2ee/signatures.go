@@ -194,8 +194,11 @@ func (up *signatureUpload) store(tx *storage.Tx, target int64, targetKey string,
 	return nil
 }
 
-// sameKey compares keys apart from signatures and unsigned.
+// sameKey reports whether keys are equal apart from signatures and unsigned.
 func sameKey(stored string, raw json.RawMessage) bool {
+	if stored == string(raw) {
+		return true
+	}
 	a, errA := canonjson.Canonical(canonjson.Without([]byte(stored), "signatures", "unsigned"), false)
 	b, errB := canonjson.Canonical(canonjson.Without(raw, "signatures", "unsigned"), false)
 	return errA == nil && errB == nil && string(a) == string(b)

@@ -220,7 +220,7 @@ func (b *builder) neededMembers(e *joinedEntry) []id.UserID {
 
 func (b *builder) wantsStateAfter() bool { return b.StateAfter || b.UnstableStateAfter }
 
-// writeStates appends state, or state_after under the names that the client asked for. It reports whether there was any.
+// writeStates appends state, or state_after under the name that the client asked for. It reports whether there was any.
 func (b *builder) writeStates(q *stateWanted) (bool, error) {
 	var events []*rooms.Event
 	f := &b.filter.Room.State
@@ -231,29 +231,25 @@ func (b *builder) writeStates(q *stateWanted) (bool, error) {
 		}
 		events = slices.DeleteFunc(events, func(e *rooms.Event) bool { return !f.event(e.Type(), string(e.Sender()), e.Content()) })
 	}
-	for _, name := range b.stateNames() {
-		b.out = append(b.out, '"')
-		b.out = append(b.out, name...)
-		b.out = append(b.out, `":{"events":[`...)
-		if err := b.writeState(q.room, events); err != nil {
-			return false, err
-		}
-		b.out = append(b.out, `]},`...)
+	b.key(b.stateName())
+	b.out = append(b.out, `{"events":[`...)
+	if err := b.writeState(q.room, events); err != nil {
+		return false, err
 	}
+	b.out = append(b.out, `]},`...)
 	return len(events) > 0, nil
 }
 
-// stateNames are the members of the answer in which state is given.
-func (b *builder) stateNames() []string {
+// stateName is the member of the answer in which state is given. There is only one, also for clients that ask by both
+// names: readers that know them as one member refuse an answer with both.
+func (b *builder) stateName() string {
 	switch {
-	case b.StateAfter && b.UnstableStateAfter:
-		return []string{"state_after", "org.matrix.msc4222.state_after"}
 	case b.StateAfter:
-		return []string{"state_after"}
+		return "state_after"
 	case b.UnstableStateAfter:
-		return []string{"org.matrix.msc4222.state_after"}
+		return "org.matrix.msc4222.state_after"
 	}
-	return []string{"state"}
+	return "state"
 }
 
 // writeEphemeral appends receipts and typing.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 
 	"maunium.net/go/mautrix/id"
 
@@ -317,9 +318,8 @@ func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to Recipi
 	return joined, err
 }
 
-// appendProfiles writes an object of user id → display_name and avatar_url.
-// Both are always there, since clients look for them; what a member has not set is empty, which is a string as the
-// specification's schema has it.
+// appendProfiles appends an object of user ID → display_name and avatar_url, without what a member has not set: the empty
+// text is no address.
 func appendProfiles(dst []byte, members []*Event) []byte {
 	dst = append(dst, '{')
 	for i, e := range members {
@@ -327,9 +327,17 @@ func appendProfiles(dst []byte, members []*Event) []byte {
 			dst = append(dst, ',')
 		}
 		user, _ := e.StateKey()
-		dst = append(canonjson.AppendString(dst, user), ':')
-		dst = canonjson.AppendString(append(dst, `{"avatar_url":`...), contentString(e, "avatar_url"))
-		dst = canonjson.AppendString(append(dst, `,"display_name":`...), contentString(e, "displayname"))
+		dst = append(canonjson.AppendString(dst, user), ":{"...)
+		name := contentString(e, "displayname")
+		if name != "" {
+			dst = canonjson.AppendString(append(dst, `"display_name":`...), name)
+		}
+		if avatar := contentString(e, "avatar_url"); strings.HasPrefix(avatar, "mxc://") {
+			if name != "" {
+				dst = append(dst, ',')
+			}
+			dst = canonjson.AppendString(append(dst, `"avatar_url":`...), avatar)
+		}
 		dst = append(dst, '}')
 	}
 	return append(dst, '}')

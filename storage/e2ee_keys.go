@@ -55,6 +55,14 @@ func (tx *Tx) AddOneTimeKey(device int64, k KeyJSON) error {
 	return err
 }
 
+const replaceOneTimeKeyQuery = `UPDATE one_time_keys SET json = $4 WHERE device_nid = $1 AND algorithm = $2 AND key_id = $3`
+
+// ReplaceOneTimeKey replaces the text of a key that was not claimed yet; it keeps its turn.
+func (tx *Tx) ReplaceOneTimeKey(device int64, k KeyJSON) error {
+	_, err := tx.exec(replaceOneTimeKeyQuery, device, k.Algorithm, k.KeyID, k.JSON)
+	return err
+}
+
 const claimOneTimeKeyQuery = `DELETE FROM one_time_keys WHERE nid = (
     SELECT nid FROM one_time_keys WHERE device_nid = $1 AND algorithm = $2 ORDER BY nid LIMIT 1) RETURNING key_id, json`
 
@@ -67,21 +75,30 @@ func (tx *Tx) ClaimOneTimeKey(device int64, algorithm string) (KeyJSON, bool, er
 
 const setFallbackKeyQuery = `INSERT INTO fallback_keys (device_nid, algorithm, key_id, json, used) VALUES ($1, $2, $3, $4, 0)
 ON CONFLICT (device_nid, algorithm) DO UPDATE SET
-    used = CASE WHEN fallback_keys.key_id = excluded.key_id AND fallback_keys.json = excluded.json THEN fallback_keys.used ELSE 0 END,
-    key_id = excluded.key_id, json = excluded.json`
+    used = fallback_keys.used * $5, key_id = excluded.key_id, json = excluded.json`
 
-// SetFallbackKey replaces the fallback key of an algorithm; the same key again stays as used as it was.
-func (tx *Tx) SetFallbackKey(device int64, k KeyJSON) error {
-	_, err := tx.exec(setFallbackKeyQuery, device, k.Algorithm, k.KeyID, k.JSON)
+// SetFallbackKey replaces the fallback key of an algorithm; again says that it is the same key, which stays as used as it was.
+func (tx *Tx) SetFallbackKey(device int64, k KeyJSON, again bool) error {
+	keep := 0
+	if again {
+		keep = 1
+	}
+	_, err := tx.exec(setFallbackKeyQuery, device, k.Algorithm, k.KeyID, k.JSON, keep)
 	return err
 }
 
 const fallbackKeyQuery = `SELECT key_id, json FROM fallback_keys WHERE device_nid = $1 AND algorithm = $2`
 
-// UseFallbackKey gives the fallback key of an algorithm and marks it as used.
-func (tx *Tx) UseFallbackKey(device int64, algorithm string) (KeyJSON, bool, error) {
+// FallbackKey reads the fallback key of an algorithm.
+func (tx *Tx) FallbackKey(device int64, algorithm string) (KeyJSON, bool, error) {
 	k := KeyJSON{Algorithm: algorithm, Fallback: true}
 	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&k.KeyID, &k.JSON) }, fallbackKeyQuery, device, algorithm)
+	return k, found, err
+}
+
+// UseFallbackKey gives the fallback key of an algorithm and marks it as used.
+func (tx *Tx) UseFallbackKey(device int64, algorithm string) (KeyJSON, bool, error) {
+	k, found, err := tx.FallbackKey(device, algorithm)
 	if err != nil || !found {
 		return k, false, err
 	}
