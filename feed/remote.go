@@ -117,22 +117,27 @@ type presenceContent struct {
 	Push []presencePush `json:"push"`
 }
 
-// sendPresence tells the other servers that share rooms with a user of this one.
-// Spec: server-server-api#presence
-func (s *Service) sendPresence(r presenceRecord, servers map[string]bool) {
+// pushOf makes of a user's presence what other servers are told.
+func (s *Service) pushOf(r presenceRecord) presencePush {
 	push := presencePush{UserID: r.id, Presence: string(r.state), CurrentlyActive: r.active, Status: r.status}
 	if !r.lastActive.IsZero() {
 		push.LastActiveAgo = max(0, s.Now().Sub(r.lastActive).Milliseconds())
 	}
+	return push
+}
+
+// sendPresence tells other servers of a user of this one.
+// Spec: server-server-api#presence
+func (s *Service) sendPresence(r presenceRecord, servers map[string]bool) {
 	list := make([]string, 0, len(servers))
 	for server := range servers {
 		list = append(list, server)
 	}
-	s.tell(list, eduPresence, string(r.id), presenceContent{[]presencePush{push}})
+	s.tell(list, eduPresence, string(r.id), presenceContent{[]presencePush{s.pushOf(r)}})
 }
 
-// ReceivePresence takes an m.presence of another server. Who is not one of its users, or meets nobody of this one, is passed
-// over.
+// ReceivePresence takes an m.presence of another server. It ignores users who are not of that server, and keeps the presence of those
+// who share no room with this one for a while.
 //
 // Errors: M_BAD_JSON, M_TOO_LARGE.
 // Spec: server-server-api#mpresence-schema
@@ -170,17 +175,24 @@ func (s *Service) receivePresence(ctx context.Context, origin string, p presence
 		p.Status = nil
 	}
 	nid, known, err := s.Rooms.LookupUser(ctx, p.UserID)
-	if err != nil || !known {
+	if err != nil {
 		return err
 	}
 	meets := false
-	err = s.Rooms.EachJoined(ctx, nid, func(room *rooms.Room) { meets = meets || spreadsPresence(room) && room.SharedWith(origin) })
-	if err != nil || !meets {
-		return err
+	if known {
+		err = s.Rooms.EachJoined(ctx, nid, func(room *rooms.Room) { meets = meets || spreadsPresence(room) && room.SharedWith(origin) })
+		if err != nil {
+			return err
+		}
 	}
 	now := s.Now()
 	ago := time.Duration(min(max(0, p.LastActiveAgo), presenceMemory.Milliseconds())) * time.Millisecond
-	s.presence.heard(presenceRecord{nid: nid, id: p.UserID, state: state, status: p.Status, active: p.CurrentlyActive, lastActive: now.Add(-ago)}, now)
+	r := presenceRecord{nid: nid, id: p.UserID, state: state, status: p.Status, active: p.CurrentlyActive, lastActive: now.Add(-ago)}
+	if !meets { // whoever has just come into a room may be quicker to say so than the room is to say that they came
+		s.meetings.keep(r, origin, now)
+		return nil
+	}
+	s.presence.heard(r, now)
 	return nil
 }
 

@@ -56,6 +56,7 @@ type Service struct {
 	epoch    uint32 // of the volatile streams: this run of the server
 	typing   *typing
 	presence *presence
+	meetings *meetings
 	sessions *sessions
 	filters  *filterCache
 	receipts receiptMemory
@@ -78,7 +79,7 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{
-		Options: o, epoch: random32(), typing: newTyping(), presence: newPresence(),
+		Options: o, epoch: random32(), typing: newTyping(), presence: newPresence(), meetings: newMeetings(),
 		sessions: newSessions(o.Hub), filters: newFilterCache(), stopped: make(chan struct{}),
 		scratch: sync.Pool{New: func() any { return new([]byte) }},
 	}
@@ -128,6 +129,7 @@ func (s *Service) Tick(ctx context.Context) {
 			s.sendTyping(room, e.user, false)
 		}
 	}
+	s.introduce(ctx, now)
 	s.presence.tick(now)
 	s.flushPresence(ctx)
 	s.sessions.tick(now)

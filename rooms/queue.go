@@ -191,6 +191,9 @@ func (s *Service) wake(r *Room, events []*pendingEvent) {
 	s.Hub.Room(r.nid)
 	for _, e := range events {
 		for _, c := range e.changes {
+			if s.Met != nil && c.member != nil && c.member.to == Join && c.member.from != Join && r.Shared() {
+				s.Met(r.nid, c.member.user)
+			}
 			if c.member != nil && s.IsLocal(c.member.user) {
 				s.Hub.Users(c.member.nid)
 				s.unread.forget(c.member.nid, r.nid, e.Pos)

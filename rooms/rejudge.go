@@ -461,6 +461,9 @@ func (c *completion) committed() {
 	c.svc.Hub.Room(r.nid)
 	c.svc.Hub.EachOf(r.LocalMembers()) // of the devices of others there may be news
 	c.svc.partials.end(r.nid)
+	if c.svc.Met != nil {
+		c.svc.Met(r.nid, "")
+	}
 }
 
 // rejudgedRing is the newest events as they are now.

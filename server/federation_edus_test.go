@@ -301,6 +301,39 @@ func TestPresenceAcrossServers(t *testing.T) {
 	stranger.Refused("GET", path, nil, 403, "M_FORBIDDEN")
 }
 
+// Presence is sent when it changes, and again every 25 minutes: nobody need wait for either in a chat that was just opened.
+func TestPresenceIsShownInARoomThatWasJustJoined(t *testing.T) {
+	for _, early := range []bool{false, true} { // whether it arrives before the join does
+		s := &shared{Network: testserver.Federation(t, 2, nil), t: t}
+		s.alice, s.bob = signUp(t, s.Servers[0], "alice"), signUp(t, s.Servers[1], "bob")
+		for _, d := range []*device{s.alice, s.bob} {
+			d.Do("PUT", "/v3/presence/"+d.User+"/status", obj{"presence": "online", "status_msg": "since long ago"})
+			d.sync()
+		}
+		s.room = s.alice.Do("POST", "/v3/createRoom", obj{"preset": "public_chat"})["room_id"].(string)
+		if early {
+			push := obj{"user_id": s.alice.User, "presence": "online", "status_msg": "since long ago", "last_active_ago": 5}
+			raw := json.RawMessage(toJSON(t, obj{"edu_type": "m.presence", "content": obj{"push": []any{push}}}))
+			if _, err := s.Servers[0].Remote().SendTransaction(t.Context(), s.Name(1), "early", nil, []json.RawMessage{raw}); err != nil {
+				t.Fatal(err)
+			}
+			s.alice.Do("PUT", "/v3/presence/"+s.alice.User+"/status", obj{"presence": "offline"})
+			s.Servers[0].Advance(time.Second)
+		}
+		s.bob.joins(s.room, s.Name(0))
+		shown := func(to, of *device) {
+			t.Helper()
+			to.until("presence", func(a obj) bool {
+				return slices.ContainsFunc(list(a, "presence", "events"), func(e any) bool {
+					return get(e, "sender") == of.User && get(e, "content", "status_msg") == "since long ago"
+				})
+			})
+		}
+		shown(s.bob, s.alice)
+		shown(s.alice, s.bob)
+	}
+}
+
 func TestPresenceStaysAtHomeWhereTheConfigurationSaysSo(t *testing.T) {
 	s := newShared(t, func(i int, cfg *config.Config) { cfg.Federation.Presence = i == 0 })
 	s.bob.Do("PUT", "/v3/presence/"+s.bob.User+"/status", obj{"presence": "online", "status_msg": "at home"})

@@ -96,6 +96,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		roomOptions.Outgoing = func(room int64, pos storage.Pos, servers []string) { s.outbox.Sent(room, pos, servers) }
 		roomOptions.Ephemeral = s.ephemeral
 		roomOptions.Joined = func() { s.e2ee.Joined() }
+		roomOptions.Met = func(room int64, user id.UserID) { s.feed.Met(room, user) }
 		roomOptions.Discovered = func(ctx context.Context, user int64, servers []string) error {
 			return s.e2ee.TellDevices(ctx, user, servers)
 		}

@@ -1,0 +1,207 @@
+package feed
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms"
+)
+
+// Users of two servers who come to share a room are shown each other's presence at once, and not only when it next changes or is
+// repeated.
+
+const (
+	// maxMeetings bounds the joins between two ticks for which presence is sent. For the others it waits until it is repeated.
+	maxMeetings = 1000
+	// maxEarlyPresence bounds the users of other servers whose presence is kept although they share no room with anybody here,
+	// as far as this server knows yet, and maxEarlyOfServer those of one server.
+	maxEarlyPresence = 2000
+	maxEarlyOfServer = 200
+	// earlyPresenceLife is how long it is kept: a join of a large room may take as long.
+	earlyPresenceLife = 5 * time.Minute
+)
+
+// meeting is a room that a user joined; user is "" where others may turn out to be in the room.
+type meeting struct {
+	room int64
+	user id.UserID
+}
+
+// meetings are those that nobody has looked at yet, and the presence that arrived before its user did.
+type meetings struct {
+	mu       sync.Mutex // guards what follows; a leaf in docs/locks.md
+	pending  map[meeting]struct{}
+	early    map[id.UserID]earlyPresence
+	ofServer map[string]int
+}
+
+type earlyPresence struct {
+	presenceRecord
+	server string
+	at     time.Time
+}
+
+func newMeetings() *meetings {
+	return &meetings{pending: map[meeting]struct{}{}, early: map[id.UserID]earlyPresence{}, ofServer: map[string]int{}}
+}
+
+// Met notes that a user has joined a room; user is "" where it became known who is in the room. It never waits.
+func (s *Service) Met(room int64, user id.UserID) {
+	if !s.SendPresence {
+		return
+	}
+	m := s.meetings
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.pending) < maxMeetings {
+		m.pending[meeting{room, user}] = struct{}{}
+	}
+}
+
+// keep remembers the presence of a user who shares no room with this server yet.
+func (m *meetings) keep(r presenceRecord, server string, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, again := m.early[r.id]
+	if !again && (len(m.early) >= maxEarlyPresence || m.ofServer[server] >= maxEarlyOfServer) {
+		return
+	}
+	if !again {
+		m.ofServer[server]++
+	}
+	m.early[r.id] = earlyPresence{r, server, now}
+}
+
+// take returns what is pending.
+func (m *meetings) take(now time.Time) map[meeting]struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for user, e := range m.early {
+		if now.Sub(e.at) > earlyPresenceLife {
+			m.forget(user)
+		}
+	}
+	if len(m.pending) == 0 {
+		return nil
+	}
+	pending := m.pending
+	m.pending = map[meeting]struct{}{}
+	return pending
+}
+
+// forget drops the presence of a user. mu is held.
+func (m *meetings) forget(user id.UserID) {
+	server := m.early[user].server
+	delete(m.early, user)
+	if m.ofServer[server]--; m.ofServer[server] <= 0 {
+		delete(m.ofServer, server)
+	}
+}
+
+// candidates returns the early presence of one user, or of all where user is "".
+func (m *meetings) candidates(user id.UserID) (found []earlyPresence) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if user != "" {
+		if e, ok := m.early[user]; ok {
+			found = append(found, e)
+		}
+		return found
+	}
+	for _, e := range m.early {
+		found = append(found, e)
+	}
+	return found
+}
+
+// arrived takes the early presence of those who are in a room: of one user, or of all where user is "".
+func (s *Service) arrived(room *rooms.Room, user id.UserID, now time.Time) {
+	for _, e := range s.meetings.candidates(user) {
+		member := room.MemberOf(e.id)
+		if member == nil || member.Membership != rooms.Join {
+			continue
+		}
+		e.nid = member.NID
+		s.presence.heard(e.presenceRecord, now)
+		s.meetings.mu.Lock()
+		s.meetings.forget(e.id)
+		s.meetings.mu.Unlock()
+	}
+}
+
+// introduce tells the servers of the rooms that were joined since the last tick of the users of this server there, and takes what was
+// told of the others too early.
+func (s *Service) introduce(ctx context.Context, now time.Time) {
+	served := map[string]map[int64]bool{} // by server, whose presence it was sent
+	for m := range s.meetings.take(now) {
+		room, err := s.Rooms.RoomByNID(ctx, m.room)
+		if err != nil || !spreadsPresence(room) {
+			continue
+		}
+		user := m.user
+		if s.Rooms.IsLocal(user) {
+			user = "" // everybody there has become one of whom this server may know
+			s.introduceLocal(room, m.user, served)
+		} else if user != "" {
+			s.introduceTo(room, serverName(user), served)
+		}
+		s.arrived(room, user, now)
+	}
+}
+
+// introduceLocal tells the other servers in a room of a user of this one who came in.
+func (s *Service) introduceLocal(room *rooms.Room, user id.UserID, served map[string]map[int64]bool) {
+	member := room.MemberOf(user)
+	if member == nil || member.Membership != rooms.Join {
+		return
+	}
+	r, known := s.presence.of(member.NID)
+	if !known || !r.telling() {
+		return
+	}
+	servers := map[string]bool{}
+	for _, server := range room.OtherServers() {
+		if once(served, server, member.NID) {
+			servers[server] = true
+		}
+	}
+	s.sendPresence(r, servers)
+}
+
+// introduceTo tells a server that has come into a room of the users of this one there.
+func (s *Service) introduceTo(room *rooms.Room, server string, served map[string]map[int64]bool) {
+	if !room.HasServer(server) {
+		return
+	}
+	var here []presencePush
+	for member := range room.EachLocal() {
+		if r, known := s.presence.of(member.NID); known && r.telling() && once(served, server, member.NID) {
+			here = append(here, s.pushOf(r))
+		}
+	}
+	for i, some := range slices.Collect(slices.Chunk(here, maxPresencePush)) {
+		s.tell([]string{server}, eduPresence, fmt.Sprint(room.ID(), i), presenceContent{some})
+	}
+}
+
+// once reports whether a server is not yet served with a user's presence, and notes that it is.
+func once(served map[string]map[int64]bool, server string, nid int64) bool {
+	if served[server] == nil {
+		served[server] = map[int64]bool{}
+	}
+	if served[server][nid] {
+		return false
+	}
+	served[server][nid] = true
+	return true
+}
+
+func serverName(user id.UserID) string {
+	_, server, _ := user.Parse() // the rooms have only well-formed ones
+	return server
+}
