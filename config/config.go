@@ -86,6 +86,7 @@ type RateLimits struct {
 	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network, and wrong registration tokens; of one network or one account in sum ten times as many."`
 	Registrations Bucket `yaml:"registrations" doc:"Accounts made from one network."`
 	Anonymous     Bucket `yaml:"anonymous" doc:"Requests of one network without access token: signing in, registering, refreshing tokens, keys of servers. Clients that register ask every 2 s."`
+	Invites       Bucket `yaml:"invites" doc:"Invites that one user of another server sends, and that one user receives from one server; all users of a server together ten times as many."`
 	Joins         Bucket `yaml:"joins" doc:"Joins, invites and new rooms."`
 	Uploads       Bucket `yaml:"uploads" doc:"Media."`
 	Claims        Bucket `yaml:"claims" doc:"Claims of one-time keys, also by each other server."`
@@ -184,7 +185,7 @@ func Default() *Config {
 		Registration: Registration{Mode: "token"},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
 		RateLimits: RateLimits{Enabled: true, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
-			Registrations: Bucket{0.2, 50}, Anonymous: Bucket{50, 500}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},
+			Registrations: Bucket{0.2, 50}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},
 		Federation: Federation{Presence: true},
 		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),
 			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour)},

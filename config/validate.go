@@ -197,7 +197,7 @@ func (f Federation) validate(p *problems) {
 
 func (r RateLimits) validate(p *problems) {
 	for name, b := range map[string]Bucket{
-		"sends": r.Sends, "reads": r.Reads, "logins": r.Logins, "registrations": r.Registrations, "anonymous": r.Anonymous,
+		"sends": r.Sends, "reads": r.Reads, "logins": r.Logins, "registrations": r.Registrations, "anonymous": r.Anonymous, "invites": r.Invites,
 		"joins": r.Joins, "uploads": r.Uploads, "claims": r.Claims,
 	} {
 		p.check(b.PerSecond > 0 && !math.IsInf(b.PerSecond, 0) && b.Burst > 0, "rate_limits."+name, "needs a positive per_second and burst; rate_limits.enabled switches all limits off")

@@ -13,10 +13,14 @@ import (
 )
 
 func (a *API) invitesRoutes() []httpapi.Route {
-	return []httpapi.Route{
+	routes := []httpapi.Route{
 		route("PUT", v1+"/invite/{roomId}/{eventId}", "sendInviteV1", "invites-v1.yaml", a.sendInviteV1),
 		route("PUT", v2+"/invite/{roomId}/{eventId}", "sendInviteV2", "invites-v2.yaml", a.sendInviteV2),
 	}
+	for i := range routes {
+		routes[i].Rate = httpapi.ServerInvites
+	}
+	return routes
 }
 
 // sendInviteV1 takes an invite in, of a room of version 1 or 2.
@@ -66,9 +70,18 @@ func (a *API) sendInviteV2(r *httpapi.Request) (any, error) {
 	return map[string]any{"event": signed}, err
 }
 
+// invite counts an invite against its sender and, for each server apart, its receiver: a server that floods a user keeps no
+// invite of others out.
 func (a *API) invite(r *httpapi.Request, version id.RoomVersion, event json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error) {
 	key, _ := canonjson.Get(event, "state_key")
 	user, _ := canonjson.Unquote(key)
+	member, _ := canonjson.Get(event, "sender")
+	sender, _ := canonjson.Unquote(member)
+	for _, who := range []string{"by " + sender, "of " + user} {
+		if err := r.Limit(httpapi.Invites, r.Server+" "+who); err != nil {
+			return nil, err
+		}
+	}
 	if err := a.Accounts.Exists(r.Context(), id.UserID(user)); err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ type Request struct {
 	Requester
 	RequestID  string
 	ClientAddr string // the peer's address, by trusted_proxies
+	limit      func(class Rate, who string) time.Duration
 	body       []byte
 	vars       map[string]string
 	query      url.Values
@@ -40,6 +41,19 @@ func (r *Request) who() string {
 		return string(r.UserID)
 	}
 	return r.Network()
+}
+
+// Limit counts the request in a class against who, which may be something else than who asks, such as the user concerned.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (r *Request) Limit(class Rate, who string) error {
+	if r.limit == nil {
+		return nil
+	}
+	if wait := r.limit(class, who); wait > 0 {
+		return mxerr.LimitExceeded(wait)
+	}
+	return nil
 }
 
 // Var is a path parameter, unescaped once.

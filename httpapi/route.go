@@ -37,6 +37,8 @@ const (
 	Logins             // wrong passwords and tokens
 	Registrations      // new accounts
 	Joins              // joins, invites, room creation
+	Invites            // by a user of another server, or of one user by the users of a server
+	ServerInvites      // by all users of a server
 	Uploads            // media
 	KeyClaim           // one-time keys
 	Anonymous          // what needs no access token and reads the database: signing in, registering, refreshing, keys of servers

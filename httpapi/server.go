@@ -130,7 +130,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	route, vars := s.find(hr)
 	start := time.Now()
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
-	r := &Request{RequestID: s.newRequestID(), ClientAddr: s.clientAddr(hr), vars: vars, route: route}
+	r := &Request{RequestID: s.newRequestID(), ClientAddr: s.clientAddr(hr), limit: s.opt.Limit, vars: vars, route: route}
 	r.Request = hr.WithContext(telemetry.WithRequest(hr.Context(), r.RequestID))
 	defer s.finish(rec, r, start)
 	defer s.recover(rec, r)
@@ -258,13 +258,10 @@ func (s *Server) authenticate(r *Request, auth Auth) (err error) {
 // limit counts the request against its user or homeserver, or its address where nobody is signed in. Application services act for many
 // users and are trusted by the administrator.
 func (s *Server) limit(r *Request, class Rate) error {
-	if s.opt.Limit == nil || class == Unlimited || r.AppService != "" {
+	if class == Unlimited || r.AppService != "" {
 		return nil
 	}
-	if wait := s.opt.Limit(class, r.who()); wait > 0 {
-		return mxerr.LimitExceeded(wait)
-	}
-	return nil
+	return r.Limit(class, r.who())
 }
 
 // finish counts and logs the request.

@@ -204,7 +204,7 @@ func (c *creation) checkInvites(ctx context.Context) error {
 			c.others = append(c.others, i)
 			continue
 		}
-		if err := c.svc.mayBeInvited(ctx, i.nid); err != nil {
+		if err := c.svc.mayBeInvited(ctx, i.nid, c.sender.ID); err != nil {
 			return err
 		}
 		c.invitee = append(c.invitee, i)

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -400,6 +401,7 @@ type ReceivedInvite struct {
 const (
 	maxStripped      = 100       // events
 	maxStrippedBytes = 512 << 10 // all of them
+	maxStrippedKept  = 80 << 10  // those that are kept: the largest event, and what rooms usually show
 )
 
 // ReceiveInvite keeps an invite and gives it back with this server's signature.
@@ -416,16 +418,16 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 	if err := s.checkInvite(&in, e); err != nil {
 		return nil, err
 	}
-	shown, err := s.checkStripped(ctx, v, in.Room, in.Stripped)
-	if err != nil {
-		return nil, err
-	}
 	key, _ := e.StateKey()
 	nid, err := s.UserNID(ctx, id.UserID(key))
 	if err != nil {
 		return nil, err
 	}
-	if err := s.mayBeInvited(ctx, nid); err != nil {
+	if err := s.mayBeInvited(ctx, nid, e.Sender()); err != nil {
+		return nil, err
+	}
+	shown, err := s.checkStripped(ctx, v, in.Room, in.Stripped)
+	if err != nil {
 		return nil, err
 	}
 	events, errs := []*pdu.Event{e}, make([]error, 1)
@@ -512,7 +514,26 @@ func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.Roo
 	if !created {
 		return nil, badRequest(mxerr.CodeInvalidParam, "The state that comes with the invite has no create event of this room")
 	}
-	return shown, nil
+	return keepStripped(shown), nil
+}
+
+// keepStripped returns the state that is kept of what a room shows with an invite: the most important first where all of it
+// is too much. It is in every /sync that has the invite.
+func keepStripped(shown []json.RawMessage) (kept []json.RawMessage) {
+	rank := func(raw json.RawMessage) int {
+		if i := slices.Index(strippedTypes, typeOf(raw)); i >= 0 {
+			return i
+		}
+		return len(strippedTypes)
+	}
+	sorted := slices.SortedStableFunc(slices.Values(shown), func(a, b json.RawMessage) int { return cmp.Compare(rank(a), rank(b)) })
+	size := 0
+	for _, raw := range sorted {
+		if size+len(raw) <= maxStrippedKept {
+			kept, size = append(kept, raw), size+len(raw)
+		}
+	}
+	return kept
 }
 
 // isWhole tells of a stripped event that it is a PDU.

@@ -248,7 +248,7 @@ func (s *Service) invite(ctx context.Context, sender Sender, room id.RoomID, tar
 	if !s.IsLocal(target) {
 		return s.inviteRemote(ctx, sender, room, target, c)
 	}
-	if err := s.mayBeInvited(ctx, nid); err != nil {
+	if err := s.mayBeInvited(ctx, nid, sender.ID); err != nil {
 		return err
 	}
 	if err := s.withProfile(ctx, target, &c); err != nil {

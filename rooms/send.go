@@ -204,7 +204,7 @@ func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 	}
 	p.member = &memberChange{user: target, nid: nid, to: membership}
 	if membership == Invite && s.IsLocal(target) {
-		return s.mayBeInvited(ctx, nid)
+		return s.mayBeInvited(ctx, nid, p.sender.ID)
 	}
 	return nil
 }

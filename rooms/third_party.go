@@ -10,6 +10,7 @@ import (
 	"ebb/canonjson"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
+	"ebb/storage"
 )
 
 // ThirdPartyInvite is an invitation by e-mail address or the like which has turned out to be of a user.
@@ -106,9 +107,9 @@ func (s *Service) Bound(ctx context.Context, invites []ThirdPartyInvite) {
 // typeInvitePermission is the account data that says whether a user wants invites.
 const typeInvitePermission = "m.invite_permission_config"
 
-// mayBeInvited wants a local user to take invites.
+// mayBeInvited refuses an invite of a local user who takes none, or who has too many of the inviter or in sum.
 // Spec: client-server-api#invite-permission
-func (s *Service) mayBeInvited(ctx context.Context, user int64) error {
+func (s *Service) mayBeInvited(ctx context.Context, user int64, inviter id.UserID) error {
 	content, err := s.AccountData(ctx, user, "", typeInvitePermission)
 	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
 		return err
@@ -116,5 +117,45 @@ func (s *Service) mayBeInvited(ctx context.Context, user int64) error {
 	if action, ok := canonjson.Get(content, "default_action"); ok && jsonString(action) == "block" {
 		return mxerr.New(http.StatusForbidden, codeInviteBlocked, "The user does not take invites")
 	}
+	return s.checkPendingInvites(ctx, user, inviter)
+}
+
+// Bounds of the invites that a user has not answered, which every first /sync brings: all of them, and those by one user of
+// this server or by the users of another one. Bytes are those of the invites with the state that the rooms show.
+const (
+	maxPendingInvites     = 2000
+	maxPendingInviteBytes = 16 << 20
+	maxInvitesOfInviter   = 500 // a bridge of another server has hundreds of rooms for one user
+	maxInviterBytes       = 4 << 20
+)
+
+// checkPendingInvites refuses an invite where the user has too many already.
+func (s *Service) checkPendingInvites(ctx context.Context, user int64, inviter id.UserID) error {
+	var pending []storage.PendingInvite
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		pending, err = tx.PendingInvites(user)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var all, same, allBytes, sameBytes int64
+	for _, p := range pending {
+		all, allBytes = all+1, allBytes+p.Size
+		if s.countsAs(id.UserID(p.Inviter)) == s.countsAs(inviter) {
+			same, sameBytes = same+1, sameBytes+p.Size
+		}
+	}
+	if all >= maxPendingInvites || allBytes >= maxPendingInviteBytes || same >= maxInvitesOfInviter || sameBytes >= maxInviterBytes {
+		return mxerr.Forbidden("The user has too many invites that are not answered yet")
+	}
 	return nil
+}
+
+// countsAs returns what the invites by a user count against: the user's server, or the user who is of this one.
+func (s *Service) countsAs(inviter id.UserID) string {
+	if s.IsLocal(inviter) {
+		return string(inviter)
+	}
+	return serverOf(string(inviter))
 }

@@ -434,3 +434,30 @@ func TestOneServerDoesNotUseUpEverybodysKeys(t *testing.T) {
 		t.Errorf("a claim too many: %v", err)
 	}
 }
+
+func TestInvitesOfOneUserOrServerAreLimitedApartFromThoseOfOthers(t *testing.T) {
+	s := testserver.Federation(t, 3, func(i int, cfg *config.Config) {
+		cfg.RateLimits.Enabled, cfg.RateLimits.Invites = i == 0, config.Bucket{PerSecond: 1, Burst: 3}
+	})
+	alice, mallory, carol := signUp(t, s.Servers[0], "alice"), signUp(t, s.Servers[1], "mallory"), signUp(t, s.Servers[2], "carol")
+	invite := func(d *device, user string) int {
+		room := d.Do("POST", "/v3/createRoom", obj{"preset": "private_chat"})["room_id"].(string)
+		status, _, _ := d.Raw("POST", "/v3/rooms/"+room+"/invite", obj{"user_id": user})
+		return status
+	}
+	for range 3 {
+		if status := invite(mallory, alice.User); status != 200 {
+			t.Fatalf("an invite: %d", status)
+		}
+	}
+	if status := invite(mallory, alice.User); status != 429 {
+		t.Errorf("an invite too many: %d", status)
+	}
+	if status := invite(carol, alice.User); status != 200 {
+		t.Errorf("an invite from another server: %d", status)
+	}
+	friend := signUp(t, s.Servers[1], "friend")
+	if status := invite(friend, signUp(t, s.Servers[0], "bob").User); status != 200 {
+		t.Errorf("an invite of somebody else by somebody else: %d", status)
+	}
+}

@@ -313,10 +313,14 @@ func bucket(b config.Bucket) httpapi.Bucket {
 	return httpapi.Bucket{PerSecond: b.PerSecond, Burst: b.Burst}
 }
 
+// invitesOfServer is how many times the invites of one user all users of a server may send.
+const invitesOfServer = 10
+
 // limits are the rates of the doors.
 func limits(c config.RateLimits) map[httpapi.Rate]httpapi.Bucket {
 	return map[httpapi.Rate]httpapi.Bucket{
 		httpapi.Sends: bucket(c.Sends), httpapi.Reads: bucket(c.Reads), httpapi.Anonymous: bucket(c.Anonymous), httpapi.Logins: bucket(c.Logins), httpapi.Joins: bucket(c.Joins),
+		httpapi.Invites: bucket(c.Invites), httpapi.ServerInvites: {PerSecond: c.Invites.PerSecond * invitesOfServer, Burst: c.Invites.Burst * invitesOfServer},
 		httpapi.Uploads: bucket(c.Uploads), httpapi.KeyClaim: bucket(c.Claims),
 	}
 }

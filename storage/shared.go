@@ -82,6 +82,25 @@ func (tx *Tx) StrippedState(user, room int64) (string, error) {
 	return s, err
 }
 
+// PendingInvite is an invite that a user has neither accepted nor declined.
+type PendingInvite struct {
+	Room    int64
+	Inviter string
+	Size    int64 // of the event and of what the room shows of itself
+}
+
+const pendingInvitesQuery = `SELECT m.room_nid, u.user_id, length(e.json) + coalesce(length(s.json), 0) FROM memberships m
+JOIN events e ON e.position = m.position JOIN users u ON u.nid = e.sender_nid
+LEFT JOIN stripped_state s ON s.user_nid = m.user_nid AND s.room_nid = m.room_nid WHERE m.user_nid = $1 AND m.membership = 'invite'`
+
+// PendingInvites lists a user's invites. It rides the primary keys.
+func (tx *Tx) PendingInvites(user int64) ([]PendingInvite, error) {
+	return collect(tx, func(r Row) (p PendingInvite, err error) {
+		err = r.Scan(&p.Room, &p.Inviter, &p.Size)
+		return p, err
+	}, pendingInvitesQuery, user)
+}
+
 // BackwardEdge is an event that is not stored and that a stored one names as the one before it.
 type BackwardEdge struct {
 	Missing string
