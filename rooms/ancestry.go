@@ -236,7 +236,7 @@ func (in *ingest) putAside(e *incoming) {
 // taken from the answer: at worst, what the origin itself gave is set aside.
 func (in *ingest) askAncestors() (more bool, err error) {
 	a := in.past
-	if in.svc.Remote == nil || len(a.ends) == 0 || a.asked >= maxAncestryRounds {
+	if in.remote() == nil || len(a.ends) == 0 || a.asked >= maxAncestryRounds {
 		return false, nil
 	}
 	a.asked++

@@ -177,8 +177,7 @@ func (s *Service) receiveFromStranger(ctx context.Context, r *Room, origin strin
 	if len(complete) == 0 {
 		return results, nil
 	}
-	in := &ingest{ctx: ctx, svc: s, room: r, origin: origin, results: results, waiting: map[id.EventID]*incoming{}}
-	in.askNobody()
+	in := &ingest{ctx: ctx, svc: s, room: r, origin: origin, results: results, waiting: map[id.EventID]*incoming{}, alone: true}
 	return results, in.take(complete)
 }
 
@@ -248,9 +247,12 @@ func (s *Service) completeAmong(ctx context.Context, r *Room, events []*incoming
 	return complete, rest, nil
 }
 
-// askNobody makes an ingest ask no other server for anything: all that it may ask is spent.
-func (in *ingest) askNobody() {
-	in.fetched, in.authFetches, in.gaps = maxMissingEvents, maxAuthFetches, maxGaps
+// remote returns the network as far as the ingest may use it; nil if it may not.
+func (in *ingest) remote() Remote {
+	if in.alone {
+		return nil
+	}
+	return in.svc.Remote
 }
 
 // Parked are events that were parked and may be given to Receive now.

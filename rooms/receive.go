@@ -122,6 +122,7 @@ type ingest struct {
 	svc     *Service
 	room    *Room
 	origin  string
+	alone   bool // no other server is asked for anything
 	results map[id.EventID]error
 	waiting map[id.EventID]*incoming // verified, not yet taken
 	known   map[id.EventID]*Event    // stored
@@ -386,7 +387,7 @@ func (in *ingest) knownBefore(events []id.EventID) (known []id.EventID) {
 // fetchMissing asks the sender for what lies between what is stored and what it sent.
 // Spec: server-server-api#retrieving-events
 func (in *ingest) fetchMissing() error {
-	if in.svc.Remote == nil {
+	if in.remote() == nil {
 		return nil
 	}
 	extremities := in.room.extremityIDs()
@@ -442,7 +443,7 @@ func (in *ingest) admit(raws []json.RawMessage) (added []id.EventID) {
 func (in *ingest) fetchAuth() error {
 	for {
 		lacks := in.lacksAuth()
-		if lacks == nil || in.authFetches >= maxAuthFetches || in.svc.Remote == nil {
+		if lacks == nil || in.authFetches >= maxAuthFetches || in.remote() == nil {
 			return nil
 		}
 		in.authFetches++
@@ -757,7 +758,7 @@ func (in *ingest) stateIDs(eventID id.EventID) (state, chain []id.EventID, err e
 	if in.gaps++; in.gaps > maxGaps {
 		return nil, nil, errTooManyGaps
 	}
-	if in.svc.Remote == nil {
+	if in.remote() == nil {
 		return nil, nil, errors.New("federation is off")
 	}
 	return in.svc.Remote.StateIDs(in.ctx, in.origin, in.room.id, eventID)
