@@ -53,8 +53,8 @@ func BenchmarkNothingNew(b *testing.B) {
 
 const lazy = `{"room":{"timeline":{"limit":20},"state":{"lazy_load_members":true}}}`
 
-// BenchmarkFirstSync is a first sync of 500 rooms of 20 messages each, under lazy loading.
-func BenchmarkFirstSync(b *testing.B) {
+// manyRooms makes a user with 500 rooms of 20 messages each.
+func manyRooms(b *testing.B) (*world, *user) {
 	w := newWorld(b)
 	alice, bob := w.user("alice"), w.user("bob")
 	for range 500 {
@@ -64,6 +64,27 @@ func BenchmarkFirstSync(b *testing.B) {
 			bob.say(room, fmt.Sprint("message ", i))
 		}
 	}
+	return w, alice
+}
+
+// BenchmarkColdSync is a first sync by a server that has just started.
+func BenchmarkColdSync(b *testing.B) {
+	w, alice := manyRooms(b)
+	for name, filter := range map[string]string{"lazy": lazy, "full": ""} {
+		b.Run(name, func(b *testing.B) {
+			for range b.N {
+				b.StopTimer()
+				w.restart()
+				b.StartTimer()
+				alice.ask(b, feed.SyncRequest{Filter: filter})
+			}
+		})
+	}
+}
+
+// BenchmarkFirstSync is a first sync under lazy loading.
+func BenchmarkFirstSync(b *testing.B) {
+	_, alice := manyRooms(b)
 	n := len(alice.ask(b, feed.SyncRequest{Filter: lazy}))
 	b.ReportMetric(float64(n)/1e6, "MB")
 	b.ReportAllocs()

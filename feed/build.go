@@ -147,13 +147,13 @@ func (b *builder) plan() error {
 	b.typed = b.Service.typing.view(b.since, b.epoch, b.initial)
 	b.next.Typing = b.typed.serial
 	b.rooms.all = memberships
+	if err := b.planJoined(); err != nil {
+		return err
+	}
 	for _, m := range memberships {
 		news := b.initial || m.Changed > b.since.Pos
 		switch m.Membership {
-		case rooms.Join:
-			if err := b.planJoined(m); err != nil {
-				return err
-			}
+		case rooms.Join: // planJoined
 		case rooms.Invite:
 			if news || b.FullState {
 				b.rooms.invited = append(b.rooms.invited, m)
@@ -190,13 +190,28 @@ func (b *builder) memberships() ([]rooms.RoomMembership, error) {
 	}
 }
 
-func (b *builder) planJoined(m rooms.RoomMembership) error {
-	room, err := b.Rooms.RoomByNID(b.ctx, m.Room)
+// planJoined selects among the rooms that the user is in.
+func (b *builder) planJoined() error {
+	var joined []rooms.RoomMembership
+	var nids []int64
+	for _, m := range b.rooms.all {
+		if m.Membership == rooms.Join {
+			joined, nids = append(joined, m), append(nids, m.Room)
+		}
+	}
+	list, err := b.Rooms.RoomsByNID(b.ctx, nids)
 	if err != nil {
 		return err
 	}
+	for i, room := range list {
+		b.planRoom(joined[i], room)
+	}
+	return nil
+}
+
+func (b *builder) planRoom(m rooms.RoomMembership, room *rooms.Room) {
 	if b.withheld(room) {
-		return nil
+		return
 	}
 	since := m.JoinedPos
 	if !b.partial {
@@ -210,7 +225,6 @@ func (b *builder) planJoined(m rooms.RoomMembership) error {
 	if fresh || b.FullState || room.Last() > b.since.Pos || typing || b.typed.rest {
 		b.rooms.joined = append(b.rooms.joined, joinedRoom{RoomMembership: m, room: room, fresh: fresh})
 	}
-	return nil
 }
 
 // withheld tells of a room that the client is not to hear of until all of its members are known.

@@ -3,59 +3,14 @@ package feed
 import (
 	"slices"
 	"strconv"
-	"sync"
 
 	"ebb/canonjson"
-	"ebb/rooms"
 	"ebb/storage"
 )
 
 // maxReceipts bounds the receipts of one room in one answer. A first sync of a room of thousands shows the newest ones;
 // the reader's own come always.
 const maxReceipts = 1000
-
-// receiptMemory remembers each room's newest receipt, so that a message that wakes hundreds costs one look for receipts and
-// not one for each of them.
-type receiptMemory struct {
-	// mu guards rooms; a leaf in docs/locks.md.
-	mu    sync.Mutex
-	rooms map[int64]newestReceipt
-}
-
-// newestReceipt is a room's newest receipt, as of the room's change at checked.
-type newestReceipt struct{ checked, newest storage.Pos }
-
-// maxReceiptMemory bounds the rooms that are remembered.
-const maxReceiptMemory = 50_000
-
-// lastReceipt is the position of a room's newest receipt.
-func (b *builder) lastReceipt(room *rooms.Room) (storage.Pos, error) {
-	m := &b.Service.receipts
-	last := room.Last()
-	m.mu.Lock()
-	known := m.rooms[room.NID()]
-	m.mu.Unlock()
-	if known.checked >= last {
-		return known.newest, nil
-	}
-	err := b.read(func(tx *storage.Tx) (err error) {
-		known.newest, err = tx.LastReceipt(room.NID())
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	known.checked = last
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.rooms == nil || len(m.rooms) >= maxReceiptMemory {
-		m.rooms = map[int64]newestReceipt{}
-	}
-	if m.rooms[room.NID()].checked < last {
-		m.rooms[room.NID()] = known
-	}
-	return known.newest, nil
-}
 
 // appendReceipts appends the m.receipt events that tell these receipts, comma separated. Where a user has receipts of
 // several threads at one event, each further one goes into an event of its own, because an event has one place for them.

@@ -59,7 +59,6 @@ type Service struct {
 	meetings *meetings
 	sessions *sessions
 	filters  *filterCache
-	receipts receiptMemory
 	past     pastMemory
 	scratch  sync.Pool // of *[]byte: where answers are written
 

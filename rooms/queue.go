@@ -120,7 +120,11 @@ func (r *Room) reload(ctx context.Context) error {
 		if !found {
 			return errNoRoom()
 		}
-		return r.fill(tx, &row)
+		stored, err := readRooms(tx, []storage.RoomRow{row})
+		if err != nil {
+			return err
+		}
+		return r.fill(&stored[0])
 	})
 }
 

@@ -192,7 +192,7 @@ type fullyReadContent struct {
 
 func (w *markerWrite) committed() {
 	if w.pos != 0 {
-		w.room.advanced(w.pos)
+		w.room.read(w.pos)
 		w.svc.unread.forget(w.sender.NID, w.room.nid, w.pos)
 	}
 	if w.own {
@@ -203,9 +203,9 @@ func (w *markerWrite) committed() {
 	}
 }
 
-// advanced notes a committed change of the room that is no event.
-func (r *Room) advanced(pos storage.Pos) {
+// read notes that receipts up to a position are committed.
+func (r *Room) read(pos storage.Pos) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.head.last = max(r.head.last, pos)
+	r.head.receipt, r.head.last = max(r.head.receipt, pos), max(r.head.last, pos)
 }

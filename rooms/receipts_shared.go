@@ -202,6 +202,6 @@ func (w *receivedReceipts) committed() {
 	if w.pos == 0 {
 		return
 	}
-	w.room.advanced(w.pos)
+	w.room.read(w.pos)
 	w.svc.Hub.Members(w.room.LocalMembers())
 }

@@ -130,9 +130,10 @@ type head struct {
 	partial         *partial    // nil: the state is whole
 	completed       storage.Pos // since when it is; 0: it always was
 
-	last   storage.Pos // newest committed change, not only of events
-	ring   []*Event    // newest timeline events, oldest first
-	ringOK storage.Pos // the ring has everything after this position
+	last    storage.Pos // newest committed change, not only of events
+	receipt storage.Pos // newest receipt
+	ring    []*Event    // newest timeline events, oldest first
+	ringOK  storage.Pos // the ring has everything after this position
 }
 
 // NID is the room's short name.
@@ -152,6 +153,13 @@ func (r *Room) Last() storage.Pos {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.last
+}
+
+// LastReceipt is the position of the newest receipt, 0 where there is none.
+func (r *Room) LastReceipt() storage.Pos {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.receipt
 }
 
 // State is one entry of the current state, nil where there is none. A member's event is read from the database at its

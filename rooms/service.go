@@ -20,7 +20,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/federation/fedclient"
-	"ebb/mxerr"
 	"ebb/push"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -157,57 +156,6 @@ func serverOf(fullID string) string {
 	return ""
 }
 
-// Room finds a room that this server knows.
-func (s *Service) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
-	if r := s.cache.byID(roomID); r != nil {
-		r.used.Store(s.Now().Unix())
-		return r, nil
-	}
-	return s.load(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByID(string(roomID)) })
-}
-
-// RoomByNID finds a room by its short name.
-func (s *Service) RoomByNID(ctx context.Context, nid int64) (*Room, error) {
-	if r := s.cache.byNID(nid); r != nil {
-		r.used.Store(s.Now().Unix())
-		return r, nil
-	}
-	return s.load(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByNID(nid) })
-}
-
-// errNoRoom is what is known of a room that this server does not know.
-func errNoRoom() error { return mxerr.NotFound("There is no such room on this server") }
-
-// load reads a room from the database and puts it into the cache. Two that load the same room get the same one.
-func (s *Service) load(ctx context.Context, find func(*storage.Tx) (storage.RoomRow, bool, error)) (*Room, error) {
-	s.cache.loading.Lock()
-	defer s.cache.loading.Unlock()
-	var r *Room
-	err := s.db.ReadInner(ctx, func(tx *storage.Tx) error {
-		row, found, err := find(tx)
-		if err != nil {
-			return err
-		}
-		if !found {
-			return errNoRoom()
-		}
-		if r = s.cache.byNID(row.NID); r != nil {
-			return nil // somebody else was quicker
-		}
-		version, ok := pdu.VersionOf(id.RoomVersion(row.Version))
-		if !ok {
-			return fmt.Errorf("room %s has the unknown version %q", row.RoomID, row.Version)
-		}
-		r = &Room{svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version, created: time.UnixMilli(row.CreatedTS), fetching: make(chan struct{}, 1), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1)}
-		return r.fill(tx, &row)
-	})
-	if err != nil {
-		return nil, err
-	}
-	r.used.Store(s.Now().Unix())
-	return s.cache.add(r), nil
-}
-
 // roomCache holds the rooms in use within a budget of bytes.
 type roomCache struct {
 	// loading is held while a room is loaded from the database; taken before mu.
@@ -239,6 +187,19 @@ func (c *roomCache) byNID(nid int64) *Room {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.nids[nid]
+}
+
+// list finds rooms by their short names, nil for those that are not in memory, and returns the names of the latter.
+func (c *roomCache) list(nids []int64) (found []*Room, missing []int64) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	found = make([]*Room, len(nids))
+	for i, nid := range nids {
+		if found[i] = c.nids[nid]; found[i] == nil {
+			missing = append(missing, nid)
+		}
+	}
+	return found, missing
 }
 
 // add puts a room in, unless it is there already, and drops what was not used for longest.

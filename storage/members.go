@@ -14,16 +14,16 @@ type MemberRow struct {
 	Forgotten  bool
 }
 
-const roomMembersQuery = `SELECT m.user_nid, u.user_id, m.membership, m.position, m.changed FROM memberships m JOIN users u ON u.nid = m.user_nid
-WHERE m.room_nid = $1`
+const roomMembersQuery = `SELECT m.room_nid, m.user_nid, u.user_id, m.membership, m.position, m.changed FROM memberships m JOIN users u ON u.nid = m.user_nid
+WHERE m.room_nid IN `
 
-// RoomMembers reads every membership of a room. It rides memberships_by_room.
-func (tx *Tx) RoomMembers(room int64) ([]MemberRow, error) {
+// RoomMembers reads every membership of some rooms. It rides memberships_by_room.
+func (tx *Tx) RoomMembers(rooms []int64) ([]MemberRow, error) {
+	list, args := In(1, rooms)
 	return collect(tx, func(r Row) (m MemberRow, err error) {
-		m.Room = room
-		err = r.Scan(&m.User, &m.UserID, &m.Membership, &m.Position, &m.Changed)
+		err = r.Scan(&m.Room, &m.User, &m.UserID, &m.Membership, &m.Position, &m.Changed)
 		return m, err
-	}, roomMembersQuery, room)
+	}, roomMembersQuery+list, args...)
 }
 
 // JoinedMembers lists who is joined to a room. It rides memberships_by_room.

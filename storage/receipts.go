@@ -21,8 +21,8 @@ func (tx *Tx) SetReceipt(r ReceiptRow, p Pos) (bool, error) {
 	return n == 1, err
 }
 
-// LastReceipt is the position of the newest receipt of a room. It rides receipts_by_position.
-func (tx *Tx) LastReceipt(room int64) (Pos, error) {
-	p, _, err := one(tx, scanInt64, `SELECT coalesce(max(position), 0) FROM receipts WHERE room_nid = $1`, room)
-	return Pos(p), err
+// LastReceipts finds the position of the newest receipt of each room that has any. It rides receipts_by_position.
+func (tx *Tx) LastReceipts(rooms []int64) (map[int64]int64, error) {
+	list, args := In(1, rooms)
+	return tx.numbers(`SELECT room_nid, max(position) FROM receipts WHERE room_nid IN `+list+` GROUP BY room_nid`, args...)
 }

@@ -56,6 +56,12 @@ func (tx *Tx) RoomByNID(nid int64) (RoomRow, bool, error) {
 	return one(tx, scanRoom, roomColumns+` WHERE nid = $1`, nid)
 }
 
+// RoomsByNID finds rooms by their short names, in no particular order.
+func (tx *Tx) RoomsByNID(nids []int64) ([]RoomRow, error) {
+	list, args := In(1, nids)
+	return collect(tx, scanRoom, roomColumns+` WHERE nid IN `+list, args...)
+}
+
 const insertRoomQuery = `INSERT INTO rooms (nid, room_id, version, created_ts, generation, snapshot, extremities, depth, last_order)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 

@@ -161,7 +161,7 @@ func TestMembershipKeepsWhenTheJoinBegan(t *testing.T) {
 		if !got[[]storage.MemberRow](t)(tx.UserMemberships(nid))[0].Forgotten {
 			t.Error("a room that was left is not forgotten")
 		}
-		if list := got[[]storage.MemberRow](t)(tx.RoomMembers(1)); len(list) != 1 || list[0].UserID != "@a:here" {
+		if list := got[[]storage.MemberRow](t)(tx.RoomMembers([]int64{1})); len(list) != 1 || list[0].UserID != "@a:here" {
 			t.Errorf("members %+v", list)
 		}
 		return nil
@@ -190,8 +190,8 @@ func TestTransactionsReceiptsAndAliasesAreTakenOnce(t *testing.T) {
 				t.Errorf("receipt %d moved: %v", i, moved)
 			}
 		}
-		if p := got[storage.Pos](t)(tx.LastReceipt(1)); p != 5 {
-			t.Errorf("the last receipt is at %d", p)
+		if p := got[map[int64]int64](t)(tx.LastReceipts([]int64{1, 2})); len(p) != 1 || p[1] != 5 {
+			t.Errorf("the last receipts are at %v", p)
 		}
 		alias := storage.Alias{Alias: "#a:here", Room: 1, Creator: 2}
 		if !got[bool](t)(tx.InsertAlias(alias)) || got[bool](t)(tx.InsertAlias(alias)) {

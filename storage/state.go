@@ -58,15 +58,16 @@ type CurrentEntry struct {
 	Changed Pos
 }
 
-const currentStateQuery = `SELECT c.changed, ` + eventColumns + ` FROM current_state c JOIN events e ON e.position = c.position
-WHERE c.room_nid = $1 AND c.type <> 'm.room.member'`
+const currentStatesQuery = `SELECT c.changed, ` + eventColumns + ` FROM current_state c JOIN events e ON e.position = c.position
+WHERE c.type <> 'm.room.member' AND c.room_nid IN `
 
-// CurrentState reads a room's current state without its members (see RoomMembers). It rides the primary keys.
-func (tx *Tx) CurrentState(room int64) ([]CurrentEntry, error) {
+// CurrentStates reads the current state of rooms without their members (see RoomMembers). It rides the primary keys.
+func (tx *Tx) CurrentStates(rooms []int64) ([]CurrentEntry, error) {
+	list, args := In(1, rooms)
 	return collect(tx, func(r Row) (c CurrentEntry, err error) {
 		c.EventRow, err = scanEvent(prefixed{r, &c.Changed})
 		return c, err
-	}, currentStateQuery, room)
+	}, currentStatesQuery+list, args...)
 }
 
 // prefixed is a row with a column before those that are scanned.
@@ -81,6 +82,12 @@ func (p prefixed) Scan(dest ...any) error { return p.Row.Scan(append([]any{p.fir
 func (tx *Tx) SnapshotLength(nid int64) (int64, error) {
 	n, _, err := one(tx, scanInt64, `SELECT length FROM state_snapshots WHERE nid = $1`, nid)
 	return n, err
+}
+
+// SnapshotLengths is SnapshotLength for several, by their nids.
+func (tx *Tx) SnapshotLengths(nids []int64) (map[int64]int64, error) {
+	list, args := In(1, nids)
+	return tx.numbers(`SELECT nid, length FROM state_snapshots WHERE nid IN `+list, args...)
 }
 
 // StateEntry is one entry of a state.

@@ -144,6 +144,18 @@ func In[T any](first int, values []T) (placeholders string, args []any) {
 	return string(append(text, ')')), args
 }
 
+// numbers runs a query for pairs of numbers.
+func (tx *Tx) numbers(query string, args ...any) (map[int64]int64, error) {
+	out := map[int64]int64{}
+	err := tx.each(func(r Row) error {
+		var k, v int64
+		err := r.Scan(&k, &v)
+		out[k] = v
+		return err
+	}, query, args...)
+	return out, err
+}
+
 func scanString(r Row) (s string, err error) {
 	err = r.Scan(&s)
 	return s, err

@@ -1,0 +1,207 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// Room finds a room that this server knows.
+func (s *Service) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
+	if r := s.cache.byID(roomID); r != nil {
+		r.used.Store(s.Now().Unix())
+		return r, nil
+	}
+	return s.loadOne(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByID(string(roomID)) })
+}
+
+// RoomByNID finds a room by its short name.
+func (s *Service) RoomByNID(ctx context.Context, nid int64) (*Room, error) {
+	if r := s.cache.byNID(nid); r != nil {
+		r.used.Store(s.Now().Unix())
+		return r, nil
+	}
+	return s.loadOne(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByNID(nid) })
+}
+
+// RoomsByNID finds rooms by their short names, and returns them in that order. Of those that are not in memory many are read
+// at once.
+func (s *Service) RoomsByNID(ctx context.Context, nids []int64) ([]*Room, error) {
+	found, missing := s.cache.list(nids)
+	loaded := make(map[int64]*Room, len(missing))
+	for part := range slices.Chunk(missing, maxLoad) {
+		rooms, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) { return tx.RoomsByNID(part) })
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(loaded, rooms)
+	}
+	now := s.Now().Unix()
+	for i, r := range found {
+		if r == nil {
+			r = loaded[nids[i]]
+		}
+		if r == nil {
+			return nil, errNoRoom()
+		}
+		r.used.Store(now)
+		found[i] = r
+	}
+	return found, nil
+}
+
+// errNoRoom is what is known of a room that this server does not know.
+func errNoRoom() error { return mxerr.NotFound("There is no such room on this server") }
+
+// maxLoad is how many rooms are read in one transaction: others who need a room wait for some milliseconds.
+const maxLoad = 32
+
+// loadOne loads the room whose row find finds.
+func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.RoomRow, bool, error)) (*Room, error) {
+	loaded, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) {
+		row, found, err := find(tx)
+		if err == nil && !found {
+			err = errNoRoom()
+		}
+		return []storage.RoomRow{row}, err
+	})
+	for _, r := range loaded {
+		r.used.Store(s.Now().Unix())
+		return r, err
+	}
+	return nil, err
+}
+
+// load reads rooms from the database and puts them into the cache. Two callers that load the same room get the same one.
+func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.RoomRow, error)) (map[int64]*Room, error) {
+	s.cache.loading.Lock()
+	defer s.cache.loading.Unlock()
+	out := map[int64]*Room{}
+	err := s.db.ReadInner(ctx, func(tx *storage.Tx) error {
+		rows, err := find(tx)
+		if err != nil {
+			return err
+		}
+		rows = slices.DeleteFunc(rows, func(row storage.RoomRow) bool {
+			r := s.cache.byNID(row.NID) // somebody else may have been quicker
+			if r != nil {
+				out[row.NID] = r
+			}
+			return r != nil
+		})
+		stored, err := readRooms(tx, rows)
+		for i := range stored {
+			if err == nil {
+				err = s.open(&stored[i], out)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for nid, r := range out {
+		r.used.Store(s.Now().Unix())
+		out[nid] = s.cache.add(r)
+	}
+	return out, nil
+}
+
+// open makes a Room of what is stored of it.
+func (s *Service) open(stored *storedRoom, into map[int64]*Room) error {
+	row := &stored.row
+	version, ok := pdu.VersionOf(id.RoomVersion(row.Version))
+	if !ok {
+		return fmt.Errorf("room %s has the unknown version %q", row.RoomID, row.Version)
+	}
+	r := &Room{
+		svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version, created: time.UnixMilli(row.CreatedTS),
+		fetching: make(chan struct{}, 1), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1),
+	}
+	into[r.nid] = r
+	return r.fill(stored)
+}
+
+// storedRoom is what is stored of a room's head.
+type storedRoom struct {
+	row     storage.RoomRow
+	length  int64 // of the chain of its snapshot
+	state   []storage.CurrentEntry
+	members []storage.MemberRow
+	recent  []storage.EventRow // newest first
+	receipt storage.Pos        // the newest
+	ends    map[storage.Pos]id.EventID
+}
+
+// readRooms reads the heads of rooms, with a few statements for all of them and one for the timeline of each.
+func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
+	out := make([]storedRoom, len(rows))
+	at := make(map[int64]*storedRoom, len(rows))
+	var nids, snapshots []int64
+	for i := range rows {
+		out[i].row = rows[i]
+		at[rows[i].NID] = &out[i]
+		nids, snapshots = append(nids, rows[i].NID), append(snapshots, rows[i].Snapshot)
+	}
+	if len(nids) == 0 {
+		return nil, nil
+	}
+	lengths, err1 := tx.SnapshotLengths(snapshots)
+	receipts, err2 := tx.LastReceipts(nids)
+	state, err3 := tx.CurrentStates(nids)
+	members, err4 := tx.RoomMembers(nids)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return nil, err
+	}
+	for _, e := range state {
+		at[e.Room].state = append(at[e.Room].state, e)
+	}
+	for _, m := range members {
+		at[m.Room].members = append(at[m.Room].members, m)
+	}
+	for i := range out {
+		s := &out[i]
+		s.length, s.receipt = lengths[s.row.Snapshot], storage.Pos(receipts[s.row.NID])
+		var err error
+		if s.recent, err = tx.RecentEvents(s.row.NID, ringFill); err != nil {
+			return nil, err
+		}
+	}
+	return out, readEnds(tx, out)
+}
+
+// readEnds names the forward extremities of rooms. Most are among the recent events.
+func readEnds(tx *storage.Tx, rooms []storedRoom) error {
+	names := map[storage.Pos]id.EventID{}
+	var unnamed []storage.Pos
+	for i := range rooms {
+		for _, e := range rooms[i].recent {
+			names[e.Position] = id.EventID(e.EventID)
+		}
+		for _, pos := range rooms[i].row.Extremities {
+			if names[pos] == "" {
+				unnamed = append(unnamed, pos)
+			}
+		}
+	}
+	found, err := tx.EventNames(unnamed)
+	for _, e := range found {
+		names[e.Position] = id.EventID(e.EventID)
+	}
+	for i := range rooms {
+		rooms[i].ends = map[storage.Pos]id.EventID{}
+		for _, pos := range rooms[i].row.Extremities {
+			rooms[i].ends[pos] = names[pos]
+		}
+	}
+	return err
+}
