@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/canonjson"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -279,7 +281,7 @@ func (s *Service) ReceiveDeviceListUpdate(ctx context.Context, origin string, co
 	return s.receiveChange(ctx, origin, u.UserID, len(u.PrevID) == 0, u.apply)
 }
 
-// ReceiveSigningKeyUpdate takes an m.signing_key_update of another server.
+// ReceiveSigningKeyUpdate takes an m.signing_key_update of another server: the user's list is asked for again.
 // Spec: server-server-api#msigning_key_update-schema
 func (s *Service) ReceiveSigningKeyUpdate(ctx context.Context, origin string, content json.RawMessage) error {
 	var u signingKeyUpdate
@@ -390,8 +392,12 @@ func (u *listUpdate) follows(list storage.RemoteList) bool {
 }
 
 func (u *listUpdate) apply(tx *storage.Tx, list storage.RemoteList) (applied, error) {
-	if u.StreamID == list.StreamID {
-		return appliedNothing, nil
+	if u.StreamID == list.StreamID { // an update that was sent again, or as Dendrite does it another one under the same number
+		known, err := u.known(tx, list.User)
+		if err != nil || known {
+			return appliedNothing, err
+		}
+		return appliedGap, nil
 	}
 	if !u.follows(list) {
 		return appliedGap, nil
@@ -407,6 +413,26 @@ func (u *listUpdate) apply(tx *storage.Tx, list storage.RemoteList) (applied, er
 	return appliedWhole, tx.SetRemoteList(list)
 }
 
+// known reports whether the cache has the device as the update has it.
+func (u *listUpdate) known(tx *storage.Tx, nid int64) (bool, error) {
+	rows, err := tx.RemoteDevices(nid)
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(rows, func(d storage.UserDeviceKeys) bool { return d.DeviceID == u.DeviceID })
+	if i < 0 || u.Keys == nil {
+		return i < 0 && u.Keys == nil, nil
+	}
+	return rows[i].DisplayName == displayName(u.DisplayName) && sameJSON([]byte(rows[i].JSON), u.Keys), nil
+}
+
+// sameJSON reports whether two texts have the same canonical JSON.
+func sameJSON(a, b []byte) bool {
+	a, errA := canonjson.Canonical(a, false)
+	b, errB := canonjson.Canonical(b, false)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
+}
+
 // set stores the device; false where there are too many, so that it is the whole list that is cut.
 func (u *listUpdate) set(tx *storage.Tx, nid int64) (bool, error) {
 	n, err := tx.CountRemoteDevices(nid)
@@ -416,20 +442,9 @@ func (u *listUpdate) set(tx *storage.Tx, nid int64) (bool, error) {
 	return true, tx.SetRemoteDevice(nid, storage.UserDeviceKeys{DeviceID: u.DeviceID, DisplayName: displayName(u.DisplayName), JSON: string(u.Keys)})
 }
 
-func (u *signingKeyUpdate) apply(tx *storage.Tx, list storage.RemoteList) (applied, error) {
-	master := u.MasterKey
-	if isNull(master) {
-		stored, err := tx.CrossSigningKeys(list.User)
-		if err != nil {
-			return 0, err
-		}
-		master = json.RawMessage(stored[usageMaster])
-	}
-	changed, err := storeRemoteCrossSigning(tx, list.User, remoteCrossSigning(u.UserID, master, u.SelfSigningKey))
-	if err != nil || !changed {
-		return appliedNothing, err
-	}
-	return appliedWhole, nil
+// apply makes the list stale: with the keys the signatures on the devices change, of which the update says nothing.
+func (u *signingKeyUpdate) apply(*storage.Tx, storage.RemoteList) (applied, error) {
+	return appliedGap, nil
 }
 
 // Resync asks for the lists that are stale and due, several servers at a time.

@@ -345,6 +345,67 @@ func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 	devices("Z")
 }
 
+// Dendrite gives the deletion of a device the stream_id that the list has already.
+func TestADeviceThatIsDeletedUnderAKnownStreamIDGoes(t *testing.T) {
+	f := newFederated(t)
+	alice := f.device("alice", "A")
+	f.membership(alice.User, 1, "join")
+	f.membership(far, 1, "join")
+	list := func(stream int, devices string) {
+		f.net.devices = fmt.Sprintf(`{"user_id":%q,"stream_id":%d,"devices":[%s]}`, far, stream, devices)
+	}
+	receive := func(content json.RawMessage) (asked int) {
+		t.Helper()
+		before := len(f.net.asked)
+		if err := errors.Join(f.ReceiveDeviceListUpdate(t.Context(), away, content), f.Resync(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		return len(f.net.asked) - before
+	}
+	x, y := fmt.Sprintf(`{"device_id":"X","keys":%s}`, farKeys("X", "one")), fmt.Sprintf(`{"device_id":"Y","keys":%s}`, farKeys("Y", "two"))
+	f.net.keys = farQuery(`"X":` + farKeys("X", "one") + `,"Y":` + farKeys("Y", "two"))
+	f.query(alice)
+	list(5, x+","+y)
+	receive(update("Y", farKeys("Y", "two"), 5, "4", ""))
+	spaced := strings.ReplaceAll(farKeys("Y", "two"), `":`, `": `)
+	if asked := receive(update("Y", spaced, 5, "4", "")); asked != 0 {
+		t.Error("the list is asked for again although the update says nothing new")
+	}
+	list(5, x)
+	if asked := receive(update("Y", "", 5, "4", `,"deleted":true`)); asked != 1 || f.query(alice).DeviceKeys[far]["Y"] != nil {
+		t.Errorf("the device is still there; the list was asked for %d times", asked)
+	}
+	if asked := receive(update("Y", "", 5, "4", `,"deleted":true`)); asked != 0 {
+		t.Error("the list is asked for again although the device is gone")
+	}
+	list(5, fmt.Sprintf(`{"device_id":"X","keys":%s}`, farKeys("X", "other")))
+	if receive(update("X", farKeys("X", "other"), 5, "4", "")); !strings.Contains(string(f.query(alice).DeviceKeys[far]["X"]), "other") {
+		t.Error("the device has its old keys")
+	}
+}
+
+// With the cross-signing keys the signatures on the devices change, of which m.signing_key_update says nothing.
+func TestASigningKeyUpdateMakesTheListStale(t *testing.T) {
+	f := newFederated(t)
+	alice := f.device("alice", "A")
+	f.membership(alice.User, 1, "join")
+	nid := f.membership(far, 1, "join")
+	f.net.keys = farQuery(`"X":` + farKeys("X", "one"))
+	f.query(alice)
+	_, since := f.changes(alice.UserNID, 0)
+	signed := strings.Replace(farKeys("X", "one"), `"signatures":{}`, `"signatures":{"@far:elsewhere":{"ed25519:new":"c2ln"}}`, 1)
+	f.net.keys = farQuery(`"X":` + signed)
+	if err := f.ReceiveSigningKeyUpdate(t.Context(), away, json.RawMessage(fmt.Sprintf(`{"user_id":%q}`, far))); err != nil {
+		t.Fatal(err)
+	}
+	if changed, _ := f.changes(alice.UserNID, since); !slices.Contains(changed, nid) {
+		t.Error("alice is not told")
+	}
+	if got := f.query(alice).DeviceKeys[far]["X"]; !strings.Contains(string(got), "ed25519:new") {
+		t.Errorf("the device is %s", got)
+	}
+}
+
 func TestAnUpdateThatComesWhileTheListIsAskedForMakesItStale(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
