@@ -23,6 +23,7 @@ func (s *Service) Deactivate(ctx context.Context, user id.UserID, erase bool) er
 			return err
 		}
 		nid = a.NID
+		w.note("account deactivated", "user", user, "erased", erase)
 		return s.deactivate(w, nid, erase)
 	})
 	if err != nil {

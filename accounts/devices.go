@@ -140,6 +140,11 @@ func (s *Service) deleteDevices(w *write, user int64, gone []storage.DeviceRow) 
 		}
 		w.after(func() { s.sessions.dropDevice(user, d.NID) })
 	}
+	name, err := w.UserID(user)
+	if err != nil {
+		return err
+	}
+	w.note("devices signed out", "user", name, "devices", names)
 	return w.devicesChanged(user, names...)
 }
 

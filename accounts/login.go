@@ -73,6 +73,7 @@ func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (S
 	in, err := s.signIn(ctx, n, func(w *write) (int64, error) {
 		nid, found, err := w.TakeLoginToken(keyOf(token).String())
 		if err == nil && !found {
+			s.failed(ctx, "", "unknown login token")
 			err = mxerr.Forbidden("The login token is unknown or has expired")
 		}
 		return nid, err
@@ -93,10 +94,29 @@ func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, passw
 		try.takeBack()
 		return fmt.Errorf("check password of %s: %w", a.Localpart, err)
 	case !good || a.DeactivatedTS != 0:
+		s.failed(ctx, a.Localpart, whyRefused(a))
 		return errWrongPassword()
 	}
 	try.takeBack()
 	return nil
+}
+
+// failed logs an attempt to sign in that failed. The client is not told why.
+func (s *Service) failed(ctx context.Context, name, reason string) {
+	s.Log.InfoContext(ctx, "sign-in failed", "user", name, "reason", reason)
+}
+
+// whyRefused is why a password was refused.
+func whyRefused(a storage.AccountRow) string {
+	switch {
+	case a.NID == 0:
+		return "no such user"
+	case a.DeactivatedTS != 0:
+		return "deactivated account"
+	case a.Password == "":
+		return "account without password"
+	}
+	return "wrong password"
 }
 
 // accountToSignIn finds the account that a client names: the exact localpart first, since historical ones may have
@@ -166,6 +186,7 @@ func (s *Service) startSession(w *write, a storage.AccountRow, n NewSession) (Si
 		return SignedIn{}, err
 	}
 	tokens, err := s.issueTokens(w, a.NID, nid, n.Refresh, false)
+	w.note("signed in", "user", s.UserID(a.Localpart), "device", n.Device)
 	return SignedIn{User: s.UserID(a.Localpart), Device: n.Device, Tokens: tokens}, err
 }
 
@@ -246,6 +267,7 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 			return err
 		}
 		if !found {
+			s.failed(ctx, "", "unknown refresh token")
 			return mxerr.UnknownToken(false)
 		}
 		if t.Unused { // its first use
@@ -274,6 +296,11 @@ const loginTokenLifetime = 2 * time.Minute
 func (s *Service) CreateLoginToken(ctx context.Context, user int64) (string, time.Duration, error) {
 	token := secret("ebb_l_", 32)
 	err := s.write(ctx, func(w *write) error {
+		name, err := w.UserID(user)
+		if err != nil {
+			return err
+		}
+		w.note("login token made", "user", name)
 		return w.AddLoginToken(keyOf(token).String(), user, s.Now().Add(loginTokenLifetime).UnixMilli())
 	})
 	return token, loginTokenLifetime, err

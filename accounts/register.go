@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"time"
 
@@ -78,6 +79,7 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 		return SignedIn{}, err
 	}
 	a.CreatedTS = w.Now().UnixMilli()
+	w.note("account made", "user", user, "admin", n.Admin, "registration_token", shortened(n.Token))
 	if fresh, err := w.AddAccount(a, searchText(user, n.DisplayName)); err != nil {
 		return SignedIn{}, err
 	} else if !fresh {
@@ -149,12 +151,35 @@ func (s *Service) CreateToken(ctx context.Context, t RegistrationToken) (Registr
 		row.ExpiresTS = t.Expires.UnixMilli()
 	}
 	return t, s.write(ctx, func(w *write) error {
+		w.note("registration token made", "registration_token", shortened(t.Token), "uses", usesText(t.Uses), "expires", expiryText(t.Expires))
 		fresh, err := w.AddRegistrationToken(row)
 		if err == nil && !fresh {
 			err = mxerr.InvalidParam("There is a registration token %s already", t.Token)
 		}
 		return err
 	})
+}
+
+// shortened is enough of a secret to know it again.
+func shortened(token string) string {
+	if token == "" {
+		return ""
+	}
+	return token[:min(len(token)/2, 4)] + "…"
+}
+
+func usesText(uses *int64) string {
+	if uses == nil {
+		return "any number"
+	}
+	return strconv.FormatInt(*uses, 10)
+}
+
+func expiryText(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.Format(time.RFC3339)
 }
 
 // checkRegistrationToken checks the grammar of the token.
@@ -195,6 +220,7 @@ func (s *Service) ListTokens(ctx context.Context) ([]RegistrationToken, error) {
 // Errors: M_NOT_FOUND.
 func (s *Service) RevokeToken(ctx context.Context, token string) error {
 	return s.write(ctx, func(w *write) error {
+		w.note("registration token revoked", "registration_token", shortened(token))
 		found, err := w.DeleteRegistrationToken(token)
 		if err == nil && !found {
 			err = mxerr.NotFound("There is no such registration token")
@@ -225,6 +251,8 @@ func (s *Service) guessRegistrationToken(ctx context.Context, token, network str
 	t, found, err = s.registrationToken(ctx, token)
 	if found || err != nil {
 		try.takeBack()
+	} else {
+		s.Log.InfoContext(ctx, "unknown registration token")
 	}
 	return t, found, err
 }
@@ -273,6 +301,7 @@ func (s *Service) SetAdmin(ctx context.Context, user id.UserID, admin bool) erro
 			return err
 		}
 		w.after(func() { s.sessions.dropUser(a.NID) })
+		w.note("administrator's rights changed", "user", user, "admin", admin)
 		return w.SetAdmin(a.NID, admin)
 	})
 }
@@ -302,6 +331,7 @@ func (s *Service) SetPassword(ctx context.Context, user id.UserID, password stri
 		if err != nil {
 			return err
 		}
+		w.note("password changed", "user", user)
 		if err := w.SetPassword(a.NID, hash); err != nil || !signOut {
 			return err
 		}

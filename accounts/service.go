@@ -132,7 +132,17 @@ type write struct {
 	*storage.Tx
 	svc       *Service
 	committed []func()
+	notes     []note
 }
+
+// note is a security event, for the log.
+type note struct {
+	text  string
+	attrs []any
+}
+
+// note has a security event logged once it is committed.
+func (w *write) note(text string, attrs ...any) { w.notes = append(w.notes, note{text, attrs}) }
 
 func (w *write) after(f func()) {
 	if f != nil {
@@ -143,7 +153,7 @@ func (w *write) after(f func()) {
 // write runs do in one write and waits for its commit.
 func (s *Service) write(ctx context.Context, do func(*write) error) error {
 	w := &write{svc: s}
-	return s.DB.Enqueue(storage.Write{
+	pending := s.DB.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) error {
 			w.Tx = tx
 			return do(w)
@@ -153,7 +163,15 @@ func (s *Service) write(ctx context.Context, do func(*write) error) error {
 				f()
 			}
 		},
-	}).Wait(ctx)
+	})
+	err := pending.Wait(ctx)
+	<-pending.Done() // what happened is logged, even if the client has gone meanwhile
+	if pending.Err() == nil {
+		for _, n := range w.notes {
+			s.Log.InfoContext(ctx, n.text, n.attrs...)
+		}
+	}
+	return err
 }
 
 // devicesChanged tells e2ee.

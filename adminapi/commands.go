@@ -139,8 +139,8 @@ func (a *API) tokenRevoke(ctx context.Context, t Token) (any, error) {
 type RoomArgs struct {
 	Room string `json:"room"` // id or alias
 	// Lifetimes in ms, nil: unbounded. For room retention set.
-	MinLifetime *int64 `json:"min_lifetime,omitempty"`
-	MaxLifetime *int64 `json:"max_lifetime,omitempty"`
+	MinLifetime *int64 `json:"min_lifetime_ms,omitempty"`
+	MaxLifetime *int64 `json:"max_lifetime_ms,omitempty"`
 }
 
 // Room is a room as the commands tell it.
@@ -160,8 +160,8 @@ type Room struct {
 
 // Lifetimes are a policy in ms; nil: unbounded.
 type Lifetimes struct {
-	Min *int64 `json:"min_lifetime"`
-	Max *int64 `json:"max_lifetime"`
+	Min *int64 `json:"min_lifetime_ms"`
+	Max *int64 `json:"max_lifetime_ms"`
 }
 
 func lifetimesOf(p expiry.Policy) Lifetimes {
@@ -278,8 +278,19 @@ func (a *API) override(ctx context.Context, room string, p *expiry.Policy) (any,
 	return describe(r), nil
 }
 
+// Purged is what a purge did, as purge now tells it.
+type Purged struct {
+	Rooms  int   `json:"rooms"`  // with an effective maximum lifetime
+	Events int   `json:"events"` // removed
+	Took   int64 `json:"took_ms"`
+
+	// KeptUntil is when messages that expired only by a jump of the clock are purged; nil: the clock has not jumped.
+	KeptUntil *time.Time `json:"kept_until,omitempty"`
+}
+
 func (a *API) purgeNow(ctx context.Context, _ struct{}) (any, error) {
-	return a.Retention.Purge(ctx)
+	r, err := a.Retention.Purge(ctx)
+	return Purged{Rooms: r.Rooms, Events: r.Events, Took: r.Took.Milliseconds(), KeptUntil: r.KeptUntil}, err
 }
 
 // ServerArgs are the arguments of the federation commands.

@@ -38,6 +38,7 @@ func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
 	if err := a.Signing.Rotate(a.Now()); err != nil {
 		return nil, err
 	}
+	a.Log.InfoContext(ctx, "signing key changed", "key_id", a.Signing.Current().KeyID)
 	// Should this fail, the next start does it: the database's key is among the former ones.
 	now := storage.Identity{ServerName: a.Config.ServerName, SigningKey: fedclient.PublicLine(a.Signing.Current())}
 	if err := a.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetIdentity(now) }); err != nil {

@@ -108,6 +108,7 @@ func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 	}
 	mac, err := hex.DecodeString(body.MAC)
 	if err != nil || !hmac.Equal(mac, body.sum(secret)) {
+		a.Log.InfoContext(r.Context(), "registration by shared secret refused", "reason", "wrong mac", "user", body.Username)
 		return nil, mxerr.Forbidden("The mac is wrong")
 	}
 	takeBack()

@@ -31,7 +31,7 @@ func newDesk(t *testing.T, secret string) *desk {
 	clock := func() time.Time { return d.now }
 	cfg := config.Default()
 	cfg.ServerName, cfg.Registration.Mode, cfg.Registration.SharedSecret = "here", "closed", secret
-	d.api = New(API{Config: cfg, Now: clock, Accounts: accounts.New(accounts.Options{
+	d.api = New(API{Config: cfg, Now: clock, Log: slog.New(slog.DiscardHandler), Accounts: accounts.New(accounts.Options{
 		DB: storagetest.Open(t, storage.Config{Now: clock}), Server: "here", Registration: accounts.Closed, Now: clock})})
 	d.door = httpapi.New(httpapi.Options{Routes: d.api.Routes(), Log: slog.New(slog.DiscardHandler)})
 	return d

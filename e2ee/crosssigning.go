@@ -129,17 +129,23 @@ func (s *Service) UploadCrossSigning(ctx context.Context, d Device, up UploadCro
 	if err != nil || len(keys) == 0 {
 		return err
 	}
-	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+	changed, replaced := false, false
+	err = s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		stored, err := tx.CrossSigningKeys(d.UserNID)
 		if err != nil {
 			return nil, err
 		}
-		changed, err := storeCrossSigning(tx, d, stored, keys)
+		changed, err = storeCrossSigning(tx, d, stored, keys)
 		if err != nil || !changed {
 			return nil, err
 		}
+		replaced = len(stored) > 0
 		return s.DevicesChanged(tx, d.UserNID, crossSigningChanged)
 	})
+	if err == nil && changed {
+		s.Log.InfoContext(ctx, "cross-signing keys changed", "user", d.User, "replaced", replaced)
+	}
+	return err
 }
 
 func storeCrossSigning(tx *storage.Tx, d Device, stored map[string]string, keys []crossSigningKey) (changed bool, err error) {

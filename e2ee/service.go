@@ -59,6 +59,9 @@ type Service struct {
 
 // New makes a Service.
 func New(o Options) *Service {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	return &Service{Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1), lanes: lanes{of: map[string]*lane{}}}
 }
 

@@ -10,7 +10,7 @@ import (
 func (s *Server) clientAddr(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return r.RemoteAddr
+		return "local" // a socket of this machine
 	}
 	addr := peer.Addr().Unmap()
 	if !s.trusted(addr) {

@@ -101,5 +101,5 @@ var (
 	corsOrigin  = []string{"*"}
 	corsMethods = []string{"GET, POST, PUT, DELETE, OPTIONS"}
 	corsHeaders = []string{"X-Requested-With, Content-Type, Authorization, Date"}
-	corsExpose  = []string{"Retry-After"}
+	corsExpose  = []string{"Retry-After, X-Request-Id"}
 )

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -148,6 +149,8 @@ func methodsOf(method string) []string {
 // served is a route at one of its paths, with its metrics.
 type served struct {
 	*Route
+	// once makes the metrics when the route is first asked for: a series for each of hundreds of routes would be empty.
+	once    sync.Once
 	seconds telemetry.Histogram
 	fine    telemetry.Counter // answers with 200
 }
@@ -157,7 +160,7 @@ func newServed(r *Route) *served {
 	if c.MaxBody == 0 {
 		c.MaxBody = DefaultMaxBody
 	}
-	return &served{Route: &c, seconds: requestSeconds.WithLabelValues(c.Method, c.Path), fine: requests.WithLabelValues(c.Method, c.Path, "200", "")}
+	return &served{Route: &c}
 }
 
 // ServeHTTP makes a served an http.Handler, which is what the router holds; router.find takes it out again.
@@ -169,6 +172,9 @@ var (
 )
 
 func (s *served) observe(status int, errcode string, took time.Duration) {
+	s.once.Do(func() {
+		s.seconds, s.fine = requestSeconds.WithLabelValues(s.Method, s.Path), requests.WithLabelValues(s.Method, s.Path, "200", "")
+	})
 	s.seconds.Observe(took.Seconds())
 	if status == http.StatusOK {
 		s.fine.Inc()

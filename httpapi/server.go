@@ -131,7 +131,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	start := time.Now()
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 	r := &Request{RequestID: s.newRequestID(), ClientAddr: s.clientAddr(hr), limit: s.opt.Limit, vars: vars, route: route}
-	r.Request = hr.WithContext(telemetry.WithRequest(hr.Context(), r.RequestID))
+	w.Header()["X-Request-Id"] = []string{r.RequestID} // with which the log can be searched
+	r.Request = hr.WithContext(telemetry.WithRequest(hr.Context(), r.RequestID, r.ClientAddr))
 	defer s.finish(rec, r, start)
 	defer s.recover(rec, r)
 	v, err := s.serve(w, r)
@@ -273,7 +274,7 @@ func (s *Server) finish(rec *recorder, r *Request, start time.Time) {
 	}
 	s.opt.Log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("method", r.Method), slog.String("route", r.route.Path),
 		slog.Int("status", rec.status), slog.String("errcode", r.errcode), slog.Duration("took", took),
-		slog.String("user", string(r.UserID)), slog.String("device", string(r.DeviceID)), slog.String("peer", r.ClientAddr))
+		slog.String("user", string(r.UserID)), slog.String("device", string(r.DeviceID)))
 }
 
 // recover turns a panic into a 500: one request dies, not the server.

@@ -43,12 +43,12 @@ func New(o Options) *Job { return &Job{Options: o, owed: true} }
 
 // Report is what one run did.
 type Report struct {
-	Rooms  int           `json:"rooms"`  // with an effective maximum lifetime
-	Events int           `json:"events"` // purged
-	Took   time.Duration `json:"took"`
+	Rooms  int // with an effective maximum lifetime
+	Events int // purged
+	Took   time.Duration
 
 	// KeptUntil is when messages that expired only by a jump of the clock are purged; nil: the clock has not jumped.
-	KeptUntil *time.Time `json:"kept_until,omitempty"`
+	KeptUntil *time.Time
 }
 
 // Run purges now and then at every interval, until ctx ends.

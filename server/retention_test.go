@@ -96,7 +96,7 @@ func TestRetentionConfigurationIsTold(t *testing.T) {
 	})
 	alice := s.Register("alice")
 	room := alice.Do("POST", "/v3/createRoom", nil)["room_id"].(string)
-	if _, err := s.Control(t.Context(), "room retention set", fmt.Appendf(nil, `{"room":%q,"max_lifetime":7200000}`, room)); err != nil {
+	if _, err := s.Control(t.Context(), "room retention set", fmt.Appendf(nil, `{"room":%q,"max_lifetime_ms":7200000}`, room)); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{"/v3/retention/configuration", "/unstable/org.matrix.msc1763/retention/configuration"} {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -179,6 +180,7 @@ func (s *Server) healthy() bool {
 // Run serves until ctx ends, then stops cleanly, with the database closed.
 func (s *Server) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.Close()) }()
+	buildInfo.WithLabelValues(s.opt.Version, runtime.Version()).Set(1)
 	control, err := adminapi.Listen(ctx, s.cfg.Dir())
 	if err != nil {
 		return err
@@ -200,7 +202,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return s.svc.rooms.CompleteRooms(ctx) })
 		g.Go(func() error { return s.svc.rooms.RepairRooms(ctx) })
 	}
-	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.prune} {
+	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })
 	}
 	g.Go(func() error {

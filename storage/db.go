@@ -104,7 +104,7 @@ func (db *DB) boot(w conn) (position int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := migrate(w, db.dialect, files); err != nil {
+	if err := migrate(w, db.dialect, files, db.cfg.Log); err != nil {
 		return 0, err
 	}
 	meta, err := readMeta(w)

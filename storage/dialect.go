@@ -24,6 +24,8 @@ type dialect interface {
 	openCheckpointer(db *DB) (*checkpointer, error)
 	// maintain gives space back, see DB.Maintain.
 	maintain(ctx context.Context, db *DB) error
+	// size is how many bytes the database takes, see DB.Size.
+	size(ctx context.Context, db *DB) (int64, error)
 }
 
 // conn is one connection, used by one goroutine at a time, that prepares each statement once.

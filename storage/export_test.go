@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"testing"
 )
 
@@ -66,7 +67,7 @@ func Migrate(dsn string, files fs.FS) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(migrate(c, d, files), c.close())
+	return errors.Join(migrate(c, d, files, slog.New(slog.DiscardHandler)), c.close())
 }
 
 // Prepare says whether the database understands a query.

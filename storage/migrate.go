@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"slices"
 	"strings"
+	"time"
 )
 
 //go:embed migrations/*.sql
@@ -19,7 +21,7 @@ const metaFile = "0000_meta.sql"
 var ErrNewerSchema = errors.New("the database has a newer schema than this version of Ebb knows; run the newer version")
 
 // migrate applies the files that the database has not seen, in order, one transaction each.
-func migrate(c conn, d dialect, files fs.FS) error {
+func migrate(c conn, d dialect, files fs.FS, log *slog.Logger) error {
 	names, err := fs.Glob(files, "*.sql") // sorted
 	if err != nil {
 		return err
@@ -36,13 +38,21 @@ func migrate(c conn, d dialect, files fs.FS) error {
 			return fmt.Errorf("%w (it has %s)", ErrNewerSchema, name)
 		}
 	}
+	start := time.Now()
 	for _, name := range names {
 		if name == metaFile || slices.Contains(applied, name) {
 			continue
 		}
+		began := time.Now()
 		if err := apply(c, d, files, name); err != nil {
 			return err
 		}
+		if len(applied) > 0 {
+			log.Info("the database was brought up to date by a migration", "migration", name, "took", time.Since(began))
+		}
+	}
+	if len(applied) == 0 {
+		log.Info("a new database was made", "migrations", len(names)-1, "took", time.Since(start))
 	}
 	return nil
 }

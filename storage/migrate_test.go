@@ -1,7 +1,9 @@
 package storage_test
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"maps"
 	"os"
 	"regexp"
@@ -98,4 +100,23 @@ func TestEveryMigrationRunsOnBothDatabases(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestMigrationsAreLogged(t *testing.T) {
+	for _, c := range []struct{ name, dsn, want string }{
+		{"new", storagetest.SQLite(t), "a new database was made"},
+		{"old", thaw(t, "testdata/v1.db.gz"), "migration=0016_device_tellings.sql"},
+	} {
+		var log bytes.Buffer
+		if c.name == "old" { // as a version without the last migration left it
+			storage.RunSQL(t, strings.TrimPrefix(c.dsn, "sqlite:"), `DELETE FROM meta WHERE name = 'migration 0016_device_tellings.sql'; DROP TABLE IF EXISTS device_tellings`)
+		}
+		db, err := storage.Open(ctx, storage.Config{DSN: c.dsn, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(c.name, err)
+		}
+		if err := db.Close(); err != nil || !strings.Contains(log.String(), c.want) {
+			t.Errorf("%s: %v, logged: %s", c.name, err, &log)
+		}
+	}
 }

@@ -27,32 +27,44 @@ func ParseLevel(text string) (l slog.Level, err error) {
 }
 
 // NewLogger returns a logger that writes to w what is at least of the level, which may change at any time. format is text or
-// json. What is logged with the context of a request carries its id.
+// json. What is logged with the context of a request carries its id and the address that it came from.
 func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
 	o := &slog.HandlerOptions{Level: level}
 	switch format {
 	case "text":
 		return slog.New(withRequest{slog.NewTextHandler(w, o)}), nil
 	case "json":
+		o.ReplaceAttr = durationsWithUnit
 		return slog.New(withRequest{slog.NewJSONHandler(w, o)}), nil
 	}
 	return nil, fmt.Errorf("log format %q is neither text nor json", format)
 }
 
-type requestKey struct{}
-
-// WithRequest marks a context as that of a request.
-func WithRequest(ctx context.Context, id string) context.Context {
-	return context.WithValue(ctx, requestKey{}, id)
+// durationsWithUnit writes time spans as 1.5s: in JSON they are bare numbers of nanoseconds otherwise.
+func durationsWithUnit(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
 }
 
-// withRequest adds the request's id to what is logged with its context.
+type requestKey struct{}
+
+// request is where something that is logged comes from.
+type request struct{ id, peer string }
+
+// WithRequest marks a context as that of a request, of which peer is the address.
+func WithRequest(ctx context.Context, id, peer string) context.Context {
+	return context.WithValue(ctx, requestKey{}, request{id, peer})
+}
+
+// withRequest adds the request's id and the peer's address to what is logged with its context.
 type withRequest struct{ slog.Handler }
 
 // Handle implements slog.Handler.
 func (h withRequest) Handle(ctx context.Context, r slog.Record) error {
-	if id, ok := ctx.Value(requestKey{}).(string); ok {
-		r.AddAttrs(slog.String("request", id))
+	if from, ok := ctx.Value(requestKey{}).(request); ok {
+		r.AddAttrs(slog.String("request", from.id), slog.String("peer", from.peer))
 	}
 	return h.Handler.Handle(ctx, r)
 }
@@ -106,6 +118,11 @@ func NewCounterVec(name, help string, labels ...string) *CounterVec {
 // NewGauge makes a value that goes up and down.
 func NewGauge(name, help string) Gauge {
 	return register(name, prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help}))
+}
+
+// NewInfo makes a metric whose value is 1 and whose labels tell something.
+func NewInfo(name, help string, labels ...string) *prometheus.GaugeVec {
+	return register(name, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels))
 }
 
 // NewHistogram makes a distribution over the upper bounds in buckets.

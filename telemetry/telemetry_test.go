@@ -57,8 +57,8 @@ func TestLinesOfARequestCarryItsID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.With("part", "rooms").InfoContext(WithRequest(t.Context(), "r-7"), "stored")
-	if got := text.String(); !strings.Contains(got, "part=rooms") || !strings.Contains(got, "request=r-7") {
+	l.With("part", "rooms").InfoContext(WithRequest(t.Context(), "r-7", "192.0.2.1"), "stored")
+	if got := text.String(); !strings.Contains(got, "part=rooms") || !strings.Contains(got, "request=r-7 peer=192.0.2.1") {
 		t.Error(got)
 	}
 }

@@ -30,8 +30,8 @@ type (
 		Expires   *time.Time `json:"expires"`
 	}
 	lifetimesShape struct {
-		Min *int64 `json:"min_lifetime"`
-		Max *int64 `json:"max_lifetime"`
+		Min *int64 `json:"min_lifetime_ms"`
+		Max *int64 `json:"max_lifetime_ms"`
 	}
 	roomShape struct {
 		Room       string          `json:"room"`
@@ -49,7 +49,7 @@ type (
 	purgeShape struct {
 		Rooms  int   `json:"rooms"`
 		Events int   `json:"events"`
-		Took   int64 `json:"took"`
+		Took   int64 `json:"took_ms"`
 	}
 )
 

@@ -8,7 +8,6 @@ import (
 
 	"ebb/adminapi"
 	"ebb/config"
-	"ebb/retention"
 )
 
 var roomListCommand = listCommand("room list", "list rooms", func(w io.Writer, r adminapi.Room) {
@@ -114,7 +113,7 @@ var purgeNowCommand = command{
 			if err := inv.none(); err != nil {
 				return err
 			}
-			var report retention.Report
+			var report adminapi.Purged
 			if err := inv.call(ctx, "purge now", struct{}{}, &report); err != nil {
 				return err
 			}

@@ -1,0 +1,58 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"ebb/storage"
+	"ebb/telemetry"
+)
+
+var (
+	buildInfo     = telemetry.NewInfo("ebb_build_info", "1; the labels say which version runs, and the Go that built it.", "version", "go")
+	usersGauge    = telemetry.NewGauge("ebb_users", "Accounts that were not deactivated.")
+	roomsGauge    = telemetry.NewGauge("ebb_rooms", "Rooms that the database knows, those of other servers included.")
+	databaseGauge = telemetry.NewGauge("ebb_database_bytes", "Size of the database, the write-ahead log of SQLite included.")
+	mediaGauge    = telemetry.NewGauge("ebb_media_bytes", "Size of all uploads.")
+	remoteGauge   = telemetry.NewGauge("ebb_remote_media_bytes", "Size of the files of other servers that are kept.")
+)
+
+// measureInterval is how old the gauges of sizes may be. Counting walks over tables, which a scrape must not cost.
+const measureInterval = 5 * time.Minute
+
+// measure keeps the gauges of sizes up to date, until ctx ends.
+func (s *Server) measure(ctx context.Context) error {
+	tick := time.NewTicker(measureInterval)
+	defer tick.Stop()
+	for {
+		if err := s.measureOnce(ctx); err != nil && ctx.Err() == nil {
+			s.opt.Log.Warn("the sizes for the metrics could not be measured", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Server) measureOnce(ctx context.Context) error {
+	var t storage.Totals
+	err := s.svc.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		t, err = tx.Totals()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	bytes, err := s.svc.db.Size(ctx)
+	if err != nil {
+		return err
+	}
+	usersGauge.Set(float64(t.Users))
+	roomsGauge.Set(float64(t.Rooms))
+	mediaGauge.Set(float64(t.Media))
+	remoteGauge.Set(float64(t.RemoteMedia))
+	databaseGauge.Set(float64(bytes))
+	return nil
+}

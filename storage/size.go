@@ -1,0 +1,64 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+)
+
+// Totals is how much there is of what grows.
+type Totals struct {
+	Users       int64 // accounts that were not deactivated
+	Rooms       int64
+	Media       int64 // bytes of uploads, every upload counted
+	RemoteMedia int64 // bytes of files of other servers that are kept
+}
+
+const (
+	countUsersQuery     = `SELECT count(*) FROM accounts WHERE deactivated_ts = 0`
+	countRoomsQuery     = `SELECT count(*) FROM rooms`
+	mediaSizeQuery      = `SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM media`
+	remoteMediaAllQuery = `SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM remote_media`
+)
+
+// Totals counts what there is. It walks over whole tables: not for a request.
+func (tx *Tx) Totals() (t Totals, err error) {
+	if t.Users, _, err = one(tx, scanInt64, countUsersQuery); err != nil {
+		return t, err
+	}
+	if t.Rooms, _, err = one(tx, scanInt64, countRoomsQuery); err != nil {
+		return t, err
+	}
+	if t.Media, _, err = one(tx, scanInt64, mediaSizeQuery); err != nil {
+		return t, err
+	}
+	t.RemoteMedia, _, err = one(tx, scanInt64, remoteMediaAllQuery)
+	return t, err
+}
+
+// Size returns how many bytes the database takes.
+func (db *DB) Size(ctx context.Context) (int64, error) { return db.dialect.size(ctx, db) }
+
+// size is that of the file and of the log that belongs to it.
+func (d sqliteDialect) size(context.Context, *DB) (bytes int64, err error) {
+	for _, suffix := range []string{"", "-wal"} {
+		info, err := os.Stat(d.path + suffix)
+		if err == nil {
+			bytes += info.Size()
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return bytes, err
+		}
+	}
+	return bytes, nil
+}
+
+func (postgresDialect) size(ctx context.Context, db *DB) (bytes int64, err error) {
+	c, err := db.readers.take(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer db.readers.give(c)
+	err = c.query(func(r Row) error { return r.Scan(&bytes) }, `SELECT pg_database_size(current_database())`)
+	return bytes, err
+}
