@@ -469,10 +469,10 @@ func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
 	return nil
 }
 
-// checkStripped gives of what a room shows of itself the part that clients can be given. What is no event at all spoils an
-// invite; a whole event of another room, or with a wrong signature, is left out. In rooms whose id comes from their create
-// event that one must be there, whole, since nothing else ties the invite to the room.
-// Deviation: other events may come stripped in room version 12 too, as servers still send them.
+// checkStripped returns the part of a room's stripped state that clients can be given. Something that is no event makes the invite
+// invalid; a whole event of another room, or with a wrong signature, is left out.
+// Deviation: events, the create event among them, may be stripped or missing in room version 12 too, as deployed servers send them.
+// Whether the inviter speaks of the room that has the ID shows when the invite is accepted.
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
 func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.RoomID, events []json.RawMessage) (shown []json.RawMessage, err error) {
 	size := 0
@@ -484,7 +484,7 @@ func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.Roo
 			return nil, badRequest(mxerr.CodeInvalidParam, "The state that comes with the invite has something that is no event")
 		case isWhole(raw):
 			whole = append(whole, raw)
-		case !v.RoomIDIsCreateHash || typeOf(raw) != typeCreate:
+		default:
 			if raw, err = canonjson.Canonical(raw, false); err != nil {
 				return nil, mxerr.BadJSON("The state that comes with the invite: %v", err)
 			}
@@ -494,7 +494,6 @@ func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.Roo
 	if len(events) > maxStripped || size > maxStrippedBytes {
 		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeTooLarge, "The state that comes with the invite is too large")
 	}
-	created := !v.RoomIDIsCreateHash
 	good, _ := s.verify(ctx, v, whole)
 	for i, e := range good {
 		if e == nil && v.RoomIDIsCreateHash { // its id proves a create event, also when its server's keys are not to be had
@@ -505,11 +504,7 @@ func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.Roo
 		if e == nil || e.RoomID() != room {
 			continue
 		}
-		created = created || e.IsStateKey(typeCreate, "")
 		shown = append(shown, e.JSON())
-	}
-	if !created {
-		return nil, badRequest(mxerr.CodeInvalidParam, "The state that comes with the invite has no create event of this room")
 	}
 	return keepStripped(shown), nil
 }
