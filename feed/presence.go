@@ -67,6 +67,11 @@ type presenceDevice struct {
 	seen  time.Time
 }
 
+// gone reports whether a device has not asked for so long that it does not count any more.
+func (d presenceDevice) gone(now time.Time) bool {
+	return d.polls == 0 && now.Sub(d.seen) > presenceTimeout
+}
+
 // presenceRecord is one user's presence at a moment, safe to keep.
 type presenceRecord struct {
 	nid        int64
@@ -99,10 +104,11 @@ func (p *presence) poll(nid int64, userID id.UserID, device int64, state event.P
 	if !known && (delta < 0 || len(u.devices) >= maxPresenceDevices) {
 		return
 	}
-	same := delta < 0 || known && d.state == state && (d.polls > 0 || now.Sub(d.seen) < presenceTimeout)
+	same := delta < 0 || known && d.state == state && !d.gone(now)
 	if delta > 0 {
-		if state == event.PresenceOnline && u.state == event.PresenceOffline {
-			u.lastActive = now
+		returned := !known || d.state != event.PresenceOnline || d.gone(now)
+		if state == event.PresenceOnline && returned {
+			u.lastActive = now // to come online is an activity
 		}
 		d.state = state
 	}
@@ -195,7 +201,7 @@ func (u *presenceUser) overall(now time.Time) event.Presence {
 	best := event.PresenceOffline
 	for nid, d := range u.devices {
 		switch {
-		case d.polls == 0 && now.Sub(d.seen) > presenceTimeout:
+		case d.gone(now):
 			delete(u.devices, nid)
 		case d.state == event.PresenceOnline:
 			best = event.PresenceOnline

@@ -40,6 +40,30 @@ func TestPresenceFollowsTheDevices(t *testing.T) {
 	})
 }
 
+func TestWhoComesBackBySyncIsOnline(t *testing.T) {
+	for name, back := range map[string]func(p *presence, now time.Time){
+		"the device that was idle": func(p *presence, now time.Time) { p.poll(1, "@a:x", 10, event.PresenceOnline, 1, now) },
+		"another device":           func(p *presence, now time.Time) { p.poll(1, "@a:x", 11, event.PresenceOnline, 1, now) },
+	} {
+		p, now := newPresence(), noon
+		p.poll(1, "@a:x", 10, event.PresenceOnline, 1, now)
+		p.poll(1, "@a:x", 10, event.PresenceOnline, -1, now)
+		p.poll(1, "@a:x", 10, event.PresenceUnavailable, 1, now)
+		now = now.Add(2 * idleTimeout)
+		p.tick(now)
+		if got := presenceOf(p, 1); got != event.PresenceUnavailable {
+			t.Fatalf("%s: %s before", name, got)
+		}
+		if back(p, now); presenceOf(p, 1) != event.PresenceOnline {
+			t.Errorf("%s: %s, want online", name, presenceOf(p, 1))
+		}
+		p.tick(now.Add(time.Second))
+		if r, _ := p.of(1); r.state != event.PresenceOnline || !r.active {
+			t.Errorf("%s: %+v a second later", name, r)
+		}
+	}
+}
+
 func TestPresenceIsToldOncePerChange(t *testing.T) {
 	p := newPresence()
 	p.set(1, "@a:x", 10, event.PresenceOnline, nil, noon)

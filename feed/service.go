@@ -221,6 +221,11 @@ func (s *Service) SetTyping(ctx context.Context, who Viewer, roomID id.RoomID, t
 	return nil
 }
 
+// Left notes that a user is not in a room any more, and so does not type there either. Other servers know by the event.
+func (s *Service) Left(room, user int64) {
+	s.typing.set(room, typist{nid: user}, s.Now())
+}
+
 // maxStatus bounds a status message in bytes; it goes to everybody who shares a room.
 const maxStatus = 1024
 

@@ -272,3 +272,43 @@ func TestDeviceListsFollowSharedRooms(t *testing.T) {
 	same(t, "keys/changes: changed", changed, nil)
 	same(t, "keys/changes: left", left, []id.UserID{bob.ID})
 }
+
+func TestTypingEndsWithTheMembership(t *testing.T) {
+	for name, end := range map[string]func(alice, bob *user, room id.RoomID){
+		"leave": func(_, bob *user, room id.RoomID) { bob.leave(room) },
+		"kick": func(alice, bob *user, room id.RoomID) {
+			alice.must(alice.w.Kick(t.Context(), alice.sender(), room, bob.ID, ""))
+		},
+		"ban": func(alice, bob *user, room id.RoomID) { alice.ban(room, bob) },
+	} {
+		w := newWorld(t)
+		alice, bob := w.user("alice"), w.user("bob")
+		room := alice.create("public_chat")
+		bob.join(room)
+		alice.sync()
+		bob.must(w.feed.SetTyping(t.Context(), bob.Viewer, room, true, time.Minute))
+		same(t, "typing", alice.sync().Rooms.Join[room].Ephemeral.ids(t), []string{string(bob.ID)})
+		p := alice.park()
+		end(alice, bob, room)
+		if got := p.wait().Rooms.Join[room].Ephemeral.ids(t); got == nil || len(got) != 0 {
+			t.Errorf("after the %s: %v type, want nobody", name, got)
+		}
+		if name == "ban" {
+			continue
+		}
+		bob.join(room)
+		if got := alice.syncFrom("").Rooms.Join[room].Ephemeral.ids(t); len(got) != 0 {
+			t.Errorf("bob is back after the %s, and %v type", name, got)
+		}
+	}
+}
+
+func TestOneDoesNotIgnoreOneself(t *testing.T) {
+	w := newWorld(t)
+	alice := w.user("alice")
+	room := alice.create("public_chat")
+	alice.accountData("", "m.ignored_user_list", `{"ignored_users":{"@alice:`+server+`":{}}}`)
+	alice.sync()
+	alice.say(room, "mine")
+	same(t, "timeline", alice.sync().Rooms.Join[room].Timeline.of("m.room.message"), []string{"mine"})
+}

@@ -65,7 +65,7 @@ func (w *world) start() {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	w.Service, err = rooms.New(w.t.Context(), rooms.Options{
 		DB: db, Server: server, Signer: pdu.Signer{Server: server, KeyID: "ed25519:1", Key: key}, Hub: w.hub, Now: w.clock,
-		Log: slog.New(slog.DiscardHandler),
+		Log: slog.New(slog.DiscardHandler), Left: func(room, user int64) { w.feed.Left(room, user) },
 	})
 	if err != nil {
 		w.t.Fatal(err)

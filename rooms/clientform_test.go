@@ -241,6 +241,11 @@ func threadsAreOrderedByTheirLatestReplies(t *testing.T, l *library) {
 	if len(roots) != 1 || roots[0].EventID != b || len(roots[0].Content) != 0 || roots[0].Unsigned.Relations.Thread.Latest.body() != "bob too" {
 		t.Errorf("a root of an ignored user with a reply of another: %s", page.Chunk)
 	}
+	relations, err := l.svc.Relations(t.Context(), room, b, reads(bob), RelationsRequest{RelType: relThread, Limit: 10})
+	l.check(err)
+	if replies := l.parseAll(relations.Chunk); len(replies) != 1 || replies[0].body() != "bob too" {
+		t.Errorf("the replies to a root that /threads lists: %s", relations.Chunk)
+	}
 }
 
 func TestRelationsArePagedFilteredAndFollowed(t *testing.T) {

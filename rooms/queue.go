@@ -191,6 +191,13 @@ func (b *batch) committed() {
 
 // wake wakes the local members, the room's visitors, and the local users whose membership changed.
 func (s *Service) wake(r *Room, events []*pendingEvent) {
+	for _, e := range events {
+		for _, c := range e.changes {
+			if s.Left != nil && c.member != nil && c.member.from == Join && c.member.to != Join {
+				s.Left(r.nid, c.member.nid)
+			}
+		}
+	}
 	s.Hub.Members(r.LocalMembers())
 	s.Hub.Room(r.nid)
 	for _, e := range events {

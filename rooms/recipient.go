@@ -86,21 +86,31 @@ func (s *Service) ignored(ctx context.Context, tx *storage.Tx, user int64) (map[
 	if ok {
 		return list, nil
 	}
-	var content string
 	read := func(tx *storage.Tx) (err error) {
-		content, _, err = tx.AccountData(user, 0, typeIgnoredUsers)
+		list, err = readIgnored(tx, user)
 		return err
 	}
 	if tx != nil { // its snapshot may be older than the newest change: not kept
 		err := read(tx)
-		return parseIgnored(json.RawMessage(content)), err
+		return list, err
 	}
 	if err := s.db.Read(ctx, read); err != nil {
 		return nil, err
 	}
-	list = parseIgnored(json.RawMessage(content))
 	s.reader.ignores.put(user, list, changes)
 	return list, nil
+}
+
+// readIgnored reads whom a user ignores. Nobody ignores themselves, whatever the list says: they would not see what they write.
+func readIgnored(tx *storage.Tx, user int64) (map[id.UserID]struct{}, error) {
+	content, found, err := tx.AccountData(user, 0, typeIgnoredUsers)
+	if err != nil || !found {
+		return nil, err
+	}
+	self, err := tx.UserID(user)
+	list := parseIgnored(json.RawMessage(content))
+	delete(list, id.UserID(self))
+	return list, err
 }
 
 // parseIgnored reads the content of m.ignored_user_list; what is malformed ignores nobody.

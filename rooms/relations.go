@@ -40,11 +40,21 @@ func (s *Service) Relations(ctx context.Context, roomID id.RoomID, eventID id.Ev
 	if err != nil {
 		return page, err
 	}
-	err = s.readingEvent(ctx, roomID, eventID, to, func(tx *storage.Tx, v *viewer, e *Event, _ sight) error {
-		page, err = v.relations(tx, e, w, req)
+	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
+		e, _, err := v.unignoring().event(tx, eventID) // what others say to an ignored user is not hidden
+		if err == nil {
+			page, err = v.relations(tx, e, w, req)
+		}
 		return err
 	})
-	return page, err
+	return page, orNoEvent(err)
+}
+
+// unignoring is the viewer as one who ignores nobody.
+func (v *viewer) unignoring() *viewer {
+	out := *v
+	out.ignored = nil
+	return &out
 }
 
 func (v *viewer) relations(tx *storage.Tx, e *Event, w window, req RelationsRequest) (page RelationsPage, err error) {
@@ -254,9 +264,7 @@ func (v *viewer) participated(tx *storage.Tx, roots []*Event) (in []*Event, err 
 func (v *viewer) rootForms(tx *storage.Tx, events []*Event) ([]json.RawMessage, error) {
 	opt := FormOptions{RoomID: true, Bundle: true}
 	// A root by an ignored user is given as if it were redacted, for the sake of the replies.
-	unignored := *v
-	unignored.ignored = nil
-	events, sights, err := unignored.filter(tx, events)
+	events, sights, err := v.unignoring().filter(tx, events)
 	if err != nil {
 		return nil, err
 	}

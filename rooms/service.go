@@ -76,6 +76,9 @@ type Options struct {
 	// Met is called, once it is committed, for every user who has joined a room that is shared with other servers, and with the
 	// user "" where it became known who is in a room. It must be quick: it runs in the committer. May be nil.
 	Met func(room int64, user id.UserID)
+	// Left is called, once it is committed, for every user who was joined to a room and is not any more, before anybody is woken.
+	// It must be quick: it runs in the committer. May be nil.
+	Left func(room, user int64)
 	// Discovered is told of servers that share a room with a user of this one and did not count as doing so: they have missed what
 	// was told to those who do. May be nil.
 	Discovered func(ctx context.Context, user int64, servers []string) error

@@ -307,6 +307,11 @@ func (s *Service) readingEvent(ctx context.Context, roomID id.RoomID, eventID id
 		}
 		return f(tx, v, e, at)
 	})
+	return orNoEvent(err)
+}
+
+// orNoEvent makes one error of "you may not read the room" and "there is no such event".
+func orNoEvent(err error) error {
 	if mxerr.Code(err) == mxerr.CodeForbidden {
 		return errNoEvent()
 	}

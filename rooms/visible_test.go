@@ -227,6 +227,25 @@ func TestIgnoredUsersMessagesAreHiddenAndTheirStateIsNot(t *testing.T) {
 	l.same("no longer ignoring", bodies(events), []string{"spam", "fine"})
 }
 
+func TestNobodyIgnoresThemselves(t *testing.T) {
+	l := newLibrary(t)
+	alice, bob := l.user("alice"), l.user("bob")
+	room := l.room(alice, "shared")
+	l.join(bob, room)
+	l.say(bob, room, "spam")
+	e := l.say(alice, room, "mine")
+	l.ignore(alice, alice, bob)
+	events, _ := l.messages(alice, room, PageRequest{})
+	l.same("one's own message", bodies(events), []string{"mine"})
+	if !l.mayGet(alice, room, e) {
+		t.Error("one's own message is not given by its ID")
+	}
+	list, err := l.svc.Ignores(t.Context(), nil, alice.NID)
+	if l.check(err); len(list) != 1 {
+		t.Errorf("ignored: %v, want bob", list)
+	}
+}
+
 func TestErasedUsersAreRedactedForWhoJoinsLater(t *testing.T) {
 	onBoth(t, erasedUsersAreRedactedForWhoJoinsLater)
 }

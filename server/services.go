@@ -101,6 +101,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 			return s.e2ee.TellDevices(ctx, user, servers)
 		}
 	}
+	roomOptions.Left = func(room, user int64) { s.feed.Left(room, user) }
 	roomOptions.Moved = func(ctx context.Context, user rooms.Sender, from, to id.RoomID) error {
 		return s.push.Follow(ctx, user.NID, user.ID, from, to)
 	}
