@@ -81,6 +81,7 @@ type Login struct {
 // RateLimits bounds how often one user, or one network where nobody is signed in, may ask.
 type RateLimits struct {
 	Enabled       bool   `yaml:"enabled"`
+	Connections   int    `yaml:"connections" doc:"Connections that one network may have open. Addresses in trusted_proxies have no bound."`
 	Sends         Bucket `yaml:"sends" doc:"Events, receipts, typing, account data, push rules, keys and their backup: per second on average, and at once."`
 	Reads         Bucket `yaml:"reads" doc:"History, state, members, relations, threads and directories."`
 	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network, and wrong registration tokens; of one network or one account in sum ten times as many."`
@@ -184,7 +185,7 @@ func Default() *Config {
 		ACME:         ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
 		Registration: Registration{Mode: "token"},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
-		RateLimits: RateLimits{Enabled: true, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
+		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
 			Registrations: Bucket{0.2, 50}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},
 		Federation: Federation{Presence: true},
 		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),

@@ -196,6 +196,7 @@ func (f Federation) validate(p *problems) {
 }
 
 func (r RateLimits) validate(p *problems) {
+	p.check(r.Connections > 0, "rate_limits.connections", "must be positive")
 	for name, b := range map[string]Bucket{
 		"sends": r.Sends, "reads": r.Reads, "logins": r.Logins, "registrations": r.Registrations, "anonymous": r.Anonymous, "invites": r.Invites,
 		"joins": r.Joins, "uploads": r.Uploads, "claims": r.Claims,

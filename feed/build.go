@@ -91,7 +91,8 @@ func (b *builder) build(news uint64, final bool) (answer json.RawMessage, err er
 		return slices.Clone(answer), err
 	}
 	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.rooms.joined)))
-	err = b.DB.Read(b.ctx, func(tx *storage.Tx) (err error) {
+	// A large answer is a share of what the database can do at a time, as other large reads of the user are.
+	err = b.DB.Read(storage.Requested(b.ctx, string(b.ID)), func(tx *storage.Tx) (err error) {
 		b.tx = tx
 		answer, err = b.answer(news, final)
 		return err

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -43,13 +44,10 @@ func parseHop(text string) (netip.Addr, bool) {
 	return addr.Unmap().WithZone(""), true
 }
 
-func (s *Server) trusted(addr netip.Addr) bool {
-	for _, p := range s.opt.TrustedProxies {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return false
+func (s *Server) trusted(addr netip.Addr) bool { return isIn(s.opt.TrustedProxies, addr) }
+
+func isIn(networks []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // Network returns what limits count an address as: the /64 of an IPv6 address, since one customer has at least that many

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"ebb/mxerr"
@@ -22,9 +23,9 @@ func (s *Server) answer(w http.ResponseWriter, r *Request, v any, err error) {
 	case Stream:
 		a(w, r.Request)
 	case Raw:
-		writeRaw(w, a)
+		s.write(w, r, a)
 	case json.RawMessage:
-		writeRaw(w, Raw{Body: a})
+		s.write(w, r, Raw{Body: a})
 	case nil:
 		writeRaw(w, Raw{Body: []byte("{}")})
 	default:
@@ -33,7 +34,7 @@ func (s *Server) answer(w http.ResponseWriter, r *Request, v any, err error) {
 			s.writeError(w, r, err)
 			return
 		}
-		writeRaw(w, Raw{Body: body})
+		s.write(w, r, Raw{Body: body})
 	}
 }
 
@@ -49,7 +50,37 @@ func writeRaw(w http.ResponseWriter, a Raw) {
 		a.Status = http.StatusOK
 	}
 	w.WriteHeader(a.Status)
-	_, _ = w.Write(a.Body) // the peer may be gone
+	for part := range slices.Chunk(a.Body, writeChunk) { // each with a deadline of its own
+		if _, err := w.Write(part); err != nil {
+			return // the peer is gone
+		}
+	}
+}
+
+// writeChunk is how much of an answer is written at once.
+const writeChunk = 64 << 10
+
+// write writes an answer that is in memory, where there is room for it beside those that others are still taking.
+func (s *Server) write(w http.ResponseWriter, r *Request, a Raw) {
+	n := int64(len(a.Body))
+	if n <= smallAnswer {
+		writeRaw(w, a)
+		return
+	}
+	whose := r.owner()
+	switch {
+	case s.memory.answers.take(whose, n, true):
+	case r.Method == http.MethodPut: // it is done, and cannot be asked for again
+		s.memory.answers.force(whose, n)
+	default:
+		s.writeError(w, r, mxerr.LimitExceeded(memoryPause))
+		return
+	}
+	defer s.memory.answers.giveBack(whose, n)
+	if rec, ok := w.(*recorder); ok {
+		rec.held = true
+	}
+	writeRaw(w, a)
 }
 
 // writeError is the only place that knows how an error looks outside. What is no mxerr.Error is 500 with a neutral text;

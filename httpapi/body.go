@@ -30,7 +30,6 @@ type boundedBody struct {
 	deadline time.Time // set on the connection
 	read     int64
 	max      int64
-	hold     func(n int64) error // counts what is read; nil: nobody does
 }
 
 // Read implements io.Reader.
@@ -44,11 +43,6 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	b.read += int64(n)
 	if b.read > b.max {
 		return n, tooLarge(b.max)
-	}
-	if b.hold != nil && n > 0 {
-		if full := b.hold(int64(n)); full != nil {
-			return n, full
-		}
 	}
 	if err != nil && !b.deadline.IsZero() {
 		// Whoever works long on what was read, a long poll, must not be cut off by the deadline of reading it.
@@ -86,26 +80,56 @@ func drain(w http.ResponseWriter, body io.Reader, r *http.Request) {
 	_, _ = io.CopyN(io.Discard, body, maxDrain) // whatever goes wrong, the answer is on its way already
 }
 
-// Body reads the whole body, bounded by the route.
+// Body reads the whole body, bounded by the route and by what may be kept in memory.
 //
-// Errors: M_TOO_LARGE, M_NOT_JSON.
+// Errors: M_TOO_LARGE, M_NOT_JSON, M_LIMIT_EXCEEDED.
 func (r *Request) Body() ([]byte, error) {
 	if r.body != nil || r.Request.Body == nil || r.ContentLength == 0 {
 		return r.body, nil
 	}
-	var buf bytes.Buffer
-	if r.ContentLength > 0 { // 64 KiB: whoever announces more has to send it before it costs memory
-		buf.Grow(int(min(r.ContentLength, 64<<10)) + bytes.MinRead)
-	}
-	if _, err := buf.ReadFrom(r.Request.Body); err != nil {
+	body, err := r.readBody()
+	if err != nil {
 		var known *mxerr.Error
 		if errors.As(err, &known) {
 			return nil, known
 		}
 		return nil, mxerr.NotJSON("The body could not be read").Because(err)
 	}
-	r.body = buf.Bytes()
+	r.body = body
 	return r.body, nil
+}
+
+// readBody is io.ReadAll into memory that is counted. Whoever announces a large body has to send it before it costs memory.
+func (r *Request) readBody() ([]byte, error) {
+	announced := r.ContentLength + 1 // one more byte to find the end
+	size := int64(1 << 10)
+	if announced > 0 {
+		size = min(announced, smallBody)
+	}
+	body := make([]byte, 0, size)
+	for {
+		n, err := r.Request.Body.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if err == io.EOF { //nolint:errorlint // as io.Reader has it
+			return body, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(body) < cap(body) {
+			continue
+		}
+		size = 2 * int64(cap(body))
+		if announced > int64(len(body)) {
+			size = min(size, announced)
+		}
+		if size > smallBody {
+			if err := r.holdBody(size - r.held); err != nil {
+				return nil, err
+			}
+		}
+		body = append(make([]byte, 0, size), body...)
+	}
 }
 
 // Decode reads the body as a JSON object into v. Where there is none, a POST or DELETE counts as {}: much of the API lets

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -32,7 +33,10 @@ type Listener struct {
 type Front struct {
 	Listeners []Listener
 	Log       *slog.Logger
-	Ready     func(addresses []net.Addr) // called once, when all accept
+	// Connections bounds those that one network has open, 0 for not at all. TrustedProxies have as many as they want.
+	Connections    int
+	TrustedProxies []netip.Prefix
+	Ready          func(addresses []net.Addr) // called once, when all accept
 	// Drain is called when the server stops, before running requests are waited for: it lets parked polls answer.
 	Drain func()
 }
@@ -106,8 +110,9 @@ func (f Front) open() (open []net.Listener, err error) {
 			}
 		}
 	}()
+	counted := &connections{most: f.Connections, trusted: f.TrustedProxies, log: f.Log, open: map[string]int{}}
 	for _, l := range f.Listeners {
-		bound, err := l.open()
+		bound, err := l.open(counted)
 		if err != nil {
 			return open, err
 		}
@@ -116,10 +121,13 @@ func (f Front) open() (open []net.Listener, err error) {
 	return open, nil
 }
 
-func (l Listener) open() (net.Listener, error) {
+func (l Listener) open(counted *connections) (net.Listener, error) {
 	bound, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", l.Address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
+	}
+	if counted.most > 0 {
+		bound = boundedListener{bound, counted}
 	}
 	if l.TLS != nil {
 		bound = tls.NewListener(bound, l.TLS)

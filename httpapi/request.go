@@ -19,7 +19,10 @@ type Request struct {
 	RequestID  string
 	ClientAddr string // the peer's address, by trusted_proxies
 	limit      func(class Rate, who string) time.Duration
+	memory     *Memory
 	body       []byte
+	held       int64 // bytes of it that are counted in memory
+	holder     owner // and against whom
 	vars       map[string]string
 	query      url.Values
 	route      *served

@@ -38,6 +38,8 @@ type Options struct {
 	Unknown func(err error) *mxerr.Error
 	// Healthy says whether /health says ok; nil: it does.
 	Healthy func() bool
+	// Memory counts bodies and answers; nil: those of this Server alone.
+	Memory *Memory
 	// TrustedProxies are the peers whose X-Forwarded-For counts.
 	TrustedProxies []netip.Prefix
 	Log            *slog.Logger
@@ -53,7 +55,7 @@ type Server struct {
 	notFound *served
 	noMethod *served
 	options  *served
-	unsigned unsigned
+	memory   *Memory
 	unproved unproved
 	boot     string // begins the ids of requests
 	count    atomic.Uint64
@@ -64,9 +66,12 @@ func New(o Options) *Server {
 	if o.Unknown == nil {
 		o.Unknown = func(error) *mxerr.Error { return mxerr.New(500, mxerr.CodeUnknown, "Internal server error") }
 	}
+	if o.Memory == nil {
+		o.Memory = NewMemory()
+	}
 	var boot [3]byte
 	_, _ = rand.Read(boot[:]) // never fails (crypto/rand)
-	s := &Server{opt: o, boot: hex.EncodeToString(boot[:]) + "-", unsigned: unsigned{networks: map[string]int64{}}, unproved: newUnproved()}
+	s := &Server{opt: o, boot: hex.EncodeToString(boot[:]) + "-", memory: o.Memory, unproved: newUnproved()}
 	s.notFound = newServed(&Route{Path: "unknown", Handler: func(*Request) (any, error) { return nil, mxerr.Unrecognized() }})
 	s.noMethod = newServed(&Route{Path: "unknown", Handler: func(*Request) (any, error) {
 		return nil, mxerr.New(http.StatusMethodNotAllowed, mxerr.CodeUnrecognized, "This endpoint does not know the method")
@@ -130,7 +135,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	route, vars := s.find(hr)
 	start := time.Now()
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
-	r := &Request{RequestID: s.newRequestID(), ClientAddr: s.clientAddr(hr), limit: s.opt.Limit, vars: vars, route: route}
+	r := &Request{RequestID: s.newRequestID(), ClientAddr: s.clientAddr(hr), limit: s.opt.Limit, memory: s.memory, vars: vars, route: route}
 	w.Header()["X-Request-Id"] = []string{r.RequestID} // with which the log can be searched
 	r.Request = hr.WithContext(telemetry.WithRequest(hr.Context(), r.RequestID, r.ClientAddr))
 	defer s.finish(rec, r, start)
@@ -159,6 +164,7 @@ func (s *Server) find(r *http.Request) (*served, map[string]string) {
 
 // serve is the way of every request to its handler.
 func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
+	defer r.releaseBody()
 	if err := r.unescapeVars(); err != nil {
 		return nil, err
 	}
@@ -210,7 +216,6 @@ func (s *Server) authenticateServer(w http.ResponseWriter, r *Request) error {
 	if err := r.boundBody(w, r.route.MaxBody); err != nil {
 		return err
 	}
-	defer s.unsigned.holding(r)()
 	body, err := r.Body()
 	if err != nil {
 		return err

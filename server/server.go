@@ -61,6 +61,7 @@ type Server struct {
 	admin   *adminapi.API
 	fed     *federation.API
 	limiter *httpapi.Limiter
+	memory  *httpapi.Memory // what requests at all addresses keep
 
 	// mu guards certificates, which Run reads in and Reload reads again; a leaf lock.
 	mu           sync.Mutex
@@ -74,7 +75,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now)}
+	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now), memory: httpapi.NewMemory()}
 	s.api = clientapi.New(clientapi.API{
 		Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media,
 	})
@@ -102,7 +103,7 @@ func (s *Server) Routes() []httpapi.Route {
 func (s *Server) Handler(serve ...string) http.Handler {
 	o := httpapi.Options{
 		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.healthy,
-		TrustedProxies: s.proxies(), Log: s.opt.Log, Reading: storage.Requested,
+		TrustedProxies: s.proxies(), Log: s.opt.Log, Reading: storage.Requested, Memory: s.memory,
 	}
 	if s.cfg.RateLimits.Enabled {
 		o.Limit = s.limiter.Limit
@@ -225,6 +226,9 @@ func (s *Server) front(drain func()) (httpapi.Front, error) {
 	f := httpapi.Front{Log: s.opt.Log, Drain: drain, Ready: func(addresses []net.Addr) {
 		s.opt.Log.Info("ebb accepts requests", "version", s.opt.Version, "server_name", s.cfg.ServerName, "addresses", addresses)
 	}}
+	if s.cfg.RateLimits.Enabled {
+		f.Connections, f.TrustedProxies = s.cfg.RateLimits.Connections, s.proxies()
+	}
 	byACME := acmeConfig(s.cfg)
 	for _, c := range s.cfg.Listen {
 		l := httpapi.Listener{Address: c.Address, Handler: s.Handler(c.Serve...)}

@@ -1,0 +1,96 @@
+package httpapi
+
+import (
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// connections counts the open connections of every network, over all addresses of the server.
+type connections struct {
+	most    int // of a network; 0: no bound
+	trusted []netip.Prefix
+	log     *slog.Logger
+	warned  atomic.Int64 // when it was last logged that a network has too many, in seconds
+
+	// mu guards open; a leaf.
+	mu   sync.Mutex
+	open map[string]int
+}
+
+// warnInterval is how rarely it is logged that a network has too many connections.
+const warnInterval = time.Minute
+
+// enter counts a connection and reports whether the network may have it. Proxies that are trusted speak for others.
+func (c *connections) enter(network string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open[network] >= c.most {
+		return false
+	}
+	c.open[network]++
+	return true
+}
+
+func (c *connections) leave(network string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open[network]--; c.open[network] == 0 {
+		delete(c.open, network)
+	}
+}
+
+// warn logs now and then that connections are refused.
+func (c *connections) warn(network string) {
+	now := time.Now().Unix()
+	if last := c.warned.Load(); now-last >= int64(warnInterval.Seconds()) && c.warned.CompareAndSwap(last, now) {
+		c.log.Warn("A network has too many connections, and further ones are closed. If it is a reverse proxy, name it in trusted_proxies",
+			"network", network, "rate_limits.connections", c.most)
+	}
+}
+
+// boundedListener closes the connections of a network beyond its bound.
+type boundedListener struct {
+	net.Listener
+	*connections
+}
+
+// Accept implements net.Listener.
+func (l boundedListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		tcp, ok := conn.(*net.TCPConn)
+		if err != nil || !ok {
+			return conn, err
+		}
+		peer, err := netip.ParseAddrPort(tcp.RemoteAddr().String())
+		if err != nil || isIn(l.trusted, peer.Addr().Unmap()) {
+			return tcp, nil //nolint:nilerr // an address of another kind is not counted
+		}
+		from := Network(peer.Addr().Unmap().String())
+		if l.enter(from) {
+			return &boundedConn{TCPConn: tcp, connections: l.connections, from: from}, nil
+		}
+		_ = tcp.Close()
+		l.warn(from)
+	}
+}
+
+// boundedConn is a connection that is counted until it is closed. It is a TCPConn, so that files are sent by the kernel.
+type boundedConn struct {
+	*net.TCPConn
+	connections *connections
+	from        string
+	closed      atomic.Bool
+}
+
+// Close implements net.Conn.
+func (c *boundedConn) Close() error {
+	if !c.closed.Swap(true) {
+		c.connections.leave(c.from)
+	}
+	return c.TCPConn.Close()
+}
