@@ -1,4 +1,4 @@
-# What there is to type. `make run` and `make test` are all that a newcomer needs.
+# What there is to type: `make help` lists it. `make run` and `make test` are all that a newcomer needs.
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 1m
@@ -16,7 +16,15 @@ STATIC = -tags netgo,osusergo -ldflags '-X main.version=$(VERSION) -s -w -linkmo
 # The packages that are proved against mautrix's experiments. No SQLite among them, or its C code is built twice.
 JSONV2_PACKAGES = ./rooms/pdu/... ./rooms/eventauth/... ./rooms/stateres/...
 
-.PHONY: run build test test-long check fmt bench fuzz deps clean
+# Shows what go test does while it does it.
+TESTRUN = $(GO) run ./internal/testrun
+
+.DEFAULT_GOAL := build
+.PHONY: help run build test test-long check fmt bench fuzz deps clean
+
+## help: this list
+help:
+	@sed -n 's/^## \([a-z-]*\): /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 ## run: a server for yourself: localhost, 127.0.0.1:8008, everything below ./data, a registration token printed
 run: build
@@ -26,20 +34,20 @@ run: build
 	@echo "Ebb: http://127.0.0.1:8008 is the homeserver to name in a client. Registration token: $$(cat data/registration-token)"
 	@exec bin/ebb serve --config data/ebb.yaml
 
-## build: bin/ebb, static
+## build: bin/ebb, static; what make does when it is told nothing
 build:
 	CGO_ENABLED=1 $(GO) build $(STATIC) -o $(BINARY) ./cmd/ebb
 
-## test: the gate
+## test: every test, in at most 15 minutes on two cores; shows how far it is
 test:
-	$(GO) run ./internal/pgtest -- $(GO) test -timeout 15m ./...
-	GOEXPERIMENT=jsonv2 $(GO) test -timeout 10m $(JSONV2_PACKAGES)
+	$(GO) run ./internal/pgtest -- $(TESTRUN) -timeout 15m ./...
+	GOEXPERIMENT=jsonv2 $(TESTRUN) -timeout 10m $(JSONV2_PACKAGES)
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
 
-## test-long: the gate with the full counts; docs/test-report.md has the last result
+## test-long: the same with the full counts, for hours; docs/test-report.md has the last result
 test-long: build
-	EBB_TEST_LONG=1 EBB_TEST_KILLS=$(KILLS) $(GO) run ./internal/pgtest -- $(GO) test -count 1 -timeout 90m ./...
-	GOEXPERIMENT=jsonv2 EBB_TEST_LONG=1 $(GO) test -count 1 -timeout 60m $(JSONV2_PACKAGES)
+	EBB_TEST_LONG=1 EBB_TEST_KILLS=$(KILLS) $(GO) run ./internal/pgtest -- $(TESTRUN) -count 1 -timeout 90m ./...
+	GOEXPERIMENT=jsonv2 EBB_TEST_LONG=1 $(TESTRUN) -count 1 -timeout 60m $(JSONV2_PACKAGES)
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
 	$(MAKE) fuzz
 
@@ -74,5 +82,6 @@ deps:
 	elif ! command -v npm >/dev/null; then echo "SKIP client SDKs: apt-get install npm"; \
 	elif [ ! -d test/sdk/node_modules ]; then npm --prefix test/sdk ci --no-audit --no-fund; fi
 
+## clean: remove bin
 clean:
 	rm -rf bin

@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -98,6 +99,7 @@ type server struct {
 	dir     string
 	as      *syscall.Credential // nil: ourselves
 	process *exec.Cmd
+	log     tail
 }
 
 func newServer() (*server, error) {
@@ -175,17 +177,42 @@ func (s *server) start() error {
 	}
 	s.process = s.command(context.Background(), "postgres", "-D", data, "-k", s.dir, "-c", "listen_addresses=", "-c", "fsync=off",
 		"-c", "full_page_writes=off", "-c", "max_connections=300", "-c", "shared_buffers=64MB", "-c", "log_min_messages=fatal")
-	s.process.Stderr = os.Stderr
+	s.process.Stderr = &s.log
 	if err := s.process.Start(); err != nil {
 		return err
 	}
 	for s.command(ctx, "pg_isready", "-q", "-h", s.dir, "-U", "ebb", "-d", "postgres").Run() != nil {
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("PostgreSQL does not answer: %w", err)
+			return fmt.Errorf("PostgreSQL does not answer: %w\n%s", err, s.log.String())
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	return nil
+}
+
+// tail keeps the end of what PostgreSQL says. It is shown only where the server fails: that a connection comes too early, or is cut
+// off by a test, is FATAL for PostgreSQL and means nothing here.
+type tail struct {
+	mu   sync.Mutex // guards text
+	text []byte
+}
+
+// maxTail bounds what is kept, in bytes.
+const maxTail = 8 << 10
+
+// Write implements io.Writer.
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, b...)
+	t.text = t.text[max(0, len(t.text)-maxTail):]
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.text)
 }
 
 func (s *server) dsn() string {
@@ -194,9 +221,13 @@ func (s *server) dsn() string {
 
 // stop ends the server without ceremony and removes the folder.
 func (s *server) stop() error {
+	var died error
 	if s.process != nil && s.process.Process != nil {
+		if s.process.Process.Signal(syscall.Signal(0)) != nil || s.command(context.Background(), "pg_isready", "-q", "-h", s.dir, "-U", "ebb", "-d", "postgres").Run() != nil {
+			died = fmt.Errorf("PostgreSQL ended before the tests did:\n%s", s.log.String())
+		}
 		_ = s.process.Process.Signal(syscall.SIGQUIT) // immediate shutdown
 		_ = s.process.Wait()                          // tells only of the signal
 	}
-	return os.RemoveAll(s.dir)
+	return errors.Join(died, os.RemoveAll(s.dir))
 }

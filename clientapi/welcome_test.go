@@ -1,0 +1,34 @@
+package clientapi
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"ebb/config"
+)
+
+func TestBrowserIsGreetedAndToldWhatToDo(t *testing.T) {
+	for mode, want := range map[string]string{"token": "registration token", "open": "create an account", "closed": "made by the administrator"} {
+		h := newHome(t, func(c *config.Config) {
+			c.PublicURL, c.Registration.Mode, c.WellKnown.SupportPage = "https://matrix.example.org", mode, `https://example.org/help?a=1&b="<script>`
+		})
+		for _, method := range []string{"GET", "HEAD"} {
+			w := httptest.NewRecorder()
+			h.door.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, "/", http.NoBody))
+			if w.Code != http.StatusOK || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") || w.Header().Get("Content-Security-Policy") == "" {
+				t.Fatalf("%s: %d %v", method, w.Code, w.Header())
+			}
+			page := w.Body.String()
+			for _, text := range []string{"Matrix homeserver", "<code>https://matrix.example.org</code>", "Element Web", want, "Help of this server"} {
+				if !strings.Contains(page, text) {
+					t.Errorf("mode %s: the page does not say %q:\n%s", mode, text, page)
+				}
+			}
+			if strings.Contains(page, "<script") {
+				t.Errorf("the page runs a script:\n%s", page)
+			}
+		}
+	}
+}

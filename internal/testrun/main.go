@@ -1,0 +1,250 @@
+// Testrun runs go test and shows what it does: go run ./internal/testrun -timeout 15m ./...
+//
+// go test prints nothing while it builds, and holds back the results of packages that are done until those before them in the
+// list are: for minutes one cannot tell it from a hung one. Testrun prints a line for each package when it ends, says now and
+// then which tests are running, shows the output of failed ones, and lists at the end what was skipped and why.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// silence is how long nothing is printed at most.
+const silence = 20 * time.Second
+
+func main() {
+	code, err := run(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "testrun:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// run returns the exit code of go test.
+func run(args []string) (int, error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt) // the terminal tells go test itself, whose last words are shown
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 1, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 1, err
+	}
+	tick := time.NewTicker(silence)
+	defer tick.Stop()
+	report(out, os.Stdout, time.Now, tick.C, func() { tick.Reset(silence) })
+	err = cmd.Wait()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return max(exit.ExitCode(), 1), nil
+	}
+	return 0, err
+}
+
+// event is a line of go test -json.
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string // of build-output
+	Test       string
+	Output     string
+	Elapsed    float64
+}
+
+// report turns events into lines until there are no more. Something is printed at every tick; printed is called when something was
+// printed between two.
+func report(in io.Reader, w io.Writer, now func() time.Time, tick <-chan time.Time, printed func()) {
+	events := make(chan event)
+	go func() {
+		defer close(events)
+		lines := bufio.NewReader(in)
+		for {
+			line, err := lines.ReadBytes('\n')
+			if len(line) > 0 {
+				events <- parse(line)
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	p := newProgress(w, now)
+	for {
+		select {
+		case e, more := <-events:
+			if !more {
+				p.summary()
+				return
+			}
+			if p.take(e) {
+				printed()
+			}
+		case <-tick:
+			p.running()
+		}
+	}
+}
+
+// parse reads an event; a line that is none is shown as it is.
+func parse(line []byte) (e event) {
+	if json.Unmarshal(line, &e) != nil {
+		return event{Action: "build-output", Output: string(line)}
+	}
+	return e
+}
+
+// progress is how far the run is.
+type progress struct {
+	w        io.Writer
+	now      func() time.Time
+	start    time.Time
+	packages map[string]*pkg
+	done     int
+	failed   []string
+	skips    map[string]int // by reason
+}
+
+func newProgress(w io.Writer, now func() time.Time) *progress {
+	return &progress{w: w, now: now, start: now(), packages: map[string]*pkg{}, skips: map[string]int{}}
+}
+
+// pkg is a package whose tests run.
+type pkg struct {
+	tests  map[string]*test
+	output strings.Builder // of the package itself
+	cached bool
+	ended  bool
+}
+
+type test struct {
+	start  time.Time
+	output strings.Builder
+}
+
+// take takes one event in and reports whether it has printed something.
+func (p *progress) take(e event) bool {
+	if e.Action == "build-output" {
+		fmt.Fprint(p.w, e.Output)
+		return true
+	}
+	if e.Package == "" {
+		return false
+	}
+	at := p.packages[e.Package]
+	if at == nil {
+		at = &pkg{tests: map[string]*test{}}
+		p.packages[e.Package] = at
+	}
+	switch {
+	case e.Test == "":
+		return p.takePackage(at, e)
+	case e.Action == "run":
+		at.tests[e.Test] = &test{start: p.now()}
+	case at.tests[e.Test] == nil:
+	case e.Action == "output":
+		at.tests[e.Test].output.WriteString(e.Output)
+	case e.Action == "skip":
+		p.skipped(at.tests[e.Test].output.String())
+		delete(at.tests, e.Test)
+	case e.Action == "fail":
+		text := at.tests[e.Test].output.String()
+		delete(at.tests, e.Test)
+		fmt.Fprint(p.w, text)
+		return text != ""
+	case e.Action == "pass":
+		delete(at.tests, e.Test)
+	}
+	return false
+}
+
+// takePackage is take for an event of the package itself.
+func (p *progress) takePackage(at *pkg, e event) bool {
+	switch e.Action {
+	case "output":
+		at.cached = at.cached || strings.HasSuffix(e.Output, "(cached)\n")
+		at.output.WriteString(e.Output)
+		return false
+	case "pass", "fail", "skip":
+	default:
+		return false
+	}
+	at.ended = true
+	p.done++
+	words := map[string]string{"pass": "ok", "fail": "FAIL", "skip": "-"}
+	note := fmt.Sprintf("%.1fs", e.Elapsed)
+	if at.cached {
+		note = "cached"
+	}
+	if e.Action == "skip" {
+		note = "no tests"
+	}
+	if e.Action == "fail" {
+		p.failed = append(p.failed, e.Package)
+		for _, name := range slices.Sorted(maps.Keys(at.tests)) { // a panic or timeout ends tests without a word
+			fmt.Fprint(p.w, at.tests[name].output.String())
+		}
+		fmt.Fprint(p.w, at.output.String())
+	}
+	fmt.Fprintf(p.w, "%-4s %-32s %-8s %3d packages done in %s\n", words[e.Action], e.Package, note, p.done, p.elapsed())
+	return true
+}
+
+// skipped remembers why a test skipped itself, where it says SKIP.
+func (p *progress) skipped(output string) {
+	if _, reason, found := strings.Cut(output, "SKIP "); found {
+		reason, _, _ = strings.Cut(reason, "\n")
+		p.skips[reason]++
+	}
+}
+
+func (p *progress) elapsed() time.Duration { return p.now().Sub(p.start).Round(time.Second) }
+
+// running says what runs now.
+func (p *progress) running() {
+	var tests []string
+	for _, name := range slices.Sorted(maps.Keys(p.packages)) {
+		oldest := ""
+		for test, t := range p.packages[name].tests {
+			if oldest == "" || t.start.Before(p.packages[name].tests[oldest].start) {
+				oldest = test
+			}
+		}
+		if oldest != "" && !p.packages[name].ended {
+			tests = append(tests, fmt.Sprintf("%s.%s (%s)", name, oldest, p.now().Sub(p.packages[name].tests[oldest].start).Round(time.Second)))
+		}
+	}
+	if len(tests) == 0 {
+		tests = []string{"building (the first time SQLite is compiled, which takes a minute or more)"}
+	}
+	fmt.Fprintf(p.w, "...  %s: %s\n", p.elapsed(), strings.Join(tests, ", "))
+}
+
+// summary is the end.
+func (p *progress) summary() {
+	for _, reason := range slices.Sorted(maps.Keys(p.skips)) {
+		fmt.Fprintf(p.w, "skipped %d: %s\n", p.skips[reason], reason)
+	}
+	if len(p.failed) > 0 {
+		fmt.Fprintf(p.w, "FAIL after %s: %s\n", p.elapsed(), strings.Join(p.failed, ", "))
+		return
+	}
+	fmt.Fprintf(p.w, "%d packages are good, after %s\n", p.done, p.elapsed())
+}
