@@ -92,7 +92,11 @@ func (j *judging) judge(e *pdu.Event) {
 	}
 	out := &Event{Event: e, Flags: storage.OutlierEvent}
 	if rejected {
-		out.Flags |= storage.RejectedEvent
+		pruned, err := e.Redact()
+		if err != nil {
+			return
+		}
+		out.Event, out.Flags = pruned, out.Flags|storage.RejectedEvent
 	}
 	j.done[e.ID()] = out
 	j.out = append(j.out, out)

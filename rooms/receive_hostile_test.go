@@ -231,6 +231,37 @@ func TestRejectedEventStaysRejected(t *testing.T) {
 
 func (s *siege) recipient(u Sender) Recipient { return Recipient{UserNID: u.NID, User: u.ID} }
 
+// What somebody wrote into a state event that the rules refuse is not kept, by whatever way it came.
+func TestRejectedStateEventKeepsNoContent(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	bad := s.setBy(s.mallory, typePowerLevels, "", `{"users":{"@mallory:evil":100},"note":"marker"}`)
+	name := s.setBy(s.mallory, typeName, "", `{"name":"marker"}`)
+	inChain := s.setBy(s.mallory, "org.example.setting", "x", `{"text":"marker"}`)
+	s.send1(bad)
+	s.send1(name)
+	s.send1(s.evil.make(s.room, pdu.Proto{ // this one comes as an auth event first
+		Type: "m.room.message", Sender: s.mallory, AuthEvents: append(slices.Clone(name.AuthEvents()), inChain.ID()),
+	}))
+	for _, e := range []*pdu.Event{bad, name, inChain} {
+		n := 0
+		if err := s.svc.db.Read(t.Context(), func(tx *storage.Tx) error {
+			rows, err := tx.EventsByID(s.house.room(s.room).nid, []string{string(e.ID())})
+			for _, row := range rows {
+				if n++; strings.Contains(string(row.JSON), "marker") || row.Flags&storage.RejectedEvent == 0 {
+					t.Errorf("flags %d: %s", row.Flags, row.JSON)
+				}
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			t.Errorf("%s is not stored: the test proves nothing", e.Type())
+		}
+	}
+	s.whole()
+}
+
 // An event that was known by name only before, as part of somebody's state, and then is rejected, is not stored anew each
 // time it comes.
 func TestRejectedEventThatWasKnownBeforeIsStoredOnce(t *testing.T) {

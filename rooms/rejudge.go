@@ -157,14 +157,11 @@ func (c *completion) rejudge(e *Event) error {
 
 // refuse notes that an event is refused, as it may have been before.
 func (c *completion) refuse(e *Event, before *snapshot) error {
-	v := verdict{pos: e.Pos, before: before, flags: e.Flags | storage.RejectedEvent}
-	if !e.IsState() {
-		pruned, err := e.Redact()
-		if err != nil {
-			return err
-		}
-		v.pruned = pruned.JSON()
+	pruned, err := e.Redact()
+	if err != nil {
+		return err
 	}
+	v := verdict{pos: e.Pos, before: before, flags: e.Flags | storage.RejectedEvent, pruned: pruned.JSON()}
 	c.verdicts = append(c.verdicts, v)
 	c.p.afters[e.ID()] = before
 	if e.Flags != v.flags {

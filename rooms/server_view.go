@@ -68,7 +68,7 @@ func (v *serverView) shown(e *Event) (json.RawMessage, error) {
 // what the rules of rooms need.
 func (v *serverView) sees(e *Event) (bool, error) {
 	switch {
-	case !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.Now()):
+	case v.expired(e):
 		return false, nil
 	case v.concerns(e), e.Snapshot == 0:
 		return true, nil
@@ -79,6 +79,11 @@ func (v *serverView) sees(e *Event) (bool, error) {
 		}
 	}
 	return remembered(v.seen, e.Snapshot, func() (bool, error) { return v.saw(e.Snapshot) })
+}
+
+// expired reports whether an event is a message whose time is over.
+func (v *serverView) expired(e *Event) bool {
+	return e.Flags&storage.SkeletonEvent != 0 || !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.Now())
 }
 
 // concerns tells whether an event is by a user of the server, or about one.
@@ -187,6 +192,9 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 		e, err := v.event(eventID)
 		if err != nil {
 			return err
+		}
+		if v.expired(e) {
+			return errNoEvent() // not even its type; what keeps the graph whole comes with the events around it
 		}
 		raw, err = v.shown(e)
 		return err

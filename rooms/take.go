@@ -356,11 +356,11 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 	return nil
 }
 
-// dress reduces a message that has expired, was rejected or was redacted before it arrived to its redacted form.
+// dress reduces a message that has expired, and any event that was rejected or was redacted before it arrived, to its redacted form.
 func (b *batch) dress(in *incoming, pe *pendingEvent) error {
 	r := b.room
 	expired := !in.IsState() && r.isOver(in.Event, pe.ReceivedTS)
-	rejected := pe.Flags&storage.RejectedEvent != 0 && !in.IsState() && r.partialState() == nil // else it may yet be accepted
+	rejected := pe.Flags&storage.RejectedEvent != 0 && r.partialState() == nil // else it may yet be accepted
 	if !expired && !rejected && in.redactedBy == 0 {
 		return nil
 	}
