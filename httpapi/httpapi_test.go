@@ -274,7 +274,8 @@ func TestIPv6NeighboursShareALimit(t *testing.T) {
 func TestListenersServeTheirSetsAndHealth(t *testing.T) {
 	fine := func(*Request) (any, error) { return nil, nil }
 	healthy := true
-	o := Options{Log: slog.New(slog.DiscardHandler), Healthy: func() bool { return healthy }}
+	admin := func(context.Context, string, *Request) (Requester, error) { return Requester{IsAdmin: true}, nil }
+	o := Options{Log: slog.New(slog.DiscardHandler), Healthy: func() bool { return healthy }, Authenticate: admin}
 	paths := map[string]string{
 		"/_matrix/client/versions": "client", "/.well-known/matrix/client": "client", "/.well-known/matrix/server": "client federation",
 		"/_matrix/federation/v1/version": "federation", "/_matrix/key/v2/server": "federation", "/_synapse/admin/v1/register": "admin", "/metrics": "metrics",
@@ -293,7 +294,7 @@ func TestListenersServeTheirSetsAndHealth(t *testing.T) {
 			if strings.Contains(apis, api) {
 				want = 200
 			}
-			if w := do(s, "GET", path, ""); w.Code != want {
+			if w := do(s, "GET", path, "", "Authorization", "Bearer good"); w.Code != want {
 				t.Errorf("%s on a listener for %s: %d", path, api, w.Code)
 			}
 		}
@@ -304,6 +305,24 @@ func TestListenersServeTheirSetsAndHealth(t *testing.T) {
 	healthy = false
 	if w := do(New(o), "GET", "/health", ""); w.Code != 503 || w.Body.String() != "not ok\n" {
 		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestProfilesAreForAdministrators(t *testing.T) {
+	s := New(Options{Log: slog.New(slog.DiscardHandler), Serve: []string{"metrics"}, Authenticate: func(_ context.Context, token string, _ *Request) (Requester, error) {
+		return Requester{UserID: "@u:test", IsAdmin: token == "admin"}, nil
+	}})
+	for _, name := range []string{"heap", "profile", "trace", "goroutine", "cmdline", "nothing"} {
+		for token, want := range map[string]int{"": 401, "user": 403} {
+			if w := do(s, "GET", "/debug/pprof/"+name+"?access_token="+token, ""); w.Code != want {
+				t.Errorf("%s with the token %q: %d, want %d", name, token, w.Code, want)
+			}
+		}
+	}
+	for name, want := range map[string]int{"heap": 200, "nothing": 404} {
+		if w := do(s, "GET", "/debug/pprof/"+name+"?access_token=admin", ""); w.Code != want {
+			t.Errorf("%s for an administrator: %d", name, w.Code)
+		}
 	}
 }
 

@@ -86,7 +86,7 @@ func (s *Server) routes() []Route {
 	all := []Route{{Method: http.MethodGet, Path: "/health", Handler: s.health}}
 	if serves(s.opt.Serve, apiMetrics) {
 		all = append(all, Route{Method: http.MethodGet, Path: "/metrics", Handler: metrics},
-			Route{Method: http.MethodGet, Path: "/debug/pprof/{profile}", Handler: profile})
+			Route{Method: http.MethodGet, Path: "/debug/pprof/{profile}", Auth: Admin, Handler: profile})
 	}
 	for _, r := range s.opt.Routes {
 		if servesPath(s.opt.Serve, r.Path) {
@@ -108,7 +108,8 @@ func metrics(*Request) (any, error) {
 	return Stream(telemetry.Handler().ServeHTTP), nil
 }
 
-// profile is what `go tool pprof` asks for, where metrics are served.
+// profile is what `go tool pprof` asks for, where metrics are served. A profile shows what the server holds in memory and may
+// slow it down, so it is for administrators only.
 func profile(r *Request) (any, error) {
 	switch name := r.Var("profile"); {
 	case name == "profile":

@@ -25,6 +25,7 @@ type process struct {
 	dir    string
 	binary string
 	errors bytes.Buffer
+	admin  string // access token of an administrator, once one was made
 }
 
 // configuration is that of a server as it is, without rate limits, and with profiles to take.
@@ -218,20 +219,42 @@ func (b *bench) profiled(p *process, name string, f func() error) error {
 	taken := make(chan error, 1)
 	seconds := max(1, int(b.duration.Seconds()))
 	go func() {
-		taken <- fetch("http://"+p.addr+"/debug/pprof/profile?seconds="+strconv.Itoa(seconds), filepath.Join(b.profile, name+".pprof"))
+		taken <- p.fetch("profile?seconds="+strconv.Itoa(seconds), filepath.Join(b.profile, name+".pprof"))
 	}()
 	return errors.Join(f(), <-taken)
 }
 
-func fetch(url, file string) error {
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+// fetch stores a profile of the server. Only administrators get one.
+func (p *process) fetch(profile, file string) error {
+	token, err := p.administrator()
 	if err != nil {
 		return err
 	}
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+p.addr+"/debug/pprof/"+profile, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
 	}
 	raw, err := io.ReadAll(resp.Body)
 	return errors.Join(err, resp.Body.Close(), os.WriteFile(file, raw, 0o600))
+}
+
+// administrator returns the access token of an administrator that it makes; "" of the limit, which has none.
+func (p *process) administrator() (string, error) {
+	if p.admin != "" || p.binary == "" {
+		return p.admin, nil
+	}
+	made, err := p.register("profiler"+strconv.FormatInt(time.Now().UnixMilli(), 36), 1)
+	if err != nil {
+		return "", err
+	}
+	if out, err := exec.Command(p.binary, "user", "admin", "--config", p.config(), made[0].user).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("ebb user admin: %w\n%s", err, out)
+	}
+	p.admin = made[0].token
+	return p.admin, nil
 }

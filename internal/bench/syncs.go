@@ -273,8 +273,8 @@ func (b *bench) waiting(p *process, n int, client func(i int) (c *conn, ask func
 	after, err := p.used()
 	if b.profile != "" && p.binary != "" {
 		err = errors.Join(err, os.MkdirAll(b.profile, 0o750),
-			fetch("http://"+p.addr+"/debug/pprof/heap", filepath.Join(b.profile, "waiting.pprof")),
-			fetch("http://"+p.addr+"/debug/pprof/heap?debug=1", filepath.Join(b.profile, "waiting.txt")))
+			p.fetch("heap", filepath.Join(b.profile, "waiting.pprof")),
+			p.fetch("heap?debug=1", filepath.Join(b.profile, "waiting.txt")))
 	}
 	for _, c := range conns {
 		c.interrupt()
