@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"ebb/storage"
@@ -84,12 +83,12 @@ type incoming struct {
 func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
 	f, err := os.CreateTemp(s.tmpDir(), "upload-")
 	if err != nil {
-		return nil, full(fmt.Errorf("create upload file: %w", err))
+		return nil, storage.Full(fmt.Errorf("create upload file: %w", err))
 	}
 	defer func() {
 		err = errors.Join(err, f.Close())
 		if err != nil {
-			err = full(errors.Join(err, os.Remove(f.Name())))
+			err = storage.Full(errors.Join(err, os.Remove(f.Name())))
 			in = nil
 		}
 	}()
@@ -115,12 +114,12 @@ func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
 func (in *incoming) keep() error {
 	dst := in.store.path(in.Name)
 	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
-		return full(err)
+		return storage.Full(err)
 	}
 	if err := os.Rename(in.tmp, dst); err != nil {
-		return full(err)
+		return storage.Full(err)
 	}
-	return full(errors.Join(syncDir(filepath.Dir(dst)), syncDir(in.store.dir)))
+	return storage.Full(errors.Join(syncDir(filepath.Dir(dst)), syncDir(in.store.dir)))
 }
 
 // drop removes an upload that was not kept.
@@ -160,11 +159,11 @@ func (s *store) writeThumb(name, path string, data []byte) error {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return full(err)
+		return storage.Full(err)
 	}
 	f, err := os.CreateTemp(s.tmpDir(), "thumb-")
 	if err != nil {
-		return full(err)
+		return storage.Full(err)
 	}
 	sum := sha256.Sum256(data)
 	_, err = f.Write(data)
@@ -172,7 +171,7 @@ func (s *store) writeThumb(name, path string, data []byte) error {
 		_, err = f.Write(sum[:])
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return full(errors.Join(err, os.Remove(f.Name())))
+		return storage.Full(errors.Join(err, os.Remove(f.Name())))
 	}
 	return os.Rename(f.Name(), path)
 }
@@ -237,14 +236,4 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-// full marks an error as storage.ErrFull where the disk has no room or cannot be written.
-func full(err error) error {
-	for _, cause := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO} {
-		if errors.Is(err, cause) {
-			return fmt.Errorf("%w: %w", storage.ErrFull, err)
-		}
-	}
-	return err
 }

@@ -62,6 +62,7 @@ type Server struct {
 	fed     *federation.API
 	limiter *httpapi.Limiter
 	memory  *httpapi.Memory // what requests at all addresses keep
+	health  *health
 
 	// mu guards certificates, which Run reads in and Reload reads again; a leaf lock.
 	mu           sync.Mutex
@@ -76,6 +77,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now), memory: httpapi.NewMemory()}
+	s.health = &health{db: svc.db, cfg: cfg, opt: &s.opt}
 	s.api = clientapi.New(clientapi.API{
 		Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media,
 	})
@@ -102,7 +104,7 @@ func (s *Server) Routes() []httpapi.Route {
 // Handler serves the given APIs (client, federation, admin, metrics), as an address of the configuration would.
 func (s *Server) Handler(serve ...string) http.Handler {
 	o := httpapi.Options{
-		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.healthy,
+		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.health.ok,
 		TrustedProxies: s.proxies(), Log: s.opt.Log, Reading: storage.Requested, Memory: s.memory,
 	}
 	if s.cfg.RateLimits.Enabled {
@@ -162,20 +164,6 @@ func (s *Server) proxies() (out []netip.Prefix) {
 		}
 	}
 	return out
-}
-
-// healthTimeout is how long the database may take to answer a health check.
-const healthTimeout = 5 * time.Second
-
-// healthy says whether the database answers.
-func (s *Server) healthy() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
-	defer cancel()
-	err := s.svc.db.Read(ctx, func(tx *storage.Tx) error {
-		_, _, err := tx.RoomByID("")
-		return err
-	})
-	return err == nil
 }
 
 // Run serves until ctx ends, then stops cleanly, with the database closed.

@@ -267,6 +267,7 @@ func (c *committer) transact() (err error) {
 	defer func() {
 		if err != nil || kept == 0 {
 			err = errors.Join(full(err), c.conn.rollback())
+			c.db.health.note(c.db, err)
 		}
 	}()
 	tx := &Tx{db: c.db, conn: c.conn, committer: c, now: c.db.cfg.Now(), settled: c.db.Settled()}
@@ -296,6 +297,7 @@ func (c *committer) transact() (err error) {
 	if err := c.conn.commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	c.db.health.unwritable.Store(false)
 	c.stored = c.pos
 	return nil
 }

@@ -39,6 +39,7 @@ type DB struct {
 	// announcing is held by the committer while the Committed hooks of a batch run, until Settled covers the batch.
 	announcing sync.RWMutex
 	idKey      []byte
+	health     health
 	ctx        context.Context // ends when Close has done its work; for connecting again
 	cancel     context.CancelFunc
 	closing    sync.Once
@@ -62,11 +63,27 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	}
 	db := &DB{cfg: cfg, dialect: d, shares: newShares(cfg.ReadConns)}
 	db.ctx, db.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	if err := db.open(ctx); err != nil {
+	if err := db.openOrMakeRoom(ctx); err != nil {
 		db.cancel()
 		return nil, errors.Join(err, db.lock.release())
 	}
 	return db, nil
+}
+
+// openOrMakeRoom opens the database also on a full disk, for reading at least.
+func (db *DB) openOrMakeRoom(ctx context.Context) error {
+	err := db.open(ctx)
+	if errors.Is(err, ErrFull) && db.dialect.freeReserve() {
+		db.cfg.Log.Error("the disk is full: reading works, and writing will once there is room", "err", err)
+		return errors.Join(db.lock.release(), db.open(ctx))
+	}
+	if err != nil {
+		return err
+	}
+	if err := db.dialect.keepReserve(); err != nil {
+		db.cfg.Log.Warn("no room could be kept for a start on a full disk", "err", err)
+	}
+	return nil
 }
 
 func (db *DB) open(ctx context.Context) (err error) {

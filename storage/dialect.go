@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,6 +27,11 @@ type dialect interface {
 	maintain(ctx context.Context, db *DB) error
 	// size is how many bytes the database takes, see DB.Size.
 	size(ctx context.Context, db *DB) (int64, error)
+	// check reads the whole database from the disk, see DB.Check.
+	check(ctx context.Context) error
+	// keepReserve keeps a little room on the disk, which freeReserve gives back for a start on a full one.
+	keepReserve() error
+	freeReserve() bool
 }
 
 // conn is one connection, used by one goroutine at a time, that prepares each statement once.
@@ -96,7 +102,9 @@ func CheckDSN(dsn string) error {
 // ErrFull: there is no room on the disk, or it cannot be written. Nothing of the write was kept.
 var ErrFull = errors.New("storage: the disk is full or cannot be written")
 
-// full marks an error as ErrFull where the disk is the cause.
+// Full marks an error of the database or of a file as ErrFull where the disk is the cause.
+func Full(err error) error { return full(err) }
+
 func full(err error) error {
 	if err != nil && isFull(err) && !errors.Is(err, ErrFull) {
 		return fmt.Errorf("%w: %w", ErrFull, err)
@@ -105,6 +113,11 @@ func full(err error) error {
 }
 
 func isFull(err error) bool {
+	for _, cause := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO} {
+		if errors.Is(err, cause) {
+			return true
+		}
+	}
 	var lite sqlite3.Error
 	if errors.As(err, &lite) {
 		return lite.Code == sqlite3.ErrFull || lite.Code == sqlite3.ErrIoErr || lite.Code == sqlite3.ErrReadonly

@@ -85,6 +85,7 @@ func (tx *Tx) observe(query string) {
 func (tx *Tx) note(query string, err error) error {
 	if err != nil {
 		tx.failed = full(fmt.Errorf("%s: %w", head(query), err))
+		tx.db.health.note(tx.db, tx.failed)
 	}
 	return tx.failed
 }

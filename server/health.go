@@ -1,0 +1,83 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"ebb/config"
+	"ebb/storage"
+	"ebb/telemetry"
+)
+
+const (
+	// healthTimeout is how long the database may take to answer a health check.
+	healthTimeout = 5 * time.Second
+	// minFreeSpace is how much room there must be on the disk: less does not hold what is written between two health checks.
+	minFreeSpace = 1 << 20
+	// checkInterval is how often a health check reads the whole database; maxCheckedSize bounds the one that it reads, which
+	// takes some 100 ms. Damage of a larger one shows when what is damaged is read.
+	checkInterval  = time.Minute
+	maxCheckedSize = 64 << 20
+)
+
+var healthState = telemetry.NewGauge("ebb_healthy", "1 where the last health check found that the server can read and write, else 0.")
+
+// health decides what /health says.
+type health struct {
+	db  *storage.DB
+	cfg *config.Config
+	opt *Options
+
+	mu      sync.Mutex // guards what follows, and is held over a check of the database
+	checked time.Time
+	ailing  bool
+}
+
+// ok reports whether the server can read and write. What keeps it from that is logged when it begins and when it ends.
+func (h *health) ok() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
+	defer cancel()
+	err := h.examine(ctx)
+	switch {
+	case err != nil && !h.ailing:
+		h.opt.Log.Warn("the server is not healthy", "err", err)
+	case err == nil && h.ailing:
+		h.opt.Log.Info("the server is healthy again")
+	}
+	h.ailing = err != nil
+	healthState.Set(map[bool]float64{true: 1}[err == nil])
+	return err == nil
+}
+
+func (h *health) examine(ctx context.Context) error {
+	if err := h.db.Health(ctx); err != nil {
+		return err
+	}
+	if err := enoughRoom(h.cfg.Dir()); err != nil {
+		return err
+	}
+	now := h.opt.Now()
+	size, err := h.db.Size(ctx)
+	if err != nil || size > maxCheckedSize || !h.checked.IsZero() && now.Sub(h.checked).Abs() < checkInterval {
+		return err
+	}
+	h.checked = now
+	return h.db.Check(ctx)
+}
+
+// enoughRoom returns an error where the disk of a folder is full.
+func enoughRoom(dir string) error {
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(dir, &disk); err != nil {
+		return fmt.Errorf("look for room in %s: %w", dir, err)
+	}
+	if free := uint64(disk.Bavail) * uint64(disk.Bsize); free < minFreeSpace {
+		return fmt.Errorf("%w: %d bytes are free in %s", storage.ErrFull, free, dir)
+	}
+	return nil
+}

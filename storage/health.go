@@ -1,0 +1,86 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/mattn/go-sqlite3"
+)
+
+// ErrDamaged: the database file is not what was written to it.
+var ErrDamaged = errors.New("storage: the database is damaged")
+
+// health is what statements have shown of the database.
+type health struct {
+	damaged    atomic.Pointer[error] // the first sign of damage; it stays
+	unwritable atomic.Bool           // whether the last write failed for want of room
+}
+
+// note remembers what an error says about the database.
+func (h *health) note(db *DB, err error) {
+	switch {
+	case errors.Is(err, ErrFull):
+		h.unwritable.Store(true)
+	case err != nil && isDamage(err) && h.damaged.CompareAndSwap(nil, &err):
+		db.cfg.Log.Error("the database is damaged: stop the server and restore a backup", "err", err)
+	}
+}
+
+func isDamage(err error) bool {
+	var lite sqlite3.Error
+	if errors.As(err, &lite) {
+		return lite.Code == sqlite3.ErrCorrupt || lite.Code == sqlite3.ErrNotADB
+	}
+	var pg *pgconn.PgError // data_corrupted, index_corrupted
+	return errors.Is(err, ErrDamaged) || errors.As(err, &pg) && (pg.Code == "XX001" || pg.Code == "XX002")
+}
+
+const probeQuery = `SELECT value FROM meta WHERE name = 'position'`
+
+// Health returns why the database cannot be used as it should: it does not answer, was found to be damaged, or cannot be
+// written. It writes only after a write has failed, to see whether that is over.
+func (db *DB) Health(ctx context.Context) error {
+	err := db.read(ctx, db.inner, func(tx *Tx) error {
+		_, _, err := one(tx, scanInt64, probeQuery)
+		return err
+	})
+	if damage := db.health.damaged.Load(); damage != nil {
+		return *damage
+	}
+	if err == nil && db.health.unwritable.Load() {
+		err = db.Write(ctx, func(tx *Tx) error {
+			_, err := tx.exec(setMetaNumberQuery, metaProbe, tx.now.UnixMilli())
+			return err
+		})
+	}
+	return err
+}
+
+// metaProbe is a row of meta that is written to see whether anything can be.
+const metaProbe = "probe"
+
+// Check reads the whole database and returns ErrDamaged where its structure is broken. It sees the disk rather than what is in
+// memory. On PostgreSQL, which has its own checks, it does nothing.
+func (db *DB) Check(ctx context.Context) error {
+	err := db.dialect.check(ctx)
+	db.health.note(db, err)
+	return err
+}
+
+func (d sqliteDialect) check(context.Context) error {
+	c, err := openLite(d.path, "ro", readerPragmas)
+	if err != nil {
+		return err
+	}
+	var found string
+	err = c.pragma(`quick_check(1)`, &setting{&found})
+	if err = errors.Join(err, c.close()); err == nil && found != "ok" {
+		err = fmt.Errorf("%w: %s", ErrDamaged, found)
+	}
+	return err
+}
+
+func (postgresDialect) check(context.Context) error { return nil }
