@@ -238,6 +238,29 @@ func TestRedactionOfAPurgedEventIsJudgedByItsSender(t *testing.T) {
 	s.whole()
 }
 
+// The newest message of a room keeps a skeleton when it is purged.
+func TestRedactionOfASkeletonIsJudgedByItsSender(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	bob := s.user("bob")
+	s.ok(s.svc.Join(t.Context(), bob, s.room, ""))
+	mine := s.say(s.alice, s.room, "short-lived")
+	s.keep(s.room, time.Hour)
+	s.now = s.now.Add(2 * time.Hour)
+	if s.purge(s.room); s.stored(s.room, mine).Flags&storage.SkeletonEvent == 0 {
+		t.Fatal("no skeleton is left")
+	}
+	theirs := s.redact(mine)
+	s.evil.sendGood(s.room, theirs)
+	_, err := s.svc.Redact(t.Context(), bob, s.room, mine, "", nil)
+	s.refused(err, mxerr.CodeForbidden)
+	own, err := s.svc.Redact(t.Context(), s.alice, s.room, mine, "", nil)
+	s.ok(err)
+	if s.shows(theirs.ID()) || !s.shows(own) {
+		t.Error("not its author's redaction is shown, but that of another")
+	}
+	s.whole()
+}
+
 // Who scrolls back finds the redaction first and its target later.
 func TestRedactionIsShownInItsPlaceWhenItsTargetIsBackfilled(t *testing.T) {
 	n := newNetwork(t)

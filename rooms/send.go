@@ -293,11 +293,13 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 		return err
 	case purgedSender != "": // clients may still show it
 		return mayRedactOf(r, n.Sender.ID, purgedSender)
+	case target != nil && target.Flags&storage.SkeletonEvent != 0: // it was purged but for what the graph needs
+		return mayRedactOf(r, n.Sender.ID, target.Sender())
 	case target == nil && r.Shared(): // another server may have it, and it may yet come
 		p.unseen = true
 		return nil
 	}
-	if target == nil || target.Flags&(storage.RejectedEvent|storage.SoftFailedEvent|storage.SkeletonEvent) != 0 {
+	if target == nil || target.Flags&(storage.RejectedEvent|storage.SoftFailedEvent) != 0 {
 		return mxerr.NotFound("There is no such event in this room")
 	}
 	if target.IsStateKey(typeCreate, "") {
