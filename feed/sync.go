@@ -3,11 +3,13 @@ package feed
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"maunium.net/go/mautrix/event"
 
 	"ebb/mxerr"
+	"ebb/storage"
 	"ebb/wake"
 )
 
@@ -148,10 +150,15 @@ func (s *Service) parseSince(text string) (Token, error) {
 	return t, nil
 }
 
-// acknowledge forgets the to-device messages that the client confirms by coming back with a token.
+// acknowledge forgets the to-device messages that the client confirms by coming back with a token. On a full disk they stay
+// until the next token is confirmed, so that reading goes on.
 func (s *Service) acknowledge(ctx context.Context, r *request) error {
 	if s.E2EE == nil || r.Device == 0 || r.initial || !r.session.acknowledge(r.since.ToDevice) {
 		return nil
 	}
-	return s.E2EE.AckToDevice(ctx, r.Device, r.since.ToDevice)
+	err := s.E2EE.AckToDevice(ctx, r.Device, r.since.ToDevice)
+	if errors.Is(err, storage.ErrFull) {
+		return nil
+	}
+	return err
 }

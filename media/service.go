@@ -67,7 +67,12 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		arrivals: map[string]chan struct{}{},
 	}
 	s.remote.init(o.Now)
-	return s, s.Sweep(ctx)
+	err = s.Sweep(ctx)
+	if errors.Is(err, storage.ErrFull) { // the next start does it
+		o.Log.Warn("media that nothing names was not removed", "err", err)
+		err = nil
+	}
+	return s, err
 }
 
 // Sweep removes files that no media id names, thumbnails of an earlier version and reservations that ran out.

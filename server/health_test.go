@@ -45,6 +45,7 @@ func TestServerOnAFullDiskStartsAndReadsAndSaysSo(t *testing.T) {
 	alice := first.Register("alice")
 	room := alice.Do("POST", "/v3/createRoom", map[string]any{})["room_id"].(string)
 	alice.Do("PUT", "/v3/rooms/"+room+"/send/m.room.message/1", map[string]any{"body": "before"})
+	first.Register("bob").Do("PUT", "/v3/sendToDevice/m.example/1", map[string]any{"messages": map[string]any{"@alice:test": map[string]any{"*": map[string]any{"body": "to a device"}}}})
 	media := strings.TrimPrefix(alice.Do("POST", "/_matrix/media/v3/upload", []byte("the file"))["content_uri"].(string), "mxc://")
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
@@ -89,6 +90,15 @@ func TestServerOnAFullDiskStartsAndReadsAndSaysSo(t *testing.T) {
 	}
 	if refused == 0 {
 		t.Error("nothing was refused: the test proves nothing")
+	}
+	_, answer := request(t, s, "GET", "/_matrix/client/v3/sync", alice.Token, "")
+	_, token, _ := strings.Cut(answer, `"next_batch":"`)
+	token, _, _ = strings.Cut(token, `"`)
+	if !strings.Contains(answer, "to a device") {
+		t.Error("there is no message to acknowledge: the test proves nothing")
+	}
+	if status, answer := request(t, s, "GET", "/_matrix/client/v3/sync?since="+token, alice.Token, ""); status != 200 || strings.Contains(answer, "to a device") {
+		t.Errorf("the next /sync on a full disk: %d %.300s", status, answer)
 	}
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
