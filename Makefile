@@ -20,7 +20,7 @@ JSONV2_PACKAGES = ./rooms/pdu/... ./rooms/eventauth/... ./rooms/stateres/...
 TESTRUN = $(GO) run ./internal/testrun
 
 .DEFAULT_GOAL := build
-.PHONY: help run build test test-long check fmt bench fuzz deps clean
+.PHONY: help run build test test-long check fmt bench attack fuzz deps clean
 
 ## help: this list
 help:
@@ -65,6 +65,10 @@ fmt:
 ## bench: the figures of docs/performance.md, with the limit of this machine beside them
 bench: build
 	$(GO) run ./internal/bench
+
+## attack: a stranger, another server and a user take what they can get of a server with default limits
+attack: build
+	$(GO) run ./internal/bench -only attack -duration 10s
 
 ## fuzz: every fuzz target for FUZZTIME
 fuzz:

@@ -41,8 +41,11 @@ type suite struct {
 var suites = []suite{
 	{"sends", (*bench).sends}, {"delay", (*bench).delayedSends}, {"fanout", (*bench).fanOut}, {"sync", (*bench).syncs},
 	{"cold", (*bench).cold}, {"idle", (*bench).idle}, {"e2ee", (*bench).encryption}, {"grown", (*bench).grown},
-	{"federation", (*bench).federation},
+	{"federation", (*bench).federation}, {attackSuite, (*bench).attackAll},
 }
+
+// attackSuite plays attacks instead of measuring; it runs only where it is named.
+const attackSuite = "attack"
 
 // bench is one run.
 type bench struct {
@@ -72,15 +75,17 @@ func main() {
 func (b *bench) parse(args []string) error {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var only, events string
-	names := []string{}
+	var names, usual []string
 	for _, s := range suites {
-		names = append(names, s.name)
+		if names = append(names, s.name); s.name != attackSuite {
+			usual = append(usual, s.name)
+		}
 	}
 	f.StringVar(&b.binary, "binary", "bin/ebb", "the server's `PROGRAM`")
 	f.StringVar(&b.dir, "dir", os.TempDir(), "`FOLDER` for databases: on the disk that is to be measured")
 	f.IntVar(&b.rounds, "rounds", 5, "how often each figure is measured; the median is printed")
 	f.DurationVar(&b.duration, "duration", 3*time.Second, "how long one measurement takes")
-	f.StringVar(&only, "only", strings.Join(names, ","), "the `GROUPS` of figures to print")
+	f.StringVar(&only, "only", strings.Join(usual, ","), "the `GROUPS` of figures to print")
 	f.StringVar(&b.profile, "profile", "", "`FOLDER` for CPU profiles of the server, one a measurement")
 	f.StringVar(&events, "events", "10000,50000,200000", "`COUNTS` of events at which a grown database is measured")
 	f.IntVar(&b.clients, "clients", 2000, "waiting clients whose memory is measured")
