@@ -81,7 +81,7 @@ type Login struct {
 // RateLimits bounds how often one user, or one network where nobody is signed in, may ask.
 type RateLimits struct {
 	Enabled       bool   `yaml:"enabled"`
-	Connections   int    `yaml:"connections" doc:"Connections that one network may have open. Addresses in trusted_proxies have no bound."`
+	Connections   int    `yaml:"connections" doc:"Connections that one network may have open, and requests that are being answered for it. Addresses in trusted_proxies may have more connections."`
 	Sends         Bucket `yaml:"sends" doc:"Events, receipts, typing, account data, push rules, keys and their backup: per second on average, and at once."`
 	Reads         Bucket `yaml:"reads" doc:"History, state, members, relations, threads and directories."`
 	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network, and wrong registration tokens; of one network or one account in sum ten times as many."`

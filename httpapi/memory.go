@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -30,14 +31,16 @@ const (
 	memoryPause = 5 * time.Second
 )
 
-// Memory counts what the requests of a process keep in memory, whatever address they came to.
+// Memory counts the requests of a process and what they keep in memory, whatever address they came to.
 type Memory struct {
 	bodies, answers account
+	networks, users inFlight
 }
 
 // NewMemory returns a Memory in which nothing is counted.
 func NewMemory() *Memory {
 	return &Memory{
+		networks: inFlight{seed: maphash.MakeSeed()}, users: inFlight{seed: maphash.MakeSeed()},
 		bodies:  account{all: maxBodies, network: maxNetworkBodies, requester: maxRequesterBodies, by: map[string]int64{}},
 		answers: account{all: maxAnswers, network: maxNetworkAnswers, requester: maxRequesterAnswers, by: map[string]int64{}},
 	}

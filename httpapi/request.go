@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -21,8 +22,9 @@ type Request struct {
 	limit      func(class Rate, who string) time.Duration
 	memory     *Memory
 	body       []byte
-	held       int64 // bytes of it that are counted in memory
-	holder     owner // and against whom
+	places     [2]*atomic.Int32 // where the request is counted while it is answered
+	held       int64            // bytes of it that are counted in memory
+	holder     owner            // and against whom
 	vars       map[string]string
 	query      url.Values
 	route      *served

@@ -34,6 +34,8 @@ type Options struct {
 	// Reading prepares the context of a request that may read much, for a requester who must not keep others waiting; nil: as
 	// it is.
 	Reading func(ctx context.Context, who string) context.Context
+	// Requests bounds those of one network that are being answered, 0 for not at all; then those of users are bounded too.
+	Requests int
 	// Unknown turns an error that is no mxerr.Error into one; nil: 500 M_UNKNOWN.
 	Unknown func(err error) *mxerr.Error
 	// Healthy says whether /health says ok; nil: it does.
@@ -166,6 +168,9 @@ func (s *Server) find(r *http.Request) (*served, map[string]string) {
 // serve is the way of every request to its handler.
 func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 	defer r.releaseBody()
+	if err := s.enter(r); err != nil {
+		return nil, err
+	}
 	if err := r.unescapeVars(); err != nil {
 		return nil, err
 	}
@@ -174,6 +179,11 @@ func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 	}
 	if err := s.authenticate(r, r.route.Auth); err != nil {
 		return nil, err
+	}
+	if r.UserID != "" {
+		if err := s.enter(r); err != nil {
+			return nil, err
+		}
 	}
 	if r.route.Auth != Homeserver {
 		if err := s.limit(r, r.route.Rate); err != nil {
@@ -191,6 +201,30 @@ func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 		return nil, err
 	}
 	return s.handle(r)
+}
+
+// enter counts the request while it is answered, by its network and, once it is known, by its user: over HTTP/2 one
+// connection carries many, and each costs some 16 KiB while it waits.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (s *Server) enter(r *Request) error {
+	if s.opt.Requests == 0 {
+		return nil
+	}
+	requests, who, most := &s.memory.networks, r.Network(), s.opt.Requests
+	if r.UserID != "" {
+		requests, who, most = &s.memory.users, string(r.UserID), maxUserRequests
+	}
+	slot, ok := requests.enter(who, most)
+	if !ok {
+		return mxerr.LimitExceeded(memoryPause)
+	}
+	if r.places[0] == nil {
+		r.places[0] = slot
+	} else {
+		r.places[1] = slot
+	}
+	return nil
 }
 
 // handle calls the handler. What users read as history, and whatever other servers read, is a share of what the
@@ -273,6 +307,11 @@ func (s *Server) limit(r *Request, class Rate) error {
 
 // finish counts and logs the request.
 func (s *Server) finish(rec *recorder, r *Request, start time.Time) {
+	for _, slot := range r.places {
+		if slot != nil {
+			slot.Add(-1)
+		}
+	}
 	took := time.Since(start)
 	r.route.observe(rec.status, r.errcode, took)
 	if !s.opt.Log.Enabled(r.Context(), slog.LevelDebug) {

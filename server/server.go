@@ -108,7 +108,7 @@ func (s *Server) Handler(serve ...string) http.Handler {
 		TrustedProxies: s.proxies(), Log: s.opt.Log, Reading: storage.Requested, Memory: s.memory,
 	}
 	if s.cfg.RateLimits.Enabled {
-		o.Limit = s.limiter.Limit
+		o.Limit, o.Requests = s.limiter.Limit, s.cfg.RateLimits.Connections
 	}
 	return httpapi.New(o)
 }
