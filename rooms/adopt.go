@@ -52,7 +52,7 @@ func (s *Service) adopt(ctx context.Context, a adoption) error {
 	if err != nil {
 		return err
 	}
-	fresh := authorised(a.version, append(slices.Clone(a.authChain), a.state...), known)
+	fresh := authorised(a.version, append(slices.Clone(a.authChain), a.state...), known, nil)
 	for _, e := range fresh {
 		known[e.ID()] = e
 	}

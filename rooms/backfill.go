@@ -100,7 +100,7 @@ func (s *Service) filling(ctx context.Context, roomID id.RoomID, to Recipient, f
 func (s *Service) backfill(ctx context.Context, r *Room, h hole) bool {
 	ctx, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
-	in := &ingest{ctx: ctx, svc: s, room: r}
+	in := newIngest(ctx, s, r, "")
 	release, err := in.hold(fetching)
 	if err != nil {
 		return false
@@ -158,7 +158,7 @@ func (s *Service) question(ctx context.Context, r *Room, h hole) (q question, er
 		return err
 	})
 	if err == nil && q.above != nil {
-		q.servers = r.historians(q.above)
+		q.servers = r.historians(q.above.Sender())
 	}
 	return q, err
 }
@@ -184,9 +184,9 @@ func (q *question) climbDown(r *Room, rows []storage.EventRow) (err error) {
 	return nil
 }
 
-// historians lists servers that may know what came before an event: first the one that it is of.
-func (r *Room) historians(e *Event) []string {
-	first := serverOf(string(e.Sender()))
+// historians lists servers that may know what precedes an event, that of its sender first.
+func (r *Room) historians(sender id.UserID) []string {
+	first := serverOf(string(sender))
 	out := r.others(maxBackfillServers)
 	if first == r.svc.Server || !r.HasServer(first) {
 		return out
@@ -201,19 +201,29 @@ func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q qu
 	if err != nil {
 		return 0, err
 	}
-	in := &ingest{ctx: ctx, svc: s, room: r, origin: server, results: map[id.EventID]error{}, waiting: map[id.EventID]*incoming{}}
+	in := newIngest(ctx, s, r, server)
 	in.admit(raws[:min(len(raws), maxBackfillPage)])
+	in.admitUnproven(q.missing...)
 	if err := in.refresh(); err != nil {
 		return 0, err
 	}
 	in.keepAncestors(q.missing)
+	for _, missing := range q.missing {
+		if e := in.waiting[missing]; e != nil {
+			e.followed = true
+		}
+	}
 	if err := in.fetchAuth(); err != nil {
 		return 0, err
 	}
 	if err := in.tellStates(); err != nil {
 		return 0, err
 	}
-	return in.placeHistory(q)
+	n, err := in.placeHistory(q)
+	if n > 0 && slices.ContainsFunc(q.missing, func(missing id.EventID) bool { return in.bad[missing] != nil }) {
+		s.reader.askedFor.put(holeKey{r.nid, q.above.Order}, s.Now()) // reading goes on behind it
+	}
+	return n, err
 }
 
 // placeHistory puts events into a hole of the timeline.
@@ -233,12 +243,15 @@ func (in *ingest) placeHistory(q question) (int, error) {
 	return in.placeBelow(now)
 }
 
-// keepAncestors drops what was not asked for: events that the missing ones do not lead to.
+// keepAncestors drops what was not asked for: events that the missing ones do not lead to, be it through an event that is not good.
 func (in *ingest) keepAncestors(missing []id.EventID) {
-	asked := map[id.EventID]*incoming{}
+	asked, passed := map[id.EventID]*incoming{}, map[*pdu.Event]bool{}
 	for todo := slices.Clone(missing); len(todo) > 0; {
-		e := in.waiting[todo[0]]
-		todo = todo[1:]
+		e, bad := in.waiting[todo[0]], in.bad[todo[0]]
+		if todo = todo[1:]; bad != nil && !passed[bad] {
+			passed[bad] = true
+			todo = append(todo, bad.PrevEvents()...)
+		}
 		if e == nil || asked[e.ID()] != nil {
 			continue
 		}
@@ -338,7 +351,7 @@ func (in *ingest) placePast(events []*incoming) (int, error) {
 	err = r.settled(in.ctx, func(tx *storage.Tx) error {
 		p := newPastReader(r, tx, nil, newPastFacts())
 		for _, e := range events {
-			if err := b.takePast(p, e); err != nil && !errors.Is(err, errNoAuthEvent) && !errors.Is(err, errNoPrevEvent) {
+			if err := b.takePast(p, e); err != nil && !errors.Is(err, errNoAuthEvent) && !errors.Is(err, errNoPrevEvent) && !errors.Is(err, errUndecided) {
 				return err
 			}
 		}
@@ -361,6 +374,7 @@ func (in *ingest) placePast(events []*incoming) (int, error) {
 		Committed: func() {
 			r.mu.Lock()
 			for _, e := range b.events {
+				r.head.undecided = r.head.undecided || e.undecided()
 				if e.redacts != nil {
 					r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.redacts.by()))
 				}
@@ -389,6 +403,9 @@ func (b *batch) takePast(p *pastReader, in *incoming) error {
 	if err != nil {
 		return err
 	}
+	if errors.Is(verdict, errUndecided) && !in.followed {
+		return verdict
+	}
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,
 	}, relation: in.relation, late: in.late, past: in.order, head: &snapshot{}, awaited: in.awaited}
@@ -408,7 +425,7 @@ func (b *batch) takePast(p *pastReader, in *incoming) error {
 		}
 	}
 	if pe.after = pe.before; verdict != nil {
-		pe.Flags, pe.relation = pe.Flags|storage.RejectedEvent, nil
+		pe.Flags, pe.relation = pe.Flags|rejectedFlags(verdict), nil
 	}
 	if err := b.dressPast(p, in, pe); err != nil {
 		return err
@@ -447,6 +464,9 @@ func (b *batch) dressPast(p *pastReader, in *incoming, pe *pendingEvent) error {
 	if !rejected && len(in.missing) > 0 && !b.room.isOver(in.Event, pe.ReceivedTS) {
 		pe.missing = in.missing
 		pe.Flags |= storage.GapEvent
+	}
+	if err := b.noteHoles(p, in, pe); err != nil {
+		return err
 	}
 	if rejected {
 		return nil

@@ -179,7 +179,7 @@ func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c com
 	}
 	ctx, cancel := context.WithTimeout(ctx, completeTime)
 	defer cancel()
-	in := &ingest{ctx: ctx, svc: s, room: r, origin: c.server, known: map[id.EventID]*Event{}}
+	in := newIngest(ctx, s, r, c.server)
 	told, err := in.beforeJoin(join)
 	if err == nil && in.withheldState && !c.lenient {
 		err = errNotAll
@@ -203,7 +203,7 @@ func (s *Service) comeBack(ctx context.Context, r *Room, join *pdu.Event) (bool,
 		}
 	}
 	in := &incoming{Event: join}
-	if _, err := (&ingest{ctx: ctx, svc: s, room: r}).lookUp([]*incoming{in}); err != nil {
+	if _, err := newIngest(ctx, s, r, "").lookUp([]*incoming{in}); err != nil {
 		return false, err
 	}
 	b := &batch{ctx: ctx, svc: s, room: r, saved: r.next}

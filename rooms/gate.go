@@ -135,7 +135,7 @@ func (s *Service) hasJoinedBy(ctx context.Context, r *Room, user id.UserID, e *p
 	if create := r.State(typeCreate, ""); create != nil {
 		known[create.ID()] = create
 	}
-	judged := authorised(r.version, []*pdu.Event{e}, known)
+	judged := authorised(r.version, []*pdu.Event{e}, known, nil)
 	if len(judged) != 1 || judged[0].Flags&storage.RejectedEvent != 0 {
 		return false, nil
 	}
@@ -177,7 +177,8 @@ func (s *Service) receiveFromStranger(ctx context.Context, r *Room, origin strin
 	if len(complete) == 0 {
 		return results, nil
 	}
-	in := &ingest{ctx: ctx, svc: s, room: r, origin: origin, results: results, waiting: map[id.EventID]*incoming{}, alone: true}
+	in := newIngest(ctx, s, r, origin)
+	in.results, in.alone = results, true
 	return results, in.take(complete)
 }
 

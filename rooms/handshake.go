@@ -221,7 +221,8 @@ func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event,
 // accept takes one verified event into a room in which this server takes part; with relay this server passes it on to the
 // other ones.
 func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Event, relay bool) (*Event, error) {
-	in := &ingest{ctx: ctx, svc: s, room: r, origin: origin, results: map[id.EventID]error{}, waiting: map[id.EventID]*incoming{}, alone: !r.HasServer(origin)}
+	in := newIngest(ctx, s, r, origin)
+	in.alone = !r.HasServer(origin)
 	if err := in.take([]*incoming{{Event: e, relay: relay}}); err != nil {
 		return nil, err
 	}

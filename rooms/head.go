@@ -72,6 +72,7 @@ func (r *Room) fill(stored *storedRoom) error {
 	h.published, h.purged, h.override = row.Published, row.PurgedBefore, overrideOf(row)
 	h.depth, h.minDepth, h.order, h.generation = row.Depth, row.MinDepth, row.LastOrder, row.Generation
 	h.entered, h.recheck = row.Entered, row.Recheck
+	h.undecided = stored.undecided
 	h.snapshot = &snapshot{nid: row.Snapshot, length: stored.length}
 	if err := r.fillState(stored, &h); err != nil {
 		return err
@@ -266,6 +267,7 @@ func (r *Room) apply(e *pendingEvent) {
 		h.extremities = append(h.extremities, extremity{id: x.id, pos: x.position(), after: x.after})
 	}
 	h.depth, h.snapshot = e.depth, e.head
+	h.undecided = h.undecided || e.undecided()
 	if e.Order > 0 { // what was rejected is no news
 		h.last = max(h.last, e.Pos)
 	}

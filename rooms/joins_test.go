@@ -655,7 +655,7 @@ func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
 	b.ok(b.svc.Leave(t.Context(), bob, left, "")) // who has left is left as is
 	b.ok(b.svc.Forget(t.Context(), bob, left))
 	b.svc = b.open() // and after a restart
-	b.svc.Remote, b.svc.Keys = wire{n, "b"}, n
+	b.svc.Remote, b.svc.Keys = wire{n, "b"}, keysFor{n, b}
 	if b.room(left).Resident() || b.room(invitedTo).Resident() {
 		t.Error("the server takes itself for a resident")
 	}

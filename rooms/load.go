@@ -140,6 +140,8 @@ type storedRoom struct {
 	recent  []storage.EventRow // newest first
 	receipt storage.Pos        // the newest
 	ends    map[storage.Pos]id.EventID
+
+	undecided bool // there are undecided events
 }
 
 // readRooms reads the heads of rooms, with a few statements for all of them and one for the timeline of each.
@@ -159,7 +161,8 @@ func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
 	receipts, err2 := tx.LastReceipts(nids)
 	state, err3 := tx.CurrentStates(nids)
 	members, err4 := tx.RoomMembers(nids)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	undecided, err5 := tx.UndecidedRooms()
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return nil, err
 	}
 	for _, e := range state {
@@ -170,6 +173,7 @@ func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
 	}
 	for i := range out {
 		s := &out[i]
+		s.undecided = slices.Contains(undecided, s.row.NID)
 		s.length, s.receipt = lengths[s.row.Snapshot], storage.Pos(receipts[s.row.NID])
 		var err error
 		if s.recent, err = tx.RecentEvents(s.row.NID, ringFill); err != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -27,11 +28,14 @@ type network struct {
 	peers     map[string]*peer
 	strangers map[string]*stranger
 	keys      map[string]ed25519.PublicKey
-	parts     map[string]int // servers of different parts do not reach each other
-	omit      bool           // servers leave members out of what they answer to a join
-	page      int            // events that a server gives at a time, where it is asked for the past; 0: as many as it likes
-	heedless  bool           // servers answer requests for missing events as Synapse and Conduit do: 20 at a time, whatever min_depth says
-	onJoin    func()         // is called between make_join and send_join
+	parts     map[string]int                            // servers of different parts do not reach each other
+	omit      bool                                      // servers leave members out of what they answer to a join
+	page      int                                       // events that a server gives at a time, where it is asked for the past; 0: as many as it likes
+	heedless  bool                                      // servers answer requests for missing events as Synapse and Conduit do: 20 at a time, whatever min_depth says
+	onJoin    func()                                    // is called between make_join and send_join
+	spoil     func(raw json.RawMessage) json.RawMessage // changes what servers give for backfill
+	keyLife   time.Duration                             // how long keys are good, from now on; 0: for ever
+	blind     map[string]bool                           // "a b": server a cannot get the keys of server b
 
 	mu   sync.Mutex // guards sent
 	sent []parcel   // and not delivered yet, in order
@@ -53,7 +57,7 @@ type parcel struct {
 
 func newNetwork(t testing.TB) *network {
 	return &network{
-		TB: t, peers: map[string]*peer{}, strangers: map[string]*stranger{}, keys: map[string]ed25519.PublicKey{}, parts: map[string]int{},
+		TB: t, peers: map[string]*peer{}, strangers: map[string]*stranger{}, keys: map[string]ed25519.PublicKey{}, parts: map[string]int{}, blind: map[string]bool{},
 	}
 }
 
@@ -65,11 +69,23 @@ func (n *network) signer(name string) pdu.Signer {
 	return s
 }
 
-// Keys makes the network what servers ask for keys.
-func (n *network) Keys(_ context.Context, wants []fedclient.KeyWant) map[fedclient.KeyWant]ed25519.PublicKey {
+// keysFor is the network as one server asks it for keys.
+type keysFor struct {
+	n    *network
+	peer *peer
+}
+
+func (k keysFor) Keys(_ context.Context, wants []fedclient.KeyWant) map[fedclient.KeyWant]ed25519.PublicKey {
 	out := map[fedclient.KeyWant]ed25519.PublicKey{}
+	now := time.UnixMilli(1_750_000_000_000)
+	if k.peer.house != nil {
+		now = k.peer.now
+	}
 	for _, want := range wants {
-		if key, ok := n.keys[want.Server]; ok && want.KeyID == "ed25519:1" {
+		if k.n.blind[k.peer.name+" "+want.Server] || k.n.keyLife > 0 && want.At > now.Add(k.n.keyLife).UnixMilli() {
+			continue
+		}
+		if key, ok := k.n.keys[want.Server]; ok && want.KeyID == "ed25519:1" {
 			out[want] = key
 		}
 	}
@@ -80,7 +96,7 @@ func (n *network) add(name string, with ...func(*Options)) *peer {
 	signer := n.signer(name)
 	p := &peer{name: name}
 	p.house = oneHouse(n.TB, append(with, func(o *Options) {
-		o.Server, o.Signer, o.Remote, o.Keys = name, signer, wire{n, name}, n
+		o.Server, o.Signer, o.Remote, o.Keys = name, signer, wire{n, name}, keysFor{n, p}
 		o.Outgoing = func(room int64, pos storage.Pos, servers []string) { n.post(name, room, pos, servers) }
 	})...)
 	n.peers[name] = p
@@ -313,10 +329,16 @@ func (w wire) Backfill(ctx context.Context, server string, room id.RoomID, from 
 	if w.n.page > 0 {
 		limit = min(limit, w.n.page)
 	}
-	return ask(w, server, func(s *stranger) ([]json.RawMessage, error) { return s.backfill(from) },
+	raws, err := ask(w, server, func(s *stranger) ([]json.RawMessage, error) { return s.backfill(from) },
 		func(s *Service) ([]json.RawMessage, error) {
 			return s.BackfillForServer(ctx, w.from, room, from, limit)
 		})
+	if w.n.spoil != nil {
+		for i, raw := range raws {
+			raws[i] = w.n.spoil(raw)
+		}
+	}
+	return raws, err
 }
 
 func (w wire) TimestampToEvent(ctx context.Context, server string, room id.RoomID, ts int64, dir string) (id.EventID, int64, error) {
@@ -413,6 +435,37 @@ func (n *network) stranger(name string, victim *peer) *stranger {
 	s.backfill = func([]id.EventID) ([]json.RawMessage, error) { s.asked["backfill"]++; return nil, nil }
 	n.strangers[name] = s
 	return s
+}
+
+// remembers lets the server answer from what it made when it is asked for the past, as Synapse does: 20 missing events at a time, whatever
+// min_depth says.
+func (s *stranger) remembers() {
+	walk := func(from []id.EventID, limit int) (out []json.RawMessage) {
+		seen := map[id.EventID]bool{}
+		for todo := from; len(todo) > 0 && len(out) < limit; {
+			e := s.made[todo[0]]
+			todo = todo[1:]
+			if e != nil && !seen[e.ID()] {
+				seen[e.ID()] = true
+				out, todo = append(out, e.JSON()), append(todo, e.PrevEvents()...)
+			}
+		}
+		return out
+	}
+	s.missing = func(latest []id.EventID) ([]json.RawMessage, error) {
+		s.asked["missing"]++
+		var from []id.EventID
+		for _, eventID := range latest {
+			if e := s.made[eventID]; e != nil {
+				from = append(from, e.PrevEvents()...)
+			}
+		}
+		return walk(from, usualMissingPage), nil
+	}
+	s.backfill = func(from []id.EventID) ([]json.RawMessage, error) {
+		s.asked["backfill"]++
+		return walk(from, maxBackfillPage), nil
+	}
 }
 
 func (s *stranger) event(eventID id.EventID) (json.RawMessage, error) {

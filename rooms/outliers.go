@@ -16,16 +16,16 @@ const outlierChunk = 250
 
 // authorised judges events without a place by their own auth events, which are among them or in known. It returns them in
 // an order in which each comes after its auth events, with those that are rejected marked; what cites an event that is not
-// to be had is left out, and so are messages: they have no business in a state or an auth chain, and without a place they
+// to be had, or is undecided, is left out, and so are messages: they have no business in a state or an auth chain, and without a place they
 // would never expire.
-func authorised(v *pdu.Version, events []*pdu.Event, known map[id.EventID]*Event) []*Event {
+func authorised(v *pdu.Version, events []*pdu.Event, known map[id.EventID]*Event, elsewhere map[id.EventID]bool) []*Event {
 	byID := make(map[id.EventID]*pdu.Event, len(events))
 	for _, e := range events {
 		if e.IsState() {
 			byID[e.ID()] = e
 		}
 	}
-	j := judging{v: v, byID: byID, known: known, done: make(map[id.EventID]*Event, len(events))}
+	j := judging{v: v, byID: byID, known: known, elsewhere: elsewhere, done: make(map[id.EventID]*Event, len(events))}
 	for _, e := range events {
 		if e.IsState() {
 			j.visit(e)
@@ -35,11 +35,12 @@ func authorised(v *pdu.Version, events []*pdu.Event, known map[id.EventID]*Event
 }
 
 type judging struct {
-	v     *pdu.Version
-	byID  map[id.EventID]*pdu.Event
-	known map[id.EventID]*Event
-	done  map[id.EventID]*Event // nil: under way, or not to be judged
-	out   []*Event
+	v         *pdu.Version
+	byID      map[id.EventID]*pdu.Event
+	known     map[id.EventID]*Event
+	elsewhere map[id.EventID]bool   // events of other rooms
+	done      map[id.EventID]*Event // nil: under way, or not to be judged
+	out       []*Event
 }
 
 // visit judges an event after its auth events. The walk keeps its own stack: a chain may be long.
@@ -72,10 +73,16 @@ func (j *judging) judge(e *pdu.Event) {
 		if found == nil {
 			found = j.known[a]
 		}
+		if j.elsewhere[a] {
+			rejected = true
+			continue
+		}
 		if found == nil {
 			return
 		}
-		found = found.asAuth()
+		if found = found.asAuth(); found.undecided() {
+			return
+		}
 		rejected = rejected || found.Flags&storage.RejectedEvent != 0
 		list = append(list, found.Event)
 		if key, isState := found.StateKey(); isState {

@@ -76,6 +76,8 @@ func (b *batch) place(tx *storage.Tx, e *pendingEvent) error {
 		if e.Order = e.past; e.Order == 0 {
 			e.Order = int64(e.Pos) * orderStep
 		}
+	} else if e.undecided() { // of the history it is known where it belongs
+		e.Order = e.past
 	}
 	if err := e.before.write(tx, e.Room); err != nil {
 		return err
@@ -121,13 +123,30 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	if err := b.writeRedactions(tx, e); err != nil {
 		return err
 	}
+	if err := b.writeEdges(tx, e); err != nil {
+		return err
+	}
+	for user, class := range e.push.Users {
+		if err := tx.InsertEventPush(user, e.Room, e.Pos, int64(class)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeEdges notes which of the events that one names are missing, and that it is not missing itself.
+func (b *batch) writeEdges(tx *storage.Tx, e *pendingEvent) error {
 	if e.late {
 		if err := tx.DeleteBackwardEdge(e.Room, string(e.ID())); err != nil {
 			return err
 		}
 	}
+	order := e.Order
+	if e.holesAt != 0 {
+		order = e.holesAt
+	}
 	for _, missing := range e.missing {
-		if err := tx.AddBackwardEdge(e.Room, string(missing), e.Order); err != nil {
+		if err := tx.AddBackwardEdge(e.Room, string(missing), order); err != nil {
 			return err
 		}
 	}
@@ -136,10 +155,8 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 			return err
 		}
 	}
-	for user, class := range e.push.Users {
-		if err := tx.InsertEventPush(user, e.Room, e.Pos, int64(class)); err != nil {
-			return err
-		}
+	if e.undecided() {
+		return tx.TrimUndecided(e.Room, maxUndecided, maxUndecidedBytes)
 	}
 	return nil
 }

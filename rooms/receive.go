@@ -64,12 +64,16 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	raws = append(s.gate.take(parkKey{origin, roomID}), raws...)
 	results := make(map[id.EventID]error, len(raws))
 	events, errs := s.verify(ctx, r.version, raws) // 1 to 3
+	in := newIngest(ctx, s, r, origin)
 	good := make([]*incoming, 0, len(events))
 	later := false
 	for i, raw := range raws {
 		switch e := events[i]; {
 		case e == nil:
-			later = later || errors.Is(errs[i], errNoKey)
+			if errors.Is(errs[i], errNoKey) {
+				later = true
+				in.noteUnproven(raw)
+			}
 			if eventID := idOf(r.version, raw); eventID != "" {
 				results[eventID] = errs[i]
 			}
@@ -79,7 +83,6 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 			good = append(good, &incoming{Event: e})
 		}
 	}
-	in := &ingest{ctx: ctx, svc: s, room: r, origin: origin, results: map[id.EventID]error{}, waiting: map[id.EventID]*incoming{}}
 	err = in.take(good)
 	for _, e := range good { // and not of what was asked for besides
 		if result, done := in.results[e.ID()]; done {
@@ -129,6 +132,14 @@ type ingest struct {
 	absent  map[id.EventID]bool      // not stored when it was looked for
 	past    *ancestry                // what precedes this server's join; nil until it is needed
 
+	unproven  map[id.EventID]*incoming  // given, with a signature that cannot be checked
+	again     map[id.EventID]*incoming  // verified copies of events that are stored as undecided
+	fresh     map[id.EventID]*incoming  // undecided events that can be judged now
+	refill    []*Event                  // those of them that are history
+	elsewhere map[id.EventID]bool       // cited events that are of another room
+	unhad     map[id.EventID]bool       // auth events that no server gave
+	bad       map[id.EventID]*pdu.Event // given, and not good: only their place in the graph is looked at
+
 	spoilt       bool // one of the missing events was not good: what follows it is not taken by its state alone
 	lost         bool // an event could not be judged
 	fetched      int  // missing events
@@ -137,6 +148,15 @@ type ingest struct {
 	gaps         int
 
 	withheldState bool // of the state that was asked for last the server did not give all that it named
+}
+
+func newIngest(ctx context.Context, s *Service, r *Room, origin string) *ingest {
+	return &ingest{
+		ctx: ctx, svc: s, room: r, origin: origin, results: map[id.EventID]error{}, waiting: map[id.EventID]*incoming{},
+		known: map[id.EventID]*Event{}, absent: map[id.EventID]bool{},
+		unproven: map[id.EventID]*incoming{}, again: map[id.EventID]*incoming{}, fresh: map[id.EventID]*incoming{},
+		elsewhere: map[id.EventID]bool{}, unhad: map[id.EventID]bool{}, bad: map[id.EventID]*pdu.Event{},
+	}
 }
 
 // take takes events that passed the first three checks. Those that name nothing but what is stored need not wait while for others
@@ -168,7 +188,7 @@ func (in *ingest) takeComplete() (bool, error) {
 	if decided, err := in.setHistoryAside(false); err != nil || !decided {
 		return false, err
 	}
-	if len(in.gapless()) > 0 || in.lacksAuth() != nil || len(in.waiting) > 0 && in.room.policyServer() != nil {
+	if len(in.gapless()) > 0 || in.lacksAuth() != nil || in.room.hasUndecided() || len(in.waiting) > 0 && in.room.policyServer() != nil {
 		return false, nil
 	}
 	return true, in.placeAll()
@@ -182,7 +202,7 @@ func (in *ingest) takeFetching() error {
 		return err
 	}
 	defer release()
-	if err := in.fetchInTime(); err != nil {
+	if err := in.inTime(in.fetch); err != nil {
 		return err
 	}
 	releaseToo, err := in.hold(receiving)
@@ -193,18 +213,22 @@ func (in *ingest) takeFetching() error {
 	if err := in.refreshAll(); err != nil {
 		return err
 	}
+	if err := in.decide(); err != nil {
+		return err
+	}
 	return in.placeAll()
 }
 
 // fetchTime bounds what one caller makes the others wait who also need the network. What has not come by then is missing.
 const fetchTime = time.Minute
 
-func (in *ingest) fetchInTime() error {
+// inTime does something over the network within fetchTime.
+func (in *ingest) inTime(ask func() error) error {
 	whole := in.ctx
 	ctx, cancel := context.WithTimeout(whole, fetchTime)
 	defer cancel()
 	in.ctx = ctx
-	err := in.fetch()
+	err := ask()
 	if in.ctx = whole; err != nil && ctx.Err() != nil {
 		err = whole.Err()
 	}
@@ -233,7 +257,7 @@ func (in *ingest) fetch() error {
 		return err
 	}
 	in.askPolicyServer()
-	return nil
+	return in.reconsider(false)
 }
 
 // The slots of a room, for hold.
@@ -287,6 +311,7 @@ func (in *ingest) refreshAll() error {
 
 // refresh looks up what of the waiting events, and of those that they name, is stored. What is there already is done.
 func (in *ingest) refresh() error {
+	in.admitUnproven()
 	var ids []id.EventID
 	for eventID, e := range in.waiting {
 		ids = append(append(append(ids, eventID), e.PrevEvents()...), e.AuthEvents()...)
@@ -298,7 +323,17 @@ func (in *ingest) refresh() error {
 		return err
 	}
 	for eventID := range in.waiting {
-		if e := in.known[eventID]; e != nil && placed(e) {
+		e := in.known[eventID]
+		switch {
+		case e == nil:
+		case !placed(e):
+			if w := in.waiting[eventID]; w.unverified && outlierOf(e) != nil { // its signature was good when it was stored
+				w.Event, w.unverified = e.Event, false
+			}
+		case e.undecided() && !in.waiting[eventID].unverified:
+			in.again[eventID] = in.waiting[eventID]
+			delete(in.waiting, eventID)
+		default:
 			in.done(eventID, refusal(e))
 			received.WithLabelValues("known").Inc()
 		}
@@ -327,7 +362,10 @@ func placed(e *Event) bool { return e.Flags&storage.OutlierEvent == 0 }
 
 // refusal is what an event gets that was refused before.
 func refusal(e *Event) error {
-	if e.Flags&storage.RejectedEvent != 0 {
+	switch {
+	case e.undecided():
+		return errUndecided
+	case e.Flags&storage.RejectedEvent != 0:
 		return errRejectedBefore
 	}
 	return nil
@@ -344,8 +382,12 @@ func IsVerdict(err error) bool {
 // done ends an event's way. That something which it names is nowhere to be had is not told to the sender: it may come yet, and
 // the event with it.
 func (in *ingest) done(eventID id.EventID, err error) {
+	e := in.waiting[eventID]
 	delete(in.waiting, eventID)
-	if errors.Is(err, errNoPrevEvent) || errors.Is(err, errNoAuthEvent) {
+	if e != nil && e.unverified { // nobody waits for the answer
+		return
+	}
+	if errors.Is(err, errNoPrevEvent) || errors.Is(err, errNoAuthEvent) || errors.Is(err, errUndecided) {
 		in.lost, err = true, nil
 	}
 	in.results[eventID] = err
@@ -423,13 +465,20 @@ func (in *ingest) fetchMissing() error {
 	return nil
 }
 
-// admit verifies events that were asked for and adds those that are good to the waiting ones.
+// admit verifies events that were asked for and adds those that are good to the waiting ones. It returns them and those that may join them.
 func (in *ingest) admit(raws []json.RawMessage) (added []id.EventID) {
 	events, errs := in.svc.verify(in.ctx, in.room.version, raws)
 	for i, e := range events {
 		switch {
+		case e == nil && errors.Is(errs[i], errNoKey):
+			if e := in.noteUnproven(raws[i]); e != nil {
+				added = append(added, e.ID())
+			}
 		case e == nil:
 			in.spoilt = true
+			if bad, err := pdu.Parse(in.room.version, raws[i]); err == nil {
+				in.bad[bad.ID()] = bad
+			}
 			in.svc.log.DebugContext(in.ctx, "a missing event is not good", "room", in.room.id, "server", in.origin, "err", errs[i])
 		case e.RoomID() == in.room.id && in.waiting[e.ID()] == nil:
 			in.waiting[e.ID()] = &incoming{Event: e, asked: true}
@@ -439,29 +488,28 @@ func (in *ingest) admit(raws []json.RawMessage) (added []id.EventID) {
 	return added
 }
 
-// fetchAuth asks for the auth chains of waiting events that cite what is neither stored nor waiting.
+// fetchAuth asks for the auth chains of waiting events that cite what is neither stored nor waiting. Events whose auth events nobody gives
+// are undecided.
 func (in *ingest) fetchAuth() error {
+	if in.remote() == nil {
+		return nil
+	}
+	in.nameFollowed()
 	for {
 		lacks := in.lacksAuth()
-		if lacks == nil || in.authFetches >= maxAuthFetches || in.remote() == nil {
+		if lacks == nil {
 			return nil
 		}
-		in.authFetches++
-		raws, err := in.svc.Remote.EventAuth(in.ctx, in.origin, in.room.id, lacks.ID())
-		if err != nil {
-			in.svc.log.DebugContext(in.ctx, "an auth chain is not to be had", "room", in.room.id, "event", lacks.ID(), "err", err)
-			raws = in.fetchEach(unknownOf(in.known, lacks.AuthEvents()))
-		}
-		if err := in.keepOutliers(raws); err != nil {
+		if err := in.obtainAuth(lacks); err != nil {
 			return err
 		}
-		if again := in.lacksAuth(); again == lacks {
-			in.done(lacks.ID(), errNoAuthEvent)
-			received.WithLabelValues("refused").Inc()
+		if len(in.unhadAuth(lacks)) > 0 {
+			in.keepUndecided(lacks)
 		}
 	}
 }
 
+// lacksAuth finds a waiting event that cannot be judged for want of an auth event.
 func (in *ingest) lacksAuth() *incoming {
 	var ids []id.EventID
 	for eventID := range in.waiting {
@@ -469,14 +517,65 @@ func (in *ingest) lacksAuth() *incoming {
 	}
 	slices.Sort(ids)
 	for _, eventID := range ids {
-		e := in.waiting[eventID]
-		for _, a := range e.AuthEvents() {
-			if in.known[a] == nil && in.waiting[a] == nil {
-				return e
-			}
+		if e := in.waiting[eventID]; !e.unverified && !e.noAuth && len(in.unhadAuth(e)) > 0 {
+			return e
 		}
 	}
 	return nil
+}
+
+// unhadAuth lists the auth events of an event that are neither stored nor waiting. There are none if another one was rejected: then the
+// event is too.
+func (in *ingest) unhadAuth(e *incoming) (ids []id.EventID) {
+	for _, a := range e.AuthEvents() {
+		known := in.known[a]
+		switch {
+		case in.elsewhere[a], known != nil && refusal(known.asAuth()) == errRejectedBefore:
+			return nil
+		case known == nil && in.waiting[a] == nil:
+			ids = append(ids, a)
+		}
+	}
+	return ids
+}
+
+// obtainAuth asks for the auth chain of an event, the origin first, and for what that lacks one by one.
+func (in *ingest) obtainAuth(e *incoming) error {
+	for _, a := range in.unhadAuth(e) {
+		if elsewhere, err := in.isElsewhere(a); elsewhere || err != nil {
+			return err
+		}
+	}
+	for _, server := range in.authServers(e.Sender()) {
+		lacks := slices.DeleteFunc(in.unhadAuth(e), func(a id.EventID) bool { return in.unhad[a] })
+		if len(lacks) == 0 || in.authFetches >= maxAuthFetches {
+			break
+		}
+		in.authFetches++
+		raws, err := in.svc.Remote.EventAuth(in.ctx, server, in.room.id, e.ID())
+		if err != nil {
+			in.svc.log.DebugContext(in.ctx, "an auth chain is not to be had", "room", in.room.id, "event", e.ID(), "server", server, "err", err)
+		}
+		if err := in.keepAuth(raws); err != nil {
+			return err
+		}
+		if err := in.keepAuth(in.fetchEach(server, in.unhadAuth(e))); err != nil {
+			return err
+		}
+		if err := in.ctx.Err(); err != nil {
+			return err
+		}
+	}
+	for _, a := range in.unhadAuth(e) {
+		in.unhad[a] = true
+	}
+	return nil
+}
+
+// keepAuth is keepOutliers for what was asked for because an event cites it.
+func (in *ingest) keepAuth(raws []json.RawMessage) error {
+	in.noteElsewhere(raws)
+	return in.keepOutliers(raws)
 }
 
 func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.EventID) {
@@ -489,9 +588,9 @@ func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.Even
 }
 
 // fetchEach asks for events one by one; those that are not to be had are left out.
-func (in *ingest) fetchEach(ids []id.EventID) (raws []json.RawMessage) {
+func (in *ingest) fetchEach(server string, ids []id.EventID) (raws []json.RawMessage) {
 	for _, eventID := range ids {
-		raw, err := in.svc.Remote.GetEvent(in.ctx, in.origin, eventID)
+		raw, err := in.svc.Remote.GetEvent(in.ctx, server, eventID)
 		if in.ctx.Err() != nil {
 			return raws
 		}
@@ -504,7 +603,11 @@ func (in *ingest) fetchEach(ids []id.EventID) (raws []json.RawMessage) {
 
 // keepOutliers verifies events, judges them by their auth events and stores them without a place.
 func (in *ingest) keepOutliers(raws []json.RawMessage) error {
-	events, _ := in.svc.verify(in.ctx, in.room.version, raws[:min(len(raws), maxForeignState)])
+	if len(raws) == 0 {
+		return nil
+	}
+	raws = raws[:min(len(raws), maxForeignState)]
+	events, _ := in.svc.verify(in.ctx, in.room.version, raws)
 	events = slices.DeleteFunc(events, func(e *pdu.Event) bool { return e == nil || e.RoomID() != in.room.id })
 	var ids []id.EventID
 	for _, e := range events {
@@ -520,7 +623,7 @@ func (in *ingest) keepOutliers(raws []json.RawMessage) error {
 	if create := in.room.State(typeCreate, ""); create != nil {
 		in.known[create.ID()] = create
 	}
-	kept := authorised(in.room.version, events, in.known)
+	kept := authorised(in.room.version, events, in.known, in.elsewhere)
 	if err := in.svc.storeOutliers(in.ctx, in.room.nid, kept); err != nil {
 		return err
 	}
@@ -532,6 +635,7 @@ func (in *ingest) keepOutliers(raws []json.RawMessage) error {
 
 // placeAll takes the waiting events in an order in which each comes after those before it.
 func (in *ingest) placeAll() error {
+	in.nameFollowed()
 	for len(in.waiting) > 0 {
 		ready := in.ready()
 		if len(ready) == 0 {
@@ -808,16 +912,16 @@ func (in *ingest) fetchState(at id.EventID, ids []id.EventID) error {
 	case len(missing) == 0:
 		return nil
 	case len(missing) <= 20: // 20: cheaper than a whole state
-		raws = in.fetchEach(missing)
+		raws = in.fetchEach(in.origin, missing)
 	default:
 		state, chain, err := in.svc.Remote.State(in.ctx, in.origin, in.room.id, at)
 		if err != nil {
-			raws = in.fetchEach(missing[:min(len(missing), maxGapEvents)])
+			raws = in.fetchEach(in.origin, missing[:min(len(missing), maxGapEvents)])
 			break
 		}
 		raws = append(chain, state...)
 		if slices.Contains(missing, at) {
-			raws = append(raws, in.fetchEach([]id.EventID{at})...)
+			raws = append(raws, in.fetchEach(in.origin, []id.EventID{at})...)
 		}
 	}
 	return in.keepOutliers(raws)
@@ -879,7 +983,7 @@ func (in *ingest) tryTogether(events []*incoming) error {
 		taken = taken[:0]
 		in.room = b.room
 		for i, e := range events {
-			if verdicts[i], err = b.take(e); errors.Is(err, errNoAuthEvent) || errors.Is(err, errNoPrevEvent) {
+			if verdicts[i], err = b.take(e); errors.Is(err, errNoAuthEvent) || errors.Is(err, errNoPrevEvent) || errors.Is(err, errUndecided) {
 				verdicts[i] = err
 				continue
 			}
@@ -910,6 +1014,8 @@ func (in *ingest) finish(eventID id.EventID, verdict error) {
 	var rejection *eventauth.Rejection
 	result := "refused"
 	switch {
+	case errors.Is(verdict, errUndecided):
+		result = "undecided"
 	case verdict == nil:
 		result = "accepted"
 	case errors.As(verdict, &soft):
@@ -931,6 +1037,7 @@ func (in *ingest) lookUp(events []*incoming) (int, error) {
 		if known := in.known[e.ID()]; known != nil {
 			e.outlier = outlierOf(known)
 		}
+		e.elsewhere = slices.ContainsFunc(e.AuthEvents(), func(a id.EventID) bool { return in.elsewhere[a] })
 		if e.relation != nil && listed[e.relation.parent] || listed[e.Redacts()] || redacted[e.ID()] {
 			return n, nil
 		}
@@ -978,7 +1085,7 @@ func (in *ingest) lookUpOthers(e *incoming) error {
 func (in *ingest) lookUpEarlier(e *incoming) error {
 	return in.svc.db.ReadInner(in.ctx, func(tx *storage.Tx) error {
 		var err error
-		if e.late, err = tx.IsMissing(in.room.nid, string(e.ID())); err != nil {
+		if e.lateOrder, e.late, err = tx.MissingBefore(in.room.nid, string(e.ID())); err != nil {
 			return err
 		}
 		return in.lookUpEarlierRedactions(tx, e)

@@ -63,7 +63,7 @@ func mayRedactEvent(levels *eventauth.PowerLevels, sender id.UserID, target *Eve
 
 // lookUpTarget finds what a redaction redacts, or who sent it where it was purged.
 func (r *Room) lookUpTarget(ctx context.Context, target id.EventID) (e *Event, purgedSender id.UserID, err error) {
-	if e, err = r.FindEvent(ctx, target); e != nil || err != nil {
+	if e, err = r.FindEvent(ctx, target); e != nil && !e.undecided() || err != nil {
 		return e, "", err
 	}
 	err = r.svc.db.ReadInner(ctx, func(tx *storage.Tx) error {

@@ -34,6 +34,12 @@ type completion struct {
 	depth    int64
 	servers  map[string]bool // that had a user in the room at some time since the join
 
+	// Of a decision only. A completion has a join.
+	fresh    map[id.EventID]*incoming // copies of the undecided events that are to be judged
+	decided  map[id.EventID]error     // the verdicts on them
+	affected map[id.EventID]bool      // they, and what follows them
+	left     bool                     // there are other undecided events
+
 	changes      []*stateChange
 	found, other pendingEvent // what makes the changes: for members who are known now, and for the rest
 	snapshot     *snapshot
@@ -51,24 +57,71 @@ type verdict struct {
 }
 
 func newCompletion(ctx context.Context, r *Room, join *Event) *completion {
-	return &completion{
-		batch: &batch{ctx: ctx, svc: r.svc, room: r, saved: r.next}, join: join, told: r.partialState().servers,
-		refused: map[storage.Pos]bool{}, cited: map[id.EventID]bool{}, freed: map[id.EventID]bool{}, servers: map[string]bool{}, depth: join.Depth(),
+	c := &completion{
+		batch: &batch{ctx: ctx, svc: r.svc, room: r, saved: r.next}, join: join,
+		refused: map[storage.Pos]bool{}, cited: map[id.EventID]bool{}, freed: map[id.EventID]bool{}, servers: map[string]bool{}, depth: r.next.depth,
 		found: pendingEvent{Event: &Event{Room: r.nid}}, other: pendingEvent{Event: &Event{Room: r.nid}},
 	}
+	if join != nil {
+		c.told, c.depth = r.partialState().servers, join.Depth()
+	}
+	return c
+}
+
+// newDecision is a completion of a room in which undecided events can be judged now: they arrive, or are rejected for good, and what follows
+// them is judged again.
+func newDecision(ctx context.Context, r *Room, fresh map[id.EventID]*incoming) *completion {
+	c := newCompletion(ctx, r, nil)
+	c.fresh, c.decided, c.affected = fresh, map[id.EventID]error{}, map[id.EventID]bool{}
+	return c
 }
 
 // judge finds out what the room is, given the state before the join.
 func (c *completion) judge(tx *storage.Tx, told state) error {
-	r := c.room
-	r.next.extremities = nil // the states after them are what is to be found out
-	defer func() { r.next = c.saved }()
-	c.p = newPastReader(r, tx, nil, newPastFacts())
+	c.p = newPastReader(c.room, tx, nil, newPastFacts())
+	c.room.next.extremities = nil // the states after them are what is to be found out
+	defer func() { c.room.next = c.saved }()
 	c.p.partial = false
 	if err := c.begin(told); err != nil {
 		return err
 	}
-	for after := c.join.Pos; ; {
+	return c.judgeSince(tx, c.join.Pos)
+}
+
+// judgeFresh finds out what the room is, given copies of undecided events that can be judged.
+func (c *completion) judgeFresh(tx *storage.Tx) error {
+	c.p = newPastReader(c.room, tx, nil, newPastFacts())
+	c.room.next.extremities = nil
+	defer func() { c.room.next = c.saved }()
+	for _, x := range c.saved.extremities {
+		if x.after == nil {
+			var err error
+			if x.after, err = c.p.after(x.id); err != nil {
+				return err
+			}
+		}
+		c.heads = append(c.heads, extremity{id: x.id, pos: x.position(), after: x.after})
+	}
+	rows, err := tx.UndecidedEvents(c.room.nid, maxUndecided)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if eventID := id.EventID(row.EventID); c.fresh[eventID] != nil {
+			c.affected[eventID] = true
+			return c.judgeSince(tx, row.Position-1)
+		}
+	}
+	return errGone
+}
+
+// errGone: the events are not stored any more.
+var errGone = errors.New("the undecided events are not stored any more")
+
+// judgeSince judges what arrived after a position again.
+func (c *completion) judgeSince(tx *storage.Tx, after storage.Pos) error {
+	r := c.room
+	for {
 		rows, err := tx.TakenIn(r.nid, after, rejudgedAtOnce)
 		if err != nil {
 			return err
@@ -82,7 +135,15 @@ func (c *completion) judge(tx *storage.Tx, told state) error {
 			if err != nil {
 				return err
 			}
-			if err := c.rejudge(e); err != nil {
+			if !c.concerns(e) {
+				continue
+			}
+			if e.undecided() {
+				err = c.decideOne(e)
+			} else {
+				err = c.rejudge(e)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -91,6 +152,51 @@ func (c *completion) judge(tx *storage.Tx, told state) error {
 			return c.conclude()
 		}
 	}
+}
+
+// concerns reports whether an event may be judged otherwise than before.
+func (c *completion) concerns(e *Event) bool {
+	if c.affected == nil {
+		return true
+	}
+	follows := func(before id.EventID) bool { return c.affected[before] }
+	if c.fresh[e.ID()] == nil && !slices.ContainsFunc(e.PrevEvents(), follows) && !slices.ContainsFunc(e.AuthEvents(), follows) {
+		return false
+	}
+	c.affected[e.ID()] = true
+	return true
+}
+
+// decideOne judges an undecided event, if there is a copy of it that can be judged.
+func (c *completion) decideOne(e *Event) error {
+	before, err := c.stateBefore(e)
+	if errors.Is(err, stateres.ErrTooLarge) {
+		before, err = c.p.before(e)
+	}
+	if err != nil || before == nil {
+		return err
+	}
+	refusal := errUndecided
+	in := c.fresh[e.ID()]
+	if in != nil {
+		if refusal, err = c.refusal(in, before); err != nil {
+			return err
+		}
+		c.decided[e.ID()] = refusal
+	}
+	switch {
+	case refusal == nil:
+		return c.accept(in, e, before)
+	case errors.Is(refusal, errUndecided):
+		c.verdicts = append(c.verdicts, verdict{pos: e.Pos, before: before, flags: e.Flags})
+		c.p.afters[e.ID()] = before
+		return nil
+	}
+	e.Flags &^= storage.UndecidedEvent
+	c.verdicts = append(c.verdicts, verdict{pos: e.Pos, before: before, flags: e.Flags})
+	c.p.afters[e.ID()] = before
+	c.p.queued[e.ID()] = &pendingEvent{Event: e, before: before, after: before}
+	return nil
 }
 
 // begin puts the join on the state that was told.
@@ -132,9 +238,15 @@ func (c *completion) rejudge(e *Event) error {
 	if err != nil || before == nil {
 		return err
 	}
-	refusal, err := c.refusal(e, before)
+	refusal, err := c.refusal(&incoming{Event: e.Event}, before)
 	if err != nil {
 		return err
+	}
+	if errors.Is(refusal, errUndecided) { // as it was
+		refusal = nil
+		if e.Flags&storage.RejectedEvent != 0 {
+			refusal = errUndecided
+		}
 	}
 	was := e.Flags&storage.RejectedEvent != 0
 	after := before
@@ -148,7 +260,12 @@ func (c *completion) rejudge(e *Event) error {
 	case refusal != nil:
 		return c.refuse(e, before)
 	case was:
-		return c.accept(e, before)
+		in := &incoming{Event: e.Event}
+		look := newIngest(c.ctx, c.svc, c.room, "")
+		if _, err := look.lookUp([]*incoming{in}); err != nil {
+			return err
+		}
+		return c.accept(in, e, before)
 	}
 	c.verdicts = append(c.verdicts, verdict{pos: e.Pos, order: e.Order, before: before, flags: e.Flags})
 	c.p.afters[e.ID()] = after
@@ -181,7 +298,7 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 		return s, err
 	}
 	var points []*snapshot
-	missing, told := false, e.Flags&storage.GapEvent != 0
+	missing, told := false, e.Flags&storage.GapEvent != 0 || e.undecided()
 	for _, prev := range e.PrevEvents() {
 		s, err := c.p.after(prev)
 		if err != nil {
@@ -230,14 +347,11 @@ func (c *completion) shortened(s *snapshot) (*snapshot, error) {
 	return fullSnapshot(all), nil
 }
 
-// refusal is why the rules refuse an event (checks 4 and 5), nil where they do not.
-func (c *completion) refusal(e *Event, before *snapshot) (refusal, err error) {
-	auth, refusal, err := c.authOf(c.p, &incoming{Event: e.Event})
-	if errors.Is(err, errNoAuthEvent) { // as it was
-		if e.Flags&storage.RejectedEvent != 0 {
-			return err, nil
-		}
-		return nil, nil
+// refusal is why the rules refuse an event (checks 4 and 5), nil if they do not. It is errUndecided if they cannot be asked.
+func (c *completion) refusal(e *incoming, before *snapshot) (refusal, err error) {
+	auth, refusal, err := c.authOf(c.p, e)
+	if errors.Is(err, errNoAuthEvent) {
+		return errUndecided, nil
 	}
 	if err != nil || refusal != nil {
 		return refusal, err
@@ -250,17 +364,18 @@ func (c *completion) refusal(e *Event, before *snapshot) (refusal, err error) {
 	return refusal, v.err
 }
 
-// accept lets an event in that was refused: it arrives now.
-func (c *completion) accept(e *Event, before *snapshot) error {
-	in := &incoming{Event: e.Event}
-	look := &ingest{ctx: c.ctx, svc: c.svc, room: c.room}
-	if _, err := look.lookUp([]*incoming{in}); err != nil {
+// accept lets an event in that was stored as rejected: it arrives now.
+func (c *completion) accept(in *incoming, e *Event, before *snapshot) error {
+	pe := &pendingEvent{Event: &Event{
+		Event: in.Event, Room: c.room.nid, SenderNID: e.SenderNID, ReceivedTS: e.ReceivedTS, ThreadRoot: in.threadRoot, built: true,
+		Flags: e.Flags &^ (storage.RejectedEvent | storage.UndecidedEvent),
+	}, relation: in.relation, before: before, after: before, awaited: in.awaited, late: in.late}
+	if e.undecided() {
+		pe.replaces = e.Pos
+	}
+	if err := c.noteMissing(pe); err != nil {
 		return err
 	}
-	pe := &pendingEvent{Event: &Event{
-		Event: e.Event, Room: c.room.nid, SenderNID: e.SenderNID, ReceivedTS: e.ReceivedTS, ThreadRoot: in.threadRoot, built: true,
-		Flags: e.Flags &^ storage.RejectedEvent,
-	}, relation: in.relation, before: before, after: before, awaited: in.awaited}
 	revealInPlace(in, pe)
 	if err := c.dress(in, pe); err != nil {
 		return err
@@ -280,6 +395,21 @@ func (c *completion) accept(e *Event, before *snapshot) error {
 	return c.follow(extremity{id: e.ID(), event: pe.Event, after: pe.after}, e)
 }
 
+// noteMissing notes the missing events that an accepted one follows.
+func (c *completion) noteMissing(pe *pendingEvent) (err error) {
+	holes, err := c.p.holes(pe.PrevEvents(), true)
+	if err != nil || len(holes) == 0 || c.room.isOver(pe.Event.Event, pe.ReceivedTS) {
+		return err
+	}
+	for _, missing := range holes {
+		if history, err := c.p.isHistory(missing); err != nil || !history {
+			pe.missing = append(pe.missing, missing)
+			pe.Flags |= storage.GapEvent
+		}
+	}
+	return err
+}
+
 // follow makes an event that was not refused one of the newest, unless something follows it.
 func (c *completion) follow(x extremity, e *Event) error {
 	c.depth = max(c.depth, e.Depth())
@@ -296,7 +426,7 @@ func (c *completion) follow(x extremity, e *Event) error {
 	for prev := range superseded {
 		c.cited[prev] = true
 	}
-	c.heads = slices.DeleteFunc(c.heads, func(h extremity) bool { return superseded[h.id] })
+	c.heads = slices.DeleteFunc(c.heads, func(h extremity) bool { return superseded[h.id] || h.id == e.ID() })
 	if c.cited[e.ID()] {
 		return nil
 	}
@@ -320,7 +450,7 @@ func (c *completion) conclude() error {
 		return err
 	}
 	for _, change := range c.changes {
-		if m := change.member; m != nil && m.from == "" {
+		if m := change.member; m != nil && m.from == "" && c.join != nil {
 			change.by, change.joinedSince = &c.found, c.join.Pos
 		}
 	}
@@ -392,6 +522,11 @@ func (c *completion) write(tx *storage.Tx, generation int64) error {
 	if ok, err := tx.AdvanceRoom(&row); err != nil || !ok {
 		return firstError(err, errStale)
 	}
+	if c.join == nil {
+		left, err := tx.UndecidedEvents(c.room.nid, 1)
+		c.left = len(left) > 0
+		return err
+	}
 	if err := tx.RepeatDeviceChanges(c.room.nid, c.found.Pos, c.join.Pos); err != nil {
 		return err
 	}
@@ -401,7 +536,10 @@ func (c *completion) write(tx *storage.Tx, generation int64) error {
 func (c *completion) writeVerdict(tx *storage.Tx, v verdict) error {
 	if e := v.accepted; e != nil {
 		e.head = e.before
-		return c.writeEvent(tx, e)
+		if err := c.writeEvent(tx, e); err != nil || e.replaces == 0 {
+			return err
+		}
+		return tx.PurgeBare([]storage.Pos{e.replaces})
 	}
 	if err := v.before.write(tx, c.room.nid); err != nil {
 		return err
@@ -423,8 +561,12 @@ func (c *completion) committed() {
 		r.applyState(change)
 	}
 	h := &r.head
-	h.setPartial(nil)
-	h.completed, h.last = c.found.Pos, c.found.Pos
+	if c.join != nil {
+		h.setPartial(nil)
+		h.completed, h.last = c.found.Pos, c.found.Pos
+	} else {
+		h.undecided = c.left
+	}
 	for _, change := range c.changes {
 		h.last = max(h.last, change.by.Pos)
 	}
@@ -436,7 +578,7 @@ func (c *completion) committed() {
 	h.depth, h.snapshot = c.depth, c.snapshot
 	h.ring = c.rejudgedRing(h.ring)
 	for _, e := range c.events {
-		h.order = max(h.order, e.Order)
+		h.order, h.last = max(h.order, e.Order), max(h.last, e.Pos)
 		if !e.Hidden() {
 			h.push(e.Event)
 		}
@@ -457,6 +599,9 @@ func (c *completion) committed() {
 	c.svc.Hub.Members(r.LocalMembers())
 	c.svc.Hub.Room(r.nid)
 	c.svc.Hub.EachOf(r.LocalMembers()) // of the devices of others there may be news
+	if c.join == nil {
+		return
+	}
 	c.svc.partials.end(r.nid)
 	if c.svc.Met != nil {
 		c.svc.Met(r.nid, "")

@@ -53,7 +53,7 @@ func (s *Service) repairRoom(ctx context.Context, r *Room) error {
 		return err
 	}
 	for _, e := range tips {
-		for _, server := range r.historians(e) {
+		for _, server := range r.historians(e.Sender()) {
 			raw, err := s.Remote.GetEvent(ctx, server, e.ID())
 			if err == nil {
 				_, err = s.Receive(ctx, server, r.id, []json.RawMessage{raw})
@@ -69,7 +69,7 @@ func (s *Service) repairRoom(ctx context.Context, r *Room) error {
 // forgetDamage removes what an earlier version may have got wrong, if that was not done before. It returns the newest of the events that
 // it removed.
 func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err error) {
-	in := &ingest{ctx: ctx, svc: s, room: r}
+	in := newIngest(ctx, s, r, "")
 	release, err := in.hold(receiving)
 	if err != nil {
 		return nil, err

@@ -123,6 +123,7 @@ type head struct {
 	depth           int64
 	minDepth        int64       // of the join by which this server entered
 	entered         storage.Pos // of that join; 0: this server created the room
+	undecided       bool        // there are undecided events
 	recheck         bool        // see RepairRooms
 	order           int64
 	generation      int64
@@ -379,6 +380,13 @@ func (r *Room) entered() storage.Pos {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.entered
+}
+
+// hasUndecided reports whether the room has undecided events.
+func (r *Room) hasUndecided() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.undecided
 }
 
 // toRecheck reports whether an earlier version may have damaged the room.

@@ -17,10 +17,16 @@ import (
 // incoming is a verified event of another server on its way into the room, with what was looked up for it.
 type incoming struct {
 	*pdu.Event
-	sender  int64  // nid
-	target  int64  // nid of the user whom a member event is about
-	relay   bool   // this server passes it on to the others
-	asked   bool   // it was asked for, not sent
+	sender int64 // nid
+	target int64 // nid of the user whom a member event is about
+	relay  bool  // this server passes it on to the others
+	asked  bool  // it was asked for, not sent
+
+	unverified bool // its signature could not be checked: it is undecided
+	noAuth     bool // an auth event is not to be had: the same
+	followed   bool // a good event follows it: so it is kept, if it is undecided
+	elsewhere  bool // it cites an event of another room
+
 	refused error  // a policy server does not want it
 	outlier *Event // as it is stored without a place; nil if it is not
 
@@ -31,7 +37,8 @@ type incoming struct {
 	awaited      bool               // there are redactions that arrived before this event, and of those
 	earlier      []earlierRedaction // the valid ones
 	purgedSender id.UserID          // of the event that an m.room.redaction redacts, where it was purged
-	late         bool               // events that follow it came before it
+	late         bool               // events that follow it came before it,
+	lateOrder    int64              // the oldest of them at this order
 
 	gaps   map[id.EventID]gap // the state after prev_events that are not stored
 	behind []id.EventID       // those of them that are history
@@ -75,6 +82,9 @@ func (b *batch) take(in *incoming) (verdict, err error) {
 			if err != nil {
 				return err
 			}
+			if errors.Is(verdict, errUndecided) && !in.followed {
+				return verdict
+			}
 			return b.follow(p, in, pe, verdict, onHead)
 		})
 		if err != nil {
@@ -114,6 +124,9 @@ func (b *batch) onHead(prev []id.EventID) bool {
 // judgeOnHead judges an event that follows the newest ones and cites the auth events that the state before it has: then
 // checks 4 to 6 are one. errNeedTx means that it is not so.
 func (b *batch) judgeOnHead(in *incoming) (verdict, err error) {
+	if in.unverified || in.noAuth || in.elsewhere {
+		return nil, errNeedTx
+	}
 	v := &view{r: b.room}
 	cited := in.AuthEvents()
 	n := 0
@@ -183,30 +196,51 @@ func (b *batch) judgeInPast(p *pastReader, in *incoming, pe *pendingEvent, onHea
 	return nil, nil
 }
 
-// authOf gathers the auth events of an event as a state, and judges the list itself.
+// authOf gathers the auth events of an event as a state, and judges the list itself. The verdict is errUndecided for an event that cannot be
+// judged yet.
 func (b *batch) authOf(p *pastReader, in *incoming) (auth eventauth.StateMap, verdict, err error) {
+	switch {
+	case in.unverified, in.noAuth:
+		return nil, errUndecided, nil
+	case in.elsewhere:
+		return nil, &eventauth.Rejection{Rule: "2", Msg: "an auth event is of another room"}, nil
+	}
 	if err := p.load(in.AuthEvents()); err != nil {
 		return nil, nil, err
 	}
 	auth = eventauth.StateMap{}
 	events := make([]*pdu.Event, 0, len(in.AuthEvents()))
+	var missing error
+	var undecided, rejected bool
 	for _, eventID := range in.AuthEvents() {
 		e, err := p.event(eventID)
 		if err != nil {
 			return nil, nil, err
 		}
 		if e == nil {
-			return nil, nil, fmt.Errorf("%w: %s", errNoAuthEvent, eventID)
+			missing = fmt.Errorf("%w: %s", errNoAuthEvent, eventID)
+			continue
 		}
-		if e = e.asAuth(); e.Flags&storage.RejectedEvent != 0 && verdict == nil {
-			verdict = &eventauth.Rejection{Rule: "2.3", Msg: "an auth event was rejected"}
+		switch e = e.asAuth(); {
+		case e.undecided():
+			undecided = true
+		case e.Flags&storage.RejectedEvent != 0:
+			rejected = true
 		}
 		events = append(events, e.Event)
 		if key, isState := e.StateKey(); isState {
 			auth[pdu.StateKey{Type: e.Type(), Key: key}] = e.Event
 		}
 	}
-	if refused := eventauth.CheckAuthEvents(in.Event, events); refused != nil && verdict == nil {
+	switch {
+	case rejected: // whatever the others are
+		return auth, &eventauth.Rejection{Rule: "2.3", Msg: "an auth event was rejected"}, nil
+	case missing != nil:
+		return nil, nil, missing
+	case undecided:
+		return auth, errUndecided, nil
+	}
+	if refused := eventauth.CheckAuthEvents(in.Event, events); refused != nil {
 		verdict = refused
 	}
 	if b.room.version.RoomIDIsCreateHash {
@@ -320,7 +354,7 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 	case errors.As(verdict, &soft), spurned:
 		pe.Flags |= storage.SoftFailedEvent
 	case verdict != nil:
-		pe.Flags |= storage.RejectedEvent
+		pe.Flags |= rejectedFlags(verdict)
 		pe.relation = nil
 	}
 	if isState && pe.Flags&storage.RejectedEvent == 0 {
@@ -335,6 +369,9 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 			pe.missing = append(pe.missing, prev)
 			pe.Flags |= storage.GapEvent
 		}
+	}
+	if err := b.noteHoles(p, in, pe); err != nil {
+		return err
 	}
 	if err := b.dress(in, pe); err != nil {
 		return err
@@ -356,12 +393,82 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 	return nil
 }
 
+// rejectedFlags are the flags of an event that a verdict keeps out of the room's state.
+func rejectedFlags(verdict error) storage.EventFlags {
+	if errors.Is(verdict, errUndecided) {
+		return storage.RejectedEvent | storage.UndecidedEvent
+	}
+	return storage.RejectedEvent
+}
+
+// noteHoles notes the missing events that rejected ones before an event name: a timeline has no place for a rejected event, by which they
+// could be asked for. For a rejected event that was missing itself, they take its place. p is nil where the event follows the head.
+func (b *batch) noteHoles(p *pastReader, in *incoming, pe *pendingEvent) error {
+	if p == nil {
+		return nil
+	}
+	prev := in.PrevEvents()
+	if pe.Flags&storage.RejectedEvent != 0 {
+		if !in.late {
+			return nil
+		}
+		pe.holesAt = in.lateOrder
+		holes, err := p.holes(prev, true)
+		pe.missing = holes
+		return err
+	}
+	holes, err := p.holes(prev, false)
+	for _, missing := range holes {
+		if !slices.Contains(pe.missing, missing) && !slices.Contains(pe.missingBehind, missing) && !b.room.isOver(in.Event, pe.ReceivedTS) {
+			pe.missing = append(pe.missing, missing)
+			pe.Flags |= storage.GapEvent
+		}
+	}
+	return err
+}
+
+// holes lists the missing events that rejected ones lead to, going back from some events; direct: or the events themselves.
+func (p *pastReader) holes(from []id.EventID, direct bool) (missing []id.EventID, err error) {
+	seen := map[id.EventID]bool{}
+	type step struct {
+		event  id.EventID
+		behind bool // a rejected event
+	}
+	var todo []step
+	for _, eventID := range from {
+		todo = append(todo, step{eventID, direct})
+	}
+	for steps := 0; len(todo) > 0 && steps < maxRefusedWalk; steps++ {
+		s := todo[0]
+		todo = todo[1:]
+		if seen[s.event] {
+			continue
+		}
+		seen[s.event] = true
+		e, err := p.event(s.event)
+		switch {
+		case err != nil:
+			return nil, err
+		case e == nil || !placed(e):
+			if s.behind {
+				missing = append(missing, s.event)
+			}
+		case e.Flags&storage.RejectedEvent != 0:
+			for _, prev := range e.PrevEvents() {
+				todo = append(todo, step{prev, true})
+			}
+		}
+	}
+	return missing, nil
+}
+
 // dress reduces a message that has expired, and any event that was rejected or was redacted before it arrived, to its redacted form.
 func (b *batch) dress(in *incoming, pe *pendingEvent) error {
 	r := b.room
+	undecided := pe.Flags&storage.UndecidedEvent != 0
 	expired := !in.IsState() && r.isOver(in.Event, pe.ReceivedTS)
 	rejected := pe.Flags&storage.RejectedEvent != 0 && r.partialState() == nil // else it may yet be accepted
-	if !expired && !rejected && in.redactedBy == 0 {
+	if !expired && !rejected && !undecided && in.redactedBy == 0 {
 		return nil
 	}
 	pruned, err := in.Redact()

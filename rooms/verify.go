@@ -90,23 +90,38 @@ func (s *Service) keysOf(ctx context.Context, events []*pdu.Event) keySet {
 
 // checkSignatures wants a good signature of every server without whose word the event counts for nothing.
 func checkSignatures(e *pdu.Event, keys keySet) error {
+	var lacking error
 	for _, server := range pdu.RequiredSigners(e) {
-		err := fmt.Errorf("%s has no signature of %s", e.ID(), server)
-		for _, want := range keyWants(e, server) {
-			key, ok := keys[want]
-			if !ok {
-				err = fmt.Errorf("%s: %w: %s of %s", e.ID(), errNoKey, want.KeyID, server)
-				continue
-			}
-			if err = e.VerifySignature(server, string(want.KeyID), key); err == nil {
-				break
-			}
-		}
-		if err != nil {
+		err := checkSignature(e, server, keys)
+		if err != nil && !errors.Is(err, errNoKey) {
 			return err
 		}
+		if lacking == nil {
+			lacking = err
+		}
 	}
-	return nil
+	return lacking
+}
+
+// checkSignature wants a good signature of one server. A wrong one counts more than one whose key cannot be had.
+func checkSignature(e *pdu.Event, server string, keys keySet) error {
+	var wrong, lacking error
+	for _, want := range keyWants(e, server) {
+		key, ok := keys[want]
+		if !ok {
+			lacking = fmt.Errorf("%s: %w: %s of %s", e.ID(), errNoKey, want.KeyID, server)
+			continue
+		}
+		err := e.VerifySignature(server, string(want.KeyID), key)
+		if err == nil {
+			return nil
+		}
+		wrong = err
+	}
+	if err := firstError(wrong, lacking); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s has no signature of %s", e.ID(), server)
 }
 
 var errNoKey = errors.New("a key is not to be had")

@@ -190,6 +190,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return s.fed.Run(ctx) })
 		g.Go(func() error { return s.svc.rooms.CompleteRooms(ctx) })
 		g.Go(func() error { return s.svc.rooms.RepairRooms(ctx) })
+		g.Go(func() error { return s.svc.rooms.DecideEvents(ctx) })
 	}
 	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })

@@ -12,6 +12,7 @@ const (
 	DummyEvent                             // says nothing: it merges forward extremities
 	GapEvent                               // what comes right before it is not stored
 	WithheldEvent                          // a redaction that was not validated, or not yet
+	UndecidedEvent                         // rejected until the key or the auth event that it lacks arrives
 
 	// HiddenEvent is what no client gets.
 	HiddenEvent = OutlierEvent | RejectedEvent | SoftFailedEvent | SkeletonEvent | DummyEvent | WithheldEvent
@@ -114,6 +115,41 @@ const recentEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.roo
 // RecentEvents reads the newest events of a room's timeline, newest first. It rides events_by_order.
 func (tx *Tx) RecentEvents(room int64, limit int) ([]EventRow, error) {
 	return collect(tx, scanEvent, recentEventsQuery, room, limit)
+}
+
+const (
+	undecidedEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.flags & 128 = 128 ORDER BY e.position LIMIT $2`
+	undecidedSizesQuery  = `SELECT position, length(json) FROM events WHERE room_nid = $1 AND flags & 128 = 128 ORDER BY position DESC`
+	undecidedRoomsQuery  = `SELECT DISTINCT room_nid FROM events WHERE flags & 128 = 128 ORDER BY room_nid`
+)
+
+// UndecidedEvents reads the undecided events of a room, in the order of arrival. It rides events_undecided.
+func (tx *Tx) UndecidedEvents(room int64, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, undecidedEventsQuery, room, limit)
+}
+
+// UndecidedRooms lists the rooms that have undecided events. It rides events_undecided.
+func (tx *Tx) UndecidedRooms() ([]int64, error) { return collect(tx, scanInt64, undecidedRoomsQuery) }
+
+// TrimUndecided removes the oldest undecided events of a room beyond a number and a number of bytes. It rides events_undecided.
+func (tx *Tx) TrimUndecided(room int64, limit, size int) error {
+	var drop []Pos
+	err := tx.each(func(r Row) error {
+		var p Pos
+		var n int
+		if err := r.Scan(&p, &n); err != nil {
+			return err
+		}
+		limit, size = limit-1, size-n
+		if limit < 0 || size < 0 {
+			drop = append(drop, p)
+		}
+		return nil
+	}, undecidedSizesQuery, room)
+	if err != nil {
+		return err
+	}
+	return tx.PurgeBare(drop)
 }
 
 const gapEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > $2 AND e.flags & 32 = 32 AND ($3 = '' OR e.type = $3) ORDER BY e.ord`

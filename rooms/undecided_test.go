@@ -1,0 +1,536 @@
+package rooms
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// lossy is a room of two servers and a third one, of which the first cannot get the key any more.
+type lossy struct {
+	*peer  // which lacks the key
+	good   *peer
+	dead   *peer
+	n      *network
+	alice  Sender // of good, with power
+	bob    Sender // here
+	carol  Sender // of dead, with power
+	room   id.RoomID
+	served []id.EventID
+}
+
+func withoutKey(t *testing.T, version id.RoomVersion) *lossy {
+	n := newNetwork(t)
+	n.heedless = true
+	l := &lossy{n: n, peer: n.add("here"), good: n.add("good"), dead: n.add("dead")}
+	l.alice, l.bob, l.carol = l.good.user("alice"), l.user("bob"), l.dead.user("carol")
+	levels := fmt.Sprintf(`{"state_default":50,"users":{%q:100,%q:100}}`, l.alice.ID, l.carol.ID)
+	if v, _ := pdu.VersionOf(version); v.PrivilegedCreators {
+		levels = fmt.Sprintf(`{"state_default":50,"users":{%q:100}}`, l.carol.ID)
+	}
+	l.room = l.good.create(l.alice, CreateRoom{Preset: "public_chat", RoomVersion: version, PowerLevelOverride: json.RawMessage(levels)})
+	l.dead.joinVia(l.carol, l.room, "good")
+	n.deliver()
+	l.joinVia(l.bob, l.room, "good")
+	n.deliver()
+	l.say(l.bob, l.room, "hello")
+	n.deliver()
+	n.blind["here dead"] = true
+	return l
+}
+
+// sees reports whether the server shows an event.
+func (p *peer) sees(room id.RoomID, eventID id.EventID) bool {
+	p.Helper()
+	return slices.Contains(p.shown(room), eventID)
+}
+
+// agree wants both servers to have the same state, in memory and on disk.
+func (l *lossy) agree() {
+	l.Helper()
+	if mine, theirs := stateIDs(l.house, l.room), stateIDs(l.good.house, l.room); !maps.Equal(mine, theirs) {
+		g := readGraph(l.good.house, l.room)
+		l.Errorf("the states differ: %s", g.differences(mine, theirs))
+	}
+	l.matchesDisk(l.room)
+}
+
+// hidden wants an event of which the key is not to be had to be given to nobody.
+func (l *lossy) hidden(eventID id.EventID) {
+	l.Helper()
+	if l.sees(l.room, eventID) {
+		l.Errorf("%s is shown", eventID)
+	}
+	if _, err := l.svc.GetEvent(l.Context(), l.room, eventID, l.recipient(l.bob)); mxerr.Code(err) != mxerr.CodeNotFound {
+		l.Errorf("a client gets it: %v", err)
+	}
+	if _, err := l.svc.EventForServer(l.Context(), "good", eventID); mxerr.Code(err) != mxerr.CodeNotFound {
+		l.Errorf("a server gets it: %v", err)
+	}
+	if e := l.stored(l.room, eventID); e != nil && !slices.Equal(e.JSON(), mustRedact(l, e).JSON()) {
+		l.Errorf("more than the redacted form is stored: %s", e.JSON())
+	}
+	if slices.Contains(l.house.room(l.room).extremityIDs(), eventID) {
+		l.Error("it is a forward extremity")
+	}
+}
+
+func mustRedact(t testing.TB, e *Event) *pdu.Event {
+	t.Helper()
+	pruned, err := e.Redact()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pruned
+}
+
+func TestUnverifiableMessageEndsNoRoom(t *testing.T) {
+	for _, version := range joinVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			l := withoutKey(t, version)
+			lost := l.dead.say(l.carol, l.room, "nobody can tell")
+			l.n.deliver()
+			after := []id.EventID{l.good.say(l.alice, l.room, "one"), l.good.say(l.alice, l.room, "two")}
+			l.n.deliver()
+			after = append(after, l.say(l.bob, l.room, "three"))
+			l.n.deliver()
+			after = append(after, l.good.set(l.alice, l.room, typeName, "", `{"name":"four"}`))
+			l.n.deliver()
+			for _, e := range after {
+				if !l.sees(l.room, e) {
+					t.Errorf("not shown: %s", l.good.stored(l.room, e).JSON())
+				}
+			}
+			l.hidden(lost)
+			l.agree()
+			delete(l.n.blind, "here dead")
+			l.good.say(l.alice, l.room, "five")
+			l.n.deliver()
+			if !l.sees(l.room, lost) {
+				t.Error("once the key is there the message is not shown")
+			}
+			if got := l.stored(l.room, lost); got == nil || len(got.Content()) < 10 {
+				t.Errorf("its content is lost: %s", got.JSON())
+			}
+			if l.house.room(l.room).hasUndecided() {
+				t.Error("it is still undecided")
+			}
+			l.agree()
+		})
+	}
+}
+
+// What follows an unverifiable state event is judged without it, and again with it.
+func TestUnverifiableStateEventTakesEffectOnceItsKeyIsThere(t *testing.T) {
+	for _, version := range joinVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			l := withoutKey(t, version)
+			lost := l.dead.set(l.carol, l.room, typeTopic, "", `{"topic":"lost"}`)
+			l.n.deliver()
+			var after []id.EventID
+			for i := range 3 {
+				after = append(after, l.good.say(l.alice, l.room, fmt.Sprint("after ", i)))
+				l.n.deliver()
+			}
+			if l.content(l.room, typeTopic, "") != "" {
+				t.Error("it has an effect")
+			}
+			l.hidden(lost)
+			l.svc = l.open() // a restart forgets nothing
+			delete(l.n.blind, "here dead")
+			l.ok(l.svc.decideAll(t.Context()))
+			if got := l.content(l.room, typeTopic, ""); got != `{"topic":"lost"}` {
+				t.Errorf("the topic is %s", got)
+			}
+			after = append(after, l.good.say(l.alice, l.room, "done"), lost)
+			l.n.deliver()
+			for _, e := range after {
+				if !l.sees(l.room, e) {
+					t.Errorf("not shown: %s", l.good.stored(l.room, e).JSON())
+				}
+			}
+			l.agree()
+		})
+	}
+}
+
+func TestUnverifiablePowerLevelsHoldUpWhatCitesThem(t *testing.T) {
+	for _, version := range joinVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			l := withoutKey(t, version)
+			before := l.house.room(l.room).Levels().EventLevel(typeName, true)
+			levels := l.dead.content(l.room, typePowerLevels, "")
+			lost := l.dead.set(l.carol, l.room, typePowerLevels, "", strings.Replace(levels, `"state_default":50`, `"state_default":70`, 1))
+			l.n.deliver()
+			var citing []id.EventID
+			for i := range 5 {
+				citing = append(citing, l.good.say(l.alice, l.room, fmt.Sprint("cites them ", i)))
+				l.n.deliver()
+			}
+			mine := l.say(l.bob, l.room, "beside them")
+			l.n.deliver()
+			l.hidden(lost)
+			for _, e := range citing {
+				l.hidden(e)
+			}
+			if !l.sees(l.room, mine) || l.house.room(l.room).Levels().EventLevel(typeName, true) != before {
+				t.Error("they have an effect")
+			}
+			delete(l.n.blind, "here dead")
+			citing = append(citing, l.good.say(l.alice, l.room, "afterwards"), lost)
+			l.n.deliver()
+			for _, e := range citing {
+				if !l.sees(l.room, e) {
+					t.Errorf("not shown: %s", l.good.stored(l.room, e).JSON())
+				}
+				if got := l.stored(l.room, e); got == nil || len(got.Content()) < 10 {
+					t.Error("its content is lost")
+				}
+			}
+			l.agree()
+			l.say(l.bob, l.room, "all is well")
+			l.n.deliver()
+			l.agree()
+		})
+	}
+}
+
+// carol's clock is 30 days ahead: by then her server may have another key.
+func TestEventFromFarInTheFutureEndsNoRoom(t *testing.T) {
+	for _, version := range joinVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			l := withoutKey(t, version)
+			clear(l.n.blind)
+			l.n.keyLife = 7 * 24 * time.Hour
+			l.dead.now = l.dead.now.Add(30 * 24 * time.Hour)
+			l.good.now = l.dead.now // which makes it believe her
+			lost := l.dead.say(l.carol, l.room, "from the future")
+			l.n.deliver()
+			l.good.now = l.now
+			after := []id.EventID{l.good.say(l.alice, l.room, "today"), l.good.say(l.alice, l.room, "still today")}
+			l.n.deliver()
+			for _, e := range after {
+				if !l.sees(l.room, e) {
+					t.Errorf("not shown: %s", l.good.stored(l.room, e).JSON())
+				}
+			}
+			if v, _ := pdu.VersionOf(version); v.EnforceKeyValidity {
+				l.hidden(lost)
+			} else if !l.sees(l.room, lost) {
+				t.Error("versions before 5 do not look at the time")
+			}
+			l.now = l.now.Add(30 * 24 * time.Hour)
+			l.ok(l.svc.decideAll(t.Context()))
+			if !l.sees(l.room, lost) {
+				t.Error("it is not shown when its time has come")
+			}
+			l.agree()
+		})
+	}
+}
+
+// resign gives an event another signature, by a key of this id.
+func resign(e *pdu.Event, keyID string) json.RawMessage {
+	return mangle(e, `"evil":{"ed25519:1":"`, `"evil":{"`+keyID+`":"AAAA`)
+}
+
+func TestGenuineEventAfterABrokenCopyIsTaken(t *testing.T) {
+	for _, version := range joinVersions {
+		for _, keyID := range []string{"ed25519:1", "ed25519:lost"} {
+			t.Run("v"+string(version)+" "+keyID, func(t *testing.T) {
+				s := besieged(t, version)
+				helper := s.n.stranger("helper", s.peer)
+				helper.join(s.room, helper.user("hugo"))
+				e := s.evil.say(s.room, s.mallory, "genuine")
+				for range 2 {
+					if _, err := s.svc.Receive(t.Context(), "helper", s.room, []json.RawMessage{resign(e, keyID)}); err != nil && keyID == "ed25519:1" {
+						t.Error(err)
+					}
+				}
+				if s.stored(s.room, e.ID()) != nil {
+					t.Fatal("the broken copy is stored")
+				}
+				s.evil.sendGood(s.room, e)
+				if !s.sees(s.room, e.ID()) {
+					t.Error("the genuine one is not taken")
+				}
+				s.whole()
+			})
+		}
+	}
+}
+
+// The broken copy comes as what a good event follows, and the genuine one later.
+func TestGenuineEventTakesThePlaceOfItsBrokenCopy(t *testing.T) {
+	for _, version := range joinVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			s := besieged(t, version)
+			helper := s.n.stranger("helper", s.peer)
+			helper.join(s.room, helper.user("hugo"))
+			e := s.setBy(s.mallory, typeMember, string(s.mallory), `{"membership":"join","displayname":"M"}`)
+			next := helper.say(s.room, helper.user("hugo"), "next", e.ID())
+			helper.missing = func([]id.EventID) ([]json.RawMessage, error) {
+				return []json.RawMessage{resign(e, "ed25519:lost")}, nil
+			}
+			helper.sendGood(s.room, next)
+			if !s.sees(s.room, next.ID()) || s.sees(s.room, e.ID()) {
+				t.Fatalf("next: %v, broken: %v", s.sees(s.room, next.ID()), s.sees(s.room, e.ID()))
+			}
+			s.evil.sendGood(s.room, e)
+			if !s.sees(s.room, e.ID()) || s.content(s.room, typeMember, string(s.mallory)) != `{"displayname":"M","membership":"join"}` && s.content(s.room, typeMember, string(s.mallory)) != `{"membership":"join","displayname":"M"}` {
+				t.Errorf("shown: %v, member: %s", s.sees(s.room, e.ID()), s.content(s.room, typeMember, string(s.mallory)))
+			}
+			if n := s.rows(e.ID()); n != 1 {
+				t.Errorf("stored %d times", n)
+			}
+			if got := s.ends(); len(got) != 1 || got[0] != next.ID() {
+				t.Errorf("the graph ends in %v", got)
+			}
+			s.whole()
+		})
+	}
+}
+
+// An event that cites another room is rejected, whether or not the other room's event is to be had; what follows it is judged by the rules.
+func TestEventThatCitesAnotherRoomEndsNoRoom(t *testing.T) {
+	for _, version := range joinVersions {
+		for _, given := range []string{"given", "known here", "withheld"} {
+			t.Run("v"+string(version)+" "+given, func(t *testing.T) {
+				s := besieged(t, version)
+				good := s.n.stranger("good", s.peer)
+				good.join(s.room, good.user("gina"))
+				other := s.create(s.alice, CreateRoom{Preset: "public_chat", RoomVersion: version})
+				join := s.evil.join(other, s.mallory)
+				cited := join.ID()
+				if given != "known here" {
+					foreign := s.evil.make(other, pdu.Proto{Type: typeTopic, StateKey: new(string), Sender: s.mallory})
+					cited = foreign.ID()
+					if given == "withheld" {
+						delete(s.evil.made, cited)
+					}
+				}
+				auth := append(s.evil.say(s.room, s.mallory, "").AuthEvents(), cited)
+				e := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.mallory, AuthEvents: auth, Content: json.RawMessage(`{"body":"cites another room"}`)})
+				next := good.say(s.room, good.user("gina"), "next", e.ID())
+				for _, made := range s.evil.made {
+					good.made[made.ID()] = made
+				}
+				good.remembers()
+				good.sendGood(s.room, next)
+				good.sendGood(s.room, good.say(s.room, good.user("gina"), "after that", next.ID()))
+				stored := s.stored(s.room, e.ID())
+				if stored == nil || stored.Flags&storage.RejectedEvent == 0 || stored.undecided() != (given == "withheld") {
+					t.Errorf("stored as %+v", stored)
+				}
+				if !s.sees(s.room, next.ID()) || s.sees(s.room, e.ID()) {
+					t.Errorf("next is shown: %v, the one that cites: %v", s.sees(s.room, next.ID()), s.sees(s.room, e.ID()))
+				}
+				s.whole()
+			})
+		}
+	}
+}
+
+// A server can lay unverifiable events under a good one, as many as it likes: few of them stay.
+func TestUndecidedEventsAreBounded(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	dead := s.n.stranger("dead", s.peer)
+	dead.join(s.room, dead.user("dora"))
+	s.n.blind["here dead"] = true
+	var tips []id.EventID
+	for round := range 3 {
+		prev := s.ends()
+		for i := range 120 {
+			content := fmt.Sprintf(`{"membership":"join","displayname":"%d.%d"}`, round, i)
+			key := string(dead.user("dora"))
+			e := dead.make(s.room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: dead.user("dora"), Content: json.RawMessage(content), PrevEvents: prev})
+			s.evil.made[e.ID()], prev = e, []id.EventID{e.ID()}
+		}
+		s.evil.remembers()
+		tip := s.evil.say(s.room, s.mallory, "tip", prev...)
+		s.evil.sendGood(s.room, tip)
+		tips = append(tips, tip.ID())
+		s.whole()
+	}
+	kept, size := 0, 0
+	s.ok(s.db.Read(t.Context(), func(tx *storage.Tx) error {
+		rows, err := tx.UndecidedEvents(s.house.room(s.room).nid, 10*maxUndecided)
+		for _, row := range rows {
+			kept, size = kept+1, size+len(row.JSON)
+		}
+		return err
+	}))
+	if kept == 0 || kept > maxUndecided || size > maxUndecidedBytes {
+		t.Errorf("%d events of %d bytes are kept", kept, size)
+	}
+	for _, tip := range tips {
+		if !s.sees(s.room, tip) {
+			t.Errorf("%s is not shown", tip)
+		}
+	}
+	// Those that are gone are taken when a good copy comes.
+	delete(s.n.blind, "here dead")
+	s.whole()
+	if e := s.evil.made[tips[0]]; !s.sees(s.room, e.ID()) {
+		t.Error("the oldest tip is lost")
+	}
+}
+
+// Nothing that a stranger pushes is kept unless it is signed.
+func TestUnverifiableEventThatIsPushedIsNotKept(t *testing.T) {
+	s := besieged(t, id.RoomV11)
+	dead := s.n.stranger("dead", s.peer)
+	dead.join(s.room, dead.user("dora"))
+	s.n.blind["here dead"] = true
+	e := dead.say(s.room, dead.user("dora"), "alone")
+	onTop := dead.say(s.room, dead.user("dora"), "on top", e.ID())
+	dead.remembers()
+	dead.send(s.room, e, onTop)
+	for _, e := range []*pdu.Event{e, onTop} {
+		if s.stored(s.room, e.ID()) != nil {
+			t.Errorf("stored: %s", e.JSON())
+		}
+	}
+	s.whole()
+}
+
+// pastWith is a room that a server joins that cannot get the key of dead, of whom are some messages among those before the join.
+func pastWith(t *testing.T, version id.RoomVersion, messages int, byDead ...int) (h *newcomer, dead []id.EventID) {
+	n := newNetwork(t)
+	h = &newcomer{pastRoom: &pastRoom{n: n, old: n.add("old"), late: n.add("late")}}
+	h.alice, h.bob = h.old.user("alice"), h.late.user("bob")
+	h.room = h.old.create(h.alice, CreateRoom{Preset: "public_chat", RoomVersion: version})
+	third := n.add("dead")
+	carol := third.user("carol")
+	third.joinVia(carol, h.room, "old")
+	n.deliver()
+	for i := range messages {
+		if slices.Contains(byDead, i) {
+			dead = append(dead, third.say(carol, h.room, "by carol"))
+			n.deliver()
+			continue
+		}
+		h.said = append(h.said, h.old.say(h.alice, h.room, fmt.Sprint("said ", i)))
+		n.deliver()
+	}
+	h.late.joinVia(h.bob, h.room, "old")
+	n.deliver()
+	return h, dead
+}
+
+// readsAllBut wants bob to read back all that alice reads, but for some events.
+func (h *newcomer) readsAllBut(limit int, missing ...id.EventID) {
+	h.n.Helper()
+	got := h.late.pages(h.bob, h.room, limit)
+	for _, eventID := range h.old.pages(h.alice, h.room, 1000) {
+		if slices.Contains(got, eventID) == slices.Contains(missing, eventID) {
+			h.n.Fatalf("of %d events %s is read: %v", len(got), eventID, slices.Contains(got, eventID))
+		}
+	}
+	h.late.matchesDisk(h.room)
+}
+
+func TestBackPaginationGoesOnBehindUnverifiableEvents(t *testing.T) {
+	for _, version := range joinVersions {
+		for _, page := range []int{0, 7} {
+			t.Run(fmt.Sprintf("v%s/%d", version, page), func(t *testing.T) {
+				h, dead := pastWith(t, version, 50, 0, 1, 20, 25, 26, 27, 49)
+				h.n.page = page
+				h.n.blind["late dead"] = true
+				h.readsAllBut(10, dead...)
+				h.readsAllBut(100, dead...)
+				// Once the key is there the events are fetched, and stand where they belong.
+				delete(h.n.blind, "late dead")
+				h.late.now = h.late.now.Add(time.Hour)
+				h.late.ok(h.late.svc.decideAll(t.Context()))
+				h.readsAllBut(10)
+				want := h.old.pages(h.alice, h.room, 1000)
+				if got := h.late.pages(h.bob, h.room, 1000); !slices.Equal(got, want) {
+					t.Error("they stand elsewhere")
+				}
+				if shown := h.late.shown(h.room); slices.Contains(shown, dead[3]) {
+					t.Error("an event of the past arrives as new")
+				}
+			})
+		}
+	}
+}
+
+func TestBackPaginationGoesOnBehindForgedEvents(t *testing.T) {
+	for _, page := range []int{0, 7} {
+		t.Run(fmt.Sprint(page), func(t *testing.T) {
+			h, dead := pastWith(t, id.RoomV11, 50, 0, 1, 20, 25, 26, 27, 49)
+			h.n.page = page
+			h.n.spoil = func(raw json.RawMessage) json.RawMessage {
+				return json.RawMessage(strings.Replace(string(raw), `"dead":{"ed25519:1":"`, `"dead":{"ed25519:1":"AAAA`, 1))
+			}
+			carol := h.n.peers["dead"].stored(h.room, dead[0]).Sender()
+			join := h.old.house.room(h.room).State(typeMember, string(carol)).ID()
+			h.readsAllBut(10, append(dead, join)...)
+			for _, e := range dead {
+				if h.late.stored(h.room, e) != nil {
+					t.Error("a forged event is stored")
+				}
+			}
+			h.n.spoil = nil
+			h.late.now = h.late.now.Add(backfillRest + time.Second)
+			h.readsAllBut(10)
+		})
+	}
+}
+
+// The oldest event of an answer is rejected: what precedes it is asked for all the same.
+func TestBackPaginationGoesOnBehindRejectedEvents(t *testing.T) {
+	for _, version := range joinVersions {
+		t.Run("v"+string(version), func(t *testing.T) {
+			s := besieged(t, version)
+			state := idsOf(s.stateEvents())
+			s.evil.stateIDs = func(id.EventID) (all, chain []id.EventID, err error) { return state, nil, nil }
+			var good []id.EventID
+			prev := []id.EventID{unknownLike(version, 1)}
+			for i := range 60 {
+				e := s.evil.say(s.room, s.mallory, fmt.Sprint(i), prev...)
+				if i%10 == 5 || i%10 == 6 { // of somebody who is not in the room
+					e = s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.evil.user("nobody"), PrevEvents: prev})
+				} else {
+					good = append(good, e.ID())
+				}
+				prev = []id.EventID{e.ID()}
+			}
+			tip := s.evil.say(s.room, s.mallory, "tip", prev...)
+			s.evil.sendGood(s.room, s.evil.say(s.room, s.mallory, "before"))
+			for _, length := range []int{5, 6} { // the last one of a page is good, then rejected
+				s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) {
+					return []json.RawMessage{s.evil.made[prev[0]].JSON()}, nil
+				}
+				s.evil.backfill = func(from []id.EventID) (out []json.RawMessage, err error) {
+					for _, eventID := range from {
+						for e := s.evil.made[eventID]; e != nil && len(out) < length; e = s.evil.made[e.PrevEvents()[0]] {
+							out = append(out, e.JSON())
+						}
+					}
+					return out, nil
+				}
+				s.evil.sendGood(s.room, tip)
+				s.now = s.now.Add(backfillRest + time.Second)
+				got := s.pages(s.alice, s.room, 7)
+				for i, e := range good {
+					if !slices.Contains(got, e) {
+						t.Fatalf("with %d at a time, %d of 48 is not read", length, i)
+					}
+				}
+			}
+			s.whole()
+		})
+	}
+}
