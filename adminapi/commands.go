@@ -45,6 +45,9 @@ func (a *API) userID(text string) (id.UserID, error) {
 
 func (a *API) userAdd(ctx context.Context, u UserArgs) (any, error) {
 	localpart := strings.TrimSuffix(strings.TrimPrefix(u.User, "@"), ":"+a.Config.ServerName)
+	if strings.Contains(localpart, ":") {
+		return nil, mxerr.InvalidParam("Accounts are made on this server only: give a name such as alice, or @alice:%s", a.Config.ServerName)
+	}
 	if localpart == "" {
 		return nil, mxerr.MissingParam("The user is missing")
 	}

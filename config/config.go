@@ -212,6 +212,9 @@ func Read(path string) (*Config, Problems, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
+	if len(found) == 1 && found[0].Key == "" && len(c.source.lines) == 0 { // no group of keys at all
+		return c, found, nil
+	}
 	if c.source.lines["server_name"] == 0 {
 		found = append(found, c.Problem("server_name", "is missing: the name that stands after the colon in user ids, such as example.org"))
 	}

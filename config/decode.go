@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -49,7 +50,12 @@ var quoted = regexp.MustCompile("'[^']*'|\"[^\"]*\"|`[^`]*`")
 
 // withoutQuotes is an error of the YAML library without what it cites: it may be a password.
 func withoutQuotes(err error) error {
-	text := quoted.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), "…")
+	text := quoted.ReplaceAllStringFunc(strings.TrimPrefix(err.Error(), "yaml: "), func(cited string) string {
+		if strings.ContainsFunc(cited, func(c rune) bool { return unicode.IsLetter(c) || unicode.IsDigit(c) }) {
+			return "…"
+		}
+		return cited // a character of the syntax
+	})
 	return fmt.Errorf("this is not YAML: %s (lines are indented by spaces; text with { } [ ] : # or an * or & at its beginning stands between quotes)", text)
 }
 
@@ -293,6 +299,12 @@ func didYouMean(group reflect.Type, prefix, name string) string {
 		}
 	}
 	return "; ebb config sample lists all keys"
+}
+
+// Alike reports whether two words differ so little that one may be the other, mistyped.
+func Alike(a, b string) bool {
+	n := editDistance(plain(a), plain(b))
+	return n <= max(1, len(a)/4) && n < len(a)
 }
 
 // plain is a key without what people write differently.

@@ -45,7 +45,7 @@ const (
 // access reports whether this process may use a file or folder, as a *fs.PathError that OwnerOf explains.
 func access(path string, how uint32) error {
 	if err := syscall.Access(path, how); err != nil {
-		return &fs.PathError{Op: "use", Path: path, Err: err}
+		return &fs.PathError{Op: "access", Path: path, Err: err}
 	}
 	return nil
 }

@@ -18,7 +18,11 @@ func OwnerOf(err error) string {
 		return ""
 	}
 	// Where a folder keeps us out, the file itself cannot be looked at.
-	for path := at.Path; ; path = filepath.Dir(path) {
+	path, err := filepath.Abs(at.Path)
+	if err != nil {
+		return ""
+	}
+	for ; ; path = filepath.Dir(path) {
 		if uid, ok := ownerID(path); ok {
 			return " (" + path + " belongs to the user " + userName(uid) + ", and ebb runs as " + userName(os.Geteuid()) + ": mend that by chown, or run ebb as the other)"
 		}

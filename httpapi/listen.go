@@ -3,12 +3,14 @@ package httpapi
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -121,10 +123,28 @@ func (f Front) open() (open []net.Listener, err error) {
 	return open, nil
 }
 
-func (l Listener) open(counted *connections) (net.Listener, error) {
-	bound, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", l.Address)
+// Listen binds an address. The error says what to do about it.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	bound, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	advice := ""
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		advice = ": another program listens there (ss -ltnp names it); stop it, or choose another port"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		advice = ": this machine has no such address; 0.0.0.0 and [::] stand for all that it has"
+	case errors.Is(err, syscall.EACCES):
+		advice = ": ports below 1024 need the capability CAP_NET_BIND_SERVICE, or a proxy in front"
+	}
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
+		return nil, fmt.Errorf("%w%s", err, advice)
+	}
+	return bound, nil
+}
+
+func (l Listener) open(counted *connections) (net.Listener, error) {
+	bound, err := Listen(context.Background(), l.Address)
+	if err != nil {
+		return nil, err
 	}
 	if counted.most > 0 {
 		bound = boundedListener{bound, counted}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"syscall"
 
@@ -13,12 +12,14 @@ import (
 	"ebb/adminapi"
 	"ebb/config"
 	"ebb/federation/fedclient"
+	"ebb/httpapi"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
 
 // Check looks at everything that a configuration names: files, keys, versions, ports. Mistakes keep the server from starting,
-// warnings do not. It opens no database.
+// warnings do not. It looks into the database
+// and changes nothing.
 func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnings config.Problems) {
 	o.setDefaults()
 	mistakes, warnings = cfg.CheckFiles(o.Now())
@@ -26,15 +27,37 @@ func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnin
 	if _, ok := pdu.VersionOf(id.RoomVersion(cfg.Rooms.DefaultVersion)); !ok {
 		mistakes = append(mistakes, cfg.Problem("rooms.default_version", "%q is no room version that this server knows: %s", cfg.Rooms.DefaultVersion, versions()))
 	}
-	if err := storage.CheckDSN(cfg.DSN()); err != nil {
+	if config.Exists(cfg.Dir()) {
+		mistakes = append(mistakes, checkDatabase(ctx, cfg)...)
+	} else if err := storage.CheckDSN(cfg.DSN()); err != nil {
 		mistakes = append(mistakes, cfg.Problem("database", "%v", err))
 	}
-	if config.Exists(cfg.Dir()) {
-		if _, err := fedclient.LoadSigningKeys(cfg.KeyFile(), cfg.ServerName); err != nil {
-			mistakes = append(mistakes, cfg.Problem("data_dir", "%v", err))
-		}
-	}
 	return append(mistakes, checkPorts(ctx, cfg)...), warnings
+}
+
+// checkDatabase looks whether the database and the signing key are there and belong to this server.
+func checkDatabase(ctx context.Context, cfg *config.Config) (mistakes config.Problems) {
+	keys, keyErr := fedclient.LoadSigningKeys(cfg.KeyFile(), cfg.ServerName)
+	if keyErr != nil {
+		mistakes = append(mistakes, cfg.Problem("data_dir", "%v", keyErr))
+	}
+	was, found, err := storage.Peek(ctx, cfg.DSN())
+	if err != nil {
+		return append(mistakes, cfg.Problem("database", "%v%s", err, config.OwnerOf(err)))
+	}
+	if !found {
+		return mistakes
+	}
+	if err := refuseOtherName(was, cfg); err != nil {
+		mistakes = append(mistakes, cfg.Problem("server_name", "%v", err))
+	}
+	if keyErr != nil {
+		return mistakes
+	}
+	if err := refuseOtherKey(was, cfg, keys); err != nil {
+		mistakes = append(mistakes, cfg.Problem("data_dir", "%v", err))
+	}
+	return mistakes
 }
 
 func versions() string {
@@ -53,7 +76,7 @@ func checkPorts(ctx context.Context, cfg *config.Config) (mistakes config.Proble
 		_ = client.Close() // it was only looked for
 	}
 	for i, l := range cfg.Listen {
-		bound, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.Address)
+		bound, err := httpapi.Listen(ctx, l.Address)
 		if err == nil {
 			_ = bound.Close() // nothing was accepted
 			continue
@@ -61,20 +84,7 @@ func checkPorts(ctx context.Context, cfg *config.Config) (mistakes config.Proble
 		if running && errors.Is(err, syscall.EADDRINUSE) {
 			continue
 		}
-		mistakes = append(mistakes, cfg.Problem(fmt.Sprintf("listen[%d].address", i), "%v%s", err, mendPort(err)))
+		mistakes = append(mistakes, cfg.Problem(fmt.Sprintf("listen[%d].address", i), "%v", err))
 	}
 	return mistakes
-}
-
-// mendPort is what to do about an address that cannot be bound, as the end of a message.
-func mendPort(err error) string {
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return ": another program listens there (ss -ltnp names it); stop it, or choose another port"
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return ": this machine has no such address; 0.0.0.0 and [::] stand for all that it has"
-	case errors.Is(err, syscall.EACCES):
-		return ": ports below 1024 need the capability CAP_NET_BIND_SERVICE, or a proxy in front"
-	}
-	return ""
 }

@@ -14,47 +14,57 @@ import (
 	"ebb/storage"
 )
 
-// checkIdentity refuses a database that another server has written: one of another name, or one whose signing key the key
-// files do not know. A database that does not say yet whose it is, is marked as this server's.
+// checkIdentity refuses a database that another server has written. A database that does not say yet whose it is, is marked as
+// this server's.
 func checkIdentity(ctx context.Context, db *storage.DB, cfg *config.Config, keys *fedclient.SigningKeys) error {
-	was, err := readIdentity(ctx, db, cfg.ServerName)
+	was, err := readIdentity(ctx, db)
 	if err != nil {
 		return err
 	}
-	now := storage.Identity{ServerName: cfg.ServerName, SigningKey: fedclient.PublicLine(keys.Current())}
-	if was.SigningKey != "" && !keys.Knows(was.SigningKey) {
-		return fmt.Errorf("the signing key in %s is %s, but the database was written with %s: put the former signing.key and signing.key.old back; "+
-			"if they are lost, remove these and run ebb keys create", cfg.KeyFile(), now.SigningKey, was.SigningKey)
+	if err := errors.Join(refuseOtherName(was, cfg), refuseOtherKey(was, cfg, keys)); err != nil {
+		return err
 	}
-	if was == now {
+	now := storage.Identity{ServerName: cfg.ServerName, SigningKey: fedclient.PublicLine(keys.Current())}
+	if was.Identity == now {
 		return nil
 	}
 	return db.Write(ctx, func(tx *storage.Tx) error { return tx.SetIdentity(now) })
 }
 
-// readIdentity returns whose database it is, or an error if it belongs to a server of another name. What a database without
-// that record holds is told by its accounts.
-func readIdentity(ctx context.Context, db *storage.DB, serverName string) (storage.Identity, error) {
-	var was storage.Identity
-	account := ""
-	err := db.Read(ctx, func(tx *storage.Tx) (err error) {
-		if was, err = tx.Identity(); err == nil && was.ServerName == "" {
-			account, err = tx.AnyAccount()
+// readIdentity returns whose database it is. What a database without that record holds is told by its accounts.
+func readIdentity(ctx context.Context, db *storage.DB) (was storage.Peeked, err error) {
+	err = db.Read(ctx, func(tx *storage.Tx) (err error) {
+		if was.Identity, err = tx.Identity(); err == nil {
+			was.Account, err = tx.AnyAccount()
 		}
 		return err
 	})
 	if err != nil {
-		return was, fmt.Errorf("read whose database it is: %w", err)
+		err = fmt.Errorf("read whose database it is: %w", err)
 	}
+	return was, err
+}
+
+// refuseOtherName refuses the database of a server of another name.
+func refuseOtherName(was storage.Peeked, cfg *config.Config) error {
 	name := was.ServerName
-	if _, of, found := strings.Cut(account, ":"); found && name == "" {
+	if _, of, found := strings.Cut(was.Account, ":"); found && name == "" {
 		name = of
 	}
-	if name != "" && name != serverName {
-		return was, fmt.Errorf("server_name is %q, but the database belongs to %q: a server cannot be renamed; set server_name back, or give the new server a data_dir and database of its own",
-			serverName, name)
+	if name == "" || name == cfg.ServerName {
+		return nil
 	}
-	return was, nil
+	return fmt.Errorf("the database belongs to %q, but server_name is %q: a server cannot be renamed; set server_name back, or give the new server a data_dir and database of its own",
+		name, cfg.ServerName)
+}
+
+// refuseOtherKey refuses a database that was written with a key that the key files do not know.
+func refuseOtherKey(was storage.Peeked, cfg *config.Config, keys *fedclient.SigningKeys) error {
+	if was.SigningKey == "" || keys.Knows(was.SigningKey) {
+		return nil
+	}
+	return fmt.Errorf("the signing key in %s is %s, but the database was written with %s: put the former signing.key and signing.key.old back; "+
+		"if they are lost, remove these and run ebb keys create", cfg.KeyFile(), fedclient.PublicLine(keys.Current()), was.SigningKey)
 }
 
 // CreateSigningKey makes a signing key for a server that has lost its own. The lost public key, which the database
@@ -66,8 +76,8 @@ func CreateSigningKey(ctx context.Context, cfg *config.Config, o Options) error 
 		return err
 	}
 	err = func() error {
-		was, err := readIdentity(ctx, db, cfg.ServerName)
-		if err != nil {
+		was, err := readIdentity(ctx, db)
+		if err = errors.Join(err, refuseOtherName(was, cfg)); err != nil {
 			return err
 		}
 		if err := fedclient.CreateKeyAfter(cfg.KeyFile(), was.SigningKey, o.Now()); err != nil {

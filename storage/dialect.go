@@ -20,6 +20,8 @@ type dialect interface {
 	// lock keeps other processes out of the whole database.
 	lock() (fileLock, error)
 	openWriter(ctx context.Context) (conn, error)
+	// peek opens a connection that only looks, see Peek; nil where there is no database of Ebb's yet.
+	peek(ctx context.Context) (conn, error)
 	openReaders(n int) (readers, error)
 	// openCheckpointer is nil where the database looks after its own log.
 	openCheckpointer(db *DB) (*checkpointer, error)

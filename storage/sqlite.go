@@ -48,14 +48,18 @@ type assertion struct {
 	advice       string // what to do where it is different; %s stands for the file
 }
 
-var asserted = []assertion{
+var asserted = append([]assertion{
 	{pragma: `journal_mode`, want: "wal", advice: "its file system lacks shared memory or locks, as network shares do: move %s to a local disk"},
 	{pragma: `synchronous`, want: "2"},
+	{pragma: `secure_delete`, want: "1"},
+	{pragma: `temp_store`, want: "2"},
+}, storedSettings...)
+
+// storedSettings are those that the file itself has.
+var storedSettings = []assertion{
 	// A database that was rebuilt from a dump has the default. It is not converted here: VACUUM writes everything twice.
 	{pragma: `auto_vacuum`, want: "2", advice: `it was made by another program, such as from a dump; run this once, as the server's user, while no server runs: ` +
 		`sqlite3 '%s' "PRAGMA auto_vacuum = INCREMENTAL; VACUUM;"`},
-	{pragma: `secure_delete`, want: "1"},
-	{pragma: `temp_store`, want: "2"},
 }
 
 // mend returns what to do about a database whose setting is wrong, as the end of a message.
@@ -100,14 +104,20 @@ func (d sqliteDialect) openWriter(context.Context) (conn, error) {
 	if err != nil {
 		return nil, full(err)
 	}
-	for _, a := range asserted {
-		var got string
-		if err := c.pragma(a.pragma, &setting{&got}); err != nil || got != a.want {
-			err = errors.Join(fmt.Errorf("%s of %s is %s, it must be %s%s", a.pragma, d.path, got, a.want, a.mend(d.path)), err)
-			return nil, errors.Join(err, c.close())
-		}
+	if err := d.checkSettings(c, asserted); err != nil {
+		return nil, errors.Join(err, c.close())
 	}
 	return c, nil
+}
+
+func (d sqliteDialect) checkSettings(c *liteConn, settings []assertion) error {
+	for _, a := range settings {
+		var got string
+		if err := c.pragma(a.pragma, &setting{&got}); err != nil || got != a.want {
+			return errors.Join(fmt.Errorf("%s of %s is %s, it must be %s%s", a.pragma, d.path, got, a.want, a.mend(d.path)), err)
+		}
+	}
+	return nil
 }
 
 // setting scans numbers and words alike.

@@ -129,6 +129,12 @@ func (s site) login(t *testing.T, user, password string) (*client, int) {
 	return c, status
 }
 
+func TestAccountOfAnotherServerIsRefused(t *testing.T) {
+	s := newSite(t, 0)
+	refusedWith(t, exitRefused, "on this server only", "correct horse\n", "user", "add", "--password-stdin", "@alice:elsewhere.org", "--config", s.config)
+	must(t, "correct horse\n", "user", "add", "--password-stdin", "@alice:test", "--config", s.config)
+}
+
 func TestPasswordsAreSetAndDevicesSignedOut(t *testing.T) {
 	s := newSite(t, 0)
 	must(t, "first secret\n", "user", "add", "alice", "--password-stdin", "--config", s.config)

@@ -57,6 +57,22 @@ func TestCheckRefusesAServerWithoutKey(t *testing.T) {
 	}
 }
 
+func TestConfigurationMayStandBeforeTheCommand(t *testing.T) {
+	s := newSite(t, 0)
+	must(t, "", "--config", s.config, "config", "check")
+	must(t, "", "--config="+s.config, "user", "list", "--json")
+}
+
+func TestCheckRefusesWhatIsNoDatabase(t *testing.T) {
+	s := newSite(t, 0)
+	for _, text := range []string{"no database at all, but a text that is long enough to have a header of its own: " + strings.Repeat("x", 4096)} {
+		write(t, filepath.Join(s.dir, "ebb.db"), text)
+		for _, command := range [][]string{{"config", "check"}, {"serve"}} {
+			refusedWith(t, exitUsage, ": database: ", "", append(command, "--config", s.config)...)
+		}
+	}
+}
+
 func TestCheckLeavesARunningServerAlone(t *testing.T) {
 	s := newSite(t, 0)
 	s.serve(t)

@@ -25,8 +25,11 @@ func TestRenamedServerIsRefused(t *testing.T) {
 	s := newSite(t, 0)
 	must(t, "secret\n", "user", "add", "--password-stdin", "alice", "--config", s.config)
 	edit(t, s.config, `server_name: "test"`, `server_name: "other.example"`)
-	for _, command := range [][]string{{"serve"}, {"user", "list"}, {"keys", "rotate"}} {
-		for _, name := range []string{`"test"`, `"other.example"`} {
+	for _, name := range []string{`"test"`, `"other.example"`} {
+		for _, command := range [][]string{{"config", "check"}, {"serve"}} {
+			refusedWith(t, exitUsage, name, "", append(command, "--config", s.config)...)
+		}
+		for _, command := range [][]string{{"user", "list"}, {"keys", "rotate"}} {
 			refusedWith(t, exitFailed, name, "", append(command, "--config", s.config)...)
 		}
 	}
@@ -43,8 +46,11 @@ func TestForeignSigningKeyIsRefused(t *testing.T) {
 	away := filepath.Join(s.dir, "away")
 	rename(t, key, away)
 	rename(t, foreign, key)
-	refusedWith(t, exitFailed, first.Public, "", "serve", cfg)
-	refusedWith(t, exitFailed, theirs.Public, "", "serve", cfg)
+	for _, public := range []string{first.Public, theirs.Public} {
+		refusedWith(t, exitUsage, public, "", "serve", cfg)
+		refusedWith(t, exitUsage, public, "", "config", "check", cfg)
+		refusedWith(t, exitFailed, public, "", "user", "list", cfg)
+	}
 	rename(t, away, key)
 	must(t, "", "keys", "rotate", cfg) // the database's key may be a former one: a crash can come between the files and it
 	must(t, "", "keys", "list", cfg)

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"ebb/config"
 )
 
 // version is set by -ldflags.
@@ -76,6 +78,7 @@ func main() {
 
 // run finds the command and runs it; the result is the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	args = commandFirst(args)
 	c, rest := find(args)
 	if c == nil && len(args) > 1 && isHelp(args[0]) {
 		if c, _ = find(args[1:]); c != nil {
@@ -97,6 +100,24 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = do(ctx)
 	}
 	return inv.report(c, err)
+}
+
+// commandFirst moves --config behind the command, for those who write it in front.
+func commandFirst(args []string) []string {
+	n := 0
+	for n < len(args) {
+		name, _, inOneWord := strings.Cut(strings.TrimLeft(args[n], "-"), "=")
+		if !strings.HasPrefix(args[n], "-") || name != "config" {
+			break
+		}
+		if n++; !inOneWord {
+			n++
+		}
+	}
+	if n == 0 || n >= len(args) {
+		return args
+	}
+	return slices.Concat(args[n:], args[:n])
 }
 
 // newFlags makes flags that print nothing by themselves.
@@ -189,7 +210,7 @@ func help(args []string, stdout, stderr io.Writer) int {
 	if slices.ContainsFunc(args, isHelp) {
 		w, code = stdout, 0
 	} else if len(args) > 0 {
-		fmt.Fprintf(w, "ebb: there is no command %q\n\n", strings.Join(args, " "))
+		fmt.Fprintf(w, "ebb: there is no command %q%s\n\n", strings.Join(words(args), " "), didYouMean(words(args)))
 	}
 	group := ""
 	if i := slices.IndexFunc(args, func(a string) bool { return !isHelp(a) }); i >= 0 {
@@ -204,6 +225,26 @@ func help(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(w, "  %-22s %s\n", c.name, c.short)
 	}
 	return code
+}
+
+// words are the arguments before the first flag.
+func words(args []string) []string {
+	if i := slices.IndexFunc(args, func(a string) bool { return strings.HasPrefix(a, "-") }); i > 0 {
+		return args[:i]
+	}
+	return args
+}
+
+// didYouMean names the command that a mistyped one stands for, as the end of a message.
+func didYouMean(typed []string) string {
+	for n := min(len(typed), 3); n > 0; n-- { // what follows may be arguments
+		for _, c := range commands() {
+			if name := strings.Join(typed[:n], " "); config.Alike(c.name, name) {
+				return ": did you mean " + c.name + "?"
+			}
+		}
+	}
+	return ""
 }
 
 // defaultConfigFile is EBB_CONFIG, else ebb.yaml in this folder.
@@ -241,7 +282,11 @@ func (inv *invocation) one(what string) (string, error) {
 // none refuses arguments.
 func (inv *invocation) none() error {
 	if inv.flags.NArg() != 0 {
-		return usagef("unexpected %q", inv.flags.Arg(0))
+		hint := ""
+		if word := inv.flags.Arg(0); strings.HasSuffix(word, ".yaml") || strings.HasSuffix(word, ".yml") {
+			hint = ": a configuration is named by --config " + word
+		}
+		return usagef("unexpected %q%s", inv.flags.Arg(0), hint)
 	}
 	return nil
 }

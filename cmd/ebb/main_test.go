@@ -244,6 +244,9 @@ func TestExitCodesTellWhatWentWrong(t *testing.T) {
 	}{
 		{2, "there is no command", "dance"},
 		{2, "there is no command", "user dance"},
+		{2, `there is no command "serv": did you mean serve?`, "serv --config " + s.config},
+		{2, `did you mean user list?`, "users list"},
+		{2, `--config ` + s.config, "serve " + s.config},
 		{2, "Commands", ""},
 		{2, "not defined: -loud", "user list --loud"},
 		{2, "ebb user list --help", "user list --loud"},
