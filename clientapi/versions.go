@@ -9,7 +9,7 @@ func (a *API) versionsRoutes() []httpapi.Route {
 // specVersions are the versions of the specification whose changes for clients are served. Every one is listed, since
 // clients look for the one that brought a feature. A single operation that is missing answers 404 M_UNRECOGNIZED, which
 // clients understand, and stands as No in docs/spec-index.txt. Not listed, because no 404 takes the promise back: v1.17,
-// which drops a push rule that Ebb keeps (push/defaults.go), and v1.18, by which account data blocks invites.
+// which drops push rules that Ebb keeps by default (push/defaults.go), and v1.18, by which account data blocks invites.
 var specVersions = []string{
 	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
 }

@@ -28,6 +28,7 @@ type Config struct {
 	WellKnown      WellKnown    `yaml:"well_known"`
 	Appservices    []string     `yaml:"appservices" doc:"Registration files of application services."`
 	Media          Media        `yaml:"media"`
+	Push           Push         `yaml:"push"`
 	Retention      Retention    `yaml:"retention"`
 	Rooms          Rooms        `yaml:"rooms"`
 	Cache          Cache        `yaml:"cache"`
@@ -136,6 +137,11 @@ type Media struct {
 	RemoteCacheLifetime  Duration `yaml:"remote_cache_lifetime" doc:"How long a file of another server is kept after somebody last asked for it."`
 }
 
+// Push says what push rules people begin with.
+type Push struct {
+	LegacyMentionRules bool `yaml:"legacy_mention_rules" doc:"Whether names and @room in the text of a message without m.mentions highlight it. Matrix v1.17 removed these rules; the settings of Element Web before September 2026 need them."`
+}
+
 // Retention says how long rooms keep messages.
 type Retention struct {
 	Default       Lifetimes      `yaml:"default" doc:"Rooms that say nothing themselves; leave out for no bound."`
@@ -190,6 +196,7 @@ func Default() *Config {
 		Federation: Federation{Presence: true},
 		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),
 			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour)},
+		Push:      Push{LegacyMentionRules: true},
 		Retention: Retention{PurgeInterval: Duration(10 * time.Minute)},
 		Rooms:     Rooms{DefaultVersion: "12"},
 		Cache:     Cache{Size: 256 << 20},

@@ -43,6 +43,8 @@ type evaluation struct {
 	event *Event
 	room  RoomInfo
 	named map[id.UserID]int64 // the local members whom the event mentions
+	// called are those whose display names stand in the text of an event that does not say whom it mentions.
+	called map[id.UserID]struct{}
 
 	user id.UserID // the reader; "" for any whom the event does not name
 	work int       // what the reader's rules may still look at
@@ -124,12 +126,12 @@ func (e *evaluation) list(key string, path []string) map[string]struct{} {
 }
 
 // compileDefaults compiles what all rule sets have in common, by rule id.
-func compileDefaults() map[string]compiledRule {
+func compileDefaults(legacy bool) map[string]compiledRule {
 	out := map[string]compiledRule{}
-	set := defaultRules(reader)
+	set := defaultRules(reader, legacy)
 	for _, k := range kinds {
 		for _, r := range *set.List(k) {
-			out[r.ID] = compiledRule{conditions: conditionsOf(k, r), shared: len(out) + 1}
+			out[r.ID] = compiledRule{conditions: defaultConditions(k, r), shared: len(out) + 1}
 		}
 	}
 	return out
@@ -146,7 +148,7 @@ func compile(set *Ruleset, plain bool, defaults map[string]compiledRule) *compil
 			if !r.Enabled {
 				continue
 			}
-			c.personal = c.personal || slices.ContainsFunc(r.Conditions, asksDisplayName)
+			c.personal = c.personal || !r.Default && slices.ContainsFunc(r.Conditions, asksDisplayName)
 			if k == Room {
 				c.byRoom[id.RoomID(r.ID)] = compiledRule{class: classOf(r.Actions)}
 				continue
@@ -224,12 +226,22 @@ func (r *compiledRule) holds(e *evaluation) bool {
 	return true
 }
 
+// defaultConditions are those of a server-default rule.
+func defaultConditions(k Kind, r Rule) []condition {
+	switch r.ID {
+	case displayNameRule:
+		return []condition{unmentioned, isCalled}
+	case userNameRule:
+		return []condition{unmentioned, namesReader}
+	case roomRule:
+		return append([]condition{unmentioned}, conditionsOf(k, r)...)
+	}
+	return conditionsOf(k, r)
+}
+
 func conditionsOf(k Kind, r Rule) []condition {
 	switch k {
 	case Content:
-		if r.ID == userNameRule {
-			return []condition{unmentioned, namesReader}
-		}
 		return []condition{eventMatch("content.body", r.Pattern)}
 	case Sender:
 		sender := id.UserID(r.ID)
@@ -246,6 +258,12 @@ func conditionsOf(k Kind, r Rule) []condition {
 func unmentioned(e *evaluation) bool {
 	_, said := canonjson.Get(e.event.Content(), "m.mentions")
 	return !said
+}
+
+// isCalled holds where the reader's display name stands in the text.
+func isCalled(e *evaluation) bool {
+	_, ok := e.called[e.user]
+	return ok
 }
 
 // namesReader holds where the reader's localpart is a word of the text.

@@ -2,18 +2,19 @@ package push
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 )
 
-// defaultRules are the server-default rules for one user.
+// defaultRules are the server-default rules for one user; legacy adds those that look for names in the text.
 // Spec: client-server-api#predefined-rules
-func defaultRules(user string) *Ruleset {
+func defaultRules(user string, legacy bool) *Ruleset {
 	id, err := json.Marshal(user)
 	if err != nil {
 		id = []byte(`""`) // cannot happen: a string always encodes
 	}
 	me := string(id)
-	return &Ruleset{
+	set := &Ruleset{
 		Override: []Rule{
 			{ID: masterRule, Default: true, Enabled: false, Conditions: raws(), Actions: raws()},
 			on(".m.rule.suppress_notices", raws(), match("content.msgtype", `"m.notice"`)),
@@ -26,10 +27,6 @@ func defaultRules(user string) *Ruleset {
 			on(".m.rule.room.server_acl", raws(), match("type", `"m.room.server_acl"`), match("state_key", `""`)),
 			on(".m.rule.suppress_edits", raws(), `{"kind":"event_property_is","key":"content.m\\.relates_to.rel_type","value":"m.replace"}`),
 		},
-		// Deviation: v1.17 dropped this rule. Bots and old clients name people in the text only, without m.mentions.
-		Content: []Rule{
-			{ID: userNameRule, Default: true, Enabled: true, Actions: raws(notify, sound("default"), highlight), Pattern: localpart(user)},
-		},
 		Underride: []Rule{
 			on(".m.rule.call", raws(notify, sound("ring")), match("type", `"m.call.invite"`)),
 			on(".m.rule.encrypted_room_one_to_one", raws(notify, sound("default")), members("2"), match("type", `"m.room.encrypted"`)),
@@ -38,11 +35,36 @@ func defaultRules(user string) *Ruleset {
 			on(".m.rule.encrypted", raws(notify), match("type", `"m.room.encrypted"`)),
 		},
 	}
+	if legacy {
+		set.addLegacy(user)
+	}
+	return set
 }
 
-// userNameRule finds the reader's localpart in a text. It looks only at events without m.mentions.
-// Spec: client-server-api#mruleis_user_mention (v1.7 to v1.16)
-const userNameRule = ".m.rule.contains_user_name"
+// addLegacy adds the legacy mention rules in their places.
+func (s *Ruleset) addLegacy(user string) {
+	s.insertAfter(".m.rule.is_user_mention",
+		on(displayNameRule, raws(notify, sound("default"), highlight), `{"kind":"`+displayNameKind+`"}`))
+	s.insertAfter(".m.rule.is_room_mention",
+		on(roomRule, raws(notify, highlight), match("content.body", `"@room"`), `{"kind":"sender_notification_permission","key":"room"}`))
+	s.Content = []Rule{{ID: userNameRule, Default: true, Enabled: true, Actions: raws(notify, sound("default"), highlight), Pattern: localpart(user)}}
+}
+
+// insertAfter puts an override rule behind another one.
+func (s *Ruleset) insertAfter(ruleID string, r Rule) {
+	s.Override = slices.Insert(s.Override, indexRule(s.Override, ruleID)+1, r)
+}
+
+// The legacy mention rules find the reader's display name, @room, and the reader's localpart in a text. They match only
+// events without m.mentions: bots, bridges and old clients name people in the text only.
+// Deviation: v1.17 removed them. Synapse still has them, and the settings page of Element Web before September 2026 is built
+// on them.
+// Spec: client-server-api#predefined-rules (v1.7 to v1.16)
+const (
+	displayNameRule = ".m.rule.contains_display_name"
+	roomRule        = ".m.rule.roomnotif"
+	userNameRule    = ".m.rule.contains_user_name"
+)
 
 // localpart of a user id; the placeholder of a reader stands for itself.
 func localpart(user string) string {

@@ -33,8 +33,15 @@ type hall struct {
 func (h *hall) JoinedCount() int                         { return h.joined }
 func (h *hall) LocalMember(user id.UserID) (int64, bool) { nid, ok := h.members[user]; return nid, ok }
 func (h *hall) LocalCount() int                          { return len(h.members) }
-func (h *hall) DisplayName(user id.UserID) string        { return h.names[user] }
-func (h *hall) MayNotify(_ id.UserID, key string) bool   { return key == "room" && h.mayRoom }
+func (h *hall) EachNamedIn(text string, f func(nid int64, user id.UserID)) {
+	names := NewNames()
+	for user, name := range h.names {
+		names.Set(h.members[user], user, name)
+	}
+	names.In(text, f)
+}
+func (h *hall) DisplayName(user id.UserID) string      { return h.names[user] }
+func (h *hall) MayNotify(_ id.UserID, key string) bool { return key == "room" && h.mayRoom }
 func (h *hall) EachLocal(f func(nid int64, user id.UserID)) {
 	for user, nid := range h.members {
 		f(nid, user)
@@ -47,10 +54,12 @@ type desk struct {
 	db    *storage.DB
 	rules *Rules
 	room  *hall
+
+	legacy bool
 }
 
 func newDesk(t *testing.T) *desk {
-	d := &desk{T: t, db: storagetest.Open(t, storage.Config{})}
+	d := &desk{T: t, db: storagetest.Open(t, storage.Config{}), legacy: true}
 	d.room = &hall{joined: 3, members: map[id.UserID]int64{}, names: map[id.UserID]string{}}
 	d.reopen()
 	for _, user := range []id.UserID{aliceID, bobID, carolID} {
@@ -65,7 +74,7 @@ func newDesk(t *testing.T) *desk {
 // reopen takes all rules from the database.
 func (d *desk) reopen() {
 	d.Helper()
-	rules, err := New(d.Context(), d.db, wake.New(), "here")
+	rules, err := New(d.Context(), d.db, wake.New(), "here", d.legacy)
 	d.ok(err)
 	d.rules = rules
 }
@@ -400,7 +409,7 @@ func BenchmarkEvaluate(b *testing.B) {
 		for _, body := range []string{"nobody in particular", "u17"} {
 			b.Run(fmt.Sprintf("10000 members, %d with rules, %s", custom, body), func(b *testing.B) {
 				room := &hall{joined: 10_000, members: map[id.UserID]int64{}}
-				rules, err := New(b.Context(), storagetest.Open(b, storage.Config{}), wake.New(), "here")
+				rules, err := New(b.Context(), storagetest.Open(b, storage.Config{}), wake.New(), "here", true)
 				if err != nil {
 					b.Fatal(err)
 				}

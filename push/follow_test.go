@@ -24,7 +24,7 @@ func TestRulesForARoomFollowItsUpgrade(t *testing.T) {
 			nid, err = tx.UserNID(user)
 			return err
 		}))
-		rules, err := New(t.Context(), db, wake.New(), "here")
+		rules, err := New(t.Context(), db, wake.New(), "here", true)
 		ok(err)
 		muted := []json.RawMessage{json.RawMessage(`{"kind":"event_match","key":"room_id","pattern":"!old:here"}`)}
 		loud := []json.RawMessage{json.RawMessage(`"notify"`)}

@@ -40,6 +40,9 @@ type RoomInfo interface {
 	LocalCount() int
 	// EachLocal calls f for every joined or invited member of this server.
 	EachLocal(f func(nid int64, user id.UserID))
+	// EachNamedIn calls f for the joined and invited members of this server whose display names stand in a text, which is in
+	// lower case. It may call f several times for one.
+	EachNamedIn(text string, f func(nid int64, user id.UserID))
 	// DisplayName is the member's display name in the room, "" if none.
 	DisplayName(user id.UserID) string
 	// MayNotify says whether the sender's power level reaches the room's level for notifications of this key.

@@ -21,6 +21,7 @@ type Rules struct {
 	db       *storage.DB
 	hub      *wake.Hub
 	server   string // this server's name
+	legacy   bool   // the legacy mention rules are among the defaults
 	shared   map[string]compiledRule
 	defaults *compiled
 
@@ -42,10 +43,10 @@ type group struct {
 	users map[int64]id.UserID
 }
 
-// New loads the rule sets that differ from the defaults.
-func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string) (*Rules, error) {
-	shared := compileDefaults()
-	r := &Rules{db: db, hub: hub, server: server, shared: shared, defaults: compile(defaultRules(reader), true, shared), custom: map[int64]*group{},
+// New loads the rule sets that differ from the defaults; legacy says whether the legacy mention rules are among those.
+func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string, legacy bool) (*Rules, error) {
+	shared := compileDefaults(legacy)
+	r := &Rules{db: db, hub: hub, server: server, legacy: legacy, shared: shared, defaults: compile(defaultRules(reader, legacy), true, shared), custom: map[int64]*group{},
 		groups: map[string]*group{}, everywhere: map[*group]struct{}{}, byRoom: map[id.RoomID]map[*group]struct{}{}}
 	err := db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.AllPushRules()
@@ -76,7 +77,7 @@ func (r *Rules) remember(nid int64, user id.UserID, own *stored, key string) {
 	}
 	g := r.groups[key]
 	if g == nil {
-		g = &group{key: key, rules: compile(own.full(reader), own.onlyRooms(), r.shared), users: map[int64]id.UserID{}}
+		g = &group{key: key, rules: compile(own.full(reader, r.legacy), own.onlyRooms(), r.shared), users: map[int64]id.UserID{}}
 		r.enter(g)
 	}
 	g.users[nid], r.custom[nid] = user, g
@@ -121,8 +122,8 @@ func (s *stored) onlyRooms() bool {
 // distinct rule sets in the room, and a look at each local member where there are fewer of them than users with rules of
 // their own.
 func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
-	named, mentioned := r.named(ev, room)
-	e := &evaluation{event: ev, room: room, named: mentioned}
+	e := &evaluation{event: ev, room: room}
+	named := r.named(e)
 	out := Outcome{Default: e.read(r.defaults, "")}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -202,31 +203,51 @@ const maxNamed = 1000
 
 // named finds the local members whom an event names: those it mentions, or where it does not say whom, those in its text,
 // and the user whose membership it is.
-func (r *Rules) named(ev *Event, room RoomInfo) (all map[int64]id.UserID, mentioned map[id.UserID]int64) {
+func (r *Rules) named(e *evaluation) (all map[int64]id.UserID) {
 	all = map[int64]id.UserID{}
-	if key, ok := ev.StateKey(); ok && ev.Type() == "m.room.member" {
-		if nid, ok := room.LocalMember(id.UserID(key)); ok {
+	if key, ok := e.event.StateKey(); ok && e.event.Type() == "m.room.member" {
+		if nid, ok := e.room.LocalMember(id.UserID(key)); ok {
 			all[nid] = id.UserID(key)
 		}
 	}
-	mentions, said := canonjson.Get(ev.Content(), "m.mentions")
+	mentions, said := canonjson.Get(e.event.Content(), "m.mentions")
 	if !said {
-		body, _ := stringProperty(ev, []string{"content", "body"})
-		for name := range localparts(body) {
-			user := id.UserID("@" + name + ":" + r.server) // not NewUserID, which formats: half the time of a send's rules
-			if nid, ok := room.LocalMember(user); ok {
-				all[nid] = user
-			}
+		if r.legacy {
+			r.namedInText(e, all)
 		}
-		return all, nil
+		return all
 	}
-	mentioned = map[id.UserID]int64{}
+	e.named = map[id.UserID]int64{}
 	for _, user := range mentionedUsers(mentions) {
-		if nid, ok := room.LocalMember(user); ok && len(mentioned) < maxNamed {
-			all[nid], mentioned[user] = user, nid
+		if nid, ok := e.room.LocalMember(user); ok && len(e.named) < maxNamed {
+			all[nid], e.named[user] = user, nid
 		}
 	}
-	return all, mentioned
+	return all
+}
+
+// namedInText finds the local members whose localparts or display names stand in the text.
+func (r *Rules) namedInText(e *evaluation, all map[int64]id.UserID) {
+	body, ok := stringProperty(e.event, []string{"content", "body"})
+	if !ok {
+		return
+	}
+	body = strings.ToLower(body)
+	for name := range localparts(body) {
+		user := id.UserID("@" + name + ":" + r.server) // not NewUserID, which formats: half the time of a send's rules
+		if nid, ok := e.room.LocalMember(user); ok {
+			all[nid] = user
+		}
+	}
+	e.room.EachNamedIn(body, func(nid int64, user id.UserID) {
+		if len(e.called) >= maxNamed {
+			return
+		}
+		if e.called == nil {
+			e.called = map[id.UserID]struct{}{}
+		}
+		all[nid], e.called[user] = user, struct{}{}
+	})
 }
 
 // mentionedUsers reads user_ids of m.mentions; what is no string is left out.
@@ -251,10 +272,10 @@ func mentionedUsers(mentions json.RawMessage) (out []id.UserID) {
 // maxWords bounds the words of a text that may be names.
 const maxWords = 2000
 
-// localparts ranges over the words of a text that could be localparts of users, with and without the marks around them.
+// localparts ranges over the words of a text in lower case that could be localparts of users, with and without the marks around them.
 func localparts(body string) iter.Seq[string] {
 	return func(yield func(string) bool) {
-		words := strings.FieldsFunc(strings.ToLower(body), func(c rune) bool {
+		words := strings.FieldsFunc(body, func(c rune) bool {
 			return (c < 'a' || c > 'z') && (c < '0' || c > '9') && !strings.ContainsRune("._=-/+", c)
 		})
 		for _, w := range words[:min(len(words), maxWords)] {
@@ -273,7 +294,7 @@ func (r *Rules) Rules(ctx context.Context, nid int64, user id.UserID) (set *Rule
 	err = r.db.Read(ctx, func(tx *storage.Tx) error {
 		own, _, err := load(tx, nid)
 		if err == nil {
-			set = own.full(string(user))
+			set = own.full(string(user), r.legacy)
 		}
 		return err
 	})
@@ -299,7 +320,7 @@ func (r *Rules) RulesSince(tx *storage.Tx, nid int64, since, upTo storage.Pos) (
 	if err != nil {
 		return nil, false, err
 	}
-	content, err = json.Marshal(map[string]any{"global": own.full(user)})
+	content, err = json.Marshal(map[string]any{"global": own.full(user, r.legacy)})
 	return content, true, err
 }
 
@@ -411,7 +432,7 @@ func (r *Rules) Delete(ctx context.Context, nid int64, user id.UserID, k Kind, r
 		list := own.Own.List(k)
 		i := indexRule(*list, ruleID)
 		if i < 0 {
-			if _, isDefault := defaultRules("").Find(k, ruleID); isDefault {
+			if _, isDefault := defaultRules("", r.legacy).Find(k, ruleID); isDefault {
 				return mxerr.InvalidParam("A server-default rule cannot be deleted")
 			}
 			return noRule()
@@ -440,7 +461,7 @@ func (r *Rules) alter(ctx context.Context, nid int64, user id.UserID, k Kind, ru
 			own(rule)
 			return nil
 		}
-		if _, found := defaultRules("").Find(k, ruleID); !found {
+		if _, found := defaultRules("", r.legacy).Find(k, ruleID); !found {
 			return noRule()
 		}
 		if s.Changed == nil {

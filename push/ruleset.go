@@ -116,8 +116,8 @@ func (s *stored) isDefault() bool {
 }
 
 // full puts own and default rules together: the master rule, then own rules, then the defaults.
-func (s *stored) full(user string) *Ruleset {
-	defaults := defaultRules(user)
+func (s *stored) full(user string, legacy bool) *Ruleset {
+	defaults := defaultRules(user, legacy)
 	out := &Ruleset{}
 	for _, k := range kinds {
 		list := []Rule{}

@@ -211,6 +211,13 @@ func (h *head) setMember(s *Service, m *Member) {
 	}
 }
 
+// nameMember keeps the index of display names up to date; e is the member's event.
+func (h *head) nameMember(m *Member, e *Event) {
+	if h.names != nil && (h.local[m.NID] == m || h.invited[m.NID] == m) {
+		h.names.Set(m.NID, m.User, contentString(e, "displayname"))
+	}
+}
+
 // dropMember forgets a user whom the state does not know any more.
 func (h *head) dropMember(user id.UserID) {
 	old := h.members[user]
@@ -218,6 +225,7 @@ func (h *head) dropMember(user id.UserID) {
 		return
 	}
 	delete(h.members, user)
+	h.names.Drop(old.NID)
 	delete(h.local, old.NID)
 	delete(h.invited, old.NID)
 	h.counts[old.Membership]--
@@ -296,6 +304,7 @@ func (r *Room) applyState(c *stateChange) {
 			m.remember(r, c.event)
 		}
 		h.setMember(r.svc, m)
+		h.nameMember(m, c.event)
 		return
 	}
 	delete(h.changed, c.key)
@@ -343,6 +352,7 @@ func (r *Room) replace(e *Event) {
 	}
 	if m := h.members[id.UserID(key)]; e.Type() == typeMember && m != nil && m.Pos == e.Pos {
 		m.remember(r, e)
+		h.nameMember(m, e)
 		return
 	}
 	k := pdu.StateKey{Type: e.Type(), Key: key}

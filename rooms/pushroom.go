@@ -1,9 +1,13 @@
 package rooms
 
 import (
+	"context"
+
 	"maunium.net/go/mautrix/id"
 
+	"ebb/push"
 	"ebb/rooms/pdu"
+	"ebb/storage"
 )
 
 // pushRoom is the provisional room as the push rules look at it.
@@ -59,6 +63,78 @@ func (p pushRoom) DisplayName(user id.UserID) string {
 		return contentString(e, "displayname")
 	}
 	return ""
+}
+
+// EachNamedIn calls f for the local members whose display names stand in a text.
+func (p pushRoom) EachNamedIn(text string, f func(nid int64, user id.UserID)) {
+	if err := p.r.loadNames(); err != nil {
+		p.r.svc.log.Error("display names", "room", p.r.id, "err", err)
+		return
+	}
+	p.r.mu.RLock()
+	defer p.r.mu.RUnlock()
+	p.r.head.names.In(text, func(nid int64, user id.UserID) {
+		if p.r.pending.state[pdu.StateKey{Type: typeMember, Key: string(user)}] == nil {
+			f(nid, user)
+		}
+	})
+	var queued *push.Names
+	for _, change := range p.r.pending.state {
+		if c := change.member; c != nil && change.event != nil && (c.to == Join || c.to == Invite) && p.r.svc.IsLocal(c.user) {
+			if queued == nil {
+				queued = push.NewNames()
+			}
+			queued.Set(c.nid, c.user, contentString(change.event, "displayname"))
+		}
+	}
+	queued.In(text, f)
+}
+
+// loadNames makes the index of display names, unless the room has it: the first message that names people in its text only
+// costs a read of the local members' events.
+func (r *Room) loadNames() error {
+	missing, done := r.indexNames(nil)
+	if done {
+		return nil
+	}
+	loaded := map[storage.Pos]*Event{}
+	err := r.svc.db.ReadInner(context.Background(), func(tx *storage.Tx) (err error) {
+		loaded, err = r.eventsAt(tx, missing)
+		return err
+	})
+	if err == nil {
+		r.indexNames(loaded)
+	}
+	return err
+}
+
+// indexNames makes the index of display names of the events in memory and of those loaded. It lists the events that it
+// lacks, and does nothing then unless some were loaded: whose event came meanwhile is named by the commit that brings it.
+func (r *Room) indexNames(loaded map[storage.Pos]*Event) (missing []storage.Pos, done bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := &r.head
+	if h.names != nil {
+		return nil, true
+	}
+	names := push.NewNames()
+	for _, members := range []map[int64]*Member{h.local, h.invited} {
+		for nid, m := range members {
+			e := m.event.Load()
+			if e == nil {
+				e = loaded[m.Pos]
+			}
+			if e == nil {
+				missing = append(missing, m.Pos)
+				continue
+			}
+			names.Set(nid, m.User, contentString(e, "displayname"))
+		}
+	}
+	if len(missing) == 0 || loaded != nil {
+		h.names = names
+	}
+	return missing, h.names != nil
 }
 
 func (p pushRoom) MayNotify(sender id.UserID, key string) bool {

@@ -270,7 +270,7 @@ func (r *Room) size() int64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	events := int64(len(r.head.state)+len(r.head.ring)) + r.memberEvents.Load()
-	return roomBytes + eventBytes*events + memberBytes*int64(len(r.head.members))
+	return roomBytes + eventBytes*events + memberBytes*int64(len(r.head.members)) + r.head.names.Size()
 }
 
 // retire takes a room out of use, unless it has queued writes or is being written.

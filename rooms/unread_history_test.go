@@ -221,7 +221,7 @@ func (y *history) ignore(r *rand.Rand, who Sender) {
 
 func newHistory(h *house) *history {
 	h.with = append(h.with, func(o *Options) {
-		rules, err := push.New(h.Context(), h.db, wake.New(), "here")
+		rules, err := push.New(h.Context(), h.db, wake.New(), "here", true)
 		h.ok(err)
 		o.Push = rules
 	})
@@ -301,4 +301,45 @@ func TestExpiredEventsDropOutOfTheCountAndThePurgeLeavesZero(t *testing.T) {
 	if got := count(h.svc); got != (UnreadCount{1, 1}) {
 		t.Errorf("without a policy after the purge: %+v", got)
 	}
+}
+
+func TestDisplayNamesInTheTextHighlightAsMembersHaveThemThen(t *testing.T) {
+	h := oneHouse(t)
+	y := newHistory(h)
+	alice, bob, carol := y.users[0], y.users[1], y.users[2]
+	highlights := int64(0)
+	says := func(text string, highlight bool) {
+		t.Helper()
+		if highlight {
+			highlights++
+		}
+		h.say(alice, y.room, text)
+		u, err := h.svc.Unread(t.Context(), nil, bob.NID, h.room(y.room).NID())
+		if h.ok(err); u.Main.Highlight != highlights {
+			t.Fatalf("after %q: %d highlights, want %d", text, u.Main.Highlight, highlights)
+		}
+	}
+	called := func(who Sender, name string) {
+		t.Helper()
+		if who == bob { // who sends something has read everything
+			highlights = 0
+		}
+		h.set(who, y.room, "m.room.member", string(who.ID), fmt.Sprintf(`{"membership":"join","displayname":%q}`, name))
+	}
+	says("who is the Builder?", false)
+	called(bob, "The Builder")
+	says("ask the builder", true)
+	called(carol, "The Builder")
+	says("ask the builder again", true)
+	called(bob, "Bob B")
+	says("the builder is another one", false)
+	says("this is for Bob b.", true)
+	h.svc = h.open()
+	says("after a restart, Bob B", true)
+	h.ok(h.svc.Leave(t.Context(), bob, y.room, ""))
+	h.ok(h.svc.Join(t.Context(), bob, y.room, ""))
+	highlights = 0
+	says("Bob B came back without a name", true) // bob is the localpart
+	called(bob, "X Y")
+	says("x y has one again", true)
 }

@@ -78,7 +78,7 @@ func openDatabase(ctx context.Context, cfg *config.Config, o Options) (*storage.
 }
 
 func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roomOptions rooms.Options) (err error) {
-	if s.push, err = push.New(ctx, s.db, s.hub, cfg.ServerName); err != nil {
+	if s.push, err = push.New(ctx, s.db, s.hub, cfg.ServerName, cfg.Push.LegacyMentionRules); err != nil {
 		return fmt.Errorf("load push rules: %w", err)
 	}
 	policy := retentionPolicy(cfg.Retention)
