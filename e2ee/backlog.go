@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"sync"
+	"time"
 
 	"ebb/storage"
 )
@@ -143,4 +144,36 @@ func waterLevel(groups []*rowGroup, target int64) int64 {
 		target -= g.cost
 	}
 	return maxToDeviceBacklog // everything fits
+}
+
+// Messages to users with whom the sender shares no room leave a trace each, so that none is delivered twice.
+const (
+	// maxStrangerMessages bounds them for one server in a strangerWindow, maxAllStrangerMessages for all servers.
+	maxStrangerMessages    = 1000
+	maxAllStrangerMessages = 50_000
+	strangerWindow         = time.Hour
+)
+
+// strangers counts the messages of servers to users with whom their senders share no room.
+type strangers struct {
+	// mu guards the rest; a leaf lock.
+	mu    sync.Mutex
+	since time.Time
+	all   int
+	by    map[string]int
+}
+
+// allow counts a message of a server and reports whether it is taken.
+func (s *strangers) allow(server string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by == nil || now.Sub(s.since) >= strangerWindow {
+		s.since, s.all, s.by = now, 0, map[string]int{}
+	}
+	if s.all >= maxAllStrangerMessages || s.by[server] >= maxStrangerMessages {
+		return false
+	}
+	s.all++
+	s.by[server]++
+	return true
 }

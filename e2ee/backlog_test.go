@@ -1,6 +1,7 @@
 package e2ee
 
 import (
+	cryptorand "crypto/rand"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -54,6 +55,13 @@ func TestAFloodOfMessagesEvictsNobodyElsesRoomKey(t *testing.T) {
 			for i := range 700 {
 				f.receive("evil", fmt.Sprintf("@flood%d:evil", i), big)
 			}
+			for range maxStrangerMessages {
+				raw := fmt.Sprintf(`{"sender":"@x:evil","type":"m.test","message_id":%q,"messages":{"@alice:test":{"A":{}}}}`, cryptorand.Text())
+				if f.ReceiveDirectToDevice(f.t.Context(), "evil", json.RawMessage(raw)) != nil {
+					return
+				}
+			}
+			f.t.Error("every message of a server in no room is taken")
 		},
 		"by many servers in no room": func(f *federated) {
 			for i := range 200 {

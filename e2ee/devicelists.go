@@ -142,7 +142,7 @@ func (s *Service) sendUpdate(ctx context.Context, u storage.DeviceListUpdate) er
 
 func (s *Service) addForAll(tx *storage.Tx, servers []string, message json.RawMessage) error {
 	for _, server := range servers {
-		if err := s.Outgoing.AddEDU(tx, server, message); err != nil {
+		if err := s.Outgoing.AddEDU(tx, server, "", message); err != nil {
 			return err
 		}
 	}

@@ -24,8 +24,9 @@ type Remote interface {
 
 // Outgoing takes EDUs for other servers; outbox.Service is one.
 type Outgoing interface {
-	// AddEDU stores, in a write of the caller, an EDU that a server is to get after those that were added before.
-	AddEDU(tx *storage.Tx, server string, edu json.RawMessage) error
+	// AddEDU stores, in a write of the caller, an EDU that a server is to get after those that were added before. What one
+	// sender has waiting is bounded; the empty ID is this server itself.
+	AddEDU(tx *storage.Tx, server string, sender id.UserID, edu json.RawMessage) error
 	// Kick begins to deliver them, after the write was committed. It runs in a Committed hook, so it must be quick.
 	Kick(server string)
 }

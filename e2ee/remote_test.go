@@ -67,7 +67,7 @@ type outgoing struct {
 	kicked []string
 }
 
-func (o *outgoing) AddEDU(_ *storage.Tx, server string, edu json.RawMessage) error {
+func (o *outgoing) AddEDU(_ *storage.Tx, server string, _ id.UserID, edu json.RawMessage) error {
 	s := sent{server: server}
 	err := json.Unmarshal(edu, &s)
 	o.queue = append(o.queue, s)

@@ -49,12 +49,13 @@ type Options struct {
 // Service is safe for concurrent use. Run must run beside it where there are other servers.
 type Service struct {
 	Options
-	updates  chan struct{} // there are device list updates to hand on; a slot of one
-	stale    chan struct{} // there are device lists to ask for; a slot of one
-	joined   chan struct{} // users of this server came into rooms of others; a slot of one
-	lanes    lanes
-	names    deviceNames
-	backlogs backlogs
+	updates   chan struct{} // there are device list updates to hand on; a slot of one
+	stale     chan struct{} // there are device lists to ask for; a slot of one
+	joined    chan struct{} // users of this server came into rooms of others; a slot of one
+	lanes     lanes
+	names     deviceNames
+	backlogs  backlogs
+	strangers strangers
 }
 
 // New makes a Service.

@@ -93,7 +93,7 @@ func (s *Service) sendToServers(tx *storage.Tx, sender id.UserID, eventType stri
 			if err != nil {
 				return nil, err
 			}
-			if err := s.Outgoing.AddEDU(tx, server, message); err != nil {
+			if err := s.Outgoing.AddEDU(tx, server, sender, message); err != nil {
 				return nil, err
 			}
 		}
@@ -144,12 +144,19 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 		return err
 	}
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		m := delivery{names: &s.names, backlogs: &s.backlogs, sender: in.Sender, eventType: in.Type}
+		m.from = storage.ToDeviceFrom{Origin: s.DB.IDHash(origin), Sender: s.DB.IDHash(string(in.Sender))}
+		var err error
+		if m.strangers, err = strangersAmong(tx, in.Sender, local); err != nil {
+			return nil, err
+		}
+		if len(m.strangers) == len(local) && !s.strangers.allow(origin, s.Now()) {
+			return nil, mxerr.LimitExceeded(strangerWindow)
+		}
 		if first, err := tx.ClaimMessage(origin, in.MessageID); err != nil || !first {
 			return nil, err
 		}
-		m := delivery{names: &s.names, backlogs: &s.backlogs, sender: in.Sender, eventType: in.Type, remote: true}
-		m.from = storage.ToDeviceFrom{Origin: s.DB.IDHash(origin), Sender: s.DB.IDHash(string(in.Sender))}
-		err := m.deliver(tx, local)
+		err = m.deliver(tx, local)
 		return s.wakeUsers(m.receivers...), err
 	})
 }
@@ -159,7 +166,7 @@ type delivery struct {
 	names     *deviceNames
 	backlogs  *backlogs
 	sender    id.UserID
-	remote    bool // the sender is of another server
+	strangers map[id.UserID]bool // receivers with whom the sender shares no room; of a sender of this server nobody
 	from      storage.ToDeviceFrom
 	eventType string
 	receivers []int64
@@ -182,11 +189,7 @@ func (o *delivery) deliverTo(tx *storage.Tx, user id.UserID, messages map[id.Dev
 		return err
 	}
 	o.receivers = append(o.receivers, nid)
-	if o.remote {
-		if o.from.Stranger, err = o.isStranger(tx, nid); err != nil {
-			return err
-		}
-	}
+	o.from.Stranger = o.strangers[user]
 	for _, dev := range devices {
 		content, wanted := messages[id.DeviceID(dev.ID)]
 		if !wanted {
@@ -216,14 +219,26 @@ func (o *delivery) add(tx *storage.Tx, device int64, event string) error {
 	return o.backlogs.trim(tx, device)
 }
 
-// isStranger reports whether the sender shares no room with a user.
-func (o *delivery) isStranger(tx *storage.Tx, user int64) (bool, error) {
-	sender, found, err := tx.LookupUser(string(o.sender))
-	if err != nil || !found {
-		return true, err
+// strangersAmong returns the receivers with whom a sender of another server shares no room.
+func strangersAmong(tx *storage.Tx, sender id.UserID, receivers messages) (map[id.UserID]bool, error) {
+	strangers := map[id.UserID]bool{}
+	from, known, err := tx.LookupUser(string(sender))
+	for user := range receivers {
+		shares := false
+		if err == nil && known {
+			var nid int64
+			if nid, _, err = tx.LookupUser(string(user)); err == nil {
+				shares, err = tx.SharesRoom(from, nid)
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !shares {
+			strangers[user] = true
+		}
 	}
-	shares, err := tx.SharesRoom(sender, user)
-	return !shares, err
+	return strangers, nil
 }
 
 // count keeps one small request from becoming millions of rows by way of "*".

@@ -111,10 +111,25 @@ type OutgoingEDU struct {
 }
 
 // AddEDU stores ephemeral data for a server, in a write only.
-func (tx *Tx) AddEDU(server string, json []byte) (nid int64, err error) {
+func (tx *Tx) AddEDU(server string, sender int64, json []byte) (nid int64, err error) {
 	nid = int64(tx.NextPos())
-	_, err = tx.exec(`INSERT INTO edu_outbox (nid, server, json) VALUES ($1, $2, $3)`, nid, server, string(json))
+	_, err = tx.exec(`INSERT INTO edu_outbox (nid, server, json, sender, size) VALUES ($1, $2, $3, $4, $5)`, nid, server, string(json), sender, len(json))
 	return nid, err
+}
+
+// SentEDU is ephemeral data of one sender that waits for a server.
+type SentEDU struct {
+	NID    int64
+	Server string
+	Size   int64 // bytes of JSON
+}
+
+// EDUsOfSender lists what waits of a sender, newest first. It rides edu_outbox_by_sender.
+func (tx *Tx) EDUsOfSender(sender int64) ([]SentEDU, error) {
+	return collect(tx, func(r Row) (e SentEDU, err error) {
+		err = r.Scan(&e.NID, &e.Server, &e.Size)
+		return e, err
+	}, `SELECT nid, server, size FROM edu_outbox WHERE sender = $1 ORDER BY nid DESC`, sender)
 }
 
 // EDUs lists the oldest ephemeral data for a server. It rides edu_outbox_by_server.

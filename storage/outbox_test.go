@@ -50,13 +50,13 @@ func TestDestinationsAndWhatWaitsForThem(t *testing.T) {
 		var edus []int64
 		ok(t, db.Write(ctx, func(tx *storage.Tx) error {
 			for i := range 5 {
-				n, err := tx.AddEDU("a", []byte{'0' + byte(i)})
+				n, err := tx.AddEDU("a", 0, []byte{'0' + byte(i)})
 				if err != nil {
 					return err
 				}
 				edus = append(edus, n)
 			}
-			_, err := tx.AddEDU("b", []byte("x"))
+			_, err := tx.AddEDU("b", 0, []byte("x"))
 			return errors.Join(err, tx.PutDestination(storage.Destination{Server: "a", Delivered: 1}), tx.PutDestination(last),
 				tx.AddDestinationRoom("a", 7), tx.AddDestinationRoom("a", 7), tx.AddDestinationRoom("a", 8), tx.DeleteDestinationRoom("a", 8),
 				tx.TrimEDUs("a", 4), tx.DeleteEDUs(edus[1:2]))

@@ -20,7 +20,7 @@ func TestDeliveryToOtherServersIsShownAndHurried(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = db.Write(context.Background(), func(tx *storage.Tx) error {
-		_, err := tx.AddEDU("dead.invalid", []byte("{}"))
+		_, err := tx.AddEDU("dead.invalid", 0, []byte("{}"))
 		return errors.Join(err,
 			tx.PutDestination(storage.Destination{Server: "alive.invalid", ReachedTS: since.UnixMilli()}),
 			tx.PutDestination(storage.Destination{Server: "dead.invalid", Failures: 9, FailingSince: since.UnixMilli(), RetryTS: since.Add(5 * time.Hour).UnixMilli()}))

@@ -86,6 +86,7 @@ type Service struct {
 	sending chan struct{} // slots
 	trying  chan struct{}
 	workers sync.WaitGroup
+	senders senders
 
 	// mu guards what follows; a leaf.
 	mu        sync.Mutex
@@ -125,11 +126,24 @@ func (s *Service) Sent(room int64, pos storage.Pos, servers []string) {
 	}
 }
 
-// AddEDU stores, in a write of the caller, ephemeral data that a server is to get. Kick it once that is committed.
-func (s *Service) AddEDU(tx *storage.Tx, server string, edu json.RawMessage) error {
-	nid, err := tx.AddEDU(server, edu)
-	if err != nil || nid%trimEvery != 0 {
+// AddEDU stores, in a write of the caller, ephemeral data that a server is to get, of a user or, with the empty ID, of this
+// server itself. Kick it once that is committed.
+func (s *Service) AddEDU(tx *storage.Tx, server string, sender id.UserID, edu json.RawMessage) error {
+	hash := int64(0)
+	if sender != "" {
+		hash = tx.IDHash(string(sender))
+	}
+	nid, err := tx.AddEDU(server, hash, edu)
+	if err != nil {
 		return err
+	}
+	if sender != "" && s.senders.add(hash, len(edu)) {
+		if err := s.senders.trim(tx, hash); err != nil {
+			return err
+		}
+	}
+	if nid%trimEvery != 0 {
+		return nil
 	}
 	return tx.TrimEDUs(server, maxDurable)
 }

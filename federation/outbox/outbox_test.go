@@ -258,7 +258,7 @@ func (w *world) events(n int, room int64, servers ...string) (last storage.Pos) 
 func (w *world) edu(server, text string) {
 	w.t.Helper()
 	p := w.db.Enqueue(storage.Write{
-		Do:        func(tx *storage.Tx) error { return w.AddEDU(tx, server, json.RawMessage(`"`+text+`"`)) },
+		Do:        func(tx *storage.Tx) error { return w.AddEDU(tx, server, "", json.RawMessage(`"`+text+`"`)) },
 		Committed: func() { w.Kick(server) },
 	})
 	if err := p.Wait(context.Background()); err != nil {
