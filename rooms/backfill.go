@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/federation/fedclient"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -100,6 +101,8 @@ func (s *Service) filling(ctx context.Context, roomID id.RoomID, to Recipient, f
 func (s *Service) backfill(ctx context.Context, r *Room, h hole) bool {
 	ctx, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
+	ctx, letGo := fedclient.HoldAnswers(ctx, false)
+	defer letGo()
 	in := newIngest(ctx, s, r, "")
 	release, err := in.hold(fetching)
 	if err != nil {

@@ -138,6 +138,8 @@ var errNotAll = fmt.Errorf("%w: not all of the state was given", fedclient.ErrBa
 // completeThrough asks one server for the state before the join, and judges anew what came since. Of the server through which the room was
 // joined the state was taken before; of another one it must be the same one but for the members.
 func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) error {
+	ctx, release := fedclient.HoldAnswers(ctx, true)
+	defer release()
 	p := r.partialState()
 	if p == nil {
 		return errNotPartial

@@ -54,9 +54,9 @@ func (m *meter) GetMissingEvents(ctx context.Context, server string, room id.Roo
 	return m.Remote.GetMissingEvents(ctx, server, room, earliest, latest, limit, minDepth)
 }
 
-func (m *meter) State(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, chain []json.RawMessage, err error) {
+func (m *meter) State(ctx context.Context, server string, room id.RoomID, event id.EventID, wanted func(json.RawMessage) bool) (state, chain []json.RawMessage, err error) {
 	m.note("state", server)
-	return m.Remote.State(ctx, server, room, event)
+	return m.Remote.State(ctx, server, room, event, wanted)
 }
 
 func (m *meter) StateIDs(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, chain []id.EventID, err error) {

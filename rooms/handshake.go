@@ -221,6 +221,8 @@ func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event,
 // accept takes one verified event into a room in which this server takes part; with relay this server passes it on to the
 // other ones.
 func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Event, relay bool) (*Event, error) {
+	ctx, release := fedclient.HoldAnswers(ctx, false)
+	defer release()
 	in := newIngest(ctx, s, r, origin)
 	in.alone = !r.HasServer(origin)
 	if err := in.take([]*incoming{{Event: e, relay: relay}}); err != nil {

@@ -708,6 +708,47 @@ func TestBlockedInvitesDoNotArrive(t *testing.T) {
 	b.ok(b.svc.Invite(t.Context(), carol, at, bob.ID, ""))
 }
 
+// joinMany makes new users members of a room.
+func (p *peer) joinMany(room id.RoomID, n int) {
+	var all sync.WaitGroup
+	slots := make(chan struct{}, 64)
+	for i := range n {
+		u := p.user(fmt.Sprint("u", i))
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			p.ok(p.svc.Join(context.Background(), u, room, ""))
+		})
+	}
+	all.Wait()
+}
+
+// The largest rooms are joined too, with all members at once and with the members later.
+func TestRoomOf100000MembersIsJoined(t *testing.T) {
+	if os.Getenv("EBB_TEST_LONG") == "" {
+		t.Skip("making the room takes a minute: EBB_TEST_LONG=1")
+	}
+	const members = 100_000
+	n := newNetwork(t)
+	a, b, c := n.add("a"), n.add("b"), n.add("c")
+	room := a.create(a.user("alice"), CreateRoom{Preset: "public_chat"})
+	a.joinMany(room, members)
+	began := time.Now()
+	b.joinVia(b.user("bob"), room, "a")
+	t.Logf("with all members after %v", time.Since(began))
+	n.omit = true
+	began = time.Now()
+	c.joinVia(c.user("carol"), room, "a")
+	c.complete(room)
+	t.Logf("with the members later after %v", time.Since(began))
+	n.deliver()
+	for _, p := range []*peer{b, c} {
+		if got := p.room(room).Count(Join); got != members+3 {
+			t.Errorf("to %s the room has %d members", p.name, got)
+		}
+	}
+}
+
 // A join of a room of 10,000 members is to take less than 5 seconds; the short test has a fifth of both.
 func TestRoomOfManyMembersIsJoinedQuickly(t *testing.T) {
 	members, within := 2_000, time.Second
@@ -718,17 +759,7 @@ func TestRoomOfManyMembersIsJoinedQuickly(t *testing.T) {
 	a, b := n.add("a"), n.add("b")
 	alice := a.user("alice")
 	room := a.create(alice, CreateRoom{Preset: "public_chat"})
-	var all sync.WaitGroup
-	slots := make(chan struct{}, 64)
-	for i := range members {
-		u := a.user(fmt.Sprint("u", i))
-		slots <- struct{}{}
-		all.Go(func() {
-			defer func() { <-slots }()
-			a.ok(a.svc.Join(context.Background(), u, room, ""))
-		})
-	}
-	all.Wait()
+	a.joinMany(room, members)
 	began := time.Now()
 	b.joinVia(b.user("bob"), room, "a")
 	took := time.Since(began)

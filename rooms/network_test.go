@@ -301,12 +301,13 @@ func (w wire) GetMissingEvents(ctx context.Context, server string, room id.RoomI
 		})
 }
 
-func (w wire) State(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, chain []json.RawMessage, err error) {
+func (w wire) State(ctx context.Context, server string, room id.RoomID, event id.EventID, wanted func(json.RawMessage) bool) (state, chain []json.RawMessage, err error) {
 	if s := w.n.strangers[server]; s != nil {
 		return s.state(event)
 	}
 	a, err := w.state(ctx, server, room, event)
-	return jsonOf(a.state), jsonOf(a.chain), err
+	unwanted := func(raw json.RawMessage) bool { return !wanted(raw) }
+	return slices.DeleteFunc(jsonOf(a.state), unwanted), slices.DeleteFunc(jsonOf(a.chain), unwanted), err
 }
 
 func (w wire) StateIDs(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, chain []id.EventID, err error) {

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/federation/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -24,7 +25,7 @@ const (
 	usualMissingPage = 20       // what other servers give at most; with less there is no more
 	maxKnownBefore   = 60       // stored events that one of them names besides the extremities; servers look at a hundred or so
 	maxMissingEvents = 10_000   // events that all of them may bring
-	maxMissingBytes  = 64 << 20 // and their size: they are kept in memory until the first of them is in place
+	maxMissingBytes  = 32 << 20 // and their size: they are kept in memory until the first of them is in place
 	maxAuthFetches   = 20       // auth chains that are asked for
 	maxGaps          = 10       // states that are asked for
 	maxGapEvents     = 2000     // events of such a state that are asked for one by one
@@ -61,6 +62,8 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	} else if !ok {
 		return s.receiveFromStranger(ctx, r, origin, raws)
 	}
+	ctx, release := fedclient.HoldAnswers(ctx, false)
+	defer release()
 	raws = append(s.gate.take(parkKey{origin, roomID}), raws...)
 	results := make(map[id.EventID]error, len(raws))
 	events, errs := s.verify(ctx, r.version, raws) // 1 to 3
@@ -914,7 +917,7 @@ func (in *ingest) fetchState(at id.EventID, ids []id.EventID) error {
 	case len(missing) <= 20: // 20: cheaper than a whole state
 		raws = in.fetchEach(in.origin, missing)
 	default:
-		state, chain, err := in.svc.Remote.State(in.ctx, in.origin, in.room.id, at)
+		state, chain, err := in.svc.Remote.State(in.ctx, in.origin, in.room.id, at, in.oneOf(missing))
 		if err != nil {
 			raws = in.fetchEach(in.origin, missing[:min(len(missing), maxGapEvents)])
 			break
@@ -925,6 +928,20 @@ func (in *ingest) fetchState(at id.EventID, ids []id.EventID) error {
 		}
 	}
 	return in.keepOutliers(raws)
+}
+
+// oneOf returns a function that reports whether an event has one of some IDs, once for each of them: what is in the state is in the
+// auth chain of an answer too.
+func (in *ingest) oneOf(ids []id.EventID) func(json.RawMessage) bool {
+	wanted := make(map[id.EventID]bool, len(ids))
+	for _, eventID := range ids {
+		wanted[eventID] = true
+	}
+	return func(raw json.RawMessage) bool {
+		eventID := idOf(in.room.version, raw)
+		defer delete(wanted, eventID)
+		return wanted[eventID]
+	}
 }
 
 // notAmong tells whether an answer leaves out some of the events that it is to have.

@@ -15,7 +15,7 @@ import (
 type Remote interface {
 	GetEvent(ctx context.Context, server string, event id.EventID) (json.RawMessage, error)
 	GetMissingEvents(ctx context.Context, server string, room id.RoomID, earliest, latest []id.EventID, limit int, minDepth int64) ([]json.RawMessage, error)
-	State(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, authChain []json.RawMessage, err error)
+	State(ctx context.Context, server string, room id.RoomID, event id.EventID, wanted func(json.RawMessage) bool) (state, authChain []json.RawMessage, err error)
 	StateIDs(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, authChain []id.EventID, err error)
 	EventAuth(ctx context.Context, server string, room id.RoomID, event id.EventID) ([]json.RawMessage, error)
 	Backfill(ctx context.Context, server string, room id.RoomID, from []id.EventID, limit int) ([]json.RawMessage, error)

@@ -192,6 +192,8 @@ func (s *Service) joinRemote(ctx context.Context, sender Sender, room id.RoomID,
 }
 
 func (s *Service) joinThrough(ctx context.Context, server string, sender Sender, room id.RoomID, c memberContent) error {
+	ctx, release := fedclient.HoldAnswers(ctx, true)
+	defer release()
 	t, err := s.Remote.MakeJoin(ctx, server, room, sender.ID, pdu.Versions())
 	if err != nil {
 		return err
@@ -286,18 +288,24 @@ func (s *Service) vouched(ctx context.Context, join *pdu.Event, told json.RawMes
 	return s.countersign(ctx, join, serverOf(jsonString(raw)), told)
 }
 
-// toldState verifies the events of an answer; what is not good, or of another room, is left out.
+// toldState verifies the events of an answer; what is not good, or of another room, is left out. The text of each is let go as it is
+// read, since a large room would be in memory twice otherwise.
 func (s *Service) toldState(ctx context.Context, v *pdu.Version, room id.RoomID, raws []json.RawMessage) ([]*pdu.Event, error) {
 	if len(raws) > maxForeignState {
 		return nil, fmt.Errorf("%w: %d events of state", fedclient.ErrBadAnswer, len(raws))
 	}
-	events, errs := s.verify(ctx, v, raws)
+	events, errs := make([]*pdu.Event, len(raws)), make([]error, len(raws))
+	for i, raw := range raws {
+		events[i], errs[i] = pdu.Parse(v, raw)
+		raws[i] = nil
+	}
+	s.verifyEvents(ctx, events, errs)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	for i, err := range errs {
+	for _, err := range errs {
 		if err != nil {
-			s.log.DebugContext(ctx, "an event of a room's state is not good", "room", room, "event", idOf(v, raws[i]), "err", err)
+			s.log.DebugContext(ctx, "an event of a room's state is not good", "room", room, "err", err)
 		}
 	}
 	return slices.DeleteFunc(events, func(e *pdu.Event) bool { return e == nil || e.RoomID() != room }), nil

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -124,7 +125,7 @@ func coldReads() map[string]func(*crowd) error {
 		"context, lazy":   get("/v3/rooms/%s/context/%s?limit=100&filter=%s", room, last, func(*crowd) string { return `{"lazy_load_members":true}` }),
 		"joined rooms":    get("/v3/joined_rooms"),
 		"federation: state": func(c *crowd) error {
-			_, _, err := c.other.State(context.Background(), "hs1.test", id.RoomID(c.room), id.EventID(c.last))
+			_, _, err := c.other.State(context.Background(), "hs1.test", id.RoomID(c.room), id.EventID(c.last), func(json.RawMessage) bool { return true })
 			return err
 		},
 		"federation: state_ids": func(c *crowd) error {

@@ -54,6 +54,7 @@ type Client struct {
 	resolve   *resolver
 	transport *http.Transport
 	elsewhere *http.Client // for what lies with no server of Matrix
+	answers   *answers
 }
 
 // New makes a Client.
@@ -64,7 +65,7 @@ func New(o Options) *Client {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{Options: o}
+	c := &Client{Options: o, answers: newAnswers()}
 	c.reach = newReach(c.Options)
 	c.resolve = newResolver(c.Options, c.reach)
 	c.transport = newTransport(c.Options, c.resolve, c.reach)
@@ -79,7 +80,7 @@ const (
 	// usualTime and usualSize bound a request where nothing else is said.
 	usualTime = 30 * time.Second
 	usualSize = 16 << 20
-	// longTime and longSize are for the state of a room: one of 100,000 members has some 150 MB.
+	// longTime and longSize are for the state of a room, which is read piece by piece: one of 100,000 members has some 150 MB.
 	longTime = 5 * time.Minute
 	longSize = 512 << 20
 	// maxErrorBody bounds what is read of an error.
@@ -123,9 +124,11 @@ func (c *Client) do(ctx context.Context, r request, answer any) error {
 		return err
 	}
 	defer resp.Body.Close()
-	body, err := readAtMost(resp.Body, r.size)
+	h, release := holdOf(ctx)
+	defer release()
+	body, err := readAtMost(&counted{resp.Body, freeAnswer, func(n int64) error { return c.answers.hold(ctx, h, r.server, n) }}, r.size)
 	if err != nil {
-		return c.failed(ctx, r.server, began, fmt.Errorf("read the answer of %s: %w", r.server, err))
+		return c.doneReading(ctx, r.server, began, err)
 	}
 	if answer == nil {
 		return nil

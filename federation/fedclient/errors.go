@@ -86,7 +86,11 @@ func isErrorCode(text string) bool {
 // maxRelayed bounds the text of another server that clients get, in bytes.
 const maxRelayed = 500
 
-// Relay returns the error of another server as a client of this one gets it: a refusal as it is, anything else as a 502.
+// busyPause is when somebody may try again for whose request too much was in memory.
+const busyPause = 5 * time.Second
+
+// Relay returns the error of another server as a client of this one gets it: a refusal as it is, anything else as a 502, unless
+// it was this server that had to refuse.
 func Relay(err error) error {
 	var remote *RemoteError
 	if errors.As(err, &remote) {
@@ -95,8 +99,11 @@ func Relay(err error) error {
 		}
 	}
 	var own *mxerr.Error
-	if err == nil || errors.As(err, &own) {
+	switch {
+	case err == nil, errors.As(err, &own):
 		return err
+	case errors.Is(err, ErrBusy):
+		return mxerr.LimitExceeded(busyPause).Because(err)
 	}
 	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The other server did not answer as it should").Because(err)
 }

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms/pdu"
 )
 
 const (
@@ -97,7 +98,7 @@ var errNoEvent = errors.New("the answer has no event")
 // Spec: server-server-api#get_matrixfederationv1eventeventid
 func (c *Client) GetEvent(ctx context.Context, server string, event id.EventID) (json.RawMessage, error) {
 	var answer transaction
-	if err := c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/event", string(event))}, &answer); err != nil {
+	if err := c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/event", string(event)), size: maxItem}, &answer); err != nil {
 		return nil, err
 	}
 	if len(answer.PDUs) == 0 {
@@ -122,36 +123,59 @@ func (c *Client) GetMissingEvents(ctx context.Context, server string, room id.Ro
 
 func atEvent(event id.EventID) url.Values { return url.Values{"event_id": {string(event)}} }
 
-// State asks for the state of a room before an event.
-// Spec: server-server-api#get_matrixfederationv1stateroomid
-func (c *Client) State(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, authChain []json.RawMessage, err error) {
-	var answer struct {
-		PDUs      []json.RawMessage `json:"pdus"`
-		AuthChain []json.RawMessage `json:"auth_chain"`
+// keep returns a function that appends to out the elements of a list that decode lets through, counted as held.
+func keep[T any](ctx context.Context, c *Client, h *hold, server string, out *[]T, decode func(json.RawMessage) (T, bool)) func(json.RawMessage) error {
+	return func(raw json.RawMessage) error {
+		item, ok := decode(raw)
+		if !ok {
+			return nil
+		}
+		*out = append(*out, item)
+		return c.answers.hold(ctx, h, server, int64(len(raw))+heldItem)
 	}
-	err = c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/state", string(room)), query: atEvent(event), time: longTime, size: longSize}, &answer)
-	return answer.PDUs, answer.AuthChain, err
 }
 
-// StateIDs is State by the ids alone.
+func anyEvent(raw json.RawMessage) (json.RawMessage, bool) { return raw, true }
+
+// State asks for the state of a room before an event, and keeps of it the events that are wanted.
+// Spec: server-server-api#get_matrixfederationv1stateroomid
+func (c *Client) State(ctx context.Context, server string, room id.RoomID, event id.EventID, wanted func(json.RawMessage) bool) (state, authChain []json.RawMessage, err error) {
+	h, release := holdOf(ctx)
+	defer release()
+	only := func(raw json.RawMessage) (json.RawMessage, bool) { return raw, wanted(raw) }
+	err = c.doPieces(ctx, request{
+		server: server, method: http.MethodGet, path: path(v1+"/state", string(room)), query: atEvent(event), time: longTime, size: longSize,
+	}, pieces{lists: map[string]func(json.RawMessage) error{
+		"pdus": keep(ctx, c, h, server, &state, only), "auth_chain": keep(ctx, c, h, server, &authChain, only),
+	}})
+	return state, authChain, err
+}
+
+// StateIDs asks for the IDs of the events of State.
 // Spec: server-server-api#get_matrixfederationv1state_idsroomid
 func (c *Client) StateIDs(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, authChain []id.EventID, err error) {
-	var answer struct {
-		PDUs      []id.EventID `json:"pdu_ids"`
-		AuthChain []id.EventID `json:"auth_chain_ids"`
+	h, release := holdOf(ctx)
+	defer release()
+	decode := func(raw json.RawMessage) (eventID id.EventID, ok bool) {
+		return eventID, json.Unmarshal(raw, &eventID) == nil && len(eventID) <= pdu.MaxIDLength
 	}
-	err = c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/state_ids", string(room)), query: atEvent(event), time: longTime, size: longSize}, &answer)
-	return answer.PDUs, answer.AuthChain, err
+	err = c.doPieces(ctx, request{
+		server: server, method: http.MethodGet, path: path(v1+"/state_ids", string(room)), query: atEvent(event), time: longTime, size: longSize,
+	}, pieces{lists: map[string]func(json.RawMessage) error{
+		"pdu_ids": keep(ctx, c, h, server, &state, decode), "auth_chain_ids": keep(ctx, c, h, server, &authChain, decode),
+	}})
+	return state, authChain, err
 }
 
 // EventAuth asks for the auth chain of an event.
 // Spec: server-server-api#get_matrixfederationv1event_authroomideventid
-func (c *Client) EventAuth(ctx context.Context, server string, room id.RoomID, event id.EventID) ([]json.RawMessage, error) {
-	var answer struct {
-		AuthChain []json.RawMessage `json:"auth_chain"`
-	}
-	err := c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/event_auth", string(room), string(event)), time: longTime, size: longSize}, &answer)
-	return answer.AuthChain, err
+func (c *Client) EventAuth(ctx context.Context, server string, room id.RoomID, event id.EventID) (authChain []json.RawMessage, err error) {
+	h, release := holdOf(ctx)
+	defer release()
+	err = c.doPieces(ctx, request{
+		server: server, method: http.MethodGet, path: path(v1+"/event_auth", string(room), string(event)), time: longTime, size: longSize,
+	}, pieces{lists: map[string]func(json.RawMessage) error{"auth_chain": keep(ctx, c, h, server, &authChain, anyEvent)}})
+	return authChain, err
 }
 
 // Backfill asks for what comes before some events.
@@ -212,10 +236,21 @@ func (c *Client) SendJoin(ctx context.Context, server string, room id.RoomID, ev
 	if omitMembers {
 		query.Set("omit_members", "true")
 	}
+	h, release := holdOf(ctx)
+	defer release()
 	var answer JoinAnswer
-	err := c.do(ctx, request{
+	name := func(raw json.RawMessage) (server string, ok bool) {
+		return server, json.Unmarshal(raw, &server) == nil && len(server) <= pdu.MaxIDLength
+	}
+	err := c.doPieces(ctx, request{
 		server: server, method: http.MethodPut, path: path(v2+"/send_join", string(room), string(event)), query: query, body: join, time: longTime, size: longSize,
-	}, &answer)
+	}, pieces{
+		lists: map[string]func(json.RawMessage) error{
+			"state": keep(ctx, c, h, server, &answer.State, anyEvent), "auth_chain": keep(ctx, c, h, server, &answer.AuthChain, anyEvent),
+			"servers_in_room": keep(ctx, c, h, server, &answer.ServersInRoom, name),
+		},
+		other: map[string]any{"origin": &answer.Origin, "event": &answer.Event, "members_omitted": &answer.MembersOmitted},
+	})
 	return &answer, err
 }
 
