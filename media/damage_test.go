@@ -215,3 +215,33 @@ func TestThumbnailOnAFullDiskIsTheOriginal(t *testing.T) {
 		t.Errorf("the still of an animation: %v", err)
 	}
 }
+
+func TestWhatOnlyAJumpOfTheClockExpiredStays(t *testing.T) {
+	f, o := newFixture(t), &origin{body: []byte("what its server may have lost")}
+	f.connect(o)
+	right := f.now
+	f.RemoveBy = func(context.Context) (time.Time, error) { return right, nil }
+	file, err := f.OpenRemote(t.Context(), "elsewhere.test", "abc", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = file.Close()
+	reserved, _, err := f.Create(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.now = right.Add(30 * 24 * time.Hour)
+	if err := errors.Join(f.PruneRemote(t.Context()), f.Sweep(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.filesWith(t, "may have lost"); n != 1 {
+		t.Error("the file of another server is gone")
+	}
+	if _, _, err := f.Create(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	f.now = right
+	if err := f.Put(t.Context(), 1, reserved, "", "", strings.NewReader("late")); err != nil {
+		t.Errorf("the reservation is gone: %v", err)
+	}
+}

@@ -265,6 +265,10 @@ func (s *Service) PruneRemote(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	now, err := s.removeBy(ctx)
+	if err != nil {
+		return err
+	}
 	for {
 		var size int64
 		var oldest []storage.RemoteMedia
@@ -277,7 +281,7 @@ func (s *Service) PruneRemote(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		expired := s.Now().Add(-s.RemoteLifetime).UnixMilli()
+		expired := now.Add(-s.RemoteLifetime).UnixMilli()
 		for _, m := range oldest {
 			if m.Used > expired && size <= s.RemoteCache {
 				return nil

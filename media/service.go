@@ -34,6 +34,7 @@ type Options struct {
 	PendingExpiry time.Duration
 	Workers       int // thumbnails made at the same time
 	Now           func() time.Time
+	RemoveBy      func(context.Context) (time.Time, error) // the time by which to remove for good what expires; nil: Now
 	Log           *slog.Logger
 
 	Remote         Remote        // other servers; nil: there are none
@@ -77,7 +78,10 @@ func New(ctx context.Context, o Options) (*Service, error) {
 
 // Sweep removes files that no media id names, thumbnails of an earlier version and reservations that ran out.
 func (s *Service) Sweep(ctx context.Context) error {
-	err := s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteExpiredMedia(s.Now().UnixMilli()) })
+	now, err := s.removeBy(ctx)
+	if err == nil {
+		err = s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteExpiredMedia(now.UnixMilli()) })
+	}
 	if err != nil {
 		return fmt.Errorf("remove expired media reservations: %w", err)
 	}
@@ -90,6 +94,14 @@ func (s *Service) Sweep(ctx context.Context) error {
 		}
 		return s.removeUnnamed(ctx, name)
 	})
+}
+
+// removeBy is the time by which to remove for good what expires: a clock that has jumped takes nothing away.
+func (s *Service) removeBy(ctx context.Context) (time.Time, error) {
+	if s.RemoveBy == nil {
+		return s.Now(), nil
+	}
+	return s.RemoveBy(ctx)
 }
 
 // Upload stores a new file and returns its media id.
@@ -107,8 +119,12 @@ func (s *Service) Upload(ctx context.Context, user int64, claimedType, filename 
 func (s *Service) Create(ctx context.Context, user int64) (mediaID string, expires time.Time, err error) {
 	now := s.Now()
 	m := storage.Media{ID: newMediaID(), User: user, Created: now.UnixMilli(), Expires: now.Add(s.PendingExpiry).UnixMilli()}
+	by, err := s.removeBy(ctx)
+	if err != nil {
+		return "", now, err
+	}
 	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
-		if err := tx.DeleteExpiredMedia(now.UnixMilli()); err != nil {
+		if err := tx.DeleteExpiredMedia(by.UnixMilli()); err != nil {
 			return err
 		}
 		_, pending, err := tx.MediaUsage(user)

@@ -2,6 +2,7 @@ package retention
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"ebb/storage"
@@ -19,13 +20,36 @@ const (
 // clock decides which time a purge goes by. A clock that is wrong hides messages, and shows them again once it is right;
 // a purge would have removed them for good. So what expired only by a jump of the clock waits a day for somebody to notice.
 type clock struct {
+	mu      sync.Mutex    // guards what follows; held over a read and a write of the database, under Job.running
+	known   storage.Clock // as it was recorded
 	started bool          // whether the clock was looked at in this process
 	wall    time.Time     // what it showed then
 	elapsed time.Duration // and what the steady clock showed
 }
 
+// Time returns the time by which to remove for good what expires.
+func (j *Job) Time(ctx context.Context) (time.Time, error) {
+	j.clock.mu.Lock()
+	defer j.clock.mu.Unlock()
+	if !j.clock.started {
+		by, _, err := j.readLocked(ctx)
+		return by, err
+	}
+	now := j.Now()
+	if known := j.clock.known; known.JumpedTo != 0 && now.Sub(time.UnixMilli(known.JumpedTo)) < jumpWait {
+		return without(known, now), nil
+	}
+	return now, nil
+}
+
 // read returns the time by which to purge, records that the clock was seen, and says until when what a jump expired is kept.
 func (j *Job) read(ctx context.Context) (by, keptUntil time.Time, err error) {
+	j.clock.mu.Lock()
+	defer j.clock.mu.Unlock()
+	return j.readLocked(ctx)
+}
+
+func (j *Job) readLocked(ctx context.Context) (by, keptUntil time.Time, err error) {
 	var known storage.Clock
 	err = j.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		known, err = tx.Clock()
@@ -41,17 +65,24 @@ func (j *Job) read(ctx context.Context) (by, keptUntil time.Time, err error) {
 		err = j.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetClock(next) })
 	}
 	if err != nil {
+		j.clock.started = !first // as if it had not been looked at
 		return by, keptUntil, err
 	}
+	j.clock.known = next
 	by = now
 	if next.JumpedTo != 0 {
-		by, keptUntil = time.UnixMilli(next.JumpedFrom+now.UnixMilli()-next.JumpedTo), time.UnixMilli(next.JumpedTo).Add(jumpWait)
+		by, keptUntil = without(next, now), time.UnixMilli(next.JumpedTo).Add(jumpWait)
 	}
 	if jumped || first && next.JumpedTo != 0 {
 		j.Log.Warn("the clock is far ahead of when this server last ran: messages that expired only in between are hidden now, and purged for good in a day; if the clock is wrong, set it right before that",
 			"last_seen", time.UnixMilli(next.JumpedFrom).UTC(), "now", now.UTC(), "kept_until", keptUntil.UTC())
 	}
 	return by, keptUntil, nil
+}
+
+// without is the time that it would be if the clock had not jumped.
+func without(c storage.Clock, now time.Time) time.Time {
+	return time.UnixMilli(c.JumpedFrom + now.UnixMilli() - c.JumpedTo)
 }
 
 // look compares the clock with what is known of it.

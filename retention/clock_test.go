@@ -112,3 +112,26 @@ func TestAClockThatJumpsWhileTheServerRunsIsNoticed(t *testing.T) {
 	f.now, steady = f.now.Add(29*time.Minute), steady+29*time.Minute
 	f.wantPurged(4, "what has expired by the steady clock")
 }
+
+func TestWhatElseIsRemovedGoesByTheSameTime(t *testing.T) {
+	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
+	want := func(by time.Time, when string) {
+		t.Helper()
+		if got, err := f.Time(t.Context()); err != nil || !got.Equal(by) {
+			t.Errorf("%s it is %v, want %v (%v)", when, got, by, err)
+		}
+	}
+	want(f.now, "at first")
+	right := f.now
+	f.now = right.Add(30 * 24 * time.Hour)
+	log := f.restart()
+	want(right, "after a jump")
+	if !strings.Contains(log.String(), "the clock is far ahead") {
+		t.Errorf("the log says %q", log)
+	}
+	f.purged()
+	f.now = f.now.Add(time.Hour)
+	want(right.Add(time.Hour), "an hour later")
+	f.now = f.now.Add(23 * time.Hour)
+	want(f.now, "a day later")
+}

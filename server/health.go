@@ -62,11 +62,14 @@ func (h *health) examine(ctx context.Context) error {
 		return err
 	}
 	now := h.opt.Now()
-	size, err := h.db.Size(ctx)
-	if err != nil || size > maxCheckedSize || !h.checked.IsZero() && now.Sub(h.checked).Abs() < checkInterval {
-		return err
+	if !h.checked.IsZero() && now.Sub(h.checked).Abs() < checkInterval {
+		return nil
 	}
 	h.checked = now
+	size, err := h.db.Size(ctx)
+	if err != nil || size > maxCheckedSize {
+		return err
+	}
 	return h.db.Check(ctx)
 }
 

@@ -127,10 +127,11 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		news.Ephemeral, news.SendPresence = s.ephemeral, cfg.Federation.Presence
 	}
 	s.feed = feed.New(news)
+	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log})
 	files := media.Options{
 		DB: s.db, Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
 		QuotaPerUser: int64(cfg.Media.QuotaPerUser), MaxPending: cfg.Media.MaxPendingUploads,
-		PendingExpiry: time.Duration(cfg.Media.PendingUploadExpiry), Workers: thumbnailWorkers, Now: o.Now, Log: o.Log,
+		PendingExpiry: time.Duration(cfg.Media.PendingUploadExpiry), Workers: thumbnailWorkers, Now: o.Now, RemoveBy: s.retention.Time, Log: o.Log,
 		MaxRemoteSize: int64(cfg.Media.MaxRemoteSize), RemoteCache: int64(cfg.Media.RemoteCacheSize), RemoteLifetime: time.Duration(cfg.Media.RemoteCacheLifetime),
 	}
 	if cfg.Federation.Enabled {
@@ -140,7 +141,6 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if err != nil {
 		return err
 	}
-	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log})
 	return nil
 }
 
