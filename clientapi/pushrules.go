@@ -2,6 +2,7 @@ package clientapi
 
 import (
 	"encoding/json"
+	"strings"
 
 	"ebb/httpapi"
 	"ebb/mxerr"
@@ -9,13 +10,17 @@ import (
 )
 
 func (a *API) pushrulesRoutes() []httpapi.Route {
-	const base = "/_matrix/client/v3/pushrules"
+	const base = "/pushrules"
 	const rule = base + "/global/{kind}/{ruleId}"
 	route := func(method, path, operation string, h func(*httpapi.Request) (any, error), aliases ...string) httpapi.Route {
-		return httpapi.Route{Method: method, Path: path, Aliases: aliases, OperationID: operation, File: "pushrules.yaml", Auth: httpapi.User, Rate: httpapi.Sends, Handler: h}
+		r := roomRoute(method, path, operation, "pushrules.yaml", httpapi.Sends, h)
+		for _, alias := range aliases {
+			r.Aliases = append(append(r.Aliases, clientV3+alias), oldNames(clientV3+alias)...)
+		}
+		return r
 	}
-	return []httpapi.Route{
-		route("GET", base+"/", "getPushRules", a.getPushRules, base, "/_matrix/client/r0/pushrules/"),
+	return append([]httpapi.Route{
+		route("GET", base+"/", "getPushRules", a.getPushRules, base),
 		route("GET", base+"/global/", "getPushRulesGlobal", a.getPushRulesGlobal, base+"/global"),
 		route("GET", rule, "getPushRule", a.getPushRule),
 		route("PUT", rule, "setPushRule", a.setPushRule),
@@ -24,7 +29,52 @@ func (a *API) pushrulesRoutes() []httpapi.Route {
 		route("PUT", rule+"/enabled", "setPushRuleEnabled", a.setPushRuleEnabled),
 		route("GET", rule+"/actions", "getPushRuleActions", a.getPushRuleActions),
 		route("PUT", rule+"/actions", "setPushRuleActions", a.setPushRuleActions),
+	}, a.pushrulesPartRoutes()...)
+}
+
+// pushrulesPartRoutes are requests for one kind of rules, and those that name too little or another scope than global: the
+// specification has none of them, but other servers answer.
+func (a *API) pushrulesPartRoutes() (routes []httpapi.Route) {
+	const base = "/pushrules"
+	add := func(method, operation string, h func(*httpapi.Request) (any, error), paths ...string) {
+		for _, path := range paths {
+			r := roomRoute(method, path, operation, "", httpapi.Sends, h)
+			if !strings.HasSuffix(path, "/{ruleId}") && !strings.HasSuffix(path, "/enabled") && !strings.HasSuffix(path, "/actions") {
+				r.Aliases = append(append(r.Aliases, r.Path+"/"), oldNames(r.Path+"/")...)
+			}
+			routes = append(routes, r)
+		}
 	}
+	const scope, kind, rule = base + "/{scope}", base + "/{scope}/{kind}", base + "/{scope}/{kind}/{ruleId}"
+	add("GET", "getPushRulesOfKind", a.getPushRulesOfKind, base+"/global/{kind}")
+	add("PUT", "putPartOfPushRules", a.putPartOfPushRules, base, scope, kind, base+"/global/{kind}")
+	add("GET", "getPushRulesOfScope", a.unknownScope, scope, kind, rule, rule+"/enabled", rule+"/actions")
+	add("PUT", "putPushRuleOfScope", a.unknownScope, rule, rule+"/enabled", rule+"/actions")
+	add("DELETE", "deletePushRuleOfScope", a.unknownScope, rule)
+	return routes
+}
+
+// getPushRulesOfKind returns the rules of one kind.
+func (a *API) getPushRulesOfKind(r *httpapi.Request) (any, error) {
+	kind, err := ruleKind(r)
+	if err != nil {
+		return nil, err
+	}
+	set, err := a.Push.Rules(r.Context(), r.UserNID, r.UserID)
+	if err != nil {
+		return nil, err
+	}
+	return *set.List(kind), nil
+}
+
+// putPartOfPushRules refuses to put whole sets of rules.
+func (a *API) putPartOfPushRules(*httpapi.Request) (any, error) {
+	return nil, mxerr.InvalidParam("The scope, kind and ID of a rule must be given")
+}
+
+// unknownScope refuses every scope but global, which has routes of its own.
+func (a *API) unknownScope(r *httpapi.Request) (any, error) {
+	return nil, mxerr.InvalidParam("%q is not a scope of push rules: there is only global", r.Var("scope"))
 }
 
 // getPushRules gives the whole rule set.

@@ -2,23 +2,34 @@ package clientapi
 
 import (
 	"ebb/httpapi"
+	"ebb/rooms"
 )
 
 func (a *API) redactionRoutes() []httpapi.Route {
 	return []httpapi.Route{
 		roomRoute("PUT", "/rooms/{roomId}/redact/{eventId}/{txnId}", "redactEvent", "redaction.yaml", httpapi.Sends, a.redactEvent),
+		roomRoute("POST", "/rooms/{roomId}/redact/{eventId}", "postRedaction", "", httpapi.Sends, a.postRedaction),
 	}
 }
 
 // redactEvent removes an event's content.
 // Spec: client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid
 func (a *API) redactEvent(r *httpapi.Request) (any, error) {
+	return a.redact(r, txn(r))
+}
+
+// postRedaction is redactEvent without a transaction ID, as before r0.0.0.
+func (a *API) postRedaction(r *httpapi.Request) (any, error) {
+	return a.redact(r, nil)
+}
+
+func (a *API) redact(r *httpapi.Request, txn *rooms.Txn) (any, error) {
 	var body struct {
 		Reason string `json:"reason"`
 	}
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	sent, err := a.Rooms.Redact(r.Context(), sender(r), roomID(r), eventID(r), body.Reason, txn(r))
+	sent, err := a.Rooms.Redact(r.Context(), sender(r), roomID(r), eventID(r), body.Reason, txn)
 	return sentEvent(sent, err)
 }

@@ -11,6 +11,7 @@ import (
 func (a *API) roomSendRoutes() []httpapi.Route {
 	return []httpapi.Route{
 		roomRoute("PUT", "/rooms/{roomId}/send/{eventType}/{txnId}", "sendMessage", "room_send.yaml", httpapi.Sends, a.sendMessage),
+		roomRoute("POST", "/rooms/{roomId}/send/{eventType}", "postMessage", "", httpapi.Sends, a.postMessage),
 	}
 }
 
@@ -18,6 +19,11 @@ func (a *API) roomSendRoutes() []httpapi.Route {
 // Spec: client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid
 func (a *API) sendMessage(r *httpapi.Request) (any, error) {
 	return a.send(r, rooms.NewEvent{Txn: txn(r)})
+}
+
+// postMessage is sendMessage without a transaction ID, as before r0.0.0: the same request again sends another event.
+func (a *API) postMessage(r *httpapi.Request) (any, error) {
+	return a.send(r, rooms.NewEvent{})
 }
 
 // send completes an event from the request and appends it to the room.

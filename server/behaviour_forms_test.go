@@ -143,3 +143,31 @@ func TestNoAnswerHasBothNamesOfOneThing(t *testing.T) {
 		}
 	}
 }
+
+func TestPartsOfThePushRulesAreGivenAndNotTaken(t *testing.T) {
+	alice := signUp(t, testserver.New(t, nil), "alice")
+	for _, path := range []string{"/v3/pushrules/global/underride", "/v3/pushrules/global/underride/", "/r0/pushrules/global/underride/"} {
+		status, _, raw := alice.Raw("GET", path, nil)
+		if text := string(raw); status != http.StatusOK || !strings.HasPrefix(text, `[{`) || !strings.Contains(text, `".m.rule.message"`) || strings.Contains(text, ".m.rule.master") {
+			t.Errorf("GET %s: %d %s", path, status, raw)
+		}
+	}
+	rule := obj{"actions": []string{"notify"}}
+	for _, path := range []string{"/", "", "/global", "/global/", "/global/override", "/global/override/", "/device", "/device/x", "/global/nonsense/x"} {
+		alice.Refused("PUT", "/v3/pushrules"+path, rule, 400, "M_INVALID_PARAM")
+	}
+	for _, path := range []string{"/device", "/device/", "/device/override", "/device/override/x", "/device/override/x/enabled", "/device/override/x/actions", "/global/nonsense", "/global/nonsense/"} {
+		alice.Refused("GET", "/v3/pushrules"+path, nil, 400, "M_INVALID_PARAM")
+	}
+	for _, path := range []string{"/device/override/x", "/device/override/x/enabled", "/device/override/x/actions"} {
+		alice.Refused("PUT", "/v3/pushrules"+path, rule, 400, "M_INVALID_PARAM")
+	}
+	alice.Refused("DELETE", "/v3/pushrules/device/override/x", nil, 400, "M_INVALID_PARAM")
+	if set := alice.Do("GET", "/v3/pushrules/global/", nil); set["override"] == nil {
+		t.Errorf("the global rules: %v", set)
+	}
+	if set := alice.Do("GET", "/r0/pushrules/", nil); set["global"] == nil {
+		t.Errorf("all rules: %v", set)
+	}
+	alice.Refused("GET", "/v3/pushrules/global/override/none", nil, 404, "M_NOT_FOUND")
+}
