@@ -136,6 +136,14 @@ func (s *Service) searchPage(ctx context.Context, asks int64, term string, offse
 		if err != nil {
 			return err
 		}
+		users := make([]int64, len(rows))
+		for i, r := range rows {
+			users[i] = r.User
+		}
+		profiles, err := tx.Profiles(users)
+		if err != nil {
+			return err
+		}
 		for _, r := range rows {
 			c := candidate{Found: Found{User: id.UserID(r.UserID)}, shares: r.Shares}
 			if !c.shares {
@@ -143,11 +151,7 @@ func (s *Service) searchPage(ctx context.Context, asks int64, term string, offse
 					return err
 				}
 			}
-			fields, err := tx.Profile(r.User)
-			if err != nil {
-				return err
-			}
-			c.DisplayName, c.AvatarURL = nameAndAvatar(fields)
+			c.DisplayName, c.AvatarURL = nameAndAvatar(profiles[r.User])
 			page = append(page, c)
 		}
 		return nil

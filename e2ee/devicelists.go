@@ -163,7 +163,7 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 	}
 	user := id.UserID(userID)
 	keys := newKeys()
-	if err := keys.addUser(tx, Device{}, user, []id.DeviceID{id.DeviceID(u.DeviceID)}); err != nil {
+	if err := keys.addLocal(tx, Device{}, map[id.UserID][]id.DeviceID{user: {id.DeviceID(u.DeviceID)}}); err != nil {
 		return nil, err
 	}
 	if u.DeviceID == crossSigningChanged {
@@ -415,7 +415,8 @@ func (u *listUpdate) apply(tx *storage.Tx, list storage.RemoteList) (applied, er
 
 // known reports whether the cache has the device as the update has it.
 func (u *listUpdate) known(tx *storage.Tx, nid int64) (bool, error) {
-	rows, err := tx.RemoteDevices(nid)
+	all, err := tx.RemoteDevices([]int64{nid})
+	rows := all[nid]
 	if err != nil {
 		return false, err
 	}

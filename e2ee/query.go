@@ -3,6 +3,7 @@ package e2ee
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -42,12 +43,7 @@ func (s *Service) Query(ctx context.Context, viewer Device, wanted map[id.UserID
 	}
 	out := newKeys()
 	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
-		for user, devices := range local {
-			if err := out.addUser(tx, viewer, user, devices); err != nil {
-				return wrap("query keys of "+string(user), err)
-			}
-		}
-		return nil
+		return wrap("query keys", out.addLocal(tx, viewer, local))
 	})
 	if err == nil && len(remote) > 0 {
 		s.queryServers(ctx, viewer, remote, timeout, out)
@@ -74,36 +70,69 @@ func split[T any](s *Service, wanted map[id.UserID]T) (local map[id.UserID]T, re
 	return local, remote, nil
 }
 
-func (k *Keys) addUser(tx *storage.Tx, viewer Device, user id.UserID, devices []id.DeviceID) error {
-	nid, found, err := tx.LookupUser(string(user))
-	if err != nil || !found {
-		return err
-	}
-	rows, err := tx.UserDeviceKeys(nid)
-	if err != nil {
-		return err
-	}
-	keys, err := tx.CrossSigningKeys(nid)
-	if err != nil {
-		return err
-	}
-	return k.add(tx, viewer, user, nid, rows, keys, devices)
+// userKeys is what is known of the keys of one user.
+type userKeys struct {
+	nid          int64 // 0: nothing has named the user yet
+	devices      []storage.UserDeviceKeys
+	crossSigning map[string]string // by usage
 }
 
-// add adds those of a user's devices that are asked for, and the cross-signing keys by usage, with signatures.
-func (k *Keys) add(tx *storage.Tx, viewer Device, user id.UserID, nid int64, rows []storage.UserDeviceKeys, keys map[string]string, devices []id.DeviceID) error {
-	signatures, err := signaturesOn(tx, nid, viewer.UserNID)
+// addLocal adds users of this server.
+func (k *Keys) addLocal(tx *storage.Tx, viewer Device, wanted map[id.UserID][]id.DeviceID) error {
+	nids, err := lookUp(tx, wanted)
 	if err != nil {
 		return err
 	}
-	byDevice := map[id.DeviceID]json.RawMessage{}
-	for _, r := range rows {
-		if len(devices) == 0 || slices.Contains(devices, id.DeviceID(r.DeviceID)) {
-			byDevice[id.DeviceID(r.DeviceID)] = decorate(r.JSON, signatures[r.DeviceID], r.DisplayName)
-		}
+	users := slices.Collect(maps.Values(nids))
+	devices, err := tx.UserDeviceKeysOf(users)
+	if err != nil {
+		return err
 	}
-	k.DeviceKeys[user] = byDevice
-	k.addCrossSigning(viewer, user, nid, keys, signatures)
+	keys, err := tx.CrossSigningKeysOf(users)
+	if err != nil {
+		return err
+	}
+	found := make(map[id.UserID]userKeys, len(nids))
+	for user, nid := range nids {
+		found[user] = userKeys{nid, devices[nid], keys[nid]}
+	}
+	return k.add(tx, viewer, found, wanted)
+}
+
+// lookUp finds the short names of users; those who have none are left out.
+func lookUp[T any](tx *storage.Tx, users map[id.UserID]T) (map[id.UserID]int64, error) {
+	names := make([]string, 0, len(users))
+	for user := range users {
+		names = append(names, string(user))
+	}
+	found, err := tx.LookupUsers(names)
+	nids := make(map[id.UserID]int64, len(found))
+	for user, nid := range found {
+		nids[id.UserID(user)] = nid
+	}
+	return nids, err
+}
+
+// add adds those of the users' devices that are asked for, and their cross-signing keys by usage, with signatures.
+func (k *Keys) add(tx *storage.Tx, viewer Device, found map[id.UserID]userKeys, wanted map[id.UserID][]id.DeviceID) error {
+	nids := make([]int64, 0, len(found))
+	for _, u := range found {
+		nids = append(nids, u.nid)
+	}
+	all, err := tx.KeySignatures(viewer.UserNID, nids)
+	if err != nil {
+		return err
+	}
+	for user, u := range found {
+		signatures := byTarget(all[u.nid])
+		k.DeviceKeys[user] = map[id.DeviceID]json.RawMessage{}
+		for _, r := range u.devices {
+			if device := id.DeviceID(r.DeviceID); len(wanted[user]) == 0 || slices.Contains(wanted[user], device) {
+				k.DeviceKeys[user][device] = decorate(r.JSON, signatures[r.DeviceID], r.DisplayName)
+			}
+		}
+		k.addCrossSigning(viewer, user, u.nid, u.crossSigning, signatures)
+	}
 	return nil
 }
 
@@ -133,9 +162,8 @@ func (s signatureSet) add(signer, keyID, signature string) {
 	s[signer][keyID] = signature
 }
 
-// signaturesOn reads the signatures on a user's keys by target key.
-func signaturesOn(tx *storage.Tx, target, viewer int64) (map[string]signatureSet, error) {
-	rows, err := tx.KeySignatures(target, viewer)
+// byTarget sorts signatures by the key that they are on.
+func byTarget(rows []storage.KeySignature) map[string]signatureSet {
 	out := map[string]signatureSet{}
 	for _, r := range rows {
 		if out[r.TargetKey] == nil {
@@ -143,7 +171,7 @@ func signaturesOn(tx *storage.Tx, target, viewer int64) (map[string]signatureSet
 		}
 		out[r.TargetKey].add(r.SignerID, r.KeyID, r.Signature)
 	}
-	return out, err
+	return out
 }
 
 // decorate adds signatures and the device's display name to a stored key; members it does not know stay as they are.

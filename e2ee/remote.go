@@ -165,16 +165,15 @@ func (s *Service) queryServer(ctx context.Context, viewer Device, server string,
 		return out, err
 	}
 	return out, s.DB.Read(ctx, func(tx *storage.Tx) error {
-		for user, list := range lists {
-			nid, _, err := tx.LookupUser(string(user))
-			if err != nil {
-				return err
-			}
-			if err := out.add(tx, viewer, user, nid, list.devices, list.crossSigning, missing[user]); err != nil {
-				return err
-			}
+		nids, err := lookUp(tx, lists)
+		if err != nil {
+			return err
 		}
-		return nil
+		found := make(map[id.UserID]userKeys, len(lists))
+		for user, list := range lists {
+			found[user] = userKeys{nids[user], list.devices, list.crossSigning}
+		}
+		return out.add(tx, viewer, found, missing)
 	})
 }
 
@@ -184,46 +183,46 @@ func (s *Service) cached(ctx context.Context, viewer Device, wanted map[id.UserI
 	missing = map[id.UserID][]id.DeviceID{}
 	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
 		asked = tx.Settled()
+		found, err := freshKeys(tx, viewer, wanted)
 		for user, devices := range wanted {
-			nid, fresh, err := freshList(tx, viewer, user)
-			if err != nil {
-				return err
-			}
-			if !fresh {
+			if _, fresh := found[user]; !fresh {
 				missing[user] = devices
-				continue
-			}
-			rows, err := tx.RemoteDevices(nid)
-			if err != nil {
-				return err
-			}
-			keys, err := tx.CrossSigningKeys(nid)
-			if err != nil {
-				return err
-			}
-			if err := out.add(tx, viewer, user, nid, rows, keys, devices); err != nil {
-				return err
 			}
 		}
-		return nil
+		if err != nil {
+			return err
+		}
+		return out.add(tx, viewer, found, wanted)
 	})
 	return missing, asked, err
 }
 
-// freshList tells whether the cached devices of a user are what the user's server would say. It tells this one of changes
-// only so long as a room is shared, so both must have been in one room ever since the list was asked for. That the viewer
-// must be one of those who were keeps the cache from telling anybody of people whom they do not meet.
-func freshList(tx *storage.Tx, viewer Device, user id.UserID) (nid int64, fresh bool, err error) {
-	nid, found, err := tx.LookupUser(string(user))
-	if err != nil || !found {
-		return 0, false, err
+// freshKeys reads the cached keys of those users whose cache is what their servers would say. A server tells this one of
+// changes only while a room is shared, so both must have been in one room ever since the list was asked for. The viewer
+// must be one of those who were, so that the cache tells nobody of people whom they do not meet.
+func freshKeys(tx *storage.Tx, viewer Device, wanted map[id.UserID][]id.DeviceID) (map[id.UserID]userKeys, error) {
+	nids, err := lookUp(tx, wanted)
+	if err != nil {
+		return nil, err
 	}
-	list, found, err := tx.RemoteList(nid)
-	if err != nil || !found || list.Asked == 0 {
-		return nid, false, err
+	fresh, err := tx.FreshLists(viewer.UserNID, slices.Collect(maps.Values(nids)))
+	if err != nil {
+		return nil, err
 	}
-	fresh, err = tx.MetSince(viewer.UserNID, nid, list.Asked)
-	return nid, fresh, err
+	devices, err := tx.RemoteDevices(fresh)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := tx.CrossSigningKeysOf(fresh)
+	names := make(map[int64]id.UserID, len(nids))
+	for user, nid := range nids {
+		names[nid] = user
+	}
+	found := make(map[id.UserID]userKeys, len(fresh))
+	for _, nid := range fresh {
+		found[names[nid]] = userKeys{nid, devices[nid], keys[nid]}
+	}
+	return found, err
 }
 
 // askKeys asks a server for all devices of some of its users.
@@ -365,7 +364,7 @@ func (u *UserDevices) read(tx *storage.Tx, nid int64) (err error) {
 		return err
 	}
 	keys := newKeys()
-	if err := keys.addUser(tx, Device{}, u.UserID, nil); err != nil {
+	if err := keys.addLocal(tx, Device{}, map[id.UserID][]id.DeviceID{u.UserID: nil}); err != nil {
 		return err
 	}
 	rows, err := tx.UserDeviceKeys(nid)

@@ -225,7 +225,8 @@ func TestDevicesOfOtherServersAreCachedWhileARoomIsShared(t *testing.T) {
 	}
 	f.read(func(tx *storage.Tx) error {
 		nid, _, err := tx.LookupUser(string(far))
-		rows, _ := tx.RemoteDevices(nid)
+		all, _ := tx.RemoteDevices([]int64{nid})
+		rows := all[nid]
 		if len(rows) != 0 {
 			t.Errorf("devices of somebody whom nobody meets are kept: %v", rows)
 		}

@@ -147,12 +147,12 @@ func (l deviceList) store(tx *storage.Tx, nid int64, asked storage.Pos) (changed
 }
 
 func (l deviceList) storeDevices(tx *storage.Tx, nid int64) (changed bool, err error) {
-	rows, err := tx.RemoteDevices(nid)
+	all, err := tx.RemoteDevices([]int64{nid})
 	if err != nil {
 		return false, err
 	}
-	gone := make(map[string]storage.UserDeviceKeys, len(rows))
-	for _, r := range rows {
+	gone := make(map[string]storage.UserDeviceKeys, len(all[nid]))
+	for _, r := range all[nid] {
 		gone[r.DeviceID] = r
 	}
 	for _, d := range l.devices {

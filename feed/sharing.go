@@ -123,16 +123,9 @@ func (b *builder) onlyNew() error {
 		return nil
 	}
 	return b.read(func(tx *storage.Tx) error {
-		for user, nid := range b.shared.come {
-			newly, err := b.newlyMet(tx, user, nid)
-			if err != nil {
-				return err
-			}
-			if !newly {
-				delete(b.shared.come, user)
-			}
-		}
-		return nil
+		met, err := b.newlyMet(tx)
+		maps.DeleteFunc(b.shared.come, func(_ id.UserID, nid int64) bool { return !met[nid] })
+		return err
 	})
 }
 
@@ -141,27 +134,29 @@ func (b *builder) meets(user id.UserID) bool {
 	return b.anyRoom(func(room *rooms.Room) bool { return room.Membership(user) == rooms.Join })
 }
 
-// newlyMet tells whether there is a room which both are in and one of them joined after the token.
-func (b *builder) newlyMet(tx *storage.Tx, user id.UserID, nid int64) (bool, error) {
+// newlyMet finds, among those who came, the ones with whom the user is in a room that one of them joined after the token.
+func (b *builder) newlyMet(tx *storage.Tx) (map[int64]bool, error) {
+	met := map[int64]bool{}
 	for _, j := range b.rooms.joined {
-		m := j.room.MemberOf(user)
-		switch {
-		case m == nil || m.Membership != rooms.Join:
-			continue
-		case j.fresh, m.Changed > b.since.Pos && m.Changed == j.room.Completed():
-			return true, nil
-		case m.Changed <= b.since.Pos:
-			continue
+		var unsure []int64
+		for user, nid := range b.shared.come {
+			switch m := j.room.MemberOf(user); {
+			case met[nid] || m == nil || m.Membership != rooms.Join:
+			case j.fresh, m.Changed > b.since.Pos && m.Changed == j.room.Completed():
+				met[nid] = true
+			case m.Changed > b.since.Pos: // joined, or only with a new name
+				unsure = append(unsure, nid)
+			}
 		}
-		since, err := tx.JoinedSince(nid, j.Room)
+		joined, err := tx.JoinedAfter(j.Room, unsure, b.since.Pos)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
-		if since > b.since.Pos {
-			return true, nil
+		for _, nid := range joined {
+			met[nid] = true
 		}
 	}
-	return false, nil
+	return met, nil
 }
 
 // deviceLists turns that, and the changes of devices, into the two lists.
@@ -178,14 +173,11 @@ func (b *builder) deviceLists() error {
 	}
 	if len(b.own.deviceChanges) > 0 {
 		err := b.read(func(tx *storage.Tx) error {
-			for _, nid := range b.own.deviceChanges {
-				user, err := tx.UserID(nid)
-				if err != nil {
-					return err
-				}
+			users, err := tx.UserIDs(b.own.deviceChanges)
+			for _, user := range users {
 				changed[id.UserID(user)] = true
 			}
-			return nil
+			return err
 		})
 		if err != nil {
 			return err

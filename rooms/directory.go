@@ -172,12 +172,12 @@ func (s *Service) publishedRooms(ctx context.Context, q *PublicRoomsQuery) ([]Pu
 	if err != nil {
 		return nil, err
 	}
+	rooms, err := s.RoomsByNID(ctx, nids)
+	if err != nil {
+		return nil, err
+	}
 	out := []PublicRoom{}
-	for _, nid := range nids {
-		r, err := s.RoomByNID(ctx, nid)
-		if err != nil {
-			return nil, err
-		}
+	for _, r := range rooms {
 		if q.Federated && !r.federated() {
 			continue
 		}

@@ -302,8 +302,9 @@ func (w *walk) advance(ctx context.Context) (*SpaceRoom, error) {
 		room.ChildrenState = states(children)
 		if at.depth < w.q.MaxDepth {
 			w.push(children, at.depth+1, space)
+			err = w.svc.preload(ctx, w.ahead())
 		}
-		return room, nil
+		return room, err
 	}
 	return nil, nil
 }
@@ -317,6 +318,15 @@ func (w *walk) push(children []child, depth int, space *remoteSpace) {
 	for _, c := range children {
 		w.seen[c.StateKey] = true
 	}
+}
+
+// ahead lists the rooms that the walk comes to next.
+func (w *walk) ahead() []id.RoomID {
+	var rooms []id.RoomID
+	for _, at := range slices.Backward(w.next[max(0, len(w.next)-maxLoad):]) {
+		rooms = append(rooms, at.room)
+	}
+	return rooms
 }
 
 // look finds a room here or elsewhere; nil where nobody shows it.

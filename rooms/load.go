@@ -59,6 +59,23 @@ func (s *Service) RoomsByNID(ctx context.Context, nids []int64) ([]*Room, error)
 	return found, nil
 }
 
+// preload brings those of some rooms that this server knows into memory, at most maxLoad.
+func (s *Service) preload(ctx context.Context, rooms []id.RoomID) error {
+	missing := make([]string, 0, len(rooms))
+	for _, roomID := range rooms {
+		if s.cache.byID(roomID) == nil {
+			missing = append(missing, string(roomID))
+		}
+	}
+	if len(missing) < 2 {
+		return nil
+	}
+	_, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) {
+		return tx.RoomsByID(missing[:min(len(missing), maxLoad)])
+	})
+	return err
+}
+
 // errNoRoom is what is known of a room that this server does not know.
 func errNoRoom() error { return mxerr.NotFound("There is no such room on this server") }
 

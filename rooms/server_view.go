@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
-	"strings"
 
 	"maunium.net/go/mautrix/id"
 
@@ -32,8 +32,7 @@ type serverView struct {
 	room   *Room
 	server string
 	tx     *storage.Tx
-	seen   map[int64]bool // by state before the event
-	was    map[int64]bool // in which of these states the server had a user in the room
+	states map[int64]serverState // before the events that prepare was given
 	policy expiry.Policy
 }
 
@@ -47,15 +46,91 @@ func (s *Service) forServer(ctx context.Context, origin string, room id.RoomID, 
 		return mxerr.Forbidden("Your server is not in the room")
 	}
 	return s.db.Read(ctx, func(tx *storage.Tx) error {
-		return f(&serverView{svc: s, room: r, server: origin, tx: tx, seen: map[int64]bool{}, was: map[int64]bool{}, policy: r.Retention()})
+		return f(&serverView{svc: s, room: r, server: origin, tx: tx, states: map[int64]serverState{}, policy: r.Retention()})
 	})
 }
 
-// shown is an event as the server gets it.
+// serverState is what decides in a state whether the server sees what is said in it.
+type serverState struct {
+	history         visibility.History
+	joined, invited bool // one of its users was
+}
+
+func (st serverState) visible() bool {
+	switch st.history {
+	case visibility.Joined:
+		return st.joined
+	case visibility.Invited:
+		return st.joined || st.invited
+	}
+	return true
+}
+
+// prepare reads what sees asks of the states before some events, all at once.
+func (v *serverView) prepare(events []*Event) error {
+	var wanted []storage.StateKey
+	for _, e := range events {
+		if _, known := v.states[e.Snapshot]; !known && e.Snapshot != 0 && !v.concerns(e) {
+			v.states[e.Snapshot] = serverState{history: visibility.Shared}
+			wanted = append(wanted, storage.StateKey{Snapshot: e.Snapshot, Type: typeHistoryVisibility})
+		}
+	}
+	positions, err := v.tx.StateKeysOf(wanted)
+	if err != nil {
+		return err
+	}
+	histories, err := v.room.eventsAt(v.tx, slices.Collect(maps.Values(positions)))
+	if err != nil {
+		return err
+	}
+	for key, pos := range positions {
+		if e := histories[pos]; e != nil {
+			v.states[key.Snapshot] = serverState{history: visibility.ParseHistory(e.Content())}
+		}
+	}
+	return v.prepareMembers(events)
+}
+
+// prepareMembers finds out in which of the states the server had users, where that decides.
+func (v *serverView) prepareMembers(events []*Event) error {
+	var snapshots []int64
+	for _, e := range events {
+		if st, known := v.states[e.Snapshot]; known && (v.erased(e) && !st.joined || !st.visible()) {
+			snapshots = append(snapshots, e.Snapshot)
+		}
+	}
+	if len(snapshots) == 0 {
+		return nil
+	}
+	positions, err := v.tx.MembersOfServer(snapshots, v.server)
+	if err != nil {
+		return err
+	}
+	var all []storage.Pos
+	for _, list := range positions {
+		all = append(all, list...)
+	}
+	members, err := v.room.eventsAt(v.tx, all)
+	if err != nil {
+		return err
+	}
+	for nid, list := range positions {
+		st := v.states[nid]
+		for _, pos := range list {
+			if e := members[pos]; e != nil {
+				m := membershipOf(e)
+				st.joined, st.invited = st.joined || m == visibility.Join, st.invited || m == visibility.Invite
+			}
+		}
+		v.states[nid] = st
+	}
+	return nil
+}
+
+// shown is an event, which prepare was given, as the server gets it.
 func (v *serverView) shown(e *Event) (json.RawMessage, error) {
-	visible, err := v.sees(e)
-	if err != nil || visible {
-		return e.JSON(), err
+	if v.sees(e) {
+		return e.JSON(), nil
 	}
 	pruned, err := e.Redact()
 	if err != nil {
@@ -64,21 +139,17 @@ func (v *serverView) shown(e *Event) (json.RawMessage, error) {
 	return pruned.JSON(), nil
 }
 
-// sees tells whether the server may see what an event says. Of state events too: what is left of those that it may not see is
-// what the rules of rooms need.
-func (v *serverView) sees(e *Event) (bool, error) {
+// sees reports whether the server may see what an event says, which prepare was given. That holds for state events too: what
+// is left of those that it may not see is what the rules of rooms need.
+func (v *serverView) sees(e *Event) bool {
 	switch {
 	case v.expired(e):
-		return false, nil
+		return false
 	case v.concerns(e), e.Snapshot == 0:
-		return true, nil
+		return true
 	}
-	if at, erased := v.svc.erasedAt(e.SenderNID); erased && e.Pos < at {
-		if was, err := remembered(v.was, e.Snapshot, func() (bool, error) { return v.hadMember(e.Snapshot, false) }); err != nil || !was {
-			return false, err
-		}
-	}
-	return remembered(v.seen, e.Snapshot, func() (bool, error) { return v.saw(e.Snapshot) })
+	st := v.states[e.Snapshot]
+	return st.visible() && (st.joined || !v.erased(e))
 }
 
 // expired reports whether an event is a message whose time is over.
@@ -86,66 +157,22 @@ func (v *serverView) expired(e *Event) bool {
 	return e.Flags&storage.SkeletonEvent != 0 || !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.Now())
 }
 
-// concerns tells whether an event is by a user of the server, or about one.
+// erased reports whether the sender asked for erasure after the event: then only servers that were in the room see it.
+func (v *serverView) erased(e *Event) bool {
+	at, erased := v.svc.erasedAt(e.SenderNID)
+	return erased && e.Pos < at
+}
+
+// concerns reports whether an event is by a user of the server, or about one.
 func (v *serverView) concerns(e *Event) bool {
 	key, isState := e.StateKey()
 	return serverOf(string(e.Sender())) == v.server || isState && e.Type() == typeMember && serverOf(key) == v.server
 }
 
-// remembered is an answer that was found before, or is found now.
-func remembered(known map[int64]bool, snapshot int64, find func() (bool, error)) (answer bool, err error) {
-	answer, ok := known[snapshot]
-	if !ok {
-		answer, err = find()
-		known[snapshot] = answer
-	}
-	return answer, err
-}
-
-// saw tells whether the history visibility in a state lets the server see what is said in it.
-func (v *serverView) saw(snapshot int64) (bool, error) {
-	pos, err := v.tx.StateKeyOf(snapshot, typeHistoryVisibility, "")
-	if err != nil {
-		return false, err
-	}
-	history := visibility.Shared
-	if pos != 0 {
-		events, err := v.room.eventsAt(v.tx, []storage.Pos{pos})
-		if err != nil {
-			return false, err
-		}
-		if e := events[pos]; e != nil {
-			history = visibility.ParseHistory(e.Content())
-		}
-	}
-	if history == visibility.Shared || history == visibility.WorldReadable {
-		return true, nil
-	}
-	return v.hadMember(snapshot, history == visibility.Invited)
-}
-
-// hadMember tells whether a user of the server was joined, or invited where that is enough.
-func (v *serverView) hadMember(snapshot int64, invited bool) (bool, error) {
-	entries, err := v.tx.StateOf(snapshot)
-	if err != nil {
-		return false, err
-	}
-	var positions []storage.Pos
-	for _, e := range entries {
-		if e.Type == typeMember && strings.HasSuffix(e.Key, ":"+v.server) && serverOf(e.Key) == v.server {
-			positions = append(positions, e.Position)
-		}
-	}
-	events, err := v.room.eventsAt(v.tx, positions)
-	for _, e := range events {
-		if m := membershipOf(e); m == visibility.Join || invited && m == visibility.Invite {
-			return true, err
-		}
-	}
-	return false, err
-}
-
 func (v *serverView) all(events []*Event) ([]json.RawMessage, error) {
+	if err := v.prepare(events); err != nil {
+		return nil, err
+	}
 	out := make([]json.RawMessage, 0, len(events))
 	for _, e := range events {
 		raw, err := v.shown(e)
@@ -196,7 +223,10 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 		if v.expired(e) {
 			return errNoEvent() // not even its type; what keeps the graph whole comes with the events around it
 		}
-		raw, err = v.shown(e)
+		raws, err := v.all([]*Event{e})
+		if err == nil {
+			raw = raws[0]
+		}
 		return err
 	})
 	return raw, err
@@ -342,51 +372,88 @@ func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q M
 
 // walk goes back over the graph as far as want lets it: the deepest events first, or those first that are the fewest steps away.
 func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(*Event) bool) (out []*Event, err error) {
-	queued := map[id.EventID]bool{}
-	var queue []*Event // the next one last
-	add := func(ids []id.EventID) error {
-		var fresh []string
-		for _, eventID := range ids {
-			if !queued[eventID] {
-				queued[eventID] = true
-				fresh = append(fresh, string(eventID))
-			}
-		}
-		rows, err := v.tx.EventsByID(v.room.nid, fresh)
-		if err != nil {
-			return err
-		}
-		for i := range rows {
-			if rows[i].Flags&(storage.OutlierEvent|storage.RejectedEvent) != 0 {
-				continue
-			}
-			e, err := fromRow(v.room.version, &rows[i])
-			if err != nil {
-				return err
-			}
-			at := 0
-			if !nearest {
-				at, _ = slices.BinarySearchFunc(queue, e, deeper)
-			}
-			queue = slices.Insert(queue, at, e)
-		}
-		return nil
-	}
-	if err := add(from); err != nil {
+	w := serverWalk{v: v, nearest: nearest, queued: map[id.EventID]bool{}}
+	if err := w.add(from); err != nil {
 		return nil, err
 	}
-	for looked := 0; len(queue) > 0 && len(out) < limit && looked < maxServerWalk; looked++ {
-		e := queue[len(queue)-1]
-		queue = queue[:len(queue)-1]
+	if err := w.readAhead(limit); err != nil {
+		return nil, err
+	}
+	for looked := 0; len(w.queue) > 0 && len(out) < limit && looked < maxServerWalk; looked++ {
+		e := w.queue[len(w.queue)-1]
+		w.queue = w.queue[:len(w.queue)-1]
 		if !want(e) {
 			continue
 		}
 		out = append(out, e)
-		if err := add(e.PrevEvents()); err != nil {
+		if err := w.add(e.PrevEvents()); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// serverWalk is a walk in progress.
+type serverWalk struct {
+	v       *serverView
+	nearest bool
+	queued  map[id.EventID]bool
+	queue   []*Event // the next one last
+	ahead   map[id.EventID]storage.EventRow
+}
+
+// readAhead reads what stands before the newest queued event in the timeline: most of the walk leads there.
+func (w *serverWalk) readAhead(limit int) error {
+	var newest int64
+	for _, e := range w.queue {
+		newest = max(newest, e.Order)
+	}
+	if newest == 0 || limit < 2 {
+		return nil
+	}
+	rows, err := w.v.tx.Timeline(w.v.room.nid, 0, newest-1, true, limit)
+	w.ahead = make(map[id.EventID]storage.EventRow, len(rows))
+	for _, row := range rows {
+		w.ahead[id.EventID(row.EventID)] = row
+	}
+	return err
+}
+
+// add queues events that were not queued before.
+func (w *serverWalk) add(ids []id.EventID) error {
+	var rows []storage.EventRow
+	var unread []string
+	for _, eventID := range ids {
+		if w.queued[eventID] {
+			continue
+		}
+		w.queued[eventID] = true
+		if row, ok := w.ahead[eventID]; ok {
+			rows = append(rows, row)
+		} else {
+			unread = append(unread, string(eventID))
+		}
+	}
+	more, err := w.v.tx.EventsByID(w.v.room.nid, unread)
+	if err != nil {
+		return err
+	}
+	rows = append(rows, more...)
+	for i := range rows {
+		if rows[i].Flags&(storage.OutlierEvent|storage.RejectedEvent) != 0 {
+			continue
+		}
+		e, err := fromRow(w.v.room.version, &rows[i])
+		if err != nil {
+			return err
+		}
+		at := 0
+		if !w.nearest {
+			at, _ = slices.BinarySearchFunc(w.queue, e, deeper)
+		}
+		w.queue = slices.Insert(w.queue, at, e)
+	}
+	return nil
 }
 
 func deeper(a, b *Event) int {
@@ -423,7 +490,7 @@ func (v *serverView) closest(ts int64, backwards bool) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	var best *Event
+	var near []*Event
 	for i := range rows {
 		if rows[i].Flags&storage.HiddenEvent != 0 {
 			continue
@@ -432,14 +499,16 @@ func (v *serverView) closest(ts int64, backwards bool) (*Event, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !onSide(e, ts, backwards) || best != nil && !closer(e, best, backwards) {
-			continue
+		if onSide(e, ts, backwards) {
+			near = append(near, e)
 		}
-		seen, err := v.sees(e)
-		if err != nil {
-			return nil, err
-		}
-		if seen {
+	}
+	if err := v.prepare(near); err != nil {
+		return nil, err
+	}
+	var best *Event
+	for _, e := range near {
+		if (best == nil || closer(e, best, backwards)) && v.sees(e) {
 			best = e
 		}
 	}

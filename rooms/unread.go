@@ -273,17 +273,18 @@ func (l *unreadList) nameRoots(tx *storage.Tx) error {
 	if tx == nil {
 		return errNeedTx
 	}
-	for _, root := range l.unnamed() {
-		eventID, err := tx.EventIDAt(root)
-		if err != nil {
-			return err
-		}
-		if l.roots == nil {
-			l.roots = map[storage.Pos]id.EventID{}
-		}
-		l.roots[root] = id.EventID(eventID)
+	if l.roots == nil {
+		l.roots = map[storage.Pos]id.EventID{}
 	}
-	return nil
+	unnamed := l.unnamed()
+	names, err := tx.EventNames(unnamed)
+	for _, root := range unnamed {
+		l.roots[root] = "" // one that is gone
+	}
+	for _, e := range names {
+		l.roots[e.Position] = id.EventID(e.EventID)
+	}
+	return err
 }
 
 func (l *unreadList) unnamed() (roots []storage.Pos) {

@@ -1,5 +1,7 @@
 package storage
 
+import "slices"
+
 // KeyJSON is one uploaded key with what names it.
 type KeyJSON struct {
 	Algorithm string
@@ -29,15 +31,37 @@ type UserDeviceKeys struct {
 	JSON        string
 }
 
-const userDeviceKeysQuery = `SELECT d.device_id, coalesce(d.display_name, ''), k.json
-FROM device_keys k JOIN devices d ON d.nid = k.device_nid WHERE k.user_nid = $1 ORDER BY k.device_nid`
+const userDeviceKeysQuery = `SELECT k.user_nid, d.device_id, coalesce(d.display_name, ''), k.json
+FROM device_keys k JOIN devices d ON d.nid = k.device_nid WHERE k.user_nid IN `
 
-// UserDeviceKeys lists the devices of a user that have identity keys. It rides device_keys_by_user.
+// UserDeviceKeys lists the devices of a user that have identity keys.
 func (tx *Tx) UserDeviceKeys(user int64) ([]UserDeviceKeys, error) {
-	return collect(tx, func(r Row) (k UserDeviceKeys, err error) {
-		err = r.Scan(&k.DeviceID, &k.DisplayName, &k.JSON)
-		return k, err
-	}, userDeviceKeysQuery, user)
+	all, err := tx.UserDeviceKeysOf([]int64{user})
+	return all[user], err
+}
+
+// UserDeviceKeysOf is UserDeviceKeys for several users. It rides device_keys_by_user.
+func (tx *Tx) UserDeviceKeysOf(users []int64) (map[int64][]UserDeviceKeys, error) {
+	return tx.deviceKeys(users, userDeviceKeysQuery, ` ORDER BY k.device_nid`)
+}
+
+// deviceKeys runs a query for devices that ends in a list of users.
+func (tx *Tx) deviceKeys(users []int64, query, order string) (map[int64][]UserDeviceKeys, error) {
+	out := map[int64][]UserDeviceKeys{}
+	for part := range slices.Chunk(users, maxIn) {
+		list, args := In(1, part)
+		err := tx.each(func(r Row) error {
+			var user int64
+			var k UserDeviceKeys
+			err := r.Scan(&user, &k.DeviceID, &k.DisplayName, &k.JSON)
+			out[user] = append(out[user], k)
+			return err
+		}, query+list+order, args...)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 const oneTimeKeyQuery = `SELECT json FROM one_time_keys WHERE device_nid = $1 AND algorithm = $2 AND key_id = $3`
@@ -160,14 +184,30 @@ func (tx *Tx) SetCrossSigningKey(user int64, usage, json string) error {
 
 // CrossSigningKeys maps usage to JSON.
 func (tx *Tx) CrossSigningKeys(user int64) (map[string]string, error) {
-	keys := map[string]string{}
-	_, err := collect(tx, func(r Row) (struct{}, error) {
-		var usage, json string
-		err := r.Scan(&usage, &json)
-		keys[usage] = json
-		return struct{}{}, err
-	}, `SELECT usage, json FROM cross_signing_keys WHERE user_nid = $1`, user)
-	return keys, err
+	all, err := tx.CrossSigningKeysOf([]int64{user})
+	return all[user], err
+}
+
+// CrossSigningKeysOf is CrossSigningKeys for several users.
+func (tx *Tx) CrossSigningKeysOf(users []int64) (map[int64]map[string]string, error) {
+	out := map[int64]map[string]string{}
+	for part := range slices.Chunk(users, maxIn) {
+		list, args := In(1, part)
+		err := tx.each(func(r Row) error {
+			var user int64
+			var usage, json string
+			err := r.Scan(&user, &usage, &json)
+			if out[user] == nil {
+				out[user] = map[string]string{}
+			}
+			out[user][usage] = json
+			return err
+		}, `SELECT user_nid, usage, json FROM cross_signing_keys WHERE user_nid IN `+list, args...)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // KeySignature is one signature over another key.
@@ -188,16 +228,27 @@ func (tx *Tx) AddKeySignature(target int64, s KeySignature) error {
 	return err
 }
 
-const keySignaturesQuery = `SELECT s.target_key, s.signer_nid, u.user_id, s.key_id, s.signature
+const keySignaturesQuery = `SELECT s.target_nid, s.target_key, s.signer_nid, u.user_id, s.key_id, s.signature
 FROM key_signatures s JOIN users u ON u.nid = s.signer_nid
-WHERE s.target_nid = $1 AND s.signer_nid IN ($1, $2) ORDER BY s.target_key, s.signer_nid, s.key_id`
+WHERE s.signer_nid IN (s.target_nid, $1) AND s.target_nid IN `
 
-// KeySignatures lists the signatures on target's keys that viewer may see: target's own and viewer's.
-func (tx *Tx) KeySignatures(target, viewer int64) ([]KeySignature, error) {
-	return collect(tx, func(r Row) (s KeySignature, err error) {
-		err = r.Scan(&s.TargetKey, &s.Signer, &s.SignerID, &s.KeyID, &s.Signature)
-		return s, err
-	}, keySignaturesQuery, target, viewer)
+// KeySignatures lists the signatures on the keys of some users that viewer may see: their own and viewer's, by user.
+func (tx *Tx) KeySignatures(viewer int64, targets []int64) (map[int64][]KeySignature, error) {
+	out := map[int64][]KeySignature{}
+	for part := range slices.Chunk(targets, maxIn) {
+		list, args := In(2, part)
+		err := tx.each(func(r Row) error {
+			var target int64
+			var s KeySignature
+			err := r.Scan(&target, &s.TargetKey, &s.Signer, &s.SignerID, &s.KeyID, &s.Signature)
+			out[target] = append(out[target], s)
+			return err
+		}, keySignaturesQuery+list+` ORDER BY s.target_key, s.signer_nid, s.key_id`, append([]any{viewer}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // DeleteKeySignatures forgets the signatures on one key, when it is replaced.

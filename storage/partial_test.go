@@ -82,8 +82,11 @@ func TestDeviceChangesAreNewsAgainForWhoBecameKnown(t *testing.T) {
 		if news := got[[]int64](t)(tx.DeviceListChanges(1, changed, changed+100)); !slices.Equal(news, []int64{2}) {
 			t.Errorf("news of %v", news)
 		}
-		if joined := got[storage.Pos](t)(tx.JoinedSince(2, 5)); joined != 1 {
-			t.Errorf("joined since %d", joined)
+		if joined := got[[]int64](t)(tx.JoinedAfter(5, []int64{2, 3}, 0)); !slices.Contains(joined, 2) {
+			t.Errorf("%v have joined after 0", joined)
+		}
+		if joined := got[[]int64](t)(tx.JoinedAfter(5, []int64{2, 3}, 1)); slices.Contains(joined, 2) {
+			t.Errorf("%v have joined after 1", joined)
 		}
 		return nil
 	})

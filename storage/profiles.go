@@ -8,12 +8,24 @@ type ProfileField struct {
 	Value string // JSON
 }
 
-// Profile lists the fields of a user's profile by name. It rides the primary key.
+// Profile lists a user's profile fields by name.
 func (tx *Tx) Profile(user int64) ([]ProfileField, error) {
-	return collect(tx, func(r Row) (f ProfileField, err error) {
-		err = r.Scan(&f.Name, &f.Value)
-		return f, err
-	}, `SELECT name, value FROM profile_fields WHERE user_nid = $1 ORDER BY name`, user)
+	all, err := tx.Profiles([]int64{user})
+	return all[user], err
+}
+
+// Profiles is Profile for several users. It rides the primary key.
+func (tx *Tx) Profiles(users []int64) (map[int64][]ProfileField, error) {
+	list, args := In(1, users)
+	out := map[int64][]ProfileField{}
+	err := tx.each(func(r Row) error {
+		var user int64
+		var f ProfileField
+		err := r.Scan(&user, &f.Name, &f.Value)
+		out[user] = append(out[user], f)
+		return err
+	}, `SELECT user_nid, name, value FROM profile_fields WHERE user_nid IN `+list+` ORDER BY name`, args...)
+	return out, err
 }
 
 const setProfileFieldQuery = `INSERT INTO profile_fields (user_nid, name, value) VALUES ($1, $2, $3)

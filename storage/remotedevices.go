@@ -1,5 +1,7 @@
 package storage
 
+import "slices"
+
 // Device lists across servers.
 
 // DeviceListUpdate is a change of a local user's devices that other servers are to be told of.
@@ -145,12 +147,9 @@ func (tx *Tx) DropRemoteList(user int64) error {
 	return nil
 }
 
-// RemoteDevices lists the cached devices of a user of another server by id. It rides the primary key.
-func (tx *Tx) RemoteDevices(user int64) ([]UserDeviceKeys, error) {
-	return collect(tx, func(r Row) (k UserDeviceKeys, err error) {
-		err = r.Scan(&k.DeviceID, &k.DisplayName, &k.JSON)
-		return k, err
-	}, `SELECT device_id, display_name, json FROM remote_devices WHERE user_nid = $1 ORDER BY device_id`, user)
+// RemoteDevices lists the cached devices of users of other servers, by user and by id. It rides the primary key.
+func (tx *Tx) RemoteDevices(users []int64) (map[int64][]UserDeviceKeys, error) {
+	return tx.deviceKeys(users, `SELECT user_nid, device_id, display_name, json FROM remote_devices WHERE user_nid IN `, ` ORDER BY device_id`)
 }
 
 // CountRemoteDevices counts them.
@@ -180,15 +179,25 @@ func (tx *Tx) DeleteCrossSigningKey(user int64, usage string) error {
 	return err
 }
 
-const metSinceQuery = `SELECT 1 FROM memberships mine JOIN memberships theirs ON theirs.room_nid = mine.room_nid
-WHERE mine.user_nid = $1 AND mine.membership = 'join' AND mine.joined_pos <= CAST($3 AS BIGINT)
-AND theirs.user_nid = $2 AND theirs.membership = 'join' AND theirs.joined_pos <= CAST($3 AS BIGINT) LIMIT 1`
+const freshListsQuery = `SELECT l.user_nid FROM remote_device_lists l
+WHERE l.asked > 0 AND EXISTS (SELECT 1 FROM memberships mine JOIN memberships theirs ON theirs.room_nid = mine.room_nid
+ WHERE mine.user_nid = $1 AND mine.membership = 'join' AND mine.joined_pos <= l.asked
+ AND theirs.user_nid = l.user_nid AND theirs.membership = 'join' AND theirs.joined_pos <= l.asked)
+AND l.user_nid IN `
 
-// MetSince tells whether two users are joined to the same room, both since before a position without a break. It rides the
-// primary key.
-func (tx *Tx) MetSince(a, b int64, since Pos) (bool, error) {
-	_, found, err := one(tx, scanInt64, metSinceQuery, a, b, int64(since))
-	return found, err
+// FreshLists finds, among users of other servers, those whose list of devices was asked for while they and viewer were in
+// one room, where both have been ever since. It rides the primary keys.
+func (tx *Tx) FreshLists(viewer int64, users []int64) ([]int64, error) {
+	var out []int64
+	for part := range slices.Chunk(users, maxIn) {
+		list, args := In(2, part)
+		found, err := collect(tx, scanInt64, freshListsQuery+list, append([]any{viewer}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found...)
+	}
+	return out, nil
 }
 
 // DeviceListPosition is when a user's devices last changed, as far as this server was told; 0: never.

@@ -56,6 +56,12 @@ func (tx *Tx) RoomByNID(nid int64) (RoomRow, bool, error) {
 	return one(tx, scanRoom, roomColumns+` WHERE nid = $1`, nid)
 }
 
+// RoomsByID finds rooms, in no particular order.
+func (tx *Tx) RoomsByID(ids []string) ([]RoomRow, error) {
+	list, args := In(1, ids)
+	return collect(tx, scanRoom, roomColumns+` WHERE room_id IN `+list, args...)
+}
+
 // RoomsByNID finds rooms by their short names, in no particular order.
 func (tx *Tx) RoomsByNID(nids []int64) ([]RoomRow, error) {
 	list, args := In(1, nids)

@@ -3,6 +3,7 @@ package storage
 import (
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Entries of several states at once.
@@ -36,7 +37,7 @@ func (tx *Tx) StateKeysOf(wanted []StateKey) (map[StateKey]Pos, error) {
 			bySnapshot[w.Snapshot] = append(bySnapshot[w.Snapshot], w)
 		}
 	}
-	links, err := tx.stateLinks(bySnapshot)
+	links, err := tx.stateLinks(slices.Collect(maps.Keys(bySnapshot)))
 	if err != nil {
 		return nil, err
 	}
@@ -45,8 +46,8 @@ func (tx *Tx) StateKeysOf(wanted []StateKey) (map[StateKey]Pos, error) {
 		if l.prev != 0 {
 			continue
 		}
-		w := stateWalk{links: links, wanted: bySnapshot, now: map[StateKey][]Pos{}, found: found, rest: map[string][]StateKey{}}
-		w.from(nid)
+		w := stateWalk{links: links, wanted: bySnapshot, now: map[StateKey][]Pos{}, found: found}
+		visitStates(links, nid, w.enter, w.leave)
 		if err := tx.fullStateKeys(nid, w.rest, found); err != nil {
 			return nil, err
 		}
@@ -55,9 +56,10 @@ func (tx *Tx) StateKeysOf(wanted []StateKey) (map[StateKey]Pos, error) {
 }
 
 // stateLinks reads the chains of snapshots, down to the full ones.
-func (tx *Tx) stateLinks(of map[int64][]StateKey) (map[int64]*stateLink, error) {
+func (tx *Tx) stateLinks(of []int64) (map[int64]*stateLink, error) {
 	links := make(map[int64]*stateLink, len(of))
-	for nids := range slices.Chunk(slices.Sorted(maps.Keys(of)), maxChainIn) {
+	slices.Sort(of) // neighbours have most of their chains in common
+	for nids := range slices.Chunk(of, maxChainIn) {
 		list, args := In(1, nids)
 		q := `WITH RECURSIVE chain (nid, prev) AS (SELECT nid, prev FROM state_snapshots WHERE nid IN ` + list + stateChainsQuery
 		read := map[int64]*stateLink{}
@@ -93,35 +95,35 @@ func scanStateLink(r Row, into map[int64]*stateLink) error {
 	return nil
 }
 
-// stateWalk looks for entries in the snapshots over a full one. It visits each of them once, after the one below it.
-type stateWalk struct {
-	links  map[int64]*stateLink
-	wanted map[int64][]StateKey
-	now    map[StateKey][]Pos    // by type and key: what the snapshots down to the full one say of it, the topmost last
-	found  map[StateKey]Pos      // of those that are wanted
-	rest   map[string][]StateKey // of which none of them says anything, by type
-}
-
-// from visits a snapshot and all over it.
-func (w *stateWalk) from(nid int64) {
+// visitStates enters a full snapshot and all over it, each after the one below it, and leaves each after those over it.
+func visitStates(links map[int64]*stateLink, full int64, enter, leave func(nid int64)) {
 	type step struct {
 		nid  int64
 		back bool // everything over it was visited
 	}
-	for todo := []step{{nid: nid}}; len(todo) > 0; {
+	for todo := []step{{nid: full}}; len(todo) > 0; {
 		last := len(todo) - 1
 		at := todo[last]
 		if at.back {
 			todo = todo[:last]
-			w.leave(at.nid)
+			leave(at.nid)
 			continue
 		}
 		todo[last].back = true
-		w.enter(at.nid)
-		for _, nid := range w.links[at.nid].next {
+		enter(at.nid)
+		for _, nid := range links[at.nid].next {
 			todo = append(todo, step{nid: nid})
 		}
 	}
+}
+
+// stateWalk looks for entries in the snapshots over a full one.
+type stateWalk struct {
+	links  map[int64]*stateLink
+	wanted map[int64][]StateKey
+	now    map[StateKey][]Pos // by type and key: what the snapshots down to the full one say of it, the topmost last
+	found  map[StateKey]Pos   // of those that are wanted
+	rest   []StateKey         // of which none of them says anything
 }
 
 func (w *stateWalk) enter(nid int64) {
@@ -132,7 +134,7 @@ func (w *stateWalk) enter(nid int64) {
 	for _, k := range w.wanted[nid] {
 		switch here := w.now[StateKey{Type: k.Type, Key: k.Key}]; {
 		case len(here) == 0:
-			w.rest[k.Type] = append(w.rest[k.Type], k)
+			w.rest = append(w.rest, k)
 		case here[len(here)-1] != 0:
 			w.found[k] = here[len(here)-1]
 		}
@@ -146,33 +148,134 @@ func (w *stateWalk) leave(nid int64) {
 	}
 }
 
-const fullStateKeysQuery = `SELECT state_key, position FROM state_deltas WHERE snapshot = $1 AND type = $2 AND state_key IN `
+const (
+	fullTypesQuery = `SELECT type, state_key, position FROM state_deltas WHERE snapshot = $1 AND state_key = $2 AND type IN `
+	fullKeysQuery  = `SELECT type, state_key, position FROM state_deltas WHERE snapshot = $1 AND type = $2 AND state_key IN `
+)
 
-// fullStateKeys finds entries in a full snapshot.
-func (tx *Tx) fullStateKeys(full int64, wanted map[string][]StateKey, found map[StateKey]Pos) error {
-	for typ, all := range wanted {
-		for part := range slices.Chunk(all, maxIn) {
-			keys, byKey := []string{}, map[string][]StateKey{}
-			for _, w := range part {
-				if byKey[w.Key] == nil {
-					keys = append(keys, w.Key)
-				}
-				byKey[w.Key] = append(byKey[w.Key], w)
+// fullStateKeys finds entries in a full snapshot: in one statement those without a state key, and one for each type of the others.
+func (tx *Tx) fullStateKeys(full int64, wanted []StateKey, found map[StateKey]Pos) error {
+	asked := map[StateKey][]StateKey{} // by type and key
+	var types []string
+	keys := map[string][]string{}
+	for _, w := range wanted {
+		k := StateKey{Type: w.Type, Key: w.Key}
+		if asked[k] == nil {
+			if w.Key == "" {
+				types = append(types, w.Type)
+			} else {
+				keys[w.Type] = append(keys[w.Type], w.Key)
 			}
-			list, args := In(3, keys)
+		}
+		asked[k] = append(asked[k], w)
+	}
+	read := func(query, fixed string, values []string) error {
+		for part := range slices.Chunk(values, maxIn) {
+			list, args := In(3, part)
 			err := tx.each(func(r Row) error {
-				var key string
+				var k StateKey
 				var pos Pos
-				err := r.Scan(&key, &pos)
-				for _, w := range byKey[key] {
+				err := r.Scan(&k.Type, &k.Key, &pos)
+				for _, w := range asked[k] {
 					found[w] = pos
 				}
 				return err
-			}, fullStateKeysQuery+list, append([]any{full, typ}, args...)...)
+			}, query+list, append([]any{full, fixed}, args...)...)
 			if err != nil {
 				return err
 			}
 		}
+		return nil
+	}
+	if err := read(fullTypesQuery, "", types); err != nil {
+		return err
+	}
+	for typ, list := range keys {
+		if err := read(fullKeysQuery, typ, list); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// MembersOfServer finds the member events of a server's users in several states, by snapshot.
+func (tx *Tx) MembersOfServer(snapshots []int64, server string) (map[int64][]Pos, error) {
+	wanted := make(map[int64]bool, len(snapshots))
+	for _, nid := range snapshots {
+		wanted[nid] = true
+	}
+	links, err := tx.stateLinks(slices.Collect(maps.Keys(wanted)))
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[int64][]Pos, len(wanted))
+	for nid, l := range links {
+		if l.prev != 0 {
+			continue
+		}
+		w := memberWalk{links: links, wanted: wanted, suffix: ":" + server, out: out}
+		if w.now, err = tx.fullMembers(nid, w.suffix); err != nil {
+			return nil, err
+		}
+		visitStates(links, nid, w.enter, w.leave)
+	}
+	return out, nil
+}
+
+const fullMembersQuery = `SELECT state_key, position FROM state_deltas WHERE snapshot = $1 AND type = 'm.room.member'`
+
+// fullMembers reads the members of a full snapshot whose user ids end in a suffix.
+func (tx *Tx) fullMembers(full int64, suffix string) (map[string]Pos, error) {
+	out := map[string]Pos{}
+	err := tx.each(func(r Row) error {
+		var user string
+		var pos Pos
+		err := r.Scan(&user, &pos)
+		if strings.HasSuffix(user, suffix) {
+			out[user] = pos
+		}
+		return err
+	}, fullMembersQuery, full)
+	return out, err
+}
+
+// memberWalk carries the members of a server through the snapshots over a full one.
+type memberWalk struct {
+	links  map[int64]*stateLink
+	wanted map[int64]bool
+	suffix string
+	now    map[string]Pos // by user; 0: absent again
+	undo   []StateEntry   // what now held before each change that was entered
+	out    map[int64][]Pos
+}
+
+func (w *memberWalk) isMember(e StateEntry) bool {
+	return e.Type == "m.room.member" && strings.HasSuffix(e.Key, w.suffix)
+}
+
+func (w *memberWalk) enter(nid int64) {
+	for _, e := range w.links[nid].own {
+		if w.isMember(e) {
+			w.undo = append(w.undo, StateEntry{Key: e.Key, Position: w.now[e.Key]})
+			w.now[e.Key] = e.Position
+		}
+	}
+	if !w.wanted[nid] {
+		return
+	}
+	for _, pos := range w.now {
+		if pos != 0 {
+			w.out[nid] = append(w.out[nid], pos)
+		}
+	}
+}
+
+func (w *memberWalk) leave(nid int64) {
+	for _, e := range w.links[nid].own {
+		if w.isMember(e) {
+			before := w.undo[len(w.undo)-1]
+			w.undo = w.undo[:len(w.undo)-1]
+			w.now[before.Key] = before.Position
+		}
+	}
 }

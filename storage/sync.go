@@ -1,5 +1,7 @@
 package storage
 
+import "slices"
+
 // Queries of /sync over the core tables.
 
 // AccountDatum is one event of a user's account data.
@@ -106,11 +108,18 @@ func (tx *Tx) AddSyncFilter(user int64, json string, keep int) (int64, error) {
 	return nid, err
 }
 
-const joinedSinceQuery = `SELECT joined_pos FROM memberships WHERE user_nid = $1 AND room_nid = $2`
+const joinedAfterQuery = `SELECT user_nid FROM memberships WHERE room_nid = $1 AND joined_pos > $2 AND user_nid IN `
 
-// JoinedSince is the position since which a user is joined to a room without a break; 0 for one who is not. It rides the
-// primary key.
-func (tx *Tx) JoinedSince(user, room int64) (Pos, error) {
-	p, _, err := one(tx, scanInt64, joinedSinceQuery, user, room)
-	return Pos(p), err
+// JoinedAfter finds those of some users who joined a room after a position, and are still in it. It rides the primary key.
+func (tx *Tx) JoinedAfter(room int64, users []int64, since Pos) ([]int64, error) {
+	var out []int64
+	for part := range slices.Chunk(users, maxIn) {
+		list, args := In(3, part)
+		found, err := collect(tx, scanInt64, joinedAfterQuery+list, append([]any{room, int64(since)}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found...)
+	}
+	return out, nil
 }

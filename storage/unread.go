@@ -50,12 +50,6 @@ func (tx *Tx) EventPosition(room int64, eventID string) (Pos, bool, error) {
 	return Pos(p), found, err
 }
 
-// EventIDAt is the id of the event at a position; "" where there is none.
-func (tx *Tx) EventIDAt(p Pos) (string, error) {
-	s, _, err := one(tx, scanString, `SELECT event_id FROM events WHERE position = $1`, int64(p))
-	return s, err
-}
-
 // MembershipOf reads a user's membership of a room. It rides the primary key.
 func (tx *Tx) MembershipOf(user, room int64) (MemberRow, bool, error) {
 	return one(tx, func(r Row) (m MemberRow, err error) {

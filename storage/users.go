@@ -1,5 +1,7 @@
 package storage
 
+import "slices"
+
 const lookupUserQuery = `SELECT nid FROM users WHERE user_id = $1`
 
 // LookupUser finds the short name of a user id; false when nothing has named that user yet.
@@ -18,6 +20,39 @@ func (tx *Tx) UserNID(userID string) (int64, error) {
 	nid = int64(tx.NextPos())
 	_, err = tx.exec(insertUserQuery, nid, userID)
 	return nid, err
+}
+
+// LookupUsers finds the short names of user ids; those that nothing has named yet are left out.
+func (tx *Tx) LookupUsers(userIDs []string) (map[string]int64, error) {
+	out := make(map[string]int64, len(userIDs))
+	for part := range slices.Chunk(userIDs, maxIn) {
+		list, args := In(1, part)
+		err := tx.each(func(r Row) error {
+			var userID string
+			var nid int64
+			err := r.Scan(&userID, &nid)
+			out[userID] = nid
+			return err
+		}, `SELECT user_id, nid FROM users WHERE user_id IN `+list, args...)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// UserIDs finds the full ids of users by their short names, in no particular order.
+func (tx *Tx) UserIDs(nids []int64) ([]string, error) {
+	out := make([]string, 0, len(nids))
+	for part := range slices.Chunk(nids, maxIn) {
+		list, args := In(1, part)
+		ids, err := collect(tx, scanString, `SELECT user_id FROM users WHERE nid IN `+list, args...)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ids...)
+	}
+	return out, nil
 }
 
 // UserID is the full id of a user; "" when there is none with this short name.
