@@ -294,13 +294,13 @@ func (p *presence) newest() int64 {
 func (p *presence) since(serial int64) (int64, []int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var changed []int64
-	for i := len(p.recent) - 1; i >= 0 && p.recent[i].serial > serial; i-- {
-		if c := p.recent[i]; c.serial == c.user.serial {
+	first, _ := slices.BinarySearchFunc(p.recent, serial+1, func(c presenceChange, serial int64) int { return cmp.Compare(c.serial, serial) })
+	changed := make([]int64, 0, len(p.recent)-first)
+	for _, c := range p.recent[first:] {
+		if c.serial == c.user.serial {
 			changed = append(changed, c.user.nid)
 		}
 	}
-	slices.Reverse(changed)
 	return p.serial, changed
 }
 

@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"iter"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -12,32 +13,33 @@ import (
 // not here, as far as the server knows.
 const maxStalePresence = 500
 
-// presenceNews is the presence that is new to the client.
-func (b *builder) presenceNews() []presenceRecord {
+// presenceNews is the presence that is new to the client. Where hundreds come online at once everybody in their rooms is woken, so
+// the records are not gathered, but looked up one by one when they are written.
+func (b *builder) presenceNews() iter.Seq[presenceRecord] {
 	var users []int64
 	switch stale := b.since.Epoch != b.epoch || b.since.Presence < b.presenceFloor(); {
 	case b.initial:
 		b.next.Presence, users = b.Service.presence.here()
 	case stale:
 		b.next.Presence = b.Service.presence.newest()
-		return b.everybody()
+		return slices.Values(b.everybody())
 	default:
 		b.next.Presence, users = b.Service.presence.since(b.since.Presence)
 	}
 	users = b.onlyWatched(users)
-	var records []presenceRecord
-	for _, nid := range users {
-		if r, known := b.Service.presence.of(nid); known {
-			records = append(records, r)
-		}
-	}
 	for user, nid := range b.shared.come {
 		r, known := b.Service.presence.of(nid)
 		if known && r.telling() && b.watches(nid, user) && !slices.Contains(users, nid) {
-			records = append(records, r)
+			users = append(users, nid)
 		}
 	}
-	return records
+	return func(yield func(presenceRecord) bool) {
+		for _, nid := range users {
+			if r, known := b.Service.presence.of(nid); known && !yield(r) {
+				return
+			}
+		}
+	}
 }
 
 func (b *builder) presenceFloor() int64 {
@@ -46,9 +48,12 @@ func (b *builder) presenceFloor() int64 {
 	return b.Service.presence.floor
 }
 
+// manyLooks is up to how many looks into rooms it is cheaper to ask each room for each user than to gather everybody in them.
+const manyLooks = 4096
+
 // onlyWatched keeps the people whom the user is shown.
 func (b *builder) onlyWatched(users []int64) []int64 {
-	if len(users) < 16 { // asking the rooms for each is quicker than gathering everybody in them
+	if len(users)*len(b.rooms.all) <= manyLooks {
 		return slices.DeleteFunc(users, func(nid int64) bool { return !b.watches(nid, b.remoteUser(nid)) })
 	}
 	shown := map[int64]bool{b.NID: true}
@@ -112,14 +117,14 @@ func (b *builder) everybody() []presenceRecord {
 }
 
 // writePresence appends the presence section.
-func (b *builder) writePresence(records []presenceRecord) {
+func (b *builder) writePresence(records iter.Seq[presenceRecord]) {
 	f := &b.filter.Presence
 	if !f.typ("m.presence") {
 		return
 	}
 	b.section("presence", func() {
 		n := 0
-		for _, r := range records {
+		for r := range records {
 			if f.sender(string(r.id)) && !b.ignores(r.id) && (f.Limit < 0 || n < f.Limit) {
 				b.out = r.appendEvent(b.list(), b.now)
 				n++

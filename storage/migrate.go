@@ -14,29 +14,31 @@ import (
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-// metaFile makes the table that remembers which files were applied, so it runs always.
+// metaFile makes the table that remembers which files were applied; it is not among them.
 const metaFile = "0000_meta.sql"
 
 // ErrNewerSchema: the database was written by a newer Ebb.
 var ErrNewerSchema = errors.New("the database has a newer schema than this version of Ebb knows; run the newer version")
 
-// migrate applies the files that the database has not seen, in order, one transaction each.
+// migrate applies the files that the database has not seen, in order: one transaction each, but one for all of a new
+// database, which would otherwise wait for the disk some twenty times.
 func migrate(c conn, d dialect, files fs.FS, log *slog.Logger) error {
 	names, err := fs.Glob(files, "*.sql") // sorted
 	if err != nil {
 		return err
 	}
-	if err := apply(c, d, files, metaFile); err != nil {
-		return err
-	}
+	start := time.Now()
 	applied, err := appliedMigrations(c)
-	if err != nil {
-		return fmt.Errorf("read the schema version: %w", err)
+	if err != nil { // there is no table meta; or the database cannot be read, which apply says too
+		if err := apply(c, d, files, names...); err != nil {
+			return err
+		}
+		log.Info("a new database was made", "migrations", len(names)-1, "took", time.Since(start))
+		return nil
 	}
 	if err := refuseNewer(applied, names); err != nil {
 		return err
 	}
-	start := time.Now()
 	for _, name := range names {
 		if name == metaFile || slices.Contains(applied, name) {
 			continue
@@ -45,12 +47,7 @@ func migrate(c conn, d dialect, files fs.FS, log *slog.Logger) error {
 		if err := apply(c, d, files, name); err != nil {
 			return err
 		}
-		if len(applied) > 0 {
-			log.Info("the database was brought up to date by a migration", "migration", name, "took", time.Since(began))
-		}
-	}
-	if len(applied) == 0 {
-		log.Info("a new database was made", "migrations", len(names)-1, "took", time.Since(start))
+		log.Info("the database was brought up to date by a migration", "migration", name, "took", time.Since(began))
 	}
 	return nil
 }
@@ -77,18 +74,27 @@ func appliedMigrations(c conn) (names []string, err error) {
 	return names, err
 }
 
-// apply runs one file in one transaction.
-func apply(c conn, d dialect, files fs.FS, name string) (err error) {
-	text, err := fs.ReadFile(files, name)
-	if err != nil {
-		return err
-	}
+// apply runs files in one transaction.
+func apply(c conn, d dialect, files fs.FS, names ...string) (err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(full(fmt.Errorf("migration %s: %w", name, err)), c.rollback())
+			err = errors.Join(full(err), c.rollback())
 		}
 	}()
 	if err := c.begin(true); err != nil {
+		return fmt.Errorf("migration %s: %w", names[0], err)
+	}
+	for _, name := range names {
+		if err := applyFile(c, d, files, name); err != nil {
+			return fmt.Errorf("migration %s: %w", name, err)
+		}
+	}
+	return c.commit()
+}
+
+func applyFile(c conn, d dialect, files fs.FS, name string) error {
+	text, err := fs.ReadFile(files, name)
+	if err != nil {
 		return err
 	}
 	for _, statement := range statements(string(text), d) {
@@ -96,12 +102,11 @@ func apply(c conn, d dialect, files fs.FS, name string) (err error) {
 			return fmt.Errorf("%s: %w", head(statement), err)
 		}
 	}
-	if name != metaFile {
-		if _, err := c.exec(addMetaQuery, migrationPrefix+name, ""); err != nil {
-			return err
-		}
+	if name == metaFile {
+		return nil
 	}
-	return c.commit()
+	_, err = c.exec(addMetaQuery, migrationPrefix+name, "")
+	return err
 }
 
 // statements splits a file at semicolons that end a line. Lines that begin with "-- only: NAME " belong to that dialect

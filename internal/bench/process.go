@@ -34,7 +34,7 @@ data_dir: .
 listen: [{address: "%s", serve: [client, admin, metrics]}]
 registration: {mode: open}
 rate_limits: {enabled: false}
-log: {level: warn}
+log: {level: error}
 `
 
 // startEbb makes a new server and starts it. delay is added to every commit.

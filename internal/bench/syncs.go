@@ -210,8 +210,8 @@ func (b *bench) idle() error {
 	}
 	b.print(
 		figure{"memory of a server that was just started", "MB", []float64{float64(empty.rss) / 1e6}, nil, "< 40"},
-		figure{fmt.Sprintf("memory of a waiting client, at %d", b.clients), "KB", []float64{quiet}, []float64{bare}, "≤ 20"},
-		figure{"the same, all having just come online in rooms of 200", "KB", []float64{seen}, []float64{bare}, ""},
+		figure{fmt.Sprintf("memory of a waiting client, come online among %d", b.clients), "KB", []float64{seen}, []float64{bare}, "≤ 20"},
+		figure{"the same, without presence", "KB", []float64{quiet}, []float64{bare}, "≤ 20"},
 	)
 	return nil
 }
