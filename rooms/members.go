@@ -318,8 +318,8 @@ func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to Recipi
 	return joined, err
 }
 
-// appendProfiles appends an object of user ID → display_name and avatar_url, without what a member has not set: the empty
-// text is no address.
+// appendProfiles appends an object of user ID → display_name and avatar_url. Who has set no name has the empty one, which clients
+// expect; the empty text is no address, so an avatar that is not set is left out.
 func appendProfiles(dst []byte, members []*Event) []byte {
 	dst = append(dst, '{')
 	for i, e := range members {
@@ -328,15 +328,9 @@ func appendProfiles(dst []byte, members []*Event) []byte {
 		}
 		user, _ := e.StateKey()
 		dst = append(canonjson.AppendString(dst, user), ":{"...)
-		name := contentString(e, "displayname")
-		if name != "" {
-			dst = canonjson.AppendString(append(dst, `"display_name":`...), name)
-		}
+		dst = canonjson.AppendString(append(dst, `"display_name":`...), contentString(e, "displayname"))
 		if avatar := contentString(e, "avatar_url"); strings.HasPrefix(avatar, "mxc://") {
-			if name != "" {
-				dst = append(dst, ',')
-			}
-			dst = canonjson.AppendString(append(dst, `"avatar_url":`...), avatar)
+			dst = canonjson.AppendString(append(dst, `,"avatar_url":`...), avatar)
 		}
 		dst = append(dst, '}')
 	}
