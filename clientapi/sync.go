@@ -25,6 +25,11 @@ func (a *API) sync(r *httpapi.Request) (any, error) {
 	if err := cmp.Or(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
+	if r.Query("since") == "" || fullState { // as dear as all that is read otherwise
+		if err := r.Limit(httpapi.Reads, string(r.UserID)); err != nil {
+			return nil, err
+		}
+	}
 	return a.Feed.Sync(r.Context(), feed.SyncRequest{
 		Viewer: viewer(r), Filter: r.Query("filter"), Since: r.Query("since"), SetPresence: r.Query("set_presence"),
 		FullState: fullState, Timeout: timeout, StateAfter: stateAfter, UnstableStateAfter: unstable,

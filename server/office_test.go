@@ -118,3 +118,31 @@ func TestThreePeopleRegisterAsElementDoesBehindOneAddress(t *testing.T) {
 		})
 	}
 }
+
+func TestAnOfficeSignsInBehindOneAddress(t *testing.T) {
+	s := testserver.New(t, func(c *config.Config) { c.RateLimits = config.Default().RateLimits })
+	const people = 25
+	for i := range people {
+		if _, err := s.Control(t.Context(), "user add", fmt.Appendf(nil, `{"user":"user%d","password":"correct horse"}`, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range people { // all in the same moment: the clock stands still
+		e := &element{Client: s.Anonymous(), t: t, name: fmt.Sprint("user", i)}
+		login := func(password string, want int) obj {
+			return e.try("POST", "/v3/login", obj{
+				"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": e.name}, "password": password, "refresh_token": true,
+			}, want)
+		}
+		e.try("GET", "/v3/login", nil, 200)
+		login("mistyped", 403)
+		in := login("correct horse", 200)
+		e.try("POST", "/v3/refresh", obj{"refresh_token": in["refresh_token"]}, 200)
+		e.Token = e.try("POST", "/v3/refresh", obj{"refresh_token": in["refresh_token"]}, 200)["access_token"].(string)
+		e.try("GET", "/v3/pushrules/", nil, 200)
+		e.try("GET", "/v3/sync?timeout=0", nil, 200)
+		e.try("POST", "/v3/account/password", obj{}, 401)
+		auth := obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": e.name}, "password": "correct horse"}
+		e.try("POST", "/v3/account/password", obj{"new_password": "another horse", "auth": auth}, 200)
+	}
+}
