@@ -15,6 +15,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -49,6 +50,7 @@ type Service struct {
 	files   *store
 	workers chan struct{}
 	memory  *semaphore.Weighted // bytes of pictures that are being decoded
+	garbage atomic.Int64        // bytes of those that were decoded since memory was last given back
 	remote  remoteFiles
 
 	// mu guards arrivals.

@@ -144,9 +144,9 @@ func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p pict
 	return s.files.openThumb(path)
 }
 
-// minReturned is from what size on a picture's memory is given back at once. Left to the garbage collector it would count twice
-// beside the next picture. A collection costs much less than the decoding of so large a picture.
-const minReturned = 16 << 20
+// maxGarbage bounds what thumbnails have left to the garbage collector, which would let it grow as large as everything else in
+// memory. A collection costs much less than the decoding of so much.
+const maxGarbage = 64 << 20
 
 // enterThumbnails waits for one of the workers, which bound the CPU that strangers can ask for, and for the memory that a
 // thumbnail takes.
@@ -161,7 +161,8 @@ func (s *Service) enterThumbnails(ctx context.Context, cost int64) (leave func()
 		return nil, err
 	}
 	return func() {
-		if cost >= minReturned {
+		if s.garbage.Add(cost) >= maxGarbage {
+			s.garbage.Store(0)
 			debug.FreeOSMemory()
 		}
 		s.memory.Release(cost)

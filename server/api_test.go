@@ -50,6 +50,15 @@ func TestMediaIsServedToMembersOnlyAndNeverRuns(t *testing.T) {
 	if thumb, err := png.DecodeConfig(bytes.NewReader(body)); status != 200 || err != nil || thumb.Width != 32 {
 		t.Errorf("thumbnail: %d %v %v", status, err, header)
 	}
+	if got := header.Get("Content-Disposition") + header.Get("Content-Type"); got != "inline; filename=thumbnail.pngimage/png" {
+		t.Errorf("a thumbnail is %s", got)
+	}
+	for _, request := range []string{"width=400&height=300", "width=1600&height=1200&method=crop", "width=400&height=300&animated=false"} { // none of them needs scaling
+		status, header, body = alice.Raw("GET", "/v1/media/thumbnail/"+path+"?"+request, nil)
+		if status != 200 || !bytes.Equal(body, picture.Bytes()) || header.Get("Content-Type") != "image/png" {
+			t.Errorf("thumbnail of %s: %d %v, %d bytes", request, status, header, len(body))
+		}
+	}
 	if got := alice.Do("GET", "/v1/media/config", nil)["m.upload.size"]; got != float64(100<<20) {
 		t.Errorf("upload size %v", got)
 	}
