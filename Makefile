@@ -36,6 +36,8 @@ run: build
 
 ## build: bin/ebb, static; what make does when it is told nothing
 build:
+	@command -v $(GO) >/dev/null || { echo "Ebb is built with Go, of the version in go.mod or newer: https://go.dev/dl"; exit 1; }
+	@command -v $${CC:-gcc} >/dev/null || { echo "Ebb is built with a C compiler: apt-get install gcc libc6-dev"; exit 1; }
 	CGO_ENABLED=1 $(GO) build $(STATIC) -o $(BINARY) ./cmd/ebb
 
 ## test: every test, in at most 15 minutes on two cores; shows how far it is

@@ -194,6 +194,10 @@ media: {allow_unauthenticated: true}
 trusted_proxies: [0.0.0.0/0]
 listen: [{address: "0.0.0.0:8008", serve: [client, admin, metrics]}]
 `)
+	plain, _, err2 := read(t, "server_name: test\nlisten: [{address: ':8008', serve: [client]}]\n")
+	if err2 != nil || len(plain.Warnings()) != 1 || plain.Warnings()[0].Key != "listen[0].tls" {
+		t.Errorf("without a certificate: %v %v", plain.Warnings(), err2)
+	}
 	if err != nil || len(found) > 0 {
 		t.Fatal(found, err)
 	}
@@ -203,7 +207,7 @@ listen: [{address: "0.0.0.0:8008", serve: [client, admin, metrics]}]
 	}
 	for key, line := range map[string]int{
 		"public_url": 2, "registration.mode": 3, "registration.shared_secret": 3, "rate_limits.enabled": 4, "federation.enabled": 5, "federation.allow_private_addresses": 5,
-		"server_name": 1, "media.allow_unauthenticated": 6, "trusted_proxies[0]": 7, "listen[0].serve": 8, "listen[0].tls": 8,
+		"server_name": 1, "media.allow_unauthenticated": 6, "trusted_proxies[0]": 7, "listen[0].serve": 8,
 	} {
 		if warned[key] != line {
 			t.Errorf("%s is warned of in line %d, want %d", key, warned[key], line)

@@ -43,13 +43,15 @@ func (c *Config) warnOfAddresses(w *problems) {
 			continue
 		}
 		key := fmt.Sprintf("listen[%d]", i)
-		for _, api := range []string{"admin", "metrics"} {
-			if slices.Contains(l.Serve, api) {
+		dangerous := map[string]bool{"admin": c.Registration.SharedSecret != "", "metrics": true} // without a secret, admin refuses everything
+		for _, api := range l.Serve {
+			if dangerous[api] {
 				w.add(key+".serve", "%s is served at %s, which others may reach: give it an address of its own, such as 127.0.0.1:9008", api, l.Address)
 			}
 		}
-		if l.TLS.Certificate == "" && len(l.TLS.ACMEHosts) == 0 {
-			w.add(key+".tls", "%s speaks plain HTTP to everybody who reaches it: passwords and messages can be read on the way, unless only a proxy with a certificate gets there", l.Address)
+		if l.TLS.Certificate == "" && len(l.TLS.ACMEHosts) == 0 && len(c.TrustedProxies) == 0 {
+			w.add(key+".tls", "%s speaks plain HTTP to everybody who reaches it, so that passwords and messages can be read on the way: give it a certificate; "+
+				"where only a proxy with a certificate gets there, name it in trusted_proxies", l.Address)
 		}
 	}
 	if u, err := url.Parse(c.PublicURL); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
@@ -92,7 +94,7 @@ func (c *Config) warnOfProxies(w *problems) {
 		}
 	}
 	ownTLS := slices.ContainsFunc(c.Listen, func(l Listener) bool { return l.TLS.Certificate != "" || len(l.TLS.ACMEHosts) > 0 })
-	if strings.HasPrefix(c.PublicURL, "https://") && !ownTLS && len(c.TrustedProxies) == 0 {
+	if strings.HasPrefix(c.PublicURL, "https://") && !ownTLS && len(c.TrustedProxies) == 0 && len(c.Listen) > 0 {
 		w.add("trusted_proxies", "is empty, but public_url is https and no address has a certificate: name the proxy, or all people behind it share one rate limit")
 	}
 }
