@@ -37,6 +37,12 @@ func (s *Service) remoteUser(user id.UserID) (server string, remote bool) {
 	return server, s.Remote != nil && err == nil && server != s.Server && pdu.ValidServerName(server) && len(user) <= maxUserID
 }
 
+// IsRemote reports whether the profile of a user has to be asked for at another server.
+func (s *Service) IsRemote(user id.UserID) bool {
+	_, remote := s.remoteUser(user)
+	return remote
+}
+
 // remoteProfile asks a user's server for the profile. What cannot be a field of a profile is left out.
 //
 // Errors: M_NOT_FOUND and others that the server gives; 502 M_UNKNOWN where it gives no good answer.

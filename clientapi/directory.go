@@ -10,7 +10,7 @@ import (
 func (a *API) directoryRoutes() []httpapi.Route {
 	const file, path = "directory.yaml", "/directory/room/{roomAlias}"
 	resolve := roomRoute("GET", path, "getRoomIdByAlias", file, httpapi.Reads, a.getRoomIDByAlias)
-	resolve.Auth = httpapi.None
+	resolve.Auth = httpapi.Optional
 	list := roomRoute("GET", "/rooms/{roomId}/aliases", "getLocalAliases", file, httpapi.Reads, a.getLocalAliases)
 	list.Aliases = append(list.Aliases, "/_matrix/client/unstable/org.matrix.msc2432/rooms/{roomId}/aliases")
 	return []httpapi.Route{
@@ -41,7 +41,11 @@ func (a *API) setRoomAlias(r *httpapi.Request) (any, error) {
 // getRoomIDByAlias finds the room that an alias leads to.
 // Spec: client-server-api#get_matrixclientv3directoryroomroomalias
 func (a *API) getRoomIDByAlias(r *httpapi.Request) (any, error) {
-	room, servers, err := a.Rooms.ResolveAlias(r.Context(), roomAlias(r))
+	resolve := a.Rooms.ResolveAlias
+	if isStranger(r) {
+		resolve = a.Rooms.ResolveLocalAlias
+	}
+	room, servers, err := resolve(r.Context(), roomAlias(r))
 	return map[string]any{"room_id": room, "servers": servers}, err
 }
 

@@ -25,6 +25,9 @@ func (a *API) profileRoutes() []httpapi.Route {
 // there is nobody to invite.
 // Spec: client-server-api#get_matrixclientv3profileuserid
 func (a *API) getUserProfile(r *httpapi.Request) (any, error) {
+	if err := a.mayLookUpProfile(r); err != nil {
+		return nil, err
+	}
 	fields, err := a.Accounts.Profile(r.Context(), id.UserID(r.Var("userId")))
 	out := make(map[string]json.RawMessage, len(fields))
 	for _, f := range fields {
@@ -33,9 +36,23 @@ func (a *API) getUserProfile(r *httpapi.Request) (any, error) {
 	return out, err
 }
 
+// mayLookUpProfile refuses to ask another server for a profile on behalf of somebody who is not signed in.
+func (a *API) mayLookUpProfile(r *httpapi.Request) error {
+	if isStranger(r) && a.Accounts.IsRemote(id.UserID(r.Var("userId"))) {
+		return mxerr.Forbidden("Sign in to see profiles of users of other servers")
+	}
+	return nil
+}
+
+// isStranger reports whether nobody is signed in. Strangers do not make this server ask others.
+func isStranger(r *httpapi.Request) bool { return r.UserID == "" && r.AppService == "" }
+
 // getProfileField gives one field of a profile.
 // Spec: client-server-api#get_matrixclientv3profileuseridkeyname
 func (a *API) getProfileField(r *httpapi.Request) (any, error) {
+	if err := a.mayLookUpProfile(r); err != nil {
+		return nil, err
+	}
 	name := r.Var("keyName")
 	value, err := a.Accounts.ProfileField(r.Context(), id.UserID(r.Var("userId")), name)
 	return map[string]json.RawMessage{name: value}, err

@@ -81,8 +81,7 @@ func TestDirectoriesOfOtherServers(t *testing.T) {
 	}
 	alice.Refused("GET", "/v3/publicRooms?server=nobody.test", nil, 502, "M_UNKNOWN")
 	alice.Refused("GET", "/v3/publicRooms?server=no_name", nil, 400, "M_INVALID_PARAM")
-	stranger := *alice
-	stranger.Token = ""
+	stranger := alice.Server().Anonymous()
 	stranger.Refused("GET", "/v3/publicRooms"+query, nil, 401, "M_MISSING_TOKEN")
 }
 
@@ -180,5 +179,34 @@ func TestOddEventSpoilsNoTransaction(t *testing.T) {
 	typists := testserver.Get(bob.Do("GET", "/v3/sync", nil), "rooms", "join", room, "ephemeral", "events", 0, "content", "user_ids", 0)
 	if typists != alice.User {
 		t.Errorf("%v types", typists)
+	}
+}
+
+// Strangers do not make this server ask others, and names that no server can have are looked up by nobody.
+func TestStrangersAndImpossibleNamesDoNotSendThisServerOut(t *testing.T) {
+	net, alice, bob := pair(t)
+	var asked atomic.Int32
+	net.Intercept(func(w http.ResponseWriter, r *http.Request, _ string, next http.Handler) {
+		asked.Add(1)
+		next.ServeHTTP(w, r)
+	})
+	stranger := alice.Server().Anonymous()
+	alias := url.PathEscape("#somewhere:" + bob.Server().Name())
+	stranger.Refused("GET", "/v3/profile/"+bob.User, nil, http.StatusForbidden, "M_FORBIDDEN")
+	stranger.Refused("GET", "/v3/profile/"+bob.User+"/displayname", nil, http.StatusForbidden, "M_FORBIDDEN")
+	stranger.Refused("GET", "/v3/directory/room/"+alias, nil, http.StatusNotFound, "M_NOT_FOUND")
+	stranger.Do("GET", "/v3/profile/"+alice.User, nil)
+	for _, server := range []string{"a..b", "1.2.3.999", "a.test:99999", "-a.test"} {
+		alice.Refused("GET", "/v3/profile/"+url.PathEscape("@bob:"+server), nil, http.StatusNotFound, "M_NOT_FOUND")
+		alice.Refused("GET", "/v3/directory/room/"+url.PathEscape("#somewhere:"+server), nil, http.StatusNotFound, "M_NOT_FOUND")
+		alice.Refused("POST", "/v3/join/"+url.PathEscape("!room:"+server), nil, http.StatusNotFound, "M_NOT_FOUND")
+		alice.Refused("GET", "/v1/media/download/"+url.PathEscape(server)+"/abc", nil, http.StatusNotFound, "M_NOT_FOUND")
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("%d requests were sent", n)
+	}
+	alice.Do("GET", "/v3/profile/"+bob.User, nil)
+	if asked.Load() == 0 {
+		t.Error("who is signed in sees no profile")
 	}
 }

@@ -95,15 +95,24 @@ func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
 		e = s.opt.Unknown(err)
 	}
 	r.errcode = e.Code
-	if e.Status >= 500 {
-		s.opt.Log.ErrorContext(r.Context(), "request failed", "operation", r.route.OperationID, "err", err)
-	} else if s.opt.Log.Enabled(r.Context(), slog.LevelDebug) {
-		s.opt.Log.DebugContext(r.Context(), "request refused", "operation", r.route.OperationID, "err", err)
-	}
+	level, what := faultLevel(e.Status)
+	s.opt.Log.Log(r.Context(), level, what, "operation", r.route.OperationID, "err", err)
 	if after, ok := e.Extra["retry_after_ms"].(int64); ok {
 		w.Header().Set("Retry-After", strconv.FormatInt((after+999)/1000, 10))
 	}
 	writeRaw(w, Raw{Status: e.Status, Body: errorBody(e)})
+}
+
+// faultLevel is how an error is logged, by its status. Only this server's own faults are errors: that another server does not
+// answer is brought about by anybody who names it.
+func faultLevel(status int) (level slog.Level, what string) {
+	switch {
+	case status < http.StatusInternalServerError:
+		return slog.LevelDebug, "request refused"
+	case status == http.StatusBadGateway, status == http.StatusGatewayTimeout:
+		return slog.LevelInfo, "another server failed"
+	}
+	return slog.LevelError, "request failed"
 }
 
 func errorBody(e *mxerr.Error) []byte {

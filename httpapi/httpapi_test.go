@@ -1,8 +1,10 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -411,6 +413,25 @@ func TestForwardedForCountsOnlyFromTrustedProxies(t *testing.T) {
 		r.Header.Set("X-Forwarded-For", c.header)
 		if got := s.clientAddr(r); got != c.want {
 			t.Errorf("%+v: got %s", c, got)
+		}
+	}
+}
+
+// What another server does not do is not logged as an error of this one.
+func TestOnlyOwnFaultsAreLoggedAsErrors(t *testing.T) {
+	for err, want := range map[error]bool{
+		errors.New("the disk is odd"): true, mxerr.New(507, mxerr.CodeUnknown, "full"): true, mxerr.New(500, mxerr.CodeUnknown, "odd"): true,
+		mxerr.New(502, mxerr.CodeUnknown, "no answer"): false, mxerr.New(504, mxerr.CodeNotYetUploaded, "later"): false,
+		mxerr.NotFound("nothing"): false, mxerr.LimitExceeded(time.Second): false, context.Canceled: false,
+	} {
+		var log bytes.Buffer
+		s := New(Options{
+			Log:    slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError})),
+			Routes: []Route{{Method: "GET", Path: "/x", Handler: func(*Request) (any, error) { return nil, err }}},
+		})
+		s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "GET", "/x", nil))
+		if logged := log.Len() > 0; logged != want {
+			t.Errorf("%v: logged as an error: %v", err, logged)
 		}
 	}
 }

@@ -236,6 +236,8 @@ func notFetched(err error) error {
 		return mxerr.New(http.StatusBadGateway, mxerr.CodeTooLarge, "The file is larger than its server gives out").Because(err)
 	case errors.As(err, &remote) && remote.Status >= 400 && remote.Status < 500 && remote.Status != http.StatusTooManyRequests:
 		return mxerr.NotFound("There is no such file").Because(err)
+	case errors.Is(err, fedclient.ErrNoServer):
+		return mxerr.NotFound("There can be no server with that name").Because(err)
 	}
 	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The file's server does not give it").Because(err)
 }

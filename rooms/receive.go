@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -977,7 +978,11 @@ func (in *ingest) placeTogether(events []*incoming) error {
 		return err
 	}
 	if len(events) == 1 {
-		in.svc.log.ErrorContext(in.ctx, "an event cannot be judged", "room", in.room.id, "event", events[0].ID(), "err", err)
+		level := slog.LevelError
+		if errors.Is(err, stateres.ErrTooLarge) { // which others have made it
+			level = slog.LevelInfo
+		}
+		in.svc.log.Log(in.ctx, level, "an event cannot be judged", "room", in.room.id, "event", events[0].ID(), "err", err)
 		received.WithLabelValues("refused").Inc()
 		in.done(events[0].ID(), errUnjudged)
 		in.lost = in.lost || !errors.Is(err, stateres.ErrTooLarge) // which it will be the next time too

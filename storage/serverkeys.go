@@ -54,3 +54,22 @@ func (tx *Tx) ServerKeyAnswerOf(server string) (ServerKeyAnswer, bool, error) {
 		return a, err
 	}, `SELECT json, good_until, fetched_ts FROM server_key_answers WHERE server = $1`, server)
 }
+
+// PruneServerKeys removes the answers of all but the number of servers that were asked last, and the keys of those removed with
+// which this server has never had to do.
+func (tx *Tx) PruneServerKeys(keep int) error {
+	newest, over, err := one(tx, func(r Row) (ts int64, err error) {
+		err = r.Scan(&ts)
+		return ts, err
+	}, `SELECT fetched_ts FROM server_key_answers ORDER BY fetched_ts DESC LIMIT 1 OFFSET $1`, keep)
+	if err != nil || !over {
+		return err
+	}
+	_, err = tx.exec(`DELETE FROM server_keys WHERE server IN (SELECT server FROM server_key_answers WHERE fetched_ts <= $1)
+AND NOT EXISTS (SELECT 1 FROM destinations d WHERE d.server = server_keys.server)`, newest)
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(`DELETE FROM server_key_answers WHERE fetched_ts <= $1`, newest)
+	return err
+}

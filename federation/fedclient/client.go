@@ -174,8 +174,8 @@ func (c *Client) mayAsk(server string) error {
 	switch {
 	case server == c.Server:
 		return fmt.Errorf("%w: a server does not ask itself", ErrUnreachable)
-	case !pdu.ValidServerName(server):
-		return fmt.Errorf("%w: %q is no server name", ErrUnreachable, server)
+	case !possibleServer(server):
+		return fmt.Errorf("%w: %.100q", ErrNoServer, server)
 	case c.Allowed != nil && !c.Allowed(server):
 		return fmt.Errorf("%w: %w: %s", ErrUnreachable, ErrKeptOut, server)
 	case c.Gate != nil:

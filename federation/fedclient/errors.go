@@ -16,6 +16,8 @@ import (
 var (
 	ErrUnreachable = errors.New("the server cannot be reached")
 	ErrBadAnswer   = errors.New("the server's answer cannot be understood")
+	// ErrNoServer: no server can have the name. Errors that wrap it wrap ErrUnreachable too.
+	ErrNoServer = fmt.Errorf("%w: there can be no server with the name", ErrUnreachable)
 )
 
 // RemoteError is what another server answered instead of 200.
@@ -90,7 +92,7 @@ const maxRelayed = 500
 const busyPause = 5 * time.Second
 
 // Relay returns the error of another server as a client of this one gets it: a refusal as it is, anything else as a 502, unless
-// it was this server that had to refuse.
+// there can be no such server or it was this one that had to refuse.
 func Relay(err error) error {
 	var remote *RemoteError
 	if errors.As(err, &remote) {
@@ -102,6 +104,8 @@ func Relay(err error) error {
 	switch {
 	case err == nil, errors.As(err, &own):
 		return err
+	case errors.Is(err, ErrNoServer):
+		return mxerr.NotFound("There can be no server with that name").Because(err)
 	case errors.Is(err, ErrBusy):
 		return mxerr.LimitExceeded(busyPause).Because(err)
 	}

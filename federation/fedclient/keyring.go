@@ -36,7 +36,12 @@ const (
 	maxKeyServers = 20_000
 	// maxKeyFetches is how many servers are asked at the same time.
 	maxKeyFetches = 200
-	maxKeyAnswer  = 256 << 10 // bytes, for one server
+	// maxKeyAnswer bounds the answer of one server, in bytes: fifty keys and their signatures have 10 KiB.
+	maxKeyAnswer = 16 << 10
+	// maxKeyAnswers is how many servers' answers are stored, each for others who ask for it. pruneKeysEvery is after how many that
+	// are stored the oldest are removed: every stranger with a domain can make this server ask as many names.
+	maxKeyAnswers  = 10_000
+	pruneKeysEvery = 100
 	// maxNotaryServers is how many servers a notary is asked about at once.
 	maxNotaryServers = 100
 )
@@ -56,6 +61,7 @@ type KeyRing struct {
 	// mu guards what follows; a leaf.
 	mu      sync.Mutex
 	servers map[string]*serverKeys
+	stored  int // answers since the start
 }
 
 // serverKeys is what is known of one server.
@@ -121,7 +127,7 @@ func (k *KeyRing) known(ctx context.Context, want KeyWant) (ed25519.PublicKey, b
 	}
 	s, err := k.server(ctx, want.Server)
 	if err != nil {
-		k.log().ErrorContext(ctx, "read the keys of a server", "server", want.Server, "err", err)
+		k.cannotRead(ctx, want.Server, err)
 		return nil, false
 	}
 	k.mu.Lock()
@@ -131,6 +137,13 @@ func (k *KeyRing) known(ctx context.Context, want KeyWant) (ed25519.PublicKey, b
 		return nil, false
 	}
 	return decodeKey(key.PublicKey)
+}
+
+// cannotRead logs that the database failed, unless nobody waits for its answer any more.
+func (k *KeyRing) cannotRead(ctx context.Context, server string, err error) {
+	if ctx.Err() == nil {
+		k.log().ErrorContext(ctx, "read the keys of a server", "server", server, "err", err)
+	}
 }
 
 func (k *KeyRing) own(want KeyWant) (ed25519.PublicKey, bool) {
@@ -221,7 +234,7 @@ func (k *KeyRing) refresh(ctx context.Context, server string) (asked bool) {
 func (k *KeyRing) ask(ctx context.Context, server string) (asked bool) {
 	s, err := k.server(ctx, server)
 	if err != nil {
-		k.log().ErrorContext(ctx, "read the keys of a server", "server", server, "err", err)
+		k.cannotRead(ctx, server, err)
 		return false
 	}
 	k.mu.Lock()
@@ -320,7 +333,16 @@ func (k *KeyRing) store(ctx context.Context, server string, found map[id.KeyID]s
 		})
 		k.mu.Unlock()
 	}
+	k.mu.Lock()
+	prune := k.stored%pruneKeysEvery == 0
+	k.stored++
+	k.mu.Unlock()
 	err = k.db.Write(ctx, func(tx *storage.Tx) error {
+		if prune {
+			if err := tx.PruneServerKeys(maxKeyAnswers); err != nil {
+				return err
+			}
+		}
 		for _, key := range found {
 			if err := tx.PutServerKey(key); err != nil {
 				return err
