@@ -771,7 +771,9 @@ func (in *ingest) bridgeGap(e *incoming) (ok bool, err error) {
 		var state gap
 		err := in.withheld(e, prev)
 		if err == nil {
-			state, err = in.stateAfter(prev)
+			if state, err = in.stateAfter(prev); err != nil && in.ctx.Err() == nil { // servers do not give what they rejected
+				state, err = in.stateBefore(e.ID())
+			}
 		}
 		if err != nil {
 			if in.ctx.Err() != nil {

@@ -360,7 +360,8 @@ type graph struct {
 	heads      []id.EventID
 	refused    map[id.EventID]bool // by the server
 	softFailed int
-	compares   bool // the verdicts with the server's
+	compares   bool                // the verdicts with the server's
+	undecided  map[id.EventID]bool // by the server
 
 	resolver func(sets []stateres.StateSet) stateres.StateSet
 	rejected map[id.EventID]bool
@@ -410,7 +411,7 @@ func (g *graph) run(t *testing.T) stateres.StateSet {
 		if g.version.RoomIDIsCreateHash && e.Type() != typeCreate {
 			auth[pdu.StateKey{Type: typeCreate}] = id.EventID("$" + strings.TrimPrefix(string(e.RoomID()), "!"))
 		}
-		bad = bad || eventauth.CheckAuthEvents(e, list) != nil || g.check(e, auth) != nil || g.check(e, before) != nil
+		bad = bad || g.undecided[e.ID()] || eventauth.CheckAuthEvents(e, list) != nil || g.check(e, auth) != nil || g.check(e, before) != nil
 		if bad {
 			g.rejected[e.ID()] = true
 		}

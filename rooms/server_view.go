@@ -385,7 +385,9 @@ func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(
 		if !want(e) {
 			continue
 		}
-		out = append(out, e)
+		if e.Flags&storage.RejectedEvent == 0 { // a rejected one is passed over, and not given
+			out = append(out, e)
+		}
 		if err := w.add(e.PrevEvents()); err != nil {
 			return nil, err
 		}
@@ -440,7 +442,7 @@ func (w *serverWalk) add(ids []id.EventID) error {
 	}
 	rows = append(rows, more...)
 	for i := range rows {
-		if rows[i].Flags&(storage.OutlierEvent|storage.RejectedEvent) != 0 {
+		if rows[i].Flags&storage.OutlierEvent != 0 {
 			continue
 		}
 		e, err := fromRow(w.v.room.version, &rows[i])

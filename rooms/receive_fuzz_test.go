@@ -1,0 +1,134 @@
+package rooms
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"testing"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/pdu"
+)
+
+// script is a source of dice that throws what the fuzzer says.
+type script struct {
+	data   []byte
+	throws uint64
+}
+
+// Uint64 takes two bytes. Dice look at the upper bits, and throw again where they are all the same.
+func (s *script) Uint64() uint64 {
+	var b [8]byte
+	s.data = s.data[copy(b[:], s.data[:min(len(s.data), 2)]):]
+	s.throws++
+	return (binary.LittleEndian.Uint64(b[:]) + s.throws<<16) * 0x9e3779b97f4a7c15
+}
+
+// maxFuzzSteps bounds the events of one graph.
+const maxFuzzSteps = 60
+
+// FuzzReceive lets servers build whatever graph the fuzzer says: on old, rejected and unverifiable events, with auth events of any kind, with
+// the room's own events once more in between. What becomes of each event, and of the room, is what the naive reference says, before the
+// missing key arrives and after.
+func FuzzReceive(f *testing.F) {
+	for seed := range uint64(6) {
+		dice := rand.New(rand.NewPCG(seed, 17))
+		data := make([]byte, 400)
+		for i := range data {
+			data[i] = byte(dice.Uint32())
+		}
+		f.Add(byte(seed*2), data)
+	}
+	versions := pdu.Versions()
+	f.Fuzz(func(t *testing.T, version byte, data []byte) {
+		w := fuzzedRoom(t, versions[int(version)%len(versions)], data)
+		for steps := 0; steps < maxFuzzSteps && len(w.script.data) > 0; steps++ {
+			w.step()
+		}
+		w.compare("without the key")
+		clear(w.n.blind)
+		w.ok(w.svc.decideAll(t.Context()))
+		w.compare("with the key")
+		w.whole()
+	})
+}
+
+// fuzzed is a wilderness with a second bad server, whose key cannot be had.
+type fuzzed struct {
+	*wilderness
+	script *script
+	dead   *stranger
+	dora   id.UserID
+	before []json.RawMessage // the room's first events
+}
+
+func fuzzedRoom(t *testing.T, version id.RoomVersion, data []byte) *fuzzed {
+	s := &script{data: data}
+	w := &fuzzed{wilderness: &wilderness{siege: besieged(t, version), t: t, dice: rand.New(s)}, script: s}
+	w.dead = w.n.stranger("dead", w.peer)
+	w.dora = w.dead.user("dora")
+	w.dead.join(w.room, w.dora)
+	w.settle()
+	for _, e := range w.timeline(w.room) {
+		w.before = append(w.before, e.JSON())
+	}
+	w.n.blind["here dead"] = true
+	w.evil.remembers()
+	return w
+}
+
+func (w *fuzzed) step() {
+	switch w.dice.IntN(6) {
+	case 0:
+		e := w.unverifiable()
+		w.made = append(w.made, e)
+	case 1:
+		if _, err := w.svc.Receive(w.Context(), "evil", w.room, []json.RawMessage{w.before[w.dice.IntN(len(w.before))]}); err != nil && !errors.Is(err, ErrLater) {
+			w.t.Fatal(err)
+		}
+	default:
+		w.grow()
+	}
+}
+
+// unverifiable makes an event of the server without a key, which the other bad one gives when it is asked for it.
+func (w *fuzzed) unverifiable() *pdu.Event {
+	key := ""
+	p := pdu.Proto{Sender: w.dora, PrevEvents: w.prev(), OriginServerTS: w.now.UnixMilli(), Depth: 1 + int64(w.dice.IntN(100)), StateKey: &key}
+	switch w.dice.IntN(4) {
+	case 0:
+		p.Type, p.Content = typeName, json.RawMessage(fmt.Sprintf(`{"name":"%d"}`, w.dice.IntN(1000)))
+	case 1:
+		p.Type, p.Content = typeJoinRules, json.RawMessage(`{"join_rule":"invite"}`)
+	case 2:
+		key = string(w.dora)
+		p.Type, p.Content = typeMember, json.RawMessage(`{"membership":"leave"}`)
+	default:
+		p.Type, p.Content, p.StateKey = "m.room.message", json.RawMessage(`{"body":"wild"}`), nil
+	}
+	e := w.dead.make(w.room, p)
+	w.evil.made[e.ID()] = e
+	return e
+}
+
+// compare wants verdicts and state to be those of the reference. Undecided events have no effect there either.
+func (w *fuzzed) compare(when string) {
+	w.t.Helper()
+	var also []id.EventID
+	for _, e := range w.made {
+		if s := w.stored(w.room, e.ID()); s != nil && placed(s) {
+			also = append(also, e.ID())
+		}
+	}
+	g := readGraph(w.house, w.room, also...)
+	g.resolver, g.undecided = g.byTheBook, undecidedAt(w.peer, w.room)
+	want := g.run(w.t)
+	if got := stateIDs(w.house, w.room); !maps.Equal(got, want) {
+		w.t.Fatalf("%s, the state is not what the specification says:\n%s", when, g.differences(got, want))
+	}
+	w.matchesDisk(w.room)
+}
