@@ -232,6 +232,7 @@ func TestDeviceKeysAreKeptVerbatimAndRefusedForOthers(t *testing.T) {
 		t.Fatal(keys.Failures)
 	}
 	for name, body := range map[string]json.RawMessage{
+		"no signatures":  json.RawMessage(`{"user_id":"@alice:test","device_id":"A","algorithms":[],"keys":{}}`),
 		"another device": identity(bob, ""), "a list": json.RawMessage(`[]`), "a string": json.RawMessage(`"x"`),
 		"another user, hidden behind upper case": json.RawMessage(`{"user_id":"@bob:test","device_id":"A","algorithms":[],"keys":{},"USER_ID":"@alice:test"}`),
 		"keys of a wrong type":                   json.RawMessage(`{"user_id":"@alice:test","device_id":"A","algorithms":[],"keys":{"a":1}}`),

@@ -164,8 +164,8 @@ func checkDeviceKeys(d Device, raw json.RawMessage) error {
 	if keys.UserID != string(d.User) || keys.DeviceID != string(d.DeviceID) {
 		return mxerr.InvalidParam("device_keys name another user or device")
 	}
-	if keys.Algorithms == nil || keys.Keys == nil {
-		return mxerr.BadJSON("device_keys need algorithms and keys")
+	if keys.Algorithms == nil || keys.Keys == nil || keys.Signatures == nil {
+		return mxerr.BadJSON("device_keys need algorithms, keys and signatures")
 	}
 	return nil
 }
