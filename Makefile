@@ -20,7 +20,11 @@ JSONV2_PACKAGES = ./rooms/pdu/... ./rooms/eventauth/... ./rooms/stateres/...
 TESTRUN = $(GO) run ./internal/testrun
 
 .DEFAULT_GOAL := build
-.PHONY: help run build test test-long check fmt bench attack fuzz deps clean
+# What make mutate looks at, and by what.
+PURE_PACKAGES ?= canonjson rooms/pdu rooms/eventauth rooms/stateres rooms/visibility rooms/expiry push
+GREMLINS = github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
+
+.PHONY: help run build test test-long check fmt bench attack fuzz mutate deps clean
 
 ## help: this list
 help:
@@ -79,6 +83,13 @@ fuzz:
 			echo "== $$target in $$(dirname $$file)"; \
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
 		done; \
+	done
+
+## mutate: mutants of the pure packages that no test notices; hours, on a machine that does nothing else (docs/mutation.md)
+mutate:
+	@set -e; for package in $(PURE_PACKAGES); do \
+		echo "== $$package"; \
+		nice $(GO) run $(GREMLINS) unleash --workers 1 --timeout-coefficient 100 -E reference -S lt ./$$package; \
 	done
 
 ## deps: what the tests need beyond Go: modules, and Node with the npm packages of test/sdk below that folder

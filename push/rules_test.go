@@ -161,6 +161,19 @@ func TestMalformedAndTooManyRulesAreRefused(t *testing.T) {
 	d.put(bobID, Room, "!7", NewRule{Actions: raws(notify)})
 }
 
+func TestRulesAsLargeAsTheirBoundsAreTaken(t *testing.T) {
+	d := newDesk(t)
+	long, action := strings.Repeat("x", maxPattern), `""`
+	d.put(bobID, Content, "pattern", NewRule{Actions: raws(), Pattern: &long})
+	d.put(bobID, Override, strings.Repeat("i", maxRuleID), NewRule{Actions: raws()})
+	raw, err := json.Marshal(Rule{ID: "big", Enabled: true, Actions: raws(action), Conditions: raws()})
+	d.ok(err)
+	action = `"` + strings.Repeat("x", maxRuleJSON-len(raw)) + `"`
+	d.put(bobID, Override, "big", NewRule{Actions: raws(action), Conditions: raws()})
+	action = action[:1] + "x" + action[1:]
+	d.refused(d.rules.Put(t.Context(), d.room.members[bobID], bobID, Override, "big", NewRule{Actions: raws(action), Conditions: raws()}), mxerr.CodeTooLarge)
+}
+
 func TestChangedRulesAreNewsOnce(t *testing.T) {
 	d := newDesk(t)
 	bob := d.room.members[bobID]
