@@ -251,6 +251,7 @@ func TestConditions(t *testing.T) {
 		{`{"kind":"room_member_count","is":"<10"}`, false},
 		{`{"kind":"room_member_count","is":"<=10"}`, true},
 		{`{"kind":"room_member_count","is":">9"}`, true},
+		{`{"kind":"room_member_count","is":">=10"}`, true},
 		{`{"kind":"room_member_count","is":">=11"}`, false},
 		{`{"kind":"room_member_count","is":"<>9"}`, false},
 		{`{"kind":"room_member_count","is":"+10"}`, false},
@@ -326,6 +327,22 @@ func TestKindsAreCheckedInOrder(t *testing.T) {
 		want(step.now)
 		d.reopen()
 		want(step.now)
+	}
+}
+
+func TestRuleOfARoomHoldsWithoutAnyAfterIt(t *testing.T) {
+	d := newDesk(t)
+	d.put(bobID, Room, string(thisRoom), NewRule{Actions: raws(notify)})
+	bob := d.room.members[bobID]
+	set, err := d.rules.Rules(t.Context(), bob, bobID)
+	d.ok(err)
+	for _, kind := range []Kind{Override, Content, Sender, Underride} {
+		for _, r := range *set.List(kind) {
+			d.ok(d.rules.SetEnabled(t.Context(), bob, bobID, kind, r.ID, false))
+		}
+	}
+	if got := d.class(`{"content":{"body":"x"}}`); got != Notify {
+		t.Errorf("the room's rule says %d", got)
 	}
 }
 

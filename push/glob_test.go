@@ -2,6 +2,7 @@ package push
 
 import (
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,23 @@ func TestGlobAgreesWithItsDefinition(t *testing.T) {
 	}
 	if hits[0] < 500 || hits[1] < 500 {
 		t.Fatalf("too few matches to tell: %v", hits)
+	}
+}
+
+func TestWordsEndAtCharactersThatAreInNone(t *testing.T) {
+	const inWords = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+	for c := range byte(128) {
+		if got, want := containsWord("x"+string(rune(c)), "x"), !strings.ContainsRune(inWords, rune(c)); got != want {
+			t.Errorf("x is a word before %q: %v", c, got)
+		}
+	}
+}
+
+func TestWordsThatMayBeLocalparts(t *testing.T) {
+	for word, want := range map[string]bool{"a0z9": true, "0a9z": true, "_x": true, "é": false, "`": false, "{": false, ":": false} {
+		if got := slices.Contains(slices.Collect(localparts(word)), word); got != want {
+			t.Errorf("%q may be one: %v", word, got)
+		}
 	}
 }
 

@@ -158,6 +158,7 @@ func TestMalformedAndTooManyRulesAreRefused(t *testing.T) {
 		return tx.SetPushRules(bob, string(raw))
 	}))
 	d.refused(d.rules.Put(t.Context(), bob, bobID, Room, "!x", NewRule{Actions: raws()}), mxerr.CodeTooLarge)
+	d.ok(d.rules.Follow(t.Context(), bob, bobID, "!7", "!successor")) // has no place for one more, and is no error
 	d.put(bobID, Room, "!7", NewRule{Actions: raws(notify)})
 }
 

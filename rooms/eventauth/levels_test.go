@@ -1,6 +1,7 @@
 package eventauth
 
 import (
+	"strings"
 	"testing"
 
 	"ebb/rooms/pdu"
@@ -151,5 +152,12 @@ func BenchmarkAuthKeys(b *testing.B) {
 		if len(AuthKeys(v, event)) != 2 {
 			b.Fatal("wrong number of keys")
 		}
+	}
+}
+
+func TestUserIDsHaveAtMost255Bytes(t *testing.T) {
+	longest := "@" + strings.Repeat("a", pdu.MaxIDLength-len("@:b")) + ":b"
+	if !looksLikeUser(longest) || looksLikeUser("@a"+longest[1:]) {
+		t.Error("the longest user id is not one of 255 bytes")
 	}
 }

@@ -89,6 +89,7 @@ var memberCases = []ruleCase{
 	{"ban of who never came", "ban.2", true, nil, member(mod, anon, ban)},
 	{"ban without the right", "ban.3", false, nil, member(bob, carol, ban)},
 	{"ban of someone higher", "ban.3", false, nil, member(mod, admin, ban)},
+	{"ban of an equal", "ban.3", false, []ev{levels(`{"users":{"@mod:a":50,"@bob:b":50}}`)}, member(mod, bob, ban)},
 	{"creators are not banned", "12:ban.3", false, nil, member(admin, alice, ban)},
 	{"additional creators ban", "12:ban.2", true, []ev{additionalCreator}, member(bob, admin, ban)},
 
