@@ -103,8 +103,9 @@ func (w *window) before(order int64, key pdu.StateKey) *rooms.Event {
 }
 
 // settle notes which entries the timeline changes. If the last change of an entry in the timeline is not the one that
-// counts at the end, since a later one is hidden from the user or state resolution chose another, the client would end
-// with the wrong state: then the timeline is cut after that change, as one with a gap before it.
+// counts at the end, since a later one is hidden from the user, the client would end with the wrong state: then the
+// timeline is cut after that change, as one with a gap before it. It is not cut where state resolution chose an earlier
+// change: another server could hide messages that way. Clients that want the right state there ask for state_after.
 func (b *builder) settle(q *stateWanted, t *timeline) error {
 	for i, e := range slices.Backward(t.events) {
 		key, isState := stateKey(e)
@@ -132,11 +133,9 @@ func (b *builder) settle(q *stateWanted, t *timeline) error {
 func (b *builder) countsAtEnd(q *stateWanted, key pdu.StateKey, e *rooms.Event) (bool, error) {
 	pos, err := b.atEnd(q, key)
 	switch {
-	case err != nil || pos == e.Pos:
+	case err != nil || pos <= e.Pos: // an earlier one: see settle; or the user's leave comes from a server that did not know the event
 		return true, err
 	case q.left != nil:
-		return pos < e.Pos, nil // the user's leave may come from a server that did not know the event
-	case pos == 0:
 		return false, nil
 	}
 	current := q.room.State(key.Type, key.Key) // an event known before it arrived is stored twice

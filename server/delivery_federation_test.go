@@ -278,6 +278,28 @@ func TestAnEventWhosePastCannotBeAskedForIsTriedAgain(t *testing.T) {
 	}
 }
 
+// Of two topics that were set while the servers were parted one loses. What was said before it is heard all the same.
+func TestAStateEventThatLosesHidesNoMessages(t *testing.T) {
+	net, alice, bob, room := neighbours(t)
+	alice.Do("PUT", "/v3/rooms/"+room+"/state/m.room.power_levels", map[string]any{"state_default": 0, "events": map[string]any{}})
+	atAlice, atBob := listen(t, alice, room), listen(t, bob, room)
+	tell(alice, room, "levels")
+	atBob.until("bob hears of the levels", func() bool { return slices.Contains(atBob.bodies(), "levels") })
+	net.Cut("hs1.test", "hs2.test")
+	for _, c := range []*testserver.Client{alice, bob} {
+		for i := range 5 { // the first may be on its way alone
+			tell(c, room, fmt.Sprint("said-by-", c.User[1:2], i))
+		}
+		c.Do("PUT", "/v3/rooms/"+room+"/state/m.room.topic", map[string]any{"topic": "by " + c.User})
+	}
+	net.Heal()
+	for _, l := range []*listener{atAlice, atBob} {
+		l.until(l.c.User+" hears both", func() bool {
+			return slices.Contains(l.bodies(), "said-by-a4") && slices.Contains(l.bodies(), "said-by-b4")
+		})
+	}
+}
+
 // A server that does not know an event cannot tell whether its user may redact it; the others can.
 func TestRedactionWithoutPowerReachesNobody(t *testing.T) {
 	net := testserver.Federation(t, 2, nil)
