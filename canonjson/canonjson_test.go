@@ -40,6 +40,7 @@ func TestCanonicalWritesTheShortestForm(t *testing.T) {
 		{`"\u0000\u0007\u0008\u0009\u000A\u000b\u000c\u000D\u001F\u007f"`, `"\u0000\u0007\b\t\n\u000b\f\r\u001f` + "\x7f" + `"`},
 		{`"\/\"\\\u0022\u005c\u2028"`, `"/\"\\\"\\` + "\u2028" + `"`},
 		{`"\ud83d\uDE00"`, `"😀"`},
+		{`"\u0020\u001f"`, `" \u001f"`},
 		{`{"a\"":1,"a!":2,"a\u0001":3,"a#":4}`, `{"a\u0001":3,"a!":2,"a\"":1,"a#":4}`},
 		{`{"\\":1,"]":2,"[":3}`, `{"[":3,"\\":1,"]":2}`},
 		{`{"😀":1,"":2}`, `{"":2,"😀":1}`}, // by code point; by UTF-16 unit it would be the other way round
@@ -61,6 +62,7 @@ func TestStrictRefusesWhatLenientKeeps(t *testing.T) {
 		{`{"a":1.0}`, `{"a":1.0}`, "1.0"},
 		{`{"a":1.5e3}`, `{"a":1.5e3}`, "1.5e3"},
 		{`[1E3]`, `[1000]`, "1E3"},
+		{`[9007199254740991e0]`, `[9007199254740991]`, "9007199254740991e0"},
 		{`[10e-1]`, `[1]`, "10e-1"},
 		{`[1e-1]`, `[1e-1]`, "1e-1"},
 		{`[1e-400]`, `[1e-400]`, "1e-400"},
@@ -113,6 +115,12 @@ func TestNestingIsBounded(t *testing.T) {
 			if _, err := Canonical(nest(n, c.open, c.shut), true); !errors.Is(err, ErrSyntax) {
 				t.Errorf("%d levels of %s: error %v, want a syntax error", n, c.open, err)
 			}
+		}
+		if _, err := AppendEnvelope(nil, nest(maxEnvelopeDepth, c.open, c.shut), nil); err != nil {
+			t.Errorf("%d levels of %s around what is signed: %v", maxEnvelopeDepth, c.open, err)
+		}
+		if _, err := AppendEnvelope(nil, nest(maxEnvelopeDepth+1, c.open, c.shut), nil); !errors.Is(err, ErrSyntax) {
+			t.Errorf("%d levels of %s around what is signed: %v, want a syntax error", maxEnvelopeDepth+1, c.open, err)
 		}
 	}
 }

@@ -178,6 +178,17 @@ func TestAnEventMayBeExactlyAsLargeAsTheLimit(t *testing.T) {
 	})
 }
 
+func TestFieldsMayHave255Bytes(t *testing.T) {
+	s, longest := specKey(t), strings.Repeat("x", MaxIDLength)
+	eachVersion(t, func(t *testing.T, v *Version) {
+		p := message(v)
+		p.Type, p.StateKey = longest, &longest
+		if _, err := Build(v, p, s); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A depth at the limit stays there instead of making the room unusable.
 func TestDepthIsClampedToWhatTheVersionCanSay(t *testing.T) {
 	s := specKey(t)
