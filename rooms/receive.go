@@ -192,9 +192,10 @@ func (in *ingest) takeComplete() (bool, error) {
 	if decided, err := in.setHistoryAside(false); err != nil || !decided {
 		return false, err
 	}
-	if len(in.gapless()) > 0 || in.lacksAuth() != nil || in.room.hasUndecided() || len(in.waiting) > 0 && in.room.policyServer() != nil {
+	if len(in.gapless()) > 0 || in.lacksAuth() != nil || len(in.again) > 0 || len(in.waiting) > 0 && in.room.policyServer() != nil {
 		return false, nil
 	}
+	in.svc.decideSoon(in.room)
 	return true, in.placeAll()
 }
 

@@ -97,10 +97,12 @@ type Room struct {
 	writer sync.Mutex
 	next   provisional
 
-	// mu guards head and pending. Held for moments only, by readers, writers and the commit hook.
-	mu      sync.RWMutex
-	head    head
-	pending overlay
+	// mu guards what follows. Held for moments only, by readers, writers and the commit hook.
+	mu          sync.RWMutex
+	head        head
+	pending     overlay
+	attempted   time.Time // when it was last tried to decide undecided events
+	decideAfter time.Time // when that may be done next
 }
 
 // head is what is committed.

@@ -104,6 +104,7 @@ type Service struct {
 	spaces  *fedclient.Memo[spaceKey, *remoteSpace] // as other servers show them
 
 	heavyReads chan struct{} // of whole states, by other servers
+	toDecide   chan int64    // rooms with undecided events to which events have come
 
 	lastCreated atomic.Int64 // ms; see createTime
 
@@ -127,7 +128,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), gate: newGate(), spaces: newSpaces(o.Now), heavyReads: make(chan struct{}, maxHeavyReads), briefWait: briefWait}
+	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), gate: newGate(), spaces: newSpaces(o.Now), heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan int64, maxToDecide), briefWait: briefWait}
 	s.cache.init(o.CacheBytes)
 	s.users.init()
 	s.own.init()

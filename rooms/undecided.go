@@ -31,6 +31,14 @@ const (
 	maxAuthServers = 4
 	// undecidedEvery is how often keys and auth events are asked for that could not be had.
 	undecidedEvery = 10 * time.Minute
+	// undecidedRest is how long a room to which events come rests between two attempts to decide with what has arrived: as long as
+	// fedclient does not ask a server again for its keys.
+	undecidedRest = 30 * time.Second
+	// maxToDecide bounds the rooms that wait for such an attempt.
+	maxToDecide = 1000
+	// decisionShare is which part of a room's time decisions may take: each judges everything since the undecided event again, under the
+	// room's lock, and servers choose when keys appear.
+	decisionShare = 20
 )
 
 // errUndecided: the event is not to be judged yet.
@@ -250,6 +258,16 @@ func (in *ingest) decide() error {
 	if len(in.fresh) == 0 {
 		return nil
 	}
+	if !in.room.mayDecide(in.svc.Now()) {
+		clear(in.fresh)
+		in.leaveUndecided()
+		return nil
+	}
+	start := in.svc.Now()
+	defer func() {
+		now := in.svc.Now()
+		in.room.restDeciding(now.Add(decisionShare * now.Sub(start)))
+	}()
 	list := slices.SortedFunc(maps.Values(in.fresh), byDepth)
 	for rest := list; len(rest) > 0; {
 		n, err := in.lookUp(rest)
@@ -330,17 +348,33 @@ func (s *Service) decide(ctx context.Context, room id.RoomID, fresh map[id.Event
 	return c.decided, c.store(ctx)
 }
 
-// DecideEvents asks, until ctx ends, for the keys and auth events that undecided events need.
+// decideSoon makes DecideEvents look at a room to which events come, if it has undecided ones.
+func (s *Service) decideSoon(r *Room) {
+	if !r.attemptDecision(s.Now()) {
+		return
+	}
+	select {
+	case s.toDecide <- r.nid:
+	default: // the next event tries again, and so does the next round
+	}
+}
+
+// DecideEvents judges undecided events, until ctx ends: with what has arrived soon after an event comes to their room, and after asking
+// for the keys and auth events that they need now and then.
 func (s *Service) DecideEvents(ctx context.Context) error {
 	tick := time.NewTicker(undecidedEvery)
 	defer tick.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return nil
+		case nid := <-s.toDecide:
+			err = s.decideIn(ctx, nid, false)
 		case <-tick.C:
+			err = s.decideAll(ctx)
 		}
-		if err := s.decideAll(ctx); err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil {
 			s.log.ErrorContext(ctx, "undecided events cannot be judged", "err", err)
 		}
 	}
@@ -354,11 +388,7 @@ func (s *Service) decideAll(ctx context.Context) error {
 		return err
 	})
 	for _, nid := range rooms {
-		r, readErr := s.RoomByNID(ctx, nid)
-		if readErr == nil && r.Resident() {
-			readErr = s.decideRoom(ctx, r)
-		}
-		err = errors.Join(err, readErr)
+		err = errors.Join(err, s.decideIn(ctx, nid, true))
 		if ctx.Err() != nil {
 			break
 		}
@@ -366,14 +396,26 @@ func (s *Service) decideAll(ctx context.Context) error {
 	return err
 }
 
-func (s *Service) decideRoom(ctx context.Context, r *Room) error {
+// decideIn judges the undecided events of a room, as far as that is possible now. With ask, the keys and auth events that they need are
+// asked for; the room's fetching slot is held meanwhile.
+func (s *Service) decideIn(ctx context.Context, nid int64, ask bool) error {
+	r, err := s.RoomByNID(ctx, nid)
+	if err != nil || !r.Resident() {
+		return err
+	}
+	if !ask {
+		ready, err := s.hasKeys(ctx, r)
+		if err != nil || !ready {
+			return err
+		}
+	}
 	in := newIngest(ctx, s, r, "")
 	release, err := in.hold(fetching)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := in.inTime(func() error { return in.reconsider(true) }); err != nil || len(in.fresh)+len(in.refill) == 0 {
+	if err := in.inTime(func() error { return in.reconsider(ask) }); err != nil || len(in.fresh)+len(in.refill) == 0 {
 		return err
 	}
 	releaseToo, err := in.hold(receiving)
@@ -382,4 +424,44 @@ func (s *Service) decideRoom(ctx context.Context, r *Room) error {
 	}
 	defer releaseToo()
 	return in.decide()
+}
+
+// hasKeys reports whether the key of an undecided event of a room is there, so that it may be judged. Nobody waits for the room's slots
+// while servers are asked for keys.
+func (s *Service) hasKeys(ctx context.Context, r *Room) (bool, error) {
+	stored, err := s.undecided(ctx, r)
+	if err != nil {
+		return false, err
+	}
+	events := make([]*pdu.Event, len(stored))
+	for i, e := range stored {
+		events[i] = e.Event
+	}
+	keys := s.keysOf(ctx, events)
+	return slices.ContainsFunc(events, func(e *pdu.Event) bool { return checkSignatures(e, keys) == nil }), ctx.Err()
+}
+
+// attemptDecision reports whether the room has undecided events and nobody has tried to decide them for undecidedRest, and counts as an
+// attempt.
+func (r *Room) attemptDecision(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.head.undecided || now.Before(r.attempted.Add(undecidedRest)) {
+		return false
+	}
+	r.attempted = now
+	return true
+}
+
+// mayDecide reports whether the last decision in the room is long enough ago; see decisionShare.
+func (r *Room) mayDecide(now time.Time) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return !now.Before(r.decideAfter)
+}
+
+func (r *Room) restDeciding(until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.decideAfter = until
 }

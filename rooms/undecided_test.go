@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -94,6 +95,57 @@ func mustRedact(t testing.TB, e *Event) *pdu.Event {
 	return pruned
 }
 
+// attempts makes the attempts to decide that events have asked for, as DecideEvents does.
+func (l *lossy) attempts() {
+	l.Helper()
+	for len(l.svc.toDecide) > 0 {
+		l.ok(l.svc.decideIn(l.Context(), <-l.svc.toDecide, false))
+	}
+}
+
+// Somebody may be asking a slow server about another event of the room meanwhile.
+func TestUndecidedEventMakesNobodyWaitForTheNetwork(t *testing.T) {
+	l := withoutKey(t, id.RoomV11)
+	l.dead.say(l.carol, l.room, "nobody can tell")
+	l.n.deliver()
+	l.good.say(l.alice, l.room, "follows it")
+	l.n.deliver()
+	r := l.house.room(l.room)
+	if !r.hasUndecided() {
+		t.Fatal("nothing is undecided")
+	}
+	r.fetching <- struct{}{}
+	defer func() { <-r.fetching }()
+	after := l.good.say(l.alice, l.room, "quick")
+	within(t, 10*time.Second, "an event of another server", func(context.Context) { l.n.deliver() })
+	if !l.sees(l.room, after) {
+		t.Error("it is not shown")
+	}
+	within(t, 10*time.Second, "an attempt to decide", func(context.Context) { l.attempts() })
+}
+
+// Servers choose when their keys appear, and each decision judges everything since again.
+func TestDecisionsTakeAShareOfARoomsTimeOnly(t *testing.T) {
+	l := withoutKey(t, id.RoomV11)
+	lost := l.dead.say(l.carol, l.room, "nobody can tell")
+	l.n.deliver()
+	l.good.say(l.alice, l.room, "follows it")
+	l.n.deliver()
+	delete(l.n.blind, "here dead")
+	r := l.house.room(l.room)
+	r.restDeciding(l.now.Add(time.Minute)) // as after a decision that took three seconds
+	l.ok(l.svc.decideAll(t.Context()))
+	if l.sees(l.room, lost) || !r.hasUndecided() {
+		t.Error("it was decided too early")
+	}
+	l.now = l.now.Add(time.Minute)
+	l.ok(l.svc.decideAll(t.Context()))
+	if !l.sees(l.room, lost) || r.hasUndecided() {
+		t.Error("it is not decided")
+	}
+	l.agree()
+}
+
 func TestUnverifiableMessageEndsNoRoom(t *testing.T) {
 	for _, version := range joinVersions {
 		t.Run("v"+string(version), func(t *testing.T) {
@@ -114,8 +166,11 @@ func TestUnverifiableMessageEndsNoRoom(t *testing.T) {
 			l.hidden(lost)
 			l.agree()
 			delete(l.n.blind, "here dead")
+			l.attempts() // of before
+			l.now = l.now.Add(undecidedRest)
 			l.good.say(l.alice, l.room, "five")
 			l.n.deliver()
+			l.attempts()
 			if !l.sees(l.room, lost) {
 				t.Error("once the key is there the message is not shown")
 			}
