@@ -47,10 +47,10 @@ func (d *device) joins(room, via string) {
 }
 
 // until syncs until an answer is as it should be.
-func (d *device) until(what string, good func(answer obj) bool) obj {
+func (d *device) until(what string, good func(answer obj) bool, params ...string) obj {
 	d.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
-		if a := d.sync("timeout", "1000"); good(a) {
+		if a := d.sync(append([]string{"timeout", "1000"}, params...)...); good(a) {
 			return a
 		}
 	}

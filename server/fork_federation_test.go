@@ -7,7 +7,8 @@ import (
 )
 
 // TestClientHasTheStateThatResolutionChose: two servers that are cut apart change one and the same state. Afterwards one of
-// the changes counts; on one of the servers the other one arrived last, and stands last in the timeline.
+// the changes counts; on one of the servers the other one arrived last, and stands last in the timeline. state_after says
+// which one it is. The timeline alone cannot, and is given whole all the same: a change that loses hides no messages.
 func TestClientHasTheStateThatResolutionChose(t *testing.T) {
 	s := newShared(t, nil)
 	alice, bob := s.alice, s.bob
@@ -16,10 +17,10 @@ func TestClientHasTheStateThatResolutionChose(t *testing.T) {
 	alice.say(base, "everybody may")
 	bob.until("the power", func(a obj) bool { return said(a, s.room, "everybody may") })
 	alice.sync()
+	stateAfter := []string{"use_state_after", "true"}
 	topics := map[*device]any{}
 	apply := func(d *device, answer obj) {
-		room := get(answer, "rooms", "join", s.room)
-		for _, e := range append(list(room, "state", "events"), list(room, "timeline", "events")...) {
+		for _, e := range list(answer, "rooms", "join", s.room, "state_after", "events") {
 			if get(e, "type") == "m.room.topic" {
 				topics[d] = get(e, "content", "topic")
 			}
@@ -29,7 +30,8 @@ func TestClientHasTheStateThatResolutionChose(t *testing.T) {
 		s.Cut(s.Name(0), s.Name(1))
 		for _, d := range []*device{alice, bob} {
 			d.Do("PUT", base+"/state/m.room.topic", obj{"topic": fmt.Sprint(d.User, round)})
-			apply(d, d.sync())
+			apply(d, d.sync(stateAfter...))
+			d.say(base, fmt.Sprint("alone ", d.User, round))
 		}
 		s.Heal()
 		s.Servers[0].Heard(s.Name(1))
@@ -38,13 +40,18 @@ func TestClientHasTheStateThatResolutionChose(t *testing.T) {
 			other := map[*device]*device{alice: bob, bob: alice}[d]
 			over := fmt.Sprint("over ", d.User, round)
 			d.say(base, over)
+			alone := false
 			other.until(over, func(a obj) bool {
 				apply(other, a)
+				alone = alone || said(a, s.room, fmt.Sprint("alone ", d.User, round))
 				return said(a, s.room, over)
-			})
+			}, stateAfter...)
+			if !alone {
+				t.Errorf("round %d: what %s said while the servers were apart is not shown", round, d.User)
+			}
 		}
 		for _, d := range []*device{alice, bob} {
-			apply(d, d.sync())
+			apply(d, d.sync(stateAfter...))
 			if now := d.Do("GET", base+"/state/m.room.topic", nil)["topic"]; topics[d] != now {
 				t.Errorf("round %d: the client of %s has the topic %v, the room %v", round, d.User, topics[d], now)
 			}
