@@ -1,4 +1,4 @@
-# What there is to type: `make help` lists it. `make run` and `make test` are all that a newcomer needs.
+# `make help` lists the targets. `make run` and `make test` are all that a newcomer needs.
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 1m
@@ -16,11 +16,11 @@ STATIC = -tags netgo,osusergo -ldflags '-X main.version=$(VERSION) -s -w -linkmo
 # The packages that are proved against mautrix's experiments. No SQLite among them, or its C code is built twice.
 JSONV2_PACKAGES = ./rooms/pdu/... ./rooms/eventauth/... ./rooms/stateres/...
 
-# Shows what go test does while it does it.
+# Shows the progress of go test.
 TESTRUN = $(GO) run ./internal/testrun
 
 .DEFAULT_GOAL := build
-# What make mutate looks at, and by what.
+# The packages that make mutate changes, and its tool.
 PURE_PACKAGES ?= canonjson rooms/pdu rooms/eventauth rooms/stateres rooms/visibility rooms/expiry push
 GREMLINS = github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
 
@@ -38,13 +38,13 @@ run: build
 	@echo "Ebb: http://127.0.0.1:8008 is the homeserver to name in a client. Registration token: $$(cat data/registration-token)"
 	@exec bin/ebb serve --config data/ebb.yaml
 
-## build: bin/ebb, static; what make does when it is told nothing
+## build: bin/ebb, static; the default
 build:
 	@command -v $(GO) >/dev/null || { echo "Ebb is built with Go, of the version in go.mod or newer: https://go.dev/dl"; exit 1; }
 	@command -v $${CC:-gcc} >/dev/null || { echo "Ebb is built with a C compiler: apt-get install gcc libc6-dev"; exit 1; }
 	CGO_ENABLED=1 $(GO) build $(STATIC) -o $(BINARY) ./cmd/ebb
 
-## test: every test, in at most 15 minutes on two cores; shows how far it is
+## test: every test, in at most 15 minutes on two cores, with progress
 test:
 	$(GO) run ./internal/pgtest -- $(TESTRUN) -timeout 15m ./...
 	GOEXPERIMENT=jsonv2 $(TESTRUN) -timeout 10m $(JSONV2_PACKAGES)
@@ -72,7 +72,7 @@ fmt:
 bench: build
 	$(GO) run ./internal/bench
 
-## attack: a stranger, another server and a user take what they can get of a server with default limits
+## attack: attacks by a stranger, another server and a user on a server with default limits
 attack: build
 	$(GO) run ./internal/bench -only attack -duration 10s
 
@@ -85,7 +85,7 @@ fuzz:
 		done; \
 	done
 
-## mutate: mutants of the pure packages that no test notices; hours, on a machine that does nothing else (docs/mutation.md)
+## mutate: mutants of the pure packages that no test fails on; takes hours on an idle machine (docs/mutation.md)
 mutate:
 	@set -e; for package in $(PURE_PACKAGES); do \
 		echo "== $$package"; \

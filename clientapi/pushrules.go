@@ -69,12 +69,12 @@ func (a *API) getPushRulesOfKind(r *httpapi.Request) (any, error) {
 
 // putPartOfPushRules refuses to put whole sets of rules.
 func (a *API) putPartOfPushRules(*httpapi.Request) (any, error) {
-	return nil, mxerr.InvalidParam("The scope, kind and ID of a rule must be given")
+	return nil, mxerr.InvalidParam("The path must name the scope, kind and ID of a rule")
 }
 
 // unknownScope refuses every scope but global, which has routes of its own.
 func (a *API) unknownScope(r *httpapi.Request) (any, error) {
-	return nil, mxerr.InvalidParam("%q is not a scope of push rules: there is only global", r.Var("scope"))
+	return nil, mxerr.InvalidParam("%q is not a scope of push rules: use global", r.Var("scope"))
 }
 
 // getPushRules gives the whole rule set.

@@ -12,7 +12,7 @@ func (a *API) welcomeRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "GET", Path: "/", OperationID: "getWelcomePage", Rate: httpapi.Anonymous, Handler: a.getWelcomePage}}
 }
 
-// welcome is what somebody sees who opens the address in a browser. It does not say which version runs.
+// welcome is the page at the server's address in a browser. It does not say which version runs.
 var welcome = template.Must(template.New("welcome").Parse(`<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -23,14 +23,14 @@ var welcome = template.Must(template.New("welcome").Parse(`<!DOCTYPE html>
 </head>
 <body>
 <h1>This is a Matrix homeserver</h1>
-<p>It carries the messages of <strong>{{.Server}}</strong> and works: there is nothing more to see here. You read and write messages
-with a Matrix client.</p>
+<p>The server <strong>{{.Server}}</strong> is running, but there is nothing else to see here. To read and write messages, use a
+Matrix client.</p>
 <ol>
 <li>Open a client, such as <a href="https://app.element.io">Element Web</a>, <a href="https://app.cinny.in">Cinny</a> or
 <a href="https://fluffychat.im">FluffyChat</a>. Element X cannot sign in here yet.</li>
-<li>Where it asks for the homeserver, enter <code>{{.Address}}</code></li>
+<li>When it asks for the homeserver, enter <code>{{.Address}}</code></li>
 <li>Sign in{{if eq .Mode "token"}}, or create an account with the registration token that the administrator gave you{{else if
-eq .Mode "open"}}, or create an account{{else}}; accounts are made by the administrator{{end}}. Your user id
+eq .Mode "open"}}, or create an account{{else}}; accounts are made by the administrator{{end}}. Your user ID
 is <code>@NAME:{{.Server}}</code></li>
 </ol>
 {{if .Help}}<p><a href="{{.Help}}">Help of this server</a></p>

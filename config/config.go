@@ -18,7 +18,7 @@ type Config struct {
 	ServerName     string       `yaml:"server_name" doc:"The name in user ids and room aliases: @user:server_name. It cannot be changed later."`
 	PublicURL      string       `yaml:"public_url" doc:"Where clients reach this server, such as https://matrix.example.org. Told to clients by /.well-known/matrix/client."`
 	DataDir        string       `yaml:"data_dir" doc:"Folder of the database, media, signing key and control socket. Relative paths start at the folder of this file."`
-	Database       string       `yaml:"database" secret:"true" doc:"sqlite:PATH (relative to data_dir) or postgres://USER:PASSWORD@HOST/NAME (postgresql:// is the same; create it with LC_COLLATE C)."`
+	Database       string       `yaml:"database" secret:"true" doc:"sqlite:PATH (relative to data_dir) or postgres://USER:PASSWORD@HOST/NAME (or postgresql://; create that database with LC_COLLATE C)."`
 	Listen         []Listener   `yaml:"listen" doc:"Where to accept connections, and which APIs each address serves."`
 	ACME           ACME         `yaml:"acme"`
 	Registration   Registration `yaml:"registration"`
@@ -82,16 +82,16 @@ type Login struct {
 // RateLimits bounds how often one user, or one network where nobody is signed in, may ask.
 type RateLimits struct {
 	Enabled       bool   `yaml:"enabled"`
-	Connections   int    `yaml:"connections" doc:"Connections that one network may have open, and requests that are being answered for it. Addresses in trusted_proxies may have more connections."`
-	Sends         Bucket `yaml:"sends" doc:"Events, receipts, typing, account data, push rules, keys and their backup: per second on average, and at once."`
+	Connections   int    `yaml:"connections" doc:"Open connections of one network, and its running requests. Connections from trusted_proxies are not limited."`
+	Sends         Bucket `yaml:"sends" doc:"Events, receipts, typing, account data, push rules, keys and key backup: per second on average, and at once."`
 	Reads         Bucket `yaml:"reads" doc:"History, state, members, relations, threads and directories."`
-	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network, and wrong registration tokens; of one network or one account in sum ten times as many."`
-	Registrations Bucket `yaml:"registrations" doc:"Accounts made from one network."`
-	Anonymous     Bucket `yaml:"anonymous" doc:"Requests of one network without access token: signing in, registering, refreshing tokens, keys of servers. Clients that register ask every 2 s."`
-	Invites       Bucket `yaml:"invites" doc:"Invites that one user of another server sends, and that one user receives from one server; all users of a server together ten times as many."`
+	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network; wrong tokens and shared secrets from one network. One network for all accounts, and one account from all networks, have ten times as many."`
+	Registrations Bucket `yaml:"registrations" doc:"New accounts from one network."`
+	Anonymous     Bucket `yaml:"anonymous" doc:"Requests without an access token from one network: signing in, registering, refreshing tokens, keys of servers. While somebody registers, clients ask every 2 s."`
+	Invites       Bucket `yaml:"invites" doc:"Invites from one user of another server, and to one user from one other server. All users of a server together may send ten times as many."`
 	Joins         Bucket `yaml:"joins" doc:"Joins, invites and new rooms."`
 	Uploads       Bucket `yaml:"uploads" doc:"Media."`
-	Claims        Bucket `yaml:"claims" doc:"Claims of one-time keys, also by each other server."`
+	Claims        Bucket `yaml:"claims" doc:"Claims of one-time keys, by one user or one other server."`
 }
 
 // Bucket is a rate.
@@ -139,7 +139,7 @@ type Media struct {
 
 // Push says what push rules people begin with.
 type Push struct {
-	LegacyMentionRules bool `yaml:"legacy_mention_rules" doc:"Whether names and @room in the text of a message without m.mentions highlight it. Matrix v1.17 removed these rules; the settings of Element Web before September 2026 need them."`
+	LegacyMentionRules bool `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web before September 2026 needs them."`
 }
 
 // Retention says how long rooms keep messages.

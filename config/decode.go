@@ -56,7 +56,7 @@ func withoutQuotes(err error) error {
 		}
 		return cited // a character of the syntax
 	})
-	return fmt.Errorf("this is not YAML: %s (lines are indented by spaces; text with { } [ ] : # or an * or & at its beginning stands between quotes)", text)
+	return fmt.Errorf("this is not YAML: %s (indent lines with spaces; put text in quotes if it has { } [ ] : # in it or begins with * or &)", text)
 }
 
 var envRef = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
@@ -131,7 +131,7 @@ func (d *decoder) null(n *yaml.Node, v reflect.Value, key string) {
 
 func (d *decoder) sequence(n *yaml.Node, v reflect.Value, key string, depth int) {
 	if n.Kind != yaml.SequenceNode {
-		d.wrong(n, key, "must be a list: [one, two], or a line that begins with a dash for each")
+		d.wrong(n, key, "must be a list: [one, two], or one line beginning with a dash for each")
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
@@ -160,7 +160,7 @@ func (d *decoder) group(n *yaml.Node, v reflect.Value, key string, depth int) {
 		}
 		at := strings.TrimPrefix(key+"."+name.Value, ".")
 		if first := seen[name.Value]; first > 0 {
-			d.wrong(name, at, "is there twice, first in line %d", first)
+			d.wrong(name, at, "is there twice, first on line %d", first)
 			continue
 		}
 		seen[name.Value] = name.Line
@@ -196,7 +196,7 @@ func setScalar(n *yaml.Node, v reflect.Value) error {
 	}
 	mistake := fmt.Errorf("%q is not %s", n.Value, kindName(v))
 	if v.Kind() != reflect.String && n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
-		mistake = fmt.Errorf("%w: take the quotation marks away", mistake)
+		mistake = fmt.Errorf("%w: remove the quotation marks", mistake)
 	}
 	switch v.Kind() {
 	case reflect.String:

@@ -55,10 +55,10 @@ func (c *Config) checkDataDir(p, w *problems) {
 	info, err := os.Stat(c.Dir())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		p.add(key, "there is no folder %s: ebb init makes it, with the signing key in it", c.Dir())
+		p.add(key, "the folder %s does not exist: ebb init creates it, with the signing key", c.Dir())
 		return
 	case err == nil && !info.IsDir():
-		p.add(key, "%s is no folder", c.Dir())
+		p.add(key, "%s is not a folder", c.Dir())
 		return
 	case err == nil:
 		err = access(c.Dir(), mayRead|mayWrite|mayEnter)
@@ -68,7 +68,7 @@ func (c *Config) checkDataDir(p, w *problems) {
 		return
 	}
 	if info.Mode().Perm()&0o022 != 0 {
-		w.add(key, "others may put files into %s: chmod go-w", c.Dir())
+		w.add(key, "other users of this machine can write to %s: run chmod go-w on it", c.Dir())
 	}
 }
 
@@ -111,7 +111,7 @@ func (c *Config) checkSecrets(p, w *problems) {
 	info, err := os.Stat(c.path)
 	inFile := c.Registration.SharedSecret != "" && c.Registration.SharedSecretFile == "" || strings.Contains(c.Database, "@")
 	if err == nil && inFile && len(c.source.secrets) == 0 && info.Mode().Perm()&0o044 != 0 {
-		w.list = append(w.list, Problem{Text: "other users of this machine can read the secrets in " + c.path + ": chmod go-r"})
+		w.list = append(w.list, Problem{Text: "other users of this machine can read the secrets in " + c.path + ": run chmod go-r on it"})
 	}
 }
 
@@ -135,7 +135,7 @@ func (c *Config) checkCertificate(p, w *problems, key string, t TLS, now time.Ti
 		return
 	}
 	if leaf, err := x509.ParseCertificate(pair.Certificate[0]); err == nil && now.After(leaf.NotAfter) {
-		w.add(key+".certificate", "%s has expired at %s", t.Certificate, leaf.NotAfter.Format(time.RFC3339))
+		w.add(key+".certificate", "%s expired at %s", t.Certificate, leaf.NotAfter.Format(time.RFC3339))
 	}
 }
 
@@ -153,7 +153,7 @@ func (c *Config) Authorities() (*x509.CertPool, error) {
 		pool = x509.NewCertPool()
 	}
 	if block, _ := pem.Decode(raw); block == nil || !pool.AppendCertsFromPEM(raw) {
-		return nil, fmt.Errorf("%s has no certificate in PEM", c.Federation.TrustedCAFile)
+		return nil, fmt.Errorf("%s has no PEM certificate", c.Federation.TrustedCAFile)
 	}
 	return pool, nil
 }

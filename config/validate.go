@@ -48,7 +48,7 @@ func (c *Config) mistakes(found Problems) Problems {
 
 // oneOf checks a word.
 func (p *problems) oneOf(key, value string, words ...string) {
-	p.check(slices.Contains(words, value), key, "%q is none of %s", value, strings.Join(words, ", "))
+	p.check(slices.Contains(words, value), key, "%q must be one of %s", value, strings.Join(words, ", "))
 }
 
 // url checks an address of one of the schemes.
@@ -58,7 +58,7 @@ func (p *problems) url(key, text string, schemes ...string) {
 	case err != nil || u.Host == "" || !slices.Contains(schemes, u.Scheme):
 		p.add(key, "%q is not an %s address", text, strings.Join(schemes, " or "))
 	case u.User != nil:
-		p.add(key, "has a user name or password in it, which everybody would see")
+		p.add(key, "has a user name or password in it, which clients would see: remove it")
 	}
 }
 
@@ -83,15 +83,15 @@ func (c *Config) validateDatabase(p *problems) {
 	const key = "database"
 	if path, ok := strings.CutPrefix(c.Database, "sqlite:"); ok {
 		p.check(path != "", key, "has no path after sqlite:")
-		p.check(!strings.HasPrefix(path, ":memory:"), key, "is in memory only: give a file")
+		p.check(!strings.HasPrefix(path, ":memory:"), key, "is in memory only: give the path of a file")
 		return
 	}
 	if !strings.HasPrefix(c.Database, "postgres://") && !strings.HasPrefix(c.Database, "postgresql://") {
-		p.add(key, "begins neither with sqlite: nor with postgres:// or postgresql://")
+		p.add(key, "must begin with sqlite:, postgres:// or postgresql://")
 		return
 	}
 	if _, err := url.Parse(c.Database); err != nil {
-		p.add(key, "is not a valid address: write odd characters of the password as %%XX (/ is %%2F, # is %%23, @ is %%40)")
+		p.add(key, "is not a valid address: write special characters in the password as %%XX (/ is %%2F, # is %%23, @ is %%40)")
 	}
 }
 
@@ -108,7 +108,7 @@ func (c *Config) validateRegistration(p *problems) {
 }
 
 func (c *Config) validateListen(p *problems) {
-	p.check(len(c.Listen) > 0, "listen", "there is no address")
+	p.check(len(c.Listen) > 0, "listen", "must have at least one address")
 	for i, l := range c.Listen {
 		key := fmt.Sprintf("listen[%d]", i)
 		l.validate(p, key)
@@ -141,12 +141,12 @@ func (p *problems) hostPort(key, text, example string) {
 	case text == "":
 		p.add(key, "is missing: HOST:PORT, such as %s", example)
 	case err != nil || port == "":
-		p.add(key, "%q is not HOST:PORT, such as %s; an IPv6 address stands between brackets", text, example)
+		p.add(key, "%q is not HOST:PORT, such as %s; put an IPv6 address in brackets", text, example)
 	default:
 		if _, err := net.LookupPort("tcp", port); err != nil {
 			p.add(key, "the port in %q is not a number up to 65535", text)
 		}
-		p.check(!strings.ContainsAny(host, "/@ "), key, "the host in %q is no name or IP address", text)
+		p.check(!strings.ContainsAny(host, "/@ "), key, "the host in %q is not a name or an IP address", text)
 	}
 }
 

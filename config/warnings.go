@@ -25,13 +25,13 @@ func (c *Config) Warnings() Problems {
 		w.add("registration.shared_secret", "is short: whoever guesses it makes administrators; use at least %d characters", shortSecret)
 	}
 	if !c.RateLimits.Enabled {
-		w.add("rate_limits.enabled", "is off: passwords can be guessed without end")
+		w.add("rate_limits.enabled", "is off: anybody can guess passwords without limit")
 	}
 	if c.Media.AllowUnauthenticated {
-		w.add("media.allow_unauthenticated", "is on: whoever knows the address of a file gets it without an account")
+		w.add("media.allow_unauthenticated", "is on: anybody who knows the address of a file can download it without an account")
 	}
 	if len(c.Appservices) > 0 {
-		w.add("appservices", "this version does not serve application services yet: the files are checked and not used")
+		w.add("appservices", "this version does not serve application services yet: the files are checked but not used")
 	}
 	return w.list
 }
@@ -50,12 +50,12 @@ func (c *Config) warnOfAddresses(w *problems) {
 			}
 		}
 		if l.TLS.Certificate == "" && len(l.TLS.ACMEHosts) == 0 && len(c.TrustedProxies) == 0 {
-			w.add(key+".tls", "%s speaks plain HTTP to everybody who reaches it, so that passwords and messages can be read on the way: give it a certificate; "+
-				"where only a proxy with a certificate gets there, name it in trusted_proxies", l.Address)
+			w.add(key+".tls", "%s speaks plain HTTP, so passwords and messages can be read on the network: give it a certificate, or, "+
+				"if only a proxy with a certificate can reach it, name the proxy in trusted_proxies", l.Address)
 		}
 	}
 	if u, err := url.Parse(c.PublicURL); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
-		w.add("public_url", "is http: clients send passwords unencrypted, and many refuse")
+		w.add("public_url", "is http: clients would send passwords unencrypted, and many refuse to")
 	}
 }
 
@@ -77,7 +77,7 @@ func (c *Config) warnOfFederation(w *problems) {
 		return
 	}
 	if host, _, _ := strings.Cut(c.ServerName, ":"); loopback(host) {
-		w.add("server_name", "%q is a name that every machine gives itself: other servers cannot find it", c.ServerName)
+		w.add("server_name", "%q is a name that every machine has for itself: other servers cannot find this one", c.ServerName)
 	}
 	if c.Federation.AllowPrivateAddresses {
 		w.add("federation.allow_private_addresses", "is on: other servers can make this one send requests into its own network")
@@ -90,11 +90,11 @@ const widest = 8
 func (c *Config) warnOfProxies(w *problems) {
 	for i, text := range c.TrustedProxies {
 		if n, err := ParseNetwork(text); err == nil && n.Bits() < widest {
-			w.add(fmt.Sprintf("trusted_proxies[%d]", i), "%s is nearly everybody: whoever sends X-Forwarded-For is then counted as the address they name", text)
+			w.add(fmt.Sprintf("trusted_proxies[%d]", i), "%s covers nearly all addresses: anybody there can hide their address by sending X-Forwarded-For", text)
 		}
 	}
 	ownTLS := slices.ContainsFunc(c.Listen, func(l Listener) bool { return l.TLS.Certificate != "" || len(l.TLS.ACMEHosts) > 0 })
 	if strings.HasPrefix(c.PublicURL, "https://") && !ownTLS && len(c.TrustedProxies) == 0 && len(c.Listen) > 0 {
-		w.add("trusted_proxies", "is empty, but public_url is https and no address has a certificate: name the proxy, or all people behind it share one rate limit")
+		w.add("trusted_proxies", "is empty, but public_url is https and no address has a certificate: name the proxy, or everybody behind it shares one rate limit")
 	}
 }

@@ -202,7 +202,7 @@ func parseBatch(batch string) (storage.Pos, error) {
 	digits, ok := strings.CutPrefix(batch, batchPrefix)
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if !ok || err != nil || n < 0 {
-		return 0, mxerr.InvalidParam("The batch is not one that this server gave")
+		return 0, mxerr.InvalidParam("next_batch is not a token from this server")
 	}
 	return storage.Pos(n), nil
 }

@@ -97,10 +97,10 @@ func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	switch err := c.load(); {
 	case err == nil:
-		c.log.Info("a changed certificate was read", "file", c.certFile)
+		c.log.Info("a changed certificate was loaded", "file", c.certFile)
 	case err.Error() != c.said:
 		c.said = err.Error()
-		c.log.Warn("the changed certificate cannot be used, the former one stays in use", "err", err)
+		c.log.Warn("the changed certificate cannot be used; the previous one stays in use", "err", err)
 	}
 	return c.current, nil
 }

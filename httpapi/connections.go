@@ -47,7 +47,7 @@ func (c *connections) leave(network string) {
 func (c *connections) warn(network string) {
 	now := time.Now().Unix()
 	if last := c.warned.Load(); now-last >= int64(warnInterval.Seconds()) && c.warned.CompareAndSwap(last, now) {
-		c.log.Warn("A network has too many connections, and further ones are closed. If it is a reverse proxy, name it in trusted_proxies",
+		c.log.Warn("a network has too many connections: further ones are closed; if it is a reverse proxy, name it in trusted_proxies",
 			"network", network, "rate_limits.connections", c.most)
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 // ErrNoKey is wrapped by the error of Options.AuthenticateServer if the headers are well-formed, but the named server had to
 // be asked for its key, or was a short time ago, and did not give it.
-var ErrNoKey = errors.New("the key of the server cannot be had")
+var ErrNoKey = errors.New("the key of the server could not be fetched")
 
 const (
 	// maxUnproved bounds the work for one network whose requests are not proved to come from the server that they name,

@@ -37,7 +37,7 @@ func (f *File) ETag() string {
 }
 
 // errDamaged: a file is missing, cut off or altered on the disk.
-var errDamaged = errors.New("media: the file on the disk is not what was stored")
+var errDamaged = errors.New("media: the file on disk differs from the upload")
 
 // openBlob opens a file. It returns errDamaged where the disk does not have it as it was stored.
 func (s *Service) openBlob(m storage.Media) (*File, error) {
@@ -54,7 +54,7 @@ func (s *Service) lost(m storage.Media, err error) error {
 		damaged.Inc()
 		s.Log.Error("a media file is damaged or missing: restore it from a backup", "file", path, "media_id", m.ID, "size", m.Size, "err", err)
 	}
-	return mxerr.NotFound("This server has lost the file").Because(err)
+	return mxerr.NotFound("This server no longer has the file: it is missing or damaged on disk").Because(err)
 }
 
 // openIntact opens a blob after checking its size and hash.
@@ -75,7 +75,7 @@ func (s *store) openIntact(name string, size int64) (*os.File, error) {
 			return err
 		}
 		if hex.EncodeToString(hash.Sum(nil)) != name {
-			return fmt.Errorf("%w: its hash is another one", errDamaged)
+			return fmt.Errorf("%w: its hash differs", errDamaged)
 		}
 		_, err := f.Seek(0, io.SeekStart)
 		return err

@@ -119,7 +119,7 @@ func (s *Service) withRemote(ctx context.Context, server, mediaID string, wait t
 			return f, err
 		}
 		damaged.Inc()
-		s.Log.Warn("a file of another server is damaged or missing here: it is fetched again", "server", server, "media_id", mediaID, "err", err)
+		s.Log.Warn("a cached file of another server is damaged or missing: it is fetched again", "server", server, "media_id", mediaID, "err", err)
 	}
 	fetched, err := s.fetchOnce(ctx, server, mediaID, min(wait, maxWait))
 	if err != nil {
@@ -237,7 +237,7 @@ func notFetched(err error) error {
 	case errors.As(err, &remote) && remote.Status >= 400 && remote.Status < 500 && remote.Status != http.StatusTooManyRequests:
 		return mxerr.NotFound("There is no such file").Because(err)
 	case errors.Is(err, fedclient.ErrNoServer):
-		return mxerr.NotFound("There can be no server with that name").Because(err)
+		return mxerr.NotFound("No server can have that name").Because(err)
 	}
 	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The file's server does not give it").Because(err)
 }

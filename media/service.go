@@ -72,7 +72,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.remote.init(o.Now)
 	err = s.Sweep(ctx)
 	if errors.Is(err, storage.ErrFull) { // the next start does it
-		o.Log.Warn("media that nothing names was not removed", "err", err)
+		o.Log.Warn("unreferenced media could not be removed", "err", err)
 		err = nil
 	}
 	return s, err

@@ -88,7 +88,7 @@ func (s *Service) thumbnailFrom(ctx context.Context, m storage.Media, src *File,
 }
 
 func noThumbnail() error {
-	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "There is no thumbnail of this file")
+	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "This file cannot have a thumbnail")
 }
 
 // otherImage returns an image of a format that is not decoded here, and refuses any other file.

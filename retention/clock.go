@@ -74,7 +74,7 @@ func (j *Job) readLocked(ctx context.Context) (by, keptUntil time.Time, err erro
 		by, keptUntil = without(next, now), time.UnixMilli(next.JumpedTo).Add(jumpWait)
 	}
 	if jumped || first && next.JumpedTo != 0 {
-		j.Log.Warn("the clock is far ahead of when this server last ran: messages that expired only in between are hidden now, and purged for good in a day; if the clock is wrong, set it right before that",
+		j.Log.Warn("the clock is far ahead of when this server last ran: messages that expired in between are hidden now and will be purged for good in a day; if the clock is wrong, correct it before then",
 			"last_seen", time.UnixMilli(next.JumpedFrom).UTC(), "now", now.UTC(), "kept_until", keptUntil.UTC())
 	}
 	return by, keptUntil, nil

@@ -90,7 +90,7 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 	var report Report
 	by, keptUntil, err := j.read(ctx)
 	if err != nil {
-		return report, fmt.Errorf("look at the clock: %w", err)
+		return report, fmt.Errorf("check the clock: %w", err)
 	}
 	if !keptUntil.IsZero() {
 		report.KeptUntil = &keptUntil

@@ -242,7 +242,7 @@ func (in *ingest) askAncestors() (more bool, err error) {
 	a.asked++
 	raws, err := in.svc.Remote.Backfill(in.ctx, in.origin, in.room.id, a.ends[:min(len(a.ends), maxBackfillEdges)], maxBackfillPage)
 	if err != nil {
-		in.svc.log.DebugContext(in.ctx, "ancestors of the join are not to be had", "room", in.room.id, "server", in.origin, "err", err)
+		in.svc.log.DebugContext(in.ctx, "ancestors of the join could not be fetched", "room", in.room.id, "server", in.origin, "err", err)
 		return false, in.ctx.Err()
 	}
 	var prev []id.EventID

@@ -68,7 +68,7 @@ func (p pushRoom) DisplayName(user id.UserID) string {
 // EachNamedIn calls f for the local members whose display names stand in a text.
 func (p pushRoom) EachNamedIn(text string, f func(nid int64, user id.UserID)) {
 	if err := p.r.loadNames(); err != nil {
-		p.r.svc.log.Error("display names", "room", p.r.id, "err", err)
+		p.r.svc.log.Error("cannot read the display names of a room for push rules", "room", p.r.id, "err", err)
 		return
 	}
 	p.r.mu.RLock()

@@ -559,7 +559,7 @@ func (in *ingest) obtainAuth(e *incoming) error {
 		in.authFetches++
 		raws, err := in.svc.Remote.EventAuth(in.ctx, server, in.room.id, e.ID())
 		if err != nil {
-			in.svc.log.DebugContext(in.ctx, "an auth chain is not to be had", "room", in.room.id, "event", e.ID(), "server", server, "err", err)
+			in.svc.log.DebugContext(in.ctx, "an auth chain could not be fetched", "room", in.room.id, "event", e.ID(), "server", server, "err", err)
 		}
 		if err := in.keepAuth(raws); err != nil {
 			return err
@@ -985,7 +985,7 @@ func (in *ingest) placeTogether(events []*incoming) error {
 		if errors.Is(err, stateres.ErrTooLarge) { // which others have made it
 			level = slog.LevelInfo
 		}
-		in.svc.log.Log(in.ctx, level, "an event cannot be judged", "room", in.room.id, "event", events[0].ID(), "err", err)
+		in.svc.log.Log(in.ctx, level, "an event cannot be authorised", "room", in.room.id, "event", events[0].ID(), "err", err)
 		received.WithLabelValues("refused").Inc()
 		in.done(events[0].ID(), errUnjudged)
 		in.lost = in.lost || !errors.Is(err, stateres.ErrTooLarge) // which it will be the next time too

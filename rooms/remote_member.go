@@ -305,7 +305,7 @@ func (s *Service) toldState(ctx context.Context, v *pdu.Version, room id.RoomID,
 	}
 	for _, err := range errs {
 		if err != nil {
-			s.log.DebugContext(ctx, "an event of a room's state is not good", "room", room, "err", err)
+			s.log.DebugContext(ctx, "an event of a room's state is not valid", "room", room, "err", err)
 		}
 	}
 	return slices.DeleteFunc(events, func(e *pdu.Event) bool { return e == nil || e.RoomID() != room }), nil

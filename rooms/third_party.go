@@ -147,7 +147,7 @@ func (s *Service) checkPendingInvites(ctx context.Context, user int64, inviter i
 		}
 	}
 	if all >= maxPendingInvites || allBytes >= maxPendingInviteBytes || same >= maxInvitesOfInviter || sameBytes >= maxInviterBytes {
-		return mxerr.Forbidden("The user has too many invites that are not answered yet")
+		return mxerr.Forbidden("The user has too many unanswered invites")
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ const (
 )
 
 // errUndecided: the event is not to be judged yet.
-var errUndecided = errors.New("a key or an auth event is not to be had yet")
+var errUndecided = errors.New("a key or an auth event could not be fetched yet")
 
 func (e *Event) undecided() bool { return e.Flags&storage.UndecidedEvent != 0 }
 
@@ -375,7 +375,7 @@ func (s *Service) DecideEvents(ctx context.Context) error {
 			err = s.decideAll(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
-			s.log.ErrorContext(ctx, "undecided events cannot be judged", "err", err)
+			s.log.ErrorContext(ctx, "undecided events cannot be authorised", "err", err)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnin
 	mistakes, warnings = cfg.CheckFiles(o.Now())
 	warnings = append(warnings, cfg.Warnings()...)
 	if _, ok := pdu.VersionOf(id.RoomVersion(cfg.Rooms.DefaultVersion)); !ok {
-		mistakes = append(mistakes, cfg.Problem("rooms.default_version", "%q is no room version that this server knows: %s", cfg.Rooms.DefaultVersion, versions()))
+		mistakes = append(mistakes, cfg.Problem("rooms.default_version", "%q is not a room version that this server supports: %s", cfg.Rooms.DefaultVersion, versions()))
 	}
 	if config.Exists(cfg.Dir()) {
 		mistakes = append(mistakes, checkDatabase(ctx, cfg)...)

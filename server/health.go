@@ -23,7 +23,7 @@ const (
 	maxCheckedSize = 64 << 20
 )
 
-var healthState = telemetry.NewGauge("ebb_healthy", "1 where the last health check found that the server can read and write, else 0.")
+var healthState = telemetry.NewGauge("ebb_healthy", "1 if the last health check passed, else 0.")
 
 // health decides what /health says.
 type health struct {
@@ -77,10 +77,10 @@ func (h *health) examine(ctx context.Context) error {
 func enoughRoom(dir string) error {
 	var disk syscall.Statfs_t
 	if err := syscall.Statfs(dir, &disk); err != nil {
-		return fmt.Errorf("look for room in %s: %w", dir, err)
+		return fmt.Errorf("check free space in %s: %w", dir, err)
 	}
 	if free := uint64(disk.Bavail) * uint64(disk.Bsize); free < minFreeSpace {
-		return fmt.Errorf("%w: %d bytes are free in %s", storage.ErrFull, free, dir)
+		return fmt.Errorf("%w: only %d bytes are free in %s", storage.ErrFull, free, dir)
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func readIdentity(ctx context.Context, db *storage.DB) (was storage.Peeked, err 
 		return err
 	})
 	if err != nil {
-		err = fmt.Errorf("read whose database it is: %w", err)
+		err = fmt.Errorf("read the identity of the database: %w", err)
 	}
 	return was, err
 }
@@ -54,7 +54,7 @@ func refuseOtherName(was storage.Peeked, cfg *config.Config) error {
 	if name == "" || name == cfg.ServerName {
 		return nil
 	}
-	return fmt.Errorf("the database belongs to %q, but server_name is %q: a server cannot be renamed; set server_name back, or give the new server a data_dir and database of its own",
+	return fmt.Errorf("the database belongs to %q, but server_name is %q: a server cannot be renamed; restore server_name, or give the new server its own data_dir and database",
 		name, cfg.ServerName)
 }
 
@@ -63,8 +63,8 @@ func refuseOtherKey(was storage.Peeked, cfg *config.Config, keys *fedclient.Sign
 	if was.SigningKey == "" || keys.Knows(was.SigningKey) {
 		return nil
 	}
-	return fmt.Errorf("the signing key in %s is %s, but the database was written with %s: put the former signing.key and signing.key.old back; "+
-		"if they are lost, remove these and run ebb keys create", cfg.KeyFile(), fedclient.PublicLine(keys.Current()), was.SigningKey)
+	return fmt.Errorf("the signing key in %s is %s, but the database was used with %s: restore the previous signing.key and signing.key.old; "+
+		"if they are lost, remove the present ones and run ebb keys create", cfg.KeyFile(), fedclient.PublicLine(keys.Current()), was.SigningKey)
 }
 
 // CreateSigningKey makes a signing key for a server that has lost its own. The lost public key, which the database

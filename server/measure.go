@@ -9,12 +9,12 @@ import (
 )
 
 var (
-	buildInfo     = telemetry.NewInfo("ebb_build_info", "1; the labels say which version runs, and the Go that built it.", "version", "go")
-	usersGauge    = telemetry.NewGauge("ebb_users", "Accounts that were not deactivated.")
-	roomsGauge    = telemetry.NewGauge("ebb_rooms", "Rooms that the database knows, those of other servers included.")
+	buildInfo     = telemetry.NewInfo("ebb_build_info", "Always 1; the labels are the version of Ebb and of Go.", "version", "go")
+	usersGauge    = telemetry.NewGauge("ebb_users", "Accounts that are not deactivated.")
+	roomsGauge    = telemetry.NewGauge("ebb_rooms", "Rooms in the database, those of other servers included.")
 	databaseGauge = telemetry.NewGauge("ebb_database_bytes", "Size of the database, the write-ahead log of SQLite included.")
 	mediaGauge    = telemetry.NewGauge("ebb_media_bytes", "Size of all uploads.")
-	remoteGauge   = telemetry.NewGauge("ebb_remote_media_bytes", "Size of the files of other servers that are kept.")
+	remoteGauge   = telemetry.NewGauge("ebb_remote_media_bytes", "Size of the cached files of other servers.")
 )
 
 // measureInterval is how old the gauges of sizes may be. Counting walks over tables, which a scrape must not cost.
@@ -26,7 +26,7 @@ func (s *Server) measure(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		if err := s.measureOnce(ctx); err != nil && ctx.Err() == nil {
-			s.opt.Log.Warn("the sizes for the metrics could not be measured", "err", err)
+			s.opt.Log.Warn("some metrics could not be measured", "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -139,12 +139,12 @@ func (s *Server) authenticateServer(r *httpapi.Request) (httpapi.Signature, erro
 func unauthorized(err error) error {
 	switch {
 	case errors.Is(err, fedclient.ErrKeptOut):
-		return mxerr.Forbidden("This server does not speak with yours").Because(err)
+		return mxerr.Forbidden("This server does not federate with yours").Because(err)
 	case errors.Is(err, fedclient.ErrNoKey):
 		err = fmt.Errorf("%w: %w", httpapi.ErrNoKey, err)
-		return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The key with which the request is signed cannot be had from your server").Because(err)
+		return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The key that signed the request could not be fetched from your server").Because(err)
 	case errors.Is(err, fedclient.ErrUnauthorized):
-		return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The request is not signed by another server as it must be").Because(err)
+		return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The request must be signed by your server; its signature is missing or not valid").Because(err)
 	}
 	return err
 }

@@ -74,14 +74,14 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 func (db *DB) openOrMakeRoom(ctx context.Context) error {
 	err := db.open(ctx)
 	if errors.Is(err, ErrFull) && db.dialect.freeReserve() {
-		db.cfg.Log.Error("the disk is full: reading works, and writing will once there is room", "err", err)
+		db.cfg.Log.Error("the disk is full: reads still work, and writes will once there is room", "err", err)
 		return errors.Join(db.lock.release(), db.open(ctx))
 	}
 	if err != nil {
 		return err
 	}
 	if err := db.dialect.keepReserve(); err != nil {
-		db.cfg.Log.Warn("no room could be kept for a start on a full disk", "err", err)
+		db.cfg.Log.Warn("no disk space could be reserved for starting on a full disk", "err", err)
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func parseDSN(dsn string) (dialect, error) {
 		// The library's error quotes the address, with a password in it that it may not recognise as one.
 		if _, err := pgx.ParseConfig(dsn); err != nil {
 			return nil, errors.New("the address of the PostgreSQL database cannot be understood: look at its port and parameters, " +
-				"and write odd characters of the password as %XX (/ is %2F, # is %23, @ is %40)")
+				"and write special characters in the password as %XX (/ is %2F, # is %23, @ is %40)")
 		}
 		return postgresDialect{dsn: dsn}, nil
 	}

@@ -26,7 +26,7 @@ func lockFile(path string) (fileLock, error) {
 		return fileLock{}, full(fmt.Errorf("open the lock file of the database: %w%s", err, config.OwnerOf(err)))
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		err = fmt.Errorf("%w: %s is locked%s; a server runs already on this data_dir", ErrInUse, path, owner(f))
+		err = fmt.Errorf("%w: %s is locked%s; a server is already running on this data_dir", ErrInUse, path, owner(f))
 		return fileLock{}, errors.Join(err, f.Close())
 	}
 	// The number is a hint for people; a full disk must not keep Ebb from starting.

@@ -33,7 +33,7 @@ func migrate(c conn, d dialect, files fs.FS, log *slog.Logger) error {
 		if err := apply(c, d, files, names...); err != nil {
 			return err
 		}
-		log.Info("a new database was made", "migrations", len(names)-1, "took", time.Since(start))
+		log.Info("a new database was created", "migrations", len(names)-1, "took", time.Since(start))
 		return nil
 	}
 	if err := refuseNewer(applied, names); err != nil {
@@ -47,7 +47,7 @@ func migrate(c conn, d dialect, files fs.FS, log *slog.Logger) error {
 		if err := apply(c, d, files, name); err != nil {
 			return err
 		}
-		log.Info("the database was brought up to date by a migration", "migration", name, "took", time.Since(began))
+		log.Info("the database was migrated", "migration", name, "took", time.Since(began))
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func TestEveryMigrationRunsOnBothDatabases(t *testing.T) {
 
 func TestMigrationsAreLogged(t *testing.T) {
 	for _, c := range []struct{ name, dsn, want string }{
-		{"new", storagetest.SQLite(t), "a new database was made"},
+		{"new", storagetest.SQLite(t), "a new database was created"},
 		{"old", thaw(t, "testdata/v1.db.gz"), "migration=0016_device_tellings.sql"},
 	} {
 		var log bytes.Buffer

@@ -93,7 +93,7 @@ func sampleFor(cfg *config.Config) string {
 }
 
 var configCheckCommand = command{
-	name: "config check", short: "say what is wrong with a configuration, or dangerous about it",
+	name: "config check", short: "list mistakes and dangerous settings in a configuration",
 	example: "ebb config check --config /etc/ebb.yaml",
 	setup: func(inv *invocation) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -162,7 +162,7 @@ func (inv *invocation) checkedConfig(ctx context.Context) (*config.Config, confi
 // unreadable explains why there is no configuration.
 func (inv *invocation) unreadable(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w; --config or EBB_CONFIG names the file, and ebb init writes one", err)
+		err = fmt.Errorf("%w; name the file with --config or EBB_CONFIG, or create one with ebb init", err)
 	}
 	return configError{err}
 }

@@ -44,7 +44,7 @@ var keysRotateCommand = command{
 }
 
 var keysCreateCommand = command{
-	name: "keys create", short: "make a signing key for a server that has lost its own", example: "ebb keys create",
+	name: "keys create", short: "create a new signing key if the old one is lost", example: "ebb keys create",
 	setup: func(inv *invocation) func(context.Context) error {
 		return func(ctx context.Context) error {
 			if err := inv.none(); err != nil {
@@ -55,11 +55,11 @@ var keysCreateCommand = command{
 				return err
 			}
 			if _, err := os.Lstat(cfg.KeyFile()); err == nil {
-				return refusedError{fmt.Errorf("%s is there: nothing was changed; ebb keys rotate changes the key", cfg.KeyFile())}
+				return refusedError{fmt.Errorf("%s exists: nothing was changed; to change the key, run ebb keys rotate", cfg.KeyFile())}
 			}
 			client, err := adminapi.Dial(ctx, cfg.Dir())
 			if err == nil {
-				return refusedError{errors.Join(errors.New("the server is running and still has its key: ebb keys rotate writes a new one"), client.Close())}
+				return refusedError{errors.Join(errors.New("the server is running and still has its key: run ebb keys rotate, which writes a new one"), client.Close())}
 			}
 			if err := server.CreateSigningKey(ctx, cfg, server.Options{Version: version}); err != nil {
 				return err

@@ -284,7 +284,7 @@ func (inv *invocation) none() error {
 	if inv.flags.NArg() != 0 {
 		hint := ""
 		if word := inv.flags.Arg(0); strings.HasSuffix(word, ".yaml") || strings.HasSuffix(word, ".yml") {
-			hint = ": a configuration is named by --config " + word
+			hint = ": to name a configuration, use --config " + word
 		}
 		return usagef("unexpected %q%s", inv.flags.Arg(0), hint)
 	}

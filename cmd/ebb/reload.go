@@ -43,7 +43,7 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, stop func()
 func (r *reloader) reload() {
 	cfg, err := config.Load(r.running.Path())
 	if err != nil {
-		r.log.Error("the configuration was not reloaded: the former one stays in use", "err", err)
+		r.log.Error("the configuration was not reloaded: the previous one stays in use", "err", err)
 		return
 	}
 	changed, _ := config.Differences(r.latest, cfg)
@@ -55,7 +55,7 @@ func (r *reloader) reload() {
 	}
 	r.latest = cfg
 	if err := r.server.Reload(cfg); err != nil {
-		r.log.Error("not everything was reloaded: what is in use stays", "err", err)
+		r.log.Error("not everything was reloaded: the rest stays as it was", "err", err)
 	}
 	if level < r.level.Level() {
 		r.level.Set(level) // the more talkative one tells what happened
@@ -63,7 +63,7 @@ func (r *reloader) reload() {
 	r.log.Info("the configuration was reloaded, and certificates were read again", "file", cfg.Path(), "changed", changed)
 	r.level.Set(level)
 	if len(restart) > 0 {
-		r.log.Warn("these keys have changed and need a restart", "keys", restart)
+		r.log.Warn("these keys have changed and need a restart to take effect", "keys", restart)
 	}
 }
 

@@ -120,7 +120,7 @@ var purgeNowCommand = command{
 			return inv.print(report, func(w io.Writer) {
 				fmt.Fprintf(w, "removed %d messages; %d rooms have a maximum lifetime\n", report.Events, report.Rooms)
 				if report.KeptUntil != nil {
-					fmt.Fprintf(w, "the clock has jumped: messages that expired only by that stay until %s; set the clock right if it is wrong\n", report.KeptUntil.Local().Format(time.RFC3339))
+					fmt.Fprintf(w, "the clock has jumped ahead: messages that expired during the jump stay on disk until %s; if the clock is wrong, correct it before then\n", report.KeptUntil.Local().Format(time.RFC3339))
 				}
 			})
 		}

@@ -57,7 +57,7 @@ func serve(ctx context.Context, inv *invocation) error {
 		return usageError{err}
 	}
 	for _, w := range warnings {
-		log.Warn("the configuration may be dangerous", "key", w.Key, "why", w.Text)
+		log.Warn("the configuration has a dangerous or unusual setting", "key", w.Key, "why", w.Text)
 	}
 	o := server.Options{Version: version, Log: log}
 	if err := forTests(&o); err != nil {

@@ -28,7 +28,7 @@ const (
 )
 
 // ErrBusy: the answer was not read, since this server holds as much of the answers of others as it may.
-var ErrBusy = errors.New("too much of what other servers answer is in memory")
+var ErrBusy = errors.New("too many answers of other servers are in memory")
 
 // answers counts the bytes of answers that are held.
 type answers struct {

@@ -17,7 +17,7 @@ var (
 	ErrUnreachable = errors.New("the server cannot be reached")
 	ErrBadAnswer   = errors.New("the server's answer cannot be understood")
 	// ErrNoServer: no server can have the name. Errors that wrap it wrap ErrUnreachable too.
-	ErrNoServer = fmt.Errorf("%w: there can be no server with the name", ErrUnreachable)
+	ErrNoServer = fmt.Errorf("%w: no server can have that name", ErrUnreachable)
 )
 
 // RemoteError is what another server answered instead of 200.
@@ -105,7 +105,7 @@ func Relay(err error) error {
 	case err == nil, errors.As(err, &own):
 		return err
 	case errors.Is(err, ErrNoServer):
-		return mxerr.NotFound("There can be no server with that name").Because(err)
+		return mxerr.NotFound("No server can have that name").Because(err)
 	case errors.Is(err, ErrBusy):
 		return mxerr.LimitExceeded(busyPause).Because(err)
 	}

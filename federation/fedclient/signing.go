@@ -111,7 +111,7 @@ func LoadSigningKeys(file, server string) (*SigningKeys, error) {
 func (k *SigningKeys) load() error {
 	raw, err := os.ReadFile(k.file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read the signing key: %w; put it back from a backup, or, if it is lost, make another one by ebb keys create", err)
+		return fmt.Errorf("read the signing key: %w; restore it from a backup or, if it is lost, create a new one with ebb keys create", err)
 	}
 	if err != nil {
 		return fmt.Errorf("read the signing key: %w%s", err, config.OwnerOf(err))
@@ -153,7 +153,7 @@ func parseKey(text, server string) (s pdu.Signer, err error) {
 	}
 	key := ed25519.NewKeyFromSeed(seed)
 	if weak(key.Public().(ed25519.PublicKey)) {
-		return s, errors.New("this key is known to everybody; remove the file, and ebb keys create makes a new one")
+		return s, errors.New("this key is publicly known: remove the file and run ebb keys create")
 	}
 	return pdu.Signer{Server: server, KeyID: id.NewKeyID(id.KeyAlgorithmEd25519, words[1]), Key: key}, nil
 }

@@ -19,7 +19,7 @@ import (
 var ErrUnauthorized = errors.New("the request is not signed by the server that it says it is from")
 
 // ErrNoKey: it is signed with a key that its server does not give. Errors that wrap it wrap ErrUnauthorized too.
-var ErrNoKey = errors.New("the key cannot be had")
+var ErrNoKey = errors.New("the key could not be fetched")
 
 // ErrKeptOut: the configuration lets nobody speak with this server.
 var ErrKeptOut = errors.New("the configuration keeps this server out")
@@ -75,7 +75,7 @@ func (k *KeyRing) parseSignature(header string) (s claimed, err error) {
 	}
 	switch {
 	case !pdu.ValidServerName(s.Origin) || s.Origin == k.client.Server:
-		return s, fmt.Errorf("%w: %.100q is no other server", ErrUnauthorized, s.Origin)
+		return s, fmt.Errorf("%w: %.100q is not the name of another server", ErrUnauthorized, s.Origin)
 	case s.Destination != "" && s.Destination != k.client.Server:
 		return s, fmt.Errorf("%w: the request is for %.100q", ErrUnauthorized, s.Destination)
 	case k.client.Allowed != nil && !k.client.Allowed(s.Origin):
