@@ -32,7 +32,7 @@ func (a *API) roomInitialSync(r *httpapi.Request) (any, error) {
 	var o object
 	o.text("room_id", r.Var("roomId"))
 	if info.Membership != rooms.Knock { // the operation is older than knocking and has no word for it
-		o.text("membership", string(info.Membership))
+		o.text("membership", info.Membership)
 	}
 	o.text("visibility", visibility(info.Published))
 	o.member("messages", messages.close())

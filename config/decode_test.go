@@ -21,7 +21,7 @@ func read(t *testing.T, text string) (*Config, Problems, error) {
 func TestAllMistakesAreToldAtOnceEachWithKeyAndLine(t *testing.T) {
 	_, found, err := read(t, `server_nam: example.org
 listen:
-  - adress: 127.0.0.1:8008
+  - adddress: 127.0.0.1:8008
     serve: client
   - address: ":8448"
     serve: [federation, federtion]
@@ -47,7 +47,7 @@ public_url:
 	for _, want := range []string{
 		"server_name: is missing",
 		"line 1: server_nam: there is no such key; did you mean server_name?",
-		"line 3: listen[0].adress: there is no such key; did you mean listen[0].address?",
+		"line 3: listen[0].adddress: there is no such key; did you mean listen[0].address?",
 		"line 4: listen[0].serve: must be a list",
 		`line 6: listen[1].serve[1]: "federtion" must be one of`,
 		"line 7: listen[2].address: 127.0.0.1:8448 overlaps with listen[1]",
@@ -110,13 +110,13 @@ func TestMessagesHoldNoPassword(t *testing.T) {
 
 func TestAddressesOfPostgreSQLAndOddValuesAreUnderstood(t *testing.T) {
 	t.Setenv("EBB_TEST_PASSWORD", "hunter2xyz")
-	c, found, err := read(t, `
+	_, found, err := read(t, `
 x: &bounds {per_second: 3, burst: 9}
 `)
 	if err != nil || len(found) != 2 {
 		t.Fatalf("%v %v", found, err)
 	}
-	if c, found, err = read(t, `
+	c, found, err := read(t, `
 server_name: test
 database: postgresql://ebb:${EBB_TEST_PASSWORD}@/ebb?host=/run/postgresql
 rate_limits:
@@ -128,7 +128,8 @@ federation: {presence: no}
 retention: {default: {max_lifetime: 30d, min_lifetime: null}, limits: }
 rooms: {default_version: 11}
 appservices:
-`); err != nil || len(found) > 0 {
+`)
+	if err != nil || len(found) > 0 {
 		t.Fatalf("%v %v", found, err)
 	}
 	if c.Database != "postgresql://ebb:hunter2xyz@/ebb?host=/run/postgresql" || c.DSN() != c.Database || c.Media.MaxUploadSize != 100<<20 || c.Media.QuotaPerUser != 3<<29 ||

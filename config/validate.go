@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"net"
@@ -143,7 +144,7 @@ func (p *problems) hostPort(key, text, example string) {
 	case err != nil || port == "":
 		p.add(key, "%q is not HOST:PORT, such as %s; put an IPv6 address in brackets", text, example)
 	default:
-		if _, err := net.LookupPort("tcp", port); err != nil {
+		if _, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", port); err != nil {
 			p.add(key, "the port in %q is not a number up to 65535", text)
 		}
 		p.check(!strings.ContainsAny(host, "/@ "), key, "the host in %q is not a name or an IP address", text)

@@ -150,7 +150,7 @@ func (b *builder) departure(room *rooms.Room, pos storage.Pos) (*departure, erro
 func membership(e *rooms.Event) rooms.Membership {
 	raw, _ := canonjson.Get(e.Content(), "membership")
 	text, _ := canonjson.Unquote(raw)
-	return rooms.Membership(text)
+	return text
 }
 
 // maxOwnMembers bounds the walk back through the user's own memberships of a room. A client that was away for longer

@@ -158,7 +158,6 @@ type house struct {
 	room    id.RoomID
 	people  []*user
 	readers []*reader
-	log     []string
 	count   int
 }
 

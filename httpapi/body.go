@@ -110,7 +110,7 @@ func (r *Request) readBody() ([]byte, error) {
 	for {
 		n, err := r.Request.Body.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
-		if err == io.EOF { //nolint:errorlint // as io.Reader has it
+		if err == io.EOF {
 			return body, nil
 		}
 		if err != nil {

@@ -289,17 +289,11 @@ func countScans(src io.ReadSeeker) (scans int, err error) {
 	if _, err := src.Seek(0, io.SeekStart); err != nil {
 		return 0, err
 	}
-	buf := make([]byte, 64<<10)
-	last := byte(0)
+	buf := make([]byte, 1+64<<10) // the last byte read before, and what is read
 	for scans <= maxScans {
-		n, err := src.Read(buf)
-		if n > 0 {
-			if last == 0xFF && buf[0] == 0xDA {
-				scans++
-			}
-			scans += bytes.Count(buf[:n], []byte{0xFF, 0xDA})
-			last = buf[n-1]
-		}
+		n, err := src.Read(buf[1:])
+		scans += bytes.Count(buf[:1+n], []byte{0xFF, 0xDA})
+		buf[0] = buf[n]
 		if errors.Is(err, io.EOF) {
 			return scans, nil
 		}

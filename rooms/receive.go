@@ -535,7 +535,7 @@ func (in *ingest) unhadAuth(e *incoming) (ids []id.EventID) {
 	for _, a := range e.AuthEvents() {
 		known := in.known[a]
 		switch {
-		case in.elsewhere[a], known != nil && refusal(known.asAuth()) == errRejectedBefore:
+		case in.elsewhere[a], known != nil && errors.Is(refusal(known.asAuth()), errRejectedBefore):
 			return nil
 		case known == nil && in.waiting[a] == nil:
 			ids = append(ids, a)

@@ -32,14 +32,7 @@ func (s *Service) RepairRooms(ctx context.Context) error {
 		s.log.ErrorContext(ctx, "cannot list the rooms to check for damage by an earlier version", "err", err)
 	}
 	for _, nid := range rooms {
-		r, err := s.RoomByNID(ctx, nid)
-		if err == nil {
-			err = s.repairRoom(ctx, r)
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
+		if err := s.repairRoom(ctx, nid); err != nil && ctx.Err() == nil {
 			s.log.ErrorContext(ctx, "cannot check a room for damage by an earlier version", "room", nid, "err", err)
 		}
 	}
@@ -47,7 +40,11 @@ func (s *Service) RepairRooms(ctx context.Context) error {
 }
 
 // repairRoom repairs one room, and asks other servers for the newest events that it forgot.
-func (s *Service) repairRoom(ctx context.Context, r *Room) error {
+func (s *Service) repairRoom(ctx context.Context, nid int64) error {
+	r, err := s.RoomByNID(ctx, nid)
+	if err != nil {
+		return err
+	}
 	tips, err := s.forgetDamage(ctx, r)
 	if err != nil || !s.federates() {
 		return err

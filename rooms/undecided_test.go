@@ -19,15 +19,14 @@ import (
 
 // lossy is a room of two servers and a third one, of which the first cannot get the key any more.
 type lossy struct {
-	*peer  // which lacks the key
-	good   *peer
-	dead   *peer
-	n      *network
-	alice  Sender // of good, with power
-	bob    Sender // here
-	carol  Sender // of dead, with power
-	room   id.RoomID
-	served []id.EventID
+	*peer // which lacks the key
+	good  *peer
+	dead  *peer
+	n     *network
+	alice Sender // of good, with power
+	bob   Sender // here
+	carol Sender // of dead, with power
+	room  id.RoomID
 }
 
 func withoutKey(t *testing.T, version id.RoomVersion) *lossy {

@@ -79,7 +79,7 @@ func enoughRoom(dir string) error {
 	if err := syscall.Statfs(dir, &disk); err != nil {
 		return fmt.Errorf("check free space in %s: %w", dir, err)
 	}
-	if free := uint64(disk.Bavail) * uint64(disk.Bsize); free < minFreeSpace {
+	if free := disk.Bavail * uint64(disk.Bsize); free < minFreeSpace {
 		return fmt.Errorf("%w: only %d bytes are free in %s", storage.ErrFull, free, dir)
 	}
 	return nil

@@ -37,7 +37,7 @@ func (b *bench) cold() error {
 	if err != nil {
 		return err
 	}
-	reads, err := coldReads(p, people)
+	reads, err := coldReads(people)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (b *bench) cold() error {
 }
 
 // coldReads fills the rooms and returns what is to be read of them.
-func coldReads(p *process, people []*account) ([]*coldRead, error) {
+func coldReads(people []*account) ([]*coldRead, error) {
 	a := people[0]
 	large, err := a.createRoom()
 	if err != nil {
