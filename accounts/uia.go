@@ -180,8 +180,8 @@ type Admission struct {
 	Done  func(SignedIn)
 }
 
-// Registered returns the answer to a request to register that has come before and made an account: the client did not see
-// the answer and asks again. ok is false for any other request.
+// Registered returns the answer to an earlier registration request that made an account, for a client that repeats the request because it
+// did not receive the answer. ok is false for any other request.
 func (s *Service) Registered(body map[string]json.RawMessage) (made SignedIn, ok bool, err error) {
 	a, b, err := s.readAuth(Asked{Body: body})
 	if err != nil {

@@ -66,10 +66,9 @@ func AppendCanonical(dst, raw []byte, strict bool) ([]byte, error) {
 	return appendCanonical(encoder{src: raw, strict: strict, dst: dst})
 }
 
-// AppendEnvelope is AppendCanonical, not strict, for a text that carries the JSON of others, such as a request with events.
-// It may nest as deep as encoding/json allows, since one bad event must not spoil the request; the sum of its memory is a
-// few times the length of raw. If check is not nil it is
-// called now and then, and its error ends the work.
+// AppendEnvelope is a lenient AppendCanonical for JSON that contains other JSON, such as a request with events. It may nest as deep as
+// encoding/json allows, since one bad event must not spoil the request; the memory it needs is a few times the length of raw. If check is
+// not nil, it is called from time to time, and an error from it ends the work.
 func AppendEnvelope(dst, raw []byte, check func() error) ([]byte, error) {
 	return appendCanonical(encoder{src: raw, lenient: true, check: check, dst: dst})
 }

@@ -7,15 +7,14 @@ import (
 	"unicode/utf8"
 )
 
-// encoder reads src once and writes its canonical form to dst as it goes, members in the order of the text, so that sorted
-// input costs one pass. An object whose members are out of order is rewritten at its end if it is small. A larger one is
-// noted in unsorted, and one more pass at the end of the text puts all of those in order: rewriting each of them by itself
-// would copy the innermost one once for every object around it.
+// encoder reads src once and writes its canonical form to dst, members in the order of the text, so that sorted input costs one pass. A
+// small object whose members are out of order is rewritten when it ends. A larger one is noted in unsorted, and a second pass at the end
+// sorts all of these: rewriting each one separately would copy the innermost object once for every object around it.
 type encoder struct {
 	src      []byte
 	pos      int
 	strict   bool
-	lenient  bool         // nests deeper: see CanonicalEnvelope
+	lenient  bool         // nests deeper: see AppendEnvelope
 	check    func() error // nil, or asked now and then whether to go on
 	checked  int          // where in src check was asked last
 	dst      []byte

@@ -48,7 +48,7 @@ func parse(raw []byte, c *Config) (Problems, error) {
 // quoted is what a message of the YAML library cites from the file.
 var quoted = regexp.MustCompile("'[^']*'|\"[^\"]*\"|`[^`]*`")
 
-// withoutQuotes is an error of the YAML library without what it cites: it may be a password.
+// withoutQuotes removes from an error of the YAML library the text that it quotes from the file, which may be a password.
 func withoutQuotes(err error) error {
 	text := quoted.ReplaceAllStringFunc(strings.TrimPrefix(err.Error(), "yaml: "), func(cited string) string {
 		if strings.ContainsFunc(cited, func(c rune) bool { return unicode.IsLetter(c) || unicode.IsDigit(c) }) {
@@ -281,8 +281,7 @@ func allKeys(t reflect.Type, prefix string) (keys []string) {
 	return keys
 }
 
-// didYouMean says which key an unknown one in a group may stand for: one of the group that is written alike, else one of that
-// name anywhere.
+// didYouMean suggests a key for an unknown one in a group: a similar key of the group, else a key with that name elsewhere.
 func didYouMean(group reflect.Type, prefix, name string) string {
 	best, distance := "", 1+max(2, len(name)/3)
 	for _, key := range keysOf(group) {

@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// OwnerOf explains a refused access to a file, as the end of a message: whose the file is, and who asked. It is "" for other
+// OwnerOf explains a permission error for a file, as the end of a message: who owns the file, and which user tried. It is "" for other
 // errors.
 func OwnerOf(err error) string {
 	var at *fs.PathError
@@ -24,7 +24,7 @@ func OwnerOf(err error) string {
 	}
 	for ; ; path = filepath.Dir(path) {
 		if uid, ok := ownerID(path); ok {
-			return " (" + path + " belongs to the user " + userName(uid) + ", and ebb runs as " + userName(os.Geteuid()) + ": mend that by chown, or run ebb as the other)"
+			return " (" + path + " belongs to the user " + userName(uid) + ", and ebb runs as " + userName(os.Geteuid()) + ": fix that with chown, or run ebb as that user)"
 		}
 		if path == filepath.Dir(path) {
 			return ""

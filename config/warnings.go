@@ -84,13 +84,13 @@ func (c *Config) warnOfFederation(w *problems) {
 	}
 }
 
-// widest is the size of a network of proxies from which on it looks like everybody.
+// widest is the shortest network prefix that trusted_proxies may have without a warning.
 const widest = 8
 
 func (c *Config) warnOfProxies(w *problems) {
 	for i, text := range c.TrustedProxies {
 		if n, err := ParseNetwork(text); err == nil && n.Bits() < widest {
-			w.add(fmt.Sprintf("trusted_proxies[%d]", i), "%s covers nearly all addresses: anybody there can hide their address by sending X-Forwarded-For", text)
+			w.add(fmt.Sprintf("trusted_proxies[%d]", i), "%s is a very large network: anybody in it can pretend to have another address, by sending X-Forwarded-For", text)
 		}
 	}
 	ownTLS := slices.ContainsFunc(c.Listen, func(l Listener) bool { return l.TLS.Certificate != "" || len(l.TLS.ACMEHosts) > 0 })

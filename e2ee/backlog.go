@@ -9,8 +9,8 @@ import (
 	"ebb/storage"
 )
 
-// What waits for a device that does not sync is bounded in bytes, each message counting messageCost more than its JSON.
-// Beyond the bound the messages of those go who have most in the queue, so that a flood pushes out nothing but itself.
+// The queue of a device that does not sync is bounded in bytes, each message counting messageCost more than its JSON. Beyond the bound,
+// messages are dropped from those with the most in the queue, so that a flood displaces only itself.
 const (
 	// maxToDeviceBacklog bounds the queue of a device: some 10,000 room keys.
 	maxToDeviceBacklog = 32 << 20
@@ -91,8 +91,8 @@ func overflow(rows []storage.BacklogRow) (drop []storage.Pos, left int64) {
 
 func costOf(r storage.BacklogRow) int64 { return r.Size + messageCost }
 
-// cutToFit returns which rows go so that the rest costs no more than target: of the origins that have most, and of each of
-// them of the senders that have most, the oldest.
+// cutToFit returns the rows to drop so that the rest costs at most target: from the origins with the most, in each of these from the
+// senders with the most, the oldest first.
 func cutToFit(rows []storage.BacklogRow, target int64) (drop []storage.Pos, freed int64) {
 	byOrigin := group(rows, func(r storage.BacklogRow) int64 { return r.Origin })
 	level := waterLevel(byOrigin, target)

@@ -197,9 +197,9 @@ func (s *Service) cached(ctx context.Context, viewer Device, wanted map[id.UserI
 	return missing, asked, err
 }
 
-// freshKeys reads the cached keys of those users whose cache is what their servers would say. A server tells this one of
-// changes only while a room is shared, so both must have been in one room ever since the list was asked for. The viewer
-// must be one of those who were, so that the cache tells nobody of people whom they do not meet.
+// freshKeys reads the cached keys of those users whose cache is known to be current. Another server sends updates only while a room is
+// shared, so the viewer and the user must have been in one room ever since the list was fetched. The viewer must be in such a room, so that
+// the cache reveals nothing about people with whom the viewer shares none.
 func freshKeys(tx *storage.Tx, viewer Device, wanted map[id.UserID][]id.DeviceID) (map[id.UserID]userKeys, error) {
 	nids, err := lookUp(tx, wanted)
 	if err != nil {

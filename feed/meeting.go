@@ -32,7 +32,7 @@ type meeting struct {
 	user id.UserID
 }
 
-// meetings are those that nobody has looked at yet, and the presence that arrived before its user did.
+// meetings holds the joins that are not processed yet, and presence that arrived before its user did.
 type meetings struct {
 	mu       sync.Mutex // guards what follows; a leaf in docs/locks.md
 	pending  map[meeting]struct{}
@@ -50,7 +50,7 @@ func newMeetings() *meetings {
 	return &meetings{pending: map[meeting]struct{}{}, early: map[id.UserID]earlyPresence{}, ofServer: map[string]int{}}
 }
 
-// Met notes that a user has joined a room; user is "" where it became known who is in the room. It never waits.
+// Met notes that a user joined a room; user is "" if the members of the room just became known. It never waits.
 func (s *Service) Met(room int64, user id.UserID) {
 	if !s.SendPresence {
 		return
@@ -134,8 +134,8 @@ func (s *Service) arrived(room *rooms.Room, user id.UserID, now time.Time) {
 	}
 }
 
-// introduce tells the servers of the rooms that were joined since the last tick of the users of this server there, and takes what was
-// told of the others too early.
+// introduce sends presence for the rooms that were joined since the last tick: the presence of local users to the other servers there, and
+// to local users the presence that arrived before its user did.
 func (s *Service) introduce(ctx context.Context, now time.Time) {
 	served := map[string]map[int64]bool{} // by server, whose presence it was sent
 	for m := range s.meetings.take(now) {
@@ -154,7 +154,7 @@ func (s *Service) introduce(ctx context.Context, now time.Time) {
 	}
 }
 
-// introduceLocal tells the other servers in a room of a user of this one who came in.
+// introduceLocal sends the presence of a local user who joined a room to the other servers in it.
 func (s *Service) introduceLocal(room *rooms.Room, user id.UserID, served map[string]map[int64]bool) {
 	member := room.MemberOf(user)
 	if member == nil || member.Membership != rooms.Join {

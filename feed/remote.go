@@ -117,7 +117,7 @@ type presenceContent struct {
 	Push []presencePush `json:"push"`
 }
 
-// pushOf makes of a user's presence what other servers are told.
+// pushOf converts a user's presence to the form that other servers get.
 func (s *Service) pushOf(r presenceRecord) presencePush {
 	push := presencePush{UserID: r.id, Presence: string(r.state), CurrentlyActive: r.active, Status: r.status}
 	if !r.lastActive.IsZero() {
@@ -126,7 +126,7 @@ func (s *Service) pushOf(r presenceRecord) presencePush {
 	return push
 }
 
-// sendPresence tells other servers of a user of this one.
+// sendPresence sends a local user's presence to other servers.
 // Spec: server-server-api#presence
 func (s *Service) sendPresence(r presenceRecord, servers map[string]bool) {
 	list := make([]string, 0, len(servers))

@@ -102,10 +102,10 @@ func (w *window) before(order int64, key pdu.StateKey) *rooms.Event {
 	return nil
 }
 
-// settle notes which entries the timeline changes. If the last change of an entry in the timeline is not the one that
-// counts at the end, since a later one is hidden from the user, the client would end with the wrong state: then the
-// timeline is cut after that change, as one with a gap before it. It is not cut where state resolution chose an earlier
-// change: another server could hide messages that way. Clients that want the right state there ask for state_after.
+// settle notes which entries the timeline changes. If the last change of an entry in the timeline is not its value at the end, since a
+// later change is hidden from the user, the client would end up with the wrong state: the timeline is then cut after that change, as if
+// there were a gap. It is not cut if state resolution chose an earlier value, because another server could use that to hide messages.
+// Clients that need the right state there use state_after.
 func (b *builder) settle(q *stateWanted, t *timeline) error {
 	for i, e := range slices.Backward(t.events) {
 		key, isState := stateKey(e)

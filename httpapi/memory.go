@@ -27,7 +27,7 @@ const (
 	maxNetworkAnswers   = 64 << 20
 	maxRequesterAnswers = 32 << 20
 
-	// memoryPause is after what time somebody may come again for whom there was no room.
+	// memoryPause is the Retry-After of a request for which there was no memory.
 	memoryPause = 5 * time.Second
 )
 

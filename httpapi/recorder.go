@@ -24,8 +24,8 @@ func (w *recorder) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// A peer takes the first briskAfter bytes of an answer that is held in memory as slowly as any other, what comes after
-// them at brisk bytes a second: 50 MB within a quarter of an hour.
+// The first briskAfter bytes of an answer held in memory may be read as slowly as any other; after them the peer must read brisk bytes a
+// second: 50 MB within a quarter of an hour.
 const (
 	briskAfter = 1 << 20
 	brisk      = 64 << 10

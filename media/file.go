@@ -48,7 +48,7 @@ func (s *Service) openBlob(m storage.Media) (*File, error) {
 	return &File{Content: f, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size, file: f}, nil
 }
 
-// lost is what a client is told of an upload that the disk does not have any more. The operator is told once.
+// lost returns the error for an upload that is missing or damaged on disk. The first time, it is logged.
 func (s *Service) lost(m storage.Media, err error) error {
 	if path := s.files.path(m.Blob); s.files.checked.report(path) {
 		damaged.Inc()

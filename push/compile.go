@@ -43,7 +43,7 @@ type evaluation struct {
 	event *Event
 	room  RoomInfo
 	named map[id.UserID]int64 // the local members whom the event mentions
-	// called are those whose display names stand in the text of an event that does not say whom it mentions.
+	// called holds the users whose display names occur in the text of an event without m.mentions.
 	called map[id.UserID]struct{}
 
 	user id.UserID // the reader; "" for any whom the event does not name

@@ -9,10 +9,10 @@ import (
 	"ebb/storage"
 )
 
-// What precedes the join by which this server entered a room is history: it is fetched when somebody reads back, and never arrives as
-// new. Other servers send it all the same, since many ignore min_depth when they are asked for missing events. The graph decides what
-// is history. Where the graph does not say, an event that was asked for and is shallower than the join counts as history; one that was
-// pushed does not.
+// Events that precede the join by which this server entered a room are history: they are fetched when somebody paginates back, and never
+// arrive as new. Other servers send them anyway, since many ignore min_depth when asked for missing events. The graph decides which events
+// are history. If it does not say, an event that was asked for and is shallower than the join counts as history; one that was pushed does
+// not.
 
 // maxAncestryRounds bounds the requests for ancestors of the join that the events of one transaction may cause.
 const maxAncestryRounds = 5
@@ -45,8 +45,8 @@ func (p *pastReader) entry() (*Event, error) {
 	return p.of(stateRef{pos: pos})
 }
 
-// bridge is the state before an event with these prev_events where it is the state before the join, nil elsewhere. The events that the
-// join follows need not be stored.
+// bridge returns the state before the join if an event has the same prev_events as the join, else nil. These prev_events need not be
+// stored.
 func (p *pastReader) bridge(prev []id.EventID) (*snapshot, error) {
 	join, err := p.entry()
 	if join == nil || err != nil || !sameEvents(join.PrevEvents(), prev) {
@@ -68,7 +68,7 @@ func sameEvents(a, b []id.EventID) bool {
 	return len(a) == len(b) && !slices.ContainsFunc(a, func(e id.EventID) bool { return !slices.Contains(b, e) })
 }
 
-// bridged reports whether the state after a missing prev_event of an event need not be asked for; see bridge.
+// bridged reports whether the state after a missing prev_event need not be fetched; see bridge.
 func (in *ingest) bridged(e *incoming, prev id.EventID) bool {
 	if in.past == nil {
 		return false
@@ -82,8 +82,8 @@ func (in *ingest) behind(eventID id.EventID) bool {
 	return in.past != nil && (in.past.ids[eventID] || in.past.aside[eventID])
 }
 
-// setHistoryAside removes from the waiting events those from before the join. With ask the origin is asked for ancestors of the join
-// where that decides the matter; without, false is returned if it might.
+// setHistoryAside removes events from before the join from the waiting events. If this needs ancestors of the join, it asks the origin for
+// them if ask is set, else it returns false.
 func (in *ingest) setHistoryAside(ask bool) (decided bool, err error) {
 	if create := in.room.State(typeCreate, ""); create != nil && in.waiting[create.ID()] != nil {
 		in.done(create.ID(), nil) // every state has it: there is nothing to judge
@@ -204,8 +204,8 @@ func (a *ancestry) walk(in *ingest) {
 	}
 }
 
-// judgePlaces sets aside the ancestors of the join, and returns the events of which it is not known whether they are some. An event that
-// follows one since the join is none.
+// judgePlaces sets aside the ancestors of the join, and returns the events that may or may not be ancestors. An event that follows an event
+// since the join is not an ancestor.
 func (in *ingest) judgePlaces(suspects []*incoming) (doubtful []*incoming) {
 	since := map[id.EventID]bool{}
 	for _, e := range suspects { // each after those that it follows, if their depths are right

@@ -338,7 +338,7 @@ func (g *gate) mayFetch(origin string, now time.Time) bool {
 	return true
 }
 
-// park keeps events and returns those for which there is no room. Where all are too many, the server with the most loses some.
+// park keeps events and returns those that exceed the server's bound. If the total is exceeded, the server with the most loses some.
 func (g *gate) park(now time.Time, key parkKey, pdus []json.RawMessage) (refused []json.RawMessage) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

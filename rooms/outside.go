@@ -98,9 +98,8 @@ func (s *Service) StrippedState(ctx context.Context, user int64, room *Room) (ev
 	return events, err
 }
 
-// receiveOutside takes events of a room in which this server does not take part: only the end of an invite or a knock of one
-// of its users counts, sent by who invited or who decides about the knock. While a user is joining the room events are parked
-// until that is over.
+// receiveOutside handles events of a room in which no local user is joined. Only the end of a local user's invite or knock counts, sent by
+// the inviter or by somebody who decides on the knock. While a local user is joining the room, events are parked until the join is over.
 func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
 	results := map[id.EventID]error{}
 	if s.joining.busy(roomID) {

@@ -103,8 +103,8 @@ func outlierOf(e *Event) *Event {
 	return e.outlier
 }
 
-// asAuth is the event as one that others cite: an event that was known as an outlier keeps allowing what it allowed when the state before
-// it, which was not known then, turns out to refuse it.
+// asAuth returns the event for use as an auth event: an event accepted as an outlier still authorises others if the state before it,
+// unknown at the time, turns out to reject it.
 func (e *Event) asAuth() *Event {
 	if e.Flags&storage.RejectedEvent != 0 && e.outlier != nil {
 		return e.outlier

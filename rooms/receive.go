@@ -470,7 +470,7 @@ func (in *ingest) fetchMissing() error {
 	return nil
 }
 
-// admit verifies events that were asked for and adds those that are good to the waiting ones. It returns them and those that may join them.
+// admit verifies fetched events and adds the valid ones to the waiting events. It returns them, and those that may join them.
 func (in *ingest) admit(raws []json.RawMessage) (added []id.EventID) {
 	events, errs := in.svc.verify(in.ctx, in.room.version, raws)
 	for i, e := range events {
@@ -493,8 +493,8 @@ func (in *ingest) admit(raws []json.RawMessage) (added []id.EventID) {
 	return added
 }
 
-// fetchAuth asks for the auth chains of waiting events that cite what is neither stored nor waiting. Events whose auth events nobody gives
-// are undecided.
+// fetchAuth fetches the auth chains of waiting events that cite events neither stored nor waiting. Events whose auth events cannot be
+// fetched are undecided.
 func (in *ingest) fetchAuth() error {
 	if in.remote() == nil {
 		return nil
@@ -529,8 +529,8 @@ func (in *ingest) lacksAuth() *incoming {
 	return nil
 }
 
-// unhadAuth lists the auth events of an event that are neither stored nor waiting. There are none if another one was rejected: then the
-// event is too.
+// unhadAuth lists the auth events of an event that are neither stored nor waiting. It lists none if another auth event was rejected, since
+// the event is then rejected too.
 func (in *ingest) unhadAuth(e *incoming) (ids []id.EventID) {
 	for _, a := range e.AuthEvents() {
 		known := in.known[a]
@@ -829,9 +829,9 @@ var (
 	errWithheld = errors.New("the server does not say what came before the event that it sent")
 )
 
-// withheld reports why the state after a missing prev_event is not to be asked for, nil if it may be. A server that sends an event and
-// does not give what precedes it could make the event the room's only forward extremity, and say what the room's state is. What precedes
-// the join is no such thing: it is not asked for.
+// withheld returns an error if the state after a missing prev_event must not be fetched. A server that sends an event but withholds its
+// predecessors could make the event the room's only forward extremity and then dictate the room's state. Predecessors from before the join
+// are not withheld: this server does not ask for them.
 func (in *ingest) withheld(e *incoming, prev id.EventID) error {
 	switch {
 	case in.behind(prev):

@@ -118,8 +118,7 @@ func (in *ingest) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
 	return nil
 }
 
-// reveal lets the redactions that arrived before their target arrive once more, behind it: clients get the redactions as if they
-// had come now.
+// reveal makes redactions that arrived before their target arrive once more after it, so that clients get them as new.
 func (b *batch) reveal(in *incoming, target *pendingEvent) error {
 	if target.Flags&storage.RejectedEvent != 0 {
 		return nil
@@ -155,8 +154,8 @@ func (b *batch) again(r earlierRedaction) *pendingEvent {
 	}
 }
 
-// revealInPlace is reveal for a target that nobody gets as news: it is stored in its redacted form, and the redactions are seen where
-// they are.
+// revealInPlace is reveal for a target that no client gets as new: it is stored in its redacted form, and the redactions become visible at
+// their own positions.
 func revealInPlace(in *incoming, target *pendingEvent) {
 	if target.Flags&storage.RejectedEvent != 0 || len(in.earlier) == 0 {
 		return
@@ -181,8 +180,8 @@ func (r *Room) insert(e *Event) {
 	}
 }
 
-// rememberPurged is how long it is known who sent an event that was purged: clients that were away for so long may still show it,
-// and its author or a moderator redact it.
+// rememberPurged is how long the sender of a purged event is remembered: clients that were away for so long may still show it, and its
+// author or a moderator may redact it.
 const rememberPurged = 30 * 24 * time.Hour
 
 // forgetPurgedChunk is how many such events one write forgets: 2000 keep it under about 20 ms.

@@ -401,8 +401,8 @@ func rejectedFlags(verdict error) storage.EventFlags {
 	return storage.RejectedEvent
 }
 
-// noteHoles notes the missing events that rejected ones before an event name: a timeline has no place for a rejected event, by which they
-// could be asked for. For a rejected event that was missing itself, they take its place. p is nil where the event follows the head.
+// noteHoles records the missing events that rejected events before an event name: a rejected event has no position in the timeline from
+// which they could be fetched. They replace a rejected event that was missing itself. p is nil if the event follows the head.
 func (b *batch) noteHoles(p *pastReader, in *incoming, pe *pendingEvent) error {
 	if p == nil {
 		return nil
@@ -427,7 +427,8 @@ func (b *batch) noteHoles(p *pastReader, in *incoming, pe *pendingEvent) error {
 	return err
 }
 
-// holes lists the missing events that rejected ones lead to, going back from some events; direct: or the events themselves.
+// holes lists the missing events that rejected events lead to, walking back from the given events. With direct, the given events count too
+// if they are missing.
 func (p *pastReader) holes(from []id.EventID, direct bool) (missing []id.EventID, err error) {
 	seen := map[id.EventID]bool{}
 	type step struct {
@@ -462,7 +463,7 @@ func (p *pastReader) holes(from []id.EventID, direct bool) (missing []id.EventID
 	return missing, nil
 }
 
-// dress reduces a message that has expired, and any event that was rejected or was redacted before it arrived, to its redacted form.
+// dress replaces an event by its redacted form if it is an expired message, is rejected or undecided, or was redacted before it arrived.
 func (b *batch) dress(in *incoming, pe *pendingEvent) error {
 	r := b.room
 	undecided := pe.Flags&storage.UndecidedEvent != 0

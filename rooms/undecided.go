@@ -36,8 +36,8 @@ const (
 	undecidedRest = 30 * time.Second
 	// maxToDecide bounds the rooms that wait for such an attempt.
 	maxToDecide = 1000
-	// decisionShare is which part of a room's time decisions may take: each judges everything since the undecided event again, under the
-	// room's lock, and servers choose when keys appear.
+	// decisionShare limits attempts to one part in so many of a room's time: each attempt judges everything since the undecided event
+	// again, under the room's lock, and other servers choose when keys appear.
 	decisionShare = 20
 )
 
@@ -46,7 +46,7 @@ var errUndecided = errors.New("a key or an auth event could not be fetched yet")
 
 func (e *Event) undecided() bool { return e.Flags&storage.UndecidedEvent != 0 }
 
-// noteUnproven keeps the redacted form of an event whose signature cannot be checked, in case that a good event follows it.
+// noteUnproven keeps the redacted form of an event whose signature cannot be checked, in case a valid event follows it.
 func (in *ingest) noteUnproven(raw json.RawMessage) *incoming {
 	e, err := pdu.Parse(in.room.version, raw)
 	if err != nil || e.RoomID() != in.room.id {
@@ -60,7 +60,7 @@ func (in *ingest) noteUnproven(raw json.RawMessage) *incoming {
 	return kept
 }
 
-// admitUnproven makes those of the unproven events wait that a waiting event follows, or one that is stored.
+// admitUnproven adds to the waiting events those unproven events that a waiting or stored event follows.
 func (in *ingest) admitUnproven(followed ...id.EventID) {
 	if len(in.unproven) == 0 {
 		return
@@ -173,7 +173,7 @@ func (in *ingest) reconsider(ask bool) error {
 	return in.ctx.Err()
 }
 
-// leaveUndecided answers for the copies of undecided events that still cannot be judged.
+// leaveUndecided sets the answer for copies of undecided events that still cannot be authorised.
 func (in *ingest) leaveUndecided() {
 	for eventID := range in.again {
 		if in.fresh[eventID] == nil {

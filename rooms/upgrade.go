@@ -131,9 +131,9 @@ func (c *creation) succeedState(b *batch) error {
 	return nil
 }
 
-// succeedLevels makes the power levels of the new room from those of the old one. Everybody keeps what they have. Creators of a room
-// of version 12 or later have none to keep in the new room where that gives creators power, else they get the highest level. The
-// sender may need more than their own to make the room: they have that for so long.
+// succeedLevels derives the power levels of the new room from those of the old one. Everybody keeps their level. Creators of a version 12
+// or later room have no level; if the new room's version gives creators no power, they get the highest level. The sender may need a higher
+// level to create the room, and has it until then.
 func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error) {
 	levels := eventauth.ReadLevelContent(v, []byte("{}"))
 	if old != nil {

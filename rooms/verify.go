@@ -103,7 +103,7 @@ func checkSignatures(e *pdu.Event, keys keySet) error {
 	return lacking
 }
 
-// checkSignature wants a good signature of one server. A wrong one counts more than one whose key cannot be had.
+// checkSignature checks that one server signed the event. A wrong signature takes precedence over a key that could not be fetched.
 func checkSignature(e *pdu.Event, server string, keys keySet) error {
 	var wrong, lacking error
 	for _, want := range keyWants(e, server) {

@@ -17,8 +17,8 @@ const (
 	healthTimeout = 5 * time.Second
 	// minFreeSpace is how much room there must be on the disk: less does not hold what is written between two health checks.
 	minFreeSpace = 1 << 20
-	// checkInterval is how often a health check reads the whole database; maxCheckedSize bounds the one that it reads, which
-	// takes some 100 ms. Damage of a larger one shows when what is damaged is read.
+	// checkInterval is how often a health check reads the whole database, if it has at most maxCheckedSize, which takes about 100 ms.
+	// Damage to a larger one is found when the damaged part is read.
 	checkInterval  = time.Minute
 	maxCheckedSize = 64 << 20
 )

@@ -92,8 +92,8 @@ func CreateSigningKey(ctx context.Context, cfg *config.Config, o Options) error 
 	return errors.Join(err, db.Close())
 }
 
-// keepPrivate leaves what the server has put below data_dir to the server's user alone, whoever made the folder. Files in
-// the folders of media and certificates are out of reach with those. The configuration is the administrator's.
+// keepPrivate removes the permissions of other users on the server's files in data_dir, whoever made the folder. Files inside the media and
+// certificate folders are then out of reach too. The configuration is left to the administrator.
 func keepPrivate(cfg *config.Config) error {
 	for _, name := range []string{"signing.key", "signing.key.old", "registration-token", "media", "acme"} {
 		path := filepath.Join(cfg.Dir(), name)

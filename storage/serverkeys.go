@@ -55,8 +55,8 @@ func (tx *Tx) ServerKeyAnswerOf(server string) (ServerKeyAnswer, bool, error) {
 	}, `SELECT json, good_until, fetched_ts FROM server_key_answers WHERE server = $1`, server)
 }
 
-// PruneServerKeys removes the answers of all but the number of servers that were asked last, and the keys of those removed with
-// which this server has never had to do.
+// PruneServerKeys removes all stored key responses but the newest ones, and with them the keys of those servers, unless this server has
+// sent something to them.
 func (tx *Tx) PruneServerKeys(keep int) error {
 	newest, over, err := one(tx, func(r Row) (ts int64, err error) {
 		err = r.Scan(&ts)

@@ -8,8 +8,7 @@ import (
 	"syscall"
 )
 
-// actAsOwner makes a process that root has started go on as the user whom data_dir belongs to. What root writes there the
-// server's user could not read.
+// actAsOwner switches a process of root to the user that owns data_dir. The server's user could not read files that root writes there.
 func actAsOwner(dir string) error {
 	if os.Geteuid() != 0 {
 		return nil

@@ -22,8 +22,8 @@ type reloader struct {
 	terminal *os.File // that the server was started at; nil for none
 }
 
-// run reloads at every hangup until ctx ends. The hangup of the terminal itself calls stop: nobody could end the server any
-// more.
+// run reloads at every SIGHUP until ctx ends. If SIGHUP comes because the terminal itself is gone, it calls stop, since nobody could end
+// the server any more.
 func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, stop func()) {
 	for {
 		select {

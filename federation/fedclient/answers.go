@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// What other servers answer is held in memory while it is worked on. All of it together is bounded, measured as it is read: the
-// first freeAnswer bytes of each answer are not counted, so that small ones are always read; beyond that maxAnswers bytes are
-// held, of one server maxAnswersServer. Only who joins a room may need more, for one room at a time: see HoldAnswers.
+// Answers of other servers are held in memory while they are processed. Their total is bounded, and counted as they are read. The first
+// freeAnswer bytes of each are not counted, so that small answers are always read; beyond that at most maxAnswers bytes are held, and
+// maxAnswersServer of one server. Only a join may need more, one room at a time: see HoldAnswers.
 const (
 	freeAnswer       = 64 << 10
 	maxAnswers       = 96 << 20
@@ -27,7 +27,7 @@ const (
 	maxSkipped = 32
 )
 
-// ErrBusy: the answer was not read, since this server holds as much of the answers of others as it may.
+// ErrBusy means that an answer was not read because this server already holds too many answers of others.
 var ErrBusy = errors.New("too many answers of other servers are in memory")
 
 // answers counts the bytes of answers that are held.
@@ -98,8 +98,8 @@ func (a *answers) release(servers map[string]int64) {
 	}
 }
 
-// hold counts n bytes more of a server's answer for h. Where that is too much, it waits for the turn of a large answer if h may
-// be one. Errors wrap ErrBusy, errTooLarge or are those of ctx.
+// hold counts n more bytes of a server's answer for h. If there is no room, it waits for its turn to hold a large answer, if h may be one.
+// Errors wrap ErrBusy, errTooLarge or are those of ctx.
 func (a *answers) hold(ctx context.Context, h *hold, server string, n int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -163,7 +163,7 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// doneReading is the error with which an answer was not read to its end: the other server's fault, unless this one holds too much.
+// doneReading returns the error for an answer that was not read to its end: the other server's fault, unless this server holds too much.
 func (c *Client) doneReading(ctx context.Context, server string, began time.Time, err error) error {
 	err = fmt.Errorf("read the answer of %s: %w", server, err)
 	if errors.Is(err, ErrBusy) {
@@ -178,8 +178,8 @@ type pieces struct {
 	other map[string]any
 }
 
-// doPieces makes a request and reads its answer piece by piece, so that of a large one no more is in memory than what the
-// functions of lists keep. What is in neither map is skipped.
+// doPieces makes a request and reads its answer item by item, so that of a large answer only the parts that the functions of lists keep are
+// in memory. Members that are in neither map are skipped.
 func (c *Client) doPieces(ctx context.Context, r request, p pieces) error {
 	ctx, cancel := context.WithTimeout(ctx, r.time)
 	defer cancel()

@@ -49,8 +49,7 @@ func readError(server string, status int, body []byte, header http.Header) *Remo
 	return e
 }
 
-// relayedStatus is the status that some errors of other servers have for the clients of this one, whatever they had there. Other
-// errors keep theirs.
+// relayedStatus maps error codes of other servers to the status that clients of this server get. Other errors keep their status.
 var relayedStatus = map[string]int{
 	mxerr.CodeForbidden: http.StatusForbidden, mxerr.CodeNotFound: http.StatusNotFound, mxerr.CodeIncompatibleRoomVersion: http.StatusBadRequest,
 	mxerr.CodeUnsupportedRoomVersion: http.StatusBadRequest, mxerr.CodeTooLarge: http.StatusRequestEntityTooLarge, mxerr.CodeInvalidParam: http.StatusBadRequest,
@@ -88,11 +87,11 @@ func isErrorCode(text string) bool {
 // maxRelayed bounds the text of another server that clients get, in bytes.
 const maxRelayed = 500
 
-// busyPause is when somebody may try again for whose request too much was in memory.
+// busyPause is the Retry-After of a request that was refused because too many answers are in memory.
 const busyPause = 5 * time.Second
 
-// Relay returns the error of another server as a client of this one gets it: a refusal as it is, anything else as a 502, unless
-// there can be no such server or it was this one that had to refuse.
+// Relay converts an error of another server for a client: a refusal is passed on, anything else becomes a 502, except if no such server can
+// exist or if this server refused the request itself.
 func Relay(err error) error {
 	var remote *RemoteError
 	if errors.As(err, &remote) {

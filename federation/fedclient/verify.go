@@ -18,7 +18,7 @@ import (
 // ErrUnauthorized: a request is not signed as it must be.
 var ErrUnauthorized = errors.New("the request is not signed by the server that it says it is from")
 
-// ErrNoKey: it is signed with a key that its server does not give. Errors that wrap it wrap ErrUnauthorized too.
+// ErrNoKey means that the key that signed the request could not be fetched. Errors that wrap it wrap ErrUnauthorized too.
 var ErrNoKey = errors.New("the key could not be fetched")
 
 // ErrKeptOut: the configuration lets nobody speak with this server.

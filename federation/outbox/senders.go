@@ -6,8 +6,8 @@ import (
 	"ebb/storage"
 )
 
-// What one user has waiting for other servers is bounded, so that nobody fills the disk with messages to servers that do not
-// answer, or pushes out those of others; the user's own oldest go.
+// The messages of one user that wait for other servers are bounded, so that nobody fills the disk with messages to servers that do not
+// answer, or displaces messages of others; the user's own oldest are dropped.
 const (
 	// maxSenderEDUs bounds the messages of one user for one server: maxDurable holds those of ten.
 	maxSenderEDUs = 2000
