@@ -1,6 +1,8 @@
 package clientapi
 
 import (
+	"strings"
+
 	"maunium.net/go/mautrix/id"
 
 	"ebb/httpapi"
@@ -41,11 +43,12 @@ func (a *API) setRoomAlias(r *httpapi.Request) (any, error) {
 // getRoomIDByAlias finds the room that an alias leads to.
 // Spec: client-server-api#get_matrixclientv3directoryroomroomalias
 func (a *API) getRoomIDByAlias(r *httpapi.Request) (any, error) {
-	resolve := a.Rooms.ResolveAlias
-	if isStranger(r) {
-		resolve = a.Rooms.ResolveLocalAlias
+	alias := roomAlias(r)
+	_, server, _ := strings.Cut(string(alias), ":")
+	if err := a.mayAskFor(r, server != a.Rooms.Server); err != nil {
+		return nil, err
 	}
-	room, servers, err := resolve(r.Context(), roomAlias(r))
+	room, servers, err := a.Rooms.ResolveAlias(r.Context(), alias)
 	return map[string]any{"room_id": room, "servers": servers}, err
 }
 

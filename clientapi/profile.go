@@ -25,7 +25,7 @@ func (a *API) profileRoutes() []httpapi.Route {
 // there is nobody to invite.
 // Spec: client-server-api#get_matrixclientv3profileuserid
 func (a *API) getUserProfile(r *httpapi.Request) (any, error) {
-	if err := a.mayLookUpProfile(r); err != nil {
+	if err := a.mayAskFor(r, a.Accounts.IsRemote(id.UserID(r.Var("userId")))); err != nil {
 		return nil, err
 	}
 	fields, err := a.Accounts.Profile(r.Context(), id.UserID(r.Var("userId")))
@@ -36,21 +36,23 @@ func (a *API) getUserProfile(r *httpapi.Request) (any, error) {
 	return out, err
 }
 
-// mayLookUpProfile refuses to ask another server for a profile on behalf of somebody who is not signed in.
-func (a *API) mayLookUpProfile(r *httpapi.Request) error {
-	if isStranger(r) && a.Accounts.IsRemote(id.UserID(r.Var("userId"))) {
-		return mxerr.Forbidden("Sign in to see profiles of users of other servers")
+// mayAskFor bounds how often somebody who is not signed in makes this server ask another one about what is remote.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (a *API) mayAskFor(r *httpapi.Request, remote bool) error {
+	if !remote || r.UserID != "" || r.AppService != "" {
+		return nil
 	}
-	return nil
+	if err := r.Limit(httpapi.Lookups, r.Network()); err != nil {
+		return err
+	}
+	return r.Limit(httpapi.AllLookups, "")
 }
-
-// isStranger reports whether nobody is signed in. Strangers do not make this server ask others.
-func isStranger(r *httpapi.Request) bool { return r.UserID == "" && r.AppService == "" }
 
 // getProfileField gives one field of a profile.
 // Spec: client-server-api#get_matrixclientv3profileuseridkeyname
 func (a *API) getProfileField(r *httpapi.Request) (any, error) {
-	if err := a.mayLookUpProfile(r); err != nil {
+	if err := a.mayAskFor(r, a.Accounts.IsRemote(id.UserID(r.Var("userId")))); err != nil {
 		return nil, err
 	}
 	name := r.Var("keyName")

@@ -2,6 +2,7 @@ package federation_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"ebb/config"
 	"ebb/internal/testserver"
 )
 
@@ -184,18 +186,33 @@ func TestOddEventSpoilsNoTransaction(t *testing.T) {
 
 // Strangers do not make this server ask others, and names that no server can have are looked up by nobody.
 func TestStrangersAndImpossibleNamesDoNotSendThisServerOut(t *testing.T) {
-	net, alice, bob := pair(t)
+	net := testserver.Federation(t, 2, func(_ int, c *config.Config) { c.RateLimits.Enabled = true })
+	alice, bob := net.Servers[0].Register("alice"), net.Servers[1].Register("bob")
 	var asked atomic.Int32
 	net.Intercept(func(w http.ResponseWriter, r *http.Request, _ string, next http.Handler) {
 		asked.Add(1)
 		next.ServeHTTP(w, r)
 	})
 	stranger := alice.Server().Anonymous()
-	alias := url.PathEscape("#somewhere:" + bob.Server().Name())
-	stranger.Refused("GET", "/v3/profile/"+bob.User, nil, http.StatusForbidden, "M_FORBIDDEN")
-	stranger.Refused("GET", "/v3/profile/"+bob.User+"/displayname", nil, http.StatusForbidden, "M_FORBIDDEN")
-	stranger.Refused("GET", "/v3/directory/room/"+alias, nil, http.StatusNotFound, "M_NOT_FOUND")
+	stranger.Do("GET", "/v3/profile/"+bob.User, nil)
+	if asked.Load() == 0 {
+		t.Error("somebody who follows a link sees no profile")
+	}
+	refused := 0
+	for i := range 100 {
+		path := fmt.Sprintf("/v3/profile/%s%d:%s", "@nobody", i, bob.Server().Name())
+		if i%2 == 1 {
+			path = "/v3/directory/room/" + url.PathEscape(fmt.Sprintf("#nowhere%d:%s", i, bob.Server().Name()))
+		}
+		if status, _, _ := stranger.Raw("GET", path, nil); status == http.StatusTooManyRequests {
+			refused++
+		}
+	}
+	if n := asked.Load(); n > 10 || refused < 90 {
+		t.Errorf("%d requests were sent for a stranger, %d refused", n, refused)
+	}
 	stranger.Do("GET", "/v3/profile/"+alice.User, nil)
+	asked.Store(0)
 	for _, server := range []string{"a..b", "1.2.3.999", "a.test:99999", "-a.test"} {
 		alice.Refused("GET", "/v3/profile/"+url.PathEscape("@bob:"+server), nil, http.StatusNotFound, "M_NOT_FOUND")
 		alice.Refused("GET", "/v3/directory/room/"+url.PathEscape("#somewhere:"+server), nil, http.StatusNotFound, "M_NOT_FOUND")
@@ -205,8 +222,8 @@ func TestStrangersAndImpossibleNamesDoNotSendThisServerOut(t *testing.T) {
 	if n := asked.Load(); n != 0 {
 		t.Errorf("%d requests were sent", n)
 	}
-	alice.Do("GET", "/v3/profile/"+bob.User, nil)
+	alice.Refused("GET", "/v3/profile/@somebody:"+bob.Server().Name(), nil, http.StatusNotFound, "M_NOT_FOUND")
 	if asked.Load() == 0 {
-		t.Error("who is signed in sees no profile")
+		t.Error("nobody is asked for who is signed in")
 	}
 }

@@ -41,6 +41,8 @@ const (
 	ServerInvites      // by all users of a server
 	Uploads            // media
 	KeyClaim           // one-time keys
+	Lookups            // in which somebody without access token makes this server ask others, by network
+	AllLookups         // all of those together
 	Anonymous          // what needs no access token and reads the database: signing in, registering, refreshing, keys of servers
 )
 

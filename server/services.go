@@ -317,11 +317,18 @@ func bucket(b config.Bucket) httpapi.Bucket {
 // invitesOfServer is how many times the invites of one user all users of a server may send.
 const invitesOfServer = 10
 
+// What people without access token may make this server ask others: enough for somebody who follows a link.
+const (
+	maxLookups    = 5  // of one network at once, and one more every ten seconds
+	maxAllLookups = 20 // of everybody at once, and one more a second
+)
+
 // limits are the rates of the doors.
 func limits(c config.RateLimits) map[httpapi.Rate]httpapi.Bucket {
 	return map[httpapi.Rate]httpapi.Bucket{
 		httpapi.Sends: bucket(c.Sends), httpapi.Reads: bucket(c.Reads), httpapi.Anonymous: bucket(c.Anonymous), httpapi.Logins: bucket(c.Logins), httpapi.Joins: bucket(c.Joins),
 		httpapi.Invites: bucket(c.Invites), httpapi.ServerInvites: {PerSecond: c.Invites.PerSecond * invitesOfServer, Burst: c.Invites.Burst * invitesOfServer},
 		httpapi.Uploads: bucket(c.Uploads), httpapi.KeyClaim: bucket(c.Claims),
+		httpapi.Lookups: {PerSecond: 0.1, Burst: maxLookups}, httpapi.AllLookups: {PerSecond: 1, Burst: maxAllLookups},
 	}
 }
