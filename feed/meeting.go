@@ -145,7 +145,7 @@ func (s *Service) introduce(ctx context.Context, now time.Time) {
 		}
 		user := m.user
 		if s.Rooms.IsLocal(user) {
-			user = "" // everybody there has become one of whom this server may know
+			user = "" // the user may now see the presence of everybody in the room
 			s.introduceLocal(room, m.user, served)
 		} else if user != "" {
 			s.introduceTo(room, serverName(user), served)

@@ -178,7 +178,7 @@ func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
 	receipts, err2 := tx.LastReceipts(nids)
 	state, err3 := tx.CurrentStates(nids)
 	members, err4 := tx.RoomMembers(nids)
-	undecided, err5 := tx.UndecidedRooms()
+	undecided, err5 := tx.UndecidedCounts(nids)
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return nil, err
 	}
@@ -190,7 +190,7 @@ func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
 	}
 	for i := range out {
 		s := &out[i]
-		s.undecided = slices.Contains(undecided, s.row.NID)
+		s.undecided = undecided[s.row.NID] > 0
 		s.length, s.receipt = lengths[s.row.Snapshot], storage.Pos(receipts[s.row.NID])
 		var err error
 		if s.recent, err = tx.RecentEvents(s.row.NID, ringFill); err != nil {

@@ -355,7 +355,7 @@ func TestGenuineEventTakesThePlaceOfItsBrokenCopy(t *testing.T) {
 	}
 }
 
-// An event that cites another room is rejected, whether or not the other room's event is to be had; what follows it is judged by the rules.
+// An event that cites another room is rejected, whether or not the cited event can be fetched; events that follow it are authorised by the rules.
 func TestEventThatCitesAnotherRoomEndsNoRoom(t *testing.T) {
 	for _, version := range joinVersions {
 		for _, given := range []string{"given", "known here", "withheld"} {
@@ -458,7 +458,7 @@ func TestUnverifiableEventThatIsPushedIsNotKept(t *testing.T) {
 	s.whole()
 }
 
-// pastWith is a room that a server joins that cannot get the key of dead, of whom are some messages among those before the join.
+// pastWith makes a room whose history has messages from the server "dead", joined by a server that cannot fetch that key.
 func pastWith(t *testing.T, version id.RoomVersion, messages int, byDead ...int) (h *newcomer, dead []id.EventID) {
 	n := newNetwork(t)
 	h = &newcomer{pastRoom: &pastRoom{n: n, old: n.add("old"), late: n.add("late")}}

@@ -131,6 +131,12 @@ func (tx *Tx) UndecidedEvents(room int64, limit int) ([]EventRow, error) {
 // UndecidedRooms lists the rooms that have undecided events. It rides events_undecided.
 func (tx *Tx) UndecidedRooms() ([]int64, error) { return collect(tx, scanInt64, undecidedRoomsQuery) }
 
+// UndecidedCounts counts the undecided events of each of the rooms that has any. It rides events_undecided.
+func (tx *Tx) UndecidedCounts(rooms []int64) (map[int64]int64, error) {
+	list, args := In(1, rooms)
+	return tx.numbers(`SELECT room_nid, count(*) FROM events WHERE flags & 128 = 128 AND room_nid IN `+list+` GROUP BY room_nid`, args...)
+}
+
 // TrimUndecided removes the oldest undecided events of a room beyond a number and a number of bytes. It rides events_undecided.
 func (tx *Tx) TrimUndecided(room int64, limit, size int) error {
 	var drop []Pos

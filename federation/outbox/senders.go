@@ -16,7 +16,7 @@ const (
 	eduCost        = 4 << 10
 	// measureEvery is how much is added before the messages of a user are counted again, which costs a walk over them.
 	measureEvery = 1 << 20
-	// maxMeasured bounds the users of whom it is remembered how much may be added.
+	// maxMeasured bounds the users in senders.left; beyond it the counts start anew.
 	maxMeasured = 20_000
 )
 

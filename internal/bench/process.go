@@ -97,6 +97,9 @@ func freeAddress() (string, error) {
 
 // stop ends the process in order, or after 20 s at once.
 func (p *process) stop() {
+	if p.cmd.Process == nil { // it could not be started
+		return
+	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
 	done := make(chan struct{})
 	go func() {
