@@ -21,7 +21,7 @@ TESTRUN = $(GO) run ./internal/testrun
 
 .DEFAULT_GOAL := build
 # The packages that make mutate changes, and its tool.
-PURE_PACKAGES ?= canonjson rooms/pdu rooms/eventauth rooms/stateres rooms/visibility rooms/expiry push
+PURE_PACKAGES ?= canonjson rooms/pdu rooms/eventauth rooms/stateres rooms/visibility rooms/expiry pushrules
 GREMLINS = github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
 
 .PHONY: help run build test test-long check fmt bench attack fuzz mutate deps clean

@@ -19,10 +19,10 @@ import (
 
 	"ebb/accounts"
 	"ebb/config"
-	"ebb/federation/fedclient"
-	"ebb/federation/outbox"
+	"ebb/fedclient"
 	"ebb/httpapi"
 	"ebb/mxerr"
+	"ebb/outbox"
 	"ebb/retention"
 	"ebb/rooms"
 	"ebb/storage"

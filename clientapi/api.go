@@ -13,7 +13,7 @@ import (
 	"ebb/httpapi"
 	"ebb/media"
 	"ebb/mxerr"
-	"ebb/push"
+	"ebb/pushrules"
 	"ebb/rooms"
 )
 
@@ -24,7 +24,7 @@ type API struct {
 	Rooms    *rooms.Service
 	Feed     *feed.Service
 	E2EE     *e2ee.Service
-	Push     *push.Rules
+	Push     *pushrules.Rules
 	Media    *media.Service
 }
 

@@ -6,7 +6,7 @@ import (
 
 	"ebb/httpapi"
 	"ebb/mxerr"
-	"ebb/push"
+	"ebb/pushrules"
 )
 
 func (a *API) pushrulesRoutes() []httpapi.Route {
@@ -90,16 +90,16 @@ func (a *API) getPushRulesGlobal(r *httpapi.Request) (any, error) {
 	return a.Push.Rules(r.Context(), r.UserNID, r.UserID)
 }
 
-func ruleKind(r *httpapi.Request) (push.Kind, error) {
-	k := push.Kind(r.Var("kind"))
+func ruleKind(r *httpapi.Request) (pushrules.Kind, error) {
+	k := pushrules.Kind(r.Var("kind"))
 	if !k.Valid() {
 		return k, mxerr.InvalidParam("%q is not a kind of push rules", r.Var("kind"))
 	}
 	return k, nil
 }
 
-func (a *API) pushRule(r *httpapi.Request) (*push.Rule, error) {
-	kind := push.Kind(r.Var("kind"))
+func (a *API) pushRule(r *httpapi.Request) (*pushrules.Rule, error) {
+	kind := pushrules.Kind(r.Var("kind"))
 	if !kind.Valid() { // clients look for rules of newer kinds in this way
 		return nil, mxerr.NotFound("There are no push rules of the kind %q", r.Var("kind"))
 	}
@@ -131,7 +131,7 @@ func (a *API) setPushRule(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	rule := push.NewRule{Before: r.Query("before"), After: r.Query("after")}
+	rule := pushrules.NewRule{Before: r.Query("before"), After: r.Query("after")}
 	if err := r.Decode(&rule); err != nil {
 		return nil, err
 	}

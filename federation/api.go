@@ -1,7 +1,7 @@
 // Package federation is the server-server API, as far as other servers ask this one: one file per OpenAPI file of the
 // specification, one method per operation. A handler takes the request apart, calls one service and shapes the answer; who
 // asks is known by the signature on the request, which httpapi has checked. What this server asks others is
-// federation/fedclient's business, what it sends them federation/outbox's.
+// fedclient's business, what it sends them outbox's.
 package federation
 
 import (
@@ -14,7 +14,7 @@ import (
 
 	"ebb/accounts"
 	"ebb/e2ee"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/httpapi"
 	"ebb/media"
 	"ebb/mxerr"

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"ebb/canonjson"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/internal/testserver"
 	"ebb/rooms/pdu"
 )

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 )

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"

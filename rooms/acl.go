@@ -7,7 +7,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/mxerr"
-	"ebb/push"
+	"ebb/pushrules"
 )
 
 const (
@@ -21,7 +21,7 @@ const (
 // acl is m.room.server_acl, compiled.
 type acl struct {
 	event       *Event
-	allow, deny []push.Glob
+	allow, deny []pushrules.Glob
 	literals    bool // IP addresses are let in
 }
 
@@ -58,12 +58,12 @@ func compileACL(content []byte) *acl {
 }
 
 // patterns compiles a list of the event; what is no string is passed over.
-func patterns(content []byte, member string) (out []push.Glob) {
+func patterns(content []byte, member string) (out []pushrules.Glob) {
 	raw, _ := canonjson.Get(content, member)
 	list, _ := canonjson.Elements(raw)
 	for _, p := range list[:min(len(list), maxACLEntries)] {
 		if text, ok := canonjson.Unquote(p); ok && len(text) <= maxACLPattern {
-			out = append(out, push.CompileGlob(text))
+			out = append(out, pushrules.CompileGlob(text))
 		}
 	}
 	return out

@@ -8,7 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"

@@ -7,7 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/push"
+	"ebb/pushrules"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -42,7 +42,7 @@ type pendingEvent struct {
 	changes       []*stateChange // what it makes of the room's current state
 	relation      *relation
 	redacts       *redaction
-	push          push.Outcome
+	push          pushrules.Outcome
 
 	// The room once the event is part of it.
 	head        *snapshot

@@ -6,7 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/push"
+	"ebb/pushrules"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -24,16 +24,16 @@ type Event struct {
 	TxnID      string // and its transaction id
 	ReceivedTS int64  // ms, this server's clock
 	Flags      storage.EventFlags
-	RedactedBy storage.Pos // the redaction that took effect; 0 if none
-	ThreadRoot storage.Pos // the root of its thread; 0 in the main timeline
-	Push       push.Class  // what it is to a reader who is not singled out
-	Snapshot   int64       // state before it; 0 for an outlier
+	RedactedBy storage.Pos     // the redaction that took effect; 0 if none
+	ThreadRoot storage.Pos     // the root of its thread; 0 in the main timeline
+	Push       pushrules.Class // what it is to a reader who is not singled out
+	Snapshot   int64           // state before it; 0 for an outlier
 
 	outlier *Event // the same event as it was known before it got a place; see asAuth
 
 	// built: by this run of the server, so that singled says whom the event singles out; else event_push does.
 	built   bool
-	singled map[int64]push.Class
+	singled map[int64]pushrules.Class
 
 	forms [2]atomic.Pointer[[]byte]
 }
@@ -99,6 +99,6 @@ func fromRow(v *pdu.Version, r *storage.EventRow) (*Event, error) {
 	}
 	return &Event{
 		Event: p, Pos: r.Position, Order: r.Order, Room: r.Room, SenderNID: r.Sender, DeviceNID: r.Device, TxnID: r.TxnID,
-		ReceivedTS: r.ReceivedTS, Flags: r.Flags, RedactedBy: r.RedactedBy, ThreadRoot: r.ThreadRoot, Push: push.Class(r.Push), Snapshot: r.Snapshot,
+		ReceivedTS: r.ReceivedTS, Flags: r.Flags, RedactedBy: r.RedactedBy, ThreadRoot: r.ThreadRoot, Push: pushrules.Class(r.Push), Snapshot: r.Snapshot,
 	}, nil
 }

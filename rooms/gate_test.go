@@ -12,7 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/rooms/pdu"
 )
 

@@ -12,7 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"

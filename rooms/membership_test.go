@@ -11,7 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
-	"ebb/push"
+	"ebb/pushrules"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -449,10 +449,10 @@ func TestAccountDataAndTags(t *testing.T) {
 // outcomes is a rule set that notifies everybody and highlights for bob.
 type outcomes struct{ bob int64 }
 
-func (o outcomes) Evaluate(e *pdu.Event, room push.RoomInfo) push.Outcome {
-	out := push.Outcome{Default: push.Notify}
+func (o outcomes) Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outcome {
+	out := pushrules.Outcome{Default: pushrules.Notify}
 	if _, in := room.LocalMember("@bob:here"); in && room.JoinedCount() > 1 {
-		out.Users = map[int64]push.Class{o.bob: push.Notify | push.Highlight}
+		out.Users = map[int64]pushrules.Class{o.bob: pushrules.Notify | pushrules.Highlight}
 	}
 	return out
 }
@@ -471,7 +471,7 @@ func TestPushOutcomeIsStored(t *testing.T) {
 		}))
 		return n
 	}
-	if found.Push != push.Notify || class() != int64(push.Notify|push.Highlight) {
+	if found.Push != pushrules.Notify || class() != int64(pushrules.Notify|pushrules.Highlight) {
 		t.Errorf("stored as %d, for bob %d", found.Push, class())
 	}
 	must(h.svc.Redact(t.Context(), alice, room, e, "", nil))

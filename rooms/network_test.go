@@ -16,7 +16,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
 	"ebb/storage"

@@ -11,7 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"

@@ -13,7 +13,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 )

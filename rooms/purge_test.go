@@ -12,7 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/push"
+	"ebb/pushrules"
 	"ebb/rooms/expiry"
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -94,7 +94,7 @@ func TestPurgeTakesExpiredMessagesAndLeavesTheRest(t *testing.T) {
 				}
 			}
 		}
-		if found := must(h.room(room).FindEvent(t.Context(), reply)); found.Push != push.Notify || !found.built {
+		if found := must(h.room(room).FindEvent(t.Context(), reply)); found.Push != pushrules.Notify || !found.built {
 			t.Errorf("the reply in memory: %+v", found)
 		}
 		if got := h.room(room).PurgedBefore(); got != h.now.UnixMilli()-time.Minute.Milliseconds() {

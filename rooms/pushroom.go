@@ -5,7 +5,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/push"
+	"ebb/pushrules"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -78,11 +78,11 @@ func (p pushRoom) EachNamedIn(text string, f func(nid int64, user id.UserID)) {
 			f(nid, user)
 		}
 	})
-	var queued *push.Names
+	var queued *pushrules.Names
 	for _, change := range p.r.pending.state {
 		if c := change.member; c != nil && change.event != nil && (c.to == Join || c.to == Invite) && p.r.svc.IsLocal(c.user) {
 			if queued == nil {
-				queued = push.NewNames()
+				queued = pushrules.NewNames()
 			}
 			queued.Set(c.nid, c.user, contentString(change.event, "displayname"))
 		}
@@ -117,7 +117,7 @@ func (r *Room) indexNames(loaded map[storage.Pos]*Event) (missing []storage.Pos,
 	if h.names != nil {
 		return nil, true
 	}
-	names := push.NewNames()
+	names := pushrules.NewNames()
 	for _, members := range []map[int64]*Member{h.local, h.invited} {
 		for nid, m := range members {
 			e := m.event.Load()

@@ -9,7 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
-	"ebb/push"
+	"ebb/pushrules"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -114,7 +114,7 @@ type head struct {
 	local   map[int64]*Member // joined users of this server
 	invited map[int64]*Member // invited users of this server
 	counts  map[Membership]int
-	names   *push.Names // the display names of local and invited; nil: nobody has asked for them yet
+	names   *pushrules.Names // the display names of local and invited; nil: nobody has asked for them yet
 
 	levels    *eventauth.PowerLevels
 	policy    expiry.Policy  // effective

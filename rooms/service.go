@@ -19,8 +19,8 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/federation/fedclient"
-	"ebb/push"
+	"ebb/fedclient"
+	"ebb/pushrules"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -29,7 +29,7 @@ import (
 
 // Push says what an event is to whom. It must be quick and touch no database: it runs under the room's lock.
 type Push interface {
-	Evaluate(e *pdu.Event, room push.RoomInfo) push.Outcome
+	Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outcome
 }
 
 // Profile is what a user's member events carry.

@@ -7,7 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/push"
+	"ebb/pushrules"
 	"ebb/rooms/expiry"
 	"ebb/storage"
 )
@@ -21,11 +21,11 @@ type Unread struct {
 // UnreadCount counts notifications, and those among them that highlight.
 type UnreadCount struct{ Notify, Highlight int64 }
 
-func (c *UnreadCount) add(class push.Class) {
-	if class&push.Notify != 0 {
+func (c *UnreadCount) add(class pushrules.Class) {
+	if class&pushrules.Notify != 0 {
 		c.Notify++
 	}
-	if class&push.Highlight != 0 {
+	if class&pushrules.Highlight != 0 {
 		c.Highlight++
 	}
 }
@@ -62,7 +62,7 @@ type unreadEntry struct {
 	thread               storage.Pos // position of the root; 0: main timeline
 	sender               int64
 	isState              bool
-	class                push.Class
+	class                pushrules.Class
 	originTS, receivedTS int64
 }
 
@@ -206,7 +206,7 @@ func (l *unreadList) add(user int64, u storage.UnreadRow) {
 		l.entries = append(l.entries[:0], l.entries[1:]...)
 	}
 	l.entries = append(l.entries, unreadEntry{
-		thread: u.ThreadRoot, sender: u.Sender, isState: u.IsState, class: push.Class(u.Push), originTS: u.OriginTS, receivedTS: u.ReceivedTS,
+		thread: u.ThreadRoot, sender: u.Sender, isState: u.IsState, class: pushrules.Class(u.Push), originTS: u.OriginTS, receivedTS: u.ReceivedTS,
 	})
 }
 

@@ -10,7 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/push"
+	"ebb/pushrules"
 	"ebb/rooms/expiry"
 	"ebb/wake"
 )
@@ -33,7 +33,7 @@ type line struct {
 	thread   id.EventID // root
 	relates  bool
 	redacted bool
-	class    map[int64]push.Class
+	class    map[int64]pushrules.Class
 	at       time.Time
 	joins    int64 // the user whose join it is
 }
@@ -173,16 +173,16 @@ func (y *history) message(r *rand.Rand, who Sender, thread id.EventID, relates s
 	if relates != "" {
 		content["m.relates_to"] = json.RawMessage("{" + relates + "}")
 	}
-	class := map[int64]push.Class{}
+	class := map[int64]pushrules.Class{}
 	edit := len(relates) > 0 && relates[12] == 'm' && relates[14] == 'r'
 	for _, u := range y.users {
-		if class[u.NID] = push.Notify; edit {
+		if class[u.NID] = pushrules.Notify; edit {
 			class[u.NID] = 0
 		}
 	}
 	if mentioned := y.users[r.IntN(len(y.users))]; r.IntN(3) == 0 {
 		content["m.mentions"] = map[string]any{"user_ids": []id.UserID{mentioned.ID}}
-		class[mentioned.NID] = push.Notify | push.Highlight
+		class[mentioned.NID] = pushrules.Notify | pushrules.Highlight
 	}
 	raw, err := json.Marshal(content)
 	y.ok(err)
@@ -221,7 +221,7 @@ func (y *history) ignore(r *rand.Rand, who Sender) {
 
 func newHistory(h *house) *history {
 	h.with = append(h.with, func(o *Options) {
-		rules, err := push.New(h.Context(), h.db, wake.New(), "here", true)
+		rules, err := pushrules.New(h.Context(), h.db, wake.New(), "here", true)
 		h.ok(err)
 		o.Push = rules
 	})

@@ -3,7 +3,7 @@ package rooms
 import (
 	"testing"
 
-	"ebb/push"
+	"ebb/pushrules"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -14,8 +14,8 @@ func notifying(o *Options) { o.Push = allNotify{} }
 
 type allNotify struct{}
 
-func (allNotify) Evaluate(*pdu.Event, push.RoomInfo) push.Outcome {
-	return push.Outcome{Default: push.Notify}
+func (allNotify) Evaluate(*pdu.Event, pushrules.RoomInfo) pushrules.Outcome {
+	return pushrules.Outcome{Default: pushrules.Notify}
 }
 
 func TestAReceiptClearsTheCountThatIsRemembered(t *testing.T) {

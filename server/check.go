@@ -11,7 +11,7 @@ import (
 
 	"ebb/adminapi"
 	"ebb/config"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/httpapi"
 	"ebb/rooms/pdu"
 	"ebb/storage"

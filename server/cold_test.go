@@ -14,7 +14,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/internal/testserver"
 )
 

@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"ebb/federation/fedclient"
-	"ebb/federation/outbox"
+	"ebb/fedclient"
 	"ebb/internal/testserver"
 	"ebb/mxerr"
+	"ebb/outbox"
 )
 
 // neighbours is two servers with a user each, who share a room.

@@ -14,7 +14,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/config"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 )
 
 // Finding is what a check of Diagnose found.

@@ -12,7 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/config"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/internal/testserver"
 )
 

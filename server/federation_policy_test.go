@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"ebb/config"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/internal/testserver"
 )
 

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"ebb/config"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/storage"
 )
 

@@ -14,12 +14,12 @@ import (
 	"ebb/accounts"
 	"ebb/config"
 	"ebb/e2ee"
-	"ebb/federation/fedclient"
-	"ebb/federation/outbox"
+	"ebb/fedclient"
 	"ebb/feed"
 	"ebb/httpapi"
 	"ebb/media"
-	"ebb/push"
+	"ebb/outbox"
+	"ebb/pushrules"
 	"ebb/retention"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
@@ -35,7 +35,7 @@ type services struct {
 	rooms     *rooms.Service
 	e2ee      *e2ee.Service
 	feed      *feed.Service
-	push      *push.Rules
+	push      *pushrules.Rules
 	media     *media.Service
 	retention *retention.Job
 	signing   *fedclient.SigningKeys
@@ -78,7 +78,7 @@ func openDatabase(ctx context.Context, cfg *config.Config, o Options) (*storage.
 }
 
 func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roomOptions rooms.Options) (err error) {
-	if s.push, err = push.New(ctx, s.db, s.hub, cfg.ServerName, cfg.Push.LegacyMentionRules); err != nil {
+	if s.push, err = pushrules.New(ctx, s.db, s.hub, cfg.ServerName, cfg.Push.LegacyMentionRules); err != nil {
 		return fmt.Errorf("load push rules: %w", err)
 	}
 	policy := retentionPolicy(cfg.Retention)
@@ -168,15 +168,15 @@ func allowed(f config.Federation) func(server string) bool {
 	if len(f.AllowedServers)+len(f.DeniedServers) == 0 {
 		return nil
 	}
-	compile := func(patterns []string) (globs []push.Glob) {
+	compile := func(patterns []string) (globs []pushrules.Glob) {
 		for _, p := range patterns {
-			globs = append(globs, push.CompileGlob(p))
+			globs = append(globs, pushrules.CompileGlob(p))
 		}
 		return globs
 	}
 	allow, deny := compile(f.AllowedServers), compile(f.DeniedServers)
 	return func(server string) bool {
-		matches := func(g push.Glob) bool { return g.Match(fedclient.HostOf(server)) }
+		matches := func(g pushrules.Glob) bool { return g.Match(fedclient.HostOf(server)) }
 		return !slices.ContainsFunc(deny, matches) && (len(allow) == 0 || slices.ContainsFunc(allow, matches))
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"ebb/config"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/server"
 )
 

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"ebb/adminapi"
-	"ebb/federation/outbox"
+	"ebb/outbox"
 )
 
 var federationStatusCommand = command{

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"ebb/federation/outbox"
+	"ebb/outbox"
 	"ebb/storage"
 )
 

@@ -55,8 +55,8 @@ func TestRulesTellRightFromWrong(t *testing.T) {
 		allowed   bool
 	}{
 		{"ebb/rooms", "ebb/storage", true},
-		{"ebb/rooms", "ebb/push", true},
-		{"ebb/push", "ebb/rooms", false},
+		{"ebb/rooms", "ebb/pushrules", true},
+		{"ebb/pushrules", "ebb/rooms", false},
 		{"ebb/storage", "ebb/rooms/pdu", false},
 		{"ebb/rooms/pdu", "ebb/rooms/eventauth", false},
 		{"ebb/rooms/pdu", "context", false},

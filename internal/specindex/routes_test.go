@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"ebb/config"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/internal/specindex"
 	"ebb/server"
 )

@@ -24,7 +24,7 @@ import (
 	"time"
 
 	"ebb/config"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/server"
 )
 

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"ebb/config"
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/server"
 )
 

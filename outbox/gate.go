@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 )
 
 const (

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 )
 
 func TestMemoAsksOnceAndForgetsInTime(t *testing.T) {

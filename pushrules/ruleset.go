@@ -1,9 +1,9 @@
-// Package push holds the push rules: the default ones, each user's own, and what they say of an event. Counting unread
+// Package pushrules holds the push rules: the default ones, each user's own, and what they say of an event. Counting unread
 // events is the business of rooms and feed; sending notifications to push gateways that of the pushers.
 //
 // A rule set is stored as the difference from the defaults (own rules, changed actions, switched-off defaults), so that
 // new defaults of the specification reach everybody. It is compiled once and kept in memory.
-package push
+package pushrules
 
 import (
 	"encoding/json"

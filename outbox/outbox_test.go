@@ -16,7 +16,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/rooms"
 	"ebb/storage"
 	"ebb/storage/storagetest"

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"time"
 
-	"ebb/federation/fedclient"
+	"ebb/fedclient"
 	"ebb/rooms"
 	"ebb/storage"
 	"ebb/telemetry"
