@@ -176,7 +176,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 	join.after = before.over(stateRef{key: key, event: join.Event})
 	join.head = join.after
 	join.extremities = []extremity{{id: join.ID(), event: join.Event, after: join.after}}
-	b := &batch{ctx: ctx, svc: s, room: r, events: []*pendingEvent{join}, entering: true, partial: a.partial}
+	b := &batch{svc: s, room: r, events: []*pendingEvent{join}, entering: true, partial: a.partial}
 	h.minDepth = a.join.Depth()
 	s.partials.end(r.nid) // of a stay before this one
 	p := s.db.Enqueue(storage.Write{

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"context"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -84,7 +85,7 @@ func (in *ingest) behind(eventID id.EventID) bool {
 
 // setHistoryAside removes events from before the join from the waiting events. If this needs ancestors of the join, it asks the origin for
 // them if ask is set, else it returns false.
-func (in *ingest) setHistoryAside(ask bool) (decided bool, err error) {
+func (in *ingest) setHistoryAside(ctx context.Context, ask bool) (decided bool, err error) {
 	if create := in.room.State(typeCreate, ""); create != nil && in.waiting[create.ID()] != nil {
 		in.done(create.ID(), nil) // every state has it: there is nothing to judge
 		received.WithLabelValues("known").Inc()
@@ -94,7 +95,7 @@ func (in *ingest) setHistoryAside(ask bool) (decided bool, err error) {
 		return true, nil
 	}
 	if in.past == nil {
-		if in.past, err = in.openHistory(); err != nil {
+		if in.past, err = in.openHistory(ctx); err != nil {
 			return false, err
 		}
 	}
@@ -107,7 +108,7 @@ func (in *ingest) setHistoryAside(ask bool) (decided bool, err error) {
 		if !ask {
 			return false, nil
 		}
-		more, err := in.askAncestors()
+		more, err := in.askAncestors(ctx)
 		if err != nil {
 			return false, err
 		}
@@ -145,9 +146,9 @@ func (in *ingest) isSince(eventID id.EventID) bool {
 }
 
 // openHistory reads what the stored history names as missing.
-func (in *ingest) openHistory() (a *ancestry, err error) {
+func (in *ingest) openHistory(ctx context.Context) (a *ancestry, err error) {
 	a = &ancestry{texts: map[id.EventID]graphNode{}, aside: map[id.EventID]bool{}}
-	err = in.svc.db.Read(in.ctx, func(tx *storage.Tx) error {
+	err = in.svc.db.Read(ctx, func(tx *storage.Tx) error {
 		p := newPastReader(in.room, tx, nil, newPastFacts())
 		if a.join, err = p.entry(); err != nil {
 			return err
@@ -234,16 +235,16 @@ func (in *ingest) putAside(e *incoming) {
 
 // askAncestors asks the origin for ancestors of the join, and reports whether more of them are known then. Only the shape of the graph is
 // taken from the answer: at worst, what the origin itself gave is set aside.
-func (in *ingest) askAncestors() (more bool, err error) {
+func (in *ingest) askAncestors(ctx context.Context) (more bool, err error) {
 	a := in.past
 	if in.remote() == nil || len(a.ends) == 0 || a.asked >= maxAncestryRounds {
 		return false, nil
 	}
 	a.asked++
-	raws, err := in.svc.Remote.Backfill(in.ctx, in.origin, in.room.id, a.ends[:min(len(a.ends), maxBackfillEdges)], maxBackfillPage)
+	raws, err := in.svc.Remote.Backfill(ctx, in.origin, in.room.id, a.ends[:min(len(a.ends), maxBackfillEdges)], maxBackfillPage)
 	if err != nil {
-		in.svc.log.DebugContext(in.ctx, "ancestors of the join could not be fetched", "room", in.room.id, "server", in.origin, "err", err)
-		return false, in.ctx.Err()
+		in.svc.log.DebugContext(ctx, "ancestors of the join could not be fetched", "room", in.room.id, "server", in.origin, "err", err)
+		return false, ctx.Err()
 	}
 	var prev []id.EventID
 	for _, raw := range raws[:min(len(raws), maxBackfillPage)] {
@@ -257,5 +258,5 @@ func (in *ingest) askAncestors() (more bool, err error) {
 			more = more || slices.Contains(a.ends, e.ID())
 		}
 	}
-	return more, in.findStored(prev)
+	return more, in.findStored(ctx, prev)
 }

@@ -103,8 +103,8 @@ func (s *Service) backfill(ctx context.Context, r *Room, h hole) bool {
 	defer cancel()
 	ctx, letGo := fedclient.HoldAnswers(ctx, false)
 	defer letGo()
-	in := newIngest(ctx, s, r, "")
-	release, err := in.hold(fetching)
+	in := newIngest(s, r, "")
+	release, err := in.hold(ctx, fetching)
 	if err != nil {
 		return false
 	}
@@ -204,10 +204,10 @@ func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q qu
 	if err != nil {
 		return 0, err
 	}
-	in := newIngest(ctx, s, r, server)
-	in.admit(raws[:min(len(raws), maxBackfillPage)])
+	in := newIngest(s, r, server)
+	in.admit(ctx, raws[:min(len(raws), maxBackfillPage)])
 	in.admitUnproven(q.missing...)
-	if err := in.refresh(); err != nil {
+	if err := in.refresh(ctx); err != nil {
 		return 0, err
 	}
 	in.keepAncestors(q.missing)
@@ -216,13 +216,13 @@ func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q qu
 			e.followed = true
 		}
 	}
-	if err := in.fetchAuth(); err != nil {
+	if err := in.fetchAuth(ctx); err != nil {
 		return 0, err
 	}
-	if err := in.tellStates(); err != nil {
+	if err := in.tellStates(ctx); err != nil {
 		return 0, err
 	}
-	n, err := in.placeHistory(q)
+	n, err := in.placeHistory(ctx, q)
 	if n > 0 && slices.ContainsFunc(q.missing, func(missing id.EventID) bool { return in.bad[missing] != nil }) {
 		s.reader.askedFor.put(holeKey{r.nid, q.above.Order}, s.Now()) // reading goes on behind it
 	}
@@ -230,20 +230,20 @@ func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q qu
 }
 
 // placeHistory puts events into a hole of the timeline.
-func (in *ingest) placeHistory(q question) (int, error) {
-	release, err := in.hold(receiving)
+func (in *ingest) placeHistory(ctx context.Context, q question) (int, error) {
+	release, err := in.hold(ctx, receiving)
 	if err != nil {
 		return 0, err
 	}
 	defer release()
-	if err := in.refreshAll(); err != nil {
+	if err := in.refreshAll(ctx); err != nil {
 		return 0, err
 	}
-	now, err := in.svc.question(in.ctx, in.room, hole{above: q.above.Order})
+	now, err := in.svc.question(ctx, in.room, hole{above: q.above.Order})
 	if err != nil || now.above == nil {
 		return 0, err
 	}
-	return in.placeBelow(now)
+	return in.placeBelow(ctx, now)
 }
 
 // keepAncestors drops what was not asked for: events that the missing ones do not lead to, be it through an event that is not good.
@@ -266,14 +266,14 @@ func (in *ingest) keepAncestors(missing []id.EventID) {
 
 // tellStates gets the state before each of the events that name something which is not stored. Where it is not to be had, the
 // event and what follows it is left out.
-func (in *ingest) tellStates() error {
+func (in *ingest) tellStates(ctx context.Context) error {
 	for _, e := range in.gapless() {
-		told, err := in.stateBefore(e.ID())
-		if err := in.ctx.Err(); err != nil {
+		told, err := in.stateBefore(ctx, e.ID())
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if err != nil {
-			in.svc.log.DebugContext(in.ctx, "the state before an event is not to be had", "room", in.room.id, "event", e.ID(), "server", in.origin, "err", err)
+			in.svc.log.DebugContext(ctx, "the state before an event is not to be had", "room", in.room.id, "event", e.ID(), "server", in.origin, "err", err)
 			in.done(e.ID(), errNoPrevEvent)
 			continue
 		}
@@ -283,7 +283,7 @@ func (in *ingest) tellStates() error {
 }
 
 // placeBelow stores events, each after those before it.
-func (in *ingest) placeBelow(q question) (placed int, err error) {
+func (in *ingest) placeBelow(ctx context.Context, q question) (placed int, err error) {
 	ready := in.ready()
 	for _, e := range ready {
 		e.missing = slices.DeleteFunc(slices.Clone(e.PrevEvents()), in.has)
@@ -292,11 +292,11 @@ func (in *ingest) placeBelow(q question) (placed int, err error) {
 		return 0, err
 	}
 	for len(ready) > 0 {
-		n, err := in.lookUp(ready)
+		n, err := in.lookUp(ctx, ready)
 		if err != nil {
 			return placed, err
 		}
-		m, err := in.placePast(ready[:n])
+		m, err := in.placePast(ctx, ready[:n])
 		if err != nil {
 			return placed, err
 		}
@@ -345,13 +345,13 @@ func (q *question) arrange(events []*incoming) error {
 func (q *question) space(at int) int64 { return q.line[at].order - q.line[at+1].order - 1 }
 
 // placePast stores events of the past in one write. They change nothing of what the room is now.
-func (in *ingest) placePast(events []*incoming) (int, error) {
-	r, err := in.svc.lockRoom(in.ctx, in.room.id)
+func (in *ingest) placePast(ctx context.Context, events []*incoming) (int, error) {
+	r, err := in.svc.lockRoom(ctx, in.room.id)
 	if err != nil {
 		return 0, err
 	}
-	b := &batch{ctx: in.ctx, svc: in.svc, room: r, saved: r.next}
-	err = r.settled(in.ctx, func(tx *storage.Tx) error {
+	b := newBatch(r, nil)
+	err = r.settled(ctx, func(tx *storage.Tx) error {
 		p := newPastReader(r, tx, nil, newPastFacts())
 		for _, e := range events {
 			if err := b.takePast(p, e); err != nil && !errors.Is(err, errNoAuthEvent) && !errors.Is(err, errNoPrevEvent) && !errors.Is(err, errUndecided) {
@@ -391,7 +391,7 @@ func (in *ingest) placePast(events []*incoming) (int, error) {
 	})
 	r.next.queued = p
 	r.writer.Unlock()
-	if err := p.Wait(context.WithoutCancel(in.ctx)); err != nil {
+	if err := p.Wait(context.WithoutCancel(ctx)); err != nil {
 		return 0, err
 	}
 	for _, e := range b.events {

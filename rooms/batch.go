@@ -15,7 +15,6 @@ import (
 
 // batch is events of one room that become one write. It is used under the room's writer lock until it is queued.
 type batch struct {
-	ctx    context.Context
 	svc    *Service
 	room   *Room
 	create *storage.RoomRow // the room is new: its row; nil otherwise
@@ -33,6 +32,11 @@ type batch struct {
 	partial  bool // without most of its members
 
 	alongside *batch // of a room that is created in the same write
+}
+
+// newBatch returns an empty batch on the provisional head of a room. a holds what policy servers have signed for it; nil: they were not asked.
+func newBatch(r *Room, a *approvals) *batch {
+	return &batch{svc: r.svc, room: r, saved: r.next, approvals: a}
 }
 
 // pendingEvent is an event on its way to the disk.

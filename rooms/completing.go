@@ -181,8 +181,8 @@ func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c com
 	}
 	ctx, cancel := context.WithTimeout(ctx, completeTime)
 	defer cancel()
-	in := newIngest(ctx, s, r, c.server)
-	told, err := in.beforeJoin(join)
+	in := newIngest(s, r, c.server)
+	told, err := in.beforeJoin(ctx, join)
 	if err == nil && in.withheldState && !c.lenient {
 		err = errNotAll
 	}
@@ -205,11 +205,11 @@ func (s *Service) comeBack(ctx context.Context, r *Room, join *pdu.Event) (bool,
 		}
 	}
 	in := &incoming{Event: join}
-	if _, err := newIngest(ctx, s, r, "").lookUp([]*incoming{in}); err != nil {
+	if _, err := newIngest(s, r, "").lookUp(ctx, []*incoming{in}); err != nil {
 		return false, err
 	}
-	b := &batch{ctx: ctx, svc: s, room: r, saved: r.next}
-	verdict, err := b.take(in)
+	b := newBatch(r, nil)
+	verdict, err := b.take(ctx, in)
 	if err == nil && verdict != nil {
 		err = fmt.Errorf("%w: the room does not allow the join: %w", fedclient.ErrBadAnswer, verdict)
 	}
@@ -245,11 +245,11 @@ func (s *Service) tellDiscovered(ctx context.Context, r *Room, servers []string)
 
 // beforeJoin asks for the state before a join: by what it follows, which everybody has who takes part in the room. Where that is more than one
 // event, the server is asked to resolve their states, as it did when it let the user in.
-func (in *ingest) beforeJoin(join *Event) (gap, error) {
+func (in *ingest) beforeJoin(ctx context.Context, join *Event) (gap, error) {
 	if prev := join.PrevEvents(); len(prev) == 1 {
-		return in.stateAfter(prev[0])
+		return in.stateAfter(ctx, prev[0])
 	}
-	return in.stateBefore(join.ID())
+	return in.stateBefore(ctx, join.ID())
 }
 
 // nameMembers gives members their short names, which is better done before the room is locked.
@@ -331,8 +331,8 @@ func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, t
 	if p := r.partialState(); p == nil || p.join != join.Pos || !r.Resident() {
 		return nil, errNotPartial
 	}
-	c := newCompletion(ctx, r, join)
-	err = r.settled(ctx, func(tx *storage.Tx) error { return c.judge(tx, told) })
+	c := newCompletion(r, join)
+	err = r.settled(ctx, func(tx *storage.Tx) error { return c.judge(ctx, tx, told) })
 	if err != nil {
 		return nil, err
 	}

@@ -306,7 +306,7 @@ func (c *creation) checkInitialAlias(content json.RawMessage) error {
 
 // build makes the room's first events.
 func (c *creation) build(ctx context.Context, r *Room) (*batch, error) {
-	b := &batch{ctx: ctx, svc: c.svc, room: r, create: &storage.RoomRow{}, extra: c.write}
+	b := &batch{svc: c.svc, room: r, create: &storage.RoomRow{}, extra: c.write}
 	r.head.published = c.published
 	if err := c.addCreate(b); err != nil {
 		return nil, err

@@ -177,9 +177,9 @@ func (s *Service) receiveFromStranger(ctx context.Context, r *Room, origin strin
 	if len(complete) == 0 {
 		return results, nil
 	}
-	in := newIngest(ctx, s, r, origin)
+	in := newIngest(s, r, origin)
 	in.results, in.alone = results, true
-	return results, in.take(complete)
+	return results, in.take(ctx, complete)
 }
 
 // verifyKnown is verify for one event of a server that is not known to be in the room. If keys of a third server are needed that

@@ -223,9 +223,9 @@ func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event,
 func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Event, relay bool) (*Event, error) {
 	ctx, release := fedclient.HoldAnswers(ctx, false)
 	defer release()
-	in := newIngest(ctx, s, r, origin)
+	in := newIngest(s, r, origin)
 	in.alone = !r.HasServer(origin)
-	if err := in.take([]*incoming{{Event: e, relay: relay}}); err != nil {
+	if err := in.take(ctx, []*incoming{{Event: e, relay: relay}}); err != nil {
 		return nil, err
 	}
 	if err := in.results[e.ID()]; err != nil {

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"context"
 	"ebb/rooms/pdu"
 )
 
@@ -77,7 +78,7 @@ func (b *batch) between(p *pastReader, pe *pendingEvent, known, cited state) (st
 }
 
 // adoptFound makes the members that an event on the head brought to light part of the current state.
-func (b *batch) adoptFound(p *pastReader, in *incoming, pe *pendingEvent) error {
+func (b *batch) adoptFound(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent) error {
 	for _, ref := range in.found {
 		e, err := p.of(ref)
 		if err != nil {
@@ -86,7 +87,7 @@ func (b *batch) adoptFound(p *pastReader, in *incoming, pe *pendingEvent) error 
 		if in.IsStateKey(typeMember, ref.key.Key) { // the event itself is newer
 			continue
 		}
-		member, err := b.resolvedMember(ref.key, e)
+		member, err := b.resolvedMember(ctx, ref.key, e)
 		if err != nil {
 			return err
 		}

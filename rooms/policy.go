@@ -206,7 +206,7 @@ func (s *Service) approveOne(ctx context.Context, r *Room, e *pdu.Event) (*pdu.E
 // without its signature: 7. What it does not sign is soft-failed. A server that does not answer has not signed: who keeps to
 // the rules sends only what is signed.
 // Spec: server-server-api#policy-servers
-func (in *ingest) askPolicyServer() {
+func (in *ingest) askPolicyServer(ctx context.Context) {
 	p := in.room.policyServer()
 	if p == nil {
 		return
@@ -221,7 +221,7 @@ func (in *ingest) askPolicyServer() {
 			ask = append(ask, e)
 		}
 	}
-	ctx, cancel := context.WithTimeout(in.ctx, policyTotal)
+	ctx, cancel := context.WithTimeout(ctx, policyTotal)
 	defer cancel()
 	next := make(chan *incoming)
 	var workers sync.WaitGroup

@@ -47,7 +47,7 @@ func (s *Service) changeOnce(ctx context.Context, room id.RoomID, a *approvals, 
 		r.writer.Unlock()
 		return errNotInRoom()
 	}
-	b := &batch{ctx: ctx, svc: s, room: r, saved: r.next, approvals: a}
+	b := newBatch(r, a)
 	err = build(b)
 	if err == nil && len(b.lacking) > 0 {
 		err = b.lacking

@@ -68,7 +68,7 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	raws = append(s.gate.take(parkKey{origin, roomID}), raws...)
 	results := make(map[id.EventID]error, len(raws))
 	events, errs := s.verify(ctx, r.version, raws) // 1 to 3
-	in := newIngest(ctx, s, r, origin)
+	in := newIngest(s, r, origin)
 	good := make([]*incoming, 0, len(events))
 	later := false
 	for i, raw := range raws {
@@ -87,7 +87,7 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 			good = append(good, &incoming{Event: e})
 		}
 	}
-	err = in.take(good)
+	err = in.take(ctx, good)
 	for _, e := range good { // and not of what was asked for besides
 		if result, done := in.results[e.ID()]; done {
 			results[e.ID()] = result
@@ -154,9 +154,9 @@ type ingest struct {
 	withheldState bool // of the state that was asked for last the server did not give all that it named
 }
 
-func newIngest(ctx context.Context, s *Service, r *Room, origin string) *ingest {
+func newIngest(s *Service, r *Room, origin string) *ingest {
 	return &ingest{
-		ctx: ctx, svc: s, room: r, origin: origin, results: map[id.EventID]error{}, waiting: map[id.EventID]*incoming{},
+		svc: s, room: r, origin: origin, results: map[id.EventID]error{}, waiting: map[id.EventID]*incoming{},
 		known: map[id.EventID]*Event{}, absent: map[id.EventID]bool{},
 		unproven: map[id.EventID]*incoming{}, again: map[id.EventID]*incoming{}, fresh: map[id.EventID]*incoming{},
 		elsewhere: map[id.EventID]bool{}, unhad: map[id.EventID]bool{}, bad: map[id.EventID]*pdu.Event{},
@@ -165,104 +165,102 @@ func newIngest(ctx context.Context, s *Service, r *Room, origin string) *ingest 
 
 // take takes events that passed the first three checks. Those that name nothing but what is stored need not wait while for others
 // the network is asked: a server that answers slowly keeps nobody else out.
-func (in *ingest) take(events []*incoming) error {
+func (in *ingest) take(ctx context.Context, events []*incoming) error {
 	for _, e := range events {
 		in.waiting[e.ID()] = e
 	}
-	complete, err := in.takeComplete()
+	complete, err := in.takeComplete(ctx)
 	if err == nil && !complete {
-		err = in.takeFetching()
+		err = in.takeFetching(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	return in.svc.mergeExtremities(in.ctx, in.room)
+	return in.svc.mergeExtremities(ctx, in.room)
 }
 
 // takeComplete takes the waiting events, one caller's after the other's, unless something must be asked for first.
-func (in *ingest) takeComplete() (bool, error) {
-	release, err := in.hold(receiving)
+func (in *ingest) takeComplete(ctx context.Context) (bool, error) {
+	release, err := in.hold(ctx, receiving)
 	if err != nil {
 		return false, err
 	}
 	defer release()
-	if err := in.refresh(); err != nil {
+	if err := in.refresh(ctx); err != nil {
 		return false, err
 	}
-	if decided, err := in.setHistoryAside(false); err != nil || !decided {
+	if decided, err := in.setHistoryAside(ctx, false); err != nil || !decided {
 		return false, err
 	}
 	if len(in.gapless()) > 0 || in.lacksAuth() != nil || len(in.again) > 0 || len(in.waiting) > 0 && in.room.policyServer() != nil {
 		return false, nil
 	}
 	in.svc.decideSoon(in.room)
-	return true, in.placeAll()
+	return true, in.placeAll(ctx)
 }
 
 // takeFetching takes the waiting events once what they lack was asked for. Callers ask one after the other: what the first
 // fetches the next ones have.
-func (in *ingest) takeFetching() error {
-	release, err := in.hold(fetching)
+func (in *ingest) takeFetching(ctx context.Context) error {
+	release, err := in.hold(ctx, fetching)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := in.inTime(in.fetch); err != nil {
+	if err := inTime(ctx, in.fetch); err != nil {
 		return err
 	}
-	releaseToo, err := in.hold(receiving)
+	releaseToo, err := in.hold(ctx, receiving)
 	if err != nil {
 		return err
 	}
 	defer releaseToo()
-	if err := in.refreshAll(); err != nil {
+	if err := in.refreshAll(ctx); err != nil {
 		return err
 	}
-	if err := in.decide(); err != nil {
+	if err := in.decide(ctx); err != nil {
 		return err
 	}
-	return in.placeAll()
+	return in.placeAll(ctx)
 }
 
 // fetchTime bounds what one caller makes the others wait who also need the network. What has not come by then is missing.
 const fetchTime = time.Minute
 
-// inTime does something over the network within fetchTime.
-func (in *ingest) inTime(ask func() error) error {
-	whole := in.ctx
-	ctx, cancel := context.WithTimeout(whole, fetchTime)
+// inTime calls ask with a context that ends after fetchTime. Running out of that time is not an error; the end of ctx is.
+func inTime(ctx context.Context, ask func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
-	in.ctx = ctx
-	err := ask()
-	if in.ctx = whole; err != nil && ctx.Err() != nil {
-		err = whole.Err()
+	err := ask(limited)
+	if err != nil && limited.Err() != nil {
+		return ctx.Err()
 	}
 	return err
 }
 
-func (in *ingest) fetch() error {
-	if err := in.refreshAll(); err != nil {
+func (in *ingest) fetch(ctx context.Context) error {
+	if err := in.refreshAll(ctx); err != nil {
 		return err
 	}
-	if _, err := in.setHistoryAside(true); err != nil {
+	if _, err := in.setHistoryAside(ctx, true); err != nil {
 		return err
 	}
 	if len(in.lacking()) > 0 {
-		if err := in.fetchMissing(); err != nil {
+		if err := in.fetchMissing(ctx); err != nil {
 			return err
 		}
 	}
-	if err := in.bridgeGaps(); err != nil {
+	if err := in.bridgeGaps(ctx); err != nil {
 		return err
 	}
-	if err := in.fetchAuth(); err != nil {
+	if err := in.fetchAuth(ctx); err != nil {
 		return err
 	}
-	if err := in.bridgeGaps(); err != nil { // after what was found to cite nothing that is to be had
+	if err := in.bridgeGaps(ctx); err != nil { // after what was found to cite nothing that is to be had
 		return err
 	}
-	in.askPolicyServer()
-	return in.reconsider(false)
+	in.askPolicyServer(ctx)
+	return in.reconsider(ctx, false)
 }
 
 // The slots of a room, for hold.
@@ -270,16 +268,16 @@ func receiving(r *Room) chan struct{} { return r.receiving }
 func fetching(r *Room) chan struct{}  { return r.fetching }
 
 // hold takes a slot of the room. As long as it is held the room stays in memory.
-func (in *ingest) hold(slot func(*Room) chan struct{}) (release func(), err error) {
+func (in *ingest) hold(ctx context.Context, slot func(*Room) chan struct{}) (release func(), err error) {
 	for {
-		r, err := in.svc.Room(in.ctx, in.room.id)
+		r, err := in.svc.Room(ctx, in.room.id)
 		if err != nil {
 			return nil, err
 		}
 		select {
 		case slot(r) <- struct{}{}:
-		case <-in.ctx.Done():
-			return nil, in.ctx.Err()
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 		if !r.isRetired() {
 			in.room = r
@@ -296,9 +294,9 @@ func (r *Room) isRetired() bool {
 }
 
 // refreshAll is refresh that takes nothing for granted: others may have stored since what was missing.
-func (in *ingest) refreshAll() error {
+func (in *ingest) refreshAll(ctx context.Context) error {
 	in.known, in.absent = nil, nil
-	if err := in.refresh(); err != nil {
+	if err := in.refresh(ctx); err != nil {
 		return err
 	}
 	for _, e := range in.waiting {
@@ -315,7 +313,7 @@ func (in *ingest) refreshAll() error {
 }
 
 // refresh looks up what of the waiting events, and of those that they name, is stored. What is there already is done.
-func (in *ingest) refresh() error {
+func (in *ingest) refresh(ctx context.Context) error {
 	in.admitUnproven()
 	var ids []id.EventID
 	for eventID, e := range in.waiting {
@@ -324,7 +322,7 @@ func (in *ingest) refresh() error {
 	if in.known == nil {
 		in.known, in.absent = map[id.EventID]*Event{}, map[id.EventID]bool{}
 	}
-	if err := in.findStored(ids); err != nil {
+	if err := in.findStored(ctx, ids); err != nil {
 		return err
 	}
 	for eventID := range in.waiting {
@@ -347,7 +345,7 @@ func (in *ingest) refresh() error {
 }
 
 // findStored looks up which events are stored, unless that was done before.
-func (in *ingest) findStored(ids []id.EventID) error {
+func (in *ingest) findStored(ctx context.Context, ids []id.EventID) error {
 	var unknown []id.EventID
 	for _, eventID := range ids {
 		if in.known[eventID] == nil && !in.absent[eventID] {
@@ -355,7 +353,7 @@ func (in *ingest) findStored(ids []id.EventID) error {
 			unknown = append(unknown, eventID)
 		}
 	}
-	found, err := in.svc.stored(in.ctx, in.room, unknown)
+	found, err := in.svc.stored(ctx, in.room, unknown)
 	for eventID, e := range found {
 		in.known[eventID] = e
 	}
@@ -433,7 +431,7 @@ func (in *ingest) knownBefore(events []id.EventID) (known []id.EventID) {
 
 // fetchMissing asks the sender for what lies between what is stored and what it sent.
 // Spec: server-server-api#retrieving-events
-func (in *ingest) fetchMissing() error {
+func (in *ingest) fetchMissing(ctx context.Context) error {
 	if in.remote() == nil {
 		return nil
 	}
@@ -445,17 +443,17 @@ func (in *ingest) fetchMissing() error {
 		}
 		latest = latest[:min(len(latest), pdu.MaxPrevEvents)]
 		earliest := append(in.knownBefore(latest), extremities...)
-		raws, err := in.svc.Remote.GetMissingEvents(in.ctx, in.origin, in.room.id, earliest, latest, maxMissingPage, in.room.MinDepth())
+		raws, err := in.svc.Remote.GetMissingEvents(ctx, in.origin, in.room.id, earliest, latest, maxMissingPage, in.room.MinDepth())
 		if err != nil {
-			in.svc.log.DebugContext(in.ctx, "missing events are not to be had", "room", in.room.id, "server", in.origin, "err", err)
-			return in.ctx.Err()
+			in.svc.log.DebugContext(ctx, "missing events are not to be had", "room", in.room.id, "server", in.origin, "err", err)
+			return ctx.Err()
 		}
 		raws = raws[:min(len(raws), maxMissingPage)]
-		admitted := in.admit(raws)
-		if err := in.refresh(); err != nil { // which takes those out again that are known
+		admitted := in.admit(ctx, raws)
+		if err := in.refresh(ctx); err != nil { // which takes those out again that are known
 			return err
 		}
-		if _, err := in.setHistoryAside(true); err != nil {
+		if _, err := in.setHistoryAside(ctx, true); err != nil {
 			return err
 		}
 		fresh := slices.ContainsFunc(admitted, func(eventID id.EventID) bool { return in.waiting[eventID] != nil })
@@ -471,8 +469,8 @@ func (in *ingest) fetchMissing() error {
 }
 
 // admit verifies fetched events and adds the valid ones to the waiting events. It returns them, and those that may join them.
-func (in *ingest) admit(raws []json.RawMessage) (added []id.EventID) {
-	events, errs := in.svc.verify(in.ctx, in.room.version, raws)
+func (in *ingest) admit(ctx context.Context, raws []json.RawMessage) (added []id.EventID) {
+	events, errs := in.svc.verify(ctx, in.room.version, raws)
 	for i, e := range events {
 		switch {
 		case e == nil && errors.Is(errs[i], errNoKey):
@@ -484,7 +482,7 @@ func (in *ingest) admit(raws []json.RawMessage) (added []id.EventID) {
 			if bad, err := pdu.Parse(in.room.version, raws[i]); err == nil {
 				in.bad[bad.ID()] = bad
 			}
-			in.svc.log.DebugContext(in.ctx, "a missing event is not good", "room", in.room.id, "server", in.origin, "err", errs[i])
+			in.svc.log.DebugContext(ctx, "a missing event is not good", "room", in.room.id, "server", in.origin, "err", errs[i])
 		case e.RoomID() == in.room.id && in.waiting[e.ID()] == nil:
 			in.waiting[e.ID()] = &incoming{Event: e, asked: true}
 			added = append(added, e.ID())
@@ -495,7 +493,7 @@ func (in *ingest) admit(raws []json.RawMessage) (added []id.EventID) {
 
 // fetchAuth fetches the auth chains of waiting events that cite events neither stored nor waiting. Events whose auth events cannot be
 // fetched are undecided.
-func (in *ingest) fetchAuth() error {
+func (in *ingest) fetchAuth(ctx context.Context) error {
 	if in.remote() == nil {
 		return nil
 	}
@@ -505,7 +503,7 @@ func (in *ingest) fetchAuth() error {
 		if lacks == nil {
 			return nil
 		}
-		if err := in.obtainAuth(lacks); err != nil {
+		if err := in.obtainAuth(ctx, lacks); err != nil {
 			return err
 		}
 		if len(in.unhadAuth(lacks)) > 0 {
@@ -545,9 +543,9 @@ func (in *ingest) unhadAuth(e *incoming) (ids []id.EventID) {
 }
 
 // obtainAuth asks for the auth chain of an event, the origin first, and for what that lacks one by one.
-func (in *ingest) obtainAuth(e *incoming) error {
+func (in *ingest) obtainAuth(ctx context.Context, e *incoming) error {
 	for _, a := range in.unhadAuth(e) {
-		if elsewhere, err := in.isElsewhere(a); elsewhere || err != nil {
+		if elsewhere, err := in.isElsewhere(ctx, a); elsewhere || err != nil {
 			return err
 		}
 	}
@@ -557,17 +555,17 @@ func (in *ingest) obtainAuth(e *incoming) error {
 			break
 		}
 		in.authFetches++
-		raws, err := in.svc.Remote.EventAuth(in.ctx, server, in.room.id, e.ID())
+		raws, err := in.svc.Remote.EventAuth(ctx, server, in.room.id, e.ID())
 		if err != nil {
-			in.svc.log.DebugContext(in.ctx, "an auth chain could not be fetched", "room", in.room.id, "event", e.ID(), "server", server, "err", err)
+			in.svc.log.DebugContext(ctx, "an auth chain could not be fetched", "room", in.room.id, "event", e.ID(), "server", server, "err", err)
 		}
-		if err := in.keepAuth(raws); err != nil {
+		if err := in.keepAuth(ctx, raws); err != nil {
 			return err
 		}
-		if err := in.keepAuth(in.fetchEach(server, in.unhadAuth(e))); err != nil {
+		if err := in.keepAuth(ctx, in.fetchEach(ctx, server, in.unhadAuth(e))); err != nil {
 			return err
 		}
-		if err := in.ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}
@@ -578,9 +576,9 @@ func (in *ingest) obtainAuth(e *incoming) error {
 }
 
 // keepAuth is keepOutliers for what was asked for because an event cites it.
-func (in *ingest) keepAuth(raws []json.RawMessage) error {
-	in.noteElsewhere(raws)
-	return in.keepOutliers(raws)
+func (in *ingest) keepAuth(ctx context.Context, raws []json.RawMessage) error {
+	in.noteElsewhere(ctx, raws)
+	return in.keepOutliers(ctx, raws)
 }
 
 func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.EventID) {
@@ -593,10 +591,10 @@ func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.Even
 }
 
 // fetchEach asks for events one by one; those that are not to be had are left out.
-func (in *ingest) fetchEach(server string, ids []id.EventID) (raws []json.RawMessage) {
+func (in *ingest) fetchEach(ctx context.Context, server string, ids []id.EventID) (raws []json.RawMessage) {
 	for _, eventID := range ids {
-		raw, err := in.svc.Remote.GetEvent(in.ctx, server, eventID)
-		if in.ctx.Err() != nil {
+		raw, err := in.svc.Remote.GetEvent(ctx, server, eventID)
+		if ctx.Err() != nil {
 			return raws
 		}
 		if err == nil {
@@ -607,18 +605,18 @@ func (in *ingest) fetchEach(server string, ids []id.EventID) (raws []json.RawMes
 }
 
 // keepOutliers verifies events, judges them by their auth events and stores them without a place.
-func (in *ingest) keepOutliers(raws []json.RawMessage) error {
+func (in *ingest) keepOutliers(ctx context.Context, raws []json.RawMessage) error {
 	if len(raws) == 0 {
 		return nil
 	}
 	raws = raws[:min(len(raws), maxForeignState)]
-	events, _ := in.svc.verify(in.ctx, in.room.version, raws)
+	events, _ := in.svc.verify(ctx, in.room.version, raws)
 	events = slices.DeleteFunc(events, func(e *pdu.Event) bool { return e == nil || e.RoomID() != in.room.id })
 	var ids []id.EventID
 	for _, e := range events {
 		ids = append(append(ids, e.ID()), e.AuthEvents()...)
 	}
-	found, err := in.svc.stored(in.ctx, in.room, ids)
+	found, err := in.svc.stored(ctx, in.room, ids)
 	if err != nil {
 		return err
 	}
@@ -629,7 +627,7 @@ func (in *ingest) keepOutliers(raws []json.RawMessage) error {
 		in.known[create.ID()] = create
 	}
 	kept := authorised(in.room.version, events, in.known, in.elsewhere)
-	if err := in.svc.storeOutliers(in.ctx, in.room.nid, kept); err != nil {
+	if err := in.svc.storeOutliers(ctx, in.room.nid, kept); err != nil {
 		return err
 	}
 	for _, e := range kept {
@@ -639,7 +637,7 @@ func (in *ingest) keepOutliers(raws []json.RawMessage) error {
 }
 
 // placeAll takes the waiting events in an order in which each comes after those before it.
-func (in *ingest) placeAll() error {
+func (in *ingest) placeAll(ctx context.Context) error {
 	in.nameFollowed()
 	for len(in.waiting) > 0 {
 		ready := in.ready()
@@ -648,7 +646,7 @@ func (in *ingest) placeAll() error {
 			continue
 		}
 		for part := range slices.Chunk(ready, takeChunk) {
-			if err := in.place(part); err != nil {
+			if err := in.place(ctx, part); err != nil {
 				return err
 			}
 		}
@@ -732,10 +730,10 @@ func (in *ingest) before(e *incoming) (first []id.EventID, possible bool) {
 }
 
 // bridgeGaps gets the state before every event that names something which is nowhere to be had from the sender.
-func (in *ingest) bridgeGaps() error {
+func (in *ingest) bridgeGaps(ctx context.Context) error {
 	dropped := false
 	for _, e := range in.gapless() {
-		ok, err := in.bridgeGap(e)
+		ok, err := in.bridgeGap(ctx, e)
 		if err != nil {
 			return err
 		}
@@ -764,7 +762,7 @@ func (in *ingest) gapless() (out []*incoming) {
 }
 
 // bridgeGap makes an event ready that names something which is nowhere to be had; false where that is not to be.
-func (in *ingest) bridgeGap(e *incoming) (ok bool, err error) {
+func (in *ingest) bridgeGap(ctx context.Context, e *incoming) (ok bool, err error) {
 	for _, prev := range e.PrevEvents() {
 		if !in.lacksState(e, prev) {
 			continue
@@ -772,15 +770,15 @@ func (in *ingest) bridgeGap(e *incoming) (ok bool, err error) {
 		var state gap
 		err := in.withheld(e, prev)
 		if err == nil {
-			if state, err = in.stateAfter(prev); err != nil && in.ctx.Err() == nil { // servers do not give what they rejected
-				state, err = in.stateBefore(e.ID())
+			if state, err = in.stateAfter(ctx, prev); err != nil && ctx.Err() == nil { // servers do not give what they rejected
+				state, err = in.stateBefore(ctx, e.ID())
 			}
 		}
 		if err != nil {
-			if in.ctx.Err() != nil {
-				return false, in.ctx.Err()
+			if ctx.Err() != nil {
+				return false, ctx.Err()
 			}
-			in.svc.log.InfoContext(in.ctx, "the state after an event is not to be had", "room", in.room.id, "event", prev, "err", err)
+			in.svc.log.InfoContext(ctx, "the state after an event is not to be had", "room", in.room.id, "event", prev, "err", err)
 			in.done(e.ID(), errNoPrevEvent)
 			received.WithLabelValues("refused").Inc()
 			return false, nil
@@ -847,40 +845,40 @@ func (in *ingest) withheld(e *incoming, prev id.EventID) error {
 var errTooManyGaps = errors.New("too many gaps in one transaction")
 
 // stateAfter asks the sender for the state after an event that is not to be had as such.
-func (in *ingest) stateAfter(eventID id.EventID) (gap, error) {
-	state, chain, err := in.stateIDs(eventID)
+func (in *ingest) stateAfter(ctx context.Context, eventID id.EventID) (gap, error) {
+	state, chain, err := in.stateIDs(ctx, eventID)
 	if err != nil {
 		return nil, err
 	}
-	return in.toldState(eventID, append(state, eventID), chain)
+	return in.toldState(ctx, eventID, append(state, eventID), chain)
 }
 
 // stateBefore asks the sender for the state before an event.
-func (in *ingest) stateBefore(eventID id.EventID) (gap, error) {
-	state, chain, err := in.stateIDs(eventID)
+func (in *ingest) stateBefore(ctx context.Context, eventID id.EventID) (gap, error) {
+	state, chain, err := in.stateIDs(ctx, eventID)
 	if err != nil {
 		return nil, err
 	}
-	return in.toldState(eventID, state, chain)
+	return in.toldState(ctx, eventID, state, chain)
 }
 
 // stateIDs names the state before an event, and its auth chain.
-func (in *ingest) stateIDs(eventID id.EventID) (state, chain []id.EventID, err error) {
+func (in *ingest) stateIDs(ctx context.Context, eventID id.EventID) (state, chain []id.EventID, err error) {
 	if in.gaps++; in.gaps > maxGaps {
 		return nil, nil, errTooManyGaps
 	}
 	if in.remote() == nil {
 		return nil, nil, errors.New("federation is off")
 	}
-	return in.svc.Remote.StateIDs(in.ctx, in.origin, in.room.id, eventID)
+	return in.svc.Remote.StateIDs(ctx, in.origin, in.room.id, eventID)
 }
 
 // toldState makes a state of the events that another server named as one, and of their auth chain.
-func (in *ingest) toldState(at id.EventID, state, chain []id.EventID) (gap, error) {
+func (in *ingest) toldState(ctx context.Context, at id.EventID, state, chain []id.EventID) (gap, error) {
 	if len(state) > maxForeignState || len(chain) > maxForeignState {
 		return nil, errors.New("the state is too large")
 	}
-	if err := in.fetchState(at, append(slices.Clone(chain), state...)); err != nil {
+	if err := in.fetchState(ctx, at, append(slices.Clone(chain), state...)); err != nil {
 		return nil, err
 	}
 	out := gap{}
@@ -904,8 +902,8 @@ func (in *ingest) toldState(at id.EventID, state, chain []id.EventID) (gap, erro
 }
 
 // fetchState stores, without a place, what of a state is not stored yet.
-func (in *ingest) fetchState(at id.EventID, ids []id.EventID) error {
-	found, err := in.svc.stored(in.ctx, in.room, unknownOf(in.known, ids))
+func (in *ingest) fetchState(ctx context.Context, at id.EventID, ids []id.EventID) error {
+	found, err := in.svc.stored(ctx, in.room, unknownOf(in.known, ids))
 	if err != nil {
 		return err
 	}
@@ -919,19 +917,19 @@ func (in *ingest) fetchState(at id.EventID, ids []id.EventID) error {
 	case len(missing) == 0:
 		return nil
 	case len(missing) <= 20: // 20: cheaper than a whole state
-		raws = in.fetchEach(in.origin, missing)
+		raws = in.fetchEach(ctx, in.origin, missing)
 	default:
-		state, chain, err := in.svc.Remote.State(in.ctx, in.origin, in.room.id, at, in.oneOf(missing))
+		state, chain, err := in.svc.Remote.State(ctx, in.origin, in.room.id, at, in.oneOf(missing))
 		if err != nil {
-			raws = in.fetchEach(in.origin, missing[:min(len(missing), maxGapEvents)])
+			raws = in.fetchEach(ctx, in.origin, missing[:min(len(missing), maxGapEvents)])
 			break
 		}
 		raws = append(chain, state...)
 		if slices.Contains(missing, at) {
-			raws = append(raws, in.fetchEach(in.origin, []id.EventID{at})...)
+			raws = append(raws, in.fetchEach(ctx, in.origin, []id.EventID{at})...)
 		}
 	}
-	return in.keepOutliers(raws)
+	return in.keepOutliers(ctx, raws)
 }
 
 // oneOf returns a function that reports whether an event has one of some IDs, once for each of them: what is in the state is in the
@@ -958,14 +956,14 @@ func (in *ingest) notAmong(wanted []id.EventID, raws []json.RawMessage) bool {
 }
 
 // place stores events in one write.
-func (in *ingest) place(events []*incoming) error {
+func (in *ingest) place(ctx context.Context, events []*incoming) error {
 	rest := events
 	for len(rest) > 0 {
-		n, err := in.lookUp(rest)
+		n, err := in.lookUp(ctx, rest)
 		if err != nil {
 			return err
 		}
-		if err := in.placeTogether(rest[:n]); err != nil {
+		if err := in.placeTogether(ctx, rest[:n]); err != nil {
 			return err
 		}
 		rest = rest[n:]
@@ -975,9 +973,9 @@ func (in *ingest) place(events []*incoming) error {
 
 // placeTogether stores events in one write. Where that is not possible they are stored one by one: an event that cannot be
 // judged, as one that would need too large a resolution, must not keep others out.
-func (in *ingest) placeTogether(events []*incoming) error {
-	err := in.tryTogether(events)
-	if err == nil || in.ctx.Err() != nil || errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
+func (in *ingest) placeTogether(ctx context.Context, events []*incoming) error {
+	err := in.tryTogether(ctx, events)
+	if err == nil || ctx.Err() != nil || errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
 		return err
 	}
 	if len(events) == 1 {
@@ -985,14 +983,14 @@ func (in *ingest) placeTogether(events []*incoming) error {
 		if errors.Is(err, stateres.ErrTooLarge) { // which others have made it
 			level = slog.LevelInfo
 		}
-		in.svc.log.Log(in.ctx, level, "an event cannot be authorised", "room", in.room.id, "event", events[0].ID(), "err", err)
+		in.svc.log.Log(ctx, level, "an event cannot be authorised", "room", in.room.id, "event", events[0].ID(), "err", err)
 		received.WithLabelValues("refused").Inc()
 		in.done(events[0].ID(), errUnjudged)
 		in.lost = in.lost || !errors.Is(err, stateres.ErrTooLarge) // which it will be the next time too
 		return nil
 	}
 	for _, e := range events {
-		if err := in.placeTogether([]*incoming{e}); err != nil {
+		if err := in.placeTogether(ctx, []*incoming{e}); err != nil {
 			return err
 		}
 	}
@@ -1001,14 +999,14 @@ func (in *ingest) placeTogether(events []*incoming) error {
 
 var errUnjudged = errors.New("the event cannot be judged here")
 
-func (in *ingest) tryTogether(events []*incoming) error {
+func (in *ingest) tryTogether(ctx context.Context, events []*incoming) error {
 	verdicts := make([]error, len(events))
 	var taken []*Event
-	err := in.svc.change(in.ctx, in.room.id, func(b *batch) (err error) {
+	err := in.svc.change(ctx, in.room.id, func(b *batch) (err error) {
 		taken = taken[:0]
 		in.room = b.room
 		for i, e := range events {
-			if verdicts[i], err = b.take(e); errors.Is(err, errNoAuthEvent) || errors.Is(err, errNoPrevEvent) || errors.Is(err, errUndecided) {
+			if verdicts[i], err = b.take(ctx, e); errors.Is(err, errNoAuthEvent) || errors.Is(err, errNoPrevEvent) || errors.Is(err, errUndecided) {
 				verdicts[i] = err
 				continue
 			}
@@ -1054,7 +1052,7 @@ func (in *ingest) finish(eventID id.EventID, verdict error) {
 
 // lookUp finds what the first of the events need that does not depend on the room's head, and says how many of them can be
 // stored together: an event that relates to one that is not stored yet waits for it, and so does one that a redaction before it names.
-func (in *ingest) lookUp(events []*incoming) (int, error) {
+func (in *ingest) lookUp(ctx context.Context, events []*incoming) (int, error) {
 	s := in.svc
 	listed, redacted := map[id.EventID]bool{}, map[id.EventID]bool{}
 	for n, e := range events {
@@ -1068,15 +1066,15 @@ func (in *ingest) lookUp(events []*incoming) (int, error) {
 		}
 		listed[e.ID()], redacted[e.Redacts()] = true, true
 		var err error
-		if e.sender, err = s.UserNID(in.ctx, e.Sender()); err != nil {
+		if e.sender, err = s.UserNID(ctx, e.Sender()); err != nil {
 			return 0, err
 		}
 		if key, isState := e.StateKey(); isState && e.Type() == typeMember {
-			if e.target, err = s.UserNID(in.ctx, id.UserID(key)); err != nil {
+			if e.target, err = s.UserNID(ctx, id.UserID(key)); err != nil {
 				return 0, err
 			}
 		}
-		if err := in.lookUpOthers(e); err != nil {
+		if err := in.lookUpOthers(ctx, e); err != nil {
 			return 0, err
 		}
 	}
@@ -1084,9 +1082,9 @@ func (in *ingest) lookUp(events []*incoming) (int, error) {
 }
 
 // lookUpOthers finds the events that one relates to, redacts, or is redacted by.
-func (in *ingest) lookUpOthers(e *incoming) error {
+func (in *ingest) lookUpOthers(ctx context.Context, e *incoming) error {
 	if e.relation != nil {
-		parent, err := in.room.FindEvent(in.ctx, e.relation.parent)
+		parent, err := in.room.FindEvent(ctx, e.relation.parent)
 		if err != nil {
 			return err
 		}
@@ -1099,16 +1097,16 @@ func (in *ingest) lookUpOthers(e *incoming) error {
 	}
 	if e.Type() == typeRedaction && e.Redacts() != "" {
 		var err error
-		if e.redacted, e.purgedSender, err = in.room.lookUpTarget(in.ctx, e.Redacts()); err != nil {
+		if e.redacted, e.purgedSender, err = in.room.lookUpTarget(ctx, e.Redacts()); err != nil {
 			return err
 		}
 	}
-	return in.lookUpEarlier(e)
+	return in.lookUpEarlier(ctx, e)
 }
 
 // lookUpEarlier finds what came before an event although it follows it: its children, and redactions of it.
-func (in *ingest) lookUpEarlier(e *incoming) error {
-	return in.svc.db.ReadInner(in.ctx, func(tx *storage.Tx) error {
+func (in *ingest) lookUpEarlier(ctx context.Context, e *incoming) error {
+	return in.svc.db.ReadInner(ctx, func(tx *storage.Tx) error {
 		var err error
 		if e.lateOrder, e.late, err = tx.MissingBefore(in.room.nid, string(e.ID())); err != nil {
 			return err

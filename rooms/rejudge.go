@@ -56,9 +56,9 @@ type verdict struct {
 	accepted *pendingEvent // it was refused, and arrives now
 }
 
-func newCompletion(ctx context.Context, r *Room, join *Event) *completion {
+func newCompletion(r *Room, join *Event) *completion {
 	c := &completion{
-		batch: &batch{ctx: ctx, svc: r.svc, room: r, saved: r.next}, join: join,
+		batch: newBatch(r, nil), join: join,
 		refused: map[storage.Pos]bool{}, cited: map[id.EventID]bool{}, freed: map[id.EventID]bool{}, servers: map[string]bool{}, depth: r.next.depth,
 		found: pendingEvent{Event: &Event{Room: r.nid}}, other: pendingEvent{Event: &Event{Room: r.nid}},
 	}
@@ -70,14 +70,14 @@ func newCompletion(ctx context.Context, r *Room, join *Event) *completion {
 
 // newDecision is a completion of a room in which undecided events can be judged now: they arrive, or are rejected for good, and what follows
 // them is judged again.
-func newDecision(ctx context.Context, r *Room, fresh map[id.EventID]*incoming) *completion {
-	c := newCompletion(ctx, r, nil)
+func newDecision(r *Room, fresh map[id.EventID]*incoming) *completion {
+	c := newCompletion(r, nil)
 	c.fresh, c.decided, c.affected = fresh, map[id.EventID]error{}, map[id.EventID]bool{}
 	return c
 }
 
 // judge finds out what the room is, given the state before the join.
-func (c *completion) judge(tx *storage.Tx, told state) error {
+func (c *completion) judge(ctx context.Context, tx *storage.Tx, told state) error {
 	c.p = newPastReader(c.room, tx, nil, newPastFacts())
 	c.room.next.extremities = nil // the states after them are what is to be found out
 	defer func() { c.room.next = c.saved }()
@@ -85,11 +85,11 @@ func (c *completion) judge(tx *storage.Tx, told state) error {
 	if err := c.begin(told); err != nil {
 		return err
 	}
-	return c.judgeSince(tx, c.join.Pos)
+	return c.judgeSince(ctx, tx, c.join.Pos)
 }
 
 // judgeFresh finds out what the room is, given copies of undecided events that can be judged.
-func (c *completion) judgeFresh(tx *storage.Tx) error {
+func (c *completion) judgeFresh(ctx context.Context, tx *storage.Tx) error {
 	c.p = newPastReader(c.room, tx, nil, newPastFacts())
 	c.room.next.extremities = nil
 	defer func() { c.room.next = c.saved }()
@@ -109,7 +109,7 @@ func (c *completion) judgeFresh(tx *storage.Tx) error {
 	for _, row := range rows {
 		if eventID := id.EventID(row.EventID); c.fresh[eventID] != nil {
 			c.affected[eventID] = true
-			return c.judgeSince(tx, row.Position-1)
+			return c.judgeSince(ctx, tx, row.Position-1)
 		}
 	}
 	return errGone
@@ -119,7 +119,7 @@ func (c *completion) judgeFresh(tx *storage.Tx) error {
 var errGone = errors.New("the undecided events are not stored any more")
 
 // judgeSince judges what arrived after a position again.
-func (c *completion) judgeSince(tx *storage.Tx, after storage.Pos) error {
+func (c *completion) judgeSince(ctx context.Context, tx *storage.Tx, after storage.Pos) error {
 	r := c.room
 	for {
 		rows, err := tx.TakenIn(r.nid, after, rejudgedAtOnce)
@@ -141,7 +141,7 @@ func (c *completion) judgeSince(tx *storage.Tx, after storage.Pos) error {
 			if e.undecided() {
 				err = c.decideOne(e)
 			} else {
-				err = c.rejudge(e)
+				err = c.rejudge(ctx, e)
 			}
 			if err != nil {
 				return err
@@ -149,7 +149,7 @@ func (c *completion) judgeSince(tx *storage.Tx, after storage.Pos) error {
 		}
 		clear(c.p.events) // what has another verdict is in queued
 		if len(rows) < rejudgedAtOnce {
-			return c.conclude()
+			return c.conclude(ctx)
 		}
 	}
 }
@@ -230,7 +230,7 @@ func (c *completion) begin(whole state) error {
 }
 
 // rejudge judges an event again.
-func (c *completion) rejudge(e *Event) error {
+func (c *completion) rejudge(ctx context.Context, e *Event) error {
 	before, err := c.stateBefore(e)
 	if errors.Is(err, stateres.ErrTooLarge) { // as it was
 		before, err = c.p.before(e)
@@ -261,8 +261,8 @@ func (c *completion) rejudge(e *Event) error {
 		return c.refuse(e, before)
 	case was:
 		in := &incoming{Event: e.Event}
-		look := newIngest(c.ctx, c.svc, c.room, "")
-		if _, err := look.lookUp([]*incoming{in}); err != nil {
+		look := newIngest(c.svc, c.room, "")
+		if _, err := look.lookUp(ctx, []*incoming{in}); err != nil {
 			return err
 		}
 		return c.accept(in, e, before)
@@ -436,7 +436,7 @@ func (c *completion) follow(x extremity, e *Event) error {
 }
 
 // conclude finds the current state and how it differs from what it was taken for.
-func (c *completion) conclude() error {
+func (c *completion) conclude(ctx context.Context) error {
 	c.dropFollowed()
 	now, err := c.meet()
 	for errors.Is(err, stateres.ErrTooLarge) && len(c.heads) > 1 { // one end less is better than none
@@ -446,7 +446,7 @@ func (c *completion) conclude() error {
 	if err != nil {
 		return err
 	}
-	if c.changes, err = c.changesTo(c.p, &c.other, now); err != nil {
+	if c.changes, err = c.changesTo(ctx, c.p, &c.other, now); err != nil {
 		return err
 	}
 	for _, change := range c.changes {

@@ -66,8 +66,8 @@ func (s *Service) repairRoom(ctx context.Context, nid int64) error {
 // forgetDamage removes what an earlier version may have got wrong, if that was not done before. It returns the newest of the events that
 // it removed.
 func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err error) {
-	in := newIngest(ctx, s, r, "")
-	release, err := in.hold(receiving)
+	in := newIngest(s, r, "")
+	release, err := in.hold(ctx, receiving)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -63,7 +64,7 @@ var (
 
 // take appends an event of another server to the batch: checks 4 to 6. What the rules refuse becomes part of the graph all
 // the same, flagged, so that nobody asks for it again; the error then is the *eventauth.Rejection and the batch is good.
-func (b *batch) take(in *incoming) (verdict, err error) {
+func (b *batch) take(ctx context.Context, in *incoming) (verdict, err error) {
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,
 	}, relation: in.relation, outgoing: in.relay, late: in.late, awaited: in.awaited}
@@ -76,7 +77,7 @@ func (b *batch) take(in *incoming) (verdict, err error) {
 		verdict, err = b.judgeOnHead(in)
 	}
 	if err == nil && !onHead || errors.Is(err, errNeedTx) {
-		err = b.room.settled(b.ctx, func(tx *storage.Tx) (err error) {
+		err = b.room.settled(ctx, func(tx *storage.Tx) (err error) {
 			p := newPastReader(b.room, tx, b.events, b.facts())
 			verdict, err = b.judgeInPast(p, in, pe, onHead)
 			if err != nil {
@@ -85,7 +86,7 @@ func (b *batch) take(in *incoming) (verdict, err error) {
 			if errors.Is(verdict, errUndecided) && !in.followed {
 				return verdict
 			}
-			return b.follow(p, in, pe, verdict, onHead)
+			return b.follow(ctx, p, in, pe, verdict, onHead)
 		})
 		if err != nil {
 			return verdict, err
@@ -95,7 +96,7 @@ func (b *batch) take(in *incoming) (verdict, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.follow(nil, in, pe, verdict, true); err != nil {
+	if err := b.follow(ctx, nil, in, pe, verdict, true); err != nil {
 		return verdict, err
 	}
 	return verdict, b.append(in, pe)
@@ -338,7 +339,7 @@ func compareKeys(a, b pdu.StateKey) int {
 
 // follow makes an event that was judged part of the provisional head, as far as it is to be. p is nil where the event
 // follows the head.
-func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict error, onHead bool) error {
+func (b *batch) follow(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent, verdict error, onHead bool) error {
 	pe.after = pe.before
 	key, isState := in.StateKey()
 	k := pdu.StateKey{Type: in.Type(), Key: key}
@@ -384,7 +385,7 @@ func (b *batch) follow(p *pastReader, in *incoming, pe *pendingEvent, verdict er
 	if err := b.applyRedaction(p, in, pe); err != nil {
 		return err
 	}
-	if err := b.moveHead(p, in, pe, onHead); err != nil {
+	if err := b.moveHead(ctx, p, in, pe, onHead); err != nil {
 		return err
 	}
 	if !pe.Hidden() {
@@ -484,7 +485,7 @@ func (b *batch) dress(in *incoming, pe *pendingEvent) error {
 }
 
 // moveHead makes an accepted event one of the room's newest, and the state where those meet the current one.
-func (b *batch) moveHead(p *pastReader, in *incoming, pe *pendingEvent, onHead bool) error {
+func (b *batch) moveHead(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent, onHead bool) error {
 	n := &b.room.next
 	x := extremity{id: in.ID(), event: pe.Event, after: pe.after}
 	if onHead {
@@ -494,7 +495,7 @@ func (b *batch) moveHead(p *pastReader, in *incoming, pe *pendingEvent, onHead b
 			pe.after = b.shorten(pe.after)
 			x.after = pe.after
 		}
-		if err := b.adoptFound(p, in, pe); err != nil {
+		if err := b.adoptFound(ctx, p, in, pe); err != nil {
 			return err
 		}
 		n.snapshot, n.extremities, n.met = pe.after, []extremity{x}, nil
@@ -514,7 +515,7 @@ func (b *batch) moveHead(p *pastReader, in *incoming, pe *pendingEvent, onHead b
 	if len(n.extremities) > maxExtremities {
 		n.extremities = n.extremities[len(n.extremities)-maxExtremities:]
 	}
-	if err := b.meet(p, pe); err != nil {
+	if err := b.meet(ctx, p, pe); err != nil {
 		return err
 	}
 	b.settleHead(pe)
@@ -551,7 +552,7 @@ func (b *batch) superseded(p *pastReader, prev []id.EventID) (map[id.EventID]boo
 }
 
 // meet makes the state where the forward extremities meet the room's current state.
-func (b *batch) meet(p *pastReader, pe *pendingEvent) error {
+func (b *batch) meet(ctx context.Context, p *pastReader, pe *pendingEvent) error {
 	n := &b.room.next
 	var points []*snapshot
 	for i, x := range n.extremities {
@@ -584,7 +585,7 @@ func (b *batch) meet(p *pastReader, pe *pendingEvent) error {
 	if err != nil {
 		return err
 	}
-	changes, err := b.changesTo(p, pe, state)
+	changes, err := b.changesTo(ctx, p, pe, state)
 	if err != nil {
 		return err
 	}
@@ -619,7 +620,7 @@ func sameStates(points, met []*snapshot) bool {
 }
 
 // changesTo lists how a state differs from the provisional one.
-func (b *batch) changesTo(p *pastReader, pe *pendingEvent, state map[pdu.StateKey]stateRef) ([]*stateChange, error) {
+func (b *batch) changesTo(ctx context.Context, p *pastReader, pe *pendingEvent, state map[pdu.StateKey]stateRef) ([]*stateChange, error) {
 	want, err := p.ids(state)
 	if err != nil {
 		return nil, err
@@ -651,7 +652,7 @@ func (b *batch) changesTo(p *pastReader, pe *pendingEvent, state map[pdu.StateKe
 				return nil, err
 			}
 		}
-		if c.member, err = b.resolvedMember(key, c.event); err != nil {
+		if c.member, err = b.resolvedMember(ctx, key, c.event); err != nil {
 			return nil, err
 		}
 		changes = append(changes, c)
@@ -693,12 +694,12 @@ func (b *batch) memberChange(in *incoming, k pdu.StateKey) *memberChange {
 }
 
 // resolvedMember is the change of a membership that state resolution brings about.
-func (b *batch) resolvedMember(key pdu.StateKey, e *Event) (*memberChange, error) {
+func (b *batch) resolvedMember(ctx context.Context, key pdu.StateKey, e *Event) (*memberChange, error) {
 	if key.Type != typeMember {
 		return nil, nil
 	}
 	user := id.UserID(key.Key)
-	nid, err := b.svc.UserNID(b.ctx, user)
+	nid, err := b.svc.UserNID(ctx, user)
 	if err != nil {
 		return nil, err
 	}

@@ -102,11 +102,11 @@ func (in *ingest) keepUndecided(e *incoming) {
 }
 
 // isElsewhere reports whether a cited event is known to be of another room.
-func (in *ingest) isElsewhere(eventID id.EventID) (found bool, err error) {
+func (in *ingest) isElsewhere(ctx context.Context, eventID id.EventID) (found bool, err error) {
 	if in.elsewhere[eventID] {
 		return true, nil
 	}
-	err = in.svc.db.Read(in.ctx, func(tx *storage.Tx) error {
+	err = in.svc.db.Read(ctx, func(tx *storage.Tx) error {
 		row, stored, err := tx.EventAnywhere(string(eventID))
 		found = stored && row.Room != in.room.nid
 		return err
@@ -118,7 +118,7 @@ func (in *ingest) isElsewhere(eventID id.EventID) (found bool, err error) {
 }
 
 // noteElsewhere remembers the cited events of an answer that are of another room. Where servers choose ids, only a good signature says so.
-func (in *ingest) noteElsewhere(raws []json.RawMessage) {
+func (in *ingest) noteElsewhere(ctx context.Context, raws []json.RawMessage) {
 	v := in.room.version
 	for _, raw := range raws {
 		if room, ok := canonjson.Get(raw, "room_id"); !ok || jsonString(room) == string(in.room.id) {
@@ -129,7 +129,7 @@ func (in *ingest) noteElsewhere(raws []json.RawMessage) {
 			continue
 		}
 		if v.EventIDFormat == pdu.EventIDFromServer {
-			if events, _ := in.svc.verify(in.ctx, v, []json.RawMessage{raw}); events[0] == nil {
+			if events, _ := in.svc.verify(ctx, v, []json.RawMessage{raw}); events[0] == nil {
 				continue
 			}
 		}
@@ -139,12 +139,12 @@ func (in *ingest) noteElsewhere(raws []json.RawMessage) {
 
 // reconsider finds the undecided events of the room that can be judged now, and adds them to those that are to be decided. With ask, auth
 // events that are missing are asked for once more.
-func (in *ingest) reconsider(ask bool) error {
+func (in *ingest) reconsider(ctx context.Context, ask bool) error {
 	defer in.leaveUndecided()
 	if !in.room.hasUndecided() || in.room.Partial() || in.alone { // a partial room is judged again when it is completed
 		return nil
 	}
-	stored, err := in.svc.undecided(in.ctx, in.room)
+	stored, err := in.svc.undecided(ctx, in.room)
 	if err != nil {
 		return err
 	}
@@ -154,12 +154,12 @@ func (in *ingest) reconsider(ask bool) error {
 			events = append(events, e.Event)
 		}
 	}
-	keys := in.svc.keysOf(in.ctx, events)
+	keys := in.svc.keysOf(ctx, events)
 	for _, e := range stored {
 		if in.again[e.ID()] == nil && checkSignatures(e.Event, keys) != nil {
 			continue
 		}
-		judgeable, err := in.judgeable(e, ask)
+		judgeable, err := in.judgeable(ctx, e, ask)
 		switch {
 		case err != nil:
 			return err
@@ -167,10 +167,10 @@ func (in *ingest) reconsider(ask bool) error {
 		case e.Order != 0:
 			in.refill = append(in.refill, e)
 		default:
-			in.fresh[e.ID()] = in.freshCopy(e)
+			in.fresh[e.ID()] = in.freshCopy(ctx, e)
 		}
 	}
-	return in.ctx.Err()
+	return ctx.Err()
 }
 
 // leaveUndecided sets the answer for copies of undecided events that still cannot be authorised.
@@ -199,12 +199,12 @@ func (s *Service) undecided(ctx context.Context, r *Room) (events []*Event, err 
 }
 
 // judgeable reports whether all auth events of an undecided event are decided, or about to be.
-func (in *ingest) judgeable(e *Event, ask bool) (bool, error) {
-	if err := in.findStored(e.AuthEvents()); err != nil {
+func (in *ingest) judgeable(ctx context.Context, e *Event, ask bool) (bool, error) {
+	if err := in.findStored(ctx, e.AuthEvents()); err != nil {
 		return false, err
 	}
 	if ask && len(unknownOf(in.known, e.AuthEvents())) > 0 {
-		if err := in.obtainAuth(&incoming{Event: e.Event}); err != nil {
+		if err := in.obtainAuth(ctx, &incoming{Event: e.Event}); err != nil {
 			return false, err
 		}
 	}
@@ -219,16 +219,16 @@ func (in *ingest) judgeable(e *Event, ask bool) (bool, error) {
 
 // freshCopy asks for the whole text of an event of which the redacted form is stored, whose signature is good. That form is used if nobody
 // has the text.
-func (in *ingest) freshCopy(e *Event) *incoming {
+func (in *ingest) freshCopy(ctx context.Context, e *Event) *incoming {
 	if again := in.again[e.ID()]; again != nil {
 		return again
 	}
 	for _, server := range in.authServers(e.Sender()) {
-		raw, err := in.svc.Remote.GetEvent(in.ctx, server, e.ID())
+		raw, err := in.svc.Remote.GetEvent(ctx, server, e.ID())
 		if err != nil {
 			continue
 		}
-		if events, _ := in.svc.verify(in.ctx, in.room.version, []json.RawMessage{raw}); events[0] != nil && events[0].ID() == e.ID() {
+		if events, _ := in.svc.verify(ctx, in.room.version, []json.RawMessage{raw}); events[0] != nil && events[0].ID() == e.ID() {
 			return &incoming{Event: events[0]}
 		}
 	}
@@ -249,9 +249,9 @@ func (in *ingest) authServers(sender id.UserID) []string {
 
 // decide judges the undecided events that can be judged now, and again everything that follows them. History is forgotten instead: it is
 // fetched again. The room's receiving slot is held.
-func (in *ingest) decide() error {
+func (in *ingest) decide(ctx context.Context) error {
 	if len(in.refill) > 0 {
-		if err := in.forgetHistory(); err != nil {
+		if err := in.forgetHistory(ctx); err != nil {
 			return err
 		}
 	}
@@ -270,19 +270,19 @@ func (in *ingest) decide() error {
 	}()
 	list := slices.SortedFunc(maps.Values(in.fresh), byDepth)
 	for rest := list; len(rest) > 0; {
-		n, err := in.lookUp(rest)
+		n, err := in.lookUp(ctx, rest)
 		if err != nil {
 			return err
 		}
 		rest = rest[n:]
 	}
 	for {
-		verdicts, err := in.svc.decide(in.ctx, in.room.id, in.fresh)
+		verdicts, err := in.svc.decide(ctx, in.room.id, in.fresh)
 		switch {
 		case errors.Is(err, errStale): // a write before it has failed
 			continue
 		case errors.Is(err, errGone):
-			return in.refreshAll()
+			return in.refreshAll(ctx)
 		}
 		if err != nil {
 			return err
@@ -290,14 +290,14 @@ func (in *ingest) decide() error {
 		for _, e := range list {
 			in.finish(e.ID(), verdicts[e.ID()])
 		}
-		return in.refreshAll()
+		return in.refreshAll(ctx)
 	}
 }
 
 // forgetHistory removes undecided events of the history, and notes that they are missing.
-func (in *ingest) forgetHistory() error {
+func (in *ingest) forgetHistory(ctx context.Context) error {
 	left := false
-	return in.svc.touch(in.ctx, in.room.id, func(r *Room) storage.Write {
+	return in.svc.touch(ctx, in.room.id, func(r *Room) storage.Write {
 		return storage.Write{
 			Do: func(tx *storage.Tx) error {
 				for _, e := range in.refill {
@@ -341,8 +341,8 @@ func (s *Service) decide(ctx context.Context, room id.RoomID, fresh map[id.Event
 		return nil, err
 	}
 	defer r.writer.Unlock()
-	c := newDecision(ctx, r, fresh)
-	if err := r.settled(ctx, c.judgeFresh); err != nil {
+	c := newDecision(r, fresh)
+	if err := r.settled(ctx, func(tx *storage.Tx) error { return c.judgeFresh(ctx, tx) }); err != nil {
 		return nil, err
 	}
 	return c.decided, c.store(ctx)
@@ -409,21 +409,21 @@ func (s *Service) decideIn(ctx context.Context, nid int64, ask bool) error {
 			return err
 		}
 	}
-	in := newIngest(ctx, s, r, "")
-	release, err := in.hold(fetching)
+	in := newIngest(s, r, "")
+	release, err := in.hold(ctx, fetching)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := in.inTime(func() error { return in.reconsider(ask) }); err != nil || len(in.fresh)+len(in.refill) == 0 {
+	if err := inTime(ctx, func(ctx context.Context) error { return in.reconsider(ctx, ask) }); err != nil || len(in.fresh)+len(in.refill) == 0 {
 		return err
 	}
-	releaseToo, err := in.hold(receiving)
+	releaseToo, err := in.hold(ctx, receiving)
 	if err != nil {
 		return err
 	}
 	defer releaseToo()
-	return in.decide()
+	return in.decide(ctx)
 }
 
 // hasKeys reports whether the key of an undecided event of a room is there, so that it may be judged. Nobody waits for the room's slots
