@@ -212,10 +212,7 @@ func (b *batch) writeRedactions(tx *storage.Tx, e *pendingEvent) error {
 		return nil
 	}
 	target := e.redacts.target
-	if err := tx.RedactEvent(target.Pos, e.redacts.pruned.JSON(), e.redacts.by()); err != nil || !target.IsState() {
-		return err
-	}
-	return tx.RedactEverywhere(e.Room, string(target.ID()), e.redacts.pruned.JSON(), e.redacts.by())
+	return tx.RedactEvent(e.Room, target.Pos, string(target.ID()), e.redacts.pruned.JSON(), e.redacts.by())
 }
 
 func (b *batch) writeRelation(tx *storage.Tx, e *pendingEvent) error {

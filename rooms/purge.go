@@ -50,7 +50,7 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 	if err != nil || !found {
 		return nil, err
 	}
-	entangled, err := tx.Entangled(batch)
+	dependents, err := tx.WithDependents(batch)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 			continue
 		case needed:
 			err = skeletonize(tx, r.version, c)
-		case entangled[c.Position]:
+		case dependents[c.Position]:
 			err = tx.PurgeEvent(c.Position, c.EventID)
 		default: // also the skeleton that the graph has grown beyond
 			bare = append(bare, c.Position)

@@ -47,6 +47,7 @@ type completion struct {
 
 // verdict is what becomes of an event.
 type verdict struct {
+	id     id.EventID
 	pos    storage.Pos
 	order  int64
 	before *snapshot
@@ -188,12 +189,12 @@ func (c *completion) decideOne(e *Event) error {
 	case refusal == nil:
 		return c.accept(in, e, before)
 	case errors.Is(refusal, errUndecided):
-		c.verdicts = append(c.verdicts, verdict{pos: e.Pos, before: before, flags: e.Flags})
+		c.verdicts = append(c.verdicts, verdict{id: e.ID(), pos: e.Pos, before: before, flags: e.Flags})
 		c.p.afters[e.ID()] = before
 		return nil
 	}
 	e.Flags &^= storage.UndecidedEvent
-	c.verdicts = append(c.verdicts, verdict{pos: e.Pos, before: before, flags: e.Flags})
+	c.verdicts = append(c.verdicts, verdict{id: e.ID(), pos: e.Pos, before: before, flags: e.Flags})
 	c.p.afters[e.ID()] = before
 	c.p.queued[e.ID()] = &pendingEvent{Event: e, before: before, after: before}
 	return nil
@@ -212,7 +213,7 @@ func (c *completion) begin(whole state) error {
 	key, _ := c.join.StateKey()
 	after := before.over(stateRef{key: pdu.StateKey{Type: typeMember, Key: key}, pos: c.join.Pos})
 	c.p.afters[c.join.ID()], c.p.beforeJoin = after, before
-	c.verdicts = append(c.verdicts, verdict{pos: c.join.Pos, order: c.join.Order, before: before, flags: c.join.Flags})
+	c.verdicts = append(c.verdicts, verdict{id: c.join.ID(), pos: c.join.Pos, order: c.join.Order, before: before, flags: c.join.Flags})
 	c.heads = []extremity{{id: c.join.ID(), pos: c.join.Pos, after: after}}
 	for key, ref := range whole {
 		if key.Type != typeMember || c.servers[serverOf(key.Key)] {
@@ -267,7 +268,7 @@ func (c *completion) rejudge(ctx context.Context, e *Event) error {
 		}
 		return c.accept(in, e, before)
 	}
-	c.verdicts = append(c.verdicts, verdict{pos: e.Pos, order: e.Order, before: before, flags: e.Flags})
+	c.verdicts = append(c.verdicts, verdict{id: e.ID(), pos: e.Pos, order: e.Order, before: before, flags: e.Flags})
 	c.p.afters[e.ID()] = after
 	return c.follow(extremity{id: e.ID(), pos: e.Pos, after: after}, e)
 }
@@ -278,7 +279,7 @@ func (c *completion) refuse(e *Event, before *snapshot) error {
 	if err != nil {
 		return err
 	}
-	v := verdict{pos: e.Pos, before: before, flags: e.Flags | storage.RejectedEvent, pruned: pruned.JSON()}
+	v := verdict{id: e.ID(), pos: e.Pos, before: before, flags: e.Flags | storage.RejectedEvent, pruned: pruned.JSON()}
 	c.verdicts = append(c.verdicts, v)
 	c.p.afters[e.ID()] = before
 	if e.Flags != v.flags {
@@ -544,10 +545,10 @@ func (c *completion) writeVerdict(tx *storage.Tx, v verdict) error {
 	if err := v.before.write(tx, c.room.nid); err != nil {
 		return err
 	}
-	if err := tx.RejudgeEvent(v.pos, v.order, v.before.nid, v.flags); err != nil || v.pruned == nil {
+	if err := tx.RejudgeEvent(v.pos, string(v.id), v.order, v.before.nid, v.flags); err != nil || v.pruned == nil {
 		return err
 	}
-	return tx.RedactEvent(v.pos, v.pruned, 0)
+	return tx.RedactEvent(c.room.nid, v.pos, string(v.id), v.pruned, 0)
 }
 
 // committed makes memory know it.

@@ -1,5 +1,7 @@
 package storage
 
+import "fmt"
+
 // EventFlags say what is special about a stored event.
 type EventFlags int64
 
@@ -117,10 +119,22 @@ func (tx *Tx) RecentEvents(room int64, limit int) ([]EventRow, error) {
 	return collect(tx, scanEvent, recentEventsQuery, room, limit)
 }
 
-const (
-	undecidedEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.flags & 128 = 128 ORDER BY e.position LIMIT $2`
-	undecidedSizesQuery  = `SELECT position, length(json) FROM events WHERE room_nid = $1 AND flags & 128 = 128 ORDER BY position DESC`
-	undecidedRoomsQuery  = `SELECT DISTINCT room_nid FROM events WHERE flags & 128 = 128 ORDER BY room_nid`
+// Conditions on the flags of an event, with their numbers spelled out: the partial index events_undecided is used only then.
+var (
+	isUndecided    = flagsAre(UndecidedEvent, UndecidedEvent)
+	isAfterGap     = flagsAre(GapEvent, GapEvent)
+	isNoOutlier    = flagsAre(OutlierEvent, 0)
+	isOnlyRejected = flagsAre(OutlierEvent|RejectedEvent, RejectedEvent)
+)
+
+// flagsAre returns the SQL condition that, of some flags of an event, those in set are set and the others are not.
+func flagsAre(of, set EventFlags) string { return fmt.Sprintf("flags & %d = %d", of, set) }
+
+var (
+	undecidedEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND ` + isUndecided + ` ORDER BY e.position LIMIT $2`
+	undecidedSizesQuery  = `SELECT position, length(json) FROM events WHERE room_nid = $1 AND ` + isUndecided + ` ORDER BY position DESC`
+	undecidedRoomsQuery  = `SELECT DISTINCT room_nid FROM events WHERE ` + isUndecided + ` ORDER BY room_nid`
+	undecidedCountsQuery = `SELECT room_nid, count(*) FROM events WHERE ` + isUndecided + ` AND room_nid IN `
 )
 
 // UndecidedEvents reads the undecided events of a room, in the order of arrival. It rides events_undecided.
@@ -134,7 +148,7 @@ func (tx *Tx) UndecidedRooms() ([]int64, error) { return collect(tx, scanInt64, 
 // UndecidedCounts counts the undecided events of each of the rooms that has any. It rides events_undecided.
 func (tx *Tx) UndecidedCounts(rooms []int64) (map[int64]int64, error) {
 	list, args := In(1, rooms)
-	return tx.numbers(`SELECT room_nid, count(*) FROM events WHERE flags & 128 = 128 AND room_nid IN `+list+` GROUP BY room_nid`, args...)
+	return tx.numbers(undecidedCountsQuery+list+` GROUP BY room_nid`, args...)
 }
 
 // TrimUndecided removes the oldest undecided events of a room beyond a number and a number of bytes. It rides events_undecided.
@@ -158,7 +172,7 @@ func (tx *Tx) TrimUndecided(room int64, limit, size int) error {
 	return tx.PurgeBare(drop)
 }
 
-const gapEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > $2 AND e.flags & 32 = 32 AND ($3 = '' OR e.type = $3) ORDER BY e.ord`
+var gapEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > $2 AND ` + isAfterGap + ` AND ($3 = '' OR e.type = $3) ORDER BY e.ord`
 
 // GapEvents reads the events of a room's timeline above an order before which something is missing, of one type or of all (""). It walks
 // the timeline by events_by_order.
@@ -166,7 +180,7 @@ func (tx *Tx) GapEvents(room int64, typ string, after int64) ([]EventRow, error)
 	return collect(tx, scanEvent, gapEventsQuery, room, after, typ)
 }
 
-const rejectedEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord = 0 AND e.position > $2 AND e.flags & 3 = 2
+var rejectedEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord = 0 AND e.position > $2 AND ` + isOnlyRejected + `
 ORDER BY e.position LIMIT $3`
 
 // RejectedEvents reads the rejected events of a room after a position that are no outliers, in the order of arrival. It rides
@@ -175,7 +189,7 @@ func (tx *Tx) RejectedEvents(room int64, after Pos, limit int) ([]EventRow, erro
 	return collect(tx, scanEvent, rejectedEventsQuery, room, int64(after), limit)
 }
 
-const takenInQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.position > $2 AND (e.ord > 0 AND e.flags & 1 = 0 OR e.flags & 3 = 2)
+var takenInQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.position > $2 AND (e.ord > 0 AND ` + isNoOutlier + ` OR ` + isOnlyRejected + `)
 ORDER BY e.position LIMIT $3`
 
 // TakenIn reads what a room took in after a position, refused or not, in the order of arrival; what it has got of the past since then is
@@ -184,30 +198,27 @@ func (tx *Tx) TakenIn(room int64, after Pos, limit int) ([]EventRow, error) {
 	return collect(tx, scanEvent, takenInQuery, room, int64(after), limit)
 }
 
-// RejudgeEvent notes another verdict on an event, and another state before it. One that is refused now loses its place.
-func (tx *Tx) RejudgeEvent(p Pos, order, snapshot int64, flags EventFlags) error {
-	_, err := tx.exec(`UPDATE events SET ord = $2, snapshot = $3, flags = $4, push = CASE WHEN CAST($2 AS BIGINT) = 0 THEN 0 ELSE push END WHERE position = $1`,
-		int64(p), order, snapshot, int64(flags))
+const rejudgeEventQuery = `UPDATE events SET ord = $2, snapshot = $3, flags = $4, push = CASE WHEN CAST($2 AS BIGINT) = 0 THEN 0 ELSE push END WHERE position = $1`
+
+// RejudgeEvent stores another verdict on an event, and another state before it. An event that is rejected now, which order 0 says, loses
+// its position in the timeline.
+func (tx *Tx) RejudgeEvent(p Pos, eventID string, order, snapshot int64, flags EventFlags) error {
+	_, err := tx.exec(rejudgeEventQuery, int64(p), order, snapshot, int64(flags))
 	if err != nil || order != 0 {
 		return err
 	}
-	if _, err := tx.exec(`DELETE FROM event_push WHERE position = $1`, int64(p)); err != nil {
-		return err
-	}
-	return tx.DeleteRelation(p)
+	return tx.removeDependents(rejected, p, eventID)
 }
 
-const redactEventQuery = `UPDATE events SET json = $2, redacted_by = $3, push = 0 WHERE position = $1`
+const redactEventQuery = `UPDATE events SET json = $4, redacted_by = $5, push = 0 WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3`
 
-// RedactEvent replaces an event's JSON by its redacted form, once and for all; what hung on its content goes too.
-func (tx *Tx) RedactEvent(p Pos, json []byte, by Pos) error {
-	if _, err := tx.exec(redactEventQuery, int64(p), string(json), int64(by)); err != nil {
+// RedactEvent replaces an event's JSON by its redacted form, in every row that it has (see EventByID), and removes what depended on its
+// content. p is the row that EventByID finds. It rides events_by_id.
+func (tx *Tx) RedactEvent(room int64, p Pos, eventID string, json []byte, by Pos) error {
+	if _, err := tx.exec(redactEventQuery, tx.IDHash(eventID), eventID, room, string(json), int64(by)); err != nil {
 		return err
 	}
-	if _, err := tx.exec(`DELETE FROM event_push WHERE position = $1`, int64(p)); err != nil {
-		return err
-	}
-	return tx.DeleteRelation(p)
+	return tx.removeDependents(redacted, p, eventID)
 }
 
 // ShowRedaction lets clients see a redaction that was withheld, in its place.

@@ -28,7 +28,7 @@ var (
 )
 
 // FindsByID are the queries that look for events by their ids.
-var FindsByID = []string{eventByIDQuery, eventsByIDQuery + `($2, $3)`, eventAnywhereQuery, eventPositionQuery, redactAliasesQuery}
+var FindsByID = []string{eventByIDQuery, eventsByIDQuery + `($2, $3)`, eventAnywhereQuery, eventPositionQuery, redactEventQuery}
 
 const TooLongLog = tooLongLog
 

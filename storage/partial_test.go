@@ -54,7 +54,7 @@ func TestWhatARoomTookInIsReadInOrderAndJudgedAnew(t *testing.T) {
 		if !slices.Equal(taken, []string{"$10", "$11", "$14"}) { // the others have no place
 			t.Errorf("taken in: %v", taken)
 		}
-		ok(t, tx.InsertEventPush(9, 1, 10, 1), tx.RejudgeEvent(10, 0, 77, storage.RejectedEvent))
+		ok(t, tx.InsertEventPush(9, 1, 10, 1), tx.RejudgeEvent(10, "$10", 0, 77, storage.RejectedEvent))
 		e, _, err := tx.EventAt(10)
 		if e.Order != 0 || e.Snapshot != 77 || e.Flags != storage.RejectedEvent {
 			t.Errorf("the event is %+v", e)

@@ -35,17 +35,18 @@ func packageQueries(t *testing.T) map[string]token.Position {
 		}
 		files = append(files, f)
 	}
-	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}}
+	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Defs: map[*ast.Ident]types.Object{}, Uses: map[*ast.Ident]types.Object{}}
 	// Constants can be folded without the imports, so what is unknown by their absence does not matter.
 	lenient := types.Config{Error: func(error) {}, Importer: nothing{}}
 	_, _ = lenient.Check("ebb/storage", set, files, info)
 
+	values := variables(info, files)
 	queries := map[string]token.Position{}
 	for _, f := range files {
 		ast.Inspect(f, func(n ast.Node) bool {
 			if call, ok := n.(*ast.CallExpr); ok {
 				if arg := queryArgument(call); arg != nil {
-					if text, ok := fold(info, arg); ok {
+					if text, ok := fold(info, values, arg); ok {
 						queries[text] = set.Position(call.Pos())
 					}
 				}
@@ -82,17 +83,44 @@ func queryArgument(call *ast.CallExpr) ast.Expr {
 	return nil
 }
 
-func fold(info *types.Info, e ast.Expr) (string, bool) {
+// variables are the package's variables with what they are initialised to.
+func variables(info *types.Info, files []*ast.File) map[types.Object]ast.Expr {
+	values := map[types.Object]ast.Expr{}
+	for _, f := range files {
+		ast.Inspect(f, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.ValueSpec); ok && len(spec.Names) == len(spec.Values) {
+				for i, name := range spec.Names {
+					values[info.Defs[name]] = spec.Values[i]
+				}
+			}
+			return true
+		})
+	}
+	return values
+}
+
+// fold evaluates an expression that makes a query, where it is made of constants, variables and conditions on flags.
+func fold(info *types.Info, values map[types.Object]ast.Expr, e ast.Expr) (string, bool) {
 	if v := info.Types[e].Value; v != nil && v.Kind() == constant.String {
 		return constant.StringVal(v), true
 	}
 	switch e := e.(type) {
 	case *ast.BinaryExpr:
-		left, ok1 := fold(info, e.X)
-		right, ok2 := fold(info, e.Y)
+		left, ok1 := fold(info, values, e.X)
+		right, ok2 := fold(info, values, e.Y)
 		return left + right, ok1 && ok2 && e.Op == token.ADD
 	case *ast.Ident:
-		return "(NULL)", e.Name == "list"
+		if e.Name == "list" {
+			return "(NULL)", true
+		}
+		if value := values[info.Uses[e]]; value != nil {
+			return fold(info, values, value)
+		}
+	case *ast.CallExpr:
+		if f, ok := e.Fun.(*ast.Ident); ok && f.Name == "flagsAre" {
+			of, set := info.Types[e.Args[0]].Value, info.Types[e.Args[1]].Value
+			return "flags & " + of.ExactString() + " = " + set.ExactString(), true
+		}
 	}
 	return "", false
 }

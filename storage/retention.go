@@ -25,24 +25,15 @@ func (tx *Tx) PurgeCandidates(room, after int64, limit int) ([]PurgeCandidate, e
 	}, purgeCandidatesQuery, room, after, limit)
 }
 
-// The fourth step is one more than a thread is looked for upwards.
-const orphanRepliesQuery = `UPDATE events SET thread_root = 0 WHERE thread_root = $3 AND position IN (
-    WITH RECURSIVE tree (position, depth) AS (
-        SELECT position, 1 FROM relations WHERE parent_hash = $1 AND parent_id = $2 AND rel_type = 'm.thread'
-        UNION
-        SELECT r.position, t.depth + 1 FROM tree t JOIN events e ON e.position = t.position
-        JOIN relations r ON r.parent_hash = e.id_hash AND r.parent_id = e.event_id WHERE t.depth < 4)
-    SELECT position FROM tree)`
-
-// PurgeEvent deletes a message event with all that points at it: relations, its thread, push rows.
+// PurgeEvent deletes a message event and its dependents.
 func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
-	if err := tx.unlinkEvent(p, eventID); err != nil {
+	if err := tx.removeDependents(purged, p, eventID); err != nil {
 		return err
 	}
 	return tx.PurgeBare([]Pos{p})
 }
 
-// PurgeBare deletes message events on which nothing hangs, as Entangled tells.
+// PurgeBare deletes message events that have no dependents; WithDependents returns those that do.
 func (tx *Tx) PurgeBare(positions []Pos) error {
 	for part := range slices.Chunk(positions, maxIn) {
 		list, args := In(1, part)
@@ -77,72 +68,14 @@ func (tx *Tx) ForgetPurged(before int64, limit int) (more bool, err error) {
 	return n == int64(limit), err
 }
 
-// Entangled finds those of the events on which something hangs: a relation in either direction, a thread, a push row. Most
-// messages have nothing, and a few lists find that out cheaper than four statements for each.
-func (tx *Tx) Entangled(batch []PurgeCandidate) (map[Pos]bool, error) {
-	found := map[Pos]bool{}
-	for part := range slices.Chunk(batch, maxIn) {
-		positions, hashes := make([]Pos, len(part)), make([]int64, len(part))
-		byHash := map[int64][]Pos{}
-		for i, c := range part {
-			positions[i], hashes[i] = c.Position, tx.IDHash(c.EventID)
-			byHash[hashes[i]] = append(byHash[hashes[i]], c.Position)
-		}
-		list, args := In(1, positions)
-		for _, q := range []string{
-			`SELECT position FROM relations WHERE position IN ` + list,
-			`SELECT root FROM threads WHERE root IN ` + list,
-			`SELECT position FROM event_push WHERE position IN ` + list,
-		} {
-			rows, err := collect(tx, scanInt64, q, args...)
-			if err != nil {
-				return nil, err
-			}
-			for _, p := range rows {
-				found[Pos(p)] = true
-			}
-		}
-		list, args = In(1, hashes)
-		parents, err := collect(tx, scanInt64, `SELECT DISTINCT parent_hash FROM relations WHERE parent_hash IN `+list, args...)
-		if err != nil {
-			return nil, err
-		}
-		for _, h := range parents {
-			for _, p := range byHash[h] { // the hash alone may be another event's: then the careful way was taken for nothing
-				found[p] = true
-			}
-		}
-	}
-	return found, nil
-}
-
-// unlinkEvent removes what hangs on an event that goes. What was in its thread is in the main timeline from now on.
-func (tx *Tx) unlinkEvent(p Pos, eventID string) error {
-	if _, err := tx.exec(orphanRepliesQuery, tx.IDHash(eventID), eventID, int64(p)); err != nil {
-		return err
-	}
-	if err := tx.DeleteRelation(p); err != nil {
-		return err
-	}
-	for _, q := range []string{
-		`DELETE FROM threads WHERE root = $1`,
-		`DELETE FROM event_push WHERE position = $1`,
-	} {
-		if _, err := tx.exec(q, int64(p)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 const skeletonQuery = `UPDATE events SET json = $2, flags = $3, push = 0, thread_root = 0, device_nid = 0, txn_id = NULL WHERE position = $1`
 
-// SkeletonizeEvent leaves of an event that the graph still needs only its redacted form, which no client sees.
-func (tx *Tx) SkeletonizeEvent(p Pos, eventID string, flags EventFlags, redacted []byte) error {
-	if err := tx.unlinkEvent(p, eventID); err != nil {
+// SkeletonizeEvent reduces an event that the graph still needs to its redacted form, which no client sees.
+func (tx *Tx) SkeletonizeEvent(p Pos, eventID string, flags EventFlags, redactedForm []byte) error {
+	if err := tx.removeDependents(purged, p, eventID); err != nil {
 		return err
 	}
-	_, err := tx.exec(skeletonQuery, int64(p), string(redacted), int64(flags|SkeletonEvent))
+	_, err := tx.exec(skeletonQuery, int64(p), string(redactedForm), int64(flags|SkeletonEvent))
 	return err
 }
 

@@ -80,7 +80,7 @@ func TestEventsAreStoredWhole(t *testing.T) {
 		if len(recent) != 2 || recent[0].Position != 3 || recent[1].Position != 2 {
 			t.Errorf("the newest are %+v", recent)
 		}
-		ok(t, tx.InsertEventPush(5, 1, 1, 3), tx.RedactEvent(1, []byte(`{}`), 3))
+		ok(t, tx.InsertEventPush(5, 1, 1, 3), tx.RedactEvent(1, 1, "$1", []byte(`{}`), 3))
 		back, _, err := tx.EventAt(1)
 		if err != nil || string(back.JSON) != `{}` || back.RedactedBy != 3 || got[int64](t)(tx.EventPush(5, 1, 1)) != 0 {
 			t.Errorf("redacted: %+v", back)

@@ -57,14 +57,6 @@ func (tx *Tx) EventsByID(room int64, ids []string) ([]EventRow, error) {
 	return out, nil
 }
 
-const redactAliasesQuery = `UPDATE events SET json = $4, redacted_by = $5, push = 0 WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3`
-
-// RedactEverywhere is RedactEvent for every row of an event.
-func (tx *Tx) RedactEverywhere(room int64, eventID string, json []byte, by Pos) error {
-	_, err := tx.exec(redactAliasesQuery, tx.IDHash(eventID), eventID, room, string(json), int64(by))
-	return err
-}
-
 // SetStrippedState keeps what a room shows of itself to a user whom it does not let in yet; an empty text forgets it.
 func (tx *Tx) SetStrippedState(user, room int64, json string) error {
 	if json == "" {

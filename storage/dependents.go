@@ -1,0 +1,126 @@
+package storage
+
+import "slices"
+
+// fate is what happens to an event that other rows depend on.
+type fate int
+
+const (
+	redacted fate = 1 << iota // its content is replaced by the redacted form
+	rejected                  // it was accepted, and loses its position in the timeline
+	purged                    // the row is deleted, or keeps only what the graph needs
+)
+
+// A dependent is what the database keeps because of an event, besides the event's own row.
+type dependent struct {
+	goesWhen fate // the fates of the event that remove it
+	// find returns those of the keys in an IN list for which there are such rows. The keys are positions, or hashes of event IDs if
+	// byHash is set.
+	find   func(tx *Tx, list string, keys []any) ([]int64, error)
+	byHash bool
+	// remove deletes the rows that depend on one event.
+	remove func(tx *Tx, p Pos, eventID string) error
+}
+
+// dependents is the one list of what depends on an event: redaction, rejection, purge and erasure go by it. Whoever adds a table with
+// rows for events (search terms, attachments, notifications) adds a line here.
+var dependents = []dependent{
+	{ // Replies go back to the main timeline. This needs their relations, and so comes before those go.
+		goesWhen: purged,
+		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
+			return collect(tx, scanInt64, `SELECT DISTINCT parent_hash FROM relations WHERE parent_hash IN `+list, keys...)
+		},
+		byHash: true,
+		remove: func(tx *Tx, p Pos, eventID string) error {
+			_, err := tx.exec(orphanRepliesQuery, tx.IDHash(eventID), eventID, int64(p))
+			return err
+		},
+	},
+	{ // The thread that the event is the root of.
+		goesWhen: purged,
+		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
+			return collect(tx, scanInt64, `SELECT root FROM threads WHERE root IN `+list, keys...)
+		},
+		remove: func(tx *Tx, p Pos, _ string) error {
+			_, err := tx.exec(`DELETE FROM threads WHERE root = $1`, int64(p))
+			return err
+		},
+	},
+	{ // The event's relation to another one.
+		goesWhen: redacted | rejected | purged,
+		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
+			return collect(tx, scanInt64, `SELECT position FROM relations WHERE position IN `+list, keys...)
+		},
+		remove: func(tx *Tx, p Pos, _ string) error { return tx.DeleteRelation(p) },
+	},
+	{ // Whom it notifies otherwise than the rest of the room.
+		goesWhen: redacted | rejected | purged,
+		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
+			return collect(tx, scanInt64, `SELECT position FROM event_push WHERE position IN `+list, keys...)
+		},
+		remove: func(tx *Tx, p Pos, _ string) error {
+			_, err := tx.exec(`DELETE FROM event_push WHERE position = $1`, int64(p))
+			return err
+		},
+	},
+}
+
+// The fourth step is one more than a thread is looked for upwards.
+const orphanRepliesQuery = `UPDATE events SET thread_root = 0 WHERE thread_root = $3 AND position IN (
+    WITH RECURSIVE tree (position, depth) AS (
+        SELECT position, 1 FROM relations WHERE parent_hash = $1 AND parent_id = $2 AND rel_type = 'm.thread'
+        UNION
+        SELECT r.position, t.depth + 1 FROM tree t JOIN events e ON e.position = t.position
+        JOIN relations r ON r.parent_hash = e.id_hash AND r.parent_id = e.event_id WHERE t.depth < 4)
+    SELECT position FROM tree)`
+
+// removeDependents deletes what depends on an event that meets a fate.
+func (tx *Tx) removeDependents(f fate, p Pos, eventID string) error {
+	for _, d := range dependents {
+		if d.goesWhen&f == 0 {
+			continue
+		}
+		if err := d.remove(tx, p, eventID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WithDependents returns the positions of those of the events of a purge that have dependents. Most messages have none, and a few
+// lists find that out more cheaply than several statements for each message.
+func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
+	found := map[Pos]bool{}
+	for part := range slices.Chunk(batch, maxIn) {
+		positions, hashes := make([]Pos, len(part)), make([]int64, len(part))
+		withHash := map[int64][]Pos{}
+		for i, c := range part {
+			positions[i], hashes[i] = c.Position, tx.IDHash(c.EventID)
+			withHash[hashes[i]] = append(withHash[hashes[i]], c.Position)
+		}
+		list, args := In(1, positions)
+		hashList, hashArgs := In(1, hashes)
+		for _, d := range dependents {
+			if d.byHash {
+				keys, err := d.find(tx, hashList, hashArgs)
+				if err != nil {
+					return nil, err
+				}
+				for _, hash := range keys { // an event with the same hash counts too: for it, nothing is found to remove
+					for _, p := range withHash[hash] {
+						found[p] = true
+					}
+				}
+				continue
+			}
+			keys, err := d.find(tx, list, args)
+			if err != nil {
+				return nil, err
+			}
+			for _, p := range keys {
+				found[Pos(p)] = true
+			}
+		}
+	}
+	return found, nil
+}
