@@ -62,8 +62,19 @@ func (a *API) sendJoinV2(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return answer(a.Rooms.AcceptJoin(r.Context(), h))
+	join, err := a.Rooms.AcceptJoin(r.Context(), h)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.ReserveAnswer(joinAnswer); err != nil {
+		return nil, err
+	}
+	return answer(a.Rooms.JoinAnswer(r.Context(), join))
 }
+
+// joinAnswer is what is set aside for the answer to a join, in bytes, before its size is known: more than that of a room of
+// 5,000 members.
+const joinAnswer = 8 << 20
 
 // sendJoinV1 is sendJoinV2 as servers had it before; some still ask so first.
 func (a *API) sendJoinV1(r *httpapi.Request) (any, error) {

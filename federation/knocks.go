@@ -26,5 +26,11 @@ func (a *API) sendKnock(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	stripped, err := a.Rooms.AcceptKnock(r.Context(), h)
-	return map[string]any{"knock_room_state": stripped}, err
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"knock_room_state": stripped}, r.ReserveAnswer(knockAnswer)
 }
+
+// knockAnswer is what is set aside for the answer to a knock, in bytes: seven state events.
+const knockAnswer = 512 << 10

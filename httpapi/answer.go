@@ -63,20 +63,14 @@ const writeChunk = 64 << 10
 // write writes an answer that is in memory, where there is room for it beside those that others are still taking.
 func (s *Server) write(w http.ResponseWriter, r *Request, a Raw) {
 	n := int64(len(a.Body))
+	if !r.holdAnswer(n) {
+		s.writeError(w, r, mxerr.LimitExceeded(memoryPause))
+		return
+	}
 	if n <= smallAnswer {
 		writeRaw(w, a)
 		return
 	}
-	whose := r.owner()
-	switch {
-	case s.memory.answers.take(whose, n, true):
-	case r.Method == http.MethodPut: // it is done, and cannot be asked for again
-		s.memory.answers.force(whose, n)
-	default:
-		s.writeError(w, r, mxerr.LimitExceeded(memoryPause))
-		return
-	}
-	defer s.memory.answers.giveBack(whose, n)
 	if rec, ok := w.(*recorder); ok {
 		rec.held = true
 	}
@@ -86,6 +80,7 @@ func (s *Server) write(w http.ResponseWriter, r *Request, a Raw) {
 // writeError is the only place that knows how an error looks outside. What is no mxerr.Error is 500 with a neutral text;
 // its cause is logged once, with the request's id.
 func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
+	r.releaseAnswer()
 	var e *mxerr.Error
 	switch {
 	case errors.As(err, &e):

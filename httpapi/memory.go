@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"context"
 	"hash/maphash"
+	"net/http"
 	"sync"
 	"time"
 
@@ -29,12 +31,15 @@ const (
 
 	// memoryPause is the Retry-After of a request for which there was no memory.
 	memoryPause = 5 * time.Second
+	// reserveWait is how long a request waits for room for its answer: other servers wait a minute for the answer to a join.
+	reserveWait = 20 * time.Second
 )
 
 // Memory counts the requests of a process and what they keep in memory, whatever address they came to.
 type Memory struct {
 	bodies, answers account
 	networks, users inFlight
+	patience        time.Duration // reserveWait
 }
 
 // NewMemory returns a Memory in which nothing is counted.
@@ -42,7 +47,9 @@ func NewMemory() *Memory {
 	return &Memory{
 		networks: inFlight{seed: maphash.MakeSeed()}, users: inFlight{seed: maphash.MakeSeed()},
 		bodies:  account{all: maxBodies, network: maxNetworkBodies, requester: maxRequesterBodies, by: map[string]int64{}},
-		answers: account{all: maxAnswers, network: maxNetworkAnswers, requester: maxRequesterAnswers, by: map[string]int64{}},
+		answers: account{all: maxAnswers, network: maxNetworkAnswers, requester: maxRequesterAnswers, by: map[string]int64{}, reserving: map[string]bool{}},
+
+		patience: reserveWait,
 	}
 }
 
@@ -51,9 +58,11 @@ type account struct {
 	all, network, requester int64 // bounds
 
 	// mu guards the rest; a leaf.
-	mu    sync.Mutex
-	total int64
-	by    map[string]int64 // network or requester
+	mu        sync.Mutex
+	total     int64
+	by        map[string]int64 // network or requester
+	reserving map[string]bool  // requesters
+	changed   chan struct{}    // closed when there may be more room; nil: nobody waits for that
 }
 
 // owner is whom bytes are counted against.
@@ -68,12 +77,49 @@ func (r *Request) owner() owner {
 func (a *account) take(o owner, n int64, alone bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.takeLocked(o, n, alone)
+}
+
+// takeLocked is take with mu held.
+func (a *account) takeLocked(o owner, n int64, alone bool) bool {
 	fits := func(held, bound int64) bool { return held+n <= bound || alone && held == 0 }
 	if !fits(a.total, a.all) || !fits(a.by[o.network], a.network) || !fits(a.by[o.requester], a.requester) {
 		return false
 	}
 	a.add(o, n)
 	return true
+}
+
+// reserve counts n bytes for something whose size is not known yet, as soon as there is room for them and its requester has no
+// other such reservation. It returns the error of ctx if that is not so until ctx ends. Settle the reservation.
+func (a *account) reserve(ctx context.Context, o owner, n int64) error {
+	for {
+		a.mu.Lock()
+		if !a.reserving[o.requester] && a.takeLocked(o, n, true) {
+			a.reserving[o.requester] = true
+			a.mu.Unlock()
+			return nil
+		}
+		if a.changed == nil {
+			a.changed = make(chan struct{})
+		}
+		changed := a.changed
+		a.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// settle replaces a reservation of n bytes by the size that is known now.
+func (a *account) settle(o owner, n, size int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.add(o, size-n)
+	delete(a.reserving, o.requester)
+	a.wake()
 }
 
 // force counts n more bytes for which there may be no room.
@@ -84,7 +130,20 @@ func (a *account) force(o owner, n int64) {
 }
 
 // giveBack counts n bytes less.
-func (a *account) giveBack(o owner, n int64) { a.force(o, -n) }
+func (a *account) giveBack(o owner, n int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.add(o, -n)
+	a.wake()
+}
+
+// wake lets those who wait look again. mu is held.
+func (a *account) wake() {
+	if a.changed != nil {
+		close(a.changed)
+		a.changed = nil
+	}
+}
 
 // add is called with mu held.
 func (a *account) add(o owner, n int64) {
@@ -116,4 +175,55 @@ func (r *Request) releaseBody() {
 		r.memory.bodies.giveBack(r.holder, r.held)
 	}
 	r.body, r.held = nil, 0
+}
+
+// ReserveAnswer counts n bytes for the answer until it is written, where its size takes their place. It waits a while until there
+// is room for them and no other request of the same requester has a reservation. Operations that take effect call it before they
+// make an answer that may be large: once made, the answer can be neither refused nor made again. So those of one requester that
+// are larger than what was reserved for them are made one at a time.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (r *Request) ReserveAnswer(n int64) error {
+	ctx, cancel := context.WithTimeout(r.Context(), r.memory.patience)
+	defer cancel()
+	r.reserver = r.owner()
+	if err := r.memory.answers.reserve(ctx, r.reserver, n); err != nil {
+		return mxerr.LimitExceeded(memoryPause).Because(err)
+	}
+	r.reserved = n
+	return nil
+}
+
+// holdAnswer counts the n bytes of an answer, until releaseAnswer, and reports whether there was room for them.
+func (r *Request) holdAnswer(n int64) bool {
+	answers := &r.memory.answers
+	r.settleAnswer(n)
+	switch {
+	case r.answerHeld > 0 || n <= smallAnswer:
+		return true
+	case answers.take(r.owner(), n, true):
+	case r.Method == http.MethodPut: // it is done, and cannot be asked for again; answers that may be large are reserved before
+		answers.force(r.owner(), n)
+	default:
+		return false
+	}
+	r.reserver, r.answerHeld = r.owner(), n
+	return true
+}
+
+// settleAnswer counts size bytes for the answer if some were reserved.
+func (r *Request) settleAnswer(size int64) {
+	if r.reserved > 0 {
+		r.memory.answers.settle(r.reserver, r.reserved, size)
+		r.reserved, r.answerHeld = 0, size
+	}
+}
+
+// releaseAnswer forgets the answer.
+func (r *Request) releaseAnswer() {
+	r.settleAnswer(0)
+	if r.answerHeld > 0 {
+		r.memory.answers.giveBack(r.reserver, r.answerHeld)
+		r.answerHeld = 0
+	}
 }

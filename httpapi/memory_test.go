@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
 )
 
 // slowReader is a peer that takes the header and then nothing.
@@ -41,6 +43,12 @@ func answerServer() *Server {
 		Routes: []Route{
 			{Method: "GET", Path: "/_matrix/client/v3/large", Auth: User, Handler: handler},
 			{Method: "PUT", Path: "/_matrix/client/v3/large", Auth: User, Handler: handler},
+			{Method: "PUT", Path: "/_matrix/client/v3/reserved", Auth: User, Handler: func(r *Request) (any, error) {
+				if err := r.ReserveAnswer(1 << 20); err != nil {
+					return nil, err
+				}
+				return handler(r)
+			}},
 		},
 	})
 }
@@ -48,7 +56,12 @@ func answerServer() *Server {
 // ask sends a request for an answer of some size; hold makes its reader slow until it is called.
 func ask(t *testing.T, s *Server, method, user, from string, size int, w http.ResponseWriter) {
 	t.Helper()
-	r := httptest.NewRequestWithContext(t.Context(), method, "/_matrix/client/v3/large?size="+strconv.Itoa(size), nil)
+	askFor(t, s, method, "large", user, from, size, w)
+}
+
+func askFor(t *testing.T, s *Server, method, path, user, from string, size int, w http.ResponseWriter) {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), method, "/_matrix/client/v3/"+path+"?size="+strconv.Itoa(size), nil)
 	r.RemoteAddr = from
 	r.Header.Set("Authorization", "Bearer "+user)
 	s.ServeHTTP(w, r)
@@ -100,6 +113,75 @@ func TestAnswersThatSlowReadersTakeAreBounded(t *testing.T) {
 	}
 	if s.memory.answers.total != 0 || len(s.memory.answers.by) != 0 {
 		t.Errorf("%d bytes of %v are still counted", s.memory.answers.total, s.memory.answers.by)
+	}
+}
+
+// Of the answers to operations that take effect, such as joins, no more are made than there is room for.
+func TestAnswersOfWhatTookEffectWaitForTheirTurn(t *testing.T) {
+	s := answerServer()
+	s.memory.patience = time.Millisecond
+	rest := make(chan struct{})
+	ended := make(chan int)
+	hold := func(user string, size int) {
+		begun := make(chan struct{})
+		w := &slowReader{*httptest.NewRecorder(), begun, rest}
+		go func() { askFor(t, s, "PUT", "reserved", user, "192.0.2.1:1", size, w); ended <- w.Code }()
+		<-begun
+	}
+	code := func(user string, size int) int {
+		w := httptest.NewRecorder()
+		askFor(t, s, "PUT", "reserved", user, "192.0.2.1:1", size, w)
+		return w.Code
+	}
+	hold("alice", maxRequesterAnswers/2)
+	hold("alice", maxRequesterAnswers/2+1)
+	if held := s.memory.answers.total; held != maxRequesterAnswers+1 {
+		t.Errorf("%d bytes are counted for what is made", held)
+	}
+	if got := code("alice", 10); got != 429 {
+		t.Errorf("a third one gets %d", got)
+	}
+	if got := code("bob", 1<<20); got != 200 {
+		t.Errorf("somebody else gets %d", got)
+	}
+	s.memory.patience = time.Minute
+	third := make(chan int)
+	go func() { third <- code("alice", 1<<20) }()
+	close(rest)
+	for _, c := range []chan int{ended, ended, third} {
+		if got := <-c; got != 200 {
+			t.Errorf("a request gets %d", got)
+		}
+	}
+	if a := &s.memory.answers; a.total != 0 || len(a.by) != 0 || len(a.reserving) != 0 {
+		t.Errorf("%d bytes of %v are still counted, %v", a.total, a.by, a.reserving)
+	}
+}
+
+// Each answer may be larger than what was reserved for it, so a requester has one at a time made.
+func TestOneAnswerOfARequesterIsMadeAtATime(t *testing.T) {
+	m := NewMemory()
+	m.patience = time.Millisecond
+	request := func() *Request {
+		r := &Request{Request: httptest.NewRequest("PUT", "/", nil), memory: m, ClientAddr: "192.0.2.1"}
+		r.Server = "a.test"
+		return r
+	}
+	first, second := request(), request()
+	if err := first.ReserveAnswer(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.ReserveAnswer(1); mxerr.Code(err) != mxerr.CodeLimitExceeded {
+		t.Errorf("a second one: %v", err)
+	}
+	first.holdAnswer(10 << 20)
+	if err := second.ReserveAnswer(1); err != nil {
+		t.Errorf("when the first one is made: %v", err)
+	}
+	first.releaseAnswer()
+	second.releaseAnswer()
+	if m.answers.total != 0 || len(m.answers.by) != 0 || len(m.answers.reserving) != 0 {
+		t.Errorf("%+v", m.answers.by)
 	}
 }
 

@@ -25,6 +25,9 @@ type Request struct {
 	places     [2]*atomic.Int32 // where the request is counted while it is answered
 	held       int64            // bytes of it that are counted in memory
 	holder     owner            // and against whom
+	reserved   int64            // bytes that are counted for its answer before that is made
+	answerHeld int64            // and afterwards
+	reserver   owner            // against whom they are
 	vars       map[string]string
 	query      url.Values
 	route      *served

@@ -312,6 +312,7 @@ func (s *Server) finish(rec *recorder, r *Request, start time.Time) {
 			slot.Add(-1)
 		}
 	}
+	r.releaseAnswer()
 	took := time.Since(start)
 	r.route.observe(rec.status, r.errcode, took)
 	if !s.opt.Log.Enabled(r.Context(), slog.LevelDebug) {

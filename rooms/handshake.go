@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 
@@ -121,15 +122,19 @@ type Handshake struct {
 	OmitMembers bool       // of a join: the answer may leave out members that it does not need
 }
 
-// Join takes the signed join of a user of another server into the room, and gives that server the room.
+// AcceptedJoin is the join of a user of another server in a room of this one.
+type AcceptedJoin struct {
+	room        *Room
+	event       *Event
+	omitMembers bool
+}
+
+// AcceptJoin adds the signed join of a user of another server to the room. JoinAnswer makes the answer.
 // Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
-func (s *Service) AcceptJoin(ctx context.Context, h Handshake) (*fedclient.JoinAnswer, error) {
+func (s *Service) AcceptJoin(ctx context.Context, h Handshake) (AcceptedJoin, error) {
 	h.Membership = Join
 	r, e, err := s.acceptMembership(ctx, h)
-	if err != nil {
-		return nil, err
-	}
-	return s.joinAnswer(ctx, r, e, h.OmitMembers)
+	return AcceptedJoin{room: r, event: e, omitMembers: h.OmitMembers}, err
 }
 
 // AcceptLeave takes the signed leave of a user of another server into the room.
@@ -241,66 +246,67 @@ func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Eve
 	return stored, nil
 }
 
-// joinAnswer is the room before a join, as another server needs it.
-func (s *Service) joinAnswer(ctx context.Context, r *Room, join *Event, omit bool) (*fedclient.JoinAnswer, error) {
+// JoinAnswer returns the state of the room before a join, as the joining server needs it. Large answers are made one after the
+// other.
+func (s *Service) JoinAnswer(ctx context.Context, j AcceptedJoin) (*fedclient.JoinAnswer, error) {
 	release, err := s.heavy(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	answer := &fedclient.JoinAnswer{Origin: s.Server, Event: join.JSON()}
-	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		entries, err := tx.StateOf(join.Snapshot)
-		if err != nil {
-			return err
-		}
-		if omit {
-			answer.MembersOmitted = true
-			entries = s.withoutMembers(r, entries, join)
-		}
-		positions := make([]storage.Pos, len(entries))
-		for i, e := range entries {
-			positions[i] = e.Position
-		}
-		rows, err := tx.EventsAt(positions)
-		if err != nil {
-			return err
-		}
-		in := make(map[string]bool, len(rows))
-		auth := authorisers(join)
-		for i := range rows {
-			answer.State = append(answer.State, rows[i].JSON)
-			in[rows[i].EventID] = true
-			e, err := fromRow(r.version, &rows[i])
-			if err != nil {
-				return err
-			}
-			auth = append(auth, authorisers(e)...)
-		}
-		chain, err := authChain(tx, r, auth)
-		for _, e := range chain {
-			if !omit || !in[string(e.ID())] {
-				answer.AuthChain = append(answer.AuthChain, e.JSON())
+	answer := &fedclient.JoinAnswer{
+		Origin: s.Server, Event: j.event.JSON(), MembersOmitted: j.omitMembers, State: []json.RawMessage{}, AuthChain: []json.RawMessage{},
+	}
+	if err := s.db.Read(ctx, func(tx *storage.Tx) error { return s.addJoinState(tx, j, answer) }); err != nil {
+		return nil, err
+	}
+	if j.omitMembers {
+		servers := map[string]bool{}
+		for _, m := range j.room.Members(Join) {
+			if m.User != j.event.Sender() { // servers that were in the room before the join
+				servers[serverOf(string(m.User))] = true
 			}
 		}
+		answer.ServersInRoom = slices.Sorted(maps.Keys(servers))
+	}
+	return answer, nil
+}
+
+// addJoinState adds the state before a join to the answer, and the auth chain of that state and of the join.
+func (s *Service) addJoinState(tx *storage.Tx, j AcceptedJoin, answer *fedclient.JoinAnswer) error {
+	entries, err := tx.StateOf(j.event.Snapshot)
+	if err != nil {
 		return err
-	})
-	if answer.State == nil {
-		answer.State = []json.RawMessage{}
 	}
-	if answer.AuthChain == nil {
-		answer.AuthChain = []json.RawMessage{}
+	if j.omitMembers {
+		entries = s.withoutMembers(j.room, entries, j.event)
 	}
-	if omit {
-		for _, m := range r.Members(Join) { // those from before the join
-			server := serverOf(string(m.User))
-			if m.User != join.Sender() && !slices.Contains(answer.ServersInRoom, server) {
-				answer.ServersInRoom = append(answer.ServersInRoom, server)
-			}
+	positions := make([]storage.Pos, len(entries))
+	for i, e := range entries {
+		positions[i] = e.Position
+	}
+	rows, err := tx.EventsAt(positions)
+	if err != nil {
+		return err
+	}
+	in := make(map[string]bool, len(rows))
+	auth := authorisers(j.event)
+	for i := range rows {
+		answer.State = append(answer.State, rows[i].JSON)
+		in[rows[i].EventID] = true
+		e, err := fromRow(j.room.version, &rows[i])
+		if err != nil {
+			return err
 		}
-		slices.Sort(answer.ServersInRoom)
+		auth = append(auth, authorisers(e)...)
 	}
-	return answer, err
+	chain, err := authChain(tx, j.room, auth)
+	for _, e := range chain {
+		if !j.omitMembers || !in[string(e.ID())] {
+			answer.AuthChain = append(answer.AuthChain, e.JSON())
+		}
+	}
+	return err
 }
 
 // withoutMembers leaves out the members that nothing of the answer needs: heroes name a room without a name.

@@ -374,7 +374,11 @@ func (w wire) SendJoin(ctx context.Context, server string, room id.RoomID, event
 		w.n.onJoin()
 	}
 	return ask(w, server, no[*fedclient.JoinAnswer], func(s *Service) (*fedclient.JoinAnswer, error) {
-		return s.AcceptJoin(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: join, OmitMembers: omit && w.n.omit})
+		accepted, err := s.AcceptJoin(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: join, OmitMembers: omit && w.n.omit})
+		if err != nil {
+			return nil, err
+		}
+		return s.JoinAnswer(ctx, accepted)
 	})
 }
 
