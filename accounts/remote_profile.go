@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 )
@@ -27,8 +28,8 @@ const (
 	maxProfileRequests = 64   // under way
 )
 
-func newProfileMemo(now func() time.Time) *fedclient.Memo[id.UserID, []Field] {
-	return fedclient.NewMemo[id.UserID, []Field](profileLifetime, maxRemoteProfiles, maxProfileRequests, now)
+func newProfileMemo(now func() time.Time) *keyed.Memo[id.UserID, []Field] {
+	return keyed.NewMemo(keyed.Options[id.UserID, []Field]{Entries: maxRemoteProfiles, Lifetime: profileLifetime, Loads: maxProfileRequests, Now: now})
 }
 
 // remoteUser tells whether a user is of a server that can be asked.

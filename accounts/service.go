@@ -18,7 +18,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/fedclient"
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -78,7 +78,7 @@ type Service struct {
 	asked     *challenges // of users
 	applying  *challenges // of people who register; apart, so that strangers never push a user's challenge out
 	announcer announcer
-	profiles  *fedclient.Memo[id.UserID, []Field] // of users of other servers
+	profiles  *keyed.Memo[id.UserID, []Field] // of users of other servers
 }
 
 // New makes a Service.

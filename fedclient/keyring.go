@@ -15,6 +15,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/keyed"
 	"ebb/storage"
 )
 
@@ -23,10 +24,10 @@ const (
 	// Spec: server-server-api#get_matrixkeyv2server
 	KeyLife    = 24 * time.Hour
 	maxKeyLife = 7 * 24 * time.Hour
-	// A server is asked for its keys again at the earliest after keyAgain; one that cannot be asked after keyRetry, then after
-	// twice as long each time. Whoever names keys that do not exist costs no more than that.
+	// keyAgain is how long after its answer a server is asked for its keys again at the earliest. One that does not answer is
+	// tried again after 10 s, then after twice as long each time, up to maxKeyRetry. Whoever names keys that do not exist
+	// costs no more than that.
 	keyAgain    = 30 * time.Second
-	keyRetry    = 10 * time.Second
 	maxKeyRetry = 10 * time.Minute
 	// keyTime is how long a server may take to answer.
 	keyTime = 10 * time.Second
@@ -46,6 +47,8 @@ const (
 	maxNotaryServers = 100
 )
 
+var keyBackoff = keyed.Backoff{First: 10 * time.Second, Max: maxKeyRetry}
+
 // KeyRing keeps the signing keys of this server and of others. It is safe for concurrent use.
 //
 // A key is looked for in memory, in the database, at its server, and at the notaries, in this order.
@@ -58,17 +61,17 @@ type KeyRing struct {
 	flight    singleflight.Group
 	fetches   chan struct{}       // slots
 	verifying *semaphore.Weighted // bytes of bodies
-	// mu guards what follows; a leaf.
-	mu      sync.Mutex
-	servers map[string]*serverKeys
-	stored  int // answers since the start
+	servers   *keyed.Memo[string, *serverKeys]
+
+	// mu guards stored and what is in servers; a leaf.
+	mu     sync.Mutex
+	stored int // answers since the start
 }
 
 // serverKeys is what is known of one server.
 type serverKeys struct {
-	keys  map[id.KeyID]storage.ServerKey
-	after time.Time     // it is not asked again before
-	retry time.Duration // of the next failure
+	keys map[id.KeyID]storage.ServerKey
+	ask  keyed.Retry
 }
 
 // NewKeyRing makes a KeyRing. Notaries are servers that are asked for the keys of those that do not answer; old gives the
@@ -78,7 +81,7 @@ func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKe
 		old = func() []OldKey { return nil }
 	}
 	return &KeyRing{
-		client: c, db: db, notaries: notaries, old: old, servers: map[string]*serverKeys{},
+		client: c, db: db, notaries: notaries, old: old, servers: keyed.NewMemo(keyed.Options[string, *serverKeys]{Entries: maxKeyServers}),
 		fetches: make(chan struct{}, maxKeyFetches), verifying: semaphore.NewWeighted(maxVerified),
 	}
 }
@@ -158,36 +161,20 @@ func (k *KeyRing) own(want KeyWant) (ed25519.PublicKey, bool) {
 	return nil, false
 }
 
-// server is what is known of a server, read from the database at its first use.
+// server returns what is known of a server, which is read from the database when it is first used.
 func (k *KeyRing) server(ctx context.Context, name string) (*serverKeys, error) {
-	k.mu.Lock()
-	s := k.servers[name]
-	k.mu.Unlock()
-	if s != nil {
-		return s, nil
-	}
-	var rows []storage.ServerKey
-	err := k.db.ReadInner(ctx, func(tx *storage.Tx) (err error) {
-		rows, err = tx.ServerKeys(name)
-		return err
+	return k.servers.Get(ctx, name, func(ctx context.Context) (*serverKeys, error) {
+		var rows []storage.ServerKey
+		err := k.db.ReadInner(ctx, func(tx *storage.Tx) (err error) {
+			rows, err = tx.ServerKeys(name)
+			return err
+		})
+		s := &serverKeys{keys: make(map[id.KeyID]storage.ServerKey, len(rows))}
+		for _, row := range rows {
+			s.keys[id.KeyID(row.KeyID)] = row
+		}
+		return s, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if s = k.servers[name]; s != nil {
-		return s, nil
-	}
-	if len(k.servers) >= maxKeyServers {
-		clear(k.servers)
-	}
-	s = &serverKeys{keys: make(map[id.KeyID]storage.ServerKey, len(rows))}
-	for _, row := range rows {
-		s.keys[id.KeyID(row.KeyID)] = row
-	}
-	k.servers[name] = s
-	return s, nil
 }
 
 // askServers asks servers for their keys, at the same time, and tells which of them were asked: one that was asked a moment
@@ -238,9 +225,9 @@ func (k *KeyRing) ask(ctx context.Context, server string) (asked bool) {
 		return false
 	}
 	k.mu.Lock()
-	soon := k.now().Before(s.after)
+	due := s.ask.Due(k.now())
 	k.mu.Unlock()
-	if soon {
+	if !due {
 		return false
 	}
 	raw, err := k.client.ServerKeys(ctx, server)
@@ -250,12 +237,11 @@ func (k *KeyRing) ask(ctx context.Context, server string) (asked bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err == nil {
-		s.after, s.retry = k.now().Add(keyAgain), 0
+		s.ask.Succeeded(k.now(), keyAgain)
 		return true
 	}
 	k.log().DebugContext(ctx, "the keys of a server are not to be had", "server", server, "err", err)
-	s.retry = min(max(2*s.retry, keyRetry), maxKeyRetry)
-	s.after = k.now().Add(s.retry)
+	s.ask.Failed(k.now(), keyBackoff)
 	return true
 }
 

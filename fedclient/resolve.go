@@ -10,11 +10,9 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
+	"ebb/keyed"
 	"ebb/rooms/pdu"
 )
 
@@ -39,42 +37,38 @@ const (
 	minWellKnownLife   = 5 * time.Minute
 	usualWellKnownLife = 24 * time.Hour
 	maxWellKnownLife   = 48 * time.Hour
-	// A name without .well-known is asked for it again after a minute, then less and less often.
-	minWellKnownRetry = time.Minute
-	maxWellKnownRetry = time.Hour
-	// targetLife is how long what DNS said is taken for true: servers move rarely, and what fails is looked up again.
+	maxWellKnownRetry  = time.Hour
+	// targetLife is how long what DNS said counts: servers move rarely, and what fails is looked up again.
 	targetLife = 5 * time.Minute
 	// maxTargets bounds the names that are remembered.
 	maxTargets = 20_000
 )
 
-// resolver finds where server names lead, and remembers.
+// wellKnownBackoff says when a name without .well-known is asked for it again.
+var wellKnownBackoff = keyed.Backoff{First: time.Minute, Max: maxWellKnownRetry}
+
+// resolver finds the servers that server names stand for, and remembers them.
 // Spec: server-server-api#resolving-server-names
 type resolver struct {
 	lookup Resolver
 	now    func() time.Time
 	http   *http.Client // for .well-known
-	flight singleflight.Group
 
-	// mu guards what follows; a leaf.
-	mu        sync.Mutex
-	targets   map[string]cachedTarget
-	wellKnown map[string]cachedDelegation
+	targets   *keyed.Memo[string, target]
+	wellKnown *keyed.Map[string, delegation]
 }
 
-type cachedTarget struct {
-	target
-	until time.Time
-}
-
-type cachedDelegation struct {
-	server string // "": none
-	until  time.Time
-	retry  time.Duration // of the next failure
+// delegation is what the .well-known of a name said, and when it is asked for again.
+type delegation struct {
+	server string // "": nothing
+	retry  keyed.Retry
 }
 
 func newResolver(o Options, reach *reach) *resolver {
-	r := &resolver{lookup: reach.lookup, now: o.Now, targets: map[string]cachedTarget{}, wellKnown: map[string]cachedDelegation{}}
+	r := &resolver{
+		lookup: reach.lookup, now: o.Now, wellKnown: keyed.NewMap[string, delegation](maxTargets),
+		targets: keyed.NewMemo(keyed.Options[string, target]{Entries: maxTargets, Lifetime: targetLife, Now: o.Now}),
+	}
 	r.http = &http.Client{
 		Timeout: wellKnownTime,
 		Transport: &http.Transport{
@@ -91,41 +85,17 @@ func newResolver(o Options, reach *reach) *resolver {
 	return r
 }
 
-// resolve finds where a server name leads.
+// resolve returns the server that a name stands for.
 func (r *resolver) resolve(ctx context.Context, server string) (target, error) {
-	r.mu.Lock()
-	known, ok := r.targets[server]
-	r.mu.Unlock()
-	if ok && r.now().Before(known.until) {
-		return known.target, nil
-	}
-	found, err, _ := r.flight.Do(server, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), usualTime)
+	return r.targets.Get(ctx, server, func(ctx context.Context) (target, error) {
+		ctx, cancel := context.WithTimeout(ctx, usualTime)
 		defer cancel()
-		t, err := r.find(ctx, server)
-		if err != nil {
-			return target{}, err
-		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if len(r.targets) >= maxTargets {
-			clear(r.targets)
-		}
-		r.targets[server] = cachedTarget{t, r.now().Add(targetLife)}
-		return t, nil
+		return r.find(ctx, server)
 	})
-	if err != nil {
-		return target{}, err
-	}
-	return found.(target), nil
 }
 
-// forget makes the next request look a name up anew: nobody answered there.
-func (r *resolver) forget(server string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.targets, server)
-}
+// forget makes the next request look a name up again, because nothing answered there.
+func (r *resolver) forget(server string) { r.targets.Forget(server) }
 
 func (r *resolver) find(ctx context.Context, server string) (target, error) {
 	host, port := splitName(server)
@@ -211,31 +181,26 @@ func (r *resolver) byDNS(ctx context.Context, host string) target {
 // maxSRV bounds the records of one name that are tried.
 const maxSRV = 8
 
-// delegation is what a name's .well-known says; "" where it says nothing.
+// delegation returns the server that a name's .well-known names; "" if it names none.
 // Spec: server-server-api#getwell-knownmatrixserver
 func (r *resolver) delegation(ctx context.Context, host string) string {
-	r.mu.Lock()
-	known := r.wellKnown[host]
-	r.mu.Unlock()
-	if r.now().Before(known.until) {
-		return known.server
+	d, _ := r.wellKnown.Get(host)
+	if !d.retry.Due(r.now()) {
+		return d.server
 	}
 	server, life, err := r.fetchWellKnown(ctx, host)
-	next := cachedDelegation{server: server, until: r.now().Add(life)}
-	if err != nil {
-		next.server, next.retry = known.server, min(max(known.retry*2, minWellKnownRetry), maxWellKnownRetry)
-		if known.retry > 0 { // it has failed before: what it once said holds no longer
-			next.server = ""
-		}
-		next.until = r.now().Add(next.retry)
+	switch {
+	case err == nil:
+		d.server = server
+		d.retry.Succeeded(r.now(), life)
+	case d.retry.Failures > 0: // it failed before: the last answer is too old
+		d.server = ""
+		fallthrough
+	default:
+		d.retry.Failed(r.now(), wellKnownBackoff)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.wellKnown) >= maxTargets {
-		clear(r.wellKnown)
-	}
-	r.wellKnown[host] = next
-	return next.server
+	r.wellKnown.Put(host, d)
+	return d.server
 }
 
 func (r *resolver) fetchWellKnown(ctx context.Context, host string) (server string, life time.Duration, err error) {

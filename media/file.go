@@ -11,9 +11,9 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"sync"
 	"time"
 
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -137,11 +137,14 @@ var thumbnailNames = map[string]string{"image/png": "thumbnail.png", "image/jpeg
 // maxChecked bounds the files that are remembered as checked: a hundred bytes each.
 const maxChecked = 20_000
 
-// checkedFiles remembers which files were found to be what they should be, so that each is read once and not at every request.
+// checkedFiles remembers which files were found intact, so that each is read in full once and not for every request.
 type checkedFiles struct {
-	mu    sync.Mutex // guards seen and known; a leaf
-	seen  map[string]stamp
-	known map[string]bool // damaged files that were reported
+	seen     *keyed.Map[string, stamp]
+	reported *keyed.Map[string, bool] // damaged files
+}
+
+func newCheckedFiles() checkedFiles {
+	return checkedFiles{seen: keyed.NewMap[string, stamp](maxChecked), reported: keyed.NewMap[string, bool](maxChecked)}
 }
 
 // stamp changes when a file is written to.
@@ -150,42 +153,29 @@ type stamp struct {
 	modified time.Time
 }
 
-// check calls look unless it has found the file as it is to be intact.
+// check calls look unless the file was found intact and has not changed since.
 func (c *checkedFiles) check(f *os.File, look func(fs.FileInfo) error) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
 	now := stamp{info.Size(), info.ModTime()}
-	c.mu.Lock()
-	was, found := c.seen[f.Name()]
-	c.mu.Unlock()
-	if found && was == now {
+	if was, found := c.seen.Get(f.Name()); found && was == now {
 		return nil
 	}
 	if err := look(info); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.seen) >= maxChecked {
-		for path := range c.seen { // any one
-			delete(c.seen, path)
-			break
-		}
-	}
-	c.seen[f.Name()] = now
-	delete(c.known, f.Name())
+	c.seen.Put(f.Name(), now)
+	c.reported.Forget(f.Name())
 	return nil
 }
 
-// report reports whether the damage of a file is news.
-func (c *checkedFiles) report(path string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.known[path] || len(c.known) >= maxChecked {
-		return false
-	}
-	c.known[path] = true
-	return true
+// report notes that a file is damaged and reports whether that is news.
+func (c *checkedFiles) report(path string) (news bool) {
+	c.reported.Update(path, func(before, _ bool) bool {
+		news = !before
+		return true
+	})
+	return news
 }

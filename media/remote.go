@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"ebb/fedclient"
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -30,54 +30,22 @@ const (
 	usedStep = time.Hour
 )
 
-// remoteFiles is the work on files of other servers: each is fetched once, whoever asks.
+// remoteFiles is the work on files of other servers. Each is fetched once for all who ask for it.
 type remoteFiles struct {
-	fetches *fedclient.Memo[remoteName, storage.RemoteMedia]
-
-	// mu guards lanes; a leaf.
-	mu    sync.Mutex
-	lanes map[string]*lane
+	// fetches remembers nothing: a file that was fetched is in the database at once.
+	fetches *keyed.Memo[remoteName, storage.RemoteMedia]
+	servers *keyed.Semaphore[string]
 	// pruning is held while files are removed; a slot of one.
 	pruning chan struct{}
 }
 
 type remoteName struct{ server, id string }
 
-// lane is who waits for the files of one server.
-type lane struct {
-	slots chan struct{}
-	users int
-}
-
-func (r *remoteFiles) init(now func() time.Time) {
-	// What was fetched is in the database at once: nothing needs to be remembered.
-	r.fetches = fedclient.NewMemo[remoteName, storage.RemoteMedia](0, 1, maxFetches, now)
-	r.lanes, r.pruning = map[string]*lane{}, make(chan struct{}, 1)
-}
-
-// enter waits until a server's files may be fetched.
-func (r *remoteFiles) enter(ctx context.Context, server string) (leave func(), err error) {
-	r.mu.Lock()
-	l := r.lanes[server]
-	if l == nil {
-		l = &lane{slots: make(chan struct{}, maxFetchesOfServer)}
-		r.lanes[server] = l
-	}
-	l.users++
-	r.mu.Unlock()
-	left := func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if l.users--; l.users == 0 {
-			delete(r.lanes, server)
-		}
-	}
-	select {
-	case l.slots <- struct{}{}:
-		return func() { <-l.slots; left() }, nil
-	case <-ctx.Done():
-		left()
-		return nil, ctx.Err()
+func newRemoteFiles() remoteFiles {
+	return remoteFiles{
+		fetches: keyed.NewMemo(keyed.Options[remoteName, storage.RemoteMedia]{Loads: maxFetches}),
+		servers: keyed.NewSemaphore[string](maxFetchesOfServer, 0),
+		pruning: make(chan struct{}, 1),
 	}
 }
 
@@ -168,7 +136,7 @@ func (s *Service) fetchOnce(ctx context.Context, server, mediaID string, wait ti
 	if s.Remote == nil {
 		return m, errGone()
 	}
-	leave, err := s.remote.enter(ctx, server)
+	leave, err := s.remote.servers.Acquire(ctx, server)
 	if err != nil {
 		return m, err
 	}
@@ -300,7 +268,10 @@ func (s *Service) PruneRemote(ctx context.Context) error {
 }
 
 func (s *Service) removeRemote(ctx context.Context, m storage.RemoteMedia) error {
-	release := s.files.claim(m.Blob)
+	release, err := s.files.claims.Acquire(ctx, m.Blob)
+	if err != nil {
+		return err
+	}
 	defer release()
 	if err := s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteRemoteMedia(m.Server, m.ID) }); err != nil {
 		return err

@@ -67,9 +67,8 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s := &Service{
 		Options: o, files: files, workers: make(chan struct{}, max(1, o.Workers)), memory: semaphore.NewWeighted(maxDecoded),
-		arrivals: map[string]chan struct{}{},
+		arrivals: map[string]chan struct{}{}, remote: newRemoteFiles(),
 	}
-	s.remote.init(o.Now)
 	err = s.Sweep(ctx)
 	if errors.Is(err, storage.ErrFull) { // the next start does it
 		o.Log.Warn("unreferenced media could not be removed", "err", err)
@@ -215,7 +214,10 @@ func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save f
 			s.Log.Warn("remove unfinished upload", "err", err)
 		}
 	}()
-	release := s.files.claim(in.Name)
+	release, err := s.files.claims.Acquire(ctx, in.Name)
+	if err != nil {
+		return err
+	}
 	defer release()
 	if err = in.keep(); err == nil {
 		err = s.DB.Write(ctx, func(tx *storage.Tx) error { return save(tx, in) })
@@ -278,7 +280,10 @@ func (s *Service) deleteOne(ctx context.Context, m storage.Media) error {
 	if m.Blob == "" {
 		return s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteMedia(m.ID) })
 	}
-	release := s.files.claim(m.Blob)
+	release, err := s.files.claims.Acquire(ctx, m.Blob)
+	if err != nil {
+		return err
+	}
 	defer release()
 	if err := s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteMedia(m.ID) }); err != nil {
 		return err
@@ -287,7 +292,10 @@ func (s *Service) deleteOne(ctx context.Context, m storage.Media) error {
 }
 
 func (s *Service) removeUnnamed(ctx context.Context, blob string) error {
-	release := s.files.claim(blob)
+	release, err := s.files.claims.Acquire(ctx, blob)
+	if err != nil {
+		return err
+	}
 	defer release()
 	return s.removeUnnamedClaimed(ctx, blob)
 }

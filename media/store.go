@@ -12,9 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
+	"ebb/keyed"
 	"ebb/storage"
 )
 
@@ -29,21 +29,14 @@ import (
 type store struct {
 	dir string
 	key []byte // of the name hash
-	// claims guards blobs between "no row names it" and "the file is removed"; see docs/locks.md.
-	mu      sync.Mutex
-	claims  map[string]*claim
+	// claims guards blobs between "no row names it" and "the file is removed": whoever adds or removes rows that name a blob
+	// holds its claim; see docs/locks.md.
+	claims  *keyed.Semaphore[string]
 	checked checkedFiles
 }
 
-// claim is held on one blob name by whoever adds or removes rows that name it.
-type claim struct {
-	sync.Mutex
-	users int
-}
-
 func openStore(dir string, key []byte) (*store, error) {
-	s := &store{dir: dir, key: key, claims: map[string]*claim{}}
-	s.checked = checkedFiles{seen: map[string]stamp{}, known: map[string]bool{}}
+	s := &store{dir: dir, key: key, claims: keyed.NewSemaphore[string](1, 0), checked: newCheckedFiles()}
 	if err := os.RemoveAll(s.tmpDir()); err != nil {
 		return nil, fmt.Errorf("empty the folder of unfinished uploads: %w", err)
 	}
@@ -129,27 +122,6 @@ func (in *incoming) drop() error {
 		return nil // kept
 	}
 	return err
-}
-
-// claim takes the lock of one blob name; release gives it back.
-func (s *store) claim(name string) (release func()) {
-	s.mu.Lock()
-	c := s.claims[name]
-	if c == nil {
-		c = &claim{}
-		s.claims[name] = c
-	}
-	c.users++
-	s.mu.Unlock()
-	c.Lock()
-	return func() {
-		c.Unlock()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if c.users--; c.users == 0 {
-			delete(s.claims, name)
-		}
-	}
 }
 
 // writeThumb keeps a thumbnail, followed by its hash. It needs no fsync: what a crash loses is made again. The caller holds the

@@ -132,7 +132,10 @@ func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p pict
 	if err != nil {
 		return nil, err
 	}
-	release := s.files.claim(blob)
+	release, err := s.files.claims.Acquire(ctx, blob)
+	if err != nil {
+		return nil, err
+	}
 	defer release()
 	if named, err := s.named(ctx, blob); err != nil || !named {
 		return nil, errors.Join(err, errGone()) // deleted meanwhile: no thumbnail may stay behind

@@ -13,6 +13,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/fedclient"
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -151,8 +152,8 @@ type spaceKey struct {
 	suggested bool
 }
 
-func newSpaces(now func() time.Time) *fedclient.Memo[spaceKey, *remoteSpace] {
-	return fedclient.NewMemo[spaceKey, *remoteSpace](hierarchyLifetime, maxRemoteSpaces, maxHierarchyRequests, now)
+func newSpaces(now func() time.Time) *keyed.Memo[spaceKey, *remoteSpace] {
+	return keyed.NewMemo(keyed.Options[spaceKey, *remoteSpace]{Entries: maxRemoteSpaces, Lifetime: hierarchyLifetime, Loads: maxHierarchyRequests, Now: now})
 }
 
 // readSpace reads what another server answers about a room. What is not as it must be is left out.

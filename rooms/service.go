@@ -19,7 +19,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/fedclient"
+	"ebb/keyed"
 	"ebb/pushrules"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -101,7 +101,7 @@ type Service struct {
 
 	joining *flights // joins through other servers
 	gate    *gate
-	spaces  *fedclient.Memo[spaceKey, *remoteSpace] // as other servers show them
+	spaces  *keyed.Memo[spaceKey, *remoteSpace] // as other servers show them
 
 	heavyReads chan struct{} // of whole states, by other servers
 	toDecide   chan int64    // rooms with undecided events to which events have come

@@ -31,6 +31,7 @@ var rules = map[string]rule{
 	"canonjson": {rank: 0, pure: true},
 	"telemetry": {rank: 0},
 	"config":    {rank: 0},
+	"keyed":     {rank: 0},
 
 	"rooms/pdu":       {rank: 1, only: []string{"canonjson"}, pure: true},
 	"rooms/eventauth": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
@@ -40,7 +41,7 @@ var rules = map[string]rule{
 	"rooms/visibility":         {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/expiry":             {rank: 1, only: []string{"canonjson"}, pure: true},
 
-	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config"}},
+	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config", "keyed"}},
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
 	"wake":                {rank: 2, only: leaf},
 
@@ -60,7 +61,7 @@ var rules = map[string]rule{
 	"push":           {rank: 6},
 	"retention":      {rank: 6},
 	// The door is given functions and knows no service.
-	"httpapi": {rank: 6, only: []string{"mxerr", "canonjson", "telemetry", "config"}},
+	"httpapi": {rank: 6, only: []string{"mxerr", "canonjson", "telemetry", "config", "keyed"}},
 
 	"clientapi":  {rank: 7},
 	"federation": {rank: 7},

@@ -1,0 +1,218 @@
+package keyed
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Options say what a Memo keeps.
+type Options[K comparable, V any] struct {
+	// Entries bounds the number of values, or Bytes their size by Size. If both are zero nothing is kept, and only those who ask
+	// at the same time share an answer.
+	Entries int
+	Bytes   int64
+	Size    func(K, V) int64
+	// Lifetime is how long a value is kept; zero: until it is forgotten or displaced. It needs Now.
+	Lifetime time.Duration
+	Now      func() time.Time
+	// Loads bounds the loads under way; zero: no bound.
+	Loads int
+}
+
+// Memo remembers values that are expensive to have. Callers who ask for the same key at the same time share one load. Errors
+// are not remembered. It is safe for concurrent use.
+type Memo[K comparable, V any] struct {
+	lifetime time.Duration
+	now      func() time.Time
+	slots    chan struct{} // loads under way; nil: no bound
+
+	// mu guards the rest; a leaf lock.
+	mu      sync.Mutex
+	known   halves[K, memoized[V]]
+	flights map[K]*flight[V]
+}
+
+// memoized is a remembered value.
+type memoized[V any] struct {
+	value V
+	until int64 // in nanoseconds since 1970; 0: for ever
+}
+
+// flight is a load under way.
+type flight[V any] struct {
+	done  chan struct{}
+	value V
+	err   error
+	// stale: the key was forgotten since the load began, or the load never began. Who waits for it asks again.
+	stale bool
+}
+
+// NewMemo returns an empty Memo.
+func NewMemo[K comparable, V any](o Options[K, V]) *Memo[K, V] {
+	m := &Memo[K, V]{lifetime: o.Lifetime, now: o.Now, flights: map[K]*flight[V]{}}
+	m.known.bound = int64(o.Entries)
+	if o.Size != nil {
+		m.known.bound = o.Bytes
+		m.known.size = func(key K, v memoized[V]) int64 { return o.Size(key, v.value) }
+	}
+	if o.Loads > 0 {
+		m.slots = make(chan struct{}, o.Loads)
+	}
+	return m
+}
+
+// Peek returns the value of a key if it is remembered. It loads nothing.
+func (m *Memo[K, V]) Peek(key K) (V, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.peek(key)
+}
+
+// peek is called with mu held.
+func (m *Memo[K, V]) peek(key K) (none V, ok bool) {
+	v, ok := m.known.get(key)
+	if ok && v.until != 0 && m.now().UnixNano() >= v.until {
+		return none, false
+	}
+	return v.value, ok
+}
+
+// Get returns the value of a key, which load loads if it is not remembered. The load goes on when the caller's context ends,
+// for the others who wait, so it must have a bound of its own. If the key is forgotten while it is loaded, it is loaded again.
+func (m *Memo[K, V]) Get(ctx context.Context, key K, load func(context.Context) (V, error)) (none V, err error) {
+	for {
+		value, f, mine := m.join(key)
+		switch {
+		case f == nil:
+			return value, nil
+		case mine:
+			m.fly(ctx, key, f, load)
+		default:
+			select {
+			case <-f.done:
+			case <-ctx.Done():
+				return none, ctx.Err()
+			}
+		}
+		switch {
+		case !f.stale:
+			return f.value, f.err
+		case ctx.Err() != nil:
+			return none, ctx.Err()
+		case f.err != nil && mine:
+			return none, f.err
+		}
+	}
+}
+
+// join returns the value of a key, or the flight that will bring it; mine: the caller is to fly it.
+func (m *Memo[K, V]) join(key K) (value V, f *flight[V], mine bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	value, ok := m.peek(key)
+	if ok {
+		return value, nil, false
+	}
+	if f = m.flights[key]; f != nil {
+		return value, f, false
+	}
+	f = &flight[V]{done: make(chan struct{})}
+	m.flights[key] = f
+	return value, f, true
+}
+
+// errAborted is what those who wait get if the load panics.
+var errAborted = errors.New("the request was aborted")
+
+func (m *Memo[K, V]) fly(ctx context.Context, key K, f *flight[V], load func(context.Context) (V, error)) {
+	f.err = errAborted
+	defer m.land(key, f)
+	if m.slots != nil {
+		select {
+		case m.slots <- struct{}{}:
+			defer func() { <-m.slots }()
+		case <-ctx.Done():
+			m.detach(key, f)
+			return
+		}
+	}
+	f.value, f.err = load(context.WithoutCancel(ctx))
+}
+
+// land remembers what a flight brought, and wakes those who wait for it.
+func (m *Memo[K, V]) land(key K, f *flight[V]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer close(f.done)
+	if f.stale {
+		return
+	}
+	delete(m.flights, key)
+	if f.err != nil {
+		return
+	}
+	v := memoized[V]{value: f.value}
+	if m.lifetime > 0 {
+		v.until = m.now().Add(m.lifetime).UnixNano()
+	}
+	m.known.put(key, v)
+}
+
+func (m *Memo[K, V]) detach(key K, f *flight[V]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.disown(key, f)
+}
+
+// disown makes a flight's value count for nothing. mu is held.
+func (m *Memo[K, V]) disown(key K, f *flight[V]) {
+	if m.flights[key] == f {
+		f.stale = true
+		delete(m.flights, key)
+	}
+}
+
+// Forget removes a key. What is loaded at the moment counts for nothing.
+func (m *Memo[K, V]) Forget(key K) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.known.forget(key)
+	if f := m.flights[key]; f != nil {
+		m.disown(key, f)
+	}
+}
+
+// ForgetFunc removes the keys for which drop returns true. It looks at all of them.
+func (m *Memo[K, V]) ForgetFunc(drop func(K) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.known.forgetFunc(func(key K, _ memoized[V]) bool { return drop(key) })
+	for key, f := range m.flights {
+		if drop(key) {
+			m.disown(key, f)
+		}
+	}
+}
+
+// Update sets the value of a key to what change makes of it, if it is remembered; it must not write to the old value, which
+// others may have. What is loaded at the moment counts for nothing.
+func (m *Memo[K, V]) Update(key K, change func(V) V) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f := m.flights[key]; f != nil {
+		m.disown(key, f)
+	}
+	if v, ok := m.known.get(key); ok {
+		v.value = change(v.value)
+		m.known.put(key, v)
+	}
+}
+
+// Len returns the number of values.
+func (m *Memo[K, V]) Len() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.known.len()
+}

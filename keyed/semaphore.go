@@ -1,0 +1,78 @@
+package keyed
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// Semaphore lets a few callers at a time work on each key; with a width of one it is a mutex by key. It keeps nothing of keys
+// that nobody works on. It is safe for concurrent use.
+type Semaphore[K comparable] struct {
+	width, most int
+
+	// mu guards keys; a leaf lock.
+	mu   sync.Mutex
+	keys map[K]*slots
+}
+
+// slots is who works on a key.
+type slots struct {
+	taken chan struct{}
+	users int // who work or wait
+}
+
+// ErrBusy is returned by Acquire if too many wait already.
+var ErrBusy = errors.New("too many wait for it")
+
+// NewSemaphore returns a Semaphore for width callers at a time. Most bounds those of a key who work or wait; zero: no bound.
+func NewSemaphore[K comparable](width, most int) *Semaphore[K] {
+	return &Semaphore[K]{width: width, most: most, keys: map[K]*slots{}}
+}
+
+// Acquire waits until the caller may work on a key. The caller must call release once.
+//
+// Errors: ErrBusy; that of the context.
+func (s *Semaphore[K]) Acquire(ctx context.Context, key K) (release func(), err error) {
+	own := s.enter(key)
+	if own == nil {
+		return nil, ErrBusy
+	}
+	select {
+	case own.taken <- struct{}{}:
+		return func() { <-own.taken; s.leave(key, own) }, nil
+	case <-ctx.Done():
+		s.leave(key, own)
+		return nil, ctx.Err()
+	}
+}
+
+func (s *Semaphore[K]) enter(key K) *slots {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	own := s.keys[key]
+	if own == nil {
+		own = &slots{taken: make(chan struct{}, s.width)}
+		s.keys[key] = own
+	}
+	if s.most > 0 && own.users >= s.most {
+		return nil
+	}
+	own.users++
+	return own
+}
+
+func (s *Semaphore[K]) leave(key K, own *slots) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if own.users--; own.users == 0 {
+		delete(s.keys, key)
+	}
+}
+
+// Busy reports whether somebody works on a key or waits to do so.
+func (s *Semaphore[K]) Busy(key K) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys[key] != nil
+}
