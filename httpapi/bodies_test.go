@@ -182,3 +182,43 @@ func TestTheDeadlineOfASignedBodyEndsWithIt(t *testing.T) {
 		t.Errorf("answer %d %s", c.Code, c.Body)
 	}
 }
+
+// Strangers of several networks leave room for the bodies of those who are known.
+func TestBodiesOfStrangersLeaveRoomForOthers(t *testing.T) {
+	m := NewMemory()
+	var held []*Request
+	request := func(from string, who Requester) *Request {
+		r := &Request{Request: httptest.NewRequestWithContext(t.Context(), "PUT", "/", nil), memory: m, ClientAddr: from, Requester: who}
+		held = append(held, r)
+		return r
+	}
+	full := false
+	for i := range 10 {
+		full = full || request(fmt.Sprintf("198.51.100.%d", i), Requester{}).holdBody(maxNetworkBodies/2) != nil
+	}
+	if !full {
+		t.Error("strangers may take everything")
+	}
+	if err := request("192.0.2.1", Requester{UserID: "@alice:here"}).holdBody(maxRequesterBodies); err != nil {
+		t.Errorf("a user gets %v", err)
+	}
+	for _, r := range held {
+		r.releaseBody()
+	}
+	server := request("192.0.2.2", Requester{})
+	server.proved = true
+	for i := range 4 {
+		if err := request(fmt.Sprintf("198.51.100.%d", i), Requester{}).holdBody(maxStrangerBodies / 4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.holdBody(maxRequesterBodies); err != nil {
+		t.Errorf("a server that signed correctly before gets %v", err)
+	}
+	for _, r := range held {
+		r.releaseBody()
+	}
+	if m.bodies.total != 0 || len(m.bodies.by) != 0 {
+		t.Errorf("%v are still counted", m.bodies.by)
+	}
+}

@@ -16,8 +16,11 @@ const (
 	// smallBody is what of a body is not counted: more than most events need.
 	smallBody = 16 << 10
 	// maxBodies bounds the bytes of all bodies, maxNetworkBodies those from one network: the largest body, a transaction of
-	// another server, and as much again for others there. maxRequesterBodies bounds those of one user.
+	// another server, and as much again for others there. maxRequesterBodies bounds those of one user. maxStrangerBodies bounds
+	// those of all strangers, who are neither signed in nor in a network from which a correctly signed request came: it leaves
+	// room for the largest body of somebody else.
 	maxBodies          = 128 << 20
+	maxStrangerBodies  = 92 << 20
 	maxNetworkBodies   = 64 << 20
 	maxRequesterBodies = 34 << 20
 
@@ -46,8 +49,8 @@ type Memory struct {
 func NewMemory() *Memory {
 	return &Memory{
 		networks: inFlight{seed: maphash.MakeSeed()}, users: inFlight{seed: maphash.MakeSeed()},
-		bodies:  account{all: maxBodies, network: maxNetworkBodies, requester: maxRequesterBodies, by: map[string]int64{}},
-		answers: account{all: maxAnswers, network: maxNetworkAnswers, requester: maxRequesterAnswers, by: map[string]int64{}, reserving: map[string]bool{}},
+		bodies:  account{all: maxBodies, strangers: maxStrangerBodies, network: maxNetworkBodies, requester: maxRequesterBodies, by: map[string]int64{}},
+		answers: account{all: maxAnswers, strangers: maxAnswers, network: maxNetworkAnswers, requester: maxRequesterAnswers, by: map[string]int64{}, reserving: map[string]bool{}},
 
 		patience: reserveWait,
 	}
@@ -55,7 +58,7 @@ func NewMemory() *Memory {
 
 // account counts bytes of one kind.
 type account struct {
-	all, network, requester int64 // bounds
+	all, strangers, network, requester int64 // bounds
 
 	// mu guards the rest; a leaf.
 	mu        sync.Mutex
@@ -66,11 +69,17 @@ type account struct {
 }
 
 // owner is whom bytes are counted against.
-type owner struct{ network, requester string }
+type owner struct {
+	network, requester string
+	stranger           bool
+}
 
 func (r *Request) owner() owner {
-	return owner{network: "network " + r.Network(), requester: r.who()}
+	return owner{network: "network " + r.Network(), requester: r.who(), stranger: r.UserID == "" && r.Server == "" && !r.proved}
 }
+
+// strangers are counted together under this name.
+const strangers = "strangers"
 
 // take counts n more bytes and reports whether there was room for them. With alone, those who have nothing may take more
 // than their bound.
@@ -83,6 +92,9 @@ func (a *account) take(o owner, n int64, alone bool) bool {
 // takeLocked is take with mu held.
 func (a *account) takeLocked(o owner, n int64, alone bool) bool {
 	fits := func(held, bound int64) bool { return held+n <= bound || alone && held == 0 }
+	if o.stranger && !fits(a.by[strangers], a.strangers) {
+		return false
+	}
 	if !fits(a.total, a.all) || !fits(a.by[o.network], a.network) || !fits(a.by[o.requester], a.requester) {
 		return false
 	}
@@ -148,10 +160,17 @@ func (a *account) wake() {
 // add is called with mu held.
 func (a *account) add(o owner, n int64) {
 	a.total += n
-	for _, who := range [...]string{o.network, o.requester} {
-		if a.by[who] += n; a.by[who] == 0 {
-			delete(a.by, who)
-		}
+	a.addTo(o.network, n)
+	a.addTo(o.requester, n)
+	if o.stranger {
+		a.addTo(strangers, n)
+	}
+}
+
+// addTo is called with mu held.
+func (a *account) addTo(who string, n int64) {
+	if a.by[who] += n; a.by[who] == 0 {
+		delete(a.by, who)
 	}
 }
 

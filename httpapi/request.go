@@ -28,6 +28,7 @@ type Request struct {
 	reserved   int64            // bytes that are counted for its answer before that is made
 	answerHeld int64            // and afterwards
 	reserver   owner            // against whom they are
+	proved     bool             // a correctly signed request came from its network before
 	vars       map[string]string
 	query      url.Values
 	route      *served

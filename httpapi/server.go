@@ -255,14 +255,21 @@ func (s *Server) authenticateServer(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	if r.Server, err = signature(body); err != nil && r.Context().Err() == nil {
-		s.unproved.add(from, max(int64(len(body)), leastUnproved))
+	r.Server, err = signature(body)
+	switch {
+	case err == nil:
+		s.unproved.prove(from)
+	case r.Context().Err() == nil:
+		s.unproved.failed(from, max(int64(len(body)), leastUnproved))
 	}
 	return err
 }
 
 // claim checks the headers of a request from another homeserver. Looking for its key counts until it is found.
-func (s *Server) claim(from string, r *Request) (Signature, error) {
+func (s *Server) claim(from string, r *Request) (_ Signature, err error) {
+	if r.proved, err = s.unproved.admit(from, r.ContentLength); err != nil {
+		return nil, err
+	}
 	if err := s.unproved.begin(from, keyCost); err != nil {
 		return nil, err
 	}

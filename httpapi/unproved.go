@@ -22,15 +22,27 @@ const (
 	keyCost       = 1 << 20
 	// maxUnprovedNetworks bounds the networks that are remembered.
 	maxUnprovedNetworks = 10_000
+
+	// maxAllUnproved bounds the wrongly signed bodies of all networks together, in bytes: 256 MiB at once, and 8 MiB more each
+	// second, an eighth of a core. Beyond it only small bodies are read, of at most leastUnproved bytes, and those from networks
+	// that a correctly signed request came from: botnets must not keep the servers that take part from being heard.
+	maxAllUnproved       = 256 << 20
+	allUnprovedPerSecond = 8 << 20
+	// maxProved bounds the networks that are remembered for a correctly signed request, in each of two generations.
+	maxProved = 10_000
 )
 
-// unproved counts the work for requests that are not proved to come from another server, by network. What was counted is
-// forgotten with time.
+// unproved counts the work for requests that are not proved to come from another server, by network and in total. What was
+// counted is forgotten with time.
 type unproved struct {
 	now func() time.Time
-	// mu guards networks; a leaf.
+	// mu guards the rest; a leaf.
 	mu       sync.Mutex
 	networks map[string]work
+	all      work
+	// proved and provedBefore are networks that correctly signed requests came from. Those that were not seen since
+	// provedBefore was put aside are forgotten when proved is full.
+	proved, provedBefore map[string]bool
 }
 
 // work is an amount of work, in bytes, that was counted at a time.
@@ -39,11 +51,51 @@ type work struct {
 	at    time.Time
 }
 
-func newUnproved() unproved { return unproved{now: time.Now, networks: map[string]work{}} }
+func newUnproved() unproved {
+	return unproved{now: time.Now, networks: map[string]work{}, proved: map[string]bool{}}
+}
 
 // left returns what is not forgotten yet.
-func (w work) left(now time.Time) int64 {
-	return max(0, w.bytes-int64(now.Sub(w.at).Seconds()*unprovedPerSecond))
+func (w work) left(now time.Time, perSecond float64) int64 {
+	return max(0, w.bytes-int64(now.Sub(w.at).Seconds()*perSecond))
+}
+
+// admit returns an error if the body of a request must not be read now, because wrongly signed ones take too much work. It reports whether
+// a correctly signed request came from the network before. announced is the size of the body, negative if it is unknown.
+//
+// Errors: M_LIMIT_EXCEEDED.
+func (u *unproved) admit(network string, announced int64) (proved bool, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.proved[network] || u.provedBefore[network] {
+		return true, nil
+	}
+	if over := u.all.left(u.now(), allUnprovedPerSecond) - maxAllUnproved; over >= 0 && (announced < 0 || announced > leastUnproved) {
+		return false, mxerr.LimitExceeded(memoryPause)
+	}
+	return false, nil
+}
+
+// failed counts a body whose signature is wrong.
+func (u *unproved) failed(network string, bytes int64) {
+	u.add(network, bytes)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := u.now()
+	u.all = work{min(maxAllUnproved, u.all.left(now, allUnprovedPerSecond)+bytes), now}
+}
+
+// prove remembers that a correctly signed request came from a network.
+func (u *unproved) prove(network string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.proved[network] {
+		return
+	}
+	if len(u.proved) >= maxProved {
+		u.proved, u.provedBefore = map[string]bool{}, u.proved
+	}
+	u.proved[network] = true
 }
 
 // begin counts work for a network, unless there was too much already.
@@ -53,7 +105,7 @@ func (u *unproved) begin(network string, bytes int64) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := u.now()
-	left := u.networks[network].left(now)
+	left := u.networks[network].left(now, unprovedPerSecond)
 	if over := left + bytes - maxUnproved; over > 0 {
 		return mxerr.LimitExceeded(time.Second + time.Duration(over)*time.Second/unprovedPerSecond)
 	}
@@ -66,7 +118,7 @@ func (u *unproved) add(network string, bytes int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := u.now()
-	u.set(network, work{max(0, u.networks[network].left(now)+bytes), now})
+	u.set(network, work{max(0, u.networks[network].left(now, unprovedPerSecond)+bytes), now})
 }
 
 // set is called with mu held.
@@ -85,7 +137,7 @@ func (u *unproved) set(network string, w work) {
 // held.
 func (u *unproved) makeRoom(now time.Time) {
 	for network, w := range u.networks {
-		if w.left(now) == 0 {
+		if w.left(now, unprovedPerSecond) == 0 {
 			delete(u.networks, network)
 		}
 	}

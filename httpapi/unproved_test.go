@@ -118,3 +118,74 @@ func TestNetworksWithUnprovedRequestsAreBounded(t *testing.T) {
 		t.Errorf("%d networks are remembered", n)
 	}
 }
+
+// A botnet sends wrongly signed bodies from so many networks that the bound of each does not help.
+func TestWronglySignedBodiesOfAllNetworksAreBounded(t *testing.T) {
+	clock, checked := time.Unix(1e9, 0), 0
+	s, put := doorOf(func(r *Request) (Signature, error) {
+		good := r.Header.Get("Authorization") != ""
+		return func([]byte) (string, error) {
+			checked++
+			if good {
+				return "good.test", nil
+			}
+			return "", errUnsigned
+		}, nil
+	})
+	s.unproved.now = func() time.Time { return clock }
+	signed := func(from string, body io.Reader) int {
+		r := httptest.NewRequestWithContext(t.Context(), "PUT", "/_matrix/federation/v1/send/1", body)
+		r.RemoteAddr = from
+		r.Header.Set("Authorization", "good")
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		return w.Code
+	}
+	body := make([]byte, 8<<20)
+	large := func() io.Reader { return bytes.NewReader(body) }
+	if code := signed("192.0.2.1:1", large()); code != 200 {
+		t.Fatalf("a server that takes part gets %d", code)
+	}
+	checked = 0
+	for i := range 2 * maxAllUnproved / len(body) {
+		put(fmt.Sprintf("198.51.100.%d:1", i), large())
+	}
+	if checked != maxAllUnproved/len(body) {
+		t.Errorf("%d bodies are checked", checked)
+	}
+	if code := put("203.0.113.1:1", unread{t}); code != 429 {
+		t.Errorf("another network gets %d", code)
+	}
+	if code := signed("192.0.2.1:1", large()); code != 200 {
+		t.Errorf("a server that took part before gets %d", code)
+	}
+	if code := signed("192.0.2.2:1", large()); code != 429 {
+		t.Errorf("a large body of a server that is heard for the first time gets %d", code)
+	}
+	if code := signed("192.0.2.2:1", strings.NewReader("small")); code != 200 {
+		t.Errorf("its small body gets %d", code)
+	}
+	if code := signed("192.0.2.2:1", large()); code != 200 {
+		t.Errorf("its large body after a small one gets %d", code)
+	}
+	clock = clock.Add(time.Second)
+	if code := put("203.0.113.1:1", large()); code != 401 {
+		t.Errorf("a second later another network gets %d", code)
+	}
+}
+
+func TestNetworksWithCorrectlySignedRequestsAreBounded(t *testing.T) {
+	u := newUnproved()
+	for i := range 5 * maxProved {
+		u.prove(fmt.Sprint(i))
+		if i%100 == 0 {
+			u.prove("busy")
+		}
+	}
+	if n := len(u.proved) + len(u.provedBefore); n > 2*maxProved {
+		t.Errorf("%d networks are remembered", n)
+	}
+	if proved, _ := u.admit("busy", -1); !proved {
+		t.Error("a network that is busy all the time is forgotten")
+	}
+}
