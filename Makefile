@@ -13,6 +13,11 @@ BINARY ?= bin/ebb
 QUIET  = $(shell ld --help 2>/dev/null | grep -q -- --no-warnings && echo -Wl,--no-warnings)
 STATIC = -tags netgo,osusergo -ldflags '-X main.version=$(VERSION) -s -w -linkmode external -extldflags "-static $(QUIET)"'
 
+# How long the search for known vulnerabilities may take: a network that swallows packets must not stop make check.
+VULNS_TIMEOUT ?= 3m
+# A copy of the vulnerability database, as a file:// URL; empty for the public one.
+VULNDB ?=
+
 # The packages that are proved against mautrix's experiments. No SQLite among them, or its C code is built twice.
 JSONV2_PACKAGES = ./rooms/pdu/... ./rooms/eventauth/... ./rooms/stateres/...
 
@@ -24,7 +29,7 @@ TESTRUN = $(GO) run ./internal/testrun
 PURE_PACKAGES ?= canonjson rooms/pdu rooms/eventauth rooms/stateres rooms/visibility rooms/expiry pushrules
 GREMLINS = github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0
 
-.PHONY: help run build test test-long check fmt bench attack fuzz mutate deps clean
+.PHONY: help run build test test-long check vulns fmt bench attack fuzz mutate deps clean
 
 ## help: this list
 help:
@@ -57,12 +62,23 @@ test-long: build
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
 	$(MAKE) fuzz
 
-## check: form, vet, linters, import rules, the index of operations
+## check: form, vet, linters, import rules, the index of operations, known vulnerabilities
 check:
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l); test -z "$$unformatted" || { echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool -modfile=tools/go.mod golangci-lint run
 	$(GO) test ./internal/archtest ./internal/specindex
+	@$(MAKE) --no-print-directory vulns
+
+## vulns: known vulnerabilities in the code that Ebb calls; skipped where the Go vulnerability database cannot be reached
+vulns:
+	@$(GO) build -modfile=tools/go.mod -o bin/govulncheck golang.org/x/vuln/cmd/govulncheck
+	@code=0; found=$$(timeout $(VULNS_TIMEOUT) bin/govulncheck $(if $(VULNDB),-db $(VULNDB)) ./... 2>&1) || code=$$?; \
+	case "$$code $$found" in \
+	124*|*"fetching vulnerabilities"*) \
+		echo "SKIP govulncheck: the vulnerability database cannot be reached. Run 'make vulns' with network access, or with VULNDB=file:///path/to/a/copy." ;; \
+	*) echo "$$found"; exit $$code ;; \
+	esac
 
 ## fmt: gofmt every file
 fmt:
