@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -98,7 +99,7 @@ func (s *Service) hasDeviceIn(ctx context.Context, user int64, network string) (
 // strangers nor a stolen session keep the owner from changing the password.
 //
 // Errors: M_LIMIT_EXCEEDED.
-func (s *Service) guessBy(who Session) (try attempt, err error) {
+func (s *Service) guessBy(who ident.Requester) (try attempt, err error) {
 	session := "session\x00" + strconv.FormatInt(who.DeviceNID, 10)
 	if err := try.take(s.Budgets.Guesses, session); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 )
 
@@ -105,7 +106,7 @@ func TestGuessesInAStolenSessionLeaveTheOthersAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		own := mustSession(t, s, in.Access)
-		ask := func(who Session, password string) error {
+		ask := func(who ident.Requester, password string) error {
 			return s.Confirm(t.Context(), Asked{Operation: "changePassword", Session: who, Body: body(t, `{"auth":`+passwordAuth("alice", password, "")+`}`)})
 		}
 		for range 3 {

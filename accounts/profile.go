@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -135,7 +136,7 @@ func jsonString(s string) string {
 // these two reach the user's rooms before it returns.
 //
 // Errors: M_INVALID_PARAM, M_KEY_TOO_LARGE, M_PROFILE_TOO_LARGE.
-func (s *Service) SetProfileField(ctx context.Context, who Session, name string, value json.RawMessage) error {
+func (s *Service) SetProfileField(ctx context.Context, who ident.Requester, name string, value json.RawMessage) error {
 	if err := checkKey(name); err != nil {
 		return err
 	}
@@ -156,7 +157,7 @@ func (s *Service) SetProfileField(ctx context.Context, who Session, name string,
 // DeleteProfileField removes a field of a user's profile.
 //
 // Errors: M_INVALID_PARAM, M_KEY_TOO_LARGE.
-func (s *Service) DeleteProfileField(ctx context.Context, who Session, name string) error {
+func (s *Service) DeleteProfileField(ctx context.Context, who ident.Requester, name string) error {
 	if err := checkKey(name); err != nil {
 		return err
 	}
@@ -164,7 +165,7 @@ func (s *Service) DeleteProfileField(ctx context.Context, who Session, name stri
 }
 
 // changeProfile writes a change, keeps the user directory with it, and announces it.
-func (s *Service) changeProfile(ctx context.Context, who Session, name string, change func(*write) error) error {
+func (s *Service) changeProfile(ctx context.Context, who ident.Requester, name string, change func(*write) error) error {
 	err := s.write(ctx, func(w *write) error {
 		if err := change(w); err != nil {
 			return err
@@ -180,7 +181,7 @@ func (s *Service) changeProfile(ctx context.Context, who Session, name string, c
 			return nil
 		}
 		displayName, _ := nameAndAvatar(fields)
-		return w.SetSearch(who.UserNID, searchText(who.User, displayName))
+		return w.SetSearch(who.UserNID, searchText(who.UserID, displayName))
 	})
 	if err != nil || !known(name) {
 		return err
@@ -263,7 +264,7 @@ type announcement struct {
 }
 
 // announce tells rooms the name and avatar of a user as they are now, and returns when they know.
-func (s *Service) announce(ctx context.Context, who Session) error {
+func (s *Service) announce(ctx context.Context, who ident.Requester) error {
 	if s.Hooks.ProfileChanged == nil {
 		return nil
 	}
@@ -308,10 +309,10 @@ func (a *announcer) end(user int64, pass *announcement) {
 	}
 }
 
-func (s *Service) announceNow(ctx context.Context, who Session) error {
-	displayName, avatarURL, err := MemberProfile(ctx, s.DB, who.User)
+func (s *Service) announceNow(ctx context.Context, who ident.Requester) error {
+	displayName, avatarURL, err := MemberProfile(ctx, s.DB, who.UserID)
 	if err != nil {
 		return err
 	}
-	return s.Hooks.ProfileChanged(ctx, who.UserNID, who.User, displayName, avatarURL)
+	return s.Hooks.ProfileChanged(ctx, who.UserNID, who.UserID, displayName, avatarURL)
 }

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -27,21 +28,21 @@ func TestProfileFieldsAreKeptAsTheyWereSet(t *testing.T) {
 			if err := set(name, value); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-			if got, err := s.ProfileField(t.Context(), who.User, name); string(got) != value || err != nil {
+			if got, err := s.ProfileField(t.Context(), who.UserID, name); string(got) != value || err != nil {
 				t.Errorf("%s: %s, %v", name, got, err)
 			}
 		}
-		if fields, err := s.Profile(t.Context(), who.User); len(fields) != 6 || err != nil {
+		if fields, err := s.Profile(t.Context(), who.UserID); len(fields) != 6 || err != nil {
 			t.Errorf("%v, %v", fields, err)
 		}
-		if name, avatar, err := MemberProfile(t.Context(), s.DB, who.User); name != "Alice ☺" || avatar != "mxc://here/a" || err != nil {
+		if name, avatar, err := MemberProfile(t.Context(), s.DB, who.UserID); name != "Alice ☺" || avatar != "mxc://here/a" || err != nil {
 			t.Errorf("%q, %q, %v", name, avatar, err)
 		}
 		for _, removed := range []string{"avatar_url", "displayname"} {
 			if err := set(removed, `""`); err != nil {
 				t.Error(err)
 			}
-			_, err := s.ProfileField(t.Context(), who.User, removed)
+			_, err := s.ProfileField(t.Context(), who.UserID, removed)
 			refused(t, removed, err, mxerr.CodeNotFound)
 		}
 		for range 2 { // also when it is gone already
@@ -49,7 +50,7 @@ func TestProfileFieldsAreKeptAsTheyWereSet(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		_, err := s.ProfileField(t.Context(), who.User, "m.tz")
+		_, err := s.ProfileField(t.Context(), who.UserID, "m.tz")
 		refused(t, "m.tz", err, mxerr.CodeNotFound)
 		_, err = s.Profile(t.Context(), "@nobody:here")
 		refused(t, "nobody", err, mxerr.CodeNotFound)
@@ -92,7 +93,7 @@ func TestAProfileHasAtMost64KiB(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused(t, "both together", set("org.example.b", 30_000), "M_PROFILE_TOO_LARGE")
-		_, err := s.ProfileField(t.Context(), who.User, "org.example.b")
+		_, err := s.ProfileField(t.Context(), who.UserID, "org.example.b")
 		refused(t, "what was refused", err, mxerr.CodeNotFound)
 		if err := set("org.example.a", 30_000); err != nil { // smaller again
 			t.Fatal(err)
@@ -129,7 +130,7 @@ func TestTheLastNameOfConcurrentChangesIsAnnouncedLast(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		name, _, err := MemberProfile(t.Context(), s.DB, who.User)
+		name, _, err := MemberProfile(t.Context(), s.DB, who.UserID)
 		if err != nil || len(told) == 0 || told[len(told)-1] != name {
 			t.Errorf("rooms were told %v, the name is %q, %v", told, name, err)
 		}
@@ -144,7 +145,7 @@ func TestTheLastNameOfConcurrentChangesIsAnnouncedLast(t *testing.T) {
 }
 
 // join makes users members of a room, as far as the directory looks.
-func join(t *testing.T, s *Service, room int64, users ...Session) {
+func join(t *testing.T, s *Service, room int64, users ...ident.Requester) {
 	t.Helper()
 	err := s.DB.Write(t.Context(), func(tx *storage.Tx) error {
 		for _, u := range users {
@@ -163,7 +164,7 @@ func TestTheDirectoryFindsWhoMayBeSeen(t *testing.T) {
 	const private, public, other = 1001, 1002, 1003
 	hooks := Hooks{RoomIsPublic: func(_ context.Context, room int64) (bool, error) { return room == public, nil }}
 	each(t, Options{Hooks: hooks}, func(t *testing.T, s *Service, _ *clock) {
-		users := map[string]Session{}
+		users := map[string]ident.Requester{}
 		for _, name := range []string{"alice", "bob", "carol", "dave", "eve"} {
 			users[name] = mustSession(t, s, mustCreate(t, s, name).Access)
 		}
@@ -200,7 +201,7 @@ func TestTheDirectoryFindsWhoMayBeSeen(t *testing.T) {
 		refused(t, "a long term", err, mxerr.CodeInvalidParam)
 		_, _, err = s.Search(t.Context(), 1, "x", -1)
 		refused(t, "a negative limit", err, mxerr.CodeInvalidParam)
-		if err := s.Deactivate(t.Context(), users["bob"].User, false); err != nil {
+		if err := s.Deactivate(t.Context(), users["bob"].UserID, false); err != nil {
 			t.Fatal(err)
 		}
 		if found, _, err := s.Search(t.Context(), users["alice"].UserNID, "rob", 10); len(found) != 0 || err != nil {

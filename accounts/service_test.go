@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -47,7 +48,7 @@ func mustCreate(t *testing.T, s *Service, name string) SignedIn {
 	return out
 }
 
-func mustSession(t *testing.T, s *Service, token string) Session {
+func mustSession(t *testing.T, s *Service, token string) ident.Requester {
 	t.Helper()
 	who, err := s.Authenticate(t.Context(), token, "192.0.2.1")
 	if err != nil {
@@ -196,13 +197,13 @@ func TestAccountsAreListedAndAdministered(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		alice := mustCreate(t, s, "alice")
 		mustCreate(t, s, "bob")
-		if mustSession(t, s, alice.Access).Admin {
+		if mustSession(t, s, alice.Access).IsAdmin {
 			t.Error("alice began as an administrator")
 		}
 		if err := s.SetAdmin(t.Context(), alice.User, true); err != nil {
 			t.Fatal(err)
 		}
-		if !mustSession(t, s, alice.Access).Admin {
+		if !mustSession(t, s, alice.Access).IsAdmin {
 			t.Error("a session in use does not know that its user is an administrator now")
 		}
 		list, err := s.List(t.Context(), "", 10)

@@ -9,39 +9,30 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
 
-// Session is who an access token belongs to.
-type Session struct {
-	UserNID   int64
-	User      id.UserID
-	DeviceNID int64
-	Device    id.DeviceID
-	TokenID   int64
-	Admin     bool
-}
-
-// Authenticate says who an access token belongs to, and remembers that the device was seen, at the client's address addr
-// ("" for not). A token in use is known from memory.
+// Authenticate returns the owner of an access token, with the device. It remembers that the device was seen just now at the
+// client's address addr; with an empty addr it does not. Tokens in use are kept in memory.
 //
-// Errors: M_UNKNOWN_TOKEN, with soft_logout where the token has only expired.
-func (s *Service) Authenticate(ctx context.Context, token, addr string) (Session, error) {
+// Errors: M_UNKNOWN_TOKEN, with soft_logout if the token has merely expired.
+func (s *Service) Authenticate(ctx context.Context, token, addr string) (ident.Requester, error) {
 	key := keyOf(token)
 	c := s.sessions.get(key)
 	if c == nil {
 		var err error
 		if c, err = s.loadSession(ctx, key); err != nil {
-			return Session{}, err
+			return ident.Requester{}, err
 		}
 	}
 	now := s.Now().UnixMilli()
 	if c.expires != 0 && c.expires <= now {
-		return Session{}, mxerr.UnknownToken(true)
+		return ident.Requester{}, mxerr.UnknownToken(true)
 	}
 	c.seen(now, addr)
-	return c.Session, nil
+	return c.Requester, nil
 }
 
 // loadSession finds a token in the database. The first use of a token that came from a refresh retires the tokens before.
@@ -65,8 +56,8 @@ func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, erro
 			return nil, err
 		}
 	}
-	c := &session{Session: Session{UserNID: row.User, User: id.UserID(row.UserID), DeviceNID: row.Device,
-		Device: id.DeviceID(row.DeviceID), TokenID: row.NID, Admin: row.Admin}, expires: row.ExpiresTS}
+	c := &session{Requester: ident.Requester{UserNID: row.User, UserID: id.UserID(row.UserID), DeviceNID: row.Device,
+		DeviceID: id.DeviceID(row.DeviceID), TokenID: row.NID, IsAdmin: row.Admin}, expires: row.ExpiresTS}
 	if !row.Unused { // else the next request reads it again: nothing that was read before a write is kept after it
 		s.sessions.put(key, c, epoch)
 	}
@@ -90,7 +81,7 @@ func (s *Service) confirmToken(ctx context.Context, key tokenKey, user, device i
 
 // session is a token in memory.
 type session struct {
-	Session
+	ident.Requester
 	expires  int64                  // ms; 0: never
 	lastSeen atomic.Int64           // ms
 	addr     atomic.Pointer[string] // where from

@@ -28,7 +28,7 @@ func TestTokensInUseAreKnownFromMemory(t *testing.T) {
 		if err := s.write(t.Context(), func(w *write) error { return w.DeleteDevice(who.DeviceNID) }); err != nil {
 			t.Fatal(err)
 		}
-		if again := mustSession(t, s, alice.Access); again != who || again.User != "@alice:here" || again.Device != alice.Device {
+		if again := mustSession(t, s, alice.Access); again != who || again.UserID != "@alice:here" || again.DeviceID != alice.Device {
 			t.Errorf("%+v, %+v", who, again)
 		}
 		for _, bad := range []string{"", "x", alice.Access + "x", alice.Access[1:]} {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 
+	"ebb/ident"
 	"ebb/mxerr"
 )
 
@@ -59,7 +60,7 @@ func (i Identifier) Name(older string) (string, error) {
 type Asked struct {
 	Operation string                     // its id
 	Target    string                     // what its path names
-	Session   Session                    // who asks
+	Session   ident.Requester            // who asks
 	Body      map[string]json.RawMessage // with the member auth
 }
 
@@ -72,7 +73,7 @@ func (s *Service) Confirm(ctx context.Context, q Asked) error {
 		return err
 	}
 	b.user, b.device = q.Session.UserNID, q.Session.DeviceNID
-	ch := s.asked.find(a.Session, b, string(q.Session.User))
+	ch := s.asked.find(a.Session, b, string(q.Session.UserID))
 	form := challengeForm{flows: [][]string{{stagePassword}}}
 	switch a.Type {
 	case "":
@@ -93,7 +94,7 @@ func (s *Service) Confirm(ctx context.Context, q Asked) error {
 }
 
 // checkOwn checks that the password of the account that asks was given; wrong is what to tell where it was not.
-func (s *Service) checkOwn(ctx context.Context, who Session, a auth) (wrong *mxerr.Error, err error) {
+func (s *Service) checkOwn(ctx context.Context, who ident.Requester, a auth) (wrong *mxerr.Error, err error) {
 	if a.Identifier.Type != "" || a.User != "" {
 		name, err := a.Identifier.Name(a.User)
 		if err != nil {
@@ -111,7 +112,7 @@ func (s *Service) checkOwn(ctx context.Context, who Session, a auth) (wrong *mxe
 	if err != nil {
 		return nil, err
 	}
-	row, err := s.accountToSignIn(ctx, string(who.User))
+	row, err := s.accountToSignIn(ctx, string(who.UserID))
 	if err != nil {
 		return nil, err
 	}

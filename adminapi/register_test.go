@@ -78,14 +78,14 @@ func TestSharedSecretRegistersWhereRegistrationIsClosed(t *testing.T) {
 		t.Fatalf("%d %v", status, out)
 	}
 	who, err := d.api.Accounts.Authenticate(t.Context(), out["access_token"].(string), "")
-	if err != nil || !who.Admin {
+	if err != nil || !who.IsAdmin {
 		t.Errorf("%+v, %v", who, err)
 	}
 	status, out = d.post("secret", d.nonce(), "plain", false)
 	if status != 200 {
 		t.Fatalf("%d %v", status, out)
 	}
-	if who, err := d.api.Accounts.Authenticate(t.Context(), out["access_token"].(string), ""); err != nil || who.Admin {
+	if who, err := d.api.Accounts.Authenticate(t.Context(), out["access_token"].(string), ""); err != nil || who.IsAdmin {
 		t.Errorf("%+v, %v", who, err)
 	}
 	if status, out := d.post("secret", d.nonce(), "plain", false); status != 400 || out["errcode"] != "M_USER_IN_USE" {

@@ -21,6 +21,7 @@ import (
 	"ebb/config"
 	"ebb/e2ee"
 	"ebb/httpapi"
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -75,9 +76,8 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 			},
 		},
 	})})
-	h.door = httpapi.New(httpapi.Options{Routes: h.api.Routes(), Log: slog.New(slog.DiscardHandler), Authenticate: func(ctx context.Context, token string, r *httpapi.Request) (httpapi.Requester, error) {
-		who, err := h.api.Accounts.Authenticate(ctx, token, r.ClientAddr)
-		return httpapi.Requester{UserNID: who.UserNID, UserID: who.User, DeviceNID: who.DeviceNID, DeviceID: who.Device, TokenID: who.TokenID, IsAdmin: who.Admin}, err
+	h.door = httpapi.New(httpapi.Options{Routes: h.api.Routes(), Log: slog.New(slog.DiscardHandler), Authenticate: func(ctx context.Context, token string, r *httpapi.Request) (ident.Requester, error) {
+		return h.api.Accounts.Authenticate(ctx, token, r.ClientAddr)
 	}})
 	return h
 }

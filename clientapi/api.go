@@ -48,11 +48,6 @@ func (a *API) Routes() []httpapi.Route {
 	)
 }
 
-// session is who asks, for accounts.
-func session(r *httpapi.Request) accounts.Session {
-	return accounts.Session{UserNID: r.UserNID, User: r.UserID, DeviceNID: r.DeviceNID, Device: r.DeviceID, TokenID: r.TokenID, Admin: r.IsAdmin}
-}
-
 // interactiveAuth asks for the password of the account before something that an access token alone does not allow.
 // Spec: client-server-api#user-interactive-authentication-api
 func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
@@ -60,7 +55,7 @@ func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
 	if err != nil {
 		return err
 	}
-	return a.Accounts.Confirm(r.Context(), accounts.Asked{Operation: operation, Session: session(r), Body: body, Target: r.Var("deviceId")})
+	return a.Accounts.Confirm(r.Context(), accounts.Asked{Operation: operation, Session: r.Requester, Body: body, Target: r.Var("deviceId")})
 }
 
 // members decodes the body into its members.

@@ -27,7 +27,7 @@ func (a *API) uploadCrossSigningSignatures(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	failures, err := a.E2EE.UploadSignatures(r.Context(), device(r), body)
+	failures, err := a.E2EE.UploadSignatures(r.Context(), r.Requester, body)
 	return map[string]any{"failures": failures}, err
 }
 
@@ -38,7 +38,7 @@ func (a *API) uploadCrossSigningKeys(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	needed, err := a.E2EE.NeedsAuth(r.Context(), device(r), body)
+	needed, err := a.E2EE.NeedsAuth(r.Context(), r.Requester, body)
 	if err != nil {
 		return nil, err
 	}
@@ -47,5 +47,5 @@ func (a *API) uploadCrossSigningKeys(r *httpapi.Request) (any, error) {
 			return nil, err
 		}
 	}
-	return nil, a.E2EE.UploadCrossSigning(r.Context(), device(r), body)
+	return nil, a.E2EE.UploadCrossSigning(r.Context(), r.Requester, body)
 }

@@ -26,19 +26,19 @@ func (a *API) putDehydratedDevice(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	return map[string]id.DeviceID{"device_id": body.DeviceID}, a.E2EE.Dehydrate(r.Context(), device(r), body)
+	return map[string]id.DeviceID{"device_id": body.DeviceID}, a.E2EE.Dehydrate(r.Context(), r.Requester, body)
 }
 
 // getDehydratedDevice gives the dehydrated device, for a client that wants to bring it back to life.
 // Spec: MSC3814
 func (a *API) getDehydratedDevice(r *httpapi.Request) (any, error) {
-	return a.E2EE.Dehydrated(r.Context(), device(r))
+	return a.E2EE.Dehydrated(r.Context(), r.Requester)
 }
 
 // deleteDehydratedDevice deletes the dehydrated device.
 // Spec: MSC3814
 func (a *API) deleteDehydratedDevice(r *httpapi.Request) (any, error) {
-	deviceID, err := a.E2EE.DeleteDehydrated(r.Context(), device(r))
+	deviceID, err := a.E2EE.DeleteDehydrated(r.Context(), r.Requester)
 	return map[string]id.DeviceID{"device_id": deviceID}, err
 }
 
@@ -74,7 +74,7 @@ func (a *API) dehydratedEvents(r *httpapi.Request, batch string) (page e2ee.Dehy
 	if err != nil {
 		return page, err
 	}
-	return a.E2EE.DehydratedEvents(r.Context(), device(r), id.DeviceID(r.Var("device_id")), batch, int(limit))
+	return a.E2EE.DehydratedEvents(r.Context(), r.Requester, id.DeviceID(r.Var("device_id")), batch, int(limit))
 }
 
 func dehydratedPage(page e2ee.DehydratedEvents) any {

@@ -20,11 +20,6 @@ func (a *API) keysRoutes() []httpapi.Route {
 	}
 }
 
-// device is who asks, for e2ee.
-func device(r *httpapi.Request) e2ee.Device {
-	return e2ee.Device{UserNID: r.UserNID, User: r.UserID, DeviceNID: r.DeviceNID, DeviceID: r.DeviceID}
-}
-
 // uploadKeys stores the keys of the asking device.
 // Spec: client-server-api#post_matrixclientv3keysupload
 func (a *API) uploadKeys(r *httpapi.Request) (any, error) {
@@ -32,7 +27,7 @@ func (a *API) uploadKeys(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	counts, err := a.E2EE.Upload(r.Context(), device(r), body)
+	counts, err := a.E2EE.Upload(r.Context(), r.Requester, body)
 	return map[string]any{"one_time_key_counts": counts}, err
 }
 
@@ -49,7 +44,7 @@ func (a *API) queryKeys(r *httpapi.Request) (any, error) {
 	if body.DeviceKeys == nil {
 		return nil, missing("device_keys")
 	}
-	return a.E2EE.Query(r.Context(), device(r), body.DeviceKeys, milliseconds(body.Timeout))
+	return a.E2EE.Query(r.Context(), r.Requester, body.DeviceKeys, milliseconds(body.Timeout))
 }
 
 // claimKeys takes one-time keys.
@@ -81,7 +76,7 @@ func (a *API) getKeysChanges(r *httpapi.Request) (any, error) {
 	if r.Query("from") == "" || r.Query("to") == "" {
 		return nil, missing("from and to")
 	}
-	changed, left, err := a.Feed.DeviceChanges(r.Context(), viewer(r), r.Query("from"), r.Query("to"))
+	changed, left, err := a.Feed.DeviceChanges(r.Context(), r.Requester, r.Query("from"), r.Query("to"))
 	return map[string][]id.UserID{"changed": listed(changed), "left": listed(left)}, err
 }
 

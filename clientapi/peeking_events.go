@@ -27,7 +27,7 @@ func (a *API) peekEvents(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := a.Feed.Peek(r.Context(), feed.PeekRequest{Viewer: viewer(r), Room: id.RoomID(room), From: r.Query("from"), Timeout: timeout})
+	p, err := a.Feed.Peek(r.Context(), feed.PeekRequest{Requester: r.Requester, Room: id.RoomID(room), From: r.Query("from"), Timeout: timeout})
 	if err != nil {
 		return nil, err
 	}

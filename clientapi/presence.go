@@ -37,12 +37,12 @@ func (a *API) setPresence(r *httpapi.Request) (any, error) {
 	if id.UserID(r.Var("userId")) != r.UserID {
 		return nil, mxerr.Forbidden("You cannot set somebody else's presence")
 	}
-	return nil, a.Feed.SetPresence(r.Context(), viewer(r), body.Presence, body.Status)
+	return nil, a.Feed.SetPresence(r.Context(), r.Requester, body.Presence, body.Status)
 }
 
 // getPresence gives the presence of somebody who shares a room with the user.
 // Spec: client-server-api#get_matrixclientv3presenceuseridstatus
 func (a *API) getPresence(r *httpapi.Request) (any, error) {
-	content, err := a.Feed.Presence(r.Context(), viewer(r), id.UserID(r.Var("userId")))
+	content, err := a.Feed.Presence(r.Context(), r.Requester, id.UserID(r.Var("userId")))
 	return json.RawMessage(content), err
 }

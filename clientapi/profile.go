@@ -75,7 +75,7 @@ func (a *API) setProfileField(r *httpapi.Request) (any, error) {
 	if !there {
 		return nil, mxerr.MissingParam("The body has no %.64q", name)
 	}
-	return nil, a.Accounts.SetProfileField(r.Context(), session(r), name, value)
+	return nil, a.Accounts.SetProfileField(r.Context(), r.Requester, name, value)
 }
 
 // deleteProfileField removes one field of the user's own profile.
@@ -84,7 +84,7 @@ func (a *API) deleteProfileField(r *httpapi.Request) (any, error) {
 	if err := ownProfile(r); err != nil {
 		return nil, err
 	}
-	return nil, a.Accounts.DeleteProfileField(r.Context(), session(r), r.Var("keyName"))
+	return nil, a.Accounts.DeleteProfileField(r.Context(), r.Requester, r.Var("keyName"))
 }
 
 func ownProfile(r *httpapi.Request) error {

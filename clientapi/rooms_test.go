@@ -19,6 +19,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/httpapi"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
@@ -70,14 +71,14 @@ func (a *API) allRoomRoutes() []httpapi.Route {
 	)
 }
 
-func (h *house) authenticate(ctx context.Context, token string, _ *httpapi.Request) (httpapi.Requester, error) {
+func (h *house) authenticate(ctx context.Context, token string, _ *httpapi.Request) (ident.Requester, error) {
 	name, device, _ := strings.Cut(token, "/")
 	if name == "" || name == "nobody" {
-		return httpapi.Requester{}, mxerr.UnknownToken(false)
+		return ident.Requester{}, mxerr.UnknownToken(false)
 	}
 	user := id.UserID("@" + name + ":here")
 	nid, err := h.svc.UserNID(ctx, user)
-	return httpapi.Requester{UserNID: nid, UserID: user, DeviceNID: nid*100 + int64(len(device)) + 1, DeviceID: id.DeviceID(device), IsAdmin: name == "admin"}, err
+	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: nid*100 + int64(len(device)) + 1, DeviceID: id.DeviceID(device), IsAdmin: name == "admin"}, err
 }
 
 // answer is what came back.

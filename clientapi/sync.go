@@ -31,12 +31,7 @@ func (a *API) sync(r *httpapi.Request) (any, error) {
 		}
 	}
 	return a.Feed.Sync(r.Context(), feed.SyncRequest{
-		Viewer: viewer(r), Filter: r.Query("filter"), Since: r.Query("since"), SetPresence: r.Query("set_presence"),
+		Requester: r.Requester, Filter: r.Query("filter"), Since: r.Query("since"), SetPresence: r.Query("set_presence"),
 		FullState: fullState, Timeout: timeout, StateAfter: stateAfter, UnstableStateAfter: unstable,
 	})
-}
-
-// viewer is who asks, for the feed.
-func viewer(r *httpapi.Request) feed.Viewer {
-	return feed.Viewer{NID: r.UserNID, ID: r.UserID, Device: r.DeviceNID}
 }

@@ -28,5 +28,5 @@ func (a *API) sendToDevice(r *httpapi.Request) (any, error) {
 	if body.Messages == nil {
 		return nil, missing("messages")
 	}
-	return nil, a.E2EE.SendToDevice(r.Context(), device(r), "sendToDevice/"+r.Var("eventType"), r.Var("txnId"), r.Var("eventType"), body.Messages)
+	return nil, a.E2EE.SendToDevice(r.Context(), r.Requester, "sendToDevice/"+r.Var("eventType"), r.Var("txnId"), r.Var("eventType"), body.Messages)
 }

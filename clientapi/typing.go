@@ -30,5 +30,5 @@ func (a *API) setTyping(r *httpapi.Request) (any, error) {
 	if id.UserID(r.Var("userId")) != r.UserID {
 		return nil, mxerr.Forbidden("You cannot type for somebody else")
 	}
-	return nil, a.Feed.SetTyping(r.Context(), viewer(r), id.RoomID(r.Var("roomId")), *body.Typing, milliseconds(body.Timeout))
+	return nil, a.Feed.SetTyping(r.Context(), r.Requester, id.RoomID(r.Var("roomId")), *body.Typing, milliseconds(body.Timeout))
 }

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -101,8 +102,8 @@ func decodeKey(b64 string) ed25519.PublicKey {
 // NeedsAuth says whether an upload of cross-signing keys needs user-interactive authentication: the first one does not,
 // nor does the same again; replacing keys does.
 // Spec: client-server-api#post_matrixclientv3keysdevice_signingupload (MSC3967)
-func (s *Service) NeedsAuth(ctx context.Context, d Device, up UploadCrossSigning) (needed bool, err error) {
-	keys, err := up.keys(d.User)
+func (s *Service) NeedsAuth(ctx context.Context, d ident.Requester, up UploadCrossSigning) (needed bool, err error) {
+	keys, err := up.keys(d.UserID)
 	if err != nil {
 		return false, err
 	}
@@ -124,8 +125,8 @@ func (s *Service) NeedsAuth(ctx context.Context, d Device, up UploadCrossSigning
 // UploadCrossSigning stores a user's cross-signing keys. The caller has done what NeedsAuth says.
 //
 // Errors: M_INVALID_PARAM, M_MISSING_PARAM without a master key, M_INVALID_SIGNATURE where it has not signed the others.
-func (s *Service) UploadCrossSigning(ctx context.Context, d Device, up UploadCrossSigning) error {
-	keys, err := up.keys(d.User)
+func (s *Service) UploadCrossSigning(ctx context.Context, d ident.Requester, up UploadCrossSigning) error {
+	keys, err := up.keys(d.UserID)
 	if err != nil || len(keys) == 0 {
 		return err
 	}
@@ -143,12 +144,12 @@ func (s *Service) UploadCrossSigning(ctx context.Context, d Device, up UploadCro
 		return s.DevicesChanged(tx, d.UserNID, crossSigningChanged)
 	})
 	if err == nil && changed {
-		s.Log.InfoContext(ctx, "cross-signing keys changed", "user", d.User, "replaced", replaced)
+		s.Log.InfoContext(ctx, "cross-signing keys changed", "user", d.UserID, "replaced", replaced)
 	}
 	return err
 }
 
-func storeCrossSigning(tx *storage.Tx, d Device, stored map[string]string, keys []crossSigningKey) (changed bool, err error) {
+func storeCrossSigning(tx *storage.Tx, d ident.Requester, stored map[string]string, keys []crossSigningKey) (changed bool, err error) {
 	master := publicPart(stored[usageMaster])
 	if keys[0].usage == usageMaster {
 		master = keys[0].public
@@ -157,7 +158,7 @@ func storeCrossSigning(tx *storage.Tx, d Device, stored map[string]string, keys 
 		return false, mxerr.MissingParam("There is no master key to which these keys belong")
 	}
 	for _, k := range keys {
-		if k.usage != usageMaster && !signedBy(k.raw, d.User, master) {
+		if k.usage != usageMaster && !signedBy(k.raw, d.UserID, master) {
 			return false, mxerr.New(400, "M_INVALID_SIGNATURE", "The %s key is not signed by the master key", k.usage)
 		}
 		if stored[k.usage] == string(k.raw) {

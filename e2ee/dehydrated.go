@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -33,7 +34,7 @@ func errNotDehydrated() error { return mxerr.NotFound("You have no such dehydrat
 //
 // Errors: M_INVALID_PARAM where a device of that id is signed in, or the keys name another; M_BAD_JSON; M_MISSING_PARAM;
 // M_TOO_LARGE.
-func (s *Service) Dehydrate(ctx context.Context, owner Device, up Dehydrate) error {
+func (s *Service) Dehydrate(ctx context.Context, owner ident.Requester, up Dehydrate) error {
 	if err := up.check(owner); err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func (s *Service) Dehydrate(ctx context.Context, owner Device, up Dehydrate) err
 		if _, taken, err := tx.Device(owner.UserNID, string(up.DeviceID)); err != nil || taken {
 			return nil, orTaken(err)
 		}
-		d := Device{UserNID: owner.UserNID, User: owner.User, DeviceID: up.DeviceID}
+		d := ident.Requester{UserNID: owner.UserNID, UserID: owner.UserID, DeviceID: up.DeviceID}
 		if d.DeviceNID, err = tx.AddDevice(owner.UserNID, string(up.DeviceID), up.DisplayName); err != nil {
 			return nil, err
 		}
@@ -76,7 +77,7 @@ func orTaken(err error) error {
 }
 
 // check looks at everything but the one-time keys.
-func (up *Dehydrate) check(owner Device) error {
+func (up *Dehydrate) check(owner ident.Requester) error {
 	switch {
 	case up.DeviceID == "":
 		return mxerr.MissingParam("device_id is missing")
@@ -93,7 +94,7 @@ func (up *Dehydrate) check(owner Device) error {
 	if _, err := object("device_data", up.Data); err != nil {
 		return err
 	}
-	return checkDeviceKeys(Device{User: owner.User, DeviceID: up.DeviceID}, up.DeviceKeys)
+	return checkDeviceKeys(ident.Requester{UserID: owner.UserID, DeviceID: up.DeviceID}, up.DeviceKeys)
 }
 
 // dropDehydrated deletes a user's dehydrated device and reports its id, "" where there is none. One that somebody has
@@ -119,7 +120,7 @@ func (s *Service) dropDehydrated(tx *storage.Tx, user int64) (id.DeviceID, error
 // Dehydrated gives a user's dehydrated device.
 //
 // Errors: M_NOT_FOUND.
-func (s *Service) Dehydrated(ctx context.Context, owner Device) (out Dehydrated, err error) {
+func (s *Service) Dehydrated(ctx context.Context, owner ident.Requester) (out Dehydrated, err error) {
 	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
 		d, found, err := tx.Dehydrated(owner.UserNID)
 		if err == nil && !found {
@@ -134,7 +135,7 @@ func (s *Service) Dehydrated(ctx context.Context, owner Device) (out Dehydrated,
 // DeleteDehydrated deletes a user's dehydrated device and gives its id.
 //
 // Errors: M_NOT_FOUND.
-func (s *Service) DeleteDehydrated(ctx context.Context, owner Device) (deviceID id.DeviceID, err error) {
+func (s *Service) DeleteDehydrated(ctx context.Context, owner ident.Requester) (deviceID id.DeviceID, err error) {
 	err = s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		if deviceID, err = s.dropDehydrated(tx, owner.UserNID); err != nil {
 			return nil, err
@@ -163,7 +164,7 @@ const MaxDehydratedPage = 100
 //
 // Errors: M_FORBIDDEN where the device is not the user's dehydrated one; M_INVALID_PARAM for a batch that this server did
 // not give.
-func (s *Service) DehydratedEvents(ctx context.Context, owner Device, deviceID id.DeviceID, batch string, limit int) (DehydratedEvents, error) {
+func (s *Service) DehydratedEvents(ctx context.Context, owner ident.Requester, deviceID id.DeviceID, batch string, limit int) (DehydratedEvents, error) {
 	out := DehydratedEvents{Events: []json.RawMessage{}}
 	since, err := parseBatch(batch)
 	if err != nil {

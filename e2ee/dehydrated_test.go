@@ -9,12 +9,13 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
 
-func (f *fixture) dehydrated(owner Device, deviceID string) Dehydrate {
-	d := Device{User: owner.User, DeviceID: id.DeviceID(deviceID)}
+func (f *fixture) dehydrated(owner ident.Requester, deviceID string) Dehydrate {
+	d := ident.Requester{UserID: owner.UserID, DeviceID: id.DeviceID(deviceID)}
 	name := "Dehydrated device"
 	return Dehydrate{
 		DeviceID: d.DeviceID, Data: json.RawMessage(`{"algorithm":"m.dehydration.v2","pickle":"x"}`), DisplayName: &name,
@@ -22,7 +23,7 @@ func (f *fixture) dehydrated(owner Device, deviceID string) Dehydrate {
 	}
 }
 
-func (f *fixture) toDevice(from Device, txn string, to id.UserID, deviceID id.DeviceID) {
+func (f *fixture) toDevice(from ident.Requester, txn string, to id.UserID, deviceID id.DeviceID) {
 	f.t.Helper()
 	content := map[id.UserID]map[id.DeviceID]json.RawMessage{to: {deviceID: json.RawMessage(fmt.Sprintf(`{"n":%q}`, txn))}}
 	if err := f.SendToDevice(f.t.Context(), from, "p", txn, "m.room.encrypted", content); err != nil {
@@ -30,7 +31,7 @@ func (f *fixture) toDevice(from Device, txn string, to id.UserID, deviceID id.De
 	}
 }
 
-func (f *fixture) devicesOf(viewer Device, user id.UserID) []string {
+func (f *fixture) devicesOf(viewer ident.Requester, user id.UserID) []string {
 	f.t.Helper()
 	keys := must(f.Query(f.t.Context(), viewer, map[id.UserID][]id.DeviceID{user: nil}, 0))
 	var out []string
@@ -60,17 +61,17 @@ func TestReadingWhatADehydratedDeviceReceivedRemovesNothing(t *testing.T) {
 	if got := must(f.Dehydrated(t.Context(), alice)); got.DeviceID != "DRY" || string(got.Data) != `{"algorithm":"m.dehydration.v2","pickle":"x"}` {
 		t.Fatalf("%+v", got)
 	}
-	if got := f.devicesOf(bob, alice.User); !slices.Equal(got, []string{"DRY"}) {
+	if got := f.devicesOf(bob, alice.UserID); !slices.Equal(got, []string{"DRY"}) {
 		t.Fatal(got)
 	}
 	for _, want := range []string{"one", "fallback"} {
-		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"DRY": "signed_curve25519"}}, 0)
-		if err != nil || !strings.Contains(fmt.Sprintf("%s", claims[alice.User]["DRY"]), `"key":"`+want) {
+		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.UserID: {"DRY": "signed_curve25519"}}, 0)
+		if err != nil || !strings.Contains(fmt.Sprintf("%s", claims[alice.UserID]["DRY"]), `"key":"`+want) {
 			t.Fatalf("%s, %v", claims, err)
 		}
 	}
 	for i := range MaxDehydratedPage + 5 {
-		f.toDevice(bob, fmt.Sprint(i), alice.User, "DRY")
+		f.toDevice(bob, fmt.Sprint(i), alice.UserID, "DRY")
 	}
 	var got []string
 	batch := ""
@@ -99,7 +100,7 @@ func TestReadingWhatADehydratedDeviceReceivedRemovesNothing(t *testing.T) {
 			t.Fatal(len(got))
 		}
 	}
-	f.toDevice(bob, "late", alice.User, "*")
+	f.toDevice(bob, "late", alice.UserID, "*")
 	page := must(f.DehydratedEvents(t.Context(), alice, "DRY", batch, MaxDehydratedPage))
 	if len(page.Events) != 1 || !strings.Contains(string(page.Events[0]), `"late"`) {
 		t.Fatalf("%s", page.Events)
@@ -113,7 +114,7 @@ func TestReadingWhatADehydratedDeviceReceivedRemovesNothing(t *testing.T) {
 	if got := must(f.DehydratedEvents(t.Context(), alice, "DRY", "", 1)); len(got.Events) != 1 || !got.More {
 		t.Fatalf("%+v", got)
 	}
-	if got := f.devicesOf(bob, alice.User); !slices.Equal(got, []string{"DRY"}) {
+	if got := f.devicesOf(bob, alice.UserID); !slices.Equal(got, []string{"DRY"}) {
 		t.Fatal(got)
 	}
 }
@@ -125,9 +126,9 @@ func TestNewDehydratedDeviceTakesThePlaceOfTheOldOne(t *testing.T) {
 		if err := f.Dehydrate(t.Context(), alice, f.dehydrated(alice, deviceID)); err != nil {
 			t.Fatal(err)
 		}
-		f.toDevice(bob, "to"+deviceID, alice.User, id.DeviceID(deviceID))
+		f.toDevice(bob, "to"+deviceID, alice.UserID, id.DeviceID(deviceID))
 	}
-	if got := f.devicesOf(bob, alice.User); !slices.Equal(got, []string{"DRY2"}) {
+	if got := f.devicesOf(bob, alice.UserID); !slices.Equal(got, []string{"DRY2"}) {
 		t.Fatal(got)
 	}
 	_, err := f.DehydratedEvents(t.Context(), alice, "DRY1", "", MaxDehydratedPage)

@@ -13,6 +13,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -163,7 +164,7 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 	}
 	user := id.UserID(userID)
 	keys := newKeys()
-	if err := keys.addLocal(tx, Device{}, map[id.UserID][]id.DeviceID{user: {id.DeviceID(u.DeviceID)}}); err != nil {
+	if err := keys.addLocal(tx, ident.Requester{}, map[id.UserID][]id.DeviceID{user: {id.DeviceID(u.DeviceID)}}); err != nil {
 		return nil, err
 	}
 	if u.DeviceID == crossSigningChanged {

@@ -18,6 +18,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 	"ebb/wake"
@@ -47,11 +48,11 @@ func newFixture(t *testing.T) *fixture {
 }
 
 // device makes a user, if needed, and a device.
-func (f *fixture) device(localpart, deviceID string) Device {
+func (f *fixture) device(localpart, deviceID string) ident.Requester {
 	f.t.Helper()
-	d := Device{User: id.NewUserID(localpart, serverName), DeviceID: id.DeviceID(deviceID)}
+	d := ident.Requester{UserID: id.NewUserID(localpart, serverName), DeviceID: id.DeviceID(deviceID)}
 	f.write(func(tx *storage.Tx) (err error) {
-		if d.UserNID, err = tx.UserNID(string(d.User)); err != nil {
+		if d.UserNID, err = tx.UserNID(string(d.UserID)); err != nil {
 			return err
 		}
 		name := "name of " + deviceID
@@ -90,9 +91,9 @@ func wantCode(t *testing.T, err error, code string) {
 	}
 }
 
-func identity(d Device, extra string) json.RawMessage {
+func identity(d ident.Requester, extra string) json.RawMessage {
 	return json.RawMessage(fmt.Sprintf(`{"user_id":%q,"device_id":%q,"algorithms":["m.olm.v1.curve25519-aes-sha2"],"keys":{"ed25519:%s":"AAAA"},"signatures":{}%s}`,
-		d.User, d.DeviceID, d.DeviceID, extra))
+		d.UserID, d.DeviceID, d.DeviceID, extra))
 }
 
 func oneTime(keyID, key string) map[string]json.RawMessage {
@@ -112,11 +113,11 @@ func TestOneTimeKeysAreClaimedOldestFirstThenTheFallbackKey(t *testing.T) {
 	must(f.Upload(t.Context(), alice, UploadKeys{FallbackKeys: fallback}))
 	want := []string{`{"key":"key0","signatures":{}}`, `{"key":"key1","signatures":{}}`, `{"key":"key2","signatures":{}}`, `{"fallback":true,"key":"last"}`, `{"fallback":true,"key":"last"}`}
 	for i, key := range want {
-		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"A": "signed_curve25519"}}, 0)
+		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.UserID: {"A": "signed_curve25519"}}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, got := range claims[alice.User]["A"] {
+		for _, got := range claims[alice.UserID]["A"] {
 			if string(got) != key {
 				t.Errorf("claim %d gives %s, want %s", i, got, key)
 			}
@@ -146,12 +147,12 @@ func TestConcurrentClaimsNeverGiveOneKeyTwice(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range n / 6 {
-				claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"A": "signed_curve25519"}}, 0)
+				claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.UserID: {"A": "signed_curve25519"}}, 0)
 				if err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
-				for name := range claims[alice.User]["A"] {
+				for name := range claims[alice.UserID]["A"] {
 					seen[name]++
 				}
 				mu.Unlock()
@@ -195,11 +196,11 @@ func TestKeySignedAnewIsTheSameKey(t *testing.T) {
 		}
 	}
 	claim := func() string {
-		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.User: {"A": "signed_curve25519"}}, 0)
+		claims, _, err := f.Claim(t.Context(), map[id.UserID]map[id.DeviceID]string{alice.UserID: {"A": "signed_curve25519"}}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return fmt.Sprintf("%s", claims[alice.User]["A"])
+		return fmt.Sprintf("%s", claims[alice.UserID]["A"])
 	}
 	for _, what := range []string{"one-time key", "fallback key"} {
 		if got := claim(); !strings.Contains(got, `"two"`) {
@@ -220,13 +221,13 @@ func TestDeviceKeysAreKeptVerbatimAndRefusedForOthers(t *testing.T) {
 	f := newFixture(t)
 	alice, bob := f.device("alice", "A"), f.device("bob", "B")
 	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, `,"org.example.future":{"x":[1,2.5]}`)}))
-	keys := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.User: nil, "@nobody:test": nil, "@far:elsewhere": nil}, 0))
+	keys := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.UserID: nil, "@nobody:test": nil, "@far:elsewhere": nil}, 0))
 	var got map[string]json.RawMessage
-	if err := json.Unmarshal(keys.DeviceKeys[alice.User]["A"], &got); err != nil {
+	if err := json.Unmarshal(keys.DeviceKeys[alice.UserID]["A"], &got); err != nil {
 		t.Fatal(err)
 	}
 	if string(got["org.example.future"]) != `{"x":[1,2.5]}` || string(got["unsigned"]) != `{"device_display_name":"name of A"}` {
-		t.Fatalf("%s", keys.DeviceKeys[alice.User]["A"])
+		t.Fatalf("%s", keys.DeviceKeys[alice.UserID]["A"])
 	}
 	if len(keys.Failures) != 1 || keys.Failures["elsewhere"] == nil {
 		t.Fatal(keys.Failures)
@@ -275,12 +276,12 @@ func crossKey(user id.UserID, usage string, s signer) json.RawMessage {
 
 type crossKeys struct{ master, self, user signer }
 
-func (f *fixture) crossSign(d Device) crossKeys {
+func (f *fixture) crossSign(d ident.Requester) crossKeys {
 	f.t.Helper()
 	k := crossKeys{newSigner(f.t), newSigner(f.t), newSigner(f.t)}
-	up := UploadCrossSigning{Master: crossKey(d.User, usageMaster, k.master)}
-	up.SelfSigning = k.master.sign(f.t, d.User, "ed25519:"+k.master.public, crossKey(d.User, usageSelfSigning, k.self))
-	up.UserSigning = k.master.sign(f.t, d.User, "ed25519:"+k.master.public, crossKey(d.User, usageUserSigning, k.user))
+	up := UploadCrossSigning{Master: crossKey(d.UserID, usageMaster, k.master)}
+	up.SelfSigning = k.master.sign(f.t, d.UserID, "ed25519:"+k.master.public, crossKey(d.UserID, usageSelfSigning, k.self))
+	up.UserSigning = k.master.sign(f.t, d.UserID, "ed25519:"+k.master.public, crossKey(d.UserID, usageUserSigning, k.user))
 	if err := f.UploadCrossSigning(f.t.Context(), d, up); err != nil {
 		f.t.Fatal(err)
 	}
@@ -291,7 +292,7 @@ func TestFirstCrossSigningUploadNeedsNoAuthReplacementDoes(t *testing.T) {
 	f := newFixture(t)
 	alice := f.device("alice", "A")
 	k := newSigner(t)
-	first := UploadCrossSigning{Master: crossKey(alice.User, usageMaster, k)}
+	first := UploadCrossSigning{Master: crossKey(alice.UserID, usageMaster, k)}
 	if needed := must(f.NeedsAuth(t.Context(), alice, first)); needed {
 		t.Error("the first upload needs auth")
 	}
@@ -301,49 +302,49 @@ func TestFirstCrossSigningUploadNeedsNoAuthReplacementDoes(t *testing.T) {
 	if needed := must(f.NeedsAuth(t.Context(), alice, first)); needed {
 		t.Error("the same upload again needs auth")
 	}
-	if needed := must(f.NeedsAuth(t.Context(), alice, UploadCrossSigning{Master: crossKey(alice.User, usageMaster, newSigner(t))})); !needed {
+	if needed := must(f.NeedsAuth(t.Context(), alice, UploadCrossSigning{Master: crossKey(alice.UserID, usageMaster, newSigner(t))})); !needed {
 		t.Error("a replacement needs no auth")
 	}
-	unsigned := UploadCrossSigning{SelfSigning: crossKey(alice.User, usageSelfSigning, newSigner(t))}
+	unsigned := UploadCrossSigning{SelfSigning: crossKey(alice.UserID, usageSelfSigning, newSigner(t))}
 	wantCode(t, f.UploadCrossSigning(t.Context(), alice, unsigned), "M_INVALID_SIGNATURE")
 	bob := f.device("bob", "B")
-	wantCode(t, f.UploadCrossSigning(t.Context(), bob, UploadCrossSigning{SelfSigning: crossKey(bob.User, usageSelfSigning, k)}), mxerr.CodeMissingParam)
-	wantCode(t, f.UploadCrossSigning(t.Context(), bob, UploadCrossSigning{Master: crossKey(alice.User, usageMaster, k)}), mxerr.CodeInvalidParam)
+	wantCode(t, f.UploadCrossSigning(t.Context(), bob, UploadCrossSigning{SelfSigning: crossKey(bob.UserID, usageSelfSigning, k)}), mxerr.CodeMissingParam)
+	wantCode(t, f.UploadCrossSigning(t.Context(), bob, UploadCrossSigning{Master: crossKey(alice.UserID, usageMaster, k)}), mxerr.CodeInvalidParam)
 }
 
 func TestUserSigningKeyAndForeignSignaturesStayWithTheirOwner(t *testing.T) {
 	f := newFixture(t)
 	alice, bob, carol := f.device("alice", "A"), f.device("bob", "B"), f.device("carol", "C")
 	a, b := f.crossSign(alice), f.crossSign(bob)
-	signed := a.user.sign(t, alice.User, "ed25519:"+a.user.public, crossKey(bob.User, usageMaster, b.master))
-	failures := must(f.UploadSignatures(t.Context(), alice, map[id.UserID]map[string]json.RawMessage{bob.User: {b.master.public: signed}}))
+	signed := a.user.sign(t, alice.UserID, "ed25519:"+a.user.public, crossKey(bob.UserID, usageMaster, b.master))
+	failures := must(f.UploadSignatures(t.Context(), alice, map[id.UserID]map[string]json.RawMessage{bob.UserID: {b.master.public: signed}}))
 	if len(failures) != 0 {
 		t.Fatal(failures)
 	}
-	signatureOfAlice := func(viewer Device) bool {
-		keys := must(f.Query(t.Context(), viewer, map[id.UserID][]id.DeviceID{bob.User: nil}, 0))
+	signatureOfAlice := func(viewer ident.Requester) bool {
+		keys := must(f.Query(t.Context(), viewer, map[id.UserID][]id.DeviceID{bob.UserID: nil}, 0))
 		var m struct {
 			Signatures map[id.UserID]map[string]string `json:"signatures"`
 		}
-		if err := json.Unmarshal(keys.MasterKeys[bob.User], &m); err != nil {
+		if err := json.Unmarshal(keys.MasterKeys[bob.UserID], &m); err != nil {
 			t.Fatal(err)
 		}
-		if (keys.UserSigningKeys[bob.User] != nil) != (viewer == bob) {
-			t.Errorf("%s sees user-signing keys %v", viewer.User, keys.UserSigningKeys)
+		if (keys.UserSigningKeys[bob.UserID] != nil) != (viewer == bob) {
+			t.Errorf("%s sees user-signing keys %v", viewer.UserID, keys.UserSigningKeys)
 		}
-		return m.Signatures[alice.User]["ed25519:"+a.user.public] != ""
+		return m.Signatures[alice.UserID]["ed25519:"+a.user.public] != ""
 	}
 	if !signatureOfAlice(alice) || signatureOfAlice(bob) || signatureOfAlice(carol) {
 		t.Fatal("a signature on another user's master key is the signer's alone")
 	}
 	f.read(func(tx *storage.Tx) error {
-		for viewer, want := range map[Device]bool{alice: true, carol: false} {
+		for viewer, want := range map[ident.Requester]bool{alice: true, carol: false} {
 			changed, err := f.DeviceListChanges(tx, viewer.UserNID, 0, f.DB.Settled())
 			if err != nil {
 				return err
 			}
 			if slices.Contains(changed, bob.UserNID) != want {
-				t.Errorf("%s is told of %v", viewer.User, changed)
+				t.Errorf("%s is told of %v", viewer.UserID, changed)
 			}
 		}
 		return nil
@@ -355,24 +356,24 @@ func TestDeviceSignaturesAreCheckedAndSeenByAll(t *testing.T) {
 	alice, bob := f.device("alice", "A"), f.device("bob", "B")
 	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, "")}))
 	a := f.crossSign(alice)
-	good := a.self.sign(t, alice.User, "ed25519:"+a.self.public, identity(alice, ""))
-	forged := newSigner(t).sign(t, alice.User, "ed25519:"+a.self.public, identity(alice, ""))
-	changed := a.self.sign(t, alice.User, "ed25519:"+a.self.public, identity(alice, `,"more":1`))
+	good := a.self.sign(t, alice.UserID, "ed25519:"+a.self.public, identity(alice, ""))
+	forged := newSigner(t).sign(t, alice.UserID, "ed25519:"+a.self.public, identity(alice, ""))
+	changed := a.self.sign(t, alice.UserID, "ed25519:"+a.self.public, identity(alice, `,"more":1`))
 	for name, c := range map[string]struct {
 		raw  json.RawMessage
 		code string
 	}{"forged": {forged, "M_INVALID_SIGNATURE"}, "another key": {changed, mxerr.CodeInvalidParam}} {
-		failures := must(f.UploadSignatures(t.Context(), alice, map[id.UserID]map[string]json.RawMessage{alice.User: {"A": c.raw}}))
-		if failures[alice.User]["A"]["errcode"] != c.code {
+		failures := must(f.UploadSignatures(t.Context(), alice, map[id.UserID]map[string]json.RawMessage{alice.UserID: {"A": c.raw}}))
+		if failures[alice.UserID]["A"]["errcode"] != c.code {
 			t.Errorf("%s: %v", name, failures)
 		}
 	}
-	if failures := must(f.UploadSignatures(t.Context(), alice, map[id.UserID]map[string]json.RawMessage{alice.User: {"A": good}})); len(failures) != 0 {
+	if failures := must(f.UploadSignatures(t.Context(), alice, map[id.UserID]map[string]json.RawMessage{alice.UserID: {"A": good}})); len(failures) != 0 {
 		t.Fatal(failures)
 	}
-	keys := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.User: {"A"}}, 0))
-	if !signedBy(keys.DeviceKeys[alice.User]["A"], alice.User, a.self.public) {
-		t.Fatalf("%s", keys.DeviceKeys[alice.User]["A"])
+	keys := must(f.Query(t.Context(), bob, map[id.UserID][]id.DeviceID{alice.UserID: {"A"}}, 0))
+	if !signedBy(keys.DeviceKeys[alice.UserID]["A"], alice.UserID, a.self.public) {
+		t.Fatalf("%s", keys.DeviceKeys[alice.UserID]["A"])
 	}
 }
 
@@ -381,7 +382,7 @@ func TestToDeviceMessagesAreOrderedOnceAndStayUntilConfirmed(t *testing.T) {
 	alice, bob1, bob2 := f.device("alice", "A"), f.device("bob", "B1"), f.device("bob", "B2")
 	send := func(txn, body string, to id.DeviceID) {
 		t.Helper()
-		err := f.SendToDevice(t.Context(), alice, "sendToDevice/m.x", txn, "m.x", map[id.UserID]map[id.DeviceID]json.RawMessage{bob1.User: {to: json.RawMessage(body)}})
+		err := f.SendToDevice(t.Context(), alice, "sendToDevice/m.x", txn, "m.x", map[id.UserID]map[id.DeviceID]json.RawMessage{bob1.UserID: {to: json.RawMessage(body)}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -390,7 +391,7 @@ func TestToDeviceMessagesAreOrderedOnceAndStayUntilConfirmed(t *testing.T) {
 	send("1", `{"n":1}`, "*")
 	send("2", `{"n":2}`, "B1")
 	send("3", `{"n":3}`, "GONE")
-	waiting := func(d Device) (texts []string, last storage.Pos) {
+	waiting := func(d ident.Requester) (texts []string, last storage.Pos) {
 		f.read(func(tx *storage.Tx) error {
 			list, err := f.ToDevice(tx, d.DeviceNID, 0, f.DB.Settled(), 100)
 			for _, m := range list {
@@ -469,9 +470,9 @@ func TestDeletedDeviceLeavesNothing(t *testing.T) {
 	alice := f.device("alice", "A")
 	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, ""), OneTimeKeys: oneTime("1", "a"), FallbackKeys: oneTime("f", "b")}))
 	f.write(func(tx *storage.Tx) error { return f.DeviceGone(tx, alice.DeviceNID, alice.UserNID, "A") })
-	keys := must(f.Query(t.Context(), alice, map[id.UserID][]id.DeviceID{alice.User: nil}, 0))
+	keys := must(f.Query(t.Context(), alice, map[id.UserID][]id.DeviceID{alice.UserID: nil}, 0))
 	counts := must(f.OneTimeKeyCounts(t.Context(), alice.DeviceNID))
-	if len(keys.DeviceKeys[alice.User]) != 0 || counts["signed_curve25519"] != 0 {
+	if len(keys.DeviceKeys[alice.UserID]) != 0 || counts["signed_curve25519"] != 0 {
 		t.Fatal(keys, counts)
 	}
 }

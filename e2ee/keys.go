@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -27,7 +28,7 @@ type UploadKeys struct {
 //
 // Errors: M_INVALID_PARAM for another device's keys or a key id in use with another key; M_BAD_JSON; M_TOO_LARGE.
 // Spec: client-server-api#post_matrixclientv3keysupload
-func (s *Service) Upload(ctx context.Context, d Device, up UploadKeys) (counts map[string]int64, err error) {
+func (s *Service) Upload(ctx context.Context, d ident.Requester, up UploadKeys) (counts map[string]int64, err error) {
 	oneTime, err := parseKeys(up.OneTimeKeys)
 	if err != nil {
 		return nil, err
@@ -63,7 +64,7 @@ func orElse(a, b map[string]json.RawMessage) map[string]json.RawMessage {
 
 func isNull(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
 
-func (s *Service) storeKeys(tx *storage.Tx, d Device, identity json.RawMessage, oneTime, fallback []storage.KeyJSON) (committed func(), err error) {
+func (s *Service) storeKeys(tx *storage.Tx, d ident.Requester, identity json.RawMessage, oneTime, fallback []storage.KeyJSON) (committed func(), err error) {
 	committed = s.wakeUsers(d.UserNID)
 	if identity != nil {
 		changed, err := setDeviceKeys(tx, d, identity)
@@ -103,7 +104,7 @@ func setFallbackKeys(tx *storage.Tx, device int64, keys []storage.KeyJSON) error
 }
 
 // setDeviceKeys stores identity keys and reports whether they differ from those that were there.
-func setDeviceKeys(tx *storage.Tx, d Device, identity json.RawMessage) (changed bool, err error) {
+func setDeviceKeys(tx *storage.Tx, d ident.Requester, identity json.RawMessage) (changed bool, err error) {
 	old, found, err := tx.DeviceKeys(d.DeviceNID)
 	if err != nil || found && old == string(identity) {
 		return false, err
@@ -147,7 +148,7 @@ func addOneTimeKeys(tx *storage.Tx, device int64, keys []storage.KeyJSON) error 
 
 // checkDeviceKeys refuses identity keys that name another device or are not of the documented shape: other servers would
 // choke on them.
-func checkDeviceKeys(d Device, raw json.RawMessage) error {
+func checkDeviceKeys(d ident.Requester, raw json.RawMessage) error {
 	if err := bounded("device_keys", len(raw), maxKeyJSON); err != nil {
 		return err
 	}
@@ -161,7 +162,7 @@ func checkDeviceKeys(d Device, raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &keys); err != nil || misspelled(raw, "user_id", "device_id", "algorithms", "keys", "signatures") {
 		return mxerr.BadJSON("device_keys do not have the documented shape")
 	}
-	if keys.UserID != string(d.User) || keys.DeviceID != string(d.DeviceID) {
+	if keys.UserID != string(d.UserID) || keys.DeviceID != string(d.DeviceID) {
 		return mxerr.InvalidParam("device_keys name another user or device")
 	}
 	if keys.Algorithms == nil || keys.Keys == nil || keys.Signatures == nil {

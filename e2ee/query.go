@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -33,7 +34,7 @@ func newKeys() *Keys {
 // see. An empty device list means all devices. Other servers are asked where the cache does not have their users, and
 // waited for no longer than timeout (0: ten seconds).
 // Spec: client-server-api#post_matrixclientv3keysquery
-func (s *Service) Query(ctx context.Context, viewer Device, wanted map[id.UserID][]id.DeviceID, timeout time.Duration) (*Keys, error) {
+func (s *Service) Query(ctx context.Context, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID, timeout time.Duration) (*Keys, error) {
 	if err := bounded("users of one query", len(wanted), maxQueryUsers); err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ type userKeys struct {
 }
 
 // addLocal adds users of this server.
-func (k *Keys) addLocal(tx *storage.Tx, viewer Device, wanted map[id.UserID][]id.DeviceID) error {
+func (k *Keys) addLocal(tx *storage.Tx, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID) error {
 	nids, err := lookUp(tx, wanted)
 	if err != nil {
 		return err
@@ -114,7 +115,7 @@ func lookUp[T any](tx *storage.Tx, users map[id.UserID]T) (map[id.UserID]int64, 
 }
 
 // add adds those of the users' devices that are asked for, and their cross-signing keys by usage, with signatures.
-func (k *Keys) add(tx *storage.Tx, viewer Device, found map[id.UserID]userKeys, wanted map[id.UserID][]id.DeviceID) error {
+func (k *Keys) add(tx *storage.Tx, viewer ident.Requester, found map[id.UserID]userKeys, wanted map[id.UserID][]id.DeviceID) error {
 	nids := make([]int64, 0, len(found))
 	for _, u := range found {
 		nids = append(nids, u.nid)
@@ -136,7 +137,7 @@ func (k *Keys) add(tx *storage.Tx, viewer Device, found map[id.UserID]userKeys, 
 	return nil
 }
 
-func (k *Keys) addCrossSigning(viewer Device, user id.UserID, nid int64, keys map[string]string, signatures map[string]signatureSet) {
+func (k *Keys) addCrossSigning(viewer ident.Requester, user id.UserID, nid int64, keys map[string]string, signatures map[string]signatureSet) {
 	for usage, raw := range keys {
 		signed := decorate(raw, signatures[publicPart(raw)], "")
 		switch usage {

@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -121,7 +122,7 @@ func eachServer[T any](ctx context.Context, timeout time.Duration, servers map[s
 var errNoFederation = errors.New("this server does not speak with others")
 
 // queryServers adds the keys of users of other servers.
-func (s *Service) queryServers(ctx context.Context, viewer Device, servers map[string]map[id.UserID][]id.DeviceID, timeout time.Duration, out *Keys) {
+func (s *Service) queryServers(ctx context.Context, viewer ident.Requester, servers map[string]map[id.UserID][]id.DeviceID, timeout time.Duration, out *Keys) {
 	var mu sync.Mutex // guards out; a leaf
 	failures := eachServer(ctx, timeout, servers, func(ctx context.Context, server string, wanted map[id.UserID][]id.DeviceID) error {
 		if s.Remote == nil {
@@ -142,7 +143,7 @@ func (s *Service) queryServers(ctx context.Context, viewer Device, servers map[s
 }
 
 // queryServer gives the keys of users of one server, also where some of them could not be got.
-func (s *Service) queryServer(ctx context.Context, viewer Device, server string, wanted map[id.UserID][]id.DeviceID) (*Keys, error) {
+func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, server string, wanted map[id.UserID][]id.DeviceID) (*Keys, error) {
 	out := newKeys()
 	missing, _, err := s.cached(ctx, viewer, wanted, out)
 	if err != nil || len(missing) == 0 {
@@ -179,7 +180,7 @@ func (s *Service) queryServer(ctx context.Context, viewer Device, server string,
 
 // cached adds the users whose devices are cached and may be believed, and gives the others, with the position from
 // before their servers are asked.
-func (s *Service) cached(ctx context.Context, viewer Device, wanted map[id.UserID][]id.DeviceID, out *Keys) (missing map[id.UserID][]id.DeviceID, asked storage.Pos, err error) {
+func (s *Service) cached(ctx context.Context, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID, out *Keys) (missing map[id.UserID][]id.DeviceID, asked storage.Pos, err error) {
 	missing = map[id.UserID][]id.DeviceID{}
 	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
 		asked = tx.Settled()
@@ -200,7 +201,7 @@ func (s *Service) cached(ctx context.Context, viewer Device, wanted map[id.UserI
 // freshKeys reads the cached keys of those users whose cache is known to be current. Another server sends updates only while a room is
 // shared, so the viewer and the user must have been in one room ever since the list was fetched. The viewer must be in such a room, so that
 // the cache reveals nothing about people with whom the viewer shares none.
-func freshKeys(tx *storage.Tx, viewer Device, wanted map[id.UserID][]id.DeviceID) (map[id.UserID]userKeys, error) {
+func freshKeys(tx *storage.Tx, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID) (map[id.UserID]userKeys, error) {
 	nids, err := lookUp(tx, wanted)
 	if err != nil {
 		return nil, err
@@ -242,7 +243,7 @@ func (s *Service) askKeys(ctx context.Context, server string, wanted map[id.User
 const cacheWrite = 20
 
 // cacheLists keeps the lists of those whom the viewer meets.
-func (s *Service) cacheLists(ctx context.Context, viewer Device, asked storage.Pos, lists map[id.UserID]deviceList) error {
+func (s *Service) cacheLists(ctx context.Context, viewer ident.Requester, asked storage.Pos, lists map[id.UserID]deviceList) error {
 	for users := range slices.Chunk(slices.Sorted(maps.Keys(lists)), cacheWrite) {
 		err := s.DB.Write(ctx, func(tx *storage.Tx) error {
 			for _, user := range users {
@@ -300,7 +301,7 @@ func (s *Service) QueryForServer(ctx context.Context, wanted map[id.UserID][]id.
 	if err != nil {
 		return nil, err
 	}
-	return s.Query(ctx, Device{}, local, 0)
+	return s.Query(ctx, ident.Requester{}, local, 0)
 }
 
 // ClaimForServer claims keys of users of this server for another one.
@@ -364,7 +365,7 @@ func (u *UserDevices) read(tx *storage.Tx, nid int64) (err error) {
 		return err
 	}
 	keys := newKeys()
-	if err := keys.addLocal(tx, Device{}, map[id.UserID][]id.DeviceID{u.UserID: nil}); err != nil {
+	if err := keys.addLocal(tx, ident.Requester{}, map[id.UserID][]id.DeviceID{u.UserID: nil}); err != nil {
 		return err
 	}
 	rows, err := tx.UserDeviceKeys(nid)

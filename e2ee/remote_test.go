@@ -13,6 +13,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -180,7 +181,7 @@ func farQuery(devices string) string {
 	return fmt.Sprintf(`{"device_keys":{%q:{%s}}}`, far, devices)
 }
 
-func (f *federated) query(viewer Device) *Keys {
+func (f *federated) query(viewer ident.Requester) *Keys {
 	f.t.Helper()
 	return must(f.Query(f.t.Context(), viewer, map[id.UserID][]id.DeviceID{far: {}}, 0))
 }
@@ -199,7 +200,7 @@ func TestDevicesOfOtherServersAreCachedWhileARoomIsShared(t *testing.T) {
 	f := newFederated(t)
 	alice, bob := f.device("alice", "A"), f.device("bob", "B")
 	f.net.keys = farQuery(`"X":` + farKeys("X", "one"))
-	want := func(viewer Device, asked int) {
+	want := func(viewer ident.Requester, asked int) {
 		t.Helper()
 		if got := string(f.query(viewer).DeviceKeys[far]["X"]); got != farKeys("X", "one") {
 			t.Errorf("keys are %s", got)
@@ -210,7 +211,7 @@ func TestDevicesOfOtherServersAreCachedWhileARoomIsShared(t *testing.T) {
 	}
 	want(alice, 1)
 	want(alice, 2) // no room is shared, so nobody would tell of a change
-	f.membership(alice.User, 1, "join")
+	f.membership(alice.UserID, 1, "join")
 	f.membership(far, 1, "join")
 	want(alice, 3)
 	want(alice, 3)
@@ -239,10 +240,10 @@ func TestManyWhoAskForOneUserAskTheServerOnce(t *testing.T) {
 	f.net.keys = farQuery(`"X":` + farKeys("X", "one"))
 	f.membership(far, 1, "join")
 	var all sync.WaitGroup
-	var viewers []Device
+	var viewers []ident.Requester
 	for i := range 20 {
 		viewers = append(viewers, f.device(fmt.Sprint("user", i), "D"))
-		f.membership(viewers[i].User, 1, "join")
+		f.membership(viewers[i].UserID, 1, "join")
 	}
 	for _, viewer := range viewers {
 		all.Go(func() { f.query(viewer) })
@@ -263,7 +264,7 @@ func update(device, keys string, stream int64, prev string, more string) json.Ra
 func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
-	f.membership(alice.User, 1, "join")
+	f.membership(alice.UserID, 1, "join")
 	nid := f.membership(far, 1, "join")
 	f.net.devices = fmt.Sprintf(`{"user_id":%q,"stream_id":5,"devices":[{"device_id":"X","keys":%s,"device_display_name":"phone"}]}`, far, farKeys("X", "one"))
 	f.net.keys = farQuery(`"X":` + farKeys("X", "one"))
@@ -350,7 +351,7 @@ func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 func TestADeviceThatIsDeletedUnderAKnownStreamIDGoes(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
-	f.membership(alice.User, 1, "join")
+	f.membership(alice.UserID, 1, "join")
 	f.membership(far, 1, "join")
 	list := func(stream int, devices string) {
 		f.net.devices = fmt.Sprintf(`{"user_id":%q,"stream_id":%d,"devices":[%s]}`, far, stream, devices)
@@ -389,7 +390,7 @@ func TestADeviceThatIsDeletedUnderAKnownStreamIDGoes(t *testing.T) {
 func TestASigningKeyUpdateMakesTheListStale(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
-	f.membership(alice.User, 1, "join")
+	f.membership(alice.UserID, 1, "join")
 	nid := f.membership(far, 1, "join")
 	f.net.keys = farQuery(`"X":` + farKeys("X", "one"))
 	f.query(alice)
@@ -410,7 +411,7 @@ func TestASigningKeyUpdateMakesTheListStale(t *testing.T) {
 func TestAnUpdateThatComesWhileTheListIsAskedForMakesItStale(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
-	f.membership(alice.User, 1, "join")
+	f.membership(alice.UserID, 1, "join")
 	f.membership(far, 1, "join")
 	f.net.keys = farQuery(`"X":` + farKeys("X", "one"))
 	f.net.before = func() {
@@ -430,7 +431,7 @@ func TestAnUpdateThatComesWhileTheListIsAskedForMakesItStale(t *testing.T) {
 func TestHostileDeviceKeysStayOut(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
-	f.membership(alice.User, 1, "join")
+	f.membership(alice.UserID, 1, "join")
 	f.membership(far, 1, "join")
 	for name, keys := range map[string]string{
 		"no object":       `[]`,
@@ -483,7 +484,7 @@ func TestHostileDeviceKeysStayOut(t *testing.T) {
 func TestALocalChangeOfDevicesIsToldToServersInAChain(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
-	f.membership(alice.User, 1, "join")
+	f.membership(alice.UserID, 1, "join")
 	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, "")}))
 	if err := f.SendDeviceLists(t.Context()); err != nil {
 		t.Fatal(err)
@@ -533,7 +534,7 @@ func TestALocalChangeOfDevicesIsToldToServersInAChain(t *testing.T) {
 		_, err := tx.AddAccount(storage.AccountRow{NID: alice.UserNID, Localpart: "alice"}, "")
 		return err
 	})
-	if list := must(f.UserDevices(t.Context(), alice.User)); int64(list.StreamID) != prev || list.MasterKey == nil {
+	if list := must(f.UserDevices(t.Context(), alice.UserID)); int64(list.StreamID) != prev || list.MasterKey == nil {
 		t.Errorf("the list is %+v, want stream id %d", list, prev)
 	}
 	if err := f.SendDeviceLists(t.Context()); err != nil || len(f.out.queue) != 3 {
@@ -546,7 +547,7 @@ func TestServersThatNewlyShareARoomAreToldOfDevices(t *testing.T) {
 	alice := f.device("alice", "A")
 	must(f.Upload(t.Context(), alice, UploadKeys{DeviceKeys: identity(alice, "")}))
 	f.device("alice", "B")
-	f.membership(alice.User, 1, "join")
+	f.membership(alice.UserID, 1, "join")
 	f.membership(far, 1, "join")
 	if err := f.SendDeviceLists(t.Context()); err != nil {
 		t.Fatal(err)
@@ -594,7 +595,7 @@ func TestToDeviceMessagesForOtherServersAreQueuedWithTheRequest(t *testing.T) {
 		if err := json.Unmarshal(s.Body, &m); err != nil {
 			t.Fatal(err)
 		}
-		if ids[m.MessageID] = true; m.Sender != alice.User || m.Type != "m.test" || len(s.Body) > maxEDUMessages+1024 || len(m.MessageID) > 32 {
+		if ids[m.MessageID] = true; m.Sender != alice.UserID || m.Type != "m.test" || len(s.Body) > maxEDUMessages+1024 || len(m.MessageID) > 32 {
 			t.Errorf("sent %.200s", s.Body)
 		}
 		for user, of := range m.Messages {
@@ -682,7 +683,7 @@ func TestAServerSeesNoForeignSignatureAndNoUserSigningKey(t *testing.T) {
 			tx.AddKeySignature(alice.UserNID, storage.KeySignature{TargetKey: "A", Signer: mallory, KeyID: "ed25519:M", Signature: "secret"}),
 			tx.AddKeySignature(alice.UserNID, storage.KeySignature{TargetKey: "A", Signer: alice.UserNID, KeyID: "ed25519:S", Signature: "own"}))
 	})
-	keys := must(f.QueryForServer(t.Context(), map[id.UserID][]id.DeviceID{alice.User: {}, far: {}}))
+	keys := must(f.QueryForServer(t.Context(), map[id.UserID][]id.DeviceID{alice.UserID: {}, far: {}}))
 	text := string(must(json.Marshal(keys)))
 	if len(keys.UserSigningKeys) != 0 || strings.Contains(text, "secret") || !strings.Contains(text, `"own"`) || len(keys.MasterKeys) != 1 || len(keys.SelfSigningKeys) != 1 || len(f.net.asked) != 0 {
 		t.Errorf("a server is told %s", text)

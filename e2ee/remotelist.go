@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -94,7 +95,7 @@ func checkRemoteDevice(user id.UserID, deviceID string, keys json.RawMessage) er
 	if deviceID == "" || len(deviceID) > maxKeyID || strings.ContainsRune(deviceID, 0) {
 		return mxerr.InvalidParam("A device id has 1 to %d bytes", maxKeyID)
 	}
-	if err := checkDeviceKeys(Device{User: user, DeviceID: id.DeviceID(deviceID)}, keys); err != nil {
+	if err := checkDeviceKeys(ident.Requester{UserID: user, DeviceID: id.DeviceID(deviceID)}, keys); err != nil {
 		return err
 	}
 	return checkReadable(keys)

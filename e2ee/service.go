@@ -23,14 +23,6 @@ import (
 	"ebb/wake"
 )
 
-// Device is who asks.
-type Device struct {
-	UserNID   int64
-	User      id.UserID
-	DeviceNID int64
-	DeviceID  id.DeviceID
-}
-
 // Options is what a Service is made of.
 type Options struct {
 	DB     *storage.DB

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -19,7 +20,7 @@ type SignatureFailures map[id.UserID]map[string]map[string]any
 // UploadSignatures stores signatures that the user's keys made on other keys: on the user's own devices and master key,
 // and on other users' master keys. What is not accepted is told key by key.
 // Spec: client-server-api#post_matrixclientv3keyssignaturesupload
-func (s *Service) UploadSignatures(ctx context.Context, d Device, signed map[id.UserID]map[string]json.RawMessage) (SignatureFailures, error) {
+func (s *Service) UploadSignatures(ctx context.Context, d ident.Requester, signed map[id.UserID]map[string]json.RawMessage) (SignatureFailures, error) {
 	n := 0
 	for _, keys := range signed {
 		n += len(keys)
@@ -73,14 +74,14 @@ func (s *Service) signaturesStored(tx *storage.Tx, up *signatureUpload) (committ
 
 // signatureUpload is one upload in progress, with the keys of the signer.
 type signatureUpload struct {
-	d      Device
+	d      ident.Requester
 	keys   map[string]string // the signer's cross-signing keys by usage
 	signed map[int64]bool    // users on whose keys something was stored
 
 	changed []string // the signer's own devices on which something was stored, or crossSigningChanged
 }
 
-func newSignatureUpload(tx *storage.Tx, d Device) (*signatureUpload, error) {
+func newSignatureUpload(tx *storage.Tx, d ident.Requester) (*signatureUpload, error) {
 	keys, err := tx.CrossSigningKeys(d.UserNID)
 	return &signatureUpload{d: d, keys: keys, signed: map[int64]bool{}}, err
 }
@@ -173,12 +174,12 @@ func (up *signatureUpload) store(tx *storage.Tx, target int64, targetKey string,
 		return mxerr.BadJSON("This key does not have the documented shape")
 	}
 	stored := 0
-	for keyID, signature := range signed.Signatures[up.d.User] {
+	for keyID, signature := range signed.Signatures[up.d.UserID] {
 		public, may := signers[keyID]
 		if !may {
 			continue // such as the signature that the device made on itself
 		}
-		if !verify(raw, up.d.User, keyID, public) {
+		if !verify(raw, up.d.UserID, keyID, public) {
 			return mxerr.New(400, "M_INVALID_SIGNATURE", "The signature of %s does not fit", keyID)
 		}
 		s := storage.KeySignature{TargetKey: targetKey, Signer: up.d.UserNID, KeyID: keyID, Signature: signature}

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -20,7 +21,7 @@ const allDevices id.DeviceID = "*"
 
 // SendToDevice queues messages for devices, once per transaction: path and txn name the request, per sending device.
 // Spec: client-server-api#put_matrixclientv3sendtodeviceeventtypetxnid
-func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventType string, messages messages) error {
+func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn, eventType string, messages messages) error {
 	if err := checkMessages(eventType, messages); err != nil {
 		return err
 	}
@@ -34,12 +35,12 @@ func (s *Service) SendToDevice(ctx context.Context, d Device, path, txn, eventTy
 		if err != nil || !first {
 			return nil, err
 		}
-		m := delivery{names: &s.names, backlogs: &s.backlogs, sender: d.User, eventType: eventType}
-		m.from = storage.ToDeviceFrom{Origin: s.DB.IDHash(string(d.User)), Sender: s.DB.IDHash(string(d.User))}
+		m := delivery{names: &s.names, backlogs: &s.backlogs, sender: d.UserID, eventType: eventType}
+		m.from = storage.ToDeviceFrom{Origin: s.DB.IDHash(string(d.UserID)), Sender: s.DB.IDHash(string(d.UserID))}
 		if err := m.deliver(tx, local); err != nil {
 			return nil, err
 		}
-		servers, err := s.sendToServers(tx, d.User, eventType, remote)
+		servers, err := s.sendToServers(tx, d.UserID, eventType, remote)
 		return func() {
 			s.Hub.Users(m.receivers...)
 			s.kickAll(servers)

@@ -32,12 +32,12 @@ func (u *user) leave(room id.RoomID) {
 
 func (u *user) invite(room id.RoomID, whom *user) {
 	u.w.t.Helper()
-	u.must(u.w.Invite(u.w.t.Context(), u.sender(), room, whom.ID, ""))
+	u.must(u.w.Invite(u.w.t.Context(), u.sender(), room, whom.UserID, ""))
 }
 
 func (u *user) ban(room id.RoomID, whom *user) {
 	u.w.t.Helper()
-	u.must(u.w.Ban(u.w.t.Context(), u.sender(), room, whom.ID, ""))
+	u.must(u.w.Ban(u.w.t.Context(), u.sender(), room, whom.UserID, ""))
 }
 
 func (u *user) knock(room id.RoomID) {
@@ -54,7 +54,7 @@ func (w *world) forget(u *user, room id.RoomID) *user {
 
 func (u *user) accountData(room id.RoomID, typ, content string) {
 	u.w.t.Helper()
-	u.must(u.w.SetAccountData(u.w.t.Context(), u.NID, room, typ, json.RawMessage(content)))
+	u.must(u.w.SetAccountData(u.w.t.Context(), u.UserNID, room, typ, json.RawMessage(content)))
 }
 
 func (u *user) receipt(room id.RoomID, typ string, event id.EventID) {
@@ -67,17 +67,17 @@ func (w *world) toDevice(u *user, json string) {
 	w.t.Helper()
 	u.must(w.db.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) error {
-			_, err := tx.AddToDevice(u.Device, json, storage.ToDeviceFrom{})
+			_, err := tx.AddToDevice(u.DeviceNID, json, storage.ToDeviceFrom{})
 			return err
 		},
-		Committed: func() { w.hub.Users(u.NID) },
+		Committed: func() { w.hub.Users(u.UserNID) },
 	}).Wait(w.t.Context()))
 }
 
 func (w *world) countToDevice(u *user) (n int) {
 	w.t.Helper()
 	u.must(w.db.Read(w.t.Context(), func(tx *storage.Tx) error {
-		messages, err := tx.ToDevice(u.Device, 0, w.db.Settled(), 1000)
+		messages, err := tx.ToDevice(u.DeviceNID, 0, w.db.Settled(), 1000)
 		n = len(messages)
 		return err
 	}))
@@ -90,7 +90,7 @@ func (w *world) devicesChanged(u *user) {
 	var committed func()
 	u.must(w.db.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) (err error) {
-			committed, err = w.e2ee.DevicesChanged(tx, u.NID)
+			committed, err = w.e2ee.DevicesChanged(tx, u.UserNID)
 			return err
 		},
 		Committed: func() { committed() },

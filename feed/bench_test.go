@@ -15,7 +15,7 @@ import (
 )
 
 func (u *user) ask(b *testing.B, q feed.SyncRequest) json.RawMessage {
-	q.Viewer, q.SetPresence = u.Viewer, "offline"
+	q.Requester, q.SetPresence = u.Requester, "offline"
 	raw, err := u.w.feed.Sync(b.Context(), q)
 	if err != nil {
 		b.Fatal(err)
@@ -131,7 +131,7 @@ func BenchmarkFanOut(b *testing.B) {
 
 func (u *user) listen(ctx context.Context, heard *sync.WaitGroup) {
 	for {
-		raw, err := u.w.feed.Sync(ctx, feed.SyncRequest{Viewer: u.Viewer, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
+		raw, err := u.w.feed.Sync(ctx, feed.SyncRequest{Requester: u.Requester, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
 		if err != nil {
 			return
 		}
@@ -175,7 +175,7 @@ func BenchmarkParked(b *testing.B) {
 		var all sync.WaitGroup
 		for _, u := range users {
 			all.Go(func() {
-				_, _ = w.feed.Sync(ctx, feed.SyncRequest{Viewer: u.Viewer, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
+				_, _ = w.feed.Sync(ctx, feed.SyncRequest{Requester: u.Requester, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: time.Minute})
 			})
 		}
 		for w.hub.Parked() < readers {

@@ -77,7 +77,7 @@ func (b *builder) build(news uint64, final bool) (answer json.RawMessage, err er
 	if err := b.plan(); err != nil {
 		return nil, err
 	}
-	if b.ignored, err = b.Rooms.Ignores(b.ctx, nil, b.NID); err != nil {
+	if b.ignored, err = b.Rooms.Ignores(b.ctx, nil, b.UserNID); err != nil {
 		return nil, err
 	}
 	if !b.large() {
@@ -92,7 +92,7 @@ func (b *builder) build(news uint64, final bool) (answer json.RawMessage, err er
 	}
 	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.rooms.joined)))
 	// A large answer is a share of what the database can do at a time, as other large reads of the user are.
-	err = b.DB.Read(storage.Requested(b.ctx, string(b.ID)), func(tx *storage.Tx) (err error) {
+	err = b.DB.Read(storage.Requested(b.ctx, string(b.UserID)), func(tx *storage.Tx) (err error) {
 		b.tx = tx
 		answer, err = b.answer(news, final)
 		return err
@@ -177,7 +177,7 @@ func (b *builder) plan() error {
 func (b *builder) memberships() ([]rooms.RoomMembership, error) {
 	for {
 		b.upTo = b.DB.Announced()
-		list, err := b.Rooms.Memberships(b.ctx, b.NID)
+		list, err := b.Rooms.Memberships(b.ctx, b.UserNID)
 		if err != nil {
 			return nil, err
 		}
@@ -383,5 +383,5 @@ func (b *builder) admits(room *rooms.Room) bool { return b.filter.Room.room(stri
 
 // recipient is the viewer as the client form needs it.
 func (b *builder) recipient() rooms.Recipient {
-	return rooms.Recipient{UserNID: b.NID, User: b.ID, Device: b.Device}
+	return rooms.Recipient{UserNID: b.UserNID, User: b.UserID, Device: b.DeviceNID}
 }

@@ -24,7 +24,7 @@ type follower struct {
 
 func (f *follower) run(ctx context.Context, want int) error {
 	for len(f.seen) < want {
-		raw, err := f.w.feed.Sync(ctx, feed.SyncRequest{Viewer: f.Viewer, Since: f.since, Filter: f.filter, SetPresence: "offline", Timeout: 30 * time.Second})
+		raw, err := f.w.feed.Sync(ctx, feed.SyncRequest{Requester: f.Requester, Since: f.since, Filter: f.filter, SetPresence: "offline", Timeout: 30 * time.Second})
 		if err != nil {
 			return fmt.Errorf("%d of %d messages seen: %w", len(f.seen), want, err)
 		}
@@ -34,7 +34,7 @@ func (f *follower) run(ctx context.Context, want int) error {
 		}
 		j := a.Rooms.Join[f.room]
 		if j.Timeline.Limited {
-			page, err := f.w.Messages(ctx, f.room, rooms.Recipient{UserNID: f.NID, User: f.ID}, rooms.PageRequest{
+			page, err := f.w.Messages(ctx, f.room, rooms.Recipient{UserNID: f.UserNID, User: f.UserID}, rooms.PageRequest{
 				From: j.Timeline.PrevBatch, To: f.since, Backwards: true, Limit: 1000,
 			})
 			if err != nil {
@@ -88,17 +88,17 @@ func TestEveryReaderSeesEveryEventOnceAndInOrder(t *testing.T) {
 	for _, f := range followers {
 		wg.Go(func() {
 			if err := f.run(ctx, writers*each); err != nil {
-				t.Error(f.ID, err)
+				t.Error(f.UserID, err)
 			}
 		})
 	}
 	for _, u := range authors {
 		wg.Go(func() {
 			for i := range each {
-				body := fmt.Sprintf(`{"msgtype":"m.text","body":"%s/%d"}`, u.ID.Localpart(), i)
+				body := fmt.Sprintf(`{"msgtype":"m.text","body":"%s/%d"}`, u.UserID.Localpart(), i)
 				_, err := w.Send(ctx, rooms.NewEvent{Room: room, Sender: u.sender(), Type: "m.room.message", Content: json.RawMessage(body)})
 				if err != nil {
-					t.Error(u.ID, err)
+					t.Error(u.UserID, err)
 					return
 				}
 			}
@@ -106,7 +106,7 @@ func TestEveryReaderSeesEveryEventOnceAndInOrder(t *testing.T) {
 	}
 	wg.Wait()
 	for _, f := range followers[1:] {
-		same(t, string(f.ID)+" against "+string(followers[0].ID), f.seen, followers[0].seen)
+		same(t, string(f.UserID)+" against "+string(followers[0].UserID), f.seen, followers[0].seen)
 	}
 	sorted := slices.Sorted(slices.Values(followers[0].seen))
 	if n := len(slices.Compact(sorted)); n != writers*each || len(followers[0].seen) != n {
@@ -232,7 +232,7 @@ func TestReadersWhoWereAwayAndWritersDoNotStopEachOther(t *testing.T) {
 		for range 4 {
 			all.Go(func() {
 				for range 200 {
-					if _, err := w.feed.Sync(t.Context(), feed.SyncRequest{Viewer: reader.Viewer, Since: reader.since, Filter: lazy, SetPresence: "offline"}); err != nil {
+					if _, err := w.feed.Sync(t.Context(), feed.SyncRequest{Requester: reader.Requester, Since: reader.since, Filter: lazy, SetPresence: "offline"}); err != nil {
 						t.Error(err)
 						return
 					}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -48,11 +49,11 @@ func (s *Service) StoredFilter(ctx context.Context, user int64, filterID string)
 }
 
 // filter is the filter that a request names by id or carries as JSON.
-func (s *Service) filterOf(ctx context.Context, who Viewer, text string) (*cachedFilter, error) {
+func (s *Service) filterOf(ctx context.Context, who ident.Requester, text string) (*cachedFilter, error) {
 	inline := text == "" || strings.HasPrefix(text, "{")
 	key := text
 	if !inline {
-		key = fmt.Sprintf("%d/%s", who.NID, text)
+		key = fmt.Sprintf("%d/%s", who.UserNID, text)
 	}
 	if f := s.filters.get(key); f != nil {
 		return f, nil
@@ -63,7 +64,7 @@ func (s *Service) filterOf(ctx context.Context, who Viewer, text string) (*cache
 		raw = []byte("{}")
 	case !inline:
 		var err error
-		if raw, err = s.StoredFilter(ctx, who.NID, text); err != nil {
+		if raw, err = s.StoredFilter(ctx, who.UserNID, text); err != nil {
 			// An unknown filter is the client's mistake here, not a missing page.
 			if mxerr.Code(err) == "M_NOT_FOUND" {
 				return nil, mxerr.InvalidParam("There is no filter %.32q", text)

@@ -22,7 +22,7 @@ func (b *builder) writeStripped(m *rooms.RoomMembership, section string) error {
 	if err != nil {
 		return err
 	}
-	own := room.State(memberType, string(b.ID))
+	own := room.State(memberType, string(b.UserID))
 	if own == nil || !b.admits(room) || b.ignores(own.Sender()) {
 		return nil
 	}
@@ -30,14 +30,14 @@ func (b *builder) writeStripped(m *rooms.RoomMembership, section string) error {
 	b.out = append(b.out, `{"`...)
 	b.out = append(b.out, section...)
 	b.out = append(b.out, `":{"events":[`...)
-	events, err := b.Rooms.StrippedState(b.ctx, b.NID, room)
+	events, err := b.Rooms.StrippedState(b.ctx, b.UserNID, room)
 	if err != nil {
 		return err
 	}
 	for _, e := range events {
 		b.stripped(e)
 	}
-	if own.Sender() != b.ID { // who invites has a name and a face
+	if own.Sender() != b.UserID { // who invites has a name and a face
 		if e := room.State(memberType, string(own.Sender())); e != nil && room.Resident() {
 			b.stripped(e.JSON())
 		}

@@ -108,8 +108,8 @@ func (b *builder) noteActivity(events []*rooms.Event) {
 		return
 	}
 	for i := len(events) - 1; i >= 0; i-- {
-		if sent := time.UnixMilli(events[i].ReceivedTS); events[i].SenderNID == b.NID && b.now.Sub(sent) < activeFor {
-			b.Service.presence.touch(b.NID, sent)
+		if sent := time.UnixMilli(events[i].ReceivedTS); events[i].SenderNID == b.UserNID && b.now.Sub(sent) < activeFor {
+			b.Service.presence.touch(b.UserNID, sent)
 			return
 		}
 	}
@@ -128,7 +128,7 @@ func (b *builder) writeSummary(e *joinedEntry) (bool, error) {
 	completed := e.room.Completed() > e.since
 	if e.summary = e.fresh || b.FullState || completed || e.changedMembers(); e.summary {
 		if !named(e.room) {
-			e.heroes = heroes(e.room, b.ID)
+			e.heroes = heroes(e.room, b.UserID)
 			b.out = append(b.out, `"m.heroes":`...)
 			b.out = appendStrings(b.out, e.heroes)
 			b.out = append(b.out, ',')
@@ -208,7 +208,7 @@ func (b *builder) writeJoinedState(e *joinedEntry) (bool, error) {
 func (b *builder) neededMembers(e *joinedEntry) []id.UserID {
 	var needed []id.UserID
 	if e.fresh || b.FullState {
-		needed = append(needed, b.ID)
+		needed = append(needed, b.UserID)
 	}
 	for _, ev := range e.timeline.events {
 		if !slices.Contains(needed, ev.Sender()) {
@@ -282,17 +282,17 @@ func (b *builder) writeReceipts(e *joinedEntry, wanted bool) (own bool, err erro
 	}
 	var receipts []storage.SyncReceipt
 	err = b.read(func(tx *storage.Tx) (err error) {
-		if receipts, err = tx.ReceiptsSince(e.Room, since, b.upTo, b.NID, maxReceipts); err != nil || len(receipts) < maxReceipts {
+		if receipts, err = tx.ReceiptsSince(e.Room, since, b.upTo, b.UserNID, maxReceipts); err != nil || len(receipts) < maxReceipts {
 			return err
 		}
-		own, err := tx.OwnReceipts(e.Room, b.NID, b.upTo)
+		own, err := tx.OwnReceipts(e.Room, b.UserNID, b.upTo)
 		receipts = append(receipts, own...)
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
-	own = slices.ContainsFunc(receipts, func(r storage.SyncReceipt) bool { return r.UserNID == b.NID })
+	own = slices.ContainsFunc(receipts, func(r storage.SyncReceipt) bool { return r.UserNID == b.UserNID })
 	f := &b.filter.Room.Ephemeral
 	receipts = slices.DeleteFunc(receipts, func(r storage.SyncReceipt) bool { return !f.sender(r.User) || b.ignores(id.UserID(r.User)) })
 	if wanted && len(receipts) > 0 {
@@ -334,7 +334,7 @@ func (b *builder) roomData(j *joinedRoom) (data []storage.AccountDatum, err erro
 		return b.own.roomData[j.Room], nil
 	}
 	err = b.read(func(tx *storage.Tx) (err error) {
-		data, err = tx.RoomAccountData(b.NID, j.Room, b.upTo)
+		data, err = tx.RoomAccountData(b.UserNID, j.Room, b.upTo)
 		return err
 	})
 	return data, err
@@ -346,7 +346,7 @@ func (b *builder) writeRoomData(room *rooms.Room, data []storage.AccountDatum) b
 	mark := len(b.out)
 	f := &b.filter.Room.AccountData
 	for _, d := range data {
-		if f.room(string(room.ID())) && f.typ(d.Type) && f.sender(string(b.ID)) {
+		if f.room(string(room.ID())) && f.typ(d.Type) && f.sender(string(b.UserID)) {
 			b.out = appendDatum(b.list(), d)
 		}
 	}
@@ -357,7 +357,7 @@ func (b *builder) writeRoomData(room *rooms.Room, data []storage.AccountDatum) b
 
 // writeUnread appends the unread counts. Without unread_thread_notifications the threads count as the room.
 func (b *builder) writeUnread(room *rooms.Room) error {
-	u, err := b.Rooms.Unread(b.ctx, b.tx, b.NID, room.NID())
+	u, err := b.Rooms.Unread(b.ctx, b.tx, b.UserNID, room.NID())
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (b *builder) writeLeft(m *rooms.RoomMembership) error {
 	if q.lazy && d.leave != nil {
 		q.needed = senders(t.events)
 		if q.since == 0 {
-			q.needed = append(q.needed, b.ID)
+			q.needed = append(q.needed, b.UserID)
 		}
 	}
 	b.key(string(room.ID()))
@@ -165,7 +165,7 @@ func (b *builder) eachOwnMember(room *rooms.Room, pos storage.Pos, f func(*rooms
 			if err != nil || len(events) == 0 || !f(events[0]) {
 				return err
 			}
-			if pos, err = tx.StateKeyOf(events[0].Snapshot, memberType, string(b.ID)); err != nil || pos == 0 {
+			if pos, err = tx.StateKeyOf(events[0].Snapshot, memberType, string(b.UserID)); err != nil || pos == 0 {
 				return err
 			}
 		}
@@ -176,7 +176,7 @@ func (b *builder) eachOwnMember(room *rooms.Room, pos storage.Pos, f func(*rooms
 // knownMembers returns the position at which the client knows the members of a room whose whole state it is given: the
 // token's if the user was in the room then, who may have left and come back since; else 0.
 func (b *builder) knownMembers(room *rooms.Room) (since storage.Pos, err error) {
-	m := room.MemberOf(b.ID)
+	m := room.MemberOf(b.UserID)
 	if b.initial || m == nil {
 		return 0, nil
 	}

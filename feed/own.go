@@ -39,12 +39,12 @@ func (b *builder) ownNews(news uint64) error {
 		if err := b.accountData(tx); err != nil {
 			return err
 		}
-		if b.E2EE == nil || b.Device == 0 {
+		if b.E2EE == nil || b.DeviceNID == 0 {
 			return nil
 		}
 		var err error
 		if !b.initial {
-			if b.own.deviceChanges, err = b.E2EE.DeviceListChanges(tx, b.NID, b.since.Pos, b.upTo); err != nil {
+			if b.own.deviceChanges, err = b.E2EE.DeviceListChanges(tx, b.UserNID, b.since.Pos, b.upTo); err != nil {
 				return err
 			}
 		}
@@ -72,7 +72,7 @@ func (b *builder) countsChanged(counts []byte) bool {
 
 // accountData reads the user's account data that changed.
 func (b *builder) accountData(tx *storage.Tx) error {
-	all, err := tx.AccountDataSince(b.NID, b.since.Pos, b.upTo)
+	all, err := tx.AccountDataSince(b.UserNID, b.since.Pos, b.upTo)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (b *builder) accountData(tx *storage.Tx) error {
 	if b.Push == nil {
 		return nil
 	}
-	rules, changed, err := b.Push.RulesSince(tx, b.NID, b.since.Pos, b.upTo)
+	rules, changed, err := b.Push.RulesSince(tx, b.UserNID, b.since.Pos, b.upTo)
 	if err == nil && changed {
 		b.own.accountData = append(b.own.accountData, storage.AccountDatum{Type: "m.push_rules", Content: string(rules)})
 	}
@@ -98,7 +98,7 @@ func (b *builder) accountData(tx *storage.Tx) error {
 
 // toDevice reads the messages for the device and gives the position of the newest one; the next token says how far they go.
 func (b *builder) toDevice(tx *storage.Tx) (storage.Pos, error) {
-	messages, err := b.E2EE.ToDevice(tx, b.Device, b.since.ToDevice, b.upTo, maxToDevice+1)
+	messages, err := b.E2EE.ToDevice(tx, b.DeviceNID, b.since.ToDevice, b.upTo, maxToDevice+1)
 	if err != nil || len(messages) == 0 {
 		return 0, err
 	}
@@ -112,7 +112,7 @@ func (b *builder) toDevice(tx *storage.Tx) (storage.Pos, error) {
 
 // keyCounts encodes the key counts, which stand in every answer: a client that does not see them uploads nothing.
 func (b *builder) keyCounts(tx *storage.Tx) ([]byte, error) {
-	oneTime, unused, err := b.E2EE.KeyCounts(tx, b.Device)
+	oneTime, unused, err := b.E2EE.KeyCounts(tx, b.DeviceNID)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,7 @@ func (b *builder) writeOwn() {
 	b.section("account_data", func() {
 		f := &b.filter.AccountData
 		for _, d := range b.own.accountData {
-			if f.typ(d.Type) && f.sender(string(b.ID)) {
+			if f.typ(d.Type) && f.sender(string(b.UserID)) {
 				b.out = appendDatum(b.list(), d)
 			}
 		}

@@ -8,13 +8,14 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 )
 
 // PeekRequest asks for what is new in one room, in which the user need not be.
 type PeekRequest struct {
-	Viewer
+	ident.Requester
 	Room    id.RoomID
 	From    string // a token of the room's timeline or of /sync; "": from now on
 	Timeout time.Duration
@@ -32,7 +33,7 @@ const maxPeeked = 100
 // Peek answers with the events that are new in a room that the user may read, waiting for one up to the timeout.
 // Spec: client-server-api#get_matrixclientv3events (peeking_events)
 func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error) {
-	to := rooms.Recipient{UserNID: q.NID, User: q.ID, Device: q.Device}
+	to := rooms.Recipient{UserNID: q.UserNID, User: q.UserID, Device: q.DeviceNID}
 	if err := s.Rooms.MayRead(ctx, q.Room, to); err != nil {
 		return p, err
 	}
@@ -59,7 +60,7 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 		case <-ctx.Done():
 			return p, ctx.Err()
 		}
-		if s.Alive != nil && !s.Alive(ctx, q.NID, q.Device) {
+		if s.Alive != nil && !s.Alive(ctx, q.UserNID, q.DeviceNID) {
 			return p, mxerr.UnknownToken(false)
 		}
 	}

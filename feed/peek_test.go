@@ -19,7 +19,7 @@ func (u *user) peek(room id.RoomID, from string) func() (feed.Peeked, error) {
 	before := u.w.hub.Parked()
 	go func() {
 		defer close(done)
-		p, err = u.w.feed.Peek(u.w.t.Context(), feed.PeekRequest{Viewer: u.Viewer, Room: room, From: from, Timeout: 30 * time.Second})
+		p, err = u.w.feed.Peek(u.w.t.Context(), feed.PeekRequest{Requester: u.Requester, Room: room, From: from, Timeout: 30 * time.Second})
 	}()
 	for u.w.hub.Parked() == before {
 		select {

@@ -56,7 +56,7 @@ func (b *builder) onlyWatched(users []int64) []int64 {
 	if len(users)*len(b.rooms.all) <= manyLooks {
 		return slices.DeleteFunc(users, func(nid int64) bool { return !b.watches(nid, b.remoteUser(nid)) })
 	}
-	shown := map[int64]bool{b.NID: true}
+	shown := map[int64]bool{b.UserNID: true}
 	b.anyRoom(func(room *rooms.Room) bool {
 		if spreadsPresence(room) {
 			for m := range room.EachLocal() {
@@ -84,7 +84,7 @@ func (b *builder) remoteUser(nid int64) id.UserID {
 
 // watches tells whether the user is shown another one's presence; remote names one of another server.
 func (b *builder) watches(nid int64, remote id.UserID) bool {
-	return nid == b.NID || b.anyRoom(func(room *rooms.Room) bool {
+	return nid == b.UserNID || b.anyRoom(func(room *rooms.Room) bool {
 		return (room.HasLocal(nid) || remote != "" && room.Membership(remote) == rooms.Join) && spreadsPresence(room)
 	})
 }

@@ -22,6 +22,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
@@ -188,22 +189,15 @@ func (s *Service) spread(ctx context.Context, r presenceRecord, f func(*rooms.Ro
 // spreadsPresence tells whether a room's members see each other's presence.
 func spreadsPresence(room *rooms.Room) bool { return room.Count(rooms.Join) <= presenceRoomLimit }
 
-// Viewer is the local user, and the device, on whose behalf something is done.
-type Viewer struct {
-	NID    int64
-	ID     id.UserID
-	Device int64 // device nid
-}
-
-// SetTyping records that the viewer types in a room for a while (0: for the default time), or has stopped.
+// SetTyping records that the requester is typing in a room, for timeout or the default time if that is 0, or has stopped.
 // Spec: client-server-api#put_matrixclientv3roomsroomidtypinguserid
-func (s *Service) SetTyping(ctx context.Context, who Viewer, roomID id.RoomID, typing bool, timeout time.Duration) error {
+func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.RoomID, typing bool, timeout time.Duration) error {
 	room, err := s.Rooms.Room(ctx, roomID)
-	if err != nil || room.Membership(who.ID) != rooms.Join {
+	if err != nil || room.Membership(who.UserID) != rooms.Join {
 		return mxerr.Forbidden("You are not in this room")
 	}
 	now := s.Now()
-	s.presence.touch(who.NID, now)
+	s.presence.touch(who.UserNID, now)
 	var until time.Time
 	if typing {
 		if timeout <= 0 {
@@ -211,12 +205,12 @@ func (s *Service) SetTyping(ctx context.Context, who Viewer, roomID id.RoomID, t
 		}
 		until = now.Add(min(timeout, maxTyping))
 	}
-	changed, tell := s.typing.set(room.NID(), typist{nid: who.NID, user: who.ID, until: until}, now)
+	changed, tell := s.typing.set(room.NID(), typist{nid: who.UserNID, user: who.UserID, until: until}, now)
 	if changed {
 		s.Hub.Members(room.LocalMembers())
 	}
 	if tell {
-		s.sendTyping(room, who.ID, typing)
+		s.sendTyping(room, who.UserID, typing)
 	}
 	return nil
 }
@@ -229,9 +223,9 @@ func (s *Service) Left(room, user int64) {
 // maxStatus bounds a status message in bytes; it goes to everybody who shares a room.
 const maxStatus = 1024
 
-// SetPresence sets the viewer's presence, and the status message (nil: none).
+// SetPresence sets the requester's presence and status message; a nil status removes the message.
 // Spec: client-server-api#put_matrixclientv3presenceuseridstatus
-func (s *Service) SetPresence(ctx context.Context, who Viewer, state string, status *string) error {
+func (s *Service) SetPresence(ctx context.Context, who ident.Requester, state string, status *string) error {
 	parsed, err := parsePresence(state)
 	if err != nil {
 		return err
@@ -239,7 +233,7 @@ func (s *Service) SetPresence(ctx context.Context, who Viewer, state string, sta
 	if status != nil && len(*status) > maxStatus {
 		return mxerr.TooLarge("A status message has at most %d bytes", maxStatus)
 	}
-	s.presence.set(who.NID, who.ID, who.Device, parsed, status, s.Now())
+	s.presence.set(who.UserNID, who.UserID, who.DeviceNID, parsed, status, s.Now())
 	return nil
 }
 
@@ -251,13 +245,13 @@ func parsePresence(state string) (event.Presence, error) {
 	return "", mxerr.InvalidParam("Presence is online, unavailable or offline")
 }
 
-// Presence gives the presence of a user who shares a room with the viewer, as the content of m.presence.
+// Presence returns the presence of a user as the content of m.presence. The user must share a room with the requester.
 // Spec: client-server-api#get_matrixclientv3presenceuseridstatus
-func (s *Service) Presence(ctx context.Context, who Viewer, user id.UserID) ([]byte, error) {
-	nid := who.NID
-	if user != who.ID {
+func (s *Service) Presence(ctx context.Context, who ident.Requester, user id.UserID) ([]byte, error) {
+	nid := who.UserNID
+	if user != who.UserID {
 		var err error
-		if nid, err = s.roommate(ctx, who.NID, user); err != nil {
+		if nid, err = s.roommate(ctx, who.UserNID, user); err != nil {
 			return nil, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
@@ -116,8 +117,8 @@ func (b *builder) leftSharing() error {
 // onlyNew drops from those who came the ones who were there before, with a new name perhaps, and from those who went the
 // ones who are still met elsewhere.
 func (b *builder) onlyNew() error {
-	delete(b.shared.come, b.ID)
-	delete(b.shared.gone, b.ID)
+	delete(b.shared.come, b.UserID)
+	delete(b.shared.gone, b.UserID)
 	maps.DeleteFunc(b.shared.gone, func(user id.UserID, _ int64) bool { return b.meets(user) })
 	if len(b.shared.come) == 0 {
 		return nil
@@ -169,7 +170,7 @@ func (b *builder) deviceLists() error {
 		changed[user] = true
 	}
 	if b.shared.entered {
-		changed[b.ID] = true
+		changed[b.UserID] = true
 	}
 	if len(b.own.deviceChanges) > 0 {
 		err := b.read(func(tx *storage.Tx) error {
@@ -193,7 +194,7 @@ func (b *builder) deviceLists() error {
 
 // DeviceChanges lists whose devices to look at anew between two tokens of /sync, and with whom no room is shared any more.
 // Spec: client-server-api#get_matrixclientv3keyschanges
-func (s *Service) DeviceChanges(ctx context.Context, who Viewer, from, to string) (changed, left []id.UserID, err error) {
+func (s *Service) DeviceChanges(ctx context.Context, who ident.Requester, from, to string) (changed, left []id.UserID, err error) {
 	since, err := s.parseSince(from)
 	if err != nil {
 		return nil, nil, err
@@ -209,14 +210,14 @@ func (s *Service) DeviceChanges(ctx context.Context, who Viewer, from, to string
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &builder{Service: s, request: &request{SyncRequest: SyncRequest{Viewer: who}, filter: f, since: since}, ctx: ctx, now: s.Now(), partial: true}
+	b := &builder{Service: s, request: &request{SyncRequest: SyncRequest{Requester: who}, filter: f, since: since}, ctx: ctx, now: s.Now(), partial: true}
 	if err := b.plan(); err != nil {
 		return nil, nil, err
 	}
 	if s.E2EE != nil {
 		err := b.read(func(tx *storage.Tx) (err error) {
 			// Of each user only the newest change is known: one after the second token hides what was between the two.
-			b.own.deviceChanges, err = s.E2EE.DeviceListChanges(tx, who.NID, since.Pos, b.upTo)
+			b.own.deviceChanges, err = s.E2EE.DeviceListChanges(tx, who.UserNID, since.Pos, b.upTo)
 			return err
 		})
 		if err != nil {

@@ -73,7 +73,7 @@ func (b *builder) atEnd(q *stateWanted, key pdu.StateKey) (storage.Pos, error) {
 }
 
 // ownKey is the key of the user's own member event.
-func (b *builder) ownKey() pdu.StateKey { return pdu.StateKey{Type: memberType, Key: string(b.ID)} }
+func (b *builder) ownKey() pdu.StateKey { return pdu.StateKey{Type: memberType, Key: string(b.UserID)} }
 
 // entryAt returns the position of an entry in the state at a point; 0 if there is none.
 func (b *builder) entryAt(q *stateWanted, p *statePoint, key pdu.StateKey) (storage.Pos, error) {

@@ -43,7 +43,7 @@ func TestTypingIsToldToTheRoom(t *testing.T) {
 	bob.join(room)
 	bob.sync()
 	typing := func(on bool) {
-		alice.must(w.feed.SetTyping(t.Context(), alice.Viewer, room, on, 20*time.Second))
+		alice.must(w.feed.SetTyping(t.Context(), alice.Requester, room, on, 20*time.Second))
 	}
 	p := bob.park()
 	typing(true)
@@ -62,10 +62,10 @@ func TestTypingIsToldToTheRoom(t *testing.T) {
 	if a := bob.sync(); len(a.Rooms.Join) != 0 {
 		t.Errorf("cleared twice: %s", a.raw)
 	}
-	if err := w.feed.SetTyping(t.Context(), carol.Viewer, room, true, 0); mxerr.Code(err) != "M_FORBIDDEN" {
+	if err := w.feed.SetTyping(t.Context(), carol.Requester, room, true, 0); mxerr.Code(err) != "M_FORBIDDEN" {
 		t.Errorf("carol types in a room that she is not in: %v", err)
 	}
-	alice.must(w.feed.SetTyping(t.Context(), alice.Viewer, room, true, 0))
+	alice.must(w.feed.SetTyping(t.Context(), alice.Requester, room, true, 0))
 	if a := bob.sync(filter(`{"room":{"ephemeral":{"not_types":["m.typing"]}}}`)); len(a.Rooms.Join) != 0 {
 		t.Errorf("typing in spite of the filter: %s", a.raw)
 	}
@@ -114,10 +114,10 @@ func TestPresenceIsToldToThoseWhoShareARoom(t *testing.T) {
 		u.sync()
 	}
 	p := bob.park()
-	alice.must(w.feed.SetPresence(t.Context(), alice.Viewer, "online", &status))
+	alice.must(w.feed.SetPresence(t.Context(), alice.Requester, "online", &status))
 	w.pass(time.Second)
 	a := p.wait()
-	if len(a.Presence.Events) != 1 || a.Presence.Events[0].Sender != alice.ID || !strings.Contains(string(a.Presence.Events[0].Content), `"status_msg":"at sea"`) {
+	if len(a.Presence.Events) != 1 || a.Presence.Events[0].Sender != alice.UserID || !strings.Contains(string(a.Presence.Events[0].Content), `"status_msg":"at sea"`) {
 		t.Errorf("bob is told %s", a.raw)
 	}
 	if a := carol.sync(); len(a.Presence.Events) != 0 {
@@ -126,7 +126,7 @@ func TestPresenceIsToldToThoseWhoShareARoom(t *testing.T) {
 	if a := bob.sync(); len(a.Presence.Events) != 0 {
 		t.Errorf("told twice: %s", a.raw)
 	}
-	if _, err := w.feed.Presence(t.Context(), carol.Viewer, alice.ID); mxerr.Code(err) != "M_FORBIDDEN" {
+	if _, err := w.feed.Presence(t.Context(), carol.Requester, alice.UserID); mxerr.Code(err) != "M_FORBIDDEN" {
 		t.Errorf("carol reads alice's presence: %v", err)
 	}
 	carol.join(room)
@@ -142,7 +142,7 @@ func TestPresenceIsToldToThoseWhoShareARoom(t *testing.T) {
 	if a := bob.sync(); len(a.Presence.Events) != 1 || !strings.Contains(string(a.Presence.Events[0].Content), `"unavailable"`) {
 		t.Errorf("set by sync: %s", a.raw)
 	}
-	_, err := w.feed.Sync(t.Context(), feed.SyncRequest{Viewer: alice.Viewer, SetPresence: "dancing"})
+	_, err := w.feed.Sync(t.Context(), feed.SyncRequest{Requester: alice.Requester, SetPresence: "dancing"})
 	if mxerr.Code(err) != "M_INVALID_PARAM" {
 		t.Errorf("an unknown presence: %v", err)
 	}
@@ -154,13 +154,13 @@ func TestPresenceOfBeforeARestartIsTakenBack(t *testing.T) {
 	room := alice.create("public_chat")
 	bob.join(room)
 	bob.sync()
-	alice.must(w.feed.SetPresence(t.Context(), alice.Viewer, "online", nil))
+	alice.must(w.feed.SetPresence(t.Context(), alice.Requester, "online", nil))
 	if a := bob.sync(); !strings.Contains(a.raw, `"presence":"online"`) {
 		t.Fatalf("bob is told %s", a.raw)
 	}
 	w.restart()
 	a := bob.sync()
-	if i := slices.IndexFunc(a.Presence.Events, func(e ev) bool { return e.Sender == alice.ID }); i < 0 || !strings.Contains(string(a.Presence.Events[i].Content), `"offline"`) {
+	if i := slices.IndexFunc(a.Presence.Events, func(e ev) bool { return e.Sender == alice.UserID }); i < 0 || !strings.Contains(string(a.Presence.Events[i].Content), `"offline"`) {
 		t.Errorf("bob still believes that alice is here: %s", a.raw)
 	}
 	if a := bob.sync(); len(a.Presence.Events) != 0 {
@@ -177,7 +177,7 @@ func TestWhoSendsIsNotIdle(t *testing.T) {
 	see := func(what, want string) {
 		t.Helper()
 		alice.sync(online)
-		raw, err := w.feed.Presence(t.Context(), bob.Viewer, alice.ID)
+		raw, err := w.feed.Presence(t.Context(), bob.Requester, alice.UserID)
 		if bob.must(err); !strings.Contains(string(raw), `"presence":"`+want+`"`) {
 			t.Errorf("%s: %s, want %s", what, raw, want)
 		}
@@ -245,14 +245,14 @@ func TestDeviceListsFollowSharedRooms(t *testing.T) {
 	bob.sync()
 	before := alice.since
 	bob.join(room)
-	same(t, "alice: bob came", alice.sync().DeviceLists.Changed, []id.UserID{bob.ID})
-	same(t, "bob: alice is there", bob.sync().DeviceLists.Changed, []id.UserID{alice.ID})
-	bob.send(room, "m.room.member", `{"membership":"join","displayname":"B"}`, string(bob.ID))
+	same(t, "alice: bob came", alice.sync().DeviceLists.Changed, []id.UserID{bob.UserID})
+	same(t, "bob: alice is there", bob.sync().DeviceLists.Changed, []id.UserID{alice.UserID})
+	bob.send(room, "m.room.member", `{"membership":"join","displayname":"B"}`, string(bob.UserID))
 	same(t, "a new name is no new device", alice.sync().DeviceLists.Changed, nil)
 	w.devicesChanged(bob)
 	w.devicesChanged(carol)
-	same(t, "bob's devices changed", alice.sync().DeviceLists.Changed, []id.UserID{bob.ID})
-	same(t, "one's own too", bob.sync().DeviceLists.Changed, []id.UserID{bob.ID})
+	same(t, "bob's devices changed", alice.sync().DeviceLists.Changed, []id.UserID{bob.UserID})
+	same(t, "one's own too", bob.sync().DeviceLists.Changed, []id.UserID{bob.UserID})
 	bob.join(other)
 	alice.sync()
 	bob.leave(room)
@@ -262,22 +262,22 @@ func TestDeviceListsFollowSharedRooms(t *testing.T) {
 	between := alice.since
 	bob.leave(other)
 	for range 2 {
-		same(t, "bob went", alice.syncFrom(between).DeviceLists.Left, []id.UserID{bob.ID})
+		same(t, "bob went", alice.syncFrom(between).DeviceLists.Left, []id.UserID{bob.UserID})
 	}
 	alice.sync()
 	bob.since = between
-	same(t, "bob: alice is out of sight", bob.sync().DeviceLists.Left, []id.UserID{alice.ID})
-	changed, left, err := w.feed.DeviceChanges(t.Context(), alice.Viewer, before, alice.since)
+	same(t, "bob: alice is out of sight", bob.sync().DeviceLists.Left, []id.UserID{alice.UserID})
+	changed, left, err := w.feed.DeviceChanges(t.Context(), alice.Requester, before, alice.since)
 	alice.must(err)
 	same(t, "keys/changes: changed", changed, nil)
-	same(t, "keys/changes: left", left, []id.UserID{bob.ID})
+	same(t, "keys/changes: left", left, []id.UserID{bob.UserID})
 }
 
 func TestTypingEndsWithTheMembership(t *testing.T) {
 	for name, end := range map[string]func(alice, bob *user, room id.RoomID){
 		"leave": func(_, bob *user, room id.RoomID) { bob.leave(room) },
 		"kick": func(alice, bob *user, room id.RoomID) {
-			alice.must(alice.w.Kick(t.Context(), alice.sender(), room, bob.ID, ""))
+			alice.must(alice.w.Kick(t.Context(), alice.sender(), room, bob.UserID, ""))
 		},
 		"ban": func(alice, bob *user, room id.RoomID) { alice.ban(room, bob) },
 	} {
@@ -286,8 +286,8 @@ func TestTypingEndsWithTheMembership(t *testing.T) {
 		room := alice.create("public_chat")
 		bob.join(room)
 		alice.sync()
-		bob.must(w.feed.SetTyping(t.Context(), bob.Viewer, room, true, time.Minute))
-		same(t, "typing", alice.sync().Rooms.Join[room].Ephemeral.ids(t), []string{string(bob.ID)})
+		bob.must(w.feed.SetTyping(t.Context(), bob.Requester, room, true, time.Minute))
+		same(t, "typing", alice.sync().Rooms.Join[room].Ephemeral.ids(t), []string{string(bob.UserID)})
 		p := alice.park()
 		end(alice, bob, room)
 		if got := p.wait().Rooms.Join[room].Ephemeral.ids(t); got == nil || len(got) != 0 {

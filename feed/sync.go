@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/event"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 	"ebb/wake"
@@ -26,7 +27,7 @@ const (
 
 // SyncRequest is a request for /sync, as the client put it.
 type SyncRequest struct {
-	Viewer
+	ident.Requester
 	Filter             string // a filter's id, its JSON, or nothing
 	Since              string // a token, or nothing
 	FullState          bool
@@ -60,12 +61,12 @@ func (s *Service) Sync(ctx context.Context, q SyncRequest) (json.RawMessage, err
 	if err != nil {
 		return nil, err
 	}
-	s.presence.poll(q.NID, q.ID, q.Device, presence, 1, s.Now())
-	defer func() { s.presence.poll(q.NID, q.ID, q.Device, presence, -1, s.Now()) }()
+	s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, 1, s.Now())
+	defer func() { s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, -1, s.Now()) }()
 	if err := s.acknowledge(ctx, r); err != nil {
 		return nil, err
 	}
-	sub := s.Hub.Park(q.NID, q.Device)
+	sub := s.Hub.Park(q.UserNID, q.DeviceNID)
 	defer sub.Close()
 	return s.poll(ctx, r, sub)
 }
@@ -101,7 +102,7 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if s.Alive != nil && !s.Alive(ctx, r.NID, r.Device) {
+		if s.Alive != nil && !s.Alive(ctx, r.UserNID, r.DeviceNID) {
 			return nil, mxerr.UnknownToken(false)
 		}
 	}
@@ -131,10 +132,10 @@ func (s *Service) request(ctx context.Context, q SyncRequest) (*request, error) 
 	} else if r.since, err = s.parseSince(q.Since); err != nil {
 		return nil, err
 	}
-	if r.filter, err = s.filterOf(ctx, q.Viewer, q.Filter); err != nil {
+	if r.filter, err = s.filterOf(ctx, q.Requester, q.Filter); err != nil {
 		return nil, err
 	}
-	r.session = s.sessions.of(q.NID, q.Device, s.Now())
+	r.session = s.sessions.of(q.UserNID, q.DeviceNID, s.Now())
 	return r, nil
 }
 
@@ -153,10 +154,10 @@ func (s *Service) parseSince(text string) (Token, error) {
 // acknowledge forgets the to-device messages that the client confirms by coming back with a token. On a full disk they stay
 // until the next token is confirmed, so that reading goes on.
 func (s *Service) acknowledge(ctx context.Context, r *request) error {
-	if s.E2EE == nil || r.Device == 0 || r.initial || !r.session.acknowledge(r.since.ToDevice) {
+	if s.E2EE == nil || r.DeviceNID == 0 || r.initial || !r.session.acknowledge(r.since.ToDevice) {
 		return nil
 	}
-	err := s.E2EE.AckToDevice(ctx, r.Device, r.since.ToDevice)
+	err := s.E2EE.AckToDevice(ctx, r.DeviceNID, r.since.ToDevice)
 	if errors.Is(err, storage.ErrFull) {
 		return nil
 	}

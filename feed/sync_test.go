@@ -85,7 +85,7 @@ func TestTokenThatThisServerDidNotGiveIsRefused(t *testing.T) {
 	alice := w.user("alice")
 	alice.create("public_chat")
 	for _, since := range []string{"x", "t12", "s1_999999999_0_0_0_0", alice.sync().NextBatch + "x"} {
-		_, err := w.feed.Sync(t.Context(), feed.SyncRequest{Viewer: alice.Viewer, Since: since})
+		_, err := w.feed.Sync(t.Context(), feed.SyncRequest{Requester: alice.Requester, Since: since})
 		if mxerr.Code(err) != "M_INVALID_PARAM" {
 			t.Errorf("%q: %v", since, err)
 		}
@@ -116,7 +116,7 @@ func TestGapGivesStateAtItsEndAndATokenToFillIt(t *testing.T) {
 	if len(j.State.Events) != 2 {
 		t.Errorf("state: %v", j.State.types())
 	}
-	page, err := w.Messages(t.Context(), room, rooms.Recipient{UserNID: alice.NID, User: alice.ID}, rooms.PageRequest{From: j.Timeline.PrevBatch, Backwards: true, Limit: 3})
+	page, err := w.Messages(t.Context(), room, rooms.Recipient{UserNID: alice.UserNID, User: alice.UserID}, rooms.PageRequest{From: j.Timeline.PrevBatch, Backwards: true, Limit: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +356,7 @@ func TestSummaryTellsHeroesAndCountsWhenMembersChange(t *testing.T) {
 	bob.join(room)
 	alice.invite(room, carol)
 	j := alice.sync().Rooms.Join[room]
-	same(t, "heroes", j.Summary.Heroes, []id.UserID{bob.ID, carol.ID})
+	same(t, "heroes", j.Summary.Heroes, []id.UserID{bob.UserID, carol.UserID})
 	if *j.Summary.Joined != 2 || *j.Summary.Invited != 1 {
 		t.Errorf("%d joined, %d invited", *j.Summary.Joined, *j.Summary.Invited)
 	}
@@ -372,7 +372,7 @@ func TestSummaryTellsHeroesAndCountsWhenMembersChange(t *testing.T) {
 	same(t, "members under lazy loading: oneself, the sender, the heroes", members, []string{"@alice join", "@bob join", "@carol invite"})
 	bob.leave(room)
 	carol.leave(room)
-	same(t, "former members as heroes", alice.syncFrom("").Rooms.Join[room].Summary.Heroes, []id.UserID{bob.ID, carol.ID})
+	same(t, "former members as heroes", alice.syncFrom("").Rooms.Join[room].Summary.Heroes, []id.UserID{bob.UserID, carol.UserID})
 	alice.send(room, "m.room.name", `{"name":"Ebb"}`, "")
 	if h := alice.syncFrom("").Rooms.Join[room].Summary.Heroes; h != nil {
 		t.Errorf("a room with a name needs no heroes: %v", h)
@@ -399,7 +399,7 @@ func TestLazyLoadingGivesEachSenderOnce(t *testing.T) {
 	same(t, "redundant", alice.syncFrom(alice.since, redundant).Rooms.Join[room].State.of("m.room.member"), []string{"@bob join"})
 	same(t, "another chain", alice.syncFrom(alice.syncFrom("").NextBatch).Rooms.Join[room].Timeline.of("m.room.message"), []string{})
 	alice.sync()
-	bob.send(room, "m.room.member", `{"membership":"join","displayname":"Bob"}`, string(bob.ID))
+	bob.send(room, "m.room.member", `{"membership":"join","displayname":"Bob"}`, string(bob.UserID))
 	carol.say(room, "4")
 	members := alice.sync().Rooms.Join[room].State.of("m.room.member")
 	slices.Sort(members)
@@ -487,17 +487,17 @@ func TestStoredFilterIsKeptVerbatimAndUsed(t *testing.T) {
 	w := newWorld(t)
 	alice, bob := w.user("alice"), w.user("bob")
 	const verbatim = `{ "room": {"timeline":{"limit":1}},   "x.unknown" : 1.50 }`
-	filterID, err := w.feed.DefineFilter(t.Context(), alice.NID, []byte(verbatim))
+	filterID, err := w.feed.DefineFilter(t.Context(), alice.UserNID, []byte(verbatim))
 	alice.must(err)
-	again, err := w.feed.DefineFilter(t.Context(), alice.NID, []byte(verbatim))
+	again, err := w.feed.DefineFilter(t.Context(), alice.UserNID, []byte(verbatim))
 	if alice.must(err); again != filterID || strings.HasPrefix(filterID, "{") {
 		t.Errorf("ids %q and %q for the same filter", filterID, again)
 	}
-	raw, err := w.feed.StoredFilter(t.Context(), alice.NID, filterID)
+	raw, err := w.feed.StoredFilter(t.Context(), alice.UserNID, filterID)
 	if alice.must(err); string(raw) != verbatim {
 		t.Errorf("%s, want %s", raw, verbatim)
 	}
-	if _, err := w.feed.StoredFilter(t.Context(), bob.NID, filterID); mxerr.Code(err) != "M_NOT_FOUND" {
+	if _, err := w.feed.StoredFilter(t.Context(), bob.UserNID, filterID); mxerr.Code(err) != "M_NOT_FOUND" {
 		t.Errorf("bob reads alice's filter: %v", err)
 	}
 	room := alice.create("public_chat")
@@ -508,7 +508,7 @@ func TestStoredFilterIsKeptVerbatimAndUsed(t *testing.T) {
 		w.restart()
 	}
 	for _, f := range []string{"12345", "x", "{", `{"room":1}`} {
-		if _, err := w.feed.Sync(t.Context(), feed.SyncRequest{Viewer: alice.Viewer, Filter: f}); mxerr.Code(err) != "M_INVALID_PARAM" {
+		if _, err := w.feed.Sync(t.Context(), feed.SyncRequest{Requester: alice.Requester, Filter: f}); mxerr.Code(err) != "M_INVALID_PARAM" {
 			t.Errorf("%q: %v", f, err)
 		}
 	}

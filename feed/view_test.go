@@ -122,7 +122,7 @@ func (c *reader) check(rng *rand.Rand, room id.RoomID) {
 
 // forget makes the client forget the room's state. Of one that it is not in, it learns only what its user is there.
 func (c *reader) forget() {
-	own := pdu.StateKey{Type: "m.room.member", Key: string(c.ID)}
+	own := pdu.StateKey{Type: "m.room.member", Key: string(c.UserID)}
 	if c.has = nil; c.expected != nil {
 		c.expected = state{own: c.expected[own]}
 	}
@@ -184,9 +184,9 @@ func (h *house) act() {
 	case 6:
 		send("m.room.join_rules", "", fmt.Sprintf(`{"join_rule":%q}`, []string{"public", "knock"}[h.rng.IntN(2)]))
 	case 7:
-		send("m.room.member", string(actor.ID), fmt.Sprintf(`{"membership":"join","displayname":"%d"}`, h.count))
+		send("m.room.member", string(actor.UserID), fmt.Sprintf(`{"membership":"join","displayname":"%d"}`, h.count))
 	case 8:
-		_ = h.w.Invite(ctx, actor.sender(), h.room, target.ID, "")
+		_ = h.w.Invite(ctx, actor.sender(), h.room, target.UserID, "")
 	case 9, 10:
 		_ = h.w.Join(ctx, target.sender(), h.room, "")
 	case 11:
@@ -194,13 +194,13 @@ func (h *house) act() {
 	case 12:
 		_ = h.w.Knock(ctx, target.sender(), h.room, nil, "")
 	case 13:
-		_ = h.w.Ban(ctx, actor.sender(), h.room, target.ID, "")
+		_ = h.w.Ban(ctx, actor.sender(), h.room, target.UserID, "")
 	case 14:
 		if h.rng.IntN(2) == 0 {
-			_ = h.w.Kick(ctx, actor.sender(), h.room, target.ID, "")
+			_ = h.w.Kick(ctx, actor.sender(), h.room, target.UserID, "")
 			return
 		}
-		_ = h.w.Unban(ctx, actor.sender(), h.room, target.ID, "")
+		_ = h.w.Unban(ctx, actor.sender(), h.room, target.UserID, "")
 	}
 }
 
@@ -212,14 +212,14 @@ func (h *house) step() {
 		h.w.t.Fatal(err)
 	}
 	for _, c := range h.readers {
-		was[c.ID] = room.Membership(c.ID)
+		was[c.UserID] = room.Membership(c.UserID)
 	}
 	h.act()
 	now := h.w.stateOf(h.room)
 	for _, c := range h.readers {
-		own := pdu.StateKey{Type: "m.room.member", Key: string(c.ID)}
-		switch is := room.Membership(c.ID); {
-		case was[c.ID] == rooms.Join && is != rooms.Join:
+		own := pdu.StateKey{Type: "m.room.member", Key: string(c.UserID)}
+		switch is := room.Membership(c.UserID); {
+		case was[c.UserID] == rooms.Join && is != rooms.Join:
 			c.expected = now
 		case is != rooms.Join && c.expected != nil && now[own] != c.expected[own]:
 			c.expected = maps.Clone(c.expected)
@@ -320,7 +320,7 @@ func TestBanAfterAKickDoesNotHideWhatCameBeforeTheKick(t *testing.T) {
 	since := bob.since
 	alice.say(room, "before")
 	alice.send(room, "m.room.topic", `{"topic":"before"}`, "")
-	alice.must(w.Kick(t.Context(), alice.sender(), room, bob.ID, ""))
+	alice.must(w.Kick(t.Context(), alice.sender(), room, bob.UserID, ""))
 	alice.say(room, "after")
 	alice.ban(room, bob)
 	l := bob.sync().Rooms.Leave[room]

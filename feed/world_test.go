@@ -15,6 +15,7 @@ import (
 
 	"ebb/e2ee"
 	"ebb/feed"
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -118,17 +119,17 @@ func (w *world) timer(d time.Duration) (<-chan time.Time, func()) {
 // user is a local user with one device.
 type user struct {
 	w *world
-	feed.Viewer
+	ident.Requester
 	filter string
 	since  string
 }
 
 func (w *world) user(name string) *user {
 	w.t.Helper()
-	u := &user{w: w, Viewer: feed.Viewer{ID: id.UserID("@" + name + ":" + server)}}
+	u := &user{w: w, Requester: ident.Requester{UserID: id.UserID("@" + name + ":" + server)}}
 	err := w.db.Write(w.t.Context(), func(tx *storage.Tx) (err error) {
-		if u.NID, err = tx.UserNID(string(u.ID)); err == nil {
-			u.Device = int64(tx.NextPos())
+		if u.UserNID, err = tx.UserNID(string(u.UserID)); err == nil {
+			u.DeviceNID = int64(tx.NextPos())
 		}
 		return err
 	})
@@ -138,12 +139,14 @@ func (w *world) user(name string) *user {
 	return u
 }
 
-func (u *user) sender() rooms.Sender { return rooms.Sender{NID: u.NID, ID: u.ID, Device: u.Device} }
+func (u *user) sender() rooms.Sender {
+	return rooms.Sender{NID: u.UserNID, ID: u.UserID, Device: u.DeviceNID}
+}
 
 func (u *user) must(err error) {
 	u.w.t.Helper()
 	if err != nil {
-		u.w.t.Fatalf("%s: %v", u.ID, err)
+		u.w.t.Fatalf("%s: %v", u.UserID, err)
 	}
 }
 
@@ -266,7 +269,7 @@ func (u *user) sync(change ...func(*feed.SyncRequest)) answer {
 
 func (u *user) syncFrom(since string, change ...func(*feed.SyncRequest)) answer {
 	u.w.t.Helper()
-	q := feed.SyncRequest{Viewer: u.Viewer, Since: since, Filter: u.filter, SetPresence: "offline"}
+	q := feed.SyncRequest{Requester: u.Requester, Since: since, Filter: u.filter, SetPresence: "offline"}
 	for _, f := range change {
 		f(&q)
 	}
@@ -298,7 +301,7 @@ type parked struct {
 // park begins a long poll from the user's last token and waits until it waits.
 func (u *user) park(change ...func(*feed.SyncRequest)) *parked {
 	u.w.t.Helper()
-	q := feed.SyncRequest{Viewer: u.Viewer, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: 30 * time.Second}
+	q := feed.SyncRequest{Requester: u.Requester, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: 30 * time.Second}
 	for _, f := range change {
 		f(&q)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ebb/httpapi"
+	"ebb/ident"
 	"ebb/internal/specindex"
 )
 
@@ -78,8 +79,8 @@ func benchmark(b *testing.B, h http.Handler) {
 func BenchmarkDoor(b *testing.B) {
 	limiter := httpapi.NewLimiter(map[httpapi.Rate]httpapi.Bucket{httpapi.Sends: {PerSecond: 1e9, Burst: 1e9}}, time.Now)
 	benchmark(b, httpapi.New(httpapi.Options{Routes: everyRoute(b), Log: slog.New(slog.DiscardHandler), Limit: limiter.Limit,
-		Authenticate: func(context.Context, string, *httpapi.Request) (httpapi.Requester, error) {
-			return httpapi.Requester{UserNID: 1, UserID: "@alice:example.org", DeviceNID: 2, DeviceID: "DEVICE"}, nil
+		Authenticate: func(context.Context, string, *httpapi.Request) (ident.Requester, error) {
+			return ident.Requester{UserNID: 1, UserID: "@alice:example.org", DeviceNID: 2, DeviceID: "DEVICE"}, nil
 		}}))
 }
 

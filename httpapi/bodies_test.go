@@ -13,6 +13,8 @@ import (
 	"testing/iotest"
 
 	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
 )
 
 // slowly is a body of which half has come.
@@ -42,8 +44,8 @@ func bodyServer() *Server {
 		AuthenticateServer: func(*Request) (Signature, error) {
 			return func(body []byte) (string, error) { return fmt.Sprint(len(body)), nil }, nil
 		},
-		Authenticate: func(_ context.Context, token string, _ *Request) (Requester, error) {
-			return Requester{UserID: id.UserID("@" + token + ":here")}, nil
+		Authenticate: func(_ context.Context, token string, _ *Request) (ident.Requester, error) {
+			return ident.Requester{UserID: id.UserID("@" + token + ":here")}, nil
 		},
 		Routes: []Route{
 			{Method: "PUT", Path: "/_matrix/federation/v1/send/{txnId}", Auth: Homeserver, MaxBody: 32 << 20,
@@ -187,28 +189,28 @@ func TestTheDeadlineOfASignedBodyEndsWithIt(t *testing.T) {
 func TestBodiesOfStrangersLeaveRoomForOthers(t *testing.T) {
 	m := NewMemory()
 	var held []*Request
-	request := func(from string, who Requester) *Request {
+	request := func(from string, who ident.Requester) *Request {
 		r := &Request{Request: httptest.NewRequestWithContext(t.Context(), "PUT", "/", nil), memory: m, ClientAddr: from, Requester: who}
 		held = append(held, r)
 		return r
 	}
 	full := false
 	for i := range 10 {
-		full = full || request(fmt.Sprintf("198.51.100.%d", i), Requester{}).holdBody(maxNetworkBodies/2) != nil
+		full = full || request(fmt.Sprintf("198.51.100.%d", i), ident.Requester{}).holdBody(maxNetworkBodies/2) != nil
 	}
 	if !full {
 		t.Error("strangers may take everything")
 	}
-	if err := request("192.0.2.1", Requester{UserID: "@alice:here"}).holdBody(maxRequesterBodies); err != nil {
+	if err := request("192.0.2.1", ident.Requester{UserID: "@alice:here"}).holdBody(maxRequesterBodies); err != nil {
 		t.Errorf("a user gets %v", err)
 	}
 	for _, r := range held {
 		r.releaseBody()
 	}
-	server := request("192.0.2.2", Requester{})
+	server := request("192.0.2.2", ident.Requester{})
 	server.proved = true
 	for i := range 4 {
-		if err := request(fmt.Sprintf("198.51.100.%d", i), Requester{}).holdBody(maxStrangerBodies / 4); err != nil {
+		if err := request(fmt.Sprintf("198.51.100.%d", i), ident.Requester{}).holdBody(maxStrangerBodies / 4); err != nil {
 			t.Fatal(err)
 		}
 	}

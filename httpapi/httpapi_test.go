@@ -15,16 +15,17 @@ import (
 	"testing"
 	"time"
 
+	"ebb/ident"
 	"ebb/mxerr"
 )
 
 func echoServer(o Options) *Server {
 	o.Log = slog.New(slog.DiscardHandler)
-	o.Authenticate = func(_ context.Context, token string, _ *Request) (Requester, error) {
+	o.Authenticate = func(_ context.Context, token string, _ *Request) (ident.Requester, error) {
 		if token != "good" {
-			return Requester{}, mxerr.UnknownToken(false)
+			return ident.Requester{}, mxerr.UnknownToken(false)
 		}
-		return Requester{UserNID: 1, UserID: "@a:b"}, nil
+		return ident.Requester{UserNID: 1, UserID: "@a:b"}, nil
 	}
 	o.Routes = []Route{
 		{Method: "PUT", Path: "/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}", Auth: User, Rate: Sends, MaxBody: 1000,
@@ -276,7 +277,9 @@ func TestIPv6NeighboursShareALimit(t *testing.T) {
 func TestListenersServeTheirSetsAndHealth(t *testing.T) {
 	fine := func(*Request) (any, error) { return nil, nil }
 	healthy := true
-	admin := func(context.Context, string, *Request) (Requester, error) { return Requester{IsAdmin: true}, nil }
+	admin := func(context.Context, string, *Request) (ident.Requester, error) {
+		return ident.Requester{IsAdmin: true}, nil
+	}
 	o := Options{Log: slog.New(slog.DiscardHandler), Healthy: func() bool { return healthy }, Authenticate: admin}
 	paths := map[string]string{
 		"/_matrix/client/versions": "client", "/.well-known/matrix/client": "client", "/.well-known/matrix/server": "client federation",
@@ -311,8 +314,8 @@ func TestListenersServeTheirSetsAndHealth(t *testing.T) {
 }
 
 func TestProfilesAreForAdministrators(t *testing.T) {
-	s := New(Options{Log: slog.New(slog.DiscardHandler), Serve: []string{"metrics"}, Authenticate: func(_ context.Context, token string, _ *Request) (Requester, error) {
-		return Requester{UserID: "@u:test", IsAdmin: token == "admin"}, nil
+	s := New(Options{Log: slog.New(slog.DiscardHandler), Serve: []string{"metrics"}, Authenticate: func(_ context.Context, token string, _ *Request) (ident.Requester, error) {
+		return ident.Requester{UserID: "@u:test", IsAdmin: token == "admin"}, nil
 	}})
 	for _, name := range []string{"heap", "profile", "trace", "goroutine", "cmdline", "nothing"} {
 		for token, want := range map[string]int{"": 401, "user": 403} {

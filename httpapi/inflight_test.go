@@ -8,14 +8,16 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
 )
 
 func TestRequestsThatWaitAreBoundedByNetworkAndUser(t *testing.T) {
 	parked, over := make(chan struct{}), make(chan struct{})
 	s := New(Options{
 		Log: slog.New(slog.DiscardHandler), Requests: maxUserRequests + 10, Limit: func(Rate, string) time.Duration { return 0 },
-		Authenticate: func(_ context.Context, token string, _ *Request) (Requester, error) {
-			return Requester{UserID: id.UserID("@" + token + ":here")}, nil
+		Authenticate: func(_ context.Context, token string, _ *Request) (ident.Requester, error) {
+			return ident.Requester{UserID: id.UserID("@" + token + ":here")}, nil
 		},
 		Routes: []Route{
 			{Method: "GET", Path: "/_matrix/client/v3/sync", Auth: Optional, Handler: func(*Request) (any, error) {

@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 )
 
@@ -37,8 +38,8 @@ func answerServer() *Server {
 	}
 	return New(Options{
 		Log: slog.New(slog.DiscardHandler),
-		Authenticate: func(_ context.Context, token string, _ *Request) (Requester, error) {
-			return Requester{UserID: id.UserID("@" + token + ":here")}, nil
+		Authenticate: func(_ context.Context, token string, _ *Request) (ident.Requester, error) {
+			return ident.Requester{UserID: id.UserID("@" + token + ":here")}, nil
 		},
 		Routes: []Route{
 			{Method: "GET", Path: "/_matrix/client/v3/large", Auth: User, Handler: handler},

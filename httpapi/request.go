@@ -10,13 +10,15 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"ebb/ident"
 	"ebb/mxerr"
 )
 
 // Request is one request on its way to a handler.
 type Request struct {
 	*http.Request
-	Requester
+	ident.Requester
+	Server     string // the homeserver that asks, "" for none
 	RequestID  string
 	ClientAddr string // the peer's address, by trusted_proxies
 	limit      func(class Rate, who string) time.Duration

@@ -7,11 +7,7 @@
 // access log.
 package httpapi
 
-import (
-	"net/http"
-
-	"maunium.net/go/mautrix/id"
-)
+import "net/http"
 
 // Auth says who may call a route.
 type Auth uint8
@@ -62,19 +58,6 @@ type Route struct {
 // DefaultMaxBody bounds a request body where the route does not say otherwise, in bytes: a 64 KiB event with room for
 // generous escaping.
 const DefaultMaxBody = 1 << 20
-
-// Requester is who asks.
-type Requester struct {
-	UserNID    int64
-	UserID     id.UserID
-	DeviceNID  int64
-	DeviceID   id.DeviceID
-	TokenID    int64
-	IsAdmin    bool
-	IsGuest    bool
-	AppService string // id of the application service that acts, "" for none
-	Server     string // the homeserver that asks, "" for none
-}
 
 // Raw is an answer that is not a 200 with JSON of a value.
 type Raw struct {

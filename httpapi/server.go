@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/telemetry"
 )
@@ -25,8 +26,8 @@ type Options struct {
 	Routes []Route
 	// Serve says which APIs are answered, of client, federation, admin and metrics; nil: all. /health always is.
 	Serve []string
-	// Authenticate says who an access token belongs to: M_UNKNOWN_TOKEN for nobody.
-	Authenticate func(ctx context.Context, token string, r *Request) (Requester, error)
+	// Authenticate returns the owner of an access token, or M_UNKNOWN_TOKEN.
+	Authenticate func(ctx context.Context, token string, r *Request) (ident.Requester, error)
 	// AuthenticateServer checks the headers of a request from another homeserver, before its body is read; nil: none is let in.
 	AuthenticateServer func(r *Request) (Signature, error)
 	// Limit says how long a request has to wait, 0 for not at all; nil: no limits.

@@ -24,6 +24,7 @@ import (
 	"ebb/fedclient"
 	"ebb/federation"
 	"ebb/httpapi"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -113,11 +114,8 @@ func (s *Server) Handler(serve ...string) http.Handler {
 	return httpapi.New(o)
 }
 
-func (s *Server) authenticate(ctx context.Context, token string, r *httpapi.Request) (httpapi.Requester, error) {
-	who, err := s.svc.accounts.Authenticate(ctx, token, r.ClientAddr)
-	return httpapi.Requester{
-		UserNID: who.UserNID, UserID: who.User, DeviceNID: who.DeviceNID, DeviceID: who.Device, TokenID: who.TokenID, IsAdmin: who.Admin,
-	}, err
+func (s *Server) authenticate(ctx context.Context, token string, r *httpapi.Request) (ident.Requester, error) {
+	return s.svc.accounts.Authenticate(ctx, token, r.ClientAddr)
 }
 
 // authenticateServer checks the headers that say which other server signed a request.

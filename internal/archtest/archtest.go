@@ -31,6 +31,7 @@ var rules = map[string]rule{
 	"canonjson": {rank: 0, pure: true},
 	"telemetry": {rank: 0},
 	"config":    {rank: 0},
+	"ident":     {rank: 0, pure: true},
 	"keyed":     {rank: 0},
 
 	"rooms/pdu":       {rank: 1, only: []string{"canonjson"}, pure: true},
@@ -41,7 +42,7 @@ var rules = map[string]rule{
 	"rooms/visibility":         {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/expiry":             {rank: 1, only: []string{"canonjson"}, pure: true},
 
-	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config", "keyed"}},
+	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config", "ident", "keyed"}},
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
 	"wake":                {rank: 2, only: leaf},
 
@@ -61,7 +62,7 @@ var rules = map[string]rule{
 	"push":           {rank: 6},
 	"retention":      {rank: 6},
 	// The door is given functions and knows no service.
-	"httpapi": {rank: 6, only: []string{"mxerr", "canonjson", "telemetry", "config", "keyed"}},
+	"httpapi": {rank: 6, only: []string{"mxerr", "canonjson", "telemetry", "config", "ident", "keyed"}},
 
 	"clientapi":  {rank: 7},
 	"federation": {rank: 7},
