@@ -73,7 +73,7 @@ func (s *Service) editAccountData(ctx context.Context, user int64, room id.RoomI
 		},
 		Committed: func() {
 			if typ == typeIgnoredUsers {
-				s.reader.ignores.forget(user)
+				s.ignores.forget(user)
 			}
 			s.Hub.Users(user)
 		},
@@ -230,7 +230,7 @@ func (s *Service) predecessor(ctx context.Context, r *Room) (*Room, error) {
 	if err != nil {
 		return nil, err
 	}
-	if tombstone := from.State(typeTombstone, ""); tombstone == nil || contentString(tombstone, "replacement_room") != string(r.id) {
+	if tombstone := from.State(typeTombstone, ""); tombstone == nil || tombstone.ContentString("replacement_room") != string(r.id) {
 		return nil, nil
 	}
 	return from, nil

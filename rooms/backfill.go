@@ -17,144 +17,85 @@ import (
 
 // Bounds of what is asked of other servers for one reader.
 const (
-	maxBackfillRounds  = 5   // times that one request asks for earlier events
 	maxBackfillPage    = 100 // events that are asked for at a time
 	maxBackfillServers = 4   // servers that are asked, one after the other
 	maxRungs           = 300 // events of the timeline between which others are put
-	maxHoles           = 100 // places of a timeline that are looked at, the newest first
+	maxHoles           = 100 // gaps of a timeline that are looked at
 	// maxBackfillEdges bounds the missing events that one question names.
 	maxBackfillEdges = pdu.MaxPrevEvents
 	// backfillTime bounds one round; a reader waits for it.
 	backfillTime = 15 * time.Second
-	// backfillRest is how long nobody is asked again for what nobody had.
-	backfillRest = 10 * time.Minute
-	// backfillMemory is how many questions that led to nothing are remembered.
-	backfillMemory = 10_000
 	// historyStep is the distance of two events of the past in the timeline, so that others can be put between them.
 	historyStep = 16
 )
 
-// hole is a place in a room's timeline where something is missing.
-type hole struct {
-	above int64 // order of the event before which it is
-	found bool
-}
-
-type holeKey struct{ room, above int64 }
-
-// hole finds the newest place in a part of the timeline where something is missing that others may have, and ends the part
-// there: what is below must not be shown before that is there.
-func (v *viewer) hole(tx *storage.Tx, w *window) (hole, error) {
-	if !v.joined || !v.svc.federates() || !v.room.Resident() || !v.room.Shared() {
-		return hole{}, nil
-	}
-	upTo := w.upTo
-	if upTo < everything().upTo { // the event that the last page ended with may be the one above it
-		upTo++
-	}
-	edges, err := tx.BackwardEdges(v.room.nid, w.after, upTo, maxHoles)
-	if err != nil {
-		return hole{}, err
-	}
-	for _, e := range edges {
-		h := hole{above: e.Order, found: true}
-		if at, tried := v.svc.reader.askedFor.get(holeKey{v.room.nid, h.above}); tried && v.now.Sub(at) < backfillRest {
-			continue
-		}
-		w.after = max(w.after, min(h.above-1, w.upTo))
-		return h, nil
-	}
-	return hole{}, nil
-}
-
-// reach tells whether a walk has come to the hole that its window ends with, and lets the walk go on from there.
-func (h hole) reach(c *cursor) bool {
-	if !h.found || !c.done {
-		return false
-	}
-	c.done, c.upTo = false, h.above-1
-	return true
-}
-
-// filling reads, and reads again as long as other servers fill the holes that f comes to.
-func (s *Service) filling(ctx context.Context, roomID id.RoomID, to Recipient, f func(tx *storage.Tx, v *viewer) (hole, error)) error {
-	for round := 0; ; round++ {
-		var h hole
-		var room *Room
-		err := s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
-			room = v.room
-			h, err = f(tx, v)
-			return err
-		})
-		if err != nil || !h.found || round == maxBackfillRounds {
-			return err
-		}
-		if !s.backfill(ctx, room, h) && ctx.Err() == nil {
-			s.reader.askedFor.put(holeKey{room.nid, h.above}, s.Now())
-		}
-	}
-}
-
-// backfill asks other servers for what is missing at a place of a room's timeline, and puts it there. It tells whether there is
-// more than before.
+// Backfill asks other servers for what is missing before the event with the order above, and stores it. It reports whether there
+// is nothing more to be had for now: the caller need not ask for the same gap again soon.
 // Spec: server-server-api#backfilling-and-retrieving-missing-events
-func (s *Service) backfill(ctx context.Context, r *Room, h hole) bool {
-	ctx, cancel := context.WithTimeout(ctx, backfillTime)
+func (s *Service) Backfill(ctx context.Context, r *Room, above int64) (exhausted bool) {
+	limited, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
+	more, exhausted := s.backfill(limited, r, above)
+	return exhausted || !more && ctx.Err() == nil
+}
+
+// backfill is Backfill that reports whether the room has more events than before, and whether some of the missing events were
+// refused, so that the gap stays.
+func (s *Service) backfill(ctx context.Context, r *Room, above int64) (more, refused bool) {
 	ctx, letGo := fedclient.HoldAnswers(ctx, false)
 	defer letGo()
 	in := newIngest(s, r, "")
 	release, err := in.hold(ctx, fetching)
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer release()
 	r = in.room
-	q, err := s.question(ctx, r, h)
+	q, err := s.question(ctx, r, above)
 	if err != nil {
 		s.log.WarnContext(ctx, "what is missing in a room cannot be told", "room", r.id, "err", err)
-		return false
+		return false, false
 	}
 	if len(q.missing) == 0 { // somebody else was quicker
-		return q.above != nil
+		return q.above != nil, false
 	}
 	for _, server := range q.servers {
-		n, err := s.backfillFrom(ctx, r, server, q)
+		n, refused, err := s.backfillFrom(ctx, r, server, q)
 		if err != nil {
 			s.log.DebugContext(ctx, "earlier events are not to be had", "room", r.id, "server", server, "err", err)
 		}
 		if n > 0 {
-			return true
+			return true, refused
 		}
 		if ctx.Err() != nil {
-			return false
+			break
 		}
 	}
-	return false
+	return false, false
 }
 
-// question is what is asked to fill a hole.
+// question is what other servers are asked in order to fill a gap.
 type question struct {
 	missing []id.EventID
 	above   *Event // the event before which some of them are
-	line    []rung // the timeline from there on downwards, as far as others may be put into it
+	line    []rung // the timeline from there downwards, as far as others may be put into it
 	servers []string
 }
 
 // rung is an event of the timeline between which others are put.
 type rung struct{ order, depth int64 }
 
-// question finds what is missing at a hole, and at those below it that belong together with it.
-func (s *Service) question(ctx context.Context, r *Room, h hole) (q question, err error) {
+// question finds what is missing at the gap before the event with the order above, and at the gaps below it that belong to it.
+func (s *Service) question(ctx context.Context, r *Room, above int64) (q question, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		rows, err := tx.Timeline(r.nid, 0, h.above, true, maxRungs)
-		if err != nil || len(rows) == 0 || rows[0].Order != h.above { // the event was purged: the past before it is over
+		rows, err := tx.Timeline(r.nid, 0, above, true, maxRungs)
+		if err != nil || len(rows) == 0 || rows[0].Order != above { // the event was purged: the past before it is over
 			return err
 		}
 		if err := q.climbDown(r, rows); err != nil {
 			return err
 		}
-		edges, err := tx.BackwardEdges(r.nid, q.line[len(q.line)-1].order, h.above, maxBackfillEdges)
+		edges, err := tx.BackwardEdges(r.nid, q.line[len(q.line)-1].order, above, maxBackfillEdges)
 		for _, e := range edges {
 			q.missing = append(q.missing, id.EventID(e.Missing))
 		}
@@ -198,17 +139,18 @@ func (r *Room) historians(sender id.UserID) []string {
 	return out[:min(len(out), maxBackfillServers)]
 }
 
-// backfillFrom asks one server. The room's fetching is held.
-func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q question) (int, error) {
+// backfillFrom asks one server, and returns how many events were stored and whether one of the missing ones was refused. The
+// room's fetching is held.
+func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q question) (n int, refused bool, err error) {
 	raws, err := s.Remote.Backfill(ctx, server, r.id, q.missing, maxBackfillPage)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	in := newIngest(s, r, server)
 	in.admit(ctx, raws[:min(len(raws), maxBackfillPage)])
 	in.admitUnproven(q.missing...)
 	if err := in.refresh(ctx); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	in.keepAncestors(q.missing)
 	for _, missing := range q.missing {
@@ -217,19 +159,17 @@ func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q qu
 		}
 	}
 	if err := in.fetchAuth(ctx); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if err := in.tellStates(ctx); err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	n, err := in.placeHistory(ctx, q)
-	if n > 0 && slices.ContainsFunc(q.missing, func(missing id.EventID) bool { return in.bad[missing] != nil }) {
-		s.reader.askedFor.put(holeKey{r.nid, q.above.Order}, s.Now()) // reading goes on behind it
-	}
-	return n, err
+	n, err = in.placeHistory(ctx, q)
+	refused = slices.ContainsFunc(q.missing, func(missing id.EventID) bool { return in.bad[missing] != nil })
+	return n, refused, err
 }
 
-// placeHistory puts events into a hole of the timeline.
+// placeHistory puts events into a gap of the timeline.
 func (in *ingest) placeHistory(ctx context.Context, q question) (int, error) {
 	release, err := in.hold(ctx, receiving)
 	if err != nil {
@@ -239,7 +179,7 @@ func (in *ingest) placeHistory(ctx context.Context, q question) (int, error) {
 	if err := in.refreshAll(ctx); err != nil {
 		return 0, err
 	}
-	now, err := in.svc.question(ctx, in.room, hole{above: q.above.Order})
+	now, err := in.svc.question(ctx, in.room, q.above.Order)
 	if err != nil || now.above == nil {
 		return 0, err
 	}
@@ -483,9 +423,10 @@ func (r *Room) isOver(e *pdu.Event, receivedTS int64) bool {
 	return expiry.Expired(r.Retention(), e.OriginServerTS(), receivedTS, r.svc.Now()) || purged != 0 && e.OriginServerTS() < purged
 }
 
-// timeElsewhere asks other servers for the event of a room that is closest to a time (ms).
+// AskTimestampToEvent asks other servers for the event of a room that is closest to a time (ms), and returns the first answer: the
+// event and its time. It returns false if no server has an answer.
 // Spec: server-server-api#get_matrixfederationv1timestamp_to_eventroomid
-func (s *Service) timeElsewhere(ctx context.Context, r *Room, ts int64, backwards bool) (id.EventID, int64, bool) {
+func (s *Service) AskTimestampToEvent(ctx context.Context, r *Room, ts int64, backwards bool) (id.EventID, int64, bool) {
 	ctx, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
 	dir := "f"

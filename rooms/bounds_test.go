@@ -89,7 +89,7 @@ func (l *library) plantRelations(tx *storage.Tx, room id.RoomID, parent id.Event
 	}
 	for i := range n {
 		row := storage.RelationRow{
-			Position: storage.Pos(1_000_000 + i), Room: r.nid, Parent: string(parent), RelType: relAnnotation, Type: "m.reaction", Sender: 1, Order: int64(1_000_000+i) * orderStep,
+			Position: storage.Pos(1_000_000 + i), Room: r.nid, Parent: string(parent), RelType: relAnnotation, Type: "m.reaction", Sender: 1, Order: int64(1_000_000+i) * OrderStep,
 		}
 		if err := tx.InsertRelation(row); err != nil {
 			return err

@@ -52,7 +52,7 @@ func (v *viewer) bundles(tx *storage.Tx, evs []*Event, opt FormOptions) (map[sto
 	if tx == nil {
 		return nil, errNeedTx
 	}
-	counts, err := tx.RelationCounts(v.room.nid, parents, v.cutoff())
+	counts, err := tx.RelationCounts(v.room.NID(), parents, v.cutoff())
 	if err != nil || len(counts) == 0 {
 		return nil, err
 	}
@@ -165,10 +165,10 @@ func (v *viewer) edit(tx *storage.Tx, e *Event, opt FormOptions) ([]byte, error)
 	if e.RedactedBy != 0 {
 		return nil, nil
 	}
-	if r := relationOf(e.Content()); r != nil && r.relType == relReplace {
+	if e.RelType() == relReplace {
 		return nil, nil // an edit cannot be edited
 	}
-	rows, err := tx.Edits(v.room.nid, string(e.ID()), e.SenderNID, e.Type(), maxEdits)
+	rows, err := tx.Edits(v.room.NID(), string(e.ID()), e.SenderNID, e.Type(), maxEdits)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +238,7 @@ func (v *viewer) references(tx *storage.Tx, e *Event) ([]byte, error) {
 
 // related returns up to want visible direct relations of an event, of which it looks at most.
 func (v *viewer) related(tx *storage.Tx, e *Event, relType string, backwards bool, want, most int) (events []*Event, sights []sight, err error) {
-	next := directRelations(storage.RelationFilter{Room: v.room.nid, Parent: string(e.ID()), RelType: relType, Backwards: backwards})
+	next := directRelations(storage.RelationFilter{Room: v.room.NID(), Parent: string(e.ID()), RelType: relType, Backwards: backwards})
 	c := cursor{window: everything(), backwards: backwards}
 	n := max(want, relatedBatch)
 	for looked := 0; len(events) < want && looked < most && c.rows < maxRelationScan && !c.done; {

@@ -67,15 +67,11 @@ func (v *viewer) one(tx *storage.Tx, e *Event, at sight, opt FormOptions) (json.
 
 // shown is the event, or its redacted copy: those of an erased user are given whole only to who was there before.
 func (v *viewer) shown(e *Event, at sight) (*Event, error) {
-	erased, ok := v.svc.erasedAt(e.SenderNID)
+	erased, ok := v.svc.ErasedAt(e.SenderNID)
 	if !ok || at.membership == visibility.Join || v.joined && v.joinedPos < erased || e.SenderNID == v.to.UserNID {
 		return e, nil
 	}
-	pruned, err := e.Redact()
-	if err != nil {
-		return nil, err
-	}
-	return e.redactedAs(pruned, e.RedactedBy), nil
+	return e.RedactedCopy()
 }
 
 // extras is what a page of events needs besides the events themselves.
@@ -111,7 +107,7 @@ func (v *viewer) loadFormer(tx *storage.Tx, evs []*Event, x *extras) error {
 	if tx == nil {
 		return errNeedTx
 	}
-	events, err := v.room.eventsAt(tx, slices.Collect(maps.Values(replaced)))
+	events, err := v.room.EventsAt(tx, slices.Collect(maps.Values(replaced)))
 	if err != nil {
 		return err
 	}
@@ -191,7 +187,7 @@ func (v *viewer) loadRedactions(tx *storage.Tx, evs []*Event, x *extras) error {
 	if tx == nil {
 		return errNeedTx
 	}
-	events, err := v.room.eventsAt(tx, positions)
+	events, err := v.room.EventsAt(tx, positions)
 	if err != nil {
 		return err
 	}

@@ -267,7 +267,7 @@ func (s *Service) nameMembers(ctx context.Context, told gap) error {
 
 func (s *Service) eventAt(ctx context.Context, r *Room, pos storage.Pos) (e *Event, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		events, err := r.eventsAt(tx, []storage.Pos{pos})
+		events, err := r.EventsAt(tx, []storage.Pos{pos})
 		if e = events[pos]; err == nil && e == nil {
 			err = fmt.Errorf("the event at %d of room %s is not stored", pos, r.id)
 		}

@@ -23,13 +23,13 @@ type Surroundings struct {
 // EventContext gives an event, up to limit events around it, and the state at the last of them.
 // Spec: client-server-api#get_matrixclientv3roomsroomidcontexteventid
 func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, limit int, filter EventFilter) (around Surroundings, err error) {
-	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (h hole, err error) {
+	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g pageGap, err error) {
 		e, at, err := v.event(tx, eventID)
 		if err != nil {
-			return h, err
+			return g, err
 		}
-		around, h, err = v.context(tx, e, at, limit, &filter)
-		return h, err
+		around, g, err = v.context(tx, e, at, limit, &filter)
+		return g, err
 	})
 	if mxerr.Code(err) == mxerr.CodeForbidden {
 		err = errNoEvent()
@@ -38,23 +38,23 @@ func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id
 }
 
 // context gives what surrounds an event. What comes before it ends where something is missing, which is told.
-func (v *viewer) context(tx *storage.Tx, e *Event, at sight, limit int, filter *EventFilter) (out Surroundings, h hole, err error) {
+func (v *viewer) context(tx *storage.Tx, e *Event, at sight, limit int, filter *EventFilter) (out Surroundings, g pageGap, err error) {
 	back := cursor{window: window{upTo: e.Order - 1}, backwards: true}
 	if limit > 1 {
-		if h, err = v.hole(tx, &back.window); err != nil {
-			return out, h, err
+		if g, err = v.gap(tx, &back.window); err != nil {
+			return out, g, err
 		}
 	}
 	before, sights, err := v.walk(tx, &back, limit/2, filter, v.room.timeline)
 	if err != nil {
-		return out, h, err
+		return out, g, err
 	}
-	h.found = h.reach(&back) && len(before) < limit/2
+	g.found = g.reach(&back) && len(before) < limit/2
 	out.Start = TimelineToken(back.upTo)
 	if out.EventsBefore, err = v.forms(tx, before, sights, FormOptions{RoomID: true, Bundle: true}); err != nil {
-		return out, h, err
+		return out, g, err
 	}
-	return out, h, v.contextAfter(tx, &out, before, e, at, limit-limit/2, filter)
+	return out, g, v.contextAfter(tx, &out, before, e, at, limit-limit/2, filter)
 }
 
 func (v *viewer) contextAfter(tx *storage.Tx, out *Surroundings, before []*Event, e *Event, at sight, limit int, filter *EventFilter) error {
@@ -78,7 +78,7 @@ func (v *viewer) contextAfter(tx *storage.Tx, out *Surroundings, before []*Event
 // contextState gives the state after the last of some events, as the filter wants it. Events before the one asked for come
 // newest first, so that the last is that one or the newest after it.
 func (v *viewer) contextState(tx *storage.Tx, events []*Event, filter *EventFilter) ([]json.RawMessage, error) {
-	if !filter.room(string(v.room.id)) {
+	if !filter.room(string(v.room.ID())) {
 		return []json.RawMessage{}, nil
 	}
 	senders := map[string]bool{}

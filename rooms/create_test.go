@@ -62,7 +62,7 @@ func TestPresets(t *testing.T) {
 		r := h.room(room)
 		guests := "forbidden"
 		if e := r.State(typeGuestAccess, ""); e != nil {
-			guests = contentString(e, "guest_access")
+			guests = e.ContentString("guest_access")
 		}
 		if r.JoinRule() != c.join || r.HistoryVisibility() != c.hv || guests != c.guests {
 			t.Errorf("%+v: %s %s", c.req, r.JoinRule(), r.HistoryVisibility())

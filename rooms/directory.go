@@ -198,7 +198,7 @@ func (r *Room) public() PublicRoom {
 		if e == nil {
 			return ""
 		}
-		return contentString(e, key)
+		return e.ContentString(key)
 	}
 	return PublicRoom{
 		RoomID: r.id, Name: text(typeName, "name"), Topic: text(typeTopic, "topic"), CanonicalAlias: text(typeCanonicalAlias, "alias"),

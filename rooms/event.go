@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/canonjson"
 	"ebb/pushrules"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -54,6 +55,44 @@ func (e *Event) Form(withRoomID bool) []byte {
 	b := e.ClientJSON(withRoomID)
 	slot.Store(&b)
 	return b
+}
+
+// ContentString returns a string member of the event's content, empty if there is none.
+func (e *Event) ContentString(key string) string {
+	raw, ok := canonjson.Get(e.Content(), key)
+	if !ok {
+		return ""
+	}
+	return jsonString(raw)
+}
+
+// RelType returns the rel_type of the event's relation, empty if it has no relation.
+func (e *Event) RelType() string {
+	if r := relationOf(e.Content()); r != nil {
+		return r.relType
+	}
+	return ""
+}
+
+// ClassFor returns what the push rules of a user say about the event. It returns false if only the database knows: the event
+// was stored by an earlier run of the server.
+func (e *Event) ClassFor(user int64) (pushrules.Class, bool) {
+	if !e.built {
+		return 0, false
+	}
+	if class, ok := e.singled[user]; ok {
+		return class, true
+	}
+	return e.Push, true
+}
+
+// RedactedCopy returns the event as it would be had it been redacted, for readers who may not see its content.
+func (e *Event) RedactedCopy() (*Event, error) {
+	pruned, err := e.Redact()
+	if err != nil {
+		return nil, err
+	}
+	return e.redactedAs(pruned, e.RedactedBy), nil
 }
 
 // redactedAs is the event after a redaction took effect: the same place, the redacted JSON.

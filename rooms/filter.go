@@ -99,7 +99,7 @@ func (f *EventFilter) event(e *Event) bool {
 	if f.Types != nil && !slices.ContainsFunc(*f.Types, matches) || slices.ContainsFunc(f.NotTypes, matches) {
 		return false
 	}
-	return f.ContainsURL == nil || *f.ContainsURL == (contentString(e, "url") != "")
+	return f.ContainsURL == nil || *f.ContainsURL == (e.ContentString("url") != "")
 }
 
 // MatchType matches text (an event type) against a pattern in which * stands for any bytes; after a mismatch only the last star moves on,

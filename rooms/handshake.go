@@ -246,10 +246,24 @@ func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Eve
 	return stored, nil
 }
 
+// maxHeavyReads bounds how many whole states and auth chains are read for other servers at the same time: each read holds one of
+// the few database connections, and for a large room all of its members in memory.
+const maxHeavyReads = 2
+
+// HeavyRead waits until a whole state or auth chain may be read for another server, and returns what ends the read.
+func (s *Service) HeavyRead(ctx context.Context) (release func(), err error) {
+	select {
+	case s.heavyReads <- struct{}{}:
+		return func() { <-s.heavyReads }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // JoinAnswer returns the state of the room before a join, as the joining server needs it. Large answers are made one after the
 // other.
 func (s *Service) JoinAnswer(ctx context.Context, j AcceptedJoin) (*fedclient.JoinAnswer, error) {
-	release, err := s.heavy(ctx)
+	release, err := s.HeavyRead(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -290,7 +304,7 @@ func (s *Service) addJoinState(tx *storage.Tx, j AcceptedJoin, answer *fedclient
 		return err
 	}
 	in := make(map[string]bool, len(rows))
-	auth := authorisers(j.event)
+	auth := j.event.AuthEventIDs()
 	for i := range rows {
 		answer.State = append(answer.State, rows[i].JSON)
 		in[rows[i].EventID] = true
@@ -298,9 +312,9 @@ func (s *Service) addJoinState(tx *storage.Tx, j AcceptedJoin, answer *fedclient
 		if err != nil {
 			return err
 		}
-		auth = append(auth, authorisers(e)...)
+		auth = append(auth, e.AuthEventIDs()...)
 	}
-	chain, err := authChain(tx, j.room, auth)
+	chain, err := j.room.AuthChain(tx, auth)
 	for _, e := range chain {
 		if !j.omitMembers || !in[string(e.ID())] {
 			answer.AuthChain = append(answer.AuthChain, e.JSON())
@@ -326,9 +340,9 @@ func (s *Service) withoutMembers(r *Room, entries []storage.StateEntry, join *Ev
 // maxAuthChain bounds a walk over auth events: a room of 100,000 members has some 200,000.
 const maxAuthChain = 500_000
 
-// authorisers returns the events that authorise an event: its auth_events and, from room version 12 on, where the room ID
-// stands for it there, the create event. Other servers expect that one in every auth chain.
-func authorisers(e *Event) []id.EventID {
+// AuthEventIDs returns the IDs of the events that authorise the event: its auth_events and, from room version 12 on, where the
+// room ID stands for it, the create event. Other servers expect that one in every auth chain.
+func (e *Event) AuthEventIDs() []id.EventID {
 	cited := e.AuthEvents()
 	if !e.Version().RoomIDIsCreateHash || e.IsStateKey(typeCreate, "") {
 		return cited
@@ -336,8 +350,8 @@ func authorisers(e *Event) []id.EventID {
 	return append(slices.Clip(cited), pdu.CreateEventID(e.RoomID()))
 }
 
-// authChain reads the given events, the events that authorise them, and so on up to the create event.
-func authChain(tx *storage.Tx, r *Room, from []id.EventID) ([]*Event, error) {
+// AuthChain reads the given events, the events that authorise them, and so on up to the create event.
+func (r *Room) AuthChain(tx *storage.Tx, from []id.EventID) ([]*Event, error) {
 	seen := map[id.EventID]bool{}
 	var out []*Event
 	next := from
@@ -364,7 +378,7 @@ func authChain(tx *storage.Tx, r *Room, from []id.EventID) ([]*Event, error) {
 			if err != nil {
 				return nil, err
 			}
-			out, next = append(out, e), append(next, authorisers(e)...)
+			out, next = append(out, e), append(next, e.AuthEventIDs()...)
 		}
 	}
 	return out, nil

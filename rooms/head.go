@@ -21,8 +21,8 @@ const ringSize = 64
 // shows. Reading all 64 was half of what a first /sync of 500 rooms took.
 const ringFill = 24
 
-// orderStep is the distance between two live events in a room's timeline, so that others can be put between them later.
-const orderStep = 1 << 16
+// OrderStep is the distance between two live events in a room's timeline, so that others can be put between them later.
+const OrderStep = 1 << 16
 
 // extremity is an event that no other names as the one before it.
 type extremity struct {
@@ -169,7 +169,7 @@ func (r *Room) fillRing(stored *storedRoom, h *head) error {
 }
 
 // isPast tells of an event of the timeline that it was put there later: it is history, which nobody who is up to date gets.
-func isPast(e storage.EventRow) bool { return e.Order != int64(e.Position)*orderStep }
+func isPast(e storage.EventRow) bool { return e.Order != int64(e.Position)*OrderStep }
 
 func (r *Room) fillExtremities(stored *storedRoom, h *head) error {
 	for _, pos := range stored.row.Extremities { // in their own order
@@ -214,7 +214,7 @@ func (h *head) setMember(s *Service, m *Member) {
 // nameMember keeps the index of display names up to date; e is the member's event.
 func (h *head) nameMember(m *Member, e *Event) {
 	if h.names != nil && (h.local[m.NID] == m || h.invited[m.NID] == m) {
-		h.names.Set(m.NID, m.User, contentString(e, "displayname"))
+		h.names.Set(m.NID, m.User, e.ContentString("displayname"))
 	}
 }
 

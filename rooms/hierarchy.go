@@ -124,7 +124,7 @@ func states(children []child) []ChildState {
 
 // children lists the children of a space that this server knows; of a room that is no space there are none.
 func (r *Room) children(suggestedOnly bool) []child {
-	if e := r.State(typeCreate, ""); e == nil || contentString(e, "type") != roomTypeSpace {
+	if e := r.State(typeCreate, ""); e == nil || e.ContentString("type") != roomTypeSpace {
 		return nil
 	}
 	var found []ChildState

@@ -45,6 +45,6 @@ func (v *viewer) info(tx *storage.Tx) (info RoomInfo, err error) {
 	if v.member != nil {
 		info.Membership = v.member.Membership
 	}
-	info.AccountData, err = tx.RoomAccountData(v.to.UserNID, v.room.nid, v.svc.db.Settled())
+	info.AccountData, err = tx.RoomAccountData(v.to.UserNID, v.room.NID(), v.svc.db.Settled())
 	return info, err
 }

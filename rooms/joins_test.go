@@ -599,7 +599,7 @@ func TestRestrictedRoomIsJoinedThroughWhoCanGrantIt(t *testing.T) {
 			}
 			for _, p := range []*peer{a, b, c} {
 				e := p.room(room).State(typeMember, string(carol.ID))
-				if e == nil || contentString(e, "join_authorised_via_users_server") != string(alice.ID) {
+				if e == nil || e.ContentString("join_authorised_via_users_server") != string(alice.ID) {
 					t.Errorf("%s knows %v", p.name, e)
 				}
 			}

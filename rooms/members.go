@@ -95,7 +95,7 @@ func (v *viewer) currentMembers(tx *storage.Tx, users map[string]bool) ([]*Event
 		if m == nil {
 			continue
 		}
-		if e := m.event.Load(); e != nil {
+		if e := m.Event(); e != nil {
 			out = append(out, e)
 		} else {
 			positions = append(positions, m.Pos)
@@ -124,14 +124,14 @@ func (v *viewer) lastSeen(tx *storage.Tx) (*Event, error) {
 
 // eventAtOrder is the newest event of the timeline that is not above an order.
 func (v *viewer) eventAtOrder(tx *storage.Tx, order int64) (*Event, error) {
-	rows, err := tx.Timeline(v.room.nid, 0, order, true, 1)
+	rows, err := tx.Timeline(v.room.NID(), 0, order, true, 1)
 	if err != nil {
 		return nil, err
 	}
 	if len(rows) == 0 {
 		return nil, errNoEvent()
 	}
-	return fromRow(v.room.version, &rows[0])
+	return v.room.LoadEvent(&rows[0])
 }
 
 // stateAt is stateAfter where a nil event means the current state.
@@ -174,7 +174,7 @@ func sortByPos(events []*Event) {
 // Spec: client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey
 func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key string, to Recipient, whole bool) (out json.RawMessage, err error) {
 	read := s.reading
-	if typ == typeMember && !s.knowsMember(ctx, roomID, id.UserID(key)) {
+	if typ == typeMember && !s.KnowsMember(ctx, roomID, id.UserID(key)) {
 		read = s.readingWhole
 	}
 	err = read(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
@@ -217,7 +217,7 @@ func (v *viewer) stateEntry(tx *storage.Tx, typ, key string) (*Event, error) {
 	case m != nil:
 		pos = m.Pos
 	}
-	events, err := v.room.eventsAt(tx, []storage.Pos{pos})
+	events, err := v.room.EventsAt(tx, []storage.Pos{pos})
 	return events[pos], err
 }
 
@@ -285,7 +285,7 @@ const maxBeginning = 100
 // beginning is the last of the state events by which its creator made a room: the prev_batch of a timeline that shows the
 // whole room lies before all of them, and whoever asks for the members there means those with whom the room began.
 func (v *viewer) beginning(tx *storage.Tx) (*Event, error) {
-	rows, err := tx.Timeline(v.room.nid, 0, everything().upTo, false, maxBeginning)
+	rows, err := tx.Timeline(v.room.NID(), 0, everything().upTo, false, maxBeginning)
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
@@ -293,7 +293,7 @@ func (v *viewer) beginning(tx *storage.Tx) (*Event, error) {
 	if n < 0 {
 		n = len(rows)
 	}
-	return fromRow(v.room.version, &rows[max(n-1, 0)])
+	return v.room.LoadEvent(&rows[max(n-1, 0)])
 }
 
 // JoinedMembers gives the joined members of a room with their profiles, to who is joined themselves.
@@ -328,8 +328,8 @@ func appendProfiles(dst []byte, members []*Event) []byte {
 		}
 		user, _ := e.StateKey()
 		dst = append(canonjson.AppendString(dst, user), ":{"...)
-		dst = canonjson.AppendString(append(dst, `"display_name":`...), contentString(e, "displayname"))
-		if avatar := contentString(e, "avatar_url"); strings.HasPrefix(avatar, "mxc://") {
+		dst = canonjson.AppendString(append(dst, `"display_name":`...), e.ContentString("displayname"))
+		if avatar := e.ContentString("avatar_url"); strings.HasPrefix(avatar, "mxc://") {
 			dst = canonjson.AppendString(append(dst, `,"avatar_url":`...), avatar)
 		}
 		dst = append(dst, '}')

@@ -405,7 +405,7 @@ func (s *Service) setProfile(ctx context.Context, sender Sender, room int64, p P
 	}
 	return s.change(ctx, r.id, func(b *batch) error {
 		current, err := b.room.provisionalState(typeMember, string(sender.ID))
-		if err != nil || current == nil || contentString(current, "membership") != Join {
+		if err != nil || current == nil || current.ContentString("membership") != Join {
 			return err
 		}
 		content, err := profileContent(current.Content(), p)

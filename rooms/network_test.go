@@ -216,7 +216,7 @@ func (n *network) bring(first parcel, batch []parcel) {
 func (h *house) eventAt(r *Room, pos storage.Pos) (e *Event) {
 	h.Helper()
 	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
-		events, err := r.eventsAt(tx, []storage.Pos{pos})
+		events, err := r.EventsAt(tx, []storage.Pos{pos})
 		e = events[pos]
 		return err
 	}))

@@ -29,7 +29,7 @@ func (r *Room) recipients(e *Event) []string {
 			out = append(out, server)
 		}
 	}
-	invited := about != "" && r.head.servers[about] == 0 && string(membershipOf(e)) == Invite // it got the invite by /invite
+	invited := about != "" && r.head.servers[about] == 0 && e.ContentString("membership") == Invite // it got the invite by /invite
 	if about != "" && about != r.svc.Server && about != origin && !invited {
 		out = append(out, about)
 	}

@@ -149,8 +149,8 @@ func (s *Service) awaitBriefly(ctx context.Context, room id.RoomID) {
 	_ = s.AwaitWhole(ctx, room) // what is not whole by then is not yet
 }
 
-// knowsMember tells whether it is known what a user is in a room.
-func (s *Service) knowsMember(ctx context.Context, room id.RoomID, user id.UserID) bool {
+// KnowsMember reports whether the membership of a user in a room is known, which in a partial-state room it may not be.
+func (s *Service) KnowsMember(ctx context.Context, room id.RoomID, user id.UserID) bool {
 	r, err := s.Room(ctx, room)
 	return err != nil || !r.Partial() || r.MemberOf(user) != nil
 }
@@ -158,21 +158,10 @@ func (s *Service) knowsMember(ctx context.Context, room id.RoomID, user id.UserI
 // awaitMember is AwaitWhole for who is in a room and wants something of a user of whom it is not known what they are in it.
 func (s *Service) awaitMember(ctx context.Context, room id.RoomID, sender Sender, user id.UserID) error {
 	r, err := s.Room(ctx, room)
-	if err != nil || r.Membership(sender.ID) != Join || s.knowsMember(ctx, room, user) {
+	if err != nil || r.Membership(sender.ID) != Join || s.KnowsMember(ctx, room, user) {
 		return err
 	}
 	return s.AwaitWhole(ctx, room)
-}
-
-// readingWhole is reading for what needs all members of the room. Who may not read it does not wait either.
-func (s *Service) readingWhole(ctx context.Context, room id.RoomID, to Recipient, f func(*storage.Tx, *viewer) error) error {
-	if err := s.reading(ctx, room, to, func(*storage.Tx, *viewer) error { return nil }); err != nil {
-		return err
-	}
-	if err := s.AwaitWhole(ctx, room); err != nil {
-		return err
-	}
-	return s.reading(ctx, room, to, f)
 }
 
 // partialRooms knows the rooms whose state is being asked for, and who waits for it.

@@ -143,7 +143,7 @@ func (p *pastReader) loadEntries(s state, keys []pdu.StateKey) error {
 			missing = append(missing, ref.pos)
 		}
 	}
-	events, err := p.r.eventsAt(p.tx, missing)
+	events, err := p.r.EventsAt(p.tx, missing)
 	maps.Copy(p.at, events)
 	return err
 }

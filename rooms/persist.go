@@ -74,7 +74,7 @@ func (b *batch) place(tx *storage.Tx, e *pendingEvent) error {
 	e.Room, e.Pos = b.room.nid, tx.NextPos()
 	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == 0 {
 		if e.Order = e.past; e.Order == 0 {
-			e.Order = int64(e.Pos) * orderStep
+			e.Order = int64(e.Pos) * OrderStep
 		}
 	} else if e.undecided() { // of the history it is known where it belongs
 		e.Order = e.past
@@ -151,7 +151,7 @@ func (b *batch) writeEdges(tx *storage.Tx, e *pendingEvent) error {
 		}
 	}
 	for _, missing := range e.missingBehind {
-		if err := tx.AddBackwardEdge(e.Room, string(missing), int64(b.room.entered())*orderStep); err != nil {
+		if err := tx.AddBackwardEdge(e.Room, string(missing), int64(b.room.entered())*OrderStep); err != nil {
 			return err
 		}
 	}

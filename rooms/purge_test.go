@@ -174,7 +174,7 @@ func TestThreadOnAStateEventEndsWithItsReplies(t *testing.T) {
 		return n
 	}
 	h.keep(room, time.Minute)
-	if h.purge(room) != 1 || latest() != int64(h.position(room, second))*orderStep {
+	if h.purge(room) != 1 || latest() != int64(h.position(room, second))*OrderStep {
 		t.Errorf("latest %d after the first reply is gone", latest())
 	}
 	h.now = h.now.Add(time.Minute)

@@ -60,7 +60,7 @@ func (p pushRoom) EachLocal(f func(nid int64, user id.UserID)) {
 
 func (p pushRoom) DisplayName(user id.UserID) string {
 	if e, err := p.r.provisionalState(typeMember, string(user)); err == nil && e != nil {
-		return contentString(e, "displayname")
+		return e.ContentString("displayname")
 	}
 	return ""
 }
@@ -84,7 +84,7 @@ func (p pushRoom) EachNamedIn(text string, f func(nid int64, user id.UserID)) {
 			if queued == nil {
 				queued = pushrules.NewNames()
 			}
-			queued.Set(c.nid, c.user, contentString(change.event, "displayname"))
+			queued.Set(c.nid, c.user, change.event.ContentString("displayname"))
 		}
 	}
 	queued.In(text, f)
@@ -99,7 +99,7 @@ func (r *Room) loadNames() error {
 	}
 	loaded := map[storage.Pos]*Event{}
 	err := r.svc.db.ReadInner(context.Background(), func(tx *storage.Tx) (err error) {
-		loaded, err = r.eventsAt(tx, missing)
+		loaded, err = r.EventsAt(tx, missing)
 		return err
 	})
 	if err == nil {
@@ -128,7 +128,7 @@ func (r *Room) indexNames(loaded map[storage.Pos]*Event) (missing []storage.Pos,
 				missing = append(missing, m.Pos)
 				continue
 			}
-			names.Set(nid, m.User, contentString(e, "displayname"))
+			names.Set(nid, m.User, e.ContentString("displayname"))
 		}
 	}
 	if len(missing) == 0 || loaded != nil {

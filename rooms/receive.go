@@ -46,7 +46,7 @@ var ErrLater = errors.New("a server that has to be asked about an event does not
 // refused. With ErrLater the answer is whole all the same.
 // Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
-	r, err := s.participating(ctx, origin, roomID)
+	r, err := s.RoomForServer(ctx, origin, roomID)
 	if mxerr.Code(err) == mxerr.CodeNotFound {
 		return s.receiveOutside(ctx, origin, roomID, raws)
 	}
@@ -99,8 +99,8 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	return results, err
 }
 
-// participating finds a room in which this server and another one take part.
-func (s *Service) participating(ctx context.Context, origin string, roomID id.RoomID) (*Room, error) {
+// RoomForServer returns a room in which this server takes part and whose server ACL lets another server in.
+func (s *Service) RoomForServer(ctx context.Context, origin string, roomID id.RoomID) (*Room, error) {
 	r, err := s.Room(ctx, roomID)
 	if err != nil {
 		return nil, err
@@ -114,9 +114,9 @@ func (s *Service) participating(ctx context.Context, origin string, roomID id.Ro
 	return r, nil
 }
 
-// whole is participating for what needs all members of the room.
+// whole is like RoomForServer but refuses partial-state rooms.
 func (s *Service) whole(ctx context.Context, origin string, roomID id.RoomID) (*Room, error) {
-	r, err := s.participating(ctx, origin, roomID)
+	r, err := s.RoomForServer(ctx, origin, roomID)
 	if err == nil && r.Partial() {
 		return nil, mxerr.NotFound("This server has joined the room a short time ago and does not know all of it yet")
 	}

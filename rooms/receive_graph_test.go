@@ -150,7 +150,7 @@ func (w *wilderness) authAt(p *pdu.Proto) (auth []id.EventID) {
 			if key, isState := e.StateKey(); isState && e.Type() == k.Type && key == k.Key {
 				pos = e.Pos
 			}
-			events, err := r.eventsAt(tx, []storage.Pos{pos})
+			events, err := r.EventsAt(tx, []storage.Pos{pos})
 			if err != nil {
 				return err
 			}

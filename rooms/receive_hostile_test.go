@@ -568,7 +568,7 @@ func (s *siege) authBefore(head id.EventID) []id.EventID {
 	r := s.house.room(s.room)
 	var join id.EventID
 	for _, e := range s.timeline(s.room) {
-		if e.IsStateKey(typeMember, string(s.mallory)) && membershipOf(e) == "join" {
+		if e.IsStateKey(typeMember, string(s.mallory)) && e.ContentString("membership") == Join {
 			join = e.ID()
 		}
 	}

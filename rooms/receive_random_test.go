@@ -234,10 +234,10 @@ func (w *war) something() {
 	s := w.sides[w.dice.IntN(3)]
 	u := s.users[w.dice.IntN(len(s.users))]
 	other := w.anybody()
-	if r := s.room(w.room); r.Partial() && (w.dice.IntN(8) == 0 || !s.svc.knowsMember(s.Context(), w.room, other)) && w.n.reach(s.name, "a") {
+	if r := s.room(w.room); r.Partial() && (w.dice.IntN(8) == 0 || !s.svc.KnowsMember(s.Context(), w.room, other)) && w.n.reach(s.name, "a") {
 		s.complete(w.room)
 		w.completed++
-	} else if r.Partial() && !s.svc.knowsMember(s.Context(), w.room, other) { // it would wait
+	} else if r.Partial() && !s.svc.KnowsMember(s.Context(), w.room, other) { // it would wait
 		return
 	}
 	if u.ID == s.users[0].ID && other == u.ID { // the powerful do not send themselves away
@@ -344,7 +344,7 @@ func stateIDs(h *house, room id.RoomID) stateres.StateSet {
 	})
 	out := stateres.StateSet{}
 	h.ok(h.db.Read(h.Context(), func(tx *storage.Tx) error {
-		events, err := r.eventsAt(tx, all)
+		events, err := r.EventsAt(tx, all)
 		for key, pos := range positions {
 			out[key] = events[pos].ID()
 		}

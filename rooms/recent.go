@@ -4,33 +4,9 @@ import (
 	"context"
 	"strconv"
 
-	"maunium.net/go/mautrix/id"
-
 	"ebb/rooms/visibility"
 	"ebb/storage"
 )
-
-// Ring is the newest committed timeline events in memory, oldest first, hidden ones left out; it holds everything after
-// the position reach. The caller must not change it.
-func (r *Room) Ring() (events []*Event, reach storage.Pos) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	ring := r.head.ring
-	return ring[:len(ring):len(ring)], r.head.ringOK
-}
-
-// LoadEvents makes the events of stored rows of the room, in their order.
-func (r *Room) LoadEvents(rows []storage.EventRow) ([]*Event, error) {
-	out := make([]*Event, len(rows))
-	for i := range rows {
-		e, err := fromRow(r.version, &rows[i])
-		if err != nil {
-			return nil, err
-		}
-		out[i] = e
-	}
-	return out, nil
-}
 
 // View is how one recipient sees a room, for the time of one answer.
 type View struct {
@@ -165,13 +141,4 @@ func (s *Service) Shown(ctx context.Context, tx *storage.Tx, room *Room, evs []*
 		return nil
 	})
 	return shown, err
-}
-
-// Ignores lists the users whom a local user ignores; the caller must not change it.
-func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user int64) (ignored map[id.UserID]struct{}, err error) {
-	err = s.withTx(ctx, tx, func(tx *storage.Tx) (err error) {
-		ignored, err = s.ignored(ctx, tx, user)
-		return err
-	})
-	return ignored, err
 }

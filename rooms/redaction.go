@@ -90,7 +90,7 @@ func (in *ingest) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
 		return err
 	}
 	e.awaited = true
-	redactions, err := in.room.eventsAt(tx, pending)
+	redactions, err := in.room.EventsAt(tx, pending)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func (v *viewer) unignoring() *viewer {
 
 func (v *viewer) relations(tx *storage.Tx, e *Event, w window, req RelationsRequest) (page RelationsPage, err error) {
 	f := storage.RelationFilter{
-		Room: v.room.nid, Parent: string(e.ID()), RelType: req.RelType, Type: req.EventType, Backwards: !req.Forwards,
+		Room: v.room.NID(), Parent: string(e.ID()), RelType: req.RelType, Type: req.EventType, Backwards: !req.Forwards,
 	}
 	page.PrevBatch = req.From
 	c := cursor{window: w, backwards: f.Backwards}
@@ -186,7 +186,7 @@ func (v *viewer) threads(tx *storage.Tx, below int64, req ThreadsRequest) (page 
 	size := 0
 	for scanned := 0; scanned < maxThreadScan && len(page.Chunk) < req.Limit && size < maxPageBytes; {
 		want := min(req.Limit-len(page.Chunk), scanBatch) + 1 // one more tells whether there are more
-		rows, err := tx.Threads(v.room.nid, below, want)
+		rows, err := tx.Threads(v.room.NID(), below, want)
 		if err != nil {
 			return page, err
 		}
@@ -219,7 +219,7 @@ func (v *viewer) roots(tx *storage.Tx, threads []storage.ThreadRow, participated
 	for i, t := range threads {
 		positions[i] = t.Root
 	}
-	found, err := v.room.eventsAt(tx, positions)
+	found, err := v.room.EventsAt(tx, positions)
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +243,7 @@ func (v *viewer) participated(tx *storage.Tx, roots []*Event) (in []*Event, err 
 	for i, e := range roots {
 		ids[i] = string(e.ID())
 	}
-	counts, err := tx.RelationCounts(v.room.nid, ids, v.cutoff())
+	counts, err := tx.RelationCounts(v.room.NID(), ids, v.cutoff())
 	if err != nil {
 		return nil, err
 	}
@@ -271,11 +271,9 @@ func (v *viewer) rootForms(tx *storage.Tx, events []*Event) ([]json.RawMessage, 
 	var out []json.RawMessage
 	for i, e := range events {
 		if _, ignored := v.ignored[e.Sender()]; ignored {
-			pruned, err := e.Redact()
-			if err != nil {
+			if e, err = e.RedactedCopy(); err != nil {
 				return nil, err
 			}
-			e = e.redactedAs(pruned, e.RedactedBy)
 		}
 		form, err := v.one(tx, e, sights[i], opt)
 		if err != nil {

@@ -8,7 +8,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/canonjson"
 	"ebb/pushrules"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
@@ -61,6 +60,9 @@ type Member struct {
 
 	event atomic.Pointer[Event] // nil until somebody asks
 }
+
+// Event returns the member event if it is in memory, and nil if it has to be read from the database, at Pos.
+func (m *Member) Event() *Event { return m.event.Load() }
 
 // remember keeps the member's event in memory.
 func (m *Member) remember(r *Room, e *Event) {
@@ -231,6 +233,9 @@ func (r *Room) Resident() bool {
 	defer r.mu.RUnlock()
 	return len(r.head.extremities) > 0 && (len(r.head.local) > 0 || len(r.head.servers) == 0)
 }
+
+// CanBackfill reports whether there are other servers in the room that may be asked for history which this server lacks.
+func (r *Room) CanBackfill() bool { return r.svc.federates() && r.Resident() && r.Shared() }
 
 // HasServer tells whether a user of a server is joined.
 func (r *Room) HasServer(name string) bool {
@@ -426,7 +431,7 @@ func (r *Room) HistoryVisibility() string {
 
 func historyVisibility(e *Event) string {
 	if e != nil {
-		switch v := contentString(e, "history_visibility"); v {
+		switch v := e.ContentString("history_visibility"); v {
 		case "world_readable", "shared", "invited", "joined":
 			return v
 		}
@@ -437,18 +442,18 @@ func historyVisibility(e *Event) string {
 // JoinRule is the current join rule, "invite" where the room has none.
 func (r *Room) JoinRule() string {
 	if e := r.State(typeJoinRules, ""); e != nil {
-		return contentString(e, "join_rule")
+		return e.ContentString("join_rule")
 	}
 	return "invite"
 }
 
-// contentString is a string member of an event's content, "" where there is none.
-func contentString(e *Event, key string) string {
-	raw, ok := canonjson.Get(e.Content(), key)
-	if !ok {
-		return ""
-	}
-	return jsonString(raw)
+// Ring returns the newest committed timeline events, oldest first, without hidden ones, and the position after which it has
+// all of them. The caller must not change it.
+func (r *Room) Ring() (events []*Event, reach storage.Pos) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	ring := r.head.ring
+	return ring[:len(ring):len(ring)], r.head.ringOK
 }
 
 // Recent lists the committed timeline events after a position, oldest first; false where memory does not reach back
@@ -477,4 +482,45 @@ func (r *Room) recentEvent(eventID id.EventID) *Event {
 		}
 	}
 	return nil
+}
+
+// LoadEvent returns the event of a stored row of the room.
+func (r *Room) LoadEvent(row *storage.EventRow) (*Event, error) { return fromRow(r.version, row) }
+
+// LoadEvents returns the events of stored rows of the room, in their order.
+func (r *Room) LoadEvents(rows []storage.EventRow) ([]*Event, error) {
+	out := make([]*Event, len(rows))
+	for i := range rows {
+		e, err := fromRow(r.version, &rows[i])
+		if err != nil {
+			return nil, err
+		}
+		out[i] = e
+	}
+	return out, nil
+}
+
+// EventsAt reads events by position. Position 0 is left out; the event at a position that has none any more is nil.
+func (r *Room) EventsAt(tx *storage.Tx, positions []storage.Pos) (map[storage.Pos]*Event, error) {
+	want := make([]storage.Pos, 0, len(positions))
+	out := make(map[storage.Pos]*Event, len(positions))
+	for _, p := range positions {
+		if _, seen := out[p]; p != 0 && !seen {
+			out[p] = nil
+			want = append(want, p)
+		}
+	}
+	if len(want) == 0 {
+		return out, nil
+	}
+	rows, err := tx.EventsAt(want)
+	if err != nil {
+		return nil, err
+	}
+	for i := range rows {
+		if out[rows[i].Position], err = fromRow(r.version, &rows[i]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }

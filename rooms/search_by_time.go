@@ -53,8 +53,8 @@ func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to Recipien
 		if c.event != nil && !backwards {
 			w.upTo = c.event.Order - 1 // hole looks at the event above, too
 		}
-		h, err := v.hole(tx, &w)
-		c.uncertain = h.found
+		g, err := v.gap(tx, &w)
+		c.uncertain = g.found
 		return err
 	})
 	return c, err
@@ -63,17 +63,17 @@ func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to Recipien
 // closestElsewhere asks other servers, and fetches what lies between this server's past and the event that they name. Where that
 // is too much, what is known here stands.
 func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to Recipient, at time.Time, backwards bool, here closestEvent) (closestEvent, error) {
-	eventID, ts, ok := s.timeElsewhere(ctx, here.room, at.UnixMilli(), backwards)
+	eventID, ts, ok := s.AskTimestampToEvent(ctx, here.room, at.UnixMilli(), backwards)
 	if !ok || here.event != nil && !nearer(ts, here.event.OriginServerTS(), backwards) {
 		return here, nil
 	}
-	err := s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (h hole, err error) {
-		row, found, err := tx.EventByID(v.room.nid, string(eventID))
+	err := s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g pageGap, err error) {
+		row, found, err := tx.EventByID(v.room.NID(), string(eventID))
 		if err != nil || found && row.Order > 0 {
-			return h, err
+			return g, err
 		}
 		w := everything()
-		return v.hole(tx, &w)
+		return v.gap(tx, &w)
 	})
 	if err != nil {
 		return here, err
@@ -133,13 +133,13 @@ func nearer(ts, than int64, backwards bool) bool {
 // widen moves the beginning of a walk by timeWindow events the other way.
 func widen(tx *storage.Tx, r *Room, c cursor) (cursor, error) {
 	if c.backwards {
-		rows, err := tx.Timeline(r.nid, c.upTo, everything().upTo, false, timeWindow)
+		rows, err := tx.Timeline(r.NID(), c.upTo, everything().upTo, false, timeWindow)
 		if n := len(rows); n > 0 {
 			c.upTo = rows[n-1].Order
 		}
 		return c, err
 	}
-	rows, err := tx.Timeline(r.nid, 0, c.after, true, timeWindow)
+	rows, err := tx.Timeline(r.NID(), 0, c.after, true, timeWindow)
 	if n := len(rows); n > 0 {
 		c.after = rows[n-1].Order - 1
 	}
@@ -152,13 +152,13 @@ func placeOf(tx *storage.Tx, r *Room, ts int64) (int64, error) {
 	low, high := int64(0), r.LastOrder() // the event at low is from before ts, the one after high is not
 	for low < high {
 		middle := low + (high-low+1)/2
-		p, found, err := tx.TimePointAt(r.nid, middle)
+		p, found, err := tx.TimePointAt(r.NID(), middle)
 		if err != nil {
 			return 0, err
 		}
 		switch {
 		case !found || p.Order <= low: // nothing in (low, middle]
-			next, found, err := tx.TimePointAfter(r.nid, middle)
+			next, found, err := tx.TimePointAfter(r.NID(), middle)
 			if err != nil || !found || next.Order > high || next.OriginTS >= ts {
 				return low, err
 			}

@@ -115,7 +115,7 @@ func (s *Service) followTombstone(ctx context.Context, sender Sender, old *Room)
 	if tombstone == nil {
 		return nil
 	}
-	next, err := s.Room(ctx, id.RoomID(contentString(tombstone, "replacement_room")))
+	next, err := s.Room(ctx, id.RoomID(tombstone.ContentString("replacement_room")))
 	if mxerr.Code(err) == mxerr.CodeNotFound || err == nil && next.Membership(sender.ID) != Join {
 		return nil
 	}

@@ -38,7 +38,7 @@ type serverView struct {
 
 // forServer finds a room for a server that is in it.
 func (s *Service) forServer(ctx context.Context, origin string, room id.RoomID, f func(v *serverView) error) error {
-	r, err := s.participating(ctx, origin, room)
+	r, err := s.RoomForServer(ctx, origin, room)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (v *serverView) prepare(events []*Event) error {
 	if err != nil {
 		return err
 	}
-	histories, err := v.room.eventsAt(v.tx, slices.Collect(maps.Values(positions)))
+	histories, err := v.room.EventsAt(v.tx, slices.Collect(maps.Values(positions)))
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (v *serverView) prepareMembers(events []*Event) error {
 	for _, list := range positions {
 		all = append(all, list...)
 	}
-	members, err := v.room.eventsAt(v.tx, all)
+	members, err := v.room.EventsAt(v.tx, all)
 	if err != nil {
 		return err
 	}
@@ -159,14 +159,14 @@ func (v *serverView) expired(e *Event) bool {
 
 // erased reports whether the sender asked for erasure after the event: then only servers that were in the room see it.
 func (v *serverView) erased(e *Event) bool {
-	at, erased := v.svc.erasedAt(e.SenderNID)
+	at, erased := v.svc.ErasedAt(e.SenderNID)
 	return erased && e.Pos < at
 }
 
 // concerns reports whether an event is by a user of the server, or about one.
 func (v *serverView) concerns(e *Event) bool {
 	key, isState := e.StateKey()
-	return serverOf(string(e.Sender())) == v.server || isState && e.Type() == typeMember && serverOf(key) == v.server
+	return e.Sender().Homeserver() == v.server || isState && e.Type() == typeMember && id.UserID(key).Homeserver() == v.server
 }
 
 func (v *serverView) all(events []*Event) ([]json.RawMessage, error) {
@@ -186,14 +186,14 @@ func (v *serverView) all(events []*Event) ([]json.RawMessage, error) {
 
 // event finds an accepted event of the room.
 func (v *serverView) event(eventID id.EventID) (*Event, error) {
-	row, found, err := v.tx.EventByID(v.room.nid, string(eventID))
+	row, found, err := v.tx.EventByID(v.room.NID(), string(eventID))
 	if err != nil {
 		return nil, err
 	}
 	if !found || row.Flags&storage.RejectedEvent != 0 {
 		return nil, errNoEvent()
 	}
-	return fromRow(v.room.version, &row)
+	return v.room.LoadEvent(&row)
 }
 
 // EventForServer gives one event to a server in its room.
@@ -215,7 +215,7 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 	if err != nil {
 		return nil, err
 	}
-	err = s.forServer(ctx, origin, r.id, func(v *serverView) error {
+	err = s.forServer(ctx, origin, r.ID(), func(v *serverView) error {
 		e, err := v.event(eventID)
 		if err != nil {
 			return err
@@ -232,24 +232,10 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 	return raw, err
 }
 
-// maxHeavyReads bounds how many servers read whole states and auth chains at the same time: each holds one of the connections by
-// which everybody reads, and for a large room all of its members in memory.
-const maxHeavyReads = 2
-
-// heavy waits until a read of that kind may begin.
-func (s *Service) heavy(ctx context.Context) (release func(), err error) {
-	select {
-	case s.heavyReads <- struct{}{}:
-		return func() { <-s.heavyReads }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // StateForServer returns the state of a room before an event, and the auth chain of that state.
 // Spec: server-server-api#get_matrixfederationv1stateroomid
 func (s *Service) StateForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (state, chain []*Event, err error) {
-	release, err := s.heavy(ctx)
+	release, err := s.HeavyRead(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -273,7 +259,7 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 		for i, entry := range entries {
 			positions[i] = entry.Position
 		}
-		events, err := v.room.eventsAt(v.tx, positions)
+		events, err := v.room.EventsAt(v.tx, positions)
 		if err != nil {
 			return err
 		}
@@ -281,10 +267,10 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 		for _, entry := range entries {
 			if e := events[entry.Position]; e != nil {
 				state = append(state, e)
-				auth = append(auth, authorisers(e)...)
+				auth = append(auth, e.AuthEventIDs()...)
 			}
 		}
-		chain, err = authChain(v.tx, v.room, auth)
+		chain, err = v.room.AuthChain(v.tx, auth)
 		return err
 	})
 	return state, chain, err
@@ -293,7 +279,7 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 // AuthChainForServer returns the auth chain of an event.
 // Spec: server-server-api#get_matrixfederationv1event_authroomideventid
 func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (chain []*Event, err error) {
-	release, err := s.heavy(ctx)
+	release, err := s.HeavyRead(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -303,7 +289,7 @@ func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id
 		if err != nil {
 			return err
 		}
-		chain, err = authChain(v.tx, v.room, authorisers(e))
+		chain, err = v.room.AuthChain(v.tx, e.AuthEventIDs())
 		return err
 	})
 	return chain, err
@@ -413,7 +399,7 @@ func (w *serverWalk) readAhead(limit int) error {
 	if newest == 0 || limit < 2 {
 		return nil
 	}
-	rows, err := w.v.tx.Timeline(w.v.room.nid, 0, newest-1, true, limit)
+	rows, err := w.v.tx.Timeline(w.v.room.NID(), 0, newest-1, true, limit)
 	w.ahead = make(map[id.EventID]storage.EventRow, len(rows))
 	for _, row := range rows {
 		w.ahead[id.EventID(row.EventID)] = row
@@ -436,7 +422,7 @@ func (w *serverWalk) add(ids []id.EventID) error {
 			unread = append(unread, string(eventID))
 		}
 	}
-	more, err := w.v.tx.EventsByID(w.v.room.nid, unread)
+	more, err := w.v.tx.EventsByID(w.v.room.NID(), unread)
 	if err != nil {
 		return err
 	}
@@ -445,7 +431,7 @@ func (w *serverWalk) add(ids []id.EventID) error {
 		if rows[i].Flags&storage.OutlierEvent != 0 {
 			continue
 		}
-		e, err := fromRow(w.v.room.version, &rows[i])
+		e, err := w.v.room.LoadEvent(&rows[i])
 		if err != nil {
 			return err
 		}
@@ -488,7 +474,7 @@ func (v *serverView) closest(ts int64, backwards bool) (*Event, error) {
 	if c, err = widen(v.tx, v.room, c); err != nil {
 		return nil, err
 	}
-	rows, err := v.tx.Timeline(v.room.nid, c.after, c.upTo, backwards, 4*timeWindow)
+	rows, err := v.tx.Timeline(v.room.NID(), c.after, c.upTo, backwards, 4*timeWindow)
 	if err != nil {
 		return nil, err
 	}
@@ -497,7 +483,7 @@ func (v *serverView) closest(ts int64, backwards bool) (*Event, error) {
 		if rows[i].Flags&storage.HiddenEvent != 0 {
 			continue
 		}
-		e, err := fromRow(v.room.version, &rows[i])
+		e, err := v.room.LoadEvent(&rows[i])
 		if err != nil {
 			return nil, err
 		}

@@ -230,7 +230,7 @@ func TestWholeStatesAreReadForFewServersAtATime(t *testing.T) {
 	there.joinVia(bob, room, "here")
 	message := here.say(alice, room, "now")
 	for range maxHeavyReads {
-		release, err := here.svc.heavy(t.Context())
+		release, err := here.svc.HeavyRead(t.Context())
 		here.ok(err)
 		defer release()
 	}

@@ -108,6 +108,9 @@ type Service struct {
 
 	lastCreated atomic.Int64 // ms; see createTime
 
+	ignores ignoreCache
+	erased  erasures
+
 	reader *reader // what reads remember
 }
 
@@ -134,7 +137,8 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.own.init()
 	s.txns.init()
 	s.partials.init()
-	if err := s.reader.erased.load(ctx, o.DB); err != nil {
+	s.ignores.init()
+	if err := s.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)
 	}
 	return s, nil

@@ -26,7 +26,7 @@ func (r *Room) summary() RoomSummary {
 		s.JoinRule = "invite"
 	}
 	if e := r.State(typeEncryption, ""); e != nil {
-		s.Encryption = contentString(e, "algorithm")
+		s.Encryption = e.ContentString("algorithm")
 	}
 	if r.restricted() {
 		s.AllowedRoomIDs = allowedRooms(r.State(typeJoinRules, "").Content())

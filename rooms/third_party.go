@@ -47,7 +47,7 @@ func (t *ThirdPartyInvite) check() error {
 // ExchangeThirdPartyInvite invites a user of another server in the name of the local one who made the third-party invite.
 // Spec: server-server-api#put_matrixfederationv1exchange_third_party_inviteroomid
 func (s *Service) ExchangeThirdPartyInvite(ctx context.Context, origin string, t ThirdPartyInvite) error {
-	if _, err := s.participating(ctx, origin, t.Room); err != nil {
+	if _, err := s.RoomForServer(ctx, origin, t.Room); err != nil {
 		return err
 	}
 	if serverOf(string(t.Invitee)) != origin {
@@ -77,7 +77,7 @@ func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
 	if issued == nil || issued.Sender() != t.Sender {
 		return mxerr.Forbidden("There is no such third-party invite in the room")
 	}
-	raw, err := json.Marshal(t.content(contentString(issued, "display_name"))["third_party_invite"])
+	raw, err := json.Marshal(t.content(issued.ContentString("display_name"))["third_party_invite"])
 	if err != nil {
 		return err
 	}

@@ -64,6 +64,18 @@ func (s *Service) reading(ctx context.Context, roomID id.RoomID, to Recipient, f
 	})
 }
 
+// readingWhole is reading for what needs all members of the room: it waits for a partial-state room to complete, but only if the
+// recipient may read the room.
+func (s *Service) readingWhole(ctx context.Context, room id.RoomID, to Recipient, f func(*storage.Tx, *viewer) error) error {
+	if err := s.reading(ctx, room, to, func(*storage.Tx, *viewer) error { return nil }); err != nil {
+		return err
+	}
+	if err := s.AwaitWhole(ctx, room); err != nil {
+		return err
+	}
+	return s.reading(ctx, room, to, f)
+}
+
 func errNotReadable() error { return mxerr.Forbidden("You are not in this room") }
 
 // mayRead lets in members, former members until they forget the room, and everybody where anybody may read.
@@ -91,7 +103,7 @@ func (v *viewer) wasJoined(tx *storage.Tx) (bool, error) {
 	if v.member == nil || v.member.Membership != Leave && v.member.Membership != Ban {
 		return false, nil
 	}
-	forgotten, err := tx.Forgotten(v.to.UserNID, v.room.nid)
+	forgotten, err := tx.Forgotten(v.to.UserNID, v.room.NID())
 	if err != nil || forgotten {
 		return false, err
 	}
@@ -106,35 +118,35 @@ func (s *Service) Messages(ctx context.Context, roomID id.RoomID, to Recipient, 
 	if err != nil {
 		return page, err
 	}
-	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (h hole, err error) {
-		page, h, err = v.page(tx, w, req)
-		return h, err
+	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g pageGap, err error) {
+		page, g, err = v.page(tx, w, req)
+		return g, err
 	})
 	return page, err
 }
 
 // page reads a page. Backwards it ends where something is missing that other servers may have, and tells so.
-func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (p Page, h hole, err error) {
+func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (p Page, g pageGap, err error) {
 	if req.From == "" && req.Backwards {
 		w.upTo = v.room.LastOrder()
 	}
 	if err := v.capAtLeave(tx, &w); err != nil {
-		return p, h, err
+		return p, g, err
 	}
 	p.Start = TimelineToken(w.start(req.Backwards))
-	if req.Backwards && req.Filter.room(string(v.room.id)) {
-		if h, err = v.hole(tx, &w); err != nil {
-			return p, h, err
+	if req.Backwards && req.Filter.room(string(v.room.ID())) {
+		if g, err = v.gap(tx, &w); err != nil {
+			return p, g, err
 		}
 	}
 	c := cursor{window: w, backwards: req.Backwards}
 	events, sights, err := v.walk(tx, &c, req.Limit, &req.Filter, v.room.timeline)
 	if err != nil {
-		return p, h, err
+		return p, g, err
 	}
-	h.found = h.reach(&c) && len(events) < req.Limit // the reader of a full page does not wait for the next one
+	g.found = g.reach(&c) && len(events) < req.Limit // the reader of a full page does not wait for the next one
 	err = v.fill(tx, &p, &c, &req, events, sights)
-	return p, h, err
+	return p, g, err
 }
 
 // fill writes what a walk has found into a page.
@@ -187,7 +199,7 @@ type source func(tx *storage.Tx, c *cursor, n int) (span, error)
 
 // timeline is the source of a walk along a room's timeline.
 func (r *Room) timeline(tx *storage.Tx, c *cursor, n int) (span, error) {
-	rows, err := tx.Timeline(r.nid, c.after, c.upTo, c.backwards, n)
+	rows, err := tx.Timeline(r.NID(), c.after, c.upTo, c.backwards, n)
 	out := span{orders: make([]int64, len(rows)), rows: rows}
 	for i := range rows {
 		out.orders[i] = rows[i].Order
@@ -198,7 +210,7 @@ func (r *Room) timeline(tx *storage.Tx, c *cursor, n int) (span, error) {
 // walk collects up to limit events that the viewer may see and that pass the filter. The cursor goes on over all others:
 // that rows are hidden, by their expiry too, never ends a page. The work is bounded, and so is what is collected.
 func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter, next source) (events []*Event, sights []sight, err error) {
-	if !filter.room(string(v.room.id)) || c.empty() {
+	if !filter.room(string(v.room.ID())) || c.empty() {
 		c.done = true
 		return nil, nil, nil
 	}
@@ -247,7 +259,7 @@ func (v *viewer) pick(tx *storage.Tx, rows []storage.EventRow, filter *EventFilt
 		if rows[i].Flags&storage.HiddenEvent != 0 {
 			continue
 		}
-		e, err := fromRow(v.room.version, &rows[i])
+		e, err := v.room.LoadEvent(&rows[i])
 		if err != nil {
 			return nil, nil, err
 		}
@@ -322,14 +334,14 @@ func errNoEvent() error { return mxerr.NotFound("Event not found") }
 
 // event finds an event that the viewer may see.
 func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*Event, sight, error) {
-	row, found, err := tx.EventByID(v.room.nid, string(eventID))
+	row, found, err := tx.EventByID(v.room.NID(), string(eventID))
 	if err != nil {
 		return nil, sight{}, err
 	}
 	if !found || row.Flags&storage.HiddenEvent != 0 && !(row.IsState && row.Flags == storage.OutlierEvent) {
 		return nil, sight{}, errNoEvent()
 	}
-	e, err := fromRow(v.room.version, &row)
+	e, err := v.room.LoadEvent(&row)
 	if err != nil {
 		return nil, sight{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -323,7 +324,7 @@ func forgetPast(tx *storage.Tx, r *Room, e *Event) error {
 	if err := tx.PurgeBare([]storage.Pos{e.Pos}); err != nil {
 		return err
 	}
-	rows, err := tx.Timeline(r.nid, e.Order, everything().upTo, false, maxUndecided+1)
+	rows, err := tx.Timeline(r.nid, e.Order, math.MaxInt64, false, maxUndecided+1)
 	if err != nil {
 		return err
 	}

@@ -132,20 +132,13 @@ func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user, room int64) 
 
 // ignoredNIDs lists whom a user ignores by short name; those who have none have sent nothing.
 func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user int64) (map[int64]bool, error) {
-	list, err := s.ignored(ctx, tx, user)
+	list, err := s.Ignores(ctx, tx, user)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
 	out := make(map[int64]bool, len(list))
 	for who := range list {
-		nid, found := s.users.get(who)
-		switch {
-		case found:
-		case tx != nil:
-			nid, found, err = tx.LookupUser(string(who))
-		default:
-			nid, found, err = s.LookupUser(ctx, who)
-		}
+		nid, found, err := s.LookupUserIn(ctx, tx, who)
 		if err != nil {
 			return nil, err
 		}
@@ -171,12 +164,9 @@ func (l *unreadList) extend(r *Room, user int64) bool {
 		return false
 	}
 	for _, e := range news {
-		if !e.built || e.Type() == typeRedaction {
+		class, known := e.ClassFor(user)
+		if !known || e.Type() == typeRedaction {
 			return false
-		}
-		class, singled := e.singled[user]
-		if !singled {
-			class = e.Push
 		}
 		l.add(user, storage.UnreadRow{
 			Position: e.Pos, ThreadRoot: e.ThreadRoot, OriginTS: e.OriginServerTS(), ReceivedTS: e.ReceivedTS, Sender: e.SenderNID, IsState: e.IsState(), Push: int64(class),
@@ -216,11 +206,11 @@ func (l *unreadList) recount(tx *storage.Tx, r *Room, user int64) error {
 		return errNeedTx
 	}
 	l.valid, l.upTo, l.entries, l.roots = false, tx.Settled(), nil, nil
-	floor, threads, err := readFloors(tx, r.nid, user)
+	floor, threads, err := readFloors(tx, r.NID(), user)
 	if err != nil || floor == 0 {
 		return err // 0: the snapshot is from before the join
 	}
-	rows, err := tx.Unread(user, r.nid, floor, maxUnread)
+	rows, err := tx.Unread(user, r.NID(), floor, maxUnread)
 	if err != nil {
 		return err
 	}
@@ -243,7 +233,7 @@ func readFloors(tx *storage.Tx, room, user int64) (floor int64, threads map[stor
 	if !found || m.JoinedPos == 0 {
 		return 0, nil, nil
 	}
-	floor = int64(m.JoinedPos) * orderStep
+	floor = int64(m.JoinedPos) * OrderStep
 	reads, err := tx.ReadUpTo(room, user)
 	if err != nil {
 		return 0, nil, err

@@ -188,7 +188,7 @@ func (r *Room) banned() ([]invitee, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, invitee{user: m.User, nid: m.NID, content: memberContent{Membership: Ban, Reason: contentString(e, "reason")}})
+		out = append(out, invitee{user: m.User, nid: m.NID, content: memberContent{Membership: Ban, Reason: e.ContentString("reason")}})
 	}
 	return out, nil
 }

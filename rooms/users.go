@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -53,10 +54,19 @@ func (s *Service) UserNID(ctx context.Context, user id.UserID) (int64, error) {
 	return nid, err
 }
 
-// LookupUser is UserNID for one who shall not get a name by it.
+// LookupUser returns a user's short name without making one.
 func (s *Service) LookupUser(ctx context.Context, user id.UserID) (nid int64, known bool, err error) {
+	return s.LookupUserIn(ctx, nil, user)
+}
+
+// LookupUserIn is LookupUser for callers with a read transaction: what memory lacks is read through tx, or if that is nil in a
+// read of its own.
+func (s *Service) LookupUserIn(ctx context.Context, tx *storage.Tx, user id.UserID) (nid int64, known bool, err error) {
 	if nid, known = s.users.get(user); known {
 		return nid, true, nil
+	}
+	if tx != nil {
+		return tx.LookupUser(string(user))
 	}
 	err = s.db.ReadInner(ctx, func(tx *storage.Tx) (err error) {
 		nid, known, err = tx.LookupUser(string(user))
@@ -120,6 +130,43 @@ func (s *Service) Memberships(ctx context.Context, user int64) ([]RoomMembership
 			return list, nil
 		}
 	}
+}
+
+// JoinedSince returns the position since which a local user has been joined to a room without a break, 0 if they are not joined.
+// What memory lacks is read through tx, or if that is nil in a read of its own.
+func (s *Service) JoinedSince(ctx context.Context, tx *storage.Tx, user, room int64) (storage.Pos, error) {
+	if tx == nil {
+		list, err := s.Memberships(ctx, user)
+		return joinedPosIn(list, room), err
+	}
+	if list, _, _, ok := s.own.begin(user); ok {
+		return joinedPosIn(list, room), nil
+	}
+	rows, err := tx.UserMemberships(user)
+	for _, m := range rows {
+		if m.Room == room {
+			return m.JoinedPos, err
+		}
+	}
+	return 0, err
+}
+
+func joinedPosIn(list []RoomMembership, room int64) storage.Pos {
+	i, found := slices.BinarySearchFunc(list, room, func(m RoomMembership, room int64) int { return cmp.Compare(m.Room, room) })
+	if !found {
+		return 0
+	}
+	return list[i].JoinedPos
+}
+
+// JoinedRooms lists the rooms that a local user is joined to.
+// Spec: client-server-api#get_matrixclientv3joined_rooms
+func (s *Service) JoinedRooms(ctx context.Context, user int64) (joined []string, err error) {
+	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		joined, err = tx.JoinedRooms(user)
+		return err
+	})
+	return joined, err
 }
 
 // begin gives the list, or starts to load it.

@@ -27,10 +27,7 @@ type reader struct {
 	former *generations[storage.Pos, storage.Pos] // state event → the one that it replaced; 0: none
 	joined *generations[joinedKey, int64]         // former member → order at which the last join ended
 
-	ignores ignoreCache
-	erased  erasures
-
-	askedFor *generations[holeKey, time.Time] // what other servers were asked for in vain, and when
+	exhausted *generations[gapKey, time.Time] // gaps for which other servers had nothing, and when they were asked
 }
 
 const (
@@ -46,10 +43,7 @@ func newReader() *reader {
 		former: newGenerations[storage.Pos, storage.Pos](formerEntries),
 		joined: newGenerations[joinedKey, int64](joinedEntries),
 
-		askedFor: newGenerations[holeKey, time.Time](backfillMemory),
-
-		ignores: ignoreCache{users: map[int64]map[id.UserID]struct{}{}},
-		erased:  erasures{users: map[int64]storage.Pos{}},
+		exhausted: newGenerations[gapKey, time.Time](exhaustedEntries),
 	}
 }
 
@@ -104,11 +98,11 @@ func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *Room, to Rec
 	v := &viewer{svc: s, room: room, to: to, now: s.Now(), member: room.MemberOf(to.User), policy: room.Retention()}
 	v.joined = v.member != nil && v.member.Membership == Join
 	var err error
-	if v.ignored, err = s.ignored(ctx, tx, to.UserNID); err != nil {
+	if v.ignored, err = s.Ignores(ctx, tx, to.UserNID); err != nil {
 		return nil, err
 	}
 	if v.joined {
-		v.joinedPos, err = s.joinedSince(ctx, tx, to.UserNID, room.nid)
+		v.joinedPos, err = s.JoinedSince(ctx, tx, to.UserNID, room.NID())
 	}
 	return v, err
 }
@@ -205,7 +199,7 @@ func (v *viewer) cutoff() *int64 {
 // was built on everything that had arrived here; one of another server may not know of the join. joinedPos may lag behind
 // joined for a moment after a commit: it is 0 then.
 func (v *viewer) duringJoin(e *Event) bool {
-	return v.joined && v.joinedPos != 0 && e.Order >= int64(v.joinedPos)*orderStep && v.svc.IsLocal(e.Sender())
+	return v.joined && v.joinedPos != 0 && e.Order >= int64(v.joinedPos)*OrderStep && v.svc.IsLocal(e.Sender())
 }
 
 // pasts finds the state before the events at these indexes.
@@ -244,7 +238,7 @@ func (v *viewer) loadPasts(tx *storage.Tx, snapshots []int64, into map[int64]pas
 	for _, f := range found {
 		positions = append(positions, f.HistoryVisibility, f.Member)
 	}
-	events, err := v.room.eventsAt(tx, positions)
+	events, err := v.room.EventsAt(tx, positions)
 	if err != nil {
 		return err
 	}
@@ -260,31 +254,6 @@ func (v *viewer) loadPasts(tx *storage.Tx, snapshots []int64, into map[int64]pas
 		into[nid] = p
 	}
 	return nil
-}
-
-// eventsAt reads events by position; zero and positions that are gone are left out.
-func (r *Room) eventsAt(tx *storage.Tx, positions []storage.Pos) (map[storage.Pos]*Event, error) {
-	want := make([]storage.Pos, 0, len(positions))
-	out := make(map[storage.Pos]*Event, len(positions))
-	for _, p := range positions {
-		if _, seen := out[p]; p != 0 && !seen {
-			out[p] = nil
-			want = append(want, p)
-		}
-	}
-	if len(want) == 0 {
-		return out, nil
-	}
-	rows, err := tx.EventsAt(want)
-	if err != nil {
-		return nil, err
-	}
-	for i := range rows {
-		if out[rows[i].Position], err = fromRow(r.version, &rows[i]); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
 
 // judge applies the table of rooms/visibility to one event.
@@ -309,7 +278,7 @@ func (v *viewer) judge(tx *storage.Tx, e *Event, before past) (sight, error) {
 }
 
 func membershipOf(e *Event) visibility.Membership {
-	if m := contentString(e, "membership"); m != "" {
+	if m := e.ContentString("membership"); m != "" {
 		return visibility.Membership(m)
 	}
 	return visibility.Leave
@@ -325,7 +294,7 @@ func (v *viewer) joinedUntil(tx *storage.Tx) (int64, error) {
 	if v.lastJoin != nil || v.member == nil {
 		return deref(v.lastJoin), nil
 	}
-	key := joinedKey{v.room.nid, v.to.UserNID, v.member.Pos}
+	key := joinedKey{v.room.NID(), v.to.UserNID, v.member.Pos}
 	until, ok := v.svc.reader.joined.get(key)
 	if !ok {
 		if tx == nil {
@@ -363,7 +332,7 @@ func (v *viewer) walkMembership(tx *storage.Tx) (int64, error) {
 		if err != nil || !found {
 			return 0, err
 		}
-		e, err := fromRow(v.room.version, &prior)
+		e, err := v.room.LoadEvent(&prior)
 		if err != nil {
 			return 0, err
 		}

@@ -1,0 +1,54 @@
+package rooms
+
+import (
+	"context"
+	"sync"
+
+	"ebb/storage"
+)
+
+// erasures are the users who have asked for erasure, each with the position of the request.
+type erasures struct {
+	mu    sync.RWMutex // guards users; a leaf lock
+	users map[int64]storage.Pos
+}
+
+func (e *erasures) load(ctx context.Context, db *storage.DB) error {
+	e.users = map[int64]storage.Pos{}
+	return db.Read(ctx, func(tx *storage.Tx) error {
+		list, err := tx.ErasedUsers()
+		for _, u := range list {
+			e.users[u.User] = u.Position
+		}
+		return err
+	})
+}
+
+// ErasedAt returns the position of a user's request for erasure, and false if there is none.
+func (s *Service) ErasedAt(user int64) (storage.Pos, bool) {
+	e := &s.erased
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	p, ok := e.users[user]
+	return p, ok
+}
+
+// Erase makes a user's events redacted copies for everybody who joins their rooms from now on. No redactions are sent.
+// Spec: client-server-api#post_matrixclientv3accountdeactivate erase
+func (s *Service) Erase(ctx context.Context, user int64) error {
+	var at storage.Pos
+	return s.db.Enqueue(storage.Write{
+		Do: func(tx *storage.Tx) error {
+			at = tx.NextPos()
+			return tx.EraseUser(user, at)
+		},
+		Committed: func() {
+			e := &s.erased
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			if _, done := e.users[user]; !done {
+				e.users[user] = at
+			}
+		},
+	}).Wait(ctx)
+}
