@@ -1,8 +1,8 @@
-// Package expiry says how long a room keeps its messages, and whether a message's time is over.
+// Package expiry computes how long a room keeps its messages and whether a message has expired.
 //
-// It is pure: policies, limits and times go in. There is one effective policy for everything, for reading as for
-// purging, so that what is hidden is what will be purged. State events never expire; that, and that the graph may need
-// a skeleton of an event longer, is for the caller to know.
+// It is pure and knows no clock. Reading and purging use the same effective policy, so that exactly those messages are
+// hidden that will be purged. State events never expire, and the room's graph may need the redacted form of a message
+// after its content has expired; callers take care of both.
 package expiry
 
 import (
@@ -14,28 +14,27 @@ import (
 	"ebb/canonjson"
 )
 
-// The limits of a lifetime on the wire.
 const (
-	maxMillis   = 1<<53 - 1                      // the largest integer of canonical JSON
-	maxLifetime = time.Duration(1<<63 - 1)       // 292 years: what time.Duration can hold; longer ones count as this
-	maxWhole    = maxLifetime / time.Millisecond // the same in milliseconds
+	maxMillis         = canonjson.MaxInt               // the longest lifetime that an event can state, in milliseconds
+	maxLifetime       = time.Duration(1<<63 - 1)       // the longest time.Duration, 292 years; longer lifetimes are capped
+	maxLifetimeMillis = maxLifetime / time.Millisecond // maxLifetime in milliseconds
 )
 
-// Policy is how long messages are kept, counted from when they were sent. Nil means that there is no such bound.
+// Policy is how long messages are kept after they were sent. A nil field means that there is no such bound.
 type Policy struct {
-	Min *time.Duration // kept at least so long
-	Max *time.Duration // gone after so long
+	Min *time.Duration // messages are kept at least this long
+	Max *time.Duration // messages expire after this time
 }
 
-// Bounds are the least and the greatest value that a lifetime may have; nil means no bound.
+// Bounds are the smallest and the largest permitted lifetime; nil means unbounded.
 type Bounds struct{ Min, Max *time.Duration }
 
-// Limits are what the server allows rooms to ask for.
+// Limits are the server's bounds for the lifetimes that rooms set.
 type Limits struct{ MinLifetime, MaxLifetime Bounds }
 
 // ParsePolicy reads the content of an m.room.retention event: min_lifetime and max_lifetime in milliseconds, each of
-// which may be missing or null. It refuses lifetimes that are not integers in 0 to 2^53-1 and a maximum below the
-// minimum; the error is fit to be told to a client.
+// which may be missing or null. It returns an error if a lifetime is not an integer from 0 to 2^53-1 or if the maximum
+// is below the minimum. The error text may be shown to clients.
 func ParsePolicy(content json.RawMessage) (Policy, error) {
 	var p Policy
 	err := canonjson.Each(content, func(key string, raw []byte) (err error) {
@@ -62,18 +61,18 @@ func parseLifetime(key string, raw []byte) (*time.Duration, error) {
 	}
 	millis, ok := canonjson.Int(raw)
 	if !ok || millis < 0 || millis > maxMillis {
-		return nil, fmt.Errorf("%s is not null or an integer from 0 to %d", key, int64(maxMillis))
+		return nil, fmt.Errorf("%s must be null or an integer from 0 to %d", key, int64(maxMillis))
 	}
 	lifetime := maxLifetime
-	if millis <= int64(maxWhole) {
+	if millis <= int64(maxLifetimeMillis) {
 		lifetime = time.Duration(millis) * time.Millisecond
 	}
 	return &lifetime, nil
 }
 
-// Effective returns the policy that a room has: the operator's override as it stands; or else the policy that the room
-// asks for, brought within the limits; or else the server's default. override and room are nil where there is none; a
-// room's event that ParsePolicy refuses counts as none.
+// Effective returns the policy that applies to a room: the administrator's override if there is one, otherwise the
+// room's own policy brought within the limits, otherwise the server's default. override and room are nil if there is
+// none; callers pass nil for a room whose event ParsePolicy rejects.
 func Effective(override, room *Policy, limits Limits, def Policy) Policy {
 	switch {
 	case override != nil:
@@ -86,7 +85,7 @@ func Effective(override, room *Policy, limits Limits, def Policy) Policy {
 	return ordered(def)
 }
 
-// clamp brings a lifetime within the bounds. A room that gives none gets the least allowed.
+// clamp returns lifetime brought within the bounds. A nil lifetime becomes the lower bound.
 func (b Bounds) clamp(lifetime *time.Duration) *time.Duration {
 	switch {
 	case b.Min != nil && (lifetime == nil || *lifetime < *b.Min):
@@ -97,7 +96,7 @@ func (b Bounds) clamp(lifetime *time.Duration) *time.Duration {
 	return lifetime
 }
 
-// orBound returns the bound where max_lifetime, of which none means for ever, goes beyond it.
+// orBound returns the smaller of a max_lifetime and a bound. Nil means forever for either of them.
 func orBound(lifetime, bound *time.Duration) *time.Duration {
 	if bound != nil && (lifetime == nil || *lifetime > *bound) {
 		return bound
@@ -105,8 +104,8 @@ func orBound(lifetime, bound *time.Duration) *time.Duration {
 	return lifetime
 }
 
-// ordered raises Max to Min: the promise to keep is older than the wish to forget, so that a moderator cannot make
-// evidence vanish that the server's limits keep.
+// ordered raises Max to Min where it is smaller. Min wins so that a moderator cannot make evidence disappear that the
+// server's limits preserve.
 func ordered(p Policy) Policy {
 	if p.Min != nil && p.Max != nil && *p.Max < *p.Min {
 		p.Max = p.Min
@@ -114,28 +113,20 @@ func ordered(p Policy) Policy {
 	return p
 }
 
-// sentAt is the time that a message's life is counted from: when it says it was sent, but not later than this server
-// received it, or else a sender could date messages into the future to escape expiry. One dated into the past expires
-// early: its sender could as well not have sent it.
+// sentAt returns the time from which a message's lifetime is counted: its origin_server_ts, but not later than when this
+// server received it, so that senders cannot escape expiry by dating messages in the future. A message dated in the past
+// expires early; its sender could just as well not have sent it.
 func sentAt(originTS, receivedTS int64) int64 { return min(originTS, receivedTS) }
 
-// Expired tells whether a message is to be seen no more. originTS and receivedTS are its origin_server_ts and when this
-// server received it, in milliseconds since 1970.
+// Expired reports whether a message has expired. originTS is its origin_server_ts and receivedTS is when this server
+// received it, both in milliseconds since 1970.
 func Expired(p Policy, originTS, receivedTS int64, now time.Time) bool {
 	cutoff, ok := Cutoff(p, now)
 	return ok && sentAt(originTS, receivedTS) <= cutoff
 }
 
-// ExpiresAt returns when a message expires, in milliseconds since 1970; false if it never does.
-func ExpiresAt(p Policy, originTS, receivedTS int64) (int64, bool) {
-	if p.Max == nil {
-		return 0, false
-	}
-	return sentAt(originTS, receivedTS) + p.Max.Milliseconds(), true
-}
-
-// Cutoff returns the time in milliseconds since 1970 such that exactly the messages are expired whose origin_server_ts
-// or time of receipt is not after it; false if nothing expires.
+// Cutoff returns the time, in milliseconds since 1970, at or before which a message must have been sent or received to
+// have expired by now. It returns false if messages never expire.
 func Cutoff(p Policy, now time.Time) (int64, bool) {
 	if p.Max == nil {
 		return 0, false

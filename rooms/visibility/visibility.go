@@ -1,8 +1,8 @@
 // Package visibility decides which events of a room a user may see, by the room's history visibility and the user's
 // membership.
 //
-// It is pure: a caller looks up what the room's state was at the event and puts it into a View; CanSee answers. What
-// else may hide an event (retention, ignored users, redaction) is not decided here.
+// It is pure: the caller looks up the room state at the event and puts it into a View, and CanSee decides. Other
+// reasons to hide an event (retention, ignored users, redaction) are not handled here.
 package visibility
 
 import "encoding/json"
@@ -10,7 +10,7 @@ import "encoding/json"
 // History is the value of m.room.history_visibility.
 type History string
 
-// The values of the specification.
+// The history visibilities of the specification.
 const (
 	WorldReadable History = "world_readable"
 	Shared        History = "shared"
@@ -18,22 +18,22 @@ const (
 	Joined        History = "joined"
 )
 
-// Membership is the membership of a user: the value of m.room.member, or Leave for one who never had any.
+// Membership is a user's membership in a room: the membership of their m.room.member event, or Leave if there is none.
 type Membership string
 
-// The memberships that make a difference; the others count as Leave.
+// The memberships that CanSee distinguishes; all others count as Leave.
 const (
 	Join   Membership = "join"
 	Invite Membership = "invite"
 	Leave  Membership = "leave"
 )
 
-// ParseHistory reads the content of a history visibility event; nil stands for a room without one. What is missing or
-// not understood is Shared.
+// ParseHistory returns the history visibility in the content of an m.room.history_visibility event. It returns Shared
+// if content is nil, as for a room without such an event, or if the value is missing or unknown.
 //
 // Spec: client-server-api#server-behaviour-5 (room history visibility)
 func ParseHistory(content json.RawMessage) History {
-	var c map[string]any // no struct: encoding/json would take HISTORY_VISIBILITY for the member
+	var c map[string]any // not a struct, because encoding/json would also match HISTORY_VISIBILITY
 	if json.Unmarshal(content, &c) != nil {
 		return Shared
 	}
@@ -45,24 +45,25 @@ func ParseHistory(content json.RawMessage) History {
 	return Shared
 }
 
-// View is how a user stands to one event.
+// View describes one event from the point of view of one user.
 type View struct {
-	// History and Membership are those of the room's state before the event. The zero History is Shared and the zero
-	// Membership is Leave.
+	// History and Membership are taken from the room state before the event. An empty History means Shared, an empty
+	// Membership means Leave.
 	History    History
 	Membership Membership
 
-	// HistoryAfter is set for a history visibility event: the value that it sets.
+	// HistoryAfter is set only for a history visibility event: the value that it sets.
 	HistoryAfter History
-	// MembershipAfter is set for the user's own member event: the membership that it gives.
+	// MembershipAfter is set only for the user's own m.room.member event: the membership that it sets.
 	MembershipAfter Membership
 
-	// JoinedSince tells whether the user was joined at any point after the event. It is true for whoever is joined now.
+	// JoinedSince reports whether the user was joined at any time after the event. It is true for current members.
 	JoinedSince bool
 }
 
-// CanSee tells whether the user may see the event. A history visibility event is seen by whom the value on either side
-// of it lets see it, and a user's own member event by that user's membership on either side.
+// CanSee reports whether the user may see the event. A history visibility event is visible if either the value before
+// it or the value that it sets allows it, and a user's own member event if their membership before or after it allows
+// it.
 //
 //	history \ membership   join   invite               other
 //	world_readable         yes    yes                  yes
