@@ -12,52 +12,56 @@ import (
 	"ebb/canonjson"
 )
 
-// compiled is a rule set ready for matching, in the order in which its rules are checked; disabled rules are left out.
+// compiled is a rule set prepared for matching. It holds the enabled rules in the order in which they are checked.
 type compiled struct {
-	general []compiledRule // every rule, those of kind room left out
-	// byRoom holds the room rules, and before counts the general rules that are checked before them.
+	general []compiledRule // the rules of every kind but room
+	// byRoom holds the room rules. They are checked after the first before rules of general.
 	byRoom map[id.RoomID]compiledRule
 	before int
-	// plain says that general is what every user has, so that the set differs only in rooms with a rule of their own.
+	// plain reports whether general is the same as in the defaults, so that the set differs from them only in the rooms
+	// of byRoom.
 	plain bool
-	// personal says that the outcome may differ between readers whom the event does not name.
+	// personal reports whether the outcome may differ between users whom the event does not mention.
 	personal bool
 }
 
 type compiledRule struct {
 	conditions []condition
 	class      Class
-	// shared numbers the default rules from 1: what one is to a reader whom the event does not name is found out once.
+	// shared numbers the default rules from 1, and is 0 for other rules. The verdict of a default rule about the users
+	// whom the event does not mention is computed once for all of them.
 	shared int
 }
 
-// condition is one test of a rule; false too for what is not understood.
+// condition is one condition of a rule. One that is not understood is always false.
 type condition func(e *evaluation) bool
 
-// maxWork bounds what one rule set may look at in one event, about in bytes: ordinary sets stay far below; one that was
-// made to keep the server busy takes some 10 ms, and what it does not get to see does not match.
+// maxWork bounds, roughly in bytes, how much of one event one rule set may examine. Ordinary sets stay far below it. A
+// set that is designed to keep the server busy takes about 10 ms; its remaining conditions then do not hold.
 const maxWork = 4 << 20
 
-// evaluation is an event under the eyes of one reader after another. What it has read of the event serves all of them.
+// evaluation is the evaluation of one event for one user after another. What it has read from the event is kept for the
+// next user.
 type evaluation struct {
 	event *Event
 	room  RoomInfo
-	named map[id.UserID]int64 // the local members whom the event mentions
+	named map[id.UserID]int64 // the local members in m.mentions
 	// called holds the users whose display names occur in the text of an event without m.mentions.
 	called map[id.UserID]struct{}
 
-	user id.UserID // the reader; "" for any whom the event does not name
-	work int       // what the reader's rules may still look at
+	user id.UserID // the user whose rules are evaluated; "" stands for every user whom the event does not mention
+	work int       // how much the user's rules may still examine
 
-	defaults [maxDefaults]verdict // of default rules for user ""
+	defaults [maxDefaults]verdict // verdicts of the default rules for user ""
 
 	texts map[string]text                // string properties by key
-	lists map[string]map[string]struct{} // the scalars of array properties by key, canonical
+	lists map[string]map[string]struct{} // scalars in array properties by key, in canonical form
 }
 
-// maxDefaults is more than there are default rules.
+// maxDefaults is larger than the number of default rules.
 const maxDefaults = 64
 
+// verdict caches whether a default rule matches; 0 means that it is not known yet.
 type verdict int8
 
 const (
@@ -70,19 +74,22 @@ type text struct {
 	ok    bool
 }
 
-// read gives the event to another reader.
-func (e *evaluation) read(rules *compiled, user id.UserID) Class {
+// classFor returns the class of the event under a user's rules.
+func (e *evaluation) classFor(rules *compiled, user id.UserID) Class {
 	e.user, e.work = user, maxWork
 	return rules.match(e)
 }
 
-// spend reports whether the reader's rules may look at n bytes more.
+// spend reports whether the user's rules may examine n more bytes.
 func (e *evaluation) spend(n int) bool {
-	e.work -= n + 16 // 16: a condition costs something even where it reads nothing
+	e.work -= n + conditionCost
 	return e.work > 0
 }
 
-// text is a string property in lower case.
+// conditionCost is the work of a condition that reads nothing from the event.
+const conditionCost = 16
+
+// text returns a string property in lower case.
 func (e *evaluation) text(key string, path []string) (string, bool) {
 	t, known := e.texts[key]
 	if !known {
@@ -99,7 +106,7 @@ func (e *evaluation) text(key string, path []string) (string, bool) {
 	return t.lower, t.ok
 }
 
-// list is the scalars of an array property; nil where there is none.
+// list returns the scalars in an array property, nil if there is no such array.
 func (e *evaluation) list(key string, path []string) map[string]struct{} {
 	set, known := e.lists[key]
 	if known {
@@ -125,10 +132,10 @@ func (e *evaluation) list(key string, path []string) map[string]struct{} {
 	return set
 }
 
-// compileDefaults compiles what all rule sets have in common, by rule id.
+// compileDefaults compiles the conditions of the default rules, which all rule sets share, by rule ID.
 func compileDefaults(legacy bool) map[string]compiledRule {
 	out := map[string]compiledRule{}
-	set := defaultRules(reader, legacy)
+	set := defaultRules(ownUserID, legacy)
 	for _, k := range kinds {
 		for _, r := range *set.List(k) {
 			out[r.ID] = compiledRule{conditions: defaultConditions(k, r), shared: len(out) + 1}
@@ -137,7 +144,7 @@ func compileDefaults(legacy bool) map[string]compiledRule {
 	return out
 }
 
-// compile prepares a full rule set; plain is whether the user changed nothing that matters in every room.
+// compile prepares a full rule set for matching. plain reports whether the user changed nothing but room rules.
 func compile(set *Ruleset, plain bool, defaults map[string]compiledRule) *compiled {
 	c := &compiled{byRoom: map[id.RoomID]compiledRule{}, plain: plain}
 	for _, k := range kinds {
@@ -164,7 +171,8 @@ func compile(set *Ruleset, plain bool, defaults map[string]compiledRule) *compil
 	return c
 }
 
-// classOf reads a rule's actions. dont_notify and coalesce of older specifications mean nothing.
+// classOf returns the class that a rule's actions give an event. dont_notify and coalesce, which older versions of the
+// specification had, are ignored.
 func classOf(actions []json.RawMessage) (c Class) {
 	for _, a := range actions {
 		if string(a) == notify {
@@ -180,27 +188,30 @@ func classOf(actions []json.RawMessage) (c Class) {
 		}
 	}
 	if c&Notify == 0 {
-		return 0 // a tweak without notification has nothing to tweak
+		return 0 // tweaks have no effect without a notification
 	}
 	return c
 }
 
-// match finds the first rule that matches and gives its class.
+// match returns the class that the first matching rule gives the event, 0 if none matches.
 func (c *compiled) match(e *evaluation) Class {
-	for i := range c.general {
-		if i == c.before {
-			if own, ok := c.byRoom[e.event.RoomID()]; ok {
-				return own.class
-			}
-		}
-		if r := &c.general[i]; r.matches(e) {
-			return r.class
+	if class, ok := firstMatch(c.general[:c.before], e); ok {
+		return class
+	}
+	if rule, ok := c.byRoom[e.event.RoomID()]; ok {
+		return rule.class
+	}
+	class, _ := firstMatch(c.general[c.before:], e)
+	return class
+}
+
+func firstMatch(rules []compiledRule, e *evaluation) (Class, bool) {
+	for i := range rules {
+		if r := &rules[i]; r.matches(e) {
+			return r.class, true
 		}
 	}
-	if own, ok := c.byRoom[e.event.RoomID()]; ok && c.before >= len(c.general) {
-		return own.class
-	}
-	return 0
+	return 0, false
 }
 
 func (r *compiledRule) matches(e *evaluation) bool {
@@ -226,15 +237,15 @@ func (r *compiledRule) holds(e *evaluation) bool {
 	return true
 }
 
-// defaultConditions are those of a server-default rule.
+// defaultConditions returns the conditions of a server-default rule.
 func defaultConditions(k Kind, r Rule) []condition {
 	switch r.ID {
 	case displayNameRule:
-		return []condition{unmentioned, isCalled}
+		return []condition{withoutMentions, isCalled}
 	case userNameRule:
-		return []condition{unmentioned, namesReader}
+		return []condition{withoutMentions, containsLocalpart}
 	case roomRule:
-		return append([]condition{unmentioned}, conditionsOf(k, r)...)
+		return append([]condition{withoutMentions}, conditionsOf(k, r)...)
 	}
 	return conditionsOf(k, r)
 }
@@ -254,25 +265,27 @@ func conditionsOf(k Kind, r Rule) []condition {
 	return out
 }
 
-// unmentioned holds for events that do not say themselves whom they mention.
-func unmentioned(e *evaluation) bool {
-	_, said := canonjson.Get(e.event.Content(), "m.mentions")
-	return !said
+// withoutMentions reports whether the event has no m.mentions.
+func withoutMentions(e *evaluation) bool {
+	_, found := canonjson.Get(e.event.Content(), "m.mentions")
+	return !found
 }
 
-// isCalled holds where the reader's display name stands in the text.
+// isCalled reports whether the text contains the user's display name.
 func isCalled(e *evaluation) bool {
 	_, ok := e.called[e.user]
 	return ok
 }
 
-// namesReader holds where the reader's localpart is a word of the text.
-func namesReader(e *evaluation) bool {
-	if e.user == "" {
-		return false
-	}
-	body, ok := e.text("content.body", []string{"content", "body"})
-	return ok && e.spend(len(body)) && containsWord(body, strings.ToLower(e.user.Localpart()))
+// containsLocalpart reports whether the text contains the user's localpart as a word.
+func containsLocalpart(e *evaluation) bool {
+	return e.user != "" && e.bodyContains(strings.ToLower(e.user.Localpart()))
+}
+
+// bodyContains reports whether content.body contains the lower-case words between word boundaries, ignoring case.
+func (e *evaluation) bodyContains(words string) bool {
+	body, _ := e.text("content.body", []string{"content", "body"})
+	return e.spend(len(body)) && containsWord(body, words)
 }
 
 func never(*evaluation) bool { return false }
@@ -304,7 +317,7 @@ func compileCondition(raw json.RawMessage) condition {
 func compileKind(c conditionJSON) condition {
 	switch c.Kind {
 	case "event_match":
-		if c.Pattern == nil || c.Key == "" {
+		if c.Pattern == nil {
 			return never
 		}
 		return eventMatch(c.Key, *c.Pattern)
@@ -322,16 +335,16 @@ func compileKind(c conditionJSON) condition {
 	return never
 }
 
-// eventMatch is the condition event_match; content.body is searched by word.
+// eventMatch returns an event_match condition. In content.body the pattern matches words, elsewhere the whole value.
 func eventMatch(key, pattern string) condition {
 	if len(pattern) > maxPattern {
 		return never
 	}
 	path := splitPath(key)
-	if pattern == reader {
+	if pattern == ownUserID {
 		return func(e *evaluation) bool {
-			text, ok := stringProperty(e.event, path)
-			return ok && e.user != "" && text == string(e.user)
+			text, _ := stringProperty(e.event, path)
+			return e.user != "" && text == string(e.user)
 		}
 	}
 	g := compileGlob(pattern)
@@ -347,7 +360,7 @@ func eventMatch(key, pattern string) condition {
 
 func propertyIs(key string, value json.RawMessage) condition {
 	want, ok := scalar(value)
-	if !ok || key == "" {
+	if !ok {
 		return never
 	}
 	path := splitPath(key)
@@ -362,12 +375,12 @@ func propertyIs(key string, value json.RawMessage) condition {
 }
 
 func propertyContains(key string, value json.RawMessage) condition {
-	var who string
-	if json.Unmarshal(value, &who) == nil && who == reader {
-		return isNamed
+	var user string
+	if json.Unmarshal(value, &user) == nil && user == ownUserID {
+		return isMentioned
 	}
 	want, ok := scalar(value)
-	if !ok || key == "" {
+	if !ok {
 		return never
 	}
 	path, item := splitPath(key), string(want)
@@ -377,13 +390,13 @@ func propertyContains(key string, value json.RawMessage) condition {
 	}
 }
 
-// isNamed is the condition of .m.rule.is_user_mention.
-func isNamed(e *evaluation) bool {
+// isMentioned is the condition of .m.rule.is_user_mention: m.mentions contains the user.
+func isMentioned(e *evaluation) bool {
 	_, ok := e.named[e.user]
 	return ok
 }
 
-// scalar is the canonical form of a string, integer, boolean or null; not ok for anything else.
+// scalar returns the canonical form of a string, integer, boolean or null. It returns false for any other value.
 func scalar(raw json.RawMessage) ([]byte, bool) {
 	raw = bytes.TrimSpace(raw)
 	if len(raw) == 0 || raw[0] == '{' || raw[0] == '[' {
@@ -393,22 +406,20 @@ func scalar(raw json.RawMessage) ([]byte, bool) {
 	return out, err == nil
 }
 
-// reader stands in the default rules for the user id of whoever reads: one compiled set then serves all users.
-const reader = "\x00reader"
+// ownUserID is a placeholder in the default rules for the ID of the user whose rules are evaluated. With it one compiled
+// set serves all users.
+const ownUserID = "\x00user"
 
+// containsDisplayName is the condition contains_display_name.
 func containsDisplayName(e *evaluation) bool {
 	if e.user == "" {
 		return false
 	}
 	name := strings.ToLower(e.room.DisplayName(e.user))
-	if name == "" || len(name) > maxPattern {
-		return false
-	}
-	body, ok := e.text("content.body", []string{"content", "body"})
-	return ok && e.spend(len(body)) && containsWord(body, name)
+	return len(name) <= maxPattern && e.bodyContains(name)
 }
 
-// memberCount is the condition room_member_count.
+// memberCount returns a room_member_count condition.
 func memberCount(is string) condition {
 	digits := strings.TrimLeft(is, "=<>")
 	n, err := strconv.Atoi(digits)
@@ -433,7 +444,7 @@ func memberCount(is string) condition {
 	return func(e *evaluation) bool { return holds(e.room.JoinedCount()) }
 }
 
-// splitPath splits at dots; `\.` is a dot and `\\` a backslash inside a name.
+// splitPath splits a property path at its dots. In a name `\.` stands for a dot and `\\` for a backslash.
 // Spec: appendices#dot-separated-property-paths
 func splitPath(key string) []string {
 	var parts []string
@@ -453,7 +464,7 @@ func splitPath(key string) []string {
 	return append(parts, part.String())
 }
 
-// property walks the event as clients see it.
+// property returns a property of the event in the form that clients see.
 func property(e *Event, path []string) (json.RawMessage, bool) {
 	var raw json.RawMessage
 	switch path[0] {
@@ -463,12 +474,9 @@ func property(e *Event, path []string) (json.RawMessage, bool) {
 		raw = e.ClientJSON(true)
 		path = append([]string{""}, path...)
 	default:
-		return nil, false // of the event between servers, or unsigned, which is not there yet
+		return nil, false // only in the form for servers, or unsigned, which is added for each client later
 	}
 	for _, name := range path[1:] {
-		if len(raw) == 0 || raw[0] != '{' {
-			return nil, false
-		}
 		next, ok := canonjson.Get(raw, name)
 		if !ok {
 			return nil, false
@@ -478,9 +486,10 @@ func property(e *Event, path []string) (json.RawMessage, bool) {
 	return raw, true
 }
 
+// stringProperty returns a property of the event that is a string.
 func stringProperty(e *Event, path []string) (string, bool) {
 	if len(path) == 1 {
-		switch path[0] { // without decoding
+		switch path[0] { // the event has these decoded
 		case "type":
 			return e.Type(), true
 		case "sender":
@@ -491,10 +500,6 @@ func stringProperty(e *Event, path []string) (string, bool) {
 			return string(e.RoomID()), true
 		}
 	}
-	raw, ok := property(e, path)
-	var s string
-	if !ok || len(raw) == 0 || raw[0] != '"' || json.Unmarshal(raw, &s) != nil {
-		return "", false
-	}
-	return s, true
+	raw, _ := property(e, path)
+	return canonjson.Unquote(raw)
 }

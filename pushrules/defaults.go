@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// defaultRules are the server-default rules for one user; legacy adds those that look for names in the text.
+// defaultRules returns the server-default rules of one user. legacy adds the legacy mention rules.
 // Spec: client-server-api#predefined-rules
 func defaultRules(user string, legacy bool) *Ruleset {
 	id, err := json.Marshal(user)
 	if err != nil {
-		id = []byte(`""`) // cannot happen: a string always encodes
+		id = []byte(`""`) // cannot happen, because strings always encode
 	}
 	me := string(id)
 	set := &Ruleset{
@@ -41,7 +41,7 @@ func defaultRules(user string, legacy bool) *Ruleset {
 	return set
 }
 
-// addLegacy adds the legacy mention rules in their places.
+// addLegacy inserts the legacy mention rules where earlier versions of the specification had them.
 func (s *Ruleset) addLegacy(user string) {
 	s.insertAfter(".m.rule.is_user_mention",
 		on(displayNameRule, raws(notify, sound("default"), highlight), `{"kind":"`+displayNameKind+`"}`))
@@ -50,15 +50,15 @@ func (s *Ruleset) addLegacy(user string) {
 	s.Content = []Rule{{ID: userNameRule, Default: true, Enabled: true, Actions: raws(notify, sound("default"), highlight), Pattern: localpart(user)}}
 }
 
-// insertAfter puts an override rule behind another one.
+// insertAfter inserts an override rule after the one with the given ID.
 func (s *Ruleset) insertAfter(ruleID string, r Rule) {
 	s.Override = slices.Insert(s.Override, indexRule(s.Override, ruleID)+1, r)
 }
 
-// The legacy mention rules find the reader's display name, @room, and the reader's localpart in a text. They match only
-// events without m.mentions: bots, bridges and old clients name people in the text only.
-// Deviation: v1.17 removed them. Synapse still has them, and the settings page of Element Web before September 2026 is built
-// on them.
+// The legacy mention rules match texts that contain the user's display name, @room or the user's localpart. They apply only
+// to events without m.mentions, since bots, bridges and old clients mention people in the text only.
+// Deviation: version 1.17 removed these rules. Synapse still has them, and the settings page of Element Web before September
+// 2026 depends on them.
 // Spec: client-server-api#predefined-rules (v1.7 to v1.16)
 const (
 	displayNameRule = ".m.rule.contains_display_name"
@@ -66,13 +66,13 @@ const (
 	userNameRule    = ".m.rule.contains_user_name"
 )
 
-// localpart of a user id; the placeholder of a reader stands for itself.
+// localpart returns the localpart of a user ID. Of the placeholder ownUserID it returns the placeholder itself.
 func localpart(user string) string {
 	name, _, _ := strings.Cut(strings.TrimPrefix(user, "@"), ":")
 	return name
 }
 
-// masterRule is the one default rule that stands before a user's own.
+// masterRule is the only default rule that is checked before the user's own rules.
 const masterRule = ".m.rule.master"
 
 const (

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -157,6 +158,7 @@ func TestDefaultRules(t *testing.T) {
 		"named in the text":                {`{"content":{"body":"hello Bob: x"}}`, loud, Notify},
 		"named in the text, not mentioned": {`{"content":{"body":"hello bob","m.mentions":{}}}`, Notify, Notify},
 		"invite":                           {`{"type":"m.room.member","state_key":"@bob:here","content":{"membership":"invite"}}`, Notify, 0},
+		"invite that mentions another":     {`{"type":"m.room.member","state_key":"@carol:here","content":{"membership":"invite","m.mentions":{"user_ids":["@bob:here"]}}}`, 0, Notify},
 		"join":                             {`{"type":"m.room.member","state_key":"@bob:here","content":{"membership":"join"}}`, 0, 0},
 	} {
 		e := event(t, tc.event)
@@ -183,7 +185,7 @@ func TestDefaultRules(t *testing.T) {
 	}
 }
 
-// TestDirectRoomsRing: the underride rules for rooms of two say the same of the class, so they are told apart by actions.
+// TestRulesForRoomsOfTwo changes the actions of the other underride rules, since by default all of them give the same class.
 func TestRulesForRoomsOfTwo(t *testing.T) {
 	d := newDesk(t)
 	bob := d.room.members[bobID]
@@ -261,6 +263,7 @@ func TestConditions(t *testing.T) {
 		{`{"kind":5}`, false},
 		{`{}`, false},
 	} {
+		d.put(bobID, Override, "r", NewRule{}) // matches, so that a rule set that fails to compile is noticed
 		d.put(bobID, Override, "r", NewRule{Conditions: raws(tc.condition)})
 		want := Notify
 		if tc.holds {
@@ -284,6 +287,81 @@ func TestConditions(t *testing.T) {
 	d.put(bobID, Override, "r", NewRule{})
 	if got := d.class(text); got != Notify|Highlight {
 		t.Error("a rule without conditions does not match")
+	}
+}
+
+func TestLongDisplayNamesAreNotLookedFor(t *testing.T) {
+	d := newDesk(t)
+	d.legacy = false
+	d.reopen()
+	d.put(bobID, Override, "r", NewRule{Conditions: raws(`{"kind":"contains_display_name"}`)})
+	for length, want := range map[int]Class{maxPattern: Notify | Highlight, maxPattern + 1: Notify} {
+		d.room.names[bobID] = strings.Repeat("x", length)
+		if got := d.class(`{"content":{"body":"` + d.room.names[bobID] + `"}}`); got != want {
+			t.Errorf("a display name of %d bytes: %d", length, got)
+		}
+	}
+}
+
+func TestHighlightNotifiesInEitherOrderOfActions(t *testing.T) {
+	for _, actions := range [][]json.RawMessage{raws(notify, highlight), raws(highlight, notify)} {
+		if got := classOf(actions); got != Notify|Highlight {
+			t.Errorf("%s: %d", actions, got)
+		}
+	}
+}
+
+func TestConditionsThatReadNothingCountAgainstTheBound(t *testing.T) {
+	d := newDesk(t)
+	always := compileCondition(json.RawMessage(`{"kind":"room_member_count","is":">0"}`))
+	for conditions, want := range map[int]Class{maxWork/conditionCost - 1: Highlight, maxWork / conditionCost: 0} {
+		rule := compiledRule{conditions: slices.Repeat([]condition{always}, conditions), class: Highlight}
+		e := &evaluation{event: event(t, `{}`), room: d.room}
+		if got := e.classFor(&compiled{general: []compiledRule{rule}}, bobID); got != want {
+			t.Errorf("%d conditions: %d", conditions, got)
+		}
+	}
+}
+
+// Spec: appendices#dot-separated-property-paths
+func TestPropertyPathsAreSplitAtDots(t *testing.T) {
+	for key, want := range map[string][]string{
+		``: {""}, `a`: {"a"}, `a.b`: {"a", "b"}, `a\.b`: {"a.b"}, `a\\.b`: {`a\`, "b"}, `a\b`: {`a\b`}, `a\`: {`a\`}, `.`: {"", ""}, `\.`: {"."}, `\..`: {".", ""},
+	} {
+		if got := splitPath(key); !slices.Equal(got, want) {
+			t.Errorf("%s: %q", key, got)
+		}
+	}
+}
+
+// The members with custom rules are found by going through the members or through the users with custom rules.
+func TestFewMembersAmongManyCustomRulesAreFound(t *testing.T) {
+	d := newDesk(t)
+	d.put(bobID, Room, string(thisRoom), NewRule{Actions: raws()})
+	d.put(carolID, Underride, "u", NewRule{})
+	for i := range int64(10) {
+		user := id.UserID(fmt.Sprintf("@u%d:here", i))
+		own := stored{Own: Ruleset{Underride: []Rule{{ID: "u", Enabled: true, Actions: raws()}}}}
+		d.rules.activate(1_000+i, user, &own, fmt.Sprint(i))
+	}
+	d.room.members["@dave:here"] = 2_000
+	d.room.members["@erin:here"] = 2_001
+	d.rules.activate(2_001, "@erin:here", &stored{Own: Ruleset{Room: []Rule{{ID: "!other:here", Enabled: true, Actions: raws()}}}}, "erin")
+	want := map[int64]Class{d.room.members[bobID]: 0, d.room.members[carolID]: Notify | Highlight}
+	if d.room.LocalCount() > len(d.rules.custom) {
+		t.Fatalf("%d members, %d custom rule sets", d.room.LocalCount(), len(d.rules.custom))
+	}
+	if present := d.rules.present(thisRoom, d.room); len(present) != 2 {
+		t.Errorf("%d groups differ from the defaults in this room, want 2", len(present))
+	}
+	if out := d.rules.Evaluate(event(t, `{}`), d.room); out.Default != Notify || !maps.Equal(out.Users, want) {
+		t.Errorf("few members: %+v", out)
+	}
+	for i := range int64(20) {
+		d.room.members[id.UserID(fmt.Sprintf("@other%d:here", i))] = 3_000 + i
+	}
+	if out := d.rules.Evaluate(event(t, `{}`), d.room); out.Default != Notify || !maps.Equal(out.Users, want) {
+		t.Errorf("many members: %+v", out)
 	}
 }
 
@@ -402,7 +480,7 @@ func TestHostileRulesAreBounded(t *testing.T) {
 			fmt.Sprintf(`{"kind":"event_property_contains","key":"content.list%d","value":1}`, i))})
 	}
 	own.Own.Underride = []Rule{{ID: "late", Enabled: true, Actions: raws(notify, highlight), Conditions: raws(match("sender", `"*"`))}}
-	d.rules.remember(d.room.members[bobID], bobID, &own, "x")
+	d.rules.activate(d.room.members[bobID], bobID, &own, "x")
 	big := event(t, `{"content":{"body":"`+strings.Repeat("a ", 15<<10)+`","list1":[`+strings.Repeat("2,", 10<<10)+`3]}}`)
 	start := time.Now()
 	out := d.rules.Evaluate(big, d.room)
@@ -438,7 +516,7 @@ func BenchmarkEvaluate(b *testing.B) {
 					room.members[user] = int64(i)
 					if i < custom {
 						own := stored{Own: Ruleset{Content: []Rule{{ID: "k", Enabled: true, Actions: raws(notify, highlight), Pattern: fmt.Sprint("keyword", i)}}}}
-						rules.remember(int64(i), user, &own, fmt.Sprint(i))
+						rules.activate(int64(i), user, &own, fmt.Sprint(i))
 					}
 				}
 				e := event(b, `{"content":{"msgtype":"m.text","body":"hello `+body+`"}}`)

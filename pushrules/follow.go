@@ -12,18 +12,17 @@ import (
 	"ebb/canonjson"
 )
 
-// errNothingToCopy leaves a user's rules as they are.
+// errNothingToCopy ends a change without writing anything.
 var errNothingToCopy = errors.New("no rule names the old room")
 
-// Follow copies a user's rules for one room to the room that replaces it: those of the kind room, and the override rules
-// by which clients mute a room, whose id is the room's. A rule that the user has for the new room stands, and so does
-// everything for the old one.
+// Follow copies a user's rules for a room to the room that replaces it: the room rule, and the override rule with the room's
+// ID by which clients mute a room. It keeps the rules for the old room and does not overwrite rules for the new one.
 func (r *Rules) Follow(ctx context.Context, nid int64, user id.UserID, from, to id.RoomID) error {
 	err := r.change(ctx, nid, user, func(own *stored) error {
 		copied := false
 		for _, k := range []Kind{Override, Room} {
 			rule, found := own.Own.Find(k, string(from))
-			if _, already := own.Own.Find(k, string(to)); !found || already || own.count() >= maxRules {
+			if _, exists := own.Own.Find(k, string(to)); !found || exists || own.count() >= maxRules {
 				continue
 			}
 			if err := own.put(k, rule.movedTo(from, to), "", ""); err != nil {
@@ -42,7 +41,7 @@ func (r *Rules) Follow(ctx context.Context, nid int64, user id.UserID, from, to 
 	return err
 }
 
-// movedTo is the rule with the new room in place of the old one.
+// movedTo returns a copy of the rule for the new room instead of the old one.
 func (r *Rule) movedTo(from, to id.RoomID) Rule {
 	moved := *r
 	moved.ID = string(to)
@@ -50,8 +49,8 @@ func (r *Rule) movedTo(from, to id.RoomID) Rule {
 	for i, c := range moved.Conditions {
 		key, _ := canonjson.Get(c, "key")
 		pattern, _ := canonjson.Get(c, "pattern")
-		var of string
-		if string(key) == `"room_id"` && json.Unmarshal(pattern, &of) == nil && of == string(from) {
+		var room string
+		if string(key) == `"room_id"` && json.Unmarshal(pattern, &room) == nil && room == string(from) {
 			moved.Conditions[i] = bytes.Replace(c, pattern, canonjson.AppendString(nil, string(to)), 1)
 		}
 	}

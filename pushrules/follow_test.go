@@ -31,11 +31,6 @@ func TestRulesForARoomFollowItsUpgrade(t *testing.T) {
 		ok(rules.Put(t.Context(), nid, user, Override, old, NewRule{Actions: []json.RawMessage{}, Conditions: muted}))
 		ok(rules.Put(t.Context(), nid, user, Room, old, NewRule{Actions: loud}))
 		ok(rules.Put(t.Context(), nid, user, Room, "!other:here", NewRule{Actions: loud}))
-		for range 2 { // joining again copies nothing twice
-			ok(rules.Follow(t.Context(), nid, user, old, successor))
-		}
-		set, err := rules.Rules(t.Context(), nid, user)
-		ok(err)
 		ids := func(list []Rule) (own []string) {
 			for _, r := range list {
 				if !r.Default {
@@ -45,16 +40,42 @@ func TestRulesForARoomFollowItsUpgrade(t *testing.T) {
 			slices.Sort(own)
 			return own
 		}
-		if got := ids(set.Override); !slices.Equal(got, []string{successor, old}) {
-			t.Fatalf("override rules: %v", got)
-		}
-		if got := ids(set.Room); !slices.Equal(got, []string{successor, old, "!other:here"}) {
-			t.Fatalf("room rules: %v", got)
+		var set *Ruleset
+		for range 2 { // joining again copies nothing twice
+			ok(rules.Follow(t.Context(), nid, user, old, successor))
+			set, err = rules.Rules(t.Context(), nid, user)
+			ok(err)
+			if got := ids(set.Override); !slices.Equal(got, []string{successor, old}) {
+				t.Fatalf("override rules: %v", got)
+			}
+			if got := ids(set.Room); !slices.Equal(got, []string{successor, old, "!other:here"}) {
+				t.Fatalf("room rules: %v", got)
+			}
 		}
 		mute, _ := set.Find(Override, successor)
 		if got := string(mute.Conditions[0]); got != `{"kind":"event_match","key":"room_id","pattern":"!new:here"}` {
 			t.Fatalf("the copied rule is for %s", got)
 		}
 		ok(rules.Follow(t.Context(), nid, user, "!unknown:here", "!else:here"))
+		ok(rules.Follow(t.Context(), nid, user, "!other:here", "!another:here")) // which has no override rule
+		set, err = rules.Rules(t.Context(), nid, user)
+		ok(err)
+		if _, copied := set.Find(Room, "!another:here"); !copied {
+			t.Error("a room rule is copied only with an override rule")
+		}
 	})
+}
+
+func TestOnlyConditionsOnTheOldRoomAreMoved(t *testing.T) {
+	rule := Rule{ID: "!old:here", Conditions: raws(match("room_id", `"!old:here"`), match("room_id", `"!other:here"`), match("sender", `"!old:here"`),
+		`{"kind":"event_match","key":"room_id","pattern":5}`, `{"kind":"event_match","key":"room_id"}`)}
+	want := slices.Clone(rule.Conditions)
+	want[0] = json.RawMessage(match("room_id", `"!new:here"`))
+	moved := rule.movedTo("!old:here", "!new:here")
+	if !slices.EqualFunc(moved.Conditions, want, func(a, b json.RawMessage) bool { return string(a) == string(b) }) || moved.ID != "!new:here" {
+		t.Errorf("%s %s", moved.ID, moved.Conditions)
+	}
+	if string(rule.Conditions[0]) != match("room_id", `"!old:here"`) {
+		t.Error("the rule for the old room has changed")
+	}
 }

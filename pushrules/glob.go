@@ -8,17 +8,21 @@ import (
 // maxPattern bounds a glob pattern, in bytes.
 const maxPattern = 512
 
-// glob matches with `*` and `?`, without regard to case. A pattern with wildcards is run as a set of the places in it that
-// the text so far can have led to, 64 of them to a word: the time is that of one pass over the text, whatever the pattern.
+// glob is a pattern in which `*` matches any number of characters and `?` matches one. It ignores case.
+//
+// A pattern with wildcards is compiled to a nondeterministic automaton. State i means that the first i characters of the
+// pattern, not counting stars, have matched. A set of states is a bit set, so that matching is one pass over the text
+// whatever the pattern.
+//
 // Spec: appendices#glob-style-matching
 type glob struct {
-	plain string // the pattern in lower case where it has no wildcards
+	plain string // the lower-case pattern if it has no wildcards
 
 	wild  bool
-	steps int               // characters to match, stars left out
-	loops []uint64          // places that a star keeps: any character may follow there
-	any   []uint64          // places at a `?`
-	next  map[rune][]uint64 // places at a character of the pattern, those of any included
+	steps int               // the final state: the number of characters in the pattern, not counting stars
+	loops []uint64          // states with a star, which stay active on any character
+	any   []uint64          // states that any character advances: those at a `?`
+	next  map[rune][]uint64 // states that a character of the pattern advances, including those of any
 }
 
 func compileGlob(pattern string) *glob {
@@ -43,9 +47,9 @@ func compileGlob(pattern string) *glob {
 		}
 		g.steps++
 	}
-	for _, places := range g.next {
-		for i := range places {
-			places[i] |= g.any[i]
+	for _, states := range g.next {
+		for i := range states {
+			states[i] |= g.any[i]
 		}
 	}
 	return g
@@ -54,7 +58,7 @@ func compileGlob(pattern string) *glob {
 func setBit(set []uint64, i int)      { set[i/64] |= 1 << (i % 64) }
 func hasBit(set []uint64, i int) bool { return set[i/64]>>(i%64)&1 == 1 }
 
-// whole reports whether the pattern matches all of a text in lower case.
+// whole reports whether the pattern matches the whole of a lower-case text.
 func (g *glob) whole(text string) bool {
 	if !g.wild {
 		return text == g.plain
@@ -69,7 +73,7 @@ func (g *glob) whole(text string) bool {
 	return hasBit(at, g.steps)
 }
 
-// word reports whether the pattern matches a part of a text in lower case that starts and ends at a word boundary.
+// word reports whether the pattern matches a part of a lower-case text that starts and ends at a word boundary.
 func (g *glob) word(text string) bool {
 	if !g.wild {
 		return containsWord(text, g.plain)
@@ -86,15 +90,15 @@ func (g *glob) word(text string) bool {
 	return g.steps == 0 || hasBit(at, g.steps)
 }
 
-// advance takes one character in and reports whether a match is still possible.
+// advance updates the active states for the next character and reports whether any is left.
 func (g *glob) advance(at []uint64, c rune) (alive bool) {
-	places, ok := g.next[c]
+	states, ok := g.next[c]
 	if !ok {
-		places = g.any
+		states = g.any
 	}
 	carry := uint64(0)
 	for i, w := range at {
-		moved := w & places[i]
+		moved := w & states[i]
 		at[i] = moved<<1 | carry | w&g.loops[i]
 		carry = moved >> 63
 		alive = alive || at[i] != 0
@@ -102,7 +106,8 @@ func (g *glob) advance(at []uint64, c rune) (alive bool) {
 	return alive
 }
 
-// boundary: the start or end of the text, or next to a character outside [A-Za-z0-9_].
+// boundary reports whether offset i of a text is a word boundary: the start or end of the text, or next to a character
+// outside [A-Za-z0-9_].
 func boundary(text string, i int) bool {
 	return i == 0 || i == len(text) || !wordByte(text[i-1]) || !wordByte(text[i])
 }
@@ -128,11 +133,11 @@ func containsWord(text, word string) bool {
 	}
 }
 
-// Glob is a pattern for whole texts, such as an entry of a server access control list.
+// Glob is a pattern that matches whole texts, such as an entry of a server access control list.
 type Glob struct{ g *glob }
 
-// CompileGlob reads a pattern with `*` and `?`; upper and lower case are one.
+// CompileGlob compiles a pattern with the wildcards `*` and `?`, which ignores case.
 func CompileGlob(pattern string) Glob { return Glob{compileGlob(pattern)} }
 
-// Match tells whether the pattern matches all of a text.
+// Match reports whether the pattern matches the whole text.
 func (g Glob) Match(text string) bool { return g.g.whole(strings.ToLower(text)) }

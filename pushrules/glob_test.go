@@ -83,6 +83,17 @@ func TestWordsThatMayBeLocalparts(t *testing.T) {
 			t.Errorf("%q may be one: %v", word, got)
 		}
 	}
+	for text, want := range map[string][]string{
+		"hello bob.": {"hello", "bob", "bob."}, "-a.b-, ...": {"a.b", "-a.b-", "..."}, "": nil,
+		strings.Repeat("a ", maxWords) + "b": slices.Repeat([]string{"a"}, maxWords),
+	} {
+		if got := slices.Collect(localparts(text)); !slices.Equal(got, want) {
+			t.Errorf("%.20q: %.80q", text, got)
+		}
+	}
+	for range localparts("bob. x") {
+		break // the sequence ends when its consumer does
+	}
 }
 
 func TestGlobOfMoreThan64Characters(t *testing.T) {

@@ -8,11 +8,11 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Names finds those of a room's local members whose display names stand in a text, without trying every name. It is not
-// safe for concurrent use. A nil *Names ignores what it is told and finds nobody.
+// Names is an index of the display names of a room's local members. It finds the names that occur in a text without
+// trying every name. It is not safe for concurrent use. A nil *Names ignores changes and finds nobody.
 type Names struct {
-	byToken map[string][]person // the first token of the name → who has such a name
-	tokens  map[int64]string    // user nid → the token that the user is under
+	byToken map[string][]person // the people whose names begin with a token
+	tokens  map[int64]string    // the first token of a user's name, by user nid
 }
 
 type person struct {
@@ -21,10 +21,10 @@ type person struct {
 	name string // in lower case
 }
 
-// NewNames returns an index of no names.
+// NewNames returns an empty index.
 func NewNames() *Names { return &Names{byToken: map[string][]person{}, tokens: map[int64]string{}} }
 
-// Set makes known what a user is called now.
+// Set replaces a user's display name. An empty or very long name is not indexed.
 func (n *Names) Set(nid int64, user id.UserID, name string) {
 	if n == nil {
 		return
@@ -39,7 +39,7 @@ func (n *Names) Set(nid int64, user id.UserID, name string) {
 	n.byToken[token] = append(n.byToken[token], person{nid, user, name})
 }
 
-// Drop forgets a user.
+// Drop removes a user from the index.
 func (n *Names) Drop(nid int64) {
 	if n == nil {
 		return
@@ -55,20 +55,23 @@ func (n *Names) Drop(nid int64) {
 	}
 }
 
-// Size is about how many bytes the index takes.
+// Size returns the approximate memory use of the index in bytes.
 func (n *Names) Size() int64 {
 	if n == nil {
 		return 0
 	}
-	return int64(len(n.tokens)) * 200
+	return int64(len(n.tokens)) * nameSize
 }
 
-// maxNameTries bounds the names that are compared with one text: hundreds of people may be called alike, and a text may
-// repeat what their names begin with. 20,000 comparisons take about a millisecond.
+// nameSize is the approximate memory use of one name, in bytes.
+const nameSize = 200
+
+// maxNameTries bounds how many names are compared with one text. Many names may begin with the same token, and a text may
+// repeat that token many times. 20,000 comparisons take about a millisecond.
 const maxNameTries = 20_000
 
-// In calls f for every user whose display name stands in a text, between word boundaries. The text is in lower case. A
-// user may be found several times.
+// In calls f for every user whose display name occurs in a lower-case text between word boundaries. It may call f several
+// times for the same user.
 func (n *Names) In(text string, f func(nid int64, user id.UserID)) {
 	if n == nil || len(n.byToken) == 0 {
 		return
@@ -88,8 +91,8 @@ func (n *Names) In(text string, f func(nid int64, user id.UserID)) {
 	}
 }
 
-// firstToken is the run of word characters that a text begins with, or its first other character. A name that stands
-// between word boundaries begins where a token does.
+// firstToken returns the run of word characters at the start of a text, or its first character if that is not a word
+// character. A name that begins at a word boundary begins where a token begins.
 func firstToken(text string) string {
 	i := 0
 	for i < len(text) && wordByte(text[i]) {

@@ -53,6 +53,46 @@ func TestNamesFindsWhomTryingEveryNameFinds(t *testing.T) {
 	}
 }
 
+func TestLongAndEmptyNamesAreNotIndexed(t *testing.T) {
+	n := NewNames()
+	for nid, name := range []string{"", strings.Repeat("x", maxPattern), strings.Repeat("y", maxPattern+1)} {
+		n.Set(int64(nid), "", name)
+		if got, want := n.Size(), int64(min(nid, 1)*nameSize); got != want {
+			t.Errorf("size %d after a name of %d bytes, want %d", got, len(name), want)
+		}
+		if got := len(found(n, name)) == 1; got != (len(name) == maxPattern) {
+			t.Errorf("a name of %d bytes is found: %v", len(name), got)
+		}
+	}
+	if size := (*Names)(nil).Size(); size != 0 {
+		t.Errorf("no index has the size %d", size)
+	}
+}
+
+func TestNameComparisonsAreBounded(t *testing.T) {
+	n := NewNames()
+	n.Set(1, "", "user z")
+	for tries, want := range map[int]int{maxNameTries: 1, maxNameTries + 1: 0} {
+		if got := found(n, strings.Repeat("user ", tries-1)+"user z"); len(got) != want {
+			t.Errorf("after %d comparisons: %v", tries, got)
+		}
+	}
+}
+
+func TestNamesInATextAreBounded(t *testing.T) {
+	d := newDesk(t)
+	var body strings.Builder
+	for i := range maxNamed + 1 {
+		user := id.UserID(fmt.Sprintf("@u%d:here", i))
+		d.room.members[user], d.room.names[user] = int64(1_000_000+i), fmt.Sprint("name", i)
+		fmt.Fprint(&body, "name", i, " ")
+	}
+	out := d.rules.Evaluate(event(t, `{"content":{"body":"`+body.String()+`"}}`), d.room)
+	if len(out.Users) != maxNamed {
+		t.Errorf("%d users are notified", len(out.Users))
+	}
+}
+
 func TestPeopleWhoAreCalledAlikeCostABoundedTime(t *testing.T) {
 	n := NewNames()
 	for nid := range int64(5000) {
@@ -110,7 +150,15 @@ func TestLegacyMentionRulesActOnlyOnEventsWithoutMentions(t *testing.T) {
 	if got := d.class(`{"content":{"body":"@room"}}`); got != Notify {
 		t.Errorf("@room without the power to: %d", got)
 	}
+	d.room.names[bobID] = "Robert"
+	if got := d.class(`{"content":{"body":"robert"}}`); got != loud {
+		t.Errorf("a display name other than the localpart: %d", got)
+	}
 	d.ok(d.rules.SetEnabled(t.Context(), bob, bobID, Override, displayNameRule, false))
+	if got := d.class(`{"content":{"body":"robert"}}`); got != Notify {
+		t.Errorf("without the rule for the display name: %d", got)
+	}
+	d.room.names[bobID] = "Bob (Ü)"
 	if got := d.class(`{"content":{"body":"bob (ü)"}}`); got != loud { // bob is also the localpart
 		t.Errorf("without the rule for the display name: %d", got)
 	}

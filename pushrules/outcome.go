@@ -6,23 +6,23 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Class says what an event does to a reader's unread counts. It is stored as it is (events.push, event_push.push).
+// Class is the effect of an event on a user's unread counts. The database stores it in events.push and event_push.push.
 type Class int64
 
-// The bits of a Class; a highlight always notifies too.
+// The bits of a Class. Highlight is never set without Notify.
 const (
 	Notify    Class = 1
 	Highlight Class = 2
 )
 
-// Outcome is what the push rules say of one event: Default for every local member who is not in Users. The sender is in
-// neither: one's own events never notify.
+// Outcome is the result of the push rules for one event. Default applies to every local member who is not in Users. Neither
+// applies to the sender, whose own events never notify them.
 type Outcome struct {
 	Default Class
 	Users   map[int64]Class // by user nid
 }
 
-// For is the class of the event for one user.
+// For returns the class of the event for one user.
 func (o Outcome) For(user int64) Class {
 	if c, ok := o.Users[user]; ok {
 		return c
@@ -30,24 +30,25 @@ func (o Outcome) For(user int64) Class {
 	return o.Default
 }
 
-// RoomInfo is what the rules look at besides the event: the room before it.
+// RoomInfo describes the room before the event. Local members are the users of this server who are joined or invited.
 type RoomInfo interface {
-	// JoinedCount is the number of joined members, remote ones included.
+	// JoinedCount returns the number of joined members, including remote ones.
 	JoinedCount() int
-	// LocalMember finds a joined or invited member of this server.
+	// LocalMember returns the nid of a local member. It returns false if the user is not one.
 	LocalMember(user id.UserID) (nid int64, ok bool)
-	// LocalCount is about how many joined or invited members are of this server.
+	// LocalCount returns the approximate number of local members.
 	LocalCount() int
-	// EachLocal calls f for every joined or invited member of this server.
+	// EachLocal calls f for every local member.
 	EachLocal(f func(nid int64, user id.UserID))
-	// EachNamedIn calls f for the joined and invited members of this server whose display names stand in a text, which is in
-	// lower case. It may call f several times for one.
+	// EachNamedIn calls f for the local members whose display names occur in a lower-case text. It may call f several times
+	// for the same member.
 	EachNamedIn(text string, f func(nid int64, user id.UserID))
-	// DisplayName is the member's display name in the room, "" if none.
+	// DisplayName returns a member's display name in the room, "" if there is none.
 	DisplayName(user id.UserID) string
-	// MayNotify says whether the sender's power level reaches the room's level for notifications of this key.
+	// MayNotify reports whether the sender's power level reaches the level that the room requires for notifications of the
+	// given kind, such as "room".
 	MayNotify(sender id.UserID, key string) bool
 }
 
-// Event is what the rules match: an event of a room.
+// Event is an event as the rules see it.
 type Event = pdu.Event

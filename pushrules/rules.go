@@ -16,38 +16,42 @@ import (
 	"ebb/wake"
 )
 
-// Rules keeps every local user's push rules and says what they make of an event. It is safe for concurrent use.
+// Rules holds the push rules of all local users and evaluates events against them. It is safe for concurrent use.
 type Rules struct {
 	db       *storage.DB
 	hub      *wake.Hub
-	server   string // this server's name
-	legacy   bool   // the legacy mention rules are among the defaults
-	shared   map[string]compiledRule
+	server   string                  // this server's name
+	legacy   bool                    // whether the defaults include the legacy mention rules
+	shared   map[string]compiledRule // the compiled default rules by ID
 	defaults *compiled
 
-	// mu guards the rest. It is held for reading while a room is looked at, under the room's own lock for readers.
+	// mu guards the fields below. Evaluate holds it for reading, under the read lock of the room.
 	mu sync.RWMutex
-	// custom has the rules of the users whom the defaults do not serve, by nid.
+	// custom maps the users whose rules differ from the defaults, by nid, to their group.
 	custom map[int64]*group
-	// groups has the distinct rule sets among them by their JSON: one evaluation serves all users of a set.
+	// groups holds the distinct rule sets of these users by their JSON, so that each is evaluated once for all its users.
 	groups map[string]*group
-	// everywhere has the groups that differ from the defaults in every room, byRoom those that do in one.
+	// everywhere holds the groups whose rules differ from the defaults in every room, byRoom those that differ only in
+	// certain rooms.
 	everywhere map[*group]struct{}
 	byRoom     map[id.RoomID]map[*group]struct{}
 }
 
-// group is the users who have the same rules.
+// group is a set of users who have the same rules.
 type group struct {
 	key   string
 	rules *compiled
 	users map[int64]id.UserID
 }
 
-// New loads the rule sets that differ from the defaults; legacy says whether the legacy mention rules are among those.
+// New returns the Rules with the users' rule sets loaded from the database. legacy adds the legacy mention rules to the
+// defaults.
 func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string, legacy bool) (*Rules, error) {
 	shared := compileDefaults(legacy)
-	r := &Rules{db: db, hub: hub, server: server, legacy: legacy, shared: shared, defaults: compile(defaultRules(reader, legacy), true, shared), custom: map[int64]*group{},
-		groups: map[string]*group{}, everywhere: map[*group]struct{}{}, byRoom: map[id.RoomID]map[*group]struct{}{}}
+	r := &Rules{
+		db: db, hub: hub, server: server, legacy: legacy, shared: shared, defaults: compile(defaultRules(ownUserID, legacy), true, shared),
+		custom: map[int64]*group{}, groups: map[string]*group{}, everywhere: map[*group]struct{}{}, byRoom: map[id.RoomID]map[*group]struct{}{},
+	}
 	err := db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.AllPushRules()
 		if err != nil {
@@ -58,33 +62,33 @@ func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string, lega
 			if err := json.Unmarshal([]byte(row.JSON), &own); err != nil {
 				return fmt.Errorf("push rules of %s: %w", row.UserID, err)
 			}
-			r.remember(row.User, id.UserID(row.UserID), &own, row.JSON)
+			r.activate(row.User, id.UserID(row.UserID), &own, row.JSON)
 		}
 		return nil
 	})
 	return r, err
 }
 
-// remember puts a user's rules in force; key is their JSON.
-func (r *Rules) remember(nid int64, user id.UserID, own *stored, key string) {
+// activate replaces a user's rules in memory. key is their JSON.
+func (r *Rules) activate(nid int64, user id.UserID, own *stored, key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if before, ok := r.custom[nid]; ok {
-		r.leave(before, nid)
+	if former, ok := r.custom[nid]; ok {
+		r.leave(former, nid)
 	}
 	if own.isDefault() {
 		return
 	}
 	g := r.groups[key]
 	if g == nil {
-		g = &group{key: key, rules: compile(own.full(reader, r.legacy), own.onlyRooms(), r.shared), users: map[int64]id.UserID{}}
-		r.enter(g)
+		g = &group{key: key, rules: compile(own.full(ownUserID, r.legacy), own.onlyRooms(), r.shared), users: map[int64]id.UserID{}}
+		r.addGroup(g)
 	}
 	g.users[nid], r.custom[nid] = user, g
 }
 
-// enter makes a new group known.
-func (r *Rules) enter(g *group) {
+// addGroup adds a new group to the indexes.
+func (r *Rules) addGroup(g *group) {
 	r.groups[g.key] = g
 	if !g.rules.plain {
 		r.everywhere[g] = struct{}{}
@@ -98,7 +102,7 @@ func (r *Rules) enter(g *group) {
 	}
 }
 
-// leave takes a user out of a group, and the group away with the last user.
+// leave removes a user from a group, and the group from the indexes if the user was its last.
 func (r *Rules) leave(g *group, nid int64) {
 	delete(r.custom, nid)
 	if delete(g.users, nid); len(g.users) > 0 {
@@ -113,25 +117,25 @@ func (r *Rules) leave(g *group, nid int64) {
 	}
 }
 
-// onlyRooms says that the user changed nothing but rules for single rooms.
+// onlyRooms reports whether the user has changed nothing but room rules.
 func (s *stored) onlyRooms() bool {
 	return len(s.Changed) == 0 && s.count() == len(s.Own.Room)
 }
 
-// Evaluate says what the rules make of an event in a room. It costs as much as the users whom the event names plus the
-// distinct rule sets in the room, and a look at each local member where there are fewer of them than users with rules of
-// their own.
+// Evaluate evaluates an event under the rules of all local members of a room. Its cost grows with the number of users whom
+// the event mentions and the number of distinct rule sets in the room. To find these it goes through either the local
+// members or the users with custom rules, whichever are fewer.
 func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	e := &evaluation{event: ev, room: room}
 	named := r.named(e)
-	out := Outcome{Default: e.read(r.defaults, "")}
+	out := Outcome{Default: e.classFor(r.defaults, "")}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for g, users := range r.present(ev.RoomID(), room) {
-		class := e.read(g.rules, "")
+		class := e.classFor(g.rules, "")
 		for _, u := range users {
 			if g.rules.personal {
-				class = e.read(g.rules, u.id)
+				class = e.classFor(g.rules, u.id)
 			}
 			out.set(u.nid, class)
 		}
@@ -141,7 +145,7 @@ func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 		if c, ok := r.custom[nid]; ok {
 			rules = c.rules
 		}
-		out.set(nid, e.read(rules, user))
+		out.set(nid, e.classFor(rules, user))
 	}
 	if nid, ok := room.LocalMember(ev.Sender()); ok {
 		delete(out.Users, nid)
@@ -154,7 +158,7 @@ type member struct {
 	id  id.UserID
 }
 
-// present finds the local members of a room with rules that differ from the defaults there.
+// present returns the local members of a room whose rules differ from the defaults there, by group.
 func (r *Rules) present(roomID id.RoomID, room RoomInfo) map[*group][]member {
 	if len(r.everywhere) == 0 && len(r.byRoom[roomID]) == 0 {
 		return nil
@@ -198,20 +202,20 @@ func (o *Outcome) set(nid int64, class Class) {
 	o.Users[nid] = class
 }
 
-// maxNamed bounds the mentions that count: an event of 65,536 bytes could name thousands.
+// maxNamed bounds how many users one event can mention. An event of 65,536 bytes has room for thousands.
 const maxNamed = 1000
 
-// named finds the local members whom an event names: those it mentions, or where it does not say whom, those in its text,
-// and the user whose membership it is.
+// named returns the local members whom an event may concern personally: those in m.mentions, or without m.mentions those
+// named in the text, and the user whose membership the event sets.
 func (r *Rules) named(e *evaluation) (all map[int64]id.UserID) {
 	all = map[int64]id.UserID{}
-	if key, ok := e.event.StateKey(); ok && e.event.Type() == "m.room.member" {
+	if key, _ := e.event.StateKey(); e.event.Type() == "m.room.member" {
 		if nid, ok := e.room.LocalMember(id.UserID(key)); ok {
 			all[nid] = id.UserID(key)
 		}
 	}
-	mentions, said := canonjson.Get(e.event.Content(), "m.mentions")
-	if !said {
+	mentions, found := canonjson.Get(e.event.Content(), "m.mentions")
+	if !found {
 		if r.legacy {
 			r.namedInText(e, all)
 		}
@@ -226,7 +230,7 @@ func (r *Rules) named(e *evaluation) (all map[int64]id.UserID) {
 	return all
 }
 
-// namedInText finds the local members whose localparts or display names stand in the text.
+// namedInText adds the local members whose localparts or display names occur in the text to all.
 func (r *Rules) namedInText(e *evaluation, all map[int64]id.UserID) {
 	body, ok := stringProperty(e.event, []string{"content", "body"})
 	if !ok {
@@ -234,7 +238,7 @@ func (r *Rules) namedInText(e *evaluation, all map[int64]id.UserID) {
 	}
 	body = strings.ToLower(body)
 	for name := range localparts(body) {
-		user := id.UserID("@" + name + ":" + r.server) // not NewUserID, which formats: half the time of a send's rules
+		user := id.UserID("@" + name + ":" + r.server) // NewUserID formats, which took half the time of Evaluate
 		if nid, ok := e.room.LocalMember(user); ok {
 			all[nid] = user
 		}
@@ -250,11 +254,8 @@ func (r *Rules) namedInText(e *evaluation, all map[int64]id.UserID) {
 	})
 }
 
-// mentionedUsers reads user_ids of m.mentions; what is no string is left out.
+// mentionedUsers returns the user_ids of m.mentions. It skips values that are not strings.
 func mentionedUsers(mentions json.RawMessage) (out []id.UserID) {
-	if len(mentions) == 0 || mentions[0] != '{' {
-		return nil
-	}
 	users, _ := canonjson.Get(mentions, "user_ids")
 	var list []json.RawMessage
 	if json.Unmarshal(users, &list) != nil {
@@ -269,10 +270,11 @@ func mentionedUsers(mentions json.RawMessage) (out []id.UserID) {
 	return out
 }
 
-// maxWords bounds the words of a text that may be names.
+// maxWords bounds how many words of a text are tried as localparts.
 const maxWords = 2000
 
-// localparts ranges over the words of a text in lower case that could be localparts of users, with and without the marks around them.
+// localparts returns the words of a lower-case text that could be localparts, each with and without the punctuation around
+// it.
 func localparts(body string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		words := strings.FieldsFunc(body, func(c rune) bool {
@@ -289,7 +291,7 @@ func localparts(body string) iter.Seq[string] {
 	}
 }
 
-// Rules gives a user's full rule set.
+// Rules returns a user's full rule set.
 func (r *Rules) Rules(ctx context.Context, nid int64, user id.UserID) (set *Ruleset, err error) {
 	err = r.db.Read(ctx, func(tx *storage.Tx) error {
 		own, _, err := load(tx, nid)
@@ -310,8 +312,8 @@ func load(tx *storage.Tx, nid int64) (*stored, storage.Pos, error) {
 	return own, row.Position, err
 }
 
-// RulesSince is the content of m.push_rules for /sync: given if it changed in (since, upTo]; always for since 0.
-func (r *Rules) RulesSince(tx *storage.Tx, nid int64, since, upTo storage.Pos) (content json.RawMessage, isNew bool, err error) {
+// RulesSince returns the content of m.push_rules for /sync if it changed in (since, upTo] or if since is 0.
+func (r *Rules) RulesSince(tx *storage.Tx, nid int64, since, upTo storage.Pos) (content json.RawMessage, changed bool, err error) {
 	own, pos, err := load(tx, nid)
 	if err != nil || since > 0 && (pos <= since || pos > upTo) {
 		return nil, false, err
@@ -324,7 +326,7 @@ func (r *Rules) RulesSince(tx *storage.Tx, nid int64, since, upTo storage.Pos) (
 	return content, true, err
 }
 
-// change edits a user's rules, durably, and puts them in force.
+// change edits a user's rules in the database and then in memory.
 func (r *Rules) change(ctx context.Context, nid int64, user id.UserID, edit func(own *stored) error) error {
 	var own *stored
 	var raw []byte
@@ -342,7 +344,7 @@ func (r *Rules) change(ctx context.Context, nid int64, user id.UserID, edit func
 			return tx.SetPushRules(nid, string(raw))
 		},
 		Committed: func() {
-			r.remember(nid, user, own, string(raw))
+			r.activate(nid, user, own, string(raw))
 			r.hub.Users(nid)
 		},
 	}
@@ -351,7 +353,7 @@ func (r *Rules) change(ctx context.Context, nid int64, user id.UserID, edit func
 
 func noRule() error { return mxerr.NotFound("There is no such push rule") }
 
-// NewRule is the body of a PUT of a rule, with its place.
+// NewRule is the request body of Put, with the rules that the new one is to come before or after.
 type NewRule struct {
 	Actions    []json.RawMessage `json:"actions"`
 	Conditions []json.RawMessage `json:"conditions"`
@@ -370,6 +372,7 @@ func (r *Rules) Put(ctx context.Context, nid int64, user id.UserID, k Kind, rule
 	return r.change(ctx, nid, user, func(own *stored) error { return own.put(k, rule, n.Before, n.After) })
 }
 
+// rule checks the request and returns the rule.
 func (n NewRule) rule(k Kind, ruleID string) (Rule, error) {
 	if err := checkRuleID(ruleID); err != nil {
 		return Rule{}, err
@@ -384,7 +387,7 @@ func (n NewRule) rule(k Kind, ruleID string) (Rule, error) {
 			return rule, mxerr.MissingParam("A content rule needs a pattern")
 		}
 		if len(*n.Pattern) > maxPattern {
-			return rule, mxerr.InvalidParam("A pattern has at most %d bytes", maxPattern)
+			return rule, mxerr.InvalidParam("pattern must not be longer than %d bytes", maxPattern)
 		}
 		rule.Pattern = *n.Pattern
 	case Override, Underride:
@@ -394,12 +397,12 @@ func (n NewRule) rule(k Kind, ruleID string) (Rule, error) {
 		}
 		for _, c := range rule.Conditions {
 			if len(c) == 0 || c[0] != '{' {
-				return rule, mxerr.BadJSON("A condition is an object")
+				return rule, mxerr.BadJSON("Each condition must be an object")
 			}
 		}
 	}
 	if raw, err := json.Marshal(rule); err != nil || len(raw) > maxRuleJSON {
-		return rule, mxerr.TooLarge("A push rule has at most %d bytes", maxRuleJSON)
+		return rule, mxerr.TooLarge("A push rule must not be larger than %d bytes", maxRuleJSON)
 	}
 	return rule, nil
 }
@@ -407,9 +410,9 @@ func (n NewRule) rule(k Kind, ruleID string) (Rule, error) {
 func checkRuleID(ruleID string) error {
 	switch {
 	case strings.HasPrefix(ruleID, "."):
-		return mxerr.InvalidParam("Rule ids that start with a dot are the server's")
+		return mxerr.InvalidParam("Rule IDs that start with a dot are reserved for server-default rules")
 	case ruleID == "" || len(ruleID) > maxRuleID || strings.ContainsAny(ruleID, `/\`):
-		return mxerr.InvalidParam("Rule ids have 1 to %d bytes, without slash and backslash", maxRuleID)
+		return mxerr.InvalidParam("A rule ID must have 1 to %d bytes and must not contain slashes or backslashes", maxRuleID)
 	}
 	return nil
 }
@@ -420,7 +423,7 @@ func checkActions(actions []json.RawMessage) error {
 	}
 	for _, a := range actions {
 		if len(a) == 0 || a[0] != '"' && a[0] != '{' {
-			return mxerr.InvalidParam("An action is a string or an object")
+			return mxerr.InvalidParam("Each action must be a string or an object")
 		}
 	}
 	return nil
@@ -442,12 +445,12 @@ func (r *Rules) Delete(ctx context.Context, nid int64, user id.UserID, k Kind, r
 	})
 }
 
-// SetEnabled switches a rule, own or default, on or off.
+// SetEnabled enables or disables a rule, either an own or a default one.
 func (r *Rules) SetEnabled(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, enabled bool) error {
 	return r.alter(ctx, nid, user, k, ruleID, func(rule *Rule) { rule.Enabled = enabled }, func(c *changed) { c.Enabled = &enabled })
 }
 
-// SetActions replaces the actions of a rule, own or default.
+// SetActions replaces the actions of a rule, either an own or a default one.
 func (r *Rules) SetActions(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, actions []json.RawMessage) error {
 	if err := checkActions(actions); err != nil {
 		return err
@@ -455,6 +458,7 @@ func (r *Rules) SetActions(ctx context.Context, nid int64, user id.UserID, k Kin
 	return r.alter(ctx, nid, user, k, ruleID, func(rule *Rule) { rule.Actions = actions }, func(c *changed) { c.Actions = &actions })
 }
 
+// alter applies own to the user's own rule with the ID, or byDefault to the changes of the default rule with the ID.
 func (r *Rules) alter(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, own func(*Rule), byDefault func(*changed)) error {
 	return r.change(ctx, nid, user, func(s *stored) error {
 		if rule, found := s.Own.Find(k, ruleID); found {

@@ -1,13 +1,14 @@
-// Package pushrules holds the push rules: the default ones, each user's own, and what they say of an event. Counting unread
-// events is the business of rooms and feed; sending notifications to push gateways that of the pushers.
+// Package pushrules manages push rules, the default ones and each user's own, and evaluates events against them. It does not
+// count unread events and does not notify push gateways.
 //
-// A rule set is stored as the difference from the defaults (own rules, changed actions, switched-off defaults), so that
-// new defaults of the specification reach everybody. It is compiled once and kept in memory.
+// A user's rule set is stored as its difference from the defaults (own rules, changed actions, disabled defaults), so that
+// new default rules reach existing users. Rule sets are compiled once and kept in memory.
 package pushrules
 
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"ebb/mxerr"
 )
@@ -15,7 +16,7 @@ import (
 // Kind is one of the five lists of a rule set.
 type Kind string
 
-// The kinds in the order in which they are checked.
+// The kinds of rules, in the order in which they are checked.
 const (
 	Override  Kind = "override"
 	Content   Kind = "content"
@@ -26,10 +27,10 @@ const (
 
 var kinds = [...]Kind{Override, Content, Room, Sender, Underride}
 
-// Valid says whether a kind is one of the five.
+// Valid reports whether k is one of the five kinds.
 func (k Kind) Valid() bool { return slices.Contains(kinds[:], k) }
 
-// Rule is one push rule, as clients see it.
+// Rule is a push rule in the form that clients see.
 type Rule struct {
 	ID         string            `json:"rule_id"`
 	Default    bool              `json:"default"`
@@ -39,7 +40,7 @@ type Rule struct {
 	Pattern    string            `json:"pattern,omitempty"`
 }
 
-// MarshalJSON writes conditions only where the kind has them: a nil list is left out, an empty one is not.
+// MarshalJSON encodes the rule. It omits a nil list of conditions, as in kinds without conditions, but keeps an empty one.
 func (r Rule) MarshalJSON() ([]byte, error) {
 	type plain Rule
 	out := struct {
@@ -55,7 +56,7 @@ func (r Rule) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// Ruleset is the five lists, each in order of priority.
+// Ruleset holds the rules of each kind in order of priority.
 type Ruleset struct {
 	Override  []Rule `json:"override"`
 	Content   []Rule `json:"content"`
@@ -64,7 +65,7 @@ type Ruleset struct {
 	Underride []Rule `json:"underride"`
 }
 
-// List gives the list of a kind, to read or change.
+// List returns the rules of a kind, for reading or changing.
 func (s *Ruleset) List(k Kind) *[]Rule {
 	switch k {
 	case Override:
@@ -80,7 +81,7 @@ func (s *Ruleset) List(k Kind) *[]Rule {
 	}
 }
 
-// Find looks up a rule.
+// Find returns the rule of a kind with the given ID.
 func (s *Ruleset) Find(k Kind, ruleID string) (*Rule, bool) {
 	list := *s.List(k)
 	i := indexRule(list, ruleID)
@@ -94,10 +95,10 @@ func indexRule(list []Rule, ruleID string) int {
 	return slices.IndexFunc(list, func(r Rule) bool { return r.ID == ruleID })
 }
 
-// stored is what the database keeps of a user's rules: own rules in full, and what differs in default ones.
+// stored is the stored form of a user's rules: the user's own rules, and the changes to default rules.
 type stored struct {
 	Own     Ruleset            `json:"own"`
-	Changed map[string]changed `json:"changed,omitempty"` // default rules by id
+	Changed map[string]changed `json:"changed,omitempty"` // by the ID of the default rule
 }
 
 type changed struct {
@@ -105,7 +106,7 @@ type changed struct {
 	Actions *[]json.RawMessage `json:"actions,omitempty"`
 }
 
-// isDefault says that the user changed nothing.
+// isDefault reports whether the user has exactly the default rules.
 func (s *stored) isDefault() bool {
 	for _, k := range kinds {
 		if len(*s.Own.List(k)) > 0 {
@@ -115,7 +116,8 @@ func (s *stored) isDefault() bool {
 	return len(s.Changed) == 0
 }
 
-// full puts own and default rules together: the master rule, then own rules, then the defaults.
+// full returns the complete rule set: in each kind the user's own rules come before the defaults, except for the master
+// rule, which comes first.
 func (s *stored) full(user string, legacy bool) *Ruleset {
 	defaults := defaultRules(user, legacy)
 	out := &Ruleset{}
@@ -135,11 +137,9 @@ func (s *stored) full(user string, legacy bool) *Ruleset {
 	return out
 }
 
+// apply applies the changes of a default rule. There are none to own rules, whose IDs differ from those of default rules.
 func (s *stored) apply(r *Rule) {
-	c, ok := s.Changed[r.ID]
-	if !r.Default || !ok {
-		return
-	}
+	c := s.Changed[r.ID]
 	if c.Enabled != nil {
 		r.Enabled = *c.Enabled
 	}
@@ -148,14 +148,15 @@ func (s *stored) apply(r *Rule) {
 	}
 }
 
-// Bounds of a user's own rules; docs/limits.md lists them.
+// The bounds of a user's own rules, listed in docs/limits.md.
 const (
 	maxRules    = 1000
 	maxRuleJSON = 16 << 10 // bytes of one rule
 	maxRuleID   = 255      // bytes
 )
 
-// put adds or replaces one of the user's own rules, before or after another of them, or at the front.
+// put adds or replaces one of the user's own rules. It places the rule before or after another own rule if one is named,
+// otherwise a new rule at the front and a replaced one where it was.
 func (s *stored) put(k Kind, r Rule, before, after string) error {
 	list := s.Own.List(k)
 	if i := indexRule(*list, r.ID); i >= 0 {
@@ -167,9 +168,9 @@ func (s *stored) put(k Kind, r Rule, before, after string) error {
 		*list = slices.Delete(*list, i, i+1)
 	}
 	if s.count() >= maxRules {
-		return mxerr.TooLarge("You have %d push rules already", maxRules)
+		return mxerr.TooLarge("You already have %d push rules, which is the maximum; delete one first", maxRules)
 	}
-	at, err := place(*list, before, after)
+	at, err := insertIndex(*list, before, after)
 	if err != nil {
 		return err
 	}
@@ -184,8 +185,9 @@ func (s *stored) count() (n int) {
 	return n
 }
 
-// place finds the index for a rule; before wins where both are given.
-func place(list []Rule, before, after string) (int, error) {
+// insertIndex returns where to insert a rule that is to come before or after another one. before takes precedence; if
+// neither is given, the rule comes first.
+func insertIndex(list []Rule, before, after string) (int, error) {
 	if before == "" && after == "" {
 		return 0, nil
 	}
@@ -195,10 +197,10 @@ func place(list []Rule, before, after string) (int, error) {
 	}
 	i := indexRule(list, name)
 	if i < 0 {
-		if len(name) > 0 && name[0] == '.' {
-			return 0, mxerr.InvalidParam("A rule cannot be placed next to a server-default rule")
+		if strings.HasPrefix(name, ".") {
+			return 0, mxerr.InvalidParam("A rule cannot be placed before or after a server-default rule")
 		}
-		return 0, mxerr.New(400, "M_UNKNOWN", "There is no rule %q to place this one next to", name)
+		return 0, mxerr.New(400, mxerr.CodeUnknown, "There is no rule %q to place this one before or after", name)
 	}
 	return i + offset, nil
 }
