@@ -10,7 +10,6 @@
 package canonjson
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 )
@@ -80,13 +79,4 @@ func appendCanonical(e encoder) ([]byte, error) {
 		return dst, err
 	}
 	return e.dst, nil
-}
-
-// Marshal encodes v with encoding/json and returns the strict canonical form of that.
-func Marshal(v any) ([]byte, error) {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	return Canonical(raw, true)
 }

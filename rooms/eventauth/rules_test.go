@@ -312,21 +312,27 @@ func newCreate(content string) ev {
 
 // signInvite makes the content of an invitation whose third party part is signed by a key.
 func signInvite(signed map[string]any, key ed25519.PrivateKey) string {
-	message, err := canonjson.Marshal(signed)
-	if err != nil {
-		panic(err)
-	}
+	message := canonical(signed)
 	signature := base64.RawStdEncoding.EncodeToString(ed25519.Sign(key, message))
 	full := maps.Clone(signed)
 	full["signatures"] = map[string]any{"id.example": map[string]string{"ed25519:0": signature}}
 	full["unsigned"] = map[string]int{"age": 1}
-	content, err := canonjson.Marshal(map[string]any{
+	return string(canonical(map[string]any{
 		"membership": "invite", "third_party_invite": map[string]any{"display_name": "d", "signed": full},
-	})
+	}))
+}
+
+// canonical returns the canonical JSON of v.
+func canonical(v map[string]any) []byte {
+	raw, err := json.Marshal(v)
 	if err != nil {
 		panic(err)
 	}
-	return string(content)
+	raw, err = canonjson.Canonical(raw, true)
+	if err != nil {
+		panic(err)
+	}
+	return raw
 }
 
 func testKey(seed byte) ed25519.PrivateKey {
