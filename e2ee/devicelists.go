@@ -14,6 +14,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/ident"
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -500,7 +501,7 @@ func (s *Service) Resync(ctx context.Context) error {
 
 // resync asks for one list. That it was not got is no error: it is tried again later.
 func (s *Service) resync(ctx context.Context, server string, user id.UserID, list storage.RemoteList) error {
-	leave, err := s.lanes.enter(ctx, server)
+	leave, err := s.asking.Acquire(ctx, server)
 	if err != nil {
 		return err
 	}
@@ -533,16 +534,14 @@ func (s *Service) resync(ctx context.Context, server string, user id.UserID, lis
 	}
 	s.Log.InfoContext(ctx, "A device list was not got", "user", user, "error", err)
 	return s.DB.Write(ctx, func(tx *storage.Tx) error {
-		list.RetryTS = s.Now().Add(resyncDelay(list.Failures)).UnixMilli()
+		list.RetryTS = s.Now().Add(resyncBackoff.Delay(list.Failures)).UnixMilli()
 		list.Failures++
 		return tx.SetRemoteList(list)
 	})
 }
 
-// resyncDelay grows from a minute to maxResyncInterval.
-func resyncDelay(failures int64) time.Duration {
-	return min(time.Minute<<min(failures, 20), maxResyncInterval)
-}
+// resyncBackoff says when a list that was not got is asked for again.
+var resyncBackoff = keyed.Backoff{First: time.Minute, Max: maxResyncInterval}
 
 func (s *Service) resynced(ctx context.Context, nid int64, asked storage.Pos, got deviceList, sharers []int64) error {
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {

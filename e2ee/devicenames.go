@@ -1,10 +1,9 @@
 package e2ee
 
 import (
-	"sync"
-
 	"maunium.net/go/mautrix/id"
 
+	"ebb/keyed"
 	"ebb/storage"
 )
 
@@ -12,11 +11,10 @@ import (
 const maxDeviceNames = 50_000
 
 // deviceNames remembers the short names of devices of this server's users, for writes: a message between devices names one,
-// and the look-up was a sixth of what it cost. Only the committer asks and forgets, one write after the other, so a device
-// that is deleted is forgotten before the next write asks. What a write that may yet fail has made is not remembered.
+// and the look-up was a sixth of its cost. Only the committer asks and forgets, one write after the other, so a device that is
+// deleted is forgotten before the next write asks. The names that a write makes are not remembered, since it may yet fail.
 type deviceNames struct {
-	mu    sync.Mutex // guards known; a leaf in docs/locks.md
-	known map[deviceName]deviceNIDs
+	known *keyed.Map[deviceName, deviceNIDs]
 }
 
 type deviceName struct {
@@ -26,34 +24,24 @@ type deviceName struct {
 
 type deviceNIDs struct{ user, device int64 }
 
-// find looks a device up in a write; device is 0 for one that there is not.
+func newDeviceNames() *deviceNames {
+	return &deviceNames{keyed.NewMap[deviceName, deviceNIDs](maxDeviceNames)}
+}
+
+// find looks a device up in a write. The device's number is 0 if there is no such device.
 func (n *deviceNames) find(tx *storage.Tx, name deviceName) (nids deviceNIDs, found bool, err error) {
-	n.mu.Lock()
-	nids, found = n.known[name]
-	n.mu.Unlock()
-	if found {
+	if nids, found = n.known.Get(name); found {
 		return nids, true, nil
 	}
 	nids.user, nids.device, found, err = tx.LookupDevice(string(name.user), string(name.device))
 	if err != nil || nids.device == 0 || storage.Pos(nids.device) > tx.Settled() {
 		return nids, found, err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.known == nil || len(n.known) >= maxDeviceNames {
-		n.known = map[deviceName]deviceNIDs{}
-	}
-	n.known[name] = nids
+	n.known.Put(name, nids)
 	return nids, true, nil
 }
 
-// forget is for a device that is deleted.
+// forget removes a device that is deleted.
 func (n *deviceNames) forget(device int64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for name, nids := range n.known {
-		if nids.device == device {
-			delete(n.known, name)
-		}
-	}
+	n.known.ForgetFunc(func(_ deviceName, nids deviceNIDs) bool { return nids.device == device })
 }

@@ -280,7 +280,7 @@ func (f Failures) add(server string) {
 }
 
 func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string) (owner int64, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
-	owner, devices, found, err := candidates(&s.names, tx, user, wanted)
+	owner, devices, found, err := candidates(s.names, tx, user, wanted)
 	if err != nil || !found {
 		return 0, nil, err
 	}

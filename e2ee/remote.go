@@ -47,46 +47,6 @@ type Rooms interface {
 	MayBeMet(ctx context.Context, user id.UserID) (bool, error)
 }
 
-// lanes lets one request for device keys at a time go to each server. Those who wait meanwhile find most of what they
-// want in the cache afterwards.
-type lanes struct {
-	// mu guards of; a leaf in docs/locks.md.
-	mu sync.Mutex
-	of map[string]*lane
-}
-
-type lane struct {
-	slot chan struct{}
-	here int // who is in it or waits
-}
-
-// enter waits for a server's lane; the caller must leave it.
-func (l *lanes) enter(ctx context.Context, server string) (leave func(), err error) {
-	l.mu.Lock()
-	own := l.of[server]
-	if own == nil {
-		own = &lane{slot: make(chan struct{}, 1)}
-		l.of[server] = own
-	}
-	own.here++
-	l.mu.Unlock()
-	select {
-	case own.slot <- struct{}{}:
-		return func() { <-own.slot; l.gone(server, own) }, nil
-	case <-ctx.Done():
-		l.gone(server, own)
-		return nil, ctx.Err()
-	}
-}
-
-func (l *lanes) gone(server string, own *lane) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if own.here--; own.here == 0 {
-		delete(l.of, server)
-	}
-}
-
 // defaultTimeout is how long other servers are waited for where the client does not say.
 const defaultTimeout = 10 * time.Second
 
@@ -149,7 +109,7 @@ func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, serve
 	if err != nil || len(missing) == 0 {
 		return out, err
 	}
-	leave, err := s.lanes.enter(ctx, server)
+	leave, err := s.asking.Acquire(ctx, server)
 	if err != nil {
 		return out, err
 	}

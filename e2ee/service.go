@@ -18,6 +18,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/storage"
 	"ebb/wake"
@@ -41,11 +42,13 @@ type Options struct {
 // Service is safe for concurrent use. Run must run beside it where there are other servers.
 type Service struct {
 	Options
-	updates   chan struct{} // there are device list updates to hand on; a slot of one
-	stale     chan struct{} // there are device lists to ask for; a slot of one
-	joined    chan struct{} // users of this server came into rooms of others; a slot of one
-	lanes     lanes
-	names     deviceNames
+	updates chan struct{} // there are device list updates to hand on; a slot of one
+	stale   chan struct{} // there are device lists to ask for; a slot of one
+	joined  chan struct{} // users of this server came into rooms of others; a slot of one
+	names   *deviceNames
+	// asking lets one request for device keys at a time go to each server. Those who wait meanwhile find most of what they want
+	// in the cache afterwards.
+	asking    *keyed.Semaphore[string]
 	backlogs  backlogs
 	strangers strangers
 }
@@ -55,7 +58,10 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1), lanes: lanes{of: map[string]*lane{}}}
+	return &Service{
+		Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1),
+		names: newDeviceNames(), asking: keyed.NewSemaphore[string](1, 0),
+	}
 }
 
 // Bounds of what clients upload; docs/limits.md lists them.

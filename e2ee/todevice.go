@@ -35,7 +35,7 @@ func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn
 		if err != nil || !first {
 			return nil, err
 		}
-		m := delivery{names: &s.names, backlogs: &s.backlogs, sender: d.UserID, eventType: eventType}
+		m := delivery{names: s.names, backlogs: &s.backlogs, sender: d.UserID, eventType: eventType}
 		m.from = storage.ToDeviceFrom{Origin: s.DB.IDHash(string(d.UserID)), Sender: s.DB.IDHash(string(d.UserID))}
 		if err := m.deliver(tx, local); err != nil {
 			return nil, err
@@ -145,7 +145,7 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 		return err
 	}
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		m := delivery{names: &s.names, backlogs: &s.backlogs, sender: in.Sender, eventType: in.Type}
+		m := delivery{names: s.names, backlogs: &s.backlogs, sender: in.Sender, eventType: in.Type}
 		m.from = storage.ToDeviceFrom{Origin: s.DB.IDHash(origin), Sender: s.DB.IDHash(string(in.Sender))}
 		var err error
 		if m.strangers, err = strangersAmong(tx, in.Sender, local); err != nil {

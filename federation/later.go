@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/keyed"
 )
 
 const (
@@ -21,11 +23,13 @@ const (
 	// greatest size, or a thousand usual ones.
 	maxLaterBytes  = 32 << 20
 	maxLaterServer = 2 << 20
-	// maxLaterTries is how often they are tried: after 2 s, then after four times as long each time, the last time after half an hour.
+	// maxLaterTries is how often they are tried.
 	maxLaterTries = 6
-	firstLater    = 2 * time.Second
 	laterEvery    = time.Second
 )
+
+// laterBackoff says when they are tried; the last time it is after half an hour.
+var laterBackoff = keyed.Backoff{First: 2 * time.Second, Factor: 4, Max: time.Hour}
 
 // later keeps events that could not be judged because a server did not give what it was asked for, or this one failed. Their
 // sender takes them to be delivered, and nothing else may ever refer to them. They are kept in memory only: after a restart
@@ -70,7 +74,7 @@ func (l *later) add(now time.Time, key laterKey, pdus []json.RawMessage) {
 	}
 	w.pdus = append(w.pdus, pdus...)
 	if w.tries == 0 {
-		w.due = now.Add(firstLater)
+		w.due = now.Add(laterBackoff.Delay(0))
 	}
 	l.put(key, w)
 }
@@ -141,7 +145,7 @@ func (l *later) again(now time.Time, key laterKey, w *laterEvents) {
 	if newer := l.remove(key); newer != nil { // these came meanwhile
 		w.pdus = append(w.pdus, newer.pdus...)
 	}
-	w.due = now.Add(firstLater << (2 * w.tries))
+	w.due = now.Add(laterBackoff.Delay(int64(w.tries)))
 	l.put(key, w)
 }
 

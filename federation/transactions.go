@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/httpapi"
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
@@ -217,18 +219,10 @@ func (a *API) takeEDUs(ctx context.Context, origin string, edus []ephemeral) {
 
 type transactionKey struct{ server, txn string }
 
-// transactions remembers what was answered, and lets the transactions of one server be worked on one after the other.
+// transactions remembers what was answered, and processes the transactions of one server one after the other.
 type transactions struct {
-	// mu guards what follows; a leaf.
-	mu      sync.Mutex
-	servers map[string]*sender
-}
-
-// sender is a server that sends, or has sent.
-type sender struct {
-	slot    chan struct{} // held by the transaction that is worked on
-	count   int           // of those that are worked on or wait
-	answers []answered    // the oldest first
+	servers *keyed.Semaphore[string]
+	answers *keyed.Map[string, []answered] // by server, the oldest first; the lists are never written to again
 }
 
 type answered struct {
@@ -236,84 +230,37 @@ type answered struct {
 	answer transactionAnswer
 }
 
-func newTransactions() *transactions { return &transactions{servers: map[string]*sender{}} }
+func newTransactions() *transactions {
+	return &transactions{servers: keyed.NewSemaphore[string](1, maxUnderWay), answers: keyed.NewMap[string, []answered](maxSenders)}
+}
 
 // once works on a transaction unless it was answered before. One that comes again meanwhile waits for the first.
+//
+// Errors: M_LIMIT_EXCEEDED.
 func (t *transactions) once(ctx context.Context, key transactionKey, work func() (transactionAnswer, error)) (any, error) {
-	s, err := t.enter(key.server)
+	leave, err := t.servers.Acquire(ctx, key.server)
+	if errors.Is(err, keyed.ErrBusy) {
+		transactionsTotal.WithLabelValues("refused").Inc()
+		err = mxerr.LimitExceeded(time.Second)
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer t.leave(s)
-	select {
-	case s.slot <- struct{}{}:
-		defer func() { <-s.slot }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if answer, known := t.answer(s, key.txn); known {
-		transactionsTotal.WithLabelValues("repeated").Inc()
-		return answer, nil
+	defer leave()
+	before, _ := t.answers.Get(key.server)
+	for _, a := range before {
+		if a.txn == key.txn {
+			transactionsTotal.WithLabelValues("repeated").Inc()
+			return a.answer, nil
+		}
 	}
 	answer, err := work()
 	if err != nil {
 		transactionsTotal.WithLabelValues("refused").Inc()
 		return nil, err
 	}
-	t.remember(s, answered{key.txn, answer})
+	before = before[max(0, len(before)-maxAnswers+1):]
+	t.answers.Put(key.server, append(slices.Clone(before), answered{key.txn, answer}))
 	transactionsTotal.WithLabelValues("taken").Inc()
 	return answer, nil
-}
-
-func (t *transactions) enter(server string) (*sender, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.servers[server]
-	if s == nil {
-		t.makeRoom()
-		s = &sender{slot: make(chan struct{}, 1)}
-		t.servers[server] = s
-	}
-	if s.count >= maxUnderWay {
-		transactionsTotal.WithLabelValues("refused").Inc()
-		return nil, mxerr.LimitExceeded(time.Second)
-	}
-	s.count++
-	return s, nil
-}
-
-// makeRoom forgets a server that sends nothing at the moment, where many are remembered. mu is held.
-func (t *transactions) makeRoom() {
-	for name, s := range t.servers {
-		if len(t.servers) < maxSenders {
-			return
-		}
-		if s.count == 0 {
-			delete(t.servers, name)
-		}
-	}
-}
-
-func (t *transactions) leave(s *sender) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s.count--
-}
-
-func (t *transactions) answer(s *sender, txn string) (transactionAnswer, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, a := range s.answers {
-		if a.txn == txn {
-			return a.answer, true
-		}
-	}
-	return transactionAnswer{}, false
-}
-
-func (t *transactions) remember(s *sender, a answered) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s.answers = append(s.answers, a)
-	s.answers = s.answers[max(0, len(s.answers)-maxAnswers):]
 }

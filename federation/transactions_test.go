@@ -96,15 +96,15 @@ func TestAnswersAreRememberedWithinBounds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(tr.servers["a"].answers); n != maxAnswers {
-		t.Errorf("%d answers of one server", n)
+	if list, _ := tr.answers.Get("a"); len(list) != maxAnswers || list[0].txn != fmt.Sprint(2*maxAnswers) {
+		t.Errorf("%d answers of one server: %v", len(list), list)
 	}
 	for i := range maxSenders + 100 {
 		if _, err := tr.once(t.Context(), transactionKey{fmt.Sprint("s", i), "1"}, quick); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := len(tr.servers); n > maxSenders {
+	if n := tr.answers.Len(); n > maxSenders {
 		t.Errorf("%d servers", n)
 	}
 }

@@ -1,11 +1,12 @@
 package feed
 
 import (
-	"container/list"
-	"sync"
+	"sync/atomic"
+
+	"ebb/keyed"
 )
 
-// maxFilters and maxFilterBytes bound the parsed filters in memory; most clients of a server use the same few.
+// maxFilters and maxCachedFilterID bound the parsed filters in memory; most clients of a server use the same few.
 const (
 	maxFilters        = 1000
 	maxCachedFilterID = 2048
@@ -15,45 +16,34 @@ const (
 type cachedFilter struct {
 	*Filter
 	number int64
-	key    string
 }
 
-// filterCache keeps parsed filters by their JSON text, the ones used last.
+// filterCache keeps parsed filters by their id or JSON text.
 type filterCache struct {
-	// mu guards all below; a leaf in docs/locks.md.
-	mu     sync.Mutex
-	next   int64
-	byKey  map[string]*list.Element
-	recent *list.List
+	known *keyed.Map[string, *cachedFilter]
+	last  atomic.Int64 // number
 }
 
 func newFilterCache() *filterCache {
-	return &filterCache{byKey: map[string]*list.Element{}, recent: list.New()}
+	return &filterCache{known: keyed.NewMap[string, *cachedFilter](maxFilters)}
 }
 
+// get returns a filter, nil if it is not known.
 func (c *filterCache) get(key string) *cachedFilter {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.byKey[key]
-	if e == nil {
-		return nil
-	}
-	c.recent.MoveToFront(e)
-	return e.Value.(*cachedFilter)
+	f, _ := c.known.Get(key)
+	return f
 }
 
+// put keeps a filter unless there is one of that key, and returns the one that is kept.
 func (c *filterCache) put(key string, f *Filter) *cachedFilter {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.next++
-	entry := &cachedFilter{Filter: f, number: c.next, key: key}
-	if len(key) > maxCachedFilterID || c.byKey[key] != nil {
-		return entry
+	own := &cachedFilter{Filter: f, number: c.last.Add(1)}
+	if len(key) > maxCachedFilterID {
+		return own
 	}
-	c.byKey[key] = c.recent.PushFront(entry)
-	if c.recent.Len() > maxFilters {
-		oldest := c.recent.Remove(c.recent.Back()).(*cachedFilter)
-		delete(c.byKey, oldest.key)
-	}
-	return entry
+	return c.known.Update(key, func(before *cachedFilter, known bool) *cachedFilter {
+		if known {
+			return before
+		}
+		return own
+	})
 }

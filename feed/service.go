@@ -23,6 +23,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
@@ -60,7 +61,7 @@ type Service struct {
 	meetings *meetings
 	sessions *sessions
 	filters  *filterCache
-	past     pastMemory
+	past     *keyed.Map[pastKey, storage.Pos]
 	scratch  sync.Pool // of *[]byte: where answers are written
 
 	stopOnce sync.Once
@@ -80,7 +81,7 @@ func New(o Options) *Service {
 	}
 	return &Service{
 		Options: o, epoch: random32(), typing: newTyping(), presence: newPresence(), meetings: newMeetings(),
-		sessions: newSessions(o.Hub), filters: newFilterCache(), stopped: make(chan struct{}),
+		sessions: newSessions(o.Hub), filters: newFilterCache(), past: keyed.NewMap[pastKey, storage.Pos](maxPast), stopped: make(chan struct{}),
 		scratch: sync.Pool{New: func() any { return new([]byte) }},
 	}
 }

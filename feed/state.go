@@ -3,7 +3,6 @@ package feed
 import (
 	"math"
 	"slices"
-	"sync"
 
 	"maunium.net/go/mautrix/id"
 
@@ -328,7 +327,7 @@ func (g *stateGatherer) readAll(p *statePoint) error {
 // stateKeyOf reads one entry of a past state, which never changes: whoever else syncs the room asks for the same ones.
 func (b *builder) stateKeyOf(snapshot int64, key pdu.StateKey) (pos storage.Pos, err error) {
 	k := pastKey{snapshot, key}
-	if pos, known := b.past.get(k); known {
+	if pos, known := b.past.Get(k); known {
 		return pos, nil
 	}
 	err = b.read(func(tx *storage.Tx) (err error) {
@@ -336,44 +335,19 @@ func (b *builder) stateKeyOf(snapshot int64, key pdu.StateKey) (pos storage.Pos,
 		return err
 	})
 	if err == nil {
-		b.past.put(k, pos)
+		b.past.Put(k, pos)
 	}
 	return pos, err
 }
 
-// pastMemory remembers entries of past states, bounded: when the younger half is full, the older one is dropped.
-type pastMemory struct {
-	// mu guards all below; a leaf in docs/locks.md.
-	mu         sync.Mutex
-	young, old map[pastKey]storage.Pos
-}
-
+// pastKey names an entry of a past state, which never changes.
 type pastKey struct {
 	snapshot int64
 	key      pdu.StateKey
 }
 
-// maxPast bounds each half; an entry has some 100 bytes.
-const maxPast = 10_000
-
-func (m *pastMemory) get(k pastKey) (storage.Pos, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if pos, ok := m.young[k]; ok {
-		return pos, true
-	}
-	pos, ok := m.old[k]
-	return pos, ok
-}
-
-func (m *pastMemory) put(k pastKey, pos storage.Pos) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.young == nil || len(m.young) >= maxPast {
-		m.old, m.young = m.young, map[pastKey]storage.Pos{}
-	}
-	m.young[k] = pos
-}
+// maxPast bounds the entries of past states in memory; one has some 100 bytes.
+const maxPast = 20_000
 
 // neededMembers adds the members without whom the client cannot show the timeline.
 func (g *stateGatherer) neededMembers() error {

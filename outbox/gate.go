@@ -6,17 +6,20 @@ import (
 	"time"
 
 	"ebb/fedclient"
+	"ebb/keyed"
 )
 
 const (
-	// A server that does not answer is tried again after a second, then after twice as long each time, up to an hour.
-	firstRetry = time.Second
-	maxRetry   = time.Hour
+	// maxRetry is how long a server that does not answer is left alone at most.
+	maxRetry = time.Hour
 	// failFast is the number of failures in a row from which on other requests do not wait for a server either.
 	failFast = 4
 	// heardEvery: a server that asks but cannot be asked is not tried again for each of its requests.
 	heardEvery = 10 * time.Second
 )
+
+// retries: a server that does not answer is tried again after a second, then after twice as long each time.
+var retries = keyed.Backoff{First: time.Second, Max: maxRetry}
 
 // backoff is how long a server is left alone.
 type backoff struct {
@@ -36,18 +39,13 @@ func (b *backoff) failed(now time.Time, asked time.Duration, refuses bool, sprea
 	if b.failures == 0 {
 		b.since = now
 	}
-	wait := max(min(firstRetry<<min(b.failures, 20), maxRetry), asked)
+	wait := max(retries.Delay(b.failures), asked)
 	b.failures++
 	b.refuses = refuses
-	b.retry = now.Add(jitter(wait, spread))
+	b.retry = now.Add(keyed.Jitter(wait, spread))
 }
 
 func (b *backoff) succeeded() { *b = backoff{} }
-
-// jitter spreads times by a quarter, so that servers which failed together are not tried together.
-func jitter(d time.Duration, n uint64) time.Duration {
-	return d - d/8 + time.Duration(n*2654435761%1000)*d/4000
-}
 
 // Heard is told of a request of a server: it is there, so what waits for it is sent at once.
 func (s *Service) Heard(server string) {

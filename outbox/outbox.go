@@ -105,7 +105,7 @@ type Service struct {
 func New(o Options) *Service {
 	return &Service{
 		Options: o, boot: rand.Text()[:10], sending: make(chan struct{}, maxSending), trying: make(chan struct{}, maxTrying),
-		known: map[string]*destination{}, gone: map[string]map[int64]bool{},
+		senders: newSenders(), known: map[string]*destination{}, gone: map[string]map[int64]bool{},
 	}
 }
 

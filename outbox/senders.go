@@ -1,8 +1,7 @@
 package outbox
 
 import (
-	"sync"
-
+	"ebb/keyed"
 	"ebb/storage"
 )
 
@@ -16,34 +15,28 @@ const (
 	eduCost        = 4 << 10
 	// measureEvery is how much is added before the messages of a user are counted again, which costs a walk over them.
 	measureEvery = 1 << 20
-	// maxMeasured bounds the users in senders.left; beyond it the counts start anew.
+	// maxMeasured bounds the users in senders.left; the counts of others start anew.
 	maxMeasured = 20_000
 )
 
-// senders remembers of users how much they may add before their messages are counted. It is used by writes.
-type senders struct {
-	// mu guards left; a leaf.
-	mu   sync.Mutex
-	left map[int64]int64
-}
+// senders remembers how much each user may add before the user's messages are counted. It is used by writes.
+type senders struct{ left *keyed.Map[int64, int64] }
+
+func newSenders() senders { return senders{keyed.NewMap[int64, int64](maxMeasured)} }
 
 // add counts a message and reports whether those of its sender are to be counted now.
-func (s *senders) add(sender int64, size int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	left, known := s.left[sender]
-	if !known {
-		if s.left == nil || len(s.left) >= maxMeasured {
-			s.left = map[int64]int64{}
+func (s *senders) add(sender int64, size int) (measure bool) {
+	s.left.Update(sender, func(left int64, known bool) int64 {
+		if !known {
+			left = measureEvery
 		}
-		left = measureEvery
-	}
-	if left -= int64(size) + eduCost; left < 0 {
-		s.left[sender] = measureEvery
-		return true
-	}
-	s.left[sender] = left
-	return false
+		left -= int64(size) + eduCost
+		if measure = left < 0; measure {
+			left = measureEvery
+		}
+		return left
+	})
+	return measure
 }
 
 // trim drops what a sender has too much of.

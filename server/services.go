@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -17,6 +16,7 @@ import (
 	"ebb/fedclient"
 	"ebb/feed"
 	"ebb/httpapi"
+	"ebb/keyed"
 	"ebb/media"
 	"ebb/outbox"
 	"ebb/pushrules"
@@ -43,9 +43,7 @@ type services struct {
 	keys      *fedclient.KeyRing
 	outbox    *outbox.Service
 
-	// goneMu guards gone, the devices whose deletion was begun; a leaf lock.
-	goneMu sync.Mutex
-	gone   map[int64]bool
+	gone *keyed.Map[int64, bool] // devices whose deletion was begun
 }
 
 // open opens the database and builds the services on it.
@@ -61,7 +59,7 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 	if err != nil {
 		return nil, err
 	}
-	s := &services{db: db, hub: wake.New(), signing: signing, gone: map[int64]bool{}}
+	s := &services{db: db, hub: wake.New(), signing: signing, gone: keyed.NewMap[int64, bool](maxGone)}
 	err = checkIdentity(ctx, db, cfg, signing)
 	if err == nil {
 		err = s.build(ctx, cfg, o, rooms.Options{Signer: signing})
@@ -255,12 +253,7 @@ func (s *services) profile(ctx context.Context, user id.UserID) (p rooms.Profile
 
 // deviceGone removes what hangs on a device, and has its parked requests checked before they are answered.
 func (s *services) deviceGone(tx *storage.Tx, device, user int64, deviceID string) error {
-	s.goneMu.Lock()
-	if len(s.gone) >= maxGone {
-		clear(s.gone)
-	}
-	s.gone[device] = true
-	s.goneMu.Unlock()
+	s.gone.Put(device, true)
 	return s.e2ee.DeviceGone(tx, device, user, deviceID)
 }
 
@@ -269,10 +262,7 @@ const maxGone = 100_000
 
 // alive tells whether a device still exists. Only of one whose deletion was begun is the database asked.
 func (s *services) alive(ctx context.Context, user, device int64) bool {
-	s.goneMu.Lock()
-	doubtful := s.gone[device]
-	s.goneMu.Unlock()
-	if !doubtful {
+	if doubtful, _ := s.gone.Get(device); !doubtful {
 		return true
 	}
 	there := false

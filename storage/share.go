@@ -2,7 +2,8 @@ package storage
 
 import (
 	"context"
-	"sync"
+
+	"ebb/keyed"
 )
 
 const (
@@ -23,21 +24,12 @@ func Requested(ctx context.Context, requester string) context.Context {
 
 // shares divides the connections for reading among those who ask.
 type shares struct {
-	all chan struct{} // a place for each read that is somebody's share
-
-	// mu guards requesters; a leaf.
-	mu         sync.Mutex
-	requesters map[string]*share
-}
-
-// share is the part of one requester.
-type share struct {
-	places chan struct{} // a place for each read
-	users  int           // reads that have or wait for a place
+	all        chan struct{} // a slot for each read that is somebody's share
+	requesters *keyed.Semaphore[string]
 }
 
 func newShares(connections int) *shares {
-	return &shares{all: make(chan struct{}, max(connections-unshared, 1)), requesters: map[string]*share{}}
+	return &shares{all: make(chan struct{}, max(connections-unshared, 1)), requesters: keyed.NewSemaphore[string](maxShare, 0)}
 }
 
 // take waits until the requester of ctx may read. Release is called when the read is over.
@@ -46,41 +38,15 @@ func (s *shares) take(ctx context.Context) (release func(), err error) {
 	if !ok {
 		return func() {}, nil
 	}
-	own := s.enter(requester)
-	for i, places := range []chan struct{}{own.places, s.all} {
-		select {
-		case places <- struct{}{}:
-		case <-ctx.Done():
-			if i == 1 {
-				<-own.places
-			}
-			s.leave(requester, own)
-			return nil, ctx.Err()
-		}
+	leave, err := s.requesters.Acquire(ctx, requester)
+	if err != nil {
+		return nil, err
 	}
-	return func() {
-		<-s.all
-		<-own.places
-		s.leave(requester, own)
-	}, nil
-}
-
-func (s *shares) enter(requester string) *share {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	own := s.requesters[requester]
-	if own == nil {
-		own = &share{places: make(chan struct{}, maxShare)}
-		s.requesters[requester] = own
-	}
-	own.users++
-	return own
-}
-
-func (s *shares) leave(requester string, own *share) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if own.users--; own.users == 0 {
-		delete(s.requesters, requester)
+	select {
+	case s.all <- struct{}{}:
+		return func() { <-s.all; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
 	}
 }
