@@ -16,6 +16,7 @@ import (
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
@@ -189,9 +190,13 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 	return edu(eduDeviceListUpdate, content)
 }
 
-// Joined is told that users of this server came into rooms in which there are other servers, which are then told of the users' devices. It
-// never waits.
-func (s *Service) Joined() { s.kick(s.joined) }
+// committed is the rooms.Listener that has the devices of a user who joined a room told to the other servers in it; the write of the join
+// has added a storage.DeviceTelling.
+func (s *Service) committed(c *rooms.Commit) {
+	if slices.ContainsFunc(c.Members, func(m rooms.CommittedMember) bool { return m.Local && m.Joined() }) && c.Room.Shared() {
+		s.kick(s.joined)
+	}
+}
 
 // TellOfJoins tells other servers of the devices of everybody who came into a room of theirs.
 func (s *Service) TellOfJoins(ctx context.Context) error {

@@ -20,6 +20,7 @@ import (
 	"ebb/canonjson"
 	"ebb/keyed"
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/storage"
 	"ebb/wake"
 )
@@ -33,6 +34,8 @@ type Options struct {
 	Log    *slog.Logger
 
 	Rooms Rooms
+	// Commits tells who joins rooms of other servers; nil: nobody does.
+	Commits *rooms.Commits
 
 	// Other servers; both are nil where there are none.
 	Remote   Remote
@@ -58,10 +61,12 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{
+	s := &Service{
 		Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1),
 		names: newDeviceNames(), asking: keyed.NewSemaphore[string](1, 0),
 	}
+	o.Commits.Subscribe(s.committed)
+	return s
 }
 
 // Bounds of what clients upload; docs/limits.md lists them.

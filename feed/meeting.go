@@ -50,16 +50,24 @@ func newMeetings() *meetings {
 	return &meetings{pending: map[meeting]struct{}{}, early: map[id.UserID]earlyPresence{}, ofServer: map[string]int{}}
 }
 
-// Met notes that a user joined a room; user is "" if the members of the room just became known. It never waits.
-func (s *Service) Met(room int64, user id.UserID) {
-	if !s.SendPresence {
+// note records who has joined a room, or that the members of the room have just become known.
+func (m *meetings) note(c *rooms.Commit) {
+	if c.Completed != 0 {
+		m.add(meeting{room: c.Room.NID()})
 		return
 	}
-	m := s.meetings
+	for i := range c.Members {
+		if joined := &c.Members[i]; joined.Joined() && c.Room.Shared() {
+			m.add(meeting{c.Room.NID(), joined.User})
+		}
+	}
+}
+
+func (m *meetings) add(met meeting) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.pending) < maxMeetings {
-		m.pending[meeting{room, user}] = struct{}{}
+		m.pending[met] = struct{}{}
 	}
 }
 

@@ -35,11 +35,13 @@ import (
 type Options struct {
 	DB    *storage.DB
 	Rooms *rooms.Service
-	E2EE  E2EE
-	Push  Push
-	Hub   *wake.Hub
-	Now   func() time.Time
-	Log   *slog.Logger
+	// Commits is that of Rooms.
+	Commits *rooms.Commits
+	E2EE    E2EE
+	Push    Push
+	Hub     *wake.Hub
+	Now     func() time.Time
+	Log     *slog.Logger
 	// Timer makes a timer for a waiting request: the channel receives after d unless stop is called first. nil: real time.
 	Timer func(d time.Duration) (c <-chan time.Time, stop func())
 	// Server is this server's name. Ephemeral hands over data that another server is to get and that may be lost; what has the
@@ -79,11 +81,13 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{
+	s := &Service{
 		Options: o, epoch: random32(), typing: newTyping(), presence: newPresence(), meetings: newMeetings(),
 		sessions: newSessions(o.Hub), filters: newFilterCache(), past: keyed.NewMap[pastKey, storage.Pos](maxPast), stopped: make(chan struct{}),
 		scratch: sync.Pool{New: func() any { return new([]byte) }},
 	}
+	o.Commits.Subscribe(s.committed)
+	return s
 }
 
 // random32 tells runs and chains apart; nothing depends on its being secret.
@@ -216,9 +220,17 @@ func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.
 	return nil
 }
 
-// Left notes that a user is not in a room any more, and so does not type there either. Other servers know by the event.
-func (s *Service) Left(room, user int64) {
-	s.typing.set(room, typist{nid: user}, s.Now())
+// committed is the rooms.Listener of the volatile streams: a user who leaves a room does not type there any more, which other servers
+// conclude from the event; and users who join one are shown each other's presence.
+func (s *Service) committed(c *rooms.Commit) {
+	for i := range c.Members {
+		if m := &c.Members[i]; m.Left() {
+			s.typing.set(c.Room.NID(), typist{nid: m.NID}, s.Now())
+		}
+	}
+	if s.SendPresence {
+		s.meetings.note(c)
+	}
 }
 
 // maxStatus bounds a status message in bytes; it goes to everybody who shares a room.

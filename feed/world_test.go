@@ -64,16 +64,17 @@ func (w *world) start() {
 	}
 	w.db, w.hub = db, wake.New()
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	commits := rooms.NewCommits()
 	w.Service, err = rooms.New(w.t.Context(), rooms.Options{
 		DB: db, Server: server, Signer: pdu.Signer{Server: server, KeyID: "ed25519:1", Key: key}, Hub: w.hub, Now: w.clock,
-		Log: slog.New(slog.DiscardHandler), Left: func(room, user int64) { w.feed.Left(room, user) },
+		Log: slog.New(slog.DiscardHandler), Commits: commits,
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.e2ee = e2ee.New(e2ee.Options{DB: db, Server: server, Hub: w.hub, Rooms: w.Service, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
 	w.feed = feed.New(feed.Options{
-		DB: db, Rooms: w.Service, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), Timer: w.timer,
+		DB: db, Rooms: w.Service, Commits: commits, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), Timer: w.timer,
 	})
 }
 

@@ -2,7 +2,7 @@
 // is one row, whatever the number of servers; for which ones it is was known in the commit that stored it. Each server has a
 // worker of its own while something waits for it, so that a slow one delays nobody.
 //
-// An event travels: the write that stores it adds the row → its Committed hook (Sent) puts its position into the queues of
+// An event travels: the write that stores it adds the row → its rooms.Commit reaches the outbox (committed), which puts its position into the queues of
 // the servers in the room → the worker of each reads it from the database, as it is by then, and sends it with others in one
 // transaction → every second it is stored how far everybody is, and rows that nobody waits for are removed.
 //
@@ -49,8 +49,10 @@ type Options struct {
 	Server string // this server's name
 	Rooms  Rooms
 	Sender Sender
-	Now    func() time.Time
-	Log    *slog.Logger
+	// Commits tells which events are to be delivered; nil: none.
+	Commits *rooms.Commits
+	Now     func() time.Time
+	Log     *slog.Logger
 }
 
 const (
@@ -95,7 +97,7 @@ type Service struct {
 	ctx       context.Context // of Run; nil before and after
 	known     map[string]*destination
 	gone      map[string]map[int64]bool // destination_rooms that are to be removed
-	announced storage.Pos               // newest event that Sent told of
+	announced storage.Pos               // newest event that was committed
 	top       storage.Pos               // newest event that was queued
 	rows      int64                     // of the table, about
 	stamp     uint64                    // of destination.behind
@@ -103,14 +105,25 @@ type Service struct {
 
 // New makes a Service; Run starts it.
 func New(o Options) *Service {
-	return &Service{
+	s := &Service{
 		Options: o, boot: rand.Text()[:10], sending: make(chan struct{}, maxSending), trying: make(chan struct{}, maxTrying),
 		senders: newSenders(), known: map[string]*destination{}, gone: map[string]map[int64]bool{},
 	}
+	o.Commits.Subscribe(s.committed)
+	return s
 }
 
-// Sent queues an event for servers. It is called in the commit hook of the event, in the order of positions.
-func (s *Service) Sent(room int64, pos storage.Pos, servers []string) {
+// committed is the rooms.Listener that queues the events of a commit for the servers that are to get them.
+func (s *Service) committed(c *rooms.Commit) {
+	for i := range c.Events {
+		if e := &c.Events[i]; e.Outgoing {
+			s.sent(e.Room, e.Pos, e.Servers)
+		}
+	}
+}
+
+// sent queues an event for servers. It is called in the order of positions.
+func (s *Service) sent(room int64, pos storage.Pos, servers []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.announced = pos

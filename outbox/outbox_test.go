@@ -244,7 +244,7 @@ func (w *world) events(n int, room int64, servers ...string) (last storage.Pos) 
 		},
 		Committed: func() {
 			for _, p := range positions {
-				w.Sent(room, p, servers)
+				w.sent(room, p, servers)
 			}
 		},
 	})

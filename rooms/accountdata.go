@@ -50,6 +50,7 @@ func (s *Service) editAccountData(ctx context.Context, user int64, room id.RoomI
 	if err != nil {
 		return err
 	}
+	changed := false
 	w := storage.Write{
 		Do: func(tx *storage.Tx) error {
 			before, found, err := tx.AccountData(user, nid, typ)
@@ -66,16 +67,15 @@ func (s *Service) editAccountData(ctx context.Context, user int64, room id.RoomI
 				}
 			}
 			after, err := edit(before, found)
-			if err != nil || after == "" {
+			if changed = err == nil && after != ""; !changed {
 				return err
 			}
 			return tx.SetAccountData(user, nid, typ, after)
 		},
 		Committed: func() {
-			if typ == typeIgnoredUsers {
-				s.ignores.forget(user)
+			if changed {
+				s.Commits.deliver(&Commit{AccountData: []CommittedAccountData{{user, nid, typ}}})
 			}
-			s.Hub.Users(user)
 		},
 	}
 	return s.db.Enqueue(w).Wait(context.WithoutCancel(ctx))
@@ -198,14 +198,27 @@ func (s *Service) follow(ctx context.Context, user Sender, r *Room) error {
 			return err
 		}
 	}
+	tags, direct := false, false
 	w := storage.Write{
-		Do: func(tx *storage.Tx) error {
-			if err := copyTags(tx, user.NID, from.nid, r.nid); err != nil {
+		Do: func(tx *storage.Tx) (err error) {
+			if tags, err = copyTags(tx, user.NID, from.nid, r.nid); err != nil {
 				return err
 			}
-			return copyDirect(tx, user.NID, from.id, r.id)
+			direct, err = copyDirect(tx, user.NID, from.id, r.id)
+			return err
 		},
-		Committed: func() { s.Hub.Users(user.NID) },
+		Committed: func() {
+			var changed []CommittedAccountData
+			if tags {
+				changed = append(changed, CommittedAccountData{user.NID, r.nid, typeTags})
+			}
+			if direct {
+				changed = append(changed, CommittedAccountData{user.NID, 0, typeDirect})
+			}
+			if len(changed) > 0 {
+				s.Commits.deliver(&Commit{AccountData: changed})
+			}
+		},
 	}
 	return s.db.Enqueue(w).Wait(context.WithoutCancel(ctx))
 }
@@ -236,39 +249,39 @@ func (s *Service) predecessor(ctx context.Context, r *Room) (*Room, error) {
 	return from, nil
 }
 
-func copyTags(tx *storage.Tx, user, from, to int64) error {
+// copyTags gives a user's tags of a room to the room that replaces it, unless it has tags.
+func copyTags(tx *storage.Tx, user, from, to int64) (changed bool, err error) {
 	tags, found, err := tx.AccountData(user, from, typeTags)
 	if err != nil || !found {
-		return err
+		return false, err
 	}
 	if _, already, err := tx.AccountData(user, to, typeTags); err != nil || already {
-		return err
+		return false, err
 	}
-	return tx.SetAccountData(user, to, typeTags, tags)
+	return true, tx.SetAccountData(user, to, typeTags, tags)
 }
 
 // copyDirect lists the new room in m.direct wherever the old one is.
-func copyDirect(tx *storage.Tx, user int64, from, to id.RoomID) error {
+func copyDirect(tx *storage.Tx, user int64, from, to id.RoomID) (changed bool, err error) {
 	raw, found, err := tx.AccountData(user, 0, typeDirect)
 	if err != nil || !found {
-		return err
+		return false, err
 	}
 	direct := map[string][]id.RoomID{}
 	if json.Unmarshal([]byte(raw), &direct) != nil {
 		clear(direct) // a client's own idea of m.direct is left alone
 	}
-	changed := false
 	for who, rooms := range direct {
 		if slices.Contains(rooms, from) && !slices.Contains(rooms, to) {
 			direct[who], changed = append(rooms, to), true
 		}
 	}
 	if !changed {
-		return nil
+		return false, nil
 	}
 	out, err := json.Marshal(direct)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return tx.SetAccountData(user, 0, typeDirect, string(out))
+	return true, tx.SetAccountData(user, 0, typeDirect, string(out))
 }

@@ -183,22 +183,9 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 		Rooms: []int64{r.nid},
 		Do:    func(tx *storage.Tx) error { return b.enterRoom(tx, h, join, a.servers) },
 		Committed: func() {
-			h.entered, h.recheck = join.Pos, false
-			if a.partial {
-				h.setPartial(&partial{join: join.Pos, servers: a.servers})
-			}
-			r.mu.Lock()
-			r.head = *h
-			r.memberEvents.Store(0)
-			r.pending.reset()
-			r.pending.joined = member.joinedMore() // which apply takes away again
-			r.apply(join)
-			r.head.ringOK = join.Pos - 1 // what came before was of another time
-			r.head.generation++
-			r.mu.Unlock()
-			s.own.apply(r, b.events)
-			s.unread.forgetRoom(r.nid)
-			s.wake(r, b.events)
+			c := &Commit{Room: r, Entered: true, advances: true}
+			c.add(s, b.events)
+			s.commit(c, headFunc(func(*Room) { a.applyTo(r, h, join) }))
 		},
 	})
 	if err := p.Wait(context.WithoutCancel(ctx)); err != nil {
@@ -212,6 +199,20 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 		queued: p, batch: p,
 	}
 	return nil
+}
+
+// applyTo makes the adopted head the room's, with the join on top. Room.mu is held.
+func (a *adoption) applyTo(r *Room, h *head, join *pendingEvent) {
+	h.entered, h.recheck = join.Pos, false
+	if a.partial {
+		h.setPartial(&partial{join: join.Pos, servers: a.servers})
+	}
+	r.head = *h
+	r.memberEvents.Store(0)
+	r.pending.reset()
+	r.pending.joined = join.changes[0].member.joinedMore() // which apply subtracts again
+	r.apply(join)
+	r.head.ringOK = join.Pos - 1 // what came before belongs to an earlier stay
 }
 
 // enterRoom writes the current state, the join and the room's row. servers are those of a partial room.

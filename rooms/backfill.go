@@ -315,18 +315,9 @@ func (in *ingest) placePast(ctx context.Context, events []*incoming) (int, error
 			return nil
 		},
 		Committed: func() {
-			r.mu.Lock()
-			for _, e := range b.events {
-				r.head.undecided = r.head.undecided || e.undecided()
-				if e.redacts != nil {
-					r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.redacts.by()))
-				}
-				for _, redaction := range e.revealed {
-					r.insert(redaction)
-				}
-			}
-			r.mu.Unlock()
-			backfilled.Add(float64(len(b.events)))
+			c := &Commit{Room: r}
+			c.add(b.svc, b.events)
+			b.svc.commit(c, headFunc(b.applyPast))
 		},
 	})
 	r.next.queued = p
@@ -338,6 +329,19 @@ func (in *ingest) placePast(ctx context.Context, events []*incoming) (int, error
 		in.known[e.ID()] = e.Event
 	}
 	return len(b.events), nil
+}
+
+// applyPast is applyTo for events of the past, which change nothing but what memory has of the events that they redact.
+func (b *batch) applyPast(r *Room) {
+	for _, e := range b.events {
+		r.head.undecided = r.head.undecided || e.undecided()
+		if e.redacts != nil {
+			r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.redacts.by()))
+		}
+		for _, redaction := range e.revealed {
+			r.insert(redaction)
+		}
+	}
 }
 
 // takePast appends an event of the past to the batch: checks 4 and 5, since what is current now says nothing about it.

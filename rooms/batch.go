@@ -31,12 +31,19 @@ type batch struct {
 	entering bool // another server has told the room,
 	partial  bool // without most of its members
 
-	alongside *batch // of a room that is created in the same write
+	alongside   *batch // of a room that is created in the same write
+	unpublishes bool   // the write takes the room out of the room directory
+
+	first  [1]*pendingEvent // the memory of events, and of commit.Events, where there is one: most batches are a message
+	only   [1]CommittedEvent
+	commit Commit
 }
 
 // newBatch returns an empty batch on the provisional head of a room. a holds what policy servers have signed for it; nil: they were not asked.
 func newBatch(r *Room, a *approvals) *batch {
-	return &batch{svc: r.svc, room: r, saved: r.next, approvals: a}
+	b := &batch{svc: r.svc, room: r, saved: r.next, approvals: a}
+	b.events = b.first[:0]
+	return b
 }
 
 // pendingEvent is an event on its way to the disk.

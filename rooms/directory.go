@@ -28,16 +28,12 @@ func (s *Service) SetPublished(ctx context.Context, sender Sender, room id.RoomI
 	}
 	return s.touch(ctx, room, func(r *Room) storage.Write {
 		return storage.Write{
-			Do:        func(tx *storage.Tx) error { return tx.SetPublished(r.nid, published) },
-			Committed: func() { r.setPublished(published) },
+			Do: func(tx *storage.Tx) error { return tx.SetPublished(r.nid, published) },
+			Committed: func() {
+				s.commit(&Commit{Room: r, Published: true}, headFunc(func(r *Room) { r.head.published = published }))
+			},
 		}
 	})
-}
-
-func (r *Room) setPublished(published bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.head.published = published
 }
 
 // touch stores something of a room that is no event. The write is queued under the room's lock, so that the room stays

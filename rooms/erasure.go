@@ -24,6 +24,17 @@ func (e *erasures) load(ctx context.Context, db *storage.DB) error {
 	})
 }
 
+// committed is the Listener that notes requests for erasure. The first one of a user counts.
+func (e *erasures) committed(c *Commit) {
+	for _, erased := range c.Erased {
+		e.mu.Lock()
+		if _, done := e.users[erased.User]; !done {
+			e.users[erased.User] = erased.Pos
+		}
+		e.mu.Unlock()
+	}
+}
+
 // ErasedAt returns the position of a user's request for erasure, and false if there is none.
 func (s *Service) ErasedAt(user int64) (storage.Pos, bool) {
 	e := &s.erased
@@ -42,13 +53,6 @@ func (s *Service) Erase(ctx context.Context, user int64) error {
 			at = tx.NextPos()
 			return tx.EraseUser(user, at)
 		},
-		Committed: func() {
-			e := &s.erased
-			e.mu.Lock()
-			defer e.mu.Unlock()
-			if _, done := e.users[user]; !done {
-				e.users[user] = at
-			}
-		},
+		Committed: func() { s.Commits.deliver(&Commit{Erased: []CommittedErasure{{User: user, Pos: at}}}) },
 	}).Wait(ctx)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,8 @@ type house struct {
 	svc  *Service
 	now  time.Time
 	with []func(*Options)
+
+	listener atomic.Pointer[Listener] // see listen
 }
 
 // eachHouse runs a test on every kind of database.
@@ -56,11 +59,22 @@ func (h *house) open() *Service {
 	for _, f := range h.with {
 		f(&o)
 	}
+	if o.Commits == nil {
+		o.Commits = NewCommits()
+	}
+	o.Commits.Subscribe(func(c *Commit) {
+		if l := h.listener.Load(); l != nil {
+			(*l)(c)
+		}
+	})
 	svc, err := New(h.Context(), o)
 	h.ok(err)
 	svc.briefWait = 0 // nobody completes rooms unless the test does
 	return svc
 }
+
+// listen calls f with every commit from now on. f is called in the committer.
+func (h *house) listen(f Listener) { h.listener.Store(&f) }
 
 func (h *house) ok(err error) {
 	h.Helper()

@@ -46,7 +46,15 @@ func (c *ignoreCache) put(user int64, list map[id.UserID]struct{}, changes int) 
 	c.users[user] = list
 }
 
-// forget is called when a user's list has changed, before anybody is told.
+// committed is the Listener that forgets the lists that have changed.
+func (c *ignoreCache) committed(commit *Commit) {
+	for _, a := range commit.AccountData {
+		if a.Type == typeIgnoredUsers {
+			c.forget(a.User)
+		}
+	}
+}
+
 func (c *ignoreCache) forget(user int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

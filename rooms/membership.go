@@ -359,10 +359,8 @@ func (s *Service) Forget(ctx context.Context, sender Sender, room id.RoomID) err
 		return nil // nothing to forget
 	}
 	w := storage.Write{
-		Do: func(tx *storage.Tx) error { return tx.ForgetRoom(sender.NID, r.nid) },
-		Committed: func() {
-			s.own.update(sender.NID, r.nid, func(m *RoomMembership) { m.Forgotten = m.Membership == Leave || m.Membership == Ban })
-		},
+		Do:        func(tx *storage.Tx) error { return tx.ForgetRoom(sender.NID, r.nid) },
+		Committed: func() { s.Commits.deliver(&Commit{Room: r, Forgotten: []int64{sender.NID}}) },
 	}
 	return s.db.Enqueue(w).Wait(ctx)
 }

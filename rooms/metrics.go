@@ -1,6 +1,9 @@
 package rooms
 
-import "ebb/telemetry"
+import (
+	"ebb/storage"
+	"ebb/telemetry"
+)
 
 var (
 	committedEvents = telemetry.NewCounterVec("ebb_rooms_events_total", "Events committed, by kind (message, state) and room version.", "kind", "version")
@@ -11,13 +14,20 @@ var (
 	received        = telemetry.NewCounterVec("ebb_rooms_received_events_total", "Events of other servers by what became of them (accepted, rejected, soft_failed, refused, known).", "result")
 )
 
-// count notes a committed batch.
-func (b *batch) count() {
-	for _, e := range b.events {
+// countEvents is the Listener that counts events.
+func (s *Service) countEvents(c *Commit) {
+	for _, e := range c.Events {
+		if e.Past {
+			backfilled.Inc()
+			continue
+		}
+		if e.Flags&storage.OutlierEvent != 0 {
+			continue
+		}
 		kind := "message"
 		if e.IsState() {
 			kind = "state"
 		}
-		committedEvents.WithLabelValues(kind, string(b.room.version.ID)).Inc()
+		committedEvents.WithLabelValues(kind, string(c.Room.version.ID)).Inc()
 	}
 }

@@ -97,7 +97,12 @@ func (n *network) add(name string, with ...func(*Options)) *peer {
 	p := &peer{name: name}
 	p.house = oneHouse(n.TB, append(with, func(o *Options) {
 		o.Server, o.Signer, o.Remote, o.Keys = name, signer, wire{n, name}, keysFor{n, p}
-		o.Outgoing = func(room int64, pos storage.Pos, servers []string) { n.post(name, room, pos, servers) }
+		o.Commits = NewCommits()
+		o.Commits.Subscribe(func(c *Commit) {
+			for _, e := range c.Events {
+				n.post(name, c.Room.nid, e.Pos, e.Servers)
+			}
+		})
 	})...)
 	n.peers[name] = p
 	return p

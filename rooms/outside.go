@@ -68,18 +68,17 @@ func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, 
 	})
 }
 
-// outsideSet makes memory know a membership that was stored.
+// outsideSet is the Committed hook of a membership of a room in which this server does not take part.
 func (s *Service) outsideSet(r *Room, e *Event, user id.UserID, nid int64, membership Membership) {
-	m := &Member{User: user, NID: nid, Membership: membership, Pos: e.Pos, Changed: e.Pos}
-	r.mu.Lock()
-	m.remember(r, e)
-	r.head.setMember(s, m)
-	r.head.last = max(r.head.last, e.Pos)
-	r.mu.Unlock()
-	s.own.update(nid, r.nid, func(own *RoomMembership) {
-		own.Membership, own.Position, own.Changed, own.JoinedPos, own.Forgotten = membership, e.Pos, e.Pos, 0, false
-	})
-	s.Hub.Users(nid)
+	c := &Commit{Room: r, Events: []CommittedEvent{{Event: e}}, Members: []CommittedMember{{
+		User: user, NID: nid, Local: true, From: r.Membership(user), To: membership, Pos: e.Pos, Changed: e.Pos,
+	}}}
+	s.commit(c, headFunc(func(r *Room) {
+		m := &Member{User: user, NID: nid, Membership: membership, Pos: e.Pos, Changed: e.Pos}
+		m.remember(r, e)
+		r.head.setMember(s, m)
+		r.head.last = max(r.head.last, e.Pos)
+	}))
 }
 
 // StrippedState is what a room shows of itself to a user who is invited or knocks: what another server told, where this one

@@ -496,7 +496,11 @@ func TestMessagesExpireInAPartialRoom(t *testing.T) {
 func TestJoinsAreOnRecordForTheTellingOfDevices(t *testing.T) {
 	e := newEarly(t)
 	kicked := 0
-	e.d.svc.Joined = func() { kicked++ }
+	e.d.listen(func(c *Commit) {
+		if slices.ContainsFunc(c.Members, func(m CommittedMember) bool { return m.Local && m.Joined() }) && c.Room.Shared() {
+			kicked++
+		}
+	})
 	e.d.public(e.dora, e.d.user("daniel")) // nobody else is in it
 	e.join()
 	var got []storage.DeviceTelling

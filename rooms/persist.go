@@ -110,7 +110,7 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	if err := e.head.write(tx, e.Room); err != nil {
 		return err
 	}
-	if e.outgoing && b.svc.Outgoing != nil {
+	if e.outgoing && b.svc.federates() {
 		if err := tx.AddOutbox(storage.OutboxRow{Position: e.Pos, Room: e.Room}); err != nil {
 			return err
 		}
@@ -164,7 +164,7 @@ func (b *batch) writeEdges(tx *storage.Tx, e *pendingEvent) error {
 // writeTelling records that other servers are to be told of the devices of a user of this one who has joined.
 func (b *batch) writeTelling(tx *storage.Tx, c *stateChange) error {
 	m := c.member
-	if b.svc.Joined == nil || m == nil || m.to != Join || m.from == Join || !b.svc.IsLocal(m.user) || !b.entering && !b.room.Shared() {
+	if !b.svc.federates() || m == nil || m.to != Join || m.from == Join || !b.svc.IsLocal(m.user) || !b.entering && !b.room.Shared() {
 		return nil
 	}
 	return tx.AddDeviceTelling(storage.DeviceTelling{User: m.nid, Room: b.room.nid, Partial: b.partial || b.room.partialState() != nil})

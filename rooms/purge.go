@@ -99,17 +99,14 @@ func skeletonize(tx *storage.Tx, v *pdu.Version, c storage.PurgeCandidate) error
 	return tx.SkeletonizeEvent(c.Position, c.EventID, c.Flags, redacted.JSON())
 }
 
-// purged makes memory forget what has gone, in the step that commits.
+// purged is the Committed hook of a purge: memory forgets what is gone from the database.
 func (s *Service) purged(r *Room, gone []storage.Pos, cutoff int64) {
-	r.mu.Lock()
-	r.head.purged = max(r.head.purged, cutoff)
-	if len(gone) > 0 {
-		r.head.ring = without(r.head.ring, gone)
-	}
-	r.mu.Unlock()
-	if len(gone) > 0 {
-		s.unread.forgetRoom(r.nid)
-	}
+	s.commit(&Commit{Room: r, Purged: gone}, headFunc(func(r *Room) {
+		r.head.purged = max(r.head.purged, cutoff)
+		if len(gone) > 0 {
+			r.head.ring = without(r.head.ring, gone)
+		}
+	}))
 }
 
 // without is the ring without what has gone; what was in a thread whose root has gone is in the main timeline.
@@ -147,11 +144,10 @@ func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, ov
 		return storage.Write{
 			Do: func(tx *storage.Tx) error { return tx.SetRetentionOverride(r.nid, override != nil, low, high) },
 			Committed: func() {
-				r.mu.Lock()
-				r.head.override = override
-				r.head.policy = s.effective(&r.head)
-				r.mu.Unlock()
-				s.Hub.Members(r.LocalMembers())
+				s.commit(&Commit{Room: r, Retention: true}, headFunc(func(r *Room) {
+					r.head.override = override
+					r.head.policy = s.effective(&r.head)
+				}))
 			},
 		}
 	})

@@ -163,55 +163,19 @@ func (r *Room) settle(ctx context.Context, epoch int64, p *storage.Pending) erro
 	return err
 }
 
-// committed applies the batch to the committed head and wakes who must look. It runs in the committer.
+// committed is the Committed hook of the batch.
 func (b *batch) committed() {
-	r := b.room
-	r.mu.Lock()
+	c := &b.commit
+	c.Room, c.Created, c.advances, c.Events = b.room, b.create != nil, true, b.only[:0]
+	c.Published = b.unpublishes || c.Created && b.room.Published()
+	c.add(b.svc, b.events)
+	b.svc.commit(c, b)
+}
+
+// applyTo implements headChange.
+func (b *batch) applyTo(r *Room) {
 	for _, e := range b.events {
 		r.apply(e)
 	}
-	r.head.generation++
-	left := r.head.partial != nil && len(r.head.local) == 0
-	r.mu.Unlock()
-	if left {
-		b.svc.partials.end(r.nid)
-	}
-	b.count()
-	for _, e := range b.events {
-		if e.outgoing && b.svc.Outgoing != nil {
-			b.svc.Outgoing(r.nid, e.Pos, r.recipients(e.Event))
-		}
-	}
-	if b.create != nil {
-		b.svc.cache.add(r)
-	}
-	b.svc.own.apply(r, b.events)
-	b.svc.wake(r, b.events)
-}
-
-// wake wakes the local members, the room's visitors, and the local users whose membership changed.
-func (s *Service) wake(r *Room, events []*pendingEvent) {
-	for _, e := range events {
-		for _, c := range e.changes {
-			if s.Left != nil && c.member != nil && c.member.from == Join && c.member.to != Join {
-				s.Left(r.nid, c.member.nid)
-			}
-		}
-	}
-	s.Hub.Members(r.LocalMembers())
-	s.Hub.Room(r.nid)
-	for _, e := range events {
-		for _, c := range e.changes {
-			if s.Met != nil && c.member != nil && c.member.to == Join && c.member.from != Join && r.Shared() {
-				s.Met(r.nid, c.member.user)
-			}
-			if c.member != nil && s.IsLocal(c.member.user) {
-				s.Hub.Users(c.member.nid)
-				s.unread.forget(c.member.nid, r.nid, e.Pos)
-				if s.Joined != nil && c.member.to == Join && c.member.from != Join && len(r.OtherServers()) > 0 {
-					s.Joined()
-				}
-			}
-		}
-	}
+	r.head.published = r.head.published && !b.unpublishes
 }

@@ -60,7 +60,7 @@ func (s *Service) SetReadMarkers(ctx context.Context, sender Sender, room id.Roo
 		return storage.Write{Do: w.do, Committed: w.committed}
 	})
 	if err == nil {
-		s.sendReceipts(w.room, w.told)
+		s.sendReceipts(w.room, w.moved)
 	}
 	return err
 }
@@ -130,41 +130,40 @@ type markerWrite struct {
 	markers []Marker
 	events  []*Event
 
-	pos    storage.Pos // of the newest receipt that moved; 0: none
-	public bool        // others can see that something moved
-	told   []receipt   // public receipts that moved
-	own    bool        // something moved
+	moved     []CommittedReceipt
+	fullyRead bool // the marker of that name moved
 }
 
 func (w *markerWrite) do(tx *storage.Tx) error {
-	w.told = nil
+	w.moved, w.fullyRead = nil, false
 	for i, m := range w.markers {
 		if m.Type == FullyRead {
-			if err := w.fullyRead(tx, w.events[i]); err != nil {
+			if err := w.moveFullyRead(tx, w.events[i]); err != nil {
 				return err
 			}
 			continue
 		}
-		pos := tx.NextPos()
-		moved, err := tx.SetReceipt(storage.ReceiptRow{
-			Room: w.room.nid, User: w.sender.NID, Type: m.Type, Thread: m.Thread, EventID: string(m.Event), Order: w.events[i].Order, TS: tx.Now().UnixMilli(),
-		}, pos)
+		out := CommittedReceipt{
+			User: w.sender.ID, NID: w.sender.NID, Local: true, Type: m.Type, Event: m.Event, Thread: m.Thread, TS: tx.Now().UnixMilli(), Pos: tx.NextPos(),
+		}
+		moved, err := tx.SetReceipt(out.row(w.room.nid, w.events[i].Order), out.Pos)
 		if err != nil {
 			return err
 		}
 		if moved {
-			w.pos, w.own = pos, true
-			if m.Type == ReadReceipt {
-				w.public = true
-				w.told = append(w.told, receipt{user: w.sender.ID, event: m.Event, thread: m.Thread, ts: tx.Now().UnixMilli()})
-			}
+			w.moved = append(w.moved, out)
 		}
 	}
 	return nil
 }
 
-// fullyRead moves the fully-read marker, which is account data, forward.
-func (w *markerWrite) fullyRead(tx *storage.Tx, e *Event) error {
+// row is the receipt as it is stored; order is that of its event.
+func (c *CommittedReceipt) row(room, order int64) storage.ReceiptRow {
+	return storage.ReceiptRow{Room: room, User: c.NID, Type: c.Type, Thread: c.Thread, EventID: string(c.Event), Order: order, TS: c.TS}
+}
+
+// moveFullyRead moves the fully-read marker, which is account data, forward.
+func (w *markerWrite) moveFullyRead(tx *storage.Tx, e *Event) error {
 	before, found, err := tx.AccountData(w.sender.NID, w.room.nid, FullyRead)
 	if err != nil {
 		return err
@@ -182,7 +181,7 @@ func (w *markerWrite) fullyRead(tx *storage.Tx, e *Event) error {
 	if err != nil {
 		return err
 	}
-	w.own = true
+	w.fullyRead = true
 	return tx.SetAccountData(w.sender.NID, w.room.nid, FullyRead, string(raw))
 }
 
@@ -191,21 +190,18 @@ type fullyReadContent struct {
 }
 
 func (w *markerWrite) committed() {
-	if w.pos != 0 {
-		w.room.read(w.pos)
-		w.svc.unread.forget(w.sender.NID, w.room.nid, w.pos)
+	c := &Commit{Room: w.room, Receipts: w.moved}
+	if w.fullyRead {
+		c.AccountData = []CommittedAccountData{{w.sender.NID, w.room.nid, FullyRead}}
 	}
-	if w.own {
-		w.svc.Hub.Users(w.sender.NID)
-	}
-	if w.public {
-		w.svc.Hub.Members(w.room.LocalMembers())
+	if len(c.Receipts)+len(c.AccountData) > 0 {
+		w.svc.commit(c, headFunc(c.read))
 	}
 }
 
-// read notes that receipts up to a position are committed.
-func (r *Room) read(pos storage.Pos) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.head.receipt, r.head.last = max(r.head.receipt, pos), max(r.head.last, pos)
+// read makes the receipts part of the committed head. Room.mu is held.
+func (c *Commit) read(r *Room) {
+	for _, receipt := range c.Receipts {
+		r.head.receipt, r.head.last = max(r.head.receipt, receipt.Pos), max(r.head.last, receipt.Pos)
+	}
 }

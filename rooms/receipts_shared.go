@@ -24,14 +24,6 @@ const (
 	maxReceiptUsers = 1000
 )
 
-// receipt is a public read receipt of a user.
-type receipt struct {
-	user   id.UserID
-	event  id.EventID
-	thread string // "": unthreaded
-	ts     int64  // ms
-}
-
 // receiptContent is the content of m.receipt: room → type → user.
 type receiptContent map[id.RoomID]map[string]map[id.UserID]userReceipt
 
@@ -45,20 +37,23 @@ type receiptData struct {
 	ThreadID string `json:"thread_id,omitempty"`
 }
 
-// sendReceipts tells the other servers in a room of receipts of users of this one. Private ones are not among them.
+// sendReceipts sends receipts of users of this server to the other servers in a room. Private receipts are not sent.
 // Spec: server-server-api#receipts
-func (s *Service) sendReceipts(r *Room, receipts []receipt) {
+func (s *Service) sendReceipts(r *Room, receipts []CommittedReceipt) {
 	if s.Ephemeral == nil {
 		return
 	}
 	for _, c := range receipts {
-		content := receiptContent{r.id: {ReadReceipt: {c.user: {EventIDs: []id.EventID{c.event}, Data: receiptData{TS: c.ts, ThreadID: c.thread}}}}}
+		if c.Type != ReadReceipt {
+			continue
+		}
+		content := receiptContent{r.id: {ReadReceipt: {c.User: {EventIDs: []id.EventID{c.Event}, Data: receiptData{TS: c.TS, ThreadID: c.Thread}}}}}
 		edu, err := json.Marshal(map[string]any{"edu_type": eduReceipt, "content": content})
 		if err != nil {
 			s.log.Error("encode a receipt", "room", r.id, "err", err)
 			continue
 		}
-		key := strings.Join([]string{eduReceipt, string(r.id), string(c.user), c.thread}, "\x00")
+		key := strings.Join([]string{eduReceipt, string(r.id), string(c.User), c.Thread}, "\x00")
 		for _, server := range r.OtherServers() {
 			s.Ephemeral(server, key, edu)
 		}
@@ -107,15 +102,15 @@ func (s *Service) receiveReceipts(ctx context.Context, origin string, room id.Ro
 	}
 	w := &receivedReceipts{svc: s}
 	for user, raw := range users {
-		row, ok, err := r.receivedReceipt(ctx, origin, user, raw)
+		receipt, ok, err := r.receivedReceipt(ctx, origin, user, raw)
 		if err != nil {
 			return err
 		}
 		if ok {
-			w.rows = append(w.rows, row)
+			w.receipts = append(w.receipts, receipt)
 		}
 	}
-	if len(w.rows) == 0 {
+	if len(w.receipts) == 0 {
 		return nil
 	}
 	return s.touch(ctx, room, func(r *Room) storage.Write {
@@ -142,23 +137,29 @@ func parseReceipt(raw json.RawMessage) (c userReceipt, ok bool) {
 	return c, err == nil && len(c.EventIDs) > 0
 }
 
-// receivedReceipt checks one receipt; false where it is none to take.
-func (r *Room) receivedReceipt(ctx context.Context, origin string, user id.UserID, raw json.RawMessage) (row storage.ReceiptRow, ok bool, err error) {
+// receivedReceipt is a receipt of another server's user that is to be stored.
+type receivedReceipt struct {
+	CommittedReceipt
+	order int64 // of its event
+}
+
+// receivedReceipt checks one receipt; false if it is not to be stored.
+func (r *Room) receivedReceipt(ctx context.Context, origin string, user id.UserID, raw json.RawMessage) (out receivedReceipt, ok bool, err error) {
 	c, ok := parseReceipt(raw)
 	if !ok || serverOf(string(user)) != origin || !pdu.ValidUserID(user) || !r.MayBeJoined(user) {
-		return row, false, nil
+		return out, false, nil
 	}
 	marker := Marker{Type: ReadReceipt, Event: c.EventIDs[0], Thread: c.Data.ThreadID}
-	order, ok, err := r.receiptOrder(ctx, marker)
-	if err != nil || !ok {
-		return row, false, err
+	if out.order, ok, err = r.receiptOrder(ctx, marker); err != nil || !ok {
+		return out, false, err
 	}
 	nid, err := r.svc.UserNID(ctx, user)
 	if err != nil {
-		return row, false, err
+		return out, false, err
 	}
 	ts := min(max(0, c.Data.TS), r.svc.Now().UnixMilli())
-	return storage.ReceiptRow{Room: r.nid, User: nid, Type: marker.Type, Thread: marker.Thread, EventID: string(marker.Event), Order: order, TS: ts}, true, nil
+	out.CommittedReceipt = CommittedReceipt{User: user, NID: nid, Type: marker.Type, Event: marker.Event, Thread: marker.Thread, TS: ts}
+	return out, true, nil
 }
 
 // receiptOrder is the place of the event of a receipt: 0, before all others, where a partial room does not know the event yet. It is
@@ -177,31 +178,29 @@ func (r *Room) receiptOrder(ctx context.Context, m Marker) (order int64, ok bool
 
 // receivedReceipts is the write of receipts of another server's users in one room.
 type receivedReceipts struct {
-	svc  *Service
-	room *Room
-	rows []storage.ReceiptRow
-	pos  storage.Pos // of the newest that moved; 0: none
+	svc      *Service
+	room     *Room
+	receipts []receivedReceipt
+	moved    []CommittedReceipt
 }
 
 func (w *receivedReceipts) do(tx *storage.Tx) error {
-	w.pos = 0
-	for _, row := range w.rows {
-		pos := tx.NextPos()
-		moved, err := tx.SetReceipt(row, pos)
+	w.moved = nil
+	for _, receipt := range w.receipts {
+		receipt.Pos = tx.NextPos()
+		moved, err := tx.SetReceipt(receipt.row(w.room.nid, receipt.order), receipt.Pos)
 		if err != nil {
 			return err
 		}
 		if moved {
-			w.pos = pos
+			w.moved = append(w.moved, receipt.CommittedReceipt)
 		}
 	}
 	return nil
 }
 
 func (w *receivedReceipts) committed() {
-	if w.pos == 0 {
-		return
+	if c := (&Commit{Room: w.room, Receipts: w.moved}); len(c.Receipts) > 0 {
+		w.svc.commit(c, headFunc(c.read))
 	}
-	w.room.read(w.pos)
-	w.svc.Hub.Members(w.room.LocalMembers())
 }

@@ -551,13 +551,22 @@ func (c *completion) writeVerdict(tx *storage.Tx, v verdict) error {
 	return tx.RedactEvent(c.room.nid, v.pos, string(v.id), v.pruned, 0)
 }
 
-// committed makes memory know it.
+// committed is the Committed hook of a completion.
 func (c *completion) committed() {
-	r := c.room
-	r.mu.Lock()
+	out := &Commit{Room: c.room, Rejudged: true, Rejected: slices.Sorted(maps.Keys(c.refused)), advances: true}
+	if c.join != nil {
+		out.Completed = c.found.Pos
+	}
+	out.add(c.svc, c.events)
+	out.addChanges(c.svc, c.changes)
+	c.svc.commit(out, c)
+}
+
+// applyTo implements headChange.
+func (c *completion) applyTo(r *Room) {
 	for _, change := range c.changes {
 		if change.member != nil {
-			r.pending.joined += change.member.joinedMore() // which applyState takes away again
+			r.pending.joined += change.member.joinedMore() // which applyState subtracts again
 		}
 		r.applyState(change)
 	}
@@ -586,26 +595,6 @@ func (c *completion) committed() {
 		for _, redaction := range e.revealed {
 			r.insert(redaction)
 		}
-	}
-	h.generation++
-	r.mu.Unlock()
-	c.count()
-	for _, change := range c.changes {
-		if change.member != nil && c.svc.IsLocal(change.member.user) {
-			c.svc.own.update(change.member.nid, r.nid, change.updateMembership)
-			c.svc.Hub.Users(change.member.nid)
-		}
-	}
-	c.svc.unread.forgetRoom(r.nid)
-	c.svc.Hub.Members(r.LocalMembers())
-	c.svc.Hub.Room(r.nid)
-	c.svc.Hub.EachOf(r.LocalMembers()) // of the devices of others there may be news
-	if c.join == nil {
-		return
-	}
-	c.svc.partials.end(r.nid)
-	if c.svc.Met != nil {
-		c.svc.Met(r.nid, "")
 	}
 }
 

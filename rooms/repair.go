@@ -84,9 +84,7 @@ func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err
 	if join != nil {
 		entered = join.Pos
 		if r.Partial() { // what was rejected is judged again when the members are known; the rest is for then
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.head.entered = entered
+			r.amend(func(r *Room) { r.head.entered = entered })
 			return nil, nil
 		}
 		if tips, err = s.forgetRejected(ctx, r, join.Pos); err != nil {
@@ -107,9 +105,7 @@ func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err
 				return tx.SetEntered(r.nid, entered, false)
 			},
 			Committed: func() {
-				r.mu.Lock()
-				defer r.mu.Unlock()
-				r.head.entered, r.head.recheck = entered, false
+				r.amend(func(r *Room) { r.head.entered, r.head.recheck = entered, false })
 			},
 		}
 	})

@@ -3,7 +3,8 @@
 //
 // A write travels: a method of Service → change → under the room's lock a batch of events is built on the provisional
 // head, checked and queued as one storage.Write → the lock is released → the write commits → its Committed hook applies
-// the batch to the committed head, which is all that readers see, and wakes them → the method returns. When a queued
+// the batch to the committed head, which is all that readers see, and delivers a Commit to the listeners, the last of which
+// wakes the readers → the method returns. When a queued
 // write fails, those behind it in the room notice by the generation in the room's row and are built again on the head
 // as it is in the database.
 package rooms
@@ -50,7 +51,8 @@ type Options struct {
 	Push           Push // nil: no event notifies anybody
 	Now            func() time.Time
 	Retention      Retention
-	CacheBytes     int64 // memory for rooms in use; 0: 128 MiB
+	Commits        *Commits // what is committed is delivered through it; nil: nobody outside listens
+	CacheBytes     int64    // memory for rooms in use; 0: 128 MiB
 	Log            *slog.Logger
 	DefaultVersion id.RoomVersion // of rooms whose creator names none; "" is pdu.Default
 	// Profile is the profile of a user of this server; nil: nobody has one.
@@ -64,21 +66,9 @@ type Options struct {
 	Elsewhere Elsewhere
 	// PolicyServers are asked about events of rooms that have chosen one; nil: no room has.
 	PolicyServers PolicyServers
-	// Outgoing is told, once it is committed, of an event that other servers are to get. It must be quick: it runs in the
-	// committer. nil: there are no other servers, and no event is kept for them.
-	Outgoing func(room int64, pos storage.Pos, servers []string)
 	// Ephemeral hands over ephemeral data that another server is to get, and that may be lost; what has the same key takes
 	// the place of what waits. nil: there are no other servers.
 	Ephemeral func(server, key string, edu json.RawMessage)
-	// Joined is told, once it is committed, that a user of this server has joined a room in which there are other servers: a
-	// storage.DeviceTelling says which. It must be quick: it runs in the committer. nil: nobody wants to know.
-	Joined func()
-	// Met is called, once it is committed, for every user who has joined a room that is shared with other servers, and with the
-	// user "" where it became known who is in a room. It must be quick: it runs in the committer. May be nil.
-	Met func(room int64, user id.UserID)
-	// Left is called, once it is committed, for every user who was joined to a room and is not any more, before anybody is woken.
-	// It must be quick: it runs in the committer. May be nil.
-	Left func(room, user int64)
 	// Discovered is told of servers that share a room with a user of this one and did not count as doing so: they have missed what
 	// was told to those who do. May be nil.
 	Discovered func(ctx context.Context, user int64, servers []string) error
@@ -132,6 +122,10 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), gate: newGate(), spaces: newSpaces(o.Now), heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan int64, maxToDecide), briefWait: briefWait}
+	if s.Commits == nil {
+		s.Commits = NewCommits()
+	}
+	s.Commits.own(s)
 	s.cache.init(o.CacheBytes)
 	s.users.init()
 	s.own.init()

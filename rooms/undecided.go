@@ -310,11 +310,7 @@ func (in *ingest) forgetHistory(ctx context.Context) error {
 				left = len(undecided) > 0
 				return err
 			},
-			Committed: func() {
-				r.mu.Lock()
-				defer r.mu.Unlock()
-				r.head.undecided = left
-			},
+			Committed: func() { r.amend(func(r *Room) { r.head.undecided = left }) },
 		}
 	})
 }

@@ -102,6 +102,23 @@ func (t *unreadTable) forgetRoom(room int64) {
 	}
 }
 
+// committed is the Listener that forgets the lists that a commit has made wrong. New events are added when somebody asks.
+func (t *unreadTable) committed(c *Commit) {
+	if c.Entered || c.Rejudged || len(c.Purged) > 0 {
+		t.forgetRoom(c.Room.nid)
+	}
+	for _, m := range c.Members {
+		if m.Local {
+			t.forget(m.NID, c.Room.nid, m.Changed)
+		}
+	}
+	for _, r := range c.Receipts {
+		if r.Local {
+			t.forget(r.NID, c.Room.nid, r.Pos)
+		}
+	}
+}
+
 // Unread counts what a joined user has not read. Expired events do not count from the moment they expire, and messages of
 // ignored users do not count at all.
 func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user, room int64) (Unread, error) {

@@ -51,13 +51,12 @@ func (s *Service) Upgrade(ctx context.Context, sender Sender, room id.RoomID, ve
 			return err
 		}
 		successor = next.room.id
-		b.alongside = next
+		b.alongside, b.unpublishes = next, true
 		return b.closeRoom(sender)
 	})
 	if err != nil {
 		return "", err
 	}
-	old.setPublished(false)
 	next, err := s.Room(ctx, successor)
 	if err != nil {
 		return "", err

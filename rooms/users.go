@@ -218,27 +218,25 @@ func (c *membershipCache) update(user, room int64, change func(*RoomMembership))
 	change(&u.list[i])
 }
 
-// apply takes over the membership changes of committed events.
-func (c *membershipCache) apply(r *Room, events []*pendingEvent) {
-	for _, e := range events {
-		for _, change := range e.changes {
-			if change.member != nil && r.svc.IsLocal(change.member.user) {
-				c.update(change.member.nid, r.nid, change.updateMembership)
-			}
+// committed is the Listener that keeps the lists up to date.
+func (c *membershipCache) committed(commit *Commit) {
+	for _, m := range commit.Members {
+		if m.Local {
+			c.update(m.NID, commit.Room.nid, m.update)
 		}
+	}
+	for _, user := range commit.Forgotten {
+		c.update(user, commit.Room.nid, func(m *RoomMembership) { m.Forgotten = m.Membership == Leave || m.Membership == Ban })
 	}
 }
 
-// updateMembership makes the change in a user's list of rooms.
-func (c *stateChange) updateMembership(m *RoomMembership) {
+// update makes the change in the user's list of rooms.
+func (m *CommittedMember) update(own *RoomMembership) {
 	switch {
-	case c.member.to != Join:
-		m.JoinedPos = 0
-	case m.Membership != Join:
-		m.JoinedPos = c.by.Pos
+	case m.To != Join:
+		own.JoinedPos = 0
+	case own.Membership != Join:
+		own.JoinedPos = m.Changed
 	}
-	m.Membership, m.Changed, m.Position, m.Forgotten = c.member.to, c.by.Pos, 0, false
-	if c.event != nil {
-		m.Position = c.event.Pos
-	}
+	own.Membership, own.Changed, own.Position, own.Forgotten = m.To, m.Changed, m.Pos, false
 }

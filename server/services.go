@@ -80,6 +80,8 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		return fmt.Errorf("load push rules: %w", err)
 	}
 	policy := retentionPolicy(cfg.Retention)
+	commits := rooms.NewCommits() // for rooms, and for those below that listen
+	roomOptions.Commits = commits
 	roomOptions.DB, roomOptions.Server, roomOptions.Hub, roomOptions.Push = s.db, cfg.ServerName, s.hub, s.push
 	roomOptions.Now, roomOptions.Log, roomOptions.Retention = o.Now, o.Log, policy
 	roomOptions.CacheBytes, roomOptions.DefaultVersion = int64(cfg.Cache.Size)/2, id.RoomVersion(cfg.Rooms.DefaultVersion)
@@ -90,25 +92,20 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if cfg.Federation.Enabled {
 		roomOptions.Remote, roomOptions.Keys, roomOptions.Elsewhere = s.remote, s.keys, s.remote
 		roomOptions.PolicyServers = s.remote
-		// The outbox reads events from rooms, which tell it of them.
-		roomOptions.Outgoing = func(room int64, pos storage.Pos, servers []string) { s.outbox.Sent(room, pos, servers) }
 		roomOptions.Ephemeral = s.ephemeral
-		roomOptions.Joined = func() { s.e2ee.Joined() }
-		roomOptions.Met = func(room int64, user id.UserID) { s.feed.Met(room, user) }
 		roomOptions.Discovered = func(ctx context.Context, user int64, servers []string) error {
 			return s.e2ee.TellDevices(ctx, user, servers)
 		}
 	}
-	roomOptions.Left = func(room, user int64) { s.feed.Left(room, user) }
 	roomOptions.Moved = func(ctx context.Context, user rooms.Sender, from, to id.RoomID) error {
 		return s.push.Follow(ctx, user.NID, user.ID, from, to)
 	}
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
 	}
-	s.outbox = outbox.New(outbox.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log})
+	s.outbox = outbox.New(outbox.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Commits: commits, Sender: s.remote, Now: o.Now, Log: o.Log})
 	s.remote.Gate = s.outbox
-	keys := e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: s.rooms}
+	keys := e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: s.rooms, Commits: commits}
 	if cfg.Federation.Enabled {
 		keys.Remote, keys.Outgoing = s.remote, s.outbox
 	}
@@ -118,7 +115,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Now: o.Now, Log: o.Log,
 	})
 	news := feed.Options{
-		DB: s.db, Rooms: s.rooms, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
+		DB: s.db, Rooms: s.rooms, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
 		Alive: s.alive, Server: cfg.ServerName,
 	}
 	if cfg.Federation.Enabled {

@@ -1,0 +1,265 @@
+package rooms
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/storage"
+)
+
+// Commit says what one committed write changed. It is data: apart from Room it holds only what could be stored in a row and read back by
+// another process.
+//
+// The database is the truth. A listener that loses a Commit, because the process ended, must find the same in the database when it starts.
+type Commit struct {
+	// Room is the room that changed. Its committed head includes the change. Nil if the change belongs to a user and no room.
+	Room *Room
+
+	Created   bool        // this server created the room
+	Entered   bool        // this server joined the room through another server: all state is new, and what was cached about the room is void
+	Rejudged  bool        // earlier events were authorised again: what was derived from the timeline or the state is void
+	Completed storage.Pos // the room's full state has become known at this position; 0: nothing of the kind
+	Retention bool        // the administrator's retention policy for the room changed
+	Published bool        // the room was added to the room directory or removed from it
+
+	Events   []CommittedEvent     // in order of position; events with Flags may be in no timeline
+	Members  []CommittedMember    // changes of the current membership, including those that no event of this commit makes
+	Redacted []CommittedRedaction // events that were replaced by their redacted form
+	Revealed []*Event             // redactions that were withheld from clients and are not any more
+	Rejected []storage.Pos        // events that had been accepted and are rejected now
+	Purged   []storage.Pos        // events whose content was removed by retention
+
+	Receipts    []CommittedReceipt     // read receipts that moved
+	AccountData []CommittedAccountData // that users of this server have set
+	Forgotten   []int64                // users of this server who forgot the room
+	Erased      []CommittedErasure     // users who asked for erasure
+
+	advances bool // the write increased the generation in the room's row
+}
+
+// CommittedEvent is an event that was stored.
+type CommittedEvent struct {
+	*Event
+	// Past reports whether the event is history from another server. It was inserted into the timeline where it belongs, and is not news.
+	Past bool
+	// Outgoing reports whether this server sends the event to others: Servers, which may be none. The outbox table has a row for it.
+	Outgoing bool
+	Servers  []string
+}
+
+// CommittedMember is a change of a user's membership.
+type CommittedMember struct {
+	User     id.UserID
+	NID      int64
+	Local    bool       // the user belongs to this server
+	From, To Membership // "" if the room does not know the user
+	Pos      storage.Pos
+	Changed  storage.Pos // since when To holds; later than Pos, the position of the member event, if state resolution chose an older event
+}
+
+// Joined reports whether the user was not joined before and is now.
+func (m *CommittedMember) Joined() bool { return m.From != Join && m.To == Join }
+
+// Left reports whether the user was joined before and is not any more.
+func (m *CommittedMember) Left() bool { return m.From == Join && m.To != Join }
+
+// CommittedRedaction is an event whose content was removed by another event.
+type CommittedRedaction struct {
+	ID  id.EventID
+	Pos storage.Pos
+	By  storage.Pos // the m.room.redaction
+}
+
+// CommittedReceipt is a read receipt of a user of this server or of another one. Nobody else may learn of a PrivateReadReceipt.
+type CommittedReceipt struct {
+	User   id.UserID
+	NID    int64
+	Local  bool // the user belongs to this server
+	Type   string
+	Event  id.EventID
+	Thread string // "": unthreaded
+	TS     int64  // ms
+	Pos    storage.Pos
+}
+
+// CommittedAccountData is account data of a user of this server.
+type CommittedAccountData struct {
+	User int64
+	Room int64 // 0: global
+	Type string
+}
+
+// CommittedErasure is a user's request for erasure.
+type CommittedErasure struct {
+	User int64
+	Pos  storage.Pos
+}
+
+// A Listener is told of every commit. It is called in the committer, once the change is in the database and in the committed head of the
+// room, and before the position of the commit counts as settled. All listeners get the commits of all rooms in the order in which they were
+// made, one at a time; which listener comes first is said at Commits.
+//
+// The whole server waits while a listener runs. So it may take leaf locks (docs/locks.md), ask Room for what is in memory, drop what it has
+// cached, put something into a bounded queue, and wake a goroutine that does the work. It must not block, read or write the database, send
+// anything to another server, or take Room.writer; and it must not change the Commit. It may keep the Commit.
+type Listener func(c *Commit)
+
+// Commits delivers commits to listeners: first to the caches of this package, then to the services that have subscribed, in the order in
+// which they did, and last of all to what wakes clients, which therefore find everything up to date.
+//
+// It is made before the services and given to each of them, so that they can subscribe when they are made, although some of them are made
+// after the Service whose commits they get.
+type Commits struct {
+	caches, services []Listener
+	wake             Listener
+	started          atomic.Bool
+}
+
+// NewCommits returns a Commits without listeners, for one Service.
+func NewCommits() *Commits { return &Commits{wake: func(*Commit) {}} }
+
+// Subscribe adds a listener. It panics after the first commit, which the listener would have missed. On a nil Commits, which delivers
+// nothing, it has no effect.
+func (cs *Commits) Subscribe(l Listener) {
+	if cs == nil {
+		return
+	}
+	if cs.started.Load() {
+		panic("rooms: a listener subscribes after the first commit")
+	}
+	cs.services = append(cs.services, l)
+}
+
+// own makes the listeners of a Service those that come first and last.
+func (cs *Commits) own(s *Service) {
+	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.unread.committed, s.ignores.committed, s.erased.committed}
+	cs.wake = s.wake
+}
+
+func (cs *Commits) deliver(c *Commit) {
+	if !cs.started.Load() {
+		cs.started.Store(true)
+	}
+	for _, l := range cs.caches {
+		l(c)
+	}
+	for _, l := range cs.services {
+		l(c)
+	}
+	cs.wake(c)
+}
+
+// headChange is what a committed write changes in the committed head of its room.
+type headChange interface {
+	// applyTo makes the change. Room.mu is held.
+	applyTo(r *Room)
+}
+
+// headFunc is a headChange that is a function.
+type headFunc func(r *Room)
+
+func (f headFunc) applyTo(r *Room) { f(r) }
+
+// commit makes a committed write part of the committed head and delivers it to the listeners. It runs in the committer. Nothing else
+// changes the committed head, but amend.
+func (s *Service) commit(c *Commit, change headChange) {
+	r := c.Room
+	r.mu.Lock()
+	change.applyTo(r)
+	if c.advances {
+		r.head.generation++
+	}
+	r.mu.Unlock()
+	if c.Created {
+		s.cache.add(r)
+	}
+	c.address()
+	s.Commits.deliver(c)
+}
+
+// amend is commit for changes that no listener needs.
+func (r *Room) amend(change headFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(r)
+}
+
+// address finds the servers that the events are for, now that the events are part of the room.
+func (c *Commit) address() {
+	for i := range c.Events {
+		if e := &c.Events[i]; e.Outgoing {
+			e.Servers = c.Room.recipients(e.Event)
+		}
+	}
+}
+
+// add notes events of a batch, and what they change.
+func (c *Commit) add(s *Service, events []*pendingEvent) {
+	c.Events = slices.Grow(c.Events, len(events))
+	for _, e := range events {
+		c.Events = append(c.Events, CommittedEvent{Event: e.Event, Past: e.past != 0, Outgoing: e.outgoing && s.federates()})
+		c.addChanges(s, e.changes)
+		if r := e.redacts; r != nil {
+			c.Redacted = append(c.Redacted, CommittedRedaction{ID: r.target.ID(), Pos: r.target.Pos, By: r.by()})
+		}
+		c.Revealed = append(c.Revealed, e.revealed...)
+	}
+}
+
+// addChanges notes the changes of membership among changes of the current state.
+func (c *Commit) addChanges(s *Service, changes []*stateChange) {
+	for _, change := range changes {
+		m := change.member
+		if m == nil {
+			continue
+		}
+		out := CommittedMember{User: m.user, NID: m.nid, Local: s.IsLocal(m.user), From: m.from, To: m.to, Changed: change.by.Pos}
+		if change.event != nil {
+			out.Pos = change.event.Pos
+		}
+		c.Members = append(c.Members, out)
+	}
+}
+
+// endPartial is the Listener that ends the work on a partial room whose state is known, or which no user of this server is in any more.
+func (s *Service) endPartial(c *Commit) {
+	if c.Completed != 0 || slices.ContainsFunc(c.Members, func(m CommittedMember) bool { return m.Local && m.Left() }) && c.Room.abandoned() {
+		s.partials.end(c.Room.nid)
+	}
+}
+
+// abandoned reports whether the room is partial and has no member of this server.
+func (r *Room) abandoned() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.head.partial != nil && len(r.head.local) == 0
+}
+
+// wake is the Listener that wakes the clients that have something new to read. It is the last one.
+func (s *Service) wake(c *Commit) {
+	if c.Rejudged || slices.ContainsFunc(c.Events, func(e CommittedEvent) bool { return !e.Past }) {
+		s.Hub.Members(c.Room.LocalMembers())
+		s.Hub.Room(c.Room.nid)
+	}
+	if c.Rejudged { // there may be news about the devices of others
+		s.Hub.EachOf(c.Room.LocalMembers())
+	}
+	if c.Retention || slices.ContainsFunc(c.Receipts, func(r CommittedReceipt) bool { return r.Type == ReadReceipt }) {
+		s.Hub.Members(c.Room.LocalMembers())
+	}
+	for _, m := range c.Members {
+		if m.Local {
+			s.Hub.Users(m.NID)
+		}
+	}
+	for _, r := range c.Receipts {
+		if r.Local {
+			s.Hub.Users(r.NID)
+		}
+	}
+	for _, d := range c.AccountData {
+		s.Hub.Users(d.User)
+	}
+}
