@@ -18,6 +18,6 @@ func (tx *Tx) AccountData(user, room int64, typ string) (string, bool, error) {
 
 // AccountDataCount counts a user's account data in a room; room 0 is global.
 func (tx *Tx) AccountDataCount(user, room int64) (int64, error) {
-	n, _, err := one(tx, scanInt64, `SELECT count(*) FROM account_data WHERE user_nid = $1 AND room_nid = $2`, user, room)
+	n, _, err := one(tx, scanNumber[int64], `SELECT count(*) FROM account_data WHERE user_nid = $1 AND room_nid = $2`, user, room)
 	return n, err
 }

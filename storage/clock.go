@@ -33,7 +33,7 @@ func (tx *Tx) Clock() (c Clock, err error) {
 		return nil
 	}, clockQuery, metaSeen, metaJumpedFrom, metaJumpedTo)
 	if err == nil && c.Seen == 0 {
-		c.Seen, _, err = one(tx, scanInt64, newestEventQuery)
+		c.Seen, _, err = one(tx, scanNumber[int64], newestEventQuery)
 	}
 	return c, err
 }

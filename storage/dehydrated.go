@@ -33,6 +33,6 @@ func (tx *Tx) ForgetDehydrated(user, device int64) error {
 
 // SignedIn says whether a device has an access token.
 func (tx *Tx) SignedIn(device int64) (bool, error) {
-	_, found, err := one(tx, scanInt64, `SELECT nid FROM access_tokens WHERE device_nid = $1 LIMIT 1`, device)
+	_, found, err := one(tx, scanNumber[int64], `SELECT nid FROM access_tokens WHERE device_nid = $1 LIMIT 1`, device)
 	return found, err
 }

@@ -28,7 +28,7 @@ var dependents = []dependent{
 	{ // Replies go back to the main timeline. This needs their relations, and so comes before those go.
 		goesWhen: purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanInt64, `SELECT DISTINCT parent_hash FROM relations WHERE parent_hash IN `+list, keys...)
+			return collect(tx, scanNumber[int64], `SELECT DISTINCT parent_hash FROM relations WHERE parent_hash IN `+list, keys...)
 		},
 		byHash: true,
 		remove: func(tx *Tx, p Pos, eventID string) error {
@@ -39,7 +39,7 @@ var dependents = []dependent{
 	{ // The thread that the event is the root of.
 		goesWhen: purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanInt64, `SELECT root FROM threads WHERE root IN `+list, keys...)
+			return collect(tx, scanNumber[int64], `SELECT root FROM threads WHERE root IN `+list, keys...)
 		},
 		remove: func(tx *Tx, p Pos, _ string) error {
 			_, err := tx.exec(`DELETE FROM threads WHERE root = $1`, int64(p))
@@ -49,14 +49,14 @@ var dependents = []dependent{
 	{ // The event's relation to another one.
 		goesWhen: redacted | rejected | purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanInt64, `SELECT position FROM relations WHERE position IN `+list, keys...)
+			return collect(tx, scanNumber[int64], `SELECT position FROM relations WHERE position IN `+list, keys...)
 		},
 		remove: func(tx *Tx, p Pos, _ string) error { return tx.DeleteRelation(p) },
 	},
 	{ // Whom it notifies otherwise than the rest of the room.
 		goesWhen: redacted | rejected | purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
-			return collect(tx, scanInt64, `SELECT position FROM event_push WHERE position IN `+list, keys...)
+			return collect(tx, scanNumber[int64], `SELECT position FROM event_push WHERE position IN `+list, keys...)
 		},
 		remove: func(tx *Tx, p Pos, _ string) error {
 			_, err := tx.exec(`DELETE FROM event_push WHERE position = $1`, int64(p))

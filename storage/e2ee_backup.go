@@ -60,7 +60,7 @@ func (tx *Tx) TouchBackup(user, version int64) error {
 
 // CountBackupKeys counts the sessions in a backup.
 func (tx *Tx) CountBackupKeys(user, version int64) (n int64, err error) {
-	n, _, err = one(tx, scanInt64, `SELECT count(*) FROM backup_keys WHERE user_nid = $1 AND version = $2`, user, version)
+	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM backup_keys WHERE user_nid = $1 AND version = $2`, user, version)
 	return n, err
 }
 

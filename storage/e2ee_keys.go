@@ -148,7 +148,7 @@ func (tx *Tx) CountOneTimeKeys(device int64) ([]KeyCount, error) {
 
 // CountFallbackKeys counts a device's fallback keys, used or not.
 func (tx *Tx) CountFallbackKeys(device int64) (n int64, err error) {
-	n, _, err = one(tx, scanInt64, `SELECT count(*) FROM fallback_keys WHERE device_nid = $1`, device)
+	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM fallback_keys WHERE device_nid = $1`, device)
 	return n, err
 }
 

@@ -143,12 +143,14 @@ func (tx *Tx) UndecidedEvents(room int64, limit int) ([]EventRow, error) {
 }
 
 // UndecidedRooms lists the rooms that have undecided events. It rides events_undecided.
-func (tx *Tx) UndecidedRooms() ([]int64, error) { return collect(tx, scanInt64, undecidedRoomsQuery) }
+func (tx *Tx) UndecidedRooms() ([]int64, error) {
+	return collect(tx, scanNumber[int64], undecidedRoomsQuery)
+}
 
 // UndecidedCounts counts the undecided events of each of the rooms that has any. It rides events_undecided.
 func (tx *Tx) UndecidedCounts(rooms []int64) (map[int64]int64, error) {
 	list, args := In(1, rooms)
-	return tx.numbers(undecidedCountsQuery+list+` GROUP BY room_nid`, args...)
+	return numbers[int64, int64](tx, undecidedCountsQuery+list+` GROUP BY room_nid`, args...)
 }
 
 // TrimUndecided removes the oldest undecided events of a room beyond a number and a number of bytes. It rides events_undecided.
@@ -244,6 +246,6 @@ func (tx *Tx) InsertEventPush(user, room int64, p Pos, class int64) error {
 
 // EventPush is what an event is to a user who is singled out; 0 for others.
 func (tx *Tx) EventPush(user, room int64, p Pos) (int64, error) {
-	n, _, err := one(tx, scanInt64, `SELECT push FROM event_push WHERE user_nid = $1 AND room_nid = $2 AND position = $3`, user, room, int64(p))
+	n, _, err := one(tx, scanNumber[int64], `SELECT push FROM event_push WHERE user_nid = $1 AND room_nid = $2 AND position = $3`, user, room, int64(p))
 	return n, err
 }

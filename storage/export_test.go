@@ -17,7 +17,7 @@ func (tx *Tx) Each(f func(Row) error, query string, args ...any) error {
 }
 
 func (tx *Tx) Int64(query string, args ...any) (int64, error) {
-	n, _, err := one(tx, scanInt64, query, args...)
+	n, _, err := one(tx, scanNumber[int64], query, args...)
 	return n, err
 }
 

@@ -44,7 +44,7 @@ const probeQuery = `SELECT value FROM meta WHERE name = 'position'`
 // written. It writes only after a write has failed, to see whether that is over.
 func (db *DB) Health(ctx context.Context) error {
 	err := db.read(ctx, db.inner, func(tx *Tx) error {
-		_, _, err := one(tx, scanInt64, probeQuery)
+		_, _, err := one(tx, scanNumber[int64], probeQuery)
 		return err
 	})
 	if damage := db.health.damaged.Load(); damage != nil {

@@ -28,7 +28,7 @@ func (tx *Tx) RoomMembers(rooms []int64) ([]MemberRow, error) {
 
 // JoinedMembers lists who is joined to a room. It rides memberships_by_room.
 func (tx *Tx) JoinedMembers(room int64) ([]int64, error) {
-	return collect(tx, scanInt64, `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 'join'`, room)
+	return collect(tx, scanNumber[int64], `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 'join'`, room)
 }
 
 const userMembershipsQuery = `SELECT room_nid, membership, position, changed, joined_pos, forgotten FROM memberships WHERE user_nid = $1 ORDER BY room_nid`

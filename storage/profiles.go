@@ -77,7 +77,7 @@ const joinedRoomsOfQuery = `SELECT room_nid FROM memberships WHERE user_nid = $1
 
 // JoinedRoomsOf lists rooms that a user is joined to, at most limit. It rides the primary key.
 func (tx *Tx) JoinedRoomsOf(user int64, limit int) ([]int64, error) {
-	return collect(tx, scanInt64, joinedRoomsOfQuery, user, limit)
+	return collect(tx, scanNumber[int64], joinedRoomsOfQuery, user, limit)
 }
 
 const remoteSharersQuery = `SELECT u.user_id, e.json FROM memberships mine

@@ -24,5 +24,5 @@ func (tx *Tx) SetReceipt(r ReceiptRow, p Pos) (bool, error) {
 // LastReceipts finds the position of the newest receipt of each room that has any. It rides receipts_by_position.
 func (tx *Tx) LastReceipts(rooms []int64) (map[int64]int64, error) {
 	list, args := In(1, rooms)
-	return tx.numbers(`SELECT room_nid, max(position) FROM receipts WHERE room_nid IN `+list+` GROUP BY room_nid`, args...)
+	return numbers[int64, int64](tx, `SELECT room_nid, max(position) FROM receipts WHERE room_nid IN `+list+` GROUP BY room_nid`, args...)
 }

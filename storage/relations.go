@@ -58,7 +58,7 @@ func (tx *Tx) DeleteRelation(p Pos) error {
 const latestReplyQuery = `SELECT coalesce(max(ord), 0) FROM relations WHERE parent_hash = $1 AND parent_id = $2 AND room_nid = $3 AND rel_type = 'm.thread'`
 
 func (tx *Tx) recountThread(parent relationParent) error {
-	latest, _, err := one(tx, scanInt64, latestReplyQuery, parent.hash, parent.id, parent.room)
+	latest, _, err := one(tx, scanNumber[int64], latestReplyQuery, parent.hash, parent.id, parent.room)
 	if err != nil {
 		return err
 	}
@@ -84,6 +84,6 @@ func (tx *Tx) Annotations(room int64, parent, typ string, sender int64) ([]strin
 
 // ThreadLatest is the order of the latest reply in the thread that starts at root; 0 where there is no such thread.
 func (tx *Tx) ThreadLatest(root Pos) (int64, error) {
-	n, _, err := one(tx, scanInt64, `SELECT latest FROM threads WHERE root = $1`, int64(root))
+	n, _, err := one(tx, scanNumber[int64], `SELECT latest FROM threads WHERE root = $1`, int64(root))
 	return n, err
 }

@@ -20,7 +20,7 @@ const (
 
 // DeviceStream is the stream id of a local user's newest update; 0 where there was none.
 func (tx *Tx) DeviceStream(user int64) (Pos, error) {
-	p, _, err := one(tx, scanInt64, deviceStreamQuery, user)
+	p, _, err := one(tx, scanNumber[int64], deviceStreamQuery, user)
 	return Pos(p), err
 }
 
@@ -154,7 +154,7 @@ func (tx *Tx) RemoteDevices(users []int64) (map[int64][]UserDeviceKeys, error) {
 
 // CountRemoteDevices counts them.
 func (tx *Tx) CountRemoteDevices(user int64) (n int64, err error) {
-	n, _, err = one(tx, scanInt64, `SELECT count(*) FROM remote_devices WHERE user_nid = $1`, user)
+	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM remote_devices WHERE user_nid = $1`, user)
 	return n, err
 }
 
@@ -191,7 +191,7 @@ func (tx *Tx) FreshLists(viewer int64, users []int64) ([]int64, error) {
 	var out []int64
 	for part := range slices.Chunk(users, maxIn) {
 		list, args := In(2, part)
-		found, err := collect(tx, scanInt64, freshListsQuery+list, append([]any{viewer}, args...)...)
+		found, err := collect(tx, scanNumber[int64], freshListsQuery+list, append([]any{viewer}, args...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -202,7 +202,7 @@ func (tx *Tx) FreshLists(viewer int64, users []int64) ([]int64, error) {
 
 // DeviceListPosition is when a user's devices last changed, as far as this server was told; 0: never.
 func (tx *Tx) DeviceListPosition(user int64) (Pos, error) {
-	p, _, err := one(tx, scanInt64, `SELECT position FROM device_list_changes WHERE user_nid = $1`, user)
+	p, _, err := one(tx, scanNumber[int64], `SELECT position FROM device_list_changes WHERE user_nid = $1`, user)
 	return Pos(p), err
 }
 

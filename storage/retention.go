@@ -101,9 +101,11 @@ const roomsWithPolicyQuery = `SELECT nid FROM rooms WHERE overridden = 1
 UNION SELECT room_nid FROM current_state WHERE type IN ('m.room.retention', 'org.matrix.msc1763.retention') AND state_key = ''`
 
 // RoomsWithPolicy lists the rooms that have a retention policy of their own.
-func (tx *Tx) RoomsWithPolicy() ([]int64, error) { return collect(tx, scanInt64, roomsWithPolicyQuery) }
+func (tx *Tx) RoomsWithPolicy() ([]int64, error) {
+	return collect(tx, scanNumber[int64], roomsWithPolicyQuery)
+}
 
 // AllRooms lists every room.
 func (tx *Tx) AllRooms() ([]int64, error) {
-	return collect(tx, scanInt64, `SELECT nid FROM rooms ORDER BY nid`)
+	return collect(tx, scanNumber[int64], `SELECT nid FROM rooms ORDER BY nid`)
 }

@@ -109,11 +109,13 @@ func (tx *Tx) CompleteRoom(nid int64, completed Pos) error {
 const partialRoomsQuery = `SELECT nid FROM rooms WHERE partial_join > 0 ORDER BY nid`
 
 // PartialRooms lists the rooms whose state is not whole. It rides rooms_partial.
-func (tx *Tx) PartialRooms() ([]int64, error) { return collect(tx, scanInt64, partialRoomsQuery) }
+func (tx *Tx) PartialRooms() ([]int64, error) {
+	return collect(tx, scanNumber[int64], partialRoomsQuery)
+}
 
 // RoomsToRecheck lists the rooms that an earlier version may have damaged. It rides rooms_recheck.
 func (tx *Tx) RoomsToRecheck() ([]int64, error) {
-	return collect(tx, scanInt64, `SELECT nid FROM rooms WHERE recheck > 0 ORDER BY nid`)
+	return collect(tx, scanNumber[int64], `SELECT nid FROM rooms WHERE recheck > 0 ORDER BY nid`)
 }
 
 // SetEntered stores the position of the join by which this server entered a room, and whether the room is still to be checked for damage.
@@ -149,5 +151,5 @@ func (tx *Tx) SetPublished(room int64, published bool) error {
 
 // PublishedRooms lists the rooms of the room directory.
 func (tx *Tx) PublishedRooms() ([]int64, error) {
-	return collect(tx, scanInt64, `SELECT nid FROM rooms WHERE published = 1 ORDER BY nid`)
+	return collect(tx, scanNumber[int64], `SELECT nid FROM rooms WHERE published = 1 ORDER BY nid`)
 }

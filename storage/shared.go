@@ -134,7 +134,7 @@ func (tx *Tx) IsMissing(room int64, eventID string) (bool, error) {
 
 // MissingBefore is the order of the oldest event that names a missing one; false where none does.
 func (tx *Tx) MissingBefore(room int64, eventID string) (int64, bool, error) {
-	return one(tx, scanInt64, `SELECT ord FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, room, eventID)
+	return one(tx, scanNumber[int64], `SELECT ord FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, room, eventID)
 }
 
 // AddPendingRedaction keeps a redaction for the time when its target arrives.

@@ -24,16 +24,16 @@ const (
 
 // Totals counts what there is. It walks over whole tables: not for a request.
 func (tx *Tx) Totals() (t Totals, err error) {
-	if t.Users, _, err = one(tx, scanInt64, countUsersQuery); err != nil {
+	if t.Users, _, err = one(tx, scanNumber[int64], countUsersQuery); err != nil {
 		return t, err
 	}
-	if t.Rooms, _, err = one(tx, scanInt64, countRoomsQuery); err != nil {
+	if t.Rooms, _, err = one(tx, scanNumber[int64], countRoomsQuery); err != nil {
 		return t, err
 	}
-	if t.Media, _, err = one(tx, scanInt64, mediaSizeQuery); err != nil {
+	if t.Media, _, err = one(tx, scanNumber[int64], mediaSizeQuery); err != nil {
 		return t, err
 	}
-	t.RemoteMedia, _, err = one(tx, scanInt64, remoteMediaAllQuery)
+	t.RemoteMedia, _, err = one(tx, scanNumber[int64], remoteMediaAllQuery)
 	return t, err
 }
 

@@ -80,14 +80,14 @@ func (p prefixed) Scan(dest ...any) error { return p.Row.Scan(append([]any{p.fir
 
 // SnapshotLength is the number of snapshots between this one and the last full one.
 func (tx *Tx) SnapshotLength(nid int64) (int64, error) {
-	n, _, err := one(tx, scanInt64, `SELECT length FROM state_snapshots WHERE nid = $1`, nid)
+	n, _, err := one(tx, scanNumber[int64], `SELECT length FROM state_snapshots WHERE nid = $1`, nid)
 	return n, err
 }
 
 // SnapshotLengths is SnapshotLength for several, by their nids.
 func (tx *Tx) SnapshotLengths(nids []int64) (map[int64]int64, error) {
 	list, args := In(1, nids)
-	return tx.numbers(`SELECT nid, length FROM state_snapshots WHERE nid IN `+list, args...)
+	return numbers[int64, int64](tx, `SELECT nid, length FROM state_snapshots WHERE nid IN `+list, args...)
 }
 
 // StateEntry is one entry of a state.
@@ -129,6 +129,6 @@ SELECT d.position FROM chain c JOIN state_deltas d ON d.snapshot = c.nid AND d.t
 
 // StateKeyOf reads one entry of a snapshot's state; 0 where it is absent.
 func (tx *Tx) StateKeyOf(snapshot int64, typ, key string) (Pos, error) {
-	p, _, err := one(tx, scanInt64, stateKeyOfQuery, snapshot, typ, key)
+	p, _, err := one(tx, scanNumber[int64], stateKeyOfQuery, snapshot, typ, key)
 	return Pos(p), err
 }

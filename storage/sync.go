@@ -97,7 +97,7 @@ const (
 // AddSyncFilter stores a filter and returns its number: the one it has already where the user stored the same text before.
 // Beyond keep filters the user's oldest one goes.
 func (tx *Tx) AddSyncFilter(user int64, json string, keep int) (int64, error) {
-	if nid, found, err := one(tx, scanInt64, sameFilterQuery, user, json); err != nil || found {
+	if nid, found, err := one(tx, scanNumber[int64], sameFilterQuery, user, json); err != nil || found {
 		return nid, err
 	}
 	nid := int64(tx.NextPos())
@@ -115,7 +115,7 @@ func (tx *Tx) JoinedAfter(room int64, users []int64, since Pos) ([]int64, error)
 	var out []int64
 	for part := range slices.Chunk(users, maxIn) {
 		list, args := In(3, part)
-		found, err := collect(tx, scanInt64, joinedAfterQuery+list, append([]any{room, int64(since)}, args...)...)
+		found, err := collect(tx, scanNumber[int64], joinedAfterQuery+list, append([]any{room, int64(since)}, args...)...)
 		if err != nil {
 			return nil, err
 		}

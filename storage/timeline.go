@@ -285,7 +285,7 @@ func (tx *Tx) Threads(room, below int64, limit int) ([]ThreadRow, error) {
 
 // Forgotten tells whether a user has forgotten a room that they left.
 func (tx *Tx) Forgotten(user, room int64) (bool, error) {
-	n, _, err := one(tx, scanInt64, `SELECT forgotten FROM memberships WHERE user_nid = $1 AND room_nid = $2`, user, room)
+	n, _, err := one(tx, scanNumber[int64], `SELECT forgotten FROM memberships WHERE user_nid = $1 AND room_nid = $2`, user, room)
 	return n != 0, err
 }
 

@@ -108,7 +108,7 @@ UNION SELECT target_nid FROM key_signature_changes WHERE signer_nid = $1 AND pos
 // DeviceListChanges lists the users whose devices changed in (since, upTo] and who share a room with user, user included,
 // and those whose keys user signed. It rides device_list_changes_by_position.
 func (tx *Tx) DeviceListChanges(user int64, since, upTo Pos) ([]int64, error) {
-	return collect(tx, scanInt64, deviceListChangesQuery, user, int64(since), int64(upTo))
+	return collect(tx, scanNumber[int64], deviceListChangesQuery, user, int64(since), int64(upTo))
 }
 
 const sharesRoomQuery = `SELECT 1 FROM memberships mine JOIN memberships theirs ON theirs.room_nid = mine.room_nid
@@ -116,7 +116,7 @@ WHERE mine.user_nid = $1 AND mine.membership = 'join' AND theirs.user_nid = $2 A
 
 // SharesRoom says whether two users are joined to the same room.
 func (tx *Tx) SharesRoom(a, b int64) (bool, error) {
-	_, found, err := one(tx, scanInt64, sharesRoomQuery, a, b)
+	_, found, err := one(tx, scanNumber[int64], sharesRoomQuery, a, b)
 	return found, err
 }
 

@@ -100,7 +100,7 @@ func (tx *Tx) AddLoginToken(hash string, user, expiresTS int64) error {
 
 // TakeLoginToken uses a login token up, and says whose it was; false where it is unknown or expired.
 func (tx *Tx) TakeLoginToken(hash string) (user int64, found bool, err error) {
-	user, found, err = one(tx, scanInt64, `SELECT user_nid FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
+	user, found, err = one(tx, scanNumber[int64], `SELECT user_nid FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
 	if err != nil || !found {
 		return 0, false, err
 	}
@@ -130,7 +130,7 @@ func (tx *Tx) AddOpenIDToken(hash string, user, expires int64, keep int) error {
 
 // OpenIDTokenUser finds whose token a hash is of, unless it has expired (at now, ms).
 func (tx *Tx) OpenIDTokenUser(hash string, now int64) (user int64, found bool, err error) {
-	return one(tx, scanInt64, openIDTokenUserQuery, hash, now)
+	return one(tx, scanNumber[int64], openIDTokenUserQuery, hash, now)
 }
 
 // DeleteOpenIDTokens removes a user's tokens.

@@ -146,12 +146,12 @@ func In[T any](first int, values []T) (placeholders string, args []any) {
 }
 
 // numbers runs a query for pairs of numbers.
-func (tx *Tx) numbers(query string, args ...any) (map[int64]int64, error) {
-	out := map[int64]int64{}
+func numbers[K, V ~int64](tx *Tx, query string, args ...any) (map[K]V, error) {
+	out := map[K]V{}
 	err := tx.each(func(r Row) error {
 		var k, v int64
 		err := r.Scan(&k, &v)
-		out[k] = v
+		out[K(k)] = V(v)
 		return err
 	}, query, args...)
 	return out, err
@@ -162,7 +162,9 @@ func scanString(r Row) (s string, err error) {
 	return s, err
 }
 
-func scanInt64(r Row) (n int64, err error) {
-	err = r.Scan(&n)
-	return n, err
+// scanNumber scans a column of numbers of one type.
+func scanNumber[T ~int64](r Row) (T, error) {
+	var n int64 // a pointer to a T would go through reflection
+	err := r.Scan(&n)
+	return T(n), err
 }

@@ -46,7 +46,7 @@ const eventPositionQuery = `SELECT position FROM events WHERE id_hash = $1 AND e
 
 // EventPosition finds an event of a room by its id. It rides events_by_id.
 func (tx *Tx) EventPosition(room int64, eventID string) (Pos, bool, error) {
-	p, found, err := one(tx, scanInt64, eventPositionQuery, tx.IDHash(eventID), eventID, room)
+	p, found, err := one(tx, scanNumber[int64], eventPositionQuery, tx.IDHash(eventID), eventID, room)
 	return Pos(p), found, err
 }
 

@@ -6,7 +6,7 @@ const lookupUserQuery = `SELECT nid FROM users WHERE user_id = $1`
 
 // LookupUser finds the short name of a user id; false when nothing has named that user yet.
 func (tx *Tx) LookupUser(userID string) (int64, bool, error) {
-	return one(tx, scanInt64, lookupUserQuery, userID)
+	return one(tx, scanNumber[int64], lookupUserQuery, userID)
 }
 
 const insertUserQuery = `INSERT INTO users (nid, user_id) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING`

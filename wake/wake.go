@@ -29,10 +29,10 @@ type Hub struct {
 // Sub is one parked reader: a device's long poll, or a worker acting for a user.
 type Sub struct {
 	hub        *Hub
-	in         map[int64]*Sub // hub.users or hub.visitors
-	key        int64          // the user or room
+	user       int64 // whose news it waits for; 0: it visits a room
+	room       int64 // the room that it visits; 0: none
 	device     int64
-	next, prev *Sub // the other readers under the key
+	next, prev *Sub // the other readers of the user or room
 	closed     bool
 	news       uint64 // guarded by hub.mu, as is rooms
 	rooms      uint64
@@ -44,30 +44,47 @@ func New() *Hub { return &Hub{users: map[int64]*Sub{}, visitors: map[int64]*Sub{
 
 // Park registers a reader for a user's news. Its channel holds at most one wake-up. The caller must Close it.
 func (h *Hub) Park(user, device int64) *Sub {
-	return h.add(&Sub{hub: h, in: h.users, key: user, device: device, c: make(chan struct{}, 1)})
+	return h.add(&Sub{hub: h, user: user, device: device, c: make(chan struct{}, 1)})
 }
 
 // Watch registers one that never waits and only asks for News. The caller must Close it.
 func (h *Hub) Watch(user, device int64) *Sub {
-	return h.add(&Sub{hub: h, in: h.users, key: user, device: device})
+	return h.add(&Sub{hub: h, user: user, device: device})
 }
 
 // Visit registers a reader for the news of a room that it need not be in; Room wakes it. The caller must Close it.
 func (h *Hub) Visit(room int64) *Sub {
-	return h.add(&Sub{hub: h, in: h.visitors, key: room, c: make(chan struct{}, 1)})
+	return h.add(&Sub{hub: h, room: room, c: make(chan struct{}, 1)})
 }
 
 func (h *Hub) add(s *Sub) *Sub {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if head := s.in[s.key]; head != nil {
+	if head := h.head(s); head != nil {
 		s.next, head.prev = head, s
 	}
-	s.in[s.key] = s
+	h.setHead(s)
 	if s.c != nil {
 		h.count++
 	}
 	return s
+}
+
+// head returns the first of the readers of s's user or room.
+func (h *Hub) head(s *Sub) *Sub {
+	if s.room != 0 {
+		return h.visitors[s.room]
+	}
+	return h.users[s.user]
+}
+
+// setHead makes s the first of the readers of its user or room.
+func (h *Hub) setHead(s *Sub) {
+	if s.room != 0 {
+		h.visitors[s.room] = s
+		return
+	}
+	h.users[s.user] = s
 }
 
 // C receives when there may be something new since it last received.
@@ -92,9 +109,11 @@ func (s *Sub) Close() {
 	case s.prev != nil:
 		s.prev.next = s.next
 	case s.next != nil:
-		s.in[s.key] = s.next
+		h.setHead(s.next)
+	case s.room != 0:
+		delete(h.visitors, s.room)
 	default:
-		delete(s.in, s.key)
+		delete(h.users, s.user)
 	}
 }
 
