@@ -199,7 +199,7 @@ func currentBackup(tx *storage.Tx, user int64, version string) (storage.BackupVe
 		return v, noBackup()
 	}
 	if current := strconv.FormatInt(v.Version, 10); current != version {
-		return v, mxerr.New(403, "M_WRONG_ROOM_KEYS_VERSION", "This is not the current version of the backup").With("current_version", current)
+		return v, mxerr.New(403, mxerr.CodeWrongRoomKeysVersion, "This is not the current version of the backup").With("current_version", current)
 	}
 	return v, nil
 }

@@ -159,7 +159,7 @@ func storeCrossSigning(tx *storage.Tx, d ident.Requester, stored map[string]stri
 	}
 	for _, k := range keys {
 		if k.usage != usageMaster && !signedBy(k.raw, d.UserID, master) {
-			return false, mxerr.New(400, "M_INVALID_SIGNATURE", "The %s key is not signed by the master key", k.usage)
+			return false, mxerr.New(400, mxerr.CodeInvalidSignature, "The %s key is not signed by the master key", k.usage)
 		}
 		if stored[k.usage] == string(k.raw) {
 			continue

@@ -180,7 +180,7 @@ func (up *signatureUpload) store(tx *storage.Tx, target int64, targetKey string,
 			continue // such as the signature that the device made on itself
 		}
 		if !verify(raw, up.d.UserID, keyID, public) {
-			return mxerr.New(400, "M_INVALID_SIGNATURE", "The signature of %s does not fit", keyID)
+			return mxerr.New(400, mxerr.CodeInvalidSignature, "The signature of %s does not fit", keyID)
 		}
 		s := storage.KeySignature{TargetKey: targetKey, Signer: up.d.UserNID, KeyID: keyID, Signature: signature}
 		if err := tx.AddKeySignature(target, s); err != nil {
@@ -189,7 +189,7 @@ func (up *signatureUpload) store(tx *storage.Tx, target int64, targetKey string,
 		stored++
 	}
 	if stored == 0 {
-		return mxerr.New(400, "M_INVALID_SIGNATURE", "There is no signature by a key that may sign this one")
+		return mxerr.New(400, mxerr.CodeInvalidSignature, "There is no signature by a key that may sign this one")
 	}
 	up.signed[target] = true
 	return nil

@@ -54,7 +54,7 @@ var relayedStatus = map[string]int{
 	mxerr.CodeForbidden: http.StatusForbidden, mxerr.CodeNotFound: http.StatusNotFound, mxerr.CodeIncompatibleRoomVersion: http.StatusBadRequest,
 	mxerr.CodeUnsupportedRoomVersion: http.StatusBadRequest, mxerr.CodeTooLarge: http.StatusRequestEntityTooLarge, mxerr.CodeInvalidParam: http.StatusBadRequest,
 	mxerr.CodeBadState: http.StatusBadRequest, mxerr.CodeLimitExceeded: http.StatusTooManyRequests, mxerr.CodeNotYetUploaded: http.StatusGatewayTimeout,
-	"M_UNABLE_TO_AUTHORISE_JOIN": http.StatusBadRequest, "M_UNABLE_TO_GRANT_JOIN": http.StatusBadRequest, "M_INVITE_BLOCKED": http.StatusForbidden,
+	mxerr.CodeUnableToAuthoriseJoin: http.StatusBadRequest, mxerr.CodeUnableToGrantJoin: http.StatusBadRequest, mxerr.CodeInviteBlocked: http.StatusForbidden,
 }
 
 // notRelayed are the codes that a client would take to be about its own session, its account or this server.

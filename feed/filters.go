@@ -66,7 +66,7 @@ func (s *Service) filterOf(ctx context.Context, who ident.Requester, text string
 		var err error
 		if raw, err = s.StoredFilter(ctx, who.UserNID, text); err != nil {
 			// An unknown filter is the client's mistake here, not a missing page.
-			if mxerr.Code(err) == "M_NOT_FOUND" {
+			if mxerr.Code(err) == mxerr.CodeNotFound {
 				return nil, mxerr.InvalidParam("There is no filter %.32q", text)
 			}
 			return nil, err

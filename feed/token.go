@@ -34,9 +34,7 @@ const tokenPrefix = "s1_"
 
 var errToken = errors.New("not a token of this server's /sync")
 
-// String returns the token as a client keeps it.
-func (t Token) String() string { return string(t.append(make([]byte, 0, 64))) }
-
+// append adds the token as a client keeps it.
 func (t Token) append(dst []byte) []byte {
 	dst = append(dst, tokenPrefix...)
 	dst = strconv.AppendInt(dst, int64(t.Pos), 10)

@@ -163,7 +163,7 @@ func (s *Service) Put(ctx context.Context, user int64, mediaID, claimedType, fil
 }
 
 func cannotOverwrite() error {
-	return mxerr.New(409, "M_CANNOT_OVERWRITE_MEDIA", "There is already an upload under this media id")
+	return mxerr.New(409, mxerr.CodeCannotOverwriteMedia, "There is already an upload under this media id")
 }
 
 func (s *Service) mayPut(ctx context.Context, user int64, mediaID string) error {
@@ -259,38 +259,6 @@ func (s *Service) Open(ctx context.Context, mediaID string, wait time.Duration) 
 	return f, err
 }
 
-// Delete removes media ids, and the files that no other id names.
-func (s *Service) Delete(ctx context.Context, mediaIDs ...string) error {
-	for _, mediaID := range mediaIDs {
-		m, err := s.lookup(ctx, mediaID)
-		if err != nil {
-			if mxerr.Code(err) == mxerr.CodeNotFound {
-				continue
-			}
-			return err
-		}
-		if err := s.deleteOne(ctx, m); err != nil {
-			return fmt.Errorf("delete media %s: %w", mediaID, err)
-		}
-	}
-	return nil
-}
-
-func (s *Service) deleteOne(ctx context.Context, m storage.Media) error {
-	if m.Blob == "" {
-		return s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteMedia(m.ID) })
-	}
-	release, err := s.files.claims.Acquire(ctx, m.Blob)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteMedia(m.ID) }); err != nil {
-		return err
-	}
-	return s.removeUnnamedClaimed(ctx, m.Blob)
-}
-
 func (s *Service) removeUnnamed(ctx context.Context, blob string) error {
 	release, err := s.files.claims.Acquire(ctx, blob)
 	if err != nil {
@@ -355,7 +323,7 @@ func (s *Service) await(ctx context.Context, mediaID string, wait time.Duration)
 		case <-ctx.Done():
 			return m, ctx.Err()
 		case <-timeout.C:
-			return m, mxerr.New(504, "M_NOT_YET_UPLOADED", "The file was announced, but it is not here yet")
+			return m, mxerr.New(504, mxerr.CodeNotYetUploaded, "The file was announced, but it is not here yet")
 		}
 	}
 }

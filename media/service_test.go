@@ -117,35 +117,32 @@ func wantCode(t *testing.T, err error, code string) {
 
 func TestFileGoesWithItsLastMediaID(t *testing.T) {
 	f := newFixture(t)
-	a, b := f.upload(t, 1, "same bytes"), f.upload(t, 2, "same bytes")
+	f.connect(&origin{body: []byte("same bytes")})
+	local := f.upload(t, 1, "same bytes")
+	for _, mediaID := range []string{"first", "second"} {
+		file, err := f.OpenRemote(t.Context(), "elsewhere.test", mediaID, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = file.Close()
+	}
 	if n := f.filesWith(t, "same bytes"); n != 1 {
-		t.Fatalf("%d files, want one for both ids", n)
+		t.Fatalf("%d files, want one for the three ids", n)
 	}
-	if err := f.Delete(t.Context(), a); err != nil {
+	f.RemoteCache = 0
+	if err := f.PruneRemote(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	_, err := f.Open(t.Context(), a, 0)
-	wantCode(t, err, mxerr.CodeNotFound)
-	if got := f.read(t, b); got != "same bytes" {
+	if got := f.read(t, local); got != "same bytes" {
 		t.Fatalf("the other id gives %q", got)
-	}
-	if err := f.Delete(t.Context(), b, "unknown"); err != nil {
-		t.Fatal(err)
-	}
-	if n := f.filesWith(t, "same bytes"); n != 0 {
-		t.Fatalf("%d files left", n)
 	}
 }
 
 func TestThumbnailGoesWithItsFile(t *testing.T) {
 	f := newFixture(t)
-	f.MaxUploadSize, f.QuotaPerUser = 1<<20, 0
-	id, err := f.Upload(t.Context(), 1, "image/png", "", bytes.NewReader(pngOf(t, 500, 500)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.connect(&origin{body: pngOf(t, 500, 500)})
 	for range 2 { // made, then found
-		thumb, err := f.Thumbnail(t.Context(), id, Size{Width: 32, Height: 32, Crop: true}, 0)
+		thumb, err := f.ThumbnailRemote(t.Context(), "elsewhere.test", "abc", Size{Width: 32, Height: 32, Crop: true}, 0)
 		if err != nil || thumb.ContentType != "image/png" {
 			t.Fatal(thumb, err)
 		}
@@ -154,7 +151,8 @@ func TestThumbnailGoesWithItsFile(t *testing.T) {
 	if f.filesWith(t, "PNG") != 2 {
 		t.Fatal("no thumbnail on disk")
 	}
-	if err := f.Delete(t.Context(), id); err != nil {
+	f.RemoteCache = 0
+	if err := f.PruneRemote(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := f.filesWith(t, "PNG"); n != 0 {

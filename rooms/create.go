@@ -176,7 +176,7 @@ func (c *creation) checkAlias(ctx context.Context) error {
 }
 
 func (c *creation) aliasTaken() error {
-	return badRequest(codeRoomInUse, "The alias %s is taken", c.alias)
+	return badRequest(mxerr.CodeRoomInUse, "The alias %s is taken", c.alias)
 }
 
 func (c *creation) checkInvites(ctx context.Context) error {

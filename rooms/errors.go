@@ -46,13 +46,6 @@ func errRemote(what string) error {
 	return mxerr.Forbidden("%s is on another server, and this server does not take part in federation", what)
 }
 
-// Error codes of the room operations that no other package uses.
-const (
-	codeDuplicateAnnotation = "M_DUPLICATE_ANNOTATION"
-	codeInviteBlocked       = "M_INVITE_BLOCKED"
-	codeRoomInUse           = "M_ROOM_IN_USE"
-)
-
 func badRequest(code, format string, args ...any) error {
 	return mxerr.New(http.StatusBadRequest, code, format, args...)
 }

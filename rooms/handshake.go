@@ -18,12 +18,6 @@ import (
 	"ebb/storage"
 )
 
-// Error codes of the handshakes by which users of other servers come and go.
-const (
-	codeUnableToAuthorise = "M_UNABLE_TO_AUTHORISE_JOIN"
-	codeUnableToGrant     = "M_UNABLE_TO_GRANT_JOIN"
-)
-
 // Template makes the membership event of a user of another server, for that server to sign: a join, a knock or a leave.
 // versions are the room versions that it knows; nil: it was not asked.
 // Spec: server-server-api#joining-rooms, server-server-api#knocking-upon-a-room, server-server-api#leaving-rooms-rejecting-invites
@@ -84,13 +78,13 @@ func (s *Service) grantRemote(ctx context.Context, r *Room, user id.UserID) (id.
 	case err != nil:
 		return "", err
 	case !allowed && unsure:
-		return "", badRequest(codeUnableToAuthorise, "This server cannot tell whether the user may join")
+		return "", badRequest(mxerr.CodeUnableToAuthoriseJoin, "This server cannot tell whether the user may join")
 	case !allowed:
 		return "", mxerr.Forbidden("The user is in none of the rooms whose members may join")
 	}
 	voucher := r.voucher()
 	if voucher == "" {
-		return "", badRequest(codeUnableToGrant, "No user of this server may let the user in")
+		return "", badRequest(mxerr.CodeUnableToGrantJoin, "No user of this server may let the user in")
 	}
 	return voucher, nil
 }

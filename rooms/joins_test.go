@@ -579,7 +579,7 @@ func TestRestrictedRoomIsJoinedThroughWhoCanGrantIt(t *testing.T) {
 
 			// bob's server is not in the club, and cannot tell.
 			_, err := b.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
-			b.refused(err, codeUnableToAuthorise)
+			b.refused(err, mxerr.CodeUnableToAuthoriseJoin)
 			// It is now, and sees that carol is none of it; then that she is, but it has nobody who may let her in.
 			b.joinVia(bob, club, "a")
 			_, err = b.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
@@ -589,7 +589,7 @@ func TestRestrictedRoomIsJoinedThroughWhoCanGrantIt(t *testing.T) {
 			c.joinVia(carol, club, "a")
 			n.deliver()
 			_, err = b.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
-			b.refused(err, codeUnableToGrant)
+			b.refused(err, mxerr.CodeUnableToGrantJoin)
 
 			l.asked = nil
 			c.ok(c.svc.JoinWith(t.Context(), carol, room, []string{"b", "a"}, nil))
@@ -699,11 +699,11 @@ func TestBlockedInvitesDoNotArrive(t *testing.T) {
 		t.Errorf("invited from elsewhere: %v", err)
 	}
 	at := b.create(carol, CreateRoom{})
-	b.refused(b.svc.Invite(t.Context(), carol, at, bob.ID, ""), codeInviteBlocked)
+	b.refused(b.svc.Invite(t.Context(), carol, at, bob.ID, ""), mxerr.CodeInviteBlocked)
 	_, err = b.trySet(carol, at, typeMember, string(bob.ID), `{"membership":"invite"}`)
-	b.refused(err, codeInviteBlocked)
+	b.refused(err, mxerr.CodeInviteBlocked)
 	_, err = b.svc.Create(t.Context(), carol, CreateRoom{Invite: []id.UserID{bob.ID}})
-	b.refused(err, codeInviteBlocked)
+	b.refused(err, mxerr.CodeInviteBlocked)
 	b.ok(b.svc.SetAccountData(t.Context(), bob.NID, "", typeInvitePermission, json.RawMessage(`{"default_action":"other"}`)))
 	b.ok(b.svc.Invite(t.Context(), carol, at, bob.ID, ""))
 }

@@ -115,7 +115,7 @@ func (s *Service) mayBeInvited(ctx context.Context, user int64, inviter id.UserI
 		return err
 	}
 	if action, ok := canonjson.Get(content, "default_action"); ok && jsonString(action) == "block" {
-		return mxerr.New(http.StatusForbidden, codeInviteBlocked, "The user does not take invites")
+		return mxerr.New(http.StatusForbidden, mxerr.CodeInviteBlocked, "The user does not take invites")
 	}
 	return s.checkPendingInvites(ctx, user, inviter)
 }

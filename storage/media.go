@@ -56,12 +56,6 @@ func (tx *Tx) DeleteExpiredMedia(now int64) error {
 	return err
 }
 
-// DeleteMedia removes a row; the file is the caller's.
-func (tx *Tx) DeleteMedia(mediaID string) error {
-	_, err := tx.exec(`DELETE FROM media WHERE media_id = $1`, mediaID)
-	return err
-}
-
 const blobNamedQuery = `SELECT 1 FROM media WHERE blob = $1 UNION ALL SELECT 1 FROM remote_media WHERE blob = $1 LIMIT 1`
 
 // BlobNamed says whether a row names the blob. It rides media_by_blob and remote_media_by_blob.

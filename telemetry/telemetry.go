@@ -140,9 +140,6 @@ func Seconds() []float64 {
 	return []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30}
 }
 
-// Counts are bounds for how many things were taken at once.
-func Counts() []float64 { return []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512} }
-
 // Handler serves every metric in the text form of Prometheus.
 func Handler() http.Handler {
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})

@@ -65,7 +65,7 @@ func TestLinesOfARequestCarryItsID(t *testing.T) {
 
 func TestMetricsAreServed(t *testing.T) {
 	NewCounterVec("ebb_test_things_total", "Things.", "kind").WithLabelValues("small").Add(3)
-	NewHistogram("ebb_test_size", "Sizes.", Counts()).Observe(5)
+	NewHistogram("ebb_test_size", "Sizes.", []float64{4, 8}).Observe(5)
 	NewGauge("ebb_test_level", "Level.").Set(7)
 	NewCounter("ebb_test_one_total", "One.").Inc()
 	w := httptest.NewRecorder()
