@@ -23,10 +23,10 @@ type ancestry struct {
 	join  *Event
 	whole bool                     // the stored history reaches back to the create event
 	roots []id.EventID             // missing events that the stored history names
-	texts map[id.EventID]graphNode // events of the history that are not stored
+	nodes map[id.EventID]graphNode // events of the history that are not stored
 	aside map[id.EventID]bool      // events that were given, and are left to backfill
 	ids   map[id.EventID]bool      // ancestors of the join
-	ends  []id.EventID             // those of them that are not in texts
+	ends  []id.EventID             // those of them that are not in nodes
 	bound int64                    // an event of this depth or deeper that is not in ids is no ancestor
 	asked int                      // requests so far
 }
@@ -69,155 +69,66 @@ func sameEvents(a, b []id.EventID) bool {
 	return len(a) == len(b) && !slices.ContainsFunc(a, func(e id.EventID) bool { return !slices.Contains(b, e) })
 }
 
-// bridged reports whether the state after a missing prev_event need not be fetched; see bridge.
-func (in *ingest) bridged(e *incoming, prev id.EventID) bool {
-	if in.past == nil {
+// knownFromJoin reports whether the state after a missing prev_event need not be fetched, since the join has it as its only prev_event or has the
+// same prev_events as the event; see bridge.
+func (a *arrivals) knownFromJoin(e *incoming, prev id.EventID) bool {
+	if a.history == nil {
 		return false
 	}
-	before := in.past.join.PrevEvents()
+	before := a.history.join.PrevEvents()
 	return len(before) == 1 && before[0] == prev || sameEvents(before, e.PrevEvents())
 }
 
-// behind reports whether an event is known to be history that is not stored.
-func (in *ingest) behind(eventID id.EventID) bool {
-	return in.past != nil && (in.past.ids[eventID] || in.past.aside[eventID])
+// isHistory reports whether an event is known to be history that is not stored.
+func (a *arrivals) isHistory(eventID id.EventID) bool {
+	return a.history != nil && (a.history.ids[eventID] || a.history.aside[eventID])
 }
 
-// setHistoryAside removes events from before the join from the waiting events. If this needs ancestors of the join, it asks the origin for
-// them if ask is set, else it returns false.
-func (in *ingest) setHistoryAside(ctx context.Context, ask bool) (decided bool, err error) {
-	if create := in.room.State(typeCreate, ""); create != nil && in.waiting[create.ID()] != nil {
-		in.done(create.ID(), nil) // every state has it: there is nothing to judge
+// historySuspects lists waiting events that may be history, in the order of depth: those that were asked for, and those that have a prev_event
+// which is not stored or is history.
+func (a *arrivals) historySuspects(ctx context.Context) (out []*incoming, err error) {
+	if create := a.room.State(typeCreate, ""); create != nil && a.waiting[create.ID()] != nil {
+		a.finish(create.ID(), nil) // every state has it: there is nothing to authorise
 		received.WithLabelValues("known").Inc()
 	}
-	suspects := in.suspects()
-	if len(suspects) == 0 {
-		return true, nil
+	if a.room.entered() == 0 {
+		return nil, nil
 	}
-	if in.past == nil {
-		if in.past, err = in.openHistory(ctx); err != nil {
-			return false, err
-		}
-	}
-	for {
-		in.past.walk(in)
-		doubtful := in.judgePlaces(suspects)
-		if len(doubtful) == 0 {
-			return true, nil
-		}
-		if !ask {
-			return false, nil
-		}
-		more, err := in.askAncestors(ctx)
-		if err != nil {
-			return false, err
-		}
-		if more {
-			continue
-		}
-		for _, e := range doubtful {
-			if e.asked {
-				in.putAside(e)
-			}
-		}
-		return true, nil
-	}
-}
-
-// suspects lists waiting events that may be history, the least deep first: those that were asked for, and those that name what is not
-// stored or is history.
-func (in *ingest) suspects() (out []*incoming) {
-	if in.room.entered() == 0 {
-		return nil
-	}
-	for _, e := range in.waiting {
-		if e.asked || slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return in.waiting[prev] == nil && !in.isSince(prev) }) {
+	for _, e := range a.waiting {
+		if e.asked || slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return a.waiting[prev] == nil && !a.isSinceJoin(prev) }) {
 			out = append(out, e)
 		}
 	}
+	if len(out) > 0 && a.history == nil {
+		a.history, err = a.openHistory(ctx)
+	}
 	slices.SortFunc(out, byDepth)
-	return out
+	return out, err
 }
 
-// isSince reports whether an event is stored and arrived live after the join.
-func (in *ingest) isSince(eventID id.EventID) bool {
-	e := in.known[eventID]
-	return e != nil && placed(e) && !isPast(e.row()) && e.Pos >= in.room.entered()
+// isSinceJoin reports whether an event is stored and arrived live after the join.
+func (a *arrivals) isSinceJoin(eventID id.EventID) bool {
+	e := a.known[eventID]
+	return e != nil && placed(e) && !isPast(e.row()) && e.Pos >= a.room.entered()
 }
 
-// openHistory reads what the stored history names as missing.
-func (in *ingest) openHistory(ctx context.Context) (a *ancestry, err error) {
-	a = &ancestry{texts: map[id.EventID]graphNode{}, aside: map[id.EventID]bool{}}
-	err = in.svc.db.Read(ctx, func(tx *storage.Tx) error {
-		p := newPastReader(in.room, tx, nil, newPastFacts())
-		if a.join, err = p.entry(); err != nil {
-			return err
-		}
-		edges, err := tx.BackwardEdges(in.room.nid, 0, a.join.Order, maxHoles)
-		for _, e := range edges {
-			a.roots = append(a.roots, id.EventID(e.Missing))
-		}
-		if create := in.room.State(typeCreate, ""); err == nil && create != nil {
-			create, err = p.event(create.ID())
-			a.whole = create != nil && placed(create)
-		}
-		return err
-	})
-	return a, err
-}
-
-// walk finds the ancestors of the join among what is known, and how deep others can be.
-func (a *ancestry) walk(in *ingest) {
-	a.ids, a.ends, a.bound = map[id.EventID]bool{}, nil, 0
-	if !a.whole && len(a.roots) == 0 || len(a.roots) == maxHoles {
-		a.bound = a.join.Depth() - 1
+// setHistoryAside leaves to backfill those of the suspects that precede the join. It returns those of which the known part of the graph does not
+// say whether they do.
+func (a *arrivals) setHistoryAside(suspects []*incoming) (doubtful []*incoming) {
+	if len(suspects) == 0 {
+		return nil
 	}
-	type step struct {
-		event id.EventID
-		depth int64 // at most
-	}
-	var todo []step
-	for _, root := range a.roots {
-		todo = append(todo, step{root, a.join.Depth() - 1})
-	}
-	for len(todo) > 0 {
-		s := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		node, known := a.texts[s.event]
-		if e := in.waiting[s.event]; e != nil {
-			node, known = graphNode{e.PrevEvents(), e.Depth()}, true
-		}
-		if !known {
-			a.bound = max(a.bound, s.depth)
-		}
-		if a.ids[s.event] {
-			continue
-		}
-		if a.ids[s.event] = true; !known {
-			a.ends = append(a.ends, s.event)
-			continue
-		}
-		for _, prev := range node.prev {
-			if e := in.known[prev]; e == nil || !placed(e) {
-				todo = append(todo, step{prev, node.depth - 1})
-			}
-		}
-	}
-}
-
-// judgePlaces sets aside the ancestors of the join, and returns the events that may or may not be ancestors. An event that follows an event
-// since the join is not an ancestor.
-func (in *ingest) judgePlaces(suspects []*incoming) (doubtful []*incoming) {
+	a.history.walk(a)
 	since := map[id.EventID]bool{}
 	for _, e := range suspects { // each after those that it follows, if their depths are right
-		if in.waiting[e.ID()] == nil {
+		if a.waiting[e.ID()] == nil {
 			continue
 		}
 		switch {
-		case in.past.ids[e.ID()]:
-			in.putAside(e)
-		case e.Depth() >= in.past.bound,
-			slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return in.isSince(prev) || since[prev] }):
+		case a.history.ids[e.ID()]:
+			a.leaveToBackfill(e)
+		case e.Depth() >= a.history.bound,
+			slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return a.isSinceJoin(prev) || since[prev] }): // follows what came after the join
 			since[e.ID()] = true
 		default:
 			doubtful = append(doubtful, e)
@@ -226,37 +137,125 @@ func (in *ingest) judgePlaces(suspects []*incoming) (doubtful []*incoming) {
 	return doubtful
 }
 
-// putAside leaves an event to backfill.
-func (in *ingest) putAside(e *incoming) {
-	in.past.texts[e.ID()], in.past.aside[e.ID()] = graphNode{e.PrevEvents(), e.Depth()}, true
-	in.done(e.ID(), nil)
+// leaveToBackfill makes an event stop waiting. Backfill fetches it when somebody paginates back.
+func (a *arrivals) leaveToBackfill(e *incoming) {
+	a.history.nodes[e.ID()], a.history.aside[e.ID()] = graphNode{e.PrevEvents(), e.Depth()}, true
+	a.finish(e.ID(), nil)
 	received.WithLabelValues("history").Inc()
 }
 
-// askAncestors asks the origin for ancestors of the join, and reports whether more of them are known then. Only the shape of the graph is
+// gatherHistory leaves to backfill the waiting events that precede the join. If the known part of the graph does not say which do, the origin is
+// asked for ancestors of the join.
+func (g *gathering) gatherHistory(ctx context.Context) error {
+	suspects, err := g.historySuspects(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		doubtful := g.setHistoryAside(suspects)
+		if len(doubtful) == 0 {
+			return nil
+		}
+		more, err := g.gatherAncestors(ctx)
+		if err != nil {
+			return err
+		}
+		if more {
+			continue
+		}
+		for _, e := range doubtful {
+			if e.asked {
+				g.leaveToBackfill(e)
+			}
+		}
+		return nil
+	}
+}
+
+// openHistory reads what the stored history names as missing.
+func (a *arrivals) openHistory(ctx context.Context) (h *ancestry, err error) {
+	h = &ancestry{nodes: map[id.EventID]graphNode{}, aside: map[id.EventID]bool{}}
+	err = a.svc.db.Read(ctx, func(tx *storage.Tx) error {
+		p := newPastReader(a.room, tx, nil, newPastFacts())
+		if h.join, err = p.entry(); err != nil {
+			return err
+		}
+		edges, err := tx.BackwardEdges(a.room.nid, 0, h.join.Order, maxHoles)
+		for _, e := range edges {
+			h.roots = append(h.roots, id.EventID(e.Missing))
+		}
+		if create := a.room.State(typeCreate, ""); err == nil && create != nil {
+			create, err = p.event(create.ID())
+			h.whole = create != nil && placed(create)
+		}
+		return err
+	})
+	return h, err
+}
+
+// walk finds the ancestors of the join among what is known, and how deep others can be.
+func (h *ancestry) walk(a *arrivals) {
+	h.ids, h.ends, h.bound = map[id.EventID]bool{}, nil, 0
+	if !h.whole && len(h.roots) == 0 || len(h.roots) == maxHoles {
+		h.bound = h.join.Depth() - 1
+	}
+	type step struct {
+		event id.EventID
+		depth int64 // at most
+	}
+	var todo []step
+	for _, root := range h.roots {
+		todo = append(todo, step{root, h.join.Depth() - 1})
+	}
+	for len(todo) > 0 {
+		s := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		node, known := h.nodes[s.event]
+		if e := a.waiting[s.event]; e != nil {
+			node, known = graphNode{e.PrevEvents(), e.Depth()}, true
+		}
+		if !known {
+			h.bound = max(h.bound, s.depth)
+		}
+		if h.ids[s.event] {
+			continue
+		}
+		if h.ids[s.event] = true; !known {
+			h.ends = append(h.ends, s.event)
+			continue
+		}
+		for _, prev := range node.prev {
+			if e := a.known[prev]; e == nil || !placed(e) {
+				todo = append(todo, step{prev, node.depth - 1})
+			}
+		}
+	}
+}
+
+// gatherAncestors asks the origin for ancestors of the join, and reports whether more of them are known then. Only the shape of the graph is
 // taken from the answer: at worst, what the origin itself gave is set aside.
-func (in *ingest) askAncestors(ctx context.Context) (more bool, err error) {
-	a := in.past
-	if in.remote() == nil || len(a.ends) == 0 || a.asked >= maxAncestryRounds {
+func (g *gathering) gatherAncestors(ctx context.Context) (more bool, err error) {
+	h := g.history
+	if g.from.remote == nil || len(h.ends) == 0 || h.asked >= maxAncestryRounds {
 		return false, nil
 	}
-	a.asked++
-	raws, err := in.svc.Remote.Backfill(ctx, in.origin, in.room.id, a.ends[:min(len(a.ends), maxBackfillEdges)], maxBackfillPage)
+	h.asked++
+	raws, err := g.from.remote.Backfill(ctx, g.origin, g.room.id, h.ends[:min(len(h.ends), maxBackfillEdges)], maxBackfillPage)
 	if err != nil {
-		in.svc.log.DebugContext(ctx, "ancestors of the join could not be fetched", "room", in.room.id, "server", in.origin, "err", err)
+		g.svc.log.DebugContext(ctx, "ancestors of the join could not be fetched", "room", g.room.id, "server", g.origin, "err", err)
 		return false, ctx.Err()
 	}
 	var prev []id.EventID
 	for _, raw := range raws[:min(len(raws), maxBackfillPage)] {
-		e, err := pdu.Parse(in.room.version, raw)
-		if err != nil || e.RoomID() != in.room.id {
+		e, err := pdu.Parse(g.room.version, raw)
+		if err != nil || e.RoomID() != g.room.id {
 			continue
 		}
-		if _, known := a.texts[e.ID()]; !known {
-			a.texts[e.ID()] = graphNode{e.PrevEvents(), e.Depth()}
+		if _, known := h.nodes[e.ID()]; !known {
+			h.nodes[e.ID()] = graphNode{e.PrevEvents(), e.Depth()}
 			prev = append(prev, e.PrevEvents()...)
-			more = more || slices.Contains(a.ends, e.ID())
+			more = more || slices.Contains(h.ends, e.ID())
 		}
 	}
-	return more, in.findStored(ctx, prev)
+	return more, g.find(ctx, prev)
 }

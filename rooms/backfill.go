@@ -2,14 +2,13 @@ package rooms
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
-	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -44,16 +43,14 @@ func (s *Service) Backfill(ctx context.Context, r *Room, above int64) (exhausted
 func (s *Service) backfill(ctx context.Context, r *Room, above int64) (more, refused bool) {
 	ctx, letGo := fedclient.HoldAnswers(ctx, false)
 	defer letGo()
-	in := newIngest(s, r, "")
-	release, err := in.hold(ctx, fetching)
+	r, release, err := s.hold(ctx, r.id, fetching)
 	if err != nil {
 		return false, false
 	}
 	defer release()
-	r = in.room
 	q, err := s.question(ctx, r, above)
 	if err != nil {
-		s.log.WarnContext(ctx, "what is missing in a room cannot be told", "room", r.id, "err", err)
+		s.log.WarnContext(ctx, "cannot read what is missing in a room", "room", r.id, "err", err)
 		return false, false
 	}
 	if len(q.missing) == 0 { // somebody else was quicker
@@ -62,7 +59,7 @@ func (s *Service) backfill(ctx context.Context, r *Room, above int64) (more, ref
 	for _, server := range q.servers {
 		n, refused, err := s.backfillFrom(ctx, r, server, q)
 		if err != nil {
-			s.log.DebugContext(ctx, "earlier events are not to be had", "room", r.id, "server", server, "err", err)
+			s.log.DebugContext(ctx, "earlier events could not be fetched", "room", r.id, "server", server, "err", err)
 		}
 		if n > 0 {
 			return true, refused
@@ -139,58 +136,52 @@ func (r *Room) historians(sender id.UserID) []string {
 	return out[:min(len(out), maxBackfillServers)]
 }
 
-// backfillFrom asks one server, and returns how many events were stored and whether one of the missing ones was refused. The
-// room's fetching is held.
+// backfillFrom asks one server, and returns how many events were stored and whether one of the missing ones was refused. The room's fetching
+// slot is held.
 func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q question) (n int, refused bool, err error) {
 	raws, err := s.Remote.Backfill(ctx, server, r.id, q.missing, maxBackfillPage)
 	if err != nil {
 		return 0, false, err
 	}
-	in := newIngest(s, r, server)
-	in.admit(ctx, raws[:min(len(raws), maxBackfillPage)])
-	in.admitUnproven(q.missing...)
-	if err := in.refresh(ctx); err != nil {
+	a := newArrivals(r, server)
+	g := newGathering(a, s.Remote)
+	if err := g.gatherHistoryAt(ctx, q.missing, raws[:min(len(raws), maxBackfillPage)]); err != nil {
 		return 0, false, err
 	}
-	in.keepAncestors(q.missing)
-	for _, missing := range q.missing {
-		if e := in.waiting[missing]; e != nil {
-			e.followed = true
-		}
-	}
-	if err := in.fetchAuth(ctx); err != nil {
+	release, err := a.hold(ctx, receiving)
+	if err != nil {
 		return 0, false, err
 	}
-	if err := in.tellStates(ctx); err != nil {
-		return 0, false, err
-	}
-	n, err = in.placeHistory(ctx, q)
-	refused = slices.ContainsFunc(q.missing, func(missing id.EventID) bool { return in.bad[missing] != nil })
+	defer release()
+	n, err = newPlacing(a).placeHistory(ctx, q.above.Order)
+	refused = slices.ContainsFunc(q.missing, func(missing id.EventID) bool { return g.invalid[missing] != nil })
 	return n, refused, err
 }
 
-// placeHistory puts events into a gap of the timeline.
-func (in *ingest) placeHistory(ctx context.Context, q question) (int, error) {
-	release, err := in.hold(ctx, receiving)
-	if err != nil {
-		return 0, err
+// gatherHistoryAt gathers what is needed to place the events that a server returned when it was asked for missing ones.
+func (g *gathering) gatherHistoryAt(ctx context.Context, missing []id.EventID, raws []json.RawMessage) error {
+	g.admit(ctx, raws)
+	g.admitUnproven(missing...)
+	if err := g.lookUpStored(ctx); err != nil {
+		return err
 	}
-	defer release()
-	if err := in.refreshAll(ctx); err != nil {
-		return 0, err
+	g.keepAncestors(missing)
+	for _, eventID := range missing {
+		if e := g.waiting[eventID]; e != nil {
+			e.followed = true
+		}
 	}
-	now, err := in.svc.question(ctx, in.room, q.above.Order)
-	if err != nil || now.above == nil {
-		return 0, err
+	if err := g.gatherAuthEvents(ctx); err != nil {
+		return err
 	}
-	return in.placeBelow(ctx, now)
+	return g.gatherStatesBefore(ctx)
 }
 
-// keepAncestors drops what was not asked for: events that the missing ones do not lead to, be it through an event that is not good.
-func (in *ingest) keepAncestors(missing []id.EventID) {
+// keepAncestors drops events that were not asked for: the missing events and their ancestors stay, also those behind an event that is not valid.
+func (g *gathering) keepAncestors(missing []id.EventID) {
 	asked, passed := map[id.EventID]*incoming{}, map[*pdu.Event]bool{}
 	for todo := slices.Clone(missing); len(todo) > 0; {
-		e, bad := in.waiting[todo[0]], in.bad[todo[0]]
+		e, bad := g.waiting[todo[0]], g.invalid[todo[0]]
 		if todo = todo[1:]; bad != nil && !passed[bad] {
 			passed[bad] = true
 			todo = append(todo, bad.PrevEvents()...)
@@ -201,224 +192,25 @@ func (in *ingest) keepAncestors(missing []id.EventID) {
 		asked[e.ID()] = e
 		todo = append(todo, e.PrevEvents()...)
 	}
-	in.waiting = asked
+	g.waiting = asked
 }
 
-// tellStates gets the state before each of the events that name something which is not stored. Where it is not to be had, the
-// event and what follows it is left out.
-func (in *ingest) tellStates(ctx context.Context) error {
-	for _, e := range in.gapless() {
-		told, err := in.stateBefore(ctx, e.ID())
+// gatherStatesBefore asks for the state before each event of the history that has a missing prev_event. An event for which the server does not
+// return it is left out, and so is what follows it.
+func (g *gathering) gatherStatesBefore(ctx context.Context) error {
+	for _, e := range g.lackingState() {
+		before, err := g.from.stateBefore(ctx, e.ID())
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if err != nil {
-			in.svc.log.DebugContext(ctx, "the state before an event is not to be had", "room", in.room.id, "event", e.ID(), "server", in.origin, "err", err)
-			in.done(e.ID(), errNoPrevEvent)
+			g.svc.log.DebugContext(ctx, "the state before an event could not be fetched", "room", g.room.id, "event", e.ID(), "server", g.origin, "err", err)
+			g.finish(e.ID(), errNoPrevEvent)
 			continue
 		}
-		e.told = told
+		e.fetchedBefore = before
 	}
 	return nil
-}
-
-// placeBelow stores events, each after those before it.
-func (in *ingest) placeBelow(ctx context.Context, q question) (placed int, err error) {
-	ready := in.ready()
-	for _, e := range ready {
-		e.missing = slices.DeleteFunc(slices.Clone(e.PrevEvents()), in.has)
-	}
-	if err := q.arrange(ready); err != nil {
-		return 0, err
-	}
-	for len(ready) > 0 {
-		n, err := in.lookUp(ctx, ready)
-		if err != nil {
-			return placed, err
-		}
-		m, err := in.placePast(ctx, ready[:n])
-		if err != nil {
-			return placed, err
-		}
-		placed, ready = placed+m, ready[n:]
-	}
-	return placed, nil
-}
-
-var errNoSpace = errors.New("there is no space left in the timeline")
-
-// arrange gives events their places in the timeline: each below all that are deeper. Where a graph forks its parts are fetched one
-// after the other, and an event must not be put above what follows it and is still missing. The events come sorted.
-func (q *question) arrange(events []*incoming) error {
-	slots := make([][]*incoming, len(q.line)) // below each rung
-	lowest := len(q.line) - 2                 // below the last one nothing is put
-	for i := len(events) - 1; i >= 0; i-- {
-		e := events[i]
-		at := 0
-		for below := 1; below <= lowest; below++ {
-			if q.line[below].depth > e.Depth() {
-				at = below
-			}
-		}
-		for at <= lowest && q.space(at) <= int64(len(slots[at])) {
-			at++
-		}
-		if at > lowest {
-			return errNoSpace
-		}
-		slots[at] = append(slots[at], e)
-		e.base = q.above.Snapshot
-	}
-	for at, slot := range slots {
-		if len(slot) == 0 {
-			continue
-		}
-		step := max(1, min(historyStep, q.space(at)/int64(4*len(slot))))
-		for i, e := range slot {
-			e.order = q.line[at].order - step*int64(i+1)
-		}
-	}
-	return nil
-}
-
-// space is how many events can be put below a rung.
-func (q *question) space(at int) int64 { return q.line[at].order - q.line[at+1].order - 1 }
-
-// placePast stores events of the past in one write. They change nothing of what the room is now.
-func (in *ingest) placePast(ctx context.Context, events []*incoming) (int, error) {
-	r, err := in.svc.lockRoom(ctx, in.room.id)
-	if err != nil {
-		return 0, err
-	}
-	b := newBatch(r, nil)
-	err = r.settled(ctx, func(tx *storage.Tx) error {
-		p := newPastReader(r, tx, nil, newPastFacts())
-		for _, e := range events {
-			if err := b.takePast(p, e); err != nil && !errors.Is(err, errNoAuthEvent) && !errors.Is(err, errNoPrevEvent) && !errors.Is(err, errUndecided) {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil || len(b.events) == 0 {
-		r.writer.Unlock()
-		return 0, err
-	}
-	p := in.svc.db.Enqueue(storage.Write{
-		Rooms: []int64{r.nid},
-		Do: func(tx *storage.Tx) error {
-			for _, e := range b.events {
-				if err := b.writeEvent(tx, e); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
-		Committed: func() {
-			c := &Commit{Room: r}
-			c.add(b.svc, b.events)
-			b.svc.commit(c, headFunc(b.applyPast))
-		},
-	})
-	r.next.queued = p
-	r.writer.Unlock()
-	if err := p.Wait(context.WithoutCancel(ctx)); err != nil {
-		return 0, err
-	}
-	for _, e := range b.events {
-		in.known[e.ID()] = e.Event
-	}
-	return len(b.events), nil
-}
-
-// applyPast is applyTo for events of the past, which change nothing but what memory has of the events that they redact.
-func (b *batch) applyPast(r *Room) {
-	for _, e := range b.events {
-		r.head.undecided = r.head.undecided || e.undecided()
-		if e.redacts != nil {
-			r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.redacts.by()))
-		}
-		for _, redaction := range e.revealed {
-			r.insert(redaction)
-		}
-	}
-}
-
-// takePast appends an event of the past to the batch: checks 4 and 5, since what is current now says nothing about it.
-func (b *batch) takePast(p *pastReader, in *incoming) error {
-	auth, verdict, err := b.authOf(p, in)
-	if err != nil {
-		return err
-	}
-	if errors.Is(verdict, errUndecided) && !in.followed {
-		return verdict
-	}
-	pe := &pendingEvent{Event: &Event{
-		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,
-	}, relation: in.relation, late: in.late, past: in.order, head: &snapshot{}, awaited: in.awaited}
-	if in.Type() == typeDummy {
-		pe.Flags |= storage.DummyEvent
-	}
-	if pe.before, err = b.pastState(p, in); err != nil {
-		return err
-	}
-	if verdict == nil {
-		verdict = eventauth.Check(b.room.version, in.Event, auth)
-	}
-	if verdict == nil {
-		before := &pastView{p: p, s: pe.before}
-		if verdict = eventauth.Check(b.room.version, in.Event, before); before.err != nil {
-			return before.err
-		}
-	}
-	if pe.after = pe.before; verdict != nil {
-		pe.Flags, pe.relation = pe.Flags|rejectedFlags(verdict), nil
-	}
-	if err := b.dressPast(p, in, pe); err != nil {
-		return err
-	}
-	if key, isState := in.StateKey(); isState && verdict == nil {
-		pe.after = pe.before.over(stateRef{key: pdu.StateKey{Type: in.Type(), Key: key}, event: pe.Event})
-	}
-	p.queued[in.ID()] = pe
-	b.events = append(b.events, pe)
-	return nil
-}
-
-// pastState is the state before an event of the past: as it was told, or as those before it left it.
-func (b *batch) pastState(p *pastReader, in *incoming) (*snapshot, error) {
-	if in.told == nil {
-		return b.stateBefore(p, in)
-	}
-	base := &snapshot{nid: in.base}
-	if in.base != 0 {
-		var err error
-		if base.length, err = p.tx.SnapshotLength(in.base); err != nil {
-			return nil, err
-		}
-	}
-	return differing(p, base, in.told)
-}
-
-// dressPast makes of an event what may be kept of it, and lets a redaction take effect. Where time is over for messages, what
-// came before is not asked for either.
-func (b *batch) dressPast(p *pastReader, in *incoming, pe *pendingEvent) error {
-	revealInPlace(in, pe)
-	if err := b.dress(in, pe); err != nil {
-		return err
-	}
-	rejected := pe.Flags&storage.RejectedEvent != 0
-	if !rejected && len(in.missing) > 0 && !b.room.isOver(in.Event, pe.ReceivedTS) {
-		pe.missing = in.missing
-		pe.Flags |= storage.GapEvent
-	}
-	if err := b.noteHoles(p, in, pe); err != nil {
-		return err
-	}
-	if rejected {
-		return nil
-	}
-	return b.applyRedaction(p, in, pe)
 }
 
 // isOver reports whether messages from the time of an event have expired, or were purged.

@@ -64,7 +64,7 @@ type pendingEvent struct {
 	// missingBehind are those that are from before the join by which this server entered the room.
 	missingBehind []id.EventID
 
-	holesAt    int64       // the order at which those of a rejected event are noted
+	gapsAt     int64       // the order at which those of a rejected event are noted
 	awaits     id.EventID  // what it redacts, where that is not stored yet
 	awaited    bool        // there are redactions that arrived before it
 	revealed   []*Event    // those that clients see from now on

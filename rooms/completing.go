@@ -161,7 +161,7 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) err
 		return err
 	}
 	for { // a write before it may fail
-		c, err := s.finishJoin(ctx, r.id, join, state(told))
+		c, err := s.finishJoin(ctx, r.id, join, told)
 		if err == nil {
 			s.tellDiscovered(ctx, r, c.discovered())
 		}
@@ -172,7 +172,7 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) err
 }
 
 // askBeforeJoin asks a server for the state before a join.
-func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c completer) (gap, error) {
+func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c completer) (state, error) {
 	select {
 	case c.slots <- struct{}{}:
 		defer func() { <-c.slots }()
@@ -181,12 +181,12 @@ func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c com
 	}
 	ctx, cancel := context.WithTimeout(ctx, completeTime)
 	defer cancel()
-	in := newIngest(s, r, c.server)
-	told, err := in.beforeJoin(ctx, join)
-	if err == nil && in.withheldState && !c.lenient {
+	f := newFetcher(newStoredEvents(r), s.Remote, c.server)
+	before, err := f.stateBeforeJoin(ctx, join)
+	if err == nil && f.incomplete && !c.lenient {
 		err = errNotAll
 	}
-	return told, err
+	return before, err
 }
 
 // comeBack is for a room that this server left before it was whole: where a user joins it through what is known of it, as right after
@@ -204,12 +204,12 @@ func (s *Service) comeBack(ctx context.Context, r *Room, join *pdu.Event) (bool,
 			return false, nil
 		}
 	}
-	in := &incoming{Event: join}
-	if _, err := newIngest(s, r, "").lookUp(ctx, []*incoming{in}); err != nil {
+	in, err := r.lookedUp(ctx, join)
+	if err != nil {
 		return false, err
 	}
 	b := newBatch(r, nil)
-	verdict, err := b.take(ctx, in)
+	verdict, err := b.addForeign(ctx, in)
 	if err == nil && verdict != nil {
 		err = fmt.Errorf("%w: the room does not allow the join: %w", fedclient.ErrBadAnswer, verdict)
 	}
@@ -243,17 +243,17 @@ func (s *Service) tellDiscovered(ctx context.Context, r *Room, servers []string)
 	}
 }
 
-// beforeJoin asks for the state before a join: by what it follows, which everybody has who takes part in the room. Where that is more than one
-// event, the server is asked to resolve their states, as it did when it let the user in.
-func (in *ingest) beforeJoin(ctx context.Context, join *Event) (gap, error) {
+// stateBeforeJoin asks for the state before a join: the state after its prev_event, which every server in the room has. If there are several, the
+// server is asked for the state that they resolve to, as when it let the user in.
+func (f *fetcher) stateBeforeJoin(ctx context.Context, join *Event) (state, error) {
 	if prev := join.PrevEvents(); len(prev) == 1 {
-		return in.stateAfter(ctx, prev[0])
+		return f.stateAfter(ctx, prev[0])
 	}
-	return in.stateBefore(ctx, join.ID())
+	return f.stateBefore(ctx, join.ID())
 }
 
 // nameMembers gives members their short names, which is better done before the room is locked.
-func (s *Service) nameMembers(ctx context.Context, told gap) error {
+func (s *Service) nameMembers(ctx context.Context, told state) error {
 	for key := range told {
 		if key.Type != typeMember {
 			continue
@@ -278,7 +278,7 @@ func (s *Service) eventAt(ctx context.Context, r *Room, pos storage.Pos) (e *Eve
 
 // checkSameState wants a told state to be what is known but for the members. Anybody in the room may tell it, who might otherwise
 // say what its rules are.
-func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told gap) error {
+func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told state) error {
 	return s.db.Read(ctx, func(tx *storage.Tx) error {
 		known, err := tx.StateOf(join.Snapshot)
 		if err != nil {

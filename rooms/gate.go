@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -177,9 +178,10 @@ func (s *Service) receiveFromStranger(ctx context.Context, r *Room, origin strin
 	if len(complete) == 0 {
 		return results, nil
 	}
-	in := newIngest(s, r, origin)
-	in.results, in.alone = results, true
-	return results, in.take(ctx, complete)
+	a := newArrivals(r, origin)
+	err = a.process(ctx, nil, complete)
+	maps.Copy(results, a.results)
+	return results, err
 }
 
 // verifyKnown is verify for one event of a server that is not known to be in the room. If keys of a third server are needed that
@@ -246,14 +248,6 @@ func (s *Service) completeAmong(ctx context.Context, r *Room, events []*incoming
 		}
 	}
 	return complete, rest, nil
-}
-
-// remote returns the network as far as the ingest may use it; nil if it may not.
-func (in *ingest) remote() Remote {
-	if in.alone {
-		return nil
-	}
-	return in.svc.Remote
 }
 
 // Parked are events that were parked and may be given to Receive now.

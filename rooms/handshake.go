@@ -25,7 +25,7 @@ func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, u
 	if !pdu.ValidUserID(user) || serverOf(string(user)) != origin {
 		return t, mxerr.Forbidden("The user is not of your server")
 	}
-	r, err := s.whole(ctx, origin, room)
+	r, err := s.requireFullState(ctx, origin, room)
 	if err != nil {
 		return t, err
 	}
@@ -151,7 +151,7 @@ func (s *Service) AcceptKnock(ctx context.Context, h Handshake) ([]json.RawMessa
 }
 
 func (s *Service) acceptMembership(ctx context.Context, h Handshake) (*Room, *Event, error) {
-	r, err := s.whole(ctx, h.Origin, h.Room)
+	r, err := s.requireFullState(ctx, h.Origin, h.Room)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -222,15 +222,18 @@ func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event,
 func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Event, relay bool) (*Event, error) {
 	ctx, release := fedclient.HoldAnswers(ctx, false)
 	defer release()
-	in := newIngest(s, r, origin)
-	in.alone = !r.HasServer(origin)
-	if err := in.take(ctx, []*incoming{{Event: e, relay: relay}}); err != nil {
+	remote := s.Remote
+	if !r.HasServer(origin) { // it must not make this server ask others
+		remote = nil
+	}
+	a := newArrivals(r, origin)
+	if err := a.process(ctx, remote, []*incoming{{Event: e, relay: relay}}); err != nil {
 		return nil, err
 	}
-	if err := in.results[e.ID()]; err != nil {
+	if err := a.results[e.ID()]; err != nil {
 		return nil, mxerr.Forbidden("The room does not allow this").Because(err)
 	}
-	stored, err := in.room.FindEvent(ctx, e.ID())
+	stored, err := a.room.FindEvent(ctx, e.ID())
 	if err != nil {
 		return nil, err
 	}

@@ -142,8 +142,8 @@ func (b *batch) writeEdges(tx *storage.Tx, e *pendingEvent) error {
 		}
 	}
 	order := e.Order
-	if e.holesAt != 0 {
-		order = e.holesAt
+	if e.gapsAt != 0 {
+		order = e.gapsAt
 	}
 	for _, missing := range e.missing {
 		if err := tx.AddBackwardEdge(e.Room, string(missing), order); err != nil {

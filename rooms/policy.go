@@ -202,17 +202,16 @@ func (s *Service) approveOne(ctx context.Context, r *Room, e *pdu.Event) (*pdu.E
 	return p.ask(ctx, s, e)
 }
 
-// askPolicyServer looks whether the room's policy server has signed the waiting events, and asks it for those that were sent
-// without its signature: 7. What it does not sign is soft-failed. A server that does not answer has not signed: who keeps to
-// the rules sends only what is signed.
+// gatherPolicySignatures asks the room's policy server for its signature on those waiting events that were sent without it. A server that does
+// not answer has not signed them: servers that follow the specification send signed events only.
 // Spec: server-server-api#policy-servers
-func (in *ingest) askPolicyServer(ctx context.Context) {
-	p := in.room.policyServer()
+func (g *gathering) gatherPolicySignatures(ctx context.Context) {
+	p := g.room.policyServer()
 	if p == nil {
 		return
 	}
 	var ask []*incoming
-	for _, e := range in.waiting {
+	for _, e := range g.waiting {
 		switch {
 		case p.signed(e.Event):
 		case p.claims(e.Event) || len(ask) == maxPolicyAsks:
@@ -228,7 +227,7 @@ func (in *ingest) askPolicyServer(ctx context.Context) {
 	for range min(policyWorkers, len(ask)) {
 		workers.Go(func() {
 			for e := range next {
-				signed, err := p.ask(ctx, in.svc, e.Event)
+				signed, err := p.ask(ctx, g.svc, e.Event)
 				if err != nil {
 					e.refused = err
 					continue
@@ -244,9 +243,17 @@ func (in *ingest) askPolicyServer(ctx context.Context) {
 	workers.Wait()
 }
 
-// policed tells whether the room had a policy server in a state: what is older than it needs no signature.
-func policed(p *pastReader, before *snapshot) (bool, error) {
-	v := &pastView{p: p, s: before}
-	e := v.Get(typePolicy, "")
-	return e != nil, v.err
+// checkPolicyServer is check 7: the room's policy server has signed the event. Events from before the room had one need no signature. p is nil if
+// the event follows the head, where the room is known to have one.
+func checkPolicyServer(p *pastReader, in *incoming, before *snapshot) (verdict, err error) {
+	if in.refused == nil {
+		return nil, nil
+	}
+	if p != nil {
+		v := &pastView{p: p, s: before}
+		if e := v.Get(typePolicy, ""); e == nil || v.err != nil {
+			return nil, v.err
+		}
+	}
+	return softFailed{in.refused}, nil
 }

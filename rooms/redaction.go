@@ -83,27 +83,27 @@ const (
 	maxRevealedRedactions = 20
 )
 
-// lookUpEarlierRedactions finds the valid ones of the redactions of an event that arrived before it.
-func (in *ingest) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
-	pending, err := tx.PendingRedactions(in.room.nid, string(e.ID()), maxPendingRedactions)
+// lookUpEarlierRedactions finds the valid redactions of an event that arrived before it.
+func (r *Room) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
+	pending, err := tx.PendingRedactions(r.nid, string(e.ID()), maxPendingRedactions)
 	if err != nil || len(pending) == 0 {
 		return err
 	}
 	e.awaited = true
-	redactions, err := in.room.EventsAt(tx, pending)
+	redactions, err := r.EventsAt(tx, pending)
 	if err != nil {
 		return err
 	}
-	p := newPastReader(in.room, tx, nil, newPastFacts())
+	p := newPastReader(r, tx, nil, newPastFacts())
 	for _, pos := range pending {
-		r := redactions[pos]
+		redaction := redactions[pos]
 		if len(e.earlier) == maxRevealedRedactions {
 			break
 		}
-		if r == nil || r.Flags&storage.HiddenEvent != storage.WithheldEvent || e.IsStateKey(typeCreate, "") {
+		if redaction == nil || redaction.Flags&storage.HiddenEvent != storage.WithheldEvent || e.IsStateKey(typeCreate, "") {
 			continue
 		}
-		before, err := p.before(r)
+		before, err := p.before(redaction)
 		if err != nil {
 			return err
 		}
@@ -111,8 +111,8 @@ func (in *ingest) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
 		if err != nil {
 			return err
 		}
-		if eventauth.MayRedact(levels, r.Sender(), e.Sender()) {
-			e.earlier = append(e.earlier, earlierRedaction{r, before})
+		if eventauth.MayRedact(levels, redaction.Sender(), e.Sender()) {
+			e.earlier = append(e.earlier, earlierRedaction{redaction, before})
 		}
 	}
 	return nil

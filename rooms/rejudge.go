@@ -8,7 +8,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
 	"ebb/rooms/stateres"
 	"ebb/storage"
@@ -206,7 +205,7 @@ func (c *completion) begin(whole state) error {
 	if err != nil {
 		return err
 	}
-	before, err := differing(c.p, stored, whole)
+	before, err := snapshotOf(c.p, stored, whole)
 	if err != nil {
 		return err
 	}
@@ -261,9 +260,8 @@ func (c *completion) rejudge(ctx context.Context, e *Event) error {
 	case refusal != nil:
 		return c.refuse(e, before)
 	case was:
-		in := &incoming{Event: e.Event}
-		look := newIngest(c.svc, c.room, "")
-		if _, err := look.lookUp(ctx, []*incoming{in}); err != nil {
+		in, err := c.room.lookedUp(ctx, e.Event)
+		if err != nil {
 			return err
 		}
 		return c.accept(in, e, before)
@@ -333,7 +331,7 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 	if len(points) == 0 {
 		return nil, nil
 	}
-	return meeting(c.p, points)
+	return resolvedSnapshot(c.p, points)
 }
 
 // shortened makes a snapshot a full one where the chain has grown long.
@@ -350,19 +348,14 @@ func (c *completion) shortened(s *snapshot) (*snapshot, error) {
 
 // refusal is why the rules refuse an event (checks 4 and 5), nil if they do not. It is errUndecided if they cannot be asked.
 func (c *completion) refusal(e *incoming, before *snapshot) (refusal, err error) {
-	auth, refusal, err := c.authOf(c.p, e)
+	refusal, err = c.checkAuthEvents(c.p, e) // 4
 	if errors.Is(err, errNoAuthEvent) {
 		return errUndecided, nil
 	}
 	if err != nil || refusal != nil {
 		return refusal, err
 	}
-	if refusal = eventauth.Check(c.room.version, e.Event, auth); refusal != nil {
-		return refusal, nil
-	}
-	v := &pastView{p: c.p, s: before}
-	refusal = eventauth.Check(c.room.version, e.Event, v)
-	return refusal, v.err
+	return checkStateBefore(c.p, e.Event, before) // 5
 }
 
 // accept lets an event in that was stored as rejected: it arrives now.
@@ -378,7 +371,7 @@ func (c *completion) accept(in *incoming, e *Event, before *snapshot) error {
 		return err
 	}
 	revealInPlace(in, pe)
-	if err := c.dress(in, pe); err != nil {
+	if err := c.redactIfNeeded(in, pe); err != nil {
 		return err
 	}
 	if err := c.applyRedaction(c.p, in, pe); err != nil {
@@ -398,7 +391,7 @@ func (c *completion) accept(in *incoming, e *Event, before *snapshot) error {
 
 // noteMissing notes the missing events that an accepted one follows.
 func (c *completion) noteMissing(pe *pendingEvent) (err error) {
-	holes, err := c.p.holes(pe.PrevEvents(), true)
+	holes, err := c.p.gaps(pe.PrevEvents(), true)
 	if err != nil || len(holes) == 0 || c.room.isOver(pe.Event.Event, pe.ReceivedTS) {
 		return err
 	}
@@ -479,7 +472,7 @@ func (c *completion) meet() (now state, err error) {
 	for _, x := range c.heads {
 		points = append(points, x.after)
 	}
-	if c.snapshot, err = meeting(c.p, points); err != nil {
+	if c.snapshot, err = resolvedSnapshot(c.p, points); err != nil {
 		return nil, err
 	}
 	return c.p.all(c.snapshot)

@@ -66,13 +66,12 @@ func (s *Service) repairRoom(ctx context.Context, nid int64) error {
 // forgetDamage removes what an earlier version may have got wrong, if that was not done before. It returns the newest of the events that
 // it removed.
 func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err error) {
-	in := newIngest(s, r, "")
-	release, err := in.hold(ctx, receiving)
+	r, release, err := s.hold(ctx, r.id, receiving)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if r = in.room; !r.toRecheck() {
+	if !r.toRecheck() {
 		return nil, nil
 	}
 	join, err := s.findEntry(ctx, r)

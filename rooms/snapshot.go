@@ -1,6 +1,9 @@
 package rooms
 
 import (
+	"slices"
+	"strings"
+
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -114,4 +117,60 @@ func (s *snapshot) all(tx *storage.Tx) (map[pdu.StateKey]stateRef, error) {
 		}
 	}
 	return out, nil
+}
+
+// resolvedSnapshot returns a snapshot of what at least one state resolves to.
+func resolvedSnapshot(p *pastReader, points []*snapshot) (*snapshot, error) {
+	points = distinct(points)
+	if len(points) == 1 {
+		return points[0], nil
+	}
+	resolved, err := p.resolve(points)
+	if err != nil {
+		return nil, err
+	}
+	return snapshotOf(p, points[0], resolved)
+}
+
+// snapshotOf returns a snapshot of a state, made of another one and what differs from it.
+func snapshotOf(p *pastReader, base *snapshot, state map[pdu.StateKey]stateRef) (*snapshot, error) {
+	have, err := p.all(base)
+	if err != nil {
+		return nil, err
+	}
+	var own []stateRef
+	for key, ref := range state {
+		if old, ok := have[key]; !ok || old != ref {
+			own = append(own, ref)
+		}
+	}
+	for key := range have {
+		if _, ok := state[key]; !ok {
+			own = append(own, stateRef{key: key})
+		}
+	}
+	slices.SortFunc(own, func(a, b stateRef) int { return compareKeys(a.key, b.key) })
+	if base.length >= maxSnapshotChain && len(own) > 0 {
+		return fullSnapshot(state), nil
+	}
+	return base.over(own...), nil
+}
+
+// fullSnapshot returns a snapshot of a state that builds on no other one.
+func fullSnapshot(s state) *snapshot {
+	full := &snapshot{}
+	for _, ref := range s {
+		full.own = append(full.own, ref)
+	}
+	return full
+}
+
+// maxSnapshotChain bounds the snapshots between that of a fork and the last full one.
+const maxSnapshotChain = 256
+
+func compareKeys(a, b pdu.StateKey) int {
+	if c := strings.Compare(a.Type, b.Type); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Key, b.Key)
 }

@@ -5,10 +5,10 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// learn adds to the partial state before an event the members that the event cites, as its sender's own server knows them. Where the
-// state has another event for one of them, the two are resolved: who is known to have left is not brought back.
-func (b *batch) learn(p *pastReader, in *incoming, pe *pendingEvent) error {
-	in.found = nil // of a try before this one
+// addCitedMembers adds the members that an event cites to the partial state before it: the sender's server knows them. If the state has another
+// event for one of them, the two are resolved, so that a user who is known to have left does not come back.
+func (b *batch) addCitedMembers(p *pastReader, in *incoming, pe *pendingEvent) error {
+	in.cited = nil // of an attempt before this one
 	known, cited := state{}, state{}
 	conflict := false
 	for _, eventID := range in.AuthEvents() {
@@ -39,20 +39,20 @@ func (b *batch) learn(p *pastReader, in *incoming, pe *pendingEvent) error {
 	}
 	if conflict {
 		var err error
-		if cited, err = b.between(p, pe, known, cited); err != nil {
+		if cited, err = b.resolveMembers(p, pe, known, cited); err != nil {
 			return err
 		}
 	}
 	for key, ref := range cited {
 		if key.Type == typeMember && ref != known[key] {
-			in.found = append(in.found, ref)
+			in.cited = append(in.cited, ref)
 		}
 	}
-	pe.before = pe.before.over(in.found...)
+	pe.before = pe.before.over(in.cited...)
 	return nil
 }
 
-// refTo is an entry of a state for an event that is stored or part of the batch.
+// refTo returns the entry of a state for an event that is stored or part of the batch.
 func refTo(p *pastReader, e *Event) stateRef {
 	key, _ := e.StateKey()
 	ref := stateRef{key: pdu.StateKey{Type: e.Type(), Key: key}, pos: e.Pos}
@@ -62,8 +62,8 @@ func refTo(p *pastReader, e *Event) stateRef {
 	return ref
 }
 
-// between resolves two notions of some members, in the light of the rest of what allows an event.
-func (b *batch) between(p *pastReader, pe *pendingEvent, known, cited state) (state, error) {
+// resolveMembers resolves two states that have only some members, with the create event, power levels and join rules before an event.
+func (b *batch) resolveMembers(p *pastReader, pe *pendingEvent, known, cited state) (state, error) {
 	for _, typ := range []string{typeCreate, typePowerLevels, typeJoinRules} {
 		key := pdu.StateKey{Type: typ}
 		ref, found, err := pe.before.find(p.tx, key)
@@ -77,9 +77,9 @@ func (b *batch) between(p *pastReader, pe *pendingEvent, known, cited state) (st
 	return p.resolveStates([]state{known, cited})
 }
 
-// adoptFound makes the members that an event on the head brought to light part of the current state.
-func (b *batch) adoptFound(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent) error {
-	for _, ref := range in.found {
+// addCitedToHead adds the members that an event on the head cites to the current state.
+func (b *batch) addCitedToHead(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent) error {
+	for _, ref := range in.cited {
 		e, err := p.of(ref)
 		if err != nil {
 			return err

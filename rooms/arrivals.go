@@ -1,0 +1,320 @@
+package rooms
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// incoming is a verified event of another server on its way into the room.
+type incoming struct {
+	*pdu.Event
+	relay bool // this server passes it on to the other servers
+	asked bool // this server asked for it; nobody sent it
+
+	unverified bool  // its signature cannot be checked: the event is undecided
+	noAuth     bool  // one of its auth events cannot be fetched: the event is undecided
+	followed   bool  // a valid event follows it: the event is kept even if it is undecided
+	elsewhere  bool  // it cites an event of another room
+	refused    error // why the room's policy server has not signed it
+
+	fetchedAfter map[id.EventID]state // the states after prev_events that are not stored, as another server gave them
+	behind       []id.EventID         // those of these prev_events that precede this server's join
+
+	cited []stateRef // members that the event cites and that a partial-state room did not know
+
+	lookup
+	historical
+}
+
+// lookup is what is read from the database before an event is placed. None of it depends on the room's head.
+type lookup struct {
+	sender  int64  // NID
+	target  int64  // NID of the user that a member event is about
+	outlier *Event // the event as it is stored as an outlier, if it is
+
+	relation   *relation
+	threadRoot storage.Pos
+
+	redacted     *Event    // the target of an m.room.redaction; nil if it is not stored
+	purgedSender id.UserID // the sender of the target, if the target was purged
+
+	awaited    bool               // redactions of this event arrived before it;
+	earlier    []earlierRedaction // the valid ones
+	redactedBy storage.Pos        // the first of those, if the event is stored in its redacted form
+
+	late      bool  // events that follow it arrived before it,
+	lateOrder int64 // the first of them at this order
+}
+
+// historical is what else is needed to place an event of the history.
+type historical struct {
+	order         int64        // its place in the timeline
+	fetchedBefore state        // the state before it, as another server gave it; nil if its prev_events are stored
+	base          int64        // a snapshot that does not differ much from that state
+	missing       []id.EventID // prev_events that are not stored
+}
+
+// storedEvents remembers which events of a room are stored, as far as they were looked up.
+type storedEvents struct {
+	svc  *Service
+	room *Room
+
+	known     map[id.EventID]*Event
+	absent    map[id.EventID]bool // looked up and not stored
+	elsewhere map[id.EventID]bool // of another room
+}
+
+func newStoredEvents(r *Room) *storedEvents {
+	return &storedEvents{svc: r.svc, room: r, known: map[id.EventID]*Event{}, absent: map[id.EventID]bool{}, elsewhere: map[id.EventID]bool{}}
+}
+
+// find looks up events, unless that was done before.
+func (s *storedEvents) find(ctx context.Context, ids []id.EventID) error {
+	var unknown []id.EventID
+	for _, eventID := range ids {
+		if s.known[eventID] == nil && !s.absent[eventID] {
+			s.absent[eventID] = true
+			unknown = append(unknown, eventID)
+		}
+	}
+	return s.read(ctx, unknown)
+}
+
+// read looks up events, whether or not that was done before.
+func (s *storedEvents) read(ctx context.Context, ids []id.EventID) error {
+	found, err := s.svc.stored(ctx, s.room, ids)
+	for eventID, e := range found {
+		s.known[eventID] = e
+	}
+	return err
+}
+
+// forget makes find look again for everything.
+func (s *storedEvents) forget() {
+	clear(s.known)
+	clear(s.absent)
+}
+
+// isPlaced reports whether an event is stored as part of the graph.
+func (s *storedEvents) isPlaced(eventID id.EventID) bool {
+	e := s.known[eventID]
+	return e != nil && placed(e)
+}
+
+// placed reports whether a stored event is part of the graph, accepted or not, rather than an outlier.
+func placed(e *Event) bool { return e.Flags&storage.OutlierEvent == 0 }
+
+// unknownOf returns the events that are not in known.
+func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.EventID) {
+	for _, eventID := range ids {
+		if known[eventID] == nil {
+			unknown = append(unknown, eventID)
+		}
+	}
+	return unknown
+}
+
+// arrivals are events from one server on their way into one room, and what has become of them.
+//
+// Their way has two steps. In the first, a gathering asks other servers for what the events lack: missing events, states and auth events. In
+// the second, a placing authorises and stores them under the room's receiving slot and asks nobody. Events that lack nothing skip the first.
+type arrivals struct {
+	*storedEvents
+	origin string // the server that the events come from, "" if there is not just one
+
+	waiting  map[id.EventID]*incoming // verified, and not placed yet
+	unproven map[id.EventID]*incoming // with a signature that cannot be checked; see admitUnproven
+	copies   map[id.EventID]*incoming // verified copies of events that are stored as undecided
+	history  *ancestry                // what precedes this server's join; nil until it is needed
+
+	results map[id.EventID]error
+	lost    bool // an event could not be authorised, and may be when it comes again
+}
+
+func newArrivals(r *Room, origin string) *arrivals {
+	return &arrivals{
+		storedEvents: newStoredEvents(r), origin: origin,
+		waiting: map[id.EventID]*incoming{}, unproven: map[id.EventID]*incoming{}, copies: map[id.EventID]*incoming{}, results: map[id.EventID]error{},
+	}
+}
+
+// lookUpStored looks up the waiting events and those that they name. Events that are already part of the graph stop waiting.
+func (a *arrivals) lookUpStored(ctx context.Context) error {
+	a.admitUnproven()
+	var ids []id.EventID
+	for eventID, e := range a.waiting {
+		ids = append(append(append(ids, eventID), e.PrevEvents()...), e.AuthEvents()...)
+	}
+	if err := a.find(ctx, ids); err != nil {
+		return err
+	}
+	for eventID, w := range a.waiting {
+		e := a.known[eventID]
+		switch {
+		case e == nil:
+		case !placed(e):
+			if w.unverified && outlierOf(e) != nil { // its signature was good when it was stored
+				w.Event, w.unverified = e.Event, false
+			}
+		case e.undecided() && !w.unverified:
+			a.copies[eventID] = w
+			delete(a.waiting, eventID)
+		default:
+			a.finish(eventID, earlierRefusal(e))
+			received.WithLabelValues("known").Inc()
+		}
+	}
+	return nil
+}
+
+// lookUpAgain is lookUpStored for when others may have stored since what was missing.
+func (a *arrivals) lookUpAgain(ctx context.Context) error {
+	a.forget()
+	if err := a.lookUpStored(ctx); err != nil {
+		return err
+	}
+	for _, e := range a.waiting {
+		for prev := range e.fetchedAfter {
+			if a.isPlaced(prev) {
+				delete(e.fetchedAfter, prev)
+			}
+		}
+		if len(e.fetchedAfter) == 0 {
+			e.fetchedAfter = nil
+		}
+	}
+	return nil
+}
+
+var (
+	errRejectedBefore = errors.New("the event was rejected before")
+	errNoAuthEvent    = errors.New("an auth event cannot be fetched")
+	errNoPrevEvent    = errors.New("an event before it cannot be fetched")
+)
+
+// earlierRefusal returns why a stored event was not accepted, nil if it was.
+func earlierRefusal(e *Event) error {
+	switch {
+	case e.undecided():
+		return errUndecided
+	case e.Flags&storage.RejectedEvent != 0:
+		return errRejectedBefore
+	}
+	return nil
+}
+
+// isTemporary reports whether err means that an event cannot be authorised yet.
+func isTemporary(err error) bool {
+	return errors.Is(err, errNoPrevEvent) || errors.Is(err, errNoAuthEvent) || errors.Is(err, errUndecided)
+}
+
+// finish records what has become of an event. Its sender does not learn that something which the event names cannot be fetched: it may still
+// come, and the event with it.
+func (a *arrivals) finish(eventID id.EventID, err error) {
+	e := a.waiting[eventID]
+	delete(a.waiting, eventID)
+	if e != nil && e.unverified { // nobody waits for the answer
+		return
+	}
+	if isTemporary(err) {
+		a.lost, err = true, nil
+	}
+	a.results[eventID] = err
+}
+
+// has reports whether an event is part of the graph, or waits to become so.
+func (a *arrivals) has(eventID id.EventID) bool {
+	return a.waiting[eventID] != nil || a.isPlaced(eventID)
+}
+
+// lacksState reports whether a prev_event is missing and the state after it is not known either.
+func (a *arrivals) lacksState(e *incoming, prev id.EventID) bool {
+	return !a.has(prev) && e.fetchedAfter[prev] == nil && !a.knownFromJoin(e, prev)
+}
+
+// lackingState lists the waiting events with such a prev_event, in the order of depth.
+func (a *arrivals) lackingState() (out []*incoming) {
+	for _, e := range a.waiting {
+		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return a.lacksState(e, prev) }) {
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, byDepth)
+	return out
+}
+
+// refuseLackingState refuses the events that lackingState lists, and those that follow them.
+func (a *arrivals) refuseLackingState() {
+	followers := map[id.EventID][]id.EventID{}
+	var lost []id.EventID
+	for eventID, e := range a.waiting {
+		for _, prev := range e.PrevEvents() {
+			followers[prev] = append(followers[prev], eventID)
+			if a.lacksState(e, prev) {
+				lost = append(lost, eventID)
+			}
+		}
+	}
+	for len(lost) > 0 {
+		eventID := lost[0]
+		lost = lost[1:]
+		if a.waiting[eventID] == nil {
+			continue
+		}
+		a.finish(eventID, errNoPrevEvent)
+		received.WithLabelValues("refused").Inc()
+		lost = append(lost, followers[eventID]...)
+	}
+}
+
+// lackingAuth returns a waiting event that cannot be authorised because one of its auth events is missing; nil if there is none.
+func (a *arrivals) lackingAuth() *incoming {
+	var ids []id.EventID
+	for eventID := range a.waiting {
+		ids = append(ids, eventID)
+	}
+	slices.Sort(ids)
+	for _, eventID := range ids {
+		if e := a.waiting[eventID]; !e.unverified && !e.noAuth && len(a.missingAuth(e)) > 0 {
+			return e
+		}
+	}
+	return nil
+}
+
+// missingAuth lists the auth events of an event that are neither stored nor waiting. It lists none if another auth event was rejected: then the
+// event is rejected too.
+func (a *arrivals) missingAuth(e *incoming) (ids []id.EventID) {
+	for _, auth := range e.AuthEvents() {
+		known := a.known[auth]
+		switch {
+		case a.elsewhere[auth], known != nil && errors.Is(earlierRefusal(known.asAuth()), errRejectedBefore):
+			return nil
+		case known == nil && a.waiting[auth] == nil:
+			ids = append(ids, auth)
+		}
+	}
+	return ids
+}
+
+// markFollowed marks the waiting events that other waiting events follow: each of the latter is valid, or followed by a valid event.
+func (a *arrivals) markFollowed() {
+	for _, e := range a.waiting {
+		for _, prev := range e.PrevEvents() {
+			if before := a.waiting[prev]; before != nil && before != e {
+				before.followed = true
+			}
+		}
+	}
+}
+
+func byDepth(a, b *incoming) int {
+	return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.OriginServerTS(), b.OriginServerTS()), cmp.Compare(a.ID(), b.ID()))
+}

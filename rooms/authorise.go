@@ -1,0 +1,259 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms/eventauth"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// softFailed is a verdict of checks 6 and 7. A verdict of checks 4 and 5 is an *eventauth.Rejection or errUndecided.
+type softFailed struct{ error }
+
+func (s softFailed) Unwrap() error { return s.error }
+
+// addForeign adds an event of another server to the batch after checks 4 to 7. A rejected event becomes part of the graph too, flagged, so that
+// nobody asks for it again; the verdict is not nil then, and the batch is good. An undecided event that no valid event follows is not added:
+// errUndecided is the error then.
+func (b *batch) addForeign(ctx context.Context, in *incoming) (verdict, err error) {
+	pe := b.received(in)
+	onHead := in.fetchedAfter == nil && b.followsHead(in.PrevEvents())
+	inMemory := false
+	if onHead {
+		pe.before = b.room.next.snapshot
+		verdict, err = b.authoriseOnHead(in)
+		inMemory = !errors.Is(err, errNeedTx)
+	}
+	switch {
+	case !inMemory:
+		err = b.room.settled(ctx, func(tx *storage.Tx) (err error) {
+			p := newPastReader(b.room, tx, b.events, b.facts())
+			if verdict, err = b.authorise(p, in, pe, onHead); err != nil {
+				return err
+			}
+			if errors.Is(verdict, errUndecided) && !in.followed {
+				return verdict
+			}
+			return b.applyVerdict(ctx, p, in, pe, verdict, onHead)
+		})
+	case err == nil:
+		err = b.applyVerdict(ctx, nil, in, pe, verdict, true)
+	}
+	if err != nil {
+		return verdict, err
+	}
+	b.events = append(b.events, pe)
+	return verdict, b.reveal(in, pe)
+}
+
+// received returns an event of another server in the form in which it is added to the batch.
+func (b *batch) received(in *incoming) *pendingEvent {
+	pe := &pendingEvent{Event: &Event{
+		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,
+	}, relation: in.relation, outgoing: in.relay, late: in.late, awaited: in.awaited}
+	if in.Type() == typeDummy {
+		pe.Flags |= storage.DummyEvent
+	}
+	return pe
+}
+
+// followsHead reports whether prev_events are exactly the room's forward extremities.
+func (b *batch) followsHead(prev []id.EventID) bool {
+	heads := b.room.next.extremities
+	if len(prev) != len(heads) || len(heads) == 0 {
+		return false
+	}
+	for _, x := range heads {
+		if !slices.Contains(prev, x.id) {
+			return false
+		}
+	}
+	return true
+}
+
+// authoriseOnHead does checks 4 to 7 from memory for an event that follows the forward extremities and cites the auth events that the current
+// state has: then checks 4 to 6 are the same. It returns errNeedTx if the event does not.
+func (b *batch) authoriseOnHead(in *incoming) (verdict, err error) {
+	if in.unverified || in.noAuth || in.elsewhere {
+		return nil, errNeedTx
+	}
+	now := &view{r: b.room}
+	cited := in.AuthEvents()
+	n := 0
+	for _, k := range eventauth.AuthKeys(b.room.version, in.Event) {
+		e := now.Get(k.Type, k.Key)
+		if now.err != nil {
+			return nil, now.err
+		}
+		if e == nil {
+			continue
+		}
+		if n++; !slices.Contains(cited, e.ID()) {
+			return nil, errNeedTx
+		}
+	}
+	if n != len(cited) {
+		return nil, errNeedTx
+	}
+	if verdict = eventauth.Check(b.room.version, in.Event, now); verdict != nil || now.err != nil {
+		return verdict, now.err
+	}
+	return checkPolicyServer(nil, in, nil)
+}
+
+// authorise does checks 4 to 7 for an event of which the database must be asked. It sets the state before the event, unless the event follows the
+// head, where that is known.
+func (b *batch) authorise(p *pastReader, in *incoming, pe *pendingEvent, onHead bool) (verdict, err error) {
+	verdict, err = b.checkAuthEvents(p, in) // 4
+	if err != nil {
+		return nil, err
+	}
+	if !onHead {
+		if pe.before, err = b.stateBefore(p, in); err != nil {
+			return nil, err
+		}
+	}
+	if verdict == nil && len(in.PrevEvents()) == 0 {
+		verdict = &eventauth.Rejection{Rule: "1.1", Msg: "only the create event has no prev_events"}
+	}
+	if verdict == nil && p.partial {
+		if err := b.addCitedMembers(p, in, pe); err != nil {
+			return nil, err
+		}
+	}
+	if verdict == nil {
+		verdict, err = checkStateBefore(p, in.Event, pe.before) // 5
+	}
+	if verdict == nil && err == nil && !onHead && !p.partial {
+		verdict, err = b.checkCurrentState(in.Event) // 6
+	}
+	if verdict == nil && err == nil && onHead {
+		return checkPolicyServer(nil, in, nil) // 7
+	}
+	if verdict == nil && err == nil {
+		return checkPolicyServer(p, in, pe.before) // 7
+	}
+	return verdict, err
+}
+
+// checkAuthEvents is check 4: the auth rules based on the event's auth events. The verdict is errUndecided if they cannot be asked yet.
+func (b *batch) checkAuthEvents(p *pastReader, in *incoming) (verdict, err error) {
+	auth, verdict, err := b.authStateOf(p, in)
+	if verdict == nil && err == nil {
+		verdict = eventauth.Check(b.room.version, in.Event, auth)
+	}
+	return verdict, err
+}
+
+// checkStateBefore is check 5: the auth rules based on the state before the event.
+func checkStateBefore(p *pastReader, e *pdu.Event, before *snapshot) (verdict, err error) {
+	v := &pastView{p: p, s: before}
+	verdict = eventauth.Check(p.r.version, e, v)
+	if v.err != nil {
+		return nil, v.err
+	}
+	return verdict, nil
+}
+
+// checkCurrentState is check 6: the auth rules based on the room's current state.
+func (b *batch) checkCurrentState(e *pdu.Event) (verdict, err error) {
+	now := &view{r: b.room}
+	refused := eventauth.Check(b.room.version, e, now)
+	if now.err != nil {
+		return nil, now.err
+	}
+	if refused != nil {
+		return softFailed{refused}, nil
+	}
+	return nil, nil
+}
+
+// authStateOf returns the auth events of an event as a state, and a verdict on their list: errUndecided means that the event cannot be authorised
+// yet.
+func (b *batch) authStateOf(p *pastReader, in *incoming) (auth eventauth.StateMap, verdict, err error) {
+	switch {
+	case in.unverified, in.noAuth:
+		return nil, errUndecided, nil
+	case in.elsewhere:
+		return nil, &eventauth.Rejection{Rule: "2", Msg: "an auth event is of another room"}, nil
+	}
+	if err := p.load(in.AuthEvents()); err != nil {
+		return nil, nil, err
+	}
+	auth = eventauth.StateMap{}
+	events := make([]*pdu.Event, 0, len(in.AuthEvents()))
+	var missing error
+	var undecided, rejected bool
+	for _, eventID := range in.AuthEvents() {
+		e, err := p.event(eventID)
+		if err != nil {
+			return nil, nil, err
+		}
+		if e == nil {
+			missing = fmt.Errorf("%w: %s", errNoAuthEvent, eventID)
+			continue
+		}
+		switch e = e.asAuth(); {
+		case e.undecided():
+			undecided = true
+		case e.Flags&storage.RejectedEvent != 0:
+			rejected = true
+		}
+		events = append(events, e.Event)
+		if key, isState := e.StateKey(); isState {
+			auth[pdu.StateKey{Type: e.Type(), Key: key}] = e.Event
+		}
+	}
+	switch {
+	case rejected: // whatever the others are
+		return auth, &eventauth.Rejection{Rule: "2.3", Msg: "an auth event was rejected"}, nil
+	case missing != nil:
+		return nil, nil, missing
+	case undecided:
+		return auth, errUndecided, nil
+	}
+	if refused := eventauth.CheckAuthEvents(in.Event, events); refused != nil {
+		return auth, refused, nil
+	}
+	if b.room.version.RoomIDIsCreateHash {
+		create, err := b.room.provisionalState(typeCreate, "")
+		if err != nil || create == nil {
+			return auth, nil, err
+		}
+		auth[pdu.StateKey{Type: typeCreate}] = create.Event
+	}
+	return auth, nil, nil
+}
+
+// stateBefore returns the state before an event: the states after its prev_events, resolved into one.
+func (b *batch) stateBefore(p *pastReader, in *incoming) (*snapshot, error) {
+	if s, err := p.bridge(in.PrevEvents()); s != nil || err != nil {
+		return s, err
+	}
+	var points []*snapshot
+	for _, prev := range in.PrevEvents() {
+		s, err := p.after(prev)
+		if err != nil {
+			return nil, err
+		}
+		if fetched := in.fetchedAfter[prev]; s == nil && fetched != nil {
+			if s, err = snapshotOf(p, b.room.next.snapshot, fetched); err != nil {
+				return nil, err
+			}
+		}
+		if s == nil {
+			return nil, fmt.Errorf("%w: %s", errNoPrevEvent, prev)
+		}
+		points = append(points, s)
+	}
+	if len(points) == 0 {
+		return &snapshot{}, nil
+	}
+	return resolvedSnapshot(p, points)
+}

@@ -1,0 +1,133 @@
+package rooms
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// maxAuthServers bounds the servers that are asked for the auth events of one event, the origin among them.
+const maxAuthServers = 4
+
+// gatherAuthEvents asks for the auth chains of waiting events that cite an event which is neither stored nor waiting. Events whose auth events
+// cannot be fetched are undecided.
+func (g *gathering) gatherAuthEvents(ctx context.Context) error {
+	if g.from.remote == nil {
+		return nil
+	}
+	g.markFollowed()
+	for {
+		e := g.lackingAuth()
+		if e == nil {
+			return nil
+		}
+		if err := g.gatherAuthEventsOf(ctx, e); err != nil {
+			return err
+		}
+		if len(g.missingAuth(e)) > 0 {
+			g.leaveUndecided(e)
+		}
+	}
+}
+
+// leaveUndecided marks an event as undecided because an auth event cannot be fetched. The event is dropped if no valid event follows it.
+func (g *gathering) leaveUndecided(e *incoming) {
+	if e.noAuth = true; !e.followed {
+		g.finish(e.ID(), errNoAuthEvent)
+		received.WithLabelValues("undecided").Inc()
+	}
+}
+
+// gatherAuthEventsOf asks some servers, the origin first, for the auth chain of an event, and for the auth events that the answer lacks.
+func (g *gathering) gatherAuthEventsOf(ctx context.Context, e *incoming) error {
+	for _, auth := range g.missingAuth(e) {
+		if elsewhere, err := g.isElsewhere(ctx, auth); elsewhere || err != nil {
+			return err
+		}
+	}
+	for _, server := range g.serversFor(e.Sender()) {
+		missing := slices.DeleteFunc(g.missingAuth(e), func(auth id.EventID) bool { return g.unavailable[auth] })
+		if len(missing) == 0 || g.authRequests >= maxAuthFetches {
+			break
+		}
+		g.authRequests++
+		chain, err := g.from.remote.EventAuth(ctx, server, g.room.id, e.ID())
+		if err != nil {
+			g.svc.log.DebugContext(ctx, "an auth chain could not be fetched", "room", g.room.id, "event", e.ID(), "server", server, "err", err)
+		}
+		if err := g.storeCited(ctx, chain); err != nil {
+			return err
+		}
+		if err := g.storeCited(ctx, g.from.fetchEach(ctx, server, g.missingAuth(e))); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	for _, auth := range g.missingAuth(e) {
+		g.unavailable[auth] = true
+	}
+	return nil
+}
+
+// serversFor lists the servers to ask for what an event of a sender needs: the origin, the sender's server, and others in the room.
+func (g *gathering) serversFor(sender id.UserID) []string {
+	if g.from.remote == nil {
+		return nil
+	}
+	servers := slices.DeleteFunc(g.room.historians(sender), func(server string) bool { return server == g.origin })
+	if g.origin != "" {
+		servers = append([]string{g.origin}, servers...)
+	}
+	return servers[:min(len(servers), maxAuthServers)]
+}
+
+// storeCited stores events that were asked for because an event cites them.
+func (g *gathering) storeCited(ctx context.Context, raws []json.RawMessage) error {
+	g.noteElsewhere(ctx, raws)
+	return g.from.storeOutliers(ctx, raws)
+}
+
+// isElsewhere reports whether a cited event is known to be of another room.
+func (g *gathering) isElsewhere(ctx context.Context, eventID id.EventID) (found bool, err error) {
+	if g.elsewhere[eventID] {
+		return true, nil
+	}
+	err = g.svc.db.Read(ctx, func(tx *storage.Tx) error {
+		row, stored, err := tx.EventAnywhere(string(eventID))
+		found = stored && row.Room != g.room.nid
+		return err
+	})
+	if found {
+		g.elsewhere[eventID] = true
+	}
+	return found, err
+}
+
+// noteElsewhere remembers which events of an answer are of another room. In room versions where servers choose the event IDs, such an event
+// must be signed.
+func (g *gathering) noteElsewhere(ctx context.Context, raws []json.RawMessage) {
+	v := g.room.version
+	for _, raw := range raws {
+		if room, ok := canonjson.Get(raw, "room_id"); !ok || jsonString(room) == string(g.room.id) {
+			continue
+		}
+		e, err := pdu.Parse(v, raw)
+		if err != nil || e.RoomID() == g.room.id {
+			continue
+		}
+		if v.EventIDFormat == pdu.EventIDFromServer {
+			if events, _ := g.svc.verify(ctx, v, []json.RawMessage{raw}); events[0] == nil {
+				continue
+			}
+		}
+		g.elsewhere[e.ID()] = true
+	}
+}

@@ -1,0 +1,318 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/mxerr"
+	"ebb/rooms/eventauth"
+	"ebb/rooms/pdu"
+	"ebb/rooms/stateres"
+	"ebb/storage"
+)
+
+const (
+	// placeChunk is how many events become one write.
+	placeChunk = 50
+	// manyExtremities is the number of forward extremities from which on a dummy event merges them.
+	manyExtremities = 10
+)
+
+// placing is the second step of arrivals: it authorises and stores the waiting events, each after those that it names. The room's receiving slot
+// is held, and no other server is asked for anything.
+type placing struct{ *arrivals }
+
+func newPlacing(a *arrivals) *placing { return &placing{a} }
+
+// placeAll places the waiting events.
+func (p *placing) placeAll(ctx context.Context) error {
+	p.markFollowed()
+	for len(p.waiting) > 0 {
+		ready := p.inOrder()
+		if len(ready) == 0 {
+			p.refuseBlocked()
+			continue
+		}
+		for part := range slices.Chunk(ready, placeChunk) {
+			if err := p.placeChunk(ctx, part); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// refuseBlocked refuses events none of which can be placed. They follow missing events, or each other in a circle: in old room versions servers
+// choose the IDs, and auth events may be wrong in any version.
+func (p *placing) refuseBlocked() {
+	if len(p.lackingState()) > 0 {
+		p.refuseLackingState()
+		return
+	}
+	for eventID := range p.waiting {
+		p.finish(eventID, errors.New("the event precedes itself"))
+	}
+}
+
+// inOrder lists the waiting events that can be placed, each after its prev_events and auth events. Among those that can be next, the one of the
+// smallest depth is.
+func (p *placing) inOrder() (out []*incoming) {
+	open := map[id.EventID]int{} // events that must come first
+	followers := map[id.EventID][]*incoming{}
+	var next []*incoming // sorted, the first last
+	enter := func(e *incoming) {
+		at, _ := slices.BinarySearchFunc(next, e, func(a, b *incoming) int { return -byDepth(a, b) })
+		next = slices.Insert(next, at, e)
+	}
+	for _, e := range p.waiting {
+		first, possible := p.before(e)
+		if !possible {
+			continue
+		}
+		for _, b := range first {
+			followers[b] = append(followers[b], e)
+		}
+		if open[e.ID()] = len(first); len(first) == 0 {
+			enter(e)
+		}
+	}
+	for len(next) > 0 {
+		e := next[len(next)-1]
+		next = next[:len(next)-1]
+		out = append(out, e)
+		for _, f := range followers[e.ID()] {
+			if open[f.ID()]--; open[f.ID()] == 0 {
+				enter(f)
+			}
+		}
+	}
+	return out
+}
+
+// before lists the waiting events that must be placed before an event. It returns false if a prev_event is missing and the state after it is not
+// known.
+func (p *placing) before(e *incoming) (first []id.EventID, possible bool) {
+	add := func(eventID id.EventID) {
+		if !slices.Contains(first, eventID) {
+			first = append(first, eventID)
+		}
+	}
+	for _, auth := range e.AuthEvents() {
+		if p.waiting[auth] != nil && auth != e.ID() {
+			add(auth)
+		}
+	}
+	for _, prev := range e.PrevEvents() {
+		switch {
+		case p.isPlaced(prev), e.fetchedAfter[prev] != nil, e.fetchedBefore != nil, p.waiting[prev] == nil && p.knownFromJoin(e, prev):
+		case p.waiting[prev] != nil:
+			add(prev)
+		default:
+			return nil, false
+		}
+	}
+	return first, true
+}
+
+// placeChunk places events that are in order, in one write if possible.
+func (p *placing) placeChunk(ctx context.Context, events []*incoming) error {
+	for len(events) > 0 {
+		n, err := p.lookUp(ctx, events)
+		if err != nil {
+			return err
+		}
+		if err := p.placeTogether(ctx, events[:n]); err != nil {
+			return err
+		}
+		events = events[n:]
+	}
+	return nil
+}
+
+var errUnjudged = errors.New("the event cannot be authorised here")
+
+// placeTogether places events in one write. If that fails they are placed one by one: an event that cannot be authorised, for example because
+// the state resolution would be too large, must not keep others out.
+func (p *placing) placeTogether(ctx context.Context, events []*incoming) error {
+	err := p.writeTogether(ctx, events)
+	if err == nil || ctx.Err() != nil || errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
+		return err
+	}
+	if len(events) == 1 {
+		level := slog.LevelError
+		if errors.Is(err, stateres.ErrTooLarge) { // others have caused it
+			level = slog.LevelInfo
+		}
+		p.svc.log.Log(ctx, level, "an event cannot be authorised", "room", p.room.id, "event", events[0].ID(), "err", err)
+		received.WithLabelValues("refused").Inc()
+		p.finish(events[0].ID(), errUnjudged)
+		p.lost = p.lost || !errors.Is(err, stateres.ErrTooLarge) // that will be so the next time too
+		return nil
+	}
+	for _, e := range events {
+		if err := p.placeTogether(ctx, []*incoming{e}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeTogether places events in one write or fails.
+func (p *placing) writeTogether(ctx context.Context, events []*incoming) error {
+	verdicts := make([]error, len(events))
+	var added []*Event
+	err := p.svc.change(ctx, p.room.id, func(b *batch) error {
+		added = added[:0]
+		for i, e := range events {
+			verdict, err := b.addForeign(ctx, e)
+			if isTemporary(err) {
+				verdict, err = err, nil
+			}
+			if err != nil {
+				return err
+			}
+			verdicts[i] = verdict
+		}
+		for _, e := range b.events {
+			added = append(added, e.Event)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range added {
+		p.known[e.ID()] = e
+	}
+	for i, e := range events {
+		p.record(e.ID(), verdicts[i])
+	}
+	return nil
+}
+
+// record records the verdict on an event. The sender does not learn of a soft failure: the event is part of the graph.
+func (p *placing) record(eventID id.EventID, verdict error) {
+	var soft softFailed
+	var rejection *eventauth.Rejection
+	result := "refused"
+	switch {
+	case errors.Is(verdict, errUndecided):
+		result = "undecided"
+	case verdict == nil:
+		result = "accepted"
+	case errors.As(verdict, &soft):
+		result, verdict = "soft_failed", nil
+	case errors.As(verdict, &rejection):
+		result = "rejected"
+	}
+	received.WithLabelValues(result).Inc()
+	p.finish(eventID, verdict)
+}
+
+// lookUp reads what placing the first n events needs and returns n. An event is left for the next write if it relates to one of them, or if one
+// of them is a redaction that it redacts or that redacts it.
+func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err error) {
+	listed, redacted := map[id.EventID]bool{}, map[id.EventID]bool{}
+	for n, e := range events {
+		e.relation = relationOf(e.Content())
+		if e.relation != nil && listed[e.relation.parent] || listed[e.Redacts()] || redacted[e.ID()] {
+			return n, nil
+		}
+		listed[e.ID()], redacted[e.Redacts()] = true, true
+		if known := p.known[e.ID()]; known != nil {
+			e.outlier = outlierOf(known)
+		}
+		e.elsewhere = slices.ContainsFunc(e.AuthEvents(), func(auth id.EventID) bool { return p.elsewhere[auth] })
+		if err := p.room.lookUp(ctx, e); err != nil {
+			return 0, err
+		}
+	}
+	return len(events), nil
+}
+
+// lookedUp returns an event as incoming, with what is needed to place it.
+func (r *Room) lookedUp(ctx context.Context, e *pdu.Event) (*incoming, error) {
+	in := &incoming{Event: e, lookup: lookup{relation: relationOf(e.Content())}}
+	return in, r.lookUp(ctx, in)
+}
+
+// lookUp finds the users and the other events that an event concerns.
+func (r *Room) lookUp(ctx context.Context, e *incoming) (err error) {
+	if e.sender, err = r.svc.UserNID(ctx, e.Sender()); err != nil {
+		return err
+	}
+	if key, isState := e.StateKey(); isState && e.Type() == typeMember {
+		if e.target, err = r.svc.UserNID(ctx, id.UserID(key)); err != nil {
+			return err
+		}
+	}
+	if e.relation != nil {
+		parent, err := r.FindEvent(ctx, e.relation.parent)
+		if err != nil {
+			return err
+		}
+		if parent != nil && !parent.Hidden() {
+			e.threadRoot = parent.ThreadRoot
+			if e.relation.relType == relThread && relationOf(parent.Content()) == nil {
+				e.threadRoot = parent.Pos
+			}
+		}
+	}
+	if e.Type() == typeRedaction && e.Redacts() != "" {
+		if e.redacted, e.purgedSender, err = r.lookUpTarget(ctx, e.Redacts()); err != nil {
+			return err
+		}
+	}
+	return r.lookUpEarlier(ctx, e)
+}
+
+// lookUpEarlier finds events that arrived before an event although they follow it, and redactions of it that did.
+func (r *Room) lookUpEarlier(ctx context.Context, e *incoming) error {
+	return r.svc.db.ReadInner(ctx, func(tx *storage.Tx) error {
+		var err error
+		if e.lateOrder, e.late, err = tx.MissingBefore(r.nid, string(e.ID())); err != nil {
+			return err
+		}
+		return r.lookUpEarlierRedactions(tx, e)
+	})
+}
+
+// extremityIDs returns the room's forward extremities.
+func (r *Room) extremityIDs() []id.EventID {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	ids := make([]id.EventID, len(r.head.extremities))
+	for i, x := range r.head.extremities {
+		ids[i] = x.id
+	}
+	return ids
+}
+
+// mergeExtremities has a user of this server send a dummy event if the room has many forward extremities: until an event cites them all, each
+// event costs a resolution of the states after them.
+func (s *Service) mergeExtremities(ctx context.Context, r *Room) error {
+	if len(r.extremityIDs()) < manyExtremities {
+		return nil
+	}
+	for _, m := range r.Members(Join) {
+		if !s.IsLocal(m.User) || r.Levels().UserLevel(m.User) < r.Levels().EventLevel(typeDummy, false) {
+			continue
+		}
+		err := s.change(ctx, r.id, func(b *batch) error {
+			_, err := b.add(proto{typ: typeDummy, sender: Sender{NID: m.NID, ID: m.User}, content: []byte(`{}`)})
+			if mxerr.Code(err) == mxerr.CodeForbidden { // a moment ago the user could
+				return nil
+			}
+			return err
+		})
+		if errors.Is(err, errPolicy) { // the extremities stay
+			return nil
+		}
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// placeHistory stores the waiting events before the event at an order of the timeline, each after its prev_events. It returns how many it stored.
+func (p *placing) placeHistory(ctx context.Context, above int64) (stored int, err error) {
+	if err := p.lookUpAgain(ctx); err != nil {
+		return 0, err
+	}
+	q, err := p.svc.question(ctx, p.room, above) // others may have filled it
+	if err != nil || q.above == nil {
+		return 0, err
+	}
+	ready := p.inOrder()
+	for _, e := range ready {
+		e.missing = slices.DeleteFunc(slices.Clone(e.PrevEvents()), p.has)
+	}
+	if err := q.arrange(ready); err != nil {
+		return 0, err
+	}
+	for len(ready) > 0 {
+		n, err := p.lookUp(ctx, ready)
+		if err != nil {
+			return stored, err
+		}
+		m, err := p.writeHistory(ctx, ready[:n])
+		if err != nil {
+			return stored, err
+		}
+		stored, ready = stored+m, ready[n:]
+	}
+	return stored, nil
+}
+
+var errNoSpace = errors.New("there is no space left in the timeline")
+
+// arrange gives events, which are in order, their places in the timeline: each below all that are deeper. Where a graph forks its branches are
+// fetched one after the other, and an event must not be placed above one that follows it and is still missing.
+func (q *question) arrange(events []*incoming) error {
+	slots := make([][]*incoming, len(q.line)) // below each event of the line
+	lowest := len(q.line) - 2                 // nothing is placed below the last one
+	for i := len(events) - 1; i >= 0; i-- {
+		e := events[i]
+		at := 0
+		for below := 1; below <= lowest; below++ {
+			if q.line[below].depth > e.Depth() {
+				at = below
+			}
+		}
+		for at <= lowest && q.space(at) <= int64(len(slots[at])) {
+			at++
+		}
+		if at > lowest {
+			return errNoSpace
+		}
+		slots[at] = append(slots[at], e)
+		e.base = q.above.Snapshot
+	}
+	for at, slot := range slots {
+		if len(slot) == 0 {
+			continue
+		}
+		step := max(1, min(historyStep, q.space(at)/int64(4*len(slot))))
+		for i, e := range slot {
+			e.order = q.line[at].order - step*int64(i+1)
+		}
+	}
+	return nil
+}
+
+// space returns how many events can be placed below the event at an index of the line.
+func (q *question) space(at int) int64 { return q.line[at].order - q.line[at+1].order - 1 }
+
+// writeHistory stores events of the history in one write. They do not change the room's current state.
+func (p *placing) writeHistory(ctx context.Context, events []*incoming) (int, error) {
+	r, err := p.svc.lockRoom(ctx, p.room.id)
+	if err != nil {
+		return 0, err
+	}
+	b := newBatch(r, nil)
+	err = r.settled(ctx, func(tx *storage.Tx) error {
+		past := newPastReader(r, tx, nil, newPastFacts())
+		for _, e := range events {
+			if err := b.addHistory(past, e); err != nil && !isTemporary(err) {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || len(b.events) == 0 {
+		r.writer.Unlock()
+		return 0, err
+	}
+	pending := b.enqueueHistory()
+	r.writer.Unlock()
+	if err := pending.Wait(context.WithoutCancel(ctx)); err != nil {
+		return 0, err
+	}
+	for _, e := range b.events {
+		p.known[e.ID()] = e.Event
+	}
+	return len(b.events), nil
+}
+
+// enqueueHistory hands a batch of events of the history to the committer. The writer lock is held.
+func (b *batch) enqueueHistory() *storage.Pending {
+	r := b.room
+	r.next.queued = b.svc.db.Enqueue(storage.Write{
+		Rooms: []int64{r.nid},
+		Do: func(tx *storage.Tx) error {
+			for _, e := range b.events {
+				if err := b.writeEvent(tx, e); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Committed: func() {
+			c := &Commit{Room: r}
+			c.add(b.svc, b.events)
+			b.svc.commit(c, headFunc(b.applyHistory))
+		},
+	})
+	return r.next.queued
+}
+
+// applyHistory is applyTo for events of the history, which change nothing but the events in memory that they redact.
+func (b *batch) applyHistory(r *Room) {
+	for _, e := range b.events {
+		r.head.undecided = r.head.undecided || e.undecided()
+		if e.redacts != nil {
+			r.replace(e.redacts.target.redactedAs(e.redacts.pruned, e.redacts.by()))
+		}
+		for _, redaction := range e.revealed {
+			r.insert(redaction)
+		}
+	}
+}
+
+// addHistory adds an event of the history to the batch after checks 4 and 5: the current state says nothing about it.
+func (b *batch) addHistory(p *pastReader, in *incoming) error {
+	verdict, err := b.checkAuthEvents(p, in) // 4
+	if err != nil {
+		return err
+	}
+	if errors.Is(verdict, errUndecided) && !in.followed {
+		return verdict
+	}
+	pe := b.received(in)
+	pe.past, pe.head = in.order, &snapshot{}
+	if pe.before, err = b.stateBeforeHistory(p, in); err != nil {
+		return err
+	}
+	if verdict == nil { // 5
+		if verdict, err = checkStateBefore(p, in.Event, pe.before); err != nil {
+			return err
+		}
+	}
+	if pe.after = pe.before; verdict != nil {
+		pe.Flags, pe.relation = pe.Flags|rejectedFlags(verdict), nil
+	}
+	if err := b.finishHistory(p, in, pe); err != nil {
+		return err
+	}
+	if key, isState := in.StateKey(); isState && verdict == nil {
+		pe.after = pe.before.over(stateRef{key: pdu.StateKey{Type: in.Type(), Key: key}, event: pe.Event})
+	}
+	p.queued[in.ID()] = pe
+	b.events = append(b.events, pe)
+	return nil
+}
+
+// stateBeforeHistory returns the state before an event of the history: the one that was fetched, or the one after its prev_events.
+func (b *batch) stateBeforeHistory(p *pastReader, in *incoming) (*snapshot, error) {
+	if in.fetchedBefore == nil {
+		return b.stateBefore(p, in)
+	}
+	base := &snapshot{nid: in.base}
+	if in.base != 0 {
+		var err error
+		if base.length, err = p.tx.SnapshotLength(in.base); err != nil {
+			return nil, err
+		}
+	}
+	return snapshotOf(p, base, in.fetchedBefore)
+}
+
+// finishHistory redacts an event of the history if needed, notes what is missing before it, and applies a redaction. Where messages have expired,
+// what came before is not asked for either.
+func (b *batch) finishHistory(p *pastReader, in *incoming, pe *pendingEvent) error {
+	revealInPlace(in, pe)
+	if err := b.redactIfNeeded(in, pe); err != nil {
+		return err
+	}
+	rejected := pe.Flags&storage.RejectedEvent != 0
+	if !rejected && len(in.missing) > 0 && !b.room.isOver(in.Event, pe.ReceivedTS) {
+		pe.missing = in.missing
+		pe.Flags |= storage.GapEvent
+	}
+	if err := b.noteGaps(p, in, pe); err != nil {
+		return err
+	}
+	if rejected {
+		return nil
+	}
+	return b.applyRedaction(p, in, pe)
+}
