@@ -11,15 +11,15 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// ResolveFiles resolves the states of one room given as JSON, and returns the resolved state as a JSON array of
+// ResolveFiles resolves states of one room that are given as JSON. It returns the resolved state as a JSON array of
 // {type, state_key, event_id}, sorted by type and state key.
 //
-// Each of pdus is a JSON array of PDUs, read leniently: their event_id is taken as given, hashes and signatures are not
-// looked at. With states, each of them is a JSON array of ids of such events, one state set. Without, the PDUs together
-// are the room's graph by prev_events (ones that are not there are passed over): the state after each event comes from
-// the states after its prev_events, and the states after the forward extremities are resolved.
+// Each of pdus is a JSON array of PDUs. They are read leniently: event_id is used as given, and hashes and signatures are not
+// checked. Each of states is a state set, as a JSON array of the IDs of such events. If there are no states, ResolveFiles
+// computes them from the graph that the PDUs form by prev_events, of which unknown ones are ignored: the state after each
+// event follows from the states after its prev_events, and the states after the forward extremities are resolved.
 //
-// An empty version stands for the one that the create event names.
+// If version is empty, the create event determines it.
 func ResolveFiles(version id.RoomVersion, pdus [][]byte, states [][]byte) ([]byte, error) {
 	raws, err := splitAll(pdus)
 	if err != nil {
@@ -64,7 +64,7 @@ func splitAll(files [][]byte) ([]json.RawMessage, error) {
 	return all, nil
 }
 
-// versionNamed returns the room version that the create event names; one that names none is of version 1.
+// versionNamed returns the room version in the create event, version 1 if it has none, or "" if there is no create event.
 func versionNamed(raws []json.RawMessage) id.RoomVersion {
 	for _, raw := range raws {
 		var create struct {
@@ -83,11 +83,11 @@ func versionNamed(raws []json.RawMessage) id.RoomVersion {
 	return ""
 }
 
-// fileRoom is a Store of events in files. None of them counts as rejected.
+// fileRoom is a Store of the events in files.
 type fileRoom struct {
 	v      *pdu.Version
 	events map[id.EventID]*pdu.Event
-	order  []id.EventID // as in the files
+	order  []id.EventID // in the order of the files
 }
 
 func readRoom(v *pdu.Version, raws []json.RawMessage) (*fileRoom, error) {
@@ -105,10 +105,10 @@ func readRoom(v *pdu.Version, raws []json.RawMessage) (*fileRoom, error) {
 	return room, nil
 }
 
-// Event returns an event, or nil if the files do not hold it.
+// Event returns an event, or nil if it is not in the files.
 func (r *fileRoom) Event(eventID id.EventID) *pdu.Event { return r.events[eventID] }
 
-// Rejected is false: what stands in the files is taken as accepted.
+// Rejected returns false: all events in the files count as accepted.
 func (r *fileRoom) Rejected(id.EventID) bool { return false }
 
 func (r *fileRoom) readSets(files [][]byte) ([]StateSet, error) {
@@ -140,8 +140,8 @@ func (r *fileRoom) heads() ([]StateSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	after := make(map[id.EventID]StateSet) // kept until the last child has been there
-	left := make(map[id.EventID]int, len(order))
+	after := make(map[id.EventID]StateSet)       // the states after events that have children left
+	left := make(map[id.EventID]int, len(order)) // the number of children that have not been visited
 	var heads []StateSet
 	for _, eventID := range order {
 		e := r.events[eventID]
@@ -165,7 +165,7 @@ func (r *fileRoom) heads() ([]StateSet, error) {
 	return heads, nil
 }
 
-// stateAfter resolves the states before an event and puts the event on top if it is state.
+// stateAfter returns the state after an event, given the states after its prev_events.
 func (r *fileRoom) stateAfter(e *pdu.Event, before []StateSet) (StateSet, error) {
 	key, isState := e.StateKey()
 	if len(before) == 1 && !isState {
@@ -181,7 +181,7 @@ func (r *fileRoom) stateAfter(e *pdu.Event, before []StateSet) (StateSet, error)
 	return state, nil
 }
 
-// topological returns the events with parents before children, and the children of each.
+// topological returns the events sorted so that parents come before children, and the children of each event.
 func (r *fileRoom) topological() ([]id.EventID, map[id.EventID][]id.EventID, error) {
 	children := make(map[id.EventID][]id.EventID)
 	waiting := make(map[id.EventID]int, len(r.order))
@@ -208,7 +208,7 @@ func (r *fileRoom) topological() ([]id.EventID, map[id.EventID][]id.EventID, err
 	return order, children, nil
 }
 
-// known returns those of the events that the files hold, each once.
+// known returns those of the events that are in the files, without duplicates.
 func (r *fileRoom) known(ids []id.EventID) []id.EventID {
 	var out []id.EventID
 	for _, eventID := range ids {

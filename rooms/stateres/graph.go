@@ -17,35 +17,35 @@ const (
 	typePowerLevels = "m.room.power_levels"
 )
 
-// node is a known event in the auth graph. Unknown events have none.
+// node is an event in the auth graph that the store knows.
 type node struct {
 	event    *pdu.Event
-	auth     []*node // its auth events, read when first asked for
-	authRead bool
+	auth     []*node // the known auth events; see authOf
+	authRead bool    // whether auth has been read
 
-	chains  int  // in how many of the sets' auth chains it is
-	lastSet int  // the set whose chain was walked last through it, counted from 1
-	full    bool // is of the full conflicted set
-	below   bool // is a conflicted event or in the auth chain of one
-	above   bool // is a conflicted event or has one in its auth chain
-	picked  bool // is of the set X of step 1
+	chains  int  // the number of state sets whose auth chains contain the event
+	lastSet int  // the last state set whose auth chain was found to contain it, counted from 1
+	full    bool // part of the full conflicted set
+	below   bool // conflicted or in the auth chain of a conflicted event
+	above   bool // conflicted or with a conflicted event in its auth chain
+	picked  bool // part of the set X of step 1
 }
 
-// graph is the part of a room's auth graph that one resolution has looked at.
+// graph is the part of a room's auth graph that one resolution has read.
 type graph struct {
 	v      *pdu.Version
 	store  Store
 	nodes  map[id.EventID]*node // nil for an event that the store does not know
 	levels map[levelsKey]*eventauth.PowerLevels
-	limit  int  // of nodes
-	full   bool // the limit is exceeded
+	limit  int  // the maximum number of nodes
+	full   bool // more than limit nodes are needed
 }
 
 func newGraph(v *pdu.Version, store Store, limit int) *graph {
 	return &graph{v: v, store: store, limit: limit, nodes: make(map[id.EventID]*node), levels: make(map[levelsKey]*eventauth.PowerLevels)}
 }
 
-// node returns the node of an event, nil if it is not known.
+// node returns the node of an event, nil if the event is unknown or the graph is full.
 func (g *graph) node(eventID id.EventID) *node {
 	n, seen := g.nodes[eventID]
 	if seen {
@@ -76,7 +76,7 @@ func (g *graph) authOf(n *node) []*node {
 	return n.auth
 }
 
-// authEvent returns the auth event of a node with a type and an empty state key, nil if it cites none.
+// authEvent returns the auth event of a node that has the type and an empty state key, nil if there is none.
 func (g *graph) authEvent(n *node, typ string) *node {
 	for _, a := range g.authOf(n) {
 		if a.event.IsStateKey(typ, "") {
@@ -86,8 +86,8 @@ func (g *graph) authEvent(n *node, typ string) *node {
 	return nil
 }
 
-// walk visits what the roots reach over auth events, roots excluded unless they are reached. Each visit says whether
-// to go on beyond that node; the roots are gone beyond in any case.
+// walk calls visit for the auth events of the roots and, where visit returns true, for their auth events in turn. A node may
+// be visited several times.
 func (g *graph) walk(roots []*node, visit func(*node) bool) {
 	stack := slices.Clone(roots)
 	for len(stack) > 0 {
@@ -101,7 +101,7 @@ func (g *graph) walk(roots []*node, visit func(*node) bool) {
 	}
 }
 
-// known returns the nodes of those events that are known.
+// known returns the nodes of the known events.
 func (g *graph) known(ids []id.EventID) []*node {
 	nodes := make([]*node, 0, len(ids))
 	for _, eventID := range ids {
@@ -112,7 +112,7 @@ func (g *graph) known(ids []id.EventID) []*node {
 	return nodes
 }
 
-// markFull finds the full conflicted set and returns it, sorted by event id.
+// markFull marks the full conflicted set and returns it, sorted by event ID.
 //
 // Spec: rooms/v12#definitions
 func (g *graph) markFull(sets []StateSet, agreed StateSet, conflicts []conflict) []*node {
@@ -137,10 +137,10 @@ func (g *graph) markFull(sets []StateSet, agreed StateSet, conflicts []conflict)
 	return full
 }
 
-// markDifference marks the auth difference: what is in the auth chain of some sets and not of all.
+// markDifference marks the auth difference: the events that are in the auth chains of some sets but not of all.
 //
-// What the sets agree on is in all of them, so its auth chain is in every set's. Only the chains of the conflicting
-// entries are walked set by set; the chain of the rest is walked once, and only if something is left to be found in it.
+// The auth chain of the agreed state is part of every set's auth chain. Therefore only the chains of the conflicting entries
+// are walked set by set. The chain of the agreed state is walked once, and only if that can change the result.
 func (g *graph) markDifference(sets []StateSet, agreed StateSet, conflicts []conflict) {
 	for i, set := range sets {
 		var roots []*node
@@ -173,7 +173,7 @@ func (g *graph) markDifference(sets []StateSet, agreed StateSet, conflicts []con
 	}
 }
 
-// markChainOf marks the auth chain of the agreed state as being in the chains of all sets.
+// markChainOf marks the auth chain of the agreed state as part of the chains of all sets.
 func (g *graph) markChainOf(agreed StateSet, sets int) {
 	roots := make([]*node, 0, len(agreed))
 	for _, eventID := range agreed {
@@ -192,10 +192,10 @@ func (g *graph) markChainOf(agreed StateSet, sets int) {
 	})
 }
 
-// markSubgraph marks the conflicted state subgraph: every event on a path of auth events from one conflicted event to
+// markSubgraph marks the conflicted state subgraph: every event on a path along auth events from one conflicted event to
 // another.
 func (g *graph) markSubgraph(conflicted []*node) {
-	cited := make(map[*node][]*node) // who cites a node, among those at or below a conflicted event
+	cited := make(map[*node][]*node) // the nodes marked below whose auth events include a node
 	for _, n := range conflicted {
 		n.below, n.above = true, true
 	}
@@ -223,7 +223,7 @@ func (g *graph) markSubgraph(conflicted []*node) {
 	}
 }
 
-// isPower tells whether an event may take someone's ability to do something in the room.
+// isPower reports whether an event is a power event.
 //
 // Spec: rooms/v2#definitions
 func isPower(e *pdu.Event) bool {

@@ -52,4 +52,44 @@ func TestHugeStatesAreRefused(t *testing.T) {
 	if _, err := resolve(v, []StateSet{set}, &endless{v: v}, 10); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("resolve = %v, want ErrTooLarge", err)
 	}
+	if _, err := resolve(v, []StateSet{set}, &endless{v: v}, 11); err != nil {
+		t.Errorf("resolve = %v for a state as large as the limit", err)
+	}
+}
+
+// store is a Store in memory.
+type store map[id.EventID]*pdu.Event
+
+func (s store) Event(eventID id.EventID) *pdu.Event { return s[eventID] }
+func (s store) Rejected(id.EventID) bool            { return false }
+
+func TestTheLimitCountsEvents(t *testing.T) {
+	key := pdu.StateKey{Type: typePowerLevels}
+	for _, name := range []id.RoomVersion{id.RoomV3, id.RoomV12} {
+		v, _ := pdu.VersionOf(name)
+		events := store{}
+		for _, eventID := range []id.EventID{"$a", "$b"} {
+			e, err := pdu.ParseStored(v, eventID, []byte(`{"room_id":"!r:x","type":"m.room.power_levels","sender":"@a:x","state_key":"","content":{},"prev_events":[],"auth_events":[]}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			events[eventID] = e
+		}
+		for limit, want := range map[int]error{1: ErrTooLarge, 3: nil} { // the third is the create event, which is looked for
+			if _, err := resolve(v, []StateSet{{key: "$a"}, {key: "$b"}}, events, limit); !errors.Is(err, want) {
+				t.Errorf("version %s, limit %d: %v, want %v", name, limit, err, want)
+			}
+		}
+	}
+}
+
+func TestConflictsOfUnknownEventsHaveNoWinner(t *testing.T) {
+	key := pdu.StateKey{Type: typePowerLevels}
+	for _, name := range pdu.Versions() {
+		v, _ := pdu.VersionOf(name)
+		state, err := Resolve(v, []StateSet{{key: "$a"}, {key: "$b"}}, store{})
+		if err != nil || len(state) > 0 {
+			t.Errorf("version %s: %v, %v", name, state, err)
+		}
+	}
 }

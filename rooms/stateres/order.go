@@ -13,13 +13,12 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// pickPower marks and returns the set X of step 1: the power events of the full conflicted set, and of their auth
-// chains what is of that set.
+// pickPower marks and returns the set X of step 1: the power events of the full conflicted set, and the events in their auth
+// chains that belong to that set.
 //
-// Deviation: the auth chain of a power event is followed only as long as it stays within the full conflicted set, as
-// other servers do it. By the words of the specification a chain could leave the set and come back; that takes a state
-// that disagrees with its own auth chains in a room before version 12, where agreeing with the rest of the room is
-// worth more.
+// Deviation: like other servers, it follows an auth chain only while it stays within the full conflicted set. By the
+// specification a chain could leave the set and enter it again. That requires a state that contradicts its own auth chains,
+// in a room version before 12, and then it matters more to agree with the other servers in the room.
 func (g *graph) pickPower(full []*node) []*node {
 	var picked []*node
 	pick := func(n *node) bool {
@@ -38,17 +37,17 @@ func (g *graph) pickPower(full []*node) []*node {
 	return picked
 }
 
-// entry is an event with what the reverse topological power ordering compares it by.
+// entry is an event to be sorted by the reverse topological power ordering.
 type entry struct {
 	*node
-	level   int64
-	waiting int   // auth events among the events to order that are not placed yet
-	citing  []int // entries that have it among their auth events
+	level   int64 // the power level of the sender
+	waiting int   // the number of its auth events among the entries that are not sorted yet
+	citing  []int // the entries that have it among their auth events
 }
 
-// orderByPower sorts events by the reverse topological power ordering: auth events first; among those free to go the
-// higher sender's level first, then the older origin_server_ts, then the smaller event id. Events that form a cycle,
-// which only event ids that are not hashes can, come last.
+// orderByPower sorts events by the reverse topological power ordering: an event comes after its auth events; otherwise those
+// of senders with a higher power level come first, then those with an earlier origin_server_ts, then those with a smaller
+// event ID. Events in a cycle, which is possible only where event IDs are not hashes, come last.
 //
 // Spec: rooms/v2#definitions
 func (g *graph) orderByPower(nodes []*node) []*node {
@@ -97,7 +96,7 @@ func leftInCycles(entries []entry) []*node {
 	return left
 }
 
-// entryHeap holds the entries that are free to be placed, the first one on top.
+// entryHeap is a heap of the entries whose auth events are sorted already. The next one to sort is at the top.
 type entryHeap struct {
 	entries []entry
 	order   []int
@@ -118,15 +117,15 @@ func (h *entryHeap) Pop() any {
 	return x
 }
 
-// compareAge compares by origin_server_ts, then by event id.
+// compareAge compares events by origin_server_ts, then by event ID.
 func compareAge(a, b *pdu.Event) int {
 	return cmp.Or(cmp.Compare(a.OriginServerTS(), b.OriginServerTS()), strings.Compare(string(a.ID()), string(b.ID())))
 }
 
-// levelsKey names the two events that power levels come from.
+// levelsKey identifies power levels by the two events that determine them.
 type levelsKey struct{ create, powerLevels id.EventID }
 
-// levelsOf returns the power levels that two events give, compiled once; each may be nil.
+// levelsOf returns the power levels of a create and a power levels event, each of which may be nil. It computes them once.
 func (g *graph) levelsOf(create, powerLevels *pdu.Event) *eventauth.PowerLevels {
 	var key levelsKey
 	if create != nil {
@@ -143,7 +142,7 @@ func (g *graph) levelsOf(create, powerLevels *pdu.Event) *eventauth.PowerLevels 
 	return levels
 }
 
-// senderLevel returns the power level of an event's sender by the event's own auth events.
+// senderLevel returns the power level of an event's sender according to the event's own auth events.
 func (g *graph) senderLevel(n *node) int64 {
 	var powerLevels *pdu.Event
 	if a := g.authEvent(n, typePowerLevels); a != nil {
@@ -152,8 +151,8 @@ func (g *graph) senderLevel(n *node) int64 {
 	return g.levelsOf(g.createOf(n), powerLevels).UserLevel(n.event.Sender())
 }
 
-// createOf returns the create event that an event goes by: the one among its auth events, or where the room id is the
-// create event's hash the one that it names; nil if it is not known or was rejected.
+// createOf returns the create event of an event's room: the one among its auth events, or, where the room ID is the hash of the
+// create event, that event. It returns nil if the create event is unknown.
 func (g *graph) createOf(n *node) *pdu.Event {
 	a := g.authEvent(n, typeCreate)
 	if g.v.RoomIDIsCreateHash {
@@ -165,7 +164,7 @@ func (g *graph) createOf(n *node) *pdu.Event {
 	return a.event
 }
 
-// orderByMainline sorts events by the mainline ordering based on a power levels event, which may be nil.
+// orderByMainline sorts events by the mainline ordering based on powerLevels, which may be nil.
 //
 // Spec: rooms/v2#definitions
 func (g *graph) orderByMainline(nodes []*node, powerLevels *node) {
@@ -186,11 +185,11 @@ func (g *graph) orderByMainline(nodes []*node, powerLevels *node) {
 	})
 }
 
-// offMainline is the position of an event whose power levels never meet the mainline.
+// offMainline is the position of an event whose power levels events never reach the mainline.
 const offMainline = math.MaxInt
 
-// mainlinePosition follows a power levels event back until the mainline. The answers on the way are kept in memo, so
-// that a long line of power levels is walked once.
+// mainlinePosition follows a power levels event back to the mainline and returns the position where it reaches it. It keeps the
+// result for each event on the way in memo, so that a long chain of power levels is walked once.
 func (g *graph) mainlinePosition(n *node, position, memo map[*node]int) int {
 	var passed []*node
 	found := offMainline

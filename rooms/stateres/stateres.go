@@ -1,10 +1,10 @@
-// Package stateres resolves conflicting room states into one, by the algorithm of the room's version: v1, v2 or v2.1.
+// Package stateres resolves conflicting room states by the state resolution algorithm of the room's version: v1, v2 or v2.1.
 //
-// It is pure and deterministic: the same sets of events give the same state, in whatever order they come. It does not
-// store or fetch: a Store hands it the events that the sets and their auth chains name. One resolution goes as follows:
-// Resolve separates what the sets agree on from what they do not; for v1 (v1.go) what is left is decided by depth, for
-// v2 and v2.1 (v2.go) the auth chains of the conflicting events are loaded (graph.go), ordered (order.go) and replayed
-// under the authorisation rules (replay.go). ResolveFiles does it for events and sets in files.
+// It is pure and deterministic: the result does not depend on the order of the state sets. It neither stores nor fetches
+// events; a Store supplies those that the sets and their auth chains name. Resolve first separates the entries that all sets
+// agree on from those in conflict. In v1 (v1.go) conflicts are decided by depth. In v2 and v2.1 (v2.go) the auth chains of
+// the conflicting events are loaded (graph.go), and the events are ordered (order.go) and checked one after the other under
+// the authorisation rules. ResolveFiles resolves events and state sets in files.
 package stateres
 
 import (
@@ -19,27 +19,27 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// MaxEvents bounds how many events one resolution looks at, auth chains included. A room of 100,000 members whose
-// state conflicts as a whole stays below it; it takes about a second.
+// MaxEvents bounds how many events one resolution reads, including auth chains. A room of 100,000 members whose entire state
+// conflicts stays below it and takes about a second.
 const MaxEvents = 500_000
 
-// ErrTooLarge is returned when a resolution would look at more than MaxEvents events.
+// ErrTooLarge is returned if a resolution would read more than MaxEvents events.
 var ErrTooLarge = errors.New("state resolution: too many events")
 
-// Store gives access to the events of one room. It must answer the same for the same id during one resolution.
+// Store gives access to the events of one room. Its answers must not change during a resolution.
 type Store interface {
-	// Event returns an event, or nil if it is not known.
+	// Event returns an event, or nil if it is unknown.
 	Event(id.EventID) *pdu.Event
-	// Rejected tells whether an event was rejected when it was received.
+	// Rejected reports whether an event was rejected when it was received.
 	Rejected(id.EventID) bool
 }
 
-// StateSet is a room state: the event for each type and state key.
+// StateSet is a room state: an event ID for each type and state key.
 type StateSet = map[pdu.StateKey]id.EventID
 
-// Resolve returns the state that a room has where the given states meet. The result is a new map; the sets are not
-// changed. An event that a set or auth chain names and the store does not know is passed over: it can neither win nor
-// authorise. The only error is ErrTooLarge.
+// Resolve returns the resolved state of a set of room states. The result is a new map, and the sets are not modified. Events
+// that the store does not know are ignored: they neither become part of the resolved state nor authorise other events. The
+// only error is ErrTooLarge.
 //
 // Spec: rooms/v1#state-resolution, rooms/v2#state-resolution, rooms/v12#state-resolution
 func Resolve(v *pdu.Version, sets []StateSet, store Store) (StateSet, error) {
@@ -63,16 +63,16 @@ func resolve(v *pdu.Version, sets []StateSet, store Store, limit int) (StateSet,
 	return resolveV2(newGraph(v, store, limit), sets, agreed, conflicts)
 }
 
-// conflict is a piece of state on which the sets differ, with the events that they name, each once, sorted.
+// conflict is a type and state key for which the sets differ, with the events that they name, sorted and without duplicates.
 type conflict struct {
 	key    pdu.StateKey
 	events []id.EventID
 }
 
-// separate divides the entries of all sets into those agreed on and those in conflict, the latter sorted by key. With
-// everywhere, an entry that some sets lack is in conflict (v2: unconflicted state map and conflicted state set);
-// without, only one for which sets name different events (v1).
-func separate(sets []StateSet, everywhere bool) (StateSet, []conflict) {
+// separate divides the entries of all sets into agreed and conflicting ones, the latter sorted by key. An entry conflicts if
+// sets name different events for it and, if inAll is set, also if some sets lack it: v2 requires inAll (see unconflicted
+// state map and conflicted state set), v1 does not.
+func separate(sets []StateSet, inAll bool) (StateSet, []conflict) {
 	size := 0
 	for _, set := range sets {
 		size = max(size, len(set))
@@ -84,7 +84,7 @@ func separate(sets []StateSet, everywhere bool) (StateSet, []conflict) {
 			if seenBefore(sets[:i], key) {
 				continue
 			}
-			if same, everyone := agree(sets[i+1:], key, eventID); same && (everyone && i == 0 || !everywhere) {
+			if same, everyone := agree(sets[i+1:], key, eventID); same && (everyone && i == 0 || !inAll) {
 				agreed[key] = eventID
 			} else {
 				differing[key] = candidates(sets[i:], key)
@@ -99,7 +99,7 @@ func separate(sets []StateSet, everywhere bool) (StateSet, []conflict) {
 	return agreed, conflicts
 }
 
-// agree tells whether the sets name one event for a key, as far as they have it, and whether all of them have it.
+// agree reports whether those of the sets that have an entry for the key name the given event, and whether all sets have one.
 func agree(sets []StateSet, key pdu.StateKey, eventID id.EventID) (same, everyone bool) {
 	same, everyone = true, true
 	for _, set := range sets {
@@ -110,7 +110,7 @@ func agree(sets []StateSet, key pdu.StateKey, eventID id.EventID) (same, everyon
 	return same, everyone
 }
 
-// candidates returns the events that the sets name for a key, each once, sorted.
+// candidates returns the events that the sets name for a key, sorted and without duplicates.
 func candidates(sets []StateSet, key pdu.StateKey) []id.EventID {
 	var events []id.EventID
 	for _, set := range sets {

@@ -3,7 +3,7 @@ package stateres
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha1" // room version 1 breaks ties by it; nothing rests on its strength
+	"crypto/sha1" // room version 1 breaks ties with it; its strength does not matter
 	"slices"
 
 	"ebb/rooms/eventauth"
@@ -14,9 +14,9 @@ import (
 
 // resolveV1 decides conflicts by depth, in four passes: power levels, join rules, members, and everything else.
 //
-// Two things the specification leaves open are done as the servers that made these rooms do them: within one pass each
-// piece of state is resolved for itself (all conflicting members as one list would stop at the first stranger's
-// failure), and where no event of a piece of state is allowed the last one tried stands.
+// Where the specification is unclear, it does what other servers do. Within a pass each type and state key is resolved on its
+// own, because one list of all conflicting members would end at the first event that is not allowed. If no event for a type
+// and state key is allowed, the last one tried is used.
 //
 // Spec: rooms/v1#state-resolution
 func resolveV1(v *pdu.Version, agreed StateSet, conflicts []conflict, store Store) StateSet {
@@ -36,7 +36,7 @@ type v1Resolver struct {
 	state StateSet
 }
 
-// pass resolves the conflicts of one kind against the state as it was before the pass.
+// pass resolves the conflicts whose keys belong to the pass, against the state before the pass.
 func (r *v1Resolver) pass(conflicts []conflict, belongs func(pdu.StateKey) bool, decide func([]*pdu.Event) *pdu.Event) {
 	won := make(StateSet)
 	for _, c := range conflicts {
@@ -52,7 +52,7 @@ func (r *v1Resolver) pass(conflicts []conflict, belongs func(pdu.StateKey) bool,
 	}
 }
 
-// byDepth sorts events by ascending depth, then by descending SHA-1 of their ids. Events not known are left out.
+// byDepth returns the known events sorted by ascending depth, then by descending SHA-1 of their IDs.
 func (r *v1Resolver) byDepth(ids []id.EventID) []*pdu.Event {
 	events := make([]*pdu.Event, 0, len(ids))
 	for _, eventID := range ids {
@@ -70,7 +70,8 @@ func (r *v1Resolver) byDepth(ids []id.EventID) []*pdu.Event {
 	return events
 }
 
-// replayUpwards starts with the lowest event and goes on as long as each is allowed after the one before.
+// replayUpwards starts with the event of the smallest depth and returns the last one before the first that is not allowed
+// after its predecessor.
 func (r *v1Resolver) replayUpwards(events []*pdu.Event) *pdu.Event {
 	winner := events[0]
 	for _, e := range events[1:] {
@@ -82,7 +83,7 @@ func (r *v1Resolver) replayUpwards(events []*pdu.Event) *pdu.Event {
 	return winner
 }
 
-// pickDownwards takes the highest event that is allowed.
+// pickDownwards returns the allowed event of the greatest depth.
 func (r *v1Resolver) pickDownwards(events []*pdu.Event) *pdu.Event {
 	for _, e := range slices.Backward(events) {
 		if eventauth.Check(r.v, e, v1State{r, nil}) == nil {
@@ -92,7 +93,7 @@ func (r *v1Resolver) pickDownwards(events []*pdu.Event) *pdu.Event {
 	return events[0]
 }
 
-// v1State is the state resolved so far, with one event on top.
+// v1State is the state resolved so far, with one event replaced or added.
 type v1State struct {
 	r   *v1Resolver
 	top *pdu.Event

@@ -10,20 +10,21 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// resolveV2 is the algorithm of room version 2 and later, with the changes of version 12 (v2.1).
+// resolveV2 is the algorithm of room version 2 and later, including the changes of room version 12 (v2.1).
 //
 // Spec: rooms/v2#algorithm, rooms/v12#algorithm
 func resolveV2(g *graph, sets []StateSet, agreed StateSet, conflicts []conflict) (StateSet, error) {
 	full := g.markFull(sets, agreed, conflicts)
-	// 1. The power events, with those of the full conflicted set that they rest on.
+	// 1. Sort the power events and the events of the full conflicted set in their auth chains.
 	power := g.orderByPower(g.pickPower(full))
-	// 2. Replayed on what the sets agree on; in v2.1 on nothing, so that each event is judged by its own auth events.
+	// 2. Apply the iterative auth checks to them, starting from the unconflicted state; in v2.1 from an empty state, so that
+	// their own auth events count.
 	r := &replay{graph: g, state: make(StateSet)}
 	if g.v.StateRes != pdu.StateResV2_1 {
 		maps.Copy(r.state, agreed)
 	}
 	r.apply(power)
-	// 3. The rest, by the power levels that came out of that.
+	// 3. Sort the other events by the mainline of the power levels that resulted.
 	var rest []*node
 	for _, n := range full {
 		if !n.picked {
@@ -35,23 +36,23 @@ func resolveV2(g *graph, sets []StateSet, agreed StateSet, conflicts []conflict)
 		powerLevels = g.node(eventID)
 	}
 	g.orderByMainline(rest, powerLevels)
-	// 4. Replayed on top.
+	// 4. Apply the iterative auth checks to them.
 	r.apply(rest)
 	if g.full {
 		return nil, fmt.Errorf("%w: more than %d in the auth chains", ErrTooLarge, g.limit)
 	}
-	// 5. What the sets agree on stands.
+	// 5. The unconflicted state replaces what the checks resulted in.
 	maps.Copy(r.state, agreed)
 	return r.state, nil
 }
 
-// replay is the iterative auth checks algorithm: a state that grows by the events that it allows.
+// replay is the iterative auth checks algorithm. Allowed events are added to the state.
 type replay struct {
 	*graph
 	state StateSet
 }
 
-// apply adds those events to the state that are allowed, one after the other.
+// apply checks the events in order and adds each that is allowed to the state.
 func (r *replay) apply(nodes []*node) {
 	for _, n := range nodes {
 		key, isState := n.event.StateKey()
@@ -62,8 +63,8 @@ func (r *replay) apply(nodes []*node) {
 	}
 }
 
-// replayState is what one event is judged against: the state so far and, where that has nothing, the event's own auth
-// events unless rejected.
+// replayState is the state that one event is checked against: the state so far, and for entries that it lacks the event's own
+// auth events, unless they were rejected.
 type replayState struct {
 	r *replay
 	n *node
