@@ -1,10 +1,10 @@
-// Package canonjson turns JSON text into Matrix canonical JSON and reads members out of JSON objects without decoding
-// them into maps.
+// Package canonjson encodes Matrix canonical JSON and reads members of JSON objects without decoding them into maps.
 //
-// Canonical JSON is what is hashed and signed: sorted keys, no insignificant space, the shortest string escapes and
-// integers only. [Canonical] is the door for hostile text: whatever it returns is well-formed and bounded in depth, so
-// that [Get], [Each] and [Without], which only look for the bounds of values, may be used on it. The package knows
-// nothing of events; hashes and signatures are in rooms/pdu.
+// Canonical JSON is the form that is hashed and signed: keys are sorted, there is no insignificant whitespace, strings use
+// the shortest escapes, and numbers are integers. [Canonical] accepts untrusted text; what it returns is well-formed and
+// has a bounded depth. [Get], [Each] and [Without] find where values begin and end but do not validate them, so they are
+// meant for text that Canonical has returned. The package does not know about events; hashes and signatures are in
+// rooms/pdu.
 //
 // Spec: appendices#canonical-json
 package canonjson
@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// MaxDepth is how deep arrays and objects may nest. 100: more than any event or key object in use, and few
-	// enough stack frames that a hostile body costs nothing.
+	// MaxDepth is how deep arrays and objects may nest. No event or key object in use comes near 100, and the recursion
+	// for a hostile body of that depth costs nothing.
 	MaxDepth = 100
 
-	// maxEnvelopeDepth is that of encoding/json.
+	// maxEnvelopeDepth is the maximum depth of encoding/json.
 	maxEnvelopeDepth = 10_000
 
-	// maxMembers is how many members the open objects of an envelope may have together. 250,000: a list of the devices of a
-	// hundred thousand users needs fewer, and they take 12 MB while they are sorted.
+	// maxMembers bounds how many members the encoder holds at one time: those of all objects of an envelope that have begun
+	// and not ended. A list of the devices of 100,000 users has fewer than 250,000, and sorting these takes 12 MB.
 	maxMembers = 250_000
 
 	// MaxInt is the largest integer of canonical JSON, 2^53-1; the smallest is -MaxInt.
@@ -31,43 +31,44 @@ const (
 )
 
 var (
-	// ErrSyntax is wrapped by errors about text that is not JSON at all (or nests too deep).
+	// ErrSyntax is wrapped by errors about text that is not JSON or that nests too deep.
 	ErrSyntax = errors.New("not valid JSON")
 
 	// ErrNotCanonical is wrapped by errors about JSON that has no strict canonical form.
 	ErrNotCanonical = errors.New("not canonical JSON")
 )
 
-// Error says what is wrong with a JSON text and where. It wraps ErrSyntax or ErrNotCanonical.
+// Error describes what is wrong with a JSON text and where. It wraps ErrSyntax or ErrNotCanonical.
 type Error struct {
 	Kind   error  // ErrSyntax or ErrNotCanonical
 	Offset int    // byte offset in the text
-	Msg    string // for the sender's eyes; quotes at most a few dozen bytes of the text
+	Msg    string // may be shown to the sender; quotes at most a few dozen bytes of the text
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%v: %s at byte %d", e.Kind, e.Msg, e.Offset) }
 
-// Unwrap returns the kind.
+// Unwrap returns e.Kind.
 func (e *Error) Unwrap() error { return e.Kind }
 
 // Canonical checks that raw is one JSON value and returns its canonical encoding in new memory.
 //
-// Strict is the rule of room version 6 and later and of everything that Ebb signs: numbers with a fraction or an
-// exponent, integers beyond ±MaxInt and duplicate keys are refused. Without it a number keeps its text, save that an
-// integer written with an exponent is written out, and of duplicate keys the last one counts. -0 becomes 0 either way.
-// Strings with a lone surrogate have no UTF-8 form and are always refused.
+// In strict mode, which applies to room version 6 and later and to everything that Ebb signs, numbers with a fraction or
+// an exponent, integers beyond ±MaxInt and duplicate keys are errors. Otherwise numbers keep their text, except that an
+// integer with an exponent is written without it, and the last of duplicate keys counts. In both modes -0 becomes 0, and
+// strings with a lone surrogate, which have no UTF-8 form, are errors.
 func Canonical(raw []byte, strict bool) ([]byte, error) {
 	return AppendCanonical(make([]byte, 0, len(raw)), raw, strict)
 }
 
-// AppendCanonical is Canonical that appends to dst; on an error dst's content is what it was.
+// AppendCanonical is like Canonical but appends the encoding to dst. On an error it returns dst unchanged.
 func AppendCanonical(dst, raw []byte, strict bool) ([]byte, error) {
 	return appendCanonical(encoder{src: raw, strict: strict, dst: dst})
 }
 
-// AppendEnvelope is a lenient AppendCanonical for JSON that contains other JSON, such as a request with events. It may nest as deep as
-// encoding/json allows, since one bad event must not spoil the request; the memory it needs is a few times the length of raw. If check is
-// not nil, it is called from time to time, and an error from it ends the work.
+// AppendEnvelope is like AppendCanonical in lenient mode, for JSON that contains other JSON, such as a request that contains
+// events. It allows the nesting depth of encoding/json, so that one event that nests too deep does not invalidate the whole
+// request. It needs memory of a few times the length of raw. If check is not nil, it is called at intervals, and encoding
+// stops with the error that it returns.
 func AppendEnvelope(dst, raw []byte, check func() error) ([]byte, error) {
 	return appendCanonical(encoder{src: raw, lenient: true, check: check, dst: dst})
 }

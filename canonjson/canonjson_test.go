@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -41,6 +42,7 @@ func TestCanonicalWritesTheShortestForm(t *testing.T) {
 		{`"\/\"\\\u0022\u005c\u2028"`, `"/\"\\\"\\` + "\u2028" + `"`},
 		{`"\ud83d\uDE00"`, `"😀"`},
 		{`"\u0020\u001f"`, `" \u001f"`},
+		{`"\u00aa\u00AA\u00ff\u00FF\u0099"`, `"ªªÿÿ` + "\u0099" + `"`},
 		{`{"a\"":1,"a!":2,"a\u0001":3,"a#":4}`, `{"a\u0001":3,"a!":2,"a\"":1,"a#":4}`},
 		{`{"\\":1,"]":2,"[":3}`, `{"[":3,"\\":1,"]":2}`},
 		{`{"😀":1,"":2}`, `{"":2,"😀":1}`}, // by code point; by UTF-16 unit it would be the other way round
@@ -59,9 +61,9 @@ func TestCanonicalWritesTheShortestForm(t *testing.T) {
 
 func TestStrictRefusesWhatLenientKeeps(t *testing.T) {
 	for _, c := range []struct{ in, lenient, says string }{
-		{`{"a":1.0}`, `{"a":1.0}`, "1.0"},
+		{`{"a":1.0}`, `{"a":1.0}`, "1.0 is not a plain integer"},
 		{`{"a":1.5e3}`, `{"a":1.5e3}`, "1.5e3"},
-		{`[1E3]`, `[1000]`, "1E3"},
+		{`[1E3]`, `[1000]`, "1E3 is not a plain integer"},
 		{`[9007199254740991e0]`, `[9007199254740991]`, "9007199254740991e0"},
 		{`[10e-1]`, `[1]`, "10e-1"},
 		{`[1e-1]`, `[1e-1]`, "1e-1"},
@@ -91,11 +93,11 @@ func TestWhatIsNotJSONIsRefused(t *testing.T) {
 	for _, in := range []string{
 		``, ` `, `{`, `}`, `[`, `{"a"}`, `{"a":}`, `{"a":1,}`, `{,"a":1}`, `{"a":1 "b":2}`, `[1,]`, `[,1]`, `[1 2]`, `[1}`, `{"a":1]`,
 		`{a:1}`, `{1:1}`, `01`, `-`, `-01`, `+1`, `.5`, `1.`, `1.e5`, `1e`, `1e+`, `0x1`, `NaN`, `Infinity`, `tru`, `nul`, `True`, `truefalse`,
-		`"`, `"abc`, `"\`, `"\"`, `"\x"`, `"\u12"`, `"\u12G4"`, `"\ud800"`, `"\udc00"`, `"\ud800\u0041"`, `"\ud800\ud800"`, `"\ud800x"`,
+		`"`, `"abc`, `"\`, `"\"`, `"\x"`, `"\u12"`, `"\u12G4"`, `"\ud800"`, `"\udc00"`, `"\ud800\u0041"`, `"\ud800\ud800"`, `"\ud800x"`, `"\u12`, `"\u123`, `"\ud83dxude00"`, `"\ud83d\ude0"`,
 		"\"\n\"", "\"\x00\"", "\x00", "\"\xff\"", "\"\xed\xa0\x80\"", `{}{}`, `{} x`, "{}\x00", `'a'`, `/**/1`, "\ufeff{}",
 	} {
 		for _, strict := range []bool{true, false} {
-			got, err := Canonical([]byte(in), strict)
+			got, err := Canonical(slices.Clip([]byte(in)), strict)
 			if !errors.Is(err, ErrSyntax) {
 				t.Errorf("Canonical(%q, %v) = %s, %v; want a syntax error", in, strict, got, err)
 			}
@@ -130,6 +132,11 @@ func TestErrorsQuoteLittleOfTheText(t *testing.T) {
 	if err == nil || len(err.Error()) > 200 {
 		t.Errorf("error of %d bytes", len(err.Error()))
 	}
+	for length, want := range map[int]string{64: strings.Repeat("7", 64) + " is", 65: strings.Repeat("7", 64) + "… is"} {
+		if _, err := Canonical([]byte(strings.Repeat("7", length)), true); err == nil || !strings.Contains(err.Error(), "integer "+want) {
+			t.Errorf("an integer of %d digits: %v", length, err)
+		}
+	}
 }
 
 func TestAppendCanonicalKeepsWhatIsThere(t *testing.T) {
@@ -159,6 +166,33 @@ func TestCanonicalEqualsANaiveEncoderOnRandomValues(t *testing.T) {
 		}
 		if again, err := Canonical(got, true); err != nil || !bytes.Equal(again, got) {
 			t.Fatalf("not idempotent: %s, then %s, %v", got, again, err)
+		}
+	}
+}
+
+// Large objects are sorted by another algorithm than small ones.
+func TestObjectsWithManyMembersAreSorted(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	for name, key := range map[string]func() string{
+		"random keys":               func() string { return fmt.Sprintf("%x", rng.Uint64()) },
+		"short keys":                func() string { return fmt.Sprintf("%x", rng.IntN(1000)) },
+		"keys with a common prefix": func() string { return fmt.Sprintf("the same prefix %x", rng.Uint32()) },
+		"a few prefixes":            func() string { return fmt.Sprintf("prefix %d %x", rng.IntN(3), rng.Uint32()) },
+		"escaped keys":              func() string { return randomKeys[rng.IntN(len(randomKeys))] + fmt.Sprintf("\n%x", rng.Uint32()) },
+	} {
+		for _, members := range []int{manyMembers - 1, manyMembers, manyMembers + 1, 3 * manyMembers} {
+			text, values := []byte("{"), map[string]any{}
+			for i := range members {
+				k := key()
+				if values[k] = json.Number(fmt.Sprint(i)); i > 0 { // of equal keys the last member counts
+					text = append(text, ',')
+				}
+				text = fmt.Appendf(AppendString(text, k), ":%d", i)
+			}
+			got, err := Canonical(append(text, '}'), false)
+			if err != nil || !bytes.Equal(got, naive(values)) {
+				t.Errorf("%d members, %s: %.200s, %v", members, name, got, err)
+			}
 		}
 	}
 }

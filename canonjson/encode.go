@@ -7,32 +7,33 @@ import (
 	"unicode/utf8"
 )
 
-// encoder reads src once and writes its canonical form to dst, members in the order of the text, so that sorted input costs one pass. A
-// small object whose members are out of order is rewritten when it ends. A larger one is noted in unsorted, and a second pass at the end
-// sorts all of these: rewriting each one separately would copy the innermost object once for every object around it.
+// encoder reads src once and writes its canonical form to dst with members in the order of the text, so that sorted input
+// takes one pass. A small object whose members are out of order is rewritten when it ends. A larger one is recorded in
+// unsorted, and a second pass at the end sorts all of these: rewriting them one by one would copy the innermost object once
+// for each object around it.
 type encoder struct {
 	src      []byte
 	pos      int
 	strict   bool
-	lenient  bool         // nests deeper: see AppendEnvelope
-	check    func() error // nil, or asked now and then whether to go on
-	checked  int          // where in src check was asked last
+	lenient  bool         // allows maxEnvelopeDepth
+	check    func() error // nil, or called at intervals: an error stops the encoding
+	checked  int          // the offset in src at which check was last called
 	dst      []byte
-	members  []member // stack: the members so far of every open object
+	members  []member // stack: the members read so far of all objects that have not ended
 	unsorted []object
-	order    []span // members of the unsorted objects, sorted
+	order    []span // members of the objects in unsorted, in the order of their keys
 	scratch  []byte
-	few      [24]member // first memory of members: no allocation for usual events
+	few      [24]member // initial storage of members, so that typical events need no allocation
 }
 
 const (
-	// maxText keeps offsets within 32 bits, even where numbers with an exponent are written out.
+	// maxText keeps offsets in dst within 32 bits, even if numbers with an exponent become longer.
 	maxText = 512 << 20
-	// checkEvery is how many bytes are read between two calls of check.
+	// checkEvery is the number of bytes read between two calls of check.
 	checkEvery = 256 << 10
 )
 
-// member is a member of an object in dst: its quoted key is dst[start:keyEnd], its value ends at end.
+// member is a member of an object in dst. Its quoted key is dst[start:keyEnd], and its value ends at end.
 type member struct{ start, keyEnd, end uint32 }
 
 func (e *encoder) document() error {
@@ -55,7 +56,7 @@ func (e *encoder) document() error {
 	return nil
 }
 
-// value reads one value inside depth arrays and objects.
+// value reads one value that is nested in depth arrays and objects.
 func (e *encoder) value(depth int) error {
 	e.space()
 	switch c := e.peek(); {
@@ -84,7 +85,7 @@ func (e *encoder) value(depth int) error {
 	return e.syntax("expected a value")
 }
 
-// interrupted asks check, if enough was read since it was asked last.
+// interrupted calls check if checkEvery bytes have been read since the last call.
 func (e *encoder) interrupted() error {
 	if e.check == nil || e.pos-e.checked < checkEvery {
 		return nil
@@ -95,7 +96,7 @@ func (e *encoder) interrupted() error {
 
 func (e *encoder) object(depth int) error {
 	start := len(e.dst)
-	e.take()
+	e.copyByte()
 	base, sorted := len(e.members), true
 	for e.space(); e.peek() != '}'; e.space() {
 		if err := e.separator(len(e.members) > base); err != nil {
@@ -112,7 +113,7 @@ func (e *encoder) object(depth int) error {
 			return e.syntax("too many members")
 		}
 	}
-	e.take()
+	e.copyByte()
 	if !sorted {
 		if err := e.sort(start, e.members[base:]); err != nil {
 			return err
@@ -135,41 +136,41 @@ func (e *encoder) member(depth int) (member, error) {
 	if e.space(); e.peek() != ':' {
 		return m, e.syntax("expected ':'")
 	}
-	e.take()
+	e.copyByte()
 	err := e.value(depth)
 	m.end = uint32(len(e.dst))
 	return m, err
 }
 
 func (e *encoder) array(depth int) error {
-	e.take()
-	more := false
+	e.copyByte()
+	notFirst := false
 	for e.space(); e.peek() != ']'; e.space() {
-		if err := e.separator(more); err != nil {
+		if err := e.separator(notFirst); err != nil {
 			return err
 		}
 		if err := e.value(depth); err != nil {
 			return err
 		}
-		more = true
+		notFirst = true
 	}
-	e.take()
+	e.copyByte()
 	return nil
 }
 
-// separator takes the comma before every item but the first.
-func (e *encoder) separator(more bool) error {
-	if !more {
+// separator reads the comma before every item but the first. notFirst reports whether there was an item before.
+func (e *encoder) separator(notFirst bool) error {
+	if !notFirst {
 		return nil
 	}
 	if e.peek() != ',' {
 		return e.syntax("expected ',' or the end of the object or array")
 	}
-	e.take()
+	e.copyByte()
 	return nil
 }
 
-// text reads a string and writes it with canonical escapes.
+// text reads a string and writes it with the canonical escapes.
 func (e *encoder) text() error {
 	e.dst = append(e.dst, '"')
 	e.pos++
@@ -181,7 +182,7 @@ func (e *encoder) text() error {
 		e.dst = append(e.dst, e.src[run:e.pos]...)
 		switch e.peek() {
 		case '"':
-			e.take()
+			e.copyByte()
 			return nil
 		case '\\':
 			r, n := unescapeOne(e.src[e.pos:])
@@ -235,7 +236,7 @@ func (e *encoder) number() error {
 	return e.writeNumber(e.src[start:e.pos], fraction, exponent)
 }
 
-// writeNumber writes a number that is well-formed JSON.
+// writeNumber writes a number whose syntax has been checked.
 func (e *encoder) writeNumber(text []byte, fraction, exponent bool) error {
 	switch {
 	case e.strict && (fraction || exponent):
@@ -254,7 +255,7 @@ func (e *encoder) writeNumber(text []byte, fraction, exponent bool) error {
 	return nil
 }
 
-// digits skips digits and returns how many there were.
+// digits skips digits and returns their number.
 func (e *encoder) digits() int {
 	start := e.pos
 	for e.pos < len(e.src) && e.src[e.pos] >= '0' && e.src[e.pos] <= '9' {
@@ -271,7 +272,7 @@ func inRange(text []byte) bool {
 	return err == nil && n >= -MaxInt && n <= MaxInt
 }
 
-// wholeNumber returns the value of a number with an exponent where that is an integer within ±MaxInt.
+// wholeNumber returns the value of a number with an exponent. It returns false unless that is an integer within ±MaxInt.
 func wholeNumber(text []byte) (int64, bool) {
 	f, err := strconv.ParseFloat(string(text), 64)
 	if err != nil || f != math.Trunc(f) || math.Abs(f) > MaxInt {
@@ -280,10 +281,11 @@ func wholeNumber(text []byte) (int64, bool) {
 	return int64(f), f != 0 || !bytes.ContainsAny(text[:bytes.IndexAny(text, "eE")], "123456789")
 }
 
-// space skips insignificant space.
+// space skips whitespace.
 func (e *encoder) space() { e.pos = skipSpace(e.src, e.pos) }
 
-// peek returns the next byte, 0 at the end; a NUL byte is not part of any JSON syntax, so the two need no telling apart.
+// peek returns the next byte, or 0 at the end of the text. A NUL byte in the text is a syntax error everywhere, so callers
+// need not distinguish the two.
 func (e *encoder) peek() byte {
 	if e.pos < len(e.src) {
 		return e.src[e.pos]
@@ -291,8 +293,8 @@ func (e *encoder) peek() byte {
 	return 0
 }
 
-// take copies one byte of syntax to dst.
-func (e *encoder) take() {
+// copyByte copies one byte of syntax to dst.
+func (e *encoder) copyByte() {
 	e.dst = append(e.dst, e.src[e.pos])
 	e.pos++
 }
@@ -303,11 +305,11 @@ func (e *encoder) refuse(msg string) error {
 	return &Error{Kind: ErrNotCanonical, Offset: e.pos, Msg: msg}
 }
 
-// excerpt bounds what an error says of the text.
+// excerpt shortens text for an error message.
 func excerpt(text []byte) string {
-	const most = 64
-	if len(text) <= most {
+	const limit = 64
+	if len(text) <= limit {
 		return string(text)
 	}
-	return string(bytes.ToValidUTF8(text[:most], nil)) + "…"
+	return string(bytes.ToValidUTF8(text[:limit], nil)) + "…"
 }

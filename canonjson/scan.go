@@ -6,9 +6,9 @@ import (
 	"strconv"
 )
 
-// Each calls f for each member of the object obj, in the order of the text, with its key and the bytes of its value.
-// It ends with f's first error. Key and value share obj's memory: nothing is copied, and obj must not be changed as
-// long as either is in use. Values are delimited, not checked; text that is no object gives an error that wraps ErrSyntax.
+// Each calls f for each member of the object obj, in the order of the text, with its key and the bytes of its value. It
+// stops at the first error from f and returns it. Key and value share memory with obj, which must not be modified while
+// either is in use. Each does not validate values. If obj is not an object, it returns an error that wraps ErrSyntax.
 func Each(obj []byte, f func(key string, raw []byte) error) error {
 	s := scanner{src: obj}
 	for s.next() {
@@ -20,8 +20,8 @@ func Each(obj []byte, f func(key string, raw []byte) error) error {
 	return s.err()
 }
 
-// Get returns the value of a member of the object obj, sharing its memory; false where there is none or obj is no
-// object. Of duplicate keys it finds the first.
+// Get returns the value of a member of the object obj, sharing its memory. It returns false if there is no such member or
+// obj is not an object. Of duplicate keys it finds the first.
 func Get(obj []byte, key string) (raw json.RawMessage, ok bool) {
 	s := scanner{src: obj}
 	for s.next() {
@@ -32,8 +32,8 @@ func Get(obj []byte, key string) (raw json.RawMessage, ok bool) {
 	return nil, false
 }
 
-// Without returns a copy of the object obj that lacks the given keys; the other members keep their text and order. Of
-// anything but an object it returns an empty object.
+// Without returns a copy of the object obj without the given keys. The other members keep their text and order. If obj is
+// not an object, Without returns an empty object.
 func Without(obj []byte, keys ...string) []byte {
 	out := append(make([]byte, 0, len(obj)), '{')
 	s := scanner{src: obj}
@@ -45,32 +45,32 @@ func Without(obj []byte, keys ...string) []byte {
 	return append(out, '}')
 }
 
-// AppendWith appends to dst the canonical object obj with the member key set to value, itself canonical, at its place
-// in the order of keys.
+// AppendWith appends to dst the canonical object obj with the member key set to value, which must be canonical too. The
+// result is canonical.
 func AppendWith(dst, obj []byte, key string, value []byte) []byte {
 	dst = append(dst, '{')
-	placed := false
+	written := false
 	quoted := AppendString(make([]byte, 0, 64), key)
 	s := scanner{src: obj}
 	for s.next() {
-		order := -1
-		if !placed {
-			order = compareKeys(quoted[1:len(quoted)-1], s.key[1:len(s.key)-1])
+		if !written {
+			order := compareKeys(quoted[1:len(quoted)-1], s.key[1:len(s.key)-1])
+			if order <= 0 {
+				dst, written = appendMember(dst, quoted, value), true
+			}
+			if order == 0 {
+				continue // replaced
+			}
 		}
-		if !placed && order <= 0 {
-			dst, placed = appendMember(dst, quoted, value), true
-		}
-		if order != 0 {
-			dst = appendMember(dst, s.key, s.value)
-		}
+		dst = appendMember(dst, s.key, s.value)
 	}
-	if !placed {
+	if !written {
 		dst = appendMember(dst, quoted, value)
 	}
 	return append(dst, '}')
 }
 
-// appendMember appends a member to the unfinished object that dst ends with.
+// appendMember appends a member to the object at the end of dst, which has no closing brace yet.
 func appendMember(dst, quotedKey, value []byte) []byte {
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
@@ -78,7 +78,7 @@ func appendMember(dst, quotedKey, value []byte) []byte {
 	return append(append(append(dst, quotedKey...), ':'), value...)
 }
 
-// Elements returns the values of the array arr, sharing its memory; false where arr is no array.
+// Elements returns the values of the array arr, sharing its memory. It returns false if arr is not an array.
 func Elements(arr []byte) (values []json.RawMessage, ok bool) {
 	pos := skipSpace(arr, 0)
 	if pos >= len(arr) || arr[pos] != '[' {
@@ -92,7 +92,7 @@ func Elements(arr []byte) (values []json.RawMessage, ok bool) {
 			pos = skipSpace(arr, pos+1)
 		}
 		end := valueEnd(arr, pos)
-		if end < 0 {
+		if end == -1 {
 			return nil, false
 		}
 		values, pos = append(values, arr[pos:end:end]), end
@@ -100,7 +100,7 @@ func Elements(arr []byte) (values []json.RawMessage, ok bool) {
 	return values, pos < len(arr)
 }
 
-// Int returns the value of a JSON integer; false for any other value and beyond 64 bits.
+// Int returns the value of a JSON integer. It returns false for any other value and for integers beyond 64 bits.
 func Int(raw []byte) (int64, bool) {
 	if len(raw) == 0 || raw[0] == '+' || len(raw) > len("-9223372036854775808") {
 		return 0, false
@@ -109,16 +109,16 @@ func Int(raw []byte) (int64, bool) {
 	return n, err == nil
 }
 
-// scanner walks over the members of an object.
+// scanner iterates over the members of an object.
 type scanner struct {
 	src        []byte
 	pos        int
-	key, value []byte // of the current member; the key with its quotes
-	bad        bool
-	begun      bool
+	key, value []byte // the current member; the key includes its quotes
+	bad        bool   // src is not an object
+	begun      bool   // the opening brace has been read
 }
 
-// next moves to the next member.
+// next advances to the next member and reports whether there is one.
 func (s *scanner) next() bool {
 	s.pos = skipSpace(s.src, s.pos)
 	if s.pos >= len(s.src) {
@@ -145,7 +145,7 @@ func (s *scanner) next() bool {
 
 func (s *scanner) member() bool {
 	keyEnd := stringEnd(s.src, s.pos)
-	if keyEnd < 0 {
+	if keyEnd == -1 {
 		return false
 	}
 	s.key = s.src[s.pos:keyEnd]
@@ -155,7 +155,7 @@ func (s *scanner) member() bool {
 	}
 	start := skipSpace(s.src, colon+1)
 	end := valueEnd(s.src, start)
-	if end < 0 {
+	if end == -1 {
 		return false
 	}
 	s.value, s.pos = s.src[start:end:end], end
@@ -169,6 +169,7 @@ func (s *scanner) err() error {
 	return nil
 }
 
+// keyIs reports whether a quoted key stands for key.
 func keyIs(quoted []byte, key string) bool {
 	inside := quoted[1 : len(quoted)-1]
 	return string(inside) == key && bytes.IndexByte(inside, '\\') < 0 ||
@@ -191,7 +192,7 @@ func skipSpace(src []byte, pos int) int {
 	return pos
 }
 
-// valueEnd returns where the value at pos ends, -1 where there is none or it is unfinished.
+// valueEnd returns the offset after the value at pos, -1 if there is no complete value.
 func valueEnd(src []byte, pos int) int {
 	if pos >= len(src) {
 		return -1
@@ -220,6 +221,7 @@ func endsScalar(c byte) bool {
 	return false
 }
 
+// nestedEnd returns the offset after the object or array at pos, -1 if it does not end.
 func nestedEnd(src []byte, pos int) int {
 	for depth := 0; pos < len(src); pos++ {
 		switch src[pos] {
@@ -231,7 +233,7 @@ func nestedEnd(src []byte, pos int) int {
 			}
 		case '"':
 			end := stringEnd(src, pos)
-			if end < 0 {
+			if end == -1 {
 				return -1
 			}
 			pos = end - 1
@@ -240,7 +242,7 @@ func nestedEnd(src []byte, pos int) int {
 	return -1
 }
 
-// stringEnd returns the offset after the closing quote of the string at pos, -1 where there is none.
+// stringEnd returns the offset after the closing quote of the string at pos, -1 if there is no complete string.
 func stringEnd(src []byte, pos int) int {
 	if pos >= len(src) || src[pos] != '"' {
 		return -1

@@ -31,15 +31,15 @@ func TestEachEndsWithTheFirstError(t *testing.T) {
 }
 
 func TestTextThatIsNoObjectIsAnErrorToEachAndEmptyToTheOthers(t *testing.T) {
-	for _, in := range []string{``, ` `, `1`, `[]`, `"{}"`, `{`, `{"a"`, `{"a":`, `{"a":1`, `{"a":1,`, `{"a" 1}`, `{a:1}`, `{"a":[1}`, `{"a":"x}`, `{"a":1,}`} {
+	for _, in := range []string{``, ` `, `1`, `[]`, `"{}"`, `{`, `{"a"`, `{"a":`, `{"a":1`, `{"a":1,`, `{"a" 1}`, `{a:1}`, `{"a":[1}`, `{"a":"x}`, `{"a":1,}`, `["b":1}`, `{"a":1{"b":2}`, `{"a":1]`, `{"a":1 "b":2}`, `{"a":[1`, `{"a":{"b":1`, `{"a":["x`} {
 		err := Each([]byte(in), func(string, []byte) error { return nil })
 		if !errors.Is(err, ErrSyntax) {
 			t.Errorf("Each(%q): %v", in, err)
 		}
-		if raw, ok := Get([]byte(in), "b"); ok {
+		if raw, ok := Get([]byte(in), "c"); ok {
 			t.Errorf("Get(%q) = %s", in, raw)
 		}
-		if got := string(Without([]byte(in), "a")); got != "{}" {
+		if got := string(Without([]byte(in), "a", "b")); got != "{}" {
 			t.Errorf("Without(%q) = %s", in, got)
 		}
 	}
@@ -50,6 +50,14 @@ func TestGetFindsOneMember(t *testing.T) {
 		if raw, ok := Get([]byte(sample), key); !ok || string(raw) != want {
 			t.Errorf("Get(%q) = %s, %v; want %s", key, raw, ok, want)
 		}
+	}
+	for in, key := range map[string]string{`{"a":"","b":0}`: "b", `{"":0}`: "", `{"\u0061":0}`: "a", `{"\"a":1,"\"":0}`: `"`} {
+		if raw, ok := Get([]byte(in), key); !ok || string(raw) != "0" {
+			t.Errorf("Get(%s, %q) = %s, %v", in, key, raw, ok)
+		}
+	}
+	if raw, ok := Get([]byte(`{"\u0061":0}`), `\u0061`); ok {
+		t.Errorf("a key is found by its escape: %s", raw)
 	}
 	for _, key := range []string{"", "A", `k\u0065y`, "x"} {
 		if raw, ok := Get([]byte(sample), key); ok {

@@ -8,21 +8,20 @@ import (
 	"sort"
 )
 
-// span is a part of dst.
+// span is the part dst[start:end].
 type span struct{ start, end uint32 }
 
-// object is an object in dst whose members are to be reordered: to e.order[first:last].
+// object is an object in dst whose members are not sorted. e.order[first:last] holds them sorted.
 type object struct {
 	span
 	first, last uint32
 }
 
-// smallObject is the size up to which an object is rewritten at once. 256 bytes nest some 25 objects at most, so that no
-// byte is copied more often than that.
+// smallObject is the size in bytes up to which an unsorted object is rewritten as soon as it ends. At most about 25 objects
+// can nest in 256 bytes, so no byte is copied more often than that.
 const smallObject = 256
 
-// sort puts the members of the object that begins at start and ends dst in the order of their keys, or notes that order
-// for sortObjects.
+// sort sorts the members ms of the object dst[start:], or, if it is large, records their order for sortObjects.
 func (e *encoder) sort(start int, ms []member) error {
 	e.sortMembers(ms)
 	first := len(e.order)
@@ -31,7 +30,7 @@ func (e *encoder) sort(start int, ms []member) error {
 			if e.strict {
 				return e.refuse("duplicate key " + excerpt(e.quoted(m)))
 			}
-			continue // of duplicates the last in the text counts, which is the last here
+			continue // the last of duplicate keys counts
 		}
 		e.order = append(e.order, span{m.start, m.end})
 	}
@@ -52,10 +51,10 @@ func (e *encoder) sort(start int, ms []member) error {
 	return nil
 }
 
-// manyMembers is from where on sorting by the first bytes of the keys is worth its memory.
+// manyMembers is the number of members from which a radix sort by the first bytes of the keys is worth its memory.
 const manyMembers = 256
 
-// sortMembers sorts members by their keys, and those of the same key as they stand in the text.
+// sortMembers sorts members by their keys. Members with equal keys keep the order of the text.
 func (e *encoder) sortMembers(ms []member) {
 	if len(ms) < manyMembers {
 		slices.SortFunc(ms, e.compareMembers)
@@ -77,14 +76,14 @@ func (e *encoder) sortMembers(ms []member) {
 	}
 }
 
-// ranked is a member with the number that the first bytes of its key make.
+// ranked is a member with its keyPrefix.
 type ranked struct {
 	prefix uint64
 	member
 }
 
-// sortRanked sorts by prefix, byte by byte, and returns the list or other memory with the result: that takes a third of the
-// time of a comparing sort.
+// sortRanked sorts a list by prefix and returns the result, which may be list itself. It is a radix sort, which takes a third
+// of the time of a comparison sort.
 func sortRanked(list []ranked) []ranked {
 	other := make([]ranked, len(list))
 	for shift := 0; shift < 64; shift += 8 {
@@ -93,7 +92,7 @@ func sortRanked(list []ranked) []ranked {
 			ends[byte(r.prefix>>shift)]++
 		}
 		if ends[byte(list[0].prefix>>shift)] == len(list) {
-			continue // all the same
+			continue // this byte is the same in all prefixes
 		}
 		for i := range 255 {
 			ends[i+1] += ends[i]
@@ -121,7 +120,7 @@ func (e *encoder) quoted(m member) []byte { return e.dst[m.start:m.keyEnd] }
 // key returns the key of m in dst without its quotes, still escaped.
 func (e *encoder) key(m member) []byte { return e.dst[m.start+1 : m.keyEnd-1] }
 
-// sortObjects writes dst anew, from an offset on, with the members of the unsorted objects in their order.
+// sortObjects rewrites dst[from:] with the members of all unsorted objects sorted.
 func (e *encoder) sortObjects(from int) {
 	slices.SortFunc(e.unsorted, func(a, b object) int { return cmp.Compare(a.start, b.start) })
 	e.scratch = slices.Grow(e.scratch[:0], len(e.dst)-from)
@@ -129,7 +128,8 @@ func (e *encoder) sortObjects(from int) {
 	e.dst = append(e.dst[:from], e.scratch...)
 }
 
-// copySorted appends a part of dst to scratch with the unsorted objects in it in order. Each byte is copied once.
+// copySorted appends a part of dst to scratch with the members of the unsorted objects in it sorted. It copies each byte
+// once.
 func (e *encoder) copySorted(s span) {
 	at := s.start
 	for i := e.firstObject(s.start); i < len(e.unsorted) && e.unsorted[i].start < s.end; i = e.firstObject(at) {
@@ -147,38 +147,38 @@ func (e *encoder) copySorted(s span) {
 	e.scratch = append(e.scratch, e.dst[at:s.end]...)
 }
 
-// firstObject finds the first unsorted object that begins at an offset or behind it.
+// firstObject returns the index of the first unsorted object that begins at or after an offset.
 func (e *encoder) firstObject(start uint32) int {
 	return sort.Search(len(e.unsorted), func(i int) bool { return e.unsorted[i].start >= start })
 }
 
-// compareKeys orders canonically escaped keys by Unicode code point, which for UTF-8 is the order of the bytes. It allocates
-// nothing and resolves no more than one escape of each.
+// compareKeys compares two canonically escaped keys by Unicode code points, which in UTF-8 is the order of the bytes. It does
+// not allocate and unescapes at most one character of each key.
 func compareKeys(a, b []byte) int {
 	n := commonPrefix(a, b)
 	if n == len(a) || n == len(b) {
 		return cmp.Compare(len(a), len(b))
 	}
-	// Inside a \u escape both have hexadecimal digits there, which compare as what they stand for.
+	// If the keys differ within a \u escape, both have a hexadecimal digit there, and these compare like the characters.
 	if backslashes(a[:n])%2 == 1 {
 		n--
 	}
 	return cmp.Compare(firstByte(a[n:]), firstByte(b[n:]))
 }
 
-// firstByte returns the byte that the escape at the start of text stands for, or else the first byte of text.
+// firstByte returns the first byte of a canonically escaped text, which is not empty, after unescaping.
 func firstByte(text []byte) byte {
 	if text[0] == '\\' {
-		if r, n := unescapeOne(text); n > 0 {
-			return byte(r)
-		}
+		r, _ := unescapeOne(text)
+		return byte(r)
 	}
 	return text[0]
 }
 
-// backslashes counts the backslashes at the end of text.
+// backslashes returns the number of backslashes at the end of text.
 func backslashes(text []byte) int { return len(text) - len(bytes.TrimRight(text, `\`)) }
 
+// commonPrefix returns the length of the longest common prefix of a and b.
 func commonPrefix(a, b []byte) (n int) {
 	shorter := min(len(a), len(b))
 	for n+8 <= shorter && binary.NativeEndian.Uint64(a[n:]) == binary.NativeEndian.Uint64(b[n:]) {
@@ -190,7 +190,8 @@ func commonPrefix(a, b []byte) (n int) {
 	return n
 }
 
-// keyPrefix returns the first 8 bytes of an escaped key, padded with zeros, as a number of the same order.
+// keyPrefix returns the first 8 bytes of a canonically escaped key, after unescaping and padded with zeros, as a big-endian
+// number, so that prefixes compare like keys.
 func keyPrefix(key []byte) (prefix uint64) {
 	for range 8 {
 		prefix <<= 8

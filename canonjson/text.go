@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// plain says which bytes stand for themselves in a canonical string.
+// plain reports for each byte whether it is written unescaped in a canonical string.
 var plain = plainBytes()
 
 func plainBytes() (t [256]bool) {
@@ -17,7 +17,7 @@ func plainBytes() (t [256]bool) {
 	return t
 }
 
-// AppendString appends s as a canonical JSON string with its quotes. Invalid UTF-8 becomes U+FFFD.
+// AppendString appends s as a quoted canonical JSON string. Invalid UTF-8 becomes U+FFFD.
 func AppendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	run := 0
@@ -40,8 +40,8 @@ func AppendString(dst []byte, s string) []byte {
 	return append(append(dst, s[run:]...), '"')
 }
 
-// Unquote returns the text of a JSON string, false where raw is another value. The result shares raw's memory where it
-// can, so raw must not be changed afterwards.
+// Unquote returns the text of a JSON string. It returns false if raw is not a string. The result may share memory with raw,
+// which must not be modified afterwards.
 func Unquote(raw []byte) (string, bool) {
 	if len(raw) < 2 || raw[0] != '"' || raw[len(raw)-1] != '"' {
 		return "", false
@@ -49,10 +49,10 @@ func Unquote(raw []byte) (string, bool) {
 	return view(unescape(raw[1 : len(raw)-1])), true
 }
 
-// view is string(b) without the copy; b must not be changed as long as the string lives.
+// view returns string(b) without copying. b must not be modified while the string is in use.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-// unescape resolves the escapes of a string's inside; without any it returns text itself.
+// unescape unescapes the text between the quotes of a string. It returns text itself if that has no escapes.
 func unescape(text []byte) []byte {
 	i := bytes.IndexByte(text, '\\')
 	if i < 0 {
@@ -71,7 +71,8 @@ func unescape(text []byte) []byte {
 	return append(out, text...)
 }
 
-// unescapeOne reads the escape (for a surrogate pair both) that text begins with; n is its length, 0 for a bad one.
+// unescapeOne returns the character of the escape at the start of text and the length of the escape, which may be a surrogate
+// pair. n is 0 if the escape is invalid.
 func unescapeOne(text []byte) (r rune, n int) {
 	if len(text) < 2 {
 		return 0, 0
@@ -110,7 +111,7 @@ func unescapeUnicode(text []byte) (r rune, n int) {
 	return r, 12
 }
 
-// hex4 reads \uXXXX.
+// hex4 returns the value of the \uXXXX escape at the start of text.
 func hex4(text []byte) (r rune, ok bool) {
 	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
 		return 0, false
@@ -130,7 +131,7 @@ func hex4(text []byte) (r rune, ok bool) {
 	return r, true
 }
 
-// appendRune appends r with the escape that canonical JSON wants, if any.
+// appendRune appends r, escaped if canonical JSON requires it.
 func appendRune(dst []byte, r rune) []byte {
 	const hexDigits = "0123456789abcdef"
 	switch r {
