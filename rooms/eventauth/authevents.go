@@ -10,7 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// AuthKeys returns the keys of the state events that belong into an event's auth_events, where the room has them.
+// AuthKeys returns the types and state keys of the state events that an event's auth_events must name if the room has them.
 //
 // Spec: server-server-api#auth-events-selection
 func AuthKeys(v *pdu.Version, e *pdu.Event) []pdu.StateKey {
@@ -21,7 +21,7 @@ func AuthKeys(v *pdu.Version, e *pdu.Event) []pdu.StateKey {
 	return AuthKeysFor(v, e.Type(), stateKey, e.Sender(), e.Content())
 }
 
-// AuthKeysFor is AuthKeys for an event that is yet to be built; stateKey is nil for one that is not state.
+// AuthKeysFor is like AuthKeys for an event that does not exist yet. stateKey is nil for events other than state events.
 func AuthKeysFor(v *pdu.Version, typ string, stateKey *string, sender id.UserID, content json.RawMessage) []pdu.StateKey {
 	if typ == typeCreate {
 		return nil
@@ -37,7 +37,7 @@ func AuthKeysFor(v *pdu.Version, typ string, stateKey *string, sender id.UserID,
 	return keys
 }
 
-// memberKeys adds what member events need beyond the rest.
+// memberKeys appends the additional keys for an m.room.member event.
 func memberKeys(v *pdu.Version, keys []pdu.StateKey, target string, content json.RawMessage) []pdu.StateKey {
 	add := func(typ, key string) {
 		if k := (pdu.StateKey{Type: typ, Key: key}); !slices.Contains(keys, k) {
@@ -79,9 +79,9 @@ func inviteToken(content json.RawMessage) (string, bool) {
 	return canonjson.Unquote(token)
 }
 
-// CheckAuthEvents judges the list of an event's auth events: rule 2 of versions 1 to 11, rule 3 of version 12. It takes
-// the events that auth_events names, all of them found. Whether one of them was rejected (point 3 of that rule) is for
-// the caller to know. It returns nil or a *Rejection.
+// CheckAuthEvents checks the list of an event's auth events: rule 2 of versions 1 to 11, rule 3 of version 12. authEvents are
+// the events that auth_events names, all of which must have been found. The caller must check whether one of them was rejected
+// (point 3 of that rule). CheckAuthEvents returns nil or a *Rejection.
 func CheckAuthEvents(e *pdu.Event, authEvents []*pdu.Event) error {
 	if e.Type() == typeCreate {
 		return nil
@@ -104,26 +104,26 @@ func judgeAuthEvents(n *numbers, e *pdu.Event, authEvents []*pdu.Event) verdict 
 			return reject(n.authEvents+".2", "an auth event is not state")
 		}
 		keys[i] = pdu.StateKey{Type: a.Type(), Key: key}
-		// 3.1 Each piece of state once.
+		// 3.1 There are no duplicates.
 		if slices.Contains(keys[:i], keys[i]) {
-			return reject(n.authEvents+".1", "two auth events are of one type and state_key")
+			return reject(n.authEvents+".1", "two auth events have the same type and state_key")
 		}
 	}
-	// 3.2 Nothing but what the selection names; in version 12 that is never the create event.
+	// 3.2 All are in the selection, which in version 12 does not include the create event.
 	selection := AuthKeys(e.Version(), e)
 	for _, key := range keys {
 		if !slices.Contains(selection, key) {
-			return reject(n.authEvents+".2", "an auth event is not one that this event needs")
+			return reject(n.authEvents+".2", "an auth event is not in the auth events selection")
 		}
 	}
 	// 2.4 in versions 1 to 11. The create event is among them.
 	if !e.Version().RoomIDIsCreateHash && !slices.Contains(keys, pdu.StateKey{Type: typeCreate}) {
 		return reject(n.noCreate, "the create event is not among the auth events")
 	}
-	// 3.4 All are of the same room (2.5 in versions 1 to 11).
+	// 3.4 All belong to the event's room (2.5 in versions 1 to 11).
 	for _, a := range authEvents {
 		if a.RoomID() != e.RoomID() {
-			return reject(n.authRoom, "an auth event is of another room")
+			return reject(n.authRoom, "an auth event belongs to another room")
 		}
 	}
 	return verdict{}

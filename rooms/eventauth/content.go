@@ -1,6 +1,7 @@
 package eventauth
 
 import (
+	"bytes"
 	"errors"
 	"strings"
 
@@ -12,23 +13,23 @@ import (
 
 var errStop = errors.New("stop")
 
-// getString returns a member of an object that is a string; "" if there is none.
+// getString returns a string member of an object, "" if there is none.
 func getString(obj []byte, key string) string {
 	raw, _ := canonjson.Get(obj, key)
 	s, _ := canonjson.Unquote(raw)
 	return s
 }
 
-// isObject tells by the first byte of a JSON value whether it is an object.
-func isObject(raw []byte) bool { return len(raw) > 0 && raw[0] == '{' }
+// isObject reports whether a valid JSON value is an object.
+func isObject(raw []byte) bool { return bytes.HasPrefix(raw, []byte("{")) }
 
-// isUserList tells whether raw is a list of nothing but user ids.
+// isUserList reports whether raw is a list of user IDs.
 func isUserList(raw []byte) bool {
 	_, ok := userList(raw)
 	return ok
 }
 
-// userList decodes a list of user ids; false if raw is anything else.
+// userList decodes a list of user IDs. It returns false if raw is anything else.
 func userList(raw []byte) ([]string, bool) {
 	items, ok := canonjson.Elements(raw)
 	if !ok {
@@ -45,16 +46,16 @@ func userList(raw []byte) ([]string, bool) {
 	return users, true
 }
 
-// looksLikeUser accepts what may stand as a user id in power levels and as an authorising user.
+// looksLikeUser reports whether s is acceptable as a user ID in power levels and as an authorising user.
 //
-// Deviation: the server name is not held against its grammar, as other servers do not: a room whose power levels hold
-// a misspelt server name would otherwise fall apart between them and us.
+// Deviation: like other servers, it does not check the grammar of the server name. Otherwise Ebb and they would disagree about
+// the state of a room whose power levels contain a misspelt server name.
 // Spec: appendices#historical-user-ids
 func looksLikeUser(s string) bool {
-	return len(s) <= pdu.MaxIDLength && strings.HasPrefix(s, "@") && domain(s) != "" && strings.IndexByte(s, 0) < 0
+	return len(s) <= pdu.MaxIDLength && strings.HasPrefix(s, "@") && domain(s) != "" && !strings.Contains(s, "\x00")
 }
 
-// domain returns what follows the first colon of an id: its server name.
+// domain returns the server name of an ID: what follows its first colon.
 func domain(s string) string {
 	_, server, _ := strings.Cut(s, ":")
 	return server

@@ -1,12 +1,12 @@
 // Package eventauth decides whether an event is allowed by the authorisation rules of its room version.
 //
-// It is pure: an event and the state to judge it against go in, a verdict comes out. It checks no signatures or hashes
-// (package pdu does), fetches nothing and knows no clock. On receipt of an event a caller goes through it as follows:
-// CheckAuthEvents looks at the list of auth events itself, Check judges the event against those auth events, then
-// Check judges it against the state before it, then against the current state (soft failure).
+// It is pure: it checks an event against a given state. It does not check signatures or hashes (package pdu does), fetches
+// nothing and knows no clock. For a received event callers use it as follows: CheckAuthEvents checks the list of auth events,
+// Check then checks the event against these auth events, against the state before the event, and against the current state
+// (soft failure).
 //
-// The rules are written once for all room versions. The numbers in the comments are those of room version 12; a
-// Rejection carries the number that the rule has in the version of the event's room (numbers.go).
+// The rules are written once for all room versions. The numbers in the comments are those of room version 12. A Rejection
+// contains the number of the rule in the version of the event's room (numbers.go).
 package eventauth
 
 import (
@@ -28,47 +28,33 @@ const (
 	typeRedaction        = "m.room.redaction"
 )
 
-// State is the room state that an event is judged against.
+// State is the room state that an event is checked against.
 //
-// For room version 12 it holds the create event too, although auth_events do not name it. A State that also has a
-// method `Levels() *PowerLevels` (see Compile) spares Check from reading the power levels event each time; the levels
-// must be those of the state's own create and power levels events.
+// It must include the create event, even in room version 12, where auth_events omit it. If a State also has a method
+// `Levels() *PowerLevels`, Check calls it instead of reading the power levels event. It must return the levels that result
+// from the state's own create and power levels events.
 type State interface {
 	// Get returns the state event with this type and state key, or nil.
 	Get(typ, key string) *pdu.Event
 }
 
-// StateMap is a State held in a map.
+// StateMap is a State in a map.
 type StateMap map[pdu.StateKey]*pdu.Event
 
 // Get returns the state event with this type and state key, or nil.
 func (m StateMap) Get(typ, key string) *pdu.Event { return m[pdu.StateKey{Type: typ, Key: key}] }
 
-// Compiled is a State whose power levels have been read once. It is safe to share: nothing in it changes.
-type Compiled struct {
-	State
-	levels *PowerLevels
-}
-
-// Compile reads the power levels of a state, so that Check need not.
-func Compile(v *pdu.Version, auth State) *Compiled {
-	return &Compiled{State: auth, levels: Levels(v, auth.Get(typeCreate, ""), auth.Get(typePowerLevels, ""))}
-}
-
-// Levels returns the power levels that Compile has read.
-func (c *Compiled) Levels() *PowerLevels { return c.levels }
-
-// Rejection says which authorisation rule refused an event.
+// Rejection is the error for an event that an authorisation rule rejects.
 type Rejection struct {
-	Rule string // number of the rule in the room version's specification, like "5.3.7"
-	Msg  string // what is wrong, to be read by people
+	Rule string // the number of the rule in the specification of the room version, such as "5.3.7"
+	Msg  string // what is wrong, for people to read
 }
 
 func (r *Rejection) Error() string { return "auth rule " + r.Rule + ": " + r.Msg }
 
-// Check judges an event against a state by all rules but those on the list of auth events (see CheckAuthEvents) and on
-// signatures: rule 5.2.1 takes it that the caller has verified the signature of the authorising user's server, which
-// pdu.RequiredSigners names. It returns nil or a *Rejection.
+// Check checks an event against a state by all rules except those about the list of auth events (see CheckAuthEvents) and
+// about signatures. For rule 5.2.1 the caller must have verified the signature of the authorising user's server, which is
+// among pdu.RequiredSigners. It returns nil or a *Rejection.
 //
 // Spec: rooms/v1#authorisation-rules to rooms/v12#authorisation-rules
 func Check(v *pdu.Version, e *pdu.Event, auth State) error {
@@ -79,20 +65,20 @@ func Check(v *pdu.Version, e *pdu.Event, auth State) error {
 	return nil
 }
 
-// verdict is the rule that decided about an event; msg is empty if it allowed the event.
+// verdict is the rule that decided about an event. msg is empty if the rule allowed the event.
 type verdict struct{ rule, msg string }
 
 func allow(rule string) verdict       { return verdict{rule: rule} }
 func reject(rule, msg string) verdict { return verdict{rule, msg} }
 
-// check is one event under judgement.
+// check is the check of one event.
 type check struct {
 	v      *pdu.Version
 	n      *numbers
 	e      *pdu.Event
 	auth   State
-	create *pdu.Event   // set from rule 2 on
-	levels *PowerLevels // read when a rule first asks
+	create *pdu.Event   // set by rule 2
+	levels *PowerLevels // set by the first call of power
 }
 
 func (c *check) judge() verdict {
@@ -111,7 +97,7 @@ func (c *check) judge() verdict {
 	if c.e.Type() == typeMember {
 		return c.judgeMember()
 	}
-	// 6. Only joined users send anything else.
+	// 6. Only joined users may send anything else.
 	if c.membership(c.e.Sender()) != join {
 		return reject(c.n.joined, "sender is not joined")
 	}
@@ -124,13 +110,13 @@ func (c *check) judge() verdict {
 		}
 		return allow(c.n.thirdParty + ".1")
 	}
-	// 8. The level that the event's type asks for.
+	// 8. The sender has the level that the event's type requires.
 	if level < power.EventLevel(c.e.Type(), c.e.IsState()) {
 		return reject(c.n.level, "sender's power level is too low for this type of event")
 	}
-	// 9. State keys that name a user are that user's own.
+	// 9. A state key that is a user ID must be the sender's.
 	if key, ok := c.e.StateKey(); ok && len(key) > 0 && key[0] == '@' && key != string(c.e.Sender()) {
-		return reject(c.n.stateKey, "state_key is another user's id")
+		return reject(c.n.stateKey, "state_key is the ID of another user")
 	}
 	// 10. m.room.power_levels
 	if c.e.Type() == typePowerLevels {
@@ -144,56 +130,56 @@ func (c *check) judge() verdict {
 	return allow(c.n.otherwise)
 }
 
-// judgeCreate is rule 1.
+// judgeCreate applies rule 1.
 func (c *check) judgeCreate() verdict {
-	// 1.1 It is the first event.
+	// 1.1 The create event is the first event.
 	if len(c.e.PrevEvents()) > 0 {
 		return reject("1.1", "create event has prev_events")
 	}
-	// 1.2 The room id belongs to the sender's server; in version 12 it comes from the event itself.
+	// 1.2 The room ID belongs to the sender's server. In version 12 it is the hash of the event.
 	if c.v.RoomIDIsCreateHash {
 		if c.e.NamesRoom() {
 			return reject("1.2", "create event has a room_id")
 		}
 	} else if domain(string(c.e.RoomID())) != domain(string(c.e.Sender())) {
-		return reject("1.2", "room_id and sender are of different servers")
+		return reject("1.2", "room_id and sender belong to different servers")
 	}
-	// 1.3 The room version is one that we know; without the property it is version 1.
+	// 1.3 The room version is known. Without the property it is version 1.
 	if raw, ok := canonjson.Get(c.e.Content(), "room_version"); ok {
 		version, isString := canonjson.Unquote(raw)
 		if _, known := pdu.VersionOf(id.RoomVersion(version)); !isString || !known {
-			return reject("1.3", "room_version is not known")
+			return reject("1.3", "room_version is unknown")
 		}
 	}
 	switch {
 	case c.v.PrivilegedCreators:
-		// 1.4 additional_creators is a list of user ids.
+		// 1.4 additional_creators is a list of user IDs.
 		if raw, ok := canonjson.Get(c.e.Content(), "additional_creators"); ok && !isUserList(raw) {
-			return reject("1.4", "additional_creators is not a list of user ids")
+			return reject("1.4", "additional_creators is not a list of user IDs")
 		}
 	case c.v.ImplicitRoomCreator:
 		return allow("1.4") // version 11 has no rule about the creator
 	default:
-		// 1.4 in versions 1 to 10: the creator is named.
+		// 1.4 in versions 1 to 10: there is a creator.
 		if _, ok := canonjson.Get(c.e.Content(), "creator"); !ok {
-			return reject("1.4", "create event names no creator")
+			return reject("1.4", "create event has no creator")
 		}
 	}
 	return allow("1.5")
 }
 
-// judgeRoom is rules 2 and 4: the event belongs to the room of the create event, and its sender may be there. In
-// versions before 12 it also refuses what would already have been refused for its auth events: a state without a
-// create event (2.4) or that of another room (2.5).
+// judgeRoom applies rules 2 and 4: the event belongs to the room of the create event, and its sender's server may take part.
+// In versions before 12 it also rejects what CheckAuthEvents rejects in the list of auth events: a state without a create
+// event (2.4) and the state of another room (2.5).
 func (c *check) judgeRoom() verdict {
 	c.create = c.auth.Get(typeCreate, "")
 	if c.create == nil {
 		return reject(c.n.noCreate, "the room has no create event")
 	}
 	if c.create.RoomID() != c.e.RoomID() {
-		return reject(c.n.otherRoom, "create event is of another room")
+		return reject(c.n.otherRoom, "create event belongs to another room")
 	}
-	// 4. Only the creator's server takes part when m.federate is false.
+	// 4. If m.federate is false, only the creator's server may take part.
 	if raw, ok := canonjson.Get(c.create.Content(), "m.federate"); ok && bytes.Equal(raw, []byte("false")) &&
 		domain(string(c.e.Sender())) != domain(string(c.create.Sender())) {
 		return reject(c.n.federate, "the room does not federate")
@@ -201,7 +187,7 @@ func (c *check) judgeRoom() verdict {
 	return verdict{}
 }
 
-// judgeAliases is rule 4 of versions 1 to 5.
+// judgeAliases applies rule 4 of versions 1 to 5.
 func (c *check) judgeAliases() verdict {
 	key, ok := c.e.StateKey()
 	if !ok { // 4.1
@@ -213,7 +199,7 @@ func (c *check) judgeAliases() verdict {
 	return allow(c.n.aliases + ".3")
 }
 
-// judgeRedaction is rule 11 of versions 1 and 2.
+// judgeRedaction applies rule 11 of versions 1 and 2.
 func (c *check) judgeRedaction(level int64) verdict {
 	if level >= c.power().Redact { // 11.1
 		return allow(c.n.redaction + ".1")
@@ -224,13 +210,13 @@ func (c *check) judgeRedaction(level int64) verdict {
 	return reject(c.n.redaction+".3", "sender may not redact another server's event")
 }
 
-// power returns the power levels of the state, read at most once.
+// power returns the power levels of the state. It reads them at most once.
 func (c *check) power() *PowerLevels {
 	if c.levels != nil {
 		return c.levels
 	}
-	if compiled, ok := c.auth.(interface{ Levels() *PowerLevels }); ok {
-		c.levels = compiled.Levels()
+	if auth, ok := c.auth.(interface{ Levels() *PowerLevels }); ok {
+		c.levels = auth.Levels()
 	}
 	if c.levels == nil {
 		c.levels = Levels(c.v, c.create, c.auth.Get(typePowerLevels, ""))

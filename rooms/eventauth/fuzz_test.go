@@ -34,7 +34,7 @@ func FuzzCheck(f *testing.F) {
 		if err != nil && (!errors.As(err, &rejection) || rejection.Rule == "" || rejection.Msg == "") {
 			t.Fatalf("Check = %v, which is not a rejection with a rule", err)
 		}
-		for _, again := range []error{Check(v, event, state), Check(v, event, Compile(v, state))} {
+		for _, again := range []error{Check(v, event, state), Check(v, event, withLevels(v, state))} {
 			if (err == nil) != (again == nil) || err != nil && err.Error() != again.Error() {
 				t.Fatalf("Check = %v, then %v", err, again)
 			}

@@ -9,9 +9,9 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// LevelContent is the content of a power levels event, to be changed and written for a room of another version.
+// LevelContent is the content of a power levels event in a form that can be modified and written for another room version.
 type LevelContent struct {
-	Named         map[string]int64 // state_default, ban and their like
+	Named         map[string]int64 // the properties that are a single level, such as state_default and ban
 	Users         map[id.UserID]int64
 	Events        map[string]int64
 	Notifications map[string]int64
@@ -19,8 +19,8 @@ type LevelContent struct {
 	other map[string]json.RawMessage
 }
 
-// ReadLevelContent reads the content of a power levels event of a room of version v. What the authorisation rules of that version
-// do not take for a level counts as missing.
+// ReadLevelContent reads the content of a power levels event of a room of version v. Values that are not levels under the
+// authorisation rules of that version count as missing.
 func ReadLevelContent(v *pdu.Version, content json.RawMessage) *LevelContent {
 	given := readLevels(v, content)
 	c := &LevelContent{Named: map[string]int64{}, Users: given.users, Events: given.events, Notifications: given.notifications, other: map[string]json.RawMessage{}}
@@ -47,7 +47,7 @@ func ReadLevelContent(v *pdu.Version, content json.RawMessage) *LevelContent {
 	return c
 }
 
-// Required returns the highest level that sending an event or acting on a user can require.
+// Required returns the highest level that any action in the room requires.
 func (c *LevelContent) Required() int64 {
 	level := int64(defaultState)
 	for _, n := range c.Named {
@@ -59,7 +59,7 @@ func (c *LevelContent) Required() int64 {
 	return level
 }
 
-// Highest returns the highest level of a user.
+// Highest returns the highest level that any user has.
 func (c *LevelContent) Highest() int64 {
 	level := c.Named[levelNames[usersDefault]]
 	for _, n := range c.Users {
@@ -76,9 +76,9 @@ func (c *LevelContent) LevelOf(user id.UserID) int64 {
 	return c.Named[levelNames[usersDefault]]
 }
 
-// JSON writes the content with integers that every room version takes.
+// JSON encodes the content. Levels are integers within the range of canonical JSON, which every room version accepts.
 func (c *LevelContent) JSON() (json.RawMessage, error) {
-	out := make(map[string]any, len(c.other)+len(c.Named)+3)
+	out := map[string]any{}
 	for key, raw := range c.other {
 		out[key] = raw
 	}
@@ -100,5 +100,5 @@ func allWritable[K comparable](levels map[K]int64) map[K]int64 {
 	return out
 }
 
-// writable brings a level within the integers of canonical JSON.
+// writable returns the level limited to the integers of canonical JSON.
 func writable(level int64) int64 { return max(-canonjson.MaxInt, min(level, canonjson.MaxInt)) }

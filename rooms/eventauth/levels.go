@@ -13,14 +13,14 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Infinite is the power level of the room's creators from room version 12 on. No power levels event can give it.
+// Infinite is the power level of the room's creators in room version 12 and later. No power levels event can grant it.
 const Infinite int64 = math.MaxInt64
 
-// maxLevel is the highest level that an event can give. Room versions before 6 set no limit to numbers; what is beyond
-// this one counts as this one.
+// maxLevel is the highest level that an event can grant. Room versions before 6 do not limit numbers; larger ones count as
+// maxLevel.
 const maxLevel = Infinite - 1
 
-// The levels that hold where the power levels event names none.
+// The levels that apply if the power levels event does not specify them.
 // Spec: server-server-api#definitions, client-server-api#mroompower_levels
 const (
 	defaultInvite = 0
@@ -28,19 +28,19 @@ const (
 	creatorLevel  = 100
 )
 
-// PowerLevels are the power levels of a room, compiled from its create and power levels events. They do not change, so
-// that they can be cached and shared as long as the room has the same two events.
+// PowerLevels are the power levels of a room, which its create and power levels events determine. A PowerLevels never changes
+// and may be shared.
 type PowerLevels struct {
 	Invite, Kick, Ban, Redact                 int64
 	StateDefault, EventsDefault, UsersDefault int64
 
-	given    *givenLevels // what the power levels event says; nil without one
+	given    *givenLevels // the content of the power levels event, nil without one
 	users    map[id.UserID]int64
-	creators []id.UserID // infinite; only from version 12 on
+	creators []id.UserID // the users with infinite power, in version 12 and later
 }
 
-// Levels compiles the power levels of a room from its create and power levels events, each of which may be nil.
-// Properties that the event does not give, or not in a form that the room version reads as an integer, are the defaults.
+// Levels returns the power levels of a room with the given create and power levels events, each of which may be nil.
+// Properties that are missing, or that are not integers by the rules of the room version, have their defaults.
 func Levels(v *pdu.Version, create, pl *pdu.Event) *PowerLevels {
 	p := &PowerLevels{creators: privilegedCreators(v, create)}
 	if pl != nil {
@@ -59,7 +59,7 @@ func Levels(v *pdu.Version, create, pl *pdu.Event) *PowerLevels {
 	return p
 }
 
-// UserLevel returns a user's power level, Infinite for a creator of a room of version 12 or later.
+// UserLevel returns a user's power level: Infinite for a creator of a room of version 12 or later.
 func (p *PowerLevels) UserLevel(user id.UserID) int64 {
 	if p.IsCreator(user) {
 		return Infinite
@@ -70,10 +70,10 @@ func (p *PowerLevels) UserLevel(user id.UserID) int64 {
 	return p.UsersDefault
 }
 
-// IsCreator tells whether a user has the infinite power of a creator; it is false in rooms before version 12.
+// IsCreator reports whether a user has infinite power as a creator of the room. It is false in room versions before 12.
 func (p *PowerLevels) IsCreator(user id.UserID) bool { return slices.Contains(p.creators, user) }
 
-// EventLevel returns the level that sending an event of a type requires.
+// EventLevel returns the level required to send an event of a type.
 func (p *PowerLevels) EventLevel(typ string, isState bool) int64 {
 	if p.given != nil {
 		if level, ok := p.given.events[typ]; ok {
@@ -86,7 +86,7 @@ func (p *PowerLevels) EventLevel(typ string, isState bool) int64 {
 	return p.EventsDefault
 }
 
-// Notification returns the level that a kind of notification requires, like "room" for @room.
+// Notification returns the level required for a kind of notification, such as "room" for @room.
 func (p *PowerLevels) Notification(key string) int64 {
 	if p.given != nil {
 		if level, ok := p.given.notifications[key]; ok {
@@ -96,7 +96,7 @@ func (p *PowerLevels) Notification(key string) int64 {
 	return defaultState
 }
 
-// creatorOf returns the user that the create event calls the room's creator; "" if there is none.
+// creatorOf returns the room's creator according to the create event, "" if there is none.
 func creatorOf(v *pdu.Version, create *pdu.Event) id.UserID {
 	if create == nil {
 		return ""
@@ -107,7 +107,7 @@ func creatorOf(v *pdu.Version, create *pdu.Event) id.UserID {
 	return id.UserID(getString(create.Content(), "creator"))
 }
 
-// Creators returns the creators of a room: one before version 12.
+// Creators returns the creators of a room. Before version 12 there is exactly one.
 func Creators(v *pdu.Version, create *pdu.Event) []id.UserID {
 	if v.PrivilegedCreators {
 		return privilegedCreators(v, create)
@@ -115,7 +115,7 @@ func Creators(v *pdu.Version, create *pdu.Event) []id.UserID {
 	return []id.UserID{creatorOf(v, create)}
 }
 
-// privilegedCreators returns the users whose power is infinite.
+// privilegedCreators returns the users with infinite power.
 // Spec: rooms/v12#authorisation-rules
 func privilegedCreators(v *pdu.Version, create *pdu.Event) []id.UserID {
 	if !v.PrivilegedCreators || create == nil {
@@ -130,7 +130,7 @@ func privilegedCreators(v *pdu.Version, create *pdu.Event) []id.UserID {
 	return creators
 }
 
-// The properties of a power levels event that are one level each.
+// The properties of a power levels event that are a single level.
 const (
 	usersDefault = iota
 	eventsDefault
@@ -144,8 +144,8 @@ const (
 
 var levelNames = [namedLevels]string{"users_default", "events_default", "state_default", "ban", "redact", "kick", "invite"}
 
-// givenLevels is what a power levels event says, without defaults. The bad fields say what is not as it should be;
-// a value that is bad is left out of the maps.
+// givenLevels is the content of a power levels event, without defaults. Invalid values are not in the maps; the bad fields
+// record that there were some.
 type givenLevels struct {
 	named         [namedLevels]int64
 	has           [namedLevels]bool
@@ -155,10 +155,11 @@ type givenLevels struct {
 
 	badNamed  bool // one of the named levels is not an integer
 	badMaps   bool // events or notifications is not an object of integers
-	badUsers  bool // users is not an object of user ids and integers
+	badUsers  bool // users is not an object of user IDs and integers
 	beyondAll bool // a number is too large for IEEE 754 double precision
 }
 
+// namedOr returns one of the named levels, otherwise if the event does not contain it.
 func (g *givenLevels) namedOr(name int, otherwise int64) int64 {
 	if g == nil || !g.has[name] {
 		return otherwise
@@ -166,7 +167,7 @@ func (g *givenLevels) namedOr(name int, otherwise int64) int64 {
 	return g.named[name]
 }
 
-// readLevels reads the content of a power levels event as the room version wants it read.
+// readLevels reads the content of a power levels event by the rules of the room version.
 func readLevels(v *pdu.Version, content json.RawMessage) *givenLevels {
 	g := &givenLevels{}
 	r := levelReader{v: v, beyond: &g.beyondAll}
@@ -203,29 +204,29 @@ func put[K comparable](m *map[K]int64, key K, level int64) bool {
 	return true
 }
 
-// levelReader reads power levels in the forms that a room version takes.
+// levelReader reads power levels in the forms that a room version allows.
 type levelReader struct {
 	v      *pdu.Version
-	beyond *bool
+	beyond *bool // set if a number exceeds IEEE 754 double precision
 }
 
-// each hands every member of an object that is a level to take. It returns false if raw is not an object, a member is
-// not a level, or take refused one.
-func (r levelReader) each(raw []byte, take func(key string, level int64) bool) bool {
+// each calls f for every member of an object that is a level. It returns false if raw is not an object, if a member is not a
+// level, or if f returned false for one.
+func (r levelReader) each(raw []byte, f func(key string, level int64) bool) bool {
 	if !isObject(raw) {
 		return false
 	}
 	good := true
 	_ = canonjson.Each(raw, func(key string, value []byte) error {
 		level, ok := r.level(value)
-		good = ok && take(key, level) && good
+		good = ok && f(key, level) && good
 		return nil
 	})
 	return good
 }
 
-// level reads one power level: a JSON integer; in versions 1 to 9 also a string of one, in versions 1 to 5 also a
-// float, which is cut off at the decimal point.
+// level reads one power level: a JSON integer, in versions 1 to 9 also a string that contains an integer, and in versions 1 to
+// 5 also a float, which is truncated.
 //
 // Spec: rooms/v1#mroompower_levels-events-accept-values-as-strings and -as-floats, rooms/v10#values-in-mroompower_levels-events-must-be-integers
 func (r levelReader) level(raw []byte) (int64, bool) {
@@ -270,9 +271,9 @@ func integerLevel(s string) (int64, bool) {
 	return max(-maxLevel, min(n, maxLevel)), true
 }
 
-// saturate cuts a float off at its decimal point and keeps it within the levels there are.
+// saturate truncates a float and limits it to the range of levels.
 func saturate(f float64) int64 {
-	const edge = 1 << 62 // exact as a float, and far from where the conversion would overflow
+	const edge = 1 << 62 // an exact float far below the point where the conversion overflows
 	switch {
 	case f >= edge:
 		return maxLevel

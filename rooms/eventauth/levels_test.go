@@ -1,6 +1,9 @@
 package eventauth
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -91,6 +94,10 @@ func TestOneLevelIsReadAsTheVersionSays(t *testing.T) {
 		{`0.9e1`, 9, no, no},
 		{`1e400`, no, no, no},
 		{`1e300`, maxLevel, no, no},
+		{`4611686018427387904.0`, maxLevel, no, no}, // 2^62: floats up to it are exact
+		{`4611686018427387903`, 1<<62 - 1, 1<<62 - 1, 1<<62 - 1},
+		{`-4611686018427387904.0`, -maxLevel, no, no},
+		{`-99999999999999999999`, -maxLevel, -maxLevel, -maxLevel},
 		{`99999999999999999999`, maxLevel, maxLevel, maxLevel},
 		{`9223372036854775807`, maxLevel, maxLevel, maxLevel},
 		{`"99999999999999999999"`, maxLevel, maxLevel, no},
@@ -122,9 +129,58 @@ func TestNoEventGivesInfinitePower(t *testing.T) {
 	}
 }
 
+func TestLevelContentKeepsWhatItReads(t *testing.T) {
+	const given = `{"ban":60,"events":{"x":70},"kick":"40","notifications":{"room":20},"org.example":[1],"users":{"@bob:b":80,"@carol:c":-9007199254740993},"users_default":9007199254740993}`
+	c := ReadLevelContent(version(t, "5"), []byte(given))
+	if c.LevelOf(bob) != 80 || c.LevelOf(gone) != 9007199254740993 || c.Highest() != 9007199254740993 || c.Required() != 9007199254740993 {
+		t.Errorf("bob %d, gone %d, highest %d, required %d", c.LevelOf(bob), c.LevelOf(gone), c.Highest(), c.Required())
+	}
+	delete(c.Named, "users_default")
+	if c.LevelOf(gone) != 0 || c.Highest() != 80 || c.Required() != 70 {
+		t.Errorf("without users_default: gone %d, highest %d, required %d", c.LevelOf(gone), c.Highest(), c.Required())
+	}
+	const want = `{"ban":60,"events":{"x":70},"kick":40,"notifications":{"room":20},"org.example":[1],"users":{"@bob:b":80,"@carol:c":-9007199254740991}}`
+	if got, err := c.JSON(); err != nil || string(got) != want {
+		t.Errorf("%s, %v, want %s", got, err, want)
+	}
+	c = ReadLevelContent(version(t, "10"), []byte(`{"kick":"40","users":5}`)) // levels of another form count as missing
+	c.Users[bob], c.Events["x"] = 1, 2
+	if got, err := c.JSON(); err != nil || string(got) != `{"events":{"x":2},"users":{"@bob:b":1}}` || c.Required() != 50 {
+		t.Errorf("%s, %v, required %d", got, err, c.Required())
+	}
+}
+
+func TestOnlyEd25519SignaturesCountForAThirdPartyInvite(t *testing.T) {
+	key := testKey(1)
+	message := []byte(`{"token":"t"}`)
+	right := base64.RawStdEncoding.EncodeToString(ed25519.Sign(key, message))
+	signed := func(signatures string) []byte { return []byte(`{"signatures":{"x":{` + signatures + `}},"token":"t"}`) }
+	keys := []ed25519.PublicKey{key.Public().(ed25519.PublicKey)}
+	for signatures, want := range map[string]bool{
+		`"ed25519:1":"` + right + `"`: true, `"ed448:1":"` + right + `"`: false, `"ed25519:1":"` + right[4:] + `"`: false, `"ed25519:1":5`: false, ``: false,
+	} {
+		if got := signedByAny(signed(signatures), keys); got != want {
+			t.Errorf("{%s}: %v", signatures, got)
+		}
+	}
+	if signedByAny([]byte(`{"token":"t"}`), keys) || signedByAny([]byte(`{"signatures":5,"token":"t"}`), keys) || signedByAny(signed(`"ed25519:1":"`+right+`"`), nil) {
+		t.Error("an object without signatures, or without keys to check them, is signed")
+	}
+	wrong := base64.RawStdEncoding.EncodeToString(ed25519.Sign(key, []byte("x")))
+	for tries, want := range map[int]bool{maxTries: true, maxTries + 1: false} {
+		var signatures strings.Builder
+		for i := range tries - 1 {
+			fmt.Fprintf(&signatures, `"ed25519:%04d":"%s",`, i, wrong)
+		}
+		if got := signedByAny(signed(signatures.String()+`"ed25519:z":"`+right+`"`), keys); got != want {
+			t.Errorf("the right signature is number %d: %v", tries, got)
+		}
+	}
+}
+
 func BenchmarkCheckMessage(b *testing.B) {
 	v := version(b, "12")
-	auth, event := Compile(v, buildState(b, v, nil)), build(b, v, message(bob, "m.room.message"))
+	auth, event := withLevels(v, buildState(b, v, nil)), build(b, v, message(bob, "m.room.message"))
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := Check(v, event, auth); err != nil {
@@ -159,5 +215,8 @@ func TestUserIDsHaveAtMost255Bytes(t *testing.T) {
 	longest := "@" + strings.Repeat("a", pdu.MaxIDLength-len("@:b")) + ":b"
 	if !looksLikeUser(longest) || looksLikeUser("@a"+longest[1:]) {
 		t.Error("the longest user id is not one of 255 bytes")
+	}
+	if looksLikeUser("@a\x00:b") {
+		t.Error("a user id contains NUL")
 	}
 }

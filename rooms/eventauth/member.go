@@ -7,7 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// The values of membership; a user without a member event counts as having left.
+// The memberships. A user without a member event has the membership leave.
 const (
 	join   = "join"
 	invite = "invite"
@@ -16,7 +16,7 @@ const (
 	knock  = "knock"
 )
 
-// Membership returns what a member event says about its user's membership. Without an event the user has left.
+// Membership returns the membership in an m.room.member event, "leave" if member is nil.
 func Membership(member *pdu.Event) string {
 	if member == nil {
 		return leave
@@ -29,7 +29,7 @@ func (c *check) membership(user id.UserID) string {
 	return Membership(c.auth.Get(typeMember, string(user)))
 }
 
-// joinRule returns the room's join rule; a room without one is invite-only.
+// joinRule returns the room's join rule, invite if it has none.
 func (c *check) joinRule() string {
 	e := c.auth.Get(typeJoinRules, "")
 	if e == nil {
@@ -43,19 +43,19 @@ func (c *check) joinRule() string {
 	return rule
 }
 
-// judgeMember is rule 5.
+// judgeMember applies rule 5.
 func (c *check) judgeMember() verdict {
-	// 5.1 The event says whose membership becomes what.
+	// 5.1 There are a state_key and a membership.
 	target, isState := c.e.StateKey()
 	raw, ok := canonjson.Get(c.e.Content(), "membership")
 	if !isState || !ok {
 		return reject(c.n.member+".1", "state_key or membership is missing")
 	}
-	// 5.2 The server of the authorising user has signed, which presupposes that there is such a server.
+	// 5.2 The server of the authorising user has signed the event. The caller checks that; here it must be a user ID.
 	if c.v.Restricted {
 		if via, ok := canonjson.Get(c.e.Content(), "join_authorised_via_users_server"); ok {
 			if user, ok := canonjson.Unquote(via); !ok || !looksLikeUser(user) { // 5.2.1
-				return reject(c.n.via+".1", "join_authorised_via_users_server is not a user id")
+				return reject(c.n.via+".1", "join_authorised_via_users_server is not a user ID")
 			}
 		}
 	}
@@ -72,20 +72,20 @@ func (c *check) judgeMember() verdict {
 	case membership == knock && c.v.Knock: // 5.7
 		return c.judgeKnock(user)
 	}
-	return reject(c.n.other, "membership is not known") // 5.8
+	return reject(c.n.other, "membership is unknown") // 5.8
 }
 
-// judgeJoin is rule 5.3.
+// judgeJoin applies rule 5.3.
 func (c *check) judgeJoin(target id.UserID) verdict {
-	// 5.3.1 The creator's own join right after the create event. The rule does not look at the sender.
+	// 5.3.1 The creator may join right after the create event. The rule ignores the sender.
 	if prev := c.e.PrevEvents(); len(prev) == 1 && prev[0] == c.create.ID() && target == creatorOf(c.v, c.create) {
 		return allow(c.n.join + ".1")
 	}
-	// 5.3.2 Nobody is joined by another.
+	// 5.3.2 Users may only join themselves.
 	if c.e.Sender() != target {
 		return reject(c.n.join+".2", "sender is not the user who joins")
 	}
-	// 5.3.3 The banned stay outside.
+	// 5.3.3 Banned users may not join.
 	now := c.membership(target)
 	if now == ban {
 		return reject(c.n.join+".3", "user is banned")
@@ -93,7 +93,7 @@ func (c *check) judgeJoin(target id.UserID) verdict {
 	inside := now == join || now == invite
 	switch rule := c.joinRule(); {
 	case rule == invite || rule == knock && c.v.Knock:
-		// 5.3.4 Only the invited and those already joined.
+		// 5.3.4 Only invited and joined users may join.
 		if inside {
 			return allow(c.n.join + ".4")
 		}
@@ -102,15 +102,15 @@ func (c *check) judgeJoin(target id.UserID) verdict {
 	case rule == "public":
 		return allow(c.n.public) // 5.3.6
 	}
-	return reject(c.n.noJoin, "the join rule does not let this user in") // 5.3.7
+	return reject(c.n.noJoin, "the join rule does not allow this user to join") // 5.3.7
 }
 
-// judgeRestrictedJoin is rule 5.3.5.
+// judgeRestrictedJoin applies rule 5.3.5.
 func (c *check) judgeRestrictedJoin(inside bool) verdict {
 	if inside { // 5.3.5.1
 		return allow(c.n.restricted + ".1")
 	}
-	// 5.3.5.2 A joined user with the right to invite vouches for the new one.
+	// 5.3.5.2 The authorising user is joined and may invite.
 	via := id.UserID(getString(c.e.Content(), "join_authorised_via_users_server"))
 	if via == "" || c.membership(via) != join {
 		return reject(c.n.restricted+".2", "the authorising user is not joined")
@@ -121,17 +121,17 @@ func (c *check) judgeRestrictedJoin(inside bool) verdict {
 	return allow(c.n.restricted + ".3") // 5.3.5.3
 }
 
-// judgeInvite is rule 5.4.
+// judgeInvite applies rule 5.4.
 func (c *check) judgeInvite(target id.UserID) verdict {
-	// 5.4.1 The invitation of a third party identifier has become one of a user.
+	// 5.4.1 The invite results from a third-party invite.
 	if raw, ok := canonjson.Get(c.e.Content(), "third_party_invite"); ok {
 		return c.judgeThirdPartyInvite(target, raw)
 	}
-	// 5.4.2 Only joined users invite.
+	// 5.4.2 Only joined users may invite.
 	if c.membership(c.e.Sender()) != join {
 		return reject(c.n.invite+".2", "sender is not joined")
 	}
-	// 5.4.3 There is no use in inviting the joined, and no right to invite the banned.
+	// 5.4.3 Joined and banned users may not be invited.
 	if now := c.membership(target); now == join || now == ban {
 		return reject(c.n.invite+".3", "user is joined or banned")
 	}
@@ -142,23 +142,23 @@ func (c *check) judgeInvite(target id.UserID) verdict {
 	return reject(c.n.invite+".5", "sender may not invite") // 5.4.5
 }
 
-// judgeLeave is rule 5.5: leaving, refusing an invitation, kicking and unbanning.
+// judgeLeave applies rule 5.5: leaving, rejecting an invite, kicking and unbanning.
 func (c *check) judgeLeave(target id.UserID) verdict {
 	now := c.membership(target)
-	// 5.5.1 Who is inside or at the door may go.
+	// 5.5.1 Users who are joined, invited or knocking may leave.
 	if c.e.Sender() == target {
 		if now == invite || now == join || now == knock && c.v.Knock {
 			return allow(c.n.leave + ".1")
 		}
 		return reject(c.n.leave+".1", "user is not in the room")
 	}
-	// 5.5.2 Only joined users send others away.
+	// 5.5.2 Only joined users may remove others.
 	if c.membership(c.e.Sender()) != join {
 		return reject(c.n.leave+".2", "sender is not joined")
 	}
 	power := c.power()
 	level := power.UserLevel(c.e.Sender())
-	// 5.5.3 To unban asks for the right to ban, and for that to kick below.
+	// 5.5.3 Unbanning requires the level to ban and, by rule 5.5.4, the level to kick.
 	if now == ban && level < power.Ban {
 		return reject(c.n.leave+".3", "sender may not unban")
 	}
@@ -169,9 +169,9 @@ func (c *check) judgeLeave(target id.UserID) verdict {
 	return reject(c.n.leave+".5", "sender may not remove this user") // 5.5.5
 }
 
-// judgeBan is rule 5.6.
+// judgeBan applies rule 5.6.
 func (c *check) judgeBan(target id.UserID) verdict {
-	// 5.6.1 Only joined users ban.
+	// 5.6.1 Only joined users may ban.
 	if c.membership(c.e.Sender()) != join {
 		return reject(c.n.ban+".1", "sender is not joined")
 	}
@@ -183,17 +183,17 @@ func (c *check) judgeBan(target id.UserID) verdict {
 	return reject(c.n.ban+".3", "sender may not ban this user") // 5.6.3
 }
 
-// judgeKnock is rule 5.7.
+// judgeKnock applies rule 5.7.
 func (c *check) judgeKnock(target id.UserID) verdict {
-	// 5.7.1 The room takes knocks.
+	// 5.7.1 The join rule allows knocking.
 	if rule := c.joinRule(); rule != knock && (rule != "knock_restricted" || !c.v.KnockRestricted) {
 		return reject(c.n.knock+".1", "the join rule does not allow knocking")
 	}
-	// 5.7.2 Everyone knocks for themselves.
+	// 5.7.2 Users may only knock for themselves.
 	if c.e.Sender() != target {
 		return reject(c.n.knock+".2", "sender is not the user who knocks")
 	}
-	// 5.7.3 Those inside, at the door or shut out have no use for it.
+	// 5.7.3 Joined, invited and banned users may not knock.
 	if now := c.membership(target); now != ban && now != invite && now != join {
 		return allow(c.n.knock + ".3")
 	}

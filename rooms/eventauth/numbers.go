@@ -8,17 +8,16 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// numbers are the numbers that the rules have in one room version. Versions insert and drop rules, so that those after
-// them move.
+// numbers are the numbers of the rules in one room version. Versions insert and remove rules, which renumbers later ones.
 type numbers struct {
-	noCreate, otherRoom                         string // 2.4 and 2.5 before version 12, 2 in it
-	authEvents, authRoom                        string // the rule on auth_events, and its point on the room id
+	noCreate, otherRoom                         string // 2.4 and 2.5 before version 12, both 2 in version 12
+	authEvents, authRoom                        string // the rule about auth_events, and its point about the room ID
 	federate, aliases, member, joined           string
 	thirdParty, level, stateKey                 string
 	powerLevels, redaction, otherwise           string
-	via, join, invite, leave, ban, knock, other string // parts of the rule on members
-	restricted, public, noJoin                  string // parts of the rule on joins
-	named, maps, users, creators, first         string // parts of the rule on power levels, in its order
+	via, join, invite, leave, ban, knock, other string // points of the rule about m.room.member
+	restricted, public, noJoin                  string // points of the rule about joins
+	named, maps, users, creators, first         string // points of the rule about m.room.power_levels, in order
 	changedNamed, removedEntry, addedEntry      string
 	removedUser, addedUser, otherwiseLevels     string
 }
@@ -41,7 +40,7 @@ func numbersOf(v *pdu.Version) *numbers {
 	return count(v)
 }
 
-// counter hands out the numbers of a list below a prefix, skipping the rules that a version does not have.
+// counter returns consecutive numbers with a prefix.
 type counter struct {
 	prefix string
 	last   int
@@ -52,6 +51,7 @@ func (c *counter) next() string {
 	return c.prefix + strconv.Itoa(c.last)
 }
 
+// nextIf returns the next number if the version has the rule, otherwise "".
 func (c *counter) nextIf(has bool) string {
 	if !has {
 		return ""
@@ -59,10 +59,10 @@ func (c *counter) nextIf(has bool) string {
 	return c.next()
 }
 
-// count walks through the rules in the order of the specification.
+// count numbers the rules of a version in the order of the specification.
 func count(v *pdu.Version) *numbers {
 	n := &numbers{}
-	rule := counter{last: 1} // 1 is m.room.create everywhere
+	rule := counter{last: 1} // 1 is m.room.create in all versions
 	if v.RoomIDIsCreateHash {
 		n.noCreate = rule.next()
 		n.otherRoom = n.noCreate
@@ -89,7 +89,7 @@ func count(v *pdu.Version) *numbers {
 }
 
 func countMember(v *pdu.Version, n *numbers) {
-	part := counter{prefix: n.member + ".", last: 1} // .1 is the shape
+	part := counter{prefix: n.member + ".", last: 1} // .1 requires state_key and membership
 	n.via = part.nextIf(v.Restricted)
 	n.join = part.next()
 	n.invite = part.next()

@@ -4,20 +4,20 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// judgePowerLevels is rule 10.
+// judgePowerLevels applies rule 10.
 func (c *check) judgePowerLevels() verdict {
 	next := readLevels(c.v, c.e.Content())
 	if d := c.judgeLevelShape(next); d.msg != "" {
 		return d
 	}
-	// 10.5 The first one is free.
+	// 10.5 Without previous power levels the event is allowed.
 	if c.auth.Get(typePowerLevels, "") == nil {
 		return allow(c.n.first)
 	}
 	return c.judgeLevelChanges(next)
 }
 
-// judgeLevelShape is rules 10.1 to 10.4.
+// judgeLevelShape applies rules 10.1 to 10.4.
 func (c *check) judgeLevelShape(next *givenLevels) verdict {
 	if c.v.IntegerPowerLevels && next.badNamed { // 10.1
 		return reject(c.n.named, "a power level is not an integer")
@@ -25,26 +25,23 @@ func (c *check) judgeLevelShape(next *givenLevels) verdict {
 	if c.v.IntegerPowerLevels && next.badMaps { // 10.2
 		return reject(c.n.maps, "events or notifications is not an object of integers")
 	}
-	// 10.3. Before version 6 a number out of range spoils the event wherever it stands.
+	// 10.3. Before version 6 the event is also rejected if any other number is out of range.
 	// Spec: rooms/v1#mroompower_levels-events-accept-values-as-floats
 	if next.badUsers || next.beyondAll {
-		return reject(c.n.users, "users is not an object of user ids and integers")
+		return reject(c.n.users, "users is not an object of user IDs and integers")
 	}
 	for _, creator := range privilegedCreators(c.v, c.create) { // 10.4
 		if _, ok := next.users[creator]; ok {
-			return reject(c.n.creators, "users names a creator of the room")
+			return reject(c.n.creators, "users contains a creator of the room")
 		}
 	}
 	return verdict{}
 }
 
-// judgeLevelChanges is rules 10.6 to 10.10: nobody touches levels above their own, nor gives such levels.
+// judgeLevelChanges applies rules 10.6 to 10.10: users may neither change levels above their own nor grant such levels.
 func (c *check) judgeLevelChanges(next *givenLevels) verdict {
-	power := c.power()
-	old, level := power.given, power.UserLevel(c.e.Sender())
-	if old == nil { // a State whose Levels were compiled without its power levels event
-		old = readLevels(c.v, c.auth.Get(typePowerLevels, "").Content())
-	}
+	level := c.power().UserLevel(c.e.Sender())
+	old := readLevels(c.v, c.auth.Get(typePowerLevels, "").Content())
 	// 10.6
 	for i := range levelNames {
 		if old.has[i] == next.has[i] && old.named[i] == next.named[i] {
@@ -68,7 +65,7 @@ func (c *check) judgeLevelChanges(next *givenLevels) verdict {
 	// 10.9.1
 	for user, was := range old.users {
 		if now, ok := next.users[user]; user != c.e.Sender() && (!ok || now != was) && was >= level {
-			return reject(c.n.removedUser+".1", "a user's level is not below the sender's")
+			return reject(c.n.removedUser+".1", "another user's level is not below the sender's")
 		}
 	}
 	// 10.10.1
@@ -78,7 +75,7 @@ func (c *check) judgeLevelChanges(next *givenLevels) verdict {
 	return allow(c.n.otherwiseLevels) // 10.11
 }
 
-// above tells whether a holds an entry beyond the level that b lacks or has otherwise.
+// above reports whether a contains an entry above the level that is missing from b or different there.
 func above[K comparable](a, b map[K]int64, level int64) bool {
 	for key, value := range a {
 		if other, ok := b[key]; (!ok || other != value) && value > level {
@@ -88,12 +85,12 @@ func above[K comparable](a, b map[K]int64, level int64) bool {
 	return false
 }
 
-// MayRedact reports whether a redaction by one user of an event by another is valid: the first has the room's redact level, or both
-// are on one server. Versions 1 and 2 judge much the same in the authorisation rules.
+// MayRedact reports whether a redaction by redactor applies to an event by sender: redactor has the redact level, or both are
+// users of the same server. In versions 1 and 2 the authorisation rules contain a similar rule.
 //
 // Spec: rooms/v3#handling-redactions
-func MayRedact(levels *PowerLevels, redacts, sent id.UserID) bool {
-	return levels.UserLevel(redacts) >= levels.Redact || sameServer(redacts, sent)
+func MayRedact(levels *PowerLevels, redactor, sender id.UserID) bool {
+	return levels.UserLevel(redactor) >= levels.Redact || sameServer(redactor, sender)
 }
 
 func sameServer(a, b id.UserID) bool { return domain(string(a)) == domain(string(b)) }

@@ -126,6 +126,8 @@ func TestSelectedAuthEventsPassTheirCheck(t *testing.T) {
 			{"own join", member(bob, bob, join), []string{"create", "power_levels", "member@bob:b", "join_rules"}},
 			{"kick", member(mod, bob, leave), []string{"create", "power_levels", "member@mod:a", "member@bob:b"}},
 			{"knock", member(anon, anon, knock), []string{"create", "power_levels", "member@anon:b", "join_rules"}},
+			{"invite", member(mod, anon, invite), []string{"create", "power_levels", "member@mod:a", "member@anon:b", "join_rules"}},
+			{"invite by third party without a token", member(mod, anon, invite).with(`{"membership":"invite","third_party_invite":{"signed":5}}`), []string{"create", "power_levels", "member@mod:a", "member@anon:b", "join_rules"}},
 			{"invite by third party", byToken, []string{"create", "power_levels", "member@mod:a", "member@anon:b", "join_rules", "third_party_invitetok"}},
 			{"restricted join", restrictedJoin(anon, `"@mod:a"`), []string{"create", "power_levels", "member@anon:b", "join_rules", "voucher@mod:a"}},
 			{"create", newCreate(`{}`), nil},

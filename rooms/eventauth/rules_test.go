@@ -253,10 +253,22 @@ func TestEveryRuleOfEveryVersionDecidesAsSpecified(t *testing.T) {
 	})
 }
 
-// checkVerdictIsReported asks through Check, with and without compiled levels.
+// leveled is a State that knows its power levels.
+type leveled struct {
+	State
+	levels *PowerLevels
+}
+
+func (l leveled) Levels() *PowerLevels { return l.levels }
+
+func withLevels(v *pdu.Version, auth State) State {
+	return leveled{auth, Levels(v, auth.Get(typeCreate, ""), auth.Get(typePowerLevels, ""))}
+}
+
+// checkVerdictIsReported calls Check with a State that knows its power levels and with one that does not.
 func checkVerdictIsReported(t *testing.T, v *pdu.Version, tc ruleCase, event *pdu.Event, state StateMap, want string) {
 	t.Helper()
-	for _, auth := range []State{state, Compile(v, state)} {
+	for _, auth := range []State{state, withLevels(v, state)} {
 		err := Check(v, event, auth)
 		rejection, isRejection := err.(*Rejection)
 		if tc.ok && err != nil || !tc.ok && (!isRejection || rejection.Rule != want || rejection.Msg == "") {

@@ -11,13 +11,13 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// maxTries bounds how many pairs of signature and key are tried for one invitation. Deviation: the specification knows no
-// bound, and an invitation whose right pair comes later would be refused here alone; but an event has room for so many of
-// both that all pairs would take half a minute. 512 tries take about 25 ms; identity servers give one signature and
-// two keys.
+// maxTries bounds how many pairs of signature and key are tried for one invite. Deviation: the specification has no bound, so
+// other servers would accept an invite whose valid pair comes later. But an event has room for so many signatures and keys that
+// trying all pairs would take half a minute. 512 tries take about 25 ms, and identity servers produce one signature and two
+// keys.
 const maxTries = 512
 
-// judgeThirdPartyInvite is rule 5.4.1.
+// judgeThirdPartyInvite applies rule 5.4.1.
 func (c *check) judgeThirdPartyInvite(target id.UserID, raw []byte) verdict {
 	rule := c.n.invite + ".1"
 	// 5.4.1.1
@@ -30,7 +30,7 @@ func (c *check) judgeThirdPartyInvite(target id.UserID, raw []byte) verdict {
 		signed, _ = canonjson.Get(raw, "signed")
 	}
 	if signed == nil {
-		return reject(rule+".2", "third_party_invite has no signed part")
+		return reject(rule+".2", "third_party_invite has no signed property")
 	}
 	// 5.4.1.3
 	var mxid, token string
@@ -38,29 +38,29 @@ func (c *check) judgeThirdPartyInvite(target id.UserID, raw []byte) verdict {
 		mxid, token = getString(signed, "mxid"), getString(signed, "token")
 	}
 	if mxid == "" || token == "" {
-		return reject(rule+".3", "signed part has no mxid or no token")
+		return reject(rule+".3", "signed has no mxid or no token")
 	}
 	// 5.4.1.4
 	if mxid != string(target) {
-		return reject(rule+".4", "signed part is for another user")
+		return reject(rule+".4", "signed is for another user")
 	}
 	// 5.4.1.5
 	issued := c.auth.Get(typeThirdPartyInvite, token)
 	if issued == nil {
-		return reject(rule+".5", "no third party invitation with this token")
+		return reject(rule+".5", "there is no third-party invite with this token")
 	}
 	// 5.4.1.6
 	if issued.Sender() != c.e.Sender() {
-		return reject(rule+".6", "sender did not make the third party invitation")
+		return reject(rule+".6", "sender did not send the third-party invite")
 	}
 	// 5.4.1.7
 	if signedByAny(signed, inviteKeys(issued)) {
 		return allow(rule + ".7")
 	}
-	return reject(rule+".8", "signed part is not signed by a key of the invitation") // 5.4.1.8
+	return reject(rule+".8", "signed is not signed with a key of the third-party invite") // 5.4.1.8
 }
 
-// inviteKeys returns the public keys of a third party invitation.
+// inviteKeys returns the public keys of a third-party invite.
 func inviteKeys(issued *pdu.Event) []ed25519.PublicKey {
 	var keys []ed25519.PublicKey
 	add := func(s string) {
@@ -68,7 +68,7 @@ func inviteKeys(issued *pdu.Event) []ed25519.PublicKey {
 			keys = append(keys, key)
 		}
 	}
-	// 5.4.1.7.1 The one key of old.
+	// 5.4.1.7.1 The single key.
 	add(getString(issued.Content(), "public_key"))
 	// 5.4.1.7.2 The list of keys.
 	raw, _ := canonjson.Get(issued.Content(), "public_keys")
@@ -81,12 +81,10 @@ func inviteKeys(issued *pdu.Event) []ed25519.PublicKey {
 	return keys
 }
 
-// signedByAny tells whether any Ed25519 signature in an object was made by any of the keys, whoever it is said to be of.
+// signedByAny reports whether any Ed25519 signature of an object was made with any of the keys. The names of server and key do
+// not matter.
 func signedByAny(obj []byte, keys []ed25519.PublicKey) bool {
-	signatures, ok := canonjson.Get(obj, "signatures")
-	if !ok || !isObject(signatures) || len(keys) == 0 {
-		return false
-	}
+	signatures, _ := canonjson.Get(obj, "signatures")
 	message, err := canonjson.Canonical(canonjson.Without(obj, "signatures", "unsigned"), false)
 	if err != nil {
 		return false
@@ -118,7 +116,7 @@ func signedByAny(obj []byte, keys []ed25519.PublicKey) bool {
 	return found
 }
 
-// decodeBase64 reads both alphabets, padded or not: identity servers are known to write all of them. It returns nil
+// decodeBase64 decodes standard and URL-safe base64 with or without padding, all of which identity servers use. It returns nil
 // for anything else.
 func decodeBase64(s string) []byte {
 	s = strings.TrimRight(s, "=")
