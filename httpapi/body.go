@@ -124,7 +124,7 @@ func (r *Request) readBody() ([]byte, error) {
 			size = min(size, announced)
 		}
 		if size > smallBody {
-			if err := r.holdBody(size - r.held); err != nil {
+			if err := r.holdBody(size - r.heldBody()); err != nil {
 				return nil, err
 			}
 		}

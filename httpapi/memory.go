@@ -174,26 +174,53 @@ func (a *account) addTo(who string, n int64) {
 	}
 }
 
+// held is the bytes of a request that are counted. Most requests have none, so that those that wait need no memory for it.
+type held struct {
+	body     int64
+	holder   owner // against whom body counts
+	answer   int64
+	reserved int64 // for the answer, before it is made
+	reserver owner // against whom answer or reserved counts
+}
+
+// hold returns what is counted for the request.
+func (r *Request) hold() *held {
+	if r.held == nil {
+		r.held = &held{}
+	}
+	return r.held
+}
+
 // holdBody counts n more bytes of the request's body, until releaseBody.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (r *Request) holdBody(n int64) error {
-	if r.held == 0 {
-		r.holder = r.owner()
+	h := r.hold()
+	if h.body == 0 {
+		h.holder = r.owner()
 	}
-	if !r.memory.bodies.take(r.holder, n, false) {
+	if !r.memory.bodies.take(h.holder, n, false) {
 		return mxerr.LimitExceeded(memoryPause)
 	}
-	r.held += n
+	h.body += n
 	return nil
+}
+
+// heldBody returns how many bytes of the body are counted.
+func (r *Request) heldBody() int64 {
+	if r.held == nil {
+		return 0
+	}
+	return r.held.body
 }
 
 // releaseBody forgets the body.
 func (r *Request) releaseBody() {
-	if r.held > 0 {
-		r.memory.bodies.giveBack(r.holder, r.held)
+	if h := r.held; h != nil && h.body > 0 {
+		r.memory.bodies.giveBack(h.holder, h.body)
+		h.body = 0
 	}
-	r.body, r.held = nil, 0
+	r.body = nil
 }
 
 // ReserveAnswer counts n bytes for the answer until it is written, where its size takes their place. It waits a while until there
@@ -205,44 +232,49 @@ func (r *Request) releaseBody() {
 func (r *Request) ReserveAnswer(n int64) error {
 	ctx, cancel := context.WithTimeout(r.Context(), r.memory.patience)
 	defer cancel()
-	r.reserver = r.owner()
-	if err := r.memory.answers.reserve(ctx, r.reserver, n); err != nil {
+	whose := r.owner()
+	if err := r.memory.answers.reserve(ctx, whose, n); err != nil {
 		return mxerr.LimitExceeded(memoryPause).Because(err)
 	}
-	r.reserved = n
+	h := r.hold()
+	h.reserved, h.reserver = n, whose
 	return nil
 }
 
 // holdAnswer counts the n bytes of an answer, until releaseAnswer, and reports whether there was room for them.
 func (r *Request) holdAnswer(n int64) bool {
-	answers := &r.memory.answers
-	r.settleAnswer(n)
-	switch {
-	case r.answerHeld > 0 || n <= smallAnswer:
+	if r.settleAnswer(n) || n <= smallAnswer {
 		return true
-	case answers.take(r.owner(), n, true):
+	}
+	whose := r.owner()
+	switch {
+	case r.memory.answers.take(whose, n, true):
 	case r.Method == http.MethodPut: // it is done, and cannot be asked for again; answers that may be large are reserved before
-		answers.force(r.owner(), n)
+		r.memory.answers.force(whose, n)
 	default:
 		return false
 	}
-	r.reserver, r.answerHeld = r.owner(), n
+	h := r.hold()
+	h.answer, h.reserver = n, whose
 	return true
 }
 
-// settleAnswer counts size bytes for the answer if some were reserved.
-func (r *Request) settleAnswer(size int64) {
-	if r.reserved > 0 {
-		r.memory.answers.settle(r.reserver, r.reserved, size)
-		r.reserved, r.answerHeld = 0, size
+// settleAnswer counts size bytes for the answer if some were reserved for it, and reports whether that was so.
+func (r *Request) settleAnswer(size int64) bool {
+	h := r.held
+	if h == nil || h.reserved == 0 {
+		return false
 	}
+	r.memory.answers.settle(h.reserver, h.reserved, size)
+	h.reserved, h.answer = 0, size
+	return true
 }
 
 // releaseAnswer forgets the answer.
 func (r *Request) releaseAnswer() {
 	r.settleAnswer(0)
-	if r.answerHeld > 0 {
-		r.memory.answers.giveBack(r.reserver, r.answerHeld)
-		r.answerHeld = 0
+	if h := r.held; h != nil && h.answer > 0 {
+		r.memory.answers.giveBack(h.reserver, h.answer)
+		h.answer = 0
 	}
 }

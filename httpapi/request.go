@@ -25,11 +25,7 @@ type Request struct {
 	memory     *Memory
 	body       []byte
 	places     [2]*atomic.Int32 // where the request is counted while it is answered
-	held       int64            // bytes of it that are counted in memory
-	holder     owner            // and against whom
-	reserved   int64            // bytes that are counted for its answer before that is made
-	answerHeld int64            // and afterwards
-	reserver   owner            // against whom they are
+	held       *held            // nil while no bytes of it are counted
 	proved     bool             // a correctly signed request came from its network before
 	vars       map[string]string
 	query      url.Values
