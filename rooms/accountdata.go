@@ -18,6 +18,7 @@ const (
 	maxAccountDataType  = 255       // bytes
 	maxAccountData      = 256 << 10 // bytes of one content: m.direct and secret storage of busy accounts stay far below
 	maxAccountDataTypes = 1000      // per user and room, and per user globally
+	maxAllAccountData   = 16 << 20  // bytes of all contents of a user: a first /sync has all of them
 	maxTags             = 100       // per user and room
 	maxTagName          = 255       // bytes
 )
@@ -41,7 +42,37 @@ func (s *Service) SetAccountData(ctx context.Context, user int64, room id.RoomID
 	case len(content) > maxAccountData:
 		return mxerr.TooLarge("Account data has at most %d bytes", maxAccountData)
 	}
+	if err := s.checkAllAccountData(ctx, user, room, typ, len(content)); err != nil {
+		return err
+	}
 	return s.editAccountData(ctx, user, room, typ, func(string, bool) (string, error) { return string(content), nil })
+}
+
+// smallAccountData is the size in bytes up to which a content does not need the sum of all. maxAccountDataTypes of them in
+// each room are as much as a user could send as events with as many requests.
+const smallAccountData = 512
+
+// checkAllAccountData refuses content that makes a user's account data larger than all of it may be. It is read outside of the write,
+// which keeps everybody else's waiting: requests at the same time may exceed the bound by their own size.
+//
+// Errors: M_TOO_LARGE.
+func (s *Service) checkAllAccountData(ctx context.Context, user int64, room id.RoomID, typ string, size int) error {
+	if size <= smallAccountData {
+		return nil
+	}
+	nid, err := s.dataRoom(ctx, room)
+	if err != nil {
+		return err
+	}
+	var all, before int64
+	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		all, before, err = tx.AccountDataSize(user, nid, typ)
+		return err
+	})
+	if more := int64(size) - before; err == nil && more > 0 && all+more > maxAllAccountData {
+		return mxerr.TooLarge("All account data of a user together has at most %d bytes", maxAllAccountData)
+	}
+	return err
 }
 
 // editAccountData changes account data by what it was, in one write. An empty result changes nothing.

@@ -21,3 +21,14 @@ func (tx *Tx) AccountDataCount(user, room int64) (int64, error) {
 	n, _, err := one(tx, scanNumber[int64], `SELECT count(*) FROM account_data WHERE user_nid = $1 AND room_nid = $2`, user, room)
 	return n, err
 }
+
+const accountDataSizeQuery = `SELECT CAST(coalesce(sum(octet_length(content)), 0) AS BIGINT),
+ CAST(coalesce(sum(CASE WHEN room_nid = $2 AND type = $3 THEN octet_length(content) ELSE 0 END), 0) AS BIGINT)
+FROM account_data WHERE user_nid = $1`
+
+// AccountDataSize returns the bytes of all account data of a user, and of one of them. It rides the primary key, and SQLite
+// knows the length of a content without reading it.
+func (tx *Tx) AccountDataSize(user, room int64, typ string) (all, one int64, err error) {
+	err = tx.each(func(r Row) error { return r.Scan(&all, &one) }, accountDataSizeQuery, user, room, typ)
+	return all, one, err
+}
