@@ -51,7 +51,7 @@ func TestMembershipsFollowChanges(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 50 {
-				h.svc.own.forget(bob.NID)
+				h.svc.own.lists.Forget(bob.NID)
 				if _, err := h.svc.Memberships(t.Context(), bob.NID); err != nil {
 					t.Error(err)
 				}
@@ -69,11 +69,4 @@ func TestMembershipsFollowChanges(t *testing.T) {
 	}
 	wg.Wait()
 	h.membership(second, bob, Leave)
-}
-
-// forget makes the next look-up read the database.
-func (c *membershipCache) forget(user int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.users, user)
 }

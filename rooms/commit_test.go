@@ -257,7 +257,7 @@ func TestClientsAreWokenAfterAllListeners(t *testing.T) {
 		if own, inRooms := sub.News(); own+inRooms > 0 {
 			t.Errorf("bob is woken before the last listener is called: %s", c.text())
 		}
-		if list, _, _, ok := h.svc.own.begin(bob.NID); !ok || len(list) != 1 || list[0].Membership != Join {
+		if list, ok := h.svc.own.lists.Peek(bob.NID); !ok || len(list) != 1 || list[0].Membership != Join {
 			t.Errorf("bob's rooms are %v when the services hear of the join", list)
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -21,12 +22,14 @@ const (
 	// long one of them is waited for: so long it keeps others out.
 	maxCompleting = 16
 	completeTime  = 5 * time.Minute
-	// Nobody gave the state: it is asked for again after firstCompletePause, then after twice that, and so on to maxCompletePause.
-	firstCompletePause = time.Second
-	maxCompletePause   = 10 * time.Minute
+	// maxCompletePause is the longest time between two rounds in which the servers are asked.
+	maxCompletePause = 10 * time.Minute
 	// maxCompleters bounds the servers that are asked in one round.
 	maxCompleters = 20
 )
+
+// completeBackoff says when servers are asked again if none of them gave the state.
+var completeBackoff = keyed.Backoff{First: time.Second, Max: maxCompletePause}
 
 // CompleteRooms asks for the whole state of partial rooms until ctx ends, also of those that were joined before this server started.
 // One that nobody of this server is in any more is left as it is.
@@ -66,11 +69,12 @@ func (s *Service) CompleteRooms(ctx context.Context) error {
 
 // completeRoom asks for the state of one room until it is there, or nobody wants it any more.
 func (s *Service) completeRoom(ctx context.Context, room int64, slots chan struct{}) {
-	for pause := firstCompletePause; ; pause = min(2*pause, maxCompletePause) {
+	for failures := int64(0); ; failures++ {
 		err := s.completeOnce(ctx, room, slots)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
+		pause := completeBackoff.Delay(failures)
 		s.log.InfoContext(ctx, "a room that was joined cannot be completed yet", "room", room, "again_in", pause, "err", err)
 		select {
 		case <-time.After(pause):

@@ -261,7 +261,7 @@ type Parked struct {
 // room or the join of the room is over.
 func (s *Service) Unparked() (out []Parked) {
 	return s.gate.due(s.Now(), func(key parkKey) bool {
-		if s.joining.busy(key.room) {
+		if s.joining.Busy(key.room) {
 			return false
 		}
 		r := s.cache.byID(key.room)
@@ -418,13 +418,6 @@ func (g *gate) announce() {
 	case g.fresh <- struct{}{}:
 	default:
 	}
-}
-
-// busy reports whether a user of this server is joining a room through another server.
-func (f *flights) busy(room id.RoomID) bool {
-	f.slots <- struct{}{}
-	defer func() { <-f.slots }()
-	return f.rooms[room] != nil
 }
 
 // ServerIn reports whether a server is known to take part in a room in which this one takes part.

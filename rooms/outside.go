@@ -101,7 +101,7 @@ func (s *Service) StrippedState(ctx context.Context, user int64, room *Room) (ev
 // the inviter or by somebody who decides on the knock. While a local user is joining the room, events are parked until the join is over.
 func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
 	results := map[id.EventID]error{}
-	if s.joining.busy(roomID) {
+	if s.joining.Busy(roomID) {
 		raws = s.gate.park(s.Now(), parkKey{origin, roomID}, raws)
 		if len(raws) == 0 {
 			return results, nil

@@ -177,7 +177,7 @@ func checkTemplate(t *pdu.Places, room id.RoomID, user id.UserID, membership Mem
 // joinRemote makes a user a member of a room through a server that is in it.
 // Spec: server-server-api#joining-rooms
 func (s *Service) joinRemote(ctx context.Context, sender Sender, room id.RoomID, via []string, c memberContent) error {
-	release, err := s.joining.lock(ctx, room)
+	release, err := s.joining.Acquire(ctx, room)
 	if err != nil {
 		return err
 	}
@@ -506,39 +506,4 @@ func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomI
 	}
 	_, err = s.accept(ctx, server, r, signed, true)
 	return err
-}
-
-// flights lets one join of a room happen at a time.
-type flights struct {
-	slots chan struct{} // guards rooms; a slot of one
-	rooms map[id.RoomID]chan struct{}
-}
-
-func newFlights() *flights {
-	return &flights{slots: make(chan struct{}, 1), rooms: map[id.RoomID]chan struct{}{}}
-}
-
-// lock waits until nobody else joins the room.
-func (f *flights) lock(ctx context.Context, room id.RoomID) (release func(), err error) {
-	for {
-		f.slots <- struct{}{}
-		busy := f.rooms[room]
-		if busy == nil {
-			done := make(chan struct{})
-			f.rooms[room] = done
-			<-f.slots
-			return func() {
-				f.slots <- struct{}{}
-				delete(f.rooms, room)
-				<-f.slots
-				close(done)
-			}, nil
-		}
-		<-f.slots
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 }

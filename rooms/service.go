@@ -81,7 +81,7 @@ type Service struct {
 	log *slog.Logger
 
 	cache  roomCache
-	users  userCache
+	users  *keyed.Map[id.UserID, int64] // short names
 	own    membershipCache
 	txns   txnTable
 	unread unreadTable
@@ -89,7 +89,7 @@ type Service struct {
 	partials  partialRooms
 	briefWait time.Duration // see the constant
 
-	joining *flights // joins through other servers
+	joining *keyed.Semaphore[id.RoomID] // one join of a room through other servers at a time
 	gate    *gate
 	spaces  *keyed.Memo[spaceKey, *remoteSpace] // as other servers show them
 
@@ -121,13 +121,16 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{Options: o, db: o.DB, log: o.Log, reader: newReader(), joining: newFlights(), gate: newGate(), spaces: newSpaces(o.Now), heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan int64, maxToDecide), briefWait: briefWait}
+	s := &Service{
+		Options: o, db: o.DB, log: o.Log, reader: newReader(), gate: newGate(), briefWait: briefWait,
+		users: keyed.NewMap[id.UserID, int64](maxCachedUsers), spaces: newSpaces(o.Now), joining: keyed.NewSemaphore[id.RoomID](1, 0),
+		heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan int64, maxToDecide),
+	}
 	if s.Commits == nil {
 		s.Commits = NewCommits()
 	}
 	s.Commits.own(s)
 	s.cache.init(o.CacheBytes)
-	s.users.init()
 	s.own.init()
 	s.txns.init()
 	s.partials.init()
