@@ -11,20 +11,20 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Proto is what is to be said in a new event. Build adds hashes, the signature and the id.
+// Proto describes a new event. Build adds the hashes, the signature and the ID.
 type Proto struct {
-	RoomID                 id.RoomID // not looked at in the create event of a version 12 room
+	RoomID                 id.RoomID // ignored for the create event of a version 12 room
 	Type                   string
-	StateKey               *string // nil: no state event
+	StateKey               *string // nil for events other than state events
 	Sender                 id.UserID
 	Content                json.RawMessage // any JSON object
-	Redacts                id.EventID      // of an m.room.redaction; Build puts it where the room version has it
+	Redacts                id.EventID      // the target of an m.room.redaction; Build writes it where the room version requires
 	PrevEvents, AuthEvents []id.EventID
-	Depth                  int64 // one more than the deepest of PrevEvents; Build clamps it to what the version can say
+	Depth                  int64 // one more than the greatest depth of PrevEvents; Build limits it to the room version's range
 	OriginServerTS         int64 // milliseconds since 1970
 
-	// ReferenceHash gives the hash of another event, which events of room versions 1 and 2 state next to its id. Nil or
-	// false leaves it out, which no server has been seen to mind. Later versions do not ask.
+	// ReferenceHash returns the hash of another event, which events of room versions 1 and 2 state next to its ID. If it is
+	// nil or returns false, the hash is omitted, which no known server rejects. Later versions do not use it.
 	ReferenceHash func(id.EventID) ([sha256.Size]byte, bool)
 }
 
@@ -35,14 +35,15 @@ type Signer struct {
 	Key    ed25519.PrivateKey
 }
 
-// SignerSource is the signing key of a server that may change it. A Signer is one too: that of a server that keeps its key.
+// SignerSource returns the current signing key of a server that may change its key. A Signer is the SignerSource of a server
+// that never does.
 type SignerSource interface{ Current() Signer }
 
-// Current makes a Signer a SignerSource.
+// Current returns s. It implements SignerSource.
 func (s Signer) Current() Signer { return s }
 
-// Build makes a new event of p: canonical, hashed, signed by s and within the size limits; errors are *Error. Whether
-// the event is allowed in its room is not its business.
+// Build creates the event that p describes, with its hashes and the signature of s. It returns an *Error if the event is
+// invalid or too large. It does not check whether the event is allowed in its room.
 // Spec: server-server-api#adding-hashes-and-signatures-to-outgoing-events
 func Build(v *Version, p Proto, s Signer) (*Event, error) {
 	if err := p.check(); err != nil {
@@ -53,7 +54,7 @@ func Build(v *Version, p Proto, s Signer) (*Event, error) {
 		return nil, err
 	}
 	if v.EventIDFormat == EventIDFromServer {
-		unsealed = canonjson.AppendWith(make([]byte, 0, len(unsealed)+MaxIDLength), unsealed, "event_id", inventID(unsealed, s))
+		unsealed = canonjson.AppendWith(make([]byte, 0, len(unsealed)+MaxIDLength), unsealed, "event_id", newEventID(unsealed, s))
 	}
 	sealed, hash := seal(v, p.Type, unsealed, s)
 	if len(sealed) > MaxSize {
@@ -92,10 +93,10 @@ func (p *Proto) check() error {
 	return nil
 }
 
-// compose writes the event in canonical form without hashes and signatures, and without an id. The order of the members
-// is that of their keys.
+// compose returns the event as canonical JSON without hashes, signatures and event_id. It therefore writes the members in the
+// order of their keys.
 func (p *Proto) compose(v *Version) ([]byte, error) {
-	b := make([]byte, 0, len(p.Content)+1024) // 1024: the other members of a usual event
+	b := make([]byte, 0, len(p.Content)+1024) // 1024 bytes hold the other members of a typical event
 	b = p.appendReferences(append(b, `{"auth_events":`...), v, p.AuthEvents)
 	b, err := p.appendContent(append(b, `,"content":`...), v)
 	if err != nil {
@@ -135,7 +136,7 @@ func (p *Proto) appendContent(dst []byte, v *Version) ([]byte, error) {
 	return append(dst, canonjson.AppendWith(nil, content, "redacts", target)...), nil
 }
 
-// appendReferences writes a list of event ids, in room versions 1 and 2 of pairs of an id and its hashes.
+// appendReferences appends a list of event IDs, in room versions 1 and 2 a list of pairs of an event ID and hashes.
 func (p *Proto) appendReferences(dst []byte, v *Version, ids []id.EventID) []byte {
 	dst = append(dst, '[')
 	for i, ref := range ids {
@@ -161,7 +162,7 @@ func (p *Proto) appendHash(dst []byte, ref id.EventID) []byte {
 	return append(dst, "{}"...)
 }
 
-// maxDepth is the greatest depth that an event can state.
+// maxDepth returns the greatest depth that an event of a room version can have.
 func maxDepth(v *Version) int64 {
 	if v.StrictCanonicalJSON {
 		return canonjson.MaxInt
@@ -169,16 +170,16 @@ func maxDepth(v *Version) int64 {
 	return 1<<63 - 1
 }
 
-// inventID gives an event of room version 1 or 2 an id, as a JSON string. It comes from the event's bytes rather than
-// from chance: another event of this server in the room differs at least in prev_events or time.
-func inventID(unsealed []byte, s Signer) []byte {
+// newEventID returns the ID of a new event of room version 1 or 2, as a JSON string. It is a hash of the event rather than a
+// random number. It is unique because events of this server in one room differ at least in prev_events or time.
+func newEventID(unsealed []byte, s Signer) []byte {
 	hash := sha256.Sum256(unsealed)
-	eventID := base64.RawURLEncoding.AppendEncode([]byte("$"), hash[:18]) // 18: 144 bits, no chance of two alike
+	eventID := base64.RawURLEncoding.AppendEncode([]byte("$"), hash[:18]) // 144 bits rule out collisions
 	return canonjson.AppendString(nil, string(eventID)+":"+s.Server)
 }
 
-// seal adds the content hash and the signature of s to a canonical event of type typ that has neither, and returns it
-// with its reference hash.
+// seal adds the content hash and the signature of s to a canonical event of type typ. It returns the event and its reference
+// hash.
 func seal(v *Version, typ string, unsealed []byte, s Signer) (sealed []byte, reference [sha256.Size]byte) {
 	hashes := appendHashes(make([]byte, 0, 64), sha256.Sum256(unsealed))
 	hashed := canonjson.AppendWith(make([]byte, 0, len(unsealed)+80), unsealed, "hashes", hashes)
@@ -193,7 +194,7 @@ func appendHashes(dst []byte, hash [sha256.Size]byte) []byte {
 	return append(dst, `"}`...)
 }
 
-// appendSignature appends a signatures object that holds the one signature of s over text.
+// appendSignature appends a signatures object that contains the signature of s over text.
 func appendSignature(dst []byte, s Signer, text []byte) []byte {
 	dst = append(canonjson.AppendString(append(dst, '{'), s.Server), ':', '{')
 	dst = append(canonjson.AppendString(dst, string(s.KeyID)), ':', '"')

@@ -189,6 +189,24 @@ func TestFieldsMayHave255Bytes(t *testing.T) {
 	})
 }
 
+func TestListsAndContentMayBeAsLongAsTheirLimits(t *testing.T) {
+	s := specKey(t)
+	eachVersion(t, func(t *testing.T, v *Version) {
+		p := message(v)
+		p.PrevEvents = slices.Repeat([]id.EventID{eventID(v, 1)}, MaxPrevEvents)
+		p.AuthEvents = slices.Repeat([]id.EventID{eventID(v, 2)}, MaxAuthEvents)
+		p.Content = append(json.RawMessage("{}"), bytes.Repeat([]byte(" "), maxRawSize-len("{}"))...)
+		if _, err := Build(v, p, s); err != nil {
+			t.Error(err)
+		}
+		p.Content = append(p.Content, ' ')
+		var bad *Error
+		if _, err := Build(v, p, s); !errors.As(err, &bad) || bad.Kind != TooLarge {
+			t.Errorf("content of one byte more: %v", err)
+		}
+	})
+}
+
 // A depth at the limit stays there instead of making the room unusable.
 func TestDepthIsClampedToWhatTheVersionCanSay(t *testing.T) {
 	s := specKey(t)

@@ -8,7 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// check looks at the types and sizes of a stranger's event before its id is known.
+// check checks the types and sizes of the members of a received event, before its ID is known.
 // Spec: rooms/v1#event-format to rooms/v12#event-format
 func (e *Event) check(m *members) error {
 	switch {
@@ -40,14 +40,14 @@ func (e *Event) check(m *members) error {
 	return e.checkSizes()
 }
 
-// checkReferences checks a list of event ids: its form, which differs in room versions 1 and 2, and its length.
-func (e *Event) checkReferences(name string, raw []byte, ids []id.EventID, most int) error {
+// checkReferences checks a list of event IDs: its form, which is different in room versions 1 and 2, and its length.
+func (e *Event) checkReferences(name string, raw []byte, ids []id.EventID, limit int) error {
 	elements, ok := canonjson.Elements(raw)
 	if !ok || len(elements) != len(ids) {
 		return failf(BadShape, "%s is not a list of events", name)
 	}
-	if len(ids) > most {
-		return failf(BadShape, "%s has more than %d entries", name, most)
+	if len(ids) > limit {
+		return failf(BadShape, "%s has more than %d entries", name, limit)
 	}
 	for i, element := range elements {
 		pair, isPair := canonjson.Elements(element)
@@ -55,15 +55,15 @@ func (e *Event) checkReferences(name string, raw []byte, ids []id.EventID, most 
 			return failf(BadShape, "%s has an entry of the wrong form", name)
 		}
 		if !validReference(ids[i]) {
-			return failf(BadID, "%s has an entry that is no event id", name)
+			return failf(BadID, "%s has an entry that is not an event ID", name)
 		}
 	}
 	return nil
 }
 
-// checkSizes checks the limits of single members, and that the texts by which events are stored hold no NUL.
-// Deviation: the specification forbids NUL in ids only. PostgreSQL cannot store it in a type or state key either. In room
-// versions before 11 the limit is one of characters: other servers have always taken it so, and rooms hold such events.
+// checkSizes checks the size limits of single members, and that the members with their own database columns contain no NUL.
+// Deviation: the specification forbids NUL only in IDs, but PostgreSQL cannot store it in a type or state key either. In room
+// versions before 11 the size is counted in characters: other servers have always done so, and rooms contain such events.
 // Spec: client-server-api#size-limits
 func (e *Event) checkSizes() error {
 	for _, field := range [...]struct{ name, value string }{
@@ -73,20 +73,20 @@ func (e *Event) checkSizes() error {
 		if len(field.value) > MaxIDLength && (e.version.ByteLimits || utf8.RuneCountInString(field.value) > MaxIDLength) {
 			return failf(TooLarge, "%s is longer than %d bytes", field.name, MaxIDLength)
 		}
-		if strings.IndexByte(field.value, 0) >= 0 {
+		if strings.Contains(field.value, nul) {
 			return failf(BadID, "%s contains NUL", field.name)
 		}
 	}
 	return nil
 }
 
-// checkIDs checks the grammar of the event's own ids.
+// checkIDs checks the grammar of the event's sender, room ID and, in room versions 1 and 2, event ID.
 func (e *Event) checkIDs(m *members) error {
 	if !ValidUserID(e.sender) {
-		return failf(BadID, "sender is not a user id")
+		return failf(BadID, "sender is not a user ID")
 	}
 	if !ValidRoomID(e.version, e.roomID) {
-		return failf(BadID, "room_id is not a room id of room version %s", e.version.ID)
+		return failf(BadID, "room_id is not a room ID of room version %s", e.version.ID)
 	}
 	if e.version.EventIDFormat != EventIDFromServer {
 		return nil
@@ -95,12 +95,12 @@ func (e *Event) checkIDs(m *members) error {
 		return failf(TooLarge, "event_id is longer than %d bytes", MaxIDLength)
 	}
 	if !isText(m.eventID) || !validOwnEventID(e.id) {
-		return failf(BadID, "event_id is not an event id of room version %s", e.version.ID)
+		return failf(BadID, "event_id is not an event ID of room version %s", e.version.ID)
 	}
 	return nil
 }
 
-// validSignatures checks the type of signatures: entity → key id → base64.
+// validSignatures reports whether raw is an object of objects of strings: base64 by entity and key ID.
 func validSignatures(raw []byte) bool {
 	err := canonjson.Each(raw, func(_ string, keys []byte) error {
 		return canonjson.Each(keys, func(_ string, signature []byte) error {

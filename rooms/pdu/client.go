@@ -6,13 +6,13 @@ import (
 	"ebb/canonjson"
 )
 
-// ClientJSON is the event in the form for clients, without unsigned, which differs from reader to reader: the caller
-// splices `,"unsigned":{…}` in before the last byte. room_id is in it on request, for the create event of a version 12
-// room as well. A redaction has redacts at the top level and in its content, whatever its room version; what redacts nothing
-// has it nowhere, since some clients look at no more than the type of an event, and at either place.
+// ClientJSON returns the event in the form for clients. It lacks unsigned, which differs between users: the caller inserts
+// `,"unsigned":{…}` before the last byte. room_id is included on request, also for the create event of a version 12 room. In
+// every room version a redaction has redacts both at the top level and in its content. An m.room.redaction event that does not
+// redact anything has it in neither place, since some clients check only the type of the event.
 // Spec: client-server-api#room-event-format, rooms/v11#moving-the-redacts-property-of-mroomredaction-events-to-a-content-property
 func (e *Event) ClientJSON(withRoomID bool) []byte {
-	b := make([]byte, 0, len(e.content)+512) // 512: the other members of a usual event
+	b := make([]byte, 0, len(e.content)+512) // 512 bytes hold the other members of a typical event
 	b = e.appendClientContent(append(b, `{"content":`...))
 	b = canonjson.AppendString(append(b, `,"event_id":`...), string(e.id))
 	b = strconv.AppendInt(append(b, `,"origin_server_ts":`...), e.ts, 10)
@@ -42,5 +42,5 @@ func (e *Event) appendClientContent(dst []byte) []byte {
 	return append(dst, e.content...)
 }
 
-// redactsForClients reports whether the event is a redaction of another one. A state event is none, whatever its type.
+// redactsForClients reports whether the event redacts another one. A state event never does, whatever its type.
 func (e *Event) redactsForClients() bool { return e.redacts != "" && !e.isState }

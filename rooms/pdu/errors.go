@@ -2,19 +2,19 @@ package pdu
 
 import "fmt"
 
-// Kind says in what way an event is unfit.
+// Kind classifies errors.
 type Kind uint8
 
 // The kinds of errors that Parse and Build return.
 const (
-	BadJSON      Kind = iota + 1 // not JSON, or not canonical JSON where the room version demands that
-	BadShape                     // a member is missing, of the wrong type or too long a list
-	BadID                        // an id breaks its grammar
+	BadJSON      Kind = iota + 1 // not JSON, or not canonical JSON in a room version that requires it
+	BadShape                     // a member is missing, has the wrong type or is a list with too many entries
+	BadID                        // an ID violates its grammar
 	TooLarge                     // the event or one of its members exceeds its size limit
 	BadSignature                 // a signature is missing, malformed or wrong
 )
 
-// Error is why an event is unfit. Its message may be shown to the sender.
+// Error describes why an event is invalid. Its message may be shown to the sender.
 type Error struct {
 	Kind Kind
 	Msg  string
@@ -23,7 +23,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Msg }
 
-// Unwrap returns the cause.
+// Unwrap returns the cause, if any.
 func (e *Error) Unwrap() error { return e.Err }
 
 func failf(kind Kind, format string, args ...any) *Error {

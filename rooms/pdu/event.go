@@ -1,9 +1,9 @@
-// Package pdu is the event as servers exchange it: its canonical bytes, its fields, its hashes and signatures, its
-// redacted form and its form for clients, for every room version.
+// Package pdu implements events (PDUs) in the format of every room version: their canonical JSON, fields, hashes and
+// signatures, their redacted form and their form for clients.
 //
-// An event enters through [Parse] (hostile bytes), [ParseStored] (our own disk) or [Build] (ours, new) and does not
-// change afterwards. The package is pure: bytes and values in, verdicts out. Whether an event is allowed is for
-// rooms/eventauth, whose signing keys are whose for the federation's key ring.
+// Events come from [Parse] (untrusted bytes), [ParseStored] (Ebb's own database) or [Build] (new events) and never change. The
+// package is pure. Whether an event is allowed is decided by rooms/eventauth, and the signing keys of servers are looked up by
+// fedclient.
 package pdu
 
 import (
@@ -12,7 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Event types whose content this package has to look into.
+// The event types whose content this package interprets.
 const (
 	typeCreate            = "m.room.create"
 	typeMember            = "m.room.member"
@@ -23,11 +23,11 @@ const (
 	typeRedaction         = "m.room.redaction"
 )
 
-// StateKey names one entry of a room's state.
+// StateKey is the key of an entry of a room's state.
 type StateKey struct{ Type, Key string }
 
-// Event is one event of a room of a known version. It never changes, so it is safe to share. The strings and byte
-// slices that its methods return share the event's memory and must not be written to.
+// Event is an event of a room of a known version. It never changes, so it is safe to share. The byte slices that its methods
+// return share memory with the event and must not be modified.
 type Event struct {
 	version     *Version
 	id          id.EventID
@@ -46,56 +46,57 @@ type Event struct {
 	rawUnsigned []byte
 }
 
-// Version is the version of the event's room.
+// Version returns the version of the event's room.
 func (e *Event) Version() *Version { return e.version }
 
-// ID is the event's id: from the event in room versions 1 and 2, its reference hash in later ones.
+// ID returns the event's ID: the event_id in room versions 1 and 2, the encoded reference hash in later ones.
 func (e *Event) ID() id.EventID { return e.id }
 
-// RoomID is the room of the event. For the create event of a version 12 room it is derived from the event's id.
+// RoomID returns the event's room. For the create event of a version 12 room it is derived from the event's ID.
 func (e *Event) RoomID() id.RoomID { return e.roomID }
 
-// NamesRoom says whether the event itself has a room_id; the create event of a version 12 room must not.
+// NamesRoom reports whether the event has a room_id. The create event of a version 12 room must not have one.
 func (e *Event) NamesRoom() bool { return e.namesRoom }
 
-// Type is the event's type.
+// Type returns the event's type.
 func (e *Event) Type() string { return e.typ }
 
-// StateKey is the event's state key; false where it is no state event.
+// StateKey returns the event's state key. It returns false if the event is not a state event.
 func (e *Event) StateKey() (string, bool) { return e.stateKey, e.isState }
 
-// IsState says whether the event has a state key.
+// IsState reports whether the event is a state event.
 func (e *Event) IsState() bool { return e.isState }
 
-// IsStateKey says whether the event is a state event of that type and state key.
+// IsStateKey reports whether the event is a state event with the given type and state key.
 func (e *Event) IsStateKey(typ, key string) bool {
 	return e.isState && e.typ == typ && e.stateKey == key
 }
 
-// Sender is the user who sent the event.
+// Sender returns the user who sent the event.
 func (e *Event) Sender() id.UserID { return e.sender }
 
-// Content is the event's content, a canonical JSON object.
+// Content returns the event's content, a canonical JSON object.
 func (e *Event) Content() json.RawMessage { return e.content }
 
-// PrevEvents are the ids of the events before this one in the room's graph.
+// PrevEvents returns the IDs of the events that precede this one in the room's graph.
 func (e *Event) PrevEvents() []id.EventID { return e.prev }
 
-// AuthEvents are the ids of the state events that allow this one.
+// AuthEvents returns the IDs of the state events that authorise this one.
 func (e *Event) AuthEvents() []id.EventID { return e.auth }
 
-// Depth is the event's distance from the room's start as its server claims it, within 0 and 2^63-1.
+// Depth returns the event's depth as its server claims it, from 0 to 2^63-1.
 func (e *Event) Depth() int64 { return e.depth }
 
-// OriginServerTS is when the sender's server says it made the event, in milliseconds since 1970.
+// OriginServerTS returns when the sender's server claims to have created the event, in milliseconds since 1970.
 func (e *Event) OriginServerTS() int64 { return e.ts }
 
-// Redacts is the event that this m.room.redaction event redacts, from the content or the top level as the room version
-// says; empty for other events.
+// Redacts returns the event that an m.room.redaction event redacts, "" for other events. The room version determines whether
+// it is taken from the content or from the top level.
 func (e *Event) Redacts() id.EventID { return e.redacts }
 
-// Unsigned is the unsigned member that came with the event, nil if none did. It is no part of JSON.
+// Unsigned returns the unsigned member that the event was received with, nil if there was none. It is not part of JSON.
 func (e *Event) Unsigned() json.RawMessage { return e.rawUnsigned }
 
-// JSON is the event as servers exchange it and as Ebb stores it: canonical, with hashes and signatures, without unsigned.
+// JSON returns the event in the form that servers exchange and Ebb stores: canonical JSON with hashes and signatures, without
+// unsigned.
 func (e *Event) JSON() []byte { return e.json }

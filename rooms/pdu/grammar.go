@@ -6,21 +6,25 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// MaxIDLength is the size limit of user, room and event ids, event types and state keys, in bytes.
+// MaxIDLength is the size limit of user, room and event IDs, event types and state keys, in bytes.
 // Spec: client-server-api#size-limits
 const MaxIDLength = 255
+
+// nul is the character that IDs must not contain.
+const nul = "\x00"
 
 // hashLength is the length of a SHA-256 hash in unpadded base64.
 const hashLength = 43
 
-// ValidUserID says whether u is a user id that an event may carry: any localpart without ':' and NUL, the historical
-// ones included, and a server name.
+// ValidUserID reports whether u is a valid user ID in an event. Its localpart may contain all characters except ':' and NUL, as
+// in historical user IDs.
 // Spec: appendices#historical-user-ids
 func ValidUserID(u id.UserID) bool {
 	return len(u) <= MaxIDLength && strings.HasPrefix(string(u), "@") && validLocalAndServer(string(u[1:]))
 }
 
-// ValidRoomID says whether r is a room id in a room of version v: with a domain up to version 11, a hash since 12.
+// ValidRoomID reports whether r is a valid room ID in room version v: with a server name up to version 11, a hash since version
+// 12.
 // Spec: appendices#room-ids
 func ValidRoomID(v *Version, r id.RoomID) bool {
 	if len(r) > MaxIDLength || !strings.HasPrefix(string(r), "!") {
@@ -38,23 +42,25 @@ func CreateEventID(r id.RoomID) id.EventID {
 	return id.EventID("$" + strings.TrimPrefix(string(r), "!"))
 }
 
-// validOwnEventID checks the id that an event of a version 1 or 2 room carries.
+// validOwnEventID reports whether e is a valid event_id in room versions 1 and 2.
 // Spec: rooms/v1#event-ids
 func validOwnEventID(e id.EventID) bool {
 	return len(e) <= MaxIDLength && strings.HasPrefix(string(e), "$") && validLocalAndServer(string(e[1:]))
 }
 
-// validReference checks the id of another event. Only what could hurt is refused, since an id that no event has is as
-// harmless as one of an event that we never get.
+// validReference reports whether e is acceptable as the ID of another event. It accepts IDs that no event can have, which are
+// as harmless as those of events that Ebb never receives.
 func validReference(e id.EventID) bool {
-	return len(e) <= MaxIDLength && strings.HasPrefix(string(e), "$") && strings.IndexByte(string(e), 0) < 0
+	return len(e) <= MaxIDLength && strings.HasPrefix(string(e), "$") && !strings.Contains(string(e), nul)
 }
 
+// validLocalAndServer reports whether s is the part of an ID after its sigil: a localpart, a colon and a server name.
 func validLocalAndServer(s string) bool {
 	local, server, found := strings.Cut(s, ":")
-	return found && strings.IndexByte(local, 0) < 0 && ValidServerName(server)
+	return found && !strings.Contains(local, nul) && ValidServerName(server)
 }
 
+// validHash reports whether s is a SHA-256 hash in the unpadded base64 of an event ID format.
 func validHash(s string, format EventIDFormat) bool {
 	if len(s) != hashLength {
 		return false
@@ -72,8 +78,8 @@ func validHash(s string, format EventIDFormat) bool {
 	return true
 }
 
-// ValidServerName says whether s is a server name: a DNS name, an IPv4 address or an IPv6 address in brackets, and
-// perhaps a port.
+// ValidServerName reports whether s is a server name: a DNS name, an IPv4 address or an IPv6 address in brackets, optionally
+// followed by a port.
 // Spec: appendices#server-name
 func ValidServerName(s string) bool {
 	if len(s) == 0 || len(s) > MaxIDLength {
@@ -95,7 +101,7 @@ func validIPv6(s string) bool {
 	return len(s) >= 2 && len(s) <= 45 && strings.Trim(s, "0123456789abcdefABCDEF:.") == ""
 }
 
-// validHost accepts IPv4 addresses too: all their characters are those of DNS names.
+// validHost reports whether s is a DNS name or an IPv4 address, which has only characters of DNS names.
 func validHost(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isAlphanumeric(c) && c != '-' && c != '.' {

@@ -24,7 +24,7 @@ func TestValidServerName(t *testing.T) {
 func TestValidUserIDTakesHistoricalOnes(t *testing.T) {
 	for user, want := range map[id.UserID]bool{
 		"@a:b": true, "@A:b": true, "@:b": true, "@é \n:b.example:80": true, "@a:[::1]": true,
-		"": false, "@": false, "@a": false, "a:b": false, "@a:": false, "@a:b:c": false, "@a\x00:b": false, "!a:b": false,
+		"": false, "@": false, "@a": false, "a:b": false, "@a:": false, "@a:b:c": false, "@a\x00:b": false, "@\x00:b": false, "!a:b": false,
 		id.UserID("@" + strings.Repeat("a", 252) + ":b"): true, id.UserID("@" + strings.Repeat("a", 253) + ":b"): false,
 	} {
 		if got := ValidUserID(user); got != want {

@@ -10,7 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// EventIDOf computes the id of an event that is given as JSON, as Parse does, but checks nothing else about it.
+// EventIDOf returns the ID of an event that is given as JSON. It is like Parse but does not check the event.
 func EventIDOf(v *Version, raw []byte) (id.EventID, error) {
 	canonical, err := canonjson.Canonical(raw, v.StrictCanonicalJSON)
 	if err != nil {
@@ -23,7 +23,7 @@ func EventIDOf(v *Version, raw []byte) (id.EventID, error) {
 	return newEvent(v, canonical, &m).computeID(&m), nil
 }
 
-// computeID returns the id that the event's room version gives it.
+// computeID returns the event's ID by the rules of its room version.
 // Spec: rooms/v1#event-ids, rooms/v3#event-ids, rooms/v4#event-ids
 func (e *Event) computeID(m *members) id.EventID {
 	if e.version.EventIDFormat == EventIDFromServer {
@@ -33,7 +33,7 @@ func (e *Event) computeID(m *members) id.EventID {
 	return formatID(e.version, e.ReferenceHash())
 }
 
-// formatID writes a reference hash as an event id of room version 3 or later.
+// formatID returns the event ID for a reference hash, in room version 3 and later.
 func formatID(v *Version, hash [sha256.Size]byte) id.EventID {
 	encoding := base64.RawURLEncoding
 	if v.EventIDFormat == EventIDHash {
@@ -44,17 +44,17 @@ func formatID(v *Version, hash [sha256.Size]byte) id.EventID {
 	return id.EventID(encoding.AppendEncode(text, hash[:]))
 }
 
-// ReferenceHash covers what a redaction leaves of the event, without its signatures.
+// ReferenceHash returns the event's reference hash: the hash of its redacted form without signatures.
 // Spec: server-server-api#calculating-the-reference-hash-for-an-event
 func (e *Event) ReferenceHash() [sha256.Size]byte { return sha256.Sum256(e.signedBytes()) }
 
-// signedBytes is what signatures of the event cover, and its reference hash.
+// signedBytes returns the form of the event that its signatures and its reference hash cover.
 func (e *Event) signedBytes() []byte {
 	return appendRedacted(make([]byte, 0, len(e.json)), e.version, e.typ, e.json, "signatures", "unsigned")
 }
 
-// CheckContentHash says whether hashes.sha256 is the hash of the event as it is. Where it is not, the event is to be
-// treated as redacted.
+// CheckContentHash reports whether hashes.sha256 is the event's content hash. If it is not, the event must be redacted before it
+// is used.
 // Spec: server-server-api#validating-hashes-and-signatures-on-received-events
 func (e *Event) CheckContentHash() bool {
 	hashes, _ := canonjson.Get(e.json, "hashes")
@@ -68,7 +68,7 @@ func (e *Event) CheckContentHash() bool {
 	return subtle.ConstantTimeCompare(got[:], want) == 1
 }
 
-// decodeBase64 reads standard base64 with or without padding.
+// decodeBase64 decodes standard base64 with or without padding.
 // Spec: appendices#unpadded-base64
 func decodeBase64(text string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))

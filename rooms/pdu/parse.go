@@ -9,7 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Limits of an event.
+// The limits of events.
 // Spec: client-server-api#size-limits; the lists: rooms/v1#event-format and later
 const (
 	MaxSize       = 65536 // bytes of canonical JSON, signatures included
@@ -17,12 +17,13 @@ const (
 	MaxAuthEvents = 10
 )
 
-// maxRawSize bounds what Parse looks at. Canonical JSON can be up to six times shorter (\u escapes), and a peer may
-// indent; what is longer than this is no event that anybody sent in good faith.
+// maxRawSize bounds the text that Parse accepts. It may be longer than the canonical JSON: \u escapes make it up to six times
+// longer, and it may be indented.
 const maxRawSize = 16 * MaxSize
 
-// Parse reads an event that a stranger gave us: JSON by the rules of the room version, members of the right types, the
-// grammar of ids, size limits. It computes the id. Hashes and signatures are the caller's to check; errors are *Error.
+// Parse reads an untrusted event. It checks that the event is valid JSON for the room version, that its members have the right
+// types, the grammar of IDs and the size limits, and computes the event's ID. It does not check hashes and signatures. Errors
+// are *Error.
 func Parse(v *Version, raw []byte) (*Event, error) {
 	if len(raw) > maxRawSize {
 		return nil, failf(TooLarge, "event is larger than %d bytes", MaxSize)
@@ -49,9 +50,8 @@ func Parse(v *Version, raw []byte) (*Event, error) {
 	return e, nil
 }
 
-// ParseStored reads an event that was checked before: from our own disk, or in a test. The id is taken as given, and
-// of the bytes, which become the event's, only the bounds of members are looked at; they must not change afterwards.
-// The error is a sign of a damaged database.
+// ParseStored reads an event that has been checked before, such as one from the database. It uses the ID as given and does not
+// validate raw, which the event keeps and which must not be modified afterwards. An error means that the database is damaged.
 func ParseStored(v *Version, eventID id.EventID, raw []byte) (*Event, error) {
 	var m members
 	if err := m.scan(raw); err != nil {
@@ -62,8 +62,8 @@ func ParseStored(v *Version, eventID id.EventID, raw []byte) (*Event, error) {
 	return e, nil
 }
 
-// ParseLenient reads an event for debugging: the id comes from its event_id, hashes and signatures may be missing, and
-// nothing but the JSON is checked.
+// ParseLenient reads an event for debugging. It takes the ID from event_id and checks nothing but the JSON syntax. Hashes and
+// signatures may be missing.
 func ParseLenient(v *Version, raw []byte) (*Event, error) {
 	canonical, err := canonjson.Canonical(raw, false)
 	if err != nil {
@@ -82,21 +82,22 @@ func ParseLenient(v *Version, raw []byte) (*Event, error) {
 	return e, nil
 }
 
-// members are the values of the members of an event that mean something to servers, nil where missing.
+// members are the values of an event's members that have a meaning for servers, nil if missing.
 type members struct {
 	auth, content, depth, eventID, hashes, ts, prev, redacts, room, sender, signatures, stateKey, typ, unsigned []byte
 }
 
 func (m *members) scan(obj []byte) error {
 	return canonjson.Each(obj, func(key string, raw []byte) error {
-		if place := m.place(key); place != nil {
-			*place = raw
+		if field := m.field(key); field != nil {
+			*field = raw
 		}
 		return nil
 	})
 }
 
-func (m *members) place(key string) *[]byte {
+// field returns the field for a member of an event, nil if there is none.
+func (m *members) field(key string) *[]byte {
 	switch key {
 	case "auth_events":
 		return &m.auth
@@ -130,7 +131,8 @@ func (m *members) place(key string) *[]byte {
 	return nil
 }
 
-// newEvent fills an event from the members of raw; what is missing or of the wrong type is empty. The id comes later.
+// newEvent returns an event with the given members of raw, but without an ID. Members that are missing or have the wrong type
+// are left empty.
 func newEvent(v *Version, raw []byte, m *members) *Event {
 	e := &Event{version: v, json: raw, content: m.content, rawUnsigned: m.unsigned, namesRoom: m.room != nil}
 	if m.unsigned != nil {
@@ -152,7 +154,7 @@ func newEvent(v *Version, raw []byte, m *members) *Event {
 	return e
 }
 
-// setID completes the event; the room of a version 12 create event follows from the id.
+// setID sets the event's ID and, for the create event of a version 12 room, the room ID, which follows from it.
 func (e *Event) setID(eventID id.EventID) {
 	e.id = eventID
 	if e.version.RoomIDIsCreateHash && e.typ == typeCreate && eventID != "" {
@@ -169,8 +171,8 @@ func redactedID(v *Version, m *members) id.EventID {
 	return id.EventID(target)
 }
 
-// references reads a list of event ids, or as room versions 1 and 2 have it of pairs of an id and its hashes.
-// What is none is nil.
+// references reads a list of event IDs or, as in room versions 1 and 2, of pairs of an event ID and hashes. It returns nil if raw
+// is not such a list.
 func references(raw []byte) []id.EventID {
 	elements, ok := canonjson.Elements(raw)
 	if !ok || len(elements) == 0 {
@@ -190,7 +192,8 @@ func references(raw []byte) []id.EventID {
 	return ids
 }
 
-// integer reads a number; one that is no integer, which old room versions permit, is cut off and clamped to 64 bits.
+// integer reads a number. Numbers other than 64-bit integers, which old room versions permit, are truncated and limited to 64
+// bits.
 func integer(raw []byte) int64 {
 	if n, ok := canonjson.Int(raw); ok {
 		return n

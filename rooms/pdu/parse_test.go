@@ -17,7 +17,17 @@ func TestLimitOfBytesBeginsWithVersion11(t *testing.T) {
 		if v.ByteLimits {
 			kind = TooLarge
 		}
-		wantKind(t, v, with(t, mustBuild(t, v, message(v), s).JSON(), "state_key", `"`+strings.Repeat("é", 128)+`"`), kind)
+		raw := mustBuild(t, v, message(v), s).JSON()
+		for _, characters := range []int{128, MaxIDLength} {
+			wantKind(t, v, with(t, raw, "state_key", `"`+strings.Repeat("é", characters)+`"`), kind)
+		}
+		reference := `"$` + strings.Repeat("x", MaxIDLength-1) + `"`
+		longer := `"$` + strings.Repeat("x", MaxIDLength) + `"`
+		if v.EventIDFormat == EventIDFromServer {
+			reference, longer = "["+reference+",{}]", "["+longer+",{}]"
+		}
+		wantKind(t, v, with(t, raw, "prev_events", "["+reference+"]"), 0)
+		wantKind(t, v, with(t, raw, "prev_events", "["+longer+"]"), BadID)
 	})
 }
 
@@ -195,10 +205,27 @@ func TestEventIDOfOldVersionsIsChecked(t *testing.T) {
 		wantKind(t, v, canonjson.Without(raw, "event_id"), BadID)
 		for text, kind := range map[string]Kind{
 			`1`: BadID, `""`: BadID, `"e:domain"`: BadID, `"$e"`: BadID, `"$e:"`: BadID, `"$e\u0000:domain"`: BadID,
-			`"$` + strings.Repeat("e", 255) + `:domain"`: TooLarge, `"$e:domain"`: 0,
+			`"$` + strings.Repeat("e", 255) + `:domain"`: TooLarge, `"$e:domain"`: 0, `"$\u0000:domain"`: BadID,
+			`"$` + strings.Repeat("e", MaxIDLength-len("$:domain")) + `:domain"`: 0,
 		} {
 			wantKind(t, v, with(t, raw, "event_id", text), kind)
 		}
+	}
+}
+
+func TestStateKeyOfOneEntryOfTheState(t *testing.T) {
+	v := versionOf(t, "12")
+	for raw, want := range map[string]bool{
+		`{"type":"t","state_key":"k"}`: true, `{"type":"t","state_key":""}`: false, `{"type":"u","state_key":"k"}`: false, `{"type":"t"}`: false,
+	} {
+		e, err := ParseStored(v, "$e", []byte(raw))
+		if err != nil || e.IsStateKey("t", "k") != want {
+			t.Errorf("%s: %v, %v", raw, e.IsStateKey("t", "k"), err)
+		}
+	}
+	e, err := ParseStored(v, "$e", []byte(`{"type":"t"}`))
+	if err != nil || e.IsStateKey("t", "") {
+		t.Errorf("an event without state_key is the state with an empty one: %v", err)
 	}
 }
 

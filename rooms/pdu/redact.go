@@ -6,17 +6,17 @@ import (
 	"ebb/canonjson"
 )
 
-// Redact returns the event as it is after a redaction: only what its room version protects. The id stays the same, and
-// so does every signature. unsigned is gone.
+// Redact returns the redacted form of the event by the rules of its room version. The ID and the signatures stay the same.
+// unsigned is removed.
 // Spec: rooms/v1#redactions to rooms/v11#redactions
 func (e *Event) Redact() (*Event, error) {
 	return ParseStored(e.version, e.id, appendRedacted(make([]byte, 0, len(e.json)), e.version, e.typ, e.json))
 }
 
-// appendRedacted appends the redacted form of the canonical event obj of type typ, save for the members in drop.
+// appendRedacted appends the redacted form of the canonical event obj of type typ, without the members in drop.
 func appendRedacted(dst []byte, v *Version, typ string, obj []byte, drop ...string) []byte {
 	dst = append(dst, '{')
-	// The text was parsed before, here and below: Each has nothing to complain of.
+	// obj has been parsed before, so Each does not return errors here and below.
 	_ = canonjson.Each(obj, func(key string, raw []byte) error {
 		switch {
 		case slices.Contains(drop, key):
@@ -30,7 +30,7 @@ func appendRedacted(dst []byte, v *Version, typ string, obj []byte, drop ...stri
 	return append(dst, '}')
 }
 
-// keptOnRedaction says which members of an event survive, besides content.
+// keptOnRedaction reports whether a redaction keeps a member of an event other than content.
 func keptOnRedaction(v *Version, key string) bool {
 	switch key {
 	case "event_id", "type", "room_id", "sender", "state_key", "hashes", "signatures", "depth", "prev_events",
@@ -42,7 +42,7 @@ func keptOnRedaction(v *Version, key string) bool {
 	return false
 }
 
-// appendRedactedContent appends what survives of content.
+// appendRedactedContent appends the redacted form of the content.
 func appendRedactedContent(dst []byte, v *Version, typ string, content []byte) []byte {
 	if typ == typeCreate && v.RedactionV11 {
 		return append(dst, content...)
@@ -60,7 +60,7 @@ func appendRedactedContent(dst []byte, v *Version, typ string, content []byte) [
 	return append(dst, '}')
 }
 
-// keptInContent says which members of the content of an event of type typ survive whole.
+// keptInContent reports whether a redaction keeps the complete value of a member of the content.
 func keptInContent(v *Version, typ, key string) bool {
 	switch typ {
 	case typeMember:
@@ -85,8 +85,8 @@ func keptInContent(v *Version, typ, key string) bool {
 	return false
 }
 
-// appendSignedOnly appends third_party_invite with nothing but its signed member. Without one an empty object stays:
-// the servers that event ids have to agree with keep it.
+// appendSignedOnly appends third_party_invite with only its signed member. Without one it appends an empty object, as other
+// servers do: event IDs must be the same everywhere.
 func appendSignedOnly(dst, invite []byte) []byte {
 	dst = append(dst, '{')
 	if signed, ok := canonjson.Get(invite, "signed"); ok {
@@ -95,7 +95,7 @@ func appendSignedOnly(dst, invite []byte) []byte {
 	return append(dst, '}')
 }
 
-// appendKey begins a member of the unfinished object that dst ends with; its value comes next.
+// appendKey appends a key and a colon to the object at the end of dst, which has no closing brace yet.
 func appendKey(dst []byte, key string) []byte {
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')

@@ -12,8 +12,8 @@ import (
 	"ebb/canonjson"
 )
 
-// SignJSON returns the JSON object obj in canonical form with the signature of s added to those that it has. unsigned
-// stays and is not covered. Errors are *Error.
+// SignJSON returns the JSON object obj in canonical form with the signature of s added to its signatures. It keeps unsigned,
+// which the signature does not cover. Errors are *Error.
 // Spec: appendices#signing-details
 func SignJSON(obj []byte, s Signer) ([]byte, error) {
 	canonical, err := canonjson.Canonical(obj, true)
@@ -32,7 +32,7 @@ func SignJSON(obj []byte, s Signer) ([]byte, error) {
 	return canonjson.AppendWith(nil, canonical, "signatures", signatures), nil
 }
 
-// withSignature returns the signatures of the canonical object obj with another one added.
+// withSignature returns the signatures of the canonical object obj with another signature added.
 func withSignature(obj []byte, server, keyID, signature string) ([]byte, error) {
 	signatures, keys := json.RawMessage("{}"), json.RawMessage("{}")
 	if old, ok := canonjson.Get(obj, "signatures"); ok {
@@ -48,8 +48,8 @@ func withSignature(obj []byte, server, keyID, signature string) ([]byte, error) 
 	return canonjson.AppendWith(nil, signatures, server, keys), nil
 }
 
-// VerifyJSON checks the signature that entity (a server name, for device keys a user id) made on the JSON object obj
-// with the key keyID. The error is an *Error, of kind BadSignature where there is no such signature or it is wrong.
+// VerifyJSON verifies the signature on the JSON object obj by an entity, which is a server name or, for device keys, a user ID,
+// with the key keyID. The error is an *Error, of kind BadSignature if the signature is missing or wrong.
 // Spec: appendices#checking-for-a-signature
 func VerifyJSON(obj []byte, entity, keyID string, key ed25519.PublicKey) error {
 	canonical, err := canonjson.Canonical(obj, false)
@@ -59,7 +59,7 @@ func VerifyJSON(obj []byte, entity, keyID string, key ed25519.PublicKey) error {
 	return verify(canonical, canonjson.Without(canonical, "signatures", "unsigned"), entity, keyID, key)
 }
 
-// verify looks the signature up in obj and checks it against text.
+// verify verifies the signature in obj over text.
 func verify(obj, text []byte, entity, keyID string, key ed25519.PublicKey) error {
 	if !strings.HasPrefix(keyID, "ed25519:") {
 		return failf(BadSignature, "signing algorithm of key %q is not ed25519", keyID)
@@ -81,17 +81,17 @@ func verify(obj, text []byte, entity, keyID string, key ed25519.PublicKey) error
 	return nil
 }
 
-// VerifySignature checks the signature that a server made on the event with one of its keys. A redacted event verifies
-// like the whole one. The error is an *Error of kind BadSignature.
+// VerifySignature verifies the signature on the event by one of a server's keys. It covers only what a redaction keeps. The
+// error is an *Error of kind BadSignature.
 func (e *Event) VerifySignature(server, keyID string, key ed25519.PublicKey) error {
 	return verify(e.json, e.signedBytes(), server, keyID, key)
 }
 
-// Signatures walks over the event's signatures: server name and key id of each.
+// Signatures returns an iterator over the server names and key IDs of the event's signatures.
 func (e *Event) Signatures() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		signatures, _ := canonjson.Get(e.json, "signatures")
-		// The error only says that the consumer has seen enough.
+		// The only error is errEnough.
 		_ = canonjson.Each(signatures, func(server string, keys []byte) error {
 			return canonjson.Each(keys, func(keyID string, _ []byte) error {
 				if !yield(server, keyID) {
@@ -103,11 +103,12 @@ func (e *Event) Signatures() iter.Seq2[string, string] {
 	}
 }
 
+// errEnough ends an iteration.
 var errEnough = errors.New("enough")
 
-// RequiredSigners names the servers without whose valid signatures the event must be dropped: the sender's (save for a
-// third-party invite, which another server may send), in room versions 1 and 2 that of the event id, and for a
-// restricted join that of the user who vouches for it.
+// RequiredSigners returns the servers whose valid signatures the event must have: the sender's server (except for a third-party
+// invite, which another server may send), in room versions 1 and 2 the server in the event ID, and for a restricted join the
+// server of the authorising user.
 // Spec: server-server-api#validating-hashes-and-signatures-on-received-events, rooms/v8#authorisation-rules
 func RequiredSigners(e *Event) []string {
 	var servers []string
@@ -123,14 +124,14 @@ func RequiredSigners(e *Event) []string {
 		add(string(e.id))
 	}
 	if e.version.Restricted && e.membership() == "join" {
-		voucher, _ := canonjson.Get(e.content, "join_authorised_via_users_server")
-		user, _ := canonjson.Unquote(voucher)
-		add(user)
+		raw, _ := canonjson.Get(e.content, "join_authorised_via_users_server")
+		authorisingUser, _ := canonjson.Unquote(raw)
+		add(authorisingUser)
 	}
 	return servers
 }
 
-// membership is the membership that an m.room.member event sets, empty for other events.
+// membership returns the membership that an m.room.member event sets, "" for other events.
 func (e *Event) membership() string {
 	if e.typ != typeMember {
 		return ""
@@ -145,13 +146,13 @@ func (e *Event) isThirdPartyInvite() bool {
 	return ok && e.membership() == "invite"
 }
 
-// Sign returns the event with the signature of s added, as for an invite of one of its users or a restricted join that one
-// of them vouches for. The id stays the same.
+// Sign returns the event with the signature of s added. Servers sign events of other servers that invite one of their users, or
+// restricted joins that one of their users authorises.
 func (e *Event) Sign(s Signer) (*Event, error) {
 	return e.WithSignature(s.Server, string(s.KeyID), base64.RawStdEncoding.EncodeToString(ed25519.Sign(s.Key, e.signedBytes())))
 }
 
-// WithSignature returns the event with a signature added that somebody else made, which is not verified here.
+// WithSignature returns the event with another server's signature added. It does not verify the signature.
 func (e *Event) WithSignature(server, keyID, signature string) (*Event, error) {
 	signatures, err := withSignature(e.json, server, keyID, signature)
 	if err != nil {
@@ -160,8 +161,8 @@ func (e *Event) WithSignature(server, keyID, signature string) (*Event, error) {
 	return ParseStored(e.version, e.id, canonjson.AppendWith(nil, e.json, "signatures", signatures))
 }
 
-// Countersigned returns the event with the signatures that a server added to it, as another copy of the event has them. Of
-// that copy nothing else is taken.
+// Countersigned returns the event with the signatures of a server from a copy of the event. It ignores everything else in the
+// copy.
 func (e *Event) Countersigned(server string, copied json.RawMessage) (*Event, error) {
 	given, _ := canonjson.Get(copied, "signatures")
 	keys, ok := canonjson.Get(given, server)

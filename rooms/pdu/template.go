@@ -8,7 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// Template returns the event that p describes without hashes, signatures and id, for another server to complete.
+// Template returns the event that p describes without hashes, signatures and ID, for another server to complete.
 func Template(v *Version, p Proto) (json.RawMessage, error) {
 	if err := p.check(); err != nil {
 		return nil, err
@@ -16,12 +16,12 @@ func Template(v *Version, p Proto) (json.RawMessage, error) {
 	return p.compose(v)
 }
 
-// Places is what a template says: of which event it is, and its place in the graph.
+// Places is the content of a template: a partial event and its position in the graph.
 type Places struct {
-	RoomID   id.RoomID // empty where the template does not say
+	RoomID   id.RoomID // empty if the template has none
 	Type     string
 	Sender   id.UserID
-	StateKey string // empty where there is none
+	StateKey string // empty if the template has none
 	Content  json.RawMessage
 
 	PrevEvents, AuthEvents []id.EventID
@@ -29,14 +29,13 @@ type Places struct {
 	hashes                 map[id.EventID][sha256.Size]byte
 }
 
-// ReferenceHash gives the hash that the template states next to an id, in room versions 1 and 2.
+// ReferenceHash returns the hash that the template states next to an event ID, in room versions 1 and 2.
 func (p *Places) ReferenceHash(eventID id.EventID) ([sha256.Size]byte, bool) {
 	hash, ok := p.hashes[eventID]
 	return hash, ok
 }
 
-// ReadTemplate reads a template that another server made. Whether it is of the event that was asked for is for the caller to
-// check.
+// ReadTemplate reads a template from another server. The caller must check that it is a template of the requested event.
 func ReadTemplate(v *Version, raw json.RawMessage) (*Places, error) {
 	if len(raw) > maxRawSize {
 		return nil, failf(TooLarge, "template is larger than %d bytes", MaxSize)
@@ -69,6 +68,7 @@ func ReadTemplate(v *Version, raw json.RawMessage) (*Places, error) {
 	return p, nil
 }
 
+// readHashes collects the hashes next to the event IDs in a list of references.
 func (p *Places) readHashes(list []byte) {
 	elements, _ := canonjson.Elements(list)
 	for _, element := range elements {

@@ -16,17 +16,17 @@ const (
 	StateResV2_1                     // room version 12 (MSC4297)
 )
 
-// EventIDFormat says where an event's id comes from.
+// EventIDFormat identifies the format of event IDs.
 type EventIDFormat uint8
 
-// The formats, oldest first.
+// The formats of event IDs, oldest first.
 const (
 	EventIDFromServer EventIDFormat = iota + 1 // "event_id" in the PDU (v1, v2)
 	EventIDHash                                // reference hash, unpadded standard base64 (v3)
 	EventIDURLHash                             // reference hash, unpadded URL-safe base64 (v4+)
 )
 
-// Version is what one room version changes. Every branch on a room version in Ebb reads a field of this struct.
+// Version describes the features of a room version. All code that depends on the room version uses a field of this struct.
 // Spec: rooms/v1 to rooms/v12.
 type Version struct {
 	ID            id.RoomVersion
@@ -51,7 +51,7 @@ type Version struct {
 	RoomIDIsCreateHash   bool // v12+: room id is the create event's hash; create has no room_id; auth_events omit create
 }
 
-// Default is the version of a room whose creator names none.
+// Default is the version of new rooms whose creator does not specify one.
 const Default = id.RoomV12
 
 var versions = buildVersions()
@@ -65,7 +65,7 @@ func buildVersions() []Version {
 	return table
 }
 
-// describe fills the flags of room version n; each line reads "from which version on".
+// describe returns the features of room version n.
 func describe(v id.RoomVersion, n int) Version {
 	res, format := StateResV2, EventIDURLHash
 	switch {
@@ -101,7 +101,7 @@ func describe(v id.RoomVersion, n int) Version {
 	}
 }
 
-// VersionOf looks up a room version; false for one that Ebb does not know.
+// VersionOf returns a room version. It returns false if Ebb does not know the version.
 func VersionOf(v id.RoomVersion) (*Version, bool) {
 	i := slices.IndexFunc(versions, func(e Version) bool { return e.ID == v })
 	if i < 0 {
@@ -110,7 +110,7 @@ func VersionOf(v id.RoomVersion) (*Version, bool) {
 	return &versions[i], true
 }
 
-// Versions lists every room version that Ebb knows, oldest first.
+// Versions returns all room versions that Ebb knows, oldest first.
 func Versions() []id.RoomVersion {
 	out := make([]id.RoomVersion, len(versions))
 	for i := range versions {
