@@ -2,14 +2,13 @@ package clientapi
 
 import (
 	"html"
-	"net/http"
 	"strings"
 
 	"ebb/httpapi"
 )
 
 func (a *API) welcomeRoutes() []httpapi.Route {
-	return []httpapi.Route{{Method: "GET", Path: "/", OperationID: "getWelcomePage", Rate: httpapi.Anonymous, Handler: a.getWelcomePage}}
+	return []httpapi.Route{{Method: "GET", Path: "/", OperationID: "getWelcomePage", Page: true, Rate: httpapi.Anonymous, Handler: a.getWelcomePage}}
 }
 
 // welcome is the page at the server's address in a browser. It does not say which version runs. It is filled in by hand, because a program
@@ -20,7 +19,7 @@ const welcome = `<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>SERVER: a Matrix homeserver</title>
-<style>body{font:1em/1.5 sans-serif;max-width:40em;margin:3em auto;padding:0 1em}code{background:#8882;padding:.1em .3em}</style>
+<style nonce="NONCE">body{font:1em/1.5 sans-serif;max-width:40em;margin:3em auto;padding:0 1em}code{background:#8882;padding:.1em .3em}</style>
 </head>
 <body>
 <h1>This is a Matrix homeserver</h1>
@@ -46,7 +45,7 @@ var welcomeAccount = map[string]string{
 
 // getWelcomePage greets a browser.
 // Deviation: no part of the specification.
-func (a *API) getWelcomePage(*httpapi.Request) (any, error) {
+func (a *API) getWelcomePage(r *httpapi.Request) (any, error) {
 	account, help := "; accounts are made by the administrator", ""
 	if how, found := welcomeAccount[a.Config.Registration.Mode]; found {
 		account = how
@@ -54,9 +53,7 @@ func (a *API) getWelcomePage(*httpapi.Request) (any, error) {
 	if page := a.Config.WellKnown.SupportPage; page != "" {
 		help = `<p><a href="` + html.EscapeString(page) + "\">Help of this server</a></p>\n"
 	}
-	page := strings.NewReplacer("SERVER", html.EscapeString(a.Config.ServerName), "ADDRESS", html.EscapeString(a.Config.PublicURL), "ACCOUNT", account, "HELP", help).Replace(welcome)
-	return httpapi.Raw{
-		ContentType: "text/html; charset=utf-8", Body: []byte(page),
-		Header: http.Header{"Content-Security-Policy": {"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}, "X-Content-Type-Options": {"nosniff"}},
-	}, nil
+	page := strings.NewReplacer("SERVER", html.EscapeString(a.Config.ServerName), "ADDRESS", html.EscapeString(a.Config.PublicURL), "ACCOUNT", account, "HELP", help,
+		"NONCE", r.Nonce).Replace(welcome)
+	return httpapi.Raw{ContentType: httpapi.HTML, Body: []byte(page)}, nil
 }

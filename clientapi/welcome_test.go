@@ -17,10 +17,14 @@ func TestBrowserIsGreetedAndToldWhatToDo(t *testing.T) {
 		for _, method := range []string{"GET", "HEAD"} {
 			w := httptest.NewRecorder()
 			h.door.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, "/", http.NoBody))
-			if w.Code != http.StatusOK || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") || w.Header().Get("Content-Security-Policy") == "" {
+			if w.Code != http.StatusOK || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") || w.Header().Get("Access-Control-Allow-Origin") != "" {
 				t.Fatalf("%s: %d %v", method, w.Code, w.Header())
 			}
 			page := w.Body.String()
+			_, nonce, _ := strings.Cut(page, `<style nonce="`)
+			if nonce, _, _ = strings.Cut(nonce, `"`); !strings.Contains(w.Header().Get("Content-Security-Policy"), "style-src 'nonce-"+nonce+"'") || nonce == "" {
+				t.Errorf("the browser ignores the style of nonce %q: %v", nonce, w.Header())
+			}
 			for _, text := range []string{"Matrix homeserver", "<code>https://matrix.example.org</code>", "Element Web", want, "Help of this server"} {
 				if !strings.Contains(page, text) {
 					t.Errorf("mode %s: the page does not say %q:\n%s", mode, text, page)

@@ -95,6 +95,10 @@ func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
 	if after, ok := e.Extra["retry_after_ms"].(int64); ok {
 		w.Header().Set("Retry-After", strconv.FormatInt((after+999)/1000, 10))
 	}
+	if r.route.Page {
+		writeRaw(w, Raw{Status: e.Status, ContentType: HTML, Body: errorHTML(e, r.Nonce)})
+		return
+	}
 	writeRaw(w, Raw{Status: e.Status, Body: errorBody(e)})
 }
 

@@ -21,6 +21,7 @@ type Request struct {
 	Server     string // the homeserver that asks, "" for none
 	RequestID  string
 	ClientAddr string // the peer's address, by trusted_proxies
+	Nonce      string // of the style elements of a page, "" elsewhere
 	limit      func(class Rate, who string) time.Duration
 	memory     *Memory
 	body       []byte

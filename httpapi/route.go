@@ -2,7 +2,7 @@
 // bounds, decodes JSON, and writes answers and errors in the one form of the specification. It knows no service: who a
 // token belongs to is told by the Authenticate function that it is given.
 //
-// A request travels: ServeHTTP → CORS, router (grouped by first path segments), request id → path and query parameters →
+// A request travels: ServeHTTP → router (grouped by first path segments), CORS or the headers of a page, request id → path and query parameters →
 // authentication → rate limit → bounds on the body → the route's Handler → the answer or the error writer → metrics and
 // access log.
 package httpapi
@@ -52,6 +52,7 @@ type Route struct {
 	Auth        Auth
 	Rate        Rate
 	MaxBody     int64 // bytes; 0: DefaultMaxBody
+	Page        bool  // answers people in a browser: HTML, errors too, and not for the scripts of other sites (page.go)
 	Handler     func(*Request) (any, error)
 }
 

@@ -58,10 +58,12 @@ type Server struct {
 	notFound *served
 	noMethod *served
 	options  *served
-	memory   *Memory
-	unproved unproved
-	boot     string // begins the ids of requests
-	count    atomic.Uint64
+	// noPreflight answers scripts of other sites that ask whether they may use a page.
+	noPreflight *served
+	memory      *Memory
+	unproved    unproved
+	boot        string // begins the ids of requests
+	count       atomic.Uint64
 }
 
 // New builds the router.
@@ -76,9 +78,11 @@ func New(o Options) *Server {
 	_, _ = rand.Read(boot[:]) // never fails (crypto/rand)
 	s := &Server{opt: o, boot: hex.EncodeToString(boot[:]) + "-", memory: o.Memory, unproved: newUnproved()}
 	s.notFound = newServed(&Route{Path: "unknown", Handler: func(*Request) (any, error) { return nil, mxerr.Unrecognized() }})
-	s.noMethod = newServed(&Route{Path: "unknown", Handler: func(*Request) (any, error) {
+	noMethod := func(*Request) (any, error) {
 		return nil, mxerr.New(http.StatusMethodNotAllowed, mxerr.CodeUnrecognized, "This endpoint does not know the method")
-	}})
+	}
+	s.noMethod = newServed(&Route{Path: "unknown", Handler: noMethod})
+	s.noPreflight = newServed(&Route{Path: "preflight", Page: true, Handler: noMethod})
 	s.options = newServed(&Route{Path: "preflight", Handler: preflight})
 	s.router = newRouter(s.routes())
 	return s
@@ -135,12 +139,17 @@ func preflight(*Request) (any, error) {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
-	cors(w.Header())
-	route, vars := s.find(hr)
 	start := time.Now()
+	route, vars := s.find(hr)
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 	r := &Request{RequestID: s.newRequestID(), ClientAddr: s.clientAddr(hr), limit: s.opt.Limit, memory: s.memory, vars: vars, route: route}
 	w.Header()["X-Request-Id"] = []string{r.RequestID} // with which the log can be searched
+	if route.Page {
+		r.Nonce = newNonce()
+		pageHeaders(w.Header(), r.Nonce)
+	} else {
+		cors(w.Header())
+	}
 	r.Request = hr.WithContext(telemetry.WithRequest(hr.Context(), r.RequestID, r.ClientAddr))
 	defer s.finish(rec, r, start)
 	defer s.recover(rec, r)
@@ -154,6 +163,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 // find is the route of a request, with its path parameters still escaped; there is one for every request.
 func (s *Server) find(r *http.Request) (*served, map[string]string) {
 	if r.Method == http.MethodOptions {
+		if s.isPage(r) {
+			return s.noPreflight, nil
+		}
 		return s.options, nil
 	}
 	route, vars, wrongMethod := s.router.find(r)
