@@ -11,15 +11,6 @@ import (
 	"ebb/mxerr"
 )
 
-// The stages of user-interactive authentication that Ebb knows.
-// Spec: client-server-api#authentication-types
-const (
-	stagePassword = "m.login.password"
-	stageDummy    = "m.login.dummy"
-	stageTerms    = "m.login.terms"
-	stageToken    = "m.login.registration_token"
-)
-
 // auth is the authentication part of a request.
 type auth struct {
 	Type       string     `json:"type"`
@@ -64,7 +55,7 @@ type Asked struct {
 	Body      map[string]json.RawMessage // with the member auth
 }
 
-// Confirm checks the authentication part of a user's request: the password of the account. Nil: go on; the proof is used up.
+// Confirm checks the authentication part of a user's request, in which every flow is one stage. Nil: go on; the proof is used up.
 //
 // Errors: 401 with the flows, and M_FORBIDDEN where the password was wrong; 403 M_FORBIDDEN for another user's password.
 func (s *Service) Confirm(ctx context.Context, q Asked) error {
@@ -74,53 +65,46 @@ func (s *Service) Confirm(ctx context.Context, q Asked) error {
 	}
 	b.user, b.device = q.Session.UserNID, q.Session.DeviceNID
 	ch := s.asked.find(a.Session, b, string(q.Session.UserID))
-	form := challengeForm{flows: [][]string{{stagePassword}}}
-	switch a.Type {
-	case "":
+	form := s.form(q.Operation)
+	if a.Type == "" {
 		return form.unmet(ch, nil)
-	case stagePassword:
-	default:
-		return form.unmet(ch, errUnknownStage(a.Type))
 	}
-	wrong, err := s.checkOwn(ctx, q.Session, a)
-	if err != nil {
+	if _, err := s.try(ctx, ch, form, tried{auth: a, who: q.Session}); err != nil {
 		return err
-	}
-	if wrong != nil {
-		return form.unmet(ch, wrong)
 	}
 	s.asked.finish(ch.id)
 	return nil
 }
 
-// checkOwn checks that the password of the account that asks was given; wrong is what to tell where it was not.
-func (s *Service) checkOwn(ctx context.Context, who ident.Requester, a auth) (wrong *mxerr.Error, err error) {
+// checkOwn checks that the password of the account that asks was given.
+func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxerr.Error, err error) {
+	a, who := at.auth, at.who
 	if a.Identifier.Type != "" || a.User != "" {
 		name, err := a.Identifier.Name(a.User)
 		if err != nil {
-			return nil, err
+			return proof{}, nil, err
 		}
 		row, err := s.accountToSignIn(ctx, name)
 		if err != nil {
-			return nil, err
+			return proof{}, nil, err
 		}
 		if row.NID != who.UserNID {
-			return nil, mxerr.Forbidden("The password is to be that of the account that is signed in")
+			return proof{}, nil, mxerr.Forbidden("The password is to be that of the account that is signed in")
 		}
 	}
 	try, err := s.guessBy(who)
 	if err != nil {
-		return nil, err
+		return proof{}, nil, err
 	}
 	row, err := s.accountToSignIn(ctx, string(who.UserID))
 	if err != nil {
-		return nil, err
+		return proof{}, nil, err
 	}
 	err = s.checkPassword(ctx, row, a.Password, try)
-	if errors.As(err, &wrong) && wrong.Code == mxerr.CodeForbidden {
-		return wrong, nil
+	if errors.As(err, &refused) && refused.Code == mxerr.CodeForbidden {
+		return proof{}, refused, nil
 	}
-	return nil, err
+	return proof{}, nil, err
 }
 
 // readAuth reads the member auth, and what the request is.
@@ -207,10 +191,10 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 		return Admission{}, err
 	}
 	// Not bound to the parameters: nobody's account is at stake, and a name that is taken may be replaced by another.
-	ch := s.applying.find(a.Session, binding{operation: "register"}, network)
-	form := s.registrationForm()
+	ch := s.applying.find(a.Session, binding{operation: registering}, network)
+	form := s.form(registering)
 	if a.Type != "" {
-		if ch, err = s.applyStage(ctx, ch, form, a, network); err != nil {
+		if ch, err = s.apply(ctx, ch, form, tried{auth: a, network: network}); err != nil {
 			return Admission{}, err
 		}
 	}
@@ -220,22 +204,9 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 	return Admission{Token: ch.token, Done: func(made SignedIn) { s.applying.register(ch.id, b.body, made) }}, nil
 }
 
-// registrationForm is what people do to register.
-func (s *Service) registrationForm() challengeForm {
-	stages, params := []string{stageDummy}, map[string]any{}
-	if s.Registration == WithToken {
-		stages = []string{stageToken}
-	}
-	if len(s.Terms) > 0 {
-		stages = append(stages, stageTerms)
-		params[stageTerms] = map[string]any{"policies": s.policies()}
-	}
-	return challengeForm{flows: [][]string{stages}, params: params}
-}
-
-// policies is the terms as clients read them.
+// policies returns the terms as parameters of m.login.terms.
 // Spec: client-server-api#terms-of-service-at-registration
-func (s *Service) policies() map[string]any {
+func (s *Service) policies() any {
 	out := map[string]any{}
 	for _, t := range s.Terms {
 		version := t.Version
@@ -244,31 +215,32 @@ func (s *Service) policies() map[string]any {
 		}
 		out[t.ID] = map[string]any{"version": version, "en": map[string]string{"name": t.Name, "url": t.URL}}
 	}
-	return out
+	return map[string]any{"policies": out}
 }
 
-// applyStage tries one stage.
-func (s *Service) applyStage(ctx context.Context, ch challenge, form challengeForm, a auth, network string) (challenge, error) {
-	if !form.offers(a.Type) {
-		return ch, form.unmet(ch, errUnknownStage(a.Type))
+// apply tries one stage of a registration and records it.
+func (s *Service) apply(ctx context.Context, ch challenge, form challengeForm, at tried) (challenge, error) {
+	p, err := s.try(ctx, ch, form, at)
+	if err != nil {
+		return ch, err
 	}
-	accept, token := func(int64) bool { return true }, ""
-	if a.Type == stageToken {
-		row, found, err := s.guessRegistrationToken(ctx, a.Token, network)
-		if err != nil {
-			return ch, err
-		}
-		token = a.Token
-		if !found {
-			return ch, form.unmet(ch, errBadToken())
-		}
-		accept = func(pending int64) bool { return s.usable(row, pending) }
-	}
-	after, ok := s.applying.complete(ch.id, a.Type, token, accept)
+	after, ok := s.applying.complete(ch.id, at.auth.Type, p.token, p.usable)
 	if !ok {
 		return after, form.unmet(after, errBadToken())
 	}
 	return after, nil
+}
+
+// checkRegistrationToken checks that a registration token was given that can still be used.
+func (s *Service) checkRegistrationToken(ctx context.Context, at tried) (p proof, refused *mxerr.Error, err error) {
+	row, found, err := s.guessRegistrationToken(ctx, at.auth.Token, at.network)
+	if err != nil {
+		return p, nil, err
+	}
+	if !found {
+		return p, errBadToken(), nil
+	}
+	return proof{token: at.auth.Token, usable: func(pending int64) bool { return s.usable(row, pending) }}, nil, nil
 }
 
 func errBadToken() *mxerr.Error {
