@@ -1,10 +1,12 @@
 package server_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -459,5 +461,42 @@ func TestInvitesOfOneUserOrServerAreLimitedApartFromThoseOfOthers(t *testing.T) 
 	friend := signUp(t, s.Servers[1], "friend")
 	if status := invite(friend, signUp(t, s.Servers[0], "bob").User); status != 200 {
 		t.Errorf("an invite of somebody else by somebody else: %d", status)
+	}
+}
+
+// Numbers of other servers end up in what clients get, whose parsers refuse a whole /sync for one that they cannot hold.
+func TestNumbersInEphemeralDataReachClientsAsTheyMustBe(t *testing.T) {
+	s := newShared(t, nil)
+	event, _ := s.alice.Do("PUT", "/v3/rooms/"+s.room+"/send/m.room.message/1", obj{"body": "x", "msgtype": "m.text"})["event_id"].(string)
+	s.bob.sync()
+	for i, number := range []string{"-1", "-9223372036854775808", "9007199254740993", "1e18", "1e300", "1.5", "99999999999999999999", `"1"`, "null", "[]"} {
+		edus := []json.RawMessage{
+			json.RawMessage(`{"edu_type":"m.receipt","content":{"` + s.room + `":{"m.read":{"` + s.bob.User + `":{"event_ids":["` + event + `"],"data":{"ts":` + number + `}}}}}}`),
+			json.RawMessage(`{"edu_type":"m.presence","content":{"push":[{"user_id":"` + s.bob.User + `","presence":"online","last_active_ago":` + number + `,"status_msg":"` + strconv.Itoa(i) + `"}]}}`),
+			json.RawMessage(`{"edu_type":"m.typing","content":{"room_id":"` + s.room + `","user_id":"` + s.bob.User + `","typing":true,"timeout":` + number + `}}`),
+			json.RawMessage(`{"edu_type":"m.device_list_update","content":{"user_id":"` + s.bob.User + `","device_id":"D","stream_id":` + number + `,"prev_id":[` + number + `]}}`),
+			json.RawMessage(`{"edu_type":"m.direct_to_device","content":{"sender":"` + s.bob.User + `","type":"x","message_id":"m` + strconv.Itoa(i) + `","messages":{"` + s.alice.User + `":{"*":{"n":1}}}}}`),
+		}
+		if _, err := s.Servers[1].Remote().SendTransaction(t.Context(), s.Name(0), "numbers"+strconv.Itoa(i), nil, edus); err != nil {
+			t.Fatalf("%s: %v", number, err)
+		}
+		_, _, raw := s.alice.Raw("GET", "/v3/sync?timeout=0", nil)
+		decoder := json.NewDecoder(bytes.NewReader(raw))
+		for decoder.UseNumber(); ; {
+			token, err := decoder.Token()
+			if err != nil {
+				break
+			}
+			n, isNumber := token.(json.Number)
+			if !isNumber {
+				continue
+			}
+			if value, err := n.Int64(); err != nil || value < -(1<<53) || value > 1<<53 {
+				t.Errorf("after %s clients get the number %s", number, n)
+			}
+		}
+	}
+	if got := list(s.alice.sync(), "to_device", "events"); len(got) == 0 {
+		t.Error("the message beside the numbers did not arrive")
 	}
 }
