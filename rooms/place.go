@@ -217,21 +217,19 @@ func (p *placing) record(eventID id.EventID, verdict error) {
 // of them is a redaction that it redacts or that redacts it.
 func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err error) {
 	listed, redacted := map[id.EventID]bool{}, map[id.EventID]bool{}
-	for n, e := range events {
+	for _, e := range events {
 		e.relation = relationOf(e.Content())
 		if e.relation != nil && listed[e.relation.parent] || listed[e.Redacts()] || redacted[e.ID()] {
-			return n, nil
+			break
 		}
 		listed[e.ID()], redacted[e.Redacts()] = true, true
 		if known := p.known[e.ID()]; known != nil {
 			e.outlier = outlierOf(known)
 		}
 		e.elsewhere = slices.ContainsFunc(e.AuthEvents(), func(auth id.EventID) bool { return p.elsewhere[auth] })
-		if err := p.room.lookUp(ctx, e); err != nil {
-			return 0, err
-		}
+		n++
 	}
-	return len(events), nil
+	return n, p.room.lookUp(ctx, events[:n]...)
 }
 
 // lookedUp returns an event as incoming, with what is needed to place it.
@@ -240,16 +238,39 @@ func (r *Room) lookedUp(ctx context.Context, e *pdu.Event) (*incoming, error) {
 	return in, r.lookUp(ctx, in)
 }
 
-// lookUp finds the users and the other events that an event concerns.
-func (r *Room) lookUp(ctx context.Context, e *incoming) (err error) {
+// lookUp finds the users and the other events that events concern.
+func (r *Room) lookUp(ctx context.Context, events ...*incoming) error {
+	for _, e := range events {
+		if err := r.lookUpUsers(ctx, e); err != nil {
+			return err
+		}
+		if err := r.lookUpTargets(ctx, e); err != nil {
+			return err
+		}
+	}
+	return r.svc.db.ReadInner(ctx, func(tx *storage.Tx) error {
+		for _, e := range events {
+			if err := r.lookUpEarlier(tx, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// lookUpUsers finds the sender of an event, and the user that a member event is about.
+func (r *Room) lookUpUsers(ctx context.Context, e *incoming) (err error) {
 	if e.sender, err = r.svc.UserNID(ctx, e.Sender()); err != nil {
 		return err
 	}
 	if key, isState := e.StateKey(); isState && e.Type() == typeMember {
-		if e.target, err = r.svc.UserNID(ctx, id.UserID(key)); err != nil {
-			return err
-		}
+		e.target, err = r.svc.UserNID(ctx, id.UserID(key))
 	}
+	return err
+}
+
+// lookUpTargets finds the events that an event relates to or redacts.
+func (r *Room) lookUpTargets(ctx context.Context, e *incoming) (err error) {
 	if e.relation != nil {
 		parent, err := r.FindEvent(ctx, e.relation.parent)
 		if err != nil {
@@ -263,22 +284,17 @@ func (r *Room) lookUp(ctx context.Context, e *incoming) (err error) {
 		}
 	}
 	if e.Type() == typeRedaction && e.Redacts() != "" {
-		if e.redacted, e.purgedSender, err = r.lookUpTarget(ctx, e.Redacts()); err != nil {
-			return err
-		}
+		e.redacted, e.purgedSender, err = r.lookUpTarget(ctx, e.Redacts())
 	}
-	return r.lookUpEarlier(ctx, e)
+	return err
 }
 
 // lookUpEarlier finds events that arrived before an event although they follow it, and redactions of it that did.
-func (r *Room) lookUpEarlier(ctx context.Context, e *incoming) error {
-	return r.svc.db.ReadInner(ctx, func(tx *storage.Tx) error {
-		var err error
-		if e.lateOrder, e.late, err = tx.MissingBefore(r.nid, string(e.ID())); err != nil {
-			return err
-		}
-		return r.lookUpEarlierRedactions(tx, e)
-	})
+func (r *Room) lookUpEarlier(tx *storage.Tx, e *incoming) (err error) {
+	if e.lateOrder, e.late, err = tx.MissingBefore(r.nid, string(e.ID())); err != nil {
+		return err
+	}
+	return r.lookUpEarlierRedactions(tx, e)
 }
 
 // extremityIDs returns the room's forward extremities.
