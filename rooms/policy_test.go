@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
+	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -14,6 +16,7 @@ import (
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
+	"ebb/telemetry"
 )
 
 // police is a policy server: it signs what is not spam.
@@ -95,8 +98,12 @@ func TestEventsWithoutTheSignatureOfThePolicyServerAreSoftFailed(t *testing.T) {
 	if e := s.stored(s.room, good.ID()); e.VerifySignature("police", policyKeyID, p.signer.Key.Public().(ed25519.PublicKey)) != nil {
 		t.Errorf("the signature is not kept: %s", e.JSON())
 	}
+	counted := receivedCount(t, "soft_failed")
 	if !soft(message("spam")) {
 		t.Error("what the policy server refuses is shown")
+	}
+	if n := receivedCount(t, "soft_failed") - counted; n != 1 {
+		t.Errorf("the metric counts %d more soft-failed events, want 1", n)
 	}
 	asked := p.asked
 	signed, err := message("signed before it came").Sign(p.signer)
@@ -121,6 +128,22 @@ func TestEventsWithoutTheSignatureOfThePolicyServerAreSoftFailed(t *testing.T) {
 	}
 	p.down = false
 	s.whole()
+}
+
+// receivedCount returns how many received events the metric counts with a result.
+func receivedCount(t *testing.T, result string) (n int) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	telemetry.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	for line := range strings.Lines(w.Body.String()) {
+		if value, ok := strings.CutPrefix(line, `ebb_rooms_received_events_total{result="`+result+`"} `); ok {
+			var err error
+			if n, err = strconv.Atoi(strings.TrimSpace(value)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return n
 }
 
 func TestPolicyServersThatAreNone(t *testing.T) {
