@@ -70,6 +70,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.Outgoing != nil {
 		wg.Go(func() { s.loop(ctx, s.updates, lookAgain, "hand device list updates on", s.SendDeviceLists) })
 		wg.Go(func() { s.loop(ctx, s.joined, lookAgain, "tell servers of devices of who joined", s.TellOfJoins) })
+		wg.Go(func() { s.tellDiscovered(ctx) })
 	}
 	if s.Remote != nil {
 		wg.Go(func() { s.loop(ctx, s.stale, lookAgain, "ask for device lists", s.Resync) })
@@ -190,11 +191,19 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 	return edu(eduDeviceListUpdate, content)
 }
 
-// committed is the rooms.Listener that has the devices of a user who joined a room told to the other servers in it; the write of the join
-// has added a storage.DeviceTelling.
+// committed is the rooms.Listener that has servers told of devices: those in a room that a user of this server joined, for which the write
+// of the join has added a storage.DeviceTelling, and those that were discovered in a room.
 func (s *Service) committed(c *rooms.Commit) {
 	if slices.ContainsFunc(c.Members, func(m rooms.CommittedMember) bool { return m.Local && m.Joined() }) && c.Room.Shared() {
 		s.kick(s.joined)
+	}
+	if len(c.Discovered) == 0 || s.Outgoing == nil {
+		return
+	}
+	select {
+	case s.discovered <- c:
+	default:
+		s.Log.Error("too many rooms with servers that are to be told of devices", "room", c.Room.ID(), "max", maxDiscovered)
 	}
 }
 
@@ -219,12 +228,31 @@ func (s *Service) tellOfJoin(ctx context.Context, t storage.DeviceTelling) error
 	})
 }
 
-// TellDevices tells servers of a user's devices.
-func (s *Service) TellDevices(ctx context.Context, user int64, servers []string) error {
-	if len(servers) == 0 {
-		return nil
+// tellDiscovered tells servers of the devices of users of this server, as they turn out to be in rooms of theirs, until ctx ends. Those
+// servers have heard nothing of changes since the users joined.
+func (s *Service) tellDiscovered(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case c := <-s.discovered:
+			for _, m := range slices.Collect(c.Room.EachLocal()) {
+				if err := s.tellOf(ctx, m.NID, c.Discovered); err != nil && ctx.Err() == nil {
+					s.Log.ErrorContext(ctx, "servers were not told of devices", "room", c.Room.ID(), "user", m.User, "err", err)
+				}
+			}
+		}
 	}
-	return s.write(ctx, func(tx *storage.Tx) (func(), error) { return s.addDevices(tx, user, servers, false) })
+}
+
+// tellOf tells those of some servers that share a room with a user of the user's devices.
+func (s *Service) tellOf(ctx context.Context, user int64, servers []string) error {
+	shared, err := s.Rooms.SharedServers(ctx, user)
+	if err != nil {
+		return err
+	}
+	shared = slices.DeleteFunc(shared, func(server string) bool { return !slices.Contains(servers, server) })
+	return s.write(ctx, func(tx *storage.Tx) (func(), error) { return s.addDevices(tx, user, shared, false) })
 }
 
 // addDevices hands updates of a user's devices, or of those with keys only, to the outbox. They have the number of the list as it is: they

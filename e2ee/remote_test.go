@@ -576,6 +576,29 @@ func TestServersThatNewlyShareARoomAreToldOfDevices(t *testing.T) {
 	}
 }
 
+func TestServersDiscoveredInARoomAreToldOfAllDevices(t *testing.T) {
+	f := newFederated(t)
+	alice := f.device("alice", "A")
+	f.device("alice", "B")
+	f.membership(alice.UserID, 1, "join")
+	f.membership(far, 1, "join")
+	f.out.queue = nil
+	if err := f.tellOf(t.Context(), alice.UserNID, []string{away, "third"}); err != nil { // third is not in the room any more
+		t.Fatal(err)
+	}
+	var devices []string
+	for _, s := range f.out.queue {
+		var u listUpdate
+		if err := json.Unmarshal(s.Body, &u); err != nil || s.server != away {
+			t.Errorf("told %s %s (%v)", s.server, s.Body, err)
+		}
+		devices = append(devices, u.DeviceID)
+	}
+	if want := []string{"A", "B"}; !slices.Equal(devices, want) {
+		t.Errorf("told of %q, want %q", devices, want)
+	}
+}
+
 func TestToDeviceMessagesForOtherServersAreQueuedWithTheRequest(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")

@@ -45,10 +45,11 @@ type Options struct {
 // Service is safe for concurrent use. Run must run beside it where there are other servers.
 type Service struct {
 	Options
-	updates chan struct{} // there are device list updates to hand on; a slot of one
-	stale   chan struct{} // there are device lists to ask for; a slot of one
-	joined  chan struct{} // users of this server came into rooms of others; a slot of one
-	names   *deviceNames
+	updates    chan struct{}      // there are device list updates to hand on; a slot of one
+	stale      chan struct{}      // there are device lists to ask for; a slot of one
+	joined     chan struct{}      // users of this server came into rooms of others; a slot of one
+	discovered chan *rooms.Commit // with servers that are to be told of devices
+	names      *deviceNames
 	// asking lets one request for device keys at a time go to each server. Those who wait meanwhile find most of what they want
 	// in the cache afterwards.
 	asking    *keyed.Semaphore[string]
@@ -63,7 +64,8 @@ func New(o Options) *Service {
 	}
 	s := &Service{
 		Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1),
-		names: newDeviceNames(), asking: keyed.NewSemaphore[string](1, 0),
+		discovered: make(chan *rooms.Commit, maxDiscovered),
+		names:      newDeviceNames(), asking: keyed.NewSemaphore[string](1, 0),
 	}
 	o.Commits.Subscribe(s.committed)
 	return s
@@ -95,6 +97,7 @@ const (
 	maxResyncServers  = 8  // at the same time
 	maxResyncInterval = 6 * time.Hour
 	maxJoined         = 1000     // joins of which other servers are still to be told
+	maxDiscovered     = 100      // completed rooms of whose servers some are still to be told of devices
 	maxJoinUpdates    = 2000     // updates that one join makes
 	maxEDUMessages    = 64 << 10 // messages of one m.direct_to_device, bytes; a larger one is alone in its EDU
 )

@@ -22,7 +22,7 @@ const (
 
 // tell hands an EDU over for servers.
 func (s *Service) tell(servers []string, typ, key string, content any) {
-	if s.Ephemeral == nil || len(servers) == 0 {
+	if s.Outgoing == nil || len(servers) == 0 {
 		return
 	}
 	edu, err := json.Marshal(map[string]any{"edu_type": typ, "content": content})
@@ -31,7 +31,7 @@ func (s *Service) tell(servers []string, typ, key string, content any) {
 		return
 	}
 	for _, server := range servers {
-		s.Ephemeral(server, typ+"\x00"+key, edu)
+		s.Outgoing.Queue(server, typ+"\x00"+key, edu)
 	}
 }
 
@@ -45,7 +45,7 @@ type typingContent struct {
 // sendTyping tells the other servers in a room that a user of this one types, or types no more.
 // Spec: server-server-api#typing-notifications
 func (s *Service) sendTyping(room *rooms.Room, user id.UserID, typing bool) {
-	if s.Ephemeral != nil {
+	if s.Outgoing != nil {
 		s.tell(room.OtherServers(), eduTyping, string(room.ID())+"\x00"+string(user), typingContent{room.ID(), user, typing})
 	}
 }

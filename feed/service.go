@@ -44,14 +44,19 @@ type Options struct {
 	Log     *slog.Logger
 	// Timer makes a timer for a waiting request: the channel receives after d unless stop is called first. nil: real time.
 	Timer func(d time.Duration) (c <-chan time.Time, stop func())
-	// Server is this server's name. Ephemeral hands over data that another server is to get and that may be lost; what has the
-	// same key takes the place of what waits. nil: there are no other servers. Without SendPresence they are told of
-	// nobody's presence, and theirs is not taken.
+	// Server is this server's name. Outgoing sends to other servers; nil: there are none. Without SendPresence they are told of
+	// nobody's presence, and theirs is ignored.
 	Server       string
-	Ephemeral    func(server, key string, edu json.RawMessage)
+	Outgoing     Outgoing
 	SendPresence bool
 	// Alive tells whether a device still exists; asked before a parked request is answered.
 	Alive func(ctx context.Context, user, device int64) bool
+}
+
+// Outgoing sends ephemeral data to other servers; outbox.Service is one.
+type Outgoing interface {
+	// Queue hands over data that may be lost. It replaces what waits for the server under the same key.
+	Queue(server, key string, edu json.RawMessage)
 }
 
 // Service is safe for concurrent use.

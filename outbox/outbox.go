@@ -90,6 +90,8 @@ type Service struct {
 	workers sync.WaitGroup
 	senders senders
 
+	receipts chan *rooms.Commit // with receipts that are to be queued
+
 	// mu guards what follows; a leaf.
 	mu        sync.Mutex
 	loading   bool            // what waits from before the start is read
@@ -107,19 +109,20 @@ type Service struct {
 func New(o Options) *Service {
 	s := &Service{
 		Options: o, boot: rand.Text()[:10], sending: make(chan struct{}, maxSending), trying: make(chan struct{}, maxTrying),
-		senders: newSenders(), known: map[string]*destination{}, gone: map[string]map[int64]bool{},
+		senders: newSenders(), known: map[string]*destination{}, gone: map[string]map[int64]bool{}, receipts: make(chan *rooms.Commit, maxReceipts),
 	}
 	o.Commits.Subscribe(s.committed)
 	return s
 }
 
-// committed is the rooms.Listener that queues the events of a commit for the servers that are to get them.
+// committed is the rooms.Listener that queues the events and receipts of a commit for the servers that are to get them.
 func (s *Service) committed(c *rooms.Commit) {
 	for i := range c.Events {
 		if e := &c.Events[i]; e.Outgoing {
 			s.sent(e.Room, e.Pos, e.Servers)
 		}
 	}
+	s.noteReceipts(c)
 }
 
 // sent queues an event for servers. It is called in the order of positions.
@@ -200,6 +203,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return err
 	}
 	s.begin(ctx)
+	s.workers.Go(func() { s.queueReceipts(ctx) })
 	tick := time.NewTicker(storeEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {

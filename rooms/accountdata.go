@@ -224,8 +224,8 @@ func (s *Service) follow(ctx context.Context, user Sender, r *Room) error {
 	if err != nil || from == nil || from.MemberOf(user.ID) == nil {
 		return err
 	}
-	if s.Moved != nil {
-		if err := s.Moved(ctx, user, from.id, r.id); err != nil {
+	if s.Push != nil {
+		if err := s.Push.Follow(ctx, user.NID, user.ID, from.id, r.id); err != nil {
 			return err
 		}
 	}

@@ -21,8 +21,10 @@ type Commit struct {
 	Entered   bool        // this server joined the room through another server: all state is new, and what was cached about the room is void
 	Rejudged  bool        // earlier events were authorised again: what was derived from the timeline or the state is void
 	Completed storage.Pos // the room's full state has become known at this position; 0: nothing of the kind
-	Retention bool        // the administrator's retention policy for the room changed
-	Published bool        // the room was added to the room directory or removed from it
+	// Discovered are the servers that turned out to be in the room when it was completed. They have been sent nothing since the join.
+	Discovered []string
+	Retention  bool // the administrator's retention policy for the room changed
+	Published  bool // the room was added to the room directory or removed from it
 
 	Events   []CommittedEvent     // in order of position; events with Flags may be in no timeline
 	Members  []CommittedMember    // changes of the current membership, including those that no event of this commit makes
@@ -83,6 +85,9 @@ type CommittedReceipt struct {
 	TS     int64  // ms
 	Pos    storage.Pos
 }
+
+// Public reports whether other servers are to get the receipt from this one.
+func (c *CommittedReceipt) Public() bool { return c.Local && c.Type == ReadReceipt }
 
 // CommittedAccountData is account data of a user of this server.
 type CommittedAccountData struct {

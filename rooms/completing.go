@@ -165,11 +165,7 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) err
 		return err
 	}
 	for { // a write before it may fail
-		c, err := s.finishJoin(ctx, r.id, join, told)
-		if err == nil {
-			s.tellDiscovered(ctx, r, c.discovered())
-		}
-		if !errors.Is(err, errStale) {
+		if err := s.finishJoin(ctx, r.id, join, told); !errors.Is(err, errStale) {
 			return err
 		}
 	}
@@ -227,24 +223,6 @@ func (s *Service) comeBack(ctx context.Context, r *Room, join *pdu.Event) (bool,
 	}
 	s.partials.announce()
 	return true, nil
-}
-
-// tellDiscovered has servers of which it was not known that they were in the room told of the devices of its members here: of changes since
-// the join they have heard nothing.
-func (s *Service) tellDiscovered(ctx context.Context, r *Room, servers []string) {
-	if s.Discovered == nil || len(servers) == 0 {
-		return
-	}
-	for _, m := range slices.Collect(r.EachLocal()) {
-		shared, err := s.SharedServers(ctx, m.NID)
-		if err == nil {
-			shared = slices.DeleteFunc(shared, func(server string) bool { return !slices.Contains(servers, server) })
-			err = s.Discovered(ctx, m.NID, shared)
-		}
-		if err != nil {
-			s.log.ErrorContext(ctx, "servers were not told of devices", "room", r.id, "user", m.User, "err", err)
-		}
-	}
 }
 
 // stateBeforeJoin asks for the state before a join: the state after its prev_event, which every server in the room has. If there are several, the
@@ -322,23 +300,23 @@ func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told
 	})
 }
 
-// finishJoin makes a partial room whole, given the state before the join.
-func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, told state) (*completion, error) {
+// finishJoin completes a partial room, given the state before the join.
+func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, told state) error {
 	r, err := s.lockRoom(ctx, room)
 	if mxerr.Code(err) == mxerr.CodeNotFound {
-		return nil, errNotPartial
+		return errNotPartial
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer r.writer.Unlock()
 	if p := r.partialState(); p == nil || p.join != join.Pos || !r.Resident() {
-		return nil, errNotPartial
+		return errNotPartial
 	}
 	c := newCompletion(r, join)
 	err = r.settled(ctx, func(tx *storage.Tx) error { return c.judge(ctx, tx, told) })
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return c, c.store(ctx)
+	return c.store(ctx)
 }

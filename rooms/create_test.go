@@ -172,11 +172,20 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// followed counts the users whose push rules follow them.
+type followed struct {
+	allNotify
+	moved *int
+}
+
+func (f followed) Follow(context.Context, int64, id.UserID, id.RoomID, id.RoomID) error {
+	*f.moved++
+	return nil
+}
+
 func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 	moved := 0
-	h := oneHouse(t, func(o *Options) {
-		o.Moved = func(context.Context, Sender, id.RoomID, id.RoomID) error { moved++; return nil }
-	})
+	h := oneHouse(t, func(o *Options) { o.Push = followed{moved: &moved} })
 	alice, bob, carol, eve := h.user("alice"), h.user("bob"), h.user("carol"), h.user("eve")
 	old := h.create(alice, CreateRoom{
 		RoomVersion: from, Preset: presetPublic, Visibility: "public", AliasName: "tea", Name: "Tea", CreationContent: json.RawMessage(`{"type":"x"}`),

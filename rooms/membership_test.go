@@ -449,6 +449,8 @@ func TestAccountDataAndTags(t *testing.T) {
 // outcomes is a rule set that notifies everybody and highlights for bob.
 type outcomes struct{ bob int64 }
 
+func (o outcomes) Follow(context.Context, int64, id.UserID, id.RoomID, id.RoomID) error { return nil }
+
 func (o outcomes) Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outcome {
 	out := pushrules.Outcome{Default: pushrules.Notify}
 	if _, in := room.LocalMember("@bob:here"); in && room.JoinedCount() > 1 {

@@ -55,14 +55,10 @@ func (s *Service) SetReadMarkers(ctx context.Context, sender Sender, room id.Roo
 	if len(markers) == 0 {
 		return nil
 	}
-	err = s.touch(ctx, room, func(r *Room) storage.Write {
+	return s.touch(ctx, room, func(r *Room) storage.Write {
 		w.room = r
 		return storage.Write{Do: w.do, Committed: w.committed}
 	})
-	if err == nil {
-		s.sendReceipts(w.room, w.moved)
-	}
-	return err
 }
 
 // checkMarker finds the event of a marker and says what is wrong with the marker.

@@ -37,27 +37,12 @@ type receiptData struct {
 	ThreadID string `json:"thread_id,omitempty"`
 }
 
-// sendReceipts sends receipts of users of this server to the other servers in a room. Private receipts are not sent.
+// EDU returns the EDU that tells other servers of the receipt, and the key under which a newer one replaces it.
 // Spec: server-server-api#receipts
-func (s *Service) sendReceipts(r *Room, receipts []CommittedReceipt) {
-	if s.Ephemeral == nil {
-		return
-	}
-	for _, c := range receipts {
-		if c.Type != ReadReceipt {
-			continue
-		}
-		content := receiptContent{r.id: {ReadReceipt: {c.User: {EventIDs: []id.EventID{c.Event}, Data: receiptData{TS: c.TS, ThreadID: c.Thread}}}}}
-		edu, err := json.Marshal(map[string]any{"edu_type": eduReceipt, "content": content})
-		if err != nil {
-			s.log.Error("encode a receipt", "room", r.id, "err", err)
-			continue
-		}
-		key := strings.Join([]string{eduReceipt, string(r.id), string(c.User), c.Thread}, "\x00")
-		for _, server := range r.OtherServers() {
-			s.Ephemeral(server, key, edu)
-		}
-	}
+func (c *CommittedReceipt) EDU(room id.RoomID) (key string, edu json.RawMessage, err error) {
+	content := receiptContent{room: {c.Type: {c.User: {EventIDs: []id.EventID{c.Event}, Data: receiptData{TS: c.TS, ThreadID: c.Thread}}}}}
+	edu, err = json.Marshal(map[string]any{"edu_type": eduReceipt, "content": content})
+	return strings.Join([]string{eduReceipt, string(room), string(c.User), c.Thread}, "\x00"), edu, err
 }
 
 // OtherServers lists the servers with joined users, without this one.

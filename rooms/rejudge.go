@@ -548,7 +548,7 @@ func (c *completion) writeVerdict(tx *storage.Tx, v verdict) error {
 func (c *completion) committed() {
 	out := &Commit{Room: c.room, Rejudged: true, Rejected: slices.Sorted(maps.Keys(c.refused)), advances: true}
 	if c.join != nil {
-		out.Completed = c.found.Pos
+		out.Completed, out.Discovered = c.found.Pos, c.discovered()
 	}
 	out.add(c.svc, c.events)
 	out.addChanges(c.svc, c.changes)

@@ -11,7 +11,6 @@ package rooms
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -28,9 +27,12 @@ import (
 	"ebb/wake"
 )
 
-// Push says what an event is to whom. It must be quick and touch no database: it runs under the room's lock.
+// Push applies push rules; pushrules.Rules does.
 type Push interface {
+	// Evaluate returns what an event means to the members. It must be quick and read no database: it runs under the room's lock.
 	Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outcome
+	// Follow copies a user's rules for a room to the room that replaces it.
+	Follow(ctx context.Context, nid int64, user id.UserID, from, to id.RoomID) error
 }
 
 // Profile is what a user's member events carry.
@@ -57,21 +59,12 @@ type Options struct {
 	DefaultVersion id.RoomVersion // of rooms whose creator names none; "" is pdu.Default
 	// Profile is the profile of a user of this server; nil: nobody has one.
 	Profile func(ctx context.Context, user id.UserID) (Profile, error)
-	// Moved takes along what other packages keep for a user and a room, such as push rules, when the user joins the room
-	// that replaces it; may be nil.
-	Moved func(ctx context.Context, user Sender, from, to id.RoomID) error
 	// Remote, Keys and Elsewhere reach other servers; nil: there are none.
 	Remote    Remote
 	Keys      Keys
 	Elsewhere Elsewhere
 	// PolicyServers are asked about events of rooms that have chosen one; nil: no room has.
 	PolicyServers PolicyServers
-	// Ephemeral hands over ephemeral data that another server is to get, and that may be lost; what has the same key takes
-	// the place of what waits. nil: there are no other servers.
-	Ephemeral func(server, key string, edu json.RawMessage)
-	// Discovered is told of servers that share a room with a user of this one and did not count as doing so: they have missed what
-	// was told to those who do. May be nil.
-	Discovered func(ctx context.Context, user int64, servers []string) error
 }
 
 // Service is safe for concurrent use.

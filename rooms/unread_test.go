@@ -1,7 +1,10 @@
 package rooms
 
 import (
+	"context"
 	"testing"
+
+	"maunium.net/go/mautrix/id"
 
 	"ebb/pushrules"
 	"ebb/rooms/pdu"
@@ -13,6 +16,8 @@ import (
 func notifying(o *Options) { o.Push = allNotify{} }
 
 type allNotify struct{}
+
+func (allNotify) Follow(context.Context, int64, id.UserID, id.RoomID, id.RoomID) error { return nil }
 
 func (allNotify) Evaluate(*pdu.Event, pushrules.RoomInfo) pushrules.Outcome {
 	return pushrules.Outcome{Default: pushrules.Notify}

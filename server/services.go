@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -92,18 +91,15 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if cfg.Federation.Enabled {
 		roomOptions.Remote, roomOptions.Keys, roomOptions.Elsewhere = s.remote, s.keys, s.remote
 		roomOptions.PolicyServers = s.remote
-		roomOptions.Ephemeral = s.ephemeral
-		roomOptions.Discovered = func(ctx context.Context, user int64, servers []string) error {
-			return s.e2ee.TellDevices(ctx, user, servers)
-		}
-	}
-	roomOptions.Moved = func(ctx context.Context, user rooms.Sender, from, to id.RoomID) error {
-		return s.push.Follow(ctx, user.NID, user.ID, from, to)
 	}
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
 	}
-	s.outbox = outbox.New(outbox.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Commits: commits, Sender: s.remote, Now: o.Now, Log: o.Log})
+	delivery := outbox.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log}
+	if cfg.Federation.Enabled {
+		delivery.Commits = commits
+	}
+	s.outbox = outbox.New(delivery)
 	s.remote.Gate = s.outbox
 	keys := e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: s.rooms, Commits: commits}
 	if cfg.Federation.Enabled {
@@ -119,7 +115,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		Alive: s.alive, Server: cfg.ServerName,
 	}
 	if cfg.Federation.Enabled {
-		news.Ephemeral, news.SendPresence = s.ephemeral, cfg.Federation.Presence
+		news.Outgoing, news.SendPresence = s.outbox, cfg.Federation.Presence
 	}
 	s.feed = feed.New(news)
 	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log})
@@ -137,11 +133,6 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		return err
 	}
 	return nil
-}
-
-// ephemeral hands over ephemeral data for another server; the outbox is made after those who call it.
-func (s *services) ephemeral(server, key string, edu json.RawMessage) {
-	s.outbox.Queue(server, key, edu)
 }
 
 // reach makes what asks other servers.

@@ -1,0 +1,54 @@
+package outbox
+
+import (
+	"context"
+
+	"ebb/rooms"
+)
+
+// maxReceipts bounds the commits with receipts that wait to be queued for servers. More of them come while receipts are sent to some rooms
+// of thousands of servers only.
+const maxReceipts = 1000
+
+// noteReceipts has the receipts of a commit queued for the servers in the room. Receipts may get lost.
+func (s *Service) noteReceipts(c *rooms.Commit) {
+	for i := range c.Receipts {
+		if !c.Receipts[i].Public() || !c.Room.Shared() {
+			continue
+		}
+		select {
+		case s.receipts <- c:
+		default:
+			sentItems.WithLabelValues("edu", "dropped").Inc()
+		}
+		return
+	}
+}
+
+// queueReceipts queues receipts until ctx ends. It is apart from noteReceipts since a room may have thousands of servers, and the server
+// waits for a Listener.
+func (s *Service) queueReceipts(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case c := <-s.receipts:
+			for i := range c.Receipts {
+				if r := &c.Receipts[i]; r.Public() {
+					s.queueReceipt(c.Room, r)
+				}
+			}
+		}
+	}
+}
+
+func (s *Service) queueReceipt(room *rooms.Room, r *rooms.CommittedReceipt) {
+	key, edu, err := r.EDU(room.ID())
+	if err != nil {
+		s.Log.Error("encode a receipt", "room", room.ID(), "err", err)
+		return
+	}
+	for _, server := range room.OtherServers() {
+		s.Queue(server, key, edu)
+	}
+}
