@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	maxMillis         = canonjson.MaxInt               // the longest lifetime that an event can state, in milliseconds
-	maxLifetime       = time.Duration(1<<63 - 1)       // the longest time.Duration, 292 years; longer lifetimes are capped
-	maxLifetimeMillis = maxLifetime / time.Millisecond // maxLifetime in milliseconds
+	maxMillis         = canonjson.MaxInt                      // the longest lifetime that an event can state, in milliseconds
+	maxLifetime       = time.Duration(1<<63 - 1)              // the longest time.Duration, 292 years; longer lifetimes are capped
+	maxLifetimeMillis = int64(maxLifetime / time.Millisecond) // maxLifetime in milliseconds
 )
 
 // Policy is how long messages are kept after they were sent. A nil field means that there is no such bound.
@@ -64,7 +64,7 @@ func parseLifetime(key string, raw []byte) (*time.Duration, error) {
 		return nil, fmt.Errorf("%s must be null or an integer from 0 to %d", key, int64(maxMillis))
 	}
 	lifetime := maxLifetime
-	if millis <= int64(maxLifetimeMillis) {
+	if millis <= maxLifetimeMillis {
 		lifetime = time.Duration(millis) * time.Millisecond
 	}
 	return &lifetime, nil
