@@ -18,7 +18,7 @@ func TestBuiltEventsParse(t *testing.T) {
 	s := specKey(t)
 	eachVersion(t, func(t *testing.T, v *Version) {
 		rng := rand.New(rand.NewPCG(3, 4))
-		for range 200 {
+		for range randomEvents() {
 			p := randomProto(rng, v)
 			built := mustBuild(t, v, p, s)
 			parsed, err := Parse(v, built.JSON())

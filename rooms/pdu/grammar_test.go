@@ -12,8 +12,8 @@ func TestValidServerName(t *testing.T) {
 		"matrix.org": true, "matrix.org:8888": true, "1.2.3.4": true, "1.2.3.4:1234": true, "[1234:5678::abcd]": true, "[1234:5678::abcd]:5678": true,
 		"localhost": true, "MATRIX.org": true, "a-b": true, "h:1": true, "h:12345": true,
 		"": false, ":80": false, "h:": false, "h:123456": false, "h:8a": false, "h:8:9": false, "a b": false, "a_b": false, "ü.de": false, "a/b": false, "a\x00": false,
-		"[": false, "[]": false, "[::1": false, "::1": false, "[::1]x": false, "[::1]:": false, "[g::]": false, "[::1]:x": false, "h:-1": false,
-		strings.Repeat("a", 255): true, strings.Repeat("a", 256): false, "[" + strings.Repeat("a", 46) + "]": false,
+		"[": false, "[]": false, "[::1": false, "::1": false, "[::1]x": false, "[::]": true, "[:]": false, "[::1]:": false, "[g::]": false, "[::1]:x": false, "h:-1": false,
+		"[" + strings.Repeat("a", 45) + "]": true, strings.Repeat("a", 255): true, strings.Repeat("a", 256): false, "[" + strings.Repeat("a", 46) + "]": false,
 	} {
 		if got := ValidServerName(name); got != want {
 			t.Errorf("ValidServerName(%q) = %v", name, got)
@@ -39,6 +39,7 @@ func TestValidRoomIDDependsOnTheVersion(t *testing.T) {
 		for room, want := range map[id.RoomID]bool{
 			"!a:b": !v.RoomIDIsCreateHash, "!é:b:80": !v.RoomIDIsCreateHash, hash: v.RoomIDIsCreateHash, hash + "x": false, hash[:43]: false,
 			hash[:43] + "+": false, "": false, "!": false, "!a": false, "#a:b": false, "!a\x00:b": false, hash + ":b": !v.RoomIDIsCreateHash,
+			id.RoomID("!" + strings.Repeat("a", 252) + ":b"): !v.RoomIDIsCreateHash, id.RoomID("!" + strings.Repeat("a", 253) + ":b"): false,
 		} {
 			if got := ValidRoomID(v, room); got != want {
 				t.Errorf("ValidRoomID(%q) = %v", room, got)

@@ -99,6 +99,14 @@ var (
 	}
 )
 
+// randomEvents is how many random events a test tries in each version.
+func randomEvents() int {
+	if testing.Short() {
+		return 20
+	}
+	return 200
+}
+
 // randomProto makes an event of any of the types with a special meaning, with members in its content that some redaction
 // algorithm knows.
 func randomProto(rng *rand.Rand, v *Version) Proto {

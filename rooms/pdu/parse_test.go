@@ -1,6 +1,7 @@
 package pdu
 
 import (
+	"bytes"
 	"errors"
 	"strings"
 	"testing"
@@ -125,11 +126,12 @@ func wantKind(t *testing.T, v *Version, raw []byte, kind Kind) {
 }
 
 func TestParseRefusesTextThatIsNoObject(t *testing.T) {
+	huge := bytes.Repeat([]byte(" "), 100<<20)
 	eachVersion(t, func(t *testing.T, v *Version) {
 		for _, raw := range []string{``, `null`, `1`, `"x"`, `[]`, `{`, `{}{}`, "\xff", strings.Repeat("[", 100_000)} {
 			wantKind(t, v, []byte(raw), BadJSON)
 		}
-		wantKind(t, v, []byte(strings.Repeat(" ", 100<<20)), TooLarge)
+		wantKind(t, v, huge, TooLarge)
 	})
 }
 
@@ -168,6 +170,8 @@ func TestSizeLimitCountsTheCanonicalForm(t *testing.T) {
 	p.Content = contentOf(40_000)
 	raw := mustBuild(t, v, p, s).JSON()
 	wantKind(t, v, append(raw[:len(raw):len(raw)], strings.Repeat(" ", MaxSize)...), 0)
+	wantKind(t, v, append(raw[:len(raw):len(raw)], strings.Repeat(" ", maxRawSize-len(raw))...), 0)
+	wantKind(t, v, append(raw[:len(raw):len(raw)], strings.Repeat(" ", maxRawSize-len(raw)+1)...), TooLarge)
 	wantKind(t, v, with(t, raw, "unsigned", `{"a":"`+strings.Repeat("x", 30_000)+`"}`), TooLarge)
 }
 
@@ -209,6 +213,20 @@ func TestEventIDOfOldVersionsIsChecked(t *testing.T) {
 			`"$` + strings.Repeat("e", MaxIDLength-len("$:domain")) + `:domain"`: 0,
 		} {
 			wantKind(t, v, with(t, raw, "event_id", text), kind)
+		}
+	}
+}
+
+// ParseStored does not validate its bytes, so a damaged database must not lead to more than missing values.
+func TestDamagedReferencesAndNumbersAreEmpty(t *testing.T) {
+	for _, raw := range []string{``, `[]`, `["$a"`, `[[]]`, `[1]`, `["$a",[]]`, `{}`} {
+		if ids := references([]byte(raw)); ids != nil {
+			t.Errorf("references(%s) = %q", raw, ids)
+		}
+	}
+	for raw, want := range map[string]int64{``: 0, `NaN`: 0, `x`: 0, `"1"`: 0, `-9223372036854775808`: -1 << 63, `-1e300`: -1 << 63, `2.9`: 2} {
+		if got := integer([]byte(raw)); got != want {
+			t.Errorf("integer(%s) = %d, want %d", raw, got, want)
 		}
 	}
 }

@@ -40,6 +40,10 @@ func TestRedactionKeepsWhatTheVersionProtects(t *testing.T) {
 		"third-party invite of another type": {
 			typeMember, `{"membership":"invite","third_party_invite":"signed"}`, map[int]string{1: `{"membership":"invite"}`},
 		},
+		"signed of another member": {typeMember, `{"membership":"invite","other":{"signed":{}}}`, map[int]string{1: `{"membership":"invite"}`}},
+		"third-party invite of a message": {
+			"m.room.message", `{"third_party_invite":{"signed":{}}}`, map[int]string{1: `{}`},
+		},
 		"create": {
 			typeCreate, `{"creator":"@u:domain","m.federate":false,"room_version":"x","type":"m.space"}`,
 			map[int]string{1: `{"creator":"@u:domain"}`, 11: `{"creator":"@u:domain","m.federate":false,"room_version":"x","type":"m.space"}`},
@@ -105,7 +109,7 @@ func TestRedactedEventsKeepTheirIDAndSignature(t *testing.T) {
 	s := specKey(t)
 	eachVersion(t, func(t *testing.T, v *Version) {
 		rng := rand.New(rand.NewPCG(5, 6))
-		for range 200 {
+		for range randomEvents() {
 			e := mustBuild(t, v, randomProto(rng, v), s)
 			redacted, err := e.Redact()
 			if err != nil {

@@ -165,8 +165,8 @@ func (e *Event) WithSignature(server, keyID, signature string) (*Event, error) {
 // copy.
 func (e *Event) Countersigned(server string, copied json.RawMessage) (*Event, error) {
 	given, _ := canonjson.Get(copied, "signatures")
-	keys, ok := canonjson.Get(given, server)
-	if !ok || !isObject(keys) {
+	keys, _ := canonjson.Get(given, server)
+	if !isObject(keys) {
 		return nil, failf(BadSignature, "no signature of %q", server)
 	}
 	signatures, _ := canonjson.Get(e.json, "signatures")

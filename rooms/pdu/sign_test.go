@@ -83,6 +83,48 @@ func TestSignJSONRefusesWhatCannotBeSigned(t *testing.T) {
 	}
 }
 
+func TestSignaturesAreAddedToEvents(t *testing.T) {
+	s := specKey(t)
+	other := Signer{Server: "other", KeyID: "ed25519:o", Key: ed25519.NewKeyFromSeed(make([]byte, 32))}
+	kindOf := func(_ *Event, err error) (kind Kind) {
+		if bad := (*Error)(nil); errors.As(err, &bad) {
+			kind = bad.Kind
+		}
+		return kind
+	}
+	eachVersion(t, func(t *testing.T, v *Version) {
+		e := mustBuild(t, v, message(v), s)
+		signed, err := e.Sign(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		added, err := e.Countersigned("other", with(t, signed.JSON(), "type", `"another"`))
+		if err != nil || !slices.Equal(added.JSON(), signed.JSON()) {
+			t.Fatalf("Countersigned = %s, %v; want %s", added.JSON(), err, signed.JSON())
+		}
+		for _, signer := range []Signer{s, other} {
+			if err := added.VerifySignature(signer.Server, string(signer.KeyID), publicKey(signer)); err != nil || added.ID() != e.ID() {
+				t.Errorf("event %s: %v", added.ID(), err)
+			}
+		}
+		for copied, want := range map[string]Kind{
+			`{}`: BadSignature, `{"signatures":{"domain":{}}}`: BadSignature, `{"signatures":{"other":[]}}`: BadSignature,
+			`{"signatures":{"other":{"ed25519:o":5}}}`: BadShape, `{"signatures":{"other":{"ed25519:o":"\ud800"}}}`: BadJSON,
+		} {
+			if got := kindOf(e.Countersigned("other", []byte(copied))); got != want {
+				t.Errorf("Countersigned by %s: error of kind %d, want %d", copied, got, want)
+			}
+		}
+		damaged, err := ParseStored(v, e.ID(), with(t, e.JSON(), "signatures", `5`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := kindOf(damaged.Sign(other)); got != BadShape {
+			t.Errorf("an event without a signatures object: error of kind %d", got)
+		}
+	})
+}
+
 func TestSignaturesListsServersAndKeys(t *testing.T) {
 	v := versionOf(t, "12")
 	raw := with(t, mustBuild(t, v, message(v), specKey(t)).JSON(), "signatures", `{"a":{"ed25519:1":"x","ed25519:2":"y"},"b":{},"c":{"ed25519:policy_server":"z"}}`)

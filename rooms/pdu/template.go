@@ -62,20 +62,18 @@ func ReadTemplate(v *Version, raw json.RawMessage) (*Places, error) {
 		RoomID: e.roomID, Type: e.typ, Sender: e.sender, StateKey: e.stateKey, Content: m.content,
 		PrevEvents: e.prev, AuthEvents: e.auth, Depth: e.depth, hashes: map[id.EventID][sha256.Size]byte{},
 	}
-	for _, list := range [][]byte{m.prev, m.auth} {
-		p.readHashes(list)
+	if v.EventIDFormat == EventIDFromServer {
+		p.readHashes(m.prev)
+		p.readHashes(m.auth)
 	}
 	return p, nil
 }
 
-// readHashes collects the hashes next to the event IDs in a list of references.
+// readHashes collects the hashes next to the event IDs in a list of references, whose form checkReferences has checked.
 func (p *Places) readHashes(list []byte) {
 	elements, _ := canonjson.Elements(list)
 	for _, element := range elements {
-		pair, isPair := canonjson.Elements(element)
-		if !isPair || len(pair) != 2 {
-			continue
-		}
+		pair, _ := canonjson.Elements(element)
 		eventID, _ := canonjson.Unquote(pair[0])
 		claim, _ := canonjson.Get(pair[1], "sha256")
 		text, _ := canonjson.Unquote(claim)
