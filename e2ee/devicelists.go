@@ -217,7 +217,7 @@ func (s *Service) TellOfJoins(ctx context.Context) error {
 // Spec: server-server-api#device-management
 func (s *Service) tellOfJoin(ctx context.Context, t storage.DeviceTelling) error {
 	servers, err := s.Rooms.NewlyShared(ctx, t.User, t.Room)
-	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+	if err != nil {
 		return err
 	}
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {

@@ -2,6 +2,7 @@ package feed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -29,12 +30,15 @@ func (s *Service) DefineFilter(ctx context.Context, user int64, raw []byte) (str
 	return strconv.FormatInt(nid, 10), err
 }
 
-// StoredFilter gives a filter's JSON as it was stored.
+// errNoFilter is returned for a filter that the user has not defined.
+var errNoFilter error = mxerr.NotFound("There is no such filter")
+
+// StoredFilter returns a filter's JSON as it was stored. Errors: M_NOT_FOUND.
 // Spec: client-server-api#get_matrixclientv3useruseridfilterfilterid
 func (s *Service) StoredFilter(ctx context.Context, user int64, filterID string) ([]byte, error) {
 	nid, err := strconv.ParseInt(filterID, 10, 64)
 	if err != nil {
-		return nil, mxerr.NotFound("There is no such filter")
+		return nil, errNoFilter
 	}
 	var raw string
 	var found bool
@@ -43,7 +47,7 @@ func (s *Service) StoredFilter(ctx context.Context, user int64, filterID string)
 		return err
 	})
 	if err == nil && !found {
-		err = mxerr.NotFound("There is no such filter")
+		err = errNoFilter
 	}
 	return []byte(raw), err
 }
@@ -66,7 +70,7 @@ func (s *Service) filterOf(ctx context.Context, who ident.Requester, text string
 		var err error
 		if raw, err = s.StoredFilter(ctx, who.UserNID, text); err != nil {
 			// An unknown filter is the client's mistake here, not a missing page.
-			if mxerr.Code(err) == mxerr.CodeNotFound {
+			if errors.Is(err, errNoFilter) {
 				return nil, mxerr.InvalidParam("There is no filter %.32q", text)
 			}
 			return nil, err

@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
@@ -63,7 +64,7 @@ func (s *Service) ReceiveTyping(ctx context.Context, origin string, content json
 		return mxerr.Forbidden("The user is not of this server")
 	}
 	room, err := s.Rooms.Room(ctx, c.RoomID)
-	if mxerr.Code(err) == mxerr.CodeNotFound {
+	if errors.Is(err, rooms.ErrNoRoom) {
 		return nil
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"slices"
@@ -139,7 +140,7 @@ func (s *Service) AccountData(ctx context.Context, user int64, room id.RoomID, t
 		var found bool
 		var err error
 		if content, found, err = tx.AccountData(user, nid, typ); err == nil && !found {
-			err = mxerr.NotFound("There is no account data of this type")
+			err = errNoAccountData
 		}
 		return err
 	})
@@ -151,11 +152,11 @@ type tagsContent struct {
 	Tags map[string]json.RawMessage `json:"tags"`
 }
 
-// Tags lists a user's tags of a room.
+// Tags returns a user's tags of a room: none in a room that this server does not know.
 // Spec: client-server-api#get_matrixclientv3useruseridroomsroomidtags
 func (s *Service) Tags(ctx context.Context, user int64, room id.RoomID) (map[string]json.RawMessage, error) {
 	raw, err := s.AccountData(ctx, user, room, typeTags)
-	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+	if err != nil && !errors.Is(err, errNoAccountData) && !errors.Is(err, ErrNoRoom) {
 		return nil, err
 	}
 	return readTags(string(raw)), nil
@@ -268,7 +269,7 @@ func (s *Service) predecessor(ctx context.Context, r *Room) (*Room, error) {
 		return nil, nil
 	}
 	from, err := s.Room(ctx, content.Predecessor.RoomID)
-	if mxerr.Code(err) == mxerr.CodeNotFound {
+	if errors.Is(err, ErrNoRoom) {
 		return nil, nil
 	}
 	if err != nil {

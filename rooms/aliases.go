@@ -150,7 +150,7 @@ func (s *Service) findAlias(ctx context.Context, alias id.RoomAlias) (row storag
 		})
 	}
 	if err == nil && !found {
-		err = mxerr.NotFound("There is no alias %s", alias)
+		err = mxerr.NotFound("There is no alias %s", alias).Because(errNoAlias)
 	}
 	return row, err
 }

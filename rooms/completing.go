@@ -12,7 +12,6 @@ import (
 
 	"ebb/fedclient"
 	"ebb/keyed"
-	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -303,7 +302,7 @@ func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told
 // finishJoin completes a partial room, given the state before the join.
 func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, told state) error {
 	r, err := s.lockRoom(ctx, room)
-	if mxerr.Code(err) == mxerr.CodeNotFound {
+	if errors.Is(err, ErrNoRoom) {
 		return errNotPartial
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"sync"
@@ -169,7 +170,7 @@ func (c *creation) checkAlias(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return c.aliasTaken()
-	case mxerr.Code(err) == mxerr.CodeNotFound:
+	case errors.Is(err, errNoAlias):
 		return nil
 	}
 	return err

@@ -31,9 +31,23 @@ func buildError(err error) error {
 	}
 }
 
+// ErrNoRoom is returned, possibly wrapped, for a room that this server does not know.
+var ErrNoRoom error = mxerr.NotFound("There is no such room on this server")
+
+var (
+	// errOutside is returned to other servers for a room in which no user of this server is joined.
+	errOutside error = mxerr.NotFound("This server does not take part in the room")
+	// errNoAlias is wrapped by errors about aliases that this server does not have.
+	errNoAlias = errors.New("no such alias")
+	// errNoAccountData is returned for a type of account data that the user has not set.
+	errNoAccountData error = mxerr.NotFound("There is no account data of this type")
+	// errNoReadEvent is returned for a receipt or marker whose event is not in the room.
+	errNoReadEvent error = mxerr.NotFound("There is no such event in this room")
+)
+
 // unknownIsForbidden hides from one who is not in a room whether there is such a room.
 func unknownIsForbidden(err error) error {
-	if mxerr.Code(err) == mxerr.CodeNotFound {
+	if errors.Is(err, ErrNoRoom) || errors.Is(err, errOutside) {
 		return mxerr.Forbidden("You are not in this room").Because(err)
 	}
 	return err

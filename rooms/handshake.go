@@ -463,7 +463,7 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 		return signed.JSON(), nil
 	case err == nil && r.Resident():
 		return nil, mxerr.Forbidden("Everybody has left the room")
-	case err != nil && mxerr.Code(err) != mxerr.CodeNotFound:
+	case err != nil && !errors.Is(err, ErrNoRoom):
 		return nil, err
 	}
 	if err = s.setOutside(ctx, v, signed, shown); errors.Is(err, errResident) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -336,7 +337,7 @@ func (w *walk) look(ctx context.Context, at *step) (*SpaceRoom, []child, *remote
 	if err == nil && r.Resident() {
 		return &SpaceRoom{RoomSummary: r.summary()}, r.children(w.q.SuggestedOnly), nil, nil
 	}
-	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+	if err != nil && !errors.Is(err, ErrNoRoom) {
 		return nil, nil, nil, err
 	}
 	if p := at.parent; p != nil {
@@ -397,7 +398,7 @@ func (s *Service) HierarchyForServer(ctx context.Context, origin string, room id
 // shownTo is the summary of a room in which this server takes part, nil for another one, and whether a server may see it.
 func (s *Service) shownTo(ctx context.Context, origin string, room id.RoomID) (*RoomSummary, bool, error) {
 	r, err := s.Room(ctx, room)
-	if mxerr.Code(err) == mxerr.CodeNotFound || err == nil && !r.Resident() {
+	if errors.Is(err, ErrNoRoom) || err == nil && !r.Resident() {
 		return nil, false, nil
 	}
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -51,7 +50,7 @@ func (s *Service) RoomsByNID(ctx context.Context, nids []int64) ([]*Room, error)
 			r = loaded[nids[i]]
 		}
 		if r == nil {
-			return nil, errNoRoom()
+			return nil, ErrNoRoom
 		}
 		r.used.Store(now)
 		found[i] = r
@@ -76,9 +75,6 @@ func (s *Service) preload(ctx context.Context, rooms []id.RoomID) error {
 	return err
 }
 
-// errNoRoom is what is known of a room that this server does not know.
-func errNoRoom() error { return mxerr.NotFound("There is no such room on this server") }
-
 // maxLoad is how many rooms are read in one transaction: others who need a room wait for some milliseconds.
 const maxLoad = 32
 
@@ -87,7 +83,7 @@ func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.R
 	loaded, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) {
 		row, found, err := find(tx)
 		if err == nil && !found {
-			err = errNoRoom()
+			err = ErrNoRoom
 		}
 		return []storage.RoomRow{row}, err
 	})

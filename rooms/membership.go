@@ -124,7 +124,7 @@ func (s *Service) joinOnce(ctx context.Context, sender Sender, room id.RoomID, v
 		}
 	}
 	switch {
-	case err != nil && mxerr.Code(err) != mxerr.CodeNotFound:
+	case err != nil && !errors.Is(err, ErrNoRoom):
 		return err
 	case err != nil, !r.Resident(), c.elsewhere:
 		if err = s.joinRemote(ctx, sender, room, via, c); !errors.Is(err, errResident) {
@@ -163,14 +163,6 @@ func (s *Service) joined(ctx context.Context, sender Sender, room id.RoomID, err
 	return s.follow(ctx, sender, r)
 }
 
-// unknownRoom is what joining a room gets that only another server could know.
-func unknownRoom(err error) error {
-	if mxerr.Code(err) == mxerr.CodeNotFound {
-		return mxerr.NotFound("This server knows no such room, and it does not take part in federation").Because(err)
-	}
-	return err
-}
-
 // grantRestricted names the member in whose name somebody joins a restricted room by being a member of another room;
 // "" where the join needs no such grant or has no right to one, which the authorisation rules then say.
 // Spec: client-server-api#restricted-rooms
@@ -204,7 +196,7 @@ func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (a
 	for _, room := range allowedRooms(r.State(typeJoinRules, "").Content()) {
 		other, err := s.Room(ctx, room)
 		switch {
-		case mxerr.Code(err) == mxerr.CodeNotFound, err == nil && !other.Resident():
+		case errors.Is(err, ErrNoRoom), err == nil && !other.Resident():
 			unsure = true
 		case err != nil:
 			return false, false, err
@@ -337,7 +329,7 @@ func (s *Service) Knock(ctx context.Context, sender Sender, room id.RoomID, via 
 	}
 	r, err := s.Room(ctx, room)
 	switch {
-	case mxerr.Code(err) == mxerr.CodeNotFound, err == nil && !r.Resident():
+	case errors.Is(err, ErrNoRoom), err == nil && !r.Resident():
 		return s.knockRemote(ctx, sender, room, via, c)
 	case err != nil:
 		return err

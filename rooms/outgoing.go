@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 
 	"ebb/canonjson"
-	"ebb/mxerr"
 	"ebb/rooms/expiry"
 	"ebb/storage"
 )
@@ -164,7 +164,7 @@ func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (Outgoing
 // NewestEvents gives the positions of the forward extremities of a room, for a server that has missed much of it.
 func (s *Service) NewestEvents(ctx context.Context, room int64) ([]storage.Pos, error) {
 	r, err := s.RoomByNID(ctx, room)
-	if mxerr.Code(err) == mxerr.CodeNotFound {
+	if errors.Is(err, ErrNoRoom) {
 		return nil, nil
 	}
 	if err != nil || !r.Resident() {
@@ -218,6 +218,9 @@ func (s *Service) NewlyShared(ctx context.Context, user, room int64) ([]string, 
 			elsewhere[name] = true
 		}
 	})
+	if errors.Is(err, ErrNoRoom) { // purged meanwhile: the servers of the others count
+		err = nil
+	}
 	return slices.DeleteFunc(here, func(name string) bool { return elsewhere[name] }), err
 }
 

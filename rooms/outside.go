@@ -137,7 +137,7 @@ func (s *Service) receiveEnd(ctx context.Context, r *Room, origin string, raw js
 		return fmt.Errorf("%w: %w", errBadEvent, err)
 	}
 	if ends, err := s.endsOutside(r, origin, e); err != nil || !ends {
-		return cmp.Or(err, errOutside())
+		return cmp.Or(err, errOutside)
 	}
 	events, errs := s.verify(ctx, r.version, []json.RawMessage{raw})
 	if events[0] == nil {
@@ -145,8 +145,6 @@ func (s *Service) receiveEnd(ctx context.Context, r *Room, origin string, raw js
 	}
 	return s.setOutside(ctx, r.version, events[0], nil)
 }
-
-func errOutside() error { return mxerr.NotFound("This server does not take part in the room") }
 
 // endsOutside tells of an event that it ends an invite or a knock of a user of this server. The room's rules cannot be asked,
 // so the event must name the very invite or knock among its auth events, which only the room's servers have, and an invite is

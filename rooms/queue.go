@@ -118,7 +118,7 @@ func (r *Room) reload(ctx context.Context) error {
 			return err
 		}
 		if !found {
-			return errNoRoom()
+			return ErrNoRoom
 		}
 		stored, err := readRooms(tx, []storage.RoomRow{row})
 		if err != nil {

@@ -77,7 +77,7 @@ func (r *Room) checkMarker(ctx context.Context, m Marker) (*Event, error) {
 		return nil, err
 	}
 	if e == nil || e.Hidden() {
-		return nil, mxerr.NotFound("There is no such event in this room")
+		return nil, errNoReadEvent
 	}
 	if m.Thread == "" {
 		return e, nil

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
@@ -151,7 +152,7 @@ func (r *Room) receivedReceipt(ctx context.Context, origin string, user id.UserI
 // false of what no receipt may point at.
 func (r *Room) receiptOrder(ctx context.Context, m Marker) (order int64, ok bool, err error) {
 	e, err := r.checkMarker(ctx, m)
-	if mxerr.Code(err) == mxerr.CodeNotFound && r.Partial() && m.Thread == "" {
+	if errors.Is(err, errNoReadEvent) && r.Partial() && m.Thread == "" {
 		known, err := r.FindEvent(ctx, m.Event)
 		return 0, err == nil && known == nil && len(m.Event) <= pdu.MaxIDLength, err
 	}

@@ -36,7 +36,7 @@ var ErrLater = errors.New("a server that has to be asked about an event does not
 // Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
 	r, err := s.RoomForServer(ctx, origin, roomID)
-	if mxerr.Code(err) == mxerr.CodeNotFound {
+	if errors.Is(err, ErrNoRoom) || errors.Is(err, errOutside) {
 		return s.receiveOutside(ctx, origin, roomID, raws)
 	}
 	if err != nil {
@@ -206,7 +206,7 @@ func (s *Service) RoomForServer(ctx context.Context, origin string, roomID id.Ro
 		return nil, err
 	}
 	if !r.Resident() {
-		return nil, errOutside()
+		return nil, errOutside
 	}
 	if !r.AllowsServer(origin) {
 		return nil, mxerr.Forbidden("The room's access control list keeps your server out")

@@ -48,7 +48,7 @@ func (s *Service) candidates(ctx context.Context, room id.RoomID, user Sender, v
 				return nil, err
 			}
 		}
-	case mxerr.Code(err) != mxerr.CodeNotFound:
+	case !errors.Is(err, ErrNoRoom):
 		return nil, err
 	}
 	if len(all) == 0 { // the server that made the room may still be there
@@ -83,7 +83,7 @@ func (s *Service) knownServers(ctx context.Context, r *Room, user Sender) (serve
 // error is the first that says something about it.
 func (s *Service) through(ctx context.Context, room id.RoomID, user Sender, via []string, within time.Duration, try func(ctx context.Context, server string) error) error {
 	if !s.federates() {
-		return unknownRoom(errNoRoom())
+		return mxerr.NotFound("This server knows no such room, and it does not take part in federation").Because(ErrNoRoom)
 	}
 	servers, err := s.candidates(ctx, room, user, via)
 	if err != nil {
@@ -244,7 +244,7 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender Sender,
 func (s *Service) checkNotBanned(ctx context.Context, sender Sender, room id.RoomID, join *pdu.Event) error {
 	r, err := s.Room(ctx, room)
 	if err != nil || r.Membership(sender.ID) != Ban {
-		if mxerr.Code(err) == mxerr.CodeNotFound {
+		if errors.Is(err, ErrNoRoom) {
 			return nil
 		}
 		return err

@@ -116,7 +116,7 @@ func (s *Service) followTombstone(ctx context.Context, sender Sender, old *Room)
 		return nil
 	}
 	next, err := s.Room(ctx, id.RoomID(tombstone.ContentString("replacement_room")))
-	if mxerr.Code(err) == mxerr.CodeNotFound || err == nil && next.Membership(sender.ID) != Join {
+	if errors.Is(err, ErrNoRoom) || err == nil && next.Membership(sender.ID) != Join {
 		return nil
 	}
 	if err != nil {

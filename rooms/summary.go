@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
@@ -82,7 +83,7 @@ func (s *Service) mayLook(ctx context.Context, who onlooker, room *RoomSummary) 
 	}
 	for _, other := range room.AllowedRoomIDs {
 		r, err := s.Room(ctx, other)
-		if mxerr.Code(err) == mxerr.CodeNotFound {
+		if errors.Is(err, ErrNoRoom) {
 			continue
 		}
 		if err != nil {
@@ -98,7 +99,7 @@ func (s *Service) mayLook(ctx context.Context, who onlooker, room *RoomSummary) 
 // standing tells whether somebody is in a room or invited, or banned, as far as this server knows.
 func (s *Service) standing(ctx context.Context, who onlooker, room id.RoomID) (in, banned bool, err error) {
 	r, err := s.Room(ctx, room)
-	if mxerr.Code(err) == mxerr.CodeNotFound {
+	if errors.Is(err, ErrNoRoom) {
 		return false, false, nil
 	}
 	if err != nil {
@@ -156,7 +157,7 @@ func orNoSummary(err error) error {
 // lookUp finds a summary here or elsewhere, and the user's membership.
 func (s *Service) lookUp(ctx context.Context, user id.UserID, roomID id.RoomID, via []string) (*RoomSummary, Membership, error) {
 	r, err := s.Room(ctx, roomID)
-	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+	if err != nil && !errors.Is(err, ErrNoRoom) {
 		return nil, "", err
 	}
 	membership := Leave

@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"maunium.net/go/mautrix/id"
@@ -111,7 +112,7 @@ const typeInvitePermission = "m.invite_permission_config"
 // Spec: client-server-api#invite-permission
 func (s *Service) mayBeInvited(ctx context.Context, user int64, inviter id.UserID) error {
 	content, err := s.AccountData(ctx, user, "", typeInvitePermission)
-	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
+	if err != nil && !errors.Is(err, errNoAccountData) {
 		return err
 	}
 	if action, ok := canonjson.Get(content, "default_action"); ok && jsonString(action) == "block" {

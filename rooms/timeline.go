@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"maunium.net/go/mautrix/id"
 
@@ -46,7 +47,7 @@ type Page struct {
 // and the same error.
 func (s *Service) reading(ctx context.Context, roomID id.RoomID, to Recipient, f func(*storage.Tx, *viewer) error) error {
 	room, err := s.Room(ctx, roomID)
-	if mxerr.Code(err) == mxerr.CodeNotFound {
+	if errors.Is(err, ErrNoRoom) {
 		return errNotReadable()
 	}
 	if err != nil {
