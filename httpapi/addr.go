@@ -13,7 +13,7 @@ func (s *Server) clientAddr(r *http.Request) string {
 	if err != nil {
 		return "local" // a socket of this machine
 	}
-	addr := peer.Addr().Unmap()
+	addr := plain(peer.Addr())
 	if !s.trusted(addr) {
 		return addr.String()
 	}
@@ -41,8 +41,11 @@ func parseHop(text string) (netip.Addr, bool) {
 		}
 		addr = withPort.Addr()
 	}
-	return addr.Unmap().WithZone(""), true
+	return plain(addr), true
 }
+
+// plain returns an address as networks contain it: an IPv4 address as one, a link-local address without its zone.
+func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
 func (s *Server) trusted(addr netip.Addr) bool { return isIn(s.opt.TrustedProxies, addr) }
 

@@ -67,10 +67,10 @@ func (l boundedListener) Accept() (net.Conn, error) {
 			return conn, err
 		}
 		peer, err := netip.ParseAddrPort(tcp.RemoteAddr().String())
-		if err != nil || isIn(l.trusted, peer.Addr().Unmap()) {
+		if err != nil || isIn(l.trusted, plain(peer.Addr())) {
 			return tcp, nil //nolint:nilerr // an address of another kind is not counted
 		}
-		from := Network(peer.Addr().Unmap().String())
+		from := Network(plain(peer.Addr()).String())
 		if l.enter(from) {
 			return &boundedConn{TCPConn: tcp, connections: l.connections, from: from}, nil
 		}

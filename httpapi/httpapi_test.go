@@ -395,7 +395,7 @@ func TestRoutesOfOneShapeAreToldApart(t *testing.T) {
 }
 
 func TestForwardedForCountsOnlyFromTrustedProxies(t *testing.T) {
-	s := New(Options{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, Log: slog.New(slog.DiscardHandler)})
+	s := New(Options{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fe80::/10")}, Log: slog.New(slog.DiscardHandler)})
 	for _, c := range []struct{ peer, header, want string }{
 		{"192.0.2.1:1", "198.51.100.7", "192.0.2.1"},
 		{"10.0.0.1:1", "198.51.100.7", "198.51.100.7"},
@@ -410,6 +410,10 @@ func TestForwardedForCountsOnlyFromTrustedProxies(t *testing.T) {
 		{"10.0.0.1:1", `"[2001:db8::7]:80"`, "2001:db8::7"},
 		{"10.0.0.1:1", "[::ffff:198.51.100.7]:80", "198.51.100.7"},
 		{"10.0.0.1:1", "198.51.100.7:port", "10.0.0.1"},
+		// Link-local addresses have a zone, as seen from each machine.
+		{"[fe80::1%eth0]:1", "198.51.100.7", "198.51.100.7"},
+		{"10.0.0.1:1", "198.51.100.7, fe80::2%eth1", "198.51.100.7"},
+		{"10.0.0.1:1", "198.51.100.7, [fe80::2%25eth1]:80", "198.51.100.7"},
 	} {
 		r := httptest.NewRequestWithContext(context.Background(), "GET", "/", nil)
 		r.RemoteAddr = c.peer
