@@ -14,10 +14,9 @@ import (
 // outlierChunk is how many events without a place one write stores: 250 keep it under about 20 ms.
 const outlierChunk = 250
 
-// authorised judges events without a place by their own auth events, which are among them or in known. It returns them in
-// an order in which each comes after its auth events, with those that are rejected marked; what cites an event that is not
-// to be had, or is undecided, is left out, and so are messages: they have no business in a state or an auth chain, and without a place they
-// would never expire.
+// authorised authorises outliers by their own auth events, which are among them or in known. It returns each after its auth events, with the
+// rejected ones flagged. Events that cite a missing or undecided event are left out. So are messages: they do not belong in a state or an auth
+// chain, and as outliers they would never expire.
 func authorised(v *pdu.Version, events []*pdu.Event, known map[id.EventID]*Event, elsewhere map[id.EventID]bool) []*Event {
 	byID := make(map[id.EventID]*pdu.Event, len(events))
 	for _, e := range events {
@@ -121,7 +120,7 @@ func (j *judging) create(room id.RoomID) *pdu.Event {
 	return nil
 }
 
-// storeOutliers stores events without a place that authorised has judged.
+// storeOutliers stores events that authorised has returned.
 func (s *Service) storeOutliers(ctx context.Context, room int64, events []*Event) error {
 	now := s.Now().UnixMilli()
 	for part := range slices.Chunk(events, outlierChunk) {
@@ -159,7 +158,7 @@ func nameMember(tx *storage.Tx, e *Event) error {
 	return err
 }
 
-// stored finds events of a room by id.
+// stored looks up events of a room by ID.
 func (s *Service) stored(ctx context.Context, r *Room, ids []id.EventID) (map[id.EventID]*Event, error) {
 	out := make(map[id.EventID]*Event, len(ids))
 	if len(ids) == 0 {

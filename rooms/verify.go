@@ -17,9 +17,8 @@ import (
 // verifyWorkers check signatures at the same time: an event takes some 60 µs, a join of a large room has 20,000.
 const verifyWorkers = 4
 
-// verify reads events of other servers and does the first three of the checks performed on receipt: that each is an event of
-// its room version, signed by whom it must be, and as it was signed: what is not becomes its redacted form. An event that
-// does not pass is nil, and its error says why. Keys are fetched once for all of them.
+// verify does the first three of the checks performed on receipt of a PDU. An event that does not pass is nil, and its error says why. Keys
+// are fetched once for all events.
 // Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 func (s *Service) verify(ctx context.Context, v *pdu.Version, raws []json.RawMessage) (events []*pdu.Event, errs []error) {
 	events, errs = make([]*pdu.Event, len(raws)), make([]error, len(raws))
@@ -30,7 +29,7 @@ func (s *Service) verify(ctx context.Context, v *pdu.Version, raws []json.RawMes
 	return events, errs
 }
 
-// verifyEvents is verify for events that were read.
+// verifyEvents is verify for parsed events.
 func (s *Service) verifyEvents(ctx context.Context, events []*pdu.Event, errs []error) {
 	keys := s.keysOf(ctx, events)
 	next := make(chan int)
@@ -57,7 +56,7 @@ func (s *Service) verifyEvents(ctx context.Context, events []*pdu.Event, errs []
 
 type keySet map[fedclient.KeyWant]ed25519.PublicKey
 
-// keysOf finds the keys that the signatures of these events are checked with.
+// keysOf returns the keys of the signatures that events must have, as far as they can be fetched.
 func (s *Service) keysOf(ctx context.Context, events []*pdu.Event) keySet {
 	wanted := map[fedclient.KeyWant]bool{}
 	found := keySet{}
@@ -88,7 +87,7 @@ func (s *Service) keysOf(ctx context.Context, events []*pdu.Event) keySet {
 	return found
 }
 
-// checkSignatures wants a good signature of every server without whose word the event counts for nothing.
+// checkSignatures is check 2: the event has a valid signature of each server that must sign it.
 func checkSignatures(e *pdu.Event, keys keySet) error {
 	var lacking error
 	for _, server := range pdu.RequiredSigners(e) {
@@ -126,7 +125,7 @@ func checkSignature(e *pdu.Event, server string, keys keySet) error {
 
 var errNoKey = errors.New("a key is not to be had")
 
-// checkHash gives the event itself where its content is what was signed, else its redacted form.
+// checkHash is check 3: it returns the event itself if its content hash is right, else its redacted form.
 func checkHash(e *pdu.Event) (*pdu.Event, error) {
 	if e.CheckContentHash() {
 		return e, nil
@@ -134,7 +133,7 @@ func checkHash(e *pdu.Event) (*pdu.Event, error) {
 	return e.Redact()
 }
 
-// idOf is the id of a PDU that need not be good, "" where it has none.
+// idOf returns the ID of a PDU, which need not be valid, or "" if it has none.
 func idOf(v *pdu.Version, raw json.RawMessage) id.EventID {
 	if len(raw) > maxPDU {
 		return ""
