@@ -28,8 +28,8 @@ const (
 	maxProfileRequests = 64   // under way
 )
 
-func newProfileMemo(now func() time.Time) *keyed.Memo[id.UserID, []Field] {
-	return keyed.NewMemo(keyed.Options[id.UserID, []Field]{Entries: maxRemoteProfiles, Lifetime: profileLifetime, Loads: maxProfileRequests, Now: now})
+func newProfileMemo(entries int, now func() time.Time) *keyed.Memo[id.UserID, []Field] {
+	return keyed.NewMemo(keyed.Options[id.UserID, []Field]{Entries: entries, Lifetime: profileLifetime, Loads: maxProfileRequests, Now: now})
 }
 
 // remoteUser tells whether a user is of a server that can be asked.

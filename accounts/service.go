@@ -65,7 +65,8 @@ type Options struct {
 	Budgets             Budgets
 	Network             func(addr string) string // the network of an address, as clients name theirs; nil: none is known
 	Hooks               Hooks
-	Remote              Remote // nil: there are no other servers
+	Remote              Remote       // nil: there are no other servers
+	Cache               keyed.Budget // bounds what is remembered
 	Now                 func() time.Time
 	Log                 *slog.Logger
 }
@@ -95,9 +96,9 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{Options: o, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(),
+	return &Service{Options: o, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(o.Cache.Entries(maxSessions)),
 		asked: newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[int64]*announcement{}},
-		profiles: newProfileMemo(o.Now)}
+		profiles: newProfileMemo(o.Cache.Entries(maxRemoteProfiles), o.Now)}
 }
 
 // Intervals of Run.

@@ -103,6 +103,8 @@ const maxSessions = 100_000
 
 // sessionCache knows the tokens in use.
 type sessionCache struct {
+	most int // tokens
+
 	// mu guards all below; a leaf lock.
 	mu     sync.RWMutex
 	tokens map[tokenKey]*session
@@ -111,8 +113,8 @@ type sessionCache struct {
 	epoch int64
 }
 
-func newSessionCache() *sessionCache {
-	return &sessionCache{tokens: map[tokenKey]*session{}, users: map[int64]map[tokenKey]*session{}}
+func newSessionCache(most int) *sessionCache {
+	return &sessionCache{most: most, tokens: map[tokenKey]*session{}, users: map[int64]map[tokenKey]*session{}}
 }
 
 func (c *sessionCache) get(key tokenKey) *session {
@@ -134,7 +136,7 @@ func (c *sessionCache) put(key tokenKey, s *session, epoch int64) {
 	if c.epoch != epoch {
 		return
 	}
-	if len(c.tokens) >= maxSessions {
+	if len(c.tokens) >= c.most {
 		for k := range c.tokens {
 			c.remove(k)
 			break

@@ -174,7 +174,7 @@ type Rooms struct {
 
 // Cache bounds memory.
 type Cache struct {
-	Size Bytes `yaml:"size" doc:"One budget for all caches."`
+	Size Bytes `yaml:"size" doc:"One budget for all caches: half of it for rooms, the rest for users, access tokens, devices and what other servers said (docs/limits.md)."`
 }
 
 // Log says what is written to standard error.

@@ -24,8 +24,8 @@ type deviceName struct {
 
 type deviceNIDs struct{ user, device int64 }
 
-func newDeviceNames() *deviceNames {
-	return &deviceNames{keyed.NewMap[deviceName, deviceNIDs](maxDeviceNames)}
+func newDeviceNames(entries int) *deviceNames {
+	return &deviceNames{keyed.NewMap[deviceName, deviceNIDs](entries)}
 }
 
 // find looks a device up in a write. The device's number is 0 if there is no such device.

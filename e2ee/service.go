@@ -30,6 +30,7 @@ type Options struct {
 	DB     *storage.DB
 	Server string // this server's name
 	Hub    *wake.Hub
+	Cache  keyed.Budget // bounds what is remembered
 	Now    func() time.Time
 	Log    *slog.Logger
 
@@ -65,7 +66,7 @@ func New(o Options) *Service {
 	s := &Service{
 		Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1),
 		discovered: make(chan *rooms.Commit, maxDiscovered),
-		names:      newDeviceNames(), asking: keyed.NewSemaphore[string](1, 0),
+		names:      newDeviceNames(o.Cache.Entries(maxDeviceNames)), asking: keyed.NewSemaphore[string](1, 0),
 	}
 	o.Commits.Subscribe(s.committed)
 	return s

@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"time"
 
+	"ebb/keyed"
 	"ebb/rooms/pdu"
 )
 
@@ -29,6 +30,7 @@ type Options struct {
 	Server string // this server's name
 	Signer pdu.SignerSource
 	Now    func() time.Time
+	Cache  keyed.Budget // bounds what is remembered
 	Log    *slog.Logger
 
 	Roots        *x509.CertPool // who may vouch for other servers; nil: the system's

@@ -81,7 +81,7 @@ func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKe
 		old = func() []OldKey { return nil }
 	}
 	return &KeyRing{
-		client: c, db: db, notaries: notaries, old: old, servers: keyed.NewMemo(keyed.Options[string, *serverKeys]{Entries: maxKeyServers}),
+		client: c, db: db, notaries: notaries, old: old, servers: keyed.NewMemo(keyed.Options[string, *serverKeys]{Entries: c.Cache.Entries(maxKeyServers)}),
 		fetches: make(chan struct{}, maxKeyFetches), verifying: semaphore.NewWeighted(maxVerified),
 	}
 }

@@ -66,8 +66,8 @@ type delegation struct {
 
 func newResolver(o Options, reach *reach) *resolver {
 	r := &resolver{
-		lookup: reach.lookup, now: o.Now, wellKnown: keyed.NewMap[string, delegation](maxTargets),
-		targets: keyed.NewMemo(keyed.Options[string, target]{Entries: maxTargets, Lifetime: targetLife, Now: o.Now}),
+		lookup: reach.lookup, now: o.Now, wellKnown: keyed.NewMap[string, delegation](o.Cache.Entries(maxTargets)),
+		targets: keyed.NewMemo(keyed.Options[string, target]{Entries: o.Cache.Entries(maxTargets), Lifetime: targetLife, Now: o.Now}),
 	}
 	r.http = &http.Client{
 		Timeout: wellKnownTime,

@@ -24,8 +24,8 @@ type filterCache struct {
 	last  atomic.Int64 // number
 }
 
-func newFilterCache() *filterCache {
-	return &filterCache{known: keyed.NewMap[string, *cachedFilter](maxFilters)}
+func newFilterCache(entries int) *filterCache {
+	return &filterCache{known: keyed.NewMap[string, *cachedFilter](entries)}
 }
 
 // get returns a filter, nil if it is not known.

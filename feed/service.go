@@ -33,6 +33,7 @@ import (
 // Options is what a Service is made of. E2EE, Push and Alive may be nil: then their part is left out. Now and Log default
 // to the real time and to silence.
 type Options struct {
+	Cache keyed.Budget // bounds what is remembered
 	DB    *storage.DB
 	Rooms *rooms.Service
 	// Commits is that of Rooms.
@@ -88,7 +89,7 @@ func New(o Options) *Service {
 	}
 	s := &Service{
 		Options: o, epoch: random32(), typing: newTyping(), presence: newPresence(), meetings: newMeetings(),
-		sessions: newSessions(o.Hub), filters: newFilterCache(), past: keyed.NewMap[pastKey, storage.Pos](maxPast), stopped: make(chan struct{}),
+		sessions: newSessions(o.Hub), filters: newFilterCache(o.Cache.Entries(maxFilters)), past: keyed.NewMap[pastKey, storage.Pos](o.Cache.Entries(maxPast)), stopped: make(chan struct{}),
 		scratch: sync.Pool{New: func() any { return new([]byte) }},
 	}
 	o.Commits.Subscribe(s.committed)

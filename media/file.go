@@ -143,8 +143,8 @@ type checkedFiles struct {
 	reported *keyed.Map[string, bool] // damaged files
 }
 
-func newCheckedFiles() checkedFiles {
-	return checkedFiles{seen: keyed.NewMap[string, stamp](maxChecked), reported: keyed.NewMap[string, bool](maxChecked)}
+func newCheckedFiles(entries int) checkedFiles {
+	return checkedFiles{seen: keyed.NewMap[string, stamp](entries), reported: keyed.NewMap[string, bool](entries)}
 }
 
 // stamp changes when a file is written to.

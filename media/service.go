@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -33,7 +34,8 @@ type Options struct {
 	QuotaPerUser  int64  // bytes; 0: none
 	MaxPending    int    // reservations without upload per user
 	PendingExpiry time.Duration
-	Workers       int // thumbnails made at the same time
+	Workers       int          // thumbnails made at the same time
+	Cache         keyed.Budget // bounds what is remembered
 	Now           func() time.Time
 	RemoveBy      func(context.Context) (time.Time, error) // the time by which to remove for good what expires; nil: Now
 	Log           *slog.Logger
@@ -61,7 +63,7 @@ type Service struct {
 
 // New opens the folder and removes what a crash left behind.
 func New(ctx context.Context, o Options) (*Service, error) {
-	files, err := openStore(o.Dir, o.Key)
+	files, err := openStore(o.Dir, o.Key, o.Cache.Entries(maxChecked))
 	if err != nil {
 		return nil, err
 	}

@@ -35,8 +35,8 @@ type store struct {
 	checked checkedFiles
 }
 
-func openStore(dir string, key []byte) (*store, error) {
-	s := &store{dir: dir, key: key, claims: keyed.NewSemaphore[string](1, 0), checked: newCheckedFiles()}
+func openStore(dir string, key []byte, checked int) (*store, error) {
+	s := &store{dir: dir, key: key, claims: keyed.NewSemaphore[string](1, 0), checked: newCheckedFiles(checked)}
 	if err := os.RemoveAll(s.tmpDir()); err != nil {
 		return nil, fmt.Errorf("empty the folder of unfinished uploads: %w", err)
 	}

@@ -153,8 +153,8 @@ type spaceKey struct {
 	suggested bool
 }
 
-func newSpaces(now func() time.Time) *keyed.Memo[spaceKey, *remoteSpace] {
-	return keyed.NewMemo(keyed.Options[spaceKey, *remoteSpace]{Entries: maxRemoteSpaces, Lifetime: hierarchyLifetime, Loads: maxHierarchyRequests, Now: now})
+func newSpaces(entries int, now func() time.Time) *keyed.Memo[spaceKey, *remoteSpace] {
+	return keyed.NewMemo(keyed.Options[spaceKey, *remoteSpace]{Entries: entries, Lifetime: hierarchyLifetime, Loads: maxHierarchyRequests, Now: now})
 }
 
 // readSpace reads what another server answers about a room. What is not as it must be is left out.

@@ -23,8 +23,8 @@ type ignoreCache struct {
 	lists *keyed.Memo[int64, map[id.UserID]struct{}]
 }
 
-func (c *ignoreCache) init() {
-	c.lists = keyed.NewMemo(keyed.Options[int64, map[id.UserID]struct{}]{Entries: maxCachedIgnores})
+func (c *ignoreCache) init(entries int) {
+	c.lists = keyed.NewMemo(keyed.Options[int64, map[id.UserID]struct{}]{Entries: entries})
 }
 
 // committed is the Listener that forgets the lists that have changed.

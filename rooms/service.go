@@ -53,8 +53,9 @@ type Options struct {
 	Push           Push // nil: no event notifies anybody
 	Now            func() time.Time
 	Retention      Retention
-	Commits        *Commits // what is committed is delivered through it; nil: nobody outside listens
-	CacheBytes     int64    // memory for rooms in use; 0: 128 MiB
+	Commits        *Commits     // what is committed is delivered through it; nil: nobody outside listens
+	CacheBytes     int64        // memory for rooms in use; 0: 128 MiB
+	Cache          keyed.Budget // bounds what else is remembered
 	Log            *slog.Logger
 	DefaultVersion id.RoomVersion // of rooms whose creator names none; "" is pdu.Default
 	// Profile is the profile of a user of this server; nil: nobody has one.
@@ -116,7 +117,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s := &Service{
 		Options: o, db: o.DB, log: o.Log, reader: newReader(), gate: newGate(), briefWait: briefWait,
-		users: keyed.NewMap[id.UserID, int64](maxCachedUsers), spaces: newSpaces(o.Now), joining: keyed.NewSemaphore[id.RoomID](1, 0),
+		users: keyed.NewMap[id.UserID, int64](o.Cache.Entries(maxCachedUsers)), spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now), joining: keyed.NewSemaphore[id.RoomID](1, 0),
 		heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan int64, maxToDecide),
 	}
 	if s.Commits == nil {
@@ -124,10 +125,10 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.Commits.own(s)
 	s.cache.init(o.CacheBytes)
-	s.own.init()
+	s.own.init(o.Cache.Entries(maxCachedMemberships))
 	s.txns.init()
 	s.partials.init()
-	s.ignores.init()
+	s.ignores.init(o.Cache.Entries(maxCachedIgnores))
 	if err := s.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)
 	}

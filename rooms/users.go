@@ -72,8 +72,8 @@ type membershipCache struct {
 	lists *keyed.Memo[int64, []RoomMembership]
 }
 
-func (c *membershipCache) init() {
-	c.lists = keyed.NewMemo(keyed.Options[int64, []RoomMembership]{Entries: maxCachedMemberships})
+func (c *membershipCache) init(entries int) {
+	c.lists = keyed.NewMemo(keyed.Options[int64, []RoomMembership]{Entries: entries})
 }
 
 // Memberships lists the rooms of a user of this server by room, also those left and forgotten. It is shared: callers do

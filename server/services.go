@@ -82,6 +82,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	commits := rooms.NewCommits() // for rooms, and for those below that listen
 	roomOptions.Commits = commits
 	roomOptions.DB, roomOptions.Server, roomOptions.Hub, roomOptions.Push = s.db, cfg.ServerName, s.hub, s.push
+	roomOptions.Cache = keyed.Budget(cfg.Cache.Size)
 	roomOptions.Now, roomOptions.Log, roomOptions.Retention = o.Now, o.Log, policy
 	roomOptions.CacheBytes, roomOptions.DefaultVersion = int64(cfg.Cache.Size)/2, id.RoomVersion(cfg.Rooms.DefaultVersion)
 	roomOptions.Profile = s.profile
@@ -101,17 +102,17 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.outbox = outbox.New(delivery)
 	s.remote.Gate = s.outbox
-	keys := e2ee.Options{DB: s.db, Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: s.rooms, Commits: commits}
+	keys := e2ee.Options{DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: s.rooms, Commits: commits}
 	if cfg.Federation.Enabled {
 		keys.Remote, keys.Outgoing = s.remote, s.outbox
 	}
 	s.e2ee = e2ee.New(keys)
 	s.accounts = accounts.New(accounts.Options{
-		DB: s.db, Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
+		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Now: o.Now, Log: o.Log,
 	})
 	news := feed.Options{
-		DB: s.db, Rooms: s.rooms, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
+		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Rooms: s.rooms, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
 		Alive: s.alive, Server: cfg.ServerName,
 	}
 	if cfg.Federation.Enabled {
@@ -120,7 +121,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.feed = feed.New(news)
 	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log})
 	files := media.Options{
-		DB: s.db, Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
+		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
 		QuotaPerUser: int64(cfg.Media.QuotaPerUser), MaxPending: cfg.Media.MaxPendingUploads,
 		PendingExpiry: time.Duration(cfg.Media.PendingUploadExpiry), Workers: thumbnailWorkers, Now: o.Now, RemoveBy: s.retention.Time, Log: o.Log,
 		MaxRemoteSize: int64(cfg.Media.MaxRemoteSize), RemoteCache: int64(cfg.Media.RemoteCacheSize), RemoteLifetime: time.Duration(cfg.Media.RemoteCacheLifetime),
@@ -142,7 +143,7 @@ func (s *services) reach(cfg *config.Config, o Options) error {
 		return fmt.Errorf("federation.trusted_ca_file: %w", err)
 	}
 	s.remote = fedclient.New(fedclient.Options{
-		Server: cfg.ServerName, Signer: s.signing, Now: o.Now, Log: o.Log, Roots: roots, AllowPrivate: cfg.Federation.AllowPrivateAddresses,
+		Server: cfg.ServerName, Cache: keyed.Budget(cfg.Cache.Size), Signer: s.signing, Now: o.Now, Log: o.Log, Roots: roots, AllowPrivate: cfg.Federation.AllowPrivateAddresses,
 		Allowed: allowed(cfg.Federation), Resolver: o.Resolver, Dial: o.Dial, UserAgent: "Ebb/" + o.Version,
 	})
 	s.keys = fedclient.NewKeyRing(s.remote, s.db, cfg.Federation.Notaries, s.signing.Old)
