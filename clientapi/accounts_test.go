@@ -20,6 +20,7 @@ import (
 	"ebb/accounts"
 	"ebb/config"
 	"ebb/e2ee"
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/ident"
 	"ebb/rooms"
@@ -49,8 +50,9 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 		change(cfg)
 	}
 	db, hub := storagetest.Open(t, storage.Config{Now: h.now}), wake.New()
+	commits := rooms.NewCommits()
 	svc, err := rooms.New(t.Context(), rooms.Options{
-		DB: db, Server: "here", Hub: hub, Now: h.now,
+		DB: db, Server: "here", Hub: hub, Commits: commits, Now: h.now,
 		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
 	})
 	if err != nil {
@@ -61,7 +63,7 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 	for _, term := range cfg.Registration.Terms {
 		terms = append(terms, accounts.Term{ID: term.ID, Version: term.Version, Name: term.Name, URL: term.URL})
 	}
-	h.api = New(API{Config: cfg, Rooms: svc, E2EE: keys, Accounts: accounts.New(accounts.Options{
+	h.api = New(API{Config: cfg, Rooms: svc, History: history.New(history.Options{DB: db, Rooms: svc, Commits: commits, Now: h.now}), E2EE: keys, Accounts: accounts.New(accounts.Options{
 		DB: db, Server: "here", Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms, Now: h.now, Hooks: accounts.Hooks{
 			DeviceGone: keys.DeviceGone, DevicesChanged: keys.DevicesChanged, Erase: svc.Erase,
 			ProfileChanged: func(ctx context.Context, nid int64, user id.UserID, displayName, avatarURL string) error {

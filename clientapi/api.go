@@ -10,6 +10,7 @@ import (
 	"ebb/config"
 	"ebb/e2ee"
 	"ebb/feed"
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/media"
 	"ebb/mxerr"
@@ -22,6 +23,7 @@ type API struct {
 	Config   *config.Config
 	Accounts *accounts.Service
 	Rooms    *rooms.Service
+	History  *history.Service
 	Feed     *feed.Service
 	E2EE     *e2ee.Service
 	Push     *pushrules.Rules

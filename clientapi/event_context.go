@@ -1,8 +1,8 @@
 package clientapi
 
 import (
+	"ebb/history"
 	"ebb/httpapi"
-	"ebb/rooms"
 )
 
 func (a *API) eventContextRoutes() []httpapi.Route {
@@ -14,15 +14,15 @@ func (a *API) eventContextRoutes() []httpapi.Route {
 // getEventContext gives an event with those around it.
 // Spec: client-server-api#get_matrixclientv3roomsroomidcontexteventid
 func (a *API) getEventContext(r *httpapi.Request) (any, error) {
-	limit, err := r.QueryInt("limit", defaultPage, 0, rooms.MaxPage)
+	limit, err := r.QueryInt("limit", defaultPage, 0, history.MaxPage)
 	if err != nil {
 		return nil, err
 	}
-	filter, err := rooms.ParseEventFilter(r.Query("filter"))
+	filter, err := history.ParseEventFilter(r.Query("filter"))
 	if err != nil {
 		return nil, err
 	}
-	around, err := a.Rooms.EventContext(r.Context(), roomID(r), eventID(r), recipient(r), int(limit), filter)
+	around, err := a.History.EventContext(r.Context(), roomID(r), eventID(r), recipient(r), int(limit), filter)
 	if err != nil {
 		return nil, err
 	}

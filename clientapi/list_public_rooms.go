@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/mxerr"
 	"ebb/rooms"
@@ -52,7 +53,7 @@ func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 // getPublicRooms lists the rooms of the directory.
 // Spec: client-server-api#get_matrixclientv3publicrooms
 func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
-	limit, err := r.QueryInt("limit", 0, 0, rooms.MaxPage)
+	limit, err := r.QueryInt("limit", 0, 0, history.MaxPage)
 	if err != nil {
 		return nil, err
 	}

@@ -1,8 +1,8 @@
 package clientapi
 
 import (
+	"ebb/history"
 	"ebb/httpapi"
-	"ebb/rooms"
 )
 
 func (a *API) messagePaginationRoutes() []httpapi.Route {
@@ -18,25 +18,25 @@ const defaultPage = 10
 // Spec: client-server-api#get_matrixclientv3roomsroomidmessages
 func (a *API) getRoomEvents(r *httpapi.Request) (any, error) {
 	// Whether the room may be read comes before how it is read.
-	if err := a.Rooms.MayRead(r.Context(), roomID(r), recipient(r)); err != nil {
+	if err := a.History.MayRead(r.Context(), roomID(r), recipient(r)); err != nil {
 		return nil, err
 	}
-	backwards, err := rooms.ParseDir(r.Query("dir"), "")
+	backwards, err := history.ParseDir(r.Query("dir"), "")
 	if err != nil {
 		return nil, err
 	}
-	limit, err := r.QueryInt("limit", defaultPage, 0, rooms.MaxPage)
+	limit, err := r.QueryInt("limit", defaultPage, 0, history.MaxPage)
 	if err != nil {
 		return nil, err
 	}
-	filter, err := rooms.ParseEventFilter(r.Query("filter"))
+	filter, err := history.ParseEventFilter(r.Query("filter"))
 	if err != nil {
 		return nil, err
 	}
 	if filter.Limit > 0 && r.Query("limit") == "" {
-		limit = min(int64(filter.Limit), rooms.MaxPage)
+		limit = min(int64(filter.Limit), history.MaxPage)
 	}
-	page, err := a.Rooms.Messages(r.Context(), roomID(r), recipient(r), rooms.PageRequest{
+	page, err := a.History.Messages(r.Context(), roomID(r), recipient(r), history.PageRequest{
 		From: r.Query("from"), To: r.Query("to"), Backwards: backwards, Limit: int(limit), Filter: filter,
 	})
 	if err != nil {

@@ -3,8 +3,8 @@ package clientapi
 import (
 	"strconv"
 
+	"ebb/history"
 	"ebb/httpapi"
-	"ebb/rooms"
 )
 
 func (a *API) relationsRoutes() []httpapi.Route {
@@ -30,7 +30,7 @@ const (
 // getRelatingEvents gives the events that relate to one, of any relation and type or of those in the path.
 // Spec: client-server-api#get_matrixclientv1roomsroomidrelationseventid
 func (a *API) getRelatingEvents(r *httpapi.Request) (any, error) {
-	backwards, err := rooms.ParseDir(r.Query("dir"), "b")
+	backwards, err := history.ParseDir(r.Query("dir"), "b")
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (a *API) getRelatingEvents(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	page, err := a.Rooms.Relations(r.Context(), roomID(r), eventID(r), recipient(r), rooms.RelationsRequest{
+	page, err := a.History.Relations(r.Context(), roomID(r), eventID(r), recipient(r), history.RelationsRequest{
 		RelType: r.Var("relType"), EventType: r.Var("eventType"), From: r.Query("from"), To: r.Query("to"),
 		Forwards: !backwards, Limit: int(limit), Recurse: recurse,
 	})

@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/rooms"
 )
@@ -32,8 +33,8 @@ func roomRoute(method, path, operation, file string, rate httpapi.Rate, h func(*
 }
 
 // recipient is who asks, for reads.
-func recipient(r *httpapi.Request) rooms.Recipient {
-	return rooms.Recipient{UserNID: r.UserNID, User: r.UserID, Device: r.DeviceNID}
+func recipient(r *httpapi.Request) history.Recipient {
+	return history.Recipient{UserNID: r.UserNID, User: r.UserID, Device: r.DeviceNID}
 }
 
 // sender is who asks, for writes.

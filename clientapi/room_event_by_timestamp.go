@@ -4,9 +4,9 @@ import (
 	"math"
 	"time"
 
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/mxerr"
-	"ebb/rooms"
 )
 
 func (a *API) roomEventByTimestampRoutes() []httpapi.Route {
@@ -27,10 +27,10 @@ func (a *API) getEventByTimestamp(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	backwards, err := rooms.ParseDir(r.Query("dir"), "f")
+	backwards, err := history.ParseDir(r.Query("dir"), "f")
 	if err != nil {
 		return nil, err
 	}
-	found, at, err := a.Rooms.TimestampToEvent(r.Context(), roomID(r), recipient(r), time.UnixMilli(ts), backwards)
+	found, at, err := a.History.TimestampToEvent(r.Context(), roomID(r), recipient(r), time.UnixMilli(ts), backwards)
 	return map[string]any{"event_id": found, "origin_server_ts": at}, err
 }

@@ -3,6 +3,7 @@ package clientapi
 import (
 	"encoding/json"
 
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/rooms"
 )
@@ -17,11 +18,11 @@ func (a *API) roomInitialSyncRoutes() []httpapi.Route {
 // not in.
 // Spec: client-server-api#get_matrixclientv3roomsroomidinitialsync
 func (a *API) roomInitialSync(r *httpapi.Request) (any, error) {
-	limit, err := r.QueryInt("limit", defaultPage, 0, rooms.MaxPage)
+	limit, err := r.QueryInt("limit", defaultPage, 0, history.MaxPage)
 	if err != nil {
 		return nil, err
 	}
-	info, err := a.Rooms.RoomInitialSync(r.Context(), roomID(r), recipient(r), int(limit))
+	info, err := a.History.RoomInitialSync(r.Context(), roomID(r), recipient(r), int(limit))
 	if err != nil {
 		return nil, err
 	}

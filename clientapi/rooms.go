@@ -3,6 +3,7 @@ package clientapi
 import (
 	"encoding/json"
 
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/mxerr"
 	"ebb/rooms"
@@ -30,7 +31,7 @@ var emptyStateKey = []string{
 // getOneRoomEvent gives one event.
 // Spec: client-server-api#get_matrixclientv3roomsroomideventeventid
 func (a *API) getOneRoomEvent(r *httpapi.Request) (any, error) {
-	return orError(a.Rooms.GetEvent(r.Context(), roomID(r), eventID(r), recipient(r)))
+	return orError(a.History.GetEvent(r.Context(), roomID(r), eventID(r), recipient(r)))
 }
 
 // orError keeps an empty answer from hiding an error.
@@ -48,13 +49,13 @@ func (a *API) getRoomStateWithKey(r *httpapi.Request) (any, error) {
 	if format != "" && format != "content" && format != "event" {
 		return nil, mxerr.InvalidParam("format must be content or event")
 	}
-	return orError(a.Rooms.StateEvent(r.Context(), roomID(r), r.Var("eventType"), r.Var("stateKey"), recipient(r), format == "event"))
+	return orError(a.History.StateEvent(r.Context(), roomID(r), r.Var("eventType"), r.Var("stateKey"), recipient(r), format == "event"))
 }
 
 // getRoomState gives the whole state of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstate
 func (a *API) getRoomState(r *httpapi.Request) (any, error) {
-	state, err := a.Rooms.RoomState(r.Context(), roomID(r), recipient(r))
+	state, err := a.History.RoomState(r.Context(), roomID(r), recipient(r))
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func appendArray(dst []byte, list []json.RawMessage) []byte {
 // getMembersByRoom gives the member events of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidmembers
 func (a *API) getMembersByRoom(r *httpapi.Request) (any, error) {
-	req := rooms.MembersRequest{At: r.Query("at"), Membership: r.Query("membership"), NotMembership: r.Query("not_membership")}
+	req := history.MembersRequest{At: r.Query("at"), Membership: r.Query("membership"), NotMembership: r.Query("not_membership")}
 	for _, m := range []string{req.Membership, req.NotMembership} {
 		switch m {
 		case "", rooms.Join, rooms.Invite, rooms.Knock, rooms.Leave, rooms.Ban:
@@ -84,7 +85,7 @@ func (a *API) getMembersByRoom(r *httpapi.Request) (any, error) {
 			return nil, mxerr.InvalidParam("%q is not a membership", m[:min(len(m), 40)])
 		}
 	}
-	members, err := a.Rooms.GetMembers(r.Context(), roomID(r), recipient(r), req)
+	members, err := a.History.GetMembers(r.Context(), roomID(r), recipient(r), req)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +97,7 @@ func (a *API) getMembersByRoom(r *httpapi.Request) (any, error) {
 // getJoinedMembersByRoom gives the profiles of the joined members of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
 func (a *API) getJoinedMembersByRoom(r *httpapi.Request) (any, error) {
-	joined, err := a.Rooms.JoinedMembers(r.Context(), roomID(r), recipient(r))
+	joined, err := a.History.JoinedMembers(r.Context(), roomID(r), recipient(r))
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/ident"
 	"ebb/mxerr"
@@ -48,14 +49,15 @@ func newHouse(t *testing.T) *house {
 			t.Error(err)
 		}
 	})
+	commits, now := rooms.NewCommits(), func() time.Time { return h.now }
 	h.svc, err = rooms.New(t.Context(), rooms.Options{
-		DB: db, Server: "here", Hub: wake.New(), Now: func() time.Time { return h.now },
+		DB: db, Server: "here", Hub: wake.New(), Commits: commits, Now: now,
 		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &API{Rooms: h.svc}
+	a := &API{Rooms: h.svc, History: history.New(history.Options{DB: db, Rooms: h.svc, Commits: commits, Now: now})}
 	h.door = httpapi.New(httpapi.Options{Routes: a.allRoomRoutes(), Authenticate: h.authenticate, Log: slog.New(slog.DiscardHandler)})
 	return h
 }

@@ -3,6 +3,7 @@ package clientapi
 import (
 	"math"
 
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/rooms"
 )
@@ -22,7 +23,7 @@ func (a *API) getSpaceHierarchy(r *httpapi.Request) (any, error) {
 	if q.SuggestedOnly, err = r.QueryBool("suggested_only", false); err != nil {
 		return nil, err
 	}
-	limit, err := r.QueryInt("limit", 0, 1, rooms.MaxPage)
+	limit, err := r.QueryInt("limit", 0, 1, history.MaxPage)
 	if err != nil {
 		return nil, err
 	}

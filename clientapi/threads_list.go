@@ -1,9 +1,9 @@
 package clientapi
 
 import (
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/mxerr"
-	"ebb/rooms"
 )
 
 func (a *API) threadsListRoutes() []httpapi.Route {
@@ -30,7 +30,7 @@ func (a *API) getThreadRoots(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	page, err := a.Rooms.Threads(r.Context(), roomID(r), recipient(r), rooms.ThreadsRequest{
+	page, err := a.History.Threads(r.Context(), roomID(r), recipient(r), history.ThreadsRequest{
 		From: r.Query("from"), Participated: include == "participated", Limit: int(limit),
 	})
 	if err != nil {

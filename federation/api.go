@@ -15,6 +15,7 @@ import (
 	"ebb/accounts"
 	"ebb/e2ee"
 	"ebb/fedclient"
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/media"
 	"ebb/mxerr"
@@ -29,6 +30,7 @@ type API struct {
 	Server   string // this server's name
 	Version  string
 	Rooms    *rooms.Service
+	History  *history.Service
 	Accounts *accounts.Service
 	E2EE     *e2ee.Service
 	Media    *media.Service

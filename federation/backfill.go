@@ -5,9 +5,9 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/mxerr"
-	"ebb/rooms"
 )
 
 func (a *API) backfillRoutes() []httpapi.Route {
@@ -32,7 +32,7 @@ func (a *API) backfillRoom(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	pdus, err := a.Rooms.BackfillForServer(r.Context(), r.Server, roomID(r), from, int(limit))
+	pdus, err := a.History.BackfillForServer(r.Context(), r.Server, roomID(r), from, int(limit))
 	return a.transaction(pdus), err
 }
 
@@ -48,7 +48,7 @@ func (a *API) getMissingPreviousEvents(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	events, err := a.Rooms.MissingEventsForServer(r.Context(), r.Server, rooms.MissingEvents{
+	events, err := a.History.MissingEventsForServer(r.Context(), r.Server, history.MissingEvents{
 		Room: roomID(r), Earliest: body.Earliest, Latest: body.Latest, Limit: body.Limit, MinDepth: body.MinDepth,
 	})
 	if events == nil {

@@ -9,6 +9,6 @@ func (a *API) eventAuthRoutes() []httpapi.Route {
 // getEventAuth gives the auth chain of an event.
 // Spec: server-server-api#get_matrixfederationv1event_authroomideventid
 func (a *API) getEventAuth(r *httpapi.Request) (any, error) {
-	chain, err := a.Rooms.AuthChainForServer(r.Context(), r.Server, roomID(r), eventID(r))
+	chain, err := a.History.AuthChainForServer(r.Context(), r.Server, roomID(r), eventID(r))
 	return map[string]any{"auth_chain": bytesOf(chain)}, err
 }

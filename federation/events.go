@@ -32,7 +32,7 @@ func (a *API) transaction(pdus []json.RawMessage) map[string]any {
 // getEvent gives one event.
 // Spec: server-server-api#get_matrixfederationv1eventeventid
 func (a *API) getEvent(r *httpapi.Request) (any, error) {
-	event, err := a.Rooms.EventForServer(r.Context(), r.Server, eventID(r))
+	event, err := a.History.EventForServer(r.Context(), r.Server, eventID(r))
 	return a.transaction([]json.RawMessage{event}), err
 }
 
@@ -41,7 +41,7 @@ func (a *API) state(r *httpapi.Request) (state, chain []*rooms.Event, err error)
 	if err != nil {
 		return nil, nil, err
 	}
-	return a.Rooms.StateForServer(r.Context(), r.Server, roomID(r), id.EventID(at))
+	return a.History.StateForServer(r.Context(), r.Server, roomID(r), id.EventID(at))
 }
 
 // getRoomState gives the state before an event.
@@ -88,6 +88,6 @@ func (a *API) getEventByTimestamp(r *httpapi.Request) (any, error) {
 	if dir != "f" && dir != "b" {
 		return nil, mxerr.InvalidParam("dir is f or b")
 	}
-	event, at, err := a.Rooms.EventAtTimeForServer(r.Context(), r.Server, roomID(r), ts, dir == "b")
+	event, at, err := a.History.EventAtTimeForServer(r.Context(), r.Server, roomID(r), ts, dir == "b")
 	return map[string]any{"event_id": event, "origin_server_ts": at}, err
 }

@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/mxerr"
 	"ebb/rooms"
@@ -17,7 +18,7 @@ func (a *API) publicRoomsRoutes() []httpapi.Route {
 // getPublicRooms lists the rooms of the directory.
 // Spec: server-server-api#get_matrixfederationv1publicrooms
 func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
-	limit, err := r.QueryInt("limit", 0, 0, rooms.MaxPage)
+	limit, err := r.QueryInt("limit", 0, 0, history.MaxPage)
 	if err != nil {
 		return nil, err
 	}

@@ -97,7 +97,7 @@ func BenchmarkFirstSync(b *testing.B) {
 // BenchmarkFanOut is one message told to 200 waiting clients.
 func BenchmarkFanOut(b *testing.B) {
 	w := newWorld(b)
-	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: w.Log})
+	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: w.Log})
 	host := w.user("host")
 	room := host.create("public_chat")
 	const readers = 200
@@ -149,7 +149,7 @@ func (u *user) listen(ctx context.Context, heard *sync.WaitGroup) {
 // BenchmarkParked is the memory of a waiting request, without its connection.
 func BenchmarkParked(b *testing.B) {
 	w := newWorld(b)
-	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: w.Log})
+	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: w.Log})
 	const readers = 1000
 	var users []*user
 	host := w.user("host")

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/history"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -382,6 +383,6 @@ func (b *builder) key(name string) {
 func (b *builder) admits(room *rooms.Room) bool { return b.filter.Room.room(string(room.ID())) }
 
 // recipient is the viewer as the client form needs it.
-func (b *builder) recipient() rooms.Recipient {
-	return rooms.Recipient{UserNID: b.UserNID, User: b.UserID, Device: b.DeviceNID}
+func (b *builder) recipient() history.Recipient {
+	return history.Recipient{UserNID: b.UserNID, User: b.UserID, Device: b.DeviceNID}
 }

@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/feed"
+	"ebb/history"
 	"ebb/rooms"
 )
 
@@ -34,7 +35,7 @@ func (f *follower) run(ctx context.Context, want int) error {
 		}
 		j := a.Rooms.Join[f.room]
 		if j.Timeline.Limited {
-			page, err := f.w.Messages(ctx, f.room, rooms.Recipient{UserNID: f.UserNID, User: f.UserID}, rooms.PageRequest{
+			page, err := f.w.history.Messages(ctx, f.room, history.Recipient{UserNID: f.UserNID, User: f.UserID}, history.PageRequest{
 				From: j.Timeline.PrevBatch, To: f.since, Backwards: true, Limit: 1000,
 			})
 			if err != nil {

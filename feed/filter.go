@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"ebb/rooms"
+	"ebb/history"
 )
 
 // Filter is a parsed sync filter. A nil list means "everything"; an empty one, "nothing".
@@ -214,7 +214,7 @@ func (f *EventFilter) sender(userID string) bool { return listed(f.Senders, f.No
 
 // typ tells whether events of a type pass.
 func (f *EventFilter) typ(eventType string) bool {
-	matches := func(pattern string) bool { return rooms.MatchType(pattern, eventType) }
+	matches := func(pattern string) bool { return history.MatchType(pattern, eventType) }
 	return (f.Types == nil || slices.ContainsFunc(f.Types, matches)) && !slices.ContainsFunc(f.NotTypes, matches)
 }
 

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"ebb/rooms"
+	"ebb/history"
 )
 
 func mustFilter(t testing.TB, raw string) *Filter {
@@ -110,7 +110,7 @@ func TestEventFieldsKeepOnlyWhatIsNamed(t *testing.T) {
 
 func TestGlobTakesBoundedTime(t *testing.T) {
 	start := time.Now()
-	if rooms.MatchType(strings.Repeat("*a", 500)+"b", strings.Repeat("a", 500)) {
+	if history.MatchType(strings.Repeat("*a", 500)+"b", strings.Repeat("a", 500)) {
 		t.Fatal("must not match")
 	}
 	if d := time.Since(start); d > time.Second {
@@ -120,7 +120,7 @@ func TestGlobTakesBoundedTime(t *testing.T) {
 		pattern, text string
 		want          bool
 	}{{"*", "", true}, {"", "", true}, {"", "a", false}, {"a*", "a", true}, {"*a", "ba", true}, {"a*c", "abcbc", true}, {"a*c", "ab", false}, {"**", "x", true}} {
-		if rooms.MatchType(c.pattern, c.text) != c.want {
+		if history.MatchType(c.pattern, c.text) != c.want {
 			t.Errorf("%q on %q: want %v", c.pattern, c.text, c.want)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/history"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -87,7 +88,7 @@ func (b *builder) writeTimeline(room *rooms.Room, t *timeline) error {
 	b.out = append(b.out, `],"limited":`...)
 	b.out = strconv.AppendBool(b.out, t.limited)
 	b.out = append(b.out, `,"prev_batch":"`...)
-	b.out = append(b.out, rooms.TimelineToken(t.prev)...)
+	b.out = append(b.out, history.TimelineToken(t.prev)...)
 	b.out = append(b.out, `"},`...)
 	return nil
 }
@@ -357,7 +358,7 @@ func (b *builder) writeRoomData(room *rooms.Room, data []storage.AccountDatum) b
 
 // writeUnread appends the unread counts. Without unread_thread_notifications the threads count as the room.
 func (b *builder) writeUnread(room *rooms.Room) error {
-	u, err := b.Rooms.Unread(b.ctx, b.tx, b.UserNID, room.NID())
+	u, err := b.History.Unread(b.ctx, b.tx, b.UserNID, room.NID())
 	if err != nil {
 		return err
 	}
@@ -379,10 +380,10 @@ func (b *builder) writeUnread(room *rooms.Room) error {
 }
 
 // writeThreads appends the counts of threads that have any; where none has, the member is absent.
-func (b *builder) writeThreads(threads map[id.EventID]rooms.UnreadCount) {
+func (b *builder) writeThreads(threads map[id.EventID]history.UnreadCount) {
 	separator := `"unread_thread_notifications":{`
 	for root, c := range threads {
-		if c == (rooms.UnreadCount{}) {
+		if c == (history.UnreadCount{}) {
 			continue
 		}
 		b.out = append(b.out, separator...)
@@ -395,7 +396,7 @@ func (b *builder) writeThreads(threads map[id.EventID]rooms.UnreadCount) {
 	}
 }
 
-func appendCount(dst []byte, c rooms.UnreadCount) []byte {
+func appendCount(dst []byte, c history.UnreadCount) []byte {
 	dst = append(dst, `{"highlight_count":`...)
 	dst = strconv.AppendInt(dst, c.Highlight, 10)
 	dst = append(dst, `,"notification_count":`...)

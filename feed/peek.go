@@ -8,9 +8,9 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/history"
 	"ebb/ident"
 	"ebb/mxerr"
-	"ebb/rooms"
 )
 
 // PeekRequest asks for what is new in one room, in which the user need not be.
@@ -33,8 +33,8 @@ const maxPeeked = 100
 // Peek answers with the events that are new in a room that the user may read, waiting for one up to the timeout.
 // Spec: client-server-api#get_matrixclientv3events (peeking_events)
 func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error) {
-	to := rooms.Recipient{UserNID: q.UserNID, User: q.UserID, Device: q.DeviceNID}
-	if err := s.Rooms.MayRead(ctx, q.Room, to); err != nil {
+	to := history.Recipient{UserNID: q.UserNID, User: q.UserID, Device: q.DeviceNID}
+	if err := s.History.MayRead(ctx, q.Room, to); err != nil {
 		return p, err
 	}
 	room, err := s.Rooms.Room(ctx, q.Room)
@@ -45,7 +45,7 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 	defer sub.Close()
 	expired, stop := s.Timer(min(max(0, q.Timeout), maxTimeout))
 	defer stop()
-	p.Start = cmp.Or(q.From, rooms.TimelineToken(room.LastOrder()))
+	p.Start = cmp.Or(q.From, history.TimelineToken(room.LastOrder()))
 	p.End = p.Start
 	for final := q.Timeout <= 0; ; {
 		if err := s.newIn(ctx, q.Room, to, &p); err != nil || len(p.Chunk) > 0 || final {
@@ -67,14 +67,14 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 }
 
 // newIn reads on from the end of what was read, over events that the user may not see.
-func (s *Service) newIn(ctx context.Context, roomID id.RoomID, to rooms.Recipient, p *Peeked) error {
+func (s *Service) newIn(ctx context.Context, roomID id.RoomID, to history.Recipient, p *Peeked) error {
 	room, err := s.Rooms.Room(ctx, roomID)
 	if err != nil {
 		return err
 	}
-	last := rooms.TimelineToken(room.LastOrder())
+	last := history.TimelineToken(room.LastOrder())
 	for {
-		page, err := s.Rooms.Messages(ctx, roomID, to, rooms.PageRequest{From: p.End, To: last, Limit: maxPeeked})
+		page, err := s.History.Messages(ctx, roomID, to, history.PageRequest{From: p.End, To: last, Limit: maxPeeked})
 		if err != nil {
 			return err
 		}

@@ -22,6 +22,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"ebb/history"
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
@@ -33,9 +34,10 @@ import (
 // Options is what a Service is made of. E2EE, Push and Alive may be nil: then their part is left out. Now and Log default
 // to the real time and to silence.
 type Options struct {
-	Cache keyed.Budget // bounds what is remembered
-	DB    *storage.DB
-	Rooms *rooms.Service
+	Cache   keyed.Budget // bounds what is remembered
+	DB      *storage.DB
+	Rooms   *rooms.Service
+	History *history.Service
 	// Commits is that of Rooms.
 	Commits *rooms.Commits
 	E2EE    E2EE

@@ -10,8 +10,8 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/feed"
+	"ebb/history"
 	"ebb/mxerr"
-	"ebb/rooms"
 )
 
 func same[T comparable](t *testing.T, what string, got, want []T) {
@@ -116,7 +116,7 @@ func TestGapGivesStateAtItsEndAndATokenToFillIt(t *testing.T) {
 	if len(j.State.Events) != 2 {
 		t.Errorf("state: %v", j.State.types())
 	}
-	page, err := w.Messages(t.Context(), room, rooms.Recipient{UserNID: alice.UserNID, User: alice.UserID}, rooms.PageRequest{From: j.Timeline.PrevBatch, Backwards: true, Limit: 3})
+	page, err := w.history.Messages(t.Context(), room, history.Recipient{UserNID: alice.UserNID, User: alice.UserID}, history.PageRequest{From: j.Timeline.PrevBatch, Backwards: true, Limit: 3})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"ebb/canonjson"
+	"ebb/history"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -30,7 +31,7 @@ type timeline struct {
 	last    storage.Pos // the timeline ends here
 	prev    int64       // order for prev_batch: older events come before it
 	start   statePoint  // before the first event
-	view    *rooms.View
+	view    *history.View
 }
 
 // begin sets where the timeline begins.
@@ -75,7 +76,7 @@ func byPos(e *rooms.Event, pos storage.Pos) int {
 // timeline selects the newest events after since (exclusive) up to last (inclusive) that the viewer may see and the filter
 // lets through.
 func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos) (timeline, error) {
-	t := timeline{last: last, view: b.Rooms.View(room, b.recipient())}
+	t := timeline{last: last, view: b.History.View(room, b.recipient())}
 	t.begin()
 	limit := b.filter.timelineLimit()
 	if !b.filter.Room.Timeline.room(string(room.ID())) {
@@ -103,7 +104,7 @@ func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos) 
 type timelineWalk struct {
 	b      *builder
 	room   *rooms.Room
-	view   *rooms.View
+	view   *history.View
 	since  storage.Pos
 	before storage.Pos // everything from here on was walked
 	window window
@@ -185,7 +186,7 @@ func (b *builder) writeEvents(room *rooms.Room, t *timeline) (err error) {
 	case b.filter.Federation:
 		return b.writeRaw(room, t.events)
 	}
-	opt := rooms.FormOptions{Bundle: mayBeRelated(room, t.events)}
+	opt := history.FormOptions{Bundle: mayBeRelated(room, t.events)}
 	if b.filter.EventFields == nil {
 		b.out, err = t.view.Append(b.ctx, b.tx, b.out, t.events, opt)
 		return err
@@ -217,7 +218,7 @@ func mayBeRelated(room *rooms.Room, events []*rooms.Event) bool {
 
 // writeRaw appends events in the form in which servers exchange them.
 func (b *builder) writeRaw(room *rooms.Room, events []*rooms.Event) error {
-	shown, err := b.Rooms.Shown(b.ctx, b.tx, room, events, b.recipient())
+	shown, err := b.History.Shown(b.ctx, b.tx, room, events, b.recipient())
 	for _, e := range shown {
 		b.out = append(b.list(), e.JSON()...)
 	}
@@ -231,11 +232,11 @@ func (b *builder) writeState(room *rooms.Room, events []*rooms.Event) (err error
 	case b.filter.Federation:
 		err = b.writeRaw(room, events)
 	case b.filter.EventFields == nil:
-		b.out, err = b.Rooms.AppendState(b.ctx, b.tx, b.out, room, events, b.recipient())
+		b.out, err = b.History.AppendState(b.ctx, b.tx, b.out, room, events, b.recipient())
 	default:
 		for _, e := range events {
 			var form []byte
-			if form, err = b.Rooms.AppendState(b.ctx, b.tx, nil, room, []*rooms.Event{e}, b.recipient()); err != nil {
+			if form, err = b.History.AppendState(b.ctx, b.tx, nil, room, []*rooms.Event{e}, b.recipient()); err != nil {
 				return err
 			}
 			b.out = selectFields(b.list(), form, b.filter.EventFields)

@@ -15,6 +15,7 @@ import (
 
 	"ebb/e2ee"
 	"ebb/feed"
+	"ebb/history"
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
@@ -30,7 +31,8 @@ type world struct {
 	hub  *wake.Hub
 	e2ee *e2ee.Service
 	*rooms.Service
-	feed *feed.Service
+	history *history.Service
+	feed    *feed.Service
 
 	mu     sync.Mutex
 	now    time.Time
@@ -72,9 +74,10 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.history = history.New(history.Options{DB: db, Rooms: w.Service, Commits: commits, Now: w.clock})
 	w.e2ee = e2ee.New(e2ee.Options{DB: db, Server: server, Hub: w.hub, Rooms: w.Service, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
 	w.feed = feed.New(feed.Options{
-		DB: db, Rooms: w.Service, Commits: commits, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), Timer: w.timer,
+		DB: db, Rooms: w.Service, History: w.history, Commits: commits, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), Timer: w.timer,
 	})
 }
 

@@ -139,7 +139,7 @@ func (cs *Commits) Subscribe(l Listener) {
 
 // own makes the listeners of a Service those that come first and last.
 func (cs *Commits) own(s *Service) {
-	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.unread.committed, s.ignores.committed, s.erased.committed}
+	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.ignores.committed, s.erased.committed}
 	cs.wake = s.wake
 }
 

@@ -174,7 +174,7 @@ func TestUpgrade(t *testing.T) {
 
 // followed counts the users whose push rules follow them.
 type followed struct {
-	allNotify
+	outcomes
 	moved *int
 }
 

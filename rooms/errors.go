@@ -9,6 +9,9 @@ import (
 	"ebb/rooms/pdu"
 )
 
+// errNeedTx means that memory does not have the answer, and a database read is needed.
+var errNeedTx = errors.New("a database read is needed")
+
 // authError turns what the authorisation rules say into what the client is told.
 func authError(err error) error {
 	var r *eventauth.Rejection

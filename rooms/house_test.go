@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ type house struct {
 	with []func(*Options)
 
 	listener atomic.Pointer[Listener] // see listen
+	readers  sync.Map                 // *Service → Readers
 }
 
 // eachHouse runs a test on every kind of database.
@@ -69,6 +71,7 @@ func (h *house) open() *Service {
 	})
 	svc, err := New(h.Context(), o)
 	h.ok(err)
+	h.readers.Store(svc, OpenReaders(svc, o))
 	svc.briefWait = 0 // nobody completes rooms unless the test does
 	return svc
 }

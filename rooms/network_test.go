@@ -248,7 +248,7 @@ type wire struct {
 var _ Remote = wire{}
 
 // asked is what a server answers with; strangers and peers both do.
-func ask[T any](w wire, server string, stranger func(*stranger) (T, error), known func(*Service) (T, error)) (T, error) {
+func ask[T any](w wire, server string, stranger func(*stranger) (T, error), known func(*peer) (T, error)) (T, error) {
 	var none T
 	if !w.n.reach(w.from, server) {
 		return none, errUnreachable
@@ -257,7 +257,7 @@ func ask[T any](w wire, server string, stranger func(*stranger) (T, error), know
 		return stranger(s)
 	}
 	if p := w.n.peers[server]; p != nil {
-		return known(p.svc)
+		return known(p)
 	}
 	return none, errUnreachable
 }
@@ -285,15 +285,15 @@ func idsOf(events []*Event) []id.EventID {
 type stateAnswer struct{ state, chain []*Event }
 
 func (w wire) state(ctx context.Context, server string, room id.RoomID, event id.EventID) (stateAnswer, error) {
-	return ask(w, server, no[stateAnswer], func(s *Service) (a stateAnswer, err error) {
-		a.state, a.chain, err = s.StateForServer(ctx, w.from, room, event)
+	return ask(w, server, no[stateAnswer], func(p *peer) (a stateAnswer, err error) {
+		a.state, a.chain, err = p.reads().StateForServer(ctx, w.from, room, event)
 		return a, err
 	})
 }
 
 func (w wire) GetEvent(ctx context.Context, server string, event id.EventID) (json.RawMessage, error) {
 	return ask(w, server, func(s *stranger) (json.RawMessage, error) { return s.event(event) },
-		func(s *Service) (json.RawMessage, error) { return s.EventForServer(ctx, w.from, event) })
+		func(p *peer) (json.RawMessage, error) { return p.reads().EventForServer(ctx, w.from, event) })
 }
 
 func (w wire) GetMissingEvents(ctx context.Context, server string, room id.RoomID, earliest, latest []id.EventID, limit int, minDepth int64) ([]json.RawMessage, error) {
@@ -301,8 +301,8 @@ func (w wire) GetMissingEvents(ctx context.Context, server string, room id.RoomI
 		limit, minDepth = min(limit, usualMissingPage), 0
 	}
 	return ask(w, server, func(s *stranger) ([]json.RawMessage, error) { return s.missing(latest) },
-		func(s *Service) ([]json.RawMessage, error) {
-			return s.MissingEventsForServer(ctx, w.from, MissingEvents{Room: room, Earliest: earliest, Latest: latest, Limit: limit, MinDepth: minDepth})
+		func(p *peer) ([]json.RawMessage, error) {
+			return p.reads().MissingEventsForServer(ctx, w.from, room, earliest, latest, limit, minDepth)
 		})
 }
 
@@ -325,8 +325,8 @@ func (w wire) StateIDs(ctx context.Context, server string, room id.RoomID, event
 
 func (w wire) EventAuth(ctx context.Context, server string, room id.RoomID, event id.EventID) ([]json.RawMessage, error) {
 	return ask(w, server, func(s *stranger) ([]json.RawMessage, error) { return s.authChain(event) },
-		func(s *Service) ([]json.RawMessage, error) {
-			chain, err := s.AuthChainForServer(ctx, w.from, room, event)
+		func(p *peer) ([]json.RawMessage, error) {
+			chain, err := p.reads().AuthChainForServer(ctx, w.from, room, event)
 			return jsonOf(chain), err
 		})
 }
@@ -336,8 +336,8 @@ func (w wire) Backfill(ctx context.Context, server string, room id.RoomID, from 
 		limit = min(limit, w.n.page)
 	}
 	raws, err := ask(w, server, func(s *stranger) ([]json.RawMessage, error) { return s.backfill(from) },
-		func(s *Service) ([]json.RawMessage, error) {
-			return s.BackfillForServer(ctx, w.from, room, from, limit)
+		func(p *peer) ([]json.RawMessage, error) {
+			return p.reads().BackfillForServer(ctx, w.from, room, from, limit)
 		})
 	if w.n.spoil != nil {
 		for i, raw := range raws {
@@ -349,16 +349,16 @@ func (w wire) Backfill(ctx context.Context, server string, room id.RoomID, from 
 
 func (w wire) TimestampToEvent(ctx context.Context, server string, room id.RoomID, ts int64, dir string) (id.EventID, int64, error) {
 	var at int64
-	eventID, err := ask(w, server, no[id.EventID], func(s *Service) (eventID id.EventID, err error) {
-		eventID, at, err = s.EventAtTimeForServer(ctx, w.from, room, ts, dir == "b")
+	eventID, err := ask(w, server, no[id.EventID], func(p *peer) (eventID id.EventID, err error) {
+		eventID, at, err = p.reads().EventAtTimeForServer(ctx, w.from, room, ts, dir == "b")
 		return eventID, err
 	})
 	return eventID, at, err
 }
 
 func (w wire) template(ctx context.Context, server string, room id.RoomID, user id.UserID, m Membership, versions []id.RoomVersion) (fedclient.Template, error) {
-	return ask(w, server, no[fedclient.Template], func(s *Service) (fedclient.Template, error) {
-		return s.Template(ctx, w.from, room, user, m, versions)
+	return ask(w, server, no[fedclient.Template], func(p *peer) (fedclient.Template, error) {
+		return p.svc.Template(ctx, w.from, room, user, m, versions)
 	})
 }
 
@@ -378,31 +378,31 @@ func (w wire) SendJoin(ctx context.Context, server string, room id.RoomID, event
 	if w.n.onJoin != nil {
 		w.n.onJoin()
 	}
-	return ask(w, server, no[*fedclient.JoinAnswer], func(s *Service) (*fedclient.JoinAnswer, error) {
-		accepted, err := s.AcceptJoin(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: join, OmitMembers: omit && w.n.omit})
+	return ask(w, server, no[*fedclient.JoinAnswer], func(p *peer) (*fedclient.JoinAnswer, error) {
+		accepted, err := p.svc.AcceptJoin(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: join, OmitMembers: omit && w.n.omit})
 		if err != nil {
 			return nil, err
 		}
-		return s.JoinAnswer(ctx, accepted)
+		return p.svc.JoinAnswer(ctx, accepted)
 	})
 }
 
 func (w wire) SendLeave(ctx context.Context, server string, room id.RoomID, event id.EventID, leave json.RawMessage) error {
-	_, err := ask(w, server, no[bool], func(s *Service) (bool, error) {
-		return true, s.AcceptLeave(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: leave})
+	_, err := ask(w, server, no[bool], func(p *peer) (bool, error) {
+		return true, p.svc.AcceptLeave(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: leave})
 	})
 	return err
 }
 
 func (w wire) SendKnock(ctx context.Context, server string, room id.RoomID, event id.EventID, knock json.RawMessage) ([]json.RawMessage, error) {
-	return ask(w, server, no[[]json.RawMessage], func(s *Service) ([]json.RawMessage, error) {
-		return s.AcceptKnock(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: knock})
+	return ask(w, server, no[[]json.RawMessage], func(p *peer) ([]json.RawMessage, error) {
+		return p.svc.AcceptKnock(ctx, Handshake{Origin: w.from, Room: room, Event: event, PDU: knock})
 	})
 }
 
 func (w wire) Invite(ctx context.Context, server string, version id.RoomVersion, room id.RoomID, event id.EventID, invite json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error) {
-	return ask(w, server, no[json.RawMessage], func(s *Service) (json.RawMessage, error) {
-		return s.ReceiveInvite(ctx, ReceivedInvite{Origin: w.from, Version: version, Room: room, Event: event, PDU: invite, Stripped: stripped})
+	return ask(w, server, no[json.RawMessage], func(p *peer) (json.RawMessage, error) {
+		return p.svc.ReceiveInvite(ctx, ReceivedInvite{Origin: w.from, Version: version, Room: room, Event: event, PDU: invite, Stripped: stripped})
 	})
 }
 

@@ -86,8 +86,6 @@ func (e *early) soon() context.Context {
 	return ctx
 }
 
-func (e *early) reader() Recipient { return Recipient{UserNID: e.dora.NID, User: e.dora.ID} }
-
 func TestRoomIsJoinedBeforeItsMembersAreKnown(t *testing.T) {
 	e := newEarly(t)
 	e.join()
@@ -120,24 +118,24 @@ func TestRoomIsJoinedBeforeItsMembersAreKnown(t *testing.T) {
 func TestWhatNeedsAllMembersWaitsForThem(t *testing.T) {
 	e := newEarly(t)
 	e.join()
-	s := e.d.svc
+	s, r := e.d.svc, e.d.reads()
 	other := e.d.user("other")
 	key := "@mallory:evil"
 	for what, ask := range map[string]func(ctx context.Context, who Sender) error{
 		"members": func(ctx context.Context, who Sender) error {
-			_, err := s.GetMembers(ctx, e.room, Recipient{UserNID: who.NID, User: who.ID}, MembersRequest{})
+			_, err := r.GetMembers(ctx, e.room, who)
 			return err
 		},
 		"joined members": func(ctx context.Context, who Sender) error {
-			_, err := s.JoinedMembers(ctx, e.room, Recipient{UserNID: who.NID, User: who.ID})
+			_, err := r.JoinedMembers(ctx, e.room, who)
 			return err
 		},
 		"state": func(ctx context.Context, who Sender) error {
-			_, err := s.RoomState(ctx, e.room, Recipient{UserNID: who.NID, User: who.ID})
+			_, err := r.RoomState(ctx, e.room, who)
 			return err
 		},
 		"an unknown member": func(ctx context.Context, who Sender) error {
-			_, err := s.StateEvent(ctx, e.room, typeMember, key, Recipient{UserNID: who.NID, User: who.ID}, false)
+			_, err := r.StateEvent(ctx, e.room, typeMember, key, who)
 			return err
 		},
 		"kick": func(ctx context.Context, who Sender) error { return s.Kick(ctx, who, e.room, e.mallory, "") },
@@ -162,11 +160,11 @@ func TestWhatNeedsAllMembersWaitsForThem(t *testing.T) {
 	}
 	for what, ask := range map[string]func() error{
 		"a known member": func() error {
-			_, err := s.StateEvent(e.soon(), e.room, typeMember, string(e.dora.ID), e.reader(), false)
+			_, err := r.StateEvent(e.soon(), e.room, typeMember, string(e.dora.ID), e.dora)
 			return err
 		},
 		"the rules": func() error {
-			_, err := s.StateEvent(e.soon(), e.room, typeJoinRules, "", e.reader(), false)
+			_, err := r.StateEvent(e.soon(), e.room, typeJoinRules, "", e.dora)
 			return err
 		},
 	} {
@@ -177,7 +175,7 @@ func TestWhatNeedsAllMembersWaitsForThem(t *testing.T) {
 	waiting := make(chan error)
 	var members []json.RawMessage
 	go func() {
-		got, err := s.GetMembers(e.Context(), e.room, e.reader(), MembersRequest{})
+		got, err := r.GetMembers(e.Context(), e.room, e.dora)
 		members = got
 		waiting <- err
 	}()
@@ -198,10 +196,10 @@ func TestPartialRoomIsNoDoorForOthers(t *testing.T) {
 	join := e.membership(newcomer, newcomer, Join)
 	_, err := e.d.svc.AcceptJoin(t.Context(), Handshake{Origin: "evil", Room: e.room, Event: join.ID(), PDU: join.JSON()})
 	e.d.refused(err, mxerr.CodeNotFound)
-	_, _, err = e.d.svc.StateForServer(t.Context(), "a", e.room, e.d.room(e.room).extremityIDs()[0])
+	_, _, err = e.d.reads().StateForServer(t.Context(), "a", e.room, e.d.room(e.room).extremityIDs()[0])
 	e.d.refused(err, mxerr.CodeForbidden)
 	e.d.complete(e.room)
-	if _, _, err = e.d.svc.StateForServer(t.Context(), "a", e.room, e.d.room(e.room).extremityIDs()[0]); err != nil {
+	if _, _, err = e.d.reads().StateForServer(t.Context(), "a", e.room, e.d.room(e.room).extremityIDs()[0]); err != nil {
 		t.Error(err)
 	}
 }
@@ -311,7 +309,7 @@ func TestAnotherServerDoesNotTellTheRules(t *testing.T) {
 	e := newEarly(t)
 	e.join()
 	state := func(id.EventID) (state, chain []*Event, err error) {
-		return e.a.svc.StateForServer(t.Context(), "evil", e.room, e.d.joinOf(e.room, e.dora).PrevEvents()[0])
+		return e.a.reads().StateForServer(t.Context(), "evil", e.room, e.d.joinOf(e.room, e.dora).PrevEvents()[0])
 	}
 	less := func(events []*Event) []*Event {
 		return slices.DeleteFunc(events, func(ev *Event) bool { return ev.Type() == typePowerLevels })
@@ -352,7 +350,7 @@ func TestLeavingEndsTheWaitingForMembers(t *testing.T) {
 	e.join()
 	waiting := make(chan error)
 	go func() {
-		_, err := e.d.svc.JoinedMembers(t.Context(), e.room, e.reader())
+		_, err := e.d.reads().JoinedMembers(t.Context(), e.room, e.dora)
 		waiting <- err
 	}()
 	asked := make(chan struct{})

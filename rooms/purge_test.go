@@ -137,8 +137,7 @@ func TestForwardExtremityIsASkeletonUntilTheRoomGoesOn(t *testing.T) {
 				t.Error("the skeleton is in the ring")
 			}
 		}
-		to := Recipient{UserNID: alice.NID, User: alice.ID}
-		if _, err := h.svc.GetEvent(t.Context(), room, last, to); err == nil {
+		if _, err := h.reads().GetEvent(t.Context(), room, last, alice); err == nil {
 			t.Error("the skeleton is given to a client")
 		}
 		h.refused(h.svc.SetReceipt(t.Context(), alice, room, ReadReceipt, last, ""), "M_NOT_FOUND")

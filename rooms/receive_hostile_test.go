@@ -222,14 +222,12 @@ func TestRejectedEventStaysRejected(t *testing.T) {
 		t.Error("the power levels are those of the rejected event")
 	}
 	for _, e := range []*pdu.Event{bad, cites} {
-		if _, err := s.svc.GetEvent(t.Context(), s.room, e.ID(), s.recipient(s.alice)); mxerr.Code(err) != mxerr.CodeNotFound {
+		if _, err := s.reads().GetEvent(t.Context(), s.room, e.ID(), s.alice); mxerr.Code(err) != mxerr.CodeNotFound {
 			t.Errorf("a client gets %s: %v", e.Type(), err)
 		}
 	}
 	s.whole()
 }
-
-func (s *siege) recipient(u Sender) Recipient { return Recipient{UserNID: u.NID, User: u.ID} }
 
 // What somebody wrote into a state event that the rules refuse is not kept, by whatever way it came.
 func TestRejectedStateEventKeepsNoContent(t *testing.T) {
@@ -535,9 +533,9 @@ func TestPagesGoOnOverRejectedEvents(t *testing.T) {
 	seen := map[id.EventID]bool{}
 	token := ""
 	for range 50 {
-		page, err := s.svc.Messages(t.Context(), s.room, s.recipient(s.alice), PageRequest{From: token, Backwards: true, Limit: 5})
+		chunk, end, err := s.reads().Messages(t.Context(), s.room, s.alice, token, 5)
 		s.ok(err)
-		for _, raw := range page.Chunk {
+		for _, raw := range chunk {
 			var e struct {
 				ID     id.EventID `json:"event_id"`
 				Sender id.UserID
@@ -549,7 +547,7 @@ func TestPagesGoOnOverRejectedEvents(t *testing.T) {
 				t.Fatalf("shown: %s", raw)
 			}
 		}
-		if token = page.End; token == "" {
+		if token = end; token == "" {
 			break
 		}
 	}
@@ -652,7 +650,7 @@ func TestEventOfBannedUserBesideTheBanIsHidden(t *testing.T) {
 	if got := s.stored(s.room, e.ID()); got == nil || got.Flags&storage.SoftFailedEvent == 0 {
 		t.Fatalf("stored as %+v", got)
 	}
-	_, err := s.svc.GetEvent(t.Context(), s.room, e.ID(), s.recipient(s.alice))
+	_, err := s.reads().GetEvent(t.Context(), s.room, e.ID(), s.alice)
 	s.refused(err, mxerr.CodeNotFound)
 	s.whole()
 }

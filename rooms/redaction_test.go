@@ -25,16 +25,15 @@ func (s *siege) redact(target id.EventID, prev ...id.EventID) *pdu.Event {
 // shows reports whether alice's clients get an event, and wants every way of reading to agree on it.
 func (s *siege) shows(eventID id.EventID) bool {
 	s.Helper()
-	alice := reads(s.alice)
-	_, err := s.svc.GetEvent(s.Context(), s.room, eventID, alice)
+	_, err := s.reads().GetEvent(s.Context(), s.room, eventID, s.alice)
 	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
 		s.Fatal(err)
 	}
 	shown := err == nil
-	page, err := s.svc.Messages(s.Context(), s.room, alice, PageRequest{Backwards: true, Limit: MaxPage})
+	chunk, _, err := s.reads().Messages(s.Context(), s.room, s.alice, "", 1000)
 	s.ok(err)
 	var listed int
-	for _, raw := range page.Chunk {
+	for _, raw := range chunk {
 		if strings.Contains(string(raw), `"event_id":"`+string(eventID)+`"`) && !strings.Contains(string(raw), `"redacted_because"`) {
 			listed++
 		}
@@ -66,8 +65,8 @@ func TestRedactionWithoutPowerReachesNoClient(t *testing.T) {
 		if got := s.stored(s.room, mine); got.RedactedBy != 0 || !strings.Contains(string(got.JSON()), "by alice") {
 			t.Errorf("version %s: mallory redacted %s", v, got.JSON())
 		}
-		if u, err := s.svc.Unread(t.Context(), nil, s.alice.NID, s.house.room(s.room).NID()); err == nil && u.Main != (UnreadCount{}) {
-			t.Errorf("version %s: they count as %+v", v, u.Main)
+		if notify, highlight, err := s.reads().Unread(t.Context(), s.house.room(s.room).NID(), s.alice); err == nil && notify+highlight != 0 {
+			t.Errorf("version %s: %d of them count as unread, %d highlight", v, notify, highlight)
 		}
 		ends := s.ends()
 		s.whole()
@@ -275,12 +274,12 @@ func TestRedactionIsShownInItsPlaceWhenItsTargetIsBackfilled(t *testing.T) {
 	b.say(bob, room, "hello")
 	var found []string
 	for from, pages := "", 0; pages < 20; pages++ {
-		page, err := b.svc.Messages(t.Context(), room, reads(bob), PageRequest{From: from, Backwards: true, Limit: 1})
+		chunk, end, err := b.reads().Messages(t.Context(), room, bob, from, 1)
 		b.ok(err)
-		for _, raw := range page.Chunk {
+		for _, raw := range chunk {
 			found = append(found, string(raw))
 		}
-		if from = page.End; from == "" {
+		if from = end; from == "" {
 			break
 		}
 	}
@@ -312,7 +311,7 @@ func TestStateEventRedactsNothing(t *testing.T) {
 		if v == id.RoomV1 { // where the authorisation rules know redactions
 			continue
 		}
-		form, err := s.svc.GetEvent(t.Context(), s.room, e.ID(), reads(s.alice))
+		form, err := s.reads().GetEvent(t.Context(), s.room, e.ID(), s.alice)
 		s.ok(err)
 		if strings.Contains(string(form), string(mine)) {
 			t.Errorf("version %s: clients get %s", v, form)

@@ -17,28 +17,28 @@ import (
 	"ebb/storage"
 )
 
-// reads are the ways in which another server reads a room.
-func (p *peer) reads(origin string, room id.RoomID, event id.EventID) map[string]func(ctx context.Context) (any, error) {
-	s := p.svc
+// waysIn are the ways in which another server reads a room.
+func (p *peer) waysIn(origin string, room id.RoomID, event id.EventID) map[string]func(ctx context.Context) (any, error) {
+	r := p.reads()
 	return map[string]func(ctx context.Context) (any, error){
-		"event": func(ctx context.Context) (any, error) { return s.EventForServer(ctx, origin, event) },
+		"event": func(ctx context.Context) (any, error) { return r.EventForServer(ctx, origin, event) },
 		"state": func(ctx context.Context) (any, error) {
-			state, _, err := s.StateForServer(ctx, origin, room, event)
+			state, _, err := r.StateForServer(ctx, origin, room, event)
 			return state, err
 		},
-		"event_auth": func(ctx context.Context) (any, error) { return s.AuthChainForServer(ctx, origin, room, event) },
+		"event_auth": func(ctx context.Context) (any, error) { return r.AuthChainForServer(ctx, origin, room, event) },
 		"backfill": func(ctx context.Context) (any, error) {
-			return s.BackfillForServer(ctx, origin, room, []id.EventID{event}, 100)
+			return r.BackfillForServer(ctx, origin, room, []id.EventID{event}, 100)
 		},
 		"missing": func(ctx context.Context) (any, error) {
-			return s.MissingEventsForServer(ctx, origin, MissingEvents{Room: room, Latest: []id.EventID{event}, Limit: 100})
+			return r.MissingEventsForServer(ctx, origin, room, nil, []id.EventID{event}, 100, 0)
 		},
 		"timestamp_to_event": func(ctx context.Context) (any, error) {
-			eventID, _, err := s.EventAtTimeForServer(ctx, origin, room, p.now.UnixMilli(), true)
+			eventID, _, err := r.EventAtTimeForServer(ctx, origin, room, p.now.UnixMilli(), true)
 			return eventID, err
 		},
 		"make_leave": func(ctx context.Context) (any, error) {
-			return s.Template(ctx, origin, room, id.UserID("@spy:"+origin), Leave, nil)
+			return p.svc.Template(ctx, origin, room, id.UserID("@spy:"+origin), Leave, nil)
 		},
 	}
 }
@@ -54,7 +54,7 @@ func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
 	n.deliver()
 	refused := func(origin string) {
 		t.Helper()
-		for name, read := range here.reads(origin, room, message) {
+		for name, read := range here.waysIn(origin, room, message) {
 			if got, err := read(t.Context()); mxerr.Code(err) != mxerr.CodeForbidden {
 				t.Errorf("%s by %s: %v, %v", name, origin, got, err)
 			}
@@ -63,7 +63,7 @@ func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
 	refused("spy")
 	refused("")
 	refused("re")
-	for name, read := range here.reads("there", room, message) {
+	for name, read := range here.waysIn("there", room, message) {
 		if _, err := read(t.Context()); err != nil && name != "make_leave" {
 			t.Errorf("%s by a server in the room: %v", name, err)
 		}
@@ -73,7 +73,7 @@ func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
 	here.set(alice, room, typeServerACL, "", `{"allow":["*"]}`)
 	here.ok(here.svc.Kick(t.Context(), alice, room, bob.ID, ""))
 	refused("there")
-	for name, read := range here.reads("spy", "!unknown:here", "$unknown") {
+	for name, read := range here.waysIn("spy", "!unknown:here", "$unknown") {
 		if got, err := read(t.Context()); mxerr.Code(err) != mxerr.CodeNotFound {
 			t.Errorf("%s of an unknown room: %v, %v", name, got, err)
 		}
@@ -83,9 +83,9 @@ func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
 // told is the text of all that a server reads by backfill, from an event back.
 func (p *peer) told(origin string, room id.RoomID, from id.EventID) string {
 	p.Helper()
-	events, err := p.svc.BackfillForServer(p.Context(), origin, room, []id.EventID{from}, 100)
+	events, err := p.reads().BackfillForServer(p.Context(), origin, room, []id.EventID{from}, 100)
 	p.ok(err)
-	missing, err := p.svc.MissingEventsForServer(p.Context(), origin, MissingEvents{Room: room, Latest: []id.EventID{from}, Limit: 100})
+	missing, err := p.reads().MissingEventsForServer(p.Context(), origin, room, nil, []id.EventID{from}, 100, 0)
 	p.ok(err)
 	text, err := json.Marshal(append(events, missing...))
 	p.ok(err)
@@ -116,20 +116,20 @@ func TestAuthChainsGoBackToTheCreateEvent(t *testing.T) {
 			}
 			there.joinVia(bob, room, "here")
 			message := here.say(alice, room, "hello")
-			_, chain, err := here.svc.StateForServer(t.Context(), "there", room, message)
+			_, chain, err := here.reads().StateForServer(t.Context(), "there", room, message)
 			here.ok(err)
 			if !slices.Contains(idsOf(chain), create) {
 				t.Errorf("version %s: the auth chain of a state lacks the create event", v)
 			}
 			first := here.chained(room)[1].ID() // the creator's join, which from version 12 on cites nothing
 			for _, eventID := range []id.EventID{message, first} {
-				chain, err = here.svc.AuthChainForServer(t.Context(), "there", room, eventID)
+				chain, err = here.reads().AuthChainForServer(t.Context(), "there", room, eventID)
 				here.ok(err)
 				if !slices.Contains(idsOf(chain), create) {
 					t.Errorf("version %s: the auth chain of %s lacks the create event", v, eventID)
 				}
 			}
-			if chain, err = here.svc.AuthChainForServer(t.Context(), "there", room, create); err != nil || len(chain) != 0 {
+			if chain, err = here.reads().AuthChainForServer(t.Context(), "there", room, create); err != nil || len(chain) != 0 {
 				t.Errorf("version %s: the auth chain of the create event has %d events, %v", v, len(chain), err)
 			}
 		}
@@ -152,7 +152,7 @@ func TestServersReadWhatTheirUsersCouldSee(t *testing.T) {
 				t.Errorf("%s: %q is told: %t", history, text, !want)
 			}
 		}
-		if raw, err := here.svc.EventForServer(t.Context(), "there", early); err != nil || strings.Contains(string(raw), "before anybody came") != before {
+		if raw, err := here.reads().EventForServer(t.Context(), "there", early); err != nil || strings.Contains(string(raw), "before anybody came") != before {
 			t.Errorf("%s: the event is %s, %v", history, raw, err)
 		}
 	}
@@ -170,7 +170,7 @@ func TestServersAreNotToldWhatHasExpired(t *testing.T) {
 	if told := here.told("there", room, here.say(alice, room, "new")); strings.Contains(told, "gone after") || !strings.Contains(told, `"new"`) {
 		t.Errorf("the server is told %s", told)
 	}
-	if raw, err := here.svc.EventForServer(t.Context(), "there", old); mxerr.Code(err) != mxerr.CodeNotFound {
+	if raw, err := here.reads().EventForServer(t.Context(), "there", old); mxerr.Code(err) != mxerr.CodeNotFound {
 		t.Errorf("the event is %s, %v", raw, err)
 	}
 }
@@ -237,11 +237,11 @@ func TestWholeStatesAreReadForFewServersAtATime(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, name := range []string{"state", "event_auth"} {
-		if _, err := here.reads("there", room, message)[name](ctx); !errors.Is(err, context.Canceled) {
+		if _, err := here.waysIn("there", room, message)[name](ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s does not wait: %v", name, err)
 		}
 	}
-	if _, err := here.svc.EventForServer(t.Context(), "there", message); err != nil {
+	if _, err := here.reads().EventForServer(t.Context(), "there", message); err != nil {
 		t.Errorf("a single event waits: %v", err)
 	}
 	here.say(alice, room, "meanwhile")

@@ -74,11 +74,10 @@ type Service struct {
 	db  *storage.DB
 	log *slog.Logger
 
-	cache  roomCache
-	users  *keyed.Map[id.UserID, int64] // short names
-	own    membershipCache
-	txns   txnTable
-	unread unreadTable
+	cache roomCache
+	users *keyed.Map[id.UserID, int64] // short names
+	own   membershipCache
+	txns  txnTable
 
 	partials  partialRooms
 	briefWait time.Duration // see the constant
@@ -94,8 +93,6 @@ type Service struct {
 
 	ignores ignoreCache
 	erased  erasures
-
-	reader *reader // what reads remember
 }
 
 // New makes a Service; no room is loaded until it is asked for.
@@ -116,7 +113,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		Options: o, db: o.DB, log: o.Log, reader: newReader(), gate: newGate(), briefWait: briefWait,
+		Options: o, db: o.DB, log: o.Log, gate: newGate(), briefWait: briefWait,
 		users: keyed.NewMap[id.UserID, int64](o.Cache.Entries(maxCachedUsers)), spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now), joining: keyed.NewSemaphore[id.RoomID](1, 0),
 		heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan int64, maxToDecide),
 	}

@@ -71,10 +71,10 @@ func (l *lossy) hidden(eventID id.EventID) {
 	if l.sees(l.room, eventID) {
 		l.Errorf("%s is shown", eventID)
 	}
-	if _, err := l.svc.GetEvent(l.Context(), l.room, eventID, l.recipient(l.bob)); mxerr.Code(err) != mxerr.CodeNotFound {
+	if _, err := l.reads().GetEvent(l.Context(), l.room, eventID, l.bob); mxerr.Code(err) != mxerr.CodeNotFound {
 		l.Errorf("a client gets it: %v", err)
 	}
-	if _, err := l.svc.EventForServer(l.Context(), "good", eventID); mxerr.Code(err) != mxerr.CodeNotFound {
+	if _, err := l.reads().EventForServer(l.Context(), "good", eventID); mxerr.Code(err) != mxerr.CodeNotFound {
 		l.Errorf("a server gets it: %v", err)
 	}
 	if e := l.stored(l.room, eventID); e != nil && !slices.Equal(e.JSON(), mustRedact(l, e).JSON()) {
@@ -537,7 +537,7 @@ func TestBackPaginationGoesOnBehindForgedEvents(t *testing.T) {
 				}
 			}
 			h.n.spoil = nil
-			h.late.now = h.late.now.Add(backfillRest + time.Second)
+			h.late.now = h.late.now.Add(askAgain)
 			h.readsAllBut(10)
 		})
 	}
@@ -576,7 +576,7 @@ func TestBackPaginationGoesOnBehindRejectedEvents(t *testing.T) {
 					return out, nil
 				}
 				s.evil.sendGood(s.room, tip)
-				s.now = s.now.Add(backfillRest + time.Second)
+				s.now = s.now.Add(askAgain)
 				got := s.pages(s.alice, s.room, 7)
 				for i, e := range good {
 					if !slices.Contains(got, e) {

@@ -14,6 +14,7 @@ import (
 	"ebb/e2ee"
 	"ebb/fedclient"
 	"ebb/feed"
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/keyed"
 	"ebb/media"
@@ -32,6 +33,7 @@ type services struct {
 	hub       *wake.Hub
 	accounts  *accounts.Service
 	rooms     *rooms.Service
+	history   *history.Service
 	e2ee      *e2ee.Service
 	feed      *feed.Service
 	push      *pushrules.Rules
@@ -96,6 +98,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
 	}
+	s.history = history.New(history.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Now: o.Now})
 	delivery := outbox.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log}
 	if cfg.Federation.Enabled {
 		delivery.Commits = commits
@@ -112,7 +115,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Now: o.Now, Log: o.Log,
 	})
 	news := feed.Options{
-		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Rooms: s.rooms, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
+		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Rooms: s.rooms, History: s.history, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
 		Alive: s.alive, Server: cfg.ServerName,
 	}
 	if cfg.Federation.Enabled {

@@ -50,6 +50,8 @@ var rules = map[string]rule{
 	"pushrules": {rank: 3},
 
 	"rooms": {rank: 4},
+	// The readers: rooms, the only writer, knows nothing of them.
+	"history": {rank: 5},
 
 	"accounts":       {rank: 6},
 	"accounts/oauth": {rank: 6, sideways: []string{"accounts"}},

@@ -1,6 +1,7 @@
-package rooms
+package history
 
 import (
+	"ebb/rooms"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -90,7 +91,7 @@ func (f *EventFilter) selective() bool {
 }
 
 // event tells whether an event passes.
-func (f *EventFilter) event(e *Event) bool {
+func (f *EventFilter) event(e *rooms.Event) bool {
 	sender := string(e.Sender())
 	if f.Senders != nil && !slices.Contains(*f.Senders, sender) || slices.Contains(f.NotSenders, sender) {
 		return false

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
@@ -35,9 +36,9 @@ func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to Rec
 
 // closestEvent is what this server takes for the event closest to a time.
 type closestEvent struct {
-	room      *Room
-	event     *Event // nil: there is none
-	uncertain bool   // something is missing where a closer one may be
+	room      *rooms.Room
+	event     *rooms.Event // nil: there is none
+	uncertain bool         // something is missing where a closer one may be
 }
 
 func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to Recipient, at time.Time, backwards bool) (c closestEvent, err error) {
@@ -63,11 +64,11 @@ func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to Recipien
 // closestElsewhere asks other servers, and fetches what lies between this server's past and the event that they name. Where that
 // is too much, what is known here stands.
 func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to Recipient, at time.Time, backwards bool, here closestEvent) (closestEvent, error) {
-	eventID, ts, ok := s.AskTimestampToEvent(ctx, here.room, at.UnixMilli(), backwards)
+	eventID, ts, ok := s.rooms.AskTimestampToEvent(ctx, here.room, at.UnixMilli(), backwards)
 	if !ok || here.event != nil && !nearer(ts, here.event.OriginServerTS(), backwards) {
 		return here, nil
 	}
-	err := s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g pageGap, err error) {
+	err := s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g gap, err error) {
 		row, found, err := tx.EventByID(v.room.NID(), string(eventID))
 		if err != nil || found && row.Order > 0 {
 			return g, err
@@ -82,7 +83,7 @@ func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to Rec
 }
 
 // closest walks from the place of a time to the first visible event on the wanted side, and compares it with those near.
-func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*Event, error) {
+func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*rooms.Event, error) {
 	place, err := placeOf(tx, v.room, ts)
 	if err != nil {
 		return nil, err
@@ -94,9 +95,9 @@ func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*Event, erro
 	if c, err = widen(tx, v.room, c); err != nil {
 		return nil, err
 	}
-	var best *Event
+	var best *rooms.Event
 	for !c.done && !c.tired() {
-		events, _, err := v.walk(tx, &c, 2*timeWindow, &EventFilter{}, v.room.timeline)
+		events, _, err := v.walk(tx, &c, 2*timeWindow, &EventFilter{}, v.timeline)
 		if err != nil {
 			return nil, err
 		}
@@ -112,14 +113,14 @@ func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*Event, erro
 	return best, nil
 }
 
-func onSide(e *Event, ts int64, backwards bool) bool {
+func onSide(e *rooms.Event, ts int64, backwards bool) bool {
 	if backwards {
 		return e.OriginServerTS() <= ts
 	}
 	return e.OriginServerTS() >= ts
 }
 
-func closer(e, than *Event, backwards bool) bool {
+func closer(e, than *rooms.Event, backwards bool) bool {
 	return nearer(e.OriginServerTS(), than.OriginServerTS(), backwards)
 }
 
@@ -131,7 +132,7 @@ func nearer(ts, than int64, backwards bool) bool {
 }
 
 // widen moves the beginning of a walk by timeWindow events the other way.
-func widen(tx *storage.Tx, r *Room, c cursor) (cursor, error) {
+func widen(tx *storage.Tx, r *rooms.Room, c cursor) (cursor, error) {
 	if c.backwards {
 		rows, err := tx.Timeline(r.NID(), c.upTo, everything().upTo, false, timeWindow)
 		if n := len(rows); n > 0 {
@@ -148,7 +149,7 @@ func widen(tx *storage.Tx, r *Room, c cursor) (cursor, error) {
 
 // placeOf halves the timeline until it has the order of the last event from before a time, 0 if there is none. There is no
 // index by time: it would cost every send, and this is asked rarely.
-func placeOf(tx *storage.Tx, r *Room, ts int64) (int64, error) {
+func placeOf(tx *storage.Tx, r *rooms.Room, ts int64) (int64, error) {
 	low, high := int64(0), r.LastOrder() // the event at low is from before ts, the one after high is not
 	for low < high {
 		middle := low + (high-low+1)/2

@@ -1,6 +1,7 @@
-package rooms
+package history
 
 import (
+	"ebb/rooms"
 	"strconv"
 	"strings"
 
@@ -25,7 +26,7 @@ func ParseToken(text string) (order int64, err error) {
 			return 0, errToken(text)
 		}
 		number, _, _ = strings.Cut(number, "_")
-		limit /= OrderStep
+		limit /= rooms.OrderStep
 	}
 	n, err := strconv.ParseUint(number, 10, 63)
 	if err != nil || int64(n) > limit {
@@ -35,7 +36,7 @@ func ParseToken(text string) (order int64, err error) {
 		return int64(n), nil
 	}
 	// Everything that the client was given with the token is at or below its position.
-	return int64(n) * OrderStep, nil
+	return int64(n) * rooms.OrderStep, nil
 }
 
 func errToken(text string) error {

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"ebb/canonjson"
+	"ebb/rooms"
 	"ebb/rooms/visibility"
 	"ebb/storage"
 )
@@ -24,7 +25,7 @@ type FormOptions struct {
 // nil tx it reads the database only where memory does not do; most new events need none. The parts that all recipients
 // share are made once per event.
 // Spec: client-server-api#definition-clientevent
-func (s *Service) ClientEvents(ctx context.Context, tx *storage.Tx, room *Room, evs []*Event, to Recipient, opt FormOptions) (out []json.RawMessage, err error) {
+func (s *Service) ClientEvents(ctx context.Context, tx *storage.Tx, room *rooms.Room, evs []*rooms.Event, to Recipient, opt FormOptions) (out []json.RawMessage, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
 		v, err := s.viewer(ctx, tx, room, to)
 		if err != nil {
@@ -41,7 +42,7 @@ func (s *Service) ClientEvents(ctx context.Context, tx *storage.Tx, room *Room, 
 }
 
 // forms writes events that were found visible.
-func (v *viewer) forms(tx *storage.Tx, evs []*Event, sights []sight, opt FormOptions) ([]json.RawMessage, error) {
+func (v *viewer) forms(tx *storage.Tx, evs []*rooms.Event, sights []sight, opt FormOptions) ([]json.RawMessage, error) {
 	x, err := v.extras(tx, evs, opt)
 	if err != nil {
 		return nil, err
@@ -57,8 +58,8 @@ func (v *viewer) forms(tx *storage.Tx, evs []*Event, sights []sight, opt FormOpt
 }
 
 // one writes a single event that was found visible.
-func (v *viewer) one(tx *storage.Tx, e *Event, at sight, opt FormOptions) (json.RawMessage, error) {
-	forms, err := v.forms(tx, []*Event{e}, []sight{at}, opt)
+func (v *viewer) one(tx *storage.Tx, e *rooms.Event, at sight, opt FormOptions) (json.RawMessage, error) {
+	forms, err := v.forms(tx, []*rooms.Event{e}, []sight{at}, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +67,8 @@ func (v *viewer) one(tx *storage.Tx, e *Event, at sight, opt FormOptions) (json.
 }
 
 // shown is the event, or its redacted copy: those of an erased user are given whole only to who was there before.
-func (v *viewer) shown(e *Event, at sight) (*Event, error) {
-	erased, ok := v.svc.ErasedAt(e.SenderNID)
+func (v *viewer) shown(e *rooms.Event, at sight) (*rooms.Event, error) {
+	erased, ok := v.svc.rooms.ErasedAt(e.SenderNID)
 	if !ok || at.membership == visibility.Join || v.joined && v.joinedPos < erased || e.SenderNID == v.to.UserNID {
 		return e, nil
 	}
@@ -76,13 +77,13 @@ func (v *viewer) shown(e *Event, at sight) (*Event, error) {
 
 // extras is what a page of events needs besides the events themselves.
 type extras struct {
-	former     map[storage.Pos]*Event // state event → what it replaced
-	showFormer map[storage.Pos]bool   // and whether the viewer may see that
+	former     map[storage.Pos]*rooms.Event // state event → what it replaced
+	showFormer map[storage.Pos]bool         // and whether the viewer may see that
 	redactions map[storage.Pos]json.RawMessage
 	bundles    map[storage.Pos][]byte // event → the value of m.relations
 }
 
-func (v *viewer) extras(tx *storage.Tx, evs []*Event, opt FormOptions) (*extras, error) {
+func (v *viewer) extras(tx *storage.Tx, evs []*rooms.Event, opt FormOptions) (*extras, error) {
 	x := &extras{}
 	if err := v.loadFormer(tx, evs, x); err != nil {
 		return nil, err
@@ -99,7 +100,7 @@ func (v *viewer) extras(tx *storage.Tx, evs []*Event, opt FormOptions) (*extras,
 }
 
 // loadFormer finds what the state events among evs replaced.
-func (v *viewer) loadFormer(tx *storage.Tx, evs []*Event, x *extras) error {
+func (v *viewer) loadFormer(tx *storage.Tx, evs []*rooms.Event, x *extras) error {
 	replaced, err := v.formerOf(tx, evs)
 	if err != nil || len(replaced) == 0 {
 		return err
@@ -115,16 +116,16 @@ func (v *viewer) loadFormer(tx *storage.Tx, evs []*Event, x *extras) error {
 }
 
 // formerOf finds the positions of the events that state events among evs replaced, by those of the latter.
-func (v *viewer) formerOf(tx *storage.Tx, evs []*Event) (map[storage.Pos]storage.Pos, error) {
+func (v *viewer) formerOf(tx *storage.Tx, evs []*rooms.Event) (map[storage.Pos]storage.Pos, error) {
 	replaced := map[storage.Pos]storage.Pos{}
-	var open []*Event
+	var open []*rooms.Event
 	var wanted []storage.StateKey
 	for _, e := range evs {
 		key, isState := e.StateKey()
 		if !isState || e.Snapshot == 0 {
 			continue
 		}
-		if before, known := v.svc.reader.former.get(e.Pos); !known {
+		if before, known := v.svc.former.Get(e.Pos); !known {
 			open, wanted = append(open, e), append(wanted, storage.StateKey{Snapshot: e.Snapshot, Type: e.Type(), Key: key})
 		} else if before != 0 {
 			replaced[e.Pos] = before
@@ -142,7 +143,7 @@ func (v *viewer) formerOf(tx *storage.Tx, evs []*Event) (map[storage.Pos]storage
 	}
 	for i, e := range open {
 		before := found[wanted[i]]
-		v.svc.reader.former.put(e.Pos, before)
+		v.svc.former.Put(e.Pos, before)
 		if before != 0 {
 			replaced[e.Pos] = before
 		}
@@ -150,9 +151,9 @@ func (v *viewer) formerOf(tx *storage.Tx, evs []*Event) (map[storage.Pos]storage
 	return replaced, nil
 }
 
-func (v *viewer) showFormer(tx *storage.Tx, replaced map[storage.Pos]storage.Pos, events map[storage.Pos]*Event, x *extras) error {
-	x.former, x.showFormer = map[storage.Pos]*Event{}, map[storage.Pos]bool{}
-	var evs []*Event
+func (v *viewer) showFormer(tx *storage.Tx, replaced map[storage.Pos]storage.Pos, events map[storage.Pos]*rooms.Event, x *extras) error {
+	x.former, x.showFormer = map[storage.Pos]*rooms.Event{}, map[storage.Pos]bool{}
+	var evs []*rooms.Event
 	var by []storage.Pos
 	for pos, before := range replaced {
 		if e := events[before]; e != nil {
@@ -174,7 +175,7 @@ func (v *viewer) showFormer(tx *storage.Tx, replaced map[storage.Pos]storage.Pos
 }
 
 // loadRedactions writes the redactions of the redacted events among evs, where the viewer may see them.
-func (v *viewer) loadRedactions(tx *storage.Tx, evs []*Event, x *extras) error {
+func (v *viewer) loadRedactions(tx *storage.Tx, evs []*rooms.Event, x *extras) error {
 	var positions []storage.Pos
 	for _, e := range evs {
 		if e.RedactedBy != 0 {
@@ -191,7 +192,7 @@ func (v *viewer) loadRedactions(tx *storage.Tx, evs []*Event, x *extras) error {
 	if err != nil {
 		return err
 	}
-	var redactions []*Event
+	var redactions []*rooms.Event
 	for _, e := range events {
 		if e != nil {
 			redactions = append(redactions, e)
@@ -209,7 +210,7 @@ func (v *viewer) loadRedactions(tx *storage.Tx, evs []*Event, x *extras) error {
 }
 
 // append writes one event: the shared form with unsigned spliced in before its last byte.
-func (v *viewer) append(dst []byte, e *Event, at visibility.Membership, x *extras, opt FormOptions) []byte {
+func (v *viewer) append(dst []byte, e *rooms.Event, at visibility.Membership, x *extras, opt FormOptions) []byte {
 	form := e.Form(opt.RoomID)
 	bundle := x.bundles[e.Pos]
 	if dst == nil {

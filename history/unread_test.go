@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -7,13 +7,14 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/pushrules"
+	"ebb/rooms"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 )
 
 // notifying makes every event a notification.
-func notifying(o *Options) { o.Push = allNotify{} }
+func notifying(o *rooms.Options) { o.Push = allNotify{} }
 
 type allNotify struct{}
 
@@ -25,12 +26,12 @@ func (allNotify) Evaluate(*pdu.Event, pushrules.RoomInfo) pushrules.Outcome {
 
 func TestAReceiptClearsTheCountThatIsRemembered(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
-		h := newHouse(t, db, notifying)
+		h := openLibrary(t, db, notifying)
 		alice, bob := h.user("alice"), h.user("bob")
 		room := h.public(alice, bob)
 		unread := func() (n int64) {
-			h.ok(h.svc.DB.Read(t.Context(), func(tx *storage.Tx) error {
-				u, err := h.svc.Unread(t.Context(), tx, bob.NID, h.room(room).NID())
+			h.check(h.db.Read(t.Context(), func(tx *storage.Tx) error {
+				u, err := h.svc.Unread(t.Context(), tx, bob.NID, h.load(room).NID())
 				n = u.Main.Notify
 				return err
 			}))
@@ -42,11 +43,11 @@ func TestAReceiptClearsTheCountThatIsRemembered(t *testing.T) {
 			t.Fatalf("%d unread", n)
 		}
 		three := h.say(alice, room, "three")
-		h.ok(h.svc.SetReceipt(t.Context(), bob, room, PrivateReadReceipt, two, ""))
+		h.check(h.rooms.SetReceipt(t.Context(), bob, room, rooms.PrivateReadReceipt, two, ""))
 		if n := unread(); n != 1 {
 			t.Fatalf("%d unread after a receipt at the last but one", n)
 		}
-		h.ok(h.svc.SetReceipt(t.Context(), bob, room, ReadReceipt, three, "main"))
+		h.check(h.rooms.SetReceipt(t.Context(), bob, room, rooms.ReadReceipt, three, "main"))
 		if n := unread(); n != 0 {
 			t.Fatalf("%d unread after a receipt at the last", n)
 		}
@@ -54,26 +55,26 @@ func TestAReceiptClearsTheCountThatIsRemembered(t *testing.T) {
 }
 
 func TestACountByAnOldSnapshotIsNotRemembered(t *testing.T) {
-	h := oneHouse(t, notifying)
+	h := newLibrary(t, notifying)
 	alice, bob := h.user("alice"), h.user("bob")
 	room := h.public(alice, bob)
 	one := h.say(alice, room, "one")
-	nid := h.room(room).NID()
+	nid := h.load(room).NID()
 	count := func(tx *storage.Tx) int64 {
 		u, err := h.svc.Unread(t.Context(), tx, bob.NID, nid)
-		h.ok(err)
+		h.check(err)
 		return u.Main.Notify
 	}
-	h.ok(h.svc.DB.Read(t.Context(), func(old *storage.Tx) error {
+	h.check(h.db.Read(t.Context(), func(old *storage.Tx) error {
 		_, _, err := old.MembershipOf(bob.NID, nid) // a snapshot begins with its first query
-		h.ok(err)
-		h.ok(h.svc.SetReceipt(t.Context(), bob, room, ReadReceipt, one, ""))
+		h.check(err)
+		h.check(h.rooms.SetReceipt(t.Context(), bob, room, rooms.ReadReceipt, one, ""))
 		if n := count(old); n != 1 {
 			t.Fatalf("%d unread in the snapshot from before the receipt", n)
 		}
 		return nil
 	}))
-	h.ok(h.svc.DB.Read(t.Context(), func(tx *storage.Tx) error {
+	h.check(h.db.Read(t.Context(), func(tx *storage.Tx) error {
 		if n := count(tx); n != 0 {
 			t.Fatalf("%d unread after the receipt", n)
 		}

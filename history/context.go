@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
@@ -23,7 +24,7 @@ type Surroundings struct {
 // EventContext gives an event, up to limit events around it, and the state at the last of them.
 // Spec: client-server-api#get_matrixclientv3roomsroomidcontexteventid
 func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, limit int, filter EventFilter) (around Surroundings, err error) {
-	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g pageGap, err error) {
+	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g gap, err error) {
 		e, at, err := v.event(tx, eventID)
 		if err != nil {
 			return g, err
@@ -38,14 +39,14 @@ func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id
 }
 
 // context gives what surrounds an event. What comes before it ends where something is missing, which is told.
-func (v *viewer) context(tx *storage.Tx, e *Event, at sight, limit int, filter *EventFilter) (out Surroundings, g pageGap, err error) {
+func (v *viewer) context(tx *storage.Tx, e *rooms.Event, at sight, limit int, filter *EventFilter) (out Surroundings, g gap, err error) {
 	back := cursor{window: window{upTo: e.Order - 1}, backwards: true}
 	if limit > 1 {
 		if g, err = v.gap(tx, &back.window); err != nil {
 			return out, g, err
 		}
 	}
-	before, sights, err := v.walk(tx, &back, limit/2, filter, v.room.timeline)
+	before, sights, err := v.walk(tx, &back, limit/2, filter, v.timeline)
 	if err != nil {
 		return out, g, err
 	}
@@ -57,10 +58,10 @@ func (v *viewer) context(tx *storage.Tx, e *Event, at sight, limit int, filter *
 	return out, g, v.contextAfter(tx, &out, before, e, at, limit-limit/2, filter)
 }
 
-func (v *viewer) contextAfter(tx *storage.Tx, out *Surroundings, before []*Event, e *Event, at sight, limit int, filter *EventFilter) error {
+func (v *viewer) contextAfter(tx *storage.Tx, out *Surroundings, before []*rooms.Event, e *rooms.Event, at sight, limit int, filter *EventFilter) error {
 	opt := FormOptions{RoomID: true, Bundle: true}
 	forth := cursor{window: window{after: e.Order, upTo: everything().upTo}}
-	after, sights, err := v.walk(tx, &forth, limit, filter, v.room.timeline)
+	after, sights, err := v.walk(tx, &forth, limit, filter, v.timeline)
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func (v *viewer) contextAfter(tx *storage.Tx, out *Surroundings, before []*Event
 
 // contextState gives the state after the last of some events, as the filter wants it. Events before the one asked for come
 // newest first, so that the last is that one or the newest after it.
-func (v *viewer) contextState(tx *storage.Tx, events []*Event, filter *EventFilter) ([]json.RawMessage, error) {
+func (v *viewer) contextState(tx *storage.Tx, events []*rooms.Event, filter *EventFilter) ([]json.RawMessage, error) {
 	if !filter.room(string(v.room.ID())) {
 		return []json.RawMessage{}, nil
 	}

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"cmp"
@@ -10,6 +10,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
@@ -57,7 +58,7 @@ func (v *viewer) unignoring() *viewer {
 	return &out
 }
 
-func (v *viewer) relations(tx *storage.Tx, e *Event, w window, req RelationsRequest) (page RelationsPage, err error) {
+func (v *viewer) relations(tx *storage.Tx, e *rooms.Event, w window, req RelationsRequest) (page RelationsPage, err error) {
 	f := storage.RelationFilter{
 		Room: v.room.NID(), Parent: string(e.ID()), RelType: req.RelType, Type: req.EventType, Backwards: !req.Forwards,
 	}
@@ -223,7 +224,7 @@ func (v *viewer) roots(tx *storage.Tx, threads []storage.ThreadRow, participated
 	if err != nil {
 		return nil, err
 	}
-	events := make([]*Event, 0, len(threads))
+	events := make([]*rooms.Event, 0, len(threads))
 	for _, pos := range positions {
 		if e := found[pos]; e != nil {
 			events = append(events, e)
@@ -238,7 +239,7 @@ func (v *viewer) roots(tx *storage.Tx, threads []storage.ThreadRow, participated
 }
 
 // participated returns the roots of the threads that the viewer began or wrote in.
-func (v *viewer) participated(tx *storage.Tx, roots []*Event) (in []*Event, err error) {
+func (v *viewer) participated(tx *storage.Tx, roots []*rooms.Event) (in []*rooms.Event, err error) {
 	ids := make([]string, len(roots))
 	for i, e := range roots {
 		ids[i] = string(e.ID())
@@ -261,7 +262,7 @@ func (v *viewer) participated(tx *storage.Tx, roots []*Event) (in []*Event, err 
 	return in, nil
 }
 
-func (v *viewer) rootForms(tx *storage.Tx, events []*Event) ([]json.RawMessage, error) {
+func (v *viewer) rootForms(tx *storage.Tx, events []*rooms.Event) ([]json.RawMessage, error) {
 	opt := FormOptions{RoomID: true, Bundle: true}
 	// A root by an ignored user is given as if it were redacted, for the sake of the replies.
 	events, sights, err := v.unignoring().filter(tx, events)

@@ -1,12 +1,13 @@
-package rooms
+package history
 
 import (
 	"testing"
 
+	"ebb/rooms"
 	"ebb/storage"
 )
 
-func benchHouse(b *testing.B, messages int) (*library, Sender, *Room) {
+func benchHouse(b *testing.B, messages int) (*library, rooms.Sender, *rooms.Room) {
 	b.Helper()
 	l := newLibrary(b)
 	alice := l.user("alice")
@@ -14,7 +15,7 @@ func benchHouse(b *testing.B, messages int) (*library, Sender, *Room) {
 	for range messages {
 		l.say(alice, id, "hello, this is a message of some length, as people write them")
 	}
-	r, err := l.svc.Room(b.Context(), id)
+	r, err := l.rooms.Room(b.Context(), id)
 	l.check(err)
 	return l, alice, r
 }
@@ -35,7 +36,7 @@ func BenchmarkClientEvents(b *testing.B) {
 func BenchmarkMessages(b *testing.B) {
 	l, alice, r := benchHouse(b, 200)
 	for b.Loop() {
-		page, err := l.svc.Messages(b.Context(), r.id, reads(alice), PageRequest{Backwards: true, Limit: 50})
+		page, err := l.svc.Messages(b.Context(), r.ID(), reads(alice), PageRequest{Backwards: true, Limit: 50})
 		if err != nil || len(page.Chunk) != 50 {
 			b.Fatal(len(page.Chunk), err)
 		}
@@ -46,11 +47,11 @@ func BenchmarkMessages(b *testing.B) {
 func BenchmarkSights(b *testing.B) {
 	l, alice, r := benchHouse(b, 0)
 	for range 200 {
-		l.state(alice, r.id, typeTopic, "", `{"topic":"`+l.now.String()+`"}`)
+		l.state(alice, r.ID(), "m.room.topic", "", `{"topic":"`+l.now.String()+`"}`)
 	}
 	var snapshots []int64
 	l.check(l.db.Read(b.Context(), func(tx *storage.Tx) error {
-		rows, err := tx.Timeline(r.nid, 0, everything().upTo, true, 50)
+		rows, err := tx.Timeline(r.NID(), 0, everything().upTo, true, 50)
 		for _, row := range rows {
 			snapshots = append(snapshots, row.Snapshot)
 		}

@@ -1,9 +1,10 @@
-package rooms
+package history
 
 import (
 	"context"
 	"strconv"
 
+	"ebb/rooms"
 	"ebb/rooms/visibility"
 	"ebb/storage"
 )
@@ -11,7 +12,7 @@ import (
 // View is how one recipient sees a room, for the time of one answer.
 type View struct {
 	svc  *Service
-	room *Room
+	room *rooms.Room
 	to   Recipient
 	v    *viewer
 	seen []seenEvent // what Visible has found
@@ -23,7 +24,9 @@ type seenEvent struct {
 }
 
 // View makes a recipient's view of a room. It is for one goroutine.
-func (s *Service) View(room *Room, to Recipient) *View { return &View{svc: s, room: room, to: to} }
+func (s *Service) View(room *rooms.Room, to Recipient) *View {
+	return &View{svc: s, room: room, to: to}
+}
 
 // open makes the viewer at the first use.
 func (w *View) open(ctx context.Context, tx *storage.Tx) (err error) {
@@ -34,7 +37,7 @@ func (w *View) open(ctx context.Context, tx *storage.Tx) (err error) {
 }
 
 // Visible leaves out what the recipient may not see, like Service.Visible.
-func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*Event) (visible []*Event, err error) {
+func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*rooms.Event) (visible []*rooms.Event, err error) {
 	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {
 		if err := w.open(ctx, tx); err != nil {
 			return err
@@ -53,7 +56,7 @@ func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*Event) (visib
 
 // Append appends events, comma separated, as Service.ClientEvents writes them. Visible has found them, or the recipient is
 // to see them in any case.
-func (w *View) Append(ctx context.Context, tx *storage.Tx, dst []byte, evs []*Event, opt FormOptions) (out []byte, err error) {
+func (w *View) Append(ctx context.Context, tx *storage.Tx, dst []byte, evs []*rooms.Event, opt FormOptions) (out []byte, err error) {
 	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {
 		if err := w.open(ctx, tx); err != nil {
 			return err
@@ -78,7 +81,7 @@ func (w *View) Append(ctx context.Context, tx *storage.Tx, dst []byte, evs []*Ev
 	return out, err
 }
 
-func (w *View) at(e *Event) sight {
+func (w *View) at(e *rooms.Event) sight {
 	for i := range w.seen {
 		if w.seen[i].pos == e.Pos {
 			return w.seen[i].at
@@ -89,7 +92,7 @@ func (w *View) at(e *Event) sight {
 
 // AppendState appends, comma separated, events of a state of the room as a client gets them that may read that state: no
 // history visibility applies, and no more is told of each than the event itself.
-func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, room *Room, evs []*Event, to Recipient) ([]byte, error) {
+func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, room *rooms.Room, evs []*rooms.Event, to Recipient) ([]byte, error) {
 	var v *viewer
 	err := s.withTx(ctx, tx, func(tx *storage.Tx) (err error) {
 		v, err = s.viewer(ctx, tx, room, to)
@@ -122,13 +125,13 @@ func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, r
 }
 
 // Shown is the events themselves, or their redacted copies where an erased user's are not for this recipient.
-func (s *Service) Shown(ctx context.Context, tx *storage.Tx, room *Room, evs []*Event, to Recipient) (shown []*Event, err error) {
+func (s *Service) Shown(ctx context.Context, tx *storage.Tx, room *rooms.Room, evs []*rooms.Event, to Recipient) (shown []*rooms.Event, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
 		v, err := s.viewer(ctx, tx, room, to)
 		if err != nil {
 			return err
 		}
-		shown = make([]*Event, len(evs))
+		shown = make([]*rooms.Event, len(evs))
 		for i, e := range evs {
 			var at sight
 			if v.duringJoin(e) {

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"bytes"
@@ -7,11 +7,13 @@ import (
 	"strings"
 
 	"ebb/canonjson"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
-// The relation types that the server aggregates, besides relThread.
+// The relation types that the server aggregates.
 const (
+	relThread    = "m.thread"
 	relReplace   = "m.replace"
 	relReference = "m.reference"
 )
@@ -39,7 +41,7 @@ type bundle struct {
 
 // bundles writes the aggregations of the message events among evs.
 // Spec: client-server-api#aggregations-of-child-events
-func (v *viewer) bundles(tx *storage.Tx, evs []*Event, opt FormOptions) (map[storage.Pos][]byte, error) {
+func (v *viewer) bundles(tx *storage.Tx, evs []*rooms.Event, opt FormOptions) (map[storage.Pos][]byte, error) {
 	parents := make([]string, 0, len(evs))
 	for _, e := range evs {
 		if !e.IsState() {
@@ -122,7 +124,7 @@ func (v *viewer) ignoredNIDs(tx *storage.Tx) (map[int64]bool, error) {
 }
 
 // bundle writes the value of m.relations for one event, nil when there is nothing that the viewer may see.
-func (v *viewer) bundle(tx *storage.Tx, e *Event, b *bundle, opt FormOptions) ([]byte, error) {
+func (v *viewer) bundle(tx *storage.Tx, e *rooms.Event, b *bundle, opt FormOptions) ([]byte, error) {
 	out := []byte{'{'}
 	add := func(relType string, value []byte, err error) error {
 		if err != nil || value == nil {
@@ -161,7 +163,7 @@ func (v *viewer) bundle(tx *storage.Tx, e *Event, b *bundle, opt FormOptions) ([
 
 // edit writes the most recent valid replacement of an event. A redacted event has none.
 // Spec: client-server-api#server-side-aggregation-of-mreplace-relationships
-func (v *viewer) edit(tx *storage.Tx, e *Event, opt FormOptions) ([]byte, error) {
+func (v *viewer) edit(tx *storage.Tx, e *rooms.Event, opt FormOptions) ([]byte, error) {
 	if e.RedactedBy != 0 {
 		return nil, nil
 	}
@@ -207,7 +209,7 @@ func cmpInt(a, b int64) int {
 
 // replaces tells whether an event that says so is a valid replacement; sender, type and room are already the same.
 // Spec: client-server-api#validity-of-replacement-events
-func replaces(e *Event) bool {
+func replaces(e *rooms.Event) bool {
 	if e.IsState() {
 		return false
 	}
@@ -220,7 +222,7 @@ func replaces(e *Event) bool {
 
 // references writes the ids of the events that refer to an event.
 // Spec: client-server-api#server-side-aggregation-of-mreference
-func (v *viewer) references(tx *storage.Tx, e *Event) ([]byte, error) {
+func (v *viewer) references(tx *storage.Tx, e *rooms.Event) ([]byte, error) {
 	events, _, err := v.related(tx, e, relReference, false, maxReferences, maxReferences)
 	if err != nil || len(events) == 0 {
 		return nil, err
@@ -237,7 +239,7 @@ func (v *viewer) references(tx *storage.Tx, e *Event) ([]byte, error) {
 }
 
 // related returns up to want visible direct relations of an event, of which it looks at most.
-func (v *viewer) related(tx *storage.Tx, e *Event, relType string, backwards bool, want, most int) (events []*Event, sights []sight, err error) {
+func (v *viewer) related(tx *storage.Tx, e *rooms.Event, relType string, backwards bool, want, most int) (events []*rooms.Event, sights []sight, err error) {
 	next := directRelations(storage.RelationFilter{Room: v.room.NID(), Parent: string(e.ID()), RelType: relType, Backwards: backwards})
 	c := cursor{window: everything(), backwards: backwards}
 	n := max(want, relatedBatch)
@@ -268,7 +270,7 @@ func (v *viewer) countBundled(rows []storage.EventRow) {
 
 // thread writes the summary of the thread under an event.
 // Spec: client-server-api#server-side-aggregation-of-mthread-relationships
-func (v *viewer) thread(tx *storage.Tx, root *Event, b *bundle, opt FormOptions) ([]byte, error) {
+func (v *viewer) thread(tx *storage.Tx, root *rooms.Event, b *bundle, opt FormOptions) ([]byte, error) {
 	replies, sights, err := v.related(tx, root, relThread, true, 1, maxReplies)
 	if err != nil || len(replies) == 0 {
 		return nil, err

@@ -1,6 +1,7 @@
-package rooms
+package history
 
 import (
+	"ebb/rooms"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -15,11 +16,11 @@ import (
 	"ebb/wake"
 )
 
-// history is a room's timeline as a list, with what it means for unread counts told in the simplest way.
-type history struct {
-	*house
+// chronicle is a room's timeline as a list, with what it means for unread counts told in the simplest way.
+type chronicle struct {
+	*library
 	room    id.RoomID
-	users   []Sender
+	users   []rooms.Sender
 	lines   []line
 	ignored map[int64]map[int64]bool
 	reads   map[readKey]int // index of the event
@@ -44,8 +45,8 @@ type readKey struct {
 }
 
 // naive counts for one user.
-func (y *history) naive(user Sender) (u Unread) {
-	if y.house.room(y.room).Membership(user.ID) != Join {
+func (y *chronicle) naive(user rooms.Sender) (u Unread) {
+	if y.load(y.room).Membership(user.ID) != rooms.Join {
 		return u
 	}
 	floor := 0
@@ -58,14 +59,14 @@ func (y *history) naive(user Sender) (u Unread) {
 		class := l.class[user.NID]
 		thread, main := string(l.thread), l.thread == ""
 		if main {
-			thread = mainThread
+			thread = "main"
 		}
 		gone := y.kept != 0 && !l.state && y.now.Sub(l.at) >= y.kept
 		if i <= floor || l.redacted || class == 0 || y.ignored[user.NID][l.sender] && !l.state || gone || l.sender == user.NID {
 			continue
 		}
 		read := false
-		for _, typ := range []string{ReadReceipt, PrivateReadReceipt} {
+		for _, typ := range []string{rooms.ReadReceipt, rooms.PrivateReadReceipt} {
 			for _, of := range []string{"", thread} {
 				at, is := y.reads[readKey{user.NID, typ, of}]
 				read = read || is && at >= i
@@ -91,28 +92,28 @@ func (y *history) naive(user Sender) (u Unread) {
 }
 
 // check compares what the service counts with the naive count, for everybody.
-func (y *history) check(svc *Service, when string) (total int64) {
-	y.Helper()
-	nid := y.house.room(y.room).NID()
+func (y *chronicle) compare(svc *Service, when string) (total int64) {
+	y.t.Helper()
+	nid := y.load(y.room).NID()
 	for _, user := range y.users {
-		got, err := svc.Unread(y.Context(), nil, user.NID, nid)
-		y.ok(err)
+		got, err := svc.Unread(y.t.Context(), nil, user.NID, nid)
+		y.check(err)
 		want := y.naive(user)
 		if got.Main != want.Main || !maps.Equal(got.Threads, want.Threads) {
-			y.Fatalf("%s: %s has %+v, want %+v", when, user.ID, got, want)
+			y.t.Fatalf("%s: %s has %+v, want %+v", when, user.ID, got, want)
 		}
 		total += got.Main.Highlight + int64(len(got.Threads))
 	}
 	return total
 }
 
-func (y *history) add(sender Sender, eventID id.EventID, l line) {
+func (y *chronicle) add(sender rooms.Sender, eventID id.EventID, l line) {
 	l.id, l.sender, l.at = eventID, sender.NID, y.now
 	y.lines = append(y.lines, l)
 }
 
 // pick chooses a line for which f holds, -1 for none.
-func (y *history) pick(r *rand.Rand, f func(line) bool) int {
+func (y *chronicle) pick(r *rand.Rand, f func(line) bool) int {
 	for range 20 {
 		if i := r.IntN(len(y.lines)); f(y.lines[i]) {
 			return i
@@ -122,9 +123,9 @@ func (y *history) pick(r *rand.Rand, f func(line) bool) int {
 }
 
 // step does something by chance.
-func (y *history) step(r *rand.Rand) string {
+func (y *chronicle) step(r *rand.Rand) string {
 	who := y.users[r.IntN(len(y.users))]
-	if y.house.room(y.room).Membership(who.ID) != Join {
+	if y.load(y.room).Membership(who.ID) != rooms.Join {
 		y.join(who)
 		return "join"
 	}
@@ -145,15 +146,16 @@ func (y *history) step(r *rand.Rand) string {
 		y.add(who, e, line{thread: y.lines[target].thread, relates: true})
 		return "reaction"
 	case n < 14:
-		e := must(y.svc.Redact(y.Context(), y.users[0], y.room, y.lines[target].id, "", nil))
+		e, err := y.rooms.Redact(y.t.Context(), y.users[0], y.room, y.lines[target].id, "", nil)
+		y.check(err)
 		y.lines[target].redacted = true
 		y.add(y.users[0], e, line{redacted: true})
 		return "redaction"
 	case n < 20:
 		return y.read(r, who)
 	case n < 21 && who != y.users[0]:
-		y.ok(y.svc.Leave(y.Context(), who, y.room, ""))
-		y.add(who, y.house.room(y.room).State(typeMember, string(who.ID)).ID(), line{state: true})
+		y.check(y.rooms.Leave(y.t.Context(), who, y.room, ""))
+		y.add(who, y.load(y.room).State(typeMember, string(who.ID)).ID(), line{state: true})
 		return "leave"
 	case n < 22:
 		y.ignore(r, who)
@@ -163,12 +165,12 @@ func (y *history) step(r *rand.Rand) string {
 	return "time"
 }
 
-func (y *history) join(who Sender) {
-	y.ok(y.svc.Join(y.Context(), who, y.room, ""))
-	y.add(who, y.house.room(y.room).State(typeMember, string(who.ID)).ID(), line{state: true, joins: who.NID})
+func (y *chronicle) join(who rooms.Sender) {
+	y.check(y.rooms.Join(y.t.Context(), who, y.room, ""))
+	y.add(who, y.load(y.room).State(typeMember, string(who.ID)).ID(), line{state: true, joins: who.NID})
 }
 
-func (y *history) message(r *rand.Rand, who Sender, thread id.EventID, relates string) string {
+func (y *chronicle) message(r *rand.Rand, who rooms.Sender, thread id.EventID, relates string) string {
 	content := map[string]any{"msgtype": "m.text", "body": "x", "m.mentions": map[string]any{}}
 	if relates != "" {
 		content["m.relates_to"] = json.RawMessage("{" + relates + "}")
@@ -185,28 +187,28 @@ func (y *history) message(r *rand.Rand, who Sender, thread id.EventID, relates s
 		class[mentioned.NID] = pushrules.Notify | pushrules.Highlight
 	}
 	raw, err := json.Marshal(content)
-	y.ok(err)
+	y.check(err)
 	y.add(who, y.send(who, y.room, "m.room.message", string(raw)), line{thread: thread, relates: relates != "", class: class})
 	return "message " + relates
 }
 
 // read sends a receipt: public or private, of everything, the main timeline or a thread.
-func (y *history) read(r *rand.Rand, who Sender) string {
+func (y *chronicle) read(r *rand.Rand, who rooms.Sender) string {
 	i := r.IntN(len(y.lines))
 	thread := ""
 	if r.IntN(2) == 0 {
 		if thread = string(y.lines[i].thread); thread == "" {
-			thread = mainThread
+			thread = "main"
 		}
 	}
-	typ := []string{ReadReceipt, PrivateReadReceipt}[r.IntN(2)]
-	y.ok(y.svc.SetReceipt(y.Context(), who, y.room, typ, y.lines[i].id, thread))
+	typ := []string{rooms.ReadReceipt, rooms.PrivateReadReceipt}[r.IntN(2)]
+	y.check(y.rooms.SetReceipt(y.t.Context(), who, y.room, typ, y.lines[i].id, thread))
 	k := readKey{who.NID, typ, thread}
 	y.reads[k] = max(y.reads[k], i)
 	return fmt.Sprintf("%s at %d of %q", typ, i, thread)
 }
 
-func (y *history) ignore(r *rand.Rand, who Sender) {
+func (y *chronicle) ignore(r *rand.Rand, who rooms.Sender) {
 	list, ignored := map[id.UserID]struct{}{}, map[int64]bool{}
 	for _, u := range y.users {
 		if u != who && r.IntN(3) == 0 {
@@ -214,24 +216,24 @@ func (y *history) ignore(r *rand.Rand, who Sender) {
 		}
 	}
 	raw, err := json.Marshal(map[string]any{"ignored_users": list})
-	y.ok(err)
-	y.ok(y.svc.SetAccountData(y.Context(), who.NID, "", "m.ignored_user_list", raw))
+	y.check(err)
+	y.check(y.rooms.SetAccountData(y.t.Context(), who.NID, "", "m.ignored_user_list", raw))
 	y.ignored[who.NID] = ignored
 }
 
-func newHistory(h *house) *history {
-	h.with = append(h.with, func(o *Options) {
-		rules, err := pushrules.New(h.Context(), h.db, wake.New(), "here", true)
-		h.ok(err)
+func newChronicle(h *library) *chronicle {
+	h.with = append(h.with, func(o *rooms.Options) {
+		rules, err := pushrules.New(h.t.Context(), h.db, wake.New(), "here", true)
+		h.check(err)
 		o.Push = rules
 	})
-	h.svc = h.open()
-	y := &history{house: h, users: []Sender{h.user("alice"), h.user("bob"), h.user("carol"), h.user("dave")}, ignored: map[int64]map[int64]bool{}, reads: map[readKey]int{}}
+	h.restart()
+	y := &chronicle{library: h, users: []rooms.Sender{h.user("alice"), h.user("bob"), h.user("carol"), h.user("dave")}, ignored: map[int64]map[int64]bool{}, reads: map[readKey]int{}}
 	for _, u := range y.users {
-		h.ok(h.svc.SetAccountData(h.Context(), u.NID, "", "m.ignored_user_list", json.RawMessage(`{"ignored_users":{}}`)))
+		h.check(h.rooms.SetAccountData(h.t.Context(), u.NID, "", "m.ignored_user_list", json.RawMessage(`{"ignored_users":{}}`)))
 	}
 	y.room = h.public(y.users[0])
-	y.lines = append(y.lines, line{id: h.timeline(y.room)[0].ID(), state: true, joins: y.users[0].NID, sender: y.users[0].NID})
+	y.lines = append(y.lines, line{id: h.load(y.room).State("m.room.create", "").ID(), state: true, joins: y.users[0].NID, sender: y.users[0].NID})
 	for _, u := range y.users[1:] {
 		y.join(u)
 	}
@@ -239,21 +241,21 @@ func newHistory(h *house) *history {
 }
 
 func TestUnreadCountsOfRandomHistories(t *testing.T) {
-	eachHouse(t, func(h *house) {
+	onBoth(t, func(_ *testing.T, h *library) {
 		var total int64
 		for seed := range uint64(4) {
 			r := rand.New(rand.NewPCG(seed, 5))
-			y := newHistory(h)
+			y := newChronicle(h)
 			if seed%2 == 1 {
 				y.kept = time.Minute
-				y.set(y.users[0], y.room, "m.room.retention", "", `{"max_lifetime":60000}`)
-				y.add(y.users[0], y.house.room(y.room).State("m.room.retention", "").ID(), line{state: true})
+				y.state(y.users[0], y.room, "m.room.retention", "", `{"max_lifetime":60000}`)
+				y.add(y.users[0], y.load(y.room).State("m.room.retention", "").ID(), line{state: true})
 			}
 			for i := range 250 {
 				what := y.step(r)
-				total += y.check(h.svc, fmt.Sprintf("seed %d step %d, %s", seed, i, what))
+				total += y.compare(h.svc, fmt.Sprintf("seed %d step %d, %s", seed, i, what))
 				if i%25 == 0 {
-					y.check(h.open(), fmt.Sprintf("seed %d step %d, after a restart", seed, i))
+					y.compare(h.anew(), fmt.Sprintf("seed %d step %d, after a restart", seed, i))
 				}
 			}
 		}
@@ -264,48 +266,49 @@ func TestUnreadCountsOfRandomHistories(t *testing.T) {
 }
 
 func TestExpiredEventsDropOutOfTheCountAndThePurgeLeavesZero(t *testing.T) {
-	h := oneHouse(t)
-	y := newHistory(h)
+	h := newLibrary(t)
+	h.tick = 0
+	y := newChronicle(h)
 	alice, bob := y.users[0], y.users[1]
-	nid := h.room(y.room).NID()
+	nid := h.load(y.room).NID()
 	minute := time.Minute
-	h.ok(h.svc.SetRetentionOverride(t.Context(), y.room, &expiry.Policy{Max: &minute}))
+	h.check(h.rooms.SetRetentionOverride(t.Context(), y.room, &expiry.Policy{Max: &minute}))
 	count := func(svc *Service) UnreadCount {
 		u, err := svc.Unread(t.Context(), nil, bob.NID, nid)
-		h.ok(err)
+		h.check(err)
 		return u.Main
 	}
 	h.send(alice, y.room, "m.room.message", `{"body":"x","m.mentions":{"user_ids":["@bob:here"]}}`)
 	h.now = h.now.Add(30 * time.Second)
 	h.say(alice, y.room, "second")
-	h.set(alice, y.room, "m.room.tombstone", "", `{"body":"x","replacement_room":"!x:here"}`)
+	h.state(alice, y.room, "m.room.tombstone", "", `{"body":"x","replacement_room":"!x:here"}`)
 	for _, step := range []struct {
 		after time.Duration
 		want  UnreadCount
 	}{{0, UnreadCount{3, 2}}, {29999 * time.Millisecond, UnreadCount{3, 2}}, {time.Millisecond, UnreadCount{2, 1}}, {30 * time.Second, UnreadCount{1, 1}}} {
 		h.now = h.now.Add(step.after)
-		for _, svc := range []*Service{h.svc, h.open()} {
+		for _, svc := range []*Service{h.svc, h.anew()} {
 			if got := count(svc); got != step.want {
 				t.Errorf("%v later: %+v, want %+v", step.after, got, step.want)
 			}
 		}
 	}
-	_, _, _, err := h.svc.Purge(t.Context(), h.room(y.room), h.svc.Now(), 0)
-	h.ok(err)
-	for _, svc := range []*Service{h.svc, h.open()} {
+	_, _, _, err := h.rooms.Purge(t.Context(), h.load(y.room), h.svc.now(), 0)
+	h.check(err)
+	for _, svc := range []*Service{h.svc, h.anew()} {
 		if got := count(svc); got != (UnreadCount{1, 1}) { // state stays
 			t.Errorf("after the purge: %+v", got)
 		}
 	}
-	h.ok(h.svc.SetRetentionOverride(t.Context(), y.room, nil)) // purged is purged
+	h.check(h.rooms.SetRetentionOverride(t.Context(), y.room, nil)) // purged is purged
 	if got := count(h.svc); got != (UnreadCount{1, 1}) {
 		t.Errorf("without a policy after the purge: %+v", got)
 	}
 }
 
 func TestDisplayNamesInTheTextHighlightAsMembersHaveThemThen(t *testing.T) {
-	h := oneHouse(t)
-	y := newHistory(h)
+	h := newLibrary(t)
+	y := newChronicle(h)
 	alice, bob, carol := y.users[0], y.users[1], y.users[2]
 	highlights := int64(0)
 	says := func(text string, highlight bool) {
@@ -314,17 +317,17 @@ func TestDisplayNamesInTheTextHighlightAsMembersHaveThemThen(t *testing.T) {
 			highlights++
 		}
 		h.say(alice, y.room, text)
-		u, err := h.svc.Unread(t.Context(), nil, bob.NID, h.room(y.room).NID())
-		if h.ok(err); u.Main.Highlight != highlights {
+		u, err := h.svc.Unread(t.Context(), nil, bob.NID, h.load(y.room).NID())
+		if h.check(err); u.Main.Highlight != highlights {
 			t.Fatalf("after %q: %d highlights, want %d", text, u.Main.Highlight, highlights)
 		}
 	}
-	called := func(who Sender, name string) {
+	called := func(who rooms.Sender, name string) {
 		t.Helper()
 		if who == bob { // who sends something has read everything
 			highlights = 0
 		}
-		h.set(who, y.room, "m.room.member", string(who.ID), fmt.Sprintf(`{"membership":"join","displayname":%q}`, name))
+		h.state(who, y.room, "m.room.member", string(who.ID), fmt.Sprintf(`{"membership":"join","displayname":%q}`, name))
 	}
 	says("who is the Builder?", false)
 	called(bob, "The Builder")
@@ -334,10 +337,10 @@ func TestDisplayNamesInTheTextHighlightAsMembersHaveThemThen(t *testing.T) {
 	called(bob, "Bob B")
 	says("the builder is another one", false)
 	says("this is for Bob b.", true)
-	h.svc = h.open()
+	h.restart()
 	says("after a restart, Bob B", true)
-	h.ok(h.svc.Leave(t.Context(), bob, y.room, ""))
-	h.ok(h.svc.Join(t.Context(), bob, y.room, ""))
+	h.check(h.rooms.Leave(t.Context(), bob, y.room, ""))
+	h.check(h.rooms.Join(t.Context(), bob, y.room, ""))
 	highlights = 0
 	says("Bob B came back without a name", true) // bob is the localpart
 	called(bob, "X Y")

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/pushrules"
+	"ebb/rooms"
 	"ebb/rooms/expiry"
 	"ebb/storage"
 )
@@ -103,18 +104,18 @@ func (t *unreadTable) forgetRoom(room int64) {
 }
 
 // committed is the Listener that forgets the lists that a commit has made wrong. New events are added when somebody asks.
-func (t *unreadTable) committed(c *Commit) {
+func (t *unreadTable) committed(c *rooms.Commit) {
 	if c.Entered || c.Rejudged || len(c.Purged) > 0 {
-		t.forgetRoom(c.Room.nid)
+		t.forgetRoom(c.Room.NID())
 	}
 	for _, m := range c.Members {
 		if m.Local {
-			t.forget(m.NID, c.Room.nid, m.Changed)
+			t.forget(m.NID, c.Room.NID(), m.Changed)
 		}
 	}
 	for _, r := range c.Receipts {
 		if r.Local {
-			t.forget(r.NID, c.Room.nid, r.Pos)
+			t.forget(r.NID, c.Room.NID(), r.Pos)
 		}
 	}
 }
@@ -122,7 +123,7 @@ func (t *unreadTable) committed(c *Commit) {
 // Unread counts what a joined user has not read. Expired events do not count from the moment they expire, and messages of
 // ignored users do not count at all.
 func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user, room int64) (Unread, error) {
-	r, err := s.RoomByNID(ctx, room)
+	r, err := s.rooms.RoomByNID(ctx, room)
 	if err != nil || !r.HasLocal(user) {
 		return Unread{}, err
 	}
@@ -144,18 +145,18 @@ func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user, room int64) 
 			return Unread{}, err
 		}
 	}
-	return l.count(r.Retention(), s.Now(), ignored), nil
+	return l.count(r.Retention(), s.now(), ignored), nil
 }
 
 // ignoredNIDs lists whom a user ignores by short name; those who have none have sent nothing.
 func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user int64) (map[int64]bool, error) {
-	list, err := s.Ignores(ctx, tx, user)
+	list, err := s.rooms.Ignores(ctx, tx, user)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
 	out := make(map[int64]bool, len(list))
 	for who := range list {
-		nid, found, err := s.LookupUserIn(ctx, tx, who)
+		nid, found, err := s.rooms.LookupUserIn(ctx, tx, who)
 		if err != nil {
 			return nil, err
 		}
@@ -175,7 +176,7 @@ func (s *Service) readInner(ctx context.Context, tx *storage.Tx, f func(*storage
 }
 
 // extend looks at what was committed since; false where memory does not tell.
-func (l *unreadList) extend(r *Room, user int64) bool {
+func (l *unreadList) extend(r *rooms.Room, user int64) bool {
 	news, ok := r.Recent(l.upTo)
 	if !ok {
 		return false
@@ -218,7 +219,7 @@ func (l *unreadList) add(user int64, u storage.UnreadRow) {
 }
 
 // recount reads everything after the user's receipts and join.
-func (l *unreadList) recount(tx *storage.Tx, r *Room, user int64) error {
+func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user int64) error {
 	if tx == nil {
 		return errNeedTx
 	}
@@ -250,7 +251,7 @@ func readFloors(tx *storage.Tx, room, user int64) (floor int64, threads map[stor
 	if !found || m.JoinedPos == 0 {
 		return 0, nil, nil
 	}
-	floor = int64(m.JoinedPos) * OrderStep
+	floor = int64(m.JoinedPos) * rooms.OrderStep
 	reads, err := tx.ReadUpTo(room, user)
 	if err != nil {
 		return 0, nil, err

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
@@ -30,7 +31,7 @@ func TestHistoryVisibilityHoldsOnEveryRead(t *testing.T) {
 			sent := map[string]id.EventID{}
 			say := func(text string) { sent[text] = l.say(alice, room, text) }
 			say("before")
-			l.check(l.svc.Invite(t.Context(), alice, room, bob.ID, ""))
+			l.check(l.rooms.Invite(t.Context(), alice, room, bob.ID, ""))
 			say("invited")
 			l.join(bob, room)
 			say("joined")
@@ -68,7 +69,7 @@ func TestFormerMembersReadWhatTheyCouldUntilTheyLeft(t *testing.T) {
 		l.leave(bob, room)
 		token := TimelineToken(l.lastOrder(room))
 		l.say(alice, room, "left")
-		l.check(l.svc.Ban(t.Context(), alice, room, bob.ID, ""))
+		l.check(l.rooms.Ban(t.Context(), alice, room, bob.ID, ""))
 		l.say(alice, room, "banned")
 
 		events, _ := l.messages(bob, room, PageRequest{})
@@ -82,7 +83,7 @@ func TestFormerMembersReadWhatTheyCouldUntilTheyLeft(t *testing.T) {
 
 func (l *library) lastOrder(room id.RoomID) int64 {
 	l.t.Helper()
-	r, err := l.svc.Room(l.t.Context(), room)
+	r, err := l.rooms.Room(l.t.Context(), room)
 	l.check(err)
 	return r.LastOrder()
 }
@@ -93,7 +94,7 @@ func TestStrangersReadNothing(t *testing.T) {
 	room := l.room(alice, "shared")
 	e := l.say(alice, room, "secret")
 	l.relate(alice, room, relThread, e, "secret too")
-	for name, who := range map[string]Sender{"stranger": eve, "invited": l.invited(alice, room), "declined": l.declined(alice, room)} {
+	for name, who := range map[string]rooms.Sender{"stranger": eve, "invited": l.invited(alice, room), "declined": l.declined(alice, room)} {
 		for what, err := range l.readAll(who, room, e) {
 			want := mxerr.CodeForbidden
 			if what == "event" || what == "context" || what == "relations" {
@@ -111,23 +112,23 @@ func TestStrangersReadNothing(t *testing.T) {
 	}
 }
 
-func (l *library) invited(by Sender, room id.RoomID) Sender {
+func (l *library) invited(by rooms.Sender, room id.RoomID) rooms.Sender {
 	l.t.Helper()
 	s := l.user("invited")
-	l.check(l.svc.Invite(l.t.Context(), by, room, s.ID, ""))
+	l.check(l.rooms.Invite(l.t.Context(), by, room, s.ID, ""))
 	return s
 }
 
-func (l *library) declined(by Sender, room id.RoomID) Sender {
+func (l *library) declined(by rooms.Sender, room id.RoomID) rooms.Sender {
 	l.t.Helper()
 	s := l.user("declined")
-	l.check(l.svc.Invite(l.t.Context(), by, room, s.ID, ""))
+	l.check(l.rooms.Invite(l.t.Context(), by, room, s.ID, ""))
 	l.leave(s, room)
 	return s
 }
 
 // readAll asks for everything that can be read and gives the errors.
-func (l *library) readAll(who Sender, room id.RoomID, e id.EventID) map[string]error {
+func (l *library) readAll(who rooms.Sender, room id.RoomID, e id.EventID) map[string]error {
 	ctx, to, errs := l.t.Context(), reads(who), map[string]error{}
 	_, errs["messages"] = l.svc.Messages(ctx, room, to, PageRequest{Limit: 10})
 	_, errs["event"] = l.svc.GetEvent(ctx, room, e, to)
@@ -135,7 +136,7 @@ func (l *library) readAll(who Sender, room id.RoomID, e id.EventID) map[string]e
 	_, errs["relations"] = l.svc.Relations(ctx, room, e, to, RelationsRequest{Limit: 10})
 	_, errs["threads"] = l.svc.Threads(ctx, room, to, ThreadsRequest{Limit: 10})
 	_, errs["state"] = l.svc.RoomState(ctx, room, to)
-	_, errs["state entry"] = l.svc.StateEvent(ctx, room, typeCreate, "", to, false)
+	_, errs["state entry"] = l.svc.StateEvent(ctx, room, "m.room.create", "", to, false)
 	_, errs["members"] = l.svc.GetMembers(ctx, room, to, MembersRequest{})
 	_, errs["joined members"] = l.svc.JoinedMembers(ctx, room, to)
 	_, _, errs["time"] = l.svc.TimestampToEvent(ctx, room, to, l.now, true)
@@ -174,7 +175,7 @@ func forgottenRoomsAreClosed(t *testing.T, l *library) {
 	if _, err := l.svc.Messages(t.Context(), room, reads(bob), PageRequest{Limit: 10}); err != nil {
 		t.Fatal(err)
 	}
-	l.check(l.svc.Forget(t.Context(), bob, room))
+	l.check(l.rooms.Forget(t.Context(), bob, room))
 	for what, err := range l.readAll(bob, room, e) {
 		if c := mxerr.Code(err); c != mxerr.CodeForbidden && c != mxerr.CodeNotFound {
 			t.Errorf("%s: %v", what, err)
@@ -187,12 +188,12 @@ func TestMembershipOfTheReaderStandsOnEveryEvent(t *testing.T) {
 	alice, bob := l.user("alice"), l.user("bob")
 	room := l.room(alice, "shared")
 	l.say(alice, room, "one")
-	l.check(l.svc.Invite(t.Context(), alice, room, bob.ID, ""))
+	l.check(l.rooms.Invite(t.Context(), alice, room, bob.ID, ""))
 	l.say(alice, room, "two")
 	l.join(bob, room)
 	l.say(alice, room, "three")
 	events, _ := l.messages(bob, room, PageRequest{})
-	want := Leave
+	want := rooms.Leave
 	for _, e := range events {
 		if e.Type == typeMember && *e.StateKey == string(bob.ID) {
 			want, _ = e.Content["membership"].(string)
@@ -201,7 +202,7 @@ func TestMembershipOfTheReaderStandsOnEveryEvent(t *testing.T) {
 			t.Errorf("%s %s: membership is %q, want %q", e.Type, e.body(), e.Unsigned.Membership, want)
 		}
 	}
-	if want != Join {
+	if want != rooms.Join {
 		t.Error("bob's join is not there")
 	}
 }
@@ -240,7 +241,7 @@ func TestNobodyIgnoresThemselves(t *testing.T) {
 	if !l.mayGet(alice, room, e) {
 		t.Error("one's own message is not given by its ID")
 	}
-	list, err := l.svc.Ignores(t.Context(), nil, alice.NID)
+	list, err := l.rooms.Ignores(t.Context(), nil, alice.NID)
 	if l.check(err); len(list) != 1 {
 		t.Errorf("ignored: %v, want bob", list)
 	}
@@ -257,7 +258,7 @@ func erasedUsersAreRedactedForWhoJoinsLater(t *testing.T, l *library) {
 	l.join(bob, room)
 	l.say(alice, room, "with bob")
 	edited := l.relate(alice, room, relReplace, before, "edited")
-	l.check(l.svc.Erase(t.Context(), alice.NID))
+	l.check(l.rooms.Erase(t.Context(), alice.NID))
 	l.join(carol, room)
 	events, _ := l.messages(bob, room, PageRequest{})
 	l.same("bob was there", bodies(events), []string{"before bob", "with bob", "edited"})
@@ -268,14 +269,12 @@ func erasedUsersAreRedactedForWhoJoinsLater(t *testing.T, l *library) {
 			t.Errorf("leaks: %s", form)
 		}
 	}
-	again, err := New(t.Context(), l.svc.Options)
-	l.check(err)
-	l.svc = again // a restart
+	l.restart()
 	events, _ = l.messages(carol, room, PageRequest{})
 	l.same("after a restart", bodies(events), []string{"", "", ""})
 }
 
-func (l *library) form(s Sender, room id.RoomID, e id.EventID) json.RawMessage {
+func (l *library) form(s rooms.Sender, room id.RoomID, e id.EventID) json.RawMessage {
 	l.t.Helper()
 	form, err := l.svc.GetEvent(l.t.Context(), room, e, reads(s))
 	l.check(err)
@@ -288,7 +287,7 @@ func TestExpiredEventsAreNowhereAndNeverEndAPage(t *testing.T) {
 
 func expiredEventsAreNowhereAndNeverEndAPage(t *testing.T, l *library) {
 	alice, bob := l.user("alice"), l.user("bob")
-	room := l.room(alice, "shared", InitialState{Type: typeRetention, Content: json.RawMessage(`{"max_lifetime":86400000}`)})
+	room := l.room(alice, "shared", rooms.InitialState{Type: "m.room.retention", Content: json.RawMessage(`{"max_lifetime":86400000}`)})
 	l.join(bob, room)
 	first := l.say(alice, room, "early")
 	root := l.say(alice, room, "root")
@@ -299,10 +298,10 @@ func expiredEventsAreNowhereAndNeverEndAPage(t *testing.T, l *library) {
 	for range 300 {
 		l.say(alice, room, "marker")
 	}
-	topic := l.state(alice, room, typeTopic, "", `{"topic":"kept"}`)
+	topic := l.state(alice, room, "m.room.topic", "", `{"topic":"kept"}`)
 	l.now = l.now.Add(23 * time.Hour)
 	fresh := l.say(alice, room, "fresh")
-	_, err := l.svc.Redact(t.Context(), alice, room, redacted, "reason", nil)
+	_, err := l.rooms.Redact(t.Context(), alice, room, redacted, "reason", nil)
 	l.check(err)
 	reply := l.relate(alice, room, relThread, root, "fresh reply")
 	l.now = l.now.Add(2 * time.Hour)
@@ -366,9 +365,9 @@ func (l *library) try2(v, _ any, err error) any {
 	return v
 }
 
-func (l *library) createID(s Sender, room id.RoomID) id.EventID {
+func (l *library) createID(s rooms.Sender, room id.RoomID) id.EventID {
 	l.t.Helper()
-	form, err := l.svc.StateEvent(l.t.Context(), room, typeCreate, "", reads(s), true)
+	form, err := l.svc.StateEvent(l.t.Context(), room, "m.room.create", "", reads(s), true)
 	l.check(err)
 	return l.parse(form).EventID
 }
@@ -384,7 +383,7 @@ func threadOfWhichTheRepliesExpiredIsNone(t *testing.T, l *library) {
 	l.now = l.now.Add(-48 * time.Hour)
 	l.relate(alice, room, relThread, root, "old")
 	l.now = l.now.Add(48 * time.Hour)
-	l.state(alice, room, typeRetention, "", `{"max_lifetime":86400000}`)
+	l.state(alice, room, "m.room.retention", "", `{"max_lifetime":86400000}`)
 	if e := l.get(alice, room, root); e.Unsigned.Relations.Thread != nil {
 		t.Error("the thread is still summed up")
 	}
@@ -402,7 +401,7 @@ func TestNewEventsNeedNoDatabase(t *testing.T) {
 	room := l.room(alice, "joined")
 	l.join(bob, room)
 	l.say(alice, room, "hello")
-	r, err := l.svc.Room(t.Context(), room)
+	r, err := l.rooms.Room(t.Context(), room)
 	l.check(err)
 	since := l.db.Settled() - 1
 	if _, err := l.svc.Visible(t.Context(), nil, r, reads(bob), nil); err != nil { // loads what is kept of bob
@@ -422,7 +421,7 @@ func TestNewEventsNeedNoDatabase(t *testing.T) {
 			t.Errorf("%d events, %v", len(forms), err)
 			return
 		}
-		if e := l.parse(forms[0]); e.body() != "hello" || e.RoomID != "" || e.Unsigned.Membership != Join {
+		if e := l.parse(forms[0]); e.body() != "hello" || e.RoomID != "" || e.Unsigned.Membership != rooms.Join {
 			t.Errorf("%s", forms[0])
 		}
 	}()

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -7,12 +7,13 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/rooms"
 	"ebb/storage"
 )
 
 // RoomInfo is a room as GET /rooms/{roomId}/initialSync gives it.
 type RoomInfo struct {
-	Membership  Membership // "": the user never had any
+	Membership  rooms.Membership // "": the user never had any
 	Published   bool
 	Messages    Page // oldest first; End is its older end
 	State       []json.RawMessage

@@ -1,13 +1,13 @@
-package rooms
+package history
 
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/rooms"
 	"ebb/rooms/expiry"
 	"ebb/rooms/visibility"
 	"ebb/storage"
@@ -18,33 +18,6 @@ type Recipient struct {
 	UserNID int64
 	User    id.UserID
 	Device  int64
-}
-
-// reader is what the reading side keeps in memory. The first three are facts that never change once they are true,
-// bounded, so that nothing has to evict them.
-type reader struct {
-	past   *generations[pastKey, past]            // the state before events, as visibility asks for it
-	former *generations[storage.Pos, storage.Pos] // state event → the one that it replaced; 0: none
-	joined *generations[joinedKey, int64]         // former member → order at which the last join ended
-
-	exhausted *generations[gapKey, time.Time] // gaps for which other servers had nothing, and when they were asked
-}
-
-const (
-	// pastEntries: an entry has some 150 bytes; a page of a busy room needs a few dozen.
-	pastEntries   = 16384
-	formerEntries = 16384
-	joinedEntries = 4096
-)
-
-func newReader() *reader {
-	return &reader{
-		past:   newGenerations[pastKey, past](pastEntries),
-		former: newGenerations[storage.Pos, storage.Pos](formerEntries),
-		joined: newGenerations[joinedKey, int64](joinedEntries),
-
-		exhausted: newGenerations[gapKey, time.Time](exhaustedEntries),
-	}
 }
 
 type pastKey struct {
@@ -80,13 +53,13 @@ func (s *Service) withTx(ctx context.Context, tx *storage.Tx, f func(*storage.Tx
 // viewer is how one user stands to a room for the time of one request.
 type viewer struct {
 	svc  *Service
-	room *Room
+	room *rooms.Room
 	to   Recipient
 	now  time.Time
 
 	joined    bool
-	joinedPos storage.Pos // since when without a break
-	member    *Member     // nil: the room does not know the user
+	joinedPos storage.Pos   // since when without a break
+	member    *rooms.Member // nil: the room does not know the user
 	ignored   map[id.UserID]struct{}
 	policy    expiry.Policy
 
@@ -94,15 +67,15 @@ type viewer struct {
 	bundled  int    // bytes read for aggregations so far
 }
 
-func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *Room, to Recipient) (*viewer, error) {
-	v := &viewer{svc: s, room: room, to: to, now: s.Now(), member: room.MemberOf(to.User), policy: room.Retention()}
-	v.joined = v.member != nil && v.member.Membership == Join
+func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *rooms.Room, to Recipient) (*viewer, error) {
+	v := &viewer{svc: s, room: room, to: to, now: s.now(), member: room.MemberOf(to.User), policy: room.Retention()}
+	v.joined = v.member != nil && v.member.Membership == rooms.Join
 	var err error
-	if v.ignored, err = s.Ignores(ctx, tx, to.UserNID); err != nil {
+	if v.ignored, err = s.rooms.Ignores(ctx, tx, to.UserNID); err != nil {
 		return nil, err
 	}
 	if v.joined {
-		v.joinedPos, err = s.JoinedSince(ctx, tx, to.UserNID, room.NID())
+		v.joinedPos, err = s.rooms.JoinedSince(ctx, tx, to.UserNID, room.NID())
 	}
 	return v, err
 }
@@ -115,7 +88,7 @@ type sight struct {
 
 // Visible leaves out the events that the recipient may not see: by history visibility, because their time is over, or
 // because the recipient ignores the sender. Their order is kept.
-func (s *Service) Visible(ctx context.Context, tx *storage.Tx, room *Room, to Recipient, evs []*Event) (visible []*Event, err error) {
+func (s *Service) Visible(ctx context.Context, tx *storage.Tx, room *rooms.Room, to Recipient, evs []*rooms.Event) (visible []*rooms.Event, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
 		v, err := s.viewer(ctx, tx, room, to)
 		if err != nil {
@@ -128,12 +101,12 @@ func (s *Service) Visible(ctx context.Context, tx *storage.Tx, room *Room, to Re
 }
 
 // filter is Visible that also tells what the viewer's membership was.
-func (v *viewer) filter(tx *storage.Tx, evs []*Event) (visible []*Event, sights []sight, err error) {
+func (v *viewer) filter(tx *storage.Tx, evs []*rooms.Event) (visible []*rooms.Event, sights []sight, err error) {
 	all, err := v.sights(tx, evs)
 	if err != nil {
 		return nil, nil, err
 	}
-	visible, sights = make([]*Event, 0, len(evs)), make([]sight, 0, len(evs))
+	visible, sights = make([]*rooms.Event, 0, len(evs)), make([]sight, 0, len(evs))
 	for i, e := range evs {
 		if all[i].visible {
 			visible, sights = append(visible, e), append(sights, all[i])
@@ -144,7 +117,7 @@ func (v *viewer) filter(tx *storage.Tx, evs []*Event) (visible []*Event, sights 
 
 // sights judges events. Most are judged from memory: the viewer's membership since they joined is known, and so is the
 // state before recent events.
-func (v *viewer) sights(tx *storage.Tx, evs []*Event) ([]sight, error) {
+func (v *viewer) sights(tx *storage.Tx, evs []*rooms.Event) ([]sight, error) {
 	out := make([]sight, len(evs))
 	var open []int
 	for i, e := range evs {
@@ -172,7 +145,7 @@ func (v *viewer) sights(tx *storage.Tx, evs []*Event) ([]sight, error) {
 }
 
 // hides tells whether an event is out of sight for another reason than history visibility.
-func (v *viewer) hides(e *Event) bool {
+func (v *viewer) hides(e *rooms.Event) bool {
 	if e.Hidden() && !(e.IsState() && e.Flags == storage.OutlierEvent) { // state from before this server came in is known without a place
 		return true
 	}
@@ -183,7 +156,7 @@ func (v *viewer) hides(e *Event) bool {
 	return ignored || v.expired(e)
 }
 
-func (v *viewer) expired(e *Event) bool {
+func (v *viewer) expired(e *rooms.Event) bool {
 	return !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.now)
 }
 
@@ -198,12 +171,12 @@ func (v *viewer) cutoff() *int64 {
 // duringJoin tells of an event, without a look at its state, that the viewer was joined at it. An event of this server
 // was built on everything that had arrived here; one of another server may not know of the join. joinedPos may lag behind
 // joined for a moment after a commit: it is 0 then.
-func (v *viewer) duringJoin(e *Event) bool {
-	return v.joined && v.joinedPos != 0 && e.Order >= int64(v.joinedPos)*OrderStep && v.svc.IsLocal(e.Sender())
+func (v *viewer) duringJoin(e *rooms.Event) bool {
+	return v.joined && v.joinedPos != 0 && e.Order >= int64(v.joinedPos)*rooms.OrderStep && v.svc.rooms.IsLocal(e.Sender())
 }
 
 // pasts finds the state before the events at these indexes.
-func (v *viewer) pasts(tx *storage.Tx, evs []*Event, at []int) (map[int64]past, error) {
+func (v *viewer) pasts(tx *storage.Tx, evs []*rooms.Event, at []int) (map[int64]past, error) {
 	found := make(map[int64]past, len(at))
 	var missing []int64
 	for _, i := range at {
@@ -211,7 +184,7 @@ func (v *viewer) pasts(tx *storage.Tx, evs []*Event, at []int) (map[int64]past, 
 		if _, ok := found[nid]; ok {
 			continue
 		}
-		p, ok := v.svc.reader.past.get(pastKey{nid, v.to.UserNID})
+		p, ok := v.svc.past.Get(pastKey{nid, v.to.UserNID})
 		if !ok {
 			p = past{history: visibility.Shared, membership: visibility.Leave}
 			if nid != 0 {
@@ -250,14 +223,14 @@ func (v *viewer) loadPasts(tx *storage.Tx, snapshots []int64, into map[int64]pas
 		if e := events[f.Member]; e != nil {
 			p.membership = membershipOf(e)
 		}
-		v.svc.reader.past.put(pastKey{nid, v.to.UserNID}, p)
+		v.svc.past.Put(pastKey{nid, v.to.UserNID}, p)
 		into[nid] = p
 	}
 	return nil
 }
 
 // judge applies the table of rooms/visibility to one event.
-func (v *viewer) judge(tx *storage.Tx, e *Event, before past) (sight, error) {
+func (v *viewer) judge(tx *storage.Tx, e *rooms.Event, before past) (sight, error) {
 	view := visibility.View{History: before.history, Membership: before.membership, JoinedSince: v.joined}
 	at := before.membership
 	switch {
@@ -277,7 +250,7 @@ func (v *viewer) judge(tx *storage.Tx, e *Event, before past) (sight, error) {
 	return sight{visible: visibility.CanSee(view), membership: at}, nil
 }
 
-func membershipOf(e *Event) visibility.Membership {
+func membershipOf(e *rooms.Event) visibility.Membership {
 	if m := e.ContentString("membership"); m != "" {
 		return visibility.Membership(m)
 	}
@@ -295,7 +268,7 @@ func (v *viewer) joinedUntil(tx *storage.Tx) (int64, error) {
 		return deref(v.lastJoin), nil
 	}
 	key := joinedKey{v.room.NID(), v.to.UserNID, v.member.Pos}
-	until, ok := v.svc.reader.joined.get(key)
+	until, ok := v.svc.joined.Get(key)
 	if !ok {
 		if tx == nil {
 			return 0, errNeedTx
@@ -304,7 +277,7 @@ func (v *viewer) joinedUntil(tx *storage.Tx) (int64, error) {
 		if until, err = v.walkMembership(tx); err != nil {
 			return 0, err
 		}
-		v.svc.reader.joined.put(key, until)
+		v.svc.joined.Put(key, until)
 	}
 	v.lastJoin = &until
 	return until, nil
@@ -342,41 +315,4 @@ func (v *viewer) walkMembership(tx *storage.Tx) (int64, error) {
 		pos = before
 	}
 	return 0, nil
-}
-
-// generations is a bounded memory of facts that never change: when the younger half is full the older half is dropped.
-type generations[K comparable, V any] struct {
-	mu         sync.Mutex // guards all
-	half       int
-	young, old map[K]V
-}
-
-func newGenerations[K comparable, V any](entries int) *generations[K, V] {
-	return &generations[K, V]{half: entries / 2, young: map[K]V{}}
-}
-
-func (g *generations[K, V]) get(k K) (V, bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if v, ok := g.young[k]; ok {
-		return v, true
-	}
-	v, ok := g.old[k]
-	if ok {
-		g.add(k, v)
-	}
-	return v, ok
-}
-
-func (g *generations[K, V]) put(k K, v V) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.add(k, v)
-}
-
-func (g *generations[K, V]) add(k K, v V) {
-	if len(g.young) >= g.half {
-		g.old, g.young = g.young, make(map[K]V, g.half/4)
-	}
-	g.young[k] = v
 }

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"bytes"
@@ -14,23 +14,27 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 	"ebb/wake"
 )
 
-// library is a server with rooms to read in, on a real database, with a clock that stands still.
+// library is a server with rooms to read in, on a real database, with a clock that only the test moves.
 type library struct {
-	t   testing.TB
-	db  *storage.DB
-	svc *Service
-	now time.Time
-	txn int
+	t     testing.TB
+	db    *storage.DB
+	rooms *rooms.Service
+	svc   *Service
+	now   time.Time
+	tick  time.Duration // by which the clock goes on before each event
+	txn   int
+	with  []func(*rooms.Options)
 }
 
-func newLibrary(t testing.TB) *library {
-	return openLibrary(t, storagetest.Open(t, storage.Config{}))
+func newLibrary(t testing.TB, with ...func(*rooms.Options)) *library {
+	return openLibrary(t, storagetest.Open(t, storage.Config{}), with...)
 }
 
 // onBoth runs a test on SQLite and, where there is a server, on PostgreSQL.
@@ -38,18 +42,56 @@ func onBoth(t *testing.T, f func(t *testing.T, l *library)) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) { f(t, openLibrary(t, db)) })
 }
 
-func openLibrary(t testing.TB, db *storage.DB) *library {
-	l := &library{t: t, now: time.UnixMilli(1_750_000_000_000)}
-	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
-	l.db = db
-	var err error
-	l.svc, err = New(t.Context(), Options{
-		DB: db, Server: "here", Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: key}, Hub: wake.New(), Now: func() time.Time { return l.now },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+func openLibrary(t testing.TB, db *storage.DB, with ...func(*rooms.Options)) *library {
+	l := &library{t: t, db: db, now: time.UnixMilli(1_750_000_000_000), tick: time.Second, with: with}
+	l.restart()
 	return l
+}
+
+// restart starts the services anew: everything they know comes from the database.
+func (l *library) restart() {
+	l.t.Helper()
+	l.rooms, l.svc = l.open()
+}
+
+// open starts further services on the database.
+func (l *library) open() (*rooms.Service, *Service) {
+	l.t.Helper()
+	o := rooms.Options{
+		DB: l.db, Server: "here", Hub: wake.New(), Commits: rooms.NewCommits(), Now: func() time.Time { return l.now },
+		Signer: pdu.Signer{Server: "here", KeyID: "ed25519:1", Key: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))},
+	}
+	for _, f := range l.with {
+		f(&o)
+	}
+	writer, err := rooms.New(l.t.Context(), o)
+	l.check(err)
+	return writer, New(Options{DB: l.db, Rooms: writer, Commits: o.Commits, Now: o.Now})
+}
+
+// anew is the service as it is after a restart.
+func (l *library) anew() *Service {
+	l.t.Helper()
+	_, svc := l.open()
+	return svc
+}
+
+// load returns a room as it is in memory.
+func (l *library) load(roomID id.RoomID) *rooms.Room {
+	l.t.Helper()
+	r, err := l.rooms.Room(l.t.Context(), roomID)
+	l.check(err)
+	return r
+}
+
+// public makes a room that everybody may join, and lets them.
+func (l *library) public(s rooms.Sender, members ...rooms.Sender) id.RoomID {
+	l.t.Helper()
+	room := l.room(s, "shared")
+	for _, m := range members {
+		l.join(m, room)
+	}
+	return room
 }
 
 func (l *library) check(err error) {
@@ -60,54 +102,54 @@ func (l *library) check(err error) {
 }
 
 // user signs somebody in; every call is another device.
-func (l *library) user(name string) Sender {
+func (l *library) user(name string) rooms.Sender {
 	l.t.Helper()
 	user := id.UserID("@" + name + ":here")
-	nid, err := l.svc.UserNID(l.t.Context(), user)
+	nid, err := l.rooms.UserNID(l.t.Context(), user)
 	l.check(err)
 	l.txn++
-	return Sender{NID: nid, ID: user, Device: int64(1_000_000 + l.txn)}
+	return rooms.Sender{NID: nid, ID: user, Device: int64(1_000_000 + l.txn)}
 }
 
-func reads(s Sender) Recipient { return Recipient{UserNID: s.NID, User: s.ID, Device: s.Device} }
+func reads(s rooms.Sender) Recipient { return Recipient{UserNID: s.NID, User: s.ID, Device: s.Device} }
 
-func (l *library) room(creator Sender, visibility string, more ...InitialState) id.RoomID {
+func (l *library) room(creator rooms.Sender, visibility string, more ...rooms.InitialState) id.RoomID {
 	l.t.Helper()
-	state := append([]InitialState{{Type: typeHistoryVisibility, Content: json.RawMessage(`{"history_visibility":"` + visibility + `"}`)}}, more...)
-	room, err := l.svc.Create(l.t.Context(), creator, CreateRoom{Preset: "public_chat", InitialState: state})
+	state := append([]rooms.InitialState{{Type: typeHistoryVisibility, Content: json.RawMessage(`{"history_visibility":"` + visibility + `"}`)}}, more...)
+	room, err := l.rooms.Create(l.t.Context(), creator, rooms.CreateRoom{Preset: "public_chat", InitialState: state})
 	l.check(err)
 	return room
 }
 
-func (l *library) join(s Sender, room id.RoomID) {
+func (l *library) join(s rooms.Sender, room id.RoomID) {
 	l.t.Helper()
-	l.check(l.svc.Join(l.t.Context(), s, room, ""))
+	l.check(l.rooms.Join(l.t.Context(), s, room, ""))
 }
 
-func (l *library) leave(s Sender, room id.RoomID) {
+func (l *library) leave(s rooms.Sender, room id.RoomID) {
 	l.t.Helper()
-	l.check(l.svc.Leave(l.t.Context(), s, room, ""))
+	l.check(l.rooms.Leave(l.t.Context(), s, room, ""))
 }
 
-// send sends an event; the clock goes on by a second.
-func (l *library) send(s Sender, room id.RoomID, typ, content string) id.EventID {
+// send sends an event.
+func (l *library) send(s rooms.Sender, room id.RoomID, typ, content string) id.EventID {
 	l.t.Helper()
-	l.now = l.now.Add(time.Second)
+	l.now = l.now.Add(l.tick)
 	l.txn++
-	e, err := l.svc.Send(l.t.Context(), NewEvent{
-		Room: room, Sender: s, Type: typ, Content: json.RawMessage(content), Txn: &Txn{Path: "/send", ID: fmt.Sprint("txn", l.txn)},
+	e, err := l.rooms.Send(l.t.Context(), rooms.NewEvent{
+		Room: room, Sender: s, Type: typ, Content: json.RawMessage(content), Txn: &rooms.Txn{Path: "/send", ID: fmt.Sprint("txn", l.txn)},
 	})
 	l.check(err)
 	return e
 }
 
-func (l *library) say(s Sender, room id.RoomID, text string) id.EventID {
+func (l *library) say(s rooms.Sender, room id.RoomID, text string) id.EventID {
 	l.t.Helper()
 	return l.send(s, room, "m.room.message", `{"msgtype":"m.text","body":"`+text+`"}`)
 }
 
 // relate says something about an event.
-func (l *library) relate(s Sender, room id.RoomID, relType string, to id.EventID, text string) id.EventID {
+func (l *library) relate(s rooms.Sender, room id.RoomID, relType string, to id.EventID, text string) id.EventID {
 	l.t.Helper()
 	more := ""
 	if relType == relReplace {
@@ -117,16 +159,16 @@ func (l *library) relate(s Sender, room id.RoomID, relType string, to id.EventID
 		`{"msgtype":"m.text","body":"`+text+`",`+more+`"m.relates_to":{"rel_type":"`+relType+`","event_id":"`+string(to)+`"}}`)
 }
 
-func (l *library) state(s Sender, room id.RoomID, typ, key, content string) id.EventID {
+func (l *library) state(s rooms.Sender, room id.RoomID, typ, key, content string) id.EventID {
 	l.t.Helper()
-	l.now = l.now.Add(time.Second)
-	e, err := l.svc.Send(l.t.Context(), NewEvent{Room: room, Sender: s, Type: typ, StateKey: &key, Content: json.RawMessage(content)})
+	l.now = l.now.Add(l.tick)
+	e, err := l.rooms.Send(l.t.Context(), rooms.NewEvent{Room: room, Sender: s, Type: typ, StateKey: &key, Content: json.RawMessage(content)})
 	l.check(err)
 	return e
 }
 
 // ignore makes a user ignore others.
-func (l *library) ignore(s Sender, others ...Sender) {
+func (l *library) ignore(s rooms.Sender, others ...rooms.Sender) {
 	l.t.Helper()
 	list := map[id.UserID]struct{}{}
 	for _, o := range others {
@@ -134,17 +176,17 @@ func (l *library) ignore(s Sender, others ...Sender) {
 	}
 	content, err := json.Marshal(map[string]any{"ignored_users": list})
 	l.check(err)
-	l.check(l.svc.SetAccountData(l.t.Context(), s.NID, "", typeIgnoredUsers, content))
+	l.check(l.rooms.SetAccountData(l.t.Context(), s.NID, "", "m.ignored_user_list", content))
 }
 
-func (l *library) get(s Sender, room id.RoomID, e id.EventID) clientEvent {
+func (l *library) get(s rooms.Sender, room id.RoomID, e id.EventID) clientEvent {
 	l.t.Helper()
 	form, err := l.svc.GetEvent(l.t.Context(), room, e, reads(s))
 	l.check(err)
 	return l.parse(form)
 }
 
-func (l *library) mayGet(s Sender, room id.RoomID, e id.EventID) bool {
+func (l *library) mayGet(s rooms.Sender, room id.RoomID, e id.EventID) bool {
 	l.t.Helper()
 	_, err := l.svc.GetEvent(l.t.Context(), room, e, reads(s))
 	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
@@ -210,7 +252,7 @@ func (l *library) parseAll(forms []json.RawMessage) []clientEvent {
 	return out
 }
 
-func (l *library) messages(s Sender, room id.RoomID, req PageRequest) ([]clientEvent, Page) {
+func (l *library) messages(s rooms.Sender, room id.RoomID, req PageRequest) ([]clientEvent, Page) {
 	l.t.Helper()
 	if req.Limit == 0 {
 		req.Limit = MaxPage
@@ -257,7 +299,7 @@ func pagesJoinWithoutGapOrRepeatBothWays(t *testing.T, l *library) {
 		l.say(alice, room, fmt.Sprint(i))
 	}
 	whole, page := l.messages(alice, room, PageRequest{})
-	if page.End != "" || whole[0].Type != typeCreate || len(whole) < 60 {
+	if page.End != "" || whole[0].Type != "m.room.create" || len(whole) < 60 {
 		t.Fatalf("dir=f without from gives %d events, the first %s, end %q", len(whole), whole[0].Type, page.End)
 	}
 	want := eventIDs(whole)
@@ -289,7 +331,7 @@ func tokensWorkInBothDirections(t *testing.T, l *library) {
 	alice := l.user("alice")
 	room := l.room(alice, "shared")
 	l.say(alice, room, "0")
-	r, err := l.svc.Room(t.Context(), room)
+	r, err := l.rooms.Room(t.Context(), room)
 	l.check(err)
 	nextBatch := fmt.Sprintf("s1_%d_0_0_0_0", l.db.Settled())
 	l.say(alice, room, "1")
@@ -374,7 +416,7 @@ func TestLazyLoadedMembersAreThoseOfTheSenders(t *testing.T) {
 	l.join(bob, room)
 	l.join(carol, room)
 	l.say(carol, room, "one")
-	r, _ := l.svc.Room(t.Context(), room)
+	r, _ := l.rooms.Room(t.Context(), room)
 	middle := TimelineToken(r.LastOrder())
 	l.say(bob, room, "two")
 	l.state(bob, room, typeMember, string(bob.ID), `{"membership":"join","displayname":"Bobby"}`)

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -11,12 +11,13 @@ import (
 
 	"ebb/canonjson"
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
 
 // stateAfter reads the state after an event: the entries that want lets through, in no particular order.
-func (v *viewer) stateAfter(tx *storage.Tx, e *Event, want func(typ, key string) bool) ([]*Event, error) {
+func (v *viewer) stateAfter(tx *storage.Tx, e *rooms.Event, want func(typ, key string) bool) ([]*rooms.Event, error) {
 	if e.Order == v.room.LastOrder() {
 		return v.currentState(tx, want)
 	}
@@ -40,10 +41,10 @@ func (v *viewer) stateAfter(tx *storage.Tx, e *Event, want func(typ, key string)
 }
 
 // currentState reads the entries of the current state that want lets through.
-func (v *viewer) currentState(tx *storage.Tx, want func(typ, key string) bool) ([]*Event, error) {
-	var out []*Event
+func (v *viewer) currentState(tx *storage.Tx, want func(typ, key string) bool) ([]*rooms.Event, error) {
+	var out []*rooms.Event
 	var missing []storage.Pos
-	v.room.EachState(func(k pdu.StateKey, pos, _ storage.Pos, e *Event) bool {
+	v.room.EachState(func(k pdu.StateKey, pos, _ storage.Pos, e *rooms.Event) bool {
 		switch {
 		case !want(k.Type, k.Key):
 		case e != nil:
@@ -57,7 +58,7 @@ func (v *viewer) currentState(tx *storage.Tx, want func(typ, key string) bool) (
 	return append(out, more...), err
 }
 
-func (v *viewer) loadState(tx *storage.Tx, positions []storage.Pos) ([]*Event, error) {
+func (v *viewer) loadState(tx *storage.Tx, positions []storage.Pos) ([]*rooms.Event, error) {
 	rows, err := tx.EventsAt(positions)
 	if err != nil {
 		return nil, err
@@ -66,11 +67,11 @@ func (v *viewer) loadState(tx *storage.Tx, positions []storage.Pos) ([]*Event, e
 }
 
 // membersAfter reads the member events of these users in the state after an event.
-func (v *viewer) membersAfter(tx *storage.Tx, e *Event, users map[string]bool) ([]*Event, error) {
+func (v *viewer) membersAfter(tx *storage.Tx, e *rooms.Event, users map[string]bool) ([]*rooms.Event, error) {
 	if e.Order == v.room.LastOrder() {
 		return v.currentMembers(tx, users)
 	}
-	var out []*Event
+	var out []*rooms.Event
 	var wanted []storage.StateKey
 	for user := range users {
 		if e.IsStateKey(typeMember, user) {
@@ -87,8 +88,8 @@ func (v *viewer) membersAfter(tx *storage.Tx, e *Event, users map[string]bool) (
 	return append(out, more...), err
 }
 
-func (v *viewer) currentMembers(tx *storage.Tx, users map[string]bool) ([]*Event, error) {
-	var out []*Event
+func (v *viewer) currentMembers(tx *storage.Tx, users map[string]bool) ([]*rooms.Event, error) {
+	var out []*rooms.Event
 	var positions []storage.Pos
 	for user := range users {
 		m := v.room.MemberOf(id.UserID(user))
@@ -107,7 +108,7 @@ func (v *viewer) currentMembers(tx *storage.Tx, users map[string]bool) ([]*Event
 
 // lastSeen is the event whose state after it is the room's state for the viewer: nil stands for the current state, which
 // members have and anybody where anybody may read; for former members it is the event with which they left.
-func (v *viewer) lastSeen(tx *storage.Tx) (*Event, error) {
+func (v *viewer) lastSeen(tx *storage.Tx) (*rooms.Event, error) {
 	if v.joined {
 		return nil, nil
 	}
@@ -123,7 +124,7 @@ func (v *viewer) lastSeen(tx *storage.Tx) (*Event, error) {
 }
 
 // eventAtOrder is the newest event of the timeline that is not above an order.
-func (v *viewer) eventAtOrder(tx *storage.Tx, order int64) (*Event, error) {
+func (v *viewer) eventAtOrder(tx *storage.Tx, order int64) (*rooms.Event, error) {
 	rows, err := tx.Timeline(v.room.NID(), 0, order, true, 1)
 	if err != nil {
 		return nil, err
@@ -135,7 +136,7 @@ func (v *viewer) eventAtOrder(tx *storage.Tx, order int64) (*Event, error) {
 }
 
 // stateAt is stateAfter where a nil event means the current state.
-func (v *viewer) stateAt(tx *storage.Tx, e *Event, want func(typ, key string) bool) ([]*Event, error) {
+func (v *viewer) stateAt(tx *storage.Tx, e *rooms.Event, want func(typ, key string) bool) ([]*rooms.Event, error) {
 	if e == nil {
 		return v.currentState(tx, want)
 	}
@@ -166,15 +167,15 @@ func (v *viewer) state(tx *storage.Tx) ([]json.RawMessage, error) {
 	return v.stateForms(tx, state, FormOptions{RoomID: true})
 }
 
-func sortByPos(events []*Event) {
-	slices.SortFunc(events, func(a, b *Event) int { return cmpInt(int64(a.Pos), int64(b.Pos)) })
+func sortByPos(events []*rooms.Event) {
+	slices.SortFunc(events, func(a, b *rooms.Event) int { return cmpInt(int64(a.Pos), int64(b.Pos)) })
 }
 
 // StateEvent gives one entry of a room's state: its content, or the whole event in the form for clients.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey
 func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key string, to Recipient, whole bool) (out json.RawMessage, err error) {
 	read := s.reading
-	if typ == typeMember && !s.KnowsMember(ctx, roomID, id.UserID(key)) {
+	if typ == typeMember && !s.rooms.KnowsMember(ctx, roomID, id.UserID(key)) {
 		read = s.readingWhole
 	}
 	err = read(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
@@ -189,7 +190,7 @@ func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key str
 			out = e.Content()
 			return nil
 		}
-		forms, err := v.stateForms(tx, []*Event{e}, FormOptions{RoomID: true})
+		forms, err := v.stateForms(tx, []*rooms.Event{e}, FormOptions{RoomID: true})
 		if err == nil {
 			out = forms[0]
 		}
@@ -198,7 +199,7 @@ func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key str
 	return out, err
 }
 
-func (v *viewer) stateEntry(tx *storage.Tx, typ, key string) (*Event, error) {
+func (v *viewer) stateEntry(tx *storage.Tx, typ, key string) (*rooms.Event, error) {
 	last, err := v.lastSeen(tx)
 	if err != nil {
 		return nil, err
@@ -250,7 +251,7 @@ func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to Recipient
 		if err != nil {
 			return err
 		}
-		members = slices.DeleteFunc(members, func(e *Event) bool { return !req.wants(string(membershipOf(e))) })
+		members = slices.DeleteFunc(members, func(e *rooms.Event) bool { return !req.wants(string(membershipOf(e))) })
 		sortByPos(members)
 		out, err = v.stateForms(tx, members, FormOptions{RoomID: true})
 		return err
@@ -259,7 +260,7 @@ func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to Recipient
 }
 
 // membersAt reads every member event at an order, but not beyond what the viewer may know.
-func (v *viewer) membersAt(tx *storage.Tx, order int64) ([]*Event, error) {
+func (v *viewer) membersAt(tx *storage.Tx, order int64) ([]*rooms.Event, error) {
 	last, err := v.lastSeen(tx)
 	if err != nil {
 		return nil, err
@@ -284,7 +285,7 @@ const maxBeginning = 100
 
 // beginning is the last of the state events by which its creator made a room: the prev_batch of a timeline that shows the
 // whole room lies before all of them, and whoever asks for the members there means those with whom the room began.
-func (v *viewer) beginning(tx *storage.Tx) (*Event, error) {
+func (v *viewer) beginning(tx *storage.Tx) (*rooms.Event, error) {
 	rows, err := tx.Timeline(v.room.NID(), 0, everything().upTo, false, maxBeginning)
 	if err != nil || len(rows) == 0 {
 		return nil, err
@@ -304,7 +305,7 @@ func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to Recipi
 			return errNotReadable()
 		}
 		users := map[string]bool{}
-		for _, m := range v.room.Members(Join) {
+		for _, m := range v.room.Members(rooms.Join) {
 			users[string(m.User)] = true
 		}
 		members, err := v.currentMembers(tx, users)
@@ -320,7 +321,7 @@ func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to Recipi
 
 // appendProfiles appends an object of user ID → display_name and avatar_url. Who has set no name has the empty one, which clients
 // expect; the empty text is no address, so an avatar that is not set is left out.
-func appendProfiles(dst []byte, members []*Event) []byte {
+func appendProfiles(dst []byte, members []*rooms.Event) []byte {
 	dst = append(dst, '{')
 	for i, e := range members {
 		if i > 0 {

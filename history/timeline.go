@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/rooms/visibility"
 	"ebb/storage"
 )
@@ -46,8 +47,8 @@ type Page struct {
 // reading finds a room and makes the recipient's view of it. Whoever may read nothing there, by whatever cause, gets one
 // and the same error.
 func (s *Service) reading(ctx context.Context, roomID id.RoomID, to Recipient, f func(*storage.Tx, *viewer) error) error {
-	room, err := s.Room(ctx, roomID)
-	if errors.Is(err, ErrNoRoom) {
+	room, err := s.rooms.Room(ctx, roomID)
+	if errors.Is(err, rooms.ErrNoRoom) {
 		return errNotReadable()
 	}
 	if err != nil {
@@ -71,7 +72,7 @@ func (s *Service) readingWhole(ctx context.Context, room id.RoomID, to Recipient
 	if err := s.reading(ctx, room, to, func(*storage.Tx, *viewer) error { return nil }); err != nil {
 		return err
 	}
-	if err := s.AwaitWhole(ctx, room); err != nil {
+	if err := s.rooms.AwaitWhole(ctx, room); err != nil {
 		return err
 	}
 	return s.reading(ctx, room, to, f)
@@ -101,7 +102,7 @@ func (s *Service) MayRead(ctx context.Context, roomID id.RoomID, to Recipient) e
 
 // wasJoined tells of somebody who is not joined whether they left the room, and did not forget it.
 func (v *viewer) wasJoined(tx *storage.Tx) (bool, error) {
-	if v.member == nil || v.member.Membership != Leave && v.member.Membership != Ban {
+	if v.member == nil || v.member.Membership != rooms.Leave && v.member.Membership != rooms.Ban {
 		return false, nil
 	}
 	forgotten, err := tx.Forgotten(v.to.UserNID, v.room.NID())
@@ -119,7 +120,7 @@ func (s *Service) Messages(ctx context.Context, roomID id.RoomID, to Recipient, 
 	if err != nil {
 		return page, err
 	}
-	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g pageGap, err error) {
+	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g gap, err error) {
 		page, g, err = v.page(tx, w, req)
 		return g, err
 	})
@@ -127,7 +128,7 @@ func (s *Service) Messages(ctx context.Context, roomID id.RoomID, to Recipient, 
 }
 
 // page reads a page. Backwards it ends where something is missing that other servers may have, and tells so.
-func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (p Page, g pageGap, err error) {
+func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (p Page, g gap, err error) {
 	if req.From == "" && req.Backwards {
 		w.upTo = v.room.LastOrder()
 	}
@@ -141,7 +142,7 @@ func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (p Page, g page
 		}
 	}
 	c := cursor{window: w, backwards: req.Backwards}
-	events, sights, err := v.walk(tx, &c, req.Limit, &req.Filter, v.room.timeline)
+	events, sights, err := v.walk(tx, &c, req.Limit, &req.Filter, v.timeline)
 	if err != nil {
 		return p, g, err
 	}
@@ -151,7 +152,7 @@ func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (p Page, g page
 }
 
 // fill writes what a walk has found into a page.
-func (v *viewer) fill(tx *storage.Tx, p *Page, c *cursor, req *PageRequest, events []*Event, sights []sight) (err error) {
+func (v *viewer) fill(tx *storage.Tx, p *Page, c *cursor, req *PageRequest, events []*rooms.Event, sights []sight) (err error) {
 	if req.From != "" {
 		p.Start = req.From
 	}
@@ -198,9 +199,9 @@ type span struct {
 // source reads the next n places of a walk, or all that are left; it may leave out the rows of those that do not count.
 type source func(tx *storage.Tx, c *cursor, n int) (span, error)
 
-// timeline is the source of a walk along a room's timeline.
-func (r *Room) timeline(tx *storage.Tx, c *cursor, n int) (span, error) {
-	rows, err := tx.Timeline(r.NID(), c.after, c.upTo, c.backwards, n)
+// timeline is the source of a walk along the room's timeline.
+func (v *viewer) timeline(tx *storage.Tx, c *cursor, n int) (span, error) {
+	rows, err := tx.Timeline(v.room.NID(), c.after, c.upTo, c.backwards, n)
 	out := span{orders: make([]int64, len(rows)), rows: rows}
 	for i := range rows {
 		out.orders[i] = rows[i].Order
@@ -210,7 +211,7 @@ func (r *Room) timeline(tx *storage.Tx, c *cursor, n int) (span, error) {
 
 // walk collects up to limit events that the viewer may see and that pass the filter. The cursor goes on over all others:
 // that rows are hidden, by their expiry too, never ends a page. The work is bounded, and so is what is collected.
-func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter, next source) (events []*Event, sights []sight, err error) {
+func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter, next source) (events []*rooms.Event, sights []sight, err error) {
 	if !filter.room(string(v.room.ID())) || c.empty() {
 		c.done = true
 		return nil, nil, nil
@@ -240,7 +241,7 @@ func (c *cursor) tired() bool { return c.rows >= maxScan || c.bytes >= maxScanBy
 
 // pass moves the cursor behind a part of the walk, or where not all that was found in it is taken, behind the last event
 // that is. last says that nothing comes after the part.
-func (c *cursor) pass(part span, taken []*Event, all, last bool) {
+func (c *cursor) pass(part span, taken []*rooms.Event, all, last bool) {
 	c.rows += len(part.orders)
 	for i := range part.rows {
 		c.bytes += len(part.rows[i].JSON)
@@ -255,7 +256,7 @@ func (c *cursor) pass(part span, taken []*Event, all, last bool) {
 }
 
 // pick returns the events of the rows that pass the filter and that the viewer may see.
-func (v *viewer) pick(tx *storage.Tx, rows []storage.EventRow, filter *EventFilter) (events []*Event, sights []sight, err error) {
+func (v *viewer) pick(tx *storage.Tx, rows []storage.EventRow, filter *EventFilter) (events []*rooms.Event, sights []sight, err error) {
 	for i := range rows {
 		if rows[i].Flags&storage.HiddenEvent != 0 {
 			continue
@@ -273,7 +274,7 @@ func (v *viewer) pick(tx *storage.Tx, rows []storage.EventRow, filter *EventFilt
 
 // senders gives the member events of the senders of a page, as they were at its newest event.
 // Spec: client-server-api#lazy-loading-room-members
-func (v *viewer) senders(tx *storage.Tx, page []*Event, newestFirst bool) ([]json.RawMessage, error) {
+func (v *viewer) senders(tx *storage.Tx, page []*rooms.Event, newestFirst bool) ([]json.RawMessage, error) {
 	if len(page) == 0 {
 		return nil, nil
 	}
@@ -293,7 +294,7 @@ func (v *viewer) senders(tx *storage.Tx, page []*Event, newestFirst bool) ([]jso
 }
 
 // stateForms writes state events that go with what the viewer may see, whether or not they were visible when sent.
-func (v *viewer) stateForms(tx *storage.Tx, events []*Event, opt FormOptions) ([]json.RawMessage, error) {
+func (v *viewer) stateForms(tx *storage.Tx, events []*rooms.Event, opt FormOptions) ([]json.RawMessage, error) {
 	sights, err := v.sights(tx, events)
 	if err != nil {
 		return nil, err
@@ -304,7 +305,7 @@ func (v *viewer) stateForms(tx *storage.Tx, events []*Event, opt FormOptions) ([
 // GetEvent gives one event to whoever may see it.
 // Spec: client-server-api#get_matrixclientv3roomsroomideventeventid
 func (s *Service) GetEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient) (form json.RawMessage, err error) {
-	err = s.readingEvent(ctx, roomID, eventID, to, func(tx *storage.Tx, v *viewer, e *Event, at sight) error {
+	err = s.readingEvent(ctx, roomID, eventID, to, func(tx *storage.Tx, v *viewer, e *rooms.Event, at sight) error {
 		form, err = v.one(tx, e, at, FormOptions{RoomID: true, Bundle: true})
 		return err
 	})
@@ -312,7 +313,7 @@ func (s *Service) GetEvent(ctx context.Context, roomID id.RoomID, eventID id.Eve
 }
 
 // readingEvent is reading with an event that the recipient can see; one who cannot learns nothing about the room either.
-func (s *Service) readingEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, f func(*storage.Tx, *viewer, *Event, sight) error) error {
+func (s *Service) readingEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, f func(*storage.Tx, *viewer, *rooms.Event, sight) error) error {
 	err := s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		e, at, err := v.event(tx, eventID)
 		if err != nil {
@@ -334,7 +335,7 @@ func orNoEvent(err error) error {
 func errNoEvent() error { return mxerr.NotFound("Event not found") }
 
 // event finds an event that the viewer may see.
-func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*Event, sight, error) {
+func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*rooms.Event, sight, error) {
 	row, found, err := tx.EventByID(v.room.NID(), string(eventID))
 	if err != nil {
 		return nil, sight{}, err
@@ -346,7 +347,7 @@ func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*Event, sight, error
 	if err != nil {
 		return nil, sight{}, err
 	}
-	sights, err := v.sights(tx, []*Event{e})
+	sights, err := v.sights(tx, []*rooms.Event{e})
 	if err != nil {
 		return nil, sight{}, err
 	}

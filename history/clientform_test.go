@@ -1,6 +1,7 @@
-package rooms
+package history
 
 import (
+	"ebb/rooms"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -22,7 +23,7 @@ func TestTransactionIDIsForTheSendingDeviceOnly(t *testing.T) {
 	e := l.say(phone, room, "hello")
 	txn := fmt.Sprint("txn", l.txn)
 	for _, c := range []struct {
-		who  Sender
+		who  rooms.Sender
 		want string
 	}{{phone, txn}, {laptop, ""}, {bob, ""}} {
 		if got := l.get(c.who, room, e).Unsigned.TransactionID; got != c.want {
@@ -53,10 +54,10 @@ func TestReplacedStateIsToldAndItsContentToWhoCouldSeeIt(t *testing.T) {
 func replacedStateIsToldAndItsContentToWhoCouldSeeIt(t *testing.T, l *library) {
 	alice, bob := l.user("alice"), l.user("bob")
 	room := l.room(alice, "joined")
-	first := l.state(alice, room, typeTopic, "", `{"topic":"one"}`)
+	first := l.state(alice, room, "m.room.topic", "", `{"topic":"one"}`)
 	l.join(bob, room)
-	second := l.state(alice, room, typeTopic, "", `{"topic":"two"}`)
-	third := l.state(alice, room, typeTopic, "", `{"topic":"three"}`)
+	second := l.state(alice, room, "m.room.topic", "", `{"topic":"two"}`)
+	third := l.state(alice, room, "m.room.topic", "", `{"topic":"three"}`)
 	if u := l.get(alice, room, first).Unsigned; u.ReplacesState != "" || u.PrevContent != nil {
 		t.Errorf("the first topic replaces %q", u.ReplacesState)
 	}
@@ -75,10 +76,10 @@ func TestRedactedEventsNameTheirRedactionInEveryRoomVersion(t *testing.T) {
 	for _, version := range pdu.Versions() {
 		l := newLibrary(t)
 		alice := l.user("alice")
-		room, err := l.svc.Create(t.Context(), alice, CreateRoom{RoomVersion: version})
+		room, err := l.rooms.Create(t.Context(), alice, rooms.CreateRoom{RoomVersion: version})
 		l.check(err)
 		e := l.say(alice, room, "oops")
-		redaction, err := l.svc.Redact(t.Context(), alice, room, e, "typo", nil)
+		redaction, err := l.rooms.Redact(t.Context(), alice, room, e, "typo", nil)
 		l.check(err)
 		got := l.get(alice, room, e)
 		if len(got.Content) != 0 || got.Unsigned.Because == nil || got.Unsigned.Because.EventID != redaction || got.Unsigned.Because.RoomID != "" {
@@ -125,12 +126,12 @@ func latestValidEditIsBundled(t *testing.T, l *library) {
 	if edit() != "second" {
 		t.Errorf("after an edit of the edit: %q", edit())
 	}
-	_, err := l.svc.Redact(t.Context(), alice, room, second, "", nil)
+	_, err := l.rooms.Redact(t.Context(), alice, room, second, "", nil)
 	l.check(err)
 	if edit() != "first" {
 		t.Errorf("after its redaction: %q", edit())
 	}
-	_, err = l.svc.Redact(t.Context(), alice, room, e, "", nil)
+	_, err = l.rooms.Redact(t.Context(), alice, room, e, "", nil)
 	l.check(err)
 	if edit() != "" {
 		t.Errorf("a redacted event is edited to %q", edit())
@@ -171,7 +172,7 @@ func threadsAndReferencesAreBundled(t *testing.T, l *library) {
 	if got.Reference == nil || len(got.Reference.Chunk) != 1 || got.Reference.Chunk[0].EventID != ref {
 		t.Errorf("references: %+v", got.Reference)
 	}
-	for who, want := range map[Sender]bool{alice: true, bob: true, carol: false} {
+	for who, want := range map[rooms.Sender]bool{alice: true, bob: true, carol: false} {
 		if p := l.get(who, room, root).Unsigned.Relations.Thread.Participated; p != want {
 			t.Errorf("%s participated: %v", who.ID, p)
 		}
@@ -190,7 +191,7 @@ func threadsAndReferencesAreBundled(t *testing.T, l *library) {
 	if len(page.Chunk) != 0 {
 		t.Errorf("a thread of ignored users alone: %s", page.Chunk)
 	}
-	_, err = l.svc.Redact(t.Context(), alice, room, two, "", nil)
+	_, err = l.rooms.Redact(t.Context(), alice, room, two, "", nil)
 	l.check(err)
 	if th := l.get(alice, room, root).Unsigned.Relations.Thread; th == nil || th.Count != 1 || th.Latest.body() != "one" {
 		t.Errorf("after a redacted reply: %+v", th)
@@ -211,7 +212,7 @@ func threadsAreOrderedByTheirLatestReplies(t *testing.T, l *library) {
 		l.relate(alice, room, relThread, root, "reply")
 	}
 	l.relate(alice, room, relThread, a, "again")
-	list := func(req ThreadsRequest, who Sender) (roots []id.EventID) {
+	list := func(req ThreadsRequest, who rooms.Sender) (roots []id.EventID) {
 		req.Limit = 1
 		for range 10 {
 			page, err := l.svc.Threads(t.Context(), room, reads(who), req)
@@ -296,10 +297,10 @@ func relationsArePagedFilteredAndFollowed(t *testing.T, l *library) {
 		{"all", RelationsRequest{}, append([]id.EventID{direct}, newestFirst...)},
 		{"oldest first", RelationsRequest{Forwards: true}, append(slices.Clone(replies), direct)},
 		{"of a type", RelationsRequest{RelType: relThread, Limit: 100}, newestFirst},
-		{"of an event type", RelationsRequest{RelType: relAnnotation, EventType: "m.reaction"}, []id.EventID{direct}},
-		{"of no type", RelationsRequest{RelType: relAnnotation, EventType: "m.room.message"}, nil},
+		{"of an event type", RelationsRequest{RelType: "m.annotation", EventType: "m.reaction"}, []id.EventID{direct}},
+		{"of no type", RelationsRequest{RelType: "m.annotation", EventType: "m.room.message"}, nil},
 		{"followed", RelationsRequest{Recurse: true, Forwards: true}, append(slices.Clone(replies), direct, second, third)},
-		{"followed, of a type", RelationsRequest{Recurse: true, RelType: relAnnotation}, []id.EventID{second, direct}},
+		{"followed, of a type", RelationsRequest{Recurse: true, RelType: "m.annotation"}, []id.EventID{second, direct}},
 	} {
 		if got := list(c.req); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %d events %v, want %v", c.name, len(got), got, c.want)
@@ -308,9 +309,9 @@ func relationsArePagedFilteredAndFollowed(t *testing.T, l *library) {
 	if got := list(RelationsRequest{Recurse: true}); slices.Contains(got, fourth) {
 		t.Error("followed beyond the depth")
 	}
-	_, err := l.svc.Redact(t.Context(), bob, room, direct, "", nil)
+	_, err := l.rooms.Redact(t.Context(), bob, room, direct, "", nil)
 	l.check(err)
-	if got := list(RelationsRequest{RelType: relAnnotation}); len(got) != 0 {
+	if got := list(RelationsRequest{RelType: "m.annotation"}); len(got) != 0 {
 		t.Errorf("a redacted reaction is still related: %v", got)
 	}
 	if _, err := l.svc.Relations(t.Context(), room, "$none", reads(bob), RelationsRequest{Limit: 1}); mxerr.Code(err) != mxerr.CodeNotFound {
@@ -324,12 +325,12 @@ func TestContextGivesNeighboursTokensAndState(t *testing.T) {
 	room := l.room(alice, "shared")
 	l.join(bob, room)
 	l.join(carol, room)
-	l.state(alice, room, typeTopic, "", `{"topic":"old"}`)
+	l.state(alice, room, "m.room.topic", "", `{"topic":"old"}`)
 	var sent []id.EventID
 	for i := range 9 {
 		sent = append(sent, l.say(bob, room, fmt.Sprint(i)))
 	}
-	l.state(alice, room, typeTopic, "", `{"topic":"new"}`)
+	l.state(alice, room, "m.room.topic", "", `{"topic":"new"}`)
 	around, err := l.svc.EventContext(t.Context(), room, sent[4], reads(alice), 5, EventFilter{LazyLoadMembers: true})
 	l.check(err)
 	l.same("before", bodies(l.parseAll(around.EventsBefore)), []string{"3", "2"})
@@ -342,7 +343,7 @@ func TestContextGivesNeighboursTokensAndState(t *testing.T) {
 		switch e.Type {
 		case typeMember:
 			members++
-		case typeTopic:
+		case "m.room.topic":
 			topic, _ = e.Content["topic"].(string)
 		}
 	}
@@ -379,12 +380,12 @@ func membersNowThenAndAsTheyWereAtALeave(t *testing.T, l *library) {
 	l.join(bob, room)
 	early := TimelineToken(l.lastOrder(room))
 	l.join(carol, room)
-	l.check(l.svc.Invite(t.Context(), alice, room, dave.ID, ""))
-	l.state(alice, room, typeName, "", `{"name":"old"}`)
+	l.check(l.rooms.Invite(t.Context(), alice, room, dave.ID, ""))
+	l.state(alice, room, "m.room.name", "", `{"name":"old"}`)
 	l.leave(bob, room)
 	l.leave(carol, room)
-	l.state(alice, room, typeName, "", `{"name":"new"}`)
-	list := func(who Sender, req MembersRequest) (got []string) {
+	l.state(alice, room, "m.room.name", "", `{"name":"new"}`)
+	list := func(who rooms.Sender, req MembersRequest) (got []string) {
 		forms, err := l.svc.GetMembers(t.Context(), room, reads(who), req)
 		l.check(err)
 		for _, e := range l.parseAll(forms) {
@@ -395,15 +396,15 @@ func membersNowThenAndAsTheyWereAtALeave(t *testing.T, l *library) {
 		return got
 	}
 	l.same("now", list(alice, MembersRequest{}), []string{"alice join", "bob leave", "carol leave", "dave invite"})
-	l.same("joined", list(alice, MembersRequest{Membership: Join}), []string{"alice join"})
-	l.same("not left", list(alice, MembersRequest{NotMembership: Leave}), []string{"alice join", "dave invite"})
-	l.same("left or not invited", list(alice, MembersRequest{Membership: Leave, NotMembership: Invite}), []string{"alice join", "bob leave", "carol leave"})
+	l.same("joined", list(alice, MembersRequest{Membership: rooms.Join}), []string{"alice join"})
+	l.same("not left", list(alice, MembersRequest{NotMembership: rooms.Leave}), []string{"alice join", "dave invite"})
+	l.same("left or not invited", list(alice, MembersRequest{Membership: rooms.Leave, NotMembership: rooms.Invite}), []string{"alice join", "bob leave", "carol leave"})
 	l.same("then", list(alice, MembersRequest{At: early}), []string{"alice join", "bob join"})
 	l.same("before the room", list(alice, MembersRequest{At: "t0"}), []string{"alice join"})
 	l.same("for bob", list(bob, MembersRequest{}), []string{"alice join", "bob leave", "carol join", "dave invite"})
 	l.same("for bob, then", list(bob, MembersRequest{At: early}), []string{"alice join", "bob join"})
-	for who, want := range map[Sender]string{alice: `{"name":"new"}`, bob: `{"name":"old"}`} {
-		content, err := l.svc.StateEvent(t.Context(), room, typeName, "", reads(who), false)
+	for who, want := range map[rooms.Sender]string{alice: `{"name":"new"}`, bob: `{"name":"old"}`} {
+		content, err := l.svc.StateEvent(t.Context(), room, "m.room.name", "", reads(who), false)
 		l.check(err)
 		if string(content) != want {
 			t.Errorf("%s: the name is %s", who.ID, content)
@@ -412,14 +413,14 @@ func membersNowThenAndAsTheyWereAtALeave(t *testing.T, l *library) {
 		l.check(err)
 		if !slices.ContainsFunc(l.parseAll(state), func(e clientEvent) bool {
 			name, _ := json.Marshal(e.Content)
-			return e.Type == typeName && string(name) == want
+			return e.Type == "m.room.name" && string(name) == want
 		}) {
 			t.Errorf("%s: the state lacks the name %s", who.ID, want)
 		}
 	}
 	whole, err := l.svc.StateEvent(t.Context(), room, typeMember, string(carol.ID), reads(alice), true)
 	l.check(err)
-	if e := l.parse(whole); e.Sender != carol.ID || e.Content["membership"] != Leave {
+	if e := l.parse(whole); e.Sender != carol.ID || e.Content["membership"] != rooms.Leave {
 		t.Errorf("%s", whole)
 	}
 	if _, err := l.svc.StateEvent(t.Context(), room, "m.none", "", reads(alice), false); mxerr.Code(err) != mxerr.CodeNotFound {
@@ -499,7 +500,7 @@ func joinedRoomsAreListed(t *testing.T, l *library) {
 	l.join(bob, one)
 	l.join(bob, two)
 	l.leave(bob, one)
-	got, err := l.svc.JoinedRooms(t.Context(), bob.NID)
+	got, err := l.rooms.JoinedRooms(t.Context(), bob.NID)
 	l.check(err)
 	if !slices.Equal(got, []string{string(two)}) {
 		t.Errorf("%v", got)

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/rooms"
 	"ebb/storage"
 )
 
@@ -83,13 +84,13 @@ func TestRelationsOfAnotherKindAreWalkedOverQuickly(t *testing.T) {
 
 // plantRelations stores rows of relations without events.
 func (l *library) plantRelations(tx *storage.Tx, room id.RoomID, parent id.EventID, n int) error {
-	r, err := l.svc.Room(l.t.Context(), room)
+	r, err := l.rooms.Room(l.t.Context(), room)
 	if err != nil {
 		return err
 	}
 	for i := range n {
 		row := storage.RelationRow{
-			Position: storage.Pos(1_000_000 + i), Room: r.nid, Parent: string(parent), RelType: relAnnotation, Type: "m.reaction", Sender: 1, Order: int64(1_000_000+i) * OrderStep,
+			Position: storage.Pos(1_000_000 + i), Room: r.NID(), Parent: string(parent), RelType: "m.annotation", Type: "m.reaction", Sender: 1, Order: int64(1_000_000+i) * rooms.OrderStep,
 		}
 		if err := tx.InsertRelation(row); err != nil {
 			return err

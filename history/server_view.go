@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"cmp"
@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/rooms/expiry"
 	"ebb/rooms/visibility"
 	"ebb/storage"
@@ -29,7 +30,7 @@ const (
 // holds for messages whose time is over.
 type serverView struct {
 	svc    *Service
-	room   *Room
+	room   *rooms.Room
 	server string
 	tx     *storage.Tx
 	states map[int64]serverState // before the events that prepare was given
@@ -38,7 +39,7 @@ type serverView struct {
 
 // forServer finds a room for a server that is in it.
 func (s *Service) forServer(ctx context.Context, origin string, room id.RoomID, f func(v *serverView) error) error {
-	r, err := s.RoomForServer(ctx, origin, room)
+	r, err := s.rooms.RoomForServer(ctx, origin, room)
 	if err != nil {
 		return err
 	}
@@ -67,7 +68,7 @@ func (st serverState) visible() bool {
 }
 
 // prepare reads what sees asks of the states before some events, all at once.
-func (v *serverView) prepare(events []*Event) error {
+func (v *serverView) prepare(events []*rooms.Event) error {
 	var wanted []storage.StateKey
 	for _, e := range events {
 		if _, known := v.states[e.Snapshot]; !known && e.Snapshot != 0 && !v.concerns(e) {
@@ -92,7 +93,7 @@ func (v *serverView) prepare(events []*Event) error {
 }
 
 // prepareMembers finds out in which of the states the server had users, where that decides.
-func (v *serverView) prepareMembers(events []*Event) error {
+func (v *serverView) prepareMembers(events []*rooms.Event) error {
 	var snapshots []int64
 	for _, e := range events {
 		if st, known := v.states[e.Snapshot]; known && (v.erased(e) && !st.joined || !st.visible()) {
@@ -128,7 +129,7 @@ func (v *serverView) prepareMembers(events []*Event) error {
 }
 
 // shown is an event, which prepare was given, as the server gets it.
-func (v *serverView) shown(e *Event) (json.RawMessage, error) {
+func (v *serverView) shown(e *rooms.Event) (json.RawMessage, error) {
 	if v.sees(e) {
 		return e.JSON(), nil
 	}
@@ -141,7 +142,7 @@ func (v *serverView) shown(e *Event) (json.RawMessage, error) {
 
 // sees reports whether the server may see what an event says, which prepare was given. That holds for state events too: what
 // is left of those that it may not see is what the rules of rooms need.
-func (v *serverView) sees(e *Event) bool {
+func (v *serverView) sees(e *rooms.Event) bool {
 	switch {
 	case v.expired(e):
 		return false
@@ -153,23 +154,23 @@ func (v *serverView) sees(e *Event) bool {
 }
 
 // expired reports whether an event is a message whose time is over.
-func (v *serverView) expired(e *Event) bool {
-	return e.Flags&storage.SkeletonEvent != 0 || !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.Now())
+func (v *serverView) expired(e *rooms.Event) bool {
+	return e.Flags&storage.SkeletonEvent != 0 || !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.now())
 }
 
 // erased reports whether the sender asked for erasure after the event: then only servers that were in the room see it.
-func (v *serverView) erased(e *Event) bool {
-	at, erased := v.svc.ErasedAt(e.SenderNID)
+func (v *serverView) erased(e *rooms.Event) bool {
+	at, erased := v.svc.rooms.ErasedAt(e.SenderNID)
 	return erased && e.Pos < at
 }
 
 // concerns reports whether an event is by a user of the server, or about one.
-func (v *serverView) concerns(e *Event) bool {
+func (v *serverView) concerns(e *rooms.Event) bool {
 	key, isState := e.StateKey()
 	return e.Sender().Homeserver() == v.server || isState && e.Type() == typeMember && id.UserID(key).Homeserver() == v.server
 }
 
-func (v *serverView) all(events []*Event) ([]json.RawMessage, error) {
+func (v *serverView) all(events []*rooms.Event) ([]json.RawMessage, error) {
 	if err := v.prepare(events); err != nil {
 		return nil, err
 	}
@@ -185,7 +186,7 @@ func (v *serverView) all(events []*Event) ([]json.RawMessage, error) {
 }
 
 // event finds an accepted event of the room.
-func (v *serverView) event(eventID id.EventID) (*Event, error) {
+func (v *serverView) event(eventID id.EventID) (*rooms.Event, error) {
 	row, found, err := v.tx.EventByID(v.room.NID(), string(eventID))
 	if err != nil {
 		return nil, err
@@ -211,7 +212,7 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.RoomByNID(ctx, room)
+	r, err := s.rooms.RoomByNID(ctx, room)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +224,7 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 		if v.expired(e) {
 			return errNoEvent() // not even its type; what keeps the graph whole comes with the events around it
 		}
-		raws, err := v.all([]*Event{e})
+		raws, err := v.all([]*rooms.Event{e})
 		if err == nil {
 			raw = raws[0]
 		}
@@ -234,8 +235,8 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 
 // StateForServer returns the state of a room before an event, and the auth chain of that state.
 // Spec: server-server-api#get_matrixfederationv1stateroomid
-func (s *Service) StateForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (state, chain []*Event, err error) {
-	release, err := s.HeavyRead(ctx)
+func (s *Service) StateForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (state, chain []*rooms.Event, err error) {
+	release, err := s.rooms.HeavyRead(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -278,8 +279,8 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 
 // AuthChainForServer returns the auth chain of an event.
 // Spec: server-server-api#get_matrixfederationv1event_authroomideventid
-func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (chain []*Event, err error) {
-	release, err := s.HeavyRead(ctx)
+func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (chain []*rooms.Event, err error) {
+	release, err := s.rooms.HeavyRead(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -300,7 +301,7 @@ func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id
 func (s *Service) BackfillForServer(ctx context.Context, origin string, room id.RoomID, from []id.EventID, limit int) (raws []json.RawMessage, err error) {
 	limit = min(limit, maxBackfill)
 	err = s.forServer(ctx, origin, room, func(v *serverView) error {
-		events, err := v.walk(from[:min(len(from), maxEarliestEvents)], false, limit, func(e *Event) bool { return true })
+		events, err := v.walk(from[:min(len(from), maxEarliestEvents)], false, limit, func(e *rooms.Event) bool { return true })
 		if err != nil {
 			return err
 		}
@@ -345,7 +346,7 @@ func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q M
 				}
 			}
 		}
-		events, err := v.walk(from, true, min(q.Limit, maxMissingAnswer), func(e *Event) bool { return !has[e.ID()] && e.Depth() >= q.MinDepth })
+		events, err := v.walk(from, true, min(q.Limit, maxMissingAnswer), func(e *rooms.Event) bool { return !has[e.ID()] && e.Depth() >= q.MinDepth })
 		if err != nil {
 			return err
 		}
@@ -357,7 +358,7 @@ func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q M
 }
 
 // walk goes back over the graph as far as want lets it: the deepest events first, or those first that are the fewest steps away.
-func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(*Event) bool) (out []*Event, err error) {
+func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(*rooms.Event) bool) (out []*rooms.Event, err error) {
 	w := serverWalk{v: v, nearest: nearest, queued: map[id.EventID]bool{}}
 	if err := w.add(from); err != nil {
 		return nil, err
@@ -386,7 +387,7 @@ type serverWalk struct {
 	v       *serverView
 	nearest bool
 	queued  map[id.EventID]bool
-	queue   []*Event // the next one last
+	queue   []*rooms.Event // the next one last
 	ahead   map[id.EventID]storage.EventRow
 }
 
@@ -444,7 +445,7 @@ func (w *serverWalk) add(ids []id.EventID) error {
 	return nil
 }
 
-func deeper(a, b *Event) int {
+func deeper(a, b *rooms.Event) int {
 	return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.Order, b.Order))
 }
 
@@ -462,7 +463,7 @@ func (s *Service) EventAtTimeForServer(ctx context.Context, origin string, room 
 	return eventID, at, err
 }
 
-func (v *serverView) closest(ts int64, backwards bool) (*Event, error) {
+func (v *serverView) closest(ts int64, backwards bool) (*rooms.Event, error) {
 	place, err := placeOf(v.tx, v.room, ts)
 	if err != nil {
 		return nil, err
@@ -478,7 +479,7 @@ func (v *serverView) closest(ts int64, backwards bool) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	var near []*Event
+	var near []*rooms.Event
 	for i := range rows {
 		if rows[i].Flags&storage.HiddenEvent != 0 {
 			continue
@@ -494,7 +495,7 @@ func (v *serverView) closest(ts int64, backwards bool) (*Event, error) {
 	if err := v.prepare(near); err != nil {
 		return nil, err
 	}
-	var best *Event
+	var best *rooms.Event
 	for _, e := range near {
 		if (best == nil || closer(e, best, backwards)) && v.sees(e) {
 			best = e

@@ -1,0 +1,70 @@
+package rooms_test
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/history"
+	"ebb/rooms"
+)
+
+func TestMain(m *testing.M) {
+	rooms.OpenReaders = func(s *rooms.Service, o rooms.Options) rooms.Readers {
+		return readers{history.New(history.Options{DB: o.DB, Rooms: s, Commits: o.Commits, Now: o.Now})}
+	}
+	m.Run()
+}
+
+// readers makes a history.Service what the tests of package rooms read by.
+type readers struct{ *history.Service }
+
+func recipient(s rooms.Sender) history.Recipient {
+	return history.Recipient{UserNID: s.NID, User: s.ID, Device: s.Device}
+}
+
+func (r readers) GetEvent(ctx context.Context, room id.RoomID, event id.EventID, who rooms.Sender) (json.RawMessage, error) {
+	return r.Service.GetEvent(ctx, room, event, recipient(who))
+}
+
+func (r readers) Messages(ctx context.Context, room id.RoomID, who rooms.Sender, from string, limit int) ([]json.RawMessage, string, error) {
+	page, err := r.Service.Messages(ctx, room, recipient(who), history.PageRequest{From: from, Backwards: true, Limit: limit})
+	return page.Chunk, page.End, err
+}
+
+func (r readers) Before(ctx context.Context, room id.RoomID, event id.EventID, who rooms.Sender, limit int) ([]json.RawMessage, error) {
+	around, err := r.EventContext(ctx, room, event, recipient(who), limit, history.EventFilter{})
+	return around.EventsBefore, err
+}
+
+func (r readers) RoomState(ctx context.Context, room id.RoomID, who rooms.Sender) ([]json.RawMessage, error) {
+	return r.Service.RoomState(ctx, room, recipient(who))
+}
+
+func (r readers) StateEvent(ctx context.Context, room id.RoomID, typ, key string, who rooms.Sender) (json.RawMessage, error) {
+	return r.Service.StateEvent(ctx, room, typ, key, recipient(who), false)
+}
+
+func (r readers) GetMembers(ctx context.Context, room id.RoomID, who rooms.Sender) ([]json.RawMessage, error) {
+	return r.Service.GetMembers(ctx, room, recipient(who), history.MembersRequest{})
+}
+
+func (r readers) JoinedMembers(ctx context.Context, room id.RoomID, who rooms.Sender) ([]byte, error) {
+	return r.Service.JoinedMembers(ctx, room, recipient(who))
+}
+
+func (r readers) TimestampToEvent(ctx context.Context, room id.RoomID, who rooms.Sender, at time.Time, backwards bool) (id.EventID, int64, error) {
+	return r.Service.TimestampToEvent(ctx, room, recipient(who), at, backwards)
+}
+
+func (r readers) Unread(ctx context.Context, room int64, who rooms.Sender) (notify, highlight int64, err error) {
+	u, err := r.Service.Unread(ctx, nil, who.NID, room)
+	return u.Main.Notify, u.Main.Highlight, err
+}
+
+func (r readers) MissingEventsForServer(ctx context.Context, origin string, room id.RoomID, earliest, latest []id.EventID, limit int, minDepth int64) ([]json.RawMessage, error) {
+	return r.Service.MissingEventsForServer(ctx, origin, history.MissingEvents{Room: room, Earliest: earliest, Latest: latest, Limit: limit, MinDepth: minDepth})
+}
