@@ -30,6 +30,9 @@ var initCommand = command{
 			if err := inv.none(); err != nil {
 				return err
 			}
+			if inv.given("config") {
+				return usagef("init does not read a configuration: it writes ebb.yaml into the folder of --data-dir; leave out --config")
+			}
 			return initServer(inv, cfg, *dir)
 		}
 	},

@@ -132,6 +132,12 @@ func (inv *invocation) configFlag() {
 	inv.flags.StringVar(&inv.configFile, "config", defaultConfigFile(), "configuration `FILE`; EBB_CONFIG may name it too")
 }
 
+// given reports whether a flag is on the command line.
+func (inv *invocation) given(name string) (given bool) {
+	inv.flags.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+	return given
+}
+
 // find matches the longest command name at the beginning of args.
 func find(args []string) (*command, []string) {
 	var best *command

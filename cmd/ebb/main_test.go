@@ -267,6 +267,7 @@ func TestExitCodesTellWhatWentWrong(t *testing.T) {
 		{2, "--server-name", "init --data-dir " + t.TempDir()},
 		{2, "server_name", "init --server-name a/b --data-dir " + t.TempDir()},
 		{2, "listen[0].address", "init --server-name test --listen here --data-dir " + t.TempDir()},
+		{2, "leave out --config", "init --server-name test --data-dir " + t.TempDir() + " --config " + s.dir + "/other.yaml"},
 		{3, "ebb.yaml", "init --server-name test --data-dir " + s.dir},
 		{3, "", "user admin nobody --config " + s.config},
 		{3, "", "user deactivate nobody --config " + s.config},
