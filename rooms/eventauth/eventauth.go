@@ -138,7 +138,7 @@ func (c *check) judgeCreate() verdict {
 	}
 	// 1.2 The room ID belongs to the sender's server. In version 12 it is the hash of the event.
 	if c.v.RoomIDIsCreateHash {
-		if c.e.NamesRoom() {
+		if c.e.HasRoomID() {
 			return reject("1.2", "create event has a room_id")
 		}
 	} else if domain(string(c.e.RoomID())) != domain(string(c.e.Sender())) {

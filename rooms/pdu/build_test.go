@@ -54,9 +54,9 @@ func checkFields(t *testing.T, what string, e *Event, p Proto) {
 		t.Errorf("%s: prev_events %v, auth_events %v", what, e.PrevEvents(), e.AuthEvents())
 	}
 	switch derived := e.Version().RoomIDIsCreateHash && p.Type == typeCreate; {
-	case derived && (string(e.RoomID()) != "!"+string(e.ID()[1:]) || e.NamesRoom()):
+	case derived && (string(e.RoomID()) != "!"+string(e.ID()[1:]) || e.HasRoomID()):
 		t.Errorf("%s: the room of create event %s is %s", what, e.ID(), e.RoomID())
-	case !derived && (e.RoomID() != p.RoomID || !e.NamesRoom()):
+	case !derived && (e.RoomID() != p.RoomID || !e.HasRoomID()):
 		t.Errorf("%s: room %s", what, e.RoomID())
 	}
 }

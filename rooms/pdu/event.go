@@ -36,7 +36,7 @@ type Event struct {
 	sender      id.UserID
 	stateKey    string
 	isState     bool
-	namesRoom   bool // the event itself has a room_id
+	hasRoomID   bool // the event itself has a room_id
 	redacts     id.EventID
 	content     []byte
 	depth       int64
@@ -55,8 +55,8 @@ func (e *Event) ID() id.EventID { return e.id }
 // RoomID returns the event's room. For the create event of a version 12 room it is derived from the event's ID.
 func (e *Event) RoomID() id.RoomID { return e.roomID }
 
-// NamesRoom reports whether the event has a room_id. The create event of a version 12 room must not have one.
-func (e *Event) NamesRoom() bool { return e.namesRoom }
+// HasRoomID reports whether the event has a room_id. The create event of a version 12 room must not have one.
+func (e *Event) HasRoomID() bool { return e.hasRoomID }
 
 // Type returns the event's type.
 func (e *Event) Type() string { return e.typ }

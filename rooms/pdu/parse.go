@@ -134,7 +134,7 @@ func (m *members) field(key string) *[]byte {
 // newEvent returns an event with the given members of raw, but without an ID. Members that are missing or have the wrong type
 // are left empty.
 func newEvent(v *Version, raw []byte, m *members) *Event {
-	e := &Event{version: v, json: raw, content: m.content, rawUnsigned: m.unsigned, namesRoom: m.room != nil}
+	e := &Event{version: v, json: raw, content: m.content, rawUnsigned: m.unsigned, hasRoomID: m.room != nil}
 	if m.unsigned != nil {
 		e.json = canonjson.Without(raw, "unsigned")
 	}

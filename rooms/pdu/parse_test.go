@@ -252,7 +252,7 @@ func TestRoomOfAVersion12CreateEventIsItsID(t *testing.T) {
 	p, key := message(v), ""
 	p.Type, p.StateKey, p.RoomID = typeCreate, &key, ""
 	e := mustBuild(t, v, p, s)
-	if e.RoomID() != id.RoomID("!"+e.ID()[1:]) || e.NamesRoom() {
+	if e.RoomID() != id.RoomID("!"+e.ID()[1:]) || e.HasRoomID() {
 		t.Errorf("event %s, room %s", e.ID(), e.RoomID())
 	}
 	stored, err := ParseStored(v, e.ID(), e.JSON())
@@ -260,7 +260,7 @@ func TestRoomOfAVersion12CreateEventIsItsID(t *testing.T) {
 		t.Errorf("stored: room %s, %v", stored.RoomID(), err)
 	}
 	named, err := Parse(v, with(t, e.JSON(), "room_id", `"!QsfBjbeyKnZoYXVYvUtWMDMQEEYwCKTY2rcHLBMpFVE"`))
-	if err != nil || !named.NamesRoom() {
+	if err != nil || !named.HasRoomID() {
 		t.Errorf("create event with a room_id: %v", err)
 	}
 }
