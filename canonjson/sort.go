@@ -123,7 +123,7 @@ func (e *encoder) key(m member) []byte { return e.dst[m.start+1 : m.keyEnd-1] }
 // sortObjects rewrites dst[from:] with the members of all unsorted objects sorted.
 func (e *encoder) sortObjects(from int) {
 	slices.SortFunc(e.unsorted, func(a, b object) int { return cmp.Compare(a.start, b.start) })
-	e.scratch = slices.Grow(e.scratch[:0], len(e.dst)-from)
+	e.scratch = slices.Grow(e.scratch[:0], len(e.dst))
 	e.copySorted(span{uint32(from), uint32(len(e.dst))})
 	e.dst = append(e.dst[:from], e.scratch...)
 }
@@ -176,7 +176,10 @@ func firstByte(text []byte) byte {
 }
 
 // backslashes returns the number of backslashes at the end of text.
-func backslashes(text []byte) int { return len(text) - len(bytes.TrimRight(text, `\`)) }
+func backslashes(text []byte) int {
+	rest := bytes.TrimRight(text, `\`)
+	return len(text[len(rest):])
+}
 
 // commonPrefix returns the length of the longest common prefix of a and b.
 func commonPrefix(a, b []byte) (n int) {
