@@ -45,7 +45,7 @@ func (s *Service) Search(ctx context.Context, asks int64, term string, limit int
 		return nil, false, err
 	}
 	if limit < 0 {
-		return nil, false, mxerr.InvalidParam("limit is negative")
+		return nil, false, mxerr.InvalidParam("limit must not be negative")
 	}
 	limit = min(limit, maxFound)
 	if term = strings.ToLower(strings.TrimSpace(term)); term == "" || limit == 0 {

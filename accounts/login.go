@@ -36,7 +36,7 @@ type SignedIn struct {
 
 // errWrongPassword is all that anybody learns, so that names cannot be guessed: also for users that do not exist, were
 // deactivated or have no password.
-func errWrongPassword() error { return mxerr.Forbidden("Wrong user name or password") }
+func errWrongPassword() error { return mxerr.Forbidden("Wrong username or password") }
 
 // LoginPassword signs in by password. user is a localpart or a user id.
 //
@@ -233,7 +233,7 @@ func refuseKeyName(tx *storage.Tx, user int64, device id.DeviceID) error {
 		}
 		for _, public := range key.Keys {
 			if public == string(device) {
-				return mxerr.Forbidden("A device cannot have the name of a cross-signing key")
+				return mxerr.Forbidden("This device ID is the name of one of your cross-signing keys; choose another one")
 			}
 		}
 	}

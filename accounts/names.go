@@ -20,12 +20,12 @@ const maxUserID = 255
 func (s *Service) newLocalpart(username string) (string, error) {
 	localpart := strings.ToLower(username)
 	if localpart == "" || len(localpart)+len(s.Server)+2 > maxUserID {
-		return "", mxerr.New(400, mxerr.CodeInvalidUsername, "The user name is empty or too long")
+		return "", mxerr.New(400, mxerr.CodeInvalidUsername, "The username is empty or too long")
 	}
 	for i := range len(localpart) {
 		c := localpart[i]
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && !strings.ContainsRune("._=-/+", rune(c)) {
-			return "", mxerr.New(400, mxerr.CodeInvalidUsername, "A user name has only the characters a-z, 0-9 and ._=-/+")
+			return "", mxerr.New(400, mxerr.CodeInvalidUsername, "A username must consist of the characters a-z, 0-9 and ._=-/+")
 		}
 	}
 	return localpart, nil
@@ -49,10 +49,10 @@ const maxName = 255
 // Errors: M_INVALID_PARAM.
 func checkText(what, text string, longest int) error {
 	if len(text) > longest {
-		return mxerr.InvalidParam("%s is longer than %d bytes", what, longest)
+		return mxerr.InvalidParam("%s must not be longer than %d bytes", what, longest)
 	}
 	if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
-		return mxerr.InvalidParam("%s has characters that cannot be shown", what)
+		return mxerr.InvalidParam("%s must not have control characters", what)
 	}
 	return nil
 }

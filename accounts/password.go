@@ -136,11 +136,11 @@ func parseHash(stored string) (p hashParts, err error) {
 func CheckPassword(password string) error {
 	switch {
 	case password == "":
-		return mxerr.New(400, mxerr.CodeWeakPassword, "The password is empty")
+		return mxerr.New(400, mxerr.CodeWeakPassword, "The password must not be empty")
 	case len(password) > maxPassword:
-		return mxerr.InvalidParam("The password is longer than %d bytes", maxPassword)
+		return mxerr.InvalidParam("The password must not be longer than %d bytes", maxPassword)
 	case !utf8.ValidString(password) || strings.ContainsRune(password, 0):
-		return mxerr.InvalidParam("The password is not text")
+		return mxerr.InvalidParam("The password must be valid UTF-8")
 	}
 	return nil
 }

@@ -175,7 +175,7 @@ func (s *Service) changeProfile(ctx context.Context, who ident.Requester, name s
 			return err
 		}
 		if size(fields) > maxProfile {
-			return mxerr.New(400, "M_PROFILE_TOO_LARGE", "A profile has at most %d bytes", maxProfile)
+			return mxerr.New(400, "M_PROFILE_TOO_LARGE", "A profile must not be larger than %d bytes", maxProfile)
 		}
 		if name != fieldDisplayName {
 			return nil
@@ -205,7 +205,7 @@ func size(fields []storage.ProfileField) int {
 // Spec: appendices#common-namespaced-identifier-grammar
 func checkKey(name string) error {
 	if len(name) > maxProfileKey {
-		return mxerr.New(400, "M_KEY_TOO_LARGE", "The name of a profile field has at most %d bytes", maxProfileKey)
+		return mxerr.New(400, "M_KEY_TOO_LARGE", "The name of a profile field must not be longer than %d bytes", maxProfileKey)
 	}
 	bad := func(c rune) bool {
 		return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-'
@@ -228,7 +228,7 @@ func checkValue(name string, value json.RawMessage) error {
 	}
 	var text *string
 	if err := json.Unmarshal(value, &text); err != nil || text == nil && name == "m.tz" {
-		return mxerr.InvalidParam("%s is not a string", name)
+		return mxerr.InvalidParam("%s must be a string", name)
 	}
 	if text == nil {
 		return nil
@@ -244,7 +244,7 @@ func checkValue(name string, value json.RawMessage) error {
 
 func checkLength(what, text string, longest int) error {
 	if len(text) > longest || strings.ContainsRune(text, 0) {
-		return mxerr.InvalidParam("%s has more than %d bytes, or bytes that no text has", what, longest)
+		return mxerr.InvalidParam("%s must have at most %d bytes and no NUL", what, longest)
 	}
 	return nil
 }

@@ -103,7 +103,7 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 	return s.startSession(w, a, *n.SignIn)
 }
 
-func errInUse() error { return mxerr.New(400, mxerr.CodeUserInUse, "The user name is taken") }
+func errInUse() error { return mxerr.New(400, mxerr.CodeUserInUse, "This username is already in use") }
 
 // Available says whether anybody could register a user name; nil for yes.
 //
@@ -114,7 +114,7 @@ func (s *Service) Available(ctx context.Context, username string) error {
 		return err
 	}
 	if s.Hooks.Exclusive != nil && s.Hooks.Exclusive(localpart) {
-		return mxerr.New(400, mxerr.CodeExclusive, "The user name belongs to an application service")
+		return mxerr.New(400, mxerr.CodeExclusive, "This username is reserved for an application service")
 	}
 	return s.DB.Read(ctx, func(tx *storage.Tx) error {
 		_, taken, err := tx.AccountByLocalpart(localpart)
@@ -154,7 +154,7 @@ func (s *Service) CreateToken(ctx context.Context, t RegistrationToken) (Registr
 		w.note("registration token made", "registration_token", shortened(t.Token), "uses", usesText(t.Uses), "expires", expiryText(t.Expires))
 		fresh, err := w.AddRegistrationToken(row)
 		if err == nil && !fresh {
-			err = mxerr.InvalidParam("There is a registration token %s already", t.Token)
+			err = mxerr.InvalidParam("The registration token %s already exists", t.Token)
 		}
 		return err
 	})
@@ -189,10 +189,10 @@ func checkRegistrationToken(t RegistrationToken) error {
 		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("._~-", c)
 	}
 	if len(t.Token) > 64 || strings.ContainsFunc(t.Token, bad) {
-		return mxerr.InvalidParam("A registration token has at most 64 characters of A-Z, a-z, 0-9 and ._~-")
+		return mxerr.InvalidParam("A registration token must have at most 64 characters, all of them A-Z, a-z, 0-9 or ._~-")
 	}
 	if t.Uses != nil && *t.Uses < 0 {
-		return mxerr.InvalidParam("The uses of a registration token cannot be negative")
+		return mxerr.InvalidParam("uses_allowed must not be negative")
 	}
 	return nil
 }
@@ -310,7 +310,7 @@ func (s *Service) SetAdmin(ctx context.Context, user id.UserID, admin bool) erro
 func (s *Service) activeAccount(tx *storage.Tx, user id.UserID) (storage.AccountRow, error) {
 	a, err := s.account(tx, user)
 	if err == nil && a.DeactivatedTS != 0 {
-		err = mxerr.NotFound("The account was deactivated")
+		err = mxerr.NotFound("The account has been deactivated")
 	}
 	return a, err
 }
@@ -348,5 +348,5 @@ func CheckGuest(kind string) error {
 	case "guest":
 		return mxerr.New(403, mxerr.CodeGuestAccessForbidden, "This server has no guest accounts")
 	}
-	return mxerr.InvalidParam("%.32q is not a kind of account", kind)
+	return mxerr.InvalidParam("kind must be user or guest, not %.32q", kind)
 }

@@ -68,7 +68,7 @@ func readProfile(answer map[string]json.RawMessage) (fields []Field, err error) 
 		fields = append(fields, Field{name, value})
 	}
 	if size > maxProfile {
-		return nil, mxerr.New(502, mxerr.CodeUnknown, "The profile is larger than profiles may be")
+		return nil, mxerr.New(502, mxerr.CodeUnknown, "The profile that the other server sent is too large")
 	}
 	slices.SortFunc(fields, func(a, b Field) int { return strings.Compare(a.Name, b.Name) })
 	return fields, nil

@@ -225,7 +225,7 @@ func (s *Service) Exists(ctx context.Context, user id.UserID) error {
 	return s.DB.Read(ctx, func(tx *storage.Tx) error {
 		a, err := s.account(tx, user)
 		if err == nil && a.DeactivatedTS != 0 {
-			err = mxerr.Forbidden("The user has left this server")
+			err = mxerr.Forbidden("This account has been deactivated")
 		}
 		return err
 	})

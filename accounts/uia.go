@@ -37,7 +37,7 @@ func (i Identifier) Name(older string) (string, error) {
 		older = i.User
 	case "":
 	case "m.id.thirdparty", "m.id.phone":
-		return "", mxerr.Forbidden("Accounts of this server have no email address or phone number: sign in with your user name")
+		return "", mxerr.Forbidden("Accounts on this server have no email addresses or phone numbers; sign in with your username")
 	default:
 		return "", mxerr.InvalidParam("The identifier type %.64q is unknown", i.Type)
 	}
@@ -89,7 +89,7 @@ func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxe
 			return proof{}, nil, err
 		}
 		if row.NID != who.UserNID {
-			return proof{}, nil, mxerr.Forbidden("The password is to be that of the account that is signed in")
+			return proof{}, nil, mxerr.Forbidden("The password must be the one of your own account")
 		}
 	}
 	try, err := s.guessBy(who)
@@ -151,7 +151,7 @@ func (f challengeForm) unmet(ch challenge, failed *mxerr.Error) error {
 	if params == nil {
 		params = map[string]any{}
 	}
-	e := mxerr.New(http.StatusUnauthorized, "", "more authentication is needed")
+	e := mxerr.New(http.StatusUnauthorized, "", "More authentication is required")
 	if failed != nil {
 		e = mxerr.New(http.StatusUnauthorized, failed.Code, "%s", failed.Msg)
 	}
@@ -184,7 +184,7 @@ func (s *Service) Registered(body map[string]json.RawMessage) (made SignedIn, ok
 // Errors: 401 with the flows, and M_FORBIDDEN where a stage failed; 403 M_FORBIDDEN where registration is closed.
 func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, network string) (Admission, error) {
 	if s.Registration != Open && s.Registration != WithToken {
-		return Admission{}, mxerr.Forbidden("Registration is closed: the administrator makes accounts")
+		return Admission{}, mxerr.Forbidden("Registration is closed; ask the administrator of this server for an account")
 	}
 	a, b, err := s.readAuth(Asked{Body: body})
 	if err != nil {

@@ -46,7 +46,7 @@ func (a *API) userID(text string) (id.UserID, error) {
 func (a *API) userAdd(ctx context.Context, u UserArgs) (any, error) {
 	localpart := strings.TrimSuffix(strings.TrimPrefix(u.User, "@"), ":"+a.Config.ServerName)
 	if strings.Contains(localpart, ":") {
-		return nil, mxerr.InvalidParam("Accounts are made on this server only: give a name such as alice, or @alice:%s", a.Config.ServerName)
+		return nil, mxerr.InvalidParam("Accounts can only be created on this server: use a name such as alice, or @alice:%s", a.Config.ServerName)
 	}
 	if localpart == "" {
 		return nil, mxerr.MissingParam("The user is missing")
@@ -258,7 +258,7 @@ func (a *API) roomRetentionSet(ctx context.Context, args RoomArgs) (any, error) 
 			continue
 		}
 		if *l.from < 0 || *l.from > int64(1<<63-1)/int64(time.Millisecond) {
-			return nil, mxerr.InvalidParam("A lifetime is not negative and at most 292 years")
+			return nil, mxerr.InvalidParam("A lifetime must not be negative or longer than 292 years")
 		}
 		d := time.Duration(*l.from) * time.Millisecond
 		*l.to = &d

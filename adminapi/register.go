@@ -97,10 +97,10 @@ func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if body.Nonce == "" || body.Username == "" || body.Password == "" || body.MAC == "" {
-		return nil, mxerr.MissingParam("nonce, username, password and mac are needed")
+		return nil, mxerr.MissingParam("nonce, username, password and mac are required")
 	}
 	if !a.nonces.use(body.Nonce) {
-		return nil, mxerr.New(400, mxerr.CodeUnknown, "The nonce is unknown, was used or is too old")
+		return nil, mxerr.New(400, mxerr.CodeUnknown, "The nonce is unknown, used or expired; get a new one")
 	}
 	takeBack, err := a.Accounts.GuessSharedSecret(r.Network())
 	if err != nil {
@@ -109,7 +109,7 @@ func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 	mac, err := hex.DecodeString(body.MAC)
 	if err != nil || !hmac.Equal(mac, body.sum(secret)) {
 		a.Log.InfoContext(r.Context(), "registration by shared secret refused", "reason", "wrong mac", "user", body.Username)
-		return nil, mxerr.Forbidden("The mac is wrong")
+		return nil, mxerr.Forbidden("mac does not match")
 	}
 	takeBack()
 	n := accounts.NewAccount{Username: body.Username, Password: body.Password, DisplayName: body.DisplayName, Admin: body.Admin}

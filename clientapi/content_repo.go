@@ -28,7 +28,7 @@ func (a *API) contentRepoRoutes() []httpapi.Route {
 func (a *API) unauthenticated(h func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {
 		if !a.Config.Media.AllowUnauthenticated {
-			return nil, mxerr.NotFound("Media needs an access token here: use /_matrix/client/v1/media")
+			return nil, mxerr.NotFound("This server requires an access token for media; use /_matrix/client/v1/media")
 		}
 		remote, err := r.QueryBool("allow_remote", true)
 		if err != nil {
@@ -52,7 +52,7 @@ func (a *API) uploadContent(r *httpapi.Request) (any, error) {
 // Spec: client-server-api#put_matrixmediav3uploadservernamemediaid
 func (a *API) uploadContentToMXC(r *httpapi.Request) (any, error) {
 	if r.Var("serverName") != a.Config.ServerName {
-		return nil, mxerr.Forbidden("This media id is another server's")
+		return nil, mxerr.Forbidden("This media ID belongs to another server")
 	}
 	return nil, a.Media.Put(r.Context(), r.UserNID, r.Var("mediaId"), r.Header.Get("Content-Type"), r.Query("filename"), r.Request.Body)
 }

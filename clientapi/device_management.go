@@ -90,7 +90,7 @@ func (a *API) deleteDevices(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if len(body.Devices) > accounts.MaxDevices {
-		return nil, mxerr.InvalidParam("A user has at most %d devices", accounts.MaxDevices)
+		return nil, mxerr.InvalidParam("devices must not have more than %d entries", accounts.MaxDevices)
 	}
 	if err := a.interactiveAuth(r, "deleteDevices"); err != nil {
 		return nil, err

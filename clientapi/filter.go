@@ -24,7 +24,7 @@ func (a *API) filterRoutes() []httpapi.Route {
 // Spec: client-server-api#post_matrixclientv3useruseridfilter
 func (a *API) defineFilter(r *httpapi.Request) (any, error) {
 	if id.UserID(r.Var("userId")) != r.UserID {
-		return nil, mxerr.Forbidden("These are not your filters")
+		return nil, mxerr.Forbidden("You can only use your own filters")
 	}
 	var filter json.RawMessage
 	if err := r.Decode(&filter); err != nil {
@@ -38,7 +38,7 @@ func (a *API) defineFilter(r *httpapi.Request) (any, error) {
 // Spec: client-server-api#get_matrixclientv3useruseridfilterfilterid
 func (a *API) getFilter(r *httpapi.Request) (any, error) {
 	if id.UserID(r.Var("userId")) != r.UserID {
-		return nil, mxerr.Forbidden("These are not your filters")
+		return nil, mxerr.Forbidden("You can only use your own filters")
 	}
 	raw, err := a.Feed.StoredFilter(r.Context(), r.UserNID, r.Var("filterId"))
 	return json.RawMessage(raw), err

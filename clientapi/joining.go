@@ -42,7 +42,7 @@ func (a *API) join(r *httpapi.Request, room id.RoomID, via []string) (any, error
 	case string(raw) == "null":
 		delete(body, "reason")
 	case given && !isText(raw):
-		return nil, mxerr.BadJSON("reason is not a string")
+		return nil, mxerr.BadJSON("reason must be a string")
 	}
 	return map[string]id.RoomID{"room_id": room}, a.Rooms.JoinWith(r.Context(), sender(r), room, via, body)
 }

@@ -148,7 +148,7 @@ func (a *API) getRoomKeyBySessionID(r *httpapi.Request) (any, error) {
 	}
 	session, found := rooms[id.RoomID(r.Var("roomId"))][r.Var("sessionId")]
 	if !found {
-		return nil, mxerr.NotFound("There is no such session in the backup")
+		return nil, mxerr.NotFound("The backup has no such session")
 	}
 	return session, nil
 }

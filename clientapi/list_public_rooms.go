@@ -73,7 +73,7 @@ func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
 func (a *API) publicRooms(r *httpapi.Request, body rooms.PublicRoomsRequest) (any, error) {
 	q, ok := body.Query()
 	if !ok {
-		return nil, mxerr.InvalidParam("limit is negative or the filter too long")
+		return nil, mxerr.InvalidParam("limit must not be negative, and generic_search_term must not be too long")
 	}
 	if server := r.Query("server"); server != "" && server != a.Rooms.Server {
 		if r.UserID == "" { // strangers do not send this server out

@@ -16,7 +16,7 @@ func (a *API) openidRoutes() []httpapi.Route {
 // Spec: client-server-api#post_matrixclientv3useruseridopenidrequest_token
 func (a *API) requestOpenIDToken(r *httpapi.Request) (any, error) {
 	if r.Var("userId") != string(r.UserID) {
-		return nil, mxerr.Forbidden("You can only have a token for yourself")
+		return nil, mxerr.Forbidden("You can only get a token for yourself")
 	}
 	if _, err := members(r); err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ func (a *API) setPresence(r *httpapi.Request) (any, error) {
 		return nil, mxerr.MissingParam("presence is missing")
 	}
 	if id.UserID(r.Var("userId")) != r.UserID {
-		return nil, mxerr.Forbidden("You cannot set somebody else's presence")
+		return nil, mxerr.Forbidden("You can only set your own presence")
 	}
 	return nil, a.Feed.SetPresence(r.Context(), r.Requester, body.Presence, body.Status)
 }

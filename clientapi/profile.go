@@ -73,7 +73,7 @@ func (a *API) setProfileField(r *httpapi.Request) (any, error) {
 	name := r.Var("keyName")
 	value, there := body[name]
 	if !there {
-		return nil, mxerr.MissingParam("The body has no %.64q", name)
+		return nil, mxerr.MissingParam("%.64q is missing in the body", name)
 	}
 	return nil, a.Accounts.SetProfileField(r.Context(), r.Requester, name, value)
 }

@@ -24,7 +24,7 @@ func (a *API) postReceipt(r *httpapi.Request) (any, error) {
 	m := rooms.Marker{Type: r.Var("receiptType"), Event: eventID(r)}
 	if body.ThreadID != nil {
 		if m.Thread = *body.ThreadID; m.Thread == "" {
-			return nil, mxerr.InvalidParam("thread_id is empty")
+			return nil, mxerr.InvalidParam("thread_id must not be empty")
 		}
 	}
 	return nil, a.Rooms.SetReceipt(r.Context(), sender(r), roomID(r), m.Type, m.Event, m.Thread)

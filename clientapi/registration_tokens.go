@@ -15,7 +15,7 @@ func (a *API) registrationTokensRoutes() []httpapi.Route {
 // Spec: client-server-api#get_matrixclientv1registermloginregistration_tokenvalidity
 func (a *API) registrationTokenValidity(r *httpapi.Request) (any, error) {
 	if a.Accounts.Registration != accounts.WithToken {
-		return nil, mxerr.Forbidden("This server does not register people by token")
+		return nil, mxerr.Forbidden("Registration tokens are not used on this server")
 	}
 	if !r.URL.Query().Has("token") {
 		return nil, missing("token")

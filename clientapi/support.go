@@ -14,7 +14,7 @@ func (a *API) supportRoutes() []httpapi.Route {
 func (a *API) getWellknownSupport(*httpapi.Request) (any, error) {
 	w := a.Config.WellKnown
 	if len(w.Contacts) == 0 && w.SupportPage == "" {
-		return nil, mxerr.NotFound("The administrator of this server names no contact")
+		return nil, mxerr.NotFound("This server has no published contact")
 	}
 	type contact struct {
 		Role  string `json:"role"`

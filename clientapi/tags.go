@@ -22,7 +22,7 @@ func (a *API) tagsRoutes() []httpapi.Route {
 func own(h func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {
 		if id.UserID(r.Var("userId")) != r.UserID {
-			return nil, mxerr.Forbidden("That belongs to another user")
+			return nil, mxerr.Forbidden("You can only access your own data")
 		}
 		return h(r)
 	}

@@ -42,7 +42,7 @@ func (a *API) denyThirdParty(r *httpapi.Request) (any, error) {
 	if err := tokenRequest(r); err != nil {
 		return nil, err
 	}
-	return nil, mxerr.New(http.StatusForbidden, "M_THREEPID_DENIED", "This server takes no email addresses or phone numbers")
+	return nil, mxerr.New(http.StatusForbidden, "M_THREEPID_DENIED", "This server does not support email addresses or phone numbers")
 }
 
 // unknownThirdParty says that no account has the address whose password is to be reset.
@@ -51,5 +51,5 @@ func (a *API) unknownThirdParty(r *httpapi.Request) (any, error) {
 	if err := tokenRequest(r); err != nil {
 		return nil, err
 	}
-	return nil, mxerr.New(http.StatusBadRequest, "M_THREEPID_NOT_FOUND", "No account of this server has this address")
+	return nil, mxerr.New(http.StatusBadRequest, "M_THREEPID_NOT_FOUND", "No account on this server has this address")
 }

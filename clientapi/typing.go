@@ -28,7 +28,7 @@ func (a *API) setTyping(r *httpapi.Request) (any, error) {
 		return nil, mxerr.MissingParam("typing is missing")
 	}
 	if id.UserID(r.Var("userId")) != r.UserID {
-		return nil, mxerr.Forbidden("You cannot type for somebody else")
+		return nil, mxerr.Forbidden("You can only set your own typing state")
 	}
 	return nil, a.Feed.SetTyping(r.Context(), r.Requester, id.RoomID(r.Var("roomId")), *body.Typing, milliseconds(body.Timeout))
 }

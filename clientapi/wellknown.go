@@ -22,7 +22,7 @@ func (a *API) getWellknown(*httpapi.Request) (any, error) {
 // Spec: server-server-api#getwell-knownmatrixserver
 func (a *API) getWellKnownServer(*httpapi.Request) (any, error) {
 	if a.Config.WellKnown.Server == "" {
-		return nil, mxerr.NotFound("This server does not delegate")
+		return nil, mxerr.NotFound("This server has no well-known document for servers")
 	}
 	return map[string]string{"m.server": a.Config.WellKnown.Server}, nil
 }

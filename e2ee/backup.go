@@ -31,7 +31,7 @@ type BackupSession struct {
 // check refuses a session that lacks a member, of which clients that read the backup would choke, or has a bad one.
 func (d *BackupSession) check() error {
 	if d.FirstMessageIndex == nil || d.ForwardedCount == nil || d.IsVerified == nil || isNull(d.SessionData) {
-		return mxerr.MissingParam("A session needs first_message_index, forwarded_count, is_verified and session_data")
+		return mxerr.MissingParam("first_message_index, forwarded_count, is_verified and session_data are required")
 	}
 	if *d.FirstMessageIndex < 0 || *d.ForwardedCount < 0 {
 		return mxerr.InvalidParam("first_message_index and forwarded_count must not be negative")
@@ -70,10 +70,10 @@ func (s *Service) CreateBackup(ctx context.Context, user int64, algorithm string
 
 func checkBackup(algorithm string, authData json.RawMessage) error {
 	if algorithm == "" || len(algorithm) > maxKeyID {
-		return mxerr.MissingParam("A backup needs an algorithm")
+		return mxerr.MissingParam("algorithm is missing")
 	}
 	if isNull(authData) {
-		return mxerr.MissingParam("A backup needs auth_data")
+		return mxerr.MissingParam("auth_data is missing")
 	}
 	if err := bounded("auth_data", len(authData), maxKeyJSON); err != nil {
 		return err
@@ -120,7 +120,7 @@ func (s *Service) UpdateBackup(ctx context.Context, user int64, version, algorit
 		return err
 	}
 	if bodyVersion != "" && bodyVersion != version {
-		return mxerr.InvalidParam("The version in the body is not that of the path")
+		return mxerr.InvalidParam("version in the body must match the path")
 	}
 	return s.DB.Write(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
@@ -128,7 +128,7 @@ func (s *Service) UpdateBackup(ctx context.Context, user int64, version, algorit
 			return err
 		}
 		if v.Algorithm != algorithm {
-			return mxerr.InvalidParam("The algorithm of a backup does not change")
+			return mxerr.InvalidParam("The algorithm of a backup cannot be changed")
 		}
 		return tx.SetBackupAuthData(user, v.Version, string(authData))
 	})
@@ -179,7 +179,7 @@ func checkSessions(rooms BackupRooms) error {
 	for room, sessions := range rooms {
 		for session, data := range sessions {
 			if len(room) > maxKeyID || len(session) > maxKeyID {
-				return mxerr.InvalidParam("Room and session ids have at most %d bytes", maxKeyID)
+				return mxerr.InvalidParam("Room and session IDs must not be longer than %d bytes", maxKeyID)
 			}
 			if err := data.check(); err != nil {
 				return err

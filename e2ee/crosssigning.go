@@ -66,7 +66,7 @@ func (k *crossSigningKey) check(owner id.UserID) error {
 		return mxerr.BadJSON("The %s key does not have the documented shape", k.usage)
 	}
 	if key.UserID != owner || !slices.Contains(key.Usage, k.usage) {
-		return mxerr.InvalidParam("The %s key is another user's or for another usage", k.usage)
+		return mxerr.InvalidParam("The %s key must name you as its user and %[1]s as its usage", k.usage)
 	}
 	k.public = publicPart(string(k.raw))
 	if len(key.Keys) != 1 || len(decodeKey(k.public)) != ed25519.PublicKeySize {
@@ -155,7 +155,7 @@ func storeCrossSigning(tx *storage.Tx, d ident.Requester, stored map[string]stri
 		master = keys[0].public
 	}
 	if master == "" {
-		return false, mxerr.MissingParam("There is no master key to which these keys belong")
+		return false, mxerr.MissingParam("Upload a master key first, or together with these keys")
 	}
 	for _, k := range keys {
 		if k.usage != usageMaster && !signedBy(k.raw, d.UserID, master) {

@@ -71,7 +71,7 @@ func (s *Service) Dehydrate(ctx context.Context, owner ident.Requester, up Dehyd
 
 func orTaken(err error) error {
 	if err == nil {
-		err = mxerr.InvalidParam("You have a device of this id already")
+		err = mxerr.InvalidParam("You already have a device with this ID")
 	}
 	return err
 }
@@ -82,11 +82,11 @@ func (up *Dehydrate) check(owner ident.Requester) error {
 	case up.DeviceID == "":
 		return mxerr.MissingParam("device_id is missing")
 	case len(up.DeviceID) > maxKeyID || up.DisplayName != nil && len(*up.DisplayName) > maxKeyID:
-		return mxerr.InvalidParam("The id and the display name of a device have at most %d bytes", maxKeyID)
+		return mxerr.InvalidParam("The ID and display name of a device must not be longer than %d bytes", maxKeyID)
 	case isNull(up.Data):
 		return mxerr.MissingParam("device_data is missing")
 	case isNull(up.DeviceKeys):
-		return mxerr.MissingParam("device_keys are missing: nobody could send anything to the device")
+		return mxerr.MissingParam("device_keys is missing")
 	}
 	if err := bounded("device_data", len(up.Data), maxKeyJSON); err != nil {
 		return err

@@ -306,7 +306,7 @@ func (s *Service) ReceiveDeviceListUpdate(ctx context.Context, origin string, co
 		return mxerr.BadJSON("m.device_list_update does not have the documented shape")
 	}
 	if len(u.PrevID) > maxPrevIDs {
-		return mxerr.TooLarge("prev_id has more than %d entries", maxPrevIDs)
+		return mxerr.TooLarge("prev_id must not have more than %d entries", maxPrevIDs)
 	}
 	if isNull(u.Keys) || u.Deleted {
 		u.Keys = nil

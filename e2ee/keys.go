@@ -133,7 +133,7 @@ func addOneTimeKeys(tx *storage.Tx, device int64, keys []storage.KeyJSON) error 
 		case err != nil:
 			return err
 		case found && !sameKey(old, json.RawMessage(k.JSON)):
-			return mxerr.InvalidParam("There is another one-time key under the id %s:%s", k.Algorithm, k.KeyID)
+			return mxerr.InvalidParam("There is already a different one-time key with the ID %s:%s", k.Algorithm, k.KeyID)
 		case found:
 			err = tx.ReplaceOneTimeKey(device, k) // it may have a newer signature
 		default:
@@ -163,10 +163,10 @@ func checkDeviceKeys(d ident.Requester, raw json.RawMessage) error {
 		return mxerr.BadJSON("device_keys do not have the documented shape")
 	}
 	if keys.UserID != string(d.UserID) || keys.DeviceID != string(d.DeviceID) {
-		return mxerr.InvalidParam("device_keys name another user or device")
+		return mxerr.InvalidParam("user_id and device_id in device_keys must be your own")
 	}
 	if keys.Algorithms == nil || keys.Keys == nil || keys.Signatures == nil {
-		return mxerr.BadJSON("device_keys need algorithms, keys and signatures")
+		return mxerr.BadJSON("device_keys must have algorithms, keys and signatures")
 	}
 	return nil
 }
@@ -180,7 +180,7 @@ func parseKeys(in map[string]json.RawMessage) ([]storage.KeyJSON, error) {
 	for _, name := range slices.Sorted(maps.Keys(in)) {
 		algorithm, keyID, ok := strings.Cut(name, ":")
 		if !ok || algorithm == "" || keyID == "" || len(name) > maxKeyID {
-			return nil, mxerr.InvalidParam("%q is not a key id", name)
+			return nil, mxerr.InvalidParam("%q is not a key ID", name)
 		}
 		if err := checkKey(name, in[name]); err != nil {
 			return nil, err

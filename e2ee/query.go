@@ -59,7 +59,7 @@ func split[T any](s *Service, wanted map[id.UserID]T) (local map[id.UserID]T, re
 		_, server, err := user.Parse()
 		switch {
 		case err != nil:
-			return nil, nil, mxerr.InvalidParam("%q is not a user id", string(user))
+			return nil, nil, mxerr.InvalidParam("%q is not a user ID", string(user))
 		case server == s.Server:
 			local[user] = what
 		case remote[server] == nil:

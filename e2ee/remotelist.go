@@ -93,7 +93,7 @@ func (l *deviceList) add(user id.UserID, deviceID, name string, keys json.RawMes
 // checkRemoteDevice refuses identity keys from another server that are not of the documented shape.
 func checkRemoteDevice(user id.UserID, deviceID string, keys json.RawMessage) error {
 	if deviceID == "" || len(deviceID) > maxKeyID || strings.ContainsRune(deviceID, 0) {
-		return mxerr.InvalidParam("A device id has 1 to %d bytes", maxKeyID)
+		return mxerr.InvalidParam("A device ID must have 1 to %d bytes", maxKeyID)
 	}
 	if err := checkDeviceKeys(ident.Requester{UserID: user, DeviceID: id.DeviceID(deviceID)}, keys); err != nil {
 		return err
@@ -106,7 +106,7 @@ func checkRemoteDevice(user id.UserID, deviceID string, keys json.RawMessage) er
 func checkReadable(raw json.RawMessage) error {
 	canonical, err := canonjson.Canonical(raw, true)
 	if err != nil || strings.Contains(string(canonical), `\u0000`) {
-		return mxerr.BadJSON("The keys have no canonical JSON")
+		return mxerr.BadJSON("The keys cannot be written as canonical JSON")
 	}
 	return nil
 }

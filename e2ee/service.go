@@ -164,7 +164,7 @@ func (s *Service) DeviceGone(tx *storage.Tx, device, user int64, deviceID string
 func object(what string, raw json.RawMessage) (map[string]json.RawMessage, error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil || m == nil {
-		return nil, mxerr.BadJSON("%s is not an object", what)
+		return nil, mxerr.BadJSON("%s must be an object", what)
 	}
 	return m, nil
 }
@@ -186,7 +186,7 @@ func misspelled(raw json.RawMessage, names ...string) bool {
 
 func bounded(what string, n, limit int) error {
 	if n > limit {
-		return mxerr.TooLarge("%s: %d are more than %d", what, n, limit)
+		return mxerr.TooLarge("%s has %d entries, but at most %d are allowed", what, n, limit)
 	}
 	return nil
 }
@@ -195,7 +195,7 @@ func bounded(what string, n, limit int) error {
 func (s *Service) isLocal(user id.UserID) (bool, error) {
 	_, server, err := user.Parse()
 	if err != nil {
-		return false, mxerr.InvalidParam("%q is not a user id", string(user))
+		return false, mxerr.InvalidParam("%q is not a user ID", string(user))
 	}
 	return server == s.Server, nil
 }

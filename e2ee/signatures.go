@@ -103,7 +103,7 @@ func (up *signatureUpload) add(tx *storage.Tx, user id.UserID, key string, raw j
 		return err
 	}
 	if !sameKey(stored, raw) {
-		return mxerr.InvalidParam("This is not the key that was uploaded before")
+		return mxerr.InvalidParam("This key differs from the one that was uploaded")
 	}
 	if err := up.store(tx, target, targetKey, raw, signers); err != nil || target != up.d.UserNID {
 		return err
@@ -180,7 +180,7 @@ func (up *signatureUpload) store(tx *storage.Tx, target int64, targetKey string,
 			continue // such as the signature that the device made on itself
 		}
 		if !verify(raw, up.d.UserID, keyID, public) {
-			return mxerr.New(400, mxerr.CodeInvalidSignature, "The signature of %s does not fit", keyID)
+			return mxerr.New(400, mxerr.CodeInvalidSignature, "The signature with %s is not valid", keyID)
 		}
 		s := storage.KeySignature{TargetKey: targetKey, Signer: up.d.UserNID, KeyID: keyID, Signature: signature}
 		if err := tx.AddKeySignature(target, s); err != nil {
@@ -189,7 +189,7 @@ func (up *signatureUpload) store(tx *storage.Tx, target int64, targetKey string,
 		stored++
 	}
 	if stored == 0 {
-		return mxerr.New(400, mxerr.CodeInvalidSignature, "There is no signature by a key that may sign this one")
+		return mxerr.New(400, mxerr.CodeInvalidSignature, "The key has no signature by a key that may sign it")
 	}
 	up.signed[target] = true
 	return nil

@@ -58,7 +58,7 @@ func checkMessages(eventType string, messages messages) error {
 		n += len(devices)
 		for _, content := range devices {
 			if len(content) == 0 || content[0] != '{' { // it is JSON: it was part of some
-				return mxerr.BadJSON("content is not an object")
+				return mxerr.BadJSON("content must be an object")
 			}
 			if err := bounded("content of a message", len(content), maxToDeviceContent); err != nil {
 				return err
@@ -66,7 +66,7 @@ func checkMessages(eventType string, messages messages) error {
 		}
 	}
 	if len(eventType) > maxKeyID {
-		return mxerr.InvalidParam("An event type has at most %d bytes", maxKeyID)
+		return mxerr.InvalidParam("An event type must not be longer than %d bytes", maxKeyID)
 	}
 	return bounded("messages of one request", n, maxToDeviceTargets)
 }
@@ -135,7 +135,7 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 		return err
 	}
 	if in.MessageID == "" || len(in.MessageID) > maxMessageID {
-		return mxerr.InvalidParam("message_id has 1 to %d bytes", maxMessageID)
+		return mxerr.InvalidParam("message_id must have 1 to %d bytes", maxMessageID)
 	}
 	if err := checkMessages(in.Type, in.Messages); err != nil {
 		return err

@@ -104,11 +104,11 @@ func Relay(err error) error {
 	case err == nil, errors.As(err, &own):
 		return err
 	case errors.Is(err, ErrNoServer):
-		return mxerr.NotFound("No server can have that name").Because(err)
+		return mxerr.NotFound("That is not a valid server name").Because(err)
 	case errors.Is(err, ErrBusy):
 		return mxerr.LimitExceeded(busyPause).Because(err)
 	}
-	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The other server did not answer as it should").Because(err)
+	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The other server gave no valid answer").Because(err)
 }
 
 func (e *RemoteError) relay(status int) *mxerr.Error {

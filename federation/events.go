@@ -86,7 +86,7 @@ func (a *API) getEventByTimestamp(r *httpapi.Request) (any, error) {
 	}
 	dir := r.Query("dir")
 	if dir != "f" && dir != "b" {
-		return nil, mxerr.InvalidParam("dir is f or b")
+		return nil, mxerr.InvalidParam("dir must be f or b")
 	}
 	event, at, err := a.History.EventAtTimeForServer(r.Context(), r.Server, roomID(r), ts, dir == "b")
 	return map[string]any{"event_id": event, "origin_server_ts": at}, err

@@ -34,7 +34,7 @@ func (a *API) sendInviteV1(r *httpapi.Request) (any, error) {
 	state, _ := canonjson.Get(unsigned, "invite_room_state")
 	var stripped []json.RawMessage
 	if len(state) > 0 && json.Unmarshal(state, &stripped) != nil {
-		return nil, mxerr.BadJSON("invite_room_state is not a list of events")
+		return nil, mxerr.BadJSON("invite_room_state must be an array of events")
 	}
 	var signed json.RawMessage
 	var err error
@@ -64,7 +64,7 @@ func (a *API) sendInviteV2(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if body.Version == "" || len(body.Event) == 0 {
-		return nil, mxerr.MissingParam("room_version or event is missing")
+		return nil, mxerr.MissingParam("room_version and event are required")
 	}
 	signed, err := a.invite(r, body.Version, body.Event, body.Stripped)
 	return map[string]any{"event": signed}, err

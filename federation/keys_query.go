@@ -45,7 +45,7 @@ func (a *API) bulkPerspectivesKeyQuery(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if len(body.ServerKeys) > maxNotarised {
-		return nil, mxerr.InvalidParam("At most %d servers at once", maxNotarised)
+		return nil, mxerr.InvalidParam("There must be no more than %d servers per request", maxNotarised)
 	}
 	wanted := map[string]int64{}
 	for server, keys := range body.ServerKeys {

@@ -34,7 +34,7 @@ func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
 	}
 	q, ok := body.Query()
 	if !ok {
-		return nil, mxerr.InvalidParam("limit is negative or the filter too long")
+		return nil, mxerr.InvalidParam("limit must not be negative, and generic_search_term must not be too long")
 	}
 	q.Federated = true
 	return a.Rooms.PublicRooms(r.Context(), q)

@@ -37,7 +37,7 @@ func (a *API) queryProfile(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if _, server, err := id.UserID(user).Parse(); err != nil || server != a.Server {
-		return nil, mxerr.InvalidParam("The user is not of this server")
+		return nil, mxerr.InvalidParam("That user does not belong to this server")
 	}
 	fields, err := a.Accounts.LocalProfile(r.Context(), id.UserID(user))
 	profile := make(map[string]json.RawMessage, len(fields))

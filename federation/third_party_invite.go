@@ -40,7 +40,7 @@ func (a *API) exchangeThirdPartyInvite(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if body.Type != "m.room.member" || body.RoomID != roomID(r) || body.Content.Membership != rooms.Invite {
-		return nil, mxerr.InvalidParam("The event is no invite to this room")
+		return nil, mxerr.InvalidParam("Event is not an invite to this room")
 	}
 	return nil, a.Rooms.ExchangeThirdPartyInvite(r.Context(), r.Server, rooms.ThirdPartyInvite{
 		Room: body.RoomID, Sender: body.Sender, Invitee: body.StateKey, Signed: body.Content.Invite.Signed,
@@ -66,7 +66,7 @@ func (a *API) onBindThirdPartyIdentifier(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if len(body.Invites) > maxBoundInvites {
-		return nil, mxerr.InvalidParam("At most %d invites", maxBoundInvites)
+		return nil, mxerr.InvalidParam("There must be no more than %d invites", maxBoundInvites)
 	}
 	if err := a.Accounts.Exists(r.Context(), body.User); err != nil {
 		return nil, err

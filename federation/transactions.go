@@ -75,10 +75,10 @@ func (a *API) sendTransaction(r *httpapi.Request) (any, error) {
 	}
 	switch {
 	case body.Origin != "" && body.Origin != r.Server:
-		return nil, mxerr.Forbidden("The transaction is of another server")
+		return nil, mxerr.Forbidden("The origin of the transaction must be your own server")
 	case len(body.PDUs) > maxPDUs || len(body.EDUs) > maxEDUs:
 		transactionsTotal.WithLabelValues("refused").Inc()
-		return nil, mxerr.InvalidParam("A transaction has at most %d PDUs and %d EDUs", maxPDUs, maxEDUs)
+		return nil, mxerr.InvalidParam("A transaction must not have more than %d PDUs and %d EDUs", maxPDUs, maxEDUs)
 	}
 	ctx := context.WithoutCancel(r.Context())
 	return a.transactions.once(r.Context(), transactionKey{r.Server, r.Var("txnId")}, func() (transactionAnswer, error) {

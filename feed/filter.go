@@ -93,18 +93,18 @@ type wireEvent struct {
 // ParseFilter reads a filter's JSON. The error's text may be shown to the client.
 func ParseFilter(raw []byte) (*Filter, error) {
 	if len(raw) > MaxFilterSize {
-		return nil, fmt.Errorf("a filter has at most %d bytes", MaxFilterSize)
+		return nil, fmt.Errorf("it must not be larger than %d bytes", MaxFilterSize)
 	}
 	if trimmed := bytes.TrimSpace(raw); len(trimmed) == 0 || trimmed[0] != '{' {
-		return nil, fmt.Errorf("a filter is a JSON object")
+		return nil, fmt.Errorf("it must be a JSON object")
 	}
 	var wire wireFilter
 	if err := json.Unmarshal(raw, &wire); err != nil {
-		return nil, fmt.Errorf("the filter is not of the right shape: %w", err)
+		return nil, fmt.Errorf("it does not have the documented shape: %w", err)
 	}
 	f := &Filter{Federation: wire.EventFormat != nil && *wire.EventFormat == "federation"}
 	if wire.EventFormat != nil && *wire.EventFormat != "client" && !f.Federation {
-		return nil, fmt.Errorf("event_format is client or federation")
+		return nil, fmt.Errorf("event_format must be client or federation")
 	}
 	var p filterParser
 	f.EventFields = p.fields(wire.EventFields)

@@ -71,14 +71,14 @@ func (s *Service) filterOf(ctx context.Context, who ident.Requester, text string
 		if raw, err = s.StoredFilter(ctx, who.UserNID, text); err != nil {
 			// An unknown filter is the client's mistake here, not a missing page.
 			if errors.Is(err, errNoFilter) {
-				return nil, mxerr.InvalidParam("There is no filter %.32q", text)
+				return nil, mxerr.InvalidParam("Unknown filter %.32q", text)
 			}
 			return nil, err
 		}
 	}
 	f, err := ParseFilter(raw)
 	if err != nil {
-		return nil, mxerr.InvalidParam("The filter: %v", err)
+		return nil, mxerr.InvalidParam("Invalid filter: %v", err)
 	}
 	return s.filters.put(key, f), nil
 }

@@ -61,7 +61,7 @@ func (s *Service) ReceiveTyping(ctx context.Context, origin string, content json
 		return mxerr.BadJSON("m.typing does not have the documented shape")
 	}
 	if !isOf(c.UserID, origin) {
-		return mxerr.Forbidden("The user is not of this server")
+		return mxerr.Forbidden("That user does not belong to this server")
 	}
 	room, err := s.Rooms.Room(ctx, c.RoomID)
 	if errors.Is(err, rooms.ErrNoRoom) {
@@ -153,7 +153,7 @@ func (s *Service) ReceivePresence(ctx context.Context, origin string, content js
 		return mxerr.BadJSON("m.presence does not have the documented shape")
 	}
 	if len(c.Push) > maxPresencePush {
-		return mxerr.TooLarge("m.presence is about more than %d people", maxPresencePush)
+		return mxerr.TooLarge("m.presence must not have more than %d entries", maxPresencePush)
 	}
 	for _, raw := range c.Push {
 		var p presencePush

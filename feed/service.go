@@ -252,7 +252,7 @@ func (s *Service) SetPresence(ctx context.Context, who ident.Requester, state st
 		return err
 	}
 	if status != nil && len(*status) > maxStatus {
-		return mxerr.TooLarge("A status message has at most %d bytes", maxStatus)
+		return mxerr.TooLarge("status_msg must not be longer than %d bytes", maxStatus)
 	}
 	s.presence.set(who.UserNID, who.UserID, who.DeviceNID, parsed, status, s.Now())
 	return nil
@@ -263,7 +263,7 @@ func parsePresence(state string) (event.Presence, error) {
 	case event.PresenceOnline, event.PresenceUnavailable, event.PresenceOffline:
 		return p, nil
 	}
-	return "", mxerr.InvalidParam("Presence is online, unavailable or offline")
+	return "", mxerr.InvalidParam("presence must be one of online, unavailable, offline")
 }
 
 // Presence returns the presence of a user as the content of m.presence. The user must share a room with the requester.

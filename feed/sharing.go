@@ -204,7 +204,7 @@ func (s *Service) DeviceChanges(ctx context.Context, who ident.Requester, from, 
 		return nil, nil, err
 	}
 	if upTo.Pos < since.Pos {
-		return nil, nil, mxerr.InvalidParam("to is older than from")
+		return nil, nil, mxerr.InvalidParam("to must not be older than from")
 	}
 	f, err := s.filterOf(ctx, who, "")
 	if err != nil {

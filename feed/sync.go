@@ -143,7 +143,7 @@ func (s *Service) request(ctx context.Context, q SyncRequest) (*request, error) 
 func (s *Service) parseSince(text string) (Token, error) {
 	t, err := ParseToken(text)
 	if err != nil {
-		return Token{}, mxerr.InvalidParam("since is not a token of this server").Because(err)
+		return Token{}, mxerr.InvalidParam("since is not a token from this server").Because(err)
 	}
 	if t.Pos > s.DB.Settled() {
 		return Token{}, mxerr.InvalidParam("since is a token from the future")

@@ -32,7 +32,7 @@ const maxTokenLength = 112
 
 const tokenPrefix = "s1_"
 
-var errToken = errors.New("not a token of this server's /sync")
+var errToken = errors.New("not a /sync token of this server")
 
 // append adds the token as a client keeps it.
 func (t Token) append(dst []byte) []byte {

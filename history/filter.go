@@ -39,20 +39,20 @@ func ParseEventFilter(text string) (EventFilter, error) {
 		return f, nil
 	}
 	if len(text) > maxFilterSize {
-		return f, mxerr.InvalidParam("The filter has more than %d bytes", maxFilterSize)
+		return f, mxerr.InvalidParam("The filter must not be larger than %d bytes", maxFilterSize)
 	}
 	if _, err := canonjson.Canonical([]byte(text), false); err != nil {
 		return f, mxerr.InvalidParam("The filter is not JSON").Because(err)
 	}
 	if err := json.Unmarshal([]byte(text), &f); err != nil {
-		return f, mxerr.InvalidParam("The filter is not a RoomEventFilter").Because(err)
+		return f, mxerr.InvalidParam("The filter does not have the documented shape").Because(err)
 	}
 	return f, f.check()
 }
 
 func (f *EventFilter) check() error {
 	if f.Limit < 0 {
-		return mxerr.InvalidParam("limit: negative")
+		return mxerr.InvalidParam("limit must not be negative")
 	}
 	for _, l := range []struct {
 		name  string
@@ -64,10 +64,10 @@ func (f *EventFilter) check() error {
 		{"types", values(f.Types), ""}, {"not_types", f.NotTypes, ""},
 	} {
 		if len(l.list) > maxFilterList {
-			return mxerr.InvalidParam("%s: more than %d entries", l.name, maxFilterList)
+			return mxerr.InvalidParam("%s must not have more than %d entries", l.name, maxFilterList)
 		}
 		if slices.ContainsFunc(l.list, func(entry string) bool { return !strings.HasPrefix(entry, l.sigil) }) {
-			return mxerr.InvalidParam("%s: an entry does not begin with %s", l.name, l.sigil)
+			return mxerr.InvalidParam("Each entry of %s must start with %s", l.name, l.sigil)
 		}
 	}
 	return nil

@@ -184,7 +184,7 @@ func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key str
 			return err
 		}
 		if e == nil {
-			return mxerr.NotFound("The room has no such state")
+			return mxerr.NotFound("The room has no such state event")
 		}
 		if !whole {
 			out = e.Content()

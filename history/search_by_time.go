@@ -29,7 +29,7 @@ func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to Rec
 		}
 	}
 	if here.event == nil {
-		return "", 0, mxerr.NotFound("There is no event on that side of the time")
+		return "", 0, mxerr.NotFound("There is no event in that direction from the given time")
 	}
 	return here.event.ID(), here.event.OriginServerTS(), nil
 }

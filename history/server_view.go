@@ -247,10 +247,10 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 			return err
 		}
 		if e.Flags&storage.OutlierEvent != 0 {
-			return mxerr.NotFound("The state before this event is not known here")
+			return mxerr.NotFound("This server does not know the state before this event")
 		}
 		if v.room.Partial() {
-			return mxerr.Forbidden("This server has joined the room a short time ago and does not know all of its state yet")
+			return mxerr.Forbidden("This server has just joined the room and does not know all of its state yet; try again later")
 		}
 		entries, err := v.tx.StateOf(e.Snapshot)
 		if err != nil {

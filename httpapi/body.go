@@ -51,7 +51,9 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func tooLarge(limit int64) error { return mxerr.TooLarge("The body is larger than %d bytes", limit) }
+func tooLarge(limit int64) error {
+	return mxerr.TooLarge("The body must not be larger than %d bytes", limit)
+}
 
 // boundBody puts the bounds of the route on the body.
 func (r *Request) boundBody(w http.ResponseWriter, limit int64) error {
@@ -181,7 +183,7 @@ func decode(body []byte, v any, surveyed bool) error {
 	if surveyed {
 		var deep int
 		if deep, odd = survey(body); deep > maxDepth {
-			return mxerr.BadJSON("The JSON is nested more than %d levels deep", maxDepth)
+			return mxerr.BadJSON("The JSON must not be nested more than %d levels deep", maxDepth)
 		}
 	}
 	err := json.Unmarshal(body, v)

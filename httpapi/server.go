@@ -79,7 +79,7 @@ func New(o Options) *Server {
 	s := &Server{opt: o, boot: hex.EncodeToString(boot[:]) + "-", memory: o.Memory, unproved: newUnproved()}
 	s.notFound = newServed(&Route{Path: "unknown", Handler: func(*Request) (any, error) { return nil, mxerr.Unrecognized() }})
 	noMethod := func(*Request) (any, error) {
-		return nil, mxerr.New(http.StatusMethodNotAllowed, mxerr.CodeUnrecognized, "This endpoint does not know the method")
+		return nil, mxerr.New(http.StatusMethodNotAllowed, mxerr.CodeUnrecognized, "This endpoint does not support that method")
 	}
 	s.noMethod = newServed(&Route{Path: "unknown", Handler: noMethod})
 	s.noPreflight = newServed(&Route{Path: "preflight", Page: true, Handler: noMethod})
@@ -311,7 +311,7 @@ func (s *Server) authenticate(r *Request, auth Auth) (err error) {
 	case auth == Admin && !r.IsAdmin:
 		return mxerr.Forbidden("You are not an administrator of this server")
 	case auth == AppService && r.AppService == "":
-		return mxerr.Forbidden("Only application services may do this")
+		return mxerr.Forbidden("Only application services can use this endpoint")
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ func (s *Service) lost(m storage.Media, err error) error {
 		damaged.Inc()
 		s.Log.Error("a media file is damaged or missing: restore it from a backup", "file", path, "media_id", m.ID, "size", m.Size, "err", err)
 	}
-	return mxerr.NotFound("This server no longer has the file: it is missing or damaged on disk").Because(err)
+	return mxerr.NotFound("The file is missing or damaged on this server's disk").Because(err)
 }
 
 // openIntact opens a blob after checking its size and hash.

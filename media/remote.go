@@ -70,7 +70,7 @@ func (s *Service) OpenRemote(ctx context.Context, server, mediaID string, wait t
 func (s *Service) ThumbnailRemote(ctx context.Context, server, mediaID string, want Size, wait time.Duration) (*File, error) {
 	f, err := s.withRemote(ctx, server, mediaID, wait, func(m storage.Media) (*File, error) { return s.thumbnailOf(ctx, m, want) })
 	if errors.Is(err, errTooLarge) {
-		err = mxerr.New(http.StatusBadGateway, mxerr.CodeTooLarge, "The picture is too large for a thumbnail")
+		err = mxerr.New(http.StatusBadGateway, mxerr.CodeTooLarge, "The image is too large for a thumbnail")
 	}
 	return f, err
 }
@@ -167,7 +167,7 @@ func (s *Service) fetch(ctx context.Context, server, mediaID string, wait time.D
 	})
 	switch {
 	case errors.Is(err, errTooLarge):
-		return m, mxerr.New(http.StatusBadGateway, mxerr.CodeTooLarge, "The file is larger than this server fetches")
+		return m, mxerr.New(http.StatusBadGateway, mxerr.CodeTooLarge, "The file is larger than this server fetches from other servers")
 	case body.err != nil:
 		return m, notFetched(fmt.Errorf("read the file: %w", body.err))
 	case err != nil:
@@ -199,15 +199,15 @@ func notFetched(err error) error {
 	var remote *fedclient.RemoteError
 	switch {
 	case errors.As(err, &remote) && remote.Code == mxerr.CodeNotYetUploaded:
-		return mxerr.New(http.StatusGatewayTimeout, mxerr.CodeNotYetUploaded, "The file was announced, but it is not there yet").Because(err)
+		return mxerr.New(http.StatusGatewayTimeout, mxerr.CodeNotYetUploaded, "The file has not been uploaded yet").Because(err)
 	case errors.As(err, &remote) && remote.Code == mxerr.CodeTooLarge:
-		return mxerr.New(http.StatusBadGateway, mxerr.CodeTooLarge, "The file is larger than its server gives out").Because(err)
+		return mxerr.New(http.StatusBadGateway, mxerr.CodeTooLarge, "The file's server refused to send it: it is too large").Because(err)
 	case errors.As(err, &remote) && remote.Status >= 400 && remote.Status < 500 && remote.Status != http.StatusTooManyRequests:
 		return mxerr.NotFound("There is no such file").Because(err)
 	case errors.Is(err, fedclient.ErrNoServer):
-		return mxerr.NotFound("No server can have that name").Because(err)
+		return mxerr.NotFound("That is not a valid server name").Because(err)
 	}
-	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The file's server does not give it").Because(err)
+	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The file could not be fetched from its server").Because(err)
 }
 
 // Run removes files of other servers that nobody asks for any more, until ctx ends.

@@ -165,7 +165,7 @@ func (s *Service) Put(ctx context.Context, user int64, mediaID, claimedType, fil
 }
 
 func cannotOverwrite() error {
-	return mxerr.New(409, mxerr.CodeCannotOverwriteMedia, "There is already an upload under this media id")
+	return mxerr.New(409, mxerr.CodeCannotOverwriteMedia, "There is already an upload with this media ID")
 }
 
 func (s *Service) mayPut(ctx context.Context, user int64, mediaID string) error {
@@ -174,7 +174,7 @@ func (s *Service) mayPut(ctx context.Context, user int64, mediaID string) error 
 	case err != nil:
 		return err
 	case m.User != user:
-		return mxerr.Forbidden("This media id was reserved by somebody else")
+		return mxerr.Forbidden("This media ID is reserved for another user")
 	case m.Blob != "":
 		return cannotOverwrite()
 	}
@@ -196,7 +196,7 @@ func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, sav
 	})
 	switch {
 	case errors.Is(err, errTooLarge):
-		return mxerr.TooLarge("This server takes files of at most %d bytes", s.MaxUploadSize)
+		return mxerr.TooLarge("Files on this server must not be larger than %d bytes", s.MaxUploadSize)
 	case err != nil:
 		return err
 	}
@@ -236,7 +236,7 @@ func (s *Service) checkQuota(tx *storage.Tx, m storage.Media) error {
 	}
 	used, _, err := tx.MediaUsage(m.User)
 	if err == nil && used+m.Size > s.QuotaPerUser {
-		return mxerr.Forbidden("Your uploads on this server would exceed %d bytes", s.QuotaPerUser)
+		return mxerr.Forbidden("This file would bring your uploads above %d bytes, the quota of this server", s.QuotaPerUser)
 	}
 	return err
 }
@@ -325,7 +325,7 @@ func (s *Service) await(ctx context.Context, mediaID string, wait time.Duration)
 		case <-ctx.Done():
 			return m, ctx.Err()
 		case <-timeout.C:
-			return m, mxerr.New(504, mxerr.CodeNotYetUploaded, "The file was announced, but it is not here yet")
+			return m, mxerr.New(504, mxerr.CodeNotYetUploaded, "The file has not been uploaded yet")
 		}
 	}
 }

@@ -30,7 +30,7 @@ func (s *Service) Thumbnail(ctx context.Context, mediaID string, want Size, wait
 	case errors.Is(err, errDamaged):
 		err = s.lost(m, err)
 	case errors.Is(err, errTooLarge):
-		err = mxerr.TooLarge("The picture is too large for a thumbnail")
+		err = mxerr.TooLarge("The image is too large for a thumbnail")
 	}
 	return f, err
 }
@@ -88,7 +88,7 @@ func (s *Service) thumbnailFrom(ctx context.Context, m storage.Media, src *File,
 }
 
 func noThumbnail() error {
-	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "This file cannot have a thumbnail")
+	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "A thumbnail cannot be made of this file")
 }
 
 // otherImage returns an image of a format that is not decoded here, and refuses any other file.

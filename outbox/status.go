@@ -61,7 +61,7 @@ func (s *Service) Status(ctx context.Context, server string) ([]Status, error) {
 	return out, nil
 }
 
-func errUnknown() error { return mxerr.NotFound("Nothing is or was sent to that server") }
+func errUnknown() error { return mxerr.NotFound("Nothing has been sent to that server") }
 
 func (d *destination) status() Status {
 	st := Status{

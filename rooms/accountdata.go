@@ -35,13 +35,13 @@ const (
 func (s *Service) SetAccountData(ctx context.Context, user int64, room id.RoomID, typ string, content json.RawMessage) error {
 	switch {
 	case typ == "" || len(typ) > maxAccountDataType:
-		return mxerr.InvalidParam("A type has 1 to %d bytes", maxAccountDataType)
+		return mxerr.InvalidParam("An account data type must have 1 to %d bytes", maxAccountDataType)
 	case typ == FullyRead || typ == typePushRules:
 		return mxerr.New(http.StatusMethodNotAllowed, mxerr.CodeBadJSON, "%s cannot be set as account data", typ)
 	case !isObject(content):
-		return mxerr.BadJSON("Account data is a JSON object")
+		return mxerr.BadJSON("Account data must be a JSON object")
 	case len(content) > maxAccountData:
-		return mxerr.TooLarge("Account data has at most %d bytes", maxAccountData)
+		return mxerr.TooLarge("Account data must not be larger than %d bytes", maxAccountData)
 	}
 	if err := s.checkAllAccountData(ctx, user, room, typ, len(content)); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (s *Service) checkAllAccountData(ctx context.Context, user int64, room id.R
 		return err
 	})
 	if more := int64(size) - before; err == nil && more > 0 && all+more > maxAllAccountData {
-		return mxerr.TooLarge("All account data of a user together has at most %d bytes", maxAllAccountData)
+		return mxerr.TooLarge("Your account data must not exceed %d bytes in total", maxAllAccountData)
 	}
 	return err
 }
@@ -95,7 +95,7 @@ func (s *Service) editAccountData(ctx context.Context, user int64, room id.RoomI
 					return err
 				}
 				if n >= maxAccountDataTypes {
-					return mxerr.InvalidParam("There is room for %d types of account data", maxAccountDataTypes)
+					return mxerr.InvalidParam("You already have %d types of account data, which is the maximum", maxAccountDataTypes)
 				}
 			}
 			after, err := edit(before, found)
@@ -119,7 +119,7 @@ func (s *Service) dataRoom(ctx context.Context, room id.RoomID) (int64, error) {
 		return 0, nil
 	}
 	if room[0] != '!' || len(room) > 255 {
-		return 0, mxerr.InvalidParam("That is not a room id")
+		return 0, mxerr.InvalidParam("That is not a room ID")
 	}
 	r, err := s.Room(ctx, room)
 	if err != nil {
@@ -179,18 +179,18 @@ func (s *Service) PutTag(ctx context.Context, user int64, room id.RoomID, tag st
 	}
 	switch {
 	case tag == "" || len(tag) > maxTagName:
-		return mxerr.InvalidParam("A tag has 1 to %d bytes", maxTagName)
+		return mxerr.InvalidParam("A tag must have 1 to %d bytes", maxTagName)
 	case !isObject(content) || json.Unmarshal(content, &c) != nil:
-		return mxerr.BadJSON("A tag is an object whose order is a number")
+		return mxerr.BadJSON("A tag must be an object, and its order a number")
 	case c.Order != nil && (*c.Order < 0 || *c.Order > 1):
-		return mxerr.InvalidParam("order is a number from 0 to 1")
+		return mxerr.InvalidParam("order must be a number from 0 to 1")
 	case len(content) > maxTagName:
-		return mxerr.TooLarge("The content of a tag has at most %d bytes", maxTagName)
+		return mxerr.TooLarge("The content of a tag must not be larger than %d bytes", maxTagName)
 	}
 	return s.editTags(ctx, user, room, func(tags map[string]json.RawMessage) error {
 		tags[tag] = content
 		if len(tags) > maxTags {
-			return mxerr.InvalidParam("A room has at most %d tags", maxTags)
+			return mxerr.InvalidParam("You already have %d tags in this room, which is the maximum", maxTags)
 		}
 		return nil
 	})

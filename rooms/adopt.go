@@ -70,7 +70,7 @@ func (s *Service) adopt(ctx context.Context, a adoption) error {
 }
 
 // errResident: meanwhile the room has become one of this server's.
-var errResident = mxerr.New(409, mxerr.CodeUnknown, "This server takes part in the room already")
+var errResident = mxerr.New(409, mxerr.CodeUnknown, "This server is already in the room")
 
 // enter finds the short name of a room, and gives it one where nothing of it was known.
 func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (nid int64, err error) {
@@ -82,7 +82,7 @@ func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (ni
 		}
 		if found {
 			if nid = row.NID; row.Version != string(v.ID) {
-				return mxerr.InvalidParam("The room is of version %s", row.Version)
+				return mxerr.InvalidParam("The room's version is %s", row.Version)
 			}
 			return nil
 		}

@@ -35,7 +35,7 @@ func (s *Service) localAlias(alias id.RoomAlias) error {
 		return mxerr.InvalidParam("That is not a room alias")
 	}
 	if serverOf(string(alias)) != s.Server {
-		return mxerr.InvalidParam("Aliases of this server end in :%s", s.Server)
+		return mxerr.InvalidParam("The alias must end in :%s", s.Server)
 	}
 	return nil
 }
@@ -59,11 +59,11 @@ func (s *Service) CreateAlias(ctx context.Context, sender Sender, alias id.RoomA
 			return err
 		}
 		if len(existing) >= maxAliases {
-			return mxerr.InvalidParam("A room has at most %d aliases", maxAliases)
+			return mxerr.InvalidParam("A room must not have more than %d aliases", maxAliases)
 		}
 		ok, err := tx.InsertAlias(storage.Alias{Alias: string(alias), Room: r.nid, Creator: sender.NID})
 		if err == nil && !ok {
-			return mxerr.New(http.StatusConflict, mxerr.CodeUnknown, "The alias %s is taken", alias)
+			return mxerr.New(http.StatusConflict, mxerr.CodeUnknown, "The alias %s is already in use", alias)
 		}
 		return err
 	})
@@ -84,7 +84,7 @@ func (s *Service) DeleteAlias(ctx context.Context, sender Sender, alias id.RoomA
 	levels := r.Levels()
 	mayCanonical := r.Membership(sender.ID) == Join && levels.UserLevel(sender.ID) >= levels.EventLevel(typeCanonicalAlias, true)
 	if row.Creator != sender.NID && !mayCanonical && !admin {
-		return mxerr.Forbidden("Only who made the alias, or may change the room's canonical alias, may delete it")
+		return mxerr.Forbidden("Only the creator of the alias, and users who may change the room's canonical alias, can delete it")
 	}
 	if err := s.db.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteAlias(string(alias)) }); err != nil || !mayCanonical {
 		return err
@@ -150,7 +150,7 @@ func (s *Service) findAlias(ctx context.Context, alias id.RoomAlias) (row storag
 		})
 	}
 	if err == nil && !found {
-		err = mxerr.NotFound("There is no alias %s", alias).Because(errNoAlias)
+		err = mxerr.NotFound("The alias %s does not exist", alias).Because(errNoAlias)
 	}
 	return row, err
 }
@@ -201,7 +201,7 @@ func (s *Service) ResolveRoom(ctx context.Context, idOrAlias string) (room id.Ro
 		return s.ResolveAlias(ctx, id.RoomAlias(idOrAlias))
 	}
 	if !strings.HasPrefix(idOrAlias, "!") || len(idOrAlias) > 255 {
-		return "", nil, mxerr.InvalidParam("That is neither a room id nor an alias")
+		return "", nil, mxerr.InvalidParam("That is neither a room ID nor an alias")
 	}
 	return id.RoomID(idOrAlias), nil, nil
 }

@@ -122,12 +122,12 @@ func (c *creation) check(ctx context.Context) error {
 	}
 	var ok bool
 	if c.version, ok = pdu.VersionOf(r.RoomVersion); !ok {
-		return badRequest(mxerr.CodeUnsupportedRoomVersion, "This server does not know that room version")
+		return badRequest(mxerr.CodeUnsupportedRoomVersion, "This server does not support that room version")
 	}
 	switch r.Visibility {
 	case "", "private", "public":
 	default:
-		return mxerr.InvalidParam("visibility is neither public nor private")
+		return mxerr.InvalidParam("visibility must be public or private")
 	}
 	c.published = r.Visibility == "public"
 	switch r.Preset {
@@ -138,13 +138,13 @@ func (c *creation) check(ctx context.Context) error {
 		}
 	case presetPrivate, presetTrusted, presetPublic:
 	default:
-		return mxerr.InvalidParam("preset is none of private_chat, trusted_private_chat and public_chat")
+		return mxerr.InvalidParam("preset must be one of private_chat, trusted_private_chat, public_chat")
 	}
 	if len(r.InviteThirdParty) > 0 {
-		return mxerr.Forbidden("This server does not invite by e-mail address or telephone number")
+		return mxerr.Forbidden("This server does not support invites by email address or phone number")
 	}
 	if len(r.InitialState) > maxInitialState || len(r.Invite) > maxInvites {
-		return mxerr.InvalidParam("At most %d initial state events and %d invites", maxInitialState, maxInvites)
+		return mxerr.InvalidParam("There must be no more than %d initial state events and %d invites", maxInitialState, maxInvites)
 	}
 	if err := c.checkAlias(ctx); err != nil {
 		return err
@@ -164,7 +164,7 @@ func (c *creation) checkAlias(ctx context.Context) error {
 	}
 	c.alias = id.RoomAlias("#" + c.req.AliasName + ":" + c.svc.Server)
 	if !validAlias(string(c.alias)) || serverOf(string(c.alias)) != c.svc.Server {
-		return mxerr.InvalidParam("room_alias_name is not the local part of a room alias")
+		return mxerr.InvalidParam("room_alias_name must be the localpart of a room alias")
 	}
 	_, err := c.svc.findAlias(ctx, c.alias)
 	switch {
@@ -177,7 +177,7 @@ func (c *creation) checkAlias(ctx context.Context) error {
 }
 
 func (c *creation) aliasTaken() error {
-	return badRequest(mxerr.CodeRoomInUse, "The alias %s is taken", c.alias)
+	return badRequest(mxerr.CodeRoomInUse, "The alias %s is already in use", c.alias)
 }
 
 func (c *creation) checkInvites(ctx context.Context) error {
@@ -188,7 +188,7 @@ func (c *creation) checkInvites(ctx context.Context) error {
 		}
 		seen[user] = true
 		if !pdu.ValidUserID(user) {
-			return mxerr.InvalidParam("invite has something that is not a user id")
+			return mxerr.InvalidParam("Each entry of invite must be a user ID")
 		}
 		if !c.svc.IsLocal(user) && !c.svc.federates() {
 			return errRemote(string(user))
@@ -217,13 +217,13 @@ func (c *creation) checkInvites(ctx context.Context) error {
 func (c *creation) checkCreation() error {
 	c.content = map[string]json.RawMessage{}
 	if raw := c.req.CreationContent; len(raw) > 0 && json.Unmarshal(raw, &c.content) != nil {
-		return mxerr.BadJSON("creation_content is not an object")
+		return mxerr.BadJSON("creation_content must be an object")
 	}
 	if c.content == nil { // it was null
 		c.content = map[string]json.RawMessage{}
 	}
 	if f, ok := c.content["m.federate"]; ok && string(f) != "true" && string(f) != "false" {
-		return mxerr.BadJSON("m.federate is true or false")
+		return mxerr.BadJSON("m.federate must be true or false")
 	}
 	delete(c.content, "creator")
 	if !c.version.ImplicitRoomCreator {
@@ -240,11 +240,11 @@ func (c *creation) checkCreation() error {
 func (c *creation) checkCreators() error {
 	var creators []id.UserID
 	if raw, ok := c.content["additional_creators"]; ok && json.Unmarshal(raw, &creators) != nil {
-		return mxerr.InvalidParam("additional_creators is not an array of user ids")
+		return mxerr.InvalidParam("additional_creators must be an array of user IDs")
 	}
 	for _, u := range creators {
 		if !pdu.ValidUserID(u) {
-			return mxerr.InvalidParam("additional_creators has something that is not a user id")
+			return mxerr.InvalidParam("Each entry of additional_creators must be a user ID")
 		}
 	}
 	if c.req.Preset == presetTrusted {
@@ -271,14 +271,14 @@ func (c *creation) checkInitialState() error {
 	for _, e := range c.req.InitialState {
 		switch {
 		case e.Type == "":
-			return mxerr.MissingParam("initial_state has an event without type")
+			return mxerr.MissingParam("Each event in initial_state must have a type")
 		case !isObject(e.Content):
-			return mxerr.BadJSON("initial_state has an event whose content is not an object")
+			return mxerr.BadJSON("The content of each event in initial_state must be an object")
 		case e.Type == typeCreate, e.Type == typeMember:
-			return mxerr.InvalidParam("initial_state has an event of type %s, which it cannot set", e.Type)
+			return mxerr.InvalidParam("initial_state must not have an event of type %s", e.Type)
 		case e.Type == typeRetention, e.Type == typeRetentionUnstable:
 			if _, err := expiry.ParsePolicy(e.Content); err != nil {
-				return mxerr.BadJSON("Not a retention policy: %v", err)
+				return mxerr.BadJSON("Invalid retention policy: %v", err)
 			}
 		case e.Type == typeCanonicalAlias:
 			if err := c.checkInitialAlias(e.Content); err != nil {
@@ -295,11 +295,11 @@ func (c *creation) checkInitialState() error {
 func (c *creation) checkInitialAlias(content json.RawMessage) error {
 	var names aliasContent
 	if json.Unmarshal(content, &names) != nil {
-		return mxerr.BadJSON("alias is a string and alt_aliases an array of strings")
+		return mxerr.BadJSON("alias must be a string, and alt_aliases an array of strings")
 	}
 	for _, a := range append(names.AltAliases, names.Alias) {
 		if a != "" && a != string(c.alias) {
-			return mxerr.New(http.StatusBadRequest, mxerr.CodeBadAlias, "The alias %.255s does not lead to this room", a)
+			return mxerr.New(http.StatusBadRequest, mxerr.CodeBadAlias, "The alias %.255s does not point to this room", a)
 		}
 	}
 	return nil
@@ -404,7 +404,7 @@ func (c *creation) addState(b *batch, e InitialState) error {
 // invalidState is what state that the rules refuse means for a room that is to be created.
 func invalidState(err error) error {
 	if mxerr.Code(err) == mxerr.CodeForbidden {
-		return mxerr.New(http.StatusBadRequest, mxerr.CodeInvalidRoomState, "The room cannot have this state").Because(err)
+		return mxerr.New(http.StatusBadRequest, mxerr.CodeInvalidRoomState, "The room cannot be created with this state").Because(err)
 	}
 	return err
 }
@@ -501,7 +501,7 @@ func (c *creation) levels() (json.RawMessage, error) {
 	if len(c.req.PowerLevelOverride) > 0 {
 		var over map[string]json.RawMessage
 		if json.Unmarshal(c.req.PowerLevelOverride, &over) != nil {
-			return nil, mxerr.BadJSON("power_level_content_override is not an object")
+			return nil, mxerr.BadJSON("power_level_content_override must be an object")
 		}
 		for key, value := range over {
 			fields[key] = value

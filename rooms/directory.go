@@ -24,7 +24,7 @@ func (s *Service) SetPublished(ctx context.Context, sender Sender, room id.RoomI
 	}
 	levels := r.Levels()
 	if !admin && (r.Membership(sender.ID) != Join || levels.UserLevel(sender.ID) < levels.EventLevel(typeCanonicalAlias, true)) {
-		return mxerr.Forbidden("You may not list this room in the directory")
+		return mxerr.Forbidden("You do not have permission to list this room in the directory")
 	}
 	return s.touch(ctx, room, func(r *Room) storage.Write {
 		return storage.Write{
@@ -154,7 +154,7 @@ func directoryOffset(since string) (int, error) {
 	digits, ok := strings.CutPrefix(since, "d")
 	n, err := strconv.Atoi(digits)
 	if !ok || err != nil || n < 0 {
-		return 0, mxerr.InvalidParam("since is no token of the room directory")
+		return 0, mxerr.InvalidParam("since is not a token of the room directory")
 	}
 	return n, nil
 }

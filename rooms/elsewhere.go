@@ -27,10 +27,10 @@ const lookTime = 15 * time.Second
 // Spec: client-server-api#post_matrixclientv3publicrooms
 func (s *Service) RemotePublicRooms(ctx context.Context, server string, query PublicRoomsRequest) (page PublicRooms, err error) {
 	if !pdu.ValidServerName(server) {
-		return page, mxerr.InvalidParam("server is no server name")
+		return page, mxerr.InvalidParam("server must be a server name")
 	}
 	if s.Elsewhere == nil {
-		return page, mxerr.Forbidden("This server does not ask other servers for their directories")
+		return page, mxerr.Forbidden("Federation is disabled on this server")
 	}
 	query.Limit = min(query.Limit, maxPublicRooms)
 	if query.Limit == 0 {

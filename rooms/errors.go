@@ -16,7 +16,7 @@ var errNeedTx = errors.New("a database read is needed")
 func authError(err error) error {
 	var r *eventauth.Rejection
 	if errors.As(err, &r) {
-		return mxerr.Forbidden("You may not do that in this room: %s", r.Msg).Because(err)
+		return mxerr.Forbidden("The room's rules do not allow this: %s", r.Msg).Because(err)
 	}
 	return err
 }
@@ -39,7 +39,7 @@ var ErrNoRoom error = mxerr.NotFound("There is no such room on this server")
 
 var (
 	// errOutside is returned to other servers for a room in which no user of this server is joined.
-	errOutside error = mxerr.NotFound("This server does not take part in the room")
+	errOutside error = mxerr.NotFound("This server is not in the room")
 	// errNoAlias is wrapped by errors about aliases that this server does not have.
 	errNoAlias = errors.New("no such alias")
 	// errNoAccountData is returned for a type of account data that the user has not set.
@@ -60,7 +60,7 @@ func errNotInRoom() error { return mxerr.Forbidden("You are not in this room") }
 
 // errRemote is what inviting a user of another server gets, and whatever else would need another server.
 func errRemote(what string) error {
-	return mxerr.Forbidden("%s is on another server, and this server does not take part in federation", what)
+	return mxerr.Forbidden("%s is on another server, and federation is disabled on this server", what)
 }
 
 func badRequest(code, format string, args ...any) error {

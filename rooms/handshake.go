@@ -23,14 +23,14 @@ import (
 // Spec: server-server-api#joining-rooms, server-server-api#knocking-upon-a-room, server-server-api#leaving-rooms-rejecting-invites
 func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, user id.UserID, membership Membership, versions []id.RoomVersion) (t fedclient.Template, err error) {
 	if !pdu.ValidUserID(user) || serverOf(string(user)) != origin {
-		return t, mxerr.Forbidden("The user is not of your server")
+		return t, mxerr.Forbidden("The user must belong to your server")
 	}
 	r, err := s.requireFullState(ctx, origin, room)
 	if err != nil {
 		return t, err
 	}
 	if versions != nil && !slices.Contains(versions, r.version.ID) {
-		return t, mxerr.New(http.StatusBadRequest, mxerr.CodeIncompatibleRoomVersion, "Your server does not know the version of this room").With("room_version", r.version.ID)
+		return t, mxerr.New(http.StatusBadRequest, mxerr.CodeIncompatibleRoomVersion, "Your server does not support the version of this room").With("room_version", r.version.ID)
 	}
 	c := memberContent{Membership: membership}
 	if membership == Join {
@@ -78,13 +78,13 @@ func (s *Service) grantRemote(ctx context.Context, r *Room, user id.UserID) (id.
 	case err != nil:
 		return "", err
 	case !allowed && unsure:
-		return "", badRequest(mxerr.CodeUnableToAuthoriseJoin, "This server cannot tell whether the user may join")
+		return "", badRequest(mxerr.CodeUnableToAuthoriseJoin, "This server cannot check whether the user may join")
 	case !allowed:
-		return "", mxerr.Forbidden("The user is in none of the rooms whose members may join")
+		return "", mxerr.Forbidden("The user is not in any of the rooms whose members may join")
 	}
 	voucher := r.voucher()
 	if voucher == "" {
-		return "", badRequest(mxerr.CodeUnableToGrantJoin, "No user of this server may let the user in")
+		return "", badRequest(mxerr.CodeUnableToGrantJoin, "No user of this server can authorise the join")
 	}
 	return voucher, nil
 }
@@ -157,7 +157,7 @@ func (s *Service) acceptMembership(ctx context.Context, h Handshake) (*Room, *Ev
 	}
 	e, err := pdu.Parse(r.version, h.PDU)
 	if err != nil {
-		return nil, nil, mxerr.BadJSON("Not an event of this room's version: %v", err)
+		return nil, nil, mxerr.BadJSON("Invalid event for this room's version: %v", err)
 	}
 	if err := h.check(e); err != nil {
 		return nil, nil, err
@@ -174,7 +174,7 @@ func (s *Service) acceptMembership(ctx context.Context, h Handshake) (*Room, *Ev
 }
 
 func errBadSignature(cause error) error {
-	return mxerr.InvalidParam("The event is not signed as it must be").Because(cause)
+	return mxerr.InvalidParam("The event's signatures are missing or not valid").Because(cause)
 }
 
 // check wants the event to be what the path and the operation say.
@@ -182,17 +182,17 @@ func (h *Handshake) check(e *pdu.Event) error {
 	key, isState := e.StateKey()
 	switch {
 	case e.RoomID() != h.Room:
-		return badRequest(mxerr.CodeInvalidParam, "The event is of another room")
+		return badRequest(mxerr.CodeInvalidParam, "Event belongs to another room")
 	case e.ID() != h.Event:
-		return badRequest(mxerr.CodeInvalidParam, "The event has another id")
+		return badRequest(mxerr.CodeInvalidParam, "Event ID does not match the one in the path")
 	case e.Type() != typeMember || !isState:
-		return badRequest(mxerr.CodeInvalidParam, "The event is no m.room.member event")
+		return badRequest(mxerr.CodeInvalidParam, "Event is not m.room.member")
 	case membershipIn(e.Content()) != h.Membership:
-		return badRequest(mxerr.CodeInvalidParam, "The event's membership is not %s", h.Membership)
+		return badRequest(mxerr.CodeInvalidParam, "membership must be %s", h.Membership)
 	case key != string(e.Sender()):
-		return badRequest(mxerr.CodeInvalidParam, "The event is not about its sender")
+		return badRequest(mxerr.CodeInvalidParam, "state_key must be the sender")
 	case serverOf(string(e.Sender())) != h.Origin:
-		return mxerr.Forbidden("The sender is not of your server")
+		return mxerr.Forbidden("The sender must belong to your server")
 	}
 	return nil
 }
@@ -212,7 +212,7 @@ func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event,
 	invited := r.Membership(e.Sender()) == Invite || r.Membership(e.Sender()) == Join
 	levels := r.Levels()
 	if !allowed && !invited || r.Membership(voucher) != Join || levels.UserLevel(voucher) < levels.Invite {
-		return nil, mxerr.Forbidden("This server does not vouch for the join")
+		return nil, mxerr.Forbidden("This server cannot authorise the join")
 	}
 	return e.Sign(s.Signer.Current())
 }
@@ -238,7 +238,7 @@ func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Eve
 		return nil, err
 	}
 	if stored == nil || stored.Flags&(storage.RejectedEvent|storage.SoftFailedEvent) != 0 {
-		return nil, mxerr.Forbidden("The room does not allow this any more")
+		return nil, mxerr.Forbidden("The room no longer allows this")
 	}
 	return stored, nil
 }
@@ -426,11 +426,11 @@ const (
 func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.RawMessage, error) {
 	v, ok := pdu.VersionOf(in.Version)
 	if !ok {
-		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeIncompatibleRoomVersion, "This server does not know the room's version").With("room_version", in.Version)
+		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeIncompatibleRoomVersion, "This server does not support the room's version").With("room_version", in.Version)
 	}
 	e, err := pdu.Parse(v, in.PDU)
 	if err != nil {
-		return nil, mxerr.BadJSON("Not an event of this room's version: %v", err)
+		return nil, mxerr.BadJSON("Invalid event for this room's version: %v", err)
 	}
 	if err := s.checkInvite(&in, e); err != nil {
 		return nil, err
@@ -458,11 +458,11 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 	r, err := s.Room(ctx, in.Room)
 	switch {
 	case err == nil && !r.AllowsServer(in.Origin):
-		return nil, mxerr.Forbidden("The room's access control list keeps your server out")
+		return nil, mxerr.Forbidden("The room's server access control list denies your server")
 	case err == nil && r.Resident() && r.Count(Join) > 0: // the inviter sends it as every other event of the room
 		return signed.JSON(), nil
 	case err == nil && r.Resident():
-		return nil, mxerr.Forbidden("Everybody has left the room")
+		return nil, mxerr.Forbidden("This server has no members in the room any more")
 	case err != nil && !errors.Is(err, ErrNoRoom):
 		return nil, err
 	}
@@ -476,15 +476,15 @@ func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
 	key, isState := e.StateKey()
 	switch {
 	case e.RoomID() != in.Room:
-		return badRequest(mxerr.CodeInvalidParam, "The event is of another room")
+		return badRequest(mxerr.CodeInvalidParam, "Event belongs to another room")
 	case e.ID() != in.Event:
-		return badRequest(mxerr.CodeInvalidParam, "The event has another id")
+		return badRequest(mxerr.CodeInvalidParam, "Event ID does not match the one in the path")
 	case e.Type() != typeMember || !isState || membershipIn(e.Content()) != Invite:
-		return badRequest(mxerr.CodeInvalidParam, "The event is no invite")
+		return badRequest(mxerr.CodeInvalidParam, "Event is not an invite")
 	case !s.IsLocal(id.UserID(key)):
-		return badRequest(mxerr.CodeInvalidParam, "The invited user is not of this server")
+		return badRequest(mxerr.CodeInvalidParam, "The invited user does not belong to this server")
 	case serverOf(string(e.Sender())) != in.Origin:
-		return mxerr.Forbidden("The sender is not of your server")
+		return mxerr.Forbidden("The sender must belong to your server")
 	}
 	return nil
 }
@@ -501,18 +501,18 @@ func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.Roo
 		size += len(raw)
 		switch {
 		case !isStripped(raw):
-			return nil, badRequest(mxerr.CodeInvalidParam, "The state that comes with the invite has something that is no event")
+			return nil, badRequest(mxerr.CodeInvalidParam, "invite_room_state has an entry that is not an event")
 		case isWhole(raw):
 			whole = append(whole, raw)
 		default:
 			if raw, err = canonjson.Canonical(raw, false); err != nil {
-				return nil, mxerr.BadJSON("The state that comes with the invite: %v", err)
+				return nil, mxerr.BadJSON("Invalid invite_room_state: %v", err)
 			}
 			shown = append(shown, raw)
 		}
 	}
 	if len(events) > maxStripped || size > maxStrippedBytes {
-		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeTooLarge, "The state that comes with the invite is too large")
+		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeTooLarge, "invite_room_state is too large")
 	}
 	good, _ := s.verify(ctx, v, whole)
 	for i, e := range good {

@@ -255,7 +255,7 @@ func (q *HierarchyQuery) begin() (skip int, err error) {
 	digits, _, _ := strings.Cut(strings.TrimPrefix(q.From, "h"), "_")
 	skip, err = strconv.Atoi(digits)
 	if err != nil || skip < 0 || q.token(skip) != q.From {
-		return 0, mxerr.InvalidParam("from is no token of this walk, or suggested_only or max_depth have changed")
+		return 0, mxerr.InvalidParam("from is not a token of this space, or suggested_only or max_depth has changed")
 	}
 	return skip, nil
 }
@@ -297,7 +297,7 @@ func (w *walk) advance(ctx context.Context) (*SpaceRoom, error) {
 		}
 		if !visible {
 			if at.depth == 0 {
-				return nil, mxerr.Forbidden("There is no such room, or you may not see it")
+				return nil, mxerr.Forbidden("The room does not exist, or you may not see it")
 			}
 			continue
 		}

@@ -185,7 +185,7 @@ func (s *Service) grantRestricted(ctx context.Context, r *Room, sender Sender) (
 }
 
 // errNoVoucher: only another server can let the user in.
-var errNoVoucher = mxerr.Forbidden("No member of the room on this server may let you in")
+var errNoVoucher = mxerr.Forbidden("No member of the room on this server can authorise your join")
 
 // maxAllow bounds the rooms that a join rule is looked through for.
 const maxAllow = 100
@@ -255,7 +255,7 @@ func (s *Service) target(ctx context.Context, user id.UserID) (int64, error) {
 		return 0, mxerr.MissingParam("user_id is missing")
 	}
 	if !pdu.ValidUserID(user) {
-		return 0, mxerr.InvalidParam("user_id is not a user id")
+		return 0, mxerr.InvalidParam("user_id must be a user ID")
 	}
 	return s.UserNID(ctx, user)
 }
@@ -346,7 +346,7 @@ func (s *Service) Forget(ctx context.Context, sender Sender, room id.RoomID) err
 	}
 	switch r.Membership(sender.ID) {
 	case Join, Invite, Knock:
-		return badRequest(mxerr.CodeUnknown, "You are still in this room: leave it first")
+		return badRequest(mxerr.CodeUnknown, "You are still in this room; leave it first")
 	case "":
 		return nil // nothing to forget
 	}

@@ -132,7 +132,7 @@ func (s *Service) AwaitWhole(ctx context.Context, room id.RoomID) error {
 		select {
 		case <-ended:
 		case <-timeout.C:
-			return mxerr.New(http.StatusGatewayTimeout, mxerr.CodeUnknown, "The room was joined a short time ago, and its members are not known yet")
+			return mxerr.New(http.StatusGatewayTimeout, mxerr.CodeUnknown, "This server has just joined the room and does not know its members yet; try again later")
 		case <-ctx.Done():
 			return ctx.Err()
 		}

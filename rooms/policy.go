@@ -104,7 +104,7 @@ func (p *policyServer) ask(ctx context.Context, s *Service, e *pdu.Event) (*pdu.
 	case errors.As(err, &remote) && remote.Status == http.StatusTooManyRequests:
 		return nil, mxerr.LimitExceeded(max(remote.RetryAfter, time.Second)).Because(errors.Join(errPolicy, err))
 	case err != nil && (remote == nil || remote.Status >= 500):
-		return nil, mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The room's policy server does not answer").Because(errors.Join(errPolicy, err))
+		return nil, mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The room's policy server did not answer").Because(errors.Join(errPolicy, err))
 	case err != nil:
 		return nil, errRefusedByPolicy(err)
 	}
@@ -120,7 +120,7 @@ func (p *policyServer) ask(ctx context.Context, s *Service, e *pdu.Event) (*pdu.
 }
 
 func errRefusedByPolicy(cause error) error {
-	return mxerr.Forbidden("The room's policy server does not allow this").Because(errors.Join(errPolicy, cause))
+	return mxerr.Forbidden("The room's policy server refused this event").Because(errors.Join(errPolicy, cause))
 }
 
 // approvals is what policy servers have signed for one change of a room. Its events are built, signed without the room's lock,

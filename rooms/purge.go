@@ -129,7 +129,7 @@ func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, ov
 	var low, high *int64
 	if override != nil {
 		if override.Min != nil && override.Max != nil && *override.Max < *override.Min {
-			return mxerr.InvalidParam("The maximum is shorter than the minimum")
+			return mxerr.InvalidParam("The maximum must not be shorter than the minimum")
 		}
 		if override.Min != nil {
 			ms := override.Min.Milliseconds()

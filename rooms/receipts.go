@@ -67,10 +67,10 @@ func (r *Room) checkMarker(ctx context.Context, m Marker) (*Event, error) {
 	case ReadReceipt, PrivateReadReceipt:
 	case FullyRead:
 		if m.Thread != "" {
-			return nil, mxerr.InvalidParam("m.fully_read has no thread_id")
+			return nil, mxerr.InvalidParam("m.fully_read must not have a thread_id")
 		}
 	default:
-		return nil, mxerr.InvalidParam("%.255q is no kind of receipt", m.Type)
+		return nil, mxerr.InvalidParam("%.255q is not a receipt type", m.Type)
 	}
 	e, err := r.FindEvent(ctx, m.Event)
 	if err != nil {
@@ -84,7 +84,7 @@ func (r *Room) checkMarker(ctx context.Context, m Marker) (*Event, error) {
 	}
 	in, err := r.inThread(ctx, e, m.Thread)
 	if err == nil && !in {
-		err = mxerr.InvalidParam("The event is not in the thread of thread_id")
+		err = mxerr.InvalidParam("The event is not in the thread that thread_id names")
 	}
 	return e, err
 }

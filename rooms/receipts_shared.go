@@ -65,7 +65,7 @@ func (s *Service) ReceiveReceipts(ctx context.Context, origin string, content js
 		return mxerr.BadJSON("m.receipt does not have the documented shape")
 	}
 	if len(rooms) > maxReceiptRooms {
-		return mxerr.TooLarge("m.receipt is about more than %d rooms", maxReceiptRooms)
+		return mxerr.TooLarge("m.receipt must not name more than %d rooms", maxReceiptRooms)
 	}
 	for room, types := range rooms {
 		if err := s.receiveReceipts(ctx, origin, room, types[ReadReceipt]); err != nil {

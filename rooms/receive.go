@@ -209,7 +209,7 @@ func (s *Service) RoomForServer(ctx context.Context, origin string, roomID id.Ro
 		return nil, errOutside
 	}
 	if !r.AllowsServer(origin) {
-		return nil, mxerr.Forbidden("The room's access control list keeps your server out")
+		return nil, mxerr.Forbidden("The room's server access control list denies your server")
 	}
 	return r, nil
 }
@@ -218,7 +218,7 @@ func (s *Service) RoomForServer(ctx context.Context, origin string, roomID id.Ro
 func (s *Service) requireFullState(ctx context.Context, origin string, roomID id.RoomID) (*Room, error) {
 	r, err := s.RoomForServer(ctx, origin, roomID)
 	if err == nil && r.Partial() {
-		return nil, mxerr.NotFound("This server has joined the room a short time ago and does not know all of it yet")
+		return nil, mxerr.NotFound("This server has just joined the room and does not know all of its state yet; try again later")
 	}
 	return r, err
 }

@@ -115,7 +115,7 @@ func (s *Service) checkAnnotation(ctx context.Context, r *Room, p *proto) error 
 	for _, raw := range existing {
 		content, _ := canonjson.Get([]byte(raw), "content")
 		if other := relationOf(content); other != nil && other.key == p.relation.key {
-			return badRequest(mxerr.CodeDuplicateAnnotation, "You have reacted to this event with the same key before")
+			return badRequest(mxerr.CodeDuplicateAnnotation, "You have already reacted to this event with that key")
 		}
 	}
 	return nil

@@ -31,7 +31,7 @@ const (
 )
 
 // errNoServers: nobody could be asked.
-var errNoServers = mxerr.NotFound("No server is known that takes part in the room")
+var errNoServers = mxerr.NotFound("No server in the room is known; when joining, name one in via")
 
 // candidates lists the servers that may know a room, the most promising first: those of via and that of who invited the
 // user, else those that are known to be in the room, else the one that made it.
@@ -83,7 +83,7 @@ func (s *Service) knownServers(ctx context.Context, r *Room, user Sender) (serve
 // error is the first that says something about it.
 func (s *Service) through(ctx context.Context, room id.RoomID, user Sender, via []string, within time.Duration, try func(ctx context.Context, server string) error) error {
 	if !s.federates() {
-		return mxerr.NotFound("This server knows no such room, and it does not take part in federation").Because(ErrNoRoom)
+		return mxerr.NotFound("There is no such room on this server, and federation is disabled").Because(ErrNoRoom)
 	}
 	servers, err := s.candidates(ctx, room, user, via)
 	if err != nil {
@@ -122,7 +122,7 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 		v, ok = pdu.VersionOf(id.RoomV1)
 	}
 	if !ok {
-		return nil, badRequest(mxerr.CodeIncompatibleRoomVersion, "This server does not know room version %.50q", string(t.RoomVersion))
+		return nil, badRequest(mxerr.CodeIncompatibleRoomVersion, "This server does not support room version %.50q", string(t.RoomVersion))
 	}
 	places, err := pdu.ReadTemplate(v, t.Event)
 	if err != nil {

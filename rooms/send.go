@@ -93,7 +93,7 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.Ev
 func (s *Service) sendRemoteInvite(ctx context.Context, n NewEvent, p *proto) (id.EventID, error) {
 	c := memberContent{Membership: Invite}
 	if err := json.Unmarshal(p.content, &c.more); err != nil {
-		return "", mxerr.BadJSON("The content of an event is a JSON object")
+		return "", mxerr.BadJSON("The content of an event must be a JSON object")
 	}
 	if err := s.inviteRemote(ctx, n.Sender, n.Room, p.member.user, c); err != nil {
 		return "", err
@@ -104,7 +104,7 @@ func (s *Service) sendRemoteInvite(ctx context.Context, n NewEvent, p *proto) (i
 	}
 	e := r.State(typeMember, string(p.member.user))
 	if e == nil {
-		return "", mxerr.Forbidden("The invite was undone meanwhile")
+		return "", mxerr.Forbidden("The invite has been withdrawn")
 	}
 	return e.ID(), nil
 }
@@ -129,7 +129,7 @@ func (s *Service) followTombstone(ctx context.Context, sender Sender, old *Room)
 func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, error) {
 	p := &proto{typ: n.Type, stateKey: n.StateKey, sender: n.Sender, content: n.Content, ts: n.Timestamp}
 	if !isObject(n.Content) {
-		return nil, mxerr.BadJSON("The content of an event is a JSON object")
+		return nil, mxerr.BadJSON("The content of an event must be a JSON object")
 	}
 	if err := p.settle(r.version); err != nil {
 		return nil, err
@@ -166,7 +166,7 @@ func isObject(raw []byte) bool {
 func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 	switch p.typ {
 	case typeCreate:
-		return mxerr.InvalidParam("A room has one m.room.create event, and it cannot be changed")
+		return mxerr.InvalidParam("The m.room.create event of a room cannot be changed")
 	case typeMember:
 		return s.prepareMember(ctx, p)
 	case typeCanonicalAlias:
@@ -179,7 +179,7 @@ func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 		}
 	case typeRetention, typeRetentionUnstable:
 		if _, err := expiry.ParsePolicy(p.content); err != nil {
-			return mxerr.BadJSON("Not a retention policy: %v", err)
+			return mxerr.BadJSON("Invalid retention policy: %v", err)
 		}
 	}
 	return nil
@@ -189,14 +189,14 @@ func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 	target := id.UserID(*p.stateKey)
 	if !pdu.ValidUserID(target) {
-		return mxerr.InvalidParam("The state key of a member event is a user id")
+		return mxerr.InvalidParam("The state key of an m.room.member event must be a user ID")
 	}
 	raw, _ := canonjson.Get(p.content, "membership")
 	membership := jsonString(raw)
 	switch membership {
 	case Join, Invite, Knock, Leave, Ban:
 	default:
-		return mxerr.BadJSON("membership is none of join, invite, knock, leave and ban")
+		return mxerr.BadJSON("membership must be one of join, invite, knock, leave, ban")
 	}
 	nid, err := s.UserNID(ctx, target)
 	if err != nil {
@@ -222,7 +222,7 @@ func checkCreatorsUnlisted(v *pdu.Version, create *Event, content []byte) error 
 	}
 	for _, creator := range creatorsOf(create) {
 		if _, listed := canonjson.Get(users, string(creator)); listed {
-			return mxerr.InvalidParam("%s created the room and has no power level in it", creator)
+			return mxerr.InvalidParam("%s created the room, so users must not list a power level for them", creator)
 		}
 	}
 	return nil
@@ -257,7 +257,7 @@ func (b *batch) sameState(p *proto) id.EventID {
 // checkWatermark refuses a message that is dated so far back that the room has purged its like.
 func (b *batch) checkWatermark(p *proto) error {
 	if p.stateKey == nil && p.ts != 0 && p.ts < b.room.PurgedBefore() {
-		return mxerr.Forbidden("The room no longer keeps messages of that time")
+		return mxerr.Forbidden("Messages with that timestamp have already expired in this room")
 	}
 	return nil
 }
@@ -281,7 +281,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 		p.redacts = id.EventID(jsonString(raw))
 	}
 	if p.redacts == "" {
-		return mxerr.MissingParam("A redaction says in redacts which event it redacts")
+		return mxerr.MissingParam("redacts is missing: it must name the event to redact")
 	}
 	p.content = canonjson.Without(p.content, "redacts") // pdu.Build puts it where the room version has it
 	if r.Membership(n.Sender.ID) != Join {
@@ -306,7 +306,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 		return mxerr.Forbidden("The event that created the room cannot be redacted")
 	}
 	if target.IsStateKey(typeServerACL, "") { // what is left of it excludes every server
-		return mxerr.Forbidden("A server access control list cannot be redacted, since that would exclude every server; send another one instead")
+		return mxerr.Forbidden("Redacting a server access control list would ban every server from the room; send a new list instead")
 	}
 	if target.RedactedBy == 0 {
 		p.target = target
@@ -317,7 +317,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 // mayRedactOf wants a local user to redact only their own events, unless they have the power to redact others'.
 func mayRedactOf(r *Room, user, sender id.UserID) error {
 	if levels := r.Levels(); sender != user && levels.UserLevel(user) < levels.Redact {
-		return mxerr.Forbidden("You may not redact other users' events in this room")
+		return mxerr.Forbidden("You do not have permission to redact other users' events in this room")
 	}
 	return nil
 }
@@ -350,7 +350,7 @@ func (a *aliasContent) UnmarshalJSON(raw []byte) error {
 func (s *Service) checkCanonicalAlias(ctx context.Context, r *Room, content json.RawMessage) error {
 	var now, before aliasContent
 	if err := json.Unmarshal(content, &now); err != nil {
-		return mxerr.BadJSON("alias is a string and alt_aliases an array of strings")
+		return mxerr.BadJSON("alias must be a string, and alt_aliases an array of strings")
 	}
 	if e := r.State(typeCanonicalAlias, ""); e != nil {
 		// What cannot be understood has no aliases that may stay.
@@ -365,7 +365,7 @@ func (s *Service) checkCanonicalAlias(ctx context.Context, r *Room, content json
 		check = append([]string{now.Alias}, check...)
 	}
 	if len(check) > maxAliases {
-		return mxerr.InvalidParam("A room has at most %d aliases", maxAliases)
+		return mxerr.InvalidParam("A room must not have more than %d aliases", maxAliases)
 	}
 	for _, a := range check {
 		if known[a] {
@@ -393,7 +393,7 @@ func (s *Service) checkAliasOf(ctx context.Context, r *Room, alias string) error
 		return err
 	}
 	if !found || row.Room != r.nid {
-		return mxerr.New(http.StatusBadRequest, mxerr.CodeBadAlias, "The alias %s does not lead to this room", alias)
+		return mxerr.New(http.StatusBadRequest, mxerr.CodeBadAlias, "The alias %s does not point to this room", alias)
 	}
 	return nil
 }

@@ -145,7 +145,7 @@ func (s *Service) Summary(ctx context.Context, user id.UserID, idOrAlias string,
 	return room, membership, nil
 }
 
-func errNoSummary() error { return mxerr.NotFound("There is no such room, or you may not see it") }
+func errNoSummary() error { return mxerr.NotFound("The room does not exist, or you may not see it") }
 
 func orNoSummary(err error) error {
 	if err == nil {

@@ -36,11 +36,11 @@ func (t *ThirdPartyInvite) content(displayName string) map[string]any {
 // check wants the signed part to be of the invited user; whether it is rightly signed the authorisation rules say.
 func (t *ThirdPartyInvite) check() error {
 	if !isObject(t.Signed) {
-		return mxerr.InvalidParam("third_party_invite has no signed part")
+		return mxerr.InvalidParam("third_party_invite must have signed")
 	}
 	mxid, _ := canonjson.Get(t.Signed, "mxid")
 	if !pdu.ValidUserID(t.Invitee) || jsonString(mxid) != string(t.Invitee) {
-		return mxerr.InvalidParam("The signed part is not of the invited user")
+		return mxerr.InvalidParam("mxid in signed must be the invited user")
 	}
 	return nil
 }
@@ -52,7 +52,7 @@ func (s *Service) ExchangeThirdPartyInvite(ctx context.Context, origin string, t
 		return err
 	}
 	if serverOf(string(t.Invitee)) != origin {
-		return mxerr.Forbidden("The invited user is not of your server")
+		return mxerr.Forbidden("The invited user must belong to your server")
 	}
 	return s.fulfil(ctx, t)
 }
@@ -63,7 +63,7 @@ func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
 		return err
 	}
 	if !s.IsLocal(t.Sender) {
-		return mxerr.Forbidden("The third-party invite is not of a user of this server")
+		return mxerr.Forbidden("The third-party invite was not sent by a user of this server")
 	}
 	r, err := s.Room(ctx, t.Room)
 	if err != nil {
@@ -116,7 +116,7 @@ func (s *Service) mayBeInvited(ctx context.Context, user int64, inviter id.UserI
 		return err
 	}
 	if action, ok := canonjson.Get(content, "default_action"); ok && jsonString(action) == "block" {
-		return mxerr.New(http.StatusForbidden, mxerr.CodeInviteBlocked, "The user does not take invites")
+		return mxerr.New(http.StatusForbidden, mxerr.CodeInviteBlocked, "The user does not accept invites")
 	}
 	return s.checkPendingInvites(ctx, user, inviter)
 }
@@ -148,7 +148,7 @@ func (s *Service) checkPendingInvites(ctx context.Context, user int64, inviter i
 		}
 	}
 	if all >= maxPendingInvites || allBytes >= maxPendingInviteBytes || same >= maxInvitesOfInviter || sameBytes >= maxInviterBytes {
-		return mxerr.Forbidden("The user has too many unanswered invites")
+		return mxerr.Forbidden("The user already has too many pending invites")
 	}
 	return nil
 }

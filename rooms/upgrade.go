@@ -25,7 +25,7 @@ var transferred = []string{
 func (s *Service) Upgrade(ctx context.Context, sender Sender, room id.RoomID, version id.RoomVersion, additionalCreators []id.UserID) (id.RoomID, error) {
 	v, ok := pdu.VersionOf(version)
 	if !ok {
-		return "", badRequest(mxerr.CodeUnsupportedRoomVersion, "This server does not know that room version")
+		return "", badRequest(mxerr.CodeUnsupportedRoomVersion, "This server does not support that room version")
 	}
 	old, err := s.Room(ctx, room)
 	if err != nil {
@@ -41,7 +41,7 @@ func (s *Service) Upgrade(ctx context.Context, sender Sender, room id.RoomID, ve
 	err = s.change(ctx, room, func(b *batch) error {
 		levels := b.room.next.levels
 		if b.room.provisionalMembership(sender.ID) != Join || levels.UserLevel(sender.ID) < levels.EventLevel(typeTombstone, true) {
-			return mxerr.Forbidden("You may not upgrade this room")
+			return mxerr.Forbidden("You do not have permission to upgrade this room")
 		}
 		if err := c.succeed(b, additionalCreators); err != nil {
 			return err

@@ -150,7 +150,7 @@ func unauthorized(err error) error {
 // unknown gives errors of the machine a face; anything else is an internal error.
 func (s *Server) unknown(err error) *mxerr.Error {
 	if errors.Is(err, storage.ErrFull) {
-		return mxerr.New(http.StatusInsufficientStorage, mxerr.CodeUnknown, "The server has no room to store this; reading still works").Because(err)
+		return mxerr.New(http.StatusInsufficientStorage, mxerr.CodeUnknown, "The server's disk is full; nothing can be stored until there is space again, but reading works").Because(err)
 	}
 	return mxerr.New(http.StatusInternalServerError, mxerr.CodeUnknown, "Internal server error").Because(err)
 }

@@ -64,7 +64,7 @@ func TestAccountsAreMadeListedAndEnded(t *testing.T) {
 			t.Errorf("user add printed %q", out)
 		}
 		must(t, "another secret", "user", "add", "--admin", "--password-stdin", cfg, "@bob:test")
-		refusedWith(t, 3, "taken", "secret\n", "user", "add", "alice", "--password-stdin", cfg)
+		refusedWith(t, 3, "already in use", "secret\n", "user", "add", "alice", "--password-stdin", cfg)
 		refusedWith(t, 3, "user", "secret\n", "user", "add", "@eve:elsewhere.org", "--password-stdin", cfg)
 		refusedWith(t, 3, "password", "\n", "user", "add", "carol", "--password-stdin", cfg)
 
@@ -131,7 +131,7 @@ func (s site) login(t *testing.T, user, password string) (*client, int) {
 
 func TestAccountOfAnotherServerIsRefused(t *testing.T) {
 	s := newSite(t, 0)
-	refusedWith(t, exitRefused, "on this server only", "correct horse\n", "user", "add", "--password-stdin", "@alice:elsewhere.org", "--config", s.config)
+	refusedWith(t, exitRefused, "only be created on this server", "correct horse\n", "user", "add", "--password-stdin", "@alice:elsewhere.org", "--config", s.config)
 	must(t, "correct horse\n", "user", "add", "--password-stdin", "@alice:test", "--config", s.config)
 }
 

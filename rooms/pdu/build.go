@@ -127,7 +127,7 @@ func (p *Proto) appendContent(dst []byte, v *Version) ([]byte, error) {
 	}
 	content := out[start:]
 	if !isObject(content) {
-		return nil, failf(BadShape, "content is not an object")
+		return nil, failf(BadShape, "content must be an object")
 	}
 	if p.Redacts == "" || !v.RedactsInContent {
 		return out, nil

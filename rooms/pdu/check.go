@@ -21,7 +21,7 @@ func (e *Event) check(m *members) error {
 	case m.stateKey != nil && !isText(m.stateKey):
 		return failf(BadShape, "state_key is not a string")
 	case !isObject(m.content):
-		return failf(BadShape, "content is not an object")
+		return failf(BadShape, "content must be an object")
 	case !isNumber(m.depth):
 		return failf(BadShape, "depth is not a number")
 	case !isNumber(m.ts):
@@ -71,7 +71,7 @@ func (e *Event) checkSizes() error {
 		{"redacts", string(e.redacts)},
 	} {
 		if len(field.value) > MaxIDLength && (e.version.ByteLimits || utf8.RuneCountInString(field.value) > MaxIDLength) {
-			return failf(TooLarge, "%s is longer than %d bytes", field.name, MaxIDLength)
+			return failf(TooLarge, "%s must not be longer than %d bytes", field.name, MaxIDLength)
 		}
 		if strings.Contains(field.value, nul) {
 			return failf(BadID, "%s contains NUL", field.name)

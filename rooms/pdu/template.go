@@ -56,7 +56,7 @@ func ReadTemplate(v *Version, raw json.RawMessage) (*Places, error) {
 		return nil, err
 	}
 	if !isObject(m.content) {
-		return nil, failf(BadShape, "content is not an object")
+		return nil, failf(BadShape, "content must be an object")
 	}
 	p := &Places{
 		RoomID: e.roomID, Type: e.typ, Sender: e.sender, StateKey: e.stateKey, Content: m.content,
