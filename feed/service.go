@@ -3,7 +3,7 @@
 // A sync travels: Sync parses the request → parks at the wake.Hub → builds an answer up to the settled position → gives it
 // when there is something in it, or waits to be woken and builds again. Parking comes before building, so that no wake-up
 // is lost. A builder makes one answer: one file per section (joined.go, left.go, invited.go, own.go, devicelists.go …). It
-// appends JSON; events come from the rooms' memory as bytes that were made once (rooms.ClientEvents), which checks
+// appends JSON; events come from the rooms' memory as bytes that were made once, through a history.View, which checks
 // visibility, ignored users and retention by the clock each time. Nothing is built while a client waits, so a parked poll
 // holds no content that could expire under it.
 //

@@ -1,5 +1,5 @@
-// Package rooms is the only writer of timelines and state. It keeps the rooms in use in memory and answers what is asked
-// about them.
+// Package rooms is the only writer of timelines and state, and keeps the rooms in use in memory. What clients and other servers
+// read of rooms is package history, which is built on this one.
 //
 // A write travels: a method of Service → change → under the room's lock a batch of events is built on the provisional
 // head, checked and queued as one storage.Write → the lock is released → the write commits → its Committed hook applies
