@@ -67,10 +67,10 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 		DB: db, Server: "here", Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms, Now: h.now, Hooks: accounts.Hooks{
 			DeviceGone: keys.DeviceGone, DevicesChanged: keys.DevicesChanged, Erase: svc.Erase,
 			ProfileChanged: func(ctx context.Context, nid int64, user id.UserID, displayName, avatarURL string) error {
-				return svc.ProfileChanged(ctx, rooms.Sender{NID: nid, ID: user}, rooms.Profile{DisplayName: displayName, AvatarURL: avatarURL})
+				return svc.ProfileChanged(ctx, ident.Requester{UserNID: nid, UserID: user}, rooms.Profile{DisplayName: displayName, AvatarURL: avatarURL})
 			},
 			LeaveRooms: func(ctx context.Context, nid int64, user id.UserID) error {
-				return svc.LeaveAll(ctx, rooms.Sender{NID: nid, ID: user})
+				return svc.LeaveAll(ctx, ident.Requester{UserNID: nid, UserID: user})
 			},
 			RoomIsPublic: func(ctx context.Context, nid int64) (bool, error) {
 				r, err := svc.RoomByNID(ctx, nid)

@@ -18,6 +18,6 @@ func (a *API) createRoom(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	room, err := a.Rooms.Create(r.Context(), sender(r), body)
+	room, err := a.Rooms.Create(r.Context(), r.Requester, body)
 	return map[string]id.RoomID{"room_id": room}, err
 }

@@ -37,7 +37,7 @@ func (a *API) setRoomAlias(r *httpapi.Request) (any, error) {
 	if body.RoomID == "" {
 		return nil, mxerr.MissingParam("room_id is missing")
 	}
-	return nil, a.Rooms.CreateAlias(r.Context(), sender(r), roomAlias(r), body.RoomID)
+	return nil, a.Rooms.CreateAlias(r.Context(), r.Requester, roomAlias(r), body.RoomID)
 }
 
 // getRoomIDByAlias finds the room that an alias leads to.
@@ -55,12 +55,12 @@ func (a *API) getRoomIDByAlias(r *httpapi.Request) (any, error) {
 // deleteRoomAlias removes an alias.
 // Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
 func (a *API) deleteRoomAlias(r *httpapi.Request) (any, error) {
-	return nil, a.Rooms.DeleteAlias(r.Context(), sender(r), roomAlias(r), r.IsAdmin)
+	return nil, a.Rooms.DeleteAlias(r.Context(), r.Requester, roomAlias(r), r.IsAdmin)
 }
 
 // getLocalAliases lists the aliases that lead to a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidaliases
 func (a *API) getLocalAliases(r *httpapi.Request) (any, error) {
-	aliases, err := a.Rooms.LocalAliases(r.Context(), sender(r), roomID(r))
+	aliases, err := a.Rooms.LocalAliases(r.Context(), r.Requester, roomID(r))
 	return map[string][]id.RoomAlias{"aliases": listed(aliases)}, err
 }

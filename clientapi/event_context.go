@@ -22,7 +22,7 @@ func (a *API) getEventContext(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	around, err := a.History.EventContext(r.Context(), roomID(r), eventID(r), recipient(r), int(limit), filter)
+	around, err := a.History.EventContext(r.Context(), roomID(r), eventID(r), r.Requester, int(limit), filter)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/httpapi"
-	"ebb/rooms"
+	"ebb/ident"
 )
 
 func (a *API) invitingRoutes() []httpapi.Route {
@@ -19,7 +19,7 @@ func (a *API) invitingRoutes() []httpapi.Route {
 func (a *API) inviteUser(r *httpapi.Request) (any, error) { return moveUser(r, a.Rooms.Invite) }
 
 // moveUser changes the membership of the user whom the body names.
-func moveUser(r *httpapi.Request, move func(context.Context, rooms.Sender, id.RoomID, id.UserID, string) error) (any, error) {
+func moveUser(r *httpapi.Request, move func(context.Context, ident.Requester, id.RoomID, id.UserID, string) error) (any, error) {
 	var body struct {
 		UserID id.UserID `json:"user_id"`
 		Reason string    `json:"reason"`
@@ -27,5 +27,5 @@ func moveUser(r *httpapi.Request, move func(context.Context, rooms.Sender, id.Ro
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	return nil, move(r.Context(), sender(r), roomID(r), body.UserID, body.Reason)
+	return nil, move(r.Context(), r.Requester, roomID(r), body.UserID, body.Reason)
 }

@@ -44,7 +44,7 @@ func (a *API) join(r *httpapi.Request, room id.RoomID, via []string) (any, error
 	case given && !isText(raw):
 		return nil, mxerr.BadJSON("reason must be a string")
 	}
-	return map[string]id.RoomID{"room_id": room}, a.Rooms.JoinWith(r.Context(), sender(r), room, via, body)
+	return map[string]id.RoomID{"room_id": room}, a.Rooms.JoinWith(r.Context(), r.Requester, room, via, body)
 }
 
 func isText(raw []byte) bool {

@@ -21,5 +21,5 @@ func (a *API) knockRoom(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]id.RoomID{"room_id": room}, a.Rooms.Knock(r.Context(), sender(r), room, append(via(r), servers...), reason)
+	return map[string]id.RoomID{"room_id": room}, a.Rooms.Knock(r.Context(), r.Requester, room, append(via(r), servers...), reason)
 }

@@ -17,11 +17,11 @@ func (a *API) leaveRoom(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, a.Rooms.Leave(r.Context(), sender(r), roomID(r), reason)
+	return nil, a.Rooms.Leave(r.Context(), r.Requester, roomID(r), reason)
 }
 
 // forgetRoom drops a room that the user has left from the user's view.
 // Spec: client-server-api#post_matrixclientv3roomsroomidforget
 func (a *API) forgetRoom(r *httpapi.Request) (any, error) {
-	return nil, a.Rooms.Forget(r.Context(), sender(r), roomID(r))
+	return nil, a.Rooms.Forget(r.Context(), r.Requester, roomID(r))
 }

@@ -18,7 +18,7 @@ const defaultPage = 10
 // Spec: client-server-api#get_matrixclientv3roomsroomidmessages
 func (a *API) getRoomEvents(r *httpapi.Request) (any, error) {
 	// Whether the room may be read comes before how it is read.
-	if err := a.History.MayRead(r.Context(), roomID(r), recipient(r)); err != nil {
+	if err := a.History.MayRead(r.Context(), roomID(r), r.Requester); err != nil {
 		return nil, err
 	}
 	backwards, err := history.ParseDir(r.Query("dir"), "")
@@ -36,7 +36,7 @@ func (a *API) getRoomEvents(r *httpapi.Request) (any, error) {
 	if filter.Limit > 0 && r.Query("limit") == "" {
 		limit = min(int64(filter.Limit), history.MaxPage)
 	}
-	page, err := a.History.Messages(r.Context(), roomID(r), recipient(r), history.PageRequest{
+	page, err := a.History.Messages(r.Context(), roomID(r), r.Requester, history.PageRequest{
 		From: r.Query("from"), To: r.Query("to"), Backwards: backwards, Limit: int(limit), Filter: filter,
 	})
 	if err != nil {

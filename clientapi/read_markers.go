@@ -32,5 +32,5 @@ func (a *API) setReadMarker(r *httpapi.Request) (any, error) {
 			markers = append(markers, m)
 		}
 	}
-	return nil, a.Rooms.SetReadMarkers(r.Context(), sender(r), roomID(r), markers...)
+	return nil, a.Rooms.SetReadMarkers(r.Context(), r.Requester, roomID(r), markers...)
 }

@@ -27,5 +27,5 @@ func (a *API) postReceipt(r *httpapi.Request) (any, error) {
 			return nil, mxerr.InvalidParam("thread_id must not be empty")
 		}
 	}
-	return nil, a.Rooms.SetReceipt(r.Context(), sender(r), roomID(r), m.Type, m.Event, m.Thread)
+	return nil, a.Rooms.SetReceipt(r.Context(), r.Requester, roomID(r), m.Type, m.Event, m.Thread)
 }

@@ -30,6 +30,6 @@ func (a *API) redact(r *httpapi.Request, txn *rooms.Txn) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	sent, err := a.Rooms.Redact(r.Context(), sender(r), roomID(r), eventID(r), body.Reason, txn)
+	sent, err := a.Rooms.Redact(r.Context(), r.Requester, roomID(r), eventID(r), body.Reason, txn)
 	return sentEvent(sent, err)
 }

@@ -42,7 +42,7 @@ func (a *API) getRelatingEvents(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	page, err := a.History.Relations(r.Context(), roomID(r), eventID(r), recipient(r), history.RelationsRequest{
+	page, err := a.History.Relations(r.Context(), roomID(r), eventID(r), r.Requester, history.RelationsRequest{
 		RelType: r.Var("relType"), EventType: r.Var("eventType"), From: r.Query("from"), To: r.Query("to"),
 		Forwards: !backwards, Limit: int(limit), Recurse: recurse,
 	})

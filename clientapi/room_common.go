@@ -7,7 +7,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
-	"ebb/history"
 	"ebb/httpapi"
 	"ebb/rooms"
 )
@@ -30,16 +29,6 @@ func roomRoute(method, path, operation, file string, rate httpapi.Rate, h func(*
 	return httpapi.Route{
 		Method: method, Path: path, Aliases: oldNames(path), OperationID: operation, File: file, Auth: httpapi.User, Rate: rate, Handler: h,
 	}
-}
-
-// recipient is who asks, for reads.
-func recipient(r *httpapi.Request) history.Recipient {
-	return history.Recipient{UserNID: r.UserNID, User: r.UserID, Device: r.DeviceNID}
-}
-
-// sender is who asks, for writes.
-func sender(r *httpapi.Request) rooms.Sender {
-	return rooms.Sender{NID: r.UserNID, ID: r.UserID, Device: r.DeviceNID}
 }
 
 func roomID(r *httpapi.Request) id.RoomID { return id.RoomID(r.Var("roomId")) }

@@ -31,6 +31,6 @@ func (a *API) getEventByTimestamp(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, at, err := a.History.TimestampToEvent(r.Context(), roomID(r), recipient(r), time.UnixMilli(ts), backwards)
+	found, at, err := a.History.TimestampToEvent(r.Context(), roomID(r), r.Requester, time.UnixMilli(ts), backwards)
 	return map[string]any{"event_id": found, "origin_server_ts": at}, err
 }

@@ -22,7 +22,7 @@ func (a *API) roomInitialSync(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := a.History.RoomInitialSync(r.Context(), roomID(r), recipient(r), int(limit))
+	info, err := a.History.RoomInitialSync(r.Context(), roomID(r), r.Requester, int(limit))
 	if err != nil {
 		return nil, err
 	}

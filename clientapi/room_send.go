@@ -31,7 +31,7 @@ func (a *API) send(r *httpapi.Request, n rooms.NewEvent) (any, error) {
 	if err := r.Decode(&n.Content); err != nil {
 		return nil, err
 	}
-	n.Room, n.Sender, n.Type = roomID(r), sender(r), r.Var("eventType")
+	n.Room, n.Sender, n.Type = roomID(r), r.Requester, r.Var("eventType")
 	var err error
 	if n.Timestamp, err = timestamp(r); err != nil {
 		return nil, err

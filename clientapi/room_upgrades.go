@@ -24,6 +24,6 @@ func (a *API) upgradeRoom(r *httpapi.Request) (any, error) {
 	if body.NewVersion == "" {
 		return nil, mxerr.MissingParam("new_version is missing")
 	}
-	room, err := a.Rooms.Upgrade(r.Context(), sender(r), roomID(r), body.NewVersion, body.AdditionalCreators)
+	room, err := a.Rooms.Upgrade(r.Context(), r.Requester, roomID(r), body.NewVersion, body.AdditionalCreators)
 	return map[string]id.RoomID{"replacement_room": room}, err
 }

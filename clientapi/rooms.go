@@ -31,7 +31,7 @@ var emptyStateKey = []string{
 // getOneRoomEvent gives one event.
 // Spec: client-server-api#get_matrixclientv3roomsroomideventeventid
 func (a *API) getOneRoomEvent(r *httpapi.Request) (any, error) {
-	return orError(a.History.GetEvent(r.Context(), roomID(r), eventID(r), recipient(r)))
+	return orError(a.History.GetEvent(r.Context(), roomID(r), eventID(r), r.Requester))
 }
 
 // orError keeps an empty answer from hiding an error.
@@ -49,13 +49,13 @@ func (a *API) getRoomStateWithKey(r *httpapi.Request) (any, error) {
 	if format != "" && format != "content" && format != "event" {
 		return nil, mxerr.InvalidParam("format must be content or event")
 	}
-	return orError(a.History.StateEvent(r.Context(), roomID(r), r.Var("eventType"), r.Var("stateKey"), recipient(r), format == "event"))
+	return orError(a.History.StateEvent(r.Context(), roomID(r), r.Var("eventType"), r.Var("stateKey"), r.Requester, format == "event"))
 }
 
 // getRoomState gives the whole state of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstate
 func (a *API) getRoomState(r *httpapi.Request) (any, error) {
-	state, err := a.History.RoomState(r.Context(), roomID(r), recipient(r))
+	state, err := a.History.RoomState(r.Context(), roomID(r), r.Requester)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (a *API) getMembersByRoom(r *httpapi.Request) (any, error) {
 			return nil, mxerr.InvalidParam("%q is not a membership", m[:min(len(m), 40)])
 		}
 	}
-	members, err := a.History.GetMembers(r.Context(), roomID(r), recipient(r), req)
+	members, err := a.History.GetMembers(r.Context(), roomID(r), r.Requester, req)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (a *API) getMembersByRoom(r *httpapi.Request) (any, error) {
 // getJoinedMembersByRoom gives the profiles of the joined members of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
 func (a *API) getJoinedMembersByRoom(r *httpapi.Request) (any, error) {
-	joined, err := a.History.JoinedMembers(r.Context(), roomID(r), recipient(r))
+	joined, err := a.History.JoinedMembers(r.Context(), roomID(r), r.Requester)
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ func (a *API) getThreadRoots(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	page, err := a.History.Threads(r.Context(), roomID(r), recipient(r), history.ThreadsRequest{
+	page, err := a.History.Threads(r.Context(), roomID(r), r.Requester, history.ThreadsRequest{
 		From: r.Query("from"), Participated: include == "participated", Limit: int(limit),
 	})
 	if err != nil {

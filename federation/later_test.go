@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
@@ -159,8 +160,8 @@ func hall(t *testing.T) (a *API, room id.RoomID, said json.RawMessage) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	alice := rooms.Sender{ID: "@alice:here"}
-	if alice.NID, err = svc.UserNID(t.Context(), alice.ID); err != nil {
+	alice := ident.Requester{UserID: "@alice:here"}
+	if alice.UserNID, err = svc.UserNID(t.Context(), alice.UserID); err != nil {
 		t.Fatal(err)
 	}
 	if room, err = svc.Create(t.Context(), alice, rooms.CreateRoom{Preset: "public_chat", RoomVersion: id.RoomV11}); err != nil {

@@ -15,40 +15,40 @@ import (
 func (u *user) create(preset string) id.RoomID {
 	u.w.t.Helper()
 	u.w.pass(time.Millisecond) // two rooms of one user and moment would be one
-	room, err := u.w.Create(u.w.t.Context(), u.sender(), rooms.CreateRoom{Preset: preset})
+	room, err := u.w.Create(u.w.t.Context(), u.Requester, rooms.CreateRoom{Preset: preset})
 	u.must(err)
 	return room
 }
 
 func (u *user) join(room id.RoomID) {
 	u.w.t.Helper()
-	u.must(u.w.Join(u.w.t.Context(), u.sender(), room, ""))
+	u.must(u.w.Join(u.w.t.Context(), u.Requester, room, ""))
 }
 
 func (u *user) leave(room id.RoomID) {
 	u.w.t.Helper()
-	u.must(u.w.Leave(u.w.t.Context(), u.sender(), room, ""))
+	u.must(u.w.Leave(u.w.t.Context(), u.Requester, room, ""))
 }
 
 func (u *user) invite(room id.RoomID, whom *user) {
 	u.w.t.Helper()
-	u.must(u.w.Invite(u.w.t.Context(), u.sender(), room, whom.UserID, ""))
+	u.must(u.w.Invite(u.w.t.Context(), u.Requester, room, whom.UserID, ""))
 }
 
 func (u *user) ban(room id.RoomID, whom *user) {
 	u.w.t.Helper()
-	u.must(u.w.Ban(u.w.t.Context(), u.sender(), room, whom.UserID, ""))
+	u.must(u.w.Ban(u.w.t.Context(), u.Requester, room, whom.UserID, ""))
 }
 
 func (u *user) knock(room id.RoomID) {
 	u.w.t.Helper()
-	u.must(u.w.Knock(u.w.t.Context(), u.sender(), room, nil, ""))
+	u.must(u.w.Knock(u.w.t.Context(), u.Requester, room, nil, ""))
 }
 
 // forget lets a user forget a room that they have left.
 func (w *world) forget(u *user, room id.RoomID) *user {
 	w.t.Helper()
-	u.must(w.Forget(w.t.Context(), u.sender(), room))
+	u.must(w.Forget(w.t.Context(), u.Requester, room))
 	return u
 }
 
@@ -59,7 +59,7 @@ func (u *user) accountData(room id.RoomID, typ, content string) {
 
 func (u *user) receipt(room id.RoomID, typ string, event id.EventID) {
 	u.w.t.Helper()
-	u.must(u.w.SetReceipt(u.w.t.Context(), u.sender(), room, typ, event, ""))
+	u.must(u.w.SetReceipt(u.w.t.Context(), u.Requester, room, typ, event, ""))
 }
 
 // toDevice queues a message for a device, as the end-to-end encryption service does.

@@ -9,7 +9,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
-	"ebb/history"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -381,8 +380,3 @@ func (b *builder) key(name string) {
 
 // admits tells whether the filter lets a room through.
 func (b *builder) admits(room *rooms.Room) bool { return b.filter.Room.room(string(room.ID())) }
-
-// recipient is the viewer as the client form needs it.
-func (b *builder) recipient() history.Recipient {
-	return history.Recipient{UserNID: b.UserNID, User: b.UserID, Device: b.DeviceNID}
-}

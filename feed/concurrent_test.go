@@ -13,6 +13,7 @@ import (
 
 	"ebb/feed"
 	"ebb/history"
+	"ebb/ident"
 	"ebb/rooms"
 )
 
@@ -35,7 +36,7 @@ func (f *follower) run(ctx context.Context, want int) error {
 		}
 		j := a.Rooms.Join[f.room]
 		if j.Timeline.Limited {
-			page, err := f.w.history.Messages(ctx, f.room, history.Recipient{UserNID: f.UserNID, User: f.UserID}, history.PageRequest{
+			page, err := f.w.history.Messages(ctx, f.room, ident.Requester{UserNID: f.UserNID, UserID: f.UserID}, history.PageRequest{
 				From: j.Timeline.PrevBatch, To: f.since, Backwards: true, Limit: 1000,
 			})
 			if err != nil {
@@ -97,7 +98,7 @@ func TestEveryReaderSeesEveryEventOnceAndInOrder(t *testing.T) {
 		wg.Go(func() {
 			for i := range each {
 				body := fmt.Sprintf(`{"msgtype":"m.text","body":"%s/%d"}`, u.UserID.Localpart(), i)
-				_, err := w.Send(ctx, rooms.NewEvent{Room: room, Sender: u.sender(), Type: "m.room.message", Content: json.RawMessage(body)})
+				_, err := w.Send(ctx, rooms.NewEvent{Room: room, Sender: u.Requester, Type: "m.room.message", Content: json.RawMessage(body)})
 				if err != nil {
 					t.Error(u.UserID, err)
 					return
@@ -126,7 +127,7 @@ func TestJoinsAndLeavesAmidTrafficAreEachToldAndNothingIsDoubled(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := range turns * 10 {
-			if _, err := w.Send(ctx, rooms.NewEvent{Room: room, Sender: host.sender(), Type: "m.room.message", Content: json.RawMessage(fmt.Sprintf(`{"body":"%d"}`, i))}); err != nil {
+			if _, err := w.Send(ctx, rooms.NewEvent{Room: room, Sender: host.Requester, Type: "m.room.message", Content: json.RawMessage(fmt.Sprintf(`{"body":"%d"}`, i))}); err != nil {
 				t.Error(err)
 				return
 			}
@@ -134,14 +135,14 @@ func TestJoinsAndLeavesAmidTrafficAreEachToldAndNothingIsDoubled(t *testing.T) {
 	})
 	wg.Go(func() {
 		for range turns {
-			if err := w.Join(ctx, guest.sender(), room, ""); err != nil {
+			if err := w.Join(ctx, guest.Requester, room, ""); err != nil {
 				t.Error(err)
 			}
-			if err := w.Leave(ctx, guest.sender(), room, ""); err != nil {
+			if err := w.Leave(ctx, guest.Requester, room, ""); err != nil {
 				t.Error(err)
 			}
 		}
-		if err := w.Join(ctx, guest.sender(), room, ""); err != nil {
+		if err := w.Join(ctx, guest.Requester, room, ""); err != nil {
 			t.Error(err)
 		}
 	})
@@ -244,7 +245,7 @@ func TestReadersWhoWereAwayAndWritersDoNotStopEachOther(t *testing.T) {
 			all.Go(func() {
 				for i := range 200 {
 					body := json.RawMessage(fmt.Sprintf(`{"body":"%d/%d"}`, writer, i))
-					if _, err := w.Send(t.Context(), rooms.NewEvent{Room: room, Sender: host.sender(), Type: "m.room.message", Content: body}); err != nil {
+					if _, err := w.Send(t.Context(), rooms.NewEvent{Room: room, Sender: host.Requester, Type: "m.room.message", Content: body}); err != nil {
 						t.Error(err)
 						return
 					}

@@ -75,7 +75,7 @@ func (b *builder) writeLeft(m *rooms.RoomMembership) error {
 func (b *builder) lastTimeline(q *stateWanted) (timeline, error) {
 	d := q.left
 	if d.leave == nil {
-		t := timeline{last: d.newest().Pos, view: b.History.View(q.room, b.recipient())}
+		t := timeline{last: d.newest().Pos, view: b.History.View(q.room, b.Requester)}
 		b.appendOwn(q.room, &t, d.after[len(d.after)-1:])
 		t.limited = false
 		return t, nil

@@ -33,7 +33,7 @@ const maxPeeked = 100
 // Peek answers with the events that are new in a room that the user may read, waiting for one up to the timeout.
 // Spec: client-server-api#get_matrixclientv3events (peeking_events)
 func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error) {
-	to := history.Recipient{UserNID: q.UserNID, User: q.UserID, Device: q.DeviceNID}
+	to := q.Requester
 	if err := s.History.MayRead(ctx, q.Room, to); err != nil {
 		return p, err
 	}
@@ -67,7 +67,7 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 }
 
 // newIn reads on from the end of what was read, over events that the user may not see.
-func (s *Service) newIn(ctx context.Context, roomID id.RoomID, to history.Recipient, p *Peeked) error {
+func (s *Service) newIn(ctx context.Context, roomID id.RoomID, to ident.Requester, p *Peeked) error {
 	room, err := s.Rooms.Room(ctx, roomID)
 	if err != nil {
 		return err

@@ -277,7 +277,7 @@ func TestTypingEndsWithTheMembership(t *testing.T) {
 	for name, end := range map[string]func(alice, bob *user, room id.RoomID){
 		"leave": func(_, bob *user, room id.RoomID) { bob.leave(room) },
 		"kick": func(alice, bob *user, room id.RoomID) {
-			alice.must(alice.w.Kick(t.Context(), alice.sender(), room, bob.UserID, ""))
+			alice.must(alice.w.Kick(t.Context(), alice.Requester, room, bob.UserID, ""))
 		},
 		"ban": func(alice, bob *user, room id.RoomID) { alice.ban(room, bob) },
 	} {

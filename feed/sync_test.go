@@ -11,6 +11,7 @@ import (
 
 	"ebb/feed"
 	"ebb/history"
+	"ebb/ident"
 	"ebb/mxerr"
 )
 
@@ -116,7 +117,7 @@ func TestGapGivesStateAtItsEndAndATokenToFillIt(t *testing.T) {
 	if len(j.State.Events) != 2 {
 		t.Errorf("state: %v", j.State.types())
 	}
-	page, err := w.history.Messages(t.Context(), room, history.Recipient{UserNID: alice.UserNID, User: alice.UserID}, history.PageRequest{From: j.Timeline.PrevBatch, Backwards: true, Limit: 3})
+	page, err := w.history.Messages(t.Context(), room, ident.Requester{UserNID: alice.UserNID, UserID: alice.UserID}, history.PageRequest{From: j.Timeline.PrevBatch, Backwards: true, Limit: 3})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -167,13 +167,13 @@ func (h *house) act() {
 	actor, target := h.people[h.rng.IntN(len(h.people))], h.people[h.rng.IntN(len(h.people))]
 	h.count++
 	send := func(typ, key, content string) {
-		_, _ = h.w.Send(ctx, rooms.NewEvent{Room: h.room, Sender: actor.sender(), Type: typ, StateKey: &key, Content: []byte(content)})
+		_, _ = h.w.Send(ctx, rooms.NewEvent{Room: h.room, Sender: actor.Requester, Type: typ, StateKey: &key, Content: []byte(content)})
 	}
 	what := h.rng.IntN(15)
 	switch what {
 	case 0, 1, 2:
 		for range 1 + h.rng.IntN(3)*h.rng.IntN(40) {
-			_, _ = h.w.Send(ctx, rooms.NewEvent{Room: h.room, Sender: actor.sender(), Type: "m.room.message", Content: []byte(`{"body":"x","msgtype":"m.text"}`)})
+			_, _ = h.w.Send(ctx, rooms.NewEvent{Room: h.room, Sender: actor.Requester, Type: "m.room.message", Content: []byte(`{"body":"x","msgtype":"m.text"}`)})
 		}
 	case 3:
 		send("m.room.topic", "", fmt.Sprintf(`{"topic":"%d"}`, h.count))
@@ -186,21 +186,21 @@ func (h *house) act() {
 	case 7:
 		send("m.room.member", string(actor.UserID), fmt.Sprintf(`{"membership":"join","displayname":"%d"}`, h.count))
 	case 8:
-		_ = h.w.Invite(ctx, actor.sender(), h.room, target.UserID, "")
+		_ = h.w.Invite(ctx, actor.Requester, h.room, target.UserID, "")
 	case 9, 10:
-		_ = h.w.Join(ctx, target.sender(), h.room, "")
+		_ = h.w.Join(ctx, target.Requester, h.room, "")
 	case 11:
-		_ = h.w.Leave(ctx, actor.sender(), h.room, "")
+		_ = h.w.Leave(ctx, actor.Requester, h.room, "")
 	case 12:
-		_ = h.w.Knock(ctx, target.sender(), h.room, nil, "")
+		_ = h.w.Knock(ctx, target.Requester, h.room, nil, "")
 	case 13:
-		_ = h.w.Ban(ctx, actor.sender(), h.room, target.UserID, "")
+		_ = h.w.Ban(ctx, actor.Requester, h.room, target.UserID, "")
 	case 14:
 		if h.rng.IntN(2) == 0 {
-			_ = h.w.Kick(ctx, actor.sender(), h.room, target.UserID, "")
+			_ = h.w.Kick(ctx, actor.Requester, h.room, target.UserID, "")
 			return
 		}
-		_ = h.w.Unban(ctx, actor.sender(), h.room, target.UserID, "")
+		_ = h.w.Unban(ctx, actor.Requester, h.room, target.UserID, "")
 	}
 }
 
@@ -320,7 +320,7 @@ func TestBanAfterAKickDoesNotHideWhatCameBeforeTheKick(t *testing.T) {
 	since := bob.since
 	alice.say(room, "before")
 	alice.send(room, "m.room.topic", `{"topic":"before"}`, "")
-	alice.must(w.Kick(t.Context(), alice.sender(), room, bob.UserID, ""))
+	alice.must(w.Kick(t.Context(), alice.Requester, room, bob.UserID, ""))
 	alice.say(room, "after")
 	alice.ban(room, bob)
 	l := bob.sync().Rooms.Leave[room]

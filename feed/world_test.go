@@ -143,10 +143,6 @@ func (w *world) user(name string) *user {
 	return u
 }
 
-func (u *user) sender() rooms.Sender {
-	return rooms.Sender{NID: u.UserNID, ID: u.UserID, Device: u.DeviceNID}
-}
-
 func (u *user) must(err error) {
 	u.w.t.Helper()
 	if err != nil {
@@ -157,7 +153,7 @@ func (u *user) must(err error) {
 // send sends an event of any type; a state event where key is given.
 func (u *user) send(room id.RoomID, typ, content string, key ...string) id.EventID {
 	u.w.t.Helper()
-	e := rooms.NewEvent{Room: room, Sender: u.sender(), Type: typ, Content: json.RawMessage(content)}
+	e := rooms.NewEvent{Room: room, Sender: u.Requester, Type: typ, Content: json.RawMessage(content)}
 	if len(key) > 0 {
 		e.StateKey = &key[0]
 	}

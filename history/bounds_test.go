@@ -48,7 +48,7 @@ func TestRelationsThatTheReaderMayNotSeeAreWalkedOverQuickly(t *testing.T) {
 	for _, recurse := range []bool{false, true} {
 		var page RelationsPage
 		n := l.statements(func(ctx context.Context) (err error) {
-			page, err = l.svc.Relations(ctx, room, root, reads(alice), RelationsRequest{Limit: 1, Recurse: recurse})
+			page, err = l.svc.Relations(ctx, room, root, alice, RelationsRequest{Limit: 1, Recurse: recurse})
 			return err
 		})
 		if n > 80 {
@@ -70,13 +70,13 @@ func TestRelationsOfAnotherKindAreWalkedOverQuickly(t *testing.T) {
 	}))
 	var page RelationsPage
 	n := l.statements(func(ctx context.Context) (err error) {
-		page, err = l.svc.Relations(ctx, room, root, reads(alice), RelationsRequest{RelType: relReference, Limit: 1})
+		page, err = l.svc.Relations(ctx, room, root, alice, RelationsRequest{RelType: relReference, Limit: 1})
 		return err
 	})
 	if n > maxScan/scanBatch+20 || len(page.Chunk) != 0 || page.NextBatch == "" {
 		t.Errorf("%d statements, %d events, next %q", n, len(page.Chunk), page.NextBatch)
 	}
-	next, err := l.svc.Relations(t.Context(), room, root, reads(alice), RelationsRequest{RelType: relReference, Limit: 1, From: page.NextBatch})
+	next, err := l.svc.Relations(t.Context(), room, root, alice, RelationsRequest{RelType: relReference, Limit: 1, From: page.NextBatch})
 	if err != nil || next.NextBatch != "" {
 		t.Errorf("the next page: %q, %v", next.NextBatch, err)
 	}
@@ -107,7 +107,7 @@ func TestRecursionGoesLessDeepWhereThereIsTooMuch(t *testing.T) {
 		reply := l.relate(alice, room, relThread, root, "reply")
 		second := l.relate(alice, room, relReference, reply, "second")
 		ask := func() RelationsPage {
-			page, err := l.svc.Relations(t.Context(), room, root, reads(alice), RelationsRequest{Limit: 10, Recurse: true, Forwards: true})
+			page, err := l.svc.Relations(t.Context(), room, root, alice, RelationsRequest{Limit: 10, Recurse: true, Forwards: true})
 			l.check(err)
 			return page
 		}
@@ -133,7 +133,7 @@ func TestThreadsThatTheReaderIsNotInAreWalkedOverWithinABound(t *testing.T) {
 	}
 	var page ThreadsPage
 	n := l.statements(func(ctx context.Context) (err error) {
-		page, err = l.svc.Threads(ctx, room, reads(bob), ThreadsRequest{Participated: true, Limit: 5})
+		page, err = l.svc.Threads(ctx, room, bob, ThreadsRequest{Participated: true, Limit: 5})
 		return err
 	})
 	if got := eventIDs(l.parseAll(page.Chunk)); !slices.Equal(got, []id.EventID{mine}) || page.NextBatch != "" {
@@ -163,7 +163,7 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 	}
 	seen := 0
 	for from, pages := "", 0; ; pages++ {
-		page, err := l.svc.Messages(t.Context(), room, reads(alice), PageRequest{Backwards: true, Limit: MaxPage, From: from})
+		page, err := l.svc.Messages(t.Context(), room, alice, PageRequest{Backwards: true, Limit: MaxPage, From: from})
 		l.check(err)
 		if n := size(page.Chunk); n > maxPageBytes+2*maxPageBytes/4 {
 			t.Errorf("a page of %d bytes", n)
@@ -180,7 +180,7 @@ func TestPagesAreBoundedInBytes(t *testing.T) {
 	if seen != sent {
 		t.Errorf("%d of %d messages on all pages", seen, sent)
 	}
-	relations, err := l.svc.Relations(t.Context(), room, root, reads(alice), RelationsRequest{Limit: 500})
+	relations, err := l.svc.Relations(t.Context(), room, root, alice, RelationsRequest{Limit: 500})
 	if n := size(relations.Chunk); err != nil || n > maxPageBytes+2*each || relations.NextBatch == "" {
 		t.Errorf("relations: %d bytes, next %q, %v", n, relations.NextBatch, err)
 	}
@@ -195,7 +195,7 @@ func TestAggregationsOfAPageAreBoundedInBytes(t *testing.T) {
 	for i := range sent {
 		l.relate(alice, room, relThread, l.say(alice, room, fmt.Sprint("root ", i)), text)
 	}
-	page, err := l.svc.Messages(t.Context(), room, reads(alice), PageRequest{Backwards: true, Limit: MaxPage, Filter: EventFilter{}})
+	page, err := l.svc.Messages(t.Context(), room, alice, PageRequest{Backwards: true, Limit: MaxPage, Filter: EventFilter{}})
 	l.check(err)
 	n := 0
 	for _, raw := range page.Chunk {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/visibility"
 	"ebb/storage"
@@ -21,11 +22,11 @@ type FormOptions struct {
 	reply bool // of a thread: no root of another one
 }
 
-// ClientEvents writes events for a recipient, in their order, leaving out those that the recipient may not see. With a
+// ClientEvents writes events for a requester, in their order, leaving out those that the requester may not see. With a
 // nil tx it reads the database only where memory does not do; most new events need none. The parts that all recipients
 // share are made once per event.
 // Spec: client-server-api#definition-clientevent
-func (s *Service) ClientEvents(ctx context.Context, tx *storage.Tx, room *rooms.Room, evs []*rooms.Event, to Recipient, opt FormOptions) (out []json.RawMessage, err error) {
+func (s *Service) ClientEvents(ctx context.Context, tx *storage.Tx, room *rooms.Room, evs []*rooms.Event, to ident.Requester, opt FormOptions) (out []json.RawMessage, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
 		v, err := s.viewer(ctx, tx, room, to)
 		if err != nil {
@@ -221,7 +222,7 @@ func (v *viewer) append(dst []byte, e *rooms.Event, at visibility.Membership, x 
 	dst = strconv.AppendInt(dst, v.now.UnixMilli()-e.OriginServerTS(), 10)
 	dst = append(dst, `,"membership":`...)
 	dst = canonjson.AppendString(dst, string(at))
-	if e.TxnID != "" && e.DeviceNID == v.to.Device && v.to.Device != 0 {
+	if e.TxnID != "" && e.DeviceNID == v.to.DeviceNID && v.to.DeviceNID != 0 {
 		dst = append(dst, `,"transaction_id":`...)
 		dst = canonjson.AppendString(dst, e.TxnID)
 	}

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"ebb/ident"
 	"ebb/rooms"
 	"encoding/json"
 	"fmt"
@@ -23,15 +24,15 @@ func TestTransactionIDIsForTheSendingDeviceOnly(t *testing.T) {
 	e := l.say(phone, room, "hello")
 	txn := fmt.Sprint("txn", l.txn)
 	for _, c := range []struct {
-		who  rooms.Sender
+		who  ident.Requester
 		want string
 	}{{phone, txn}, {laptop, ""}, {bob, ""}} {
 		if got := l.get(c.who, room, e).Unsigned.TransactionID; got != c.want {
-			t.Errorf("%s: transaction_id %q, want %q", c.who.ID, got, c.want)
+			t.Errorf("%s: transaction_id %q, want %q", c.who.UserID, got, c.want)
 		}
 		events, _ := l.messages(c.who, room, PageRequest{Backwards: true, Limit: 1})
 		if got := events[0].Unsigned.TransactionID; got != c.want {
-			t.Errorf("%s in messages: transaction_id %q, want %q", c.who.ID, got, c.want)
+			t.Errorf("%s in messages: transaction_id %q, want %q", c.who.UserID, got, c.want)
 		}
 	}
 }
@@ -172,9 +173,9 @@ func threadsAndReferencesAreBundled(t *testing.T, l *library) {
 	if got.Reference == nil || len(got.Reference.Chunk) != 1 || got.Reference.Chunk[0].EventID != ref {
 		t.Errorf("references: %+v", got.Reference)
 	}
-	for who, want := range map[rooms.Sender]bool{alice: true, bob: true, carol: false} {
+	for who, want := range map[ident.Requester]bool{alice: true, bob: true, carol: false} {
 		if p := l.get(who, room, root).Unsigned.Relations.Thread.Participated; p != want {
-			t.Errorf("%s participated: %v", who.ID, p)
+			t.Errorf("%s participated: %v", who.UserID, p)
 		}
 	}
 	l.ignore(bob, alice)
@@ -186,7 +187,7 @@ func threadsAndReferencesAreBundled(t *testing.T, l *library) {
 		t.Errorf("without the replies of the ignored: %+v", th)
 	}
 	l.ignore(carol, bob, alice)
-	page, err := l.svc.Threads(t.Context(), room, reads(carol), ThreadsRequest{Limit: 5})
+	page, err := l.svc.Threads(t.Context(), room, carol, ThreadsRequest{Limit: 5})
 	l.check(err)
 	if len(page.Chunk) != 0 {
 		t.Errorf("a thread of ignored users alone: %s", page.Chunk)
@@ -212,10 +213,10 @@ func threadsAreOrderedByTheirLatestReplies(t *testing.T, l *library) {
 		l.relate(alice, room, relThread, root, "reply")
 	}
 	l.relate(alice, room, relThread, a, "again")
-	list := func(req ThreadsRequest, who rooms.Sender) (roots []id.EventID) {
+	list := func(req ThreadsRequest, who ident.Requester) (roots []id.EventID) {
 		req.Limit = 1
 		for range 10 {
-			page, err := l.svc.Threads(t.Context(), room, reads(who), req)
+			page, err := l.svc.Threads(t.Context(), room, who, req)
 			l.check(err)
 			roots = append(roots, eventIDs(l.parseAll(page.Chunk))...)
 			if req.From = page.NextBatch; req.From == "" {
@@ -236,13 +237,13 @@ func threadsAreOrderedByTheirLatestReplies(t *testing.T, l *library) {
 		t.Errorf("bob's, later: %v", got)
 	}
 	l.ignore(bob, alice)
-	page, err := l.svc.Threads(t.Context(), room, reads(bob), ThreadsRequest{Limit: 10})
+	page, err := l.svc.Threads(t.Context(), room, bob, ThreadsRequest{Limit: 10})
 	l.check(err)
 	roots := l.parseAll(page.Chunk)
 	if len(roots) != 1 || roots[0].EventID != b || len(roots[0].Content) != 0 || roots[0].Unsigned.Relations.Thread.Latest.body() != "bob too" {
 		t.Errorf("a root of an ignored user with a reply of another: %s", page.Chunk)
 	}
-	relations, err := l.svc.Relations(t.Context(), room, b, reads(bob), RelationsRequest{RelType: relThread, Limit: 10})
+	relations, err := l.svc.Relations(t.Context(), room, b, bob, RelationsRequest{RelType: relThread, Limit: 10})
 	l.check(err)
 	if replies := l.parseAll(relations.Chunk); len(replies) != 1 || replies[0].body() != "bob too" {
 		t.Errorf("the replies to a root that /threads lists: %s", relations.Chunk)
@@ -274,7 +275,7 @@ func relationsArePagedFilteredAndFollowed(t *testing.T, l *library) {
 			req.Limit = 2
 		}
 		for range 20 {
-			page, err := l.svc.Relations(t.Context(), room, root, reads(bob), req)
+			page, err := l.svc.Relations(t.Context(), room, root, bob, req)
 			l.check(err)
 			if want := map[bool]int{true: relationDepth}[req.Recurse]; page.RecursionDepth != want {
 				t.Errorf("recursion depth %d", page.RecursionDepth)
@@ -314,7 +315,7 @@ func relationsArePagedFilteredAndFollowed(t *testing.T, l *library) {
 	if got := list(RelationsRequest{RelType: "m.annotation"}); len(got) != 0 {
 		t.Errorf("a redacted reaction is still related: %v", got)
 	}
-	if _, err := l.svc.Relations(t.Context(), room, "$none", reads(bob), RelationsRequest{Limit: 1}); mxerr.Code(err) != mxerr.CodeNotFound {
+	if _, err := l.svc.Relations(t.Context(), room, "$none", bob, RelationsRequest{Limit: 1}); mxerr.Code(err) != mxerr.CodeNotFound {
 		t.Errorf("relations of nothing: %v", err)
 	}
 }
@@ -331,7 +332,7 @@ func TestContextGivesNeighboursTokensAndState(t *testing.T) {
 		sent = append(sent, l.say(bob, room, fmt.Sprint(i)))
 	}
 	l.state(alice, room, "m.room.topic", "", `{"topic":"new"}`)
-	around, err := l.svc.EventContext(t.Context(), room, sent[4], reads(alice), 5, EventFilter{LazyLoadMembers: true})
+	around, err := l.svc.EventContext(t.Context(), room, sent[4], alice, 5, EventFilter{LazyLoadMembers: true})
 	l.check(err)
 	l.same("before", bodies(l.parseAll(around.EventsBefore)), []string{"3", "2"})
 	l.same("after", bodies(l.parseAll(around.EventsAfter)), []string{"5", "6", "7"})
@@ -354,7 +355,7 @@ func TestContextGivesNeighboursTokensAndState(t *testing.T) {
 	l.same("from start", bodies(events), []string{"1", "0"})
 	events, _ = l.messages(alice, room, PageRequest{From: around.End, Limit: 1})
 	l.same("from end", bodies(events), []string{"8"})
-	none, err := l.svc.EventContext(t.Context(), room, sent[4], reads(alice), 0, EventFilter{})
+	none, err := l.svc.EventContext(t.Context(), room, sent[4], alice, 0, EventFilter{})
 	l.check(err)
 	if len(none.EventsBefore)+len(none.EventsAfter) != 0 || l.parse(none.Event).EventID != sent[4] {
 		t.Errorf("limit 0: %+v", none)
@@ -380,13 +381,13 @@ func membersNowThenAndAsTheyWereAtALeave(t *testing.T, l *library) {
 	l.join(bob, room)
 	early := TimelineToken(l.lastOrder(room))
 	l.join(carol, room)
-	l.check(l.rooms.Invite(t.Context(), alice, room, dave.ID, ""))
+	l.check(l.rooms.Invite(t.Context(), alice, room, dave.UserID, ""))
 	l.state(alice, room, "m.room.name", "", `{"name":"old"}`)
 	l.leave(bob, room)
 	l.leave(carol, room)
 	l.state(alice, room, "m.room.name", "", `{"name":"new"}`)
-	list := func(who rooms.Sender, req MembersRequest) (got []string) {
-		forms, err := l.svc.GetMembers(t.Context(), room, reads(who), req)
+	list := func(who ident.Requester, req MembersRequest) (got []string) {
+		forms, err := l.svc.GetMembers(t.Context(), room, who, req)
 		l.check(err)
 		for _, e := range l.parseAll(forms) {
 			user, _, _ := strings.Cut((*e.StateKey)[1:], ":")
@@ -403,27 +404,27 @@ func membersNowThenAndAsTheyWereAtALeave(t *testing.T, l *library) {
 	l.same("before the room", list(alice, MembersRequest{At: "t0"}), []string{"alice join"})
 	l.same("for bob", list(bob, MembersRequest{}), []string{"alice join", "bob leave", "carol join", "dave invite"})
 	l.same("for bob, then", list(bob, MembersRequest{At: early}), []string{"alice join", "bob join"})
-	for who, want := range map[rooms.Sender]string{alice: `{"name":"new"}`, bob: `{"name":"old"}`} {
-		content, err := l.svc.StateEvent(t.Context(), room, "m.room.name", "", reads(who), false)
+	for who, want := range map[ident.Requester]string{alice: `{"name":"new"}`, bob: `{"name":"old"}`} {
+		content, err := l.svc.StateEvent(t.Context(), room, "m.room.name", "", who, false)
 		l.check(err)
 		if string(content) != want {
-			t.Errorf("%s: the name is %s", who.ID, content)
+			t.Errorf("%s: the name is %s", who.UserID, content)
 		}
-		state, err := l.svc.RoomState(t.Context(), room, reads(who))
+		state, err := l.svc.RoomState(t.Context(), room, who)
 		l.check(err)
 		if !slices.ContainsFunc(l.parseAll(state), func(e clientEvent) bool {
 			name, _ := json.Marshal(e.Content)
 			return e.Type == "m.room.name" && string(name) == want
 		}) {
-			t.Errorf("%s: the state lacks the name %s", who.ID, want)
+			t.Errorf("%s: the state lacks the name %s", who.UserID, want)
 		}
 	}
-	whole, err := l.svc.StateEvent(t.Context(), room, typeMember, string(carol.ID), reads(alice), true)
+	whole, err := l.svc.StateEvent(t.Context(), room, typeMember, string(carol.UserID), alice, true)
 	l.check(err)
-	if e := l.parse(whole); e.Sender != carol.ID || e.Content["membership"] != rooms.Leave {
+	if e := l.parse(whole); e.Sender != carol.UserID || e.Content["membership"] != rooms.Leave {
 		t.Errorf("%s", whole)
 	}
-	if _, err := l.svc.StateEvent(t.Context(), room, "m.none", "", reads(alice), false); mxerr.Code(err) != mxerr.CodeNotFound {
+	if _, err := l.svc.StateEvent(t.Context(), room, "m.none", "", alice, false); mxerr.Code(err) != mxerr.CodeNotFound {
 		t.Errorf("state that is not there: %v", err)
 	}
 }
@@ -435,20 +436,20 @@ func TestJoinedMembersHaveTheirProfiles(t *testing.T) {
 	l.join(bob, room)
 	l.join(carol, room)
 	l.leave(carol, room)
-	l.state(bob, room, typeMember, string(bob.ID), `{"membership":"join","displayname":"Bob \"B\"","avatar_url":"mxc://here/b"}`)
-	got, err := l.svc.JoinedMembers(t.Context(), room, reads(alice))
+	l.state(bob, room, typeMember, string(bob.UserID), `{"membership":"join","displayname":"Bob \"B\"","avatar_url":"mxc://here/b"}`)
+	got, err := l.svc.JoinedMembers(t.Context(), room, alice)
 	l.check(err)
 	var members map[id.UserID]map[string]*string
 	if err := json.Unmarshal(got, &members); err != nil {
 		t.Fatal(err)
 	}
-	if len(members) != 2 || *members[bob.ID]["display_name"] != `Bob "B"` || *members[bob.ID]["avatar_url"] != "mxc://here/b" {
+	if len(members) != 2 || *members[bob.UserID]["display_name"] != `Bob "B"` || *members[bob.UserID]["avatar_url"] != "mxc://here/b" {
 		t.Errorf("%s", got)
 	}
-	if name, present := members[alice.ID]["display_name"]; !present || name == nil || *name != "" {
+	if name, present := members[alice.UserID]["display_name"]; !present || name == nil || *name != "" {
 		t.Errorf("without a name: %s", got)
 	}
-	if _, err := l.svc.JoinedMembers(t.Context(), room, reads(carol)); mxerr.Code(err) != mxerr.CodeForbidden {
+	if _, err := l.svc.JoinedMembers(t.Context(), room, carol); mxerr.Code(err) != mxerr.CodeForbidden {
 		t.Errorf("one who has left: %v", err)
 	}
 }
@@ -465,7 +466,7 @@ func eventsAreFoundByTime(t *testing.T, l *library) {
 		sent[int64(i+1)] = e
 	}
 	at := func(offset time.Duration, backwards bool) id.EventID {
-		e, ts, err := l.svc.TimestampToEvent(t.Context(), room, reads(alice), start.Add(offset), backwards)
+		e, ts, err := l.svc.TimestampToEvent(t.Context(), room, alice, start.Add(offset), backwards)
 		if mxerr.Code(err) == mxerr.CodeNotFound {
 			return ""
 		}
@@ -500,7 +501,7 @@ func joinedRoomsAreListed(t *testing.T, l *library) {
 	l.join(bob, one)
 	l.join(bob, two)
 	l.leave(bob, one)
-	got, err := l.rooms.JoinedRooms(t.Context(), bob.NID)
+	got, err := l.rooms.JoinedRooms(t.Context(), bob.UserNID)
 	l.check(err)
 	if !slices.Equal(got, []string{string(two)}) {
 		t.Errorf("%v", got)

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
@@ -23,7 +24,7 @@ type Surroundings struct {
 
 // EventContext gives an event, up to limit events around it, and the state at the last of them.
 // Spec: client-server-api#get_matrixclientv3roomsroomidcontexteventid
-func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, limit int, filter EventFilter) (around Surroundings, err error) {
+func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id.EventID, to ident.Requester, limit int, filter EventFilter) (around Surroundings, err error) {
 	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g gap, err error) {
 		e, at, err := v.event(tx, eventID)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -62,7 +63,7 @@ func (g gap) reach(c *cursor) bool {
 }
 
 // filling is reading that runs f again for as long as other servers fill the gaps that f returns.
-func (s *Service) filling(ctx context.Context, roomID id.RoomID, to Recipient, f func(tx *storage.Tx, v *viewer) (gap, error)) error {
+func (s *Service) filling(ctx context.Context, roomID id.RoomID, to ident.Requester, f func(tx *storage.Tx, v *viewer) (gap, error)) error {
 	for round := 0; ; round++ {
 		var g gap
 		var room *rooms.Room

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
@@ -145,7 +146,7 @@ func (v *viewer) stateAt(tx *storage.Tx, e *rooms.Event, want func(typ, key stri
 
 // RoomState gives the state of a room: as it is for members, as it was when they left for former ones.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstate
-func (s *Service) RoomState(ctx context.Context, roomID id.RoomID, to Recipient) (out []json.RawMessage, err error) {
+func (s *Service) RoomState(ctx context.Context, roomID id.RoomID, to ident.Requester) (out []json.RawMessage, err error) {
 	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
 		out, err = v.state(tx)
 		return err
@@ -173,7 +174,7 @@ func sortByPos(events []*rooms.Event) {
 
 // StateEvent gives one entry of a room's state: its content, or the whole event in the form for clients.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey
-func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key string, to Recipient, whole bool) (out json.RawMessage, err error) {
+func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key string, to ident.Requester, whole bool) (out json.RawMessage, err error) {
 	read := s.reading
 	if typ == typeMember && !s.rooms.KnowsMember(ctx, roomID, id.UserID(key)) {
 		read = s.readingWhole
@@ -239,7 +240,7 @@ func (r *MembersRequest) wants(membership string) bool {
 
 // GetMembers gives the member events of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidmembers
-func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to Recipient, req MembersRequest) (out []json.RawMessage, err error) {
+func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to ident.Requester, req MembersRequest) (out []json.RawMessage, err error) {
 	at := everything().upTo
 	if req.At != "" {
 		if at, err = ParseToken(req.At); err != nil {
@@ -299,7 +300,7 @@ func (v *viewer) beginning(tx *storage.Tx) (*rooms.Event, error) {
 
 // JoinedMembers gives the joined members of a room with their profiles, to who is joined themselves.
 // Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
-func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to Recipient) (joined []byte, err error) {
+func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to ident.Requester) (joined []byte, err error) {
 	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		if !v.joined {
 			return errNotReadable()

@@ -3,11 +3,12 @@ package history
 import (
 	"testing"
 
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 )
 
-func benchHouse(b *testing.B, messages int) (*library, rooms.Sender, *rooms.Room) {
+func benchHouse(b *testing.B, messages int) (*library, ident.Requester, *rooms.Room) {
 	b.Helper()
 	l := newLibrary(b)
 	alice := l.user("alice")
@@ -25,7 +26,7 @@ func BenchmarkClientEvents(b *testing.B) {
 	l, alice, r := benchHouse(b, 1)
 	news, _ := r.Recent(l.db.Settled() - 1)
 	for b.Loop() {
-		forms, err := l.svc.ClientEvents(b.Context(), nil, r, news, reads(alice), FormOptions{})
+		forms, err := l.svc.ClientEvents(b.Context(), nil, r, news, alice, FormOptions{})
 		if err != nil || len(forms) != 1 {
 			b.Fatal(forms, err)
 		}
@@ -36,7 +37,7 @@ func BenchmarkClientEvents(b *testing.B) {
 func BenchmarkMessages(b *testing.B) {
 	l, alice, r := benchHouse(b, 200)
 	for b.Loop() {
-		page, err := l.svc.Messages(b.Context(), r.ID(), reads(alice), PageRequest{Backwards: true, Limit: 50})
+		page, err := l.svc.Messages(b.Context(), r.ID(), alice, PageRequest{Backwards: true, Limit: 50})
 		if err != nil || len(page.Chunk) != 50 {
 			b.Fatal(len(page.Chunk), err)
 		}
@@ -59,7 +60,7 @@ func BenchmarkSights(b *testing.B) {
 	}))
 	for b.Loop() {
 		l.check(l.db.Read(b.Context(), func(tx *storage.Tx) error {
-			_, err := tx.Sights(snapshots, string(alice.ID))
+			_, err := tx.Sights(snapshots, string(alice.UserID))
 			return err
 		}))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
@@ -85,7 +86,7 @@ func (l *library) load(roomID id.RoomID) *rooms.Room {
 }
 
 // public makes a room that everybody may join, and lets them.
-func (l *library) public(s rooms.Sender, members ...rooms.Sender) id.RoomID {
+func (l *library) public(s ident.Requester, members ...ident.Requester) id.RoomID {
 	l.t.Helper()
 	room := l.room(s, "shared")
 	for _, m := range members {
@@ -102,18 +103,16 @@ func (l *library) check(err error) {
 }
 
 // user signs somebody in; every call is another device.
-func (l *library) user(name string) rooms.Sender {
+func (l *library) user(name string) ident.Requester {
 	l.t.Helper()
 	user := id.UserID("@" + name + ":here")
 	nid, err := l.rooms.UserNID(l.t.Context(), user)
 	l.check(err)
 	l.txn++
-	return rooms.Sender{NID: nid, ID: user, Device: int64(1_000_000 + l.txn)}
+	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: int64(1_000_000 + l.txn)}
 }
 
-func reads(s rooms.Sender) Recipient { return Recipient{UserNID: s.NID, User: s.ID, Device: s.Device} }
-
-func (l *library) room(creator rooms.Sender, visibility string, more ...rooms.InitialState) id.RoomID {
+func (l *library) room(creator ident.Requester, visibility string, more ...rooms.InitialState) id.RoomID {
 	l.t.Helper()
 	state := append([]rooms.InitialState{{Type: typeHistoryVisibility, Content: json.RawMessage(`{"history_visibility":"` + visibility + `"}`)}}, more...)
 	room, err := l.rooms.Create(l.t.Context(), creator, rooms.CreateRoom{Preset: "public_chat", InitialState: state})
@@ -121,18 +120,18 @@ func (l *library) room(creator rooms.Sender, visibility string, more ...rooms.In
 	return room
 }
 
-func (l *library) join(s rooms.Sender, room id.RoomID) {
+func (l *library) join(s ident.Requester, room id.RoomID) {
 	l.t.Helper()
 	l.check(l.rooms.Join(l.t.Context(), s, room, ""))
 }
 
-func (l *library) leave(s rooms.Sender, room id.RoomID) {
+func (l *library) leave(s ident.Requester, room id.RoomID) {
 	l.t.Helper()
 	l.check(l.rooms.Leave(l.t.Context(), s, room, ""))
 }
 
 // send sends an event.
-func (l *library) send(s rooms.Sender, room id.RoomID, typ, content string) id.EventID {
+func (l *library) send(s ident.Requester, room id.RoomID, typ, content string) id.EventID {
 	l.t.Helper()
 	l.now = l.now.Add(l.tick)
 	l.txn++
@@ -143,13 +142,13 @@ func (l *library) send(s rooms.Sender, room id.RoomID, typ, content string) id.E
 	return e
 }
 
-func (l *library) say(s rooms.Sender, room id.RoomID, text string) id.EventID {
+func (l *library) say(s ident.Requester, room id.RoomID, text string) id.EventID {
 	l.t.Helper()
 	return l.send(s, room, "m.room.message", `{"msgtype":"m.text","body":"`+text+`"}`)
 }
 
 // relate says something about an event.
-func (l *library) relate(s rooms.Sender, room id.RoomID, relType string, to id.EventID, text string) id.EventID {
+func (l *library) relate(s ident.Requester, room id.RoomID, relType string, to id.EventID, text string) id.EventID {
 	l.t.Helper()
 	more := ""
 	if relType == relReplace {
@@ -159,7 +158,7 @@ func (l *library) relate(s rooms.Sender, room id.RoomID, relType string, to id.E
 		`{"msgtype":"m.text","body":"`+text+`",`+more+`"m.relates_to":{"rel_type":"`+relType+`","event_id":"`+string(to)+`"}}`)
 }
 
-func (l *library) state(s rooms.Sender, room id.RoomID, typ, key, content string) id.EventID {
+func (l *library) state(s ident.Requester, room id.RoomID, typ, key, content string) id.EventID {
 	l.t.Helper()
 	l.now = l.now.Add(l.tick)
 	e, err := l.rooms.Send(l.t.Context(), rooms.NewEvent{Room: room, Sender: s, Type: typ, StateKey: &key, Content: json.RawMessage(content)})
@@ -168,27 +167,27 @@ func (l *library) state(s rooms.Sender, room id.RoomID, typ, key, content string
 }
 
 // ignore makes a user ignore others.
-func (l *library) ignore(s rooms.Sender, others ...rooms.Sender) {
+func (l *library) ignore(s ident.Requester, others ...ident.Requester) {
 	l.t.Helper()
 	list := map[id.UserID]struct{}{}
 	for _, o := range others {
-		list[o.ID] = struct{}{}
+		list[o.UserID] = struct{}{}
 	}
 	content, err := json.Marshal(map[string]any{"ignored_users": list})
 	l.check(err)
-	l.check(l.rooms.SetAccountData(l.t.Context(), s.NID, "", "m.ignored_user_list", content))
+	l.check(l.rooms.SetAccountData(l.t.Context(), s.UserNID, "", "m.ignored_user_list", content))
 }
 
-func (l *library) get(s rooms.Sender, room id.RoomID, e id.EventID) clientEvent {
+func (l *library) get(s ident.Requester, room id.RoomID, e id.EventID) clientEvent {
 	l.t.Helper()
-	form, err := l.svc.GetEvent(l.t.Context(), room, e, reads(s))
+	form, err := l.svc.GetEvent(l.t.Context(), room, e, s)
 	l.check(err)
 	return l.parse(form)
 }
 
-func (l *library) mayGet(s rooms.Sender, room id.RoomID, e id.EventID) bool {
+func (l *library) mayGet(s ident.Requester, room id.RoomID, e id.EventID) bool {
 	l.t.Helper()
-	_, err := l.svc.GetEvent(l.t.Context(), room, e, reads(s))
+	_, err := l.svc.GetEvent(l.t.Context(), room, e, s)
 	if err != nil && mxerr.Code(err) != mxerr.CodeNotFound {
 		l.t.Fatal(err)
 	}
@@ -252,12 +251,12 @@ func (l *library) parseAll(forms []json.RawMessage) []clientEvent {
 	return out
 }
 
-func (l *library) messages(s rooms.Sender, room id.RoomID, req PageRequest) ([]clientEvent, Page) {
+func (l *library) messages(s ident.Requester, room id.RoomID, req PageRequest) ([]clientEvent, Page) {
 	l.t.Helper()
 	if req.Limit == 0 {
 		req.Limit = MaxPage
 	}
-	p, err := l.svc.Messages(l.t.Context(), room, reads(s), req)
+	p, err := l.svc.Messages(l.t.Context(), room, s, req)
 	l.check(err)
 	return l.parseAll(p.Chunk), p
 }
@@ -362,7 +361,7 @@ func TestLimitZeroKeepsThePlace(t *testing.T) {
 	l := newLibrary(t)
 	alice := l.user("alice")
 	room := l.room(alice, "shared")
-	page, err := l.svc.Messages(t.Context(), room, reads(alice), PageRequest{Backwards: true})
+	page, err := l.svc.Messages(t.Context(), room, alice, PageRequest{Backwards: true})
 	l.check(err)
 	if len(page.Chunk) != 0 || page.End != page.Start {
 		t.Errorf("%d events, %q to %q", len(page.Chunk), page.Start, page.End)
@@ -419,7 +418,7 @@ func TestLazyLoadedMembersAreThoseOfTheSenders(t *testing.T) {
 	r, _ := l.rooms.Room(t.Context(), room)
 	middle := TimelineToken(r.LastOrder())
 	l.say(bob, room, "two")
-	l.state(bob, room, typeMember, string(bob.ID), `{"membership":"join","displayname":"Bobby"}`)
+	l.state(bob, room, typeMember, string(bob.UserID), `{"membership":"join","displayname":"Bobby"}`)
 	lazy := EventFilter{LazyLoadMembers: true}
 	for _, c := range []struct {
 		req  PageRequest
@@ -446,11 +445,11 @@ func TestTokensThatAreNoneAreRefused(t *testing.T) {
 	room := l.room(alice, "shared")
 	ctx := context.Background()
 	for _, token := range []string{"x", "t-1", "s1_", "t\x00", strings.Repeat("t1", 1000)} {
-		_, err1 := l.svc.Messages(ctx, room, reads(alice), PageRequest{From: token})
-		_, err2 := l.svc.Messages(ctx, room, reads(alice), PageRequest{To: token})
-		_, err3 := l.svc.GetMembers(ctx, room, reads(alice), MembersRequest{At: token})
-		_, err4 := l.svc.Threads(ctx, room, reads(alice), ThreadsRequest{From: token, Limit: 1})
-		_, err5 := l.svc.Relations(ctx, room, "$x", reads(alice), RelationsRequest{From: token, Limit: 1})
+		_, err1 := l.svc.Messages(ctx, room, alice, PageRequest{From: token})
+		_, err2 := l.svc.Messages(ctx, room, alice, PageRequest{To: token})
+		_, err3 := l.svc.GetMembers(ctx, room, alice, MembersRequest{At: token})
+		_, err4 := l.svc.Threads(ctx, room, alice, ThreadsRequest{From: token, Limit: 1})
+		_, err5 := l.svc.Relations(ctx, room, "$x", alice, RelationsRequest{From: token, Limit: 1})
 		for _, err := range []error{err1, err2, err3, err4, err5} {
 			if mxerr.Code(err) != mxerr.CodeInvalidParam {
 				t.Errorf("%.20q: %v", token, err)

@@ -4,16 +4,17 @@ import (
 	"context"
 	"strconv"
 
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/visibility"
 	"ebb/storage"
 )
 
-// View is how one recipient sees a room, for the time of one answer.
+// View is how one requester sees a room, for the time of one answer.
 type View struct {
 	svc  *Service
 	room *rooms.Room
-	to   Recipient
+	to   ident.Requester
 	v    *viewer
 	seen []seenEvent // what Visible has found
 }
@@ -23,8 +24,8 @@ type seenEvent struct {
 	at  sight
 }
 
-// View makes a recipient's view of a room. It is for one goroutine.
-func (s *Service) View(room *rooms.Room, to Recipient) *View {
+// View makes a requester's view of a room. It is for one goroutine.
+func (s *Service) View(room *rooms.Room, to ident.Requester) *View {
 	return &View{svc: s, room: room, to: to}
 }
 
@@ -36,7 +37,7 @@ func (w *View) open(ctx context.Context, tx *storage.Tx) (err error) {
 	return err
 }
 
-// Visible leaves out what the recipient may not see, like Service.Visible.
+// Visible leaves out what the requester may not see, like Service.Visible.
 func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*rooms.Event) (visible []*rooms.Event, err error) {
 	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {
 		if err := w.open(ctx, tx); err != nil {
@@ -54,7 +55,7 @@ func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*rooms.Event) 
 	return visible, err
 }
 
-// Append appends events, comma separated, as Service.ClientEvents writes them. Visible has found them, or the recipient is
+// Append appends events, comma separated, as Service.ClientEvents writes them. Visible has found them, or the requester is
 // to see them in any case.
 func (w *View) Append(ctx context.Context, tx *storage.Tx, dst []byte, evs []*rooms.Event, opt FormOptions) (out []byte, err error) {
 	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {
@@ -92,7 +93,7 @@ func (w *View) at(e *rooms.Event) sight {
 
 // AppendState appends, comma separated, events of a state of the room as a client gets them that may read that state: no
 // history visibility applies, and no more is told of each than the event itself.
-func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, room *rooms.Room, evs []*rooms.Event, to Recipient) ([]byte, error) {
+func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, room *rooms.Room, evs []*rooms.Event, to ident.Requester) ([]byte, error) {
 	var v *viewer
 	err := s.withTx(ctx, tx, func(tx *storage.Tx) (err error) {
 		v, err = s.viewer(ctx, tx, room, to)
@@ -124,8 +125,8 @@ func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, r
 	return dst, nil
 }
 
-// Shown is the events themselves, or their redacted copies where an erased user's are not for this recipient.
-func (s *Service) Shown(ctx context.Context, tx *storage.Tx, room *rooms.Room, evs []*rooms.Event, to Recipient) (shown []*rooms.Event, err error) {
+// Shown is the events themselves, or their redacted copies where an erased user's are not for this requester.
+func (s *Service) Shown(ctx context.Context, tx *storage.Tx, room *rooms.Room, evs []*rooms.Event, to ident.Requester) (shown []*rooms.Event, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
 		v, err := s.viewer(ctx, tx, room, to)
 		if err != nil {

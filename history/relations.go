@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
@@ -34,9 +35,9 @@ type RelationsPage struct {
 	RecursionDepth int
 }
 
-// Relations returns the events that relate to an event and that the recipient may see.
+// Relations returns the events that relate to an event and that the requester may see.
 // Spec: client-server-api#relationships-api
-func (s *Service) Relations(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, req RelationsRequest) (page RelationsPage, err error) {
+func (s *Service) Relations(ctx context.Context, roomID id.RoomID, eventID id.EventID, to ident.Requester, req RelationsRequest) (page RelationsPage, err error) {
 	w, err := parseWindow(req.From, req.To, !req.Forwards)
 	if err != nil {
 		return page, err
@@ -153,7 +154,7 @@ func spanOf(tx *storage.Tx, places []storage.RelationPlace) (out span, err error
 // ThreadsRequest asks for the threads of a room.
 type ThreadsRequest struct {
 	From         string // token
-	Participated bool   // only those that the recipient began or wrote in
+	Participated bool   // only those that the requester began or wrote in
 	Limit        int
 }
 
@@ -165,7 +166,7 @@ type ThreadsPage struct {
 
 // Threads returns the roots of a room's threads.
 // Spec: client-server-api#get_matrixclientv1roomsroomidthreads
-func (s *Service) Threads(ctx context.Context, roomID id.RoomID, to Recipient, req ThreadsRequest) (page ThreadsPage, err error) {
+func (s *Service) Threads(ctx context.Context, roomID id.RoomID, to ident.Requester, req ThreadsRequest) (page ThreadsPage, err error) {
 	below := everything().upTo
 	if req.From != "" {
 		if below, err = ParseToken(req.From); err != nil {

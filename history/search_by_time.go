@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
@@ -18,7 +19,7 @@ const timeWindow = 64
 // Partial: times are taken to grow along the timeline; where a sender's clock is off by more than timeWindow events, its
 // events are passed over.
 // Spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
-func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to Recipient, at time.Time, backwards bool) (eventID id.EventID, ts int64, err error) {
+func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to ident.Requester, at time.Time, backwards bool) (eventID id.EventID, ts int64, err error) {
 	here, err := s.closestHere(ctx, roomID, to, at, backwards)
 	if err != nil {
 		return "", 0, err
@@ -41,7 +42,7 @@ type closestEvent struct {
 	uncertain bool         // something is missing where a closer one may be
 }
 
-func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to Recipient, at time.Time, backwards bool) (c closestEvent, err error) {
+func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to ident.Requester, at time.Time, backwards bool) (c closestEvent, err error) {
 	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
 		c.room = v.room
 		if c.event, err = v.closest(tx, at.UnixMilli(), backwards); err != nil {
@@ -63,7 +64,7 @@ func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to Recipien
 
 // closestElsewhere asks other servers, and fetches what lies between this server's past and the event that they name. Where that
 // is too much, what is known here stands.
-func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to Recipient, at time.Time, backwards bool, here closestEvent) (closestEvent, error) {
+func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to ident.Requester, at time.Time, backwards bool, here closestEvent) (closestEvent, error) {
 	eventID, ts, ok := s.rooms.AskTimestampToEvent(ctx, here.room, at.UnixMilli(), backwards)
 	if !ok || here.event != nil && !nearer(ts, here.event.OriginServerTS(), backwards) {
 		return here, nil

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/visibility"
@@ -44,9 +45,9 @@ type Page struct {
 	State []json.RawMessage
 }
 
-// reading finds a room and makes the recipient's view of it. Whoever may read nothing there, by whatever cause, gets one
+// reading finds a room and makes the requester's view of it. Whoever may read nothing there, by whatever cause, gets one
 // and the same error.
-func (s *Service) reading(ctx context.Context, roomID id.RoomID, to Recipient, f func(*storage.Tx, *viewer) error) error {
+func (s *Service) reading(ctx context.Context, roomID id.RoomID, to ident.Requester, f func(*storage.Tx, *viewer) error) error {
 	room, err := s.rooms.Room(ctx, roomID)
 	if errors.Is(err, rooms.ErrNoRoom) {
 		return errNotReadable()
@@ -67,8 +68,8 @@ func (s *Service) reading(ctx context.Context, roomID id.RoomID, to Recipient, f
 }
 
 // readingWhole is reading for what needs all members of the room: it waits for a partial-state room to complete, but only if the
-// recipient may read the room.
-func (s *Service) readingWhole(ctx context.Context, room id.RoomID, to Recipient, f func(*storage.Tx, *viewer) error) error {
+// requester may read the room.
+func (s *Service) readingWhole(ctx context.Context, room id.RoomID, to ident.Requester, f func(*storage.Tx, *viewer) error) error {
 	if err := s.reading(ctx, room, to, func(*storage.Tx, *viewer) error { return nil }); err != nil {
 		return err
 	}
@@ -96,7 +97,7 @@ func (v *viewer) mayRead(tx *storage.Tx) error {
 }
 
 // MayRead lets in whoever may read some of a room.
-func (s *Service) MayRead(ctx context.Context, roomID id.RoomID, to Recipient) error {
+func (s *Service) MayRead(ctx context.Context, roomID id.RoomID, to ident.Requester) error {
 	return s.reading(ctx, roomID, to, func(*storage.Tx, *viewer) error { return nil })
 }
 
@@ -115,7 +116,7 @@ func (v *viewer) wasJoined(tx *storage.Tx) (bool, error) {
 
 // Messages reads a page of a room's timeline.
 // Spec: client-server-api#get_matrixclientv3roomsroomidmessages
-func (s *Service) Messages(ctx context.Context, roomID id.RoomID, to Recipient, req PageRequest) (page Page, err error) {
+func (s *Service) Messages(ctx context.Context, roomID id.RoomID, to ident.Requester, req PageRequest) (page Page, err error) {
 	w, err := parseWindow(req.From, req.To, req.Backwards)
 	if err != nil {
 		return page, err
@@ -304,7 +305,7 @@ func (v *viewer) stateForms(tx *storage.Tx, events []*rooms.Event, opt FormOptio
 
 // GetEvent gives one event to whoever may see it.
 // Spec: client-server-api#get_matrixclientv3roomsroomideventeventid
-func (s *Service) GetEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient) (form json.RawMessage, err error) {
+func (s *Service) GetEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to ident.Requester) (form json.RawMessage, err error) {
 	err = s.readingEvent(ctx, roomID, eventID, to, func(tx *storage.Tx, v *viewer, e *rooms.Event, at sight) error {
 		form, err = v.one(tx, e, at, FormOptions{RoomID: true, Bundle: true})
 		return err
@@ -312,8 +313,8 @@ func (s *Service) GetEvent(ctx context.Context, roomID id.RoomID, eventID id.Eve
 	return form, err
 }
 
-// readingEvent is reading with an event that the recipient can see; one who cannot learns nothing about the room either.
-func (s *Service) readingEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to Recipient, f func(*storage.Tx, *viewer, *rooms.Event, sight) error) error {
+// readingEvent is reading with an event that the requester can see; one who cannot learns nothing about the room either.
+func (s *Service) readingEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to ident.Requester, f func(*storage.Tx, *viewer, *rooms.Event, sight) error) error {
 	err := s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		e, at, err := v.event(tx, eventID)
 		if err != nil {

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"ebb/ident"
 	"ebb/rooms"
 	"encoding/json"
 	"fmt"
@@ -20,7 +21,7 @@ import (
 type chronicle struct {
 	*library
 	room    id.RoomID
-	users   []rooms.Sender
+	users   []ident.Requester
 	lines   []line
 	ignored map[int64]map[int64]bool
 	reads   map[readKey]int // index of the event
@@ -45,35 +46,35 @@ type readKey struct {
 }
 
 // naive counts for one user.
-func (y *chronicle) naive(user rooms.Sender) (u Unread) {
-	if y.load(y.room).Membership(user.ID) != rooms.Join {
+func (y *chronicle) naive(user ident.Requester) (u Unread) {
+	if y.load(y.room).Membership(user.UserID) != rooms.Join {
 		return u
 	}
 	floor := 0
 	for i, l := range y.lines {
-		if l.joins == user.NID {
+		if l.joins == user.UserNID {
 			floor = i
 		}
 	}
 	for i, l := range y.lines {
-		class := l.class[user.NID]
+		class := l.class[user.UserNID]
 		thread, main := string(l.thread), l.thread == ""
 		if main {
 			thread = "main"
 		}
 		gone := y.kept != 0 && !l.state && y.now.Sub(l.at) >= y.kept
-		if i <= floor || l.redacted || class == 0 || y.ignored[user.NID][l.sender] && !l.state || gone || l.sender == user.NID {
+		if i <= floor || l.redacted || class == 0 || y.ignored[user.UserNID][l.sender] && !l.state || gone || l.sender == user.UserNID {
 			continue
 		}
 		read := false
 		for _, typ := range []string{rooms.ReadReceipt, rooms.PrivateReadReceipt} {
 			for _, of := range []string{"", thread} {
-				at, is := y.reads[readKey{user.NID, typ, of}]
+				at, is := y.reads[readKey{user.UserNID, typ, of}]
 				read = read || is && at >= i
 			}
 		}
 		for _, later := range y.lines[i+1:] {
-			read = read || later.sender == user.NID && later.thread == l.thread
+			read = read || later.sender == user.UserNID && later.thread == l.thread
 		}
 		switch {
 		case read:
@@ -96,19 +97,19 @@ func (y *chronicle) compare(svc *Service, when string) (total int64) {
 	y.t.Helper()
 	nid := y.load(y.room).NID()
 	for _, user := range y.users {
-		got, err := svc.Unread(y.t.Context(), nil, user.NID, nid)
+		got, err := svc.Unread(y.t.Context(), nil, user.UserNID, nid)
 		y.check(err)
 		want := y.naive(user)
 		if got.Main != want.Main || !maps.Equal(got.Threads, want.Threads) {
-			y.t.Fatalf("%s: %s has %+v, want %+v", when, user.ID, got, want)
+			y.t.Fatalf("%s: %s has %+v, want %+v", when, user.UserID, got, want)
 		}
 		total += got.Main.Highlight + int64(len(got.Threads))
 	}
 	return total
 }
 
-func (y *chronicle) add(sender rooms.Sender, eventID id.EventID, l line) {
-	l.id, l.sender, l.at = eventID, sender.NID, y.now
+func (y *chronicle) add(sender ident.Requester, eventID id.EventID, l line) {
+	l.id, l.sender, l.at = eventID, sender.UserNID, y.now
 	y.lines = append(y.lines, l)
 }
 
@@ -125,7 +126,7 @@ func (y *chronicle) pick(r *rand.Rand, f func(line) bool) int {
 // step does something by chance.
 func (y *chronicle) step(r *rand.Rand) string {
 	who := y.users[r.IntN(len(y.users))]
-	if y.load(y.room).Membership(who.ID) != rooms.Join {
+	if y.load(y.room).Membership(who.UserID) != rooms.Join {
 		y.join(who)
 		return "join"
 	}
@@ -155,7 +156,7 @@ func (y *chronicle) step(r *rand.Rand) string {
 		return y.read(r, who)
 	case n < 21 && who != y.users[0]:
 		y.check(y.rooms.Leave(y.t.Context(), who, y.room, ""))
-		y.add(who, y.load(y.room).State(typeMember, string(who.ID)).ID(), line{state: true})
+		y.add(who, y.load(y.room).State(typeMember, string(who.UserID)).ID(), line{state: true})
 		return "leave"
 	case n < 22:
 		y.ignore(r, who)
@@ -165,12 +166,12 @@ func (y *chronicle) step(r *rand.Rand) string {
 	return "time"
 }
 
-func (y *chronicle) join(who rooms.Sender) {
+func (y *chronicle) join(who ident.Requester) {
 	y.check(y.rooms.Join(y.t.Context(), who, y.room, ""))
-	y.add(who, y.load(y.room).State(typeMember, string(who.ID)).ID(), line{state: true, joins: who.NID})
+	y.add(who, y.load(y.room).State(typeMember, string(who.UserID)).ID(), line{state: true, joins: who.UserNID})
 }
 
-func (y *chronicle) message(r *rand.Rand, who rooms.Sender, thread id.EventID, relates string) string {
+func (y *chronicle) message(r *rand.Rand, who ident.Requester, thread id.EventID, relates string) string {
 	content := map[string]any{"msgtype": "m.text", "body": "x", "m.mentions": map[string]any{}}
 	if relates != "" {
 		content["m.relates_to"] = json.RawMessage("{" + relates + "}")
@@ -178,13 +179,13 @@ func (y *chronicle) message(r *rand.Rand, who rooms.Sender, thread id.EventID, r
 	class := map[int64]pushrules.Class{}
 	edit := len(relates) > 0 && relates[12] == 'm' && relates[14] == 'r'
 	for _, u := range y.users {
-		if class[u.NID] = pushrules.Notify; edit {
-			class[u.NID] = 0
+		if class[u.UserNID] = pushrules.Notify; edit {
+			class[u.UserNID] = 0
 		}
 	}
 	if mentioned := y.users[r.IntN(len(y.users))]; r.IntN(3) == 0 {
-		content["m.mentions"] = map[string]any{"user_ids": []id.UserID{mentioned.ID}}
-		class[mentioned.NID] = pushrules.Notify | pushrules.Highlight
+		content["m.mentions"] = map[string]any{"user_ids": []id.UserID{mentioned.UserID}}
+		class[mentioned.UserNID] = pushrules.Notify | pushrules.Highlight
 	}
 	raw, err := json.Marshal(content)
 	y.check(err)
@@ -193,7 +194,7 @@ func (y *chronicle) message(r *rand.Rand, who rooms.Sender, thread id.EventID, r
 }
 
 // read sends a receipt: public or private, of everything, the main timeline or a thread.
-func (y *chronicle) read(r *rand.Rand, who rooms.Sender) string {
+func (y *chronicle) read(r *rand.Rand, who ident.Requester) string {
 	i := r.IntN(len(y.lines))
 	thread := ""
 	if r.IntN(2) == 0 {
@@ -203,22 +204,22 @@ func (y *chronicle) read(r *rand.Rand, who rooms.Sender) string {
 	}
 	typ := []string{rooms.ReadReceipt, rooms.PrivateReadReceipt}[r.IntN(2)]
 	y.check(y.rooms.SetReceipt(y.t.Context(), who, y.room, typ, y.lines[i].id, thread))
-	k := readKey{who.NID, typ, thread}
+	k := readKey{who.UserNID, typ, thread}
 	y.reads[k] = max(y.reads[k], i)
 	return fmt.Sprintf("%s at %d of %q", typ, i, thread)
 }
 
-func (y *chronicle) ignore(r *rand.Rand, who rooms.Sender) {
+func (y *chronicle) ignore(r *rand.Rand, who ident.Requester) {
 	list, ignored := map[id.UserID]struct{}{}, map[int64]bool{}
 	for _, u := range y.users {
 		if u != who && r.IntN(3) == 0 {
-			list[u.ID], ignored[u.NID] = struct{}{}, true
+			list[u.UserID], ignored[u.UserNID] = struct{}{}, true
 		}
 	}
 	raw, err := json.Marshal(map[string]any{"ignored_users": list})
 	y.check(err)
-	y.check(y.rooms.SetAccountData(y.t.Context(), who.NID, "", "m.ignored_user_list", raw))
-	y.ignored[who.NID] = ignored
+	y.check(y.rooms.SetAccountData(y.t.Context(), who.UserNID, "", "m.ignored_user_list", raw))
+	y.ignored[who.UserNID] = ignored
 }
 
 func newChronicle(h *library) *chronicle {
@@ -228,12 +229,12 @@ func newChronicle(h *library) *chronicle {
 		o.Push = rules
 	})
 	h.restart()
-	y := &chronicle{library: h, users: []rooms.Sender{h.user("alice"), h.user("bob"), h.user("carol"), h.user("dave")}, ignored: map[int64]map[int64]bool{}, reads: map[readKey]int{}}
+	y := &chronicle{library: h, users: []ident.Requester{h.user("alice"), h.user("bob"), h.user("carol"), h.user("dave")}, ignored: map[int64]map[int64]bool{}, reads: map[readKey]int{}}
 	for _, u := range y.users {
-		h.check(h.rooms.SetAccountData(h.t.Context(), u.NID, "", "m.ignored_user_list", json.RawMessage(`{"ignored_users":{}}`)))
+		h.check(h.rooms.SetAccountData(h.t.Context(), u.UserNID, "", "m.ignored_user_list", json.RawMessage(`{"ignored_users":{}}`)))
 	}
 	y.room = h.public(y.users[0])
-	y.lines = append(y.lines, line{id: h.load(y.room).State("m.room.create", "").ID(), state: true, joins: y.users[0].NID, sender: y.users[0].NID})
+	y.lines = append(y.lines, line{id: h.load(y.room).State("m.room.create", "").ID(), state: true, joins: y.users[0].UserNID, sender: y.users[0].UserNID})
 	for _, u := range y.users[1:] {
 		y.join(u)
 	}
@@ -274,7 +275,7 @@ func TestExpiredEventsDropOutOfTheCountAndThePurgeLeavesZero(t *testing.T) {
 	minute := time.Minute
 	h.check(h.rooms.SetRetentionOverride(t.Context(), y.room, &expiry.Policy{Max: &minute}))
 	count := func(svc *Service) UnreadCount {
-		u, err := svc.Unread(t.Context(), nil, bob.NID, nid)
+		u, err := svc.Unread(t.Context(), nil, bob.UserNID, nid)
 		h.check(err)
 		return u.Main
 	}
@@ -317,17 +318,17 @@ func TestDisplayNamesInTheTextHighlightAsMembersHaveThemThen(t *testing.T) {
 			highlights++
 		}
 		h.say(alice, y.room, text)
-		u, err := h.svc.Unread(t.Context(), nil, bob.NID, h.load(y.room).NID())
+		u, err := h.svc.Unread(t.Context(), nil, bob.UserNID, h.load(y.room).NID())
 		if h.check(err); u.Main.Highlight != highlights {
 			t.Fatalf("after %q: %d highlights, want %d", text, u.Main.Highlight, highlights)
 		}
 	}
-	called := func(who rooms.Sender, name string) {
+	called := func(who ident.Requester, name string) {
 		t.Helper()
 		if who == bob { // who sends something has read everything
 			highlights = 0
 		}
-		h.state(who, y.room, "m.room.member", string(who.ID), fmt.Sprintf(`{"membership":"join","displayname":%q}`, name))
+		h.state(who, y.room, "m.room.member", string(who.UserID), fmt.Sprintf(`{"membership":"join","displayname":%q}`, name))
 	}
 	says("who is the Builder?", false)
 	called(bob, "The Builder")

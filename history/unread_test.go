@@ -31,7 +31,7 @@ func TestAReceiptClearsTheCountThatIsRemembered(t *testing.T) {
 		room := h.public(alice, bob)
 		unread := func() (n int64) {
 			h.check(h.db.Read(t.Context(), func(tx *storage.Tx) error {
-				u, err := h.svc.Unread(t.Context(), tx, bob.NID, h.load(room).NID())
+				u, err := h.svc.Unread(t.Context(), tx, bob.UserNID, h.load(room).NID())
 				n = u.Main.Notify
 				return err
 			}))
@@ -61,12 +61,12 @@ func TestACountByAnOldSnapshotIsNotRemembered(t *testing.T) {
 	one := h.say(alice, room, "one")
 	nid := h.load(room).NID()
 	count := func(tx *storage.Tx) int64 {
-		u, err := h.svc.Unread(t.Context(), tx, bob.NID, nid)
+		u, err := h.svc.Unread(t.Context(), tx, bob.UserNID, nid)
 		h.check(err)
 		return u.Main.Notify
 	}
 	h.check(h.db.Read(t.Context(), func(old *storage.Tx) error {
-		_, _, err := old.MembershipOf(bob.NID, nid) // a snapshot begins with its first query
+		_, _, err := old.MembershipOf(bob.UserNID, nid) // a snapshot begins with its first query
 		h.check(err)
 		h.check(h.rooms.SetReceipt(t.Context(), bob, room, rooms.ReadReceipt, one, ""))
 		if n := count(old); n != 1 {

@@ -7,18 +7,12 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
 	"ebb/rooms/visibility"
 	"ebb/storage"
 )
-
-// Recipient is a local user who reads, and the device that the answer goes to (0: none).
-type Recipient struct {
-	UserNID int64
-	User    id.UserID
-	Device  int64
-}
 
 type pastKey struct {
 	snapshot, user int64
@@ -54,7 +48,7 @@ func (s *Service) withTx(ctx context.Context, tx *storage.Tx, f func(*storage.Tx
 type viewer struct {
 	svc  *Service
 	room *rooms.Room
-	to   Recipient
+	to   ident.Requester
 	now  time.Time
 
 	joined    bool
@@ -67,8 +61,8 @@ type viewer struct {
 	bundled  int    // bytes read for aggregations so far
 }
 
-func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *rooms.Room, to Recipient) (*viewer, error) {
-	v := &viewer{svc: s, room: room, to: to, now: s.now(), member: room.MemberOf(to.User), policy: room.Retention()}
+func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *rooms.Room, to ident.Requester) (*viewer, error) {
+	v := &viewer{svc: s, room: room, to: to, now: s.now(), member: room.MemberOf(to.UserID), policy: room.Retention()}
 	v.joined = v.member != nil && v.member.Membership == rooms.Join
 	var err error
 	if v.ignored, err = s.rooms.Ignores(ctx, tx, to.UserNID); err != nil {
@@ -86,9 +80,9 @@ type sight struct {
 	membership visibility.Membership // of the viewer at the event, the event's own change included
 }
 
-// Visible leaves out the events that the recipient may not see: by history visibility, because their time is over, or
-// because the recipient ignores the sender. Their order is kept.
-func (s *Service) Visible(ctx context.Context, tx *storage.Tx, room *rooms.Room, to Recipient, evs []*rooms.Event) (visible []*rooms.Event, err error) {
+// Visible leaves out the events that the requester may not see: by history visibility, because their time is over, or
+// because the requester ignores the sender. Their order is kept.
+func (s *Service) Visible(ctx context.Context, tx *storage.Tx, room *rooms.Room, to ident.Requester, evs []*rooms.Event) (visible []*rooms.Event, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
 		v, err := s.viewer(ctx, tx, room, to)
 		if err != nil {
@@ -203,7 +197,7 @@ func (v *viewer) pasts(tx *storage.Tx, evs []*rooms.Event, at []int) (map[int64]
 }
 
 func (v *viewer) loadPasts(tx *storage.Tx, snapshots []int64, into map[int64]past) error {
-	found, err := tx.Sights(snapshots, string(v.to.User))
+	found, err := tx.Sights(snapshots, string(v.to.UserID))
 	if err != nil {
 		return err
 	}
@@ -236,7 +230,7 @@ func (v *viewer) judge(tx *storage.Tx, e *rooms.Event, before past) (sight, erro
 	switch {
 	case e.IsStateKey(typeHistoryVisibility, ""):
 		view.HistoryAfter = visibility.ParseHistory(e.Content())
-	case e.IsStateKey(typeMember, string(v.to.User)):
+	case e.IsStateKey(typeMember, string(v.to.UserID)):
 		at = membershipOf(e)
 		view.MembershipAfter = at
 	}
@@ -297,7 +291,7 @@ func (v *viewer) walkMembership(tx *storage.Tx) (int64, error) {
 		if err != nil || !found || row.Snapshot == 0 {
 			return 0, err
 		}
-		before, err := tx.StateKeyOf(row.Snapshot, typeMember, string(v.to.User))
+		before, err := tx.StateKeyOf(row.Snapshot, typeMember, string(v.to.UserID))
 		if err != nil || before == 0 {
 			return 0, err
 		}

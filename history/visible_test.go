@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/storage"
@@ -31,7 +32,7 @@ func TestHistoryVisibilityHoldsOnEveryRead(t *testing.T) {
 			sent := map[string]id.EventID{}
 			say := func(text string) { sent[text] = l.say(alice, room, text) }
 			say("before")
-			l.check(l.rooms.Invite(t.Context(), alice, room, bob.ID, ""))
+			l.check(l.rooms.Invite(t.Context(), alice, room, bob.UserID, ""))
 			say("invited")
 			l.join(bob, room)
 			say("joined")
@@ -46,7 +47,7 @@ func TestHistoryVisibilityHoldsOnEveryRead(t *testing.T) {
 				if got, should := l.mayGet(bob, room, e), slices.Contains(want, text); got != should {
 					t.Errorf("event %q: %v", text, got)
 				}
-				_, err := l.svc.EventContext(t.Context(), room, e, reads(bob), 10, EventFilter{})
+				_, err := l.svc.EventContext(t.Context(), room, e, bob, 10, EventFilter{})
 				if (err == nil) != slices.Contains(want, text) {
 					t.Errorf("context of %q: %v", text, err)
 				}
@@ -69,7 +70,7 @@ func TestFormerMembersReadWhatTheyCouldUntilTheyLeft(t *testing.T) {
 		l.leave(bob, room)
 		token := TimelineToken(l.lastOrder(room))
 		l.say(alice, room, "left")
-		l.check(l.rooms.Ban(t.Context(), alice, room, bob.ID, ""))
+		l.check(l.rooms.Ban(t.Context(), alice, room, bob.UserID, ""))
 		l.say(alice, room, "banned")
 
 		events, _ := l.messages(bob, room, PageRequest{})
@@ -94,7 +95,7 @@ func TestStrangersReadNothing(t *testing.T) {
 	room := l.room(alice, "shared")
 	e := l.say(alice, room, "secret")
 	l.relate(alice, room, relThread, e, "secret too")
-	for name, who := range map[string]rooms.Sender{"stranger": eve, "invited": l.invited(alice, room), "declined": l.declined(alice, room)} {
+	for name, who := range map[string]ident.Requester{"stranger": eve, "invited": l.invited(alice, room), "declined": l.declined(alice, room)} {
 		for what, err := range l.readAll(who, room, e) {
 			want := mxerr.CodeForbidden
 			if what == "event" || what == "context" || what == "relations" {
@@ -112,24 +113,24 @@ func TestStrangersReadNothing(t *testing.T) {
 	}
 }
 
-func (l *library) invited(by rooms.Sender, room id.RoomID) rooms.Sender {
+func (l *library) invited(by ident.Requester, room id.RoomID) ident.Requester {
 	l.t.Helper()
 	s := l.user("invited")
-	l.check(l.rooms.Invite(l.t.Context(), by, room, s.ID, ""))
+	l.check(l.rooms.Invite(l.t.Context(), by, room, s.UserID, ""))
 	return s
 }
 
-func (l *library) declined(by rooms.Sender, room id.RoomID) rooms.Sender {
+func (l *library) declined(by ident.Requester, room id.RoomID) ident.Requester {
 	l.t.Helper()
 	s := l.user("declined")
-	l.check(l.rooms.Invite(l.t.Context(), by, room, s.ID, ""))
+	l.check(l.rooms.Invite(l.t.Context(), by, room, s.UserID, ""))
 	l.leave(s, room)
 	return s
 }
 
 // readAll asks for everything that can be read and gives the errors.
-func (l *library) readAll(who rooms.Sender, room id.RoomID, e id.EventID) map[string]error {
-	ctx, to, errs := l.t.Context(), reads(who), map[string]error{}
+func (l *library) readAll(who ident.Requester, room id.RoomID, e id.EventID) map[string]error {
+	ctx, to, errs := l.t.Context(), who, map[string]error{}
 	_, errs["messages"] = l.svc.Messages(ctx, room, to, PageRequest{Limit: 10})
 	_, errs["event"] = l.svc.GetEvent(ctx, room, e, to)
 	_, errs["context"] = l.svc.EventContext(ctx, room, e, to, 10, EventFilter{})
@@ -159,7 +160,7 @@ func TestAnybodyReadsWhereAnybodyMay(t *testing.T) {
 	}
 	l.state(alice, room, typeHistoryVisibility, "", `{"history_visibility":"shared"}`)
 	l.say(alice, room, "now private")
-	if _, err := l.svc.Messages(t.Context(), room, reads(eve), PageRequest{Limit: 10}); mxerr.Code(err) != mxerr.CodeForbidden {
+	if _, err := l.svc.Messages(t.Context(), room, eve, PageRequest{Limit: 10}); mxerr.Code(err) != mxerr.CodeForbidden {
 		t.Errorf("after the room closed: %v", err)
 	}
 }
@@ -172,7 +173,7 @@ func forgottenRoomsAreClosed(t *testing.T, l *library) {
 	l.join(bob, room)
 	e := l.say(alice, room, "hello")
 	l.leave(bob, room)
-	if _, err := l.svc.Messages(t.Context(), room, reads(bob), PageRequest{Limit: 10}); err != nil {
+	if _, err := l.svc.Messages(t.Context(), room, bob, PageRequest{Limit: 10}); err != nil {
 		t.Fatal(err)
 	}
 	l.check(l.rooms.Forget(t.Context(), bob, room))
@@ -188,14 +189,14 @@ func TestMembershipOfTheReaderStandsOnEveryEvent(t *testing.T) {
 	alice, bob := l.user("alice"), l.user("bob")
 	room := l.room(alice, "shared")
 	l.say(alice, room, "one")
-	l.check(l.rooms.Invite(t.Context(), alice, room, bob.ID, ""))
+	l.check(l.rooms.Invite(t.Context(), alice, room, bob.UserID, ""))
 	l.say(alice, room, "two")
 	l.join(bob, room)
 	l.say(alice, room, "three")
 	events, _ := l.messages(bob, room, PageRequest{})
 	want := rooms.Leave
 	for _, e := range events {
-		if e.Type == typeMember && *e.StateKey == string(bob.ID) {
+		if e.Type == typeMember && *e.StateKey == string(bob.UserID) {
 			want, _ = e.Content["membership"].(string)
 		}
 		if e.Unsigned.Membership != want {
@@ -220,7 +221,7 @@ func TestIgnoredUsersMessagesAreHiddenAndTheirStateIsNot(t *testing.T) {
 	if l.mayGet(alice, room, e) {
 		t.Error("the event of an ignored user is given by its id")
 	}
-	if !slices.ContainsFunc(events, func(e clientEvent) bool { return e.Type == typeMember && e.Sender == bob.ID }) {
+	if !slices.ContainsFunc(events, func(e clientEvent) bool { return e.Type == typeMember && e.Sender == bob.UserID }) {
 		t.Error("the ignored user's join is missing")
 	}
 	l.ignore(alice)
@@ -241,7 +242,7 @@ func TestNobodyIgnoresThemselves(t *testing.T) {
 	if !l.mayGet(alice, room, e) {
 		t.Error("one's own message is not given by its ID")
 	}
-	list, err := l.rooms.Ignores(t.Context(), nil, alice.NID)
+	list, err := l.rooms.Ignores(t.Context(), nil, alice.UserNID)
 	if l.check(err); len(list) != 1 {
 		t.Errorf("ignored: %v, want bob", list)
 	}
@@ -258,7 +259,7 @@ func erasedUsersAreRedactedForWhoJoinsLater(t *testing.T, l *library) {
 	l.join(bob, room)
 	l.say(alice, room, "with bob")
 	edited := l.relate(alice, room, relReplace, before, "edited")
-	l.check(l.rooms.Erase(t.Context(), alice.NID))
+	l.check(l.rooms.Erase(t.Context(), alice.UserNID))
 	l.join(carol, room)
 	events, _ := l.messages(bob, room, PageRequest{})
 	l.same("bob was there", bodies(events), []string{"before bob", "with bob", "edited"})
@@ -274,9 +275,9 @@ func erasedUsersAreRedactedForWhoJoinsLater(t *testing.T, l *library) {
 	l.same("after a restart", bodies(events), []string{"", "", ""})
 }
 
-func (l *library) form(s rooms.Sender, room id.RoomID, e id.EventID) json.RawMessage {
+func (l *library) form(s ident.Requester, room id.RoomID, e id.EventID) json.RawMessage {
 	l.t.Helper()
-	form, err := l.svc.GetEvent(l.t.Context(), room, e, reads(s))
+	form, err := l.svc.GetEvent(l.t.Context(), room, e, s)
 	l.check(err)
 	return form
 }
@@ -326,11 +327,11 @@ func expiredEventsAreNowhereAndNeverEndAPage(t *testing.T, l *library) {
 		t.Errorf("%d events, ending in %q", len(got), from)
 	}
 	for what, value := range map[string]any{
-		"context": l.try(l.svc.EventContext(t.Context(), room, fresh, reads(bob), 20, EventFilter{})),
-		"threads": l.try(l.svc.Threads(t.Context(), room, reads(bob), ThreadsRequest{Limit: 10})),
-		"state":   l.try(l.svc.RoomState(t.Context(), room, reads(bob))),
-		"time":    l.try2(l.svc.TimestampToEvent(t.Context(), room, reads(bob), time.UnixMilli(0), false)),
-		"reply":   l.try(l.svc.GetEvent(t.Context(), room, reply, reads(bob))),
+		"context": l.try(l.svc.EventContext(t.Context(), room, fresh, bob, 20, EventFilter{})),
+		"threads": l.try(l.svc.Threads(t.Context(), room, bob, ThreadsRequest{Limit: 10})),
+		"state":   l.try(l.svc.RoomState(t.Context(), room, bob)),
+		"time":    l.try2(l.svc.TimestampToEvent(t.Context(), room, bob, time.UnixMilli(0), false)),
+		"reply":   l.try(l.svc.GetEvent(t.Context(), room, reply, bob)),
 	} {
 		text, _ := json.Marshal(value)
 		all.Write(text)
@@ -365,9 +366,9 @@ func (l *library) try2(v, _ any, err error) any {
 	return v
 }
 
-func (l *library) createID(s rooms.Sender, room id.RoomID) id.EventID {
+func (l *library) createID(s ident.Requester, room id.RoomID) id.EventID {
 	l.t.Helper()
-	form, err := l.svc.StateEvent(l.t.Context(), room, "m.room.create", "", reads(s), true)
+	form, err := l.svc.StateEvent(l.t.Context(), room, "m.room.create", "", s, true)
 	l.check(err)
 	return l.parse(form).EventID
 }
@@ -387,7 +388,7 @@ func threadOfWhichTheRepliesExpiredIsNone(t *testing.T, l *library) {
 	if e := l.get(alice, room, root); e.Unsigned.Relations.Thread != nil {
 		t.Error("the thread is still summed up")
 	}
-	page, err := l.svc.Threads(t.Context(), room, reads(alice), ThreadsRequest{Limit: 10})
+	page, err := l.svc.Threads(t.Context(), room, alice, ThreadsRequest{Limit: 10})
 	l.check(err)
 	if len(page.Chunk) != 0 {
 		t.Errorf("%s", page.Chunk)
@@ -404,7 +405,7 @@ func TestNewEventsNeedNoDatabase(t *testing.T) {
 	r, err := l.rooms.Room(t.Context(), room)
 	l.check(err)
 	since := l.db.Settled() - 1
-	if _, err := l.svc.Visible(t.Context(), nil, r, reads(bob), nil); err != nil { // loads what is kept of bob
+	if _, err := l.svc.Visible(t.Context(), nil, r, bob, nil); err != nil { // loads what is kept of bob
 		t.Fatal(err)
 	}
 	news, ok := r.Recent(since)
@@ -416,7 +417,7 @@ func TestNewEventsNeedNoDatabase(t *testing.T) {
 	cancel() // no read can begin
 	go func() {
 		defer close(done)
-		forms, err := l.svc.ClientEvents(ctx, nil, r, news, reads(bob), FormOptions{})
+		forms, err := l.svc.ClientEvents(ctx, nil, r, news, bob, FormOptions{})
 		if err != nil || len(forms) != 1 {
 			t.Errorf("%d events, %v", len(forms), err)
 			return

@@ -12,6 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -25,7 +26,7 @@ type fixture struct {
 	*testing.T
 	*Job
 	now   time.Time
-	alice rooms.Sender
+	alice ident.Requester
 	runs  []Report
 }
 
@@ -39,8 +40,8 @@ func newFixture(t *testing.T, db *storage.DB, policy rooms.Retention) *fixture {
 	f.Job = New(Options{
 		DB: db, Rooms: svc, Policy: policy, Interval: time.Millisecond, Now: func() time.Time { return f.now }, Observe: func(r Report) { f.runs = append(f.runs, r) }, Log: slog.New(slog.DiscardHandler),
 	})
-	f.alice.ID = "@alice:here"
-	f.alice.NID, err = svc.UserNID(t.Context(), f.alice.ID)
+	f.alice.UserID = "@alice:here"
+	f.alice.UserNID, err = svc.UserNID(t.Context(), f.alice.UserID)
 	f.ok(err)
 	return f
 }

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -220,32 +221,32 @@ func (s *Service) editTags(ctx context.Context, user int64, room id.RoomID, edit
 // follow takes a user's settings for a room along into the room that replaces it: tags, the place in m.direct and, by
 // Options.Moved, what other packages keep.
 // Spec: client-server-api#server-behaviour-16
-func (s *Service) follow(ctx context.Context, user Sender, r *Room) error {
+func (s *Service) follow(ctx context.Context, user ident.Requester, r *Room) error {
 	from, err := s.predecessor(ctx, r)
-	if err != nil || from == nil || from.MemberOf(user.ID) == nil {
+	if err != nil || from == nil || from.MemberOf(user.UserID) == nil {
 		return err
 	}
 	if s.Push != nil {
-		if err := s.Push.Follow(ctx, user.NID, user.ID, from.id, r.id); err != nil {
+		if err := s.Push.Follow(ctx, user.UserNID, user.UserID, from.id, r.id); err != nil {
 			return err
 		}
 	}
 	tags, direct := false, false
 	w := storage.Write{
 		Do: func(tx *storage.Tx) (err error) {
-			if tags, err = copyTags(tx, user.NID, from.nid, r.nid); err != nil {
+			if tags, err = copyTags(tx, user.UserNID, from.nid, r.nid); err != nil {
 				return err
 			}
-			direct, err = copyDirect(tx, user.NID, from.id, r.id)
+			direct, err = copyDirect(tx, user.UserNID, from.id, r.id)
 			return err
 		},
 		Committed: func() {
 			var changed []CommittedAccountData
 			if tags {
-				changed = append(changed, CommittedAccountData{user.NID, r.nid, typeTags})
+				changed = append(changed, CommittedAccountData{user.UserNID, r.nid, typeTags})
 			}
 			if direct {
-				changed = append(changed, CommittedAccountData{user.NID, 0, typeDirect})
+				changed = append(changed, CommittedAccountData{user.UserNID, 0, typeDirect})
 			}
 			if len(changed) > 0 {
 				s.Commits.deliver(&Commit{AccountData: changed})

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -21,9 +22,9 @@ type adoption struct {
 	state     []*pdu.Event // before the join
 	authChain []*pdu.Event // of that and of the join
 	join      *pdu.Event
-	sender    Sender   // who joins
-	partial   bool     // most members are left out
-	servers   []string // then: those that are in the room, the one that answered first
+	sender    ident.Requester // who joins
+	partial   bool            // most members are left out
+	servers   []string        // then: those that are in the room, the one that answered first
 }
 
 // firstPlace is the position from which rooms of other servers begin: below it is room for a quarter of a billion events of
@@ -163,15 +164,15 @@ func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known ma
 // begin stores the room with the join as its newest event. The writer lock is held, also over the commit: nobody else can
 // build on a room that does not stand yet.
 func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, before *snapshot) error {
-	member := &memberChange{user: a.sender.ID, nid: a.sender.NID, to: Join}
-	if m := h.members[a.sender.ID]; m != nil {
+	member := &memberChange{user: a.sender.UserID, nid: a.sender.UserNID, to: Join}
+	if m := h.members[a.sender.UserID]; m != nil {
 		member.from = m.Membership
 	}
 	join := &pendingEvent{Event: &Event{
-		Event: a.join, Room: r.nid, SenderNID: a.sender.NID, DeviceNID: a.sender.Device, ReceivedTS: s.Now().UnixMilli(), built: true,
+		Event: a.join, Room: r.nid, SenderNID: a.sender.UserNID, DeviceNID: a.sender.DeviceNID, ReceivedTS: s.Now().UnixMilli(), built: true,
 		Flags: storage.GapEvent,
 	}, before: before, missing: a.join.PrevEvents(), depth: a.join.Depth()}
-	key := pdu.StateKey{Type: typeMember, Key: string(a.sender.ID)}
+	key := pdu.StateKey{Type: typeMember, Key: string(a.sender.UserID)}
 	join.changes = []*stateChange{{key: key, event: join.Event, by: join, member: member}}
 	join.after = before.over(stateRef{key: key, event: join.Event})
 	join.head = join.after

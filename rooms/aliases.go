@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -42,7 +43,7 @@ func (s *Service) localAlias(alias id.RoomAlias) error {
 
 // CreateAlias makes an alias lead to a room that the user is in.
 // Spec: client-server-api#put_matrixclientv3directoryroomroomalias
-func (s *Service) CreateAlias(ctx context.Context, sender Sender, alias id.RoomAlias, room id.RoomID) error {
+func (s *Service) CreateAlias(ctx context.Context, sender ident.Requester, alias id.RoomAlias, room id.RoomID) error {
 	if err := s.localAlias(alias); err != nil {
 		return err
 	}
@@ -50,7 +51,7 @@ func (s *Service) CreateAlias(ctx context.Context, sender Sender, alias id.RoomA
 	if err != nil {
 		return err
 	}
-	if r.Membership(sender.ID) != Join {
+	if r.Membership(sender.UserID) != Join {
 		return mxerr.Forbidden("You are not in this room")
 	}
 	return s.db.Write(ctx, func(tx *storage.Tx) error {
@@ -61,7 +62,7 @@ func (s *Service) CreateAlias(ctx context.Context, sender Sender, alias id.RoomA
 		if len(existing) >= maxAliases {
 			return mxerr.InvalidParam("A room must not have more than %d aliases", maxAliases)
 		}
-		ok, err := tx.InsertAlias(storage.Alias{Alias: string(alias), Room: r.nid, Creator: sender.NID})
+		ok, err := tx.InsertAlias(storage.Alias{Alias: string(alias), Room: r.nid, Creator: sender.UserNID})
 		if err == nil && !ok {
 			return mxerr.New(http.StatusConflict, mxerr.CodeUnknown, "The alias %s is already in use", alias)
 		}
@@ -72,7 +73,7 @@ func (s *Service) CreateAlias(ctx context.Context, sender Sender, alias id.RoomA
 // DeleteAlias removes an alias: one's own, or any with the power to change the room's canonical alias, or any where
 // admin is set. A canonical alias event that names it is changed where the user may.
 // Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
-func (s *Service) DeleteAlias(ctx context.Context, sender Sender, alias id.RoomAlias, admin bool) error {
+func (s *Service) DeleteAlias(ctx context.Context, sender ident.Requester, alias id.RoomAlias, admin bool) error {
 	row, err := s.findAlias(ctx, alias)
 	if err != nil {
 		return err
@@ -82,8 +83,8 @@ func (s *Service) DeleteAlias(ctx context.Context, sender Sender, alias id.RoomA
 		return err
 	}
 	levels := r.Levels()
-	mayCanonical := r.Membership(sender.ID) == Join && levels.UserLevel(sender.ID) >= levels.EventLevel(typeCanonicalAlias, true)
-	if row.Creator != sender.NID && !mayCanonical && !admin {
+	mayCanonical := r.Membership(sender.UserID) == Join && levels.UserLevel(sender.UserID) >= levels.EventLevel(typeCanonicalAlias, true)
+	if row.Creator != sender.UserNID && !mayCanonical && !admin {
 		return mxerr.Forbidden("Only the creator of the alias, and users who may change the room's canonical alias, can delete it")
 	}
 	if err := s.db.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteAlias(string(alias)) }); err != nil || !mayCanonical {
@@ -93,7 +94,7 @@ func (s *Service) DeleteAlias(ctx context.Context, sender Sender, alias id.RoomA
 }
 
 // dropCanonicalAlias takes a deleted alias out of the room's m.room.canonical_alias.
-func (s *Service) dropCanonicalAlias(ctx context.Context, sender Sender, r *Room, alias string) error {
+func (s *Service) dropCanonicalAlias(ctx context.Context, sender ident.Requester, r *Room, alias string) error {
 	return s.change(ctx, r.id, func(b *batch) error {
 		e, err := b.room.provisionalState(typeCanonicalAlias, "")
 		if err != nil || e == nil {
@@ -208,12 +209,12 @@ func (s *Service) ResolveRoom(ctx context.Context, idOrAlias string) (room id.Ro
 
 // LocalAliases lists the aliases of this server that lead to a room. Whoever may read the room's history may ask.
 // Spec: client-server-api#get_matrixclientv3roomsroomidaliases
-func (s *Service) LocalAliases(ctx context.Context, sender Sender, room id.RoomID) ([]id.RoomAlias, error) {
+func (s *Service) LocalAliases(ctx context.Context, sender ident.Requester, room id.RoomID) ([]id.RoomAlias, error) {
 	r, err := s.Room(ctx, room)
 	if err != nil {
 		return nil, unknownIsForbidden(err)
 	}
-	if r.Membership(sender.ID) != Join && r.HistoryVisibility() != "world_readable" {
+	if r.Membership(sender.UserID) != Join && r.HistoryVisibility() != "world_readable" {
 		return nil, mxerr.Forbidden("You are not in this room")
 	}
 	aliases := []id.RoomAlias{}

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -22,8 +23,8 @@ const askAgain = 10*time.Minute + time.Second
 type pastRoom struct {
 	n         *network
 	old, late *peer
-	alice     Sender
-	bob       Sender
+	alice     ident.Requester
+	bob       ident.Requester
 	room      id.RoomID
 	said      []id.EventID
 }
@@ -43,7 +44,7 @@ func withHistory(t *testing.T, messages int) *pastRoom {
 }
 
 // pages reads a room back to its beginning, newest first.
-func (p *peer) pages(u Sender, room id.RoomID, limit int) (ids []id.EventID) {
+func (p *peer) pages(u ident.Requester, room id.RoomID, limit int) (ids []id.EventID) {
 	p.Helper()
 	token := ""
 	for range 1000 {
@@ -180,7 +181,7 @@ func TestPastIsVerified(t *testing.T) {
 		t.Fatal("there is no gap")
 	}
 	unrelated := s.evil.say(s.room, s.mallory, "unrelated")
-	byAlice := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.alice.ID, Content: json.RawMessage(`{"body":"I owe you"}`)})
+	byAlice := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.alice.UserID, Content: json.RawMessage(`{"body":"I owe you"}`)})
 	asked := 0
 	s.evil.backfill = func([]id.EventID) ([]json.RawMessage, error) {
 		asked++
@@ -238,7 +239,7 @@ func TestEndlessPastIsFetchedInParts(t *testing.T) {
 
 func TestContextGoesBackIntoTheFetchedPast(t *testing.T) {
 	h := withHistory(t, 20)
-	join := h.late.room(h.room).State(typeMember, string(h.bob.ID))
+	join := h.late.room(h.room).State(typeMember, string(h.bob.UserID))
 	before, err := h.late.reads().Before(t.Context(), h.room, join.ID(), h.bob, 10)
 	h.late.ok(err)
 	if len(before) != 5 || clientID(h.late, before[0]) != h.said[19] {

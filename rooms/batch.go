@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -117,7 +118,7 @@ func (r *redaction) by() storage.Pos { return r.event.Pos }
 type proto struct {
 	typ      string
 	stateKey *string
-	sender   Sender
+	sender   ident.Requester
 	content  []byte
 	ts       int64 // ms; 0: now
 
@@ -241,7 +242,7 @@ func (b *batch) add(p proto) (*Event, error) {
 	e = b.approved(e)
 	pe := &pendingEvent{
 		Event: &Event{
-			Event: e, Room: b.room.nid, SenderNID: p.sender.NID, DeviceNID: p.sender.Device, TxnID: p.txnID,
+			Event: e, Room: b.room.nid, SenderNID: p.sender.UserNID, DeviceNID: p.sender.DeviceNID, TxnID: p.txnID,
 			ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: p.threadRoot, built: true,
 		},
 		relation: p.relation,
@@ -287,7 +288,7 @@ func (b *batch) leavesHere(p *proto) bool {
 func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {
 	n := &b.room.next
 	out := pdu.Proto{
-		RoomID: b.room.id, Type: p.typ, StateKey: p.stateKey, Sender: p.sender.ID, Content: p.content, Redacts: p.redacts,
+		RoomID: b.room.id, Type: p.typ, StateKey: p.stateKey, Sender: p.sender.UserID, Content: p.content, Redacts: p.redacts,
 		PrevEvents: make([]id.EventID, 0, len(n.extremities)), Depth: n.depth + 1, OriginServerTS: p.ts,
 	}
 	switch {
@@ -300,7 +301,7 @@ func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {
 	for _, x := range n.extremities[:min(len(n.extremities), pdu.MaxPrevEvents)] {
 		out.PrevEvents = append(out.PrevEvents, x.id)
 	}
-	for _, k := range eventauth.AuthKeysFor(b.room.version, p.typ, p.stateKey, p.sender.ID, p.content) {
+	for _, k := range eventauth.AuthKeysFor(b.room.version, p.typ, p.stateKey, p.sender.UserID, p.content) {
 		if e := v.Get(k.Type, k.Key); e != nil {
 			out.AuthEvents = append(out.AuthEvents, e.ID())
 		}

@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 )
@@ -45,7 +46,7 @@ func BenchmarkJoinManyMembers(b *testing.B) {
 	alice := h.user("alice")
 	room := h.public(alice)
 	h.crowd(room, 50_000)
-	users := make([]Sender, b.N)
+	users := make([]ident.Requester, b.N)
 	for i := range users {
 		users[i] = h.user(fmt.Sprint("new", i))
 	}
@@ -57,7 +58,7 @@ func BenchmarkJoinManyMembers(b *testing.B) {
 	}
 }
 
-func benchmarkSend(b *testing.B, h *house, sender Sender, room id.RoomID) {
+func benchmarkSend(b *testing.B, h *house, sender ident.Requester, room id.RoomID) {
 	const senders = 16
 	var left atomic.Int64
 	left.Store(int64(b.N))
@@ -73,7 +74,7 @@ func benchmarkSend(b *testing.B, h *house, sender Sender, room id.RoomID) {
 					return
 				}
 				_, err := h.svc.Send(b.Context(), NewEvent{
-					Room: room, Sender: Sender{NID: sender.NID, ID: sender.ID, Device: int64(s + 1)}, Type: "m.room.message",
+					Room: room, Sender: ident.Requester{UserNID: sender.UserNID, UserID: sender.UserID, DeviceNID: int64(s + 1)}, Type: "m.room.message",
 					Content: json.RawMessage(`{"msgtype":"m.text","body":"a message of usual length, as people write them"}`),
 					Txn:     &Txn{Path: "/_matrix/client/v3/rooms/x/send/m.room.message", ID: fmt.Sprint("m", n)},
 				})
@@ -104,7 +105,7 @@ func (h *house) crowd(room id.RoomID, n int) {
 	r := h.room(room)
 	sample := h.user("sample")
 	h.ok(h.svc.Join(h.Context(), sample, room, ""))
-	e := must(h.svc.memberEvent(r, r.MemberOf(sample.ID)))
+	e := must(h.svc.memberEvent(r, r.MemberOf(sample.UserID)))
 	h.ok(h.db.Write(h.Context(), func(tx *storage.Tx) error {
 		for i := range n {
 			user := fmt.Sprintf("@member%d:here", i)

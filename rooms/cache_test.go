@@ -28,10 +28,10 @@ func TestRoomIsLoadedInsideARead(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					if r.State(typeMember, string(bob.ID)) == nil {
+					if r.State(typeMember, string(bob.UserID)) == nil {
 						t.Error("bob's member event is not found")
 					}
-					_, err = h.svc.Memberships(t.Context(), bob.NID)
+					_, err = h.svc.Memberships(t.Context(), bob.UserNID)
 					return err
 				})
 				if err != nil {
@@ -51,8 +51,8 @@ func TestMembershipsFollowChanges(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 50 {
-				h.svc.own.lists.Forget(bob.NID)
-				if _, err := h.svc.Memberships(t.Context(), bob.NID); err != nil {
+				h.svc.own.lists.Forget(bob.UserNID)
+				if _, err := h.svc.Memberships(t.Context(), bob.UserNID); err != nil {
 					t.Error(err)
 				}
 			}

@@ -109,11 +109,11 @@ func TestCommitsOfALocalRoom(t *testing.T) {
 		{"redaction", func() {
 			must(h.svc.Redact(ctx, bob, room, said, "", nil))
 		}, []string{"event m.room.redaction, redacted 1"}},
-		{"kick", func() { h.ok(h.svc.Kick(ctx, alice, room, bob.ID, "")) }, []string{"event m.room.member, member @bob:here join>leave, local"}},
+		{"kick", func() { h.ok(h.svc.Kick(ctx, alice, room, bob.UserID, "")) }, []string{"event m.room.member, member @bob:here join>leave, local"}},
 		{"forget", func() { h.ok(h.svc.Forget(ctx, bob, room)) }, []string{"forgotten"}},
-		{"tag", func() { h.ok(h.svc.PutTag(ctx, alice.NID, room, "u.x", json.RawMessage(`{}`))) }, []string{"account data m.tag, of a room"}},
-		{"the same tag", func() { h.ok(h.svc.PutTag(ctx, alice.NID, room, "u.x", json.RawMessage(`{}`))) }, nil},
-		{"account data", func() { h.ok(h.svc.SetAccountData(ctx, alice.NID, "", "x", json.RawMessage(`{}`))) }, []string{"account data x"}},
+		{"tag", func() { h.ok(h.svc.PutTag(ctx, alice.UserNID, room, "u.x", json.RawMessage(`{}`))) }, []string{"account data m.tag, of a room"}},
+		{"the same tag", func() { h.ok(h.svc.PutTag(ctx, alice.UserNID, room, "u.x", json.RawMessage(`{}`))) }, nil},
+		{"account data", func() { h.ok(h.svc.SetAccountData(ctx, alice.UserNID, "", "x", json.RawMessage(`{}`))) }, []string{"account data x"}},
 		{"override", func() { h.keep(room, time.Minute) }, []string{"retention"}},
 		{"purge", func() { h.now = h.now.Add(time.Hour); h.say(alice, room, "new"); h.purge(room) }, []string{"event m.room.message", "purged 2"}},
 		{"unpublish", func() { h.ok(h.svc.SetPublished(ctx, alice, room, false, false)) }, []string{"published"}},
@@ -124,7 +124,7 @@ func TestCommitsOfALocalRoom(t *testing.T) {
 			"account data m.tag, of a room",
 		}},
 		{"leave", func() { h.ok(h.svc.Leave(ctx, alice, next, "")) }, []string{"event m.room.member, member @alice:here join>leave, local"}},
-		{"erasure", func() { h.ok(h.svc.Erase(ctx, bob.NID)) }, []string{"erased"}},
+		{"erasure", func() { h.ok(h.svc.Erase(ctx, bob.UserNID)) }, []string{"erased"}},
 	} {
 		h.wantCommits(c.what, c.do, c.want...)
 	}
@@ -142,7 +142,7 @@ func TestCommitsOfARoomOfOtherServers(t *testing.T) {
 	e.deliver()
 	d.wantCommits("completion", func() { e.d.complete(e.room) }, "rejudged, completed, member @mallory:evil >join, member @trudy:evil >leave")
 	d.wantCommits("a receipt of another server", func() {
-		d.ok(e.d.svc.ReceiveReceipts(t.Context(), "b", json.RawMessage(fmt.Sprintf(`{%q:{"m.read":{%q:{"event_ids":[%q],"data":{"ts":1}}}}}`, e.room, e.bob.ID, said))))
+		d.ok(e.d.svc.ReceiveReceipts(t.Context(), "b", json.RawMessage(fmt.Sprintf(`{%q:{"m.read":{%q:{"event_ids":[%q],"data":{"ts":1}}}}}`, e.room, e.bob.UserID, said))))
 	}, "receipt m.read @bob:b")
 	carol := e.b.user("carol")
 	d.wantCommits("a join of another server", func() { e.b.ok(e.b.svc.Join(t.Context(), carol, e.room, "")); e.deliver() },
@@ -175,7 +175,7 @@ func TestCommitsOfAnInviteToARoomOfAnotherServer(t *testing.T) {
 	a, b := n.add("a"), n.add("b")
 	alice, bob := a.user("alice"), b.user("bob")
 	room := a.create(alice, CreateRoom{Preset: "private_chat"})
-	b.wantCommits("invite", func() { a.ok(a.svc.Invite(t.Context(), alice, room, bob.ID, "")) }, "event m.room.member, member @bob:b >invite, local")
+	b.wantCommits("invite", func() { a.ok(a.svc.Invite(t.Context(), alice, room, bob.UserID, "")) }, "event m.room.member, member @bob:b >invite, local")
 	b.wantCommits("decline", func() { b.ok(b.svc.Leave(t.Context(), bob, room, "")) }, "event m.room.member, member @bob:b invite>leave, local")
 }
 
@@ -253,8 +253,8 @@ func TestClientsAreWokenAfterAllListeners(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
 	room := h.public(alice)
-	must(h.svc.Memberships(t.Context(), bob.NID)) // kept up to date from now on
-	sub := h.svc.Hub.Watch(bob.NID, bob.Device)
+	must(h.svc.Memberships(t.Context(), bob.UserNID)) // kept up to date from now on
+	sub := h.svc.Hub.Watch(bob.UserNID, bob.DeviceNID)
 	defer sub.Close()
 	heard := 0
 	h.listen(func(c *Commit) {
@@ -262,7 +262,7 @@ func TestClientsAreWokenAfterAllListeners(t *testing.T) {
 		if own, inRooms := sub.News(); own+inRooms > 0 {
 			t.Errorf("bob is woken before the last listener is called: %s", c.text())
 		}
-		if list, ok := h.svc.own.lists.Peek(bob.NID); !ok || len(list) != 1 || list[0].Membership != Join {
+		if list, ok := h.svc.own.lists.Peek(bob.UserNID); !ok || len(list) != 1 || list[0].Membership != Join {
 			t.Errorf("bob's rooms are %v when the services hear of the join", list)
 		}
 	})

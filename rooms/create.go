@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -58,7 +59,7 @@ type InitialState struct {
 // creation is a room on its way to be created.
 type creation struct {
 	svc     *Service
-	sender  Sender
+	sender  ident.Requester
 	req     *CreateRoom
 	version *pdu.Version
 	alias   id.RoomAlias
@@ -81,7 +82,7 @@ type invitee struct {
 
 // Create makes a room, with everything in it, in one write: nothing of it stands when any of it is refused.
 // Spec: client-server-api#post_matrixclientv3createroom
-func (s *Service) Create(ctx context.Context, sender Sender, req CreateRoom) (id.RoomID, error) {
+func (s *Service) Create(ctx context.Context, sender ident.Requester, req CreateRoom) (id.RoomID, error) {
 	c := &creation{svc: s, sender: sender, req: &req}
 	if err := c.check(ctx); err != nil {
 		return "", err
@@ -205,7 +206,7 @@ func (c *creation) checkInvites(ctx context.Context) error {
 			c.others = append(c.others, i)
 			continue
 		}
-		if err := c.svc.mayBeInvited(ctx, i.nid, c.sender.ID); err != nil {
+		if err := c.svc.mayBeInvited(ctx, i.nid, c.sender.UserID); err != nil {
 			return err
 		}
 		c.invitee = append(c.invitee, i)
@@ -227,7 +228,7 @@ func (c *creation) checkCreation() error {
 	}
 	delete(c.content, "creator")
 	if !c.version.ImplicitRoomCreator {
-		c.content["creator"] = canonjson.AppendString(nil, string(c.sender.ID))
+		c.content["creator"] = canonjson.AppendString(nil, string(c.sender.UserID))
 	}
 	c.content["room_version"] = canonjson.AppendString(nil, string(c.version.ID))
 	if !c.version.PrivilegedCreators {
@@ -254,7 +255,7 @@ func (c *creation) checkCreators() error {
 	}
 	var unique []id.UserID
 	for _, u := range creators {
-		if u != c.sender.ID && !slices.Contains(unique, u) {
+		if u != c.sender.UserID && !slices.Contains(unique, u) {
 			unique = append(unique, u)
 		}
 	}
@@ -313,10 +314,10 @@ func (c *creation) build(ctx context.Context, r *Room) (*batch, error) {
 		return nil, err
 	}
 	join := memberContent{Membership: Join}
-	if err := c.svc.withProfile(ctx, c.sender.ID, &join); err != nil {
+	if err := c.svc.withProfile(ctx, c.sender.UserID, &join); err != nil {
 		return nil, err
 	}
-	if err := b.setMember(c.sender, c.sender.ID, c.sender.NID, join); err != nil {
+	if err := b.setMember(c.sender, c.sender.UserID, c.sender.UserNID, join); err != nil {
 		return nil, err
 	}
 	state, err := c.state()
@@ -412,7 +413,7 @@ func invalidState(err error) error {
 // write is what the room's creation writes besides its events.
 func (c *creation) write(tx *storage.Tx, room int64) error {
 	if c.alias != "" {
-		ok, err := tx.InsertAlias(storage.Alias{Alias: string(c.alias), Room: room, Creator: c.sender.NID})
+		ok, err := tx.InsertAlias(storage.Alias{Alias: string(c.alias), Room: room, Creator: c.sender.UserNID})
 		if err != nil {
 			return err
 		}
@@ -522,7 +523,7 @@ func (c *creation) defaultLevels() map[string]any {
 	if c.version.PrivilegedCreators {
 		tombstone = aboveAdministrators
 	} else {
-		users[c.sender.ID] = 100
+		users[c.sender.UserID] = 100
 		if c.req.Preset == presetTrusted {
 			for _, i := range append(slices.Clone(c.invitee), c.others...) {
 				users[i.user] = 100

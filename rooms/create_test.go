@@ -12,6 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
@@ -23,7 +24,7 @@ func TestRoomOfEveryVersion(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
 	for _, v := range pdu.Versions() {
-		room := h.create(alice, CreateRoom{RoomVersion: v, Invite: []id.UserID{bob.ID}, Name: "n", Topic: "t"})
+		room := h.create(alice, CreateRoom{RoomVersion: v, Invite: []id.UserID{bob.UserID}, Name: "n", Topic: "t"})
 		h.ok(h.svc.Join(h.Context(), bob, room, ""))
 		target := h.say(bob, room, "hello")
 		_, err := h.svc.Redact(h.Context(), alice, room, target, "", nil)
@@ -72,10 +73,10 @@ func TestPresets(t *testing.T) {
 		}
 		h.matchesDisk(room)
 	}
-	trusted := CreateRoom{Preset: presetTrusted, Invite: []id.UserID{bob.ID, bob.ID}, IsDirect: true}
+	trusted := CreateRoom{Preset: presetTrusted, Invite: []id.UserID{bob.UserID, bob.UserID}, IsDirect: true}
 	old := trusted
 	old.RoomVersion = id.RoomV11
-	if got := h.room(h.create(alice, old)).Levels().UserLevel(bob.ID); got != 100 {
+	if got := h.room(h.create(alice, old)).Levels().UserLevel(bob.UserID); got != 100 {
 		t.Errorf("the invitee of a trusted private chat has power %d", got)
 	}
 	room := h.create(alice, trusted)
@@ -94,7 +95,7 @@ func TestCreateTakesEveryOption(t *testing.T) {
 	eachHouse(t, func(h *house) {
 		alice, bob := h.user("alice"), h.user("bob")
 		room := h.create(alice, CreateRoom{
-			Visibility: "public", AliasName: "Tea", Name: "Tea room", Topic: "leaves", Invite: []id.UserID{bob.ID}, RoomVersion: id.RoomV12,
+			Visibility: "public", AliasName: "Tea", Name: "Tea room", Topic: "leaves", Invite: []id.UserID{bob.UserID}, RoomVersion: id.RoomV12,
 			CreationContent: json.RawMessage(`{"m.federate":false,"type":"m.space","creator":"@x:y","additional_creators":["@bob:here"]}`),
 			InitialState: []InitialState{
 				{Type: "m.room.topic", Content: json.RawMessage(`{"topic":"not this"}`)}, {Type: "x.y", StateKey: "k", Content: json.RawMessage(`{"a":1}`)},
@@ -149,7 +150,7 @@ func TestCreateRefuses(t *testing.T) {
 			{RoomVersion: "11", Name: "n", PowerLevelOverride: json.RawMessage(`{"users":{"@alice:here":10}}`)},
 		},
 		"M_MISSING_PARAM": {{InitialState: []InitialState{{Content: json.RawMessage(`{}`)}}}},
-		"M_FORBIDDEN":     {{Invite: []id.UserID{"@bob:elsewhere"}}, {Invite: []id.UserID{alice.ID}}, {InviteThirdParty: []json.RawMessage{[]byte(`{}`)}}},
+		"M_FORBIDDEN":     {{Invite: []id.UserID{"@bob:elsewhere"}}, {Invite: []id.UserID{alice.UserID}}, {InviteThirdParty: []json.RawMessage{[]byte(`{}`)}}},
 	} {
 		for _, req := range reqs {
 			_, err := h.svc.Create(h.Context(), alice, req)
@@ -158,7 +159,7 @@ func TestCreateRefuses(t *testing.T) {
 			}
 		}
 	}
-	list, err := h.svc.Memberships(h.Context(), alice.NID)
+	list, err := h.svc.Memberships(h.Context(), alice.UserNID)
 	if err != nil || len(list) != 0 {
 		t.Errorf("refused rooms left %v behind", list)
 	}
@@ -192,25 +193,25 @@ func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 		PowerLevelOverride: json.RawMessage(`{"events":{"m.room.tombstone":60,"m.room.power_levels":60}}`),
 		InitialState:       []InitialState{{Type: typeRetention, Content: json.RawMessage(`{"max_lifetime":1000}`)}},
 	})
-	for _, s := range []Sender{bob, carol, eve} {
+	for _, s := range []ident.Requester{bob, carol, eve} {
 		h.ok(h.svc.Join(h.Context(), s, old, ""))
 	}
-	h.ok(h.svc.Ban(h.Context(), alice, old, eve.ID, "rude"))
-	users := map[id.UserID]int{bob.ID: 70, carol.ID: 50}
+	h.ok(h.svc.Ban(h.Context(), alice, old, eve.UserID, "rude"))
+	users := map[id.UserID]int{bob.UserID: 70, carol.UserID: 50}
 	if from != "12" {
-		users[alice.ID] = 100
+		users[alice.UserID] = 100
 	}
 	levels, err := json.Marshal(map[string]any{"users": users, "events": map[string]int{"m.room.tombstone": 60, "m.room.power_levels": 60}})
 	h.ok(err)
 	h.set(alice, old, typePowerLevels, "", string(levels))
-	h.ok(h.svc.PutTag(h.Context(), bob.NID, old, "u.tea", json.RawMessage(`{"order":0.5}`)))
-	h.ok(h.svc.SetAccountData(h.Context(), bob.NID, "", typeDirect, json.RawMessage(`{"@alice:here":["`+string(old)+`"]}`)))
+	h.ok(h.svc.PutTag(h.Context(), bob.UserNID, old, "u.tea", json.RawMessage(`{"order":0.5}`)))
+	h.ok(h.svc.SetAccountData(h.Context(), bob.UserNID, "", typeDirect, json.RawMessage(`{"@alice:here":["`+string(old)+`"]}`)))
 
 	_, err = h.svc.Upgrade(h.Context(), carol, old, to, nil)
 	h.refused(err, "M_FORBIDDEN")
 	_, err = h.svc.Upgrade(h.Context(), bob, old, "77", nil)
 	h.refused(err, "M_UNSUPPORTED_ROOM_VERSION")
-	next, err := h.svc.Upgrade(h.Context(), bob, old, to, []id.UserID{carol.ID})
+	next, err := h.svc.Upgrade(h.Context(), bob, old, to, []id.UserID{carol.UserID})
 	h.ok(err)
 
 	if got := h.content(old, typeTombstone, ""); !strings.Contains(got, string(next)) {
@@ -238,16 +239,16 @@ func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 	if l := h.room(old).Levels(); l.EventsDefault != 50 || l.Invite != 50 || err != nil {
 		t.Errorf("the old room's levels are %s, %v", h.content(old, typePowerLevels, ""), err)
 	}
-	levelsAre(h, next, map[id.UserID]int64{bob.ID: powerOf(to == "12", 70), carol.ID: powerOf(to == "12", 50)})
-	switch got := h.room(next).Levels().UserLevel(alice.ID); {
+	levelsAre(h, next, map[id.UserID]int64{bob.UserID: powerOf(to == "12", 70), carol.UserID: powerOf(to == "12", 50)})
+	switch got := h.room(next).Levels().UserLevel(alice.UserID); {
 	case from == "12" && to != "12" && got < 100, from != "12" && got != 100:
 		t.Errorf("who created the old room has power %d", got)
 	}
-	tags, err := h.svc.Tags(h.Context(), bob.NID, next)
+	tags, err := h.svc.Tags(h.Context(), bob.UserNID, next)
 	if err != nil || string(tags["u.tea"]) != `{"order":0.5}` {
 		t.Errorf("tags are %v, %v", tags, err)
 	}
-	if direct, err := h.svc.AccountData(h.Context(), bob.NID, "", typeDirect); err != nil || !strings.Contains(string(direct), string(next)) {
+	if direct, err := h.svc.AccountData(h.Context(), bob.UserNID, "", typeDirect); err != nil || !strings.Contains(string(direct), string(next)) {
 		t.Errorf("m.direct is %s", direct)
 	}
 	h.ok(h.svc.Join(h.Context(), alice, next, ""))
@@ -283,14 +284,14 @@ func TestAnUpgradeGivesNobodyPower(t *testing.T) {
 		h := oneHouse(t)
 		alice, bob, carol, dan := h.user("alice"), h.user("bob"), h.user("carol"), h.user("dan")
 		old := h.create(alice, CreateRoom{RoomVersion: v, Preset: presetPublic})
-		for _, s := range []Sender{bob, carol, dan} {
+		for _, s := range []ident.Requester{bob, carol, dan} {
 			h.ok(h.svc.Join(h.Context(), s, old, ""))
 		}
-		h.ok(h.svc.Ban(h.Context(), alice, old, dan.ID, ""))
+		h.ok(h.svc.Ban(h.Context(), alice, old, dan.UserID, ""))
 		h.set(alice, old, typePowerLevels, "", `{"users":{"@alice:here":100,"@bob:here":50,"@dan:here":100},"users_default":1,"events":{"m.room.tombstone":50,"m.room.name":90},"state_default":80,"ban":70}`)
 		next, err := h.svc.Upgrade(h.Context(), bob, old, "11", nil)
 		h.ok(err)
-		levelsAre(h, next, map[id.UserID]int64{alice.ID: 100, bob.ID: 50, carol.ID: 1, dan.ID: 100})
+		levelsAre(h, next, map[id.UserID]int64{alice.UserID: 100, bob.UserID: 50, carol.UserID: 1, dan.UserID: 100})
 		_, err = h.trySet(bob, next, typeName, "", `{"name":"mine"}`)
 		h.refused(err, "M_FORBIDDEN")
 		h.ok(h.svc.Join(h.Context(), alice, next, ""))
@@ -310,14 +311,14 @@ func TestCreatorsKeepTheirPowerInAnOlderVersion(t *testing.T) {
 	h.set(alice, old, typePowerLevels, "", `{"users":{"@carol:here":60},"events":{"m.room.tombstone":150}}`)
 	next, err := h.svc.Upgrade(h.Context(), bob, old, "11", nil)
 	h.ok(err)
-	levelsAre(h, next, map[id.UserID]int64{alice.ID: 150, bob.ID: 150, carol.ID: 60})
+	levelsAre(h, next, map[id.UserID]int64{alice.UserID: 150, bob.UserID: 150, carol.UserID: 60})
 	h.ok(h.svc.Join(h.Context(), alice, next, ""))
-	again, err := h.svc.Upgrade(h.Context(), alice, next, "12", []id.UserID{bob.ID})
+	again, err := h.svc.Upgrade(h.Context(), alice, next, "12", []id.UserID{bob.UserID})
 	h.ok(err)
-	levelsAre(h, again, map[id.UserID]int64{alice.ID: eventauth.Infinite, bob.ID: eventauth.Infinite, carol.ID: 60})
-	third, err := h.svc.Upgrade(h.Context(), alice, again, "12", []id.UserID{carol.ID}) // creators are not copied
+	levelsAre(h, again, map[id.UserID]int64{alice.UserID: eventauth.Infinite, bob.UserID: eventauth.Infinite, carol.UserID: 60})
+	third, err := h.svc.Upgrade(h.Context(), alice, again, "12", []id.UserID{carol.UserID}) // creators are not copied
 	h.ok(err)
-	levelsAre(h, third, map[id.UserID]int64{alice.ID: eventauth.Infinite, bob.ID: 0, carol.ID: eventauth.Infinite})
+	levelsAre(h, third, map[id.UserID]int64{alice.UserID: eventauth.Infinite, bob.UserID: 0, carol.UserID: eventauth.Infinite})
 }
 
 // Room versions 1 to 9 take strings for power levels, the newer ones do not.
@@ -329,7 +330,7 @@ func TestAnUpgradeMakesPowerLevelsIntegers(t *testing.T) {
 	h.set(alice, old, typePowerLevels, "", `{"users":{"@alice:here":"100","@bob:here":" 50 "},"events":{"m.room.name":"75"},"invite":"bad","ban":"60","x":"kept"}`)
 	next, err := h.svc.Upgrade(h.Context(), alice, old, "11", nil)
 	h.ok(err)
-	levelsAre(h, next, map[id.UserID]int64{alice.ID: 100, bob.ID: 50})
+	levelsAre(h, next, map[id.UserID]int64{alice.UserID: 100, bob.UserID: 50})
 	if got := h.content(next, typePowerLevels, ""); got != `{"ban":60,"events":{"m.room.name":75},"users":{"@alice:here":100,"@bob:here":50},"x":"kept"}` {
 		t.Errorf("the levels are %s", got)
 	}
@@ -376,7 +377,7 @@ func TestDirectoryPages(t *testing.T) {
 	alice, bob, carol := h.user("alice"), h.user("bob"), h.user("carol")
 	for i := range 5 {
 		room := h.create(alice, CreateRoom{Visibility: "public", Name: fmt.Sprint("Room ", i), Topic: "All about TEA"})
-		for _, s := range []Sender{bob, carol}[:i/2] {
+		for _, s := range []ident.Requester{bob, carol}[:i/2] {
 			h.ok(h.svc.Join(h.Context(), s, room, ""))
 		}
 	}
@@ -460,10 +461,10 @@ func TestAnUpgradeByHandTakesSettingsAlong(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
 	old := h.public(alice)
-	h.ok(h.svc.PutTag(h.Context(), alice.NID, old, "u.tea", json.RawMessage(`{}`)))
+	h.ok(h.svc.PutTag(h.Context(), alice.UserNID, old, "u.tea", json.RawMessage(`{}`)))
 	next := h.create(alice, CreateRoom{CreationContent: json.RawMessage(`{"predecessor":{"room_id":"` + string(old) + `"}}`)})
 	tagged := func() bool {
-		tags, err := h.svc.Tags(h.Context(), alice.NID, next)
+		tags, err := h.svc.Tags(h.Context(), alice.UserNID, next)
 		h.ok(err)
 		return tags["u.tea"] != nil
 	}

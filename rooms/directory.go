@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -17,13 +18,13 @@ import (
 // SetPublished lists a room in the room directory, or takes it out. It needs the power to change the room's canonical
 // alias, or admin.
 // Spec: client-server-api#put_matrixclientv3directorylistroomroomid
-func (s *Service) SetPublished(ctx context.Context, sender Sender, room id.RoomID, published, admin bool) error {
+func (s *Service) SetPublished(ctx context.Context, sender ident.Requester, room id.RoomID, published, admin bool) error {
 	r, err := s.Room(ctx, room)
 	if err != nil {
 		return err
 	}
 	levels := r.Levels()
-	if !admin && (r.Membership(sender.ID) != Join || levels.UserLevel(sender.ID) < levels.EventLevel(typeCanonicalAlias, true)) {
+	if !admin && (r.Membership(sender.UserID) != Join || levels.UserLevel(sender.UserID) < levels.EventLevel(typeCanonicalAlias, true)) {
 		return mxerr.Forbidden("You do not have permission to list this room in the directory")
 	}
 	return s.touch(ctx, room, func(r *Room) storage.Write {

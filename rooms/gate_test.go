@@ -274,10 +274,10 @@ func TestInviteThatIsWithdrawnDuringAFailingJoinIsGone(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob := a.user("alice"), b.user("bob")
-	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.ID}})
+	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.UserID}})
 	l := b.lie()
 	l.template = func(t *fedclient.Template) {
-		a.ok(a.svc.Kick(a.Context(), alice, room, bob.ID, ""))
+		a.ok(a.svc.Kick(a.Context(), alice, room, bob.UserID, ""))
 		n.deliver()
 		t.Event = json.RawMessage(`{}`)
 	}
@@ -288,7 +288,7 @@ func TestInviteThatIsWithdrawnDuringAFailingJoinIsGone(t *testing.T) {
 		_, err := b.svc.Receive(t.Context(), p.Origin, p.Room, p.PDUs)
 		b.ok(err)
 	}
-	if m := b.room(room).Membership(bob.ID); m != Leave {
+	if m := b.room(room).Membership(bob.UserID); m != Leave {
 		t.Errorf("bob's membership is %q", m)
 	}
 }
@@ -298,10 +298,10 @@ func TestOfARoomElsewhereOnlyTheEndOfAnInviteIsVerified(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob := a.user("alice"), b.user("bob")
-	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.ID}})
+	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.UserID}})
 	evil := n.stranger("evil", a)
 	meter := b.metered()
-	key := string(bob.ID)
+	key := string(bob.UserID)
 	kick := evil.make(room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: "@mallory:nobody", Content: json.RawMessage(`{"membership":"leave"}`)})
 	for _, e := range []*pdu.Event{kick, evil.say(room, evil.user("mallory"), "hello")} {
 		if _, err := b.svc.Receive(t.Context(), "evil", room, []json.RawMessage{e.JSON()}); err != nil {
@@ -311,9 +311,9 @@ func TestOfARoomElsewhereOnlyTheEndOfAnInviteIsVerified(t *testing.T) {
 	if asked := meter.asked(); len(asked) != 0 {
 		t.Errorf("asks for %v", asked)
 	}
-	a.ok(a.svc.Kick(t.Context(), alice, room, bob.ID, ""))
+	a.ok(a.svc.Kick(t.Context(), alice, room, bob.UserID, ""))
 	n.deliver()
-	if m := b.room(room).Membership(bob.ID); m != Leave {
+	if m := b.room(room).Membership(bob.UserID); m != Leave {
 		t.Errorf("bob's membership is %q", m)
 	}
 }

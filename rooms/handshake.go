@@ -13,6 +13,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -43,7 +44,7 @@ func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, u
 		return t, err
 	}
 	key := string(user)
-	p := proto{typ: typeMember, stateKey: &key, sender: Sender{ID: user}, content: content}
+	p := proto{typ: typeMember, stateKey: &key, sender: ident.Requester{UserID: user}, content: content}
 	t.RoomVersion = r.version.ID
 	err = s.change(ctx, room, func(b *batch) error {
 		t.Event, err = b.template(p)
@@ -59,7 +60,7 @@ func (b *batch) template(p proto) (json.RawMessage, error) {
 		return nil, err
 	}
 	return pdu.Template(b.room.version, pdu.Proto{
-		RoomID: b.room.id, Type: p.typ, StateKey: p.stateKey, Sender: p.sender.ID, Content: p.content, PrevEvents: e.PrevEvents(),
+		RoomID: b.room.id, Type: p.typ, StateKey: p.stateKey, Sender: p.sender.UserID, Content: p.content, PrevEvents: e.PrevEvents(),
 		AuthEvents: e.AuthEvents(), Depth: e.Depth(), OriginServerTS: e.OriginServerTS(),
 	})
 }

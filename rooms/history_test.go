@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/history"
+	"ebb/ident"
 	"ebb/rooms"
 )
 
@@ -22,46 +23,46 @@ func TestMain(m *testing.M) {
 // readers makes a history.Service what the tests of package rooms read by.
 type readers struct{ *history.Service }
 
-func recipient(s rooms.Sender) history.Recipient {
-	return history.Recipient{UserNID: s.NID, User: s.ID, Device: s.Device}
+func recipient(s ident.Requester) ident.Requester {
+	return ident.Requester{UserNID: s.UserNID, UserID: s.UserID, DeviceNID: s.DeviceNID}
 }
 
-func (r readers) GetEvent(ctx context.Context, room id.RoomID, event id.EventID, who rooms.Sender) (json.RawMessage, error) {
+func (r readers) GetEvent(ctx context.Context, room id.RoomID, event id.EventID, who ident.Requester) (json.RawMessage, error) {
 	return r.Service.GetEvent(ctx, room, event, recipient(who))
 }
 
-func (r readers) Messages(ctx context.Context, room id.RoomID, who rooms.Sender, from string, limit int) ([]json.RawMessage, string, error) {
+func (r readers) Messages(ctx context.Context, room id.RoomID, who ident.Requester, from string, limit int) ([]json.RawMessage, string, error) {
 	page, err := r.Service.Messages(ctx, room, recipient(who), history.PageRequest{From: from, Backwards: true, Limit: limit})
 	return page.Chunk, page.End, err
 }
 
-func (r readers) Before(ctx context.Context, room id.RoomID, event id.EventID, who rooms.Sender, limit int) ([]json.RawMessage, error) {
+func (r readers) Before(ctx context.Context, room id.RoomID, event id.EventID, who ident.Requester, limit int) ([]json.RawMessage, error) {
 	around, err := r.EventContext(ctx, room, event, recipient(who), limit, history.EventFilter{})
 	return around.EventsBefore, err
 }
 
-func (r readers) RoomState(ctx context.Context, room id.RoomID, who rooms.Sender) ([]json.RawMessage, error) {
+func (r readers) RoomState(ctx context.Context, room id.RoomID, who ident.Requester) ([]json.RawMessage, error) {
 	return r.Service.RoomState(ctx, room, recipient(who))
 }
 
-func (r readers) StateEvent(ctx context.Context, room id.RoomID, typ, key string, who rooms.Sender) (json.RawMessage, error) {
+func (r readers) StateEvent(ctx context.Context, room id.RoomID, typ, key string, who ident.Requester) (json.RawMessage, error) {
 	return r.Service.StateEvent(ctx, room, typ, key, recipient(who), false)
 }
 
-func (r readers) GetMembers(ctx context.Context, room id.RoomID, who rooms.Sender) ([]json.RawMessage, error) {
+func (r readers) GetMembers(ctx context.Context, room id.RoomID, who ident.Requester) ([]json.RawMessage, error) {
 	return r.Service.GetMembers(ctx, room, recipient(who), history.MembersRequest{})
 }
 
-func (r readers) JoinedMembers(ctx context.Context, room id.RoomID, who rooms.Sender) ([]byte, error) {
+func (r readers) JoinedMembers(ctx context.Context, room id.RoomID, who ident.Requester) ([]byte, error) {
 	return r.Service.JoinedMembers(ctx, room, recipient(who))
 }
 
-func (r readers) TimestampToEvent(ctx context.Context, room id.RoomID, who rooms.Sender, at time.Time, backwards bool) (id.EventID, int64, error) {
+func (r readers) TimestampToEvent(ctx context.Context, room id.RoomID, who ident.Requester, at time.Time, backwards bool) (id.EventID, int64, error) {
 	return r.Service.TimestampToEvent(ctx, room, recipient(who), at, backwards)
 }
 
-func (r readers) Unread(ctx context.Context, room int64, who rooms.Sender) (notify, highlight int64, err error) {
-	u, err := r.Service.Unread(ctx, nil, who.NID, room)
+func (r readers) Unread(ctx context.Context, room int64, who ident.Requester) (notify, highlight int64, err error) {
+	u, err := r.Service.Unread(ctx, nil, who.UserNID, room)
 	return u.Main.Notify, u.Main.Highlight, err
 }
 

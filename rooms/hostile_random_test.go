@@ -14,6 +14,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -57,7 +58,7 @@ type crowd struct {
 
 	a, b, c *peer // good: a founded the room, b joins late, c is the one whose key b lacks
 	evil    *stranger
-	users   map[string][]Sender // by server
+	users   map[string][]ident.Requester // by server
 	mallory id.UserID
 	old     []id.EventID // from before b joined
 	join    id.EventID
@@ -68,13 +69,13 @@ type crowd struct {
 func newCrowd(t *testing.T, version id.RoomVersion, seed uint64) *crowd {
 	n := newNetwork(t)
 	n.heedless, n.keyLife = true, 7*24*time.Hour
-	c := &crowd{TB: t, dice: rand.New(rand.NewPCG(seed, 13)), n: n, a: n.add("a"), b: n.add("b"), c: n.add("c"), users: map[string][]Sender{}}
+	c := &crowd{TB: t, dice: rand.New(rand.NewPCG(seed, 13)), n: n, a: n.add("a"), b: n.add("b"), c: n.add("c"), users: map[string][]ident.Requester{}}
 	for _, p := range []*peer{c.a, c.b, c.c} {
-		c.users[p.name] = []Sender{p.user("u"), p.user("v")}
+		c.users[p.name] = []ident.Requester{p.user("u"), p.user("v")}
 	}
-	levels := map[id.UserID]int{c.users["a"][1].ID: 60, c.users["b"][0].ID: 60, c.users["c"][0].ID: 100}
+	levels := map[id.UserID]int{c.users["a"][1].UserID: 60, c.users["b"][0].UserID: 60, c.users["c"][0].UserID: 100}
 	if v, _ := pdu.VersionOf(version); !v.PrivilegedCreators {
-		levels[c.users["a"][0].ID] = 100
+		levels[c.users["a"][0].UserID] = 100
 	}
 	raw, err := json.Marshal(map[string]any{"users": levels, "state_default": 50, "invite": 50, "kick": 50, "ban": 50})
 	c.a.ok(err)
@@ -103,7 +104,7 @@ func newCrowd(t *testing.T, version id.RoomVersion, seed uint64) *crowd {
 	n.onJoin = nil
 	n.split()
 	n.deliver()
-	c.join = c.b.house.room(c.room).State(typeMember, string(c.users["b"][0].ID)).ID()
+	c.join = c.b.house.room(c.room).State(typeMember, string(c.users["b"][0].UserID)).ID()
 	n.blind["b c"] = true
 	c.remembers()
 	return c
@@ -181,7 +182,7 @@ func (c *crowd) write(p *peer) {
 		_, err = p.trySend(u, c.room, "m.room.message", `{"body":"hello"}`)
 	}
 	if err != nil && mxerr.Code(err) != mxerr.CodeForbidden {
-		c.Fatalf("%s: %v", u.ID, err)
+		c.Fatalf("%s: %v", u.UserID, err)
 	}
 }
 

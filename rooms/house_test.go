@@ -16,6 +16,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -94,15 +95,15 @@ func (h *house) refused(err error, code string) {
 	}
 }
 
-func (h *house) user(name string) Sender {
+func (h *house) user(name string) ident.Requester {
 	h.Helper()
 	user := id.UserID("@" + name + ":here")
 	nid, err := h.svc.UserNID(h.Context(), user)
 	h.ok(err)
-	return Sender{NID: nid, ID: user, Device: nid + 1_000_000}
+	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: int64(nid) + 1_000_000}
 }
 
-func (h *house) create(s Sender, req CreateRoom) id.RoomID {
+func (h *house) create(s ident.Requester, req CreateRoom) id.RoomID {
 	h.Helper()
 	room, err := h.svc.Create(h.Context(), s, req)
 	h.ok(err)
@@ -110,7 +111,7 @@ func (h *house) create(s Sender, req CreateRoom) id.RoomID {
 }
 
 // public makes a room that everybody may join, and lets them.
-func (h *house) public(s Sender, members ...Sender) id.RoomID {
+func (h *house) public(s ident.Requester, members ...ident.Requester) id.RoomID {
 	h.Helper()
 	room := h.create(s, CreateRoom{Preset: "public_chat"})
 	for _, m := range members {
@@ -126,27 +127,27 @@ func (h *house) room(roomID id.RoomID) *Room {
 	return r
 }
 
-func (h *house) trySend(s Sender, room id.RoomID, typ, content string) (id.EventID, error) {
+func (h *house) trySend(s ident.Requester, room id.RoomID, typ, content string) (id.EventID, error) {
 	return h.svc.Send(h.Context(), NewEvent{Room: room, Sender: s, Type: typ, Content: json.RawMessage(content)})
 }
 
-func (h *house) send(s Sender, room id.RoomID, typ, content string) id.EventID {
+func (h *house) send(s ident.Requester, room id.RoomID, typ, content string) id.EventID {
 	h.Helper()
 	e, err := h.trySend(s, room, typ, content)
 	h.ok(err)
 	return e
 }
 
-func (h *house) say(s Sender, room id.RoomID, text string) id.EventID {
+func (h *house) say(s ident.Requester, room id.RoomID, text string) id.EventID {
 	h.Helper()
 	return h.send(s, room, "m.room.message", `{"msgtype":"m.text","body":"`+text+`"}`)
 }
 
-func (h *house) trySet(s Sender, room id.RoomID, typ, key, content string) (id.EventID, error) {
+func (h *house) trySet(s ident.Requester, room id.RoomID, typ, key, content string) (id.EventID, error) {
 	return h.svc.Send(h.Context(), NewEvent{Room: room, Sender: s, Type: typ, StateKey: &key, Content: json.RawMessage(content)})
 }
 
-func (h *house) set(s Sender, room id.RoomID, typ, key, content string) id.EventID {
+func (h *house) set(s ident.Requester, room id.RoomID, typ, key, content string) id.EventID {
 	h.Helper()
 	e, err := h.trySet(s, room, typ, key, content)
 	h.ok(err)
@@ -162,19 +163,19 @@ func (h *house) content(room id.RoomID, typ, key string) string {
 	return string(e.Content())
 }
 
-func (h *house) membership(room id.RoomID, s Sender, want Membership) {
+func (h *house) membership(room id.RoomID, s ident.Requester, want Membership) {
 	h.Helper()
-	if got := h.room(room).Membership(s.ID); got != want {
-		h.Fatalf("%s is %q in the room, want %q", s.ID, got, want)
+	if got := h.room(room).Membership(s.UserID); got != want {
+		h.Fatalf("%s is %q in the room, want %q", s.UserID, got, want)
 	}
-	list, err := h.svc.Memberships(h.Context(), s.NID)
+	list, err := h.svc.Memberships(h.Context(), s.UserNID)
 	h.ok(err)
 	for _, m := range list {
 		if m.Room == h.room(room).NID() && m.Membership == want {
 			return
 		}
 	}
-	h.Fatalf("the memberships of %s are %+v, want %q in the room", s.ID, list, want)
+	h.Fatalf("the memberships of %s are %+v, want %q in the room", s.UserID, list, want)
 }
 
 // timeline reads every event of a room from the database, oldest first.
@@ -314,7 +315,7 @@ func (r *Room) queuedDepth() int64 {
 var errInjected = errors.New("injected")
 
 // sendFailing sends a message whose write fails.
-func (h *house) sendFailing(ctx context.Context, s Sender, room id.RoomID) error {
+func (h *house) sendFailing(ctx context.Context, s ident.Requester, room id.RoomID) error {
 	return h.svc.change(ctx, room, func(b *batch) error {
 		b.extra = func(*storage.Tx, int64) error { return errInjected }
 		_, err := b.add(proto{typ: "m.room.message", sender: s, content: []byte(`{"body":"lost"}`)})

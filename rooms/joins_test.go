@@ -137,7 +137,7 @@ func TestOfATemplateOnlyThePlaceIsSigned(t *testing.T) {
 	}
 	bob := b.user("bob")
 	b.ok(b.svc.JoinWith(b.Context(), bob, room, []string{"a"}, map[string]json.RawMessage{"reason": json.RawMessage(`"hungry"`)}))
-	e := b.room(room).State(typeMember, string(bob.ID))
+	e := b.room(room).State(typeMember, string(bob.UserID))
 	if got := string(e.Content()); got != `{"membership":"join","reason":"hungry"}` || e.OriginServerTS() != b.now.UnixMilli() || bytes.Contains(e.JSON(), []byte("evil")) {
 		t.Errorf("signed %s", e.JSON())
 	}
@@ -200,12 +200,12 @@ func TestJoinAnswerThatIsNoRoomIsRefused(t *testing.T) {
 				if err := b.svc.JoinWith(b.Context(), bob, room, []string{"a"}, nil); err == nil {
 					t.Fatal("joined")
 				}
-				if r, err := b.svc.Room(b.Context(), room); err == nil && (r.Resident() || r.Membership(bob.ID) != "") {
+				if r, err := b.svc.Room(b.Context(), room); err == nil && (r.Resident() || r.Membership(bob.UserID) != "") {
 					t.Error("something of the room was believed")
 				}
 				b.svc.Remote.(*liar).joined = nil // and it can be joined once the answer is good
 				b.joinVia(bob, room, "a")
-				if b.room(room).Membership(bob.ID) != Join {
+				if b.room(room).Membership(bob.UserID) != Join {
 					t.Error("not joined after all")
 				}
 			})
@@ -247,9 +247,9 @@ func TestWhatIsWrongInAJoinAnswerIsLeftOut(t *testing.T) {
 				}
 				answer.State = append(answer.State,
 					json.RawMessage(`null`), json.RawMessage(`{}`), json.RawMessage(`"x"`), json.RawMessage(`{"type":`),
-					a.forge(room, pdu.Proto{Type: "m.room.message", Sender: alice.ID, Content: json.RawMessage(`{}`), PrevEvents: []id.EventID{topic}}),
+					a.forge(room, pdu.Proto{Type: "m.room.message", Sender: alice.UserID, Content: json.RawMessage(`{}`), PrevEvents: []id.EventID{topic}}),
 					good(pdu.Proto{Type: "x.rejected", Sender: "@nobody:a", Content: json.RawMessage(`{}`), AuthEvents: authOf(a.room(room), typeCreate, typePowerLevels)}),
-					good(pdu.Proto{Type: "x.unknown", Sender: alice.ID, Content: json.RawMessage(`{}`), AuthEvents: []id.EventID{"$nowhere"}}),
+					good(pdu.Proto{Type: "x.unknown", Sender: alice.UserID, Content: json.RawMessage(`{}`), AuthEvents: []id.EventID{"$nowhere"}}),
 					good(pdu.Proto{Type: "x.elsewhere", Sender: "@eve:elsewhere", Content: json.RawMessage(`{}`), AuthEvents: authOf(a.room(room), typeCreate)}),
 				)
 			}
@@ -299,7 +299,7 @@ func TestHandshakeThatIsNotWhatItSaysIsRefused(t *testing.T) {
 				"no state":        handshakeOf(room, s.make(room, pdu.Proto{Type: typeMember, Sender: eve, Content: json.RawMessage(`{"membership":"join"}`)})),
 				"an invite":       handshakeOf(room, member(eve, string(eve), `{"membership":"invite"}`)),
 				"of another user": handshakeOf(room, member(eve, string(s.user("mallory")), `{"membership":"join"}`)),
-				"of alice":        handshakeOf(room, member(alice.ID, string(alice.ID), `{"membership":"join"}`)),
+				"of alice":        handshakeOf(room, member(alice.UserID, string(alice.UserID), `{"membership":"join"}`)),
 				"unsigned":        {Room: room, Event: good.ID(), PDU: unsigned},
 				"wrongly signed":  {Room: room, Event: good.ID(), PDU: wrong},
 				"no event":        {Room: room, Event: good.ID(), PDU: json.RawMessage(`{}`)},
@@ -349,7 +349,7 @@ func TestTemplatesAreForTheirOwnUsersAndVersions(t *testing.T) {
 		code     string
 	}{
 		"another server's user":   {"b", open, "@eve:c", Join, all, mxerr.CodeForbidden},
-		"this server's user":      {"b", open, alice.ID, Join, all, mxerr.CodeForbidden},
+		"this server's user":      {"b", open, alice.UserID, Join, all, mxerr.CodeForbidden},
 		"no user":                 {"b", open, "eve", Join, all, mxerr.CodeForbidden},
 		"an unknown room":         {"b", "!none:a", "@bob:b", Join, all, mxerr.CodeNotFound},
 		"an old server":           {"b", open, "@bob:b", Join, []id.RoomVersion{id.RoomV1}, mxerr.CodeIncompatibleRoomVersion},
@@ -377,23 +377,23 @@ func TestInviteThatIsNotWhatItSaysIsRefused(t *testing.T) {
 			room := a.create(alice, CreateRoom{RoomVersion: version})
 			other := a.create(alice, CreateRoom{RoomVersion: version})
 			r := a.room(room)
-			shown := r.stripped(alice.ID)
+			shown := r.stripped(alice.UserID)
 			member := func(sender id.UserID, key, content string) json.RawMessage {
 				return a.forge(room, pdu.Proto{
 					Type: typeMember, StateKey: &key, Sender: sender, Content: json.RawMessage(content), PrevEvents: r.extremityIDs(), AuthEvents: authOf(r, typeCreate, typePowerLevels),
 				})
 			}
-			good := member(alice.ID, string(bob.ID), `{"membership":"invite"}`)
+			good := member(alice.UserID, string(bob.UserID), `{"membership":"invite"}`)
 			huge := json.RawMessage(`{"type":"m.room.topic","state_key":"","sender":"@alice:a","content":{"topic":"` + strings.Repeat("x", maxStrippedBytes) + `"}}`)
 			many := slices.Repeat([]json.RawMessage{json.RawMessage(`{"type":"x","state_key":"","sender":"@alice:a","content":{}}`)}, maxStripped+1)
 			for name, in := range map[string]ReceivedInvite{
 				"another room":             {Room: other, PDU: good, Stripped: shown},
 				"another id":               {Room: room, Event: "$other", PDU: good, Stripped: shown},
 				"an unknown version":       {Room: room, Version: "9999", PDU: good, Stripped: shown},
-				"a join":                   {Room: room, PDU: member(alice.ID, string(bob.ID), `{"membership":"join"}`), Stripped: shown},
-				"of a user of its own":     {Room: room, PDU: member(alice.ID, "@carol:a", `{"membership":"invite"}`), Stripped: shown},
-				"of a user of nobody":      {Room: room, PDU: member(alice.ID, "bob", `{"membership":"invite"}`), Stripped: shown},
-				"by a user of another one": {Room: room, PDU: member("@carol:c", string(bob.ID), `{"membership":"invite"}`), Stripped: shown},
+				"a join":                   {Room: room, PDU: member(alice.UserID, string(bob.UserID), `{"membership":"join"}`), Stripped: shown},
+				"of a user of its own":     {Room: room, PDU: member(alice.UserID, "@carol:a", `{"membership":"invite"}`), Stripped: shown},
+				"of a user of nobody":      {Room: room, PDU: member(alice.UserID, "bob", `{"membership":"invite"}`), Stripped: shown},
+				"by a user of another one": {Room: room, PDU: member("@carol:c", string(bob.UserID), `{"membership":"invite"}`), Stripped: shown},
 				"unsigned":                 {Room: room, PDU: with(good, "signatures", `{}`), Stripped: shown},
 				"no event":                 {Room: room, PDU: json.RawMessage(`{}`), Stripped: shown},
 				"state that is none":       {Room: room, PDU: good, Stripped: append(slices.Clone(shown), json.RawMessage(`"x"`))},
@@ -416,7 +416,7 @@ func TestInviteThatIsNotWhatItSaysIsRefused(t *testing.T) {
 					t.Errorf("%s: %s %v", name, signed, err)
 				}
 			}
-			if list, err := b.svc.Memberships(t.Context(), bob.NID); err != nil || len(list) > 0 {
+			if list, err := b.svc.Memberships(t.Context(), bob.UserNID); err != nil || len(list) > 0 {
 				t.Errorf("bob has %v, %v", list, err)
 			}
 			_, err := b.svc.ReceiveInvite(t.Context(), ReceivedInvite{Origin: "a", Version: version, Room: room, Event: idOf(r.version, good), PDU: good, Stripped: shown})
@@ -432,18 +432,18 @@ func TestInviteWithoutTheCreateEventIsTaken(t *testing.T) {
 	alice, bob := a.user("alice"), b.user("bob")
 	room, other := a.create(alice, CreateRoom{Name: "Kitchen"}), a.create(alice, CreateRoom{Name: "Bank"})
 	r := a.room(room)
-	key := string(bob.ID)
+	key := string(bob.UserID)
 	good := a.forge(room, pdu.Proto{
-		Type: typeMember, StateKey: &key, Sender: alice.ID, Content: json.RawMessage(`{"membership":"invite"}`), PrevEvents: r.extremityIDs(), AuthEvents: authOf(r, typePowerLevels),
+		Type: typeMember, StateKey: &key, Sender: alice.UserID, Content: json.RawMessage(`{"membership":"invite"}`), PrevEvents: r.extremityIDs(), AuthEvents: authOf(r, typePowerLevels),
 	})
-	shown := r.stripped(alice.ID)
+	shown := r.stripped(alice.UserID)
 	invite := func(stripped ...json.RawMessage) error {
 		_, err := b.svc.ReceiveInvite(t.Context(), ReceivedInvite{Origin: "a", Version: id.RoomV12, Room: room, Event: idOf(r.version, good), PDU: good, Stripped: stripped})
 		return err
 	}
 	told := func() (text string) {
 		t.Helper()
-		stripped, err := b.svc.StrippedState(t.Context(), bob.NID, b.room(room))
+		stripped, err := b.svc.StrippedState(t.Context(), bob.UserNID, b.room(room))
 		b.ok(err)
 		for _, raw := range stripped {
 			text += string(raw) + "\n"
@@ -490,20 +490,20 @@ func TestOfACountersignedInviteOnlyTheSignatureIsTaken(t *testing.T) {
 				},
 			} {
 				l.invited = bend
-				err := a.svc.Invite(t.Context(), alice, room, bob.ID, "")
+				err := a.svc.Invite(t.Context(), alice, room, bob.UserID, "")
 				var told *mxerr.Error
-				if !errors.As(err, &told) || told.Status != http.StatusBadGateway || a.room(room).Membership(bob.ID) != "" {
+				if !errors.As(err, &told) || told.Status != http.StatusBadGateway || a.room(room).Membership(bob.UserID) != "" {
 					t.Errorf("%s: %v", name, err)
 				}
 			}
 			l.invited = func(raw json.RawMessage) json.RawMessage {
 				return with(raw, "content", `{"membership":"invite","reason":"lies"}`)
 			}
-			a.ok(a.svc.Invite(t.Context(), alice, room, bob.ID, "dinner"))
-			if got := a.content(room, typeMember, string(bob.ID)); got != `{"membership":"invite","reason":"dinner"}` {
+			a.ok(a.svc.Invite(t.Context(), alice, room, bob.UserID, "dinner"))
+			if got := a.content(room, typeMember, string(bob.UserID)); got != `{"membership":"invite","reason":"dinner"}` {
 				t.Errorf("the invite is %s", got)
 			}
-			if e := a.room(room).State(typeMember, string(bob.ID)); !e.CheckContentHash() {
+			if e := a.room(room).State(typeMember, string(bob.UserID)); !e.CheckContentHash() {
 				t.Error("the invite is not as it was signed")
 			}
 		})
@@ -573,22 +573,22 @@ func TestRestrictedRoomIsJoinedThroughWhoCanGrantIt(t *testing.T) {
 				Type: typeJoinRules, Content: json.RawMessage(`{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":"` + string(club) + `"}]}`),
 			}}})
 			l := c.lie()
-			b.ok(a.svc.Invite(t.Context(), alice, room, bob.ID, ""))
+			b.ok(a.svc.Invite(t.Context(), alice, room, bob.UserID, ""))
 			b.joinVia(bob, room, "a")
 			n.deliver()
 
 			// bob's server is not in the club, and cannot tell.
-			_, err := b.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
+			_, err := b.svc.Template(t.Context(), "c", room, carol.UserID, Join, pdu.Versions())
 			b.refused(err, mxerr.CodeUnableToAuthoriseJoin)
 			// It is now, and sees that carol is none of it; then that she is, but it has nobody who may let her in.
 			b.joinVia(bob, club, "a")
-			_, err = b.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
+			_, err = b.svc.Template(t.Context(), "c", room, carol.UserID, Join, pdu.Versions())
 			b.refused(err, mxerr.CodeForbidden)
-			_, err = a.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
+			_, err = a.svc.Template(t.Context(), "c", room, carol.UserID, Join, pdu.Versions())
 			a.refused(err, mxerr.CodeForbidden)
 			c.joinVia(carol, club, "a")
 			n.deliver()
-			_, err = b.svc.Template(t.Context(), "c", room, carol.ID, Join, pdu.Versions())
+			_, err = b.svc.Template(t.Context(), "c", room, carol.UserID, Join, pdu.Versions())
 			b.refused(err, mxerr.CodeUnableToGrantJoin)
 
 			l.asked = nil
@@ -598,8 +598,8 @@ func TestRestrictedRoomIsJoinedThroughWhoCanGrantIt(t *testing.T) {
 				t.Errorf("asked %v", l.asked)
 			}
 			for _, p := range []*peer{a, b, c} {
-				e := p.room(room).State(typeMember, string(carol.ID))
-				if e == nil || e.ContentString("join_authorised_via_users_server") != string(alice.ID) {
+				e := p.room(room).State(typeMember, string(carol.UserID))
+				if e == nil || e.ContentString("join_authorised_via_users_server") != string(alice.UserID) {
 					t.Errorf("%s knows %v", p.name, e)
 				}
 			}
@@ -632,7 +632,7 @@ func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob, carol := a.user("alice"), b.user("bob"), b.user("carol")
-	invitedTo := a.create(alice, CreateRoom{Invite: []id.UserID{bob.ID}})
+	invitedTo := a.create(alice, CreateRoom{Invite: []id.UserID{bob.UserID}})
 	left := a.create(alice, CreateRoom{Preset: "public_chat"})
 	b.joinVia(bob, left, "a")
 	b.ok(b.svc.Leave(t.Context(), bob, left, ""))
@@ -641,11 +641,11 @@ func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
 		ctx := t.Context()
 		_, said := b.trySend(bob, room, "m.room.message", `{}`)
 		_, set := b.trySet(bob, room, typePowerLevels, "", `{"users":{"@bob:b":100}}`)
-		_, member := b.trySet(bob, room, typeMember, string(carol.ID), `{"membership":"ban"}`)
+		_, member := b.trySet(bob, room, typeMember, string(carol.UserID), `{"membership":"ban"}`)
 		_, upgraded := b.svc.Upgrade(ctx, bob, room, id.RoomV12, nil)
 		for i, err := range []error{
-			said, set, member, upgraded, b.svc.Ban(ctx, bob, room, carol.ID, ""), b.svc.Kick(ctx, bob, room, alice.ID, ""), b.svc.Unban(ctx, bob, room, carol.ID, ""),
-			b.svc.Invite(ctx, bob, room, carol.ID, ""), b.svc.Invite(ctx, bob, room, alice.ID, ""), b.svc.Leave(ctx, carol, room, ""),
+			said, set, member, upgraded, b.svc.Ban(ctx, bob, room, carol.UserID, ""), b.svc.Kick(ctx, bob, room, alice.UserID, ""), b.svc.Unban(ctx, bob, room, carol.UserID, ""),
+			b.svc.Invite(ctx, bob, room, carol.UserID, ""), b.svc.Invite(ctx, bob, room, alice.UserID, ""), b.svc.Leave(ctx, carol, room, ""),
 		} {
 			if mxerr.Code(err) != mxerr.CodeForbidden {
 				t.Errorf("%d in %s: %v", i, room, err)
@@ -661,7 +661,7 @@ func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
 	}
 	b.joinVia(bob, left, "a")
 	n.deliver()
-	if a.room(left).Membership(bob.ID) != Join {
+	if a.room(left).Membership(bob.UserID) != Join {
 		t.Error("bob is not back")
 	}
 }
@@ -670,20 +670,20 @@ func TestInviteIsRejectedThoughItsServerIsGone(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob := a.user("alice"), b.user("bob")
-	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.ID}})
-	if b.room(room).Membership(bob.ID) != Invite {
+	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.UserID}})
+	if b.room(room).Membership(bob.UserID) != Invite {
 		t.Fatal("not invited")
 	}
 	n.split([]string{"a"}, []string{"b"})
 	b.ok(b.svc.Leave(t.Context(), bob, room, ""))
-	if m := b.room(room).Membership(bob.ID); m != Leave {
+	if m := b.room(room).Membership(bob.UserID); m != Leave {
 		t.Errorf("bob's membership is %q", m)
 	}
 	b.ok(b.svc.Forget(t.Context(), bob, room))
 	n.split()
-	a.ok(a.svc.Kick(t.Context(), alice, room, bob.ID, ""))
-	a.ok(a.svc.Invite(t.Context(), alice, room, bob.ID, "")) // and he can be invited again
-	if m := b.room(room).Membership(bob.ID); m != Invite {
+	a.ok(a.svc.Kick(t.Context(), alice, room, bob.UserID, ""))
+	a.ok(a.svc.Invite(t.Context(), alice, room, bob.UserID, "")) // and he can be invited again
+	if m := b.room(room).Membership(bob.UserID); m != Invite {
 		t.Errorf("bob's membership is %q", m)
 	}
 }
@@ -692,20 +692,20 @@ func TestBlockedInvitesDoNotArrive(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob, carol := a.user("alice"), b.user("bob"), b.user("carol")
-	b.ok(b.svc.SetAccountData(t.Context(), bob.NID, "", typeInvitePermission, json.RawMessage(`{"default_action":"block"}`)))
+	b.ok(b.svc.SetAccountData(t.Context(), bob.UserNID, "", typeInvitePermission, json.RawMessage(`{"default_action":"block"}`)))
 	room := a.create(alice, CreateRoom{})
-	err := a.svc.Invite(t.Context(), alice, room, bob.ID, "")
-	if mxerr.Code(err) == "" || a.room(room).Membership(bob.ID) != "" {
+	err := a.svc.Invite(t.Context(), alice, room, bob.UserID, "")
+	if mxerr.Code(err) == "" || a.room(room).Membership(bob.UserID) != "" {
 		t.Errorf("invited from elsewhere: %v", err)
 	}
 	at := b.create(carol, CreateRoom{})
-	b.refused(b.svc.Invite(t.Context(), carol, at, bob.ID, ""), mxerr.CodeInviteBlocked)
-	_, err = b.trySet(carol, at, typeMember, string(bob.ID), `{"membership":"invite"}`)
+	b.refused(b.svc.Invite(t.Context(), carol, at, bob.UserID, ""), mxerr.CodeInviteBlocked)
+	_, err = b.trySet(carol, at, typeMember, string(bob.UserID), `{"membership":"invite"}`)
 	b.refused(err, mxerr.CodeInviteBlocked)
-	_, err = b.svc.Create(t.Context(), carol, CreateRoom{Invite: []id.UserID{bob.ID}})
+	_, err = b.svc.Create(t.Context(), carol, CreateRoom{Invite: []id.UserID{bob.UserID}})
 	b.refused(err, mxerr.CodeInviteBlocked)
-	b.ok(b.svc.SetAccountData(t.Context(), bob.NID, "", typeInvitePermission, json.RawMessage(`{"default_action":"other"}`)))
-	b.ok(b.svc.Invite(t.Context(), carol, at, bob.ID, ""))
+	b.ok(b.svc.SetAccountData(t.Context(), bob.UserNID, "", typeInvitePermission, json.RawMessage(`{"default_action":"other"}`)))
+	b.ok(b.svc.Invite(t.Context(), carol, at, bob.UserID, ""))
 }
 
 // joinMany makes new users members of a room.

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -56,7 +57,7 @@ func (s *Service) withProfile(ctx context.Context, user id.UserID, c *memberCont
 }
 
 // setMember builds a member event.
-func (b *batch) setMember(sender Sender, target id.UserID, nid int64, c memberContent) error {
+func (b *batch) setMember(sender ident.Requester, target id.UserID, nid int64, c memberContent) error {
 	raw, err := c.encode()
 	if err != nil {
 		return err
@@ -71,14 +72,14 @@ func (b *batch) setMember(sender Sender, target id.UserID, nid int64, c memberCo
 
 // Join makes a user a member of a room of this server; one who is already is left as is.
 // Spec: client-server-api#post_matrixclientv3roomsroomidjoin
-func (s *Service) Join(ctx context.Context, sender Sender, room id.RoomID, reason string) error {
+func (s *Service) Join(ctx context.Context, sender ident.Requester, room id.RoomID, reason string) error {
 	return s.join(ctx, sender, room, nil, memberContent{Membership: Join, Reason: reason})
 }
 
 // JoinWith is Join with the body of a client's request, a JSON object: its reason and whatever it has besides what the
 // specification knows go into the member event. A room in which this server does not take part is joined through one of
 // the servers of via, or one that is known to.
-func (s *Service) JoinWith(ctx context.Context, sender Sender, room id.RoomID, via []string, body map[string]json.RawMessage) error {
+func (s *Service) JoinWith(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, body map[string]json.RawMessage) error {
 	c := memberContent{Membership: Join, more: maps.Clone(body)}
 	for _, key := range decidedHere {
 		delete(c.more, key)
@@ -93,7 +94,7 @@ const (
 	grantPause = 300 * time.Millisecond
 )
 
-func (s *Service) join(ctx context.Context, sender Sender, room id.RoomID, via []string, c memberContent) error {
+func (s *Service) join(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, c memberContent) error {
 	for try := 1; ; try++ {
 		err := s.joinOnce(ctx, sender, room, via, &c)
 		if try == grantTries || !c.elsewhere || mxerr.Code(err) != mxerr.CodeForbidden {
@@ -107,11 +108,11 @@ func (s *Service) join(ctx context.Context, sender Sender, room id.RoomID, via [
 	}
 }
 
-func (s *Service) joinOnce(ctx context.Context, sender Sender, room id.RoomID, via []string, given *memberContent) error {
+func (s *Service) joinOnce(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, given *memberContent) error {
 	c := *given
 	defer func() { given.elsewhere = c.elsewhere }()
 	c.elsewhere = false
-	if err := s.withProfile(ctx, sender.ID, &c); err != nil {
+	if err := s.withProfile(ctx, sender.UserID, &c); err != nil {
 		return err
 	}
 	r, err := s.Room(ctx, room)
@@ -119,7 +120,7 @@ func (s *Service) joinOnce(ctx context.Context, sender Sender, room id.RoomID, v
 		if c.AuthorisedVia, err = s.grantRestricted(ctx, r, sender); errors.Is(err, errNoVoucher) && r.Shared() {
 			c.elsewhere, err = true, nil
 		}
-		if r.Partial() && r.Membership(sender.ID) != Join { // whether the user is banned only another server knows
+		if r.Partial() && r.Membership(sender.UserID) != Join { // whether the user is banned only another server knows
 			c.elsewhere = true
 		}
 	}
@@ -140,10 +141,10 @@ func (s *Service) joinOnce(ctx context.Context, sender Sender, room id.RoomID, v
 	}
 	joined := false
 	err = s.change(ctx, room, func(b *batch) error {
-		if joined = b.room.provisionalMembership(sender.ID) != Join; !joined {
+		if joined = b.room.provisionalMembership(sender.UserID) != Join; !joined {
 			return nil
 		}
-		return b.setMember(sender, sender.ID, sender.NID, c)
+		return b.setMember(sender, sender.UserID, sender.UserNID, c)
 	})
 	if err != nil || !joined {
 		return err
@@ -152,7 +153,7 @@ func (s *Service) joinOnce(ctx context.Context, sender Sender, room id.RoomID, v
 }
 
 // joined takes along what the user kept for the room that this one replaces.
-func (s *Service) joined(ctx context.Context, sender Sender, room id.RoomID, err error) error {
+func (s *Service) joined(ctx context.Context, sender ident.Requester, room id.RoomID, err error) error {
 	if err != nil {
 		return err
 	}
@@ -166,15 +167,15 @@ func (s *Service) joined(ctx context.Context, sender Sender, room id.RoomID, err
 // grantRestricted names the member in whose name somebody joins a restricted room by being a member of another room;
 // "" where the join needs no such grant or has no right to one, which the authorisation rules then say.
 // Spec: client-server-api#restricted-rooms
-func (s *Service) grantRestricted(ctx context.Context, r *Room, sender Sender) (id.UserID, error) {
+func (s *Service) grantRestricted(ctx context.Context, r *Room, sender ident.Requester) (id.UserID, error) {
 	if !r.restricted() {
 		return "", nil
 	}
-	switch r.Membership(sender.ID) {
+	switch r.Membership(sender.UserID) {
 	case Join, Invite, Ban:
 		return "", nil
 	}
-	allowed, _, err := s.inAllowedRoom(ctx, r, sender.ID)
+	allowed, _, err := s.inAllowedRoom(ctx, r, sender.UserID)
 	if err != nil || !allowed {
 		return "", err
 	}
@@ -209,7 +210,7 @@ func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (a
 
 // Leave ends a user's membership, or declines an invite, or takes back a knock. One who has left is left as is.
 // Spec: client-server-api#post_matrixclientv3roomsroomidleave
-func (s *Service) Leave(ctx context.Context, sender Sender, room id.RoomID, reason string) error {
+func (s *Service) Leave(ctx context.Context, sender ident.Requester, room id.RoomID, reason string) error {
 	r, err := s.Room(ctx, room)
 	if err != nil {
 		return unknownIsForbidden(err)
@@ -218,21 +219,21 @@ func (s *Service) Leave(ctx context.Context, sender Sender, room id.RoomID, reas
 		return s.leaveOutside(ctx, sender, r, reason)
 	}
 	err = s.change(ctx, room, func(b *batch) error {
-		if b.room.provisionalMembership(sender.ID) == Leave {
+		if b.room.provisionalMembership(sender.UserID) == Leave {
 			return nil
 		}
-		return b.setMember(sender, sender.ID, sender.NID, memberContent{Membership: Leave, Reason: reason})
+		return b.setMember(sender, sender.UserID, sender.UserNID, memberContent{Membership: Leave, Reason: reason})
 	})
 	return unknownIsForbidden(err)
 }
 
 // Invite invites a user.
 // Spec: client-server-api#post_matrixclientv3roomsroomidinvite
-func (s *Service) Invite(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, reason string) error {
+func (s *Service) Invite(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, reason string) error {
 	return s.invite(ctx, sender, room, target, memberContent{Membership: Invite, Reason: reason})
 }
 
-func (s *Service) invite(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, c memberContent) error {
+func (s *Service) invite(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, c memberContent) error {
 	nid, err := s.target(ctx, target)
 	if err != nil {
 		return err
@@ -240,7 +241,7 @@ func (s *Service) invite(ctx context.Context, sender Sender, room id.RoomID, tar
 	if !s.IsLocal(target) {
 		return s.inviteRemote(ctx, sender, room, target, c)
 	}
-	if err := s.mayBeInvited(ctx, nid, sender.ID); err != nil {
+	if err := s.mayBeInvited(ctx, nid, sender.UserID); err != nil {
 		return err
 	}
 	if err := s.withProfile(ctx, target, &c); err != nil {
@@ -261,12 +262,12 @@ func (s *Service) target(ctx context.Context, user id.UserID) (int64, error) {
 }
 
 // setOther sets the membership of another user; allow looks at the present one first.
-func (s *Service) setOther(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, nid int64, c memberContent, allow func(now Membership) error) error {
+func (s *Service) setOther(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, nid int64, c memberContent, allow func(now Membership) error) error {
 	if err := s.awaitMember(ctx, room, sender, target); err != nil {
 		return unknownIsForbidden(err)
 	}
 	err := s.change(ctx, room, func(b *batch) error {
-		if b.room.provisionalMembership(sender.ID) != Join {
+		if b.room.provisionalMembership(sender.UserID) != Join {
 			return mxerr.Forbidden("You are not in this room")
 		}
 		if allow != nil {
@@ -281,7 +282,7 @@ func (s *Service) setOther(ctx context.Context, sender Sender, room id.RoomID, t
 
 // Kick removes a user who is in the room, invited or knocking.
 // Spec: client-server-api#post_matrixclientv3roomsroomidkick
-func (s *Service) Kick(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, reason string) error {
+func (s *Service) Kick(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, reason string) error {
 	nid, err := s.target(ctx, target)
 	if err != nil {
 		return err
@@ -297,7 +298,7 @@ func (s *Service) Kick(ctx context.Context, sender Sender, room id.RoomID, targe
 
 // Ban removes a user and keeps them out. One who is banned is left as is.
 // Spec: client-server-api#post_matrixclientv3roomsroomidban
-func (s *Service) Ban(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, reason string) error {
+func (s *Service) Ban(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, reason string) error {
 	nid, err := s.target(ctx, target)
 	if err != nil {
 		return err
@@ -307,7 +308,7 @@ func (s *Service) Ban(ctx context.Context, sender Sender, room id.RoomID, target
 
 // Unban lets a banned user come back.
 // Spec: client-server-api#post_matrixclientv3roomsroomidunban
-func (s *Service) Unban(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, reason string) error {
+func (s *Service) Unban(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, reason string) error {
 	nid, err := s.target(ctx, target)
 	if err != nil {
 		return err
@@ -322,9 +323,9 @@ func (s *Service) Unban(ctx context.Context, sender Sender, room id.RoomID, targ
 
 // Knock asks to be let in, where this server does not take part through one of the servers of via.
 // Spec: client-server-api#post_matrixclientv3knockroomidoralias
-func (s *Service) Knock(ctx context.Context, sender Sender, room id.RoomID, via []string, reason string) error {
+func (s *Service) Knock(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, reason string) error {
 	c := memberContent{Membership: Knock, Reason: reason}
-	if err := s.withProfile(ctx, sender.ID, &c); err != nil {
+	if err := s.withProfile(ctx, sender.UserID, &c); err != nil {
 		return err
 	}
 	r, err := s.Room(ctx, room)
@@ -334,25 +335,25 @@ func (s *Service) Knock(ctx context.Context, sender Sender, room id.RoomID, via 
 	case err != nil:
 		return err
 	}
-	return s.change(ctx, room, func(b *batch) error { return b.setMember(sender, sender.ID, sender.NID, c) })
+	return s.change(ctx, room, func(b *batch) error { return b.setMember(sender, sender.UserID, sender.UserNID, c) })
 }
 
 // Forget drops a room that a user has left from that user's view.
 // Spec: client-server-api#post_matrixclientv3roomsroomidforget
-func (s *Service) Forget(ctx context.Context, sender Sender, room id.RoomID) error {
+func (s *Service) Forget(ctx context.Context, sender ident.Requester, room id.RoomID) error {
 	r, err := s.Room(ctx, room)
 	if err != nil {
 		return err
 	}
-	switch r.Membership(sender.ID) {
+	switch r.Membership(sender.UserID) {
 	case Join, Invite, Knock:
 		return badRequest(mxerr.CodeUnknown, "You are still in this room; leave it first")
 	case "":
 		return nil // nothing to forget
 	}
 	w := storage.Write{
-		Do:        func(tx *storage.Tx) error { return tx.ForgetRoom(sender.NID, r.nid) },
-		Committed: func() { s.Commits.deliver(&Commit{Room: r, Forgotten: []int64{sender.NID}}) },
+		Do:        func(tx *storage.Tx) error { return tx.ForgetRoom(sender.UserNID, r.nid) },
+		Committed: func() { s.Commits.deliver(&Commit{Room: r, Forgotten: []int64{sender.UserNID}}) },
 	}
 	return s.db.Enqueue(w).Wait(ctx)
 }
@@ -363,8 +364,8 @@ const profileWorkers = 16
 // ProfileChanged tells every room that a user is in about a new display name or avatar. It goes on after a room that
 // refuses, and returns the first error.
 // Spec: client-server-api#events-on-change-of-profile-information
-func (s *Service) ProfileChanged(ctx context.Context, sender Sender, p Profile) error {
-	rooms, err := s.Memberships(ctx, sender.NID)
+func (s *Service) ProfileChanged(ctx context.Context, sender ident.Requester, p Profile) error {
+	rooms, err := s.Memberships(ctx, sender.UserNID)
 	if err != nil {
 		return err
 	}
@@ -388,13 +389,13 @@ func (s *Service) ProfileChanged(ctx context.Context, sender Sender, p Profile) 
 	return <-errs
 }
 
-func (s *Service) setProfile(ctx context.Context, sender Sender, room int64, p Profile) error {
+func (s *Service) setProfile(ctx context.Context, sender ident.Requester, room int64, p Profile) error {
 	r, err := s.RoomByNID(ctx, room)
 	if err != nil {
 		return err
 	}
 	return s.change(ctx, r.id, func(b *batch) error {
-		current, err := b.room.provisionalState(typeMember, string(sender.ID))
+		current, err := b.room.provisionalState(typeMember, string(sender.UserID))
 		if err != nil || current == nil || current.ContentString("membership") != Join {
 			return err
 		}
@@ -402,10 +403,10 @@ func (s *Service) setProfile(ctx context.Context, sender Sender, room int64, p P
 		if err != nil {
 			return err
 		}
-		key := string(sender.ID)
+		key := string(sender.UserID)
 		next := proto{
 			typ: typeMember, stateKey: &key, sender: sender, content: content,
-			member: &memberChange{user: sender.ID, nid: sender.NID, from: Join, to: Join},
+			member: &memberChange{user: sender.UserID, nid: sender.UserNID, from: Join, to: Join},
 		}
 		if b.sameState(&next) != "" {
 			return nil
@@ -433,8 +434,8 @@ func profileContent(content []byte, p Profile) ([]byte, error) {
 }
 
 // LeaveAll makes a user leave every room, as an account does that is deactivated: joined rooms, invites and knocks.
-func (s *Service) LeaveAll(ctx context.Context, sender Sender) error {
-	rooms, err := s.Memberships(ctx, sender.NID)
+func (s *Service) LeaveAll(ctx context.Context, sender ident.Requester) error {
+	rooms, err := s.Memberships(ctx, sender.UserNID)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/pushrules"
 	"ebb/rooms/pdu"
@@ -24,16 +25,16 @@ func TestMemberships(t *testing.T) {
 		s := h.svc
 		h.refused(s.Join(ctx, bob, room, ""), "M_FORBIDDEN")
 		h.refused(s.Leave(ctx, bob, room, ""), "M_FORBIDDEN")
-		h.refused(s.Invite(ctx, bob, room, carol.ID, ""), "M_FORBIDDEN")
+		h.refused(s.Invite(ctx, bob, room, carol.UserID, ""), "M_FORBIDDEN")
 		h.refused(s.Invite(ctx, alice, room, "bob", ""), "M_INVALID_PARAM")
 		h.refused(s.Invite(ctx, alice, room, "", ""), "M_MISSING_PARAM")
 		h.refused(s.Invite(ctx, alice, room, "@bob:elsewhere", ""), "M_FORBIDDEN")
-		h.refused(s.Invite(ctx, alice, room, alice.ID, ""), "M_FORBIDDEN")
-		h.refused(s.Kick(ctx, alice, room, bob.ID, ""), "M_FORBIDDEN")
-		h.refused(s.Unban(ctx, alice, room, bob.ID, ""), "M_FORBIDDEN")
-		h.ok(s.Invite(ctx, alice, room, bob.ID, "come"))
+		h.refused(s.Invite(ctx, alice, room, alice.UserID, ""), "M_FORBIDDEN")
+		h.refused(s.Kick(ctx, alice, room, bob.UserID, ""), "M_FORBIDDEN")
+		h.refused(s.Unban(ctx, alice, room, bob.UserID, ""), "M_FORBIDDEN")
+		h.ok(s.Invite(ctx, alice, room, bob.UserID, "come"))
 		h.membership(room, bob, Invite)
-		if got := h.content(room, typeMember, string(bob.ID)); got != `{"membership":"invite","reason":"come"}` {
+		if got := h.content(room, typeMember, string(bob.UserID)); got != `{"membership":"invite","reason":"come"}` {
 			h.Errorf("the invite is %s", got)
 		}
 		h.refused(s.Forget(ctx, bob, room), "M_UNKNOWN")
@@ -41,33 +42,33 @@ func TestMemberships(t *testing.T) {
 		h.membership(room, bob, Leave)
 		h.ok(s.Leave(ctx, bob, room, "no"))
 		h.refused(s.Join(ctx, bob, room, ""), "M_FORBIDDEN")
-		h.ok(s.Invite(ctx, alice, room, bob.ID, ""))
+		h.ok(s.Invite(ctx, alice, room, bob.UserID, ""))
 		h.ok(s.Join(ctx, bob, room, ""))
-		h.refused(s.Invite(ctx, alice, room, bob.ID, ""), "M_FORBIDDEN")
-		h.refused(s.Kick(ctx, bob, room, alice.ID, ""), "M_FORBIDDEN")
-		h.refused(s.Ban(ctx, bob, room, alice.ID, ""), "M_FORBIDDEN")
-		h.ok(s.Kick(ctx, alice, room, bob.ID, "out"))
+		h.refused(s.Invite(ctx, alice, room, bob.UserID, ""), "M_FORBIDDEN")
+		h.refused(s.Kick(ctx, bob, room, alice.UserID, ""), "M_FORBIDDEN")
+		h.refused(s.Ban(ctx, bob, room, alice.UserID, ""), "M_FORBIDDEN")
+		h.ok(s.Kick(ctx, alice, room, bob.UserID, "out"))
 		h.membership(room, bob, Leave)
-		h.ok(s.Ban(ctx, alice, room, bob.ID, ""))
+		h.ok(s.Ban(ctx, alice, room, bob.UserID, ""))
 		h.membership(room, bob, Ban)
-		h.refused(s.Invite(ctx, alice, room, bob.ID, ""), "M_FORBIDDEN")
-		h.refused(s.Kick(ctx, alice, room, bob.ID, ""), "M_FORBIDDEN")
+		h.refused(s.Invite(ctx, alice, room, bob.UserID, ""), "M_FORBIDDEN")
+		h.refused(s.Kick(ctx, alice, room, bob.UserID, ""), "M_FORBIDDEN")
 		h.refused(s.Join(ctx, bob, room, ""), "M_FORBIDDEN")
 		h.refused(s.Leave(ctx, bob, room, ""), "M_FORBIDDEN")
-		h.ok(s.Unban(ctx, alice, room, bob.ID, ""))
+		h.ok(s.Unban(ctx, alice, room, bob.UserID, ""))
 		h.membership(room, bob, Leave)
 		h.ok(s.Forget(ctx, bob, room))
-		if list, err := s.Memberships(ctx, bob.NID); err != nil || len(list) != 1 || !list[0].Forgotten {
+		if list, err := s.Memberships(ctx, bob.UserNID); err != nil || len(list) != 1 || !list[0].Forgotten {
 			h.Errorf("memberships %+v", list)
 		}
 		h.ok(s.Forget(ctx, carol, room))
 		h.refused(s.Forget(ctx, carol, "!none:here"), "M_NOT_FOUND")
 		h.refused(s.Join(ctx, carol, "!none:here", ""), "M_NOT_FOUND")
-		h.ok(s.Invite(ctx, alice, room, bob.ID, ""))
-		if list, err := s.Memberships(ctx, bob.NID); err != nil || list[0].Forgotten || list[0].Membership != Invite {
+		h.ok(s.Invite(ctx, alice, room, bob.UserID, ""))
+		if list, err := s.Memberships(ctx, bob.UserNID); err != nil || list[0].Forgotten || list[0].Membership != Invite {
 			h.Errorf("memberships %+v", list)
 		}
-		if again, err := h.open().Memberships(ctx, bob.NID); err != nil || fmt.Sprint(again) != fmt.Sprint(must(s.Memberships(ctx, bob.NID))) {
+		if again, err := h.open().Memberships(ctx, bob.UserNID); err != nil || fmt.Sprint(again) != fmt.Sprint(must(s.Memberships(ctx, bob.UserNID))) {
 			h.Errorf("memberships differ after a restart: %v", again)
 		}
 		h.chained(room)
@@ -95,13 +96,13 @@ func TestKnocking(t *testing.T) {
 	h.membership(room, bob, Knock)
 	h.ok(h.svc.Leave(ctx, bob, room, ""))
 	h.ok(h.svc.Knock(ctx, bob, room, nil, ""))
-	h.ok(h.svc.Kick(ctx, alice, room, bob.ID, "no"))
+	h.ok(h.svc.Kick(ctx, alice, room, bob.UserID, "no"))
 	h.ok(h.svc.Knock(ctx, bob, room, nil, ""))
-	h.ok(h.svc.Invite(ctx, alice, room, bob.ID, ""))
+	h.ok(h.svc.Invite(ctx, alice, room, bob.UserID, ""))
 	h.refused(h.svc.Knock(ctx, bob, room, nil, ""), "M_FORBIDDEN")
 	h.ok(h.svc.Join(ctx, bob, room, ""))
 	h.refused(h.svc.Knock(ctx, bob, room, nil, ""), "M_FORBIDDEN")
-	h.ok(h.svc.Ban(ctx, alice, room, bob.ID, ""))
+	h.ok(h.svc.Ban(ctx, alice, room, bob.UserID, ""))
 	h.refused(h.svc.Knock(ctx, bob, room, nil, ""), "M_FORBIDDEN")
 	h.matchesDisk(room)
 }
@@ -124,21 +125,21 @@ func TestRestrictedJoin(t *testing.T) {
 		h.refused(h.svc.Join(ctx, bob, room, ""), "M_FORBIDDEN")
 		h.ok(h.svc.Join(ctx, bob, club, ""))
 		h.ok(h.svc.Join(ctx, bob, room, ""))
-		if got := h.content(room, typeMember, string(bob.ID)); got != `{"join_authorised_via_users_server":"@alice:here","membership":"join"}` {
+		if got := h.content(room, typeMember, string(bob.UserID)); got != `{"join_authorised_via_users_server":"@alice:here","membership":"join"}` {
 			t.Errorf("the join is %s", got)
 		}
 		h.ok(h.svc.ProfileChanged(ctx, bob, Profile{DisplayName: "Bobby"}))
-		if got := h.content(room, typeMember, string(bob.ID)); got != `{"displayname":"Bobby","membership":"join"}` {
+		if got := h.content(room, typeMember, string(bob.UserID)); got != `{"displayname":"Bobby","membership":"join"}` {
 			t.Errorf("with a new name it is %s", got)
 		}
-		h.set(bob, room, typeMember, string(bob.ID), `{"membership":"join","displayname":"Bob","join_authorised_via_users_server":"unused"}`)
-		if got := h.content(room, typeMember, string(bob.ID)); got != `{"displayname":"Bob","membership":"join"}` {
+		h.set(bob, room, typeMember, string(bob.UserID), `{"membership":"join","displayname":"Bob","join_authorised_via_users_server":"unused"}`)
+		if got := h.content(room, typeMember, string(bob.UserID)); got != `{"displayname":"Bob","membership":"join"}` {
 			t.Errorf("set as state it is %s", got)
 		}
 		h.ok(h.svc.Leave(ctx, bob, room, ""))
 		h.ok(h.svc.Leave(ctx, bob, club, ""))
 		h.refused(h.svc.Join(ctx, bob, room, ""), "M_FORBIDDEN")
-		h.ok(h.svc.Invite(ctx, alice, room, bob.ID, ""))
+		h.ok(h.svc.Invite(ctx, alice, room, bob.UserID, ""))
 		h.ok(h.svc.Join(ctx, bob, room, ""))
 		h.matchesDisk(room)
 	}
@@ -148,7 +149,7 @@ func TestMembershipAsState(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
 	room := h.public(alice)
-	set := func(who Sender, key, content string) error {
+	set := func(who ident.Requester, key, content string) error {
 		_, err := h.trySet(who, room, typeMember, key, content)
 		return err
 	}
@@ -160,7 +161,7 @@ func TestMembershipAsState(t *testing.T) {
 	h.ok(set(bob, "@bob:here", `{"membership":"join","displayname":"B"}`))
 	h.membership(room, bob, Join)
 	h.ok(set(bob, "@bob:here", `{"membership":"join","displayname":"C"}`))
-	list := must(h.svc.Memberships(t.Context(), bob.NID))
+	list := must(h.svc.Memberships(t.Context(), bob.UserNID))
 	if list[0].JoinedPos == list[0].Position || list[0].JoinedPos == 0 {
 		t.Errorf("a new name is no new join: %+v", list[0])
 	}
@@ -188,16 +189,16 @@ func TestProfileReachesEveryRoom(t *testing.T) {
 	}
 	left := h.public(alice, bob)
 	h.ok(h.svc.Leave(t.Context(), bob, left, ""))
-	if got := h.content(rooms[0], typeMember, string(bob.ID)); got != `{"avatar_url":"mxc://here/b","displayname":"Bob","membership":"join"}` {
+	if got := h.content(rooms[0], typeMember, string(bob.UserID)); got != `{"avatar_url":"mxc://here/b","displayname":"Bob","membership":"join"}` {
 		t.Errorf("the join is %s", got)
 	}
 	h.ok(h.svc.ProfileChanged(t.Context(), bob, Profile{DisplayName: "Robert"}))
 	for _, room := range rooms {
-		if got := h.content(room, typeMember, string(bob.ID)); got != `{"displayname":"Robert","membership":"join"}` {
+		if got := h.content(room, typeMember, string(bob.UserID)); got != `{"displayname":"Robert","membership":"join"}` {
 			t.Errorf("after the change it is %s", got)
 		}
 	}
-	if got := h.content(left, typeMember, string(bob.ID)); got != `{"membership":"leave"}` {
+	if got := h.content(left, typeMember, string(bob.UserID)); got != `{"membership":"leave"}` {
 		t.Errorf("in a room left it is %s", got)
 	}
 	h.ok(h.svc.LeaveAll(t.Context(), bob))
@@ -264,7 +265,7 @@ func TestRedaction(t *testing.T) {
 			room := h.create(alice, CreateRoom{RoomVersion: v, Preset: presetPublic})
 			h.ok(h.svc.Join(h.Context(), bob, room, ""))
 			target := h.say(bob, room, "secret")
-			redact := func(s Sender, e id.EventID) (id.EventID, error) {
+			redact := func(s ident.Requester, e id.EventID) (id.EventID, error) {
 				return h.svc.Redact(h.Context(), s, room, e, "why", &Txn{Path: string("/redact/" + e), ID: "1"})
 			}
 			_, err := redact(eve, target)
@@ -367,7 +368,7 @@ func TestReceiptsGoForward(t *testing.T) {
 		at := func() string {
 			var out []string
 			h.ok(h.db.Read(ctx, func(tx *storage.Tx) error {
-				rows, err := tx.OwnReceipts(h.room(room).nid, alice.NID, h.db.Settled())
+				rows, err := tx.OwnReceipts(h.room(room).nid, alice.UserNID, h.db.Settled())
 				for _, r := range rows {
 					out = append(out, fmt.Sprint(r.Type, "/", r.Thread, "=", map[string]string{string(one): "one", string(two): "two", string(reply): "reply"}[r.EventID]))
 				}
@@ -400,7 +401,7 @@ func TestReceiptsGoForward(t *testing.T) {
 		h.ok(set(PrivateReadReceipt, reaction, string(one)))
 		h.ok(h.svc.SetReadMarkers(ctx, alice, room, Marker{Type: FullyRead, Event: two}, Marker{Type: PrivateReadReceipt, Event: two}))
 		h.ok(h.svc.SetReadMarkers(ctx, alice, room, Marker{Type: FullyRead, Event: one}))
-		if got := must(h.svc.AccountData(ctx, alice.NID, room, FullyRead)); string(got) != `{"event_id":"`+string(two)+`"}` {
+		if got := must(h.svc.AccountData(ctx, alice.UserNID, room, FullyRead)); string(got) != `{"event_id":"`+string(two)+`"}` {
 			h.Errorf("fully read up to %s", got)
 		}
 		if !strings.Contains(at(), "m.read.private/=two") {
@@ -416,31 +417,31 @@ func TestAccountDataAndTags(t *testing.T) {
 		alice := h.user("alice")
 		room := h.public(alice)
 		for _, r := range []id.RoomID{"", room} {
-			_, err := s.AccountData(ctx, alice.NID, r, "x.y")
+			_, err := s.AccountData(ctx, alice.UserNID, r, "x.y")
 			h.refused(err, "M_NOT_FOUND")
-			h.ok(s.SetAccountData(ctx, alice.NID, r, "x.y", json.RawMessage(`{"in":"`+string(r)+`"}`)))
-			if got := must(s.AccountData(ctx, alice.NID, r, "x.y")); string(got) != `{"in":"`+string(r)+`"}` {
+			h.ok(s.SetAccountData(ctx, alice.UserNID, r, "x.y", json.RawMessage(`{"in":"`+string(r)+`"}`)))
+			if got := must(s.AccountData(ctx, alice.UserNID, r, "x.y")); string(got) != `{"in":"`+string(r)+`"}` {
 				h.Errorf("got %s", got)
 			}
 			for _, typ := range []string{FullyRead, typePushRules} {
-				h.refused(s.SetAccountData(ctx, alice.NID, r, typ, json.RawMessage(`{}`)), "M_BAD_JSON")
+				h.refused(s.SetAccountData(ctx, alice.UserNID, r, typ, json.RawMessage(`{}`)), "M_BAD_JSON")
 			}
 		}
-		h.refused(s.SetAccountData(ctx, alice.NID, "", "x", json.RawMessage(`[]`)), "M_BAD_JSON")
-		h.refused(s.SetAccountData(ctx, alice.NID, "", strings.Repeat("x", 256), json.RawMessage(`{}`)), "M_INVALID_PARAM")
-		h.refused(s.SetAccountData(ctx, alice.NID, "", "x", json.RawMessage(`{"x":"`+strings.Repeat("x", maxAccountData)+`"}`)), "M_TOO_LARGE")
-		h.refused(s.SetAccountData(ctx, alice.NID, "nonsense", "x", json.RawMessage(`{}`)), "M_INVALID_PARAM")
-		if got := must(s.Tags(ctx, alice.NID, room)); got == nil || len(got) != 0 {
+		h.refused(s.SetAccountData(ctx, alice.UserNID, "", "x", json.RawMessage(`[]`)), "M_BAD_JSON")
+		h.refused(s.SetAccountData(ctx, alice.UserNID, "", strings.Repeat("x", 256), json.RawMessage(`{}`)), "M_INVALID_PARAM")
+		h.refused(s.SetAccountData(ctx, alice.UserNID, "", "x", json.RawMessage(`{"x":"`+strings.Repeat("x", maxAccountData)+`"}`)), "M_TOO_LARGE")
+		h.refused(s.SetAccountData(ctx, alice.UserNID, "nonsense", "x", json.RawMessage(`{}`)), "M_INVALID_PARAM")
+		if got := must(s.Tags(ctx, alice.UserNID, room)); got == nil || len(got) != 0 {
 			h.Errorf("tags %v", got)
 		}
-		h.ok(s.PutTag(ctx, alice.NID, room, "m.favourite", json.RawMessage(`{"order":0.25}`)))
-		h.ok(s.PutTag(ctx, alice.NID, room, "u.x", json.RawMessage(`{}`)))
-		h.refused(s.PutTag(ctx, alice.NID, room, "u.x", json.RawMessage(`{"order":"first"}`)), "M_BAD_JSON")
-		h.refused(s.PutTag(ctx, alice.NID, room, "u.x", json.RawMessage(`{"order":2}`)), "M_INVALID_PARAM")
-		h.refused(s.PutTag(ctx, alice.NID, room, "", json.RawMessage(`{}`)), "M_INVALID_PARAM")
-		h.ok(s.DeleteTag(ctx, alice.NID, room, "u.x"))
-		h.ok(s.DeleteTag(ctx, alice.NID, room, "u.none"))
-		if got := must(s.AccountData(ctx, alice.NID, room, typeTags)); string(got) != `{"tags":{"m.favourite":{"order":0.25}}}` {
+		h.ok(s.PutTag(ctx, alice.UserNID, room, "m.favourite", json.RawMessage(`{"order":0.25}`)))
+		h.ok(s.PutTag(ctx, alice.UserNID, room, "u.x", json.RawMessage(`{}`)))
+		h.refused(s.PutTag(ctx, alice.UserNID, room, "u.x", json.RawMessage(`{"order":"first"}`)), "M_BAD_JSON")
+		h.refused(s.PutTag(ctx, alice.UserNID, room, "u.x", json.RawMessage(`{"order":2}`)), "M_INVALID_PARAM")
+		h.refused(s.PutTag(ctx, alice.UserNID, room, "", json.RawMessage(`{}`)), "M_INVALID_PARAM")
+		h.ok(s.DeleteTag(ctx, alice.UserNID, room, "u.x"))
+		h.ok(s.DeleteTag(ctx, alice.UserNID, room, "u.none"))
+		if got := must(s.AccountData(ctx, alice.UserNID, room, typeTags)); string(got) != `{"tags":{"m.favourite":{"order":0.25}}}` {
 			h.Errorf("m.tag is %s", got)
 		}
 	})
@@ -462,13 +463,13 @@ func (o outcomes) Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outc
 func TestPushOutcomeIsStored(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
-	h.svc.Push = outcomes{bob.NID}
+	h.svc.Push = outcomes{bob.UserNID}
 	room := h.public(alice, bob)
 	e := h.say(alice, room, "hello bob")
 	found := must(h.room(room).FindEvent(t.Context(), e))
 	class := func() (n int64) {
 		h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
-			n, err = tx.EventPush(bob.NID, found.Room, found.Pos)
+			n, err = tx.EventPush(bob.UserNID, found.Room, found.Pos)
 			return err
 		}))
 		return n
@@ -486,8 +487,8 @@ func TestChangesWakeWhomTheyConcern(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob, eve := h.user("alice"), h.user("bob"), h.user("eve")
 	room := h.public(alice)
-	woken := func(s Sender, do func()) bool {
-		sub := h.svc.Hub.Park(s.NID, s.Device)
+	woken := func(s ident.Requester, do func()) bool {
+		sub := h.svc.Hub.Park(s.UserNID, s.DeviceNID)
 		defer sub.Close()
 		do()
 		select {
@@ -500,11 +501,11 @@ func TestChangesWakeWhomTheyConcern(t *testing.T) {
 	if !woken(alice, func() { h.say(alice, room, "x") }) || woken(eve, func() { h.say(alice, room, "x") }) {
 		t.Error("a message wakes its room's members only")
 	}
-	if !woken(bob, func() { h.ok(h.svc.Invite(t.Context(), alice, room, bob.ID, "")) }) {
+	if !woken(bob, func() { h.ok(h.svc.Invite(t.Context(), alice, room, bob.UserID, "")) }) {
 		t.Error("an invite wakes nobody")
 	}
 	h.ok(h.svc.Join(t.Context(), bob, room, ""))
-	if !woken(bob, func() { h.ok(h.svc.Kick(t.Context(), alice, room, bob.ID, "")) }) {
+	if !woken(bob, func() { h.ok(h.svc.Kick(t.Context(), alice, room, bob.UserID, "")) }) {
 		t.Error("a kick wakes nobody")
 	}
 	if woken(bob, func() { h.say(alice, room, "x") }) {

@@ -17,6 +17,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -108,16 +109,16 @@ func (n *network) add(name string, with ...func(*Options)) *peer {
 	return p
 }
 
-func (p *peer) user(name string) Sender {
+func (p *peer) user(name string) ident.Requester {
 	p.Helper()
 	user := id.UserID("@" + name + ":" + p.name)
 	nid, err := p.svc.UserNID(p.Context(), user)
 	p.ok(err)
-	return Sender{NID: nid, ID: user, Device: nid + 1_000_000}
+	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: int64(nid) + 1_000_000}
 }
 
 // joinVia makes a user of this server a member through another one.
-func (p *peer) joinVia(s Sender, room id.RoomID, via string) {
+func (p *peer) joinVia(s ident.Requester, room id.RoomID, via string) {
 	p.Helper()
 	p.ok(p.svc.JoinWith(p.Context(), s, room, []string{via}, nil))
 }

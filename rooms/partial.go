@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -156,9 +157,9 @@ func (s *Service) KnowsMember(ctx context.Context, room id.RoomID, user id.UserI
 }
 
 // awaitMember is AwaitWhole for who is in a room and wants something of a user of whom it is not known what they are in it.
-func (s *Service) awaitMember(ctx context.Context, room id.RoomID, sender Sender, user id.UserID) error {
+func (s *Service) awaitMember(ctx context.Context, room id.RoomID, sender ident.Requester, user id.UserID) error {
 	r, err := s.Room(ctx, room)
-	if err != nil || r.Membership(sender.ID) != Join || s.KnowsMember(ctx, room, user) {
+	if err != nil || r.Membership(sender.UserID) != Join || s.KnowsMember(ctx, room, user) {
 		return err
 	}
 	return s.AwaitWhole(ctx, room)

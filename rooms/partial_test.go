@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -22,7 +23,7 @@ type early struct {
 	*network
 	a, b, d          *peer
 	evil             *stranger
-	alice, bob, dora Sender
+	alice, bob, dora ident.Requester
 	mallory, trudy   id.UserID // of evil; trudy has power and has left
 	trudysJoin       *pdu.Event
 	room             id.RoomID
@@ -90,8 +91,8 @@ func TestRoomIsJoinedBeforeItsMembersAreKnown(t *testing.T) {
 	e := newEarly(t)
 	e.join()
 	r := e.d.room(e.room)
-	if r.MemberOf(e.bob.ID) != nil || !r.HasServer("b") || !r.HasServer("evil") || !r.HasServer("a") || r.Count(Join) != 1 {
-		t.Fatalf("d knows bob as %v, %d members, and the servers %q", r.MemberOf(e.bob.ID), r.Count(Join), r.OtherServers())
+	if r.MemberOf(e.bob.UserID) != nil || !r.HasServer("b") || !r.HasServer("evil") || !r.HasServer("a") || r.Count(Join) != 1 {
+		t.Fatalf("d knows bob as %v, %d members, and the servers %q", r.MemberOf(e.bob.UserID), r.Count(Join), r.OtherServers())
 	}
 	said := e.d.say(e.dora, e.room, "hello, whoever you are")
 	e.deliver()
@@ -105,8 +106,8 @@ func TestRoomIsJoinedBeforeItsMembersAreKnown(t *testing.T) {
 	if got := e.d.stored(e.room, answered); got == nil || got.Hidden() {
 		t.Errorf("d did not take in what bob said: %v", got)
 	}
-	if r.Membership(e.bob.ID) != Join {
-		t.Errorf("bob has spoken and is %q", r.Membership(e.bob.ID))
+	if r.Membership(e.bob.UserID) != Join {
+		t.Errorf("bob has spoken and is %q", r.Membership(e.bob.UserID))
 	}
 	e.d.complete(e.room)
 	if r := e.d.room(e.room); r.Completed() == 0 || r.Membership(e.mallory) != Join || r.Membership(e.trudy) != Leave || r.Count(Join) != 4 || r.HasServer("x") {
@@ -121,32 +122,32 @@ func TestWhatNeedsAllMembersWaitsForThem(t *testing.T) {
 	s, r := e.d.svc, e.d.reads()
 	other := e.d.user("other")
 	key := "@mallory:evil"
-	for what, ask := range map[string]func(ctx context.Context, who Sender) error{
-		"members": func(ctx context.Context, who Sender) error {
+	for what, ask := range map[string]func(ctx context.Context, who ident.Requester) error{
+		"members": func(ctx context.Context, who ident.Requester) error {
 			_, err := r.GetMembers(ctx, e.room, who)
 			return err
 		},
-		"joined members": func(ctx context.Context, who Sender) error {
+		"joined members": func(ctx context.Context, who ident.Requester) error {
 			_, err := r.JoinedMembers(ctx, e.room, who)
 			return err
 		},
-		"state": func(ctx context.Context, who Sender) error {
+		"state": func(ctx context.Context, who ident.Requester) error {
 			_, err := r.RoomState(ctx, e.room, who)
 			return err
 		},
-		"an unknown member": func(ctx context.Context, who Sender) error {
+		"an unknown member": func(ctx context.Context, who ident.Requester) error {
 			_, err := r.StateEvent(ctx, e.room, typeMember, key, who)
 			return err
 		},
-		"kick": func(ctx context.Context, who Sender) error { return s.Kick(ctx, who, e.room, e.mallory, "") },
-		"invite": func(ctx context.Context, who Sender) error {
+		"kick": func(ctx context.Context, who ident.Requester) error { return s.Kick(ctx, who, e.room, e.mallory, "") },
+		"invite": func(ctx context.Context, who ident.Requester) error {
 			return s.Invite(ctx, who, e.room, "@bob:b", "")
 		},
-		"ban as state": func(ctx context.Context, who Sender) error {
+		"ban as state": func(ctx context.Context, who ident.Requester) error {
 			_, err := s.Send(ctx, NewEvent{Room: e.room, Sender: who, Type: typeMember, StateKey: &key, Content: json.RawMessage(`{"membership":"ban"}`)})
 			return err
 		},
-		"upgrade": func(ctx context.Context, who Sender) error {
+		"upgrade": func(ctx context.Context, who ident.Requester) error {
 			_, err := s.Upgrade(ctx, who, e.room, id.RoomV12, nil)
 			return err
 		},
@@ -160,7 +161,7 @@ func TestWhatNeedsAllMembersWaitsForThem(t *testing.T) {
 	}
 	for what, ask := range map[string]func() error{
 		"a known member": func() error {
-			_, err := r.StateEvent(e.soon(), e.room, typeMember, string(e.dora.ID), e.dora)
+			_, err := r.StateEvent(e.soon(), e.room, typeMember, string(e.dora.UserID), e.dora)
 			return err
 		},
 		"the rules": func() error {
@@ -340,9 +341,9 @@ func TestAnotherServerDoesNotTellTheRules(t *testing.T) {
 }
 
 // joinOf is the event with which a user came.
-func (p *peer) joinOf(room id.RoomID, user Sender) *Event {
+func (p *peer) joinOf(room id.RoomID, user ident.Requester) *Event {
 	p.Helper()
-	return p.room(room).State(typeMember, string(user.ID))
+	return p.room(room).State(typeMember, string(user.UserID))
 }
 
 func TestLeavingEndsTheWaitingForMembers(t *testing.T) {
@@ -364,7 +365,7 @@ func TestLeavingEndsTheWaitingForMembers(t *testing.T) {
 	e.d.ok(e.d.svc.Leave(t.Context(), e.dora, e.room, ""))
 	within(t, time.Second, "the end of the question", func(context.Context) { <-hang.over })
 	e.deliver()
-	if e.a.room(e.room).Membership(e.dora.ID) != Leave {
+	if e.a.room(e.room).Membership(e.dora.UserID) != Leave {
 		t.Error("a did not hear that dora left")
 	}
 	if err := <-waiting; mxerr.Code(err) != mxerr.CodeForbidden {
@@ -419,14 +420,14 @@ func TestPartialRoomThatWentOnIsJoinedAnew(t *testing.T) {
 func TestSecondUserJoinsAPartialRoomThroughAnotherServer(t *testing.T) {
 	e := newEarly(t)
 	banned, welcome := e.d.user("banned"), e.d.user("welcome")
-	e.a.ok(e.a.svc.Ban(t.Context(), e.alice, e.room, banned.ID, ""))
+	e.a.ok(e.a.svc.Ban(t.Context(), e.alice, e.room, banned.UserID, ""))
 	e.join()
 	err := e.d.svc.JoinWith(t.Context(), banned, e.room, []string{"a"}, nil)
 	e.d.refused(err, mxerr.CodeForbidden)
 	e.d.joinVia(welcome, e.room, "a")
 	e.deliver()
-	if !e.d.room(e.room).Partial() || e.d.room(e.room).Membership(welcome.ID) != Join {
-		t.Errorf("welcome is %q", e.d.room(e.room).Membership(welcome.ID))
+	if !e.d.room(e.room).Partial() || e.d.room(e.room).Membership(welcome.UserID) != Join {
+		t.Errorf("welcome is %q", e.d.room(e.room).Membership(welcome.UserID))
 	}
 	e.d.complete(e.room)
 	e.same()
@@ -436,7 +437,7 @@ func TestSecondUserJoinsAPartialRoomThroughAnotherServer(t *testing.T) {
 func TestInvitedUserJoinsWithoutKnowingTheMembers(t *testing.T) {
 	e := newEarly(t)
 	e.a.set(e.alice, e.room, typeJoinRules, "", `{"join_rule":"invite"}`)
-	e.a.ok(e.a.svc.Invite(t.Context(), e.alice, e.room, e.dora.ID, ""))
+	e.a.ok(e.a.svc.Invite(t.Context(), e.alice, e.room, e.dora.UserID, ""))
 	e.join()
 	e.d.complete(e.room)
 	e.same()
@@ -502,7 +503,7 @@ func TestJoinsAreOnRecordForTheTellingOfDevices(t *testing.T) {
 		got, err = tx.DeviceTellings(10)
 		return err
 	}))
-	if want := (storage.DeviceTelling{User: e.dora.NID, Room: e.d.room(e.room).NID(), Partial: true}); len(got) != 1 || got[0] != want || kicked != 1 {
+	if want := (storage.DeviceTelling{User: e.dora.UserNID, Room: e.d.room(e.room).NID(), Partial: true}); len(got) != 1 || got[0] != want || kicked != 1 {
 		t.Errorf("%d times told, on record is %+v; want %+v", kicked, got, want)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -15,8 +16,8 @@ import (
 )
 
 // floodInvite invites a user to a room that there is not, with as much state as is taken.
-func (n *network) floodInvite(victim *peer, user Sender, i int) error {
-	key := string(user.ID)
+func (n *network) floodInvite(victim *peer, user ident.Requester, i int) error {
+	key := string(user.UserID)
 	v, _ := pdu.VersionOf(id.RoomV11)
 	room := id.RoomID(fmt.Sprintf("!%d:evil", i))
 	invite, err := pdu.Build(v, pdu.Proto{
@@ -51,7 +52,7 @@ func TestFloodOfInvitesIsBoundedInBytesAndKeepsNoOtherInviteOut(t *testing.T) {
 	}
 	var size int64
 	b.ok(b.db.Read(t.Context(), func(tx *storage.Tx) error {
-		pending, err := tx.PendingInvites(bob.NID)
+		pending, err := tx.PendingInvites(bob.UserNID)
 		for _, p := range pending {
 			size += p.Size
 		}
@@ -61,16 +62,16 @@ func TestFloodOfInvitesIsBoundedInBytesAndKeepsNoOtherInviteOut(t *testing.T) {
 	if size > maxInviterBytes+largest || taken < maxInviterBytes/largest || taken == 100 {
 		t.Errorf("%d invites of %d bytes were taken", taken, size)
 	}
-	told, err := b.svc.StrippedState(t.Context(), bob.NID, b.room("!0:evil"))
+	told, err := b.svc.StrippedState(t.Context(), bob.UserNID, b.room("!0:evil"))
 	b.ok(err)
 	if typeOf(told[0]) != typeName || len(told) > 2 {
 		t.Errorf("%d events are shown, first %s", len(told), typeOf(told[0]))
 	}
-	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.ID}})
-	if m := b.room(room).Membership(bob.ID); m != Invite {
+	room := a.create(alice, CreateRoom{Invite: []id.UserID{bob.UserID}})
+	if m := b.room(room).Membership(bob.UserID); m != Invite {
 		t.Errorf("after the flood alice's invite makes bob %q", m)
 	}
-	b.ok(b.svc.Invite(t.Context(), carol, b.create(carol, CreateRoom{}), bob.ID, ""))
+	b.ok(b.svc.Invite(t.Context(), carol, b.create(carol, CreateRoom{}), bob.UserID, ""))
 	for i := range taken { // declined invites do not count
 		b.ok(b.svc.Leave(t.Context(), bob, id.RoomID(fmt.Sprintf("!%d:evil", i)), ""))
 	}
@@ -85,7 +86,7 @@ func TestOneUserCannotInviteAnotherWithoutEnd(t *testing.T) {
 	for range maxInviterBytes/60_000 + 10 {
 		room := h.create(alice, CreateRoom{})
 		content := json.RawMessage(`{"membership":"invite","x":"` + big + `"}`)
-		key := string(bob.ID)
+		key := string(bob.UserID)
 		_, err := h.svc.Send(t.Context(), NewEvent{Room: room, Sender: alice, Type: typeMember, StateKey: &key, Content: content})
 		if refused = mxerr.Code(err) == mxerr.CodeForbidden; refused {
 			break
@@ -95,5 +96,5 @@ func TestOneUserCannotInviteAnotherWithoutEnd(t *testing.T) {
 	if !refused {
 		t.Error("every invite was taken")
 	}
-	h.ok(h.svc.Invite(t.Context(), carol, h.create(carol, CreateRoom{}), bob.ID, ""))
+	h.ok(h.svc.Invite(t.Context(), carol, h.create(carol, CreateRoom{}), bob.UserID, ""))
 }

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -319,7 +320,7 @@ func (s *Service) mergeExtremities(ctx context.Context, r *Room) error {
 			continue
 		}
 		err := s.change(ctx, r.id, func(b *batch) error {
-			_, err := b.add(proto{typ: typeDummy, sender: Sender{NID: m.NID, ID: m.User}, content: []byte(`{}`)})
+			_, err := b.add(proto{typ: typeDummy, sender: ident.Requester{UserNID: m.NID, UserID: m.User}, content: []byte(`{}`)})
 			if mxerr.Code(err) == mxerr.CodeForbidden { // a moment ago the user could
 				return nil
 			}

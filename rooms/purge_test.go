@@ -57,7 +57,7 @@ func (h *house) ring(room id.RoomID) (out []id.EventID) {
 
 func TestPurgeTakesExpiredMessagesAndLeavesTheRest(t *testing.T) {
 	eachHouse(t, func(h *house) {
-		h.svc.Push = outcomes{h.user("bob").NID}
+		h.svc.Push = outcomes{h.user("bob").UserNID}
 		alice, bob := h.user("alice"), h.user("bob")
 		room := h.public(alice, bob)
 		topic := h.set(alice, room, "m.room.topic", "", `{"topic":"x"}`)
@@ -77,7 +77,7 @@ func TestPurgeTakesExpiredMessagesAndLeavesTheRest(t *testing.T) {
 			if latest, err := tx.ThreadLatest(rootPos); err != nil || latest != 0 {
 				t.Errorf("the thread is still there: %d, %v", latest, err)
 			}
-			class, err := tx.EventPush(bob.NID, h.room(room).NID(), rootPos)
+			class, err := tx.EventPush(bob.UserNID, h.room(room).NID(), rootPos)
 			if class != 0 {
 				t.Errorf("a push row is left: %d", class)
 			}

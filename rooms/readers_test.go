@@ -6,22 +6,24 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
 )
 
 // Readers is package history as the tests of this package use it to look at what clients and other servers get. It imports this package, so
 // that tests inside this package cannot import it; history_test.go is outside and provides it.
 type Readers interface {
-	GetEvent(ctx context.Context, room id.RoomID, event id.EventID, who Sender) (json.RawMessage, error)
+	GetEvent(ctx context.Context, room id.RoomID, event id.EventID, who ident.Requester) (json.RawMessage, error)
 	// Messages is a page that goes back from a token.
-	Messages(ctx context.Context, room id.RoomID, who Sender, from string, limit int) (chunk []json.RawMessage, end string, err error)
+	Messages(ctx context.Context, room id.RoomID, who ident.Requester, from string, limit int) (chunk []json.RawMessage, end string, err error)
 	// Before is what comes before an event in its context.
-	Before(ctx context.Context, room id.RoomID, event id.EventID, who Sender, limit int) ([]json.RawMessage, error)
-	RoomState(ctx context.Context, room id.RoomID, who Sender) ([]json.RawMessage, error)
-	StateEvent(ctx context.Context, room id.RoomID, typ, key string, who Sender) (json.RawMessage, error)
-	GetMembers(ctx context.Context, room id.RoomID, who Sender) ([]json.RawMessage, error)
-	JoinedMembers(ctx context.Context, room id.RoomID, who Sender) ([]byte, error)
-	TimestampToEvent(ctx context.Context, room id.RoomID, who Sender, at time.Time, backwards bool) (id.EventID, int64, error)
-	Unread(ctx context.Context, room int64, who Sender) (notify, highlight int64, err error)
+	Before(ctx context.Context, room id.RoomID, event id.EventID, who ident.Requester, limit int) ([]json.RawMessage, error)
+	RoomState(ctx context.Context, room id.RoomID, who ident.Requester) ([]json.RawMessage, error)
+	StateEvent(ctx context.Context, room id.RoomID, typ, key string, who ident.Requester) (json.RawMessage, error)
+	GetMembers(ctx context.Context, room id.RoomID, who ident.Requester) ([]json.RawMessage, error)
+	JoinedMembers(ctx context.Context, room id.RoomID, who ident.Requester) ([]byte, error)
+	TimestampToEvent(ctx context.Context, room id.RoomID, who ident.Requester, at time.Time, backwards bool) (id.EventID, int64, error)
+	Unread(ctx context.Context, room int64, who ident.Requester) (notify, highlight int64, err error)
 
 	EventForServer(ctx context.Context, origin string, event id.EventID) (json.RawMessage, error)
 	StateForServer(ctx context.Context, origin string, room id.RoomID, event id.EventID) (state, chain []*Event, err error)

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -30,18 +31,18 @@ type Marker struct {
 // SetReceipt notes that a user has read a room, or one thread of it ("main", or the root's id), up to an event. Receipts
 // do not go back.
 // Spec: client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid
-func (s *Service) SetReceipt(ctx context.Context, sender Sender, room id.RoomID, typ string, event id.EventID, thread string) error {
+func (s *Service) SetReceipt(ctx context.Context, sender ident.Requester, room id.RoomID, typ string, event id.EventID, thread string) error {
 	return s.SetReadMarkers(ctx, sender, room, Marker{Type: typ, Event: event, Thread: thread})
 }
 
 // SetReadMarkers sets several markers of a user at once: all or none.
 // Spec: client-server-api#post_matrixclientv3roomsroomidread_markers
-func (s *Service) SetReadMarkers(ctx context.Context, sender Sender, room id.RoomID, markers ...Marker) error {
+func (s *Service) SetReadMarkers(ctx context.Context, sender ident.Requester, room id.RoomID, markers ...Marker) error {
 	r, err := s.Room(ctx, room)
 	if err != nil {
 		return unknownIsForbidden(err)
 	}
-	if r.Membership(sender.ID) != Join {
+	if r.Membership(sender.UserID) != Join {
 		return mxerr.Forbidden("You are not in this room")
 	}
 	w := &markerWrite{svc: s, sender: sender}
@@ -122,7 +123,7 @@ func (r *Room) inThread(ctx context.Context, e *Event, thread string) (bool, err
 type markerWrite struct {
 	svc     *Service
 	room    *Room
-	sender  Sender
+	sender  ident.Requester
 	markers []Marker
 	events  []*Event
 
@@ -140,7 +141,7 @@ func (w *markerWrite) do(tx *storage.Tx) error {
 			continue
 		}
 		out := CommittedReceipt{
-			User: w.sender.ID, NID: w.sender.NID, Local: true, Type: m.Type, Event: m.Event, Thread: m.Thread, TS: tx.Now().UnixMilli(), Pos: tx.NextPos(),
+			User: w.sender.UserID, NID: w.sender.UserNID, Local: true, Type: m.Type, Event: m.Event, Thread: m.Thread, TS: tx.Now().UnixMilli(), Pos: tx.NextPos(),
 		}
 		moved, err := tx.SetReceipt(out.row(w.room.nid, w.events[i].Order), out.Pos)
 		if err != nil {
@@ -160,7 +161,7 @@ func (c *CommittedReceipt) row(room, order int64) storage.ReceiptRow {
 
 // moveFullyRead moves the fully-read marker, which is account data, forward.
 func (w *markerWrite) moveFullyRead(tx *storage.Tx, e *Event) error {
-	before, found, err := tx.AccountData(w.sender.NID, w.room.nid, FullyRead)
+	before, found, err := tx.AccountData(w.sender.UserNID, w.room.nid, FullyRead)
 	if err != nil {
 		return err
 	}
@@ -178,7 +179,7 @@ func (w *markerWrite) moveFullyRead(tx *storage.Tx, e *Event) error {
 		return err
 	}
 	w.fullyRead = true
-	return tx.SetAccountData(w.sender.NID, w.room.nid, FullyRead, string(raw))
+	return tx.SetAccountData(w.sender.UserNID, w.room.nid, FullyRead, string(raw))
 }
 
 type fullyReadContent struct {
@@ -188,7 +189,7 @@ type fullyReadContent struct {
 func (w *markerWrite) committed() {
 	c := &Commit{Room: w.room, Receipts: w.moved}
 	if w.fullyRead {
-		c.AccountData = []CommittedAccountData{{w.sender.NID, w.room.nid, FullyRead}}
+		c.AccountData = []CommittedAccountData{{w.sender.UserNID, w.room.nid, FullyRead}}
 	}
 	if len(c.Receipts)+len(c.AccountData) > 0 {
 		w.svc.commit(c, headFunc(c.read))

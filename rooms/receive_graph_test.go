@@ -64,7 +64,7 @@ func (w *wilderness) settle() {
 	w.ok(json.Unmarshal([]byte(w.content(w.room, typePowerLevels, "")), &levels))
 	users := map[id.UserID]int64{w.users[0]: 100, w.users[1]: 60}
 	if !w.house.room(w.room).version.PrivilegedCreators {
-		users[w.alice.ID] = 100
+		users[w.alice.UserID] = 100
 	}
 	raw, err := json.Marshal(users)
 	w.ok(err)

@@ -13,6 +13,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -24,7 +25,7 @@ type siege struct {
 	*peer
 	n       *network
 	evil    *stranger
-	alice   Sender
+	alice   ident.Requester
 	mallory id.UserID
 	room    id.RoomID
 }
@@ -109,7 +110,7 @@ func TestBadEventHarmsNoOther(t *testing.T) {
 		"nothing": func(*pdu.Event) json.RawMessage { return json.RawMessage(``) },
 		"list":    func(*pdu.Event) json.RawMessage { return json.RawMessage(`[1]`) },
 		"of a local user": func(e *pdu.Event) json.RawMessage {
-			return s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.alice.ID, PrevEvents: e.PrevEvents()}).JSON()
+			return s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.alice.UserID, PrevEvents: e.PrevEvents()}).JSON()
 		},
 	}
 	raws := []json.RawMessage{}
@@ -297,7 +298,7 @@ func (s *siege) send1(e *pdu.Event) error {
 func TestMissingEventsAreVerified(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	forged := s.evil.say(s.room, s.mallory, "forged")
-	byAlice := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.alice.ID, Content: json.RawMessage(`{"body":"I owe you"}`)})
+	byAlice := s.evil.make(s.room, pdu.Proto{Type: "m.room.message", Sender: s.alice.UserID, Content: json.RawMessage(`{"body":"I owe you"}`)})
 	s.evil.missing = func([]id.EventID) ([]json.RawMessage, error) {
 		return []json.RawMessage{mangle(forged, `"evil":{"ed25519:1":"`, `"evil":{"ed25519:1":"AAAA`), byAlice.JSON(), json.RawMessage(`{"broken":`)}, nil
 	}

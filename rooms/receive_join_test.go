@@ -222,7 +222,7 @@ func TestEventFromBeforeJoinThatComesAgainStaysHistory(t *testing.T) {
 		for _, typ := range []string{typePowerLevels, typeJoinRules, typeHistoryVisibility} {
 			again = append(again, r.State(typ, "").ID())
 		}
-		again = append(again, r.State(typeMember, string(h.alice.ID)).ID())
+		again = append(again, r.State(typeMember, string(h.alice.UserID)).ID())
 		for _, eventID := range again {
 			for eventID, err := range h.resend(eventID) {
 				if err != nil {
@@ -296,7 +296,7 @@ func TestEventThatFailsOnAToldStateAllowsWhatItAllowed(t *testing.T) {
 		name := h.old.set(h.alice, h.room, typeName, "", `{"name":"still ours"}`)
 		h.n.deliver()
 		h.lives(h.between, next, name)
-		if got := h.late.house.room(h.room).Levels().UserLevel(h.alice.ID); got < 100 {
+		if got := h.late.house.room(h.room).Levels().UserLevel(h.alice.UserID); got < 100 {
 			t.Errorf("alice has power %d", got)
 		}
 		h.late.svc = h.late.open()
@@ -311,7 +311,7 @@ func TestEventThatFailsOnAToldStateAllowsWhatItAllowed(t *testing.T) {
 func (h *newcomer) damage(followed ...id.EventID) {
 	h.n.Helper()
 	r := h.late.house.room(h.room)
-	join := r.State(typeMember, string(h.bob.ID))
+	join := r.State(typeMember, string(h.bob.UserID))
 	var all []*Event
 	for _, e := range h.old.timeline(h.room) {
 		if e.ID() != join.ID() {
@@ -382,7 +382,7 @@ func TestRepairThatWasCutOffIsDoneAgain(t *testing.T) {
 	eachNewcomer(t, []id.RoomVersion{id.RoomV11}, 30, func(t *testing.T, h *newcomer) {
 		h.damage(h.between)
 		r := h.late.house.room(h.room)
-		_, err := h.late.svc.forgetRejected(t.Context(), r, r.State(typeMember, string(h.bob.ID)).Pos)
+		_, err := h.late.svc.forgetRejected(t.Context(), r, r.State(typeMember, string(h.bob.UserID)).Pos)
 		h.late.ok(err)
 		h.late.svc = h.late.open()
 		h.late.ok(h.late.svc.RepairRooms(t.Context()))

@@ -16,6 +16,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -69,7 +70,7 @@ type war struct {
 // side is a server with its users, the most powerful first.
 type side struct {
 	*peer
-	users []Sender
+	users []ident.Requester
 }
 
 func (w *war) wage(t *testing.T, version id.RoomVersion, seed uint64) {
@@ -104,12 +105,12 @@ func (w *war) wage(t *testing.T, version id.RoomVersion, seed uint64) {
 // found makes the room and lets everybody in.
 func (w *war) found(version id.RoomVersion, seed uint64) {
 	for _, s := range w.sides {
-		s.users = []Sender{s.user(fmt.Sprint("u", seed)), s.user(fmt.Sprint("v", seed)), s.user(fmt.Sprint("w", seed))}
+		s.users = []ident.Requester{s.user(fmt.Sprint("u", seed)), s.user(fmt.Sprint("v", seed)), s.user(fmt.Sprint("w", seed))}
 	}
 	a, b, c := w.sides[0], w.sides[1], w.sides[2]
-	levels := map[id.UserID]int{a.users[1].ID: 60, b.users[0].ID: 100, b.users[1].ID: 50, c.users[0].ID: 60, c.users[1].ID: 50}
+	levels := map[id.UserID]int{a.users[1].UserID: 60, b.users[0].UserID: 100, b.users[1].UserID: 50, c.users[0].UserID: 60, c.users[1].UserID: 50}
 	if v, _ := pdu.VersionOf(version); !v.PrivilegedCreators {
-		levels[a.users[0].ID] = 100
+		levels[a.users[0].UserID] = 100
 	}
 	raw, err := json.Marshal(map[string]any{"users": levels, "invite": 50, "kick": 50, "ban": 50, "state_default": 50})
 	a.ok(err)
@@ -240,7 +241,7 @@ func (w *war) something() {
 	} else if r.Partial() && !s.svc.KnowsMember(s.Context(), w.room, other) { // it would wait
 		return
 	}
-	if u.ID == s.users[0].ID && other == u.ID { // the powerful do not send themselves away
+	if u.UserID == s.users[0].UserID && other == u.UserID { // the powerful do not send themselves away
 		return
 	}
 	ctx := s.Context()
@@ -259,7 +260,7 @@ func (w *war) something() {
 	case 8:
 		err = s.svc.JoinWith(ctx, u, w.room, []string{"a"}, nil)
 	case 9:
-		if u.ID != s.users[0].ID { // the powerful stay
+		if u.UserID != s.users[0].UserID { // the powerful stay
 			err = s.svc.Leave(ctx, u, w.room, "")
 		}
 	case 10:
@@ -269,7 +270,7 @@ func (w *war) something() {
 	}
 	var known *mxerr.Error
 	if err != nil && (!errors.As(err, &known) || known.Status >= 500) && !errors.Is(err, errUnreachable) {
-		w.t.Fatalf("%s on %s: %v", u.ID, s.name, err)
+		w.t.Fatalf("%s on %s: %v", u.UserID, s.name, err)
 	}
 	if w.dice.IntN(3) == 0 {
 		w.n.deliverSome(w.dice.IntN, false)
@@ -278,17 +279,17 @@ func (w *war) something() {
 
 func (w *war) anybody() id.UserID {
 	s := w.sides[w.dice.IntN(3)]
-	return s.users[w.dice.IntN(len(s.users))].ID
+	return s.users[w.dice.IntN(len(s.users))].UserID
 }
 
 // setLevels changes somebody's power, or what a ban needs.
-func (w *war) setLevels(s *side, u Sender) error {
+func (w *war) setLevels(s *side, u ident.Requester) error {
 	var levels map[string]json.RawMessage
 	s.ok(json.Unmarshal([]byte(s.content(w.room, typePowerLevels, "")), &levels))
 	users := map[id.UserID]int64{}
 	s.ok(json.Unmarshal(levels["users"], &users))
 	whom := w.anybody()
-	if whom == w.sides[0].users[0].ID { // the founder keeps the power
+	if whom == w.sides[0].users[0].UserID { // the founder keeps the power
 		levels["ban"] = json.RawMessage([]string{"50", "60", "100"}[w.dice.IntN(3)])
 	} else {
 		users[whom] = []int64{0, 50, 60, 60, 100, 100}[w.dice.IntN(6)]

@@ -106,7 +106,7 @@ func (p *proto) inThreadOf(parent *Event) { p.threadRoot = parent.ThreadRoot }
 func (s *Service) checkAnnotation(ctx context.Context, r *Room, p *proto) error {
 	var existing []string
 	err := s.db.ReadInner(ctx, func(tx *storage.Tx) (err error) {
-		existing, err = tx.Annotations(r.nid, string(p.relation.parent), p.typ, p.sender.NID)
+		existing, err = tx.Annotations(r.nid, string(p.relation.parent), p.typ, p.sender.UserNID)
 		return err
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -35,12 +36,12 @@ var errNoServers = mxerr.NotFound("No server in the room is known; when joining,
 
 // candidates lists the servers that may know a room, the most promising first: those of via and that of who invited the
 // user, else those that are known to be in the room, else the one that made it.
-func (s *Service) candidates(ctx context.Context, room id.RoomID, user Sender, via []string) ([]string, error) {
+func (s *Service) candidates(ctx context.Context, room id.RoomID, user ident.Requester, via []string) ([]string, error) {
 	all := slices.DeleteFunc(slices.Clone(via[:min(len(via), maxCandidates)]), func(server string) bool { return server == s.Server })
 	r, err := s.Room(ctx, room)
 	switch {
 	case err == nil:
-		if m := r.State(typeMember, string(user.ID)); m != nil && !s.IsLocal(m.Sender()) {
+		if m := r.State(typeMember, string(user.UserID)); m != nil && !s.IsLocal(m.Sender()) {
 			all = append(all, serverOf(string(m.Sender())))
 		}
 		if len(all) == 0 {
@@ -65,13 +66,13 @@ func (s *Service) candidates(ctx context.Context, room id.RoomID, user Sender, v
 
 // knownServers lists the servers that are in a room as far as this one knows: those of its members, and those of whose state
 // it was shown.
-func (s *Service) knownServers(ctx context.Context, r *Room, user Sender) (servers []string, err error) {
+func (s *Service) knownServers(ctx context.Context, r *Room, user ident.Requester) (servers []string, err error) {
 	for server := range r.EachServer() {
 		if servers = append(servers, server); len(servers) > 2*maxCandidates {
 			return servers, nil
 		}
 	}
-	shown, err := s.StrippedState(ctx, user.NID, r)
+	shown, err := s.StrippedState(ctx, user.UserNID, r)
 	for _, raw := range shown {
 		sender, _ := canonjson.Get(raw, "sender")
 		servers = append(servers, serverOf(jsonString(sender)))
@@ -81,7 +82,7 @@ func (s *Service) knownServers(ctx context.Context, r *Room, user Sender) (serve
 
 // through does something with one candidate after the other, until one does it or the time is over. Where nobody does it, the
 // error is the first that says something about it.
-func (s *Service) through(ctx context.Context, room id.RoomID, user Sender, via []string, within time.Duration, try func(ctx context.Context, server string) error) error {
+func (s *Service) through(ctx context.Context, room id.RoomID, user ident.Requester, via []string, within time.Duration, try func(ctx context.Context, server string) error) error {
 	if !s.federates() {
 		return mxerr.NotFound("There is no such room on this server, and federation is disabled").Because(ErrNoRoom)
 	}
@@ -176,7 +177,7 @@ func checkTemplate(t *pdu.Places, room id.RoomID, user id.UserID, membership Mem
 
 // joinRemote makes a user a member of a room through a server that is in it.
 // Spec: server-server-api#joining-rooms
-func (s *Service) joinRemote(ctx context.Context, sender Sender, room id.RoomID, via []string, c memberContent) error {
+func (s *Service) joinRemote(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, c memberContent) error {
 	release, err := s.joining.Acquire(ctx, room)
 	if err != nil {
 		return err
@@ -191,14 +192,14 @@ func (s *Service) joinRemote(ctx context.Context, sender Sender, room id.RoomID,
 	})
 }
 
-func (s *Service) joinThrough(ctx context.Context, server string, sender Sender, room id.RoomID, c memberContent) error {
+func (s *Service) joinThrough(ctx context.Context, server string, sender ident.Requester, room id.RoomID, c memberContent) error {
 	ctx, release := fedclient.HoldAnswers(ctx, true)
 	defer release()
-	t, err := s.Remote.MakeJoin(ctx, server, room, sender.ID, pdu.Versions())
+	t, err := s.Remote.MakeJoin(ctx, server, room, sender.UserID, pdu.Versions())
 	if err != nil {
 		return err
 	}
-	join, err := s.complete(t, room, sender.ID, c)
+	join, err := s.complete(t, room, sender.UserID, c)
 	if err != nil {
 		return err
 	}
@@ -241,15 +242,15 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender Sender,
 }
 
 // checkNotBanned spares a join that cites the ban of the user as what they are in the room, as this server knew it too.
-func (s *Service) checkNotBanned(ctx context.Context, sender Sender, room id.RoomID, join *pdu.Event) error {
+func (s *Service) checkNotBanned(ctx context.Context, sender ident.Requester, room id.RoomID, join *pdu.Event) error {
 	r, err := s.Room(ctx, room)
-	if err != nil || r.Membership(sender.ID) != Ban {
+	if err != nil || r.Membership(sender.UserID) != Ban {
 		if errors.Is(err, ErrNoRoom) {
 			return nil
 		}
 		return err
 	}
-	ban := r.State(typeMember, string(sender.ID))
+	ban := r.State(typeMember, string(sender.UserID))
 	if ban != nil && slices.Contains(join.AuthEvents(), ban.ID()) {
 		return mxerr.Forbidden("You are banned from this room")
 	}
@@ -364,8 +365,8 @@ func checkTold(a adoption) error {
 }
 
 // leaveOutside ends what a user has of a room in which this server does not take part. One who has left is left as is.
-func (s *Service) leaveOutside(ctx context.Context, sender Sender, r *Room, reason string) error {
-	switch r.Membership(sender.ID) {
+func (s *Service) leaveOutside(ctx context.Context, sender ident.Requester, r *Room, reason string) error {
+	switch r.Membership(sender.UserID) {
 	case Leave:
 		return nil
 	case Invite, Knock:
@@ -377,17 +378,17 @@ func (s *Service) leaveOutside(ctx context.Context, sender Sender, r *Room, reas
 // leaveRemote ends a membership of a room in which this server does not take part. Where no server takes note of it, it ends
 // here all the same: nobody is kept in an invitation.
 // Spec: server-server-api#leaving-rooms-rejecting-invites
-func (s *Service) leaveRemote(ctx context.Context, sender Sender, r *Room, reason string) error {
+func (s *Service) leaveRemote(ctx context.Context, sender ident.Requester, r *Room, reason string) error {
 	c := memberContent{Membership: Leave, Reason: reason}
 	err := s.through(ctx, r.id, sender, nil, leaveTime, func(ctx context.Context, server string) error {
-		t, err := s.Remote.MakeLeave(ctx, server, r.id, sender.ID)
+		t, err := s.Remote.MakeLeave(ctx, server, r.id, sender.UserID)
 		if err != nil {
 			return err
 		}
 		if t.RoomVersion == "" {
 			t.RoomVersion = r.version.ID
 		}
-		leave, err := s.complete(t, r.id, sender.ID, c)
+		leave, err := s.complete(t, r.id, sender.UserID, c)
 		if err != nil {
 			return err
 		}
@@ -399,7 +400,7 @@ func (s *Service) leaveRemote(ctx context.Context, sender Sender, r *Room, reaso
 	if err == nil || errors.Is(err, errResident) {
 		return nil
 	}
-	s.log.InfoContext(ctx, "no server took note of a leave; it is one here only", "room", r.id, "user", sender.ID, "err", err)
+	s.log.InfoContext(ctx, "no server took note of a leave; it is one here only", "room", r.id, "user", sender.UserID, "err", err)
 	if err = s.leaveAlone(ctx, sender, r, c); errors.Is(err, errResident) {
 		return s.Leave(ctx, sender, r.id, reason)
 	}
@@ -407,15 +408,15 @@ func (s *Service) leaveRemote(ctx context.Context, sender Sender, r *Room, reaso
 }
 
 // leaveAlone makes a leave that only this server knows.
-func (s *Service) leaveAlone(ctx context.Context, sender Sender, r *Room, c memberContent) error {
+func (s *Service) leaveAlone(ctx context.Context, sender ident.Requester, r *Room, c memberContent) error {
 	content, err := c.encode()
 	if err != nil {
 		return err
 	}
 	p := pdu.Proto{
-		RoomID: r.id, Type: typeMember, Sender: sender.ID, Content: content, OriginServerTS: s.Now().UnixMilli(), Depth: 1,
+		RoomID: r.id, Type: typeMember, Sender: sender.UserID, Content: content, OriginServerTS: s.Now().UnixMilli(), Depth: 1,
 	}
-	key := string(sender.ID)
+	key := string(sender.UserID)
 	p.StateKey = &key
 	if m := r.State(typeMember, key); m != nil {
 		p.PrevEvents, p.Depth = []id.EventID{m.ID()}, m.Depth()+1
@@ -429,7 +430,7 @@ func (s *Service) leaveAlone(ctx context.Context, sender Sender, r *Room, c memb
 
 // knockRemote asks to be let into a room through a server that is in it.
 // Spec: server-server-api#knocking-upon-a-room
-func (s *Service) knockRemote(ctx context.Context, sender Sender, room id.RoomID, via []string, c memberContent) error {
+func (s *Service) knockRemote(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, c memberContent) error {
 	err := s.through(ctx, room, sender, via, knockTime, func(ctx context.Context, server string) error {
 		var versions []id.RoomVersion
 		for _, v := range pdu.Versions() {
@@ -437,11 +438,11 @@ func (s *Service) knockRemote(ctx context.Context, sender Sender, room id.RoomID
 				versions = append(versions, v)
 			}
 		}
-		t, err := s.Remote.MakeKnock(ctx, server, room, sender.ID, versions)
+		t, err := s.Remote.MakeKnock(ctx, server, room, sender.UserID, versions)
 		if err != nil {
 			return err
 		}
-		knock, err := s.complete(t, room, sender.ID, c)
+		knock, err := s.complete(t, room, sender.UserID, c)
 		if err != nil {
 			return err
 		}
@@ -461,7 +462,7 @@ func (s *Service) knockRemote(ctx context.Context, sender Sender, room id.RoomID
 // inviteRemote invites a user of another server: the event needs that server's signature, for which it is asked without the
 // room's lock. Meanwhile the room may have moved on; the event then is one of several that follow what it was built on.
 // Spec: server-server-api#inviting-to-a-room
-func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomID, target id.UserID, c memberContent) error {
+func (s *Service) inviteRemote(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, c memberContent) error {
 	if !s.federates() {
 		return errRemote(string(target))
 	}
@@ -477,7 +478,7 @@ func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomI
 	var e *pdu.Event
 	var r *Room
 	err = s.change(ctx, room, func(b *batch) (err error) {
-		if b.room.provisionalMembership(sender.ID) != Join {
+		if b.room.provisionalMembership(sender.UserID) != Join {
 			return mxerr.Forbidden("You are not in this room")
 		}
 		r = b.room
@@ -493,7 +494,7 @@ func (s *Service) inviteRemote(ctx context.Context, sender Sender, room id.RoomI
 	if e, err = s.approveOne(ctx, r, e); err != nil {
 		return err
 	}
-	raw, err := s.Remote.Invite(ctx, server, r.version.ID, room, e.ID(), e.JSON(), r.stripped(sender.ID))
+	raw, err := s.Remote.Invite(ctx, server, r.version.ID, room, e.ID(), e.JSON(), r.stripped(sender.UserID))
 	if err != nil {
 		return fedclient.Relay(err)
 	}

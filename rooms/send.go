@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -19,7 +20,7 @@ import (
 // NewEvent is an event that a user of this server sends.
 type NewEvent struct {
 	Room      id.RoomID
-	Sender    Sender
+	Sender    ident.Requester
 	Type      string
 	StateKey  *string // nil: no state event
 	Content   json.RawMessage
@@ -110,13 +111,13 @@ func (s *Service) sendRemoteInvite(ctx context.Context, n NewEvent, p *proto) (i
 }
 
 // followTombstone is for people who upgrade a room by hand: they are in the new room before the old one names it.
-func (s *Service) followTombstone(ctx context.Context, sender Sender, old *Room) error {
+func (s *Service) followTombstone(ctx context.Context, sender ident.Requester, old *Room) error {
 	tombstone := old.State(typeTombstone, "")
 	if tombstone == nil {
 		return nil
 	}
 	next, err := s.Room(ctx, id.RoomID(tombstone.ContentString("replacement_room")))
-	if errors.Is(err, ErrNoRoom) || err == nil && next.Membership(sender.ID) != Join {
+	if errors.Is(err, ErrNoRoom) || err == nil && next.Membership(sender.UserID) != Join {
 		return nil
 	}
 	if err != nil {
@@ -204,7 +205,7 @@ func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 	}
 	p.member = &memberChange{user: target, nid: nid, to: membership}
 	if membership == Invite && s.IsLocal(target) {
-		return s.mayBeInvited(ctx, nid, p.sender.ID)
+		return s.mayBeInvited(ctx, nid, p.sender.UserID)
 	}
 	return nil
 }
@@ -244,7 +245,7 @@ func (b *batch) sameState(p *proto) id.EventID {
 		return ""
 	}
 	e, err := b.room.provisionalState(p.typ, *p.stateKey)
-	if err != nil || e == nil || e.Sender() != p.sender.ID {
+	if err != nil || e == nil || e.Sender() != p.sender.UserID {
 		return ""
 	}
 	content, err := canonjson.Canonical(p.content, b.room.version.StrictCanonicalJSON)
@@ -264,7 +265,7 @@ func (b *batch) checkWatermark(p *proto) error {
 
 // Redact redacts an event.
 // Spec: client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid
-func (s *Service) Redact(ctx context.Context, sender Sender, room id.RoomID, eventID id.EventID, reason string, txn *Txn) (id.EventID, error) {
+func (s *Service) Redact(ctx context.Context, sender ident.Requester, room id.RoomID, eventID id.EventID, reason string, txn *Txn) (id.EventID, error) {
 	content := []byte(`{}`)
 	if reason != "" {
 		content = append(canonjson.AppendString([]byte(`{"reason":`), reason), '}')
@@ -284,7 +285,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 		return mxerr.MissingParam("redacts is missing: it must name the event to redact")
 	}
 	p.content = canonjson.Without(p.content, "redacts") // pdu.Build puts it where the room version has it
-	if r.Membership(n.Sender.ID) != Join {
+	if r.Membership(n.Sender.UserID) != Join {
 		return mxerr.Forbidden("You are not in this room")
 	}
 	target, purgedSender, err := r.lookUpTarget(ctx, p.redacts)
@@ -292,9 +293,9 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	case err != nil:
 		return err
 	case purgedSender != "": // clients may still show it
-		return mayRedactOf(r, n.Sender.ID, purgedSender)
+		return mayRedactOf(r, n.Sender.UserID, purgedSender)
 	case target != nil && target.Flags&storage.SkeletonEvent != 0: // it was purged but for what the graph needs
-		return mayRedactOf(r, n.Sender.ID, target.Sender())
+		return mayRedactOf(r, n.Sender.UserID, target.Sender())
 	case target == nil && r.Shared(): // another server may have it, and it may yet come
 		p.unseen = true
 		return nil
@@ -311,7 +312,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	if target.RedactedBy == 0 {
 		p.target = target
 	}
-	return mayRedactOf(r, n.Sender.ID, target.Sender())
+	return mayRedactOf(r, n.Sender.UserID, target.Sender())
 }
 
 // mayRedactOf wants a local user to redact only their own events, unless they have the power to redact others'.

@@ -12,6 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -135,7 +136,7 @@ func TestRepeatedTransactionIsOneEvent(t *testing.T) {
 	eachHouse(t, func(h *house) {
 		alice, bob := h.user("alice"), h.user("bob")
 		room := h.public(alice, bob)
-		send := func(svc *Service, s Sender, path, txn string) id.EventID {
+		send := func(svc *Service, s ident.Requester, path, txn string) id.EventID {
 			e, err := svc.Send(h.Context(), NewEvent{
 				Room: room, Sender: s, Type: "m.room.message", Content: json.RawMessage(`{"body":"once"}`), Txn: &Txn{Path: path, ID: txn},
 			})
@@ -160,7 +161,7 @@ func TestRepeatedTransactionIsOneEvent(t *testing.T) {
 		}
 		// Memory may have lost it: the database has not.
 		h.svc.txns.init()
-		h.svc.txns.load(alice.Device, nil)
+		h.svc.txns.load(alice.DeviceNID, nil)
 		if again := send(h.svc, alice, "/send", "1"); again != answers[0] {
 			h.Error("another answer once memory has forgotten")
 		}
@@ -171,7 +172,7 @@ func TestRepeatedTransactionIsOneEvent(t *testing.T) {
 		h.chained(room)
 		h.matchesDisk(room)
 		for _, e := range h.timeline(room) {
-			if e.ID() == answers[0] && (e.TxnID != "1" || e.DeviceNID != alice.Device) {
+			if e.ID() == answers[0] && (e.TxnID != "1" || e.DeviceNID != alice.DeviceNID) {
 				h.Errorf("stored with transaction %q of device %d", e.TxnID, e.DeviceNID)
 			}
 		}
@@ -333,7 +334,7 @@ func TestNothingToDoWaitsForWhatIsQueued(t *testing.T) {
 	wg.Go(func() {
 		err := h.svc.change(h.Context(), room, func(b *batch) error {
 			b.extra = func(*storage.Tx, int64) error { return errInjected }
-			return b.setMember(bob, bob.ID, bob.NID, memberContent{Membership: Join})
+			return b.setMember(bob, bob.UserID, bob.UserNID, memberContent{Membership: Join})
 		})
 		if !errors.Is(err, errInjected) {
 			t.Errorf("the failing join got %v", err)
@@ -400,8 +401,8 @@ func TestMembershipTwiceInOneContentHasOneMeaning(t *testing.T) {
 		alice, bob := h.user("alice"), h.user("bob")
 		room := h.create(alice, CreateRoom{Preset: "public_chat", RoomVersion: "5"})
 		h.ok(h.svc.Join(h.Context(), bob, room, ""))
-		h.set(bob, room, typeMember, string(bob.ID), `{"membership":"join","membership":"leave"}`)
-		if got := h.content(room, typeMember, string(bob.ID)); got != `{"membership":"leave"}` {
+		h.set(bob, room, typeMember, string(bob.UserID), `{"membership":"join","membership":"leave"}`)
+		if got := h.content(room, typeMember, string(bob.UserID)); got != `{"membership":"leave"}` {
 			h.Errorf("the event says %s", got)
 		}
 		h.membership(room, bob, Leave)

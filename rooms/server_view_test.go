@@ -71,7 +71,7 @@ func TestServersThatAreNotInARoomReadNothingOfIt(t *testing.T) {
 	here.set(alice, room, typeServerACL, "", `{"allow":["*"],"deny":["there"]}`)
 	refused("there")
 	here.set(alice, room, typeServerACL, "", `{"allow":["*"]}`)
-	here.ok(here.svc.Kick(t.Context(), alice, room, bob.ID, ""))
+	here.ok(here.svc.Kick(t.Context(), alice, room, bob.UserID, ""))
 	refused("there")
 	for name, read := range here.waysIn("spy", "!unknown:here", "$unknown") {
 		if got, err := read(t.Context()); mxerr.Code(err) != mxerr.CodeNotFound {
@@ -210,7 +210,7 @@ func TestErasedUsersAreToldToWhoWasThere(t *testing.T) {
 	here.ok(here.svc.Join(t.Context(), eve, room, ""))
 	first.joinVia(first.user("bob"), room, "here")
 	here.say(eve, room, "what eve said")
-	here.ok(here.svc.Erase(t.Context(), eve.NID))
+	here.ok(here.svc.Erase(t.Context(), eve.UserNID))
 	second.joinVia(second.user("carol"), room, "here")
 	last := here.say(alice, room, "later")
 	if told := here.told("first", room, last); !strings.Contains(told, "what eve said") {

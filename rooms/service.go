@@ -132,13 +132,6 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	return s, nil
 }
 
-// Sender is a user of this server who does something.
-type Sender struct {
-	NID    int64
-	ID     id.UserID
-	Device int64 // the device's nid; 0 for none
-}
-
 // IsLocal tells whether a user is of this server.
 func (s *Service) IsLocal(user id.UserID) bool { return serverOf(string(user)) == s.Server }
 

@@ -6,18 +6,19 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 	"ebb/wake"
 )
 
 // devicesChange is what a change of a user's devices does, with other writes in the same batch.
-func (h *house) devicesChange(user Sender) {
+func (h *house) devicesChange(user ident.Requester) {
 	h.Helper()
 	var committed func()
 	h.ok(h.db.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) (err error) {
-			committed, err = h.svc.WakeSharers(tx, user.NID)
+			committed, err = h.svc.WakeSharers(tx, user.UserNID)
 			return err
 		},
 		Committed: func() { committed() },
@@ -39,19 +40,19 @@ func TestWhoSharesARoomIsWokenForNewsOfTheirOwn(t *testing.T) {
 		if cold {
 			h.svc = h.open()
 		}
-		subs := map[Sender]*wake.Sub{}
-		for _, u := range []Sender{alice, bob, carol, stranger} {
-			subs[u] = h.svc.Hub.Watch(u.NID, u.Device)
+		subs := map[ident.Requester]*wake.Sub{}
+		for _, u := range []ident.Requester{alice, bob, carol, stranger} {
+			subs[u] = h.svc.Hub.Watch(u.UserNID, u.DeviceNID)
 		}
 		h.devicesChange(alice)
 		for u, s := range subs {
 			if woken := own(s) > 0; woken != (u != stranger) {
-				t.Errorf("rooms out of memory: %t: %s is woken: %t", cold, u.ID, woken)
+				t.Errorf("rooms out of memory: %t: %s is woken: %t", cold, u.UserID, woken)
 			}
 		}
 	}
 	h.ok(h.svc.Leave(t.Context(), carol, second, ""))
-	sub := h.svc.Hub.Watch(carol.NID, carol.Device)
+	sub := h.svc.Hub.Watch(carol.UserNID, carol.DeviceNID)
 	if h.devicesChange(alice); own(sub) > 0 {
 		t.Error("who has left is woken")
 	}
@@ -64,7 +65,7 @@ func TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
 	room := h.public(alice)
 	for _, name := range []id.UserID{"a", "b", "c", "d"} {
 		u := h.user(string(name))
-		sub := h.svc.Hub.Watch(u.NID, u.Device)
+		sub := h.svc.Hub.Watch(u.UserNID, u.DeviceNID)
 		joined := make(chan error, 1)
 		go func() { joined <- h.svc.Join(t.Context(), u, room, "") }()
 		// Changes go on until the join is committed: the last one began when it was, or was in its batch.
@@ -74,9 +75,9 @@ func TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
 			var committed func()
 			h.ok(h.db.Enqueue(storage.Write{
 				Do: func(tx *storage.Tx) (err error) {
-					m, found, err := tx.MembershipOf(u.NID, h.room(room).nid)
+					m, found, err := tx.MembershipOf(u.UserNID, h.room(room).nid)
 					if in = found && m.Membership == Join; err == nil {
-						committed, err = h.svc.WakeSharers(tx, alice.NID)
+						committed, err = h.svc.WakeSharers(tx, alice.UserNID)
 					}
 					return err
 				},
@@ -102,7 +103,7 @@ func BenchmarkWakeSharers(b *testing.B) {
 	h.crowd(room, 10_000)
 	nid := h.room(room).nid
 	for range 100 {
-		h.svc.Hub.Watch(alice.NID, 0)
+		h.svc.Hub.Watch(alice.UserNID, 0)
 	}
 	run := func(name string, find func(tx *storage.Tx) (func(), error)) {
 		b.Run(name, func(b *testing.B) {
@@ -127,7 +128,7 @@ func BenchmarkWakeSharers(b *testing.B) {
 			b.ReportMetric(float64(after.Microseconds())/float64(b.N), "µs-after/op")
 		})
 	}
-	run("in memory", func(tx *storage.Tx) (func(), error) { return h.svc.WakeSharers(tx, alice.NID) })
+	run("in memory", func(tx *storage.Tx) (func(), error) { return h.svc.WakeSharers(tx, alice.UserNID) })
 	run("from the database", func(tx *storage.Tx) (func(), error) {
 		members, err := tx.JoinedMembers(nid)
 		return func() { h.svc.Hub.Users(members...) }, err

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 )
@@ -195,7 +196,7 @@ func (s *Service) spaceElsewhere(ctx context.Context, user id.UserID, roomID id.
 	if err != nil {
 		return nil, err
 	}
-	servers, err := s.candidates(reading, roomID, Sender{NID: nid, ID: user}, via)
+	servers, err := s.candidates(reading, roomID, ident.Requester{UserNID: nid, UserID: user}, via)
 	if err != nil {
 		return nil, err
 	}

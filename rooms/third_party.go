@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -83,7 +84,7 @@ func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
 		return err
 	}
 	c := memberContent{Membership: Invite, more: map[string]json.RawMessage{"third_party_invite": raw}}
-	return s.invite(ctx, Sender{NID: nid, ID: t.Sender}, t.Room, t.Invitee, c)
+	return s.invite(ctx, ident.Requester{UserNID: nid, UserID: t.Sender}, t.Room, t.Invitee, c)
 }
 
 // Bound makes the invites that waited for a third-party identifier which now is a local user's: here, or on the server of

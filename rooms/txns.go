@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -47,13 +48,13 @@ func (t *txnTable) init() { t.devices = map[int64]*deviceTxns{} }
 
 // once runs do unless the request was answered before, or is being answered: then it waits for that answer. What fails is
 // not remembered, so that the client may try again.
-func (s *Service) once(ctx context.Context, sender Sender, txn *Txn, do func(*claim) (id.EventID, error)) (id.EventID, error) {
-	if txn == nil || sender.Device == 0 {
+func (s *Service) once(ctx context.Context, sender ident.Requester, txn *Txn, do func(*claim) (id.EventID, error)) (id.EventID, error) {
+	if txn == nil || sender.DeviceNID == 0 {
 		return do(nil)
 	}
 	hash := s.db.IDHash(txn.Path + "\x00" + txn.ID)
 	for {
-		c, mine, err := s.claim(ctx, sender.Device, hash)
+		c, mine, err := s.claim(ctx, sender.DeviceNID, hash)
 		if err != nil {
 			return "", err
 		}

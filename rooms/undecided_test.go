@@ -12,6 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -23,9 +24,9 @@ type lossy struct {
 	good  *peer
 	dead  *peer
 	n     *network
-	alice Sender // of good, with power
-	bob   Sender // here
-	carol Sender // of dead, with power
+	alice ident.Requester // of good, with power
+	bob   ident.Requester // here
+	carol ident.Requester // of dead, with power
 	room  id.RoomID
 }
 
@@ -34,9 +35,9 @@ func withoutKey(t *testing.T, version id.RoomVersion) *lossy {
 	n.heedless = true
 	l := &lossy{n: n, peer: n.add("here"), good: n.add("good"), dead: n.add("dead")}
 	l.alice, l.bob, l.carol = l.good.user("alice"), l.user("bob"), l.dead.user("carol")
-	levels := fmt.Sprintf(`{"state_default":50,"users":{%q:100,%q:100}}`, l.alice.ID, l.carol.ID)
+	levels := fmt.Sprintf(`{"state_default":50,"users":{%q:100,%q:100}}`, l.alice.UserID, l.carol.UserID)
 	if v, _ := pdu.VersionOf(version); v.PrivilegedCreators {
-		levels = fmt.Sprintf(`{"state_default":50,"users":{%q:100}}`, l.carol.ID)
+		levels = fmt.Sprintf(`{"state_default":50,"users":{%q:100}}`, l.carol.UserID)
 	}
 	l.room = l.good.create(l.alice, CreateRoom{Preset: "public_chat", RoomVersion: version, PowerLevelOverride: json.RawMessage(levels)})
 	l.dead.joinVia(l.carol, l.room, "good")

@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
@@ -22,7 +23,7 @@ var transferred = []string{
 // Upgrade replaces a room by one of another version: a new room with the old one's state, a tombstone and raised power
 // levels in the old room, in one write.
 // Spec: client-server-api#post_matrixclientv3roomsroomidupgrade
-func (s *Service) Upgrade(ctx context.Context, sender Sender, room id.RoomID, version id.RoomVersion, additionalCreators []id.UserID) (id.RoomID, error) {
+func (s *Service) Upgrade(ctx context.Context, sender ident.Requester, room id.RoomID, version id.RoomVersion, additionalCreators []id.UserID) (id.RoomID, error) {
 	v, ok := pdu.VersionOf(version)
 	if !ok {
 		return "", badRequest(mxerr.CodeUnsupportedRoomVersion, "This server does not support that room version")
@@ -31,7 +32,7 @@ func (s *Service) Upgrade(ctx context.Context, sender Sender, room id.RoomID, ve
 	if err != nil {
 		return "", unknownIsForbidden(err)
 	}
-	if old.Membership(sender.ID) == Join {
+	if old.Membership(sender.UserID) == Join {
 		if err := s.AwaitWhole(ctx, room); err != nil {
 			return "", err
 		}
@@ -40,7 +41,7 @@ func (s *Service) Upgrade(ctx context.Context, sender Sender, room id.RoomID, ve
 	var successor id.RoomID
 	err = s.change(ctx, room, func(b *batch) error {
 		levels := b.room.next.levels
-		if b.room.provisionalMembership(sender.ID) != Join || levels.UserLevel(sender.ID) < levels.EventLevel(typeTombstone, true) {
+		if b.room.provisionalMembership(sender.UserID) != Join || levels.UserLevel(sender.UserID) < levels.EventLevel(typeTombstone, true) {
 			return mxerr.Forbidden("You do not have permission to upgrade this room")
 		}
 		if err := c.succeed(b, additionalCreators); err != nil {
@@ -140,7 +141,7 @@ func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error)
 	}
 	switch {
 	case c.version.PrivilegedCreators:
-		for _, u := range append(c.additionalCreators(), c.sender.ID) {
+		for _, u := range append(c.additionalCreators(), c.sender.UserID) {
 			delete(levels.Users, u)
 		}
 		levels.Events[typeTombstone] = max(levels.Events[typeTombstone], aboveAdministrators)
@@ -153,7 +154,7 @@ func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error)
 	if c.powerLevels, err = levels.JSON(); err != nil || c.version.PrivilegedCreators {
 		return err
 	}
-	own := levels.LevelOf(c.sender.ID)
+	own := levels.LevelOf(c.sender.UserID)
 	needed := max(levels.Required(), levels.Highest())
 	for _, banned := range c.bans { // whoever bans is above who is banned
 		needed = max(needed, levels.LevelOf(banned.user)+1)
@@ -162,7 +163,7 @@ func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error)
 		return nil
 	}
 	c.lastLevels = c.powerLevels
-	levels.Users[c.sender.ID] = needed
+	levels.Users[c.sender.UserID] = needed
 	c.powerLevels, err = levels.JSON()
 	return err
 }
@@ -217,7 +218,7 @@ func (c *creation) replace(ctx context.Context, b *batch) (*batch, error) {
 	return made, err
 }
 
-func (b *batch) tombstone(sender Sender, successor id.RoomID) (id.EventID, error) {
+func (b *batch) tombstone(sender ident.Requester, successor id.RoomID) (id.EventID, error) {
 	content, err := json.Marshal(map[string]string{"body": "This room has been replaced", "replacement_room": string(successor)})
 	if err != nil {
 		return "", err
@@ -232,9 +233,9 @@ func (b *batch) tombstone(sender Sender, successor id.RoomID) (id.EventID, error
 
 // closeRoom takes the canonical alias and the right to speak and invite from a room that was replaced, as far as the
 // sender may.
-func (b *batch) closeRoom(sender Sender) error {
+func (b *batch) closeRoom(sender ident.Requester) error {
 	levels := b.room.next.levels
-	power := levels.UserLevel(sender.ID)
+	power := levels.UserLevel(sender.UserID)
 	alias, err := b.room.provisionalState(typeCanonicalAlias, "")
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"ebb/feed"
 	"ebb/history"
 	"ebb/httpapi"
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/media"
 	"ebb/outbox"
@@ -188,10 +189,10 @@ func (s *services) hooks() accounts.Hooks {
 		DeviceGone:     s.deviceGone,
 		DevicesChanged: s.e2ee.DevicesChanged,
 		ProfileChanged: func(ctx context.Context, nid int64, user id.UserID, displayName, avatarURL string) error {
-			return s.rooms.ProfileChanged(ctx, rooms.Sender{NID: nid, ID: user}, rooms.Profile{DisplayName: displayName, AvatarURL: avatarURL})
+			return s.rooms.ProfileChanged(ctx, ident.Requester{UserNID: nid, UserID: user}, rooms.Profile{DisplayName: displayName, AvatarURL: avatarURL})
 		},
 		LeaveRooms: func(ctx context.Context, nid int64, user id.UserID) error {
-			return s.rooms.LeaveAll(ctx, rooms.Sender{NID: nid, ID: user})
+			return s.rooms.LeaveAll(ctx, ident.Requester{UserNID: nid, UserID: user})
 		},
 		Erase:        s.rooms.Erase,
 		RoomIsPublic: s.roomIsPublic,

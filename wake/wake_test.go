@@ -60,7 +60,7 @@ func TestMembersWakesTheIntersectionFromEitherSide(t *testing.T) {
 	h := wake.New()
 	subs := map[int64]*wake.Sub{}
 	for u := int64(1); u <= 5; u++ {
-		subs[u] = h.Park(u, u)
+		subs[u] = h.Park(u, int64(u))
 	}
 	big := set{}
 	for u := int64(4); u <= 100; u++ {
