@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"ebb/ident"
 )
 
 // Bounds of user-interactive authentication.
@@ -43,9 +45,10 @@ type challenge struct {
 
 // binding is the request that a challenge is for.
 type binding struct {
-	operation    string
-	user, device int64
-	body         [sha256.Size]byte // of the request without auth; of no request at all where the first one had no parameters
+	operation string
+	user      ident.UserNID
+	device    ident.DeviceNID
+	body      [sha256.Size]byte // of the request without auth; of no request at all where the first one had no parameters
 }
 
 func newChallenges(now func() time.Time) *challenges {

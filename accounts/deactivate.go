@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -16,7 +17,7 @@ import (
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) Deactivate(ctx context.Context, user id.UserID, erase bool) error {
-	var nid int64
+	var nid ident.UserNID
 	err := s.write(ctx, func(w *write) error {
 		a, err := s.activeAccount(w.Tx, user)
 		if err != nil {
@@ -36,7 +37,7 @@ func (s *Service) Deactivate(ctx context.Context, user id.UserID, erase bool) er
 	return nil
 }
 
-func (s *Service) deactivate(w *write, nid int64, erase bool) error {
+func (s *Service) deactivate(w *write, nid ident.UserNID, erase bool) error {
 	if _, err := w.Deactivate(nid, erase); err != nil {
 		return err
 	}

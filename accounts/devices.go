@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -16,7 +17,7 @@ type Device struct {
 	DisplayName *string
 	LastSeen    time.Time
 	Address     string // it was seen from
-	nid         int64
+	nid         ident.DeviceNID
 }
 
 func deviceOf(r storage.DeviceRow) Device {
@@ -26,7 +27,7 @@ func deviceOf(r storage.DeviceRow) Device {
 func errUnknownDevice() error { return mxerr.NotFound("There is no such device") }
 
 // Devices lists a user's devices by id.
-func (s *Service) Devices(ctx context.Context, user int64) ([]Device, error) {
+func (s *Service) Devices(ctx context.Context, user ident.UserNID) ([]Device, error) {
 	var rows []storage.DeviceRow
 	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		rows, err = tx.Devices(user)
@@ -44,7 +45,7 @@ func (s *Service) Devices(ctx context.Context, user int64) ([]Device, error) {
 // Device finds one device of a user.
 //
 // Errors: M_NOT_FOUND.
-func (s *Service) Device(ctx context.Context, user int64, device id.DeviceID) (Device, error) {
+func (s *Service) Device(ctx context.Context, user ident.UserNID, device id.DeviceID) (Device, error) {
 	var row storage.DeviceRow
 	var found bool
 	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -62,7 +63,7 @@ func (s *Service) Device(ctx context.Context, user int64, device id.DeviceID) (D
 // RenameDevice sets the display name of a device.
 //
 // Errors: M_NOT_FOUND, M_INVALID_PARAM.
-func (s *Service) RenameDevice(ctx context.Context, user int64, device id.DeviceID, displayName string) error {
+func (s *Service) RenameDevice(ctx context.Context, user ident.UserNID, device id.DeviceID, displayName string) error {
 	if err := checkText("display_name", displayName, maxName); err != nil {
 		return err
 	}
@@ -82,7 +83,7 @@ func (s *Service) RenameDevice(ctx context.Context, user int64, device id.Device
 }
 
 // DeleteDevices deletes devices of a user, and what hangs on them. Those that are not there do not matter.
-func (s *Service) DeleteDevices(ctx context.Context, user int64, devices []id.DeviceID) error {
+func (s *Service) DeleteDevices(ctx context.Context, user ident.UserNID, devices []id.DeviceID) error {
 	return s.write(ctx, func(w *write) error {
 		var gone []storage.DeviceRow
 		for _, name := range devices {
@@ -99,11 +100,11 @@ func (s *Service) DeleteDevices(ctx context.Context, user int64, devices []id.De
 }
 
 // DeleteAllDevices deletes every device of a user other than keep ("" for none).
-func (s *Service) DeleteAllDevices(ctx context.Context, user int64, keep id.DeviceID) error {
+func (s *Service) DeleteAllDevices(ctx context.Context, user ident.UserNID, keep id.DeviceID) error {
 	return s.write(ctx, func(w *write) error { return s.deleteAllDevices(w, user, keep) })
 }
 
-func (s *Service) deleteAllDevices(w *write, user int64, keep id.DeviceID) error {
+func (s *Service) deleteAllDevices(w *write, user ident.UserNID, keep id.DeviceID) error {
 	all, err := w.Devices(user)
 	if err != nil {
 		return err
@@ -123,7 +124,7 @@ func (s *Service) deleteAllDevices(w *write, user int64, keep id.DeviceID) error
 	return s.deleteDevices(w, user, gone)
 }
 
-func (s *Service) deleteDevices(w *write, user int64, gone []storage.DeviceRow) error {
+func (s *Service) deleteDevices(w *write, user ident.UserNID, gone []storage.DeviceRow) error {
 	if len(gone) == 0 {
 		return nil
 	}
@@ -152,7 +153,7 @@ func (s *Service) deleteDevices(w *write, user int64, gone []storage.DeviceRow) 
 // sign-in goes on, and the device that was not used for longest is signed out.
 const MaxDevices = 500
 
-func (s *Service) dropIdleDevices(w *write, user int64) error {
+func (s *Service) dropIdleDevices(w *write, user ident.UserNID) error {
 	idle, err := w.IdleDevices(user, MaxDevices)
 	if err != nil {
 		return err

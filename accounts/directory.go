@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -40,7 +41,7 @@ func searchText(user id.UserID, displayName string) string {
 // Spec: client-server-api#post_matrixclientv3user_directorysearch
 //
 // Errors: M_INVALID_PARAM.
-func (s *Service) Search(ctx context.Context, asks int64, term string, limit int) (found []Found, limited bool, err error) {
+func (s *Service) Search(ctx context.Context, asks ident.UserNID, term string, limit int) (found []Found, limited bool, err error) {
 	if err := checkLength("search_term", term, maxTerm); err != nil {
 		return nil, false, err
 	}
@@ -63,8 +64,8 @@ func (s *Service) Search(ctx context.Context, asks int64, term string, limit int
 }
 
 // searchAccounts finds users of this server.
-func (s *Service) searchAccounts(ctx context.Context, asks int64, term string, limit int) (found []Found, limited bool, err error) {
-	visible := visibleRooms{s: s, known: map[int64]bool{}}
+func (s *Service) searchAccounts(ctx context.Context, asks ident.UserNID, term string, limit int) (found []Found, limited bool, err error) {
+	visible := visibleRooms{s: s, known: map[ident.RoomNID]bool{}}
 	for offset := 0; offset < maxSearched; offset += searchPage {
 		page, err := s.searchPage(ctx, asks, term, offset)
 		if err != nil {
@@ -91,7 +92,7 @@ func (s *Service) searchAccounts(ctx context.Context, asks int64, term string, l
 }
 
 // searchRemote finds users of other servers among those who share a room with who asks, by the name that they have there.
-func (s *Service) searchRemote(ctx context.Context, asks int64, term string) (found []Found, err error) {
+func (s *Service) searchRemote(ctx context.Context, asks ident.UserNID, term string) (found []Found, err error) {
 	if s.Remote == nil {
 		return nil, nil
 	}
@@ -127,16 +128,16 @@ func readMember(user id.UserID, event []byte) Found {
 type candidate struct {
 	Found
 	shares bool
-	rooms  []int64 // where that decides
+	rooms  []ident.RoomNID // where that decides
 }
 
-func (s *Service) searchPage(ctx context.Context, asks int64, term string, offset int) (page []candidate, err error) {
+func (s *Service) searchPage(ctx context.Context, asks ident.UserNID, term string, offset int) (page []candidate, err error) {
 	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.SearchAccounts(asks, term, searchPage, offset)
 		if err != nil {
 			return err
 		}
-		users := make([]int64, len(rows))
+		users := make([]ident.UserNID, len(rows))
 		for i, r := range rows {
 			users[i] = r.User
 		}
@@ -162,7 +163,7 @@ func (s *Service) searchPage(ctx context.Context, asks int64, term string, offse
 // visibleRooms remembers for one search which rooms are public.
 type visibleRooms struct {
 	s     *Service
-	known map[int64]bool
+	known map[ident.RoomNID]bool
 }
 
 func (v *visibleRooms) any(ctx context.Context, c candidate) (bool, error) {

@@ -87,7 +87,7 @@ func (s *Service) guessFrom(ctx context.Context, a storage.AccountRow, network s
 
 // hasDeviceIn reports whether a device of the user was last seen in a network. The owner is likely to be there, and must
 // not be locked out by strangers elsewhere who guess together.
-func (s *Service) hasDeviceIn(ctx context.Context, user int64, network string) (bool, error) {
+func (s *Service) hasDeviceIn(ctx context.Context, user ident.UserNID, network string) (bool, error) {
 	if user == 0 || s.Network == nil {
 		return false, nil
 	}
@@ -100,7 +100,7 @@ func (s *Service) hasDeviceIn(ctx context.Context, user int64, network string) (
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) guessBy(who ident.Requester) (try attempt, err error) {
-	session := "session\x00" + strconv.FormatInt(who.DeviceNID, 10)
+	session := "session\x00" + strconv.FormatInt(int64(who.DeviceNID), 10)
 	if err := try.take(s.Budgets.Guesses, session); err != nil {
 		return nil, err
 	}

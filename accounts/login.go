@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -53,7 +54,7 @@ func (s *Service) LoginPassword(ctx context.Context, user, password string, n Ne
 	if err := s.checkPassword(ctx, checked, password, try); err != nil {
 		return SignedIn{}, err
 	}
-	return s.signIn(ctx, n, func(w *write) (int64, error) {
+	return s.signIn(ctx, n, func(w *write) (ident.UserNID, error) {
 		a, _, err := w.Account(checked.NID)
 		if err == nil && a.Password != checked.Password { // changed in the meantime
 			err = errWrongPassword()
@@ -70,7 +71,7 @@ func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (S
 	if err != nil {
 		return SignedIn{}, err
 	}
-	in, err := s.signIn(ctx, n, func(w *write) (int64, error) {
+	in, err := s.signIn(ctx, n, func(w *write) (ident.UserNID, error) {
 		nid, found, err := w.TakeLoginToken(keyOf(token).String())
 		if err == nil && !found {
 			s.failed(ctx, "", "unknown login token")
@@ -143,7 +144,7 @@ func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.A
 }
 
 // signIn is the one gate of every way to sign in: who says whose session it will be.
-func (s *Service) signIn(ctx context.Context, n NewSession, who func(*write) (int64, error)) (SignedIn, error) {
+func (s *Service) signIn(ctx context.Context, n NewSession, who func(*write) (ident.UserNID, error)) (SignedIn, error) {
 	if err := n.check(); err != nil {
 		return SignedIn{}, err
 	}
@@ -191,7 +192,7 @@ func (s *Service) startSession(w *write, a storage.AccountRow, n NewSession) (Si
 }
 
 // device finds or makes the device of a new session.
-func (s *Service) device(w *write, user int64, n NewSession) (int64, error) {
+func (s *Service) device(w *write, user ident.UserNID, n NewSession) (ident.DeviceNID, error) {
 	d, known, err := w.Device(user, string(n.Device))
 	if err != nil {
 		return 0, err
@@ -219,7 +220,7 @@ func (s *Service) device(w *write, user int64, n NewSession) (int64, error) {
 
 // refuseKeyName refuses a device id that is the public part of one of the user's cross-signing keys.
 // Spec: client-server-api#post_matrixclientv3login device_id
-func refuseKeyName(tx *storage.Tx, user int64, device id.DeviceID) error {
+func refuseKeyName(tx *storage.Tx, user ident.UserNID, device id.DeviceID) error {
 	stored, err := tx.CrossSigningKeys(user)
 	if err != nil {
 		return err
@@ -241,7 +242,7 @@ func refuseKeyName(tx *storage.Tx, user int64, device id.DeviceID) error {
 }
 
 // issueTokens makes tokens for a device. unused: they came from a refresh, and the ones before still count.
-func (s *Service) issueTokens(w *write, user, device int64, refresh, unused bool) (Tokens, error) {
+func (s *Service) issueTokens(w *write, user ident.UserNID, device ident.DeviceNID, refresh, unused bool) (Tokens, error) {
 	t := Tokens{Access: secret("ebb_a_", 32)}
 	expires := int64(0)
 	if refresh {
@@ -293,7 +294,7 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 const loginTokenLifetime = 2 * time.Minute
 
 // CreateLoginToken makes a token that signs one further device of a user in.
-func (s *Service) CreateLoginToken(ctx context.Context, user int64) (string, time.Duration, error) {
+func (s *Service) CreateLoginToken(ctx context.Context, user ident.UserNID) (string, time.Duration, error) {
 	token := secret("ebb_l_", 32)
 	err := s.write(ctx, func(w *write) error {
 		name, err := w.UserID(user)

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -18,7 +19,7 @@ const (
 
 // CreateOpenIDToken makes a token by which another service learns who its owner is, and nothing else.
 // Spec: client-server-api#post_matrixclientv3useruseridopenidrequest_token
-func (s *Service) CreateOpenIDToken(ctx context.Context, user int64) (token string, lifetime time.Duration, err error) {
+func (s *Service) CreateOpenIDToken(ctx context.Context, user ident.UserNID) (token string, lifetime time.Duration, err error) {
 	token = secret("ebb_o_", 32)
 	err = s.write(ctx, func(w *write) error {
 		return w.AddOpenIDToken(keyOf(token).String(), user, s.Now().Add(openIDLifetime).UnixMilli(), maxOpenIDTokens)

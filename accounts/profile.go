@@ -253,7 +253,7 @@ func checkLength(what, text string, longest int) error {
 type announcer struct {
 	// mu guards states; a leaf lock.
 	mu     sync.Mutex
-	states map[int64]*announcement
+	states map[ident.UserNID]*announcement
 }
 
 // announcement is one pass, and the one that follows it on behalf of everybody who came since it began.
@@ -282,7 +282,7 @@ func (s *Service) announce(ctx context.Context, who ident.Requester) error {
 }
 
 // join is the pass that covers a change that is committed: mine where the caller is to run it, after the one before.
-func (a *announcer) join(user int64) (pass, before *announcement, mine bool) {
+func (a *announcer) join(user ident.UserNID) (pass, before *announcement, mine bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before = a.states[user]
@@ -298,7 +298,7 @@ func (a *announcer) join(user int64) (pass, before *announcement, mine bool) {
 	return before.next, before, mine
 }
 
-func (a *announcer) end(user int64, pass *announcement) {
+func (a *announcer) end(user ident.UserNID, pass *announcement) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	close(pass.done)

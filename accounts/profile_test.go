@@ -108,7 +108,7 @@ func TestTheLastNameOfConcurrentChangesIsAnnouncedLast(t *testing.T) {
 	var mu sync.Mutex
 	var told []string
 	running := 0
-	hooks := Hooks{ProfileChanged: func(_ context.Context, _ int64, user id.UserID, displayName, avatarURL string) error {
+	hooks := Hooks{ProfileChanged: func(_ context.Context, _ ident.UserNID, user id.UserID, displayName, avatarURL string) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if running++; running > 1 {
@@ -145,7 +145,7 @@ func TestTheLastNameOfConcurrentChangesIsAnnouncedLast(t *testing.T) {
 }
 
 // join makes users members of a room, as far as the directory looks.
-func join(t *testing.T, s *Service, room int64, users ...ident.Requester) {
+func join(t *testing.T, s *Service, room ident.RoomNID, users ...ident.Requester) {
 	t.Helper()
 	err := s.DB.Write(t.Context(), func(tx *storage.Tx) error {
 		for _, u := range users {
@@ -162,7 +162,7 @@ func join(t *testing.T, s *Service, room int64, users ...ident.Requester) {
 
 func TestTheDirectoryFindsWhoMayBeSeen(t *testing.T) {
 	const private, public, other = 1001, 1002, 1003
-	hooks := Hooks{RoomIsPublic: func(_ context.Context, room int64) (bool, error) { return room == public, nil }}
+	hooks := Hooks{RoomIsPublic: func(_ context.Context, room ident.RoomNID) (bool, error) { return room == public, nil }}
 	each(t, Options{Hooks: hooks}, func(t *testing.T, s *Service, _ *clock) {
 		users := map[string]ident.Requester{}
 		for _, name := range []string{"alice", "bob", "carol", "dave", "eve"} {

@@ -18,6 +18,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/storage"
@@ -26,17 +27,17 @@ import (
 // Hooks is what other services do about changes of accounts. A nil function does nothing.
 type Hooks struct {
 	// DeviceGone removes in a write what hangs on a device that is deleted.
-	DeviceGone func(tx *storage.Tx, device, user int64, deviceID string) error
+	DeviceGone func(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error
 	// DevicesChanged records in a write that these devices of a user changed, and returns what to do once it is committed.
-	DevicesChanged func(tx *storage.Tx, user int64, devices ...string) (committed func(), err error)
+	DevicesChanged func(tx *storage.Tx, user ident.UserNID, devices ...string) (committed func(), err error)
 	// ProfileChanged tells rooms and presence the name and avatar of a user.
-	ProfileChanged func(ctx context.Context, nid int64, user id.UserID, displayName, avatarURL string) error
+	ProfileChanged func(ctx context.Context, nid ident.UserNID, user id.UserID, displayName, avatarURL string) error
 	// LeaveRooms takes a user out of every room and declines every invite.
-	LeaveRooms func(ctx context.Context, nid int64, user id.UserID) error
+	LeaveRooms func(ctx context.Context, nid ident.UserNID, user id.UserID) error
 	// Erase makes a user's events redacted copies for whoever joins later.
-	Erase func(ctx context.Context, nid int64) error
+	Erase func(ctx context.Context, nid ident.UserNID) error
 	// RoomIsPublic says whether anybody may join a room or read it without joining.
-	RoomIsPublic func(ctx context.Context, room int64) (bool, error)
+	RoomIsPublic func(ctx context.Context, room ident.RoomNID) (bool, error)
 	// Exclusive says whether an application service has a localpart for itself.
 	Exclusive func(localpart string) bool
 }
@@ -97,7 +98,7 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{Options: o, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(o.Cache.Entries(maxSessions)),
-		asked: newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[int64]*announcement{}},
+		asked: newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[ident.UserNID]*announcement{}},
 		profiles: newProfileMemo(o.Cache.Entries(maxRemoteProfiles), o.Now)}
 }
 
@@ -176,7 +177,7 @@ func (s *Service) write(ctx context.Context, do func(*write) error) error {
 }
 
 // devicesChanged tells e2ee.
-func (w *write) devicesChanged(user int64, devices ...string) error {
+func (w *write) devicesChanged(user ident.UserNID, devices ...string) error {
 	if w.svc.Hooks.DevicesChanged == nil {
 		return nil
 	}

@@ -249,14 +249,14 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 	var left, erased []id.UserID
 	var fail bool
 	hooks := Hooks{
-		LeaveRooms: func(_ context.Context, _ int64, user id.UserID) error {
+		LeaveRooms: func(_ context.Context, _ ident.UserNID, user id.UserID) error {
 			if fail {
 				return context.DeadlineExceeded
 			}
 			left = append(left, user)
 			return nil
 		},
-		Erase: func(_ context.Context, nid int64) error {
+		Erase: func(_ context.Context, nid ident.UserNID) error {
 			erased = append(erased, id.UserID(rune('0'+nid)))
 			return nil
 		},

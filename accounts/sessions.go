@@ -65,7 +65,7 @@ func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, erro
 }
 
 // confirmToken makes a token that came from a refresh the only one of its device.
-func (s *Service) confirmToken(ctx context.Context, key tokenKey, user, device int64) error {
+func (s *Service) confirmToken(ctx context.Context, key tokenKey, user ident.UserNID, device ident.DeviceNID) error {
 	return s.write(ctx, func(w *write) error {
 		_, found, err := w.AccessToken(key.String())
 		if err != nil {
@@ -108,13 +108,13 @@ type sessionCache struct {
 	// mu guards all below; a leaf lock.
 	mu     sync.RWMutex
 	tokens map[tokenKey]*session
-	users  map[int64]map[tokenKey]*session
+	users  map[ident.UserNID]map[tokenKey]*session
 	// epoch grows with everything that is dropped, so that what was read before is not put in after.
 	epoch int64
 }
 
 func newSessionCache(most int) *sessionCache {
-	return &sessionCache{most: most, tokens: map[tokenKey]*session{}, users: map[int64]map[tokenKey]*session{}}
+	return &sessionCache{most: most, tokens: map[tokenKey]*session{}, users: map[ident.UserNID]map[tokenKey]*session{}}
 }
 
 func (c *sessionCache) get(key tokenKey) *session {
@@ -159,7 +159,7 @@ func (c *sessionCache) remove(key tokenKey) {
 }
 
 // dropUser forgets a user's tokens.
-func (c *sessionCache) dropUser(user int64) {
+func (c *sessionCache) dropUser(user ident.UserNID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.epoch++
@@ -169,7 +169,7 @@ func (c *sessionCache) dropUser(user int64) {
 }
 
 // dropDevice forgets the tokens of a user's device.
-func (c *sessionCache) dropDevice(user, device int64) {
+func (c *sessionCache) dropDevice(user ident.UserNID, device ident.DeviceNID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.epoch++
@@ -181,7 +181,7 @@ func (c *sessionCache) dropDevice(user, device int64) {
 }
 
 // ofUser lists a user's tokens in use.
-func (c *sessionCache) ofUser(user int64) []*session {
+func (c *sessionCache) ofUser(user ident.UserNID) []*session {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var out []*session

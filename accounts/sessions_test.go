@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -57,8 +58,11 @@ func TestDeletedDevicesAreSignedOutHard(t *testing.T) {
 	var gone []string
 	changed := 0
 	hooks := Hooks{
-		DeviceGone:     func(_ *storage.Tx, _, _ int64, deviceID string) error { gone = append(gone, deviceID); return nil },
-		DevicesChanged: func(*storage.Tx, int64, ...string) (func(), error) { return func() { changed++ }, nil },
+		DeviceGone: func(_ *storage.Tx, _ ident.DeviceNID, _ ident.UserNID, deviceID string) error {
+			gone = append(gone, deviceID)
+			return nil
+		},
+		DevicesChanged: func(*storage.Tx, ident.UserNID, ...string) (func(), error) { return func() { changed++ }, nil },
 	}
 	each(t, Options{Hooks: hooks}, func(t *testing.T, s *Service, _ *clock) {
 		gone, changed = nil, 0

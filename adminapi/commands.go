@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
@@ -220,7 +221,7 @@ func stateText(r *rooms.Room, typ, member string) string {
 }
 
 func (a *API) roomList(ctx context.Context, _ struct{}) (any, error) {
-	var nids []int64
+	var nids []ident.RoomNID
 	err := a.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		nids, err = tx.AllRooms()
 		return err

@@ -66,13 +66,13 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 	h.api = New(API{Config: cfg, Rooms: svc, History: history.New(history.Options{DB: db, Rooms: svc, Commits: commits, Now: h.now}), E2EE: keys, Accounts: accounts.New(accounts.Options{
 		DB: db, Server: "here", Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms, Now: h.now, Hooks: accounts.Hooks{
 			DeviceGone: keys.DeviceGone, DevicesChanged: keys.DevicesChanged, Erase: svc.Erase,
-			ProfileChanged: func(ctx context.Context, nid int64, user id.UserID, displayName, avatarURL string) error {
+			ProfileChanged: func(ctx context.Context, nid ident.UserNID, user id.UserID, displayName, avatarURL string) error {
 				return svc.ProfileChanged(ctx, ident.Requester{UserNID: nid, UserID: user}, rooms.Profile{DisplayName: displayName, AvatarURL: avatarURL})
 			},
-			LeaveRooms: func(ctx context.Context, nid int64, user id.UserID) error {
+			LeaveRooms: func(ctx context.Context, nid ident.UserNID, user id.UserID) error {
 				return svc.LeaveAll(ctx, ident.Requester{UserNID: nid, UserID: user})
 			},
-			RoomIsPublic: func(ctx context.Context, nid int64) (bool, error) {
+			RoomIsPublic: func(ctx context.Context, nid ident.RoomNID) (bool, error) {
 				r, err := svc.RoomByNID(ctx, nid)
 				return err == nil && r.JoinRule() == "public", err
 			},

@@ -80,7 +80,7 @@ func (h *house) authenticate(ctx context.Context, token string, _ *httpapi.Reque
 	}
 	user := id.UserID("@" + name + ":here")
 	nid, err := h.svc.UserNID(ctx, user)
-	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: int64(nid)*100 + int64(len(device)) + 1, DeviceID: id.DeviceID(device), IsAdmin: name == "admin"}, err
+	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: ident.DeviceNID(nid)*100 + ident.DeviceNID(len(device)) + 1, DeviceID: id.DeviceID(device), IsAdmin: name == "admin"}, err
 }
 
 // answer is what came back.

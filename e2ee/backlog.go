@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -27,17 +28,17 @@ const (
 type backlogs struct {
 	// mu guards left; a leaf lock.
 	mu   sync.Mutex
-	left map[int64]int64 // device → cost
+	left map[ident.DeviceNID]int64 // device → cost
 }
 
 // add counts a message for a device and reports whether its queue is to be measured.
-func (b *backlogs) add(device, cost int64, stranger bool) bool {
+func (b *backlogs) add(device ident.DeviceNID, cost int64, stranger bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	left, known := b.left[device]
 	if !known {
 		if b.left == nil || len(b.left) >= maxDeviceNames {
-			b.left = map[int64]int64{}
+			b.left = map[ident.DeviceNID]int64{}
 		}
 		left = measureEvery
 	}
@@ -48,14 +49,14 @@ func (b *backlogs) add(device, cost int64, stranger bool) bool {
 	return left < cost
 }
 
-func (b *backlogs) measured(device, left int64) {
+func (b *backlogs) measured(device ident.DeviceNID, left int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left[device] = max(left, measureEvery)
 }
 
 // trim brings a device's queue back within its bounds.
-func (b *backlogs) trim(tx *storage.Tx, device int64) error {
+func (b *backlogs) trim(tx *storage.Tx, device ident.DeviceNID) error {
 	rows, err := tx.ToDeviceBacklog(device)
 	if err != nil {
 		return err

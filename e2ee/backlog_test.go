@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -23,7 +24,7 @@ func (f *federated) receive(origin, sender, body string) {
 }
 
 // waiting lists the bodies that are in the queue of a device, of those that are in a list, and the cost of all.
-func (f *federated) waiting(device int64, of ...string) (found []string, cost int64) {
+func (f *federated) waiting(device ident.DeviceNID, of ...string) (found []string, cost int64) {
 	f.t.Helper()
 	f.read(func(tx *storage.Tx) error {
 		rows, err := tx.ToDevice(device, 0, tx.Settled(), 100_000)

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -56,7 +57,7 @@ func noBackup() error { return mxerr.NotFound("There is no such key backup") }
 
 // CreateBackup begins a new backup version, which becomes the current one.
 // Spec: client-server-api#post_matrixclientv3room_keysversion
-func (s *Service) CreateBackup(ctx context.Context, user int64, algorithm string, authData json.RawMessage) (version string, err error) {
+func (s *Service) CreateBackup(ctx context.Context, user ident.UserNID, algorithm string, authData json.RawMessage) (version string, err error) {
 	if err := checkBackup(algorithm, authData); err != nil {
 		return "", err
 	}
@@ -85,7 +86,7 @@ func checkBackup(algorithm string, authData json.RawMessage) error {
 // Backup describes one version, or the current one where version is empty.
 //
 // Errors: M_NOT_FOUND.
-func (s *Service) Backup(ctx context.Context, user int64, version string) (b Backup, err error) {
+func (s *Service) Backup(ctx context.Context, user ident.UserNID, version string) (b Backup, err error) {
 	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
 		if err != nil {
@@ -100,7 +101,7 @@ func (s *Service) Backup(ctx context.Context, user int64, version string) (b Bac
 
 func etag(v storage.BackupVersion) string { return strconv.FormatInt(v.ETag, 10) }
 
-func findBackup(tx *storage.Tx, user int64, version string) (v storage.BackupVersion, err error) {
+func findBackup(tx *storage.Tx, user ident.UserNID, version string) (v storage.BackupVersion, err error) {
 	found := false
 	if version == "" {
 		v, found, err = tx.LatestBackup(user)
@@ -115,7 +116,7 @@ func findBackup(tx *storage.Tx, user int64, version string) (v storage.BackupVer
 
 // UpdateBackup replaces the auth data of a version; its algorithm and number stay.
 // Spec: client-server-api#put_matrixclientv3room_keysversionversion
-func (s *Service) UpdateBackup(ctx context.Context, user int64, version, algorithm, bodyVersion string, authData json.RawMessage) error {
+func (s *Service) UpdateBackup(ctx context.Context, user ident.UserNID, version, algorithm, bodyVersion string, authData json.RawMessage) error {
 	if err := checkBackup(algorithm, authData); err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ func (s *Service) UpdateBackup(ctx context.Context, user int64, version, algorit
 
 // DeleteBackup removes a version with its keys.
 // Spec: client-server-api#delete_matrixclientv3room_keysversionversion
-func (s *Service) DeleteBackup(ctx context.Context, user int64, version string) error {
+func (s *Service) DeleteBackup(ctx context.Context, user ident.UserNID, version string) error {
 	return s.DB.Write(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
 		if err != nil {
@@ -150,7 +151,7 @@ func (s *Service) DeleteBackup(ctx context.Context, user int64, version string) 
 //
 // Errors: M_NOT_FOUND; M_WRONG_ROOM_KEYS_VERSION with current_version where version is not the current one.
 // Spec: client-server-api#put_matrixclientv3room_keyskeys
-func (s *Service) PutBackupKeys(ctx context.Context, user int64, version string, rooms BackupRooms) (change BackupChange, err error) {
+func (s *Service) PutBackupKeys(ctx context.Context, user ident.UserNID, version string, rooms BackupRooms) (change BackupChange, err error) {
 	if err := checkSessions(rooms); err != nil {
 		return change, err
 	}
@@ -190,7 +191,7 @@ func checkSessions(rooms BackupRooms) error {
 }
 
 // currentBackup is the version to write to, which must be the newest.
-func currentBackup(tx *storage.Tx, user int64, version string) (storage.BackupVersion, error) {
+func currentBackup(tx *storage.Tx, user ident.UserNID, version string) (storage.BackupVersion, error) {
 	v, found, err := tx.LatestBackup(user)
 	switch {
 	case err != nil:
@@ -204,7 +205,7 @@ func currentBackup(tx *storage.Tx, user int64, version string) (storage.BackupVe
 	return v, nil
 }
 
-func putSession(tx *storage.Tx, user, version int64, room id.RoomID, session string, data BackupSession) (stored bool, err error) {
+func putSession(tx *storage.Tx, user ident.UserNID, version int64, room id.RoomID, session string, data BackupSession) (stored bool, err error) {
 	old, err := tx.BackupKeys(user, version, string(room), session)
 	if err != nil {
 		return false, err
@@ -231,7 +232,7 @@ func better(k, old storage.BackupKey) bool {
 	}
 }
 
-func backupChange(tx *storage.Tx, user, version int64, changed bool) (BackupChange, error) {
+func backupChange(tx *storage.Tx, user ident.UserNID, version int64, changed bool) (BackupChange, error) {
 	if changed {
 		if err := tx.TouchBackup(user, version); err != nil {
 			return BackupChange{}, err
@@ -246,7 +247,7 @@ func backupChange(tx *storage.Tx, user, version int64, changed bool) (BackupChan
 }
 
 // BackupKeys lists the sessions of a version; an empty room or session means all.
-func (s *Service) BackupKeys(ctx context.Context, user int64, version string, room id.RoomID, session string) (rooms BackupRooms, err error) {
+func (s *Service) BackupKeys(ctx context.Context, user ident.UserNID, version string, room id.RoomID, session string) (rooms BackupRooms, err error) {
 	rooms = BackupRooms{}
 	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
@@ -268,7 +269,7 @@ func (s *Service) BackupKeys(ctx context.Context, user int64, version string, ro
 }
 
 // DeleteBackupKeys removes sessions of a version; an empty room or session means all.
-func (s *Service) DeleteBackupKeys(ctx context.Context, user int64, version string, room id.RoomID, session string) (change BackupChange, err error) {
+func (s *Service) DeleteBackupKeys(ctx context.Context, user ident.UserNID, version string, room id.RoomID, session string) (change BackupChange, err error) {
 	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
 		if err != nil {

@@ -99,7 +99,7 @@ func (up *Dehydrate) check(owner ident.Requester) error {
 
 // dropDehydrated deletes a user's dehydrated device and reports its id, "" where there is none. One that somebody has
 // signed in with since is a device like any other and stays.
-func (s *Service) dropDehydrated(tx *storage.Tx, user int64) (id.DeviceID, error) {
+func (s *Service) dropDehydrated(tx *storage.Tx, user ident.UserNID) (id.DeviceID, error) {
 	d, found, err := tx.Dehydrated(user)
 	if err != nil || !found {
 		return "", err

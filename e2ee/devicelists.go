@@ -246,7 +246,7 @@ func (s *Service) tellDiscovered(ctx context.Context) {
 }
 
 // tellOf tells those of some servers that share a room with a user of the user's devices.
-func (s *Service) tellOf(ctx context.Context, user int64, servers []string) error {
+func (s *Service) tellOf(ctx context.Context, user ident.UserNID, servers []string) error {
 	shared, err := s.Rooms.SharedServers(ctx, user)
 	if err != nil {
 		return err
@@ -257,7 +257,7 @@ func (s *Service) tellOf(ctx context.Context, user int64, servers []string) erro
 
 // addDevices hands updates of a user's devices, or of those with keys only, to the outbox. They have the number of the list as it is: they
 // begin the sequence of those servers, and are no part of that of others.
-func (s *Service) addDevices(tx *storage.Tx, user int64, servers []string, withKeys bool) (committed func(), err error) {
+func (s *Service) addDevices(tx *storage.Tx, user ident.UserNID, servers []string, withKeys bool) (committed func(), err error) {
 	if len(servers) == 0 {
 		return nil, nil
 	}
@@ -282,7 +282,7 @@ func (s *Service) addDevices(tx *storage.Tx, user int64, servers []string, withK
 }
 
 // deviceIDs names a user's devices, or those with keys only.
-func deviceIDs(tx *storage.Tx, user int64, withKeys bool) (ids []string, err error) {
+func deviceIDs(tx *storage.Tx, user ident.UserNID, withKeys bool) (ids []string, err error) {
 	if withKeys {
 		keys, err := tx.UserDeviceKeys(user)
 		for _, k := range keys {
@@ -405,7 +405,7 @@ func (s *Service) keepChange(ctx context.Context, user id.UserID) error {
 }
 
 // metHere finds a user of another server and the users of this one who share a room with them.
-func (s *Service) metHere(ctx context.Context, user id.UserID) (nid int64, sharers []int64, err error) {
+func (s *Service) metHere(ctx context.Context, user id.UserID) (nid ident.UserNID, sharers []ident.UserNID, err error) {
 	found := false
 	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
 		nid, found, err = tx.LookupUser(string(user))
@@ -449,8 +449,8 @@ func (u *listUpdate) apply(tx *storage.Tx, list storage.RemoteList) (applied, er
 }
 
 // known reports whether the cache has the device as the update has it.
-func (u *listUpdate) known(tx *storage.Tx, nid int64) (bool, error) {
-	all, err := tx.RemoteDevices([]int64{nid})
+func (u *listUpdate) known(tx *storage.Tx, nid ident.UserNID) (bool, error) {
+	all, err := tx.RemoteDevices([]ident.UserNID{nid})
 	rows := all[nid]
 	if err != nil {
 		return false, err
@@ -470,7 +470,7 @@ func sameJSON(a, b []byte) bool {
 }
 
 // set stores the device; false where there are too many, so that it is the whole list that is cut.
-func (u *listUpdate) set(tx *storage.Tx, nid int64) (bool, error) {
+func (u *listUpdate) set(tx *storage.Tx, nid ident.UserNID) (bool, error) {
 	n, err := tx.CountRemoteDevices(nid)
 	if err != nil || n >= maxRemoteDevices {
 		return false, err
@@ -576,7 +576,7 @@ func (s *Service) resync(ctx context.Context, server string, user id.UserID, lis
 // resyncBackoff says when a list that was not got is asked for again.
 var resyncBackoff = keyed.Backoff{First: time.Minute, Max: maxResyncInterval}
 
-func (s *Service) resynced(ctx context.Context, nid int64, asked storage.Pos, got deviceList, sharers []int64) error {
+func (s *Service) resynced(ctx context.Context, nid ident.UserNID, asked storage.Pos, got deviceList, sharers []ident.UserNID) error {
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		changed, err := got.store(tx, nid, asked)
 		if err != nil || !changed {
@@ -604,7 +604,7 @@ func (s *Service) Sweep(ctx context.Context) error {
 			return err
 		}
 	}
-	after := int64(0)
+	after := ident.UserNID(0)
 	for {
 		var lists []storage.RemoteList
 		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -623,7 +623,7 @@ func (s *Service) Sweep(ctx context.Context) error {
 	}
 }
 
-func (s *Service) dropUnmet(ctx context.Context, nid int64) error {
+func (s *Service) dropUnmet(ctx context.Context, nid ident.UserNID) error {
 	sharers, err := s.Rooms.LocalSharers(ctx, nid)
 	if err != nil || len(sharers) > 0 {
 		return err

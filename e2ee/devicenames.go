@@ -3,6 +3,7 @@ package e2ee
 import (
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/storage"
 )
@@ -22,7 +23,10 @@ type deviceName struct {
 	device id.DeviceID
 }
 
-type deviceNIDs struct{ user, device int64 }
+type deviceNIDs struct {
+	user   ident.UserNID
+	device ident.DeviceNID
+}
 
 func newDeviceNames(entries int) *deviceNames {
 	return &deviceNames{keyed.NewMap[deviceName, deviceNIDs](entries)}
@@ -42,6 +46,6 @@ func (n *deviceNames) find(tx *storage.Tx, name deviceName) (nids deviceNIDs, fo
 }
 
 // forget removes a device that is deleted.
-func (n *deviceNames) forget(device int64) {
+func (n *deviceNames) forget(device ident.DeviceNID) {
 	n.known.ForgetFunc(func(_ deviceName, nids deviceNIDs) bool { return nids.device == device })
 }

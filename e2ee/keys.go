@@ -83,7 +83,7 @@ func (s *Service) storeKeys(tx *storage.Tx, d ident.Requester, identity json.Raw
 	return committed, setFallbackKeys(tx, d.DeviceNID, fallback)
 }
 
-func setFallbackKeys(tx *storage.Tx, device int64, keys []storage.KeyJSON) error {
+func setFallbackKeys(tx *storage.Tx, device ident.DeviceNID, keys []storage.KeyJSON) error {
 	if len(keys) == 0 {
 		return nil
 	}
@@ -112,7 +112,7 @@ func setDeviceKeys(tx *storage.Tx, d ident.Requester, identity json.RawMessage) 
 	return true, tx.SetDeviceKeys(d.DeviceNID, d.UserNID, string(identity))
 }
 
-func addOneTimeKeys(tx *storage.Tx, device int64, keys []storage.KeyJSON) error {
+func addOneTimeKeys(tx *storage.Tx, device ident.DeviceNID, keys []storage.KeyJSON) error {
 	if len(keys) == 0 {
 		return nil
 	}
@@ -211,7 +211,7 @@ func checkKey(name string, raw json.RawMessage) error {
 
 // OneTimeKeyCounts counts a device's unclaimed one-time keys by algorithm; signed_curve25519 is always there, since
 // clients take its absence for "no change".
-func (s *Service) OneTimeKeyCounts(ctx context.Context, device int64) (counts map[string]int64, err error) {
+func (s *Service) OneTimeKeyCounts(ctx context.Context, device ident.DeviceNID) (counts map[string]int64, err error) {
 	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
 		counts, err = oneTimeKeyCounts(tx, device)
 		return err
@@ -219,7 +219,7 @@ func (s *Service) OneTimeKeyCounts(ctx context.Context, device int64) (counts ma
 	return counts, err
 }
 
-func oneTimeKeyCounts(tx *storage.Tx, device int64) (map[string]int64, error) {
+func oneTimeKeyCounts(tx *storage.Tx, device ident.DeviceNID) (map[string]int64, error) {
 	rows, err := tx.CountOneTimeKeys(device)
 	counts := map[string]int64{"signed_curve25519": 0}
 	for _, r := range rows {
@@ -258,7 +258,7 @@ func (s *Service) claimLocal(ctx context.Context, wanted map[id.UserID]map[id.De
 	if len(wanted) == 0 {
 		return claims, nil
 	}
-	var used []int64 // owners whose key counts changed
+	var used []ident.UserNID // owners whose key counts changed
 	err := s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		for _, user := range slices.Sorted(maps.Keys(wanted)) {
 			owner, taken, err := s.claimOfUser(tx, user, wanted[user])
@@ -279,7 +279,7 @@ func (f Failures) add(server string) {
 	f[server] = json.RawMessage(`{"errcode":"M_UNREACHABLE","error":"This server cannot be asked"}`)
 }
 
-func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string) (owner int64, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
+func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string) (owner ident.UserNID, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
 	owner, devices, found, err := candidates(s.names, tx, user, wanted)
 	if err != nil || !found {
 		return 0, nil, err

@@ -73,7 +73,7 @@ func split[T any](s *Service, wanted map[id.UserID]T) (local map[id.UserID]T, re
 
 // userKeys is what is known of the keys of one user.
 type userKeys struct {
-	nid          int64 // 0: nothing has named the user yet
+	nid          ident.UserNID // 0: nothing has named the user yet
 	devices      []storage.UserDeviceKeys
 	crossSigning map[string]string // by usage
 }
@@ -101,13 +101,13 @@ func (k *Keys) addLocal(tx *storage.Tx, viewer ident.Requester, wanted map[id.Us
 }
 
 // lookUp finds the short names of users; those who have none are left out.
-func lookUp[T any](tx *storage.Tx, users map[id.UserID]T) (map[id.UserID]int64, error) {
+func lookUp[T any](tx *storage.Tx, users map[id.UserID]T) (map[id.UserID]ident.UserNID, error) {
 	names := make([]string, 0, len(users))
 	for user := range users {
 		names = append(names, string(user))
 	}
 	found, err := tx.LookupUsers(names)
-	nids := make(map[id.UserID]int64, len(found))
+	nids := make(map[id.UserID]ident.UserNID, len(found))
 	for user, nid := range found {
 		nids[id.UserID(user)] = nid
 	}
@@ -116,7 +116,7 @@ func lookUp[T any](tx *storage.Tx, users map[id.UserID]T) (map[id.UserID]int64, 
 
 // add adds those of the users' devices that are asked for, and their cross-signing keys by usage, with signatures.
 func (k *Keys) add(tx *storage.Tx, viewer ident.Requester, found map[id.UserID]userKeys, wanted map[id.UserID][]id.DeviceID) error {
-	nids := make([]int64, 0, len(found))
+	nids := make([]ident.UserNID, 0, len(found))
 	for _, u := range found {
 		nids = append(nids, u.nid)
 	}
@@ -137,7 +137,7 @@ func (k *Keys) add(tx *storage.Tx, viewer ident.Requester, found map[id.UserID]u
 	return nil
 }
 
-func (k *Keys) addCrossSigning(viewer ident.Requester, user id.UserID, nid int64, keys map[string]string, signatures map[string]signatureSet) {
+func (k *Keys) addCrossSigning(viewer ident.Requester, user id.UserID, nid ident.UserNID, keys map[string]string, signatures map[string]signatureSet) {
 	for usage, raw := range keys {
 		signed := decorate(raw, signatures[publicPart(raw)], "")
 		switch usage {

@@ -35,14 +35,14 @@ type Outgoing interface {
 // Rooms tells who shares rooms; rooms.Service is one.
 type Rooms interface {
 	// SharedServers lists the other servers that share a room with a user of this one.
-	SharedServers(ctx context.Context, user int64) ([]string, error)
+	SharedServers(ctx context.Context, user ident.UserNID) ([]string, error)
 	// NewlyShared lists the other servers in a room that share no other room with a user of this one.
-	NewlyShared(ctx context.Context, user, room int64) ([]string, error)
+	NewlyShared(ctx context.Context, user ident.UserNID, room ident.RoomNID) ([]string, error)
 	// LocalSharers lists the users of this server who share a room with a user of any.
-	LocalSharers(ctx context.Context, user int64) ([]int64, error)
+	LocalSharers(ctx context.Context, user ident.UserNID) ([]ident.UserNID, error)
 	// WakeSharers finds, in a write, the users of this server who share a room with one of them, the user included, and returns
 	// what wakes them once it is committed.
-	WakeSharers(tx *storage.Tx, user int64) (committed func(), err error)
+	WakeSharers(tx *storage.Tx, user ident.UserNID) (committed func(), err error)
 	// MayBeMet tells whether a user of another server may be in a room of which not all members are known yet.
 	MayBeMet(ctx context.Context, user id.UserID) (bool, error)
 }
@@ -175,7 +175,7 @@ func freshKeys(tx *storage.Tx, viewer ident.Requester, wanted map[id.UserID][]id
 		return nil, err
 	}
 	keys, err := tx.CrossSigningKeysOf(fresh)
-	names := make(map[int64]id.UserID, len(nids))
+	names := make(map[ident.UserNID]id.UserID, len(nids))
 	for user, nid := range nids {
 		names[nid] = user
 	}
@@ -320,7 +320,7 @@ func (s *Service) UserDevices(ctx context.Context, user id.UserID) (*UserDevices
 	return out, err
 }
 
-func (u *UserDevices) read(tx *storage.Tx, nid int64) (err error) {
+func (u *UserDevices) read(tx *storage.Tx, nid ident.UserNID) (err error) {
 	if u.StreamID, err = tx.DeviceStream(nid); err != nil {
 		return err
 	}

@@ -80,7 +80,7 @@ func (o *outgoing) Kick(server string) { o.kicked = append(o.kicked, server) }
 // sharedRooms answers from the memberships in the database.
 type sharedRooms struct{ f *fixture }
 
-func (r sharedRooms) sharers(user int64) (ids []string, nids []int64) {
+func (r sharedRooms) sharers(user ident.UserNID) (ids []string, nids []ident.UserNID) {
 	r.f.read(func(tx *storage.Tx) error {
 		all, err := sharersOf(tx, user)
 		for _, nid := range all {
@@ -95,7 +95,7 @@ func (r sharedRooms) sharers(user int64) (ids []string, nids []int64) {
 	return ids, nids
 }
 
-func sharersOf(tx *storage.Tx, user int64) (all []int64, err error) {
+func sharersOf(tx *storage.Tx, user ident.UserNID) (all []ident.UserNID, err error) {
 	rooms, err := tx.JoinedRoomsOf(user, 1000)
 	for _, room := range rooms {
 		members, err := tx.JoinedMembers(room)
@@ -108,12 +108,12 @@ func sharersOf(tx *storage.Tx, user int64) (all []int64, err error) {
 	return slices.Compact(all), err
 }
 
-func (r sharedRooms) WakeSharers(tx *storage.Tx, user int64) (func(), error) {
+func (r sharedRooms) WakeSharers(tx *storage.Tx, user ident.UserNID) (func(), error) {
 	all, err := sharersOf(tx, user)
 	return func() { r.f.Hub.Users(append(all, user)...) }, err
 }
 
-func (r sharedRooms) SharedServers(_ context.Context, user int64) (servers []string, err error) {
+func (r sharedRooms) SharedServers(_ context.Context, user ident.UserNID) (servers []string, err error) {
 	ids, _ := r.sharers(user)
 	for _, u := range ids {
 		if _, server, _ := strings.Cut(u, ":"); server != serverName && !slices.Contains(servers, server) {
@@ -123,13 +123,13 @@ func (r sharedRooms) SharedServers(_ context.Context, user int64) (servers []str
 	return servers, nil
 }
 
-func (r sharedRooms) NewlyShared(ctx context.Context, user, _ int64) ([]string, error) {
+func (r sharedRooms) NewlyShared(ctx context.Context, user ident.UserNID, _ ident.RoomNID) ([]string, error) {
 	return r.SharedServers(ctx, user)
 }
 
 func (r sharedRooms) MayBeMet(context.Context, id.UserID) (bool, error) { return false, nil }
 
-func (r sharedRooms) LocalSharers(_ context.Context, user int64) (local []int64, err error) {
+func (r sharedRooms) LocalSharers(_ context.Context, user ident.UserNID) (local []ident.UserNID, err error) {
 	ids, nids := r.sharers(user)
 	for i, u := range ids {
 		if strings.HasSuffix(u, ":"+serverName) {
@@ -157,7 +157,7 @@ func newFederated(t *testing.T) *federated {
 }
 
 // membership sets what a user is in a room.
-func (f *federated) membership(user id.UserID, room int64, membership string) (nid int64) {
+func (f *federated) membership(user id.UserID, room ident.RoomNID, membership string) (nid ident.UserNID) {
 	f.t.Helper()
 	f.write(func(tx *storage.Tx) (err error) {
 		if nid, err = tx.UserNID(string(user)); err != nil {
@@ -187,7 +187,7 @@ func (f *federated) query(viewer ident.Requester) *Keys {
 }
 
 // changes are the users of whose changed devices a user is told after a position.
-func (f *federated) changes(user, since int64) (changed []int64, now int64) {
+func (f *federated) changes(user ident.UserNID, since int64) (changed []ident.UserNID, now int64) {
 	f.read(func(tx *storage.Tx) (err error) {
 		now = int64(tx.Settled())
 		changed, err = tx.DeviceListChanges(user, storage.Pos(since), tx.Settled())
@@ -226,7 +226,7 @@ func TestDevicesOfOtherServersAreCachedWhileARoomIsShared(t *testing.T) {
 	}
 	f.read(func(tx *storage.Tx) error {
 		nid, _, err := tx.LookupUser(string(far))
-		all, _ := tx.RemoteDevices([]int64{nid})
+		all, _ := tx.RemoteDevices([]ident.UserNID{nid})
 		rows := all[nid]
 		if len(rows) != 0 {
 			t.Errorf("devices of somebody whom nobody meets are kept: %v", rows)
@@ -277,7 +277,7 @@ func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 	}
 	told := func(want bool) {
 		t.Helper()
-		var changed []int64
+		var changed []ident.UserNID
 		if changed, since = f.changes(alice.UserNID, since); slices.Contains(changed, nid) != want {
 			t.Fatalf("told of a change is %v, want %v", !want, want)
 		}
@@ -650,7 +650,7 @@ func TestToDeviceMessagesOfOtherServersArriveOnceAndInOrder(t *testing.T) {
 	if err := receive("third", "@far:third", "one", `"@alice:test":{"A":{"n":4}}`); err != nil { // an id of another server
 		t.Fatal(err)
 	}
-	for device, want := range map[int64][]int{alice.DeviceNID: {0, 1, 3, 4}, second.DeviceNID: {0, 1, 3}} {
+	for device, want := range map[ident.DeviceNID][]int{alice.DeviceNID: {0, 1, 3, 4}, second.DeviceNID: {0, 1, 3}} {
 		var got []int
 		f.read(func(tx *storage.Tx) error {
 			rows, err := f.ToDevice(tx, device, 0, tx.Settled(), 100)

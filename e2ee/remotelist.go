@@ -128,7 +128,7 @@ func remoteCrossSigning(user id.UserID, master, selfSigning json.RawMessage) map
 
 // store puts the list in the place of the one before, and tells whether it is another one. asked is the position from
 // before its server was asked: where the server told of a change since, the list counts as stale at once.
-func (l deviceList) store(tx *storage.Tx, nid int64, asked storage.Pos) (changed bool, err error) {
+func (l deviceList) store(tx *storage.Tx, nid ident.UserNID, asked storage.Pos) (changed bool, err error) {
 	told, err := tx.DeviceListPosition(nid)
 	if err != nil {
 		return false, err
@@ -147,8 +147,8 @@ func (l deviceList) store(tx *storage.Tx, nid int64, asked storage.Pos) (changed
 	return devicesChanged || keysChanged, tx.SetRemoteList(storage.RemoteList{User: nid, StreamID: l.streamID, Asked: asked})
 }
 
-func (l deviceList) storeDevices(tx *storage.Tx, nid int64) (changed bool, err error) {
-	all, err := tx.RemoteDevices([]int64{nid})
+func (l deviceList) storeDevices(tx *storage.Tx, nid ident.UserNID) (changed bool, err error) {
+	all, err := tx.RemoteDevices([]ident.UserNID{nid})
 	if err != nil {
 		return false, err
 	}
@@ -176,7 +176,7 @@ func (l deviceList) storeDevices(tx *storage.Tx, nid int64) (changed bool, err e
 }
 
 // storeRemoteCrossSigning makes keys the master and self-signing key of a user of another server.
-func storeRemoteCrossSigning(tx *storage.Tx, nid int64, keys map[string]string) (changed bool, err error) {
+func storeRemoteCrossSigning(tx *storage.Tx, nid ident.UserNID, keys map[string]string) (changed bool, err error) {
 	before, err := tx.CrossSigningKeys(nid)
 	if err != nil {
 		return false, err

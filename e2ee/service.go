@@ -18,6 +18,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/rooms"
@@ -104,7 +105,7 @@ const (
 )
 
 // wakeUsers is the Committed hook of a write that these users sync.
-func (s *Service) wakeUsers(users ...int64) func() { return func() { s.Hub.Users(users...) } }
+func (s *Service) wakeUsers(users ...ident.UserNID) func() { return func() { s.Hub.Users(users...) } }
 
 // write runs a write that may ask, by what it returns, for something to happen once it is committed.
 func (s *Service) write(ctx context.Context, do func(*storage.Tx) (committed func(), err error)) error {
@@ -127,7 +128,7 @@ const crossSigningChanged = ""
 
 // DevicesChanged records in a write of the caller that devices of a user changed, and returns what to do once that is
 // committed: waking whoever shares a room with the user, and telling other servers.
-func (s *Service) DevicesChanged(tx *storage.Tx, user int64, devices ...string) (committed func(), err error) {
+func (s *Service) DevicesChanged(tx *storage.Tx, user ident.UserNID, devices ...string) (committed func(), err error) {
 	if _, err := tx.DeviceListChanged(user); err != nil {
 		return nil, err
 	}
@@ -139,7 +140,7 @@ func (s *Service) DevicesChanged(tx *storage.Tx, user int64, devices ...string) 
 }
 
 // tellServers records that other servers are to be told of changed devices.
-func (s *Service) tellServers(tx *storage.Tx, user int64, devices ...string) error {
+func (s *Service) tellServers(tx *storage.Tx, user ident.UserNID, devices ...string) error {
 	if s.Outgoing == nil {
 		return nil
 	}
@@ -152,7 +153,7 @@ func (s *Service) tellServers(tx *storage.Tx, user int64, devices ...string) err
 }
 
 // DeviceGone removes in a write of the caller what hangs on a device that is deleted.
-func (s *Service) DeviceGone(tx *storage.Tx, device, user int64, deviceID string) error {
+func (s *Service) DeviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error {
 	s.names.forget(device)
 	if err := tx.ForgetDehydrated(user, device); err != nil {
 		return err

@@ -75,15 +75,15 @@ func (s *Service) signaturesStored(tx *storage.Tx, up *signatureUpload) (committ
 // signatureUpload is one upload in progress, with the keys of the signer.
 type signatureUpload struct {
 	d      ident.Requester
-	keys   map[string]string // the signer's cross-signing keys by usage
-	signed map[int64]bool    // users on whose keys something was stored
+	keys   map[string]string      // the signer's cross-signing keys by usage
+	signed map[ident.UserNID]bool // users on whose keys something was stored
 
 	changed []string // the signer's own devices on which something was stored, or crossSigningChanged
 }
 
 func newSignatureUpload(tx *storage.Tx, d ident.Requester) (*signatureUpload, error) {
 	keys, err := tx.CrossSigningKeys(d.UserNID)
-	return &signatureUpload{d: d, keys: keys, signed: map[int64]bool{}}, err
+	return &signatureUpload{d: d, keys: keys, signed: map[ident.UserNID]bool{}}, err
 }
 
 // add checks and stores the signer's signatures on one key.
@@ -116,7 +116,7 @@ func (up *signatureUpload) add(tx *storage.Tx, user id.UserID, key string, raw j
 }
 
 // target finds the key that is signed, and which of the signer's keys may sign it (key id → public key).
-func (up *signatureUpload) target(tx *storage.Tx, nid int64, key string) (stored, targetKey string, signers map[string]string, err error) {
+func (up *signatureUpload) target(tx *storage.Tx, nid ident.UserNID, key string) (stored, targetKey string, signers map[string]string, err error) {
 	if nid != up.d.UserNID { // another user: the master key, by the user-signing key
 		theirs, err := tx.CrossSigningKeys(nid)
 		if err != nil {
@@ -151,7 +151,7 @@ func (up *signatureUpload) signer(usage string) map[string]string {
 	return map[string]string{"ed25519:" + public: public}
 }
 
-func deviceSigners(tx *storage.Tx, user int64) (map[string]string, error) {
+func deviceSigners(tx *storage.Tx, user ident.UserNID) (map[string]string, error) {
 	rows, err := tx.UserDeviceKeys(user)
 	signers := map[string]string{}
 	for _, r := range rows {
@@ -166,7 +166,7 @@ func deviceSigners(tx *storage.Tx, user int64) (map[string]string, error) {
 	return signers, err
 }
 
-func (up *signatureUpload) store(tx *storage.Tx, target int64, targetKey string, raw json.RawMessage, signers map[string]string) error {
+func (up *signatureUpload) store(tx *storage.Tx, target ident.UserNID, targetKey string, raw json.RawMessage, signers map[string]string) error {
 	var signed struct {
 		Signatures map[id.UserID]map[string]string `json:"signatures"`
 	}

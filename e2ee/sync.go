@@ -3,28 +3,29 @@ package e2ee
 import (
 	"context"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
 // ToDevice lists the messages for a device at positions in (since, upTo], oldest first, at most limit.
-func (s *Service) ToDevice(tx *storage.Tx, device int64, since, upTo storage.Pos, limit int) ([]storage.ToDevice, error) {
+func (s *Service) ToDevice(tx *storage.Tx, device ident.DeviceNID, since, upTo storage.Pos, limit int) ([]storage.ToDevice, error) {
 	return tx.ToDevice(device, since, upTo, limit)
 }
 
 // AckToDevice forgets the messages of a device up to a position, which the client has now confirmed.
-func (s *Service) AckToDevice(ctx context.Context, device int64, upTo storage.Pos) error {
+func (s *Service) AckToDevice(ctx context.Context, device ident.DeviceNID, upTo storage.Pos) error {
 	return s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteToDevice(device, upTo) })
 }
 
 // DeviceListChanges lists the users whose devices or identity keys changed in (since, upTo] and who share a room with
 // user, user included, and those whose keys the user signed from another device.
-func (s *Service) DeviceListChanges(tx *storage.Tx, user int64, since, upTo storage.Pos) ([]int64, error) {
+func (s *Service) DeviceListChanges(tx *storage.Tx, user ident.UserNID, since, upTo storage.Pos) ([]ident.UserNID, error) {
 	return tx.DeviceListChanges(user, since, upTo)
 }
 
 // KeyCounts counts the unclaimed one-time keys of a device by algorithm, signed_curve25519 always among them, and names
 // the algorithms whose fallback key nobody was given yet.
-func (s *Service) KeyCounts(tx *storage.Tx, device int64) (oneTime []storage.KeyCount, unusedFallback []string, err error) {
+func (s *Service) KeyCounts(tx *storage.Tx, device ident.DeviceNID) (oneTime []storage.KeyCount, unusedFallback []string, err error) {
 	counts, err := oneTimeKeyCounts(tx, device)
 	if err != nil {
 		return nil, nil, err

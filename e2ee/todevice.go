@@ -170,7 +170,7 @@ type delivery struct {
 	strangers map[id.UserID]bool // receivers with whom the sender shares no room; of a sender of this server nobody
 	from      storage.ToDeviceFrom
 	eventType string
-	receivers []int64
+	receivers []ident.UserNID
 	messages  int
 	bytes     int
 }
@@ -210,7 +210,7 @@ func (o *delivery) deliverTo(tx *storage.Tx, user id.UserID, messages map[id.Dev
 }
 
 // add queues a message for a device, and brings a queue that may have grown too long back within its bounds.
-func (o *delivery) add(tx *storage.Tx, device int64, event string) error {
+func (o *delivery) add(tx *storage.Tx, device ident.DeviceNID, event string) error {
 	if _, err := tx.AddToDevice(device, event, o.from); err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func strangersAmong(tx *storage.Tx, sender id.UserID, receivers messages) (map[i
 	for user := range receivers {
 		shares := false
 		if err == nil && known {
-			var nid int64
+			var nid ident.UserNID
 			if nid, _, err = tx.LookupUser(string(user)); err == nil {
 				shares, err = tx.SharesRoom(from, nid)
 			}
@@ -254,7 +254,7 @@ func (o *delivery) count(size int) error {
 
 // candidates are the devices of a user among which are those that named names; false where there is no such user. Most
 // requests name one device, for which one query does.
-func candidates[T any](names *deviceNames, tx *storage.Tx, user id.UserID, named map[id.DeviceID]T) (nid int64, devices []storage.DeviceRef, found bool, err error) {
+func candidates[T any](names *deviceNames, tx *storage.Tx, user id.UserID, named map[id.DeviceID]T) (nid ident.UserNID, devices []storage.DeviceRef, found bool, err error) {
 	if _, all := named[allDevices]; len(named) == 1 && !all {
 		for name := range named {
 			var nids deviceNIDs

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -194,7 +195,7 @@ func (b *builder) memberships() ([]rooms.RoomMembership, error) {
 // planJoined selects among the rooms that the user is in.
 func (b *builder) planJoined() error {
 	var joined []rooms.RoomMembership
-	var nids []int64
+	var nids []ident.RoomNID
 	for _, m := range b.rooms.all {
 		if m.Membership == rooms.Join {
 			joined, nids = append(joined, m), append(nids, m.Room)

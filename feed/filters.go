@@ -18,7 +18,7 @@ const maxStoredFilters = 500
 
 // DefineFilter stores a filter, verbatim, and gives its id.
 // Spec: client-server-api#post_matrixclientv3useruseridfilter
-func (s *Service) DefineFilter(ctx context.Context, user int64, raw []byte) (string, error) {
+func (s *Service) DefineFilter(ctx context.Context, user ident.UserNID, raw []byte) (string, error) {
 	if _, err := ParseFilter(raw); err != nil {
 		return "", mxerr.BadJSON("%v", err)
 	}
@@ -35,7 +35,7 @@ var errNoFilter error = mxerr.NotFound("There is no such filter")
 
 // StoredFilter returns a filter's JSON as it was stored. Errors: M_NOT_FOUND.
 // Spec: client-server-api#get_matrixclientv3useruseridfilterfilterid
-func (s *Service) StoredFilter(ctx context.Context, user int64, filterID string) ([]byte, error) {
+func (s *Service) StoredFilter(ctx context.Context, user ident.UserNID, filterID string) ([]byte, error) {
 	nid, err := strconv.ParseInt(filterID, 10, 64)
 	if err != nil {
 		return nil, errNoFilter

@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms"
 )
 
@@ -28,7 +29,7 @@ const (
 
 // meeting is a room that a user joined; user is "" where others may turn out to be in the room.
 type meeting struct {
-	room int64
+	room ident.RoomNID
 	user id.UserID
 }
 
@@ -145,7 +146,7 @@ func (s *Service) arrived(room *rooms.Room, user id.UserID, now time.Time) {
 // introduce sends presence for the rooms that were joined since the last tick: the presence of local users to the other servers there, and
 // to local users the presence that arrived before its user did.
 func (s *Service) introduce(ctx context.Context, now time.Time) {
-	served := map[string]map[int64]bool{} // by server, whose presence it was sent
+	served := map[string]map[ident.UserNID]bool{} // by server, whose presence it was sent
 	for m := range s.meetings.take(now) {
 		room, err := s.Rooms.RoomByNID(ctx, m.room)
 		if err != nil || !spreadsPresence(room) {
@@ -163,7 +164,7 @@ func (s *Service) introduce(ctx context.Context, now time.Time) {
 }
 
 // introduceLocal sends the presence of a local user who joined a room to the other servers in it.
-func (s *Service) introduceLocal(room *rooms.Room, user id.UserID, served map[string]map[int64]bool) {
+func (s *Service) introduceLocal(room *rooms.Room, user id.UserID, served map[string]map[ident.UserNID]bool) {
 	member := room.MemberOf(user)
 	if member == nil || member.Membership != rooms.Join {
 		return
@@ -182,7 +183,7 @@ func (s *Service) introduceLocal(room *rooms.Room, user id.UserID, served map[st
 }
 
 // introduceTo tells a server that has come into a room of the users of this one there.
-func (s *Service) introduceTo(room *rooms.Room, server string, served map[string]map[int64]bool) {
+func (s *Service) introduceTo(room *rooms.Room, server string, served map[string]map[ident.UserNID]bool) {
 	if !room.HasServer(server) {
 		return
 	}
@@ -198,9 +199,9 @@ func (s *Service) introduceTo(room *rooms.Room, server string, served map[string
 }
 
 // once reports whether a server is not yet served with a user's presence, and notes that it is.
-func once(served map[string]map[int64]bool, server string, nid int64) bool {
+func once(served map[string]map[ident.UserNID]bool, server string, nid ident.UserNID) bool {
 	if served[server] == nil {
-		served[server] = map[int64]bool{}
+		served[server] = map[ident.UserNID]bool{}
 	}
 	if served[server][nid] {
 		return false

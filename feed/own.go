@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -18,10 +19,10 @@ const maxToDevice = 256
 // ownNews is what concerns the user or the device itself, apart from any room.
 type ownNews struct {
 	accountData   []storage.AccountDatum // global
-	roomData      map[int64][]storage.AccountDatum
+	roomData      map[ident.RoomNID][]storage.AccountDatum
 	toDevice      []storage.ToDevice
-	deviceChanges []int64     // users
-	changed       []id.UserID // device lists
+	deviceChanges []ident.UserNID // users
+	changed       []id.UserID     // device lists
 	left          []id.UserID
 }
 
@@ -82,7 +83,7 @@ func (b *builder) accountData(tx *storage.Tx) error {
 			continue
 		}
 		if b.own.roomData == nil {
-			b.own.roomData = map[int64][]storage.AccountDatum{}
+			b.own.roomData = map[ident.RoomNID][]storage.AccountDatum{}
 		}
 		b.own.roomData[d.Room] = append(b.own.roomData[d.Room], d)
 	}

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 )
 
 const (
@@ -35,9 +36,9 @@ type presence struct {
 	mu     sync.Mutex
 	serial int64
 	floor  int64 // changes up to here may be forgotten
-	users  map[int64]*presenceUser
+	users  map[ident.UserNID]*presenceUser
 	recent []presenceChange // by serial, oldest first
-	dirty  []int64          // changed since the last flush
+	dirty  []ident.UserNID  // changed since the last flush
 	remote int              // users of other servers
 }
 
@@ -48,14 +49,14 @@ type presenceChange struct {
 }
 
 type presenceUser struct {
-	nid        int64
+	nid        ident.UserNID
 	id         id.UserID
 	state      event.Presence
 	status     *string
 	active     bool // currently_active as last told
 	lastActive time.Time
 	serial     int64
-	devices    map[int64]presenceDevice
+	devices    map[ident.DeviceNID]presenceDevice
 	told       time.Time // when other servers were told last
 	heard      time.Time // when another server told of its user; zero: a user of this one
 }
@@ -74,7 +75,7 @@ func (d presenceDevice) gone(now time.Time) bool {
 
 // presenceRecord is one user's presence at a moment, safe to keep.
 type presenceRecord struct {
-	nid        int64
+	nid        ident.UserNID
 	id         id.UserID
 	state      event.Presence
 	status     *string
@@ -84,19 +85,19 @@ type presenceRecord struct {
 	remote     bool // a user of another server
 }
 
-func newPresence() *presence { return &presence{users: map[int64]*presenceUser{}} }
+func newPresence() *presence { return &presence{users: map[ident.UserNID]*presenceUser{}} }
 
-func (p *presence) user(nid int64, userID id.UserID) *presenceUser {
+func (p *presence) user(nid ident.UserNID, userID id.UserID) *presenceUser {
 	u := p.users[nid]
 	if u == nil {
-		u = &presenceUser{nid: nid, id: userID, state: event.PresenceOffline, devices: map[int64]presenceDevice{}}
+		u = &presenceUser{nid: nid, id: userID, state: event.PresenceOffline, devices: map[ident.DeviceNID]presenceDevice{}}
 		p.users[nid] = u
 	}
 	return u
 }
 
 // poll notes that a device's /sync began (+1) or ended (-1).
-func (p *presence) poll(nid int64, userID id.UserID, device int64, state event.Presence, delta int, now time.Time) {
+func (p *presence) poll(nid ident.UserNID, userID id.UserID, device ident.DeviceNID, state event.Presence, delta int, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	u := p.user(nid, userID)
@@ -120,7 +121,7 @@ func (p *presence) poll(nid int64, userID id.UserID, device int64, state event.P
 }
 
 // set is the user's own word about a device's state, with the status message to show (nil: none).
-func (p *presence) set(nid int64, userID id.UserID, device int64, state event.Presence, status *string, now time.Time) {
+func (p *presence) set(nid ident.UserNID, userID id.UserID, device ident.DeviceNID, state event.Presence, status *string, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	u := p.user(nid, userID)
@@ -136,7 +137,7 @@ func (p *presence) set(nid int64, userID id.UserID, device int64, state event.Pr
 }
 
 // touch notes an activity of the user, such as a message sent.
-func (p *presence) touch(nid int64, now time.Time) {
+func (p *presence) touch(nid ident.UserNID, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if u := p.users[nid]; u != nil && now.After(u.lastActive) {
@@ -291,11 +292,11 @@ func (p *presence) newest() int64 {
 
 // since gives the newest serial and the users whose presence changed after one, oldest change first. Names only: a client
 // that comes back when a thousand have come online is shown a few of them.
-func (p *presence) since(serial int64) (int64, []int64) {
+func (p *presence) since(serial int64) (int64, []ident.UserNID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	first, _ := slices.BinarySearchFunc(p.recent, serial+1, func(c presenceChange, serial int64) int { return cmp.Compare(c.serial, serial) })
-	changed := make([]int64, 0, len(p.recent)-first)
+	changed := make([]ident.UserNID, 0, len(p.recent)-first)
 	for _, c := range p.recent[first:] {
 		if c.serial == c.user.serial {
 			changed = append(changed, c.user.nid)
@@ -310,7 +311,7 @@ func (u *presenceUser) record() presenceRecord {
 }
 
 // of gives the record of one user; a user without one is offline.
-func (p *presence) of(nid int64) (presenceRecord, bool) {
+func (p *presence) of(nid ident.UserNID) (presenceRecord, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if u := p.users[nid]; u != nil {
@@ -320,10 +321,10 @@ func (p *presence) of(nid int64) (presenceRecord, bool) {
 }
 
 // here gives the newest serial and the users who are not offline or have something to say.
-func (p *presence) here() (int64, []int64) {
+func (p *presence) here() (int64, []ident.UserNID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var users []int64
+	var users []ident.UserNID
 	for nid, u := range p.users {
 		if u.record().telling() {
 			users = append(users, nid)

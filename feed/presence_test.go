@@ -5,10 +5,12 @@ import (
 	"time"
 
 	"maunium.net/go/mautrix/event"
+
+	"ebb/ident"
 )
 
 // presenceOf gives the state as it was last told.
-func presenceOf(p *presence, nid int64) event.Presence {
+func presenceOf(p *presence, nid ident.UserNID) event.Presence {
 	r, _ := p.of(nid)
 	return r.state
 }
@@ -90,7 +92,7 @@ func TestPresenceIsToldOncePerChange(t *testing.T) {
 
 func TestPresenceRecordsAreBounded(t *testing.T) {
 	p := newPresence()
-	for i := range int64(10_000) {
+	for i := range ident.DeviceNID(10_000) {
 		state := event.PresenceOnline
 		if i%2 == 1 {
 			state = event.PresenceUnavailable

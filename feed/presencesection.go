@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms"
 )
 
@@ -16,7 +17,7 @@ const maxStalePresence = 500
 // presenceNews is the presence that is new to the client. Where hundreds come online at once everybody in their rooms is woken, so
 // the records are not gathered, but looked up one by one when they are written.
 func (b *builder) presenceNews() iter.Seq[presenceRecord] {
-	var users []int64
+	var users []ident.UserNID
 	switch stale := b.since.Epoch != b.epoch || b.since.Presence < b.presenceFloor(); {
 	case b.initial:
 		b.next.Presence, users = b.Service.presence.here()
@@ -52,11 +53,11 @@ func (b *builder) presenceFloor() int64 {
 const manyLooks = 4096
 
 // onlyWatched keeps the people whom the user is shown.
-func (b *builder) onlyWatched(users []int64) []int64 {
+func (b *builder) onlyWatched(users []ident.UserNID) []ident.UserNID {
 	if len(users)*len(b.rooms.all) <= manyLooks {
-		return slices.DeleteFunc(users, func(nid int64) bool { return !b.watches(nid, b.remoteUser(nid)) })
+		return slices.DeleteFunc(users, func(nid ident.UserNID) bool { return !b.watches(nid, b.remoteUser(nid)) })
 	}
-	shown := map[int64]bool{b.UserNID: true}
+	shown := map[ident.UserNID]bool{b.UserNID: true}
 	b.anyRoom(func(room *rooms.Room) bool {
 		if spreadsPresence(room) {
 			for m := range room.EachLocal() {
@@ -65,7 +66,7 @@ func (b *builder) onlyWatched(users []int64) []int64 {
 		}
 		return false
 	})
-	return slices.DeleteFunc(users, func(nid int64) bool {
+	return slices.DeleteFunc(users, func(nid ident.UserNID) bool {
 		if shown[nid] {
 			return false
 		}
@@ -75,7 +76,7 @@ func (b *builder) onlyWatched(users []int64) []int64 {
 }
 
 // remoteUser is the id of a user of another server whose presence is known, "" for others.
-func (b *builder) remoteUser(nid int64) id.UserID {
+func (b *builder) remoteUser(nid ident.UserNID) id.UserID {
 	if r, known := b.Service.presence.of(nid); known && r.remote {
 		return r.id
 	}
@@ -83,7 +84,7 @@ func (b *builder) remoteUser(nid int64) id.UserID {
 }
 
 // watches tells whether the user is shown another one's presence; remote names one of another server.
-func (b *builder) watches(nid int64, remote id.UserID) bool {
+func (b *builder) watches(nid ident.UserNID, remote id.UserID) bool {
 	return nid == b.UserNID || b.anyRoom(func(room *rooms.Room) bool {
 		return (room.HasLocal(nid) || remote != "" && room.Membership(remote) == rooms.Join) && spreadsPresence(room)
 	})
@@ -91,7 +92,7 @@ func (b *builder) watches(nid int64, remote id.UserID) bool {
 
 // everybody gives the presence of everyone whom the user is shown, also of those of whom nothing is known.
 func (b *builder) everybody() []presenceRecord {
-	seen := map[int64]bool{}
+	seen := map[ident.UserNID]bool{}
 	var records []presenceRecord
 	b.anyRoom(func(room *rooms.Room) bool {
 		if !spreadsPresence(room) {

@@ -53,7 +53,7 @@ type Options struct {
 	Outgoing     Outgoing
 	SendPresence bool
 	// Alive tells whether a device still exists; asked before a parked request is answered.
-	Alive func(ctx context.Context, user, device int64) bool
+	Alive func(ctx context.Context, user ident.UserNID, device ident.DeviceNID) bool
 }
 
 // Outgoing sends ephemeral data to other servers; outbox.Service is one.
@@ -149,7 +149,7 @@ func (s *Service) Tick(ctx context.Context) {
 }
 
 // wakeRoom wakes the local members of a room.
-func (s *Service) wakeRoom(ctx context.Context, nid int64) {
+func (s *Service) wakeRoom(ctx context.Context, nid ident.RoomNID) {
 	room, err := s.Rooms.RoomByNID(ctx, nid)
 	if err != nil {
 		s.Log.WarnContext(ctx, "Room to wake is not there", "room", nid, "error", err)
@@ -160,7 +160,7 @@ func (s *Service) wakeRoom(ctx context.Context, nid int64) {
 
 // flushPresence wakes whoever shares a room with a user whose presence changed.
 func (s *Service) flushPresence(ctx context.Context) {
-	done := map[int64]bool{}
+	done := map[ident.RoomNID]bool{}
 	now := s.Now()
 	for _, r := range s.presence.flush(now) {
 		s.Hub.Users(r.nid)
@@ -281,7 +281,7 @@ func (s *Service) Presence(ctx context.Context, who ident.Requester, user id.Use
 }
 
 // roommate finds a user who is joined to a room with a local one.
-func (s *Service) roommate(ctx context.Context, nid int64, user id.UserID) (int64, error) {
+func (s *Service) roommate(ctx context.Context, nid ident.UserNID, user id.UserID) (ident.UserNID, error) {
 	memberships, err := s.Rooms.Memberships(ctx, nid)
 	if err != nil {
 		return 0, err

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/storage"
 	"ebb/wake"
 )
@@ -34,7 +35,10 @@ type sessions struct {
 }
 
 // sessionKey: device 0 is that of every user who acts without one.
-type sessionKey struct{ user, device int64 }
+type sessionKey struct {
+	user   ident.UserNID
+	device ident.DeviceNID
+}
 
 // session is what is remembered of one device.
 type session struct {
@@ -70,7 +74,7 @@ func newSessions(hub *wake.Hub) *sessions {
 }
 
 // of gives the session of a device.
-func (m *sessions) of(user, device int64, now time.Time) *session {
+func (m *sessions) of(user ident.UserNID, device ident.DeviceNID, now time.Time) *session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	key := sessionKey{user, device}
@@ -167,7 +171,7 @@ func (s *session) counts() []byte {
 type memberKey struct {
 	chain  uint32
 	filter int64
-	room   int64
+	room   ident.RoomNID
 	member id.UserID
 	event  storage.Pos
 }

@@ -15,8 +15,8 @@ import (
 
 // sharing is who has come to share a room with the user since the token, and who may have ceased to.
 type sharing struct {
-	come map[id.UserID]int64 // user nid
-	gone map[id.UserID]int64
+	come map[id.UserID]ident.UserNID // user nid
+	gone map[id.UserID]ident.UserNID
 	// entered: the user came into a room that other servers are in. They are told of the user's devices, and so are the
 	// user's other devices, as clients expect.
 	entered bool
@@ -78,7 +78,7 @@ func (s *sharing) note(m *rooms.Member) {
 	switch m.Membership {
 	case rooms.Join:
 		if s.come == nil {
-			s.come = map[id.UserID]int64{}
+			s.come = map[id.UserID]ident.UserNID{}
 		}
 		s.come[m.User] = m.NID
 	case rooms.Leave, rooms.Ban:
@@ -88,7 +88,7 @@ func (s *sharing) note(m *rooms.Member) {
 
 func (s *sharing) lost(m *rooms.Member) {
 	if s.gone == nil {
-		s.gone = map[id.UserID]int64{}
+		s.gone = map[id.UserID]ident.UserNID{}
 	}
 	s.gone[m.User] = m.NID
 }
@@ -119,13 +119,13 @@ func (b *builder) leftSharing() error {
 func (b *builder) onlyNew() error {
 	delete(b.shared.come, b.UserID)
 	delete(b.shared.gone, b.UserID)
-	maps.DeleteFunc(b.shared.gone, func(user id.UserID, _ int64) bool { return b.meets(user) })
+	maps.DeleteFunc(b.shared.gone, func(user id.UserID, _ ident.UserNID) bool { return b.meets(user) })
 	if len(b.shared.come) == 0 {
 		return nil
 	}
 	return b.read(func(tx *storage.Tx) error {
 		met, err := b.newlyMet(tx)
-		maps.DeleteFunc(b.shared.come, func(_ id.UserID, nid int64) bool { return !met[nid] })
+		maps.DeleteFunc(b.shared.come, func(_ id.UserID, nid ident.UserNID) bool { return !met[nid] })
 		return err
 	})
 }
@@ -136,10 +136,10 @@ func (b *builder) meets(user id.UserID) bool {
 }
 
 // newlyMet finds, among those who came, the ones with whom the user is in a room that one of them joined after the token.
-func (b *builder) newlyMet(tx *storage.Tx) (map[int64]bool, error) {
-	met := map[int64]bool{}
+func (b *builder) newlyMet(tx *storage.Tx) (map[ident.UserNID]bool, error) {
+	met := map[ident.UserNID]bool{}
 	for _, j := range b.rooms.joined {
-		var unsure []int64
+		var unsure []ident.UserNID
 		for user, nid := range b.shared.come {
 			switch m := j.room.MemberOf(user); {
 			case met[nid] || m == nil || m.Membership != rooms.Join:

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -39,11 +40,11 @@ type statePoint struct {
 }
 
 // order is the point's place in the timeline.
-func (p *statePoint) order() int64 {
+func (p *statePoint) order() ident.Order {
 	if p.event != nil {
 		return p.event.Order
 	}
-	return int64(p.pos) * orderStep
+	return ident.Order(p.pos) * orderStep
 }
 
 // ofMembers reports whether the key is a member's.
@@ -92,7 +93,7 @@ func (b *builder) entryAt(q *stateWanted, p *statePoint, key pdu.StateKey) (stor
 }
 
 // before returns the newest event of the window before a place in the timeline that sets an entry; nil if there is none.
-func (w *window) before(order int64, key pdu.StateKey) *rooms.Event {
+func (w *window) before(order ident.Order, key pdu.StateKey) *rooms.Event {
 	for _, e := range slices.Backward(w.events) {
 		if k, isState := stateKey(e); isState && k == key && e.Order < order {
 			return e
@@ -405,7 +406,7 @@ func (b *builder) firstAfter(room *rooms.Room, pos storage.Pos) (first *rooms.Ev
 	}
 	// Much has happened since the answer was begun.
 	err = b.DB.ReadInner(b.ctx, func(tx *storage.Tx) error {
-		rows, err := tx.Timeline(room.NID(), int64(pos)*orderStep-1, math.MaxInt64, false, 1)
+		rows, err := tx.Timeline(room.NID(), ident.Order(pos)*orderStep-1, math.MaxInt64, false, 1)
 		if err != nil || len(rows) == 0 {
 			return err
 		}

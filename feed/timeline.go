@@ -5,6 +5,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/history"
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -29,7 +30,7 @@ type timeline struct {
 	events  []*rooms.Event // oldest first
 	limited bool
 	last    storage.Pos // the timeline ends here
-	prev    int64       // order for prev_batch: older events come before it
+	prev    ident.Order // order for prev_batch: older events come before it
 	start   statePoint  // before the first event
 	view    *history.View
 }
@@ -37,7 +38,7 @@ type timeline struct {
 // begin sets where the timeline begins.
 func (t *timeline) begin() {
 	if len(t.events) == 0 {
-		t.start, t.prev = statePoint{pos: t.last + 1}, int64(t.last+1)*orderStep-1
+		t.start, t.prev = statePoint{pos: t.last + 1}, ident.Order(t.last+1)*orderStep-1
 		return
 	}
 	first := t.events[0]
@@ -163,7 +164,7 @@ func (k *timelineWalk) stretch() ([]*rooms.Event, error) {
 	}
 	var events []*rooms.Event
 	err := k.b.read(func(tx *storage.Tx) error {
-		rows, err := tx.SyncTimeline(k.room.NID(), int64(k.since+1)*orderStep-1, int64(k.before)*orderStep, k.b.upTo, timelinePage)
+		rows, err := tx.SyncTimeline(k.room.NID(), ident.Order(k.since+1)*orderStep-1, ident.Order(k.before)*orderStep, k.b.upTo, timelinePage)
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 )
 
 const (
@@ -32,7 +33,7 @@ type typing struct {
 	mu     sync.Mutex
 	serial int64 // of the newest change
 	floor  int64 // changes up to here may be forgotten
-	rooms  map[int64]*typingRoom
+	rooms  map[ident.RoomNID]*typingRoom
 }
 
 type typingRoom struct {
@@ -42,7 +43,7 @@ type typingRoom struct {
 }
 
 type typist struct {
-	nid    int64
+	nid    ident.UserNID
 	user   id.UserID
 	until  time.Time
 	told   time.Time // when other servers were told last
@@ -51,15 +52,15 @@ type typist struct {
 
 // typingEnd is a user of this server who has ceased to type in a room.
 type typingEnd struct {
-	room int64
+	room ident.RoomNID
 	user id.UserID
 }
 
-func newTyping() *typing { return &typing{rooms: map[int64]*typingRoom{}} }
+func newTyping() *typing { return &typing{rooms: map[ident.RoomNID]*typingRoom{}} }
 
 // set records that a user types until a moment, or (zero) that the user stopped. It tells whether the room's list changed,
 // and whether other servers are to be told.
-func (t *typing) set(room int64, w typist, now time.Time) (changed, tell bool) {
+func (t *typing) set(room ident.RoomNID, w typist, now time.Time) (changed, tell bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.rooms[room]
@@ -99,7 +100,7 @@ func (t *typing) touch(r *typingRoom, now time.Time) {
 
 // expire drops who has not repeated in time and gives the rooms whose list changed, and which users of this server it was.
 // Lists that have long been empty are forgotten.
-func (t *typing) expire(now time.Time) (changed []int64, ended []typingEnd) {
+func (t *typing) expire(now time.Time) (changed []ident.RoomNID, ended []typingEnd) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for nid, r := range t.rooms {
@@ -128,9 +129,9 @@ func (t *typing) expire(now time.Time) (changed []int64, ended []typingEnd) {
 // typingView is what one client is to be told.
 type typingView struct {
 	serial int64
-	rooms  map[int64][]typist // lists that are new to the client; nil list: nobody
-	rest   bool               // every other room of the user has nobody typing, and the client may think otherwise
-	active map[int64]bool     // rooms in which somebody types
+	rooms  map[ident.RoomNID][]typist // lists that are new to the client; nil list: nobody
+	rest   bool                       // every other room of the user has nobody typing, and the client may think otherwise
+	active map[ident.RoomNID]bool     // rooms in which somebody types
 }
 
 // view gives what changed after a token of this epoch, or the current lists for any other token. all: the client
@@ -147,13 +148,13 @@ func (t *typing) view(since Token, epoch uint32, all bool) typingView {
 	for nid, r := range t.rooms {
 		if len(r.typists) > 0 {
 			if v.active == nil {
-				v.active = map[int64]bool{}
+				v.active = map[ident.RoomNID]bool{}
 			}
 			v.active[nid] = true
 		}
 		if stale && len(r.typists) > 0 || !stale && r.serial > since.Typing {
 			if v.rooms == nil {
-				v.rooms = map[int64][]typist{}
+				v.rooms = map[ident.RoomNID][]typist{}
 			}
 			v.rooms[nid] = slices.Clone(r.typists)
 		}
@@ -172,7 +173,7 @@ func (t *typing) changedSince(since Token, epoch uint32) bool {
 }
 
 // current is a room's list.
-func (t *typing) current(room int64) []typist {
+func (t *typing) current(room ident.RoomNID) []typist {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if r := t.rooms[room]; r != nil {

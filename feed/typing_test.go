@@ -3,6 +3,8 @@ package feed
 import (
 	"testing"
 	"time"
+
+	"ebb/ident"
 )
 
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -72,7 +74,7 @@ func TestForgottenEmptyListsReachLateClients(t *testing.T) {
 
 func TestTypingListIsBounded(t *testing.T) {
 	ty := newTyping()
-	for nid := range int64(2 * maxTypists) {
+	for nid := range ident.UserNID(2 * maxTypists) {
 		ty.set(1, typist{nid: nid, user: "@u:x", until: noon.Add(time.Minute)}, noon)
 	}
 	if n := len(ty.current(1)); n != maxTypists {

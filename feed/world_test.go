@@ -133,7 +133,7 @@ func (w *world) user(name string) *user {
 	u := &user{w: w, Requester: ident.Requester{UserID: id.UserID("@" + name + ":" + server)}}
 	err := w.db.Write(w.t.Context(), func(tx *storage.Tx) (err error) {
 		if u.UserNID, err = tx.UserNID(string(u.UserID)); err == nil {
-			u.DeviceNID = int64(tx.NextPos())
+			u.DeviceNID = ident.DeviceNID(tx.NextPos())
 		}
 		return err
 	})

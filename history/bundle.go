@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -109,8 +110,8 @@ func (v *viewer) sum(tx *storage.Tx, counts []storage.RelationCount) (map[string
 	return out, nil
 }
 
-func (v *viewer) ignoredNIDs(tx *storage.Tx) (map[int64]bool, error) {
-	out := make(map[int64]bool, len(v.ignored))
+func (v *viewer) ignoredNIDs(tx *storage.Tx) (map[ident.UserNID]bool, error) {
+	out := make(map[ident.UserNID]bool, len(v.ignored))
 	for user := range v.ignored {
 		nid, found, err := tx.LookupUser(string(user))
 		if err != nil {

@@ -22,11 +22,14 @@ const (
 
 // gap is a position in a room's timeline before which events are missing.
 type gap struct {
-	above int64 // order of the event that the missing ones precede
+	above ident.Order // order of the event that the missing ones precede
 	found bool
 }
 
-type gapKey struct{ room, above int64 }
+type gapKey struct {
+	room  ident.RoomNID
+	above ident.Order
+}
 
 // gap finds the newest gap in a part of the timeline that other servers may fill, and ends the part there: what lies below must
 // not be shown before the gap is filled.

@@ -125,7 +125,7 @@ func (v *viewer) lastSeen(tx *storage.Tx) (*rooms.Event, error) {
 }
 
 // eventAtOrder is the newest event of the timeline that is not above an order.
-func (v *viewer) eventAtOrder(tx *storage.Tx, order int64) (*rooms.Event, error) {
+func (v *viewer) eventAtOrder(tx *storage.Tx, order ident.Order) (*rooms.Event, error) {
 	rows, err := tx.Timeline(v.room.NID(), 0, order, true, 1)
 	if err != nil {
 		return nil, err
@@ -261,7 +261,7 @@ func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to ident.Req
 }
 
 // membersAt reads every member event at an order, but not beyond what the viewer may know.
-func (v *viewer) membersAt(tx *storage.Tx, order int64) ([]*rooms.Event, error) {
+func (v *viewer) membersAt(tx *storage.Tx, order ident.Order) ([]*rooms.Event, error) {
 	last, err := v.lastSeen(tx)
 	if err != nil {
 		return nil, err

@@ -109,7 +109,7 @@ func (l *library) user(name string) ident.Requester {
 	nid, err := l.rooms.UserNID(l.t.Context(), user)
 	l.check(err)
 	l.txn++
-	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: int64(1_000_000 + l.txn)}
+	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: ident.DeviceNID(1_000_000 + l.txn)}
 }
 
 func (l *library) room(creator ident.Requester, visibility string, more ...rooms.InitialState) id.RoomID {

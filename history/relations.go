@@ -183,7 +183,7 @@ func (s *Service) Threads(ctx context.Context, roomID id.RoomID, to ident.Reques
 // maxThreadScan bounds the threads that one request looks at: each may have thousands of replies to count.
 const maxThreadScan = 500
 
-func (v *viewer) threads(tx *storage.Tx, below int64, req ThreadsRequest) (page ThreadsPage, err error) {
+func (v *viewer) threads(tx *storage.Tx, below ident.Order, req ThreadsRequest) (page ThreadsPage, err error) {
 	page.Chunk = []json.RawMessage{}
 	size := 0
 	for scanned := 0; scanned < maxThreadScan && len(page.Chunk) < req.Limit && size < maxPageBytes; {

@@ -150,8 +150,8 @@ func widen(tx *storage.Tx, r *rooms.Room, c cursor) (cursor, error) {
 
 // placeOf halves the timeline until it has the order of the last event from before a time, 0 if there is none. There is no
 // index by time: it would cost every send, and this is asked rarely.
-func placeOf(tx *storage.Tx, r *rooms.Room, ts int64) (int64, error) {
-	low, high := int64(0), r.LastOrder() // the event at low is from before ts, the one after high is not
+func placeOf(tx *storage.Tx, r *rooms.Room, ts int64) (ident.Order, error) {
+	low, high := ident.Order(0), r.LastOrder() // the event at low is from before ts, the one after high is not
 	for low < high {
 		middle := low + (high-low+1)/2
 		p, found, err := tx.TimePointAt(r.NID(), middle)

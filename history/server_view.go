@@ -9,6 +9,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
@@ -200,7 +201,7 @@ func (v *serverView) event(eventID id.EventID) (*rooms.Event, error) {
 // EventForServer gives one event to a server in its room.
 // Spec: server-server-api#get_matrixfederationv1eventeventid
 func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.EventID) (raw json.RawMessage, err error) {
-	var room int64
+	var room ident.RoomNID
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		row, found, err := tx.EventAnywhere(string(eventID))
 		if err == nil && !found {
@@ -393,7 +394,7 @@ type serverWalk struct {
 
 // readAhead reads what stands before the newest queued event in the timeline: most of the walk leads there.
 func (w *serverWalk) readAhead(limit int) error {
-	var newest int64
+	var newest ident.Order
 	for _, e := range w.queue {
 		newest = max(newest, e.Order)
 	}

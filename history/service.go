@@ -19,6 +19,7 @@ package history
 import (
 	"time"
 
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/rooms"
 	"ebb/storage"
@@ -43,7 +44,7 @@ type Service struct {
 	// Facts that never change once they are true. Bounded; one that was dropped is read again.
 	past   *keyed.Map[pastKey, past]            // the state before events, as visibility asks for it
 	former *keyed.Map[storage.Pos, storage.Pos] // state event → the one that it replaced; 0: none
-	joined *keyed.Map[joinedKey, int64]         // former member → order at which their last join ended
+	joined *keyed.Map[joinedKey, ident.Order]   // former member → order at which their last join ended
 
 	exhausted *keyed.Map[gapKey, time.Time] // gaps for which other servers had nothing, and when they were asked
 }
@@ -71,7 +72,7 @@ func New(o Options) *Service {
 		db: o.DB, rooms: o.Rooms, now: o.Now,
 		past:      keyed.NewMap[pastKey, past](pastEntries),
 		former:    keyed.NewMap[storage.Pos, storage.Pos](formerEntries),
-		joined:    keyed.NewMap[joinedKey, int64](joinedEntries),
+		joined:    keyed.NewMap[joinedKey, ident.Order](joinedEntries),
 		exhausted: keyed.NewMap[gapKey, time.Time](exhaustedEntries),
 	}
 	o.Commits.Subscribe(s.unread.committed)

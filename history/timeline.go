@@ -193,7 +193,7 @@ type cursor struct {
 
 // span is what comes next in a walk: the orders of all that was looked at, and the rows of the events among it.
 type span struct {
-	orders []int64
+	orders []ident.Order
 	rows   []storage.EventRow
 }
 
@@ -203,7 +203,7 @@ type source func(tx *storage.Tx, c *cursor, n int) (span, error)
 // timeline is the source of a walk along the room's timeline.
 func (v *viewer) timeline(tx *storage.Tx, c *cursor, n int) (span, error) {
 	rows, err := tx.Timeline(v.room.NID(), c.after, c.upTo, c.backwards, n)
-	out := span{orders: make([]int64, len(rows)), rows: rows}
+	out := span{orders: make([]ident.Order, len(rows)), rows: rows}
 	for i := range rows {
 		out.orders[i] = rows[i].Order
 	}

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"ebb/ident"
 	"ebb/rooms"
 	"strconv"
 	"strings"
@@ -13,11 +14,11 @@ const maxToken = 200
 
 // TimelineToken is the pagination token of the point just after the event with this order: backwards from it that event
 // comes first, forwards the next one. Order 0 is the start of every room.
-func TimelineToken(order int64) string { return "t" + strconv.FormatInt(order, 10) }
+func TimelineToken(order ident.Order) string { return "t" + strconv.FormatInt(int64(order), 10) }
 
 // ParseToken reads a token of a timeline or of /sync (next_batch) as the order that it points after. /sync tokens begin
 // with s1_ and the stream position, of which the order of a live event is made.
-func ParseToken(text string) (order int64, err error) {
+func ParseToken(text string) (order ident.Order, err error) {
 	number, isTimeline := strings.CutPrefix(text, "t")
 	limit := int64(1<<63 - 1)
 	if !isTimeline {
@@ -33,10 +34,10 @@ func ParseToken(text string) (order int64, err error) {
 		return 0, errToken(text)
 	}
 	if isTimeline {
-		return int64(n), nil
+		return ident.Order(n), nil
 	}
 	// Everything that the client was given with the token is at or below its position.
-	return int64(n) * rooms.OrderStep, nil
+	return ident.Order(n) * rooms.OrderStep, nil
 }
 
 func errToken(text string) error {
@@ -44,7 +45,7 @@ func errToken(text string) error {
 }
 
 // window is a part of a timeline: the orders above after and not above upTo.
-type window struct{ after, upTo int64 }
+type window struct{ after, upTo ident.Order }
 
 // everything is the whole timeline.
 func everything() window { return window{after: 0, upTo: 1<<63 - 1} }
@@ -73,7 +74,7 @@ func parseWindow(from, to string, backwards bool) (window, error) {
 }
 
 // start is the token of the end where a walk begins.
-func (w window) start(backwards bool) int64 {
+func (w window) start(backwards bool) ident.Order {
 	if backwards {
 		return w.upTo
 	}
@@ -81,7 +82,7 @@ func (w window) start(backwards bool) int64 {
 }
 
 // shrink moves the end where a walk began beyond the event that it has reached.
-func (w *window) shrink(order int64, backwards bool) {
+func (w *window) shrink(order ident.Order, backwards bool) {
 	if backwards {
 		w.upTo = order - 1
 	} else {

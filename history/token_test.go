@@ -4,11 +4,12 @@ import (
 	"math"
 	"testing"
 
+	"ebb/ident"
 	"ebb/mxerr"
 )
 
 func TestTokensOfTimelineAndSyncPointIntoTheSameTimeline(t *testing.T) {
-	for text, want := range map[string]int64{
+	for text, want := range map[string]ident.Order{
 		TimelineToken(0):             0,
 		TimelineToken(65536*7 - 1):   65536*7 - 1,
 		TimelineToken(math.MaxInt64): math.MaxInt64,

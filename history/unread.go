@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
@@ -45,7 +46,10 @@ type unreadTable struct {
 	lists map[unreadKey]*unreadList
 }
 
-type unreadKey struct{ user, room int64 }
+type unreadKey struct {
+	user ident.UserNID
+	room ident.RoomNID
+}
 
 // unreadList is what one user has not read of one room, oldest first.
 type unreadList struct {
@@ -61,7 +65,7 @@ type unreadList struct {
 
 type unreadEntry struct {
 	thread               storage.Pos // position of the root; 0: main timeline
-	sender               int64
+	sender               ident.UserNID
 	isState              bool
 	class                pushrules.Class
 	originTS, receivedTS int64
@@ -83,7 +87,7 @@ func (t *unreadTable) list(k unreadKey) *unreadList {
 
 // forget makes the next count look at the database, because of a receipt or membership at a position. A count by an older
 // snapshot, which may be under way, is not remembered.
-func (t *unreadTable) forget(user, room int64, pos storage.Pos) {
+func (t *unreadTable) forget(user ident.UserNID, room ident.RoomNID, pos storage.Pos) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.lists == nil || len(t.lists) >= maxUnreadLists {
@@ -93,7 +97,7 @@ func (t *unreadTable) forget(user, room int64, pos storage.Pos) {
 }
 
 // forgetRoom is forget for every user.
-func (t *unreadTable) forgetRoom(room int64) {
+func (t *unreadTable) forgetRoom(room ident.RoomNID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for k := range t.lists {
@@ -122,7 +126,7 @@ func (t *unreadTable) committed(c *rooms.Commit) {
 
 // Unread counts what a joined user has not read. Expired events do not count from the moment they expire, and messages of
 // ignored users do not count at all.
-func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user, room int64) (Unread, error) {
+func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID) (Unread, error) {
 	r, err := s.rooms.RoomByNID(ctx, room)
 	if err != nil || !r.HasLocal(user) {
 		return Unread{}, err
@@ -149,12 +153,12 @@ func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user, room int64) 
 }
 
 // ignoredNIDs lists whom a user ignores by short name; those who have none have sent nothing.
-func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user int64) (map[int64]bool, error) {
+func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user ident.UserNID) (map[ident.UserNID]bool, error) {
 	list, err := s.rooms.Ignores(ctx, tx, user)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
-	out := make(map[int64]bool, len(list))
+	out := make(map[ident.UserNID]bool, len(list))
 	for who := range list {
 		nid, found, err := s.rooms.LookupUserIn(ctx, tx, who)
 		if err != nil {
@@ -176,7 +180,7 @@ func (s *Service) readInner(ctx context.Context, tx *storage.Tx, f func(*storage
 }
 
 // extend looks at what was committed since; false where memory does not tell.
-func (l *unreadList) extend(r *rooms.Room, user int64) bool {
+func (l *unreadList) extend(r *rooms.Room, user ident.UserNID) bool {
 	news, ok := r.Recent(l.upTo)
 	if !ok {
 		return false
@@ -195,7 +199,7 @@ func (l *unreadList) extend(r *rooms.Room, user int64) bool {
 
 // add takes one event in. The user's own events read what is before them in their thread.
 // Spec: client-server-api#marking-notifications-as-read
-func (l *unreadList) add(user int64, u storage.UnreadRow) {
+func (l *unreadList) add(user ident.UserNID, u storage.UnreadRow) {
 	l.upTo = max(l.upTo, u.Position)
 	if u.Sender == user {
 		kept := l.entries[:0]
@@ -219,7 +223,7 @@ func (l *unreadList) add(user int64, u storage.UnreadRow) {
 }
 
 // recount reads everything after the user's receipts and join.
-func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user int64) error {
+func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user ident.UserNID) error {
 	if tx == nil {
 		return errNeedTx
 	}
@@ -243,7 +247,7 @@ func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user int64) error {
 
 // readFloors tells up to which order a user has read everything, 0 where they are not joined, and up to which single
 // threads (by root; 0: main timeline).
-func readFloors(tx *storage.Tx, room, user int64) (floor int64, threads map[storage.Pos]int64, err error) {
+func readFloors(tx *storage.Tx, room ident.RoomNID, user ident.UserNID) (floor ident.Order, threads map[storage.Pos]ident.Order, err error) {
 	m, found, err := tx.MembershipOf(user, room)
 	if err != nil {
 		return 0, nil, err
@@ -251,12 +255,12 @@ func readFloors(tx *storage.Tx, room, user int64) (floor int64, threads map[stor
 	if !found || m.JoinedPos == 0 {
 		return 0, nil, nil
 	}
-	floor = int64(m.JoinedPos) * rooms.OrderStep
+	floor = ident.Order(m.JoinedPos) * rooms.OrderStep
 	reads, err := tx.ReadUpTo(room, user)
 	if err != nil {
 		return 0, nil, err
 	}
-	threads = map[storage.Pos]int64{}
+	threads = map[storage.Pos]ident.Order{}
 	for _, u := range reads {
 		switch u.Thread {
 		case "":
@@ -306,7 +310,7 @@ func (l *unreadList) unnamed() (roots []storage.Pos) {
 
 // count sums up what has not expired and is not ignored; neither happens to state events. Replies to a root that is gone
 // count in the main timeline.
-func (l *unreadList) count(policy expiry.Policy, now time.Time, ignored map[int64]bool) (u Unread) {
+func (l *unreadList) count(policy expiry.Policy, now time.Time, ignored map[ident.UserNID]bool) (u Unread) {
 	for _, e := range l.entries {
 		if !e.isState && (ignored[e.sender] || expiry.Expired(policy, e.originTS, e.receivedTS, now)) {
 			continue

@@ -23,25 +23,25 @@ type chronicle struct {
 	room    id.RoomID
 	users   []ident.Requester
 	lines   []line
-	ignored map[int64]map[int64]bool
+	ignored map[ident.UserNID]map[ident.UserNID]bool
 	reads   map[readKey]int // index of the event
 	kept    time.Duration   // 0: for ever
 }
 
 type line struct {
 	id       id.EventID
-	sender   int64
+	sender   ident.UserNID
 	state    bool
 	thread   id.EventID // root
 	relates  bool
 	redacted bool
-	class    map[int64]pushrules.Class
+	class    map[ident.UserNID]pushrules.Class
 	at       time.Time
-	joins    int64 // the user whose join it is
+	joins    ident.UserNID // the user whose join it is
 }
 
 type readKey struct {
-	user        int64
+	user        ident.UserNID
 	typ, thread string
 }
 
@@ -176,7 +176,7 @@ func (y *chronicle) message(r *rand.Rand, who ident.Requester, thread id.EventID
 	if relates != "" {
 		content["m.relates_to"] = json.RawMessage("{" + relates + "}")
 	}
-	class := map[int64]pushrules.Class{}
+	class := map[ident.UserNID]pushrules.Class{}
 	edit := len(relates) > 0 && relates[12] == 'm' && relates[14] == 'r'
 	for _, u := range y.users {
 		if class[u.UserNID] = pushrules.Notify; edit {
@@ -210,7 +210,7 @@ func (y *chronicle) read(r *rand.Rand, who ident.Requester) string {
 }
 
 func (y *chronicle) ignore(r *rand.Rand, who ident.Requester) {
-	list, ignored := map[id.UserID]struct{}{}, map[int64]bool{}
+	list, ignored := map[id.UserID]struct{}{}, map[ident.UserNID]bool{}
 	for _, u := range y.users {
 		if u != who && r.IntN(3) == 0 {
 			list[u.UserID], ignored[u.UserNID] = struct{}{}, true
@@ -229,7 +229,7 @@ func newChronicle(h *library) *chronicle {
 		o.Push = rules
 	})
 	h.restart()
-	y := &chronicle{library: h, users: []ident.Requester{h.user("alice"), h.user("bob"), h.user("carol"), h.user("dave")}, ignored: map[int64]map[int64]bool{}, reads: map[readKey]int{}}
+	y := &chronicle{library: h, users: []ident.Requester{h.user("alice"), h.user("bob"), h.user("carol"), h.user("dave")}, ignored: map[ident.UserNID]map[ident.UserNID]bool{}, reads: map[readKey]int{}}
 	for _, u := range y.users {
 		h.check(h.rooms.SetAccountData(h.t.Context(), u.UserNID, "", "m.ignored_user_list", json.RawMessage(`{"ignored_users":{}}`)))
 	}

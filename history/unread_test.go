@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
@@ -18,7 +19,9 @@ func notifying(o *rooms.Options) { o.Push = allNotify{} }
 
 type allNotify struct{}
 
-func (allNotify) Follow(context.Context, int64, id.UserID, id.RoomID, id.RoomID) error { return nil }
+func (allNotify) Follow(context.Context, ident.UserNID, id.UserID, id.RoomID, id.RoomID) error {
+	return nil
+}
 
 func (allNotify) Evaluate(*pdu.Event, pushrules.RoomInfo) pushrules.Outcome {
 	return pushrules.Outcome{Default: pushrules.Notify}

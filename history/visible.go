@@ -15,7 +15,8 @@ import (
 )
 
 type pastKey struct {
-	snapshot, user int64
+	snapshot int64
+	user     ident.UserNID
 }
 
 // past is what visibility asks of the state before an event.
@@ -25,8 +26,9 @@ type past struct {
 }
 
 type joinedKey struct {
-	room, user int64
-	member     storage.Pos // the current m.room.member event
+	room   ident.RoomNID
+	user   ident.UserNID
+	member storage.Pos // the current m.room.member event
 }
 
 // errNeedTx: memory does not have the answer; come again inside db.Read.
@@ -57,8 +59,8 @@ type viewer struct {
 	ignored   map[id.UserID]struct{}
 	policy    expiry.Policy
 
-	lastJoin *int64 // see joinedUntil
-	bundled  int    // bytes read for aggregations so far
+	lastJoin *ident.Order // see joinedUntil
+	bundled  int          // bytes read for aggregations so far
 }
 
 func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *rooms.Room, to ident.Requester) (*viewer, error) {
@@ -166,7 +168,7 @@ func (v *viewer) cutoff() *int64 {
 // was built on everything that had arrived here; one of another server may not know of the join. joinedPos may lag behind
 // joined for a moment after a commit: it is 0 then.
 func (v *viewer) duringJoin(e *rooms.Event) bool {
-	return v.joined && v.joinedPos != 0 && e.Order >= int64(v.joinedPos)*rooms.OrderStep && v.svc.rooms.IsLocal(e.Sender())
+	return v.joined && v.joinedPos != 0 && e.Order >= ident.Order(v.joinedPos)*rooms.OrderStep && v.svc.rooms.IsLocal(e.Sender())
 }
 
 // pasts finds the state before the events at these indexes.
@@ -257,7 +259,7 @@ const maxMembershipSteps = 200
 
 // joinedUntil is, for somebody who is not joined, the order of the event that ended their last join; 0 for one who was
 // never joined. It walks back from the current member event through those that each replaced.
-func (v *viewer) joinedUntil(tx *storage.Tx) (int64, error) {
+func (v *viewer) joinedUntil(tx *storage.Tx) (ident.Order, error) {
 	if v.lastJoin != nil || v.member == nil {
 		return deref(v.lastJoin), nil
 	}
@@ -277,14 +279,14 @@ func (v *viewer) joinedUntil(tx *storage.Tx) (int64, error) {
 	return until, nil
 }
 
-func deref(p *int64) int64 {
+func deref(p *ident.Order) ident.Order {
 	if p == nil {
 		return 0
 	}
 	return *p
 }
 
-func (v *viewer) walkMembership(tx *storage.Tx) (int64, error) {
+func (v *viewer) walkMembership(tx *storage.Tx) (ident.Order, error) {
 	pos := v.member.Pos
 	for range maxMembershipSteps {
 		row, found, err := tx.EventAt(pos)

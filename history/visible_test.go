@@ -82,7 +82,7 @@ func TestFormerMembersReadWhatTheyCouldUntilTheyLeft(t *testing.T) {
 	}
 }
 
-func (l *library) lastOrder(room id.RoomID) int64 {
+func (l *library) lastOrder(room id.RoomID) ident.Order {
 	l.t.Helper()
 	r, err := l.rooms.Room(l.t.Context(), room)
 	l.check(err)

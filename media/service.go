@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
 	"ebb/storage"
@@ -110,7 +111,7 @@ func (s *Service) removeBy(ctx context.Context) (time.Time, error) {
 // Upload stores a new file and returns its media id.
 //
 // Errors: M_TOO_LARGE beyond MaxUploadSize, M_FORBIDDEN beyond the quota.
-func (s *Service) Upload(ctx context.Context, user int64, claimedType, filename string, body io.Reader) (string, error) {
+func (s *Service) Upload(ctx context.Context, user ident.UserNID, claimedType, filename string, body io.Reader) (string, error) {
 	m := s.row(newMediaID(), user, claimedType, filename)
 	return m.ID, s.take(ctx, m, body, func(tx *storage.Tx, m storage.Media) error { return tx.InsertMedia(m) })
 }
@@ -119,7 +120,7 @@ func (s *Service) Upload(ctx context.Context, user int64, claimedType, filename 
 //
 // Errors: M_LIMIT_EXCEEDED when the user has MaxPending reservations without upload.
 // Spec: client-server-api#post_matrixmediav1create
-func (s *Service) Create(ctx context.Context, user int64) (mediaID string, expires time.Time, err error) {
+func (s *Service) Create(ctx context.Context, user ident.UserNID) (mediaID string, expires time.Time, err error) {
 	now := s.Now()
 	m := storage.Media{ID: newMediaID(), User: user, Created: now.UnixMilli(), Expires: now.Add(s.PendingExpiry).UnixMilli()}
 	by, err := s.removeBy(ctx)
@@ -147,7 +148,7 @@ func (s *Service) Create(ctx context.Context, user int64) (mediaID string, expir
 // Errors: M_NOT_FOUND for an unknown or expired id, M_FORBIDDEN for another user's, M_CANNOT_OVERWRITE_MEDIA when the
 // upload is already there, and those of Upload.
 // Spec: client-server-api#put_matrixmediav3uploadservernamemediaid
-func (s *Service) Put(ctx context.Context, user int64, mediaID, claimedType, filename string, body io.Reader) error {
+func (s *Service) Put(ctx context.Context, user ident.UserNID, mediaID, claimedType, filename string, body io.Reader) error {
 	if err := s.mayPut(ctx, user, mediaID); err != nil {
 		return err
 	}
@@ -168,7 +169,7 @@ func cannotOverwrite() error {
 	return mxerr.New(409, mxerr.CodeCannotOverwriteMedia, "There is already an upload with this media ID")
 }
 
-func (s *Service) mayPut(ctx context.Context, user int64, mediaID string) error {
+func (s *Service) mayPut(ctx context.Context, user ident.UserNID, mediaID string) error {
 	m, err := s.lookup(ctx, mediaID)
 	switch {
 	case err != nil:
@@ -181,7 +182,7 @@ func (s *Service) mayPut(ctx context.Context, user int64, mediaID string) error 
 	return nil
 }
 
-func (s *Service) row(mediaID string, user int64, claimedType, filename string) storage.Media {
+func (s *Service) row(mediaID string, user ident.UserNID, claimedType, filename string) storage.Media {
 	return storage.Media{ID: mediaID, User: user, ContentType: contentType(claimedType), Filename: cleanFilename(filename), Created: s.Now().UnixMilli()}
 }
 

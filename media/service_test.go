@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -51,7 +52,7 @@ func (f *fixture) open(t *testing.T, db *storage.DB) {
 	}
 }
 
-func (f *fixture) upload(t *testing.T, user int64, body string) string {
+func (f *fixture) upload(t *testing.T, user ident.UserNID, body string) string {
 	t.Helper()
 	id, err := f.Upload(t.Context(), user, "text/plain", "a.txt", strings.NewReader(body))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -14,11 +15,11 @@ type destination struct {
 	// missed counts the events behind the queue, which stand in the table only; they are of missedRooms, and all lie behind
 	// seen, up to which the table was looked through.
 	missed      int64
-	missedRooms map[int64]bool
+	missedRooms map[ident.RoomNID]bool
 	seen        storage.Pos
 
-	behind   map[int64]uint64 // rooms of which it is told the newest events only; when something was last added
-	newly    map[int64]bool   // those that are not stored yet
+	behind   map[ident.RoomNID]uint64 // rooms of which it is told the newest events only; when something was last added
+	newly    map[ident.RoomNID]bool   // those that are not stored yet
 	volatile []volatile
 	// edu_outbox may have something while kicked is not drained.
 	kicked, drained uint64
@@ -36,7 +37,7 @@ type destination struct {
 // queued is an event that waits.
 type queued struct {
 	pos  storage.Pos
-	room int64
+	room ident.RoomNID
 }
 
 // volatile is ephemeral data that may be lost.
@@ -50,7 +51,7 @@ func (s *Service) destination(server string) *destination {
 	d := s.known[server]
 	if d == nil {
 		d = &destination{
-			server: server, missedRooms: map[int64]bool{}, behind: map[int64]uint64{}, newly: map[int64]bool{}, wake: make(chan struct{}, 1),
+			server: server, missedRooms: map[ident.RoomNID]bool{}, behind: map[ident.RoomNID]uint64{}, newly: map[ident.RoomNID]bool{}, wake: make(chan struct{}, 1),
 		}
 		s.known[server] = d
 	}
@@ -94,7 +95,7 @@ func (s *Service) skip(d *destination) {
 }
 
 // fallBehind notes that a server is to be told of the newest events of a room. mu is held.
-func (s *Service) fallBehind(d *destination, room int64) {
+func (s *Service) fallBehind(d *destination, room ident.RoomNID) {
 	if d.behind[room] == 0 {
 		d.newly[room], d.dirty = true, true
 	}
@@ -104,14 +105,14 @@ func (s *Service) fallBehind(d *destination, room int64) {
 }
 
 // caughtUp notes that a server was told of the newest events of a room, as they were at the stamp. mu is held.
-func (s *Service) caughtUp(d *destination, room int64, stamp uint64) {
+func (s *Service) caughtUp(d *destination, room ident.RoomNID, stamp uint64) {
 	if d.behind[room] != stamp {
 		return // there are newer ones
 	}
 	delete(d.behind, room)
 	delete(d.newly, room)
 	if s.gone[d.server] == nil {
-		s.gone[d.server] = map[int64]bool{}
+		s.gone[d.server] = map[ident.RoomNID]bool{}
 	}
 	s.gone[d.server][room] = true
 	d.dirty = true

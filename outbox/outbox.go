@@ -24,6 +24,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -38,9 +39,9 @@ type Rooms interface {
 	// OutgoingEvents gives the events at these positions as other servers get them; those that are gone are left out.
 	OutgoingEvents(ctx context.Context, positions []storage.Pos) ([]rooms.OutgoingEvent, error)
 	// NewestEvents gives the positions of a room's newest events.
-	NewestEvents(ctx context.Context, room int64) ([]storage.Pos, error)
+	NewestEvents(ctx context.Context, room ident.RoomNID) ([]storage.Pos, error)
 	// ServersSince tells which other servers are or were in a room, and when: those that left before the position are left out.
-	ServersSince(ctx context.Context, room int64, after storage.Pos) ([]rooms.Stay, error)
+	ServersSince(ctx context.Context, room ident.RoomNID, after storage.Pos) ([]rooms.Stay, error)
 }
 
 // Options is what a Service is made of.
@@ -98,18 +99,18 @@ type Service struct {
 	loaded    bool            // it was
 	ctx       context.Context // of Run; nil before and after
 	known     map[string]*destination
-	gone      map[string]map[int64]bool // destination_rooms that are to be removed
-	announced storage.Pos               // newest event that was committed
-	top       storage.Pos               // newest event that was queued
-	rows      int64                     // of the table, about
-	stamp     uint64                    // of destination.behind
+	gone      map[string]map[ident.RoomNID]bool // destination_rooms that are to be removed
+	announced storage.Pos                       // newest event that was committed
+	top       storage.Pos                       // newest event that was queued
+	rows      int64                             // of the table, about
+	stamp     uint64                            // of destination.behind
 }
 
 // New makes a Service; Run starts it.
 func New(o Options) *Service {
 	s := &Service{
 		Options: o, boot: rand.Text()[:10], sending: make(chan struct{}, maxSending), trying: make(chan struct{}, maxTrying),
-		senders: newSenders(), known: map[string]*destination{}, gone: map[string]map[int64]bool{}, receipts: make(chan *rooms.Commit, maxReceipts),
+		senders: newSenders(), known: map[string]*destination{}, gone: map[string]map[ident.RoomNID]bool{}, receipts: make(chan *rooms.Commit, maxReceipts),
 	}
 	o.Commits.Subscribe(s.committed)
 	return s
@@ -126,7 +127,7 @@ func (s *Service) committed(c *rooms.Commit) {
 }
 
 // sent queues an event for servers. It is called in the order of positions.
-func (s *Service) sent(room int64, pos storage.Pos, servers []string) {
+func (s *Service) sent(room ident.RoomNID, pos storage.Pos, servers []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.announced = pos

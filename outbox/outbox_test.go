@@ -17,6 +17,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -37,7 +38,7 @@ type world struct {
 	since    map[string]storage.Pos // the servers of every room
 	redacted map[storage.Pos]bool
 	expired  map[storage.Pos]bool
-	rooms    map[storage.Pos]int64
+	rooms    map[storage.Pos]ident.RoomNID
 	newest   []storage.Pos
 	slow     time.Duration // what every answer takes
 }
@@ -93,13 +94,13 @@ func (w *world) OutgoingEvents(_ context.Context, positions []storage.Pos) (out 
 	return out, nil
 }
 
-func (w *world) NewestEvents(context.Context, int64) ([]storage.Pos, error) {
+func (w *world) NewestEvents(context.Context, ident.RoomNID) ([]storage.Pos, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.newest), nil
 }
 
-func (w *world) ServersSince(context.Context, int64, storage.Pos) (stays []rooms.Stay, err error) {
+func (w *world) ServersSince(context.Context, ident.RoomNID, storage.Pos) (stays []rooms.Stay, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for server, since := range w.since {
@@ -113,7 +114,7 @@ func in(t *testing.T, f func(w *world)) {
 	t.Helper()
 	dsn := storagetest.SQLite(t)
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, since: map[string]storage.Pos{}, redacted: map[storage.Pos]bool{}, expired: map[storage.Pos]bool{}, rooms: map[storage.Pos]int64{}}
+		w := &world{t: t, since: map[string]storage.Pos{}, redacted: map[storage.Pos]bool{}, expired: map[storage.Pos]bool{}, rooms: map[storage.Pos]ident.RoomNID{}}
 		var err error
 		if w.db, err = storage.Open(context.Background(), storage.Config{DSN: dsn}); err != nil {
 			t.Fatal(err)
@@ -211,12 +212,12 @@ func (w *world) restore(destinations []storage.Destination, rows []storage.Outbo
 }
 
 // event stores an event and tells the outbox of it, as a commit does.
-func (w *world) event(room int64, servers ...string) storage.Pos {
+func (w *world) event(room ident.RoomNID, servers ...string) storage.Pos {
 	return w.events(1, room, servers...)
 }
 
 // events is event n times; the position is that of the last.
-func (w *world) events(n int, room int64, servers ...string) (last storage.Pos) {
+func (w *world) events(n int, room ident.RoomNID, servers ...string) (last storage.Pos) {
 	w.t.Helper()
 	w.mu.Lock()
 	for _, server := range servers {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -66,7 +67,7 @@ const outboxPage = 1000
 
 // requeue puts the events that are left from before the start into the queues, and those that came since.
 func (s *Service) requeue(ctx context.Context) error {
-	in := residents{s, map[int64][]rooms.Stay{}}
+	in := residents{s, map[ident.RoomNID][]rooms.Stay{}}
 	for after, more := storage.Pos(0), true; more; {
 		rows, err := s.page(ctx, after)
 		if err != nil {
@@ -122,7 +123,7 @@ func (s *Service) page(ctx context.Context, after storage.Pos) (rows []storage.O
 // residents remembers which servers were in which room, for one walk over the table.
 type residents struct {
 	s     *Service
-	rooms map[int64][]rooms.Stay
+	rooms map[ident.RoomNID][]rooms.Stay
 }
 
 // of lists the servers that a row is for: those that were in the room, and that of the user whom it is about.
@@ -165,7 +166,7 @@ func (s *Service) refill(ctx context.Context, d *destination) error {
 	if !needed {
 		return nil
 	}
-	in := residents{s, map[int64][]rooms.Stay{}}
+	in := residents{s, map[ident.RoomNID][]rooms.Stay{}}
 	for more := true; more; {
 		s.mu.Lock()
 		top := s.top // what came until now is committed, so it is in the page
@@ -242,14 +243,14 @@ func (s *Service) store(ctx context.Context) error {
 // changes are what is to be stored.
 type changes struct {
 	rows           []storage.Destination
-	added, removed map[string][]int64 // destination_rooms
+	added, removed map[string][]ident.RoomNID // destination_rooms
 	prune          storage.Pos
 }
 
 func (s *Service) changes() *changes {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := &changes{added: map[string][]int64{}, removed: map[string][]int64{}, prune: s.top}
+	c := &changes{added: map[string][]ident.RoomNID{}, removed: map[string][]ident.RoomNID{}, prune: s.top}
 	now := s.Now()
 	failing := 0
 	for server, d := range s.known {

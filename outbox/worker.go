@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 	"ebb/telemetry"
@@ -112,12 +113,12 @@ func (s *Service) waitForRetry(ctx context.Context, d *destination) bool {
 // Spec: server-server-api#put_matrixfederationv1sendtxnid
 type transaction struct {
 	id       string
-	queue    []queued              // the events of the queue that it covers
-	behind   map[int64]uint64      // rooms whose newest events it has
-	newest   []storage.Pos         // these
-	durable  []storage.OutgoingEDU // from the table
-	kicked   uint64                // destination.kicked when it was read
-	more     bool                  // the table has more
+	queue    []queued                 // the events of the queue that it covers
+	behind   map[ident.RoomNID]uint64 // rooms whose newest events it has
+	newest   []storage.Pos            // these
+	durable  []storage.OutgoingEDU    // from the table
+	kicked   uint64                   // destination.kicked when it was read
+	more     bool                     // the table has more
 	volatile []volatile
 	dropped  int // events of the queue that are not sent
 }
@@ -156,7 +157,7 @@ func (s *Service) next(ctx context.Context, d *destination) (*transaction, error
 		s.mu.Unlock()
 		return t, nil
 	}
-	t := &transaction{id: s.boot + strconv.FormatUint(s.count.Add(1), 36), behind: map[int64]uint64{}, kicked: d.kicked}
+	t := &transaction{id: s.boot + strconv.FormatUint(s.count.Add(1), 36), behind: map[ident.RoomNID]uint64{}, kicked: d.kicked}
 	for room, stamp := range d.behind {
 		if len(t.behind) < maxBehindRooms {
 			t.behind[room] = stamp
@@ -218,7 +219,7 @@ func (s *Service) events(ctx context.Context, d *destination, t *transaction) (p
 		return nil, err
 	}
 	t.dropped = 0
-	followed := map[int64]bool{} // rooms, as far as it was found out
+	followed := map[ident.RoomNID]bool{} // rooms, as far as it was found out
 	for _, e := range slices.Backward(queue) {
 		if _, known := followed[e.Room]; e.Expired && !known {
 			if followed[e.Room], err = s.follows(ctx, d, t, e.Room); err != nil {
@@ -249,7 +250,7 @@ func positions(queue []queued) []storage.Pos {
 
 // follows tells whether something of a room that has not expired waits for a server behind a transaction. What is in the table only counts
 // as such.
-func (s *Service) follows(ctx context.Context, d *destination, t *transaction, room int64) (bool, error) {
+func (s *Service) follows(ctx context.Context, d *destination, t *transaction, room ident.RoomNID) (bool, error) {
 	s.mu.Lock()
 	waits := d.missed > 0 && d.missedRooms[room] || d.behind[room] != 0
 	last := t.queue[len(t.queue)-1].pos

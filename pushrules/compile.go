@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 )
 
 // compiled is a rule set prepared for matching. It holds the enabled rules in the order in which they are checked.
@@ -45,7 +46,7 @@ const maxWork = 4 << 20
 type evaluation struct {
 	event *Event
 	room  RoomInfo
-	named map[id.UserID]int64 // the local members in m.mentions
+	named map[id.UserID]ident.UserNID // the local members in m.mentions
 	// called holds the users whose display names occur in the text of an event without m.mentions.
 	called map[id.UserID]struct{}
 

@@ -11,6 +11,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -26,15 +27,18 @@ const (
 // hall is a room to evaluate in.
 type hall struct {
 	joined  int
-	members map[id.UserID]int64
+	members map[id.UserID]ident.UserNID
 	names   map[id.UserID]string
 	mayRoom bool
 }
 
-func (h *hall) JoinedCount() int                         { return h.joined }
-func (h *hall) LocalMember(user id.UserID) (int64, bool) { nid, ok := h.members[user]; return nid, ok }
-func (h *hall) LocalCount() int                          { return len(h.members) }
-func (h *hall) EachNamedIn(text string, f func(nid int64, user id.UserID)) {
+func (h *hall) JoinedCount() int { return h.joined }
+func (h *hall) LocalMember(user id.UserID) (ident.UserNID, bool) {
+	nid, ok := h.members[user]
+	return nid, ok
+}
+func (h *hall) LocalCount() int { return len(h.members) }
+func (h *hall) EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID)) {
 	names := NewNames()
 	for user, name := range h.names {
 		names.Set(h.members[user], user, name)
@@ -43,7 +47,7 @@ func (h *hall) EachNamedIn(text string, f func(nid int64, user id.UserID)) {
 }
 func (h *hall) DisplayName(user id.UserID) string      { return h.names[user] }
 func (h *hall) MayNotify(_ id.UserID, key string) bool { return key == "room" && h.mayRoom }
-func (h *hall) EachLocal(f func(nid int64, user id.UserID)) {
+func (h *hall) EachLocal(f func(nid ident.UserNID, user id.UserID)) {
 	for user, nid := range h.members {
 		f(nid, user)
 	}
@@ -61,7 +65,7 @@ type desk struct {
 
 func newDesk(t *testing.T) *desk {
 	d := &desk{T: t, db: storagetest.Open(t, storage.Config{}), legacy: true}
-	d.room = &hall{joined: 3, members: map[id.UserID]int64{}, names: map[id.UserID]string{}}
+	d.room = &hall{joined: 3, members: map[id.UserID]ident.UserNID{}, names: map[id.UserID]string{}}
 	d.reopen()
 	for _, user := range []id.UserID{aliceID, bobID, carolID} {
 		d.ok(d.db.Write(t.Context(), func(tx *storage.Tx) (err error) {
@@ -339,7 +343,7 @@ func TestFewMembersAmongManyCustomRulesAreFound(t *testing.T) {
 	d := newDesk(t)
 	d.put(bobID, Room, string(thisRoom), NewRule{Actions: raws()})
 	d.put(carolID, Underride, "u", NewRule{})
-	for i := range int64(10) {
+	for i := range ident.UserNID(10) {
 		user := id.UserID(fmt.Sprintf("@u%d:here", i))
 		own := stored{Own: Ruleset{Underride: []Rule{{ID: "u", Enabled: true, Actions: raws()}}}}
 		d.rules.activate(1_000+i, user, &own, fmt.Sprint(i))
@@ -347,7 +351,7 @@ func TestFewMembersAmongManyCustomRulesAreFound(t *testing.T) {
 	d.room.members["@dave:here"] = 2_000
 	d.room.members["@erin:here"] = 2_001
 	d.rules.activate(2_001, "@erin:here", &stored{Own: Ruleset{Room: []Rule{{ID: "!other:here", Enabled: true, Actions: raws()}}}}, "erin")
-	want := map[int64]Class{d.room.members[bobID]: 0, d.room.members[carolID]: Notify | Highlight}
+	want := map[ident.UserNID]Class{d.room.members[bobID]: 0, d.room.members[carolID]: Notify | Highlight}
 	if d.room.LocalCount() > len(d.rules.custom) {
 		t.Fatalf("%d members, %d custom rule sets", d.room.LocalCount(), len(d.rules.custom))
 	}
@@ -357,7 +361,7 @@ func TestFewMembersAmongManyCustomRulesAreFound(t *testing.T) {
 	if out := d.rules.Evaluate(event(t, `{}`), d.room); out.Default != Notify || !maps.Equal(out.Users, want) {
 		t.Errorf("few members: %+v", out)
 	}
-	for i := range int64(20) {
+	for i := range ident.UserNID(20) {
 		d.room.members[id.UserID(fmt.Sprintf("@other%d:here", i))] = 3_000 + i
 	}
 	if out := d.rules.Evaluate(event(t, `{}`), d.room); out.Default != Notify || !maps.Equal(out.Users, want) {
@@ -432,7 +436,7 @@ func TestMutedRoomConcernsNoOther(t *testing.T) {
 	}
 	d.put(bobID, Room, string(thisRoom), NewRule{Actions: raws()})
 	out := d.rules.Evaluate(event(t, `{}`), d.room)
-	if want := map[int64]Class{d.room.members[bobID]: 0}; !maps.Equal(out.Users, want) {
+	if want := map[ident.UserNID]Class{d.room.members[bobID]: 0}; !maps.Equal(out.Users, want) {
 		t.Errorf("%+v", out)
 	}
 	// A mention is an override and comes first.
@@ -493,7 +497,7 @@ func TestHostileRulesAreBounded(t *testing.T) {
 	crowd := make([]string, 3000)
 	for i := range crowd {
 		crowd[i] = fmt.Sprintf(`"@u%d:here"`, i)
-		d.room.members[id.UserID(fmt.Sprintf("@u%d:here", i))] = int64(1_000_000 + i)
+		d.room.members[id.UserID(fmt.Sprintf("@u%d:here", i))] = ident.UserNID(1_000_000 + i)
 	}
 	start = time.Now()
 	out = d.rules.Evaluate(event(t, `{"content":{"m.mentions":{"user_ids":[`+strings.Join(crowd, ",")+`]}}}`), d.room)
@@ -506,17 +510,17 @@ func BenchmarkEvaluate(b *testing.B) {
 	for _, custom := range []int{0, 100, 5000} {
 		for _, body := range []string{"nobody in particular", "u17"} {
 			b.Run(fmt.Sprintf("10000 members, %d with rules, %s", custom, body), func(b *testing.B) {
-				room := &hall{joined: 10_000, members: map[id.UserID]int64{}}
+				room := &hall{joined: 10_000, members: map[id.UserID]ident.UserNID{}}
 				rules, err := New(b.Context(), storagetest.Open(b, storage.Config{}), wake.New(), "here", true)
 				if err != nil {
 					b.Fatal(err)
 				}
 				for i := range 10_000 {
 					user := id.UserID(fmt.Sprintf("@u%d:here", i))
-					room.members[user] = int64(i)
+					room.members[user] = ident.UserNID(i)
 					if i < custom {
 						own := stored{Own: Ruleset{Content: []Rule{{ID: "k", Enabled: true, Actions: raws(notify, highlight), Pattern: fmt.Sprint("keyword", i)}}}}
-						rules.activate(int64(i), user, &own, fmt.Sprint(i))
+						rules.activate(ident.UserNID(i), user, &own, fmt.Sprint(i))
 					}
 				}
 				e := event(b, `{"content":{"msgtype":"m.text","body":"hello `+body+`"}}`)

@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 )
 
 // errNothingToCopy ends a change without writing anything.
@@ -17,7 +18,7 @@ var errNothingToCopy = errors.New("no rule names the old room")
 
 // Follow copies a user's rules for a room to the room that replaces it: the room rule, and the override rule with the room's
 // ID by which clients mute a room. It keeps the rules for the old room and does not overwrite rules for the new one.
-func (r *Rules) Follow(ctx context.Context, nid int64, user id.UserID, from, to id.RoomID) error {
+func (r *Rules) Follow(ctx context.Context, nid ident.UserNID, user id.UserID, from, to id.RoomID) error {
 	err := r.change(ctx, nid, user, func(own *stored) error {
 		copied := false
 		for _, k := range []Kind{Override, Room} {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"ebb/ident"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 	"ebb/wake"
@@ -13,7 +14,7 @@ import (
 func TestRulesForARoomFollowItsUpgrade(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		const user, old, successor = "@alice:here", "!old:here", "!new:here"
-		var nid int64
+		var nid ident.UserNID
 		ok := func(err error) {
 			t.Helper()
 			if err != nil {

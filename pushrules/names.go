@@ -6,26 +6,30 @@ import (
 	"unicode/utf8"
 
 	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
 )
 
 // Names is an index of the display names of a room's local members. It finds the names that occur in a text without
 // trying every name. It is not safe for concurrent use. A nil *Names ignores changes and finds nobody.
 type Names struct {
-	byToken map[string][]person // the people whose names begin with a token
-	tokens  map[int64]string    // the first token of a user's name, by user nid
+	byToken map[string][]person      // the people whose names begin with a token
+	tokens  map[ident.UserNID]string // the first token of a user's name, by user nid
 }
 
 type person struct {
-	nid  int64
+	nid  ident.UserNID
 	id   id.UserID
 	name string // in lower case
 }
 
 // NewNames returns an empty index.
-func NewNames() *Names { return &Names{byToken: map[string][]person{}, tokens: map[int64]string{}} }
+func NewNames() *Names {
+	return &Names{byToken: map[string][]person{}, tokens: map[ident.UserNID]string{}}
+}
 
 // Set replaces a user's display name. An empty or very long name is not indexed.
-func (n *Names) Set(nid int64, user id.UserID, name string) {
+func (n *Names) Set(nid ident.UserNID, user id.UserID, name string) {
 	if n == nil {
 		return
 	}
@@ -40,7 +44,7 @@ func (n *Names) Set(nid int64, user id.UserID, name string) {
 }
 
 // Drop removes a user from the index.
-func (n *Names) Drop(nid int64) {
+func (n *Names) Drop(nid ident.UserNID) {
 	if n == nil {
 		return
 	}
@@ -72,7 +76,7 @@ const maxNameTries = 20_000
 
 // In calls f for every user whose display name occurs in a lower-case text between word boundaries. It may call f several
 // times for the same user.
-func (n *Names) In(text string, f func(nid int64, user id.UserID)) {
+func (n *Names) In(text string, f func(nid ident.UserNID, user id.UserID)) {
 	if n == nil || len(n.byToken) == 0 {
 		return
 	}

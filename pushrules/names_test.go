@@ -9,12 +9,14 @@ import (
 	"testing"
 
 	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
 )
 
 // found lists the users whom an index finds in a text.
-func found(n *Names, text string) []int64 {
-	got := map[int64]bool{}
-	n.In(strings.ToLower(text), func(nid int64, _ id.UserID) { got[nid] = true })
+func found(n *Names, text string) []ident.UserNID {
+	got := map[ident.UserNID]bool{}
+	n.In(strings.ToLower(text), func(nid ident.UserNID, _ id.UserID) { got[nid] = true })
 	return slices.Sorted(maps.Keys(got))
 }
 
@@ -28,8 +30,8 @@ func TestNamesFindsWhomTryingEveryNameFinds(t *testing.T) {
 	}
 	hits := 0
 	for range 300 {
-		n, names := NewNames(), map[int64]string{}
-		for nid := range int64(20) {
+		n, names := NewNames(), map[ident.UserNID]string{}
+		for nid := range ident.UserNID(20) {
 			names[nid] = piece(4)
 			n.Set(nid, "", piece(4)) // a former name
 			n.Set(nid, "", names[nid])
@@ -37,8 +39,8 @@ func TestNamesFindsWhomTryingEveryNameFinds(t *testing.T) {
 		n.Set(99, "", "gone")
 		n.Drop(99)
 		text := piece(20) + " gone"
-		want := []int64{}
-		for nid := range int64(20) {
+		want := []ident.UserNID{}
+		for nid := range ident.UserNID(20) {
 			if containsWord(strings.ToLower(text), strings.ToLower(names[nid])) {
 				want = append(want, nid)
 			}
@@ -56,7 +58,7 @@ func TestNamesFindsWhomTryingEveryNameFinds(t *testing.T) {
 func TestLongAndEmptyNamesAreNotIndexed(t *testing.T) {
 	n := NewNames()
 	for nid, name := range []string{"", strings.Repeat("x", maxPattern), strings.Repeat("y", maxPattern+1)} {
-		n.Set(int64(nid), "", name)
+		n.Set(ident.UserNID(nid), "", name)
 		if got, want := n.Size(), int64(min(nid, 1)*nameSize); got != want {
 			t.Errorf("size %d after a name of %d bytes, want %d", got, len(name), want)
 		}
@@ -84,7 +86,7 @@ func TestNamesInATextAreBounded(t *testing.T) {
 	var body strings.Builder
 	for i := range maxNamed + 1 {
 		user := id.UserID(fmt.Sprintf("@u%d:here", i))
-		d.room.members[user], d.room.names[user] = int64(1_000_000+i), fmt.Sprint("name", i)
+		d.room.members[user], d.room.names[user] = ident.UserNID(1_000_000+i), fmt.Sprint("name", i)
 		fmt.Fprint(&body, "name", i, " ")
 	}
 	out := d.rules.Evaluate(event(t, `{"content":{"body":"`+body.String()+`"}}`), d.room)
@@ -95,11 +97,11 @@ func TestNamesInATextAreBounded(t *testing.T) {
 
 func TestPeopleWhoAreCalledAlikeCostABoundedTime(t *testing.T) {
 	n := NewNames()
-	for nid := range int64(5000) {
+	for nid := range ident.UserNID(5000) {
 		n.Set(nid, "", fmt.Sprint("user number ", nid))
 	}
 	tries := 0
-	n.In("user number 17 "+strings.Repeat("user ", 10_000), func(int64, id.UserID) { tries++ })
+	n.In("user number 17 "+strings.Repeat("user ", 10_000), func(ident.UserNID, id.UserID) { tries++ })
 	if tries != 1 {
 		t.Errorf("%d found, want one", tries)
 	}
@@ -110,13 +112,13 @@ func TestPeopleWhoAreCalledAlikeCostABoundedTime(t *testing.T) {
 
 func BenchmarkNames(b *testing.B) {
 	n := NewNames()
-	for nid := range int64(10_000) {
+	for nid := range ident.UserNID(10_000) {
 		n.Set(nid, "", fmt.Sprintf("Name%d Surname%d", nid, nid%100))
 	}
 	text := "name17 surname17: this is what somebody writes to somebody else in a message of an ordinary length."
 	b.ReportAllocs()
 	for b.Loop() {
-		n.In(text, func(int64, id.UserID) {})
+		n.In(text, func(ident.UserNID, id.UserID) {})
 	}
 }
 

@@ -3,6 +3,7 @@ package pushrules
 import (
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 )
 
@@ -19,11 +20,11 @@ const (
 // applies to the sender, whose own events never notify them.
 type Outcome struct {
 	Default Class
-	Users   map[int64]Class // by user nid
+	Users   map[ident.UserNID]Class // by user nid
 }
 
 // For returns the class of the event for one user.
-func (o Outcome) For(user int64) Class {
+func (o Outcome) For(user ident.UserNID) Class {
 	if c, ok := o.Users[user]; ok {
 		return c
 	}
@@ -35,14 +36,14 @@ type RoomInfo interface {
 	// JoinedCount returns the number of joined members, including remote ones.
 	JoinedCount() int
 	// LocalMember returns the nid of a local member. It returns false if the user is not one.
-	LocalMember(user id.UserID) (nid int64, ok bool)
+	LocalMember(user id.UserID) (nid ident.UserNID, ok bool)
 	// LocalCount returns the approximate number of local members.
 	LocalCount() int
 	// EachLocal calls f for every local member.
-	EachLocal(f func(nid int64, user id.UserID))
+	EachLocal(f func(nid ident.UserNID, user id.UserID))
 	// EachNamedIn calls f for the local members whose display names occur in a lower-case text. It may call f several times
 	// for the same member.
-	EachNamedIn(text string, f func(nid int64, user id.UserID))
+	EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID))
 	// DisplayName returns a member's display name in the room, "" if there is none.
 	DisplayName(user id.UserID) string
 	// MayNotify reports whether the sender's power level reaches the level that the room requires for notifications of the

@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 	"ebb/wake"
@@ -28,7 +29,7 @@ type Rules struct {
 	// mu guards the fields below. Evaluate holds it for reading, under the read lock of the room.
 	mu sync.RWMutex
 	// custom maps the users whose rules differ from the defaults, by nid, to their group.
-	custom map[int64]*group
+	custom map[ident.UserNID]*group
 	// groups holds the distinct rule sets of these users by their JSON, so that each is evaluated once for all its users.
 	groups map[string]*group
 	// everywhere holds the groups whose rules differ from the defaults in every room, byRoom those that differ only in
@@ -41,7 +42,7 @@ type Rules struct {
 type group struct {
 	key   string
 	rules *compiled
-	users map[int64]id.UserID
+	users map[ident.UserNID]id.UserID
 }
 
 // New returns the Rules with the users' rule sets loaded from the database. legacy adds the legacy mention rules to the
@@ -50,7 +51,7 @@ func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string, lega
 	shared := compileDefaults(legacy)
 	r := &Rules{
 		db: db, hub: hub, server: server, legacy: legacy, shared: shared, defaults: compile(defaultRules(ownUserID, legacy), true, shared),
-		custom: map[int64]*group{}, groups: map[string]*group{}, everywhere: map[*group]struct{}{}, byRoom: map[id.RoomID]map[*group]struct{}{},
+		custom: map[ident.UserNID]*group{}, groups: map[string]*group{}, everywhere: map[*group]struct{}{}, byRoom: map[id.RoomID]map[*group]struct{}{},
 	}
 	err := db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.AllPushRules()
@@ -70,7 +71,7 @@ func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string, lega
 }
 
 // activate replaces a user's rules in memory. key is their JSON.
-func (r *Rules) activate(nid int64, user id.UserID, own *stored, key string) {
+func (r *Rules) activate(nid ident.UserNID, user id.UserID, own *stored, key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if former, ok := r.custom[nid]; ok {
@@ -81,7 +82,7 @@ func (r *Rules) activate(nid int64, user id.UserID, own *stored, key string) {
 	}
 	g := r.groups[key]
 	if g == nil {
-		g = &group{key: key, rules: compile(own.full(ownUserID, r.legacy), own.onlyRooms(), r.shared), users: map[int64]id.UserID{}}
+		g = &group{key: key, rules: compile(own.full(ownUserID, r.legacy), own.onlyRooms(), r.shared), users: map[ident.UserNID]id.UserID{}}
 		r.addGroup(g)
 	}
 	g.users[nid], r.custom[nid] = user, g
@@ -103,7 +104,7 @@ func (r *Rules) addGroup(g *group) {
 }
 
 // leave removes a user from a group, and the group from the indexes if the user was its last.
-func (r *Rules) leave(g *group, nid int64) {
+func (r *Rules) leave(g *group, nid ident.UserNID) {
 	delete(r.custom, nid)
 	if delete(g.users, nid); len(g.users) > 0 {
 		return
@@ -154,7 +155,7 @@ func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 }
 
 type member struct {
-	nid int64
+	nid ident.UserNID
 	id  id.UserID
 }
 
@@ -164,9 +165,9 @@ func (r *Rules) present(roomID id.RoomID, room RoomInfo) map[*group][]member {
 		return nil
 	}
 	out := map[*group][]member{}
-	add := func(g *group, nid int64, user id.UserID) { out[g] = append(out[g], member{nid, user}) }
+	add := func(g *group, nid ident.UserNID, user id.UserID) { out[g] = append(out[g], member{nid, user}) }
 	if room.LocalCount() <= len(r.custom) {
-		room.EachLocal(func(nid int64, user id.UserID) {
+		room.EachLocal(func(nid ident.UserNID, user id.UserID) {
 			g, ok := r.custom[nid]
 			if ok && (!g.rules.plain || g.rules.hasRoom(roomID)) {
 				add(g, nid, user)
@@ -191,13 +192,13 @@ func (c *compiled) hasRoom(room id.RoomID) bool {
 	return ok
 }
 
-func (o *Outcome) set(nid int64, class Class) {
+func (o *Outcome) set(nid ident.UserNID, class Class) {
 	if class == o.Default {
 		delete(o.Users, nid)
 		return
 	}
 	if o.Users == nil {
-		o.Users = map[int64]Class{}
+		o.Users = map[ident.UserNID]Class{}
 	}
 	o.Users[nid] = class
 }
@@ -207,8 +208,8 @@ const maxNamed = 1000
 
 // named returns the local members whom an event may concern personally: those in m.mentions, or without m.mentions those
 // named in the text, and the user whose membership the event sets.
-func (r *Rules) named(e *evaluation) (all map[int64]id.UserID) {
-	all = map[int64]id.UserID{}
+func (r *Rules) named(e *evaluation) (all map[ident.UserNID]id.UserID) {
+	all = map[ident.UserNID]id.UserID{}
 	if key, _ := e.event.StateKey(); e.event.Type() == "m.room.member" {
 		if nid, ok := e.room.LocalMember(id.UserID(key)); ok {
 			all[nid] = id.UserID(key)
@@ -221,7 +222,7 @@ func (r *Rules) named(e *evaluation) (all map[int64]id.UserID) {
 		}
 		return all
 	}
-	e.named = map[id.UserID]int64{}
+	e.named = map[id.UserID]ident.UserNID{}
 	for _, user := range mentionedUsers(mentions) {
 		if nid, ok := e.room.LocalMember(user); ok && len(e.named) < maxNamed {
 			all[nid], e.named[user] = user, nid
@@ -231,7 +232,7 @@ func (r *Rules) named(e *evaluation) (all map[int64]id.UserID) {
 }
 
 // namedInText adds the local members whose localparts or display names occur in the text to all.
-func (r *Rules) namedInText(e *evaluation, all map[int64]id.UserID) {
+func (r *Rules) namedInText(e *evaluation, all map[ident.UserNID]id.UserID) {
 	body, ok := stringProperty(e.event, []string{"content", "body"})
 	if !ok {
 		return
@@ -243,7 +244,7 @@ func (r *Rules) namedInText(e *evaluation, all map[int64]id.UserID) {
 			all[nid] = user
 		}
 	}
-	e.room.EachNamedIn(body, func(nid int64, user id.UserID) {
+	e.room.EachNamedIn(body, func(nid ident.UserNID, user id.UserID) {
 		if len(e.called) >= maxNamed {
 			return
 		}
@@ -292,7 +293,7 @@ func localparts(body string) iter.Seq[string] {
 }
 
 // Rules returns a user's full rule set.
-func (r *Rules) Rules(ctx context.Context, nid int64, user id.UserID) (set *Ruleset, err error) {
+func (r *Rules) Rules(ctx context.Context, nid ident.UserNID, user id.UserID) (set *Ruleset, err error) {
 	err = r.db.Read(ctx, func(tx *storage.Tx) error {
 		own, _, err := load(tx, nid)
 		if err == nil {
@@ -303,7 +304,7 @@ func (r *Rules) Rules(ctx context.Context, nid int64, user id.UserID) (set *Rule
 	return set, err
 }
 
-func load(tx *storage.Tx, nid int64) (*stored, storage.Pos, error) {
+func load(tx *storage.Tx, nid ident.UserNID) (*stored, storage.Pos, error) {
 	row, found, err := tx.PushRules(nid)
 	own := &stored{}
 	if err == nil && found {
@@ -313,7 +314,7 @@ func load(tx *storage.Tx, nid int64) (*stored, storage.Pos, error) {
 }
 
 // RulesSince returns the content of m.push_rules for /sync if it changed in (since, upTo] or if since is 0.
-func (r *Rules) RulesSince(tx *storage.Tx, nid int64, since, upTo storage.Pos) (content json.RawMessage, changed bool, err error) {
+func (r *Rules) RulesSince(tx *storage.Tx, nid ident.UserNID, since, upTo storage.Pos) (content json.RawMessage, changed bool, err error) {
 	own, pos, err := load(tx, nid)
 	if err != nil || since > 0 && (pos <= since || pos > upTo) {
 		return nil, false, err
@@ -327,7 +328,7 @@ func (r *Rules) RulesSince(tx *storage.Tx, nid int64, since, upTo storage.Pos) (
 }
 
 // change edits a user's rules in the database and then in memory.
-func (r *Rules) change(ctx context.Context, nid int64, user id.UserID, edit func(own *stored) error) error {
+func (r *Rules) change(ctx context.Context, nid ident.UserNID, user id.UserID, edit func(own *stored) error) error {
 	var own *stored
 	var raw []byte
 	w := storage.Write{
@@ -364,7 +365,7 @@ type NewRule struct {
 
 // Put adds or replaces one of the user's own rules.
 // Spec: client-server-api#put_matrixclientv3pushrulesglobalkindruleid
-func (r *Rules) Put(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, n NewRule) error {
+func (r *Rules) Put(ctx context.Context, nid ident.UserNID, user id.UserID, k Kind, ruleID string, n NewRule) error {
 	rule, err := n.rule(k, ruleID)
 	if err != nil {
 		return err
@@ -430,7 +431,7 @@ func checkActions(actions []json.RawMessage) error {
 }
 
 // Delete removes one of the user's own rules.
-func (r *Rules) Delete(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string) error {
+func (r *Rules) Delete(ctx context.Context, nid ident.UserNID, user id.UserID, k Kind, ruleID string) error {
 	return r.change(ctx, nid, user, func(own *stored) error {
 		list := own.Own.List(k)
 		i := indexRule(*list, ruleID)
@@ -446,12 +447,12 @@ func (r *Rules) Delete(ctx context.Context, nid int64, user id.UserID, k Kind, r
 }
 
 // SetEnabled enables or disables a rule, either an own or a default one.
-func (r *Rules) SetEnabled(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, enabled bool) error {
+func (r *Rules) SetEnabled(ctx context.Context, nid ident.UserNID, user id.UserID, k Kind, ruleID string, enabled bool) error {
 	return r.alter(ctx, nid, user, k, ruleID, func(rule *Rule) { rule.Enabled = enabled }, func(c *changed) { c.Enabled = &enabled })
 }
 
 // SetActions replaces the actions of a rule, either an own or a default one.
-func (r *Rules) SetActions(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, actions []json.RawMessage) error {
+func (r *Rules) SetActions(ctx context.Context, nid ident.UserNID, user id.UserID, k Kind, ruleID string, actions []json.RawMessage) error {
 	if err := checkActions(actions); err != nil {
 		return err
 	}
@@ -459,7 +460,7 @@ func (r *Rules) SetActions(ctx context.Context, nid int64, user id.UserID, k Kin
 }
 
 // alter applies own to the user's own rule with the ID, or byDefault to the changes of the default rule with the ID.
-func (r *Rules) alter(ctx context.Context, nid int64, user id.UserID, k Kind, ruleID string, own func(*Rule), byDefault func(*changed)) error {
+func (r *Rules) alter(ctx context.Context, nid ident.UserNID, user id.UserID, k Kind, ruleID string, own func(*Rule), byDefault func(*changed)) error {
 	return r.change(ctx, nid, user, func(s *stored) error {
 		if rule, found := s.Own.Find(k, ruleID); found {
 			own(rule)

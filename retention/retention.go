@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -131,7 +132,7 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 }
 
 // rooms lists the rooms that may have something expired.
-func (j *Job) rooms(ctx context.Context) (list []int64, err error) {
+func (j *Job) rooms(ctx context.Context) (list []ident.RoomNID, err error) {
 	err = j.DB.Read(ctx, func(tx *storage.Tx) error {
 		if j.Policy.Default.Max != nil || j.Policy.Limits.MaxLifetime.Max != nil {
 			list, err = tx.AllRooms()
@@ -144,13 +145,13 @@ func (j *Job) rooms(ctx context.Context) (list []int64, err error) {
 }
 
 // purgeRoom purges what has expired in one room by the given time, batch after batch.
-func (j *Job) purgeRoom(ctx context.Context, nid int64, by time.Time) (events int, hasPolicy bool, err error) {
+func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, by time.Time) (events int, hasPolicy bool, err error) {
 	room, err := j.Rooms.RoomByNID(ctx, nid)
 	if err != nil {
 		return 0, false, err
 	}
 	hasPolicy = room.Retention().Max != nil
-	for after, more := int64(0), hasPolicy; more; {
+	for after, more := ident.Order(0), hasPolicy; more; {
 		if err := ctx.Err(); err != nil {
 			return events, hasPolicy, err
 		}

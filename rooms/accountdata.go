@@ -33,7 +33,7 @@ const (
 
 // SetAccountData stores a user's account data; room "" is global.
 // Spec: client-server-api#put_matrixclientv3useruseridaccount_datatype
-func (s *Service) SetAccountData(ctx context.Context, user int64, room id.RoomID, typ string, content json.RawMessage) error {
+func (s *Service) SetAccountData(ctx context.Context, user ident.UserNID, room id.RoomID, typ string, content json.RawMessage) error {
 	switch {
 	case typ == "" || len(typ) > maxAccountDataType:
 		return mxerr.InvalidParam("An account data type must have 1 to %d bytes", maxAccountDataType)
@@ -58,7 +58,7 @@ const smallAccountData = 512
 // which keeps everybody else's waiting: requests at the same time may exceed the bound by their own size.
 //
 // Errors: M_TOO_LARGE.
-func (s *Service) checkAllAccountData(ctx context.Context, user int64, room id.RoomID, typ string, size int) error {
+func (s *Service) checkAllAccountData(ctx context.Context, user ident.UserNID, room id.RoomID, typ string, size int) error {
 	if size <= smallAccountData {
 		return nil
 	}
@@ -78,7 +78,7 @@ func (s *Service) checkAllAccountData(ctx context.Context, user int64, room id.R
 }
 
 // editAccountData changes account data by what it was, in one write. An empty result changes nothing.
-func (s *Service) editAccountData(ctx context.Context, user int64, room id.RoomID, typ string, edit func(before string, found bool) (string, error)) error {
+func (s *Service) editAccountData(ctx context.Context, user ident.UserNID, room id.RoomID, typ string, edit func(before string, found bool) (string, error)) error {
 	nid, err := s.dataRoom(ctx, room)
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (s *Service) editAccountData(ctx context.Context, user int64, room id.RoomI
 }
 
 // dataRoom is the short name of a room that account data is for; 0 for global.
-func (s *Service) dataRoom(ctx context.Context, room id.RoomID) (int64, error) {
+func (s *Service) dataRoom(ctx context.Context, room id.RoomID) (ident.RoomNID, error) {
 	if room == "" {
 		return 0, nil
 	}
@@ -131,7 +131,7 @@ func (s *Service) dataRoom(ctx context.Context, room id.RoomID) (int64, error) {
 
 // AccountData reads a user's account data; room "" is global.
 // Spec: client-server-api#get_matrixclientv3useruseridaccount_datatype
-func (s *Service) AccountData(ctx context.Context, user int64, room id.RoomID, typ string) (json.RawMessage, error) {
+func (s *Service) AccountData(ctx context.Context, user ident.UserNID, room id.RoomID, typ string) (json.RawMessage, error) {
 	nid, err := s.dataRoom(ctx, room)
 	if err != nil {
 		return nil, err
@@ -155,7 +155,7 @@ type tagsContent struct {
 
 // Tags returns a user's tags of a room: none in a room that this server does not know.
 // Spec: client-server-api#get_matrixclientv3useruseridroomsroomidtags
-func (s *Service) Tags(ctx context.Context, user int64, room id.RoomID) (map[string]json.RawMessage, error) {
+func (s *Service) Tags(ctx context.Context, user ident.UserNID, room id.RoomID) (map[string]json.RawMessage, error) {
 	raw, err := s.AccountData(ctx, user, room, typeTags)
 	if err != nil && !errors.Is(err, errNoAccountData) && !errors.Is(err, ErrNoRoom) {
 		return nil, err
@@ -174,7 +174,7 @@ func readTags(content string) map[string]json.RawMessage {
 
 // PutTag tags a room for a user; content is the tag's object, with "order" from 0 to 1 or without.
 // Spec: client-server-api#put_matrixclientv3useruseridroomsroomidtagstag
-func (s *Service) PutTag(ctx context.Context, user int64, room id.RoomID, tag string, content json.RawMessage) error {
+func (s *Service) PutTag(ctx context.Context, user ident.UserNID, room id.RoomID, tag string, content json.RawMessage) error {
 	var c struct {
 		Order *float64 `json:"order"`
 	}
@@ -199,14 +199,14 @@ func (s *Service) PutTag(ctx context.Context, user int64, room id.RoomID, tag st
 
 // DeleteTag takes a tag off a room.
 // Spec: client-server-api#delete_matrixclientv3useruseridroomsroomidtagstag
-func (s *Service) DeleteTag(ctx context.Context, user int64, room id.RoomID, tag string) error {
+func (s *Service) DeleteTag(ctx context.Context, user ident.UserNID, room id.RoomID, tag string) error {
 	return s.editTags(ctx, user, room, func(tags map[string]json.RawMessage) error {
 		delete(tags, tag)
 		return nil
 	})
 }
 
-func (s *Service) editTags(ctx context.Context, user int64, room id.RoomID, edit func(map[string]json.RawMessage) error) error {
+func (s *Service) editTags(ctx context.Context, user ident.UserNID, room id.RoomID, edit func(map[string]json.RawMessage) error) error {
 	return s.editAccountData(ctx, user, room, typeTags, func(before string, _ bool) (string, error) {
 		now := readTags(before)
 		old := maps.Clone(now)
@@ -283,7 +283,7 @@ func (s *Service) predecessor(ctx context.Context, r *Room) (*Room, error) {
 }
 
 // copyTags gives a user's tags of a room to the room that replaces it, unless it has tags.
-func copyTags(tx *storage.Tx, user, from, to int64) (changed bool, err error) {
+func copyTags(tx *storage.Tx, user ident.UserNID, from, to ident.RoomNID) (changed bool, err error) {
 	tags, found, err := tx.AccountData(user, from, typeTags)
 	if err != nil || !found {
 		return false, err
@@ -295,7 +295,7 @@ func copyTags(tx *storage.Tx, user, from, to int64) (changed bool, err error) {
 }
 
 // copyDirect lists the new room in m.direct wherever the old one is.
-func copyDirect(tx *storage.Tx, user int64, from, to id.RoomID) (changed bool, err error) {
+func copyDirect(tx *storage.Tx, user ident.UserNID, from, to id.RoomID) (changed bool, err error) {
 	raw, found, err := tx.AccountData(user, 0, typeDirect)
 	if err != nil || !found {
 		return false, err

@@ -74,7 +74,7 @@ func (s *Service) adopt(ctx context.Context, a adoption) error {
 var errResident = mxerr.New(409, mxerr.CodeUnknown, "This server is already in the room")
 
 // enter finds the short name of a room, and gives it one where nothing of it was known.
-func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (nid int64, err error) {
+func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (nid ident.RoomNID, err error) {
 	err = s.db.Write(ctx, func(tx *storage.Tx) error {
 		tx.SkipTo(firstPlace)
 		row, found, err := tx.RoomByID(string(room))
@@ -87,7 +87,7 @@ func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (ni
 			}
 			return nil
 		}
-		nid = int64(tx.NextPos())
+		nid = ident.RoomNID(tx.NextPos())
 		return tx.InsertRoom(&storage.RoomRow{NID: nid, RoomID: string(room), Version: string(v.ID), CreatedTS: tx.Now().UnixMilli()})
 	})
 	return nid, err
@@ -181,7 +181,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 	h.minDepth = a.join.Depth()
 	s.partials.end(r.nid) // of a stay before this one
 	p := s.db.Enqueue(storage.Write{
-		Rooms: []int64{r.nid},
+		Rooms: []ident.RoomNID{r.nid},
 		Do:    func(tx *storage.Tx) error { return b.enterRoom(tx, h, join, a.servers) },
 		Committed: func() {
 			c := &Commit{Room: r, Entered: true, advances: true}

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -62,7 +63,7 @@ func (p *pastReader) bridge(prev []id.EventID) (*snapshot, error) {
 // isHistory reports whether an event is known to precede that join, and is not stored.
 func (p *pastReader) isHistory(eventID id.EventID) (bool, error) {
 	order, found, err := p.tx.MissingBefore(p.r.nid, string(eventID))
-	return found && order <= int64(p.r.entered())*OrderStep, err
+	return found && order <= ident.Order(p.r.entered())*OrderStep, err
 }
 
 func sameEvents(a, b []id.EventID) bool {

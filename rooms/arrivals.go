@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -35,9 +36,9 @@ type incoming struct {
 
 // lookup is what is read from the database before an event is placed. None of it depends on the room's head.
 type lookup struct {
-	sender  int64  // NID
-	target  int64  // NID of the user that a member event is about
-	outlier *Event // the event as it is stored as an outlier, if it is
+	sender  ident.UserNID // NID
+	target  ident.UserNID // NID of the user that a member event is about
+	outlier *Event        // the event as it is stored as an outlier, if it is
 
 	relation   *relation
 	threadRoot storage.Pos
@@ -49,13 +50,13 @@ type lookup struct {
 	earlier    []earlierRedaction // the valid ones
 	redactedBy storage.Pos        // the first of those, if the event is stored in its redacted form
 
-	late      bool  // events that follow it arrived before it,
-	lateOrder int64 // the first of them at this order
+	late      bool        // events that follow it arrived before it,
+	lateOrder ident.Order // the first of them at this order
 }
 
 // historical is what else is needed to place an event of the history.
 type historical struct {
-	order         int64        // its place in the timeline
+	order         ident.Order  // its place in the timeline
 	fetchedBefore state        // the state before it, as another server gave it; nil if its prev_events are stored
 	base          int64        // a snapshot that does not differ much from that state
 	missing       []id.EventID // prev_events that are not stored

@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -31,7 +32,7 @@ const (
 // Backfill asks other servers for what is missing before the event with the order above, and stores it. It reports whether there
 // is nothing more to be had for now: the caller need not ask for the same gap again soon.
 // Spec: server-server-api#backfilling-and-retrieving-missing-events
-func (s *Service) Backfill(ctx context.Context, r *Room, above int64) (exhausted bool) {
+func (s *Service) Backfill(ctx context.Context, r *Room, above ident.Order) (exhausted bool) {
 	limited, cancel := context.WithTimeout(ctx, backfillTime)
 	defer cancel()
 	more, exhausted := s.backfill(limited, r, above)
@@ -40,7 +41,7 @@ func (s *Service) Backfill(ctx context.Context, r *Room, above int64) (exhausted
 
 // backfill is Backfill that reports whether the room has more events than before, and whether some of the missing events were
 // refused, so that the gap stays.
-func (s *Service) backfill(ctx context.Context, r *Room, above int64) (more, refused bool) {
+func (s *Service) backfill(ctx context.Context, r *Room, above ident.Order) (more, refused bool) {
 	ctx, letGo := fedclient.HoldAnswers(ctx, false)
 	defer letGo()
 	r, release, err := s.hold(ctx, r.id, fetching)
@@ -80,10 +81,13 @@ type question struct {
 }
 
 // rung is an event of the timeline between which others are put.
-type rung struct{ order, depth int64 }
+type rung struct {
+	order ident.Order
+	depth int64
+}
 
 // question finds what is missing at the gap before the event with the order above, and at the gaps below it that belong to it.
-func (s *Service) question(ctx context.Context, r *Room, above int64) (q question, err error) {
+func (s *Service) question(ctx context.Context, r *Room, above ident.Order) (q question, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.Timeline(r.nid, 0, above, true, maxRungs)
 		if err != nil || len(rows) == 0 || rows[0].Order != above { // the event was purged: the past before it is over

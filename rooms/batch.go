@@ -21,10 +21,10 @@ type batch struct {
 	create *storage.RoomRow // the room is new: its row; nil otherwise
 
 	events []*pendingEvent
-	txn    *claim                                 // the client's transaction id, if any
-	extra  func(tx *storage.Tx, room int64) error // written with the events
-	saved  provisional                            // the head before the batch
-	past   *pastFacts                             // see facts
+	txn    *claim                                         // the client's transaction id, if any
+	extra  func(tx *storage.Tx, room ident.RoomNID) error // written with the events
+	saved  provisional                                    // the head before the batch
+	past   *pastFacts                                     // see facts
 
 	approvals *approvals // of policy servers; nil: none were asked for yet
 	lacking   lacking    // events that a policy server must sign
@@ -65,14 +65,14 @@ type pendingEvent struct {
 	// missingBehind are those that are from before the join by which this server entered the room.
 	missingBehind []id.EventID
 
-	gapsAt     int64       // the order at which those of a rejected event are noted
+	gapsAt     ident.Order // the order at which those of a rejected event are noted
 	awaits     id.EventID  // what it redacts, where that is not stored yet
 	awaited    bool        // there are redactions that arrived before it
 	revealed   []*Event    // those that clients see from now on
 	replaces   storage.Pos // where it was stored while it was undecided
 	supersedes storage.Pos // where it was stored while it was withheld
 	late       bool        // it was one of those
-	past       int64       // its order, where that is not the newest
+	past       ident.Order // its order, where that is not the newest
 	outgoing   bool        // other servers are to get it from this one
 }
 
@@ -90,7 +90,7 @@ type stateChange struct {
 
 type memberChange struct {
 	user     id.UserID
-	nid      int64
+	nid      ident.UserNID
 	from, to Membership
 }
 

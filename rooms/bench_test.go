@@ -74,7 +74,7 @@ func benchmarkSend(b *testing.B, h *house, sender ident.Requester, room id.RoomI
 					return
 				}
 				_, err := h.svc.Send(b.Context(), NewEvent{
-					Room: room, Sender: ident.Requester{UserNID: sender.UserNID, UserID: sender.UserID, DeviceNID: int64(s + 1)}, Type: "m.room.message",
+					Room: room, Sender: ident.Requester{UserNID: sender.UserNID, UserID: sender.UserID, DeviceNID: ident.DeviceNID(s + 1)}, Type: "m.room.message",
 					Content: json.RawMessage(`{"msgtype":"m.text","body":"a message of usual length, as people write them"}`),
 					Txn:     &Txn{Path: "/_matrix/client/v3/rooms/x/send/m.room.message", ID: fmt.Sprint("m", n)},
 				})
@@ -115,7 +115,7 @@ func (h *house) crowd(room id.RoomID, n int) {
 			}
 			row := e.row()
 			row.Position, row.EventID, row.StateKey, row.Sender = tx.NextPos(), fmt.Sprintf("$copy%d", i), user, nid
-			row.Order = -int64(row.Position)
+			row.Order = -ident.Order(row.Position)
 			if err := tx.InsertEvent(&row); err != nil {
 				return err
 			}

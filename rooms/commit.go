@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -35,7 +36,7 @@ type Commit struct {
 
 	Receipts    []CommittedReceipt     // read receipts that moved
 	AccountData []CommittedAccountData // that users of this server have set
-	Forgotten   []int64                // users of this server who forgot the room
+	Forgotten   []ident.UserNID        // users of this server who forgot the room
 	Erased      []CommittedErasure     // users who asked for erasure
 
 	advances bool // the write increased the generation in the room's row
@@ -54,7 +55,7 @@ type CommittedEvent struct {
 // CommittedMember is a change of a user's membership.
 type CommittedMember struct {
 	User     id.UserID
-	NID      int64
+	NID      ident.UserNID
 	Local    bool       // the user belongs to this server
 	From, To Membership // "" if the room does not know the user
 	Pos      storage.Pos
@@ -77,7 +78,7 @@ type CommittedRedaction struct {
 // CommittedReceipt is a read receipt of a user of this server or of another one. Nobody else may learn of a PrivateReadReceipt.
 type CommittedReceipt struct {
 	User   id.UserID
-	NID    int64
+	NID    ident.UserNID
 	Local  bool // the user belongs to this server
 	Type   string
 	Event  id.EventID
@@ -91,14 +92,14 @@ func (c *CommittedReceipt) Public() bool { return c.Local && c.Type == ReadRecei
 
 // CommittedAccountData is account data of a user of this server.
 type CommittedAccountData struct {
-	User int64
-	Room int64 // 0: global
+	User ident.UserNID
+	Room ident.RoomNID // 0: global
 	Type string
 }
 
 // CommittedErasure is a user's request for erasure.
 type CommittedErasure struct {
-	User int64
+	User ident.UserNID
 	Pos  storage.Pos
 }
 

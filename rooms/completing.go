@@ -11,6 +11,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -37,7 +38,7 @@ func (s *Service) CompleteRooms(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
-		var rooms []int64
+		var rooms []ident.RoomNID
 		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 			rooms, err = tx.PartialRooms()
 			return err
@@ -67,7 +68,7 @@ func (s *Service) CompleteRooms(ctx context.Context) error {
 }
 
 // completeRoom asks for the state of one room until it is there, or nobody wants it any more.
-func (s *Service) completeRoom(ctx context.Context, room int64, slots chan struct{}) {
+func (s *Service) completeRoom(ctx context.Context, room ident.RoomNID, slots chan struct{}) {
 	for failures := int64(0); ; failures++ {
 		err := s.completeOnce(ctx, room, slots)
 		if err == nil || ctx.Err() != nil {
@@ -87,7 +88,7 @@ func (s *Service) completeRoom(ctx context.Context, room int64, slots chan struc
 var errNotPartial = errors.New("the room is not partial any more")
 
 // completeOnce asks one server after the other, that through which the room was joined first.
-func (s *Service) completeOnce(ctx context.Context, room int64, slots chan struct{}) error {
+func (s *Service) completeOnce(ctx context.Context, room ident.RoomNID, slots chan struct{}) error {
 	r, err := s.RoomByNID(ctx, room)
 	if err != nil {
 		return err

@@ -70,13 +70,13 @@ type creation struct {
 	powerLevels json.RawMessage            // instead of the default ones; nil: default
 	lastLevels  json.RawMessage            // those that take their place once the room is made; nil: they stay
 	bans        []invitee                  // carried over by an upgrade
-	movesFrom   int64                      // room whose aliases and place in the directory move here
+	movesFrom   ident.RoomNID              // room whose aliases and place in the directory move here
 	published   bool
 }
 
 type invitee struct {
 	user    id.UserID
-	nid     int64
+	nid     ident.UserNID
 	content memberContent
 }
 
@@ -411,7 +411,7 @@ func invalidState(err error) error {
 }
 
 // write is what the room's creation writes besides its events.
-func (c *creation) write(tx *storage.Tx, room int64) error {
+func (c *creation) write(tx *storage.Tx, room ident.RoomNID) error {
 	if c.alias != "" {
 		ok, err := tx.InsertAlias(storage.Alias{Alias: string(c.alias), Room: room, Creator: c.sender.UserNID})
 		if err != nil {

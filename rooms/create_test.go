@@ -179,7 +179,7 @@ type followed struct {
 	moved *int
 }
 
-func (f followed) Follow(context.Context, int64, id.UserID, id.RoomID, id.RoomID) error {
+func (f followed) Follow(context.Context, ident.UserNID, id.UserID, id.RoomID, id.RoomID) error {
 	*f.moved++
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -162,7 +163,7 @@ func (s *Service) DecideEvents(ctx context.Context) error {
 
 // decideAll authorises the undecided events of all rooms, as far as that is possible now.
 func (s *Service) decideAll(ctx context.Context) error {
-	var rooms []int64
+	var rooms []ident.RoomNID
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		rooms, err = tx.UndecidedRooms()
 		return err
@@ -178,7 +179,7 @@ func (s *Service) decideAll(ctx context.Context) error {
 
 // decideIn authorises the undecided events of a room, as far as that is possible now. With ask, missing auth events are asked for. Nobody waits
 // for the room's slots while servers are asked for keys.
-func (s *Service) decideIn(ctx context.Context, nid int64, ask bool) error {
+func (s *Service) decideIn(ctx context.Context, nid ident.RoomNID, ask bool) error {
 	r, err := s.RoomByNID(ctx, nid)
 	if err != nil || !r.Resident() || !r.maybeDecidable() {
 		return err

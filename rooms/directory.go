@@ -45,7 +45,7 @@ func (s *Service) touch(ctx context.Context, room id.RoomID, write func(*Room) s
 		return err
 	}
 	w := write(r)
-	w.Rooms = []int64{r.nid}
+	w.Rooms = []ident.RoomNID{r.nid}
 	p := s.db.Enqueue(w)
 	r.next.queued = p
 	r.writer.Unlock()
@@ -161,7 +161,7 @@ func directoryOffset(since string) (int, error) {
 }
 
 func (s *Service) publishedRooms(ctx context.Context, q *PublicRoomsQuery) ([]PublicRoom, error) {
-	var nids []int64
+	var nids []ident.RoomNID
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		nids, err = tx.PublishedRooms()
 		return err

@@ -4,17 +4,18 @@ import (
 	"context"
 	"sync"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
 // erasures are the users who have asked for erasure, each with the position of the request.
 type erasures struct {
 	mu    sync.RWMutex // guards users; a leaf lock
-	users map[int64]storage.Pos
+	users map[ident.UserNID]storage.Pos
 }
 
 func (e *erasures) load(ctx context.Context, db *storage.DB) error {
-	e.users = map[int64]storage.Pos{}
+	e.users = map[ident.UserNID]storage.Pos{}
 	return db.Read(ctx, func(tx *storage.Tx) error {
 		list, err := tx.ErasedUsers()
 		for _, u := range list {
@@ -36,7 +37,7 @@ func (e *erasures) committed(c *Commit) {
 }
 
 // ErasedAt returns the position of a user's request for erasure, and false if there is none.
-func (s *Service) ErasedAt(user int64) (storage.Pos, bool) {
+func (s *Service) ErasedAt(user ident.UserNID) (storage.Pos, bool) {
 	e := &s.erased
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -46,7 +47,7 @@ func (s *Service) ErasedAt(user int64) (storage.Pos, bool) {
 
 // Erase makes a user's events redacted copies for everybody who joins their rooms from now on. No redactions are sent.
 // Spec: client-server-api#post_matrixclientv3accountdeactivate erase
-func (s *Service) Erase(ctx context.Context, user int64) error {
+func (s *Service) Erase(ctx context.Context, user ident.UserNID) error {
 	var at storage.Pos
 	return s.db.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"ebb/ident"
 	"ebb/mxerr"
 )
 
@@ -11,7 +12,7 @@ func TestUnknownRoomIsOneErrorWhateverClientsAreTold(t *testing.T) {
 	h := oneHouse(t)
 	_, byID := h.svc.Room(t.Context(), "!none:here")
 	_, byNID := h.svc.RoomByNID(t.Context(), 1<<40)
-	_, many := h.svc.RoomsByNID(t.Context(), []int64{1 << 40, 1<<40 + 1})
+	_, many := h.svc.RoomsByNID(t.Context(), []ident.RoomNID{1 << 40, 1<<40 + 1})
 	for name, err := range map[string]error{"by id": byID, "by number": byNID, "many": many, "hidden from who is not there": unknownIsForbidden(byID)} {
 		if !errors.Is(err, ErrNoRoom) {
 			t.Errorf("%s: %v", name, err)

@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -17,13 +18,13 @@ import (
 type Event struct {
 	*pdu.Event
 
-	Pos        storage.Pos // arrival, the stream position
-	Order      int64       // place in the room's timeline
-	Room       int64       // room nid
-	SenderNID  int64
-	DeviceNID  int64  // the local device that sent it; 0 if none
-	TxnID      string // and its transaction id
-	ReceivedTS int64  // ms, this server's clock
+	Pos        storage.Pos   // arrival, the stream position
+	Order      ident.Order   // place in the room's timeline
+	Room       ident.RoomNID // room nid
+	SenderNID  ident.UserNID
+	DeviceNID  ident.DeviceNID // the local device that sent it; 0 if none
+	TxnID      string          // and its transaction id
+	ReceivedTS int64           // ms, this server's clock
 	Flags      storage.EventFlags
 	RedactedBy storage.Pos     // the redaction that took effect; 0 if none
 	ThreadRoot storage.Pos     // the root of its thread; 0 in the main timeline
@@ -34,7 +35,7 @@ type Event struct {
 
 	// built: by this run of the server, so that singled says whom the event singles out; else event_push does.
 	built   bool
-	singled map[int64]pushrules.Class
+	singled map[ident.UserNID]pushrules.Class
 
 	forms [2]atomic.Pointer[[]byte]
 }
@@ -76,7 +77,7 @@ func (e *Event) RelType() string {
 
 // ClassFor returns what the push rules of a user say about the event. It returns false if only the database knows: the event
 // was stored by an earlier run of the server.
-func (e *Event) ClassFor(user int64) (pushrules.Class, bool) {
+func (e *Event) ClassFor(user ident.UserNID) (pushrules.Class, bool) {
 	if !e.built {
 		return 0, false
 	}

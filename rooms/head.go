@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -101,7 +102,7 @@ func (r *Room) fill(stored *storedRoom) error {
 
 func emptyHead() head {
 	return head{
-		state: map[pdu.StateKey]*Event{}, changed: map[pdu.StateKey]storage.Pos{}, servers: map[string]int{}, members: map[id.UserID]*Member{}, local: map[int64]*Member{}, invited: map[int64]*Member{},
+		state: map[pdu.StateKey]*Event{}, changed: map[pdu.StateKey]storage.Pos{}, servers: map[string]int{}, members: map[id.UserID]*Member{}, local: map[ident.UserNID]*Member{}, invited: map[ident.UserNID]*Member{},
 		counts: map[Membership]int{},
 	}
 }
@@ -169,7 +170,7 @@ func (r *Room) fillRing(stored *storedRoom, h *head) error {
 }
 
 // isPast tells of an event of the timeline that it was put there later: it is history, which nobody who is up to date gets.
-func isPast(e storage.EventRow) bool { return e.Order != int64(e.Position)*OrderStep }
+func isPast(e storage.EventRow) bool { return e.Order != ident.Order(e.Position)*OrderStep }
 
 func (r *Room) fillExtremities(stored *storedRoom, h *head) error {
 	for _, pos := range stored.row.Extremities { // in their own order

@@ -61,7 +61,7 @@ func (r readers) TimestampToEvent(ctx context.Context, room id.RoomID, who ident
 	return r.Service.TimestampToEvent(ctx, room, recipient(who), at, backwards)
 }
 
-func (r readers) Unread(ctx context.Context, room int64, who ident.Requester) (notify, highlight int64, err error) {
+func (r readers) Unread(ctx context.Context, room ident.RoomNID, who ident.Requester) (notify, highlight int64, err error) {
 	u, err := r.Service.Unread(ctx, nil, who.UserNID, room)
 	return u.Main.Notify, u.Main.Highlight, err
 }

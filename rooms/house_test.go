@@ -100,7 +100,7 @@ func (h *house) user(name string) ident.Requester {
 	user := id.UserID("@" + name + ":here")
 	nid, err := h.svc.UserNID(h.Context(), user)
 	h.ok(err)
-	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: int64(nid) + 1_000_000}
+	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: ident.DeviceNID(nid) + 1_000_000}
 }
 
 func (h *house) create(s ident.Requester, req CreateRoom) id.RoomID {
@@ -317,7 +317,7 @@ var errInjected = errors.New("injected")
 // sendFailing sends a message whose write fails.
 func (h *house) sendFailing(ctx context.Context, s ident.Requester, room id.RoomID) error {
 	return h.svc.change(ctx, room, func(b *batch) error {
-		b.extra = func(*storage.Tx, int64) error { return errInjected }
+		b.extra = func(*storage.Tx, ident.RoomNID) error { return errInjected }
 		_, err := b.add(proto{typ: "m.room.message", sender: s, content: []byte(`{"body":"lost"}`)})
 		return err
 	})

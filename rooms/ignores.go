@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/storage"
 )
@@ -20,11 +21,11 @@ const maxCachedIgnores = 20_000
 
 // ignoreCache keeps whom local users ignore.
 type ignoreCache struct {
-	lists *keyed.Memo[int64, map[id.UserID]struct{}]
+	lists *keyed.Memo[ident.UserNID, map[id.UserID]struct{}]
 }
 
 func (c *ignoreCache) init(entries int) {
-	c.lists = keyed.NewMemo(keyed.Options[int64, map[id.UserID]struct{}]{Entries: entries})
+	c.lists = keyed.NewMemo(keyed.Options[ident.UserNID, map[id.UserID]struct{}]{Entries: entries})
 }
 
 // committed is the Listener that forgets the lists that have changed.
@@ -38,7 +39,7 @@ func (c *ignoreCache) committed(commit *Commit) {
 
 // Ignores returns the users whom a local user ignores; the caller must not change it. What memory lacks is read through tx, or if
 // that is nil in a read of its own.
-func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user int64) (map[id.UserID]struct{}, error) {
+func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, error) {
 	if tx != nil { // its snapshot may be older than the newest change, so what is read by it is not kept
 		if list, ok := s.ignores.lists.Peek(user); ok {
 			return list, nil
@@ -55,7 +56,7 @@ func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user int64) (map[
 }
 
 // readIgnored reads whom a user ignores. Nobody ignores themselves, whatever the list says: they would not see what they write.
-func readIgnored(tx *storage.Tx, user int64) (map[id.UserID]struct{}, error) {
+func readIgnored(tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, error) {
 	content, found, err := tx.AccountData(user, 0, typeIgnoredUsers)
 	if err != nil || !found {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -24,7 +25,7 @@ func (s *Service) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
 }
 
 // RoomByNID finds a room by its short name.
-func (s *Service) RoomByNID(ctx context.Context, nid int64) (*Room, error) {
+func (s *Service) RoomByNID(ctx context.Context, nid ident.RoomNID) (*Room, error) {
 	if r := s.cache.byNID(nid); r != nil {
 		r.used.Store(s.Now().Unix())
 		return r, nil
@@ -34,9 +35,9 @@ func (s *Service) RoomByNID(ctx context.Context, nid int64) (*Room, error) {
 
 // RoomsByNID finds rooms by their short names, and returns them in that order. Of those that are not in memory many are read
 // at once.
-func (s *Service) RoomsByNID(ctx context.Context, nids []int64) ([]*Room, error) {
+func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room, error) {
 	found, missing := s.cache.list(nids)
-	loaded := make(map[int64]*Room, len(missing))
+	loaded := make(map[ident.RoomNID]*Room, len(missing))
 	for part := range slices.Chunk(missing, maxLoad) {
 		rooms, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) { return tx.RoomsByNID(part) })
 		if err != nil {
@@ -95,10 +96,10 @@ func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.R
 }
 
 // load reads rooms from the database and puts them into the cache. Two callers that load the same room get the same one.
-func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.RoomRow, error)) (map[int64]*Room, error) {
+func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.RoomRow, error)) (map[ident.RoomNID]*Room, error) {
 	s.cache.loading.Lock()
 	defer s.cache.loading.Unlock()
-	out := map[int64]*Room{}
+	out := map[ident.RoomNID]*Room{}
 	err := s.db.ReadInner(ctx, func(tx *storage.Tx) error {
 		rows, err := find(tx)
 		if err != nil {
@@ -130,7 +131,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.Ro
 }
 
 // open makes a Room of what is stored of it.
-func (s *Service) open(stored *storedRoom, into map[int64]*Room) error {
+func (s *Service) open(stored *storedRoom, into map[ident.RoomNID]*Room) error {
 	row := &stored.row
 	version, ok := pdu.VersionOf(id.RoomVersion(row.Version))
 	if !ok {
@@ -160,8 +161,9 @@ type storedRoom struct {
 // readRooms reads the heads of rooms, with a few statements for all of them and one for the timeline of each.
 func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
 	out := make([]storedRoom, len(rows))
-	at := make(map[int64]*storedRoom, len(rows))
-	var nids, snapshots []int64
+	at := make(map[ident.RoomNID]*storedRoom, len(rows))
+	var nids []ident.RoomNID
+	var snapshots []int64
 	for i := range rows {
 		out[i].row = rows[i]
 		at[rows[i].NID] = &out[i]

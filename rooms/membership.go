@@ -57,7 +57,7 @@ func (s *Service) withProfile(ctx context.Context, user id.UserID, c *memberCont
 }
 
 // setMember builds a member event.
-func (b *batch) setMember(sender ident.Requester, target id.UserID, nid int64, c memberContent) error {
+func (b *batch) setMember(sender ident.Requester, target id.UserID, nid ident.UserNID, c memberContent) error {
 	raw, err := c.encode()
 	if err != nil {
 		return err
@@ -251,7 +251,7 @@ func (s *Service) invite(ctx context.Context, sender ident.Requester, room id.Ro
 }
 
 // target checks the user id that a membership is about, and names it.
-func (s *Service) target(ctx context.Context, user id.UserID) (int64, error) {
+func (s *Service) target(ctx context.Context, user id.UserID) (ident.UserNID, error) {
 	if user == "" {
 		return 0, mxerr.MissingParam("user_id is missing")
 	}
@@ -262,7 +262,7 @@ func (s *Service) target(ctx context.Context, user id.UserID) (int64, error) {
 }
 
 // setOther sets the membership of another user; allow looks at the present one first.
-func (s *Service) setOther(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, nid int64, c memberContent, allow func(now Membership) error) error {
+func (s *Service) setOther(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, nid ident.UserNID, c memberContent, allow func(now Membership) error) error {
 	if err := s.awaitMember(ctx, room, sender, target); err != nil {
 		return unknownIsForbidden(err)
 	}
@@ -353,7 +353,7 @@ func (s *Service) Forget(ctx context.Context, sender ident.Requester, room id.Ro
 	}
 	w := storage.Write{
 		Do:        func(tx *storage.Tx) error { return tx.ForgetRoom(sender.UserNID, r.nid) },
-		Committed: func() { s.Commits.deliver(&Commit{Room: r, Forgotten: []int64{sender.UserNID}}) },
+		Committed: func() { s.Commits.deliver(&Commit{Room: r, Forgotten: []ident.UserNID{sender.UserNID}}) },
 	}
 	return s.db.Enqueue(w).Wait(ctx)
 }
@@ -389,7 +389,7 @@ func (s *Service) ProfileChanged(ctx context.Context, sender ident.Requester, p 
 	return <-errs
 }
 
-func (s *Service) setProfile(ctx context.Context, sender ident.Requester, room int64, p Profile) error {
+func (s *Service) setProfile(ctx context.Context, sender ident.Requester, room ident.RoomNID, p Profile) error {
 	r, err := s.RoomByNID(ctx, room)
 	if err != nil {
 		return err

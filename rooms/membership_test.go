@@ -314,7 +314,7 @@ func TestRelations(t *testing.T) {
 		return h.trySend(alice, room, "m.room.message", `{"body":"x","m.relates_to":{"rel_type":"`+rel+`","event_id":"`+string(to)+`"`+more+`}}`)
 	}
 	find := func(e id.EventID) *Event { return must(h.room(room).FindEvent(t.Context(), e)) }
-	thread := func() (latest int64) {
+	thread := func() (latest ident.Order) {
 		h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
 			latest, err = tx.ThreadLatest(find(root).Pos)
 			return err
@@ -342,7 +342,7 @@ func TestRelations(t *testing.T) {
 	}
 	for _, c := range []struct {
 		redact id.EventID
-		want   int64
+		want   ident.Order
 	}{{second, find(first).Order}, {reaction, find(first).Order}, {first, 0}} {
 		must(h.svc.Redact(t.Context(), alice, room, c.redact, "", nil))
 		if thread() != c.want {
@@ -448,14 +448,16 @@ func TestAccountDataAndTags(t *testing.T) {
 }
 
 // outcomes is a rule set that notifies everybody and highlights for bob.
-type outcomes struct{ bob int64 }
+type outcomes struct{ bob ident.UserNID }
 
-func (o outcomes) Follow(context.Context, int64, id.UserID, id.RoomID, id.RoomID) error { return nil }
+func (o outcomes) Follow(context.Context, ident.UserNID, id.UserID, id.RoomID, id.RoomID) error {
+	return nil
+}
 
 func (o outcomes) Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outcome {
 	out := pushrules.Outcome{Default: pushrules.Notify}
 	if _, in := room.LocalMember("@bob:here"); in && room.JoinedCount() > 1 {
-		out.Users = map[int64]pushrules.Class{o.bob: pushrules.Notify | pushrules.Highlight}
+		out.Users = map[ident.UserNID]pushrules.Class{o.bob: pushrules.Notify | pushrules.Highlight}
 	}
 	return out
 }

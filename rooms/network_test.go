@@ -52,7 +52,7 @@ type peer struct {
 // parcel is an event on its way.
 type parcel struct {
 	from, to string
-	room     int64 // as the sender numbers it
+	room     ident.RoomNID // as the sender numbers it
 	pos      storage.Pos
 }
 
@@ -114,7 +114,7 @@ func (p *peer) user(name string) ident.Requester {
 	user := id.UserID("@" + name + ":" + p.name)
 	nid, err := p.svc.UserNID(p.Context(), user)
 	p.ok(err)
-	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: int64(nid) + 1_000_000}
+	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: ident.DeviceNID(nid) + 1_000_000}
 }
 
 // joinVia makes a user of this server a member through another one.
@@ -132,7 +132,7 @@ func (p *peer) complete(room id.RoomID) {
 	}
 }
 
-func (n *network) post(from string, room int64, pos storage.Pos, servers []string) {
+func (n *network) post(from string, room ident.RoomNID, pos storage.Pos, servers []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, to := range servers {

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"ebb/canonjson"
+	"ebb/ident"
 	"ebb/rooms/expiry"
 	"ebb/storage"
 )
@@ -44,7 +45,7 @@ type Stay struct {
 
 // ServersSince tells which other servers are or were in a room, and when: those that left before the position are left out.
 // A server with several users has several stays.
-func (s *Service) ServersSince(ctx context.Context, room int64, after storage.Pos) (out []Stay, err error) {
+func (s *Service) ServersSince(ctx context.Context, room ident.RoomNID, after storage.Pos) (out []Stay, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		stays, err := tx.Stays(room, after)
 		if err != nil {
@@ -99,7 +100,7 @@ func joinedUntil(tx *storage.Tx, m storage.Stay) (from storage.Pos, was bool, er
 // OutgoingEvent is an event as other servers get it.
 type OutgoingEvent struct {
 	Pos  storage.Pos
-	Room int64
+	Room ident.RoomNID
 	JSON json.RawMessage
 	// Expired tells that it is a message whose time is over: JSON is no more than what keeps the graph whole, and who gets nothing later
 	// of the room does without it.
@@ -162,7 +163,7 @@ func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (Outgoing
 }
 
 // NewestEvents gives the positions of the forward extremities of a room, for a server that has missed much of it.
-func (s *Service) NewestEvents(ctx context.Context, room int64) ([]storage.Pos, error) {
+func (s *Service) NewestEvents(ctx context.Context, room ident.RoomNID) ([]storage.Pos, error) {
 	r, err := s.RoomByNID(ctx, room)
 	if errors.Is(err, ErrNoRoom) {
 		return nil, nil
@@ -180,7 +181,7 @@ func (s *Service) NewestEvents(ctx context.Context, room int64) ([]storage.Pos, 
 }
 
 // SharedServers lists the other servers that share a room with a user of this one.
-func (s *Service) SharedServers(ctx context.Context, user int64) ([]string, error) {
+func (s *Service) SharedServers(ctx context.Context, user ident.UserNID) ([]string, error) {
 	list, err := s.Memberships(ctx, user)
 	if err != nil {
 		return nil, err
@@ -206,7 +207,7 @@ func (s *Service) SharedServers(ctx context.Context, user int64) ([]string, erro
 }
 
 // NewlyShared lists the other servers in a room that share no other room with a user of this one.
-func (s *Service) NewlyShared(ctx context.Context, user, room int64) ([]string, error) {
+func (s *Service) NewlyShared(ctx context.Context, user ident.UserNID, room ident.RoomNID) ([]string, error) {
 	var here []string
 	elsewhere := map[string]bool{}
 	err := s.EachJoined(ctx, user, func(r *Room) {
@@ -226,8 +227,8 @@ func (s *Service) NewlyShared(ctx context.Context, user, room int64) ([]string, 
 
 // LocalSharers lists the users of this server who share a room with a user of any; the user is among them where both is
 // true. The rooms know their users of this server, so that a room of many others costs no more.
-func (s *Service) LocalSharers(ctx context.Context, user int64) ([]int64, error) {
-	sharers := map[int64]bool{}
+func (s *Service) LocalSharers(ctx context.Context, user ident.UserNID) ([]ident.UserNID, error) {
+	sharers := map[ident.UserNID]bool{}
 	err := s.EachJoined(ctx, user, func(r *Room) {
 		for member := range r.EachLocal() {
 			sharers[member.NID] = true
@@ -239,13 +240,13 @@ func (s *Service) LocalSharers(ctx context.Context, user int64) ([]int64, error)
 // WakeSharers finds, in a write, the users of this server who share a room with one of them, the user included, and returns what
 // wakes them once it is committed. A room in memory knows by then who is in it, as of the writes before: no list of its members is
 // read. Whoever is woken later would miss the news, since a sync that nobody woke does not look.
-func (s *Service) WakeSharers(tx *storage.Tx, user int64) (committed func(), err error) {
+func (s *Service) WakeSharers(tx *storage.Tx, user ident.UserNID) (committed func(), err error) {
 	memberships, err := tx.UserMemberships(user)
 	if err != nil {
 		return nil, err
 	}
 	awake := []*Room{}
-	others := []int64{user}
+	others := []ident.UserNID{user}
 	for _, m := range memberships {
 		if m.Membership != Join {
 			continue
@@ -269,7 +270,7 @@ func (s *Service) WakeSharers(tx *storage.Tx, user int64) (committed func(), err
 }
 
 // EachJoined calls f for each room that a user of any server is joined to.
-func (s *Service) EachJoined(ctx context.Context, user int64, f func(*Room)) error {
+func (s *Service) EachJoined(ctx context.Context, user ident.UserNID, f func(*Room)) error {
 	var rows []storage.MemberRow
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		rows, err = tx.UserMemberships(user)

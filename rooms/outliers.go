@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -121,7 +122,7 @@ func (j *judging) create(room id.RoomID) *pdu.Event {
 }
 
 // storeOutliers stores events that authorised has returned.
-func (s *Service) storeOutliers(ctx context.Context, room int64, events []*Event) error {
+func (s *Service) storeOutliers(ctx context.Context, room ident.RoomNID, events []*Event) error {
 	now := s.Now().UnixMilli()
 	for part := range slices.Chunk(events, outlierChunk) {
 		err := s.db.Write(ctx, func(tx *storage.Tx) error {

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -69,7 +70,7 @@ func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, 
 }
 
 // outsideSet is the Committed hook of a membership of a room in which this server does not take part.
-func (s *Service) outsideSet(r *Room, e *Event, user id.UserID, nid int64, membership Membership) {
+func (s *Service) outsideSet(r *Room, e *Event, user id.UserID, nid ident.UserNID, membership Membership) {
 	c := &Commit{Room: r, Events: []CommittedEvent{{Event: e}}, Members: []CommittedMember{{
 		User: user, NID: nid, Local: true, From: r.Membership(user), To: membership, Pos: e.Pos, Changed: e.Pos,
 	}}}
@@ -83,7 +84,7 @@ func (s *Service) outsideSet(r *Room, e *Event, user id.UserID, nid int64, membe
 
 // StrippedState is what a room shows of itself to a user who is invited or knocks: what another server told, where this one
 // does not take part.
-func (s *Service) StrippedState(ctx context.Context, user int64, room *Room) (events []json.RawMessage, err error) {
+func (s *Service) StrippedState(ctx context.Context, user ident.UserNID, room *Room) (events []json.RawMessage, err error) {
 	if room.Resident() {
 		return room.stripped(""), nil
 	}

@@ -171,7 +171,7 @@ type partialRooms struct {
 
 	// mu guards the rest; a leaf.
 	mu    sync.Mutex
-	rooms map[int64]*partialRoom
+	rooms map[ident.RoomNID]*partialRoom
 }
 
 type partialRoom struct {
@@ -180,30 +180,30 @@ type partialRoom struct {
 }
 
 func (p *partialRooms) init() {
-	p.fresh, p.rooms = make(chan struct{}, 1), map[int64]*partialRoom{}
+	p.fresh, p.rooms = make(chan struct{}, 1), map[ident.RoomNID]*partialRoom{}
 }
 
-func (p *partialRooms) of(room int64) *partialRoom {
+func (p *partialRooms) of(room ident.RoomNID) *partialRoom {
 	if p.rooms[room] == nil {
 		p.rooms[room] = &partialRoom{ended: make(chan struct{})}
 	}
 	return p.rooms[room]
 }
 
-func (p *partialRooms) list() []int64 {
+func (p *partialRooms) list() []ident.RoomNID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Collect(maps.Keys(p.rooms))
 }
 
-func (p *partialRooms) ended(room int64) <-chan struct{} {
+func (p *partialRooms) ended(room ident.RoomNID) <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.of(room).ended
 }
 
 // begin is for who wants to work on a room; false where somebody does.
-func (p *partialRooms) begin(ctx context.Context, room int64) (context.Context, *partialRoom, bool) {
+func (p *partialRooms) begin(ctx context.Context, room ident.RoomNID) (context.Context, *partialRoom, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := p.of(room)
@@ -232,7 +232,7 @@ func (r *partialRoom) stop() {
 }
 
 // finish is for who worked on a room and has nothing more to do.
-func (p *partialRooms) finish(room int64, r *partialRoom) {
+func (p *partialRooms) finish(room ident.RoomNID, r *partialRoom) {
 	p.mu.Lock()
 	mine := p.rooms[room] == r
 	p.mu.Unlock()
@@ -242,7 +242,7 @@ func (p *partialRooms) finish(room int64, r *partialRoom) {
 }
 
 // end ends the work on a room, and the waiting for it.
-func (p *partialRooms) end(room int64) {
+func (p *partialRooms) end(room ident.RoomNID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := p.rooms[room]

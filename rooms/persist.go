@@ -3,6 +3,7 @@ package rooms
 import (
 	"errors"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -13,7 +14,7 @@ var errDuplicateTxn = errors.New("rooms: the transaction id was answered before"
 // these events runs in the same goroutine after this one.
 func (b *batch) persist(tx *storage.Tx, generation int64) error {
 	if b.create != nil {
-		b.room.nid = int64(tx.NextPos())
+		b.room.nid = ident.RoomNID(tx.NextPos())
 	}
 	for _, e := range b.events {
 		if err := b.writeEvent(tx, e); err != nil {
@@ -74,7 +75,7 @@ func (b *batch) place(tx *storage.Tx, e *pendingEvent) error {
 	e.Room, e.Pos = b.room.nid, tx.NextPos()
 	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == 0 {
 		if e.Order = e.past; e.Order == 0 {
-			e.Order = int64(e.Pos) * OrderStep
+			e.Order = ident.Order(e.Pos) * OrderStep
 		}
 	} else if e.undecided() { // of the history it is known where it belongs
 		e.Order = e.past
@@ -151,7 +152,7 @@ func (b *batch) writeEdges(tx *storage.Tx, e *pendingEvent) error {
 		}
 	}
 	for _, missing := range e.missingBehind {
-		if err := tx.AddBackwardEdge(e.Room, string(missing), int64(b.room.entered())*OrderStep); err != nil {
+		if err := tx.AddBackwardEdge(e.Room, string(missing), ident.Order(b.room.entered())*OrderStep); err != nil {
 			return err
 		}
 	}
@@ -171,7 +172,7 @@ func (b *batch) writeTelling(tx *storage.Tx, c *stateChange) error {
 }
 
 // write makes the change in the stored current state.
-func (c *stateChange) write(tx *storage.Tx, room int64) error {
+func (c *stateChange) write(tx *storage.Tx, room ident.RoomNID) error {
 	if c.event == nil {
 		if c.member != nil {
 			if err := tx.DeleteMembership(c.member.nid, room); err != nil {

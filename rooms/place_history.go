@@ -5,12 +5,13 @@ import (
 	"errors"
 	"slices"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
 
 // placeHistory stores the waiting events before the event at an order of the timeline, each after its prev_events. It returns how many it stored.
-func (p *placing) placeHistory(ctx context.Context, above int64) (stored int, err error) {
+func (p *placing) placeHistory(ctx context.Context, above ident.Order) (stored int, err error) {
 	if err := p.lookUpAgain(ctx); err != nil {
 		return 0, err
 	}
@@ -54,7 +55,7 @@ func (q *question) arrange(events []*incoming) error {
 				at = below
 			}
 		}
-		for at <= lowest && q.space(at) <= int64(len(slots[at])) {
+		for at <= lowest && q.space(at) <= ident.Order(len(slots[at])) {
 			at++
 		}
 		if at > lowest {
@@ -67,16 +68,16 @@ func (q *question) arrange(events []*incoming) error {
 		if len(slot) == 0 {
 			continue
 		}
-		step := max(1, min(historyStep, q.space(at)/int64(4*len(slot))))
+		step := max(1, min(historyStep, q.space(at)/ident.Order(4*len(slot))))
 		for i, e := range slot {
-			e.order = q.line[at].order - step*int64(i+1)
+			e.order = q.line[at].order - step*ident.Order(i+1)
 		}
 	}
 	return nil
 }
 
 // space returns how many events can be placed below the event at an index of the line.
-func (q *question) space(at int) int64 { return q.line[at].order - q.line[at+1].order - 1 }
+func (q *question) space(at int) ident.Order { return q.line[at].order - q.line[at+1].order - 1 }
 
 // writeHistory stores events of the history in one write. They do not change the room's current state.
 func (p *placing) writeHistory(ctx context.Context, events []*incoming) (int, error) {
@@ -113,7 +114,7 @@ func (p *placing) writeHistory(ctx context.Context, events []*incoming) (int, er
 func (b *batch) enqueueHistory() *storage.Pending {
 	r := b.room
 	r.next.queued = b.svc.db.Enqueue(storage.Write{
-		Rooms: []int64{r.nid},
+		Rooms: []ident.RoomNID{r.nid},
 		Do: func(tx *storage.Tx) error {
 			for _, e := range b.events {
 				if err := b.writeEvent(tx, e); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
@@ -20,7 +21,7 @@ const purgeBatch = 500
 // Purge removes message events of a room that have expired by a time from the database, among the next purgeBatch events after an order.
 // It returns how many went, where to go on, and whether there may be more. State events stay; an event that the graph
 // still needs keeps its redacted skeleton, which no client sees.
-func (s *Service) Purge(ctx context.Context, r *Room, by time.Time, after int64) (purged int, next int64, more bool, err error) {
+func (s *Service) Purge(ctx context.Context, r *Room, by time.Time, after ident.Order) (purged int, next ident.Order, more bool, err error) {
 	cutoff, expires := expiry.Cutoff(r.Retention(), by)
 	if !expires {
 		return 0, after, false, nil

@@ -12,6 +12,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms/expiry"
 	"ebb/storage"
@@ -27,7 +28,7 @@ func (h *house) keep(room id.RoomID, longest time.Duration) {
 // purge purges a room, batch after batch, and counts what went.
 func (h *house) purge(room id.RoomID) (purged int) {
 	h.Helper()
-	for after, more := int64(0), true; more; {
+	for after, more := ident.Order(0), true; more; {
 		var n int
 		var err error
 		n, after, more, err = h.svc.Purge(h.Context(), h.room(room), h.svc.Now(), after)
@@ -165,7 +166,7 @@ func TestThreadOnAStateEventEndsWithItsReplies(t *testing.T) {
 	h.send(alice, room, "m.room.message", relate)
 	h.now = h.now.Add(time.Minute)
 	second := h.send(alice, room, "m.room.message", relate)
-	latest := func() (n int64) {
+	latest := func() (n ident.Order) {
 		h.ok(h.db.Read(t.Context(), func(tx *storage.Tx) (err error) {
 			n, err = tx.ThreadLatest(h.position(room, topic))
 			return err
@@ -173,7 +174,7 @@ func TestThreadOnAStateEventEndsWithItsReplies(t *testing.T) {
 		return n
 	}
 	h.keep(room, time.Minute)
-	if h.purge(room) != 1 || latest() != int64(h.position(room, second))*OrderStep {
+	if h.purge(room) != 1 || latest() != ident.Order(h.position(room, second))*OrderStep {
 		t.Errorf("latest %d after the first reply is gone", latest())
 	}
 	h.now = h.now.Add(time.Minute)

@@ -5,6 +5,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -19,7 +20,7 @@ func (p pushRoom) JoinedCount() int {
 	return p.r.head.counts[Join] + p.r.pending.joined
 }
 
-func (p pushRoom) LocalMember(user id.UserID) (int64, bool) {
+func (p pushRoom) LocalMember(user id.UserID) (ident.UserNID, bool) {
 	if !p.r.svc.IsLocal(user) {
 		return 0, false
 	}
@@ -41,10 +42,10 @@ func (p pushRoom) LocalCount() int {
 	return len(p.r.head.local) + len(p.r.head.invited) + len(p.r.pending.state)
 }
 
-func (p pushRoom) EachLocal(f func(nid int64, user id.UserID)) {
+func (p pushRoom) EachLocal(f func(nid ident.UserNID, user id.UserID)) {
 	p.r.mu.RLock()
 	defer p.r.mu.RUnlock()
-	for _, members := range []map[int64]*Member{p.r.head.local, p.r.head.invited} {
+	for _, members := range []map[ident.UserNID]*Member{p.r.head.local, p.r.head.invited} {
 		for nid, m := range members {
 			if p.r.pending.state[pdu.StateKey{Type: typeMember, Key: string(m.User)}] == nil {
 				f(nid, m.User)
@@ -66,14 +67,14 @@ func (p pushRoom) DisplayName(user id.UserID) string {
 }
 
 // EachNamedIn calls f for the local members whose display names stand in a text.
-func (p pushRoom) EachNamedIn(text string, f func(nid int64, user id.UserID)) {
+func (p pushRoom) EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID)) {
 	if err := p.r.loadNames(); err != nil {
 		p.r.svc.log.Error("cannot read the display names of a room for push rules", "room", p.r.id, "err", err)
 		return
 	}
 	p.r.mu.RLock()
 	defer p.r.mu.RUnlock()
-	p.r.head.names.In(text, func(nid int64, user id.UserID) {
+	p.r.head.names.In(text, func(nid ident.UserNID, user id.UserID) {
 		if p.r.pending.state[pdu.StateKey{Type: typeMember, Key: string(user)}] == nil {
 			f(nid, user)
 		}
@@ -118,7 +119,7 @@ func (r *Room) indexNames(loaded map[storage.Pos]*Event) (missing []storage.Pos,
 		return nil, true
 	}
 	names := pushrules.NewNames()
-	for _, members := range []map[int64]*Member{h.local, h.invited} {
+	for _, members := range []map[ident.UserNID]*Member{h.local, h.invited} {
 		for nid, m := range members {
 			e := m.event.Load()
 			if e == nil {

@@ -6,6 +6,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -138,7 +139,7 @@ func (b *batch) enqueue() *storage.Pending {
 		Committed: b.committed,
 	}
 	if b.create == nil {
-		w.Rooms = []int64{r.nid}
+		w.Rooms = []ident.RoomNID{r.nid}
 	}
 	if n := b.alongside; n != nil {
 		n.room.next.generation++

@@ -23,7 +23,7 @@ type Readers interface {
 	GetMembers(ctx context.Context, room id.RoomID, who ident.Requester) ([]json.RawMessage, error)
 	JoinedMembers(ctx context.Context, room id.RoomID, who ident.Requester) ([]byte, error)
 	TimestampToEvent(ctx context.Context, room id.RoomID, who ident.Requester, at time.Time, backwards bool) (id.EventID, int64, error)
-	Unread(ctx context.Context, room int64, who ident.Requester) (notify, highlight int64, err error)
+	Unread(ctx context.Context, room ident.RoomNID, who ident.Requester) (notify, highlight int64, err error)
 
 	EventForServer(ctx context.Context, origin string, event id.EventID) (json.RawMessage, error)
 	StateForServer(ctx context.Context, origin string, room id.RoomID, event id.EventID) (state, chain []*Event, err error)

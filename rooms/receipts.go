@@ -155,7 +155,7 @@ func (w *markerWrite) do(tx *storage.Tx) error {
 }
 
 // row is the receipt as it is stored; order is that of its event.
-func (c *CommittedReceipt) row(room, order int64) storage.ReceiptRow {
+func (c *CommittedReceipt) row(room ident.RoomNID, order ident.Order) storage.ReceiptRow {
 	return storage.ReceiptRow{Room: room, User: c.NID, Type: c.Type, Thread: c.Thread, EventID: string(c.Event), Order: order, TS: c.TS}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -126,7 +127,7 @@ func parseReceipt(raw json.RawMessage) (c userReceipt, ok bool) {
 // receivedReceipt is a receipt of another server's user that is to be stored.
 type receivedReceipt struct {
 	CommittedReceipt
-	order int64 // of its event
+	order ident.Order // of its event
 }
 
 // receivedReceipt checks one receipt; false if it is not to be stored.
@@ -150,7 +151,7 @@ func (r *Room) receivedReceipt(ctx context.Context, origin string, user id.UserI
 
 // receiptOrder is the place of the event of a receipt: 0, before all others, where a partial room does not know the event yet. It is
 // false of what no receipt may point at.
-func (r *Room) receiptOrder(ctx context.Context, m Marker) (order int64, ok bool, err error) {
+func (r *Room) receiptOrder(ctx context.Context, m Marker) (order ident.Order, ok bool, err error) {
 	e, err := r.checkMarker(ctx, m)
 	if errors.Is(err, errNoReadEvent) && r.Partial() && m.Thread == "" {
 		known, err := r.FindEvent(ctx, m.Event)

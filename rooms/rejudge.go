@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/rooms/stateres"
 	"ebb/storage"
@@ -48,7 +49,7 @@ type completion struct {
 type verdict struct {
 	id     id.EventID
 	pos    storage.Pos
-	order  int64
+	order  ident.Order
 	before *snapshot
 	flags  storage.EventFlags
 	pruned []byte // of a message that is refused: what is kept of it
@@ -483,7 +484,7 @@ func (c *completion) store(ctx context.Context) error {
 	r := c.room
 	generation := r.next.generation
 	p := c.svc.db.Enqueue(storage.Write{
-		Rooms:     []int64{r.nid},
+		Rooms:     []ident.RoomNID{r.nid},
 		Do:        func(tx *storage.Tx) error { return c.write(tx, generation) },
 		Committed: c.committed,
 	})

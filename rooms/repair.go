@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -23,7 +24,7 @@ const (
 // RepairRooms repairs the rooms that an earlier version may have damaged. A repair that is interrupted starts again when the server does, or
 // when the room's next event arrives.
 func (s *Service) RepairRooms(ctx context.Context) error {
-	var rooms []int64
+	var rooms []ident.RoomNID
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		rooms, err = tx.RoomsToRecheck()
 		return err
@@ -40,7 +41,7 @@ func (s *Service) RepairRooms(ctx context.Context) error {
 }
 
 // repairRoom repairs one room, and asks other servers for the newest events that it forgot.
-func (s *Service) repairRoom(ctx context.Context, nid int64) error {
+func (s *Service) repairRoom(ctx context.Context, nid ident.RoomNID) error {
 	r, err := s.RoomByNID(ctx, nid)
 	if err != nil {
 		return err
@@ -196,7 +197,7 @@ func (s *Service) missingEdges(ctx context.Context, r *Room, join *Event) (edges
 		}
 		return nil
 	}
-	for after := int64(0); ; {
+	for after := ident.Order(0); ; {
 		var rows []storage.EventRow
 		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 			if rows, err = tx.Timeline(r.nid, after, join.Order, false, repairChunk); err != nil {

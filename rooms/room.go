@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
@@ -53,7 +54,7 @@ const (
 // Member is one user's current m.room.member event. It is immutable; a change makes a new one.
 type Member struct {
 	User       id.UserID
-	NID        int64
+	NID        ident.UserNID
 	Membership Membership
 	Pos        storage.Pos // the event
 	Changed    storage.Pos // since when it is current
@@ -76,7 +77,7 @@ func (m *Member) remember(r *Room, e *Event) {
 // dropped from memory and loaded anew.
 type Room struct {
 	svc     *Service
-	nid     int64
+	nid     ident.RoomNID
 	id      id.RoomID
 	version *pdu.Version
 	created time.Time
@@ -113,8 +114,8 @@ type head struct {
 	changed map[pdu.StateKey]storage.Pos // since when an entry of state is current that is older than that
 	servers map[string]int               // joined users by server, and one more of each told server of a partial room
 	members map[id.UserID]*Member
-	local   map[int64]*Member // joined users of this server
-	invited map[int64]*Member // invited users of this server
+	local   map[ident.UserNID]*Member // joined users of this server
+	invited map[ident.UserNID]*Member // invited users of this server
 	counts  map[Membership]int
 	names   *pushrules.Names // the display names of local and invited; nil: nobody has asked for them yet
 
@@ -131,7 +132,7 @@ type head struct {
 	entered         storage.Pos // of that join; 0: this server created the room
 	undecided       bool        // there are undecided events
 	recheck         bool        // see RepairRooms
-	order           int64
+	order           ident.Order
 	generation      int64
 	snapshot        *snapshot
 	partial         *partial    // nil: the state is whole
@@ -144,7 +145,7 @@ type head struct {
 }
 
 // NID is the room's short name.
-func (r *Room) NID() int64 { return r.nid }
+func (r *Room) NID() ident.RoomNID { return r.nid }
 
 // ID is the room's id.
 func (r *Room) ID() id.RoomID { return r.id }
@@ -323,7 +324,7 @@ func (r *Room) EachLocal() iter.Seq[*Member] {
 }
 
 // HasLocal tells whether a user of this server, by short name, is joined.
-func (r *Room) HasLocal(user int64) bool { return localMembers{r}.Has(user) }
+func (r *Room) HasLocal(user ident.UserNID) bool { return localMembers{r}.Has(user) }
 
 type localMembers struct{ r *Room }
 
@@ -333,13 +334,13 @@ func (l localMembers) Len() int {
 	return len(l.r.head.local)
 }
 
-func (l localMembers) Has(user int64) bool {
+func (l localMembers) Has(user ident.UserNID) bool {
 	l.r.mu.RLock()
 	defer l.r.mu.RUnlock()
 	return l.r.head.local[user] != nil
 }
 
-func (l localMembers) Each(f func(int64) bool) {
+func (l localMembers) Each(f func(ident.UserNID) bool) {
 	l.r.mu.RLock()
 	defer l.r.mu.RUnlock()
 	for nid := range l.r.head.local {
@@ -414,7 +415,7 @@ func (r *Room) MinDepth() int64 {
 }
 
 // LastOrder is the timeline order of the room's newest event.
-func (r *Room) LastOrder() int64 {
+func (r *Room) LastOrder() ident.Order {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.order

@@ -333,7 +333,7 @@ func TestNothingToDoWaitsForWhatIsQueued(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		err := h.svc.change(h.Context(), room, func(b *batch) error {
-			b.extra = func(*storage.Tx, int64) error { return errInjected }
+			b.extra = func(*storage.Tx, ident.RoomNID) error { return errInjected }
 			return b.setMember(bob, bob.UserID, bob.UserNID, memberContent{Membership: Join})
 		})
 		if !errors.Is(err, errInjected) {

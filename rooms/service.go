@@ -19,6 +19,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/pushrules"
 	"ebb/rooms/expiry"
@@ -32,7 +33,7 @@ type Push interface {
 	// Evaluate returns what an event means to the members. It must be quick and read no database: it runs under the room's lock.
 	Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outcome
 	// Follow copies a user's rules for a room to the room that replaces it.
-	Follow(ctx context.Context, nid int64, user id.UserID, from, to id.RoomID) error
+	Follow(ctx context.Context, nid ident.UserNID, user id.UserID, from, to id.RoomID) error
 }
 
 // Profile is what a user's member events carry.
@@ -75,7 +76,7 @@ type Service struct {
 	log *slog.Logger
 
 	cache roomCache
-	users *keyed.Map[id.UserID, int64] // short names
+	users *keyed.Map[id.UserID, ident.UserNID] // short names
 	own   membershipCache
 	txns  txnTable
 
@@ -86,8 +87,8 @@ type Service struct {
 	gate    *gate
 	spaces  *keyed.Memo[spaceKey, *remoteSpace] // as other servers show them
 
-	heavyReads chan struct{} // of whole states, by other servers
-	toDecide   chan int64    // rooms with undecided events to which events have come
+	heavyReads chan struct{}      // of whole states, by other servers
+	toDecide   chan ident.RoomNID // rooms with undecided events to which events have come
 
 	lastCreated atomic.Int64 // ms; see createTime
 
@@ -114,8 +115,8 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s := &Service{
 		Options: o, db: o.DB, log: o.Log, gate: newGate(), briefWait: briefWait,
-		users: keyed.NewMap[id.UserID, int64](o.Cache.Entries(maxCachedUsers)), spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now), joining: keyed.NewSemaphore[id.RoomID](1, 0),
-		heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan int64, maxToDecide),
+		users: keyed.NewMap[id.UserID, ident.UserNID](o.Cache.Entries(maxCachedUsers)), spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now), joining: keyed.NewSemaphore[id.RoomID](1, 0),
+		heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan ident.RoomNID, maxToDecide),
 	}
 	if s.Commits == nil {
 		s.Commits = NewCommits()
@@ -152,9 +153,9 @@ type roomCache struct {
 	// mu guards the rest; before Room.mu.
 	mu     sync.RWMutex
 	ids    map[id.RoomID]*Room
-	nids   map[int64]*Room
-	sizes  map[int64]int64 // when last measured
-	bytes  int64           // their sum
+	nids   map[ident.RoomNID]*Room
+	sizes  map[ident.RoomNID]int64 // when last measured
+	bytes  int64                   // their sum
 	added  int
 	budget int64
 }
@@ -163,7 +164,7 @@ type roomCache struct {
 const measureEvery = 64
 
 func (c *roomCache) init(budget int64) {
-	c.ids, c.nids, c.sizes, c.budget = map[id.RoomID]*Room{}, map[int64]*Room{}, map[int64]int64{}, budget
+	c.ids, c.nids, c.sizes, c.budget = map[id.RoomID]*Room{}, map[ident.RoomNID]*Room{}, map[ident.RoomNID]int64{}, budget
 }
 
 func (c *roomCache) byID(roomID id.RoomID) *Room {
@@ -172,14 +173,14 @@ func (c *roomCache) byID(roomID id.RoomID) *Room {
 	return c.ids[roomID]
 }
 
-func (c *roomCache) byNID(nid int64) *Room {
+func (c *roomCache) byNID(nid ident.RoomNID) *Room {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.nids[nid]
 }
 
 // list finds rooms by their short names, nil for those that are not in memory, and returns the names of the latter.
-func (c *roomCache) list(nids []int64) (found []*Room, missing []int64) {
+func (c *roomCache) list(nids []ident.RoomNID) (found []*Room, missing []ident.RoomNID) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	found = make([]*Room, len(nids))

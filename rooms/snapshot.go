@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"ebb/ident"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -46,7 +47,7 @@ func (s *snapshot) over(own ...stateRef) *snapshot {
 func (s *snapshot) same(o *snapshot) bool { return s == o || s.nid != 0 && s.nid == o.nid }
 
 // write stores a snapshot and those below it, as far as they are not stored.
-func (s *snapshot) write(tx *storage.Tx, room int64) error {
+func (s *snapshot) write(tx *storage.Tx, room ident.RoomNID) error {
 	if s.nid != 0 || s.prev == nil && s.own == nil {
 		return nil
 	}

@@ -111,7 +111,7 @@ const typeInvitePermission = "m.invite_permission_config"
 
 // mayBeInvited refuses an invite of a local user who takes none, or who has too many of the inviter or in sum.
 // Spec: client-server-api#invite-permission
-func (s *Service) mayBeInvited(ctx context.Context, user int64, inviter id.UserID) error {
+func (s *Service) mayBeInvited(ctx context.Context, user ident.UserNID, inviter id.UserID) error {
 	content, err := s.AccountData(ctx, user, "", typeInvitePermission)
 	if err != nil && !errors.Is(err, errNoAccountData) {
 		return err
@@ -132,7 +132,7 @@ const (
 )
 
 // checkPendingInvites refuses an invite where the user has too many already.
-func (s *Service) checkPendingInvites(ctx context.Context, user int64, inviter id.UserID) error {
+func (s *Service) checkPendingInvites(ctx context.Context, user ident.UserNID, inviter id.UserID) error {
 	var pending []storage.PendingInvite
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		pending, err = tx.PendingInvites(user)

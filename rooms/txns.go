@@ -26,7 +26,7 @@ const (
 // txnTable keeps the answers of transaction ids, and the requests that are under way.
 type txnTable struct {
 	mu      sync.Mutex // guards the rest; a leaf lock
-	devices map[int64]*deviceTxns
+	devices map[ident.DeviceNID]*deviceTxns
 }
 
 type deviceTxns struct {
@@ -38,13 +38,14 @@ type deviceTxns struct {
 
 // claim is one transaction id of a device.
 type claim struct {
-	device, hash int64
-	done         chan struct{} // closed when answer or err stands
-	answer       id.EventID
-	err          error
+	device ident.DeviceNID
+	hash   int64
+	done   chan struct{} // closed when answer or err stands
+	answer id.EventID
+	err    error
 }
 
-func (t *txnTable) init() { t.devices = map[int64]*deviceTxns{} }
+func (t *txnTable) init() { t.devices = map[ident.DeviceNID]*deviceTxns{} }
 
 // once runs do unless the request was answered before, or is being answered: then it waits for that answer. What fails is
 // not remembered, so that the client may try again.
@@ -88,7 +89,7 @@ func (t *txnTable) run(c *claim, do func(*claim) (id.EventID, error)) (id.EventI
 }
 
 // claim finds a transaction id that is known, or makes it the caller's.
-func (s *Service) claim(ctx context.Context, device, hash int64) (c *claim, mine bool, err error) {
+func (s *Service) claim(ctx context.Context, device ident.DeviceNID, hash int64) (c *claim, mine bool, err error) {
 	if c, mine, ok := s.txns.claim(device, hash); ok {
 		return c, mine, nil
 	}
@@ -106,7 +107,7 @@ func (s *Service) claim(ctx context.Context, device, hash int64) (c *claim, mine
 }
 
 // claim is false while the device's past is not loaded.
-func (t *txnTable) claim(device, hash int64) (c *claim, mine, ok bool) {
+func (t *txnTable) claim(device ident.DeviceNID, hash int64) (c *claim, mine, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d := t.devices[device]
@@ -123,7 +124,7 @@ func (t *txnTable) claim(device, hash int64) (c *claim, mine, ok bool) {
 }
 
 // load puts a device's past in, newest first.
-func (t *txnTable) load(device int64, rows []storage.TxnRow) {
+func (t *txnTable) load(device ident.DeviceNID, rows []storage.TxnRow) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.devices[device] != nil {

@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/storage"
 )
@@ -15,7 +16,7 @@ import (
 const maxCachedUsers = 100_000
 
 // UserNID is a user's short name; a user whom nothing has named yet gets one.
-func (s *Service) UserNID(ctx context.Context, user id.UserID) (int64, error) {
+func (s *Service) UserNID(ctx context.Context, user id.UserID) (ident.UserNID, error) {
 	nid, known, err := s.LookupUser(ctx, user)
 	if err != nil || known {
 		return nid, err
@@ -31,13 +32,13 @@ func (s *Service) UserNID(ctx context.Context, user id.UserID) (int64, error) {
 }
 
 // LookupUser returns a user's short name without making one.
-func (s *Service) LookupUser(ctx context.Context, user id.UserID) (nid int64, known bool, err error) {
+func (s *Service) LookupUser(ctx context.Context, user id.UserID) (nid ident.UserNID, known bool, err error) {
 	return s.LookupUserIn(ctx, nil, user)
 }
 
 // LookupUserIn is LookupUser for callers with a read transaction: what memory lacks is read through tx, or if that is nil in a
 // read of its own.
-func (s *Service) LookupUserIn(ctx context.Context, tx *storage.Tx, user id.UserID) (nid int64, known bool, err error) {
+func (s *Service) LookupUserIn(ctx context.Context, tx *storage.Tx, user id.UserID) (nid ident.UserNID, known bool, err error) {
 	if nid, known = s.users.Get(user); known {
 		return nid, true, nil
 	}
@@ -56,7 +57,7 @@ func (s *Service) LookupUserIn(ctx context.Context, tx *storage.Tx, user id.User
 
 // RoomMembership is one room of a user.
 type RoomMembership struct {
-	Room       int64
+	Room       ident.RoomNID
 	Membership Membership
 	Position   storage.Pos // the member event
 	Changed    storage.Pos // since when it is so
@@ -69,16 +70,16 @@ const maxCachedMemberships = 20_000
 
 // membershipCache keeps the rooms of local users, each list sorted by room and never written to again.
 type membershipCache struct {
-	lists *keyed.Memo[int64, []RoomMembership]
+	lists *keyed.Memo[ident.UserNID, []RoomMembership]
 }
 
 func (c *membershipCache) init(entries int) {
-	c.lists = keyed.NewMemo(keyed.Options[int64, []RoomMembership]{Entries: entries})
+	c.lists = keyed.NewMemo(keyed.Options[ident.UserNID, []RoomMembership]{Entries: entries})
 }
 
 // Memberships lists the rooms of a user of this server by room, also those left and forgotten. It is shared: callers do
 // not change it.
-func (s *Service) Memberships(ctx context.Context, user int64) ([]RoomMembership, error) {
+func (s *Service) Memberships(ctx context.Context, user ident.UserNID) ([]RoomMembership, error) {
 	return s.own.lists.Get(ctx, user, func(ctx context.Context) (list []RoomMembership, err error) {
 		err = s.db.ReadInner(ctx, func(tx *storage.Tx) error {
 			rows, err := tx.UserMemberships(user)
@@ -94,7 +95,7 @@ func (s *Service) Memberships(ctx context.Context, user int64) ([]RoomMembership
 
 // JoinedSince returns the position since which a local user has been joined to a room without a break, 0 if they are not joined.
 // What memory lacks is read through tx, or if that is nil in a read of its own.
-func (s *Service) JoinedSince(ctx context.Context, tx *storage.Tx, user, room int64) (storage.Pos, error) {
+func (s *Service) JoinedSince(ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID) (storage.Pos, error) {
 	if tx == nil {
 		list, err := s.Memberships(ctx, user)
 		return joinedPosIn(list, room), err
@@ -111,8 +112,8 @@ func (s *Service) JoinedSince(ctx context.Context, tx *storage.Tx, user, room in
 	return 0, err
 }
 
-func joinedPosIn(list []RoomMembership, room int64) storage.Pos {
-	i, found := slices.BinarySearchFunc(list, room, func(m RoomMembership, room int64) int { return cmp.Compare(m.Room, room) })
+func joinedPosIn(list []RoomMembership, room ident.RoomNID) storage.Pos {
+	i, found := slices.BinarySearchFunc(list, room, func(m RoomMembership, room ident.RoomNID) int { return cmp.Compare(m.Room, room) })
 	if !found {
 		return 0
 	}
@@ -121,7 +122,7 @@ func joinedPosIn(list []RoomMembership, room int64) storage.Pos {
 
 // JoinedRooms lists the rooms that a local user is joined to.
 // Spec: client-server-api#get_matrixclientv3joined_rooms
-func (s *Service) JoinedRooms(ctx context.Context, user int64) (joined []string, err error) {
+func (s *Service) JoinedRooms(ctx context.Context, user ident.UserNID) (joined []string, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 		joined, err = tx.JoinedRooms(user)
 		return err
@@ -130,10 +131,10 @@ func (s *Service) JoinedRooms(ctx context.Context, user int64) (joined []string,
 }
 
 // update changes one room of a user; it is called once the change is committed.
-func (c *membershipCache) update(user, room int64, change func(*RoomMembership)) {
+func (c *membershipCache) update(user ident.UserNID, room ident.RoomNID, change func(*RoomMembership)) {
 	c.lists.Update(user, func(list []RoomMembership) []RoomMembership {
 		list = slices.Clone(list)
-		i, found := slices.BinarySearchFunc(list, room, func(m RoomMembership, room int64) int { return cmp.Compare(m.Room, room) })
+		i, found := slices.BinarySearchFunc(list, room, func(m RoomMembership, room ident.RoomNID) int { return cmp.Compare(m.Room, room) })
 		if !found {
 			list = slices.Insert(list, i, RoomMembership{Room: room})
 		}

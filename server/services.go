@@ -45,7 +45,7 @@ type services struct {
 	keys      *fedclient.KeyRing
 	outbox    *outbox.Service
 
-	gone *keyed.Map[int64, bool] // devices whose deletion was begun
+	gone *keyed.Map[ident.DeviceNID, bool] // devices whose deletion was begun
 }
 
 // open opens the database and builds the services on it.
@@ -61,7 +61,7 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 	if err != nil {
 		return nil, err
 	}
-	s := &services{db: db, hub: wake.New(), signing: signing, gone: keyed.NewMap[int64, bool](maxGone)}
+	s := &services{db: db, hub: wake.New(), signing: signing, gone: keyed.NewMap[ident.DeviceNID, bool](maxGone)}
 	err = checkIdentity(ctx, db, cfg, signing)
 	if err == nil {
 		err = s.build(ctx, cfg, o, rooms.Options{Signer: signing})
@@ -188,10 +188,10 @@ func (s *services) hooks() accounts.Hooks {
 	return accounts.Hooks{
 		DeviceGone:     s.deviceGone,
 		DevicesChanged: s.e2ee.DevicesChanged,
-		ProfileChanged: func(ctx context.Context, nid int64, user id.UserID, displayName, avatarURL string) error {
+		ProfileChanged: func(ctx context.Context, nid ident.UserNID, user id.UserID, displayName, avatarURL string) error {
 			return s.rooms.ProfileChanged(ctx, ident.Requester{UserNID: nid, UserID: user}, rooms.Profile{DisplayName: displayName, AvatarURL: avatarURL})
 		},
-		LeaveRooms: func(ctx context.Context, nid int64, user id.UserID) error {
+		LeaveRooms: func(ctx context.Context, nid ident.UserNID, user id.UserID) error {
 			return s.rooms.LeaveAll(ctx, ident.Requester{UserNID: nid, UserID: user})
 		},
 		Erase:        s.rooms.Erase,
@@ -230,7 +230,7 @@ func budgets(c config.RateLimits, now func() time.Time) accounts.Budgets {
 	}
 }
 
-func (s *services) roomIsPublic(ctx context.Context, room int64) (bool, error) {
+func (s *services) roomIsPublic(ctx context.Context, room ident.RoomNID) (bool, error) {
 	r, err := s.rooms.RoomByNID(ctx, room)
 	if err != nil {
 		return false, err
@@ -245,7 +245,7 @@ func (s *services) profile(ctx context.Context, user id.UserID) (p rooms.Profile
 }
 
 // deviceGone removes what hangs on a device, and has its parked requests checked before they are answered.
-func (s *services) deviceGone(tx *storage.Tx, device, user int64, deviceID string) error {
+func (s *services) deviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error {
 	s.gone.Put(device, true)
 	return s.e2ee.DeviceGone(tx, device, user, deviceID)
 }
@@ -254,7 +254,7 @@ func (s *services) deviceGone(tx *storage.Tx, device, user int64, deviceID strin
 const maxGone = 100_000
 
 // alive tells whether a device still exists. Only of one whose deletion was begun is the database asked.
-func (s *services) alive(ctx context.Context, user, device int64) bool {
+func (s *services) alive(ctx context.Context, user ident.UserNID, device ident.DeviceNID) bool {
 	if doubtful, _ := s.gone.Get(device); !doubtful {
 		return true
 	}

@@ -1,8 +1,10 @@
 package storage
 
+import "ebb/ident"
+
 // AccountRow is an account of this server.
 type AccountRow struct {
-	NID           int64 // the user's
+	NID           ident.UserNID // the user's
 	Localpart     string
 	Password      string // argon2id in PHC form; "" where nobody can sign in by password
 	CreatedTS     int64  // ms
@@ -25,8 +27,8 @@ func (tx *Tx) AccountByLocalpart(localpart string) (AccountRow, bool, error) {
 }
 
 // Account finds the account of a user.
-func (tx *Tx) Account(user int64) (AccountRow, bool, error) {
-	return one(tx, scanAccount, `SELECT `+accountColumns+` FROM accounts WHERE nid = $1`, user)
+func (tx *Tx) Account(user ident.UserNID) (AccountRow, bool, error) {
+	return one(tx, scanAccount, `SELECT `+accountColumns+` FROM accounts WHERE nid = $1`, int64(user))
 }
 
 const listAccountsQuery = `SELECT ` + accountColumns + ` FROM accounts WHERE localpart > $1 ORDER BY localpart LIMIT $2`
@@ -41,37 +43,37 @@ ON CONFLICT (localpart) DO NOTHING`
 
 // AddAccount stores a new account; false where the localpart is taken.
 func (tx *Tx) AddAccount(a AccountRow, search string) (bool, error) {
-	n, err := tx.exec(addAccountQuery, a.NID, a.Localpart, a.Password, a.CreatedTS, a.Admin, search)
+	n, err := tx.exec(addAccountQuery, int64(a.NID), a.Localpart, a.Password, a.CreatedTS, a.Admin, search)
 	return n == 1, err
 }
 
 // SetPassword replaces the password hash of an account that is active.
-func (tx *Tx) SetPassword(user int64, hash string) error {
-	_, err := tx.exec(`UPDATE accounts SET password = $2 WHERE nid = $1 AND deactivated_ts = 0`, user, hash)
+func (tx *Tx) SetPassword(user ident.UserNID, hash string) error {
+	_, err := tx.exec(`UPDATE accounts SET password = $2 WHERE nid = $1 AND deactivated_ts = 0`, int64(user), hash)
 	return err
 }
 
 // SetAdmin makes an account that of an administrator, or not.
-func (tx *Tx) SetAdmin(user int64, admin bool) error {
-	_, err := tx.exec(`UPDATE accounts SET admin = $2 WHERE nid = $1`, user, admin)
+func (tx *Tx) SetAdmin(user ident.UserNID, admin bool) error {
+	_, err := tx.exec(`UPDATE accounts SET admin = $2 WHERE nid = $1`, int64(user), admin)
 	return err
 }
 
 const deactivateQuery = `UPDATE accounts SET password = '', admin = 0, search = '', deactivated_ts = $2, leaving = $3 WHERE nid = $1 AND deactivated_ts = 0`
 
 // Deactivate closes an account for good; false where it was closed already. The user is then one of LeavingAccounts.
-func (tx *Tx) Deactivate(user int64, erase bool) (bool, error) {
+func (tx *Tx) Deactivate(user ident.UserNID, erase bool) (bool, error) {
 	leaving := 1
 	if erase {
 		leaving = 2
 	}
-	n, err := tx.exec(deactivateQuery, user, tx.now.UnixMilli(), leaving)
+	n, err := tx.exec(deactivateQuery, int64(user), tx.now.UnixMilli(), leaving)
 	return n == 1, err
 }
 
 // LeavingAccount is a deactivated user who is not yet out of every room.
 type LeavingAccount struct {
-	NID   int64
+	NID   ident.UserNID
 	Erase bool
 }
 
@@ -86,8 +88,8 @@ func (tx *Tx) LeavingAccounts() ([]LeavingAccount, error) {
 }
 
 // HasLeft records that a deactivated user is out of every room.
-func (tx *Tx) HasLeft(user int64) error {
-	_, err := tx.exec(`UPDATE accounts SET leaving = 0 WHERE nid = $1`, user)
+func (tx *Tx) HasLeft(user ident.UserNID) error {
+	_, err := tx.exec(`UPDATE accounts SET leaving = 0 WHERE nid = $1`, int64(user))
 	return err
 }
 
@@ -105,9 +107,9 @@ var erasable = []string{
 }
 
 // EraseData removes what a user left besides events.
-func (tx *Tx) EraseData(user int64) error {
+func (tx *Tx) EraseData(user ident.UserNID) error {
 	for _, q := range erasable {
-		if _, err := tx.exec(q, user); err != nil {
+		if _, err := tx.exec(q, int64(user)); err != nil {
 			return err
 		}
 	}

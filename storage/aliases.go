@@ -1,10 +1,12 @@
 package storage
 
+import "ebb/ident"
+
 // Alias is a local room alias.
 type Alias struct {
 	Alias   string
-	Room    int64
-	Creator int64
+	Room    ident.RoomNID
+	Creator ident.UserNID
 }
 
 func scanAlias(r Row) (a Alias, err error) {
@@ -21,7 +23,7 @@ const insertAliasQuery = `INSERT INTO aliases (alias, room_nid, creator_nid) VAL
 
 // InsertAlias adds an alias; false when the name is taken.
 func (tx *Tx) InsertAlias(a Alias) (bool, error) {
-	n, err := tx.exec(insertAliasQuery, a.Alias, a.Room, a.Creator)
+	n, err := tx.exec(insertAliasQuery, a.Alias, int64(a.Room), int64(a.Creator))
 	return n == 1, err
 }
 
@@ -32,12 +34,12 @@ func (tx *Tx) DeleteAlias(alias string) error {
 }
 
 // MoveAliases gives the aliases of a room to its successor.
-func (tx *Tx) MoveAliases(from, to int64) error {
-	_, err := tx.exec(`UPDATE aliases SET room_nid = $2 WHERE room_nid = $1`, from, to)
+func (tx *Tx) MoveAliases(from, to ident.RoomNID) error {
+	_, err := tx.exec(`UPDATE aliases SET room_nid = $2 WHERE room_nid = $1`, int64(from), int64(to))
 	return err
 }
 
 // RoomAliases lists the local aliases of a room, at most limit.
-func (tx *Tx) RoomAliases(room int64, limit int) ([]Alias, error) {
-	return collect(tx, scanAlias, `SELECT alias, room_nid, creator_nid FROM aliases WHERE room_nid = $1 ORDER BY alias LIMIT $2`, room, limit)
+func (tx *Tx) RoomAliases(room ident.RoomNID, limit int) ([]Alias, error) {
+	return collect(tx, scanAlias, `SELECT alias, room_nid, creator_nid FROM aliases WHERE room_nid = $1 ORDER BY alias LIMIT $2`, int64(room), limit)
 }

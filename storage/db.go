@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ebb/ident"
 )
 
 // Config says which database to open and how.
@@ -192,7 +194,7 @@ func (db *DB) read(ctx context.Context, pool readers, f func(*Tx) error) (err er
 type Write struct {
 	// Rooms are the nids of the rooms that Do changes. One node needs no lock for them; on PostgreSQL with several nodes
 	// the batch locks their rows, sorted, before any closure runs.
-	Rooms []int64
+	Rooms []ident.RoomNID
 	// Do runs inside the transaction, at most once. It must not block, and not wait for another write.
 	Do func(*Tx) error
 	// Committed runs after the commit, in queue order and before Settled covers the write. It must be quick and not use

@@ -3,6 +3,7 @@ package storage_test
 import (
 	"testing"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -12,8 +13,8 @@ func thread(t *testing.T, tx *storage.Tx) {
 	ok(t, tx.InsertEvent(event(1)))
 	for n := 2; n <= 3; n++ {
 		ok(t, tx.InsertEvent(event(n, func(e *storage.EventRow) { e.ThreadRoot = 1 })))
-		ok(t, tx.InsertRelation(storage.RelationRow{Position: storage.Pos(n), Room: 1, Parent: "$1", RelType: "m.thread", Type: "m.room.message", Sender: 7, Order: int64(n) << 16}))
-		ok(t, tx.TouchThread(1, int64(n)<<16))
+		ok(t, tx.InsertRelation(storage.RelationRow{Position: storage.Pos(n), Room: 1, Parent: "$1", RelType: "m.thread", Type: "m.room.message", Sender: 7, Order: ident.Order(n) << 16}))
+		ok(t, tx.TouchThread(1, ident.Order(n)<<16))
 	}
 	ok(t, tx.InsertEventPush(5, 1, 1, 3), tx.InsertEventPush(5, 1, 2, 3))
 }
@@ -22,7 +23,11 @@ func TestWhatDependsOnAnEventGoesWithIt(t *testing.T) {
 	candidate := func(p storage.Pos, eventID string) storage.PurgeCandidate {
 		return storage.PurgeCandidate{Position: p, EventID: eventID}
 	}
-	type left struct{ notifies, latest, replyRoot int64 }
+	type left struct {
+		notifies  int64
+		latest    ident.Order
+		replyRoot int64
+	}
 	for _, tc := range []struct {
 		name string
 		do   func(tx *storage.Tx, p storage.Pos, eventID string) error
@@ -54,7 +59,7 @@ func TestWhatDependsOnAnEventGoesWithIt(t *testing.T) {
 					ok(t, tc.do(tx, at.p, at.id))
 					reply, _, err := tx.EventAt(2)
 					ok(t, err)
-					has := left{got[int64](t)(tx.EventPush(5, 1, 1)), got[int64](t)(tx.ThreadLatest(1)), int64(reply.ThreadRoot)}
+					has := left{got[int64](t)(tx.EventPush(5, 1, 1)), got[ident.Order](t)(tx.ThreadLatest(1)), int64(reply.ThreadRoot)}
 					if has != at.want {
 						t.Errorf("left is %+v, want %+v", has, at.want)
 					}

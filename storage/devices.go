@@ -1,8 +1,10 @@
 package storage
 
+import "ebb/ident"
+
 // DeviceRow is a device of a user of this server.
 type DeviceRow struct {
-	NID         int64
+	NID         ident.DeviceNID
 	DeviceID    string
 	DisplayName *string
 	SeenTS      int64 // ms
@@ -17,52 +19,52 @@ func scanDevice(r Row) (d DeviceRow, err error) {
 }
 
 // Devices lists a user's devices by id. It rides devices_by_id.
-func (tx *Tx) Devices(user int64) ([]DeviceRow, error) {
-	return collect(tx, scanDevice, `SELECT `+deviceColumns+` FROM devices WHERE user_nid = $1 ORDER BY device_id`, user)
+func (tx *Tx) Devices(user ident.UserNID) ([]DeviceRow, error) {
+	return collect(tx, scanDevice, `SELECT `+deviceColumns+` FROM devices WHERE user_nid = $1 ORDER BY device_id`, int64(user))
 }
 
 // Device finds one device. It rides devices_by_id.
-func (tx *Tx) Device(user int64, deviceID string) (DeviceRow, bool, error) {
-	return one(tx, scanDevice, `SELECT `+deviceColumns+` FROM devices WHERE user_nid = $1 AND device_id = $2`, user, deviceID)
+func (tx *Tx) Device(user ident.UserNID, deviceID string) (DeviceRow, bool, error) {
+	return one(tx, scanDevice, `SELECT `+deviceColumns+` FROM devices WHERE user_nid = $1 AND device_id = $2`, int64(user), deviceID)
 }
 
 const addDeviceQuery = `INSERT INTO devices (nid, user_nid, device_id, display_name, created_ts, seen_ts) VALUES ($1, $2, $3, $4, $5, $5)`
 
 // AddDevice stores a new device and returns its short name.
-func (tx *Tx) AddDevice(user int64, deviceID string, displayName *string) (int64, error) {
-	nid := int64(tx.NextPos())
-	_, err := tx.exec(addDeviceQuery, nid, user, deviceID, displayName, tx.now.UnixMilli())
+func (tx *Tx) AddDevice(user ident.UserNID, deviceID string, displayName *string) (ident.DeviceNID, error) {
+	nid := ident.DeviceNID(tx.NextPos())
+	_, err := tx.exec(addDeviceQuery, int64(nid), int64(user), deviceID, displayName, tx.now.UnixMilli())
 	return nid, err
 }
 
 const idleDevicesQuery = `SELECT ` + deviceColumns + ` FROM devices WHERE user_nid = $1 ORDER BY seen_ts DESC, nid DESC LIMIT 1000 OFFSET $2`
 
 // IdleDevices lists a user's devices beyond the keep that were seen last.
-func (tx *Tx) IdleDevices(user int64, keep int) ([]DeviceRow, error) {
-	return collect(tx, scanDevice, idleDevicesQuery, user, keep)
+func (tx *Tx) IdleDevices(user ident.UserNID, keep int) ([]DeviceRow, error) {
+	return collect(tx, scanDevice, idleDevicesQuery, int64(user), keep)
 }
 
 // RenameDevice sets a device's display name.
-func (tx *Tx) RenameDevice(device int64, displayName string) error {
-	_, err := tx.exec(`UPDATE devices SET display_name = $2 WHERE nid = $1`, device, displayName)
+func (tx *Tx) RenameDevice(device ident.DeviceNID, displayName string) error {
+	_, err := tx.exec(`UPDATE devices SET display_name = $2 WHERE nid = $1`, int64(device), displayName)
 	return err
 }
 
 // DeviceSeen records when and from where a device was seen last.
-func (tx *Tx) DeviceSeen(device, ts int64, addr string) error {
-	_, err := tx.exec(`UPDATE devices SET seen_ts = greatest(seen_ts, $2), seen_addr = $3 WHERE nid = $1`, device, ts, addr)
+func (tx *Tx) DeviceSeen(device ident.DeviceNID, ts int64, addr string) error {
+	_, err := tx.exec(`UPDATE devices SET seen_ts = greatest(seen_ts, $2), seen_addr = $3 WHERE nid = $1`, int64(device), ts, addr)
 	return err
 }
 
 // DeleteDevice removes a device with its tokens and its transaction ids.
-func (tx *Tx) DeleteDevice(device int64) error {
+func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 	for _, q := range []string{
 		`DELETE FROM access_tokens WHERE device_nid = $1`,
 		`DELETE FROM refresh_tokens WHERE device_nid = $1`,
 		`DELETE FROM client_txns WHERE device_nid = $1`,
 		`DELETE FROM devices WHERE nid = $1`,
 	} {
-		if _, err := tx.exec(q, device); err != nil {
+		if _, err := tx.exec(q, int64(device)); err != nil {
 			return err
 		}
 	}

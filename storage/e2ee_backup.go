@@ -1,5 +1,7 @@
 package storage
 
+import "ebb/ident"
+
 // BackupVersion is one server-side backup of room keys.
 type BackupVersion struct {
 	Version   int64
@@ -12,8 +14,8 @@ const addBackupVersionQuery = `INSERT INTO backup_versions (user_nid, version, a
 SELECT $1, coalesce(max(version), 0) + 1, $2, $3, 0 FROM backup_versions WHERE user_nid = $1`
 
 // AddBackupVersion begins a new backup and returns its version; numbers of deleted ones never come back.
-func (tx *Tx) AddBackupVersion(user int64, algorithm, authData string) (int64, error) {
-	if _, err := tx.exec(addBackupVersionQuery, user, algorithm, authData); err != nil {
+func (tx *Tx) AddBackupVersion(user ident.UserNID, algorithm, authData string) (int64, error) {
+	if _, err := tx.exec(addBackupVersionQuery, int64(user), algorithm, authData); err != nil {
 		return 0, err
 	}
 	v, _, err := tx.LatestBackup(user)
@@ -28,24 +30,24 @@ func scanBackupVersion(r Row) (v BackupVersion, err error) {
 }
 
 // LatestBackup is the current backup of a user.
-func (tx *Tx) LatestBackup(user int64) (BackupVersion, bool, error) {
-	return one(tx, scanBackupVersion, backupColumns+`ORDER BY version DESC LIMIT 1`, user)
+func (tx *Tx) LatestBackup(user ident.UserNID) (BackupVersion, bool, error) {
+	return one(tx, scanBackupVersion, backupColumns+`ORDER BY version DESC LIMIT 1`, int64(user))
 }
 
 // Backup is one backup of a user.
-func (tx *Tx) Backup(user, version int64) (BackupVersion, bool, error) {
-	return one(tx, scanBackupVersion, backupColumns+`AND version = $2`, user, version)
+func (tx *Tx) Backup(user ident.UserNID, version int64) (BackupVersion, bool, error) {
+	return one(tx, scanBackupVersion, backupColumns+`AND version = $2`, int64(user), version)
 }
 
 // SetBackupAuthData replaces the auth data of a backup.
-func (tx *Tx) SetBackupAuthData(user, version int64, authData string) error {
-	_, err := tx.exec(`UPDATE backup_versions SET auth_data = $3 WHERE user_nid = $1 AND version = $2`, user, version, authData)
+func (tx *Tx) SetBackupAuthData(user ident.UserNID, version int64, authData string) error {
+	_, err := tx.exec(`UPDATE backup_versions SET auth_data = $3 WHERE user_nid = $1 AND version = $2`, int64(user), version, authData)
 	return err
 }
 
 // DeleteBackup removes a backup with its keys.
-func (tx *Tx) DeleteBackup(user, version int64) error {
-	if _, err := tx.exec(`UPDATE backup_versions SET deleted = 1, auth_data = '{}' WHERE user_nid = $1 AND version = $2`, user, version); err != nil {
+func (tx *Tx) DeleteBackup(user ident.UserNID, version int64) error {
+	if _, err := tx.exec(`UPDATE backup_versions SET deleted = 1, auth_data = '{}' WHERE user_nid = $1 AND version = $2`, int64(user), version); err != nil {
 		return err
 	}
 	_, err := tx.DeleteBackupKeys(user, version, "", "")
@@ -53,14 +55,14 @@ func (tx *Tx) DeleteBackup(user, version int64) error {
 }
 
 // TouchBackup changes the etag of a backup.
-func (tx *Tx) TouchBackup(user, version int64) error {
-	_, err := tx.exec(`UPDATE backup_versions SET etag = etag + 1 WHERE user_nid = $1 AND version = $2`, user, version)
+func (tx *Tx) TouchBackup(user ident.UserNID, version int64) error {
+	_, err := tx.exec(`UPDATE backup_versions SET etag = etag + 1 WHERE user_nid = $1 AND version = $2`, int64(user), version)
 	return err
 }
 
 // CountBackupKeys counts the sessions in a backup.
-func (tx *Tx) CountBackupKeys(user, version int64) (n int64, err error) {
-	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM backup_keys WHERE user_nid = $1 AND version = $2`, user, version)
+func (tx *Tx) CountBackupKeys(user ident.UserNID, version int64) (n int64, err error) {
+	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM backup_keys WHERE user_nid = $1 AND version = $2`, int64(user), version)
 	return n, err
 }
 
@@ -77,13 +79,13 @@ const backupKeysQuery = `SELECT room_id, session_id, first_message_index, forwar
 WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4) ORDER BY room_id, session_id`
 
 // BackupKeys lists sessions; an empty room or session means all.
-func (tx *Tx) BackupKeys(user, version int64, room, session string) ([]BackupKey, error) {
+func (tx *Tx) BackupKeys(user ident.UserNID, version int64, room, session string) ([]BackupKey, error) {
 	return collect(tx, func(r Row) (k BackupKey, err error) {
 		var verified int64
 		err = r.Scan(&k.RoomID, &k.SessionID, &k.FirstMessageIndex, &k.ForwardedCount, &verified, &k.SessionData)
 		k.IsVerified = verified != 0
 		return k, err
-	}, backupKeysQuery, user, version, room, session)
+	}, backupKeysQuery, int64(user), version, room, session)
 }
 
 const setBackupKeyQuery = `INSERT INTO backup_keys (user_nid, version, room_id, session_id, first_message_index, forwarded_count, is_verified, session_data)
@@ -92,18 +94,18 @@ ON CONFLICT (user_nid, version, room_id, session_id) DO UPDATE SET first_message
     forwarded_count = excluded.forwarded_count, is_verified = excluded.is_verified, session_data = excluded.session_data`
 
 // SetBackupKey stores or replaces one session.
-func (tx *Tx) SetBackupKey(user, version int64, k BackupKey) error {
+func (tx *Tx) SetBackupKey(user ident.UserNID, version int64, k BackupKey) error {
 	verified := 0
 	if k.IsVerified {
 		verified = 1
 	}
-	_, err := tx.exec(setBackupKeyQuery, user, version, k.RoomID, k.SessionID, k.FirstMessageIndex, k.ForwardedCount, verified, k.SessionData)
+	_, err := tx.exec(setBackupKeyQuery, int64(user), version, k.RoomID, k.SessionID, k.FirstMessageIndex, k.ForwardedCount, verified, k.SessionData)
 	return err
 }
 
 const deleteBackupKeysQuery = `DELETE FROM backup_keys WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)`
 
 // DeleteBackupKeys removes sessions; an empty room or session means all. It returns how many there were.
-func (tx *Tx) DeleteBackupKeys(user, version int64, room, session string) (int64, error) {
-	return tx.exec(deleteBackupKeysQuery, user, version, room, session)
+func (tx *Tx) DeleteBackupKeys(user ident.UserNID, version int64, room, session string) (int64, error) {
+	return tx.exec(deleteBackupKeysQuery, int64(user), version, room, session)
 }

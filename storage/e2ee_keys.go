@@ -1,6 +1,10 @@
 package storage
 
-import "slices"
+import (
+	"slices"
+
+	"ebb/ident"
+)
 
 // KeyJSON is one uploaded key with what names it.
 type KeyJSON struct {
@@ -14,14 +18,14 @@ const setDeviceKeysQuery = `INSERT INTO device_keys (device_nid, user_nid, json)
 ON CONFLICT (device_nid) DO UPDATE SET json = excluded.json`
 
 // SetDeviceKeys stores the identity keys of a device.
-func (tx *Tx) SetDeviceKeys(device, user int64, json string) error {
-	_, err := tx.exec(setDeviceKeysQuery, device, user, json)
+func (tx *Tx) SetDeviceKeys(device ident.DeviceNID, user ident.UserNID, json string) error {
+	_, err := tx.exec(setDeviceKeysQuery, int64(device), int64(user), json)
 	return err
 }
 
 // DeviceKeys is the identity keys' JSON of one device.
-func (tx *Tx) DeviceKeys(device int64) (string, bool, error) {
-	return one(tx, scanString, `SELECT json FROM device_keys WHERE device_nid = $1`, device)
+func (tx *Tx) DeviceKeys(device ident.DeviceNID) (string, bool, error) {
+	return one(tx, scanString, `SELECT json FROM device_keys WHERE device_nid = $1`, int64(device))
 }
 
 // UserDeviceKeys is one device with identity keys.
@@ -35,23 +39,23 @@ const userDeviceKeysQuery = `SELECT k.user_nid, d.device_id, coalesce(d.display_
 FROM device_keys k JOIN devices d ON d.nid = k.device_nid WHERE k.user_nid IN `
 
 // UserDeviceKeys lists the devices of a user that have identity keys.
-func (tx *Tx) UserDeviceKeys(user int64) ([]UserDeviceKeys, error) {
-	all, err := tx.UserDeviceKeysOf([]int64{user})
+func (tx *Tx) UserDeviceKeys(user ident.UserNID) ([]UserDeviceKeys, error) {
+	all, err := tx.UserDeviceKeysOf([]ident.UserNID{user})
 	return all[user], err
 }
 
 // UserDeviceKeysOf is UserDeviceKeys for several users. It rides device_keys_by_user.
-func (tx *Tx) UserDeviceKeysOf(users []int64) (map[int64][]UserDeviceKeys, error) {
+func (tx *Tx) UserDeviceKeysOf(users []ident.UserNID) (map[ident.UserNID][]UserDeviceKeys, error) {
 	return tx.deviceKeys(users, userDeviceKeysQuery, ` ORDER BY k.device_nid`)
 }
 
 // deviceKeys runs a query for devices that ends in a list of users.
-func (tx *Tx) deviceKeys(users []int64, query, order string) (map[int64][]UserDeviceKeys, error) {
-	out := map[int64][]UserDeviceKeys{}
+func (tx *Tx) deviceKeys(users []ident.UserNID, query, order string) (map[ident.UserNID][]UserDeviceKeys, error) {
+	out := map[ident.UserNID][]UserDeviceKeys{}
 	for part := range slices.Chunk(users, maxIn) {
 		list, args := In(1, part)
 		err := tx.each(func(r Row) error {
-			var user int64
+			var user ident.UserNID
 			var k UserDeviceKeys
 			err := r.Scan(&user, &k.DeviceID, &k.DisplayName, &k.JSON)
 			out[user] = append(out[user], k)
@@ -67,23 +71,23 @@ func (tx *Tx) deviceKeys(users []int64, query, order string) (map[int64][]UserDe
 const oneTimeKeyQuery = `SELECT json FROM one_time_keys WHERE device_nid = $1 AND algorithm = $2 AND key_id = $3`
 
 // OneTimeKey reads a key that was not claimed yet.
-func (tx *Tx) OneTimeKey(device int64, algorithm, keyID string) (string, bool, error) {
-	return one(tx, scanString, oneTimeKeyQuery, device, algorithm, keyID)
+func (tx *Tx) OneTimeKey(device ident.DeviceNID, algorithm, keyID string) (string, bool, error) {
+	return one(tx, scanString, oneTimeKeyQuery, int64(device), algorithm, keyID)
 }
 
 const addOneTimeKeyQuery = `INSERT INTO one_time_keys (nid, device_nid, algorithm, key_id, json) VALUES ($1, $2, $3, $4, $5)`
 
 // AddOneTimeKey appends a key to those that can be claimed.
-func (tx *Tx) AddOneTimeKey(device int64, k KeyJSON) error {
-	_, err := tx.exec(addOneTimeKeyQuery, int64(tx.NextPos()), device, k.Algorithm, k.KeyID, k.JSON)
+func (tx *Tx) AddOneTimeKey(device ident.DeviceNID, k KeyJSON) error {
+	_, err := tx.exec(addOneTimeKeyQuery, int64(tx.NextPos()), int64(device), k.Algorithm, k.KeyID, k.JSON)
 	return err
 }
 
 const replaceOneTimeKeyQuery = `UPDATE one_time_keys SET json = $4 WHERE device_nid = $1 AND algorithm = $2 AND key_id = $3`
 
 // ReplaceOneTimeKey replaces the text of a key that was not claimed yet; it keeps its turn.
-func (tx *Tx) ReplaceOneTimeKey(device int64, k KeyJSON) error {
-	_, err := tx.exec(replaceOneTimeKeyQuery, device, k.Algorithm, k.KeyID, k.JSON)
+func (tx *Tx) ReplaceOneTimeKey(device ident.DeviceNID, k KeyJSON) error {
+	_, err := tx.exec(replaceOneTimeKeyQuery, int64(device), k.Algorithm, k.KeyID, k.JSON)
 	return err
 }
 
@@ -91,9 +95,9 @@ const claimOneTimeKeyQuery = `DELETE FROM one_time_keys WHERE nid = (
     SELECT nid FROM one_time_keys WHERE device_nid = $1 AND algorithm = $2 ORDER BY nid LIMIT 1) RETURNING key_id, json`
 
 // ClaimOneTimeKey takes the oldest key of an algorithm away. It rides one_time_keys_by_age.
-func (tx *Tx) ClaimOneTimeKey(device int64, algorithm string) (KeyJSON, bool, error) {
+func (tx *Tx) ClaimOneTimeKey(device ident.DeviceNID, algorithm string) (KeyJSON, bool, error) {
 	k := KeyJSON{Algorithm: algorithm}
-	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&k.KeyID, &k.JSON) }, claimOneTimeKeyQuery, device, algorithm)
+	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&k.KeyID, &k.JSON) }, claimOneTimeKeyQuery, int64(device), algorithm)
 	return k, found, err
 }
 
@@ -102,31 +106,31 @@ ON CONFLICT (device_nid, algorithm) DO UPDATE SET
     used = fallback_keys.used * $5, key_id = excluded.key_id, json = excluded.json`
 
 // SetFallbackKey replaces the fallback key of an algorithm; again says that it is the same key, which stays as used as it was.
-func (tx *Tx) SetFallbackKey(device int64, k KeyJSON, again bool) error {
+func (tx *Tx) SetFallbackKey(device ident.DeviceNID, k KeyJSON, again bool) error {
 	keep := 0
 	if again {
 		keep = 1
 	}
-	_, err := tx.exec(setFallbackKeyQuery, device, k.Algorithm, k.KeyID, k.JSON, keep)
+	_, err := tx.exec(setFallbackKeyQuery, int64(device), k.Algorithm, k.KeyID, k.JSON, keep)
 	return err
 }
 
 const fallbackKeyQuery = `SELECT key_id, json FROM fallback_keys WHERE device_nid = $1 AND algorithm = $2`
 
 // FallbackKey reads the fallback key of an algorithm.
-func (tx *Tx) FallbackKey(device int64, algorithm string) (KeyJSON, bool, error) {
+func (tx *Tx) FallbackKey(device ident.DeviceNID, algorithm string) (KeyJSON, bool, error) {
 	k := KeyJSON{Algorithm: algorithm, Fallback: true}
-	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&k.KeyID, &k.JSON) }, fallbackKeyQuery, device, algorithm)
+	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&k.KeyID, &k.JSON) }, fallbackKeyQuery, int64(device), algorithm)
 	return k, found, err
 }
 
 // UseFallbackKey gives the fallback key of an algorithm and marks it as used.
-func (tx *Tx) UseFallbackKey(device int64, algorithm string) (KeyJSON, bool, error) {
+func (tx *Tx) UseFallbackKey(device ident.DeviceNID, algorithm string) (KeyJSON, bool, error) {
 	k, found, err := tx.FallbackKey(device, algorithm)
 	if err != nil || !found {
 		return k, false, err
 	}
-	_, err = tx.exec(`UPDATE fallback_keys SET used = 1 WHERE device_nid = $1 AND algorithm = $2 AND used = 0`, device, algorithm)
+	_, err = tx.exec(`UPDATE fallback_keys SET used = 1 WHERE device_nid = $1 AND algorithm = $2 AND used = 0`, int64(device), algorithm)
 	return k, true, err
 }
 
@@ -139,37 +143,37 @@ type KeyCount struct {
 const countOneTimeKeysQuery = `SELECT algorithm, count(*) FROM one_time_keys WHERE device_nid = $1 GROUP BY algorithm`
 
 // CountOneTimeKeys counts a device's unclaimed keys by algorithm.
-func (tx *Tx) CountOneTimeKeys(device int64) ([]KeyCount, error) {
+func (tx *Tx) CountOneTimeKeys(device ident.DeviceNID) ([]KeyCount, error) {
 	return collect(tx, func(r Row) (c KeyCount, err error) {
 		err = r.Scan(&c.Algorithm, &c.Count)
 		return c, err
-	}, countOneTimeKeysQuery, device)
+	}, countOneTimeKeysQuery, int64(device))
 }
 
 // CountFallbackKeys counts a device's fallback keys, used or not.
-func (tx *Tx) CountFallbackKeys(device int64) (n int64, err error) {
-	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM fallback_keys WHERE device_nid = $1`, device)
+func (tx *Tx) CountFallbackKeys(device ident.DeviceNID) (n int64, err error) {
+	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM fallback_keys WHERE device_nid = $1`, int64(device))
 	return n, err
 }
 
 // UnusedFallbackKeys lists the algorithms whose fallback key nobody was given yet.
-func (tx *Tx) UnusedFallbackKeys(device int64) ([]string, error) {
-	return collect(tx, scanString, `SELECT algorithm FROM fallback_keys WHERE device_nid = $1 AND used = 0`, device)
+func (tx *Tx) UnusedFallbackKeys(device ident.DeviceNID) ([]string, error) {
+	return collect(tx, scanString, `SELECT algorithm FROM fallback_keys WHERE device_nid = $1 AND used = 0`, int64(device))
 }
 
 // DeleteDeviceE2EE removes everything that hangs on a device: keys and undelivered messages.
-func (tx *Tx) DeleteDeviceE2EE(device, user int64, deviceID string) error {
+func (tx *Tx) DeleteDeviceE2EE(device ident.DeviceNID, user ident.UserNID, deviceID string) error {
 	for _, q := range []string{
 		`DELETE FROM device_keys WHERE device_nid = $1`,
 		`DELETE FROM one_time_keys WHERE device_nid = $1`,
 		`DELETE FROM fallback_keys WHERE device_nid = $1`,
 		`DELETE FROM to_device WHERE device_nid = $1`,
 	} {
-		if _, err := tx.exec(q, device); err != nil {
+		if _, err := tx.exec(q, int64(device)); err != nil {
 			return err
 		}
 	}
-	_, err := tx.exec(`DELETE FROM key_signatures WHERE target_nid = $1 AND target_key = $2`, user, deviceID)
+	_, err := tx.exec(`DELETE FROM key_signatures WHERE target_nid = $1 AND target_key = $2`, int64(user), deviceID)
 	return err
 }
 
@@ -177,24 +181,24 @@ const setCrossSigningKeyQuery = `INSERT INTO cross_signing_keys (user_nid, usage
 ON CONFLICT (user_nid, usage) DO UPDATE SET json = excluded.json`
 
 // SetCrossSigningKey stores or replaces one of a user's three keys.
-func (tx *Tx) SetCrossSigningKey(user int64, usage, json string) error {
-	_, err := tx.exec(setCrossSigningKeyQuery, user, usage, json)
+func (tx *Tx) SetCrossSigningKey(user ident.UserNID, usage, json string) error {
+	_, err := tx.exec(setCrossSigningKeyQuery, int64(user), usage, json)
 	return err
 }
 
 // CrossSigningKeys maps usage to JSON.
-func (tx *Tx) CrossSigningKeys(user int64) (map[string]string, error) {
-	all, err := tx.CrossSigningKeysOf([]int64{user})
+func (tx *Tx) CrossSigningKeys(user ident.UserNID) (map[string]string, error) {
+	all, err := tx.CrossSigningKeysOf([]ident.UserNID{user})
 	return all[user], err
 }
 
 // CrossSigningKeysOf is CrossSigningKeys for several users.
-func (tx *Tx) CrossSigningKeysOf(users []int64) (map[int64]map[string]string, error) {
-	out := map[int64]map[string]string{}
+func (tx *Tx) CrossSigningKeysOf(users []ident.UserNID) (map[ident.UserNID]map[string]string, error) {
+	out := map[ident.UserNID]map[string]string{}
 	for part := range slices.Chunk(users, maxIn) {
 		list, args := In(1, part)
 		err := tx.each(func(r Row) error {
-			var user int64
+			var user ident.UserNID
 			var usage, json string
 			err := r.Scan(&user, &usage, &json)
 			if out[user] == nil {
@@ -213,7 +217,7 @@ func (tx *Tx) CrossSigningKeysOf(users []int64) (map[int64]map[string]string, er
 // KeySignature is one signature over another key.
 type KeySignature struct {
 	TargetKey string
-	Signer    int64
+	Signer    ident.UserNID
 	SignerID  string // user id of Signer
 	KeyID     string
 	Signature string
@@ -223,8 +227,8 @@ const addKeySignatureQuery = `INSERT INTO key_signatures (target_nid, target_key
 ON CONFLICT (target_nid, target_key, signer_nid, key_id) DO UPDATE SET signature = excluded.signature`
 
 // AddKeySignature stores a signature on a key of target.
-func (tx *Tx) AddKeySignature(target int64, s KeySignature) error {
-	_, err := tx.exec(addKeySignatureQuery, target, s.TargetKey, s.Signer, s.KeyID, s.Signature)
+func (tx *Tx) AddKeySignature(target ident.UserNID, s KeySignature) error {
+	_, err := tx.exec(addKeySignatureQuery, int64(target), s.TargetKey, int64(s.Signer), s.KeyID, s.Signature)
 	return err
 }
 
@@ -233,17 +237,17 @@ FROM key_signatures s JOIN users u ON u.nid = s.signer_nid
 WHERE s.signer_nid IN (s.target_nid, $1) AND s.target_nid IN `
 
 // KeySignatures lists the signatures on the keys of some users that viewer may see: their own and viewer's, by user.
-func (tx *Tx) KeySignatures(viewer int64, targets []int64) (map[int64][]KeySignature, error) {
-	out := map[int64][]KeySignature{}
+func (tx *Tx) KeySignatures(viewer ident.UserNID, targets []ident.UserNID) (map[ident.UserNID][]KeySignature, error) {
+	out := map[ident.UserNID][]KeySignature{}
 	for part := range slices.Chunk(targets, maxIn) {
 		list, args := In(2, part)
 		err := tx.each(func(r Row) error {
-			var target int64
+			var target ident.UserNID
 			var s KeySignature
 			err := r.Scan(&target, &s.TargetKey, &s.Signer, &s.SignerID, &s.KeyID, &s.Signature)
 			out[target] = append(out[target], s)
 			return err
-		}, keySignaturesQuery+list+` ORDER BY s.target_key, s.signer_nid, s.key_id`, append([]any{viewer}, args...)...)
+		}, keySignaturesQuery+list+` ORDER BY s.target_key, s.signer_nid, s.key_id`, append([]any{int64(viewer)}, args...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -252,7 +256,7 @@ func (tx *Tx) KeySignatures(viewer int64, targets []int64) (map[int64][]KeySigna
 }
 
 // DeleteKeySignatures forgets the signatures on one key, when it is replaced.
-func (tx *Tx) DeleteKeySignatures(target int64, targetKey string) error {
-	_, err := tx.exec(`DELETE FROM key_signatures WHERE target_nid = $1 AND target_key = $2`, target, targetKey)
+func (tx *Tx) DeleteKeySignatures(target ident.UserNID, targetKey string) error {
+	_, err := tx.exec(`DELETE FROM key_signatures WHERE target_nid = $1 AND target_key = $2`, int64(target), targetKey)
 	return err
 }

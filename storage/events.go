@@ -1,6 +1,10 @@
 package storage
 
-import "fmt"
+import (
+	"fmt"
+
+	"ebb/ident"
+)
 
 // EventFlags say what is special about a stored event.
 type EventFlags int64
@@ -23,13 +27,13 @@ const (
 // EventRow is one row of events.
 type EventRow struct {
 	Position   Pos
-	Room       int64
-	Order      int64
+	Room       ident.RoomNID
+	Order      ident.Order
 	EventID    string
 	Type       string
 	StateKey   string
 	IsState    bool
-	Sender     int64
+	Sender     ident.UserNID
 	OriginTS   int64 // ms
 	ReceivedTS int64 // ms
 	Snapshot   int64 // state before the event
@@ -37,7 +41,7 @@ type EventRow struct {
 	RedactedBy Pos
 	ThreadRoot Pos
 	Push       int64
-	Device     int64
+	Device     ident.DeviceNID
 	TxnID      string
 	JSON       []byte
 }
@@ -73,8 +77,8 @@ func (tx *Tx) InsertEvent(e *EventRow) error {
 	if e.TxnID != "" {
 		txn = e.TxnID
 	}
-	_, err := tx.exec(insertEventQuery, int64(e.Position), e.Room, e.Order, tx.IDHash(e.EventID), e.EventID, e.Type, key, e.Sender,
-		e.OriginTS, e.ReceivedTS, e.Snapshot, int64(e.Flags), int64(e.RedactedBy), int64(e.ThreadRoot), e.Push, e.Device, txn, string(e.JSON))
+	_, err := tx.exec(insertEventQuery, int64(e.Position), int64(e.Room), int64(e.Order), tx.IDHash(e.EventID), e.EventID, e.Type, key, int64(e.Sender),
+		e.OriginTS, e.ReceivedTS, e.Snapshot, int64(e.Flags), int64(e.RedactedBy), int64(e.ThreadRoot), e.Push, int64(e.Device), txn, string(e.JSON))
 	return err
 }
 
@@ -85,8 +89,8 @@ ORDER BY e.ord DESC, e.position DESC LIMIT 1`
 // EventByID finds an event of a room. One that was known without a place before it arrived has two rows, since states of
 // then name the older, and so has a redaction that was withheld: the one with the highest order counts, or the newer one
 // where none has a place. It rides events_by_id.
-func (tx *Tx) EventByID(room int64, eventID string) (EventRow, bool, error) {
-	return one(tx, scanEvent, eventByIDQuery, tx.IDHash(eventID), eventID, room)
+func (tx *Tx) EventByID(room ident.RoomNID, eventID string) (EventRow, bool, error) {
+	return one(tx, scanEvent, eventByIDQuery, tx.IDHash(eventID), eventID, int64(room))
 }
 
 // EventAt finds the event at a position. It rides the primary key.
@@ -115,8 +119,8 @@ func (tx *Tx) EventsAt(positions []Pos) ([]EventRow, error) {
 const recentEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > 0 ORDER BY e.ord DESC LIMIT $2`
 
 // RecentEvents reads the newest events of a room's timeline, newest first. It rides events_by_order.
-func (tx *Tx) RecentEvents(room int64, limit int) ([]EventRow, error) {
-	return collect(tx, scanEvent, recentEventsQuery, room, limit)
+func (tx *Tx) RecentEvents(room ident.RoomNID, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, recentEventsQuery, int64(room), limit)
 }
 
 // Conditions on the flags of an event, with their numbers spelled out: the partial index events_undecided is used only then.
@@ -138,23 +142,23 @@ var (
 )
 
 // UndecidedEvents reads the undecided events of a room, in the order of arrival. It rides events_undecided.
-func (tx *Tx) UndecidedEvents(room int64, limit int) ([]EventRow, error) {
-	return collect(tx, scanEvent, undecidedEventsQuery, room, limit)
+func (tx *Tx) UndecidedEvents(room ident.RoomNID, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, undecidedEventsQuery, int64(room), limit)
 }
 
 // UndecidedRooms lists the rooms that have undecided events. It rides events_undecided.
-func (tx *Tx) UndecidedRooms() ([]int64, error) {
-	return collect(tx, scanNumber[int64], undecidedRoomsQuery)
+func (tx *Tx) UndecidedRooms() ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], undecidedRoomsQuery)
 }
 
 // UndecidedCounts counts the undecided events of each of the rooms that has any. It rides events_undecided.
-func (tx *Tx) UndecidedCounts(rooms []int64) (map[int64]int64, error) {
+func (tx *Tx) UndecidedCounts(rooms []ident.RoomNID) (map[ident.RoomNID]int64, error) {
 	list, args := In(1, rooms)
-	return numbers[int64, int64](tx, undecidedCountsQuery+list+` GROUP BY room_nid`, args...)
+	return numbers[ident.RoomNID, int64](tx, undecidedCountsQuery+list+` GROUP BY room_nid`, args...)
 }
 
 // TrimUndecided removes the oldest undecided events of a room beyond a number and a number of bytes. It rides events_undecided.
-func (tx *Tx) TrimUndecided(room int64, limit, size int) error {
+func (tx *Tx) TrimUndecided(room ident.RoomNID, limit, size int) error {
 	var drop []Pos
 	err := tx.each(func(r Row) error {
 		var p Pos
@@ -167,7 +171,7 @@ func (tx *Tx) TrimUndecided(room int64, limit, size int) error {
 			drop = append(drop, p)
 		}
 		return nil
-	}, undecidedSizesQuery, room)
+	}, undecidedSizesQuery, int64(room))
 	if err != nil {
 		return err
 	}
@@ -178,8 +182,8 @@ var gapEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid
 
 // GapEvents reads the events of a room's timeline above an order before which something is missing, of one type or of all (""). It walks
 // the timeline by events_by_order.
-func (tx *Tx) GapEvents(room int64, typ string, after int64) ([]EventRow, error) {
-	return collect(tx, scanEvent, gapEventsQuery, room, after, typ)
+func (tx *Tx) GapEvents(room ident.RoomNID, typ string, after ident.Order) ([]EventRow, error) {
+	return collect(tx, scanEvent, gapEventsQuery, int64(room), int64(after), typ)
 }
 
 var rejectedEventsQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord = 0 AND e.position > $2 AND ` + isOnlyRejected + `
@@ -187,8 +191,8 @@ ORDER BY e.position LIMIT $3`
 
 // RejectedEvents reads the rejected events of a room after a position that are no outliers, in the order of arrival. It rides
 // events_by_order.
-func (tx *Tx) RejectedEvents(room int64, after Pos, limit int) ([]EventRow, error) {
-	return collect(tx, scanEvent, rejectedEventsQuery, room, int64(after), limit)
+func (tx *Tx) RejectedEvents(room ident.RoomNID, after Pos, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, rejectedEventsQuery, int64(room), int64(after), limit)
 }
 
 var takenInQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.position > $2 AND (e.ord > 0 AND ` + isNoOutlier + ` OR ` + isOnlyRejected + `)
@@ -196,16 +200,16 @@ ORDER BY e.position LIMIT $3`
 
 // TakenIn reads what a room took in after a position, refused or not, in the order of arrival; what it has got of the past since then is
 // among it. It rides the primary key.
-func (tx *Tx) TakenIn(room int64, after Pos, limit int) ([]EventRow, error) {
-	return collect(tx, scanEvent, takenInQuery, room, int64(after), limit)
+func (tx *Tx) TakenIn(room ident.RoomNID, after Pos, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, takenInQuery, int64(room), int64(after), limit)
 }
 
 const rejudgeEventQuery = `UPDATE events SET ord = $2, snapshot = $3, flags = $4, push = CASE WHEN CAST($2 AS BIGINT) = 0 THEN 0 ELSE push END WHERE position = $1`
 
 // RejudgeEvent stores another verdict on an event, and another state before it. An event that is rejected now, which order 0 says, loses
 // its position in the timeline.
-func (tx *Tx) RejudgeEvent(p Pos, eventID string, order, snapshot int64, flags EventFlags) error {
-	_, err := tx.exec(rejudgeEventQuery, int64(p), order, snapshot, int64(flags))
+func (tx *Tx) RejudgeEvent(p Pos, eventID string, order ident.Order, snapshot int64, flags EventFlags) error {
+	_, err := tx.exec(rejudgeEventQuery, int64(p), int64(order), snapshot, int64(flags))
 	if err != nil || order != 0 {
 		return err
 	}
@@ -216,8 +220,8 @@ const redactEventQuery = `UPDATE events SET json = $4, redacted_by = $5, push = 
 
 // RedactEvent replaces an event's JSON by its redacted form, in every row that it has (see EventByID), and removes what depended on its
 // content. p is the row that EventByID finds. It rides events_by_id.
-func (tx *Tx) RedactEvent(room int64, p Pos, eventID string, json []byte, by Pos) error {
-	if _, err := tx.exec(redactEventQuery, tx.IDHash(eventID), eventID, room, string(json), int64(by)); err != nil {
+func (tx *Tx) RedactEvent(room ident.RoomNID, p Pos, eventID string, json []byte, by Pos) error {
+	if _, err := tx.exec(redactEventQuery, tx.IDHash(eventID), eventID, int64(room), string(json), int64(by)); err != nil {
 		return err
 	}
 	return tx.removeDependents(redacted, p, eventID)
@@ -239,13 +243,13 @@ func (tx *Tx) SupersedeRedaction(p Pos) error {
 const insertEventPushQuery = `INSERT INTO event_push (user_nid, room_nid, position, push) VALUES ($1, $2, $3, $4)`
 
 // InsertEventPush notes what an event is to a user who is singled out.
-func (tx *Tx) InsertEventPush(user, room int64, p Pos, class int64) error {
-	_, err := tx.exec(insertEventPushQuery, user, room, int64(p), class)
+func (tx *Tx) InsertEventPush(user ident.UserNID, room ident.RoomNID, p Pos, class int64) error {
+	_, err := tx.exec(insertEventPushQuery, int64(user), int64(room), int64(p), class)
 	return err
 }
 
 // EventPush is what an event is to a user who is singled out; 0 for others.
-func (tx *Tx) EventPush(user, room int64, p Pos) (int64, error) {
-	n, _, err := one(tx, scanNumber[int64], `SELECT push FROM event_push WHERE user_nid = $1 AND room_nid = $2 AND position = $3`, user, room, int64(p))
+func (tx *Tx) EventPush(user ident.UserNID, room ident.RoomNID, p Pos) (int64, error) {
+	n, _, err := one(tx, scanNumber[int64], `SELECT push FROM event_push WHERE user_nid = $1 AND room_nid = $2 AND position = $3`, int64(user), int64(room), int64(p))
 	return n, err
 }

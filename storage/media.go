@@ -1,9 +1,11 @@
 package storage
 
+import "ebb/ident"
+
 // Media is a row of the content repository.
 type Media struct {
 	ID          string
-	User        int64
+	User        ident.UserNID
 	Blob        string // name of the file; empty until the upload is there
 	ContentType string
 	Filename    string
@@ -17,7 +19,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 
 // InsertMedia adds an upload or a reservation.
 func (tx *Tx) InsertMedia(m Media) error {
-	_, err := tx.exec(insertMediaQuery, m.ID, m.User, m.Blob, m.ContentType, m.Filename, m.Size, m.Created, m.Expires)
+	_, err := tx.exec(insertMediaQuery, m.ID, int64(m.User), m.Blob, m.ContentType, m.Filename, m.Size, m.Created, m.Expires)
 	return err
 }
 
@@ -45,8 +47,8 @@ func scanMedia(r Row) (m Media, err error) {
 const mediaUsageQuery = `SELECT coalesce(sum(size), 0), coalesce(sum(CASE WHEN blob = '' THEN 1 ELSE 0 END), 0) FROM media WHERE user_nid = $1`
 
 // MediaUsage sums what a user has uploaded, in bytes, and counts reservations without upload. It rides media_by_user.
-func (tx *Tx) MediaUsage(user int64) (size, pending int64, err error) {
-	_, _, err = one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&size, &pending) }, mediaUsageQuery, user)
+func (tx *Tx) MediaUsage(user ident.UserNID) (size, pending int64, err error) {
+	_, _, err = one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&size, &pending) }, mediaUsageQuery, int64(user))
 	return size, pending, err
 }
 

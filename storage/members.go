@@ -1,12 +1,16 @@
 package storage
 
-import "cmp"
+import (
+	"cmp"
+
+	"ebb/ident"
+)
 
 // MemberRow is a user's current membership of a room.
 type MemberRow struct {
-	User       int64
+	User       ident.UserNID
 	UserID     string // only where the query reads it
-	Room       int64
+	Room       ident.RoomNID
 	Membership string
 	Position   Pos // the m.room.member event
 	Changed    Pos // since when it is current; 0: Position
@@ -18,7 +22,7 @@ const roomMembersQuery = `SELECT m.room_nid, m.user_nid, u.user_id, m.membership
 WHERE m.room_nid IN `
 
 // RoomMembers reads every membership of some rooms. It rides memberships_by_room.
-func (tx *Tx) RoomMembers(rooms []int64) ([]MemberRow, error) {
+func (tx *Tx) RoomMembers(rooms []ident.RoomNID) ([]MemberRow, error) {
 	list, args := In(1, rooms)
 	return collect(tx, func(r Row) (m MemberRow, err error) {
 		err = r.Scan(&m.Room, &m.User, &m.UserID, &m.Membership, &m.Position, &m.Changed)
@@ -27,21 +31,21 @@ func (tx *Tx) RoomMembers(rooms []int64) ([]MemberRow, error) {
 }
 
 // JoinedMembers lists who is joined to a room. It rides memberships_by_room.
-func (tx *Tx) JoinedMembers(room int64) ([]int64, error) {
-	return collect(tx, scanNumber[int64], `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 'join'`, room)
+func (tx *Tx) JoinedMembers(room ident.RoomNID) ([]ident.UserNID, error) {
+	return collect(tx, scanNumber[ident.UserNID], `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 'join'`, int64(room))
 }
 
 const userMembershipsQuery = `SELECT room_nid, membership, position, changed, joined_pos, forgotten FROM memberships WHERE user_nid = $1 ORDER BY room_nid`
 
 // UserMemberships reads every membership of a user, by room. It rides the primary key.
-func (tx *Tx) UserMemberships(user int64) ([]MemberRow, error) {
+func (tx *Tx) UserMemberships(user ident.UserNID) ([]MemberRow, error) {
 	return collect(tx, func(r Row) (m MemberRow, err error) {
 		var forgotten int64
 		m.User = user
 		err = r.Scan(&m.Room, &m.Membership, &m.Position, &m.Changed, &m.JoinedPos, &forgotten)
 		m.Forgotten = forgotten != 0
 		return m, err
-	}, userMembershipsQuery, user)
+	}, userMembershipsQuery, int64(user))
 }
 
 const setMembershipQuery = `INSERT INTO memberships (user_nid, room_nid, membership, position, changed, joined_pos)
@@ -52,18 +56,18 @@ joined_pos = CASE WHEN excluded.membership = 'join' AND memberships.membership =
 // SetMembership sets a user's membership of a room; the room is no longer forgotten. JoinedPos follows by itself where it is 0.
 func (tx *Tx) SetMembership(m MemberRow) error {
 	joined := cmp.Or(m.JoinedPos, max(m.Position, m.Changed))
-	_, err := tx.exec(setMembershipQuery, m.User, m.Room, m.Membership, int64(m.Position), int64(m.Changed), int64(joined))
+	_, err := tx.exec(setMembershipQuery, int64(m.User), int64(m.Room), m.Membership, int64(m.Position), int64(m.Changed), int64(joined))
 	return err
 }
 
 // DeleteMembership removes a user's membership of a room, which state resolution has made absent.
-func (tx *Tx) DeleteMembership(user, room int64) error {
-	_, err := tx.exec(`DELETE FROM memberships WHERE user_nid = $1 AND room_nid = $2`, user, room)
+func (tx *Tx) DeleteMembership(user ident.UserNID, room ident.RoomNID) error {
+	_, err := tx.exec(`DELETE FROM memberships WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 	return err
 }
 
 // ForgetRoom marks a room that a user has left as forgotten.
-func (tx *Tx) ForgetRoom(user, room int64) error {
-	_, err := tx.exec(`UPDATE memberships SET forgotten = 1 WHERE user_nid = $1 AND room_nid = $2 AND membership IN ('leave', 'ban')`, user, room)
+func (tx *Tx) ForgetRoom(user ident.UserNID, room ident.RoomNID) error {
+	_, err := tx.exec(`UPDATE memberships SET forgotten = 1 WHERE user_nid = $1 AND room_nid = $2 AND membership IN ('leave', 'ban')`, int64(user), int64(room))
 	return err
 }

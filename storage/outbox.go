@@ -1,17 +1,21 @@
 package storage
 
-import "slices"
+import (
+	"slices"
+
+	"ebb/ident"
+)
 
 // OutboxRow is an event that other servers are to get.
 type OutboxRow struct {
 	Position Pos
-	Room     int64
+	Room     ident.RoomNID
 	About    string // the user whom an m.room.member event is about; else empty
 }
 
 // AddOutbox notes, in the write that stores an event, that other servers are to get it.
 func (tx *Tx) AddOutbox(o OutboxRow) error {
-	_, err := tx.exec(`INSERT INTO outbox (position, room_nid) VALUES ($1, $2)`, int64(o.Position), o.Room)
+	_, err := tx.exec(`INSERT INTO outbox (position, room_nid) VALUES ($1, $2)`, int64(o.Position), int64(o.Room))
 	return err
 }
 
@@ -43,11 +47,11 @@ const staysQuery = `SELECT u.user_id, m.membership, m.position, m.joined_pos FRO
 WHERE m.room_nid = $1 AND (m.membership = 'join' OR m.membership IN ('leave', 'ban') AND m.position > $2)`
 
 // Stays lists who is in a room, and who is out since after a position. It rides memberships_by_room.
-func (tx *Tx) Stays(room int64, after Pos) ([]Stay, error) {
+func (tx *Tx) Stays(room ident.RoomNID, after Pos) ([]Stay, error) {
 	return collect(tx, func(r Row) (s Stay, err error) {
 		err = r.Scan(&s.User, &s.Membership, &s.Position, &s.JoinedPos)
 		return s, err
-	}, staysQuery, room, int64(after))
+	}, staysQuery, int64(room), int64(after))
 }
 
 // Destination is another server, as far as something is or was sent there.
@@ -79,21 +83,21 @@ func (tx *Tx) Destinations() ([]Destination, error) {
 }
 
 // AddDestinationRoom notes that a server has missed much in a room.
-func (tx *Tx) AddDestinationRoom(server string, room int64) error {
-	_, err := tx.exec(`INSERT INTO destination_rooms (server, room_nid) VALUES ($1, $2) ON CONFLICT DO NOTHING`, server, room)
+func (tx *Tx) AddDestinationRoom(server string, room ident.RoomNID) error {
+	_, err := tx.exec(`INSERT INTO destination_rooms (server, room_nid) VALUES ($1, $2) ON CONFLICT DO NOTHING`, server, int64(room))
 	return err
 }
 
 // DeleteDestinationRoom notes that a server was told of the newest events of a room.
-func (tx *Tx) DeleteDestinationRoom(server string, room int64) error {
-	_, err := tx.exec(`DELETE FROM destination_rooms WHERE server = $1 AND room_nid = $2`, server, room)
+func (tx *Tx) DeleteDestinationRoom(server string, room ident.RoomNID) error {
+	_, err := tx.exec(`DELETE FROM destination_rooms WHERE server = $1 AND room_nid = $2`, server, int64(room))
 	return err
 }
 
 // DestinationRoom is a room in which a server has missed much.
 type DestinationRoom struct {
 	Server string
-	Room   int64
+	Room   ident.RoomNID
 }
 
 // DestinationRooms lists the rooms in which servers have missed much.

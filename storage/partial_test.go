@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"ebb/ident"
 	"ebb/storage"
 )
 
@@ -12,7 +13,7 @@ func TestPartialRoomsAreKeptAndCompleted(t *testing.T) {
 		ok(t,
 			tx.InsertRoom(&storage.RoomRow{NID: 1, RoomID: "!r:x", Version: "11"}),
 			tx.EnterRoom(&storage.RoomRow{NID: 1, Depth: 3, PartialJoin: 7, PartialServers: []string{"a", "b"}}))
-		if rooms := got[[]int64](t)(tx.PartialRooms()); !slices.Equal(rooms, []int64{1}) {
+		if rooms := got[[]ident.RoomNID](t)(tx.PartialRooms()); !slices.Equal(rooms, []ident.RoomNID{1}) {
 			t.Errorf("partial rooms are %v", rooms)
 		}
 		row, _, err := tx.RoomByNID(1)
@@ -24,7 +25,7 @@ func TestPartialRoomsAreKeptAndCompleted(t *testing.T) {
 		if row.PartialJoin != 0 || len(row.PartialServers) != 0 || row.Completed != 12 {
 			t.Errorf("the completed room is %+v", row)
 		}
-		if rooms := got[[]int64](t)(tx.PartialRooms()); len(rooms) > 0 {
+		if rooms := got[[]ident.RoomNID](t)(tx.PartialRooms()); len(rooms) > 0 {
 			t.Errorf("partial rooms are %v", rooms)
 		}
 		return err
@@ -79,13 +80,13 @@ func TestDeviceChangesAreNewsAgainForWhoBecameKnown(t *testing.T) {
 		got[storage.Pos](t)(tx.DeviceListChanged(3))
 		changed := tx.NextPos()
 		ok(t, tx.RepeatDeviceChanges(5, known, since))
-		if news := got[[]int64](t)(tx.DeviceListChanges(1, changed, changed+100)); !slices.Equal(news, []int64{2}) {
+		if news := got[[]ident.UserNID](t)(tx.DeviceListChanges(1, changed, changed+100)); !slices.Equal(news, []ident.UserNID{2}) {
 			t.Errorf("news of %v", news)
 		}
-		if joined := got[[]int64](t)(tx.JoinedAfter(5, []int64{2, 3}, 0)); !slices.Contains(joined, 2) {
+		if joined := got[[]ident.UserNID](t)(tx.JoinedAfter(5, []ident.UserNID{2, 3}, 0)); !slices.Contains(joined, 2) {
 			t.Errorf("%v have joined after 0", joined)
 		}
-		if joined := got[[]int64](t)(tx.JoinedAfter(5, []int64{2, 3}, 1)); slices.Contains(joined, 2) {
+		if joined := got[[]ident.UserNID](t)(tx.JoinedAfter(5, []ident.UserNID{2, 3}, 1)); slices.Contains(joined, 2) {
 			t.Errorf("%v have joined after 1", joined)
 		}
 		return nil

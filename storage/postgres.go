@@ -169,11 +169,21 @@ func (c *pgConn) query(f func(Row) error, query string, args ...any) (err error)
 		err = errors.Join(err, rows.Close())
 	}()
 	for rows.Next() {
-		if err := f(rows); err != nil {
+		if err := f(pgRow{rows}); err != nil {
 			return err
 		}
 	}
 	return rows.Err()
+}
+
+// pgRow is the current row of a result.
+type pgRow struct{ rows *sql.Rows }
+
+func (r pgRow) Scan(dest ...any) error {
+	for i, d := range dest {
+		dest[i] = plain(d)
+	}
+	return r.rows.Scan(dest...)
 }
 
 func (c *pgConn) prepare(args []any) ([]any, error) {

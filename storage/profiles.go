@@ -1,6 +1,10 @@
 package storage
 
-import "strings"
+import (
+	"strings"
+
+	"ebb/ident"
+)
 
 // ProfileField is one field of a user's profile.
 type ProfileField struct {
@@ -9,17 +13,17 @@ type ProfileField struct {
 }
 
 // Profile lists a user's profile fields by name.
-func (tx *Tx) Profile(user int64) ([]ProfileField, error) {
-	all, err := tx.Profiles([]int64{user})
+func (tx *Tx) Profile(user ident.UserNID) ([]ProfileField, error) {
+	all, err := tx.Profiles([]ident.UserNID{user})
 	return all[user], err
 }
 
 // Profiles is Profile for several users. It rides the primary key.
-func (tx *Tx) Profiles(users []int64) (map[int64][]ProfileField, error) {
+func (tx *Tx) Profiles(users []ident.UserNID) (map[ident.UserNID][]ProfileField, error) {
 	list, args := In(1, users)
-	out := map[int64][]ProfileField{}
+	out := map[ident.UserNID][]ProfileField{}
 	err := tx.each(func(r Row) error {
-		var user int64
+		var user ident.UserNID
 		var f ProfileField
 		err := r.Scan(&user, &f.Name, &f.Value)
 		out[user] = append(out[user], f)
@@ -32,26 +36,26 @@ const setProfileFieldQuery = `INSERT INTO profile_fields (user_nid, name, value)
 ON CONFLICT (user_nid, name) DO UPDATE SET value = excluded.value`
 
 // SetProfileField sets one field.
-func (tx *Tx) SetProfileField(user int64, f ProfileField) error {
-	_, err := tx.exec(setProfileFieldQuery, user, f.Name, f.Value)
+func (tx *Tx) SetProfileField(user ident.UserNID, f ProfileField) error {
+	_, err := tx.exec(setProfileFieldQuery, int64(user), f.Name, f.Value)
 	return err
 }
 
 // DeleteProfileField removes one field.
-func (tx *Tx) DeleteProfileField(user int64, name string) error {
-	_, err := tx.exec(`DELETE FROM profile_fields WHERE user_nid = $1 AND name = $2`, user, name)
+func (tx *Tx) DeleteProfileField(user ident.UserNID, name string) error {
+	_, err := tx.exec(`DELETE FROM profile_fields WHERE user_nid = $1 AND name = $2`, int64(user), name)
 	return err
 }
 
 // SetSearch sets what the user directory finds an account by.
-func (tx *Tx) SetSearch(user int64, search string) error {
-	_, err := tx.exec(`UPDATE accounts SET search = $2 WHERE nid = $1 AND deactivated_ts = 0`, user, search)
+func (tx *Tx) SetSearch(user ident.UserNID, search string) error {
+	_, err := tx.exec(`UPDATE accounts SET search = $2 WHERE nid = $1 AND deactivated_ts = 0`, int64(user), search)
 	return err
 }
 
 // DirectoryRow is an account found by the user directory.
 type DirectoryRow struct {
-	User   int64
+	User   ident.UserNID
 	UserID string
 	Shares bool // another one than who asks, and shares a room with them
 }
@@ -65,19 +69,19 @@ ORDER BY a.localpart LIMIT $3 OFFSET $4`
 
 // SearchAccounts finds active accounts that are joined to some room and whose search text has term,
 // which is in lower case. It looks at every account: the directory is asked seldom, and the text is short.
-func (tx *Tx) SearchAccounts(asks int64, term string, limit, offset int) ([]DirectoryRow, error) {
+func (tx *Tx) SearchAccounts(asks ident.UserNID, term string, limit, offset int) ([]DirectoryRow, error) {
 	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
 	return collect(tx, func(r Row) (d DirectoryRow, err error) {
 		err = r.Scan(&d.User, &d.UserID, &d.Shares)
 		return d, err
-	}, searchAccountsQuery, asks, pattern, limit, offset)
+	}, searchAccountsQuery, int64(asks), pattern, limit, offset)
 }
 
 const joinedRoomsOfQuery = `SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join' ORDER BY room_nid LIMIT $2`
 
 // JoinedRoomsOf lists rooms that a user is joined to, at most limit. It rides the primary key.
-func (tx *Tx) JoinedRoomsOf(user int64, limit int) ([]int64, error) {
-	return collect(tx, scanNumber[int64], joinedRoomsOfQuery, user, limit)
+func (tx *Tx) JoinedRoomsOf(user ident.UserNID, limit int) ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], joinedRoomsOfQuery, int64(user), limit)
 }
 
 const remoteSharersQuery = `SELECT u.user_id, e.json FROM memberships mine
@@ -87,7 +91,7 @@ AND NOT EXISTS (SELECT 1 FROM accounts a WHERE a.nid = theirs.user_nid) LIMIT $2
 
 // EachRemoteSharer calls f for the users of other servers who share a room with a user, once for each room, with their member
 // event there: at most limit times. It rides memberships_by_room.
-func (tx *Tx) EachRemoteSharer(user int64, limit int, f func(userID string, event []byte) error) error {
+func (tx *Tx) EachRemoteSharer(user ident.UserNID, limit int, f func(userID string, event []byte) error) error {
 	return tx.each(func(r Row) error {
 		var userID string
 		var event []byte
@@ -95,5 +99,5 @@ func (tx *Tx) EachRemoteSharer(user int64, limit int, f func(userID string, even
 			return err
 		}
 		return f(userID, event)
-	}, remoteSharersQuery, user, limit)
+	}, remoteSharersQuery, int64(user), limit)
 }

@@ -1,8 +1,10 @@
 package storage
 
+import "ebb/ident"
+
 // PushRules is what a user changed in the push rules.
 type PushRules struct {
-	User     int64
+	User     ident.UserNID
 	UserID   string
 	JSON     string
 	Position Pos
@@ -21,15 +23,15 @@ func (tx *Tx) AllPushRules() ([]PushRules, error) {
 }
 
 // PushRules reads one user's rules; false for the defaults.
-func (tx *Tx) PushRules(user int64) (PushRules, bool, error) {
-	return one(tx, scanPushRules, pushRulesColumns+` WHERE p.user_nid = $1`, user)
+func (tx *Tx) PushRules(user ident.UserNID) (PushRules, bool, error) {
+	return one(tx, scanPushRules, pushRulesColumns+` WHERE p.user_nid = $1`, int64(user))
 }
 
 const setPushRulesQuery = `INSERT INTO push_rules (user_nid, json, position) VALUES ($1, $2, $3)
 ON CONFLICT (user_nid) DO UPDATE SET json = excluded.json, position = excluded.position`
 
 // SetPushRules stores a user's rules.
-func (tx *Tx) SetPushRules(user int64, json string) error {
-	_, err := tx.exec(setPushRulesQuery, user, json, int64(tx.NextPos()))
+func (tx *Tx) SetPushRules(user ident.UserNID, json string) error {
+	_, err := tx.exec(setPushRulesQuery, int64(user), json, int64(tx.NextPos()))
 	return err
 }

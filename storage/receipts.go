@@ -1,14 +1,16 @@
 package storage
 
+import "ebb/ident"
+
 // ReceiptRow is a user's read receipt in a room.
 type ReceiptRow struct {
-	Room    int64
-	User    int64
+	Room    ident.RoomNID
+	User    ident.UserNID
 	Type    string // m.read or m.read.private
 	Thread  string // "": unthreaded; "main"; or the root's event id
 	EventID string
-	Order   int64 // of the event in the timeline
-	TS      int64 // ms
+	Order   ident.Order // of the event in the timeline
+	TS      int64       // ms
 }
 
 const setReceiptQuery = `INSERT INTO receipts (room_nid, user_nid, type, thread, event_id, ord, ts, position) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -17,12 +19,12 @@ WHERE excluded.ord > receipts.ord`
 
 // SetReceipt moves a receipt forward; false, and nothing is changed, when it would not move forward.
 func (tx *Tx) SetReceipt(r ReceiptRow, p Pos) (bool, error) {
-	n, err := tx.exec(setReceiptQuery, r.Room, r.User, r.Type, r.Thread, r.EventID, r.Order, r.TS, int64(p))
+	n, err := tx.exec(setReceiptQuery, int64(r.Room), int64(r.User), r.Type, r.Thread, r.EventID, int64(r.Order), r.TS, int64(p))
 	return n == 1, err
 }
 
 // LastReceipts finds the position of the newest receipt of each room that has any. It rides receipts_by_position.
-func (tx *Tx) LastReceipts(rooms []int64) (map[int64]int64, error) {
+func (tx *Tx) LastReceipts(rooms []ident.RoomNID) (map[ident.RoomNID]int64, error) {
 	list, args := In(1, rooms)
-	return numbers[int64, int64](tx, `SELECT room_nid, max(position) FROM receipts WHERE room_nid IN `+list+` GROUP BY room_nid`, args...)
+	return numbers[ident.RoomNID, int64](tx, `SELECT room_nid, max(position) FROM receipts WHERE room_nid IN `+list+` GROUP BY room_nid`, args...)
 }

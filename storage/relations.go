@@ -1,14 +1,16 @@
 package storage
 
+import "ebb/ident"
+
 // RelationRow says what an event relates to.
 type RelationRow struct {
 	Position Pos
-	Room     int64
+	Room     ident.RoomNID
 	Parent   string // event id
 	RelType  string
 	Type     string // of the relating event
-	Sender   int64
-	Order    int64
+	Sender   ident.UserNID
+	Order    ident.Order
 }
 
 const insertRelationQuery = `INSERT INTO relations (position, room_nid, parent_hash, parent_id, rel_type, type, sender_nid, ord)
@@ -16,7 +18,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 
 // InsertRelation notes what an event relates to.
 func (tx *Tx) InsertRelation(r RelationRow) error {
-	_, err := tx.exec(insertRelationQuery, int64(r.Position), r.Room, tx.IDHash(r.Parent), r.Parent, r.RelType, r.Type, r.Sender, r.Order)
+	_, err := tx.exec(insertRelationQuery, int64(r.Position), int64(r.Room), tx.IDHash(r.Parent), r.Parent, r.RelType, r.Type, int64(r.Sender), int64(r.Order))
 	return err
 }
 
@@ -25,13 +27,14 @@ SELECT position, room_nid, CAST($2 AS BIGINT) FROM events WHERE position = $1 AN
 ON CONFLICT (root) DO UPDATE SET latest = excluded.latest WHERE excluded.latest > threads.latest`
 
 // TouchThread notes a reply in a thread, unless its root was purged meanwhile.
-func (tx *Tx) TouchThread(root Pos, order int64) error {
-	_, err := tx.exec(touchThreadQuery, int64(root), order, int64(SkeletonEvent))
+func (tx *Tx) TouchThread(root Pos, order ident.Order) error {
+	_, err := tx.exec(touchThreadQuery, int64(root), int64(order), int64(SkeletonEvent))
 	return err
 }
 
 type relationParent struct {
-	room, hash  int64
+	room        ident.RoomNID
+	hash        int64
 	id, relType string
 }
 
@@ -58,7 +61,7 @@ func (tx *Tx) DeleteRelation(p Pos) error {
 const latestReplyQuery = `SELECT coalesce(max(ord), 0) FROM relations WHERE parent_hash = $1 AND parent_id = $2 AND room_nid = $3 AND rel_type = 'm.thread'`
 
 func (tx *Tx) recountThread(parent relationParent) error {
-	latest, _, err := one(tx, scanNumber[int64], latestReplyQuery, parent.hash, parent.id, parent.room)
+	latest, _, err := one(tx, scanNumber[int64], latestReplyQuery, parent.hash, parent.id, int64(parent.room))
 	if err != nil {
 		return err
 	}
@@ -78,12 +81,12 @@ const annotationsQuery = `SELECT e.json FROM relations r JOIN events e ON e.posi
 WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3 AND r.rel_type = 'm.annotation' AND r.type = $4 AND r.sender_nid = $5 LIMIT 1000`
 
 // Annotations reads the JSON of a user's annotations of an event, at most 1000. It rides relations_by_parent.
-func (tx *Tx) Annotations(room int64, parent, typ string, sender int64) ([]string, error) {
-	return collect(tx, scanString, annotationsQuery, tx.IDHash(parent), parent, room, typ, sender)
+func (tx *Tx) Annotations(room ident.RoomNID, parent, typ string, sender ident.UserNID) ([]string, error) {
+	return collect(tx, scanString, annotationsQuery, tx.IDHash(parent), parent, int64(room), typ, int64(sender))
 }
 
 // ThreadLatest is the order of the latest reply in the thread that starts at root; 0 where there is no such thread.
-func (tx *Tx) ThreadLatest(root Pos) (int64, error) {
-	n, _, err := one(tx, scanNumber[int64], `SELECT latest FROM threads WHERE root = $1`, int64(root))
+func (tx *Tx) ThreadLatest(root Pos) (ident.Order, error) {
+	n, _, err := one(tx, scanNumber[ident.Order], `SELECT latest FROM threads WHERE root = $1`, int64(root))
 	return n, err
 }

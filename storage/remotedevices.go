@@ -1,13 +1,17 @@
 package storage
 
-import "slices"
+import (
+	"slices"
+
+	"ebb/ident"
+)
 
 // Device lists across servers.
 
 // DeviceListUpdate is a change of a local user's devices that other servers are to be told of.
 type DeviceListUpdate struct {
 	StreamID Pos
-	User     int64
+	User     ident.UserNID
 	DeviceID string // "": the cross-signing keys
 	PrevID   Pos    // the user's update before; 0: this is the first
 }
@@ -19,25 +23,25 @@ const (
 )
 
 // DeviceStream is the stream id of a local user's newest update; 0 where there was none.
-func (tx *Tx) DeviceStream(user int64) (Pos, error) {
-	p, _, err := one(tx, scanNumber[int64], deviceStreamQuery, user)
+func (tx *Tx) DeviceStream(user ident.UserNID) (Pos, error) {
+	p, _, err := one(tx, scanNumber[int64], deviceStreamQuery, int64(user))
 	return Pos(p), err
 }
 
 // AddDeviceListUpdate records that a device changed ("": the cross-signing keys), for other servers. Updates of devices
 // name the one before; DeviceListChanged was called for the user.
-func (tx *Tx) AddDeviceListUpdate(user int64, deviceID string) error {
+func (tx *Tx) AddDeviceListUpdate(user ident.UserNID, deviceID string) error {
 	pos, prev := tx.NextPos(), Pos(0)
 	if deviceID != "" {
 		var err error
 		if prev, err = tx.DeviceStream(user); err != nil {
 			return err
 		}
-		if _, err := tx.exec(setDeviceStreamQuery, user, int64(pos)); err != nil {
+		if _, err := tx.exec(setDeviceStreamQuery, int64(user), int64(pos)); err != nil {
 			return err
 		}
 	}
-	_, err := tx.exec(addListUpdateQuery, int64(pos), user, deviceID, int64(prev))
+	_, err := tx.exec(addListUpdateQuery, int64(pos), int64(user), deviceID, int64(prev))
 	return err
 }
 
@@ -59,8 +63,9 @@ func (tx *Tx) DeleteDeviceListUpdate(streamID Pos) (bool, error) {
 
 // DeviceTelling is a user of this server who came into a room: other servers in it are to be told of their devices.
 type DeviceTelling struct {
-	User, Room int64
-	Partial    bool // it is not known for sure which servers are in the room
+	User    ident.UserNID
+	Room    ident.RoomNID
+	Partial bool // it is not known for sure which servers are in the room
 }
 
 const addDeviceTellingQuery = `INSERT INTO device_tellings (user_nid, room_nid, partial) VALUES ($1, $2, $3)
@@ -72,7 +77,7 @@ func (tx *Tx) AddDeviceTelling(t DeviceTelling) error {
 	if t.Partial {
 		partial = 1
 	}
-	_, err := tx.exec(addDeviceTellingQuery, t.User, t.Room, partial)
+	_, err := tx.exec(addDeviceTellingQuery, int64(t.User), int64(t.Room), partial)
 	return err
 }
 
@@ -88,13 +93,13 @@ func (tx *Tx) DeviceTellings(limit int) ([]DeviceTelling, error) {
 
 // DeleteDeviceTelling forgets one that was done; false where it was before.
 func (tx *Tx) DeleteDeviceTelling(t DeviceTelling) (bool, error) {
-	n, err := tx.exec(`DELETE FROM device_tellings WHERE user_nid = $1 AND room_nid = $2`, t.User, t.Room)
+	n, err := tx.exec(`DELETE FROM device_tellings WHERE user_nid = $1 AND room_nid = $2`, int64(t.User), int64(t.Room))
 	return n == 1, err
 }
 
 // RemoteList is what is known of the device list of a user of another server.
 type RemoteList struct {
-	User     int64
+	User     ident.UserNID
 	StreamID int64 // of the newest update that the cache has; -1: not known
 	Asked    Pos   // the stream position when the list was asked for; 0: it must be asked for anew
 	RetryTS  int64 // ms
@@ -109,8 +114,8 @@ func scanRemoteList(r Row) (l RemoteList, err error) {
 }
 
 // RemoteList finds a cached list.
-func (tx *Tx) RemoteList(user int64) (RemoteList, bool, error) {
-	return one(tx, scanRemoteList, remoteListColumns+`WHERE user_nid = $1`, user)
+func (tx *Tx) RemoteList(user ident.UserNID) (RemoteList, bool, error) {
+	return one(tx, scanRemoteList, remoteListColumns+`WHERE user_nid = $1`, int64(user))
 }
 
 // RemoteListsToAsk lists the stale lists whose time has come, those that wait longest first. It rides
@@ -120,8 +125,8 @@ func (tx *Tx) RemoteListsToAsk(nowMillis int64, limit int) ([]RemoteList, error)
 }
 
 // RemoteLists lists cached lists by user, from the one after a user on.
-func (tx *Tx) RemoteLists(after int64, limit int) ([]RemoteList, error) {
-	return collect(tx, scanRemoteList, remoteListColumns+`WHERE user_nid > $1 ORDER BY user_nid LIMIT $2`, after, limit)
+func (tx *Tx) RemoteLists(after ident.UserNID, limit int) ([]RemoteList, error) {
+	return collect(tx, scanRemoteList, remoteListColumns+`WHERE user_nid > $1 ORDER BY user_nid LIMIT $2`, int64(after), limit)
 }
 
 const setRemoteListQuery = `INSERT INTO remote_device_lists (user_nid, stream_id, asked, retry_ts, failures) VALUES ($1, $2, $3, $4, $5)
@@ -129,18 +134,18 @@ ON CONFLICT (user_nid) DO UPDATE SET stream_id = excluded.stream_id, asked = exc
 
 // SetRemoteList stores what is known of a list.
 func (tx *Tx) SetRemoteList(l RemoteList) error {
-	_, err := tx.exec(setRemoteListQuery, l.User, l.StreamID, int64(l.Asked), l.RetryTS, l.Failures)
+	_, err := tx.exec(setRemoteListQuery, int64(l.User), l.StreamID, int64(l.Asked), l.RetryTS, l.Failures)
 	return err
 }
 
 // DropRemoteList forgets the devices and cross-signing keys of a user of another server.
-func (tx *Tx) DropRemoteList(user int64) error {
+func (tx *Tx) DropRemoteList(user ident.UserNID) error {
 	for _, q := range []string{
 		`DELETE FROM remote_device_lists WHERE user_nid = $1`,
 		`DELETE FROM remote_devices WHERE user_nid = $1`,
 		`DELETE FROM cross_signing_keys WHERE user_nid = $1`,
 	} {
-		if _, err := tx.exec(q, user); err != nil {
+		if _, err := tx.exec(q, int64(user)); err != nil {
 			return err
 		}
 	}
@@ -148,13 +153,13 @@ func (tx *Tx) DropRemoteList(user int64) error {
 }
 
 // RemoteDevices lists the cached devices of users of other servers, by user and by id. It rides the primary key.
-func (tx *Tx) RemoteDevices(users []int64) (map[int64][]UserDeviceKeys, error) {
+func (tx *Tx) RemoteDevices(users []ident.UserNID) (map[ident.UserNID][]UserDeviceKeys, error) {
 	return tx.deviceKeys(users, `SELECT user_nid, device_id, display_name, json FROM remote_devices WHERE user_nid IN `, ` ORDER BY device_id`)
 }
 
 // CountRemoteDevices counts them.
-func (tx *Tx) CountRemoteDevices(user int64) (n int64, err error) {
-	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM remote_devices WHERE user_nid = $1`, user)
+func (tx *Tx) CountRemoteDevices(user ident.UserNID) (n int64, err error) {
+	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM remote_devices WHERE user_nid = $1`, int64(user))
 	return n, err
 }
 
@@ -162,20 +167,20 @@ const setRemoteDeviceQuery = `INSERT INTO remote_devices (user_nid, device_id, d
 ON CONFLICT (user_nid, device_id) DO UPDATE SET display_name = excluded.display_name, json = excluded.json`
 
 // SetRemoteDevice stores a device of a user of another server.
-func (tx *Tx) SetRemoteDevice(user int64, k UserDeviceKeys) error {
-	_, err := tx.exec(setRemoteDeviceQuery, user, k.DeviceID, k.DisplayName, k.JSON)
+func (tx *Tx) SetRemoteDevice(user ident.UserNID, k UserDeviceKeys) error {
+	_, err := tx.exec(setRemoteDeviceQuery, int64(user), k.DeviceID, k.DisplayName, k.JSON)
 	return err
 }
 
 // DeleteRemoteDevice removes one.
-func (tx *Tx) DeleteRemoteDevice(user int64, deviceID string) error {
-	_, err := tx.exec(`DELETE FROM remote_devices WHERE user_nid = $1 AND device_id = $2`, user, deviceID)
+func (tx *Tx) DeleteRemoteDevice(user ident.UserNID, deviceID string) error {
+	_, err := tx.exec(`DELETE FROM remote_devices WHERE user_nid = $1 AND device_id = $2`, int64(user), deviceID)
 	return err
 }
 
 // DeleteCrossSigningKey removes one of a user's three keys.
-func (tx *Tx) DeleteCrossSigningKey(user int64, usage string) error {
-	_, err := tx.exec(`DELETE FROM cross_signing_keys WHERE user_nid = $1 AND usage = $2`, user, usage)
+func (tx *Tx) DeleteCrossSigningKey(user ident.UserNID, usage string) error {
+	_, err := tx.exec(`DELETE FROM cross_signing_keys WHERE user_nid = $1 AND usage = $2`, int64(user), usage)
 	return err
 }
 
@@ -187,11 +192,11 @@ AND l.user_nid IN `
 
 // FreshLists finds, among users of other servers, those whose list of devices was asked for while they and viewer were in
 // one room, where both have been ever since. It rides the primary keys.
-func (tx *Tx) FreshLists(viewer int64, users []int64) ([]int64, error) {
-	var out []int64
+func (tx *Tx) FreshLists(viewer ident.UserNID, users []ident.UserNID) ([]ident.UserNID, error) {
+	var out []ident.UserNID
 	for part := range slices.Chunk(users, maxIn) {
 		list, args := In(2, part)
-		found, err := collect(tx, scanNumber[int64], freshListsQuery+list, append([]any{viewer}, args...)...)
+		found, err := collect(tx, scanNumber[ident.UserNID], freshListsQuery+list, append([]any{int64(viewer)}, args...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -201,8 +206,8 @@ func (tx *Tx) FreshLists(viewer int64, users []int64) ([]int64, error) {
 }
 
 // DeviceListPosition is when a user's devices last changed, as far as this server was told; 0: never.
-func (tx *Tx) DeviceListPosition(user int64) (Pos, error) {
-	p, _, err := one(tx, scanNumber[int64], `SELECT position FROM device_list_changes WHERE user_nid = $1`, user)
+func (tx *Tx) DeviceListPosition(user ident.UserNID) (Pos, error) {
+	p, _, err := one(tx, scanNumber[int64], `SELECT position FROM device_list_changes WHERE user_nid = $1`, int64(user))
 	return Pos(p), err
 }
 

@@ -1,11 +1,15 @@
 package storage
 
-import "slices"
+import (
+	"slices"
+
+	"ebb/ident"
+)
 
 // PurgeCandidate is an event as the purge sees it.
 type PurgeCandidate struct {
 	Position Pos
-	Order    int64
+	Order    ident.Order
 	EventID  string
 	IsState  bool
 	SentAt   int64 // ms; the earlier of origin_server_ts and arrival
@@ -16,13 +20,13 @@ const purgeCandidatesQuery = `SELECT position, ord, event_id, state_key IS NOT N
 FROM events WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT $3`
 
 // PurgeCandidates walks a room's timeline from after an order. It rides events_by_order.
-func (tx *Tx) PurgeCandidates(room, after int64, limit int) ([]PurgeCandidate, error) {
+func (tx *Tx) PurgeCandidates(room ident.RoomNID, after ident.Order, limit int) ([]PurgeCandidate, error) {
 	return collect(tx, func(r Row) (c PurgeCandidate, err error) {
 		var flags int64
 		err = r.Scan(&c.Position, &c.Order, &c.EventID, &c.IsState, &c.SentAt, &flags)
 		c.Flags = EventFlags(flags)
 		return c, err
-	}, purgeCandidatesQuery, room, after, limit)
+	}, purgeCandidatesQuery, int64(room), int64(after), limit)
 }
 
 // PurgeEvent deletes a message event and its dependents.
@@ -53,9 +57,9 @@ const rememberPurgedQuery = `INSERT INTO purged_events (room_nid, id_hash, sende
 SELECT room_nid, id_hash, sender_nid, CAST($1 AS BIGINT) FROM events WHERE redacted_by = 0 AND position IN `
 
 // PurgedSender finds out who sent an event of a room that was purged, as far as it is remembered. It rides the primary key.
-func (tx *Tx) PurgedSender(room int64, eventID string) (user string, found bool, err error) {
+func (tx *Tx) PurgedSender(room ident.RoomNID, eventID string) (user string, found bool, err error) {
 	return one(tx, scanString, `SELECT u.user_id FROM purged_events p JOIN users u ON u.nid = p.sender_nid WHERE p.room_nid = $1 AND p.id_hash = $2`,
-		room, tx.IDHash(eventID))
+		int64(room), tx.IDHash(eventID))
 }
 
 const forgetPurgedQuery = `DELETE FROM purged_events WHERE (room_nid, id_hash) IN (
@@ -80,20 +84,20 @@ func (tx *Tx) SkeletonizeEvent(p Pos, eventID string, flags EventFlags, redacted
 }
 
 // SetPurgedBefore raises the time (ms) before which a room's message events are gone for good.
-func (tx *Tx) SetPurgedBefore(room, ts int64) error {
-	_, err := tx.exec(`UPDATE rooms SET purged_before = $2 WHERE nid = $1 AND purged_before < $2`, room, ts)
+func (tx *Tx) SetPurgedBefore(room ident.RoomNID, ts int64) error {
+	_, err := tx.exec(`UPDATE rooms SET purged_before = $2 WHERE nid = $1 AND purged_before < $2`, int64(room), ts)
 	return err
 }
 
 const setOverrideQuery = `UPDATE rooms SET overridden = $2, override_min = $3, override_max = $4 WHERE nid = $1`
 
 // SetRetentionOverride sets the administrator's policy for a room, in ms; overridden 0 takes it away.
-func (tx *Tx) SetRetentionOverride(room int64, overridden bool, minMillis, maxMillis *int64) error {
+func (tx *Tx) SetRetentionOverride(room ident.RoomNID, overridden bool, minMillis, maxMillis *int64) error {
 	n := 0
 	if overridden {
 		n = 1
 	}
-	_, err := tx.exec(setOverrideQuery, room, n, minMillis, maxMillis)
+	_, err := tx.exec(setOverrideQuery, int64(room), n, minMillis, maxMillis)
 	return err
 }
 
@@ -101,11 +105,11 @@ const roomsWithPolicyQuery = `SELECT nid FROM rooms WHERE overridden = 1
 UNION SELECT room_nid FROM current_state WHERE type IN ('m.room.retention', 'org.matrix.msc1763.retention') AND state_key = ''`
 
 // RoomsWithPolicy lists the rooms that have a retention policy of their own.
-func (tx *Tx) RoomsWithPolicy() ([]int64, error) {
-	return collect(tx, scanNumber[int64], roomsWithPolicyQuery)
+func (tx *Tx) RoomsWithPolicy() ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], roomsWithPolicyQuery)
 }
 
 // AllRooms lists every room.
-func (tx *Tx) AllRooms() ([]int64, error) {
-	return collect(tx, scanNumber[int64], `SELECT nid FROM rooms ORDER BY nid`)
+func (tx *Tx) AllRooms() ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], `SELECT nid FROM rooms ORDER BY nid`)
 }

@@ -3,11 +3,13 @@ package storage
 import (
 	"encoding/json"
 	"errors"
+
+	"ebb/ident"
 )
 
 // RoomRow is one row of rooms.
 type RoomRow struct {
-	NID          int64
+	NID          ident.RoomNID
 	RoomID       string
 	Version      string
 	CreatedTS    int64 // ms
@@ -17,7 +19,7 @@ type RoomRow struct {
 	Depth        int64
 	MinDepth     int64 // of the join by which this server entered the room
 	Entered      Pos   // of that join; 0: this server created the room
-	LastOrder    int64
+	LastOrder    ident.Order
 	Published    bool
 	Overridden   bool
 	OverrideMin  *int64 // ms
@@ -52,8 +54,8 @@ func (tx *Tx) RoomByID(roomID string) (RoomRow, bool, error) {
 }
 
 // RoomByNID finds a room by its short name.
-func (tx *Tx) RoomByNID(nid int64) (RoomRow, bool, error) {
-	return one(tx, scanRoom, roomColumns+` WHERE nid = $1`, nid)
+func (tx *Tx) RoomByNID(nid ident.RoomNID) (RoomRow, bool, error) {
+	return one(tx, scanRoom, roomColumns+` WHERE nid = $1`, int64(nid))
 }
 
 // RoomsByID finds rooms, in no particular order.
@@ -63,7 +65,7 @@ func (tx *Tx) RoomsByID(ids []string) ([]RoomRow, error) {
 }
 
 // RoomsByNID finds rooms by their short names, in no particular order.
-func (tx *Tx) RoomsByNID(nids []int64) ([]RoomRow, error) {
+func (tx *Tx) RoomsByNID(nids []ident.RoomNID) ([]RoomRow, error) {
 	list, args := In(1, nids)
 	return collect(tx, scanRoom, roomColumns+` WHERE nid IN `+list, args...)
 }
@@ -73,7 +75,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 
 // InsertRoom adds a room, with what AdvanceRoom writes later.
 func (tx *Tx) InsertRoom(m *RoomRow) error {
-	_, err := tx.exec(insertRoomQuery, m.NID, m.RoomID, m.Version, m.CreatedTS, m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder)
+	_, err := tx.exec(insertRoomQuery, int64(m.NID), m.RoomID, m.Version, m.CreatedTS, m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, int64(m.LastOrder))
 	return err
 }
 
@@ -83,7 +85,7 @@ WHERE nid = $1 AND generation = $2`
 
 // AdvanceRoom moves a room's head on; false when the row is not of the generation that the caller built on.
 func (tx *Tx) AdvanceRoom(m *RoomRow) (bool, error) {
-	n, err := tx.exec(advanceRoomQuery, m.NID, m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder)
+	n, err := tx.exec(advanceRoomQuery, int64(m.NID), m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, int64(m.LastOrder))
 	return n == 1, err
 }
 
@@ -96,35 +98,35 @@ func (tx *Tx) EnterRoom(m *RoomRow) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec(enterRoomQuery, m.NID, m.Snapshot, positionList(m.Extremities), m.Depth, m.LastOrder, int64(m.PartialJoin), string(servers), int64(m.Entered))
+	_, err = tx.exec(enterRoomQuery, int64(m.NID), m.Snapshot, positionList(m.Extremities), m.Depth, int64(m.LastOrder), int64(m.PartialJoin), string(servers), int64(m.Entered))
 	return err
 }
 
 // CompleteRoom notes of a room whose head was moved on that its state is whole from a position on.
-func (tx *Tx) CompleteRoom(nid int64, completed Pos) error {
-	_, err := tx.exec(`UPDATE rooms SET partial_join = 0, partial_servers = '[]', completed = $2 WHERE nid = $1`, nid, int64(completed))
+func (tx *Tx) CompleteRoom(nid ident.RoomNID, completed Pos) error {
+	_, err := tx.exec(`UPDATE rooms SET partial_join = 0, partial_servers = '[]', completed = $2 WHERE nid = $1`, int64(nid), int64(completed))
 	return err
 }
 
 const partialRoomsQuery = `SELECT nid FROM rooms WHERE partial_join > 0 ORDER BY nid`
 
 // PartialRooms lists the rooms whose state is not whole. It rides rooms_partial.
-func (tx *Tx) PartialRooms() ([]int64, error) {
-	return collect(tx, scanNumber[int64], partialRoomsQuery)
+func (tx *Tx) PartialRooms() ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], partialRoomsQuery)
 }
 
 // RoomsToRecheck lists the rooms that an earlier version may have damaged. It rides rooms_recheck.
-func (tx *Tx) RoomsToRecheck() ([]int64, error) {
-	return collect(tx, scanNumber[int64], `SELECT nid FROM rooms WHERE recheck > 0 ORDER BY nid`)
+func (tx *Tx) RoomsToRecheck() ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], `SELECT nid FROM rooms WHERE recheck > 0 ORDER BY nid`)
 }
 
 // SetEntered stores the position of the join by which this server entered a room, and whether the room is still to be checked for damage.
-func (tx *Tx) SetEntered(nid int64, entered Pos, recheck bool) error {
+func (tx *Tx) SetEntered(nid ident.RoomNID, entered Pos, recheck bool) error {
 	n := 0
 	if recheck {
 		n = 1
 	}
-	_, err := tx.exec(`UPDATE rooms SET recheck = $3, entered = $2 WHERE nid = $1`, nid, int64(entered), n)
+	_, err := tx.exec(`UPDATE rooms SET recheck = $3, entered = $2 WHERE nid = $1`, int64(nid), int64(entered), n)
 	return err
 }
 
@@ -140,16 +142,16 @@ func positionList(ps []Pos) string {
 }
 
 // SetPublished lists a room in the room directory, or takes it out.
-func (tx *Tx) SetPublished(room int64, published bool) error {
+func (tx *Tx) SetPublished(room ident.RoomNID, published bool) error {
 	n := 0
 	if published {
 		n = 1
 	}
-	_, err := tx.exec(`UPDATE rooms SET published = $2 WHERE nid = $1`, room, n)
+	_, err := tx.exec(`UPDATE rooms SET published = $2 WHERE nid = $1`, int64(room), n)
 	return err
 }
 
 // PublishedRooms lists the rooms of the room directory.
-func (tx *Tx) PublishedRooms() ([]int64, error) {
-	return collect(tx, scanNumber[int64], `SELECT nid FROM rooms WHERE published = 1 ORDER BY nid`)
+func (tx *Tx) PublishedRooms() ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], `SELECT nid FROM rooms WHERE published = 1 ORDER BY nid`)
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"ebb/ident"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 )
@@ -40,7 +41,7 @@ func got[T any](t *testing.T) func(v T, err error) T {
 
 func event(n int, more ...func(*storage.EventRow)) *storage.EventRow {
 	e := &storage.EventRow{
-		Position: storage.Pos(n), Room: 1, Order: int64(n) << 16, EventID: fmt.Sprint("$", n), Type: "m.room.message", Sender: 7, OriginTS: 100, ReceivedTS: 200,
+		Position: storage.Pos(n), Room: 1, Order: ident.Order(n) << 16, EventID: fmt.Sprint("$", n), Type: "m.room.message", Sender: 7, OriginTS: 100, ReceivedTS: 200,
 		JSON: []byte(`{"content":{}}`),
 	}
 	for _, f := range more {
@@ -102,7 +103,7 @@ func TestRoomHeadMovesFromItsOwnGeneration(t *testing.T) {
 			t.Errorf("the room is %+v", back)
 		}
 		ok(t, tx.SetPublished(5, true))
-		if l := got[[]int64](t)(tx.PublishedRooms()); len(l) != 1 || l[0] != 5 {
+		if l := got[[]ident.RoomNID](t)(tx.PublishedRooms()); len(l) != 1 || l[0] != 5 {
 			t.Errorf("published are %v", l)
 		}
 		return nil
@@ -139,8 +140,8 @@ func TestStateIsReadAlongItsChain(t *testing.T) {
 
 func TestMembershipKeepsWhenTheJoinBegan(t *testing.T) {
 	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
-		nid := got[int64](t)(tx.UserNID("@a:here"))
-		if again := got[int64](t)(tx.UserNID("@a:here")); again != nid || got[string](t)(tx.UserID(nid)) != "@a:here" {
+		nid := got[ident.UserNID](t)(tx.UserNID("@a:here"))
+		if again := got[ident.UserNID](t)(tx.UserNID("@a:here")); again != nid || got[string](t)(tx.UserID(nid)) != "@a:here" {
 			t.Error("a user has two names")
 		}
 		for i, c := range []struct {
@@ -161,7 +162,7 @@ func TestMembershipKeepsWhenTheJoinBegan(t *testing.T) {
 		if !got[[]storage.MemberRow](t)(tx.UserMemberships(nid))[0].Forgotten {
 			t.Error("a room that was left is not forgotten")
 		}
-		if list := got[[]storage.MemberRow](t)(tx.RoomMembers([]int64{1})); len(list) != 1 || list[0].UserID != "@a:here" {
+		if list := got[[]storage.MemberRow](t)(tx.RoomMembers([]ident.RoomNID{1})); len(list) != 1 || list[0].UserID != "@a:here" {
 			t.Errorf("members %+v", list)
 		}
 		return nil
@@ -190,7 +191,7 @@ func TestTransactionsReceiptsAndAliasesAreTakenOnce(t *testing.T) {
 				t.Errorf("receipt %d moved: %v", i, moved)
 			}
 		}
-		if p := got[map[int64]int64](t)(tx.LastReceipts([]int64{1, 2})); len(p) != 1 || p[1] != 5 {
+		if p := got[map[ident.RoomNID]int64](t)(tx.LastReceipts([]ident.RoomNID{1, 2})); len(p) != 1 || p[1] != 5 {
 			t.Errorf("the last receipts are at %v", p)
 		}
 		alias := storage.Alias{Alias: "#a:here", Room: 1, Creator: 2}
@@ -211,20 +212,20 @@ func TestThreadEndsWithItsReplies(t *testing.T) {
 			ok(t, tx.InsertEvent(event(n)))
 		}
 		for n := 2; n <= 3; n++ {
-			ok(t, tx.InsertRelation(storage.RelationRow{Position: storage.Pos(n), Room: 1, Parent: "$1", RelType: "m.thread", Type: "m.room.message", Sender: 7, Order: int64(n) << 16}))
-			ok(t, tx.TouchThread(1, int64(n)<<16))
+			ok(t, tx.InsertRelation(storage.RelationRow{Position: storage.Pos(n), Room: 1, Parent: "$1", RelType: "m.thread", Type: "m.room.message", Sender: 7, Order: ident.Order(n) << 16}))
+			ok(t, tx.TouchThread(1, ident.Order(n)<<16))
 		}
 		for _, c := range []struct {
 			drop storage.Pos
-			want int64
+			want ident.Order
 		}{{0, 3 << 16}, {3, 2 << 16}, {2, 0}} {
 			ok(t, tx.DeleteRelation(c.drop))
-			if latest := got[int64](t)(tx.ThreadLatest(1)); latest != c.want {
+			if latest := got[ident.Order](t)(tx.ThreadLatest(1)); latest != c.want {
 				t.Errorf("without %d the latest is %d, want %d", c.drop, latest, c.want)
 			}
 		}
 		ok(t, tx.TouchThread(99, 5))
-		if latest := got[int64](t)(tx.ThreadLatest(99)); latest != 0 {
+		if latest := got[ident.Order](t)(tx.ThreadLatest(99)); latest != 0 {
 			t.Error("a thread begins at an event that is gone")
 		}
 		return nil

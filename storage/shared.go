@@ -1,5 +1,7 @@
 package storage
 
+import "ebb/ident"
+
 // Queries of rooms that are shared with other servers.
 
 // SkipTo lets the stream go on from a position, in a write only, if it has not come so far yet.
@@ -33,7 +35,7 @@ const eventsByIDQuery = `SELECT ` + eventColumns + ` FROM events e WHERE +e.room
 
 // EventsByID finds events of a room, in no particular order; those that are not stored are left out. Of an event with
 // several rows (see EventByID) it gives all. It rides events_by_id.
-func (tx *Tx) EventsByID(room int64, ids []string) ([]EventRow, error) {
+func (tx *Tx) EventsByID(room ident.RoomNID, ids []string) ([]EventRow, error) {
 	var out []EventRow
 	for len(ids) > 0 {
 		n := min(len(ids), maxIn)
@@ -43,7 +45,7 @@ func (tx *Tx) EventsByID(room int64, ids []string) ([]EventRow, error) {
 			hashes[i], wanted[id] = tx.IDHash(id), true
 		}
 		list, args := In(2, hashes)
-		rows, err := collect(tx, scanEvent, eventsByIDQuery+list, append([]any{room}, args...)...)
+		rows, err := collect(tx, scanEvent, eventsByIDQuery+list, append([]any{int64(room)}, args...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -58,25 +60,25 @@ func (tx *Tx) EventsByID(room int64, ids []string) ([]EventRow, error) {
 }
 
 // SetStrippedState keeps what a room shows of itself to a user whom it does not let in yet; an empty text forgets it.
-func (tx *Tx) SetStrippedState(user, room int64, json string) error {
+func (tx *Tx) SetStrippedState(user ident.UserNID, room ident.RoomNID, json string) error {
 	if json == "" {
-		_, err := tx.exec(`DELETE FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, user, room)
+		_, err := tx.exec(`DELETE FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 		return err
 	}
 	_, err := tx.exec(`INSERT INTO stripped_state (user_nid, room_nid, json) VALUES ($1, $2, $3)
-ON CONFLICT (user_nid, room_nid) DO UPDATE SET json = excluded.json`, user, room, json)
+ON CONFLICT (user_nid, room_nid) DO UPDATE SET json = excluded.json`, int64(user), int64(room), json)
 	return err
 }
 
 // StrippedState is what a room shows of itself to a user whom it does not let in yet; "" where no other server told.
-func (tx *Tx) StrippedState(user, room int64) (string, error) {
-	s, _, err := one(tx, scanString, `SELECT json FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, user, room)
+func (tx *Tx) StrippedState(user ident.UserNID, room ident.RoomNID) (string, error) {
+	s, _, err := one(tx, scanString, `SELECT json FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 	return s, err
 }
 
 // PendingInvite is an invite that a user has neither accepted nor declined.
 type PendingInvite struct {
-	Room    int64
+	Room    ident.RoomNID
 	Inviter string
 	Size    int64 // of the event and of what the room shows of itself
 }
@@ -86,17 +88,17 @@ JOIN events e ON e.position = m.position JOIN users u ON u.nid = e.sender_nid
 LEFT JOIN stripped_state s ON s.user_nid = m.user_nid AND s.room_nid = m.room_nid WHERE m.user_nid = $1 AND m.membership = 'invite'`
 
 // PendingInvites lists a user's invites. It rides the primary keys.
-func (tx *Tx) PendingInvites(user int64) ([]PendingInvite, error) {
+func (tx *Tx) PendingInvites(user ident.UserNID) ([]PendingInvite, error) {
 	return collect(tx, func(r Row) (p PendingInvite, err error) {
 		err = r.Scan(&p.Room, &p.Inviter, &p.Size)
 		return p, err
-	}, pendingInvitesQuery, user)
+	}, pendingInvitesQuery, int64(user))
 }
 
 // BackwardEdge is an event that is not stored and that a stored one names as the one before it.
 type BackwardEdge struct {
 	Missing string
-	Order   int64 // of the oldest event that names it
+	Order   ident.Order // of the oldest event that names it
 }
 
 func scanBackwardEdge(r Row) (e BackwardEdge, err error) {
@@ -105,16 +107,16 @@ func scanBackwardEdge(r Row) (e BackwardEdge, err error) {
 }
 
 // AddBackwardEdge notes that the event at an order names one that is not stored.
-func (tx *Tx) AddBackwardEdge(room int64, missing string, order int64) error {
+func (tx *Tx) AddBackwardEdge(room ident.RoomNID, missing string, order ident.Order) error {
 	_, err := tx.exec(`INSERT INTO backward_edges (room_nid, missing_id, ord) VALUES ($1, $2, $3)
 ON CONFLICT (room_nid, missing_id) DO UPDATE SET ord = CASE WHEN excluded.ord < backward_edges.ord THEN excluded.ord ELSE backward_edges.ord END`,
-		room, missing, order)
+		int64(room), missing, int64(order))
 	return err
 }
 
 // DeleteBackwardEdge forgets an edge: its event is stored now, or nobody has it.
-func (tx *Tx) DeleteBackwardEdge(room int64, missing string) error {
-	_, err := tx.exec(`DELETE FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, room, missing)
+func (tx *Tx) DeleteBackwardEdge(room ident.RoomNID, missing string) error {
+	_, err := tx.exec(`DELETE FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, int64(room), missing)
 	return err
 }
 
@@ -122,38 +124,38 @@ const backwardEdgesQuery = `SELECT missing_id, ord FROM backward_edges WHERE roo
 
 // BackwardEdges lists the edges at events whose order is above after and not above upTo, the newest first. It rides
 // backward_edges_by_order.
-func (tx *Tx) BackwardEdges(room, after, upTo int64, limit int) ([]BackwardEdge, error) {
-	return collect(tx, scanBackwardEdge, backwardEdgesQuery, room, after, upTo, limit)
+func (tx *Tx) BackwardEdges(room ident.RoomNID, after, upTo ident.Order, limit int) ([]BackwardEdge, error) {
+	return collect(tx, scanBackwardEdge, backwardEdgesQuery, int64(room), int64(after), int64(upTo), limit)
 }
 
 // IsMissing tells whether an event is one that a stored one names and that is not stored.
-func (tx *Tx) IsMissing(room int64, eventID string) (bool, error) {
+func (tx *Tx) IsMissing(room ident.RoomNID, eventID string) (bool, error) {
 	_, found, err := tx.MissingBefore(room, eventID)
 	return found, err
 }
 
 // MissingBefore is the order of the oldest event that names a missing one; false where none does.
-func (tx *Tx) MissingBefore(room int64, eventID string) (int64, bool, error) {
-	return one(tx, scanNumber[int64], `SELECT ord FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, room, eventID)
+func (tx *Tx) MissingBefore(room ident.RoomNID, eventID string) (ident.Order, bool, error) {
+	return one(tx, scanNumber[ident.Order], `SELECT ord FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, int64(room), eventID)
 }
 
 // AddPendingRedaction keeps a redaction for the time when its target arrives.
-func (tx *Tx) AddPendingRedaction(room int64, target string, p Pos) error {
-	_, err := tx.exec(`INSERT INTO pending_redactions (room_nid, target_id, position) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, room, target, int64(p))
+func (tx *Tx) AddPendingRedaction(room ident.RoomNID, target string, p Pos) error {
+	_, err := tx.exec(`INSERT INTO pending_redactions (room_nid, target_id, position) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, int64(room), target, int64(p))
 	return err
 }
 
 // PendingRedactions lists the redactions of an event that arrived before it, the oldest first.
-func (tx *Tx) PendingRedactions(room int64, target string, limit int) ([]Pos, error) {
+func (tx *Tx) PendingRedactions(room ident.RoomNID, target string, limit int) ([]Pos, error) {
 	return collect(tx, func(r Row) (p Pos, err error) {
 		err = r.Scan(&p)
 		return p, err
-	}, `SELECT position FROM pending_redactions WHERE room_nid = $1 AND target_id = $2 ORDER BY position LIMIT $3`, room, target, limit)
+	}, `SELECT position FROM pending_redactions WHERE room_nid = $1 AND target_id = $2 ORDER BY position LIMIT $3`, int64(room), target, limit)
 }
 
 // DeletePendingRedactions forgets the redactions of an event that has arrived.
-func (tx *Tx) DeletePendingRedactions(room int64, target string) error {
-	_, err := tx.exec(`DELETE FROM pending_redactions WHERE room_nid = $1 AND target_id = $2`, room, target)
+func (tx *Tx) DeletePendingRedactions(room ident.RoomNID, target string) error {
+	_, err := tx.exec(`DELETE FROM pending_redactions WHERE room_nid = $1 AND target_id = $2`, int64(room), target)
 	return err
 }
 

@@ -1,6 +1,10 @@
 package storage
 
-import "strconv"
+import (
+	"strconv"
+
+	"ebb/ident"
+)
 
 func appendInt(dst []byte, n int64) []byte { return strconv.AppendInt(dst, n, 10) }
 
@@ -8,8 +12,8 @@ const insertSnapshotQuery = `INSERT INTO state_snapshots (nid, room_nid, prev, l
 
 // InsertSnapshot adds a state snapshot that changes prev; length counts the snapshots since the last full one. A full one
 // has prev 0 and length 0; CopyCurrentState or InsertStateDelta fill it.
-func (tx *Tx) InsertSnapshot(nid, room, prev, length int64) error {
-	_, err := tx.exec(insertSnapshotQuery, nid, room, prev, length)
+func (tx *Tx) InsertSnapshot(nid int64, room ident.RoomNID, prev, length int64) error {
+	_, err := tx.exec(insertSnapshotQuery, nid, int64(room), prev, length)
 	return err
 }
 
@@ -25,8 +29,8 @@ const copyCurrentStateQuery = `INSERT INTO state_deltas (snapshot, type, state_k
 SELECT CAST($1 AS BIGINT), type, state_key, position FROM current_state WHERE room_nid = $2`
 
 // CopyCurrentState fills a full snapshot with the room's current state.
-func (tx *Tx) CopyCurrentState(snapshot, room int64) error {
-	_, err := tx.exec(copyCurrentStateQuery, snapshot, room)
+func (tx *Tx) CopyCurrentState(snapshot int64, room ident.RoomNID) error {
+	_, err := tx.exec(copyCurrentStateQuery, snapshot, int64(room))
 	return err
 }
 
@@ -35,20 +39,20 @@ ON CONFLICT (room_nid, type, state_key) DO UPDATE SET position = excluded.positi
 
 // SetCurrentState sets one entry of a room's current state; changed says since when it is current, 0 where that is its
 // own position.
-func (tx *Tx) SetCurrentState(room int64, typ, key string, p, changed Pos) error {
-	_, err := tx.exec(setCurrentStateQuery, room, typ, key, int64(p), int64(changed))
+func (tx *Tx) SetCurrentState(room ident.RoomNID, typ, key string, p, changed Pos) error {
+	_, err := tx.exec(setCurrentStateQuery, int64(room), typ, key, int64(p), int64(changed))
 	return err
 }
 
 // DeleteCurrentState removes one entry of a room's current state.
-func (tx *Tx) DeleteCurrentState(room int64, typ, key string) error {
-	_, err := tx.exec(`DELETE FROM current_state WHERE room_nid = $1 AND type = $2 AND state_key = $3`, room, typ, key)
+func (tx *Tx) DeleteCurrentState(room ident.RoomNID, typ, key string) error {
+	_, err := tx.exec(`DELETE FROM current_state WHERE room_nid = $1 AND type = $2 AND state_key = $3`, int64(room), typ, key)
 	return err
 }
 
 // ClearCurrentState removes the whole current state of a room, for another one to be set.
-func (tx *Tx) ClearCurrentState(room int64) error {
-	_, err := tx.exec(`DELETE FROM current_state WHERE room_nid = $1`, room)
+func (tx *Tx) ClearCurrentState(room ident.RoomNID) error {
+	_, err := tx.exec(`DELETE FROM current_state WHERE room_nid = $1`, int64(room))
 	return err
 }
 
@@ -62,7 +66,7 @@ const currentStatesQuery = `SELECT c.changed, ` + eventColumns + ` FROM current_
 WHERE c.type <> 'm.room.member' AND c.room_nid IN `
 
 // CurrentStates reads the current state of rooms without their members (see RoomMembers). It rides the primary keys.
-func (tx *Tx) CurrentStates(rooms []int64) ([]CurrentEntry, error) {
+func (tx *Tx) CurrentStates(rooms []ident.RoomNID) ([]CurrentEntry, error) {
 	list, args := In(1, rooms)
 	return collect(tx, func(r Row) (c CurrentEntry, err error) {
 		c.EventRow, err = scanEvent(prefixed{r, &c.Changed})

@@ -3,6 +3,8 @@ package storage
 import (
 	"cmp"
 	"slices"
+
+	"ebb/ident"
 )
 
 // Queries that walk a room's timeline and look at its state in the past.
@@ -14,17 +16,17 @@ const (
 
 // Timeline reads the events of a room whose order is above after and not above upTo, newest first when backwards, at most
 // limit. Hidden events are among them. It rides events_by_order.
-func (tx *Tx) Timeline(room, after, upTo int64, backwards bool, limit int) ([]EventRow, error) {
+func (tx *Tx) Timeline(room ident.RoomNID, after, upTo ident.Order, backwards bool, limit int) ([]EventRow, error) {
 	q := timelineUpQuery
 	if backwards {
 		q = timelineDownQuery
 	}
-	return collect(tx, scanEvent, q, room, after, upTo, limit)
+	return collect(tx, scanEvent, q, int64(room), int64(after), int64(upTo), limit)
 }
 
 // TimePoint is an event's place in the timeline and the time that it states.
 type TimePoint struct {
-	Order    int64
+	Order    ident.Order
 	OriginTS int64 // ms
 }
 
@@ -39,13 +41,13 @@ const (
 )
 
 // TimePointAfter finds the first event of a room above an order; false where there is none. It rides events_by_order.
-func (tx *Tx) TimePointAfter(room, order int64) (TimePoint, bool, error) {
-	return one(tx, scanTimePoint, timePointUpQuery, room, order)
+func (tx *Tx) TimePointAfter(room ident.RoomNID, order ident.Order) (TimePoint, bool, error) {
+	return one(tx, scanTimePoint, timePointUpQuery, int64(room), int64(order))
 }
 
 // TimePointAt finds the newest event of a room that is not above an order; false where there is none.
-func (tx *Tx) TimePointAt(room, order int64) (TimePoint, bool, error) {
-	return one(tx, scanTimePoint, timePointDownQuery, room, order)
+func (tx *Tx) TimePointAt(room ident.RoomNID, order ident.Order) (TimePoint, bool, error) {
+	return one(tx, scanTimePoint, timePointDownQuery, int64(room), int64(order))
 }
 
 // Sight is what history visibility asks of the state before an event: positions of state events, 0 where there is none.
@@ -120,7 +122,7 @@ func posOf(p *int64) Pos {
 type RelationCount struct {
 	Parent  string
 	RelType string
-	Sender  int64
+	Sender  ident.UserNID
 	Count   int64
 }
 
@@ -143,7 +145,7 @@ WHERE r.room_nid = $1 AND e.origin_ts > $3 AND e.received_ts > $3 AND r.parent_h
 
 // RelationCounts counts what bundles are made of, by parent, relation type and sender. Events that expired by the cutoff
 // (ms; see expiry.Cutoff) are left out; nil: nothing expires. It rides relations_by_parent.
-func (tx *Tx) RelationCounts(room int64, parents []string, cutoff *int64) ([]RelationCount, error) {
+func (tx *Tx) RelationCounts(room ident.RoomNID, parents []string, cutoff *int64) ([]RelationCount, error) {
 	var out []RelationCount
 	for rest := parents; len(rest) > 0; {
 		n := min(len(rest), maxIn)
@@ -160,13 +162,13 @@ func (tx *Tx) RelationCounts(room int64, parents []string, cutoff *int64) ([]Rel
 	return out, nil
 }
 
-func (tx *Tx) relationCounts(room int64, hashes []int64, cutoff *int64) ([]RelationCount, error) {
+func (tx *Tx) relationCounts(room ident.RoomNID, hashes []int64, cutoff *int64) ([]RelationCount, error) {
 	if cutoff == nil {
 		list, args := In(3, hashes)
-		return collect(tx, scanRelationCount, relationCountsPlain+list+` LIMIT $2`+relationCountsGroup, append([]any{room, maxCounted}, args...)...)
+		return collect(tx, scanRelationCount, relationCountsPlain+list+` LIMIT $2`+relationCountsGroup, append([]any{int64(room), maxCounted}, args...)...)
 	}
 	list, args := In(4, hashes)
-	return collect(tx, scanRelationCount, relationCountsAlive+list+` LIMIT $2`+relationCountsGroup, append([]any{room, maxCounted, *cutoff}, args...)...)
+	return collect(tx, scanRelationCount, relationCountsAlive+list+` LIMIT $2`+relationCountsGroup, append([]any{int64(room), maxCounted, *cutoff}, args...)...)
 }
 
 // maxRelationScan bounds the relations of one event that one query looks at for those of a kind, the newest first: some 10 ms.
@@ -178,26 +180,26 @@ WHERE r.rel_type = 'm.replace' AND r.sender_nid = $4 AND r.type = $5 ORDER BY e.
 
 // Edits reads the replacements of an event by its sender and of its type, the latest by the time that they state first. It
 // rides relations_by_parent.
-func (tx *Tx) Edits(room int64, parent string, sender int64, typ string, limit int) ([]EventRow, error) {
-	return collect(tx, scanEvent, editsQuery, tx.IDHash(parent), parent, room, sender, typ, limit, maxRelationScan)
+func (tx *Tx) Edits(room ident.RoomNID, parent string, sender ident.UserNID, typ string, limit int) ([]EventRow, error) {
+	return collect(tx, scanEvent, editsQuery, tx.IDHash(parent), parent, int64(room), int64(sender), typ, limit, maxRelationScan)
 }
 
 // RelationFilter selects relations of one event.
 type RelationFilter struct {
-	Room      int64
+	Room      ident.RoomNID
 	Parent    string
-	RelType   string // "": any
-	Type      string // "": any
-	After     int64  // orders above this
-	UpTo      int64  // and not above this
-	Backwards bool   // newest first
+	RelType   string      // "": any
+	Type      string      // "": any
+	After     ident.Order // orders above this
+	UpTo      ident.Order // and not above this
+	Backwards bool        // newest first
 	Limit     int
 }
 
 // RelationPlace is where an event stands that relates to another.
 type RelationPlace struct {
 	Position Pos
-	Order    int64
+	Order    ident.Order
 	Matches  bool // the RelType and Type of the filter
 }
 
@@ -223,7 +225,7 @@ func (tx *Tx) RelationPlaces(f RelationFilter) ([]RelationPlace, error) {
 	if f.Backwards {
 		q = relationPlacesDownQuery
 	}
-	return collect(tx, scanRelationPlace, q, tx.IDHash(f.Parent), f.Parent, f.Room, f.RelType, f.Type, f.After, f.UpTo, f.Limit)
+	return collect(tx, scanRelationPlace, q, tx.IDHash(f.Parent), f.Parent, int64(f.Room), f.RelType, f.Type, int64(f.After), int64(f.UpTo), f.Limit)
 }
 
 // relationStepQueries read what is related to an event by one, two and three steps, by as many joins. A recursive query would
@@ -247,7 +249,7 @@ JOIN relations r ON r.parent_hash = q.id_hash AND r.parent_id = q.event_id AND r
 func (tx *Tx) RelationTree(f RelationFilter, depth int) (places []RelationPlace, steps int, err error) {
 	seen := map[Pos]bool{}
 	for _, query := range relationStepQueries[:depth] {
-		found, err := collect(tx, scanRelationPlace, query, tx.IDHash(f.Parent), f.Parent, f.Room, f.RelType, f.Type, f.Limit+1)
+		found, err := collect(tx, scanRelationPlace, query, tx.IDHash(f.Parent), f.Parent, int64(f.Room), f.RelType, f.Type, f.Limit+1)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -268,7 +270,7 @@ func (tx *Tx) RelationTree(f RelationFilter, depth int) (places []RelationPlace,
 // ThreadRow is a thread and the order of its latest reply.
 type ThreadRow struct {
 	Root   Pos
-	Latest int64
+	Latest ident.Order
 }
 
 func scanThread(r Row) (t ThreadRow, err error) {
@@ -279,27 +281,27 @@ func scanThread(r Row) (t ThreadRow, err error) {
 const threadsQuery = `SELECT t.root, t.latest FROM threads t WHERE t.room_nid = $1 AND t.latest < $2 ORDER BY t.latest DESC LIMIT $3`
 
 // Threads lists the threads of a room with a latest reply below an order, the latest first. It rides threads_by_room.
-func (tx *Tx) Threads(room, below int64, limit int) ([]ThreadRow, error) {
-	return collect(tx, scanThread, threadsQuery, room, below, limit)
+func (tx *Tx) Threads(room ident.RoomNID, below ident.Order, limit int) ([]ThreadRow, error) {
+	return collect(tx, scanThread, threadsQuery, int64(room), int64(below), limit)
 }
 
 // Forgotten tells whether a user has forgotten a room that they left.
-func (tx *Tx) Forgotten(user, room int64) (bool, error) {
-	n, _, err := one(tx, scanNumber[int64], `SELECT forgotten FROM memberships WHERE user_nid = $1 AND room_nid = $2`, user, room)
+func (tx *Tx) Forgotten(user ident.UserNID, room ident.RoomNID) (bool, error) {
+	n, _, err := one(tx, scanNumber[int64], `SELECT forgotten FROM memberships WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 	return n != 0, err
 }
 
 const eraseUserQuery = `INSERT INTO erased_users (user_nid, position) VALUES ($1, $2) ON CONFLICT (user_nid) DO NOTHING`
 
 // EraseUser notes that a user asked for erasure at a position; the first request stands.
-func (tx *Tx) EraseUser(user int64, p Pos) error {
-	_, err := tx.exec(eraseUserQuery, user, int64(p))
+func (tx *Tx) EraseUser(user ident.UserNID, p Pos) error {
+	_, err := tx.exec(eraseUserQuery, int64(user), int64(p))
 	return err
 }
 
 // ErasedUser is a user who asked for erasure.
 type ErasedUser struct {
-	User     int64
+	User     ident.UserNID
 	Position Pos
 }
 
@@ -315,6 +317,6 @@ const joinedRoomsQuery = `SELECT r.room_id FROM memberships m JOIN rooms r ON r.
 WHERE m.user_nid = $1 AND m.membership = 'join' ORDER BY m.room_nid`
 
 // JoinedRooms lists the ids of the rooms that a user is joined to. It rides the primary keys.
-func (tx *Tx) JoinedRooms(user int64) ([]string, error) {
-	return collect(tx, scanString, joinedRoomsQuery, user)
+func (tx *Tx) JoinedRooms(user ident.UserNID) ([]string, error) {
+	return collect(tx, scanString, joinedRoomsQuery, int64(user))
 }

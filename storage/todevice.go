@@ -1,6 +1,10 @@
 package storage
 
-import "slices"
+import (
+	"slices"
+
+	"ebb/ident"
+)
 
 // ToDevice is a message waiting for a device.
 type ToDevice struct {
@@ -18,25 +22,25 @@ type ToDeviceFrom struct {
 const addToDeviceQuery = `INSERT INTO to_device (position, device_nid, json, origin, sender, stranger, size) VALUES ($1, $2, $3, $4, $5, $6, $7)`
 
 // AddToDevice queues a message for a device.
-func (tx *Tx) AddToDevice(device int64, json string, from ToDeviceFrom) (Pos, error) {
+func (tx *Tx) AddToDevice(device ident.DeviceNID, json string, from ToDeviceFrom) (Pos, error) {
 	pos := tx.NextPos()
-	_, err := tx.exec(addToDeviceQuery, int64(pos), device, json, from.Origin, from.Sender, from.Stranger, len(json))
+	_, err := tx.exec(addToDeviceQuery, int64(pos), int64(device), json, from.Origin, from.Sender, from.Stranger, len(json))
 	return pos, err
 }
 
 const toDeviceQuery = `SELECT position, json FROM to_device WHERE device_nid = $1 AND position > $2 AND position <= $3 ORDER BY position LIMIT $4`
 
 // ToDevice lists messages after since up to upTo, oldest first, at most limit. It rides to_device_by_device.
-func (tx *Tx) ToDevice(device int64, since, upTo Pos, limit int) ([]ToDevice, error) {
+func (tx *Tx) ToDevice(device ident.DeviceNID, since, upTo Pos, limit int) ([]ToDevice, error) {
 	return collect(tx, func(r Row) (m ToDevice, err error) {
 		err = r.Scan(&m.Position, &m.JSON)
 		return m, err
-	}, toDeviceQuery, device, int64(since), int64(upTo), limit)
+	}, toDeviceQuery, int64(device), int64(since), int64(upTo), limit)
 }
 
 // DeleteToDevice removes what a device has acknowledged by syncing from upTo.
-func (tx *Tx) DeleteToDevice(device int64, upTo Pos) error {
-	_, err := tx.exec(`DELETE FROM to_device WHERE device_nid = $1 AND position <= $2`, device, int64(upTo))
+func (tx *Tx) DeleteToDevice(device ident.DeviceNID, upTo Pos) error {
+	_, err := tx.exec(`DELETE FROM to_device WHERE device_nid = $1 AND position <= $2`, int64(device), int64(upTo))
 	return err
 }
 
@@ -55,8 +59,8 @@ func scanBacklogRow(r Row) (b BacklogRow, err error) {
 }
 
 // ToDeviceBacklog lists what waits for a device, oldest first. It rides to_device_by_device.
-func (tx *Tx) ToDeviceBacklog(device int64) ([]BacklogRow, error) {
-	return collect(tx, scanBacklogRow, `SELECT position, origin, sender, stranger, size FROM to_device WHERE device_nid = $1 ORDER BY position`, device)
+func (tx *Tx) ToDeviceBacklog(device ident.DeviceNID) ([]BacklogRow, error) {
+	return collect(tx, scanBacklogRow, `SELECT position, origin, sender, stranger, size FROM to_device WHERE device_nid = $1 ORDER BY position`, int64(device))
 }
 
 // DropToDevice removes messages, whether or not their device has read them.
@@ -74,9 +78,9 @@ const deviceListChangedQuery = `INSERT INTO device_list_changes (user_nid, posit
 ON CONFLICT (user_nid) DO UPDATE SET position = excluded.position`
 
 // DeviceListChanged records that a user's devices or identity keys changed just now.
-func (tx *Tx) DeviceListChanged(user int64) (Pos, error) {
+func (tx *Tx) DeviceListChanged(user ident.UserNID) (Pos, error) {
 	pos := tx.NextPos()
-	_, err := tx.exec(deviceListChangedQuery, user, int64(pos))
+	_, err := tx.exec(deviceListChangedQuery, int64(user), int64(pos))
 	return pos, err
 }
 
@@ -85,8 +89,8 @@ AND user_nid IN (SELECT m.user_nid FROM memberships m WHERE m.room_nid = $1 AND 
 
 // RepeatDeviceChanges makes the changes of devices since a position news again: those of users whose membership of a room became known at
 // another one.
-func (tx *Tx) RepeatDeviceChanges(room int64, known, since Pos) error {
-	_, err := tx.exec(repeatDeviceChangesQuery, room, int64(known), int64(since), int64(tx.NextPos()))
+func (tx *Tx) RepeatDeviceChanges(room ident.RoomNID, known, since Pos) error {
+	_, err := tx.exec(repeatDeviceChangesQuery, int64(room), int64(known), int64(since), int64(tx.NextPos()))
 	return err
 }
 
@@ -94,8 +98,8 @@ const signatureChangedQuery = `INSERT INTO key_signature_changes (signer_nid, ta
 ON CONFLICT (signer_nid, target_nid) DO UPDATE SET position = excluded.position`
 
 // KeySignatureChanged records that signer signed a key of target just now.
-func (tx *Tx) KeySignatureChanged(signer, target int64) error {
-	_, err := tx.exec(signatureChangedQuery, signer, target, int64(tx.NextPos()))
+func (tx *Tx) KeySignatureChanged(signer, target ident.UserNID) error {
+	_, err := tx.exec(signatureChangedQuery, int64(signer), int64(target), int64(tx.NextPos()))
 	return err
 }
 
@@ -107,24 +111,24 @@ UNION SELECT target_nid FROM key_signature_changes WHERE signer_nid = $1 AND pos
 
 // DeviceListChanges lists the users whose devices changed in (since, upTo] and who share a room with user, user included,
 // and those whose keys user signed. It rides device_list_changes_by_position.
-func (tx *Tx) DeviceListChanges(user int64, since, upTo Pos) ([]int64, error) {
-	return collect(tx, scanNumber[int64], deviceListChangesQuery, user, int64(since), int64(upTo))
+func (tx *Tx) DeviceListChanges(user ident.UserNID, since, upTo Pos) ([]ident.UserNID, error) {
+	return collect(tx, scanNumber[ident.UserNID], deviceListChangesQuery, int64(user), int64(since), int64(upTo))
 }
 
 const sharesRoomQuery = `SELECT 1 FROM memberships mine JOIN memberships theirs ON theirs.room_nid = mine.room_nid
 WHERE mine.user_nid = $1 AND mine.membership = 'join' AND theirs.user_nid = $2 AND theirs.membership = 'join' LIMIT 1`
 
 // SharesRoom says whether two users are joined to the same room.
-func (tx *Tx) SharesRoom(a, b int64) (bool, error) {
-	_, found, err := one(tx, scanNumber[int64], sharesRoomQuery, a, b)
+func (tx *Tx) SharesRoom(a, b ident.UserNID) (bool, error) {
+	_, found, err := one(tx, scanNumber[int64], sharesRoomQuery, int64(a), int64(b))
 	return found, err
 }
 
 const claimTxnQuery = `INSERT INTO client_txns (device_nid, path_hash, created_ts, answer) VALUES ($1, $2, $3, '') ON CONFLICT DO NOTHING`
 
 // ClaimTxn records a transaction whose answer is {}; false where the device has sent it before.
-func (tx *Tx) ClaimTxn(device, pathHash, nowMillis int64) (bool, error) {
-	n, err := tx.exec(claimTxnQuery, device, pathHash, nowMillis)
+func (tx *Tx) ClaimTxn(device ident.DeviceNID, pathHash, nowMillis int64) (bool, error) {
+	n, err := tx.exec(claimTxnQuery, int64(device), pathHash, nowMillis)
 	return n == 1, err
 }
 
@@ -132,16 +136,16 @@ const deviceNIDsQuery = `SELECT nid, device_id FROM devices WHERE user_nid = $1 
 
 // DeviceRef names one device both ways.
 type DeviceRef struct {
-	NID int64
+	NID ident.DeviceNID
 	ID  string
 }
 
 // DeviceRefs lists the devices of a user.
-func (tx *Tx) DeviceRefs(user int64) ([]DeviceRef, error) {
+func (tx *Tx) DeviceRefs(user ident.UserNID) ([]DeviceRef, error) {
 	return collect(tx, func(r Row) (d DeviceRef, err error) {
 		err = r.Scan(&d.NID, &d.ID)
 		return d, err
-	}, deviceNIDsQuery, user)
+	}, deviceNIDsQuery, int64(user))
 }
 
 const lookupDeviceQuery = `SELECT u.nid, coalesce(d.nid, 0) FROM users u LEFT JOIN devices d ON d.user_nid = u.nid AND d.device_id = $2
@@ -149,7 +153,7 @@ WHERE u.user_id = $1`
 
 // LookupDevice finds the short names of a user and of one of their devices, 0 for a device that there is not; false when
 // nothing has named the user yet. It rides devices_by_id.
-func (tx *Tx) LookupDevice(userID, deviceID string) (user, device int64, found bool, err error) {
+func (tx *Tx) LookupDevice(userID, deviceID string) (user ident.UserNID, device ident.DeviceNID, found bool, err error) {
 	_, found, err = one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&user, &device) }, lookupDeviceQuery, userID, deviceID)
 	return user, device, found, err
 }

@@ -1,12 +1,14 @@
 package storage
 
+import "ebb/ident"
+
 // TokenRow is an access token with whom it belongs to.
 type TokenRow struct {
 	NID       int64
-	User      int64
+	User      ident.UserNID
 	UserID    string
 	Admin     bool
-	Device    int64
+	Device    ident.DeviceNID
 	DeviceID  string
 	ExpiresTS int64 // ms; 0: never
 	Unused    bool  // came from a refresh and was not used yet
@@ -27,23 +29,25 @@ func (tx *Tx) AccessToken(hash string) (TokenRow, bool, error) {
 const addAccessTokenQuery = `INSERT INTO access_tokens (nid, hash, user_nid, device_nid, expires_ts, unused) VALUES ($1, $2, $3, $4, $5, $6)`
 
 // AddAccessToken stores the hash of an access token.
-func (tx *Tx) AddAccessToken(hash string, user, device, expiresTS int64, unused bool) error {
-	_, err := tx.exec(addAccessTokenQuery, int64(tx.NextPos()), hash, user, device, expiresTS, unused)
+func (tx *Tx) AddAccessToken(hash string, user ident.UserNID, device ident.DeviceNID, expiresTS int64, unused bool) error {
+	_, err := tx.exec(addAccessTokenQuery, int64(tx.NextPos()), hash, int64(user), int64(device), expiresTS, unused)
 	return err
 }
 
 const addRefreshTokenQuery = `INSERT INTO refresh_tokens (nid, hash, user_nid, device_nid, unused) VALUES ($1, $2, $3, $4, $5)`
 
 // AddRefreshToken stores the hash of a refresh token.
-func (tx *Tx) AddRefreshToken(hash string, user, device int64, unused bool) error {
-	_, err := tx.exec(addRefreshTokenQuery, int64(tx.NextPos()), hash, user, device, unused)
+func (tx *Tx) AddRefreshToken(hash string, user ident.UserNID, device ident.DeviceNID, unused bool) error {
+	_, err := tx.exec(addRefreshTokenQuery, int64(tx.NextPos()), hash, int64(user), int64(device), unused)
 	return err
 }
 
 // RefreshTokenRow is a refresh token.
 type RefreshTokenRow struct {
-	NID, User, Device int64
-	Unused            bool
+	NID    int64
+	User   ident.UserNID
+	Device ident.DeviceNID
+	Unused bool
 }
 
 // RefreshToken finds a refresh token by its hash.
@@ -55,14 +59,14 @@ func (tx *Tx) RefreshToken(hash string) (RefreshTokenRow, bool, error) {
 }
 
 // RetireTokens makes the pair of tokens of a device that a refresh made the only one: what was used before goes.
-func (tx *Tx) RetireTokens(device int64) error {
+func (tx *Tx) RetireTokens(device ident.DeviceNID) error {
 	for _, q := range []string{
 		`DELETE FROM access_tokens WHERE device_nid = $1 AND unused = 0`,
 		`DELETE FROM refresh_tokens WHERE device_nid = $1 AND unused = 0`,
 		`UPDATE access_tokens SET unused = 0 WHERE device_nid = $1`,
 		`UPDATE refresh_tokens SET unused = 0 WHERE device_nid = $1`,
 	} {
-		if _, err := tx.exec(q, device); err != nil {
+		if _, err := tx.exec(q, int64(device)); err != nil {
 			return err
 		}
 	}
@@ -70,37 +74,37 @@ func (tx *Tx) RetireTokens(device int64) error {
 }
 
 // DropUnusedTokens removes the pair of tokens that a refresh made and nobody used.
-func (tx *Tx) DropUnusedTokens(device int64) error {
-	if _, err := tx.exec(`DELETE FROM access_tokens WHERE device_nid = $1 AND unused = 1`, device); err != nil {
+func (tx *Tx) DropUnusedTokens(device ident.DeviceNID) error {
+	if _, err := tx.exec(`DELETE FROM access_tokens WHERE device_nid = $1 AND unused = 1`, int64(device)); err != nil {
 		return err
 	}
-	_, err := tx.exec(`DELETE FROM refresh_tokens WHERE device_nid = $1 AND unused = 1`, device)
+	_, err := tx.exec(`DELETE FROM refresh_tokens WHERE device_nid = $1 AND unused = 1`, int64(device))
 	return err
 }
 
 // DeleteDeviceTokens removes every token of a device.
-func (tx *Tx) DeleteDeviceTokens(device int64) error {
-	if _, err := tx.exec(`DELETE FROM access_tokens WHERE device_nid = $1`, device); err != nil {
+func (tx *Tx) DeleteDeviceTokens(device ident.DeviceNID) error {
+	if _, err := tx.exec(`DELETE FROM access_tokens WHERE device_nid = $1`, int64(device)); err != nil {
 		return err
 	}
-	_, err := tx.exec(`DELETE FROM refresh_tokens WHERE device_nid = $1`, device)
+	_, err := tx.exec(`DELETE FROM refresh_tokens WHERE device_nid = $1`, int64(device))
 	return err
 }
 
 const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, expires_ts) VALUES ($1, $2, $3)`
 
 // AddLoginToken stores the hash of a single-use login token, and removes those that have expired.
-func (tx *Tx) AddLoginToken(hash string, user, expiresTS int64) error {
+func (tx *Tx) AddLoginToken(hash string, user ident.UserNID, expiresTS int64) error {
 	if _, err := tx.exec(`DELETE FROM login_tokens WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
 		return err
 	}
-	_, err := tx.exec(addLoginTokenQuery, hash, user, expiresTS)
+	_, err := tx.exec(addLoginTokenQuery, hash, int64(user), expiresTS)
 	return err
 }
 
 // TakeLoginToken uses a login token up, and says whose it was; false where it is unknown or expired.
-func (tx *Tx) TakeLoginToken(hash string) (user int64, found bool, err error) {
-	user, found, err = one(tx, scanNumber[int64], `SELECT user_nid FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
+func (tx *Tx) TakeLoginToken(hash string) (user ident.UserNID, found bool, err error) {
+	user, found, err = one(tx, scanNumber[ident.UserNID], `SELECT user_nid FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
 	if err != nil || !found {
 		return 0, false, err
 	}
@@ -117,30 +121,30 @@ const (
 )
 
 // AddOpenIDToken stores a token by its hash, forgets those that have expired, and of the user's all but the newest.
-func (tx *Tx) AddOpenIDToken(hash string, user, expires int64, keep int) error {
+func (tx *Tx) AddOpenIDToken(hash string, user ident.UserNID, expires int64, keep int) error {
 	if _, err := tx.exec(`DELETE FROM openid_tokens WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
 		return err
 	}
-	if _, err := tx.exec(trimOpenIDTokensQuery, user, keep-1); err != nil {
+	if _, err := tx.exec(trimOpenIDTokensQuery, int64(user), keep-1); err != nil {
 		return err
 	}
-	_, err := tx.exec(addOpenIDTokenQuery, hash, user, expires)
+	_, err := tx.exec(addOpenIDTokenQuery, hash, int64(user), expires)
 	return err
 }
 
 // OpenIDTokenUser finds whose token a hash is of, unless it has expired (at now, ms).
-func (tx *Tx) OpenIDTokenUser(hash string, now int64) (user int64, found bool, err error) {
-	return one(tx, scanNumber[int64], openIDTokenUserQuery, hash, now)
+func (tx *Tx) OpenIDTokenUser(hash string, now int64) (user ident.UserNID, found bool, err error) {
+	return one(tx, scanNumber[ident.UserNID], openIDTokenUserQuery, hash, now)
 }
 
 // DeleteOpenIDTokens removes a user's tokens.
-func (tx *Tx) DeleteOpenIDTokens(user int64) error {
-	_, err := tx.exec(`DELETE FROM openid_tokens WHERE user_nid = $1`, user)
+func (tx *Tx) DeleteOpenIDTokens(user ident.UserNID) error {
+	_, err := tx.exec(`DELETE FROM openid_tokens WHERE user_nid = $1`, int64(user))
 	return err
 }
 
 // DeleteLoginTokens removes a user's login tokens.
-func (tx *Tx) DeleteLoginTokens(user int64) error {
-	_, err := tx.exec(`DELETE FROM login_tokens WHERE user_nid = $1`, user)
+func (tx *Tx) DeleteLoginTokens(user ident.UserNID) error {
+	_, err := tx.exec(`DELETE FROM login_tokens WHERE user_nid = $1`, int64(user))
 	return err
 }

@@ -138,11 +138,20 @@ func In[T any](first int, values []T) (placeholders string, args []any) {
 	for i := range n {
 		text = strconv.AppendInt(append(text, ",$"...), int64(first+i), 10)
 		if len(values) > 0 {
-			args[i] = values[min(i, len(values)-1)]
+			args[i] = argument(values[min(i, len(values)-1)])
 		}
 	}
 	text[0] = '('
 	return string(append(text, ')')), args
+}
+
+// argument is a value of a list as an argument of a statement. A number becomes an int64 at once: if value made it one, it
+// would be allocated twice.
+func argument[T any](v T) any {
+	if n, ok := number(v); ok {
+		return n
+	}
+	return v
 }
 
 // numbers runs a query for pairs of numbers.

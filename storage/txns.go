@@ -1,5 +1,7 @@
 package storage
 
+import "ebb/ident"
+
 // TxnRow is the answer that a client's transaction id got.
 type TxnRow struct {
 	Hash   int64  // IDHash of the request path and the transaction id
@@ -10,26 +12,26 @@ const insertTxnQuery = `INSERT INTO client_txns (device_nid, path_hash, created_
 ON CONFLICT (device_nid, path_hash) DO NOTHING`
 
 // InsertTxn notes the answer of a transaction id; false when it has one already.
-func (tx *Tx) InsertTxn(device int64, t TxnRow) (bool, error) {
-	n, err := tx.exec(insertTxnQuery, device, t.Hash, tx.Now().UnixMilli(), t.Answer)
+func (tx *Tx) InsertTxn(device ident.DeviceNID, t TxnRow) (bool, error) {
+	n, err := tx.exec(insertTxnQuery, int64(device), t.Hash, tx.Now().UnixMilli(), t.Answer)
 	return n == 1, err
 }
 
 const txnQuery = `SELECT answer FROM client_txns WHERE device_nid = $1 AND path_hash = $2`
 
 // Txn finds the answer of a transaction id.
-func (tx *Tx) Txn(device, hash int64) (string, bool, error) {
-	return one(tx, scanString, txnQuery, device, hash)
+func (tx *Tx) Txn(device ident.DeviceNID, hash int64) (string, bool, error) {
+	return one(tx, scanString, txnQuery, int64(device), hash)
 }
 
 const recentTxnsQuery = `SELECT path_hash, answer FROM client_txns WHERE device_nid = $1 ORDER BY created_ts DESC LIMIT $2`
 
 // RecentTxns lists the newest transaction ids of a device, newest first.
-func (tx *Tx) RecentTxns(device int64, limit int) ([]TxnRow, error) {
+func (tx *Tx) RecentTxns(device ident.DeviceNID, limit int) ([]TxnRow, error) {
 	return collect(tx, func(r Row) (t TxnRow, err error) {
 		err = r.Scan(&t.Hash, &t.Answer)
 		return t, err
-	}, recentTxnsQuery, device, limit)
+	}, recentTxnsQuery, int64(device), limit)
 }
 
 const pruneTxnsQuery = `DELETE FROM client_txns WHERE (device_nid, path_hash) IN

@@ -1,13 +1,15 @@
 package storage
 
+import "ebb/ident"
+
 // UnreadRow is an event after a user's receipts as it counts for that user.
 type UnreadRow struct {
 	Position   Pos
-	Order      int64
+	Order      ident.Order
 	ThreadRoot Pos // 0: main timeline
 	OriginTS   int64
 	ReceivedTS int64
-	Sender     int64
+	Sender     ident.UserNID
 	IsState    bool
 	Push       int64
 }
@@ -19,42 +21,42 @@ ORDER BY e.ord DESC LIMIT $4`
 
 // Unread lists the newest events after an order that count for a user or are the user's own, newest first. It rides
 // events_by_order and the primary key of event_push.
-func (tx *Tx) Unread(user, room, after int64, limit int) ([]UnreadRow, error) {
+func (tx *Tx) Unread(user ident.UserNID, room ident.RoomNID, after ident.Order, limit int) ([]UnreadRow, error) {
 	return collect(tx, func(r Row) (u UnreadRow, err error) {
 		err = r.Scan(&u.Position, &u.Order, &u.ThreadRoot, &u.OriginTS, &u.ReceivedTS, &u.Sender, &u.IsState, &u.Push)
 		return u, err
-	}, unreadQuery, user, room, after, limit, int64(HiddenEvent))
+	}, unreadQuery, int64(user), int64(room), int64(after), limit, int64(HiddenEvent))
 }
 
 // ReadUpTo is how far a user has read a thread, or everything where Thread is "".
 type ReadUpTo struct {
 	Thread string // "", main, or the root's event id
-	Order  int64
+	Order  ident.Order
 }
 
 const readUpToQuery = `SELECT thread, max(ord) FROM receipts WHERE room_nid = $1 AND user_nid = $2 AND type IN ('m.read', 'm.read.private') GROUP BY thread`
 
 // ReadUpTo lists how far a user has read a room, by public and private receipts. It rides the primary key.
-func (tx *Tx) ReadUpTo(room, user int64) ([]ReadUpTo, error) {
+func (tx *Tx) ReadUpTo(room ident.RoomNID, user ident.UserNID) ([]ReadUpTo, error) {
 	return collect(tx, func(r Row) (u ReadUpTo, err error) {
 		err = r.Scan(&u.Thread, &u.Order)
 		return u, err
-	}, readUpToQuery, room, user)
+	}, readUpToQuery, int64(room), int64(user))
 }
 
 const eventPositionQuery = `SELECT position FROM events WHERE id_hash = $1 AND event_id = $2 AND +room_nid = $3 ORDER BY ord DESC, position DESC LIMIT 1`
 
 // EventPosition finds an event of a room by its id. It rides events_by_id.
-func (tx *Tx) EventPosition(room int64, eventID string) (Pos, bool, error) {
-	p, found, err := one(tx, scanNumber[int64], eventPositionQuery, tx.IDHash(eventID), eventID, room)
+func (tx *Tx) EventPosition(room ident.RoomNID, eventID string) (Pos, bool, error) {
+	p, found, err := one(tx, scanNumber[int64], eventPositionQuery, tx.IDHash(eventID), eventID, int64(room))
 	return Pos(p), found, err
 }
 
 // MembershipOf reads a user's membership of a room. It rides the primary key.
-func (tx *Tx) MembershipOf(user, room int64) (MemberRow, bool, error) {
+func (tx *Tx) MembershipOf(user ident.UserNID, room ident.RoomNID) (MemberRow, bool, error) {
 	return one(tx, func(r Row) (m MemberRow, err error) {
 		m.User, m.Room = user, room
 		err = r.Scan(&m.Membership, &m.Position, &m.JoinedPos)
 		return m, err
-	}, `SELECT membership, position, joined_pos FROM memberships WHERE user_nid = $1 AND room_nid = $2`, user, room)
+	}, `SELECT membership, position, joined_pos FROM memberships WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 }

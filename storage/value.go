@@ -5,6 +5,8 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"reflect"
+
+	"ebb/ident"
 )
 
 // value turns an argument into what both drivers store alike: int64, float64, string, []byte (as text) or nil.
@@ -12,8 +14,6 @@ func value(a any) (driver.Value, error) {
 	switch v := a.(type) {
 	case nil, int64, string, []byte, float64:
 		return v, nil
-	case Pos:
-		return int64(v), nil
 	case int:
 		return int64(v), nil
 	case bool:
@@ -21,6 +21,9 @@ func value(a any) (driver.Value, error) {
 			return int64(1), nil
 		}
 		return int64(0), nil
+	case Pos, ident.UserNID, ident.RoomNID, ident.DeviceNID, ident.Order:
+		n, _ := number(v)
+		return n, nil
 	case driver.Valuer:
 		inner, err := v.Value()
 		if _, ok := inner.(driver.Valuer); ok || err != nil {
@@ -29,6 +32,41 @@ func value(a any) (driver.Value, error) {
 		return value(inner)
 	}
 	return valueKind(a)
+}
+
+// number returns the value of a number with a type of its own; false for everything else.
+func number(a any) (int64, bool) {
+	switch v := a.(type) {
+	case Pos:
+		return int64(v), true
+	case ident.UserNID:
+		return int64(v), true
+	case ident.RoomNID:
+		return int64(v), true
+	case ident.DeviceNID:
+		return int64(v), true
+	case ident.Order:
+		return int64(v), true
+	}
+	return 0, false
+}
+
+// plain returns a pointer to a number with a type of its own as a pointer to an int64: neither the driver nor database/sql
+// then needs reflection, which allocates. It returns other destinations as they are.
+func plain(dest any) any {
+	switch d := dest.(type) {
+	case *Pos:
+		return (*int64)(d)
+	case *ident.UserNID:
+		return (*int64)(d)
+	case *ident.RoomNID:
+		return (*int64)(d)
+	case *ident.DeviceNID:
+		return (*int64)(d)
+	case *ident.Order:
+		return (*int64)(d)
+	}
+	return dest
 }
 
 // valueKind serves named types and pointers for nullable columns.
@@ -54,15 +92,10 @@ func valueKind(a any) (driver.Value, error) {
 // assign copies one column of SQLite's driver (int64, float64, string, []byte, bool, nil) to a destination, as
 // database/sql does for PostgreSQL.
 func assign(dest, src any) error {
-	switch d := dest.(type) {
+	switch d := plain(dest).(type) {
 	case *int64:
 		if v, ok := src.(int64); ok {
 			*d = v
-			return nil
-		}
-	case *Pos:
-		if v, ok := src.(int64); ok {
-			*d = Pos(v)
 			return nil
 		}
 	case *string:

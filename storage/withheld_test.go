@@ -3,6 +3,7 @@ package storage_test
 import (
 	"testing"
 
+	"ebb/ident"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 )
@@ -16,7 +17,7 @@ func TestAnUpgradeWithholdsRedactionsWithoutEffect(t *testing.T) {
 	}
 	event := func(tx *storage.Tx, eventID, typ string, isState bool, by storage.Pos) (p storage.Pos) {
 		p = tx.NextPos()
-		row := storage.EventRow{Position: p, Room: 2, Order: int64(p) << 16, EventID: eventID, Type: typ, IsState: isState, RedactedBy: by, JSON: []byte("{}")}
+		row := storage.EventRow{Position: p, Room: 2, Order: ident.Order(p) << 16, EventID: eventID, Type: typ, IsState: isState, RedactedBy: by, JSON: []byte("{}")}
 		if err := tx.InsertEvent(&row); err != nil {
 			t.Error(err)
 		}

@@ -7,31 +7,35 @@
 // The calls that wake run inside commit hooks: they take one lock, touch no I/O and never block on a reader.
 package wake
 
-import "sync"
+import (
+	"sync"
+
+	"ebb/ident"
+)
 
 // Members is a set of users by nid, such as the local members of a room. The hub only reads it, within the call.
 type Members interface {
 	Len() int
-	Has(user int64) bool
+	Has(user ident.UserNID) bool
 	// Each calls f for every user until f returns false.
-	Each(f func(user int64) bool)
+	Each(f func(user ident.UserNID) bool)
 }
 
 // Hub is the set of parked readers. Its zero value is not usable; see New.
 type Hub struct {
 	// mu guards users, visitors and every Sub's links. A leaf in docs/locks.md: nothing else is locked under it.
 	mu       sync.Mutex
-	users    map[int64]*Sub // head of the user's list
-	visitors map[int64]*Sub // head of the list of those who read a room without being in it
+	users    map[ident.UserNID]*Sub // head of the user's list
+	visitors map[ident.RoomNID]*Sub // head of the list of those who read a room without being in it
 	count    int
 }
 
 // Sub is one parked reader: a device's long poll, or a worker acting for a user.
 type Sub struct {
 	hub        *Hub
-	user       int64 // whose news it waits for; 0: it visits a room
-	room       int64 // the room that it visits; 0: none
-	device     int64
+	user       ident.UserNID // whose news it waits for; 0: it visits a room
+	room       ident.RoomNID // the room that it visits; 0: none
+	device     ident.DeviceNID
 	next, prev *Sub // the other readers of the user or room
 	closed     bool
 	news       uint64 // guarded by hub.mu, as is rooms
@@ -40,20 +44,20 @@ type Sub struct {
 }
 
 // New returns a hub in which nobody is parked.
-func New() *Hub { return &Hub{users: map[int64]*Sub{}, visitors: map[int64]*Sub{}} }
+func New() *Hub { return &Hub{users: map[ident.UserNID]*Sub{}, visitors: map[ident.RoomNID]*Sub{}} }
 
 // Park registers a reader for a user's news. Its channel holds at most one wake-up. The caller must Close it.
-func (h *Hub) Park(user, device int64) *Sub {
+func (h *Hub) Park(user ident.UserNID, device ident.DeviceNID) *Sub {
 	return h.add(&Sub{hub: h, user: user, device: device, c: make(chan struct{}, 1)})
 }
 
 // Watch registers one that never waits and only asks for News. The caller must Close it.
-func (h *Hub) Watch(user, device int64) *Sub {
+func (h *Hub) Watch(user ident.UserNID, device ident.DeviceNID) *Sub {
 	return h.add(&Sub{hub: h, user: user, device: device})
 }
 
 // Visit registers a reader for the news of a room that it need not be in; Room wakes it. The caller must Close it.
-func (h *Hub) Visit(room int64) *Sub {
+func (h *Hub) Visit(room ident.RoomNID) *Sub {
 	return h.add(&Sub{hub: h, room: room, c: make(chan struct{}, 1)})
 }
 
@@ -142,7 +146,7 @@ func (s *Sub) signal(own, rooms uint64) {
 }
 
 // Users wakes every reader of these users.
-func (h *Hub) Users(nids ...int64) {
+func (h *Hub) Users(nids ...ident.UserNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, nid := range nids {
@@ -151,14 +155,14 @@ func (h *Hub) Users(nids ...int64) {
 }
 
 // Room wakes the visitors of a room.
-func (h *Hub) Room(nid int64) {
+func (h *Hub) Room(nid ident.RoomNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.visitors[nid].wake(0, 1)
 }
 
 // Device wakes the readers of one device of a user, as a to-device message does.
-func (h *Hub) Device(user, device int64) {
+func (h *Hub) Device(user ident.UserNID, device ident.DeviceNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for s := h.users[user]; s != nil; s = s.next {
@@ -179,7 +183,7 @@ func (h *Hub) each(m Members, own, rooms uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if m.Len() <= len(h.users) {
-		m.Each(func(nid int64) bool {
+		m.Each(func(nid ident.UserNID) bool {
 			h.users[nid].wake(own, rooms)
 			return true
 		})

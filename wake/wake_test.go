@@ -4,14 +4,15 @@ import (
 	"sync"
 	"testing"
 
+	"ebb/ident"
 	"ebb/wake"
 )
 
-type set map[int64]bool
+type set map[ident.UserNID]bool
 
-func (s set) Len() int            { return len(s) }
-func (s set) Has(user int64) bool { return s[user] }
-func (s set) Each(f func(int64) bool) {
+func (s set) Len() int                    { return len(s) }
+func (s set) Has(user ident.UserNID) bool { return s[user] }
+func (s set) Each(f func(ident.UserNID) bool) {
 	for u := range s {
 		if !f(u) {
 			return
@@ -58,12 +59,12 @@ func TestTwoWakeUpsBeforeTheReaderLooksAreOne(t *testing.T) {
 
 func TestMembersWakesTheIntersectionFromEitherSide(t *testing.T) {
 	h := wake.New()
-	subs := map[int64]*wake.Sub{}
-	for u := int64(1); u <= 5; u++ {
-		subs[u] = h.Park(u, int64(u))
+	subs := map[ident.UserNID]*wake.Sub{}
+	for u := ident.UserNID(1); u <= 5; u++ {
+		subs[u] = h.Park(u, ident.DeviceNID(u))
 	}
 	big := set{}
-	for u := int64(4); u <= 100; u++ {
+	for u := ident.UserNID(4); u <= 100; u++ {
 		big[u] = true
 	}
 	for _, members := range []set{{4: true, 5: true, 9: true}, big} {
@@ -102,7 +103,7 @@ func TestClosedReaderIsNeitherWokenNorCounted(t *testing.T) {
 func TestParkingAndWakingAtOnceLosesNothing(t *testing.T) {
 	h := wake.New()
 	var wg sync.WaitGroup
-	for u := range int64(8) {
+	for u := range ident.UserNID(8) {
 		wg.Go(func() {
 			for range 500 {
 				s := h.Park(u, 1)

@@ -44,7 +44,7 @@ var rules = map[string]rule{
 
 	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config", "ident", "keyed"}},
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
-	"wake":                {rank: 2, only: leaf},
+	"wake":                {rank: 2, only: []string{"ident"}},
 
 	"fedclient": {rank: 3},
 	"pushrules": {rank: 3},
