@@ -64,7 +64,7 @@ func TestConfirmationTakesTheOwnPassword(t *testing.T) {
 			if auth != "" {
 				b = `{"devices":["A"],"auth":` + auth + `}`
 			}
-			return s.Confirm(t.Context(), Asked{Operation: "deleteDevices", Session: alice, Body: body(t, b)})
+			return s.Confirm(t.Context(), Asked{Operation: "deleteDevices", Requester: alice, Body: body(t, b)})
 		}
 		first := readChallenge(t, ask(""))
 		if first.status != 401 || first.code != "" || first.session == "" || len(first.flows) != 1 || !slices.Equal(first.flows[0], []string{"m.login.password"}) {

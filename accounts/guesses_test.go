@@ -69,7 +69,7 @@ func TestStrangersWhoGuessDoNotLockTheOwnerOut(t *testing.T) {
 		if err := login(t, s, "alice", goodPassword, home); err != nil {
 			t.Errorf("the owner signs in elsewhere: %v", err)
 		}
-		if err := s.Confirm(t.Context(), Asked{Operation: "changePassword", Session: alice, Body: body(t, `{"auth":`+passwordAuth("alice", goodPassword, "")+`}`)}); err != nil {
+		if err := s.Confirm(t.Context(), Asked{Operation: "changePassword", Requester: alice, Body: body(t, `{"auth":`+passwordAuth("alice", goodPassword, "")+`}`)}); err != nil {
 			t.Errorf("the owner changes the password: %v", err)
 		}
 		if err := login(t, s, "nobody", "wrong", stranger); mxerr.Code(err) != mxerr.CodeForbidden {
@@ -87,7 +87,7 @@ func TestRightPasswordIsNoGuess(t *testing.T) {
 				t.Fatal(err)
 			}
 			auth := `{"devices":["X"],"auth":` + passwordAuth("alice", goodPassword, "") + `}`
-			if err := s.Confirm(t.Context(), Asked{Operation: "deleteDevices", Session: alice, Body: body(t, auth)}); err != nil {
+			if err := s.Confirm(t.Context(), Asked{Operation: "deleteDevices", Requester: alice, Body: body(t, auth)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -107,7 +107,7 @@ func TestGuessesInAStolenSessionLeaveTheOthersAlone(t *testing.T) {
 		}
 		own := mustSession(t, s, in.Access)
 		ask := func(who ident.Requester, password string) error {
-			return s.Confirm(t.Context(), Asked{Operation: "changePassword", Session: who, Body: body(t, `{"auth":`+passwordAuth("alice", password, "")+`}`)})
+			return s.Confirm(t.Context(), Asked{Operation: "changePassword", Requester: who, Body: body(t, `{"auth":`+passwordAuth("alice", password, "")+`}`)})
 		}
 		for range 3 {
 			readChallenge(t, ask(stolen, "wrong"))

@@ -49,9 +49,9 @@ func (i Identifier) Name(older string) (string, error) {
 
 // Asked is a request that needs more proof than its access token.
 type Asked struct {
-	Operation string                     // its id
-	Target    string                     // what its path names
-	Session   ident.Requester            // who asks
+	Operation string // its id
+	Target    string // what its path names
+	Requester ident.Requester
 	Body      map[string]json.RawMessage // with the member auth
 }
 
@@ -63,13 +63,13 @@ func (s *Service) Confirm(ctx context.Context, q Asked) error {
 	if err != nil {
 		return err
 	}
-	b.user, b.device = q.Session.UserNID, q.Session.DeviceNID
-	ch := s.asked.find(a.Session, b, string(q.Session.UserID))
+	b.user, b.device = q.Requester.UserNID, q.Requester.DeviceNID
+	ch := s.asked.find(a.Session, b, string(q.Requester.UserID))
 	form := s.form(q.Operation)
 	if a.Type == "" {
 		return form.unmet(ch, nil)
 	}
-	if _, err := s.try(ctx, ch, form, tried{auth: a, who: q.Session}); err != nil {
+	if _, err := s.try(ctx, ch, form, tried{auth: a, who: q.Requester}); err != nil {
 		return err
 	}
 	s.asked.finish(ch.id)

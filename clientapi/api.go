@@ -57,7 +57,7 @@ func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
 	if err != nil {
 		return err
 	}
-	return a.Accounts.Confirm(r.Context(), accounts.Asked{Operation: operation, Session: r.Requester, Body: body, Target: r.Var("deviceId")})
+	return a.Accounts.Confirm(r.Context(), accounts.Asked{Operation: operation, Requester: r.Requester, Body: body, Target: r.Var("deviceId")})
 }
 
 // members decodes the body into its members.

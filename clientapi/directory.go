@@ -55,7 +55,7 @@ func (a *API) getRoomIDByAlias(r *httpapi.Request) (any, error) {
 // deleteRoomAlias removes an alias.
 // Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
 func (a *API) deleteRoomAlias(r *httpapi.Request) (any, error) {
-	return nil, a.Rooms.DeleteAlias(r.Context(), r.Requester, roomAlias(r), r.IsAdmin)
+	return nil, a.Rooms.DeleteAlias(r.Context(), r.Requester, roomAlias(r))
 }
 
 // getLocalAliases lists the aliases that lead to a room.

@@ -47,7 +47,7 @@ func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 	if body.Visibility != "public" && body.Visibility != "private" {
 		return nil, mxerr.InvalidParam("visibility must be public or private")
 	}
-	return nil, a.Rooms.SetPublished(r.Context(), r.Requester, roomID(r), body.Visibility == "public", r.IsAdmin)
+	return nil, a.Rooms.SetPublished(r.Context(), r.Requester, roomID(r), body.Visibility == "public")
 }
 
 // getPublicRooms lists the rooms of the directory.

@@ -70,10 +70,10 @@ func (s *Service) CreateAlias(ctx context.Context, sender ident.Requester, alias
 	})
 }
 
-// DeleteAlias removes an alias: one's own, or any with the power to change the room's canonical alias, or any where
-// admin is set. A canonical alias event that names it is changed where the user may.
+// DeleteAlias removes an alias. The sender must have created it, be an administrator of the server, or have the power level
+// to change the room's canonical alias; in the last case a canonical alias event that names the alias is changed too.
 // Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
-func (s *Service) DeleteAlias(ctx context.Context, sender ident.Requester, alias id.RoomAlias, admin bool) error {
+func (s *Service) DeleteAlias(ctx context.Context, sender ident.Requester, alias id.RoomAlias) error {
 	row, err := s.findAlias(ctx, alias)
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (s *Service) DeleteAlias(ctx context.Context, sender ident.Requester, alias
 	}
 	levels := r.Levels()
 	mayCanonical := r.Membership(sender.UserID) == Join && levels.UserLevel(sender.UserID) >= levels.EventLevel(typeCanonicalAlias, true)
-	if row.Creator != sender.UserNID && !mayCanonical && !admin {
+	if row.Creator != sender.UserNID && !mayCanonical && !sender.IsAdmin {
 		return mxerr.Forbidden("Only the creator of the alias, and users who may change the room's canonical alias, can delete it")
 	}
 	if err := s.db.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteAlias(string(alias)) }); err != nil || !mayCanonical {

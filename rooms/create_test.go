@@ -383,8 +383,8 @@ func TestDirectoryPages(t *testing.T) {
 	}
 	h.create(alice, CreateRoom{Name: "hidden tea"})
 	space := h.create(alice, CreateRoom{Name: "space", CreationContent: json.RawMessage(`{"type":"m.space"}`)})
-	h.refused(h.svc.SetPublished(h.Context(), bob, space, true, false), "M_FORBIDDEN")
-	h.ok(h.svc.SetPublished(h.Context(), alice, space, true, false))
+	h.refused(h.svc.SetPublished(h.Context(), bob, space, true), "M_FORBIDDEN")
+	h.ok(h.svc.SetPublished(h.Context(), alice, space, true))
 	if on, err := h.svc.IsPublished(h.Context(), space); err != nil || !on {
 		t.Error("the space is not listed")
 	}
@@ -425,7 +425,7 @@ func TestDirectoryPages(t *testing.T) {
 	}
 	_, err = h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Since: "x1"})
 	h.refused(err, "M_INVALID_PARAM")
-	h.ok(h.svc.SetPublished(h.Context(), alice, space, false, false))
+	h.ok(h.svc.SetPublished(h.Context(), alice, space, false))
 	h.matchesDisk(space)
 }
 

@@ -15,16 +15,16 @@ import (
 	"ebb/storage"
 )
 
-// SetPublished lists a room in the room directory, or takes it out. It needs the power to change the room's canonical
-// alias, or admin.
+// SetPublished lists a room in the room directory, or removes it from there. The sender must be an administrator of the
+// server, or have the power level to change the room's canonical alias.
 // Spec: client-server-api#put_matrixclientv3directorylistroomroomid
-func (s *Service) SetPublished(ctx context.Context, sender ident.Requester, room id.RoomID, published, admin bool) error {
+func (s *Service) SetPublished(ctx context.Context, sender ident.Requester, room id.RoomID, published bool) error {
 	r, err := s.Room(ctx, room)
 	if err != nil {
 		return err
 	}
 	levels := r.Levels()
-	if !admin && (r.Membership(sender.UserID) != Join || levels.UserLevel(sender.UserID) < levels.EventLevel(typeCanonicalAlias, true)) {
+	if !sender.IsAdmin && (r.Membership(sender.UserID) != Join || levels.UserLevel(sender.UserID) < levels.EventLevel(typeCanonicalAlias, true)) {
 		return mxerr.Forbidden("You do not have permission to list this room in the directory")
 	}
 	return s.touch(ctx, room, func(r *Room) storage.Write {

@@ -222,8 +222,8 @@ func TestAliases(t *testing.T) {
 		h.ok(s.CreateAlias(ctx, bob, "#a:here", room))
 		h.refused(s.CreateAlias(ctx, bob, "#a:here", other), "M_UNKNOWN")
 		h.ok(s.CreateAlias(ctx, bob, "#b:here", other))
-		h.refused(s.DeleteAlias(ctx, eve, "#a:here", false), "M_FORBIDDEN")
-		h.refused(s.DeleteAlias(ctx, alice, "#none:here", false), "M_NOT_FOUND")
+		h.refused(s.DeleteAlias(ctx, eve, "#a:here"), "M_FORBIDDEN")
+		h.refused(s.DeleteAlias(ctx, alice, "#none:here"), "M_NOT_FOUND")
 		if _, err := s.LocalAliases(ctx, eve, room); mxerr.Code(err) != "M_FORBIDDEN" {
 			h.Errorf("a stranger reads the aliases: %v", err)
 		}
@@ -238,11 +238,11 @@ func TestAliases(t *testing.T) {
 			h.refused(err, code)
 		}
 		h.set(alice, room, typeCanonicalAlias, "", `{"alias":"#a:here","alt_aliases":["#a:here","#老虎:here"]}`)
-		h.ok(s.DeleteAlias(ctx, bob, "#a:here", false))
+		h.ok(s.DeleteAlias(ctx, bob, "#a:here"))
 		h.set(alice, room, typeCanonicalAlias, "", `{"alias":"#a:here"}`) // it stood there before
 		h.ok(s.CreateAlias(ctx, bob, "#a:here", room))
 		h.set(alice, room, typeCanonicalAlias, "", `{"alias":"#a:here","alt_aliases":["#a:here","#老虎:here"]}`)
-		h.ok(s.DeleteAlias(ctx, alice, "#a:here", false))
+		h.ok(s.DeleteAlias(ctx, alice, "#a:here"))
 		if got := h.content(room, typeCanonicalAlias, ""); got != `{"alt_aliases":["#老虎:here"]}` {
 			h.Errorf("after the alias is gone m.room.canonical_alias is %s", got)
 		}
