@@ -13,7 +13,7 @@ import (
 	"ebb/mxerr"
 )
 
-// answer writes what a handler returned.
+// answer writes the value or error that a handler returned.
 func (s *Server) answer(w http.ResponseWriter, r *Request, v any, err error) {
 	if err != nil {
 		s.writeError(w, r, err)
@@ -50,17 +50,17 @@ func writeRaw(w http.ResponseWriter, a Raw) {
 		a.Status = http.StatusOK
 	}
 	w.WriteHeader(a.Status)
-	for part := range slices.Chunk(a.Body, writeChunk) { // each with a deadline of its own
+	for part := range slices.Chunk(a.Body, writeChunk) { // each chunk has its own deadline
 		if _, err := w.Write(part); err != nil {
-			return // the peer is gone
+			return // the peer has disconnected
 		}
 	}
 }
 
-// writeChunk is how much of an answer is written at once.
+// writeChunk is how many bytes of an answer are written at once.
 const writeChunk = 64 << 10
 
-// write writes an answer that is in memory, where there is room for it beside those that others are still taking.
+// write writes an answer that is held in memory, if the memory for answers has room for it.
 func (s *Server) write(w http.ResponseWriter, r *Request, a Raw) {
 	n := int64(len(a.Body))
 	if !r.holdAnswer(n) {
@@ -77,14 +77,14 @@ func (s *Server) write(w http.ResponseWriter, r *Request, a Raw) {
 	writeRaw(w, a)
 }
 
-// writeError is the only place that knows how an error looks outside. What is no mxerr.Error is 500 with a neutral text;
-// its cause is logged once, with the request's id.
+// writeError is the only place that decides how an error is presented to clients. An error that is not an mxerr.Error
+// becomes a 500 with a neutral text; its cause is logged once, with the request ID.
 func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
 	r.releaseAnswer()
 	var e *mxerr.Error
 	switch {
 	case errors.As(err, &e):
-	case errors.Is(err, context.Canceled): // the peer is gone, and reads this no more
+	case errors.Is(err, context.Canceled): // the peer has disconnected and does not read this
 		e = mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "The request was cancelled")
 	default:
 		e = s.opt.Unknown(err)
@@ -102,8 +102,8 @@ func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
 	writeRaw(w, Raw{Status: e.Status, Body: errorBody(e)})
 }
 
-// faultLevel is how an error is logged, by its status. Only this server's own faults are errors: that another server does not
-// answer is brought about by anybody who names it.
+// faultLevel returns the log level and message for an error, by its status. Only this server's own faults are logged as
+// errors: anybody can provoke a failure of another server by naming it.
 func faultLevel(status int) (level slog.Level, what string) {
 	switch {
 	case status < http.StatusInternalServerError:
@@ -127,7 +127,7 @@ func errorBody(e *mxerr.Error) []byte {
 	return body
 }
 
-// cors lets browsers of any origin in, errors and preflights included.
+// cors allows browsers on any origin, for errors and preflights too.
 // Spec: client-server-api#web-browser-clients
 func cors(h http.Header) {
 	h["Access-Control-Allow-Origin"] = corsOrigin

@@ -17,7 +17,7 @@ import (
 	"ebb/ident"
 )
 
-// slowly is a body of which half has come.
+// slowly is a body that arrives half now and half when it is released.
 type slowly struct {
 	half  io.Reader
 	ready chan<- struct{}
@@ -37,7 +37,7 @@ func (s *slowly) Read(p []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// bodyServer reads bodies that nobody has signed, and those of alice and bob.
+// bodyServer returns a server that reads unsigned bodies and those of alice and bob.
 func bodyServer() *Server {
 	return New(Options{
 		Log: slog.New(slog.DiscardHandler),
@@ -76,7 +76,7 @@ func send(t *testing.T, s *Server, method, path, token, from string, body io.Rea
 func TestUnsignedBodiesOfOneNetworkAreBounded(t *testing.T) {
 	for _, path := range []struct{ method, path string }{{"PUT", "/_matrix/federation/v1/send/1"}, {"POST", "/_matrix/key/v2/query"}} {
 		s := bodyServer()
-		const each = 10 << 20 // of 16 MiB that are set aside for it
+		const each = 10 << 20 // 16 MiB are reserved for it
 		ready, rest, ended := make(chan struct{}), make(chan struct{}), make(chan int)
 		for i := range 2 {
 			go func() {
@@ -110,7 +110,7 @@ func TestUnsignedBodiesOfOneNetworkAreBounded(t *testing.T) {
 	}
 }
 
-func TestBodiesOfUsersAreBoundedByUserByNetworkAndInSum(t *testing.T) {
+func TestBodiesAreBoundedPerUserPerNetworkAndInTotal(t *testing.T) {
 	s := bodyServer()
 	const path = "/_matrix/client/v3/room_keys/keys"
 	ready, rest, ended := make(chan struct{}), make(chan struct{}), make(chan int)
@@ -123,7 +123,7 @@ func TestBodiesOfUsersAreBoundedByUserByNetworkAndInSum(t *testing.T) {
 	code := func(user, from string) int {
 		return send(t, s, "PUT", path, user, from, bytes.NewReader(make([]byte, 4<<20))).Code
 	}
-	hold("alice", "192.0.2.1:1") // each takes 32 MiB
+	hold("alice", "192.0.2.1:1") // each reserves 32 MiB
 	if got := code("alice", "198.51.100.1:1"); got != http.StatusTooManyRequests {
 		t.Errorf("the same user elsewhere gets %d", got)
 	}
@@ -150,7 +150,7 @@ func TestBodiesOfUsersAreBoundedByUserByNetworkAndInSum(t *testing.T) {
 	}
 }
 
-func TestBodiesAreReadWhole(t *testing.T) {
+func TestBodyIsReadCompletely(t *testing.T) {
 	for _, size := range []int{0, 1, 1023, 1024, smallBody - 1, smallBody, smallBody + 1, 100_000, 1 << 20} {
 		for _, announced := range []int64{int64(size), -1} {
 			sent := bytes.Repeat([]byte{'x'}, size)
@@ -164,7 +164,7 @@ func TestBodiesAreReadWhole(t *testing.T) {
 	}
 }
 
-func TestTheDeadlineOfASignedBodyEndsWithIt(t *testing.T) {
+func TestReadDeadlineEndsWithTheSignedBody(t *testing.T) {
 	c := &connection{ResponseRecorder: *httptest.NewRecorder()}
 	s := New(Options{
 		Log: slog.New(slog.DiscardHandler),
@@ -178,14 +178,14 @@ func TestTheDeadlineOfASignedBodyEndsWithIt(t *testing.T) {
 			return map[string]any{}, nil
 		}}},
 	})
-	body := iotest.DataErrReader(strings.NewReader(`{"pdus":[]}`)) // the end comes with the last bytes, as where a length is declared
+	body := iotest.DataErrReader(strings.NewReader(`{"pdus":[]}`)) // EOF arrives with the last bytes, as for a body with a declared length
 	s.ServeHTTP(c, httptest.NewRequestWithContext(t.Context(), "PUT", "/_matrix/federation/v1/send/1", struct{ io.Reader }{body}))
 	if c.Code != http.StatusOK {
 		t.Errorf("answer %d %s", c.Code, c.Body)
 	}
 }
 
-// Strangers of several networks leave room for the bodies of those who are known.
+// Strangers from several networks leave room for the bodies of authenticated requesters.
 func TestBodiesOfStrangersLeaveRoomForOthers(t *testing.T) {
 	m := NewMemory()
 	var held []*Request

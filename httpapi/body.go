@@ -15,14 +15,15 @@ import (
 	"ebb/mxerr"
 )
 
-// A body may take patience plus one second for each trickle bytes of it, in either direction: a peer that is slower, to
-// the point of holding a connection for days, is cut off. Long polls have no body on its way and wait as they like.
+// A body may take patience plus one second for every trickle bytes, in either direction. A slower peer, which might
+// hold a connection for days, is disconnected. Long polls are not affected while no body is being transferred.
 const (
 	patience = 30 * time.Second
 	trickle  = 8 << 10
 )
 
-// boundedBody is a request body that ends with M_TOO_LARGE beyond its bound and with an error when it trickles.
+// boundedBody is a request body that fails with M_TOO_LARGE beyond its bound and with a timeout when it arrives too
+// slowly.
 type boundedBody struct {
 	io.ReadCloser
 	conn     *http.ResponseController
@@ -37,7 +38,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	due := b.start.Add(patience + time.Duration(b.read/trickle)*time.Second)
 	if due.Sub(b.deadline) >= time.Second {
 		b.deadline = due
-		_ = b.conn.SetReadDeadline(due) // not every writer has a connection: tests
+		_ = b.conn.SetReadDeadline(due) // writers in tests have no connection
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
@@ -45,7 +46,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 		return n, tooLarge(b.max)
 	}
 	if err != nil && !b.deadline.IsZero() {
-		// Whoever works long on what was read, a long poll, must not be cut off by the deadline of reading it.
+		// A long poll that follows must not be cut off by the deadline for reading the body.
 		_ = b.conn.SetReadDeadline(time.Time{})
 	}
 	return n, err
@@ -55,7 +56,7 @@ func tooLarge(limit int64) error {
 	return mxerr.TooLarge("The body must not be larger than %d bytes", limit)
 }
 
-// boundBody puts the bounds of the route on the body.
+// boundBody applies the route's size bound to the body.
 func (r *Request) boundBody(w http.ResponseWriter, limit int64) error {
 	if r.ContentLength > limit {
 		return tooLarge(limit)
@@ -66,23 +67,24 @@ func (r *Request) boundBody(w http.ResponseWriter, limit int64) error {
 	return nil
 }
 
-// What is read and thrown away of a body that is too large. 256 MiB: more than any upload that a client tries.
+// maxDrain and drainTime bound how much of an oversized body is read and discarded. 256 MiB is more than any upload
+// that a client tries.
 const (
 	maxDrain  = 256 << 20
 	drainTime = 10 * time.Second
 )
 
-// drain reads what is left of a body, so that a client that looks for the answer only when it has sent everything finds
-// it instead of a broken connection. One that asks first (Expect) has not begun to send.
+// drain reads the rest of a body, so that a client that reads the answer only after sending everything sees it instead
+// of a broken connection. A client that sent Expect has not begun to send the body.
 func drain(w http.ResponseWriter, body io.Reader, r *http.Request) {
 	if r.Header.Get("Expect") != "" {
 		return
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTime))
-	_, _ = io.CopyN(io.Discard, body, maxDrain) // whatever goes wrong, the answer is on its way already
+	_, _ = io.CopyN(io.Discard, body, maxDrain) // errors are ignored: the answer has already been written
 }
 
-// Body reads the whole body, bounded by the route and by what may be kept in memory.
+// Body reads the complete body, within the bounds of the route and of the memory for bodies.
 //
 // Errors: M_TOO_LARGE, M_NOT_JSON, M_LIMIT_EXCEEDED.
 func (r *Request) Body() ([]byte, error) {
@@ -101,7 +103,8 @@ func (r *Request) Body() ([]byte, error) {
 	return r.body, nil
 }
 
-// readBody is io.ReadAll into memory that is counted. Whoever announces a large body has to send it before it costs memory.
+// readBody is like io.ReadAll, but counts the memory it uses. A large body uses memory only as it arrives, not as it is
+// announced.
 func (r *Request) readBody() ([]byte, error) {
 	announced := r.ContentLength + 1 // one more byte to find the end
 	size := int64(1 << 10)
@@ -134,8 +137,8 @@ func (r *Request) readBody() ([]byte, error) {
 	}
 }
 
-// Decode reads the body as a JSON object into v. Where there is none, a POST or DELETE counts as {}: much of the API lets
-// clients leave it out.
+// Decode decodes the body, a JSON object, into v. An empty body of a POST or DELETE counts as {}, because much of the
+// API lets clients omit it.
 //
 // Errors: M_TOO_LARGE, M_NOT_JSON, M_BAD_JSON.
 func (r *Request) Decode(v any) error {
@@ -149,8 +152,8 @@ func (r *Request) Decode(v any) error {
 	return DecodeJSON(body, v)
 }
 
-// DecodeEvents is Decode for a body that carries events of another server as they are. How deep each nests, and what its
-// strings and numbers are, is for whoever takes it in to judge: a bad one must not keep the others out.
+// DecodeEvents is like Decode for a body with events of another server. It does not check their nesting, strings and
+// numbers; the code that processes the events does, so that a bad event does not keep the others out.
 //
 // Errors: M_TOO_LARGE, M_NOT_JSON, M_BAD_JSON.
 func (r *Request) DecodeEvents(v any) error {
@@ -161,7 +164,7 @@ func (r *Request) DecodeEvents(v any) error {
 	return decode(body, v, false)
 }
 
-// DecodeJSON is Decode for bytes that are already there.
+// DecodeJSON is like Decode for bytes that have already been read.
 //
 // Errors: M_NOT_JSON, M_BAD_JSON.
 func DecodeJSON(body []byte, v any) error {
@@ -199,13 +202,14 @@ func decode(body []byte, v any, surveyed bool) error {
 	return nil
 }
 
-// maxDepth bounds nested arrays and objects of a body: every reader of it may recurse.
+// maxDepth bounds the nesting of arrays and objects in a body, because its readers may recurse.
 const maxDepth = 100
 
-// survey tells how deep bytes that may be JSON are nested (counting stops beyond maxDepth), and what in them is JSON but
-// is refused, "" for nothing. Deviation: JSON allows NUL, but PostgreSQL stores no text with it and C clients cut it
-// short; it allows lone surrogates and 1e999, but strict readers, Rust's and Go's among them, refuse a whole answer for
-// one such value, so that a message to somebody's device would keep that device from syncing.
+// survey returns the nesting depth of bytes that may be JSON (counting stops beyond maxDepth), and a description of the
+// first construct that is valid JSON but refused, or "". Deviation: JSON allows NUL, but PostgreSQL cannot store it and
+// C clients truncate at it; JSON also allows lone surrogates and 1e999, but strict parsers, Rust's and Go's among them,
+// reject a complete answer because of one such value, so that a message to a device would keep that device from
+// syncing.
 func survey(body []byte) (deepest int, odd string) {
 	depth, quoted := 0, false
 	for i := 0; i < len(body); i++ {
@@ -231,7 +235,7 @@ func survey(body []byte) (deepest int, odd string) {
 	return deepest, odd
 }
 
-// surveyEscape looks at the escape that text begins with, a surrogate pair counting as one; n is its length.
+// surveyEscape checks the escape at the start of text and returns its length n; a surrogate pair counts as one escape.
 func surveyEscape(text []byte) (n int, odd string) {
 	r, ok := unicodeEscape(text)
 	switch {
@@ -248,7 +252,7 @@ func surveyEscape(text []byte) (n int, odd string) {
 	return 6, "half a surrogate pair in a string"
 }
 
-// unicodeEscape reads a \u escape.
+// unicodeEscape parses a \u escape.
 func unicodeEscape(text []byte) (rune, bool) {
 	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
 		return 0, false
@@ -257,7 +261,7 @@ func unicodeEscape(text []byte) (rune, bool) {
 	return rune(r), err == nil
 }
 
-// surveyNumber looks at the number that text begins with; n is its length.
+// surveyNumber checks the number at the start of text and returns its length n.
 func surveyNumber(text []byte) (n int, odd string) {
 	plain := true
 	for n < len(text) && bytes.IndexByte(numberBytes, text[n]) >= 0 {
@@ -275,5 +279,5 @@ func surveyNumber(text []byte) (n int, odd string) {
 
 var numberBytes = []byte("0123456789.eE+-")
 
-// maxPlain: any number of 300 bytes without an exponent is below 1e308.
+// maxPlain is a length below which a number without an exponent is always less than 1e308.
 const maxPlain = 300

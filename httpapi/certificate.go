@@ -10,34 +10,34 @@ import (
 	"time"
 )
 
-// Certificate is a certificate and its key in PEM files. The files are read again when one of them changes, so that a renewal
-// needs no restart.
+// Certificate is a TLS certificate and its key, loaded from PEM files. The files are read again when one of them
+// changes, so that a renewal needs no restart.
 type Certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
 	now               func() time.Time
 
-	// mu guards what follows; a leaf lock.
+	// mu guards the fields below; a leaf lock.
 	mu      sync.Mutex
 	current *tls.Certificate
-	read    [2]fs.FileInfo // the files as they were when they were last read
-	failed  time.Time      // when they could not be read; zero once they could
-	said    string         // the last complaint, which is not repeated
+	read    [2]fs.FileInfo // the state of the files when they were last read
+	failed  time.Time      // when reading them last failed; zero after a success
+	said    string         // the last error that was logged, so that it is not repeated
 }
 
-// NewCertificate reads a certificate and its key.
+// NewCertificate loads a certificate and its key.
 func NewCertificate(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log, now: time.Now}
 	return c, c.Load()
 }
 
-// TLS returns the configuration of an address that shows the certificate.
+// TLS returns a configuration that serves the certificate.
 func (c *Certificate) TLS() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get, NextProtos: []string{"h2", "http/1.1"}}
 }
 
-// Load reads the files, whether they have changed or not. If they cannot be read, or do not belong together, the certificate that is in
-// use stays.
+// Load reads the files even if they have not changed. If they cannot be read, or do not belong together, the current
+// certificate stays in use.
 func (c *Certificate) Load() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -50,7 +50,7 @@ func (c *Certificate) load() (err error) {
 			c.failed = c.now()
 		}
 	}()
-	// The files are looked at before they are read: what changes in between is read again.
+	// Stat comes before reading: a change in between causes another read.
 	for i, name := range []string{c.certFile, c.keyFile} {
 		if c.read[i], err = os.Stat(name); err != nil {
 			return err
@@ -64,11 +64,12 @@ func (c *Certificate) load() (err error) {
 	return nil
 }
 
-// retryCertificate is how long files that could not be read are left alone if they look the same: permissions may be mended
-// without a trace in them.
+// retryCertificate is how long unreadable files that look unchanged are left alone. Fixing permissions does not change
+// a file's modification time.
 const retryCertificate = 10 * time.Second
 
-// changed reports whether the files are to be read again: certificate and key arrive one after the other, in either order.
+// changed reports whether the files must be read again. Certificate and key may be replaced one after the other, in
+// either order.
 func (c *Certificate) changed() bool {
 	if !c.failed.IsZero() && c.now().Sub(c.failed) >= retryCertificate {
 		return true
@@ -88,7 +89,7 @@ func (c *Certificate) changed() bool {
 	return false
 }
 
-// get gives the certificate to a handshake. A renewal that cannot be read leaves the old one in use.
+// get returns the certificate for a handshake. If a renewed certificate cannot be read, the old one stays in use.
 func (c *Certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,22 +9,23 @@ import (
 	"time"
 )
 
-// connections counts the open connections of every network, over all addresses of the server.
+// connections counts the open connections per network, over all listeners of the server.
 type connections struct {
-	most    int // of a network; 0: no bound
+	most    int // per network; 0: no bound
 	trusted []netip.Prefix
 	log     *slog.Logger
-	warned  atomic.Int64 // when it was last logged that a network has too many, in seconds
+	warned  atomic.Int64 // Unix time of the last warning that a network has too many connections
 
 	// mu guards open; a leaf.
 	mu   sync.Mutex
 	open map[string]int
 }
 
-// warnInterval is how rarely it is logged that a network has too many connections.
+// warnInterval is the minimum time between warnings that a network has too many connections.
 const warnInterval = time.Minute
 
-// enter counts a connection and reports whether the network may have it. Proxies that are trusted speak for others.
+// enter counts a connection and reports whether it is within the network's bound. Trusted proxies have no bound,
+// because they forward the requests of others.
 func (c *connections) enter(network string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -43,7 +44,7 @@ func (c *connections) leave(network string) {
 	}
 }
 
-// warn logs now and then that connections are refused.
+// warn logs that connections are refused, at most once per warnInterval.
 func (c *connections) warn(network string) {
 	now := time.Now().Unix()
 	if last := c.warned.Load(); now-last >= int64(warnInterval.Seconds()) && c.warned.CompareAndSwap(last, now) {
@@ -52,7 +53,7 @@ func (c *connections) warn(network string) {
 	}
 }
 
-// boundedListener closes the connections of a network beyond its bound.
+// boundedListener closes new connections of a network that has reached its bound.
 type boundedListener struct {
 	net.Listener
 	*connections
@@ -79,7 +80,8 @@ func (l boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// boundedConn is a connection that is counted until it is closed. It is a TCPConn, so that files are sent by the kernel.
+// boundedConn is a connection that is counted until it is closed. It embeds a TCPConn, so that files are sent by the
+// kernel.
 type boundedConn struct {
 	*net.TCPConn
 	connections *connections

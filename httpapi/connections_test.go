@@ -17,7 +17,7 @@ func dial(t *testing.T, address string) (c net.Conn, served bool) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // that it is refused shows when it is read from
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // a refusal shows only on reading
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		return c, false
@@ -44,7 +44,7 @@ func TestConnectionsOfANetworkAreBounded(t *testing.T) {
 	}
 	_ = open[0].Close()
 	again := false
-	for range 10_000 { // the server notices the end a moment later
+	for range 10_000 { // the server notices the close a moment later
 		if _, again = dial(t, addresses[0].String()); again {
 			break
 		}
@@ -57,7 +57,7 @@ func TestConnectionsOfANetworkAreBounded(t *testing.T) {
 	}
 }
 
-func TestTrustedProxiesHaveAsManyConnectionsAsTheyWant(t *testing.T) {
+func TestTrustedProxyConnectionsAreUnbounded(t *testing.T) {
 	h := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 	addresses, _ := run(t, Front{
 		Listeners: []Listener{{Address: "127.0.0.1:0", Handler: h}}, Connections: 1, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},

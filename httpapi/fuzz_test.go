@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// FuzzRequest sends what a stranger may to a route with a body: the answer is never a 5xx, and always JSON.
+// FuzzRequest sends arbitrary requests to a route with a body: the answer is always JSON and never a 5xx.
 func FuzzRequest(f *testing.F) {
 	s := echoServer(Options{})
 	f.Add("!r:x", "m.room.message", "1", "limit=1", `{"a":1}`)

@@ -61,7 +61,7 @@ func do(s http.Handler, method, target, body string, header ...string) *httptest
 
 const sendPath = "/_matrix/client/v3/rooms/%21r%3Ax/send/m%2Fx/1"
 
-func TestDoor(t *testing.T) {
+func TestServerAnswersAsSpecified(t *testing.T) {
 	s := echoServer(Options{})
 	auth := []string{"Authorization", "Bearer good"}
 	cases := []struct {
@@ -151,7 +151,7 @@ func TestChunkedBodyIsBounded(t *testing.T) {
 	}
 }
 
-// connection is a ResponseWriter that remembers its deadlines.
+// connection is a ResponseWriter that records its deadlines.
 type connection struct {
 	httptest.ResponseRecorder
 	read, write time.Time
@@ -160,7 +160,7 @@ type connection struct {
 func (c *connection) SetReadDeadline(t time.Time) error  { c.read = t; return nil }
 func (c *connection) SetWriteDeadline(t time.Time) error { c.write = t; return nil }
 
-// slowBody gives one byte more and tells the deadline that holds while it is waited for.
+// slowBody returns one byte per read and records the deadline that applies meanwhile.
 type slowBody struct {
 	c    *connection
 	left int
@@ -178,7 +178,7 @@ func (b *slowBody) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func TestBodyThatTricklesRunsIntoADeadline(t *testing.T) {
+func TestSlowBodyExceedsDeadline(t *testing.T) {
 	c := &connection{ResponseRecorder: *httptest.NewRecorder()}
 	slow := &slowBody{c: c, left: 3 * trickle}
 	r := httptest.NewRequestWithContext(t.Context(), "PUT", sendPath, nil)
@@ -202,7 +202,7 @@ func TestBodyThatTricklesRunsIntoADeadline(t *testing.T) {
 	}
 }
 
-func TestLargeAnswerHasADeadlineAndASmallOneNone(t *testing.T) {
+func TestOnlyLargeAnswersHaveADeadline(t *testing.T) {
 	c := &connection{ResponseRecorder: *httptest.NewRecorder()}
 	w := &recorder{ResponseWriter: c}
 	if _, err := w.Write(make([]byte, 100)); err != nil || !c.write.IsZero() {
@@ -230,7 +230,7 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
-func TestRateLimitRefillsAndTellsWhenToComeBack(t *testing.T) {
+func TestRateLimitRefillsAndReturnsRetryAfter(t *testing.T) {
 	now := time.UnixMilli(0)
 	l := NewLimiter(map[Rate]Bucket{Sends: {PerSecond: 0.5, Burst: 2}}, func() time.Time { return now })
 	s := echoServer(Options{Limit: l.Limit})
@@ -274,7 +274,7 @@ func TestIPv6NeighboursShareALimit(t *testing.T) {
 	}
 }
 
-func TestListenersServeTheirSetsAndHealth(t *testing.T) {
+func TestListenersServeTheirAPIsAndHealth(t *testing.T) {
 	fine := func(*Request) (any, error) { return nil, nil }
 	healthy := true
 	admin := func(context.Context, string, *Request) (ident.Requester, error) {
@@ -353,7 +353,7 @@ func TestMetricsCountByRouteAndErrorCode(t *testing.T) {
 	}
 }
 
-func TestRoutesOfOneShapeAreToldApart(t *testing.T) {
+func TestRoutesWithTheSameShapeAreDistinguished(t *testing.T) {
 	var routes []Route
 	for _, r := range []string{
 		"GET /v3/profile/{userId}/displayname", "PUT /v3/profile/{userId}/displayname", "DELETE /v3/profile/{userId}/{keyName}", "GET /v3/profile/{userId}",
@@ -424,7 +424,7 @@ func TestForwardedForCountsOnlyFromTrustedProxies(t *testing.T) {
 	}
 }
 
-// What another server does not do is not logged as an error of this one.
+// A failure of another server is not logged as an error of this one.
 func TestOnlyOwnFaultsAreLoggedAsErrors(t *testing.T) {
 	for err, want := range map[error]bool{
 		errors.New("the disk is odd"): true, mxerr.New(507, mxerr.CodeUnknown, "full"): true, mxerr.New(500, mxerr.CodeUnknown, "odd"): true,

@@ -5,17 +5,18 @@ import (
 	"sync/atomic"
 )
 
-// maxUserRequests bounds the requests of one user that are being answered, long polls included.
+// maxUserRequests bounds the concurrent requests of one user, long polls included.
 const maxUserRequests = 500
 
-// inFlight counts requests that are being answered by who asks, without a lock: by a hash, so that now and then two who ask
-// count together.
+// inFlight counts the requests being answered per requester, without a lock. Requesters are hashed to slots, so that
+// occasionally two share a count.
 type inFlight struct {
 	seed  maphash.Seed
 	slots [1 << 13]atomic.Int32
 }
 
-// enter counts a request unless there are as many as most. Leave the slot when it is answered.
+// enter counts a request unless its requester already has most requests in flight. The caller decrements the slot when
+// the request is done.
 func (f *inFlight) enter(who string, most int) (slot *atomic.Int32, ok bool) {
 	slot = &f.slots[maphash.String(f.seed, who)%uint64(len(f.slots))]
 	if int(slot.Add(1)) > most {

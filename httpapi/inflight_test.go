@@ -12,7 +12,7 @@ import (
 	"ebb/ident"
 )
 
-func TestRequestsThatWaitAreBoundedByNetworkAndUser(t *testing.T) {
+func TestWaitingRequestsAreBoundedPerNetworkAndUser(t *testing.T) {
 	parked, over := make(chan struct{}), make(chan struct{})
 	s := New(Options{
 		Log: slog.New(slog.DiscardHandler), Requests: maxUserRequests + 10, Limit: func(Rate, string) time.Duration { return 0 },

@@ -14,13 +14,14 @@ import (
 	"time"
 )
 
-// Bounds of a connection; a body in either direction has patience and trickle.
+// Timeouts of a connection. Bodies in either direction are bounded by patience and trickle.
 const (
-	readHeaderTimeout = 10 * time.Second // a header that drips in
+	readHeaderTimeout = 10 * time.Second // for clients that send the header slowly
 	idleTimeout       = 2 * time.Minute  // between requests
 	writeTimeout      = 10 * time.Minute // from the header of a request to the end of a small answer: the longest poll and its answer
 	maxHeaderBytes    = 64 << 10
-	// grace is how long running requests may take to end when the server stops; with what follows it stays under 10 s.
+	// grace is how long running requests may take to finish when the server stops; the complete shutdown stays below 10
+	// s.
 	grace = 7 * time.Second
 )
 
@@ -31,19 +32,19 @@ type Listener struct {
 	Handler http.Handler
 }
 
-// Front is every address of the server.
+// Front is the set of all listeners of the server.
 type Front struct {
 	Listeners []Listener
 	Log       *slog.Logger
-	// Connections bounds those that one network has open, 0 for not at all. TrustedProxies have as many as they want.
+	// Connections bounds the open connections per network; 0 means no bound. TrustedProxies are exempt.
 	Connections    int
 	TrustedProxies []netip.Prefix
-	Ready          func(addresses []net.Addr) // called once, when all accept
-	// Drain is called when the server stops, before running requests are waited for: it lets parked polls answer.
+	Ready          func(addresses []net.Addr) // called once, when all listeners accept
+	// Drain is called when the server stops, before it waits for running requests, so that parked long polls answer.
 	Drain func()
 }
 
-// Run accepts connections until ctx ends or an address fails, and returns when no request runs any more.
+// Run accepts connections until ctx ends or a listener fails, and returns when no request is running any more.
 func (f Front) Run(ctx context.Context) error {
 	open, err := f.open()
 	if err != nil {
@@ -74,7 +75,7 @@ func (f Front) Run(ctx context.Context) error {
 	return err
 }
 
-// stop ends the servers: gently, and after the grace by force.
+// stop shuts the servers down gracefully, and closes them after the grace period.
 func (f Front) stop(servers []*http.Server, cancel func()) {
 	if f.Drain != nil {
 		f.Drain()
@@ -94,16 +95,16 @@ func (f Front) stop(servers []*http.Server, cancel func()) {
 	stopping.Wait()
 }
 
-// server bounds what a connection may cost.
+// server returns an http.Server whose timeouts bound the cost of a connection.
 func (f Front) server(h http.Handler, requests context.Context) *http.Server { //nolint:revive // the context is the base of others
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout, MaxHeaderBytes: maxHeaderBytes,
 		BaseContext: func(net.Listener) context.Context { return requests },
-		ErrorLog:    slog.NewLogLogger(f.Log.Handler(), slog.LevelDebug), // what strangers do wrong to their connections
+		ErrorLog:    slog.NewLogLogger(f.Log.Handler(), slog.LevelDebug), // errors that clients cause on their connections
 	}
 }
 
-// open binds every address, or none.
+// open binds all addresses, or none if one fails.
 func (f Front) open() (open []net.Listener, err error) {
 	defer func() {
 		if err != nil {
@@ -123,7 +124,7 @@ func (f Front) open() (open []net.Listener, err error) {
 	return open, nil
 }
 
-// Listen binds an address. The error says what to do about it.
+// Listen binds an address. Its errors include advice for the operator.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	bound, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	advice := ""

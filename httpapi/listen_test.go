@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// run starts a front and gives its addresses, and a function that stops it and gives its error.
+// run starts a front and returns its addresses and a function that stops it and returns its error.
 func run(t *testing.T, f Front) (addresses []net.Addr, stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -81,7 +81,7 @@ func TestStopLetsRunningRequestsEnd(t *testing.T) {
 	}
 }
 
-func TestClientThatSendsTooMuchReadsWhy(t *testing.T) {
+func TestClientThatSendsTooMuchReceivesTheError(t *testing.T) {
 	s := New(Options{Log: slog.New(slog.DiscardHandler), Routes: []Route{{Method: "POST", Path: "/up", Handler: func(r *Request) (any, error) {
 		return nil, r.Decode(&struct{}{})
 	}}}})
@@ -96,7 +96,7 @@ func TestClientThatSendsTooMuchReadsWhy(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.ContentLength = size
-		if err := r.Write(conn); err != nil { // the whole of it, before the answer is looked at
+		if err := r.Write(conn); err != nil { // sends everything before reading the answer
 			t.Fatal(err)
 		}
 		resp, err := http.ReadResponse(bufio.NewReader(conn), r)
@@ -112,7 +112,7 @@ func TestClientThatSendsTooMuchReadsWhy(t *testing.T) {
 	}
 }
 
-// zeros never ends.
+// zeros is an endless reader.
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
@@ -129,7 +129,7 @@ func TestAddressInUseIsNamedAndTheOthersAreClosed(t *testing.T) {
 	}
 }
 
-// writeCertificate makes one for 127.0.0.1 with this serial number.
+// writeCertificate writes a certificate for 127.0.0.1 with the given serial number.
 func writeCertificate(t *testing.T, dir string, serial int64, changed time.Time) (cert, key string) {
 	t.Helper()
 	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -157,7 +157,7 @@ func writeCertificate(t *testing.T, dir string, serial int64, changed time.Time)
 	return cert, key
 }
 
-func TestTLSListenerTakesARenewedCertificate(t *testing.T) {
+func TestTLSListenerLoadsRenewedCertificate(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	cert, key := writeCertificate(t, dir, 1, now.Add(-time.Hour))
 	c, err := NewCertificate(cert, key, slog.New(slog.DiscardHandler))
@@ -192,7 +192,7 @@ func TestTLSListenerTakesARenewedCertificate(t *testing.T) {
 	}
 }
 
-// served is the serial number of the certificate that a handshake gets.
+// served returns the serial number of the certificate that a handshake receives.
 func (c *Certificate) served(t *testing.T) int64 {
 	t.Helper()
 	pair, err := c.get(nil)
@@ -213,7 +213,8 @@ func move(t *testing.T, from, to string) {
 	}
 }
 
-// TestCertificateWhoseKeyArrivesLaterIsRead: tools that renew write two files, one after the other, in either order.
+// TestCertificateWhoseKeyArrivesLaterIsRead covers renewal tools that write the two files one after the other, in
+// either order.
 func TestCertificateWhoseKeyArrivesLaterIsRead(t *testing.T) {
 	for _, keyFirst := range []bool{false, true} {
 		dir, next, now := t.TempDir(), t.TempDir(), time.Now()
@@ -244,7 +245,7 @@ func TestCertificateWhoseKeyArrivesLaterIsRead(t *testing.T) {
 	}
 }
 
-func TestCertificateThatWasGoneOrUnreadableIsReadOnceItIsBack(t *testing.T) {
+func TestMissingOrUnreadableCertificateIsReadOnceRestored(t *testing.T) {
 	dir, next, now := t.TempDir(), t.TempDir(), time.Now()
 	cert, key := writeCertificate(t, dir, 1, now.Add(-time.Hour))
 	newCert, newKey := writeCertificate(t, next, 2, now)
@@ -265,7 +266,8 @@ func TestCertificateThatWasGoneOrUnreadableIsReadOnceItIsBack(t *testing.T) {
 	if n := c.served(t); n != 2 {
 		t.Error("after both are back:", n)
 	}
-	// Files whose looks do not change are tried again after a while: a permission leaves no trace in their time.
+	// Unreadable files that look unchanged are tried again after a while, because fixed permissions leave their
+	// modification time as it was.
 	c.mu.Lock()
 	c.failed = now
 	c.mu.Unlock()

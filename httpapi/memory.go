@@ -10,15 +10,15 @@ import (
 	"ebb/mxerr"
 )
 
-// Requests keep bodies and answers in memory. Small ones are bounded by the number of connections only, so that they cost no
-// lock; the others are counted by user or homeserver, by network and in sum.
+// Requests hold bodies and answers in memory. Small ones are bounded only by the number of connections, so that they
+// need no lock; others are counted per requester, per network and in total.
 const (
-	// smallBody is what of a body is not counted: more than most events need.
+	// smallBody is the part of each body that is not counted: more than most events need.
 	smallBody = 16 << 10
-	// maxBodies bounds the bytes of all bodies, maxNetworkBodies those from one network: the largest body, a transaction of
-	// another server, and as much again for others there. maxRequesterBodies bounds those of one user. maxStrangerBodies bounds
-	// those of all strangers, who are neither signed in nor in a network from which a correctly signed request came: it leaves
-	// room for the largest body of somebody else.
+	// maxBodies bounds the bytes of all bodies. maxNetworkBodies bounds those of one network: enough for the largest
+	// body, a transaction of another server, and as much again for others there. maxRequesterBodies bounds those of one
+	// user. maxStrangerBodies bounds those of all strangers, who are neither signed in nor in a network from which a
+	// correctly signed request came; it leaves room for the largest body of somebody else.
 	maxBodies          = 128 << 20
 	maxStrangerBodies  = 92 << 20
 	maxNetworkBodies   = 64 << 20
@@ -26,26 +26,27 @@ const (
 
 	// smallAnswer is the size up to which answers are not counted.
 	smallAnswer = 64 << 10
-	// maxAnswers bounds the bytes of all answers that are being written, and maxNetworkAnswers and maxRequesterAnswers those
-	// for one network and for one user or homeserver. A larger one is written where no other is.
+	// maxAnswers bounds the bytes of all answers that are being written; maxNetworkAnswers and maxRequesterAnswers
+	// bound those for one network and for one user or homeserver. A larger answer is written only while no other is.
 	maxAnswers          = 128 << 20
 	maxNetworkAnswers   = 64 << 20
 	maxRequesterAnswers = 32 << 20
 
-	// memoryPause is the Retry-After of a request for which there was no memory.
+	// memoryPause is the Retry-After sent when there is no memory for a request.
 	memoryPause = 5 * time.Second
-	// reserveWait is how long a request waits for room for its answer: other servers wait a minute for the answer to a join.
+	// reserveWait is how long a request waits for memory for its answer. Other servers wait a minute for the answer to
+	// a join.
 	reserveWait = 20 * time.Second
 )
 
-// Memory counts the requests of a process and what they keep in memory, whatever address they came to.
+// Memory counts the requests of a process and the memory they hold, over all listeners.
 type Memory struct {
 	bodies, answers account
 	networks, users inFlight
 	patience        time.Duration // reserveWait
 }
 
-// NewMemory returns a Memory in which nothing is counted.
+// NewMemory returns an empty Memory.
 func NewMemory() *Memory {
 	return &Memory{
 		networks: inFlight{seed: maphash.MakeSeed()}, users: inFlight{seed: maphash.MakeSeed()},
@@ -63,12 +64,12 @@ type account struct {
 	// mu guards the rest; a leaf.
 	mu        sync.Mutex
 	total     int64
-	by        map[string]int64 // network or requester
-	reserving map[string]bool  // requesters
-	changed   chan struct{}    // closed when there may be more room; nil: nobody waits for that
+	by        map[string]int64 // bytes by network or requester
+	reserving map[string]bool  // requesters with a reservation
+	changed   chan struct{}    // closed when there may be more room; nil if nobody waits
 }
 
-// owner is whom bytes are counted against.
+// owner identifies the requester and network that bytes are counted against.
 type owner struct {
 	network, requester string
 	stranger           bool
@@ -78,11 +79,11 @@ func (r *Request) owner() owner {
 	return owner{network: "network " + r.Network(), requester: r.who(), stranger: r.UserID == "" && r.Server == "" && !r.proved}
 }
 
-// strangers are counted together under this name.
+// strangers is the key under which all strangers are counted together.
 const strangers = "strangers"
 
-// take counts n more bytes and reports whether there was room for them. With alone, those who have nothing may take more
-// than their bound.
+// take counts n more bytes and reports whether there was room for them. If alone is set, an owner that holds nothing
+// may exceed its bound.
 func (a *account) take(o owner, n int64, alone bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -102,8 +103,8 @@ func (a *account) takeLocked(o owner, n int64, alone bool) bool {
 	return true
 }
 
-// reserve counts n bytes for something whose size is not known yet, as soon as there is room for them and its requester has no
-// other such reservation. It returns the error of ctx if that is not so until ctx ends. Settle the reservation.
+// reserve counts n bytes for an answer whose size is not known yet. It waits until there is room and the requester has
+// no other reservation, and returns ctx's error if ctx ends first. The caller must settle the reservation.
 func (a *account) reserve(ctx context.Context, o owner, n int64) error {
 	for {
 		a.mu.Lock()
@@ -125,7 +126,7 @@ func (a *account) reserve(ctx context.Context, o owner, n int64) error {
 	}
 }
 
-// settle replaces a reservation of n bytes by the size that is known now.
+// settle replaces a reservation of n bytes by the actual size.
 func (a *account) settle(o owner, n, size int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -134,14 +135,14 @@ func (a *account) settle(o owner, n, size int64) {
 	a.wake()
 }
 
-// force counts n more bytes for which there may be no room.
+// force counts n more bytes even if there is no room for them.
 func (a *account) force(o owner, n int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.add(o, n)
 }
 
-// giveBack counts n bytes less.
+// giveBack subtracts n bytes.
 func (a *account) giveBack(o owner, n int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -149,7 +150,7 @@ func (a *account) giveBack(o owner, n int64) {
 	a.wake()
 }
 
-// wake lets those who wait look again. mu is held.
+// wake makes waiting reservations try again. mu is held.
 func (a *account) wake() {
 	if a.changed != nil {
 		close(a.changed)
@@ -157,7 +158,7 @@ func (a *account) wake() {
 	}
 }
 
-// add is called with mu held.
+// add adds n bytes to the counts of o. mu is held.
 func (a *account) add(o owner, n int64) {
 	a.total += n
 	a.addTo(o.network, n)
@@ -167,23 +168,23 @@ func (a *account) add(o owner, n int64) {
 	}
 }
 
-// addTo is called with mu held.
+// addTo adds n bytes to the count of who. mu is held.
 func (a *account) addTo(who string, n int64) {
 	if a.by[who] += n; a.by[who] == 0 {
 		delete(a.by, who)
 	}
 }
 
-// held is the bytes of a request that are counted. Most requests have none, so that those that wait need no memory for it.
+// held records the counted bytes of a request. Most requests have none, so that waiting requests need no memory for it.
 type held struct {
 	body     int64
-	holder   owner // against whom body counts
+	holder   owner // whom body is counted against
 	answer   int64
-	reserved int64 // for the answer, before it is made
-	reserver owner // against whom answer or reserved counts
+	reserved int64 // for the answer, before it is created
+	reserver owner // whom answer or reserved is counted against
 }
 
-// hold returns what is counted for the request.
+// hold returns the counted bytes of the request, creating the record if needed.
 func (r *Request) hold() *held {
 	if r.held == nil {
 		r.held = &held{}
@@ -214,7 +215,7 @@ func (r *Request) heldBody() int64 {
 	return r.held.body
 }
 
-// releaseBody forgets the body.
+// releaseBody stops counting the body and drops it.
 func (r *Request) releaseBody() {
 	if h := r.held; h != nil && h.body > 0 {
 		r.memory.bodies.giveBack(h.holder, h.body)
@@ -223,10 +224,11 @@ func (r *Request) releaseBody() {
 	r.body = nil
 }
 
-// ReserveAnswer counts n bytes for the answer until it is written, where its size takes their place. It waits a while until there
-// is room for them and no other request of the same requester has a reservation. Operations that take effect call it before they
-// make an answer that may be large: once made, the answer can be neither refused nor made again. So those of one requester that
-// are larger than what was reserved for them are made one at a time.
+// ReserveAnswer counts n bytes for the answer until it is written; its actual size then replaces the reservation.
+// ReserveAnswer waits a while until there is room and no other request of the same requester has a reservation.
+// Operations with side effects call it before they create an answer that may be large, because such an answer can be
+// neither refused nor created again. As one requester has one reservation at a time, answers that exceed their
+// reservation are created one after the other.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (r *Request) ReserveAnswer(n int64) error {
@@ -249,7 +251,7 @@ func (r *Request) holdAnswer(n int64) bool {
 	whose := r.owner()
 	switch {
 	case r.memory.answers.take(whose, n, true):
-	case r.Method == http.MethodPut: // it is done, and cannot be asked for again; answers that may be large are reserved before
+	case r.Method == http.MethodPut: // the operation took effect and cannot be repeated; large answers were reserved before
 		r.memory.answers.force(whose, n)
 	default:
 		return false
@@ -259,7 +261,8 @@ func (r *Request) holdAnswer(n int64) bool {
 	return true
 }
 
-// settleAnswer counts size bytes for the answer if some were reserved for it, and reports whether that was so.
+// settleAnswer replaces the reservation for the answer, if there is one, by its size, and reports whether there was
+// one.
 func (r *Request) settleAnswer(size int64) bool {
 	h := r.held
 	if h == nil || h.reserved == 0 {
@@ -270,7 +273,7 @@ func (r *Request) settleAnswer(size int64) bool {
 	return true
 }
 
-// releaseAnswer forgets the answer.
+// releaseAnswer stops counting the answer.
 func (r *Request) releaseAnswer() {
 	r.settleAnswer(0)
 	if h := r.held; h != nil && h.answer > 0 {

@@ -15,7 +15,7 @@ import (
 	"ebb/mxerr"
 )
 
-// slowReader is a peer that takes the header and then nothing.
+// slowReader is a peer that reads the header and then nothing.
 type slowReader struct {
 	httptest.ResponseRecorder
 	begun chan<- struct{}
@@ -54,7 +54,7 @@ func answerServer() *Server {
 	})
 }
 
-// ask sends a request for an answer of some size; hold makes its reader slow until it is called.
+// ask sends a request for an answer of the given size; hold makes its reader slow until it is called.
 func ask(t *testing.T, s *Server, method, user, from string, size int, w http.ResponseWriter) {
 	t.Helper()
 	askFor(t, s, method, "large", user, from, size, w)
@@ -68,7 +68,7 @@ func askFor(t *testing.T, s *Server, method, path, user, from string, size int, 
 	s.ServeHTTP(w, r)
 }
 
-func TestAnswersThatSlowReadersTakeAreBounded(t *testing.T) {
+func TestAnswersToSlowReadersAreBounded(t *testing.T) {
 	s := answerServer()
 	rest := make(chan struct{})
 	ended := make(chan int)
@@ -117,8 +117,8 @@ func TestAnswersThatSlowReadersTakeAreBounded(t *testing.T) {
 	}
 }
 
-// Of the answers to operations that take effect, such as joins, no more are made than there is room for.
-func TestAnswersOfWhatTookEffectWaitForTheirTurn(t *testing.T) {
+// Operations with side effects, such as joins, create no more answers than there is room for.
+func TestAnswersWithSideEffectsWaitForMemory(t *testing.T) {
 	s := answerServer()
 	s.memory.patience = time.Millisecond
 	rest := make(chan struct{})
@@ -159,8 +159,8 @@ func TestAnswersOfWhatTookEffectWaitForTheirTurn(t *testing.T) {
 	}
 }
 
-// Each answer may be larger than what was reserved for it, so a requester has one at a time made.
-func TestOneAnswerOfARequesterIsMadeAtATime(t *testing.T) {
+// An answer may be larger than its reservation, so a requester's answers are created one at a time.
+func TestAnswersOfOneRequesterAreCreatedOneAtATime(t *testing.T) {
 	m := NewMemory()
 	m.patience = time.Millisecond
 	request := func() *Request {
@@ -186,7 +186,7 @@ func TestOneAnswerOfARequesterIsMadeAtATime(t *testing.T) {
 	}
 }
 
-// deadlines is a connection that remembers how long it was given for each write.
+// deadlines is a connection that records the time allowed for each write.
 type deadlines struct {
 	connection
 	longest time.Duration
@@ -197,7 +197,7 @@ func (d *deadlines) Write(b []byte) (int, error) {
 	return d.ResponseRecorder.Write(b)
 }
 
-func TestALargeAnswerIsGivenTimeByWhatWasTakenOfIt(t *testing.T) {
+func TestDeadlineOfLargeAnswerExtendsWithProgress(t *testing.T) {
 	s := answerServer()
 	const size = 64 << 20
 	d := &deadlines{connection: connection{ResponseRecorder: *httptest.NewRecorder()}}
@@ -212,7 +212,7 @@ func TestALargeAnswerIsGivenTimeByWhatWasTakenOfIt(t *testing.T) {
 	}
 }
 
-// firstDeadline remembers how long it was given for the first write.
+// firstDeadline records the time allowed for the first write.
 type firstDeadline struct {
 	connection
 	given time.Duration

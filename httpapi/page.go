@@ -12,11 +12,12 @@ import (
 // HTML is the content type of a page.
 const HTML = "text/html; charset=utf-8"
 
-// newNonce returns what the style elements of one page bear, so that the browser applies no others.
+// newNonce returns a nonce for the style elements of one page, so that the browser applies no other styles.
 func newNonce() string { return rand.Text() }
 
-// pageHeaders are those of every page. A page has no CORS headers: scripts of other sites can neither read it nor send it what needs a
-// preflight. The browser loads nothing for it, runs no script, shows it in no frame and submits its forms to this server only.
+// pageHeaders sets the headers that every page has. A page has no CORS headers: scripts of other sites can neither read
+// it nor send it requests that need a preflight. The browser loads no other resources for it, runs no script, shows it
+// in no frame and submits its forms only to this server.
 //
 // Referrer-Policy is same-origin, because under no-referrer browsers send "Origin: null" with this server's own forms.
 func pageHeaders(h http.Header, nonce string) {
@@ -51,7 +52,7 @@ const errorPage = `<!DOCTYPE html>
 </html>
 `
 
-// errorHTML returns the page that says what went wrong.
+// errorHTML returns a page that shows the error.
 func errorHTML(e *mxerr.Error, nonce string) []byte {
 	return []byte(strings.NewReplacer("TITLE", html.EscapeString(http.StatusText(e.Status)), "NONCE", nonce, "MESSAGE", html.EscapeString(e.Msg)).Replace(errorPage))
 }

@@ -52,7 +52,7 @@ func checkPage(t *testing.T, w *httptest.ResponseRecorder) string {
 	return found[1]
 }
 
-func TestPageIsForItsOwnOriginOnly(t *testing.T) {
+func TestPageIsServedToItsOwnOriginOnly(t *testing.T) {
 	s, seen := pageServer(), map[string]bool{}
 	for range 2 {
 		w := do(s, "GET", "/page/a", "")
@@ -79,7 +79,7 @@ func TestErrorOfAPageIsAPage(t *testing.T) {
 	}
 }
 
-func TestPreflightLetsOtherSitesUseDataButNoPage(t *testing.T) {
+func TestPreflightAllowsOtherSitesDataButNoPage(t *testing.T) {
 	s := pageServer()
 	for _, method := range []string{"", "GET", "POST"} {
 		w := do(s, "OPTIONS", "/page/a", "", "Access-Control-Request-Method", method)

@@ -11,7 +11,7 @@ type Bucket struct {
 	Burst     int
 }
 
-// Limiter is a token bucket per class and requester. It is safe for concurrent use.
+// Limiter is a set of token buckets, one per class and requester. It is safe for concurrent use.
 type Limiter struct {
 	rates map[Rate]Bucket
 	now   func() time.Time
@@ -31,15 +31,15 @@ type bucket struct {
 	at     time.Time
 }
 
-// maxBuckets bounds the memory of a limiter: full buckets are forgotten when there are more.
+// maxBuckets bounds the memory of a limiter: beyond it, full buckets are dropped.
 const maxBuckets = 100_000
 
-// NewLimiter makes a limiter; a class without rate is unlimited.
+// NewLimiter returns a limiter; a class without a rate is unlimited.
 func NewLimiter(rates map[Rate]Bucket, now func() time.Time) *Limiter {
 	return &Limiter{rates: rates, now: now, buckets: map[bucketKey]bucket{}}
 }
 
-// Limit takes one token and returns 0, or takes none and returns how long to wait for one.
+// Limit takes a token and returns 0, or takes none and returns how long to wait for one.
 func (l *Limiter) Limit(class Rate, who string) time.Duration {
 	rate, limited := l.rates[class]
 	if !limited || rate.PerSecond <= 0 {
@@ -66,7 +66,7 @@ func (l *Limiter) Limit(class Rate, who string) time.Duration {
 	return wait
 }
 
-// Return gives back a token that Limit took, for a request that turned out not to count.
+// Return gives back a token that Limit took for a request that turned out not to count.
 func (l *Limiter) Return(class Rate, who string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,8 +77,8 @@ func (l *Limiter) Return(class Rate, who string) {
 	}
 }
 
-// makeRoom forgets buckets that are full again by now, and any others if that is not enough: a tenth at a time, so that a
-// flood of strangers costs one walk per 10,000 of them.
+// makeRoom drops the buckets that are full again, and if that is not enough any others until a tenth is free, so that a
+// flood of strangers costs one scan per 10,000 of them.
 func (l *Limiter) makeRoom(now time.Time) {
 	if len(l.buckets) < maxBuckets {
 		return

@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// recorder remembers the status of the answer, and cuts off a peer that takes a large one too slowly.
+// recorder records the status of the answer and disconnects a peer that reads a large answer too slowly.
 type recorder struct {
 	http.ResponseWriter
 	status   int
 	wrote    bool
-	start    time.Time // of the answer
+	start    time.Time // of writing the answer
 	deadline time.Time // set on the connection
 	written  int64
-	held     bool // what is written is in memory until the peer has taken it
+	held     bool // the answer stays in memory until the peer has read it
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -24,14 +24,14 @@ func (w *recorder) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// The first briskAfter bytes of an answer held in memory may be read as slowly as any other; after them the peer must read brisk bytes a
-// second: 50 MB within a quarter of an hour.
+// The first briskAfter bytes of an answer held in memory may be read as slowly as any other; after that the peer must
+// read brisk bytes a second: 50 MB within a quarter of an hour.
 const (
 	briskAfter = 1 << 20
 	brisk      = 64 << 10
 )
 
-// due returns when what was written so far must have been taken.
+// due returns the time by which the peer must have read what was written so far.
 func (w *recorder) due() time.Time {
 	slow := w.written
 	if w.held {
@@ -40,7 +40,7 @@ func (w *recorder) due() time.Time {
 	return w.start.Add(patience + time.Duration(slow/trickle)*time.Second + time.Duration((w.written-slow)/brisk)*time.Second)
 }
 
-// buffered is what net/http and the kernel take at once, in bytes: a smaller answer waits for nobody, so that
+// buffered is how many bytes net/http and the kernel buffer: a smaller answer waits for nobody, so that
 // http.Server.WriteTimeout alone bounds it.
 const buffered = 4 << 10
 
@@ -53,7 +53,7 @@ func (w *recorder) Write(b []byte) (int, error) {
 		}
 		if due := w.due(); due.Sub(w.deadline) >= time.Second {
 			w.deadline = due
-			_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(due) // not every writer has a connection: tests
+			_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(due) // writers in tests have no connection
 		}
 	}
 	return w.ResponseWriter.Write(b)

@@ -14,19 +14,19 @@ import (
 	"ebb/mxerr"
 )
 
-// Request is one request on its way to a handler.
+// Request is a request on its way to a handler.
 type Request struct {
 	*http.Request
 	ident.Requester
-	Server     string // the homeserver that asks, "" for none
+	Server     string // the requesting homeserver, "" if none
 	RequestID  string
-	ClientAddr string // the peer's address, by trusted_proxies
-	Nonce      string // of the style elements of a page, "" elsewhere
+	ClientAddr string // the client's address, seen through trusted proxies
+	Nonce      string // for the style elements of a page, "" elsewhere
 	limit      func(class Rate, who string) time.Duration
 	memory     *Memory
 	body       []byte
-	places     [2]*atomic.Int32 // where the request is counted while it is answered
-	held       *held            // nil while no bytes of it are counted
+	places     [2]*atomic.Int32 // the slots that count the request while it is answered
+	held       *held            // nil while no bytes are counted for it
 	proved     bool             // a correctly signed request came from its network before
 	vars       map[string]string
 	query      url.Values
@@ -34,13 +34,13 @@ type Request struct {
 	errcode    string // of the answer
 }
 
-// maxVar bounds a path or query parameter, in bytes: ids have at most 255.
+// maxVar bounds a path or query parameter, in bytes; IDs have at most 255.
 const maxVar = 2048
 
 // Network returns the network that the request comes from, as limits count it.
 func (r *Request) Network() string { return Network(r.ClientAddr) }
 
-// who returns the user or homeserver that a request counts against, or its network where nobody is signed in.
+// who returns the user or homeserver that the request counts against, or its network if it is not authenticated.
 func (r *Request) who() string {
 	switch {
 	case r.Server != "":
@@ -51,7 +51,8 @@ func (r *Request) who() string {
 	return r.Network()
 }
 
-// Limit counts the request in a class against who, which may be something else than who asks, such as the user concerned.
+// Limit counts the request in a class against who, which need not be the requester; it may be, for example, the target
+// user.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (r *Request) Limit(class Rate, who string) error {
@@ -64,16 +65,16 @@ func (r *Request) Limit(class Rate, who string) error {
 	return nil
 }
 
-// Var is a path parameter, unescaped once.
+// Var returns a path parameter, unescaped once.
 func (r *Request) Var(name string) string { return r.vars[name] }
 
-// Query is a query parameter, "" where it is absent.
+// Query returns a query parameter, or "" if it is absent.
 func (r *Request) Query(name string) string { return r.query.Get(name) }
 
-// QueryAll is every value of a query parameter that may be repeated, such as via.
+// QueryAll returns all values of a query parameter that may be repeated, such as via.
 func (r *Request) QueryAll(name string) []string { return r.query[name] }
 
-// QueryInt is a query parameter that is an integer in [lowest, highest]; a larger one counts as highest.
+// QueryInt returns an integer query parameter, which must be at least lowest; a value above highest counts as highest.
 //
 // Errors: M_INVALID_PARAM.
 func (r *Request) QueryInt(name string, byDefault, lowest, highest int64) (int64, error) {
@@ -91,7 +92,7 @@ func (r *Request) QueryInt(name string, byDefault, lowest, highest int64) (int64
 	return min(n, highest), nil
 }
 
-// QueryBool is a query parameter that is true or false.
+// QueryBool returns a boolean query parameter, which must be true or false.
 //
 // Errors: M_INVALID_PARAM.
 func (r *Request) QueryBool(name string, byDefault bool) (bool, error) {
@@ -106,7 +107,7 @@ func (r *Request) QueryBool(name string, byDefault bool) (bool, error) {
 	return false, mxerr.InvalidParam("%s must be true or false", name)
 }
 
-// QueryMillis is a query parameter in milliseconds, at most highest.
+// QueryMillis returns a query parameter given in milliseconds, capped at highest.
 //
 // Errors: M_INVALID_PARAM.
 func (r *Request) QueryMillis(name string, byDefault, highest time.Duration) (time.Duration, error) {
@@ -114,7 +115,7 @@ func (r *Request) QueryMillis(name string, byDefault, highest time.Duration) (ti
 	return time.Duration(ms) * time.Millisecond, err
 }
 
-// token is the access token of a request: by header, or by the deprecated query parameter.
+// token returns the access token of the request, from the header or the deprecated query parameter.
 // Spec: client-server-api#using-access-tokens
 func (r *Request) token() string {
 	if h := r.Header["Authorization"]; len(h) > 0 {
@@ -127,14 +128,14 @@ func (r *Request) token() string {
 	return r.Query("access_token")
 }
 
-// idVars are the path parameters that are ids, which never have control characters. Types, state keys, tags, rule ids and
-// transaction ids are free text.
+// idVars lists the path parameters that are IDs, which must not contain control characters. Types, state keys, tags,
+// rule IDs and transaction IDs are free text.
 var idVars = map[string]bool{
 	"roomId": true, "roomIdOrAlias": true, "roomAlias": true, "userId": true, "eventId": true, "deviceId": true,
 	"serverName": true, "mediaId": true, "sessionId": true, "filterId": true,
 }
 
-// checkText refuses what no parameter can hold: invalid UTF-8, NUL, endless strings.
+// checkText refuses values that are invalid for any parameter: invalid UTF-8, NUL, and overlong strings.
 func checkText(name, value string) error {
 	if len(value) > maxVar || !utf8.ValidString(value) || strings.IndexByte(value, 0) >= 0 {
 		return mxerr.InvalidParam("The parameter %s is not valid", name)
@@ -144,7 +145,7 @@ func checkText(name, value string) error {
 
 func isControl(c rune) bool { return c < 0x20 || c >= 0x7f && c < 0xa0 }
 
-// unescapeVars reads the path parameters, each unescaped once.
+// unescapeVars unescapes each path parameter once.
 func (r *Request) unescapeVars() error {
 	for name, v := range r.vars {
 		text, err := url.PathUnescape(v)
@@ -161,7 +162,7 @@ func (r *Request) unescapeVars() error {
 	return nil
 }
 
-// parseQuery reads the query parameters.
+// parseQuery parses the query parameters.
 func (r *Request) parseQuery() (err error) {
 	if r.URL.RawQuery == "" {
 		return nil

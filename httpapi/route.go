@@ -1,28 +1,28 @@
-// Package httpapi is the door: it finds the handler of a request, knows who asks, keeps bodies, ids and rates within
-// bounds, decodes JSON, and writes answers and errors in the one form of the specification. It knows no service: who a
-// token belongs to is told by the Authenticate function that it is given.
+// Package httpapi is the HTTP entrance of the server: it routes and authenticates requests, enforces bounds on bodies,
+// IDs and rates, decodes JSON, and writes answers and errors in the form that the specification defines. It depends on
+// no service: the Authenticate function in its Options resolves access tokens.
 //
-// A request travels: ServeHTTP → router (grouped by first path segments), CORS or the headers of a page, request id → path and query parameters →
-// authentication → rate limit → bounds on the body → the route's Handler → the answer or the error writer → metrics and
-// access log.
+// A request travels: ServeHTTP → router (grouped by first path segments), CORS or the headers of a page, request ID →
+// path and query parameters → authentication → rate limit → bounds on the body → the route's Handler → the answer or
+// the error writer → metrics and access log.
 package httpapi
 
 import "net/http"
 
-// Auth says who may call a route.
+// Auth is the kind of authentication that a route requires.
 type Auth uint8
 
 // The kinds of authentication.
 const (
 	None       Auth = iota // anybody
-	Optional               // anybody; a token, if given, must be good
+	Optional               // anybody; a token, if given, must be valid
 	User                   // an access token
-	Admin                  // an access token of an administrator
+	Admin                  // an administrator's access token
 	AppService             // an application service's token
 	Homeserver             // another homeserver, by its signature on the request
 )
 
-// Rate is a class of requests that share a rate limit per user, or per address where nobody is signed in.
+// Rate is a class of requests that share a rate limit per user, or per network for requesters who are not signed in.
 type Rate uint8
 
 // The classes; config.RateLimits has their numbers.
@@ -33,34 +33,34 @@ const (
 	Logins             // wrong passwords and tokens
 	Registrations      // new accounts
 	Joins              // joins, invites, room creation
-	Invites            // by a user of another server, or of one user by the users of a server
-	ServerInvites      // by all users of a server
+	Invites            // by a user of another server, or to one user from the users of a server
+	ServerInvites      // by all users of a server together
 	Uploads            // media
 	KeyClaim           // one-time keys
-	Lookups            // in which somebody without access token makes this server ask others, by network
-	AllLookups         // all of those together
-	Anonymous          // what needs no access token and reads the database: signing in, registering, refreshing, keys of servers
+	Lookups            // lookups for unauthenticated requesters that make this server query others
+	AllLookups         // all Lookups together
+	Anonymous          // unauthenticated requests that read the database: login, registration, refresh, server keys
 )
 
 // Route is one operation of an API.
 type Route struct {
 	Method      string
 	Path        string   // the specification's template: /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}
-	Aliases     []string // other templates that mean the same: r0, v1, unstable names
+	Aliases     []string // equivalent templates: r0, v1, unstable names
 	OperationID string
-	File        string // the OpenAPI file that describes it, "" for others
+	File        string // the OpenAPI file that describes it, "" if none does
 	Auth        Auth
 	Rate        Rate
 	MaxBody     int64 // bytes; 0: DefaultMaxBody
-	Page        bool  // answers people in a browser: HTML, errors too, and not for the scripts of other sites (page.go)
+	Page        bool  // serves HTML to browsers, for errors too, and is closed to scripts of other sites (page.go)
 	Handler     func(*Request) (any, error)
 }
 
-// DefaultMaxBody bounds a request body where the route does not say otherwise, in bytes: a 64 KiB event with room for
+// DefaultMaxBody bounds a request body, in bytes, unless the route sets another bound: a 64 KiB event with room for
 // generous escaping.
 const DefaultMaxBody = 1 << 20
 
-// Raw is an answer that is not a 200 with JSON of a value.
+// Raw is an answer that is not a JSON value with status 200.
 type Raw struct {
 	Status      int    // 0: 200
 	ContentType string // "": application/json
@@ -68,5 +68,6 @@ type Raw struct {
 	Body        []byte
 }
 
-// Stream is an answer that the handler writes itself; errors before the first byte are the handler's to return instead.
+// Stream is an answer that the handler writes itself. Errors that occur before the first byte must be returned by the
+// handler instead.
 type Stream func(w http.ResponseWriter, r *http.Request)

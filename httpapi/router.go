@@ -22,7 +22,7 @@ const (
 	apiMetrics    = "metrics"
 )
 
-// apiOf says which API a path belongs to, by its first segments; what is not listed is for clients.
+// apiOf maps path prefixes to the APIs they belong to; paths that are not listed belong to the client API.
 var apiOf = []struct {
 	prefix string
 	apis   []string
@@ -45,8 +45,9 @@ func servesPath(set []string, path string) bool {
 	return serves(set, apiClient)
 }
 
-// router finds routes: those without variables by their path, the others by a gorilla/mux router for each group of them.
-// mux tries routes one after the other, and the last of a flat list of 200 costs 90 µs, of the 40 below /rooms still 25.
+// router finds the route of a request: paths without variables in a map, others with one gorilla/mux router per group.
+// mux tries routes one after the other: in a flat list of 200 the last costs 90 µs, and among the 40 below /rooms still
+// 25.
 type router struct {
 	plain  map[plainRoute]*served
 	groups map[group]*mux.Router
@@ -55,11 +56,11 @@ type router struct {
 // plainRoute is a path without variables.
 type plainRoute struct{ method, path string }
 
-// group is what the paths of some routes have in common: the whole segments before their first variable, at most
-// maxPrefix of them and never all, and the segment after that variable, "" where that is none or a variable too.
+// group is the common part of the paths of some routes: the segments before the first variable, at most maxPrefix of
+// them and never all, and the segment after that variable, or "" if there is none or it is a variable too.
 type group struct{ prefix, word string }
 
-// maxPrefix: /_matrix/client/v3/rooms has four.
+// maxPrefix bounds the segments in a group's prefix; /_matrix/client/v3/rooms has four.
 const maxPrefix = 4
 
 func newRouter(routes []Route) router {
@@ -72,7 +73,8 @@ func newRouter(routes []Route) router {
 	return r
 }
 
-// add makes a route known at a path. Those without variables are in the groups too, which know a wrong method from an unknown path.
+// add registers a route at a path. Paths without variables are added to the groups too, which distinguish a wrong
+// method from an unknown path.
 func (r router) add(path string, s *served) {
 	methods := methodsOf(s.Method)
 	if !strings.Contains(path, "{") {
@@ -97,8 +99,9 @@ func groupOf(path string) group {
 	return g
 }
 
-// find looks up the route of a request and its path parameters, still escaped: groups with longer prefixes first. The
-// routers only find: their ServeHTTP would copy the request twice to tell the handler what is returned here.
+// find returns the route of a request and its path parameters, still escaped. It tries groups with longer prefixes
+// first. The mux routers are used only for matching: their ServeHTTP would copy the request twice to pass on what find
+// returns.
 func (rs router) find(r *http.Request) (route *served, vars map[string]string, wrongMethod bool) {
 	path := r.URL.EscapedPath()
 	if s := rs.plain[plainRoute{r.Method, path}]; s != nil {
@@ -121,7 +124,7 @@ func (rs router) find(r *http.Request) (route *served, vars map[string]string, w
 	return nil, nil, wrongMethod
 }
 
-// prefixEnds are where prefixes of a path may end, the empty one's first.
+// prefixEnds returns the positions where a prefix of the path may end, starting with the empty prefix.
 func prefixEnds(path string) []int {
 	ends := make([]int, 0, maxPrefix+1)
 	for i := 0; i < len(path) && len(ends) <= maxPrefix; i++ {
@@ -132,7 +135,7 @@ func prefixEnds(path string) []int {
 	return ends
 }
 
-// wordAfter is the second segment after a prefix.
+// wordAfter returns the second segment after a prefix.
 func wordAfter(path string, end int) string {
 	_, rest, _ := strings.Cut(path[end+1:], "/")
 	word, _, _ := strings.Cut(rest, "/")
@@ -149,10 +152,10 @@ func methodsOf(method string) []string {
 // served is a route at one of its paths, with its metrics.
 type served struct {
 	*Route
-	// once makes the metrics when the route is first asked for: a series for each of hundreds of routes would be empty.
+	// once creates the metrics on the first request: hundreds of routes would otherwise have empty series.
 	once    sync.Once
 	seconds telemetry.Histogram
-	fine    telemetry.Counter // answers with 200
+	fine    telemetry.Counter // answers with status 200
 }
 
 func newServed(r *Route) *served {
@@ -163,7 +166,8 @@ func newServed(r *Route) *served {
 	return &served{Route: &c}
 }
 
-// ServeHTTP makes a served an http.Handler, which is what the router holds; router.find takes it out again.
+// ServeHTTP makes served an http.Handler, the type that mux stores; router.find converts it back and never calls
+// ServeHTTP.
 func (*served) ServeHTTP(http.ResponseWriter, *http.Request) {}
 
 var (

@@ -21,29 +21,31 @@ import (
 	"ebb/telemetry"
 )
 
-// Options is what a Server is made of.
+// Options configures a Server.
 type Options struct {
 	Routes []Route
-	// Serve says which APIs are answered, of client, federation, admin and metrics; nil: all. /health always is.
+	// Serve lists the APIs to answer, of client, federation, admin and metrics; nil means all. /health is always
+	// answered.
 	Serve []string
 	// Authenticate returns the owner of an access token, or M_UNKNOWN_TOKEN.
 	Authenticate func(ctx context.Context, token string, r *Request) (ident.Requester, error)
-	// AuthenticateServer checks the headers of a request from another homeserver, before its body is read; nil: none is let in.
+	// AuthenticateServer checks the headers of a request from another homeserver, before its body is read. If it is
+	// nil, all such requests are refused.
 	AuthenticateServer func(r *Request) (Signature, error)
-	// Limit says how long a request has to wait, 0 for not at all; nil: no limits.
+	// Limit returns how long a request has to wait, 0 for not at all. If it is nil, there are no limits.
 	Limit func(class Rate, who string) time.Duration
-	// Reading prepares the context of a request that may read much, for a requester who must not keep others waiting; nil: as
-	// it is.
+	// Reading returns a context for a request that may read much, so that it does not keep others waiting. If it is
+	// nil, the request's own context is used.
 	Reading func(ctx context.Context, who string) context.Context
-	// Requests bounds those of one network that are being answered, 0 for not at all; then those of users are bounded too.
+	// Requests bounds the concurrent requests per network; then those per user are bounded too. 0 means no bounds.
 	Requests int
-	// Unknown turns an error that is no mxerr.Error into one; nil: 500 M_UNKNOWN.
+	// Unknown converts an error that is not an mxerr.Error into one. If it is nil, such errors become 500 M_UNKNOWN.
 	Unknown func(err error) *mxerr.Error
-	// Healthy says whether /health says ok; nil: it does.
+	// Healthy reports whether the server is healthy, for /health. If it is nil, the server always is.
 	Healthy func() bool
-	// Memory counts bodies and answers; nil: those of this Server alone.
+	// Memory counts the memory for bodies and answers. If it is nil, this Server has its own.
 	Memory *Memory
-	// TrustedProxies are the peers whose X-Forwarded-For counts.
+	// TrustedProxies lists the peers whose X-Forwarded-For is used.
 	TrustedProxies []netip.Prefix
 	Log            *slog.Logger
 }
@@ -51,22 +53,22 @@ type Options struct {
 // Signature checks that a homeserver signed a request with this body, and returns the homeserver's name.
 type Signature func(body []byte) (server string, err error)
 
-// Server answers requests by its routes. It is an http.Handler.
+// Server answers requests with the handlers of its routes. It is an http.Handler.
 type Server struct {
 	opt      Options
 	router   router
 	notFound *served
 	noMethod *served
 	options  *served
-	// noPreflight answers scripts of other sites that ask whether they may use a page.
+	// noPreflight answers preflights for pages, which scripts of other sites must not use.
 	noPreflight *served
 	memory      *Memory
 	unproved    unproved
-	boot        string // begins the ids of requests
+	boot        string // a random prefix of request IDs
 	count       atomic.Uint64
 }
 
-// New builds the router.
+// New returns a Server with its router built.
 func New(o Options) *Server {
 	if o.Unknown == nil {
 		o.Unknown = func(error) *mxerr.Error { return mxerr.New(500, mxerr.CodeUnknown, "Internal server error") }
@@ -88,7 +90,7 @@ func New(o Options) *Server {
 	return s
 }
 
-// routes are those of the APIs that are served, and the door's own.
+// routes returns the routes of the APIs to serve, and those of httpapi itself.
 func (s *Server) routes() []Route {
 	all := []Route{{Method: http.MethodGet, Path: "/health", Handler: s.health}}
 	if serves(s.opt.Serve, apiMetrics) {
@@ -103,7 +105,7 @@ func (s *Server) routes() []Route {
 	return all
 }
 
-// health says ok or not, and nothing else: it needs no token.
+// health answers only whether the server is healthy, so it needs no token.
 func (s *Server) health(*Request) (any, error) {
 	if s.opt.Healthy != nil && !s.opt.Healthy() {
 		return Raw{Status: http.StatusServiceUnavailable, ContentType: "text/plain", Body: []byte("not ok\n")}, nil
@@ -115,8 +117,8 @@ func metrics(*Request) (any, error) {
 	return Stream(telemetry.Handler().ServeHTTP), nil
 }
 
-// profile is what `go tool pprof` asks for, where metrics are served. A profile shows what the server holds in memory and may
-// slow it down, so it is for administrators only.
+// profile serves the endpoints of `go tool pprof`, on listeners that serve metrics. A profile shows what the server
+// holds in memory and may slow it down, so it is for administrators only.
 func profile(r *Request) (any, error) {
 	switch name := r.Var("profile"); {
 	case name == "profile":
@@ -129,7 +131,8 @@ func profile(r *Request) (any, error) {
 	return nil, mxerr.Unrecognized()
 }
 
-// preflight tells browsers that they may ask. 24 h: what is allowed is the same for every address and does not change.
+// preflight answers CORS preflights. Browsers may cache the answer for 24 h: it is the same for every path and does not
+// change.
 func preflight(*Request) (any, error) {
 	return Stream(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Access-Control-Max-Age", "86400")
@@ -143,7 +146,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	route, vars := s.find(hr)
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 	r := &Request{RequestID: s.newRequestID(), ClientAddr: s.clientAddr(hr), limit: s.opt.Limit, memory: s.memory, vars: vars, route: route}
-	w.Header()["X-Request-Id"] = []string{r.RequestID} // with which the log can be searched
+	w.Header()["X-Request-Id"] = []string{r.RequestID} // for searching the log
 	if route.Page {
 		r.Nonce = newNonce()
 		pageHeaders(w.Header(), r.Nonce)
@@ -160,7 +163,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	s.answer(rec, r, v, err)
 }
 
-// find is the route of a request, with its path parameters still escaped; there is one for every request.
+// find returns the route of a request, and its path parameters, still escaped. If none matches, it returns a route that
+// answers with the error.
 func (s *Server) find(r *http.Request) (*served, map[string]string) {
 	if r.Method == http.MethodOptions {
 		if s.isPage(r) {
@@ -178,7 +182,7 @@ func (s *Server) find(r *http.Request) (*served, map[string]string) {
 	return route, vars
 }
 
-// serve is the way of every request to its handler.
+// serve takes a request through all checks to its handler.
 func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 	defer r.releaseBody()
 	if err := s.enter(r); err != nil {
@@ -210,14 +214,14 @@ func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 	if err := s.authenticateServer(w, r); err != nil {
 		return nil, err
 	}
-	if err := s.limit(r, r.route.Rate); err != nil { // it is proved only now which server it counts against
+	if err := s.limit(r, r.route.Rate); err != nil { // only now is it proved which server it counts against
 		return nil, err
 	}
 	return s.handle(r)
 }
 
-// enter counts the request while it is answered, by its network and, once it is known, by its user: over HTTP/2 one
-// connection carries many, and each costs some 16 KiB while it waits.
+// enter counts the request until it is answered: by its network and, once authenticated, by its user. Over HTTP/2 one
+// connection carries many requests, and each waiting request costs some 16 KiB.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Server) enter(r *Request) error {
@@ -240,8 +244,8 @@ func (s *Server) enter(r *Request) error {
 	return nil
 }
 
-// handle calls the handler. What users read as history, and whatever other servers read, is a share of what the
-// database can do at a time.
+// handle calls the handler. Requests for history, and all reads by other servers, get only a share of the database's
+// capacity.
 func (s *Server) handle(r *Request) (any, error) {
 	reads := r.route.Rate == Reads || r.Server != "" && r.route.Method != http.MethodPut
 	if reads && s.opt.Reading != nil {
@@ -250,8 +254,8 @@ func (s *Server) handle(r *Request) (any, error) {
 	return r.route.Handler(r)
 }
 
-// authenticateServer checks the signature of another homeserver, which covers the body: what can be known without the body
-// first.
+// authenticateServer checks the signature of another homeserver, which covers the body; everything that can be checked
+// without the body comes first.
 func (s *Server) authenticateServer(w http.ResponseWriter, r *Request) error {
 	if s.opt.AuthenticateServer == nil {
 		return mxerr.Unrecognized()
@@ -278,7 +282,8 @@ func (s *Server) authenticateServer(w http.ResponseWriter, r *Request) error {
 	return err
 }
 
-// claim checks the headers of a request from another homeserver. Looking for its key counts until it is found.
+// claim checks the headers of a request from another homeserver. The cost of fetching its key is counted against the
+// network, and refunded once the key is found.
 func (s *Server) claim(from string, r *Request) (_ Signature, err error) {
 	if r.proved, err = s.unproved.admit(from, r.ContentLength); err != nil {
 		return nil, err
@@ -316,8 +321,8 @@ func (s *Server) authenticate(r *Request, auth Auth) (err error) {
 	return nil
 }
 
-// limit counts the request against its user or homeserver, or its address where nobody is signed in. Application services act for many
-// users and are trusted by the administrator.
+// limit counts the request against its user or homeserver, or its network if it is not authenticated. Application
+// services are exempt: they act for many users, and the administrator trusts them.
 func (s *Server) limit(r *Request, class Rate) error {
 	if class == Unlimited || r.AppService != "" {
 		return nil
@@ -343,7 +348,7 @@ func (s *Server) finish(rec *recorder, r *Request, start time.Time) {
 		slog.String("user", string(r.UserID)), slog.String("device", string(r.DeviceID)))
 }
 
-// recover turns a panic into a 500: one request dies, not the server.
+// recover turns a panic into a 500, so that only one request fails.
 func (s *Server) recover(rec *recorder, r *Request) {
 	v := recover()
 	if v == nil {
@@ -360,7 +365,7 @@ func (s *Server) recover(rec *recorder, r *Request) {
 	s.writeError(rec, r, err)
 }
 
-// newRequestID tells requests apart in the log, across restarts too.
+// newRequestID returns an ID that is unique in the log, across restarts too.
 func (s *Server) newRequestID() string {
 	return s.boot + strconv.FormatUint(s.count.Add(1), 36)
 }

@@ -8,44 +8,47 @@ import (
 	"ebb/mxerr"
 )
 
-// ErrNoKey is wrapped by the error of Options.AuthenticateServer if the headers are well-formed, but the named server had to
-// be asked for its key, or was a short time ago, and did not give it.
+// ErrNoKey is wrapped by errors of Options.AuthenticateServer when the headers are well-formed, but the key of the
+// named server could not be fetched, now or a short time ago.
 var ErrNoKey = errors.New("the key of the server could not be fetched")
 
 const (
 	// maxUnproved bounds the work for one network whose requests are not proved to come from the server that they name,
-	// in bytes of wrongly signed bodies: 64 MiB at once, which take about a second of CPU time, and 1 MiB more each second.
+	// in bytes of wrongly signed bodies: 64 MiB at once, which take about a second of CPU time, and 1 MiB more each
+	// second.
 	maxUnproved       = 64 << 20
 	unprovedPerSecond = 1 << 20
-	// leastUnproved is what the smallest body counts, keyCost looking for a key, from its beginning until it is found.
+	// leastUnproved is the minimum that a wrongly signed body counts. keyCost is what fetching a key counts until it is
+	// found.
 	leastUnproved = 4 << 10
 	keyCost       = 1 << 20
 	// maxUnprovedNetworks bounds the networks that are remembered.
 	maxUnprovedNetworks = 10_000
 
-	// maxAllUnproved bounds the wrongly signed bodies of all networks together, in bytes: 256 MiB at once, and 8 MiB more each
-	// second, an eighth of a core. Beyond it only small bodies are read, of at most leastUnproved bytes, and those from networks
-	// that a correctly signed request came from: botnets must not keep the servers that take part from being heard.
+	// maxAllUnproved bounds the wrongly signed bodies of all networks together, in bytes: 256 MiB at once, and 8 MiB
+	// more each second, an eighth of a core. Beyond it only small bodies, of at most leastUnproved bytes, and bodies
+	// from networks that have sent a correctly signed request are read, so that a botnet cannot shut out the servers
+	// that take part in the federation.
 	maxAllUnproved       = 256 << 20
 	allUnprovedPerSecond = 8 << 20
 	// maxProved bounds the networks that are remembered for a correctly signed request, in each of two generations.
 	maxProved = 10_000
 )
 
-// unproved counts the work for requests that are not proved to come from another server, by network and in total. What was
-// counted is forgotten with time.
+// unproved counts the work for requests that are not proved to come from another server, by network and in total. The
+// counts decay with time.
 type unproved struct {
 	now func() time.Time
 	// mu guards the rest; a leaf.
 	mu       sync.Mutex
 	networks map[string]work
 	all      work
-	// proved and provedBefore are networks that correctly signed requests came from. Those that were not seen since
-	// provedBefore was put aside are forgotten when proved is full.
+	// proved and provedBefore hold networks that sent correctly signed requests. When proved is full it becomes
+	// provedBefore, and the previous provedBefore is dropped.
 	proved, provedBefore map[string]bool
 }
 
-// work is an amount of work, in bytes, that was counted at a time.
+// work is an amount of work, in bytes, and the time at which it was recorded.
 type work struct {
 	bytes int64
 	at    time.Time
@@ -55,13 +58,14 @@ func newUnproved() unproved {
 	return unproved{now: time.Now, networks: map[string]work{}, proved: map[string]bool{}}
 }
 
-// left returns what is not forgotten yet.
+// left returns the amount that has not decayed by now.
 func (w work) left(now time.Time, perSecond float64) int64 {
 	return max(0, w.bytes-int64(now.Sub(w.at).Seconds()*perSecond))
 }
 
-// admit returns an error if the body of a request must not be read now, because wrongly signed ones take too much work. It reports whether
-// a correctly signed request came from the network before. announced is the size of the body, negative if it is unknown.
+// admit returns an error if the body of a request must not be read now, because wrongly signed bodies cause too much
+// work. It reports whether the network has sent a correctly signed request before. announced is the size of the body,
+// negative if unknown.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (u *unproved) admit(network string, announced int64) (proved bool, err error) {
@@ -85,7 +89,7 @@ func (u *unproved) failed(network string, bytes int64) {
 	u.all = work{min(maxAllUnproved, u.all.left(now, allUnprovedPerSecond)+bytes), now}
 }
 
-// prove remembers that a correctly signed request came from a network.
+// prove records that a correctly signed request came from a network.
 func (u *unproved) prove(network string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -98,7 +102,7 @@ func (u *unproved) prove(network string) {
 	u.proved[network] = true
 }
 
-// begin counts work for a network, unless there was too much already.
+// begin counts work for a network, unless it already has too much.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (u *unproved) begin(network string, bytes int64) error {
@@ -113,7 +117,7 @@ func (u *unproved) begin(network string, bytes int64) error {
 	return nil
 }
 
-// add counts more work, or with a negative number of bytes less.
+// add adds bytes to a network's work; bytes may be negative.
 func (u *unproved) add(network string, bytes int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -121,7 +125,7 @@ func (u *unproved) add(network string, bytes int64) {
 	u.set(network, work{max(0, u.networks[network].left(now, unprovedPerSecond)+bytes), now})
 }
 
-// set is called with mu held.
+// set stores a network's work. mu is held.
 func (u *unproved) set(network string, w work) {
 	if w.bytes == 0 {
 		delete(u.networks, network)
@@ -133,7 +137,7 @@ func (u *unproved) set(network string, w work) {
 	u.networks[network] = w
 }
 
-// makeRoom removes the networks of which nothing is left to count, and if that is not enough a tenth of the others. mu is
+// makeRoom removes networks whose work has decayed to nothing, and if that is not enough a tenth of the others. mu is
 // held.
 func (u *unproved) makeRoom(now time.Time) {
 	for network, w := range u.networks {

@@ -13,7 +13,7 @@ import (
 	"ebb/mxerr"
 )
 
-// doorOf is a server with one operation for other servers.
+// doorOf returns a server with one operation for other servers.
 func doorOf(authenticate func(*Request) (Signature, error)) (s *Server, put func(from string, body io.Reader) int) {
 	s = New(Options{
 		Log:                slog.New(slog.DiscardHandler),
@@ -39,7 +39,7 @@ func (u unread) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-func TestBodyIsReadOnlyIfTheHeadersMayBeGood(t *testing.T) {
+func TestBodyIsReadOnlyAfterHeadersPass(t *testing.T) {
 	_, put := doorOf(func(*Request) (Signature, error) { return nil, errUnsigned })
 	if code := put("198.51.100.1:1", unread{t}); code != 401 {
 		t.Errorf("answer %d", code)
@@ -87,7 +87,7 @@ func TestWronglySignedBodiesOfOneNetworkAreBounded(t *testing.T) {
 	}
 }
 
-func TestLookingForKeysIsBoundedPerNetwork(t *testing.T) {
+func TestKeyFetchesAreBoundedPerNetwork(t *testing.T) {
 	clock, asked := time.Unix(1e9, 0), 0
 	s, put := doorOf(func(*Request) (Signature, error) {
 		asked++
@@ -119,7 +119,7 @@ func TestNetworksWithUnprovedRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// A botnet sends wrongly signed bodies from so many networks that the bound of each does not help.
+// A botnet sends wrongly signed bodies from so many networks that the bounds per network do not help.
 func TestWronglySignedBodiesOfAllNetworksAreBounded(t *testing.T) {
 	clock, checked := time.Unix(1e9, 0), 0
 	s, put := doorOf(func(r *Request) (Signature, error) {
