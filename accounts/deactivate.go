@@ -32,7 +32,7 @@ func (s *Service) Deactivate(ctx context.Context, user id.UserID, erase bool) er
 	}
 	ctx = context.WithoutCancel(ctx)
 	if err := s.leave(ctx, storage.LeavingAccount{NID: nid, Erase: erase}, user); err != nil {
-		s.Log.Error("a deactivated user is not out of every room yet", "user", user, "err", err)
+		s.opts.Log.Error("a deactivated user is not out of every room yet", "user", user, "err", err)
 	}
 	return nil
 }
@@ -53,13 +53,13 @@ func (s *Service) deactivate(w *write, nid ident.UserNID, erase bool) error {
 
 // leave does what rooms have to do about a deactivated user.
 func (s *Service) leave(ctx context.Context, l storage.LeavingAccount, user id.UserID) error {
-	if l.Erase && s.Hooks.Erase != nil {
-		if err := s.Hooks.Erase(ctx, l.NID); err != nil {
+	if l.Erase && s.opts.Hooks.Erase != nil {
+		if err := s.opts.Hooks.Erase(ctx, l.NID); err != nil {
 			return fmt.Errorf("erase %s: %w", user, err)
 		}
 	}
-	if s.Hooks.LeaveRooms != nil {
-		if err := s.Hooks.LeaveRooms(ctx, l.NID, user); err != nil {
+	if s.opts.Hooks.LeaveRooms != nil {
+		if err := s.opts.Hooks.LeaveRooms(ctx, l.NID, user); err != nil {
 			return fmt.Errorf("leave rooms of %s: %w", user, err)
 		}
 	}
@@ -73,7 +73,7 @@ func (s *Service) resumeDeactivations(ctx context.Context) {
 		user string
 	}
 	var list []leaving
-	err := s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.LeavingAccounts()
 		for _, r := range rows {
 			user, err := tx.UserID(r.NID)
@@ -90,6 +90,6 @@ func (s *Service) resumeDeactivations(ctx context.Context) {
 		}
 	}
 	if err != nil && ctx.Err() == nil {
-		s.Log.Error("deactivations are not complete", "err", err)
+		s.opts.Log.Error("deactivations are not complete", "err", err)
 	}
 }

@@ -29,7 +29,7 @@ func errUnknownDevice() error { return mxerr.NotFound("There is no such device")
 // Devices lists a user's devices by id.
 func (s *Service) Devices(ctx context.Context, user ident.UserNID) ([]Device, error) {
 	var rows []storage.DeviceRow
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		rows, err = tx.Devices(user)
 		return err
 	})
@@ -48,7 +48,7 @@ func (s *Service) Devices(ctx context.Context, user ident.UserNID) ([]Device, er
 func (s *Service) Device(ctx context.Context, user ident.UserNID, device id.DeviceID) (Device, error) {
 	var row storage.DeviceRow
 	var found bool
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		row, found, err = tx.Device(user, string(device))
 		return err
 	})
@@ -131,8 +131,8 @@ func (s *Service) deleteDevices(w *write, user ident.UserNID, gone []storage.Dev
 	var names []string
 	for _, d := range gone {
 		names = append(names, d.DeviceID)
-		if s.Hooks.DeviceGone != nil {
-			if err := s.Hooks.DeviceGone(w.Tx, d.NID, user, d.DeviceID); err != nil {
+		if s.opts.Hooks.DeviceGone != nil {
+			if err := s.opts.Hooks.DeviceGone(w.Tx, d.NID, user, d.DeviceID); err != nil {
 				return err
 			}
 		}

@@ -93,11 +93,11 @@ func (s *Service) searchAccounts(ctx context.Context, asks ident.UserNID, term s
 
 // searchRemote finds users of other servers among those who share a room with who asks, by the name that they have there.
 func (s *Service) searchRemote(ctx context.Context, asks ident.UserNID, term string) (found []Found, err error) {
-	if s.Remote == nil {
+	if s.opts.Remote == nil {
 		return nil, nil
 	}
 	known := map[string]bool{}
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		return tx.EachRemoteSharer(asks, maxSharers, func(userID string, event []byte) error {
 			if known[userID] {
 				return nil
@@ -132,7 +132,7 @@ type candidate struct {
 }
 
 func (s *Service) searchPage(ctx context.Context, asks ident.UserNID, term string, offset int) (page []candidate, err error) {
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.SearchAccounts(asks, term, searchPage, offset)
 		if err != nil {
 			return err
@@ -167,14 +167,14 @@ type visibleRooms struct {
 }
 
 func (v *visibleRooms) any(ctx context.Context, c candidate) (bool, error) {
-	if c.shares || v.s.Hooks.RoomIsPublic == nil {
+	if c.shares || v.s.opts.Hooks.RoomIsPublic == nil {
 		return c.shares, nil
 	}
 	for _, room := range c.rooms {
 		public, known := v.known[room]
 		if !known {
 			var err error
-			if public, err = v.s.Hooks.RoomIsPublic(ctx, room); err != nil {
+			if public, err = v.s.opts.Hooks.RoomIsPublic(ctx, room); err != nil {
 				return false, err
 			}
 			v.known[room] = public

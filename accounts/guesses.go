@@ -69,16 +69,16 @@ func (a *attempt) takeBack() {
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) guessFrom(ctx context.Context, a storage.AccountRow, network string) (try attempt, err error) {
-	if full := try.take(s.Budgets.Accounts, a.Localpart); full != nil {
+	if full := try.take(s.opts.Budgets.Accounts, a.Localpart); full != nil {
 		if known, err := s.hasDeviceIn(ctx, a.NID, network); err != nil || !known {
 			return nil, cmp.Or(err, full)
 		}
 	}
-	if err := try.take(s.Budgets.Guesses, "password\x00"+a.Localpart+"\x00"+network); err != nil {
+	if err := try.take(s.opts.Budgets.Guesses, "password\x00"+a.Localpart+"\x00"+network); err != nil {
 		return nil, err
 	}
 	var comparison attempt // is never taken back
-	if err := comparison.take(s.Budgets.Networks, network); err != nil {
+	if err := comparison.take(s.opts.Budgets.Networks, network); err != nil {
 		try.takeBack()
 		return nil, err
 	}
@@ -88,11 +88,11 @@ func (s *Service) guessFrom(ctx context.Context, a storage.AccountRow, network s
 // hasDeviceIn reports whether a device of the user was last seen in a network. The owner is likely to be there, and must
 // not be locked out by strangers elsewhere who guess together.
 func (s *Service) hasDeviceIn(ctx context.Context, user ident.UserNID, network string) (bool, error) {
-	if user == 0 || s.Network == nil {
+	if user == 0 || s.opts.Network == nil {
 		return false, nil
 	}
 	devices, err := s.Devices(ctx, user)
-	return slices.ContainsFunc(devices, func(d Device) bool { return d.Address != "" && s.Network(d.Address) == network }), err
+	return slices.ContainsFunc(devices, func(d Device) bool { return d.Address != "" && s.opts.Network(d.Address) == network }), err
 }
 
 // guessBy counts an attempt at the password of the account that is signed in. Each session counts by itself: neither
@@ -101,11 +101,11 @@ func (s *Service) hasDeviceIn(ctx context.Context, user ident.UserNID, network s
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) guessBy(who ident.Requester) (try attempt, err error) {
 	session := "session\x00" + strconv.FormatInt(int64(who.DeviceNID), 10)
-	if err := try.take(s.Budgets.Guesses, session); err != nil {
+	if err := try.take(s.opts.Budgets.Guesses, session); err != nil {
 		return nil, err
 	}
 	var comparison attempt // is never taken back
-	if err := comparison.take(s.Budgets.Networks, session); err != nil {
+	if err := comparison.take(s.opts.Budgets.Networks, session); err != nil {
 		try.takeBack()
 		return nil, err
 	}
@@ -116,7 +116,7 @@ func (s *Service) guessBy(who ident.Requester) (try attempt, err error) {
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) guessToken(kind, network string) (try attempt, err error) {
-	err = try.take(s.Budgets.Guesses, kind+"\x00"+network)
+	err = try.take(s.opts.Budgets.Guesses, kind+"\x00"+network)
 	return try, err
 }
 

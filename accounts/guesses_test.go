@@ -47,7 +47,7 @@ const (
 // withGuesses runs a test with three guesses for each account and network, and a bound on those at one account in sum.
 func withGuesses(t *testing.T, atOneAccount int, f func(t *testing.T, s *Service)) {
 	each(t, Options{Network: func(addr string) string { return addr }}, func(t *testing.T, s *Service, _ *clock) {
-		s.Budgets = Budgets{Guesses: newQuota(3), Networks: newQuota(1000), Accounts: newQuota(atOneAccount), NewAccounts: newQuota(2)}
+		s.opts.Budgets = Budgets{Guesses: newQuota(3), Networks: newQuota(1000), Accounts: newQuota(atOneAccount), NewAccounts: newQuota(2)}
 		f(t, s)
 	})
 }
@@ -92,7 +92,7 @@ func TestRightPasswordIsNoGuess(t *testing.T) {
 			}
 		}
 		want := map[string]int{"password\x00alice\x00" + home: 1}
-		if got := s.Budgets.Guesses.(*quota).used; !maps.Equal(got, want) {
+		if got := s.opts.Budgets.Guesses.(*quota).used; !maps.Equal(got, want) {
 			t.Errorf("counted guesses %v", got)
 		}
 	})
@@ -141,7 +141,7 @@ func TestManyNetworksGuessAtOneAccountWithinABound(t *testing.T) {
 
 func TestOnlyWrongRegistrationTokensCountAsGuesses(t *testing.T) {
 	withGuesses(t, 1000, func(t *testing.T, s *Service) {
-		s.Registration = WithToken
+		s.opts.Registration = WithToken
 		if _, err := s.CreateToken(t.Context(), RegistrationToken{Token: "good"}); err != nil {
 			t.Fatal(err)
 		}

@@ -104,7 +104,7 @@ func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, passw
 
 // failed logs an attempt to sign in that failed. The client is not told why.
 func (s *Service) failed(ctx context.Context, name, reason string) {
-	s.Log.InfoContext(ctx, "sign-in failed", "user", name, "reason", reason)
+	s.opts.Log.InfoContext(ctx, "sign-in failed", "user", name, "reason", reason)
 }
 
 // whyRefused is why a password was refused.
@@ -127,7 +127,7 @@ func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.A
 	if !ours || len(localpart) > maxUserID {
 		return a, nil
 	}
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		for _, name := range []string{localpart, foldName(localpart)} {
 			var found bool
 			if a, found, err = tx.AccountByLocalpart(name); err != nil || found {
@@ -247,8 +247,8 @@ func (s *Service) issueTokens(w *write, user ident.UserNID, device ident.DeviceN
 	expires := int64(0)
 	if refresh {
 		t.Refresh = secret("ebb_r_", 32)
-		t.ExpiresIn = s.AccessTokenLifetime
-		expires = s.Now().Add(t.ExpiresIn).UnixMilli()
+		t.ExpiresIn = s.opts.AccessTokenLifetime
+		expires = s.opts.Now().Add(t.ExpiresIn).UnixMilli()
 		if err := w.AddRefreshToken(keyOf(t.Refresh).String(), user, device, unused); err != nil {
 			return t, err
 		}
@@ -302,7 +302,7 @@ func (s *Service) CreateLoginToken(ctx context.Context, user ident.UserNID) (str
 			return err
 		}
 		w.note("login token made", "user", name)
-		return w.AddLoginToken(keyOf(token).String(), user, s.Now().Add(loginTokenLifetime).UnixMilli())
+		return w.AddLoginToken(keyOf(token).String(), user, s.opts.Now().Add(loginTokenLifetime).UnixMilli())
 	})
 	return token, loginTokenLifetime, err
 }

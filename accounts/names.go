@@ -19,7 +19,7 @@ const maxUserID = 255
 // Errors: M_INVALID_USERNAME.
 func (s *Service) newLocalpart(username string) (string, error) {
 	localpart := strings.ToLower(username)
-	if localpart == "" || len(localpart)+len(s.Server)+2 > maxUserID {
+	if localpart == "" || len(localpart)+len(s.opts.Server)+2 > maxUserID {
 		return "", mxerr.New(400, mxerr.CodeInvalidUsername, "The username is empty or too long")
 	}
 	for i := range len(localpart) {
@@ -38,7 +38,7 @@ func (s *Service) localpartOf(user string) (string, bool) {
 		return user, user != ""
 	}
 	localpart, server, err := id.UserID(user).Parse()
-	return localpart, err == nil && server == s.Server
+	return localpart, err == nil && server == s.opts.Server
 }
 
 // maxName bounds ids and display names of devices in bytes.

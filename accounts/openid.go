@@ -22,7 +22,7 @@ const (
 func (s *Service) CreateOpenIDToken(ctx context.Context, user ident.UserNID) (token string, lifetime time.Duration, err error) {
 	token = secret("ebb_o_", 32)
 	err = s.write(ctx, func(w *write) error {
-		return w.AddOpenIDToken(keyOf(token).String(), user, s.Now().Add(openIDLifetime).UnixMilli(), maxOpenIDTokens)
+		return w.AddOpenIDToken(keyOf(token).String(), user, s.opts.Now().Add(openIDLifetime).UnixMilli(), maxOpenIDTokens)
 	})
 	return token, openIDLifetime, err
 }
@@ -32,8 +32,8 @@ func (s *Service) CreateOpenIDToken(ctx context.Context, user ident.UserNID) (to
 // Errors: M_UNKNOWN_TOKEN 401.
 // Spec: server-server-api#get_matrixfederationv1openiduserinfo
 func (s *Service) OpenIDUser(ctx context.Context, token string) (user id.UserID, err error) {
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
-		nid, found, err := tx.OpenIDTokenUser(keyOf(token).String(), s.Now().UnixMilli())
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		nid, found, err := tx.OpenIDTokenUser(keyOf(token).String(), s.opts.Now().UnixMilli())
 		if err != nil {
 			return err
 		}

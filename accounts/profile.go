@@ -51,7 +51,7 @@ func (s *Service) Profile(ctx context.Context, user id.UserID) ([]Field, error) 
 // Errors: M_NOT_FOUND.
 func (s *Service) LocalProfile(ctx context.Context, user id.UserID) ([]Field, error) {
 	var rows []storage.ProfileField
-	err := s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		a, err := s.account(tx, user)
 		if err != nil {
 			return err
@@ -265,7 +265,7 @@ type announcement struct {
 
 // announce tells rooms the name and avatar of a user as they are now, and returns when they know.
 func (s *Service) announce(ctx context.Context, who ident.Requester) error {
-	if s.Hooks.ProfileChanged == nil {
+	if s.opts.Hooks.ProfileChanged == nil {
 		return nil
 	}
 	pass, before, mine := s.announcer.join(who.UserNID)
@@ -310,9 +310,9 @@ func (a *announcer) end(user ident.UserNID, pass *announcement) {
 }
 
 func (s *Service) announceNow(ctx context.Context, who ident.Requester) error {
-	displayName, avatarURL, err := MemberProfile(ctx, s.DB, who.UserID)
+	displayName, avatarURL, err := MemberProfile(ctx, s.opts.DB, who.UserID)
 	if err != nil {
 		return err
 	}
-	return s.Hooks.ProfileChanged(ctx, who.UserNID, who.UserID, displayName, avatarURL)
+	return s.opts.Hooks.ProfileChanged(ctx, who.UserNID, who.UserID, displayName, avatarURL)
 }

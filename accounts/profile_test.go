@@ -35,7 +35,7 @@ func TestProfileFieldsAreKeptAsTheyWereSet(t *testing.T) {
 		if fields, err := s.Profile(t.Context(), who.UserID); len(fields) != 6 || err != nil {
 			t.Errorf("%v, %v", fields, err)
 		}
-		if name, avatar, err := MemberProfile(t.Context(), s.DB, who.UserID); name != "Alice ☺" || avatar != "mxc://here/a" || err != nil {
+		if name, avatar, err := MemberProfile(t.Context(), s.opts.DB, who.UserID); name != "Alice ☺" || avatar != "mxc://here/a" || err != nil {
 			t.Errorf("%q, %q, %v", name, avatar, err)
 		}
 		for _, removed := range []string{"avatar_url", "displayname"} {
@@ -130,7 +130,7 @@ func TestTheLastNameOfConcurrentChangesIsAnnouncedLast(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		name, _, err := MemberProfile(t.Context(), s.DB, who.UserID)
+		name, _, err := MemberProfile(t.Context(), s.opts.DB, who.UserID)
 		if err != nil || len(told) == 0 || told[len(told)-1] != name {
 			t.Errorf("rooms were told %v, the name is %q, %v", told, name, err)
 		}
@@ -147,7 +147,7 @@ func TestTheLastNameOfConcurrentChangesIsAnnouncedLast(t *testing.T) {
 // join makes users members of a room, as far as the directory looks.
 func join(t *testing.T, s *Service, room ident.RoomNID, users ...ident.Requester) {
 	t.Helper()
-	err := s.DB.Write(t.Context(), func(tx *storage.Tx) error {
+	err := s.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
 		for _, u := range users {
 			if err := tx.SetMembership(storage.MemberRow{User: u.UserNID, Room: room, Membership: "join", Position: 1, JoinedPos: 1}); err != nil {
 				return err

@@ -43,7 +43,7 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 	}
 	if n.Network != "" {
 		var made attempt // counts even if the account is not made in the end: the password is hashed
-		if err := made.take(s.Budgets.NewAccounts, n.Network); err != nil {
+		if err := made.take(s.opts.Budgets.NewAccounts, n.Network); err != nil {
 			return SignedIn{}, err
 		}
 	}
@@ -113,10 +113,10 @@ func (s *Service) Available(ctx context.Context, username string) error {
 	if err != nil {
 		return err
 	}
-	if s.Hooks.Exclusive != nil && s.Hooks.Exclusive(localpart) {
+	if s.opts.Hooks.Exclusive != nil && s.opts.Hooks.Exclusive(localpart) {
 		return mxerr.New(400, mxerr.CodeExclusive, "This username is reserved for an application service")
 	}
-	return s.DB.Read(ctx, func(tx *storage.Tx) error {
+	return s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		_, taken, err := tx.AccountByLocalpart(localpart)
 		if err == nil && taken {
 			err = errInUse()
@@ -145,7 +145,7 @@ func (s *Service) CreateToken(ctx context.Context, t RegistrationToken) (Registr
 	if err := checkRegistrationToken(t); err != nil {
 		return t, err
 	}
-	t.Created = s.Now()
+	t.Created = s.opts.Now()
 	row := storage.RegistrationToken{Token: t.Token, Uses: t.Uses, CreatedTS: t.Created.UnixMilli()}
 	if !t.Expires.IsZero() {
 		row.ExpiresTS = t.Expires.UnixMilli()
@@ -200,7 +200,7 @@ func checkRegistrationToken(t RegistrationToken) error {
 // ListTokens lists the registration tokens, oldest first.
 func (s *Service) ListTokens(ctx context.Context) ([]RegistrationToken, error) {
 	var rows []storage.RegistrationToken
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		rows, err = tx.RegistrationTokens()
 		return err
 	})
@@ -252,13 +252,13 @@ func (s *Service) guessRegistrationToken(ctx context.Context, token, network str
 	if found || err != nil {
 		try.takeBack()
 	} else {
-		s.Log.InfoContext(ctx, "unknown registration token")
+		s.opts.Log.InfoContext(ctx, "unknown registration token")
 	}
 	return t, found, err
 }
 
 func (s *Service) registrationToken(ctx context.Context, token string) (t storage.RegistrationToken, found bool, err error) {
-	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		t, found, err = tx.RegistrationToken(token)
 		return err
 	})
@@ -266,7 +266,7 @@ func (s *Service) registrationToken(ctx context.Context, token string) (t storag
 }
 
 func (s *Service) usable(t storage.RegistrationToken, pending int64) bool {
-	return (t.Uses == nil || t.Completed+pending < *t.Uses) && (t.ExpiresTS == 0 || t.ExpiresTS > s.Now().UnixMilli())
+	return (t.Uses == nil || t.Completed+pending < *t.Uses) && (t.ExpiresTS == 0 || t.ExpiresTS > s.opts.Now().UnixMilli())
 }
 
 // Account is an account as an administrator sees it.
@@ -280,7 +280,7 @@ type Account struct {
 // List lists accounts by localpart, at most limit of those after a localpart ("" from the first).
 func (s *Service) List(ctx context.Context, after string, limit int) ([]Account, error) {
 	var rows []storage.AccountRow
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		rows, err = tx.ListAccounts(after, limit)
 		return err
 	})

@@ -35,7 +35,7 @@ func newProfileMemo(entries int, now func() time.Time) *keyed.Memo[id.UserID, []
 // remoteUser tells whether a user is of a server that can be asked.
 func (s *Service) remoteUser(user id.UserID) (server string, remote bool) {
 	_, server, err := user.Parse()
-	return server, s.Remote != nil && err == nil && server != s.Server && pdu.ValidServerName(server) && len(user) <= maxUserID
+	return server, s.opts.Remote != nil && err == nil && server != s.opts.Server && pdu.ValidServerName(server) && len(user) <= maxUserID
 }
 
 // IsRemote reports whether the profile of a user has to be asked for at another server.
@@ -49,7 +49,7 @@ func (s *Service) IsRemote(user id.UserID) bool {
 // Errors: M_NOT_FOUND and others that the server gives; 502 M_UNKNOWN where it gives no good answer.
 func (s *Service) remoteProfile(ctx context.Context, server string, user id.UserID) ([]Field, error) {
 	return s.profiles.Get(ctx, user, func(ctx context.Context) ([]Field, error) {
-		answer, err := s.Remote.QueryProfile(ctx, server, user, "")
+		answer, err := s.opts.Remote.QueryProfile(ctx, server, user, "")
 		if err != nil {
 			return nil, fedclient.Relay(err)
 		}

@@ -74,7 +74,7 @@ type Options struct {
 
 // Service is safe for concurrent use.
 type Service struct {
-	Options
+	opts      Options
 	hasher    *hasher
 	sessions  *sessionCache
 	asked     *challenges // of users
@@ -97,10 +97,13 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{Options: o, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(o.Cache.Entries(maxSessions)),
+	return &Service{opts: o, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(o.Cache.Entries(maxSessions)),
 		asked: newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[ident.UserNID]*announcement{}},
 		profiles: newProfileMemo(o.Cache.Entries(maxRemoteProfiles), o.Now)}
 }
+
+// RegistrationMode returns who may create an account.
+func (s *Service) RegistrationMode() Mode { return s.opts.Registration }
 
 // Intervals of Run.
 const (
@@ -121,7 +124,7 @@ func (s *Service) Run(ctx context.Context) error {
 			return s.StoreSeen(context.WithoutCancel(ctx))
 		case <-seen.C:
 			if err := s.StoreSeen(ctx); err != nil {
-				s.Log.Error("storing when devices were seen", "err", err)
+				s.opts.Log.Error("storing when devices were seen", "err", err)
 			}
 		case <-resume.C:
 			s.resumeDeactivations(ctx)
@@ -155,7 +158,7 @@ func (w *write) after(f func()) {
 // write runs do in one write and waits for its commit.
 func (s *Service) write(ctx context.Context, do func(*write) error) error {
 	w := &write{svc: s}
-	pending := s.DB.Enqueue(storage.Write{
+	pending := s.opts.DB.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) error {
 			w.Tx = tx
 			return do(w)
@@ -170,7 +173,7 @@ func (s *Service) write(ctx context.Context, do func(*write) error) error {
 	<-pending.Done() // what happened is logged, even if the client has gone meanwhile
 	if pending.Err() == nil {
 		for _, n := range w.notes {
-			s.Log.InfoContext(ctx, n.text, n.attrs...)
+			s.opts.Log.InfoContext(ctx, n.text, n.attrs...)
 		}
 	}
 	return err
@@ -178,16 +181,16 @@ func (s *Service) write(ctx context.Context, do func(*write) error) error {
 
 // devicesChanged tells e2ee.
 func (w *write) devicesChanged(user ident.UserNID, devices ...string) error {
-	if w.svc.Hooks.DevicesChanged == nil {
+	if w.svc.opts.Hooks.DevicesChanged == nil {
 		return nil
 	}
-	committed, err := w.svc.Hooks.DevicesChanged(w.Tx, user, devices...)
+	committed, err := w.svc.opts.Hooks.DevicesChanged(w.Tx, user, devices...)
 	w.after(committed)
 	return err
 }
 
 // UserID is the full id of a localpart of this server.
-func (s *Service) UserID(localpart string) id.UserID { return id.NewUserID(localpart, s.Server) }
+func (s *Service) UserID(localpart string) id.UserID { return id.NewUserID(localpart, s.opts.Server) }
 
 // secret makes a random text of n bytes of entropy with a prefix that tells what it is.
 func secret(prefix string, n int) string {
@@ -223,7 +226,7 @@ func (k tokenKey) String() string { return base64.RawURLEncoding.EncodeToString(
 //
 // Errors: M_NOT_FOUND, M_FORBIDDEN.
 func (s *Service) Exists(ctx context.Context, user id.UserID) error {
-	return s.DB.Read(ctx, func(tx *storage.Tx) error {
+	return s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		a, err := s.account(tx, user)
 		if err == nil && a.DeactivatedTS != 0 {
 			err = mxerr.Forbidden("This account has been deactivated")
@@ -239,7 +242,7 @@ func errUnknownUser() error { return mxerr.NotFound("There is no such user on th
 // Errors: M_NOT_FOUND.
 func (s *Service) account(tx *storage.Tx, user id.UserID) (storage.AccountRow, error) {
 	localpart, server, err := user.Parse()
-	if err != nil || server != s.Server {
+	if err != nil || server != s.opts.Server {
 		return storage.AccountRow{}, errUnknownUser()
 	}
 	a, found, err := tx.AccountByLocalpart(localpart)

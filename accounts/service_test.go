@@ -66,7 +66,7 @@ func refused(t *testing.T, what string, err error, code string) {
 }
 
 func TestUserNamesFollowTheGrammar(t *testing.T) {
-	s := &Service{Options: Options{Server: "here"}}
+	s := &Service{opts: Options{Server: "here"}}
 	for name, want := range map[string]string{"alice": "alice", "User-UPPER": "user-upper", "q3._=-/+": "q3._=-/+", "9": "9"} {
 		if got, err := s.newLocalpart(name); got != want || err != nil {
 			t.Errorf("%q: %q, %v", name, got, err)

@@ -27,7 +27,7 @@ func (s *Service) Authenticate(ctx context.Context, token, addr string) (ident.R
 			return ident.Requester{}, err
 		}
 	}
-	now := s.Now().UnixMilli()
+	now := s.opts.Now().UnixMilli()
 	if c.expires != 0 && c.expires <= now {
 		return ident.Requester{}, mxerr.UnknownToken(true)
 	}
@@ -40,7 +40,7 @@ func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, erro
 	epoch := s.sessions.currentEpoch()
 	var row storage.TokenRow
 	var found bool
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		row, found, err = tx.AccessToken(key.String())
 		return err
 	})
@@ -49,7 +49,7 @@ func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, erro
 		return nil, fmt.Errorf("read access token: %w", err)
 	case !found:
 		return nil, mxerr.UnknownToken(false)
-	case row.ExpiresTS != 0 && row.ExpiresTS <= s.Now().UnixMilli():
+	case row.ExpiresTS != 0 && row.ExpiresTS <= s.opts.Now().UnixMilli():
 		return nil, mxerr.UnknownToken(true)
 	case row.Unused:
 		if err := s.confirmToken(ctx, key, row.User, row.Device); err != nil {

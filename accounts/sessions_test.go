@@ -42,7 +42,7 @@ func TestTokensInUseAreKnownFromMemory(t *testing.T) {
 func TestTokensAreStoredAsHashes(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		alice := mustCreate(t, s, "alice")
-		_ = s.DB.Read(t.Context(), func(tx *storage.Tx) error {
+		_ = s.opts.DB.Read(t.Context(), func(tx *storage.Tx) error {
 			if _, found, err := tx.AccessToken(alice.Access); found || err != nil {
 				t.Errorf("the token itself is in the database: %v", err)
 			}
@@ -274,7 +274,7 @@ func TestDevicesTellWhenTheyWereSeen(t *testing.T) {
 		if err := s.StoreSeen(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		fresh := New(s.Options)
+		fresh := New(s.opts)
 		check(fresh, "after a restart")
 		if err := fresh.RenameDevice(t.Context(), who.UserNID, alice.Device, "Laptop"); err != nil {
 			t.Fatal(err)
@@ -305,7 +305,7 @@ func TestTheDeviceUnusedForLongestMakesRoom(t *testing.T) {
 		}
 		// The first device was seen last when it was made; the others a second later.
 		c.advance(time.Second)
-		err = s.DB.Write(t.Context(), func(tx *storage.Tx) error {
+		err = s.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
 			for i := range MaxDevices - 1 {
 				d, _, err := tx.Device(who.UserNID, fmt.Sprint("D", i))
 				if err == nil {
@@ -335,7 +335,7 @@ func TestTheDeviceUnusedForLongestMakesRoom(t *testing.T) {
 func TestADeviceCannotHaveTheNameOfACrossSigningKey(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		who := mustSession(t, s, mustCreate(t, s, "alice").Access)
-		err := s.DB.Write(t.Context(), func(tx *storage.Tx) error {
+		err := s.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
 			return tx.SetCrossSigningKey(who.UserNID, "master", `{"keys":{"ed25519:PUBLIC":"PUBLIC"}}`)
 		})
 		if err != nil {

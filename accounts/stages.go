@@ -57,9 +57,9 @@ const registering = "register"
 // stages are all stages, in the order in which flows name them.
 var stages = []stage{
 	{name: stagePassword, use: confirms, check: (*Service).checkOwn},
-	{name: stageToken, use: registers(func(s *Service) use { return useIf(s.Registration == WithToken, sufficient) }), check: (*Service).checkRegistrationToken},
-	{name: stageDummy, use: registers(func(s *Service) use { return useIf(s.Registration != WithToken, sufficient) })},
-	{name: stageTerms, use: registers(func(s *Service) use { return useIf(len(s.Terms) > 0, required) }), params: (*Service).policies},
+	{name: stageToken, use: registers(func(s *Service) use { return useIf(s.opts.Registration == WithToken, sufficient) }), check: (*Service).checkRegistrationToken},
+	{name: stageDummy, use: registers(func(s *Service) use { return useIf(s.opts.Registration != WithToken, sufficient) })},
+	{name: stageTerms, use: registers(func(s *Service) use { return useIf(len(s.opts.Terms) > 0, required) }), params: (*Service).policies},
 }
 
 // confirms is the use of a stage by which users confirm any request of theirs.

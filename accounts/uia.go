@@ -183,7 +183,7 @@ func (s *Service) Registered(body map[string]json.RawMessage) (made SignedIn, ok
 //
 // Errors: 401 with the flows, and M_FORBIDDEN where a stage failed; 403 M_FORBIDDEN where registration is closed.
 func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, network string) (Admission, error) {
-	if s.Registration != Open && s.Registration != WithToken {
+	if s.opts.Registration != Open && s.opts.Registration != WithToken {
 		return Admission{}, mxerr.Forbidden("Registration is closed; ask the administrator of this server for an account")
 	}
 	a, b, err := s.readAuth(Asked{Body: body})
@@ -208,7 +208,7 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 // Spec: client-server-api#terms-of-service-at-registration
 func (s *Service) policies() any {
 	out := map[string]any{}
-	for _, t := range s.Terms {
+	for _, t := range s.opts.Terms {
 		version := t.Version
 		if version == "" {
 			version = "1"

@@ -45,7 +45,7 @@ func (a *API) setRoomAlias(r *httpapi.Request) (any, error) {
 func (a *API) getRoomIDByAlias(r *httpapi.Request) (any, error) {
 	alias := roomAlias(r)
 	_, server, _ := strings.Cut(string(alias), ":")
-	if err := a.mayAskFor(r, server != a.Rooms.Server); err != nil {
+	if err := a.mayAskFor(r, server != a.Config.ServerName); err != nil {
 		return nil, err
 	}
 	room, servers, err := a.Rooms.ResolveAlias(r.Context(), alias)

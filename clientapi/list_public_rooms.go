@@ -75,7 +75,7 @@ func (a *API) publicRooms(r *httpapi.Request, body rooms.PublicRoomsRequest) (an
 	if !ok {
 		return nil, mxerr.InvalidParam("limit must not be negative, and generic_search_term must not be too long")
 	}
-	if server := r.Query("server"); server != "" && server != a.Rooms.Server {
+	if server := r.Query("server"); server != "" && server != a.Config.ServerName {
 		if r.UserID == "" { // strangers do not send this server out
 			return nil, mxerr.MissingToken()
 		}

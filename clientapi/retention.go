@@ -30,7 +30,7 @@ type lifetimeRange struct {
 // administrator's policy stands over the room's own; and what rooms may choose. Clients drop their own copies by it.
 // Spec: MSC1763
 func (a *API) getRetentionConfiguration(r *httpapi.Request) (any, error) {
-	policies := map[string]lifetimes{"*": lifetimesOf(a.Rooms.Retention.Default)}
+	policies := map[string]lifetimes{"*": lifetimesOf(a.Rooms.RetentionPolicy().Default)}
 	memberships, err := a.Rooms.Memberships(r.Context(), r.UserNID)
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (a *API) getRetentionConfiguration(r *httpapi.Request) (any, error) {
 			policies[string(room.ID())] = lifetimesOf(room.Retention())
 		}
 	}
-	limits := a.Rooms.Retention.Limits
+	limits := a.Rooms.RetentionPolicy().Limits
 	return map[string]any{
 		"policies": policies,
 		"limits":   map[string]lifetimeRange{"min_lifetime": rangeOf(limits.MinLifetime), "max_lifetime": rangeOf(limits.MaxLifetime)},

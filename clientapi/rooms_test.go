@@ -18,6 +18,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/config"
 	"ebb/history"
 	"ebb/httpapi"
 	"ebb/ident"
@@ -57,7 +58,7 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &API{Rooms: h.svc, History: history.New(history.Options{DB: db, Rooms: h.svc, Commits: commits, Now: now})}
+	a := &API{Config: &config.Config{ServerName: "here"}, Rooms: h.svc, History: history.New(history.Options{DB: db, Rooms: h.svc, Commits: commits, Now: now})}
 	h.door = httpapi.New(httpapi.Options{Routes: a.allRoomRoutes(), Authenticate: h.authenticate, Log: slog.New(slog.DiscardHandler)})
 	return h
 }

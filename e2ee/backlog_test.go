@@ -109,7 +109,7 @@ func TestManyEmptyMessagesEvictNoRoomKey(t *testing.T) {
 	f.membership("@alice:test", 1, "join")
 	f.membership(far, 1, "join")
 	f.receive(away, string(far), "key")
-	from := storage.ToDeviceFrom{Origin: f.DB.IDHash("evil"), Sender: f.DB.IDHash("@flood:evil"), Stranger: true}
+	from := storage.ToDeviceFrom{Origin: f.opts.DB.IDHash("evil"), Sender: f.opts.DB.IDHash("@flood:evil"), Stranger: true}
 	for range 20 {
 		f.write(func(tx *storage.Tx) error {
 			m := delivery{backlogs: &f.backlogs, from: from}

@@ -62,7 +62,7 @@ func (s *Service) CreateBackup(ctx context.Context, user ident.UserNID, algorith
 		return "", err
 	}
 	var v int64
-	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		v, err = tx.AddBackupVersion(user, algorithm, string(authData))
 		return err
 	})
@@ -87,7 +87,7 @@ func checkBackup(algorithm string, authData json.RawMessage) error {
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) Backup(ctx context.Context, user ident.UserNID, version string) (b Backup, err error) {
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
 		if err != nil {
 			return err
@@ -123,7 +123,7 @@ func (s *Service) UpdateBackup(ctx context.Context, user ident.UserNID, version,
 	if bodyVersion != "" && bodyVersion != version {
 		return mxerr.InvalidParam("version in the body must match the path")
 	}
-	return s.DB.Write(ctx, func(tx *storage.Tx) error {
+	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
 		if err != nil {
 			return err
@@ -138,7 +138,7 @@ func (s *Service) UpdateBackup(ctx context.Context, user ident.UserNID, version,
 // DeleteBackup removes a version with its keys.
 // Spec: client-server-api#delete_matrixclientv3room_keysversionversion
 func (s *Service) DeleteBackup(ctx context.Context, user ident.UserNID, version string) error {
-	return s.DB.Write(ctx, func(tx *storage.Tx) error {
+	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
 		if err != nil {
 			return err
@@ -155,7 +155,7 @@ func (s *Service) PutBackupKeys(ctx context.Context, user ident.UserNID, version
 	if err := checkSessions(rooms); err != nil {
 		return change, err
 	}
-	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		v, err := currentBackup(tx, user, version)
 		if err != nil {
 			return err
@@ -249,7 +249,7 @@ func backupChange(tx *storage.Tx, user ident.UserNID, version int64, changed boo
 // BackupKeys lists the sessions of a version; an empty room or session means all.
 func (s *Service) BackupKeys(ctx context.Context, user ident.UserNID, version string, room id.RoomID, session string) (rooms BackupRooms, err error) {
 	rooms = BackupRooms{}
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
 		if err != nil {
 			return err
@@ -270,7 +270,7 @@ func (s *Service) BackupKeys(ctx context.Context, user ident.UserNID, version st
 
 // DeleteBackupKeys removes sessions of a version; an empty room or session means all.
 func (s *Service) DeleteBackupKeys(ctx context.Context, user ident.UserNID, version string, room id.RoomID, session string) (change BackupChange, err error) {
-	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
 		if err != nil {
 			return err

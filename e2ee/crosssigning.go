@@ -107,7 +107,7 @@ func (s *Service) NeedsAuth(ctx context.Context, d ident.Requester, up UploadCro
 	if err != nil {
 		return false, err
 	}
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		stored, err := tx.CrossSigningKeys(d.UserNID)
 		if _, has := stored[usageMaster]; !has {
 			return err
@@ -144,7 +144,7 @@ func (s *Service) UploadCrossSigning(ctx context.Context, d ident.Requester, up 
 		return s.DevicesChanged(tx, d.UserNID, crossSigningChanged)
 	})
 	if err == nil && changed {
-		s.Log.InfoContext(ctx, "cross-signing keys changed", "user", d.UserID, "replaced", replaced)
+		s.opts.Log.InfoContext(ctx, "cross-signing keys changed", "user", d.UserID, "replaced", replaced)
 	}
 	return err
 }

@@ -121,7 +121,7 @@ func (s *Service) dropDehydrated(tx *storage.Tx, user ident.UserNID) (id.DeviceI
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) Dehydrated(ctx context.Context, owner ident.Requester) (out Dehydrated, err error) {
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		d, found, err := tx.Dehydrated(owner.UserNID)
 		if err == nil && !found {
 			err = errNotDehydrated()
@@ -170,7 +170,7 @@ func (s *Service) DehydratedEvents(ctx context.Context, owner ident.Requester, d
 	if err != nil {
 		return out, err
 	}
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		d, found, err := tx.Dehydrated(owner.UserNID)
 		if err != nil {
 			return err

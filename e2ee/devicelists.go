@@ -67,12 +67,12 @@ const (
 // Run tells other servers of changed devices and asks for stale lists until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	if s.Outgoing != nil {
+	if s.opts.Outgoing != nil {
 		wg.Go(func() { s.loop(ctx, s.updates, lookAgain, "hand device list updates on", s.SendDeviceLists) })
 		wg.Go(func() { s.loop(ctx, s.joined, lookAgain, "tell servers of devices of who joined", s.TellOfJoins) })
 		wg.Go(func() { s.tellDiscovered(ctx) })
 	}
-	if s.Remote != nil {
+	if s.opts.Remote != nil {
 		wg.Go(func() { s.loop(ctx, s.stale, lookAgain, "ask for device lists", s.Resync) })
 		wg.Go(func() { s.loop(ctx, nil, sweepInterval, "drop what is not needed", s.Sweep) })
 	}
@@ -86,7 +86,7 @@ func (s *Service) loop(ctx context.Context, kicked <-chan struct{}, every time.D
 	defer ticker.Stop()
 	for {
 		if err := job(ctx); err != nil && ctx.Err() == nil {
-			s.Log.ErrorContext(ctx, "Job of device lists failed", "job", what, "error", err)
+			s.opts.Log.ErrorContext(ctx, "Job of device lists failed", "job", what, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -102,7 +102,7 @@ const updatesRead = 100
 
 // SendDeviceLists hands every update that waits to the servers that share a room with its user.
 func (s *Service) SendDeviceLists(ctx context.Context) error {
-	return drain(ctx, s.DB, (*storage.Tx).DeviceListUpdates, s.sendUpdate)
+	return drain(ctx, s.opts.DB, (*storage.Tx).DeviceListUpdates, s.sendUpdate)
 }
 
 // drain does what waits in a table until nothing is left; one does it for a row and removes the row.
@@ -125,7 +125,7 @@ func drain[T any](ctx context.Context, db *storage.DB, some func(*storage.Tx, in
 }
 
 func (s *Service) sendUpdate(ctx context.Context, u storage.DeviceListUpdate) error {
-	servers, err := s.Rooms.SharedServers(ctx, u.User)
+	servers, err := s.opts.Rooms.SharedServers(ctx, u.User)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (s *Service) sendUpdate(ctx context.Context, u storage.DeviceListUpdate) er
 
 func (s *Service) addForAll(tx *storage.Tx, servers []string, message json.RawMessage) error {
 	for _, server := range servers {
-		if err := s.Outgoing.AddEDU(tx, server, "", message); err != nil {
+		if err := s.opts.Outgoing.AddEDU(tx, server, "", message); err != nil {
 			return err
 		}
 	}
@@ -155,7 +155,7 @@ func (s *Service) addForAll(tx *storage.Tx, servers []string, message json.RawMe
 
 func (s *Service) kickAll(servers []string) {
 	for _, server := range servers {
-		s.Outgoing.Kick(server)
+		s.opts.Outgoing.Kick(server)
 	}
 }
 
@@ -197,26 +197,26 @@ func (s *Service) committed(c *rooms.Commit) {
 	if slices.ContainsFunc(c.Members, func(m rooms.CommittedMember) bool { return m.Local && m.Joined() }) && c.Room.Shared() {
 		s.kick(s.joined)
 	}
-	if len(c.Discovered) == 0 || s.Outgoing == nil {
+	if len(c.Discovered) == 0 || s.opts.Outgoing == nil {
 		return
 	}
 	select {
 	case s.discovered <- c:
 	default:
-		s.Log.Error("too many rooms with servers that are to be told of devices", "room", c.Room.ID(), "max", maxDiscovered)
+		s.opts.Log.Error("too many rooms with servers that are to be told of devices", "room", c.Room.ID(), "max", maxDiscovered)
 	}
 }
 
 // TellOfJoins tells other servers of the devices of everybody who came into a room of theirs.
 func (s *Service) TellOfJoins(ctx context.Context) error {
-	return drain(ctx, s.DB, (*storage.Tx).DeviceTellings, s.tellOfJoin)
+	return drain(ctx, s.opts.DB, (*storage.Tx).DeviceTellings, s.tellOfJoin)
 }
 
 // tellOfJoin tells the servers that did not share a room with a user before of the user's devices. Of a room whose servers are not known
 // for sure they are told what they need for the encryption of messages.
 // Spec: server-server-api#device-management
 func (s *Service) tellOfJoin(ctx context.Context, t storage.DeviceTelling) error {
-	servers, err := s.Rooms.NewlyShared(ctx, t.User, t.Room)
+	servers, err := s.opts.Rooms.NewlyShared(ctx, t.User, t.Room)
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (s *Service) tellDiscovered(ctx context.Context) {
 		case c := <-s.discovered:
 			for _, m := range slices.Collect(c.Room.EachLocal()) {
 				if err := s.tellOf(ctx, m.NID, c.Discovered); err != nil && ctx.Err() == nil {
-					s.Log.ErrorContext(ctx, "servers were not told of devices", "room", c.Room.ID(), "user", m.User, "err", err)
+					s.opts.Log.ErrorContext(ctx, "servers were not told of devices", "room", c.Room.ID(), "user", m.User, "err", err)
 				}
 			}
 		}
@@ -247,7 +247,7 @@ func (s *Service) tellDiscovered(ctx context.Context) {
 
 // tellOf tells those of some servers that share a room with a user of the user's devices.
 func (s *Service) tellOf(ctx context.Context, user ident.UserNID, servers []string) error {
-	shared, err := s.Rooms.SharedServers(ctx, user)
+	shared, err := s.opts.Rooms.SharedServers(ctx, user)
 	if err != nil {
 		return err
 	}
@@ -385,17 +385,17 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 		if err := tx.SetRemoteList(storage.RemoteList{User: nid, StreamID: list.StreamID}); err != nil {
 			return nil, err
 		}
-		return func() { s.Hub.Users(sharers...); s.kick(s.stale) }, nil
+		return func() { s.opts.Hub.Users(sharers...); s.kick(s.stale) }, nil
 	})
 }
 
 // keepChange remembers a change of somebody who may be met in a room of which not all members are known: those who share it are told
 // when they are.
 func (s *Service) keepChange(ctx context.Context, user id.UserID) error {
-	if may, err := s.Rooms.MayBeMet(ctx, user); err != nil || !may {
+	if may, err := s.opts.Rooms.MayBeMet(ctx, user); err != nil || !may {
 		return err
 	}
-	return s.DB.Write(ctx, func(tx *storage.Tx) error {
+	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		nid, err := tx.UserNID(string(user))
 		if err == nil {
 			_, err = tx.DeviceListChanged(nid)
@@ -407,14 +407,14 @@ func (s *Service) keepChange(ctx context.Context, user id.UserID) error {
 // metHere finds a user of another server and the users of this one who share a room with them.
 func (s *Service) metHere(ctx context.Context, user id.UserID) (nid ident.UserNID, sharers []ident.UserNID, err error) {
 	found := false
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		nid, found, err = tx.LookupUser(string(user))
 		return err
 	})
 	if err != nil || !found {
 		return 0, nil, err
 	}
-	sharers, err = s.Rooms.LocalSharers(ctx, nid)
+	sharers, err = s.opts.Rooms.LocalSharers(ctx, nid)
 	return nid, sharers, err
 }
 
@@ -490,8 +490,8 @@ func (s *Service) Resync(ctx context.Context) error {
 		user id.UserID
 	}
 	byServer := map[string][]wanted{}
-	err := s.DB.Read(ctx, func(tx *storage.Tx) error {
-		lists, err := tx.RemoteListsToAsk(s.Now().UnixMilli(), maxResyncs)
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		lists, err := tx.RemoteListsToAsk(s.opts.Now().UnixMilli(), maxResyncs)
 		if err != nil {
 			return err
 		}
@@ -540,7 +540,7 @@ func (s *Service) resync(ctx context.Context, server string, user id.UserID, lis
 	}
 	defer leave()
 	var asked storage.Pos
-	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		asked = tx.Settled()
 		list, _, err = tx.RemoteList(list.User) // somebody may have asked meanwhile
 		return err
@@ -548,14 +548,14 @@ func (s *Service) resync(ctx context.Context, server string, user id.UserID, lis
 	if err != nil || list.User == 0 || list.Asked != 0 {
 		return err
 	}
-	sharers, err := s.Rooms.LocalSharers(ctx, list.User)
+	sharers, err := s.opts.Rooms.LocalSharers(ctx, list.User)
 	if err != nil {
 		return err
 	}
 	if len(sharers) == 0 {
-		return s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DropRemoteList(list.User) })
+		return s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DropRemoteList(list.User) })
 	}
-	answer, err := s.Remote.UserDevices(ctx, server, user)
+	answer, err := s.opts.Remote.UserDevices(ctx, server, user)
 	if err == nil {
 		var got deviceList
 		if got, err = parseUserDevices(answer, user); err == nil {
@@ -565,9 +565,9 @@ func (s *Service) resync(ctx context.Context, server string, user id.UserID, lis
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	s.Log.InfoContext(ctx, "A device list was not got", "user", user, "error", err)
-	return s.DB.Write(ctx, func(tx *storage.Tx) error {
-		list.RetryTS = s.Now().Add(resyncBackoff.Delay(list.Failures)).UnixMilli()
+	s.opts.Log.InfoContext(ctx, "A device list was not got", "user", user, "error", err)
+	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		list.RetryTS = s.opts.Now().Add(resyncBackoff.Delay(list.Failures)).UnixMilli()
 		list.Failures++
 		return tx.SetRemoteList(list)
 	})
@@ -596,8 +596,8 @@ const sweepBatch = 500
 // Sweep drops the lists of users with whom no room is shared any more, and the ids of messages from long ago.
 func (s *Service) Sweep(ctx context.Context) error {
 	for n := int64(sweepBatch); n == sweepBatch; {
-		err := s.DB.Write(ctx, func(tx *storage.Tx) (err error) {
-			n, err = tx.PruneMessages(s.Now().Add(-messageMemory).UnixMilli(), sweepBatch)
+		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+			n, err = tx.PruneMessages(s.opts.Now().Add(-messageMemory).UnixMilli(), sweepBatch)
 			return err
 		})
 		if err != nil {
@@ -607,7 +607,7 @@ func (s *Service) Sweep(ctx context.Context) error {
 	after := ident.UserNID(0)
 	for {
 		var lists []storage.RemoteList
-		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 			lists, err = tx.RemoteLists(after, sweepBatch)
 			return err
 		})
@@ -624,9 +624,9 @@ func (s *Service) Sweep(ctx context.Context) error {
 }
 
 func (s *Service) dropUnmet(ctx context.Context, nid ident.UserNID) error {
-	sharers, err := s.Rooms.LocalSharers(ctx, nid)
+	sharers, err := s.opts.Rooms.LocalSharers(ctx, nid)
 	if err != nil || len(sharers) > 0 {
 		return err
 	}
-	return s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DropRemoteList(nid) })
+	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DropRemoteList(nid) })
 }

@@ -64,14 +64,14 @@ func (f *fixture) device(localpart, deviceID string) ident.Requester {
 
 func (f *fixture) write(do func(*storage.Tx) error) {
 	f.t.Helper()
-	if err := f.DB.Write(f.t.Context(), do); err != nil {
+	if err := f.opts.DB.Write(f.t.Context(), do); err != nil {
 		f.t.Fatal(err)
 	}
 }
 
 func (f *fixture) read(do func(*storage.Tx) error) {
 	f.t.Helper()
-	if err := f.DB.Read(f.t.Context(), do); err != nil {
+	if err := f.opts.DB.Read(f.t.Context(), do); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -339,7 +339,7 @@ func TestUserSigningKeyAndForeignSignaturesStayWithTheirOwner(t *testing.T) {
 	}
 	f.read(func(tx *storage.Tx) error {
 		for viewer, want := range map[ident.Requester]bool{alice: true, carol: false} {
-			changed, err := f.DeviceListChanges(tx, viewer.UserNID, 0, f.DB.Settled())
+			changed, err := f.DeviceListChanges(tx, viewer.UserNID, 0, f.opts.DB.Settled())
 			if err != nil {
 				return err
 			}
@@ -393,7 +393,7 @@ func TestToDeviceMessagesAreOrderedOnceAndStayUntilConfirmed(t *testing.T) {
 	send("3", `{"n":3}`, "GONE")
 	waiting := func(d ident.Requester) (texts []string, last storage.Pos) {
 		f.read(func(tx *storage.Tx) error {
-			list, err := f.ToDevice(tx, d.DeviceNID, 0, f.DB.Settled(), 100)
+			list, err := f.ToDevice(tx, d.DeviceNID, 0, f.opts.DB.Settled(), 100)
 			for _, m := range list {
 				texts, last = append(texts, m.JSON), m.Position
 			}

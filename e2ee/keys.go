@@ -212,7 +212,7 @@ func checkKey(name string, raw json.RawMessage) error {
 // OneTimeKeyCounts counts a device's unclaimed one-time keys by algorithm; signed_curve25519 is always there, since
 // clients take its absence for "no change".
 func (s *Service) OneTimeKeyCounts(ctx context.Context, device ident.DeviceNID) (counts map[string]int64, err error) {
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		counts, err = oneTimeKeyCounts(tx, device)
 		return err
 	})

@@ -43,7 +43,7 @@ func (s *Service) Query(ctx context.Context, viewer ident.Requester, wanted map[
 		return nil, err
 	}
 	out := newKeys()
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		return wrap("query keys", out.addLocal(tx, viewer, local))
 	})
 	if err == nil && len(remote) > 0 {
@@ -60,7 +60,7 @@ func split[T any](s *Service, wanted map[id.UserID]T) (local map[id.UserID]T, re
 		switch {
 		case err != nil:
 			return nil, nil, mxerr.InvalidParam("%q is not a user ID", string(user))
-		case server == s.Server:
+		case server == s.opts.Server:
 			local[user] = what
 		case remote[server] == nil:
 			remote[server] = map[id.UserID]T{user: what}

@@ -85,12 +85,12 @@ var errNoFederation = errors.New("this server does not speak with others")
 func (s *Service) queryServers(ctx context.Context, viewer ident.Requester, servers map[string]map[id.UserID][]id.DeviceID, timeout time.Duration, out *Keys) {
 	var mu sync.Mutex // guards out; a leaf
 	failures := eachServer(ctx, timeout, servers, func(ctx context.Context, server string, wanted map[id.UserID][]id.DeviceID) error {
-		if s.Remote == nil {
+		if s.opts.Remote == nil {
 			return errNoFederation
 		}
 		keys, err := s.queryServer(ctx, viewer, server, wanted)
 		if err != nil {
-			s.Log.InfoContext(ctx, "Device keys were not got", "server", server, "error", err)
+			s.opts.Log.InfoContext(ctx, "Device keys were not got", "server", server, "error", err)
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -125,7 +125,7 @@ func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, serve
 	if err := s.cacheLists(ctx, viewer, asked, lists); err != nil {
 		return out, err
 	}
-	return out, s.DB.Read(ctx, func(tx *storage.Tx) error {
+	return out, s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		nids, err := lookUp(tx, lists)
 		if err != nil {
 			return err
@@ -142,7 +142,7 @@ func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, serve
 // before their servers are asked.
 func (s *Service) cached(ctx context.Context, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID, out *Keys) (missing map[id.UserID][]id.DeviceID, asked storage.Pos, err error) {
 	missing = map[id.UserID][]id.DeviceID{}
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		asked = tx.Settled()
 		found, err := freshKeys(tx, viewer, wanted)
 		for user, devices := range wanted {
@@ -192,7 +192,7 @@ func (s *Service) askKeys(ctx context.Context, server string, wanted map[id.User
 	for user := range wanted {
 		all[user] = []id.DeviceID{}
 	}
-	answer, err := s.Remote.QueryDeviceKeys(ctx, server, all)
+	answer, err := s.opts.Remote.QueryDeviceKeys(ctx, server, all)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +205,7 @@ const cacheWrite = 20
 // cacheLists keeps the lists of those whom the viewer meets.
 func (s *Service) cacheLists(ctx context.Context, viewer ident.Requester, asked storage.Pos, lists map[id.UserID]deviceList) error {
 	for users := range slices.Chunk(slices.Sorted(maps.Keys(lists)), cacheWrite) {
-		err := s.DB.Write(ctx, func(tx *storage.Tx) error {
+		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 			for _, user := range users {
 				nid, found, err := tx.LookupUser(string(user))
 				if err != nil || !found {
@@ -235,12 +235,12 @@ func (s *Service) cacheLists(ctx context.Context, viewer ident.Requester, asked 
 func (s *Service) claimOfServers(ctx context.Context, servers map[string]map[id.UserID]map[id.DeviceID]string, timeout time.Duration, claims Claims) Failures {
 	var mu sync.Mutex // guards claims; a leaf
 	return eachServer(ctx, timeout, servers, func(ctx context.Context, server string, wanted map[id.UserID]map[id.DeviceID]string) error {
-		if s.Remote == nil {
+		if s.opts.Remote == nil {
 			return errNoFederation
 		}
-		answer, err := s.Remote.ClaimKeys(ctx, server, wanted)
+		answer, err := s.opts.Remote.ClaimKeys(ctx, server, wanted)
 		if err != nil {
-			s.Log.InfoContext(ctx, "One-time keys were not got", "server", server, "error", err)
+			s.opts.Log.InfoContext(ctx, "One-time keys were not got", "server", server, "error", err)
 			return err
 		}
 		taken, err := parseClaims(answer, wanted)
@@ -304,7 +304,7 @@ func (s *Service) UserDevices(ctx context.Context, user id.UserID) (*UserDevices
 		return nil, mxerr.InvalidParam("%s is not a user of this server", user)
 	}
 	out := &UserDevices{UserID: user, Devices: []UserDevice{}}
-	err := s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		nid, found, err := tx.LookupUser(string(user))
 		if err == nil && found {
 			_, found, err = tx.Account(nid)

@@ -110,7 +110,7 @@ func sharersOf(tx *storage.Tx, user ident.UserNID) (all []ident.UserNID, err err
 
 func (r sharedRooms) WakeSharers(tx *storage.Tx, user ident.UserNID) (func(), error) {
 	all, err := sharersOf(tx, user)
-	return func() { r.f.Hub.Users(append(all, user)...) }, err
+	return func() { r.f.opts.Hub.Users(append(all, user)...) }, err
 }
 
 func (r sharedRooms) SharedServers(_ context.Context, user ident.UserNID) (servers []string, err error) {
@@ -150,7 +150,7 @@ type federated struct {
 
 func newFederated(t *testing.T) *federated {
 	f := &federated{fixture: newFixture(t), net: &network{}, out: &outgoing{}, now: time.Unix(1e9, 0)}
-	o := f.Options
+	o := f.opts
 	o.Remote, o.Outgoing, o.Now = f.net, f.out, func() time.Time { return f.now }
 	f.Service = New(o)
 	return f

@@ -46,7 +46,7 @@ type Options struct {
 
 // Service is safe for concurrent use. Run must run beside it where there are other servers.
 type Service struct {
-	Options
+	opts       Options
 	updates    chan struct{}      // there are device list updates to hand on; a slot of one
 	stale      chan struct{}      // there are device lists to ask for; a slot of one
 	joined     chan struct{}      // users of this server came into rooms of others; a slot of one
@@ -65,7 +65,7 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		Options: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1),
+		opts: o, updates: make(chan struct{}, 1), stale: make(chan struct{}, 1), joined: make(chan struct{}, 1),
 		discovered: make(chan *rooms.Commit, maxDiscovered),
 		names:      newDeviceNames(o.Cache.Entries(maxDeviceNames)), asking: keyed.NewSemaphore[string](1, 0),
 	}
@@ -105,7 +105,9 @@ const (
 )
 
 // wakeUsers is the Committed hook of a write that these users sync.
-func (s *Service) wakeUsers(users ...ident.UserNID) func() { return func() { s.Hub.Users(users...) } }
+func (s *Service) wakeUsers(users ...ident.UserNID) func() {
+	return func() { s.opts.Hub.Users(users...) }
+}
 
 // write runs a write that may ask, by what it returns, for something to happen once it is committed.
 func (s *Service) write(ctx context.Context, do func(*storage.Tx) (committed func(), err error)) error {
@@ -120,7 +122,7 @@ func (s *Service) write(ctx context.Context, do func(*storage.Tx) (committed fun
 		},
 		Committed: func() { after() },
 	}
-	return s.DB.Enqueue(w).Wait(ctx)
+	return s.opts.DB.Enqueue(w).Wait(ctx)
 }
 
 // crossSigningChanged stands among the names of changed devices for the cross-signing keys.
@@ -132,7 +134,7 @@ func (s *Service) DevicesChanged(tx *storage.Tx, user ident.UserNID, devices ...
 	if _, err := tx.DeviceListChanged(user); err != nil {
 		return nil, err
 	}
-	wakeSharers, err := s.Rooms.WakeSharers(tx, user)
+	wakeSharers, err := s.opts.Rooms.WakeSharers(tx, user)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +143,7 @@ func (s *Service) DevicesChanged(tx *storage.Tx, user ident.UserNID, devices ...
 
 // tellServers records that other servers are to be told of changed devices.
 func (s *Service) tellServers(tx *storage.Tx, user ident.UserNID, devices ...string) error {
-	if s.Outgoing == nil {
+	if s.opts.Outgoing == nil {
 		return nil
 	}
 	for _, device := range devices {
@@ -198,7 +200,7 @@ func (s *Service) isLocal(user id.UserID) (bool, error) {
 	if err != nil {
 		return false, mxerr.InvalidParam("%q is not a user ID", string(user))
 	}
-	return server == s.Server, nil
+	return server == s.opts.Server, nil
 }
 
 func wrap(what string, err error) error {

@@ -14,7 +14,7 @@ func (s *Service) ToDevice(tx *storage.Tx, device ident.DeviceNID, since, upTo s
 
 // AckToDevice forgets the messages of a device up to a position, which the client has now confirmed.
 func (s *Service) AckToDevice(ctx context.Context, device ident.DeviceNID, upTo storage.Pos) error {
-	return s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteToDevice(device, upTo) })
+	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteToDevice(device, upTo) })
 }
 
 // DeviceListChanges lists the users whose devices or identity keys changed in (since, upTo] and who share a room with

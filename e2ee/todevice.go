@@ -29,20 +29,20 @@ func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn
 	if err != nil {
 		return err
 	}
-	hash := s.DB.IDHash(path + "\x00" + txn)
+	hash := s.opts.DB.IDHash(path + "\x00" + txn)
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		first, err := tx.ClaimTxn(d.DeviceNID, hash, s.Now().UnixMilli())
+		first, err := tx.ClaimTxn(d.DeviceNID, hash, s.opts.Now().UnixMilli())
 		if err != nil || !first {
 			return nil, err
 		}
 		m := delivery{names: s.names, backlogs: &s.backlogs, sender: d.UserID, eventType: eventType}
-		m.from = storage.ToDeviceFrom{Origin: s.DB.IDHash(string(d.UserID)), Sender: s.DB.IDHash(string(d.UserID))}
+		m.from = storage.ToDeviceFrom{Origin: s.opts.DB.IDHash(string(d.UserID)), Sender: s.opts.DB.IDHash(string(d.UserID))}
 		if err := m.deliver(tx, local); err != nil {
 			return nil, err
 		}
 		servers, err := s.sendToServers(tx, d.UserID, eventType, remote)
 		return func() {
-			s.Hub.Users(m.receivers...)
+			s.opts.Hub.Users(m.receivers...)
 			s.kickAll(servers)
 		}, err
 	})
@@ -82,7 +82,7 @@ type directToDevice struct {
 // sendToServers queues messages for devices of other servers, in EDUs of a size that nobody refuses, and gives the servers.
 // They are in the write of the request: a request that is repeated sends nothing twice.
 func (s *Service) sendToServers(tx *storage.Tx, sender id.UserID, eventType string, remote map[string]messages) (servers []string, err error) {
-	if s.Outgoing == nil {
+	if s.opts.Outgoing == nil {
 		return nil, nil
 	}
 	for _, server := range slices.Sorted(maps.Keys(remote)) {
@@ -94,7 +94,7 @@ func (s *Service) sendToServers(tx *storage.Tx, sender id.UserID, eventType stri
 			if err != nil {
 				return nil, err
 			}
-			if err := s.Outgoing.AddEDU(tx, server, sender, message); err != nil {
+			if err := s.opts.Outgoing.AddEDU(tx, server, sender, message); err != nil {
 				return nil, err
 			}
 		}
@@ -146,12 +146,12 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 	}
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
 		m := delivery{names: s.names, backlogs: &s.backlogs, sender: in.Sender, eventType: in.Type}
-		m.from = storage.ToDeviceFrom{Origin: s.DB.IDHash(origin), Sender: s.DB.IDHash(string(in.Sender))}
+		m.from = storage.ToDeviceFrom{Origin: s.opts.DB.IDHash(origin), Sender: s.opts.DB.IDHash(string(in.Sender))}
 		var err error
 		if m.strangers, err = strangersAmong(tx, in.Sender, local); err != nil {
 			return nil, err
 		}
-		if len(m.strangers) == len(local) && !s.strangers.allow(origin, s.Now()) {
+		if len(m.strangers) == len(local) && !s.strangers.allow(origin, s.opts.Now()) {
 			return nil, mxerr.LimitExceeded(strangerWindow)
 		}
 		if first, err := tx.ClaimMessage(origin, in.MessageID); err != nil || !first {

@@ -38,7 +38,6 @@ type Options struct {
 	Allowed      func(server string) bool
 	Resolver     Resolver // nil: the system's
 	Dial         DialFunc // of IP addresses, which were checked before; nil: the network
-	Gate         Gate     // nil: every request is tried
 	UserAgent    string
 }
 
@@ -51,12 +50,13 @@ type Gate interface {
 
 // Client asks other servers. It is safe for concurrent use.
 type Client struct {
-	Options
+	opts      Options
 	reach     *reach
 	resolve   *resolver
 	transport *http.Transport
 	elsewhere *http.Client // for what lies with no server of Matrix
 	answers   *answers
+	gate      Gate // nil: every request is tried
 }
 
 // New makes a Client.
@@ -67,13 +67,17 @@ func New(o Options) *Client {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{Options: o, answers: newAnswers()}
-	c.reach = newReach(c.Options)
-	c.resolve = newResolver(c.Options, c.reach)
-	c.transport = newTransport(c.Options, c.resolve, c.reach)
-	c.elsewhere = newElsewhere(c.Options, c.reach)
+	c := &Client{opts: o, answers: newAnswers()}
+	c.reach = newReach(c.opts)
+	c.resolve = newResolver(c.opts, c.reach)
+	c.transport = newTransport(c.opts, c.resolve, c.reach)
+	c.elsewhere = newElsewhere(c.opts, c.reach)
 	return c
 }
+
+// SetGate makes the client ask g before each request. It is called once, before the first request: the outbox, which is the gate, is built
+// on the client.
+func (c *Client) SetGate(g Gate) { c.gate = g }
 
 // Close ends idle connections.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
@@ -144,8 +148,8 @@ func (c *Client) do(ctx context.Context, r request, answer any) error {
 // open makes a request and gives the answer if it is 200; otherwise the error is a *RemoteError or says why there is none.
 func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 	if err := c.mayAsk(r.server); err != nil {
-		if errors.Is(err, ErrKeptOut) && c.Gate != nil { // else whoever waits for the gate would try at once, over and over
-			c.Gate.Failed(r.server, err)
+		if errors.Is(err, ErrKeptOut) && c.gate != nil { // else whoever waits for the gate would try at once, over and over
+			c.gate.Failed(r.server, err)
 		}
 		return nil, err
 	}
@@ -174,21 +178,21 @@ func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 
 func (c *Client) mayAsk(server string) error {
 	switch {
-	case server == c.Server:
+	case server == c.opts.Server:
 		return fmt.Errorf("%w: a server does not ask itself", ErrUnreachable)
 	case !possibleServer(server):
 		return fmt.Errorf("%w: %.100q", ErrNoServer, server)
-	case c.Allowed != nil && !c.Allowed(server):
+	case c.opts.Allowed != nil && !c.opts.Allowed(server):
 		return fmt.Errorf("%w: %w: %s", ErrUnreachable, ErrKeptOut, server)
-	case c.Gate != nil:
-		return c.Gate.Allowed(server)
+	case c.gate != nil:
+		return c.gate.Allowed(server)
 	}
 	return nil
 }
 
 func (c *Client) reached(server string) {
-	if c.Gate != nil {
-		c.Gate.Succeeded(server)
+	if c.gate != nil {
+		c.gate.Succeeded(server)
 	}
 }
 
@@ -199,8 +203,8 @@ const leastPatience = 5 * time.Second
 // failed tells the gate, unless it was this server that gave up.
 func (c *Client) failed(ctx context.Context, server string, began time.Time, err error) error {
 	hurried := errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(began) < leastPatience
-	if c.Gate != nil && !hurried && !errors.Is(ctx.Err(), context.Canceled) {
-		c.Gate.Failed(server, err)
+	if c.gate != nil && !hurried && !errors.Is(ctx.Err(), context.Canceled) {
+		c.gate.Failed(server, err)
 	}
 	return err
 }
@@ -236,8 +240,8 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	} else {
 		hr.Header.Set("Content-Type", "application/json")
 	}
-	if c.UserAgent != "" {
-		hr.Header.Set("User-Agent", c.UserAgent)
+	if c.opts.UserAgent != "" {
+		hr.Header.Set("User-Agent", c.opts.UserAgent)
 	}
 	if r.method == http.MethodPut { // which may be repeated: net/http then does so where a kept connection turns out dead
 		hr.Header["Idempotency-Key"] = nil
@@ -255,13 +259,13 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 // sign makes the Authorization header of a request.
 // Spec: server-server-api#request-authentication
 func (c *Client) sign(method, uri, destination string, body []byte) (string, error) {
-	text, err := signedText(method, uri, c.Server, destination, body, nil)
+	text, err := signedText(method, uri, c.opts.Server, destination, body, nil)
 	if err != nil {
 		return "", err
 	}
-	signer := c.Signer.Current()
+	signer := c.opts.Signer.Current()
 	signature := base64.RawStdEncoding.EncodeToString(ed25519.Sign(signer.Key, text))
-	return XMatrix{Origin: c.Server, Destination: destination, Key: string(signer.KeyID), Signature: signature}.String(), nil
+	return XMatrix{Origin: c.opts.Server, Destination: destination, Key: string(signer.KeyID), Signature: signature}.String(), nil
 }
 
 var errTooLarge = errors.New("the answer is too large")

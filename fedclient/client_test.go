@@ -47,10 +47,8 @@ func TestTheGateHearsOfServersThatDoNotAnswerAndOfNothingElse(t *testing.T) {
 	answer := func(http.ResponseWriter, *http.Request) {}
 	l.serve("8.8.1.1:8448", "a.test", func(w http.ResponseWriter, r *http.Request) { answer(w, r) })
 	gate := &recordingGate{}
-	c := l.client("me.test", func(o *Options) {
-		o.Gate = gate
-		o.Allowed = func(s string) bool { return s != "kept.test" }
-	})
+	c := l.client("me.test", func(o *Options) { o.Allowed = func(s string) bool { return s != "kept.test" } })
+	c.SetGate(gate)
 	status := func(status int, body string) func(http.ResponseWriter, *http.Request) {
 		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status); _, _ = w.Write([]byte(body)) }
 	}

@@ -105,7 +105,7 @@ func (k *KeyRing) signedBy(ctx context.Context, server string, raw json.RawMessa
 // Own is this server's answer to who asks for its keys, signed.
 // Spec: server-server-api#get_matrixkeyv2server
 func (k *KeyRing) Own() (json.RawMessage, error) {
-	signer := k.client.Signer.Current()
+	signer := k.client.opts.Signer.Current()
 	encode := func(key ed25519.PublicKey) string { return base64.RawStdEncoding.EncodeToString(key) }
 	a := keyAnswer{
 		ServerName: signer.Server, ValidUntil: k.now().Add(KeyLife).UnixMilli(), OldVerifyKeys: map[id.KeyID]saidKey{},
@@ -128,7 +128,7 @@ func (k *KeyRing) Vouch(ctx context.Context, wanted map[string]int64) ([]json.Ra
 	answers := []json.RawMessage{}
 	var stale []string
 	for server, until := range wanted {
-		if server == k.client.Server || k.client.mayAsk(server) != nil {
+		if server == k.client.opts.Server || k.client.mayAsk(server) != nil {
 			continue
 		}
 		a, known, err := k.answer(ctx, server)
@@ -154,14 +154,14 @@ func (k *KeyRing) Vouch(ctx context.Context, wanted map[string]int64) ([]json.Ra
 
 // vouch signs what is known of a server; nil where that is nothing.
 func (k *KeyRing) vouch(ctx context.Context, server string) (json.RawMessage, error) {
-	if server == k.client.Server {
+	if server == k.client.opts.Server {
 		return k.Own()
 	}
 	a, known, err := k.answer(ctx, server)
 	if err != nil || !known {
 		return nil, err
 	}
-	signed, err := pdu.SignJSON([]byte(a.JSON), k.client.Signer.Current())
+	signed, err := pdu.SignJSON([]byte(a.JSON), k.client.opts.Signer.Current())
 	if err != nil {
 		k.log().DebugContext(ctx, "an answer of keys cannot be signed", "server", server, "err", err)
 		return nil, nil // it is as if it were not there: a number with a fraction, for one

@@ -81,13 +81,13 @@ func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKe
 		old = func() []OldKey { return nil }
 	}
 	return &KeyRing{
-		client: c, db: db, notaries: notaries, old: old, servers: keyed.NewMemo(keyed.Options[string, *serverKeys]{Entries: c.Cache.Entries(maxKeyServers)}),
+		client: c, db: db, notaries: notaries, old: old, servers: keyed.NewMemo(keyed.Options[string, *serverKeys]{Entries: c.opts.Cache.Entries(maxKeyServers)}),
 		fetches: make(chan struct{}, maxKeyFetches), verifying: semaphore.NewWeighted(maxVerified),
 	}
 }
 
-func (k *KeyRing) log() *slog.Logger { return k.client.Log }
-func (k *KeyRing) now() time.Time    { return k.client.Now() }
+func (k *KeyRing) log() *slog.Logger { return k.client.opts.Log }
+func (k *KeyRing) now() time.Time    { return k.client.opts.Now() }
 
 // Keys gives the keys that are good at the wanted times; those that cannot be had are missing. Servers are asked at the
 // same time, once each.
@@ -116,7 +116,7 @@ func (k *KeyRing) fill(ctx context.Context, found map[KeyWant]ed25519.PublicKey,
 		}
 		if key, ok := k.known(ctx, want); ok {
 			found[want] = key
-		} else if want.Server != k.client.Server {
+		} else if want.Server != k.client.opts.Server {
 			lacking[want.Server] = append(lacking[want.Server], want)
 		}
 	}
@@ -125,7 +125,7 @@ func (k *KeyRing) fill(ctx context.Context, found map[KeyWant]ed25519.PublicKey,
 
 // known looks a key up in memory and in the database.
 func (k *KeyRing) known(ctx context.Context, want KeyWant) (ed25519.PublicKey, bool) {
-	if want.Server == k.client.Server {
+	if want.Server == k.client.opts.Server {
 		return k.own(want)
 	}
 	s, err := k.server(ctx, want.Server)
@@ -150,7 +150,7 @@ func (k *KeyRing) cannotRead(ctx context.Context, server string, err error) {
 }
 
 func (k *KeyRing) own(want KeyWant) (ed25519.PublicKey, bool) {
-	if signer := k.client.Signer.Current(); want.KeyID == signer.KeyID {
+	if signer := k.client.opts.Signer.Current(); want.KeyID == signer.KeyID {
 		return signer.Key.Public().(ed25519.PublicKey), true
 	}
 	for _, old := range k.old() {
@@ -250,7 +250,7 @@ func (k *KeyRing) ask(ctx context.Context, server string) (asked bool) {
 func (k *KeyRing) askNotaries(ctx context.Context, servers []string) {
 	var all sync.WaitGroup
 	for _, notary := range k.notaries {
-		if notary == k.client.Server {
+		if notary == k.client.opts.Server {
 			continue
 		}
 		all.Go(func() {

@@ -394,7 +394,7 @@ func TestVouchedAnswersCarryBothSignatures(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		mine := c.Signer.Current()
+		mine := c.opts.Signer.Current()
 		if err := pdu.VerifyJSON(raw, "me.test", string(mine.KeyID), mine.Key.Public().(ed25519.PublicKey)); err != nil {
 			t.Error(err)
 		}

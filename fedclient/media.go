@@ -130,7 +130,7 @@ func (c *Client) fetch(ctx context.Context, place string) (*Media, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 	}
-	req.Header.Set("User-Agent", c.UserAgent)
+	req.Header.Set("User-Agent", c.opts.UserAgent)
 	resp, err := c.elsewhere.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)

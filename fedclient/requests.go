@@ -68,7 +68,7 @@ func (c *Client) SendTransaction(ctx context.Context, server, txnID string, pdus
 	if pdus == nil {
 		pdus = []json.RawMessage{}
 	}
-	body := map[string]any{"origin": c.Server, "origin_server_ts": c.Now().UnixMilli(), "pdus": pdus}
+	body := map[string]any{"origin": c.opts.Server, "origin_server_ts": c.opts.Now().UnixMilli(), "pdus": pdus}
 	if len(edus) > 0 {
 		body["edus"] = edus
 	}

@@ -263,7 +263,7 @@ func TestANameThatLeadsElsewhereTheNextTimeIsCheckedAgain(t *testing.T) {
 	}
 	// Whatever is dialled by the network itself is checked once more, at the moment of dialling.
 	real := l.client("me.test", func(o *Options) { o.Dial = nil })
-	if _, err := newReach(real.Options).dial(t.Context(), "tcp", "127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), ErrPrivateAddress.Error()) {
+	if _, err := newReach(real.opts).dial(t.Context(), "tcp", "127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), ErrPrivateAddress.Error()) {
 		t.Errorf("the dialler lets through: %v", err)
 	}
 }

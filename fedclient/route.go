@@ -46,7 +46,7 @@ func (c *Client) LookUp(ctx context.Context, address string) ([]netip.Addr, erro
 
 // Certificate shakes hands with HOST:PORT and gives the certificate that it shows, which must be good for the name.
 func (c *Client) Certificate(ctx context.Context, address, name string) (*x509.Certificate, error) {
-	conn, err := dialTLS(ctx, c.Options, c.reach, "tcp", address, name)
+	conn, err := dialTLS(ctx, c.opts, c.reach, "tcp", address, name)
 	if err != nil {
 		return nil, err
 	}

@@ -74,11 +74,11 @@ func (k *KeyRing) parseSignature(header string) (s claimed, err error) {
 		return s, fmt.Errorf("%w: %w", ErrUnauthorized, err)
 	}
 	switch {
-	case !pdu.ValidServerName(s.Origin) || s.Origin == k.client.Server:
+	case !pdu.ValidServerName(s.Origin) || s.Origin == k.client.opts.Server:
 		return s, fmt.Errorf("%w: %.100q is not the name of another server", ErrUnauthorized, s.Origin)
-	case s.Destination != "" && s.Destination != k.client.Server:
+	case s.Destination != "" && s.Destination != k.client.opts.Server:
 		return s, fmt.Errorf("%w: the request is for %.100q", ErrUnauthorized, s.Destination)
-	case k.client.Allowed != nil && !k.client.Allowed(s.Origin):
+	case k.client.opts.Allowed != nil && !k.client.opts.Allowed(s.Origin):
 		return s, fmt.Errorf("%w: %s", ErrKeptOut, s.Origin)
 	}
 	s.signature, err = base64.RawStdEncoding.DecodeString(strings.TrimRight(s.Signature, "="))
@@ -115,7 +115,7 @@ func (c *Claim) Verify(ctx context.Context, method, uri string, body []byte) err
 		return err
 	}
 	defer c.ring.verifying.Release(weight)
-	text, err := signedText(method, uri, c.Origin, c.ring.client.Server, body, ctx.Err)
+	text, err := signedText(method, uri, c.Origin, c.ring.client.opts.Server, body, ctx.Err)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()

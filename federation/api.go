@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"slices"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -36,6 +37,7 @@ type API struct {
 	Media    *media.Service
 	Keys     *fedclient.KeyRing
 	EDUs     map[string]EDU // by edu_type
+	Now      func() time.Time
 	Log      *slog.Logger
 
 	transactions *transactions

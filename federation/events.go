@@ -26,7 +26,7 @@ func (a *API) transaction(pdus []json.RawMessage) map[string]any {
 	if pdus == nil {
 		pdus = []json.RawMessage{}
 	}
-	return map[string]any{"origin": a.Server, "origin_server_ts": a.Rooms.Now().UnixMilli(), "pdus": pdus}
+	return map[string]any{"origin": a.Server, "origin_server_ts": a.Now().UnixMilli(), "pdus": pdus}
 }
 
 // getEvent gives one event.

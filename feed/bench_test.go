@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"sync"
 	"testing"
@@ -97,7 +98,7 @@ func BenchmarkFirstSync(b *testing.B) {
 // BenchmarkFanOut is one message told to 200 waiting clients.
 func BenchmarkFanOut(b *testing.B) {
 	w := newWorld(b)
-	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: w.Log})
+	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
 	host := w.user("host")
 	room := host.create("public_chat")
 	const readers = 200
@@ -149,7 +150,7 @@ func (u *user) listen(ctx context.Context, heard *sync.WaitGroup) {
 // BenchmarkParked is the memory of a waiting request, without its connection.
 func BenchmarkParked(b *testing.B) {
 	w := newWorld(b)
-	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: w.Log})
+	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
 	const readers = 1000
 	var users []*user
 	host := w.user("host")

@@ -56,11 +56,11 @@ type joinedRoom struct {
 
 // build makes an answer; nil when there is nothing to tell and the client may wait (final is false).
 func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
-	b := &builder{Service: s, request: r, ctx: ctx, now: s.Now(), partial: r.filter.Room.State.LazyLoadMembers}
+	b := &builder{Service: s, request: r, ctx: ctx, now: s.opts.Now(), partial: r.filter.Room.State.LazyLoadMembers}
 	// The counts from before the position are remembered with what is looked up: it covers at least their news. Whether
 	// anything is looked up at all is judged by the counts from after it: the position may cover news that came in between.
 	own, inRooms := r.session.sub.News()
-	if b.upTo = s.DB.Announced(); b.idle(r.session.sub.News()) {
+	if b.upTo = s.opts.DB.Announced(); b.idle(r.session.sub.News()) {
 		if !final {
 			return nil, nil
 		}
@@ -78,7 +78,7 @@ func (b *builder) build(news uint64, final bool) (answer json.RawMessage, err er
 	if err := b.plan(); err != nil {
 		return nil, err
 	}
-	if b.ignored, err = b.Rooms.Ignores(b.ctx, nil, b.UserNID); err != nil {
+	if b.ignored, err = b.opts.Rooms.Ignores(b.ctx, nil, b.UserNID); err != nil {
 		return nil, err
 	}
 	if !b.large() {
@@ -93,7 +93,7 @@ func (b *builder) build(news uint64, final bool) (answer json.RawMessage, err er
 	}
 	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.rooms.joined)))
 	// A large answer is a share of what the database can do at a time, as other large reads of the user are.
-	err = b.DB.Read(storage.Requested(b.ctx, string(b.UserID)), func(tx *storage.Tx) (err error) {
+	err = b.opts.DB.Read(storage.Requested(b.ctx, string(b.UserID)), func(tx *storage.Tx) (err error) {
 		b.tx = tx
 		answer, err = b.answer(news, final)
 		return err
@@ -136,7 +136,7 @@ func (b *builder) read(f func(tx *storage.Tx) error) error {
 	if b.tx != nil {
 		return f(b.tx)
 	}
-	return b.DB.Read(b.ctx, f)
+	return b.opts.DB.Read(b.ctx, f)
 }
 
 // plan fixes the position up to which the answer goes and sorts the user's rooms.
@@ -177,8 +177,8 @@ func (b *builder) plan() error {
 // events with them.
 func (b *builder) memberships() ([]rooms.RoomMembership, error) {
 	for {
-		b.upTo = b.DB.Announced()
-		list, err := b.Rooms.Memberships(b.ctx, b.UserNID)
+		b.upTo = b.opts.DB.Announced()
+		list, err := b.opts.Rooms.Memberships(b.ctx, b.UserNID)
 		if err != nil {
 			return nil, err
 		}
@@ -201,7 +201,7 @@ func (b *builder) planJoined() error {
 			joined, nids = append(joined, m), append(nids, m.Room)
 		}
 	}
-	list, err := b.Rooms.RoomsByNID(b.ctx, nids)
+	list, err := b.opts.Rooms.RoomsByNID(b.ctx, nids)
 	if err != nil {
 		return err
 	}
@@ -244,7 +244,7 @@ func (b *builder) planData() error {
 		if i < 0 {
 			continue
 		}
-		room, err := b.Rooms.RoomByNID(b.ctx, nid)
+		room, err := b.opts.Rooms.RoomByNID(b.ctx, nid)
 		if err != nil {
 			return err
 		}
@@ -262,9 +262,9 @@ func (b *builder) anyRoom(f func(*rooms.Room) bool) bool {
 		if m.Membership != rooms.Join {
 			return false
 		}
-		room, err := b.Rooms.RoomByNID(b.ctx, m.Room)
+		room, err := b.opts.Rooms.RoomByNID(b.ctx, m.Room)
 		if err != nil {
-			b.Log.WarnContext(b.ctx, "A user's room is not there", "room", m.Room, "error", err)
+			b.opts.Log.WarnContext(b.ctx, "A user's room is not there", "room", m.Room, "error", err)
 			return false
 		}
 		return f(room)

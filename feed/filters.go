@@ -23,7 +23,7 @@ func (s *Service) DefineFilter(ctx context.Context, user ident.UserNID, raw []by
 		return "", mxerr.BadJSON("%v", err)
 	}
 	var nid int64
-	err := s.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+	err := s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
 		nid, err = tx.AddSyncFilter(user, string(raw), maxStoredFilters)
 		return err
 	})
@@ -42,7 +42,7 @@ func (s *Service) StoredFilter(ctx context.Context, user ident.UserNID, filterID
 	}
 	var raw string
 	var found bool
-	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		raw, found, err = tx.SyncFilter(user, nid)
 		return err
 	})

@@ -18,7 +18,7 @@ func (b *builder) writeKnocked(m *rooms.RoomMembership) error {
 }
 
 func (b *builder) writeStripped(m *rooms.RoomMembership, section string) error {
-	room, err := b.Rooms.RoomByNID(b.ctx, m.Room)
+	room, err := b.opts.Rooms.RoomByNID(b.ctx, m.Room)
 	if err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ func (b *builder) writeStripped(m *rooms.RoomMembership, section string) error {
 	b.out = append(b.out, `{"`...)
 	b.out = append(b.out, section...)
 	b.out = append(b.out, `":{"events":[`...)
-	events, err := b.Rooms.StrippedState(b.ctx, b.UserNID, room)
+	events, err := b.opts.Rooms.StrippedState(b.ctx, b.UserNID, room)
 	if err != nil {
 		return err
 	}

@@ -358,7 +358,7 @@ func (b *builder) writeRoomData(room *rooms.Room, data []storage.AccountDatum) b
 
 // writeUnread appends the unread counts. Without unread_thread_notifications the threads count as the room.
 func (b *builder) writeUnread(room *rooms.Room) error {
-	u, err := b.History.Unread(b.ctx, b.tx, b.UserNID, room.NID())
+	u, err := b.opts.History.Unread(b.ctx, b.tx, b.UserNID, room.NID())
 	if err != nil {
 		return err
 	}

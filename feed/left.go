@@ -28,7 +28,7 @@ func (d *departure) newest() *rooms.Event {
 
 // writeLeft appends the entry of a room that the user has left or was removed from: what happened up to then.
 func (b *builder) writeLeft(m *rooms.RoomMembership) error {
-	room, err := b.Rooms.RoomByNID(b.ctx, m.Room)
+	room, err := b.opts.Rooms.RoomByNID(b.ctx, m.Room)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (b *builder) writeLeft(m *rooms.RoomMembership) error {
 func (b *builder) lastTimeline(q *stateWanted) (timeline, error) {
 	d := q.left
 	if d.leave == nil {
-		t := timeline{last: d.newest().Pos, view: b.History.View(q.room, b.Requester)}
+		t := timeline{last: d.newest().Pos, view: b.opts.History.View(q.room, b.Requester)}
 		b.appendOwn(q.room, &t, d.after[len(d.after)-1:])
 		t.limited = false
 		return t, nil

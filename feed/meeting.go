@@ -148,12 +148,12 @@ func (s *Service) arrived(room *rooms.Room, user id.UserID, now time.Time) {
 func (s *Service) introduce(ctx context.Context, now time.Time) {
 	served := map[string]map[ident.UserNID]bool{} // by server, whose presence it was sent
 	for m := range s.meetings.take(now) {
-		room, err := s.Rooms.RoomByNID(ctx, m.room)
+		room, err := s.opts.Rooms.RoomByNID(ctx, m.room)
 		if err != nil || !spreadsPresence(room) {
 			continue
 		}
 		user := m.user
-		if s.Rooms.IsLocal(user) {
+		if s.opts.Rooms.IsLocal(user) {
 			user = "" // the user may now see the presence of everybody in the room
 			s.introduceLocal(room, m.user, served)
 		} else if user != "" {

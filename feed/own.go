@@ -40,12 +40,12 @@ func (b *builder) ownNews(news uint64) error {
 		if err := b.accountData(tx); err != nil {
 			return err
 		}
-		if b.E2EE == nil || b.DeviceNID == 0 {
+		if b.opts.E2EE == nil || b.DeviceNID == 0 {
 			return nil
 		}
 		var err error
 		if !b.initial {
-			if b.own.deviceChanges, err = b.E2EE.DeviceListChanges(tx, b.UserNID, b.since.Pos, b.upTo); err != nil {
+			if b.own.deviceChanges, err = b.opts.E2EE.DeviceListChanges(tx, b.UserNID, b.since.Pos, b.upTo); err != nil {
 				return err
 			}
 		}
@@ -87,10 +87,10 @@ func (b *builder) accountData(tx *storage.Tx) error {
 		}
 		b.own.roomData[d.Room] = append(b.own.roomData[d.Room], d)
 	}
-	if b.Push == nil {
+	if b.opts.Push == nil {
 		return nil
 	}
-	rules, changed, err := b.Push.RulesSince(tx, b.UserNID, b.since.Pos, b.upTo)
+	rules, changed, err := b.opts.Push.RulesSince(tx, b.UserNID, b.since.Pos, b.upTo)
 	if err == nil && changed {
 		b.own.accountData = append(b.own.accountData, storage.AccountDatum{Type: "m.push_rules", Content: string(rules)})
 	}
@@ -99,7 +99,7 @@ func (b *builder) accountData(tx *storage.Tx) error {
 
 // toDevice reads the messages for the device and gives the position of the newest one; the next token says how far they go.
 func (b *builder) toDevice(tx *storage.Tx) (storage.Pos, error) {
-	messages, err := b.E2EE.ToDevice(tx, b.DeviceNID, b.since.ToDevice, b.upTo, maxToDevice+1)
+	messages, err := b.opts.E2EE.ToDevice(tx, b.DeviceNID, b.since.ToDevice, b.upTo, maxToDevice+1)
 	if err != nil || len(messages) == 0 {
 		return 0, err
 	}
@@ -113,7 +113,7 @@ func (b *builder) toDevice(tx *storage.Tx) (storage.Pos, error) {
 
 // keyCounts encodes the key counts, which stand in every answer: a client that does not see them uploads nothing.
 func (b *builder) keyCounts(tx *storage.Tx) ([]byte, error) {
-	oneTime, unused, err := b.E2EE.KeyCounts(tx, b.DeviceNID)
+	oneTime, unused, err := b.opts.E2EE.KeyCounts(tx, b.DeviceNID)
 	if err != nil {
 		return nil, err
 	}

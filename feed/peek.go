@@ -34,16 +34,16 @@ const maxPeeked = 100
 // Spec: client-server-api#get_matrixclientv3events (peeking_events)
 func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error) {
 	to := q.Requester
-	if err := s.History.MayRead(ctx, q.Room, to); err != nil {
+	if err := s.opts.History.MayRead(ctx, q.Room, to); err != nil {
 		return p, err
 	}
-	room, err := s.Rooms.Room(ctx, q.Room)
+	room, err := s.opts.Rooms.Room(ctx, q.Room)
 	if err != nil {
 		return p, err
 	}
-	sub := s.Hub.Visit(room.NID())
+	sub := s.opts.Hub.Visit(room.NID())
 	defer sub.Close()
-	expired, stop := s.Timer(min(max(0, q.Timeout), maxTimeout))
+	expired, stop := s.opts.Timer(min(max(0, q.Timeout), maxTimeout))
 	defer stop()
 	p.Start = cmp.Or(q.From, history.TimelineToken(room.LastOrder()))
 	p.End = p.Start
@@ -60,7 +60,7 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 		case <-ctx.Done():
 			return p, ctx.Err()
 		}
-		if s.Alive != nil && !s.Alive(ctx, q.UserNID, q.DeviceNID) {
+		if s.opts.Alive != nil && !s.opts.Alive(ctx, q.UserNID, q.DeviceNID) {
 			return p, mxerr.UnknownToken(false)
 		}
 	}
@@ -68,13 +68,13 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 
 // newIn reads on from the end of what was read, over events that the user may not see.
 func (s *Service) newIn(ctx context.Context, roomID id.RoomID, to ident.Requester, p *Peeked) error {
-	room, err := s.Rooms.Room(ctx, roomID)
+	room, err := s.opts.Rooms.Room(ctx, roomID)
 	if err != nil {
 		return err
 	}
 	last := history.TimelineToken(room.LastOrder())
 	for {
-		page, err := s.History.Messages(ctx, roomID, to, history.PageRequest{From: p.End, To: last, Limit: maxPeeked})
+		page, err := s.opts.History.Messages(ctx, roomID, to, history.PageRequest{From: p.End, To: last, Limit: maxPeeked})
 		if err != nil {
 			return err
 		}

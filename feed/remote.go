@@ -23,16 +23,16 @@ const (
 
 // tell hands an EDU over for servers.
 func (s *Service) tell(servers []string, typ, key string, content any) {
-	if s.Outgoing == nil || len(servers) == 0 {
+	if s.opts.Outgoing == nil || len(servers) == 0 {
 		return
 	}
 	edu, err := json.Marshal(map[string]any{"edu_type": typ, "content": content})
 	if err != nil {
-		s.Log.Error("encode ephemeral data", "type", typ, "err", err)
+		s.opts.Log.Error("encode ephemeral data", "type", typ, "err", err)
 		return
 	}
 	for _, server := range servers {
-		s.Outgoing.Queue(server, typ+"\x00"+key, edu)
+		s.opts.Outgoing.Queue(server, typ+"\x00"+key, edu)
 	}
 }
 
@@ -46,7 +46,7 @@ type typingContent struct {
 // sendTyping tells the other servers in a room that a user of this one types, or types no more.
 // Spec: server-server-api#typing-notifications
 func (s *Service) sendTyping(room *rooms.Room, user id.UserID, typing bool) {
-	if s.Outgoing != nil {
+	if s.opts.Outgoing != nil {
 		s.tell(room.OtherServers(), eduTyping, string(room.ID())+"\x00"+string(user), typingContent{room.ID(), user, typing})
 	}
 }
@@ -63,7 +63,7 @@ func (s *Service) ReceiveTyping(ctx context.Context, origin string, content json
 	if !isOf(c.UserID, origin) {
 		return mxerr.Forbidden("That user does not belong to this server")
 	}
-	room, err := s.Rooms.Room(ctx, c.RoomID)
+	room, err := s.opts.Rooms.Room(ctx, c.RoomID)
 	if errors.Is(err, rooms.ErrNoRoom) {
 		return nil
 	}
@@ -73,17 +73,17 @@ func (s *Service) ReceiveTyping(ctx context.Context, origin string, content json
 	if !room.MayBeJoined(c.UserID) || !room.SharedWith(origin) {
 		return mxerr.Forbidden("The user is not in the room")
 	}
-	nid, err := s.Rooms.UserNID(ctx, c.UserID)
+	nid, err := s.opts.Rooms.UserNID(ctx, c.UserID)
 	if err != nil {
 		return err
 	}
-	now := s.Now()
+	now := s.opts.Now()
 	w := typist{nid: nid, user: c.UserID, remote: true}
 	if c.Typing {
 		w.until = now.Add(remoteTyping)
 	}
 	if changed, _ := s.typing.set(room.NID(), w, now); changed {
-		s.Hub.Members(room.LocalMembers())
+		s.opts.Hub.Members(room.LocalMembers())
 	}
 	return nil
 }
@@ -122,7 +122,7 @@ type presenceContent struct {
 func (s *Service) pushOf(r presenceRecord) presencePush {
 	push := presencePush{UserID: r.id, Presence: string(r.state), CurrentlyActive: r.active, Status: r.status}
 	if !r.lastActive.IsZero() {
-		push.LastActiveAgo = max(0, s.Now().Sub(r.lastActive).Milliseconds())
+		push.LastActiveAgo = max(0, s.opts.Now().Sub(r.lastActive).Milliseconds())
 	}
 	return push
 }
@@ -143,7 +143,7 @@ func (s *Service) sendPresence(r presenceRecord, servers map[string]bool) {
 // Errors: M_BAD_JSON, M_TOO_LARGE.
 // Spec: server-server-api#mpresence-schema
 func (s *Service) ReceivePresence(ctx context.Context, origin string, content json.RawMessage) error {
-	if !s.SendPresence {
+	if !s.opts.SendPresence {
 		return nil
 	}
 	var c struct {
@@ -175,18 +175,18 @@ func (s *Service) receivePresence(ctx context.Context, origin string, p presence
 	if p.Status != nil && (len(*p.Status) > maxStatus || *p.Status == "" || strings.ContainsRune(*p.Status, 0)) {
 		p.Status = nil
 	}
-	nid, known, err := s.Rooms.LookupUser(ctx, p.UserID)
+	nid, known, err := s.opts.Rooms.LookupUser(ctx, p.UserID)
 	if err != nil {
 		return err
 	}
 	meets := false
 	if known {
-		err = s.Rooms.EachJoined(ctx, nid, func(room *rooms.Room) { meets = meets || spreadsPresence(room) && room.SharedWith(origin) })
+		err = s.opts.Rooms.EachJoined(ctx, nid, func(room *rooms.Room) { meets = meets || spreadsPresence(room) && room.SharedWith(origin) })
 		if err != nil {
 			return err
 		}
 	}
-	now := s.Now()
+	now := s.opts.Now()
 	ago := time.Duration(min(max(0, p.LastActiveAgo), presenceMemory.Milliseconds())) * time.Millisecond
 	r := presenceRecord{nid: nid, id: p.UserID, state: state, status: p.Status, active: p.CurrentlyActive, lastActive: now.Add(-ago)}
 	if !meets { // whoever has just come into a room may be quicker to say so than the room is to say that they came
@@ -205,9 +205,9 @@ func (s *Service) eachSpreading(ctx context.Context, r presenceRecord, f func(*r
 		}
 	}
 	if r.remote {
-		return s.Rooms.EachJoined(ctx, r.nid, spreading)
+		return s.opts.Rooms.EachJoined(ctx, r.nid, spreading)
 	}
-	memberships, err := s.Rooms.Memberships(ctx, r.nid) // from memory
+	memberships, err := s.opts.Rooms.Memberships(ctx, r.nid) // from memory
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (s *Service) eachSpreading(ctx context.Context, r presenceRecord, f func(*r
 		if m.Membership != rooms.Join {
 			continue
 		}
-		room, err := s.Rooms.RoomByNID(ctx, m.Room)
+		room, err := s.opts.Rooms.RoomByNID(ctx, m.Room)
 		if err != nil {
 			return err
 		}

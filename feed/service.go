@@ -64,7 +64,7 @@ type Outgoing interface {
 
 // Service is safe for concurrent use.
 type Service struct {
-	Options
+	opts     Options
 	epoch    uint32 // of the volatile streams: this run of the server
 	typing   *typing
 	presence *presence
@@ -90,7 +90,7 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		Options: o, epoch: random32(), typing: newTyping(), presence: newPresence(), meetings: newMeetings(),
+		opts: o, epoch: random32(), typing: newTyping(), presence: newPresence(), meetings: newMeetings(),
 		sessions: newSessions(o.Hub), filters: newFilterCache(o.Cache.Entries(maxFilters)), past: keyed.NewMap[pastKey, storage.Pos](o.Cache.Entries(maxPast)), stopped: make(chan struct{}),
 		scratch: sync.Pool{New: func() any { return new([]byte) }},
 	}
@@ -132,13 +132,13 @@ func (s *Service) Run(ctx context.Context) error {
 // Tick does what is due by the clock: it ends typing notifications, turns silent devices offline and wakes whoever is to
 // be told.
 func (s *Service) Tick(ctx context.Context) {
-	now := s.Now()
+	now := s.opts.Now()
 	changed, ended := s.typing.expire(now)
 	for _, nid := range changed {
 		s.wakeRoom(ctx, nid)
 	}
 	for _, e := range ended {
-		if room, err := s.Rooms.RoomByNID(ctx, e.room); err == nil {
+		if room, err := s.opts.Rooms.RoomByNID(ctx, e.room); err == nil {
 			s.sendTyping(room, e.user, false)
 		}
 	}
@@ -150,28 +150,28 @@ func (s *Service) Tick(ctx context.Context) {
 
 // wakeRoom wakes the local members of a room.
 func (s *Service) wakeRoom(ctx context.Context, nid ident.RoomNID) {
-	room, err := s.Rooms.RoomByNID(ctx, nid)
+	room, err := s.opts.Rooms.RoomByNID(ctx, nid)
 	if err != nil {
-		s.Log.WarnContext(ctx, "Room to wake is not there", "room", nid, "error", err)
+		s.opts.Log.WarnContext(ctx, "Room to wake is not there", "room", nid, "error", err)
 		return
 	}
-	s.Hub.Members(room.LocalMembers())
+	s.opts.Hub.Members(room.LocalMembers())
 }
 
 // flushPresence wakes whoever shares a room with a user whose presence changed.
 func (s *Service) flushPresence(ctx context.Context) {
 	done := map[ident.RoomNID]bool{}
-	now := s.Now()
+	now := s.opts.Now()
 	for _, r := range s.presence.flush(now) {
-		s.Hub.Users(r.nid)
+		s.opts.Hub.Users(r.nid)
 		s.spread(ctx, r, func(room *rooms.Room) {
 			if !done[room.NID()] {
 				done[room.NID()] = true
-				s.Hub.Members(room.LocalMembers())
+				s.opts.Hub.Members(room.LocalMembers())
 			}
 		})
 	}
-	if !s.SendPresence {
+	if !s.opts.SendPresence {
 		return
 	}
 	for _, r := range s.presence.pings(now) {
@@ -184,16 +184,16 @@ func (s *Service) spread(ctx context.Context, r presenceRecord, f func(*rooms.Ro
 	servers := map[string]bool{}
 	err := s.eachSpreading(ctx, r, func(room *rooms.Room) {
 		f(room)
-		if s.SendPresence && !r.remote {
+		if s.opts.SendPresence && !r.remote {
 			for server := range room.EachServer() {
 				servers[server] = true
 			}
 		}
 	})
 	if err != nil {
-		s.Log.WarnContext(ctx, "Rooms of a user are not known", "user", r.nid, "error", err)
+		s.opts.Log.WarnContext(ctx, "Rooms of a user are not known", "user", r.nid, "error", err)
 	}
-	delete(servers, s.Server)
+	delete(servers, s.opts.Server)
 	if len(servers) > 0 {
 		s.sendPresence(r, servers)
 	}
@@ -205,11 +205,11 @@ func spreadsPresence(room *rooms.Room) bool { return room.Count(rooms.Join) <= p
 // SetTyping records that the requester is typing in a room, for timeout or the default time if that is 0, or has stopped.
 // Spec: client-server-api#put_matrixclientv3roomsroomidtypinguserid
 func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.RoomID, typing bool, timeout time.Duration) error {
-	room, err := s.Rooms.Room(ctx, roomID)
+	room, err := s.opts.Rooms.Room(ctx, roomID)
 	if err != nil || room.Membership(who.UserID) != rooms.Join {
 		return mxerr.Forbidden("You are not in this room")
 	}
-	now := s.Now()
+	now := s.opts.Now()
 	s.presence.touch(who.UserNID, now)
 	var until time.Time
 	if typing {
@@ -220,7 +220,7 @@ func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.
 	}
 	changed, tell := s.typing.set(room.NID(), typist{nid: who.UserNID, user: who.UserID, until: until}, now)
 	if changed {
-		s.Hub.Members(room.LocalMembers())
+		s.opts.Hub.Members(room.LocalMembers())
 	}
 	if tell {
 		s.sendTyping(room, who.UserID, typing)
@@ -233,10 +233,10 @@ func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.
 func (s *Service) committed(c *rooms.Commit) {
 	for i := range c.Members {
 		if m := &c.Members[i]; m.Left() {
-			s.typing.set(c.Room.NID(), typist{nid: m.NID}, s.Now())
+			s.typing.set(c.Room.NID(), typist{nid: m.NID}, s.opts.Now())
 		}
 	}
-	if s.SendPresence {
+	if s.opts.SendPresence {
 		s.meetings.note(c)
 	}
 }
@@ -254,7 +254,7 @@ func (s *Service) SetPresence(ctx context.Context, who ident.Requester, state st
 	if status != nil && len(*status) > maxStatus {
 		return mxerr.TooLarge("status_msg must not be longer than %d bytes", maxStatus)
 	}
-	s.presence.set(who.UserNID, who.UserID, who.DeviceNID, parsed, status, s.Now())
+	s.presence.set(who.UserNID, who.UserID, who.DeviceNID, parsed, status, s.opts.Now())
 	return nil
 }
 
@@ -277,12 +277,12 @@ func (s *Service) Presence(ctx context.Context, who ident.Requester, user id.Use
 		}
 	}
 	record, _ := s.presence.of(nid)
-	return record.appendContent(nil, s.Now()), nil
+	return record.appendContent(nil, s.opts.Now()), nil
 }
 
 // roommate finds a user who is joined to a room with a local one.
 func (s *Service) roommate(ctx context.Context, nid ident.UserNID, user id.UserID) (ident.UserNID, error) {
-	memberships, err := s.Rooms.Memberships(ctx, nid)
+	memberships, err := s.opts.Rooms.Memberships(ctx, nid)
 	if err != nil {
 		return 0, err
 	}
@@ -290,7 +290,7 @@ func (s *Service) roommate(ctx context.Context, nid ident.UserNID, user id.UserI
 		if m.Membership != rooms.Join {
 			continue
 		}
-		room, err := s.Rooms.RoomByNID(ctx, m.Room)
+		room, err := s.opts.Rooms.RoomByNID(ctx, m.Room)
 		if err != nil {
 			return 0, err
 		}

@@ -96,7 +96,7 @@ func (s *sharing) lost(m *rooms.Member) {
 // leftSharing notes the members of the rooms that the user was in and left.
 func (b *builder) leftSharing() error {
 	for _, m := range b.rooms.left {
-		room, err := b.Rooms.RoomByNID(b.ctx, m.Room)
+		room, err := b.opts.Rooms.RoomByNID(b.ctx, m.Room)
 		if err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func (b *builder) newlyMet(tx *storage.Tx) (map[ident.UserNID]bool, error) {
 
 // deviceLists turns that, and the changes of devices, into the two lists.
 func (b *builder) deviceLists() error {
-	if b.E2EE == nil || !b.shared.entered && len(b.shared.come)+len(b.shared.gone)+len(b.own.deviceChanges) == 0 {
+	if b.opts.E2EE == nil || !b.shared.entered && len(b.shared.come)+len(b.shared.gone)+len(b.own.deviceChanges) == 0 {
 		return nil
 	}
 	changed := map[id.UserID]bool{}
@@ -210,14 +210,14 @@ func (s *Service) DeviceChanges(ctx context.Context, who ident.Requester, from, 
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &builder{Service: s, request: &request{SyncRequest: SyncRequest{Requester: who}, filter: f, since: since}, ctx: ctx, now: s.Now(), partial: true}
+	b := &builder{Service: s, request: &request{SyncRequest: SyncRequest{Requester: who}, filter: f, since: since}, ctx: ctx, now: s.opts.Now(), partial: true}
 	if err := b.plan(); err != nil {
 		return nil, nil, err
 	}
-	if s.E2EE != nil {
+	if s.opts.E2EE != nil {
 		err := b.read(func(tx *storage.Tx) (err error) {
 			// Of each user only the newest change is known: one after the second token hides what was between the two.
-			b.own.deviceChanges, err = s.E2EE.DeviceListChanges(tx, who.UserNID, since.Pos, b.upTo)
+			b.own.deviceChanges, err = s.opts.E2EE.DeviceListChanges(tx, who.UserNID, since.Pos, b.upTo)
 			return err
 		})
 		if err != nil {

@@ -405,7 +405,7 @@ func (b *builder) firstAfter(room *rooms.Room, pos storage.Pos) (first *rooms.Ev
 		return nil, nil
 	}
 	// Much has happened since the answer was begun.
-	err = b.DB.ReadInner(b.ctx, func(tx *storage.Tx) error {
+	err = b.opts.DB.ReadInner(b.ctx, func(tx *storage.Tx) error {
 		rows, err := tx.Timeline(room.NID(), ident.Order(pos)*orderStep-1, math.MaxInt64, false, 1)
 		if err != nil || len(rows) == 0 {
 			return err

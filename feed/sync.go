@@ -61,12 +61,12 @@ func (s *Service) Sync(ctx context.Context, q SyncRequest) (json.RawMessage, err
 	if err != nil {
 		return nil, err
 	}
-	s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, 1, s.Now())
-	defer func() { s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, -1, s.Now()) }()
+	s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, 1, s.opts.Now())
+	defer func() { s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, -1, s.opts.Now()) }()
 	if err := s.acknowledge(ctx, r); err != nil {
 		return nil, err
 	}
-	sub := s.Hub.Park(q.UserNID, q.DeviceNID)
+	sub := s.opts.Hub.Park(q.UserNID, q.DeviceNID)
 	defer sub.Close()
 	return s.poll(ctx, r, sub)
 }
@@ -77,7 +77,7 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 	final := timeout == 0 || r.initial || r.FullState
 	var expired <-chan time.Time
 	if !final {
-		c, stop := s.Timer(timeout)
+		c, stop := s.opts.Timer(timeout)
 		defer stop()
 		expired = c
 	}
@@ -102,7 +102,7 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if s.Alive != nil && !s.Alive(ctx, r.UserNID, r.DeviceNID) {
+		if s.opts.Alive != nil && !s.opts.Alive(ctx, r.UserNID, r.DeviceNID) {
 			return nil, mxerr.UnknownToken(false)
 		}
 	}
@@ -117,7 +117,7 @@ func (s *Service) timedBuild(ctx context.Context, r *request, final bool) (json.
 
 // rest lets a crowd that is woken at once wait for what else comes.
 func (s *Service) rest() {
-	if s.Hub.Parked() < crowd {
+	if s.opts.Hub.Parked() < crowd {
 		return
 	}
 	time.Sleep(coalesce)
@@ -135,7 +135,7 @@ func (s *Service) request(ctx context.Context, q SyncRequest) (*request, error) 
 	if r.filter, err = s.filterOf(ctx, q.Requester, q.Filter); err != nil {
 		return nil, err
 	}
-	r.session = s.sessions.of(q.UserNID, q.DeviceNID, s.Now())
+	r.session = s.sessions.of(q.UserNID, q.DeviceNID, s.opts.Now())
 	return r, nil
 }
 
@@ -145,7 +145,7 @@ func (s *Service) parseSince(text string) (Token, error) {
 	if err != nil {
 		return Token{}, mxerr.InvalidParam("since is not a token from this server").Because(err)
 	}
-	if t.Pos > s.DB.Settled() {
+	if t.Pos > s.opts.DB.Settled() {
 		return Token{}, mxerr.InvalidParam("since is a token from the future")
 	}
 	return t, nil
@@ -154,10 +154,10 @@ func (s *Service) parseSince(text string) (Token, error) {
 // acknowledge forgets the to-device messages that the client confirms by coming back with a token. On a full disk they stay
 // until the next token is confirmed, so that reading goes on.
 func (s *Service) acknowledge(ctx context.Context, r *request) error {
-	if s.E2EE == nil || r.DeviceNID == 0 || r.initial || !r.session.acknowledge(r.since.ToDevice) {
+	if s.opts.E2EE == nil || r.DeviceNID == 0 || r.initial || !r.session.acknowledge(r.since.ToDevice) {
 		return nil
 	}
-	err := s.E2EE.AckToDevice(ctx, r.DeviceNID, r.since.ToDevice)
+	err := s.opts.E2EE.AckToDevice(ctx, r.DeviceNID, r.since.ToDevice)
 	if errors.Is(err, storage.ErrFull) {
 		return nil
 	}

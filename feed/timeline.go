@@ -77,7 +77,7 @@ func byPos(e *rooms.Event, pos storage.Pos) int {
 // timeline selects the newest events after since (exclusive) up to last (inclusive) that the viewer may see and the filter
 // lets through.
 func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos) (timeline, error) {
-	t := timeline{last: last, view: b.History.View(room, b.Requester)}
+	t := timeline{last: last, view: b.opts.History.View(room, b.Requester)}
 	t.begin()
 	limit := b.filter.timelineLimit()
 	if !b.filter.Room.Timeline.room(string(room.ID())) {
@@ -219,7 +219,7 @@ func mayBeRelated(room *rooms.Room, events []*rooms.Event) bool {
 
 // writeRaw appends events in the form in which servers exchange them.
 func (b *builder) writeRaw(room *rooms.Room, events []*rooms.Event) error {
-	shown, err := b.History.Shown(b.ctx, b.tx, room, events, b.Requester)
+	shown, err := b.opts.History.Shown(b.ctx, b.tx, room, events, b.Requester)
 	for _, e := range shown {
 		b.out = append(b.list(), e.JSON()...)
 	}
@@ -233,11 +233,11 @@ func (b *builder) writeState(room *rooms.Room, events []*rooms.Event) (err error
 	case b.filter.Federation:
 		err = b.writeRaw(room, events)
 	case b.filter.EventFields == nil:
-		b.out, err = b.History.AppendState(b.ctx, b.tx, b.out, room, events, b.Requester)
+		b.out, err = b.opts.History.AppendState(b.ctx, b.tx, b.out, room, events, b.Requester)
 	default:
 		for _, e := range events {
 			var form []byte
-			if form, err = b.History.AppendState(b.ctx, b.tx, nil, room, []*rooms.Event{e}, b.Requester); err != nil {
+			if form, err = b.opts.History.AppendState(b.ctx, b.tx, nil, room, []*rooms.Event{e}, b.Requester); err != nil {
 				return err
 			}
 			b.out = selectFields(b.list(), form, b.filter.EventFields)

@@ -116,7 +116,7 @@ func (o *origin) DownloadMedia(context.Context, string, string, time.Duration) (
 }
 
 func (f *fixture) connect(o *origin) {
-	f.Remote, f.MaxRemoteSize, f.RemoteCache, f.RemoteLifetime = o, 1<<20, 1<<20, time.Hour
+	f.opts.Remote, f.opts.MaxRemoteSize, f.opts.RemoteCache, f.opts.RemoteLifetime = o, 1<<20, 1<<20, time.Hour
 }
 
 func TestDamagedFileOfAnotherServerIsFetchedAgain(t *testing.T) {
@@ -156,7 +156,7 @@ func TestDamagedFileOfAnotherServerIsFetchedAgain(t *testing.T) {
 func onFullDisk(t *testing.T, f *fixture) (free func()) {
 	t.Helper()
 	disk := storagetest.TinyDisk(t, 1<<20)
-	db := f.DB
+	db := f.opts.DB
 	was := f.dir
 	f.dir = disk
 	if err := os.CopyFS(filepath.Join(disk, "media"), os.DirFS(filepath.Join(was, "media"))); err != nil {
@@ -175,7 +175,7 @@ func onFullDisk(t *testing.T, f *fixture) (free func()) {
 func TestUploadToAFullDiskIsRefusedAsSuchAndLeavesNothing(t *testing.T) {
 	f := newFixture(t)
 	free := onFullDisk(t, f)
-	f.MaxUploadSize, f.QuotaPerUser = 1<<20, 0
+	f.opts.MaxUploadSize, f.opts.QuotaPerUser = 1<<20, 0
 	f.connect(&origin{body: []byte(strings.Repeat("remote", 2000))})
 	body := strings.Repeat("upload", 2000)
 	id, _, err := f.Create(t.Context(), 1)
@@ -220,7 +220,7 @@ func TestWhatOnlyAJumpOfTheClockExpiredStays(t *testing.T) {
 	f, o := newFixture(t), &origin{body: []byte("what its server may have lost")}
 	f.connect(o)
 	right := f.now
-	f.RemoveBy = func(context.Context) (time.Time, error) { return right, nil }
+	f.opts.RemoveBy = func(context.Context) (time.Time, error) { return right, nil }
 	file, err := f.OpenRemote(t.Context(), "elsewhere.test", "abc", 0)
 	if err != nil {
 		t.Fatal(err)

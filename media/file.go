@@ -52,7 +52,7 @@ func (s *Service) openBlob(m storage.Media) (*File, error) {
 func (s *Service) lost(m storage.Media, err error) error {
 	if path := s.files.path(m.Blob); s.files.checked.report(path) {
 		damaged.Inc()
-		s.Log.Error("a media file is damaged or missing: restore it from a backup", "file", path, "media_id", m.ID, "size", m.Size, "err", err)
+		s.opts.Log.Error("a media file is damaged or missing: restore it from a backup", "file", path, "media_id", m.ID, "size", m.Size, "err", err)
 	}
 	return mxerr.NotFound("The file is missing or damaged on this server's disk").Because(err)
 }

@@ -87,7 +87,7 @@ func (s *Service) withRemote(ctx context.Context, server, mediaID string, wait t
 			return f, err
 		}
 		damaged.Inc()
-		s.Log.Warn("a cached file of another server is damaged or missing: it is fetched again", "server", server, "media_id", mediaID, "err", err)
+		s.opts.Log.Warn("a cached file of another server is damaged or missing: it is fetched again", "server", server, "media_id", mediaID, "err", err)
 	}
 	fetched, err := s.fetchOnce(ctx, server, mediaID, min(wait, maxWait))
 	if err != nil {
@@ -116,15 +116,15 @@ func asMedia(m storage.RemoteMedia) storage.Media {
 
 // fetched finds a file that is here, and notes that it is asked for.
 func (s *Service) fetched(ctx context.Context, server, mediaID string) (m storage.RemoteMedia, found bool, err error) {
-	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		m, found, err = tx.RemoteMedia(server, mediaID)
 		return err
 	})
-	now := s.Now().UnixMilli()
+	now := s.opts.Now().UnixMilli()
 	if err != nil || !found || now-m.Used < usedStep.Milliseconds() {
 		return m, found, err
 	}
-	err = s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.UseRemoteMedia(server, mediaID, now) })
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.UseRemoteMedia(server, mediaID, now) })
 	if errors.Is(err, storage.ErrFull) {
 		err = nil // reading goes on
 	}
@@ -133,7 +133,7 @@ func (s *Service) fetched(ctx context.Context, server, mediaID string) (m storag
 
 // fetchOnce fetches a file for all who ask for it meanwhile.
 func (s *Service) fetchOnce(ctx context.Context, server, mediaID string, wait time.Duration) (m storage.RemoteMedia, err error) {
-	if s.Remote == nil {
+	if s.opts.Remote == nil {
 		return m, errGone()
 	}
 	leave, err := s.remote.servers.Acquire(ctx, server)
@@ -151,17 +151,17 @@ func (s *Service) fetchOnce(ctx context.Context, server, mediaID string, wait ti
 }
 
 func (s *Service) fetch(ctx context.Context, server, mediaID string, wait time.Duration) (m storage.RemoteMedia, err error) {
-	file, err := s.Remote.DownloadMedia(ctx, server, mediaID, wait)
+	file, err := s.opts.Remote.DownloadMedia(ctx, server, mediaID, wait)
 	if err != nil {
 		return m, notFetched(err)
 	}
 	defer func() { _ = file.Body.Close() }() // only read
-	now := s.Now().UnixMilli()
+	now := s.opts.Now().UnixMilli()
 	m = storage.RemoteMedia{
 		Server: server, ID: mediaID, ContentType: contentType(file.ContentType), Filename: cleanFilename(file.Filename), Fetched: now, Used: now,
 	}
 	body := &watched{Reader: file.Body}
-	err = s.store(ctx, body, s.MaxRemoteSize, func(tx *storage.Tx, in *incoming) error {
+	err = s.store(ctx, body, s.opts.MaxRemoteSize, func(tx *storage.Tx, in *incoming) error {
 		m.Blob, m.Size = in.Name, in.Size
 		return tx.SetRemoteMedia(m)
 	})
@@ -175,7 +175,7 @@ func (s *Service) fetch(ctx context.Context, server, mediaID string, wait time.D
 	}
 	fetches.Inc()
 	if err := s.PruneRemote(ctx); err != nil {
-		s.Log.Warn("removing files of other servers", "err", err)
+		s.opts.Log.Warn("removing files of other servers", "err", err)
 	}
 	return m, nil
 }
@@ -216,7 +216,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		if err := s.PruneRemote(ctx); err != nil && ctx.Err() == nil {
-			s.Log.Error("removing files of other servers", "err", err)
+			s.opts.Log.Error("removing files of other servers", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -242,7 +242,7 @@ func (s *Service) PruneRemote(ctx context.Context) error {
 	for {
 		var size int64
 		var oldest []storage.RemoteMedia
-		err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 			if size, err = tx.RemoteMediaSize(); err == nil {
 				oldest, err = tx.OldestRemoteMedia(pruneBatch)
 			}
@@ -251,9 +251,9 @@ func (s *Service) PruneRemote(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		expired := now.Add(-s.RemoteLifetime).UnixMilli()
+		expired := now.Add(-s.opts.RemoteLifetime).UnixMilli()
 		for _, m := range oldest {
-			if m.Used > expired && size <= s.RemoteCache {
+			if m.Used > expired && size <= s.opts.RemoteCache {
 				return nil
 			}
 			if err := s.removeRemote(ctx, m); err != nil {
@@ -273,7 +273,7 @@ func (s *Service) removeRemote(ctx context.Context, m storage.RemoteMedia) error
 		return err
 	}
 	defer release()
-	if err := s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteRemoteMedia(m.Server, m.ID) }); err != nil {
+	if err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteRemoteMedia(m.Server, m.ID) }); err != nil {
 		return err
 	}
 	return s.removeUnnamedClaimed(ctx, m.Blob)

@@ -49,7 +49,7 @@ type Options struct {
 
 // Service serves the content repository. It is safe for concurrent use.
 type Service struct {
-	Options
+	opts    Options
 	files   *store
 	workers chan struct{}
 	memory  *semaphore.Weighted // bytes of pictures that are being decoded
@@ -69,7 +69,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		Options: o, files: files, workers: make(chan struct{}, max(1, o.Workers)), memory: semaphore.NewWeighted(maxDecoded),
+		opts: o, files: files, workers: make(chan struct{}, max(1, o.Workers)), memory: semaphore.NewWeighted(maxDecoded),
 		arrivals: map[string]chan struct{}{}, remote: newRemoteFiles(),
 	}
 	err = s.Sweep(ctx)
@@ -84,7 +84,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 func (s *Service) Sweep(ctx context.Context) error {
 	now, err := s.removeBy(ctx)
 	if err == nil {
-		err = s.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteExpiredMedia(now.UnixMilli()) })
+		err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteExpiredMedia(now.UnixMilli()) })
 	}
 	if err != nil {
 		return fmt.Errorf("remove expired media reservations: %w", err)
@@ -102,10 +102,10 @@ func (s *Service) Sweep(ctx context.Context) error {
 
 // removeBy is the time by which to remove for good what expires: a clock that has jumped takes nothing away.
 func (s *Service) removeBy(ctx context.Context) (time.Time, error) {
-	if s.RemoveBy == nil {
-		return s.Now(), nil
+	if s.opts.RemoveBy == nil {
+		return s.opts.Now(), nil
 	}
-	return s.RemoveBy(ctx)
+	return s.opts.RemoveBy(ctx)
 }
 
 // Upload stores a new file and returns its media id.
@@ -121,13 +121,13 @@ func (s *Service) Upload(ctx context.Context, user ident.UserNID, claimedType, f
 // Errors: M_LIMIT_EXCEEDED when the user has MaxPending reservations without upload.
 // Spec: client-server-api#post_matrixmediav1create
 func (s *Service) Create(ctx context.Context, user ident.UserNID) (mediaID string, expires time.Time, err error) {
-	now := s.Now()
-	m := storage.Media{ID: newMediaID(), User: user, Created: now.UnixMilli(), Expires: now.Add(s.PendingExpiry).UnixMilli()}
+	now := s.opts.Now()
+	m := storage.Media{ID: newMediaID(), User: user, Created: now.UnixMilli(), Expires: now.Add(s.opts.PendingExpiry).UnixMilli()}
 	by, err := s.removeBy(ctx)
 	if err != nil {
 		return "", now, err
 	}
-	err = s.DB.Write(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		if err := tx.DeleteExpiredMedia(by.UnixMilli()); err != nil {
 			return err
 		}
@@ -135,12 +135,12 @@ func (s *Service) Create(ctx context.Context, user ident.UserNID) (mediaID strin
 		if err != nil {
 			return err
 		}
-		if pending >= int64(s.MaxPending) {
-			return mxerr.LimitExceeded(s.PendingExpiry)
+		if pending >= int64(s.opts.MaxPending) {
+			return mxerr.LimitExceeded(s.opts.PendingExpiry)
 		}
 		return tx.InsertMedia(m)
 	})
-	return m.ID, now.Add(s.PendingExpiry), err
+	return m.ID, now.Add(s.opts.PendingExpiry), err
 }
 
 // Put uploads to a reserved id.
@@ -183,12 +183,12 @@ func (s *Service) mayPut(ctx context.Context, user ident.UserNID, mediaID string
 }
 
 func (s *Service) row(mediaID string, user ident.UserNID, claimedType, filename string) storage.Media {
-	return storage.Media{ID: mediaID, User: user, ContentType: contentType(claimedType), Filename: cleanFilename(filename), Created: s.Now().UnixMilli()}
+	return storage.Media{ID: mediaID, User: user, ContentType: contentType(claimedType), Filename: cleanFilename(filename), Created: s.opts.Now().UnixMilli()}
 }
 
 // take receives the bytes and writes the row by save, in the order that a crash cannot hurt.
 func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, save func(*storage.Tx, storage.Media) error) error {
-	err := s.store(ctx, body, s.MaxUploadSize, func(tx *storage.Tx, in *incoming) error {
+	err := s.store(ctx, body, s.opts.MaxUploadSize, func(tx *storage.Tx, in *incoming) error {
 		m.Blob, m.Size = in.Name, in.Size
 		if err := s.checkQuota(tx, m); err != nil {
 			return err
@@ -197,7 +197,7 @@ func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, sav
 	})
 	switch {
 	case errors.Is(err, errTooLarge):
-		return mxerr.TooLarge("Files on this server must not be larger than %d bytes", s.MaxUploadSize)
+		return mxerr.TooLarge("Files on this server must not be larger than %d bytes", s.opts.MaxUploadSize)
 	case err != nil:
 		return err
 	}
@@ -214,7 +214,7 @@ func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save f
 	}
 	defer func() {
 		if err := in.drop(); err != nil {
-			s.Log.Warn("remove unfinished upload", "err", err)
+			s.opts.Log.Warn("remove unfinished upload", "err", err)
 		}
 	}()
 	release, err := s.files.claims.Acquire(ctx, in.Name)
@@ -223,7 +223,7 @@ func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save f
 	}
 	defer release()
 	if err = in.keep(); err == nil {
-		err = s.DB.Write(ctx, func(tx *storage.Tx) error { return save(tx, in) })
+		err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return save(tx, in) })
 	}
 	if err != nil && ctx.Err() == nil {
 		return errors.Join(err, s.removeUnnamedClaimed(context.WithoutCancel(ctx), in.Name))
@@ -232,12 +232,12 @@ func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save f
 }
 
 func (s *Service) checkQuota(tx *storage.Tx, m storage.Media) error {
-	if s.QuotaPerUser == 0 {
+	if s.opts.QuotaPerUser == 0 {
 		return nil
 	}
 	used, _, err := tx.MediaUsage(m.User)
-	if err == nil && used+m.Size > s.QuotaPerUser {
-		return mxerr.Forbidden("This file would bring your uploads above %d bytes, the quota of this server", s.QuotaPerUser)
+	if err == nil && used+m.Size > s.opts.QuotaPerUser {
+		return mxerr.Forbidden("This file would bring your uploads above %d bytes, the quota of this server", s.opts.QuotaPerUser)
 	}
 	return err
 }
@@ -282,7 +282,7 @@ func (s *Service) removeUnnamedClaimed(ctx context.Context, blob string) error {
 
 // named tells whether a media id names a blob.
 func (s *Service) named(ctx context.Context, blob string) (named bool, err error) {
-	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		named, err = tx.BlobNamed(blob)
 		return err
 	})
@@ -297,11 +297,11 @@ func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, 
 	if !validID(mediaID) {
 		return m, errGone()
 	}
-	err = s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		m, found, err = tx.Media(mediaID)
 		return err
 	})
-	if err == nil && (!found || m.Blob == "" && m.Expires <= s.Now().UnixMilli()) {
+	if err == nil && (!found || m.Blob == "" && m.Expires <= s.opts.Now().UnixMilli()) {
 		err = errGone()
 	}
 	return m, err

@@ -130,7 +130,7 @@ func TestFileGoesWithItsLastMediaID(t *testing.T) {
 	if n := f.filesWith(t, "same bytes"); n != 1 {
 		t.Fatalf("%d files, want one for the three ids", n)
 	}
-	f.RemoteCache = 0
+	f.opts.RemoteCache = 0
 	if err := f.PruneRemote(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ func TestThumbnailGoesWithItsFile(t *testing.T) {
 	if f.filesWith(t, "PNG") != 2 {
 		t.Fatal("no thumbnail on disk")
 	}
-	f.RemoteCache = 0
+	f.opts.RemoteCache = 0
 	if err := f.PruneRemote(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestBootSweepsWhatACrashLeft(t *testing.T) {
 	if _, err := f.files.receive(strings.NewReader("half an upload"), 100); err != nil {
 		t.Fatal(err)
 	}
-	f.open(t, f.DB)
+	f.open(t, f.opts.DB)
 	if f.filesWith(t, "orphan") != 0 || f.filesWith(t, "half") != 0 || f.read(t, kept) != "kept" {
 		t.Fatal("the sweep removed too little or too much")
 	}

@@ -198,7 +198,7 @@ func animatedWebP(w, h int, first frame, data []byte) []byte {
 // uploaded stores a file and returns its id.
 func (f *fixture) uploaded(t *testing.T, raw []byte) string {
 	t.Helper()
-	f.MaxUploadSize, f.QuotaPerUser = 100<<20, 0
+	f.opts.MaxUploadSize, f.opts.QuotaPerUser = 100<<20, 0
 	id, err := f.Upload(t.Context(), 1, "application/octet-stream", "", bytes.NewReader(raw))
 	if err != nil {
 		t.Fatal(err)
@@ -580,7 +580,7 @@ func TestThumbnailsOfAnEarlierVersionAreNotServed(t *testing.T) {
 	if err := f.renameThumbs("2-", ""); err != nil {
 		t.Fatal(err)
 	}
-	f.open(t, f.DB)
+	f.open(t, f.opts.DB)
 	if n := f.filesWith(t, "PNG"); n != 1 || len(f.read(t, id)) != len(raw) {
 		t.Errorf("%d files on disk", n)
 	}

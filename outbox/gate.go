@@ -52,10 +52,10 @@ func (s *Service) Heard(server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.known[server]
-	if d == nil || d.failures == 0 || s.Now().Sub(d.heard) < heardEvery {
+	if d == nil || d.failures == 0 || s.opts.Now().Sub(d.heard) < heardEvery {
 		return
 	}
-	d.heard = s.Now()
+	d.heard = s.opts.Now()
 	s.hurry(d)
 }
 
@@ -74,7 +74,7 @@ func (s *Service) Allowed(server string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.known[server]
-	if d == nil || d.failures < failFast || d.refuses || !s.Now().Before(d.retry) {
+	if d == nil || d.failures < failFast || d.refuses || !s.opts.Now().Before(d.retry) {
 		return nil
 	}
 	return fmt.Errorf("%w: %s has not answered %d times, it is tried again later", fedclient.ErrUnreachable, server, d.failures)
@@ -86,7 +86,7 @@ func (s *Service) Succeeded(server string) {
 	defer s.mu.Unlock()
 	if d := s.known[server]; d != nil && d.failures > 0 && !d.refuses {
 		d.succeeded()
-		d.reached, d.dirty = s.Now(), true
+		d.reached, d.dirty = s.opts.Now(), true
 		s.hurry(d)
 	}
 }
@@ -103,6 +103,6 @@ func (s *Service) fail(server string, err error, refuses bool) {
 		asked = remote.RetryAfter
 	}
 	d := s.destination(server)
-	d.failed(s.Now(), asked, refuses, s.count.Add(1))
+	d.failed(s.opts.Now(), asked, refuses, s.count.Add(1))
 	d.dirty = true
 }

@@ -83,7 +83,7 @@ const (
 
 // Service is safe for concurrent use.
 type Service struct {
-	Options
+	opts    Options
 	boot    string // begins the ids of this run's transactions
 	count   atomic.Uint64
 	sending chan struct{} // slots
@@ -109,7 +109,7 @@ type Service struct {
 // New makes a Service; Run starts it.
 func New(o Options) *Service {
 	s := &Service{
-		Options: o, boot: rand.Text()[:10], sending: make(chan struct{}, maxSending), trying: make(chan struct{}, maxTrying),
+		opts: o, boot: rand.Text()[:10], sending: make(chan struct{}, maxSending), trying: make(chan struct{}, maxTrying),
 		senders: newSenders(), known: map[string]*destination{}, gone: map[string]map[ident.RoomNID]bool{}, receipts: make(chan *rooms.Commit, maxReceipts),
 	}
 	o.Commits.Subscribe(s.committed)
@@ -213,7 +213,7 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 		if err := s.store(context.WithoutCancel(ctx)); err != nil {
-			s.Log.ErrorContext(ctx, "storing what was delivered", "err", err)
+			s.opts.Log.ErrorContext(ctx, "storing what was delivered", "err", err)
 		}
 	}
 	s.mu.Lock()

@@ -45,7 +45,7 @@ func (s *Service) queueReceipts(ctx context.Context) {
 func (s *Service) queueReceipt(room *rooms.Room, r *rooms.CommittedReceipt) {
 	key, edu, err := r.EDU(room.ID())
 	if err != nil {
-		s.Log.Error("encode a receipt", "room", room.ID(), "err", err)
+		s.opts.Log.Error("encode a receipt", "room", room.ID(), "err", err)
 		return
 	}
 	for _, server := range room.OtherServers() {

@@ -28,7 +28,7 @@ func (s *Service) Status(ctx context.Context, server string) ([]Status, error) {
 		return nil, err
 	}
 	var backlogs []storage.EDUBacklog
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		backlogs, err = tx.EDUBacklogs()
 		return err
 	})

@@ -24,7 +24,7 @@ func (s *Service) load(ctx context.Context) error {
 	var destinations []storage.Destination
 	var behind []storage.DestinationRoom
 	var backlogs []storage.EDUBacklog
-	err := s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		if destinations, err = tx.Destinations(); err != nil {
 			return err
 		}
@@ -110,7 +110,7 @@ func (s *Service) requeueOne(row storage.OutboxRow, servers []string) {
 }
 
 func (s *Service) page(ctx context.Context, after storage.Pos) (rows []storage.OutboxRow, err error) {
-	err = s.DB.Read(ctx, func(tx *storage.Tx) error {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		rows, err = tx.Outbox(after, outboxPage)
 		return err
 	})
@@ -131,7 +131,7 @@ func (r *residents) of(ctx context.Context, row storage.OutboxRow) ([]string, er
 	stays, known := r.rooms[row.Room]
 	if !known {
 		var err error
-		if stays, err = r.s.Rooms.ServersSince(ctx, row.Room, row.Position-1); err != nil {
+		if stays, err = r.s.opts.Rooms.ServersSince(ctx, row.Room, row.Position-1); err != nil {
 			return nil, err
 		}
 		r.rooms[row.Room] = stays
@@ -142,7 +142,7 @@ func (r *residents) of(ctx context.Context, row storage.OutboxRow) ([]string, er
 			servers = append(servers, stay.Server)
 		}
 	}
-	if about := serverOf(row.About); about != "" && about != r.s.Server && !slices.Contains(servers, about) {
+	if about := serverOf(row.About); about != "" && about != r.s.opts.Server && !slices.Contains(servers, about) {
 		servers = append(servers, about)
 	}
 	return servers, nil
@@ -218,7 +218,7 @@ func (s *Service) store(ctx context.Context) error {
 		return nil
 	}
 	var pruned int64
-	err := s.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+	err := s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
 		if err := c.write(tx); err != nil {
 			return err
 		}
@@ -251,7 +251,7 @@ func (s *Service) changes() *changes {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &changes{added: map[string][]ident.RoomNID{}, removed: map[string][]ident.RoomNID{}, prune: s.top}
-	now := s.Now()
+	now := s.opts.Now()
 	failing := 0
 	for server, d := range s.known {
 		if d.failures > 0 && d.waits() {

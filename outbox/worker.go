@@ -46,7 +46,7 @@ func (s *Service) work(ctx context.Context, d *destination) {
 		err := s.sendSome(ctx, d)
 		<-slots
 		if err != nil && ctx.Err() == nil {
-			s.Log.ErrorContext(ctx, "sending to another server", "server", d.server, "err", err)
+			s.opts.Log.ErrorContext(ctx, "sending to another server", "server", d.server, "err", err)
 			s.fail(d.server, err, true) // as for a server that takes nothing: later
 		}
 		if s.finished(d) {
@@ -87,7 +87,7 @@ func (s *Service) stopped(d *destination) {
 func (s *Service) waitForRetry(ctx context.Context, d *destination) bool {
 	for {
 		s.mu.Lock()
-		wait := d.retry.Sub(s.Now())
+		wait := d.retry.Sub(s.opts.Now())
 		failing := d.failures > 0
 		s.mu.Unlock()
 		if !failing || wait <= 0 {
@@ -179,7 +179,7 @@ func (s *Service) next(ctx context.Context, d *destination) (*transaction, error
 
 func (s *Service) takeNewest(ctx context.Context, t *transaction) error {
 	for room := range t.behind {
-		newest, err := s.Rooms.NewestEvents(ctx, room)
+		newest, err := s.opts.Rooms.NewestEvents(ctx, room)
 		if err != nil {
 			return err
 		}
@@ -190,7 +190,7 @@ func (s *Service) takeNewest(ctx context.Context, t *transaction) error {
 }
 
 func (s *Service) takeDurable(ctx context.Context, server string, t *transaction) error {
-	return s.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	return s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		t.durable, err = tx.EDUs(server, maxEDUs)
 		t.more = len(t.durable) == maxEDUs
 		return err
@@ -210,11 +210,11 @@ func (s *Service) takeQueued(d *destination, t *transaction) {
 // is sent to the server: that builds on it, so the server would ask for it. The newest events of a room that the server has missed
 // much of are sent in any case: they lead it to the rest.
 func (s *Service) events(ctx context.Context, d *destination, t *transaction) (pdus []json.RawMessage, err error) {
-	newest, err := s.Rooms.OutgoingEvents(ctx, t.newest)
+	newest, err := s.opts.Rooms.OutgoingEvents(ctx, t.newest)
 	if err != nil {
 		return nil, err
 	}
-	queue, err := s.Rooms.OutgoingEvents(ctx, positions(t.queue))
+	queue, err := s.opts.Rooms.OutgoingEvents(ctx, positions(t.queue))
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +258,7 @@ func (s *Service) follows(ctx context.Context, d *destination, t *transaction, r
 	s.mu.Unlock()
 	for !waits && len(rest) > 0 { // from the end, where what has not expired is
 		n := max(len(rest)-maxPDUs, 0)
-		events, err := s.Rooms.OutgoingEvents(ctx, positions(rest[n:]))
+		events, err := s.opts.Rooms.OutgoingEvents(ctx, positions(rest[n:]))
 		if err != nil {
 			return false, err
 		}
@@ -286,7 +286,7 @@ func (s *Service) unanswered(ctx context.Context, d *destination, t *transaction
 	var remote *fedclient.RemoteError
 	refuses := errors.As(err, &remote)
 	sentTransactions.WithLabelValues(map[bool]string{true: "refused", false: "unreachable"}[refuses]).Inc()
-	s.Log.DebugContext(ctx, "a server did not take a transaction", "server", d.server, "err", err)
+	s.opts.Log.DebugContext(ctx, "a server did not take a transaction", "server", d.server, "err", err)
 	s.fail(d.server, err, refuses) // where the gate has counted the failure, it is not counted again
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -299,14 +299,14 @@ func (s *Service) unanswered(ctx context.Context, d *destination, t *transaction
 // transact sends one transaction. A server that refuses it as such is sent its halves, and so on: what it refuses by itself is
 // passed over, so that one bad item never blocks what waits behind it.
 func (s *Service) transact(ctx context.Context, server, txn string, pdus, edus []json.RawMessage) error {
-	refused, err := s.Sender.SendTransaction(ctx, server, txn, pdus, edus)
+	refused, err := s.opts.Sender.SendTransaction(ctx, server, txn, pdus, edus)
 	if err == nil {
 		sentTransactions.WithLabelValues("taken").Inc()
 		sentItems.WithLabelValues("pdu", "refused").Add(float64(len(refused)))
 		sentItems.WithLabelValues("pdu", "taken").Add(float64(max(len(pdus)-len(refused), 0)))
 		sentItems.WithLabelValues("edu", "taken").Add(float64(len(edus)))
 		for eventID, why := range refused {
-			s.Log.DebugContext(ctx, "a server did not take an event", "server", server, "event", eventID, "why", why)
+			s.opts.Log.DebugContext(ctx, "a server did not take an event", "server", server, "event", eventID, "why", why)
 		}
 		return nil
 	}
@@ -314,7 +314,7 @@ func (s *Service) transact(ctx context.Context, server, txn string, pdus, edus [
 		return err
 	}
 	if len(pdus)+len(edus) == 1 {
-		s.Log.WarnContext(ctx, "a server refuses an item, which is passed over", "server", server, "err", err)
+		s.opts.Log.WarnContext(ctx, "a server refuses an item, which is passed over", "server", server, "err", err)
 		sentItems.WithLabelValues(map[bool]string{true: "pdu", false: "edu"}[len(pdus) == 1], "refused").Inc()
 		return nil
 	}
@@ -348,7 +348,7 @@ func (s *Service) delivered(ctx context.Context, d *destination, t *transaction,
 		for i, e := range t.durable {
 			nids[i] = e.NID
 		}
-		if err := s.DB.Write(context.WithoutCancel(ctx), func(tx *storage.Tx) error { return tx.DeleteEDUs(nids) }); err != nil {
+		if err := s.opts.DB.Write(context.WithoutCancel(ctx), func(tx *storage.Tx) error { return tx.DeleteEDUs(nids) }); err != nil {
 			return fmt.Errorf("forget what was delivered: %w", err)
 		}
 	}
@@ -357,7 +357,7 @@ func (s *Service) delivered(ctx context.Context, d *destination, t *transaction,
 	d.unanswered, d.dirty = nil, true
 	if answered {
 		d.succeeded()
-		d.reached = s.Now()
+		d.reached = s.opts.Now()
 	}
 	sentItems.WithLabelValues("pdu", "dropped").Add(float64(t.dropped))
 	for _, q := range t.queue {

@@ -35,7 +35,7 @@ func (j *Job) Time(ctx context.Context) (time.Time, error) {
 		by, _, err := j.readLocked(ctx)
 		return by, err
 	}
-	now := j.Now()
+	now := j.opts.Now()
 	if known := j.clock.known; known.JumpedTo != 0 && now.Sub(time.UnixMilli(known.JumpedTo)) < jumpWait {
 		return without(known, now), nil
 	}
@@ -51,18 +51,18 @@ func (j *Job) read(ctx context.Context) (by, keptUntil time.Time, err error) {
 
 func (j *Job) readLocked(ctx context.Context) (by, keptUntil time.Time, err error) {
 	var known storage.Clock
-	err = j.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+	err = j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		known, err = tx.Clock()
 		return err
 	})
 	if err != nil {
 		return by, keptUntil, err
 	}
-	now := j.Now()
+	now := j.opts.Now()
 	first := !j.clock.started
-	next, jumped := j.clock.look(known, now, j.Elapsed)
+	next, jumped := j.clock.look(known, now, j.opts.Elapsed)
 	if next != known {
-		err = j.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetClock(next) })
+		err = j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetClock(next) })
 	}
 	if err != nil {
 		j.clock.started = !first // as if it had not been looked at
@@ -74,7 +74,7 @@ func (j *Job) readLocked(ctx context.Context) (by, keptUntil time.Time, err erro
 		by, keptUntil = without(next, now), time.UnixMilli(next.JumpedTo).Add(jumpWait)
 	}
 	if jumped || first && next.JumpedTo != 0 {
-		j.Log.Warn("the clock is far ahead of when this server last ran: messages that expired in between are hidden now and will be purged for good in a day; if the clock is wrong, correct it before then",
+		j.opts.Log.Warn("the clock is far ahead of when this server last ran: messages that expired in between are hidden now and will be purged for good in a day; if the clock is wrong, correct it before then",
 			"last_seen", time.UnixMilli(next.JumpedFrom).UTC(), "now", now.UTC(), "kept_until", keptUntil.UTC())
 	}
 	return by, keptUntil, nil

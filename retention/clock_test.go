@@ -14,7 +14,7 @@ import (
 
 // restart makes a new job over the same database, as another start of the server does. The log goes to the returned buffer.
 func (f *fixture) restart() *bytes.Buffer {
-	o, log := f.Options, &bytes.Buffer{}
+	o, log := f.opts, &bytes.Buffer{}
 	o.Log = slog.New(slog.NewTextHandler(log, nil))
 	f.Job = New(o)
 	return log
@@ -102,7 +102,7 @@ func TestAnOrdinaryRestartDelaysNothing(t *testing.T) {
 func TestAClockThatJumpsWhileTheServerRunsIsNoticed(t *testing.T) {
 	f := newFixture(t, storagetest.Open(t, storage.Config{}), rooms.Retention{})
 	var steady time.Duration
-	f.Elapsed = func() time.Duration { return steady }
+	f.opts.Elapsed = func() time.Duration { return steady }
 	f.room("3600000", 4)
 	f.wantPurged(0, "at first")
 	f.now, steady = f.now.Add(30*time.Minute), steady+30*time.Minute

@@ -31,7 +31,7 @@ type Options struct {
 
 // Job purges on a schedule and on demand.
 type Job struct {
-	Options
+	opts Options
 	// running keeps runs from overlapping, and guards what follows; held over database work, under no other lock.
 	running sync.Mutex
 	clock   clock
@@ -40,7 +40,7 @@ type Job struct {
 }
 
 // New makes a Job; Run starts it.
-func New(o Options) *Job { return &Job{Options: o, owed: true} }
+func New(o Options) *Job { return &Job{opts: o, owed: true} }
 
 // Report is what one run did.
 type Report struct {
@@ -54,12 +54,12 @@ type Report struct {
 
 // Run purges now and then at every interval, until ctx ends.
 func (j *Job) Run(ctx context.Context) error {
-	tick, record := time.NewTicker(j.Interval), time.NewTicker(recordInterval)
+	tick, record := time.NewTicker(j.opts.Interval), time.NewTicker(recordInterval)
 	defer tick.Stop()
 	defer record.Stop()
 	for {
 		if _, err := j.Purge(ctx); err != nil && ctx.Err() == nil {
-			j.Log.Error("the purge of expired messages failed and will be tried again", "err", err)
+			j.opts.Log.Error("the purge of expired messages failed and will be tried again", "err", err)
 		}
 		for purge := false; !purge; {
 			select {
@@ -79,7 +79,7 @@ func (j *Job) record(ctx context.Context) {
 	j.running.Lock()
 	defer j.running.Unlock()
 	if _, _, err := j.read(ctx); err != nil && ctx.Err() == nil {
-		j.Log.Warn("the time could not be recorded", "err", err)
+		j.opts.Log.Warn("the time could not be recorded", "err", err)
 	}
 }
 
@@ -115,26 +115,26 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 			errs = append(errs, fmt.Errorf("room %d: %w", nid, err)) // the other rooms all the same
 		}
 	}
-	errs = append(errs, j.Rooms.ForgetPurged(ctx))
+	errs = append(errs, j.opts.Rooms.ForgetPurged(ctx))
 	if j.owed {
-		err := j.DB.Maintain(ctx)
+		err := j.opts.DB.Maintain(ctx)
 		j.owed = err != nil
 		errs = append(errs, err)
 	}
 	if report.Events > 0 {
-		j.Log.Info("purged expired messages", "rooms", report.Rooms, "events", report.Events, "took", time.Since(start))
+		j.opts.Log.Info("purged expired messages", "rooms", report.Rooms, "events", report.Events, "took", time.Since(start))
 	}
 	report.Took = time.Since(start)
-	if j.Observe != nil {
-		j.Observe(report)
+	if j.opts.Observe != nil {
+		j.opts.Observe(report)
 	}
 	return report, errors.Join(errs...)
 }
 
 // rooms lists the rooms that may have something expired.
 func (j *Job) rooms(ctx context.Context) (list []ident.RoomNID, err error) {
-	err = j.DB.Read(ctx, func(tx *storage.Tx) error {
-		if j.Policy.Default.Max != nil || j.Policy.Limits.MaxLifetime.Max != nil {
+	err = j.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		if j.opts.Policy.Default.Max != nil || j.opts.Policy.Limits.MaxLifetime.Max != nil {
 			list, err = tx.AllRooms()
 		} else {
 			list, err = tx.RoomsWithPolicy()
@@ -146,7 +146,7 @@ func (j *Job) rooms(ctx context.Context) (list []ident.RoomNID, err error) {
 
 // purgeRoom purges what has expired in one room by the given time, batch after batch.
 func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, by time.Time) (events int, hasPolicy bool, err error) {
-	room, err := j.Rooms.RoomByNID(ctx, nid)
+	room, err := j.opts.Rooms.RoomByNID(ctx, nid)
 	if err != nil {
 		return 0, false, err
 	}
@@ -156,7 +156,7 @@ func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, by time.Time) (e
 			return events, hasPolicy, err
 		}
 		var n int
-		if n, after, more, err = j.Rooms.Purge(ctx, room, by, after); err != nil {
+		if n, after, more, err = j.opts.Rooms.Purge(ctx, room, by, after); err != nil {
 			return events, hasPolicy, err
 		}
 		events += n

@@ -56,14 +56,14 @@ func (f *fixture) ok(err error) {
 // room makes a room with messages; lifetime "" is without a policy.
 func (f *fixture) room(lifetime string, messages int) id.RoomID {
 	f.Helper()
-	room, err := f.Rooms.Create(f.Context(), f.alice, rooms.CreateRoom{Preset: "private_chat"})
+	room, err := f.opts.Rooms.Create(f.Context(), f.alice, rooms.CreateRoom{Preset: "private_chat"})
 	f.ok(err)
 	if lifetime != "" {
-		_, err := f.Rooms.Send(f.Context(), rooms.NewEvent{Room: room, Sender: f.alice, Type: "m.room.retention", StateKey: new(string), Content: json.RawMessage(`{"max_lifetime":` + lifetime + `}`)})
+		_, err := f.opts.Rooms.Send(f.Context(), rooms.NewEvent{Room: room, Sender: f.alice, Type: "m.room.retention", StateKey: new(string), Content: json.RawMessage(`{"max_lifetime":` + lifetime + `}`)})
 		f.ok(err)
 	}
 	for i := range messages {
-		_, err := f.Rooms.Send(f.Context(), rooms.NewEvent{Room: room, Sender: f.alice, Type: "m.room.message", Content: fmt.Appendf(nil, `{"body":"%d"}`, i)})
+		_, err := f.opts.Rooms.Send(f.Context(), rooms.NewEvent{Room: room, Sender: f.alice, Type: "m.room.message", Content: fmt.Appendf(nil, `{"body":"%d"}`, i)})
 		f.ok(err)
 	}
 	return room
@@ -82,7 +82,7 @@ func TestRoomsWithTheirOwnPolicyArePurged(t *testing.T) {
 		f.room("60000", 3)
 		f.room("", 3)
 		overridden, hour := f.room("", 2), time.Hour
-		f.ok(f.Rooms.SetRetentionOverride(t.Context(), overridden, &expiry.Policy{Max: &hour}))
+		f.ok(f.opts.Rooms.SetRetentionOverride(t.Context(), overridden, &expiry.Policy{Max: &hour}))
 		if r := f.purged(); r.Events != 0 || r.Rooms != 2 {
 			t.Errorf("nothing is expired, yet %+v", r)
 		}
@@ -128,7 +128,7 @@ func TestRunPurgesAtOnceAndAgainUntilItIsStopped(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 	defer stop()
 	observed := make(chan Report)
-	f.Observe = func(r Report) {
+	f.opts.Observe = func(r Report) {
 		select {
 		case observed <- r:
 		case <-ctx.Done():

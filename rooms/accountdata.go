@@ -107,7 +107,7 @@ func (s *Service) editAccountData(ctx context.Context, user ident.UserNID, room 
 		},
 		Committed: func() {
 			if changed {
-				s.Commits.deliver(&Commit{AccountData: []CommittedAccountData{{user, nid, typ}}})
+				s.opts.Commits.deliver(&Commit{AccountData: []CommittedAccountData{{user, nid, typ}}})
 			}
 		},
 	}
@@ -226,8 +226,8 @@ func (s *Service) follow(ctx context.Context, user ident.Requester, r *Room) err
 	if err != nil || from == nil || from.MemberOf(user.UserID) == nil {
 		return err
 	}
-	if s.Push != nil {
-		if err := s.Push.Follow(ctx, user.UserNID, user.UserID, from.id, r.id); err != nil {
+	if s.opts.Push != nil {
+		if err := s.opts.Push.Follow(ctx, user.UserNID, user.UserID, from.id, r.id); err != nil {
 			return err
 		}
 	}
@@ -249,7 +249,7 @@ func (s *Service) follow(ctx context.Context, user ident.Requester, r *Room) err
 				changed = append(changed, CommittedAccountData{user.UserNID, 0, typeDirect})
 			}
 			if len(changed) > 0 {
-				s.Commits.deliver(&Commit{AccountData: changed})
+				s.opts.Commits.deliver(&Commit{AccountData: changed})
 			}
 		},
 	}

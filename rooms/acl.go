@@ -46,8 +46,8 @@ func (r *Room) AllowsServer(server string) bool {
 
 // checkOwnACL refuses a server access control list that excludes this server: nobody here could take it back.
 func (s *Service) checkOwnACL(content []byte) error {
-	if content, err := canonjson.Canonical(content, false); err == nil && !compileACL(content).allows(s.Server) {
-		return mxerr.InvalidParam("This access control list would exclude your own server, %s, from the room", s.Server)
+	if content, err := canonjson.Canonical(content, false); err == nil && !compileACL(content).allows(s.opts.Server) {
+		return mxerr.InvalidParam("This access control list would exclude your own server, %s, from the room", s.opts.Server)
 	}
 	return nil
 }

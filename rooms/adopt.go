@@ -169,7 +169,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 		member.from = m.Membership
 	}
 	join := &pendingEvent{Event: &Event{
-		Event: a.join, Room: r.nid, SenderNID: a.sender.UserNID, DeviceNID: a.sender.DeviceNID, ReceivedTS: s.Now().UnixMilli(), built: true,
+		Event: a.join, Room: r.nid, SenderNID: a.sender.UserNID, DeviceNID: a.sender.DeviceNID, ReceivedTS: s.opts.Now().UnixMilli(), built: true,
 		Flags: storage.GapEvent,
 	}, before: before, missing: a.join.PrevEvents(), depth: a.join.Depth()}
 	key := pdu.StateKey{Type: typeMember, Key: string(a.sender.UserID)}

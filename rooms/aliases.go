@@ -35,8 +35,8 @@ func (s *Service) localAlias(alias id.RoomAlias) error {
 	if !validAlias(string(alias)) {
 		return mxerr.InvalidParam("That is not a room alias")
 	}
-	if serverOf(string(alias)) != s.Server {
-		return mxerr.InvalidParam("The alias must end in :%s", s.Server)
+	if serverOf(string(alias)) != s.opts.Server {
+		return mxerr.InvalidParam("The alias must end in :%s", s.opts.Server)
 	}
 	return nil
 }
@@ -144,7 +144,7 @@ func (s *Service) findAlias(ctx context.Context, alias id.RoomAlias) (row storag
 		return row, mxerr.InvalidParam("That is not a room alias")
 	}
 	found := false
-	if serverOf(string(alias)) == s.Server {
+	if serverOf(string(alias)) == s.opts.Server {
 		err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 			row, found, err = tx.AliasByName(string(alias))
 			return err
@@ -163,8 +163,8 @@ const maxAliasServers = 50
 // server is asked for there.
 // Spec: client-server-api#get_matrixclientv3directoryroomroomalias
 func (s *Service) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []string, err error) {
-	if validAlias(string(alias)) && serverOf(string(alias)) != s.Server && s.federates() {
-		room, servers, err = s.Remote.QueryDirectory(ctx, serverOf(string(alias)), alias)
+	if validAlias(string(alias)) && serverOf(string(alias)) != s.opts.Server && s.federates() {
+		room, servers, err = s.opts.Remote.QueryDirectory(ctx, serverOf(string(alias)), alias)
 		if err != nil {
 			return "", nil, fedclient.Relay(err)
 		}
@@ -187,9 +187,9 @@ func (s *Service) ResolveLocalAlias(ctx context.Context, alias id.RoomAlias) (ro
 	if err != nil {
 		return "", nil, err
 	}
-	servers = []string{s.Server}
+	servers = []string{s.opts.Server}
 	for server := range r.EachServer() {
-		if server != s.Server && len(servers) < maxAliasServers {
+		if server != s.opts.Server && len(servers) < maxAliasServers {
 			servers = append(servers, server)
 		}
 	}

@@ -55,7 +55,7 @@ func (b *batch) addForeign(ctx context.Context, in *incoming) (verdict, err erro
 // received returns an event of another server in the form in which it is added to the batch.
 func (b *batch) received(in *incoming) *pendingEvent {
 	pe := &pendingEvent{Event: &Event{
-		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,
+		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.opts.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,
 	}, relation: in.relation, outgoing: in.relay, late: in.late, awaited: in.awaited}
 	if in.Type() == typeDummy {
 		pe.Flags |= storage.DummyEvent

@@ -133,7 +133,7 @@ func (q *question) climbDown(r *Room, rows []storage.EventRow) (err error) {
 func (r *Room) historians(sender id.UserID) []string {
 	first := serverOf(string(sender))
 	out := r.others(maxBackfillServers)
-	if first == r.svc.Server || !r.HasServer(first) {
+	if first == r.svc.opts.Server || !r.HasServer(first) {
 		return out
 	}
 	out = append([]string{first}, slices.DeleteFunc(out, func(server string) bool { return server == first })...)
@@ -143,12 +143,12 @@ func (r *Room) historians(sender id.UserID) []string {
 // backfillFrom asks one server, and returns how many events were stored and whether one of the missing ones was refused. The room's fetching
 // slot is held.
 func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q question) (n int, refused bool, err error) {
-	raws, err := s.Remote.Backfill(ctx, server, r.id, q.missing, maxBackfillPage)
+	raws, err := s.opts.Remote.Backfill(ctx, server, r.id, q.missing, maxBackfillPage)
 	if err != nil {
 		return 0, false, err
 	}
 	a := newArrivals(r, server)
-	g := newGathering(a, s.Remote)
+	g := newGathering(a, s.opts.Remote)
 	if err := g.gatherHistoryAt(ctx, q.missing, raws[:min(len(raws), maxBackfillPage)]); err != nil {
 		return 0, false, err
 	}
@@ -220,7 +220,7 @@ func (g *gathering) gatherStatesBefore(ctx context.Context) error {
 // isOver reports whether messages from the time of an event have expired, or were purged.
 func (r *Room) isOver(e *pdu.Event, receivedTS int64) bool {
 	purged := r.PurgedBefore() // 0: nothing was, and a time before 1970 is as good as any other
-	return expiry.Expired(r.Retention(), e.OriginServerTS(), receivedTS, r.svc.Now()) || purged != 0 && e.OriginServerTS() < purged
+	return expiry.Expired(r.Retention(), e.OriginServerTS(), receivedTS, r.svc.opts.Now()) || purged != 0 && e.OriginServerTS() < purged
 }
 
 // AskTimestampToEvent asks other servers for the event of a room that is closest to a time (ms), and returns the first answer: the
@@ -234,7 +234,7 @@ func (s *Service) AskTimestampToEvent(ctx context.Context, r *Room, ts int64, ba
 		dir = "b"
 	}
 	for _, server := range r.others(maxBackfillServers) {
-		eventID, at, err := s.Remote.TimestampToEvent(ctx, server, r.id, ts, dir)
+		eventID, at, err := s.opts.Remote.TimestampToEvent(ctx, server, r.id, ts, dir)
 		if err == nil && eventID != "" {
 			return eventID, at, true
 		}
@@ -245,7 +245,7 @@ func (s *Service) AskTimestampToEvent(ctx context.Context, r *Room, ts int64, ba
 // others lists some of the other servers in the room.
 func (r *Room) others(limit int) (out []string) {
 	for server := range r.EachServer() {
-		if server != r.svc.Server && len(out) < limit {
+		if server != r.svc.opts.Server && len(out) < limit {
 			out = append(out, server)
 		}
 	}

@@ -243,7 +243,7 @@ func (b *batch) add(p proto) (*Event, error) {
 	pe := &pendingEvent{
 		Event: &Event{
 			Event: e, Room: b.room.nid, SenderNID: p.sender.UserNID, DeviceNID: p.sender.DeviceNID, TxnID: p.txnID,
-			ReceivedTS: b.svc.Now().UnixMilli(), ThreadRoot: p.threadRoot, built: true,
+			ReceivedTS: b.svc.opts.Now().UnixMilli(), ThreadRoot: p.threadRoot, built: true,
 		},
 		relation: p.relation,
 	}
@@ -269,10 +269,10 @@ func (b *batch) add(p proto) (*Event, error) {
 
 // notify finds out whom an event notifies.
 func (b *batch) notify(e *pendingEvent) {
-	if b.svc.Push == nil {
+	if b.svc.opts.Push == nil {
 		return
 	}
-	e.push = b.svc.Push.Evaluate(e.Event.Event, pushRoom{b.room})
+	e.push = b.svc.opts.Push.Evaluate(e.Event.Event, pushRoom{b.room})
 	e.Event.Push, e.singled = e.push.Default, e.push.Users
 }
 
@@ -296,7 +296,7 @@ func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {
 	case b.approvals != nil:
 		out.OriginServerTS = b.approvals.at
 	default:
-		out.OriginServerTS = b.svc.Now().UnixMilli()
+		out.OriginServerTS = b.svc.opts.Now().UnixMilli()
 	}
 	for _, x := range n.extremities[:min(len(n.extremities), pdu.MaxPrevEvents)] {
 		out.PrevEvents = append(out.PrevEvents, x.id)
@@ -306,7 +306,7 @@ func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {
 			out.AuthEvents = append(out.AuthEvents, e.ID())
 		}
 	}
-	e, err := pdu.Build(b.room.version, out, b.svc.Signer.Current())
+	e, err := pdu.Build(b.room.version, out, b.svc.opts.Signer.Current())
 	if err != nil {
 		return nil, buildError(err)
 	}

@@ -182,7 +182,7 @@ func (s *Service) commit(c *Commit, change headChange) {
 		s.cache.add(r)
 	}
 	c.address()
-	s.Commits.deliver(c)
+	s.opts.Commits.deliver(c)
 }
 
 // amend is commit for changes that no listener needs.
@@ -246,26 +246,26 @@ func (r *Room) abandoned() bool {
 // wake is the Listener that wakes the clients that have something new to read. It is the last one.
 func (s *Service) wake(c *Commit) {
 	if c.Rejudged || slices.ContainsFunc(c.Events, func(e CommittedEvent) bool { return !e.Past }) {
-		s.Hub.Members(c.Room.LocalMembers())
-		s.Hub.Room(c.Room.nid)
+		s.opts.Hub.Members(c.Room.LocalMembers())
+		s.opts.Hub.Room(c.Room.nid)
 	}
 	if c.Rejudged { // there may be news about the devices of others
-		s.Hub.EachOf(c.Room.LocalMembers())
+		s.opts.Hub.EachOf(c.Room.LocalMembers())
 	}
 	if c.Retention || slices.ContainsFunc(c.Receipts, func(r CommittedReceipt) bool { return r.Type == ReadReceipt }) {
-		s.Hub.Members(c.Room.LocalMembers())
+		s.opts.Hub.Members(c.Room.LocalMembers())
 	}
 	for _, m := range c.Members {
 		if m.Local {
-			s.Hub.Users(m.NID)
+			s.opts.Hub.Users(m.NID)
 		}
 	}
 	for _, r := range c.Receipts {
 		if r.Local {
-			s.Hub.Users(r.NID)
+			s.opts.Hub.Users(r.NID)
 		}
 	}
 	for _, d := range c.AccountData {
-		s.Hub.Users(d.User)
+		s.opts.Hub.Users(d.User)
 	}
 }

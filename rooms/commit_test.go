@@ -254,7 +254,7 @@ func TestClientsAreWokenAfterAllListeners(t *testing.T) {
 	alice, bob := h.user("alice"), h.user("bob")
 	room := h.public(alice)
 	must(h.svc.Memberships(t.Context(), bob.UserNID)) // kept up to date from now on
-	sub := h.svc.Hub.Watch(bob.UserNID, bob.DeviceNID)
+	sub := h.svc.opts.Hub.Watch(bob.UserNID, bob.DeviceNID)
 	defer sub.Close()
 	heard := 0
 	h.listen(func(c *Commit) {

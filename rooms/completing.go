@@ -181,7 +181,7 @@ func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c com
 	}
 	ctx, cancel := context.WithTimeout(ctx, completeTime)
 	defer cancel()
-	f := newFetcher(newStoredEvents(r), s.Remote, c.server)
+	f := newFetcher(newStoredEvents(r), s.opts.Remote, c.server)
 	before, err := f.stateBeforeJoin(ctx, join)
 	if err == nil && f.incomplete && !c.lenient {
 		err = errNotAll

@@ -119,7 +119,7 @@ func (c *creation) inviteOthers(ctx context.Context, room id.RoomID) {
 func (c *creation) check(ctx context.Context) error {
 	r := c.req
 	if r.RoomVersion == "" {
-		r.RoomVersion = c.svc.DefaultVersion
+		r.RoomVersion = c.svc.opts.DefaultVersion
 	}
 	var ok bool
 	if c.version, ok = pdu.VersionOf(r.RoomVersion); !ok {
@@ -163,8 +163,8 @@ func (c *creation) checkAlias(ctx context.Context) error {
 	if c.req.AliasName == "" {
 		return nil
 	}
-	c.alias = id.RoomAlias("#" + c.req.AliasName + ":" + c.svc.Server)
-	if !validAlias(string(c.alias)) || serverOf(string(c.alias)) != c.svc.Server {
+	c.alias = id.RoomAlias("#" + c.req.AliasName + ":" + c.svc.opts.Server)
+	if !validAlias(string(c.alias)) || serverOf(string(c.alias)) != c.svc.opts.Server {
 		return mxerr.InvalidParam("room_alias_name must be the localpart of a room alias")
 	}
 	_, err := c.svc.findAlias(ctx, c.alias)
@@ -344,13 +344,13 @@ func (c *creation) build(ctx context.Context, r *Room) (*batch, error) {
 
 // newRoom is a room before its first event.
 func newRoom(s *Service, v *pdu.Version) *Room {
-	r := &Room{svc: s, version: v, created: s.Now(), fetching: make(chan struct{}, 1), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1)}
+	r := &Room{svc: s, version: v, created: s.opts.Now(), fetching: make(chan struct{}, 1), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1)}
 	r.head = emptyHead()
 	r.head.policy = s.effective(&r.head)
 	r.pending.reset()
 	r.next.snapshot = &snapshot{}
 	if !v.RoomIDIsCreateHash {
-		r.id = id.RoomID("!" + rand.Text() + ":" + s.Server)
+		r.id = id.RoomID("!" + rand.Text() + ":" + s.opts.Server)
 	}
 	return r
 }
@@ -360,7 +360,7 @@ func newRoom(s *Service, v *pdu.Version) *Room {
 func (s *Service) createTime() int64 {
 	for {
 		last := s.lastCreated.Load()
-		now := max(s.Now().UnixMilli(), last+1)
+		now := max(s.opts.Now().UnixMilli(), last+1)
 		if s.lastCreated.CompareAndSwap(last, now) {
 			return now
 		}

@@ -36,7 +36,7 @@ func TestRoomOfEveryVersion(t *testing.T) {
 			if err != nil || parsed.ID() != e.ID() {
 				t.Fatalf("version %s: %s is not valid: %v", v, e.Type(), err)
 			}
-			key := h.svc.Signer.Current().Key.Public()
+			key := h.svc.opts.Signer.Current().Key.Public()
 			if err := parsed.VerifySignature("here", "ed25519:1", key.(ed25519.PublicKey)); err != nil {
 				t.Fatalf("version %s: %v", v, err)
 			}

@@ -37,13 +37,13 @@ func (p *placing) decide(ctx context.Context, ready decidable) error {
 	if len(ready.arrived) == 0 {
 		return nil
 	}
-	if !p.room.mayDecide(p.svc.Now()) {
+	if !p.room.mayDecide(p.svc.opts.Now()) {
 		p.answerCopies(decidable{})
 		return nil
 	}
-	start := p.svc.Now()
+	start := p.svc.opts.Now()
 	defer func() {
-		now := p.svc.Now()
+		now := p.svc.opts.Now()
 		p.room.restDeciding(now.Add(decisionShare * now.Sub(start)))
 	}()
 	list := slices.SortedFunc(maps.Values(ready.arrived), byDepth)
@@ -131,7 +131,7 @@ func forgetPast(tx *storage.Tx, r *Room, e *Event) error {
 
 // decideSoon makes DecideEvents look at a room to which events come, if it has undecided ones.
 func (s *Service) decideSoon(r *Room) {
-	if !r.attemptDecision(s.Now()) {
+	if !r.attemptDecision(s.opts.Now()) {
 		return
 	}
 	select {
@@ -200,7 +200,7 @@ func (s *Service) decideIn(ctx context.Context, nid ident.RoomNID, ask bool) err
 	defer releaseFetching()
 	var ready decidable
 	err = inTime(ctx, func(ctx context.Context) (err error) {
-		ready, err = newGathering(a, s.Remote).chooseDecidable(ctx, provable, ask)
+		ready, err = newGathering(a, s.opts.Remote).chooseDecidable(ctx, provable, ask)
 		return err
 	})
 	if err != nil || ready.none() {

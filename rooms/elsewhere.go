@@ -29,7 +29,7 @@ func (s *Service) RemotePublicRooms(ctx context.Context, server string, query Pu
 	if !pdu.ValidServerName(server) {
 		return page, mxerr.InvalidParam("server must be a server name")
 	}
-	if s.Elsewhere == nil {
+	if s.opts.Elsewhere == nil {
 		return page, mxerr.Forbidden("Federation is disabled on this server")
 	}
 	query.Limit = min(query.Limit, maxPublicRooms)
@@ -42,7 +42,7 @@ func (s *Service) RemotePublicRooms(ctx context.Context, server string, query Pu
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	raw, err := s.Elsewhere.PublicRooms(ctx, server, body)
+	raw, err := s.opts.Elsewhere.PublicRooms(ctx, server, body)
 	if err != nil {
 		return page, fedclient.Relay(err)
 	}

@@ -54,6 +54,6 @@ func (s *Service) Erase(ctx context.Context, user ident.UserNID) error {
 			at = tx.NextPos()
 			return tx.EraseUser(user, at)
 		},
-		Committed: func() { s.Commits.deliver(&Commit{Erased: []CommittedErasure{{User: user, Pos: at}}}) },
+		Committed: func() { s.opts.Commits.deliver(&Commit{Erased: []CommittedErasure{{User: user, Pos: at}}}) },
 	}).Wait(ctx)
 }

@@ -93,12 +93,12 @@ func (r *Room) fromMember(raw json.RawMessage) bool {
 // fetchMembership fetches one event and reports whether it is one with which the user has joined the room. Servers in the room
 // are asked first, since the origin could have made it up. Still it must be allowed by the room's current state.
 func (s *Service) fetchMembership(ctx context.Context, r *Room, origin string, user id.UserID, eventID id.EventID) (bool, error) {
-	if s.Remote == nil {
+	if s.opts.Remote == nil {
 		return false, nil
 	}
 	servers := slices.DeleteFunc(r.others(maxMemberServers+1), func(server string) bool { return server == origin })
 	for _, server := range append(servers[:min(len(servers), maxMemberServers)], origin) {
-		if !s.gate.mayFetch(origin, s.Now()) {
+		if !s.gate.mayFetch(origin, s.opts.Now()) {
 			return false, nil
 		}
 		e := s.fetchVerified(ctx, r, server, eventID)
@@ -116,7 +116,7 @@ func (s *Service) fetchMembership(ctx context.Context, r *Room, origin string, u
 func (s *Service) fetchVerified(ctx context.Context, r *Room, server string, eventID id.EventID) *pdu.Event {
 	ctx, cancel := context.WithTimeout(ctx, memberTime)
 	defer cancel()
-	raw, err := s.Remote.GetEvent(ctx, server, eventID)
+	raw, err := s.opts.Remote.GetEvent(ctx, server, eventID)
 	if err != nil || idOf(r.version, raw) != eventID {
 		return nil
 	}
@@ -208,7 +208,7 @@ func (s *Service) verifyKnown(ctx context.Context, r *Room, origin string, raw j
 func (s *Service) parkAll(r *Room, origin string, raws []json.RawMessage, results map[id.EventID]error) {
 	refused := raws
 	if !r.HasServer(origin) {
-		refused = s.gate.park(s.Now(), parkKey{origin, r.id}, raws)
+		refused = s.gate.park(s.opts.Now(), parkKey{origin, r.id}, raws)
 	}
 	for i, raw := range raws {
 		if eventID := idOf(r.version, raw); eventID != "" {
@@ -260,7 +260,7 @@ type Parked struct {
 // Unparked returns, and removes, the parked events that are to be received now, since their server turned out to be in the
 // room or the join of the room is over.
 func (s *Service) Unparked() (out []Parked) {
-	return s.gate.due(s.Now(), func(key parkKey) bool {
+	return s.gate.due(s.opts.Now(), func(key parkKey) bool {
 		if s.joining.Busy(key.room) {
 			return false
 		}

@@ -25,8 +25,8 @@ type meter struct {
 }
 
 func (p *peer) metered() *meter {
-	m := &meter{Remote: p.svc.Remote, keys: p.svc.Keys}
-	p.svc.Remote, p.svc.Keys = m, m
+	m := &meter{Remote: p.svc.opts.Remote, keys: p.svc.opts.Keys}
+	p.svc.opts.Remote, p.svc.opts.Keys = m, m
 	return m
 }
 

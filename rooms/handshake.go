@@ -215,7 +215,7 @@ func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event,
 	if !allowed && !invited || r.Membership(voucher) != Join || levels.UserLevel(voucher) < levels.Invite {
 		return nil, mxerr.Forbidden("This server cannot authorise the join")
 	}
-	return e.Sign(s.Signer.Current())
+	return e.Sign(s.opts.Signer.Current())
 }
 
 // accept takes one verified event into a room in which this server takes part; with relay this server passes it on to the
@@ -223,7 +223,7 @@ func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event,
 func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Event, relay bool) (*Event, error) {
 	ctx, release := fedclient.HoldAnswers(ctx, false)
 	defer release()
-	remote := s.Remote
+	remote := s.opts.Remote
 	if !r.HasServer(origin) { // it must not make this server ask others
 		remote = nil
 	}
@@ -267,7 +267,7 @@ func (s *Service) JoinAnswer(ctx context.Context, j AcceptedJoin) (*fedclient.Jo
 	}
 	defer release()
 	answer := &fedclient.JoinAnswer{
-		Origin: s.Server, Event: j.event.JSON(), MembersOmitted: j.omitMembers, State: []json.RawMessage{}, AuthChain: []json.RawMessage{},
+		Origin: s.opts.Server, Event: j.event.JSON(), MembersOmitted: j.omitMembers, State: []json.RawMessage{}, AuthChain: []json.RawMessage{},
 	}
 	if err := s.db.Read(ctx, func(tx *storage.Tx) error { return s.addJoinState(tx, j, answer) }); err != nil {
 		return nil, err
@@ -452,7 +452,7 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 	if s.verifyEvents(ctx, events, errs); errs[0] != nil {
 		return nil, errBadSignature(errs[0])
 	}
-	signed, err := events[0].Sign(s.Signer.Current())
+	signed, err := events[0].Sign(s.opts.Signer.Current())
 	if err != nil {
 		return nil, err
 	}

@@ -256,7 +256,7 @@ func (s *Service) effective(h *head) expiry.Policy {
 			room, newest = &p, e.Pos
 		}
 	}
-	return expiry.Effective(h.override, room, s.Retention.Limits, s.Retention.Default)
+	return expiry.Effective(h.override, room, s.opts.Retention.Limits, s.opts.Retention.Default)
 }
 
 // apply makes a committed event part of the head. r.mu is held.

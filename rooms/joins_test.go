@@ -76,8 +76,8 @@ func (l *liar) Invite(ctx context.Context, server string, version id.RoomVersion
 
 // lie puts a hand on a server's way to the others.
 func (p *peer) lie() *liar {
-	l := &liar{Remote: p.svc.Remote}
-	p.svc.Remote = l
+	l := &liar{Remote: p.svc.opts.Remote}
+	p.svc.opts.Remote = l
 	return l
 }
 
@@ -147,7 +147,7 @@ func TestOfATemplateOnlyThePlaceIsSigned(t *testing.T) {
 func (p *peer) forge(room id.RoomID, proto pdu.Proto) json.RawMessage {
 	p.Helper()
 	proto.RoomID, proto.OriginServerTS, proto.Depth = room, p.now.UnixMilli(), 9
-	e, err := pdu.Build(p.room(room).version, proto, p.svc.Signer.Current())
+	e, err := pdu.Build(p.room(room).version, proto, p.svc.opts.Signer.Current())
 	p.ok(err)
 	return e.JSON()
 }
@@ -203,7 +203,7 @@ func TestJoinAnswerThatIsNoRoomIsRefused(t *testing.T) {
 				if r, err := b.svc.Room(b.Context(), room); err == nil && (r.Resident() || r.Membership(bob.UserID) != "") {
 					t.Error("something of the room was believed")
 				}
-				b.svc.Remote.(*liar).joined = nil // and it can be joined once the answer is good
+				b.svc.opts.Remote.(*liar).joined = nil // and it can be joined once the answer is good
 				b.joinVia(bob, room, "a")
 				if b.room(room).Membership(bob.UserID) != Join {
 					t.Error("not joined after all")
@@ -655,7 +655,7 @@ func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
 	b.ok(b.svc.Leave(t.Context(), bob, left, "")) // who has left is left as is
 	b.ok(b.svc.Forget(t.Context(), bob, left))
 	b.svc = b.open() // and after a restart
-	b.svc.Remote, b.svc.Keys = wire{n, "b"}, keysFor{n, b}
+	b.svc.opts.Remote, b.svc.opts.Keys = wire{n, "b"}, keysFor{n, b}
 	if b.room(left).Resident() || b.room(invitedTo).Resident() {
 		t.Error("the server takes itself for a resident")
 	}

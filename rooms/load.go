@@ -18,7 +18,7 @@ import (
 // Room finds a room that this server knows.
 func (s *Service) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	if r := s.cache.byID(roomID); r != nil {
-		r.used.Store(s.Now().Unix())
+		r.used.Store(s.opts.Now().Unix())
 		return r, nil
 	}
 	return s.loadOne(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByID(string(roomID)) })
@@ -27,7 +27,7 @@ func (s *Service) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
 // RoomByNID finds a room by its short name.
 func (s *Service) RoomByNID(ctx context.Context, nid ident.RoomNID) (*Room, error) {
 	if r := s.cache.byNID(nid); r != nil {
-		r.used.Store(s.Now().Unix())
+		r.used.Store(s.opts.Now().Unix())
 		return r, nil
 	}
 	return s.loadOne(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByNID(nid) })
@@ -45,7 +45,7 @@ func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room
 		}
 		maps.Copy(loaded, rooms)
 	}
-	now := s.Now().Unix()
+	now := s.opts.Now().Unix()
 	for i, r := range found {
 		if r == nil {
 			r = loaded[nids[i]]
@@ -89,7 +89,7 @@ func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.R
 		return []storage.RoomRow{row}, err
 	})
 	for _, r := range loaded {
-		r.used.Store(s.Now().Unix())
+		r.used.Store(s.opts.Now().Unix())
 		return r, err
 	}
 	return nil, err
@@ -124,7 +124,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.Ro
 		return nil, err
 	}
 	for nid, r := range out {
-		r.used.Store(s.Now().Unix())
+		r.used.Store(s.opts.Now().Unix())
 		out[nid] = s.cache.add(r)
 	}
 	return out, nil

@@ -48,10 +48,10 @@ var decidedHere = []string{"membership", "displayname", "avatar_url", "is_direct
 
 // withProfile adds a local user's profile.
 func (s *Service) withProfile(ctx context.Context, user id.UserID, c *memberContent) error {
-	if s.Profile == nil || !s.IsLocal(user) {
+	if s.opts.Profile == nil || !s.IsLocal(user) {
 		return nil
 	}
-	p, err := s.Profile(ctx, user)
+	p, err := s.opts.Profile(ctx, user)
 	c.DisplayName, c.AvatarURL = p.DisplayName, p.AvatarURL
 	return err
 }
@@ -353,7 +353,7 @@ func (s *Service) Forget(ctx context.Context, sender ident.Requester, room id.Ro
 	}
 	w := storage.Write{
 		Do:        func(tx *storage.Tx) error { return tx.ForgetRoom(sender.UserNID, r.nid) },
-		Committed: func() { s.Commits.deliver(&Commit{Room: r, Forgotten: []ident.UserNID{sender.UserNID}}) },
+		Committed: func() { s.opts.Commits.deliver(&Commit{Room: r, Forgotten: []ident.UserNID{sender.UserNID}}) },
 	}
 	return s.db.Enqueue(w).Wait(ctx)
 }

@@ -465,7 +465,7 @@ func (o outcomes) Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outc
 func TestPushOutcomeIsStored(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
-	h.svc.Push = outcomes{bob.UserNID}
+	h.svc.opts.Push = outcomes{bob.UserNID}
 	room := h.public(alice, bob)
 	e := h.say(alice, room, "hello bob")
 	found := must(h.room(room).FindEvent(t.Context(), e))
@@ -490,7 +490,7 @@ func TestChangesWakeWhomTheyConcern(t *testing.T) {
 	alice, bob, eve := h.user("alice"), h.user("bob"), h.user("eve")
 	room := h.public(alice)
 	woken := func(s ident.Requester, do func()) bool {
-		sub := h.svc.Hub.Park(s.UserNID, s.DeviceNID)
+		sub := h.svc.opts.Hub.Park(s.UserNID, s.DeviceNID)
 		defer sub.Close()
 		do()
 		select {

@@ -26,12 +26,12 @@ func (r *Room) recipients(e *Event) []string {
 	origin := serverOf(string(e.Sender()))
 	out := make([]string, 0, len(r.head.servers))
 	for server := range r.head.servers {
-		if server != r.svc.Server && server != origin && server != about {
+		if server != r.svc.opts.Server && server != origin && server != about {
 			out = append(out, server)
 		}
 	}
 	invited := about != "" && r.head.servers[about] == 0 && e.ContentString("membership") == Invite // it got the invite by /invite
-	if about != "" && about != r.svc.Server && about != origin && !invited {
+	if about != "" && about != r.svc.opts.Server && about != origin && !invited {
 		out = append(out, about)
 	}
 	return out
@@ -54,7 +54,7 @@ func (s *Service) ServersSince(ctx context.Context, room ident.RoomNID, after st
 		first := map[string]storage.Pos{}
 		for _, m := range stays {
 			server := serverOf(m.User)
-			if server == s.Server {
+			if server == s.opts.Server {
 				continue
 			}
 			if m.Membership == Join {
@@ -146,7 +146,7 @@ func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (Outgoing
 		return out, nil
 	}
 	r, err := s.RoomByNID(ctx, row.Room)
-	if err != nil || !expiry.Expired(r.Retention(), row.OriginTS, row.ReceivedTS, s.Now()) {
+	if err != nil || !expiry.Expired(r.Retention(), row.OriginTS, row.ReceivedTS, s.opts.Now()) {
 		return out, err
 	}
 	e, err := fromRow(r.version, row)
@@ -186,7 +186,7 @@ func (s *Service) SharedServers(ctx context.Context, user ident.UserNID) ([]stri
 	if err != nil {
 		return nil, err
 	}
-	seen := map[string]bool{s.Server: true}
+	seen := map[string]bool{s.opts.Server: true}
 	var out []string
 	for _, m := range list {
 		if m.Membership != Join {
@@ -262,9 +262,9 @@ func (s *Service) WakeSharers(tx *storage.Tx, user ident.UserNID) (committed fun
 		others = append(others, members...)
 	}
 	return func() {
-		s.Hub.Users(others...)
+		s.opts.Hub.Users(others...)
 		for _, r := range awake {
-			s.Hub.EachOf(r.LocalMembers())
+			s.opts.Hub.EachOf(r.LocalMembers())
 		}
 	}, nil
 }

@@ -123,7 +123,7 @@ func (j *judging) create(room id.RoomID) *pdu.Event {
 
 // storeOutliers stores events that authorised has returned.
 func (s *Service) storeOutliers(ctx context.Context, room ident.RoomNID, events []*Event) error {
-	now := s.Now().UnixMilli()
+	now := s.opts.Now().UnixMilli()
 	for part := range slices.Chunk(events, outlierChunk) {
 		err := s.db.Write(ctx, func(tx *storage.Tx) error {
 			for _, e := range part {

@@ -49,7 +49,7 @@ func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, 
 		}
 		text = string(raw)
 	}
-	event := &Event{Event: e, Room: nid, SenderNID: sender, ReceivedTS: s.Now().UnixMilli(), Flags: storage.OutlierEvent}
+	event := &Event{Event: e, Room: nid, SenderNID: sender, ReceivedTS: s.opts.Now().UnixMilli(), Flags: storage.OutlierEvent}
 	membership := membershipIn(e.Content())
 	return s.touch(ctx, e.RoomID(), func(r *Room) storage.Write {
 		return storage.Write{
@@ -103,7 +103,7 @@ func (s *Service) StrippedState(ctx context.Context, user ident.UserNID, room *R
 func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
 	results := map[id.EventID]error{}
 	if s.joining.Busy(roomID) {
-		raws = s.gate.park(s.Now(), parkKey{origin, roomID}, raws)
+		raws = s.gate.park(s.opts.Now(), parkKey{origin, roomID}, raws)
 		if len(raws) == 0 {
 			return results, nil
 		}

@@ -101,7 +101,7 @@ func (s *Service) MayBeMet(ctx context.Context, user id.UserID) (bool, error) {
 // toldServers are the servers of an answer to a join, without this one and what is no server name; the answering one is the first.
 func (s *Service) toldServers(answering string, told []string) []string {
 	out := []string{answering}
-	seen := map[string]bool{answering: true, s.Server: true}
+	seen := map[string]bool{answering: true, s.opts.Server: true}
 	for _, server := range told[:min(len(told), maxToldServers)] {
 		if !seen[server] && pdu.ValidServerName(server) {
 			seen[server] = true

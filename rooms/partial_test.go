@@ -355,8 +355,8 @@ func TestLeavingEndsTheWaitingForMembers(t *testing.T) {
 		waiting <- err
 	}()
 	asked := make(chan struct{})
-	hang := &hanging{Remote: e.d.svc.Remote, asked: asked}
-	e.d.svc.Remote = hang
+	hang := &hanging{Remote: e.d.svc.opts.Remote, asked: asked}
+	e.d.svc.opts.Remote = hang
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan error)
@@ -372,7 +372,7 @@ func TestLeavingEndsTheWaitingForMembers(t *testing.T) {
 		t.Errorf("who waited for the members of a room that they left: %v", err)
 	}
 	// Who comes back at once goes on where they were.
-	e.d.svc.Remote = hang.Remote
+	e.d.svc.opts.Remote = hang.Remote
 	e.d.joinVia(e.dora, e.room, "a")
 	e.deliver()
 	if err := e.d.svc.AwaitWhole(t.Context(), e.room); err != nil || e.d.room(e.room).Completed() == 0 {

@@ -45,7 +45,7 @@ type policyServer struct {
 // Spec: server-server-api#policy-servers
 func (r *Room) policyServer() *policyServer {
 	e, err := r.provisionalState(typePolicy, "")
-	if err != nil || e == nil || r.svc.PolicyServers == nil {
+	if err != nil || e == nil || r.svc.opts.PolicyServers == nil {
 		return nil
 	}
 	var content struct {
@@ -98,7 +98,7 @@ var errPolicy = errors.New("the policy server did not sign the event")
 func (p *policyServer) ask(ctx context.Context, s *Service, e *pdu.Event) (*pdu.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, policyTime)
 	defer cancel()
-	signatures, err := s.PolicyServers.SignByPolicyServer(ctx, p.name, e.JSON())
+	signatures, err := s.opts.PolicyServers.SignByPolicyServer(ctx, p.name, e.JSON())
 	var remote *fedclient.RemoteError
 	switch {
 	case errors.As(err, &remote) && remote.Status == http.StatusTooManyRequests:
@@ -168,7 +168,7 @@ func (s *Service) approve(ctx context.Context, l lacking, a *approvals) (*approv
 		r := l[0].room
 		select {
 		case r.signing <- struct{}{}:
-			return &approvals{at: s.Now().UnixMilli(), signed: map[id.EventID]*pdu.Event{}, room: r}, nil
+			return &approvals{at: s.opts.Now().UnixMilli(), signed: map[id.EventID]*pdu.Event{}, room: r}, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

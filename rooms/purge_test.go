@@ -31,7 +31,7 @@ func (h *house) purge(room id.RoomID) (purged int) {
 	for after, more := ident.Order(0), true; more; {
 		var n int
 		var err error
-		n, after, more, err = h.svc.Purge(h.Context(), h.room(room), h.svc.Now(), after)
+		n, after, more, err = h.svc.Purge(h.Context(), h.room(room), h.svc.opts.Now(), after)
 		h.ok(err)
 		purged += n
 	}
@@ -58,7 +58,7 @@ func (h *house) ring(room id.RoomID) (out []id.EventID) {
 
 func TestPurgeTakesExpiredMessagesAndLeavesTheRest(t *testing.T) {
 	eachHouse(t, func(h *house) {
-		h.svc.Push = outcomes{h.user("bob").UserNID}
+		h.svc.opts.Push = outcomes{h.user("bob").UserNID}
 		alice, bob := h.user("alice"), h.user("bob")
 		room := h.public(alice, bob)
 		topic := h.set(alice, room, "m.room.topic", "", `{"topic":"x"}`)
@@ -199,7 +199,7 @@ func TestPurgeGoesOnWhereItStopped(t *testing.T) {
 	before := len(h.timeline(room)) - messages // state
 	h.keep(room, time.Minute)
 	h.now = h.now.Add(time.Hour)
-	n, after, more, err := h.svc.Purge(t.Context(), h.room(room), h.svc.Now(), 0)
+	n, after, more, err := h.svc.Purge(t.Context(), h.room(room), h.svc.opts.Now(), 0)
 	if h.ok(err); n != purgeBatch-before || !more || after == 0 {
 		t.Fatalf("%d went, to go on after %d: %v", n, after, more)
 	}

@@ -50,7 +50,7 @@ func (c *CommittedReceipt) EDU(room id.RoomID) (key string, edu json.RawMessage,
 // OtherServers lists the servers with joined users, without this one.
 func (r *Room) OtherServers() (others []string) {
 	for server := range r.EachServer() {
-		if server != r.svc.Server {
+		if server != r.svc.opts.Server {
 			others = append(others, server)
 		}
 	}
@@ -144,7 +144,7 @@ func (r *Room) receivedReceipt(ctx context.Context, origin string, user id.UserI
 	if err != nil {
 		return out, false, err
 	}
-	ts := min(max(0, c.Data.TS), r.svc.Now().UnixMilli())
+	ts := min(max(0, c.Data.TS), r.svc.opts.Now().UnixMilli())
 	out.CommittedReceipt = CommittedReceipt{User: user, NID: nid, Type: marker.Type, Event: marker.Event, Thread: marker.Thread, TS: ts}
 	return out, true, nil
 }

@@ -56,9 +56,9 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	defer release()
 	raws = append(s.gate.take(parkKey{origin, roomID}), raws...)
 	a := newArrivals(r, origin)
-	valid, results := a.verify(ctx, raws) // checks 1 to 3
-	err = a.process(ctx, s.Remote, valid) // checks 4 to 7
-	for _, e := range valid {             // and not of events that were asked for
+	valid, results := a.verify(ctx, raws)      // checks 1 to 3
+	err = a.process(ctx, s.opts.Remote, valid) // checks 4 to 7
+	for _, e := range valid {                  // and not of events that were asked for
 		if result, done := a.results[e.ID()]; done {
 			results[e.ID()] = result
 		}

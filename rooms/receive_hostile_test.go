@@ -811,7 +811,7 @@ func TestPurgedMessageDoesNotComeBack(t *testing.T) {
 	s.evil.sendGood(s.room, secret)
 	s.now = s.now.Add(48 * time.Hour)
 	s.say(s.alice, s.room, "two days later")
-	_, _, _, err := s.svc.Purge(t.Context(), s.house.room(s.room), s.svc.Now(), 0)
+	_, _, _, err := s.svc.Purge(t.Context(), s.house.room(s.room), s.svc.opts.Now(), 0)
 	s.ok(err)
 	if s.stored(s.room, secret.ID()) != nil {
 		t.Fatal("it is not purged")

@@ -189,7 +189,7 @@ const forgetPurgedChunk = 2000
 
 // ForgetPurged forgets who sent what was purged long ago.
 func (s *Service) ForgetPurged(ctx context.Context) error {
-	before := s.Now().Add(-rememberPurged).UnixMilli()
+	before := s.opts.Now().Add(-rememberPurged).UnixMilli()
 	for more := true; more; {
 		err := s.db.Write(ctx, func(tx *storage.Tx) (err error) {
 			more, err = tx.ForgetPurged(before, forgetPurgedChunk)

@@ -52,7 +52,7 @@ var redactionVersions = []id.RoomVersion{id.RoomV1, id.RoomV3, id.RoomV10, id.Ro
 func TestRedactionWithoutPowerReachesNoClient(t *testing.T) {
 	for _, v := range redactionVersions {
 		s := besieged(t, v)
-		s.svc.Push = outcomes{s.alice.UserNID}
+		s.svc.opts.Push = outcomes{s.alice.UserNID}
 		mine := s.say(s.alice, s.room, "by alice")
 		create := s.room0().ID()
 		for _, target := range []id.EventID{mine, create, "", id.EventID("$" + strings.Repeat("A", 43))} {

@@ -615,7 +615,7 @@ func (c *completion) rejudgedRing(old []*Event) []*Event {
 
 // discovered are the servers that were in the room at some time since the join without counting as such from the first.
 func (c *completion) discovered() []string {
-	delete(c.servers, c.svc.Server)
+	delete(c.servers, c.svc.opts.Server)
 	for _, server := range c.told {
 		delete(c.servers, server)
 	}

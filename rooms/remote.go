@@ -38,7 +38,7 @@ type Keys interface {
 }
 
 // federates tells whether this server can speak with others.
-func (s *Service) federates() bool { return s.Remote != nil && s.Keys != nil }
+func (s *Service) federates() bool { return s.opts.Remote != nil && s.opts.Keys != nil }
 
 // keyWants lists the keys that the signatures of a server on an event were made with.
 func keyWants(e *pdu.Event, server string) (wants []fedclient.KeyWant) {

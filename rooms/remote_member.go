@@ -37,7 +37,7 @@ var errNoServers = mxerr.NotFound("No server in the room is known; when joining,
 // candidates lists the servers that may know a room, the most promising first: those of via and that of who invited the
 // user, else those that are known to be in the room, else the one that made it.
 func (s *Service) candidates(ctx context.Context, room id.RoomID, user ident.Requester, via []string) ([]string, error) {
-	all := slices.DeleteFunc(slices.Clone(via[:min(len(via), maxCandidates)]), func(server string) bool { return server == s.Server })
+	all := slices.DeleteFunc(slices.Clone(via[:min(len(via), maxCandidates)]), func(server string) bool { return server == s.opts.Server })
 	r, err := s.Room(ctx, room)
 	switch {
 	case err == nil:
@@ -57,7 +57,7 @@ func (s *Service) candidates(ctx context.Context, room id.RoomID, user ident.Req
 	}
 	var out []string
 	for _, server := range all {
-		if server != "" && server != s.Server && pdu.ValidServerName(server) && !slices.Contains(out, server) {
+		if server != "" && server != s.opts.Server && pdu.ValidServerName(server) && !slices.Contains(out, server) {
 			out = append(out, server)
 		}
 	}
@@ -149,8 +149,8 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 	key := string(user)
 	e, err := pdu.Build(v, pdu.Proto{
 		RoomID: room, Type: typeMember, StateKey: &key, Sender: user, Content: content, PrevEvents: places.PrevEvents, AuthEvents: places.AuthEvents,
-		Depth: places.Depth, OriginServerTS: s.Now().UnixMilli(), ReferenceHash: places.ReferenceHash,
-	}, s.Signer.Current())
+		Depth: places.Depth, OriginServerTS: s.opts.Now().UnixMilli(), ReferenceHash: places.ReferenceHash,
+	}, s.opts.Signer.Current())
 	if err != nil {
 		return nil, buildError(err)
 	}
@@ -195,7 +195,7 @@ func (s *Service) joinRemote(ctx context.Context, sender ident.Requester, room i
 func (s *Service) joinThrough(ctx context.Context, server string, sender ident.Requester, room id.RoomID, c memberContent) error {
 	ctx, release := fedclient.HoldAnswers(ctx, true)
 	defer release()
-	t, err := s.Remote.MakeJoin(ctx, server, room, sender.UserID, pdu.Versions())
+	t, err := s.opts.Remote.MakeJoin(ctx, server, room, sender.UserID, pdu.Versions())
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender ident.R
 	if err := s.checkNotBanned(ctx, sender, room, join); err != nil {
 		return err
 	}
-	answer, err := s.Remote.SendJoin(ctx, server, room, join.ID(), join.JSON(), true)
+	answer, err := s.opts.Remote.SendJoin(ctx, server, room, join.ID(), join.JSON(), true)
 	if err != nil {
 		return err
 	}
@@ -269,7 +269,7 @@ func (s *Service) countersign(ctx context.Context, own *pdu.Event, server string
 	}
 	err = fmt.Errorf("%w: no key of %s fits its signature", fedclient.ErrBadAnswer, server)
 	wants := keyWants(signed, server)
-	keys := s.Keys.Keys(ctx, wants)
+	keys := s.opts.Keys.Keys(ctx, wants)
 	for _, want := range wants {
 		if key, ok := keys[want]; ok {
 			if err = signed.VerifySignature(server, string(want.KeyID), key); err == nil {
@@ -381,7 +381,7 @@ func (s *Service) leaveOutside(ctx context.Context, sender ident.Requester, r *R
 func (s *Service) leaveRemote(ctx context.Context, sender ident.Requester, r *Room, reason string) error {
 	c := memberContent{Membership: Leave, Reason: reason}
 	err := s.through(ctx, r.id, sender, nil, leaveTime, func(ctx context.Context, server string) error {
-		t, err := s.Remote.MakeLeave(ctx, server, r.id, sender.UserID)
+		t, err := s.opts.Remote.MakeLeave(ctx, server, r.id, sender.UserID)
 		if err != nil {
 			return err
 		}
@@ -392,7 +392,7 @@ func (s *Service) leaveRemote(ctx context.Context, sender ident.Requester, r *Ro
 		if err != nil {
 			return err
 		}
-		if err := s.Remote.SendLeave(ctx, server, r.id, leave.ID(), leave.JSON()); err != nil {
+		if err := s.opts.Remote.SendLeave(ctx, server, r.id, leave.ID(), leave.JSON()); err != nil {
 			return err
 		}
 		return s.setOutside(ctx, leave.Version(), leave, nil)
@@ -414,14 +414,14 @@ func (s *Service) leaveAlone(ctx context.Context, sender ident.Requester, r *Roo
 		return err
 	}
 	p := pdu.Proto{
-		RoomID: r.id, Type: typeMember, Sender: sender.UserID, Content: content, OriginServerTS: s.Now().UnixMilli(), Depth: 1,
+		RoomID: r.id, Type: typeMember, Sender: sender.UserID, Content: content, OriginServerTS: s.opts.Now().UnixMilli(), Depth: 1,
 	}
 	key := string(sender.UserID)
 	p.StateKey = &key
 	if m := r.State(typeMember, key); m != nil {
 		p.PrevEvents, p.Depth = []id.EventID{m.ID()}, m.Depth()+1
 	}
-	leave, err := pdu.Build(r.version, p, s.Signer.Current())
+	leave, err := pdu.Build(r.version, p, s.opts.Signer.Current())
 	if err != nil {
 		return buildError(err)
 	}
@@ -438,7 +438,7 @@ func (s *Service) knockRemote(ctx context.Context, sender ident.Requester, room 
 				versions = append(versions, v)
 			}
 		}
-		t, err := s.Remote.MakeKnock(ctx, server, room, sender.UserID, versions)
+		t, err := s.opts.Remote.MakeKnock(ctx, server, room, sender.UserID, versions)
 		if err != nil {
 			return err
 		}
@@ -446,7 +446,7 @@ func (s *Service) knockRemote(ctx context.Context, sender ident.Requester, room 
 		if err != nil {
 			return err
 		}
-		stripped, err := s.Remote.SendKnock(ctx, server, room, knock.ID(), knock.JSON())
+		stripped, err := s.opts.Remote.SendKnock(ctx, server, room, knock.ID(), knock.JSON())
 		if err != nil {
 			return err
 		}
@@ -494,7 +494,7 @@ func (s *Service) inviteRemote(ctx context.Context, sender ident.Requester, room
 	if e, err = s.approveOne(ctx, r, e); err != nil {
 		return err
 	}
-	raw, err := s.Remote.Invite(ctx, server, r.version.ID, room, e.ID(), e.JSON(), r.stripped(sender.UserID))
+	raw, err := s.opts.Remote.Invite(ctx, server, r.version.ID, room, e.ID(), e.JSON(), r.stripped(sender.UserID))
 	if err != nil {
 		return fedclient.Relay(err)
 	}

@@ -52,7 +52,7 @@ func (s *Service) repairRoom(ctx context.Context, nid ident.RoomNID) error {
 	}
 	for _, e := range tips {
 		for _, server := range r.historians(e.Sender()) {
-			raw, err := s.Remote.GetEvent(ctx, server, e.ID())
+			raw, err := s.opts.Remote.GetEvent(ctx, server, e.ID())
 			if err == nil {
 				_, err = s.Receive(ctx, server, r.id, []json.RawMessage{raw})
 			}

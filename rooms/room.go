@@ -263,7 +263,7 @@ func (r *Room) Shared() bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	others := len(r.head.servers)
-	if r.head.servers[r.svc.Server] > 0 {
+	if r.head.servers[r.svc.opts.Server] > 0 {
 		others--
 	}
 	return others > 0

@@ -71,9 +71,9 @@ type Options struct {
 
 // Service is safe for concurrent use.
 type Service struct {
-	Options
-	db  *storage.DB
-	log *slog.Logger
+	opts Options
+	db   *storage.DB
+	log  *slog.Logger
 
 	cache roomCache
 	users *keyed.Map[id.UserID, ident.UserNID] // short names
@@ -114,14 +114,14 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		Options: o, db: o.DB, log: o.Log, gate: newGate(), briefWait: briefWait,
+		opts: o, db: o.DB, log: o.Log, gate: newGate(), briefWait: briefWait,
 		users: keyed.NewMap[id.UserID, ident.UserNID](o.Cache.Entries(maxCachedUsers)), spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now), joining: keyed.NewSemaphore[id.RoomID](1, 0),
 		heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan ident.RoomNID, maxToDecide),
 	}
-	if s.Commits == nil {
-		s.Commits = NewCommits()
+	if s.opts.Commits == nil {
+		s.opts.Commits = NewCommits()
 	}
-	s.Commits.own(s)
+	s.opts.Commits.own(s)
 	s.cache.init(o.CacheBytes)
 	s.own.init(o.Cache.Entries(maxCachedMemberships))
 	s.txns.init()
@@ -133,8 +133,11 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	return s, nil
 }
 
-// IsLocal tells whether a user is of this server.
-func (s *Service) IsLocal(user id.UserID) bool { return serverOf(string(user)) == s.Server }
+// RetentionPolicy returns the server's policy on how long messages are kept.
+func (s *Service) RetentionPolicy() Retention { return s.opts.Retention }
+
+// IsLocal reports whether a user belongs to this server.
+func (s *Service) IsLocal(user id.UserID) bool { return serverOf(string(user)) == s.opts.Server }
 
 // serverOf is the part of an id after its first colon.
 func serverOf(fullID string) string {

@@ -42,7 +42,7 @@ func TestWhoSharesARoomIsWokenForNewsOfTheirOwn(t *testing.T) {
 		}
 		subs := map[ident.Requester]*wake.Sub{}
 		for _, u := range []ident.Requester{alice, bob, carol, stranger} {
-			subs[u] = h.svc.Hub.Watch(u.UserNID, u.DeviceNID)
+			subs[u] = h.svc.opts.Hub.Watch(u.UserNID, u.DeviceNID)
 		}
 		h.devicesChange(alice)
 		for u, s := range subs {
@@ -52,7 +52,7 @@ func TestWhoSharesARoomIsWokenForNewsOfTheirOwn(t *testing.T) {
 		}
 	}
 	h.ok(h.svc.Leave(t.Context(), carol, second, ""))
-	sub := h.svc.Hub.Watch(carol.UserNID, carol.DeviceNID)
+	sub := h.svc.opts.Hub.Watch(carol.UserNID, carol.DeviceNID)
 	if h.devicesChange(alice); own(sub) > 0 {
 		t.Error("who has left is woken")
 	}
@@ -65,7 +65,7 @@ func TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
 	room := h.public(alice)
 	for _, name := range []id.UserID{"a", "b", "c", "d"} {
 		u := h.user(string(name))
-		sub := h.svc.Hub.Watch(u.UserNID, u.DeviceNID)
+		sub := h.svc.opts.Hub.Watch(u.UserNID, u.DeviceNID)
 		joined := make(chan error, 1)
 		go func() { joined <- h.svc.Join(t.Context(), u, room, "") }()
 		// Changes go on until the join is committed: the last one began when it was, or was in its batch.
@@ -103,7 +103,7 @@ func BenchmarkWakeSharers(b *testing.B) {
 	h.crowd(room, 10_000)
 	nid := h.room(room).nid
 	for range 100 {
-		h.svc.Hub.Watch(alice.UserNID, 0)
+		h.svc.opts.Hub.Watch(alice.UserNID, 0)
 	}
 	run := func(name string, find func(tx *storage.Tx) (func(), error)) {
 		b.Run(name, func(b *testing.B) {
@@ -131,6 +131,6 @@ func BenchmarkWakeSharers(b *testing.B) {
 	run("in memory", func(tx *storage.Tx) (func(), error) { return h.svc.WakeSharers(tx, alice.UserNID) })
 	run("from the database", func(tx *storage.Tx) (func(), error) {
 		members, err := tx.JoinedMembers(nid)
-		return func() { h.svc.Hub.Users(members...) }, err
+		return func() { h.svc.opts.Hub.Users(members...) }, err
 	})
 }

@@ -129,7 +129,7 @@ func (r *Room) hasInvited(server string) bool {
 // Errors: M_NOT_FOUND, also for what the user may not see; M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1room_summaryroomidoralias
 func (s *Service) Summary(ctx context.Context, user id.UserID, idOrAlias string, via []string) (*RoomSummary, Membership, error) {
-	if user == "" && strings.HasPrefix(idOrAlias, "#") && serverOf(idOrAlias) != s.Server {
+	if user == "" && strings.HasPrefix(idOrAlias, "#") && serverOf(idOrAlias) != s.opts.Server {
 		return nil, "", errNoSummary() // strangers do not send this server out
 	}
 	roomID, servers, err := s.ResolveRoom(ctx, idOrAlias)
@@ -188,7 +188,7 @@ func (s *Service) lookUp(ctx context.Context, user id.UserID, roomID id.RoomID, 
 
 // spaceElsewhere asks the servers that may know a room for it, one after the other; nil where none shows it.
 func (s *Service) spaceElsewhere(ctx context.Context, user id.UserID, roomID id.RoomID, via []string, suggestedOnly bool) (*remoteSpace, error) {
-	if s.Elsewhere == nil {
+	if s.opts.Elsewhere == nil {
 		return nil, nil
 	}
 	reading := context.WithoutCancel(ctx) // ctx is for the network
@@ -207,7 +207,7 @@ func (s *Service) spaceElsewhere(ctx context.Context, user id.UserID, roomID id.
 		space, err := s.spaces.Get(ctx, spaceKey{server, roomID, suggestedOnly}, func(ctx context.Context) (*remoteSpace, error) {
 			ctx, cancel := context.WithTimeout(ctx, hierarchyTime)
 			defer cancel()
-			raw, err := s.Elsewhere.Hierarchy(ctx, server, roomID, suggestedOnly)
+			raw, err := s.opts.Elsewhere.Hierarchy(ctx, server, roomID, suggestedOnly)
 			if err != nil {
 				return nil, err
 			}

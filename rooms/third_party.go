@@ -98,7 +98,7 @@ func (s *Service) Bound(ctx context.Context, invites []ThirdPartyInvite) {
 		case s.IsLocal(t.Sender):
 			err = s.fulfil(ctx, t)
 		case s.federates():
-			err = s.Remote.ExchangeThirdPartyInvite(ctx, serverOf(string(t.Sender)), t.Room, t.event(""))
+			err = s.opts.Remote.ExchangeThirdPartyInvite(ctx, serverOf(string(t.Sender)), t.Room, t.event(""))
 		}
 		if err != nil {
 			s.log.InfoContext(ctx, "a third-party invite was not made", "room", t.Room, "user", t.Invitee, "err", err)

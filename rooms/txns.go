@@ -186,7 +186,7 @@ const txnLifetimeMillis = 48 * 60 * 60 * 1000
 
 // PruneTxns forgets the transaction ids of more than two days ago, in small writes.
 func (s *Service) PruneTxns(ctx context.Context) error {
-	before := s.Now().UnixMilli() - txnLifetimeMillis
+	before := s.opts.Now().UnixMilli() - txnLifetimeMillis
 	for {
 		var n int64
 		err := s.db.Write(ctx, func(tx *storage.Tx) (err error) {

@@ -66,22 +66,22 @@ func (s *Service) keysOf(ctx context.Context, events []*pdu.Event) keySet {
 		}
 		for _, server := range pdu.RequiredSigners(e) {
 			for _, want := range keyWants(e, server) {
-				if server == s.Server && want.KeyID == s.Signer.Current().KeyID {
-					found[want] = s.Signer.Current().Key.Public().(ed25519.PublicKey)
+				if server == s.opts.Server && want.KeyID == s.opts.Signer.Current().KeyID {
+					found[want] = s.opts.Signer.Current().Key.Public().(ed25519.PublicKey)
 					continue
 				}
 				wanted[want] = true
 			}
 		}
 	}
-	if len(wanted) == 0 || s.Keys == nil {
+	if len(wanted) == 0 || s.opts.Keys == nil {
 		return found
 	}
 	list := make([]fedclient.KeyWant, 0, len(wanted))
 	for want := range wanted {
 		list = append(list, want)
 	}
-	for want, key := range s.Keys.Keys(ctx, list) {
+	for want, key := range s.opts.Keys.Keys(ctx, list) {
 		found[want] = key
 	}
 	return found

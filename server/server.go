@@ -84,7 +84,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	})
 	s.fed = federation.New(federation.API{
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
-		EDUs: svc.edus(), Log: o.Log,
+		EDUs: svc.edus(), Now: o.Now, Log: o.Log,
 	})
 	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Retention: svc.retention, Outbox: svc.outbox, Signing: svc.signing, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
