@@ -2,48 +2,49 @@ package keyed
 
 import "time"
 
-// Backoff says how long to wait after failures in a row: First after the first one, then Factor times as long each time, up
-// to Max.
+// Backoff determines how long to wait after consecutive failures: First after the first one, then Factor times as long after
+// each further one, up to Max.
 type Backoff struct {
 	First, Max time.Duration
-	Factor     int64 // 0: 2
+	Factor     int64 // 0 means 2
 }
 
-// Delay returns how long to wait if there were so many failures before the last one.
+// Delay returns how long to wait after a failure that was preceded by that many others.
 func (b Backoff) Delay(before int64) time.Duration {
-	factor := time.Duration(max(b.Factor, 0))
+	factor := max(b.Factor, 0)
 	if factor == 0 {
 		factor = 2
 	}
-	delay := b.First
+	delay, longest := int64(b.First), int64(b.Max)
 	for range min(before, 62) {
-		if delay >= b.Max/factor {
+		if delay >= longest/factor {
 			return b.Max
 		}
 		delay *= factor
 	}
-	return min(delay, b.Max)
+	return min(time.Duration(delay), b.Max)
 }
 
-// Retry counts the failures of one thing, and knows when it may be tried again. The zero Retry may be tried at once.
+// Retry counts consecutive failures and holds the time of the next permitted try. The zero Retry is due at once.
 type Retry struct {
-	Failures int64 // in a row
+	Failures int64 // consecutive
 	At       time.Time
 }
 
-// Failed notes a failure.
+// Failed records a failure at now.
 func (r *Retry) Failed(now time.Time, b Backoff) {
 	r.At = now.Add(b.Delay(r.Failures))
 	r.Failures++
 }
 
-// Succeeded ends a row of failures. The next try is at the earliest after pause.
+// Succeeded resets the count of failures. The next try is due after pause.
 func (r *Retry) Succeeded(now time.Time, pause time.Duration) { *r = Retry{At: now.Add(pause)} }
 
-// Due reports whether it may be tried.
+// Due reports whether a try is permitted at now.
 func (r Retry) Due(now time.Time) bool { return !now.Before(r.At) }
 
-// Jitter spreads delays by a quarter, so that what failed together is not tried together. The same n gives the same delay.
+// Jitter spreads d over a quarter of its length, so that tries that failed together are not repeated together. The same n
+// gives the same delay.
 func Jitter(d time.Duration, n uint64) time.Duration {
 	return d - d/8 + time.Duration(n*2654435761%1000)*d/4000
 }
