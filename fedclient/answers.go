@@ -10,19 +10,20 @@ import (
 	"time"
 )
 
-// Answers of other servers are held in memory while they are processed. Their total is bounded, and counted as they are read. The first
-// freeAnswer bytes of each are not counted, so that small answers are always read; beyond that at most maxAnswers bytes are held, and
-// maxAnswersServer of one server. Only a join may need more, one room at a time: see HoldAnswers.
+// Answers of other servers are held in memory while they are processed. Their total size is bounded, and counted as
+// they are read. The first freeAnswer bytes of each are not counted, so that small answers can always be read; beyond
+// that, at most maxAnswers bytes are held in total, and maxAnswersServer per server. Only a join may need more, one
+// room at a time: see HoldAnswers.
 const (
 	freeAnswer       = 64 << 10
 	maxAnswers       = 96 << 20
 	maxAnswersServer = 32 << 20
 	maxLargeAnswers  = 192 << 20
-	// heldItem is what an event or ID of a list counts besides its own bytes.
+	// heldItem is the overhead counted for each event or ID in a list, besides its own bytes.
 	heldItem = 64
-	// maxItem bounds one event, ID or other member of an answer that is read piece by piece.
+	// maxItem bounds each event, ID or other member of an answer that is read piece by piece.
 	maxItem = 1<<20 + 64<<10
-	// maxLists bounds the events or IDs of one such answer, maxSkipped the members that it has besides.
+	// maxLists bounds the events and IDs in such an answer, maxSkipped its unknown members.
 	maxLists   = 600_000
 	maxSkipped = 32
 )
@@ -30,9 +31,9 @@ const (
 // ErrBusy means that an answer was not read because this server already holds too many answers of others.
 var ErrBusy = errors.New("too many answers of other servers are in memory")
 
-// answers counts the bytes of answers that are held.
+// answers counts the bytes of the answers that are held.
 type answers struct {
-	large chan struct{} // a slot of one
+	large chan struct{} // a semaphore for one large answer
 	// mu guards the rest; a leaf.
 	mu      sync.Mutex
 	bytes   int64
@@ -43,21 +44,22 @@ func newAnswers() *answers {
 	return &answers{large: make(chan struct{}, 1), servers: map[string]int64{}}
 }
 
-// hold is the answers that one piece of work holds. It is used by one goroutine at a time, or by several under mu.
+// hold records the answers that one piece of work holds. mu allows several goroutines to use it.
 type hold struct {
 	mayBeLarge bool
 
 	mu      sync.Mutex // before answers.mu
 	of      *answers   // nil: nothing is held
 	servers map[string]int64
-	isLarge bool  // it has the slot, and nothing in servers
-	bytes   int64 // then
+	isLarge bool  // it has the slot in answers.large, and servers is empty
+	bytes   int64 // counted while isLarge
 }
 
 type holdKey struct{}
 
-// HoldAnswers makes the answers to requests under the returned context count as held until release is called; otherwise they
-// count while they are read only. With large set, as for a join, they may be larger than maxAnswersServer, once no others are.
+// HoldAnswers makes the answers to requests with the returned context count as held until release is called; otherwise
+// answers count only while they are being read. If large is set, as for a join, they may exceed maxAnswersServer, as
+// soon as no other large answers are held.
 func HoldAnswers(ctx context.Context, large bool) (holding context.Context, release func()) {
 	if _, held := ctx.Value(holdKey{}).(*hold); held {
 		return ctx, func() {}
@@ -98,8 +100,8 @@ func (a *answers) release(servers map[string]int64) {
 	}
 }
 
-// hold counts n more bytes of a server's answer for h. If there is no room, it waits for its turn to hold a large answer, if h may be one.
-// Errors wrap ErrBusy, errTooLarge or are those of ctx.
+// hold counts n more bytes of a server's answer for h. If there is no room and h may be large, it waits for its turn to
+// hold a large answer. The error wraps ErrBusy or errTooLarge, or is that of ctx.
 func (a *answers) hold(ctx context.Context, h *hold, server string, n int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -133,7 +135,7 @@ func (a *answers) hold(ctx context.Context, h *hold, server string, n int64) err
 	return nil
 }
 
-// count counts bytes, if there is room.
+// count counts n bytes if there is room for them, and reports whether there was.
 func (a *answers) count(server string, n int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -145,10 +147,10 @@ func (a *answers) count(server string, n int64) bool {
 	return true
 }
 
-// counted is the body of an answer that is counted as it is read.
+// counted is the body of an answer whose bytes are counted as they are read.
 type counted struct {
 	io.Reader
-	free int64 // bytes that are not counted
+	free int64 // bytes left that are not counted
 	hold func(n int64) error
 }
 
@@ -163,7 +165,8 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// doneReading returns the error for an answer that was not read to its end: the other server's fault, unless this server holds too much.
+// doneReading returns the error for an answer that could not be read completely. It counts as a failure of the other
+// server, unless this server holds too many answers.
 func (c *Client) doneReading(ctx context.Context, server string, began time.Time, err error) error {
 	err = fmt.Errorf("read the answer of %s: %w", server, err)
 	if errors.Is(err, ErrBusy) {
@@ -172,14 +175,15 @@ func (c *Client) doneReading(ctx context.Context, server string, began time.Time
 	return c.failed(ctx, server, began, err)
 }
 
-// pieces are the members of an answer: of lists the elements are handed over one by one, other members are decoded.
+// pieces describes how to decode the members of an answer: the elements of lists are passed on one by one, other
+// members are decoded into the given values.
 type pieces struct {
 	lists map[string]func(element json.RawMessage) error
 	other map[string]any
 }
 
-// doPieces makes a request and reads its answer item by item, so that of a large answer only the parts that the functions of lists keep are
-// in memory. Members that are in neither map are skipped.
+// doPieces sends a request and decodes its answer piece by piece, so that only the parts that the functions in p.lists
+// keep stay in memory. Members that p does not name are skipped.
 func (c *Client) doPieces(ctx context.Context, r request, p pieces) error {
 	ctx, cancel := context.WithTimeout(ctx, r.time)
 	defer cancel()
@@ -201,7 +205,7 @@ func (c *Client) doPieces(ctx context.Context, r request, p pieces) error {
 	return c.doneReading(ctx, r.server, began, err)
 }
 
-// pieceReader lets a decoder read on to maxItem behind what it has decoded.
+// pieceReader limits how far a decoder reads ahead of what it has decoded, to maxItem bytes.
 type pieceReader struct {
 	io.Reader
 	read, allowed int64
@@ -272,7 +276,7 @@ func (p *pieces) read(body io.Reader) error {
 	return errTooLarge
 }
 
-// list hands over the elements of a list; null is an empty one.
+// list passes each element of a list to each; null counts as an empty list.
 func (d *pieceDecoder) list(each func(json.RawMessage) error, left *int) error {
 	t, err := d.token()
 	if err != nil || t == nil {

@@ -18,7 +18,7 @@ import (
 	"ebb/mxerr"
 )
 
-// storyteller is servers that answer every request with what a test writes.
+// storyteller starts servers that answer every request with the function that a test assigns.
 func storyteller(t *testing.T, servers ...string) (c *Client, answer *func(w io.Writer, r *http.Request)) {
 	l := newLab(t)
 	answer = new(func(io.Writer, *http.Request))
@@ -30,7 +30,7 @@ func storyteller(t *testing.T, servers ...string) (c *Client, answer *func(w io.
 	return l.client("me.test", nil), answer
 }
 
-// writeMembers writes a list of n member events, as they are in a large room.
+// writeMembers writes a list of n member events like those of a large room.
 func writeMembers(w io.Writer, n int) {
 	long := strings.Repeat("x", 43)
 	before := `{"auth_events":["$` + long + `","$` + long + `","$` + long + `"],"content":{"avatar_url":"mxc://server.example.org/abcdefghijklmnopqrstuvwx","displayname":"A user of this room","membership":"join"},"depth":12345,"hashes":{"sha256":"` + long + `"},"origin_server_ts":1750000000000,"prev_events":["$` + long + `"],"room_id":"!` + long + `","sender":"@user`
@@ -59,7 +59,7 @@ func (a *answers) counted() (bytes int64, servers int) {
 
 func anything(json.RawMessage) bool { return true }
 
-// A room of 100,000 members is joined within the bound of large answers; one that is twice as large for it is refused.
+// The state of a room with 100,000 members fits into the bound for large answers; a state twice as large is refused.
 func TestRoomOf100000MembersIsRead(t *testing.T) {
 	c, answer := storyteller(t, "a.test")
 	members := 100_000
@@ -91,8 +91,8 @@ func TestRoomOf100000MembersIsRead(t *testing.T) {
 	}
 }
 
-// Of a state only what is wanted is kept, so that a small difference in a large room costs little.
-func TestOfALargeStateOnlyWhatIsWantedIsHeld(t *testing.T) {
+// Only the wanted events of a state are held, so that a small difference in a large room costs little.
+func TestOnlyWantedEventsOfLargeStateAreHeld(t *testing.T) {
 	c, answer := storyteller(t, "a.test")
 	*answer = func(w io.Writer, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"pdus":`)
@@ -108,7 +108,7 @@ func TestOfALargeStateOnlyWhatIsWantedIsHeld(t *testing.T) {
 	}
 }
 
-// endless writes without end, until nobody reads any more.
+// endless writes until the reader closes the connection.
 func endless(text string) func(io.Writer, *http.Request) {
 	many := []byte(strings.Repeat(text, 64<<10/len(text)))
 	return func(w io.Writer, _ *http.Request) {
@@ -159,7 +159,7 @@ func TestAnswersOfOneServerAndOfAllAreBoundedInBytes(t *testing.T) {
 	}
 }
 
-func TestAnswersThatAreReadAtOnceAreBoundedInBytes(t *testing.T) {
+func TestAnswersReadConcurrentlyAreBoundedInBytes(t *testing.T) {
 	c, answer := storyteller(t, "a.test")
 	var most int64
 	*answer = func(w io.Writer, r *http.Request) {
@@ -213,7 +213,7 @@ func TestLargeAnswersTakeTurns(t *testing.T) {
 	}
 }
 
-func TestOddAnswersAreRefusedPieceByPiece(t *testing.T) {
+func TestMalformedPiecewiseAnswersAreRefused(t *testing.T) {
 	c, answer := storyteller(t, "a.test")
 	text := func(s string) func(io.Writer, *http.Request) {
 		return func(w io.Writer, _ *http.Request) { _, _ = io.WriteString(w, s) }

@@ -1,9 +1,10 @@
-// Package fedclient is how this server reaches others and how it is known to them: it finds where a server name leads,
-// speaks TLS with whoever answers there, signs what it asks, and keeps the signing keys of servers (KeyRing). It knows
-// nothing of rooms: events are bytes to it.
+// Package fedclient sends requests to other servers and proves this server's identity to them: it resolves server
+// names, connects with TLS, signs requests, and keeps the signing keys of servers (KeyRing). It treats events as opaque
+// bytes and knows no rooms.
 //
-// A request travels: a method of Client → the gate, which lets nobody wait for a dead server → the resolver (from memory,
-// mostly) → a pooled connection, whose address was checked when it was dialled → the answer, bounded in size and time.
+// A request travels: a method of Client → the Gate, which fails requests to unreachable servers at once → the resolver
+// (mostly from memory) → a pooled connection, whose address was checked when it was dialled → the answer, bounded in
+// size and time.
 package fedclient
 
 import (
@@ -25,41 +26,41 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Options is what a Client is made of.
+// Options configures a Client.
 type Options struct {
 	Server string // this server's name
 	Signer pdu.SignerSource
 	Now    func() time.Time
-	Cache  keyed.Budget // bounds what is remembered
+	Cache  keyed.Budget // bounds the caches
 	Log    *slog.Logger
 
-	Roots        *x509.CertPool // who may vouch for other servers; nil: the system's
-	AllowPrivate bool           // servers may have loopback and private addresses
+	Roots        *x509.CertPool // certificate authorities for other servers; nil: the system's
+	AllowPrivate bool           // allows loopback and private addresses
 	Allowed      func(server string) bool
-	Resolver     Resolver // nil: the system's
-	Dial         DialFunc // of IP addresses, which were checked before; nil: the network
+	Resolver     Resolver // nil: the system's resolver
+	Dial         DialFunc // dials IP addresses that were checked; nil: the network
 	UserAgent    string
 }
 
 // Gate keeps requests from waiting for servers that do not answer.
 type Gate interface {
-	Allowed(server string) error // nil: try it
+	Allowed(server string) error // nil: the server may be tried
 	Succeeded(server string)
-	Failed(server string, err error) // it could not be reached, or answered with an error of its own
+	Failed(server string, err error) // the server was unreachable or answered with a 5xx
 }
 
-// Client asks other servers. It is safe for concurrent use.
+// Client sends requests to other servers. It is safe for concurrent use.
 type Client struct {
 	opts      Options
 	reach     *reach
 	resolve   *resolver
 	transport *http.Transport
-	elsewhere *http.Client // for what lies with no server of Matrix
+	elsewhere *http.Client // for files that are not on a Matrix server
 	answers   *answers
 	gate      Gate // nil: every request is tried
 }
 
-// New makes a Client.
+// New returns a Client.
 func New(o Options) *Client {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -75,37 +76,38 @@ func New(o Options) *Client {
 	return c
 }
 
-// SetGate makes the client ask g before each request. It is called once, before the first request: the outbox, which is the gate, is built
-// on the client.
+// SetGate makes the client ask g before each request. It must be called once, before the first request; the gate cannot
+// be an option of New, because it is the outbox, which is built on the client.
 func (c *Client) SetGate(g Gate) { c.gate = g }
 
 // Close ends idle connections.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 const (
-	// usualTime and usualSize bound a request where nothing else is said.
+	// usualTime and usualSize bound a request by default.
 	usualTime = 30 * time.Second
 	usualSize = 16 << 20
-	// longTime and longSize are for the state of a room, which is read piece by piece: one of 100,000 members has some 150 MB.
+	// longTime and longSize bound requests for the state of a room, which is read piece by piece: that of a room with
+	// 100,000 members has some 150 MB.
 	longTime = 5 * time.Minute
 	longSize = 512 << 20
-	// maxErrorBody bounds what is read of an error.
+	// maxErrorBody bounds how much of an error's body is read.
 	maxErrorBody = 64 << 10
 )
 
-// request is one request to another server.
+// request is a request to another server.
 type request struct {
 	server   string
 	method   string
 	path     string // escaped
 	query    url.Values
-	body     any // nil: none; json.RawMessage goes as it is
+	body     any // nil: no body; json.RawMessage is sent unchanged
 	unsigned bool
 	time     time.Duration // 0: usualTime
 	size     int64         // 0: usualSize
 }
 
-// path joins segments behind a prefix, each escaped.
+// path joins a prefix and escaped segments.
 func path(prefix string, segments ...string) string {
 	out := prefix
 	for _, s := range segments {
@@ -114,7 +116,7 @@ func path(prefix string, segments ...string) string {
 	return out
 }
 
-// do makes a request and decodes its answer into answer (nil: it is not looked at).
+// do sends a request and decodes its answer into answer, or discards it if answer is nil.
 func (c *Client) do(ctx context.Context, r request, answer any) error {
 	if r.time == 0 {
 		r.time = usualTime
@@ -145,10 +147,12 @@ func (c *Client) do(ctx context.Context, r request, answer any) error {
 	return nil
 }
 
-// open makes a request and gives the answer if it is 200; otherwise the error is a *RemoteError or says why there is none.
+// open sends a request and returns the answer if its status is 200. Otherwise the error is a *RemoteError or explains
+// why there is no answer.
 func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 	if err := c.mayAsk(r.server); err != nil {
-		if errors.Is(err, ErrKeptOut) && c.gate != nil { // else whoever waits for the gate would try at once, over and over
+		// Otherwise a caller that waits for the gate would retry at once, over and over.
+		if errors.Is(err, ErrKeptOut) && c.gate != nil {
 			c.gate.Failed(r.server, err)
 		}
 		return nil, err
@@ -179,7 +183,7 @@ func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 func (c *Client) mayAsk(server string) error {
 	switch {
 	case server == c.opts.Server:
-		return fmt.Errorf("%w: a server does not ask itself", ErrUnreachable)
+		return fmt.Errorf("%w: this server does not send federation requests to itself", ErrUnreachable)
 	case !possibleServer(server):
 		return fmt.Errorf("%w: %.100q", ErrNoServer, server)
 	case c.opts.Allowed != nil && !c.opts.Allowed(server):
@@ -196,11 +200,11 @@ func (c *Client) reached(server string) {
 	}
 }
 
-// leastPatience is how long a server is waited for before it counts as one that does not answer: whoever asks on behalf of a
-// client may be in a greater hurry.
+// leastPatience is how long a request must have waited before a server counts as unreachable, because a request for a
+// client may have a shorter deadline.
 const leastPatience = 5 * time.Second
 
-// failed tells the gate, unless it was this server that gave up.
+// failed reports the failure to the gate, unless this server gave up early.
 func (c *Client) failed(ctx context.Context, server string, began time.Time, err error) error {
 	hurried := errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(began) < leastPatience
 	if c.gate != nil && !hurried && !errors.Is(ctx.Err(), context.Canceled) {
@@ -209,7 +213,7 @@ func (c *Client) failed(ctx context.Context, server string, began time.Time, err
 	return err
 }
 
-// build makes the signed request.
+// build creates the signed request.
 func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	var body []byte
 	switch b := r.body.(type) {
@@ -243,7 +247,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	if c.opts.UserAgent != "" {
 		hr.Header.Set("User-Agent", c.opts.UserAgent)
 	}
-	if r.method == http.MethodPut { // which may be repeated: net/http then does so where a kept connection turns out dead
+	if r.method == http.MethodPut { // lets net/http repeat the request if a pooled connection turns out to be dead
 		hr.Header["Idempotency-Key"] = nil
 	}
 	if !r.unsigned {
@@ -256,7 +260,7 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	return hr, nil
 }
 
-// sign makes the Authorization header of a request.
+// sign returns the Authorization header of a request.
 // Spec: server-server-api#request-authentication
 func (c *Client) sign(method, uri, destination string, body []byte) (string, error) {
 	text, err := signedText(method, uri, c.opts.Server, destination, body, nil)

@@ -14,9 +14,9 @@ import (
 	"ebb/mxerr"
 )
 
-// recordingGate remembers what it was told.
+// recordingGate records its calls.
 type recordingGate struct {
-	// mu guards what follows.
+	// mu guards the fields below.
 	mu     sync.Mutex
 	events []string
 }
@@ -41,7 +41,7 @@ func (g *recordingGate) told() string {
 	return all
 }
 
-func TestTheGateHearsOfServersThatDoNotAnswerAndOfNothingElse(t *testing.T) {
+func TestOnlyUnreachableServersAreReportedToTheGate(t *testing.T) {
 	l := newLab(t)
 	l.ips["a.test"] = []string{"8.8.1.1"}
 	answer := func(http.ResponseWriter, *http.Request) {}
@@ -64,7 +64,7 @@ func TestTheGateHearsOfServersThatDoNotAnswerAndOfNothingElse(t *testing.T) {
 		{"an error of its proxy", "a.test", "failed", status(502, `<html>`)},
 		{"an answer that breaks off", "a.test", "failed", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
 		{"no such server", "nowhere.test", "failed", nil},
-		{"a server that is kept out", "kept.test", "failed", nil}, // or it would be tried over and over
+		{"a server that is kept out", "kept.test", "failed", nil}, // otherwise it would be retried over and over
 	} {
 		answer = s.answer
 		_, _, err := c.Version(t.Context(), s.server)
@@ -92,7 +92,7 @@ func TestAnswersAreBoundedInSizeAndTime(t *testing.T) {
 	l.ips["a.test"] = []string{"8.8.1.1"}
 	sent := 0
 	l.serve("8.8.1.1:8448", "a.test", func(w http.ResponseWriter, r *http.Request) {
-		if strings.Contains(r.URL.Path, "/user/devices/") { // a byte now and then
+		if strings.Contains(r.URL.Path, "/user/devices/") { // slowly, byte by byte
 			_, _ = w.Write([]byte("{"))
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
@@ -119,7 +119,7 @@ func TestAnswersAreBoundedInSizeAndTime(t *testing.T) {
 	}
 }
 
-func TestErrorsOfOtherServersReachClientsOnlyIfTheyMeanTheSame(t *testing.T) {
+func TestRemoteErrorsAreRelayedOnlyIfTheirMeaningIsTheSame(t *testing.T) {
 	remote := func(status int, code string) error {
 		return fmt.Errorf("join: %w", &RemoteError{Server: "a.test", Status: status, Code: code, Msg: "why"})
 	}
@@ -132,7 +132,7 @@ func TestErrorsOfOtherServersReachClientsOnlyIfTheyMeanTheSame(t *testing.T) {
 		{remote(404, "M_NOT_FOUND"), 404, "M_NOT_FOUND"},
 		{remote(403, "M_INVITE_BLOCKED"), 403, "M_INVITE_BLOCKED"},
 		{remote(400, "M_UNKNOWN"), 400, "M_UNKNOWN"},
-		{remote(403, "M_BANNED_FROM_HERE"), 403, "M_BANNED_FROM_HERE"}, // of another server or a later version
+		{remote(403, "M_BANNED_FROM_HERE"), 403, "M_BANNED_FROM_HERE"}, // code of a later version of the specification
 		{remote(409, "ORG.EXAMPLE.TOO_LATE"), 409, "ORG.EXAMPLE.TOO_LATE"},
 		{remote(400, "not a code"), 502, "M_UNKNOWN"},
 		{remote(400, ""), 502, "M_UNKNOWN"},
@@ -166,7 +166,7 @@ func TestErrorsOfOtherServersReachClientsOnlyIfTheyMeanTheSame(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreKeptAndADeadOneIsNoFailure(t *testing.T) {
+func TestConnectionsAreReusedAndDeadOnesReplaced(t *testing.T) {
 	l := newLab(t)
 	l.ips["a.test"] = []string{"8.8.1.1"}
 	l.serve("8.8.1.1:8448", "a.test", func(w http.ResponseWriter, r *http.Request) {

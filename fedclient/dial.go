@@ -19,23 +19,23 @@ type DialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 
 const (
 	dialTime      = 10 * time.Second
-	headerTime    = 2 * time.Minute // a server may think about a join for long
+	headerTime    = 2 * time.Minute // a server may take long to answer a join
 	idleTime      = 90 * time.Second
 	maxIdleConns  = 1000
-	maxConns      = 16 // to one server, where it speaks HTTP/1.1
+	maxConns      = 16 // per server, with HTTP/1.1
 	maxHeaderSize = 64 << 10
-	maxAddresses  = 8 // of one name
+	maxAddresses  = 8 // per name
 )
 
-// ErrPrivateAddress: a name leads into a network that is none of its business.
+// ErrPrivateAddress means that a name resolved to an address that is not public.
 var ErrPrivateAddress = errors.New("the address is private, and federation.allow_private_addresses is off")
 
-// reach opens connections to hosts. It looks names up itself and dials the addresses that it found, so that an address which
-// was checked is the one that is dialled: what a name leads to may change between two looks.
+// reach connects to hosts. It resolves names itself and dials the resulting addresses, so that the address that was
+// checked is the one that is dialled; a second lookup could return another address.
 type reach struct {
 	lookup  Resolver
 	dial    DialFunc
-	private bool // private addresses are fine
+	private bool // allows private addresses
 }
 
 func newReach(o Options) *reach {
@@ -73,7 +73,7 @@ func (r *reach) host(ctx context.Context, network, address string) (net.Conn, er
 	return nil, err
 }
 
-// addresses are those of a name, or the address that it is.
+// addresses resolves a name; an IP address is returned as it is.
 func (r *reach) addresses(ctx context.Context, name string) ([]netip.Addr, error) {
 	if ip, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{ip}, nil
@@ -88,7 +88,7 @@ func (r *reach) one(ctx context.Context, network, address string, last bool) (ne
 			return nil, err
 		}
 	}
-	if !last { // leave time for the others
+	if !last { // leave time for the other addresses
 		var cancel func()
 		ctx, cancel = context.WithTimeout(ctx, dialTime/4)
 		defer cancel()
@@ -96,7 +96,7 @@ func (r *reach) one(ctx context.Context, network, address string, last bool) (ne
 	return r.dial(ctx, network, address)
 }
 
-// forbidden are the networks that no other server can rightly be in, besides those that netip knows.
+// forbidden lists networks that no other server can be in, besides those that netip recognises.
 var forbidden = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),       // this network
 	netip.MustParsePrefix("100.64.0.0/10"),   // carrier-grade NAT
@@ -107,18 +107,18 @@ var forbidden = []netip.Prefix{
 	netip.MustParsePrefix("198.51.100.0/24"), // documentation
 	netip.MustParsePrefix("203.0.113.0/24"),  // documentation
 	netip.MustParsePrefix("240.0.0.0/4"),     // reserved, broadcast
-	netip.MustParsePrefix("::/96"),           // IPv4 by another name
-	netip.MustParsePrefix("64:ff9b::/96"),    // NAT64, which leads into IPv4
-	netip.MustParsePrefix("64:ff9b:1::/48"),  // the same, local
+	netip.MustParsePrefix("::/96"),           // IPv4-compatible addresses
+	netip.MustParsePrefix("64:ff9b::/96"),    // NAT64, which leads to IPv4
+	netip.MustParsePrefix("64:ff9b:1::/48"),  // local-use NAT64
 	netip.MustParsePrefix("100::/64"),        // discard
 	netip.MustParsePrefix("2001::/23"),       // Teredo and other protocols
 	netip.MustParsePrefix("2001:db8::/32"),   // documentation
 	netip.MustParsePrefix("3fff::/20"),       // documentation
-	netip.MustParsePrefix("2002::/16"),       // 6to4, which leads into IPv4
+	netip.MustParsePrefix("2002::/16"),       // 6to4, which leads to IPv4
 	netip.MustParsePrefix("fec0::/10"),       // site-local
 }
 
-// public refuses an address that is not one of the public internet.
+// public returns an error unless the address is on the public internet.
 func public(address string) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -136,10 +136,10 @@ func public(address string) error {
 	return nil
 }
 
-// serverKey is the key of a request's server name in its context.
+// serverKey is the context key for the server name of a request.
 type serverKey struct{}
 
-// poolHost is a host for URLs by which the connections to one server are pooled, whatever it is called.
+// poolHost returns a URL host that is unique to a server name, so that connections are pooled by server.
 func poolHost(server string) string {
 	return url.PathEscape(strings.NewReplacer("[", "", "]", "-", ":", "_").Replace(server))
 }
@@ -155,7 +155,7 @@ func newTransport(o Options, r *resolver, reach *reach) *http.Transport {
 	}
 }
 
-// dialServer tries what a server name leads to, in order.
+// dialServer tries the addresses that a server name resolves to, in order.
 func dialServer(ctx context.Context, o Options, r *resolver, reach *reach, network, server string) (net.Conn, error) {
 	t, err := r.resolve(ctx, server)
 	if err != nil {
@@ -180,13 +180,14 @@ func dialTLS(ctx context.Context, o Options, reach *reach, network, address, nam
 	}
 	conn := tls.Client(raw, tlsConfig(o, name))
 	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = raw.Close() // the handshake's error tells
+		_ = raw.Close() // the handshake's error is returned
 		return nil, err
 	}
 	return conn, nil
 }
 
-// tlsConfig is for a server that must show a certificate for a name, which may be an IP address.
+// tlsConfig returns the configuration for a server that must present a certificate for name, which may be an IP
+// address.
 func tlsConfig(o Options, name string) *tls.Config {
 	c := &tls.Config{RootCAs: o.Roots, ServerName: name, MinVersion: tls.VersionTLS12, Time: o.Now}
 	if name != "" {

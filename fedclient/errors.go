@@ -12,21 +12,21 @@ import (
 	"ebb/mxerr"
 )
 
-// Why a request has no answer.
+// The reasons why a request has no valid answer.
 var (
 	ErrUnreachable = errors.New("the server cannot be reached")
 	ErrBadAnswer   = errors.New("the server's answer cannot be understood")
-	// ErrNoServer: no server can have the name. Errors that wrap it wrap ErrUnreachable too.
+	// ErrNoServer means that a name cannot be that of a server. Errors that wrap it wrap ErrUnreachable too.
 	ErrNoServer = fmt.Errorf("%w: no server can have that name", ErrUnreachable)
 )
 
-// RemoteError is what another server answered instead of 200.
+// RemoteError is an answer of another server with a status other than 200.
 type RemoteError struct {
 	Server     string
 	Status     int
-	Code       string // "" where it was no error of the specification
+	Code       string // "" if it was not a standard Matrix error
 	Msg        string
-	RetryAfter time.Duration // 0: it did not say
+	RetryAfter time.Duration // 0: not given
 	Extra      map[string]json.RawMessage
 }
 
@@ -34,7 +34,7 @@ func (e *RemoteError) Error() string {
 	return fmt.Sprintf("%s answered %d %s: %.200s", e.Server, e.Status, e.Code, e.Msg)
 }
 
-const maxRetryAfter = time.Hour // of what a server may ask for
+const maxRetryAfter = time.Hour // caps what a server can ask for
 
 func readError(server string, status int, body []byte, header http.Header) *RemoteError {
 	e := &RemoteError{Server: server, Status: status}
@@ -44,12 +44,13 @@ func readError(server string, status int, body []byte, header http.Header) *Remo
 	if json.Unmarshal(body, &e.Extra) != nil {
 		return e
 	}
-	_ = json.Unmarshal(e.Extra["errcode"], &e.Code) // "" where it is none
+	_ = json.Unmarshal(e.Extra["errcode"], &e.Code) // stays "" if the member is not a string
 	_ = json.Unmarshal(e.Extra["error"], &e.Msg)
 	return e
 }
 
-// relayedStatus maps error codes of other servers to the status that clients of this server get. Other errors keep their status.
+// relayedStatus maps error codes of other servers to the status that clients of this server receive. Other errors keep
+// their status.
 var relayedStatus = map[string]int{
 	mxerr.CodeForbidden: http.StatusForbidden, mxerr.CodeNotFound: http.StatusNotFound, mxerr.CodeIncompatibleRoomVersion: http.StatusBadRequest,
 	mxerr.CodeUnsupportedRoomVersion: http.StatusBadRequest, mxerr.CodeTooLarge: http.StatusRequestEntityTooLarge, mxerr.CodeInvalidParam: http.StatusBadRequest,
@@ -57,17 +58,17 @@ var relayedStatus = map[string]int{
 	mxerr.CodeUnableToAuthoriseJoin: http.StatusBadRequest, mxerr.CodeUnableToGrantJoin: http.StatusBadRequest, mxerr.CodeInviteBlocked: http.StatusForbidden,
 }
 
-// notRelayed are the codes that a client would take to be about its own session, its account or this server.
+// notRelayed lists the codes that a client would take to refer to its own session, its account or this server.
 var notRelayed = map[string]bool{
 	mxerr.CodeUnknownToken: true, mxerr.CodeMissingToken: true, mxerr.CodeUnauthorized: true, mxerr.CodeUnrecognized: true,
 	mxerr.CodeUserDeactivated: true, mxerr.CodeGuestAccessForbidden: true, mxerr.CodeNotJSON: true, "M_USER_LOCKED": true, "M_USER_SUSPENDED": true,
 	"M_CONSENT_NOT_GIVEN": true, "M_RESOURCE_LIMIT_EXCEEDED": true, "M_USER_LIMIT_EXCEEDED": true, "M_SERVER_NOT_TRUSTED": true,
 }
 
-// maxRelayedCode bounds an error code of another server that clients get, in bytes.
+// maxRelayedCode bounds an error code of another server that is passed on to clients, in bytes.
 const maxRelayedCode = 100
 
-// relayable reports whether clients may get the error as the other server said it, and with which status.
+// relayable reports whether the error may be passed on to clients as it is, and returns the status to use.
 func (e *RemoteError) relayable() (status int, ok bool) {
 	status = relayedStatus[e.Code]
 	if status == 0 {
@@ -77,21 +78,21 @@ func (e *RemoteError) relayable() (status int, ok bool) {
 	return status, refusal && isErrorCode(e.Code) && !notRelayed[e.Code] && status != http.StatusUnauthorized
 }
 
-// isErrorCode reports whether a text has the form of an error code, such as M_FORBIDDEN or ORG.EXAMPLE.TOO_LATE.
+// isErrorCode reports whether text has the form of an error code, such as M_FORBIDDEN or ORG.EXAMPLE.TOO_LATE.
 // Spec: client-server-api#standard-error-response
 func isErrorCode(text string) bool {
 	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_."
 	return text != "" && len(text) <= maxRelayedCode && strings.Trim(text, allowed) == "" && text[0] >= 'A'
 }
 
-// maxRelayed bounds the text of another server that clients get, in bytes.
+// maxRelayed bounds an error message of another server that is passed on to clients, in bytes.
 const maxRelayed = 500
 
-// busyPause is the Retry-After of a request that was refused because too many answers are in memory.
+// busyPause is the Retry-After sent when too many answers are in memory.
 const busyPause = 5 * time.Second
 
-// Relay converts an error of another server for a client: a refusal is passed on, anything else becomes a 502, except if no such server can
-// exist or if this server refused the request itself.
+// Relay converts an error of another server into one for a client. A refusal is passed on. Anything else becomes a 502,
+// unless no such server can exist or this server refused the request itself.
 func Relay(err error) error {
 	var remote *RemoteError
 	if errors.As(err, &remote) {
@@ -123,5 +124,5 @@ func (e *RemoteError) relay(status int) *mxerr.Error {
 	return out
 }
 
-// cut bounds a text by maxRelayed.
+// cut truncates text to maxRelayed bytes.
 func cut(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxRelayed)], "") }

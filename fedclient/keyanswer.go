@@ -15,7 +15,7 @@ import (
 	"ebb/storage"
 )
 
-// keyAnswer is what a server says of its keys.
+// keyAnswer is a server's answer to a request for its keys.
 // Spec: server-server-api#get_matrixkeyv2server
 type keyAnswer struct {
 	ServerName    string               `json:"server_name"`
@@ -26,14 +26,14 @@ type keyAnswer struct {
 
 type saidKey struct {
 	Key     string `json:"key"`
-	Expired int64  `json:"expired_ts,omitempty"` // ms; of old keys
+	Expired int64  `json:"expired_ts,omitempty"` // ms; only for old keys
 }
 
-// maxKeyID bounds the id of a key, in bytes.
+// maxKeyID bounds a key ID, in bytes.
 const maxKeyID = 255
 
-// keep checks an answer and remembers its keys, under the name that was asked about: an answer for another name counts for
-// nothing, and neither does one that its own keys have not signed. direct tells that it came from the server itself.
+// keep verifies an answer and stores its keys. It refuses an answer for a server other than the one that was asked
+// about, and one that is not signed by the keys in it. direct says that the server itself sent the answer.
 func (k *KeyRing) keep(ctx context.Context, server string, raw json.RawMessage, direct bool) error {
 	var a keyAnswer
 	if err := json.Unmarshal(raw, &a); err != nil {
@@ -64,7 +64,7 @@ func (k *KeyRing) keep(ctx context.Context, server string, raw json.RawMessage, 
 	return k.store(ctx, server, found, storage.ServerKeyAnswer{JSON: string(raw), GoodUntil: until, FetchedTS: k.now().UnixMilli()}, direct)
 }
 
-// usableKey reads a key of another server; one for which anybody can sign is none.
+// usableKey decodes a key of another server and reports whether it is usable; a key for which anybody can sign is not.
 func usableKey(keyID id.KeyID, said saidKey) (ed25519.PublicKey, bool) {
 	if !strings.HasPrefix(string(keyID), "ed25519:") || len(keyID) > maxKeyID {
 		return nil, false
@@ -73,13 +73,13 @@ func usableKey(keyID id.KeyID, said saidKey) (ed25519.PublicKey, bool) {
 	return key, ok && !weak(key)
 }
 
-// decodeKey reads an ed25519 key.
+// decodeKey decodes an ed25519 public key.
 func decodeKey(text string) (ed25519.PublicKey, bool) {
 	key, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
 	return key, err == nil && len(key) == ed25519.PublicKeySize
 }
 
-// signedBy checks that a server, whose keys are looked up, has signed an object.
+// signedBy checks that an object has a valid signature of a server, whose keys it looks up.
 func (k *KeyRing) signedBy(ctx context.Context, server string, raw json.RawMessage) error {
 	err := fmt.Errorf("no signature of %s", server)
 	canonical, cerr := canonjson.Canonical(raw, false)
@@ -102,7 +102,7 @@ func (k *KeyRing) signedBy(ctx context.Context, server string, raw json.RawMessa
 	return err
 }
 
-// Own is this server's answer to who asks for its keys, signed.
+// Own returns this server's signed answer to requests for its keys.
 // Spec: server-server-api#get_matrixkeyv2server
 func (k *KeyRing) Own() (json.RawMessage, error) {
 	signer := k.client.opts.Signer.Current()
@@ -121,8 +121,9 @@ func (k *KeyRing) Own() (json.RawMessage, error) {
 	return pdu.SignJSON(raw, signer)
 }
 
-// Vouch gives what servers say of their keys, each good until a time (ms; 0: now) if that can be had, with this server's
-// signature added. Those of which nothing is known are left out.
+// Vouch returns the key answers of servers, with this server's signature added. Each should be valid until the given
+// time (ms; 0: now); if such an answer cannot be fetched, an older one is returned. Servers without an answer are left
+// out.
 // Spec: server-server-api#querying-keys-through-another-server
 func (k *KeyRing) Vouch(ctx context.Context, wanted map[string]int64) ([]json.RawMessage, error) {
 	answers := []json.RawMessage{}
@@ -152,7 +153,7 @@ func (k *KeyRing) Vouch(ctx context.Context, wanted map[string]int64) ([]json.Ra
 	return answers, nil
 }
 
-// vouch signs what is known of a server; nil where that is nothing.
+// vouch signs the stored key answer of a server, or returns nil if there is none.
 func (k *KeyRing) vouch(ctx context.Context, server string) (json.RawMessage, error) {
 	if server == k.client.opts.Server {
 		return k.Own()
@@ -163,8 +164,8 @@ func (k *KeyRing) vouch(ctx context.Context, server string) (json.RawMessage, er
 	}
 	signed, err := pdu.SignJSON([]byte(a.JSON), k.client.opts.Signer.Current())
 	if err != nil {
-		k.log().DebugContext(ctx, "an answer of keys cannot be signed", "server", server, "err", err)
-		return nil, nil // it is as if it were not there: a number with a fraction, for one
+		k.log().DebugContext(ctx, "could not sign the key answer of a server", "server", server, "err", err)
+		return nil, nil // treated as missing: it may contain, for example, a fraction
 	}
 	return signed, nil
 }

@@ -20,38 +20,40 @@ import (
 )
 
 const (
-	// KeyLife is how far ahead this server vouches for its own keys, and maxKeyLife for how long others are believed.
+	// KeyLife is how far ahead this server's answer declares its own keys valid, and maxKeyLife caps what other servers
+	// declare.
 	// Spec: server-server-api#get_matrixkeyv2server
 	KeyLife    = 24 * time.Hour
 	maxKeyLife = 7 * 24 * time.Hour
-	// keyAgain is how long after its answer a server is asked for its keys again at the earliest. One that does not answer is
-	// tried again after 10 s, then after twice as long each time, up to maxKeyRetry. Whoever names keys that do not exist
-	// costs no more than that.
+	// keyAgain is how long after an answer a server may be asked for its keys again. A server that does not answer is
+	// tried again after 10 s, then after twice as long each time, up to maxKeyRetry. Requests that name nonexistent
+	// keys therefore cost no more than that.
 	keyAgain    = 30 * time.Second
 	maxKeyRetry = 10 * time.Minute
 	// keyTime is how long a server may take to answer.
 	keyTime = 10 * time.Second
-	// maxKeysPerServer bounds what one server may make us remember.
+	// maxKeysPerServer bounds the stored keys of one server.
 	maxKeysPerServer = 50
 	// maxKeyServers bounds the servers whose keys are in memory.
 	maxKeyServers = 20_000
-	// maxKeyFetches is how many servers are asked at the same time.
+	// maxKeyFetches bounds how many servers are asked at the same time.
 	maxKeyFetches = 200
 	// maxKeyAnswer bounds the answer of one server, in bytes: fifty keys and their signatures have 10 KiB.
 	maxKeyAnswer = 16 << 10
-	// maxKeyAnswers is how many servers' answers are stored, each for others who ask for it. pruneKeysEvery is after how many that
-	// are stored the oldest are removed: every stranger with a domain can make this server ask as many names.
+	// maxKeyAnswers bounds the answers that are stored for others who ask for them, one per server. After every
+	// pruneKeysEvery stored answers the oldest are removed: anybody with a domain can make this server ask any number
+	// of names below it.
 	maxKeyAnswers  = 10_000
 	pruneKeysEvery = 100
-	// maxNotaryServers is how many servers a notary is asked about at once.
+	// maxNotaryServers is how many servers a notary is asked about in one request.
 	maxNotaryServers = 100
 )
 
 var keyBackoff = keyed.Backoff{First: 10 * time.Second, Max: maxKeyRetry}
 
-// KeyRing keeps the signing keys of this server and of others. It is safe for concurrent use.
+// KeyRing holds the signing keys of this server and of others. It is safe for concurrent use.
 //
-// A key is looked for in memory, in the database, at its server, and at the notaries, in this order.
+// A key is looked up in memory, then in the database, then at its server, and finally at the notaries.
 type KeyRing struct {
 	client   *Client
 	db       *storage.DB
@@ -59,23 +61,23 @@ type KeyRing struct {
 	old      func() []OldKey
 
 	flight    singleflight.Group
-	fetches   chan struct{}       // slots
-	verifying *semaphore.Weighted // bytes of bodies
+	fetches   chan struct{}       // a semaphore of maxKeyFetches
+	verifying *semaphore.Weighted // bytes of bodies being verified
 	servers   *keyed.Memo[string, *serverKeys]
 
-	// mu guards stored and what is in servers; a leaf.
+	// mu guards stored and the contents of servers; a leaf.
 	mu     sync.Mutex
-	stored int // answers since the start
+	stored int // answers stored since the start
 }
 
-// serverKeys is what is known of one server.
+// serverKeys holds the known keys of one server.
 type serverKeys struct {
 	keys map[id.KeyID]storage.ServerKey
 	ask  keyed.Retry
 }
 
-// NewKeyRing makes a KeyRing. Notaries are servers that are asked for the keys of those that do not answer; old gives the
-// former keys of this server, nil: there are none.
+// NewKeyRing returns a KeyRing. Notaries are asked for the keys of servers that do not answer. old returns the former
+// keys of this server; nil means that there are none.
 func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKey) *KeyRing {
 	if old == nil {
 		old = func() []OldKey { return nil }
@@ -89,8 +91,8 @@ func NewKeyRing(c *Client, db *storage.DB, notaries []string, old func() []OldKe
 func (k *KeyRing) log() *slog.Logger { return k.client.opts.Log }
 func (k *KeyRing) now() time.Time    { return k.client.opts.Now() }
 
-// Keys gives the keys that are good at the wanted times; those that cannot be had are missing. Servers are asked at the
-// same time, once each.
+// Keys returns the keys that are valid at the wanted times, without those that cannot be found. Servers are asked in
+// parallel, once each.
 func (k *KeyRing) Keys(ctx context.Context, wants []KeyWant) map[KeyWant]ed25519.PublicKey {
 	found := make(map[KeyWant]ed25519.PublicKey, len(wants))
 	lacking := k.fill(ctx, found, wants)
@@ -107,7 +109,7 @@ func (k *KeyRing) Keys(ctx context.Context, wants []KeyWant) map[KeyWant]ed25519
 	return found
 }
 
-// fill adds the keys that are known, and returns what is lacking, by server.
+// fill adds the keys that are known to found, and returns the missing ones by server.
 func (k *KeyRing) fill(ctx context.Context, found map[KeyWant]ed25519.PublicKey, wants []KeyWant) (lacking map[string][]KeyWant) {
 	lacking = map[string][]KeyWant{}
 	for _, want := range wants {
@@ -123,7 +125,7 @@ func (k *KeyRing) fill(ctx context.Context, found map[KeyWant]ed25519.PublicKey,
 	return lacking
 }
 
-// known looks a key up in memory and in the database.
+// known looks up a key in memory and in the database.
 func (k *KeyRing) known(ctx context.Context, want KeyWant) (ed25519.PublicKey, bool) {
 	if want.Server == k.client.opts.Server {
 		return k.own(want)
@@ -142,7 +144,7 @@ func (k *KeyRing) known(ctx context.Context, want KeyWant) (ed25519.PublicKey, b
 	return decodeKey(key.PublicKey)
 }
 
-// cannotRead logs that the database failed, unless nobody waits for its answer any more.
+// cannotRead logs a database error, unless ctx has ended.
 func (k *KeyRing) cannotRead(ctx context.Context, server string, err error) {
 	if ctx.Err() == nil {
 		k.log().ErrorContext(ctx, "read the keys of a server", "server", server, "err", err)
@@ -161,7 +163,7 @@ func (k *KeyRing) own(want KeyWant) (ed25519.PublicKey, bool) {
 	return nil, false
 }
 
-// server returns what is known of a server, which is read from the database when it is first used.
+// server returns the known keys of a server, which are read from the database on first use.
 func (k *KeyRing) server(ctx context.Context, name string) (*serverKeys, error) {
 	return k.servers.Get(ctx, name, func(ctx context.Context) (*serverKeys, error) {
 		var rows []storage.ServerKey
@@ -177,14 +179,14 @@ func (k *KeyRing) server(ctx context.Context, name string) (*serverKeys, error) 
 	})
 }
 
-// askServers asks servers for their keys, at the same time, and tells which of them were asked: one that was asked a moment
-// ago is not.
+// askServers asks servers for their keys in parallel, and returns the servers that were asked. A server that was asked
+// recently is not asked again.
 func (k *KeyRing) askServers(ctx context.Context, servers []string) (asked map[string]bool) {
 	asked = map[string]bool{}
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	for _, server := range servers {
-		select { // its slot is taken here, so that a long list makes no crowd
+		select { // acquired before the goroutine starts, to bound their number
 		case k.fetches <- struct{}{}:
 		case <-ctx.Done():
 			all.Wait()
@@ -203,7 +205,7 @@ func (k *KeyRing) askServers(ctx context.Context, servers []string) (asked map[s
 	return asked
 }
 
-// refresh asks a server for its keys, unless that was done a moment ago; who comes meanwhile waits for the same answer.
+// refresh asks a server for its keys, unless it was asked recently. Concurrent calls share one request.
 func (k *KeyRing) refresh(ctx context.Context, server string) (asked bool) {
 	flight := k.flight.DoChan(server, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyTime)
@@ -240,12 +242,12 @@ func (k *KeyRing) ask(ctx context.Context, server string) (asked bool) {
 		s.ask.Succeeded(k.now(), keyAgain)
 		return true
 	}
-	k.log().DebugContext(ctx, "the keys of a server are not to be had", "server", server, "err", err)
+	k.log().DebugContext(ctx, "could not fetch the keys of a server", "server", server, "err", err)
 	s.ask.Failed(k.now(), keyBackoff)
 	return true
 }
 
-// askNotaries asks every notary about all the servers at once.
+// askNotaries asks every notary about all the servers.
 // Spec: server-server-api#querying-keys-through-another-server
 func (k *KeyRing) askNotaries(ctx context.Context, servers []string) {
 	var all sync.WaitGroup
@@ -256,7 +258,7 @@ func (k *KeyRing) askNotaries(ctx context.Context, servers []string) {
 		all.Go(func() {
 			for about := range slices.Chunk(servers, maxNotaryServers) {
 				if err := k.askNotary(ctx, notary, about); err != nil {
-					k.log().DebugContext(ctx, "a notary does not answer", "notary", notary, "err", err)
+					k.log().DebugContext(ctx, "a notary did not answer", "notary", notary, "err", err)
 				}
 			}
 		})
@@ -264,7 +266,8 @@ func (k *KeyRing) askNotaries(ctx context.Context, servers []string) {
 	all.Wait()
 }
 
-// askNotary takes a notary's word only with its signature on it, and only about servers that it was asked about.
+// askNotary asks a notary about servers. It accepts only answers that the notary has signed and that concern those
+// servers.
 func (k *KeyRing) askNotary(ctx context.Context, notary string, about []string) error {
 	about = slices.DeleteFunc(slices.Clone(about), func(server string) bool { return server == notary })
 	if len(about) == 0 {
@@ -274,7 +277,7 @@ func (k *KeyRing) askNotary(ctx context.Context, notary string, about []string) 
 	defer cancel()
 	wanted := map[string]map[id.KeyID]int64{}
 	for _, server := range about {
-		wanted[server] = nil // all
+		wanted[server] = nil // all keys
 	}
 	answers, err := k.client.QueryKeys(ctx, notary, wanted)
 	if err != nil {
@@ -290,7 +293,7 @@ func (k *KeyRing) askNotary(ctx context.Context, notary string, about []string) 
 			err = k.keep(ctx, server, raw, false)
 		}
 		if err != nil {
-			k.log().DebugContext(ctx, "a notary's answer counts for nothing", "notary", notary, "server", server, "err", err)
+			k.log().DebugContext(ctx, "ignored an invalid answer of a notary", "notary", notary, "server", server, "err", err)
 		}
 	}
 	return nil
@@ -300,12 +303,12 @@ func serverNameOf(raw json.RawMessage) string {
 	var answer struct {
 		ServerName string `json:"server_name"`
 	}
-	_ = json.Unmarshal(raw, &answer) // "" is no server
+	_ = json.Unmarshal(raw, &answer) // leaves "", which no server is called
 	return answer.ServerName
 }
 
-// store remembers keys. What a server said itself takes the place of what was known; what comes through others only adds
-// to it, since they may be long out of date.
+// store stores keys of a server. Keys that the server itself sent replace the stored ones; keys from a notary are only
+// added, since they may be long out of date.
 func (k *KeyRing) store(ctx context.Context, server string, found map[id.KeyID]storage.ServerKey, answer storage.ServerKeyAnswer, direct bool) error {
 	s, err := k.server(ctx, server)
 	if err != nil {

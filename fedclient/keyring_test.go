@@ -17,7 +17,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// keyServer is a server that answers for its keys; a test changes what it says.
+// keyServer is a server that serves its keys; a test can change the answer.
 type keyServer struct {
 	l      *lab
 	name   string
@@ -32,7 +32,7 @@ func public64(s pdu.Signer) string {
 	return base64.RawStdEncoding.EncodeToString(s.Key.Public().(ed25519.PublicKey))
 }
 
-// said is an answer about a server's keys, good for an hour, signed by the signer.
+// said returns a server's key answer, valid for an hour and signed by the signers.
 func (l *lab) said(server string, signers ...pdu.Signer) map[string]any {
 	keys := map[string]any{}
 	for _, s := range signers {
@@ -55,7 +55,7 @@ func signed(t *testing.T, v any, signers ...pdu.Signer) json.RawMessage {
 	return raw
 }
 
-// keyServer starts a server at an address of its own.
+// keyServer starts a key server at its own address.
 func (l *lab) keyServer(n int, name string) *keyServer {
 	l.t.Helper()
 	s := &keyServer{l: l, name: name, signer: signerOf(name, "1")}
@@ -85,13 +85,13 @@ func (s *keyServer) want(at time.Duration) KeyWant {
 	return w
 }
 
-// has says whether the ring finds a key.
+// has reports whether the ring finds a key.
 func has(t *testing.T, k *KeyRing, want KeyWant) bool {
 	t.Helper()
 	return k.Keys(t.Context(), []KeyWant{want})[want] != nil
 }
 
-func TestKeysAreAskedForOnceAndKept(t *testing.T) {
+func TestKeysAreFetchedOnceAndStored(t *testing.T) {
 	l := newLab(t)
 	a, b := l.keyServer(1, "a.test"), l.keyServer(2, "b.test")
 	k := l.ring(l.client("me.test", nil))
@@ -114,7 +114,7 @@ func TestKeysAreAskedForOnceAndKept(t *testing.T) {
 	}
 }
 
-func TestKeysAreGoodUntilTheServerSaysAndAWeekAtMost(t *testing.T) {
+func TestKeysAreValidAsDeclaredButAtMostAWeek(t *testing.T) {
 	l := newLab(t)
 	a := l.keyServer(1, "a.test")
 	k := l.ring(l.client("me.test", nil))
@@ -133,7 +133,7 @@ func TestKeysAreGoodUntilTheServerSaysAndAWeekAtMost(t *testing.T) {
 	}
 }
 
-func TestFormerKeysAreGoodForWhatTheySignedThen(t *testing.T) {
+func TestFormerKeysAreValidForEarlierSignatures(t *testing.T) {
 	l := newLab(t)
 	a := l.keyServer(1, "a.test")
 	former := signerOf("a.test", "0")
@@ -149,8 +149,8 @@ func TestFormerKeysAreGoodForWhatTheySignedThen(t *testing.T) {
 	}
 }
 
-// Landscape 6, row 32, and what a hostile server may say of its keys.
-func TestAnswersThatProveNothingCountForNothing(t *testing.T) {
+// Landscape 6, row 32, and other answers that a hostile server may give about its keys.
+func TestUnprovenKeyAnswersAreIgnored(t *testing.T) {
 	l := newLab(t)
 	a, b := l.keyServer(1, "a.test"), l.keyServer(2, "b.test")
 	k := l.ring(l.client("me.test", nil))
@@ -196,14 +196,14 @@ func TestAnswersThatProveNothingCountForNothing(t *testing.T) {
 			t.Errorf("%s: nobody was asked", name)
 		}
 	}
-	// A key of a.test that b.test tells of is none of a.test's.
+	// A key that b.test claims to be a.test's is not accepted as a.test's.
 	b.says(signed(t, l.said("b.test", b.signer), b.signer))
 	if !has(t, k, b.want(0)) || has(t, k, a.want(0)) {
 		t.Error("what another server said has changed something")
 	}
 }
 
-func TestKeysThatDoNotExistCostLittle(t *testing.T) {
+func TestRequestsForNonexistentKeysAreCheap(t *testing.T) {
 	l := newLab(t)
 	a := l.keyServer(1, "a.test")
 	k := l.ring(l.client("me.test", nil))
@@ -222,7 +222,7 @@ func TestKeysThatDoNotExistCostLittle(t *testing.T) {
 	}
 }
 
-func TestNotariesAnswerForServersThatAreGone(t *testing.T) {
+func TestNotariesAnswerForUnreachableServers(t *testing.T) {
 	l := newLab(t)
 	notary, a := l.keyServer(1, "notary.test"), signerOf("a.test", "1")
 	b, evil := signerOf("b.test", "1"), signerOf("c.test", "1")
@@ -242,8 +242,8 @@ func TestNotariesAnswerForServersThatAreGone(t *testing.T) {
 		answerJSON(w, map[string]any{"server_keys": []json.RawMessage{
 			signed(t, l.said("a.test", a), a, notary.signer),
 			signed(t, l.said("b.test", b), b),                            // not signed by the notary
-			signed(t, l.said("c.test", evil), notary.signer),             // by itself neither
-			signed(t, l.said("unasked.test", evil), evil, notary.signer), // nobody wanted to know
+			signed(t, l.said("c.test", evil), notary.signer),             // not signed by c.test itself
+			signed(t, l.said("unasked.test", evil), evil, notary.signer), // not asked for
 		}})
 	})
 	k := l.ring(l.client("me.test", nil), "notary.test")
@@ -264,7 +264,7 @@ func TestNotariesAnswerForServersThatAreGone(t *testing.T) {
 	}
 }
 
-func TestANotaryCannotRevokeOrReplaceWhatAServerSaid(t *testing.T) {
+func TestNotaryCannotRevokeOrReplaceKeysFromTheServer(t *testing.T) {
 	l := newLab(t)
 	a := l.keyServer(1, "a.test")
 	k := l.ring(l.client("me.test", nil))
@@ -284,7 +284,7 @@ func TestANotaryCannotRevokeOrReplaceWhatAServerSaid(t *testing.T) {
 	}
 }
 
-func TestOwnAnswerIsSignedAndTellsFormerKeys(t *testing.T) {
+func TestOwnKeyAnswerIsSignedAndListsFormerKeys(t *testing.T) {
 	l := newLab(t)
 	file := l.t.TempDir() + "/signing.key"
 	if err := CreateKey(file); err != nil {
@@ -325,13 +325,13 @@ func TestOwnAnswerIsSignedAndTellsFormerKeys(t *testing.T) {
 	if ahead := time.UnixMilli(a.ValidUntil).Sub(l.clock()); ahead < 24*time.Hour || ahead > 7*24*time.Hour {
 		t.Errorf("good for %s", ahead)
 	}
-	// What the first key signed stays good here too, what it signs now does not.
+	// Signatures that the first key made before the rotation are still accepted here; later ones are not.
 	if !has(t, k, KeyWant{"me.test", first.KeyID, l.clock().Add(-2 * time.Hour).UnixMilli()}) || has(t, k, KeyWant{"me.test", first.KeyID, l.clock().UnixMilli()}) {
 		t.Error("a former key of this server")
 	}
 }
 
-func TestAKeyChangeThatBrokeOffIsNoLoss(t *testing.T) {
+func TestInterruptedKeyChangeLosesNoKey(t *testing.T) {
 	file := t.TempDir() + "/signing.key"
 	if err := CreateKey(file); err != nil {
 		t.Fatal(err)
@@ -359,7 +359,7 @@ func TestAKeyChangeThatBrokeOffIsNoLoss(t *testing.T) {
 	}
 }
 
-func TestEveryServerHasAKeyOfItsOwn(t *testing.T) {
+func TestEveryServerHasItsOwnKey(t *testing.T) {
 	seen := map[string]bool{}
 	for range 20 {
 		if line := newKeyLine(); seen[line] {

@@ -9,8 +9,8 @@ import (
 	"ebb/storage"
 )
 
-// Whoever has a domain has as many names as they like, and makes this server ask each for its keys.
-func TestAnswersAboutKeysAreBounded(t *testing.T) {
+// Anybody with a domain can make this server request the keys of any number of names.
+func TestStoredKeyAnswersAreBounded(t *testing.T) {
 	l := newLab(t)
 	a := l.keyServer(1, "a.test")
 	k := l.ring(l.client("me.test", nil))

@@ -27,19 +27,19 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// lab is a network of its own: names, addresses and listeners that a test makes up.
+// lab is a private network whose names, addresses and listeners are defined by the test.
 type lab struct {
 	t    *testing.T
 	ca   *x509.Certificate
 	key  *ecdsa.PrivateKey
 	pool *x509.CertPool
 
-	// mu guards what follows.
+	// mu guards the fields below.
 	mu        sync.Mutex
 	now       time.Time
 	ips       map[string][]string
 	srv       map[string][]*net.SRV // by _service._tcp.name
-	listeners map[string]string     // IP:PORT to the true address
+	listeners map[string]string     // IP:PORT to the address of the real listener
 	dialled   []string
 }
 
@@ -73,7 +73,7 @@ func certificate() *x509.Certificate {
 	}
 }
 
-// serve puts a handler at an address, with a certificate for the name.
+// serve serves a handler at an address, with a certificate for the name.
 func (l *lab) serve(address, name string, h http.HandlerFunc) {
 	l.t.Helper()
 	template := certificate()
@@ -156,7 +156,7 @@ func (l *lab) advance(d time.Duration) {
 	l.now = l.now.Add(d)
 }
 
-// signerOf makes a key.
+// signerOf returns a Signer with a new key.
 func signerOf(server, version string) pdu.Signer {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -165,7 +165,7 @@ func signerOf(server, version string) pdu.Signer {
 	return pdu.Signer{Server: server, KeyID: id.KeyID("ed25519:" + version), Key: key}
 }
 
-// client is one of a server of that name; change may alter its options.
+// client returns the client of a server with this name; change may modify its options.
 func (l *lab) client(server string, change func(*Options)) *Client {
 	o := Options{Server: server, Signer: signerOf(server, "c"), Now: l.clock, Roots: l.pool, Resolver: l, Dial: l.dial}
 	if change != nil {
@@ -176,13 +176,13 @@ func (l *lab) client(server string, change func(*Options)) *Client {
 	return c
 }
 
-// ring is a key ring of a client, on a database of its own.
+// ring returns a KeyRing for a client, with its own database.
 func (l *lab) ring(c *Client, notaries ...string) *KeyRing {
 	l.t.Helper()
 	return NewKeyRing(c, storagetest.Open(l.t, storage.Config{Now: l.clock}), notaries, nil)
 }
 
-// answerJSON writes a value.
+// answerJSON writes v as JSON.
 func answerJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v)

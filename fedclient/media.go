@@ -15,23 +15,24 @@ import (
 	"ebb/mxerr"
 )
 
-// Media is a file of another server as it comes over the network: its size is not known before its end. The caller closes
-// Body, and bounds what it reads of it.
+// Media is a file that is being downloaded from another server; its size is not known in advance. The caller must close
+// Body and bound how much it reads.
 type Media struct {
-	ContentType string // as the other server has it
+	ContentType string // as the other server declared it
 	Filename    string
 	Body        io.ReadCloser
 }
 
 const (
-	// fetchTime is how long a file may take to come over.
+	// fetchTime is how long a download may take.
 	fetchTime = 5 * time.Minute
 	// maxPartHeader bounds the first part of an answer, which describes the file and is empty so far.
 	maxPartHeader = 64 << 10
 )
 
-// DownloadMedia asks a server for a file of its own, waiting there up to wait for one that is announced. A server that does
-// not know the operation is asked by its old address, which is without signature.
+// DownloadMedia downloads a file from the server that owns it. wait is how long that server may wait for a file that
+// has not been uploaded yet. If the server does not support the authenticated endpoint, the deprecated unauthenticated
+// one is used.
 // Spec: server-server-api#get_matrixfederationv1mediadownloadmediaid
 func (c *Client) DownloadMedia(ctx context.Context, server, mediaID string, wait time.Duration) (*Media, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
@@ -52,7 +53,7 @@ func (c *Client) DownloadMedia(ctx context.Context, server, mediaID string, wait
 	return m, nil
 }
 
-// body ends its request when it is closed.
+// body cancels its request when it is closed.
 type body struct {
 	io.ReadCloser
 	cancel context.CancelFunc
@@ -63,7 +64,7 @@ func (b *body) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// bare asks for a file whose answer is nothing but the file.
+// bare requests a file through an endpoint whose answer is the file itself.
 func (c *Client) bare(ctx context.Context, r request) (*Media, error) {
 	resp, err := c.open(ctx, r) //nolint:bodyclose // the caller closes it
 	if err != nil {
@@ -72,7 +73,7 @@ func (c *Client) bare(ctx context.Context, r request) (*Media, error) {
 	return &Media{ContentType: resp.Header.Get("Content-Type"), Filename: filename(resp.Header), Body: resp.Body}, nil
 }
 
-// multipart asks for a file whose answer has two parts: what is to be known of it, and itself or where it lies.
+// multipart requests a file through the endpoint whose answer has two parts: metadata, and the file or its location.
 func (c *Client) multipart(ctx context.Context, r request) (*Media, error) {
 	resp, err := c.open(ctx, r)
 	if err != nil {
@@ -80,7 +81,7 @@ func (c *Client) multipart(ctx context.Context, r request) (*Media, error) {
 	}
 	m, err := c.secondPart(ctx, resp)
 	if err != nil {
-		_ = resp.Body.Close() // the first error tells
+		_ = resp.Body.Close() // the first error is returned
 		return nil, err
 	}
 	return m, nil
@@ -89,7 +90,7 @@ func (c *Client) multipart(ctx context.Context, r request) (*Media, error) {
 func (c *Client) secondPart(ctx context.Context, resp *http.Response) (*Media, error) {
 	kind, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if err != nil || kind != "multipart/mixed" || params["boundary"] == "" {
-		return nil, fmt.Errorf("%w: a file came as %.100q", ErrBadAnswer, kind)
+		return nil, fmt.Errorf("%w: a file has the content type %.100q", ErrBadAnswer, kind)
 	}
 	parts := multipart.NewReader(resp.Body, params["boundary"])
 	about, err := parts.NextRawPart()
@@ -97,7 +98,7 @@ func (c *Client) secondPart(ctx context.Context, resp *http.Response) (*Media, e
 		return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 	}
 	if n, err := io.Copy(io.Discard, io.LimitReader(about, maxPartHeader)); err != nil || n == maxPartHeader {
-		return nil, fmt.Errorf("%w: the description of a file: %w", ErrBadAnswer, errors.Join(err, errTooLarge))
+		return nil, fmt.Errorf("%w: the metadata of a file: %w", ErrBadAnswer, errors.Join(err, errTooLarge))
 	}
 	file, err := parts.NextRawPart()
 	if err != nil {
@@ -106,7 +107,7 @@ func (c *Client) secondPart(ctx context.Context, resp *http.Response) (*Media, e
 	if place := file.Header.Get("Location"); place != "" {
 		m, err := c.fetch(ctx, place)
 		if err == nil {
-			_ = resp.Body.Close() // nothing more is in it
+			_ = resp.Body.Close() // the answer has no more content
 		}
 		return m, err
 	}
@@ -114,17 +115,17 @@ func (c *Client) secondPart(ctx context.Context, resp *http.Response) (*Media, e
 	return &Media{ContentType: header.Get("Content-Type"), Filename: filename(header), Body: &part{file, resp.Body}}, nil
 }
 
-// part is one part of an answer, which it ends with it.
+// part is one part of an answer; closing it closes the answer.
 type part struct {
 	io.Reader
 	io.Closer
 }
 
-// fetch reads a file from where a server says that it lies: somewhere on the public internet, without signature.
+// fetch downloads a file from a location that a server named, on the public internet and without a signature.
 func (c *Client) fetch(ctx context.Context, place string) (*Media, error) {
 	u, err := url.Parse(place)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
-		return nil, fmt.Errorf("%w: a file lies at %.100q", ErrBadAnswer, place)
+		return nil, fmt.Errorf("%w: the location of a file is not a valid URL: %.100q", ErrBadAnswer, place)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -136,13 +137,14 @@ func (c *Client) fetch(ctx context.Context, place string) (*Media, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		_ = resp.Body.Close() // what it says is not for us
-		return nil, fmt.Errorf("%w: a file lies where the answer is %d", ErrBadAnswer, resp.StatusCode)
+		_ = resp.Body.Close() // the body of an error is of no use
+		return nil, fmt.Errorf("%w: the location of a file answered with status %d", ErrBadAnswer, resp.StatusCode)
 	}
 	return &Media{ContentType: resp.Header.Get("Content-Type"), Filename: filename(resp.Header), Body: resp.Body}, nil
 }
 
-// newElsewhere reaches what is no server of Matrix. It follows one redirect, and dials no private address.
+// newElsewhere returns a client for files that are not on a Matrix server. It follows one redirect, and dials no
+// private address.
 func newElsewhere(o Options, reach *reach) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -151,14 +153,14 @@ func newElsewhere(o Options, reach *reach) *http.Client {
 		},
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if len(via) > 1 || r.URL.Scheme != "https" {
-				return errors.New("too many redirects, or to what is not https")
+				return errors.New("too many redirects, or a redirect to a URL that is not https")
 			}
 			return nil
 		},
 	}
 }
 
-// filename is the name that a Content-Disposition gives a file, "" for none.
+// filename returns the file name in a Content-Disposition header, or "" if there is none.
 func filename(h http.Header) string {
 	_, params, err := mime.ParseMediaType(h.Get("Content-Disposition"))
 	if err != nil {

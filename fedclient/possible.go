@@ -14,8 +14,8 @@ const (
 	maxDNSLabel = 63
 )
 
-// possibleServer reports whether there can be a server with a name. The grammar of server names allows many that can have none,
-// such as a..b, 1.2.3.999 or a:99999: nothing is looked up for those.
+// possibleServer reports whether a server with this name can exist. The grammar of server names allows many that
+// cannot, such as a..b, 1.2.3.999 or a:99999; those are not looked up.
 // Spec: appendices#server-name
 func possibleServer(name string) bool {
 	if !pdu.ValidServerName(name) {
@@ -42,7 +42,7 @@ func isNumeric(host string) bool {
 	return last != "" && strings.Trim(last, "0123456789") == ""
 }
 
-// possibleHost reports whether a text is a host name; one dot may end it.
+// possibleHost reports whether text is a valid host name, with or without a final dot.
 func possibleHost(host string) bool {
 	host = strings.TrimSuffix(host, ".")
 	for label := range strings.SplitSeq(host, ".") {

@@ -8,7 +8,7 @@ import (
 	"ebb/mxerr"
 )
 
-func TestServersThatThereCannotBeAreNotLookedFor(t *testing.T) {
+func TestImpossibleServerNamesAreNotLookedUp(t *testing.T) {
 	l := newLab(t)
 	c := l.client("me.test", nil)
 	for name, possible := range map[string]bool{

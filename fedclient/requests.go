@@ -20,15 +20,15 @@ const (
 	v2 = "/_matrix/federation/v2"
 )
 
-// ServerKeys asks a server for its signing keys; the answer is not verified here.
+// ServerKeys requests a server's signing keys. It does not verify the answer.
 // Spec: server-server-api#get_matrixkeyv2server
 func (c *Client) ServerKeys(ctx context.Context, server string) (answer json.RawMessage, err error) {
 	err = c.do(ctx, request{server: server, method: http.MethodGet, path: "/_matrix/key/v2/server", unsigned: true, size: maxKeyAnswer}, &answer)
 	return answer, err
 }
 
-// QueryKeys asks a notary for keys of servers, and until when (ms) each must be good; without any, all of a server's are
-// wanted. The answers are not verified here.
+// QueryKeys requests keys of servers from a notary. wanted gives, for each server and key ID, the time (ms) at which
+// the key must still be valid; a server without key IDs asks for all its keys. QueryKeys does not verify the answers.
 // Spec: server-server-api#post_matrixkeyv2query
 func (c *Client) QueryKeys(ctx context.Context, notary string, wanted map[string]map[id.KeyID]int64) ([]json.RawMessage, error) {
 	type criteria struct {
@@ -49,7 +49,7 @@ func (c *Client) QueryKeys(ctx context.Context, notary string, wanted map[string
 	return answer.ServerKeys, err
 }
 
-// Version asks which program a server runs.
+// Version requests the name and version of the software that a server runs.
 // Spec: server-server-api#get_matrixfederationv1version
 func (c *Client) Version(ctx context.Context, server string) (name, version string, err error) {
 	var answer struct {
@@ -59,10 +59,10 @@ func (c *Client) Version(ctx context.Context, server string) (name, version stri
 	return answer.Server.Name, answer.Server.Version, err
 }
 
-// sendTime is how long a server may think about a transaction.
+// sendTime is how long a server may take to process a transaction.
 const sendTime = time.Minute
 
-// SendTransaction sends events and ephemeral data; it returns what the server says of events that it did not take.
+// SendTransaction sends PDUs and EDUs. It returns the errors for the events that the server did not accept.
 // Spec: server-server-api#put_matrixfederationv1sendtxnid
 func (c *Client) SendTransaction(ctx context.Context, server, txnID string, pdus, edus []json.RawMessage) (map[id.EventID]string, error) {
 	if pdus == nil {
@@ -87,14 +87,14 @@ func (c *Client) SendTransaction(ctx context.Context, server, txnID string, pdus
 	return refused, err
 }
 
-// transaction is how some answers carry events.
+// transaction is the form in which some answers contain events.
 type transaction struct {
 	PDUs []json.RawMessage `json:"pdus"`
 }
 
 var errNoEvent = errors.New("the answer has no event")
 
-// GetEvent asks for one event.
+// GetEvent requests an event.
 // Spec: server-server-api#get_matrixfederationv1eventeventid
 func (c *Client) GetEvent(ctx context.Context, server string, event id.EventID) (json.RawMessage, error) {
 	var answer transaction
@@ -107,7 +107,7 @@ func (c *Client) GetEvent(ctx context.Context, server string, event id.EventID) 
 	return answer.PDUs[0], nil
 }
 
-// GetMissingEvents asks for the events between two sets.
+// GetMissingEvents requests the events between two sets of events.
 // Spec: server-server-api#post_matrixfederationv1get_missing_eventsroomid
 func (c *Client) GetMissingEvents(ctx context.Context, server string, room id.RoomID, earliest, latest []id.EventID, limit int, minDepth int64) ([]json.RawMessage, error) {
 	if earliest == nil {
@@ -123,7 +123,7 @@ func (c *Client) GetMissingEvents(ctx context.Context, server string, room id.Ro
 
 func atEvent(event id.EventID) url.Values { return url.Values{"event_id": {string(event)}} }
 
-// keep returns a function that appends to out the elements of a list that decode lets through, counted as held.
+// keep returns a function that appends the elements of a list that decode accepts to out, and counts them as held.
 func keep[T any](ctx context.Context, c *Client, h *hold, server string, out *[]T, decode func(json.RawMessage) (T, bool)) func(json.RawMessage) error {
 	return func(raw json.RawMessage) error {
 		item, ok := decode(raw)
@@ -137,7 +137,7 @@ func keep[T any](ctx context.Context, c *Client, h *hold, server string, out *[]
 
 func anyEvent(raw json.RawMessage) (json.RawMessage, bool) { return raw, true }
 
-// State asks for the state of a room before an event, and keeps of it the events that are wanted.
+// State requests the state of a room before an event, and returns the events that wanted accepts.
 // Spec: server-server-api#get_matrixfederationv1stateroomid
 func (c *Client) State(ctx context.Context, server string, room id.RoomID, event id.EventID, wanted func(json.RawMessage) bool) (state, authChain []json.RawMessage, err error) {
 	h, release := holdOf(ctx)
@@ -151,7 +151,7 @@ func (c *Client) State(ctx context.Context, server string, room id.RoomID, event
 	return state, authChain, err
 }
 
-// StateIDs asks for the IDs of the events of State.
+// StateIDs requests the IDs of the events that State would return.
 // Spec: server-server-api#get_matrixfederationv1state_idsroomid
 func (c *Client) StateIDs(ctx context.Context, server string, room id.RoomID, event id.EventID) (state, authChain []id.EventID, err error) {
 	h, release := holdOf(ctx)
@@ -167,7 +167,7 @@ func (c *Client) StateIDs(ctx context.Context, server string, room id.RoomID, ev
 	return state, authChain, err
 }
 
-// EventAuth asks for the auth chain of an event.
+// EventAuth requests the auth chain of an event.
 // Spec: server-server-api#get_matrixfederationv1event_authroomideventid
 func (c *Client) EventAuth(ctx context.Context, server string, room id.RoomID, event id.EventID) (authChain []json.RawMessage, err error) {
 	h, release := holdOf(ctx)
@@ -178,7 +178,7 @@ func (c *Client) EventAuth(ctx context.Context, server string, room id.RoomID, e
 	return authChain, err
 }
 
-// Backfill asks for what comes before some events.
+// Backfill requests up to limit events, from the given ones backwards.
 // Spec: server-server-api#get_matrixfederationv1backfillroomid
 func (c *Client) Backfill(ctx context.Context, server string, room id.RoomID, from []id.EventID, limit int) ([]json.RawMessage, error) {
 	query := url.Values{"limit": {strconv.Itoa(limit)}}
@@ -190,7 +190,7 @@ func (c *Client) Backfill(ctx context.Context, server string, room id.RoomID, fr
 	return answer.PDUs, err
 }
 
-// TimestampToEvent asks for the event closest to a time (ms).
+// TimestampToEvent requests the event closest to a time (ms).
 // Spec: server-server-api#get_matrixfederationv1timestamp_to_eventroomid
 func (c *Client) TimestampToEvent(ctx context.Context, server string, room id.RoomID, ts int64, dir string) (id.EventID, int64, error) {
 	query := url.Values{"ts": {strconv.FormatInt(ts, 10)}, "dir": {dir}}
@@ -211,25 +211,25 @@ func (c *Client) template(ctx context.Context, operation, server string, room id
 	return t, err
 }
 
-// MakeJoin asks for the template of a join.
+// MakeJoin requests a template for a join.
 // Spec: server-server-api#get_matrixfederationv1make_joinroomiduserid
 func (c *Client) MakeJoin(ctx context.Context, server string, room id.RoomID, user id.UserID, versions []id.RoomVersion) (Template, error) {
 	return c.template(ctx, "/make_join", server, room, user, versions)
 }
 
-// MakeLeave asks for the template of a leave.
+// MakeLeave requests a template for a leave.
 // Spec: server-server-api#get_matrixfederationv1make_leaveroomiduserid
 func (c *Client) MakeLeave(ctx context.Context, server string, room id.RoomID, user id.UserID) (Template, error) {
 	return c.template(ctx, "/make_leave", server, room, user, nil)
 }
 
-// MakeKnock asks for the template of a knock.
+// MakeKnock requests a template for a knock.
 // Spec: server-server-api#get_matrixfederationv1make_knockroomiduserid
 func (c *Client) MakeKnock(ctx context.Context, server string, room id.RoomID, user id.UserID, versions []id.RoomVersion) (Template, error) {
 	return c.template(ctx, "/make_knock", server, room, user, versions)
 }
 
-// SendJoin sends a signed join; omitMembers asks for a state without the members that the join does not need.
+// SendJoin sends a signed join. omitMembers asks for a state without the membership events that the join does not need.
 // Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 func (c *Client) SendJoin(ctx context.Context, server string, room id.RoomID, event id.EventID, join json.RawMessage, omitMembers bool) (*JoinAnswer, error) {
 	query := url.Values{}
@@ -260,7 +260,7 @@ func (c *Client) SendLeave(ctx context.Context, server string, room id.RoomID, e
 	return c.do(ctx, request{server: server, method: http.MethodPut, path: path(v2+"/send_leave", string(room), string(event)), body: leave}, nil)
 }
 
-// SendKnock sends a signed knock; it returns what the room shows of itself.
+// SendKnock sends a signed knock. It returns the stripped state of the room.
 // Spec: server-server-api#put_matrixfederationv1send_knockroomideventid
 func (c *Client) SendKnock(ctx context.Context, server string, room id.RoomID, event id.EventID, knock json.RawMessage) ([]json.RawMessage, error) {
 	var answer struct {
@@ -270,8 +270,8 @@ func (c *Client) SendKnock(ctx context.Context, server string, room id.RoomID, e
 	return answer.State, err
 }
 
-// Invite sends an invite of one of the server's users and returns it with that server's signature. A server that does not
-// know the second version of the request is asked by the first, which is for room versions 1 and 2.
+// Invite sends an invite of one of the server's users, and returns it with that server's signature. If the server does
+// not support the v2 endpoint, v1 is used for rooms of versions 1 and 2.
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
 func (c *Client) Invite(ctx context.Context, server string, version id.RoomVersion, room id.RoomID, event id.EventID, invite json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error) {
 	body := map[string]any{"event": invite, "room_version": version, "invite_room_state": stripped}
@@ -294,14 +294,13 @@ func (c *Client) Invite(ctx context.Context, server string, version id.RoomVersi
 	return answer.Event, nil
 }
 
-// ExchangeThirdPartyInvite asks the server of whoever made a third-party invite to invite the user that it has turned out to
-// be for.
+// ExchangeThirdPartyInvite asks the server that sent a third-party invite to invite the user who accepted it.
 // Spec: server-server-api#put_matrixfederationv1exchange_third_party_inviteroomid
 func (c *Client) ExchangeThirdPartyInvite(ctx context.Context, server string, room id.RoomID, invite any) error {
 	return c.do(ctx, request{server: server, method: http.MethodPut, path: path(v1+"/exchange_third_party_invite", string(room)), body: invite}, nil)
 }
 
-// QueryProfile asks for a user's profile, or one field of it.
+// QueryProfile requests a user's profile, or one field of it.
 // Spec: server-server-api#get_matrixfederationv1queryprofile
 func (c *Client) QueryProfile(ctx context.Context, server string, user id.UserID, field string) (map[string]json.RawMessage, error) {
 	query := url.Values{"user_id": {string(user)}}
@@ -313,10 +312,10 @@ func (c *Client) QueryProfile(ctx context.Context, server string, user id.UserID
 	return answer, err
 }
 
-// maxSmallAnswer bounds answers about one user or one name.
+// maxSmallAnswer bounds answers about a single user or name, in bytes.
 const maxSmallAnswer = 1 << 20
 
-// QueryDirectory asks where a room alias leads.
+// QueryDirectory resolves a room alias to its room ID and the servers in the room.
 // Spec: server-server-api#get_matrixfederationv1querydirectory
 func (c *Client) QueryDirectory(ctx context.Context, server string, alias id.RoomAlias) (id.RoomID, []string, error) {
 	var answer struct {
@@ -328,14 +327,14 @@ func (c *Client) QueryDirectory(ctx context.Context, server string, alias id.Roo
 	return answer.RoomID, answer.Servers, err
 }
 
-// PublicRooms asks for a server's room directory; the body is that of the client's request.
+// PublicRooms requests a server's public room directory. body is the body of the client's request.
 // Spec: server-server-api#post_matrixfederationv1publicrooms
 func (c *Client) PublicRooms(ctx context.Context, server string, body json.RawMessage) (answer json.RawMessage, err error) {
 	err = c.do(ctx, request{server: server, method: http.MethodPost, path: v1 + "/publicRooms", body: body}, &answer)
 	return answer, err
 }
 
-// Hierarchy asks for a space and its children.
+// Hierarchy requests a space and its children.
 // Spec: server-server-api#get_matrixfederationv1hierarchyroomid
 func (c *Client) Hierarchy(ctx context.Context, server string, room id.RoomID, suggestedOnly bool) (answer json.RawMessage, err error) {
 	query := url.Values{"suggested_only": {strconv.FormatBool(suggestedOnly)}}
@@ -343,22 +342,22 @@ func (c *Client) Hierarchy(ctx context.Context, server string, room id.RoomID, s
 	return answer, err
 }
 
-// UserDevices asks for all devices of a user, with their keys.
+// UserDevices requests all devices of a user, with their keys.
 // Spec: server-server-api#get_matrixfederationv1userdevicesuserid
 func (c *Client) UserDevices(ctx context.Context, server string, user id.UserID) (answer json.RawMessage, err error) {
 	err = c.do(ctx, request{server: server, method: http.MethodGet, path: path(v1+"/user/devices", string(user))}, &answer)
 	return answer, err
 }
 
-// QueryDeviceKeys asks for the device keys of users.
+// QueryDeviceKeys requests the device keys of users.
 // Spec: server-server-api#post_matrixfederationv1userkeysquery
 func (c *Client) QueryDeviceKeys(ctx context.Context, server string, users map[id.UserID][]id.DeviceID) (answer json.RawMessage, err error) {
 	err = c.do(ctx, request{server: server, method: http.MethodPost, path: v1 + "/user/keys/query", body: map[string]any{"device_keys": users}}, &answer)
 	return answer, err
 }
 
-// SignByPolicyServer asks a policy server to sign an event; it returns the signatures by server name and key id, none where
-// the policy server refuses.
+// SignByPolicyServer asks a policy server to sign an event. It returns the signatures by server name and key ID; there
+// are none if the policy server refuses the event.
 // Spec: server-server-api#post_matrixpolicyv1sign
 func (c *Client) SignByPolicyServer(ctx context.Context, server string, event json.RawMessage) (map[string]map[string]string, error) {
 	var answer map[string]map[string]string

@@ -16,20 +16,20 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Resolver looks names up; *net.Resolver is one.
+// Resolver resolves names; *net.Resolver is one.
 type Resolver interface {
 	LookupSRV(ctx context.Context, service, proto, name string) (cname string, records []*net.SRV, err error)
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// target is where a server name leads.
+// target is the result of resolving a server name.
 type target struct {
-	host      string   // of the Host header
-	tlsName   string   // whom the certificate must be for: a name, or an IP address
+	host      string   // for the Host header
+	tlsName   string   // the name or IP address that the certificate must be valid for
 	addresses []string // HOST:PORT, to be tried in this order
 }
 
-// Bounds of what .well-known may say and cost.
+// Bounds on the size, redirects and lifetime of .well-known answers.
 const (
 	wellKnownTime      = 10 * time.Second
 	maxWellKnown       = 50 << 10 // bytes
@@ -38,16 +38,17 @@ const (
 	usualWellKnownLife = 24 * time.Hour
 	maxWellKnownLife   = 48 * time.Hour
 	maxWellKnownRetry  = time.Hour
-	// targetLife is how long what DNS said counts: servers move rarely, and what fails is looked up again.
+	// targetLife is how long DNS results are cached. Servers move rarely, and a name whose addresses fail is resolved
+	// again.
 	targetLife = 5 * time.Minute
-	// maxTargets bounds the names that are remembered.
+	// maxTargets bounds the names that are cached.
 	maxTargets = 20_000
 )
 
-// wellKnownBackoff says when a name without .well-known is asked for it again.
+// wellKnownBackoff determines when a name without a .well-known answer is asked again.
 var wellKnownBackoff = keyed.Backoff{First: time.Minute, Max: maxWellKnownRetry}
 
-// resolver finds the servers that server names stand for, and remembers them.
+// resolver resolves server names and caches the results.
 // Spec: server-server-api#resolving-server-names
 type resolver struct {
 	lookup Resolver
@@ -58,9 +59,9 @@ type resolver struct {
 	wellKnown *keyed.Map[string, delegation]
 }
 
-// delegation is what the .well-known of a name said, and when it is asked for again.
+// delegation is the .well-known answer of a name, and the time at which it is requested again.
 type delegation struct {
-	server string // "": nothing
+	server string // "": none
 	retry  keyed.Retry
 }
 
@@ -77,7 +78,7 @@ func newResolver(o Options, reach *reach) *resolver {
 		},
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if len(via) > maxWellKnownHops || r.URL.Scheme != "https" {
-				return errors.New("too many redirects, or to what is not https")
+				return errors.New("too many redirects, or a redirect to a URL that is not https")
 			}
 			return nil
 		},
@@ -85,7 +86,7 @@ func newResolver(o Options, reach *reach) *resolver {
 	return r
 }
 
-// resolve returns the server that a name stands for.
+// resolve returns the target for a server name.
 func (r *resolver) resolve(ctx context.Context, server string) (target, error) {
 	return r.targets.Get(ctx, server, func(ctx context.Context) (target, error) {
 		ctx, cancel := context.WithTimeout(ctx, usualTime)
@@ -94,7 +95,7 @@ func (r *resolver) resolve(ctx context.Context, server string) (target, error) {
 	})
 }
 
-// forget makes the next request look a name up again, because nothing answered there.
+// forget drops the cached target of a name, because none of its addresses answered.
 func (r *resolver) forget(server string) { r.targets.Forget(server) }
 
 func (r *resolver) find(ctx context.Context, server string) (target, error) {
@@ -103,18 +104,18 @@ func (r *resolver) find(ctx context.Context, server string) (target, error) {
 		return t, nil
 	}
 	if server[0] == '[' {
-		return target{}, fmt.Errorf("%s is no IP address", server)
+		return target{}, fmt.Errorf("%s is not a valid IP address", server)
 	}
 	if port != "" { // 2. a name with a port
 		return target{host: server, tlsName: host, addresses: []string{net.JoinHostPort(host, port)}}, nil
 	}
-	if delegated := r.delegation(ctx, host); delegated != "" { // 3. what .well-known says
+	if delegated := r.delegation(ctx, host); delegated != "" { // 3. a .well-known delegation
 		dhost, dport := splitName(delegated)
 		if t, ok := literal(delegated, dhost, dport); ok { // 3.1
 			return t, nil
 		}
 		if delegated[0] == '[' {
-			return target{}, fmt.Errorf("%s is delegated to %s, which is no IP address", server, delegated)
+			return target{}, fmt.Errorf("%s is delegated to %s, which is not a valid IP address", server, delegated)
 		}
 		if dport != "" { // 3.2
 			return target{host: delegated, tlsName: dhost, addresses: []string{net.JoinHostPort(dhost, dport)}}, nil
@@ -124,7 +125,7 @@ func (r *resolver) find(ctx context.Context, server string) (target, error) {
 	return r.byDNS(ctx, host), nil // 4. to 6.
 }
 
-// splitName divides a server name into host and port; an IPv6 address keeps its brackets off.
+// splitName splits a server name into host and port. An IPv6 address loses its brackets.
 func splitName(server string) (host, port string) {
 	if strings.HasPrefix(server, "[") {
 		address, rest, _ := strings.Cut(server[1:], "]")
@@ -134,7 +135,7 @@ func splitName(server string) (host, port string) {
 	return host, port
 }
 
-// HostOf is a server name without its port; an IPv6 address keeps its brackets.
+// HostOf returns a server name without its port. An IPv6 address keeps its brackets.
 func HostOf(server string) string {
 	if end := strings.LastIndexByte(server, ':'); end >= 0 && end > strings.LastIndexByte(server, ']') {
 		return server[:end]
@@ -142,7 +143,7 @@ func HostOf(server string) string {
 	return server
 }
 
-// fedPort is where a server listens of which nothing else is known.
+// fedPort is the default federation port.
 const fedPort = "8448"
 
 func literal(server, host, port string) (target, bool) {
@@ -156,7 +157,8 @@ func literal(server, host, port string) (target, bool) {
 	return target{host: server, tlsName: addr.String(), addresses: []string{net.JoinHostPort(addr.String(), port)}}, true
 }
 
-// byDNS takes what SRV records say, in their order, the deprecated service after the other; else port 8448.
+// byDNS returns the targets of the SRV records in their order, those of the deprecated service only if the other has
+// none; without SRV records it returns the host with port 8448.
 func (r *resolver) byDNS(ctx context.Context, host string) target {
 	t := target{host: host, tlsName: host}
 	for _, service := range []string{"matrix-fed", "matrix"} {
@@ -178,10 +180,10 @@ func (r *resolver) byDNS(ctx context.Context, host string) target {
 	return t
 }
 
-// maxSRV bounds the records of one name that are tried.
+// maxSRV bounds the SRV records of one name that are tried.
 const maxSRV = 8
 
-// delegation returns the server that a name's .well-known names; "" if it names none.
+// delegation returns the server that a name's .well-known delegates to, or "" if there is none.
 // Spec: server-server-api#getwell-knownmatrixserver
 func (r *resolver) delegation(ctx context.Context, host string) string {
 	d, _ := r.wellKnown.Get(host)
@@ -193,7 +195,7 @@ func (r *resolver) delegation(ctx context.Context, host string) string {
 	case err == nil:
 		d.server = server
 		d.retry.Succeeded(r.now(), life)
-	case d.retry.Failures > 0: // it failed before: the last answer is too old
+	case d.retry.Failures > 0: // the last success is too old
 		d.server = ""
 		fallthrough
 	default:
@@ -227,12 +229,12 @@ func (r *resolver) fetchWellKnown(ctx context.Context, host string) (server stri
 		return "", 0, err
 	}
 	if !pdu.ValidServerName(said.Server) {
-		return "", 0, fmt.Errorf("%.100q is no server name", said.Server)
+		return "", 0, fmt.Errorf("%.100q is not a valid server name", said.Server)
 	}
 	return said.Server, lifeOf(resp.Header, r.now()), nil
 }
 
-// lifeOf is how long an answer may be kept, by its headers and within bounds.
+// lifeOf returns how long an answer may be cached, by its headers and within bounds.
 func lifeOf(h http.Header, now time.Time) time.Duration {
 	life := usualWellKnownLife
 	if expires, err := http.ParseTime(h.Get("Expires")); err == nil {

@@ -23,7 +23,7 @@ func says(body string, header ...string) http.HandlerFunc {
 	}
 }
 
-// echo answers /version with what it was called, and which certificate it was asked for.
+// echo answers /version with the Host of the request and the server name of its TLS handshake.
 func echo(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, map[string]any{"server": map[string]string{"name": r.Host, "version": r.TLS.ServerName}})
 }
@@ -33,8 +33,8 @@ func TestServerNamesAreResolvedStepByStep(t *testing.T) {
 		name, server  string
 		wellKnown     string
 		srv           map[string][]*net.SRV
-		address, cert string // where the server is, and under which name
-		host, sni     string // what it must see
+		address, cert string // where the server listens, and the name on its certificate
+		host, sni     string // what the server must receive
 	}{
 		{name: "1 an IPv4 address", server: "8.8.0.1", address: "8.8.0.1:8448", cert: "8.8.0.1", host: "8.8.0.1"},
 		{name: "1 an IPv4 address with a port", server: "8.8.0.1:5000", address: "8.8.0.1:5000", cert: "8.8.0.1", host: "8.8.0.1:5000"},
@@ -82,7 +82,7 @@ func TestServerNamesAreResolvedStepByStep(t *testing.T) {
 	}
 }
 
-func TestACertificateForAnotherNameIsRefused(t *testing.T) {
+func TestCertificateForAnotherNameIsRefused(t *testing.T) {
 	l := newLab(t)
 	l.ips["a.test"] = []string{"8.8.1.1"}
 	l.serve("8.8.1.1:8448", "b.test", echo)
@@ -97,7 +97,7 @@ func TestACertificateForAnotherNameIsRefused(t *testing.T) {
 	}
 }
 
-func TestWellKnownHoldsAsLongAsItSaysWithinBounds(t *testing.T) {
+func TestWellKnownIsCachedAsDeclaredWithinBounds(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		header []string
@@ -140,7 +140,7 @@ func TestWellKnownHoldsAsLongAsItSaysWithinBounds(t *testing.T) {
 	}
 }
 
-func TestWellKnownThatFailsIsAskedForLessAndLessOften(t *testing.T) {
+func TestFailedWellKnownIsRetriedLessAndLessOften(t *testing.T) {
 	l := newLab(t)
 	l.ips["a.test"] = []string{"8.8.1.1"}
 	asked := 0
@@ -158,7 +158,7 @@ func TestWellKnownThatFailsIsAskedForLessAndLessOften(t *testing.T) {
 	}
 }
 
-// Landscape 6, row 19: a .well-known that leads to an endless file, in circles, or elsewhere.
+// Landscape 6, row 19: a .well-known that redirects to an endless file, in circles, or elsewhere.
 func TestWellKnownIsBoundedInSizeAndRedirects(t *testing.T) {
 	endless := 0
 	for name, h := range map[string]http.HandlerFunc{
@@ -194,7 +194,7 @@ func TestWellKnownIsBoundedInSizeAndRedirects(t *testing.T) {
 			}
 		})
 	}
-	if endless > 8<<20 { // what the buffers of the connection hold
+	if endless > 8<<20 { // the size of the connection's buffers
 		t.Errorf("%d bytes of the endless file were read", endless)
 	}
 	l := newLab(t)
@@ -212,7 +212,7 @@ func TestWellKnownIsBoundedInSizeAndRedirects(t *testing.T) {
 }
 
 // Landscape 6, row 20.
-func TestAddressesInsideAreNotDialled(t *testing.T) {
+func TestPrivateAddressesAreNotDialled(t *testing.T) {
 	l := newLab(t)
 	inside := []string{
 		"127.0.0.1", "127.9.9.9", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255",
@@ -246,8 +246,9 @@ func TestAddressesInsideAreNotDialled(t *testing.T) {
 	}
 }
 
-// A name that leads outside when it is looked at and inside when it is dialled would get around a check of the name.
-func TestANameThatLeadsElsewhereTheNextTimeIsCheckedAgain(t *testing.T) {
+// A name that resolves to a public address when it is checked and to a private one when it is dialled would get around
+// the check.
+func TestAddressIsCheckedOnEveryDial(t *testing.T) {
 	l := newLab(t)
 	l.serve("8.8.1.1:8448", "a.test", echo)
 	l.serve("127.0.0.1:8448", "a.test", echo)
@@ -256,19 +257,19 @@ func TestANameThatLeadsElsewhereTheNextTimeIsCheckedAgain(t *testing.T) {
 	if _, _, err := c.Version(t.Context(), "a.test"); err != nil {
 		t.Fatal(err)
 	}
-	c.Close() // the next request dials, by the target that is remembered
+	c.Close() // the next request dials again, with the cached target
 	l.ips["a.test"] = []string{"127.0.0.1"}
 	if _, _, err := c.Version(t.Context(), "a.test"); err == nil || l.wasDialled("127.0.0.1:8448") {
 		t.Errorf("after the name was rebound: %v, dialled %v", err, l.dialled)
 	}
-	// Whatever is dialled by the network itself is checked once more, at the moment of dialling.
+	// An address that the net package dials itself is checked once more, at the moment of dialling.
 	real := l.client("me.test", func(o *Options) { o.Dial = nil })
 	if _, err := newReach(real.opts).dial(t.Context(), "tcp", "127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), ErrPrivateAddress.Error()) {
 		t.Errorf("the dialler lets through: %v", err)
 	}
 }
 
-func TestWhatIsNoServerNameIsNotAsked(t *testing.T) {
+func TestInvalidServerNamesAreNotContacted(t *testing.T) {
 	l := newLab(t)
 	c := l.client("me.test", func(o *Options) { o.Allowed = func(s string) bool { return s != "bad.test" } })
 	for _, server := range []string{"", "me.test", "a test", "a.test/x", "a.test:x", "[::1", "[zz]", "[:::]", "user@a.test", "bad.test", strings.Repeat("a", 300)} {

@@ -11,18 +11,19 @@ import (
 	"net/netip"
 )
 
-// Route is where a server name leads, for who wants to know why it does not lead where it should.
+// Route describes the result of resolving a server name, for operators who want to know why it fails.
 type Route struct {
-	Host      string   // of the Host header
-	TLSName   string   // whom the certificate must be for
+	Host      string   // for the Host header
+	TLSName   string   // the name or IP address that the certificate must be valid for
 	Addresses []string // HOST:PORT, to be tried in this order
-	// WellKnown is what /.well-known/matrix/server delegates to, "" for nothing; WellKnownErr is why it counts for nothing. Names
-	// that are not asked for it, those with a port and IP addresses, have neither.
+	// WellKnown is the server that /.well-known/matrix/server delegates to, or "" if there is none; WellKnownErr says
+	// why an answer is not used. Names with a port and IP addresses have neither, because .well-known is not requested
+	// for them.
 	WellKnown    string
 	WellKnownErr error
 }
 
-// Trace finds where a server name leads, by looking and not from memory.
+// Trace resolves a server name without using the cache.
 // Spec: server-server-api#resolving-server-names
 func (c *Client) Trace(ctx context.Context, server string) (r Route, err error) {
 	host, port := splitName(server)
@@ -35,7 +36,7 @@ func (c *Client) Trace(ctx context.Context, server string) (r Route, err error) 
 	return r, err
 }
 
-// LookUp finds the IP addresses of HOST:PORT.
+// LookUp resolves HOST:PORT to IP addresses.
 func (c *Client) LookUp(ctx context.Context, address string) ([]netip.Addr, error) {
 	name, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -44,7 +45,8 @@ func (c *Client) LookUp(ctx context.Context, address string) ([]netip.Addr, erro
 	return c.reach.addresses(ctx, name)
 }
 
-// Certificate shakes hands with HOST:PORT and gives the certificate that it shows, which must be good for the name.
+// Certificate performs a TLS handshake with HOST:PORT and returns the certificate presented, which must be valid for
+// name.
 func (c *Client) Certificate(ctx context.Context, address, name string) (*x509.Certificate, error) {
 	conn, err := dialTLS(ctx, c.opts, c.reach, "tcp", address, name)
 	if err != nil {
@@ -53,12 +55,12 @@ func (c *Client) Certificate(ctx context.Context, address, name string) (*x509.C
 	defer conn.Close()
 	secure, ok := conn.(*tls.Conn)
 	if !ok || len(secure.ConnectionState().PeerCertificates) == 0 {
-		return nil, errors.New("no certificate was shown")
+		return nil, errors.New("the server presented no certificate")
 	}
 	return secure.ConnectionState().PeerCertificates[0], nil
 }
 
-// Date asks a server what time it is, by the Date of an answer.
+// Date returns the Date header of an answer from a server.
 func (c *Client) Date(ctx context.Context, server string) (date string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, usualTime)
 	defer cancel()
@@ -67,10 +69,10 @@ func (c *Client) Date(ctx context.Context, server string) (date string, err erro
 		return "", err
 	}
 	if date = resp.Header.Get("Date"); date == "" {
-		err = fmt.Errorf("%w: %s does not say what time it is", ErrBadAnswer, server)
+		err = fmt.Errorf("%w: the answer of %s has no Date header", ErrBadAnswer, server)
 	}
 	return date, errors.Join(err, resp.Body.Close())
 }
 
-// IsPublic says whether an address is one of the public internet.
+// IsPublic reports whether an address is on the public internet.
 func IsPublic(ip netip.Addr) bool { return public(netip.AddrPortFrom(ip, 0).String()) == nil }

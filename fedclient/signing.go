@@ -22,27 +22,26 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// The file of the signing key has one line, "ed25519 VERSION SEED", the seed in unpadded base64: the form that other programs
-// use. Beside it lies, once the key was changed, a file of the same name with .old behind it: a line for each former key,
-// "ed25519 VERSION PUBLIC_KEY EXPIRED", the last in ms since 1970. Former private keys are not kept.
+// The signing key file has one line, "ed25519 VERSION SEED", with the seed in unpadded base64: the form that other
+// servers use. After a key change, a file of the same name with the suffix .old has a line for each former key,
+// "ed25519 VERSION PUBLIC_KEY EXPIRED", with the expiry in ms since 1970. Former private keys are not kept.
 
-// SigningKeys are this server's own keys: the one that it signs with, and those that it has signed with before. It is safe
-// for concurrent use.
+// SigningKeys holds this server's current signing key and its former ones. It is safe for concurrent use.
 type SigningKeys struct {
 	file   string
 	server string
 
-	// mu guards what follows; a leaf.
+	// mu guards the fields below; a leaf.
 	mu      sync.RWMutex
 	current pdu.Signer
 	old     []OldKey
 }
 
-// OldKey is a signing key that this server has used before.
+// OldKey is a former signing key of this server.
 type OldKey struct {
 	KeyID   id.KeyID
 	Key     ed25519.PublicKey
-	Expired int64 // ms; when it ceased to be used
+	Expired int64 // ms; when it was replaced
 }
 
 // CreateKey writes a new signing key; it never overwrites one.
@@ -58,8 +57,9 @@ func CreateKey(file string) error {
 	return syncDir(filepath.Dir(file))
 }
 
-// CreateKeyAfter writes a new signing key in place of one that was lost. lost is its PublicLine, "" where nobody knows it; it
-// joins the former keys, so that what it signed stays good. It never overwrites a key.
+// CreateKeyAfter writes a new signing key to replace a lost one. lost is the PublicLine of the lost key, or "" if it is
+// unknown; the key is added to the former keys, so that its signatures stay valid. CreateKeyAfter never overwrites a
+// key.
 func CreateKeyAfter(file, lost string, now time.Time) error {
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("write the signing key: %w", &fs.PathError{Op: "create", Path: file, Err: fs.ErrExist})
@@ -73,10 +73,10 @@ func CreateKeyAfter(file, lost string, now time.Time) error {
 	return CreateKey(file)
 }
 
-// PublicLine returns the id and public key of a signer in one line, "ed25519:VERSION KEY".
+// PublicLine returns the ID and public key of a signer in one line, "ed25519:VERSION KEY".
 func PublicLine(s pdu.Signer) string { return string(s.KeyID) + " " + EncodeKey(s) }
 
-// parsePublicLine reads a PublicLine.
+// parsePublicLine parses the result of PublicLine.
 func parsePublicLine(line string) (OldKey, bool) {
 	keyID, text, _ := strings.Cut(line, " ")
 	algorithm, version := id.KeyID(keyID).Parse()
@@ -84,7 +84,7 @@ func parsePublicLine(line string) (OldKey, bool) {
 	return OldKey{KeyID: id.KeyID(keyID), Key: key}, ok && algorithm == id.KeyAlgorithmEd25519 && keyVersion.MatchString(version)
 }
 
-// Knows reports whether a PublicLine is that of the present key or of a former one.
+// Knows reports whether line is the PublicLine of the current key or of a former one.
 func (k *SigningKeys) Knows(line string) bool {
 	if line == PublicLine(k.Current()) {
 		return true
@@ -93,7 +93,7 @@ func (k *SigningKeys) Knows(line string) bool {
 	return ok && slices.ContainsFunc(k.Old(), func(o OldKey) bool { return o.KeyID == key.KeyID && o.Key.Equal(key.Key) })
 }
 
-// newKeyLine is a new key in the form of the file.
+// newKeyLine generates a key and returns it in the form of the key file.
 func newKeyLine() string {
 	var seed [ed25519.SeedSize]byte
 	var version [4]byte
@@ -102,7 +102,7 @@ func newKeyLine() string {
 	return fmt.Sprintf("ed25519 a_%x %s\n", version, base64.RawStdEncoding.EncodeToString(seed[:]))
 }
 
-// LoadSigningKeys reads the keys of a server.
+// LoadSigningKeys reads the signing keys of a server.
 func LoadSigningKeys(file, server string) (*SigningKeys, error) {
 	k := &SigningKeys{file: file, server: server}
 	return k, k.load()
@@ -128,7 +128,7 @@ func (k *SigningKeys) load() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", k.oldFile(), err)
 	}
-	// A change that broke off between the two files has left the key in both.
+	// A key change that was interrupted between the two files has left the key in both.
 	old = slices.DeleteFunc(old, func(o OldKey) bool { return o.KeyID == current.KeyID })
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -140,7 +140,7 @@ func (k *SigningKeys) oldFile() string { return k.file + ".old" }
 
 var keyVersion = regexp.MustCompile(`^[a-zA-Z0-9_]{1,64}$`)
 
-var errKeyForm = errors.New("this is not one line of the form: ed25519 VERSION SEED")
+var errKeyForm = errors.New("the file must consist of one line of the form: ed25519 VERSION SEED")
 
 func parseKey(text, server string) (s pdu.Signer, err error) {
 	words := strings.Fields(text)
@@ -170,36 +170,37 @@ func parseOldKeys(text string) (old []OldKey, err error) {
 		key, ok := decodeKey(words[2])
 		expired, err := strconv.ParseInt(words[3], 10, 64)
 		if !ok || err != nil {
-			return nil, fmt.Errorf("the line of %s has no public key or no time", words[1])
+			return nil, fmt.Errorf("the line of %s has no valid public key or expiry time", words[1])
 		}
 		old = append(old, OldKey{id.NewKeyID(id.KeyAlgorithmEd25519, words[1]), key, expired})
 	}
 	return old, nil
 }
 
-// Current is the key to sign with now. It makes SigningKeys a pdu.SignerSource.
+// Current returns the current signing key. It makes SigningKeys a pdu.SignerSource.
 func (k *SigningKeys) Current() pdu.Signer {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	return k.current
 }
 
-// Old lists the keys that were used before, the oldest first.
+// Old returns the former keys, the oldest first.
 func (k *SigningKeys) Old() []OldKey {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	return slices.Clone(k.old)
 }
 
-// EncodeKey is the public key of a signer as it is published.
+// EncodeKey returns the public key of a signer in the form in which it is published.
 func EncodeKey(s pdu.Signer) string {
 	return base64.RawStdEncoding.EncodeToString(s.Key.Public().(ed25519.PublicKey))
 }
 
-// inFlight is how long an event may be under way between being dated and being signed.
+// inFlight is the maximum time between assigning an event's timestamp and signing it.
 const inFlight = time.Second
 
-// Rotate makes a new key. What was signed before stays good: the former public key is published among the old ones.
+// Rotate replaces the signing key by a new one. Earlier signatures stay valid: the former public key is published among
+// the old ones.
 func (k *SigningKeys) Rotate(now time.Time) error {
 	was := k.Current()
 	former := OldKey{KeyID: was.KeyID, Key: was.Key.Public().(ed25519.PublicKey), Expired: now.Add(inFlight).UnixMilli()}
@@ -224,7 +225,7 @@ func writeOldKeys(file string, old []OldKey) error {
 	return nil
 }
 
-// addOldKey adds a key to the file of former keys, unless it is there.
+// addOldKey adds a key to the file of former keys, unless it is already there.
 func addOldKey(file string, key OldKey) error {
 	raw, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -240,9 +241,9 @@ func addOldKey(file string, key OldKey) error {
 	return writeOldKeys(file, append(old, key))
 }
 
-// replaceFile writes a file anew: after a crash it is the old one or the new one.
+// replaceFile replaces a file atomically: after a crash it has either the old or the new content.
 func replaceFile(name, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*.tmp") // readable by its owner only
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*.tmp") // readable only by its owner
 	if err != nil {
 		return err
 	}
@@ -256,7 +257,7 @@ func replaceFile(name, text string) error {
 	return syncDir(filepath.Dir(name))
 }
 
-// syncDir makes a rename last.
+// syncDir makes a rename durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -265,20 +266,20 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// knownKeys are public keys whose private keys are printed somewhere: whoever wants can sign with them.
+// knownKeys lists public keys whose private keys are published, so that anybody can sign with them.
 var knownKeys = []string{
-	"XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI", // of the specification's examples
-	"O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik", // of an all-zero seed
+	"XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI", // from the specification's examples
+	"O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik", // from an all-zero seed
 }
 
-// weak says whether anybody could sign for a key: it is printed somewhere, or it is a point of small order, by which a
-// signature can be made without knowing anything.
+// weak reports whether anybody could make signatures for key: its private key is published, or it is a point of small
+// order, for which signatures can be made without a private key.
 func weak(key ed25519.PublicKey) bool {
 	return slices.Contains(knownKeys, base64.RawStdEncoding.EncodeToString(key)) || smallOrder(key)
 }
 
-// smallOrders are the y coordinates of the points of order 1, 2, 4 and 8 of edwards25519, and the other encodings of the
-// first three, little-endian in hex; the sign bit is not looked at.
+// smallOrders lists the y coordinates of the points of order 1, 2, 4 and 8 of edwards25519, and the other encodings of
+// the first three, little-endian in hex; the sign bit is ignored.
 var smallOrders = []string{
 	"0100000000000000000000000000000000000000000000000000000000000000",
 	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",

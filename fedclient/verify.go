@@ -15,23 +15,25 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// ErrUnauthorized: a request is not signed as it must be.
+// ErrUnauthorized means that a request has no valid signature.
 var ErrUnauthorized = errors.New("the request is not signed by the server that it says it is from")
 
-// ErrNoKey means that the key that signed the request could not be fetched. Errors that wrap it wrap ErrUnauthorized too.
+// ErrNoKey means that the key that signed the request could not be fetched. Errors that wrap it wrap ErrUnauthorized
+// too.
 var ErrNoKey = errors.New("the key could not be fetched")
 
-// ErrKeptOut: the configuration lets nobody speak with this server.
+// ErrKeptOut means that the configuration forbids all communication with the server.
 var ErrKeptOut = errors.New("the configuration keeps this server out")
 
-// maxSignatures bounds the headers of one request, and the signatures of one object, that are looked at.
+// maxSignatures bounds the headers of one request, and the signatures of one object, that are checked.
 const maxSignatures = 3
 
-// maxVerified bounds the bytes of the bodies that are made canonical at the same time, which takes a few times their size.
+// maxVerified bounds the total size of the bodies that are canonicalised at the same time, which takes a few times
+// their size.
 const maxVerified = 32 << 20
 
-// Claim is what the Authorization headers of a request say, before its body is read: which server signed it, with keys of
-// that server that are known.
+// Claim is the content of the Authorization headers of a request, checked as far as possible without its body: it names
+// the server that signed the request, with signatures by known keys of that server.
 type Claim struct {
 	Origin     string
 	ring       *KeyRing
@@ -44,9 +46,9 @@ type claimed struct {
 	key       ed25519.PublicKey
 }
 
-// Claim checks everything about the signatures of a request that does not need its body, so that nobody makes this server
-// read and canonicalise one with a header that cannot be good. Several headers are one signature each by keys of the same
-// server, the one that the first of them names; others are ignored. Errors wrap ErrUnauthorized or ErrKeptOut.
+// Claim checks everything about the signatures of a request that does not need its body, so that an invalid header
+// cannot make this server read and canonicalise one. If there are several headers, each has one signature; those of
+// servers other than the first one's are ignored. Errors wrap ErrUnauthorized or ErrKeptOut.
 // Spec: server-server-api#request-authentication
 func (k *KeyRing) Claim(ctx context.Context, headers http.Header) (*Claim, error) {
 	err := fmt.Errorf("%w: no Authorization header", ErrUnauthorized)
@@ -68,7 +70,7 @@ func (k *KeyRing) Claim(ctx context.Context, headers http.Header) (*Claim, error
 	return c, c.findKeys(ctx)
 }
 
-// parseSignature reads a header and checks what needs neither key nor body.
+// parseSignature parses a header and checks what needs neither key nor body.
 func (k *KeyRing) parseSignature(header string) (s claimed, err error) {
 	if s.XMatrix, err = ParseXMatrix(header); err != nil {
 		return s, fmt.Errorf("%w: %w", ErrUnauthorized, err)
@@ -88,7 +90,7 @@ func (k *KeyRing) parseSignature(header string) (s claimed, err error) {
 	return s, nil
 }
 
-// findKeys keeps the signatures whose keys can be had.
+// findKeys keeps the signatures whose keys can be found.
 func (c *Claim) findKeys(ctx context.Context) error {
 	now := c.ring.now().UnixMilli()
 	want := func(s claimed) KeyWant { return KeyWant{Server: s.Origin, KeyID: id.KeyID(s.Key), At: now} }
@@ -107,8 +109,8 @@ func (c *Claim) findKeys(ctx context.Context) error {
 	return nil
 }
 
-// Verify checks that one of the signatures is that of the request; uri is the path and query as they were sent. The body is
-// canonicalised once, and not any longer when ctx ends. Errors wrap ErrUnauthorized unless ctx has ended.
+// Verify checks that one of the signatures is valid for the request; uri is the path and query as they were sent. The
+// body is canonicalised once, and that stops when ctx ends. Errors wrap ErrUnauthorized unless ctx has ended.
 func (c *Claim) Verify(ctx context.Context, method, uri string, body []byte) error {
 	weight := int64(min(len(body), maxVerified))
 	if err := c.ring.verifying.Acquire(ctx, weight); err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// verifyRequest checks a request as the server does: the headers first, then the body.
+// verifyRequest verifies a request as the server does: the headers first, then the body.
 func verifyRequest(ctx context.Context, k *KeyRing, method, uri string, headers http.Header, body []byte) (string, error) {
 	claim, err := k.Claim(ctx, headers)
 	if err != nil {
@@ -90,7 +90,7 @@ func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
 	if _, err := verifyRequest(t.Context(), k, "POST", uri, h, []byte(`{"a":1.5,"b":[]}`)); err == nil {
 		t.Error("another method")
 	}
-	// The key is good for an hour more; then the server must say so again.
+	// The key is valid for one more hour; then it must be fetched again.
 	l.advance(59 * time.Minute)
 	asked := a.asked.Load()
 	if _, err := verifyRequest(t.Context(), k, "PUT", uri, h, []byte(`{"a":1.5,"b":[]}`)); err != nil || a.asked.Load() != asked {
@@ -107,7 +107,7 @@ func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
 	}
 }
 
-// counting counts how often it is asked whether it has ended.
+// counting is a context that counts calls of Err.
 type counting struct {
 	context.Context
 	asked atomic.Int32
@@ -161,7 +161,7 @@ func TestVerificationEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestSignaturesOfOneServerOnlyAreLookedAt(t *testing.T) {
+func TestOnlySignaturesOfOneServerAreChecked(t *testing.T) {
 	l := newLab(t)
 	a, b := l.keyServer(1, "a.test"), l.keyServer(2, "b.test")
 	k := l.ring(l.client("me.test", nil))
@@ -177,8 +177,9 @@ func TestSignaturesOfOneServerOnlyAreLookedAt(t *testing.T) {
 	}
 }
 
-// A server whose clock is wrong says that its keys are long expired, or good for ever; neither harms for longer than it lasts.
-func TestAServerWithAWrongClockIsHeardWhenItIsMended(t *testing.T) {
+// A server with a wrong clock declares its keys long expired, or valid for ever; either has an effect only until the
+// clock is corrected.
+func TestServerIsAcceptedOnceItsClockIsCorrected(t *testing.T) {
 	l := newLab(t)
 	a := l.keyServer(1, "a.test")
 	k := l.ring(l.client("me.test", nil))
@@ -199,7 +200,7 @@ func FuzzVerifyRequest(f *testing.F) {
 	f.Add("PUT", "/x", `X-Matrix origin="a.test",destination="me.test",key="ed25519:1",sig="aaaa"`, []byte(`{}`))
 	f.Fuzz(func(t *testing.T, method, uri, header string, body []byte) {
 		c := New(Options{Server: "me.test", Signer: signerOf("me.test", "1"), Allowed: func(string) bool { return false }})
-		k := NewKeyRing(c, nil, nil, nil) // nobody is looked up: all are kept out
+		k := NewKeyRing(c, nil, nil, nil) // no server is looked up, because all are kept out
 		if origin, err := verifyRequest(t.Context(), k, method, uri, http.Header{"Authorization": {header}}, body); err == nil {
 			t.Errorf("%q is let in", origin)
 		}

@@ -7,17 +7,17 @@ import (
 	"ebb/canonjson"
 )
 
-// XMatrix is an Authorization header of the federation.
+// XMatrix is the content of a federation Authorization header.
 // Spec: server-server-api#request-authentication
 type XMatrix struct {
-	Origin, Destination string // Destination is "" if the header has none: what is signed contains it all the same
+	Origin, Destination string // Destination is "" if the header has none; the signed text contains it regardless
 	Key                 string // ed25519:…
 	Signature           string
 }
 
 const scheme = "X-Matrix"
 
-// String is the header as it is sent.
+// String returns the header's value.
 func (x XMatrix) String() string {
 	var b strings.Builder
 	b.WriteString(scheme)
@@ -40,17 +40,18 @@ type parameter struct {
 	value *string
 }
 
-// parameters are those that are looked at, origin first; others are for later versions of the specification.
+// parameters returns the known parameters, origin first. Others are ignored, as later versions of the specification may
+// add some.
 func (x *XMatrix) parameters() [4]parameter {
 	return [4]parameter{{"origin", &x.Origin}, {"destination", &x.Destination}, {"key", &x.Key}, {"sig", &x.Signature}}
 }
 
-// maxAuthHeader bounds a header that is read; names have 255 bytes, signatures 86.
+// maxAuthHeader bounds a header that is parsed, in bytes; names have up to 255, signatures 86.
 const maxAuthHeader = 2048
 
 var errNoXMatrix = errors.New("the Authorization header is not X-Matrix with origin, key and sig")
 
-// ParseXMatrix reads an Authorization header: parameters by commas, in any order, values quoted or not.
+// ParseXMatrix parses an Authorization header: comma-separated parameters in any order, with values quoted or not.
 func ParseXMatrix(header string) (x XMatrix, err error) {
 	name, rest, found := strings.Cut(header, " ")
 	if !found || !strings.EqualFold(name, scheme) || len(header) > maxAuthHeader {
@@ -65,7 +66,7 @@ func ParseXMatrix(header string) (x XMatrix, err error) {
 			switch {
 			case !strings.EqualFold(key, p.name):
 			case *p.value != "":
-				return x, errNoXMatrix // twice: which one counts would be a matter of opinion
+				return x, errNoXMatrix // a repeated parameter would be ambiguous
 			default:
 				*p.value = value
 			}
@@ -77,7 +78,7 @@ func ParseXMatrix(header string) (x XMatrix, err error) {
 	return x, nil
 }
 
-// nextParameter takes name=value from the front.
+// nextParameter parses name=value at the start of text.
 func nextParameter(text string) (name, value, rest string, err error) {
 	name, rest, found := strings.Cut(text, "=")
 	if name = strings.Trim(name, " \t"); !found || name == "" {
@@ -95,7 +96,7 @@ func nextParameter(text string) (name, value, rest string, err error) {
 	return name, value, strings.TrimLeft(strings.TrimPrefix(rest, ","), " \t"), nil
 }
 
-// unquote reads up to the closing quote; a backslash takes the next character as it is.
+// unquote returns the text up to the closing quote, with backslash escapes removed.
 func unquote(text string) (value, rest string, found bool) {
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {
@@ -112,7 +113,8 @@ func unquote(text string) (value, rest string, found bool) {
 	return "", "", false
 }
 
-// signedText returns the JSON that a request's signature covers. If check is not nil, its error ends the work.
+// signedText returns the JSON that a request's signature covers. If check is not nil, an error of check aborts the
+// work.
 func signedText(method, uri, origin, destination string, body []byte, check func() error) ([]byte, error) {
 	b := append(make([]byte, 0, len(body)+512), '{')
 	if len(body) > 0 {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestXMatrixIsReadAsOthersWriteIt(t *testing.T) {
+func TestXMatrixOfOtherImplementationsIsParsed(t *testing.T) {
 	want := XMatrix{Origin: "a.test:8448", Destination: "b.test", Key: "ed25519:k", Signature: "c2ln"}
 	for _, header := range []string{
 		`X-Matrix origin="a.test:8448",destination="b.test",key="ed25519:k",sig="c2ln"`,
@@ -40,7 +40,7 @@ func TestMalformedXMatrixIsRefused(t *testing.T) {
 	}
 }
 
-// FuzzXMatrix: what is read is written so that it is read the same.
+// FuzzXMatrix checks that a parsed header, written and parsed again, stays the same.
 func FuzzXMatrix(f *testing.F) {
 	f.Add(`X-Matrix origin="a.test:8448",destination="b.test",key="ed25519:k",sig="c2ln"`)
 	f.Add(`X-Matrix origin=a,key=k,sig=s`)
