@@ -1,5 +1,5 @@
-// Package config is the configuration: one struct, its defaults, a strict reader and a check that names every mistake by
-// its key. The doc tags of the fields are the manual: sample.yaml is generated from them.
+// Package config defines the configuration: a struct, its defaults, a strict YAML reader, and a validation that reports
+// every mistake with its key. The doc tags of the fields are the manual: sample.yaml is generated from them.
 package config
 
 import (
@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Config is everything that an administrator decides.
+// Config holds all settings of a server.
 type Config struct {
 	ServerName     string       `yaml:"server_name" doc:"The name in user ids and room aliases: @user:server_name. It cannot be changed later."`
 	PublicURL      string       `yaml:"public_url" doc:"Where clients reach this server, such as https://matrix.example.org. Told to clients by /.well-known/matrix/client."`
@@ -34,31 +34,31 @@ type Config struct {
 	Cache          Cache        `yaml:"cache"`
 	TrustedProxies []string     `yaml:"trusted_proxies" doc:"Addresses or networks whose X-Forwarded-For header counts, such as 127.0.0.1 or 10.0.0.0/8."`
 	Log            Log          `yaml:"log"`
-	path           string       // the file it was read from
-	source         source       // where in it the keys stand
+	path           string       // the file that it was read from
+	source         source       // the lines of its keys
 }
 
-// Listener is one address.
+// Listener is one address to listen on.
 type Listener struct {
 	Address string   `yaml:"address" doc:"HOST:PORT"`
 	Serve   []string `yaml:"serve" doc:"Any of client, federation, admin, metrics. /health is on every address."`
 	TLS     TLS      `yaml:"tls" doc:"Certificate chain and key in PEM; without them the address speaks plain HTTP, for a reverse proxy."`
 }
 
-// TLS names a certificate.
+// TLS names a certificate and its private key.
 type TLS struct {
 	Certificate string   `yaml:"certificate"`
 	PrivateKey  string   `yaml:"private_key"`
 	ACMEHosts   []string `yaml:"acme_hosts" doc:"Names whose certificates are fetched and renewed by ACME instead (see acme). One address with these names must be reached from outside at port 443."`
 }
 
-// ACME says who makes certificates for the names in acme_hosts.
+// ACME configures how certificates for the names in acme_hosts are obtained.
 type ACME struct {
 	Directory string `yaml:"directory" doc:"Address of the authority's directory. Whoever lists acme_hosts agrees to the authority's terms."`
 	Email     string `yaml:"email" doc:"Where the authority may write to about certificates."`
 }
 
-// Registration says who may make an account.
+// Registration configures who may create an account.
 type Registration struct {
 	Mode             string `yaml:"mode" doc:"closed: only the command line; token: with a registration token; open: anybody."`
 	SharedSecret     string `yaml:"shared_secret" secret:"true" doc:"Enables /_synapse/admin/v1/register, for scripts that know this secret, on addresses that serve admin. ${NAME} reads an environment variable."`
@@ -66,7 +66,7 @@ type Registration struct {
 	Terms            []Term `yaml:"terms" doc:"Documents that people must accept to register."`
 }
 
-// Term is one document.
+// Term is a document that new users must accept.
 type Term struct {
 	ID      string `yaml:"id"`
 	Version string `yaml:"version"`
@@ -79,7 +79,7 @@ type Login struct {
 	AccessTokenLifetime Duration `yaml:"access_token_lifetime" doc:"For clients that use refresh tokens."`
 }
 
-// RateLimits bounds how often one user, or one network where nobody is signed in, may ask.
+// RateLimits bounds the request rates per user, or per network for requests without a session.
 type RateLimits struct {
 	Enabled       bool   `yaml:"enabled"`
 	Connections   int    `yaml:"connections" doc:"Open connections of one network, and its running requests. Connections from trusted_proxies are not limited."`
@@ -100,7 +100,7 @@ type Bucket struct {
 	Burst     int     `yaml:"burst"`
 }
 
-// Federation says whether and how to speak with other servers.
+// Federation configures communication with other servers.
 type Federation struct {
 	Enabled               bool     `yaml:"enabled"`
 	TrustedCAFile         string   `yaml:"trusted_ca_file" doc:"Further certificate authorities to trust, in PEM."`
@@ -111,14 +111,14 @@ type Federation struct {
 	Presence              bool     `yaml:"presence" doc:"Whether servers that share rooms tell each other who is online. Without it only people of this server see each other."`
 }
 
-// WellKnown is what the server says under /.well-known/matrix.
+// WellKnown configures the documents under /.well-known/matrix.
 type WellKnown struct {
 	Server      string           `yaml:"server" doc:"HOST:PORT to which federation is delegated; empty: not served."`
 	SupportPage string           `yaml:"support_page" doc:"Address of a page with help for users."`
 	Contacts    []SupportContact `yaml:"contacts" doc:"Who to write to: role (m.role.admin or m.role.security), matrix_id, email_address."`
 }
 
-// SupportContact is one person or desk.
+// SupportContact is a person or a help desk.
 type SupportContact struct {
 	Role         string `yaml:"role"`
 	MatrixID     string `yaml:"matrix_id"`
@@ -137,53 +137,53 @@ type Media struct {
 	RemoteCacheLifetime  Duration `yaml:"remote_cache_lifetime" doc:"How long a file of another server is kept after somebody last asked for it."`
 }
 
-// Push says what push rules people begin with.
+// Push configures the default push rules.
 type Push struct {
 	LegacyMentionRules bool `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web before September 2026 needs them."`
 }
 
-// Retention says how long rooms keep messages.
+// Retention configures how long rooms keep messages.
 type Retention struct {
 	Default       Lifetimes      `yaml:"default" doc:"Rooms that say nothing themselves; leave out for no bound."`
 	Limits        LifetimeLimits `yaml:"limits" doc:"What rooms may choose: a policy outside is read and purged as the nearest allowed one."`
 	PurgeInterval Duration       `yaml:"purge_interval" doc:"How often expired messages are removed from disk. They are hidden at once."`
 }
 
-// Lifetimes is a policy; nil: no bound.
+// Lifetimes is a retention policy; nil means no bound.
 type Lifetimes struct {
 	MinLifetime *Duration `yaml:"min_lifetime"`
 	MaxLifetime *Duration `yaml:"max_lifetime"`
 }
 
-// LifetimeLimits bounds policies.
+// LifetimeLimits bounds the retention policies of rooms.
 type LifetimeLimits struct {
 	MinLifetime Range `yaml:"min_lifetime"`
 	MaxLifetime Range `yaml:"max_lifetime"`
 }
 
-// Range is an interval of time spans; nil: open.
+// Range is a range of durations; nil means that an end is open.
 type Range struct {
 	Min *Duration `yaml:"min"`
 	Max *Duration `yaml:"max"`
 }
 
-// Rooms has defaults of new rooms.
+// Rooms has the defaults for new rooms.
 type Rooms struct {
 	DefaultVersion string `yaml:"default_version"`
 }
 
-// Cache bounds memory.
+// Cache bounds the memory for caches.
 type Cache struct {
 	Size Bytes `yaml:"size" doc:"One budget for all caches: half of it for rooms, the rest for users, access tokens, devices and what other servers said (docs/limits.md)."`
 }
 
-// Log says what is written to standard error.
+// Log configures what is written to standard error.
 type Log struct {
 	Level  string `yaml:"level" doc:"debug, info, warn or error"`
 	Format string `yaml:"format" doc:"text or json"`
 }
 
-// Default is the configuration of a server that is only given its name.
+// Default returns the configuration that applies when only the server name is set.
 func Default() *Config {
 	return &Config{
 		ServerName: "localhost", PublicURL: "http://127.0.0.1:8008", DataDir: "data", Database: "sqlite:ebb.db",
@@ -204,8 +204,8 @@ func Default() *Config {
 	}
 }
 
-// Read reads a file over the defaults, and returns all mistakes in it that can be seen without looking at anything else. The
-// error says why the file could not be read at all.
+// Read reads a configuration file on top of the defaults. It returns all mistakes that can be found in the file alone;
+// the error is for a file that cannot be read at all.
 func Read(path string) (*Config, Problems, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -219,7 +219,7 @@ func Read(path string) (*Config, Problems, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if len(found) == 1 && found[0].Key == "" && len(c.source.lines) == 0 { // no group of keys at all
+	if len(found) == 1 && found[0].Key == "" && len(c.source.lines) == 0 { // not a mapping of keys at all
 		return c, found, nil
 	}
 	if c.source.lines["server_name"] == 0 {
@@ -230,7 +230,7 @@ func Read(path string) (*Config, Problems, error) {
 	return c, found, nil
 }
 
-// Load reads a file over the defaults. A file with mistakes is refused: the error names all of them.
+// Load reads a configuration file on top of the defaults. If the file has mistakes, the error lists all of them.
 func Load(path string) (*Config, error) {
 	c, found, err := Read(path)
 	if err != nil {
@@ -242,7 +242,7 @@ func Load(path string) (*Config, error) {
 	return c, nil
 }
 
-// Parse reads YAML over the defaults, without Validate.
+// Parse reads YAML on top of the defaults, without validating the values.
 func Parse(raw []byte) (*Config, error) {
 	c := Default()
 	found, err := parse(raw, c)
@@ -252,7 +252,7 @@ func Parse(raw []byte) (*Config, error) {
 	return c, found.Err()
 }
 
-// readFiles reads secrets that stand in files of their own.
+// readFiles reads secrets that are stored in separate files.
 func (c *Config) readFiles() Problems {
 	const key = "registration.shared_secret_file"
 	if c.Registration.SharedSecretFile == "" {
@@ -271,7 +271,7 @@ func (c *Config) readFiles() Problems {
 	return nil
 }
 
-// abs makes a path absolute: relative ones start at the folder of the configuration file.
+// abs returns an absolute path; relative paths are relative to the folder of the configuration file.
 func (c *Config) abs(path string) string {
 	if filepath.IsAbs(path) || c.path == "" {
 		return path
@@ -279,10 +279,10 @@ func (c *Config) abs(path string) string {
 	return filepath.Join(filepath.Dir(c.path), path)
 }
 
-// Dir is data_dir as an absolute path.
+// Dir returns data_dir as an absolute path.
 func (c *Config) Dir() string { return c.abs(c.DataDir) }
 
-// DSN is database with its path made absolute.
+// DSN returns the database setting with an absolute path.
 func (c *Config) DSN() string {
 	path, ok := strings.CutPrefix(c.Database, "sqlite:")
 	if !ok || filepath.IsAbs(path) {
@@ -291,16 +291,16 @@ func (c *Config) DSN() string {
 	return "sqlite:" + filepath.Join(c.Dir(), path)
 }
 
-// KeyFile is where the signing key of the server lies.
+// KeyFile returns the path of the server's signing key.
 func (c *Config) KeyFile() string { return filepath.Join(c.Dir(), "signing.key") }
 
-// Path is the file that the configuration was read from, "" for none.
+// Path returns the file that the configuration was read from, or "" if there is none.
 func (c *Config) Path() string { return c.path }
 
-// File makes a path of the configuration absolute.
+// File returns the absolute form of a path in the configuration.
 func (c *Config) File(path string) string { return c.abs(path) }
 
-// Exists says whether a configuration file is there.
+// Exists reports whether a configuration file exists at path.
 func Exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, fs.ErrNotExist)

@@ -15,16 +15,17 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decoder puts a YAML tree into a Config. Unlike yaml.Decoder it goes on after a mistake, and never quotes a secret.
+// decoder decodes a YAML tree into a Config. Unlike yaml.Decoder it continues after a mistake, and never quotes a
+// secret.
 type decoder struct {
 	problems
-	hidden map[*yaml.Node]bool // values that came from the environment
+	hidden map[*yaml.Node]bool // nodes whose value came from the environment
 }
 
-// maxNesting bounds the depth of a configuration file; an alias could make it endless.
+// maxNesting bounds the nesting of a configuration file, which an alias could make infinite.
 const maxNesting = 20
 
-// parse reads YAML over c. The error is one of the whole file; mistakes in it are problems.
+// parse decodes YAML into c. The error concerns the file as a whole; mistakes in it are returned as problems.
 func parse(raw []byte, c *Config) (Problems, error) {
 	c.source = source{lines: map[string]int{}, secrets: map[string]string{}}
 	dec := yaml.NewDecoder(strings.NewReader(string(raw)))
@@ -45,24 +46,24 @@ func parse(raw []byte, c *Config) (Problems, error) {
 	return d.list, nil
 }
 
-// quoted is what a message of the YAML library cites from the file.
+// quoted matches text that a message of the YAML library quotes from the file.
 var quoted = regexp.MustCompile("'[^']*'|\"[^\"]*\"|`[^`]*`")
 
-// withoutQuotes removes from an error of the YAML library the text that it quotes from the file, which may be a password.
+// withoutQuotes removes the text that an error of the YAML library quotes from the file, because it may be a password.
 func withoutQuotes(err error) error {
 	text := quoted.ReplaceAllStringFunc(strings.TrimPrefix(err.Error(), "yaml: "), func(cited string) string {
 		if strings.ContainsFunc(cited, func(c rune) bool { return unicode.IsLetter(c) || unicode.IsDigit(c) }) {
 			return "…"
 		}
-		return cited // a character of the syntax
+		return cited // punctuation of YAML
 	})
 	return fmt.Errorf("this is not YAML: %s (indent lines with spaces; put text in quotes if it has { } [ ] : # in it or begins with * or &)", text)
 }
 
 var envRef = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
 
-// expand puts environment variables in place of ${NAME} in values. It does so in the tree: a secret may hold quotes and
-// colons.
+// expand replaces ${NAME} in values by environment variables. It works on the parsed tree, because a secret may contain
+// quotes and colons.
 func (d *decoder) expand(n *yaml.Node) {
 	for _, child := range n.Content {
 		d.expand(child)
@@ -79,14 +80,14 @@ func (d *decoder) expand(n *yaml.Node) {
 		return value
 	})
 	d.hidden[n] = true
-	if n.Style == 0 { // unquoted: the variable may hold a number or a truth value
+	if n.Style == 0 { // unquoted: the variable may hold a number or a boolean
 		n.Tag = ""
 	}
 }
 
 var textType = reflect.TypeFor[encoding.TextUnmarshaler]()
 
-// value puts a node into a field, whose key is given. Of a secret nothing is quoted.
+// value decodes a node into the field v, whose key is given. It never quotes a secret.
 func (d *decoder) value(n *yaml.Node, v reflect.Value, key string, secret bool, depth int) {
 	for n.Kind == yaml.AliasNode {
 		n = n.Alias
@@ -118,7 +119,7 @@ func (d *decoder) wrong(n *yaml.Node, key, format string, args ...any) {
 	d.list = append(d.list, p)
 }
 
-// null is a key without a value: fine for a group or a list, and for what may have no bound.
+// null handles a key without a value. That is valid for groups, lists and settings that may be unbounded.
 func (d *decoder) null(n *yaml.Node, v reflect.Value, key string) {
 	switch {
 	case v.Kind() == reflect.Pointer || v.Kind() == reflect.Slice:
@@ -148,7 +149,7 @@ func (d *decoder) group(n *yaml.Node, v reflect.Value, key string, depth int) {
 		return
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].ShortTag() == "!!merge" { // what the group itself says comes later, and counts
+		if n.Content[i].ShortTag() == "!!merge" { // keys of the group itself are decoded later and override it
 			d.value(n.Content[i+1], v, key, false, depth)
 		}
 	}
@@ -189,7 +190,7 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, key string, secret bool)
 	}
 }
 
-// setScalar puts text into a field.
+// setScalar parses a scalar into a field.
 func setScalar(n *yaml.Node, v reflect.Value) error {
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		return u.UnmarshalText([]byte(n.Value))
@@ -219,7 +220,7 @@ func setScalar(n *yaml.Node, v reflect.Value) error {
 	return nil
 }
 
-// kindName is what a field holds, for messages.
+// kindName describes the type of a field, for messages.
 func kindName(v reflect.Value) string {
 	switch v.Addr().Interface().(type) {
 	case *Bytes:
@@ -238,7 +239,7 @@ func kindName(v reflect.Value) string {
 	return "text"
 }
 
-// keyOf is the name of a field in the file, "" for what does not stand there.
+// keyOf returns the name of a field in the file, or "" if it is not part of the file.
 func keyOf(f reflect.StructField) string {
 	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 	return name
@@ -262,7 +263,7 @@ func keysOf(t reflect.Type) (keys []string) {
 	return keys
 }
 
-// allKeys lists the keys below a type, groups and lists included.
+// allKeys lists the keys below a type, including those of groups and lists.
 func allKeys(t reflect.Type, prefix string) (keys []string) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -281,7 +282,8 @@ func allKeys(t reflect.Type, prefix string) (keys []string) {
 	return keys
 }
 
-// didYouMean suggests a key for an unknown one in a group: a similar key of the group, else a key with that name elsewhere.
+// didYouMean suggests a key for an unknown one: a similar key of the same group, or else a key of that name in another
+// group.
 func didYouMean(group reflect.Type, prefix, name string) string {
 	best, distance := "", 1+max(2, len(name)/3)
 	for _, key := range keysOf(group) {
@@ -300,18 +302,18 @@ func didYouMean(group reflect.Type, prefix, name string) string {
 	return "; ebb config sample lists all keys"
 }
 
-// Alike reports whether two words differ so little that one may be the other, mistyped.
+// Alike reports whether two words are so similar that one may be a typing error for the other.
 func Alike(a, b string) bool {
 	n := editDistance(plain(a), plain(b))
 	return n <= max(1, len(a)/4) && n < len(a)
 }
 
-// plain is a key without what people write differently.
+// plain removes the characters of a key that are often written differently.
 func plain(key string) string {
 	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(key))
 }
 
-// editDistance is the number of characters to insert, remove or change to make b of a.
+// editDistance returns the number of characters to insert, remove or change to turn a into b.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// read writes a file and reads it as a configuration.
+// read writes text to a file and reads it as a configuration.
 func read(t *testing.T, text string) (*Config, Problems, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ebb.yaml")
@@ -18,7 +18,7 @@ func read(t *testing.T, text string) (*Config, Problems, error) {
 	return Read(path)
 }
 
-func TestAllMistakesAreToldAtOnceEachWithKeyAndLine(t *testing.T) {
+func TestAllMistakesAreReportedTogetherWithKeyAndLine(t *testing.T) {
 	_, found, err := read(t, `server_nam: example.org
 listen:
   - adddress: 127.0.0.1:8008
@@ -76,7 +76,7 @@ public_url:
 	}
 }
 
-func TestMessagesHoldNoPassword(t *testing.T) {
+func TestMessagesContainNoPassword(t *testing.T) {
 	const secret = "hunter2xyz"
 	t.Setenv("EBB_TEST_PASSWORD", secret)
 	for _, text := range []string{
@@ -108,7 +108,7 @@ func TestMessagesHoldNoPassword(t *testing.T) {
 	}
 }
 
-func TestAddressesOfPostgreSQLAndOddValuesAreUnderstood(t *testing.T) {
+func TestPostgreSQLAddressesAndUnusualValuesAreParsed(t *testing.T) {
 	t.Setenv("EBB_TEST_PASSWORD", "hunter2xyz")
 	_, found, err := read(t, `
 x: &bounds {per_second: 3, burst: 9}
@@ -139,7 +139,7 @@ appservices:
 	}
 }
 
-func TestEveryFileThatIsNamedIsLookedAt(t *testing.T) {
+func TestEveryConfiguredFileIsChecked(t *testing.T) {
 	dir := t.TempDir()
 	put := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -185,7 +185,7 @@ appservices: [none.yaml, bridge.yaml, good.yaml, twin.yaml, broken.yaml]
 	}
 }
 
-func TestDangerousSettingsAreWarnedOf(t *testing.T) {
+func TestDangerousSettingsCauseWarnings(t *testing.T) {
 	c, found, err := read(t, `server_name: localhost
 public_url: http://matrix.example.org
 registration: {mode: open, shared_secret: short}
@@ -219,7 +219,7 @@ listen: [{address: "0.0.0.0:8008", serve: [client, admin, metrics]}]
 	}
 }
 
-func TestKeysThatDifferAreNamed(t *testing.T) {
+func TestDifferencesReturnsTheChangedKeys(t *testing.T) {
 	a, b := Default(), Default()
 	week := Duration(7 * 24 * time.Hour)
 	b.Log.Level, b.Cache.Size, b.Retention.Default.MaxLifetime, b.Listen[0].Serve = "debug", 64<<20, &week, []string{"client"}

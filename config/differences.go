@@ -8,11 +8,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// reloadable are the keys that a running server takes over; the others need a restart.
+// reloadable lists the keys that a running server can reload; the others need a restart.
 var reloadable = []string{"log.level", "registration.shared_secret", "registration.shared_secret_file", "appservices"}
 
-// Differences returns the keys that differ between two configurations: those that a running server takes over, and those that
-// need a restart.
+// Differences returns the keys that differ between two configurations: those that a running server can reload, and
+// those that need a restart.
 func Differences(a, b *Config) (reload, restart []string) {
 	for _, key := range differences("", reflect.ValueOf(*a), reflect.ValueOf(*b)) {
 		if slices.Contains(reloadable, key) {
@@ -24,7 +24,7 @@ func Differences(a, b *Config) (reload, restart []string) {
 	return reload, restart
 }
 
-// differences returns the keys below prefix in which two values differ. A list is one key.
+// differences returns the keys below prefix whose values differ. A list counts as one key.
 func differences(prefix string, a, b reflect.Value) (keys []string) {
 	_, scalar := a.Interface().(yaml.Marshaler)
 	if a.Kind() != reflect.Struct || scalar {

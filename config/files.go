@@ -17,8 +17,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// CheckFiles looks at every file and folder that the configuration names, as whoever runs this. Mistakes would keep the server
-// from starting.
+// CheckFiles checks every file and folder named in the configuration, with the permissions of the current user.
+// Mistakes would keep the server from starting; warnings would not.
 func (c *Config) CheckFiles(now time.Time) (mistakes, warnings Problems) {
 	p, w := problems{of: c}, problems{of: c}
 	c.checkDataDir(&p, &w)
@@ -42,7 +42,8 @@ const (
 	mayEnter = 1
 )
 
-// access reports whether this process may use a file or folder, as a *fs.PathError that OwnerOf explains.
+// access returns an error unless this process has the given access to a file or folder. The error is a *fs.PathError
+// that OwnerOf explains.
 func access(path string, how uint32) error {
 	if err := syscall.Access(path, how); err != nil {
 		return &fs.PathError{Op: "access", Path: path, Err: err}
@@ -72,7 +73,7 @@ func (c *Config) checkDataDir(p, w *problems) {
 	}
 }
 
-// checkDatabaseFile checks what can be seen of an SQLite database without opening it.
+// checkDatabaseFile checks an SQLite database file without opening it as a database.
 func (c *Config) checkDatabaseFile(p *problems) {
 	const key = "database"
 	path, ok := strings.CutPrefix(c.DSN(), "sqlite:")
@@ -101,7 +102,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// checkSecrets looks at who can read secrets.
+// checkSecrets checks who can read files with secrets.
 func (c *Config) checkSecrets(p, w *problems) {
 	if file := c.Registration.SharedSecretFile; file != "" {
 		if err := access(c.abs(file), mayRead); err != nil {
@@ -115,7 +116,7 @@ func (c *Config) checkSecrets(p, w *problems) {
 	}
 }
 
-// checkCertificate reads a certificate with its key.
+// checkCertificate loads a certificate with its key.
 func (c *Config) checkCertificate(p, w *problems, key string, t TLS, now time.Time) {
 	readable := true
 	for name, file := range map[string]string{".certificate": t.Certificate, ".private_key": t.PrivateKey} {
@@ -123,7 +124,7 @@ func (c *Config) checkCertificate(p, w *problems, key string, t TLS, now time.Ti
 			readable = false
 			p.add(key+name, "%v%s", err, OwnerOf(err))
 		} else {
-			_ = f.Close() // it was only read
+			_ = f.Close() // the file was only read
 		}
 	}
 	if !readable {
@@ -139,7 +140,7 @@ func (c *Config) checkCertificate(p, w *problems, key string, t TLS, now time.Ti
 	}
 }
 
-// Authorities are those who may vouch for other servers; nil: the system's.
+// Authorities returns the certificate authorities trusted for other servers; nil means the system's.
 func (c *Config) Authorities() (*x509.CertPool, error) {
 	if c.Federation.TrustedCAFile == "" {
 		return nil, nil
@@ -158,7 +159,7 @@ func (c *Config) Authorities() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// registration is what a registration file of an application service must have.
+// registration holds the required members of an application service's registration file.
 // Spec: application-service-api#registration
 type registration struct {
 	ID              string    `yaml:"id"`
@@ -169,8 +170,8 @@ type registration struct {
 	Namespaces      yaml.Node `yaml:"namespaces"`
 }
 
-// CheckAppservices reads the registration files of application services. Their tokens are secrets: nothing in them is quoted but
-// ids.
+// CheckAppservices checks the registration files of application services. Their tokens are secrets, so messages quote
+// only IDs.
 func (c *Config) CheckAppservices() Problems {
 	p := problems{of: c}
 	ids, tokens := map[string]int{}, map[string]int{}
@@ -193,7 +194,7 @@ func (c *Config) CheckAppservices() Problems {
 			p.check(!missing, key, "%s has no %s", file, name)
 		}
 		if first, twice := ids[r.ID]; twice && r.ID != "" {
-			p.add(key, "%s has the id %q, which appservices[%d] has too", file, r.ID, first)
+			p.add(key, "%s has the id %q, which is also that of appservices[%d]", file, r.ID, first)
 		}
 		if first, twice := tokens[r.ASToken]; twice && r.ASToken != "" {
 			p.add(key, "%s has the as_token of appservices[%d]: each needs one of its own", file, first)

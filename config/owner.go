@@ -10,14 +10,14 @@ import (
 	"syscall"
 )
 
-// OwnerOf explains a permission error for a file, as the end of a message: who owns the file, and which user tried. It is "" for other
-// errors.
+// OwnerOf explains a permission error for a file, as the end of a message: it names the owner of the file and the user
+// who tried. It returns "" for other errors.
 func OwnerOf(err error) string {
 	var at *fs.PathError
 	if !errors.Is(err, fs.ErrPermission) || !errors.As(err, &at) {
 		return ""
 	}
-	// Where a folder keeps us out, the file itself cannot be looked at.
+	// If a folder denies access, its owner is reported, because the file in it cannot be examined.
 	path, err := filepath.Abs(at.Path)
 	if err != nil {
 		return ""
@@ -32,7 +32,7 @@ func OwnerOf(err error) string {
 	}
 }
 
-// ownerID is the user that a file belongs to.
+// ownerID returns the ID of the user who owns a file.
 func ownerID(path string) (uid int, ok bool) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -45,7 +45,7 @@ func ownerID(path string) (uid int, ok bool) {
 	return int(stat.Uid), true
 }
 
-// userName is the name of a user, or the number of one without a name.
+// userName returns the name of a user, or the number of a user without a name.
 func userName(uid int) string {
 	u, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// Problem is a mistake in a configuration, or something dangerous about it.
+// Problem is a mistake in a configuration, or a dangerous setting.
 type Problem struct {
 	Key  string // such as listen[0].tls; "" for the file as a whole
-	Line int    // of the file; 0 where the key does not stand there
+	Line int    // in the file; 0 if the key is not in it
 	Text string
 }
 
-// String is the problem with the place that it is at.
+// String returns the problem with its key and line.
 func (p Problem) String() string {
 	var b strings.Builder
 	if p.Line > 0 {
@@ -28,7 +28,7 @@ func (p Problem) String() string {
 	return b.String()
 }
 
-// Problems are all that is wrong with a configuration, as one error: a line for each.
+// Problems lists the problems of a configuration. As an error it has a line for each.
 type Problems []Problem
 
 // Error implements error.
@@ -40,7 +40,7 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Err is nil where nothing is wrong.
+// Err returns the problems as an error, or nil if there are none.
 func (p Problems) Err() error {
 	if len(p) == 0 {
 		return nil
@@ -48,25 +48,25 @@ func (p Problems) Err() error {
 	return p
 }
 
-// Sort puts problems into the order of the file.
+// Sort sorts problems by their line in the file.
 func (p Problems) Sort() {
 	slices.SortStableFunc(p, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), strings.Compare(a.Key, b.Key))
 	})
 }
 
-// source is where a configuration comes from: for messages.
+// source records where the values of a configuration came from, for messages.
 type source struct {
-	lines   map[string]int    // of each key that stands in the file
-	secrets map[string]string // values that came from the environment, and how the file writes them
+	lines   map[string]int    // by key, for the keys in the file
+	secrets map[string]string // values from the environment, and how the file refers to them
 }
 
-// Problem makes a problem with a key, without what may be a password.
+// Problem returns a problem with a key. It removes passwords from the text.
 func (c *Config) Problem(key, format string, args ...any) Problem {
 	return Problem{Key: key, Line: c.source.line(key), Text: c.source.scrub(fmt.Sprintf(format, args...))}
 }
 
-// line is where a key stands, or the nearest one above it.
+// line returns the line of a key, or of its nearest parent in the file.
 func (s *source) line(key string) int {
 	for key != "" {
 		if n := s.lines[key]; n > 0 {
@@ -77,13 +77,14 @@ func (s *source) line(key string) int {
 	return 0
 }
 
-// inURL is what may be a name and a password in an address.
+// inURL matches what may be a user name and password in a URL.
 var inURL = regexp.MustCompile(`://[^\s"]*@`)
 
-// shortestSecret is how long a value of the environment must be to be kept out of messages; shorter ones are words and numbers.
+// shortestSecret is the minimum length of environment values that are removed from messages; shorter ones are words and
+// numbers.
 const shortestSecret = 4
 
-// scrub takes passwords out of a message.
+// scrub removes passwords from a message.
 func (s *source) scrub(text string) string {
 	for value, name := range s.secrets {
 		if len(value) >= shortestSecret {
@@ -93,7 +94,7 @@ func (s *source) scrub(text string) string {
 	return inURL.ReplaceAllString(text, "://…@")
 }
 
-// problems collects problems of one configuration.
+// problems collects the problems of a configuration.
 type problems struct {
 	of   *Config
 	list Problems

@@ -8,7 +8,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Sample is the commented configuration file with every key at its default.
+// Sample returns a commented configuration file with every key at its default.
 func Sample() string {
 	var b strings.Builder
 	b.WriteString("# The configuration of Ebb. Every key is here with its default value; only server_name must be chosen.\n" +
@@ -57,7 +57,7 @@ func writeField(b *strings.Builder, name string, v reflect.Value, indent string)
 	}
 }
 
-// flow writes a list of words in one line.
+// flow returns a list of words on one line.
 func flow(v reflect.Value) string {
 	words := make([]string, v.Len())
 	for i := range words {
@@ -66,7 +66,7 @@ func flow(v reflect.Value) string {
 	return "[" + strings.Join(words, ", ") + "]"
 }
 
-// asItem puts the dash of a list before the first line that is no comment.
+// asItem inserts the dash of a list item before the first line that is not a comment.
 func asItem(text, indent string) string {
 	lines := strings.SplitAfter(text, "\n")
 	for i, line := range lines {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Bytes is a size: 500, 64K, 50M, 2G, 1T. Units are powers of 1,024 however they are written: M, MB and MiB are the same.
+// Bytes is a size: 500, 64K, 50M, 2G, 1T. Units are powers of 1,024 in every spelling: M, MB and MiB are the same.
 type Bytes int64
 
 var byteUnits = []struct {
@@ -17,10 +17,10 @@ var byteUnits = []struct {
 	factor int64
 }{{"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}, {"K", 1 << 10}, {"", 1}}
 
-// sizeForm is a number, which may have a fraction, and a unit.
+// sizeForm matches a number, possibly with a fraction, and a unit.
 var sizeForm = regexp.MustCompile(`^([0-9]+)(\.[0-9]{1,9})? ?(?:([KMGT])(?:I?B)?|B)?$`)
 
-// ParseBytes reads a size.
+// ParseBytes parses a size.
 func ParseBytes(text string) (Bytes, error) {
 	mistake := fmt.Errorf("%q is not a size such as 500, 64K, 50M or 2G", text)
 	parts := sizeForm.FindStringSubmatch(strings.ToUpper(text))
@@ -44,7 +44,7 @@ func ParseBytes(text string) (Bytes, error) {
 	return 0, mistake
 }
 
-// String is the shortest exact form.
+// String returns the shortest exact form.
 func (b Bytes) String() string {
 	for _, u := range []struct {
 		suffix string
@@ -66,10 +66,10 @@ func (b *Bytes) UnmarshalText(text []byte) (err error) {
 // MarshalYAML implements yaml.Marshaler.
 func (b Bytes) MarshalYAML() (any, error) { return b.String(), nil }
 
-// Duration is a time span: 30s, 5m, 12h, 30d, 52w, or several of them in one (1d12h).
+// Duration is a time span: 30s, 5m, 12h, 30d, 52w, or a combination such as 1d12h.
 type Duration time.Duration
 
-// ParseDuration reads a time span.
+// ParseDuration parses a time span.
 func ParseDuration(text string) (Duration, error) {
 	total, rest := time.Duration(0), text
 	for _, u := range []struct {
@@ -97,7 +97,7 @@ func ParseDuration(text string) (Duration, error) {
 	return Duration(total + d), nil
 }
 
-// String is a form that ParseDuration reads.
+// String returns a form that ParseDuration accepts.
 func (d Duration) String() string {
 	const day = Duration(24 * time.Hour)
 	if d >= day && d%day == 0 {

@@ -14,13 +14,13 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// maxServerName leaves room for a local part within the 255 bytes of a user id.
+// maxServerName leaves room for a localpart within the 255 bytes of a user ID.
 const maxServerName = 230
 
-// Validate reports every mistake at once, each with its key. It looks at nothing but the values.
+// Validate reports all mistakes together, each with its key. It checks only the values, and no files.
 func (c *Config) Validate() error { return c.mistakes(nil).Err() }
 
-// mistakes lists what is wrong with the values, except at keys where something else was found already.
+// mistakes returns the mistakes in the values, except for keys that found already has a problem for.
 func (c *Config) mistakes(found Problems) Problems {
 	p := problems{of: c}
 	c.validateNames(&p)
@@ -47,12 +47,12 @@ func (c *Config) mistakes(found Problems) Problems {
 	})
 }
 
-// oneOf checks a word.
+// oneOf checks that value is one of words.
 func (p *problems) oneOf(key, value string, words ...string) {
 	p.check(slices.Contains(words, value), key, "%q must be one of %s", value, strings.Join(words, ", "))
 }
 
-// url checks an address of one of the schemes.
+// url checks that text is a URL with one of the schemes.
 func (p *problems) url(key, text string, schemes ...string) {
 	u, err := url.Parse(text)
 	switch {
@@ -76,10 +76,10 @@ func (c *Config) validateNames(p *problems) {
 	p.check(c.ACME.Email == "" || emailForm.MatchString(c.ACME.Email), "acme.email", "%q is not an e-mail address", c.ACME.Email)
 }
 
-// emailForm is the least that an e-mail address is.
+// emailForm matches the minimal form of an e-mail address.
 var emailForm = regexp.MustCompile(`^[^@\s]+@[^@\s]+$`)
 
-// validateDatabase quotes nothing: the address may have a password in it.
+// validateDatabase checks the database setting. Its messages quote nothing, because the URL may contain a password.
 func (c *Config) validateDatabase(p *problems) {
 	const key = "database"
 	if path, ok := strings.CutPrefix(c.Database, "sqlite:"); ok {
@@ -119,7 +119,8 @@ func (c *Config) validateListen(p *problems) {
 	}
 }
 
-// overlaps reports whether two listeners cannot both be bound: of those for all interfaces there is one to a port.
+// overlaps reports whether two listeners cannot both be bound. A listener for all interfaces overlaps with every other
+// on its port.
 func (l Listener) overlaps(other Listener) bool {
 	host, port, err := net.SplitHostPort(l.Address)
 	host2, port2, err2 := net.SplitHostPort(other.Address)
@@ -135,7 +136,7 @@ func allInterfaces(host string) bool {
 	return host == "" || err == nil && ip.IsUnspecified()
 }
 
-// hostPort checks HOST:PORT.
+// hostPort checks that text has the form HOST:PORT.
 func (p *problems) hostPort(key, text, example string) {
 	host, port, err := net.SplitHostPort(text)
 	switch {
@@ -182,7 +183,7 @@ func (w WellKnown) validate(p *problems) {
 	}
 }
 
-// serverPattern is a server name with wildcards.
+// serverPattern matches a server name that may have wildcards.
 var serverPattern = regexp.MustCompile(`^[a-zA-Z0-9.:*?\[\]-]{1,230}$`)
 
 func (f Federation) validate(p *problems) {
@@ -225,7 +226,7 @@ func (r Retention) validate(p *problems) {
 	ordered("retention.limits.max_lifetime", r.Limits.MaxLifetime.Min, r.Limits.MaxLifetime.Max)
 }
 
-// ParseNetwork reads an address or a network in CIDR form.
+// ParseNetwork parses an address or a network in CIDR form.
 func ParseNetwork(text string) (netip.Prefix, error) {
 	if p, err := netip.ParsePrefix(text); err == nil {
 		return p.Masked(), nil

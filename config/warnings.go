@@ -9,20 +9,21 @@ import (
 	"strings"
 )
 
-// shortSecret is how long a shared secret should at least be: with it anybody who reaches the address makes administrators.
+// shortSecret is the recommended minimum length of a shared secret, with which anybody who can reach the server can
+// create administrators.
 const shortSecret = 16
 
-// Warnings lists what the server accepts although it may be dangerous, or not what was meant.
+// Warnings returns the settings that the server accepts although they may be dangerous or unintended.
 func (c *Config) Warnings() Problems {
 	w := problems{of: c}
 	c.warnOfAddresses(&w)
 	c.warnOfFederation(&w)
 	c.warnOfProxies(&w)
 	if c.Registration.Mode == "open" {
-		w.add("registration.mode", "open lets everybody make accounts without a token: expect spam and abuse")
+		w.add("registration.mode", "open lets everybody create accounts without a token: expect spam and abuse")
 	}
 	if n := len(c.Registration.SharedSecret); n > 0 && n < shortSecret {
-		w.add("registration.shared_secret", "is short: whoever guesses it makes administrators; use at least %d characters", shortSecret)
+		w.add("registration.shared_secret", "is short: whoever guesses it can create administrators; use at least %d characters", shortSecret)
 	}
 	if !c.RateLimits.Enabled {
 		w.add("rate_limits.enabled", "is off: anybody can guess passwords without limit")
@@ -43,7 +44,8 @@ func (c *Config) warnOfAddresses(w *problems) {
 			continue
 		}
 		key := fmt.Sprintf("listen[%d]", i)
-		dangerous := map[string]bool{"admin": c.Registration.SharedSecret != "", "metrics": true} // without a secret, admin refuses everything
+		// Without a secret, all admin requests are refused.
+		dangerous := map[string]bool{"admin": c.Registration.SharedSecret != "", "metrics": true}
 		for _, api := range l.Serve {
 			if dangerous[api] {
 				w.add(key+".serve", "%s is served at %s, which others may reach: give it an address of its own, such as 127.0.0.1:9008", api, l.Address)
@@ -59,7 +61,7 @@ func (c *Config) warnOfAddresses(w *problems) {
 	}
 }
 
-// loopback reports whether a host is this machine, for this machine alone.
+// loopback reports whether a host is reachable only from this machine.
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
@@ -77,14 +79,14 @@ func (c *Config) warnOfFederation(w *problems) {
 		return
 	}
 	if host, _, _ := strings.Cut(c.ServerName, ":"); loopback(host) {
-		w.add("server_name", "%q is a name that every machine has for itself: other servers cannot find this one", c.ServerName)
+		w.add("server_name", "%q is a name that means the local machine on every machine: other servers cannot reach this one", c.ServerName)
 	}
 	if c.Federation.AllowPrivateAddresses {
 		w.add("federation.allow_private_addresses", "is on: other servers can make this one send requests into its own network")
 	}
 }
 
-// widest is the shortest network prefix that trusted_proxies may have without a warning.
+// widest is the shortest network prefix in trusted_proxies that causes no warning.
 const widest = 8
 
 func (c *Config) warnOfProxies(w *problems) {

@@ -1,5 +1,5 @@
-// Package mxerr is the error vocabulary between the services and the HTTP doors: an error code of the specification, a
-// status, a text for the peer, and a cause that only the log sees. Only httpapi turns it into an answer.
+// Package mxerr defines the errors that services return to the HTTP APIs: each has an error code of the specification,
+// an HTTP status, a message for the client, and a cause for the log only. Only httpapi turns them into answers.
 package mxerr
 
 import (
@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// The error codes that Ebb tells apart. Spec: client-server-api#standard-error-response
+// The error codes that Ebb uses. Spec: client-server-api#standard-error-response
 const (
 	CodeBadAlias                = "M_BAD_ALIAS"
 	CodeBadJSON                 = "M_BAD_JSON"
@@ -47,21 +47,21 @@ const (
 	CodeWrongRoomKeysVersion    = "M_WRONG_ROOM_KEYS_VERSION"
 )
 
-// Error is what a peer is told. Values are not changed once made; With and Because return copies.
+// Error is an error that is sent to a client or another server. Values are immutable; With and Because return copies.
 type Error struct {
 	Code   string
 	Status int            // HTTP
-	Msg    string         // for the peer: nothing internal
-	Extra  map[string]any // further members of the JSON answer
+	Msg    string         // for the client, without internal details
+	Extra  map[string]any // additional members of the JSON answer
 	cause  error
 }
 
-// New makes an error for codes that have no constructor of their own.
+// New returns an error with any code; the common codes have their own constructors.
 func New(status int, code, format string, args ...any) *Error {
 	return &Error{Code: code, Status: status, Msg: fmt.Sprintf(format, args...)}
 }
 
-// Error is for the log: it includes the cause.
+// Error returns a text for the log, which includes the cause.
 func (e *Error) Error() string {
 	if e.cause != nil {
 		return fmt.Sprintf("%s: %s: %v", e.Code, e.Msg, e.cause)
@@ -69,10 +69,10 @@ func (e *Error) Error() string {
 	return e.Code + ": " + e.Msg
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.cause }
 
-// With adds a member to the JSON answer.
+// With returns a copy with an additional member of the JSON answer.
 func (e *Error) With(key string, value any) *Error {
 	c := *e
 	c.Extra = maps.Clone(e.Extra)
@@ -83,14 +83,14 @@ func (e *Error) With(key string, value any) *Error {
 	return &c
 }
 
-// Because attaches the cause, which the peer does not see.
+// Because returns a copy with a cause, which the client does not see.
 func (e *Error) Because(cause error) *Error {
 	c := *e
 	c.cause = cause
 	return &c
 }
 
-// Code is the error code inside err, "" where there is none.
+// Code returns the error code of err, or "" if it has none.
 func Code(err error) string {
 	var e *Error
 	if errors.As(err, &e) {
@@ -99,52 +99,53 @@ func Code(err error) string {
 	return ""
 }
 
-// Forbidden is 403 M_FORBIDDEN.
+// Forbidden returns a 403 M_FORBIDDEN.
 func Forbidden(format string, args ...any) *Error {
 	return New(http.StatusForbidden, CodeForbidden, format, args...)
 }
 
-// NotFound is 404 M_NOT_FOUND.
+// NotFound returns a 404 M_NOT_FOUND.
 func NotFound(format string, args ...any) *Error {
 	return New(http.StatusNotFound, CodeNotFound, format, args...)
 }
 
-// Unrecognized is 404 M_UNRECOGNIZED: no such endpoint.
+// Unrecognized returns a 404 M_UNRECOGNIZED, for unknown endpoints.
 func Unrecognized() *Error {
 	return New(http.StatusNotFound, CodeUnrecognized, "Unrecognized request")
 }
 
-// BadJSON is 400 M_BAD_JSON: JSON, but not of the documented shape.
+// BadJSON returns a 400 M_BAD_JSON, for valid JSON that does not have the documented form.
 func BadJSON(format string, args ...any) *Error {
 	return New(http.StatusBadRequest, CodeBadJSON, format, args...)
 }
 
-// NotJSON is 400 M_NOT_JSON.
+// NotJSON returns a 400 M_NOT_JSON.
 func NotJSON(format string, args ...any) *Error {
 	return New(http.StatusBadRequest, CodeNotJSON, format, args...)
 }
 
-// InvalidParam is 400 M_INVALID_PARAM.
+// InvalidParam returns a 400 M_INVALID_PARAM.
 func InvalidParam(format string, args ...any) *Error {
 	return New(http.StatusBadRequest, CodeInvalidParam, format, args...)
 }
 
-// MissingParam is 400 M_MISSING_PARAM.
+// MissingParam returns a 400 M_MISSING_PARAM.
 func MissingParam(format string, args ...any) *Error {
 	return New(http.StatusBadRequest, CodeMissingParam, format, args...)
 }
 
-// TooLarge is 413 M_TOO_LARGE.
+// TooLarge returns a 413 M_TOO_LARGE.
 func TooLarge(format string, args ...any) *Error {
 	return New(http.StatusRequestEntityTooLarge, CodeTooLarge, format, args...)
 }
 
-// LimitExceeded is 429 M_LIMIT_EXCEEDED; httpapi adds Retry-After.
+// LimitExceeded returns a 429 M_LIMIT_EXCEEDED; httpapi adds the Retry-After header.
 func LimitExceeded(retryAfter time.Duration) *Error {
 	return New(http.StatusTooManyRequests, CodeLimitExceeded, "Too many requests").With("retry_after_ms", max(retryAfter.Milliseconds(), 1))
 }
 
-// UnknownToken is 401 M_UNKNOWN_TOKEN; soft tells the client to refresh or log in again without losing its keys.
+// UnknownToken returns a 401 M_UNKNOWN_TOKEN; soft means that the client can refresh its token or log in again without
+// losing its keys.
 func UnknownToken(soft bool) *Error {
 	e := New(http.StatusUnauthorized, CodeUnknownToken, "Unknown access token")
 	if soft {
@@ -153,7 +154,7 @@ func UnknownToken(soft bool) *Error {
 	return e
 }
 
-// MissingToken is 401 M_MISSING_TOKEN.
+// MissingToken returns a 401 M_MISSING_TOKEN.
 func MissingToken() *Error {
 	return New(http.StatusUnauthorized, CodeMissingToken, "Missing access token")
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-func TestCauseIsForTheLogAlone(t *testing.T) {
+func TestCauseAppearsOnlyInTheLog(t *testing.T) {
 	cause := errors.New("disk on fire")
 	err := fmt.Errorf("store: %w", Forbidden("You may not %s", "write").Because(cause))
 	if !errors.Is(err, cause) || Code(err) != CodeForbidden {
@@ -22,7 +22,7 @@ func TestCauseIsForTheLogAlone(t *testing.T) {
 	}
 }
 
-func TestCopiesLeaveTheOriginalAlone(t *testing.T) {
+func TestWithAndBecauseDoNotModifyTheOriginal(t *testing.T) {
 	base := UnknownToken(true)
 	more := base.With("flows", 1).Because(errors.New("x"))
 	if base.Unwrap() != nil || len(base.Extra) != 1 || base.Extra["soft_logout"] != true {
@@ -33,7 +33,7 @@ func TestCopiesLeaveTheOriginalAlone(t *testing.T) {
 	}
 }
 
-func TestLimitExceededNeverSaysAtOnce(t *testing.T) {
+func TestLimitExceededRetryAfterIsNeverZero(t *testing.T) {
 	for wait, ms := range map[time.Duration]int64{0: 1, time.Microsecond: 1, 1500 * time.Millisecond: 1500} {
 		if e := LimitExceeded(wait); e.Status != 429 || e.Extra["retry_after_ms"] != ms {
 			t.Errorf("%v: %+v", wait, e)

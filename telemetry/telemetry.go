@@ -1,8 +1,8 @@
-// Package telemetry is how Ebb tells what it does: structured logs and Prometheus metrics.
+// Package telemetry provides structured logging and Prometheus metrics.
 //
-// A package that counts something makes its metric once, in a package variable, by NewCounter and the like; all of them
-// are served by Handler. Names begin with ebb_; ids of users and rooms and names of servers never become labels, since
-// strangers choose them and each value costs memory for good.
+// A package that counts something creates its metrics once, in package variables, with NewCounter and similar
+// functions; Handler serves all of them. Names begin with ebb_. User IDs, room IDs and server names are never labels,
+// because strangers choose them and each value uses memory for ever.
 package telemetry
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// ParseLevel reads debug, info, warn or error.
+// ParseLevel parses debug, info, warn or error.
 func ParseLevel(text string) (l slog.Level, err error) {
 	if err = l.UnmarshalText([]byte(text)); err != nil {
 		err = fmt.Errorf("log level: %w", err)
@@ -26,8 +26,9 @@ func ParseLevel(text string) (l slog.Level, err error) {
 	return l, err
 }
 
-// NewLogger returns a logger that writes to w what is at least of the level, which may change at any time. format is text or
-// json. What is logged with the context of a request carries its id and the address that it came from.
+// NewLogger returns a logger that writes records of at least the given level, which may change at any time, to w.
+// format is text or json. Records that are logged with a request's context carry the request's ID and the peer's
+// address.
 func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
 	o := &slog.HandlerOptions{Level: level}
 	switch format {
@@ -40,7 +41,7 @@ func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, er
 	return nil, fmt.Errorf("log format %q is neither text nor json", format)
 }
 
-// durationsWithUnit writes time spans as 1.5s: in JSON they are bare numbers of nanoseconds otherwise.
+// durationsWithUnit formats durations as 1.5s; JSON would have bare numbers of nanoseconds otherwise.
 func durationsWithUnit(_ []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
 		a.Value = slog.StringValue(a.Value.Duration().String())
@@ -50,15 +51,15 @@ func durationsWithUnit(_ []string, a slog.Attr) slog.Attr {
 
 type requestKey struct{}
 
-// request is where something that is logged comes from.
+// request identifies the request that a log record belongs to.
 type request struct{ id, peer string }
 
-// WithRequest marks a context as that of a request, of which peer is the address.
+// WithRequest returns a context that marks log records as belonging to a request from the address peer.
 func WithRequest(ctx context.Context, id, peer string) context.Context {
 	return context.WithValue(ctx, requestKey{}, request{id, peer})
 }
 
-// withRequest adds the request's id and the peer's address to what is logged with its context.
+// withRequest is a slog.Handler that adds the request's ID and the peer's address.
 type withRequest struct{ slog.Handler }
 
 // Handle implements slog.Handler.
@@ -79,7 +80,7 @@ func (h withRequest) WithGroup(name string) slog.Handler {
 	return withRequest{h.Handler.WithGroup(name)}
 }
 
-// The kinds of metrics. A Vec has labels: its With… methods give the metric for their values.
+// The types of metrics. A Vec has labels; its With… methods return the metric for given label values.
 type (
 	Counter      = prometheus.Counter
 	CounterVec   = prometheus.CounterVec
@@ -96,7 +97,7 @@ func newRegistry() *prometheus.Registry {
 	return r
 }
 
-// register adds a metric; two of one name are a mistake in the program, found at its start.
+// register registers a metric. A duplicate name is a programming error, and panics at startup.
 func register[C prometheus.Collector](name string, c C) C {
 	if !strings.HasPrefix(name, "ebb_") {
 		panic("metric " + name + " does not begin with ebb_")
@@ -105,42 +106,42 @@ func register[C prometheus.Collector](name string, c C) C {
 	return c
 }
 
-// NewCounter makes a count that only grows.
+// NewCounter returns a counter, a value that only grows.
 func NewCounter(name, help string) Counter {
 	return register(name, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help}))
 }
 
-// NewCounterVec makes counters told apart by labels.
+// NewCounterVec returns counters that are distinguished by labels.
 func NewCounterVec(name, help string, labels ...string) *CounterVec {
 	return register(name, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels))
 }
 
-// NewGauge makes a value that goes up and down.
+// NewGauge returns a gauge, a value that goes up and down.
 func NewGauge(name, help string) Gauge {
 	return register(name, prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help}))
 }
 
-// NewInfo makes a metric whose value is 1 and whose labels tell something.
+// NewInfo returns a metric whose value is 1 and whose labels carry information.
 func NewInfo(name, help string, labels ...string) *prometheus.GaugeVec {
 	return register(name, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels))
 }
 
-// NewHistogram makes a distribution over the upper bounds in buckets.
+// NewHistogram returns a histogram with the given upper bounds of its buckets.
 func NewHistogram(name, help string, buckets []float64) Histogram {
 	return register(name, prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}))
 }
 
-// NewHistogramVec makes distributions told apart by labels.
+// NewHistogramVec returns histograms that are distinguished by labels.
 func NewHistogramVec(name, help string, buckets []float64, labels ...string) *HistogramVec {
 	return register(name, prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels))
 }
 
-// Seconds are bounds for the duration of work on one machine, from half a millisecond to half a minute.
+// Seconds returns bucket bounds for the duration of local work, from half a millisecond to half a minute.
 func Seconds() []float64 {
 	return []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30}
 }
 
-// Handler serves every metric in the text form of Prometheus.
+// Handler returns a handler that serves all metrics in the Prometheus text format.
 func Handler() http.Handler {
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func TestLoggerWritesTheFormatAndLevelAskedFor(t *testing.T) {
+func TestLoggerWritesTheConfiguredFormatAndLevel(t *testing.T) {
 	var text, lines bytes.Buffer
 	l, err := NewLogger(&text, slog.LevelWarn, "text")
 	if err != nil {
@@ -51,7 +51,7 @@ func TestLevelOfALoggerChangesWhileItIsInUse(t *testing.T) {
 	}
 }
 
-func TestLinesOfARequestCarryItsID(t *testing.T) {
+func TestLogRecordsOfARequestCarryItsID(t *testing.T) {
 	var text bytes.Buffer
 	l, err := NewLogger(&text, slog.LevelInfo, "text")
 	if err != nil {
