@@ -2,8 +2,8 @@ package keyed
 
 import "time"
 
-// Backoff determines how long to wait after consecutive failures: First after the first one, then Factor times as long after
-// each further one, up to Max.
+// Backoff determines how long to wait after consecutive failures: First after the first one, then Factor times as long
+// after each further one, up to Max.
 type Backoff struct {
 	First, Max time.Duration
 	Factor     int64 // 0 means 2

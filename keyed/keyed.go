@@ -1,23 +1,25 @@
-// Package keyed holds what services keep in memory by key. All of it is bounded or goes away by itself, and none of it is
-// needed for a right answer after a restart:
+// Package keyed provides what services keep in memory by key. Everything in it is bounded or removed by itself, and
+// correct answers after a restart depend on none of it:
 //
-//   - Map remembers values and, when it is full, drops those that were not used for longest.
-//   - Memo is a Map that loads what it does not have, once for all callers who ask for the same key.
-//   - Semaphore lets a few callers at a time, or one, work on a key.
-//   - Backoff and Retry say when something that failed is tried again.
+//   - Map caches values and, when it is full, drops the least recently used ones.
+//   - Memo is a Map that loads missing values, once for all callers that ask for the same key.
+//   - Semaphore lets a limited number of callers work on a key at the same time.
+//   - Backoff and Retry determine when something that failed is tried again.
 //
-// There is one way to invalidate: Forget (or ForgetFunc, where only the database knows the keys). It is called once the
-// change is committed, before anybody is told of it. A Memo never keeps, and never returns, a value whose loading began
-// before the key was forgotten, so callers need no generation numbers of their own.
+// There is one way to invalidate: Forget (or ForgetFunc, if only the database has the keys). It is called after the
+// change is committed and before others are notified of it. A Memo never keeps, and never returns, a value whose
+// loading began before the key was forgotten, so callers need no generation numbers.
 //
-// Eviction is by halves: new and used entries are in the younger half; when that is full, the older half is dropped and the
-// halves change places. So an entry stays if it is used once while half as many others are added as the bound allows, and a
-// stranger who asks for many keys displaces what nobody uses first. It costs a plain map's memory and no list.
+// Eviction works by halves: new and used entries are in the younger half; when that is full, the older half is dropped
+// and the halves swap. An entry therefore stays if it is used once while half as many others are added as the bound
+// allows, and a stranger who asks for many keys first displaces entries that nobody uses. It costs no more memory than
+// a plain map, and needs no list.
 //
-// Libraries were tried and not taken. hashicorp/golang-lru v2.0.7 (2023) keeps an exact order for 115 bytes more per entry
-// and ten times the time of an insertion, reads the clock itself, starts a goroutine that nothing ends for entries with a
-// lifetime, and neither bounds by bytes nor loads. maypok86/otter v2.4.0 does all of that, in 14,000 lines, with a goroutine
-// for each cache, 50 bytes more per entry, and evicts later, in the background: a bound is then no bound. cenkalti/backoff
-// v5 has no clock to inject and keeps its state inside, while ours is partly in the database. x/sync/singleflight shares
-// calls by string keys only and lets those who wait not leave; it stays where it fits (fedclient.KeyRing).
+// Libraries were tried and rejected. hashicorp/golang-lru v2.0.7 (2023) keeps an exact order for 115 bytes more per
+// entry and ten times the time of an insertion, reads the clock itself, starts a goroutine that nothing ends for
+// entries with a lifetime, and neither bounds by bytes nor loads. maypok86/otter v2.4.0 does all of that, in 14,000
+// lines, with a goroutine per cache and 50 bytes more per entry, and evicts later, in the background, so that its bound
+// can be exceeded. cenkalti/backoff v5 does not allow a clock to be injected and keeps its state inside, while ours is
+// partly in the database. x/sync/singleflight has string keys only, and its waiting callers cannot leave; it is used
+// where it fits (fedclient.KeyRing).
 package keyed

@@ -2,20 +2,20 @@ package keyed
 
 import "sync"
 
-// Map is a bounded memory of values by key. It is safe for concurrent use. The zero Map remembers nothing.
+// Map is a bounded cache. It is safe for concurrent use. The zero Map stores nothing.
 type Map[K comparable, V any] struct {
 	// mu guards h; a leaf lock.
 	mu sync.RWMutex
 	h  halves[K, V]
 }
 
-// NewMap returns a Map of at most so many entries, at least two.
+// NewMap returns a Map with at most the given number of entries, at least two.
 func NewMap[K comparable, V any](entries int) *Map[K, V] {
 	return &Map[K, V]{h: halves[K, V]{bound: int64(entries)}}
 }
 
-// NewSizedMap returns a Map whose entries have at most so many bytes together, by size. The size of an entry must not change
-// while it is in the map. One that is larger than half the bound is not kept.
+// NewSizedMap returns a Map whose entries have at most the given number of bytes in total, as computed by size. The
+// size of an entry must not change while it is in the map. An entry larger than half the bound is not stored.
 func NewSizedMap[K comparable, V any](bytes int64, size func(K, V) int64) *Map[K, V] {
 	return &Map[K, V]{h: halves[K, V]{bound: bytes, size: size}}
 }
@@ -44,8 +44,8 @@ func (m *Map[K, V]) Put(key K, value V) {
 	m.h.put(key, value)
 }
 
-// Update sets the value of a key to what change makes of it, and returns that. If there is none, change gets the zero value.
-// It must not use the map.
+// Update replaces the value of a key by the result of change, and returns it. If there is no value, change receives the
+// zero value. change must not use the map.
 func (m *Map[K, V]) Update(key K, change func(value V, known bool) V) V {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -61,7 +61,7 @@ func (m *Map[K, V]) Forget(key K) {
 	m.h.forget(key)
 }
 
-// ForgetFunc removes the entries for which drop returns true. It looks at all of them.
+// ForgetFunc removes the entries for which drop returns true. It calls drop for every entry.
 func (m *Map[K, V]) ForgetFunc(drop func(K, V) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -75,12 +75,12 @@ func (m *Map[K, V]) Len() int {
 	return m.h.len()
 }
 
-// halves is a bounded map without a lock. A key is in one half at most.
+// halves is a bounded map without a lock. A key is in at most one half.
 type halves[K comparable, V any] struct {
 	bound      int64
 	size       func(K, V) int64 // nil: every entry counts as one
 	young, old map[K]V
-	used       int64 // the size of the younger half
+	used       int64 // size of the younger half
 }
 
 func (h *halves[K, V]) sizeOf(key K, value V) int64 {
@@ -90,7 +90,7 @@ func (h *halves[K, V]) sizeOf(key K, value V) int64 {
 	return h.size(key, value)
 }
 
-// get returns the value of a key, which counts as used.
+// get returns the value of a key and marks it as used.
 func (h *halves[K, V]) get(key K) (value V, ok bool) {
 	if value, ok = h.young[key]; ok {
 		return value, true
@@ -108,7 +108,7 @@ func (h *halves[K, V]) put(key K, value V) {
 		return
 	}
 	if h.used+size > half || h.young == nil {
-		clear(h.old) // its memory is used again
+		clear(h.old) // its memory is reused
 		h.young, h.old, h.used = h.old, h.young, 0
 		if h.young == nil {
 			h.young = map[K]V{}

@@ -25,7 +25,7 @@ func TestMapNeverExceedsItsBound(t *testing.T) {
 	}
 }
 
-func TestMapKeepsWhatIsUsedWhileStrangersFillIt(t *testing.T) {
+func TestMapKeepsUsedEntriesWhileOthersFillIt(t *testing.T) {
 	m := keyed.NewMap[string, int](100)
 	m.Put("used", 1)
 	m.Put("unused", 2)
@@ -60,7 +60,7 @@ func TestSizedMapCountsBytes(t *testing.T) {
 		t.Error("an entry larger than a half was kept")
 	}
 	m.Put("a", "first")
-	m.Put("a", strings.Repeat("x", 60)) // not kept either, but the first value must not come back
+	m.Put("a", strings.Repeat("x", 60)) // too large to be stored, but it must remove the first value
 	if v, ok := m.Get("a"); ok {
 		t.Errorf("the replaced value %q is still there", v)
 	}

@@ -7,26 +7,26 @@ import (
 	"time"
 )
 
-// Options say what a Memo keeps.
+// Options configures a Memo.
 type Options[K comparable, V any] struct {
-	// Entries bounds the number of values, or Bytes their size by Size. If both are zero nothing is kept, and only those who ask
-	// at the same time share an answer.
+	// Entries bounds the number of values, or Bytes their total size as computed by Size. If both are zero no value is
+	// kept, and only concurrent callers share a load.
 	Entries int
 	Bytes   int64
 	Size    func(K, V) int64
-	// Lifetime is how long a value is kept; zero: until it is forgotten or displaced. It needs Now.
+	// Lifetime is how long a value is kept; if zero, until it is forgotten or displaced. It requires Now.
 	Lifetime time.Duration
 	Now      func() time.Time
-	// Loads bounds the loads under way; zero: no bound.
+	// Loads bounds the number of concurrent loads; zero means no bound.
 	Loads int
 }
 
-// Memo remembers values that are expensive to have. Callers who ask for the same key at the same time share one load. Errors
-// are not remembered. It is safe for concurrent use.
+// Memo caches values that are expensive to load. Concurrent callers that ask for the same key share one load. Errors
+// are not cached. Memo is safe for concurrent use.
 type Memo[K comparable, V any] struct {
 	lifetime time.Duration
 	now      func() time.Time
-	slots    chan struct{} // loads under way; nil: no bound
+	slots    chan struct{} // semaphore for concurrent loads; nil: no bound
 
 	// mu guards the rest; a leaf lock.
 	mu      sync.Mutex
@@ -34,18 +34,19 @@ type Memo[K comparable, V any] struct {
 	flights map[K]*flight[V]
 }
 
-// memoized is a remembered value.
+// memoized is a cached value.
 type memoized[V any] struct {
 	value V
 	until int64 // in nanoseconds since 1970; 0: for ever
 }
 
-// flight is a load under way.
+// flight is a load in progress.
 type flight[V any] struct {
 	done  chan struct{}
 	value V
 	err   error
-	// stale: the key was forgotten since the load began, or the load never began. Who waits for it asks again.
+	// stale means that the key was forgotten since the load began, or that the load never began. Callers that wait for
+	// it must try again.
 	stale bool
 }
 
@@ -63,14 +64,14 @@ func NewMemo[K comparable, V any](o Options[K, V]) *Memo[K, V] {
 	return m
 }
 
-// Peek returns the value of a key if it is remembered. It loads nothing.
+// Peek returns the cached value of a key, without loading it.
 func (m *Memo[K, V]) Peek(key K) (V, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.peek(key)
 }
 
-// peek is called with mu held.
+// peek is Peek with mu held.
 func (m *Memo[K, V]) peek(key K) (none V, ok bool) {
 	v, ok := m.known.get(key)
 	if ok && v.until != 0 && m.now().UnixNano() >= v.until {
@@ -79,8 +80,9 @@ func (m *Memo[K, V]) peek(key K) (none V, ok bool) {
 	return v.value, ok
 }
 
-// Get returns the value of a key, which load loads if it is not remembered. The load goes on when the caller's context ends,
-// for the others who wait, so it must have a bound of its own. If the key is forgotten while it is loaded, it is loaded again.
+// Get returns the value of a key, loading it if it is not cached. The load continues for other waiting callers when the
+// caller's context ends, so load must have its own time limit. If the key is forgotten during the load, it is loaded
+// again.
 func (m *Memo[K, V]) Get(ctx context.Context, key K, load func(context.Context) (V, error)) (none V, err error) {
 	for {
 		value, f, mine := m.join(key)
@@ -107,7 +109,8 @@ func (m *Memo[K, V]) Get(ctx context.Context, key K, load func(context.Context) 
 	}
 }
 
-// join returns the value of a key, or the flight that will bring it; mine: the caller is to fly it.
+// join returns the cached value of a key, or else the load in progress; mine means that the caller must start that
+// load.
 func (m *Memo[K, V]) join(key K) (value V, f *flight[V], mine bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -123,7 +126,7 @@ func (m *Memo[K, V]) join(key K) (value V, f *flight[V], mine bool) {
 	return value, f, true
 }
 
-// errAborted is what those who wait get if the load panics.
+// errAborted is the error for waiting callers if the load panics.
 var errAborted = errors.New("the request was aborted")
 
 func (m *Memo[K, V]) fly(ctx context.Context, key K, f *flight[V], load func(context.Context) (V, error)) {
@@ -141,7 +144,7 @@ func (m *Memo[K, V]) fly(ctx context.Context, key K, f *flight[V], load func(con
 	f.value, f.err = load(context.WithoutCancel(ctx))
 }
 
-// land remembers what a flight brought, and wakes those who wait for it.
+// land stores the result of a load and wakes the callers that wait for it.
 func (m *Memo[K, V]) land(key K, f *flight[V]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -166,7 +169,7 @@ func (m *Memo[K, V]) detach(key K, f *flight[V]) {
 	m.disown(key, f)
 }
 
-// disown makes a flight's value count for nothing. mu is held.
+// disown makes sure that the result of a load is not used. mu is held.
 func (m *Memo[K, V]) disown(key K, f *flight[V]) {
 	if m.flights[key] == f {
 		f.stale = true
@@ -174,7 +177,7 @@ func (m *Memo[K, V]) disown(key K, f *flight[V]) {
 	}
 }
 
-// Forget removes a key. What is loaded at the moment counts for nothing.
+// Forget removes a key and discards the result of a load in progress.
 func (m *Memo[K, V]) Forget(key K) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -184,7 +187,7 @@ func (m *Memo[K, V]) Forget(key K) {
 	}
 }
 
-// ForgetFunc removes the keys for which drop returns true. It looks at all of them.
+// ForgetFunc removes the keys for which drop returns true. It calls drop for every key.
 func (m *Memo[K, V]) ForgetFunc(drop func(K) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -196,8 +199,8 @@ func (m *Memo[K, V]) ForgetFunc(drop func(K) bool) {
 	}
 }
 
-// Update sets the value of a key to what change makes of it, if it is remembered; it must not write to the old value, which
-// others may have. What is loaded at the moment counts for nothing.
+// Update replaces the cached value of a key, if there is one, by the result of change, which must not modify the old
+// value, because others may use it. The result of a load in progress is discarded.
 func (m *Memo[K, V]) Update(key K, change func(V) V) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

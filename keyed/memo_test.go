@@ -12,12 +12,12 @@ import (
 	"ebb/keyed"
 )
 
-// load returns a loader of one value.
+// load returns a loader of the value v.
 func load[V any](v V) func(context.Context) (V, error) {
 	return func(context.Context) (V, error) { return v, nil }
 }
 
-func TestMemoAsksOnceAndForgetsInTime(t *testing.T) {
+func TestMemoLoadsOncePerLifetime(t *testing.T) {
 	now := time.Unix(1000, 0)
 	m := keyed.NewMemo(keyed.Options[string, int]{Entries: 2, Lifetime: time.Minute, Loads: 1, Now: func() time.Time { return now }})
 	asked := 0
@@ -42,7 +42,7 @@ func TestMemoAsksOnceAndForgetsInTime(t *testing.T) {
 		t.Error("an old answer is remembered")
 	}
 	get("b")
-	get("c") // the third of two
+	get("c") // a third key, with room for two
 	if got := get("c"); got != 4 || asked != 4 {
 		t.Errorf("got %d after %d questions", got, asked)
 	}
@@ -83,7 +83,7 @@ func TestMemoDoesNotRememberErrors(t *testing.T) {
 	}
 }
 
-// The caller who caused a load may leave: the others get its answer all the same.
+// The caller that started a load may leave; the others still receive its result.
 func TestMemoSharesOneLoad(t *testing.T) {
 	m := keyed.NewMemo(keyed.Options[string, int]{Entries: 2, Loads: 1})
 	var asked atomic.Int32
@@ -113,7 +113,7 @@ func TestMemoSharesOneLoad(t *testing.T) {
 	}
 }
 
-func TestMemoReturnsNothingLoadedBeforeItWasForgotten(t *testing.T) {
+func TestMemoDiscardsLoadsThatBeganBeforeForget(t *testing.T) {
 	for name, forget := range map[string]func(*keyed.Memo[string, int]){
 		"Forget":     func(m *keyed.Memo[string, int]) { m.Forget("a") },
 		"ForgetFunc": func(m *keyed.Memo[string, int]) { m.ForgetFunc(func(key string) bool { return key == "a" }) },
@@ -140,7 +140,7 @@ func TestMemoReturnsNothingLoadedBeforeItWasForgotten(t *testing.T) {
 			<-begun
 			truth.Store(1)
 			forget(m)
-			// A caller who comes after the change does not wait for the load that began before it.
+			// A caller that arrives after the change does not wait for the load that began before it.
 			if v, err := m.Get(t.Context(), "a", load(1)); v != 1 || err != nil {
 				t.Errorf("after the change: %d %v", v, err)
 			}
@@ -155,7 +155,7 @@ func TestMemoReturnsNothingLoadedBeforeItWasForgotten(t *testing.T) {
 	}
 }
 
-func TestMemoUpdatesWhatItKnows(t *testing.T) {
+func TestMemoUpdatesCachedValues(t *testing.T) {
 	m := keyed.NewMemo(keyed.Options[string, int]{Entries: 4})
 	m.Update("a", func(int) int { return 9 })
 	if v, ok := m.Peek("a"); ok {
@@ -168,9 +168,9 @@ func TestMemoUpdatesWhatItKnows(t *testing.T) {
 	}
 }
 
-// Only one load at a time is allowed: the second caller waits for the slot and leaves. The third, who waits for the second's
-// load, must not get the second's error.
-func TestMemoWaitersOutliveTheCallerWhoNeverLoaded(t *testing.T) {
+// Only one load at a time is allowed: the second caller waits for the slot and leaves. The third, which waits for the
+// second's load, must not receive the second's error.
+func TestMemoWaitersSurviveACallerThatLeavesBeforeLoading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := keyed.NewMemo(keyed.Options[string, int]{Entries: 4, Loads: 1})
 		finish := make(chan struct{})
@@ -210,8 +210,9 @@ func TestMemoSurvivesAPanic(t *testing.T) {
 	}
 }
 
-// A counter grows, and is forgotten each time: nobody may read less than what it was when they asked.
-func TestMemoUnderConcurrentChangesIsNeverOld(t *testing.T) {
+// A counter grows, and its key is forgotten each time: no caller may read a value lower than the counter had when it
+// called.
+func TestMemoIsNeverStaleUnderConcurrentChanges(t *testing.T) {
 	m := keyed.NewMemo(keyed.Options[int, int64]{Entries: 8})
 	var truth atomic.Int64
 	var all sync.WaitGroup

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// Semaphore lets a few callers at a time work on each key; with a width of one it is a mutex by key. It keeps nothing of keys
-// that nobody works on. It is safe for concurrent use.
+// Semaphore lets a limited number of callers work on each key; with a width of one it is a mutex per key. It stores
+// nothing for unused keys. It is safe for concurrent use.
 type Semaphore[K comparable] struct {
 	width, most int
 
@@ -16,23 +16,24 @@ type Semaphore[K comparable] struct {
 	keys map[K]*slots
 }
 
-// slots is who works on a key.
+// slots records the callers of one key.
 type slots struct {
 	taken chan struct{}
-	users int // who work or wait
+	users int // callers that work or wait
 }
 
-// ErrBusy is returned by Acquire if too many wait already.
-var ErrBusy = errors.New("too many wait for it")
+// ErrBusy is returned by Acquire if too many callers are waiting already.
+var ErrBusy = errors.New("too many callers are waiting")
 
-// NewSemaphore returns a Semaphore for width callers at a time. Most bounds those of a key who work or wait; zero: no bound.
+// NewSemaphore returns a Semaphore for width concurrent callers per key. most bounds the callers of a key that work or
+// wait; zero means no bound.
 func NewSemaphore[K comparable](width, most int) *Semaphore[K] {
 	return &Semaphore[K]{width: width, most: most, keys: map[K]*slots{}}
 }
 
 // Acquire waits until the caller may work on a key. The caller must call release once.
 //
-// Errors: ErrBusy; that of the context.
+// Errors: ErrBusy, or that of the context.
 func (s *Semaphore[K]) Acquire(ctx context.Context, key K) (release func(), err error) {
 	own := s.enter(key)
 	if own == nil {
@@ -70,7 +71,7 @@ func (s *Semaphore[K]) leave(key K, own *slots) {
 	}
 }
 
-// Busy reports whether somebody works on a key or waits to do so.
+// Busy reports whether a caller works on a key or waits to do so.
 func (s *Semaphore[K]) Busy(key K) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 	"ebb/keyed"
 )
 
-func TestSemaphoreLetsItsWidthWorkOnAKey(t *testing.T) {
+func TestSemaphoreAdmitsItsWidthPerKey(t *testing.T) {
 	for _, width := range []int{1, 3} {
 		s := keyed.NewSemaphore[string](width, 0)
 		var inside, most atomic.Int32
@@ -71,7 +71,7 @@ func TestSemaphoreWaitersMayLeave(t *testing.T) {
 	}
 }
 
-func TestSemaphoreRefusesACrowd(t *testing.T) {
+func TestSemaphoreRefusesTooManyWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := keyed.NewSemaphore[string](1, 2)
 		release, err := s.Acquire(t.Context(), "a")

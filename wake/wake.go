@@ -1,10 +1,10 @@
-// Package wake knows who waits for news, and wakes them.
+// Package wake keeps track of readers that wait for news, and wakes them.
 //
-// A reader parks before it looks, looks, and waits on its Sub when there was nothing; so a change that commits while
-// it looks is never missed. A wake-up says only "look again": it carries no position and no data, and two wake-ups
-// before the reader looks are one. What was really new is the reader's to find out, by comparing positions.
+// A reader parks before it looks for news, looks, and waits on its Sub if it found nothing; so a change that is
+// committed while it looks is never missed. A wake-up only says "look again": it carries no position and no data, and
+// two wake-ups before the reader looks are one. The reader finds out what is new by comparing positions.
 //
-// The calls that wake run inside commit hooks: they take one lock, touch no I/O and never block on a reader.
+// The calls that wake readers run inside commit hooks: they take one lock, do no I/O and never block on a reader.
 package wake
 
 import (
@@ -13,7 +13,7 @@ import (
 	"ebb/ident"
 )
 
-// Members is a set of users by nid, such as the local members of a room. The hub only reads it, within the call.
+// Members is a set of users by number, such as the local members of a room. The hub reads it only during the call.
 type Members interface {
 	Len() int
 	Has(user ident.UserNID) bool
@@ -25,25 +25,25 @@ type Members interface {
 type Hub struct {
 	// mu guards users, visitors and every Sub's links. A leaf in docs/locks.md: nothing else is locked under it.
 	mu       sync.Mutex
-	users    map[ident.UserNID]*Sub // head of the user's list
-	visitors map[ident.RoomNID]*Sub // head of the list of those who read a room without being in it
+	users    map[ident.UserNID]*Sub // heads of the lists of readers by user
+	visitors map[ident.RoomNID]*Sub // heads of the lists of readers that visit a room
 	count    int
 }
 
 // Sub is one parked reader: a device's long poll, or a worker acting for a user.
 type Sub struct {
 	hub        *Hub
-	user       ident.UserNID // whose news it waits for; 0: it visits a room
+	user       ident.UserNID // the user whose news it waits for; 0: it visits a room
 	room       ident.RoomNID // the room that it visits; 0: none
 	device     ident.DeviceNID
-	next, prev *Sub // the other readers of the user or room
+	next, prev *Sub // links in the list of the user or room
 	closed     bool
 	news       uint64 // guarded by hub.mu, as is rooms
 	rooms      uint64
-	c          chan struct{} // nil: only counts
+	c          chan struct{} // nil: the reader only counts news
 }
 
-// New returns a hub in which nobody is parked.
+// New returns a hub without readers.
 func New() *Hub { return &Hub{users: map[ident.UserNID]*Sub{}, visitors: map[ident.RoomNID]*Sub{}} }
 
 // Park registers a reader for a user's news. Its channel holds at most one wake-up. The caller must Close it.
@@ -51,12 +51,12 @@ func (h *Hub) Park(user ident.UserNID, device ident.DeviceNID) *Sub {
 	return h.add(&Sub{hub: h, user: user, device: device, c: make(chan struct{}, 1)})
 }
 
-// Watch registers one that never waits and only asks for News. The caller must Close it.
+// Watch registers a reader that never waits and only calls News. The caller must Close it.
 func (h *Hub) Watch(user ident.UserNID, device ident.DeviceNID) *Sub {
 	return h.add(&Sub{hub: h, user: user, device: device})
 }
 
-// Visit registers a reader for the news of a room that it need not be in; Room wakes it. The caller must Close it.
+// Visit registers a reader for a room whose member it need not be; Room wakes it. The caller must Close it.
 func (h *Hub) Visit(room ident.RoomNID) *Sub {
 	return h.add(&Sub{hub: h, room: room, c: make(chan struct{}, 1)})
 }
@@ -74,7 +74,7 @@ func (h *Hub) add(s *Sub) *Sub {
 	return s
 }
 
-// head returns the first of the readers of s's user or room.
+// head returns the first reader in the list that s belongs to.
 func (h *Hub) head(s *Sub) *Sub {
 	if s.room != 0 {
 		return h.visitors[s.room]
@@ -82,7 +82,7 @@ func (h *Hub) head(s *Sub) *Sub {
 	return h.users[s.user]
 }
 
-// setHead makes s the first of the readers of its user or room.
+// setHead makes s the first reader in its list.
 func (h *Hub) setHead(s *Sub) {
 	if s.room != 0 {
 		h.visitors[s.room] = s
@@ -91,7 +91,7 @@ func (h *Hub) setHead(s *Sub) {
 	h.users[s.user] = s
 }
 
-// C receives when there may be something new since it last received.
+// C returns a channel that receives when there may be news since the last receive.
 func (s *Sub) C() <-chan struct{} { return s.c }
 
 // Close removes the reader; no wake-up reaches it afterwards. Closing twice is allowed.
@@ -121,15 +121,15 @@ func (s *Sub) Close() {
 	}
 }
 
-// News counts the wake-ups since the Sub was made: those of the user or device itself (Users, Device, All), and those of
-// sets that the user is in (Members). EachOf counts as the former.
+// News returns how often the reader was woken since it was registered: own counts wake-ups for the user or device
+// (Users, Device, EachOf, All), rooms those for sets that contain the user (Members).
 func (s *Sub) News() (own, rooms uint64) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
 	return s.news, s.rooms
 }
 
-// wake leaves a wake-up where none waits yet, from s on through the user's list.
+// wake adds to the counts of s and all later readers in its list, and leaves a wake-up for each that has none pending.
 func (s *Sub) wake(own, rooms uint64) {
 	for ; s != nil; s = s.next {
 		s.signal(own, rooms)
@@ -140,7 +140,7 @@ func (s *Sub) signal(own, rooms uint64) {
 	s.news += own
 	s.rooms += rooms
 	select {
-	case s.c <- struct{}{}: // never ready on a nil channel
+	case s.c <- struct{}{}: // never ready if the channel is nil
 	default:
 	}
 }
@@ -154,14 +154,14 @@ func (h *Hub) Users(nids ...ident.UserNID) {
 	}
 }
 
-// Room wakes the visitors of a room.
+// Room wakes the readers that visit a room.
 func (h *Hub) Room(nid ident.RoomNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.visitors[nid].wake(0, 1)
 }
 
-// Device wakes the readers of one device of a user, as a to-device message does.
+// Device wakes the readers of one device of a user, for example for a to-device message.
 func (h *Hub) Device(user ident.UserNID, device ident.DeviceNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -172,11 +172,11 @@ func (h *Hub) Device(user ident.UserNID, device ident.DeviceNID) {
 	}
 }
 
-// Members wakes every reader whose user is in m. It walks whichever is smaller, the set or the parked users: a room
+// Members wakes every reader whose user is in m. It iterates over the smaller of the set and the parked users: a room
 // of 50,000 members with three readers online costs three look-ups.
 func (h *Hub) Members(m Members) { h.each(m, 0, 1) }
 
-// EachOf is Users for a set: it wakes every reader whose user is in m, for news of their own. It costs what Members does.
+// EachOf is like Members, but counts as news of the users' own, as Users does.
 func (h *Hub) EachOf(m Members) { h.each(m, 1, 0) }
 
 func (h *Hub) each(m Members, own, rooms uint64) {
@@ -196,7 +196,7 @@ func (h *Hub) each(m Members, own, rooms uint64) {
 	}
 }
 
-// All wakes everybody.
+// All wakes every reader.
 func (h *Hub) All() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -208,7 +208,7 @@ func (h *Hub) All() {
 	}
 }
 
-// Parked returns how many readers are parked; those who only watch do not count.
+// Parked returns how many readers are parked, without those that only watch.
 func (h *Hub) Parked() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()

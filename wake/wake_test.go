@@ -20,7 +20,7 @@ func (s set) Each(f func(ident.UserNID) bool) {
 	}
 }
 
-// woken tells whether a wake-up waits, and takes it.
+// woken reports whether a wake-up is pending, and consumes it.
 func woken(s *wake.Sub) bool {
 	select {
 	case <-s.C():
@@ -30,7 +30,7 @@ func woken(s *wake.Sub) bool {
 	}
 }
 
-func TestWakeReachesEveryReaderOfTheUserAndNobodyElse(t *testing.T) {
+func TestUsersWakesEveryReaderOfTheUserOnly(t *testing.T) {
 	h := wake.New()
 	a, b, other := h.Park(1, 10), h.Park(1, 11), h.Park(2, 20)
 	h.Users(1, 7)
@@ -47,7 +47,7 @@ func TestWakeReachesEveryReaderOfTheUserAndNobodyElse(t *testing.T) {
 	}
 }
 
-func TestTwoWakeUpsBeforeTheReaderLooksAreOne(t *testing.T) {
+func TestWakeUpsBeforeTheReaderLooksAreCoalesced(t *testing.T) {
 	h := wake.New()
 	s := h.Park(1, 1)
 	h.Users(1)
@@ -100,7 +100,7 @@ func TestClosedReaderIsNeitherWokenNorCounted(t *testing.T) {
 	}
 }
 
-func TestParkingAndWakingAtOnceLosesNothing(t *testing.T) {
+func TestConcurrentParkingAndWakingLosesNoWakeUp(t *testing.T) {
 	h := wake.New()
 	var wg sync.WaitGroup
 	for u := range ident.UserNID(8) {

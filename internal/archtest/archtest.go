@@ -1,8 +1,8 @@
-// Package archtest holds the import rules of the house as a table and finds what breaks them. Imports go down only: a
-// package of one rank may use packages of lower ranks, and sideways only what the table names. Pure packages see no
-// clock, files, network or context. Each outside library has the packages that may use it.
+// Package archtest defines the import rules of the program as a table and finds violations. Imports go down only: a
+// package may import packages of lower ranks, and packages of its own rank only if the table names them. Pure packages
+// use no clock, files, network or context. Each library may be imported only by the packages listed for it.
 //
-// It looks at what the program is built from; tests may import what they like.
+// The rules apply to the program; tests may import anything.
 package archtest
 
 import (
@@ -11,21 +11,21 @@ import (
 	"strings"
 )
 
-// module is the module path, which begins every package of the house.
+// module is the module path, the prefix of all import paths in this module.
 const module = "ebb/"
 
-// rule says what one package may import of its own rank; lower ranks are always allowed unless only is set.
+// rule says which packages of its own rank a package may import. Lower ranks are always allowed unless only is set.
 type rule struct {
 	rank     int
 	sideways []string // packages of the same rank
-	only     []string // not nil: of lower ranks these alone
+	only     []string // if not nil: the only packages of lower ranks
 	pure     bool     // no I/O, clock or context
 }
 
-// leaf is what has no package of the house below it.
+// leaf is the value of rule.only for packages that import no other package of this module.
 var leaf = []string{}
 
-// rules is the table; a name that ends in / covers the packages below it.
+// rules is the table. A name that ends in / applies to all packages below it.
 var rules = map[string]rule{
 	"mxerr":     {rank: 0},
 	"canonjson": {rank: 0, pure: true},
@@ -37,7 +37,7 @@ var rules = map[string]rule{
 	"rooms/pdu":       {rank: 1, only: []string{"canonjson"}, pure: true},
 	"rooms/eventauth": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/stateres":  {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth"}, pure: true},
-	// What tests compare with.
+	// A reference implementation that tests compare with.
 	"rooms/stateres/reference": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth", "rooms/stateres"}, pure: true},
 	"rooms/visibility":         {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/expiry":             {rank: 1, only: []string{"canonjson"}, pure: true},
@@ -50,7 +50,7 @@ var rules = map[string]rule{
 	"pushrules": {rank: 3},
 
 	"rooms": {rank: 4},
-	// The readers: rooms, the only writer, knows nothing of them.
+	// The readers; rooms, the only writer, does not import them.
 	"history": {rank: 5},
 
 	"accounts":       {rank: 6},
@@ -63,7 +63,7 @@ var rules = map[string]rule{
 	"outbox":         {rank: 6},
 	"push":           {rank: 6},
 	"retention":      {rank: 6},
-	// The door is given functions and knows no service.
+	// httpapi receives functions and imports no service.
 	"httpapi": {rank: 6, only: []string{"mxerr", "canonjson", "telemetry", "config", "ident", "keyed"}},
 
 	"clientapi":  {rank: 7},
@@ -81,7 +81,7 @@ var rules = map[string]rule{
 	"test/":               {rank: 10},
 }
 
-// libraries says which packages may use a library: the first part of its import path that matches, longest first.
+// libraries lists the packages that may import a library. Keys are prefixes of import paths; the longest match applies.
 var libraries = map[string][]string{
 	"maunium.net/go/mautrix":            {"clientapi", "federation", "adminapi", "rooms", "accounts", "e2ee", "feed", "pushrules", "push", "appservice", "test/", "internal/"},
 	"maunium.net/go/mautrix/id":         {"*"},
@@ -96,10 +96,10 @@ var libraries = map[string][]string{
 	"golang.org/x/":                     {"*"},
 }
 
-// impure are packages that pure code does not import: I/O, clocks, contexts.
+// impure lists packages that pure code must not import: I/O, clocks, contexts.
 var impure = []string{"context", "os", "net", "net/http", "database/sql", "log", "log/slog", "io/fs", "os/exec", "syscall"}
 
-// violation says why pkg may not import path, "" where it may. Both are import paths.
+// violation explains why pkg must not import path, or returns "" if it may. Both are import paths.
 func violation(pkg, path string) string {
 	own, known := ruleOf(strings.TrimPrefix(pkg, module))
 	name := strings.TrimPrefix(pkg, module)
@@ -118,7 +118,7 @@ func violation(pkg, path string) string {
 	return outside(name, path)
 }
 
-// inside judges the import of another package of the house.
+// inside explains why a package with rule r must not import other, a package of this module, or returns "".
 func (r rule) inside(other string) string {
 	target, known := ruleOf(other)
 	switch {
@@ -134,7 +134,7 @@ func (r rule) inside(other string) string {
 	return ""
 }
 
-// outside judges the import of a library.
+// outside explains why a package must not import a library, or returns "".
 func outside(name, path string) string {
 	best := ""
 	for prefix := range libraries {
@@ -154,7 +154,7 @@ func outside(name, path string) string {
 	return fmt.Sprintf("uses %s, which belongs to %v", path, users)
 }
 
-// ruleOf finds a package's row: its own, or that of the folder above it.
+// ruleOf returns the rule for a package: its own, or that of the nearest folder above it.
 func ruleOf(name string) (rule, bool) {
 	if r, ok := rules[name]; ok {
 		return r, true
@@ -169,7 +169,7 @@ func ruleOf(name string) (rule, bool) {
 	return rule{}, false
 }
 
-// covers says whether an import path is the library or lies below it.
+// covers reports whether an import path is prefix or below it.
 func covers(prefix, path string) bool {
 	rest, ok := strings.CutPrefix(path, prefix)
 	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(prefix, "/"))

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// listed is what `go list -deps -json` tells of a package.
+// listed is a package in the output of `go list -deps -json`.
 type listed struct {
 	ImportPath string
 	Imports    []string
@@ -49,7 +49,7 @@ func TestImportsGoDownOnly(t *testing.T) {
 	}
 }
 
-func TestRulesTellRightFromWrong(t *testing.T) {
+func TestRulesDetectViolations(t *testing.T) {
 	cases := []struct {
 		pkg, path string
 		allowed   bool

@@ -41,7 +41,8 @@ func TestLimitsPageListsEveryBound(t *testing.T) {
 	}
 }
 
-// configKey tells media.max_upload_size from media.maxWait.
+// configKey reports whether a name is a configuration key, such as media.max_upload_size, and not a constant, such as
+// media.maxWait.
 func configKey(name string) bool { return strings.Contains(name, "_") }
 
 func dirExists(dir string) bool {
@@ -49,7 +50,7 @@ func dirExists(dir string) bool {
 	return err == nil && info.IsDir()
 }
 
-// declared finds the constants and functions of the program, as FOLDER.name.
+// declared returns the constants and functions of the program, as FOLDER.name.
 func declared(t *testing.T, root string) map[string]bool {
 	t.Helper()
 	all := map[string]bool{}

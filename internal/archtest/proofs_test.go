@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// testName finds `package.TestName` in a page; a package deeper than one folder is written with slashes.
+// testName matches `package.TestName` in a page; a package below another folder is written with slashes.
 var testName = regexp.MustCompile("`([a-z0-9/]+)\\.(Test[A-Za-z0-9]+)`")
 
-// provedPages are those of which each row names the tests that prove it, with the fewest tests that they name.
+// provedPages lists the pages whose table rows name the tests that prove them, with the minimum number of tests named.
 var provedPages = map[string]int{"clients.md": 40, "security.md": 50}
 
 func TestPagesNameTestsThatExist(t *testing.T) {
@@ -39,7 +39,7 @@ func TestPagesNameTestsThatExist(t *testing.T) {
 	}
 }
 
-// testSources are the test files of a folder, one after the other.
+// testSources returns the concatenated test files of a folder.
 func testSources(t *testing.T, folder string) string {
 	t.Helper()
 	files, err := filepath.Glob("../../" + folder + "/*_test.go")

@@ -17,12 +17,13 @@ import (
 	"time"
 )
 
-// The attacks are played against a server with its default limits, by a stranger, by another server and by a user of its own,
-// while an innocent user sends messages. What counts is the server's memory and how long the innocent user waits.
+// Attackers of three kinds (a stranger, another server, and a user of the server) attack a server with its default
+// limits while an innocent user sends messages. The results are the server's memory and the time that the innocent user
+// waits.
 const (
 	attackAim      = "RSS < 400 MB, p99 < 100 ms"
 	hiddenEvents   = 8000 // relations that the attacker may not see
-	largeMessages  = 120  // in the room of which the attacker takes the history slowly
+	largeMessages  = 120  // in the room whose history the attacker reads slowly
 	innocentPause  = 100 * time.Millisecond
 	samplingPause  = 50 * time.Millisecond
 	attackedConfig = `server_name: %[1]q
@@ -37,20 +38,20 @@ log: {level: error}
 `
 )
 
-// target is a server under attack, and who is there.
+// target is a server under attack, with its users and rooms.
 type target struct {
 	*process
-	name     string // of the server, which is the address at which other servers reach it
+	name     string // the server name, which is also its federation address
 	innocent *account
-	room     string // in which the innocent user writes
+	room     string // the room in which the innocent user sends
 	attacker *account
 	large    string // a room with large messages
-	hidden   string // a room with an event to which much is related that the attacker may not see
+	hidden   string // a room with an event that has many relations invisible to the attacker
 	root     string // that event
 	evil     *evilServer
 }
 
-// attack is one way to take more than is one's due. It goes on until its context ends.
+// attack is a way to use more than a fair share of resources. It continues until its context ends.
 type attack struct {
 	name string
 	run  func(*target, context.Context) error
@@ -71,7 +72,7 @@ var attacks = []attack{
 	{"thumbnails of large pictures", (*target).pictures},
 }
 
-// attackAll plays the attacks one after the other.
+// attackAll runs the attacks one after the other.
 func (b *bench) attackAll() error {
 	t, err := b.startTarget()
 	if err != nil {
@@ -88,7 +89,7 @@ func (b *bench) attackAll() error {
 	return b.unsignedCost(t)
 }
 
-// play runs an attack and prints what it did.
+// play runs an attack and prints its effect.
 func (b *bench) play(t *target, a attack) error {
 	before, err := t.used()
 	if err != nil {
@@ -108,8 +109,8 @@ func (b *bench) play(t *target, a attack) error {
 	return err
 }
 
-// watch lets the innocent user write until ctx ends, and returns how long each message took, in ms, how many were refused,
-// and how much memory the server had at most.
+// watch sends messages as the innocent user until ctx ends. It returns how long each message took, in ms, how many
+// failed, and the server's peak memory.
 func (t *target) watch(ctx context.Context) (waits []float64, failed int, peak int64) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -132,7 +133,7 @@ func (t *target) watch(ctx context.Context) (waits []float64, failed int, peak i
 	return waits, failed, peak
 }
 
-// startTarget makes a server, fills it while it has no limits, and starts it again with its default ones.
+// startTarget creates a server, fills it without limits, and restarts it with the default limits.
 func (b *bench) startTarget() (*target, error) {
 	cert, key, err := certificate()
 	if err != nil {
@@ -167,7 +168,7 @@ func (b *bench) startTarget() (*target, error) {
 	return t, t.restart(true)
 }
 
-// restart starts the server with or without its limits.
+// restart restarts the server with or without its limits.
 func (t *target) restart(limits bool) error {
 	if err := os.WriteFile(t.config(), fmt.Appendf(nil, attackedConfig, t.name, t.addr, limits), 0o600); err != nil {
 		return err
@@ -211,7 +212,7 @@ func (t *target) fill() error {
 	return err
 }
 
-// repeat calls f from n goroutines until ctx ends. That the server refuses something is what is wanted.
+// repeat calls f from n goroutines until ctx ends. Refused requests are expected and ignored.
 func repeat(ctx context.Context, n int, f func(i int) error) error {
 	var wg sync.WaitGroup
 	for i := range n {
@@ -232,7 +233,7 @@ func (t *target) nothing(ctx context.Context) error {
 	return nil
 }
 
-// raw opens a connection to the clients' address, or with TLS to that of other servers, and sends text.
+// raw opens a connection, to the client address or with TLS to the federation address, and sends text.
 func (t *target) raw(ctx context.Context, federation bool, text []byte) (net.Conn, error) {
 	address := t.addr
 	if federation {
@@ -249,7 +250,7 @@ func (t *target) raw(ctx context.Context, federation bool, text []byte) (net.Con
 	return c, err
 }
 
-// hold opens n connections that each send a text and then nothing, until ctx ends.
+// hold opens n connections that each send text and then nothing, until ctx ends.
 func (t *target) hold(ctx context.Context, n int, federation bool, text []byte) error {
 	var mu sync.Mutex
 	var open []net.Conn
@@ -257,7 +258,7 @@ func (t *target) hold(ctx context.Context, n int, federation bool, text []byte) 
 		if ctx.Err() != nil {
 			return nil
 		}
-		if c, err := t.raw(ctx, federation, text); err == nil { // refused: so much the better
+		if c, err := t.raw(ctx, federation, text); err == nil { // a refusal is fine
 			mu.Lock()
 			defer mu.Unlock()
 			open = append(open, c)
@@ -271,7 +272,7 @@ func (t *target) hold(ctx context.Context, n int, federation bool, text []byte) 
 	return nil
 }
 
-// unfinished is the beginning of a request whose body never ends.
+// unfinished returns the beginning of a request whose body never ends.
 func unfinished(method, path, token string, size int) []byte {
 	head := method + " " + path + " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: " + strconv.Itoa(size+1000) + "\r\n"
 	if token != "" {
@@ -324,7 +325,7 @@ func (t *target) lookups(ctx context.Context) error {
 	})
 }
 
-// get asks the address of other servers.
+// get sends a request to the federation address.
 func (t *target) get(ctx context.Context, path string) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+t.name+path, nil)
 	if err != nil {
@@ -360,7 +361,7 @@ func (t *target) pictures(ctx context.Context) error {
 	})
 }
 
-// upload stores a picture and returns its server name and media id as a path.
+// upload uploads a picture and returns its server name and media ID as a path.
 func (t *target) upload(ctx context.Context, picture []byte) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+t.addr+"/_matrix/media/v3/upload", bytes.NewReader(picture))
 	if err != nil {

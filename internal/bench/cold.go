@@ -7,13 +7,13 @@ import (
 )
 
 const (
-	// coldMembers is how many members the large room has whose first reads are measured.
+	// coldMembers is the number of members in the large room whose first reads are measured.
 	coldMembers = 10_000
-	// coldGap is how many messages of each room a client has missed when it comes back to a server that was restarted.
+	// coldGap is the number of messages per room that a client has missed when it syncs after a restart.
 	coldGap = 30
-	// coldNewMembers is how many members of the large room it missed.
+	// coldNewMembers is the number of joins in the large room that it has missed.
 	coldNewMembers = 1000
-	// coldPeople are in each of the many rooms, and all of them talk.
+	// coldPeople is the number of members in each of the many rooms; all of them send.
 	coldPeople = 4
 )
 
@@ -22,11 +22,11 @@ type coldRead struct {
 	name  string
 	aim   string
 	path  string
-	holds string // what a right answer contains
+	holds string // part of a correct answer
 	took  samples
 }
 
-// cold is what the first reads after a restart take: nothing of the rooms is in memory.
+// cold measures the first reads after a restart, with empty caches.
 func (b *bench) cold() error {
 	p, err := b.startEbb("cold", 0)
 	if err != nil {
@@ -78,7 +78,7 @@ func (b *bench) cold() error {
 	return nil
 }
 
-// coldReads fills the rooms and returns what is to be read of them.
+// coldReads fills the rooms and returns the requests to measure.
 func coldReads(people []*account) ([]*coldRead, error) {
 	a := people[0]
 	large, err := a.createRoom()
@@ -121,7 +121,7 @@ func coldReads(people []*account) ([]*coldRead, error) {
 	}, nil
 }
 
-// coldNews lets more happen in rooms than a timeline shows.
+// coldNews sends more events to the rooms than a timeline shows.
 func coldNews(people []*account, rooms []string) error {
 	return parallel(len(people), len(people), func(i int) error {
 		for _, room := range rooms {

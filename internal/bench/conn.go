@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// requestTimeout is longer than any answer may take, waiting requests too.
+// requestTimeout exceeds the time of any answer, including long polls.
 const requestTimeout = 2 * time.Minute
 
-// conn is one client with one connection. It does no more than it must: what the client uses of the processor is missing
-// to the server. It is for one goroutine.
+// conn is a client with one connection. It does as little as possible, because the CPU time that it uses is not
+// available to the server. It must be used by one goroutine.
 type conn struct {
 	addr  string
 	token string
@@ -31,13 +31,13 @@ func newConn(addr, token string) *conn { return &conn{addr: addr, token: token} 
 
 func (c *conn) close() {
 	if c.tcp != nil {
-		_ = c.tcp.Close() // nothing is to be saved
+		_ = c.tcp.Close() // there is nothing to flush
 		c.tcp = nil
 	}
 }
 
-// do sends a request and reads its answer, which stays valid until the next. Any status but 200 is an error. A server may
-// close a connection that was idle for long: then the request is sent again.
+// do sends a request and returns its answer, which is valid until the next call. Any status but 200 is an error. If the
+// server has closed the idle connection, the request is sent again.
 func (c *conn) do(method, path string, body []byte) ([]byte, error) {
 	idle := c.tcp != nil
 	c.compose(method, path, body)
@@ -57,7 +57,7 @@ func (c *conn) do(method, path string, body []byte) ([]byte, error) {
 	return c.body, nil
 }
 
-// errNoAnswer: the server closed the connection before it said anything.
+// errNoAnswer means that the server closed the connection before it sent anything.
 var errNoAnswer = errors.New("no answer")
 
 func (c *conn) exchange() (status int, err error) {
@@ -100,7 +100,7 @@ func (c *conn) compose(method, path string, body []byte) {
 	c.out = append(b, body...)
 }
 
-// read reads one answer into body.
+// read reads an answer into body.
 func (c *conn) read() (status int, err error) {
 	line, err := c.in.ReadSlice('\n')
 	if err == io.EOF && len(line) == 0 || errors.Is(err, syscall.ECONNRESET) { //nolint:errorlint // never wrapped
@@ -166,7 +166,7 @@ func (c *conn) readChunks() error {
 	}
 }
 
-// readMore appends n bytes to body.
+// readMore appends the next n bytes to body.
 func (c *conn) readMore(n int) error {
 	have := len(c.body)
 	if cap(c.body) < have+n {
@@ -177,7 +177,7 @@ func (c *conn) readMore(n int) error {
 	return err
 }
 
-// post is do with JSON: in may be nil, out too.
+// post is do with JSON; in and out may be nil.
 func (c *conn) post(path string, in, out any) error {
 	body := []byte("{}")
 	if in != nil {

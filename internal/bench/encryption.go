@@ -7,7 +7,8 @@ import (
 	"strconv"
 )
 
-// encryption is what clients that encrypt do most: claim one-time keys and send to devices.
+// encryption measures the most frequent requests of encrypting clients: claiming one-time keys and sending to-device
+// messages.
 func (b *bench) encryption() error {
 	p, err := b.startEbb("e2ee", 0)
 	if err != nil {
@@ -24,7 +25,7 @@ func (b *bench) encryption() error {
 		return err
 	}
 	var claims, toDevice, bare samples
-	const claimed = 8000 // keys a round
+	const claimed = 8000 // keys per round
 	for round := range b.rounds {
 		if err := bare.add(measureLimit(limit, "/stored/", len(people)/2, b.duration)); err != nil {
 			return err
@@ -54,7 +55,7 @@ func (b *bench) encryption() error {
 	return nil
 }
 
-// uploadKeys gives the second half of the people as many keys as the first will claim.
+// uploadKeys uploads, for the second half of the people, as many keys as the first half will claim.
 func uploadKeys(people []*account, round, claimed int) error {
 	half := len(people) / 2
 	const batch = 50
@@ -76,7 +77,7 @@ func uploadKeys(people []*account, round, claimed int) error {
 	})
 }
 
-// claimKeys claims them all, one a request.
+// claimKeys claims all of them, one per request.
 func claimKeys(people []*account, claimed int) (int, error) {
 	half := len(people) / 2
 	err := parallel(half, half, func(i int) error {

@@ -24,12 +24,12 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// evilServer is another server, which is in no room. It answers with its keys and nothing else.
+// evilServer is another server, which is in no room. It serves only its keys.
 type evilServer struct {
 	name   string
 	signer pdu.Signer
 	roots  *x509.CertPool
-	client *fedclient.Client // signs requests as it should
+	client *fedclient.Client // signs requests correctly
 	http   *http.Client
 	server *http.Server
 }
@@ -84,13 +84,13 @@ func (e *evilServer) answer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	_, _ = w.Write(raw) // the peer may be gone
+	_, _ = w.Write(raw) // the peer may have disconnected
 }
 
-// user is one of the users of the evil server.
+// user returns the ID of a user on the evil server.
 func (e *evilServer) user(name string) id.UserID { return id.UserID("@" + name + ":" + e.name) }
 
-// forge makes an event of any room, signed by the evil server.
+// forge returns an event in any room, signed by the evil server.
 func (e *evilServer) forge(p pdu.Proto) (*pdu.Event, error) {
 	v, _ := pdu.VersionOf(id.RoomV11)
 	p.OriginServerTS, p.Depth = time.Now().UnixMilli(), 100
@@ -148,7 +148,7 @@ func (t *target) deviceMessages(ctx context.Context) error {
 	})
 }
 
-// nested is JSON of some size whose objects are unsorted and stand in each other.
+// nested returns JSON of the given size, with unsorted objects nested in each other.
 func nested(size int) []byte {
 	var b bytes.Buffer
 	depth := size / 16
@@ -159,7 +159,7 @@ func nested(size int) []byte {
 	return b.Bytes()
 }
 
-// unsigned sends a body with headers that name the evil server and its key, and a signature of something else.
+// unsigned sends a body with headers that name the evil server and its key, but have the signature of another text.
 func (t *target) unsigned(ctx context.Context, body []byte) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "https://"+t.name+"/_matrix/federation/v1/send/"+rand.Text(), bytes.NewReader(body))
 	if err != nil {
@@ -174,7 +174,7 @@ func (t *target) unsigned(ctx context.Context, body []byte) (int, error) {
 	return resp.StatusCode, resp.Body.Close()
 }
 
-// wide is JSON that is as deep as a body may be, and otherwise wide.
+// wide returns JSON that is as deep as a body may be, and otherwise wide.
 func wide(size int) []byte {
 	part := nested(800)
 	var b bytes.Buffer
@@ -196,9 +196,9 @@ func (t *target) costlyBodies(ctx context.Context) error {
 	})
 }
 
-// unsignedCost prints what 1 MB of a body that nobody has signed costs.
+// unsignedCost prints the cost of a body of 1 MB with an invalid signature.
 func (b *bench) unsignedCost(t *target) error {
-	time.Sleep(time.Second) // until what came before is over
+	time.Sleep(time.Second) // until earlier work is done
 	const n = 16
 	body := nested(1 << 20)
 	var mu sync.Mutex
@@ -221,13 +221,13 @@ func (b *bench) unsignedCost(t *target) error {
 	return nil
 }
 
-// hugePicture is a PNG of less than a megabyte with 36 megapixels.
+// hugePicture returns a PNG of less than a megabyte with 36 megapixels.
 func hugePicture() ([]byte, error) {
 	const side = 6000
 	var out bytes.Buffer
 	out.WriteString("\x89PNG\r\n\x1a\n")
 	chunk := func(kind string, data []byte) {
-		_ = binary.Write(&out, binary.BigEndian, uint32(len(data))) // a bytes.Buffer takes everything
+		_ = binary.Write(&out, binary.BigEndian, uint32(len(data))) // a bytes.Buffer does not fail
 		sum := crc32.NewIEEE()
 		_, _ = sum.Write(append([]byte(kind), data...))
 		out.WriteString(kind)

@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// listeners is how many clients wait for each message; rate how many messages come in a second.
+// listeners is the number of clients that wait for each message; rate is the number of messages per second.
 const (
 	listeners = 200
 	rate      = 20
 )
 
-// lazyFilter is what most clients ask with.
+// lazyFilter is the filter that most clients use.
 const lazyFilter = `{"room":{"timeline":{"limit":20},"state":{"lazy_load_members":true}}}`
 
-// syncPath asks for what is new, timeout in ms.
+// syncPath returns the path of an incremental sync; timeout is in ms.
 func syncPath(since string, timeout int) string {
 	path := "/_matrix/client/v3/sync?filter=" + url.QueryEscape(lazyFilter) + "&timeout=" + strconv.Itoa(timeout)
 	if since != "" {
@@ -29,7 +29,7 @@ func syncPath(since string, timeout int) string {
 	return path
 }
 
-// sync asks once and returns the token for the next time, and the answer.
+// sync sends a /sync request and returns the next token and the answer.
 func (a *account) sync(since string, timeout int) (next string, answer []byte, err error) {
 	answer, err = a.do("GET", syncPath(since, timeout), nil)
 	if err != nil {
@@ -42,7 +42,7 @@ func (a *account) sync(since string, timeout int) (next string, answer []byte, e
 	return next, answer, nil
 }
 
-// nextBatch is the token in an answer.
+// nextBatch returns the token in an answer.
 func nextBatch(json []byte) (string, bool) {
 	_, rest, found := bytes.Cut(json, []byte(`"next_batch":"`))
 	if !found {
@@ -52,7 +52,7 @@ func nextBatch(json []byte) (string, bool) {
 	return string(value), found
 }
 
-// settled syncs until there is nothing new.
+// settled syncs until there is nothing new, and returns the token.
 func (a *account) settled(since string) (string, error) {
 	for range 20 {
 		next, _, err := a.sync(since, 0)
@@ -64,22 +64,23 @@ func (a *account) settled(since string) (string, error) {
 		}
 		since = next
 	}
-	return since, nil // others are at work
+	return since, nil // other goroutines are still sending
 }
 
-// fanOutResult is one measurement.
+// fanOutResult is the result of one measurement.
 type fanOutResult struct {
 	spent
 	latencies []float64 // ms
 }
 
-// waiter asks in a loop, and tells of each answer.
+// waiter syncs in a loop, and reports each answer.
 type waiter struct {
 	ask func() (numbers []int, err error)
 	end func()
 }
 
-// fanOutOf wakes all waiters with n messages, rate a second, and says what it took. send sends message i.
+// fanOutOf sends n messages, rate per second, that wake all waiters, and returns the latencies and cost. send sends
+// message i.
 func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fanOutResult, error) {
 	sent := make([]time.Time, n)
 	latencies := make([][]float64, len(waiters))
@@ -108,7 +109,7 @@ func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fan
 			}
 		})
 	}
-	time.Sleep(500 * time.Millisecond) // until all wait
+	time.Sleep(500 * time.Millisecond) // until all are waiting
 	s, err := p.measure(func() (int, error) {
 		start := time.Now()
 		for i := range n {
@@ -139,7 +140,7 @@ func fanOutOf(p *process, waiters []*waiter, n int, send func(i int) error) (fan
 	return r, errors.Join(errors.Join(errs...), err)
 }
 
-// fanOut is how soon and at what price 200 waiting clients have a message.
+// fanOut measures how soon, and at what cost, 200 waiting clients receive a message.
 func (b *bench) fanOut() error {
 	p, err := b.startEbb("fanout", 0)
 	if err != nil {
@@ -169,8 +170,8 @@ func (b *bench) fanOut() error {
 	n := max(1, int(b.duration.Seconds()*rate))
 	var ebb, bare samples
 	var p50, p99, bare50, bare99 []float64
-	at := 0                              // of the limit's messages
-	since := make([]string, len(guests)) // where each guest has come to
+	at := 0                              // index of the next message to the limit
+	since := make([]string, len(guests)) // the sync token of each guest
 	for round := range b.rounds {
 		r, err := limitFanOut(limit, n, &at)
 		if err != nil {
@@ -201,7 +202,7 @@ func (b *bench) fanOut() error {
 	return nil
 }
 
-// numberMark stands before the number of a message in its text.
+// numberMark precedes the number of a message in its text.
 const numberMark = "number "
 
 func ebbFanOut(p *process, host *account, guests []*account, since []string, room string, n int) (fanOutResult, error) {
@@ -226,7 +227,7 @@ func ebbFanOut(p *process, host *account, guests []*account, since []string, roo
 	return r, err
 }
 
-// numbersIn are the numbers of the messages in an answer of /sync.
+// numbersIn returns the numbers of the messages in an answer of /sync.
 func numbersIn(answer []byte) (numbers []int) {
 	for {
 		_, rest, found := bytes.Cut(answer, []byte(numberMark))
@@ -268,9 +269,9 @@ func limitFanOut(p *process, n int, at *int) (fanOutResult, error) {
 	})
 }
 
-// interrupt lets a request that waits fail; it may be called from another goroutine.
+// interrupt makes a waiting request fail; it may be called from another goroutine.
 func (c *conn) interrupt() {
 	if c.tcp != nil {
-		_ = c.tcp.Close() // the request says so
+		_ = c.tcp.Close() // the request returns the error
 	}
 }

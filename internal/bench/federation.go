@@ -21,10 +21,10 @@ import (
 
 const (
 	missedEvents = 5000 // sent while the other server is down
-	federatedFor = 200  // messages whose way to a client of the other server is timed
+	federatedFor = 200  // messages whose latency to a client of the other server is measured
 )
 
-// federatedConfiguration is that of a server that speaks with others over TLS, under the name of its address.
+// federatedConfiguration is the configuration of a server that federates over TLS, with its address as server name.
 const federatedConfiguration = `server_name: %[1]q
 data_dir: .
 listen:
@@ -44,7 +44,7 @@ type pair struct {
 	reader      *account // of the second
 }
 
-// federation is how fast things go from one server to another.
+// federation measures the latency and throughput between two servers.
 func (b *bench) federation() error {
 	w, err := b.startPair()
 	if err != nil {
@@ -91,7 +91,7 @@ func (b *bench) startPair() (*pair, error) {
 	return w, err
 }
 
-// startFederated is startEbb for a server that speaks with others.
+// startFederated is startEbb for a server that federates.
 func (b *bench) startFederated(folder string, cert, key []byte) (*process, string, error) {
 	p := &process{dir: filepath.Join(b.dir, folder), binary: b.binary}
 	name, err := freeAddress()
@@ -115,7 +115,7 @@ func (b *bench) startFederated(folder string, cert, key []byte) (*process, strin
 	return p, name, err
 }
 
-// certificate is one for the loopback address that vouches for itself.
+// certificate returns a self-signed certificate for the loopback address.
 func certificate() (cert, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -134,7 +134,7 @@ func certificate() (cert, key []byte, err error) {
 	return block("CERTIFICATE", raw), block("PRIVATE KEY", encoded), err
 }
 
-// share makes a room with everybody in it.
+// share creates a room and joins everybody.
 func (w *pair) share() (string, error) {
 	room, err := w.senders[0].createRoom()
 	if err != nil {
@@ -152,7 +152,7 @@ func (w *pair) joinThere(room string) error {
 	return w.reader.post("/_matrix/client/v3/join/"+url.PathEscape(room)+"?via="+url.QueryEscape(w.name), nil, nil)
 }
 
-// mark sends one more message and waits until the other server has it, and with it all that was sent before.
+// mark sends one more message and waits until the other server has received it, and therefore all earlier ones.
 func (w *pair) mark(room string) error {
 	answer, err := w.senders[0].do("PUT", sendPath(room), message)
 	if err != nil {
@@ -178,7 +178,7 @@ func (w *pair) arrived(room, eventID string) error {
 	}
 }
 
-// federatedSends is the pace at which messages arrive, and what that costs both servers.
+// federatedSends measures the rate at which messages arrive, and the cost on both servers.
 func (b *bench) federatedSends(w *pair, room string) error {
 	var here, there samples
 	for range b.rounds {
@@ -203,7 +203,7 @@ func (b *bench) federatedSends(w *pair, room string) error {
 	return nil
 }
 
-// federatedWay is the time from a client of one server to a waiting client of the other.
+// federatedWay measures the time from a client of one server to a waiting client of the other.
 func (b *bench) federatedWay(w *pair, room string) error {
 	since, err := w.reader.settled("")
 	if err != nil {
@@ -232,7 +232,7 @@ func (b *bench) federatedWay(w *pair, room string) error {
 	return nil
 }
 
-// catchUp is the time in which a server that was down has what was said meanwhile.
+// catchUp measures how long a server that was down takes to receive the messages it missed.
 func (b *bench) catchUp(w *pair, room string) error {
 	w.there.stop()
 	if err := shared(missedEvents, func(worker, _ int) error { return w.senders[worker].send(room) }); err != nil {
@@ -252,10 +252,10 @@ func (b *bench) catchUp(w *pair, room string) error {
 	return nil
 }
 
-// workers is how many send at once where much is to be sent.
+// workers is the number of goroutines that send when much is to be sent.
 const workers = 16
 
-// shared calls f for 0 to n-1 from that many workers, each of which has its part.
+// shared calls f for 0 to n-1, divided among that many workers.
 func shared(n int, f func(worker, i int) error) error {
 	return parallel(workers, workers, func(worker int) error {
 		for i := worker; i < n; i += workers {
@@ -267,8 +267,9 @@ func shared(n int, f func(worker, i int) error) error {
 	})
 }
 
-// joins is the time of a join of rooms with many members, up to the first /sync that has the room: for a client that loads members lazily,
-// and for one that wants them all. The members are banned ones, which need no accounts: their events are as many.
+// joins measures the time to join rooms with many members, up to the first /sync that contains the room: for a client
+// that loads members lazily, and for one that wants all of them. The members are banned users, which need no accounts
+// but as many events.
 func (b *bench) joins(w *pair) error {
 	for _, n := range []int{1000, 10_000} {
 		room, err := w.crowded(n)
@@ -301,7 +302,7 @@ func (b *bench) joins(w *pair) error {
 	return nil
 }
 
-// crowded makes a room with n members more.
+// crowded creates a room with n additional members.
 func (w *pair) crowded(n int) (room string, err error) {
 	if room, err = w.senders[0].createRoom(); err != nil {
 		return "", err
@@ -309,7 +310,7 @@ func (w *pair) crowded(n int) (room string, err error) {
 	return room, crowd(w.senders[0], room, w.name, 0, n)
 }
 
-// crowd bans the users with the numbers from (inclusive) to (exclusive) from a room of an account: members who need no accounts.
+// crowd bans the users numbered from (inclusive) to (exclusive) from the account's room: members that need no accounts.
 func crowd(a *account, room, server string, from, to int) error {
 	conns := make([]*conn, workers)
 	for i := range conns {
@@ -323,7 +324,7 @@ func crowd(a *account, room, server string, from, to int) error {
 	})
 }
 
-// untilThere syncs with a filter until an answer has a room.
+// untilThere syncs with a filter until an answer contains the room.
 func (w *pair) untilThere(room, since, filter string) error {
 	for {
 		query := url.Values{"since": {since}, "filter": {filter}, "timeout": {"10000"}}

@@ -22,31 +22,32 @@ import (
 	_ "github.com/mattn/go-sqlite3" // the driver
 )
 
-// limitCommand is how this program calls itself to be the limit; limitDelay is what is added to each of its commits.
+// limitCommand is the argument with which this program runs itself as the limit; limitDelay is the delay added to each
+// of its commits.
 const (
 	limitCommand = "be-the-limit"
 	limitDelay   = "BENCH_LIMIT_DELAY"
 )
 
-// limit is a server that does what one event cannot be had without, and nothing that makes a homeserver: no users, no
-// rights, no state, no transaction ids.
+// limit is a server that does only what accepting an event requires, and nothing else that a homeserver does: it has no
+// users, permissions, state or transaction IDs.
 type limit struct {
 	key     ed25519.PrivateKey
-	mu      sync.Mutex // guards what follows: one room
+	mu      sync.Mutex // guards the fields below, which describe one room
 	depth   int64
 	prev    string
 	batches chan insert
 	poll    poll
 }
 
-// insert is one event on its way to the disk.
+// insert is an event waiting to be written.
 type insert struct {
 	id   string
 	json []byte
 	done chan error
 }
 
-// serveLimit prints its address and answers until it is killed.
+// serveLimit prints its address and serves until it is killed.
 func serveLimit(dir string) error {
 	delay, err := time.ParseDuration(os.Getenv(limitDelay))
 	if err != nil {
@@ -84,7 +85,7 @@ func (l *limit) bare(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// built makes an event of the body, and forgets it.
+// built builds an event from the body and discards it.
 func (l *limit) built(w http.ResponseWriter, r *http.Request) {
 	if body, err := io.ReadAll(r.Body); err == nil {
 		if id, _, err := l.event(body); err == nil {
@@ -93,7 +94,7 @@ func (l *limit) built(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// stored puts the body into the database, as an event that is made elsewhere.
+// stored writes the body to the database, as an event built elsewhere.
 func (l *limit) stored(w http.ResponseWriter, r *http.Request) {
 	if body, err := io.ReadAll(r.Body); err == nil {
 		l.mu.Lock()
@@ -104,7 +105,7 @@ func (l *limit) stored(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// all makes an event and answers when it is on the disk.
+// all builds an event and answers when it is on disk.
 func (l *limit) all(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -130,23 +131,24 @@ func (l *limit) store(w http.ResponseWriter, id string, event []byte) {
 
 func answer(w http.ResponseWriter, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body) // the client will miss it
+	_, _ = w.Write(body) // the client notices
 }
 
-// event builds and signs what would be sent to other servers: content hash, reference hash, signature.
+// event builds and signs an event as for other servers: content hash, reference hash, signature.
 func (l *limit) event(body []byte) (id string, event []byte, err error) {
 	var content map[string]any
 	if err := json.Unmarshal(body, &content); err != nil {
 		return "", nil, err
 	}
-	canonical, err := json.Marshal(content) // sorted keys; the texts used here need no escapes
+	canonical, err := json.Marshal(content) // keys are sorted; the texts used here need no escapes
 	if err != nil {
 		return "", nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.depth++
-	// Keys in order: auth_events, content, depth, hashes, origin_server_ts, prev_events, room_id, sender, signatures, type.
+	// Keys in order: auth_events, content, depth, hashes, origin_server_ts, prev_events, room_id, sender, signatures,
+	// type.
 	const auth = `{"auth_events":["$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","$bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"],"content":`
 	depth := strconv.AppendInt([]byte(`,"depth":`), l.depth, 10)
 	rest := []byte(`,"origin_server_ts":1700000000000,"prev_events":["` + l.prev + `"],"room_id":"!roomroomroomroomroom:localhost","sender":"@sender:localhost"`)
@@ -173,7 +175,7 @@ func join(parts ...[]byte) []byte {
 	return out
 }
 
-// limitWriter is the one writer of the limit's database.
+// limitWriter is the single writer of the limit's database.
 type limitWriter struct {
 	db     *sql.DB
 	insert *sql.Stmt
@@ -198,7 +200,7 @@ func openLimitWriter(path string, delay time.Duration) (*limitWriter, error) {
 	return &limitWriter{db: db, insert: stmt, delay: delay}, err
 }
 
-// run commits whatever has come while the last commit ran, 64 rows at most.
+// run commits the inserts that arrived during the last commit, at most 64 at a time.
 func (w *limitWriter) run(in <-chan insert) {
 	for first := range in {
 		batch := []insert{first}
@@ -234,7 +236,7 @@ func (w *limitWriter) commit(batch []insert) error {
 	return tx.Commit()
 }
 
-// poll wakes requests that wait.
+// poll wakes waiting requests.
 type poll struct {
 	mu   sync.Mutex // guards at and news
 	at   int
@@ -242,7 +244,7 @@ type poll struct {
 }
 
 func (p *poll) wake(w http.ResponseWriter, r *http.Request) {
-	_, _ = io.Copy(io.Discard, r.Body) // the client will miss the answer
+	_, _ = io.Copy(io.Discard, r.Body) // the client notices
 	p.mu.Lock()
 	p.at++
 	close(p.news)

@@ -1,10 +1,10 @@
-// Command bench starts the real binary on loopback and prints what it can do, each figure with the limit of the same
-// machine beside it, measured in the same run by a small program that does only what cannot be left out: HTTP, building
-// and signing an event, a group-committed insert, waking waiting requests.
+// Command bench starts the real binary on loopback and measures its performance. Beside each figure it prints the limit
+// of the same machine, measured in the same run with a small program that does only the indispensable work: HTTP,
+// building and signing an event, a group-committed insert, waking waiting requests.
 //
-// What counts is CPU time per operation, read from /proc: on a machine where other things run too, operations per
-// second say little. Every figure is the median of -rounds measurements (of grown databases: all of them together), and
-// limit and server take turns.
+// The main figure is CPU time per operation, read from /proc: on a machine with other load, operations per second mean
+// little. Every figure is the median of -rounds measurements (with grown databases: all of them together), and limit
+// and server take turns.
 //
 //	make bench
 //	go run ./internal/bench -rounds 1 -only sends,sync
@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// options is what the command line says.
+// options holds the command line options.
 type options struct {
 	binary   string
 	dir      string
@@ -44,7 +44,7 @@ var suites = []suite{
 	{"federation", (*bench).federation}, {attackSuite, (*bench).attackAll},
 }
 
-// attackSuite plays attacks instead of measuring; it runs only where it is named.
+// attackSuite runs attacks instead of measurements; it runs only if it is named.
 const attackSuite = "attack"
 
 // bench is one run.
@@ -111,7 +111,7 @@ func (b *bench) parse(args []string) error {
 	return nil
 }
 
-// run measures group by group, each in a folder of its own.
+// run measures each group of figures in its own folder.
 func (b *bench) run() error {
 	root, err := os.MkdirTemp(b.dir, "ebb-bench-")
 	if err != nil {

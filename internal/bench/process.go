@@ -25,10 +25,10 @@ type process struct {
 	dir    string
 	binary string
 	errors bytes.Buffer
-	admin  string // access token of an administrator, once one was made
+	admin  string // access token of an administrator, once there is one
 }
 
-// configuration is that of a server as it is, without rate limits, and with profiles to take.
+// configuration is that of a usual server, but without rate limits, and with profiles enabled.
 const configuration = `server_name: localhost
 data_dir: .
 listen: [{address: "%s", serve: [client, admin, metrics]}]
@@ -37,7 +37,7 @@ rate_limits: {enabled: false}
 log: {level: error}
 `
 
-// startEbb makes a new server and starts it. delay is added to every commit.
+// startEbb creates a new server and starts it. delay is added to every commit.
 func (b *bench) startEbb(name string, delay time.Duration) (*process, error) {
 	p := &process{dir: filepath.Join(b.dir, name), binary: b.binary}
 	if err := p.initialise("localhost"); err != nil {
@@ -54,7 +54,7 @@ func (b *bench) startEbb(name string, delay time.Duration) (*process, error) {
 	return p, err
 }
 
-// initialise makes the folder of a server.
+// initialise creates the folder of a server.
 func (p *process) initialise(name string) error {
 	if out, err := exec.Command(p.binary, "init", "--server-name", name, "--data-dir", p.dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("ebb init: %w\n%s", err, out)
@@ -64,7 +64,7 @@ func (p *process) initialise(name string) error {
 
 func (p *process) config() string { return filepath.Join(p.dir, "ebb.yaml") }
 
-// serve starts the program and says how long it took to the first answer.
+// serve starts the program and returns the time until its first answer.
 func (p *process) serve(delay time.Duration) (time.Duration, error) {
 	p.cmd = exec.Command(p.binary, "serve", "--config", p.config())
 	p.cmd.Env = append(os.Environ(), "EBB_BENCH_COMMIT_DELAY="+delay.String())
@@ -95,7 +95,7 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// stop ends the process in order, or after 20 s at once.
+// stop terminates the process gracefully, or kills it after 20 s.
 func (p *process) stop() {
 	if p.cmd.Process == nil { // it could not be started
 		return
@@ -103,7 +103,7 @@ func (p *process) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
 	done := make(chan struct{})
 	go func() {
-		_ = p.cmd.Wait() // how it ended tells its own text, below
+		_ = p.cmd.Wait() // how it ended shows in its output, printed below
 		close(done)
 	}()
 	select {
@@ -118,10 +118,10 @@ func (p *process) stop() {
 	}
 }
 
-// kill ends the process as a power cut would.
+// kill kills the process, as a power cut would.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may have ended already
-	_ = p.cmd.Wait()         // it was killed: that is the error
+	_ = p.cmd.Wait()         // the error is that it was killed
 }
 
 // startLimit starts this program as the limit.
@@ -154,20 +154,20 @@ func (b *bench) startLimit(delay time.Duration) (*process, error) {
 	return p, nil
 }
 
-// usage is what a process has used.
+// usage is the CPU time and memory that a process has used.
 type usage struct {
 	cpu time.Duration
 	rss int64 // bytes
 	at  time.Time
 }
 
-// used reads /proc. The processor's time comes in hundredths of a second.
+// used reads the usage from /proc, where CPU time is in hundredths of a second.
 func (p *process) used() (usage, error) {
 	raw, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
 	if err != nil {
 		return usage{}, err
 	}
-	_, rest, found := strings.Cut(string(raw), ") ") // after the name of the program, which may hold anything
+	_, rest, found := strings.Cut(string(raw), ") ") // after the name of the program, which may contain anything
 	fields := strings.Fields(rest)
 	if !found || len(fields) < 22 {
 		return usage{}, errors.New("/proc/PID/stat is not as expected")
@@ -182,7 +182,7 @@ func (p *process) used() (usage, error) {
 	return usage{cpu: time.Duration(numbers[0]+numbers[1]) * tick, rss: numbers[2] * int64(os.Getpagesize()), at: time.Now()}, nil
 }
 
-// spent is a measurement: how much was done, in what time, for how much of the server's processor time.
+// spent is a measurement: the number of operations, the time they took, and the server's CPU time.
 type spent struct {
 	ops  int
 	wall time.Duration
@@ -194,7 +194,7 @@ func (s spent) per1000() float64   { return s.cpu.Seconds() / float64(s.ops) * 1
 func (s spent) millis() float64    { return s.micros() / 1000 }
 func (s spent) micros() float64    { return float64(s.cpu.Microseconds()) / float64(s.ops) }
 
-// measure does what f does and says what it took.
+// measure runs f and returns the time and CPU time that it took.
 func (p *process) measure(f func() (ops int, err error)) (spent, error) {
 	before, err := p.used()
 	if err != nil {
@@ -211,7 +211,7 @@ func (p *process) measure(f func() (ops int, err error)) (spent, error) {
 	return spent{ops: ops, wall: after.at.Sub(before.at), cpu: after.cpu - before.cpu}, err
 }
 
-// profiled takes a CPU profile of the server while f runs, where profiles are wanted.
+// profiled takes a CPU profile of the server while f runs, if profiles were requested.
 func (b *bench) profiled(p *process, name string, f func() error) error {
 	if b.profile == "" {
 		return f()
@@ -227,7 +227,7 @@ func (b *bench) profiled(p *process, name string, f func() error) error {
 	return errors.Join(f(), <-taken)
 }
 
-// fetch stores a profile of the server. Only administrators get one.
+// fetch saves a profile of the server, which requires an administrator.
 func (p *process) fetch(profile, file string) error {
 	token, err := p.administrator()
 	if err != nil {
@@ -246,7 +246,8 @@ func (p *process) fetch(profile, file string) error {
 	return errors.Join(err, resp.Body.Close(), os.WriteFile(file, raw, 0o600))
 }
 
-// administrator returns the access token of an administrator that it makes; "" of the limit, which has none.
+// administrator returns the access token of an administrator, whom it creates if necessary, or "" for the limit, which
+// has none.
 func (p *process) administrator() (string, error) {
 	if p.admin != "" || p.binary == "" {
 		return p.admin, nil

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// report prints figures as they are known.
+// report prints figures as they become known.
 type report struct{ header bool }
 
-// figure is one line: what was measured, the limit of the machine where there is one, and what is aimed at.
+// figure is one line: the measurement, the limit of the machine if there is one, and the target.
 type figure struct {
 	name   string
 	unit   string
@@ -37,7 +37,7 @@ func (r *report) print(figures ...figure) {
 	}
 }
 
-// median of what was measured; of an even count, the mean of the two in the middle.
+// median returns the median of the values; for an even count, the mean of the two in the middle.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -50,7 +50,7 @@ func median(values []float64) float64 {
 	return (sorted[mid-1] + sorted[mid]) / 2
 }
 
-// percentile p of 0 to 1.
+// percentile returns the percentile p, between 0 and 1.
 func percentile(values []float64, p float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -59,7 +59,7 @@ func percentile(values []float64, p float64) float64 {
 	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
 }
 
-// number prints three digits or more.
+// number formats a value with three digits or more.
 func number(v float64) string {
 	switch {
 	case v >= 100:

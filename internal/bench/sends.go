@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// message is a message of usual length, with its formatted form, as clients send it.
+// message is a message of typical length, with its formatted form, as clients send it.
 var message = []byte(`{"msgtype":"m.text","body":"` + text + ` ` + text + ` ` + text + `","format":"org.matrix.custom.html","formatted_body":"<p>` + text + `</p><p>` + text + `</p>"}`)
 
 const text = "We could meet at the station at nine and walk from there, if the rain stops."
 
-// txns makes transaction ids that never come back.
+// txns generates unique transaction IDs.
 var txns atomic.Int64
 
-// account is somebody who is signed in.
+// account is a logged-in user.
 type account struct {
 	*conn
 	user   string
 	device string
 }
 
-// register makes n accounts, in parallel: the hashing of passwords takes its time.
+// register creates n accounts, in parallel because hashing passwords takes long.
 func (p *process) register(prefix string, n int) ([]*account, error) {
 	accounts := make([]*account, n)
 	err := parallel(8, n, func(i int) error {
@@ -46,7 +46,7 @@ func (p *process) register(prefix string, n int) ([]*account, error) {
 	return accounts, err
 }
 
-// parallel calls f for 0 to n-1 from a number of goroutines.
+// parallel calls f for 0 to n-1 from width goroutines.
 func parallel(width, n int, f func(i int) error) error {
 	var next atomic.Int64
 	errs := make([]error, width)
@@ -62,7 +62,7 @@ func parallel(width, n int, f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// createRoom makes a room that everybody may join.
+// createRoom creates a public room.
 func (a *account) createRoom() (string, error) {
 	var made struct {
 		RoomID string `json:"room_id"`
@@ -84,14 +84,14 @@ func sendPath(room string) string {
 	return "/_matrix/client/v3/rooms/" + url.PathEscape(room) + "/send/m.room.message/" + strconv.FormatInt(txns.Add(1), 10)
 }
 
-// house is a server with rooms: sender i of n talks in rooms[i].
+// house is a server with rooms: sender i of n sends to rooms[i].
 type house struct {
 	*process
 	senders []*account
 	rooms   [][]string
 }
 
-// newHouse makes rooms of which each has four of the senders, or all where there is one room.
+// newHouse creates rooms with four senders each, or one room with all of them.
 func newHouse(p *process, senders, rooms int) (*house, error) {
 	h := &house{process: p, rooms: make([][]string, senders)}
 	var err error
@@ -126,7 +126,7 @@ func (h *house) talk(d time.Duration) (int, error) {
 	})
 }
 
-// concurrently calls f from n goroutines until the time is over and says how often it was.
+// concurrently calls f from n goroutines until the time is over, and returns the number of calls.
 func concurrently(n int, d time.Duration, f func(i, n int) error) (int, error) {
 	end := time.Now().Add(d)
 	counts, errs := make([]int, n), make([]error, n)
@@ -147,7 +147,7 @@ func concurrently(n int, d time.Duration, f func(i, n int) error) (int, error) {
 	return total, errors.Join(errs...)
 }
 
-// measureLimit sends PUTs to the limit over as many connections as there are senders.
+// measureLimit sends PUTs to the limit, with as many connections as there are senders.
 func measureLimit(p *process, path string, width int, d time.Duration) (spent, error) {
 	conns := make([]*conn, width)
 	for i := range conns {
@@ -162,10 +162,10 @@ func measureLimit(p *process, path string, width int, d time.Duration) (spent, e
 	})
 }
 
-// sends is how fast messages are taken.
+// sends measures how fast messages are accepted.
 func (b *bench) sends() error { return b.sendFigures(0, "") }
 
-// delayedSends is the same on a slow disk.
+// delayedSends is sends on a slow disk.
 func (b *bench) delayedSends() error { return b.sendFigures(5*time.Millisecond, ", +5 ms a commit") }
 
 func (b *bench) sendFigures(delay time.Duration, suffix string) error {
@@ -193,7 +193,7 @@ func (b *bench) sendFigures(delay time.Duration, suffix string) error {
 	for round := range b.rounds {
 		for i, path := range paths {
 			if delay > 0 && i > 0 {
-				continue // the parts are known
+				continue // for which the parts are known
 			}
 			if err := parts[i].add(measureLimit(limit, path, 16, b.duration)); err != nil {
 				return err
@@ -238,8 +238,8 @@ func (s samples) of(value func(spent) float64) []float64 {
 	return out
 }
 
-// pooled is all measurements as one: for what happens less often than once in each, as a garbage collection of a large heap,
-// which a median has whole or not at all.
+// pooled combines all measurements into one, for events rarer than one per measurement, such as garbage collections of
+// a large heap, which a median includes either completely or not at all.
 func (s samples) pooled() samples {
 	var all spent
 	for _, one := range s {
@@ -261,7 +261,7 @@ func (b *bench) printSends(suffix string, one, many, limit, wide samples) {
 	)
 }
 
-// printParts shows of what the limit is made.
+// printParts shows how the limit divides into its parts.
 func (b *bench) printParts(parts [4]samples) {
 	for i, name := range [4]string{"", "PUT alone", "PUT, build and sign", "PUT, group-committed insert"} {
 		if i > 0 {

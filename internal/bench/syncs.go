@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// manyRooms is how many rooms the user of the first sync is in, with perRoom messages each.
+// manyRooms is the number of rooms of the user whose first sync is measured, with perRoom messages each.
 const (
 	manyRooms = 500
 	perRoom   = 20
 )
 
-// syncs is what asking costs when nothing is new, and at the start.
+// syncs measures syncs that find nothing new, and first syncs.
 func (b *bench) syncs() error {
 	p, err := b.startEbb("sync", 0)
 	if err != nil {
@@ -68,7 +68,7 @@ func (b *bench) syncs() error {
 	return nil
 }
 
-// fillRoom makes a room of some people, in which all of them talk.
+// fillRoom creates a room of some people, in which all of them send.
 func fillRoom(people ...*account) (string, error) {
 	room, err := people[0].createRoom()
 	if err != nil {
@@ -87,7 +87,7 @@ func fillRoom(people ...*account) (string, error) {
 	return room, nil
 }
 
-// nothingNew asks for what is new, four requests at a time, and there is nothing.
+// nothingNew measures syncs without news, four at a time.
 func nothingNew(p *process, a *account, d time.Duration) (spent, error) {
 	since, err := a.settled("")
 	if err != nil {
@@ -109,7 +109,7 @@ func nothingNew(p *process, a *account, d time.Duration) (spent, error) {
 	})
 }
 
-// newsElsewhere is nothingNew with a token that is older than events in rooms of others.
+// newsElsewhere is nothingNew with a token that is older than events in other rooms.
 func newsElsewhere(p *process, a, other *account, d time.Duration) (spent, error) {
 	since, err := a.settled("")
 	if err != nil {
@@ -130,7 +130,7 @@ func newsElsewhere(p *process, a, other *account, d time.Duration) (spent, error
 	})
 }
 
-// firstSyncs asks as a new device does. The first answer is not measured: it fills what is kept.
+// firstSyncs measures the first sync of a new device. The first answer is not measured, because it fills the caches.
 func firstSyncs(p *process, a *account, d time.Duration) (spent, error) {
 	if _, _, err := a.sync("", 0); err != nil {
 		return spent{}, err
@@ -146,14 +146,14 @@ func firstSyncs(p *process, a *account, d time.Duration) (spent, error) {
 	})
 }
 
-// idle is what a server takes that does nothing, and what each waiting client adds.
+// idle measures the memory of an idle server, and what each waiting client adds.
 func (b *bench) idle() error {
 	p, err := b.startEbb("idle", 0)
 	if err != nil {
 		return err
 	}
 	defer func() { p.stop() }()
-	time.Sleep(2 * time.Second) // what starting took is given back
+	time.Sleep(2 * time.Second) // until the memory used at startup is returned
 	empty, err := p.used()
 	if err != nil {
 		return err
@@ -181,7 +181,8 @@ func (b *bench) idle() error {
 	if err != nil {
 		return err
 	}
-	// In a new process: the old one would use again what making the accounts took. To it everybody is new at first.
+	// The process must be a new one, because the old one would reuse memory from creating the accounts. At first, all
+	// its users are new to it.
 	wait := func(suffix string) (float64, error) {
 		p.stop()
 		if _, err := p.serve(0); err != nil {
@@ -216,7 +217,7 @@ func (b *bench) idle() error {
 	return nil
 }
 
-// settleAll brings everybody up to date, unseen by the others.
+// settleAll brings all clients up to date, without waking the others by a change of presence.
 func settleAll(members []*account, since []string) error {
 	return parallel(4, len(members), func(i int) error {
 		defer members[i].close()
@@ -228,7 +229,7 @@ func settleAll(members []*account, since []string) error {
 	})
 }
 
-// gather puts everybody into rooms of 200.
+// gather joins all users to rooms of 200.
 func gather(members []*account) error {
 	var rooms []string
 	for i := 0; i < len(members); i += 200 {
@@ -246,7 +247,8 @@ func gather(members []*account) error {
 	})
 }
 
-// waiting lets n clients wait, and ask again when they are answered, and says by how many KB a client the server has grown.
+// waiting lets n clients wait, and sync again whenever they are answered. It returns by how many KB per client the
+// server's memory has grown.
 func (b *bench) waiting(p *process, n int, client func(i int) (c *conn, ask func() error)) (float64, error) {
 	time.Sleep(3 * time.Second)
 	before, err := p.used()
@@ -262,11 +264,11 @@ func (b *bench) waiting(p *process, n int, client func(i int) (c *conn, ask func
 			return 0, err
 		}
 		wg.Go(func() {
-			for ask() == nil { // it fails when the connection is closed
+			for ask() == nil { // fails when the connection is closed
 			}
 		})
 		if i%100 == 99 {
-			time.Sleep(20 * time.Millisecond) // or the server's backlog overflows
+			time.Sleep(20 * time.Millisecond) // so that the server's backlog does not overflow
 		}
 	}
 	time.Sleep(5 * time.Second)
@@ -286,7 +288,7 @@ func (b *bench) waiting(p *process, n int, client func(i int) (c *conn, ask func
 	return float64(after.rss-before.rss) / 1000 / float64(n), err
 }
 
-// sizeOf is the size of a file, 0 if there is none.
+// sizeOf returns the size of a file, or 0 if there is none.
 func sizeOf(path string) (int64, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -1,8 +1,8 @@
-// Pgtest runs a command with a throw-away PostgreSQL server: go run ./internal/pgtest -- go test ./storage/...
+// Pgtest runs a command with a temporary PostgreSQL server: go run ./internal/pgtest -- go test ./storage/...
 //
-// The server lives in a temporary folder and listens on a Unix socket there; EBB_TEST_POSTGRES gives its address to the
-// command. It ends with the command. Where PostgreSQL is not installed the command runs without it, and the tests that want
-// it skip themselves by name.
+// The server has a temporary folder and listens on a Unix socket there; the command finds its address in
+// EBB_TEST_POSTGRES. The server ends with the command. If PostgreSQL is not installed, the command runs without it, and
+// tests that need it skip themselves and say so.
 package main
 
 import (
@@ -45,7 +45,7 @@ func main() {
 // run returns the exit code of the command.
 func run(args []string) (code int, err error) {
 	if os.Getenv(variable) != "" {
-		return command(args) // somebody has a server for us
+		return command(args) // a server is already provided
 	}
 	s, err := newServer()
 	if errors.Is(err, errMissing) {
@@ -65,7 +65,7 @@ func run(args []string) (code int, err error) {
 	return command(args)
 }
 
-// command runs the command until it ends by itself; signals are for it to obey.
+// command runs the command until it exits; signals are forwarded to it.
 func command(args []string) (int, error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -80,7 +80,7 @@ func command(args []string) (int, error) {
 	for {
 		select {
 		case s := <-signals:
-			_ = cmd.Process.Signal(s) // it may have ended just now
+			_ = cmd.Process.Signal(s) // it may just have ended
 		case err := <-ended:
 			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 				return max(exit.ExitCode(), 1), nil
@@ -90,14 +90,14 @@ func command(args []string) (int, error) {
 	}
 }
 
-// errMissing is printed as it is.
+// errMissing is printed without a prefix.
 var errMissing = errors.New("SKIP PostgreSQL: apt-get install postgresql")
 
-// server is a PostgreSQL cluster in a folder of its own.
+// server is a PostgreSQL cluster in its own folder.
 type server struct {
-	bin     string // folder of the programs
+	bin     string // folder of the PostgreSQL programs
 	dir     string
-	as      *syscall.Credential // nil: ourselves
+	as      *syscall.Credential // nil: the current user
 	process *exec.Cmd
 	log     tail
 }
@@ -118,7 +118,7 @@ func newServer() (*server, error) {
 	if s.as, err = unprivileged(); err != nil {
 		return nil, err
 	}
-	// A socket's path has at most 107 bytes, so the folder has a short one.
+	// The path of a socket has at most 107 bytes, so the folder's path must be short.
 	if s.dir, err = os.MkdirTemp("/tmp", "ebb-pg-"); err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func newServer() (*server, error) {
 	return s, err
 }
 
-// version is 15 for /usr/lib/postgresql/15/bin/initdb.
+// version returns 15 for /usr/lib/postgresql/15/bin/initdb.
 func version(initdb string) int {
 	n, err := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(initdb))))
 	if err != nil {
@@ -137,7 +137,7 @@ func version(initdb string) int {
 	return n
 }
 
-// unprivileged is whom to run PostgreSQL as: it refuses root.
+// unprivileged returns the user to run PostgreSQL as, because it refuses to run as root.
 func unprivileged() (*syscall.Credential, error) {
 	if os.Getuid() != 0 {
 		return nil, nil
@@ -164,10 +164,10 @@ func (s *server) command(ctx context.Context, program string, args ...string) *e
 	return cmd
 }
 
-// start makes the cluster and waits until it answers. What makes a database slow and safe is off: nothing here outlives a
-// crash of the machine, which no test needs.
+// start creates the cluster and waits until it answers. Durability is switched off: it would slow tests down, and none
+// of them needs the data after a crash of the machine.
 func (s *server) start() error {
-	runtime.LockOSThread() // Pdeathsig comes with the end of the thread
+	runtime.LockOSThread() // Pdeathsig is sent when this thread ends
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	data := filepath.Join(s.dir, "data")
@@ -190,14 +190,14 @@ func (s *server) start() error {
 	return nil
 }
 
-// tail keeps the end of what PostgreSQL says. It is shown only where the server fails: that a connection comes too early, or is cut
-// off by a test, is FATAL for PostgreSQL and means nothing here.
+// tail keeps the end of PostgreSQL's output, which is shown only if the server fails: early connections and those that
+// a test closes are logged as FATAL, but are harmless here.
 type tail struct {
 	mu   sync.Mutex // guards text
 	text []byte
 }
 
-// maxTail bounds what is kept, in bytes.
+// maxTail bounds the output that is kept, in bytes.
 const maxTail = 8 << 10
 
 // Write implements io.Writer.
@@ -219,7 +219,7 @@ func (s *server) dsn() string {
 	return "postgres://ebb@/postgres?" + url.Values{"host": {s.dir}}.Encode()
 }
 
-// stop ends the server without ceremony and removes the folder.
+// stop shuts the server down immediately and removes its folder.
 func (s *server) stop() error {
 	var died error
 	if s.process != nil && s.process.Process != nil {
@@ -227,7 +227,7 @@ func (s *server) stop() error {
 			died = fmt.Errorf("PostgreSQL ended before the tests did:\n%s", s.log.String())
 		}
 		_ = s.process.Process.Signal(syscall.SIGQUIT) // immediate shutdown
-		_ = s.process.Wait()                          // tells only of the signal
+		_ = s.process.Wait()                          // reports only the signal
 	}
 	return errors.Join(died, os.RemoveAll(s.dir))
 }

@@ -9,8 +9,9 @@ import (
 	"ebb/httpapi"
 )
 
-// Check compares the page with the route tables and, if openapi is not nil, with the operations of the specification. It
-// looks both ways: what is served must be listed, what is said to work must be served, and what is No must not be.
+// Check compares the page with the route tables and, if openapi is not nil, with the operations of the specification.
+// It checks both directions: every served operation must be listed; every operation listed as working must be served,
+// and none listed as No.
 func Check(index *Index, routes []httpapi.Route, openapi []Operation) []error {
 	problems := checkRoutes(index, routes)
 	if openapi != nil {
@@ -45,12 +46,13 @@ func checkRoutes(index *Index, routes []httpapi.Route) (problems []error) {
 	return problems
 }
 
-// mustBeListed: older version names of a listed operation go without saying, unstable and foreign names do not.
+// mustBeListed reports whether the page must list an alias. Older versions of a listed operation need not be listed;
+// unstable and vendor-specific names must be.
 func mustBeListed(alias string) bool {
 	return strings.Contains(alias, "/unstable/") || !strings.HasPrefix(alias, "/_matrix/")
 }
 
-// listed says what the page gets wrong about one path of a route.
+// listed returns the errors in the page about one path of a route.
 func listed(index *Index, r httpapi.Route, path string) []error {
 	key := Operation{Method: r.Method, Path: path}.key()
 	var others []error // two operations of the specification share a path
@@ -68,7 +70,7 @@ func listed(index *Index, r httpapi.Route, path string) []error {
 	return []error{fmt.Errorf("%s %s (%s) is served, but not listed", r.Method, path, r.OperationID)}
 }
 
-// CheckSpec compares the first section with the OpenAPI files, both ways.
+// CheckSpec compares the first section with the OpenAPI files, in both directions.
 func CheckSpec(index *Index, openapi []Operation) (problems []error) {
 	known := map[string]Operation{}
 	for _, o := range openapi {
@@ -94,7 +96,7 @@ func CheckSpec(index *Index, openapi []Operation) (problems []error) {
 	return problems
 }
 
-// CheckTests finds entries whose test does not exist. tests is what Tests found.
+// CheckTests returns the entries whose test does not exist. tests is the result of Tests.
 func CheckTests(index *Index, tests map[string]bool, root string) (problems []error) {
 	for _, e := range index.Entries {
 		if e.Test == "" {

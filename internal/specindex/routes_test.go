@@ -14,8 +14,8 @@ import (
 func TestPageAgreesWithTheRoutesOfTheServer(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
-	cfg.Federation.Enabled = true              // or what other servers ask is not there
-	cfg.Registration.SharedSecret = "a secret" // or its route is not there
+	cfg.Federation.Enabled = true              // otherwise there are no federation routes
+	cfg.Registration.SharedSecret = "a secret" // otherwise its route is missing
 	if err := fedclient.CreateKey(filepath.Join(cfg.DataDir, "signing.key")); err != nil {
 		t.Fatal(err)
 	}

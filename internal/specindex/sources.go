@@ -15,10 +15,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// apis are the folders of the specification that the page covers, in its order.
+// apis lists the folders of the specification that the page covers, in the page's order.
 var apis = []string{"client-server", "server-server", "application-service", "push-gateway"}
 
-// OpenAPI reads the operations below specDir/api, in the order of API, file, path and method.
+// OpenAPI returns the operations below specDir/api, ordered by API, file, path and method.
 func OpenAPI(specDir string) ([]Operation, error) {
 	var all []Operation
 	for _, api := range apis {
@@ -40,7 +40,7 @@ func OpenAPI(specDir string) ([]Operation, error) {
 	return all, nil
 }
 
-// document is what is read of an OpenAPI file.
+// document is the part of an OpenAPI file that is used.
 type document struct {
 	Servers []struct {
 		Variables struct {
@@ -85,7 +85,7 @@ func operationsOf(file string) ([]Operation, error) {
 	return ops, nil
 }
 
-// Tests finds every test function below root, as DIRECTORY.TestName.
+// Tests returns all test functions below root, as DIRECTORY.TestName.
 func Tests(root string) (map[string]bool, error) {
 	tests := map[string]bool{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {

@@ -1,8 +1,8 @@
-// Package specindex reads docs/spec-index.txt, which says of every operation whether Ebb serves it and which test proves
-// its effect, and finds where the page disagrees with the route tables, the OpenAPI files or the tests that exist.
+// Package specindex reads docs/spec-index.txt, which says of every operation whether Ebb serves it and which test
+// proves that, and finds where the page disagrees with the route tables, the OpenAPI files or the existing tests.
 //
-// A line of the page is: operationId METHOD PATH Yes|Partial|No TEST NOTE…, separated by blanks; TEST is - for none. The
-// first section holds the operations of the OpenAPI files, the second what Ebb serves beyond them.
+// A line of the page is: operationId METHOD PATH Yes|Partial|No TEST NOTE…, separated by blanks; TEST is - if there is
+// none. The first section lists the operations of the OpenAPI files, the second those that Ebb serves in addition.
 package specindex
 
 import (
@@ -18,22 +18,22 @@ const (
 	beyondSection = "[beyond]"
 )
 
-// Status says how far an operation works.
+// Status says how far an operation is supported.
 type Status string
 
-// The three answers.
+// The possible statuses.
 const (
 	Yes     Status = "Yes"
 	Partial Status = "Partial"
 	No      Status = "No"
 )
 
-// Operation names an operation of an OpenAPI file or of a route table.
+// Operation is an operation of an OpenAPI file or of a route table.
 type Operation struct {
 	ID     string // operationId
 	Method string
-	Path   string // whole template: /_matrix/client/v3/rooms/{roomId}/…
-	File   string // client-server/room_send.yaml, "" for what is not in the specification
+	Path   string // the complete template: /_matrix/client/v3/rooms/{roomId}/…
+	File   string // client-server/room_send.yaml, "" if not in the specification
 }
 
 // Entry is one line of the page.
@@ -42,26 +42,26 @@ type Entry struct {
 	Status Status
 	Test   string // DIRECTORY.TestName or test/sdk/FILE.mjs, "" for none
 	Note   string
-	Beyond bool // of the second section
+	Beyond bool // belongs to the second section
 	Line   int
 }
 
-// Index is the whole page.
+// Index is the complete page.
 type Index struct{ Entries []Entry }
 
-// key is where an operation is served, without the names of the variables.
+// key returns the method and path of an operation, without the names of the path's variables.
 func (o Operation) key() string { return o.Method + " " + unnamed(o.Path) }
 
 func (e Entry) String() string {
 	return fmt.Sprintf("line %d (%s %s %s)", e.Line, e.ID, e.Method, e.Path)
 }
 
-// outgoing are the APIs whose operations Ebb calls and does not serve.
+// outgoing reports whether the operation belongs to an API that Ebb calls but does not serve.
 func (e Entry) outgoing() bool {
 	return strings.HasPrefix(e.Path, "/_matrix/app/") || strings.HasPrefix(e.Path, "/_matrix/push/")
 }
 
-// unnamed takes the names of the variables out of a template.
+// unnamed removes the names of the variables from a template.
 func unnamed(path string) string {
 	segments := strings.Split(path, "/")
 	for i, s := range segments {
@@ -72,7 +72,7 @@ func unnamed(path string) string {
 	return strings.Join(segments, "/")
 }
 
-// Parse reads the page. Errors name the line.
+// Parse parses the page. Errors include the line number.
 func Parse(r io.Reader) (*Index, error) {
 	index, section, file, seen := &Index{}, "", "", map[string]int{}
 	lines := bufio.NewScanner(r)
@@ -139,7 +139,7 @@ const header = `# Which operations of Matrix v1.19 Ebb serves. Identity service 
 # go test ./internal/specindex -update puts the page into order.
 `
 
-// Write writes the page, its columns aligned within each file's group, the entries in the order that they have.
+// Write writes the page, with columns aligned within the group of each file, and the entries in their order.
 func (x *Index) Write(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString(header)
@@ -175,7 +175,7 @@ func (x *Index) writeSection(b *strings.Builder, beyond bool) {
 	}
 }
 
-// widths are those of the longest operationId and path in the group of entry i.
+// widths returns the lengths of the longest operationId and path in the group of entry i.
 func (x *Index) widths(i int) (id, path int) {
 	for _, e := range x.Entries {
 		if e.File == x.Entries[i].File && e.Beyond == x.Entries[i].Beyond {

@@ -64,7 +64,7 @@ func TestPageListsEveryOperationOfTheSpecification(t *testing.T) {
 	}
 }
 
-// rewrite orders the page as the specification is, adds what is missing, and keeps what is beyond.
+// rewrite sorts the page in the order of the specification and adds missing operations; the second section stays.
 func rewrite(t *testing.T, ops []Operation) {
 	t.Helper()
 	old := readPage(t)
@@ -101,7 +101,7 @@ func TestPageNamesTestsThatExist(t *testing.T) {
 	}
 }
 
-func TestPageSurvivesReadingAndWriting(t *testing.T) {
+func TestPageIsUnchangedByParsingAndWriting(t *testing.T) {
 	index := readPage(t)
 	var b strings.Builder
 	if err := index.Write(&b); err != nil {
@@ -119,7 +119,7 @@ func TestPageSurvivesReadingAndWriting(t *testing.T) {
 	}
 }
 
-func TestLinesThatClaimTooMuchAreRefused(t *testing.T) {
+func TestInvalidLinesAreRefused(t *testing.T) {
 	for _, line := range []string{
 		"send PUT /x Yes -",
 		"send PUT /x Partial server.TestX",

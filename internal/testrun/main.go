@@ -1,8 +1,9 @@
-// Testrun runs go test and shows what it does: go run ./internal/testrun -timeout 15m ./...
+// Testrun runs go test and shows its progress: go run ./internal/testrun -timeout 15m ./...
 //
-// go test prints nothing while it builds, and holds back the results of packages that are done until those before them in the
-// list are: for minutes one cannot tell it from a hung one. Testrun prints a line for each package when it ends, says now and
-// then which tests are running, shows the output of failed ones, and lists at the end what was skipped and why.
+// go test prints nothing while it builds, and holds back the results of finished packages until those listed before
+// them are finished, so that for minutes it looks as if it hangs. Testrun prints a line for each package when it ends,
+// reports regularly which tests are running, shows the output of failed ones, and at the end lists the skipped tests
+// with their reasons.
 package main
 
 import (
@@ -22,7 +23,7 @@ import (
 	"time"
 )
 
-// silence is how long nothing is printed at most.
+// silence is the maximum time without output.
 const silence = 20 * time.Second
 
 func main() {
@@ -38,7 +39,8 @@ func main() {
 func run(args []string) (int, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	signal.Notify(make(chan os.Signal, 1), os.Interrupt) // the terminal tells go test itself, whose last words are shown
+	// The terminal interrupts go test too, whose last output is shown.
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Stderr = os.Stderr
@@ -69,8 +71,8 @@ type event struct {
 	Elapsed    float64
 }
 
-// report turns events into lines until there are no more. Something is printed at every tick; printed is called when something was
-// printed between two.
+// report prints the progress until the events end. It prints the running tests at every tick, and calls printed when an
+// event made it print something.
 func report(in io.Reader, w io.Writer, now func() time.Time, tick <-chan time.Time, printed func()) {
 	events := make(chan event)
 	go func() {
@@ -103,7 +105,7 @@ func report(in io.Reader, w io.Writer, now func() time.Time, tick <-chan time.Ti
 	}
 }
 
-// parse reads an event; a line that is none is shown as it is.
+// parse parses an event. A line that is not an event is returned as output.
 func parse(line []byte) (e event) {
 	if json.Unmarshal(line, &e) != nil {
 		return event{Action: "build-output", Output: string(line)}
@@ -111,7 +113,7 @@ func parse(line []byte) (e event) {
 	return e
 }
 
-// progress is how far the run is.
+// progress is the state of the run.
 type progress struct {
 	w        io.Writer
 	now      func() time.Time
@@ -139,7 +141,7 @@ type test struct {
 	output strings.Builder
 }
 
-// take takes one event in and reports whether it has printed something.
+// take processes an event and reports whether it has printed something.
 func (p *progress) take(e event) bool {
 	if e.Action == "build-output" {
 		fmt.Fprint(p.w, e.Output)
@@ -175,7 +177,7 @@ func (p *progress) take(e event) bool {
 	return false
 }
 
-// takePackage is take for an event of the package itself.
+// takePackage processes an event of the package itself, as take does.
 func (p *progress) takePackage(at *pkg, e event) bool {
 	switch e.Action {
 	case "output":
@@ -198,7 +200,8 @@ func (p *progress) takePackage(at *pkg, e event) bool {
 	}
 	if e.Action == "fail" {
 		p.failed = append(p.failed, e.Package)
-		for _, name := range slices.Sorted(maps.Keys(at.tests)) { // a panic or timeout ends tests without a word
+		// After a panic or timeout, running tests have no final event.
+		for _, name := range slices.Sorted(maps.Keys(at.tests)) {
 			fmt.Fprint(p.w, at.tests[name].output.String())
 		}
 		fmt.Fprint(p.w, at.output.String())
@@ -207,7 +210,7 @@ func (p *progress) takePackage(at *pkg, e event) bool {
 	return true
 }
 
-// skipped remembers why a test skipped itself, where it says SKIP.
+// skipped records why a test skipped itself, if the reason contains SKIP.
 func (p *progress) skipped(output string) {
 	if _, reason, found := strings.Cut(output, "SKIP "); found {
 		reason, _, _ = strings.Cut(reason, "\n")
@@ -217,7 +220,7 @@ func (p *progress) skipped(output string) {
 
 func (p *progress) elapsed() time.Duration { return p.now().Sub(p.start).Round(time.Second) }
 
-// running says what runs now.
+// running prints which tests are running.
 func (p *progress) running() {
 	var tests []string
 	for _, name := range slices.Sorted(maps.Keys(p.packages)) {
@@ -237,7 +240,7 @@ func (p *progress) running() {
 	fmt.Fprintf(p.w, "...  %s: %s\n", p.elapsed(), strings.Join(tests, ", "))
 }
 
-// summary is the end.
+// summary prints the final result.
 func (p *progress) summary() {
 	for _, reason := range slices.Sorted(maps.Keys(p.skips)) {
 		fmt.Fprintf(p.w, "skipped %d: %s\n", p.skips[reason], reason)

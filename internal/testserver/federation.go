@@ -28,26 +28,26 @@ import (
 	"ebb/server"
 )
 
-// Network is servers that federate with each other over TLS on loopback addresses, under names that only they resolve:
-// hs1.test, hs2.test and so on. Names lead to private addresses, and dialling one of those reaches the listener of the test:
-// nothing leaves the machine.
+// Network is a set of servers that federate with each other over TLS on loopback, under names that only they can
+// resolve: hs1.test, hs2.test and so on. The names resolve to private addresses, and dialling one reaches the test's
+// listener, so that nothing leaves the machine.
 type Network struct {
 	Servers []*Server
 	t       testing.TB
 	ca      *authority
 
-	// mu guards what follows.
+	// mu guards the fields below.
 	mu        sync.Mutex
-	names     []string          // the k-th is at 10.0.0.k, counted from 1
-	addresses map[string]string // of the listeners, by name; none while it is stopped
-	running   map[string]func() // ends a server
+	names     []string          // the k-th, counted from 1, is at 10.0.0.k
+	addresses map[string]string // of the listeners, by name; missing while a server is stopped
+	running   map[string]func() // stops a server
 	conns     map[net.Conn][2]string
 	cut       map[[2]string]bool
 	intercept func(w http.ResponseWriter, r *http.Request, to string, next http.Handler)
 }
 
-// Federation starts n servers that federate, each with the jobs of a real one running; change may alter the configuration of
-// the i-th, counted from 0.
+// Federation starts n servers that federate, each with all background jobs running; change may modify the configuration
+// of the i-th, counted from 0.
 func Federation(t testing.TB, n int, change func(i int, cfg *config.Config)) *Network {
 	t.Helper()
 	w := &Network{
@@ -59,10 +59,11 @@ func Federation(t testing.TB, n int, change func(i int, cfg *config.Config)) *Ne
 	return w
 }
 
-// Name is the name of the i-th server, counted from 0.
+// Name returns the name of the i-th server, counted from 0.
 func (n *Network) Name(i int) string { return fmt.Sprintf("hs%d.test", i+1) }
 
-// Cut parts two servers from each other, both ways, requests under way too; Heal joins all again.
+// Cut disconnects two servers from each other, in both directions, and aborts their requests in flight. Heal reconnects
+// all servers.
 func (n *Network) Cut(a, b string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -70,7 +71,7 @@ func (n *Network) Cut(a, b string) {
 	n.breakOff(func(from, to string) bool { return from == a && to == b || from == b && to == a })
 }
 
-// breakOff closes the connections that f picks; mu is held.
+// breakOff closes the connections that f selects; mu is held.
 func (n *Network) breakOff(f func(from, to string) bool) {
 	for conn, ends := range n.conns {
 		if f(ends[0], ends[1]) {
@@ -87,14 +88,14 @@ func (n *Network) Heal() {
 	clear(n.cut)
 }
 
-// Intercept lets a test see every request of a server to another one, and answer in its place; nil ends that.
+// Intercept passes every request between servers to f, which may answer it itself; nil ends that.
 func (n *Network) Intercept(f func(w http.ResponseWriter, r *http.Request, to string, next http.Handler)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.intercept = f
 }
 
-// Serve puts a handler of the test where a server of that name is looked for.
+// Serve serves a handler of the test under a server name.
 func (n *Network) Serve(name string, h http.Handler) {
 	s := httptest.NewUnstartedServer(n.wire(name, h))
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{n.ca.issue(n.t, name)}, MinVersion: tls.VersionTLS12}
@@ -109,7 +110,8 @@ func (n *Network) Serve(name string, h http.Handler) {
 	n.addresses[name] = s.Listener.Addr().String()
 }
 
-// ClientOptions are those of a fedclient.Client that reaches the servers of the network, for servers that a test plays.
+// ClientOptions returns the options for a fedclient.Client that reaches the servers of the network, so that a test can
+// act as a server.
 func (n *Network) ClientOptions(name string) fedclient.Options {
 	return fedclient.Options{Server: name, Roots: n.ca.pool, Resolver: resolver{n}, Dial: n.dialer(name), AllowPrivate: true}
 }
@@ -132,7 +134,7 @@ func (n *Network) add(i int, change func(i int, cfg *config.Config)) {
 	n.t.Cleanup(func() { n.Stop(i) })
 }
 
-// run runs a server that is open.
+// run serves an open server.
 func (n *Network) run(s *Server) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -150,7 +152,7 @@ func (n *Network) run(s *Server) {
 	}
 }
 
-// Stop ends the i-th server: nobody reaches it until Start.
+// Stop stops the i-th server; it is unreachable until Start.
 func (n *Network) Stop(i int) {
 	name := n.Name(i)
 	n.mu.Lock()
@@ -164,14 +166,14 @@ func (n *Network) Stop(i int) {
 	}
 }
 
-// Start starts a server that was stopped, on what it has stored. Its users are still signed in.
+// Start restarts a stopped server with its stored data. Its users are still logged in.
 func (n *Network) Start(i int) {
 	n.t.Helper()
 	n.Servers[i].open()
 	n.run(n.Servers[i])
 }
 
-// Diagnose runs the doctor on the i-th server, with a configuration that change alters.
+// Diagnose runs the doctor on the i-th server, with a configuration that change modifies.
 func (n *Network) Diagnose(i int, with string, change func(*config.Config)) ([]server.Finding, error) {
 	s := n.Servers[i]
 	cfg := *s.cfg
@@ -182,7 +184,8 @@ func (n *Network) Diagnose(i int, with string, change func(*config.Config)) ([]s
 	return server.Diagnose(context.Background(), &cfg, server.Options{Now: s.Now, Resolver: resolver{n}, Dial: n.dialer("doctor")}, with)
 }
 
-// wire stands before every server: it drops what comes over a connection that is cut, and lets the test intercept.
+// wire wraps the handler of every server: it drops requests over cut connections, and lets the test intercept the
+// others.
 func (n *Network) wire(to string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x, _ := fedclient.ParseXMatrix(r.Header.Get("Authorization"))
@@ -191,7 +194,7 @@ func (n *Network) wire(to string, next http.Handler) http.Handler {
 		n.mu.Unlock()
 		switch {
 		case cut:
-			panic(http.ErrAbortHandler) // the connection breaks
+			panic(http.ErrAbortHandler) // breaks the connection
 		case intercept != nil:
 			intercept(w, r, to, next)
 		default:
@@ -202,7 +205,7 @@ func (n *Network) wire(to string, next http.Handler) http.Handler {
 
 var errNoSuchName = errors.New("there is no such name in this network")
 
-// dialer reaches the servers of the network from one of them.
+// dialer returns a DialFunc with which one server reaches the others.
 func (n *Network) dialer(from string) fedclient.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		listener, to := n.listener(from, address)
@@ -221,7 +224,7 @@ func (n *Network) dialer(from string) fedclient.DialFunc {
 	}
 }
 
-// listener is what an address of the network is in truth, "" where nobody is reached.
+// listener returns the real address behind an address of the network, or "" if it is unreachable.
 func (n *Network) listener(from, address string) (listener, to string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -235,7 +238,7 @@ func (n *Network) listener(from, address string) (listener, to string) {
 
 func addressOf(i int) string { return fmt.Sprintf("10.0.0.%d", i+1) }
 
-// resolver knows the names of a network; none has SRV records.
+// resolver resolves the names of a network; none has SRV records.
 type resolver struct{ n *Network }
 
 func (resolver) LookupSRV(context.Context, string, string, string) (string, []*net.SRV, error) {
@@ -277,7 +280,7 @@ func newAuthority(t testing.TB) *authority {
 	return a
 }
 
-// issue makes a certificate for a name.
+// issue creates a certificate for a name.
 func (a *authority) issue(t testing.TB, name string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

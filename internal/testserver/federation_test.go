@@ -8,7 +8,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// joined makes a public room of alice's that bob, of another server, joins.
+// joined creates a public room of alice's and joins bob, who is on another server.
 func joined(alice, bob *testserver.Client) (room string) {
 	room = alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)
 	bob.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via="+alice.Server().Name(), nil)
@@ -29,7 +29,7 @@ func TestServersOfANetworkShareARoom(t *testing.T) {
 	alice.Hears("over here")
 }
 
-func TestServersThatAreCutApartMeetAgain(t *testing.T) {
+func TestCutServersReconnectAfterHeal(t *testing.T) {
 	w := testserver.Federation(t, 2, nil)
 	a, b := w.Servers[0], w.Servers[1]
 	alice, bob := a.Register("alice"), b.Register("bob")
@@ -44,7 +44,7 @@ func TestServersThatAreCutApartMeetAgain(t *testing.T) {
 	bob.Hears("meanwhile")
 }
 
-func TestAStoppedServerHearsWhatItMissed(t *testing.T) {
+func TestStoppedServerReceivesMissedEvents(t *testing.T) {
 	w := testserver.Federation(t, 2, nil)
 	a, b := w.Servers[0], w.Servers[1]
 	alice, bob := a.Register("alice"), b.Register("bob")
@@ -56,7 +56,7 @@ func TestAStoppedServerHearsWhatItMissed(t *testing.T) {
 	bob.Hears("while bob was away")
 }
 
-func TestInterceptedRequestsAreLost(t *testing.T) {
+func TestInterceptedRequestsDoNotReachTheServer(t *testing.T) {
 	w := testserver.Federation(t, 2, nil)
 	a, b := w.Servers[0], w.Servers[1]
 	w.Intercept(func(_ http.ResponseWriter, _ *http.Request, to string, _ http.Handler) {

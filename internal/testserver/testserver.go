@@ -1,5 +1,5 @@
-// Package testserver starts the whole program inside a test, on a loopback address and an empty folder, with a clock that
-// only the test moves.
+// Package testserver starts the complete program inside a test, on a loopback address and an empty folder, with a clock
+// that only the test advances.
 package testserver
 
 import (
@@ -30,14 +30,14 @@ type Server struct {
 	t       testing.TB
 	cfg     *config.Config
 	options server.Options
-	// mu guards what follows.
+	// mu guards the fields below.
 	mu         sync.Mutex
 	now        time.Time
-	statements []string // since Statements was called
+	statements []string // recorded since Statements was called
 	counting   bool
 }
 
-// New starts a server with open registration and no rate limits; change may alter its configuration.
+// New starts a server with open registration and no rate limits; change may modify its configuration.
 func New(t testing.TB, change func(*config.Config)) *Server {
 	t.Helper()
 	s := build(t, change, server.Options{})
@@ -50,7 +50,7 @@ func New(t testing.TB, change func(*config.Config)) *Server {
 	return s
 }
 
-// build makes a server that is not served yet; who calls it closes it.
+// build creates a server without listeners; the caller must close it.
 func build(t testing.TB, change func(*config.Config), o server.Options) *Server {
 	t.Helper()
 	s := &Server{t: t, Dir: t.TempDir(), now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), cfg: config.Default(), options: o}
@@ -62,7 +62,7 @@ func build(t testing.TB, change func(*config.Config), o server.Options) *Server 
 	if err := s.cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	s.cfg.Listen = nil // addresses are the test's
+	s.cfg.Listen = nil // the test has its own listeners
 	if err := fedclient.CreateKey(s.cfg.KeyFile()); err != nil {
 		t.Fatal(err)
 	}
@@ -79,10 +79,10 @@ func (s *Server) open() {
 	}
 }
 
-// Name is the server's name.
+// Name returns the server's name.
 func (s *Server) Name() string { return s.cfg.ServerName }
 
-// serveClients opens the address that Client uses, until the test ends.
+// serveClients opens the listener that Client uses, until the test ends.
 func (s *Server) serveClients() *httptest.Server {
 	h := httptest.NewServer(s.Handler("client", "admin", "metrics"))
 	s.URL = h.URL
@@ -90,14 +90,14 @@ func (s *Server) serveClients() *httptest.Server {
 	return h
 }
 
-// Now is the server's clock.
+// Now returns the time of the server's clock.
 func (s *Server) Now() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.now
 }
 
-// Advance lets time pass.
+// Advance advances the clock.
 func (s *Server) Advance(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +112,7 @@ func (s *Server) observe(query string) {
 	}
 }
 
-// Statements lists the statements that the server runs on its database while f runs.
+// Statements returns the statements that the server runs on its database while f runs.
 func (s *Server) Statements(f func()) []string {
 	count := func(on bool) []string {
 		s.mu.Lock()
@@ -126,7 +126,7 @@ func (s *Server) Statements(f func()) []string {
 	return count(false)
 }
 
-// FilesWith lists the files below data_dir that hold the text.
+// FilesWith returns the files below data_dir that contain text.
 func (s *Server) FilesWith(text string) (found []string) {
 	s.t.Helper()
 	dir := os.DirFS(s.Dir)
@@ -146,7 +146,7 @@ func (s *Server) FilesWith(text string) (found []string) {
 	return found
 }
 
-// Client is a signed-in device.
+// Client is a logged-in device.
 type Client struct {
 	s        *Server
 	User     string
@@ -154,7 +154,7 @@ type Client struct {
 	Token    string
 }
 
-// Register makes an account and signs a device in.
+// Register creates an account with a logged-in device.
 func (s *Server) Register(name string) *Client {
 	s.t.Helper()
 	c := &Client{s: s}
@@ -162,12 +162,12 @@ func (s *Server) Register(name string) *Client {
 	return c
 }
 
-// Anonymous returns a client that nobody is signed in on.
+// Anonymous returns a client that is not logged in.
 func (s *Server) Anonymous() *Client { return &Client{s: s} }
 
 const password = "correct horse battery"
 
-// Login signs another device of a user in.
+// Login logs in another device of a user.
 func (s *Server) Login(user string) *Client {
 	s.t.Helper()
 	c := &Client{s: s}
@@ -177,7 +177,7 @@ func (s *Server) Login(user string) *Client {
 	return c
 }
 
-// Password is that of every account.
+// Password returns the password of every account.
 func Password() string { return password }
 
 func (c *Client) signIn(answer map[string]any) {
@@ -186,8 +186,8 @@ func (c *Client) signIn(answer map[string]any) {
 	c.Token, _ = answer["access_token"].(string)
 }
 
-// Raw sends a request. path is below /_matrix/client, or whole where it begins with /_ or /. and is no version; body is
-// nil, []byte, or a value to encode.
+// Raw sends a request. path is relative to /_matrix/client, unless it begins with /_ or /., as paths of other APIs do;
+// body is nil, []byte, or a value to encode.
 func (c *Client) Raw(method, path string, body any) (status int, header http.Header, answer []byte) {
 	c.s.t.Helper()
 	var reader io.Reader
@@ -223,7 +223,7 @@ func (c *Client) Raw(method, path string, body any) (status int, header http.Hea
 	return resp.StatusCode, resp.Header, answer
 }
 
-// Do is Raw for an answer that must be 200 with a JSON object.
+// Do sends a request whose answer must be 200 with a JSON object, which it returns.
 func (c *Client) Do(method, path string, body any) map[string]any {
 	c.s.t.Helper()
 	status, _, raw := c.Raw(method, path, body)
@@ -234,7 +234,7 @@ func (c *Client) Do(method, path string, body any) map[string]any {
 	return answer
 }
 
-// Refused is Raw for an answer that must be an error.
+// Refused sends a request whose answer must be an error with the given status and code.
 func (c *Client) Refused(method, path string, body any, status int, code string) {
 	c.s.t.Helper()
 	got, _, raw := c.Raw(method, path, body)
@@ -246,7 +246,7 @@ func (c *Client) Refused(method, path string, body any, status int, code string)
 	}
 }
 
-// Hears waits until the client's /sync tells of a message.
+// Hears waits until the client's /sync contains a message.
 func (c *Client) Hears(body string) {
 	c.s.t.Helper()
 	since := ""
@@ -260,7 +260,7 @@ func (c *Client) Hears(body string) {
 	c.s.t.Fatalf("%s never hears %q", c.User, body)
 }
 
-// Get finds a member of nested objects and arrays: keys are strings and ints.
+// Get returns a member of nested objects and arrays; keys are strings and ints.
 func Get(v any, path ...any) any {
 	for _, p := range path {
 		switch key := p.(type) {
@@ -278,5 +278,5 @@ func Get(v any, path ...any) any {
 	return v
 }
 
-// Server is the server of the client's user.
+// Server returns the server of the client's user.
 func (c *Client) Server() *Server { return c.s }
