@@ -10,28 +10,32 @@ import (
 	"ebb/storage"
 )
 
-// The queue of a device that does not sync is bounded in bytes, each message counting messageCost more than its JSON. Beyond the bound,
-// messages are dropped from those with the most in the queue, so that a flood displaces only itself.
+// The to-device queue of a device that does not sync is bounded in bytes; each message counts messageCost more than its
+// JSON. Beyond the bound, the senders with the most queued messages lose theirs first, so that a flood displaces only
+// itself.
 const (
 	// maxToDeviceBacklog bounds the queue of a device: some 10,000 room keys.
 	maxToDeviceBacklog = 32 << 20
-	// maxStrangerBacklog bounds the part of senders who share no room with the receiver: room for verification requests.
+	// maxStrangerBacklog bounds the part of a queue that comes from senders who share no room with the receiver: enough
+	// for verification requests.
 	maxStrangerBacklog = 1 << 20
 	messageCost        = 1 << 10
-	// measureEvery is how much is added to a queue at least before it is measured again, which costs a walk over it.
+	// measureEvery is the least cost added to a queue before it is measured again, because measuring reads the whole
+	// queue.
 	measureEvery = maxToDeviceBacklog / 64
-	// strangersCount is how many times as much the messages of strangers count for that, since their bound is lower.
+	// strangersCount is the weight of messages from strangers in measureEvery: their bound is lower, so their messages
+	// have to be measured more often.
 	strangersCount = 4
 )
 
-// backlogs remembers of queues how much may be added before they have to be measured. It is used by writes.
+// backlogs records how much may still be added to each queue before it has to be measured. It is used within writes.
 type backlogs struct {
 	// mu guards left; a leaf lock.
 	mu   sync.Mutex
 	left map[ident.DeviceNID]int64 // device → cost
 }
 
-// add counts a message for a device and reports whether its queue is to be measured.
+// add counts a message for a device and reports whether its queue has to be measured.
 func (b *backlogs) add(device ident.DeviceNID, cost int64, stranger bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -66,7 +70,7 @@ func (b *backlogs) trim(tx *storage.Tx, device ident.DeviceNID) error {
 	return tx.DropToDevice(drop)
 }
 
-// overflow returns which messages of a queue go, and how much can be added to what stays.
+// overflow returns the messages to drop from a queue, and how much can be added to the rest.
 func overflow(rows []storage.BacklogRow) (drop []storage.Pos, left int64) {
 	var strangers, others []storage.BacklogRow
 	var fromStrangers, total int64
@@ -78,7 +82,7 @@ func overflow(rows []storage.BacklogRow) (drop []storage.Pos, left int64) {
 			others = append(others, r)
 		}
 	}
-	// An eighth more goes than must, so that the next walk over the queue is far off.
+	// An eighth more than necessary is dropped, so that the queue does not have to be read again soon.
 	if fromStrangers > maxStrangerBacklog {
 		cut, freed := cutToFit(strangers, maxStrangerBacklog-maxStrangerBacklog/8)
 		drop, total, fromStrangers = cut, total-freed, fromStrangers-freed
@@ -92,8 +96,8 @@ func overflow(rows []storage.BacklogRow) (drop []storage.Pos, left int64) {
 
 func costOf(r storage.BacklogRow) int64 { return r.Size + messageCost }
 
-// cutToFit returns the rows to drop so that the rest costs at most target: from the origins with the most, in each of these from the
-// senders with the most, the oldest first.
+// cutToFit returns the rows to drop so that the rest costs at most target: from the origins with the most, within each
+// of these from the senders with the most, oldest first.
 func cutToFit(rows []storage.BacklogRow, target int64) (drop []storage.Pos, freed int64) {
 	byOrigin := group(rows, func(r storage.BacklogRow) int64 { return r.Origin })
 	level := waterLevel(byOrigin, target)
@@ -114,7 +118,7 @@ func cutToFit(rows []storage.BacklogRow, target int64) (drop []storage.Pos, free
 	return drop, freed
 }
 
-// rowGroup is rows that count together, in their order.
+// rowGroup is a set of rows that count together, in their original order.
 type rowGroup struct {
 	rows []storage.BacklogRow
 	cost int64
@@ -147,15 +151,16 @@ func waterLevel(groups []*rowGroup, target int64) int64 {
 	return maxToDeviceBacklog // everything fits
 }
 
-// Messages to users with whom the sender shares no room leave a trace each, so that none is delivered twice.
+// Each message to a user who shares no room with the sender leaves a record, so that it is delivered only once.
 const (
-	// maxStrangerMessages bounds them for one server in a strangerWindow, maxAllStrangerMessages for all servers.
+	// maxStrangerMessages bounds these messages for one server in a strangerWindow, maxAllStrangerMessages for all
+	// servers.
 	maxStrangerMessages    = 1000
 	maxAllStrangerMessages = 50_000
 	strangerWindow         = time.Hour
 )
 
-// strangers counts the messages of servers to users with whom their senders share no room.
+// strangers counts, for each server, the messages to users who share no room with the sender.
 type strangers struct {
 	// mu guards the rest; a leaf lock.
 	mu    sync.Mutex
@@ -164,7 +169,7 @@ type strangers struct {
 	by    map[string]int
 }
 
-// allow counts a message of a server and reports whether it is taken.
+// allow counts a message of a server and reports whether it is accepted.
 func (s *strangers) allow(server string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

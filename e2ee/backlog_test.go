@@ -13,7 +13,7 @@ import (
 	"ebb/storage"
 )
 
-// receive takes a message of another server for @alice:test's device A.
+// receive delivers a message from another server to @alice:test's device A.
 func (f *federated) receive(origin, sender, body string) {
 	f.t.Helper()
 	f.messageID++
@@ -23,7 +23,7 @@ func (f *federated) receive(origin, sender, body string) {
 	}
 }
 
-// waiting lists the bodies that are in the queue of a device, of those that are in a list, and the cost of all.
+// waiting lists which of the given bodies are in the queue of a device, and the total cost of the queue.
 func (f *federated) waiting(device ident.DeviceNID, of ...string) (found []string, cost int64) {
 	f.t.Helper()
 	f.read(func(tx *storage.Tx) error {

@@ -29,7 +29,8 @@ type BackupSession struct {
 	SessionData       json.RawMessage `json:"session_data"`
 }
 
-// check refuses a session that lacks a member, of which clients that read the backup would choke, or has a bad one.
+// check returns an error for a session with a missing or malformed member, which could break clients that read the
+// backup.
 func (d *BackupSession) check() error {
 	if d.FirstMessageIndex == nil || d.ForwardedCount == nil || d.IsVerified == nil || isNull(d.SessionData) {
 		return mxerr.MissingParam("first_message_index, forwarded_count, is_verified and session_data are required")
@@ -147,7 +148,8 @@ func (s *Service) DeleteBackup(ctx context.Context, user ident.UserNID, version 
 	})
 }
 
-// PutBackupKeys adds sessions to the current version; one that is there stays where it is better than the new one.
+// PutBackupKeys adds sessions to the current version. A session that is already stored is replaced only by a better
+// one.
 //
 // Errors: M_NOT_FOUND; M_WRONG_ROOM_KEYS_VERSION with current_version where version is not the current one.
 // Spec: client-server-api#put_matrixclientv3room_keyskeys
@@ -190,7 +192,7 @@ func checkSessions(rooms BackupRooms) error {
 	return nil
 }
 
-// currentBackup is the version to write to, which must be the newest.
+// currentBackup returns the version to write to, which must be the newest.
 func currentBackup(tx *storage.Tx, user ident.UserNID, version string) (storage.BackupVersion, error) {
 	v, found, err := tx.LatestBackup(user)
 	switch {
@@ -218,8 +220,8 @@ func putSession(tx *storage.Tx, user ident.UserNID, version int64, room id.RoomI
 	return true, tx.SetBackupKey(user, version, k)
 }
 
-// better says whether a session replaces the one that is there: verified before unverified, then the lower first message
-// index, then the lower forwarded count; otherwise the first one stays.
+// better reports whether a session replaces the stored one: verified before unverified, then the lower first message
+// index, then the lower forwarded count; otherwise the stored one stays.
 // Spec: client-server-api#backup-algorithm-mmegolm_backupv1curve25519-aes-sha2, "Recovering keys"
 func better(k, old storage.BackupKey) bool {
 	switch {

@@ -30,14 +30,14 @@ type UploadCrossSigning struct {
 	UserSigning json.RawMessage `json:"user_signing_key"`
 }
 
-// crossSigningKey is an uploaded key, checked for shape.
+// crossSigningKey is an uploaded key whose shape has been checked.
 type crossSigningKey struct {
 	usage  string
 	raw    json.RawMessage
 	public string // unpadded base64
 }
 
-// keys lists what was uploaded, the master key first.
+// keys lists the uploaded keys, the master key first.
 func (up UploadCrossSigning) keys(owner id.UserID) ([]crossSigningKey, error) {
 	var out []crossSigningKey
 	for _, k := range []crossSigningKey{{usage: usageMaster, raw: up.Master}, {usage: usageSelfSigning, raw: up.SelfSigning}, {usage: usageUserSigning, raw: up.UserSigning}} {
@@ -75,7 +75,8 @@ func (k *crossSigningKey) check(owner id.UserID) error {
 	return nil
 }
 
-// publicPart is the base64 of a cross-signing key's one public key: its name and value both. Empty for anything else.
+// publicPart returns the one public key of a cross-signing key in base64, which is both its name and its value. It
+// returns "" if raw is not such a key.
 func publicPart(raw string) string {
 	var key struct {
 		Keys map[string]string `json:"keys"`
@@ -99,8 +100,8 @@ func decodeKey(b64 string) ed25519.PublicKey {
 	return raw
 }
 
-// NeedsAuth says whether an upload of cross-signing keys needs user-interactive authentication: the first one does not,
-// nor does the same again; replacing keys does.
+// NeedsAuth reports whether an upload of cross-signing keys needs user-interactive authentication: replacing keys does;
+// the first upload and repeating an upload do not.
 // Spec: client-server-api#post_matrixclientv3keysdevice_signingupload (MSC3967)
 func (s *Service) NeedsAuth(ctx context.Context, d ident.Requester, up UploadCrossSigning) (needed bool, err error) {
 	keys, err := up.keys(d.UserID)
@@ -122,9 +123,11 @@ func (s *Service) NeedsAuth(ctx context.Context, d ident.Requester, up UploadCro
 	return needed, err
 }
 
-// UploadCrossSigning stores a user's cross-signing keys. The caller has done what NeedsAuth says.
+// UploadCrossSigning stores a user's cross-signing keys. The caller must have authenticated the user if NeedsAuth
+// requires it.
 //
-// Errors: M_INVALID_PARAM, M_MISSING_PARAM without a master key, M_INVALID_SIGNATURE where it has not signed the others.
+// Errors: M_INVALID_PARAM, M_MISSING_PARAM without a master key, M_INVALID_SIGNATURE if the master key has not signed
+// the others.
 func (s *Service) UploadCrossSigning(ctx context.Context, d ident.Requester, up UploadCrossSigning) error {
 	keys, err := up.keys(d.UserID)
 	if err != nil || len(keys) == 0 {
@@ -177,12 +180,13 @@ func storeCrossSigning(tx *storage.Tx, d ident.Requester, stored map[string]stri
 	return changed, nil
 }
 
-// signedBy checks the signature of a user's ed25519 key, named by itself, on a JSON object.
+// signedBy reports whether a JSON object has a valid signature by a user's ed25519 key whose key ID is the public key
+// itself.
 func signedBy(raw json.RawMessage, signer id.UserID, public string) bool {
 	return verify(raw, signer, "ed25519:"+public, public)
 }
 
-// verify checks one signature on a JSON object. Spec: appendices#checking-for-a-signature
+// verify reports whether one signature on a JSON object is valid. Spec: appendices#checking-for-a-signature
 func verify(raw json.RawMessage, signer id.UserID, keyID, public string) bool {
 	key := decodeKey(public)
 	if len(key) != ed25519.PublicKeySize {

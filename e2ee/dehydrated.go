@@ -13,8 +13,8 @@ import (
 	"ebb/storage"
 )
 
-// Dehydrate is the body of the upload of a dehydrated device: a device without access token that receives room keys until
-// the user's next sign-in takes them over. Spec: MSC3814.
+// Dehydrate is the upload request of a dehydrated device: a device without access token that receives room keys until
+// the user's next sign-in takes it over. Spec: MSC3814.
 type Dehydrate struct {
 	UploadKeys
 	DeviceID    id.DeviceID     `json:"device_id"`
@@ -22,7 +22,7 @@ type Dehydrate struct {
 	DisplayName *string         `json:"initial_device_display_name"`
 }
 
-// Dehydrated is a dehydrated device as its owner gets it.
+// Dehydrated is a dehydrated device as returned to its owner.
 type Dehydrated struct {
 	DeviceID id.DeviceID     `json:"device_id"`
 	Data     json.RawMessage `json:"device_data"`
@@ -30,10 +30,10 @@ type Dehydrated struct {
 
 func errNotDehydrated() error { return mxerr.NotFound("You have no such dehydrated device") }
 
-// Dehydrate stores a dehydrated device in the place of the one before, which goes with its keys and messages.
+// Dehydrate stores a dehydrated device. It replaces the previous one, whose keys and messages are deleted.
 //
-// Errors: M_INVALID_PARAM where a device of that id is signed in, or the keys name another; M_BAD_JSON; M_MISSING_PARAM;
-// M_TOO_LARGE.
+// Errors: M_INVALID_PARAM where a device of that ID is signed in, or the keys name another; M_BAD_JSON;
+// M_MISSING_PARAM; M_TOO_LARGE.
 func (s *Service) Dehydrate(ctx context.Context, owner ident.Requester, up Dehydrate) error {
 	if err := up.check(owner); err != nil {
 		return err
@@ -76,7 +76,7 @@ func orTaken(err error) error {
 	return err
 }
 
-// check looks at everything but the one-time keys.
+// check validates everything but the one-time keys.
 func (up *Dehydrate) check(owner ident.Requester) error {
 	switch {
 	case up.DeviceID == "":
@@ -97,8 +97,8 @@ func (up *Dehydrate) check(owner ident.Requester) error {
 	return checkDeviceKeys(ident.Requester{UserID: owner.UserID, DeviceID: up.DeviceID}, up.DeviceKeys)
 }
 
-// dropDehydrated deletes a user's dehydrated device and reports its id, "" where there is none. One that somebody has
-// signed in with since is a device like any other and stays.
+// dropDehydrated deletes a user's dehydrated device and returns its ID, "" if there is none. If somebody has signed in
+// with the device since, it is an ordinary device and stays.
 func (s *Service) dropDehydrated(tx *storage.Tx, user ident.UserNID) (id.DeviceID, error) {
 	d, found, err := tx.Dehydrated(user)
 	if err != nil || !found {
@@ -117,7 +117,7 @@ func (s *Service) dropDehydrated(tx *storage.Tx, user ident.UserNID) (id.DeviceI
 	return id.DeviceID(d.DeviceID), tx.DeleteDevice(d.Device)
 }
 
-// Dehydrated gives a user's dehydrated device.
+// Dehydrated returns a user's dehydrated device.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) Dehydrated(ctx context.Context, owner ident.Requester) (out Dehydrated, err error) {
@@ -132,7 +132,7 @@ func (s *Service) Dehydrated(ctx context.Context, owner ident.Requester) (out De
 	return out, err
 }
 
-// DeleteDehydrated deletes a user's dehydrated device and gives its id.
+// DeleteDehydrated deletes a user's dehydrated device and returns its ID.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) DeleteDehydrated(ctx context.Context, owner ident.Requester) (deviceID id.DeviceID, err error) {
@@ -148,22 +148,22 @@ func (s *Service) DeleteDehydrated(ctx context.Context, owner ident.Requester) (
 	return deviceID, err
 }
 
-// DehydratedEvents is one page of what a dehydrated device has received.
+// DehydratedEvents is one page of the to-device messages of a dehydrated device.
 type DehydratedEvents struct {
 	Events []json.RawMessage
-	Next   string // the batch that continues it
-	More   bool   // there was more when the page was read
+	Next   string // the batch token for the next page
+	More   bool   // there were more messages when the page was read
 }
 
-// MaxDehydratedPage bounds the messages of a page: 100 are some 200 KiB.
+// MaxDehydratedPage bounds the messages of a page: 100 are about 200 KiB.
 const MaxDehydratedPage = 100
 
-// DehydratedEvents returns what a user's dehydrated device has received after a batch, "" for the beginning, up to limit
-// messages. Reading removes nothing, so that a client which breaks off can begin anew: the device and its messages go when
-// the client deletes or replaces it.
+// DehydratedEvents returns up to limit messages for a user's dehydrated device after a batch, "" for the beginning.
+// Reading removes nothing, so that an interrupted client can start again; the device and its messages are deleted when
+// the client deletes or replaces the device.
 //
-// Errors: M_FORBIDDEN where the device is not the user's dehydrated one; M_INVALID_PARAM for a batch that this server did
-// not give.
+// Errors: M_FORBIDDEN where the device is not the user's dehydrated one; M_INVALID_PARAM for a batch that this server
+// did not issue.
 func (s *Service) DehydratedEvents(ctx context.Context, owner ident.Requester, deviceID id.DeviceID, batch string, limit int) (DehydratedEvents, error) {
 	out := DehydratedEvents{Events: []json.RawMessage{}}
 	since, err := parseBatch(batch)

@@ -75,7 +75,7 @@ func TestReadingWhatADehydratedDeviceReceivedRemovesNothing(t *testing.T) {
 	}
 	var got []string
 	batch := ""
-	for range 2 { // a client that breaks off begins anew
+	for range 2 { // an interrupted client starts again
 		got, batch = nil, ""
 		for range 2 {
 			page := must(f.DehydratedEvents(t.Context(), alice, "DRY", batch, MaxDehydratedPage))

@@ -27,7 +27,7 @@ const (
 	eduDirectToDevice   = "m.direct_to_device"
 )
 
-// edu is an EDU in a transaction.
+// edu returns an EDU of a type with its content, as it stands in a transaction.
 func edu(typ string, content any) (json.RawMessage, error) {
 	return json.Marshal(map[string]any{"edu_type": typ, "content": content})
 }
@@ -58,35 +58,36 @@ func (s *Service) kick(c chan struct{}) {
 }
 
 const (
-	// lookAgain is how often Run looks for work that nobody told it of, such as lists to ask for again.
-	lookAgain = 30 * time.Second
-	// sweepInterval is how often caches that nobody needs any more are dropped.
+	// pollInterval is how often Run looks for work without being kicked, such as stale lists that are due for another
+	// request.
+	pollInterval = 30 * time.Second
+	// sweepInterval is how often unneeded cached lists are dropped.
 	sweepInterval = time.Hour
 )
 
-// Run tells other servers of changed devices and asks for stale lists until ctx ends.
+// Run sends device list updates to other servers and requests stale lists until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	if s.opts.Outgoing != nil {
-		wg.Go(func() { s.loop(ctx, s.updates, lookAgain, "hand device list updates on", s.SendDeviceLists) })
-		wg.Go(func() { s.loop(ctx, s.joined, lookAgain, "tell servers of devices of who joined", s.TellOfJoins) })
+		wg.Go(func() { s.loop(ctx, s.updates, pollInterval, "send device list updates", s.SendDeviceLists) })
+		wg.Go(func() { s.loop(ctx, s.joined, pollInterval, "send the devices of users who joined", s.TellOfJoins) })
 		wg.Go(func() { s.tellDiscovered(ctx) })
 	}
 	if s.opts.Remote != nil {
-		wg.Go(func() { s.loop(ctx, s.stale, lookAgain, "ask for device lists", s.Resync) })
-		wg.Go(func() { s.loop(ctx, nil, sweepInterval, "drop what is not needed", s.Sweep) })
+		wg.Go(func() { s.loop(ctx, s.stale, pollInterval, "request device lists", s.Resync) })
+		wg.Go(func() { s.loop(ctx, nil, sweepInterval, "drop unneeded device lists and message IDs", s.Sweep) })
 	}
 	wg.Wait()
 	return nil
 }
 
-// loop does a job at once, whenever it is kicked, and at an interval.
+// loop runs job immediately, whenever it is kicked, and at an interval.
 func (s *Service) loop(ctx context.Context, kicked <-chan struct{}, every time.Duration, what string, job func(context.Context) error) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
 		if err := job(ctx); err != nil && ctx.Err() == nil {
-			s.opts.Log.ErrorContext(ctx, "Job of device lists failed", "job", what, "error", err)
+			s.opts.Log.ErrorContext(ctx, "Device list job failed", "job", what, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -100,12 +101,13 @@ func (s *Service) loop(ctx context.Context, kicked <-chan struct{}, every time.D
 // updatesRead is how many rows are read at once.
 const updatesRead = 100
 
-// SendDeviceLists hands every update that waits to the servers that share a room with its user.
+// SendDeviceLists sends every pending update to the servers that share a room with its user.
 func (s *Service) SendDeviceLists(ctx context.Context) error {
 	return drain(ctx, s.opts.DB, (*storage.Tx).DeviceListUpdates, s.sendUpdate)
 }
 
-// drain does what waits in a table until nothing is left; one does it for a row and removes the row.
+// drain processes the rows of a table until none is left. some reads a number of rows; one processes a row and removes
+// it.
 func drain[T any](ctx context.Context, db *storage.DB, some func(*storage.Tx, int) ([]T, error), one func(context.Context, T) error) error {
 	for {
 		var rows []T
@@ -159,7 +161,7 @@ func (s *Service) kickAll(servers []string) {
 	}
 }
 
-// updateEDU is what servers are told of a change: the device as it is now. nil: nothing.
+// updateEDU returns the EDU for a change, with the current state of the device; nil if there is nothing to send.
 func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, error) {
 	userID, err := tx.UserID(u.User)
 	if err != nil {
@@ -191,8 +193,8 @@ func updateEDU(tx *storage.Tx, u storage.DeviceListUpdate) (json.RawMessage, err
 	return edu(eduDeviceListUpdate, content)
 }
 
-// committed is the rooms.Listener that has servers told of devices: those in a room that a user of this server joined, for which the write
-// of the join has added a storage.DeviceTelling, and those that were discovered in a room.
+// committed is a rooms.Listener. It schedules device list updates to other servers: for local users who joined a room,
+// for which the write of the join has added a storage.DeviceTelling, and for servers that were discovered in a room.
 func (s *Service) committed(c *rooms.Commit) {
 	if slices.ContainsFunc(c.Members, func(m rooms.CommittedMember) bool { return m.Local && m.Joined() }) && c.Room.Shared() {
 		s.kick(s.joined)
@@ -203,17 +205,18 @@ func (s *Service) committed(c *rooms.Commit) {
 	select {
 	case s.discovered <- c:
 	default:
-		s.opts.Log.Error("too many rooms with servers that are to be told of devices", "room", c.Room.ID(), "max", maxDiscovered)
+		s.opts.Log.Error("Too many rooms with discovered servers are waiting for devices", "room", c.Room.ID(), "max", maxDiscovered)
 	}
 }
 
-// TellOfJoins tells other servers of the devices of everybody who came into a room of theirs.
+// TellOfJoins sends the devices of local users who joined a room to the other servers in it.
 func (s *Service) TellOfJoins(ctx context.Context) error {
 	return drain(ctx, s.opts.DB, (*storage.Tx).DeviceTellings, s.tellOfJoin)
 }
 
-// tellOfJoin tells the servers that did not share a room with a user before of the user's devices. Of a room whose servers are not known
-// for sure they are told what they need for the encryption of messages.
+// tellOfJoin sends a user's devices to the servers that did not share a room with the user before the join. In a
+// partial-state room, whose servers are not known for certain, only the devices with keys are sent, which is what
+// encryption needs.
 // Spec: server-server-api#device-management
 func (s *Service) tellOfJoin(ctx context.Context, t storage.DeviceTelling) error {
 	servers, err := s.opts.Rooms.NewlyShared(ctx, t.User, t.Room)
@@ -228,8 +231,8 @@ func (s *Service) tellOfJoin(ctx context.Context, t storage.DeviceTelling) error
 	})
 }
 
-// tellDiscovered tells servers of the devices of users of this server, as they turn out to be in rooms of theirs, until ctx ends. Those
-// servers have heard nothing of changes since the users joined.
+// tellDiscovered sends, until ctx ends, the devices of the local members of a room to servers that were discovered in
+// that room. These servers missed all updates since the users joined.
 func (s *Service) tellDiscovered(ctx context.Context) {
 	for {
 		select {
@@ -238,14 +241,14 @@ func (s *Service) tellDiscovered(ctx context.Context) {
 		case c := <-s.discovered:
 			for _, m := range slices.Collect(c.Room.EachLocal()) {
 				if err := s.tellOf(ctx, m.NID, c.Discovered); err != nil && ctx.Err() == nil {
-					s.opts.Log.ErrorContext(ctx, "servers were not told of devices", "room", c.Room.ID(), "user", m.User, "err", err)
+					s.opts.Log.ErrorContext(ctx, "Cannot send devices to servers discovered in a room", "room", c.Room.ID(), "user", m.User, "err", err)
 				}
 			}
 		}
 	}
 }
 
-// tellOf tells those of some servers that share a room with a user of the user's devices.
+// tellOf sends the user's devices to those of the given servers that share a room with the user.
 func (s *Service) tellOf(ctx context.Context, user ident.UserNID, servers []string) error {
 	shared, err := s.opts.Rooms.SharedServers(ctx, user)
 	if err != nil {
@@ -255,8 +258,8 @@ func (s *Service) tellOf(ctx context.Context, user ident.UserNID, servers []stri
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) { return s.addDevices(tx, user, shared, false) })
 }
 
-// addDevices hands updates of a user's devices, or of those with keys only, to the outbox. They have the number of the list as it is: they
-// begin the sequence of those servers, and are no part of that of others.
+// addDevices queues updates for a user's devices, or only for those with keys, in the outbox. They carry the current
+// stream ID of the list: for those servers they begin the sequence, and they do not appear in the sequence of others.
 func (s *Service) addDevices(tx *storage.Tx, user ident.UserNID, servers []string, withKeys bool) (committed func(), err error) {
 	if len(servers) == 0 {
 		return nil, nil
@@ -281,7 +284,7 @@ func (s *Service) addDevices(tx *storage.Tx, user ident.UserNID, servers []strin
 	return func() { s.kickAll(servers) }, nil
 }
 
-// deviceIDs names a user's devices, or those with keys only.
+// deviceIDs returns the IDs of a user's devices, or only of those with keys.
 func deviceIDs(tx *storage.Tx, user ident.UserNID, withKeys bool) (ids []string, err error) {
 	if withKeys {
 		keys, err := tx.UserDeviceKeys(user)
@@ -297,8 +300,8 @@ func deviceIDs(tx *storage.Tx, user ident.UserNID, withKeys bool) (ids []string,
 	return ids, err
 }
 
-// ReceiveDeviceListUpdate takes an m.device_list_update of another server: users who share a room are told, and the cache
-// follows, or is asked for anew where an update was missed.
+// ReceiveDeviceListUpdate processes an m.device_list_update from another server: it notifies local users who share a
+// room, and updates the cached list, or marks it stale if an update was missed.
 // Spec: server-server-api#mdevice_list_update-schema
 func (s *Service) ReceiveDeviceListUpdate(ctx context.Context, origin string, content json.RawMessage) error {
 	var u listUpdate
@@ -316,7 +319,8 @@ func (s *Service) ReceiveDeviceListUpdate(ctx context.Context, origin string, co
 	return s.receiveChange(ctx, origin, u.UserID, len(u.PrevID) == 0, u.apply)
 }
 
-// ReceiveSigningKeyUpdate takes an m.signing_key_update of another server: the user's list is asked for again.
+// ReceiveSigningKeyUpdate processes an m.signing_key_update from another server: the user's list is marked stale, so
+// that it is requested again.
 // Spec: server-server-api#msigning_key_update-schema
 func (s *Service) ReceiveSigningKeyUpdate(ctx context.Context, origin string, content json.RawMessage) error {
 	var u signingKeyUpdate
@@ -329,7 +333,7 @@ func (s *Service) ReceiveSigningKeyUpdate(ctx context.Context, origin string, co
 	return s.receiveChange(ctx, origin, u.UserID, false, u.apply)
 }
 
-// fromOrigin refuses what a server says of users of another one.
+// fromOrigin returns an error if the user does not belong to the server that sent the update.
 func fromOrigin(origin string, user id.UserID) error {
 	if _, server, err := user.Parse(); err != nil || server != origin {
 		return mxerr.Forbidden("%.255q is not a user of %s", string(user), origin)
@@ -337,22 +341,23 @@ func fromOrigin(origin string, user id.UserID) error {
 	return nil
 }
 
-// applied is what a change did to the cache of a user.
+// applied is the effect of a change on the cached list of a user.
 type applied int
 
 const (
-	appliedNothing applied = iota // it was known
-	appliedWhole                  // the cache is as the user's server has it, or there is none
-	appliedGap                    // the list must be asked for
+	appliedNothing applied = iota // the change was already in the cache
+	appliedFully                  // the cache is complete, or there is none for the user
+	appliedGap                    // an update is missing: the list must be requested
 )
 
-// receiveChange applies a change of a remote user's devices to a list that is fresh, and tells those who share a room. The
-// first of a sequence says nothing new where nobody has asked for the list: it comes when the user does, which was told.
+// receiveChange applies a change of a remote user's devices if the cached list is fresh, and notifies local users who
+// share a room. The first update of a sequence is ignored if nobody has requested the list: it is sent because the user
+// joined, which clients see in the room.
 func (s *Service) receiveChange(ctx context.Context, origin string, user id.UserID, first bool, apply func(*storage.Tx, storage.RemoteList) (applied, error)) error {
 	if err := fromOrigin(origin, user); err != nil {
 		return err
 	}
-	nid, sharers, err := s.metHere(ctx, user)
+	nid, sharers, err := s.localSharers(ctx, user)
 	if err != nil {
 		return err
 	}
@@ -364,7 +369,7 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 		if err != nil {
 			return nil, err
 		}
-		result := appliedWhole
+		result := appliedFully
 		switch {
 		case !cached && first:
 			return nil, nil
@@ -381,7 +386,7 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 		if result != appliedGap {
 			return s.wakeUsers(sharers...), nil
 		}
-		// The server lives: there is no reason to wait any longer.
+		// The server is reachable, so waiting any longer makes no sense.
 		if err := tx.SetRemoteList(storage.RemoteList{User: nid, StreamID: list.StreamID}); err != nil {
 			return nil, err
 		}
@@ -389,8 +394,8 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 	})
 }
 
-// keepChange remembers a change of somebody who may be met in a room of which not all members are known: those who share it are told
-// when they are.
+// keepChange records a change of a user who may be a member of a partial-state room. Local users who share that room
+// are notified once its members are known.
 func (s *Service) keepChange(ctx context.Context, user id.UserID) error {
 	if may, err := s.opts.Rooms.MayBeMet(ctx, user); err != nil || !may {
 		return err
@@ -404,8 +409,8 @@ func (s *Service) keepChange(ctx context.Context, user id.UserID) error {
 	})
 }
 
-// metHere finds a user of another server and the users of this one who share a room with them.
-func (s *Service) metHere(ctx context.Context, user id.UserID) (nid ident.UserNID, sharers []ident.UserNID, err error) {
+// localSharers returns the number of a remote user and the local users who share a room with them.
+func (s *Service) localSharers(ctx context.Context, user id.UserID) (nid ident.UserNID, sharers []ident.UserNID, err error) {
 	found := false
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		nid, found, err = tx.LookupUser(string(user))
@@ -418,7 +423,7 @@ func (s *Service) metHere(ctx context.Context, user id.UserID) (nid ident.UserNI
 	return nid, sharers, err
 }
 
-// follows tells whether an update is the next one after what the cache has.
+// follows reports whether an update directly follows the state of the cache.
 func (u *listUpdate) follows(list storage.RemoteList) bool {
 	if len(u.PrevID) == 0 {
 		return list.StreamID == 0
@@ -427,7 +432,7 @@ func (u *listUpdate) follows(list storage.RemoteList) bool {
 }
 
 func (u *listUpdate) apply(tx *storage.Tx, list storage.RemoteList) (applied, error) {
-	if u.StreamID == list.StreamID { // an update that was sent again, or as Dendrite does it another one under the same number
+	if u.StreamID == list.StreamID { // a repeated update or, from Dendrite, a different one with the same stream ID
 		known, err := u.known(tx, list.User)
 		if err != nil || known {
 			return appliedNothing, err
@@ -445,10 +450,10 @@ func (u *listUpdate) apply(tx *storage.Tx, list storage.RemoteList) (applied, er
 		return appliedGap, err
 	}
 	list.StreamID = u.StreamID
-	return appliedWhole, tx.SetRemoteList(list)
+	return appliedFully, tx.SetRemoteList(list)
 }
 
-// known reports whether the cache has the device as the update has it.
+// known reports whether the cache already has the device exactly as in the update.
 func (u *listUpdate) known(tx *storage.Tx, nid ident.UserNID) (bool, error) {
 	all, err := tx.RemoteDevices([]ident.UserNID{nid})
 	rows := all[nid]
@@ -469,7 +474,8 @@ func sameJSON(a, b []byte) bool {
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
-// set stores the device; false where there are too many, so that it is the whole list that is cut.
+// set stores the device. It returns false if the user has too many devices: then the list is requested and cut as a
+// whole.
 func (u *listUpdate) set(tx *storage.Tx, nid ident.UserNID) (bool, error) {
 	n, err := tx.CountRemoteDevices(nid)
 	if err != nil || n >= maxRemoteDevices {
@@ -478,12 +484,13 @@ func (u *listUpdate) set(tx *storage.Tx, nid ident.UserNID) (bool, error) {
 	return true, tx.SetRemoteDevice(nid, storage.UserDeviceKeys{DeviceID: u.DeviceID, DisplayName: displayName(u.DisplayName), JSON: string(u.Keys)})
 }
 
-// apply makes the list stale: with the keys the signatures on the devices change, of which the update says nothing.
+// apply marks the list stale: changed keys also change the signatures on the devices, which the update does not
+// contain.
 func (u *signingKeyUpdate) apply(*storage.Tx, storage.RemoteList) (applied, error) {
 	return appliedGap, nil
 }
 
-// Resync asks for the lists that are stale and due, several servers at a time.
+// Resync requests the stale lists that are due, from several servers at a time.
 func (s *Service) Resync(ctx context.Context) error {
 	type wanted struct {
 		list storage.RemoteList
@@ -532,7 +539,7 @@ func (s *Service) Resync(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// resync asks for one list. That it was not got is no error: it is tried again later.
+// resync requests one list. A failed request is not an error: it is retried later.
 func (s *Service) resync(ctx context.Context, server string, user id.UserID, list storage.RemoteList) error {
 	leave, err := s.asking.Acquire(ctx, server)
 	if err != nil {
@@ -542,7 +549,7 @@ func (s *Service) resync(ctx context.Context, server string, user id.UserID, lis
 	var asked storage.Pos
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		asked = tx.Settled()
-		list, _, err = tx.RemoteList(list.User) // somebody may have asked meanwhile
+		list, _, err = tx.RemoteList(list.User) // it may have been fetched in the meantime
 		return err
 	})
 	if err != nil || list.User == 0 || list.Asked != 0 {
@@ -565,7 +572,7 @@ func (s *Service) resync(ctx context.Context, server string, user id.UserID, lis
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	s.opts.Log.InfoContext(ctx, "A device list was not got", "user", user, "error", err)
+	s.opts.Log.InfoContext(ctx, "Cannot fetch a device list", "user", user, "error", err)
 	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		list.RetryTS = s.opts.Now().Add(resyncBackoff.Delay(list.Failures)).UnixMilli()
 		list.Failures++
@@ -573,7 +580,7 @@ func (s *Service) resync(ctx context.Context, server string, user id.UserID, lis
 	})
 }
 
-// resyncBackoff says when a list that was not got is asked for again.
+// resyncBackoff determines when a list is requested again after a failure.
 var resyncBackoff = keyed.Backoff{First: time.Minute, Max: maxResyncInterval}
 
 func (s *Service) resynced(ctx context.Context, nid ident.UserNID, asked storage.Pos, got deviceList, sharers []ident.UserNID) error {
@@ -582,18 +589,19 @@ func (s *Service) resynced(ctx context.Context, nid ident.UserNID, asked storage
 		if err != nil || !changed {
 			return nil, err
 		}
-		_, err = tx.DeviceListChanged(nid) // for those who asked in vain when they were told
+		_, err = tx.DeviceListChanged(nid) // for those who were notified and asked before the list was available
 		return s.wakeUsers(sharers...), err
 	})
 }
 
-// messageMemory is how long the ids of received messages are kept: a server that sends one again does so within hours.
+// messageMemory is how long the IDs of received messages are kept: a server that repeats a message does so within
+// hours.
 const messageMemory = 7 * 24 * time.Hour
 
-// sweepBatch is how much of a table one step of a sweep looks at.
+// sweepBatch is how many rows of a table one step of a sweep reads.
 const sweepBatch = 500
 
-// Sweep drops the lists of users with whom no room is shared any more, and the ids of messages from long ago.
+// Sweep drops the lists of users with whom no room is shared any more, and old message IDs.
 func (s *Service) Sweep(ctx context.Context) error {
 	for n := int64(sweepBatch); n == sweepBatch; {
 		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {

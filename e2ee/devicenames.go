@@ -8,12 +8,12 @@ import (
 	"ebb/storage"
 )
 
-// maxDeviceNames bounds the short names of devices in memory: 50,000 take some 8 MB.
+// maxDeviceNames bounds the device numbers in memory: 50,000 take about 8 MB.
 const maxDeviceNames = 50_000
 
-// deviceNames remembers the short names of devices of this server's users, for writes: a message between devices names one,
-// and the look-up was a sixth of its cost. Only the committer asks and forgets, one write after the other, so a device that is
-// deleted is forgotten before the next write asks. The names that a write makes are not remembered, since it may yet fail.
+// deviceNames caches the numbers of local devices for writes: every to-device message needs one, and the look-up was a
+// sixth of its cost. Only the committer uses the cache, one write after the other, so a deleted device is removed
+// before the next write looks it up. Devices created in a write are not cached, since the write may still fail.
 type deviceNames struct {
 	known *keyed.Map[deviceName, deviceNIDs]
 }
@@ -45,7 +45,7 @@ func (n *deviceNames) find(tx *storage.Tx, name deviceName) (nids deviceNIDs, fo
 	return nids, true, nil
 }
 
-// forget removes a device that is deleted.
+// forget removes a deleted device.
 func (n *deviceNames) forget(device ident.DeviceNID) {
 	n.known.ForgetFunc(func(_ deviceName, nids deviceNIDs) bool { return nids.device == device })
 }

@@ -47,7 +47,7 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-// device makes a user, if needed, and a device.
+// device creates a user, if needed, and a device.
 func (f *fixture) device(localpart, deviceID string) ident.Requester {
 	f.t.Helper()
 	d := ident.Requester{UserID: id.NewUserID(localpart, serverName), DeviceID: id.DeviceID(deviceID)}
@@ -76,7 +76,7 @@ func (f *fixture) read(do func(*storage.Tx) error) {
 	}
 }
 
-// must passes a result on, and ends the test at an error.
+// must returns v, and panics if err is not nil.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)

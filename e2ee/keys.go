@@ -15,12 +15,12 @@ import (
 	"ebb/storage"
 )
 
-// UploadKeys is the body of /keys/upload.
+// UploadKeys is the request body of /keys/upload.
 type UploadKeys struct {
 	DeviceKeys   json.RawMessage            `json:"device_keys"`
 	OneTimeKeys  map[string]json.RawMessage `json:"one_time_keys"`
 	FallbackKeys map[string]json.RawMessage `json:"fallback_keys"`
-	// FallbackKeysUnstable is the name of MSC2732, which some clients still send.
+	// FallbackKeysUnstable is the name from MSC2732, which some clients still send.
 	FallbackKeysUnstable map[string]json.RawMessage `json:"org.matrix.msc2732.fallback_keys"`
 }
 
@@ -96,14 +96,14 @@ func setFallbackKeys(tx *storage.Tx, device ident.DeviceNID, keys []storage.KeyJ
 			return err
 		}
 	}
-	n, err := tx.CountFallbackKeys(device) // a key replaces that of its algorithm: only now are they counted
+	n, err := tx.CountFallbackKeys(device) // a key replaces that of its algorithm, so they can only be counted now
 	if err != nil {
 		return err
 	}
 	return bounded("fallback keys of a device", int(n), maxAlgorithms)
 }
 
-// setDeviceKeys stores identity keys and reports whether they differ from those that were there.
+// setDeviceKeys stores identity keys and reports whether they differ from the stored ones.
 func setDeviceKeys(tx *storage.Tx, d ident.Requester, identity json.RawMessage) (changed bool, err error) {
 	old, found, err := tx.DeviceKeys(d.DeviceNID)
 	if err != nil || found && old == string(identity) {
@@ -146,8 +146,8 @@ func addOneTimeKeys(tx *storage.Tx, device ident.DeviceNID, keys []storage.KeyJS
 	return nil
 }
 
-// checkDeviceKeys refuses identity keys that name another device or are not of the documented shape: other servers would
-// choke on them.
+// checkDeviceKeys returns an error if identity keys name another device or do not have the specified shape, which other
+// servers might reject.
 func checkDeviceKeys(d ident.Requester, raw json.RawMessage) error {
 	if err := bounded("device_keys", len(raw), maxKeyJSON); err != nil {
 		return err
@@ -171,7 +171,7 @@ func checkDeviceKeys(d ident.Requester, raw json.RawMessage) error {
 	return nil
 }
 
-// parseKeys takes one-time or fallback keys apart, in the order of their ids.
+// parseKeys parses one-time or fallback keys, ordered by their IDs.
 func parseKeys(in map[string]json.RawMessage) ([]storage.KeyJSON, error) {
 	if err := bounded("keys of one upload", len(in), maxOneTimeKeys); err != nil {
 		return nil, err
@@ -190,7 +190,7 @@ func parseKeys(in map[string]json.RawMessage) ([]storage.KeyJSON, error) {
 	return out, nil
 }
 
-// checkKey: a key is a string, or an object with a string "key".
+// checkKey checks that a key is a string, or an object with a string "key".
 func checkKey(name string, raw json.RawMessage) error {
 	if err := bounded(name, len(raw), maxKeyJSON); err != nil {
 		return err
@@ -209,8 +209,8 @@ func checkKey(name string, raw json.RawMessage) error {
 	return nil
 }
 
-// OneTimeKeyCounts counts a device's unclaimed one-time keys by algorithm; signed_curve25519 is always there, since
-// clients take its absence for "no change".
+// OneTimeKeyCounts counts a device's unclaimed one-time keys by algorithm. signed_curve25519 is always included,
+// because clients read its absence as "no change".
 func (s *Service) OneTimeKeyCounts(ctx context.Context, device ident.DeviceNID) (counts map[string]int64, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		counts, err = oneTimeKeyCounts(tx, device)
@@ -231,11 +231,11 @@ func oneTimeKeyCounts(tx *storage.Tx, device ident.DeviceNID) (map[string]int64,
 // Claims maps user → device → "algorithm:key id" → key.
 type Claims map[id.UserID]map[id.DeviceID]map[string]json.RawMessage
 
-// Failures maps the servers that could not be asked to an error object.
+// Failures maps each server that could not be asked to an error object.
 type Failures map[string]json.RawMessage
 
-// Claim takes one one-time key of the asked algorithm from each device: the oldest, or the fallback key where none is left.
-// Other servers are waited for no longer than timeout (0: ten seconds).
+// Claim claims a one-time key of the requested algorithm from each device: the oldest one, or the fallback key if none
+// is left. It waits for other servers no longer than timeout (0: ten seconds).
 // Spec: client-server-api#post_matrixclientv3keysclaim
 func (s *Service) Claim(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string, timeout time.Duration) (Claims, Failures, error) {
 	if err := bounded("users of one claim", len(wanted), maxQueryUsers); err != nil {
@@ -252,7 +252,7 @@ func (s *Service) Claim(ctx context.Context, wanted map[id.UserID]map[id.DeviceI
 	return claims, s.claimOfServers(ctx, remote, timeout, claims), nil
 }
 
-// claimLocal claims keys of users of this server.
+// claimLocal claims keys of local users.
 func (s *Service) claimLocal(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) (Claims, error) {
 	claims := Claims{}
 	if len(wanted) == 0 {
@@ -304,7 +304,7 @@ func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.Devi
 	return owner, taken, nil
 }
 
-// markFallback adds "fallback": true to a fallback key that is an object and does not say so itself.
+// markFallback adds "fallback": true to a fallback key that is an object without that member.
 func markFallback(k storage.KeyJSON) json.RawMessage {
 	if !k.Fallback {
 		return json.RawMessage(k.JSON)

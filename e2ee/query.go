@@ -14,7 +14,7 @@ import (
 	"ebb/storage"
 )
 
-// Keys is the answer of /keys/query.
+// Keys is the response of /keys/query.
 type Keys struct {
 	DeviceKeys      map[id.UserID]map[id.DeviceID]json.RawMessage `json:"device_keys"`
 	MasterKeys      map[id.UserID]json.RawMessage                 `json:"master_keys"`
@@ -30,9 +30,9 @@ func newKeys() *Keys {
 	}
 }
 
-// Query gives the identity keys of users' devices and their cross-signing keys, with the signatures that the viewer may
-// see. An empty device list means all devices. Other servers are asked where the cache does not have their users, and
-// waited for no longer than timeout (0: ten seconds).
+// Query returns the identity keys of users' devices and their cross-signing keys, with the signatures that the viewer
+// may see. An empty device list means all devices. Users who are not cached are requested from their servers, for no
+// longer than timeout (0: ten seconds).
 // Spec: client-server-api#post_matrixclientv3keysquery
 func (s *Service) Query(ctx context.Context, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID, timeout time.Duration) (*Keys, error) {
 	if err := bounded("users of one query", len(wanted), maxQueryUsers); err != nil {
@@ -52,7 +52,7 @@ func (s *Service) Query(ctx context.Context, viewer ident.Requester, wanted map[
 	return out, err
 }
 
-// split tells the users of this server from those of others, which it sorts by server.
+// split separates local users from remote ones, which it groups by server.
 func split[T any](s *Service, wanted map[id.UserID]T) (local map[id.UserID]T, remote map[string]map[id.UserID]T, err error) {
 	local, remote = map[id.UserID]T{}, map[string]map[id.UserID]T{}
 	for user, what := range wanted {
@@ -71,14 +71,14 @@ func split[T any](s *Service, wanted map[id.UserID]T) (local map[id.UserID]T, re
 	return local, remote, nil
 }
 
-// userKeys is what is known of the keys of one user.
+// userKeys is the known keys of one user.
 type userKeys struct {
-	nid          ident.UserNID // 0: nothing has named the user yet
+	nid          ident.UserNID // 0: the user has no number
 	devices      []storage.UserDeviceKeys
 	crossSigning map[string]string // by usage
 }
 
-// addLocal adds users of this server.
+// addLocal adds the keys of local users.
 func (k *Keys) addLocal(tx *storage.Tx, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID) error {
 	nids, err := lookUp(tx, wanted)
 	if err != nil {
@@ -100,7 +100,7 @@ func (k *Keys) addLocal(tx *storage.Tx, viewer ident.Requester, wanted map[id.Us
 	return k.add(tx, viewer, found, wanted)
 }
 
-// lookUp finds the short names of users; those who have none are left out.
+// lookUp returns the numbers of users; it leaves out users without one.
 func lookUp[T any](tx *storage.Tx, users map[id.UserID]T) (map[id.UserID]ident.UserNID, error) {
 	names := make([]string, 0, len(users))
 	for user := range users {
@@ -114,7 +114,7 @@ func lookUp[T any](tx *storage.Tx, users map[id.UserID]T) (map[id.UserID]ident.U
 	return nids, err
 }
 
-// add adds those of the users' devices that are asked for, and their cross-signing keys by usage, with signatures.
+// add adds the requested devices of the users, and their cross-signing keys by usage, with signatures.
 func (k *Keys) add(tx *storage.Tx, viewer ident.Requester, found map[id.UserID]userKeys, wanted map[id.UserID][]id.DeviceID) error {
 	nids := make([]ident.UserNID, 0, len(found))
 	for _, u := range found {
@@ -146,7 +146,7 @@ func (k *Keys) addCrossSigning(viewer ident.Requester, user id.UserID, nid ident
 		case usageSelfSigning:
 			k.SelfSigningKeys[user] = signed
 		case usageUserSigning:
-			if nid == viewer.UserNID { // its owner only
+			if nid == viewer.UserNID { // visible to its owner only
 				k.UserSigningKeys[user] = signed
 			}
 		}
@@ -163,7 +163,7 @@ func (s signatureSet) add(signer, keyID, signature string) {
 	s[signer][keyID] = signature
 }
 
-// byTarget sorts signatures by the key that they are on.
+// byTarget groups signatures by the signed key.
 func byTarget(rows []storage.KeySignature) map[string]signatureSet {
 	out := map[string]signatureSet{}
 	for _, r := range rows {
@@ -175,7 +175,7 @@ func byTarget(rows []storage.KeySignature) map[string]signatureSet {
 	return out
 }
 
-// decorate adds signatures and the device's display name to a stored key; members it does not know stay as they are.
+// decorate adds signatures and the device's display name to a stored key; all other members stay as they are.
 func decorate(stored string, more signatureSet, displayName string) json.RawMessage {
 	if len(more) == 0 && displayName == "" {
 		return json.RawMessage(stored)

@@ -16,41 +16,42 @@ import (
 	"ebb/storage"
 )
 
-// Remote is what other servers are asked; fedclient.Client is one.
+// Remote sends requests to other servers; fedclient.Client implements it.
 type Remote interface {
 	UserDevices(ctx context.Context, server string, user id.UserID) (json.RawMessage, error)
 	QueryDeviceKeys(ctx context.Context, server string, users map[id.UserID][]id.DeviceID) (json.RawMessage, error)
 	ClaimKeys(ctx context.Context, server string, wanted map[id.UserID]map[id.DeviceID]string) (json.RawMessage, error)
 }
 
-// Outgoing takes EDUs for other servers; outbox.Service is one.
+// Outgoing queues EDUs for other servers; outbox.Service implements it.
 type Outgoing interface {
-	// AddEDU stores, in a write of the caller, an EDU that a server is to get after those that were added before. What one
-	// sender has waiting is bounded; the empty ID is this server itself.
+	// AddEDU stores an EDU for a server in the caller's write. EDUs are delivered in the order in which they were
+	// added. The amount queued for one sender is bounded; the empty ID is this server itself.
 	AddEDU(tx *storage.Tx, server string, sender id.UserID, edu json.RawMessage) error
-	// Kick begins to deliver them, after the write was committed. It runs in a Committed hook, so it must be quick.
+	// Kick starts their delivery after the write was committed. It runs in a Committed hook, so it must be quick.
 	Kick(server string)
 }
 
-// Rooms tells who shares rooms; rooms.Service is one.
+// Rooms answers which users and servers share rooms; rooms.Service implements it.
 type Rooms interface {
-	// SharedServers lists the other servers that share a room with a user of this one.
+	// SharedServers lists the other servers that share a room with a local user.
 	SharedServers(ctx context.Context, user ident.UserNID) ([]string, error)
-	// NewlyShared lists the other servers in a room that share no other room with a user of this one.
+	// NewlyShared lists the other servers in a room that share no other room with a local user.
 	NewlyShared(ctx context.Context, user ident.UserNID, room ident.RoomNID) ([]string, error)
-	// LocalSharers lists the users of this server who share a room with a user of any.
+	// LocalSharers lists the local users who share a room with a local or remote user.
 	LocalSharers(ctx context.Context, user ident.UserNID) ([]ident.UserNID, error)
-	// WakeSharers finds, in a write, the users of this server who share a room with one of them, the user included, and returns
-	// what wakes them once it is committed.
+	// WakeSharers finds, within a write, the local users who share a room with user, including user, and returns a
+	// function that wakes them once the write is committed.
 	WakeSharers(tx *storage.Tx, user ident.UserNID) (committed func(), err error)
-	// MayBeMet tells whether a user of another server may be in a room of which not all members are known yet.
+	// MayBeMet reports whether a remote user may be a member of a partial-state room, whose members are not all known
+	// yet.
 	MayBeMet(ctx context.Context, user id.UserID) (bool, error)
 }
 
-// defaultTimeout is how long other servers are waited for where the client does not say.
+// defaultTimeout is how long to wait for other servers if the client sets no timeout.
 const defaultTimeout = 10 * time.Second
 
-// eachServer calls ask for each server, several at a time, and gives those of which it returned an error.
+// eachServer calls ask for each server, several at a time, and returns the servers for which it failed.
 func eachServer[T any](ctx context.Context, timeout time.Duration, servers map[string]T, ask func(ctx context.Context, server string, what T) error) Failures {
 	if timeout <= 0 {
 		timeout = defaultTimeout
@@ -78,10 +79,10 @@ func eachServer[T any](ctx context.Context, timeout time.Duration, servers map[s
 	return failures
 }
 
-// errNoFederation: there are no other servers.
-var errNoFederation = errors.New("this server does not speak with others")
+// errNoFederation is the error for every other server if federation is disabled.
+var errNoFederation = errors.New("federation is disabled")
 
-// queryServers adds the keys of users of other servers.
+// queryServers adds the keys of remote users.
 func (s *Service) queryServers(ctx context.Context, viewer ident.Requester, servers map[string]map[id.UserID][]id.DeviceID, timeout time.Duration, out *Keys) {
 	var mu sync.Mutex // guards out; a leaf
 	failures := eachServer(ctx, timeout, servers, func(ctx context.Context, server string, wanted map[id.UserID][]id.DeviceID) error {
@@ -90,7 +91,7 @@ func (s *Service) queryServers(ctx context.Context, viewer ident.Requester, serv
 		}
 		keys, err := s.queryServer(ctx, viewer, server, wanted)
 		if err != nil {
-			s.opts.Log.InfoContext(ctx, "Device keys were not got", "server", server, "error", err)
+			s.opts.Log.InfoContext(ctx, "Cannot fetch device keys", "server", server, "error", err)
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -102,7 +103,7 @@ func (s *Service) queryServers(ctx context.Context, viewer ident.Requester, serv
 	maps.Copy(out.Failures, failures)
 }
 
-// queryServer gives the keys of users of one server, also where some of them could not be got.
+// queryServer returns the keys of users of one server, even if some of them could not be retrieved.
 func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, server string, wanted map[id.UserID][]id.DeviceID) (*Keys, error) {
 	out := newKeys()
 	missing, _, err := s.cached(ctx, viewer, wanted, out)
@@ -114,7 +115,7 @@ func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, serve
 		return out, err
 	}
 	defer leave()
-	missing, asked, err := s.cached(ctx, viewer, missing, out) // somebody else may have asked meanwhile
+	missing, asked, err := s.cached(ctx, viewer, missing, out) // another request may have fetched them meanwhile
 	if err != nil || len(missing) == 0 {
 		return out, err
 	}
@@ -138,8 +139,8 @@ func (s *Service) queryServer(ctx context.Context, viewer ident.Requester, serve
 	})
 }
 
-// cached adds the users whose devices are cached and may be believed, and gives the others, with the position from
-// before their servers are asked.
+// cached adds the users whose cached devices are current, and returns the others, with the stream position from before
+// their servers are asked.
 func (s *Service) cached(ctx context.Context, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID, out *Keys) (missing map[id.UserID][]id.DeviceID, asked storage.Pos, err error) {
 	missing = map[id.UserID][]id.DeviceID{}
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
@@ -158,9 +159,9 @@ func (s *Service) cached(ctx context.Context, viewer ident.Requester, wanted map
 	return missing, asked, err
 }
 
-// freshKeys reads the cached keys of those users whose cache is known to be current. Another server sends updates only while a room is
-// shared, so the viewer and the user must have been in one room ever since the list was fetched. The viewer must be in such a room, so that
-// the cache reveals nothing about people with whom the viewer shares none.
+// freshKeys returns the cached keys of those users whose cache is known to be current. Another server sends updates
+// only while a room is shared, so the viewer and the user must have been in one room ever since the list was fetched.
+// The viewer must be in such a room, so that the cache reveals nothing about people with whom the viewer shares none.
 func freshKeys(tx *storage.Tx, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID) (map[id.UserID]userKeys, error) {
 	nids, err := lookUp(tx, wanted)
 	if err != nil {
@@ -186,7 +187,7 @@ func freshKeys(tx *storage.Tx, viewer ident.Requester, wanted map[id.UserID][]id
 	return found, err
 }
 
-// askKeys asks a server for all devices of some of its users.
+// askKeys requests all devices of the given users from their server.
 func (s *Service) askKeys(ctx context.Context, server string, wanted map[id.UserID][]id.DeviceID) (map[id.UserID]deviceList, error) {
 	all := make(map[id.UserID][]id.DeviceID, len(wanted))
 	for user := range wanted {
@@ -199,10 +200,10 @@ func (s *Service) askKeys(ctx context.Context, server string, wanted map[id.User
 	return parseKeysAnswer(answer, slices.Collect(maps.Keys(wanted)))
 }
 
-// cacheWrite is how many lists one write stores: a write is short.
+// cacheWrite is the number of lists stored in one write, which keeps writes short.
 const cacheWrite = 20
 
-// cacheLists keeps the lists of those whom the viewer meets.
+// cacheLists stores the lists of the users who share a room with the viewer.
 func (s *Service) cacheLists(ctx context.Context, viewer ident.Requester, asked storage.Pos, lists map[id.UserID]deviceList) error {
 	for users := range slices.Chunk(slices.Sorted(maps.Keys(lists)), cacheWrite) {
 		err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
@@ -231,7 +232,7 @@ func (s *Service) cacheLists(ctx context.Context, viewer ident.Requester, asked 
 	return nil
 }
 
-// claimOfServers adds one-time keys of users of other servers.
+// claimOfServers adds one-time keys of remote users.
 func (s *Service) claimOfServers(ctx context.Context, servers map[string]map[id.UserID]map[id.DeviceID]string, timeout time.Duration, claims Claims) Failures {
 	var mu sync.Mutex // guards claims; a leaf
 	return eachServer(ctx, timeout, servers, func(ctx context.Context, server string, wanted map[id.UserID]map[id.DeviceID]string) error {
@@ -240,7 +241,7 @@ func (s *Service) claimOfServers(ctx context.Context, servers map[string]map[id.
 		}
 		answer, err := s.opts.Remote.ClaimKeys(ctx, server, wanted)
 		if err != nil {
-			s.opts.Log.InfoContext(ctx, "One-time keys were not got", "server", server, "error", err)
+			s.opts.Log.InfoContext(ctx, "Cannot claim one-time keys", "server", server, "error", err)
 			return err
 		}
 		taken, err := parseClaims(answer, wanted)
@@ -251,7 +252,7 @@ func (s *Service) claimOfServers(ctx context.Context, servers map[string]map[id.
 	})
 }
 
-// QueryForServer gives another server the keys of users of this one. Others are left out.
+// QueryForServer answers another server's query for the keys of local users. Other users are left out.
 // Spec: server-server-api#post_matrixfederationv1userkeysquery
 func (s *Service) QueryForServer(ctx context.Context, wanted map[id.UserID][]id.DeviceID) (*Keys, error) {
 	if err := bounded("users of one query", len(wanted), maxQueryUsers); err != nil {
@@ -264,7 +265,7 @@ func (s *Service) QueryForServer(ctx context.Context, wanted map[id.UserID][]id.
 	return s.Query(ctx, ident.Requester{}, local, 0)
 }
 
-// ClaimForServer claims keys of users of this server for another one.
+// ClaimForServer claims keys of local users for another server.
 // Spec: server-server-api#post_matrixfederationv1userkeysclaim
 func (s *Service) ClaimForServer(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) (Claims, error) {
 	if err := bounded("users of one claim", len(wanted), maxQueryUsers); err != nil {
@@ -277,7 +278,7 @@ func (s *Service) ClaimForServer(ctx context.Context, wanted map[id.UserID]map[i
 	return s.claimLocal(ctx, local)
 }
 
-// UserDevices is what another server is told of a user's devices.
+// UserDevices is the device list of a user as sent to other servers.
 type UserDevices struct {
 	UserID         id.UserID       `json:"user_id"`
 	StreamID       storage.Pos     `json:"stream_id"`
@@ -286,14 +287,14 @@ type UserDevices struct {
 	SelfSigningKey json.RawMessage `json:"self_signing_key,omitempty"`
 }
 
-// UserDevice is one of them.
+// UserDevice is a device in UserDevices.
 type UserDevice struct {
 	DeviceID    id.DeviceID     `json:"device_id"`
 	Keys        json.RawMessage `json:"keys"`
 	DisplayName string          `json:"device_display_name,omitempty"`
 }
 
-// UserDevices lists the devices of a user of this server that have keys.
+// UserDevices lists the devices of a local user that have keys.
 //
 // Errors: M_NOT_FOUND, M_INVALID_PARAM for a user of another server.
 // Spec: server-server-api#get_matrixfederationv1userdevicesuserid

@@ -17,10 +17,10 @@ import (
 	"ebb/storage"
 )
 
-// network is other servers as the tests want them.
+// network is a Remote with answers set by the tests.
 type network struct {
 	mu      sync.Mutex
-	asked   []string // what was asked, in order
+	asked   []string // the requests, in order
 	down    bool
 	keys    string // answer of /user/keys/query
 	devices string // answer of /user/devices
@@ -55,14 +55,14 @@ func (n *network) ClaimKeys(_ context.Context, server string, _ map[id.UserID]ma
 	return n.answer("claim "+server, n.claims)
 }
 
-// sent is what was queued for other servers.
+// sent is an EDU queued for another server.
 type sent struct {
 	server string
 	Type   string          `json:"edu_type"`
 	Body   json.RawMessage `json:"content"`
 }
 
-// outgoing keeps what was queued in writes that were committed; a write that fails takes it back.
+// outgoing keeps what was queued in committed writes; a write that fails leaves nothing.
 type outgoing struct {
 	queue  []sent
 	kicked []string
@@ -139,7 +139,7 @@ func (r sharedRooms) LocalSharers(_ context.Context, user ident.UserNID) (local 
 	return local, nil
 }
 
-// federated is a fixture with other servers.
+// federated is a fixture with a fake network of other servers.
 type federated struct {
 	*fixture
 	net       *network
@@ -156,7 +156,7 @@ func newFederated(t *testing.T) *federated {
 	return f
 }
 
-// membership sets what a user is in a room.
+// membership sets a user's membership in a room.
 func (f *federated) membership(user id.UserID, room ident.RoomNID, membership string) (nid ident.UserNID) {
 	f.t.Helper()
 	f.write(func(tx *storage.Tx) (err error) {
@@ -172,7 +172,7 @@ const far id.UserID = "@far:elsewhere"
 
 const away = "elsewhere"
 
-// farKeys is the identity keys of a device of far.
+// farKeys returns the identity keys of a device of far.
 func farKeys(device, key string) string {
 	return fmt.Sprintf(`{"user_id":%q,"device_id":%q,"algorithms":["m.olm.v1.curve25519-aes-sha2"],"keys":{"ed25519:%s":%q},"signatures":{},"odd":1}`, far, device, device, key)
 }
@@ -186,7 +186,7 @@ func (f *federated) query(viewer ident.Requester) *Keys {
 	return must(f.Query(f.t.Context(), viewer, map[id.UserID][]id.DeviceID{far: {}}, 0))
 }
 
-// changes are the users of whose changed devices a user is told after a position.
+// changes returns the users whose devices changed for a user since a position.
 func (f *federated) changes(user ident.UserNID, since int64) (changed []ident.UserNID, now int64) {
 	f.read(func(tx *storage.Tx) (err error) {
 		now = int64(tx.Settled())
@@ -210,15 +210,15 @@ func TestDevicesOfOtherServersAreCachedWhileARoomIsShared(t *testing.T) {
 		}
 	}
 	want(alice, 1)
-	want(alice, 2) // no room is shared, so nobody would tell of a change
+	want(alice, 2) // without a shared room, no server would send an update
 	f.membership(alice.UserID, 1, "join")
 	f.membership(far, 1, "join")
 	want(alice, 3)
 	want(alice, 3)
-	want(bob, 4) // who meets nobody is not told from the cache
+	want(bob, 4) // bob shares no room, so the cache must not be used
 	f.membership(far, 1, "leave")
 	f.membership(far, 1, "join")
-	want(alice, 5) // changes of meanwhile were not told
+	want(alice, 5) // updates were not sent in the meantime
 	want(alice, 5)
 	f.membership(far, 1, "leave")
 	if err := f.Sweep(t.Context()); err != nil {
@@ -296,12 +296,14 @@ func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 			t.Fatal("the cache was not believed")
 		}
 	}
-	receive(update("X", farKeys("X", "one"), 5, "", "")) // the list as it is when the user comes, for which nobody has asked
+	// the current list, sent because the user joined; nobody has requested it
+	receive(update("X", farKeys("X", "one"), 5, "", ""))
 	told(false)
 	receive(update("X", farKeys("X", "one"), 5, "4", ""))
 	told(true)
 	f.query(alice)
-	receive(update("Y", farKeys("Y", "two"), 5, "4", "")) // the answer of /user/keys/query has no stream id to follow on
+	// the answer of /user/keys/query has no stream ID that this could follow
+	receive(update("Y", farKeys("Y", "two"), 5, "4", ""))
 	told(true)
 	if err := f.Resync(t.Context()); err != nil {
 		t.Fatal(err)
@@ -309,12 +311,12 @@ func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 	if last := f.net.asked[len(f.net.asked)-1]; last != "devices elsewhere" {
 		t.Fatal(last)
 	}
-	told(true) // the name of the device is new
+	told(true) // the display name is new
 	devices("X")
 	receive(update("Y", farKeys("Y", "two"), 6, "5", ""))
 	told(true)
 	devices("X", "Y")
-	receive(update("Y", farKeys("Y", "two"), 6, "5", "")) // once more, as after a crash of the other server
+	receive(update("Y", farKeys("Y", "two"), 6, "5", "")) // repeated, as after a crash of the other server
 	told(false)
 	devices("X", "Y")
 	receive(update("X", "", 7, "6", `,"deleted":true`))
@@ -343,11 +345,11 @@ func TestAMissedDeviceListUpdateIsMadeUpFor(t *testing.T) {
 	if err := f.Resync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	told(true) // so that clients which asked in vain ask again
+	told(true) // so that clients whose request failed ask again
 	devices("Z")
 }
 
-// Dendrite gives the deletion of a device the stream_id that the list has already.
+// Dendrite deletes a device under the stream_id that the list already has.
 func TestADeviceThatIsDeletedUnderAKnownStreamIDGoes(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
@@ -386,7 +388,7 @@ func TestADeviceThatIsDeletedUnderAKnownStreamIDGoes(t *testing.T) {
 	}
 }
 
-// With the cross-signing keys the signatures on the devices change, of which m.signing_key_update says nothing.
+// New cross-signing keys change the signatures on the devices, which m.signing_key_update does not contain.
 func TestASigningKeyUpdateMakesTheListStale(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
@@ -427,7 +429,7 @@ func TestAnUpdateThatComesWhileTheListIsAskedForMakesItStale(t *testing.T) {
 	}
 }
 
-// TestHostileDeviceKeysStayOut: landscape 14, and what a server says of others' users.
+// TestHostileDeviceKeysStayOut sends malformed keys, and keys of users of other servers.
 func TestHostileDeviceKeysStayOut(t *testing.T) {
 	f := newFederated(t)
 	alice := f.device("alice", "A")
@@ -557,7 +559,7 @@ func TestServersThatNewlyShareARoomAreToldOfDevices(t *testing.T) {
 		f.write(func(tx *storage.Tx) error {
 			return tx.AddDeviceTelling(storage.DeviceTelling{User: alice.UserNID, Room: 1, Partial: partial})
 		})
-		for range 2 { // the second has nothing to tell
+		for range 2 { // the second call has nothing to send
 			if err := f.TellOfJoins(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -583,7 +585,7 @@ func TestServersDiscoveredInARoomAreToldOfAllDevices(t *testing.T) {
 	f.membership(alice.UserID, 1, "join")
 	f.membership(far, 1, "join")
 	f.out.queue = nil
-	if err := f.tellOf(t.Context(), alice.UserNID, []string{away, "third"}); err != nil { // third is not in the room any more
+	if err := f.tellOf(t.Context(), alice.UserNID, []string{away, "third"}); err != nil { // third has left the room
 		t.Fatal(err)
 	}
 	var devices []string
@@ -647,7 +649,8 @@ func TestToDeviceMessagesOfOtherServersArriveOnceAndInOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := receive("third", "@far:third", "one", `"@alice:test":{"A":{"n":4}}`); err != nil { // an id of another server
+	// the same message ID from another server
+	if err := receive("third", "@far:third", "one", `"@alice:test":{"A":{"n":4}}`); err != nil {
 		t.Fatal(err)
 	}
 	for device, want := range map[ident.DeviceNID][]int{alice.DeviceNID: {0, 1, 3, 4}, second.DeviceNID: {0, 1, 3}} {

@@ -15,19 +15,19 @@ import (
 	"ebb/storage"
 )
 
-// deviceList is what another server says of one of its users. What is not of the documented shape, or names somebody
-// else, is not in it.
+// deviceList is another server's list of the devices of one of its users, without malformed keys and keys of anybody
+// else.
 type deviceList struct {
-	streamID     int64 // unknownStream where the answer does not say
+	streamID     int64 // unknownStream if the response has none
 	devices      []storage.UserDeviceKeys
 	crossSigning map[string]string // by usage
 }
 
-// unknownStream: the next update does not follow on it, so the list is asked for then.
+// unknownStream is the stream ID of a list without one: no update follows it, so the next update makes the list stale.
 const unknownStream = -1
 
-// parseKeysAnswer takes the answer of /user/keys/query apart. Users who were not asked for are not looked at: a server
-// speaks for its own only.
+// parseKeysAnswer parses the response of /user/keys/query. It ignores users who were not asked for: a server speaks for
+// its own users only.
 func parseKeysAnswer(raw json.RawMessage, asked []id.UserID) (map[id.UserID]deviceList, error) {
 	var answer struct {
 		DeviceKeys      map[id.UserID]map[string]json.RawMessage `json:"device_keys"`
@@ -48,7 +48,7 @@ func parseKeysAnswer(raw json.RawMessage, asked []id.UserID) (map[id.UserID]devi
 	return lists, nil
 }
 
-// parseUserDevices takes the answer of /user/devices apart.
+// parseUserDevices parses the response of /user/devices.
 func parseUserDevices(raw json.RawMessage, user id.UserID) (deviceList, error) {
 	var answer struct {
 		UserID   id.UserID `json:"user_id"`
@@ -65,7 +65,7 @@ func parseUserDevices(raw json.RawMessage, user id.UserID) (deviceList, error) {
 		return deviceList{}, fmt.Errorf("answer of /user/devices: %w", err)
 	}
 	if answer.UserID != user {
-		return deviceList{}, fmt.Errorf("answer of /user/devices for %s is of %.255q", user, string(answer.UserID))
+		return deviceList{}, fmt.Errorf("answer of /user/devices for %s is about %.255q", user, string(answer.UserID))
 	}
 	list := deviceList{streamID: answer.StreamID, crossSigning: remoteCrossSigning(user, answer.MasterKey, answer.SelfSigningKey)}
 	for _, d := range answer.Devices {
@@ -74,7 +74,7 @@ func parseUserDevices(raw json.RawMessage, user id.UserID) (deviceList, error) {
 	return list, nil
 }
 
-// displayName is a device's name, "" for one that nobody wants to see.
+// displayName returns a device's name, or "" if it is not a string or too long.
 func displayName(raw json.RawMessage) string {
 	name, ok := canonjson.Unquote(raw)
 	if !ok || len(name) > maxRemoteName || strings.ContainsRune(name, 0) {
@@ -83,14 +83,14 @@ func displayName(raw json.RawMessage) string {
 	return strings.ToValidUTF8(name, "\uFFFD")
 }
 
-// add takes a device into the list, if its keys are what clients can read.
+// add adds a device to the list if clients can read its keys.
 func (l *deviceList) add(user id.UserID, deviceID, name string, keys json.RawMessage) {
 	if len(l.devices) < maxRemoteDevices && checkRemoteDevice(user, deviceID, keys) == nil {
 		l.devices = append(l.devices, storage.UserDeviceKeys{DeviceID: deviceID, DisplayName: name, JSON: string(keys)})
 	}
 }
 
-// checkRemoteDevice refuses identity keys from another server that are not of the documented shape.
+// checkRemoteDevice returns an error for identity keys from another server that do not have the specified shape.
 func checkRemoteDevice(user id.UserID, deviceID string, keys json.RawMessage) error {
 	if deviceID == "" || len(deviceID) > maxKeyID || strings.ContainsRune(deviceID, 0) {
 		return mxerr.InvalidParam("A device ID must have 1 to %d bytes", maxKeyID)
@@ -101,8 +101,8 @@ func checkRemoteDevice(user id.UserID, deviceID string, keys json.RawMessage) er
 	return checkReadable(keys)
 }
 
-// checkReadable refuses JSON that has no canonical form, or a NUL in a string: strict clients would refuse a whole answer
-// for it.
+// checkReadable returns an error for JSON without a canonical form or with a NUL in a string, for which strict clients
+// would reject a whole response.
 func checkReadable(raw json.RawMessage) error {
 	canonical, err := canonjson.Canonical(raw, true)
 	if err != nil || strings.Contains(string(canonical), `\u0000`) {
@@ -111,7 +111,8 @@ func checkReadable(raw json.RawMessage) error {
 	return nil
 }
 
-// remoteCrossSigning gives those of a user's keys that are well formed, the self-signing key only if the master key signed it.
+// remoteCrossSigning returns the well-formed keys among a user's cross-signing keys; the self-signing key only if the
+// master key signed it.
 func remoteCrossSigning(user id.UserID, master, selfSigning json.RawMessage) map[string]string {
 	out := map[string]string{}
 	m := crossSigningKey{usage: usageMaster, raw: master}
@@ -126,8 +127,8 @@ func remoteCrossSigning(user id.UserID, master, selfSigning json.RawMessage) map
 	return out
 }
 
-// store puts the list in the place of the one before, and tells whether it is another one. asked is the position from
-// before its server was asked: where the server told of a change since, the list counts as stale at once.
+// store replaces the stored list and reports whether it changed. asked is the stream position from before the list was
+// requested: if the server sent an update since, the list is stale at once.
 func (l deviceList) store(tx *storage.Tx, nid ident.UserNID, asked storage.Pos) (changed bool, err error) {
 	told, err := tx.DeviceListPosition(nid)
 	if err != nil {
@@ -175,7 +176,7 @@ func (l deviceList) storeDevices(tx *storage.Tx, nid ident.UserNID) (changed boo
 	return changed || len(gone) > 0, nil
 }
 
-// storeRemoteCrossSigning makes keys the master and self-signing key of a user of another server.
+// storeRemoteCrossSigning stores the master and self-signing key of a remote user.
 func storeRemoteCrossSigning(tx *storage.Tx, nid ident.UserNID, keys map[string]string) (changed bool, err error) {
 	before, err := tx.CrossSigningKeys(nid)
 	if err != nil {
@@ -201,8 +202,7 @@ func storeRemoteCrossSigning(tx *storage.Tx, nid ident.UserNID, keys map[string]
 	return changed, nil
 }
 
-// parseClaims takes the answer of /user/keys/claim apart: of each device that was asked for, one key of the algorithm that
-// was asked for.
+// parseClaims parses the response of /user/keys/claim: one key of the requested algorithm for each requested device.
 func parseClaims(raw json.RawMessage, wanted map[id.UserID]map[id.DeviceID]string) (Claims, error) {
 	var answer struct {
 		OneTimeKeys map[id.UserID]map[id.DeviceID]map[string]json.RawMessage `json:"one_time_keys"`
@@ -225,7 +225,7 @@ func parseClaims(raw json.RawMessage, wanted map[id.UserID]map[id.DeviceID]strin
 	return claims, nil
 }
 
-// claimedKey finds the key of an algorithm; "" where there is none that clients can read.
+// claimedKey returns a key of an algorithm that clients can read; "" if there is none.
 func claimedKey(keys map[string]json.RawMessage, algorithm string) (string, json.RawMessage) {
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		of, keyID, _ := strings.Cut(name, ":")

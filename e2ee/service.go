@@ -1,9 +1,9 @@
-// Package e2ee passes end-to-end encryption through: device keys, one-time keys, cross-signing, key backup, messages
-// between devices and the stream of device-list changes. It never decrypts anything and keeps what clients upload
-// verbatim, unknown fields included.
+// Package e2ee implements the server side of end-to-end encryption: device keys, one-time keys, cross-signing, key
+// backup, messages between devices and the stream of device-list changes. It never decrypts anything and keeps what
+// clients upload verbatim, unknown fields included.
 //
-// Every change that a client may sync travels: a method of Service → one write → its Committed hook wakes the users that
-// must look again. The feed reads through the methods of sync.go.
+// A change that a client may sync goes from a method of Service to one write, whose Committed hook wakes the affected
+// users. The feed reads through the methods of sync.go.
 package e2ee
 
 import (
@@ -26,40 +26,40 @@ import (
 	"ebb/wake"
 )
 
-// Options is what a Service is made of.
+// Options are the dependencies and settings of a Service.
 type Options struct {
 	DB     *storage.DB
 	Server string // this server's name
 	Hub    *wake.Hub
-	Cache  keyed.Budget // bounds what is remembered
+	Cache  keyed.Budget // bounds the caches
 	Now    func() time.Time
 	Log    *slog.Logger
 
 	Rooms Rooms
-	// Commits tells who joins rooms of other servers; nil: nobody does.
+	// Commits reports joins to rooms of other servers; nil if there are none.
 	Commits *rooms.Commits
 
-	// Other servers; both are nil where there are none.
+	// Remote and Outgoing reach other servers; both are nil without federation.
 	Remote   Remote
 	Outgoing Outgoing
 }
 
-// Service is safe for concurrent use. Run must run beside it where there are other servers.
+// Service implements the package. It is safe for concurrent use. Run must be running if federation is enabled.
 type Service struct {
 	opts       Options
-	updates    chan struct{}      // there are device list updates to hand on; a slot of one
-	stale      chan struct{}      // there are device lists to ask for; a slot of one
-	joined     chan struct{}      // users of this server came into rooms of others; a slot of one
-	discovered chan *rooms.Commit // with servers that are to be told of devices
+	updates    chan struct{}      // signals device list updates to send; capacity one
+	stale      chan struct{}      // signals device lists to request; capacity one
+	joined     chan struct{}      // signals local users who joined rooms of other servers; capacity one
+	discovered chan *rooms.Commit // rooms with servers that need to receive devices
 	names      *deviceNames
-	// asking lets one request for device keys at a time go to each server. Those who wait meanwhile find most of what they want
-	// in the cache afterwards.
+	// asking admits one request for device keys per server at a time. Requests that waited find most of their keys in
+	// the cache afterwards.
 	asking    *keyed.Semaphore[string]
 	backlogs  backlogs
 	strangers strangers
 }
 
-// New makes a Service.
+// New returns a Service.
 func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -81,35 +81,35 @@ const (
 	maxKeyID            = 255      // bytes
 	maxQueryUsers       = 5000     // users of one /keys/query or /keys/claim
 	maxSignatureObjects = 2000     // of one /keys/signatures/upload
-	maxToDeviceTargets  = 10000    // messages of one sendToDevice, "*" counting for every device
-	maxToDeviceContent  = 64 << 10 // of one of them, bytes: what other servers take
-	maxToDeviceBytes    = 32 << 20 // of all of them: a message to "*" is stored once for each device
+	maxToDeviceTargets  = 10000    // messages of one sendToDevice, where "*" counts for every device
+	maxToDeviceContent  = 64 << 10 // one message, bytes: what other servers accept
+	maxToDeviceBytes    = 32 << 20 // all messages of a request, bytes: a message to "*" is stored once for each device
 	maxBackupSession    = 64 << 10 // session_data, bytes
 )
 
 // Bounds of what other servers send; docs/limits.md lists them.
 const (
-	maxRemoteDevices  = 2000 // devices of one user that are kept, twice what any server is known to allow
+	maxRemoteDevices  = 2000 // devices kept for one user, twice what any server is known to allow
 	maxRemoteName     = 1000 // display name of a device, bytes; a longer one is left out
 	maxPrevIDs        = 100  // prev_id of an update
 	maxMessageID      = 255  // bytes; the specification has 32 characters
-	maxServersAtOnce  = 32   // asked for one request of a client
+	maxServersAtOnce  = 32   // servers asked at a time for one client request
 	maxQueryTimeout   = 30 * time.Second
-	maxResyncs        = 64 // lists that one round asks for anew
-	maxResyncServers  = 8  // at the same time
+	maxResyncs        = 64 // lists requested in one round
+	maxResyncServers  = 8  // servers asked at a time in a round
 	maxResyncInterval = 6 * time.Hour
-	maxJoined         = 1000     // joins of which other servers are still to be told
-	maxDiscovered     = 100      // completed rooms of whose servers some are still to be told of devices
-	maxJoinUpdates    = 2000     // updates that one join makes
-	maxEDUMessages    = 64 << 10 // messages of one m.direct_to_device, bytes; a larger one is alone in its EDU
+	maxJoined         = 1000     // unprocessed joins of which other servers have to be notified
+	maxDiscovered     = 100      // completed rooms with servers that still need to receive devices
+	maxJoinUpdates    = 2000     // updates caused by one join
+	maxEDUMessages    = 64 << 10 // messages of one m.direct_to_device, bytes; a larger message gets an EDU of its own
 )
 
-// wakeUsers is the Committed hook of a write that these users sync.
+// wakeUsers returns a Committed hook that wakes users.
 func (s *Service) wakeUsers(users ...ident.UserNID) func() {
 	return func() { s.opts.Hub.Users(users...) }
 }
 
-// write runs a write that may ask, by what it returns, for something to happen once it is committed.
+// write runs do in a write, and calls the function that it returns once the write is committed.
 func (s *Service) write(ctx context.Context, do func(*storage.Tx) (committed func(), err error)) error {
 	after := func() {}
 	w := storage.Write{
@@ -125,11 +125,11 @@ func (s *Service) write(ctx context.Context, do func(*storage.Tx) (committed fun
 	return s.opts.DB.Enqueue(w).Wait(ctx)
 }
 
-// crossSigningChanged stands among the names of changed devices for the cross-signing keys.
+// crossSigningChanged represents the cross-signing keys in a list of changed devices.
 const crossSigningChanged = ""
 
-// DevicesChanged records in a write of the caller that devices of a user changed, and returns what to do once that is
-// committed: waking whoever shares a room with the user, and telling other servers.
+// DevicesChanged records in the caller's write that devices of a user changed. It returns a function to call after the
+// commit, which wakes the users who share a room with the user and starts the updates to other servers.
 func (s *Service) DevicesChanged(tx *storage.Tx, user ident.UserNID, devices ...string) (committed func(), err error) {
 	if _, err := tx.DeviceListChanged(user); err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func (s *Service) DevicesChanged(tx *storage.Tx, user ident.UserNID, devices ...
 	return func() { wakeSharers(); s.kick(s.updates) }, s.tellServers(tx, user, devices...)
 }
 
-// tellServers records that other servers are to be told of changed devices.
+// tellServers records device list updates for other servers.
 func (s *Service) tellServers(tx *storage.Tx, user ident.UserNID, devices ...string) error {
 	if s.opts.Outgoing == nil {
 		return nil
@@ -154,7 +154,7 @@ func (s *Service) tellServers(tx *storage.Tx, user ident.UserNID, devices ...str
 	return nil
 }
 
-// DeviceGone removes in a write of the caller what hangs on a device that is deleted.
+// DeviceGone deletes, in the caller's write, the data of a deleted device.
 func (s *Service) DeviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error {
 	s.names.forget(device)
 	if err := tx.ForgetDehydrated(user, device); err != nil {
@@ -163,7 +163,7 @@ func (s *Service) DeviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.
 	return tx.DeleteDeviceE2EE(device, user, deviceID)
 }
 
-// object decodes the members of a JSON object, or says which input is not one.
+// object decodes the members of a JSON object; the error names the input.
 func object(what string, raw json.RawMessage) (map[string]json.RawMessage, error) {
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &m); err != nil || m == nil {
@@ -172,8 +172,8 @@ func object(what string, raw json.RawMessage) (map[string]json.RawMessage, error
 	return m, nil
 }
 
-// misspelled tells whether an object has a member that is one of the names but for upper and lower case. encoding/json
-// takes it for the member, so that what is checked would not be what others read.
+// misspelled reports whether an object has a member that differs from one of the names only in case. encoding/json
+// would accept it as that member, so that the checked value would differ from what others read.
 func misspelled(raw json.RawMessage, names ...string) bool {
 	bad := errors.New("misspelled")
 	err := canonjson.Each(raw, func(key string, _ []byte) error {
@@ -194,7 +194,7 @@ func bounded(what string, n, limit int) error {
 	return nil
 }
 
-// isLocal says whether a user is of this server.
+// isLocal reports whether a user belongs to this server.
 func (s *Service) isLocal(user id.UserID) (bool, error) {
 	_, server, err := user.Parse()
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 type SignatureFailures map[id.UserID]map[string]map[string]any
 
 // UploadSignatures stores signatures that the user's keys made on other keys: on the user's own devices and master key,
-// and on other users' master keys. What is not accepted is told key by key.
+// and on other users' master keys. Rejected signatures are reported key by key.
 // Spec: client-server-api#post_matrixclientv3keyssignaturesupload
 func (s *Service) UploadSignatures(ctx context.Context, d ident.Requester, signed map[id.UserID]map[string]json.RawMessage) (SignatureFailures, error) {
 	n := 0
@@ -57,7 +57,8 @@ func (f SignatureFailures) add(user id.UserID, key string, err *mxerr.Error) {
 	f[user][key] = map[string]any{"errcode": err.Code, "error": err.Msg}
 }
 
-// signaturesStored: a signature on one's own key is everybody's news, one on another user's key only one's own.
+// signaturesStored records the changes for device lists: everybody sees a signature on one's own key, but only the
+// signer sees one on another user's key.
 func (s *Service) signaturesStored(tx *storage.Tx, up *signatureUpload) (committed func(), err error) {
 	committed = s.wakeUsers(up.d.UserNID)
 	for target := range up.signed {
@@ -76,9 +77,9 @@ func (s *Service) signaturesStored(tx *storage.Tx, up *signatureUpload) (committ
 type signatureUpload struct {
 	d      ident.Requester
 	keys   map[string]string      // the signer's cross-signing keys by usage
-	signed map[ident.UserNID]bool // users on whose keys something was stored
+	signed map[ident.UserNID]bool // users with newly signed keys
 
-	changed []string // the signer's own devices on which something was stored, or crossSigningChanged
+	changed []string // the signer's own devices with new signatures, or crossSigningChanged
 }
 
 func newSignatureUpload(tx *storage.Tx, d ident.Requester) (*signatureUpload, error) {
@@ -115,9 +116,9 @@ func (up *signatureUpload) add(tx *storage.Tx, user id.UserID, key string, raw j
 	return nil
 }
 
-// target finds the key that is signed, and which of the signer's keys may sign it (key id → public key).
+// target finds the signed key, and which of the signer's keys may sign it (key ID → public key).
 func (up *signatureUpload) target(tx *storage.Tx, nid ident.UserNID, key string) (stored, targetKey string, signers map[string]string, err error) {
-	if nid != up.d.UserNID { // another user: the master key, by the user-signing key
+	if nid != up.d.UserNID { // another user's master key, signed by the user-signing key
 		theirs, err := tx.CrossSigningKeys(nid)
 		if err != nil {
 			return "", "", nil, err
@@ -127,13 +128,14 @@ func (up *signatureUpload) target(tx *storage.Tx, nid ident.UserNID, key string)
 		}
 		return "", "", nil, mxerr.NotFound("There is no such key")
 	}
-	if master := up.keys[usageMaster]; master != "" && publicPart(master) == bare(key) { // one's master key, by one's devices
+	// the own master key, signed by own devices
+	if master := up.keys[usageMaster]; master != "" && publicPart(master) == bare(key) {
 		signers, err = deviceSigners(tx, nid)
 		return master, bare(key), signers, err
 	}
 	rows, err := tx.UserDeviceKeys(nid)
 	for _, r := range rows {
-		if r.DeviceID == key { // one's device, by the self-signing key
+		if r.DeviceID == key { // an own device, signed by the self-signing key
 			return r.JSON, key, up.signer(usageSelfSigning), err
 		}
 	}
@@ -143,7 +145,7 @@ func (up *signatureUpload) target(tx *storage.Tx, nid ident.UserNID, key string)
 	return "", "", nil, err
 }
 
-// bare removes the algorithm from a key id, if there is one.
+// bare removes the algorithm from a key ID, if there is one.
 func bare(key string) string { return strings.TrimPrefix(key, "ed25519:") }
 
 func (up *signatureUpload) signer(usage string) map[string]string {

@@ -12,19 +12,19 @@ func (s *Service) ToDevice(tx *storage.Tx, device ident.DeviceNID, since, upTo s
 	return tx.ToDevice(device, since, upTo, limit)
 }
 
-// AckToDevice forgets the messages of a device up to a position, which the client has now confirmed.
+// AckToDevice deletes the messages for a device up to a position that the client has confirmed.
 func (s *Service) AckToDevice(ctx context.Context, device ident.DeviceNID, upTo storage.Pos) error {
 	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteToDevice(device, upTo) })
 }
 
 // DeviceListChanges lists the users whose devices or identity keys changed in (since, upTo] and who share a room with
-// user, user included, and those whose keys the user signed from another device.
+// user, including user, and users whose keys the user signed from another device.
 func (s *Service) DeviceListChanges(tx *storage.Tx, user ident.UserNID, since, upTo storage.Pos) ([]ident.UserNID, error) {
 	return tx.DeviceListChanges(user, since, upTo)
 }
 
-// KeyCounts counts the unclaimed one-time keys of a device by algorithm, signed_curve25519 always among them, and names
-// the algorithms whose fallback key nobody was given yet.
+// KeyCounts counts the unclaimed one-time keys of a device by algorithm, always including signed_curve25519, and
+// returns the algorithms with an unused fallback key.
 func (s *Service) KeyCounts(tx *storage.Tx, device ident.DeviceNID) (oneTime []storage.KeyCount, unusedFallback []string, err error) {
 	counts, err := oneTimeKeyCounts(tx, device)
 	if err != nil {

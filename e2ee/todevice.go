@@ -16,10 +16,10 @@ import (
 	"ebb/storage"
 )
 
-// allDevices is the device id that stands for every device of a user.
+// allDevices is the device ID that addresses every device of a user.
 const allDevices id.DeviceID = "*"
 
-// SendToDevice queues messages for devices, once per transaction: path and txn name the request, per sending device.
+// SendToDevice queues messages for devices. It does so only once for each path and txn of a sending device.
 // Spec: client-server-api#put_matrixclientv3sendtodeviceeventtypetxnid
 func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn, eventType string, messages messages) error {
 	if err := checkMessages(eventType, messages); err != nil {
@@ -51,13 +51,13 @@ func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn
 // messages maps user → device → content.
 type messages = map[id.UserID]map[id.DeviceID]json.RawMessage
 
-// checkMessages refuses what is not of the documented shape or too much.
+// checkMessages returns an error for messages that are malformed or too large.
 func checkMessages(eventType string, messages messages) error {
 	n := 0
 	for _, devices := range messages {
 		n += len(devices)
 		for _, content := range devices {
-			if len(content) == 0 || content[0] != '{' { // it is JSON: it was part of some
+			if len(content) == 0 || content[0] != '{' { // valid JSON, as a part of a decoded request
 				return mxerr.BadJSON("content must be an object")
 			}
 			if err := bounded("content of a message", len(content), maxToDeviceContent); err != nil {
@@ -79,8 +79,8 @@ type directToDevice struct {
 	Messages  messages  `json:"messages"`
 }
 
-// sendToServers queues messages for devices of other servers, in EDUs of a size that nobody refuses, and gives the servers.
-// They are in the write of the request: a request that is repeated sends nothing twice.
+// sendToServers queues messages for remote devices, in EDUs small enough for every server, and returns the servers. It
+// does so in the write of the request, so that a repeated request sends nothing twice.
 func (s *Service) sendToServers(tx *storage.Tx, sender id.UserID, eventType string, remote map[string]messages) (servers []string, err error) {
 	if s.opts.Outgoing == nil {
 		return nil, nil
@@ -103,7 +103,7 @@ func (s *Service) sendToServers(tx *storage.Tx, sender id.UserID, eventType stri
 	return servers, nil
 }
 
-// parts cuts messages into parts of at most maxEDUMessages bytes, or of one message.
+// parts splits messages into parts of at most maxEDUMessages bytes; a larger message gets a part of its own.
 func parts(all messages) (out []messages) {
 	size := 0
 	for _, user := range slices.Sorted(maps.Keys(all)) {
@@ -123,8 +123,8 @@ func parts(all messages) (out []messages) {
 	return out
 }
 
-// ReceiveDirectToDevice takes an m.direct_to_device of another server, once: messages for users of this one, in the order
-// in which the server sends them.
+// ReceiveDirectToDevice processes an m.direct_to_device from another server once, delivering its messages to local
+// users in the order in which they are sent.
 // Spec: server-server-api#mdirect_to_device-schema
 func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, content json.RawMessage) error {
 	var in directToDevice
@@ -162,12 +162,12 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 	})
 }
 
-// delivery is messages for users of this server on their way.
+// delivery queues messages of one sender for local users.
 type delivery struct {
 	names     *deviceNames
 	backlogs  *backlogs
 	sender    id.UserID
-	strangers map[id.UserID]bool // receivers with whom the sender shares no room; of a sender of this server nobody
+	strangers map[id.UserID]bool // receivers who share no room with the sender; empty for local senders
 	from      storage.ToDeviceFrom
 	eventType string
 	receivers []ident.UserNID
@@ -209,7 +209,7 @@ func (o *delivery) deliverTo(tx *storage.Tx, user id.UserID, messages map[id.Dev
 	return nil
 }
 
-// add queues a message for a device, and brings a queue that may have grown too long back within its bounds.
+// add queues a message for a device, and trims its queue if it may have grown too long.
 func (o *delivery) add(tx *storage.Tx, device ident.DeviceNID, event string) error {
 	if _, err := tx.AddToDevice(device, event, o.from); err != nil {
 		return err
@@ -220,7 +220,7 @@ func (o *delivery) add(tx *storage.Tx, device ident.DeviceNID, event string) err
 	return o.backlogs.trim(tx, device)
 }
 
-// strangersAmong returns the receivers with whom a sender of another server shares no room.
+// strangersAmong returns the receivers who share no room with a remote sender.
 func strangersAmong(tx *storage.Tx, sender id.UserID, receivers messages) (map[id.UserID]bool, error) {
 	strangers := map[id.UserID]bool{}
 	from, known, err := tx.LookupUser(string(sender))
@@ -242,7 +242,7 @@ func strangersAmong(tx *storage.Tx, sender id.UserID, receivers messages) (map[i
 	return strangers, nil
 }
 
-// count keeps one small request from becoming millions of rows by way of "*".
+// count bounds the messages of a request: by "*", a small request could become millions of rows.
 func (o *delivery) count(size int) error {
 	o.messages++
 	o.bytes += size
@@ -252,8 +252,8 @@ func (o *delivery) count(size int) error {
 	return bounded("bytes of the messages of one request", o.bytes, maxToDeviceBytes)
 }
 
-// candidates are the devices of a user among which are those that named names; false where there is no such user. Most
-// requests name one device, for which one query does.
+// candidates returns the devices of a user among which to look for the named ones; false if there is no such user. Most
+// requests name one device, for which one query is enough.
 func candidates[T any](names *deviceNames, tx *storage.Tx, user id.UserID, named map[id.DeviceID]T) (nid ident.UserNID, devices []storage.DeviceRef, found bool, err error) {
 	if _, all := named[allDevices]; len(named) == 1 && !all {
 		for name := range named {
@@ -272,7 +272,7 @@ func candidates[T any](names *deviceNames, tx *storage.Tx, user id.UserID, named
 	return nid, devices, true, err
 }
 
-// event is the message as the receiving client gets it.
+// event returns the message in the form that the receiving client gets.
 func (o *delivery) event(content json.RawMessage) string {
 	b := make([]byte, 0, len(content)+len(o.sender)+len(o.eventType)+48)
 	b = append(append(b, `{"content":`...), content...)
