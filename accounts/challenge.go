@@ -14,21 +14,22 @@ import (
 // Bounds of user-interactive authentication.
 const (
 	challengeLifetime = 15 * time.Minute // longer than it takes to read terms; as long as a confirmation may wait
-	maxChallenges     = 10_000           // of users, and as many of people who register; beyond it the oldest goes
-	// maxChallengesEach bounds the challenges of one user, or of people who register from one network, so that nobody pushes
-	// out those of others. 500: an office or a class that registers within a lifetime.
+	maxChallenges     = 10_000           // for users, and as many for registrations; beyond that the oldest is dropped
+	// maxChallengesEach bounds the challenges of one user, or of registrations from one network, so that nobody can
+	// displace those of others. 500: an office or a class that registers within a lifetime.
 	maxChallengesEach = 500
 )
 
-// challenges are the sessions of user-interactive authentication: what was proved so far, for one request of one user.
-// They hold no password and no request body; of one that made an account, they hold its answer, for a client that did not see it.
+// challenges holds the sessions of user-interactive authentication: the completed stages, each for one request of one
+// user. It holds no passwords and no request bodies. After a registration it holds the response, for a client that did
+// not receive it.
 type challenges struct {
 	now func() time.Time
 	// mu guards all below; a leaf lock.
 	mu      sync.Mutex
 	byID    map[string]*list.Element
-	oldest  *list.List       // of *challenge, in the order they were made
-	pending map[string]int64 // registration token → challenges it was given in
+	oldest  *list.List       // of *challenge, oldest first
+	pending map[string]int64 // registration token → open challenges with that token
 	sources map[string]int   // user or network → challenges
 }
 
@@ -37,26 +38,26 @@ type challenge struct {
 	bound     binding
 	source    string
 	completed []string
-	token     string // the registration token that was given
+	token     string // the registration token used for a stage
 	expires   time.Time
-	made      *SignedIn         // the account that was registered with it
-	request   [sha256.Size]byte // by which it was registered
+	made      *SignedIn         // the account registered with this challenge
+	request   [sha256.Size]byte // digest of the request that registered the account
 }
 
-// binding is the request that a challenge is for.
+// binding identifies the request that a challenge is for.
 type binding struct {
 	operation string
 	user      ident.UserNID
 	device    ident.DeviceNID
-	body      [sha256.Size]byte // of the request without auth; of no request at all where the first one had no parameters
+	body      [sha256.Size]byte // digest of the request without auth; of {} while the client has sent only auth
 }
 
 func newChallenges(now func() time.Time) *challenges {
 	return &challenges{now: now, byID: map[string]*list.Element{}, oldest: list.New(), pending: map[string]int64{}, sources: map[string]int{}}
 }
 
-// find returns the challenge of an id if it is for this request, else a new one for the user or network that asks. A
-// challenge that was started without parameters takes those of the next request.
+// find returns the challenge with an ID if it is for this request, otherwise a new one for source, a user or network. A
+// challenge started without parameters is bound to those of the next request.
 func (c *challenges) find(id string, b binding, source string) challenge {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -77,7 +78,8 @@ func (c *challenges) find(id string, b binding, source string) challenge {
 	return ch.copy()
 }
 
-// makeRoom drops the oldest challenge of a source that has too many, or of all where there are too many in sum.
+// makeRoom drops the oldest challenge of a source that has too many, or the oldest of all if there are too many in
+// total.
 func (c *challenges) makeRoom(source string) {
 	switch {
 	case c.sources[source] >= maxChallengesEach:
@@ -98,13 +100,13 @@ func (ch *challenge) copy() challenge {
 	return out
 }
 
-// complete records a stage as done, with the registration token that it was done with, if accept agrees to how many other
-// challenges hold that token.
+// complete records a stage as completed. For a stage with a registration token, accept decides first, given the number
+// of other challenges that hold the token.
 func (c *challenges) complete(id, stage, token string, accept func(pending int64) bool) (challenge, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.byID[id]
-	if e == nil { // pushed out in the meantime
+	if e == nil { // dropped in the meantime
 		return challenge{id: id}, false
 	}
 	ch := e.Value.(*challenge)
@@ -122,7 +124,8 @@ func (c *challenges) complete(id, stage, token string, accept func(pending int64
 	return ch.copy(), true
 }
 
-// made returns the answer to the request that registered with a challenge, if this is the same one.
+// made returns the response to the request that registered an account with a challenge, if this request is a repetition
+// of it.
 func (c *challenges) made(id string, request [sha256.Size]byte) *SignedIn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -133,7 +136,7 @@ func (c *challenges) made(id string, request [sha256.Size]byte) *SignedIn {
 	return nil
 }
 
-// register notes that an account was registered with a challenge, which is of no other use from then on.
+// register records the account registered with a challenge, which then cannot be used for anything else.
 func (c *challenges) register(id string, request [sha256.Size]byte, made SignedIn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -144,7 +147,7 @@ func (c *challenges) register(id string, request [sha256.Size]byte, made SignedI
 	}
 }
 
-// finish ends a challenge.
+// finish removes a challenge.
 func (c *challenges) finish(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -153,7 +156,7 @@ func (c *challenges) finish(id string) {
 	}
 }
 
-// pendingOf is how many challenges hold a registration token.
+// pendingOf returns how many challenges hold a registration token.
 func (c *challenges) pendingOf(token string) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -190,7 +193,7 @@ func (c *challenges) release(ch *challenge) {
 // emptyBody is the digest of a request without parameters.
 var emptyBody = sha256.Sum256([]byte("{}"))
 
-// bodyDigest is what tells a request from another: its parameters without the authentication.
+// bodyDigest returns a digest of the parameters of a request without auth, which identifies the request.
 func bodyDigest(body map[string]json.RawMessage) ([sha256.Size]byte, error) {
 	rest := make(map[string]json.RawMessage, len(body))
 	for name, v := range body {
@@ -198,6 +201,6 @@ func bodyDigest(body map[string]json.RawMessage) ([sha256.Size]byte, error) {
 			rest[name] = v
 		}
 	}
-	text, err := json.Marshal(rest) // members sorted, white space gone
+	text, err := json.Marshal(rest) // with sorted members and no white space
 	return sha256.Sum256(text), err
 }

@@ -14,7 +14,7 @@ import (
 	"ebb/mxerr"
 )
 
-// challenged is what a client reads from a 401.
+// challenged is the body of a 401 response.
 type challenged struct {
 	code, session string
 	flows         [][]string
@@ -96,7 +96,7 @@ func TestConfirmationTakesTheOwnPassword(t *testing.T) {
 		if err := ask(`{"type":"m.login.password","user":"alice","password":"` + goodPassword + `"}`); err != nil {
 			t.Errorf("the older form: %v", err)
 		}
-		// The confirmation was used up: the same session proves nothing.
+		// The session was used up by the confirmation, so it cannot confirm anything else.
 		if c := readChallenge(t, ask(`{"session":"`+first.session+`"}`)); c.session == first.session || len(c.completed) != 0 {
 			t.Errorf("after its use: %+v", c)
 		}
@@ -173,7 +173,7 @@ func TestChallengesAreBoundedAndHoldNoPassword(t *testing.T) {
 	if len(c.byID) != maxChallenges || c.oldest.Len() != maxChallenges || len(c.pending) != 0 {
 		t.Errorf("%d challenges, %d pending tokens", len(c.byID), len(c.pending))
 	}
-	// What is kept of a request: its digest without the member auth.
+	// Only a digest of the request without auth is kept.
 	with, _ := bodyDigest(body(t, `{"a":1,"auth":{"password":"secret"}}`))
 	without, _ := bodyDigest(body(t, `{"a":1}`))
 	if with != without {
@@ -207,7 +207,7 @@ func TestRegistrationByMode(t *testing.T) {
 				if err != nil || (mode == WithToken) != (a.Token == "tok") {
 					t.Fatalf("%+v, %v", a, err)
 				}
-				// Again with another name, until the account is made.
+				// Another name can be tried until the account is created.
 				if _, err := s.Admit(t.Context(), body(t, `{"auth":{"session":"`+c.session+`"}}`), "192.0.2.1"); err != nil {
 					t.Error(err)
 				}
@@ -244,7 +244,7 @@ func TestRegistrationTokensAreNeverOverspent(t *testing.T) {
 		if made.Load() != 3 {
 			t.Errorf("%d accounts with three uses", made.Load())
 		}
-		// Also past the challenge: the write itself counts.
+		// The write itself checks the limit again, independent of the challenge.
 		_, err := s.Create(t.Context(), NewAccount{Username: "late", Password: goodPassword, Token: "three"})
 		refused(t, "a fourth", err, mxerr.CodeForbidden)
 		if err := s.Available(t.Context(), "late"); err != nil {
@@ -276,7 +276,7 @@ func TestPendingRegistrationsHoldTheirTokenUntilTheyExpire(t *testing.T) {
 		if usable, err := s.TokenUsable(t.Context(), "one", "192.0.2.1"); usable || err != nil {
 			t.Errorf("usable while pending, %v", err)
 		}
-		// The same person once more: that is the same use.
+		// The same session again counts as the same use.
 		_, err = s.Admit(t.Context(), body(t, give+first.session+`"}}`), "192.0.2.1")
 		if again := readChallenge(t, err); again.code != "" || again.session != first.session {
 			t.Errorf("%+v", again)

@@ -10,9 +10,9 @@ import (
 	"ebb/storage"
 )
 
-// Deactivate closes an account for good: nobody can sign in, nobody gets the name again, and the user leaves every room.
-// erase also makes the user's events redacted copies for whoever joins later, and removes everything else of the user.
-// When it returns nobody is signed in any more; what is then left to do for rooms is tried again until it is done.
+// Deactivate closes an account permanently: nobody can sign in to it or reuse its name, and the user leaves every room.
+// With erase, users who join a room later get redacted copies of the user's events, and all other data of the user is
+// deleted. When Deactivate returns, nobody is signed in any more; leaving rooms is retried until it succeeds.
 // Spec: client-server-api#post_matrixclientv3accountdeactivate
 //
 // Errors: M_NOT_FOUND.
@@ -32,7 +32,7 @@ func (s *Service) Deactivate(ctx context.Context, user id.UserID, erase bool) er
 	}
 	ctx = context.WithoutCancel(ctx)
 	if err := s.leave(ctx, storage.LeavingAccount{NID: nid, Erase: erase}, user); err != nil {
-		s.opts.Log.Error("a deactivated user is not out of every room yet", "user", user, "err", err)
+		s.opts.Log.Error("Cannot remove a deactivated user from every room yet; retrying", "user", user, "err", err)
 	}
 	return nil
 }
@@ -51,7 +51,7 @@ func (s *Service) deactivate(w *write, nid ident.UserNID, erase bool) error {
 	return w.EraseData(nid)
 }
 
-// leave does what rooms have to do about a deactivated user.
+// leave removes a deactivated user from all rooms and, if requested, erases the user's events.
 func (s *Service) leave(ctx context.Context, l storage.LeavingAccount, user id.UserID) error {
 	if l.Erase && s.opts.Hooks.Erase != nil {
 		if err := s.opts.Hooks.Erase(ctx, l.NID); err != nil {
@@ -66,7 +66,7 @@ func (s *Service) leave(ctx context.Context, l storage.LeavingAccount, user id.U
 	return s.write(ctx, func(w *write) error { return w.HasLeft(l.NID) })
 }
 
-// resumeDeactivations completes what a crash or an error interrupted.
+// resumeDeactivations completes deactivations interrupted by a crash or an error.
 func (s *Service) resumeDeactivations(ctx context.Context) {
 	type leaving struct {
 		storage.LeavingAccount
@@ -90,6 +90,6 @@ func (s *Service) resumeDeactivations(ctx context.Context) {
 		}
 	}
 	if err != nil && ctx.Err() == nil {
-		s.opts.Log.Error("deactivations are not complete", "err", err)
+		s.opts.Log.Error("Cannot complete deactivations", "err", err)
 	}
 }

@@ -16,7 +16,7 @@ type Device struct {
 	ID          id.DeviceID
 	DisplayName *string
 	LastSeen    time.Time
-	Address     string // it was seen from
+	Address     string // last seen from here
 	nid         ident.DeviceNID
 }
 
@@ -42,7 +42,7 @@ func (s *Service) Devices(ctx context.Context, user ident.UserNID) ([]Device, er
 	return out, err
 }
 
-// Device finds one device of a user.
+// Device returns one device of a user.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) Device(ctx context.Context, user ident.UserNID, device id.DeviceID) (Device, error) {
@@ -82,7 +82,7 @@ func (s *Service) RenameDevice(ctx context.Context, user ident.UserNID, device i
 	})
 }
 
-// DeleteDevices deletes devices of a user, and what hangs on them. Those that are not there do not matter.
+// DeleteDevices deletes devices of a user with their data. Unknown devices are ignored.
 func (s *Service) DeleteDevices(ctx context.Context, user ident.UserNID, devices []id.DeviceID) error {
 	return s.write(ctx, func(w *write) error {
 		var gone []storage.DeviceRow
@@ -149,8 +149,8 @@ func (s *Service) deleteDevices(w *write, user ident.UserNID, gone []storage.Dev
 	return w.devicesChanged(user, names...)
 }
 
-// MaxDevices bounds the devices of a user. Scripts that sign in on every run and never out are the ones to reach it: their
-// sign-in goes on, and the device that was not used for longest is signed out.
+// MaxDevices bounds the devices of a user. It is typically reached by scripts that sign in on every run and never sign
+// out: a sign-in beyond it still succeeds, and signs out the device that has been unused longest.
 const MaxDevices = 500
 
 func (s *Service) dropIdleDevices(w *write, user ident.UserNID) error {

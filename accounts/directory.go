@@ -14,7 +14,7 @@ import (
 	"ebb/storage"
 )
 
-// Found is a user that the directory found.
+// Found is a search result.
 type Found struct {
 	User        id.UserID
 	DisplayName string
@@ -25,19 +25,19 @@ type Found struct {
 const (
 	maxTerm      = 255 // bytes
 	maxFound     = 100
-	searchPage   = 50     // accounts read at once
-	maxSearched  = 500    // accounts whose rooms are looked at
-	maxRoomsEach = 50     // rooms of one account that are looked at for a public one
-	maxSharers   = 10_000 // members of other servers that are looked at, in all rooms of who asks
+	searchPage   = 50     // accounts read at a time
+	maxSearched  = 500    // accounts whose rooms are checked
+	maxRoomsEach = 50     // rooms of one account that are checked for a public one
+	maxSharers   = 10_000 // remote members that are checked, in all rooms of the searching user
 )
 
-// searchText is what the directory finds a user by.
+// searchText returns the text that searches are matched against.
 func searchText(user id.UserID, displayName string) string {
 	return strings.ToLower(string(user) + "\n" + displayName)
 }
 
-// Search finds users by a part of their id or name, among those who share a room with who asks and those in a room that
-// anybody can join or read, who asks among the latter. limited says that there may be more.
+// Search finds users by a part of their ID or display name, among those who share a room with the searching user and
+// those in a public room. limited reports whether there may be more.
 // Spec: client-server-api#post_matrixclientv3user_directorysearch
 //
 // Errors: M_INVALID_PARAM.
@@ -63,7 +63,7 @@ func (s *Service) Search(ctx context.Context, asks ident.UserNID, term string, l
 	return found[:min(len(found), limit)], len(found) > limit, nil
 }
 
-// searchAccounts finds users of this server.
+// searchAccounts finds local users.
 func (s *Service) searchAccounts(ctx context.Context, asks ident.UserNID, term string, limit int) (found []Found, limited bool, err error) {
 	visible := visibleRooms{s: s, known: map[ident.RoomNID]bool{}}
 	for offset := 0; offset < maxSearched; offset += searchPage {
@@ -91,7 +91,7 @@ func (s *Service) searchAccounts(ctx context.Context, asks ident.UserNID, term s
 	return found, true, nil
 }
 
-// searchRemote finds users of other servers among those who share a room with who asks, by the name that they have there.
+// searchRemote finds remote users who share a room with the searching user, by their display name in that room.
 func (s *Service) searchRemote(ctx context.Context, asks ident.UserNID, term string) (found []Found, err error) {
 	if s.opts.Remote == nil {
 		return nil, nil
@@ -114,7 +114,7 @@ func (s *Service) searchRemote(ctx context.Context, asks ident.UserNID, term str
 	return found, err
 }
 
-// readMember reads a user's name and avatar out of a member event.
+// readMember reads the display name and avatar of a user from a member event.
 func readMember(user id.UserID, event []byte) Found {
 	content, _ := canonjson.Get(event, "content")
 	text := func(key string) string {
@@ -124,11 +124,11 @@ func readMember(user id.UserID, event []byte) Found {
 	return Found{User: user, DisplayName: text(fieldDisplayName), AvatarURL: text(fieldAvatar)}
 }
 
-// candidate is a user whose text matches.
+// candidate is a user whose search text matches.
 type candidate struct {
 	Found
 	shares bool
-	rooms  []ident.RoomNID // where that decides
+	rooms  []ident.RoomNID // set if visibility depends on them
 }
 
 func (s *Service) searchPage(ctx context.Context, asks ident.UserNID, term string, offset int) (page []candidate, err error) {
@@ -160,7 +160,7 @@ func (s *Service) searchPage(ctx context.Context, asks ident.UserNID, term strin
 	return page, err
 }
 
-// visibleRooms remembers for one search which rooms are public.
+// visibleRooms caches for one search which rooms are public.
 type visibleRooms struct {
 	s     *Service
 	known map[ident.RoomNID]bool

@@ -12,29 +12,29 @@ import (
 	"ebb/storage"
 )
 
-// Budget bounds attempts by a key. Take counts one attempt, or counts none and returns how long to wait; Return takes an
-// attempt off the count again.
+// Budget limits attempts by a key. Take records an attempt; if the budget is used up, it records nothing and returns
+// how long to wait. Return takes one attempt back.
 type Budget interface {
 	Take(key string) (wait time.Duration)
 	Return(key string)
 }
 
-// Budgets bound what people who are not signed in may try. Only wrong guesses and finished accounts count; a right
-// password or token is no guess. A nil budget is unlimited.
+// Budgets limit what people who are not signed in may try. Only wrong guesses and created accounts count; a correct
+// password or token does not. A nil budget is unlimited.
 type Budgets struct {
-	// Guesses counts wrong passwords by account and network, or by session where the user is signed in, and wrong
-	// registration and login tokens by network. Strangers elsewhere cannot use it up for the owner of an account.
+	// Guesses counts wrong passwords by account and network, or by session for signed-in users, and wrong registration
+	// and login tokens by network. Strangers elsewhere cannot use up the budget of an account's owner.
 	Guesses Budget
-	// Networks counts the passwords compared for one network or session, right or wrong: each costs 20 ms, and one network
-	// may try many accounts.
+	// Networks counts password comparisons for one network or session, right or wrong: each costs 20 ms, and one
+	// network may try many accounts.
 	Networks Budget
-	// Accounts counts the wrong passwords for one account from all networks in which the account has no device.
+	// Accounts counts wrong passwords for one account from all networks in which the account has no device.
 	Accounts Budget
-	// NewAccounts counts the accounts that are made from one network.
+	// NewAccounts counts the accounts created from one network.
 	NewAccounts Budget
 }
 
-// attempt is a guess that counts as wrong until it is taken back.
+// attempt is a guess that counts as wrong until takeBack is called.
 type attempt []counted
 
 type counted struct {
@@ -42,7 +42,7 @@ type counted struct {
 	key    string
 }
 
-// take counts the attempt in one more budget. If there is nothing left in it, the attempt counts nowhere.
+// take also counts the attempt in b. If that budget is used up, the attempt is removed from all budgets.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (a *attempt) take(b Budget, key string) error {
@@ -57,7 +57,7 @@ func (a *attempt) take(b Budget, key string) error {
 	return nil
 }
 
-// takeBack makes the attempt count for nothing.
+// takeBack removes the attempt from all budgets.
 func (a *attempt) takeBack() {
 	for _, c := range *a {
 		c.budget.Return(c.key)
@@ -65,7 +65,7 @@ func (a *attempt) takeBack() {
 	*a = nil
 }
 
-// guessFrom counts an attempt at an account's password by somebody in a network who is not signed in.
+// guessFrom counts an attempt at an account's password by a network that is not signed in.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) guessFrom(ctx context.Context, a storage.AccountRow, network string) (try attempt, err error) {
@@ -77,7 +77,7 @@ func (s *Service) guessFrom(ctx context.Context, a storage.AccountRow, network s
 	if err := try.take(s.opts.Budgets.Guesses, "password\x00"+a.Localpart+"\x00"+network); err != nil {
 		return nil, err
 	}
-	var comparison attempt // is never taken back
+	var comparison attempt // never taken back
 	if err := comparison.take(s.opts.Budgets.Networks, network); err != nil {
 		try.takeBack()
 		return nil, err
@@ -85,8 +85,8 @@ func (s *Service) guessFrom(ctx context.Context, a storage.AccountRow, network s
 	return try, nil
 }
 
-// hasDeviceIn reports whether a device of the user was last seen in a network. The owner is likely to be there, and must
-// not be locked out by strangers elsewhere who guess together.
+// hasDeviceIn reports whether a device of the user was last seen in a network. The owner is then likely to be there,
+// and must not be locked out by a distributed attack from elsewhere.
 func (s *Service) hasDeviceIn(ctx context.Context, user ident.UserNID, network string) (bool, error) {
 	if user == 0 || s.opts.Network == nil {
 		return false, nil
@@ -95,8 +95,8 @@ func (s *Service) hasDeviceIn(ctx context.Context, user ident.UserNID, network s
 	return slices.ContainsFunc(devices, func(d Device) bool { return d.Address != "" && s.opts.Network(d.Address) == network }), err
 }
 
-// guessBy counts an attempt at the password of the account that is signed in. Each session counts by itself: neither
-// strangers nor a stolen session keep the owner from changing the password.
+// guessBy counts an attempt of a signed-in user at the password of their own account. Each session counts separately,
+// so that neither strangers nor a stolen session can keep the owner from changing the password.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) guessBy(who ident.Requester) (try attempt, err error) {
@@ -104,7 +104,7 @@ func (s *Service) guessBy(who ident.Requester) (try attempt, err error) {
 	if err := try.take(s.opts.Budgets.Guesses, session); err != nil {
 		return nil, err
 	}
-	var comparison attempt // is never taken back
+	var comparison attempt // never taken back
 	if err := comparison.take(s.opts.Budgets.Networks, session); err != nil {
 		try.takeBack()
 		return nil, err
@@ -112,7 +112,7 @@ func (s *Service) guessBy(who ident.Requester) (try attempt, err error) {
 	return try, nil
 }
 
-// guessToken counts an attempt at a token of some kind.
+// guessToken counts an attempt at a token of a kind.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) guessToken(kind, network string) (try attempt, err error) {
@@ -120,8 +120,8 @@ func (s *Service) guessToken(kind, network string) (try attempt, err error) {
 	return try, err
 }
 
-// GuessSharedSecret counts an attempt to register by the shared secret, as one at a token of that network, until it is taken
-// back: only wrong ones count.
+// GuessSharedSecret counts an attempt to register with the shared secret like one at a token from that network. Call
+// takeBack if the secret was correct: only wrong ones count.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) GuessSharedSecret(network string) (takeBack func(), err error) {

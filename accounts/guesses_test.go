@@ -12,7 +12,7 @@ import (
 	"ebb/mxerr"
 )
 
-// quota is a Budget that never fills again.
+// quota is a Budget that never refills.
 type quota struct {
 	mu   sync.Mutex
 	max  int
@@ -41,10 +41,11 @@ func (q *quota) Return(key string) {
 
 const (
 	home     = "192.0.2.1"    // where mustSession signs in
-	stranger = "198.51.100.1" // where nobody of this server is
+	stranger = "198.51.100.1" // a network without devices of local users
 )
 
-// withGuesses runs a test with three guesses for each account and network, and a bound on those at one account in sum.
+// withGuesses runs a test that allows three guesses for each account and network, and atOneAccount for one account in
+// total.
 func withGuesses(t *testing.T, atOneAccount int, f func(t *testing.T, s *Service)) {
 	each(t, Options{Network: func(addr string) string { return addr }}, func(t *testing.T, s *Service, _ *clock) {
 		s.opts.Budgets = Budgets{Guesses: newQuota(3), Networks: newQuota(1000), Accounts: newQuota(atOneAccount), NewAccounts: newQuota(2)}
@@ -151,7 +152,7 @@ func TestOnlyWrongRegistrationTokensCountAsGuesses(t *testing.T) {
 			return err
 		}
 		session = readChallenge(t, admit("")).session
-		for range 20 { // what a client asks while somebody looks for the token
+		for range 20 { // requests of a client while somebody guesses tokens
 			readChallenge(t, admit(""))
 			readChallenge(t, admit(`"type":"m.login.registration_token",`))
 			if usable, err := s.TokenUsable(t.Context(), "good", home); !usable || err != nil {

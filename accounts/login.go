@@ -13,33 +13,33 @@ import (
 	"ebb/storage"
 )
 
-// NewSession is the device that somebody signs in on.
+// NewSession describes the device that a user signs in on.
 type NewSession struct {
 	Network     string      // the client's network, for Budgets
-	Device      id.DeviceID // "": a new one
+	Device      id.DeviceID // "": a new device
 	DisplayName string      // of a new device
-	Refresh     bool        // the client refreshes its access tokens
+	Refresh     bool        // the client supports refreshing its access token
 }
 
-// Tokens is what a client identifies itself with.
+// Tokens are the tokens of a session.
 type Tokens struct {
 	Access    string
-	Refresh   string        // "" where the client does not refresh
+	Refresh   string        // "" if the client does not refresh
 	ExpiresIn time.Duration // of the access token; 0: never
 }
 
 // SignedIn is the result of signing in or registering.
 type SignedIn struct {
 	User   id.UserID
-	Device id.DeviceID // "" where nothing was signed in
+	Device id.DeviceID // "" if nobody was signed in
 	Tokens
 }
 
-// errWrongPassword is all that anybody learns, so that names cannot be guessed: also for users that do not exist, were
-// deactivated or have no password.
+// errWrongPassword returns the same error for a wrong password and for accounts that do not exist, were deactivated or
+// have no password, so that names cannot be guessed.
 func errWrongPassword() error { return mxerr.Forbidden("Wrong username or password") }
 
-// LoginPassword signs in by password. user is a localpart or a user id.
+// LoginPassword signs in with a password. user is a localpart or a user ID.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) LoginPassword(ctx context.Context, user, password string, n NewSession) (SignedIn, error) {
@@ -63,7 +63,7 @@ func (s *Service) LoginPassword(ctx context.Context, user, password string, n Ne
 	})
 }
 
-// LoginToken signs in by a token of CreateLoginToken, which is used up.
+// LoginToken signs in with a token of CreateLoginToken, which cannot be used again.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
 func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (SignedIn, error) {
@@ -102,12 +102,12 @@ func (s *Service) checkPassword(ctx context.Context, a storage.AccountRow, passw
 	return nil
 }
 
-// failed logs an attempt to sign in that failed. The client is not told why.
+// failed logs a failed attempt to sign in. The client does not get the reason.
 func (s *Service) failed(ctx context.Context, name, reason string) {
 	s.opts.Log.InfoContext(ctx, "sign-in failed", "user", name, "reason", reason)
 }
 
-// whyRefused is why a password was refused.
+// whyRefused returns the reason why a password was rejected.
 func whyRefused(a storage.AccountRow) string {
 	switch {
 	case a.NID == 0:
@@ -120,8 +120,8 @@ func whyRefused(a storage.AccountRow) string {
 	return "wrong password"
 }
 
-// accountToSignIn finds the account that a client names: the exact localpart first, since historical ones may have
-// capitals. A name that nobody has is returned as an account without password.
+// accountToSignIn finds the account that a client names: first by the exact localpart, since historical ones may have
+// capitals. For an unknown name it returns an account without password.
 func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.AccountRow, err error) {
 	localpart, ours := s.localpartOf(user)
 	if !ours || len(localpart) > maxUserID {
@@ -134,7 +134,7 @@ func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.A
 				return err
 			}
 		}
-		a.Localpart = foldName(localpart) // counts guesses at nobody, too
+		a.Localpart = foldName(localpart) // guesses at unknown accounts count too
 		return nil
 	})
 	if err != nil {
@@ -143,7 +143,7 @@ func (s *Service) accountToSignIn(ctx context.Context, user string) (a storage.A
 	return a, err
 }
 
-// signIn is the one gate of every way to sign in: who says whose session it will be.
+// signIn creates the session for every kind of sign-in. who returns the user to sign in.
 func (s *Service) signIn(ctx context.Context, n NewSession, who func(*write) (ident.UserNID, error)) (SignedIn, error) {
 	if err := n.check(); err != nil {
 		return SignedIn{}, err
@@ -177,7 +177,7 @@ func (n NewSession) check() error {
 	return checkText("initial_device_display_name", n.DisplayName, maxName)
 }
 
-// startSession gives a device new tokens; a device that is there already loses its old ones.
+// startSession issues new tokens for a device; an existing device loses its old ones.
 func (s *Service) startSession(w *write, a storage.AccountRow, n NewSession) (SignedIn, error) {
 	if n.Device == "" {
 		n.Device = id.DeviceID(letters(upperAlphabet, 10))
@@ -191,7 +191,7 @@ func (s *Service) startSession(w *write, a storage.AccountRow, n NewSession) (Si
 	return SignedIn{User: s.UserID(a.Localpart), Device: n.Device, Tokens: tokens}, err
 }
 
-// device finds or makes the device of a new session.
+// device finds or creates the device of a new session.
 func (s *Service) device(w *write, user ident.UserNID, n NewSession) (ident.DeviceNID, error) {
 	d, known, err := w.Device(user, string(n.Device))
 	if err != nil {
@@ -218,7 +218,7 @@ func (s *Service) device(w *write, user ident.UserNID, n NewSession) (ident.Devi
 	return nid, w.devicesChanged(user, string(n.Device))
 }
 
-// refuseKeyName refuses a device id that is the public part of one of the user's cross-signing keys.
+// refuseKeyName returns an error if a device ID is the public part of one of the user's cross-signing keys.
 // Spec: client-server-api#post_matrixclientv3login device_id
 func refuseKeyName(tx *storage.Tx, user ident.UserNID, device id.DeviceID) error {
 	stored, err := tx.CrossSigningKeys(user)
@@ -241,7 +241,7 @@ func refuseKeyName(tx *storage.Tx, user ident.UserNID, device id.DeviceID) error
 	return nil
 }
 
-// issueTokens makes tokens for a device. unused: they came from a refresh, and the ones before still count.
+// issueTokens creates tokens for a device. With unused, they come from a refresh, and the previous ones remain valid.
 func (s *Service) issueTokens(w *write, user ident.UserNID, device ident.DeviceNID, refresh, unused bool) (Tokens, error) {
 	t := Tokens{Access: secret("ebb_a_", 32)}
 	expires := int64(0)
@@ -256,8 +256,8 @@ func (s *Service) issueTokens(w *write, user ident.UserNID, device ident.DeviceN
 	return t, w.AddAccessToken(keyOf(t.Access).String(), user, device, expires, unused)
 }
 
-// Refresh makes new tokens for the device of a refresh token. The old ones count until one of the new ones is used: a
-// client that did not get the answer asks again.
+// Refresh issues new tokens for the device of a refresh token. The old ones remain valid until one of the new ones is
+// used, so that a client that did not get the response can ask again.
 //
 // Errors: M_UNKNOWN_TOKEN.
 func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, error) {
@@ -289,11 +289,11 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 	return out, nil
 }
 
-// loginTokenLifetime is how long a login token waits for its use.
+// loginTokenLifetime is how long a login token is valid.
 // Spec: client-server-api#post_matrixclientv1loginget_token
 const loginTokenLifetime = 2 * time.Minute
 
-// CreateLoginToken makes a token that signs one further device of a user in.
+// CreateLoginToken creates a token that signs in one further device of a user.
 func (s *Service) CreateLoginToken(ctx context.Context, user ident.UserNID) (string, time.Duration, error) {
 	token := secret("ebb_l_", 32)
 	err := s.write(ctx, func(w *write) error {

@@ -10,11 +10,12 @@ import (
 	"ebb/mxerr"
 )
 
-// maxUserID bounds a user id in bytes, with sigil and server name.
+// maxUserID bounds a user ID in bytes, including sigil and server name.
 // Spec: appendices#user-identifiers
 const maxUserID = 255
 
-// newLocalpart is the localpart for a name that somebody wishes: in lower case, of the characters that new ids may have.
+// newLocalpart returns the localpart for a requested name: in lower case and restricted to the characters allowed in
+// new IDs.
 //
 // Errors: M_INVALID_USERNAME.
 func (s *Service) newLocalpart(username string) (string, error) {
@@ -31,8 +32,8 @@ func (s *Service) newLocalpart(username string) (string, error) {
 	return localpart, nil
 }
 
-// localpartOf is the localpart that somebody signs in with: a user id of this server, or a localpart. Historical ones may
-// have any character. False for users of other servers.
+// localpartOf returns the localpart of a user who signs in with a local user ID or a localpart. Historical localparts
+// may have any character. It returns false for remote users.
 func (s *Service) localpartOf(user string) (string, bool) {
 	if !strings.HasPrefix(user, "@") {
 		return user, user != ""
@@ -41,10 +42,10 @@ func (s *Service) localpartOf(user string) (string, bool) {
 	return localpart, err == nil && server == s.opts.Server
 }
 
-// maxName bounds ids and display names of devices in bytes.
+// maxName bounds device IDs and display names in bytes.
 const maxName = 255
 
-// checkText refuses text that is too long or has control characters.
+// checkText returns an error for text that is too long or has control characters.
 //
 // Errors: M_INVALID_PARAM.
 func checkText(what, text string, longest int) error {
@@ -57,5 +58,5 @@ func checkText(what, text string, longest int) error {
 	return nil
 }
 
-// foldName is a localpart as new ones are.
+// foldName converts a localpart to the lower case that new ones have.
 func foldName(localpart string) string { return strings.ToLower(localpart) }

@@ -16,7 +16,7 @@ import (
 	"ebb/mxerr"
 )
 
-// Cost of argon2id: about 24 ms on the reference machine. OWASP's second choice of parameters.
+// Cost of argon2id: about 24 ms on the reference machine. These are the second parameters that OWASP recommends.
 const (
 	hashTime    = 2
 	hashMemory  = 19 << 10 // KiB
@@ -25,17 +25,18 @@ const (
 	saltLength  = 16 // bytes
 )
 
-// maxPassword bounds a password in bytes: far beyond a passphrase.
+// maxPassword bounds a password in bytes: far longer than any passphrase.
 const maxPassword = 512
 
-// maxWaiting bounds the requests that wait for a worker; the next one is told to come again.
+// maxWaiting bounds the requests that wait for a worker; beyond it requests are rate-limited.
 const maxWaiting = 256
 
-// hasher hashes passwords, a few at once, so that a login storm leaves processors and memory to everything else.
+// hasher hashes passwords, a few at a time, so that many simultaneous logins leave processors and memory to everything
+// else.
 type hasher struct {
-	waiting chan struct{} // a place per request that is hashed or waits
-	working chan struct{} // a place per worker
-	dummy   string        // what the password of nobody is compared with, at the same cost
+	waiting chan struct{} // a slot for each request that is hashed or waits
+	working chan struct{} // a slot for each worker
+	dummy   string        // compared with if there is no password, at the same cost
 }
 
 func newHasher(workers int) *hasher {
@@ -64,7 +65,7 @@ func (h *hasher) work(ctx context.Context, f func()) error {
 	return nil
 }
 
-// hash makes the stored form of a password.
+// hash returns the stored form of a password.
 func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 	salt := make([]byte, saltLength)
 	_, _ = rand.Read(salt) // never fails (crypto/rand)
@@ -81,8 +82,8 @@ func encodeHash(salt, sum []byte) string {
 		b64.EncodeToString(salt), b64.EncodeToString(sum))
 }
 
-// verify says whether a password has a stored form. The empty form, of accounts without password and of users that do not
-// exist, costs the same as any and matches nothing.
+// verify reports whether password matches a stored form. The empty form, of accounts without password and of users that
+// do not exist, costs the same as any other and matches nothing.
 func (h *hasher) verify(ctx context.Context, password, stored string) (bool, error) {
 	nobody := stored == ""
 	if nobody {
@@ -103,7 +104,7 @@ func (h *hasher) verify(ctx context.Context, password, stored string) (bool, err
 	return same && !nobody && password != "" && err == nil, err
 }
 
-// hashParts is a stored form taken apart: newer versions may hash at another cost.
+// hashParts is a parsed stored form. It includes the cost, which newer versions may change.
 type hashParts struct {
 	time, memory uint32
 	threads      uint8
@@ -129,8 +130,8 @@ func parseHash(stored string) (p hashParts, err error) {
 	return p, nil
 }
 
-// CheckPassword refuses what cannot be a password. There is no rule on how good one is: length meters belong to clients,
-// and scripts set what they were told to.
+// CheckPassword returns an error for text that cannot be a password. There is no rule for its strength: that is the
+// task of clients, and scripts use the password they are given.
 //
 // Errors: M_WEAK_PASSWORD, M_INVALID_PARAM.
 func CheckPassword(password string) error {

@@ -15,16 +15,16 @@ import (
 	"ebb/storage"
 )
 
-// The profile fields with a meaning for the server.
+// The profile fields with a meaning to the server.
 const (
 	fieldDisplayName = "displayname"
 	fieldAvatar      = "avatar_url"
 )
 
-// Bounds of a profile. The total is the specification's, the others keep member events small.
+// Bounds of a profile. The total is set by the specification; the others keep member events small.
 // Spec: client-server-api#put_matrixclientv3profileuseridkeyname
 const (
-	maxProfile     = 64 << 10 // bytes of the whole as JSON
+	maxProfile     = 64 << 10 // bytes of the whole profile as JSON
 	maxProfileKey  = 255      // bytes
 	maxDisplayName = 256      // bytes
 	maxAvatarURL   = 1000     // bytes
@@ -36,9 +36,9 @@ type Field struct {
 	Value json.RawMessage
 }
 
-// Profile lists the fields of a user by name. One of another server is asked for there.
+// Profile lists the profile fields of a user by name. For a remote user it asks the user's server.
 //
-// Errors: M_NOT_FOUND, and what the other server says.
+// Errors: M_NOT_FOUND, and errors of the other server.
 func (s *Service) Profile(ctx context.Context, user id.UserID) ([]Field, error) {
 	if server, remote := s.remoteUser(user); remote {
 		return s.remoteProfile(ctx, server, user)
@@ -46,7 +46,7 @@ func (s *Service) Profile(ctx context.Context, user id.UserID) ([]Field, error) 
 	return s.LocalProfile(ctx, user)
 }
 
-// LocalProfile lists the fields of a user of this server by name.
+// LocalProfile lists the profile fields of a local user by name.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) LocalProfile(ctx context.Context, user id.UserID) ([]Field, error) {
@@ -66,7 +66,7 @@ func (s *Service) LocalProfile(ctx context.Context, user id.UserID) ([]Field, er
 	return out, err
 }
 
-// ProfileField is one field of a user's profile.
+// ProfileField returns one field of a user's profile.
 //
 // Errors: M_NOT_FOUND, M_INVALID_PARAM.
 func (s *Service) ProfileField(ctx context.Context, user id.UserID, name string) (json.RawMessage, error) {
@@ -85,7 +85,7 @@ func (s *Service) ProfileField(ctx context.Context, user id.UserID, name string)
 	return nil, mxerr.NotFound("The profile has no such field")
 }
 
-// MemberProfile is the name and the avatar of a user of this server; "" where there is none.
+// MemberProfile returns the display name and avatar of a local user, "" for one that is not set.
 func MemberProfile(ctx context.Context, db *storage.DB, user id.UserID) (displayName, avatarURL string, err error) {
 	err = db.Read(ctx, func(tx *storage.Tx) error {
 		nid, found, err := tx.LookupUser(string(user))
@@ -114,7 +114,7 @@ func nameAndAvatar(fields []storage.ProfileField) (displayName, avatarURL string
 	return displayName, avatarURL
 }
 
-// stringOf is the text of a JSON string, "" for anything else.
+// stringOf returns the value of a JSON string, "" for anything else.
 func stringOf(raw string) string {
 	var s string
 	if json.Unmarshal([]byte(raw), &s) != nil {
@@ -123,17 +123,17 @@ func stringOf(raw string) string {
 	return s
 }
 
-// jsonString is a text as JSON.
+// jsonString returns s as a JSON string.
 func jsonString(s string) string {
 	raw, err := json.Marshal(s)
-	if err != nil { // no string fails
+	if err != nil { // encoding a string never fails
 		return `""`
 	}
 	return string(raw)
 }
 
-// SetProfileField sets a field of a user's profile, and removes a name or an avatar that is set to nothing. Changes of
-// these two reach the user's rooms before it returns.
+// SetProfileField sets a field of a user's profile. An empty display name or avatar is removed. Changes of these two
+// have reached the user's rooms when it returns.
 //
 // Errors: M_INVALID_PARAM, M_KEY_TOO_LARGE, M_PROFILE_TOO_LARGE.
 func (s *Service) SetProfileField(ctx context.Context, who ident.Requester, name string, value json.RawMessage) error {
@@ -164,7 +164,7 @@ func (s *Service) DeleteProfileField(ctx context.Context, who ident.Requester, n
 	return s.changeProfile(ctx, who, name, func(w *write) error { return w.DeleteProfileField(who.UserNID, name) })
 }
 
-// changeProfile writes a change, keeps the user directory with it, and announces it.
+// changeProfile stores a change, updates the user directory, and sends a changed display name or avatar to rooms.
 func (s *Service) changeProfile(ctx context.Context, who ident.Requester, name string, change func(*write) error) error {
 	err := s.write(ctx, func(w *write) error {
 		if err := change(w); err != nil {
@@ -189,10 +189,10 @@ func (s *Service) changeProfile(ctx context.Context, who ident.Requester, name s
 	return s.announce(ctx, who)
 }
 
-// known says whether a field is part of member events.
+// known reports whether a field is part of member events.
 func known(name string) bool { return name == fieldDisplayName || name == fieldAvatar }
 
-// size is the length of a profile as JSON.
+// size returns the length of a profile as JSON.
 func size(fields []storage.ProfileField) int {
 	n := len("{}")
 	for _, f := range fields {
@@ -201,7 +201,7 @@ func size(fields []storage.ProfileField) int {
 	return n
 }
 
-// checkKey checks the name of a field: one of the three that the specification has, or a namespaced identifier.
+// checkKey checks the name of a field: one of the three defined by the specification, or a namespaced identifier.
 // Spec: appendices#common-namespaced-identifier-grammar
 func checkKey(name string) error {
 	if len(name) > maxProfileKey {
@@ -219,7 +219,7 @@ func checkKey(name string) error {
 	return nil
 }
 
-// checkValue checks the value of a field that has a type of its own.
+// checkValue checks the value of a field that has a defined type.
 func checkValue(name string, value json.RawMessage) error {
 	switch name {
 	case fieldDisplayName, fieldAvatar, "m.tz":
@@ -237,7 +237,7 @@ func checkValue(name string, value json.RawMessage) error {
 	case fieldDisplayName:
 		return checkLength(name, *text, maxDisplayName)
 	case fieldAvatar:
-		return checkLength(name, *text, maxAvatarURL) // any text, as with other servers: clients show what is an mxc:// address
+		return checkLength(name, *text, maxAvatarURL) // any text, as on other servers: clients check for an mxc:// URI
 	}
 	return checkLength(name, *text, maxName)
 }
@@ -249,21 +249,22 @@ func checkLength(what, text string, longest int) error {
 	return nil
 }
 
-// announcer tells rooms of names and avatars, one pass per user at a time, so that of two changes the later one stands.
+// announcer sends display names and avatars to rooms, in one pass per user at a time, so that the later of two changes
+// prevails.
 type announcer struct {
 	// mu guards states; a leaf lock.
 	mu     sync.Mutex
 	states map[ident.UserNID]*announcement
 }
 
-// announcement is one pass, and the one that follows it on behalf of everybody who came since it began.
+// announcement is one pass for a user. All changes made while a pass is running share the following one.
 type announcement struct {
 	done chan struct{}
-	err  error // once done
+	err  error // set when done
 	next *announcement
 }
 
-// announce tells rooms the name and avatar of a user as they are now, and returns when they know.
+// announce sends the current display name and avatar of a user to the user's rooms, and returns when that is done.
 func (s *Service) announce(ctx context.Context, who ident.Requester) error {
 	if s.opts.Hooks.ProfileChanged == nil {
 		return nil
@@ -277,11 +278,13 @@ func (s *Service) announce(ctx context.Context, who ident.Requester) error {
 		return pass.err
 	}
 	defer s.announcer.end(who.UserNID, pass)
-	pass.err = s.announceNow(context.WithoutCancel(ctx), who) // a change is told to all rooms
+	// a started pass covers all rooms, even if the request is cancelled
+	pass.err = s.announceNow(context.WithoutCancel(ctx), who)
 	return pass.err
 }
 
-// join is the pass that covers a change that is committed: mine where the caller is to run it, after the one before.
+// join returns the pass that covers a committed change. mine reports whether the caller has to run it, after the pass
+// before.
 func (a *announcer) join(user ident.UserNID) (pass, before *announcement, mine bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -45,7 +45,7 @@ func TestProfileFieldsAreKeptAsTheyWereSet(t *testing.T) {
 			_, err := s.ProfileField(t.Context(), who.UserID, removed)
 			refused(t, removed, err, mxerr.CodeNotFound)
 		}
-		for range 2 { // also when it is gone already
+		for range 2 { // the second time, the field is already removed
 			if err := s.DeleteProfileField(t.Context(), who, "m.tz"); err != nil {
 				t.Error(err)
 			}
@@ -95,7 +95,7 @@ func TestAProfileHasAtMost64KiB(t *testing.T) {
 		refused(t, "both together", set("org.example.b", 30_000), "M_PROFILE_TOO_LARGE")
 		_, err := s.ProfileField(t.Context(), who.UserID, "org.example.b")
 		refused(t, "what was refused", err, mxerr.CodeNotFound)
-		if err := set("org.example.a", 30_000); err != nil { // smaller again
+		if err := set("org.example.a", 30_000); err != nil { // a smaller value makes room
 			t.Fatal(err)
 		}
 		if err := set("org.example.b", 30_000); err != nil {
@@ -144,7 +144,7 @@ func TestTheLastNameOfConcurrentChangesIsAnnouncedLast(t *testing.T) {
 	})
 }
 
-// join makes users members of a room, as far as the directory looks.
+// join makes users members of a room, as far as the user directory is concerned.
 func join(t *testing.T, s *Service, room ident.RoomNID, users ...ident.Requester) {
 	t.Helper()
 	err := s.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
@@ -170,7 +170,7 @@ func TestTheDirectoryFindsWhoMayBeSeen(t *testing.T) {
 		}
 		join(t, s, private, users["alice"], users["bob"])
 		join(t, s, public, users["carol"])
-		join(t, s, other, users["dave"]) // neither shared nor public
+		join(t, s, other, users["dave"]) // a room that is neither shared nor public
 		for name, display := range map[string]string{"bob": "Robert Ünder_100%", "carol": "Carol", "dave": "Robert"} {
 			if err := s.SetProfileField(t.Context(), users[name], "displayname", json.RawMessage(`"`+display+`"`)); err != nil {
 				t.Fatal(err)

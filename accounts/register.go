@@ -12,18 +12,18 @@ import (
 	"ebb/storage"
 )
 
-// NewAccount is an account to be made.
+// NewAccount describes an account to create.
 type NewAccount struct {
-	Username    string // "": one is chosen
+	Username    string // "": one is generated
 	Password    string
 	DisplayName string
 	Admin       bool
-	Token       string      // registration token to count the account on; "": none
-	SignIn      *NewSession // nil: nothing is signed in
-	Network     string      // the client's network, for Budgets; "": the administrator makes the account
+	Token       string      // registration token whose uses count; "": none
+	SignIn      *NewSession // nil: nobody is signed in
+	Network     string      // the client's network, for Budgets; "": an administrator creates the account
 }
 
-// Create makes an account, whatever the mode of registration: who may is decided by the caller.
+// Create creates an account, regardless of the registration mode: the caller decides who may.
 //
 // Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD, M_FORBIDDEN where the registration token is used up,
 // M_LIMIT_EXCEEDED.
@@ -36,13 +36,13 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 		return SignedIn{}, err
 	}
 	if n.DisplayName == "" {
-		n.DisplayName = n.Username // until they choose another one, as clients expect
+		n.DisplayName = n.Username // clients expect an initial display name
 	}
 	if err := n.check(); err != nil {
 		return SignedIn{}, err
 	}
 	if n.Network != "" {
-		var made attempt // counts even if the account is not made in the end: the password is hashed
+		var made attempt // counts even if creating the account fails, because the password is hashed
 		if err := made.take(s.opts.Budgets.NewAccounts, n.Network); err != nil {
 			return SignedIn{}, err
 		}
@@ -105,7 +105,7 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 
 func errInUse() error { return mxerr.New(400, mxerr.CodeUserInUse, "This username is already in use") }
 
-// Available says whether anybody could register a user name; nil for yes.
+// Available returns nil if a user name could be registered.
 //
 // Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_EXCLUSIVE.
 func (s *Service) Available(ctx context.Context, username string) error {
@@ -125,17 +125,18 @@ func (s *Service) Available(ctx context.Context, username string) error {
 	})
 }
 
-// RegistrationToken lets people make accounts.
+// RegistrationToken is a token that allows people to create accounts.
 type RegistrationToken struct {
 	Token     string
-	Uses      *int64 // accounts that may be made with it; nil: any number
-	Completed int64  // accounts made with it
-	Pending   int64  // people who gave it and are not through yet
+	Uses      *int64 // accounts that may be created with it; nil: unlimited
+	Completed int64  // accounts created with it
+	Pending   int64  // registrations in progress that use it
 	Expires   time.Time
 	Created   time.Time
 }
 
-// CreateToken makes a registration token. Token is its text ("": one is chosen), Uses and Expires (zero: never) bound it.
+// CreateToken creates a registration token. Token is its text ("": one is generated), Uses and Expires (zero: never)
+// limit it.
 //
 // Errors: M_INVALID_PARAM where there is a token of that text.
 func (s *Service) CreateToken(ctx context.Context, t RegistrationToken) (RegistrationToken, error) {
@@ -160,7 +161,7 @@ func (s *Service) CreateToken(ctx context.Context, t RegistrationToken) (Registr
 	})
 }
 
-// shortened is enough of a secret to know it again.
+// shortened returns enough of a secret to recognize it.
 func shortened(token string) string {
 	if token == "" {
 		return ""
@@ -229,7 +230,8 @@ func (s *Service) RevokeToken(ctx context.Context, token string) error {
 	})
 }
 
-// TokenUsable reports whether somebody in a network could register with a token now. pending counts as used.
+// TokenUsable reports whether somebody in a network could register with a token now. Pending registrations count as
+// uses.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) TokenUsable(ctx context.Context, token, network string) (bool, error) {
@@ -237,7 +239,7 @@ func (s *Service) TokenUsable(ctx context.Context, token, network string) (bool,
 	return err == nil && found && s.usable(t, s.applying.pendingOf(token)), err
 }
 
-// guessRegistrationToken finds a registration token. One that does not exist counts as a wrong guess of the network.
+// guessRegistrationToken finds a registration token. An unknown token counts as a wrong guess from the network.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) guessRegistrationToken(ctx context.Context, token, network string) (t storage.RegistrationToken, found bool, err error) {
@@ -269,7 +271,7 @@ func (s *Service) usable(t storage.RegistrationToken, pending int64) bool {
 	return (t.Uses == nil || t.Completed+pending < *t.Uses) && (t.ExpiresTS == 0 || t.ExpiresTS > s.opts.Now().UnixMilli())
 }
 
-// Account is an account as an administrator sees it.
+// Account is an account as shown to administrators.
 type Account struct {
 	User        id.UserID
 	Created     time.Time
@@ -277,7 +279,7 @@ type Account struct {
 	Deactivated bool
 }
 
-// List lists accounts by localpart, at most limit of those after a localpart ("" from the first).
+// List lists at most limit accounts, ordered by localpart, after a localpart ("" for the first page).
 func (s *Service) List(ctx context.Context, after string, limit int) ([]Account, error) {
 	var rows []storage.AccountRow
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -291,7 +293,7 @@ func (s *Service) List(ctx context.Context, after string, limit int) ([]Account,
 	return out, err
 }
 
-// SetAdmin makes a user an administrator, or not.
+// SetAdmin sets whether a user is an administrator.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) SetAdmin(ctx context.Context, user id.UserID, admin bool) error {
@@ -306,7 +308,7 @@ func (s *Service) SetAdmin(ctx context.Context, user id.UserID, admin bool) erro
 	})
 }
 
-// activeAccount is account for one that was not deactivated.
+// activeAccount is like account but refuses deactivated accounts.
 func (s *Service) activeAccount(tx *storage.Tx, user id.UserID) (storage.AccountRow, error) {
 	a, err := s.account(tx, user)
 	if err == nil && a.DeactivatedTS != 0 {
@@ -315,7 +317,7 @@ func (s *Service) activeAccount(tx *storage.Tx, user id.UserID) (storage.Account
 	return a, err
 }
 
-// SetPassword gives a user a new password; signOut deletes the devices, other than keep ("" for none).
+// SetPassword sets a user's password. With signOut it deletes all devices other than keep ("" for none).
 //
 // Errors: M_NOT_FOUND, M_WEAK_PASSWORD.
 func (s *Service) SetPassword(ctx context.Context, user id.UserID, password string, signOut bool, keep id.DeviceID) error {
@@ -339,7 +341,7 @@ func (s *Service) SetPassword(ctx context.Context, user id.UserID, password stri
 	})
 }
 
-// CheckGuest refuses guest accounts.
+// CheckGuest returns an error for guest accounts, which are not supported.
 // Spec: client-server-api#guest-access
 func CheckGuest(kind string) error {
 	switch kind {

@@ -15,38 +15,39 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Remote asks other servers about their users; fedclient.Client does.
+// Remote requests profiles from other servers; fedclient.Client implements it.
 type Remote interface {
-	// QueryProfile asks for a field of a profile, "" for all of them.
+	// QueryProfile requests a field of a profile, or all fields if field is "".
 	QueryProfile(ctx context.Context, server string, user id.UserID, field string) (map[string]json.RawMessage, error)
 }
 
-// Profiles of users of other servers are remembered for a minute: clients ask for those of everybody whom they show.
+// Profiles of remote users are cached for a minute, because clients request those of everybody they show.
 const (
 	profileLifetime    = time.Minute
 	maxRemoteProfiles  = 1000 // of at most maxProfile bytes
-	maxProfileRequests = 64   // under way
+	maxProfileRequests = 64   // in progress
 )
 
 func newProfileMemo(entries int, now func() time.Time) *keyed.Memo[id.UserID, []Field] {
 	return keyed.NewMemo(keyed.Options[id.UserID, []Field]{Entries: entries, Lifetime: profileLifetime, Loads: maxProfileRequests, Now: now})
 }
 
-// remoteUser tells whether a user is of a server that can be asked.
+// remoteUser reports whether a user belongs to another server that can be asked.
 func (s *Service) remoteUser(user id.UserID) (server string, remote bool) {
 	_, server, err := user.Parse()
 	return server, s.opts.Remote != nil && err == nil && server != s.opts.Server && pdu.ValidServerName(server) && len(user) <= maxUserID
 }
 
-// IsRemote reports whether the profile of a user has to be asked for at another server.
+// IsRemote reports whether the profile of a user has to be requested from another server.
 func (s *Service) IsRemote(user id.UserID) bool {
 	_, remote := s.remoteUser(user)
 	return remote
 }
 
-// remoteProfile asks a user's server for the profile. What cannot be a field of a profile is left out.
+// remoteProfile requests a user's profile from the user's server. Invalid fields are left out.
 //
-// Errors: M_NOT_FOUND and others that the server gives; 502 M_UNKNOWN where it gives no good answer.
+// Errors: M_NOT_FOUND and other errors of the server; 502 M_UNKNOWN if the server cannot be reached or its response is
+// invalid.
 func (s *Service) remoteProfile(ctx context.Context, server string, user id.UserID) ([]Field, error) {
 	return s.profiles.Get(ctx, user, func(ctx context.Context) ([]Field, error) {
 		answer, err := s.opts.Remote.QueryProfile(ctx, server, user, "")

@@ -1,9 +1,9 @@
-// Package accounts is who may do what in whose name: users of this server, their passwords, devices, access and refresh
-// tokens, registration tokens, user-interactive authentication, profiles and the user directory. It writes no events: what
-// a change means for rooms and for encryption is told by the functions in Hooks.
+// Package accounts manages local users: their passwords, devices, access and refresh tokens, registration tokens,
+// user-interactive authentication, profiles and the user directory. It creates no events: the functions in Hooks pass
+// changes on to rooms and encryption.
 //
-// A request travels: Authenticate (from memory; the database is asked once per token) → a method of Service → one write →
-// what the write invalidates is dropped from memory when it commits, before anybody is answered.
+// A request goes through Authenticate (from memory; the database is read once per token) and a method of Service to one
+// write. What the write invalidates is dropped from memory when it commits, before the request is answered.
 package accounts
 
 import (
@@ -24,66 +24,67 @@ import (
 	"ebb/storage"
 )
 
-// Hooks is what other services do about changes of accounts. A nil function does nothing.
+// Hooks are functions of other services that are called when accounts change. A nil function does nothing.
 type Hooks struct {
-	// DeviceGone removes in a write what hangs on a device that is deleted.
+	// DeviceGone deletes, within a write, the data of a deleted device.
 	DeviceGone func(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error
-	// DevicesChanged records in a write that these devices of a user changed, and returns what to do once it is committed.
+	// DevicesChanged records within a write that these devices of a user changed, and returns a function to call after
+	// the commit.
 	DevicesChanged func(tx *storage.Tx, user ident.UserNID, devices ...string) (committed func(), err error)
-	// ProfileChanged tells rooms and presence the name and avatar of a user.
+	// ProfileChanged sends the display name and avatar of a user to rooms and presence.
 	ProfileChanged func(ctx context.Context, nid ident.UserNID, user id.UserID, displayName, avatarURL string) error
-	// LeaveRooms takes a user out of every room and declines every invite.
+	// LeaveRooms makes a user leave every room and reject every invite.
 	LeaveRooms func(ctx context.Context, nid ident.UserNID, user id.UserID) error
-	// Erase makes a user's events redacted copies for whoever joins later.
+	// Erase makes users who join later see redacted copies of a user's events.
 	Erase func(ctx context.Context, nid ident.UserNID) error
-	// RoomIsPublic says whether anybody may join a room or read it without joining.
+	// RoomIsPublic reports whether anybody may join a room or read it without joining.
 	RoomIsPublic func(ctx context.Context, room ident.RoomNID) (bool, error)
-	// Exclusive says whether an application service has a localpart for itself.
+	// Exclusive reports whether a localpart is in an exclusive namespace of an application service.
 	Exclusive func(localpart string) bool
 }
 
-// Term is a document that people accept to register.
+// Term is a document that users must accept to register.
 type Term struct{ ID, Version, Name, URL string }
 
-// Mode says who may register.
+// Mode is the registration mode, which determines who may register.
 type Mode string
 
 // The modes of registration.
 const (
-	Closed    Mode = "closed" // nobody: accounts are made by the administrator
-	WithToken Mode = "token"  // who has a registration token
+	Closed    Mode = "closed" // nobody: an administrator creates accounts
+	WithToken Mode = "token"  // anybody with a registration token
 	Open      Mode = "open"   // anybody
 )
 
-// Options is what a Service is made of.
+// Options are the dependencies and settings of a Service.
 type Options struct {
 	DB                  *storage.DB
 	Server              string // this server's name
 	Registration        Mode
 	Terms               []Term
-	AccessTokenLifetime time.Duration // of clients that refresh; 0: one hour
-	HashWorkers         int           // passwords hashed at once, 19 MiB each; 0: half of the processors
+	AccessTokenLifetime time.Duration // for clients that refresh; 0: one hour
+	HashWorkers         int           // passwords hashed at a time, 19 MiB each; 0: half of the processors
 	Budgets             Budgets
-	Network             func(addr string) string // the network of an address, as clients name theirs; nil: none is known
+	Network             func(addr string) string // returns the network of a client address; nil: networks are unknown
 	Hooks               Hooks
-	Remote              Remote       // nil: there are no other servers
-	Cache               keyed.Budget // bounds what is remembered
+	Remote              Remote       // nil without federation
+	Cache               keyed.Budget // bounds the caches
 	Now                 func() time.Time
 	Log                 *slog.Logger
 }
 
-// Service is safe for concurrent use.
+// Service implements the package. It is safe for concurrent use.
 type Service struct {
 	opts      Options
 	hasher    *hasher
 	sessions  *sessionCache
-	asked     *challenges // of users
-	applying  *challenges // of people who register; apart, so that strangers never push a user's challenge out
+	asked     *challenges // challenges of users
+	applying  *challenges // challenges of registrations; separate, so that strangers cannot displace those of users
 	announcer announcer
-	profiles  *keyed.Memo[id.UserID, []Field] // of users of other servers
+	profiles  *keyed.Memo[id.UserID, []Field] // of remote users
 }
 
-// New makes a Service.
+// New returns a Service.
 func New(o Options) *Service {
 	if o.AccessTokenLifetime == 0 {
 		o.AccessTokenLifetime = time.Hour
@@ -107,12 +108,12 @@ func (s *Service) RegistrationMode() Mode { return s.opts.Registration }
 
 // Intervals of Run.
 const (
-	seenInterval   = time.Minute // how old the stored time of a device's last request may be
+	seenInterval   = time.Minute // the stored time of a device's last request may be this old
 	resumeInterval = time.Hour
 )
 
-// Run completes deactivations that were interrupted, and stores now and then when devices were seen. It returns when ctx
-// ends, after a last store.
+// Run completes interrupted deactivations, and periodically stores when devices were last seen. It returns when ctx
+// ends, after storing that once more.
 func (s *Service) Run(ctx context.Context) error {
 	s.resumeDeactivations(ctx)
 	seen, resume := time.NewTicker(seenInterval), time.NewTicker(resumeInterval)
@@ -124,7 +125,7 @@ func (s *Service) Run(ctx context.Context) error {
 			return s.StoreSeen(context.WithoutCancel(ctx))
 		case <-seen.C:
 			if err := s.StoreSeen(ctx); err != nil {
-				s.opts.Log.Error("storing when devices were seen", "err", err)
+				s.opts.Log.Error("Cannot store when devices were last seen", "err", err)
 			}
 		case <-resume.C:
 			s.resumeDeactivations(ctx)
@@ -132,7 +133,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// write is a write in progress: a transaction, and what to do once it is committed.
+// write is a transaction with functions to call once it is committed.
 type write struct {
 	*storage.Tx
 	svc       *Service
@@ -140,13 +141,13 @@ type write struct {
 	notes     []note
 }
 
-// note is a security event, for the log.
+// note is a security event to be logged.
 type note struct {
 	text  string
 	attrs []any
 }
 
-// note has a security event logged once it is committed.
+// note logs a security event once the write is committed.
 func (w *write) note(text string, attrs ...any) { w.notes = append(w.notes, note{text, attrs}) }
 
 func (w *write) after(f func()) {
@@ -155,7 +156,7 @@ func (w *write) after(f func()) {
 	}
 }
 
-// write runs do in one write and waits for its commit.
+// write runs do in a write and waits for the commit.
 func (s *Service) write(ctx context.Context, do func(*write) error) error {
 	w := &write{svc: s}
 	pending := s.opts.DB.Enqueue(storage.Write{
@@ -170,7 +171,7 @@ func (s *Service) write(ctx context.Context, do func(*write) error) error {
 		},
 	})
 	err := pending.Wait(ctx)
-	<-pending.Done() // what happened is logged, even if the client has gone meanwhile
+	<-pending.Done() // the event is logged even if the client has disconnected
 	if pending.Err() == nil {
 		for _, n := range w.notes {
 			s.opts.Log.InfoContext(ctx, n.text, n.attrs...)
@@ -179,7 +180,7 @@ func (s *Service) write(ctx context.Context, do func(*write) error) error {
 	return err
 }
 
-// devicesChanged tells e2ee.
+// devicesChanged calls Hooks.DevicesChanged.
 func (w *write) devicesChanged(user ident.UserNID, devices ...string) error {
 	if w.svc.opts.Hooks.DevicesChanged == nil {
 		return nil
@@ -189,17 +190,17 @@ func (w *write) devicesChanged(user ident.UserNID, devices ...string) error {
 	return err
 }
 
-// UserID is the full id of a localpart of this server.
+// UserID returns the user ID for a localpart of this server.
 func (s *Service) UserID(localpart string) id.UserID { return id.NewUserID(localpart, s.opts.Server) }
 
-// secret makes a random text of n bytes of entropy with a prefix that tells what it is.
+// secret returns a random token with n bytes of entropy and a prefix that shows its kind.
 func secret(prefix string, n int) string {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails (crypto/rand)
 	return prefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
-// letters makes a random text of n characters of an alphabet.
+// letters returns n random characters of an alphabet.
 func letters(alphabet string, n int) string {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails (crypto/rand)
@@ -214,15 +215,15 @@ const (
 	lowerAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
 )
 
-// tokenKey names a token in memory; the token itself is not kept.
+// tokenKey identifies a token in memory and in the database; the token itself is not stored.
 type tokenKey [sha256.Size]byte
 
 func keyOf(token string) tokenKey { return sha256.Sum256([]byte(token)) }
 
-// String is the form in the database.
+// String returns the form stored in the database.
 func (k tokenKey) String() string { return base64.RawURLEncoding.EncodeToString(k[:]) }
 
-// Exists wants a user of this server who can take part.
+// Exists returns nil if a local user exists and is not deactivated.
 //
 // Errors: M_NOT_FOUND, M_FORBIDDEN.
 func (s *Service) Exists(ctx context.Context, user id.UserID) error {
@@ -237,7 +238,7 @@ func (s *Service) Exists(ctx context.Context, user id.UserID) error {
 
 func errUnknownUser() error { return mxerr.NotFound("There is no such user on this server") }
 
-// account finds the account of a user id of this server.
+// account returns the account of a local user ID.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) account(tx *storage.Tx, user id.UserID) (storage.AccountRow, error) {

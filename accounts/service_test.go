@@ -14,7 +14,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// clock is a time that tests move.
+// clock is a clock that tests set.
 type clock struct{ ms atomic.Int64 }
 
 func newClock() *clock {
@@ -38,7 +38,7 @@ func each(t *testing.T, o Options, f func(t *testing.T, s *Service, c *clock)) {
 
 const goodPassword = "correct horse battery staple"
 
-// mustCreate makes an account that is signed in, without device name.
+// mustCreate creates a signed-in account without device name.
 func mustCreate(t *testing.T, s *Service, name string) SignedIn {
 	t.Helper()
 	out, err := s.Create(t.Context(), NewAccount{Username: name, Password: goodPassword, SignIn: &NewSession{}})
@@ -287,7 +287,7 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 			t.Errorf("left %v, erased %v", left, erased)
 		}
 
-		fail = true // rooms cannot be left now: it is done later
+		fail = true // leaving rooms fails now and is retried later
 		if err := s.SetProfileField(t.Context(), mustSession(t, s, bob.Access), "org.example.x", []byte(`1`)); err != nil {
 			t.Fatal(err)
 		}

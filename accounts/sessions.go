@@ -14,8 +14,8 @@ import (
 	"ebb/storage"
 )
 
-// Authenticate returns the owner of an access token, with the device. It remembers that the device was seen just now at the
-// client's address addr; with an empty addr it does not. Tokens in use are kept in memory.
+// Authenticate returns the owner and the device of an access token. It records that the device was seen now at the
+// client's address addr, unless addr is empty. Tokens in use are cached.
 //
 // Errors: M_UNKNOWN_TOKEN, with soft_logout if the token has merely expired.
 func (s *Service) Authenticate(ctx context.Context, token, addr string) (ident.Requester, error) {
@@ -35,7 +35,8 @@ func (s *Service) Authenticate(ctx context.Context, token, addr string) (ident.R
 	return c.Requester, nil
 }
 
-// loadSession finds a token in the database. The first use of a token that came from a refresh retires the tokens before.
+// loadSession finds a token in the database. The first use of a token that came from a refresh invalidates the previous
+// tokens.
 func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, error) {
 	epoch := s.sessions.currentEpoch()
 	var row storage.TokenRow
@@ -58,13 +59,13 @@ func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, erro
 	}
 	c := &session{Requester: ident.Requester{UserNID: row.User, UserID: id.UserID(row.UserID), DeviceNID: row.Device,
 		DeviceID: id.DeviceID(row.DeviceID), TokenID: row.NID, IsAdmin: row.Admin}, expires: row.ExpiresTS}
-	if !row.Unused { // else the next request reads it again: nothing that was read before a write is kept after it
+	if !row.Unused { // an unused token is not cached, because the confirming write changes what was read
 		s.sessions.put(key, c, epoch)
 	}
 	return c, nil
 }
 
-// confirmToken makes a token that came from a refresh the only one of its device.
+// confirmToken makes a token from a refresh the only valid one of its device.
 func (s *Service) confirmToken(ctx context.Context, key tokenKey, user ident.UserNID, device ident.DeviceNID) error {
 	return s.write(ctx, func(w *write) error {
 		_, found, err := w.AccessToken(key.String())
@@ -79,13 +80,13 @@ func (s *Service) confirmToken(ctx context.Context, key tokenKey, user ident.Use
 	})
 }
 
-// session is a token in memory.
+// session is a cached access token.
 type session struct {
 	ident.Requester
 	expires  int64                  // ms; 0: never
 	lastSeen atomic.Int64           // ms
-	addr     atomic.Pointer[string] // where from
-	stored   int64                  // the lastSeen that the database has; only StoreSeen touches it
+	addr     atomic.Pointer[string] // client address
+	stored   int64                  // the stored lastSeen; only StoreSeen uses it
 }
 
 func (c *session) seen(now int64, addr string) {
@@ -95,13 +96,14 @@ func (c *session) seen(now int64, addr string) {
 	if old := c.addr.Load(); old == nil || *old != addr {
 		c.addr.Store(&addr)
 	}
-	c.lastSeen.Store(now) // last: a time says that there is an address
+	c.lastSeen.Store(now) // stored last, because a time implies an address
 }
 
-// maxSessions bounds the tokens in memory (about 400 bytes each); beyond it any one is forgotten and read again when used.
+// maxSessions bounds the cached tokens (about 400 bytes each); beyond it an arbitrary one is dropped and read again
+// when used.
 const maxSessions = 100_000
 
-// sessionCache knows the tokens in use.
+// sessionCache holds the access tokens in use.
 type sessionCache struct {
 	most int // tokens
 
@@ -109,7 +111,7 @@ type sessionCache struct {
 	mu     sync.RWMutex
 	tokens map[tokenKey]*session
 	users  map[ident.UserNID]map[tokenKey]*session
-	// epoch grows with everything that is dropped, so that what was read before is not put in after.
+	// epoch counts drops, so that a session read before a drop is not added after it.
 	epoch int64
 }
 
@@ -129,7 +131,7 @@ func (c *sessionCache) currentEpoch() int64 {
 	return c.epoch
 }
 
-// put keeps a token that was read in an epoch, unless something was dropped since.
+// put adds a token that was read in an epoch, unless something has been dropped since.
 func (c *sessionCache) put(key tokenKey, s *session, epoch int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -158,7 +160,7 @@ func (c *sessionCache) remove(key tokenKey) {
 	}
 }
 
-// dropUser forgets a user's tokens.
+// dropUser drops a user's tokens.
 func (c *sessionCache) dropUser(user ident.UserNID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -168,7 +170,7 @@ func (c *sessionCache) dropUser(user ident.UserNID) {
 	}
 }
 
-// dropDevice forgets the tokens of a user's device.
+// dropDevice drops the tokens of a user's device.
 func (c *sessionCache) dropDevice(user ident.UserNID, device ident.DeviceNID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -180,7 +182,7 @@ func (c *sessionCache) dropDevice(user ident.UserNID, device ident.DeviceNID) {
 	}
 }
 
-// ofUser lists a user's tokens in use.
+// ofUser lists a user's cached tokens.
 func (c *sessionCache) ofUser(user ident.UserNID) []*session {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -191,7 +193,7 @@ func (c *sessionCache) ofUser(user ident.UserNID) []*session {
 	return out
 }
 
-// all lists every token in use.
+// all lists all cached tokens.
 func (c *sessionCache) all() []*session {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -202,10 +204,10 @@ func (c *sessionCache) all() []*session {
 	return out
 }
 
-// seenBatch is how many devices one write updates: a write is short.
+// seenBatch is the number of devices updated in one write, which keeps writes short.
 const seenBatch = 500
 
-// StoreSeen stores when devices were seen since the last time. It is called by one goroutine at a time.
+// StoreSeen stores when devices were last seen. Only one goroutine may call it at a time.
 func (s *Service) StoreSeen(ctx context.Context) error {
 	var fresh []*session
 	for _, c := range s.sessions.all() {
@@ -243,7 +245,7 @@ func (s *Service) storeSeen(ctx context.Context, batch []*session) error {
 	return nil
 }
 
-// lastSeen sets when and from where a device was seen, where memory knows better than the database.
+// lastSeen sets when and from where a device was last seen, if the cache has a newer time than the database.
 func (s *Service) lastSeen(d *Device, sessions []*session) {
 	for _, c := range sessions {
 		if seen := c.lastSeen.Load(); c.DeviceNID == d.nid && seen >= d.LastSeen.UnixMilli() {

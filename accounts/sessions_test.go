@@ -15,7 +15,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// soft says whether an error tells the client to keep its keys.
+// soft reports whether an error has soft_logout set, so that the client keeps its keys.
 func soft(err error) bool {
 	var e *mxerr.Error
 	return errors.As(err, &e) && e.Extra["soft_logout"] == true
@@ -25,7 +25,7 @@ func TestTokensInUseAreKnownFromMemory(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		alice := mustCreate(t, s, "alice")
 		who := mustSession(t, s, alice.Access)
-		// Behind the back of the service: what is in memory answers, so no query was made.
+		// The token is deleted without the service noticing: the cache answers, so the database was not read.
 		if err := s.write(t.Context(), func(w *write) error { return w.DeleteDevice(who.DeviceNID) }); err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +131,7 @@ func TestRefreshTokenLivesUntilItsSuccessorsAreUsed(t *testing.T) {
 			t.Error("an expired token is no soft logout")
 		}
 
-		lost, err := s.Refresh(t.Context(), first.Refresh) // the answer is lost
+		lost, err := s.Refresh(t.Context(), first.Refresh) // the response is lost
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +141,7 @@ func TestRefreshTokenLivesUntilItsSuccessorsAreUsed(t *testing.T) {
 		}
 		_, err = s.Authenticate(t.Context(), lost.Access, "")
 		refused(t, "the lost access token", err, mxerr.CodeUnknownToken)
-		mustSession(t, s, second.Access) // its first use retires the old one
+		mustSession(t, s, second.Access) // the first use of the new token invalidates the old one
 		mustSession(t, s, second.Access)
 		_, err = s.Refresh(t.Context(), first.Refresh)
 		refused(t, "the first refresh token", err, mxerr.CodeUnknownToken)
@@ -150,7 +150,7 @@ func TestRefreshTokenLivesUntilItsSuccessorsAreUsed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		mustSession(t, s, second.Access) // still good
+		mustSession(t, s, second.Access) // still valid
 		fourth, err := s.Refresh(t.Context(), third.Refresh)
 		if err != nil {
 			t.Fatal(err)
@@ -242,7 +242,7 @@ func TestNoRequestUsesATokenAfterItsLogoutWasAnswered(t *testing.T) {
 				t.Fatal(err)
 			}
 			user := mustSession(t, s, in.Access).UserNID
-			s.sessions.dropUser(user) // so that the readers below race with the logout from the database on
+			s.sessions.dropUser(user) // so that the reads below reach the database and race with the logout
 			var wg sync.WaitGroup
 			for range 4 {
 				wg.Go(func() { _, _ = s.Authenticate(t.Context(), in.Access, "192.0.2.1") })
@@ -303,7 +303,7 @@ func TestTheDeviceUnusedForLongestMakesRoom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The first device was seen last when it was made; the others a second later.
+		// The first device was last seen when it was created; the others a second later.
 		c.advance(time.Second)
 		err = s.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
 			for i := range MaxDevices - 1 {

@@ -8,19 +8,20 @@ import (
 	"ebb/mxerr"
 )
 
-// stage is one kind of proof in user-interactive authentication. To add one, add it to stages.
+// stage is an authentication type of user-interactive authentication. To add one, add it to stages.
 // Spec: client-server-api#authentication-types
 type stage struct {
 	name string
-	// use says what the stage is to the flows of an operation.
+	// use returns how the stage is used in the flows of an operation.
 	use func(s *Service, operation string) use
-	// params returns what clients need to know for the stage; nil: nothing.
+	// params returns the parameters that clients need for the stage, or nil.
 	params func(s *Service) any
-	// check checks an attempt; nil: sending the stage is enough. If the attempt fails, refused is what the client is told beside the flows.
+	// check checks an attempt; nil: submitting the stage is enough. If the attempt fails, refused is the error returned
+	// with the flows.
 	check func(s *Service, ctx context.Context, at tried) (p proof, refused *mxerr.Error, err error)
 }
 
-// use is what a stage is to the flows of an operation: each flow is one sufficient stage and all required ones.
+// use is how a stage is used in the flows of an operation: each flow is one sufficient stage and all required ones.
 type use uint8
 
 const (
@@ -29,15 +30,15 @@ const (
 	required
 )
 
-// tried is what a client sends for a stage.
+// tried is a client's attempt at a stage.
 type tried struct {
 	auth    auth
 	who     ident.Requester // unset at registration
 	network string          // of the client, at registration
 }
 
-// proof is what a stage leaves behind: for m.login.registration_token, the token, and whether it can be used while pending other
-// registrations hold it.
+// proof is the result of a stage: for m.login.registration_token, the token and a function that reports whether it is
+// still usable with a number of other pending registrations.
 type proof struct {
 	token  string
 	usable func(pending int64) bool
@@ -51,10 +52,10 @@ const (
 	stageToken    = "m.login.registration_token"
 )
 
-// registering is the operation of a registration; other operations have the ids of the specification.
+// registering is the operation of a registration; other operations have the operation IDs of the specification.
 const registering = "register"
 
-// stages are all stages, in the order in which flows name them.
+// stages are all stages, in the order in which flows list them.
 var stages = []stage{
 	{name: stagePassword, use: confirms, check: (*Service).checkOwn},
 	{name: stageToken, use: registers(func(s *Service) use { return useIf(s.opts.Registration == WithToken, sufficient) }), check: (*Service).checkRegistrationToken},
@@ -62,10 +63,10 @@ var stages = []stage{
 	{name: stageTerms, use: registers(func(s *Service) use { return useIf(len(s.opts.Terms) > 0, required) }), params: (*Service).policies},
 }
 
-// confirms is the use of a stage by which users confirm any request of theirs.
+// confirms makes a stage sufficient for all operations except registration.
 func confirms(_ *Service, operation string) use { return useIf(operation != registering, sufficient) }
 
-// registers limits a use to registration.
+// registers restricts a stage to registration.
 func registers(of func(*Service) use) func(*Service, string) use {
 	return func(s *Service, operation string) use {
 		if operation != registering {
@@ -82,7 +83,7 @@ func useIf(condition bool, u use) use {
 	return unused
 }
 
-// form derives the flows of an operation from the stages.
+// form returns the flows of an operation.
 func (s *Service) form(operation string) challengeForm {
 	var always []string
 	form := challengeForm{params: map[string]any{}}

@@ -11,24 +11,24 @@ import (
 	"ebb/mxerr"
 )
 
-// auth is the authentication part of a request.
+// auth is the auth member of a request.
 type auth struct {
 	Type       string     `json:"type"`
 	Session    string     `json:"session"`
 	Identifier Identifier `json:"identifier"`
-	User       string     `json:"user"` // before identifier existed
+	User       string     `json:"user"` // from before identifier existed
 	Password   string     `json:"password"`
 	Token      string     `json:"token"`
 }
 
-// Identifier says who somebody is, in a request to sign in.
+// Identifier identifies the user in a request to sign in.
 // Spec: client-server-api#identifier-types
 type Identifier struct {
 	Type string `json:"type"`
 	User string `json:"user"`
 }
 
-// Name is the user that an identifier, or the older user member, names.
+// Name returns the user named by an identifier or by the older user member.
 //
 // Errors: M_FORBIDDEN for addresses and phone numbers, which no account has; M_INVALID_PARAM, M_MISSING_PARAM.
 func (i Identifier) Name(older string) (string, error) {
@@ -47,17 +47,19 @@ func (i Identifier) Name(older string) (string, error) {
 	return older, nil
 }
 
-// Asked is a request that needs more proof than its access token.
+// Asked is a request that requires user-interactive authentication.
 type Asked struct {
-	Operation string // its id
-	Target    string // what its path names
+	Operation string // operation ID
+	Target    string // the parameters in its path
 	Requester ident.Requester
-	Body      map[string]json.RawMessage // with the member auth
+	Body      map[string]json.RawMessage // including the member auth
 }
 
-// Confirm checks the authentication part of a user's request, in which every flow is one stage. Nil: go on; the proof is used up.
+// Confirm checks the auth member of a user's request, for which every flow has one stage. If it returns nil, the
+// request may proceed, and the authentication is used up.
 //
-// Errors: 401 with the flows, and M_FORBIDDEN where the password was wrong; 403 M_FORBIDDEN for another user's password.
+// Errors: 401 with the flows, and M_FORBIDDEN where the password was wrong; 403 M_FORBIDDEN for another user's
+// password.
 func (s *Service) Confirm(ctx context.Context, q Asked) error {
 	a, b, err := s.readAuth(q)
 	if err != nil {
@@ -76,7 +78,7 @@ func (s *Service) Confirm(ctx context.Context, q Asked) error {
 	return nil
 }
 
-// checkOwn checks that the password of the account that asks was given.
+// checkOwn checks that the password is the one of the requesting account.
 func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxerr.Error, err error) {
 	a, who := at.auth, at.who
 	if a.Identifier.Type != "" || a.User != "" {
@@ -107,7 +109,7 @@ func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxe
 	return proof{}, nil, err
 }
 
-// readAuth reads the member auth, and what the request is.
+// readAuth returns the auth member of a request, and the binding of the request.
 func (s *Service) readAuth(q Asked) (a auth, b binding, err error) {
 	if raw, there := q.Body["auth"]; there && string(raw) != "null" {
 		if err := json.Unmarshal(raw, &a); err != nil {
@@ -123,13 +125,13 @@ func errUnknownStage(stage string) *mxerr.Error {
 	return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnrecognized, "The authentication type %.64q is not offered", stage)
 }
 
-// challengeForm is what a client is told about a challenge.
+// challengeForm is the description of a challenge for the client.
 type challengeForm struct {
 	flows  [][]string
 	params map[string]any
 }
 
-// met says whether some flow is complete.
+// met reports whether some flow is complete.
 func (f challengeForm) met(ch challenge) bool {
 	return slices.ContainsFunc(f.flows, func(stages []string) bool {
 		return !slices.ContainsFunc(stages, func(stage string) bool { return !slices.Contains(ch.completed, stage) })
@@ -140,7 +142,8 @@ func (f challengeForm) offers(stage string) bool {
 	return slices.ContainsFunc(f.flows, func(stages []string) bool { return slices.Contains(stages, stage) })
 }
 
-// unmet is the answer that asks for more: 401 with the flows; an error code only where an attempt failed.
+// unmet returns the response that asks for more stages: 401 with the flows, and an error code only if an attempt
+// failed.
 // Spec: client-server-api#user-interactive-api-in-the-rest-api
 func (f challengeForm) unmet(ch challenge, failed *mxerr.Error) error {
 	flows := make([]map[string][]string, len(f.flows))
@@ -158,15 +161,15 @@ func (f challengeForm) unmet(ch challenge, failed *mxerr.Error) error {
 	return e.With("flows", flows).With("params", params).With("session", ch.id).With("completed", append([]string{}, ch.completed...))
 }
 
-// Admission is what registering takes, and is fulfilled. Done ends it once the account is made; without it the same
-// session can try again with another name.
+// Admission is the permission to register. Call Done once the account is created; until then the same session can try
+// again with another name.
 type Admission struct {
-	Token string // the registration token to count the account on, "" for none
+	Token string // the registration token whose uses count, "" for none
 	Done  func(SignedIn)
 }
 
-// Registered returns the answer to an earlier registration request that made an account, for a client that repeats the request because it
-// did not receive the answer. ok is false for any other request.
+// Registered returns the response to an earlier registration request that created an account, for a client that repeats
+// the request because it did not receive the response. ok is false for any other request.
 func (s *Service) Registered(body map[string]json.RawMessage) (made SignedIn, ok bool, err error) {
 	a, b, err := s.readAuth(Asked{Body: body})
 	if err != nil {
@@ -178,8 +181,8 @@ func (s *Service) Registered(body map[string]json.RawMessage) (made SignedIn, ok
 	return made, false, nil
 }
 
-// Admit checks the authentication part of a request to register, by the mode of registration and the terms. It counts
-// wrong registration tokens by the client's network; asking how far a session is counts as no attempt.
+// Admit checks the auth member of a registration request according to the registration mode and the terms. It counts
+// wrong registration tokens by the client's network; asking for the progress of a session does not count.
 //
 // Errors: 401 with the flows, and M_FORBIDDEN where a stage failed; 403 M_FORBIDDEN where registration is closed.
 func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, network string) (Admission, error) {
@@ -190,7 +193,8 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 	if err != nil {
 		return Admission{}, err
 	}
-	// Not bound to the parameters: nobody's account is at stake, and a name that is taken may be replaced by another.
+	// The challenge is not bound to the parameters: no existing account is at stake, and a name in use may be replaced
+	// by another.
 	ch := s.applying.find(a.Session, binding{operation: registering}, network)
 	form := s.form(registering)
 	if a.Type != "" {
@@ -218,7 +222,7 @@ func (s *Service) policies() any {
 	return map[string]any{"policies": out}
 }
 
-// apply tries one stage of a registration and records it.
+// apply attempts one stage of a registration and records its completion.
 func (s *Service) apply(ctx context.Context, ch challenge, form challengeForm, at tried) (challenge, error) {
 	p, err := s.try(ctx, ch, form, at)
 	if err != nil {
@@ -231,7 +235,7 @@ func (s *Service) apply(ctx context.Context, ch challenge, form challengeForm, a
 	return after, nil
 }
 
-// checkRegistrationToken checks that a registration token was given that can still be used.
+// checkRegistrationToken checks that the given registration token can still be used.
 func (s *Service) checkRegistrationToken(ctx context.Context, at tried) (p proof, refused *mxerr.Error, err error) {
 	row, found, err := s.guessRegistrationToken(ctx, at.auth.Token, at.network)
 	if err != nil {
