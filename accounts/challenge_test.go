@@ -250,7 +250,7 @@ func TestRegistrationTokensAreNeverOverspent(t *testing.T) {
 		if err := s.Available(t.Context(), "late"); err != nil {
 			t.Errorf("the refused account left something: %v", err)
 		}
-		list, err := s.ListTokens(t.Context())
+		list, err := s.ListTokens(t.Context(), RegistrationToken{}, 10)
 		if err != nil || len(list) != 1 || list[0].Completed != 3 || list[0].Pending != 0 || *list[0].Uses != 3 {
 			t.Errorf("%+v, %v", list, err)
 		}

@@ -198,11 +198,12 @@ func checkRegistrationToken(t RegistrationToken) error {
 	return nil
 }
 
-// ListTokens lists the registration tokens, oldest first.
-func (s *Service) ListTokens(ctx context.Context) ([]RegistrationToken, error) {
+// ListTokens returns at most limit registration tokens, oldest first: those after a token, as far as its name and its time of creation
+// say where it stands. It need not exist any more; the zero RegistrationToken stands before all.
+func (s *Service) ListTokens(ctx context.Context, after RegistrationToken, limit int) ([]RegistrationToken, error) {
 	var rows []storage.RegistrationToken
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		rows, err = tx.RegistrationTokens()
+		rows, err = tx.RegistrationTokens(after.Created.UnixMilli(), after.Token, limit)
 		return err
 	})
 	out := make([]RegistrationToken, len(rows))

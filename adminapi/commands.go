@@ -2,18 +2,15 @@ package adminapi
 
 import (
 	"context"
-	"encoding/json"
 	"strings"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
-	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
-	"ebb/storage"
 )
 
 // UserArgs are the arguments of the user commands; each reads what it needs.
@@ -54,26 +51,6 @@ func (a *API) userAdd(ctx context.Context, u UserArgs) (any, error) {
 	}
 	made, err := a.Accounts.Create(ctx, accounts.NewAccount{Username: localpart, Password: u.Password, Admin: u.Admin})
 	return User{User: made.User, Created: a.Now(), Admin: u.Admin}, err
-}
-
-// listPage is how many accounts one read takes.
-const listPage = 1000
-
-func (a *API) userList(ctx context.Context, _ struct{}) (any, error) {
-	users := []User{}
-	for after := ""; ; {
-		page, err := a.Accounts.List(ctx, after, listPage)
-		if err != nil {
-			return nil, err
-		}
-		for _, u := range page {
-			users = append(users, User(u))
-			after = u.User.Localpart()
-		}
-		if len(page) < listPage {
-			return users, nil
-		}
-	}
 }
 
 func (a *API) userPasswd(ctx context.Context, u UserArgs) (any, error) {
@@ -126,15 +103,6 @@ func (a *API) tokenCreate(ctx context.Context, t Token) (any, error) {
 	return tokenOf(made), err
 }
 
-func (a *API) tokenList(ctx context.Context, _ struct{}) (any, error) {
-	list, err := a.Accounts.ListTokens(ctx)
-	out := []Token{}
-	for _, t := range list {
-		out = append(out, tokenOf(t))
-	}
-	return out, err
-}
-
 func (a *API) tokenRevoke(ctx context.Context, t Token) (any, error) {
 	return struct{}{}, a.Accounts.RevokeToken(ctx, t.Token)
 }
@@ -179,70 +147,45 @@ func lifetimesOf(p expiry.Policy) Lifetimes {
 	return Lifetimes{Min: millis(p.Min), Max: millis(p.Max)}
 }
 
-func (a *API) room(ctx context.Context, text string) (*rooms.Room, error) {
-	if strings.HasPrefix(text, "#") {
-		resolved, _, err := a.Rooms.ResolveRoom(ctx, text)
-		if err != nil {
-			return nil, err
-		}
-		text = string(resolved)
+// roomID accepts a room ID or an alias.
+func (a *API) roomID(ctx context.Context, text string) (id.RoomID, error) {
+	if !strings.HasPrefix(text, "#") {
+		return id.RoomID(text), nil
 	}
-	return a.Rooms.Room(ctx, id.RoomID(text))
+	room, _, err := a.Rooms.ResolveRoom(ctx, text)
+	return room, err
 }
 
-func describe(r *rooms.Room) Room {
+func roomOf(d rooms.Details) Room {
 	out := Room{
-		Room: r.ID(), Version: string(r.Version().ID), Name: stateText(r, "m.room.name", "name"), Alias: stateText(r, "m.room.canonical_alias", "alias"),
-		Joined: r.Count(rooms.Join), Encrypted: r.Encrypted(), Public: r.Published(), Created: r.Created(), Retention: lifetimesOf(r.Retention()),
+		Room: d.ID, Version: string(d.Version), Name: d.Name, Alias: d.Alias, Joined: d.Joined, Encrypted: d.Encrypted, Public: d.Published,
+		Created: d.Created, Retention: lifetimesOf(d.Retention),
 	}
-	if p := r.Override(); p != nil {
-		l := lifetimesOf(*p)
+	if d.Override != nil {
+		l := lifetimesOf(*d.Override)
 		out.Override = &l
 	}
-	if ms := r.PurgedBefore(); ms > 0 {
-		t := time.UnixMilli(ms)
+	if d.PurgedBefore > 0 {
+		t := time.UnixMilli(d.PurgedBefore)
 		out.PurgedUpTo = &t
 	}
 	return out
 }
 
-// stateText is a text of the room's state, "" where there is none.
-func stateText(r *rooms.Room, typ, member string) string {
-	e := r.State(typ, "")
-	if e == nil {
-		return ""
-	}
-	var content map[string]json.RawMessage
-	var text string
-	if json.Unmarshal(e.Content(), &content) != nil || json.Unmarshal(content[member], &text) != nil {
-		return ""
-	}
-	return text
-}
-
-func (a *API) roomList(ctx context.Context, _ struct{}) (any, error) {
-	var nids []ident.RoomNID
-	err := a.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-		nids, err = tx.AllRooms()
-		return err
-	})
-	out := []Room{}
-	for _, nid := range nids {
-		r, err := a.Rooms.RoomByNID(ctx, nid)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, describe(r))
-	}
-	return out, err
-}
-
 func (a *API) roomShow(ctx context.Context, args RoomArgs) (any, error) {
-	r, err := a.room(ctx, args.Room)
+	room, err := a.roomID(ctx, args.Room)
 	if err != nil {
 		return nil, err
 	}
-	return describe(r), nil
+	return a.showRoom(ctx, room)
+}
+
+func (a *API) showRoom(ctx context.Context, room id.RoomID) (any, error) {
+	d, err := a.Rooms.RoomDetails(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	return roomOf(d), nil
 }
 
 func (a *API) roomRetentionGet(ctx context.Context, args RoomArgs) (any, error) {
@@ -271,15 +214,16 @@ func (a *API) roomRetentionClear(ctx context.Context, args RoomArgs) (any, error
 	return a.override(ctx, args.Room, nil)
 }
 
-func (a *API) override(ctx context.Context, room string, p *expiry.Policy) (any, error) {
-	r, err := a.room(ctx, room)
+// override sets the administrator's policy for a room, or removes it if p is nil.
+func (a *API) override(ctx context.Context, text string, p *expiry.Policy) (any, error) {
+	room, err := a.roomID(ctx, text)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.Rooms.SetRetentionOverride(ctx, r.ID(), p); err != nil {
+	if err := a.Rooms.SetRetentionOverride(ctx, room, p); err != nil {
 		return nil, err
 	}
-	return describe(r), nil
+	return a.showRoom(ctx, room)
 }
 
 // Purged is what a purge did, as purge now tells it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
+	"slices"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -19,16 +20,19 @@ type SigningKey struct {
 	Expired *time.Time `json:"expired,omitempty"` // of a former key: when it ceased to be used
 }
 
-// keysList tells the present key first, then the former ones, the newest first.
+// keysList lists the current key first, then the former ones, the newest first.
 func (a *API) keysList(context.Context, struct{}) (any, error) {
+	return Page[SigningKey]{Items: a.signingKeys()}, nil
+}
+
+func (a *API) signingKeys() []SigningKey {
 	now := a.Signing.Current()
 	list := []SigningKey{{KeyID: now.KeyID, Public: fedclient.EncodeKey(now)}}
-	old := a.Signing.Old()
-	for i := len(old) - 1; i >= 0; i-- {
-		expired := time.UnixMilli(old[i].Expired)
-		list = append(list, SigningKey{old[i].KeyID, publicKey(old[i].Key), &expired})
+	for _, key := range slices.Backward(a.Signing.Old()) {
+		expired := time.UnixMilli(key.Expired)
+		list = append(list, SigningKey{key.KeyID, publicKey(key.Key), &expired})
 	}
-	return list, nil
+	return list
 }
 
 func publicKey(key ed25519.PublicKey) string { return base64.RawStdEncoding.EncodeToString(key) }
@@ -44,5 +48,5 @@ func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
 	if err := a.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetIdentity(now) }); err != nil {
 		return nil, err
 	}
-	return a.keysList(ctx, struct{}{})
+	return a.signingKeys(), nil
 }

@@ -96,24 +96,9 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 	if !keptUntil.IsZero() {
 		report.KeptUntil = &keptUntil
 	}
-	list, err := j.rooms(ctx)
-	if err != nil {
-		return report, err
-	}
-	var errs []error
-	for _, nid := range list {
-		n, has, err := j.purgeRoom(ctx, nid, by)
-		report.Events += n
-		j.owed = j.owed || n > 0
-		if has {
-			report.Rooms++
-		}
-		if err != nil {
-			if ctx.Err() != nil {
-				return report, ctx.Err()
-			}
-			errs = append(errs, fmt.Errorf("room %d: %w", nid, err)) // the other rooms all the same
-		}
+	errs := []error{j.purgeRooms(ctx, by, &report)}
+	if ctx.Err() != nil {
+		return report, ctx.Err()
 	}
 	errs = append(errs, j.opts.Rooms.ForgetPurged(ctx))
 	if j.owed {
@@ -131,17 +116,49 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 	return report, errors.Join(errs...)
 }
 
-// rooms lists the rooms that may have something expired.
-func (j *Job) rooms(ctx context.Context) (list []ident.RoomNID, err error) {
+// roomsPerPage is how many rooms are listed at a time.
+const roomsPerPage = 100
+
+// purgeRooms purges what has expired by the given time in all rooms, page by page. If a room fails, it goes on with the others.
+func (j *Job) purgeRooms(ctx context.Context, by time.Time, report *Report) error {
+	var errs []error
+	for after, more := ident.RoomNID(0), true; more; {
+		page, err := j.rooms(ctx, after)
+		if err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		for _, nid := range page {
+			n, has, err := j.purgeRoom(ctx, nid, by)
+			report.Events += n
+			j.owed = j.owed || n > 0
+			if has {
+				report.Rooms++
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("room %d: %w", nid, err))
+			}
+		}
+		if more = len(page) == roomsPerPage; more {
+			after = page[len(page)-1]
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// rooms returns a page of the rooms that may have expired messages: those after a room, by number.
+func (j *Job) rooms(ctx context.Context, after ident.RoomNID) (page []ident.RoomNID, err error) {
 	err = j.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		if j.opts.Policy.Default.Max != nil || j.opts.Policy.Limits.MaxLifetime.Max != nil {
-			list, err = tx.AllRooms()
+			page, err = tx.AllRooms(after, roomsPerPage)
 		} else {
-			list, err = tx.RoomsWithPolicy()
+			page, err = tx.RoomsWithPolicy(after, roomsPerPage)
 		}
 		return err
 	})
-	return list, err
+	return page, err
 }
 
 // purgeRoom purges what has expired in one room by the given time, batch after batch.

@@ -158,3 +158,19 @@ func TestRunThatIsBrokenOffIsFinishedByTheNext(t *testing.T) {
 		t.Errorf("%+v, owed %v", r, f.owed)
 	}
 }
+
+func TestRoomsOfEveryPageArePurged(t *testing.T) {
+	minute := time.Minute
+	for name, policy := range map[string]rooms.Retention{"policies of rooms": {}, "a default": {Default: expiry.Policy{Max: &minute}}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, storagetest.Open(t, storage.Config{}), policy)
+			for range 2*roomsPerPage + 1 {
+				f.room("60000", 1)
+			}
+			f.now = f.now.Add(time.Minute)
+			if r := f.purged(); r.Events != 2*roomsPerPage+1 || r.Rooms != r.Events {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}

@@ -344,7 +344,7 @@ func (c *creation) build(ctx context.Context, r *Room) (*batch, error) {
 
 // newRoom is a room before its first event.
 func newRoom(s *Service, v *pdu.Version) *Room {
-	r := &Room{svc: s, version: v, created: s.opts.Now(), fetching: make(chan struct{}, 1), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1)}
+	r := &Room{svc: s, version: v, fetching: make(chan struct{}, 1), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1)}
 	r.head = emptyHead()
 	r.head.policy = s.effective(&r.head)
 	r.pending.reset()

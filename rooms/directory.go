@@ -190,19 +190,22 @@ func (s *Service) publishedRooms(ctx context.Context, q *PublicRoomsQuery) ([]Pu
 func (r *Room) public() PublicRoom {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	text := func(typ, key string) string {
-		e := r.head.state[pdu.StateKey{Type: typ}]
-		if e == nil {
-			return ""
-		}
-		return e.ContentString(key)
-	}
+	h := &r.head
 	return PublicRoom{
-		RoomID: r.id, Name: text(typeName, "name"), Topic: text(typeTopic, "topic"), CanonicalAlias: text(typeCanonicalAlias, "alias"),
-		AvatarURL: text(typeAvatar, "url"), JoinRule: text(typeJoinRules, "join_rule"), RoomType: text(typeCreate, "type"),
-		JoinedMembers: r.head.counts[Join], WorldReadable: text(typeHistoryVisibility, "history_visibility") == "world_readable",
-		GuestCanJoin: text(typeGuestAccess, "guest_access") == "can_join",
+		RoomID: r.id, Name: h.text(typeName, "name"), Topic: h.text(typeTopic, "topic"), CanonicalAlias: h.text(typeCanonicalAlias, "alias"),
+		AvatarURL: h.text(typeAvatar, "url"), JoinRule: h.text(typeJoinRules, "join_rule"), RoomType: h.text(typeCreate, "type"),
+		JoinedMembers: h.counts[Join], WorldReadable: h.text(typeHistoryVisibility, "history_visibility") == "world_readable",
+		GuestCanJoin: h.text(typeGuestAccess, "guest_access") == "can_join",
 	}
+}
+
+// text returns a string member of a state event with an empty state key, empty if there is none.
+func (h *head) text(typ, key string) string {
+	e := h.state[pdu.StateKey{Type: typ}]
+	if e == nil {
+		return ""
+	}
+	return e.ContentString(key)
 }
 
 func (q *PublicRoomsQuery) matches(p *PublicRoom) bool {

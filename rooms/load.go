@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -133,16 +132,25 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.Ro
 // open makes a Room of what is stored of it.
 func (s *Service) open(stored *storedRoom, into map[ident.RoomNID]*Room) error {
 	row := &stored.row
-	version, ok := pdu.VersionOf(id.RoomVersion(row.Version))
-	if !ok {
-		return fmt.Errorf("room %s has the unknown version %q", row.RoomID, row.Version)
+	version, err := versionOf(row)
+	if err != nil {
+		return err
 	}
 	r := &Room{
-		svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version, created: time.UnixMilli(row.CreatedTS),
+		svc: s, nid: row.NID, id: id.RoomID(row.RoomID), version: version,
 		fetching: make(chan struct{}, 1), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1),
 	}
 	into[r.nid] = r
 	return r.fill(stored)
+}
+
+// versionOf returns the version of a stored room.
+func versionOf(row *storage.RoomRow) (*pdu.Version, error) {
+	version, ok := pdu.VersionOf(id.RoomVersion(row.Version))
+	if !ok {
+		return nil, fmt.Errorf("room %s has the unknown version %q", row.RoomID, row.Version)
+	}
+	return version, nil
 }
 
 // storedRoom is what is stored of a room's head.

@@ -80,7 +80,6 @@ type Room struct {
 	nid     ident.RoomNID
 	id      id.RoomID
 	version *pdu.Version
-	created time.Time
 
 	used         atomic.Int64 // when last asked for, for eviction
 	memberEvents atomic.Int64 // member events in memory, about
@@ -152,9 +151,6 @@ func (r *Room) ID() id.RoomID { return r.id }
 
 // Version is the room's version.
 func (r *Room) Version() *pdu.Version { return r.version }
-
-// Created is when this server first knew the room.
-func (r *Room) Created() time.Time { return r.created }
 
 // Last is the position of the newest committed change of the room: an event, a receipt.
 func (r *Room) Last() storage.Pos {

@@ -33,7 +33,8 @@ func (tx *Tx) Account(user ident.UserNID) (AccountRow, bool, error) {
 
 const listAccountsQuery = `SELECT ` + accountColumns + ` FROM accounts WHERE localpart > $1 ORDER BY localpart LIMIT $2`
 
-// ListAccounts lists accounts by localpart, at most limit of those after a localpart.
+// ListAccounts returns a page of the accounts: at most limit of those whose localpart is above after, in that order. It uses the index of
+// the unique localpart.
 func (tx *Tx) ListAccounts(after string, limit int) ([]AccountRow, error) {
 	return collect(tx, scanAccount, listAccountsQuery, after, limit)
 }
@@ -137,9 +138,13 @@ func (tx *Tx) RegistrationToken(token string) (RegistrationToken, bool, error) {
 	return one(tx, scanRegistrationToken, `SELECT `+registrationTokenColumns+` FROM registration_tokens WHERE token = $1`, token)
 }
 
-// RegistrationTokens lists the registration tokens, oldest first.
-func (tx *Tx) RegistrationTokens() ([]RegistrationToken, error) {
-	return collect(tx, scanRegistrationToken, `SELECT `+registrationTokenColumns+` FROM registration_tokens ORDER BY created_ts, token`)
+const registrationTokensQuery = `SELECT ` + registrationTokenColumns + ` FROM registration_tokens
+WHERE (created_ts, token) > ($1, $2) ORDER BY created_ts, token LIMIT $3`
+
+// RegistrationTokens returns a page of the registration tokens, oldest first: at most limit of those after the one that was created at
+// afterTS (ms) and is called after. It uses registration_tokens_by_age.
+func (tx *Tx) RegistrationTokens(afterTS int64, after string, limit int) ([]RegistrationToken, error) {
+	return collect(tx, scanRegistrationToken, registrationTokensQuery, afterTS, after, limit)
 }
 
 const addRegistrationTokenQuery = `INSERT INTO registration_tokens (token, uses_allowed, expires_ts, created_ts) VALUES ($1, $2, $3, $4)

@@ -86,3 +86,12 @@ func Prepare(db *DB, query string) error {
 		return run(c, `DEALLOCATE q`)
 	})
 }
+
+// Paged are the queries that read a list page by page, with the index that finds a page.
+var Paged = map[string]string{
+	allRoomsQuery:           "PRIMARY KEY",
+	roomsWithPolicyQuery:    "PRIMARY KEY",
+	registrationTokensQuery: "registration_tokens_by_age",
+	listAccountsQuery:       "autoindex_accounts",
+	roomRowsQuery:           "PRIMARY KEY",
+}

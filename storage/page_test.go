@@ -3,8 +3,10 @@ package storage_test
 import (
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"ebb/storage"
@@ -86,4 +88,45 @@ func textColumns(t *testing.T) map[string][]string {
 		t.Fatalf("the database has only the tables %v", tables)
 	}
 	return tables
+}
+
+// readAtOnce matches the methods that return a list or a map, with their parameters.
+var readAtOnce = regexp.MustCompile(`(?m)^func \(tx \*Tx\) ([A-Z]\w*)\((.*)\) \(?(?:\w+ )?(?:\[\]|map\[)`)
+
+func TestStoragePageListsEveryQueryWithoutLimit(t *testing.T) {
+	page, err := os.ReadFile("../docs/storage.md")
+	ok(t, err)
+	_, section, _ := strings.Cut(string(page), "\n## What is read at once\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	listed := map[string]bool{}
+	for _, row := range regexp.MustCompile(`(?m)^\|.*\|$`).FindAllString(section, -1) {
+		for _, name := range regexp.MustCompile("`([A-Z]\\w*)`").FindAllStringSubmatch(row, -1) {
+			listed[name[1]] = true
+		}
+	}
+	there := map[string]bool{}
+	files, err := filepath.Glob("*.go")
+	ok(t, err)
+	for _, name := range files {
+		source, err := os.ReadFile(name)
+		ok(t, err)
+		for _, m := range readAtOnce.FindAllSubmatch(source, -1) {
+			if limited := regexp.MustCompile(`\blimit\b`).Match(m[2]); !limited && !strings.HasSuffix(name, "_test.go") {
+				there[string(m[1])] = true
+			}
+		}
+	}
+	if len(there) < 50 {
+		t.Fatalf("only %d queries were found", len(there))
+	}
+	for name := range there {
+		if !listed[name] {
+			t.Errorf("docs/storage.md does not say what bounds the answer of %s", name)
+		}
+	}
+	for name := range listed {
+		if !there[name] {
+			t.Errorf("docs/storage.md names %s, which is not a query without a limit", name)
+		}
+	}
 }

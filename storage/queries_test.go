@@ -145,29 +145,41 @@ func TestEveryQueryIsUnderstoodByBothDatabases(t *testing.T) {
 	})
 }
 
+// planOf returns how SQLite would run a query.
+func planOf(t *testing.T, tx *storage.Tx, query string) (plan string) {
+	t.Helper()
+	ok(t, tx.Each(func(r storage.Row) error {
+		var n, parent, unused int64
+		var step string
+		err := r.Scan(&n, &parent, &unused, &step)
+		plan += step + "\n"
+		return err
+	}, `EXPLAIN QUERY PLAN `+query, make([]any, strings.Count(query, "$"))...))
+	return plan
+}
+
 // Every event that is looked for by its id would else cost a walk over its room.
 func TestEventsAreFoundByTheirIDs(t *testing.T) {
 	db := storagetest.Open(t, storage.Config{})
-	err := db.Read(t.Context(), func(tx *storage.Tx) error {
+	ok(t, db.Read(t.Context(), func(tx *storage.Tx) error {
 		for _, q := range storage.FindsByID {
-			plan := ""
-			err := tx.Each(func(r storage.Row) error {
-				var n, parent, unused int64
-				var step string
-				err := r.Scan(&n, &parent, &unused, &step)
-				plan += step + "\n"
-				return err
-			}, `EXPLAIN QUERY PLAN `+q, make([]any, strings.Count(q, "$"))...)
-			if err != nil {
-				return err
-			}
-			if !strings.Contains(plan, "events_by_id") {
+			if plan := planOf(t, tx, q); !strings.Contains(plan, "events_by_id") {
 				t.Errorf("%s\n%s", q, plan)
 			}
 		}
 		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
+}
+
+// If a page needed a sort, each page of a list would read all of its rows.
+func TestPagesOfListsAreFoundByAnIndex(t *testing.T) {
+	db := storagetest.Open(t, storage.Config{})
+	ok(t, db.Read(t.Context(), func(tx *storage.Tx) error {
+		for q, index := range storage.Paged {
+			if plan := planOf(t, tx, q); !strings.Contains(plan, index) || strings.Contains(plan, "B-TREE") || strings.Contains(plan, "SCAN") {
+				t.Errorf("%s\n%s", q, plan)
+			}
+		}
+		return nil
+	}))
 }

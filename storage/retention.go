@@ -100,16 +100,3 @@ func (tx *Tx) SetRetentionOverride(room ident.RoomNID, overridden bool, minMilli
 	_, err := tx.exec(setOverrideQuery, int64(room), n, minMillis, maxMillis)
 	return err
 }
-
-const roomsWithPolicyQuery = `SELECT nid FROM rooms WHERE overridden = 1
-UNION SELECT room_nid FROM current_state WHERE type IN ('m.room.retention', 'org.matrix.msc1763.retention') AND state_key = ''`
-
-// RoomsWithPolicy lists the rooms that have a retention policy of their own.
-func (tx *Tx) RoomsWithPolicy() ([]ident.RoomNID, error) {
-	return collect(tx, scanNumber[ident.RoomNID], roomsWithPolicyQuery)
-}
-
-// AllRooms lists every room.
-func (tx *Tx) AllRooms() ([]ident.RoomNID, error) {
-	return collect(tx, scanNumber[ident.RoomNID], `SELECT nid FROM rooms ORDER BY nid`)
-}

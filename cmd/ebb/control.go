@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,8 +16,11 @@ import (
 // refusedError: the command was understood, and the answer is no.
 type refusedError struct{ error }
 
-// call runs a command on the running server, or, where none runs, on the database itself.
-func (inv *invocation) call(ctx context.Context, name string, args, result any) error {
+// caller runs a command, with its arguments, and decodes its answer into result.
+type caller func(ctx context.Context, name string, args, result any) error
+
+// connected gives f a caller for the running server or, if none runs, for the database itself, which stays open until f returns.
+func (inv *invocation) connected(ctx context.Context, f func(call caller) error) error {
 	cfg, err := inv.config()
 	if err != nil {
 		return err
@@ -28,11 +32,22 @@ func (inv *invocation) call(ctx context.Context, name string, args, result any) 
 		if err != nil {
 			return err
 		}
-		return errors.Join(refused(offline(ctx, s, name, args, result)), s.Close())
+		call := func(ctx context.Context, name string, args, result any) error {
+			return refused(offline(ctx, s, name, args, result))
+		}
+		return errors.Join(f(call), s.Close())
 	case err != nil:
 		return fmt.Errorf("reach the running server: %w", err)
 	}
-	return errors.Join(refused(client.Call(ctx, name, args, result)), client.Close())
+	call := func(ctx context.Context, name string, args, result any) error {
+		return refused(client.Call(ctx, name, args, result))
+	}
+	return errors.Join(f(call), client.Close())
+}
+
+// call runs one command.
+func (inv *invocation) call(ctx context.Context, name string, args, result any) error {
+	return inv.connected(ctx, func(call caller) error { return call(ctx, name, args, result) })
 }
 
 // offline runs a command in this process.
@@ -52,7 +67,7 @@ func offline(ctx context.Context, s *server.Server, name string, args, result an
 	return json.Unmarshal(out, result)
 }
 
-// refused tells what the server refuses from what fails.
+// refused makes a refusedError of an error that says that the server refuses the command rather than that it failed.
 func refused(err error) error {
 	var e *mxerr.Error
 	switch {
@@ -61,10 +76,11 @@ func refused(err error) error {
 	case e.Status < 500:
 		return refusedError{errors.New(e.Msg)}
 	}
-	return fmt.Errorf("the server failed, its log tells more: %w", err)
+	return fmt.Errorf("the server failed; see its log: %w", err)
 }
 
-// listCommand is a command without arguments that lists: a line for each, or JSON.
+// listCommand is a command without arguments that prints a list, as lines or as JSON. It asks for the list page by page and prints each page
+// as it arrives, so that neither the server nor the command holds the list as a whole.
 func listCommand[T any](name, short string, line func(io.Writer, T)) command {
 	return command{
 		name: name, short: short, example: "ebb " + name + " --json",
@@ -74,16 +90,66 @@ func listCommand[T any](name, short string, line func(io.Writer, T)) command {
 				if err := inv.none(); err != nil {
 					return err
 				}
-				var list []T
-				if err := inv.call(ctx, name, struct{}{}, &list); err != nil {
-					return err
-				}
-				return inv.print(list, func(w io.Writer) {
-					for _, item := range list {
-						line(w, item)
-					}
-				})
+				list := listWriter[T]{w: bufio.NewWriter(inv.stdout), json: inv.json, line: line}
+				return inv.connected(ctx, func(call caller) error { return list.print(ctx, call, name) })
 			}
 		},
+	}
+}
+
+// listWriter prints a list item by item, as lines or as one JSON array.
+type listWriter[T any] struct {
+	w     *bufio.Writer // remembers an error until Flush
+	json  bool
+	line  func(io.Writer, T)
+	begun bool // the array was opened
+}
+
+// print asks for the pages of a list one after the other and prints them.
+func (l *listWriter[T]) print(ctx context.Context, call caller, name string) error {
+	for args := (adminapi.ListArgs{}); ; {
+		var page adminapi.Page[T]
+		if err := call(ctx, name, args, &page); err != nil {
+			return err
+		}
+		for _, item := range page.Items {
+			if err := l.item(item); err != nil {
+				return err
+			}
+		}
+		if page.Next == "" {
+			l.end()
+		}
+		if err := l.w.Flush(); err != nil || page.Next == "" {
+			return err
+		}
+		args.After = page.Next
+	}
+}
+
+func (l *listWriter[T]) item(v T) error {
+	if !l.json {
+		l.line(l.w, v)
+		return nil
+	}
+	raw, err := json.MarshalIndent(v, "  ", "  ")
+	if err != nil {
+		return err
+	}
+	start := ",\n  "
+	if !l.begun {
+		start, l.begun = "[\n  ", true
+	}
+	fmt.Fprintf(l.w, "%s%s", start, raw)
+	return nil
+}
+
+func (l *listWriter[T]) end() {
+	switch {
+	case !l.json:
+	case l.begun:
+		fmt.Fprint(l.w, "\n]\n")
+	default:
+		fmt.Fprint(l.w, "[]\n")
 	}
 }

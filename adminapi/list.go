@@ -1,0 +1,95 @@
+package adminapi
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"ebb/accounts"
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/rooms"
+)
+
+// maxListPage bounds a page of a list. A room may have several state events of 64 KiB that describe it, which makes 30 MiB at worst.
+const maxListPage = 100
+
+// ListArgs are the arguments of commands that list.
+type ListArgs struct {
+	After string `json:"after,omitempty"` // the Next of the page before; "": the first page
+	Limit int    `json:"limit,omitempty"` // 0, or more than maxListPage: maxListPage
+}
+
+// Page is one page of a list. Pages follow one another by the key of the last item, so that an item that is added or removed between two
+// pages neither repeats nor hides another one.
+type Page[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"` // After for the next page; "": this is the last one
+}
+
+// pageOf makes the page that args asks for. It reads one row more than the page has, to know whether it is the last one.
+func pageOf[Row, T any](args ListArgs, read func(limit int) ([]Row, error), key func(Row) string, item func(Row) T) (Page[T], error) {
+	if args.Limit < 0 {
+		return Page[T]{}, mxerr.InvalidParam("limit must not be negative")
+	}
+	limit := min(args.Limit, maxListPage)
+	if limit == 0 {
+		limit = maxListPage
+	}
+	rows, err := read(limit + 1)
+	if err != nil {
+		return Page[T]{}, err
+	}
+	var page Page[T]
+	if len(rows) > limit {
+		rows = rows[:limit]
+		page.Next = key(rows[limit-1])
+	}
+	page.Items = make([]T, len(rows))
+	for i, row := range rows {
+		page.Items[i] = item(row)
+	}
+	return page, nil
+}
+
+func badAfter() error { return mxerr.InvalidParam("after must be the next of an earlier page") }
+
+// userList lists accounts by localpart.
+func (a *API) userList(ctx context.Context, args ListArgs) (any, error) {
+	read := func(limit int) ([]accounts.Account, error) { return a.Accounts.List(ctx, args.After, limit) }
+	key := func(u accounts.Account) string { return u.User.Localpart() }
+	return pageOf(args, read, key, func(u accounts.Account) User { return User(u) })
+}
+
+// tokenList lists registration tokens, oldest first. Its keys are the time of creation, a dot and the token.
+func (a *API) tokenList(ctx context.Context, args ListArgs) (any, error) {
+	var after accounts.RegistrationToken
+	if args.After != "" {
+		created, token, _ := strings.Cut(args.After, ".")
+		ms, err := strconv.ParseInt(created, 10, 64)
+		if err != nil {
+			return nil, badAfter()
+		}
+		after.Created, after.Token = time.UnixMilli(ms), token
+	}
+	read := func(limit int) ([]accounts.RegistrationToken, error) { return a.Accounts.ListTokens(ctx, after, limit) }
+	key := func(t accounts.RegistrationToken) string { return fmt.Sprintf("%d.%s", t.Created.UnixMilli(), t.Token) }
+	return pageOf(args, read, key, tokenOf)
+}
+
+// roomList lists rooms in the order in which this server got to know them.
+func (a *API) roomList(ctx context.Context, args ListArgs) (any, error) {
+	after := ident.RoomNID(0)
+	if args.After != "" {
+		nid, err := strconv.ParseInt(args.After, 10, 64)
+		if err != nil {
+			return nil, badAfter()
+		}
+		after = ident.RoomNID(nid)
+	}
+	read := func(limit int) ([]rooms.Details, error) { return a.Rooms.ListRooms(ctx, after, limit) }
+	key := func(r rooms.Details) string { return strconv.FormatInt(int64(r.NID), 10) }
+	return pageOf(args, read, key, roomOf)
+}
