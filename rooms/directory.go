@@ -1,10 +1,8 @@
 package rooms
 
 import (
-	"cmp"
 	"context"
 	"slices"
-	"strconv"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
@@ -119,71 +117,43 @@ const (
 	maxPublicRooms     = 500
 )
 
-// PublicRooms reads a page of the room directory, the rooms with most members first.
+// directoryBatch is how many rooms of the directory are looked at together.
+const directoryBatch = 100
+
+// PublicRooms reads a page of the room directory, the rooms with most members first. It looks at every published room, since any of them
+// may have the most members, but keeps only those of the page.
 // Spec: client-server-api#post_matrixclientv3publicrooms
 func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRooms, error) {
-	from, err := directoryOffset(q.Since)
+	page, err := newDirectoryPage(&q)
 	if err != nil {
 		return PublicRooms{}, err
 	}
-	limit := q.Limit
-	if limit <= 0 {
-		limit = defaultPublicRooms
-	}
-	limit = min(limit, maxPublicRooms)
-	all, err := s.publishedRooms(ctx, &q)
-	if err != nil {
-		return PublicRooms{}, err
-	}
-	from = min(from, len(all))
-	to := min(from+limit, len(all))
-	page := PublicRooms{Chunk: all[from:to], Total: len(all)}
-	if to < len(all) {
-		page.NextBatch = "d" + strconv.Itoa(to)
-	}
-	if from > 0 {
-		page.PrevBatch = "d" + strconv.Itoa(max(0, from-limit))
-	}
-	return page, nil
-}
-
-// directoryOffset reads a token of the room directory: "d" and the number of rooms before it.
-func directoryOffset(since string) (int, error) {
-	if since == "" {
-		return 0, nil
-	}
-	digits, ok := strings.CutPrefix(since, "d")
-	n, err := strconv.Atoi(digits)
-	if !ok || err != nil || n < 0 {
-		return 0, mxerr.InvalidParam("since is not a token of the room directory")
-	}
-	return n, nil
-}
-
-func (s *Service) publishedRooms(ctx context.Context, q *PublicRoomsQuery) ([]PublicRoom, error) {
-	var nids []ident.RoomNID
-	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
-		nids, err = tx.PublishedRooms()
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	rooms, err := s.RoomsByNID(ctx, nids)
-	if err != nil {
-		return nil, err
-	}
-	out := []PublicRoom{}
-	for _, r := range rooms {
-		if q.Federated && !r.federated() {
-			continue
+	for after, more := ident.RoomNID(0), true; more; {
+		var nids []ident.RoomNID
+		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+			nids, err = tx.PublishedRooms(after, directoryBatch)
+			return err
+		})
+		if err != nil {
+			return PublicRooms{}, err
 		}
-		if p := r.public(); q.matches(&p) {
-			out = append(out, p)
+		rooms, err := s.RoomsByNID(ctx, nids)
+		if err != nil {
+			return PublicRooms{}, err
+		}
+		for _, r := range rooms {
+			if q.Federated && !r.federated() {
+				continue
+			}
+			if p := r.public(); q.matches(&p) {
+				page.add(listedRoom{directoryKey{p.JoinedMembers, r.nid}, p})
+			}
+		}
+		if more = len(nids) == directoryBatch; more {
+			after = nids[len(nids)-1]
 		}
 	}
-	slices.SortStableFunc(out, func(a, b PublicRoom) int { return cmp.Compare(b.JoinedMembers, a.JoinedMembers) })
-	return out, nil
+	return page.answer(), nil
 }
 
 // public is how the directory shows the room.

@@ -90,6 +90,7 @@ func Prepare(db *DB, query string) error {
 // Paged are the queries that read a list page by page, with the index that finds a page.
 var Paged = map[string]string{
 	allRoomsQuery:           "PRIMARY KEY",
+	publishedRoomsQuery:     "rooms_published",
 	roomsWithPolicyQuery:    "PRIMARY KEY",
 	registrationTokensQuery: "registration_tokens_by_age",
 	listAccountsQuery:       "autoindex_accounts",

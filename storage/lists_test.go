@@ -33,6 +33,7 @@ func TestRoomsThatComeAndGoBetweenPagesHideNoOthers(t *testing.T) {
 	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
 		for nid := range ident.RoomNID(10) {
 			ok(t, tx.InsertRoom(&storage.RoomRow{NID: nid + 1, RoomID: fmt.Sprint("!", nid+1), Version: "12"}))
+			ok(t, tx.SetPublished(nid+1, nid%2 == 0)) // 1, 3, 5, 7, 9
 		}
 		insert := func() {
 			ok(t, tx.InsertRoom(&storage.RoomRow{NID: 11, RoomID: "!11", Version: "12"}))
@@ -40,6 +41,12 @@ func TestRoomsThatComeAndGoBetweenPagesHideNoOthers(t *testing.T) {
 		once := func(f func()) func() { return func() { f(); f = func() {} } }
 		if all := pages(t, 3, tx.AllRooms, same, once(insert)); !slices.Equal(all, []ident.RoomNID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}) {
 			t.Errorf("the rooms are %v", all)
+		}
+		change := func() { // the last one of the first page goes, and others before and behind it come and go
+			ok(t, tx.SetPublished(3, false), tx.SetPublished(2, true), tx.SetPublished(7, false), tx.SetPublished(10, true))
+		}
+		if all := pages(t, 2, tx.PublishedRooms, same, once(change)); !slices.Equal(all, []ident.RoomNID{1, 3, 5, 9, 10}) {
+			t.Errorf("the published rooms are %v", all)
 		}
 		rows := pages(t, 4, tx.RoomRows, func(r storage.RoomRow) ident.RoomNID { return r.NID }, func() {})
 		if len(rows) != 11 || rows[10].RoomID != "!11" || rows[4].RoomID != "!5" {

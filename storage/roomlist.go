@@ -8,6 +8,7 @@ import "ebb/ident"
 
 const (
 	allRoomsQuery        = `SELECT nid FROM rooms WHERE nid > $1 ORDER BY nid LIMIT $2`
+	publishedRoomsQuery  = `SELECT nid FROM rooms WHERE published = 1 AND nid > $1 ORDER BY nid LIMIT $2`
 	roomsWithPolicyQuery = `SELECT nid FROM rooms r WHERE nid > $1 AND (overridden = 1 OR EXISTS (SELECT 1 FROM current_state c
 WHERE c.room_nid = r.nid AND c.type IN ('m.room.retention', 'org.matrix.msc1763.retention') AND c.state_key = '')) ORDER BY nid LIMIT $2`
 )
@@ -15,6 +16,11 @@ WHERE c.room_nid = r.nid AND c.type IN ('m.room.retention', 'org.matrix.msc1763.
 // AllRooms returns a page of the rooms that this server knows. It uses the primary key.
 func (tx *Tx) AllRooms(after ident.RoomNID, limit int) ([]ident.RoomNID, error) {
 	return collect(tx, scanNumber[ident.RoomNID], allRoomsQuery, int64(after), limit)
+}
+
+// PublishedRooms returns a page of the rooms in the room directory. It uses rooms_published.
+func (tx *Tx) PublishedRooms(after ident.RoomNID, limit int) ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], publishedRoomsQuery, int64(after), limit)
 }
 
 // RoomsWithPolicy returns a page of the rooms that have a retention policy of their own. It uses the primary keys of both tables.

@@ -150,8 +150,3 @@ func (tx *Tx) SetPublished(room ident.RoomNID, published bool) error {
 	_, err := tx.exec(`UPDATE rooms SET published = $2 WHERE nid = $1`, int64(room), n)
 	return err
 }
-
-// PublishedRooms lists the rooms of the room directory.
-func (tx *Tx) PublishedRooms() ([]ident.RoomNID, error) {
-	return collect(tx, scanNumber[ident.RoomNID], `SELECT nid FROM rooms WHERE published = 1 ORDER BY nid`)
-}

@@ -103,7 +103,7 @@ func TestRoomHeadMovesFromItsOwnGeneration(t *testing.T) {
 			t.Errorf("the room is %+v", back)
 		}
 		ok(t, tx.SetPublished(5, true))
-		if l := got[[]ident.RoomNID](t)(tx.PublishedRooms()); len(l) != 1 || l[0] != 5 {
+		if l := got[[]ident.RoomNID](t)(tx.PublishedRooms(0, 10)); len(l) != 1 || l[0] != 5 {
 			t.Errorf("published are %v", l)
 		}
 		return nil

@@ -1,0 +1,149 @@
+package rooms
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// directory has the directory's pages read from the one with a token on, and returns the names of the rooms; between runs after each page.
+func (h *house) directory(q PublicRoomsQuery, between func(page PublicRooms)) (names []string) {
+	h.Helper()
+	for range 20 {
+		page, err := h.svc.PublicRooms(h.Context(), q)
+		h.ok(err)
+		for _, r := range page.Chunk {
+			names = append(names, r.Name)
+		}
+		if q.Since = page.NextBatch; q.Since == "" {
+			return names
+		}
+		between(page)
+	}
+	h.Fatal("the directory has no end")
+	return nil
+}
+
+// listed makes published rooms; each is called by a letter and has as many more members as the digit behind it says.
+func (h *house) listed(rooms string) {
+	h.Helper()
+	owner := h.user("owner")
+	for name := range strings.FieldsSeq(rooms) {
+		room := h.create(owner, CreateRoom{Preset: "public_chat", Visibility: "public", Name: name[:1]})
+		for i := range int(name[1] - '0') {
+			h.ok(h.svc.Join(h.Context(), h.user(fmt.Sprint("guest", i)), room, ""))
+		}
+	}
+}
+
+func (h *house) publish(name string, on bool) {
+	h.Helper()
+	list, err := h.svc.ListRooms(h.Context(), 0, 1000)
+	h.ok(err)
+	for _, d := range list {
+		if d.Name == name {
+			h.ok(h.svc.SetPublished(h.Context(), h.user("owner"), d.ID, on))
+			return
+		}
+	}
+	h.Fatalf("there is no room %s", name)
+}
+
+func TestRoomsThatAreListedBetweenPagesHideNoOthers(t *testing.T) {
+	eachHouse(t, func(h *house) {
+		h.listed("a1 b3 c0 d2 e1 f0 g0 h4")
+		h.publish("h", false)
+		q := PublicRoomsQuery{Limit: 2}
+		if got := strings.Join(h.directory(q, func(PublicRooms) {}), ""); got != "bdaecfg" {
+			t.Errorf("the directory is %s", got)
+		}
+		first := true
+		got := strings.Join(h.directory(q, func(PublicRooms) {
+			if first {
+				h.publish("h", true)  // before the first page
+				h.publish("d", false) // where the first page ended
+				h.publish("c", false) // to come
+			}
+			first = false
+		}), "")
+		if got != "bdaefg" {
+			t.Errorf("while rooms come and go the directory is %s", got)
+		}
+	})
+}
+
+func TestPagesOfTheDirectoryLeadBack(t *testing.T) {
+	h := oneHouse(t)
+	h.listed("a1 b3 c0 d2 e1 f0 g0")
+	var pages []string
+	var last PublicRooms
+	names := func(p PublicRooms) (text string) {
+		for _, r := range p.Chunk {
+			text += r.Name
+		}
+		return text
+	}
+	read := func(since string) PublicRooms {
+		page, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Limit: 3, Since: since})
+		h.ok(err)
+		if page.Total != 7 {
+			t.Errorf("%d rooms in total", page.Total)
+		}
+		return page
+	}
+	last = read("")
+	for pages = append(pages, names(last)); last.NextBatch != ""; pages = append(pages, names(last)) {
+		last = read(last.NextBatch)
+	}
+	if !slices.Equal(pages, []string{"bda", "ecf", "g"}) {
+		t.Fatalf("forwards: %v", pages)
+	}
+	back := []string{}
+	for last.PrevBatch != "" {
+		last = read(last.PrevBatch)
+		back = append(back, names(last))
+	}
+	if !slices.Equal(back, []string{"ecf", "bda"}) || last.NextBatch == "" || names(read(last.NextBatch)) != "ecf" {
+		t.Errorf("backwards: %v, and then %+v", back, last)
+	}
+}
+
+func TestAPageOfTheDirectoryBehindItsEndLeadsBack(t *testing.T) {
+	h := oneHouse(t)
+	h.listed("a1 b0 c0")
+	page, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Limit: 2})
+	h.ok(err)
+	h.publish("c", false)
+	empty, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Limit: 2, Since: page.NextBatch})
+	if err != nil || len(empty.Chunk) != 0 || empty.Chunk == nil || empty.NextBatch != "" {
+		t.Fatalf("%+v, %v", empty, err)
+	}
+	again, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Limit: 2, Since: empty.PrevBatch})
+	if err != nil || len(again.Chunk) != 2 || again.Chunk[1].Name != "b" {
+		t.Errorf("back again: %+v, %v", again, err)
+	}
+}
+
+func TestTheDirectoryIsReadInBatches(t *testing.T) {
+	h := oneHouse(t)
+	owner, guest := h.user("owner"), h.user("guest")
+	for i := range 2*directoryBatch + 1 {
+		room := h.create(owner, CreateRoom{Preset: "public_chat", Visibility: "public", Name: fmt.Sprint(i)})
+		if i%50 == 0 {
+			h.ok(h.svc.Join(h.Context(), guest, room, ""))
+		}
+	}
+	got := h.directory(PublicRoomsQuery{Limit: 90}, func(PublicRooms) {})
+	if len(got) != 2*directoryBatch+1 || !slices.Equal(got[:6], []string{"0", "50", "100", "150", "200", "1"}) || got[200] != "199" {
+		t.Errorf("%d rooms: %v", len(got), got)
+	}
+}
+
+func TestWrongTokensOfTheDirectoryAreRefused(t *testing.T) {
+	h := oneHouse(t)
+	for _, since := range []string{"x", "n", "p", "d100", "n1", "n.1", "n1.", "x1.1", "n1.1.1", "p1,1", "n99999999999999999999.1"} {
+		_, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Since: since})
+		h.refused(err, "M_INVALID_PARAM")
+	}
+}
