@@ -8,7 +8,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
@@ -29,13 +28,15 @@ type builder struct {
 	own    ownNews
 	shared sharing
 
-	// partial: rooms of which not all members are known are in the answer, as they are for clients that do not want them all.
+	// partial: rooms of which not all members are known are in the answer, as they are for clients that do not want
+	// them all.
 	partial bool
 
 	ignored map[id.UserID]struct{}
 	sent    []memberKey // member events in the answer
+	news    *roomNews   // of the room that is gathered and written at the moment
 	out     []byte
-	some    bool // there is something to tell
+	some    bool // the answer has news, so that the client need not wait
 }
 
 // roomPlan is which of the user's rooms may be part of the answer.
@@ -58,7 +59,8 @@ type joinedRoom struct {
 func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
 	b := &builder{Service: s, request: r, ctx: ctx, now: s.opts.Now(), partial: r.filter.Room.State.LazyLoadMembers}
 	// The counts from before the position are remembered with what is looked up: it covers at least their news. Whether
-	// anything is looked up at all is judged by the counts from after it: the position may cover news that came in between.
+	// anything is looked up at all is judged by the counts from after it: the position may cover news that came in
+	// between.
 	own, inRooms := r.session.sub.News()
 	if b.upTo = s.opts.DB.Announced(); b.idle(r.session.sub.News()) {
 		if !final {
@@ -82,15 +84,17 @@ func (b *builder) build(news uint64, final bool) (answer json.RawMessage, err er
 		return nil, err
 	}
 	if !b.large() {
-		scratch := b.scratch.Get().(*[]byte)
-		defer b.scratch.Put(scratch)
-		b.out = (*scratch)[:0]
+		own := b.scratch.Get().(*scratch)
+		defer b.scratch.Put(own)
+		b.out, b.news = own.out[:0], &own.news
 		answer, err := b.answer(news, final)
 		if cap(b.out) <= maxScratch {
-			*scratch = b.out
+			own.out = b.out
 		}
+		own.news = roomNews{} // keeps no room alive
 		return slices.Clone(answer), err
 	}
+	b.news = new(roomNews)
 	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.rooms.joined)))
 	// A large answer is a share of what the database can do at a time, as other large reads of the user are.
 	err = b.opts.DB.Read(storage.Requested(b.ctx, string(b.UserID)), func(tx *storage.Tx) (err error) {
@@ -119,7 +123,13 @@ func (b *builder) nothing() json.RawMessage {
 	return append(b.out, `"}`...)
 }
 
-// maxScratch bounds the buffers in which answers are written before they are copied at their size.
+// scratch is the memory in which answers are made, one after the other.
+type scratch struct {
+	out  []byte // is copied at its size
+	news roomNews
+}
+
+// maxScratch bounds the buffer of a scratch that is kept for the next answer.
 const maxScratch = 256 << 10
 
 // roomBuffer is what a room takes in a first answer under lazy loading, roughly; maxFirstBuffer bounds the guess.
@@ -255,8 +265,8 @@ func (b *builder) planData() error {
 	return nil
 }
 
-// anyRoom tells whether f is true of one of the rooms that the user is in. One that cannot be read counts as none, and is
-// logged where it is.
+// anyRoom tells whether f is true of one of the rooms that the user is in. One that cannot be read counts as none, and
+// is logged where it is.
 func (b *builder) anyRoom(f func(*rooms.Room) bool) bool {
 	return slices.ContainsFunc(b.rooms.all, func(m rooms.RoomMembership) bool {
 		if m.Membership != rooms.Join {
@@ -296,87 +306,6 @@ func (b *builder) answer(news uint64, final bool) (json.RawMessage, error) {
 	b.out = append(b.out, `"next_batch":"`...)
 	b.out = b.next.append(b.out)
 	return append(b.out, `"}`...), nil
-}
-
-// section appends an object with a list of events, unless fill appends none.
-func (b *builder) section(name string, fill func()) {
-	mark := len(b.out)
-	b.out = append(b.out, '"')
-	b.out = append(b.out, name...)
-	b.out = append(b.out, `":{"events":[`...)
-	body := len(b.out)
-	fill()
-	if len(b.out) == body {
-		b.out = b.out[:mark]
-		return
-	}
-	b.some = true
-	b.out = append(b.out, `]},`...)
-}
-
-// list is out, ready for one more entry of the list that is open.
-func (b *builder) list() []byte {
-	if b.out[len(b.out)-1] == '[' {
-		return b.out
-	}
-	return append(b.out, ',')
-}
-
-// writeRooms appends the rooms, by section.
-func (b *builder) writeRooms() error {
-	mark := len(b.out)
-	b.out = append(b.out, `"rooms":{`...)
-	body := len(b.out)
-	if err := writeSection(b, "join", b.rooms.joined, b.writeJoined); err != nil {
-		return err
-	}
-	if err := writeSection(b, "invite", b.rooms.invited, b.writeInvited); err != nil {
-		return err
-	}
-	if err := writeSection(b, "knock", b.rooms.knocked, b.writeKnocked); err != nil {
-		return err
-	}
-	if err := writeSection(b, "leave", b.rooms.left, b.writeLeft); err != nil {
-		return err
-	}
-	if len(b.out) == body {
-		b.out = b.out[:mark]
-		return nil
-	}
-	b.some = true
-	b.out[len(b.out)-1] = '}'
-	b.out = append(b.out, ',')
-	return nil
-}
-
-// writeSection appends the entries of one kind of rooms. write appends one, or leaves out as it was.
-func writeSection[T any](b *builder, name string, entries []T, write func(*T) error) error {
-	if len(entries) == 0 {
-		return nil
-	}
-	mark := len(b.out)
-	b.out = append(b.out, '"')
-	b.out = append(b.out, name...)
-	b.out = append(b.out, `":{`...)
-	body := len(b.out)
-	for i := range entries {
-		if err := write(&entries[i]); err != nil {
-			return err
-		}
-	}
-	if len(b.out) == body {
-		b.out = b.out[:mark]
-		return nil
-	}
-	b.out[len(b.out)-1] = '}'
-	b.out = append(b.out, ',')
-	return nil
-}
-
-// key appends the name of a member whose value follows.
-func (b *builder) key(name string) {
-	b.out = canonjson.AppendString(b.out, name)
-	b.out = append(b.out, ':')
 }
 
 // admits tells whether the filter lets a room through.

@@ -213,7 +213,8 @@ func TestMessagesThatArriveDuringARequestAreNotSkipped(t *testing.T) {
 	same(t, "messages to the device", got, want)
 }
 
-// A room that is being read is not locked a second time by its reader: a writer who waits in between would stop both for good.
+// A room that is being read is not locked a second time by its reader: a writer who waits in between would stop both
+// for good.
 func TestReadersWhoWereAwayAndWritersDoNotStopEachOther(t *testing.T) {
 	w := newWorld(t)
 	host, reader := w.user("host"), w.user("reader")

@@ -13,14 +13,15 @@ import (
 	"ebb/rooms"
 )
 
-// Users of two servers who come to share a room are shown each other's presence at once, and not only when it next changes or is
-// repeated.
+// Users of two servers who come to share a room are shown each other's presence at once, and not only when it next
+// changes or is repeated.
 
 const (
-	// maxMeetings bounds the joins between two ticks for which presence is sent. For the others it waits until it is repeated.
+	// maxMeetings bounds the joins between two ticks for which presence is sent. For the others it waits until it is
+	// repeated.
 	maxMeetings = 1000
-	// maxEarlyPresence bounds the users of other servers whose presence is kept although they share no room with anybody here,
-	// as far as this server knows yet, and maxEarlyOfServer those of one server.
+	// maxEarlyPresence bounds the users of other servers whose presence is kept although they share no room with
+	// anybody here, as far as this server knows yet, and maxEarlyOfServer those of one server.
 	maxEarlyPresence = 2000
 	maxEarlyOfServer = 200
 	// earlyPresenceLife is how long it is kept: a join of a large room may take as long.
@@ -143,8 +144,8 @@ func (s *Service) arrived(room *rooms.Room, user id.UserID, now time.Time) {
 	}
 }
 
-// introduce sends presence for the rooms that were joined since the last tick: the presence of local users to the other servers there, and
-// to local users the presence that arrived before its user did.
+// introduce sends presence for the rooms that were joined since the last tick: the presence of local users to the other
+// servers there, and to local users the presence that arrived before its user did.
 func (s *Service) introduce(ctx context.Context, now time.Time) {
 	served := map[string]map[ident.UserNID]bool{} // by server, whose presence it was sent
 	for m := range s.meetings.take(now) {

@@ -26,8 +26,8 @@ type ownNews struct {
 	left          []id.UserID
 }
 
-// ownNews looks up what concerns the user and the device, unless nothing of that came since the token. news is the count
-// from before upTo.
+// ownNews looks up what concerns the user and the device, unless nothing of that came since the token. news is the
+// count from before upTo.
 func (b *builder) ownNews(news uint64) error {
 	b.next.ToDevice = b.upTo
 	now, _ := b.session.sub.News()
@@ -97,7 +97,8 @@ func (b *builder) accountData(tx *storage.Tx) error {
 	return err
 }
 
-// toDevice reads the messages for the device and gives the position of the newest one; the next token says how far they go.
+// toDevice reads the messages for the device and gives the position of the newest one; the next token says how far they
+// go.
 func (b *builder) toDevice(tx *storage.Tx) (storage.Pos, error) {
 	messages, err := b.opts.E2EE.ToDevice(tx, b.DeviceNID, b.since.ToDevice, b.upTo, maxToDevice+1)
 	if err != nil || len(messages) == 0 {

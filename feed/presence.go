@@ -290,8 +290,8 @@ func (p *presence) newest() int64 {
 	return p.serial
 }
 
-// since gives the newest serial and the users whose presence changed after one, oldest change first. Names only: a client
-// that comes back when a thousand have come online is shown a few of them.
+// since gives the newest serial and the users whose presence changed after one, oldest change first. Names only: a
+// client that comes back when a thousand have come online is shown a few of them.
 func (p *presence) since(serial int64) (int64, []ident.UserNID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

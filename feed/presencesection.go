@@ -10,12 +10,12 @@ import (
 	"ebb/rooms"
 )
 
-// maxStalePresence bounds the people of whom a client that comes back after a restart of the server is told that they are
-// not here, as far as the server knows.
+// maxStalePresence bounds the people of whom a client that comes back after a restart of the server is told that they
+// are not here, as far as the server knows.
 const maxStalePresence = 500
 
-// presenceNews is the presence that is new to the client. Where hundreds come online at once everybody in their rooms is woken, so
-// the records are not gathered, but looked up one by one when they are written.
+// presenceNews is the presence that is new to the client. Where hundreds come online at once everybody in their rooms
+// is woken, so the records are not gathered, but looked up one by one when they are written.
 func (b *builder) presenceNews() iter.Seq[presenceRecord] {
 	var users []ident.UserNID
 	switch stale := b.since.Epoch != b.epoch || b.since.Presence < b.presenceFloor(); {
@@ -49,7 +49,8 @@ func (b *builder) presenceFloor() int64 {
 	return b.Service.presence.floor
 }
 
-// manyLooks is up to how many looks into rooms it is cheaper to ask each room for each user than to gather everybody in them.
+// manyLooks is up to how many looks into rooms it is cheaper to ask each room for each user than to gather everybody in
+// them.
 const manyLooks = 4096
 
 // onlyWatched keeps the people whom the user is shown.

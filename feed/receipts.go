@@ -13,7 +13,8 @@ import (
 const maxReceipts = 1000
 
 // appendReceipts appends the m.receipt events that tell these receipts, comma separated. Where a user has receipts of
-// several threads at one event, each further one goes into an event of its own, because an event has one place for them.
+// several threads at one event, each further one goes into an event of its own, because an event has one place for
+// them.
 func appendReceipts(dst []byte, receipts []storage.SyncReceipt) []byte {
 	slices.SortStableFunc(receipts, byEventTypeUser)
 	first := true
@@ -34,6 +35,16 @@ func appendReceipts(dst []byte, receipts []storage.SyncReceipt) []byte {
 		receipts = later
 	}
 	return dst
+}
+
+// uniqueReceipts drops what stands twice in the list.
+func uniqueReceipts(receipts []storage.SyncReceipt) []storage.SyncReceipt {
+	seen := make(map[storage.Pos]bool, len(receipts))
+	return slices.DeleteFunc(receipts, func(r storage.SyncReceipt) bool {
+		twice := seen[r.Position]
+		seen[r.Position] = true
+		return twice
+	})
 }
 
 func byEventTypeUser(a, b storage.SyncReceipt) int {

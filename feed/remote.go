@@ -137,8 +137,8 @@ func (s *Service) sendPresence(r presenceRecord, servers map[string]bool) {
 	s.tell(list, eduPresence, string(r.id), presenceContent{[]presencePush{s.pushOf(r)}})
 }
 
-// ReceivePresence takes an m.presence of another server. It ignores users who are not of that server, and keeps the presence of those
-// who share no room with this one for a while.
+// ReceivePresence takes an m.presence of another server. It ignores users who are not of that server, and keeps the
+// presence of those who share no room with this one for a while.
 //
 // Errors: M_BAD_JSON, M_TOO_LARGE.
 // Spec: server-server-api#mpresence-schema

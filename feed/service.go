@@ -1,13 +1,25 @@
-// Package feed answers "what is new": tokens, /sync and its filters, and the volatile streams, typing and presence.
+// Package feed tells clients what is new: /sync with its tokens and filters, and the volatile streams, typing and
+// presence.
 //
-// A sync travels: Sync parses the request → parks at the wake.Hub → builds an answer up to the settled position → gives it
-// when there is something in it, or waits to be woken and builds again. Parking comes before building, so that no wake-up
-// is lost. A builder makes one answer: one file per section (joined.go, left.go, invited.go, own.go, devicelists.go …). It
-// appends JSON; events come from the rooms' memory as bytes that were made once, through a history.View, which checks
-// visibility, ignored users and retention by the clock each time. Nothing is built while a client waits, so a parked poll
-// holds no content that could expire under it.
+// How a /sync travels: Sync parses the request, parks at the wake.Hub and only then builds an answer, so that no
+// wake-up is lost. If there is nothing new it waits to be woken and builds again. Nothing is built while a client
+// waits, so a parked request holds no content that could expire in the meantime.
 //
-// It writes nothing to the database but the acknowledgement of to-device messages.
+// A builder makes one answer, up to the position that the database has announced:
+//
+//   - plan selects the rooms that may have news. It compares positions in memory.
+//   - ownNews and sharingNews gather what concerns the user and the device: account data, to-device messages, device
+//     lists.
+//   - writeRooms goes through the rooms. For each, gatherJoined, gatherLeft or gatherStripped fills a roomNews and
+//     reports whether it has news; if it has, writeJoined, writeLeft, writeInvited or writeKnocked appends JSON.
+//   - writePresence and writeOwn append the rest.
+//
+// The files gather_*.go, timeline.go, state.go and summary.go gather and append nothing to the answer; what to gather
+// of a joined room is a roomQuery, so that another form of sync can ask for each room differently (gatherRoom). The
+// files write_*.go append and decide nothing. Events are bytes that were made once for all readers. The writer appends
+// them through history, which checks visibility, ignored users and expiry again by the clock at that moment.
+//
+// Package feed writes nothing to the database but filters and the acknowledgement of to-device messages.
 package feed
 
 import (
@@ -31,8 +43,8 @@ import (
 	"ebb/wake"
 )
 
-// Options is what a Service is made of. E2EE, Push and Alive may be nil: then their part is left out. Now and Log default
-// to the real time and to silence.
+// Options is what a Service is made of. E2EE, Push and Alive may be nil: then their part is left out. Now and Log
+// default to the real time and to silence.
 type Options struct {
 	Cache   keyed.Budget // bounds what is remembered
 	DB      *storage.DB
@@ -45,10 +57,11 @@ type Options struct {
 	Hub     *wake.Hub
 	Now     func() time.Time
 	Log     *slog.Logger
-	// Timer makes a timer for a waiting request: the channel receives after d unless stop is called first. nil: real time.
+	// Timer makes a timer for a waiting request: the channel receives after d unless stop is called first. nil: real
+	// time.
 	Timer func(d time.Duration) (c <-chan time.Time, stop func())
-	// Server is this server's name. Outgoing sends to other servers; nil: there are none. Without SendPresence they are told of
-	// nobody's presence, and theirs is ignored.
+	// Server is this server's name. Outgoing sends to other servers; nil: there are none. Without SendPresence they are
+	// told of nobody's presence, and theirs is ignored.
 	Server       string
 	Outgoing     Outgoing
 	SendPresence bool
@@ -72,7 +85,7 @@ type Service struct {
 	sessions *sessions
 	filters  *filterCache
 	past     *keyed.Map[pastKey, storage.Pos]
-	scratch  sync.Pool // of *[]byte: where answers are written
+	scratch  sync.Pool // of *scratch
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when parked requests must end
@@ -92,7 +105,7 @@ func New(o Options) *Service {
 	s := &Service{
 		opts: o, epoch: random32(), typing: newTyping(), presence: newPresence(), meetings: newMeetings(),
 		sessions: newSessions(o.Hub), filters: newFilterCache(o.Cache.Entries(maxFilters)), past: keyed.NewMap[pastKey, storage.Pos](o.Cache.Entries(maxPast)), stopped: make(chan struct{}),
-		scratch: sync.Pool{New: func() any { return new([]byte) }},
+		scratch: sync.Pool{New: func() any { return new(scratch) }},
 	}
 	o.Commits.Subscribe(s.committed)
 	return s
@@ -129,8 +142,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// Tick does what is due by the clock: it ends typing notifications, turns silent devices offline and wakes whoever is to
-// be told.
+// Tick does what is due by the clock: it ends typing notifications, turns silent devices offline and wakes whoever is
+// to be told.
 func (s *Service) Tick(ctx context.Context) {
 	now := s.opts.Now()
 	changed, ended := s.typing.expire(now)
@@ -202,7 +215,8 @@ func (s *Service) spread(ctx context.Context, r presenceRecord, f func(*rooms.Ro
 // spreadsPresence tells whether a room's members see each other's presence.
 func spreadsPresence(room *rooms.Room) bool { return room.Count(rooms.Join) <= presenceRoomLimit }
 
-// SetTyping records that the requester is typing in a room, for timeout or the default time if that is 0, or has stopped.
+// SetTyping records that the requester is typing in a room, for timeout or the default time if that is 0, or has
+// stopped.
 // Spec: client-server-api#put_matrixclientv3roomsroomidtypinguserid
 func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.RoomID, typing bool, timeout time.Duration) error {
 	room, err := s.opts.Rooms.Room(ctx, roomID)
@@ -228,8 +242,8 @@ func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.
 	return nil
 }
 
-// committed is the rooms.Listener of the volatile streams: a user who leaves a room does not type there any more, which other servers
-// conclude from the event; and users who join one are shown each other's presence.
+// committed is the rooms.Listener of the volatile streams: a user who leaves a room does not type there any more, which
+// other servers conclude from the event; and users who join one are shown each other's presence.
 func (s *Service) committed(c *rooms.Commit) {
 	for i := range c.Members {
 		if m := &c.Members[i]; m.Left() {

@@ -50,8 +50,9 @@ type session struct {
 	used time.Time
 	// closed: nobody counts the news any more. A request that still runs then looks everything up.
 	closed bool
-	// told is the position at which the device's own news (account data, to-device messages, device lists, key counts) were
-	// last looked up, -1 for never; checked is sub.News() of just before. While that stands, nothing is newer than told.
+	// told is the position at which the device's own news (account data, to-device messages, device lists, key counts)
+	// were last looked up, -1 for never; checked is sub.News() of just before. While that stands, nothing is newer than
+	// told.
 	told    storage.Pos
 	checked uint64
 	// toldRooms and checkedRooms are the same for the user's rooms.
@@ -119,8 +120,8 @@ func (m *sessions) tick(now time.Time) {
 	}
 }
 
-// quiet tells whether there is no news of the device's own after since; news is sub.News(), asked after the position up to
-// which the answer goes, since news that the position covers would be skipped for good.
+// quiet tells whether there is no news of the device's own after since; news is sub.News(), asked after the position up
+// to which the answer goes, since news that the position covers would be skipped for good.
 func (s *session) quiet(since storage.Pos, news uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

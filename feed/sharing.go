@@ -114,8 +114,8 @@ func (b *builder) leftSharing() error {
 	return nil
 }
 
-// onlyNew drops from those who came the ones who were there before, with a new name perhaps, and from those who went the
-// ones who are still met elsewhere.
+// onlyNew drops from those who came the ones who were there before, with a new name perhaps, and from those who went
+// the ones who are still met elsewhere.
 func (b *builder) onlyNew() error {
 	delete(b.shared.come, b.UserID)
 	delete(b.shared.gone, b.UserID)
@@ -135,7 +135,8 @@ func (b *builder) meets(user id.UserID) bool {
 	return b.anyRoom(func(room *rooms.Room) bool { return room.Membership(user) == rooms.Join })
 }
 
-// newlyMet finds, among those who came, the ones with whom the user is in a room that one of them joined after the token.
+// newlyMet finds, among those who came, the ones with whom the user is in a room that one of them joined after the
+// token.
 func (b *builder) newlyMet(tx *storage.Tx) (map[ident.UserNID]bool, error) {
 	met := map[ident.UserNID]bool{}
 	for _, j := range b.rooms.joined {
@@ -192,7 +193,8 @@ func (b *builder) deviceLists() error {
 	return nil
 }
 
-// DeviceChanges lists whose devices to look at anew between two tokens of /sync, and with whom no room is shared any more.
+// DeviceChanges lists whose devices to look at anew between two tokens of /sync, and with whom no room is shared any
+// more.
 // Spec: client-server-api#get_matrixclientv3keyschanges
 func (s *Service) DeviceChanges(ctx context.Context, who ident.Requester, from, to string) (changed, left []id.UserID, err error) {
 	since, err := s.parseSince(from)

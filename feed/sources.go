@@ -16,11 +16,11 @@ type E2EE interface {
 	ToDevice(tx *storage.Tx, device ident.DeviceNID, since, upTo storage.Pos, limit int) ([]storage.ToDevice, error)
 	// AckToDevice forgets the messages of a device up to a position, which the client has now confirmed.
 	AckToDevice(ctx context.Context, device ident.DeviceNID, upTo storage.Pos) error
-	// DeviceListChanges lists the users whose devices or identity keys changed in (since, upTo] and who share a room with
-	// user; user is listed too.
+	// DeviceListChanges lists the users whose devices or identity keys changed in (since, upTo] and who share a room
+	// with user; user is listed too.
 	DeviceListChanges(tx *storage.Tx, user ident.UserNID, since, upTo storage.Pos) ([]ident.UserNID, error)
-	// KeyCounts counts the unclaimed one-time keys of a device by algorithm, and names the algorithms whose fallback key
-	// nobody was given yet.
+	// KeyCounts counts the unclaimed one-time keys of a device by algorithm, and names the algorithms whose fallback
+	// key nobody was given yet.
 	KeyCounts(tx *storage.Tx, device ident.DeviceNID) (oneTime []storage.KeyCount, unusedFallback []string, err error)
 }
 

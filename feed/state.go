@@ -14,16 +14,17 @@ import (
 
 const memberType = "m.room.member"
 
-// stateWanted says which state of a room an answer gives. A client that applies it, and the timeline after it, must have
-// the room's state at the end. So each entry is given as it is at the end, which covers events that the timeline leaves
-// out because the user may not see them or the filter drops them. An entry that the timeline changes is given as it was
-// at its start instead. Under state_after clients do not apply the timeline, and every entry is given as it is at the end.
+// stateWanted says which state of a room an answer gives. A client that applies it, and the timeline after it, must
+// have the room's state at the end. So each entry is given as it is at the end, which covers events that the timeline
+// leaves out because the user may not see them or the filter drops them. An entry that the timeline changes is given as
+// it was at its start instead. Under state_after clients do not apply the timeline, and every entry is given as it is
+// at the end.
 type stateWanted struct {
 	room        *rooms.Room
 	since       storage.Pos // the client knows the state at this position; 0: nothing
 	sinceMember storage.Pos // the same for members
 	start       *statePoint // of the timeline
-	end         *statePoint
+	end         statePoint
 	shown       map[pdu.StateKey]bool // entries that the timeline changes
 	window      window                // of since
 	lazy        bool                  // members only where needed, or changed since sinceMember
@@ -56,7 +57,7 @@ func (b *builder) atEnd(q *stateWanted, key pdu.StateKey) (storage.Pos, error) {
 		if key == b.ownKey() {
 			return q.left.newest().Pos, nil
 		}
-		return b.entryAt(q, q.end, key)
+		return b.entryAt(q, &q.end, key)
 	}
 	var pos storage.Pos
 	if ofMembers(key) {
@@ -69,7 +70,7 @@ func (b *builder) atEnd(q *stateWanted, key pdu.StateKey) (storage.Pos, error) {
 	if pos <= b.upTo {
 		return pos, nil
 	}
-	return b.entryAt(q, q.end, key)
+	return b.entryAt(q, &q.end, key)
 }
 
 // ownKey is the key of the user's own member event.
@@ -92,7 +93,8 @@ func (b *builder) entryAt(q *stateWanted, p *statePoint, key pdu.StateKey) (stor
 	return b.stateKeyOf(p.event.Snapshot, key)
 }
 
-// before returns the newest event of the window before a place in the timeline that sets an entry; nil if there is none.
+// before returns the newest event of the window before a place in the timeline that sets an entry; nil if there is
+// none.
 func (w *window) before(order ident.Order, key pdu.StateKey) *rooms.Event {
 	for _, e := range slices.Backward(w.events) {
 		if k, isState := stateKey(e); isState && k == key && e.Order < order {
@@ -102,10 +104,10 @@ func (w *window) before(order ident.Order, key pdu.StateKey) *rooms.Event {
 	return nil
 }
 
-// settle notes which entries the timeline changes. If the last change of an entry in the timeline is not its value at the end, since a
-// later change is hidden from the user, the client would end up with the wrong state: the timeline is then cut after that change, as if
-// there were a gap. It is not cut if state resolution chose an earlier value, because another server could use that to hide messages.
-// Clients that need the right state there use state_after.
+// settle notes which entries the timeline changes. If the last change of an entry in the timeline is not its value at
+// the end, since a later change is hidden from the user, the client would end up with the wrong state: the timeline is
+// then cut after that change, as if there were a gap. It is not cut if state resolution chose an earlier value, because
+// another server could use that to hide messages. Clients that need the right state there use state_after.
 func (b *builder) settle(q *stateWanted, t *timeline) error {
 	for i, e := range slices.Backward(t.events) {
 		key, isState := stateKey(e)
@@ -259,8 +261,8 @@ func stateKey(e *rooms.Event) (pdu.StateKey, bool) {
 	return pdu.StateKey{Type: e.Type(), Key: key}, isState
 }
 
-// skips reports whether an entry of the state is none that the client wants as such: neededMembers adds members that lazy
-// loading skips.
+// skips reports whether an entry of the state is none that the client wants as such: neededMembers adds members that
+// lazy loading skips.
 func (q *stateWanted) skips(key pdu.StateKey, changed storage.Pos) bool {
 	if !ofMembers(key) {
 		return changed <= q.since
@@ -288,7 +290,7 @@ func (g *stateGatherer) fromHead() error {
 	if err := g.lookUp(g.q.start, before); err != nil {
 		return err
 	}
-	return g.lookUp(g.q.end, later)
+	return g.lookUp(&g.q.end, later)
 }
 
 // lookUp adds the entries of a past state that the client does not know.

@@ -18,8 +18,8 @@ const (
 	// maxTimeout bounds a long poll; proxies between cut longer ones off anyway.
 	maxTimeout = 5 * time.Minute
 	// crowd is the number of waiting requests from which one that is woken within hasty of its begin rests for coalesce
-	// before it looks: where so much happens that everybody is woken as soon as they wait, what comes in that time shares
-	// one answer. In a quieter room nobody rests, and hears at once.
+	// before it looks: where so much happens that everybody is woken as soon as they wait, what comes in that time
+	// shares one answer. In a quieter room nobody rests, and hears at once.
 	crowd    = 32
 	hasty    = 20 * time.Millisecond
 	coalesce = 5 * time.Millisecond
@@ -46,8 +46,8 @@ type request struct {
 	session *session
 }
 
-// Sync answers with what is new to a client, waiting for it up to the timeout. The answer is a JSON object that the caller
-// may keep.
+// Sync answers with what is new to a client, waiting for it up to the timeout. The answer is a JSON object that the
+// caller may keep.
 // Spec: client-server-api#get_matrixclientv3sync
 func (s *Service) Sync(ctx context.Context, q SyncRequest) (json.RawMessage, error) {
 	presence := event.PresenceOnline
@@ -151,8 +151,8 @@ func (s *Service) parseSince(text string) (Token, error) {
 	return t, nil
 }
 
-// acknowledge forgets the to-device messages that the client confirms by coming back with a token. On a full disk they stay
-// until the next token is confirmed, so that reading goes on.
+// acknowledge forgets the to-device messages that the client confirms by coming back with a token. On a full disk they
+// stay until the next token is confirmed, so that reading goes on.
 func (s *Service) acknowledge(ctx context.Context, r *request) error {
 	if s.opts.E2EE == nil || r.DeviceNID == 0 || r.initial || !r.session.acknowledge(r.since.ToDevice) {
 		return nil

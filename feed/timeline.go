@@ -3,7 +3,6 @@ package feed
 import (
 	"slices"
 
-	"ebb/canonjson"
 	"ebb/history"
 	"ebb/ident"
 	"ebb/rooms"
@@ -74,12 +73,11 @@ func byPos(e *rooms.Event, pos storage.Pos) int {
 	return 0
 }
 
-// timeline selects the newest events after since (exclusive) up to last (inclusive) that the viewer may see and the filter
-// lets through.
-func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos) (timeline, error) {
+// timeline selects up to limit of the newest events after since (exclusive) up to last (inclusive) that the user may
+// see and the filter admits.
+func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos, limit int) (timeline, error) {
 	t := timeline{last: last, view: b.opts.History.View(room, b.Requester)}
 	t.begin()
-	limit := b.filter.timelineLimit()
 	if !b.filter.Room.Timeline.room(string(room.ID())) {
 		return t, nil
 	}
@@ -133,8 +131,8 @@ func (k *timelineWalk) page() ([]*rooms.Event, error) {
 	return k.view.Visible(k.b.ctx, k.b.tx, kept)
 }
 
-// next gives the next older stretch, and ends the walk where something is missing before an event: what is older does not
-// belong to the same timeline, so long as nobody has asked for what lies between.
+// next gives the next older stretch, and ends the walk where something is missing before an event: what is older does
+// not belong to the same timeline, so long as nobody has asked for what lies between.
 func (k *timelineWalk) next() ([]*rooms.Event, error) {
 	events, err := k.stretch()
 	for i := len(events) - 1; i >= 0; i-- {
@@ -177,71 +175,4 @@ func (k *timelineWalk) stretch() ([]*rooms.Event, error) {
 		return err
 	})
 	return events, err
-}
-
-// writeEvents appends the events of a timeline, comma separated, as the client asked for them.
-func (b *builder) writeEvents(room *rooms.Room, t *timeline) (err error) {
-	switch {
-	case len(t.events) == 0:
-		return nil
-	case b.filter.Federation:
-		return b.writeRaw(room, t.events)
-	}
-	opt := history.FormOptions{Bundle: mayBeRelated(room, t.events)}
-	if b.filter.EventFields == nil {
-		b.out, err = t.view.Append(b.ctx, b.tx, b.out, t.events, opt)
-		return err
-	}
-	for i := range t.events {
-		var form []byte
-		if form, err = t.view.Append(b.ctx, b.tx, nil, t.events[i:i+1], opt); err != nil {
-			return err
-		}
-		b.out = selectFields(b.list(), form, b.filter.EventFields)
-	}
-	return nil
-}
-
-// mayBeRelated tells whether an event may relate to one of these. A client that is woken by a message gets it without a
-// look into the database: whatever relates to it came later and is in memory.
-func mayBeRelated(room *rooms.Room, events []*rooms.Event) bool {
-	ring, reach := room.Ring()
-	oldest := events[0].Pos
-	if oldest <= reach {
-		return true
-	}
-	later, _ := slices.BinarySearchFunc(ring, oldest+1, byPos)
-	return slices.ContainsFunc(ring[later:], func(e *rooms.Event) bool {
-		_, relates := canonjson.Get(e.Content(), "m.relates_to")
-		return relates
-	})
-}
-
-// writeRaw appends events in the form in which servers exchange them.
-func (b *builder) writeRaw(room *rooms.Room, events []*rooms.Event) error {
-	shown, err := b.opts.History.Shown(b.ctx, b.tx, room, events, b.Requester)
-	for _, e := range shown {
-		b.out = append(b.list(), e.JSON()...)
-	}
-	return err
-}
-
-// writeState appends events of a state of a room, comma separated.
-func (b *builder) writeState(room *rooms.Room, events []*rooms.Event) (err error) {
-	switch {
-	case len(events) == 0:
-	case b.filter.Federation:
-		err = b.writeRaw(room, events)
-	case b.filter.EventFields == nil:
-		b.out, err = b.opts.History.AppendState(b.ctx, b.tx, b.out, room, events, b.Requester)
-	default:
-		for _, e := range events {
-			var form []byte
-			if form, err = b.opts.History.AppendState(b.ctx, b.tx, nil, room, []*rooms.Event{e}, b.Requester); err != nil {
-				return err
-			}
-			b.out = selectFields(b.list(), form, b.filter.EventFields)
-		}
-	}
-	return err
 }

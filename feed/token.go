@@ -14,9 +14,9 @@ import (
 //
 // position is of the durable stream; typing and presence are serials of the volatile streams, which mean something only
 // within the epoch (one run of the server) that allotted them. typing carries a trailing "a" while the client was shown
-// somebody typing, so that a later run knows whether there is a list to clear. chain names the initial sync from which the
-// client went on: what one chain was told says nothing about what another one knows. todevice stands only where an answer
-// could not hold all messages for the device: they were given up to there.
+// somebody typing, so that a later run knows whether there is a list to clear. chain names the initial sync from which
+// the client went on: what one chain was told says nothing about what another one knows. todevice stands only where an
+// answer could not hold all messages for the device: they were given up to there.
 type Token struct {
 	Pos      storage.Pos
 	Epoch    uint32

@@ -16,8 +16,8 @@ const (
 	defaultTyping = 30 * time.Second
 	// maxTyping bounds it: clients repeat theirs every few seconds.
 	maxTyping = 2 * time.Minute
-	// typingRepeat is how often other servers are told again of somebody who goes on typing: they end it by themselves after a
-	// time of their own, half a minute at the least.
+	// typingRepeat is how often other servers are told again of somebody who goes on typing: they end it by themselves
+	// after a time of their own, half a minute at the least.
 	typingRepeat = 20 * time.Second
 	// remoteTyping is how long the notification of another server lasts. They repeat theirs every forty seconds or so.
 	remoteTyping = time.Minute
@@ -58,8 +58,8 @@ type typingEnd struct {
 
 func newTyping() *typing { return &typing{rooms: map[ident.RoomNID]*typingRoom{}} }
 
-// set records that a user types until a moment, or (zero) that the user stopped. It tells whether the room's list changed,
-// and whether other servers are to be told.
+// set records that a user types until a moment, or (zero) that the user stopped. It tells whether the room's list
+// changed, and whether other servers are to be told.
 func (t *typing) set(room ident.RoomNID, w typist, now time.Time) (changed, tell bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -98,8 +98,8 @@ func (t *typing) touch(r *typingRoom, now time.Time) {
 	r.serial, r.changed = t.serial, now
 }
 
-// expire drops who has not repeated in time and gives the rooms whose list changed, and which users of this server it was.
-// Lists that have long been empty are forgotten.
+// expire drops who has not repeated in time and gives the rooms whose list changed, and which users of this server it
+// was. Lists that have long been empty are forgotten.
 func (t *typing) expire(now time.Time) (changed []ident.RoomNID, ended []typingEnd) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -182,18 +182,13 @@ func (t *typing) current(room ident.RoomNID) []typist {
 	return nil
 }
 
-// appendTyping appends an m.typing event of the users that keep admits.
-func appendTyping(dst []byte, typists []typist, keep func(typist) bool) []byte {
+// appendTyping appends an m.typing event.
+func appendTyping(dst []byte, typists []typist) []byte {
 	dst = append(dst, `{"content":{"user_ids":[`...)
-	first := true
-	for _, w := range typists {
-		if !keep(w) {
-			continue
-		}
-		if !first {
+	for i, w := range typists {
+		if i > 0 {
 			dst = append(dst, ',')
 		}
-		first = false
 		dst = canonjson.AppendString(dst, string(w.user))
 	}
 	return append(dst, `]},"type":"m.typing"}`...)
