@@ -17,13 +17,12 @@ import (
 type builder struct {
 	*Service
 	*request
-	ctx  context.Context
 	tx   *storage.Tx // one for the whole answer where that is large, else nil
 	now  time.Time
 	upTo storage.Pos
 	next Token // the answer's next_batch
 
-	rooms  roomPlan
+	plan   roomPlan
 	typed  typingView
 	own    ownNews
 	shared sharing
@@ -57,7 +56,7 @@ type joinedRoom struct {
 
 // build makes an answer; nil when there is nothing to tell and the client may wait (final is false).
 func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
-	b := &builder{Service: s, request: r, ctx: ctx, now: s.opts.Now(), partial: r.filter.Room.State.LazyLoadMembers}
+	b := &builder{Service: s, request: r, now: s.opts.Now(), partial: r.filter.Room.State.LazyLoadMembers}
 	// The counts from before the position are remembered with what is looked up: it covers at least their news. Whether
 	// anything is looked up at all is judged by the counts from after it: the position may cover news that came in
 	// between.
@@ -69,25 +68,25 @@ func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMe
 		r.count(false)
 		return b.nothing(), nil
 	}
-	answer, err := b.build(own, final)
+	answer, err := b.build(ctx, own, final)
 	if err == nil {
 		r.session.seenRooms(b.upTo, inRooms)
 	}
 	return answer, err
 }
 
-func (b *builder) build(news uint64, final bool) (answer json.RawMessage, err error) {
-	if err := b.plan(); err != nil {
+func (b *builder) build(ctx context.Context, news uint64, final bool) (answer json.RawMessage, err error) {
+	if err := b.makePlan(ctx); err != nil {
 		return nil, err
 	}
-	if b.ignored, err = b.opts.Rooms.Ignores(b.ctx, nil, b.UserNID); err != nil {
+	if b.ignored, err = b.opts.Rooms.Ignores(ctx, nil, b.UserNID); err != nil {
 		return nil, err
 	}
 	if !b.large() {
 		own := b.scratch.Get().(*scratch)
 		defer b.scratch.Put(own)
 		b.out, b.news = own.out[:0], &own.news
-		answer, err := b.answer(news, final)
+		answer, err := b.answer(ctx, news, final)
 		if cap(b.out) <= maxScratch {
 			own.out = b.out
 		}
@@ -95,11 +94,11 @@ func (b *builder) build(news uint64, final bool) (answer json.RawMessage, err er
 		return slices.Clone(answer), err
 	}
 	b.news = new(roomNews)
-	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.rooms.joined)))
+	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.plan.joined)))
 	// A large answer is a share of what the database can do at a time, as other large reads of the user are.
-	err = b.opts.DB.Read(storage.Requested(b.ctx, string(b.UserID)), func(tx *storage.Tx) (err error) {
+	err = b.opts.DB.Read(storage.Requested(ctx, string(b.UserID)), func(tx *storage.Tx) (err error) {
 		b.tx = tx
-		answer, err = b.answer(news, final)
+		answer, err = b.answer(ctx, news, final)
 		return err
 	})
 	return answer, err
@@ -142,24 +141,24 @@ const (
 func (b *builder) large() bool { return b.initial || b.FullState }
 
 // read runs f in the answer's transaction, or in one of its own.
-func (b *builder) read(f func(tx *storage.Tx) error) error {
+func (b *builder) read(ctx context.Context, f func(tx *storage.Tx) error) error {
 	if b.tx != nil {
 		return f(b.tx)
 	}
-	return b.opts.DB.Read(b.ctx, f)
+	return b.opts.DB.Read(ctx, f)
 }
 
-// plan fixes the position up to which the answer goes and sorts the user's rooms.
-func (b *builder) plan() error {
-	memberships, err := b.memberships()
+// makePlan fixes the position up to which the answer goes and sorts the user's rooms.
+func (b *builder) makePlan(ctx context.Context) error {
+	memberships, err := b.memberships(ctx)
 	if err != nil {
 		return err
 	}
 	b.next = Token{Pos: b.upTo, Epoch: b.epoch, Chain: b.since.Chain}
 	b.typed = b.Service.typing.view(b.since, b.epoch, b.initial)
 	b.next.Typing = b.typed.serial
-	b.rooms.all = memberships
-	if err := b.planJoined(); err != nil {
+	b.plan.all = memberships
+	if err := b.planJoined(ctx); err != nil {
 		return err
 	}
 	for _, m := range memberships {
@@ -168,15 +167,15 @@ func (b *builder) plan() error {
 		case rooms.Join: // planJoined
 		case rooms.Invite:
 			if news || b.FullState {
-				b.rooms.invited = append(b.rooms.invited, m)
+				b.plan.invited = append(b.plan.invited, m)
 			}
 		case rooms.Knock:
 			if news || b.FullState {
-				b.rooms.knocked = append(b.rooms.knocked, m)
+				b.plan.knocked = append(b.plan.knocked, m)
 			}
 		default:
 			if !b.initial && m.Changed > b.since.Pos || b.initial && b.filter.Room.IncludeLeave && !m.Forgotten {
-				b.rooms.left = append(b.rooms.left, m)
+				b.plan.left = append(b.plan.left, m)
 			}
 		}
 	}
@@ -185,10 +184,10 @@ func (b *builder) plan() error {
 
 // memberships reads the user's memberships as they are at upTo: newer ones would belong to the next answer, and their
 // events with them.
-func (b *builder) memberships() ([]rooms.RoomMembership, error) {
+func (b *builder) memberships(ctx context.Context) ([]rooms.RoomMembership, error) {
 	for {
 		b.upTo = b.opts.DB.Announced()
-		list, err := b.opts.Rooms.Memberships(b.ctx, b.UserNID)
+		list, err := b.opts.Rooms.Memberships(ctx, b.UserNID)
 		if err != nil {
 			return nil, err
 		}
@@ -196,22 +195,22 @@ func (b *builder) memberships() ([]rooms.RoomMembership, error) {
 			return list, nil
 		}
 		// A join or the like was committed in between; each further turn needs another one.
-		if err := b.ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 	}
 }
 
 // planJoined selects among the rooms that the user is in.
-func (b *builder) planJoined() error {
+func (b *builder) planJoined(ctx context.Context) error {
 	var joined []rooms.RoomMembership
 	var nids []ident.RoomNID
-	for _, m := range b.rooms.all {
+	for _, m := range b.plan.all {
 		if m.Membership == rooms.Join {
 			joined, nids = append(joined, m), append(nids, m.Room)
 		}
 	}
-	list, err := b.opts.Rooms.RoomsByNID(b.ctx, nids)
+	list, err := b.opts.Rooms.RoomsByNID(ctx, nids)
 	if err != nil {
 		return err
 	}
@@ -235,7 +234,7 @@ func (b *builder) planRoom(m rooms.RoomMembership, room *rooms.Room) {
 	_, typing := b.typed.rooms[m.Room]
 	fresh := b.initial || since > b.since.Pos
 	if fresh || b.FullState || room.Last() > b.since.Pos || typing || b.typed.rest {
-		b.rooms.joined = append(b.rooms.joined, joinedRoom{RoomMembership: m, room: room, fresh: fresh})
+		b.plan.joined = append(b.plan.joined, joinedRoom{RoomMembership: m, room: room, fresh: fresh})
 	}
 }
 
@@ -245,21 +244,21 @@ func (b *builder) withheld(room *rooms.Room) bool {
 }
 
 // planData adds the rooms in which only the user's account data changed.
-func (b *builder) planData() error {
+func (b *builder) planData(ctx context.Context) error {
 	for nid := range b.own.roomData {
-		if slices.ContainsFunc(b.rooms.joined, func(j joinedRoom) bool { return j.Room == nid }) {
+		if slices.ContainsFunc(b.plan.joined, func(j joinedRoom) bool { return j.Room == nid }) {
 			continue
 		}
-		i := slices.IndexFunc(b.rooms.all, func(m rooms.RoomMembership) bool { return m.Room == nid && m.Membership == rooms.Join })
+		i := slices.IndexFunc(b.plan.all, func(m rooms.RoomMembership) bool { return m.Room == nid && m.Membership == rooms.Join })
 		if i < 0 {
 			continue
 		}
-		room, err := b.opts.Rooms.RoomByNID(b.ctx, nid)
+		room, err := b.opts.Rooms.RoomByNID(ctx, nid)
 		if err != nil {
 			return err
 		}
 		if !b.withheld(room) {
-			b.rooms.joined = append(b.rooms.joined, joinedRoom{RoomMembership: b.rooms.all[i], room: room})
+			b.plan.joined = append(b.plan.joined, joinedRoom{RoomMembership: b.plan.all[i], room: room})
 		}
 	}
 	return nil
@@ -267,14 +266,14 @@ func (b *builder) planData() error {
 
 // anyRoom tells whether f is true of one of the rooms that the user is in. One that cannot be read counts as none, and
 // is logged where it is.
-func (b *builder) anyRoom(f func(*rooms.Room) bool) bool {
-	return slices.ContainsFunc(b.rooms.all, func(m rooms.RoomMembership) bool {
+func (b *builder) anyRoom(ctx context.Context, f func(*rooms.Room) bool) bool {
+	return slices.ContainsFunc(b.plan.all, func(m rooms.RoomMembership) bool {
 		if m.Membership != rooms.Join {
 			return false
 		}
-		room, err := b.opts.Rooms.RoomByNID(b.ctx, m.Room)
+		room, err := b.opts.Rooms.RoomByNID(ctx, m.Room)
 		if err != nil {
-			b.opts.Log.WarnContext(b.ctx, "A user's room is not there", "room", m.Room, "error", err)
+			b.opts.Log.WarnContext(ctx, "A user's room is not there", "room", m.Room, "error", err)
 			return false
 		}
 		return f(room)
@@ -282,21 +281,21 @@ func (b *builder) anyRoom(f func(*rooms.Room) bool) bool {
 }
 
 // answer writes the answer.
-func (b *builder) answer(news uint64, final bool) (json.RawMessage, error) {
-	if err := b.ownNews(news); err != nil {
+func (b *builder) answer(ctx context.Context, news uint64, final bool) (json.RawMessage, error) {
+	if err := b.ownNews(ctx, news); err != nil {
 		return nil, err
 	}
-	if err := b.planData(); err != nil {
+	if err := b.planData(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.sharingNews(); err != nil {
+	if err := b.sharingNews(ctx); err != nil {
 		return nil, err
 	}
 	b.out = append(b.out, '{')
-	if err := b.writeRooms(); err != nil {
+	if err := b.writeRooms(ctx); err != nil {
 		return nil, err
 	}
-	b.writePresence(b.presenceNews())
+	b.writePresence(b.presenceNews(ctx))
 	b.writeOwn()
 	if !b.some && !final {
 		return nil, nil

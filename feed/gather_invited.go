@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"maunium.net/go/mautrix/id"
 
 	"ebb/rooms"
@@ -8,8 +9,8 @@ import (
 
 // gatherStripped gathers the stripped state of a room that the user is invited to or knocks on. It reports whether the
 // room is part of the answer; invites by users whom the user ignores are not.
-func (b *builder) gatherStripped(m *rooms.RoomMembership, n *roomNews) (bool, error) {
-	room, err := b.opts.Rooms.RoomByNID(b.ctx, m.Room)
+func (b *builder) gatherStripped(ctx context.Context, m *rooms.RoomMembership, n *roomNews) (bool, error) {
+	room, err := b.opts.Rooms.RoomByNID(ctx, m.Room)
 	if err != nil {
 		return false, err
 	}
@@ -17,7 +18,7 @@ func (b *builder) gatherStripped(m *rooms.RoomMembership, n *roomNews) (bool, er
 	if own == nil || !b.admits(room) || b.ignores(own.Sender()) {
 		return false, nil
 	}
-	events, err := b.opts.Rooms.StrippedState(b.ctx, b.UserNID, room)
+	events, err := b.opts.Rooms.StrippedState(ctx, b.UserNID, room)
 	if err != nil {
 		return false, err
 	}

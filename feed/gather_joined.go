@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"time"
@@ -52,11 +53,11 @@ func (n *roomNews) reset(q roomQuery) { *n = roomNews{roomQuery: q, stripped: n.
 
 // gatherJoined gathers what is new in a joined room. It reports whether anything is.
 // Spec: client-server-api#get_matrixclientv3sync, rooms.join
-func (b *builder) gatherJoined(j *joinedRoom, n *roomNews) (bool, error) {
+func (b *builder) gatherJoined(ctx context.Context, j *joinedRoom, n *roomNews) (bool, error) {
 	if !b.admits(j.room) {
 		return false, nil
 	}
-	return b.gatherRoom(b.query(j.room, j.fresh), n)
+	return b.gatherRoom(ctx, b.query(j.room, j.fresh), n)
 }
 
 // query returns what a /sync asks of a room. fresh says that the room is new to the client.
@@ -72,34 +73,34 @@ func (b *builder) query(room *rooms.Room, fresh bool) roomQuery {
 }
 
 // gatherRoom gathers what q asks of a joined room. It reports whether anything is new.
-func (b *builder) gatherRoom(q roomQuery, n *roomNews) (news bool, err error) {
+func (b *builder) gatherRoom(ctx context.Context, q roomQuery, n *roomNews) (news bool, err error) {
 	n.reset(q)
 	n.window = b.window(q.room, q.since)
-	if n.timeline, err = b.timeline(q.room, n.window, q.since, b.upTo, q.limit); err != nil {
+	if n.timeline, err = b.timeline(ctx, q.room, n.window, q.since, b.upTo, q.limit); err != nil {
 		return false, err
 	}
 	if q.fresh() && !q.initial && !n.timeline.fromCreation() {
 		n.timeline.limited = true // there is a gap between what the client had of the room, nothing, and its timeline
 	}
-	if err := b.planState(n); err != nil {
+	if err := b.planState(ctx, n); err != nil {
 		return false, err
 	}
 	b.gatherSummary(n)
-	if err := b.gatherJoinedState(n); err != nil {
+	if err := b.gatherJoinedState(ctx, n); err != nil {
 		return false, err
 	}
-	if err := b.gatherReceipts(n); err != nil {
+	if err := b.gatherReceipts(ctx, n); err != nil {
 		return false, err
 	}
 	b.gatherTyping(n)
-	if err := b.gatherRoomData(n); err != nil {
+	if err := b.gatherRoomData(ctx, n); err != nil {
 		return false, err
 	}
 	if !n.any() {
 		return false, nil
 	}
 	b.noteTimeline(n)
-	n.unread, err = b.opts.History.Unread(b.ctx, b.tx, b.UserNID, q.room.NID())
+	n.unread, err = b.opts.History.Unread(ctx, b.tx, b.UserNID, q.room.NID())
 	return true, err
 }
 
@@ -142,7 +143,7 @@ func (b *builder) noteActivity(events []*rooms.Event) {
 }
 
 // planState decides which state of a joined room to gather. It may cut the timeline.
-func (b *builder) planState(n *roomNews) error {
+func (b *builder) planState(ctx context.Context, n *roomNews) error {
 	q := &n.wanted
 	*q = stateWanted{
 		room: n.room, since: n.since, sinceMember: n.since, end: statePoint{pos: b.upTo + 1}, window: n.window,
@@ -153,22 +154,22 @@ func (b *builder) planState(n *roomNews) error {
 	}
 	if q.lazy && q.since == 0 {
 		var err error
-		if q.sinceMember, err = b.knownMembers(&n.roomQuery); err != nil {
+		if q.sinceMember, err = b.knownMembers(ctx, &n.roomQuery); err != nil {
 			return err
 		}
 	}
 	if n.stateAfter {
 		return nil
 	}
-	return b.settle(q, &n.timeline)
+	return b.settle(ctx, q, &n.timeline)
 }
 
 // gatherJoinedState gathers the state of a joined room as planState decided.
-func (b *builder) gatherJoinedState(n *roomNews) error {
+func (b *builder) gatherJoinedState(ctx context.Context, n *roomNews) error {
 	if n.lazy {
 		n.wanted.needed = b.neededMembers(n)
 	}
-	return b.gatherState(n)
+	return b.gatherState(ctx, n)
 }
 
 // neededMembers returns the users whose member events a client needs to show the timeline and the summary; in a new
@@ -187,12 +188,12 @@ func (b *builder) neededMembers(n *roomNews) []id.UserID {
 }
 
 // gatherState gathers the wanted state, as far as the filter admits it.
-func (b *builder) gatherState(n *roomNews) (err error) {
+func (b *builder) gatherState(ctx context.Context, n *roomNews) (err error) {
 	f := &b.filter.Room.State
 	if !f.room(string(n.room.ID())) {
 		return nil
 	}
-	if n.state, err = b.stateFor(&n.wanted); err != nil {
+	if n.state, err = b.stateFor(ctx, &n.wanted); err != nil {
 		return err
 	}
 	n.state = slices.DeleteFunc(n.state, func(e *rooms.Event) bool { return !f.event(e.Type(), string(e.Sender()), e.Content()) })
@@ -200,11 +201,11 @@ func (b *builder) gatherState(n *roomNews) (err error) {
 }
 
 // gatherReceipts gathers the receipts that changed, or the newest ones of a room that is new to the client.
-func (b *builder) gatherReceipts(n *roomNews) error {
+func (b *builder) gatherReceipts(ctx context.Context, n *roomNews) error {
 	if n.room.LastReceipt() <= n.since {
 		return nil
 	}
-	err := b.read(func(tx *storage.Tx) (err error) {
+	err := b.read(ctx, func(tx *storage.Tx) (err error) {
 		if n.receipts, err = tx.ReceiptsSince(n.room.NID(), n.since, b.upTo, b.UserNID, maxReceipts); err != nil || len(n.receipts) < maxReceipts {
 			return err
 		}
@@ -245,10 +246,10 @@ func (b *builder) gatherTyping(n *roomNews) {
 
 // gatherRoomData gathers the user's account data of a room: what changed, or all of it in a room that is new to the
 // client, because the user may have been in it before.
-func (b *builder) gatherRoomData(n *roomNews) error {
+func (b *builder) gatherRoomData(ctx context.Context, n *roomNews) error {
 	data := b.own.roomData[n.room.NID()]
 	if n.fresh() && !n.initial {
-		err := b.read(func(tx *storage.Tx) (err error) {
+		err := b.read(ctx, func(tx *storage.Tx) (err error) {
 			data, err = tx.RoomAccountData(b.UserNID, n.room.NID(), b.upTo)
 			return err
 		})

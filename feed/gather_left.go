@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"slices"
 
 	"maunium.net/go/mautrix/id"
@@ -28,23 +29,23 @@ func (d *departure) newest() *rooms.Event {
 
 // gatherLeft gathers what happened in a room until the user left it or was removed. It reports whether the room is part
 // of the answer.
-func (b *builder) gatherLeft(m *rooms.RoomMembership, n *roomNews) (bool, error) {
-	room, err := b.opts.Rooms.RoomByNID(b.ctx, m.Room)
+func (b *builder) gatherLeft(ctx context.Context, m *rooms.RoomMembership, n *roomNews) (bool, error) {
+	room, err := b.opts.Rooms.RoomByNID(ctx, m.Room)
 	if err != nil {
 		return false, err
 	}
 	if !b.admits(room) {
 		return false, nil
 	}
-	d, err := b.departure(room, m.Position)
+	d, err := b.departure(ctx, room, m.Position)
 	if err != nil || d.newest() == nil {
 		return false, err
 	}
 	n.reset(b.query(room, d.leave == nil || d.joined > b.since.Pos))
-	if err := b.planLeft(n, d); err != nil {
+	if err := b.planLeft(ctx, n, d); err != nil {
 		return false, err
 	}
-	if err := b.gatherState(n); err != nil {
+	if err := b.gatherState(ctx, n); err != nil {
 		return false, err
 	}
 	n.data = b.admittedData(n.room, b.own.roomData[m.Room])
@@ -53,14 +54,14 @@ func (b *builder) gatherLeft(m *rooms.RoomMembership, n *roomNews) (bool, error)
 }
 
 // planLeft gathers the timeline of a room that the user has left, and decides which state to gather.
-func (b *builder) planLeft(n *roomNews, d *departure) error {
+func (b *builder) planLeft(ctx context.Context, n *roomNews, d *departure) error {
 	q := &n.wanted
 	*q = stateWanted{room: n.room, since: n.since, sinceMember: n.since, lazy: n.lazy, left: d}
-	if err := b.lastTimeline(n, d); err != nil {
+	if err := b.lastTimeline(ctx, n, d); err != nil {
 		return err
 	}
 	if !n.stateAfter {
-		if err := b.settle(q, &n.timeline); err != nil {
+		if err := b.settle(ctx, q, &n.timeline); err != nil {
 			return err
 		}
 	}
@@ -76,7 +77,7 @@ func (b *builder) planLeft(n *roomNews, d *departure) error {
 // lastTimeline gathers the events of a room up to the user's departure, and after it the user's own member events
 // since, which are shown under any history visibility because they concern the user. A user who was not in the room
 // since the token gets the newest of those and nothing else: the end of the invite or the knock, or a ban.
-func (b *builder) lastTimeline(n *roomNews, d *departure) (err error) {
+func (b *builder) lastTimeline(ctx context.Context, n *roomNews, d *departure) (err error) {
 	t, q := &n.timeline, &n.wanted
 	if d.leave == nil {
 		*t = timeline{last: d.newest().Pos, view: b.opts.History.View(n.room, b.Requester)}
@@ -85,14 +86,14 @@ func (b *builder) lastTimeline(n *roomNews, d *departure) (err error) {
 		return nil
 	}
 	if n.fresh() && q.lazy {
-		if q.sinceMember, err = b.knownMembers(&n.roomQuery); err != nil {
+		if q.sinceMember, err = b.knownMembers(ctx, &n.roomQuery); err != nil {
 			return err
 		}
 	}
 	q.end = statePoint{pos: d.leave.Pos, event: d.leave}
 	q.window = b.window(n.room, n.since)
 	q.window.events = slices.DeleteFunc(slices.Clone(q.window.events), func(e *rooms.Event) bool { return e.Pos > d.leave.Pos })
-	if *t, err = b.timeline(n.room, q.window, n.since, d.leave.Pos, n.limit); err != nil {
+	if *t, err = b.timeline(ctx, n.room, q.window, n.since, d.leave.Pos, n.limit); err != nil {
 		return err
 	}
 	b.appendOwn(n, d.after)
@@ -128,9 +129,9 @@ func senders(events []*rooms.Event) []id.UserID {
 }
 
 // departure finds out how the user left a room; pos is the position of the user's current member event.
-func (b *builder) departure(room *rooms.Room, pos storage.Pos) (*departure, error) {
+func (b *builder) departure(ctx context.Context, room *rooms.Room, pos storage.Pos) (*departure, error) {
 	d := &departure{}
-	err := b.eachOwnMember(room, pos, func(e *rooms.Event) bool {
+	err := b.eachOwnMember(ctx, room, pos, func(e *rooms.Event) bool {
 		switch {
 		case membership(e) == rooms.Join:
 			if d.leave == nil && len(d.after) > 0 {
@@ -158,8 +159,8 @@ func membership(e *rooms.Event) rooms.Membership {
 const maxOwnMembers = 200
 
 // eachOwnMember calls f for the user's member events in a room, from the one at pos backwards, until f returns false.
-func (b *builder) eachOwnMember(room *rooms.Room, pos storage.Pos, f func(*rooms.Event) bool) error {
-	return b.read(func(tx *storage.Tx) error {
+func (b *builder) eachOwnMember(ctx context.Context, room *rooms.Room, pos storage.Pos, f func(*rooms.Event) bool) error {
+	return b.read(ctx, func(tx *storage.Tx) error {
 		for range maxOwnMembers {
 			events, err := eventsAt(tx, room, []storage.Pos{pos})
 			if err != nil || len(events) == 0 || !f(events[0]) {
@@ -175,12 +176,12 @@ func (b *builder) eachOwnMember(room *rooms.Room, pos storage.Pos, f func(*rooms
 
 // knownMembers returns the position at which the client knows the members of a room of which it gets all other state:
 // the token's if the user was in the room then, and may have left and rejoined since; else 0.
-func (b *builder) knownMembers(q *roomQuery) (since storage.Pos, err error) {
+func (b *builder) knownMembers(ctx context.Context, q *roomQuery) (since storage.Pos, err error) {
 	m := q.room.MemberOf(b.UserID)
 	if q.initial || m == nil {
 		return 0, nil
 	}
-	err = b.eachOwnMember(q.room, m.Pos, func(e *rooms.Event) bool {
+	err = b.eachOwnMember(ctx, q.room, m.Pos, func(e *rooms.Event) bool {
 		if e.Pos <= q.token && membership(e) == rooms.Join {
 			since = q.token
 		}
@@ -190,8 +191,8 @@ func (b *builder) knownMembers(q *roomQuery) (since storage.Pos, err error) {
 }
 
 // fromSnapshot adds the state of a room as it was when the user left.
-func (g *stateGatherer) fromSnapshot() error {
-	if err := g.readAll(&g.q.end); err != nil {
+func (g *stateGatherer) fromSnapshot(ctx context.Context) error {
+	if err := g.readAll(ctx, &g.q.end); err != nil {
 		return err
 	}
 	g.q.end.entries[g.b.ownKey()] = g.q.left.newest().Pos
@@ -205,8 +206,8 @@ func (g *stateGatherer) fromSnapshot() error {
 			g.add(key, pos, nil)
 		}
 	}
-	if err := g.lookUp(g.q.start, before); err != nil || g.q.since == 0 {
+	if err := g.lookUp(ctx, g.q.start, before); err != nil || g.q.since == 0 {
 		return err
 	}
-	return g.fromResolved()
+	return g.fromResolved(ctx)
 }

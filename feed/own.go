@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,7 +29,7 @@ type ownNews struct {
 
 // ownNews looks up what concerns the user and the device, unless nothing of that came since the token. news is the
 // count from before upTo.
-func (b *builder) ownNews(news uint64) error {
+func (b *builder) ownNews(ctx context.Context, news uint64) error {
 	b.next.ToDevice = b.upTo
 	now, _ := b.session.sub.News()
 	if b.session.quiet(b.since.Pos, now) && b.since.ToDevice == b.since.Pos && !b.initial {
@@ -36,7 +37,7 @@ func (b *builder) ownNews(news uint64) error {
 	}
 	var delivered storage.Pos
 	var counts []byte
-	err := b.read(func(tx *storage.Tx) error {
+	err := b.read(ctx, func(tx *storage.Tx) error {
 		if err := b.accountData(tx); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"iter"
 	"slices"
 
@@ -16,21 +17,21 @@ const maxStalePresence = 500
 
 // presenceNews is the presence that is new to the client. Where hundreds come online at once everybody in their rooms
 // is woken, so the records are not gathered, but looked up one by one when they are written.
-func (b *builder) presenceNews() iter.Seq[presenceRecord] {
+func (b *builder) presenceNews(ctx context.Context) iter.Seq[presenceRecord] {
 	var users []ident.UserNID
 	switch stale := b.since.Epoch != b.epoch || b.since.Presence < b.presenceFloor(); {
 	case b.initial:
 		b.next.Presence, users = b.Service.presence.here()
 	case stale:
 		b.next.Presence = b.Service.presence.newest()
-		return slices.Values(b.everybody())
+		return slices.Values(b.everybody(ctx))
 	default:
 		b.next.Presence, users = b.Service.presence.since(b.since.Presence)
 	}
-	users = b.onlyWatched(users)
+	users = b.onlyWatched(ctx, users)
 	for user, nid := range b.shared.come {
 		r, known := b.Service.presence.of(nid)
-		if known && r.telling() && b.watches(nid, user) && !slices.Contains(users, nid) {
+		if known && r.telling() && b.watches(ctx, nid, user) && !slices.Contains(users, nid) {
 			users = append(users, nid)
 		}
 	}
@@ -54,12 +55,12 @@ func (b *builder) presenceFloor() int64 {
 const manyLooks = 4096
 
 // onlyWatched keeps the people whom the user is shown.
-func (b *builder) onlyWatched(users []ident.UserNID) []ident.UserNID {
-	if len(users)*len(b.rooms.all) <= manyLooks {
-		return slices.DeleteFunc(users, func(nid ident.UserNID) bool { return !b.watches(nid, b.remoteUser(nid)) })
+func (b *builder) onlyWatched(ctx context.Context, users []ident.UserNID) []ident.UserNID {
+	if len(users)*len(b.plan.all) <= manyLooks {
+		return slices.DeleteFunc(users, func(nid ident.UserNID) bool { return !b.watches(ctx, nid, b.remoteUser(nid)) })
 	}
 	shown := map[ident.UserNID]bool{b.UserNID: true}
-	b.anyRoom(func(room *rooms.Room) bool {
+	b.anyRoom(ctx, func(room *rooms.Room) bool {
 		if spreadsPresence(room) {
 			for m := range room.EachLocal() {
 				shown[m.NID] = true
@@ -72,7 +73,7 @@ func (b *builder) onlyWatched(users []ident.UserNID) []ident.UserNID {
 			return false
 		}
 		user := b.remoteUser(nid)
-		return user == "" || !b.watches(nid, user)
+		return user == "" || !b.watches(ctx, nid, user)
 	})
 }
 
@@ -85,17 +86,17 @@ func (b *builder) remoteUser(nid ident.UserNID) id.UserID {
 }
 
 // watches tells whether the user is shown another one's presence; remote names one of another server.
-func (b *builder) watches(nid ident.UserNID, remote id.UserID) bool {
-	return nid == b.UserNID || b.anyRoom(func(room *rooms.Room) bool {
+func (b *builder) watches(ctx context.Context, nid ident.UserNID, remote id.UserID) bool {
+	return nid == b.UserNID || b.anyRoom(ctx, func(room *rooms.Room) bool {
 		return (room.HasLocal(nid) || remote != "" && room.Membership(remote) == rooms.Join) && spreadsPresence(room)
 	})
 }
 
 // everybody gives the presence of everyone whom the user is shown, also of those of whom nothing is known.
-func (b *builder) everybody() []presenceRecord {
+func (b *builder) everybody(ctx context.Context) []presenceRecord {
 	seen := map[ident.UserNID]bool{}
 	var records []presenceRecord
-	b.anyRoom(func(room *rooms.Room) bool {
+	b.anyRoom(ctx, func(room *rooms.Room) bool {
 		if !spreadsPresence(room) {
 			return false
 		}
@@ -111,7 +112,7 @@ func (b *builder) everybody() []presenceRecord {
 		return false
 	})
 	for _, r := range b.Service.presence.remoteHere() {
-		if len(records) < maxStalePresence && b.watches(r.nid, r.id) {
+		if len(records) < maxStalePresence && b.watches(ctx, r.nid, r.id) {
 			records = append(records, r)
 		}
 	}

@@ -7,7 +7,7 @@
 //
 // A builder makes one answer, up to the position that the database has announced:
 //
-//   - plan selects the rooms that may have news. It compares positions in memory.
+//   - makePlan selects the rooms that may have news. It compares positions in memory.
 //   - ownNews and sharingNews gather what concerns the user and the device: account data, to-device messages, device
 //     lists.
 //   - writeRooms goes through the rooms. For each, gatherJoined, gatherLeft or gatherStripped fills a roomNews and

@@ -24,20 +24,20 @@ type sharing struct {
 
 // sharingNews finds out with whom the user newly shares rooms, and tells the device lists of whom to look at anew.
 // Spec: client-server-api#extensions-to-sync-1
-func (b *builder) sharingNews() error {
+func (b *builder) sharingNews(ctx context.Context) error {
 	if b.initial {
 		return nil
 	}
-	for i := range b.rooms.joined {
-		b.roomSharing(&b.rooms.joined[i])
+	for i := range b.plan.joined {
+		b.roomSharing(&b.plan.joined[i])
 	}
-	if err := b.leftSharing(); err != nil {
+	if err := b.leftSharing(ctx); err != nil {
 		return err
 	}
-	if err := b.onlyNew(); err != nil {
+	if err := b.onlyNew(ctx); err != nil {
 		return err
 	}
-	return b.deviceLists()
+	return b.deviceLists(ctx)
 }
 
 // roomSharing notes who came to a room and who went.
@@ -94,13 +94,13 @@ func (s *sharing) lost(m *rooms.Member) {
 }
 
 // leftSharing notes the members of the rooms that the user was in and left.
-func (b *builder) leftSharing() error {
-	for _, m := range b.rooms.left {
-		room, err := b.opts.Rooms.RoomByNID(b.ctx, m.Room)
+func (b *builder) leftSharing(ctx context.Context) error {
+	for _, m := range b.plan.left {
+		room, err := b.opts.Rooms.RoomByNID(ctx, m.Room)
 		if err != nil {
 			return err
 		}
-		d, err := b.departure(room, m.Position)
+		d, err := b.departure(ctx, room, m.Position)
 		if err != nil {
 			return err
 		}
@@ -116,14 +116,14 @@ func (b *builder) leftSharing() error {
 
 // onlyNew drops from those who came the ones who were there before, with a new name perhaps, and from those who went
 // the ones who are still met elsewhere.
-func (b *builder) onlyNew() error {
+func (b *builder) onlyNew(ctx context.Context) error {
 	delete(b.shared.come, b.UserID)
 	delete(b.shared.gone, b.UserID)
-	maps.DeleteFunc(b.shared.gone, func(user id.UserID, _ ident.UserNID) bool { return b.meets(user) })
+	maps.DeleteFunc(b.shared.gone, func(user id.UserID, _ ident.UserNID) bool { return b.meets(ctx, user) })
 	if len(b.shared.come) == 0 {
 		return nil
 	}
-	return b.read(func(tx *storage.Tx) error {
+	return b.read(ctx, func(tx *storage.Tx) error {
 		met, err := b.newlyMet(tx)
 		maps.DeleteFunc(b.shared.come, func(_ id.UserID, nid ident.UserNID) bool { return !met[nid] })
 		return err
@@ -131,15 +131,15 @@ func (b *builder) onlyNew() error {
 }
 
 // meets tells whether the user is in a room with another one.
-func (b *builder) meets(user id.UserID) bool {
-	return b.anyRoom(func(room *rooms.Room) bool { return room.Membership(user) == rooms.Join })
+func (b *builder) meets(ctx context.Context, user id.UserID) bool {
+	return b.anyRoom(ctx, func(room *rooms.Room) bool { return room.Membership(user) == rooms.Join })
 }
 
 // newlyMet finds, among those who came, the ones with whom the user is in a room that one of them joined after the
 // token.
 func (b *builder) newlyMet(tx *storage.Tx) (map[ident.UserNID]bool, error) {
 	met := map[ident.UserNID]bool{}
-	for _, j := range b.rooms.joined {
+	for _, j := range b.plan.joined {
 		var unsure []ident.UserNID
 		for user, nid := range b.shared.come {
 			switch m := j.room.MemberOf(user); {
@@ -162,7 +162,7 @@ func (b *builder) newlyMet(tx *storage.Tx) (map[ident.UserNID]bool, error) {
 }
 
 // deviceLists turns that, and the changes of devices, into the two lists.
-func (b *builder) deviceLists() error {
+func (b *builder) deviceLists(ctx context.Context) error {
 	if b.opts.E2EE == nil || !b.shared.entered && len(b.shared.come)+len(b.shared.gone)+len(b.own.deviceChanges) == 0 {
 		return nil
 	}
@@ -174,7 +174,7 @@ func (b *builder) deviceLists() error {
 		changed[b.UserID] = true
 	}
 	if len(b.own.deviceChanges) > 0 {
-		err := b.read(func(tx *storage.Tx) error {
+		err := b.read(ctx, func(tx *storage.Tx) error {
 			users, err := tx.UserIDs(b.own.deviceChanges)
 			for _, user := range users {
 				changed[id.UserID(user)] = true
@@ -212,12 +212,12 @@ func (s *Service) DeviceChanges(ctx context.Context, who ident.Requester, from, 
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &builder{Service: s, request: &request{SyncRequest: SyncRequest{Requester: who}, filter: f, since: since}, ctx: ctx, now: s.opts.Now(), partial: true}
-	if err := b.plan(); err != nil {
+	b := &builder{Service: s, request: &request{SyncRequest: SyncRequest{Requester: who}, filter: f, since: since}, now: s.opts.Now(), partial: true}
+	if err := b.makePlan(ctx); err != nil {
 		return nil, nil, err
 	}
 	if s.opts.E2EE != nil {
-		err := b.read(func(tx *storage.Tx) (err error) {
+		err := b.read(ctx, func(tx *storage.Tx) (err error) {
 			// Of each user only the newest change is known: one after the second token hides what was between the two.
 			b.own.deviceChanges, err = s.opts.E2EE.DeviceListChanges(tx, who.UserNID, since.Pos, b.upTo)
 			return err
@@ -226,7 +226,7 @@ func (s *Service) DeviceChanges(ctx context.Context, who ident.Requester, from, 
 			return nil, nil, err
 		}
 	}
-	if err := b.sharingNews(); err != nil {
+	if err := b.sharingNews(ctx); err != nil {
 		return nil, nil, err
 	}
 	return b.own.changed, b.own.left, nil

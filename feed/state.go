@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"math"
 	"slices"
 
@@ -52,12 +53,12 @@ func (p *statePoint) order() ident.Order {
 func ofMembers(key pdu.StateKey) bool { return key.Type == memberType }
 
 // atEnd returns the position of an entry in the state at the end; 0 if there is none.
-func (b *builder) atEnd(q *stateWanted, key pdu.StateKey) (storage.Pos, error) {
+func (b *builder) atEnd(ctx context.Context, q *stateWanted, key pdu.StateKey) (storage.Pos, error) {
 	if q.left != nil {
 		if key == b.ownKey() {
 			return q.left.newest().Pos, nil
 		}
-		return b.entryAt(q, &q.end, key)
+		return b.entryAt(ctx, q, &q.end, key)
 	}
 	var pos storage.Pos
 	if ofMembers(key) {
@@ -70,14 +71,14 @@ func (b *builder) atEnd(q *stateWanted, key pdu.StateKey) (storage.Pos, error) {
 	if pos <= b.upTo {
 		return pos, nil
 	}
-	return b.entryAt(q, &q.end, key)
+	return b.entryAt(ctx, q, &q.end, key)
 }
 
 // ownKey is the key of the user's own member event.
 func (b *builder) ownKey() pdu.StateKey { return pdu.StateKey{Type: memberType, Key: string(b.UserID)} }
 
 // entryAt returns the position of an entry in the state at a point; 0 if there is none.
-func (b *builder) entryAt(q *stateWanted, p *statePoint, key pdu.StateKey) (storage.Pos, error) {
+func (b *builder) entryAt(ctx context.Context, q *stateWanted, p *statePoint, key pdu.StateKey) (storage.Pos, error) {
 	if e := q.window.before(p.order(), key); e != nil {
 		return e.Pos, nil
 	}
@@ -86,11 +87,11 @@ func (b *builder) entryAt(q *stateWanted, p *statePoint, key pdu.StateKey) (stor
 	}
 	if p.event == nil {
 		var err error
-		if p.event, err = b.firstAfter(q.room, p.pos); p.event == nil || err != nil {
+		if p.event, err = b.firstAfter(ctx, q.room, p.pos); p.event == nil || err != nil {
 			return 0, err
 		}
 	}
-	return b.stateKeyOf(p.event.Snapshot, key)
+	return b.stateKeyOf(ctx, p.event.Snapshot, key)
 }
 
 // before returns the newest event of the window before a place in the timeline that sets an entry; nil if there is
@@ -108,13 +109,13 @@ func (w *window) before(order ident.Order, key pdu.StateKey) *rooms.Event {
 // the end, since a later change is hidden from the user, the client would end up with the wrong state: the timeline is
 // then cut after that change, as if there were a gap. It is not cut if state resolution chose an earlier value, because
 // another server could use that to hide messages. Clients that need the right state there use state_after.
-func (b *builder) settle(q *stateWanted, t *timeline) error {
+func (b *builder) settle(ctx context.Context, q *stateWanted, t *timeline) error {
 	for i, e := range slices.Backward(t.events) {
 		key, isState := stateKey(e)
 		if !isState || q.shown[key] {
 			continue
 		}
-		counts, err := b.countsAtEnd(q, key, e)
+		counts, err := b.countsAtEnd(ctx, q, key, e)
 		if err != nil {
 			return err
 		}
@@ -132,8 +133,8 @@ func (b *builder) settle(q *stateWanted, t *timeline) error {
 }
 
 // countsAtEnd reports whether an event of the timeline is the entry of the state at the end.
-func (b *builder) countsAtEnd(q *stateWanted, key pdu.StateKey, e *rooms.Event) (bool, error) {
-	pos, err := b.atEnd(q, key)
+func (b *builder) countsAtEnd(ctx context.Context, q *stateWanted, key pdu.StateKey, e *rooms.Event) (bool, error) {
+	pos, err := b.atEnd(ctx, q, key)
 	switch {
 	case err != nil || pos <= e.Pos: // an earlier one: see settle; or the user's leave comes from a server that did not know the event
 		return true, err
@@ -145,26 +146,26 @@ func (b *builder) countsAtEnd(q *stateWanted, key pdu.StateKey, e *rooms.Event) 
 }
 
 // stateFor gathers the state that is wanted.
-func (b *builder) stateFor(q *stateWanted) ([]*rooms.Event, error) {
+func (b *builder) stateFor(ctx context.Context, q *stateWanted) ([]*rooms.Event, error) {
 	g := stateGatherer{b: b, q: q, have: map[pdu.StateKey]bool{}}
 	var err error
 	switch {
 	case q.left != nil && q.left.leave == nil:
 		g.ownMember()
 	case q.since > 0 && q.window.whole:
-		err = g.fromWindow()
+		err = g.fromWindow(ctx)
 	case q.left != nil:
-		err = g.fromSnapshot()
+		err = g.fromSnapshot(ctx)
 	default:
-		err = g.fromHead()
+		err = g.fromHead(ctx)
 	}
 	if err == nil && q.lazy {
-		err = g.neededMembers()
+		err = g.neededMembers(ctx)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := g.load(); err != nil {
+	if err := g.load(ctx); err != nil {
 		return nil, err
 	}
 	return g.events, nil
@@ -214,7 +215,7 @@ func (g *stateGatherer) ownMember() {
 }
 
 // fromWindow adds what the events since the token have changed, all of which are in memory.
-func (g *stateGatherer) fromWindow() error {
+func (g *stateGatherer) fromWindow(ctx context.Context) error {
 	seen := map[pdu.StateKey]bool{}
 	for _, e := range slices.Backward(g.q.window.events) {
 		key, isState := stateKey(e)
@@ -228,7 +229,7 @@ func (g *stateGatherer) fromWindow() error {
 			}
 			continue
 		}
-		pos, err := g.b.atEnd(g.q, key)
+		pos, err := g.b.atEnd(ctx, g.q, key)
 		if err != nil {
 			return err
 		}
@@ -236,16 +237,16 @@ func (g *stateGatherer) fromWindow() error {
 			g.add(key, pos, g.find(key, pos))
 		}
 	}
-	return g.fromResolved()
+	return g.fromResolved(ctx)
 }
 
 // fromResolved adds what state resolution made current since the token, which no event of the timeline shows.
-func (g *stateGatherer) fromResolved() error {
+func (g *stateGatherer) fromResolved(ctx context.Context) error {
 	for _, key := range g.q.room.Resolved(g.q.since) {
 		if g.have[key] || g.q.shown[key] {
 			continue
 		}
-		pos, err := g.b.atEnd(g.q, key)
+		pos, err := g.b.atEnd(ctx, g.q, key)
 		if err != nil {
 			return err
 		}
@@ -271,7 +272,7 @@ func (q *stateWanted) skips(key pdu.StateKey, changed storage.Pos) bool {
 }
 
 // fromHead adds what has changed in the current state.
-func (g *stateGatherer) fromHead() error {
+func (g *stateGatherer) fromHead(ctx context.Context) error {
 	var before, later []pdu.StateKey  // to be looked up at the start, at the end
 	completed := g.q.room.Completed() // not below: the room is locked there
 	g.q.room.EachState(func(key pdu.StateKey, pos, changed storage.Pos, e *rooms.Event) bool {
@@ -287,21 +288,21 @@ func (g *stateGatherer) fromHead() error {
 		}
 		return true
 	})
-	if err := g.lookUp(g.q.start, before); err != nil {
+	if err := g.lookUp(ctx, g.q.start, before); err != nil {
 		return err
 	}
-	return g.lookUp(&g.q.end, later)
+	return g.lookUp(ctx, &g.q.end, later)
 }
 
 // lookUp adds the entries of a past state that the client does not know.
-func (g *stateGatherer) lookUp(p *statePoint, keys []pdu.StateKey) error {
+func (g *stateGatherer) lookUp(ctx context.Context, p *statePoint, keys []pdu.StateKey) error {
 	if len(keys) >= manyEntries && p.event != nil && p.entries == nil {
-		if err := g.readAll(p); err != nil {
+		if err := g.readAll(ctx, p); err != nil {
 			return err
 		}
 	}
 	for _, key := range keys {
-		pos, err := g.b.entryAt(g.q, p, key)
+		pos, err := g.b.entryAt(ctx, g.q, p, key)
 		if err != nil {
 			return err
 		}
@@ -316,8 +317,8 @@ func (g *stateGatherer) lookUp(p *statePoint, keys []pdu.StateKey) error {
 const manyEntries = 100
 
 // readAll reads the whole state at a point.
-func (g *stateGatherer) readAll(p *statePoint) error {
-	return g.b.read(func(tx *storage.Tx) error {
+func (g *stateGatherer) readAll(ctx context.Context, p *statePoint) error {
+	return g.b.read(ctx, func(tx *storage.Tx) error {
 		entries, err := tx.StateOf(p.event.Snapshot)
 		p.entries = make(map[pdu.StateKey]storage.Pos, len(entries))
 		for _, e := range entries {
@@ -328,12 +329,12 @@ func (g *stateGatherer) readAll(p *statePoint) error {
 }
 
 // stateKeyOf reads one entry of a past state, which never changes: whoever else syncs the room asks for the same ones.
-func (b *builder) stateKeyOf(snapshot int64, key pdu.StateKey) (pos storage.Pos, err error) {
+func (b *builder) stateKeyOf(ctx context.Context, snapshot int64, key pdu.StateKey) (pos storage.Pos, err error) {
 	k := pastKey{snapshot, key}
 	if pos, known := b.past.Get(k); known {
 		return pos, nil
 	}
-	err = b.read(func(tx *storage.Tx) (err error) {
+	err = b.read(ctx, func(tx *storage.Tx) (err error) {
 		pos, err = tx.StateKeyOf(snapshot, key.Type, key.Key)
 		return err
 	})
@@ -353,7 +354,7 @@ type pastKey struct {
 const maxPast = 20_000
 
 // neededMembers adds the members without whom the client cannot show the timeline.
-func (g *stateGatherer) neededMembers() error {
+func (g *stateGatherer) neededMembers(ctx context.Context) error {
 	for _, user := range g.q.needed {
 		key := pdu.StateKey{Type: memberType, Key: string(user)}
 		if g.have[key] {
@@ -362,9 +363,9 @@ func (g *stateGatherer) neededMembers() error {
 		var pos storage.Pos
 		var err error
 		if g.q.shown[key] {
-			pos, err = g.b.entryAt(g.q, g.q.start, key)
+			pos, err = g.b.entryAt(ctx, g.q, g.q.start, key)
 		} else {
-			pos, err = g.b.atEnd(g.q, key)
+			pos, err = g.b.atEnd(ctx, g.q, key)
 		}
 		if err != nil {
 			return err
@@ -377,11 +378,11 @@ func (g *stateGatherer) neededMembers() error {
 }
 
 // load reads the events that were not in memory.
-func (g *stateGatherer) load() error {
+func (g *stateGatherer) load(ctx context.Context) error {
 	if len(g.absent) == 0 {
 		return nil
 	}
-	return g.b.read(func(tx *storage.Tx) error {
+	return g.b.read(ctx, func(tx *storage.Tx) error {
 		events, err := eventsAt(tx, g.q.room, g.absent)
 		g.events = append(g.events, events...)
 		return err
@@ -398,7 +399,7 @@ func eventsAt(tx *storage.Tx, room *rooms.Room, positions []storage.Pos) ([]*roo
 }
 
 // firstAfter finds the oldest event of a room from a position on; nil if there is none.
-func (b *builder) firstAfter(room *rooms.Room, pos storage.Pos) (first *rooms.Event, err error) {
+func (b *builder) firstAfter(ctx context.Context, room *rooms.Room, pos storage.Pos) (first *rooms.Event, err error) {
 	ring, reach := room.Ring()
 	if reach < pos {
 		if i, _ := slices.BinarySearchFunc(ring, pos, byPos); i < len(ring) {
@@ -407,7 +408,7 @@ func (b *builder) firstAfter(room *rooms.Room, pos storage.Pos) (first *rooms.Ev
 		return nil, nil
 	}
 	// Much has happened since the answer was begun.
-	err = b.opts.DB.ReadInner(b.ctx, func(tx *storage.Tx) error {
+	err = b.opts.DB.ReadInner(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.Timeline(room.NID(), ident.Order(pos)*orderStep-1, math.MaxInt64, false, 1)
 		if err != nil || len(rows) == 0 {
 			return err

@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"slices"
 
 	"ebb/history"
@@ -75,7 +76,7 @@ func byPos(e *rooms.Event, pos storage.Pos) int {
 
 // timeline selects up to limit of the newest events after since (exclusive) up to last (inclusive) that the user may
 // see and the filter admits.
-func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos, limit int) (timeline, error) {
+func (b *builder) timeline(ctx context.Context, room *rooms.Room, w window, since, last storage.Pos, limit int) (timeline, error) {
 	t := timeline{last: last, view: b.opts.History.View(room, b.Requester)}
 	t.begin()
 	if !b.filter.Room.Timeline.room(string(room.ID())) {
@@ -83,7 +84,7 @@ func (b *builder) timeline(room *rooms.Room, w window, since, last storage.Pos, 
 	}
 	walk := timelineWalk{b: b, room: room, view: t.view, since: since, before: last + 1, window: w}
 	for !walk.done && len(t.events) <= limit {
-		page, err := walk.page()
+		page, err := walk.page(ctx)
 		if err != nil {
 			return t, err
 		}
@@ -113,8 +114,8 @@ type timelineWalk struct {
 }
 
 // page gives the next older stretch, oldest first: only what the viewer may see.
-func (k *timelineWalk) page() ([]*rooms.Event, error) {
-	events, err := k.next()
+func (k *timelineWalk) page(ctx context.Context) ([]*rooms.Event, error) {
+	events, err := k.next(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -128,13 +129,13 @@ func (k *timelineWalk) page() ([]*rooms.Event, error) {
 	if len(kept) == 0 {
 		return nil, nil
 	}
-	return k.view.Visible(k.b.ctx, k.b.tx, kept)
+	return k.view.Visible(ctx, k.b.tx, kept)
 }
 
 // next gives the next older stretch, and ends the walk where something is missing before an event: what is older does
 // not belong to the same timeline, so long as nobody has asked for what lies between.
-func (k *timelineWalk) next() ([]*rooms.Event, error) {
-	events, err := k.stretch()
+func (k *timelineWalk) next(ctx context.Context) ([]*rooms.Event, error) {
+	events, err := k.stretch(ctx)
 	for i := len(events) - 1; i >= 0; i-- {
 		if events[i].Flags&storage.GapEvent != 0 {
 			k.cut = !k.done || i > 0
@@ -145,7 +146,7 @@ func (k *timelineWalk) next() ([]*rooms.Event, error) {
 	return events, err
 }
 
-func (k *timelineWalk) stretch() ([]*rooms.Event, error) {
+func (k *timelineWalk) stretch(ctx context.Context) ([]*rooms.Event, error) {
 	if k.pages++; k.pages == 1 {
 		to, _ := slices.BinarySearchFunc(k.window.events, k.before, byPos)
 		events := k.window.events[:to]
@@ -161,7 +162,7 @@ func (k *timelineWalk) stretch() ([]*rooms.Event, error) {
 		return nil, nil
 	}
 	var events []*rooms.Event
-	err := k.b.read(func(tx *storage.Tx) error {
+	err := k.b.read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.SyncTimeline(k.room.NID(), ident.Order(k.since+1)*orderStep-1, ident.Order(k.before)*orderStep, k.b.upTo, timelinePage)
 		if err != nil {
 			return err

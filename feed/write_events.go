@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"slices"
 	"strconv"
 
@@ -10,10 +11,10 @@ import (
 )
 
 // writeTimeline appends the timeline of a room.
-func (b *builder) writeTimeline(n *roomNews) error {
+func (b *builder) writeTimeline(ctx context.Context, n *roomNews) error {
 	t := &n.timeline
 	b.out = append(b.out, `"timeline":{"events":[`...)
-	if err := b.writeEvents(n.room, t); err != nil {
+	if err := b.writeEvents(ctx, n.room, t); err != nil {
 		return err
 	}
 	b.out = append(b.out, `],"limited":`...)
@@ -25,10 +26,10 @@ func (b *builder) writeTimeline(n *roomNews) error {
 }
 
 // writeStateSection appends the state of a room under the name that the client asked for.
-func (b *builder) writeStateSection(n *roomNews) error {
+func (b *builder) writeStateSection(ctx context.Context, n *roomNews) error {
 	b.key(b.stateName())
 	b.out = append(b.out, `{"events":[`...)
-	if err := b.writeState(n.room, n.state); err != nil {
+	if err := b.writeState(ctx, n.room, n.state); err != nil {
 		return err
 	}
 	b.out = append(b.out, `]},`...)
@@ -48,21 +49,21 @@ func (b *builder) stateName() string {
 }
 
 // writeEvents appends the events of a timeline, comma separated, in the format that the filter asks for.
-func (b *builder) writeEvents(room *rooms.Room, t *timeline) (err error) {
+func (b *builder) writeEvents(ctx context.Context, room *rooms.Room, t *timeline) (err error) {
 	switch {
 	case len(t.events) == 0:
 		return nil
 	case b.filter.Federation:
-		return b.writeRaw(room, t.events)
+		return b.writeRaw(ctx, room, t.events)
 	}
 	opt := history.FormOptions{Bundle: mayBeRelated(room, t.events)}
 	if b.filter.EventFields == nil {
-		b.out, err = t.view.Append(b.ctx, b.tx, b.out, t.events, opt)
+		b.out, err = t.view.Append(ctx, b.tx, b.out, t.events, opt)
 		return err
 	}
 	for i := range t.events {
 		var form []byte
-		if form, err = t.view.Append(b.ctx, b.tx, nil, t.events[i:i+1], opt); err != nil {
+		if form, err = t.view.Append(ctx, b.tx, nil, t.events[i:i+1], opt); err != nil {
 			return err
 		}
 		b.out = selectFields(b.list(), form, b.filter.EventFields)
@@ -86,8 +87,8 @@ func mayBeRelated(room *rooms.Room, events []*rooms.Event) bool {
 }
 
 // writeRaw appends events in the federation format.
-func (b *builder) writeRaw(room *rooms.Room, events []*rooms.Event) error {
-	shown, err := b.opts.History.Shown(b.ctx, b.tx, room, events, b.Requester)
+func (b *builder) writeRaw(ctx context.Context, room *rooms.Room, events []*rooms.Event) error {
+	shown, err := b.opts.History.Shown(ctx, b.tx, room, events, b.Requester)
 	for _, e := range shown {
 		b.out = append(b.list(), e.JSON()...)
 	}
@@ -95,17 +96,17 @@ func (b *builder) writeRaw(room *rooms.Room, events []*rooms.Event) error {
 }
 
 // writeState appends the events of a room's state, comma separated.
-func (b *builder) writeState(room *rooms.Room, events []*rooms.Event) (err error) {
+func (b *builder) writeState(ctx context.Context, room *rooms.Room, events []*rooms.Event) (err error) {
 	switch {
 	case len(events) == 0:
 	case b.filter.Federation:
-		err = b.writeRaw(room, events)
+		err = b.writeRaw(ctx, room, events)
 	case b.filter.EventFields == nil:
-		b.out, err = b.opts.History.AppendState(b.ctx, b.tx, b.out, room, events, b.Requester)
+		b.out, err = b.opts.History.AppendState(ctx, b.tx, b.out, room, events, b.Requester)
 	default:
 		for _, e := range events {
 			var form []byte
-			if form, err = b.opts.History.AppendState(b.ctx, b.tx, nil, room, []*rooms.Event{e}, b.Requester); err != nil {
+			if form, err = b.opts.History.AppendState(ctx, b.tx, nil, room, []*rooms.Event{e}, b.Requester); err != nil {
 				return err
 			}
 			b.out = selectFields(b.list(), form, b.filter.EventFields)

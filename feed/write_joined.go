@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"context"
 	"strconv"
 
 	"maunium.net/go/mautrix/id"
@@ -9,14 +10,14 @@ import (
 )
 
 // writeJoined appends the sections of a joined room.
-func (b *builder) writeJoined(n *roomNews) error {
+func (b *builder) writeJoined(ctx context.Context, n *roomNews) error {
 	b.writeSummary(&n.summary)
-	if err := b.writeStateSection(n); err != nil {
+	if err := b.writeStateSection(ctx, n); err != nil {
 		return err
 	}
 	b.writeEphemeral(n)
 	b.writeRoomData(n)
-	if err := b.writeTimeline(n); err != nil {
+	if err := b.writeTimeline(ctx, n); err != nil {
 		return err
 	}
 	b.writeUnread(&n.unread)

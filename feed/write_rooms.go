@@ -1,23 +1,27 @@
 package feed
 
-import "ebb/canonjson"
+import (
+	"context"
+
+	"ebb/canonjson"
+)
 
 // writeRooms appends the rooms by membership. Each room is gathered and written before the next, all in the same
 // roomNews.
-func (b *builder) writeRooms() error {
+func (b *builder) writeRooms(ctx context.Context) error {
 	mark := len(b.out)
 	b.out = append(b.out, `"rooms":{`...)
 	body := len(b.out)
-	if err := writeSection(b, "join", b.rooms.joined, b.gatherJoined, b.writeJoined); err != nil {
+	if err := writeSection(ctx, b, "join", b.plan.joined, b.gatherJoined, b.writeJoined); err != nil {
 		return err
 	}
-	if err := writeSection(b, "invite", b.rooms.invited, b.gatherStripped, b.writeInvited); err != nil {
+	if err := writeSection(ctx, b, "invite", b.plan.invited, b.gatherStripped, b.writeInvited); err != nil {
 		return err
 	}
-	if err := writeSection(b, "knock", b.rooms.knocked, b.gatherStripped, b.writeKnocked); err != nil {
+	if err := writeSection(ctx, b, "knock", b.plan.knocked, b.gatherStripped, b.writeKnocked); err != nil {
 		return err
 	}
-	if err := writeSection(b, "leave", b.rooms.left, b.gatherLeft, b.writeLeft); err != nil {
+	if err := writeSection(ctx, b, "leave", b.plan.left, b.gatherLeft, b.writeLeft); err != nil {
 		return err
 	}
 	if len(b.out) == body {
@@ -31,10 +35,13 @@ func (b *builder) writeRooms() error {
 
 // writeSection appends the rooms of one membership: gather fills b.news and reports whether the room is part of the
 // answer, and write then appends its entry. Without entries it appends nothing.
-func writeSection[T any](b *builder, name string, list []T, gather func(*T, *roomNews) (bool, error), write func(*roomNews) error) error {
+func writeSection[T any](
+	ctx context.Context, b *builder, name string, list []T,
+	gather func(context.Context, *T, *roomNews) (bool, error), write func(context.Context, *roomNews) error,
+) error {
 	n, entries := b.news, 0
 	for i := range list {
-		some, err := gather(&list[i], n)
+		some, err := gather(ctx, &list[i], n)
 		if err != nil {
 			return err
 		}
@@ -47,7 +54,7 @@ func writeSection[T any](b *builder, name string, list []T, gather func(*T, *roo
 		}
 		b.key(string(n.room.ID()))
 		b.out = append(b.out, '{')
-		if err := write(n); err != nil {
+		if err := write(ctx, n); err != nil {
 			return err
 		}
 		b.endSection()
@@ -66,22 +73,22 @@ func (b *builder) endSection() {
 }
 
 // writeLeft appends the sections of a room that the user has left.
-func (b *builder) writeLeft(n *roomNews) error {
-	if err := b.writeStateSection(n); err != nil {
+func (b *builder) writeLeft(ctx context.Context, n *roomNews) error {
+	if err := b.writeStateSection(ctx, n); err != nil {
 		return err
 	}
 	b.writeRoomData(n)
-	return b.writeTimeline(n)
+	return b.writeTimeline(ctx, n)
 }
 
 // writeInvited appends the section of a room that the user is invited to.
-func (b *builder) writeInvited(n *roomNews) error {
+func (b *builder) writeInvited(_ context.Context, n *roomNews) error {
 	b.writeStripped("invite_state", n)
 	return nil
 }
 
 // writeKnocked appends the section of a room that the user knocks on.
-func (b *builder) writeKnocked(n *roomNews) error {
+func (b *builder) writeKnocked(_ context.Context, n *roomNews) error {
 	b.writeStripped("knock_state", n)
 	return nil
 }
