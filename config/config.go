@@ -15,8 +15,8 @@ import (
 
 // Config holds all settings of a server.
 type Config struct {
-	ServerName     string       `yaml:"server_name" doc:"The name in user ids and room aliases: @user:server_name. It cannot be changed later."`
-	PublicURL      string       `yaml:"public_url" doc:"Where clients reach this server, such as https://matrix.example.org. Told to clients by /.well-known/matrix/client."`
+	ServerName     string       `yaml:"server_name" doc:"The name in user IDs and room aliases: @user:server_name. It cannot be changed later."`
+	PublicURL      string       `yaml:"public_url" doc:"Where clients reach this server, such as https://matrix.example.org. /.well-known/matrix/client gives this address to clients."`
 	DataDir        string       `yaml:"data_dir" doc:"Folder of the database, media, signing key and control socket. Relative paths start at the folder of this file."`
 	Database       string       `yaml:"database" secret:"true" doc:"sqlite:PATH (relative to data_dir) or postgres://USER:PASSWORD@HOST/NAME (or postgresql://; create that database with LC_COLLATE C)."`
 	Listen         []Listener   `yaml:"listen" doc:"Where to accept connections, and which APIs each address serves."`
@@ -32,7 +32,7 @@ type Config struct {
 	Retention      Retention    `yaml:"retention"`
 	Rooms          Rooms        `yaml:"rooms"`
 	Cache          Cache        `yaml:"cache"`
-	TrustedProxies []string     `yaml:"trusted_proxies" doc:"Addresses or networks whose X-Forwarded-For header counts, such as 127.0.0.1 or 10.0.0.0/8."`
+	TrustedProxies []string     `yaml:"trusted_proxies" doc:"Addresses or networks whose X-Forwarded-For header is trusted, such as 127.0.0.1 or 10.0.0.0/8."`
 	Log            Log          `yaml:"log"`
 	path           string       // the file that it was read from
 	source         source       // the lines of its keys
@@ -49,21 +49,21 @@ type Listener struct {
 type TLS struct {
 	Certificate string   `yaml:"certificate"`
 	PrivateKey  string   `yaml:"private_key"`
-	ACMEHosts   []string `yaml:"acme_hosts" doc:"Names whose certificates are fetched and renewed by ACME instead (see acme). One address with these names must be reached from outside at port 443."`
+	ACMEHosts   []string `yaml:"acme_hosts" doc:"Names whose certificates are fetched and renewed by ACME instead (see acme). One address with these names must be reachable from outside on port 443."`
 }
 
 // ACME configures how certificates for the names in acme_hosts are obtained.
 type ACME struct {
-	Directory string `yaml:"directory" doc:"Address of the authority's directory. Whoever lists acme_hosts agrees to the authority's terms."`
-	Email     string `yaml:"email" doc:"Where the authority may write to about certificates."`
+	Directory string `yaml:"directory" doc:"URL of the certificate authority's directory. By listing acme_hosts you agree to the authority's terms."`
+	Email     string `yaml:"email" doc:"Email address to which the authority can write about certificates."`
 }
 
 // Registration configures who may create an account.
 type Registration struct {
-	Mode             string `yaml:"mode" doc:"closed: only the command line; token: with a registration token; open: anybody."`
-	SharedSecret     string `yaml:"shared_secret" secret:"true" doc:"Enables /_synapse/admin/v1/register, for scripts that know this secret, on addresses that serve admin. ${NAME} reads an environment variable."`
-	SharedSecretFile string `yaml:"shared_secret_file" doc:"A file that holds the secret instead."`
-	Terms            []Term `yaml:"terms" doc:"Documents that people must accept to register."`
+	Mode             string `yaml:"mode" doc:"Who can create an account. closed: only the command line; token: anyone with a registration token; open: anyone."`
+	SharedSecret     string `yaml:"shared_secret" secret:"true" doc:"Enables /_synapse/admin/v1/register, for scripts that have this secret, on addresses that serve admin. ${NAME} reads an environment variable."`
+	SharedSecretFile string `yaml:"shared_secret_file" doc:"A file that has the secret instead."`
+	Terms            []Term `yaml:"terms" doc:"Documents that users must accept to register."`
 }
 
 // Term is a document that new users must accept.
@@ -76,21 +76,21 @@ type Term struct {
 
 // Login bounds sessions.
 type Login struct {
-	AccessTokenLifetime Duration `yaml:"access_token_lifetime" doc:"For clients that use refresh tokens."`
+	AccessTokenLifetime Duration `yaml:"access_token_lifetime" doc:"How long an access token is valid, for clients that use refresh tokens."`
 }
 
 // RateLimits bounds the request rates per user, or per network for requests without a session.
 type RateLimits struct {
 	Enabled       bool   `yaml:"enabled"`
-	Connections   int    `yaml:"connections" doc:"Open connections of one network, and its running requests. Connections from trusted_proxies are not limited."`
+	Connections   int    `yaml:"connections" doc:"Open connections from one network (an IPv4 address or an IPv6 /64), and its running requests. Connections from trusted_proxies are not limited."`
 	Sends         Bucket `yaml:"sends" doc:"Events, receipts, typing, account data, push rules, keys and key backup: per second on average, and at once."`
 	Reads         Bucket `yaml:"reads" doc:"History, state, members, relations, threads and directories."`
-	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network; wrong tokens and shared secrets from one network. One network for all accounts, and one account from all networks, have ten times as many."`
+	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network; wrong tokens and shared secrets from one network. One network for all accounts, and one account from all networks, can have ten times as many."`
 	Registrations Bucket `yaml:"registrations" doc:"New accounts from one network."`
-	Anonymous     Bucket `yaml:"anonymous" doc:"Requests without an access token from one network: signing in, registering, refreshing tokens, keys of servers. While somebody registers, clients ask every 2 s."`
-	Invites       Bucket `yaml:"invites" doc:"Invites from one user of another server, and to one user from one other server. All users of a server together may send ten times as many."`
+	Anonymous     Bucket `yaml:"anonymous" doc:"Requests without an access token from one network: signing in, registering, refreshing tokens, keys of servers. During a registration, clients send a request every 2 s."`
+	Invites       Bucket `yaml:"invites" doc:"Invites from one user of another server, and from one other server to one user. All users of a server together can send ten times as many."`
 	Joins         Bucket `yaml:"joins" doc:"Joins, invites and new rooms."`
-	Uploads       Bucket `yaml:"uploads" doc:"Media."`
+	Uploads       Bucket `yaml:"uploads" doc:"Uploads of media."`
 	Claims        Bucket `yaml:"claims" doc:"Claims of one-time keys, by one user or one other server."`
 }
 
@@ -103,19 +103,19 @@ type Bucket struct {
 // Federation configures communication with other servers.
 type Federation struct {
 	Enabled               bool     `yaml:"enabled"`
-	TrustedCAFile         string   `yaml:"trusted_ca_file" doc:"Further certificate authorities to trust, in PEM."`
-	AllowPrivateAddresses bool     `yaml:"allow_private_addresses" doc:"Whether other servers may have loopback and private addresses. For tests and closed networks."`
-	AllowedServers        []string `yaml:"allowed_servers" doc:"Servers to speak with, such as example.org or *.example.org; empty: all. Ports are not looked at."`
-	DeniedServers         []string `yaml:"denied_servers" doc:"Servers never to speak with, in the same form."`
-	Notaries              []string `yaml:"notaries" doc:"Servers to ask for the signing keys of servers that do not answer any more."`
-	Presence              bool     `yaml:"presence" doc:"Whether servers that share rooms tell each other who is online. Without it only people of this server see each other."`
+	TrustedCAFile         string   `yaml:"trusted_ca_file" doc:"Additional certificate authorities to trust, in PEM."`
+	AllowPrivateAddresses bool     `yaml:"allow_private_addresses" doc:"Whether to connect to other servers at loopback and private addresses. For tests and closed networks."`
+	AllowedServers        []string `yaml:"allowed_servers" doc:"Servers to federate with, such as example.org or *.example.org; empty: all. Ports are ignored."`
+	DeniedServers         []string `yaml:"denied_servers" doc:"Servers never to federate with, in the same form."`
+	Notaries              []string `yaml:"notaries" doc:"Servers to ask for the signing keys of servers that no longer answer."`
+	Presence              bool     `yaml:"presence" doc:"Whether to exchange presence (who is online) with servers that share rooms. Otherwise only users of this server see each other's presence."`
 }
 
 // WellKnown configures the documents under /.well-known/matrix.
 type WellKnown struct {
-	Server      string           `yaml:"server" doc:"HOST:PORT to which federation is delegated; empty: not served."`
-	SupportPage string           `yaml:"support_page" doc:"Address of a page with help for users."`
-	Contacts    []SupportContact `yaml:"contacts" doc:"Who to write to: role (m.role.admin or m.role.security), matrix_id, email_address."`
+	Server      string           `yaml:"server" doc:"HOST:PORT to which federation is delegated; empty: the document is not served."`
+	SupportPage string           `yaml:"support_page" doc:"URL of a page with help for users."`
+	Contacts    []SupportContact `yaml:"contacts" doc:"Contacts for users and administrators: role (m.role.admin or m.role.security), matrix_id, email_address."`
 }
 
 // SupportContact is a person or a help desk.
@@ -128,13 +128,13 @@ type SupportContact struct {
 // Media bounds the content repository.
 type Media struct {
 	MaxUploadSize        Bytes    `yaml:"max_upload_size"`
-	AllowUnauthenticated bool     `yaml:"allow_unauthenticated" doc:"Whether the old download addresses answer without a token."`
-	QuotaPerUser         Bytes    `yaml:"quota_per_user" doc:"What one user may keep; 0: no bound."`
-	MaxPendingUploads    int      `yaml:"max_pending_uploads" doc:"Media ids that one user may reserve without uploading."`
-	PendingUploadExpiry  Duration `yaml:"pending_upload_expiry" doc:"How long a reserved media id waits for its upload."`
+	AllowUnauthenticated bool     `yaml:"allow_unauthenticated" doc:"Whether the old download paths work without an access token."`
+	QuotaPerUser         Bytes    `yaml:"quota_per_user" doc:"How much media one user can upload in total; 0: no limit."`
+	MaxPendingUploads    int      `yaml:"max_pending_uploads" doc:"Media IDs that one user can reserve without uploading."`
+	PendingUploadExpiry  Duration `yaml:"pending_upload_expiry" doc:"How long a reserved media ID waits for its upload."`
 	MaxRemoteSize        Bytes    `yaml:"max_remote_size" doc:"The largest file that is fetched from another server."`
-	RemoteCacheSize      Bytes    `yaml:"remote_cache_size" doc:"How much of other servers' files is kept; beyond it, those not used for longest go."`
-	RemoteCacheLifetime  Duration `yaml:"remote_cache_lifetime" doc:"How long a file of another server is kept after somebody last asked for it."`
+	RemoteCacheSize      Bytes    `yaml:"remote_cache_size" doc:"How much space the cached files of other servers can use; beyond it, the least recently used are deleted."`
+	RemoteCacheLifetime  Duration `yaml:"remote_cache_lifetime" doc:"How long a file of another server is kept after its last use."`
 }
 
 // Push configures the default push rules.
@@ -144,9 +144,9 @@ type Push struct {
 
 // Retention configures how long rooms keep messages.
 type Retention struct {
-	Default       Lifetimes      `yaml:"default" doc:"Rooms that say nothing themselves; leave out for no bound."`
-	Limits        LifetimeLimits `yaml:"limits" doc:"What rooms may choose: a policy outside is read and purged as the nearest allowed one."`
-	PurgeInterval Duration       `yaml:"purge_interval" doc:"How often expired messages are removed from disk. They are hidden at once."`
+	Default       Lifetimes      `yaml:"default" doc:"For rooms without a policy of their own; null: no limit."`
+	Limits        LifetimeLimits `yaml:"limits" doc:"What rooms can choose. A policy outside these limits counts as the nearest allowed one."`
+	PurgeInterval Duration       `yaml:"purge_interval" doc:"How often expired messages are deleted from disk. They are hidden as soon as they expire."`
 }
 
 // Lifetimes is a retention policy; nil means no bound.
@@ -174,7 +174,7 @@ type Rooms struct {
 
 // Cache bounds the memory for caches.
 type Cache struct {
-	Size Bytes `yaml:"size" doc:"One budget for all caches: half of it for rooms, the rest for users, access tokens, devices and what other servers said (docs/limits.md)."`
+	Size Bytes `yaml:"size" doc:"One budget for all caches: half of it for rooms, the rest for users, access tokens, devices and responses of other servers (docs/limits.md)."`
 }
 
 // Log configures what is written to standard error.
