@@ -178,7 +178,8 @@ func TestReadDeadlineEndsWithTheSignedBody(t *testing.T) {
 			return map[string]any{}, nil
 		}}},
 	})
-	body := iotest.DataErrReader(strings.NewReader(`{"pdus":[]}`)) // EOF arrives with the last bytes, as for a body with a declared length
+	// EOF arrives with the last bytes, as for a body with a declared length.
+	body := iotest.DataErrReader(strings.NewReader(`{"pdus":[]}`))
 	s.ServeHTTP(c, httptest.NewRequestWithContext(t.Context(), "PUT", "/_matrix/federation/v1/send/1", struct{ io.Reader }{body}))
 	if c.Code != http.StatusOK {
 		t.Errorf("answer %d %s", c.Code, c.Body)

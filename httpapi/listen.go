@@ -18,8 +18,9 @@ import (
 const (
 	readHeaderTimeout = 10 * time.Second // for clients that send the header slowly
 	idleTimeout       = 2 * time.Minute  // between requests
-	writeTimeout      = 10 * time.Minute // from the header of a request to the end of a small answer: the longest poll and its answer
-	maxHeaderBytes    = 64 << 10
+	// From the header of a request to the end of a small answer: the longest poll and its answer.
+	writeTimeout   = 10 * time.Minute
+	maxHeaderBytes = 64 << 10
 	// grace is how long running requests may take to finish when the server stops; the complete shutdown stays below 10
 	// s.
 	grace = 7 * time.Second
@@ -100,7 +101,8 @@ func (f Front) server(h http.Handler, requests context.Context) *http.Server { /
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout, MaxHeaderBytes: maxHeaderBytes,
 		BaseContext: func(net.Listener) context.Context { return requests },
-		ErrorLog:    slog.NewLogLogger(f.Log.Handler(), slog.LevelDebug), // errors that clients cause on their connections
+		// Errors that clients cause on their connections.
+		ErrorLog: slog.NewLogLogger(f.Log.Handler(), slog.LevelDebug),
 	}
 }
 

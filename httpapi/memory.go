@@ -251,7 +251,8 @@ func (r *Request) holdAnswer(n int64) bool {
 	whose := r.owner()
 	switch {
 	case r.memory.answers.take(whose, n, true):
-	case r.Method == http.MethodPut: // the operation took effect and cannot be repeated; large answers were reserved before
+	// The operation took effect and cannot be repeated; large answers were reserved before.
+	case r.Method == http.MethodPut:
 		r.memory.answers.force(whose, n)
 	default:
 		return false

@@ -53,7 +53,8 @@ func (w *recorder) Write(b []byte) (int, error) {
 		}
 		if due := w.due(); due.Sub(w.deadline) >= time.Second {
 			w.deadline = due
-			_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(due) // writers in tests have no connection
+			// Writers in tests have no connection.
+			_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(due)
 		}
 	}
 	return w.ResponseWriter.Write(b)

@@ -53,7 +53,7 @@ type (
 	}
 )
 
-func TestAccountsAreMadeListedAndEnded(t *testing.T) {
+func TestAccountsAreCreatedListedAndDeactivated(t *testing.T) {
 	eachWay(t, func(t *testing.T, s site) {
 		cfg := "--config=" + s.config
 		list := func() (all []userShape) { return parsed[[]userShape](t, must(t, "", "user", "list", "--json", cfg)) }
@@ -88,7 +88,7 @@ func TestAccountsAreMadeListedAndEnded(t *testing.T) {
 	})
 }
 
-// client speaks to a running server.
+// client sends requests to a running server.
 type client struct {
 	t     *testing.T
 	base  string
@@ -118,7 +118,7 @@ func (c *client) do(method, path string, body any) (int, map[string]any) {
 	return resp.StatusCode, answer
 }
 
-// login signs a user in; the status says whether the password was right.
+// login logs a user in; the status says whether the password was correct.
 func (s site) login(t *testing.T, user, password string) (*client, int) {
 	t.Helper()
 	c := &client{t: t, base: "http://" + s.address}
@@ -135,10 +135,10 @@ func TestAccountOfAnotherServerIsRefused(t *testing.T) {
 	must(t, "correct horse\n", "user", "add", "--password-stdin", "@alice:test", "--config", s.config)
 }
 
-func TestPasswordsAreSetAndDevicesSignedOut(t *testing.T) {
+func TestPasswordsAreSetAndDevicesLoggedOut(t *testing.T) {
 	s := newSite(t, 0)
 	must(t, "first secret\n", "user", "add", "alice", "--password-stdin", "--config", s.config)
-	// Without a server: the next one knows the new password only.
+	// If no server runs, the next one to start accepts only the new password.
 	must(t, "second secret\n", "user", "passwd", "alice", "--password-stdin", "--config", s.config)
 	s.serve(t)
 	if _, status := s.login(t, "alice", "first secret"); status != http.StatusForbidden {
@@ -148,7 +148,7 @@ func TestPasswordsAreSetAndDevicesSignedOut(t *testing.T) {
 	if status != http.StatusOK {
 		t.Fatalf("the new password does not sign in: %d", status)
 	}
-	// Beside the running server: devices stay, unless they are to go.
+	// While the server runs, devices stay logged in unless they are to be logged out.
 	must(t, "third secret\r\n", "user", "passwd", "@alice:test", "--password-stdin", "--config", s.config)
 	if status, _ := alice.do("GET", "/account/whoami", nil); status != http.StatusOK {
 		t.Errorf("the device was signed out: %d", status)
@@ -164,7 +164,7 @@ func TestPasswordsAreSetAndDevicesSignedOut(t *testing.T) {
 	refusedWith(t, 3, "", "secret\n", "user", "passwd", "--password-stdin", "nobody", "--config", s.config)
 }
 
-func TestDeactivationSignsOutOfTheRunningServer(t *testing.T) {
+func TestDeactivationLogsOutOfTheRunningServer(t *testing.T) {
 	s := newSite(t, 0)
 	s.serve(t)
 	must(t, "some secret\n", "user", "add", "alice", "--password-stdin", "--config", s.config)
@@ -175,7 +175,7 @@ func TestDeactivationSignsOutOfTheRunningServer(t *testing.T) {
 	}
 }
 
-func TestRegistrationTokensAreMadeListedAndRevoked(t *testing.T) {
+func TestRegistrationTokensAreCreatedListedAndRevoked(t *testing.T) {
 	eachWay(t, func(t *testing.T, s site) {
 		cfg := "--config=" + s.config
 		list := func() []tokenShape { return parsed[[]tokenShape](t, must(t, "", "token", "list", "--json", cfg)) }
@@ -212,7 +212,7 @@ func TestRegistrationTokensAreMadeListedAndRevoked(t *testing.T) {
 	})
 }
 
-// terminal opens a pseudo terminal: what is written to keyboard is typed at tty.
+// terminal opens a pseudo terminal: text written to keyboard is typed at tty.
 func terminal(t *testing.T) (keyboard, tty *os.File) {
 	t.Helper()
 	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
@@ -234,7 +234,7 @@ func terminal(t *testing.T) (keyboard, tty *os.File) {
 	return keyboard, tty
 }
 
-// typist answers every prompt that a command prints with its next line.
+// typist answers every prompt of a command with its next line.
 type typist struct {
 	t        *testing.T
 	keyboard *os.File

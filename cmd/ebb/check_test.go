@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestCheckRefusesWhatServeRefuses: one validation stands behind both, so that a configuration that was checked starts.
+// TestCheckRefusesWhatServeRefuses checks that both use the same validation, so that a configuration that passed the
+// check starts.
 func TestCheckRefusesWhatServeRefuses(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -57,13 +58,13 @@ func TestCheckRefusesAServerWithoutKey(t *testing.T) {
 	}
 }
 
-func TestConfigurationMayStandBeforeTheCommand(t *testing.T) {
+func TestConfigFlagMayPrecedeTheCommand(t *testing.T) {
 	s := newSite(t, 0)
 	must(t, "", "--config", s.config, "config", "check")
 	must(t, "", "--config="+s.config, "user", "list", "--json")
 }
 
-func TestCheckRefusesWhatIsNoDatabase(t *testing.T) {
+func TestCheckRefusesFilesThatAreNoDatabase(t *testing.T) {
 	s := newSite(t, 0)
 	for _, text := range []string{"no database at all, but a text that is long enough to have a header of its own: " + strings.Repeat("x", 4096)} {
 		write(t, filepath.Join(s.dir, "ebb.db"), text)

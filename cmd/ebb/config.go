@@ -23,7 +23,7 @@ var initCommand = command{
 		cfg := config.Default()
 		cfg.ServerName = ""
 		inv.flags.StringVar(&cfg.ServerName, "server-name", "", "the server's `NAME`, as in @user:NAME; cannot be changed later")
-		inv.flags.StringVar(&cfg.PublicURL, "public-url", cfg.PublicURL, "the `ADDRESS` at which clients reach the server")
+		inv.flags.StringVar(&cfg.PublicURL, "public-url", cfg.PublicURL, "the `URL` at which clients reach the server")
 		inv.flags.StringVar(&cfg.Listen[0].Address, "listen", cfg.Listen[0].Address, "`HOST:PORT` to accept connections at")
 		dir := inv.flags.String("data-dir", "data", "`FOLDER` of everything that is stored; ebb.yaml is written there")
 		return func(context.Context) error {
@@ -31,7 +31,7 @@ var initCommand = command{
 				return err
 			}
 			if inv.given("config") {
-				return usagef("init does not read a configuration: it writes ebb.yaml into the folder of --data-dir; leave out --config")
+				return usagef("init does not read a configuration: it writes ebb.yaml into the folder of --data-dir; omit --config")
 			}
 			return initServer(inv, cfg, *dir)
 		}
@@ -61,13 +61,13 @@ func initServer(inv *invocation, cfg *config.Config, dir string) error {
 		return err
 	}
 	if err := fedclient.CreateKey(key); err != nil {
-		return errors.Join(err, os.Remove(file)) // so that the next try is not refused
+		return errors.Join(err, os.Remove(file)) // so that another attempt is not refused
 	}
 	fmt.Fprintf(inv.stdout, "Wrote %s and the signing key beside it. Keep a copy of the key: it is the server's identity.\n", file)
 	return nil
 }
 
-// writeNew writes a file that is not there yet.
+// writeNew writes a file that must not exist yet.
 func writeNew(name, text string) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -80,7 +80,8 @@ func writeNew(name, text string) error {
 	return nil
 }
 
-// sampleFor is the sample with what init was told. The values are quoted: [::1] and null are names too.
+// sampleFor returns the sample configuration with the values given to init. The values are quoted, because [::1] and
+// null are valid names too.
 func sampleFor(cfg *config.Config) string {
 	def := config.Default()
 	var pairs []string
@@ -96,7 +97,7 @@ func sampleFor(cfg *config.Config) string {
 }
 
 var configCheckCommand = command{
-	name: "config check", short: "list mistakes and dangerous settings in a configuration",
+	name: "config check", short: "list the mistakes and dangerous settings in a configuration",
 	example: "ebb config check --config /etc/ebb.yaml",
 	setup: func(inv *invocation) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -117,7 +118,7 @@ var configCheckCommand = command{
 }
 
 var configSampleCommand = command{
-	name: "config sample", short: "print a configuration with every key, its default and what it is for",
+	name: "config sample", short: "print a sample configuration that describes every key and its default",
 	example: "ebb config sample",
 	setup: func(inv *invocation) func(context.Context) error {
 		return func(context.Context) error {
@@ -130,7 +131,7 @@ var configSampleCommand = command{
 	},
 }
 
-// config reads the configuration file, and makes a process of root go on as the owner of data_dir.
+// config reads the configuration file. A process of root switches to the owner of data_dir.
 func (inv *invocation) config() (*config.Config, error) {
 	cfg, err := config.Load(inv.configFile)
 	if err != nil {
@@ -139,7 +140,7 @@ func (inv *invocation) config() (*config.Config, error) {
 	return cfg, actAsOwner(cfg.Dir())
 }
 
-// checkedConfig is config with a look at everything that serve needs: what is wrong with it is in the error, all at once.
+// checkedConfig is like config, but also checks everything that serve needs. The error contains all mistakes.
 func (inv *invocation) checkedConfig(ctx context.Context) (*config.Config, config.Problems, error) {
 	cfg, mistakes, err := config.Read(inv.configFile)
 	if err != nil {
@@ -149,7 +150,7 @@ func (inv *invocation) checkedConfig(ctx context.Context) (*config.Config, confi
 		return nil, nil, err
 	}
 	more, warnings := server.Check(ctx, cfg, server.Options{Version: version})
-	for _, p := range more { // where a value is wrong it was said already
+	for _, p := range more { // invalid values were reported already
 		if !slices.ContainsFunc(mistakes, func(m config.Problem) bool { return m.Key == p.Key }) {
 			mistakes = append(mistakes, p)
 		}

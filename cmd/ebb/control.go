@@ -13,13 +13,14 @@ import (
 	"ebb/server"
 )
 
-// refusedError: the command was understood, and the answer is no.
+// refusedError means that the command was understood but refused.
 type refusedError struct{ error }
 
 // caller runs a command, with its arguments, and decodes its answer into result.
 type caller func(ctx context.Context, name string, args, result any) error
 
-// connected gives f a caller for the running server or, if none runs, for the database itself, which stays open until f returns.
+// connected passes f a caller for the running server or, if none is running, for the database itself, which stays open
+// until f returns.
 func (inv *invocation) connected(ctx context.Context, f func(call caller) error) error {
 	cfg, err := inv.config()
 	if err != nil {
@@ -67,7 +68,7 @@ func offline(ctx context.Context, s *server.Server, name string, args, result an
 	return json.Unmarshal(out, result)
 }
 
-// refused makes a refusedError of an error that says that the server refuses the command rather than that it failed.
+// refused turns errors that are refusals, and not failures, into a refusedError.
 func refused(err error) error {
 	var e *mxerr.Error
 	switch {
@@ -76,11 +77,11 @@ func refused(err error) error {
 	case e.Status < 500:
 		return refusedError{errors.New(e.Msg)}
 	}
-	return fmt.Errorf("the server failed; see its log: %w", err)
+	return fmt.Errorf("the command failed; see the server's log for details: %w", err)
 }
 
-// listCommand is a command without arguments that prints a list, as lines or as JSON. It asks for the list page by page and prints each page
-// as it arrives, so that neither the server nor the command holds the list as a whole.
+// listCommand returns a command without arguments that prints a list, as lines or as JSON. The list is fetched page by
+// page and each page is printed as it arrives, so that neither the server nor the command holds the complete list.
 func listCommand[T any](name, short string, line func(io.Writer, T)) command {
 	return command{
 		name: name, short: short, example: "ebb " + name + " --json",

@@ -16,7 +16,7 @@ var resolveStateCommand = command{
 	short:   "resolve the state of a room given as files of PDUs",
 	example: "ebb debug resolve-state --room-version 12 --pdus room.json --state a.json b.json",
 	setup: func(inv *invocation) func(context.Context) error {
-		roomVersion := inv.flags.String("room-version", "", "the room's `VERSION`; by default the one that the create event names")
+		roomVersion := inv.flags.String("room-version", "", "the room's `VERSION`; by default, the version in the create event")
 		var pdus, states files
 		inv.flags.Var(&pdus, "pdus", "JSON arrays of PDUs with their event_id; takes every `FILE` up to the next flag")
 		inv.flags.Var(&states, "state", "JSON arrays of event ids, one state set per `FILE` up to the next flag; without any, the PDUs are a graph")
@@ -24,19 +24,19 @@ var resolveStateCommand = command{
 	},
 }
 
-// files is a flag that may be given several times.
+// files is a flag that can be repeated.
 type files []string
 
 func (f *files) String() string     { return strings.Join(*f, " ") }
 func (f *files) Set(s string) error { *f = append(*f, s); return nil }
 
-// spread repeats --pdus and --state before each word that follows them, since a flag takes one word.
+// spread repeats --pdus and --state before each word that follows them, because a flag takes one word.
 func spread(args []string) []string {
 	var out []string
-	list, bare := "", false // the flag whose words we read; it had none so far
+	list, bare := "", false // the flag whose words follow, and whether it had none so far
 	end := func() {
 		if bare {
-			out = append(out, list) // the parser says that its word is missing
+			out = append(out, list) // the flag parser reports that its value is missing
 		}
 		list, bare = "", false
 	}

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func TestAFlagTakesTheWordsUpToTheNextFlag(t *testing.T) {
+func TestPDUAndStateFlagsTakeWordsUpToTheNextFlag(t *testing.T) {
 	for _, c := range []struct{ in, want []string }{
 		{[]string{"--pdus", "a", "b", "--state", "c", "d", "--room-version", "12"}, []string{"--pdus", "a", "--pdus", "b", "--state", "c", "--state", "d", "--room-version", "12"}},
 		{[]string{"--room-version", "12", "-pdus", "a"}, []string{"--room-version", "12", "--pdus", "a"}},
@@ -25,7 +25,7 @@ func TestAFlagTakesTheWordsUpToTheNextFlag(t *testing.T) {
 	}
 }
 
-func TestResolveStateRefusesWhatItCannotRead(t *testing.T) {
+func TestResolveStateRefusesUnreadableInput(t *testing.T) {
 	dir := t.TempDir()
 	good, bad := filepath.Join(dir, "good.json"), filepath.Join(dir, "bad.json")
 	write(t, good, "[]")
@@ -46,7 +46,7 @@ func TestResolveStateRefusesWhatItCannotRead(t *testing.T) {
 	}
 }
 
-// resolves runs the command and compares what it prints, byte for byte once both are compact.
+// resolves runs the command and compares its output with want, after compacting both.
 func resolves(t *testing.T, want string, args ...string) {
 	t.Helper()
 	var got, expected bytes.Buffer

@@ -9,9 +9,9 @@ import (
 )
 
 var doctorCommand = command{
-	name: "doctor", short: "check whether other servers can reach this one, and say how to mend what fails", example: "ebb doctor --with matrix.org",
+	name: "doctor", short: "check whether other servers can reach this one, and say how to fix problems", example: "ebb doctor --with matrix.org",
 	setup: func(inv *invocation) func(context.Context) error {
-		with := inv.flags.String("with", "", "a `SERVER` to ask what it sees from outside, and what time it has")
+		with := inv.flags.String("with", "", "another `SERVER`, used to check reachability from outside and the clock")
 		inv.jsonFlag()
 		return func(ctx context.Context) error {
 			if err := inv.none(); err != nil {
@@ -42,7 +42,7 @@ func printFindings(w io.Writer, findings []server.Finding) {
 	}
 }
 
-// verdict is the exit code: a warning is none.
+// verdict returns an error if a check failed; warnings do not count.
 func verdict(findings []server.Finding) error {
 	n := 0
 	for _, f := range findings {

@@ -60,7 +60,7 @@ func TestSecurityEventsAreLoggedWithTheAddress(t *testing.T) {
 	}
 }
 
-func TestAnswersNameTheRequestAsTheLogDoes(t *testing.T) {
+func TestAnswersCarryTheRequestIDFromTheLog(t *testing.T) {
 	s := newSite(t, 0)
 	edit(t, s.config, "level: info", "level: debug")
 	_, log := s.serveAndLog(t)
@@ -76,21 +76,22 @@ func TestAnswersNameTheRequestAsTheLogDoes(t *testing.T) {
 	log.await(t, "request="+name+" peer=127.0.0.1", 1)
 }
 
-// scrape returns the metrics of a site that has been asked for nothing else.
+// scrape returns the metrics of a site that has received no other requests.
 func scrape(t *testing.T, address string) string {
 	t.Helper()
 	c := &client{t: t, base: "http://" + address}
 	return string(c.bytes("GET", "/metrics", "", http.NoBody))
 }
 
-func TestMetricsTellBuildAndSizesAndNothingEmpty(t *testing.T) {
+func TestMetricsContainBuildAndSizesButNoEmptySeries(t *testing.T) {
 	s := newSite(t, 0)
 	edit(t, s.config, "serve: [client, admin]", "serve: [client, admin, metrics]")
 	must(t, "correct horse\n", "user", "add", "--password-stdin", "alice", "--config", s.config)
 	s.serve(t)
 	late := 0
 	text := scrape(t, s.address)
-	for ; !regexp.MustCompile(`(?m)^ebb_users 1$`).MatchString(text) && late < 1000; late++ { // counted in the background
+	// Counted in the background.
+	for ; !regexp.MustCompile(`(?m)^ebb_users 1$`).MatchString(text) && late < 1000; late++ {
 		text = scrape(t, s.address)
 	}
 	for _, want := range []string{`ebb_build_info\{go="go[^"]+",version="[^"]+"\} 1`, `ebb_users 1`, `ebb_rooms \d+`, `ebb_database_bytes [1-9]\S+`, `ebb_media_bytes 0`, `ebb_remote_media_bytes 0`} {
@@ -98,7 +99,7 @@ func TestMetricsTellBuildAndSizesAndNothingEmpty(t *testing.T) {
 			t.Errorf("%s is not among the metrics", want)
 		}
 	}
-	// Other tests of this program have asked for some routes; none of them for this one.
+	// Other tests of this program have requested some routes, but none of them this one.
 	if strings.Contains(text, "thirdparty") {
 		t.Errorf("a route that nobody has asked for has metrics:\n%.2000s", text)
 	}

@@ -11,13 +11,13 @@ import (
 )
 
 var federationStatusCommand = command{
-	name: "federation status", args: "[SERVER]", short: "say how delivery to other servers stands, to those that do not answer first",
+	name: "federation status", args: "[SERVER]", short: "show the state of delivery to other servers, those that do not answer first",
 	example: "ebb federation status --json",
 	setup: func(inv *invocation) func(context.Context) error {
 		inv.jsonFlag()
 		return func(ctx context.Context) error {
 			if inv.flags.NArg() > 1 {
-				return usagef("give at most one server")
+				return usagef("expected at most one server name")
 			}
 			var list []outbox.Status
 			if err := inv.call(ctx, "federation status", adminapi.ServerArgs{Server: inv.flags.Arg(0)}, &list); err != nil {
@@ -55,7 +55,7 @@ func waiting(s outbox.Status) string {
 }
 
 var federationRetryCommand = command{
-	name: "federation retry", args: "SERVER", short: "try a server that did not answer again now", example: "ebb federation retry example.org",
+	name: "federation retry", args: "SERVER", short: "retry delivery to a server that did not answer", example: "ebb federation retry example.org",
 	setup: func(inv *invocation) func(context.Context) error {
 		return func(ctx context.Context) error {
 			server, err := inv.one("server name")

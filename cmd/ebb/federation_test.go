@@ -12,7 +12,7 @@ import (
 	"ebb/storage"
 )
 
-func TestDeliveryToOtherServersIsShownAndHurried(t *testing.T) {
+func TestDeliveryToOtherServersIsShownAndRetried(t *testing.T) {
 	s := newSite(t, 0)
 	since := time.Now().Add(-time.Hour).Truncate(time.Millisecond)
 	db, err := storage.Open(context.Background(), storage.Config{DSN: "sqlite:" + filepath.Join(s.dir, "ebb.db")})

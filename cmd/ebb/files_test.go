@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// upload stores a picture and has a thumbnail made of it.
+// upload uploads a picture and requests a thumbnail of it.
 func (c *client) upload() {
 	c.t.Helper()
 	var picture bytes.Buffer
@@ -30,7 +30,7 @@ func (c *client) upload() {
 	c.bytes("GET", "/_matrix/client/v1/media/thumbnail/"+string(uri[1])+"?width=32&height=32&method=crop", "", http.NoBody)
 }
 
-// bytes sends a request that has to succeed, and returns the answer.
+// bytes sends a request that must succeed, and returns the answer.
 func (c *client) bytes(method, target, contentType string, body io.Reader) []byte {
 	c.t.Helper()
 	req, err := http.NewRequestWithContext(c.t.Context(), method, c.base+target, body)
@@ -51,7 +51,7 @@ func (c *client) bytes(method, target, contentType string, body io.Reader) []byt
 	return answer
 }
 
-// TestStoragePageListsEveryFile compares docs/storage.md with the folder of a server at work.
+// TestStoragePageListsEveryFile compares docs/storage.md with the folder of a running server.
 func TestStoragePageListsEveryFile(t *testing.T) {
 	page, err := os.ReadFile("../../docs/storage.md")
 	if err != nil {
@@ -90,7 +90,7 @@ func TestStoragePageListsEveryFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for pattern, there := range seen {
-		// An upload under way is there for moments; the token is written by make run.
+		// An upload in progress exists only for moments; the token is written by make run.
 		if passing := pattern == "media/tmp/*" || pattern == "registration-token"; !there && !passing {
 			t.Errorf("docs/storage.md lists %s, and a server at work has no such file", pattern)
 		}

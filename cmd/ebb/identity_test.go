@@ -11,7 +11,7 @@ import (
 	"ebb/adminapi"
 )
 
-// edit replaces text in a file that must have it.
+// edit replaces text that a file must contain.
 func edit(t *testing.T, name, from, to string) {
 	t.Helper()
 	raw, err := os.ReadFile(name)
@@ -52,11 +52,12 @@ func TestForeignSigningKeyIsRefused(t *testing.T) {
 		refusedWith(t, exitFailed, public, "", "user", "list", cfg)
 	}
 	rename(t, away, key)
-	must(t, "", "keys", "rotate", cfg) // the database's key may be a former one: a crash can come between the files and it
+	// The database may record a former key, if a crash came between writing the files and the database.
+	must(t, "", "keys", "rotate", cfg)
 	must(t, "", "keys", "list", cfg)
 }
 
-func TestLostSigningKeyIsReplacedAndWhatItSignedStaysGood(t *testing.T) {
+func TestLostSigningKeyIsReplacedAndItsSignaturesStayValid(t *testing.T) {
 	s := newSite(t, 0)
 	cfg := "--config=" + s.config
 	first := parsed[[]adminapi.SigningKey](t, must(t, "", "keys", "list", "--json", cfg))[0]
@@ -84,7 +85,7 @@ func TestLostSigningKeyIsReplacedAndWhatItSignedStaysGood(t *testing.T) {
 	}
 }
 
-// TestEverythingBelowDataDirIsPrivate makes the folder beforehand as an administrator would, with the usual umask.
+// TestEverythingBelowDataDirIsPrivate creates the folder beforehand, as an administrator with the usual umask would.
 func TestEverythingBelowDataDirIsPrivate(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o022))
 	s := newSite(t, 0)
@@ -96,7 +97,7 @@ func TestEverythingBelowDataDirIsPrivate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(t, filepath.Join(s.dir, "ebb.db"), "") // as an older version made it
+	write(t, filepath.Join(s.dir, "ebb.db"), "") // as created by an older version
 	if err := os.Chmod(filepath.Join(s.dir, "ebb.db"), 0o644); err != nil {
 		t.Fatal(err)
 	}

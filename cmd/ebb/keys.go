@@ -12,7 +12,7 @@ import (
 	"ebb/server"
 )
 
-var keysListCommand = listCommand("keys list", "list the server's signing keys, the present one first", printKey)
+var keysListCommand = listCommand("keys list", "list the server's signing keys, the current one first", printKey)
 
 func printKey(w io.Writer, k adminapi.SigningKey) {
 	until := "in use"
@@ -23,7 +23,7 @@ func printKey(w io.Writer, k adminapi.SigningKey) {
 }
 
 var keysRotateCommand = command{
-	name: "keys rotate", short: "make a new signing key; what the present one signed stays good", example: "ebb keys rotate",
+	name: "keys rotate", short: "replace the signing key; signatures by the old key stay valid", example: "ebb keys rotate",
 	setup: func(inv *invocation) func(context.Context) error {
 		inv.jsonFlag()
 		return func(ctx context.Context) error {

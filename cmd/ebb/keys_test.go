@@ -46,7 +46,7 @@ func TestSigningKeysAreListedAndChanged(t *testing.T) {
 	}
 }
 
-func TestDoctorTellsOfAServerThatKeepsToItself(t *testing.T) {
+func TestDoctorReportsDisabledFederation(t *testing.T) {
 	s := newSite(t, 0)
 	list := parsed[[]server.Finding](t, must(t, "", "doctor", "--json", "--config="+s.config))
 	if len(list) != 1 || list[0].Status != "warning" || !strings.Contains(list[0].Mend, "federation.enabled") {

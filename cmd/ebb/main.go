@@ -1,7 +1,7 @@
 // Command ebb is the Matrix homeserver and its tools. See `ebb help`.
 //
-// Exit codes: 0 done; 1 failed; 2 the command line or the configuration is wrong; 3 refused, because something is not
-// there, is there already, or is not allowed.
+// Exit codes: 0 success; 1 failure; 2 invalid command line or configuration; 3 refused, because something does not
+// exist, exists already, or is not allowed.
 package main
 
 import (
@@ -30,13 +30,14 @@ const (
 	exitRefused = 3
 )
 
-// command is one subcommand.
+// command is a subcommand.
 type command struct {
 	name    string // such as "user add"
-	args    string // what follows the flags, for the help
+	args    string // arguments after the flags, for the help
 	short   string
 	example string
-	setup   func(*invocation) func(ctx context.Context) error // defines flags, returns what to do once they are parsed
+	// Defines flags, and returns the function to call after they are parsed.
+	setup func(*invocation) func(ctx context.Context) error
 }
 
 // invocation is one run of a command.
@@ -49,10 +50,10 @@ type invocation struct {
 	stderr     io.Writer
 }
 
-// usageError is a mistake of whoever typed the command.
+// usageError is a mistake in the command line.
 type usageError struct{ error }
 
-// configError is a mistake in the configuration; help about the command line would not help.
+// configError is a mistake in the configuration, for which no help about the command line is printed.
 type configError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
@@ -69,14 +70,14 @@ func commands() []command {
 }
 
 func main() {
-	syscall.Umask(0o077) // what it writes is for its own user alone
+	syscall.Umask(0o077) // its files are readable only by their owner
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-// run finds the command and runs it; the result is the exit code.
+// run runs the command in args and returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	args = commandFirst(args)
 	c, rest := find(args)
@@ -102,7 +103,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return inv.report(c, err)
 }
 
-// commandFirst moves --config behind the command, for those who write it in front.
+// commandFirst moves a --config that precedes the command behind it.
 func commandFirst(args []string) []string {
 	n := 0
 	for n < len(args) {
@@ -120,7 +121,7 @@ func commandFirst(args []string) []string {
 	return slices.Concat(args[n:], args[:n])
 }
 
-// newFlags makes flags that print nothing by themselves.
+// newFlags returns a FlagSet that prints nothing by itself.
 func newFlags(name string) *flag.FlagSet {
 	f := flag.NewFlagSet("ebb "+name, flag.ContinueOnError)
 	f.SetOutput(io.Discard)
@@ -129,7 +130,7 @@ func newFlags(name string) *flag.FlagSet {
 
 // configFlag adds --config, which every command has.
 func (inv *invocation) configFlag() {
-	inv.flags.StringVar(&inv.configFile, "config", defaultConfigFile(), "configuration `FILE`; EBB_CONFIG may name it too")
+	inv.flags.StringVar(&inv.configFile, "config", defaultConfigFile(), "configuration `FILE`; can also be set by EBB_CONFIG")
 }
 
 // given reports whether a flag is on the command line.
@@ -138,7 +139,7 @@ func (inv *invocation) given(name string) (given bool) {
 	return given
 }
 
-// find matches the longest command name at the beginning of args.
+// find returns the command with the longest name that args begins with, and the remaining arguments.
 func find(args []string) (*command, []string) {
 	var best *command
 	words := 0
@@ -151,7 +152,7 @@ func find(args []string) (*command, []string) {
 	return best, args[words:]
 }
 
-// parse allows flags before and after other arguments; after "--" there are no flags.
+// parse parses flags before and after other arguments; after "--" there are no flags.
 func (inv *invocation) parse(args []string) error {
 	var rest, plain []string
 	if i := slices.Index(args, "--"); i >= 0 {
@@ -173,7 +174,7 @@ func (inv *invocation) parse(args []string) error {
 	}
 }
 
-// report prints an error and chooses the exit code.
+// report prints an error and returns the exit code for it.
 func (inv *invocation) report(c *command, err error) int {
 	if err == nil {
 		return 0
@@ -210,7 +211,7 @@ func isHelp(word string) bool {
 	return word == "help" || word == "--help" || word == "-help" || word == "-h"
 }
 
-// help lists the commands, those of one group where args begins with its name.
+// help lists the commands, or only those of one group if args begins with its name.
 func help(args []string, stdout, stderr io.Writer) int {
 	w, code := stderr, exitUsage
 	if slices.ContainsFunc(args, isHelp) {
@@ -233,7 +234,7 @@ func help(args []string, stdout, stderr io.Writer) int {
 	return code
 }
 
-// words are the arguments before the first flag.
+// words returns the arguments before the first flag.
 func words(args []string) []string {
 	if i := slices.IndexFunc(args, func(a string) bool { return strings.HasPrefix(a, "-") }); i > 0 {
 		return args[:i]
@@ -241,9 +242,9 @@ func words(args []string) []string {
 	return args
 }
 
-// didYouMean names the command that a mistyped one stands for, as the end of a message.
+// didYouMean suggests a command for a mistyped one, as the end of a message.
 func didYouMean(typed []string) string {
-	for n := min(len(typed), 3); n > 0; n-- { // what follows may be arguments
+	for n := min(len(typed), 3); n > 0; n-- { // the last words may be arguments
 		for _, c := range commands() {
 			if name := strings.Join(typed[:n], " "); config.Alike(c.name, name) {
 				return ": did you mean " + c.name + "?"
@@ -253,7 +254,7 @@ func didYouMean(typed []string) string {
 	return ""
 }
 
-// defaultConfigFile is EBB_CONFIG, else ebb.yaml in this folder.
+// defaultConfigFile returns EBB_CONFIG, or ebb.yaml in the current folder.
 func defaultConfigFile() string {
 	if f := os.Getenv("EBB_CONFIG"); f != "" {
 		return f
@@ -261,12 +262,12 @@ func defaultConfigFile() string {
 	return "ebb.yaml"
 }
 
-// jsonFlag adds --json to a command that lists.
+// jsonFlag adds --json to a command that prints a list.
 func (inv *invocation) jsonFlag() {
 	inv.flags.BoolVar(&inv.json, "json", false, "print JSON")
 }
 
-// print writes v as JSON, or as lines by text.
+// print prints v as JSON, or as lines with the function text.
 func (inv *invocation) print(v any, text func(w io.Writer)) error {
 	if !inv.json {
 		text(inv.stdout)
@@ -277,15 +278,15 @@ func (inv *invocation) print(v any, text func(w io.Writer)) error {
 	return enc.Encode(v)
 }
 
-// one is the single argument of a command.
+// one returns the single argument of a command.
 func (inv *invocation) one(what string) (string, error) {
 	if inv.flags.NArg() != 1 {
-		return "", usagef("give exactly one %s", what)
+		return "", usagef("expected exactly one %s", what)
 	}
 	return inv.flags.Arg(0), nil
 }
 
-// none refuses arguments.
+// none returns an error if there are arguments.
 func (inv *invocation) none() error {
 	if inv.flags.NArg() != 0 {
 		hint := ""

@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// patience is how long anything here may take: the machine may be busy.
+// patience is how long the tests wait for anything, because the machine may be busy.
 const patience = time.Minute
 
-// ran is what a command did.
+// ran is the result of a command.
 type ran struct {
 	code           int
 	stdout, stderr string
 }
 
-// ebb runs a command line in this process, with a text on standard input.
+// ebb runs a command line in this process, with the given standard input.
 func ebb(t *testing.T, stdin string, args ...string) ran {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -33,7 +33,7 @@ func ebb(t *testing.T, stdin string, args ...string) ran {
 	return ran{code, out.String(), err.String()}
 }
 
-// must runs a command that has to succeed, and returns what it printed.
+// must runs a command that must succeed, and returns its output.
 func must(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
 	r := ebb(t, stdin, args...)
@@ -43,7 +43,7 @@ func must(t *testing.T, stdin string, args ...string) string {
 	return r.stdout
 }
 
-// refusedWith runs a command that has to end with the exit code and name the text in its error.
+// refusedWith runs a command that must end with the exit code and an error that contains text.
 func refusedWith(t *testing.T, code int, text, stdin string, args ...string) {
 	t.Helper()
 	r := ebb(t, stdin, args...)
@@ -52,7 +52,7 @@ func refusedWith(t *testing.T, code int, text, stdin string, args ...string) {
 	}
 }
 
-// parsed reads printed JSON; what T does not know is an error, so that the shapes are pinned.
+// parsed decodes printed JSON; unknown members are an error, so that the shapes are fixed.
 func parsed[T any](t *testing.T, text string) (v T) {
 	t.Helper()
 	dec := json.NewDecoder(strings.NewReader(text))
@@ -63,14 +63,14 @@ func parsed[T any](t *testing.T, text string) (v T) {
 	return v
 }
 
-// site is a server's folder, made by init.
+// site is a server's folder, created by init.
 type site struct {
 	dir     string
 	config  string
 	address string
 }
 
-// newSite makes a folder for a server, of a path that is at least so long.
+// newSite creates a folder for a server, whose path is at least length bytes long.
 func newSite(t *testing.T, length int) site {
 	t.Helper()
 	dir := t.TempDir()
@@ -82,7 +82,7 @@ func newSite(t *testing.T, length int) site {
 	return s
 }
 
-// freeAddress is a loopback address that nothing listens at just now.
+// freeAddress returns a loopback address that nothing listens on at the moment.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -93,7 +93,7 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// announced is the log of a server; ready is closed by the line that says that it accepts requests.
+// announced is the log of a server; ready is closed when it says that it accepts requests.
 type announced struct {
 	mu    sync.Mutex // guards text
 	text  bytes.Buffer
@@ -115,7 +115,7 @@ func (a *announced) Write(p []byte) (int, error) {
 	return a.text.Write(p)
 }
 
-// await waits until the log says something n times.
+// await waits until text is in the log n times.
 func (a *announced) await(t *testing.T, text string, n int) {
 	t.Helper()
 	late := time.After(patience)
@@ -141,7 +141,7 @@ func (s site) serve(t *testing.T) (stop func() int) {
 	return stop
 }
 
-// serveAndLog is serve with the server's log.
+// serveAndLog is like serve, and also returns the server's log.
 func (s site) serveAndLog(t *testing.T) (stop func() int, log *announced) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -165,7 +165,8 @@ func (s site) serveAndLog(t *testing.T) (stop func() int, log *announced) {
 	return stop, log
 }
 
-// eachWay runs a test with and without a server that runs, and with one whose data_dir is too long for a socket address.
+// eachWay runs a test with a running server, without one, and with a running server whose data_dir is too long for a
+// socket address.
 func eachWay(t *testing.T, test func(t *testing.T, s site)) {
 	for _, way := range []struct {
 		name    string
@@ -231,7 +232,7 @@ func TestHelpListsEveryCommandOrThoseOfAGroup(t *testing.T) {
 	}
 }
 
-func TestExitCodesTellWhatWentWrong(t *testing.T) {
+func TestExitCodesDistinguishFailures(t *testing.T) {
 	s := newSite(t, 0)
 	broken := filepath.Join(t.TempDir(), "broken.yaml")
 	write(t, broken, "server_name: test\nregistration: {mode: perhaps}\nlisten: [{address: nowhere, serve: [client]}]\n")
@@ -255,7 +256,7 @@ func TestExitCodesTellWhatWentWrong(t *testing.T) {
 		{2, `unexpected "more"`, "version more"},
 		{2, `unexpected "more"`, "room list more --config " + s.config},
 		{2, "--password-stdin", "user add alice --config " + s.config},
-		{2, "no password on standard input", "user add alice --password-stdin --config " + s.config},
+		{2, "standard input contains no password", "user add alice --password-stdin --config " + s.config},
 		{2, "--uses", "token create --uses 0 --config " + s.config},
 		{2, "--expires", "token create --expires soon --config " + s.config},
 		{2, "--max", "room retention set --max soon !a:test --config " + s.config},
@@ -267,7 +268,7 @@ func TestExitCodesTellWhatWentWrong(t *testing.T) {
 		{2, "--server-name", "init --data-dir " + t.TempDir()},
 		{2, "server_name", "init --server-name a/b --data-dir " + t.TempDir()},
 		{2, "listen[0].address", "init --server-name test --listen here --data-dir " + t.TempDir()},
-		{2, "leave out --config", "init --server-name test --data-dir " + t.TempDir() + " --config " + s.dir + "/other.yaml"},
+		{2, "omit --config", "init --server-name test --data-dir " + t.TempDir() + " --config " + s.dir + "/other.yaml"},
 		{3, "ebb.yaml", "init --server-name test --data-dir " + s.dir},
 		{3, "", "user admin nobody --config " + s.config},
 		{3, "", "user deactivate nobody --config " + s.config},

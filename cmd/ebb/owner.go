@@ -8,7 +8,8 @@ import (
 	"syscall"
 )
 
-// actAsOwner switches a process of root to the user that owns data_dir. The server's user could not read files that root writes there.
+// actAsOwner switches a process of root to the user who owns data_dir, because the server's user could not read files
+// that root writes there.
 func actAsOwner(dir string) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -22,7 +23,8 @@ func actAsOwner(dir string) error {
 		return nil
 	}
 	uid, gid, groups := int(stat.Uid), int(stat.Gid), []int{int(stat.Gid)}
-	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil { // else a number without a name, as in containers
+	// Otherwise the user has a number but no name, as in containers.
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		gid, groups = groupsOf(u, gid)
 	}
 	if err := syscall.Setgroups(groups); err != nil {
@@ -37,7 +39,7 @@ func actAsOwner(dir string) error {
 	return nil
 }
 
-// groupsOf returns a user's group and all that they are in.
+// groupsOf returns a user's primary group and all groups that the user is in.
 func groupsOf(u *user.User, byDefault int) (gid int, groups []int) {
 	gid = byDefault
 	if n, err := strconv.Atoi(u.Gid); err == nil {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// asProgram makes the test program the program itself, for tests that need a process of their own.
+// asProgram is a variable that makes the test binary act as ebb, for tests that need a separate process.
 const asProgram = "EBB_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// program runs a command line in a process of its own.
+// program runs a command line in a separate process.
 func program(t *testing.T, stdin string, args ...string) (out string, code int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
@@ -34,14 +34,14 @@ func program(t *testing.T, stdin string, args ...string) (out string, code int) 
 	return string(raw), cmd.ProcessState.ExitCode()
 }
 
-// TestCommandsOfRootLeaveNothingThatTheServerCannotRead: an administrator types sudo ebb user add.
-func TestCommandsOfRootLeaveNothingThatTheServerCannotRead(t *testing.T) {
+// TestCommandsRunByRootLeaveNoUnreadableFiles covers administrators who type sudo ebb user add.
+func TestCommandsRunByRootLeaveNoUnreadableFiles(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("SKIP commands of root: only root can try")
 	}
 	const nobody = 65534
 	dir := filepath.Join(t.TempDir(), "data")
-	for _, above := range []string{filepath.Dir(filepath.Dir(dir)), filepath.Dir(dir)} { // others must get there
+	for _, above := range []string{filepath.Dir(filepath.Dir(dir)), filepath.Dir(dir)} { // others need access to them
 		if err := os.Chmod(above, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +79,7 @@ func TestCommandsOfRootLeaveNothingThatTheServerCannotRead(t *testing.T) {
 	if err != nil || files < 5 {
 		t.Errorf("%d files, %v", files, err)
 	}
-	// What a command of root has left before is named with its owner.
+	// The error names the owner of a file that an earlier command of root has left.
 	if err := os.Chown(filepath.Join(dir, "signing.key"), 0, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 	"ebb/config"
 )
 
-// codeBlocks are the indented blocks of a page, without their indentation.
+// codeBlocks returns the indented blocks of a page, without their indentation.
 func codeBlocks(t *testing.T, name string) (blocks []string) {
 	t.Helper()
 	raw, err := os.ReadFile("../../docs/" + name)
@@ -50,7 +50,7 @@ func TestCommandsOfTheAdministratorsPageParse(t *testing.T) {
 	}
 }
 
-func TestConfigurationsOfTheAdministratorsPageAreGood(t *testing.T) {
+func TestConfigurationsOfTheAdministratorsPageAreValid(t *testing.T) {
 	found := 0
 	for _, block := range codeBlocks(t, "admin.md") {
 		if !regexp.MustCompile(`^(listen|retention):\n`).MatchString(block) {

@@ -12,18 +12,18 @@ import (
 	"ebb/telemetry"
 )
 
-// reloader reads the configuration again on SIGHUP, for what can change while the server runs.
+// reloader reads the configuration again on SIGHUP, for settings that can change while the server runs.
 type reloader struct {
-	running  *config.Config // what the server was started with
-	latest   *config.Config // what was read last
+	running  *config.Config // the configuration at startup
+	latest   *config.Config // the last one that was read
 	server   *server.Server
 	level    *slog.LevelVar
 	log      *slog.Logger
-	terminal *os.File // that the server was started at; nil for none
+	terminal *os.File // from which the server was started; nil if none
 }
 
-// run reloads at every SIGHUP until ctx ends. If SIGHUP comes because the terminal itself is gone, it calls stop, since nobody could end
-// the server any more.
+// run reloads at every SIGHUP until ctx ends. If SIGHUP comes because the terminal was closed, it calls stop, since
+// nobody could stop the server any more.
 func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, stop func()) {
 	for {
 		select {
@@ -39,7 +39,7 @@ func (r *reloader) run(ctx context.Context, hangup <-chan os.Signal, stop func()
 	}
 }
 
-// reload takes over a new configuration; a bad one changes nothing.
+// reload applies a new configuration; an invalid one changes nothing.
 func (r *reloader) reload() {
 	cfg, err := config.Load(r.running.Path())
 	if err != nil {
@@ -49,16 +49,16 @@ func (r *reloader) reload() {
 	changed, _ := config.Differences(r.latest, cfg)
 	_, restart := config.Differences(r.running, cfg)
 	level, err := telemetry.ParseLevel(cfg.Log.Level)
-	if err != nil { // config.Load has checked it
+	if err != nil { // config.Load has validated it
 		r.log.Error("the log level was not reloaded", "err", err)
 		return
 	}
 	r.latest = cfg
 	if err := r.server.Reload(cfg); err != nil {
-		r.log.Error("not everything was reloaded: the rest stays as it was", "err", err)
+		r.log.Error("some settings were not reloaded and stay as they were", "err", err)
 	}
 	if level < r.level.Level() {
-		r.level.Set(level) // the more talkative one tells what happened
+		r.level.Set(level) // logged with the more verbose of the two levels
 	}
 	r.log.Info("the configuration was reloaded, and certificates were read again", "file", cfg.Path(), "changed", changed)
 	r.level.Set(level)

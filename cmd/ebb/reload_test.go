@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// writeCertificate writes cert.pem and key.pem of a new certificate.
+// writeCertificate writes a new certificate to cert.pem and key.pem.
 func writeCertificate(t *testing.T, dir string, serial int64) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -36,7 +36,7 @@ func writeCertificate(t *testing.T, dir string, serial int64) {
 	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
 }
 
-// serial is the number of the certificate that the site shows.
+// serial returns the serial number of the certificate that the site presents.
 func (s site) serial(t *testing.T) int64 {
 	t.Helper()
 	conn, err := tls.Dial("tcp", s.address, &tls.Config{InsecureSkipVerify: true})
@@ -58,7 +58,7 @@ func TestHangupReloadsCertificatesLogLevelAndSecret(t *testing.T) {
 	s := newSite(t, 0)
 	base := "server_name: test\ndata_dir: .\nlisten: [{address: '" + s.address + "', serve: [client, admin], tls: {certificate: cert.pem, private_key: key.pem}}]\n"
 	stamp := time.Now().Add(-time.Hour)
-	pretend := func(serial int64) { // a certificate that looks as if it were the former one
+	pretend := func(serial int64) { // a certificate whose file looks unchanged
 		writeCertificate(t, s.dir, serial)
 		for _, name := range []string{"cert.pem", "key.pem"} {
 			if err := os.Chtimes(filepath.Join(s.dir, name), stamp, stamp); err != nil {
@@ -91,14 +91,14 @@ func TestHangupReloadsCertificatesLogLevelAndSecret(t *testing.T) {
 	if strings.Contains(log.String(), "correct horse") {
 		t.Error("the log has the secret")
 	}
-	// A bad file changes nothing, and neither does a certificate that cannot be read.
+	// An invalid configuration changes nothing, and neither does an unreadable certificate.
 	write(t, s.config, base+"log: {level: loud}\n")
 	hangUp(t)
 	log.await(t, "the configuration was not reloaded", 1)
 	write(t, s.config, base)
 	write(t, filepath.Join(s.dir, "key.pem"), "no key")
 	hangUp(t)
-	log.await(t, "not everything was reloaded", 1)
+	log.await(t, "some settings were not reloaded", 1)
 	if n := s.serial(t); n != 2 {
 		t.Errorf("with a bad key certificate %d is shown", n)
 	}

@@ -20,11 +20,11 @@ var roomShowCommand = roomCommand("room show", "describe a room", func(w io.Writ
 	printRetention(w, r)
 })
 
-var roomRetentionGetCommand = roomCommand("room retention get", "say how long a room keeps messages", printRetention)
+var roomRetentionGetCommand = roomCommand("room retention get", "show how long a room keeps messages", printRetention)
 
-var roomRetentionClearCommand = roomCommand("room retention clear", "take the administrator's policy away; the room's own holds again", printRetention)
+var roomRetentionClearCommand = roomCommand("room retention clear", "remove the administrator's retention policy, so that the room's own applies again", printRetention)
 
-// roomCommand is a command on one room that answers with the room.
+// roomCommand returns a command that acts on one room and prints the room.
 func roomCommand(name, short string, text func(io.Writer, adminapi.Room)) command {
 	return command{
 		name: name, args: "ROOM", short: short, example: "ebb " + name + " '!abc:example.org'",
@@ -66,11 +66,11 @@ func lifetimes(l adminapi.Lifetimes) string {
 func span(ms int64) string { return config.Duration(time.Duration(ms) * time.Millisecond).String() }
 
 var roomRetentionSetCommand = command{
-	name: "room retention set", args: "ROOM", short: "decide how long a room keeps messages, whatever the room says",
+	name: "room retention set", args: "ROOM", short: "set how long a room keeps messages, overriding the room's own policy",
 	example: "ebb room retention set --max 30d '!abc:example.org'",
 	setup: func(inv *invocation) func(context.Context) error {
-		low := inv.flags.String("min", "", "keep messages at least so long, such as 7d")
-		high := inv.flags.String("max", "", "remove messages after so long, such as 30d; by default never")
+		low := inv.flags.String("min", "", "keep messages for at least this long, such as 7d")
+		high := inv.flags.String("max", "", "remove messages after this long, such as 30d; by default never")
 		inv.jsonFlag()
 		return func(ctx context.Context) error {
 			room, err := inv.one("room id or alias")

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// houses makes a server with a user and one room of the alias #hall:test.
+// houses creates a server with a user and a room that has the alias #hall:test.
 func houses(t *testing.T) (s site, room string) {
 	t.Helper()
 	s = newSite(t, 0)
@@ -27,7 +27,7 @@ func houses(t *testing.T) (s site, room string) {
 	return s, room
 }
 
-func TestRoomsAreShownAndTheirRetentionIsDecided(t *testing.T) {
+func TestRoomsAreShownAndTheirRetentionIsSet(t *testing.T) {
 	s, room := houses(t)
 	cfg := "--config=" + s.config
 	check := func(t *testing.T) {
@@ -62,7 +62,7 @@ func TestRoomsAreShownAndTheirRetentionIsDecided(t *testing.T) {
 		if text := must(t, "", "purge", "now", cfg); text != "removed 0 messages; 1 rooms have a maximum lifetime\n" {
 			t.Errorf("purge now: %q", text)
 		}
-		// No bound at all is an override too.
+		// An override may also remove all bounds.
 		if r := parsed[roomShape](t, must(t, "", "room", "retention", "set", "--json", room, cfg)); r.Override == nil || r.Override.Max != nil || r.Retention.Max != nil {
 			t.Errorf("an override without bounds: %+v", r)
 		}
@@ -80,7 +80,7 @@ func TestRoomsAreShownAndTheirRetentionIsDecided(t *testing.T) {
 	}
 }
 
-func TestPurgeBesideTheRunningServerEmptiesTheFiles(t *testing.T) {
+func TestPurgeWhileTheServerRunsEmptiesTheFiles(t *testing.T) {
 	s, room := houses(t)
 	stop := s.serve(t)
 	alice, _ := s.login(t, "alice", "some secret")
@@ -104,7 +104,7 @@ func TestPurgeBesideTheRunningServerEmptiesTheFiles(t *testing.T) {
 	}
 }
 
-// holds says whether a file below dir has the text.
+// holds reports whether a file below dir contains text.
 func holds(t *testing.T, dir, text string) bool {
 	t.Helper()
 	found := false

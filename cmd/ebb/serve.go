@@ -31,15 +31,15 @@ var serveCommand = command{
 	},
 }
 
-// commitDelayVariable injects a delay into every commit, for the benchmark: it shows what a slow disk would. clockOffsetVariable puts the
-// clock wrong, for tests of servers that do not agree on the time.
+// commitDelayVariable adds a delay to every commit, so that the benchmark can simulate a slow disk. clockOffsetVariable
+// shifts the clock, for tests of servers whose clocks differ.
 const (
 	commitDelayVariable = "EBB_BENCH_COMMIT_DELAY"
 	clockOffsetVariable = "EBB_TEST_CLOCK_OFFSET"
 )
 
 func serve(ctx context.Context, inv *invocation) error {
-	hangup := make(chan os.Signal, 1) // one that waits is enough: it covers all that came before
+	hangup := make(chan os.Signal, 1) // one pending signal is enough: it covers all earlier ones
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	cfg, warnings, err := inv.checkedConfig(ctx)
@@ -77,7 +77,7 @@ func serve(ctx context.Context, inv *invocation) error {
 	return err
 }
 
-// forTests sets what only the benchmark and tests ask for.
+// forTests sets the options that only the benchmark and tests use.
 func forTests(o *server.Options) (err error) {
 	var offset time.Duration
 	for name, into := range map[string]*time.Duration{commitDelayVariable: &o.CommitDelay, clockOffsetVariable: &offset} {
@@ -94,7 +94,7 @@ func forTests(o *server.Options) (err error) {
 }
 
 var healthcheckCommand = command{
-	name: "healthcheck", short: "ask the running server whether it is well (exit code 0)", example: "ebb healthcheck --config /etc/ebb.yaml",
+	name: "healthcheck", short: "check that the running server is healthy (exit code 0)", example: "ebb healthcheck --config /etc/ebb.yaml",
 	setup: func(inv *invocation) func(context.Context) error {
 		return func(ctx context.Context) error {
 			if err := inv.none(); err != nil {
@@ -109,7 +109,7 @@ var healthcheckCommand = command{
 	},
 }
 
-// healthcheck asks the first address, from this machine: its certificate is for other names.
+// healthcheck requests /health from the first address. It does not verify the certificate, which is for other names.
 func healthcheck(ctx context.Context, cfg *config.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -128,12 +128,12 @@ func healthcheck(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("the server is not well: %s", resp.Status)
+		err = fmt.Errorf("the server is not healthy: %s", resp.Status)
 	}
 	return errors.Join(err, resp.Body.Close())
 }
 
-// reachable is an address to connect to: one for every interface stands for this machine.
+// reachable returns an address to connect to: if address is for all interfaces, it returns that of this machine.
 func reachable(address string) string {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"ebb/config"
 )
 
-func TestInitMakesAServerThatServesAndOverwritesNothing(t *testing.T) {
+func TestInitCreatesAWorkingServerAndOverwritesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "folder")
 	address := freeAddress(t)
 	out := must(t, "", "init", "--server-name", "[::1]:8448", "--data-dir", dir, "--listen", address, "--public-url", "https://chat.example.org")
@@ -108,14 +108,14 @@ func TestHealthcheckReachesAnAddressForEveryInterface(t *testing.T) {
 	}
 }
 
-func TestASecondServerIsRefused(t *testing.T) {
+func TestSecondServerIsRefused(t *testing.T) {
 	s := newSite(t, 0)
 	s.serve(t)
 	refusedWith(t, exitFailed, "another process uses this database", "", "serve", "--config", s.config)
-	must(t, "", "user", "list", "--config", s.config) // the first one still answers
+	must(t, "", "user", "list", "--config", s.config) // the first server still answers
 }
 
-func TestADeadServersSocketIsNoServer(t *testing.T) {
+func TestStaleSocketIsNotARunningServer(t *testing.T) {
 	s := newSite(t, 0)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(s.dir, "control.sock"), Net: "unix"})
 	if err != nil {

@@ -11,12 +11,12 @@ import (
 )
 
 var tokenCreateCommand = command{
-	name: "token create", short: "make a registration token", example: "ebb token create --uses 5 --expires 7d",
+	name: "token create", short: "create a registration token", example: "ebb token create --uses 5 --expires 7d",
 	setup: func(inv *invocation) func(context.Context) error {
-		text := inv.flags.String("token", "", "the `TEXT` of the token; by default one is chosen")
-		uses := inv.flags.Int64("uses", 1, "how many accounts may be made with it")
-		reusable := inv.flags.Bool("reusable", false, "any number of accounts may be made with it")
-		expires := inv.flags.String("expires", "", "how long it is good, such as 7d; by default for ever")
+		text := inv.flags.String("token", "", "the `TEXT` of the token; by default a random one")
+		uses := inv.flags.Int64("uses", 1, "how many accounts may be created with it")
+		reusable := inv.flags.Bool("reusable", false, "any number of accounts may be created with it")
+		expires := inv.flags.String("expires", "", "how long it is valid, such as 7d; by default for ever")
 		inv.jsonFlag()
 		return func(ctx context.Context) error {
 			if err := inv.none(); err != nil {
@@ -65,7 +65,7 @@ func until(t *time.Time) string {
 }
 
 var tokenRevokeCommand = command{
-	name: "token revoke", args: "TOKEN", short: "end a registration token", example: "ebb token revoke abcdefgh",
+	name: "token revoke", args: "TOKEN", short: "revoke a registration token", example: "ebb token revoke abcdefgh",
 	setup: func(inv *invocation) func(context.Context) error {
 		return func(ctx context.Context) error {
 			token, err := inv.one("token")

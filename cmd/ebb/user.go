@@ -14,9 +14,9 @@ import (
 )
 
 var userAddCommand = command{
-	name: "user add", args: "USER", short: "make an account", example: "ebb user add --admin alice",
+	name: "user add", args: "USER", short: "create an account", example: "ebb user add --admin alice",
 	setup: func(inv *invocation) func(context.Context) error {
-		admin := inv.flags.Bool("admin", false, "make an administrator")
+		admin := inv.flags.Bool("admin", false, "create an administrator account")
 		fromStdin := inv.passwordFlag()
 		return func(ctx context.Context) error {
 			user, err := inv.one("user")
@@ -51,7 +51,7 @@ func mark(on bool, text string) string {
 var userPasswdCommand = command{
 	name: "user passwd", args: "USER", short: "set a password", example: "ebb user passwd --sign-out alice",
 	setup: func(inv *invocation) func(context.Context) error {
-		signOut := inv.flags.Bool("sign-out", false, "sign out every device of the user")
+		signOut := inv.flags.Bool("sign-out", false, "log out all devices of the user")
 		fromStdin := inv.passwordFlag()
 		return func(ctx context.Context) error {
 			user, err := inv.one("user")
@@ -68,9 +68,9 @@ var userPasswdCommand = command{
 }
 
 var userAdminCommand = command{
-	name: "user admin", args: "USER", short: "make a user an administrator, or not", example: "ebb user admin --remove alice",
+	name: "user admin", args: "USER", short: "give or take away administrator rights", example: "ebb user admin --remove alice",
 	setup: func(inv *invocation) func(context.Context) error {
-		remove := inv.flags.Bool("remove", false, "take the right away")
+		remove := inv.flags.Bool("remove", false, "take the rights away")
 		return func(ctx context.Context) error {
 			user, err := inv.one("user")
 			if err != nil {
@@ -82,9 +82,9 @@ var userAdminCommand = command{
 }
 
 var userDeactivateCommand = command{
-	name: "user deactivate", args: "USER", short: "end an account for good", example: "ebb user deactivate --erase alice",
+	name: "user deactivate", args: "USER", short: "deactivate an account permanently", example: "ebb user deactivate --erase alice",
 	setup: func(inv *invocation) func(context.Context) error {
-		erase := inv.flags.Bool("erase", false, "whoever joins a room later gets the user's messages redacted")
+		erase := inv.flags.Bool("erase", false, "show the user's messages as redacted to anybody who joins a room later")
 		return func(ctx context.Context) error {
 			user, err := inv.one("user")
 			if err != nil {
@@ -96,19 +96,19 @@ var userDeactivateCommand = command{
 }
 
 func (inv *invocation) passwordFlag() *bool {
-	return inv.flags.Bool("password-stdin", false, "read the password from standard input instead of asking")
+	return inv.flags.Bool("password-stdin", false, "read the password from standard input instead of prompting")
 }
 
-// password asks twice at a terminal, or reads one line of standard input.
+// password prompts twice at a terminal, or reads one line from standard input.
 func (inv *invocation) password(fromStdin bool) (string, error) {
 	tty, isFile := inv.stdin.(*os.File)
 	if fromStdin || !isFile || !term.IsTerminal(int(tty.Fd())) {
 		if !fromStdin {
-			return "", usagef("there is no terminal to ask for the password: use --password-stdin")
+			return "", usagef("cannot prompt for the password without a terminal: use --password-stdin")
 		}
 		line, err := bufio.NewReader(inv.stdin).ReadString('\n')
 		if err != nil && line == "" {
-			return "", usagef("there is no password on standard input")
+			return "", usagef("standard input contains no password")
 		}
 		return strings.TrimRight(line, "\r\n"), nil
 	}

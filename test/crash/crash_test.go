@@ -1,5 +1,5 @@
-// Package crash kills the real binary in the middle of its work and looks what is left; and it watches the system calls of
-// the binary, since a killed process does not show what a power cut would.
+// Package crash kills the real binary in the middle of its work and checks what is left. It also watches the binary's
+// system calls, because a killed process does not show what a power cut would.
 package crash
 
 import (
@@ -14,15 +14,15 @@ import (
 	"strings"
 	"testing"
 
-	_ "github.com/mattn/go-sqlite3" // integrity_check
+	_ "github.com/mattn/go-sqlite3" // for integrity_check
 
 	"ebb/test/process"
 )
 
-// config lets the load in.
+// config allows the load to register and send.
 const config = "registration: {mode: open}\nrate_limits: {enabled: false}"
 
-// kills is how often the server dies: EBB_TEST_KILLS, else 5.
+// kills returns how often the server is killed: EBB_TEST_KILLS, or 5.
 func kills(t *testing.T) int {
 	text := os.Getenv("EBB_TEST_KILLS")
 	if text == "" {
@@ -60,8 +60,8 @@ func TestNothingAcknowledgedIsLostByKill(t *testing.T) {
 	}
 }
 
-// checkFiles asks SQLite whether the database that the kill left is sound. It works on a copy, so that the server itself
-// finds what the kill left.
+// checkFiles lets SQLite check the integrity of the database after a kill. It works on a copy, so that the server
+// itself finds the files as the kill left them.
 func (w *world) checkFiles(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
@@ -85,7 +85,7 @@ func (w *world) checkFiles(t *testing.T) {
 	}
 }
 
-// check looks at everything that was asked over all rounds, before and after what got no answer is asked again.
+// check verifies the results of all rounds, before and after repeating the requests that received no answer.
 func (w *world) check(t *testing.T) {
 	t.Helper()
 	if err := errors.Join(w.failure, w.seen.failure); err != nil {
@@ -97,7 +97,7 @@ func (w *world) check(t *testing.T) {
 		if a.acked {
 			continue
 		}
-		for range 2 { // the second time the answer is known: try compares
+		for range 2 { // the second time the answer is known, and try compares
 			if err := a.try(t.Context()); err != nil {
 				t.Fatalf("asked again: %v", err)
 			}
@@ -107,7 +107,7 @@ func (w *world) check(t *testing.T) {
 	w.checkSync(t)
 }
 
-// timelines reads the rooms from their beginning by /messages.
+// timelines reads the rooms from their beginning through /messages.
 func (w *world) timelines(t *testing.T) map[string][]process.Object {
 	t.Helper()
 	all := map[string][]process.Object{}
@@ -127,7 +127,7 @@ func (w *world) timelines(t *testing.T) map[string][]process.Object {
 	return all
 }
 
-// checkMessages: every acknowledged message is there once under its id, every other one at most once.
+// checkMessages checks that every acknowledged message exists once, under its ID, and every other one at most once.
 func (w *world) checkMessages(t *testing.T, timelines map[string][]process.Object) {
 	t.Helper()
 	ids, bodies := map[string]int{}, map[string][]string{}
@@ -155,8 +155,8 @@ func (w *world) checkMessages(t *testing.T, timelines map[string][]process.Objec
 	}
 }
 
-// checkReceipts: the reader's receipt is not behind the last one that was acknowledged, and the unread count is what a
-// count of the messages after it gives.
+// checkReceipts checks that the reader's receipt is not behind the last acknowledged one, and that the unread count is
+// the number of messages after it.
 func (w *world) checkReceipts(t *testing.T, timelines map[string][]process.Object) {
 	t.Helper()
 	full := w.reader.Must(t, http.MethodGet, process.Path("sync"), nil)
@@ -195,7 +195,7 @@ func (w *world) checkReceipts(t *testing.T, timelines map[string][]process.Objec
 	}
 }
 
-// receiptOf is the event that the user's m.read receipt stands at.
+// receiptOf returns the event of the user's m.read receipt.
 func receiptOf(joined any, userID string) string {
 	for _, e := range process.List(joined, "ephemeral", "events") {
 		for eventID, kinds := range objects(process.At(e, "content")) {
@@ -207,8 +207,8 @@ func receiptOf(joined any, userID string) string {
 	return ""
 }
 
-// checkSync: the token from before the kill works, and over all restarts /sync gave every event and every to-device
-// message once, the messages of one sender in order.
+// checkSync checks that the token from before the kill works, and that over all restarts /sync returned every event and
+// every to-device message once, with the messages of each sender in order.
 func (w *world) checkSync(t *testing.T) {
 	t.Helper()
 	w.seen.catchUp(t)

@@ -15,22 +15,22 @@ import (
 )
 
 const (
-	senders     = 16  // concurrent, four to each writing user
-	minInFlight = 8   // requests without an answer when the server dies
-	minAcked    = 100 // messages with an answer in every round
+	senders     = 16  // concurrent senders, four per user
+	minInFlight = 8   // unanswered requests when the server is killed
+	minAcked    = 100 // answered messages in every round
 )
 
-// attempt is one request of the load. Its path has the transaction id, so asking again is the same request.
+// attempt is one request of the load. Its path contains the transaction ID, so repeating it is the same request.
 type attempt struct {
 	client *process.Client
 	path   string
 	body   process.Object
-	marker string // unique text inside
-	answer string // event id; set once there is an answer 200
+	marker string // unique text in the request
+	answer string // event ID; set once there is an answer 200
 	acked  bool
 }
 
-// try asks; whether the answer came is noted in the attempt.
+// try sends the request and records the answer in the attempt.
 func (a *attempt) try(ctx context.Context) error {
 	status, answer, err := a.client.Do(ctx, http.MethodPut, a.path, a.body)
 	if err != nil {
@@ -47,28 +47,28 @@ func (a *attempt) try(ctx context.Context) error {
 	return nil
 }
 
-// refused is an answer that is not 200, which no kill excuses.
+// refused is an answer other than 200, which a kill cannot cause.
 type refused struct{ error }
 
-// world is the accounts, rooms and all that was asked over all rounds.
+// world holds the accounts and rooms, and all requests of all rounds.
 type world struct {
 	server  *process.Server
 	reader  *process.Client
 	writers []*process.Client
 	rooms   []string
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	messages []*attempt
 	toDevice []*attempt
 	failure  error                // the first answer other than 200
-	receipts map[string][]receipt // by room, in the order in which they were asked for
+	receipts map[string][]receipt // by room, in the order of the requests
 
 	acked atomic.Int64 // messages answered in this round
-	asked atomic.Int64 // unique numbers of transaction ids
+	asked atomic.Int64 // numbers for unique transaction IDs
 	seen  *observer
 }
 
-// receipt is one of the reader's.
+// receipt is a receipt that the reader sent.
 type receipt struct {
 	eventID string
 	acked   bool
@@ -93,8 +93,8 @@ func newWorld(t *testing.T, s *process.Server) *world {
 	return w
 }
 
-// round lets everybody write until the server is killed in the middle of it, and returns how many requests it left without
-// an answer.
+// round lets all users send until the server is killed in the middle of it, and returns how many requests were left
+// without an answer.
 func (w *world) round(t *testing.T, killAfter int64) (inFlight int) {
 	t.Helper()
 	w.acked.Store(0)
@@ -125,7 +125,7 @@ func (w *world) round(t *testing.T, killAfter int64) (inFlight int) {
 	return inFlight
 }
 
-// send writes messages until there is no server. Whoever gets answer number killAfter closes enough.
+// send sends messages until the server is gone. The goroutine that receives answer number killAfter closes enough.
 func (w *world) send(ctx context.Context, c *process.Client, room string, killAfter int64, enough chan struct{}) {
 	for {
 		n := w.asked.Add(1)
@@ -141,7 +141,7 @@ func (w *world) send(ctx context.Context, c *process.Client, room string, killAf
 	}
 }
 
-// ask lists the attempt before it is made; false once there is no answer.
+// ask records the attempt before sending it, and returns false once there is no answer.
 func (w *world) ask(ctx context.Context, a *attempt, list *[]*attempt) bool {
 	w.mu.Lock()
 	*list = append(*list, a)
@@ -155,7 +155,7 @@ func (w *world) ask(ctx context.Context, a *attempt, list *[]*attempt) bool {
 	return err == nil
 }
 
-// note keeps the first refusal. The caller holds mu.
+// note records the first refusal. The caller holds mu.
 func (w *world) note(err error) {
 	if r := (refused{}); w.failure == nil && errors.As(err, &r) {
 		w.failure = r
@@ -203,7 +203,7 @@ func (w *world) read(ctx context.Context) {
 	}
 }
 
-// newest is the answered message of the room that was asked for last.
+// newest returns the most recently sent message of the room that was answered.
 func (w *world) newest(room string) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()

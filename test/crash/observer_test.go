@@ -11,16 +11,16 @@ import (
 	"ebb/test/process"
 )
 
-// observer follows /sync over all restarts with the token of the last answer it got, as a client does.
+// observer follows /sync over all restarts, like a client, with the token of the last answer it received.
 type observer struct {
 	client   *process.Client
 	since    string
 	failure  error               // an answer other than 200
-	events   map[string][]string // by room: the ids in the order in which they came
+	events   map[string][]string // event IDs by room, in order of arrival
 	toDevice []string            // markers
 }
 
-// wide makes every timeline complete: the load between two answers stays below this.
+// wide makes every timeline complete, because there are fewer events between two answers.
 const wide = `{"room":{"timeline":{"limit":1000}},"presence":{"not_types":["*"]}}`
 
 func newObserver(t *testing.T, c *process.Client) *observer {
@@ -41,7 +41,7 @@ func (o *observer) follow(ctx context.Context) {
 	}
 }
 
-// once makes one request and takes in the answer.
+// once sends one request and records the answer.
 func (o *observer) once(ctx context.Context, timeout int) error {
 	query := url.Values{"timeout": {strconv.Itoa(timeout)}, "filter": {wide}}
 	if o.since != "" {
@@ -71,7 +71,7 @@ func (o *observer) once(ctx context.Context, timeout int) error {
 	return nil
 }
 
-// catchUp syncs until nothing new comes.
+// catchUp syncs until there is nothing new.
 func (o *observer) catchUp(t *testing.T) {
 	t.Helper()
 	for range 100 {

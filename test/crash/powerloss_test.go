@@ -15,9 +15,9 @@ import (
 	"ebb/test/process"
 )
 
-// TestNoAnswerLeavesBeforeItsFsync watches the system calls of the binary: of every change, the bytes that hold it are
-// written to a file, then that file is synced, and only then does the answer leave. A kill cannot show this, since the
-// kernel keeps what a killed process wrote; a power cut would.
+// TestNoAnswerLeavesBeforeItsFsync watches the binary's system calls: the bytes of every change are written to a file,
+// then that file is synced, and only then is the answer sent. A kill cannot show this, because the kernel keeps what a
+// killed process wrote; a power cut would.
 func TestNoAnswerLeavesBeforeItsFsync(t *testing.T) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
@@ -44,11 +44,11 @@ func TestNoAnswerLeavesBeforeItsFsync(t *testing.T) {
 	}
 }
 
-// change is a request whose marker is somewhere in what must be on the disk. With an answer of its own (an event id) it can
-// be told from others; without, it was alone, and the next answer after its bytes is its answer.
+// change is a request whose marker must occur in what is written to disk. If it has an answer (an event ID), that
+// identifies its answer among others. Otherwise it was sent alone, and the next answer after its bytes is its answer.
 type change struct{ marker, answer string }
 
-// writeOneByOne makes one change of every kind, with no other request under way.
+// writeOneByOne makes one change of every kind, with no other request in flight.
 func writeOneByOne(t *testing.T, s *process.Server) []change {
 	c := s.Register(t, "alone")
 	room := process.Text(c.Must(t, http.MethodPost, process.Path("createRoom"), process.Object{}), "room_id")
@@ -71,7 +71,7 @@ func writeOneByOne(t *testing.T, s *process.Server) []change {
 	return append(done, change{marker: "media-marker-end"})
 }
 
-// writeTogether sends messages from many connections, so that commits hold several.
+// writeTogether sends messages over many connections, so that commits contain several.
 func writeTogether(t *testing.T, s *process.Server) []change {
 	c := s.Register(t, "together")
 	room := process.Text(c.Must(t, http.MethodPost, process.Path("createRoom"), process.Object{}), "room_id")
@@ -97,14 +97,14 @@ func writeTogether(t *testing.T, s *process.Server) []change {
 	return changes
 }
 
-// call is one system call: the numbers of the lines at which it began and returned, the file, and what strace shows of it.
+// call is one system call: the numbers of the lines at which it began and returned, the file, and strace's text for it.
 type call struct {
 	begin, end int
 	name, file string
 	text       string
 }
 
-// calls is the log in the order in which the calls began.
+// calls lists the calls in the order in which they began.
 type calls []*call
 
 var (
@@ -129,7 +129,7 @@ func readCalls(t *testing.T, path string) calls {
 			c := &call{begin: n, end: n, name: m[2], file: m[3], text: m[4]}
 			all = append(all, c)
 			if strings.HasSuffix(line, "<unfinished ...>") {
-				c.end = 1 << 60 // never, so far
+				c.end = 1 << 60 // it has not returned yet
 				open[m[1]] = c
 			}
 		} else if m := resumedLine.FindStringSubmatch(line); m != nil && open[m[1]] != nil {
@@ -152,7 +152,7 @@ func (all calls) checkOrder(c change) error {
 		case written == nil && isFile && strings.Contains(one.name, "write") && strings.Contains(one.text, c.marker):
 			written = one
 		case written != nil && one.isAnswer(c.answer):
-			// The sync began after the bytes were written and returned before the answer left.
+			// The sync began after the bytes were written and returned before the answer was sent.
 			if !all.syncedBetween(written, one) {
 				return fmt.Errorf("%s: the answer left before %s was synced", c.marker, written.file)
 			}
@@ -167,7 +167,7 @@ func (all calls) checkOrder(c change) error {
 	return fmt.Errorf("%s: no answer left", c.marker)
 }
 
-// isAnswer recognises an answer 200, and among them the one with that text.
+// isAnswer reports whether the call sent an answer 200 with that text.
 func (c *call) isAnswer(text string) bool {
 	return !strings.HasPrefix(c.file, "/") && strings.Contains(c.text, `"HTTP/1.1 200 OK`) && strings.Contains(c.text, text)
 }

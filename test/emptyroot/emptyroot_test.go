@@ -1,5 +1,6 @@
-// Package emptyroot proves the Dockerfile without a container engine: the steps that lay out the image are run into a
-// folder, and the program runs in that folder as its root, as the image's user, by the command lines that the image names.
+// Package emptyroot tests the Dockerfile without a container engine: it runs the steps that lay out the image in a
+// folder, and then the program with that folder as its root, as the image's user and with the command lines in the
+// image.
 package emptyroot
 
 import (
@@ -20,18 +21,18 @@ import (
 	"testing"
 	"time"
 
-	_ "ebb/server" // what the program is made of: when it changes, an older result of this test counts no more
+	_ "ebb/server" // the program's source: a change invalidates the cached result of this test
 )
 
 const (
-	buildTimeout = 10 * time.Minute // the static program needs SQLite compiled once more where that was never done
+	buildTimeout = 10 * time.Minute // SQLite may have to be compiled for the static program first
 	stepTimeout  = time.Minute
 )
 
-// image is what the Dockerfile says.
+// image is the content of the Dockerfile.
 type image struct {
 	layout     string   // the shell commands that fill /root-of-image
-	user       uint32   // who runs
+	user       uint32   // the user to run as
 	entrypoint []string // ENTRYPOINT
 	command    []string // CMD
 	health     []string // HEALTHCHECK
@@ -69,7 +70,7 @@ func readDockerfile(t *testing.T) (i image) {
 	return i
 }
 
-// build makes the program as the Dockerfile does, and checks that nothing is loaded when it starts.
+// build builds the program as the Dockerfile does, and checks that it is statically linked.
 func build(t *testing.T) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout)
@@ -91,7 +92,7 @@ func build(t *testing.T) string {
 	return path
 }
 
-// lay runs the layout of the image into a folder.
+// lay runs the image's layout commands in a folder.
 func (i image) lay(t *testing.T, binary string) (root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -111,7 +112,7 @@ type container struct {
 	root string
 }
 
-// start starts a command line inside.
+// start starts a command line in the container.
 func (c container) start(ctx context.Context, out *bytes.Buffer, args ...string) (*exec.Cmd, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Path, cmd.Err, cmd.Dir, cmd.Env = args[0], nil, "/", []string{}
@@ -122,7 +123,7 @@ func (c container) start(ctx context.Context, out *bytes.Buffer, args ...string)
 	return cmd, cmd.Start()
 }
 
-// run runs the program inside, with the image's entry point, and returns what it printed.
+// run runs the program in the container, with the image's entry point, and returns its output.
 func (c container) run(t *testing.T, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), stepTimeout)
@@ -138,7 +139,7 @@ func (c container) run(t *testing.T, args ...string) string {
 	return out.String()
 }
 
-// healthy asks by the image's health check until it says yes.
+// healthy runs the image's health check until it succeeds.
 func (c container) healthy(ctx context.Context, ended <-chan error) error {
 	for {
 		var out bytes.Buffer
@@ -154,7 +155,7 @@ func (c container) healthy(ctx context.Context, ended <-chan error) error {
 			return fmt.Errorf("the server ended: %w", err)
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %s", err, &out)
-		case <-time.After(50 * time.Millisecond): // another process: there is nothing to be told by
+		case <-time.After(50 * time.Millisecond): // polls, because another process cannot notify the test
 		}
 	}
 }
@@ -218,7 +219,7 @@ func TestStaticProgramRunsInAnEmptyRootAsTheDockerfileSays(t *testing.T) {
 	c.ownsOnlyData(t)
 }
 
-// ownsOnlyData checks that the server wrote into its volume and nowhere else.
+// ownsOnlyData checks that the server wrote only to its volume.
 func (c container) ownsOnlyData(t *testing.T) {
 	t.Helper()
 	err := filepath.WalkDir(c.root, func(path string, d fs.DirEntry, err error) error {

@@ -1,5 +1,5 @@
-// Package federation lets three real processes, whose clocks differ by up to twenty minutes, share a room while their network breaks,
-// one of them stops and one is killed, and looks whether all of them agree afterwards.
+// Package federation runs three real processes, whose clocks differ by up to twenty minutes, that share a room while
+// their network breaks, one of them stops and one is killed. It checks that all of them agree afterwards.
 package federation
 
 import (
@@ -18,7 +18,7 @@ import (
 	"ebb/test/process"
 )
 
-// rounds is how often everything breaks: EBB_TEST_KILLS/10, at least once.
+// rounds returns how often everything breaks: EBB_TEST_KILLS/10, at least once.
 func rounds() int {
 	n, err := strconv.Atoi(os.Getenv("EBB_TEST_KILLS"))
 	if err != nil {
@@ -34,7 +34,7 @@ type world struct {
 	room  string
 
 	mu    sync.Mutex     // guards acked and asked
-	acked map[string]int // what was sent and acknowledged, and by which server
+	acked map[string]int // the acknowledged messages, and the server that acknowledged each
 	asked int
 }
 
@@ -58,7 +58,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// chatter lets every user send until stop, state now and then; what gets no answer is sent again under its id.
+// chatter lets every user send messages, and occasionally state, until stop. Requests without an answer are repeated
+// with the same transaction ID.
 func (w *world) chatter(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -77,7 +78,7 @@ func (w *world) chatter(t *testing.T) (stop func()) {
 	return func() { cancel(); all.Wait() }
 }
 
-// say sends one message, and with every tenth a topic.
+// say sends a message, and with every tenth message a topic.
 func (w *world) say(t *testing.T, by int) {
 	w.mu.Lock()
 	w.asked++
@@ -93,7 +94,7 @@ func (w *world) say(t *testing.T, by int) {
 	}
 }
 
-// put asks until there is an answer.
+// put repeats a request until there is an answer.
 func (w *world) put(t *testing.T, by int, path string, content process.Object) {
 	for {
 		status, answer, err := w.users[by].Do(context.Background(), http.MethodPut, path, content)
@@ -110,7 +111,7 @@ func (w *world) put(t *testing.T, by int, path string, content process.Object) {
 	}
 }
 
-// timeline tells how often each text is in the room on one server.
+// timeline returns how often each text occurs in the room on one server.
 func (w *world) timeline(ctx context.Context, on int) (map[string]int, error) {
 	texts, err := w.bodies(ctx, on)
 	if err != nil {
@@ -123,7 +124,7 @@ func (w *world) timeline(ctx context.Context, on int) (map[string]int, error) {
 	return counts, nil
 }
 
-// bodies reads the room on one server, back to its beginning: the messages, the newest first.
+// bodies reads the room on one server back to its beginning, and returns the messages, the newest first.
 func (w *world) bodies(ctx context.Context, on int) (out []string, err error) {
 	seen := map[string]bool{}
 	for from, first := "", true; first || from != ""; first = false {
@@ -150,7 +151,7 @@ func (w *world) bodies(ctx context.Context, on int) (out []string, err error) {
 	return out, nil
 }
 
-// state is the room's state on one server: event ids by type and key.
+// state returns the room's state on one server: event IDs by type and state key.
 func (w *world) state(ctx context.Context, on int) (map[string]string, error) {
 	path := process.Path("rooms", w.room, "members")
 	status, answer, err := w.users[on].Do(ctx, http.MethodGet, path, nil)
@@ -208,13 +209,13 @@ func (w *world) agree(t *testing.T) {
 	t.Logf("all agree on %d messages", len(w.acked))
 }
 
-func TestThreeServersAgreeAfterEverythingBroke(t *testing.T) {
+func TestThreeServersAgreeAfterFaultsOfAllKinds(t *testing.T) {
 	w := newWorld(t)
 	faults := []struct {
 		name string
 		do   func()
 		mend func()
-	}{ // those of the network first: there nobody says anything any more once it is mended
+	}{ // network faults first: after they heal, nobody sends any more
 		{"two are parted", func() { w.part(0, 1) }, w.heal},
 		{"one is parted from all", func() { w.part(2, 0); w.part(2, 1) }, w.heal},
 		{"a third of what one is asked is lost", func() { w.lose(1, 0.3) }, w.heal},
@@ -232,7 +233,7 @@ func TestThreeServersAgreeAfterEverythingBroke(t *testing.T) {
 			quiet := i < 4
 			t.Log(f.name)
 			stop := w.chatter(t)
-			time.Sleep(500 * time.Millisecond) // real processes, real time: let them talk
+			time.Sleep(500 * time.Millisecond) // real processes in real time: let them send
 			f.do()
 			time.Sleep(1500 * time.Millisecond)
 			if quiet {
@@ -260,8 +261,9 @@ func (w *world) stop(t *testing.T, i int) {
 	}
 }
 
-// TestAServerThatWasDownGetsEverythingInOrder: what was sent meanwhile comes by /sync-able events in the order of its sender.
-func TestAServerThatWasDownGetsEverythingInOrder(t *testing.T) {
+// TestServerThatWasDownReceivesEverythingInOrder checks that messages sent meanwhile reach /sync in the order of their
+// sender.
+func TestServerThatWasDownReceivesEverythingInOrder(t *testing.T) {
 	w := newWorld(t)
 	w.stop(t, 2)
 	const n = 1500

@@ -18,16 +18,16 @@ import (
 	"ebb/test/process"
 )
 
-// network is real processes behind a proxy each: a server's name is the address of its proxy, which speaks TLS, knows by the
-// Authorization header who asks, and lets a test break things.
+// network is a set of real processes behind one proxy each. A server's name is the address of its proxy, which
+// terminates TLS, recognises the requesting server by the Authorization header, and injects faults.
 type network struct {
 	servers []*process.Server
 	names   []string
 
 	mu    sync.Mutex // guards the faults
 	cut   map[[2]int]bool
-	loss  []float64       // by server: share of requests to it of which the request or the answer is lost
-	delay []time.Duration // by server: before its answers
+	loss  []float64       // by server: share of requests to it that are lost, or their answers
+	delay []time.Duration // by server: delay of its answers
 }
 
 func newNetwork(t *testing.T, n int) *network {
@@ -38,7 +38,7 @@ func newNetwork(t *testing.T, n int) *network {
 	}
 	w := &network{cut: map[[2]int]bool{}, loss: make([]float64, n), delay: make([]time.Duration, n)}
 	ca := process.NewAuthority(t)
-	clocks := []string{"0s", "10m", "-10m"} // they do not agree on the time
+	clocks := []string{"0s", "10m", "-10m"} // their clocks differ
 	for i := range n {
 		front, back := process.FreeAddress(t), process.FreeAddress(t)
 		w.names = append(w.names, front)
@@ -52,12 +52,13 @@ func newNetwork(t *testing.T, n int) *network {
 	return w
 }
 
-// serve is the proxy of a server.
+// serve runs the proxy of a server.
 func (w *network) serve(t *testing.T, to int, front, back string, ca *process.Authority) {
 	t.Helper()
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: back})
 	proxy.ErrorLog = log.New(io.Discard, "", 0)
-	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) } // as if nobody listened
+	// As if nobody listened.
+	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
 	l, err := tls.Listen("tcp", front, &tls.Config{Certificates: []tls.Certificate{ca.Issue(t)}, MinVersion: tls.VersionTLS12})
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +81,7 @@ func (w *network) faulty(to int, next http.Handler) http.Handler {
 		case <-r.Context().Done():
 			return
 		}
-		if rand.Float64() < loss/2 { // the request comes through, the answer is lost
+		if rand.Float64() < loss/2 { // the request arrives, but the answer is lost
 			next.ServeHTTP(discard{http.Header{}}, r)
 			panic(http.ErrAbortHandler)
 		}
@@ -88,7 +89,7 @@ func (w *network) faulty(to int, next http.Handler) http.Handler {
 	})
 }
 
-// origin is who asks; -1 where the request is not signed, as those for keys.
+// origin returns the requesting server, or -1 if the request is not signed, like those for keys.
 func (w *network) origin(r *http.Request) int {
 	for i, name := range w.names {
 		if strings.Contains(r.Header.Get("Authorization"), fmt.Sprintf("origin=%q", name)) {
@@ -104,28 +105,28 @@ func (d discard) Header() http.Header         { return d.header }
 func (d discard) Write(p []byte) (int, error) { return len(p), nil }
 func (d discard) WriteHeader(int)             {}
 
-// part parts two servers, both ways.
+// part disconnects two servers, in both directions.
 func (w *network) part(a, b int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.cut[[2]int{a, b}], w.cut[[2]int{b, a}] = true, true
 }
 
-// lose lets some of what a server is asked get lost.
+// lose makes a share of the requests to a server fail.
 func (w *network) lose(to int, share float64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.loss[to] = share
 }
 
-// slow lets a server answer late.
+// slow delays the answers of a server.
 func (w *network) slow(to int, d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.delay[to] = d
 }
 
-// heal ends every fault.
+// heal ends all faults.
 func (w *network) heal() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -134,7 +135,7 @@ func (w *network) heal() {
 	clear(w.delay)
 }
 
-// eventually asks until f is content; there is nothing in another process to be told by.
+// eventually calls f until it succeeds. It polls, because another process cannot notify the test.
 func eventually(t *testing.T, within time.Duration, f func(ctx context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)

