@@ -11,24 +11,24 @@ import (
 )
 
 const (
-	// maxACLEntries bounds the patterns of a server access control list that are looked at: an event has room for some
-	// thousands, and each costs a pass over a server's name.
+	// maxACLEntries bounds the patterns of a server access control list that are used. An event has room for some
+	// thousands, and each has to be matched against the server's name.
 	maxACLEntries = 10_000
 	// maxACLPattern is longer than any server name can be.
 	maxACLPattern = 512
 )
 
-// acl is m.room.server_acl, compiled.
+// acl is a compiled m.room.server_acl event.
 type acl struct {
 	event       *Event
 	allow, deny []pushrules.Glob
-	literals    bool // IP addresses are let in
+	literals    bool // IP addresses are allowed
 }
 
-// aclCache is the compiled list of a room; it is made anew when the event is another one.
+// aclCache caches the compiled list of a room until the event changes.
 type aclCache struct{ last atomic.Pointer[acl] }
 
-// AllowsServer reports whether the room's server access control list lets a server take part.
+// AllowsServer reports whether the room's server access control list allows a server.
 // Spec: client-server-api#mroomserver_acl
 func (r *Room) AllowsServer(server string) bool {
 	e := r.State(typeServerACL, "")
@@ -44,7 +44,8 @@ func (r *Room) AllowsServer(server string) bool {
 	return list.allows(server)
 }
 
-// checkOwnACL refuses a server access control list that excludes this server: nobody here could take it back.
+// checkOwnACL rejects a server access control list that denies this server, since nobody on this server could revert
+// it.
 func (s *Service) checkOwnACL(content []byte) error {
 	if content, err := canonjson.Canonical(content, false); err == nil && !compileACL(content).allows(s.opts.Server) {
 		return mxerr.InvalidParam("This access control list would exclude your own server, %s, from the room", s.opts.Server)
@@ -57,7 +58,7 @@ func compileACL(content []byte) *acl {
 	return &acl{allow: patterns(content, "allow"), deny: patterns(content, "deny"), literals: string(raw) != "false"}
 }
 
-// patterns compiles a list of the event; what is no string is passed over.
+// patterns compiles one of the lists in the event. It skips entries that are not strings.
 func patterns(content []byte, member string) (out []pushrules.Glob) {
 	raw, _ := canonjson.Get(content, member)
 	list, _ := canonjson.Elements(raw)
@@ -89,7 +90,7 @@ func (a *acl) allows(server string) bool {
 	return false
 }
 
-// hostOf is a server name without its port.
+// hostOf returns a server name without its port.
 func hostOf(server string) string {
 	if i := strings.LastIndexByte(server, ':'); i >= 0 && !strings.HasSuffix(server, "]") {
 		return server[:i]

@@ -15,24 +15,24 @@ import (
 	"ebb/storage"
 )
 
-// adoption is a room as another server gave it, verified.
+// adoption is a verified room from another server's join response.
 type adoption struct {
 	version   *pdu.Version
 	room      id.RoomID
 	state     []*pdu.Event // before the join
-	authChain []*pdu.Event // of that and of the join
+	authChain []*pdu.Event // of the state and the join
 	join      *pdu.Event
-	sender    ident.Requester // who joins
+	sender    ident.Requester // the joining user
 	partial   bool            // most members are left out
-	servers   []string        // then: those that are in the room, the one that answered first
+	servers   []string        // if partial: the servers in the room, starting with the one that answered
 }
 
-// firstPlace is the position from which rooms of other servers begin: below it is room for a quarter of a billion events of
-// their history.
+// firstJoinPosition is the lowest position of the join of a room from another server. The positions below leave room
+// for a quarter of a billion events of its history.
 const firstPlace storage.Pos = 1 << 16
 
-// adopt makes a room one in which this server takes part: the state that another server told, with the join of a local user
-// on top. Of a room that it had left it keeps what it knew as history.
+// adopt makes this server a participant of a room: the state from another server, followed by the join of a local user.
+// What was stored of the room during an earlier stay becomes history.
 func (s *Service) adopt(ctx context.Context, a adoption) error {
 	nid, err := s.enter(ctx, a.room, a.version)
 	if err != nil {
@@ -70,10 +70,10 @@ func (s *Service) adopt(ctx context.Context, a adoption) error {
 	return s.begin(ctx, r, a, h, before)
 }
 
-// errResident: meanwhile the room has become one of this server's.
+// errResident is returned if this server joined the room meanwhile.
 var errResident = mxerr.New(409, mxerr.CodeUnknown, "This server is already in the room")
 
-// enter finds the short name of a room, and gives it one where nothing of it was known.
+// enter returns the number of a room, and allots one if the room is new.
 func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (nid ident.RoomNID, err error) {
 	err = s.db.Write(ctx, func(tx *storage.Tx) error {
 		tx.SkipTo(firstPlace)
@@ -83,7 +83,7 @@ func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (ni
 		}
 		if found {
 			if nid = row.NID; row.Version != string(v.ID) {
-				return mxerr.InvalidParam("The room's version is %s", row.Version)
+				return mxerr.InvalidParam("The room has version %s", row.Version)
 			}
 			return nil
 		}
@@ -93,7 +93,7 @@ func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (ni
 	return nid, err
 }
 
-// knownOf finds what of a room is stored already.
+// knownOf returns the events of an adoption that are stored already.
 func (s *Service) knownOf(ctx context.Context, r *Room, a adoption) (map[id.EventID]*Event, error) {
 	ids := make([]id.EventID, 0, len(a.state)+len(a.authChain))
 	for _, e := range a.state {
@@ -105,7 +105,7 @@ func (s *Service) knownOf(ctx context.Context, r *Room, a adoption) (map[id.Even
 	return s.stored(ctx, r, ids)
 }
 
-// check wants the join to be allowed by what is left of the told state once each entry was judged by its own auth events.
+// check authorises each state event by its own auth events, and verifies that the remaining state allows the join.
 func (a *adoption) check(known map[id.EventID]*Event) error {
 	state := eventauth.StateMap{}
 	for _, told := range a.state {
@@ -116,12 +116,12 @@ func (a *adoption) check(known map[id.EventID]*Event) error {
 		}
 	}
 	if err := eventauth.Check(a.version, a.join, state); err != nil {
-		return fmt.Errorf("%w: what the state has by right does not allow the join: %w", fedclient.ErrBadAnswer, err)
+		return fmt.Errorf("%w: the authorised part of the state does not allow the join: %w", fedclient.ErrBadAnswer, err)
 	}
 	return nil
 }
 
-// adoptedHead makes the head of the room before the join, and the state as a snapshot.
+// adoptedHead returns the room's head before the join, and the state as a snapshot.
 func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known map[id.EventID]*Event) (*head, *snapshot, error) {
 	r.mu.RLock()
 	old := r.head
@@ -151,7 +151,7 @@ func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known ma
 		m := &Member{User: id.UserID(key), NID: nid, Membership: membershipIn(e.Content()), Pos: e.Pos, Changed: e.Pos}
 		h.setMember(s, m)
 	}
-	for _, m := range old.members { // of local users of whom the state does not know, such as those who were invited and declined
+	for _, m := range old.members { // local users who are not in the state, such as those who rejected an invite
 		if h.members[m.User] == nil && s.IsLocal(m.User) && m.Membership != Join {
 			h.setMember(s, m)
 		}
@@ -161,8 +161,8 @@ func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known ma
 	return &h, before, nil
 }
 
-// begin stores the room with the join as its newest event. The writer lock is held, also over the commit: nobody else can
-// build on a room that does not stand yet.
+// begin stores the room with the join as its newest event. The writer lock is held until the commit, since nothing can
+// be built on the room before.
 func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, before *snapshot) error {
 	member := &memberChange{user: a.sender.UserID, nid: a.sender.UserNID, to: Join}
 	if m := h.members[a.sender.UserID]; m != nil {
@@ -179,7 +179,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 	join.extremities = []extremity{{id: join.ID(), event: join.Event, after: join.after}}
 	b := &batch{svc: s, room: r, events: []*pendingEvent{join}, entering: true, partial: a.partial}
 	h.minDepth = a.join.Depth()
-	s.partials.end(r.nid) // of a stay before this one
+	s.partials.end(r.nid) // of an earlier stay
 	p := s.db.Enqueue(storage.Write{
 		Rooms: []ident.RoomNID{r.nid},
 		Do:    func(tx *storage.Tx) error { return b.enterRoom(tx, h, join, a.servers) },
@@ -202,7 +202,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 	return nil
 }
 
-// applyTo makes the adopted head the room's, with the join on top. Room.mu is held.
+// applyTo replaces the room's head by the adopted one and adds the join. Room.mu is held.
 func (a *adoption) applyTo(r *Room, h *head, join *pendingEvent) {
 	h.entered, h.recheck = join.Pos, false
 	if a.partial {
@@ -211,12 +211,12 @@ func (a *adoption) applyTo(r *Room, h *head, join *pendingEvent) {
 	r.head = *h
 	r.memberEvents.Store(0)
 	r.pending.reset()
-	r.pending.joined = join.changes[0].member.joinedMore() // which apply subtracts again
+	r.pending.joined = join.changes[0].member.joinedMore() // apply subtracts it again
 	r.apply(join)
-	r.head.ringOK = join.Pos - 1 // what came before belongs to an earlier stay
+	r.head.ringOK = join.Pos - 1 // earlier events belong to an earlier stay
 }
 
-// enterRoom writes the current state, the join and the room's row. servers are those of a partial room.
+// enterRoom writes the current state, the join and the room's row. servers is set for partial state.
 func (b *batch) enterRoom(tx *storage.Tx, h *head, join *pendingEvent, servers []string) error {
 	r := b.room
 	if err := tx.ClearCurrentState(r.nid); err != nil {

@@ -11,34 +11,34 @@ import (
 	"ebb/storage"
 )
 
-// Events that precede the join by which this server entered a room are history: they are fetched when somebody paginates back, and never
-// arrive as new. Other servers send them anyway, since many ignore min_depth when asked for missing events. The graph decides which events
-// are history. If it does not say, an event that was asked for and is shallower than the join counts as history; one that was pushed does
-// not.
+// Events that precede the join with which this server entered a room are history: they are fetched when somebody
+// paginates back, and never arrive as new. Other servers send them anyway, since many ignore min_depth when asked for
+// missing events. The graph decides which events are history. If it does not tell, a requested event that is shallower
+// than the join counts as history, but a pushed one does not.
 
 // maxAncestryRounds bounds the requests for ancestors of the join that the events of one transaction may cause.
 const maxAncestryRounds = 5
 
-// ancestry is what is known of the graph before the join, apart from what is stored.
+// ancestry is the known part of the graph before the join, apart from the stored events.
 type ancestry struct {
 	join  *Event
 	whole bool                     // the stored history reaches back to the create event
 	roots []id.EventID             // missing events that the stored history names
 	nodes map[id.EventID]graphNode // events of the history that are not stored
-	aside map[id.EventID]bool      // events that were given, and are left to backfill
+	aside map[id.EventID]bool      // received events that are left to backfill
 	ids   map[id.EventID]bool      // ancestors of the join
-	ends  []id.EventID             // those of them that are not in nodes
+	ends  []id.EventID             // ancestors that are not in nodes
 	bound int64                    // an event of this depth or deeper that is not in ids is no ancestor
-	asked int                      // requests so far
+	asked int                      // number of requests so far
 }
 
-// graphNode is an event's place in the graph.
+// graphNode is the position of an event in the graph.
 type graphNode struct {
 	prev  []id.EventID
 	depth int64
 }
 
-// entry is the join by which this server entered the room; nil if it created the room.
+// entry returns the join with which this server entered the room, or nil if it created the room.
 func (p *pastReader) entry() (*Event, error) {
 	pos := p.r.entered()
 	if pos == 0 {
@@ -47,8 +47,8 @@ func (p *pastReader) entry() (*Event, error) {
 	return p.of(stateRef{pos: pos})
 }
 
-// bridge returns the state before the join if an event has the same prev_events as the join, else nil. These prev_events need not be
-// stored.
+// bridge returns the state before the join if an event has the same prev_events as the join, else nil. These
+// prev_events need not be stored.
 func (p *pastReader) bridge(prev []id.EventID) (*snapshot, error) {
 	join, err := p.entry()
 	if join == nil || err != nil || !sameEvents(join.PrevEvents(), prev) {
@@ -70,8 +70,8 @@ func sameEvents(a, b []id.EventID) bool {
 	return len(a) == len(b) && !slices.ContainsFunc(a, func(e id.EventID) bool { return !slices.Contains(b, e) })
 }
 
-// knownFromJoin reports whether the state after a missing prev_event need not be fetched, since the join has it as its only prev_event or has the
-// same prev_events as the event; see bridge.
+// knownFromJoin reports whether the state after a missing prev_event need not be fetched, since the join has it as its
+// only prev_event or has the same prev_events as the event; see bridge.
 func (a *arrivals) knownFromJoin(e *incoming, prev id.EventID) bool {
 	if a.history == nil {
 		return false
@@ -85,11 +85,11 @@ func (a *arrivals) isHistory(eventID id.EventID) bool {
 	return a.history != nil && (a.history.ids[eventID] || a.history.aside[eventID])
 }
 
-// historySuspects lists waiting events that may be history, in the order of depth: those that were asked for, and those that have a prev_event
-// which is not stored or is history.
+// historySuspects returns the waiting events that may be history, in the order of depth: requested events, and those
+// with a prev_event that is not stored or is history.
 func (a *arrivals) historySuspects(ctx context.Context) (out []*incoming, err error) {
 	if create := a.room.State(typeCreate, ""); create != nil && a.waiting[create.ID()] != nil {
-		a.finish(create.ID(), nil) // every state has it: there is nothing to authorise
+		a.finish(create.ID(), nil) // the create event is part of every state
 		received.WithLabelValues("known").Inc()
 	}
 	if a.room.entered() == 0 {
@@ -113,15 +113,15 @@ func (a *arrivals) isSinceJoin(eventID id.EventID) bool {
 	return e != nil && placed(e) && !isPast(e.row()) && e.Pos >= a.room.entered()
 }
 
-// setHistoryAside leaves to backfill those of the suspects that precede the join. It returns those of which the known part of the graph does not
-// say whether they do.
+// setHistoryAside leaves to backfill those suspects that precede the join. It returns the ones for which the known part
+// of the graph does not tell.
 func (a *arrivals) setHistoryAside(suspects []*incoming) (doubtful []*incoming) {
 	if len(suspects) == 0 {
 		return nil
 	}
 	a.history.walk(a)
 	since := map[id.EventID]bool{}
-	for _, e := range suspects { // each after those that it follows, if their depths are right
+	for _, e := range suspects { // prev_events first, if the depths are right
 		if a.waiting[e.ID()] == nil {
 			continue
 		}
@@ -129,7 +129,7 @@ func (a *arrivals) setHistoryAside(suspects []*incoming) (doubtful []*incoming) 
 		case a.history.ids[e.ID()]:
 			a.leaveToBackfill(e)
 		case e.Depth() >= a.history.bound,
-			slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return a.isSinceJoin(prev) || since[prev] }): // follows what came after the join
+			slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return a.isSinceJoin(prev) || since[prev] }):
 			since[e.ID()] = true
 		default:
 			doubtful = append(doubtful, e)
@@ -138,15 +138,15 @@ func (a *arrivals) setHistoryAside(suspects []*incoming) (doubtful []*incoming) 
 	return doubtful
 }
 
-// leaveToBackfill makes an event stop waiting. Backfill fetches it when somebody paginates back.
+// leaveToBackfill removes an event from the waiting ones. Backfill fetches it when somebody paginates back.
 func (a *arrivals) leaveToBackfill(e *incoming) {
 	a.history.nodes[e.ID()], a.history.aside[e.ID()] = graphNode{e.PrevEvents(), e.Depth()}, true
 	a.finish(e.ID(), nil)
 	received.WithLabelValues("history").Inc()
 }
 
-// gatherHistory leaves to backfill the waiting events that precede the join. If the known part of the graph does not say which do, the origin is
-// asked for ancestors of the join.
+// gatherHistory leaves to backfill the waiting events that precede the join. If the known part of the graph does not
+// tell which do, it asks the origin for ancestors of the join.
 func (g *gathering) gatherHistory(ctx context.Context) error {
 	suspects, err := g.historySuspects(ctx)
 	if err != nil {
@@ -173,7 +173,7 @@ func (g *gathering) gatherHistory(ctx context.Context) error {
 	}
 }
 
-// openHistory reads what the stored history names as missing.
+// openHistory reads which events the stored history lacks.
 func (a *arrivals) openHistory(ctx context.Context) (h *ancestry, err error) {
 	h = &ancestry{nodes: map[id.EventID]graphNode{}, aside: map[id.EventID]bool{}}
 	err = a.svc.db.Read(ctx, func(tx *storage.Tx) error {
@@ -194,7 +194,7 @@ func (a *arrivals) openHistory(ctx context.Context) (h *ancestry, err error) {
 	return h, err
 }
 
-// walk finds the ancestors of the join among what is known, and how deep others can be.
+// walk finds the known ancestors of the join, and the greatest depth that others can have.
 func (h *ancestry) walk(a *arrivals) {
 	h.ids, h.ends, h.bound = map[id.EventID]bool{}, nil, 0
 	if !h.whole && len(h.roots) == 0 || len(h.roots) == maxHoles {
@@ -233,8 +233,8 @@ func (h *ancestry) walk(a *arrivals) {
 	}
 }
 
-// gatherAncestors asks the origin for ancestors of the join, and reports whether more of them are known then. Only the shape of the graph is
-// taken from the answer: at worst, what the origin itself gave is set aside.
+// gatherAncestors asks the origin for ancestors of the join, and reports whether there are new ones. It uses only the
+// shape of the graph: at worst, a dishonest origin has its own events set aside.
 func (g *gathering) gatherAncestors(ctx context.Context) (more bool, err error) {
 	h := g.history
 	if g.from.remote == nil || len(h.ends) == 0 || h.asked >= maxAncestryRounds {

@@ -13,11 +13,11 @@ import (
 	"ebb/storage"
 )
 
-// incoming is a verified event of another server on its way into the room.
+// incoming is a verified event of another server that is not part of the room yet.
 type incoming struct {
 	*pdu.Event
-	relay bool // this server passes it on to the other servers
-	asked bool // this server asked for it; nobody sent it
+	relay bool // this server sends it on to the other servers
+	asked bool // this server requested it
 
 	unverified bool  // its signature cannot be checked: the event is undecided
 	noAuth     bool  // one of its auth events cannot be fetched: the event is undecided
@@ -56,7 +56,7 @@ type lookup struct {
 
 // historical is what else is needed to place an event of the history.
 type historical struct {
-	order         ident.Order  // its place in the timeline
+	order         ident.Order  // its position in the timeline
 	fetchedBefore state        // the state before it, as another server gave it; nil if its prev_events are stored
 	base          int64        // a snapshot that does not differ much from that state
 	missing       []id.EventID // prev_events that are not stored
@@ -76,7 +76,7 @@ func newStoredEvents(r *Room) *storedEvents {
 	return &storedEvents{svc: r.svc, room: r, known: map[id.EventID]*Event{}, absent: map[id.EventID]bool{}, elsewhere: map[id.EventID]bool{}}
 }
 
-// find looks up events, unless that was done before.
+// find looks up events that were not looked up before.
 func (s *storedEvents) find(ctx context.Context, ids []id.EventID) error {
 	var unknown []id.EventID
 	for _, eventID := range ids {
@@ -88,7 +88,7 @@ func (s *storedEvents) find(ctx context.Context, ids []id.EventID) error {
 	return s.read(ctx, unknown)
 }
 
-// read looks up events, whether or not that was done before.
+// read looks up events again.
 func (s *storedEvents) read(ctx context.Context, ids []id.EventID) error {
 	found, err := s.svc.stored(ctx, s.room, ids)
 	for eventID, e := range found {
@@ -97,7 +97,7 @@ func (s *storedEvents) read(ctx context.Context, ids []id.EventID) error {
 	return err
 }
 
-// forget makes find look again for everything.
+// forget clears the results, so that find looks everything up again.
 func (s *storedEvents) forget() {
 	clear(s.known)
 	clear(s.absent)
@@ -122,10 +122,11 @@ func unknownOf(known map[id.EventID]*Event, ids []id.EventID) (unknown []id.Even
 	return unknown
 }
 
-// arrivals are events from one server on their way into one room, and what has become of them.
+// arrivals holds events that one server sent for one room, and their results.
 //
-// Their way has two steps. In the first, a gathering asks other servers for what the events lack: missing events, states and auth events. In
-// the second, a placing authorises and stores them under the room's receiving slot and asks nobody. Events that lack nothing skip the first.
+// They are processed in two steps. First, a gathering asks other servers for what the events lack: missing events,
+// states and auth events. Then a placing authorises and stores them under the room's receiving slot, without any
+// request. Events that lack nothing skip the first step.
 type arrivals struct {
 	*storedEvents
 	origin string // the server that the events come from, "" if there is not just one
@@ -146,7 +147,8 @@ func newArrivals(r *Room, origin string) *arrivals {
 	}
 }
 
-// lookUpStored looks up the waiting events and those that they name. Events that are already part of the graph stop waiting.
+// lookUpStored looks up the waiting events and those that they refer to. Events that are already part of the graph stop
+// waiting.
 func (a *arrivals) lookUpStored(ctx context.Context) error {
 	a.admitUnproven()
 	var ids []id.EventID
@@ -161,7 +163,7 @@ func (a *arrivals) lookUpStored(ctx context.Context) error {
 		switch {
 		case e == nil:
 		case !placed(e):
-			if w.unverified && outlierOf(e) != nil { // its signature was good when it was stored
+			if w.unverified && outlierOf(e) != nil { // its signature was valid when it was stored
 				w.Event, w.unverified = e.Event, false
 			}
 		case e.undecided() && !w.unverified:
@@ -175,7 +177,7 @@ func (a *arrivals) lookUpStored(ctx context.Context) error {
 	return nil
 }
 
-// lookUpAgain is lookUpStored for when others may have stored since what was missing.
+// lookUpAgain is lookUpStored for when missing events may have been stored meanwhile.
 func (a *arrivals) lookUpAgain(ctx context.Context) error {
 	a.forget()
 	if err := a.lookUpStored(ctx); err != nil {
@@ -197,10 +199,10 @@ func (a *arrivals) lookUpAgain(ctx context.Context) error {
 var (
 	errRejectedBefore = errors.New("the event was rejected before")
 	errNoAuthEvent    = errors.New("an auth event cannot be fetched")
-	errNoPrevEvent    = errors.New("an event before it cannot be fetched")
+	errNoPrevEvent    = errors.New("a prev_event cannot be fetched")
 )
 
-// earlierRefusal returns why a stored event was not accepted, nil if it was.
+// earlierRefusal returns why a stored event was not accepted, or nil if it was.
 func earlierRefusal(e *Event) error {
 	switch {
 	case e.undecided():
@@ -216,12 +218,12 @@ func isTemporary(err error) bool {
 	return errors.Is(err, errNoPrevEvent) || errors.Is(err, errNoAuthEvent) || errors.Is(err, errUndecided)
 }
 
-// finish records what has become of an event. Its sender does not learn that something which the event names cannot be fetched: it may still
-// come, and the event with it.
+// finish records the result of an event. The sender gets no error if only a referenced event could not be fetched: that
+// event may still arrive, and this one with it.
 func (a *arrivals) finish(eventID id.EventID, err error) {
 	e := a.waiting[eventID]
 	delete(a.waiting, eventID)
-	if e != nil && e.unverified { // nobody waits for the answer
+	if e != nil && e.unverified { // nobody waits for the result
 		return
 	}
 	if isTemporary(err) {
@@ -230,7 +232,7 @@ func (a *arrivals) finish(eventID id.EventID, err error) {
 	a.results[eventID] = err
 }
 
-// has reports whether an event is part of the graph, or waits to become so.
+// has reports whether an event is part of the graph or waiting.
 func (a *arrivals) has(eventID id.EventID) bool {
 	return a.waiting[eventID] != nil || a.isPlaced(eventID)
 }
@@ -240,7 +242,7 @@ func (a *arrivals) lacksState(e *incoming, prev id.EventID) bool {
 	return !a.has(prev) && e.fetchedAfter[prev] == nil && !a.knownFromJoin(e, prev)
 }
 
-// lackingState lists the waiting events with such a prev_event, in the order of depth.
+// lackingState returns the waiting events with such a prev_event, in the order of depth.
 func (a *arrivals) lackingState() (out []*incoming) {
 	for _, e := range a.waiting {
 		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return a.lacksState(e, prev) }) {
@@ -251,7 +253,7 @@ func (a *arrivals) lackingState() (out []*incoming) {
 	return out
 }
 
-// refuseLackingState refuses the events that lackingState lists, and those that follow them.
+// refuseLackingState rejects the events that lackingState returns, and those that follow them.
 func (a *arrivals) refuseLackingState() {
 	followers := map[id.EventID][]id.EventID{}
 	var lost []id.EventID
@@ -275,7 +277,8 @@ func (a *arrivals) refuseLackingState() {
 	}
 }
 
-// lackingAuth returns a waiting event that cannot be authorised because one of its auth events is missing; nil if there is none.
+// lackingAuth returns a waiting event that cannot be authorised because one of its auth events is missing; nil if there
+// is none.
 func (a *arrivals) lackingAuth() *incoming {
 	var ids []id.EventID
 	for eventID := range a.waiting {
@@ -290,8 +293,8 @@ func (a *arrivals) lackingAuth() *incoming {
 	return nil
 }
 
-// missingAuth lists the auth events of an event that are neither stored nor waiting. It lists none if another auth event was rejected: then the
-// event is rejected too.
+// missingAuth returns the auth events of an event that are neither stored nor waiting. It returns none if another auth
+// event was rejected, since the event is rejected then too.
 func (a *arrivals) missingAuth(e *incoming) (ids []id.EventID) {
 	for _, auth := range e.AuthEvents() {
 		known := a.known[auth]
@@ -305,7 +308,8 @@ func (a *arrivals) missingAuth(e *incoming) (ids []id.EventID) {
 	return ids
 }
 
-// markFollowed marks the waiting events that other waiting events follow: each of the latter is valid, or followed by a valid event.
+// markFollowed marks the waiting events that other waiting events follow: each of the latter is valid, or followed by a
+// valid event.
 func (a *arrivals) markFollowed() {
 	for _, e := range a.waiting {
 		for _, prev := range e.PrevEvents() {

@@ -18,9 +18,9 @@ type softFailed struct{ error }
 
 func (s softFailed) Unwrap() error { return s.error }
 
-// addForeign adds an event of another server to the batch after checks 4 to 7. A rejected event becomes part of the graph too, flagged, so that
-// nobody asks for it again; the verdict is not nil then, and the batch is good. An undecided event that no valid event follows is not added:
-// errUndecided is the error then.
+// addForeign adds an event of another server to the batch after checks 4 to 7. A rejected event is added too, flagged
+// as rejected, so that it is not fetched again; then verdict is not nil, but the batch is valid. An undecided event
+// that no valid event follows is not added, and err is errUndecided.
 func (b *batch) addForeign(ctx context.Context, in *incoming) (verdict, err error) {
 	pe := b.received(in)
 	onHead := in.fetchedAfter == nil && b.followsHead(in.PrevEvents())
@@ -77,8 +77,8 @@ func (b *batch) followsHead(prev []id.EventID) bool {
 	return true
 }
 
-// authoriseOnHead does checks 4 to 7 from memory for an event that follows the forward extremities and cites the auth events that the current
-// state has: then checks 4 to 6 are the same. It returns errNeedTx if the event does not.
+// authoriseOnHead makes checks 4 to 7 from memory for an event that follows the forward extremities and cites the auth
+// events of the current state, so that checks 4 to 6 are the same. It returns errNeedTx for any other event.
 func (b *batch) authoriseOnHead(in *incoming) (verdict, err error) {
 	if in.unverified || in.noAuth || in.elsewhere {
 		return nil, errNeedTx
@@ -107,8 +107,8 @@ func (b *batch) authoriseOnHead(in *incoming) (verdict, err error) {
 	return checkPolicyServer(nil, in, nil)
 }
 
-// authorise does checks 4 to 7 for an event of which the database must be asked. It sets the state before the event, unless the event follows the
-// head, where that is known.
+// authorise makes checks 4 to 7 for an event that needs the database. It sets the state before the event, unless the
+// event follows the head, whose state is known.
 func (b *batch) authorise(p *pastReader, in *incoming, pe *pendingEvent, onHead bool) (verdict, err error) {
 	verdict, err = b.checkAuthEvents(p, in) // 4
 	if err != nil {
@@ -142,7 +142,8 @@ func (b *batch) authorise(p *pastReader, in *incoming, pe *pendingEvent, onHead 
 	return verdict, err
 }
 
-// checkAuthEvents is check 4: the auth rules based on the event's auth events. The verdict is errUndecided if they cannot be asked yet.
+// checkAuthEvents is check 4: the auth rules based on the event's auth events. The verdict is errUndecided if they
+// cannot be evaluated yet.
 func (b *batch) checkAuthEvents(p *pastReader, in *incoming) (verdict, err error) {
 	auth, verdict, err := b.authStateOf(p, in)
 	if verdict == nil && err == nil {
@@ -174,8 +175,8 @@ func (b *batch) checkCurrentState(e *pdu.Event) (verdict, err error) {
 	return nil, nil
 }
 
-// authStateOf returns the auth events of an event as a state, and a verdict on their list: errUndecided means that the event cannot be authorised
-// yet.
+// authStateOf returns the auth events of an event as a state, and a verdict on their list: errUndecided means that the
+// event cannot be authorised yet.
 func (b *batch) authStateOf(p *pastReader, in *incoming) (auth eventauth.StateMap, verdict, err error) {
 	switch {
 	case in.unverified, in.noAuth:

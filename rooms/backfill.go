@@ -15,22 +15,23 @@ import (
 	"ebb/storage"
 )
 
-// Bounds of what is asked of other servers for one reader.
+// Bounds of the requests to other servers for one reader.
 const (
-	maxBackfillPage    = 100 // events that are asked for at a time
-	maxBackfillServers = 4   // servers that are asked, one after the other
-	maxRungs           = 300 // events of the timeline between which others are put
-	maxHoles           = 100 // gaps of a timeline that are looked at
-	// maxBackfillEdges bounds the missing events that one question names.
+	maxBackfillPage    = 100 // events per request
+	maxBackfillServers = 4   // servers that are asked one after the other
+	maxRungs           = 300 // timeline events between which others are inserted
+	maxHoles           = 100 // gaps in a timeline that are considered
+	// maxBackfillEdges bounds the missing events that one request names.
 	maxBackfillEdges = pdu.MaxPrevEvents
-	// backfillTime bounds one round; a reader waits for it.
+	// backfillTime bounds one round, for which the reader waits.
 	backfillTime = 15 * time.Second
-	// historyStep is the distance of two events of the past in the timeline, so that others can be put between them.
+	// historyStep is the distance between two events of the history in the timeline, so that others can be inserted
+	// between them.
 	historyStep = 16
 )
 
-// Backfill asks other servers for what is missing before the event with the order above, and stores it. It reports whether there
-// is nothing more to be had for now: the caller need not ask for the same gap again soon.
+// Backfill requests the events that are missing before the event at order above from other servers, and stores them. It
+// reports whether nothing more can be fetched for now, so that the caller need not ask for the same gap again soon.
 // Spec: server-server-api#backfilling-and-retrieving-missing-events
 func (s *Service) Backfill(ctx context.Context, r *Room, above ident.Order) (exhausted bool) {
 	limited, cancel := context.WithTimeout(ctx, backfillTime)
@@ -39,8 +40,8 @@ func (s *Service) Backfill(ctx context.Context, r *Room, above ident.Order) (exh
 	return exhausted || !more && ctx.Err() == nil
 }
 
-// backfill is Backfill that reports whether the room has more events than before, and whether some of the missing events were
-// refused, so that the gap stays.
+// backfill is Backfill, but reports whether the room has more events than before, and whether some of the missing
+// events were rejected, so that the gap stays.
 func (s *Service) backfill(ctx context.Context, r *Room, above ident.Order) (more, refused bool) {
 	ctx, letGo := fedclient.HoldAnswers(ctx, false)
 	defer letGo()
@@ -51,16 +52,16 @@ func (s *Service) backfill(ctx context.Context, r *Room, above ident.Order) (mor
 	defer release()
 	q, err := s.question(ctx, r, above)
 	if err != nil {
-		s.log.WarnContext(ctx, "cannot read what is missing in a room", "room", r.id, "err", err)
+		s.log.WarnContext(ctx, "cannot read the missing events of a room", "room", r.id, "err", err)
 		return false, false
 	}
-	if len(q.missing) == 0 { // somebody else was quicker
+	if len(q.missing) == 0 { // another request has fetched them
 		return q.above != nil, false
 	}
 	for _, server := range q.servers {
 		n, refused, err := s.backfillFrom(ctx, r, server, q)
 		if err != nil {
-			s.log.DebugContext(ctx, "earlier events could not be fetched", "room", r.id, "server", server, "err", err)
+			s.log.DebugContext(ctx, "cannot backfill from a server", "room", r.id, "server", server, "err", err)
 		}
 		if n > 0 {
 			return true, refused
@@ -72,25 +73,25 @@ func (s *Service) backfill(ctx context.Context, r *Room, above ident.Order) (mor
 	return false, false
 }
 
-// question is what other servers are asked in order to fill a gap.
+// question describes the request that fills a gap.
 type question struct {
 	missing []id.EventID
-	above   *Event // the event before which some of them are
-	line    []rung // the timeline from there downwards, as far as others may be put into it
+	above   *Event // the first event above the gap
+	line    []rung // the timeline from there downwards, as far as events may be inserted
 	servers []string
 }
 
-// rung is an event of the timeline between which others are put.
+// anchor is a timeline event next to which others are inserted.
 type rung struct {
 	order ident.Order
 	depth int64
 }
 
-// question finds what is missing at the gap before the event with the order above, and at the gaps below it that belong to it.
+// question finds the events missing before the event at order above, and in the gaps below it that belong together.
 func (s *Service) question(ctx context.Context, r *Room, above ident.Order) (q question, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.Timeline(r.nid, 0, above, true, maxRungs)
-		if err != nil || len(rows) == 0 || rows[0].Order != above { // the event was purged: the past before it is over
+		if err != nil || len(rows) == 0 || rows[0].Order != above { // it was purged, like everything before it
 			return err
 		}
 		if err := q.climbDown(r, rows); err != nil {
@@ -108,7 +109,7 @@ func (s *Service) question(ctx context.Context, r *Room, above ident.Order) (q q
 	return q, err
 }
 
-// climbDown notes the timeline down to the first event below the hole that arrived live and has everything before it.
+// addAnchors adds the timeline down to the first event below the gap that arrived live and has no missing prev_event.
 func (q *question) climbDown(r *Room, rows []storage.EventRow) (err error) {
 	if q.above, err = fromRow(r.version, &rows[0]); err != nil {
 		return err
@@ -124,12 +125,12 @@ func (q *question) climbDown(r *Room, rows []storage.EventRow) (err error) {
 		}
 	}
 	if len(rows) < maxRungs {
-		q.line = append(q.line, rung{}) // the beginning
+		q.line = append(q.line, rung{}) // the beginning of the timeline
 	}
 	return nil
 }
 
-// historians lists servers that may know what precedes an event, that of its sender first.
+// backfillServers returns servers that may have the events before one by sender, starting with the sender's server.
 func (r *Room) historians(sender id.UserID) []string {
 	first := serverOf(string(sender))
 	out := r.others(maxBackfillServers)
@@ -140,8 +141,8 @@ func (r *Room) historians(sender id.UserID) []string {
 	return out[:min(len(out), maxBackfillServers)]
 }
 
-// backfillFrom asks one server, and returns how many events were stored and whether one of the missing ones was refused. The room's fetching
-// slot is held.
+// backfillFrom asks one server. It returns how many events were stored and whether one of the missing ones was
+// rejected. The room's fetching slot is held.
 func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q question) (n int, refused bool, err error) {
 	raws, err := s.opts.Remote.Backfill(ctx, server, r.id, q.missing, maxBackfillPage)
 	if err != nil {
@@ -181,7 +182,8 @@ func (g *gathering) gatherHistoryAt(ctx context.Context, missing []id.EventID, r
 	return g.gatherStatesBefore(ctx)
 }
 
-// keepAncestors drops events that were not asked for: the missing events and their ancestors stay, also those behind an event that is not valid.
+// keepAncestors drops events that were not asked for: the missing events and their ancestors stay, also those behind an
+// event that is not valid.
 func (g *gathering) keepAncestors(missing []id.EventID) {
 	asked, passed := map[id.EventID]*incoming{}, map[*pdu.Event]bool{}
 	for todo := slices.Clone(missing); len(todo) > 0; {
@@ -199,8 +201,8 @@ func (g *gathering) keepAncestors(missing []id.EventID) {
 	g.waiting = asked
 }
 
-// gatherStatesBefore asks for the state before each event of the history that has a missing prev_event. An event for which the server does not
-// return it is left out, and so is what follows it.
+// gatherStatesBefore asks for the state before each event of the history that has a missing prev_event. An event for
+// which the server does not return it is left out, and so is what follows it.
 func (g *gathering) gatherStatesBefore(ctx context.Context) error {
 	for _, e := range g.lackingState() {
 		before, err := g.from.stateBefore(ctx, e.ID())
@@ -219,12 +221,12 @@ func (g *gathering) gatherStatesBefore(ctx context.Context) error {
 
 // isOver reports whether messages from the time of an event have expired, or were purged.
 func (r *Room) isOver(e *pdu.Event, receivedTS int64) bool {
-	purged := r.PurgedBefore() // 0: nothing was, and a time before 1970 is as good as any other
+	purged := r.PurgedBefore() // 0 if nothing was purged; no message is from before 1970
 	return expiry.Expired(r.Retention(), e.OriginServerTS(), receivedTS, r.svc.opts.Now()) || purged != 0 && e.OriginServerTS() < purged
 }
 
-// AskTimestampToEvent asks other servers for the event of a room that is closest to a time (ms), and returns the first answer: the
-// event and its time. It returns false if no server has an answer.
+// AskTimestampToEvent asks other servers for the event of a room that is closest to a time (ms). It returns the ID and
+// the time of the event in the first response, or false if no server finds one.
 // Spec: server-server-api#get_matrixfederationv1timestamp_to_eventroomid
 func (s *Service) AskTimestampToEvent(ctx context.Context, r *Room, ts int64, backwards bool) (id.EventID, int64, bool) {
 	ctx, cancel := context.WithTimeout(ctx, backfillTime)
@@ -242,7 +244,7 @@ func (s *Service) AskTimestampToEvent(ctx context.Context, r *Room, ts int64, ba
 	return "", 0, false
 }
 
-// others lists some of the other servers in the room.
+// others returns some of the other servers in the room.
 func (r *Room) others(limit int) (out []string) {
 	for server := range r.EachServer() {
 		if server != r.svc.opts.Server && len(out) < limit {

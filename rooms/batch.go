@@ -14,77 +14,80 @@ import (
 	"ebb/storage"
 )
 
-// batch is events of one room that become one write. It is used under the room's writer lock until it is queued.
+// batch collects events of one room that are stored in one write. It is used under the room's writer lock until it is
+// queued.
 type batch struct {
 	svc    *Service
 	room   *Room
-	create *storage.RoomRow // the room is new: its row; nil otherwise
+	create *storage.RoomRow // the row of a new room; nil otherwise
 
 	events []*pendingEvent
-	txn    *claim                                         // the client's transaction id, if any
+	txn    *claim                                         // the client's transaction ID, if any
 	extra  func(tx *storage.Tx, room ident.RoomNID) error // written with the events
-	saved  provisional                                    // the head before the batch
+	saved  provisional                                    // the provisional head before the batch
 	past   *pastFacts                                     // see facts
 
-	approvals *approvals // of policy servers; nil: none were asked for yet
-	lacking   lacking    // events that a policy server must sign
+	approvals *approvals // signatures of policy servers; nil: none requested yet
+	lacking   lacking    // events that still need the signature of a policy server
 
-	entering bool // another server has told the room,
-	partial  bool // without most of its members
+	entering bool // the state of the room came from another server,
+	partial  bool // without most members
 
-	alongside   *batch // of a room that is created in the same write
-	unpublishes bool   // the write takes the room out of the room directory
+	alongside   *batch // the batch of a room that is created in the same write
+	unpublishes bool   // the write removes the room from the room directory
 
-	first  [1]*pendingEvent // the memory of events, and of commit.Events, where there is one: most batches are a message
+	first  [1]*pendingEvent // backing arrays of events and commit.Events: most batches have one event
 	only   [1]CommittedEvent
 	commit Commit
 }
 
-// newBatch returns an empty batch on the provisional head of a room. a holds what policy servers have signed for it; nil: they were not asked.
+// newBatch returns an empty batch on the provisional head of a room. a holds the signatures of policy servers, or is
+// nil if none were requested.
 func newBatch(r *Room, a *approvals) *batch {
 	b := &batch{svc: r.svc, room: r, saved: r.next, approvals: a}
 	b.events = b.first[:0]
 	return b
 }
 
-// pendingEvent is an event on its way to the disk.
+// pendingEvent is an event that is not committed yet.
 type pendingEvent struct {
 	*Event
 	before, after *snapshot      // the state before and after it
-	changes       []*stateChange // what it makes of the room's current state
+	changes       []*stateChange // the changes of the current state that the event causes
 	relation      *relation
 	redacts       *redaction
 	push          pushrules.Outcome
 
-	// The room once the event is part of it.
+	// The room's head after the event.
 	head        *snapshot
 	extremities []extremity
 	depth       int64
 
 	missing []id.EventID // prev_events that are not stored
-	// missingBehind are those that are from before the join by which this server entered the room.
+	// missingBehind holds those of missing that precede the join with which this server entered the room.
 	missingBehind []id.EventID
 
-	gapsAt     ident.Order // the order at which those of a rejected event are noted
-	awaits     id.EventID  // what it redacts, where that is not stored yet
-	awaited    bool        // there are redactions that arrived before it
-	revealed   []*Event    // those that clients see from now on
-	replaces   storage.Pos // where it was stored while it was undecided
-	supersedes storage.Pos // where it was stored while it was withheld
-	late       bool        // it was one of those
-	past       ident.Order // its order, where that is not the newest
-	outgoing   bool        // other servers are to get it from this one
+	gapsAt     ident.Order // the order at which the missing events of a rejected event are recorded
+	awaits     id.EventID  // the target of a redaction, if it is not stored yet
+	awaited    bool        // redactions of it arrived earlier
+	revealed   []*Event    // events that become visible to clients now
+	replaces   storage.Pos // its position while it was undecided
+	supersedes storage.Pos // its position while it was withheld
+	late       bool        // it was withheld
+	past       ident.Order // its order if it is history; 0 otherwise
+	outgoing   bool        // this server sends it to other servers
 }
 
 // stateChange is a change of one entry of the room's current state.
 type stateChange struct {
 	key      pdu.StateKey
-	event    *Event        // nil: the state no longer has the key
-	by       *pendingEvent // what makes the change; often the same event
-	member   *memberChange // of an m.room.member entry
-	shadowed *stateChange  // the queued change of the same key before it
+	event    *Event        // set for m.room.member entries
+	by       *pendingEvent // the cause of the change; often the event itself
+	member   *memberChange // set for m.room.member entries
+	shadowed *stateChange  // the previous queued change of the same key
 
-	// joinedSince is of a member who became known when the room was completed: since when this server and they share it.
+	// joinedSince is set for a member who became known when the room was completed: where they began to share it with
+	// this server.
 	joinedSince storage.Pos
 }
 
@@ -94,7 +97,7 @@ type memberChange struct {
 	from, to Membership
 }
 
-// joinedMore is by how much the change raises the number of joined users.
+// joinedMore returns the change in the number of joined users.
 func (c *memberChange) joinedMore() (n int) {
 	if c.to == Join {
 		n++
@@ -111,10 +114,10 @@ type redaction struct {
 	event  *pendingEvent // the m.room.redaction
 }
 
-// by is the position of the m.room.redaction.
+// by returns the position of the m.room.redaction.
 func (r *redaction) by() storage.Pos { return r.event.Pos }
 
-// proto is an event to be built.
+// proto describes an event to be built.
 type proto struct {
 	typ      string
 	stateKey *string
@@ -125,19 +128,19 @@ type proto struct {
 	member     *memberChange
 	relation   *relation
 	threadRoot storage.Pos
-	target     *Event     // what an m.room.redaction redacts; nil where that is redacted already
-	unseen     bool       // what it redacts is not stored
-	redacts    id.EventID // its id
+	target     *Event     // the target of an m.room.redaction; nil if that is already redacted
+	unseen     bool       // the target is not stored
+	redacts    id.EventID // the ID of the target
 	txnID      string
 }
 
-// view is the provisional state as the authorisation rules read it.
+// view gives the authorisation rules the provisional state.
 type view struct {
 	r   *Room
-	err error // the first failure to read a member's event
+	err error // the first error from reading a member event
 }
 
-// Get is one entry of the provisional state.
+// Get returns an entry of the provisional state.
 func (v *view) Get(typ, key string) *pdu.Event {
 	e, err := v.r.provisionalState(typ, key)
 	if err != nil && v.err == nil {
@@ -149,10 +152,10 @@ func (v *view) Get(typ, key string) *pdu.Event {
 	return e.Event
 }
 
-// Levels are the provisional power levels.
+// Levels returns the provisional power levels.
 func (v *view) Levels() *eventauth.PowerLevels { return v.r.next.levels }
 
-// provisionalState is one entry of the state that the next event is built on; nil where there is none.
+// provisionalState returns an entry of the state that the next event is built on, or nil if there is none.
 func (r *Room) provisionalState(typ, key string) (*Event, error) {
 	k := pdu.StateKey{Type: typ, Key: key}
 	r.mu.RLock()
@@ -171,7 +174,7 @@ func (r *Room) provisionalState(typ, key string) (*Event, error) {
 	return committed, nil
 }
 
-// provisionalMembership is a user's membership on the provisional head.
+// provisionalMembership returns a user's membership in the provisional head.
 func (r *Room) provisionalMembership(user id.UserID) Membership {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -184,7 +187,7 @@ func (r *Room) provisionalMembership(user id.UserID) Membership {
 	return ""
 }
 
-// facts are what was read of the past for the batch.
+// facts returns the cache of past states that the events of the batch share.
 func (b *batch) facts() *pastFacts {
 	if b.past == nil {
 		b.past = newPastFacts()
@@ -192,7 +195,7 @@ func (b *batch) facts() *pastFacts {
 	return b.past
 }
 
-// memberEvent reads a member's event, from memory where it is.
+// memberEvent returns a member event, from memory if possible.
 func (s *Service) memberEvent(r *Room, m *Member) (*Event, error) {
 	if e := m.event.Load(); e != nil {
 		return e, nil
@@ -216,7 +219,8 @@ func (s *Service) memberEvent(r *Room, m *Member) (*Event, error) {
 	return e, nil
 }
 
-// draft is an event on the provisional head that the room allows, and that is not part of it yet.
+// draft builds an event on the provisional head and checks it against the authorisation rules, without adding it to the
+// batch.
 func (b *batch) draft(p *proto) (*pdu.Event, error) {
 	v := &view{r: b.room}
 	e, err := b.build(p, v)
@@ -233,7 +237,7 @@ func (b *batch) draft(p *proto) (*pdu.Event, error) {
 	return e, nil
 }
 
-// add makes an event that the room allows part of the provisional head.
+// add builds an event and adds it to the provisional head if the authorisation rules allow it.
 func (b *batch) add(p proto) (*Event, error) {
 	e, err := b.draft(&p)
 	if err != nil {
@@ -267,7 +271,7 @@ func (b *batch) add(p proto) (*Event, error) {
 	return pe.Event, nil
 }
 
-// notify finds out whom an event notifies.
+// notify evaluates the push rules of the room's members for an event.
 func (b *batch) notify(e *pendingEvent) {
 	if b.svc.opts.Push == nil {
 		return
@@ -276,8 +280,8 @@ func (b *batch) notify(e *pendingEvent) {
 	e.Event.Push, e.singled = e.push.Default, e.push.Users
 }
 
-// leavesHere tells whether other servers are to get an event: where one takes part in the room, or it is about one of
-// their users.
+// leavesHere reports whether an event must be sent to other servers: another server is in the room, or the event
+// concerns a user of another server.
 func (b *batch) leavesHere(p *proto) bool {
 	if b.create != nil {
 		return p.member != nil && !b.svc.IsLocal(p.member.user)
@@ -322,7 +326,7 @@ func (b *batch) redact(pe *pendingEvent, target *Event) error {
 	return nil
 }
 
-// advance makes an event that was built on the provisional head the new one.
+// advance makes an event that was built on the provisional head the newest event of that head.
 func (b *batch) advance(e *pendingEvent, member *memberChange) {
 	r := b.room
 	n := &r.next
@@ -337,7 +341,7 @@ func (b *batch) advance(e *pendingEvent, member *memberChange) {
 	b.settleHead(e)
 }
 
-// settleHead notes on an event what the room is once it is part of it.
+// settleHead records on an event the room's head after it.
 func (b *batch) settleHead(e *pendingEvent) {
 	n := &b.room.next
 	n.depth = max(n.depth, e.Depth())
@@ -345,7 +349,7 @@ func (b *batch) settleHead(e *pendingEvent) {
 	b.relevel(e)
 }
 
-// change puts a change of the current state over what is committed and queued.
+// change adds a change of the current state to the overlay of queued changes.
 func (b *batch) change(c *stateChange) {
 	c.by.changes = append(c.by.changes, c)
 	r := b.room
@@ -358,7 +362,7 @@ func (b *batch) change(c *stateChange) {
 	}
 }
 
-// shorten makes a snapshot of the current state a full one where the chain has grown long.
+// shorten turns a snapshot of the current state into a full one if its chain has grown too long.
 func (b *batch) shorten(s *snapshot) *snapshot {
 	r := b.room
 	r.mu.RLock()
@@ -369,7 +373,7 @@ func (b *batch) shorten(s *snapshot) *snapshot {
 	return s
 }
 
-// relevel computes the provisional power levels anew where an event changes what they are made of.
+// relevel recomputes the provisional power levels if an event changes the state from which they derive.
 func (b *batch) relevel(e *pendingEvent) {
 	makes := func(key pdu.StateKey) bool {
 		return key.Key == "" && (key.Type == typePowerLevels || key.Type == typeCreate)
@@ -384,7 +388,7 @@ func (b *batch) relevel(e *pendingEvent) {
 		return
 	}
 	current := func(typ string) *pdu.Event {
-		s, _ := b.room.provisionalState(typ, "") // reads no database: it is no member
+		s, _ := b.room.provisionalState(typ, "") // reads no database since it is not a member event
 		switch {
 		case s == nil:
 			return nil
@@ -396,10 +400,10 @@ func (b *batch) relevel(e *pendingEvent) {
 	b.room.next.levels = eventauth.Levels(b.room.version, current(typeCreate), current(typePowerLevels))
 }
 
-// abort takes back what the batch has made of the provisional head; nothing of it is queued.
+// abort undoes the batch's changes to the provisional head; nothing of it is queued.
 func (b *batch) abort() { b.rollback(0, b.saved) }
 
-// rollback takes back the events from the n-th on; saved is the head before them.
+// rollback removes the events from index n on; saved is the provisional head before them.
 func (b *batch) rollback(n int, saved provisional) {
 	r := b.room
 	r.next = saved
@@ -411,7 +415,7 @@ func (b *batch) rollback(n int, saved provisional) {
 	b.events = b.events[:n]
 }
 
-// uncover takes changes out of the overlay again, the newest first. r.mu is held.
+// uncover removes changes from the overlay, the newest first. r.mu is held.
 func (r *Room) uncover(changes []*stateChange) {
 	for _, c := range slices.Backward(changes) {
 		if c.shadowed == nil {

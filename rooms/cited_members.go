@@ -5,10 +5,11 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// addCitedMembers adds the members that an event cites to the partial state before it: the sender's server knows them. If the state has another
-// event for one of them, the two are resolved, so that a user who is known to have left does not come back.
+// addCitedMembers adds the members that an event cites to the partial state before it, since the sender's server knows
+// them. If the state has another event for one of them, the two are resolved, so that a user who has left does not come
+// back.
 func (b *batch) addCitedMembers(p *pastReader, in *incoming, pe *pendingEvent) error {
-	in.cited = nil // of an attempt before this one
+	in.cited = nil // from an earlier attempt
 	known, cited := state{}, state{}
 	conflict := false
 	for _, eventID := range in.AuthEvents() {
@@ -62,7 +63,8 @@ func refTo(p *pastReader, e *Event) stateRef {
 	return ref
 }
 
-// resolveMembers resolves two states that have only some members, with the create event, power levels and join rules before an event.
+// resolveMembers resolves two states that have only some members, with the create event, power levels and join rules
+// before an event.
 func (b *batch) resolveMembers(p *pastReader, pe *pendingEvent, known, cited state) (state, error) {
 	for _, typ := range []string{typeCreate, typePowerLevels, typeJoinRules} {
 		key := pdu.StateKey{Type: typ}

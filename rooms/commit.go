@@ -10,19 +10,22 @@ import (
 	"ebb/storage"
 )
 
-// Commit says what one committed write changed. It is data: apart from Room it holds only what could be stored in a row and read back by
-// another process.
+// Commit describes the changes of one committed write. It is plain data: apart from Room, it has only what could be
+// stored in a row and read by another process.
 //
-// The database is the truth. A listener that loses a Commit, because the process ended, must find the same in the database when it starts.
+// The database is authoritative. A listener that misses a Commit because the process ended must find the same changes
+// in the database when it starts.
 type Commit struct {
-	// Room is the room that changed. Its committed head includes the change. Nil if the change belongs to a user and no room.
+	// Room is the room that changed. Its committed head includes the change. Nil if the change belongs to a user and no
+	// room.
 	Room *Room
 
 	Created   bool        // this server created the room
 	Entered   bool        // this server joined the room through another server: all state is new, and what was cached about the room is void
 	Rejudged  bool        // earlier events were authorised again: what was derived from the timeline or the state is void
-	Completed storage.Pos // the room's full state has become known at this position; 0: nothing of the kind
-	// Discovered are the servers that turned out to be in the room when it was completed. They have been sent nothing since the join.
+	Completed storage.Pos // where the room got its full state; 0: it did not
+	// Discovered are the servers that turned out to be in the room when it was completed. They have been sent nothing
+	// since the join.
 	Discovered []string
 	Retention  bool // the administrator's retention policy for the room changed
 	Published  bool // the room was added to the room directory or removed from it
@@ -30,13 +33,13 @@ type Commit struct {
 	Events   []CommittedEvent     // in order of position; events with Flags may be in no timeline
 	Members  []CommittedMember    // changes of the current membership, including those that no event of this commit makes
 	Redacted []CommittedRedaction // events that were replaced by their redacted form
-	Revealed []*Event             // redactions that were withheld from clients and are not any more
+	Revealed []*Event             // formerly withheld redactions that clients see now
 	Rejected []storage.Pos        // events that had been accepted and are rejected now
 	Purged   []storage.Pos        // events whose content was removed by retention
 
 	Receipts    []CommittedReceipt     // read receipts that moved
-	AccountData []CommittedAccountData // that users of this server have set
-	Forgotten   []ident.UserNID        // users of this server who forgot the room
+	AccountData []CommittedAccountData // set by local users
+	Forgotten   []ident.UserNID        // local users who forgot the room
 	Erased      []CommittedErasure     // users who asked for erasure
 
 	advances bool // the write increased the generation in the room's row
@@ -45,9 +48,11 @@ type Commit struct {
 // CommittedEvent is an event that was stored.
 type CommittedEvent struct {
 	*Event
-	// Past reports whether the event is history from another server. It was inserted into the timeline where it belongs, and is not news.
+	// Past reports whether the event is history from another server. It was inserted into the timeline where it
+	// belongs, and is not news.
 	Past bool
-	// Outgoing reports whether this server sends the event to others: Servers, which may be none. The outbox table has a row for it.
+	// Outgoing reports whether this server sends the event to others: Servers, which may be none. The outbox table has
+	// a row for it.
 	Outgoing bool
 	Servers  []string
 }
@@ -75,7 +80,7 @@ type CommittedRedaction struct {
 	By  storage.Pos // the m.room.redaction
 }
 
-// CommittedReceipt is a read receipt of a user of this server or of another one. Nobody else may learn of a PrivateReadReceipt.
+// CommittedReceipt is a read receipt of a local or remote user. A PrivateReadReceipt must not be shown to anybody else.
 type CommittedReceipt struct {
 	User   id.UserID
 	NID    ident.UserNID
@@ -87,10 +92,10 @@ type CommittedReceipt struct {
 	Pos    storage.Pos
 }
 
-// Public reports whether other servers are to get the receipt from this one.
+// Public reports whether this server sends the receipt to other servers.
 func (c *CommittedReceipt) Public() bool { return c.Local && c.Type == ReadReceipt }
 
-// CommittedAccountData is account data of a user of this server.
+// CommittedAccountData is account data of a local user.
 type CommittedAccountData struct {
 	User ident.UserNID
 	Room ident.RoomNID // 0: global
@@ -103,20 +108,21 @@ type CommittedErasure struct {
 	Pos  storage.Pos
 }
 
-// A Listener is told of every commit. It is called in the committer, once the change is in the database and in the committed head of the
-// room, and before the position of the commit counts as settled. All listeners get the commits of all rooms in the order in which they were
-// made, one at a time; which listener comes first is said at Commits.
+// A Listener is called for every commit. It is called in the committer, once the change is in the database and in the
+// committed head of the room, and before the position of the commit counts as settled. All listeners get the commits of
+// all rooms one at a time, in the order in which they were made. The order of the listeners is described at Commits.
 //
-// The whole server waits while a listener runs. So it may take leaf locks (docs/locks.md), ask Room for what is in memory, drop what it has
-// cached, put something into a bounded queue, and wake a goroutine that does the work. It must not block, read or write the database, send
-// anything to another server, or take Room.writer; and it must not change the Commit. It may keep the Commit.
+// The whole server waits while a listener runs. A listener may take leaf locks (docs/locks.md), read from Room what is
+// in memory, clear caches, add to a bounded queue, and wake a goroutine that does the work. It must not block, use the
+// database, send requests to other servers, take Room.writer, or modify the Commit. It may keep the Commit.
 type Listener func(c *Commit)
 
-// Commits delivers commits to listeners: first to the caches of this package, then to the services that have subscribed, in the order in
-// which they did, and last of all to what wakes clients, which therefore find everything up to date.
+// Commits delivers commits to listeners: first to the caches of this package, then to the subscribed services in the
+// order of their subscription, and last to the listener that wakes waiting syncs, which then find everything up to
+// date.
 //
-// It is made before the services and given to each of them, so that they can subscribe when they are made, although some of them are made
-// after the Service whose commits they get.
+// It is created before the services and passed to each of them, so that they can subscribe when they are created, even
+// before the Service whose commits they get.
 type Commits struct {
 	caches, services []Listener
 	wake             Listener
@@ -126,8 +132,8 @@ type Commits struct {
 // NewCommits returns a Commits without listeners, for one Service.
 func NewCommits() *Commits { return &Commits{wake: func(*Commit) {}} }
 
-// Subscribe adds a listener. It panics after the first commit, which the listener would have missed. On a nil Commits, which delivers
-// nothing, it has no effect.
+// Subscribe adds a listener. It panics after the first commit, which the listener would have missed. On a nil Commits,
+// which delivers nothing, it has no effect.
 func (cs *Commits) Subscribe(l Listener) {
 	if cs == nil {
 		return
@@ -138,7 +144,7 @@ func (cs *Commits) Subscribe(l Listener) {
 	cs.services = append(cs.services, l)
 }
 
-// own makes the listeners of a Service those that come first and last.
+// own sets the first and the last listeners, which belong to a Service.
 func (cs *Commits) own(s *Service) {
 	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.ignores.committed, s.erased.committed}
 	cs.wake = s.wake
@@ -157,7 +163,7 @@ func (cs *Commits) deliver(c *Commit) {
 	cs.wake(c)
 }
 
-// headChange is what a committed write changes in the committed head of its room.
+// headChange is a change of the committed head of a room by a committed write.
 type headChange interface {
 	// applyTo makes the change. Room.mu is held.
 	applyTo(r *Room)
@@ -168,8 +174,8 @@ type headFunc func(r *Room)
 
 func (f headFunc) applyTo(r *Room) { f(r) }
 
-// commit makes a committed write part of the committed head and delivers it to the listeners. It runs in the committer. Nothing else
-// changes the committed head, but amend.
+// commit applies a committed write to the committed head and delivers it to the listeners. It runs in the committer.
+// Only commit and amend change the committed head.
 func (s *Service) commit(c *Commit, change headChange) {
 	r := c.Room
 	r.mu.Lock()
@@ -192,7 +198,7 @@ func (r *Room) amend(change headFunc) {
 	change(r)
 }
 
-// address finds the servers that the events are for, now that the events are part of the room.
+// address finds the servers to which the events are sent, now that the events are part of the room.
 func (c *Commit) address() {
 	for i := range c.Events {
 		if e := &c.Events[i]; e.Outgoing {
@@ -201,7 +207,7 @@ func (c *Commit) address() {
 	}
 }
 
-// add notes events of a batch, and what they change.
+// add records the events of a batch and their changes.
 func (c *Commit) add(s *Service, events []*pendingEvent) {
 	c.Events = slices.Grow(c.Events, len(events))
 	for _, e := range events {
@@ -214,7 +220,7 @@ func (c *Commit) add(s *Service, events []*pendingEvent) {
 	}
 }
 
-// addChanges notes the changes of membership among changes of the current state.
+// addChanges records the membership changes among changes of the current state.
 func (c *Commit) addChanges(s *Service, changes []*stateChange) {
 	for _, change := range changes {
 		m := change.member
@@ -229,21 +235,21 @@ func (c *Commit) addChanges(s *Service, changes []*stateChange) {
 	}
 }
 
-// endPartial is the Listener that ends the work on a partial room whose state is known, or which no user of this server is in any more.
+// endPartial is the Listener that stops the worker of a partial-state room once it has full state or no local member.
 func (s *Service) endPartial(c *Commit) {
 	if c.Completed != 0 || slices.ContainsFunc(c.Members, func(m CommittedMember) bool { return m.Local && m.Left() }) && c.Room.abandoned() {
 		s.partials.end(c.Room.nid)
 	}
 }
 
-// abandoned reports whether the room is partial and has no member of this server.
+// abandoned reports whether the room has partial state and no local member.
 func (r *Room) abandoned() bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.partial != nil && len(r.head.local) == 0
 }
 
-// wake is the Listener that wakes the clients that have something new to read. It is the last one.
+// wake is the Listener that wakes the syncs of clients with something new to read. It is the last one.
 func (s *Service) wake(c *Commit) {
 	if c.Rejudged || slices.ContainsFunc(c.Events, func(e CommittedEvent) bool { return !e.Past }) {
 		s.opts.Hub.Members(c.Room.LocalMembers())

@@ -18,21 +18,21 @@ import (
 )
 
 const (
-	// maxCompleting bounds the servers that are asked for the state of a room at a time: each answer may be large. completeTime bounds how
-	// long one of them is waited for: so long it keeps others out.
+	// maxCompleting bounds the servers that are asked for the state of a room at the same time, since each response may
+	// be large. completeTime bounds each request, which blocks others.
 	maxCompleting = 16
 	completeTime  = 5 * time.Minute
-	// maxCompletePause is the longest time between two rounds in which the servers are asked.
+	// maxCompletePause is the longest pause between two rounds of requests.
 	maxCompletePause = 10 * time.Minute
 	// maxCompleters bounds the servers that are asked in one round.
 	maxCompleters = 20
 )
 
-// completeBackoff says when servers are asked again if none of them gave the state.
+// completeBackoff is the pause between two rounds if no server returned the state.
 var completeBackoff = keyed.Backoff{First: time.Second, Max: maxCompletePause}
 
-// CompleteRooms asks for the whole state of partial rooms until ctx ends, also of those that were joined before this server started.
-// One that nobody of this server is in any more is left as it is.
+// CompleteRooms requests the full state of partial-state rooms until ctx ends, including those joined before this
+// server started. Rooms without a local member are skipped.
 func (s *Service) CompleteRooms(ctx context.Context) error {
 	slots := make(chan struct{}, maxCompleting)
 	var wg sync.WaitGroup
@@ -44,7 +44,7 @@ func (s *Service) CompleteRooms(ctx context.Context) error {
 			return err
 		})
 		if err != nil && ctx.Err() == nil {
-			s.log.ErrorContext(ctx, "rooms that are to be completed cannot be read", "err", err)
+			s.log.ErrorContext(ctx, "cannot list the partial-state rooms", "err", err)
 		}
 		for _, room := range rooms {
 			work, mine, ok := s.partials.begin(ctx, room)
@@ -52,7 +52,7 @@ func (s *Service) CompleteRooms(ctx context.Context) error {
 				continue
 			}
 			wg.Go(func() {
-				if s.completeRoom(work, room, slots); ctx.Err() != nil { // they wait on, for the next one to begin
+				if s.completeRoom(work, room, slots); ctx.Err() != nil { // the waiting requests are kept
 					s.partials.giveUp(mine)
 					return
 				}
@@ -67,7 +67,7 @@ func (s *Service) CompleteRooms(ctx context.Context) error {
 	}
 }
 
-// completeRoom asks for the state of one room until it is there, or nobody wants it any more.
+// completeRoom requests the state of one room until it has it, or no local user is in the room any more.
 func (s *Service) completeRoom(ctx context.Context, room ident.RoomNID, slots chan struct{}) {
 	for failures := int64(0); ; failures++ {
 		err := s.completeOnce(ctx, room, slots)
@@ -75,7 +75,7 @@ func (s *Service) completeRoom(ctx context.Context, room ident.RoomNID, slots ch
 			return
 		}
 		pause := completeBackoff.Delay(failures)
-		s.log.InfoContext(ctx, "a room that was joined cannot be completed yet", "room", room, "again_in", pause, "err", err)
+		s.log.InfoContext(ctx, "cannot complete a joined room yet", "room", room, "again_in", pause, "err", err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -84,10 +84,10 @@ func (s *Service) completeRoom(ctx context.Context, room ident.RoomNID, slots ch
 	}
 }
 
-// errNotPartial: the room is whole, or nobody of this server is in it.
+// errNotPartial means that the room has full state, or no local member.
 var errNotPartial = errors.New("the room is not partial any more")
 
-// completeOnce asks one server after the other, that through which the room was joined first.
+// completeOnce asks one server after the other, starting with the one through which the room was joined.
 func (s *Service) completeOnce(ctx context.Context, room ident.RoomNID, slots chan struct{}) error {
 	r, err := s.RoomByNID(ctx, room)
 	if err != nil {
@@ -111,7 +111,7 @@ func (s *Service) completeOnce(ctx context.Context, room ident.RoomNID, slots ch
 		if err = s.completeThrough(ctx, r, c); err == nil || errors.Is(err, errNotPartial) {
 			return nil
 		}
-		s.log.InfoContext(ctx, "a server did not give the state of a room", "room", r.id, "server", server, "err", err)
+		s.log.InfoContext(ctx, "a server did not return the state of a room", "room", r.id, "server", server, "err", err)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -119,7 +119,7 @@ func (s *Service) completeOnce(ctx context.Context, room ident.RoomNID, slots ch
 			some = append(some, c)
 		}
 	}
-	for _, c := range some { // nobody has it all
+	for _, c := range some { // no server returned all of it
 		c.lenient = true
 		if err = s.completeThrough(ctx, r, c); err == nil || errors.Is(err, errNotPartial) {
 			return nil
@@ -132,15 +132,15 @@ func (s *Service) completeOnce(ctx context.Context, room ident.RoomNID, slots ch
 type completer struct {
 	server  string
 	trusted bool // the room was joined through it
-	lenient bool // what it does not give of what it names is not in the room
+	lenient bool // events that it names but does not return are left out of the state
 
-	slots chan struct{} // one is held while it is asked
+	slots chan struct{} // one is held during the request
 }
 
 var errNotAll = fmt.Errorf("%w: not all of the state was given", fedclient.ErrBadAnswer)
 
-// completeThrough asks one server for the state before the join, and judges anew what came since. Of the server through which the room was
-// joined the state was taken before; of another one it must be the same one but for the members.
+// completeThrough requests the state before the join from one server, and judges the later events again. The server
+// through which the room was joined is trusted; the state of any other server must match except for the members.
 func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) error {
 	ctx, release := fedclient.HoldAnswers(ctx, true)
 	defer release()
@@ -164,14 +164,14 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) err
 	if err := s.nameMembers(ctx, told); err != nil {
 		return err
 	}
-	for { // a write before it may fail
+	for { // retried if an earlier write fails
 		if err := s.finishJoin(ctx, r.id, join, told); !errors.Is(err, errStale) {
 			return err
 		}
 	}
 }
 
-// askBeforeJoin asks a server for the state before a join.
+// askBeforeJoin requests the state before a join from one server.
 func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c completer) (state, error) {
 	select {
 	case c.slots <- struct{}{}:
@@ -189,8 +189,8 @@ func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c com
 	return before, err
 }
 
-// comeBack is for a room that this server left before it was whole: where a user joins it through what is known of it, as right after
-// leaving, it goes on as it was. The writer lock is held.
+// comeBack handles a join to a room that this server left while it had partial state. If the events before the join are
+// stored, as right after leaving, the room continues where it was, and comeBack returns true. The writer lock is held.
 func (s *Service) comeBack(ctx context.Context, r *Room, join *pdu.Event) (bool, error) {
 	if r.partialState() == nil {
 		return false, nil
@@ -225,8 +225,8 @@ func (s *Service) comeBack(ctx context.Context, r *Room, join *pdu.Event) (bool,
 	return true, nil
 }
 
-// stateBeforeJoin asks for the state before a join: the state after its prev_event, which every server in the room has. If there are several, the
-// server is asked for the state that they resolve to, as when it let the user in.
+// stateBeforeJoin requests the state before a join: the state after its prev_event, which every server in the room has.
+// If there are several prev_events, it requests the state that they resolve to, which the server computed for the join.
 func (f *fetcher) stateBeforeJoin(ctx context.Context, join *Event) (state, error) {
 	if prev := join.PrevEvents(); len(prev) == 1 {
 		return f.stateAfter(ctx, prev[0])
@@ -234,7 +234,7 @@ func (f *fetcher) stateBeforeJoin(ctx context.Context, join *Event) (state, erro
 	return f.stateBefore(ctx, join.ID())
 }
 
-// nameMembers gives members their short names, which is better done before the room is locked.
+// nameMembers allots the numbers of members, which is better done before the room is locked.
 func (s *Service) nameMembers(ctx context.Context, told state) error {
 	for key := range told {
 		if key.Type != typeMember {
@@ -258,8 +258,8 @@ func (s *Service) eventAt(ctx context.Context, r *Room, pos storage.Pos) (e *Eve
 	return e, err
 }
 
-// checkSameState wants a told state to be what is known but for the members. Anybody in the room may tell it, who might otherwise
-// say what its rules are.
+// checkSameState verifies that a state matches the known one except for the members. Any server in the room may return
+// the state, and could otherwise change the room's rules.
 func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told state) error {
 	return s.db.Read(ctx, func(tx *storage.Tx) error {
 		known, err := tx.StateOf(join.Snapshot)
@@ -300,7 +300,7 @@ func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told
 	})
 }
 
-// finishJoin completes a partial room, given the state before the join.
+// finishJoin completes a partial-state room, given the state before the join.
 func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, told state) error {
 	r, err := s.lockRoom(ctx, room)
 	if errors.Is(err, ErrNoRoom) {

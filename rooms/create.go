@@ -19,13 +19,13 @@ import (
 	"ebb/storage"
 )
 
-// Bounds of what one request to create a room may ask for.
+// Bounds of a request to create a room.
 const (
 	maxInitialState = 250
 	maxInvites      = 500
 )
 
-// Presets of createRoom.
+// Values of preset in createRoom.
 const (
 	presetPrivate = "private_chat"
 	presetTrusted = "trusted_private_chat"
@@ -56,7 +56,7 @@ type InitialState struct {
 	Content  json.RawMessage `json:"content"`
 }
 
-// creation is a room on its way to be created.
+// creation is a room that is being created.
 type creation struct {
 	svc     *Service
 	sender  ident.Requester
@@ -64,13 +64,13 @@ type creation struct {
 	version *pdu.Version
 	alias   id.RoomAlias
 	invitee []invitee
-	others  []invitee // of other servers
+	others  []invitee // invited users of other servers
 
-	content     map[string]json.RawMessage // of m.room.create
-	powerLevels json.RawMessage            // instead of the default ones; nil: default
-	lastLevels  json.RawMessage            // those that take their place once the room is made; nil: they stay
+	content     map[string]json.RawMessage // the content of m.room.create
+	powerLevels json.RawMessage            // power levels from the request; nil: the default ones
+	lastLevels  json.RawMessage            // replace the power levels once all other events are built; nil: none
 	bans        []invitee                  // carried over by an upgrade
-	movesFrom   ident.RoomNID              // room whose aliases and place in the directory move here
+	movesFrom   ident.RoomNID              // room whose aliases and directory entry move to the new one
 	published   bool
 }
 
@@ -80,7 +80,7 @@ type invitee struct {
 	content memberContent
 }
 
-// Create makes a room, with everything in it, in one write: nothing of it stands when any of it is refused.
+// Create makes a room with all its initial events in one write. If any event is rejected, nothing is stored.
 // Spec: client-server-api#post_matrixclientv3createroom
 func (s *Service) Create(ctx context.Context, sender ident.Requester, req CreateRoom) (id.RoomID, error) {
 	c := &creation{svc: s, sender: sender, req: &req}
@@ -98,8 +98,8 @@ func (s *Service) Create(ctx context.Context, sender ident.Requester, req Create
 	return b.room.id, nil
 }
 
-// inviteOthers invites the users of other servers, a few at a time. The room stands whatever their servers say: they can be
-// invited again.
+// inviteOthers invites the users of other servers, a few at a time. A failed invite does not undo the creation: the
+// user can be invited again.
 func (c *creation) inviteOthers(ctx context.Context, room id.RoomID) {
 	slots := make(chan struct{}, profileWorkers)
 	var all sync.WaitGroup
@@ -108,14 +108,14 @@ func (c *creation) inviteOthers(ctx context.Context, room id.RoomID) {
 		all.Go(func() {
 			defer func() { <-slots }()
 			if err := c.svc.inviteRemote(ctx, c.sender, room, i.user, i.content); err != nil {
-				c.svc.log.InfoContext(ctx, "an invite to a new room did not arrive", "room", room, "user", i.user, "err", err)
+				c.svc.log.InfoContext(ctx, "could not invite a user to a new room", "room", room, "user", i.user, "err", err)
 			}
 		})
 	}
 	all.Wait()
 }
 
-// check reads the request as far as that needs no room.
+// check validates what can be validated before the room exists.
 func (c *creation) check(ctx context.Context) error {
 	r := c.req
 	if r.RoomVersion == "" {
@@ -214,7 +214,7 @@ func (c *creation) checkInvites(ctx context.Context) error {
 	return nil
 }
 
-// checkCreation makes the content of the create event.
+// checkCreation builds the content of the create event.
 func (c *creation) checkCreation() error {
 	c.content = map[string]json.RawMessage{}
 	if raw := c.req.CreationContent; len(raw) > 0 && json.Unmarshal(raw, &c.content) != nil {
@@ -237,7 +237,7 @@ func (c *creation) checkCreation() error {
 	return c.checkCreators()
 }
 
-// checkCreators makes additional_creators: those asked for and, in a trusted private chat, those invited.
+// checkCreators builds additional_creators from the request and, in a trusted private chat, the invited users.
 func (c *creation) checkCreators() error {
 	var creators []id.UserID
 	if raw, ok := c.content["additional_creators"]; ok && json.Unmarshal(raw, &creators) != nil {
@@ -292,7 +292,7 @@ func (c *creation) checkInitialState() error {
 	return nil
 }
 
-// checkInitialAlias lets a new room name the one alias that it has.
+// checkInitialAlias allows only the alias that the request itself creates.
 func (c *creation) checkInitialAlias(content json.RawMessage) error {
 	var names aliasContent
 	if json.Unmarshal(content, &names) != nil {
@@ -306,7 +306,7 @@ func (c *creation) checkInitialAlias(content json.RawMessage) error {
 	return nil
 }
 
-// build makes the room's first events.
+// build makes the initial events of the room.
 func (c *creation) build(ctx context.Context, r *Room) (*batch, error) {
 	b := &batch{svc: c.svc, room: r, create: &storage.RoomRow{}, extra: c.write}
 	r.head.published = c.published
@@ -342,7 +342,7 @@ func (c *creation) build(ctx context.Context, r *Room) (*batch, error) {
 	return b, nil
 }
 
-// newRoom is a room before its first event.
+// newRoom returns a room without events.
 func newRoom(s *Service, v *pdu.Version) *Room {
 	r := &Room{svc: s, version: v, fetching: make(chan struct{}, 1), receiving: make(chan struct{}, 1), signing: make(chan struct{}, 1)}
 	r.head = emptyHead()
@@ -355,8 +355,8 @@ func newRoom(s *Service, v *pdu.Version) *Room {
 	return r
 }
 
-// createTime is a time for a create event, in ms, that no other room of this server has: from room version 12 on a room's
-// id is the hash of its create event, in which nothing else need differ.
+// createTime returns a timestamp for a create event, in ms, that no other room of this server has. Since room version
+// 12 the ID of a room is the hash of its create event, and two create events may differ in nothing else.
 func (s *Service) createTime() int64 {
 	for {
 		last := s.lastCreated.Load()
@@ -367,7 +367,7 @@ func (s *Service) createTime() int64 {
 	}
 }
 
-// addCreate adds m.room.create. From room version 12 on the room's id comes from it.
+// addCreate adds m.room.create. Since room version 12 the room ID is derived from it.
 func (c *creation) addCreate(b *batch) error {
 	content, err := json.Marshal(c.content)
 	if err != nil {
@@ -402,7 +402,7 @@ func (c *creation) addState(b *batch, e InitialState) error {
 	return invalidState(err)
 }
 
-// invalidState is what state that the rules refuse means for a room that is to be created.
+// invalidState turns a rejection by the authorisation rules into M_INVALID_ROOM_STATE.
 func invalidState(err error) error {
 	if mxerr.Code(err) == mxerr.CodeForbidden {
 		return mxerr.New(http.StatusBadRequest, mxerr.CodeInvalidRoomState, "The room cannot be created with this state").Because(err)
@@ -410,7 +410,7 @@ func invalidState(err error) error {
 	return err
 }
 
-// write is what the room's creation writes besides its events.
+// write stores the room's aliases and directory entry along with its events.
 func (c *creation) write(tx *storage.Tx, room ident.RoomNID) error {
 	if c.alias != "" {
 		ok, err := tx.InsertAlias(storage.Alias{Alias: string(c.alias), Room: room, Creator: c.sender.UserNID})
@@ -435,7 +435,7 @@ func (c *creation) write(tx *storage.Tx, room ident.RoomNID) error {
 	return nil
 }
 
-// state lists the state events between the creator's join and the invites, in the order of the specification.
+// state returns the state events between the creator's join and the invites, in the order of the specification.
 func (c *creation) state() ([]InitialState, error) {
 	levels, err := c.levels()
 	if err != nil {
@@ -459,7 +459,7 @@ func (c *creation) state() ([]InitialState, error) {
 	}
 	add(typeJoinRules, "join_rule", joinRule)
 	add(typeHistoryVisibility, "history_visibility", "shared")
-	if guests != "forbidden" { // which is what no event means
+	if guests != "forbidden" { // "forbidden" is the default
 		add(typeGuestAccess, "guest_access", guests)
 	}
 	for _, e := range c.req.InitialState {
@@ -477,13 +477,13 @@ func (c *creation) state() ([]InitialState, error) {
 	return out, nil
 }
 
-// object is a JSON object with one string member.
+// object returns a JSON object with one string member.
 func object(key, value string) json.RawMessage {
 	b := append(canonjson.AppendString([]byte{'{'}, key), ':')
 	return append(canonjson.AppendString(b, value), '}')
 }
 
-// topicContent says the topic in both ways: as a string and as text.
+// topicContent returns the content of m.room.topic, both in plain form and as m.topic.
 // Spec: client-server-api#mroomtopic
 func topicContent(topic string) json.RawMessage {
 	quoted := canonjson.AppendString(nil, topic)
@@ -492,8 +492,8 @@ func topicContent(topic string) json.RawMessage {
 	return append(append(b, quoted...), '}')
 }
 
-// levels is the content of m.room.power_levels: those of the request's initial state, or the default ones with what the
-// request puts over them.
+// levels returns the content of m.room.power_levels: from initial_state if the request has it there, otherwise the
+// defaults merged with power_level_content_override.
 func (c *creation) levels() (json.RawMessage, error) {
 	if c.powerLevels != nil {
 		return c.powerLevels, nil
@@ -511,12 +511,12 @@ func (c *creation) levels() (json.RawMessage, error) {
 	return json.Marshal(fields)
 }
 
-// aboveAdministrators is the level for a tombstone where creators have infinite power: above all that a room usually gives to others,
-// as the specification demands.
+// aboveAdministrators is the level needed to send a tombstone if creators have infinite power. The specification
+// demands that it is higher than the level of administrators.
 const aboveAdministrators = 150
 
-// defaultLevels leaves to members what the specification leaves to them, and keeps for the creator what can lock others
-// out or make the room public.
+// defaultLevels returns the default power levels of the specification. Only the creator may do what can lock others out
+// or expose the room.
 func (c *creation) defaultLevels() map[string]any {
 	users := map[id.UserID]int{}
 	tombstone := 100
@@ -531,7 +531,7 @@ func (c *creation) defaultLevels() map[string]any {
 		}
 	}
 	invite := 0
-	if c.req.Preset == presetPublic { // anybody can come in: who is invited there is mostly who did not ask
+	if c.req.Preset == presetPublic { // anybody can join; most invites to public rooms are unsolicited
 		invite = 50
 	}
 	return map[string]any{

@@ -15,19 +15,20 @@ import (
 )
 
 const (
-	// undecidedEvery is how often missing keys and auth events are asked for again.
+	// undecidedEvery is how often missing keys and auth events are requested again.
 	undecidedEvery = 10 * time.Minute
-	// undecidedRest is how long a room to which events come rests between two attempts to decide with what has arrived: as long as
-	// fedclient does not ask a server again for its keys.
+	// undecidedRest is the pause between two attempts to decide the undecided events of a room to which new events
+	// arrive. It is as long as fedclient waits before it requests a server's keys again.
 	undecidedRest = 30 * time.Second
-	// maxToDecide bounds the rooms that wait for such an attempt.
+	// maxToDecide bounds the rooms that are queued for such an attempt.
 	maxToDecide = 1000
-	// decisionShare limits attempts to one part in so many of a room's time: each attempt authorises again everything since the undecided event,
-	// under the room's lock, and other servers choose when keys appear.
+	// decisionShare limits attempts to one part in decisionShare of a room's time. Each attempt authorises everything
+	// since the undecided event again, under the room's lock, and other servers control when keys become available.
 	decisionShare = 20
 )
 
-// decide authorises undecided events, and everything that follows them again. Those of the history are forgotten instead: they are fetched again.
+// decide authorises undecided events, and then everything that follows them. Undecided events of the history are
+// deleted instead, and fetched again later.
 func (p *placing) decide(ctx context.Context, ready decidable) error {
 	if len(ready.historical) > 0 {
 		if err := p.forgetHistory(ctx, ready.historical); err != nil {
@@ -66,11 +67,12 @@ func (p *placing) decide(ctx context.Context, ready decidable) error {
 	return p.lookUpAgain(ctx)
 }
 
-// authoriseAgain authorises undecided events of a room, of which these are complete copies, and everything that follows them.
+// authoriseAgain authorises undecided events of a room, of which these are complete copies, and everything that follows
+// them.
 func (s *Service) authoriseAgain(ctx context.Context, room id.RoomID, copies map[id.EventID]*incoming) (verdicts map[id.EventID]error, err error) {
 	for {
 		verdicts, err = s.authoriseAgainOnce(ctx, room, copies)
-		if !errors.Is(err, errStale) { // a write before it has failed
+		if !errors.Is(err, errStale) { // an earlier write failed
 			return verdicts, err
 		}
 	}
@@ -89,7 +91,7 @@ func (s *Service) authoriseAgainOnce(ctx context.Context, room id.RoomID, copies
 	return c.decided, c.store(ctx)
 }
 
-// forgetHistory removes undecided events of the history, and notes that they are missing.
+// forgetHistory deletes undecided events of the history, and records that they are missing.
 func (p *placing) forgetHistory(ctx context.Context, events []*Event) error {
 	left := false
 	return p.svc.touch(ctx, p.room.id, func(r *Room) storage.Write {
@@ -109,7 +111,8 @@ func (p *placing) forgetHistory(ctx context.Context, events []*Event) error {
 	})
 }
 
-// forgetPast removes an event of the history, if it is still undecided. It is missing before the event above it in the timeline then.
+// forgetPast deletes an event of the history if it is still undecided. It is then missing before the event above it in
+// the timeline.
 func forgetPast(tx *storage.Tx, r *Room, e *Event) error {
 	row, found, err := tx.EventAt(e.Pos)
 	if err != nil || !found || row.Flags&storage.UndecidedEvent == 0 {
@@ -129,19 +132,19 @@ func forgetPast(tx *storage.Tx, r *Room, e *Event) error {
 	return tx.AddBackwardEdge(r.nid, string(e.ID()), rows[above].Order)
 }
 
-// decideSoon makes DecideEvents look at a room to which events come, if it has undecided ones.
+// decideSoon queues a room for DecideEvents if it has undecided events.
 func (s *Service) decideSoon(r *Room) {
 	if !r.attemptDecision(s.opts.Now()) {
 		return
 	}
 	select {
 	case s.toDecide <- r.nid:
-	default: // the next event tries again, and so does the next round
+	default: // the next event or round tries again
 	}
 }
 
-// DecideEvents authorises undecided events until ctx ends: with what has arrived, soon after an event comes to their room, and now and then after
-// asking for the keys and auth events that they need.
+// DecideEvents authorises undecided events until ctx ends: with what is stored, soon after an event arrives in their
+// room, and regularly after requesting the keys and auth events that they need.
 func (s *Service) DecideEvents(ctx context.Context) error {
 	tick := time.NewTicker(undecidedEvery)
 	defer tick.Stop()
@@ -156,7 +159,7 @@ func (s *Service) DecideEvents(ctx context.Context) error {
 			err = s.decideAll(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
-			s.log.ErrorContext(ctx, "undecided events cannot be authorised", "err", err)
+			s.log.ErrorContext(ctx, "cannot authorise undecided events", "err", err)
 		}
 	}
 }
@@ -177,8 +180,8 @@ func (s *Service) decideAll(ctx context.Context) error {
 	return err
 }
 
-// decideIn authorises the undecided events of a room, as far as that is possible now. With ask, missing auth events are asked for. Nobody waits
-// for the room's slots while servers are asked for keys.
+// decideIn authorises the undecided events of a room as far as possible. If ask is set, it requests missing auth
+// events. It holds none of the room's slots while it requests keys.
 func (s *Service) decideIn(ctx context.Context, nid ident.RoomNID, ask bool) error {
 	r, err := s.RoomByNID(ctx, nid)
 	if err != nil || !r.Resident() || !r.maybeDecidable() {
@@ -214,7 +217,8 @@ func (s *Service) decideIn(ctx context.Context, nid ident.RoomNID, ask bool) err
 	return newPlacing(a).decide(ctx, ready)
 }
 
-// attemptDecision reports whether the room has undecided events and nobody has tried to decide them for undecidedRest. It counts as an attempt.
+// attemptDecision reports whether the room has undecided events and the last attempt was at least undecidedRest ago. If
+// so, it records an attempt.
 func (r *Room) attemptDecision(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

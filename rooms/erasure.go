@@ -8,7 +8,7 @@ import (
 	"ebb/storage"
 )
 
-// erasures are the users who have asked for erasure, each with the position of the request.
+// erasures holds the users who have asked for erasure, with the position of each request.
 type erasures struct {
 	mu    sync.RWMutex // guards users; a leaf lock
 	users map[ident.UserNID]storage.Pos
@@ -25,7 +25,7 @@ func (e *erasures) load(ctx context.Context, db *storage.DB) error {
 	})
 }
 
-// committed is the Listener that notes requests for erasure. The first one of a user counts.
+// committed is the Listener that records requests for erasure. Only a user's first request counts.
 func (e *erasures) committed(c *Commit) {
 	for _, erased := range c.Erased {
 		e.mu.Lock()
@@ -45,7 +45,8 @@ func (s *Service) ErasedAt(user ident.UserNID) (storage.Pos, bool) {
 	return p, ok
 }
 
-// Erase makes a user's events redacted copies for everybody who joins their rooms from now on. No redactions are sent.
+// Erase hides the content of a user's events from everybody who joins the rooms from now on: they get redacted copies.
+// No redactions are sent.
 // Spec: client-server-api#post_matrixclientv3accountdeactivate erase
 func (s *Service) Erase(ctx context.Context, user ident.UserNID) error {
 	var at storage.Pos

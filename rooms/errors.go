@@ -12,7 +12,7 @@ import (
 // errNeedTx means that memory does not have the answer, and a database read is needed.
 var errNeedTx = errors.New("a database read is needed")
 
-// authError turns what the authorisation rules say into what the client is told.
+// authError turns a rejection by the authorisation rules into an error for the client.
 func authError(err error) error {
 	var r *eventauth.Rejection
 	if errors.As(err, &r) {
@@ -21,7 +21,7 @@ func authError(err error) error {
 	return err
 }
 
-// buildError turns why an event cannot be built into what the client is told.
+// buildError turns an error from building an event into one for the client.
 func buildError(err error) error {
 	var p *pdu.Error
 	switch {
@@ -48,7 +48,7 @@ var (
 	errNoReadEvent error = mxerr.NotFound("There is no such event in this room")
 )
 
-// unknownIsForbidden hides from one who is not in a room whether there is such a room.
+// unknownIsForbidden hides from users who are not in a room whether it exists.
 func unknownIsForbidden(err error) error {
 	if errors.Is(err, ErrNoRoom) || errors.Is(err, errOutside) {
 		return mxerr.Forbidden("You are not in this room").Because(err)
@@ -58,7 +58,7 @@ func unknownIsForbidden(err error) error {
 
 func errNotInRoom() error { return mxerr.Forbidden("You are not in this room") }
 
-// errRemote is what inviting a user of another server gets, and whatever else would need another server.
+// errRemote returns the error for requests that need another server while federation is disabled.
 func errRemote(what string) error {
 	return mxerr.Forbidden("%s is on another server, and federation is disabled on this server", what)
 }

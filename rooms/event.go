@@ -13,38 +13,39 @@ import (
 	"ebb/storage"
 )
 
-// Event is an event of a room with what this server knows of it. It is immutable once committed and shared by all
-// readers; a redaction replaces it by another Event.
+// Event is an event of a room with what this server stores about it. It is immutable once committed and shared by all
+// readers. A redaction replaces it by a new Event.
 type Event struct {
 	*pdu.Event
 
-	Pos        storage.Pos   // arrival, the stream position
-	Order      ident.Order   // place in the room's timeline
-	Room       ident.RoomNID // room nid
+	Pos        storage.Pos   // position in the stream, in the order of arrival
+	Order      ident.Order   // position in the room's timeline
+	Room       ident.RoomNID // the room's number
 	SenderNID  ident.UserNID
 	DeviceNID  ident.DeviceNID // the local device that sent it; 0 if none
-	TxnID      string          // and its transaction id
-	ReceivedTS int64           // ms, this server's clock
+	TxnID      string          // its transaction ID
+	ReceivedTS int64           // ms by this server's clock
 	Flags      storage.EventFlags
-	RedactedBy storage.Pos     // the redaction that took effect; 0 if none
+	RedactedBy storage.Pos     // the redaction that was applied; 0 if none
 	ThreadRoot storage.Pos     // the root of its thread; 0 in the main timeline
-	Push       pushrules.Class // what it is to a reader who is not singled out
-	Snapshot   int64           // state before it; 0 for an outlier
+	Push       pushrules.Class // its class for users without one of their own
+	Snapshot   int64           // the state before it; 0 for an outlier
 
-	outlier *Event // the same event as it was known before it got a place; see asAuth
+	outlier *Event // the event as an outlier, before it joined the graph; see asAuth
 
-	// built: by this run of the server, so that singled says whom the event singles out; else event_push does.
+	// built is set if this run of the server stored the event. Then singled has the users with a class of their own;
+	// otherwise they are in event_push.
 	built   bool
 	singled map[ident.UserNID]pushrules.Class
 
 	forms [2]atomic.Pointer[[]byte]
 }
 
-// Hidden tells that no client ever gets the event.
+// Hidden reports whether the event is hidden from all clients.
 func (e *Event) Hidden() bool { return e.Flags&storage.HiddenEvent != 0 }
 
-// Form is pdu's client form of the event, without or with the room id, made once. Callers must not change it; they
-// splice unsigned before the last byte of a copy.
+// Form returns the client form of the event, with or without the room ID. It is built once. Callers must not modify it;
+// they splice unsigned before the last byte of a copy.
 func (e *Event) Form(withRoomID bool) []byte {
 	slot := &e.forms[0]
 	if withRoomID {
@@ -58,7 +59,7 @@ func (e *Event) Form(withRoomID bool) []byte {
 	return b
 }
 
-// ContentString returns a string member of the event's content, empty if there is none.
+// ContentString returns a string member of the event's content, or "" if there is none.
 func (e *Event) ContentString(key string) string {
 	raw, ok := canonjson.Get(e.Content(), key)
 	if !ok {
@@ -67,7 +68,7 @@ func (e *Event) ContentString(key string) string {
 	return jsonString(raw)
 }
 
-// RelType returns the rel_type of the event's relation, empty if it has no relation.
+// RelType returns the rel_type of the event's relation, or "" if it has none.
 func (e *Event) RelType() string {
 	if r := relationOf(e.Content()); r != nil {
 		return r.relType
@@ -75,8 +76,8 @@ func (e *Event) RelType() string {
 	return ""
 }
 
-// ClassFor returns what the push rules of a user say about the event. It returns false if only the database knows: the event
-// was stored by an earlier run of the server.
+// ClassFor returns the result of a user's push rules for the event. It returns false if only the database has it, since
+// the event was stored by an earlier run of the server.
 func (e *Event) ClassFor(user ident.UserNID) (pushrules.Class, bool) {
 	if !e.built {
 		return 0, false
@@ -87,7 +88,7 @@ func (e *Event) ClassFor(user ident.UserNID) (pushrules.Class, bool) {
 	return e.Push, true
 }
 
-// RedactedCopy returns the event as it would be had it been redacted, for readers who may not see its content.
+// RedactedCopy returns the event in its redacted form, for readers who may not see its content.
 func (e *Event) RedactedCopy() (*Event, error) {
 	pruned, err := e.Redact()
 	if err != nil {
@@ -96,7 +97,7 @@ func (e *Event) RedactedCopy() (*Event, error) {
 	return e.redactedAs(pruned, e.RedactedBy), nil
 }
 
-// redactedAs is the event after a redaction took effect: the same place, the redacted JSON.
+// redactedAs returns the event after a redaction was applied: in the same position, with the redacted JSON.
 func (e *Event) redactedAs(pruned *pdu.Event, by storage.Pos) *Event {
 	return &Event{
 		Event: pruned, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
@@ -104,7 +105,7 @@ func (e *Event) redactedAs(pruned *pdu.Event, by storage.Pos) *Event {
 	}
 }
 
-// after is the event with another state before it.
+// after returns the event with another state before it.
 func (e *Event) after(snapshot int64) *Event {
 	return &Event{
 		Event: e.Event, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
@@ -113,7 +114,7 @@ func (e *Event) after(snapshot int64) *Event {
 	}
 }
 
-// unthreaded is the event once the root of its thread is gone.
+// unthreaded returns the event after the root of its thread was purged.
 func (e *Event) unthreaded() *Event {
 	return &Event{
 		Event: e.Event, Pos: e.Pos, Order: e.Order, Room: e.Room, SenderNID: e.SenderNID, DeviceNID: e.DeviceNID, TxnID: e.TxnID,
@@ -121,7 +122,7 @@ func (e *Event) unthreaded() *Event {
 	}
 }
 
-// row is the event as storage keeps it.
+// row returns the event as it is stored.
 func (e *Event) row() storage.EventRow {
 	key, isState := e.StateKey()
 	return storage.EventRow{
@@ -131,7 +132,7 @@ func (e *Event) row() storage.EventRow {
 	}
 }
 
-// fromRow makes the event of a stored row; v is the version of its room.
+// fromRow returns the event stored in a row; v is the version of its room.
 func fromRow(v *pdu.Version, r *storage.EventRow) (*Event, error) {
 	p, err := pdu.ParseStored(v, id.EventID(r.EventID), r.JSON)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"ebb/storage"
 )
 
-// extendHead makes an accepted event a forward extremity, and what the states after the forward extremities resolve to the current state.
+// extendHead makes an accepted event a forward extremity, and resolves the current state from the forward extremities.
 func (b *batch) extendHead(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent, onHead bool) error {
 	n := &b.room.next
 	x := extremity{id: in.ID(), event: pe.Event, after: pe.after}
@@ -30,7 +30,7 @@ func (b *batch) extendHead(ctx context.Context, p *pastReader, in *incoming, pe 
 		b.settleHead(pe)
 		return nil
 	}
-	if in.late { // other events follow it, and the states after them have what it changed
+	if in.late { // the states after the events that follow it include its change
 		b.settleHead(pe)
 		return nil
 	}
@@ -50,11 +50,12 @@ func (b *batch) extendHead(ctx context.Context, p *pastReader, in *incoming, pe 
 	return nil
 }
 
-// maxExtremities bounds the forward extremities of a room: beyond it the oldest is no longer one. An event can cite 20.
+// maxExtremities bounds the forward extremities of a room; the oldest is dropped. It is the number of prev_events that
+// an event can have.
 const maxExtremities = pdu.MaxPrevEvents
 
-// superseded returns the prev_events of an event, and the events before those that were rejected or soft-failed: none of them is a forward
-// extremity any more.
+// superseded returns the events that are no longer forward extremities because of an event: its prev_events, and the
+// prev_events of those that were rejected or soft-failed.
 func (b *batch) superseded(p *pastReader, prev []id.EventID) (map[id.EventID]bool, error) {
 	found := map[id.EventID]bool{}
 	queue := slices.Clone(prev)
@@ -76,7 +77,7 @@ func (b *batch) superseded(p *pastReader, prev []id.EventID) (map[id.EventID]boo
 	return found, nil
 }
 
-// updateCurrentState makes what the states after the forward extremities resolve to the room's current state.
+// updateCurrentState resolves the room's current state from the states after the forward extremities.
 func (b *batch) updateCurrentState(ctx context.Context, p *pastReader, pe *pendingEvent) error {
 	n := &b.room.next
 	var points []*snapshot
@@ -131,7 +132,7 @@ func (b *batch) updateCurrentState(ctx context.Context, p *pastReader, pe *pendi
 	return nil
 }
 
-// sameStates reports whether the states to resolve are those that were resolved last.
+// sameStates reports whether the states to resolve are those of the last resolution.
 func sameStates(points, met []*snapshot) bool {
 	if len(points) != len(met) {
 		return false
@@ -144,7 +145,7 @@ func sameStates(points, met []*snapshot) bool {
 	return true
 }
 
-// changesTo lists the changes from the provisional state to another one.
+// changesTo returns the changes that turn the provisional state into another one.
 func (b *batch) changesTo(ctx context.Context, p *pastReader, pe *pendingEvent, state map[pdu.StateKey]stateRef) ([]*stateChange, error) {
 	want, err := p.ids(state)
 	if err != nil {
@@ -218,7 +219,8 @@ func (b *batch) memberChange(in *incoming, k pdu.StateKey) *memberChange {
 	return &memberChange{user: user, nid: in.target, from: b.room.provisionalMembership(user), to: membershipIn(in.Content())}
 }
 
-// resolvedMember returns how a membership changes if state resolution makes e the current member event; nil if the key is of another type.
+// resolvedMember returns how a membership changes if state resolution makes e the current member event; nil if the key
+// is of another type.
 func (b *batch) resolvedMember(ctx context.Context, key pdu.StateKey, e *Event) (*memberChange, error) {
 	if key.Type != typeMember {
 		return nil, nil

@@ -12,13 +12,13 @@ import (
 	"ebb/storage"
 )
 
-// fetcher asks other servers for states and auth events of a room, and stores what they return as outliers.
+// fetcher requests states and auth events of a room from other servers, and stores them as outliers.
 type fetcher struct {
 	*storedEvents
 	remote Remote // nil: nobody may be asked
-	server string // asked for states
+	server string // the server from which states are requested
 
-	states     int  // requests so far
+	states     int  // number of requests so far
 	incomplete bool // the server did not return all of the last state
 }
 
@@ -28,7 +28,7 @@ func newFetcher(stored *storedEvents, remote Remote, server string) *fetcher {
 
 var errTooManyGaps = errors.New("too many gaps in one transaction")
 
-// stateAfter asks for the state after an event that is not stored.
+// stateAfter requests the state after an event that is not stored.
 func (f *fetcher) stateAfter(ctx context.Context, eventID id.EventID) (state, error) {
 	entries, chain, err := f.stateIDs(ctx, eventID)
 	if err != nil {
@@ -37,7 +37,7 @@ func (f *fetcher) stateAfter(ctx context.Context, eventID id.EventID) (state, er
 	return f.fetchState(ctx, eventID, append(entries, eventID), chain)
 }
 
-// stateBefore asks for the state before an event.
+// stateBefore requests the state before an event.
 func (f *fetcher) stateBefore(ctx context.Context, eventID id.EventID) (state, error) {
 	entries, chain, err := f.stateIDs(ctx, eventID)
 	if err != nil {
@@ -46,19 +46,19 @@ func (f *fetcher) stateBefore(ctx context.Context, eventID id.EventID) (state, e
 	return f.fetchState(ctx, eventID, entries, chain)
 }
 
-// stateIDs asks for the IDs of the state before an event and of its auth chain.
+// stateIDs requests the IDs of the state before an event and of its auth chain.
 func (f *fetcher) stateIDs(ctx context.Context, eventID id.EventID) (entries, chain []id.EventID, err error) {
 	if f.states++; f.states > maxGaps {
 		return nil, nil, errTooManyGaps
 	}
 	if f.remote == nil {
-		return nil, nil, errors.New("federation is off")
+		return nil, nil, errors.New("federation is disabled")
 	}
 	return f.remote.StateIDs(ctx, f.server, f.room.id, eventID)
 }
 
-// fetchState returns the state that consists of some events, and fetches those of them and of their auth chain that are not stored. Rejected
-// events, and those that the server does not return, are left out.
+// fetchState returns the state that consists of the given events. It fetches the missing ones and those of their auth
+// chain. Rejected events and those that the server does not return are left out.
 func (f *fetcher) fetchState(ctx context.Context, at id.EventID, entries, chain []id.EventID) (state, error) {
 	if len(entries) > maxForeignState || len(chain) > maxForeignState {
 		return nil, errors.New("the state is too large")
@@ -113,8 +113,8 @@ func (f *fetcher) fetchStateEvents(ctx context.Context, at id.EventID, ids []id.
 	return f.storeOutliers(ctx, raws)
 }
 
-// oneOf returns a function that reports whether an event has one of some IDs, once for each of them: events of the state may be in the auth
-// chain of the answer too.
+// oneOf returns a function that reports whether an event has one of some IDs, once for each of them: events of the
+// state may be in the auth chain of the answer too.
 func (f *fetcher) oneOf(ids []id.EventID) func(json.RawMessage) bool {
 	wanted := make(map[id.EventID]bool, len(ids))
 	for _, eventID := range ids {

@@ -26,11 +26,12 @@ const (
 	maxForeignState  = 300_000
 )
 
-// fetchTime bounds how long one caller keeps others waiting who need the network too. What has not come by then is missing.
+// fetchTime bounds how long one caller keeps others waiting who need the network too. What has not come by then is
+// missing.
 const fetchTime = time.Minute
 
-// gathering is the first step of arrivals: it asks other servers for what the waiting events lack. The room's fetching slot is held, but neither
-// its receiving slot nor a lock: meanwhile others may place events in the room.
+// gathering is the first step of arrivals: it asks other servers for what the waiting events lack. The room's fetching
+// slot is held, but neither its receiving slot nor a lock: meanwhile others may place events in the room.
 type gathering struct {
 	*arrivals
 	from *fetcher
@@ -49,7 +50,8 @@ func newGathering(a *arrivals, remote Remote) *gathering {
 	return &gathering{arrivals: a, from: newFetcher(a.storedEvents, remote, a.origin), unavailable: map[id.EventID]bool{}, invalid: map[id.EventID]*pdu.Event{}}
 }
 
-// inTime calls ask with a context that ends after fetchTime. Running out of that time is not an error; the end of ctx is.
+// inTime calls ask with a context that ends after fetchTime. Running out of that time is not an error; the end of ctx
+// is.
 func inTime(ctx context.Context, ask func(context.Context) error) error {
 	limited, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
@@ -60,7 +62,8 @@ func inTime(ctx context.Context, ask func(context.Context) error) error {
 	return err
 }
 
-// gather asks for everything that checks 4 to 7 need and that is missing. It returns the undecided events that can be authorised now.
+// gather asks for everything that checks 4 to 7 need and that is missing. It returns the undecided events that can be
+// authorised now.
 func (g *gathering) gather(ctx context.Context) (ready decidable, err error) {
 	if err := g.lookUpAgain(ctx); err != nil {
 		return decidable{}, err
@@ -130,8 +133,8 @@ func (g *gathering) lackingEvents() (ids []id.EventID) {
 	return ids
 }
 
-// knownBefore lists stored prev_events of waiting events. The origin need not go back beyond them: the extremities alone do not name an event
-// that has been followed since.
+// knownBefore lists stored prev_events of waiting events. The origin need not go back beyond them: the extremities
+// alone do not name an event that has been followed since.
 func (g *gathering) knownBefore(events []id.EventID) (known []id.EventID) {
 	for _, eventID := range events {
 		for _, prev := range g.waiting[eventID].PrevEvents() {
@@ -143,8 +146,8 @@ func (g *gathering) knownBefore(events []id.EventID) (known []id.EventID) {
 	return known
 }
 
-// admit verifies events that were asked for, and adds the valid ones to the waiting events. It returns these, and those that may be added
-// because a valid event follows them.
+// admit verifies events that were asked for, and adds the valid ones to the waiting events. It returns these, and those
+// that may be added because a valid event follows them.
 func (g *gathering) admit(ctx context.Context, raws []json.RawMessage) (added []id.EventID) {
 	events, errs := g.svc.verify(ctx, g.room.version, raws)
 	for i, e := range events {
@@ -172,7 +175,8 @@ var (
 	errWithheld = errors.New("the server does not return what came before the event that it sent")
 )
 
-// gatherStates asks for the states after missing prev_events. Events for which no server returns it are refused, and so are those that follow.
+// gatherStates asks for the states after missing prev_events. Events for which no server returns it are refused, and so
+// are those that follow.
 func (g *gathering) gatherStates(ctx context.Context) error {
 	refused := false
 	for _, e := range g.lackingState() {
@@ -221,9 +225,9 @@ func (g *gathering) fetchStateAfter(ctx context.Context, e *incoming, prev id.Ev
 	return after, err
 }
 
-// mayFetchState returns an error if the state after a missing prev_event must not be fetched. A server that sends an event but withholds its
-// predecessors could make the event the room's only forward extremity and then dictate the room's state. Predecessors from before the join
-// are not withheld: this server does not ask for them.
+// mayFetchState returns an error if the state after a missing prev_event must not be fetched. A server that sends an
+// event but withholds its predecessors could make the event the room's only forward extremity and then dictate the
+// room's state. Predecessors from before the join are not withheld: this server does not ask for them.
 func (g *gathering) mayFetchState(e *incoming, prev id.EventID) error {
 	switch {
 	case g.isHistory(prev):

@@ -15,8 +15,8 @@ import (
 // maxAuthServers bounds the servers that are asked for the auth events of one event, the origin among them.
 const maxAuthServers = 4
 
-// gatherAuthEvents asks for the auth chains of waiting events that cite an event which is neither stored nor waiting. Events whose auth events
-// cannot be fetched are undecided.
+// gatherAuthEvents asks for the auth chains of waiting events that cite an event which is neither stored nor waiting.
+// Events whose auth events cannot be fetched are undecided.
 func (g *gathering) gatherAuthEvents(ctx context.Context) error {
 	if g.from.remote == nil {
 		return nil
@@ -36,7 +36,8 @@ func (g *gathering) gatherAuthEvents(ctx context.Context) error {
 	}
 }
 
-// leaveUndecided marks an event as undecided because an auth event cannot be fetched. The event is dropped if no valid event follows it.
+// leaveUndecided marks an event as undecided because an auth event cannot be fetched. The event is dropped if no valid
+// event follows it.
 func (g *gathering) leaveUndecided(e *incoming) {
 	if e.noAuth = true; !e.followed {
 		g.finish(e.ID(), errNoAuthEvent)
@@ -44,7 +45,8 @@ func (g *gathering) leaveUndecided(e *incoming) {
 	}
 }
 
-// gatherAuthEventsOf asks some servers, the origin first, for the auth chain of an event, and for the auth events that the answer lacks.
+// gatherAuthEventsOf asks some servers, the origin first, for the auth chain of an event, and for the auth events that
+// the answer lacks.
 func (g *gathering) gatherAuthEventsOf(ctx context.Context, e *incoming) error {
 	for _, auth := range g.missingAuth(e) {
 		if elsewhere, err := g.isElsewhere(ctx, auth); elsewhere || err != nil {
@@ -77,7 +79,8 @@ func (g *gathering) gatherAuthEventsOf(ctx context.Context, e *incoming) error {
 	return nil
 }
 
-// serversFor lists the servers to ask for what an event of a sender needs: the origin, the sender's server, and others in the room.
+// serversFor lists the servers to ask for what an event of a sender needs: the origin, the sender's server, and others
+// in the room.
 func (g *gathering) serversFor(sender id.UserID) []string {
 	if g.from.remote == nil {
 		return nil
@@ -111,8 +114,8 @@ func (g *gathering) isElsewhere(ctx context.Context, eventID id.EventID) (found 
 	return found, err
 }
 
-// noteElsewhere remembers which events of an answer are of another room. In room versions where servers choose the event IDs, such an event
-// must be signed.
+// noteElsewhere remembers which events of an answer are of another room. In room versions where servers choose the
+// event IDs, such an event must be signed.
 func (g *gathering) noteElsewhere(ctx context.Context, raws []json.RawMessage) {
 	v := g.room.version
 	for _, raw := range raws {

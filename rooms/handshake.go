@@ -19,8 +19,8 @@ import (
 	"ebb/storage"
 )
 
-// Template makes the membership event of a user of another server, for that server to sign: a join, a knock or a leave.
-// versions are the room versions that it knows; nil: it was not asked.
+// Template returns an unsigned join, knock or leave event for a user of another server, which signs it. versions are
+// the room versions that the other server supports; nil: the operation has no such parameter.
 // Spec: server-server-api#joining-rooms, server-server-api#knocking-upon-a-room, server-server-api#leaving-rooms-rejecting-invites
 func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, user id.UserID, membership Membership, versions []id.RoomVersion) (t fedclient.Template, err error) {
 	if !pdu.ValidUserID(user) || serverOf(string(user)) != origin {
@@ -53,7 +53,7 @@ func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, u
 	return t, err
 }
 
-// template is what build would sign, if the state allows it.
+// template returns the event that build would sign, if the state allows it.
 func (b *batch) template(p proto) (json.RawMessage, error) {
 	e, err := b.draft(&p)
 	if err != nil {
@@ -65,7 +65,8 @@ func (b *batch) template(p proto) (json.RawMessage, error) {
 	})
 }
 
-// grantRemote is grantRestricted for a user of another server, with the errors that tell that server where else to ask.
+// grantRemote is grantRestricted for a user of another server. Its errors tell that server whether to ask other
+// servers.
 func (s *Service) grantRemote(ctx context.Context, r *Room, user id.UserID) (id.UserID, error) {
 	if !r.restricted() {
 		return "", nil
@@ -90,13 +91,13 @@ func (s *Service) grantRemote(ctx context.Context, r *Room, user id.UserID) (id.
 	return voucher, nil
 }
 
-// restricted tells whether the join rule lets members of other rooms in.
+// restricted reports whether the join rule lets members of other rooms join.
 func (r *Room) restricted() bool {
 	rule := r.JoinRule()
 	return r.version.Restricted && (rule == "restricted" || rule == "knock_restricted" && r.version.KnockRestricted)
 }
 
-// voucher is a local member who may let others in; "" where there is none.
+// voucher returns a local member who may invite others, or "" if there is none.
 func (r *Room) voucher() id.UserID {
 	levels := r.Levels()
 	for m := range r.EachLocal() {
@@ -107,24 +108,24 @@ func (r *Room) voucher() id.UserID {
 	return ""
 }
 
-// Handshake is a signed membership event that another server sends of one of its users.
+// Handshake is a signed membership event that another server sends for one of its users.
 type Handshake struct {
 	Origin      string
 	Room        id.RoomID
-	Event       id.EventID // as the path has it
+	Event       id.EventID // from the request's path
 	PDU         json.RawMessage
-	Membership  Membership // which it must be
-	OmitMembers bool       // of a join: the answer may leave out members that it does not need
+	Membership  Membership // the required membership
+	OmitMembers bool       // for a join: the response may leave out members that it does not need
 }
 
-// AcceptedJoin is the join of a user of another server in a room of this one.
+// AcceptedJoin is a join of a user of another server that was added to a local room.
 type AcceptedJoin struct {
 	room        *Room
 	event       *Event
 	omitMembers bool
 }
 
-// AcceptJoin adds the signed join of a user of another server to the room. JoinAnswer makes the answer.
+// AcceptJoin adds the signed join of a user of another server to the room. JoinAnswer returns the response.
 // Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 func (s *Service) AcceptJoin(ctx context.Context, h Handshake) (AcceptedJoin, error) {
 	h.Membership = Join
@@ -132,7 +133,7 @@ func (s *Service) AcceptJoin(ctx context.Context, h Handshake) (AcceptedJoin, er
 	return AcceptedJoin{room: r, event: e, omitMembers: h.OmitMembers}, err
 }
 
-// AcceptLeave takes the signed leave of a user of another server into the room.
+// AcceptLeave adds the signed leave of a user of another server to the room.
 // Spec: server-server-api#put_matrixfederationv2send_leaveroomideventid
 func (s *Service) AcceptLeave(ctx context.Context, h Handshake) error {
 	h.Membership = Leave
@@ -140,7 +141,7 @@ func (s *Service) AcceptLeave(ctx context.Context, h Handshake) error {
 	return err
 }
 
-// AcceptKnock takes the signed knock of a user of another server into the room, and tells what the room shows of itself.
+// AcceptKnock adds the signed knock of a user of another server to the room and returns the room's stripped state.
 // Spec: server-server-api#put_matrixfederationv1send_knockroomideventid
 func (s *Service) AcceptKnock(ctx context.Context, h Handshake) ([]json.RawMessage, error) {
 	h.Membership = Knock
@@ -178,7 +179,7 @@ func errBadSignature(cause error) error {
 	return mxerr.InvalidParam("The event's signatures are missing or not valid").Because(cause)
 }
 
-// check wants the event to be what the path and the operation say.
+// check verifies that the event matches the path and the operation.
 func (h *Handshake) check(e *pdu.Event) error {
 	key, isState := e.StateKey()
 	switch {
@@ -198,7 +199,7 @@ func (h *Handshake) check(e *pdu.Event) error {
 	return nil
 }
 
-// vouch adds this server's signature to a restricted join that one of its users vouches for, if that is right.
+// vouch adds this server's signature to a restricted join if the local user named in it may authorise the join.
 // Spec: server-server-api#restricted-rooms
 func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event, error) {
 	raw, _ := canonjson.Get(e.Content(), "join_authorised_via_users_server")
@@ -218,13 +219,13 @@ func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event,
 	return e.Sign(s.opts.Signer.Current())
 }
 
-// accept takes one verified event into a room in which this server takes part; with relay this server passes it on to the
-// other ones.
+// accept adds a verified event to a room in which this server participates. If relay is set, this server sends the
+// event on to the other servers.
 func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Event, relay bool) (*Event, error) {
 	ctx, release := fedclient.HoldAnswers(ctx, false)
 	defer release()
 	remote := s.opts.Remote
-	if !r.HasServer(origin) { // it must not make this server ask others
+	if !r.HasServer(origin) { // it must not cause requests to other servers
 		remote = nil
 	}
 	a := newArrivals(r, origin)
@@ -244,11 +245,12 @@ func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Eve
 	return stored, nil
 }
 
-// maxHeavyReads bounds how many whole states and auth chains are read for other servers at the same time: each read holds one of
-// the few database connections, and for a large room all of its members in memory.
+// maxHeavyReads bounds the number of full states and auth chains that are read for other servers at the same time. Each
+// read holds one of the few database connections and, for a large room, all of its members in memory.
 const maxHeavyReads = 2
 
-// HeavyRead waits until a whole state or auth chain may be read for another server, and returns what ends the read.
+// HeavyRead waits until a full state or auth chain may be read for another server. The caller calls release after the
+// read.
 func (s *Service) HeavyRead(ctx context.Context) (release func(), err error) {
 	select {
 	case s.heavyReads <- struct{}{}:
@@ -258,8 +260,8 @@ func (s *Service) HeavyRead(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// JoinAnswer returns the state of the room before a join, as the joining server needs it. Large answers are made one after the
-// other.
+// JoinAnswer returns the response to a join: the state before it and the auth chain. Large responses are built one
+// after the other.
 func (s *Service) JoinAnswer(ctx context.Context, j AcceptedJoin) (*fedclient.JoinAnswer, error) {
 	release, err := s.HeavyRead(ctx)
 	if err != nil {
@@ -275,7 +277,7 @@ func (s *Service) JoinAnswer(ctx context.Context, j AcceptedJoin) (*fedclient.Jo
 	if j.omitMembers {
 		servers := map[string]bool{}
 		for _, m := range j.room.Members(Join) {
-			if m.User != j.event.Sender() { // servers that were in the room before the join
+			if m.User != j.event.Sender() { // only the servers that were in the room before the join
 				servers[serverOf(string(m.User))] = true
 			}
 		}
@@ -284,7 +286,7 @@ func (s *Service) JoinAnswer(ctx context.Context, j AcceptedJoin) (*fedclient.Jo
 	return answer, nil
 }
 
-// addJoinState adds the state before a join to the answer, and the auth chain of that state and of the join.
+// addJoinState adds the state before a join to the response, and the auth chain of that state and of the join.
 func (s *Service) addJoinState(tx *storage.Tx, j AcceptedJoin, answer *fedclient.JoinAnswer) error {
 	entries, err := tx.StateOf(j.event.Snapshot)
 	if err != nil {
@@ -321,7 +323,8 @@ func (s *Service) addJoinState(tx *storage.Tx, j AcceptedJoin, answer *fedclient
 	return err
 }
 
-// withoutMembers leaves out the members that nothing of the answer needs: heroes name a room without a name.
+// withoutMembers leaves out the members that the joining server does not need. It keeps the heroes, which name a room
+// without a name.
 func (s *Service) withoutMembers(r *Room, entries []storage.StateEntry, join *Event) []storage.StateEntry {
 	needed := map[string]bool{string(join.Sender()): true}
 	if r.State(typeName, "") == nil && r.State(typeCanonicalAlias, "") == nil {
@@ -335,11 +338,11 @@ func (s *Service) withoutMembers(r *Room, entries []storage.StateEntry, join *Ev
 	return slices.DeleteFunc(entries, func(e storage.StateEntry) bool { return e.Type == typeMember && !needed[e.Key] })
 }
 
-// maxAuthChain bounds a walk over auth events: a room of 100,000 members has some 200,000.
+// maxAuthChain bounds the events of an auth chain: a room of 100,000 members has some 200,000.
 const maxAuthChain = 500_000
 
-// AuthEventIDs returns the IDs of the events that authorise the event: its auth_events and, from room version 12 on, where the
-// room ID stands for it, the create event. Other servers expect that one in every auth chain.
+// AuthEventIDs returns the IDs of the events that authorise the event: its auth_events and, since room version 12, the
+// create event, which is implied by the room ID. Other servers expect the create event in every auth chain.
 func (e *Event) AuthEventIDs() []id.EventID {
 	cited := e.AuthEvents()
 	if !e.Version().RoomIDIsCreateHash || e.IsStateKey(typeCreate, "") {
@@ -382,14 +385,14 @@ func (r *Room) AuthChain(tx *storage.Tx, from []id.EventID) ([]*Event, error) {
 	return out, nil
 }
 
-// strippedTypes are what a room shows of itself to whom it does not let in yet.
+// strippedTypes are the types of the state events that are shown to users who are not in the room yet.
 // Spec: client-server-api#stripped-state
 var strippedTypes = []string{
 	typeCreate, typeName, typeAvatar, typeTopic, typeJoinRules, typeCanonicalAlias, typeEncryption,
 }
 
-// stripped is what the room shows of itself, and of a member who invites: whole events in the federation's form, which are
-// stripped events too.
+// stripped returns the room's stripped state, including the member event of the inviter. The events are full PDUs,
+// which are valid stripped events too.
 func (r *Room) stripped(inviter id.UserID) []json.RawMessage {
 	out := []json.RawMessage{}
 	for _, typ := range strippedTypes {
@@ -412,17 +415,17 @@ type ReceivedInvite struct {
 	Room     id.RoomID
 	Event    id.EventID
 	PDU      json.RawMessage
-	Stripped []json.RawMessage // what the room shows of itself
+	Stripped []json.RawMessage // the room's stripped state
 }
 
-// Bounds of what comes with an invite or a knock.
+// Bounds of the stripped state of an invite or a knock.
 const (
 	maxStripped      = 100       // events
-	maxStrippedBytes = 512 << 10 // all of them
-	maxStrippedKept  = 80 << 10  // those that are kept: the largest event, and what rooms usually show
+	maxStrippedBytes = 512 << 10 // in total
+	maxStrippedKept  = 80 << 10  // what is stored: the largest event and the usual state fit
 )
 
-// ReceiveInvite keeps an invite and gives it back with this server's signature.
+// ReceiveInvite stores an invite and returns it with this server's signature.
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
 func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.RawMessage, error) {
 	v, ok := pdu.VersionOf(in.Version)
@@ -460,10 +463,10 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 	switch {
 	case err == nil && !r.AllowsServer(in.Origin):
 		return nil, mxerr.Forbidden("The room's server access control list denies your server")
-	case err == nil && r.Resident() && r.Count(Join) > 0: // the inviter sends it as every other event of the room
+	case err == nil && r.Resident() && r.Count(Join) > 0: // the inviter's server sends it as a normal event too
 		return signed.JSON(), nil
 	case err == nil && r.Resident():
-		return nil, mxerr.Forbidden("This server has no members in the room any more")
+		return nil, mxerr.Forbidden("This server no longer has members in the room")
 	case err != nil && !errors.Is(err, ErrNoRoom):
 		return nil, err
 	}
@@ -490,10 +493,10 @@ func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
 	return nil
 }
 
-// checkStripped returns the part of a room's stripped state that clients can be given. Something that is no event makes the invite
-// invalid; a whole event of another room, or with a wrong signature, is left out.
+// checkStripped returns the part of a room's stripped state that may be shown to clients. An entry that is not an event
+// makes the invite invalid; a full PDU of another room or with a wrong signature is left out.
 // Deviation: events, the create event among them, may be stripped or missing in room version 12 too, as deployed servers send them.
-// Whether the inviter speaks of the room that has the ID shows when the invite is accepted.
+// The create event is checked against the room ID only when the invite is accepted.
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
 func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.RoomID, events []json.RawMessage) (shown []json.RawMessage, err error) {
 	size := 0
@@ -517,7 +520,7 @@ func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.Roo
 	}
 	good, _ := s.verify(ctx, v, whole)
 	for i, e := range good {
-		if e == nil && v.RoomIDIsCreateHash { // its id proves a create event, also when its server's keys are not to be had
+		if e == nil && v.RoomIDIsCreateHash { // the room ID proves a create event
 			if e, _ = pdu.Parse(v, whole[i]); e != nil && !e.IsStateKey(typeCreate, "") {
 				e = nil
 			}
@@ -530,8 +533,8 @@ func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.Roo
 	return keepStripped(shown), nil
 }
 
-// keepStripped returns the state that is kept of what a room shows with an invite: the most important first where all of it
-// is too much. It is in every /sync that has the invite.
+// keepStripped returns the stripped state that is stored. It keeps the most important events if there are too many:
+// they are part of every /sync response that contains the invite.
 func keepStripped(shown []json.RawMessage) (kept []json.RawMessage) {
 	rank := func(raw json.RawMessage) int {
 		if i := slices.Index(strippedTypes, typeOf(raw)); i >= 0 {
@@ -549,7 +552,7 @@ func keepStripped(shown []json.RawMessage) (kept []json.RawMessage) {
 	return kept
 }
 
-// isWhole tells of a stripped event that it is a PDU.
+// isFullPDU reports whether a stripped event is a full PDU.
 func isWhole(raw json.RawMessage) bool {
 	_, signed := canonjson.Get(raw, "signatures")
 	_, placed := canonjson.Get(raw, "auth_events")
@@ -561,7 +564,7 @@ func typeOf(raw json.RawMessage) string {
 	return jsonString(typ)
 }
 
-// isStripped tells whether JSON has the members of a stripped event, with their types.
+// isStripped reports whether JSON has the members of a stripped event, with the right types.
 func isStripped(raw json.RawMessage) bool {
 	if !isObject(raw) || !json.Valid(raw) {
 		return false

@@ -15,20 +15,21 @@ import (
 	"ebb/storage"
 )
 
-// ringSize is how many of the newest events a room keeps in memory: clients that long-poll are served from them.
+// ringSize is the number of newest events that a room keeps in memory, from which /sync is served.
 const ringSize = 64
 
-// ringFill is how many of them are read when a room comes into memory: a little more than the timeline of a first /sync
-// shows. Reading all 64 was half of what a first /sync of 500 rooms took.
+// ringFill is the number of them that are read when a room is loaded: slightly more than the timeline of an initial
+// /sync. Reading all 64 took half the time of an initial /sync of 500 rooms.
 const ringFill = 24
 
-// OrderStep is the distance between two live events in a room's timeline, so that others can be put between them later.
+// OrderStep is the distance between two live events in a room's timeline, so that others can be inserted between them
+// later.
 const OrderStep = 1 << 16
 
-// extremity is an event that no other names as the one before it.
+// extremity is a forward extremity: an event that is not a prev_event of another one.
 type extremity struct {
 	id    id.EventID
-	event *Event // where it is queued; its position is known when its write runs
+	event *Event // set while it is queued; its position is known when its write runs
 	pos   storage.Pos
 	after *snapshot // the state after it; nil: not known yet (stateAfter finds it)
 }
@@ -40,33 +41,34 @@ func (x extremity) position() storage.Pos {
 	return x.pos
 }
 
-// overlay is what queued writes change; every entry goes when its write is committed.
+// overlay holds the changes of queued writes. An entry is removed when its write is committed.
 type overlay struct {
 	state  map[pdu.StateKey]*stateChange // the newest for each key
-	joined int                           // joined users more than committed
+	joined int                           // by how much queued writes change the number of joined users
 }
 
 func (o *overlay) reset() {
 	o.state, o.joined = map[pdu.StateKey]*stateChange{}, 0
 }
 
-// provisional is the head that the room's next event is built on: what is queued counts as done.
+// provisional is the head that the room's next event is built on. It includes queued writes.
 type provisional struct {
 	extremities []extremity // the oldest first
-	depth       int64       // the highest of any event
-	generation  int64       // of the room's row when the next write runs
+	depth       int64       // the highest depth of any event
+	generation  int64       // expected in the room's row when the next write runs
 	snapshot    *snapshot
-	met         []*snapshot // the states after the extremities, of which snapshot was resolved; nil: it was not
+	met         []*snapshot // the states from which snapshot was resolved; nil: it was not resolved
 	levels      *eventauth.PowerLevels
 
 	queued  *storage.Pending // the newest queued write
 	batch   *storage.Pending // the newest queued write of events
 	epoch   int64            // grows when queued writes fail
-	broken  bool             // queued writes have failed; wait for the rest of them, then reload
-	retired bool             // no longer in the cache
+	broken  bool             // queued writes failed: wait for the others, then reload
+	retired bool             // evicted from the cache
 }
 
-// fill makes the committed head of what is stored. The room is not shared yet, or its writer is held and nothing is queued.
+// fill builds the committed head from the database. Either the room is not shared yet, or its writer lock is held and
+// nothing is queued.
 func (r *Room) fill(stored *storedRoom) error {
 	row := &stored.row
 	h := emptyHead()
@@ -169,11 +171,11 @@ func (r *Room) fillRing(stored *storedRoom, h *head) error {
 	return nil
 }
 
-// isPast tells of an event of the timeline that it was put there later: it is history, which nobody who is up to date gets.
+// isBackfilled reports whether a timeline event was inserted as history; /sync never sends it as new.
 func isPast(e storage.EventRow) bool { return e.Order != ident.Order(e.Position)*OrderStep }
 
 func (r *Room) fillExtremities(stored *storedRoom, h *head) error {
-	for _, pos := range stored.row.Extremities { // in their own order
+	for _, pos := range stored.row.Extremities { // in the stored order
 		eventID := stored.ends[pos]
 		if eventID == "" {
 			return fmt.Errorf("the forward extremity at %d of room %s is not stored", pos, r.id)
@@ -186,7 +188,7 @@ func (r *Room) fillExtremities(stored *storedRoom, h *head) error {
 	return nil
 }
 
-// pdu is an entry of the committed state with an empty state key, for the pure packages; nil where there is none.
+// pdu returns the entry of the committed state with an empty state key, or nil if there is none.
 func (h *head) pdu(typ string) *pdu.Event {
 	if e := h.state[pdu.StateKey{Type: typ}]; e != nil {
 		return e.Event
@@ -212,14 +214,14 @@ func (h *head) setMember(s *Service, m *Member) {
 	}
 }
 
-// nameMember keeps the index of display names up to date; e is the member's event.
+// nameMember updates the index of display names; e is the member event.
 func (h *head) nameMember(m *Member, e *Event) {
 	if h.names != nil && (h.local[m.NID] == m || h.invited[m.NID] == m) {
 		h.names.Set(m.NID, m.User, e.ContentString("displayname"))
 	}
 }
 
-// dropMember forgets a user whom the state does not know any more.
+// dropMember removes a user who is no longer in the state.
 func (h *head) dropMember(user id.UserID) {
 	old := h.members[user]
 	if old == nil {
@@ -242,8 +244,8 @@ func (h *head) dropServer(server string) {
 	}
 }
 
-// effective is the retention policy that holds for a room. Where both event types stand, the newer event holds; one that
-// cannot be understood is none.
+// effective returns the retention policy that applies to a room. If it has events of both types, the newer one applies;
+// an invalid one is ignored.
 func (s *Service) effective(h *head) expiry.Policy {
 	var room *expiry.Policy
 	var newest storage.Pos
@@ -259,7 +261,7 @@ func (s *Service) effective(h *head) expiry.Policy {
 	return expiry.Effective(h.override, room, s.opts.Retention.Limits, s.opts.Retention.Default)
 }
 
-// apply makes a committed event part of the head. r.mu is held.
+// apply adds a committed event to the head. r.mu is held.
 func (r *Room) apply(e *pendingEvent) {
 	h := &r.head
 	for _, c := range e.changes {
@@ -277,7 +279,7 @@ func (r *Room) apply(e *pendingEvent) {
 	}
 	h.depth, h.snapshot = e.depth, e.head
 	h.undecided = h.undecided || e.undecided()
-	if e.Order > 0 { // what was rejected is no news
+	if e.Order > 0 { // rejected events are not news
 		h.last = max(h.last, e.Pos)
 	}
 	h.order = max(h.order, e.Order)
@@ -301,7 +303,7 @@ func (r *Room) applyState(c *stateChange) {
 		if m.Changed != m.Pos {
 			h.resolvedMembers = m.Changed
 		}
-		if c.joinedSince == 0 { // nobody asked for those who were found
+		if c.joinedSince == 0 { // members who became known have no new event
 			m.remember(r, c.event)
 		}
 		h.setMember(r.svc, m)
@@ -320,7 +322,7 @@ func (r *Room) applyState(c *stateChange) {
 	r.derive(c.key.Type)
 }
 
-// derive computes anew what depends on state events of a type.
+// derive recomputes what depends on state events of a type.
 func (r *Room) derive(typ string) {
 	h := &r.head
 	switch typ {
@@ -331,7 +333,7 @@ func (r *Room) derive(typ string) {
 	}
 }
 
-// push appends to the ring. Readers hold slices of it, so what they see is never written to again.
+// push appends to the ring. It never modifies elements that readers may hold.
 func (h *head) push(e *Event) {
 	if len(h.ring) >= 2*ringSize {
 		h.ringOK = h.ring[len(h.ring)-ringSize].Pos
@@ -340,7 +342,7 @@ func (h *head) push(e *Event) {
 	h.ring = append(h.ring, e)
 }
 
-// replace puts the redacted form of an event where the event is in memory.
+// replace puts the redacted form of an event wherever the event is in memory.
 func (r *Room) replace(e *Event) {
 	h := &r.head
 	if i := slices.IndexFunc(h.ring, func(o *Event) bool { return o.Pos == e.Pos }); i >= 0 {
@@ -363,7 +365,7 @@ func (r *Room) replace(e *Event) {
 	}
 }
 
-// jsonString is the value of a JSON string, "" for anything else.
+// jsonString returns the value of a JSON string, or "" for anything else.
 func jsonString(raw []byte) string {
 	if s, ok := canonjson.Unquote(raw); ok {
 		return s

@@ -14,7 +14,7 @@ import (
 	"ebb/storage"
 )
 
-// Room finds a room that this server knows.
+// Room returns a room by ID. It returns ErrNoRoom if this server does not know it.
 func (s *Service) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	if r := s.cache.byID(roomID); r != nil {
 		r.used.Store(s.opts.Now().Unix())
@@ -23,7 +23,7 @@ func (s *Service) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
 	return s.loadOne(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByID(string(roomID)) })
 }
 
-// RoomByNID finds a room by its short name.
+// RoomByNID returns a room by number.
 func (s *Service) RoomByNID(ctx context.Context, nid ident.RoomNID) (*Room, error) {
 	if r := s.cache.byNID(nid); r != nil {
 		r.used.Store(s.opts.Now().Unix())
@@ -32,8 +32,7 @@ func (s *Service) RoomByNID(ctx context.Context, nid ident.RoomNID) (*Room, erro
 	return s.loadOne(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByNID(nid) })
 }
 
-// RoomsByNID finds rooms by their short names, and returns them in that order. Of those that are not in memory many are read
-// at once.
+// RoomsByNID returns rooms by number, in the given order. It reads those that are not in memory in groups.
 func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room, error) {
 	found, missing := s.cache.list(nids)
 	loaded := make(map[ident.RoomNID]*Room, len(missing))
@@ -58,7 +57,7 @@ func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room
 	return found, nil
 }
 
-// preload brings those of some rooms that this server knows into memory, at most maxLoad.
+// preload loads the known ones of some rooms into memory, at most maxLoad.
 func (s *Service) preload(ctx context.Context, rooms []id.RoomID) error {
 	missing := make([]string, 0, len(rooms))
 	for _, roomID := range rooms {
@@ -75,10 +74,10 @@ func (s *Service) preload(ctx context.Context, rooms []id.RoomID) error {
 	return err
 }
 
-// maxLoad is how many rooms are read in one transaction: others who need a room wait for some milliseconds.
+// maxLoad is the number of rooms that are read in one transaction. Other loads wait a few milliseconds for it.
 const maxLoad = 32
 
-// loadOne loads the room whose row find finds.
+// loadOne loads the room whose row find returns.
 func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.RoomRow, bool, error)) (*Room, error) {
 	loaded, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) {
 		row, found, err := find(tx)
@@ -94,7 +93,7 @@ func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.R
 	return nil, err
 }
 
-// load reads rooms from the database and puts them into the cache. Two callers that load the same room get the same one.
+// load reads rooms from the database and caches them. Concurrent loads of a room return the same Room.
 func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.RoomRow, error)) (map[ident.RoomNID]*Room, error) {
 	s.cache.loading.Lock()
 	defer s.cache.loading.Unlock()
@@ -105,7 +104,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.Ro
 			return err
 		}
 		rows = slices.DeleteFunc(rows, func(row storage.RoomRow) bool {
-			r := s.cache.byNID(row.NID) // somebody else may have been quicker
+			r := s.cache.byNID(row.NID) // loaded by another goroutine meanwhile
 			if r != nil {
 				out[row.NID] = r
 			}
@@ -129,7 +128,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.Ro
 	return out, nil
 }
 
-// open makes a Room of what is stored of it.
+// open builds a Room from its stored head.
 func (s *Service) open(stored *storedRoom, into map[ident.RoomNID]*Room) error {
 	row := &stored.row
 	version, err := versionOf(row)
@@ -153,20 +152,20 @@ func versionOf(row *storage.RoomRow) (*pdu.Version, error) {
 	return version, nil
 }
 
-// storedRoom is what is stored of a room's head.
+// storedRoom is the stored head of a room.
 type storedRoom struct {
 	row     storage.RoomRow
-	length  int64 // of the chain of its snapshot
+	length  int64 // length of the chain of its snapshot
 	state   []storage.CurrentEntry
 	members []storage.MemberRow
 	recent  []storage.EventRow // newest first
-	receipt storage.Pos        // the newest
+	receipt storage.Pos        // position of the newest receipt
 	ends    map[storage.Pos]id.EventID
 
-	undecided bool // there are undecided events
+	undecided bool // the room has undecided events
 }
 
-// readRooms reads the heads of rooms, with a few statements for all of them and one for the timeline of each.
+// readRooms reads the heads of rooms, with a few queries for all of them and one for the timeline of each.
 func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
 	out := make([]storedRoom, len(rows))
 	at := make(map[ident.RoomNID]*storedRoom, len(rows))
@@ -206,7 +205,7 @@ func readRooms(tx *storage.Tx, rows []storage.RoomRow) ([]storedRoom, error) {
 	return out, readEnds(tx, out)
 }
 
-// readEnds names the forward extremities of rooms. Most are among the recent events.
+// readEnds reads the IDs of the forward extremities of rooms. Most are among the recent events.
 func readEnds(tx *storage.Tx, rooms []storedRoom) error {
 	names := map[storage.Pos]id.EventID{}
 	var unnamed []storage.Pos

@@ -17,7 +17,7 @@ import (
 	"ebb/storage"
 )
 
-// memberContent is the content of an m.room.member event that this server makes.
+// memberContent is the content of an m.room.member event that this server builds.
 type memberContent struct {
 	Membership    Membership `json:"membership"`
 	DisplayName   string     `json:"displayname,omitempty"`
@@ -26,11 +26,11 @@ type memberContent struct {
 	IsDirect      bool       `json:"is_direct,omitempty"`
 	AuthorisedVia id.UserID  `json:"join_authorised_via_users_server,omitempty"`
 
-	more      map[string]json.RawMessage // what a client adds
-	elsewhere bool                       // only another server can let the user in
+	more      map[string]json.RawMessage // members that the client adds
+	elsewhere bool                       // only another server can authorise the join
 }
 
-// encode writes the content; what a client adds gives way to what the server says.
+// encode returns the content as JSON. What the server sets takes precedence over what the client adds.
 func (c *memberContent) encode() ([]byte, error) {
 	raw, err := json.Marshal(c)
 	if err != nil || len(c.more) == 0 {
@@ -43,10 +43,10 @@ func (c *memberContent) encode() ([]byte, error) {
 	return json.Marshal(fields)
 }
 
-// decidedHere are the members of a join's content that a client does not choose in its request to join.
+// decidedHere are the members of a join's content that a client cannot set in its request.
 var decidedHere = []string{"membership", "displayname", "avatar_url", "is_direct", "join_authorised_via_users_server", "third_party_invite", "third_party_signed"}
 
-// withProfile adds a local user's profile.
+// withProfile adds a local user's display name and avatar.
 func (s *Service) withProfile(ctx context.Context, user id.UserID, c *memberContent) error {
 	if s.opts.Profile == nil || !s.IsLocal(user) {
 		return nil
@@ -56,7 +56,7 @@ func (s *Service) withProfile(ctx context.Context, user id.UserID, c *memberCont
 	return err
 }
 
-// setMember builds a member event.
+// setMember adds a member event to the batch.
 func (b *batch) setMember(sender ident.Requester, target id.UserID, nid ident.UserNID, c memberContent) error {
 	raw, err := c.encode()
 	if err != nil {
@@ -70,15 +70,14 @@ func (b *batch) setMember(sender ident.Requester, target id.UserID, nid ident.Us
 	return err
 }
 
-// Join makes a user a member of a room of this server; one who is already is left as is.
+// Join joins a user to a local room. It does nothing if the user is joined already.
 // Spec: client-server-api#post_matrixclientv3roomsroomidjoin
 func (s *Service) Join(ctx context.Context, sender ident.Requester, room id.RoomID, reason string) error {
 	return s.join(ctx, sender, room, nil, memberContent{Membership: Join, Reason: reason})
 }
 
-// JoinWith is Join with the body of a client's request, a JSON object: its reason and whatever it has besides what the
-// specification knows go into the member event. A room in which this server does not take part is joined through one of
-// the servers of via, or one that is known to.
+// JoinWith is Join with the JSON body of a client's request: reason and unknown members are copied to the member event.
+// If this server is not in the room, it joins through one of the servers of via or one that is known to be in the room.
 func (s *Service) JoinWith(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, body map[string]json.RawMessage) error {
 	c := memberContent{Membership: Join, more: maps.Clone(body)}
 	for _, key := range decidedHere {
@@ -88,8 +87,8 @@ func (s *Service) JoinWith(ctx context.Context, sender ident.Requester, room id.
 }
 
 const (
-	// A user who has just come into a room whose members may join another one is known as such here before others hear of it:
-	// a join that only they can grant is asked for again a few times.
+	// grantTries is how often another server is asked to authorise a restricted join. If the user has only just joined
+	// the allowed room, the other server may not know yet.
 	grantTries = 4
 	grantPause = 300 * time.Millisecond
 )
@@ -120,7 +119,7 @@ func (s *Service) joinOnce(ctx context.Context, sender ident.Requester, room id.
 		if c.AuthorisedVia, err = s.grantRestricted(ctx, r, sender); errors.Is(err, errNoVoucher) && r.Shared() {
 			c.elsewhere, err = true, nil
 		}
-		if r.Partial() && r.Membership(sender.UserID) != Join { // whether the user is banned only another server knows
+		if r.Partial() && r.Membership(sender.UserID) != Join { // only another server knows whether the user is banned
 			c.elsewhere = true
 		}
 	}
@@ -152,7 +151,7 @@ func (s *Service) joinOnce(ctx context.Context, sender ident.Requester, room id.
 	return s.joined(ctx, sender, room, nil)
 }
 
-// joined takes along what the user kept for the room that this one replaces.
+// joined copies the user's settings for the room that this one replaces, after a successful join.
 func (s *Service) joined(ctx context.Context, sender ident.Requester, room id.RoomID, err error) error {
 	if err != nil {
 		return err
@@ -164,8 +163,8 @@ func (s *Service) joined(ctx context.Context, sender ident.Requester, room id.Ro
 	return s.follow(ctx, sender, r)
 }
 
-// grantRestricted names the member in whose name somebody joins a restricted room by being a member of another room;
-// "" where the join needs no such grant or has no right to one, which the authorisation rules then say.
+// grantRestricted returns the local user who authorises a restricted join because the sender is in an allowed room. It
+// returns "" if the join needs no such user, or is not allowed: the authorisation rules then decide.
 // Spec: client-server-api#restricted-rooms
 func (s *Service) grantRestricted(ctx context.Context, r *Room, sender ident.Requester) (id.UserID, error) {
 	if !r.restricted() {
@@ -185,14 +184,14 @@ func (s *Service) grantRestricted(ctx context.Context, r *Room, sender ident.Req
 	return "", errNoVoucher
 }
 
-// errNoVoucher: only another server can let the user in.
+// errNoVoucher is returned if only another server can authorise the join.
 var errNoVoucher = mxerr.Forbidden("No member of the room on this server can authorise your join")
 
-// maxAllow bounds the rooms that a join rule is looked through for.
+// maxAllow bounds the allowed rooms of a join rule that are considered.
 const maxAllow = 100
 
-// inAllowedRoom tells whether a user is in one of the rooms whose members a join rule lets in; unsure where this server
-// takes no part in one of them.
+// inAllowedRoom reports whether a user is in one of the rooms that a join rule allows. unsure is set if this server is
+// not in one of them.
 func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (allowed, unsure bool, err error) {
 	for _, room := range allowedRooms(r.State(typeJoinRules, "").Content()) {
 		other, err := s.Room(ctx, room)
@@ -208,7 +207,7 @@ func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (a
 	return false, unsure, nil
 }
 
-// Leave ends a user's membership, or declines an invite, or takes back a knock. One who has left is left as is.
+// Leave ends a user's membership, rejects an invite or retracts a knock. It does nothing if the user has left.
 // Spec: client-server-api#post_matrixclientv3roomsroomidleave
 func (s *Service) Leave(ctx context.Context, sender ident.Requester, room id.RoomID, reason string) error {
 	r, err := s.Room(ctx, room)
@@ -250,7 +249,7 @@ func (s *Service) invite(ctx context.Context, sender ident.Requester, room id.Ro
 	return s.setOther(ctx, sender, room, target, nid, c, nil)
 }
 
-// target checks the user id that a membership is about, and names it.
+// target validates the user ID that a membership is about, and returns its number.
 func (s *Service) target(ctx context.Context, user id.UserID) (ident.UserNID, error) {
 	if user == "" {
 		return 0, mxerr.MissingParam("user_id is missing")
@@ -261,7 +260,7 @@ func (s *Service) target(ctx context.Context, user id.UserID) (ident.UserNID, er
 	return s.UserNID(ctx, user)
 }
 
-// setOther sets the membership of another user; allow looks at the present one first.
+// setOther sets the membership of another user. allow checks the current membership first.
 func (s *Service) setOther(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, nid ident.UserNID, c memberContent, allow func(now Membership) error) error {
 	if err := s.awaitMember(ctx, room, sender, target); err != nil {
 		return unknownIsForbidden(err)
@@ -280,7 +279,7 @@ func (s *Service) setOther(ctx context.Context, sender ident.Requester, room id.
 	return unknownIsForbidden(err)
 }
 
-// Kick removes a user who is in the room, invited or knocking.
+// Kick removes a user who is joined, invited or knocking.
 // Spec: client-server-api#post_matrixclientv3roomsroomidkick
 func (s *Service) Kick(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, reason string) error {
 	nid, err := s.target(ctx, target)
@@ -296,7 +295,7 @@ func (s *Service) Kick(ctx context.Context, sender ident.Requester, room id.Room
 	})
 }
 
-// Ban removes a user and keeps them out. One who is banned is left as is.
+// Ban bans a user. It does nothing if the user is banned already.
 // Spec: client-server-api#post_matrixclientv3roomsroomidban
 func (s *Service) Ban(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, reason string) error {
 	nid, err := s.target(ctx, target)
@@ -306,7 +305,7 @@ func (s *Service) Ban(ctx context.Context, sender ident.Requester, room id.RoomI
 	return s.setOther(ctx, sender, room, target, nid, memberContent{Membership: Ban, Reason: reason}, nil)
 }
 
-// Unban lets a banned user come back.
+// Unban lifts a ban.
 // Spec: client-server-api#post_matrixclientv3roomsroomidunban
 func (s *Service) Unban(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, reason string) error {
 	nid, err := s.target(ctx, target)
@@ -321,7 +320,7 @@ func (s *Service) Unban(ctx context.Context, sender ident.Requester, room id.Roo
 	})
 }
 
-// Knock asks to be let in, where this server does not take part through one of the servers of via.
+// Knock knocks on a room. If this server is not in the room, it knocks through one of the servers of via.
 // Spec: client-server-api#post_matrixclientv3knockroomidoralias
 func (s *Service) Knock(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, reason string) error {
 	c := memberContent{Membership: Knock, Reason: reason}
@@ -338,7 +337,7 @@ func (s *Service) Knock(ctx context.Context, sender ident.Requester, room id.Roo
 	return s.change(ctx, room, func(b *batch) error { return b.setMember(sender, sender.UserID, sender.UserNID, c) })
 }
 
-// Forget drops a room that a user has left from that user's view.
+// Forget removes a room that the user has left from the user's room list.
 // Spec: client-server-api#post_matrixclientv3roomsroomidforget
 func (s *Service) Forget(ctx context.Context, sender ident.Requester, room id.RoomID) error {
 	r, err := s.Room(ctx, room)
@@ -358,11 +357,11 @@ func (s *Service) Forget(ctx context.Context, sender ident.Requester, room id.Ro
 	return s.db.Enqueue(w).Wait(ctx)
 }
 
-// profileWorkers is how many rooms get a changed profile at a time: enough to share commits.
+// profileWorkers is the number of rooms whose member events are updated at a time: enough to share commits.
 const profileWorkers = 16
 
-// ProfileChanged tells every room that a user is in about a new display name or avatar. It goes on after a room that
-// refuses, and returns the first error.
+// ProfileChanged sends a new display name or avatar to every room that the user is in. It continues after an error and
+// returns the first one.
 // Spec: client-server-api#events-on-change-of-profile-information
 func (s *Service) ProfileChanged(ctx context.Context, sender ident.Requester, p Profile) error {
 	rooms, err := s.Memberships(ctx, sender.UserNID)
@@ -416,7 +415,8 @@ func (s *Service) setProfile(ctx context.Context, sender ident.Requester, room i
 	})
 }
 
-// profileContent is a member event's content with another profile. What belonged to the join alone stays behind.
+// profileContent returns a member event's content with a new profile, without the members that applied to the join
+// only.
 func profileContent(content []byte, p Profile) ([]byte, error) {
 	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(content, &fields); err != nil {
@@ -433,7 +433,8 @@ func profileContent(content []byte, p Profile) ([]byte, error) {
 	return json.Marshal(fields)
 }
 
-// LeaveAll makes a user leave every room, as an account does that is deactivated: joined rooms, invites and knocks.
+// LeaveAll makes a user leave every room, reject all invites and retract all knocks, as when the account is
+// deactivated.
 func (s *Service) LeaveAll(ctx context.Context, sender ident.Requester) error {
 	rooms, err := s.Memberships(ctx, sender.UserNID)
 	if err != nil {

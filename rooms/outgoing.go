@@ -14,8 +14,8 @@ import (
 	"ebb/storage"
 )
 
-// recipients lists the other servers that an event is for: those in the room, and that of the user whom it is about. It is
-// called when the event has just become part of the room.
+// recipients returns the servers that an event is sent to: the other servers in the room, and that of the user a member
+// event is about. It is called right after the event is added to the room.
 func (r *Room) recipients(e *Event) []string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -30,21 +30,21 @@ func (r *Room) recipients(e *Event) []string {
 			out = append(out, server)
 		}
 	}
-	invited := about != "" && r.head.servers[about] == 0 && e.ContentString("membership") == Invite // it got the invite by /invite
+	invited := about != "" && r.head.servers[about] == 0 && e.ContentString("membership") == Invite // sent by /invite
 	if about != "" && about != r.svc.opts.Server && about != origin && !invited {
 		out = append(out, about)
 	}
 	return out
 }
 
-// Stay is a server's presence in a room.
+// Stay is a period during which a server was in a room.
 type Stay struct {
 	Server   string
-	From, To storage.Pos // To 0: it is still there
+	From, To storage.Pos // To is 0 if it still is
 }
 
-// ServersSince tells which other servers are or were in a room, and when: those that left before the position are left out.
-// A server with several users has several stays.
+// ServersSince returns the other servers that are in a room or were at some time after a position. A server with
+// several users has several stays.
 func (s *Service) ServersSince(ctx context.Context, room ident.RoomNID, after storage.Pos) (out []Stay, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		stays, err := tx.Stays(room, after)
@@ -83,7 +83,8 @@ func (s *Service) ServersSince(ctx context.Context, room ident.RoomNID, after st
 	return out, err
 }
 
-// joinedUntil tells whether somebody who is out of a room was joined until then, and since when at the latest.
+// joinedUntil reports whether a user who left a room was joined until then, and returns a position at which the user
+// was joined at the latest.
 func joinedUntil(tx *storage.Tx, m storage.Stay) (from storage.Pos, was bool, err error) {
 	out, found, err := tx.EventAt(m.Position)
 	if err != nil || !found || out.Snapshot == 0 {
@@ -97,18 +98,18 @@ func joinedUntil(tx *storage.Tx, m storage.Stay) (from storage.Pos, was bool, er
 	return from, found && membershipIn(content) == Join, err
 }
 
-// OutgoingEvent is an event as other servers get it.
+// OutgoingEvent is an event as it is sent to other servers.
 type OutgoingEvent struct {
 	Pos  storage.Pos
 	Room ident.RoomNID
 	JSON json.RawMessage
-	// Expired tells that it is a message whose time is over: JSON is no more than what keeps the graph whole, and who gets nothing later
-	// of the room does without it.
+	// Expired is set for an expired message: JSON is only its skeleton, which a server needs only if it gets later
+	// events of the room.
 	Expired bool
 }
 
-// OutgoingEvents gives the events at these positions as other servers get them, in their order: redacted ones redacted, and of
-// messages whose time is over no more than what keeps the graph whole. What was purged is left out.
+// OutgoingEvents returns the events at the given positions as they are sent to other servers, in that order. Redacted
+// events are in their redacted form, and expired messages are skeletons. Purged events are left out.
 func (s *Service) OutgoingEvents(ctx context.Context, positions []storage.Pos) (out []OutgoingEvent, err error) {
 	if len(positions) == 0 {
 		return nil, nil
@@ -131,8 +132,8 @@ func (s *Service) OutgoingEvents(ctx context.Context, positions []storage.Pos) (
 			continue
 		}
 		e, err := s.outgoing(ctx, row)
-		if err != nil { // one that cannot be read must not keep the others back
-			s.log.ErrorContext(ctx, "an event for other servers cannot be read", "event", row.EventID, "err", err)
+		if err != nil { // one unreadable event must not block the others
+			s.log.ErrorContext(ctx, "cannot read an event to send to other servers", "event", row.EventID, "err", err)
 			continue
 		}
 		out = append(out, e)
@@ -158,11 +159,11 @@ func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (Outgoing
 		return out, err
 	}
 	out.JSON = pruned.JSON()
-	out.Expired = row.Type != typeRedaction // what it redacts may still be seen there
+	out.Expired = row.Type != typeRedaction // another server may still show the target of a redaction
 	return out, nil
 }
 
-// NewestEvents gives the positions of the forward extremities of a room, for a server that has missed much of it.
+// NewestEvents returns the positions of a room's forward extremities, for a server that has missed many events.
 func (s *Service) NewestEvents(ctx context.Context, room ident.RoomNID) ([]storage.Pos, error) {
 	r, err := s.RoomByNID(ctx, room)
 	if errors.Is(err, ErrNoRoom) {
@@ -180,7 +181,7 @@ func (s *Service) NewestEvents(ctx context.Context, room ident.RoomNID) ([]stora
 	return positions, nil
 }
 
-// SharedServers lists the other servers that share a room with a user of this one.
+// SharedServers returns the other servers that share a room with a local user.
 func (s *Service) SharedServers(ctx context.Context, user ident.UserNID) ([]string, error) {
 	list, err := s.Memberships(ctx, user)
 	if err != nil {
@@ -206,7 +207,7 @@ func (s *Service) SharedServers(ctx context.Context, user ident.UserNID) ([]stri
 	return out, nil
 }
 
-// NewlyShared lists the other servers in a room that share no other room with a user of this one.
+// NewlyShared returns the other servers in a room that share no other room with a local user.
 func (s *Service) NewlyShared(ctx context.Context, user ident.UserNID, room ident.RoomNID) ([]string, error) {
 	var here []string
 	elsewhere := map[string]bool{}
@@ -219,14 +220,14 @@ func (s *Service) NewlyShared(ctx context.Context, user ident.UserNID, room iden
 			elsewhere[name] = true
 		}
 	})
-	if errors.Is(err, ErrNoRoom) { // purged meanwhile: the servers of the others count
+	if errors.Is(err, ErrNoRoom) { // it was purged meanwhile
 		err = nil
 	}
 	return slices.DeleteFunc(here, func(name string) bool { return elsewhere[name] }), err
 }
 
-// LocalSharers lists the users of this server who share a room with a user of any; the user is among them where both is
-// true. The rooms know their users of this server, so that a room of many others costs no more.
+// LocalSharers returns the local users who share a room with the given user, including that user if local. It looks up
+// the local members of each room, so that the number of remote members does not matter.
 func (s *Service) LocalSharers(ctx context.Context, user ident.UserNID) ([]ident.UserNID, error) {
 	sharers := map[ident.UserNID]bool{}
 	err := s.EachJoined(ctx, user, func(r *Room) {
@@ -237,9 +238,10 @@ func (s *Service) LocalSharers(ctx context.Context, user ident.UserNID) ([]ident
 	return slices.Sorted(maps.Keys(sharers)), err
 }
 
-// WakeSharers finds, in a write, the users of this server who share a room with one of them, the user included, and returns what
-// wakes them once it is committed. A room in memory knows by then who is in it, as of the writes before: no list of its members is
-// read. Whoever is woken later would miss the news, since a sync that nobody woke does not look.
+// WakeSharers finds, within a write, the local users who share a room with the given local user, including that user.
+// It returns a function that wakes their syncs once the write is committed. For rooms in memory it reads no member
+// list, since they know their local members after all earlier writes. Users must be woken right after the commit: a
+// sync that is woken later or not at all would miss the change.
 func (s *Service) WakeSharers(tx *storage.Tx, user ident.UserNID) (committed func(), err error) {
 	memberships, err := tx.UserMemberships(user)
 	if err != nil {
@@ -269,7 +271,7 @@ func (s *Service) WakeSharers(tx *storage.Tx, user ident.UserNID) (committed fun
 	}, nil
 }
 
-// EachJoined calls f for each room that a user of any server is joined to.
+// EachJoined calls f for each room that a local or remote user is joined to.
 func (s *Service) EachJoined(ctx context.Context, user ident.UserNID, f func(*Room)) error {
 	var rows []storage.MemberRow
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {

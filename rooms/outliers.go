@@ -12,12 +12,12 @@ import (
 	"ebb/storage"
 )
 
-// outlierChunk is how many events without a place one write stores: 250 keep it under about 20 ms.
+// outlierChunk is how many outliers one write stores: 250 keep it under about 20 ms.
 const outlierChunk = 250
 
-// authorised authorises outliers by their own auth events, which are among them or in known. It returns each after its auth events, with the
-// rejected ones flagged. Events that cite a missing or undecided event are left out. So are messages: they do not belong in a state or an auth
-// chain, and as outliers they would never expire.
+// authorised authorises outliers by their own auth events, which are among them or in known. It returns each after its
+// auth events, with the rejected ones flagged. Events that cite a missing or undecided event are left out. So are
+// messages: they do not belong in a state or an auth chain, and as outliers they would never expire.
 func authorised(v *pdu.Version, events []*pdu.Event, known map[id.EventID]*Event, elsewhere map[id.EventID]bool) []*Event {
 	byID := make(map[id.EventID]*pdu.Event, len(events))
 	for _, e := range events {
@@ -39,11 +39,11 @@ type judging struct {
 	byID      map[id.EventID]*pdu.Event
 	known     map[id.EventID]*Event
 	elsewhere map[id.EventID]bool   // events of other rooms
-	done      map[id.EventID]*Event // nil: under way, or not to be judged
+	done      map[id.EventID]*Event // nil: in progress, or not to be judged
 	out       []*Event
 }
 
-// visit judges an event after its auth events. The walk keeps its own stack: a chain may be long.
+// visit judges an event after its auth events. It has its own stack since an auth chain may be long.
 func (j *judging) visit(e *pdu.Event) {
 	stack := []*pdu.Event{e}
 	for len(stack) > 0 {
@@ -109,7 +109,7 @@ func (j *judging) judge(e *pdu.Event) {
 	j.out = append(j.out, out)
 }
 
-// create returns the create event of a room whose ID names it, or nil if it is not known.
+// create returns the create event of a room whose ID is derived from it, or nil if the event is not known.
 func (j *judging) create(room id.RoomID) *pdu.Event {
 	eventID := pdu.CreateEventID(room)
 	if e := j.byID[eventID]; e != nil {
@@ -149,7 +149,8 @@ func (s *Service) storeOutliers(ctx context.Context, room ident.RoomNID, events 
 	return nil
 }
 
-// nameMember gives the user whom a member event is about a short name, which is needed next: one by one that takes a write for each.
+// nameMember allots a number to the user of a member event, which is needed next. Doing it later would take a write for
+// each user.
 func nameMember(tx *storage.Tx, e *Event) error {
 	user, isState := e.StateKey()
 	if !isState || e.Type() != typeMember || !pdu.ValidUserID(id.UserID(user)) {

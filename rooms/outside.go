@@ -16,9 +16,9 @@ import (
 	"ebb/storage"
 )
 
-// setOutside keeps a local user's membership of a room in which this server does not take part: an invite, a knock, or what
-// ends them. stripped is what the room shows of itself with it. errResident means that somebody else has joined meanwhile:
-// the event then comes as every other event of the room.
+// setOutside stores a local user's membership in a room in which this server does not participate: an invite, a knock,
+// or the end of either. stripped is the room's stripped state. It returns errResident if this server joined the room
+// meanwhile; then the event arrives like any other event of the room.
 func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, stripped []json.RawMessage) error {
 	nid, err := s.enter(ctx, e.RoomID(), v)
 	if err != nil {
@@ -69,7 +69,7 @@ func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, 
 	})
 }
 
-// outsideSet is the Committed hook of a membership of a room in which this server does not take part.
+// outsideSet is the Committed hook of setOutside.
 func (s *Service) outsideSet(r *Room, e *Event, user id.UserID, nid ident.UserNID, membership Membership) {
 	c := &Commit{Room: r, Events: []CommittedEvent{{Event: e}}, Members: []CommittedMember{{
 		User: user, NID: nid, Local: true, From: r.Membership(user), To: membership, Pos: e.Pos, Changed: e.Pos,
@@ -82,8 +82,8 @@ func (s *Service) outsideSet(r *Room, e *Event, user id.UserID, nid ident.UserNI
 	}))
 }
 
-// StrippedState is what a room shows of itself to a user who is invited or knocks: what another server told, where this one
-// does not take part.
+// StrippedState returns the stripped state of a room for a user who is invited or knocks. If this server is not in the
+// room, it is what another server sent.
 func (s *Service) StrippedState(ctx context.Context, user ident.UserNID, room *Room) (events []json.RawMessage, err error) {
 	if room.Resident() {
 		return room.stripped(""), nil
@@ -98,8 +98,9 @@ func (s *Service) StrippedState(ctx context.Context, user ident.UserNID, room *R
 	return events, err
 }
 
-// receiveOutside handles events of a room in which no local user is joined. Only the end of a local user's invite or knock counts, sent by
-// the inviter or by somebody who decides on the knock. While a local user is joining the room, events are parked until the join is over.
+// receiveOutside handles events of a room in which no local user is joined. It stores only the end of a local user's
+// invite or knock, sent by the inviter or by the server that decides on the knock. While a local user is joining the
+// room, events are parked until the join is done.
 func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
 	results := map[id.EventID]error{}
 	if s.joining.Busy(roomID) {
@@ -112,7 +113,7 @@ func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.R
 	if err != nil {
 		return nil, err
 	}
-	if r.Resident() { // since a moment ago
+	if r.Resident() { // this server joined meanwhile
 		return s.Receive(ctx, origin, roomID, raws)
 	}
 	for _, raw := range raws {
@@ -131,7 +132,8 @@ func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.R
 
 var errBadEvent = errors.New("the event is not valid")
 
-// receiveEnd takes one event of receiveOutside. It is verified only if it may count, since that may need the network.
+// receiveEnd handles one event of receiveOutside. It verifies the event only if it may be relevant, since that may need
+// the network.
 func (s *Service) receiveEnd(ctx context.Context, r *Room, origin string, raw json.RawMessage) error {
 	e, err := pdu.Parse(r.version, raw)
 	if err != nil {
@@ -147,9 +149,9 @@ func (s *Service) receiveEnd(ctx context.Context, r *Room, origin string, raw js
 	return s.setOutside(ctx, r.version, events[0], nil)
 }
 
-// endsOutside tells of an event that it ends an invite or a knock of a user of this server. The room's rules cannot be asked,
-// so the event must name the very invite or knock among its auth events, which only the room's servers have, and an invite is
-// taken back by who made it.
+// endsOutside reports whether an event ends a local user's invite or knock. The authorisation rules cannot be
+// evaluated, so the event must cite that invite or knock as an auth event, whose ID only the room's servers know, and
+// only the inviter may retract an invite.
 func (s *Service) endsOutside(r *Room, origin string, e *pdu.Event) (bool, error) {
 	key, isState := e.StateKey()
 	user := id.UserID(key)

@@ -16,26 +16,26 @@ import (
 	"ebb/storage"
 )
 
-// A room that is joined through another server is there at once, with the state that the server told and without most of its
-// members: it is *partial*. Meanwhile
-//   - lazy /sync shows it, other /sync waits for the whole; so does what asks for all members, or for one who is not known;
-//   - events are judged by what is known, and where that lacks a member, by the auth events that they cite: see learn;
-//   - the servers that are said to be in the room count as if a user of theirs were joined;
-//   - nobody is let in through this server, and no other one gets its state from here.
+// A room that is joined through another server is usable at once, with the state that the server returned and without
+// most members: it has partial state. Meanwhile
+//   - only /sync with lazy-loaded members includes it; requests for all members, or for an unknown member, wait;
+//   - events are authorised by the known state, and by unknown members that they cite: see cited_members.go;
+//   - each server of the join response counts as if one of its users were joined;
+//   - other servers cannot join through this server or request the state from it.
 //
-// In the background the whole state is asked for; then every event since the join is judged anew: see completion.
+// In the background, the full state is requested; then all events since the join are judged again: see completion.
 // Spec: server-server-api#put_matrixfederationv2send_joinroomideventid (omit_members); MSC3902
 
-// maxToldServers bounds the servers that another one says are in a room; the largest rooms have some ten thousand.
+// maxToldServers bounds the servers in the response to a join; the largest rooms have some ten thousand.
 const maxToldServers = 20_000
 
-// partial is what a room knows of its partial state.
+// partial describes the partial state of a room.
 type partial struct {
-	join    storage.Pos // the join before which the state is not whole
-	servers []string    // that are in the room, as the one told through which it was joined, which stands first
+	join    storage.Pos // the state before this join is not complete
+	servers []string    // the servers in the room according to the join response, starting with the one that sent it
 }
 
-// partialOf is the partial state in a room's row, nil where it is whole.
+// partialOf returns the partial state stored in a room's row, or nil if the room has full state.
 func partialOf(row *storage.RoomRow) *partial {
 	if row.PartialJoin == 0 {
 		return nil
@@ -43,7 +43,7 @@ func partialOf(row *storage.RoomRow) *partial {
 	return &partial{join: row.PartialJoin, servers: row.PartialServers}
 }
 
-// setPartial makes the told servers count as servers of the room, or no longer.
+// setPartial sets the partial state. Each of its servers counts as if one of its users were joined.
 func (h *head) setPartial(p *partial) {
 	if h.partial != nil {
 		for _, server := range h.partial.servers {
@@ -57,7 +57,7 @@ func (h *head) setPartial(p *partial) {
 	}
 }
 
-// Partial tells whether this server takes part in the room without knowing all of its members.
+// Partial reports whether this server is in the room without knowing all members.
 func (r *Room) Partial() bool { return r.partialState() != nil && r.Resident() }
 
 func (r *Room) partialState() *partial {
@@ -66,16 +66,16 @@ func (r *Room) partialState() *partial {
 	return r.head.partial
 }
 
-// Completed is the position from which on all members of the room are known; 0: they always were. Members who became known then
-// have it as Changed.
+// Completed returns the position at which all members of the room became known, or 0 if they always were. Members who
+// became known then have it as Changed.
 func (r *Room) Completed() storage.Pos {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.completed
 }
 
-// MayBeJoined tells whether a user is joined as far as this server knows: where the members are not known, everybody of a server
-// that is in the room may be.
+// MayBeJoined reports whether a user is joined as far as this server knows. In a partial-state room, any user of a
+// server in the room may be.
 func (r *Room) MayBeJoined(user id.UserID) bool {
 	m := r.MemberOf(user)
 	if m == nil {
@@ -84,7 +84,7 @@ func (r *Room) MayBeJoined(user id.UserID) bool {
 	return m.Membership == Join
 }
 
-// MayBeMet tells whether a user of another server may be in a room of which not all members are known yet.
+// MayShareRoom reports whether a user of another server may be in a partial-state room.
 func (s *Service) MayBeMet(ctx context.Context, user id.UserID) (bool, error) {
 	for _, room := range s.partials.list() {
 		r, err := s.RoomByNID(ctx, room)
@@ -98,7 +98,8 @@ func (s *Service) MayBeMet(ctx context.Context, user id.UserID) (bool, error) {
 	return false, nil
 }
 
-// toldServers are the servers of an answer to a join, without this one and what is no server name; the answering one is the first.
+// serversInRoom returns the valid servers of a join response without this one. The server that sent the response comes
+// first.
 func (s *Service) toldServers(answering string, told []string) []string {
 	out := []string{answering}
 	seen := map[string]bool{answering: true, s.opts.Server: true}
@@ -114,7 +115,7 @@ func (s *Service) toldServers(answering string, told []string) []string {
 // maxWholeWait bounds how long a request waits for the members of a room.
 const maxWholeWait = 5 * time.Minute
 
-// AwaitWhole waits until all members of a room are known.
+// AwaitFullState waits until the room no longer has partial state.
 func (s *Service) AwaitWhole(ctx context.Context, room id.RoomID) error {
 	timeout := time.NewTimer(maxWholeWait)
 	defer timeout.Stop()
@@ -133,30 +134,30 @@ func (s *Service) AwaitWhole(ctx context.Context, room id.RoomID) error {
 		select {
 		case <-ended:
 		case <-timeout.C:
-			return mxerr.New(http.StatusGatewayTimeout, mxerr.CodeUnknown, "This server has just joined the room and does not know its members yet; try again later")
+			return mxerr.New(http.StatusGatewayTimeout, mxerr.CodeUnknown, "This server has just joined the room and does not know its members yet. Try again later")
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// briefWait is for how long a join waits for the members of the room: most rooms are whole by then, and nobody notices that they were
-// not for a moment.
+// briefWait is how long a join waits for the full state of the room. Most rooms have it by then, and clients never see
+// the partial state.
 const briefWait = 300 * time.Millisecond
 
 func (s *Service) awaitBriefly(ctx context.Context, room id.RoomID) {
 	ctx, cancel := context.WithTimeout(ctx, s.briefWait)
 	defer cancel()
-	_ = s.AwaitWhole(ctx, room) // what is not whole by then is not yet
+	_ = s.AwaitWhole(ctx, room) // if it times out, the room keeps its partial state for now
 }
 
-// KnowsMember reports whether the membership of a user in a room is known, which in a partial-state room it may not be.
+// KnowsMember reports whether a user's membership in a room is known. In a partial-state room it may not be.
 func (s *Service) KnowsMember(ctx context.Context, room id.RoomID, user id.UserID) bool {
 	r, err := s.Room(ctx, room)
 	return err != nil || !r.Partial() || r.MemberOf(user) != nil
 }
 
-// awaitMember is AwaitWhole for who is in a room and wants something of a user of whom it is not known what they are in it.
+// awaitMember waits for a partial-state room to complete if the target's membership is still unknown.
 func (s *Service) awaitMember(ctx context.Context, room id.RoomID, sender ident.Requester, user id.UserID) error {
 	r, err := s.Room(ctx, room)
 	if err != nil || r.Membership(sender.UserID) != Join || s.KnowsMember(ctx, room, user) {
@@ -165,18 +166,18 @@ func (s *Service) awaitMember(ctx context.Context, room id.RoomID, sender ident.
 	return s.AwaitWhole(ctx, room)
 }
 
-// partialRooms knows the rooms whose state is being asked for, and who waits for it.
+// partialRooms tracks the rooms whose state is being requested, and the requests that wait for them.
 type partialRooms struct {
-	fresh chan struct{} // a slot of one: there may be rooms that nobody works on
+	fresh chan struct{} // one slot, filled if there may be rooms without a worker
 
-	// mu guards the rest; a leaf.
+	// mu guards the rest. It is a leaf lock.
 	mu    sync.Mutex
 	rooms map[ident.RoomNID]*partialRoom
 }
 
 type partialRoom struct {
-	ended  chan struct{}      // closed when the state is whole, or nobody of this server is there any more
-	cancel context.CancelFunc // ends the work; nil: nobody works on it
+	ended  chan struct{}      // closed when the room has full state or no local member
+	cancel context.CancelFunc // stops the worker; nil: there is none
 }
 
 func (p *partialRooms) init() {
@@ -202,7 +203,7 @@ func (p *partialRooms) ended(room ident.RoomNID) <-chan struct{} {
 	return p.of(room).ended
 }
 
-// begin is for who wants to work on a room; false where somebody does.
+// begin registers a worker for a room. It returns false if there is one already.
 func (p *partialRooms) begin(ctx context.Context, room ident.RoomNID) (context.Context, *partialRoom, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -215,14 +216,14 @@ func (p *partialRooms) begin(ctx context.Context, room ident.RoomNID) (context.C
 	return ctx, r, true
 }
 
-// giveUp is for who worked on a room and could not go on.
+// giveUp unregisters a worker that could not finish.
 func (p *partialRooms) giveUp(r *partialRoom) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r.stop()
 }
 
-// stop ends the work, if somebody works. The mutex is held.
+// stop stops the worker, if there is one. The mutex is held.
 func (r *partialRoom) stop() {
 	if r.cancel != nil {
 		r.cancel()
@@ -231,7 +232,7 @@ func (r *partialRoom) stop() {
 	}
 }
 
-// finish is for who worked on a room and has nothing more to do.
+// finish unregisters a worker that has nothing left to do.
 func (p *partialRooms) finish(room ident.RoomNID, r *partialRoom) {
 	p.mu.Lock()
 	mine := p.rooms[room] == r
@@ -241,7 +242,7 @@ func (p *partialRooms) finish(room ident.RoomNID, r *partialRoom) {
 	}
 }
 
-// end ends the work on a room, and the waiting for it.
+// end stops the worker of a room and releases the waiting requests.
 func (p *partialRooms) end(room ident.RoomNID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -254,7 +255,7 @@ func (p *partialRooms) end(room ident.RoomNID) {
 	r.stop()
 }
 
-// announce says that there is a room to work on.
+// announce signals that a room needs a worker.
 func (p *partialRooms) announce() {
 	select {
 	case p.fresh <- struct{}{}:
@@ -262,8 +263,7 @@ func (p *partialRooms) announce() {
 	}
 }
 
-// fillMembers puts into each of some states the members that only others of them have: of a partial state the absence of a member
-// says nothing.
+// fillMembers adds to each state the members that only other states have, since a partial state may lack any member.
 func fillMembers(states []state) []state {
 	out := slices.Clone(states)
 	for i := range out {

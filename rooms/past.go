@@ -13,21 +13,21 @@ import (
 	"ebb/storage"
 )
 
-// past reads what is stored of a room's graph: events by id, states before and after them. It is for one read transaction,
-// with nothing of the room queued.
+// pastReader reads the stored graph of a room: events by ID, and the states before and after them. It is for use in one
+// read transaction, while nothing of the room is queued.
 type pastReader struct {
 	r      *Room
 	tx     *storage.Tx
 	events map[id.EventID]*Event        // nil: not stored
 	queued map[id.EventID]*pendingEvent // of the batch in the making
-	// partial: that a state has no entry for a member says nothing
+	// partial means that members may be missing from the states.
 	partial bool
 	*pastFacts
 	beforeJoin *snapshot // the state before the join by which this server entered the room, if that is not the stored one
 }
 
-// pastFacts are what never changes once it is stored. The events of a batch share them: where many follow an old event of a
-// large room, its state is read once.
+// pastFacts caches what never changes once it is stored. The events of a batch share it: if many of them follow an old
+// event of a large room, its state is read once.
 type pastFacts struct {
 	at     map[storage.Pos]*Event
 	names  map[storage.Pos]id.EventID
@@ -35,14 +35,14 @@ type pastFacts struct {
 	afters map[id.EventID]*snapshot
 }
 
-// state is a whole state; it is shared and must not be changed.
+// state is a full room state. It is shared and must not be modified.
 type state = map[pdu.StateKey]stateRef
 
 func newPastFacts() *pastFacts {
 	return &pastFacts{at: map[storage.Pos]*Event{}, names: map[storage.Pos]id.EventID{}, states: map[int64]state{}, afters: map[id.EventID]*snapshot{}}
 }
 
-// maxPastStates bounds the states that one batch keeps in memory.
+// maxPastStates bounds the states that a batch keeps in memory.
 const maxPastStates = 8
 
 func newPastReader(r *Room, tx *storage.Tx, queued []*pendingEvent, facts *pastFacts) *pastReader {
@@ -55,7 +55,7 @@ func newPastReader(r *Room, tx *storage.Tx, queued []*pendingEvent, facts *pastF
 	return p
 }
 
-// event finds an event of the room; nil where it is not stored.
+// event returns an event of the room, or nil if it is not stored.
 func (p *pastReader) event(eventID id.EventID) (*Event, error) {
 	if e := p.queued[eventID]; e != nil {
 		return e.Event, nil
@@ -95,7 +95,7 @@ func (p *pastReader) load(ids []id.EventID) error {
 	return nil
 }
 
-// outlierOf is an event as it was accepted by its auth events alone, nil if it was not.
+// outlierOf returns an event as it was accepted by its auth events alone, or nil if it was not.
 func outlierOf(e *Event) *Event {
 	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == storage.OutlierEvent {
 		return e
@@ -103,8 +103,8 @@ func outlierOf(e *Event) *Event {
 	return e.outlier
 }
 
-// asAuth returns the event for use as an auth event: an event accepted as an outlier still authorises others if the state before it,
-// unknown at the time, turns out to reject it.
+// asAuth returns the event for use as an auth event: an event accepted as an outlier still authorises others if the
+// state before it, unknown at the time, turns out to reject it.
 func (e *Event) asAuth() *Event {
 	if e.Flags&storage.RejectedEvent != 0 && e.outlier != nil {
 		return e.outlier
@@ -112,7 +112,7 @@ func (e *Event) asAuth() *Event {
 	return e
 }
 
-// of is the event of a state's entry.
+// of returns the event of a state entry.
 func (p *pastReader) of(ref stateRef) (*Event, error) {
 	if ref.event != nil {
 		return ref.event, nil
@@ -135,7 +135,7 @@ func (p *pastReader) of(ref stateRef) (*Event, error) {
 	return e, nil
 }
 
-// loadEntries reads the events of several entries of a state at once.
+// loadEntries reads the events of several state entries at once.
 func (p *pastReader) loadEntries(s state, keys []pdu.StateKey) error {
 	var missing []storage.Pos
 	for _, key := range keys {
@@ -148,7 +148,7 @@ func (p *pastReader) loadEntries(s state, keys []pdu.StateKey) error {
 	return err
 }
 
-// after is the state after an event that has a place or was rejected; nil for one that is not stored, or without a state.
+// after returns the state after an event. It returns nil if the event is not stored or has no state, as an outlier.
 func (p *pastReader) after(eventID id.EventID) (*snapshot, error) {
 	if e := p.queued[eventID]; e != nil {
 		return e.after, nil
@@ -187,7 +187,7 @@ func (p *pastReader) storedAfter(eventID id.EventID) (*snapshot, error) {
 	return before.over(stateRef{key: pdu.StateKey{Type: e.Type(), Key: key}, pos: e.Pos}), nil
 }
 
-// before is the stored state before an event.
+// before returns the stored state before an event.
 func (p *pastReader) before(e *Event) (s *snapshot, err error) {
 	s = &snapshot{nid: e.Snapshot}
 	if e.Snapshot != 0 {
@@ -196,7 +196,7 @@ func (p *pastReader) before(e *Event) (s *snapshot, err error) {
 	return s, err
 }
 
-// all reads a whole state.
+// all reads a full state.
 func (p *pastReader) all(s *snapshot) (state, error) {
 	if s.nid == 0 || p.states[s.nid] == nil {
 		found, err := s.all(p.tx)
@@ -211,7 +211,7 @@ func (p *pastReader) all(s *snapshot) (state, error) {
 	return p.states[s.nid], nil
 }
 
-// ids names the events of a state.
+// ids returns the IDs of the events of a state.
 func (p *pastReader) ids(state map[pdu.StateKey]stateRef) (stateres.StateSet, error) {
 	var unnamed []storage.Pos
 	for _, ref := range state {
@@ -240,7 +240,7 @@ func (p *pastReader) ids(state map[pdu.StateKey]stateRef) (stateres.StateSet, er
 	return out, nil
 }
 
-// Event and Rejected make a pastReader a stateres.Store. A read that fails ends the resolution by the error that is kept.
+// resolving makes a pastReader a stateres.Store. It keeps the first read error, which fails the resolution.
 type resolving struct {
 	*pastReader
 	err error
@@ -266,7 +266,7 @@ func (p *resolving) Rejected(eventID id.EventID) bool {
 	return e != nil && e.asAuth().Flags&storage.RejectedEvent != 0
 }
 
-// distinct leaves one of each snapshot.
+// distinct removes duplicate snapshots.
 func distinct(points []*snapshot) (out []*snapshot) {
 	for _, s := range points {
 		same := false
@@ -280,7 +280,7 @@ func distinct(points []*snapshot) (out []*snapshot) {
 	return out
 }
 
-// resolve is the state where several meet.
+// resolve returns the state that several states resolve to.
 func (p *pastReader) resolve(points []*snapshot) (state, error) {
 	states := make([]state, len(points))
 	for i, s := range points {
@@ -340,14 +340,14 @@ func firstError(errs ...error) error {
 	return nil
 }
 
-// view is a past state as the authorisation rules read it.
+// pastView gives the authorisation rules a past state.
 type pastView struct {
 	p   *pastReader
 	s   *snapshot
 	err error
 }
 
-// Get is one entry of the state.
+// Get returns an entry of the state.
 func (v *pastView) Get(typ, key string) *pdu.Event {
 	ref, found, err := v.s.find(v.p.tx, pdu.StateKey{Type: typ, Key: key})
 	if err == nil && found {
@@ -362,8 +362,8 @@ func (v *pastView) Get(typ, key string) *pdu.Event {
 	return nil
 }
 
-// settled waits until nothing of the room is queued, and reads. The writer lock is held: only what must look into the
-// database under it, as where the graph forks, waits so; a message that follows the newest one does not.
+// settled waits until nothing of the room is queued, then reads. The writer lock is held. Only events that need the
+// database wait like this, as when the graph forks; a message that follows the newest event does not.
 func (r *Room) settled(ctx context.Context, f func(tx *storage.Tx) error) error {
 	if q := r.next.queued; q != nil {
 		<-q.Done()

@@ -7,11 +7,11 @@ import (
 	"ebb/storage"
 )
 
-// errDuplicateTxn: the client's transaction id has an answer in the database that memory no longer knew of.
-var errDuplicateTxn = errors.New("rooms: the transaction id was answered before")
+// errDuplicateTxn means that the transaction ID has an answer in the database that is no longer in memory.
+var errDuplicateTxn = errors.New("rooms: the transaction ID was answered before")
 
-// persist writes the batch. It runs in the committer; positions are allotted here, and every later write that refers to
-// these events runs in the same goroutine after this one.
+// persist writes the batch. It runs in the committer, which allots the positions. Every later write that refers to
+// these events runs in the same goroutine.
 func (b *batch) persist(tx *storage.Tx, generation int64) error {
 	if b.create != nil {
 		b.room.nid = ident.RoomNID(tx.NextPos())
@@ -39,7 +39,7 @@ func (b *batch) persist(tx *storage.Tx, generation int64) error {
 	return nil
 }
 
-// writeHead moves the room's row on, or adds it.
+// writeHead updates the room's row, or inserts it.
 func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 	last := b.events[len(b.events)-1]
 	if err := last.head.write(tx, b.room.nid); err != nil {
@@ -58,7 +58,7 @@ func (b *batch) writeHead(tx *storage.Tx, generation int64) error {
 	return err
 }
 
-// headRow is the room's row with a head that is written, after the batch.
+// headRow returns the room's row with the given head.
 func (b *batch) headRow(generation int64, head *snapshot, depth int64, extremities []extremity) storage.RoomRow {
 	row := storage.RoomRow{NID: b.room.nid, Generation: generation, Snapshot: head.nid, Depth: depth}
 	for _, x := range extremities {
@@ -70,14 +70,14 @@ func (b *batch) headRow(generation int64, head *snapshot, depth int64, extremiti
 	return row
 }
 
-// place gives an event its position, and its order where it has one.
+// place gives an event its position, and its order if it has one.
 func (b *batch) place(tx *storage.Tx, e *pendingEvent) error {
 	e.Room, e.Pos = b.room.nid, tx.NextPos()
 	if e.Flags&(storage.OutlierEvent|storage.RejectedEvent) == 0 {
 		if e.Order = e.past; e.Order == 0 {
 			e.Order = ident.Order(e.Pos) * OrderStep
 		}
-	} else if e.undecided() { // of the history it is known where it belongs
+	} else if e.undecided() { // events of the history have an order
 		e.Order = e.past
 	}
 	if err := e.before.write(tx, e.Room); err != nil {
@@ -135,7 +135,7 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 	return nil
 }
 
-// writeEdges notes which of the events that one names are missing, and that it is not missing itself.
+// writeEdges records the missing prev_events of an event, and that the event itself is no longer missing.
 func (b *batch) writeEdges(tx *storage.Tx, e *pendingEvent) error {
 	if e.late {
 		if err := tx.DeleteBackwardEdge(e.Room, string(e.ID())); err != nil {
@@ -162,7 +162,7 @@ func (b *batch) writeEdges(tx *storage.Tx, e *pendingEvent) error {
 	return nil
 }
 
-// writeTelling records that other servers are to be told of the devices of a user of this one who has joined.
+// writeTelling records that the device list of a newly joined local user must be sent to other servers.
 func (b *batch) writeTelling(tx *storage.Tx, c *stateChange) error {
 	m := c.member
 	if !b.svc.federates() || m == nil || m.to != Join || m.from == Join || !b.svc.IsLocal(m.user) || !b.entering && !b.room.Shared() {
@@ -171,7 +171,7 @@ func (b *batch) writeTelling(tx *storage.Tx, c *stateChange) error {
 	return tx.AddDeviceTelling(storage.DeviceTelling{User: m.nid, Room: b.room.nid, Partial: b.partial || b.room.partialState() != nil})
 }
 
-// write makes the change in the stored current state.
+// write stores the change of the current state.
 func (c *stateChange) write(tx *storage.Tx, room ident.RoomNID) error {
 	if c.event == nil {
 		if c.member != nil {
@@ -194,7 +194,8 @@ func (c *stateChange) write(tx *storage.Tx, room ident.RoomNID) error {
 	return tx.SetMembership(storage.MemberRow{User: c.member.nid, Room: room, Membership: c.member.to, Position: c.event.Pos, Changed: changed, JoinedPos: c.joinedSince})
 }
 
-// writeRedactions lets an event redact another one, now or once that arrives, and shows the redactions of it that were withheld.
+// writeRedactions stores the redaction that an event makes, now or once the target arrives, and shows the withheld
+// redactions of the event.
 func (b *batch) writeRedactions(tx *storage.Tx, e *pendingEvent) error {
 	if e.awaited && e.Flags&storage.RejectedEvent == 0 {
 		if err := tx.DeletePendingRedactions(e.Room, string(e.ID())); err != nil {

@@ -23,8 +23,8 @@ const (
 	manyExtremities = 10
 )
 
-// placing is the second step of arrivals: it authorises and stores the waiting events, each after those that it names. The room's receiving slot
-// is held, and no other server is asked for anything.
+// placing is the second step of arrivals: it authorises and stores the waiting events, each after those that it names.
+// The room's receiving slot is held, and no other server is asked for anything.
 type placing struct{ *arrivals }
 
 func newPlacing(a *arrivals) *placing { return &placing{a} }
@@ -47,8 +47,8 @@ func (p *placing) placeAll(ctx context.Context) error {
 	return nil
 }
 
-// refuseBlocked refuses events none of which can be placed. They follow missing events, or each other in a circle: in old room versions servers
-// choose the IDs, and auth events may be wrong in any version.
+// refuseBlocked refuses events none of which can be placed. They follow missing events, or each other in a circle: in
+// old room versions servers choose the IDs, and auth events may be wrong in any version.
 func (p *placing) refuseBlocked() {
 	if len(p.lackingState()) > 0 {
 		p.refuseLackingState()
@@ -59,8 +59,8 @@ func (p *placing) refuseBlocked() {
 	}
 }
 
-// inOrder lists the waiting events that can be placed, each after its prev_events and auth events. Among those that can be next, the one of the
-// smallest depth is.
+// inOrder lists the waiting events that can be placed, each after its prev_events and auth events. Among those that can
+// be next, the one of the smallest depth is.
 func (p *placing) inOrder() (out []*incoming) {
 	open := map[id.EventID]int{} // events that must come first
 	followers := map[id.EventID][]*incoming{}
@@ -94,8 +94,8 @@ func (p *placing) inOrder() (out []*incoming) {
 	return out
 }
 
-// before lists the waiting events that must be placed before an event. It returns false if a prev_event is missing and the state after it is not
-// known.
+// before lists the waiting events that must be placed before an event. It returns false if a prev_event is missing and
+// the state after it is not known.
 func (p *placing) before(e *incoming) (first []id.EventID, possible bool) {
 	add := func(eventID id.EventID) {
 		if !slices.Contains(first, eventID) {
@@ -136,8 +136,8 @@ func (p *placing) placeChunk(ctx context.Context, events []*incoming) error {
 
 var errUnjudged = errors.New("the event cannot be authorised here")
 
-// placeTogether places events in one write. If that fails they are placed one by one: an event that cannot be authorised, for example because
-// the state resolution would be too large, must not keep others out.
+// placeTogether places events in one write. If that fails they are placed one by one: an event that cannot be
+// authorised, for example because the state resolution would be too large, must not keep others out.
 func (p *placing) placeTogether(ctx context.Context, events []*incoming) error {
 	err := p.writeTogether(ctx, events)
 	if err == nil || ctx.Err() != nil || errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
@@ -214,8 +214,8 @@ func (p *placing) record(eventID id.EventID, verdict error) {
 	p.finish(eventID, verdict)
 }
 
-// lookUp reads what placing the first n events needs and returns n. An event is left for the next write if it relates to one of them, or if one
-// of them is a redaction that it redacts or that redacts it.
+// lookUp reads what placing the first n events needs and returns n. An event is left for the next write if it relates
+// to one of them, or if one of them is a redaction that it redacts or that redacts it.
 func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err error) {
 	listed, redacted := map[id.EventID]bool{}, map[id.EventID]bool{}
 	for _, e := range events {
@@ -309,8 +309,8 @@ func (r *Room) extremityIDs() []id.EventID {
 	return ids
 }
 
-// mergeExtremities has a user of this server send a dummy event if the room has many forward extremities: until an event cites them all, each
-// event costs a resolution of the states after them.
+// mergeExtremities has a user of this server send a dummy event if the room has many forward extremities: until an
+// event cites them all, each event costs a resolution of the states after them.
 func (s *Service) mergeExtremities(ctx context.Context, r *Room) error {
 	if len(r.extremityIDs()) < manyExtremities {
 		return nil

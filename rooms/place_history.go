@@ -10,7 +10,8 @@ import (
 	"ebb/storage"
 )
 
-// placeHistory stores the waiting events before the event at an order of the timeline, each after its prev_events. It returns how many it stored.
+// placeHistory stores the waiting events before the event at an order of the timeline, each after its prev_events. It
+// returns how many it stored.
 func (p *placing) placeHistory(ctx context.Context, above ident.Order) (stored int, err error) {
 	if err := p.lookUpAgain(ctx); err != nil {
 		return 0, err
@@ -42,8 +43,9 @@ func (p *placing) placeHistory(ctx context.Context, above ident.Order) (stored i
 
 var errNoSpace = errors.New("there is no space left in the timeline")
 
-// arrange gives events, which are in order, their places in the timeline: each below all that are deeper. Where a graph forks its branches are
-// fetched one after the other, and an event must not be placed above one that follows it and is still missing.
+// arrange gives events, which are in order, their places in the timeline: each below all that are deeper. Where a graph
+// forks its branches are fetched one after the other, and an event must not be placed above one that follows it and is
+// still missing.
 func (q *question) arrange(events []*incoming) error {
 	slots := make([][]*incoming, len(q.line)) // below each event of the line
 	lowest := len(q.line) - 2                 // nothing is placed below the last one
@@ -178,7 +180,8 @@ func (b *batch) addHistory(p *pastReader, in *incoming) error {
 	return nil
 }
 
-// stateBeforeHistory returns the state before an event of the history: the one that was fetched, or the one after its prev_events.
+// stateBeforeHistory returns the state before an event of the history: the one that was fetched, or the one after its
+// prev_events.
 func (b *batch) stateBeforeHistory(p *pastReader, in *incoming) (*snapshot, error) {
 	if in.fetchedBefore == nil {
 		return b.stateBefore(p, in)
@@ -193,8 +196,8 @@ func (b *batch) stateBeforeHistory(p *pastReader, in *incoming) (*snapshot, erro
 	return snapshotOf(p, base, in.fetchedBefore)
 }
 
-// finishHistory redacts an event of the history if needed, notes what is missing before it, and applies a redaction. Where messages have expired,
-// what came before is not asked for either.
+// finishHistory redacts an event of the history if needed, notes what is missing before it, and applies a redaction.
+// Where messages have expired, what came before is not asked for either.
 func (b *batch) finishHistory(p *pastReader, in *incoming, pe *pendingEvent) error {
 	revealInPlace(in, pe)
 	if err := b.redactIfNeeded(in, pe); err != nil {

@@ -15,12 +15,13 @@ import (
 	"ebb/storage"
 )
 
-// purgeBatch is how many events one purge transaction looks at: 500 keep it under about 20 ms, so that sends wait little.
+// purgeBatch is how many events one purge transaction looks at: 500 keep it under about 20 ms, so that sends do not
+// wait long.
 const purgeBatch = 500
 
-// Purge removes message events of a room that have expired by a time from the database, among the next purgeBatch events after an order.
-// It returns how many went, where to go on, and whether there may be more. State events stay; an event that the graph
-// still needs keeps its redacted skeleton, which no client sees.
+// Purge deletes the expired message events among the next purgeBatch events of a room after an order. by is the time by
+// which they must have expired. It returns how many were deleted, where to continue, and whether there may be more.
+// State events stay, and an event that the graph still needs is reduced to its skeleton, which no client sees.
 func (s *Service) Purge(ctx context.Context, r *Room, by time.Time, after ident.Order) (purged int, next ident.Order, more bool, err error) {
 	cutoff, expires := expiry.Cutoff(r.Retention(), by)
 	if !expires {
@@ -68,7 +69,7 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 			err = skeletonize(tx, r.version, c)
 		case dependents[c.Position]:
 			err = tx.PurgeEvent(c.Position, c.EventID)
-		default: // also the skeleton that the graph has grown beyond
+		default: // a skeleton that the graph no longer needs is deleted too
 			bare = append(bare, c.Position)
 		}
 		if err != nil {
@@ -100,7 +101,7 @@ func skeletonize(tx *storage.Tx, v *pdu.Version, c storage.PurgeCandidate) error
 	return tx.SkeletonizeEvent(c.Position, c.EventID, c.Flags, redacted.JSON())
 }
 
-// purged is the Committed hook of a purge: memory forgets what is gone from the database.
+// purged is the Committed hook of a purge. It removes the deleted events from memory.
 func (s *Service) purged(r *Room, gone []storage.Pos, cutoff int64) {
 	s.commit(&Commit{Room: r, Purged: gone}, headFunc(func(r *Room) {
 		r.head.purged = max(r.head.purged, cutoff)
@@ -110,7 +111,7 @@ func (s *Service) purged(r *Room, gone []storage.Pos, cutoff int64) {
 	}))
 }
 
-// without is the ring without what has gone; what was in a thread whose root has gone is in the main timeline.
+// without returns the ring without deleted events. Events in a thread whose root was deleted move to the main timeline.
 func without(ring []*Event, gone []storage.Pos) []*Event {
 	out := make([]*Event, 0, 2*ringSize)
 	for _, e := range ring {
@@ -125,7 +126,8 @@ func without(ring []*Event, gone []storage.Pos) []*Event {
 	return out
 }
 
-// SetRetentionOverride sets the administrator's policy for a room; nil takes it away and lets the room's own stand.
+// SetRetentionOverride sets the administrator's retention policy for a room; nil removes it, so that the room's own
+// applies.
 func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, override *expiry.Policy) error {
 	var low, high *int64
 	if override != nil {
@@ -154,7 +156,7 @@ func (s *Service) SetRetentionOverride(ctx context.Context, roomID id.RoomID, ov
 	})
 }
 
-// Override is the administrator's retention policy for the room, nil where there is none.
+// Override returns the administrator's retention policy for the room, or nil if there is none.
 func (r *Room) Override() *expiry.Policy {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

@@ -11,7 +11,7 @@ import (
 	"ebb/storage"
 )
 
-// pushRoom is the provisional room as the push rules look at it.
+// pushRoom gives the push rules the provisional room.
 type pushRoom struct{ r *Room }
 
 func (p pushRoom) JoinedCount() int {
@@ -66,7 +66,7 @@ func (p pushRoom) DisplayName(user id.UserID) string {
 	return ""
 }
 
-// EachNamedIn calls f for the local members whose display names stand in a text.
+// EachNamedIn calls f for the local members whose display names occur in a text.
 func (p pushRoom) EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID)) {
 	if err := p.r.loadNames(); err != nil {
 		p.r.svc.log.Error("cannot read the display names of a room for push rules", "room", p.r.id, "err", err)
@@ -91,8 +91,8 @@ func (p pushRoom) EachNamedIn(text string, f func(nid ident.UserNID, user id.Use
 	queued.In(text, f)
 }
 
-// loadNames makes the index of display names, unless the room has it: the first message that names people in its text only
-// costs a read of the local members' events.
+// loadNames builds the index of display names unless the room has it. The first message that may mention members by
+// name needs a read of the local members' events.
 func (r *Room) loadNames() error {
 	missing, done := r.indexNames(nil)
 	if done {
@@ -109,8 +109,9 @@ func (r *Room) loadNames() error {
 	return err
 }
 
-// indexNames makes the index of display names of the events in memory and of those loaded. It lists the events that it
-// lacks, and does nothing then unless some were loaded: whose event came meanwhile is named by the commit that brings it.
+// indexNames builds the index of display names from the events in memory and those loaded. It returns the positions of
+// the events that it lacks. If there are any, it builds the index only if some were loaded: the member events that
+// arrive meanwhile are indexed by their commits.
 func (r *Room) indexNames(loaded map[storage.Pos]*Event) (missing []storage.Pos, done bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -10,15 +10,15 @@ import (
 	"ebb/storage"
 )
 
-// errStale: the write was built on a head that never came to be.
+// errStale means that the write was built on a head that was never committed.
 var errStale = errors.New("rooms: built on a head that was not committed")
 
-// maxRebuilds bounds how often an operation is built again because a write before it failed.
+// maxRebuilds bounds how often an operation is retried because an earlier write of the room failed.
 const maxRebuilds = 8
 
-// change builds events of a room, stores them in one write and waits for its commit. build may run several times; it
-// may leave the batch empty, then change waits for what was queued before. ctx bounds the building, not the commit:
-// what is queued will happen.
+// change builds events of a room, stores them in one write and waits for its commit. build may be called several times.
+// If it leaves the batch empty, change waits for the earlier queued writes. ctx bounds the building but not the commit:
+// a queued write cannot be cancelled.
 func (s *Service) change(ctx context.Context, room id.RoomID, build func(*batch) error) error {
 	var a *approvals
 	defer func() { a.release() }()
@@ -44,7 +44,7 @@ func (s *Service) changeOnce(ctx context.Context, room id.RoomID, a *approvals, 
 	if err != nil {
 		return err
 	}
-	if !r.Resident() { // nothing can be built on a room that goes on elsewhere
+	if !r.Resident() { // this server does not have the room's newest events
 		r.writer.Unlock()
 		return errNotInRoom()
 	}
@@ -71,7 +71,7 @@ func (s *Service) changeOnce(ctx context.Context, room id.RoomID, a *approvals, 
 	return r.settle(ctx, epoch, p)
 }
 
-// lockRoom finds a room and takes its writer lock, with a head that is fit to build on.
+// lockRoom returns a room with its writer lock held and a head on which events can be built.
 func (s *Service) lockRoom(ctx context.Context, room id.RoomID) (*Room, error) {
 	for {
 		r, err := s.Room(ctx, room)
@@ -87,7 +87,7 @@ func (s *Service) lockRoom(ctx context.Context, room id.RoomID) (*Room, error) {
 		case !r.idle():
 			queued := r.next.queued
 			r.writer.Unlock()
-			<-queued.Done() // writes are settled in order: when the newest is, all are
+			<-queued.Done() // writes settle in order, so the newest is the last
 		default:
 			if err := r.reload(ctx); err != nil {
 				r.writer.Unlock()
@@ -98,7 +98,7 @@ func (s *Service) lockRoom(ctx context.Context, room id.RoomID) (*Room, error) {
 	}
 }
 
-// idle tells whether every queued write is settled. The writer lock is held.
+// idle reports whether all queued writes have settled. The writer lock is held.
 func (r *Room) idle() bool {
 	if r.next.queued == nil {
 		return true
@@ -111,7 +111,8 @@ func (r *Room) idle() bool {
 	}
 }
 
-// reload reads the head from the database after queued writes have failed. The writer lock is held and nothing is queued.
+// reload reads the head from the database after queued writes have failed. The writer lock is held and nothing is
+// queued.
 func (r *Room) reload(ctx context.Context) error {
 	return r.svc.db.ReadInner(context.WithoutCancel(ctx), func(tx *storage.Tx) error {
 		row, found, err := tx.RoomByNID(r.nid)
@@ -129,7 +130,7 @@ func (r *Room) reload(ctx context.Context) error {
 	})
 }
 
-// enqueue hands the batch to the committer.
+// enqueue queues the batch for the committer.
 func (b *batch) enqueue() *storage.Pending {
 	r := b.room
 	generation := r.next.generation
@@ -151,7 +152,8 @@ func (b *batch) enqueue() *storage.Pending {
 	return r.next.batch
 }
 
-// settle waits for a queued write. When it failed, what was queued behind it was built on what never was.
+// settle waits for a queued write. If it fails, the writes queued behind it are invalid, and the room is marked as
+// broken.
 func (r *Room) settle(ctx context.Context, epoch int64, p *storage.Pending) error {
 	err := p.Wait(context.WithoutCancel(ctx))
 	if err != nil {

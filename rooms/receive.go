@@ -12,12 +12,13 @@ import (
 	"ebb/rooms/eventauth"
 )
 
-// ErrLater means that some events could not be authorised because a server did not answer, or did not return what it must have. They may be
-// tried again: by then a server that is catching up itself may have it.
+// ErrLater means that some events could not be authorised because a server did not answer, or did not return what it
+// must have. They may be tried again: by then a server that is catching up itself may have it.
 var ErrLater = errors.New("a server that has to be asked about an event does not return what is needed")
 
-// Receive handles events that another server sends, all of one room. The answer has an entry for each event that has an ID: nil if the event
-// was accepted or is there already, else why not. A rejected event is remembered and stays rejected. The answer is complete even with ErrLater.
+// Receive handles events that another server sends, all of one room. The answer has an entry for each event that has an
+// ID: nil if the event was accepted or is there already, else why not. A rejected event is remembered and stays
+// rejected. The answer is complete even with ErrLater.
 //
 // These are the specification's checks. verify does the first three for all events at once:
 //
@@ -25,8 +26,8 @@ var ErrLater = errors.New("a server that has to be asked about an event does not
 //  2. It passes signature checks, otherwise it is dropped: checkSignatures.
 //  3. It passes hash checks, otherwise it is redacted: checkHash.
 //
-// A gathering then asks other servers for what is missing to do the others, which follow the order of the graph. They are made where a placing
-// adds an event to a batch (addForeign):
+// A gathering then asks other servers for what is missing to do the others, which follow the order of the graph. They
+// are made where a placing adds an event to a batch (addForeign):
 //
 //  4. It passes the authorisation rules based on its auth events, otherwise it is rejected: checkAuthEvents.
 //  5. It passes them based on the state before it, otherwise it is rejected: checkStateBefore.
@@ -93,8 +94,8 @@ func (a *arrivals) verify(ctx context.Context, raws []json.RawMessage) (valid []
 	return valid, results
 }
 
-// process gathers what verified events lack, and places them. Events that lack nothing do not wait while the network is asked for others, so
-// that a server that answers slowly keeps nobody else out. Without a remote no server is asked.
+// process gathers what verified events lack, and places them. Events that lack nothing do not wait while the network is
+// asked for others, so that a server that answers slowly keeps nobody else out. Without a remote no server is asked.
 func (a *arrivals) process(ctx context.Context, remote Remote, events []*incoming) error {
 	for _, e := range events {
 		a.waiting[e.ID()] = e
@@ -130,8 +131,8 @@ func (a *arrivals) placeComplete(ctx context.Context) (complete bool, err error)
 	return true, newPlacing(a).placeAll(ctx)
 }
 
-// gatherAndPlace asks for what the waiting events lack, and then places them. Callers ask one after the other: what the first of them fetches,
-// the next ones have.
+// gatherAndPlace asks for what the waiting events lack, and then places them. Callers ask one after the other: what the
+// first of them fetches, the next ones have.
 func (a *arrivals) gatherAndPlace(ctx context.Context, remote Remote) error {
 	releaseFetching, err := a.hold(ctx, fetching)
 	if err != nil {
@@ -161,7 +162,8 @@ func (a *arrivals) gatherAndPlace(ctx context.Context, remote Remote) error {
 	return p.placeAll(ctx)
 }
 
-// The slots of a room, for hold. The events of one caller at a time are placed, and one caller at a time asks other servers.
+// The slots of a room, for hold. The events of one caller at a time are placed, and one caller at a time asks other
+// servers.
 func receiving(r *Room) chan struct{} { return r.receiving }
 func fetching(r *Room) chan struct{}  { return r.fetching }
 
@@ -229,7 +231,8 @@ func IsVerdict(err error) bool {
 	return errors.Is(err, errRejectedBefore) || errors.As(err, &rejection)
 }
 
-// Refused completes the results of Receive for events that were not looked at: each that has an ID and no result gets cause as its result.
+// Refused completes the results of Receive for events that were not looked at: each that has an ID and no result gets
+// cause as its result.
 func (s *Service) Refused(ctx context.Context, room id.RoomID, raws []json.RawMessage, results map[id.EventID]error, cause error) map[id.EventID]error {
 	if results == nil {
 		results = map[id.EventID]error{}

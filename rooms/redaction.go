@@ -17,9 +17,9 @@ type earlierRedaction struct {
 	before *snapshot
 }
 
-// applyRedaction redacts the target of a valid redaction: one by a user of the server that the target's sender is on, or by a user
-// with the power to redact. Any other redaction is withheld from clients, which would apply it; where the target is not known,
-// until that arrives. p is nil where the state before the event is the provisional one.
+// applyRedaction redacts the target of a valid redaction: one by a user of the server of the target's sender, or by a
+// user with enough power. Any other redaction is withheld from clients, which would apply it; if the target is unknown,
+// it is withheld until the target arrives. p is nil if the state before the event is the provisional one.
 // Spec: rooms/v3#handling-redactions
 func (b *batch) applyRedaction(p *pastReader, in *incoming, pe *pendingEvent) error {
 	if in.Type() != typeRedaction || in.IsState() {
@@ -43,7 +43,7 @@ func (b *batch) applyRedaction(p *pastReader, in *incoming, pe *pendingEvent) er
 	return nil
 }
 
-// withhold hides a redaction from clients. target is an event that may yet arrive, and which then decides.
+// withhold hides a redaction from clients. target is set if the redaction may become valid when the target arrives.
 func (b *batch) withhold(pe *pendingEvent, target id.EventID) {
 	pe.Flags |= storage.WithheldEvent
 	pe.relation, pe.awaits = nil, target
@@ -61,7 +61,7 @@ func mayRedactEvent(levels *eventauth.PowerLevels, sender id.UserID, target *Eve
 	return !target.IsStateKey(typeCreate, "") && target.Flags&storage.RejectedEvent == 0 && eventauth.MayRedact(levels, sender, target.Sender())
 }
 
-// lookUpTarget finds what a redaction redacts, or who sent it where it was purged.
+// lookUpTarget returns the target of a redaction, or its sender if the target was purged.
 func (r *Room) lookUpTarget(ctx context.Context, target id.EventID) (e *Event, purgedSender id.UserID, err error) {
 	if e, err = r.FindEvent(ctx, target); e != nil && !e.undecided() || err != nil {
 		return e, "", err
@@ -74,12 +74,12 @@ func (r *Room) lookUpTarget(ctx context.Context, target id.EventID) (e *Event, p
 	return nil, purgedSender, err
 }
 
-// Bounds of what redactions that arrive before their target cost when it does.
+// Bounds of the redactions that are applied when their target arrives.
 const (
-	// maxPendingRedactions is how many are judged, the oldest first: others can send them for nothing, and one of the author's
-	// own must be found among those.
+	// maxPendingRedactions is how many are checked, the oldest first. It is large since anybody can send invalid ones,
+	// among which a valid one must be found.
 	maxPendingRedactions = 1000
-	// maxRevealedRedactions is how many of the valid ones clients are shown. The first one does it all.
+	// maxRevealedRedactions is how many of the valid ones are sent to clients. The first one has the whole effect.
 	maxRevealedRedactions = 20
 )
 
@@ -118,7 +118,8 @@ func (r *Room) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
 	return nil
 }
 
-// reveal makes redactions that arrived before their target arrive once more after it, so that clients get them as new.
+// reveal adds the redactions that arrived before their target once more after it, so that clients get them as new
+// events.
 func (b *batch) reveal(in *incoming, target *pendingEvent) error {
 	if target.Flags&storage.RejectedEvent != 0 {
 		return nil
@@ -143,7 +144,7 @@ func (b *batch) reveal(in *incoming, target *pendingEvent) error {
 	return nil
 }
 
-// again makes of a withheld redaction the event that clients see.
+// again returns a withheld redaction as a new event that clients can see.
 func (b *batch) again(r earlierRedaction) *pendingEvent {
 	return &pendingEvent{
 		Event: &Event{
@@ -154,8 +155,8 @@ func (b *batch) again(r earlierRedaction) *pendingEvent {
 	}
 }
 
-// revealInPlace is reveal for a target that no client gets as new: it is stored in its redacted form, and the redactions become visible at
-// their own positions.
+// revealInPlace is reveal for a target that clients do not get as new: it is stored in its redacted form, and the
+// redactions become visible at their own positions.
 func revealInPlace(in *incoming, target *pendingEvent) {
 	if target.Flags&storage.RejectedEvent != 0 || len(in.earlier) == 0 {
 		return
@@ -168,7 +169,7 @@ func revealInPlace(in *incoming, target *pendingEvent) {
 	}
 }
 
-// insert puts an event that was hidden into the ring. r.mu is held.
+// insert adds an event that was hidden to the ring. r.mu is held.
 func (r *Room) insert(e *Event) {
 	h := &r.head
 	if e.Pos <= h.ringOK || isPast(e.row()) {
@@ -180,14 +181,14 @@ func (r *Room) insert(e *Event) {
 	}
 }
 
-// rememberPurged is how long the sender of a purged event is remembered: clients that were away for so long may still show it, and its
-// author or a moderator may redact it.
+// rememberPurged is how long the sender of a purged event is stored. Clients that were offline for less may still show
+// the event, and its sender or a moderator may redact it.
 const rememberPurged = 30 * 24 * time.Hour
 
-// forgetPurgedChunk is how many such events one write forgets: 2000 keep it under about 20 ms.
+// forgetPurgedChunk is how many such entries one write deletes: 2000 keep it under about 20 ms.
 const forgetPurgedChunk = 2000
 
-// ForgetPurged forgets who sent what was purged long ago.
+// ForgetPurged deletes the stored senders of events that were purged long ago.
 func (s *Service) ForgetPurged(ctx context.Context) error {
 	before := s.opts.Now().Add(-rememberPurged).UnixMilli()
 	for more := true; more; {

@@ -14,47 +14,48 @@ import (
 	"ebb/storage"
 )
 
-// rejudgedAtOnce is how many events are in memory while those since a join are judged anew.
+// rejudgedAtOnce is how many events are read into memory at a time while the events since a join are judged again.
 const rejudgedAtOnce = 500
 
-// completion makes a partial room whole: the state before the join becomes what was told, each event since then is judged anew in the
-// order in which they came, and the current state becomes what follows from that. The room's writer lock is held throughout, and nothing
-// of the room is queued. What clients were shown of an event that is refused now they keep; nobody is shown it any more.
+// completion ends the partial state of a room. The state before the join is replaced by the full state that a server
+// returned, each later event is authorised again in the order of arrival, and the current state is resolved from the
+// result. The room's writer lock is held throughout, and no write of the room is queued. Clients that have seen an
+// event which is now rejected keep it; nobody gets it from now on.
 type completion struct {
-	*batch // its events are those that were refused and are not any more: they arrive now
+	*batch // its events were rejected before and are accepted now
 	join   *Event
 	p      *pastReader
 
-	told     []string             // servers that were said to be in the room
-	verdicts []verdict            // in the order in which they were found
-	refused  map[storage.Pos]bool // that were accepted
-	cited    map[id.EventID]bool  // by accepted events
-	freed    map[id.EventID]bool  // cited by events that are refused now, and may be the newest again
+	told     []string             // the servers that were in the room according to the answer to the join
+	verdicts []verdict            // in the order in which they were reached
+	refused  map[storage.Pos]bool // the events that were accepted before and are rejected now
+	cited    map[id.EventID]bool  // the prev_events of accepted events
+	freed    map[id.EventID]bool  // prev_events of newly rejected events, which may be forward extremities again
 	heads    []extremity
 	depth    int64
-	servers  map[string]bool // that had a user in the room at some time since the join
+	servers  map[string]bool // servers that had a user in the room at some time since the join
 
-	// Of a decision only. A completion has a join.
-	fresh    map[id.EventID]*incoming // copies of the undecided events that are to be judged
-	decided  map[id.EventID]error     // the verdicts on them
-	affected map[id.EventID]bool      // they, and what follows them
-	left     bool                     // there are other undecided events
+	// The next fields are set only for a decision. A completion has a join instead.
+	fresh    map[id.EventID]*incoming // copies of the undecided events that can be judged
+	decided  map[id.EventID]error     // the verdicts on those
+	affected map[id.EventID]bool      // those and the events that follow them
+	left     bool                     // other undecided events remain
 
 	changes      []*stateChange
-	found, other pendingEvent // what makes the changes: for members who are known now, and for the rest
+	found, other pendingEvent // the causes of the changes: found for members who became known, other for the rest
 	snapshot     *snapshot
 }
 
-// verdict is what becomes of an event.
+// verdict is the new verdict on a stored event.
 type verdict struct {
 	id     id.EventID
 	pos    storage.Pos
 	order  ident.Order
 	before *snapshot
 	flags  storage.EventFlags
-	pruned []byte // of a message that is refused: what is kept of it
+	pruned []byte // the redacted form of an event that is rejected
 
-	accepted *pendingEvent // it was refused, and arrives now
+	accepted *pendingEvent // set if the event was rejected before and is accepted now
 }
 
 func newCompletion(r *Room, join *Event) *completion {
@@ -69,15 +70,15 @@ func newCompletion(r *Room, join *Event) *completion {
 	return c
 }
 
-// newDecision is a completion of a room in which undecided events can be judged now: they arrive, or are rejected for good, and what follows
-// them is judged again.
+// newDecision returns a completion for a room whose undecided events can be judged now. They are accepted or rejected
+// for good, and the events that follow them are judged again.
 func newDecision(r *Room, fresh map[id.EventID]*incoming) *completion {
 	c := newCompletion(r, nil)
 	c.fresh, c.decided, c.affected = fresh, map[id.EventID]error{}, map[id.EventID]bool{}
 	return c
 }
 
-// judge finds out what the room is, given the state before the join.
+// judge judges all events since the join again, given the full state before it.
 func (c *completion) judge(ctx context.Context, tx *storage.Tx, told state) error {
 	c.p = newPastReader(c.room, tx, nil, newPastFacts())
 	c.room.next.extremities = nil // the states after them are what is to be found out
@@ -89,7 +90,7 @@ func (c *completion) judge(ctx context.Context, tx *storage.Tx, told state) erro
 	return c.judgeSince(ctx, tx, c.join.Pos)
 }
 
-// judgeFresh finds out what the room is, given copies of undecided events that can be judged.
+// judgeFresh judges the undecided events of which copies can be judged now, and the events that follow them.
 func (c *completion) judgeFresh(ctx context.Context, tx *storage.Tx) error {
 	c.p = newPastReader(c.room, tx, nil, newPastFacts())
 	c.room.next.extremities = nil
@@ -116,10 +117,10 @@ func (c *completion) judgeFresh(ctx context.Context, tx *storage.Tx) error {
 	return errGone
 }
 
-// errGone: the events are not stored any more.
+// errGone is returned if the undecided events are no longer stored.
 var errGone = errors.New("the undecided events are not stored any more")
 
-// judgeSince judges what arrived after a position again.
+// judgeSince judges the events that arrived after a position again.
 func (c *completion) judgeSince(ctx context.Context, tx *storage.Tx, after storage.Pos) error {
 	r := c.room
 	for {
@@ -155,7 +156,7 @@ func (c *completion) judgeSince(ctx context.Context, tx *storage.Tx, after stora
 	}
 }
 
-// concerns reports whether an event may be judged otherwise than before.
+// concerns reports whether the verdict on an event may change.
 func (c *completion) concerns(e *Event) bool {
 	if c.affected == nil {
 		return true
@@ -168,7 +169,7 @@ func (c *completion) concerns(e *Event) bool {
 	return true
 }
 
-// decideOne judges an undecided event, if there is a copy of it that can be judged.
+// decideOne judges an undecided event if there is a copy of it that can be judged.
 func (c *completion) decideOne(e *Event) error {
 	before, err := c.stateBefore(e)
 	if errors.Is(err, stateres.ErrTooLarge) {
@@ -200,7 +201,7 @@ func (c *completion) decideOne(e *Event) error {
 	return nil
 }
 
-// begin puts the join on the state that was told.
+// begin replaces the state before the join by the full state.
 func (c *completion) begin(whole state) error {
 	stored, err := c.p.before(c.join)
 	if err != nil {
@@ -272,7 +273,7 @@ func (c *completion) rejudge(ctx context.Context, e *Event) error {
 	return c.follow(extremity{id: e.ID(), pos: e.Pos, after: after}, e)
 }
 
-// refuse notes that an event is refused, as it may have been before.
+// refuse records that an event is rejected, as it may have been before.
 func (c *completion) refuse(e *Event, before *snapshot) error {
 	pruned, err := e.Redact()
 	if err != nil {
@@ -292,7 +293,8 @@ func (c *completion) refuse(e *Event, before *snapshot) error {
 	return nil
 }
 
-// stateBefore is the state before an event as it is known now; nil where it never was, as of refused events of the past.
+// stateBefore returns the state before an event as it is known now. It returns nil if that was never known, as for
+// rejected history.
 func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 	if s, err := c.p.bridge(e.PrevEvents()); s != nil || err != nil {
 		return s, err
@@ -316,7 +318,7 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 	}
 	switch {
 	case !missing:
-	case told: // the state after it came from a server that knew the whole
+	case told: // the state came from a server that had the full state
 		told, err := c.p.before(e)
 		if err != nil {
 			return nil, err
@@ -324,7 +326,7 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 		points = append(points, told)
 	case e.Flags&storage.RejectedEvent != 0:
 		return nil, nil
-	default: // its time was over, and it is gone
+	default: // the prev_events have expired and were purged
 		for _, x := range c.heads {
 			points = append(points, x.after)
 		}
@@ -335,7 +337,7 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 	return resolvedSnapshot(c.p, points)
 }
 
-// shortened makes a snapshot a full one where the chain has grown long.
+// shortened returns a full snapshot if the chain of the given one has grown too long.
 func (c *completion) shortened(s *snapshot) (*snapshot, error) {
 	if s.length <= maxSnapshotChain {
 		return s, nil
@@ -347,7 +349,8 @@ func (c *completion) shortened(s *snapshot) (*snapshot, error) {
 	return fullSnapshot(all), nil
 }
 
-// refusal is why the rules refuse an event (checks 4 and 5), nil if they do not. It is errUndecided if they cannot be asked.
+// refusal returns why the authorisation rules reject an event (checks 4 and 5), or nil if they allow it. It returns
+// errUndecided if the rules cannot be evaluated.
 func (c *completion) refusal(e *incoming, before *snapshot) (refusal, err error) {
 	refusal, err = c.checkAuthEvents(c.p, e) // 4
 	if errors.Is(err, errNoAuthEvent) {
@@ -359,7 +362,7 @@ func (c *completion) refusal(e *incoming, before *snapshot) (refusal, err error)
 	return checkStateBefore(c.p, e.Event, before) // 5
 }
 
-// accept lets an event in that was stored as rejected: it arrives now.
+// accept adds an event that was stored as rejected. Its position is new: it arrives now.
 func (c *completion) accept(in *incoming, e *Event, before *snapshot) error {
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: c.room.nid, SenderNID: e.SenderNID, ReceivedTS: e.ReceivedTS, ThreadRoot: in.threadRoot, built: true,
@@ -390,7 +393,7 @@ func (c *completion) accept(in *incoming, e *Event, before *snapshot) error {
 	return c.follow(extremity{id: e.ID(), event: pe.Event, after: pe.after}, e)
 }
 
-// noteMissing notes the missing events that an accepted one follows.
+// noteMissing records the missing prev_events of an accepted event.
 func (c *completion) noteMissing(pe *pendingEvent) (err error) {
 	holes, err := c.p.gaps(pe.PrevEvents(), true)
 	if err != nil || len(holes) == 0 || c.room.isOver(pe.Event.Event, pe.ReceivedTS) {
@@ -405,7 +408,7 @@ func (c *completion) noteMissing(pe *pendingEvent) (err error) {
 	return err
 }
 
-// follow makes an event that was not refused one of the newest, unless something follows it.
+// follow makes an accepted event a forward extremity, unless a later event refers to it.
 func (c *completion) follow(x extremity, e *Event) error {
 	c.depth = max(c.depth, e.Depth())
 	if e.Flags&storage.SoftFailedEvent != 0 {
@@ -430,11 +433,11 @@ func (c *completion) follow(x extremity, e *Event) error {
 	return nil
 }
 
-// conclude finds the current state and how it differs from what it was taken for.
+// conclude resolves the current state from the forward extremities and computes how it differs from the previous one.
 func (c *completion) conclude(ctx context.Context) error {
 	c.dropFollowed()
 	now, err := c.meet()
-	for errors.Is(err, stateres.ErrTooLarge) && len(c.heads) > 1 { // one end less is better than none
+	for errors.Is(err, stateres.ErrTooLarge) && len(c.heads) > 1 { // dropping one extremity is better than failing
 		c.heads = c.heads[1:]
 		now, err = c.meet()
 	}
@@ -452,7 +455,8 @@ func (c *completion) conclude(ctx context.Context) error {
 	return nil
 }
 
-// dropFollowed drops ends of the graph that were none before and have not become some: what follows them has expired, and is gone.
+// dropFollowed drops extremities that were none before and did not become one: the events that follow them have expired
+// and were purged.
 func (c *completion) dropFollowed() {
 	ends := map[id.EventID]bool{}
 	for _, x := range c.saved.extremities {
@@ -467,7 +471,7 @@ func (c *completion) dropFollowed() {
 	}
 }
 
-// meet is the state where the newest events meet.
+// meet resolves the current state from the forward extremities.
 func (c *completion) meet() (now state, err error) {
 	var points []*snapshot
 	for _, x := range c.heads {
@@ -479,7 +483,7 @@ func (c *completion) meet() (now state, err error) {
 	return c.p.all(c.snapshot)
 }
 
-// store writes it all, and makes it what readers see.
+// store writes the result and updates the committed head.
 func (c *completion) store(ctx context.Context) error {
 	r := c.room
 	generation := r.next.generation
@@ -499,7 +503,7 @@ func (c *completion) store(ctx context.Context) error {
 }
 
 func (c *completion) write(tx *storage.Tx, generation int64) error {
-	for _, v := range c.verdicts { // each after those of whom the state before it is made
+	for _, v := range c.verdicts { // in order: the state before an event builds on earlier ones
 		if err := c.writeVerdict(tx, v); err != nil {
 			return err
 		}
@@ -592,7 +596,7 @@ func (c *completion) applyTo(r *Room) {
 	}
 }
 
-// rejudgedRing is the newest events as they are now.
+// rejudgedRing returns the ring without the events that are rejected now, and with the new states of the others.
 func (c *completion) rejudgedRing(old []*Event) []*Event {
 	states := make(map[storage.Pos]int64, len(c.verdicts))
 	for _, v := range c.verdicts {
@@ -613,7 +617,7 @@ func (c *completion) rejudgedRing(old []*Event) []*Event {
 	return ring
 }
 
-// discovered are the servers that were in the room at some time since the join without counting as such from the first.
+// discovered returns the servers that were in the room at some time since the join but did not count as being in it.
 func (c *completion) discovered() []string {
 	delete(c.servers, c.svc.opts.Server)
 	for _, server := range c.told {

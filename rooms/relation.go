@@ -12,23 +12,23 @@ import (
 	"ebb/storage"
 )
 
-// The relation types that this package treats in a special way.
+// Relation types with special rules.
 const (
 	relThread     = "m.thread"
 	relAnnotation = "m.annotation"
 )
 
-// maxRelationText bounds the ids and types of relations that are kept as relations.
+// maxRelationText bounds the event IDs and types of relations that are indexed.
 const maxRelationText = 255
 
-// relation is what an event's m.relates_to says.
+// relation is the content of m.relates_to.
 type relation struct {
 	parent  id.EventID
 	relType string
-	key     string // of an annotation
+	key     string // set for an annotation
 }
 
-// relationOf reads m.relates_to; nil where there is none that servers know of (a plain reply is none).
+// relationOf reads m.relates_to. It returns nil if there is none, or only a plain reply, which servers need not know.
 // Spec: client-server-api#forming-relationships-between-events
 func relationOf(content []byte) *relation {
 	raw, ok := canonjson.Get(content, "m.relates_to")
@@ -46,7 +46,7 @@ func relationOf(content []byte) *relation {
 	return r
 }
 
-// FindEvent finds a committed event of the room, hidden or not, in memory or in the database; nil where there is none.
+// FindEvent returns a committed event of the room, hidden or not, from memory or the database, or nil if there is none.
 func (r *Room) FindEvent(ctx context.Context, eventID id.EventID) (*Event, error) {
 	if e := r.recentEvent(eventID); e != nil {
 		return e, nil
@@ -63,7 +63,7 @@ func (r *Room) FindEvent(ctx context.Context, eventID id.EventID) (*Event, error
 	return e, err
 }
 
-// related fills in what an event's relation means for it, and refuses what may not be related.
+// related looks up the event that a new one relates to, and rejects relations that are not allowed.
 func (s *Service) related(ctx context.Context, r *Room, p *proto) error {
 	p.relation = relationOf(p.content)
 	if p.relation == nil {
@@ -74,7 +74,7 @@ func (s *Service) related(ctx context.Context, r *Room, p *proto) error {
 		return err
 	}
 	if parent == nil || parent.Hidden() {
-		p.relation = nil // unknown, or purged meanwhile: the event stands by itself
+		p.relation = nil // it is unknown or purged: the relation is ignored
 		return nil
 	}
 	switch p.relation.relType {
@@ -88,7 +88,7 @@ func (s *Service) related(ctx context.Context, r *Room, p *proto) error {
 	return nil
 }
 
-// inThread puts the event in the thread of root. An event that is itself related to another starts no thread.
+// inThread adds the event to the thread of root. An event that itself relates to another cannot start a thread.
 // Spec: client-server-api#validation-of-mthread-relationships
 func (p *proto) inThread(root *Event) error {
 	if relationOf(root.Content()) != nil {
@@ -98,10 +98,10 @@ func (p *proto) inThread(root *Event) error {
 	return nil
 }
 
-// inThreadOf puts the event where its parent is.
+// inThreadOf adds the event to the thread of its parent.
 func (p *proto) inThreadOf(parent *Event) { p.threadRoot = parent.ThreadRoot }
 
-// checkAnnotation refuses to react a second time with the same key.
+// checkAnnotation rejects a second reaction with the same key.
 // Spec: client-server-api#avoiding-duplicate-annotations
 func (s *Service) checkAnnotation(ctx context.Context, r *Room, p *proto) error {
 	var existing []string

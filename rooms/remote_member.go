@@ -20,22 +20,23 @@ import (
 )
 
 const (
-	// maxCandidates bounds the servers that are asked to let a user in.
+	// maxCandidates bounds the servers that are asked to accept a membership event.
 	maxCandidates = 10
-	// joinTime bounds a join through other servers, of which one may have to read a very large room.
+	// joinTime bounds a join through other servers, one of which may have to send the state of a very large room.
 	joinTime = 5 * time.Minute
-	// knockTime and leaveTime bound a knock and a leave; nobody is kept waiting in a room of servers that are gone.
+	// knockTime and leaveTime bound a knock and a leave, so that users are not stuck in a room whose servers are
+	// unreachable.
 	knockTime = time.Minute
 	leaveTime = 30 * time.Second
 	// inviteTime bounds the request for the signature of an invited user's server.
 	inviteTime = 30 * time.Second
 )
 
-// errNoServers: nobody could be asked.
+// errNoServers is returned if no server is known that could be asked.
 var errNoServers = mxerr.NotFound("No server in the room is known; when joining, name one in via")
 
-// candidates lists the servers that may know a room, the most promising first: those of via and that of who invited the
-// user, else those that are known to be in the room, else the one that made it.
+// candidates returns the servers that may be in a room, the most promising first: those of via and the inviter's
+// server, else those known to be in the room, else the server in the room ID.
 func (s *Service) candidates(ctx context.Context, room id.RoomID, user ident.Requester, via []string) ([]string, error) {
 	all := slices.DeleteFunc(slices.Clone(via[:min(len(via), maxCandidates)]), func(server string) bool { return server == s.opts.Server })
 	r, err := s.Room(ctx, room)
@@ -52,7 +53,7 @@ func (s *Service) candidates(ctx context.Context, room id.RoomID, user ident.Req
 	case !errors.Is(err, ErrNoRoom):
 		return nil, err
 	}
-	if len(all) == 0 { // the server that made the room may still be there
+	if len(all) == 0 { // the server that created the room may still be in it
 		all = append(all, serverOf(string(room)))
 	}
 	var out []string
@@ -64,8 +65,8 @@ func (s *Service) candidates(ctx context.Context, room id.RoomID, user ident.Req
 	return out[:min(len(out), maxCandidates)], nil
 }
 
-// knownServers lists the servers that are in a room as far as this one knows: those of its members, and those of whose state
-// it was shown.
+// knownServers returns the servers that are in a room as far as this server knows: those of its members, and those of
+// the senders in its stripped state.
 func (s *Service) knownServers(ctx context.Context, r *Room, user ident.Requester) (servers []string, err error) {
 	for server := range r.EachServer() {
 		if servers = append(servers, server); len(servers) > 2*maxCandidates {
@@ -80,8 +81,8 @@ func (s *Service) knownServers(ctx context.Context, r *Room, user ident.Requeste
 	return servers, err
 }
 
-// through does something with one candidate after the other, until one does it or the time is over. Where nobody does it, the
-// error is the first that says something about it.
+// tryServers calls try for one candidate after the other until one succeeds or the time is up. If none does, it returns
+// the first error that is about the request rather than about the server.
 func (s *Service) through(ctx context.Context, room id.RoomID, user ident.Requester, via []string, within time.Duration, try func(ctx context.Context, server string) error) error {
 	if !s.federates() {
 		return mxerr.NotFound("There is no such room on this server, and federation is disabled").Because(ErrNoRoom)
@@ -109,17 +110,18 @@ func (s *Service) through(ctx context.Context, room id.RoomID, user ident.Reques
 	return refusal
 }
 
-// isOwnFailure tells of an error that says nothing about what was asked for: the other server failed at it.
+// isServerFailure reports whether err says only that the other server failed, and nothing about the request.
 func isOwnFailure(err error) bool {
 	var e *mxerr.Error
 	return !errors.As(err, &e) || e.Status >= http.StatusInternalServerError
 }
 
-// complete makes this server's membership event of a template: of the template only its place in the graph is taken, and of
-// a restricted join who vouches for it. Signing what another server made would let it speak in a user's name.
+// complete builds this server's membership event from a template. From the template it takes only the position in the
+// graph and, for a restricted join, the authorising user: signing arbitrary content would let the other server act in
+// the user's name.
 func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID, c memberContent) (*pdu.Event, error) {
 	v, ok := pdu.VersionOf(t.RoomVersion)
-	if t.RoomVersion == "" { // as servers had it before there were versions
+	if t.RoomVersion == "" { // sent by servers from before room versions
 		v, ok = pdu.VersionOf(id.RoomV1)
 	}
 	if !ok {
@@ -133,7 +135,7 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 		return nil, fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
 	if v.Restricted && c.Membership == Join {
-		// A user of this server cannot vouch: it would have let the user in itself.
+		// A local user cannot be the authorising one: this server would have authorised the join itself.
 		raw, _ := canonjson.Get(places.Content, "join_authorised_via_users_server")
 		if voucher := id.UserID(jsonString(raw)); pdu.ValidUserID(voucher) && !s.IsLocal(voucher) {
 			c.AuthorisedVia = voucher
@@ -160,22 +162,22 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 	return e, nil
 }
 
-// checkTemplate wants a template to be of the event that was asked for.
+// checkTemplate verifies that a template is for the requested membership event.
 func checkTemplate(t *pdu.Places, room id.RoomID, user id.UserID, membership Membership) error {
 	switch {
 	case t.RoomID != room:
-		return errors.New("the template is of another room")
+		return errors.New("the template is for another room")
 	case t.Type != typeMember || t.Sender != user || t.StateKey != string(user):
-		return errors.New("the template is no membership of the user")
+		return errors.New("the template is not the user's membership event")
 	case membershipIn(t.Content) != membership:
-		return errors.New("the template is of another membership")
+		return errors.New("the template has another membership")
 	case len(t.PrevEvents) == 0 || len(t.AuthEvents) == 0:
-		return errors.New("the template has no place in the room")
+		return errors.New("the template has no prev_events or auth_events")
 	}
 	return nil
 }
 
-// joinRemote makes a user a member of a room through a server that is in it.
+// joinRemote joins a user to a room through a server that is in it.
 // Spec: server-server-api#joining-rooms
 func (s *Service) joinRemote(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, c memberContent) error {
 	release, err := s.joining.Acquire(ctx, room)
@@ -184,7 +186,7 @@ func (s *Service) joinRemote(ctx context.Context, sender ident.Requester, room i
 	}
 	defer s.gate.announce()
 	defer release()
-	if r, err := s.Room(ctx, room); err == nil && r.Resident() && r.Shared() && !c.elsewhere { // somebody else's join was quicker
+	if r, err := s.Room(ctx, room); err == nil && r.Resident() && r.Shared() && !c.elsewhere { // joined meanwhile
 		return errResident
 	}
 	return s.through(ctx, room, sender, via, joinTime, func(ctx context.Context, server string) error {
@@ -241,7 +243,7 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender ident.R
 	return err
 }
 
-// checkNotBanned spares a join that cites the ban of the user as what they are in the room, as this server knew it too.
+// checkNotBanned rejects a join early if it cites a ban of the user that this server knows too.
 func (s *Service) checkNotBanned(ctx context.Context, sender ident.Requester, room id.RoomID, join *pdu.Event) error {
 	r, err := s.Room(ctx, room)
 	if err != nil || r.Membership(sender.UserID) != Ban {
@@ -257,8 +259,8 @@ func (s *Service) checkNotBanned(ctx context.Context, sender ident.Requester, ro
 	return nil
 }
 
-// countersign takes this server's own event with the signature of another server that it needs, from what that one answered.
-// Of the answer nothing else is taken.
+// countersign adds the signature of another server to an event of this server. It takes only the signature from the
+// response, and verifies it.
 func (s *Service) countersign(ctx context.Context, own *pdu.Event, server string, told json.RawMessage) (*pdu.Event, error) {
 	signed, err := own.Countersigned(server, told)
 	if err != nil {
@@ -280,7 +282,7 @@ func (s *Service) countersign(ctx context.Context, own *pdu.Event, server string
 	return nil, err
 }
 
-// vouched is a join with the signature of the server whose user vouches for it, where one does.
+// vouched returns a join with the signature of the authorising user's server, if the join names such a user.
 func (s *Service) vouched(ctx context.Context, join *pdu.Event, told json.RawMessage) (*pdu.Event, error) {
 	raw, ok := canonjson.Get(join.Content(), "join_authorised_via_users_server")
 	if !ok {
@@ -289,8 +291,8 @@ func (s *Service) vouched(ctx context.Context, join *pdu.Event, told json.RawMes
 	return s.countersign(ctx, join, serverOf(jsonString(raw)), told)
 }
 
-// toldState verifies the events of an answer; what is not good, or of another room, is left out. The text of each is let go as it is
-// read, since a large room would be in memory twice otherwise.
+// verifyState returns the valid events of a response that belong to the room. It releases the JSON of each event once
+// it is parsed, so that a large room is not in memory twice.
 func (s *Service) toldState(ctx context.Context, v *pdu.Version, room id.RoomID, raws []json.RawMessage) ([]*pdu.Event, error) {
 	if len(raws) > maxForeignState {
 		return nil, fmt.Errorf("%w: %d events of state", fedclient.ErrBadAnswer, len(raws))
@@ -312,8 +314,8 @@ func (s *Service) toldState(ctx context.Context, v *pdu.Version, room id.RoomID,
 	return slices.DeleteFunc(events, func(e *pdu.Event) bool { return e == nil || e.RoomID() != room }), nil
 }
 
-// addCited adds the members that the join cites to a state that was told without them: what the user was before the join, and who
-// lets them in.
+// addCited adds the members that the join cites to a state from which they were left out: the user's previous member
+// event and the authorising user's.
 func (a *adoption) addCited() {
 	known := map[string]bool{}
 	for _, e := range a.state {
@@ -330,8 +332,8 @@ func (a *adoption) addCited() {
 	}
 }
 
-// checkTold wants a room that another server gave to be one: a create event of the version that was told, and a state in which
-// the join is allowed.
+// checkJoinState checks the state that came with a join: it must have a create event of the room version, and allow the
+// join.
 func checkTold(a adoption) error {
 	state := eventauth.StateMap{}
 	for _, e := range a.state {
@@ -364,7 +366,8 @@ func checkTold(a adoption) error {
 	return nil
 }
 
-// leaveOutside ends what a user has of a room in which this server does not take part. One who has left is left as is.
+// leaveOutside ends a user's invite or knock in a room in which this server does not participate. It does nothing if
+// the user has left.
 func (s *Service) leaveOutside(ctx context.Context, sender ident.Requester, r *Room, reason string) error {
 	switch r.Membership(sender.UserID) {
 	case Leave:
@@ -375,8 +378,8 @@ func (s *Service) leaveOutside(ctx context.Context, sender ident.Requester, r *R
 	return errNotInRoom()
 }
 
-// leaveRemote ends a membership of a room in which this server does not take part. Where no server takes note of it, it ends
-// here all the same: nobody is kept in an invitation.
+// leaveRemote ends a user's invite or knock through another server. If no server accepts the leave, it ends on this
+// server only, so that the user can always get rid of an invite.
 // Spec: server-server-api#leaving-rooms-rejecting-invites
 func (s *Service) leaveRemote(ctx context.Context, sender ident.Requester, r *Room, reason string) error {
 	c := memberContent{Membership: Leave, Reason: reason}
@@ -400,14 +403,14 @@ func (s *Service) leaveRemote(ctx context.Context, sender ident.Requester, r *Ro
 	if err == nil || errors.Is(err, errResident) {
 		return nil
 	}
-	s.log.InfoContext(ctx, "no server took note of a leave; it is one here only", "room", r.id, "user", sender.UserID, "err", err)
+	s.log.InfoContext(ctx, "no server accepted a leave; the user leaves on this server only", "room", r.id, "user", sender.UserID, "err", err)
 	if err = s.leaveAlone(ctx, sender, r, c); errors.Is(err, errResident) {
 		return s.Leave(ctx, sender, r.id, reason)
 	}
 	return err
 }
 
-// leaveAlone makes a leave that only this server knows.
+// leaveAlone stores a leave that no other server gets.
 func (s *Service) leaveAlone(ctx context.Context, sender ident.Requester, r *Room, c memberContent) error {
 	content, err := c.encode()
 	if err != nil {
@@ -428,7 +431,7 @@ func (s *Service) leaveAlone(ctx context.Context, sender ident.Requester, r *Roo
 	return s.setOutside(ctx, r.version, leave, nil)
 }
 
-// knockRemote asks to be let into a room through a server that is in it.
+// knockRemote knocks on a room through a server that is in it.
 // Spec: server-server-api#knocking-upon-a-room
 func (s *Service) knockRemote(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, c memberContent) error {
 	err := s.through(ctx, room, sender, via, knockTime, func(ctx context.Context, server string) error {
@@ -450,7 +453,7 @@ func (s *Service) knockRemote(ctx context.Context, sender ident.Requester, room 
 		if err != nil {
 			return err
 		}
-		shown, _ := s.checkStripped(ctx, knock.Version(), room, stripped) // where that is not good, the knock stands with nothing to show
+		shown, _ := s.checkStripped(ctx, knock.Version(), room, stripped) // it may be nil
 		return s.setOutside(ctx, knock.Version(), knock, shown)
 	})
 	if errors.Is(err, errResident) {
@@ -459,8 +462,8 @@ func (s *Service) knockRemote(ctx context.Context, sender ident.Requester, room 
 	return err
 }
 
-// inviteRemote invites a user of another server: the event needs that server's signature, for which it is asked without the
-// room's lock. Meanwhile the room may have moved on; the event then is one of several that follow what it was built on.
+// inviteRemote invites a user of another server. That server must sign the event, and is asked without holding the
+// room's lock. If the room has changed meanwhile, the event becomes one of several that follow the same prev_events.
 // Spec: server-server-api#inviting-to-a-room
 func (s *Service) inviteRemote(ctx context.Context, sender ident.Requester, room id.RoomID, target id.UserID, c memberContent) error {
 	if !s.federates() {
@@ -502,7 +505,7 @@ func (s *Service) inviteRemote(ctx context.Context, sender ident.Requester, room
 	if err != nil {
 		return fedclient.Relay(err)
 	}
-	if signed, err = s.approveOne(ctx, r, signed); err != nil { // the invited one's server may have dropped what others signed
+	if signed, err = s.approveOne(ctx, r, signed); err != nil { // signatures may have been dropped
 		return err
 	}
 	_, err = s.accept(ctx, server, r, signed, true)

@@ -12,17 +12,18 @@ import (
 	"ebb/storage"
 )
 
-// Earlier versions took what precedes a join for new events. They could reject it, then the events that cite it, and then everything that
-// followed. Nothing tells such a rejection from a right one, but a rejected event that comes again is judged again. So the repair forgets
-// every event rejected since the join, notes where history is missing, and asks for the newest of what it forgot.
+// Earlier versions of Ebb took events that precede a join for new ones. They could reject such an event, then the
+// events that cite it, and then everything that followed. These rejections cannot be told from correct ones, but a
+// rejected event is judged again if it arrives again. So the repair deletes every event rejected since the join,
+// records where history is missing, and requests the newest of the deleted events.
 
 const (
-	repairChunk   = 200 // rows that one write of a repair removes, or one read looks at
-	maxRepairTips = 20  // forgotten events that are asked for at once; the others are found through them
+	repairChunk   = 200 // rows that one write of a repair removes or one read returns
+	maxRepairTips = 20  // deleted events that are requested at once; the others are found through them
 )
 
-// RepairRooms repairs the rooms that an earlier version may have damaged. A repair that is interrupted starts again when the server does, or
-// when the room's next event arrives.
+// RepairRooms repairs the rooms that an earlier version may have damaged. An interrupted repair starts again when the
+// server restarts or the next event of the room arrives.
 func (s *Service) RepairRooms(ctx context.Context) error {
 	var rooms []ident.RoomNID
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -40,7 +41,7 @@ func (s *Service) RepairRooms(ctx context.Context) error {
 	return nil
 }
 
-// repairRoom repairs one room, and asks other servers for the newest events that it forgot.
+// repairRoom repairs one room, and requests the newest of the deleted events.
 func (s *Service) repairRoom(ctx context.Context, nid ident.RoomNID) error {
 	r, err := s.RoomByNID(ctx, nid)
 	if err != nil {
@@ -64,8 +65,8 @@ func (s *Service) repairRoom(ctx context.Context, nid ident.RoomNID) error {
 	return ctx.Err()
 }
 
-// forgetDamage removes what an earlier version may have got wrong, if that was not done before. It returns the newest of the events that
-// it removed.
+// forgetDamage removes what an earlier version may have got wrong, unless that was done before. It returns the newest
+// of the removed events.
 func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err error) {
 	r, release, err := s.hold(ctx, r.id, receiving)
 	if err != nil {
@@ -83,7 +84,7 @@ func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err
 	var edges []storage.BackwardEdge
 	if join != nil {
 		entered = join.Pos
-		if r.Partial() { // what was rejected is judged again when the members are known; the rest is for then
+		if r.Partial() { // when the room is completed, everything is judged again
 			r.amend(func(r *Room) { r.head.entered = entered })
 			return nil, nil
 		}
@@ -111,7 +112,8 @@ func (s *Service) forgetDamage(ctx context.Context, r *Room) (tips []*Event, err
 	})
 }
 
-// findEntry finds the join by which this server entered a room that an earlier version joined; nil if there is none.
+// findEntry returns the join with which this server entered a room that an earlier version joined, or nil if there is
+// none.
 func (s *Service) findEntry(ctx context.Context, r *Room) (join *Event, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.GapEvents(r.nid, typeMember, 0)
@@ -129,7 +131,7 @@ func (s *Service) findEntry(ctx context.Context, r *Room) (join *Event, err erro
 	return join, err
 }
 
-// forgetRejected removes the events that were rejected since the join, and returns those of them that none of them follows.
+// forgetRejected removes the events rejected since the join. It returns those of them that no other one follows.
 func (s *Service) forgetRejected(ctx context.Context, r *Room, since storage.Pos) (tips []*Event, err error) {
 	followed := map[id.EventID]bool{}
 	for {
@@ -168,13 +170,13 @@ func (s *Service) forgetRejected(ctx context.Context, r *Room, since storage.Pos
 	}
 }
 
-// lastTips leaves the newest of the events that nothing follows.
+// lastTips returns the newest of the events that no other one follows.
 func lastTips(events []*Event, followed map[id.EventID]bool) []*Event {
 	events = slices.DeleteFunc(events, func(e *Event) bool { return followed[e.ID()] })
 	return events[max(0, len(events)-maxRepairTips):]
 }
 
-// missingEdges finds the events that the history, or an event with a gap before it, names and that are not stored.
+// missingEdges returns the prev_events of the history, and of events after a gap, that are not stored.
 func (s *Service) missingEdges(ctx context.Context, r *Room, join *Event) (edges []storage.BackwardEdge, err error) {
 	look := func(tx *storage.Tx, rows []storage.EventRow) error {
 		p := newPastReader(r, tx, nil, newPastFacts())

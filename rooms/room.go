@@ -17,7 +17,7 @@ import (
 	"ebb/wake"
 )
 
-// The state events that this package looks into.
+// Types of the state events that this package handles.
 const (
 	typeCreate            = "m.room.create"
 	typeMember            = "m.room.member"
@@ -39,7 +39,7 @@ const (
 	typeRetentionUnstable = "org.matrix.msc1763.retention"
 )
 
-// Membership is a user's relation to a room; the empty one is of a user whom the room does not know.
+// Membership is a user's membership in a room. It is empty if the room has no member event for the user.
 type Membership = string
 
 // The memberships.
@@ -57,117 +57,118 @@ type Member struct {
 	NID        ident.UserNID
 	Membership Membership
 	Pos        storage.Pos // the event
-	Changed    storage.Pos // since when it is current
+	Changed    storage.Pos // where it became current
 
-	event atomic.Pointer[Event] // nil until somebody asks
+	event atomic.Pointer[Event] // nil until it is first used
 }
 
 // Event returns the member event if it is in memory, and nil if it has to be read from the database, at Pos.
 func (m *Member) Event() *Event { return m.event.Load() }
 
-// remember keeps the member's event in memory.
+// remember keeps the member event in memory.
 func (m *Member) remember(r *Room, e *Event) {
 	if m.event.Swap(e) == nil {
 		r.memberEvents.Add(1)
 	}
 }
 
-// Room is a room in use: its committed head, which all readers share, and the provisional head that its next event is
-// built on. It is safe for concurrent use. Keep a Room for one request, not longer: one that nobody used for a while is
-// dropped from memory and loaded anew.
+// Room is a room in use. It has a committed head, which all readers share, and a provisional head, on which the next
+// event is built. It is safe for concurrent use. Use a Room for one request only: an idle room is evicted from memory
+// and loaded again later.
 type Room struct {
 	svc     *Service
 	nid     ident.RoomNID
 	id      id.RoomID
 	version *pdu.Version
 
-	used         atomic.Int64 // when last asked for, for eviction
-	memberEvents atomic.Int64 // member events in memory, about
+	used         atomic.Int64 // time of the last use, for eviction
+	memberEvents atomic.Int64 // approximate number of member events in memory
 	acl          aclCache
 
-	// fetching is held by who asks other servers for what the room lacks, over the network; a slot of one.
+	// fetching has one slot. It is held while missing events or state are requested from other servers.
 	fetching chan struct{}
 
-	// receiving is held by who takes in events of other servers, one after the other; a slot of one.
+	// receiving has one slot. It is held while events from other servers are received, one after the other.
 	receiving chan struct{}
 
-	// signing is held by who asks the room's policy server to sign events made here, over the network; a slot of one.
+	// signing has one slot. It is held while the room's policy server is asked to sign local events.
 	signing chan struct{}
 
-	// writer guards next: whoever builds the room's next event holds it, also over a read of the database, never while
-	// waiting for a commit. docs/locks.md.
+	// writer guards next. It is held while the room's next event is built, also across database reads, but never while
+	// waiting for a commit.
+	// See docs/locks.md.
 	writer sync.Mutex
 	next   provisional
 
-	// mu guards what follows. Held for moments only, by readers, writers and the commit hook.
+	// mu guards the following fields. Readers, writers and the commit hook hold it only briefly.
 	mu          sync.RWMutex
 	head        head
 	pending     overlay
-	attempted   time.Time // when it was last tried to decide undecided events
-	decideAfter time.Time // when that may be done next
+	attempted   time.Time // when undecided events were last retried
+	decideAfter time.Time // earliest time of the next retry
 }
 
-// head is what is committed.
+// head is the committed head of a room.
 type head struct {
-	state   map[pdu.StateKey]*Event      // without members
-	changed map[pdu.StateKey]storage.Pos // since when an entry of state is current that is older than that
-	servers map[string]int               // joined users by server, and one more of each told server of a partial room
+	state   map[pdu.StateKey]*Event      // current state without members
+	changed map[pdu.StateKey]storage.Pos // where an entry of state became current, if that was after its event
+	servers map[string]int               // joined users by server; see setPartial
 	members map[id.UserID]*Member
-	local   map[ident.UserNID]*Member // joined users of this server
-	invited map[ident.UserNID]*Member // invited users of this server
+	local   map[ident.UserNID]*Member // joined local users
+	invited map[ident.UserNID]*Member // invited local users
 	counts  map[Membership]int
-	names   *pushrules.Names // the display names of local and invited; nil: nobody has asked for them yet
+	names   *pushrules.Names // the display names of local and invited; nil until first needed
 
 	levels    *eventauth.PowerLevels
-	policy    expiry.Policy  // effective
-	override  *expiry.Policy // the administrator's
+	policy    expiry.Policy  // the effective policy
+	override  *expiry.Policy // the administrator's policy
 	published bool
-	// resolvedMembers is the newest position at which state resolution made an older member event current.
+	// resolvedMembers is the last position at which state resolution made an older member event current.
 	resolvedMembers storage.Pos
-	purged          int64 // ms; message events from before never come back
+	purged          int64 // ms; older message events have been purged and are not fetched again
 	extremities     []extremity
 	depth           int64
-	minDepth        int64       // of the join by which this server entered
-	entered         storage.Pos // of that join; 0: this server created the room
+	minDepth        int64       // depth of the join with which this server entered the room
+	entered         storage.Pos // position of that join; 0: this server created the room
 	undecided       bool        // there are undecided events
 	recheck         bool        // see RepairRooms
 	order           ident.Order
 	generation      int64
 	snapshot        *snapshot
-	partial         *partial    // nil: the state is whole
-	completed       storage.Pos // since when it is; 0: it always was
+	partial         *partial    // nil unless the room has partial state
+	completed       storage.Pos // where the room was completed; 0: it never had partial state
 
-	last    storage.Pos // newest committed change, not only of events
-	receipt storage.Pos // newest receipt
-	ring    []*Event    // newest timeline events, oldest first
-	ringOK  storage.Pos // the ring has everything after this position
+	last    storage.Pos // last committed change, of events or receipts
+	receipt storage.Pos // last receipt
+	ring    []*Event    // last timeline events, oldest first
+	ringOK  storage.Pos // the ring has all events after this position
 }
 
-// NID is the room's short name.
+// NID returns the number of the room in the database.
 func (r *Room) NID() ident.RoomNID { return r.nid }
 
-// ID is the room's id.
+// ID returns the room ID.
 func (r *Room) ID() id.RoomID { return r.id }
 
-// Version is the room's version.
+// Version returns the room version.
 func (r *Room) Version() *pdu.Version { return r.version }
 
-// Last is the position of the newest committed change of the room: an event, a receipt.
+// Last returns the position of the last committed change to the room: an event or a receipt.
 func (r *Room) Last() storage.Pos {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.last
 }
 
-// LastReceipt is the position of the newest receipt, 0 where there is none.
+// LastReceipt returns the position of the last receipt, or 0 if there is none.
 func (r *Room) LastReceipt() storage.Pos {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.receipt
 }
 
-// State is one entry of the current state, nil where there is none. A member's event is read from the database at its
-// first use; an error then is logged and answers nil.
+// State returns an entry of the current state, or nil if there is none. A member event is read from the database when
+// it is first used; if that fails, the error is logged and nil returned.
 func (r *Room) State(typ, key string) *Event {
 	if typ != typeMember {
 		r.mu.RLock()
@@ -185,9 +186,9 @@ func (r *Room) State(typ, key string) *Event {
 	return e
 }
 
-// EachState calls f for every entry of the current state, members included, until f returns false: the position of its
-// event, and since when it is current, which is later where state resolution chose an older event. The event of a member
-// that is not in memory is nil: EventsAt reads it.
+// EachState calls f for every entry of the current state, including members, until f returns false. pos is the position
+// of the event. changed is where the entry became current, which is later than pos if state resolution chose an older
+// event. e is nil for a member event that is not in memory; use EventsAt to read it.
 func (r *Room) EachState(f func(key pdu.StateKey, pos, changed storage.Pos, e *Event) bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -203,8 +204,8 @@ func (r *Room) EachState(f func(key pdu.StateKey, pos, changed storage.Pos, e *E
 	}
 }
 
-// Resolved lists the entries of the current state that became current after a position without being newer than it: state
-// resolution chose an older event. Members who became known when the room was completed are not among them.
+// Resolved returns the entries of the current state that became current after a position although their events are
+// older, because state resolution chose them. Members who became known when the room was completed are not included.
 func (r *Room) Resolved(since storage.Pos) (keys []pdu.StateKey) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -223,25 +224,26 @@ func (r *Room) Resolved(since storage.Pos) (keys []pdu.StateKey) {
 	return keys
 }
 
-// Resident tells whether this server takes part in the room: one of its users is joined, or nobody is and nobody knows
-// the room better. Of another room it knows at most what it was told with an invite, or what it saw before its users left.
+// Resident reports whether this server participates in the room: one of its users is joined, or nobody at all is joined
+// and this server has the events. Of other rooms it has at most the stripped state of an invite, or the events until
+// its last user left.
 func (r *Room) Resident() bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return len(r.head.extremities) > 0 && (len(r.head.local) > 0 || len(r.head.servers) == 0)
 }
 
-// CanBackfill reports whether there are other servers in the room that may be asked for history which this server lacks.
+// CanBackfill reports whether other servers in the room can be asked for missing history.
 func (r *Room) CanBackfill() bool { return r.svc.federates() && r.Resident() && r.Shared() }
 
-// HasServer tells whether a user of a server is joined.
+// HasServer reports whether a user of the named server is joined.
 func (r *Room) HasServer(name string) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.servers[name] > 0
 }
 
-// EachServer ranges over the servers with joined users, this one among them. The room is locked for reading meanwhile.
+// EachServer iterates over the servers with joined users, including this one. The room is locked for reading meanwhile.
 func (r *Room) EachServer() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		r.mu.RLock()
@@ -254,7 +256,7 @@ func (r *Room) EachServer() iter.Seq[string] {
 	}
 }
 
-// Shared tells whether a user of another server is joined.
+// Shared reports whether a user of another server is joined.
 func (r *Room) Shared() bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -265,14 +267,14 @@ func (r *Room) Shared() bool {
 	return others > 0
 }
 
-// MemberOf is a user's current membership, nil where the room does not know the user.
+// MemberOf returns the current member event of a user, or nil if there is none.
 func (r *Room) MemberOf(user id.UserID) *Member {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.members[user]
 }
 
-// Membership is a user's current membership, empty where the room does not know the user.
+// Membership returns a user's current membership, or "" if there is no member event.
 func (r *Room) Membership(user id.UserID) Membership {
 	if m := r.MemberOf(user); m != nil {
 		return m.Membership
@@ -280,7 +282,7 @@ func (r *Room) Membership(user id.UserID) Membership {
 	return ""
 }
 
-// Members lists the members with one of these memberships, in no particular order.
+// Members returns the members with one of the given memberships, in no particular order.
 func (r *Room) Members(of ...Membership) []*Member {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -296,17 +298,17 @@ func (r *Room) Members(of ...Membership) []*Member {
 	return out
 }
 
-// Count is the number of members with a membership.
+// Count returns the number of members with a membership.
 func (r *Room) Count(of Membership) int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.counts[of]
 }
 
-// LocalMembers is the set of joined users of this server, for wake.Hub.
+// LocalMembers returns the set of joined local users, for wake.Hub.
 func (r *Room) LocalMembers() wake.Members { return localMembers{r} }
 
-// EachLocal ranges over the joined users of this server. The room is locked for reading meanwhile.
+// EachLocal iterates over the joined local users. The room is locked for reading meanwhile.
 func (r *Room) EachLocal() iter.Seq[*Member] {
 	return func(yield func(*Member) bool) {
 		r.mu.RLock()
@@ -319,7 +321,7 @@ func (r *Room) EachLocal() iter.Seq[*Member] {
 	}
 }
 
-// HasLocal tells whether a user of this server, by short name, is joined.
+// HasLocal reports whether a local user is joined.
 func (r *Room) HasLocal(user ident.UserNID) bool { return localMembers{r}.Has(user) }
 
 type localMembers struct{ r *Room }
@@ -346,42 +348,42 @@ func (l localMembers) Each(f func(ident.UserNID) bool) {
 	}
 }
 
-// Levels are the current power levels.
+// Levels returns the current power levels.
 func (r *Room) Levels() *eventauth.PowerLevels {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.levels
 }
 
-// Retention is the effective policy on how long messages are kept.
+// Retention returns the effective retention policy.
 func (r *Room) Retention() expiry.Policy {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.policy
 }
 
-// PurgedBefore is the time (ms) before which message events are gone for good.
+// PurgedBefore returns the time (ms) before which message events have been purged.
 func (r *Room) PurgedBefore() int64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.purged
 }
 
-// Published tells whether the room is listed in the room directory.
+// Published reports whether the room is listed in the room directory.
 func (r *Room) Published() bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.published
 }
 
-// Snapshot is the state after the room's newest event.
+// Snapshot returns the number of the snapshot of the room's current state.
 func (r *Room) Snapshot() int64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.snapshot.nid
 }
 
-// entered is the position of the join by which this server entered the room: 0 if it created the room.
+// entered returns the position of the join with which this server entered the room, or 0 if it created the room.
 func (r *Room) entered() storage.Pos {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -395,32 +397,32 @@ func (r *Room) hasUndecided() bool {
 	return r.head.undecided
 }
 
-// toRecheck reports whether an earlier version may have damaged the room.
+// toRecheck reports whether an earlier version of Ebb may have damaged the room.
 func (r *Room) toRecheck() bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.recheck
 }
 
-// MinDepth is the depth of the event with which this server came into the room: 0 where it made it. What lies before is
-// history.
+// MinDepth returns the depth of the event with which this server entered the room, or 0 if it created the room. Events
+// below it are history.
 func (r *Room) MinDepth() int64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.minDepth
 }
 
-// LastOrder is the timeline order of the room's newest event.
+// LastOrder returns the timeline order of the newest event.
 func (r *Room) LastOrder() ident.Order {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.order
 }
 
-// Encrypted tells whether the room's messages are to be encrypted.
+// Encrypted reports whether encryption is enabled in the room.
 func (r *Room) Encrypted() bool { return r.State(typeEncryption, "") != nil }
 
-// HistoryVisibility is the current history visibility.
+// HistoryVisibility returns the current history visibility.
 // Spec: client-server-api#room-history-visibility
 func (r *Room) HistoryVisibility() string {
 	return historyVisibility(r.State(typeHistoryVisibility, ""))
@@ -436,7 +438,7 @@ func historyVisibility(e *Event) string {
 	return "shared"
 }
 
-// JoinRule is the current join rule, "invite" where the room has none.
+// JoinRule returns the current join rule, or "invite" if the room has none.
 func (r *Room) JoinRule() string {
 	if e := r.State(typeJoinRules, ""); e != nil {
 		return e.ContentString("join_rule")
@@ -444,8 +446,9 @@ func (r *Room) JoinRule() string {
 	return "invite"
 }
 
-// Ring returns the newest committed timeline events, oldest first, without hidden ones, and the position after which it has
-// all of them. The caller must not change it.
+// Ring returns the newest committed timeline events, oldest first and without hidden ones, and the position after which
+// they are complete.
+// The caller must not modify the slice.
 func (r *Room) Ring() (events []*Event, reach storage.Pos) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -453,8 +456,8 @@ func (r *Room) Ring() (events []*Event, reach storage.Pos) {
 	return ring[:len(ring):len(ring)], r.head.ringOK
 }
 
-// Recent lists the committed timeline events after a position, oldest first; false where memory does not reach back
-// that far. Hidden events are not in it.
+// Recent returns the committed timeline events after a position, oldest first and without hidden ones. It returns false
+// if memory does not reach back to that position.
 func (r *Room) Recent(since storage.Pos) ([]*Event, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -469,7 +472,7 @@ func (r *Room) Recent(since storage.Pos) ([]*Event, bool) {
 	return ring[first:len(ring):len(ring)], true
 }
 
-// recentEvent finds a committed event in memory.
+// recentEvent returns a committed event if it is in memory, and nil otherwise.
 func (r *Room) recentEvent(eventID id.EventID) *Event {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -481,10 +484,10 @@ func (r *Room) recentEvent(eventID id.EventID) *Event {
 	return nil
 }
 
-// LoadEvent returns the event of a stored row of the room.
+// LoadEvent returns the event stored in a row of the room.
 func (r *Room) LoadEvent(row *storage.EventRow) (*Event, error) { return fromRow(r.version, row) }
 
-// LoadEvents returns the events of stored rows of the room, in their order.
+// LoadEvents returns the events stored in rows of the room, in the same order.
 func (r *Room) LoadEvents(rows []storage.EventRow) ([]*Event, error) {
 	out := make([]*Event, len(rows))
 	for i := range rows {
@@ -497,7 +500,7 @@ func (r *Room) LoadEvents(rows []storage.EventRow) ([]*Event, error) {
 	return out, nil
 }
 
-// EventsAt reads events by position. Position 0 is left out; the event at a position that has none any more is nil.
+// EventsAt reads events by position. It skips position 0; the result is nil for a position without an event.
 func (r *Room) EventsAt(tx *storage.Tx, positions []storage.Pos) (map[storage.Pos]*Event, error) {
 	want := make([]storage.Pos, 0, len(positions))
 	out := make(map[storage.Pos]*Event, len(positions))

@@ -17,20 +17,20 @@ import (
 	"ebb/storage"
 )
 
-// NewEvent is an event that a user of this server sends.
+// NewEvent is an event that a local user sends.
 type NewEvent struct {
 	Room      id.RoomID
 	Sender    ident.Requester
 	Type      string
-	StateKey  *string // nil: no state event
+	StateKey  *string // nil: not a state event
 	Content   json.RawMessage
-	Redacts   id.EventID // of an m.room.redaction; content.redacts serves too
-	Txn       *Txn       // nil: none
+	Redacts   id.EventID // the target of an m.room.redaction; content.redacts may be used instead
+	Txn       *Txn       // the transaction ID; nil: none
 	Timestamp int64      // ms, for application services; 0: now
 }
 
-// Send appends an event to a room: a message, state or a redaction. It returns once the event is stored; the same
-// transaction id gets the same answer, also after a restart.
+// Send adds an event to a room: a message, state or a redaction. It returns once the event is stored. A repeated
+// transaction ID gets the same answer, even after a restart.
 // Spec: client-server-api#sending-events-to-a-room
 func (s *Service) Send(ctx context.Context, n NewEvent) (id.EventID, error) {
 	return s.once(ctx, n.Sender, n.Txn, func(c *claim) (id.EventID, error) {
@@ -73,7 +73,7 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.Ev
 		b.txn = c
 		if p.member != nil {
 			p.member.from = b.room.provisionalMembership(p.member.user)
-			if p.member.from == Join && p.member.to == Join { // who is in needs no grant, and clients repeat what they found
+			if p.member.from == Join && p.member.to == Join { // clients copy it from the old content
 				p.content = canonjson.Without(p.content, "join_authorised_via_users_server")
 			}
 		}
@@ -90,7 +90,7 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.Ev
 	return eventID, unknownIsForbidden(err)
 }
 
-// sendRemoteInvite is for an invite of a user of another server that is set as any other state.
+// sendRemoteInvite sends an invite of a user of another server that a client sets with PUT /state.
 func (s *Service) sendRemoteInvite(ctx context.Context, n NewEvent, p *proto) (id.EventID, error) {
 	c := memberContent{Membership: Invite}
 	if err := json.Unmarshal(p.content, &c.more); err != nil {
@@ -110,7 +110,7 @@ func (s *Service) sendRemoteInvite(ctx context.Context, n NewEvent, p *proto) (i
 	return e.ID(), nil
 }
 
-// followTombstone is for people who upgrade a room by hand: they are in the new room before the old one names it.
+// followTombstone handles manual upgrades, in which the sender joins the new room before sending the tombstone.
 func (s *Service) followTombstone(ctx context.Context, sender ident.Requester, old *Room) error {
 	tombstone := old.State(typeTombstone, "")
 	if tombstone == nil {
@@ -126,7 +126,7 @@ func (s *Service) followTombstone(ctx context.Context, sender ident.Requester, o
 	return s.follow(ctx, sender, next)
 }
 
-// prepare checks what does not depend on the room's head, and looks up what the event refers to.
+// prepare makes the checks that do not depend on the room's head, and looks up the events that the new one refers to.
 func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, error) {
 	p := &proto{typ: n.Type, stateKey: n.StateKey, sender: n.Sender, content: n.Content, ts: n.Timestamp}
 	if !isObject(n.Content) {
@@ -146,8 +146,8 @@ func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, er
 	return p, s.related(ctx, r, p)
 }
 
-// settle gives duplicate keys, which old room versions let through, the one meaning that the event will have: what is
-// looked at before it is built must not be another value than what others read. Newer versions refuse them when it is built.
+// settle resolves duplicate keys, which old room versions allow, so that the checks see the same values as other
+// servers will. In newer versions building the event fails.
 func (p *proto) settle(v *pdu.Version) (err error) {
 	if v.StrictCanonicalJSON {
 		return nil
@@ -163,7 +163,7 @@ func isObject(raw []byte) bool {
 	return len(raw) > 0 && raw[0] == '{'
 }
 
-// prepareState checks the state events that this server has a say in.
+// prepareState checks state events of the types with special rules.
 func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 	switch p.typ {
 	case typeCreate:
@@ -186,7 +186,7 @@ func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 	return nil
 }
 
-// prepareMember is for a membership that is set as any other state.
+// prepareMember handles a membership that a client sets with PUT /state.
 func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 	target := id.UserID(*p.stateKey)
 	if !pdu.ValidUserID(target) {
@@ -210,8 +210,8 @@ func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 	return nil
 }
 
-// checkCreatorsUnlisted says what is wrong with power levels that name a creator, more clearly than the authorisation
-// rules would.
+// checkCreatorsUnlisted rejects power levels that list a creator, with a clearer error than that of the authorisation
+// rules.
 // Spec: rooms/v12#event-format
 func checkCreatorsUnlisted(v *pdu.Version, create *Event, content []byte) error {
 	if !v.PrivilegedCreators || create == nil {
@@ -239,7 +239,8 @@ func creatorsOf(create *Event) []id.UserID {
 	return creators
 }
 
-// sameState is the event that already says what p would: sending the same state again is no new event.
+// sameState returns the current state event if it has the same content as p: sending the same state again adds no
+// event.
 func (b *batch) sameState(p *proto) id.EventID {
 	if p.stateKey == nil {
 		return ""
@@ -255,7 +256,7 @@ func (b *batch) sameState(p *proto) id.EventID {
 	return e.ID()
 }
 
-// checkWatermark refuses a message that is dated so far back that the room has purged its like.
+// checkWatermark rejects a message with a timestamp for which the room has already purged its messages.
 func (b *batch) checkWatermark(p *proto) error {
 	if p.stateKey == nil && p.ts != 0 && p.ts < b.room.PurgedBefore() {
 		return mxerr.Forbidden("Messages with that timestamp have already expired in this room")
@@ -273,7 +274,8 @@ func (s *Service) Redact(ctx context.Context, sender ident.Requester, room id.Ro
 	return s.Send(ctx, NewEvent{Room: room, Sender: sender, Type: typeRedaction, Content: content, Redacts: eventID, Txn: txn})
 }
 
-// prepareRedaction finds what is redacted, and whether the sender may: one's own events, or with the power to redact.
+// prepareRedaction finds the target, and checks that the sender may redact it: their own events, or any with enough
+// power.
 // Spec: client-server-api#redactions
 func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p *proto) error {
 	p.redacts = n.Redacts
@@ -284,7 +286,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	if p.redacts == "" {
 		return mxerr.MissingParam("redacts is missing: it must name the event to redact")
 	}
-	p.content = canonjson.Without(p.content, "redacts") // pdu.Build puts it where the room version has it
+	p.content = canonjson.Without(p.content, "redacts") // pdu.Build puts it where the room version requires
 	if r.Membership(n.Sender.UserID) != Join {
 		return mxerr.Forbidden("You are not in this room")
 	}
@@ -294,9 +296,9 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 		return err
 	case purgedSender != "": // clients may still show it
 		return mayRedactOf(r, n.Sender.UserID, purgedSender)
-	case target != nil && target.Flags&storage.SkeletonEvent != 0: // it was purged but for what the graph needs
+	case target != nil && target.Flags&storage.SkeletonEvent != 0: // purged, but its skeleton is needed for the graph
 		return mayRedactOf(r, n.Sender.UserID, target.Sender())
-	case target == nil && r.Shared(): // another server may have it, and it may yet come
+	case target == nil && r.Shared(): // another server may have it, and it may still arrive
 		p.unseen = true
 		return nil
 	}
@@ -306,7 +308,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	if target.IsStateKey(typeCreate, "") {
 		return mxerr.Forbidden("The event that created the room cannot be redacted")
 	}
-	if target.IsStateKey(typeServerACL, "") { // what is left of it excludes every server
+	if target.IsStateKey(typeServerACL, "") { // redacted, it would deny every server
 		return mxerr.Forbidden("Redacting a server access control list would ban every server from the room; send a new list instead")
 	}
 	if target.RedactedBy == 0 {
@@ -315,7 +317,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	return mayRedactOf(r, n.Sender.UserID, target.Sender())
 }
 
-// mayRedactOf wants a local user to redact only their own events, unless they have the power to redact others'.
+// mayRedactOf returns an error if a local user may not redact the events of another user.
 func mayRedactOf(r *Room, user, sender id.UserID) error {
 	if levels := r.Levels(); sender != user && levels.UserLevel(user) < levels.Redact {
 		return mxerr.Forbidden("You do not have permission to redact other users' events in this room")
@@ -329,8 +331,8 @@ type aliasContent struct {
 	AltAliases []string `json:"alt_aliases"`
 }
 
-// UnmarshalJSON takes only members that are spelled so: encoding/json would take ALIAS for alias, which no other reader
-// does.
+// UnmarshalJSON accepts only exactly spelled names: encoding/json would accept ALIAS for alias, which no other
+// implementation does.
 func (a *aliasContent) UnmarshalJSON(raw []byte) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &fields); err != nil {
@@ -346,7 +348,8 @@ func (a *aliasContent) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-// checkCanonicalAlias refuses aliases that are none or that do not lead to the room. What stood there before may stay.
+// checkCanonicalAlias rejects invalid aliases and those of other rooms. Aliases that were already in the event may
+// stay.
 // Spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
 func (s *Service) checkCanonicalAlias(ctx context.Context, r *Room, content json.RawMessage) error {
 	var now, before aliasContent
@@ -354,7 +357,7 @@ func (s *Service) checkCanonicalAlias(ctx context.Context, r *Room, content json
 		return mxerr.BadJSON("alias must be a string, and alt_aliases an array of strings")
 	}
 	if e := r.State(typeCanonicalAlias, ""); e != nil {
-		// What cannot be understood has no aliases that may stay.
+		// Invalid content has no aliases that may stay.
 		_ = json.Unmarshal(e.Content(), &before)
 	}
 	known := map[string]bool{before.Alias: true}
@@ -379,7 +382,7 @@ func (s *Service) checkCanonicalAlias(ctx context.Context, r *Room, content json
 	return nil
 }
 
-// checkAliasOf tells whether an alias leads to the room.
+// checkAliasOf returns an error unless the alias points to the room.
 func (s *Service) checkAliasOf(ctx context.Context, r *Room, alias string) error {
 	if !validAlias(alias) {
 		return mxerr.InvalidParam("%.255q is not a room alias", alias)

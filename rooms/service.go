@@ -1,12 +1,11 @@
-// Package rooms is the only writer of timelines and state, and keeps the rooms in use in memory. What clients and other servers
-// read of rooms is package history, which is built on this one.
+// Package rooms is the only writer of timelines and state, and keeps the rooms in use in memory. Package history, which
+// is built on this one, serves reads by clients and other servers.
 //
-// A write travels: a method of Service → change → under the room's lock a batch of events is built on the provisional
-// head, checked and queued as one storage.Write → the lock is released → the write commits → its Committed hook applies
-// the batch to the committed head, which is all that readers see, and delivers a Commit to the listeners, the last of which
-// wakes the readers → the method returns. When a queued
-// write fails, those behind it in the room notice by the generation in the room's row and are built again on the head
-// as it is in the database.
+// A write passes through these steps: a method of Service calls change; under the room's lock a batch of events is
+// built on the provisional head, checked and queued as one storage.Write; the lock is released; the write commits; its
+// Committed hook applies the batch to the committed head, which is all that readers see, and delivers a Commit to the
+// listeners, the last of which wakes waiting syncs; the method returns. If a queued write fails, later writes of the
+// room notice it by the generation in the room's row, and are built again on the head in the database.
 package rooms
 
 import (
@@ -28,15 +27,16 @@ import (
 	"ebb/wake"
 )
 
-// Push applies push rules; pushrules.Rules does.
+// Push applies push rules. It is implemented by pushrules.Rules.
 type Push interface {
-	// Evaluate returns what an event means to the members. It must be quick and read no database: it runs under the room's lock.
+	// Evaluate returns the outcome of an event for the members. It must be quick and not read the database: it runs
+	// under the room's lock.
 	Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outcome
-	// Follow copies a user's rules for a room to the room that replaces it.
+	// Follow copies a user's push rules for a room to the room that replaces it.
 	Follow(ctx context.Context, nid ident.UserNID, user id.UserID, from, to id.RoomID) error
 }
 
-// Profile is what a user's member events carry.
+// Profile is the profile in a user's member events.
 type Profile struct{ DisplayName, AvatarURL string }
 
 // Retention is the server's policy on how long messages are kept.
@@ -45,38 +45,38 @@ type Retention struct {
 	Limits  expiry.Limits
 }
 
-// Options is what a Service is made of.
+// Options configures a Service.
 type Options struct {
 	DB             *storage.DB
 	Server         string // this server's name
 	Signer         pdu.SignerSource
 	Hub            *wake.Hub
-	Push           Push // nil: no event notifies anybody
+	Push           Push // nil: events notify nobody
 	Now            func() time.Time
 	Retention      Retention
-	Commits        *Commits     // what is committed is delivered through it; nil: nobody outside listens
-	CacheBytes     int64        // memory for rooms in use; 0: 128 MiB
-	Cache          keyed.Budget // bounds what else is remembered
+	Commits        *Commits     // delivers commits to listeners; nil: there are none
+	CacheBytes     int64        // memory budget for rooms in use; 0: 128 MiB
+	Cache          keyed.Budget // memory budget of the other caches
 	Log            *slog.Logger
-	DefaultVersion id.RoomVersion // of rooms whose creator names none; "" is pdu.Default
-	// Profile is the profile of a user of this server; nil: nobody has one.
+	DefaultVersion id.RoomVersion // used if a request to create a room has none; "" is pdu.Default
+	// Profile returns the profile of a local user; nil: all profiles are empty.
 	Profile func(ctx context.Context, user id.UserID) (Profile, error)
-	// Remote, Keys and Elsewhere reach other servers; nil: there are none.
+	// Remote, Keys and Elsewhere send requests to other servers; nil: federation is off.
 	Remote    Remote
 	Keys      Keys
 	Elsewhere Elsewhere
-	// PolicyServers are asked about events of rooms that have chosen one; nil: no room has.
+	// PolicyServers is asked about events of rooms with a policy server; nil: policy servers are ignored.
 	PolicyServers PolicyServers
 }
 
-// Service is safe for concurrent use.
+// Service reads and writes rooms. It is safe for concurrent use.
 type Service struct {
 	opts Options
 	db   *storage.DB
 	log  *slog.Logger
 
 	cache roomCache
-	users *keyed.Map[id.UserID, ident.UserNID] // short names
+	users *keyed.Map[id.UserID, ident.UserNID] // numbers of users
 	own   membershipCache
 	txns  txnTable
 
@@ -85,10 +85,10 @@ type Service struct {
 
 	joining *keyed.Semaphore[id.RoomID] // one join of a room through other servers at a time
 	gate    *gate
-	spaces  *keyed.Memo[spaceKey, *remoteSpace] // as other servers show them
+	spaces  *keyed.Memo[spaceKey, *remoteSpace] // summaries from other servers
 
-	heavyReads chan struct{}      // of whole states, by other servers
-	toDecide   chan ident.RoomNID // rooms with undecided events to which events have come
+	heavyReads chan struct{}      // held while a full state is read for another server
+	toDecide   chan ident.RoomNID // rooms with undecided events that have received events
 
 	lastCreated atomic.Int64 // ms; see createTime
 
@@ -96,7 +96,7 @@ type Service struct {
 	erased  erasures
 }
 
-// New makes a Service; no room is loaded until it is asked for.
+// New returns a Service. Rooms are loaded when they are first used.
 func New(ctx context.Context, o Options) (*Service, error) {
 	if o.DefaultVersion == "" {
 		o.DefaultVersion = pdu.Default
@@ -139,7 +139,7 @@ func (s *Service) RetentionPolicy() Retention { return s.opts.Retention }
 // IsLocal reports whether a user belongs to this server.
 func (s *Service) IsLocal(user id.UserID) bool { return serverOf(string(user)) == s.opts.Server }
 
-// serverOf is the part of an id after its first colon.
+// serverOf returns the part of an ID after its first colon.
 func serverOf(fullID string) string {
 	for i := range len(fullID) {
 		if fullID[i] == ':' {
@@ -149,21 +149,21 @@ func serverOf(fullID string) string {
 	return ""
 }
 
-// roomCache holds the rooms in use within a budget of bytes.
+// roomCache keeps the rooms in use within a memory budget.
 type roomCache struct {
-	// loading is held while a room is loaded from the database; taken before mu.
+	// loading is held while a room is loaded from the database. It is locked before mu.
 	loading sync.Mutex
-	// mu guards the rest; before Room.mu.
+	// mu guards the rest. It is locked before Room.mu.
 	mu     sync.RWMutex
 	ids    map[id.RoomID]*Room
 	nids   map[ident.RoomNID]*Room
-	sizes  map[ident.RoomNID]int64 // when last measured
+	sizes  map[ident.RoomNID]int64 // as last measured
 	bytes  int64                   // their sum
 	added  int
 	budget int64
 }
 
-// measureEvery counts the rooms that are loaded between two times that all are measured anew, since they grow in use.
+// measureEvery is the number of loaded rooms after which all sizes are measured again, since rooms grow in use.
 const measureEvery = 64
 
 func (c *roomCache) init(budget int64) {
@@ -182,7 +182,7 @@ func (c *roomCache) byNID(nid ident.RoomNID) *Room {
 	return c.nids[nid]
 }
 
-// list finds rooms by their short names, nil for those that are not in memory, and returns the names of the latter.
+// list finds rooms by number, with nil for those that are not in memory. It returns the numbers of the latter too.
 func (c *roomCache) list(nids []ident.RoomNID) (found []*Room, missing []ident.RoomNID) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -195,7 +195,7 @@ func (c *roomCache) list(nids []ident.RoomNID) (found []*Room, missing []ident.R
 	return found, missing
 }
 
-// add puts a room in, unless it is there already, and drops what was not used for longest.
+// add adds a room unless it is cached already, and evicts the least recently used ones.
 func (c *roomCache) add(r *Room) *Room {
 	size := r.size()
 	c.mu.Lock()
@@ -222,12 +222,12 @@ func (c *roomCache) measure() {
 	}
 }
 
-// shrink drops the rooms not used for longest until a tenth of the budget is free again. Rooms with queued writes stay,
-// and so does keep.
+// shrink evicts the least recently used rooms until a tenth of the budget is free. It keeps rooms with queued writes
+// and the room keep.
 func (c *roomCache) shrink(keep *Room) {
 	for c.bytes > c.budget-c.budget/10 {
 		var oldest *Room
-		for range 8 { // a sample is as good as an order, and needs none
+		for range 8 { // sampling is good enough and needs no ordering
 			for _, r := range c.nids {
 				if r != keep && (oldest == nil || r.used.Load() < oldest.used.Load()) {
 					oldest = r
@@ -249,7 +249,7 @@ func (c *roomCache) drop(r *Room) {
 	delete(c.sizes, r.nid)
 }
 
-// Rough sizes in memory, for the budget.
+// Approximate sizes in memory, for the budget.
 const (
 	roomBytes   = 4 << 10
 	eventBytes  = 2 << 10
@@ -263,7 +263,7 @@ func (r *Room) size() int64 {
 	return roomBytes + eventBytes*events + memberBytes*int64(len(r.head.members)) + r.head.names.Size()
 }
 
-// retire takes a room out of use, unless it has queued writes or is being written.
+// retire marks a room as evicted, unless it has queued writes or is being written.
 func (r *Room) retire() bool {
 	if !r.writer.TryLock() {
 		return false

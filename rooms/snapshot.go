@@ -9,23 +9,23 @@ import (
 	"ebb/storage"
 )
 
-// snapshot is a state of the room as storage keeps it: entries of its own over those of the one before it. Its nid is
-// allotted when the write that first needs it runs, in the same goroutine as every later write that refers to it.
+// snapshot is a room state as it is stored: entries that override those of another snapshot. Its nid is allotted when
+// the write that first needs it runs, in the same goroutine as all later writes that refer to it.
 type snapshot struct {
 	nid    int64 // 0: not written yet, or the empty state of a room before its first event
-	length int64 // snapshots since the last full one
+	length int64 // number of snapshots since the last full one
 
-	// Of one that is not written yet.
-	prev    *snapshot // nil: own is everything
+	// Set only until it is written.
+	prev    *snapshot // nil: own is the full state
 	own     []stateRef
-	current bool // at the time of the write it is the room's current state: a full snapshot is copied from there
+	current bool // it is the room's current state when written: a full snapshot is copied from there
 }
 
-// stateRef is one entry of a state.
+// stateRef is an entry of a state.
 type stateRef struct {
 	key   pdu.StateKey
-	event *Event      // one that is being written, whose position is known when the write runs; else nil
-	pos   storage.Pos // 0 without event: the key is absent from here on
+	event *Event      // an event that is being written, whose position is known when the write runs; else nil
+	pos   storage.Pos // 0 without event: the key is absent in this snapshot and later ones
 }
 
 func (s stateRef) position() storage.Pos {
@@ -35,7 +35,7 @@ func (s stateRef) position() storage.Pos {
 	return s.pos
 }
 
-// over is a snapshot that differs from s by some entries; s itself where there are none.
+// over returns a snapshot with some entries of s replaced, or s itself if there are none.
 func (s *snapshot) over(own ...stateRef) *snapshot {
 	if len(own) == 0 {
 		return s
@@ -43,10 +43,10 @@ func (s *snapshot) over(own ...stateRef) *snapshot {
 	return &snapshot{prev: s, own: own, length: s.length + 1}
 }
 
-// same tells whether two are one; false may mean that it is not known.
+// same reports whether two snapshots are known to be the same.
 func (s *snapshot) same(o *snapshot) bool { return s == o || s.nid != 0 && s.nid == o.nid }
 
-// write stores a snapshot and those below it, as far as they are not stored.
+// write stores a snapshot, and those it builds on if they are not stored yet.
 func (s *snapshot) write(tx *storage.Tx, room ident.RoomNID) error {
 	if s.nid != 0 || s.prev == nil && s.own == nil {
 		return nil
@@ -75,7 +75,7 @@ func (s *snapshot) write(tx *storage.Tx, room ident.RoomNID) error {
 	return nil
 }
 
-// find is one entry of the state; false where it has none. What is queued must be committed.
+// find returns an entry of the state, or false if there is none. All queued writes must be committed.
 func (s *snapshot) find(tx *storage.Tx, key pdu.StateKey) (ref stateRef, found bool, err error) {
 	for ; s != nil && s.nid == 0; s = s.prev {
 		for _, own := range s.own {
@@ -91,7 +91,7 @@ func (s *snapshot) find(tx *storage.Tx, key pdu.StateKey) (ref stateRef, found b
 	return stateRef{key: key, pos: pos}, pos != 0, err
 }
 
-// all reads the whole state. What is queued must be committed.
+// all reads the full state. All queued writes must be committed.
 func (s *snapshot) all(tx *storage.Tx) (map[pdu.StateKey]stateRef, error) {
 	var unwritten []*snapshot
 	for ; s != nil && s.nid == 0; s = s.prev {
@@ -120,7 +120,7 @@ func (s *snapshot) all(tx *storage.Tx) (map[pdu.StateKey]stateRef, error) {
 	return out, nil
 }
 
-// resolvedSnapshot returns a snapshot of what at least one state resolves to.
+// resolvedSnapshot returns a snapshot of the state that one or more states resolve to.
 func resolvedSnapshot(p *pastReader, points []*snapshot) (*snapshot, error) {
 	points = distinct(points)
 	if len(points) == 1 {
@@ -133,7 +133,7 @@ func resolvedSnapshot(p *pastReader, points []*snapshot) (*snapshot, error) {
 	return snapshotOf(p, points[0], resolved)
 }
 
-// snapshotOf returns a snapshot of a state, made of another one and what differs from it.
+// snapshotOf returns a snapshot of a state, stored as the difference from another one.
 func snapshotOf(p *pastReader, base *snapshot, state map[pdu.StateKey]stateRef) (*snapshot, error) {
 	have, err := p.all(base)
 	if err != nil {
@@ -166,7 +166,7 @@ func fullSnapshot(s state) *snapshot {
 	return full
 }
 
-// maxSnapshotChain bounds the snapshots between that of a fork and the last full one.
+// maxSnapshotChain bounds the snapshots between one at a fork of the graph and the last full one.
 const maxSnapshotChain = 256
 
 func compareKeys(a, b pdu.StateKey) int {

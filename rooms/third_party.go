@@ -15,15 +15,16 @@ import (
 	"ebb/storage"
 )
 
-// ThirdPartyInvite is an invitation by e-mail address or the like which has turned out to be of a user.
+// ThirdPartyInvite is an invite to a third-party identifier, such as an email address, that turned out to belong to a
+// user.
 type ThirdPartyInvite struct {
 	Room    id.RoomID
-	Sender  id.UserID // who made the m.room.third_party_invite event
+	Sender  id.UserID // the sender of the m.room.third_party_invite event
 	Invitee id.UserID
-	Signed  json.RawMessage // what the identity server signed: mxid, token, signatures
+	Signed  json.RawMessage // signed by the identity server: mxid, token, signatures
 }
 
-// event is the invite as the exchange between servers has it.
+// event returns the invite in the form that servers exchange.
 func (t *ThirdPartyInvite) event(displayName string) map[string]any {
 	return map[string]any{
 		"type": typeMember, "room_id": t.Room, "sender": t.Sender, "state_key": t.Invitee, "content": t.content(displayName),
@@ -34,7 +35,7 @@ func (t *ThirdPartyInvite) content(displayName string) map[string]any {
 	return map[string]any{"membership": Invite, "third_party_invite": map[string]any{"display_name": displayName, "signed": t.Signed}}
 }
 
-// check wants the signed part to be of the invited user; whether it is rightly signed the authorisation rules say.
+// check verifies that the signed part is about the invited user. The authorisation rules check the signature.
 func (t *ThirdPartyInvite) check() error {
 	if !isObject(t.Signed) {
 		return mxerr.InvalidParam("third_party_invite must have signed")
@@ -46,7 +47,7 @@ func (t *ThirdPartyInvite) check() error {
 	return nil
 }
 
-// ExchangeThirdPartyInvite invites a user of another server in the name of the local one who made the third-party invite.
+// ExchangeThirdPartyInvite invites a user of another server on behalf of the local sender of the third-party invite.
 // Spec: server-server-api#put_matrixfederationv1exchange_third_party_inviteroomid
 func (s *Service) ExchangeThirdPartyInvite(ctx context.Context, origin string, t ThirdPartyInvite) error {
 	if _, err := s.RoomForServer(ctx, origin, t.Room); err != nil {
@@ -58,7 +59,7 @@ func (s *Service) ExchangeThirdPartyInvite(ctx context.Context, origin string, t
 	return s.fulfil(ctx, t)
 }
 
-// fulfil makes the invite.
+// fulfil sends the invite.
 func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
 	if err := t.check(); err != nil {
 		return err
@@ -87,8 +88,8 @@ func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
 	return s.invite(ctx, ident.Requester{UserNID: nid, UserID: t.Sender}, t.Room, t.Invitee, c)
 }
 
-// Bound makes the invites that waited for a third-party identifier which now is a local user's: here, or on the server of
-// whoever invited. Who asks is not known, so that what fails is only logged.
+// Bound sends the invites that waited for a third-party identifier which is now bound to a local user: in a local room,
+// or through the inviter's server. The request is not authenticated, so failures are only logged.
 // Spec: server-server-api#put_matrixfederationv13pidonbind
 func (s *Service) Bound(ctx context.Context, invites []ThirdPartyInvite) {
 	for _, t := range invites {
@@ -101,15 +102,15 @@ func (s *Service) Bound(ctx context.Context, invites []ThirdPartyInvite) {
 			err = s.opts.Remote.ExchangeThirdPartyInvite(ctx, serverOf(string(t.Sender)), t.Room, t.event(""))
 		}
 		if err != nil {
-			s.log.InfoContext(ctx, "a third-party invite was not made", "room", t.Room, "user", t.Invitee, "err", err)
+			s.log.InfoContext(ctx, "could not send a third-party invite", "room", t.Room, "user", t.Invitee, "err", err)
 		}
 	}
 }
 
-// typeInvitePermission is the account data that says whether a user wants invites.
+// typeInvitePermission is the type of the account data that says whether a user accepts invites.
 const typeInvitePermission = "m.invite_permission_config"
 
-// mayBeInvited refuses an invite of a local user who takes none, or who has too many of the inviter or in sum.
+// mayBeInvited returns an error if a local user accepts no invites, or has too many in total or from the inviter.
 // Spec: client-server-api#invite-permission
 func (s *Service) mayBeInvited(ctx context.Context, user ident.UserNID, inviter id.UserID) error {
 	content, err := s.AccountData(ctx, user, "", typeInvitePermission)
@@ -122,16 +123,16 @@ func (s *Service) mayBeInvited(ctx context.Context, user ident.UserNID, inviter 
 	return s.checkPendingInvites(ctx, user, inviter)
 }
 
-// Bounds of the invites that a user has not answered, which every first /sync brings: all of them, and those by one user of
-// this server or by the users of another one. Bytes are those of the invites with the state that the rooms show.
+// Bounds of a user's pending invites, which are part of every initial /sync: all of them, and those by one local user
+// or by the users of one other server. Bytes include the stripped state.
 const (
 	maxPendingInvites     = 2000
 	maxPendingInviteBytes = 16 << 20
-	maxInvitesOfInviter   = 500 // a bridge of another server has hundreds of rooms for one user
+	maxInvitesOfInviter   = 500 // a bridge on another server may have hundreds of rooms for one user
 	maxInviterBytes       = 4 << 20
 )
 
-// checkPendingInvites refuses an invite where the user has too many already.
+// checkPendingInvites returns an error if the user has too many pending invites.
 func (s *Service) checkPendingInvites(ctx context.Context, user ident.UserNID, inviter id.UserID) error {
 	var pending []storage.PendingInvite
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -154,7 +155,7 @@ func (s *Service) checkPendingInvites(ctx context.Context, user ident.UserNID, i
 	return nil
 }
 
-// countsAs returns what the invites by a user count against: the user's server, or the user who is of this one.
+// countsAs returns the inviter against whose bound an invite counts: a local user or another server.
 func (s *Service) countsAs(inviter id.UserID) string {
 	if s.IsLocal(inviter) {
 		return string(inviter)

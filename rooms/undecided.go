@@ -12,16 +12,19 @@ import (
 	"ebb/storage"
 )
 
-// An event is undecided while the key that signed it, or one of its auth events, cannot be fetched. That is never final: the signature is not part
-// of the event ID, so anybody can send a valid event with a signature that nobody can check.
+// An event is undecided while the key that signed it, or one of its auth events, cannot be fetched. That is never
+// final: the signature is not part of the event ID, so anybody can send a valid event with a signature that nobody can
+// check.
 //
-// An undecided event is dropped, unless a valid event follows it: then its redacted form becomes part of the graph, flagged as rejected and
-// undecided. It changes no state, is no forward extremity and is sent to nobody, and events that follow it are authorised without it. An event
-// that cites an undecided one is undecided too. When a copy with a valid signature, the key or the missing auth event arrives, the event is
-// authorised, and so is again what follows it; see deciding.go.
+// An undecided event is dropped, unless a valid event follows it: then its redacted form becomes part of the graph,
+// flagged as rejected and undecided. It changes no state, is no forward extremity and is sent to nobody, and events
+// that follow it are authorised without it. An event that cites an undecided one is undecided too. When a copy with a
+// valid signature, the key or the missing auth event arrives, the event is authorised, and so is again what follows it;
+// see deciding.go.
 
 const (
-	// maxUndecided bounds the undecided events of a room, and maxUndecidedBytes their size. The oldest go first; what follows them stays.
+	// maxUndecided bounds the undecided events of a room, and maxUndecidedBytes their size. The oldest go first; what
+	// follows them stays.
 	maxUndecided      = 100
 	maxUndecidedBytes = 1 << 20
 )
@@ -45,7 +48,8 @@ func (a *arrivals) keepUnproven(raw json.RawMessage) *incoming {
 	return kept
 }
 
-// admitUnproven adds to the waiting events those unproven ones that a waiting event follows, or that are among followed.
+// admitUnproven adds to the waiting events those unproven ones that a waiting event follows, or that are among
+// followed.
 func (a *arrivals) admitUnproven(followed ...id.EventID) {
 	if len(a.unproven) == 0 {
 		return
@@ -97,11 +101,12 @@ func (g *gathering) gatherDecidable(ctx context.Context) (ready decidable, err e
 	return g.chooseDecidable(ctx, events, false)
 }
 
-// maybeDecidable reports whether the room has undecided events, and full state: when a partial-state room is completed, all its events are
-// authorised again.
+// maybeDecidable reports whether the room has undecided events, and full state: when a partial-state room is completed,
+// all its events are authorised again.
 func (r *Room) maybeDecidable() bool { return r.hasUndecided() && !r.Partial() }
 
-// provable returns the undecided events of a room that now have a valid signature, or a verified copy, in the order of arrival.
+// provable returns the undecided events of a room that now have a valid signature, or a verified copy, in the order of
+// arrival.
 func (s *Service) provable(ctx context.Context, r *Room, copies map[id.EventID]*incoming) ([]*Event, error) {
 	stored, err := s.undecided(ctx, r)
 	if err != nil {
@@ -133,8 +138,8 @@ func (s *Service) undecided(ctx context.Context, r *Room) (events []*Event, err 
 	return events, err
 }
 
-// chooseDecidable returns those of some provable events whose auth events are all there, and fetches complete copies of them. With ask, missing
-// auth events are asked for once more.
+// chooseDecidable returns those of some provable events whose auth events are all there, and fetches complete copies of
+// them. With ask, missing auth events are asked for once more.
 func (g *gathering) chooseDecidable(ctx context.Context, provable []*Event, ask bool) (decidable, error) {
 	ready := decidable{arrived: map[id.EventID]*incoming{}}
 	if !g.room.maybeDecidable() {
@@ -155,7 +160,8 @@ func (g *gathering) chooseDecidable(ctx context.Context, provable []*Event, ask 
 	return ready, ctx.Err()
 }
 
-// hasAuthEvents reports whether each auth event of an undecided event is stored and is not undecided itself, or will not be.
+// hasAuthEvents reports whether each auth event of an undecided event is stored and is not undecided itself, or will
+// not be.
 func (g *gathering) hasAuthEvents(ctx context.Context, e *Event, ready decidable, ask bool) (bool, error) {
 	if err := g.find(ctx, e.AuthEvents()); err != nil {
 		return false, err
@@ -174,8 +180,8 @@ func (g *gathering) hasAuthEvents(ctx context.Context, e *Event, ready decidable
 	return true, nil
 }
 
-// completeCopy returns the complete form of an event of which the redacted form is stored and has a valid signature. If no server returns it,
-// the redacted form has to do.
+// completeCopy returns the complete form of an event of which the redacted form is stored and has a valid signature. If
+// no server returns it, the redacted form has to do.
 func (g *gathering) completeCopy(ctx context.Context, e *Event) *incoming {
 	if copied := g.copies[e.ID()]; copied != nil {
 		return copied

@@ -13,15 +13,15 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// transferred is the state that goes with a room into its next version, in this order.
+// transferred are the types of the state events that are copied to the new room, in this order.
 // Spec: client-server-api#server-behaviour-16
 var transferred = []string{
 	typeServerACL, typeEncryption, typeName, typeAvatar, typeTopic, typeGuestAccess, typeHistoryVisibility, typeJoinRules,
 	typeRetention, typeRetentionUnstable,
 }
 
-// Upgrade replaces a room by one of another version: a new room with the old one's state, a tombstone and raised power
-// levels in the old room, in one write.
+// Upgrade replaces a room by a new one with another version. In one write it creates the new room with the old one's
+// state, sends a tombstone to the old room and raises the power levels there.
 // Spec: client-server-api#post_matrixclientv3roomsroomidupgrade
 func (s *Service) Upgrade(ctx context.Context, sender ident.Requester, room id.RoomID, version id.RoomVersion, additionalCreators []id.UserID) (id.RoomID, error) {
 	v, ok := pdu.VersionOf(version)
@@ -65,7 +65,7 @@ func (s *Service) Upgrade(ctx context.Context, sender ident.Requester, room id.R
 	return successor, s.follow(ctx, sender, next)
 }
 
-// succeed reads from the old room what the new one starts with.
+// succeed reads the initial state of the new room from the old one.
 func (c *creation) succeed(b *batch, additionalCreators []id.UserID) error {
 	c.content = map[string]json.RawMessage{}
 	create, err := b.room.provisionalState(typeCreate, "")
@@ -109,7 +109,7 @@ func (c *creation) succeed(b *batch, additionalCreators []id.UserID) error {
 	return c.succeedLevels(b.room.version, create, levels)
 }
 
-// succeedState copies state events that do not depend on who sent them.
+// succeedState copies state events that do not depend on their sender.
 func (c *creation) succeedState(b *batch) error {
 	c.req.InitialState = nil
 	for _, typ := range transferred {
@@ -131,9 +131,9 @@ func (c *creation) succeedState(b *batch) error {
 	return nil
 }
 
-// succeedLevels derives the power levels of the new room from those of the old one. Everybody keeps their level. Creators of a version 12
-// or later room have no level; if the new room's version gives creators no power, they get the highest level. The sender may need a higher
-// level to create the room, and has it until then.
+// succeedLevels derives the power levels of the new room from those of the old one. Everybody keeps their level.
+// Creators of a version 12 or later room have no level; if the new room's version gives creators no power, they get the
+// highest level. The sender may need a higher level to create the room, and has it until then.
 func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error) {
 	levels := eventauth.ReadLevelContent(v, []byte("{}"))
 	if old != nil {
@@ -156,7 +156,7 @@ func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error)
 	}
 	own := levels.LevelOf(c.sender.UserID)
 	needed := max(levels.Required(), levels.Highest())
-	for _, banned := range c.bans { // whoever bans is above who is banned
+	for _, banned := range c.bans { // only users with a higher level can ban
 		needed = max(needed, levels.LevelOf(banned.user)+1)
 	}
 	if own >= needed {
@@ -169,15 +169,15 @@ func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error)
 }
 
 func (c *creation) additionalCreators() (users []id.UserID) {
-	// checkCreators has made it.
+	// checkCreators has encoded it.
 	_ = json.Unmarshal(c.content["additional_creators"], &users)
 	return users
 }
 
-// maxBans bounds the bans that go with a room.
+// maxBans bounds the bans that are copied to the new room.
 const maxBans = 1000
 
-// banned lists who stays banned in the next room.
+// banned returns the users who stay banned in the new room.
 func (r *Room) banned() ([]invitee, error) {
 	var out []invitee
 	for _, m := range r.Members(Ban) {
@@ -193,8 +193,9 @@ func (r *Room) banned() ([]invitee, error) {
 	return out, nil
 }
 
-// replace builds the new room and the tombstone that leads there. Before room version 12 the new room names the tombstone
-// too, whose content needs the new room's id: that id is made up first. From 12 on it comes from the create event.
+// replace builds the new room and the tombstone that refers to it. Before room version 12 the create event refers to
+// the tombstone too, whose content has the new room's ID, so the ID is generated first. Since version 12 the ID is
+// derived from the create event.
 func (c *creation) replace(ctx context.Context, b *batch) (*batch, error) {
 	predecessor := map[string]string{"room_id": string(b.room.id)}
 	next := newRoom(c.svc, c.version)
@@ -231,8 +232,8 @@ func (b *batch) tombstone(sender ident.Requester, successor id.RoomID) (id.Event
 	return e.ID(), nil
 }
 
-// closeRoom takes the canonical alias and the right to speak and invite from a room that was replaced, as far as the
-// sender may.
+// closeRoom removes the canonical alias of a replaced room and raises the power levels for messages and invites, as far
+// as the sender may.
 func (b *batch) closeRoom(sender ident.Requester) error {
 	levels := b.room.next.levels
 	power := levels.UserLevel(sender.UserID)

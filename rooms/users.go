@@ -12,10 +12,11 @@ import (
 	"ebb/storage"
 )
 
-// maxCachedUsers bounds the users whose short names are in memory: 100,000 take about 15 MB. A name never changes.
+// maxCachedUsers bounds the users whose numbers are in memory: 100,000 take about 15 MB. The number of a user never
+// changes.
 const maxCachedUsers = 100_000
 
-// UserNID is a user's short name; a user whom nothing has named yet gets one.
+// UserNID returns the number of a user, and allots one if the user has none.
 func (s *Service) UserNID(ctx context.Context, user id.UserID) (ident.UserNID, error) {
 	nid, known, err := s.LookupUser(ctx, user)
 	if err != nil || known {
@@ -31,13 +32,13 @@ func (s *Service) UserNID(ctx context.Context, user id.UserID) (ident.UserNID, e
 	return nid, err
 }
 
-// LookupUser returns a user's short name without making one.
+// LookupUser is UserNID without allotting a number.
 func (s *Service) LookupUser(ctx context.Context, user id.UserID) (nid ident.UserNID, known bool, err error) {
 	return s.LookupUserIn(ctx, nil, user)
 }
 
-// LookupUserIn is LookupUser for callers with a read transaction: what memory lacks is read through tx, or if that is nil in a
-// read of its own.
+// LookupUserIn is LookupUser for callers with a read transaction. What is not in memory is read through tx, or in a new
+// transaction if tx is nil.
 func (s *Service) LookupUserIn(ctx context.Context, tx *storage.Tx, user id.UserID) (nid ident.UserNID, known bool, err error) {
 	if nid, known = s.users.Get(user); known {
 		return nid, true, nil
@@ -55,20 +56,20 @@ func (s *Service) LookupUserIn(ctx context.Context, tx *storage.Tx, user id.User
 	return nid, known, err
 }
 
-// RoomMembership is one room of a user.
+// RoomMembership is a user's membership in a room.
 type RoomMembership struct {
 	Room       ident.RoomNID
 	Membership Membership
-	Position   storage.Pos // the member event
-	Changed    storage.Pos // since when it is so
-	JoinedPos  storage.Pos // since when the user is joined without a break; 0: not joined
+	Position   storage.Pos // of the member event
+	Changed    storage.Pos // where it became current
+	JoinedPos  storage.Pos // where the user joined without leaving since; 0: not joined
 	Forgotten  bool
 }
 
-// maxCachedMemberships bounds how many users' rooms are kept in memory.
+// maxCachedMemberships bounds the users whose rooms are in memory.
 const maxCachedMemberships = 20_000
 
-// membershipCache keeps the rooms of local users, each list sorted by room and never written to again.
+// membershipCache caches the rooms of local users. Each list is sorted by room and never modified.
 type membershipCache struct {
 	lists *keyed.Memo[ident.UserNID, []RoomMembership]
 }
@@ -77,8 +78,8 @@ func (c *membershipCache) init(entries int) {
 	c.lists = keyed.NewMemo(keyed.Options[ident.UserNID, []RoomMembership]{Entries: entries})
 }
 
-// Memberships lists the rooms of a user of this server by room, also those left and forgotten. It is shared: callers do
-// not change it.
+// Memberships returns the rooms of a local user sorted by room, including those left and forgotten. The slice is
+// shared; callers must not modify it.
 func (s *Service) Memberships(ctx context.Context, user ident.UserNID) ([]RoomMembership, error) {
 	return s.own.lists.Get(ctx, user, func(ctx context.Context) (list []RoomMembership, err error) {
 		err = s.db.ReadInner(ctx, func(tx *storage.Tx) error {
@@ -93,8 +94,8 @@ func (s *Service) Memberships(ctx context.Context, user ident.UserNID) ([]RoomMe
 	})
 }
 
-// JoinedSince returns the position since which a local user has been joined to a room without a break, 0 if they are not joined.
-// What memory lacks is read through tx, or if that is nil in a read of its own.
+// JoinedSince returns the position since which a local user has been joined to a room without a break, or 0 if they are
+// not joined. What is not in memory is read through tx, or in a new transaction if tx is nil.
 func (s *Service) JoinedSince(ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID) (storage.Pos, error) {
 	if tx == nil {
 		list, err := s.Memberships(ctx, user)
@@ -120,7 +121,7 @@ func joinedPosIn(list []RoomMembership, room ident.RoomNID) storage.Pos {
 	return list[i].JoinedPos
 }
 
-// JoinedRooms lists the rooms that a local user is joined to.
+// JoinedRooms returns the IDs of the rooms that a local user is joined to.
 // Spec: client-server-api#get_matrixclientv3joined_rooms
 func (s *Service) JoinedRooms(ctx context.Context, user ident.UserNID) (joined []string, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -130,7 +131,7 @@ func (s *Service) JoinedRooms(ctx context.Context, user ident.UserNID) (joined [
 	return joined, err
 }
 
-// update changes one room of a user; it is called once the change is committed.
+// update changes one room of a user. It is called once the change is committed.
 func (c *membershipCache) update(user ident.UserNID, room ident.RoomNID, change func(*RoomMembership)) {
 	c.lists.Update(user, func(list []RoomMembership) []RoomMembership {
 		list = slices.Clone(list)
@@ -155,7 +156,7 @@ func (c *membershipCache) committed(commit *Commit) {
 	}
 }
 
-// update makes the change in the user's list of rooms.
+// update applies the change to the user's list of rooms.
 func (m *CommittedMember) update(own *RoomMembership) {
 	switch {
 	case m.To != Join:

@@ -14,8 +14,8 @@ import (
 // maxRefusedWalk bounds the walk back over rejected events to those that they follow.
 const maxRefusedWalk = 200
 
-// applyVerdict makes an event part of the graph, with its flags and the state after it. An accepted event extends the provisional head, or redacts
-// its target. p is nil if the event follows the head.
+// applyVerdict makes an event part of the graph, with its flags and the state after it. An accepted event extends the
+// provisional head, or redacts its target. p is nil if the event follows the head.
 func (b *batch) applyVerdict(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent, verdict error, onHead bool) error {
 	pe.after = pe.before
 	var soft softFailed
@@ -64,8 +64,8 @@ func rejectedFlags(verdict error) storage.EventFlags {
 	return storage.RejectedEvent
 }
 
-// noteMissing notes the prev_events of an event that are not stored. The timeline has a gap before the event, unless all of them precede this
-// server's join.
+// noteMissing notes the prev_events of an event that are not stored. The timeline has a gap before the event, unless
+// all of them precede this server's join.
 func noteMissing(in *incoming, pe *pendingEvent) {
 	for _, prev := range in.PrevEvents() {
 		switch {
@@ -79,8 +79,9 @@ func noteMissing(in *incoming, pe *pendingEvent) {
 	}
 }
 
-// noteGaps notes the missing events that rejected events before an event name: a rejected event has no place in the timeline from which they
-// could be fetched. They replace a rejected event that was missing itself. p is nil if the event follows the head.
+// noteGaps notes the missing events that rejected events before an event name: a rejected event has no place in the
+// timeline from which they could be fetched. They replace a rejected event that was missing itself. p is nil if the
+// event follows the head.
 func (b *batch) noteGaps(p *pastReader, in *incoming, pe *pendingEvent) error {
 	if p == nil {
 		return nil
@@ -105,8 +106,8 @@ func (b *batch) noteGaps(p *pastReader, in *incoming, pe *pendingEvent) error {
 	return err
 }
 
-// gaps lists the missing events that rejected events lead to, walking back from the given events. With direct, the given events count too
-// if they are missing.
+// gaps lists the missing events that rejected events lead to, walking back from the given events. With direct, the
+// given events count too if they are missing.
 func (p *pastReader) gaps(from []id.EventID, direct bool) (missing []id.EventID, err error) {
 	seen := map[id.EventID]bool{}
 	type step struct {
@@ -141,7 +142,8 @@ func (p *pastReader) gaps(from []id.EventID, direct bool) (missing []id.EventID,
 	return missing, nil
 }
 
-// redactIfNeeded replaces an event by its redacted form if it is an expired message, is rejected or undecided, or was redacted before it arrived.
+// redactIfNeeded replaces an event by its redacted form if it is an expired message, is rejected or undecided, or was
+// redacted before it arrived.
 func (b *batch) redactIfNeeded(in *incoming, pe *pendingEvent) error {
 	r := b.room
 	undecided := pe.Flags&storage.UndecidedEvent != 0

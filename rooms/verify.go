@@ -14,11 +14,12 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// verifyWorkers check signatures at the same time: an event takes some 60 µs, a join of a large room has 20,000.
+// verifyWorkers is the number of goroutines that check signatures: an event takes some 60 µs, and joining a large room
+// means 20,000 of them.
 const verifyWorkers = 4
 
-// verify does the first three of the checks performed on receipt of a PDU. An event that does not pass is nil, and its error says why. Keys
-// are fetched once for all events.
+// verify makes the first three of the checks performed on receipt of a PDU. The result is nil for an event that fails,
+// with the reason in errs. Keys are fetched once for all events.
 // Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 func (s *Service) verify(ctx context.Context, v *pdu.Version, raws []json.RawMessage) (events []*pdu.Event, errs []error) {
 	events, errs = make([]*pdu.Event, len(raws)), make([]error, len(raws))
@@ -102,7 +103,8 @@ func checkSignatures(e *pdu.Event, keys keySet) error {
 	return lacking
 }
 
-// checkSignature checks that one server signed the event. A wrong signature takes precedence over a key that could not be fetched.
+// checkSignature checks that one server signed the event. A wrong signature takes precedence over a key that could not
+// be fetched.
 func checkSignature(e *pdu.Event, server string, keys keySet) error {
 	var wrong, lacking error
 	for _, want := range keyWants(e, server) {
@@ -123,7 +125,7 @@ func checkSignature(e *pdu.Event, server string, keys keySet) error {
 	return fmt.Errorf("%s has no signature of %s", e.ID(), server)
 }
 
-var errNoKey = errors.New("a key is not to be had")
+var errNoKey = errors.New("a key could not be fetched")
 
 // checkHash is check 3: it returns the event itself if its content hash is right, else its redacted form.
 func checkHash(e *pdu.Event) (*pdu.Event, error) {
@@ -145,7 +147,8 @@ func idOf(v *pdu.Version, raw json.RawMessage) id.EventID {
 	return eventID
 }
 
-// maxPDU bounds what is looked at for an id: events have 64 KiB, and a sender may write them with more spaces.
+// maxPDU bounds the JSON that is parsed for an event ID. Events have at most 64 KiB in canonical form, but may be sent
+// with more whitespace.
 const maxPDU = 1 << 20
 
-var errUnknownRoomEvent = errors.New("the event is of another room")
+var errUnknownRoomEvent = errors.New("the event belongs to another room")
