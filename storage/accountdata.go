@@ -5,7 +5,7 @@ import "ebb/ident"
 const setAccountDataQuery = `INSERT INTO account_data (user_nid, room_nid, type, content, position) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (user_nid, room_nid, type) DO UPDATE SET content = excluded.content, position = excluded.position`
 
-// SetAccountData stores account data of a user; room 0 is global.
+// SetAccountData stores account data of a user. Room 0 means global account data.
 func (tx *Tx) SetAccountData(user ident.UserNID, room ident.RoomNID, typ, content string) error {
 	_, err := tx.exec(setAccountDataQuery, int64(user), int64(room), typ, content, int64(tx.NextPos()))
 	return err
@@ -13,12 +13,12 @@ func (tx *Tx) SetAccountData(user ident.UserNID, room ident.RoomNID, typ, conten
 
 const accountDataQuery = `SELECT content FROM account_data WHERE user_nid = $1 AND room_nid = $2 AND type = $3`
 
-// AccountData reads account data of a user; room 0 is global.
+// AccountData returns the content of a user's account data of one type. Room 0 means global account data.
 func (tx *Tx) AccountData(user ident.UserNID, room ident.RoomNID, typ string) (string, bool, error) {
 	return one(tx, scanString, accountDataQuery, int64(user), int64(room), typ)
 }
 
-// AccountDataCount counts a user's account data in a room; room 0 is global.
+// AccountDataCount counts a user's account data in a room. Room 0 means global account data.
 func (tx *Tx) AccountDataCount(user ident.UserNID, room ident.RoomNID) (int64, error) {
 	n, _, err := one(tx, scanNumber[int64], `SELECT count(*) FROM account_data WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 	return n, err
@@ -28,8 +28,8 @@ const accountDataSizeQuery = `SELECT CAST(coalesce(sum(octet_length(content)), 0
  CAST(coalesce(sum(CASE WHEN room_nid = $2 AND type = $3 THEN octet_length(content) ELSE 0 END), 0) AS BIGINT)
 FROM account_data WHERE user_nid = $1`
 
-// AccountDataSize returns the bytes of all account data of a user, and of one of them. It rides the primary key, and SQLite
-// knows the length of a content without reading it.
+// AccountDataSize returns the size in bytes of all account data of a user, and of the given entry. It uses the primary
+// key, and SQLite determines the length of a content without reading it.
 func (tx *Tx) AccountDataSize(user ident.UserNID, room ident.RoomNID, typ string) (all, one int64, err error) {
 	err = tx.each(func(r Row) error { return r.Scan(&all, &one) }, accountDataSizeQuery, int64(user), int64(room), typ)
 	return all, one, err

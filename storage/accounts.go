@@ -2,14 +2,14 @@ package storage
 
 import "ebb/ident"
 
-// AccountRow is an account of this server.
+// AccountRow is the account of a local user.
 type AccountRow struct {
-	NID           ident.UserNID // the user's
+	NID           ident.UserNID // users.nid
 	Localpart     string
-	Password      string // argon2id in PHC form; "" where nobody can sign in by password
+	Password      string // argon2id in PHC form; "" if sign-in by password is not possible
 	CreatedTS     int64  // ms
 	Admin         bool
-	DeactivatedTS int64 // ms; 0: active
+	DeactivatedTS int64 // ms; 0 if the account is active
 }
 
 const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts`
@@ -21,7 +21,7 @@ func scanAccount(r Row) (a AccountRow, err error) {
 
 const accountByLocalpartQuery = `SELECT ` + accountColumns + ` FROM accounts WHERE localpart = $1`
 
-// AccountByLocalpart finds an account, deactivated ones too.
+// AccountByLocalpart finds an account, which may be deactivated.
 func (tx *Tx) AccountByLocalpart(localpart string) (AccountRow, bool, error) {
 	return one(tx, scanAccount, accountByLocalpartQuery, localpart)
 }
@@ -42,19 +42,19 @@ func (tx *Tx) ListAccounts(after string, limit int) ([]AccountRow, error) {
 const addAccountQuery = `INSERT INTO accounts (nid, localpart, password, created_ts, admin, search) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (localpart) DO NOTHING`
 
-// AddAccount stores a new account; false where the localpart is taken.
+// AddAccount stores a new account. It returns false if the localpart is in use.
 func (tx *Tx) AddAccount(a AccountRow, search string) (bool, error) {
 	n, err := tx.exec(addAccountQuery, int64(a.NID), a.Localpart, a.Password, a.CreatedTS, a.Admin, search)
 	return n == 1, err
 }
 
-// SetPassword replaces the password hash of an account that is active.
+// SetPassword replaces the password hash of an active account.
 func (tx *Tx) SetPassword(user ident.UserNID, hash string) error {
 	_, err := tx.exec(`UPDATE accounts SET password = $2 WHERE nid = $1 AND deactivated_ts = 0`, int64(user), hash)
 	return err
 }
 
-// SetAdmin makes an account that of an administrator, or not.
+// SetAdmin makes a user an administrator, or revokes that.
 func (tx *Tx) SetAdmin(user ident.UserNID, admin bool) error {
 	_, err := tx.exec(`UPDATE accounts SET admin = $2 WHERE nid = $1`, int64(user), admin)
 	return err
@@ -62,7 +62,8 @@ func (tx *Tx) SetAdmin(user ident.UserNID, admin bool) error {
 
 const deactivateQuery = `UPDATE accounts SET password = '', admin = 0, search = '', deactivated_ts = $2, leaving = $3 WHERE nid = $1 AND deactivated_ts = 0`
 
-// Deactivate closes an account for good; false where it was closed already. The user is then one of LeavingAccounts.
+// Deactivate closes an account for good. It returns false if the account was closed already. LeavingAccounts lists the
+// user until HasLeft is called.
 func (tx *Tx) Deactivate(user ident.UserNID, erase bool) (bool, error) {
 	leaving := 1
 	if erase {
@@ -72,7 +73,7 @@ func (tx *Tx) Deactivate(user ident.UserNID, erase bool) (bool, error) {
 	return n == 1, err
 }
 
-// LeavingAccount is a deactivated user who is not yet out of every room.
+// LeavingAccount is a deactivated user who has not yet left every room.
 type LeavingAccount struct {
 	NID   ident.UserNID
 	Erase bool
@@ -88,13 +89,13 @@ func (tx *Tx) LeavingAccounts() ([]LeavingAccount, error) {
 	}, `SELECT nid, leaving FROM accounts WHERE leaving > 0 ORDER BY nid`)
 }
 
-// HasLeft records that a deactivated user is out of every room.
+// HasLeft records that a deactivated user has left every room.
 func (tx *Tx) HasLeft(user ident.UserNID) error {
 	_, err := tx.exec(`UPDATE accounts SET leaving = 0 WHERE nid = $1`, int64(user))
 	return err
 }
 
-// erasable is what belongs to a user and is no event.
+// erasable holds the statements that delete a user's data other than events.
 var erasable = []string{
 	`DELETE FROM profile_fields WHERE user_nid = $1`,
 	`DELETE FROM account_data WHERE user_nid = $1`,
@@ -107,7 +108,7 @@ var erasable = []string{
 	`DELETE FROM key_signatures WHERE target_nid = $1 OR signer_nid = $1`,
 }
 
-// EraseData removes what a user left besides events.
+// EraseData deletes a user's data other than events.
 func (tx *Tx) EraseData(user ident.UserNID) error {
 	for _, q := range erasable {
 		if _, err := tx.exec(q, int64(user)); err != nil {
@@ -117,12 +118,12 @@ func (tx *Tx) EraseData(user ident.UserNID) error {
 	return nil
 }
 
-// RegistrationToken lets people make accounts.
+// RegistrationToken is a token that permits registration.
 type RegistrationToken struct {
 	Token     string
-	Uses      *int64 // accounts that may be made with it; nil: any number
-	Completed int64  // accounts made with it
-	ExpiresTS int64  // ms; 0: never
+	Uses      *int64 // number of registrations that it permits; nil means any number
+	Completed int64  // number of registrations so far
+	ExpiresTS int64  // ms; 0 means never
 	CreatedTS int64  // ms
 }
 
@@ -150,7 +151,7 @@ func (tx *Tx) RegistrationTokens(afterTS int64, after string, limit int) ([]Regi
 const addRegistrationTokenQuery = `INSERT INTO registration_tokens (token, uses_allowed, expires_ts, created_ts) VALUES ($1, $2, $3, $4)
 ON CONFLICT (token) DO NOTHING`
 
-// AddRegistrationToken stores a token; false where there is one of that name.
+// AddRegistrationToken stores a token. It returns false if the token exists already.
 func (tx *Tx) AddRegistrationToken(t RegistrationToken) (bool, error) {
 	n, err := tx.exec(addRegistrationTokenQuery, t.Token, t.Uses, t.ExpiresTS, t.CreatedTS)
 	return n == 1, err
@@ -159,13 +160,13 @@ func (tx *Tx) AddRegistrationToken(t RegistrationToken) (bool, error) {
 const useRegistrationTokenQuery = `UPDATE registration_tokens SET completed = completed + 1
 WHERE token = $1 AND (uses_allowed IS NULL OR completed < uses_allowed) AND (expires_ts = 0 OR expires_ts > $2)`
 
-// UseRegistrationToken counts one more account; false where the token is unknown, used up or expired.
+// UseRegistrationToken counts one more registration. It returns false if the token is unknown, used up or expired.
 func (tx *Tx) UseRegistrationToken(token string) (bool, error) {
 	n, err := tx.exec(useRegistrationTokenQuery, token, tx.now.UnixMilli())
 	return n == 1, err
 }
 
-// DeleteRegistrationToken revokes a token; false where there is none.
+// DeleteRegistrationToken revokes a token. It returns false if there is no such token.
 func (tx *Tx) DeleteRegistrationToken(token string) (bool, error) {
 	n, err := tx.exec(`DELETE FROM registration_tokens WHERE token = $1`, token)
 	return n == 1, err

@@ -21,7 +21,7 @@ func (tx *Tx) AliasByName(alias string) (Alias, bool, error) {
 
 const insertAliasQuery = `INSERT INTO aliases (alias, room_nid, creator_nid) VALUES ($1, $2, $3) ON CONFLICT (alias) DO NOTHING`
 
-// InsertAlias adds an alias; false when the name is taken.
+// InsertAlias adds an alias. It returns false if the alias exists already.
 func (tx *Tx) InsertAlias(a Alias) (bool, error) {
 	n, err := tx.exec(insertAliasQuery, a.Alias, int64(a.Room), int64(a.Creator))
 	return n == 1, err
@@ -33,13 +33,13 @@ func (tx *Tx) DeleteAlias(alias string) error {
 	return err
 }
 
-// MoveAliases gives the aliases of a room to its successor.
+// MoveAliases moves the aliases of a room to the room that replaces it.
 func (tx *Tx) MoveAliases(from, to ident.RoomNID) error {
 	_, err := tx.exec(`UPDATE aliases SET room_nid = $2 WHERE room_nid = $1`, int64(from), int64(to))
 	return err
 }
 
-// RoomAliases lists the local aliases of a room, at most limit.
+// RoomAliases lists at most limit local aliases of a room.
 func (tx *Tx) RoomAliases(room ident.RoomNID, limit int) ([]Alias, error) {
 	return collect(tx, scanAlias, `SELECT alias, room_nid, creator_nid FROM aliases WHERE room_nid = $1 ORDER BY alias LIMIT $2`, int64(room), limit)
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// cpuTime is what this process has used, user and system.
+// cpuTime returns the CPU time that this process has used, user and system.
 func cpuTime(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -19,7 +19,7 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// benchWrites lets 16 writers run do, b.N times in all.
+// benchWrites lets 16 writers run do, b.N times in total.
 func benchWrites(b *testing.B, delay time.Duration, do func(*Tx) error) {
 	batches := 0
 	db, err := Open(context.Background(), Config{

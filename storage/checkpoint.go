@@ -8,27 +8,29 @@ import (
 	"time"
 )
 
-// The write-ahead log of SQLite is folded back into the database by a connection of its own, while commits go on. Under
-// load that never reaches the end of the log, since the committer writes on; so when the log has become long, the committer
-// folds the rest itself, between two batches, and the next batch starts the log anew.
+// A separate connection copies SQLite's write-ahead log back into the database (a checkpoint) while commits continue.
+// Under load it never reaches the end of the log, because the committer keeps appending. When the log has become long,
+// the committer therefore copies the rest itself between two batches, and the next batch starts the log from its
+// beginning.
 
 const (
-	// logLook: commits between two looks at the length of the log.
+	// logLook is the number of commits between two checks of the log's length.
 	logLook = 8
-	// longLog and tooLongLog are in pages (4 KiB). Longer showed no gain in CPU per write from 1,024 to 16,384 pages, and
-	// after a crash the log has to be read whole before the first answer (32 MiB took 90 ms).
+	// longLog is the number of pages (4 KiB) to copy at which a checkpoint starts, and tooLongLog the length of the log
+	// at which the committer finishes it. Longer logs showed no gain in CPU per write from 1,024 to 16,384 pages, and
+	// after a crash the whole log must be read before the first answer (32 MiB took 90 ms).
 	longLog    = 1024
 	tooLongLog = 4 * longLog
 )
 
-// checkpointer folds the log. Nil where there is none to fold.
+// checkpointer runs the checkpoints. It is nil if the database needs none.
 type checkpointer struct {
 	conn    *liteConn
 	commits chan struct{}
 	ended   chan struct{}
-	rest    func() error // folds what is left, between batches
+	rest    func() error // copies the rest of the log between batches
 	log     *slog.Logger
-	seen    int // commits since the last look; the committer's
+	seen    int // commits since the last check; used by the committer only
 }
 
 func (d sqliteDialect) openCheckpointer(db *DB) (*checkpointer, error) {
@@ -56,24 +58,24 @@ func (k *checkpointer) committed() {
 		k.seen = 0
 		select {
 		case k.commits <- struct{}{}:
-		default: // it is at work
+		default: // a check is pending
 		}
 	}
 }
 
-// run works until stop.
+// run checks the log after commits until stop is called.
 func (k *checkpointer) run() {
 	defer close(k.ended)
 	for range k.commits {
 		if err := k.look(); err != nil && !errors.Is(err, ErrClosed) {
-			k.log.Warn("fold the write-ahead log back", "err", err)
+			k.log.Warn("the checkpoint of the write-ahead log failed", "err", err)
 		}
 	}
 }
 
 func (k *checkpointer) look() error {
 	l, err := fold(k.conn, "NOOP")
-	if err != nil || l.pages-l.folded < longLog {
+	if err != nil || l.pages-l.copied < longLog {
 		return err
 	}
 	if l, err = fold(k.conn, "PASSIVE"); err != nil || l.pages < tooLongLog {
@@ -91,32 +93,32 @@ func (k *checkpointer) stop() error {
 	return k.conn.close()
 }
 
-// walState is the answer to a checkpoint.
+// walState is the result of a checkpoint.
 type walState struct {
 	busy          bool
-	pages, folded int64
+	pages, copied int64
 }
 
 func fold(c *liteConn, mode string) (l walState, err error) {
-	err = c.pragma("wal_checkpoint("+mode+")", &l.busy, &l.pages, &l.folded)
+	err = c.pragma("wal_checkpoint("+mode+")", &l.busy, &l.pages, &l.copied)
 	return l, full(err)
 }
 
 const (
-	// vacuumPages go back to the file system in one step: under 20 ms, between batches.
+	// vacuumPages is how many pages one step returns to the file system. A step takes less than 20 ms, between batches.
 	vacuumPages = 256
-	// truncateWait is how long a step that empties the log waits for readers, while no batch runs.
+	// truncateWait is how long one attempt to empty the log waits for readers. No batch runs meanwhile.
 	truncateWait = 20 * time.Millisecond
-	// truncateTries bounds the steps; readers of a snapshot are gone in milliseconds.
+	// truncateTries bounds the attempts. Readers release their snapshots within milliseconds.
 	truncateTries = 200
 )
 
-// maintain works in small steps between batches.
+// maintain returns free pages to the file system and empties the log, in small steps between batches.
 func (sqliteDialect) maintain(ctx context.Context, db *DB) error {
 	for more := true; more; {
 		err := db.between(ctx, func(w conn) (err error) { more, err = vacuumStep(w.(*liteConn)); return err })
 		if err != nil {
-			return fmt.Errorf("give free pages back: %w", err)
+			return fmt.Errorf("return free pages to the file system: %w", err)
 		}
 	}
 	for range truncateTries {
@@ -134,7 +136,7 @@ func (sqliteDialect) maintain(ctx context.Context, db *DB) error {
 			return ctx.Err()
 		}
 	}
-	return errors.New("empty the write-ahead log: a reader does not let go of it")
+	return errors.New("empty the write-ahead log: a reader still uses it")
 }
 
 func vacuumStep(w *liteConn) (more bool, err error) {

@@ -1,13 +1,13 @@
 package storage
 
-// Clock is what the database knows about the server's clock, in milliseconds since 1970.
+// Clock holds what the database records about the server's clock, in milliseconds since 1970.
 type Clock struct {
-	Seen       int64 // the latest time that was recorded, or at which the newest event came; 0: none
+	Seen       int64 // the latest recorded time, or else the arrival of the newest event; 0 if there is neither
 	JumpedFrom int64 // the last time before the clock jumped forward
-	JumpedTo   int64 // the first one after it; 0: it did not
+	JumpedTo   int64 // the first time after the jump; 0 if there was none
 }
 
-// The rows of meta that hold a Clock.
+// Names of the rows of meta that store a Clock.
 const (
 	metaSeen       = "clock_seen"
 	metaJumpedFrom = "clock_jumped_from"
@@ -20,7 +20,7 @@ const (
 	newestEventQuery   = `SELECT received_ts FROM events ORDER BY position DESC LIMIT 1`
 )
 
-// Clock returns what the database knows about the clock.
+// Clock returns the recorded state of the clock.
 func (tx *Tx) Clock() (c Clock, err error) {
 	to := map[string]*int64{metaSeen: &c.Seen, metaJumpedFrom: &c.JumpedFrom, metaJumpedTo: &c.JumpedTo}
 	err = tx.each(func(r Row) error {
@@ -38,7 +38,7 @@ func (tx *Tx) Clock() (c Clock, err error) {
 	return c, err
 }
 
-// SetClock records what is known about the clock.
+// SetClock records the state of the clock.
 func (tx *Tx) SetClock(c Clock) error {
 	for name, value := range map[string]int64{metaSeen: c.Seen, metaJumpedFrom: c.JumpedFrom, metaJumpedTo: c.JumpedTo} {
 		if _, err := tx.exec(setMetaNumberQuery, name, value); err != nil {

@@ -10,39 +10,40 @@ import (
 )
 
 const (
-	// maxQueue bounds writes that wait; Enqueue blocks beyond it.
+	// maxQueue bounds the writes in the queue. Enqueue blocks while it is full.
 	maxQueue = 8192
-	// maxBatch and maxBatchTime bound one transaction, so that nobody waits for thousands of others.
+	// maxBatch and maxBatchTime bound one transaction, so that no write waits for thousands of others.
 	maxBatch     = 512
 	maxBatchTime = 50 * time.Millisecond
-	// slowCommit: after a batch that took longer, the next one stays open up to a third of that time, at most maxGather, for
-	// the writers who have just been answered; those who have come are worked on meanwhile. Otherwise they would always miss
-	// it, and two halves of the writers would take turns: at 5 ms per commit 16 of them reached 1,370 writes a second instead
-	// of 2,700, and without a delay an event took 46 µs of CPU instead of 28. An eighth was too short for 16 senders to build
-	// and sign: 13.7 of them came.
+	// slowCommit is the duration of a batch beyond which the next one stays open for a third of that time, at most
+	// maxGather, for the writers that have just been answered. Writes that have arrived are processed meanwhile.
+	// Otherwise these writers would always miss the next batch, and two halves of the writers would take turns: at 5 ms
+	// per commit 16 of them reached 1,370 writes a second instead of 2,700, and without a delay an event took 46 µs of
+	// CPU instead of 28. An eighth of the time was too short for 16 senders to build and sign their events: 13.7 of
+	// them arrived in time.
 	slowCommit = 100 * time.Microsecond
 	maxGather  = 2 * time.Millisecond
 )
 
-// committer owns the write connection: run is one goroutine, and only it touches what is not under mu.
+// committer owns the write connection. run is its only goroutine and alone uses the fields that mu does not guard.
 type committer struct {
 	db   *DB
 	conn conn
 	log  *slog.Logger
 
-	mu     sync.Mutex // guards queue, closed; a leaf
-	space  *sync.Cond // queue got shorter, or closed
-	work   *sync.Cond // queue got longer, or closed
+	mu     sync.Mutex // guards queue and closed; a leaf
+	space  *sync.Cond // signals that queue got shorter, or closed
+	work   *sync.Cond // signals that queue got longer, or closed
 	queue  []*Pending
 	closed bool
 	ended  chan struct{}
 
-	batch  []*Pending // being committed
-	late   []*Pending // taken from the queue, but beyond maxBatchTime
-	pos    int64      // last position allotted
-	stored int64      // the position that stands in meta
-	until  time.Time  // the next batch is open until then
-	last   int        // writers of the last batch
+	batch  []*Pending // the writes being committed
+	late   []*Pending // removed from the queue but left out of a batch that reached maxBatchTime
+	pos    int64      // the last position allotted
+	stored int64      // the position stored in meta
+	until  time.Time  // when the next batch stops waiting for writers
+	last   int        // number of writers that the next batch waits for
 }
 
 func newCommitter(db *DB, w conn, position int64) *committer {
@@ -72,7 +73,7 @@ func (c *committer) push(p *Pending) bool {
 	return true
 }
 
-// fail tells a write that it is not, and will not be, in the database.
+// fail records that a write is not, and will not be, in the database.
 func (c *committer) fail(p *Pending, err error) {
 	p.err = err
 	if f := p.write.Failed; f != nil {
@@ -80,7 +81,7 @@ func (c *committer) fail(p *Pending, err error) {
 	}
 }
 
-// stop lets the queue run empty.
+// stop refuses new writes and waits until the queue is empty.
 func (c *committer) stop() {
 	c.mu.Lock()
 	c.closed = true
@@ -90,7 +91,7 @@ func (c *committer) stop() {
 	<-c.ended
 }
 
-// run takes whatever has queued while the last batch was committed as the next batch.
+// run commits one batch after another. A batch consists of the writes that were queued during the previous one.
 func (c *committer) run() {
 	done := false
 	defer func() {
@@ -116,7 +117,8 @@ func (c *committer) abandoned() {
 	c.failBatch(errors.Join(errors.New("storage: a write ended its goroutine"), c.conn.rollback()))
 }
 
-// next waits for work: a run of writes, or one task. It is false when the database is closed and nothing is left.
+// next waits for the next batch: several writes, or one task. It returns false if the database is closed and the queue
+// is empty.
 func (c *committer) next() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -138,7 +140,7 @@ func (c *committer) next() bool {
 	return true
 }
 
-// writesAhead counts the writes that stand at the head of the queue, up to limit. mu is held.
+// writesAhead counts the writes at the head of the queue, up to limit. The caller holds mu.
 func (c *committer) writesAhead(limit int) (n int) {
 	for n < len(c.queue) && n < limit && c.queue[n].task == nil {
 		n++
@@ -146,7 +148,7 @@ func (c *committer) writesAhead(limit int) (n int) {
 	return n
 }
 
-// take moves the first n of the queue into the batch. mu is held.
+// take moves the first n entries of the queue to the batch. The caller holds mu.
 func (c *committer) take(n int) {
 	c.batch = append(c.batch, c.queue[:n]...)
 	rest := copy(c.queue, c.queue[n:])
@@ -155,12 +157,12 @@ func (c *committer) take(n int) {
 	c.space.Broadcast()
 }
 
-// gathers tells whether the batch is still open for writers of the last one, which was slow.
+// gathers reports whether the batch still waits for the writers of the last one, which was slow.
 func (c *committer) gathers() bool {
 	return len(c.batch) < min(c.last, maxBatch) && time.Until(c.until) > 0
 }
 
-// more waits for more writes while the batch is open, and adds those that come; false where it is no more.
+// more waits for further writes while the batch is open and adds them. It returns false if none arrived in time.
 func (c *committer) more() bool {
 	if !c.gathers() {
 		return false
@@ -183,8 +185,8 @@ func (c *committer) more() bool {
 	return n > 0
 }
 
-// gatherAfter says how long the next batch is open, and for how many: those who are answered now and those who came too
-// late for this one.
+// gatherAfter determines how long the next batch waits, and for how many writers: those that are answered now and those
+// that were too late for this batch.
 func (c *committer) gatherAfter(start time.Time) {
 	took := time.Since(start)
 	c.until = time.Time{}
@@ -196,10 +198,10 @@ func (c *committer) gatherAfter(start time.Time) {
 	}
 }
 
-// errBatch tells the members of a batch that it failed through no doing of their own.
+// errBatch is the error of writes that failed only because their batch failed.
 var errBatch = errors.New("storage: the batch of this write was not committed")
 
-// commit runs a batch and answers everybody in it.
+// commit runs a batch and answers all its writers.
 func (c *committer) commit() {
 	start := time.Now()
 	if err := c.transact(); err != nil {
@@ -217,7 +219,7 @@ func (c *committer) commit() {
 	c.db.checkpointer.committed()
 }
 
-// failBatch answers everybody with the error; those who failed before keep their own.
+// failBatch ends every write of the batch with the error. Writes that failed before keep their own error.
 func (c *committer) failBatch(err error) {
 	for _, p := range append(c.batch, c.late...) {
 		if p.err == nil {
@@ -235,7 +237,7 @@ func (c *committer) answer() {
 	c.batch = nil
 }
 
-// announce runs the Committed hooks in queue order and lets Settled cover the batch.
+// announce runs the Committed hooks in queue order and advances Settled to the end of the batch.
 func (c *committer) announce() {
 	c.db.announcing.Lock()
 	defer c.db.announcing.Unlock()
@@ -244,10 +246,10 @@ func (c *committer) announce() {
 			c.hook(p.write.Committed)
 		}
 	}
-	c.db.settled.Store(c.stored) // not pos: what is not stored may be given out again after a crash
+	c.db.settled.Store(c.stored) // not pos: a position that is not stored may be allotted again after a crash
 }
 
-// hook outlives a panic: what became of the write does not change by it.
+// hook runs f and recovers from a panic, which does not change the outcome of the write.
 func (c *committer) hook(f func()) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -257,8 +259,8 @@ func (c *committer) hook(f func()) {
 	f()
 }
 
-// transact runs the closures of the batch; its result is the failure of the whole batch, that of a single closure stands in
-// its Pending. A batch where nothing succeeded is rolled back, which is no failure.
+// transact runs the closures of the batch. It returns the failure of the whole batch; the error of a single closure
+// goes to its Pending. A batch in which no closure succeeded is rolled back, which is not a failure.
 func (c *committer) transact() (err error) {
 	if err := c.begin(); err != nil {
 		return full(fmt.Errorf("begin: %w", err))
@@ -302,12 +304,12 @@ func (c *committer) transact() (err error) {
 	return nil
 }
 
-// begin begins a transaction, on a new connection where the old one is of no more use.
+// begin begins a transaction, on a new connection if the old one is broken.
 func (c *committer) begin() error {
 	if c.conn.broken() {
 		return c.reopen()
 	}
-	if err := c.conn.rollback(); err != nil { // where the last rollback failed
+	if err := c.conn.rollback(); err != nil { // in case the last rollback failed
 		return err
 	}
 	err := c.conn.begin(true)
@@ -317,9 +319,9 @@ func (c *committer) begin() error {
 	return err
 }
 
-// reopen also learns whether the commit went through whose answer was lost with the connection.
+// reopen replaces a broken connection. It also finds out whether a commit whose answer was lost took effect.
 func (c *committer) reopen() error {
-	_ = c.conn.close() // first, since it may hold locks; broken as it is, it has nothing more to say
+	_ = c.conn.close() // first, since it may hold locks; the error of a broken connection says nothing new
 	w, err := c.db.dialect.openWriter(c.db.ctx)
 	if err != nil {
 		return fmt.Errorf("connect again: %w", err)
@@ -336,8 +338,8 @@ func (c *committer) reopen() error {
 	return nil
 }
 
-// runOne runs one closure. Its own failure goes to the Pending; the result is the end of the batch. A closure that is alone
-// needs no savepoint: there is nobody else whose work a rollback would take.
+// runOne runs one closure. It stores the closure's error in the Pending and returns only errors that end the batch. A
+// closure that is alone in its batch needs no savepoint, because a rollback affects no other write.
 func (c *committer) runOne(tx *Tx, p *Pending) error {
 	alone := len(c.batch) == 1 && !c.gathers()
 	if !alone {
@@ -348,7 +350,7 @@ func (c *committer) runOne(tx *Tx, p *Pending) error {
 	tx.failed = nil
 	err := c.protect(tx, p.write.Do)
 	if err == nil {
-		err = tx.failed // swallowed; on PostgreSQL nothing after it counts
+		err = tx.failed // ignored by the closure; PostgreSQL refuses everything after it
 	}
 	if !c.conn.standing() {
 		return errors.Join(errors.New("the database ended the transaction inside a write"), err)
@@ -368,10 +370,10 @@ func (c *committer) runOne(tx *Tx, p *Pending) error {
 	return nil
 }
 
-// errPanic is the answer to a write that panicked.
+// errPanic is the error of a write that panicked.
 var errPanic = errors.New("storage: panic in a write")
 
-// protect turns a panic into an error: the savepoint takes back what the closure did.
+// protect turns a panic into an error. The caller then rolls back to the savepoint.
 func (c *committer) protect(tx *Tx, do func(*Tx) error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

@@ -13,10 +13,10 @@ import (
 	"ebb/ident"
 )
 
-// Config says which database to open and how.
+// Config describes the database to open.
 type Config struct {
 	DSN         string        // sqlite:PATH or postgres://…
-	ReadConns   int           // read-only connections; 0: 8
+	ReadConns   int           // number of read-only connections; 0 means 8
 	CommitDelay time.Duration // injected into every commit, for the benchmark only
 	Now         func() time.Time
 	Log         *slog.Logger
@@ -24,7 +24,7 @@ type Config struct {
 	OnStatement func(query string)                   // before every statement of a transaction, for tests; may be nil
 }
 
-// ErrClosed: the database was closed.
+// ErrClosed is returned after the database was closed.
 var ErrClosed = errors.New("storage: closed")
 
 // DB is an open database. It is safe for concurrent use.
@@ -33,7 +33,7 @@ type DB struct {
 	dialect      dialect
 	lock         fileLock
 	readers      readers
-	inner        readers // of ReadInner
+	inner        readers // for ReadInner
 	shares       *shares
 	commit       *committer
 	checkpointer *checkpointer // nil on PostgreSQL
@@ -42,13 +42,13 @@ type DB struct {
 	announcing sync.RWMutex
 	idKey      []byte
 	health     health
-	ctx        context.Context // ends when Close has done its work; for connecting again
+	ctx        context.Context // ends after Close; used to reconnect
 	cancel     context.CancelFunc
 	closing    sync.Once
 }
 
-// Open opens the database, brings its schema up to date and starts the committer. One process at a time may have a database
-// open; another gets ErrInUse.
+// Open opens the database, migrates its schema and starts the committer. Only one process at a time may have a database
+// open; others get ErrInUse.
 func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if cfg.ReadConns == 0 {
 		cfg.ReadConns = 8
@@ -72,7 +72,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	return db, nil
 }
 
-// openOrMakeRoom opens the database also on a full disk, for reading at least.
+// openOrMakeRoom opens the database. On a full disk it first deletes the reserve file, so that at least reads work.
 func (db *DB) openOrMakeRoom(ctx context.Context) error {
 	err := db.open(ctx)
 	if errors.Is(err, ErrFull) && db.dialect.freeReserve() {
@@ -117,7 +117,7 @@ func (db *DB) open(ctx context.Context) (err error) {
 	return nil
 }
 
-// boot migrates the schema and reads what stands in meta.
+// boot migrates the schema and reads the table meta.
 func (db *DB) boot(w conn) (position int64, err error) {
 	files, err := fs.Sub(migrationFiles, "migrations")
 	if err != nil {
@@ -135,7 +135,7 @@ func (db *DB) boot(w conn) (position int64, err error) {
 	return meta.position, nil
 }
 
-// Close waits for what is queued to be committed and for the readers, and closes everything. A second Close does nothing.
+// Close commits all queued writes, waits for readers and closes the database. A second Close does nothing.
 func (db *DB) Close() (err error) {
 	db.closing.Do(func() {
 		db.commit.stop()
@@ -143,7 +143,7 @@ func (db *DB) Close() (err error) {
 			db.checkpointer.stop(),
 			db.readers.close(),
 			db.inner.close(),
-			db.commit.conn.close(), // the last one, so that it folds the write-ahead log back
+			db.commit.conn.close(), // last, so that it copies the write-ahead log back
 			db.lock.release(),
 		)
 		db.cancel()
@@ -151,9 +151,9 @@ func (db *DB) Close() (err error) {
 	return err
 }
 
-// Read runs f in one read-only snapshot. It never sees a write that is not committed. f must not call Read or Write: it
-// holds one of few connections, and waiting for another while everybody does the same would never end. When ctx ends, the
-// next statement fails. What one requester reads at a time is bounded (Requested).
+// Read runs f in a read-only snapshot, which contains committed writes only. f must not call Read or Write: it holds
+// one of few connections, and if every reader waited for another one, none would ever get it. Once ctx ends, the next
+// statement fails. The number of concurrent reads of one requester is bounded; see Requested.
 func (db *DB) Read(ctx context.Context, f func(*Tx) error) error {
 	release, err := db.shares.take(ctx)
 	if err != nil {
@@ -163,11 +163,11 @@ func (db *DB) Read(ctx context.Context, f func(*Tx) error) error {
 	return db.read(ctx, db.readers, f)
 }
 
-// innerConns is the number of connections of ReadInner: its reads are short.
+// innerConns is the number of connections for ReadInner, whose reads are short.
 const innerConns = 2
 
-// ReadInner is Read for short look-ups that may happen inside somebody's Read, such as filling a cache. They have
-// connections of their own, so that they never wait for those who wait for them. f must not call Read, ReadInner or Write.
+// ReadInner is like Read, for short lookups that may happen inside another Read, such as filling a cache. It has its
+// own connections, so that it never waits for readers that wait for it. f must not call Read, ReadInner or Write.
 func (db *DB) ReadInner(ctx context.Context, f func(*Tx) error) error {
 	return db.read(ctx, db.inner, f)
 }
@@ -192,29 +192,30 @@ func (db *DB) read(ctx context.Context, pool readers, f func(*Tx) error) (err er
 
 // Write is one unit of work for the committer.
 type Write struct {
-	// Rooms are the nids of the rooms that Do changes. One node needs no lock for them; on PostgreSQL with several nodes
-	// the batch locks their rows, sorted, before any closure runs.
+	// Rooms are the nids of the rooms that Do changes. A single node does not lock them. With several nodes on
+	// PostgreSQL the batch locks their rows, sorted, before any closure runs.
 	Rooms []ident.RoomNID
-	// Do runs inside the transaction, at most once. It must not block, and not wait for another write.
+	// Do runs inside the transaction, at most once. It must not block or wait for another write.
 	Do func(*Tx) error
-	// Committed runs after the commit, in queue order and before Settled covers the write. It must be quick and not use
-	// the database.
+	// Committed runs after the commit, in queue order, before Settled covers the write. It must be quick and must not
+	// use the database.
 	Committed func()
-	// Failed runs instead of Committed when the write is not in the database (or, on PostgreSQL, the connection was lost
-	// in the commit and nobody knows), and before any closure that was queued later runs: whatever was built on this write
-	// can still be refused. The same rules as for Committed hold.
+	// Failed runs instead of Committed if the write is not in the database, or if the connection to PostgreSQL was lost
+	// during the commit and the outcome is unknown. It runs before any closure that was queued later, so that writes
+	// that depend on this one can still be refused. It must be quick and must not use the database.
 	Failed func(error)
 }
 
 // Pending is a queued write.
 type Pending struct {
 	write Write
-	task  func(conn) error // instead of write: to run between two batches
+	task  func(conn) error // runs between two batches; set instead of write
 	done  chan struct{}
 	err   error
 }
 
-// Wait returns nil only after the commit, on disk, that holds the write. When ctx ends first the write still happens.
+// Wait returns nil only after the commit that contains the write is on disk. If ctx ends first, the write still
+// happens.
 func (p *Pending) Wait(ctx context.Context) error {
 	select {
 	case <-p.done:
@@ -229,25 +230,25 @@ func (p *Pending) Wait(ctx context.Context) error {
 	}
 }
 
-// Done is closed when the write is committed or has failed.
+// Done returns a channel that is closed when the write is committed or has failed.
 func (p *Pending) Done() <-chan struct{} { return p.done }
 
-// Err is the result of a write that is done.
+// Err returns the result of a write that is done.
 func (p *Pending) Err() error { return p.err }
 
-// Enqueue hands a write to the committer, in order. It blocks only while maxQueue writes wait.
+// Enqueue appends a write to the queue of the committer. It blocks only while maxQueue writes wait.
 func (db *DB) Enqueue(w Write) *Pending {
 	p := &Pending{write: w, done: make(chan struct{})}
 	db.commit.enqueue(p)
 	return p
 }
 
-// Write runs f in a write and waits for its commit.
+// Write enqueues a write that runs f and waits for its commit.
 func (db *DB) Write(ctx context.Context, f func(*Tx) error) error {
 	return db.Enqueue(Write{Do: f}).Wait(ctx)
 }
 
-// Flush waits until everything queued so far is committed or has failed.
+// Flush waits until all writes queued so far are committed or have failed.
 func (db *DB) Flush(ctx context.Context) error {
 	p := &Pending{task: func(conn) error { return nil }, done: make(chan struct{})}
 	db.commit.enqueue(p)
@@ -265,6 +266,6 @@ func (db *DB) between(ctx context.Context, task func(conn) error) error {
 	return p.err
 }
 
-// Maintain gives free pages back to the file system and empties the write-ahead log, in small steps between commits, so
-// that deleted bytes are in no file any more. It waits for readers that still need the log.
+// Maintain returns free pages to the file system and empties the write-ahead log, in small steps between commits, so
+// that no file contains deleted bytes any more. It waits for readers that still need the log.
 func (db *DB) Maintain(ctx context.Context) error { return db.dialect.maintain(ctx, db) }

@@ -2,19 +2,19 @@ package storage
 
 import "slices"
 
-// fate is what happens to an event that other rows depend on.
+// fate is a change to an event that affects the rows that depend on it.
 type fate int
 
 const (
-	redacted fate = 1 << iota // its content is replaced by the redacted form
-	rejected                  // it was accepted, and loses its position in the timeline
-	purged                    // the row is deleted, or keeps only what the graph needs
+	redacted fate = 1 << iota // the content is replaced by the redacted form
+	rejected                  // an accepted event is rejected and loses its position in the timeline
+	purged                    // the row is deleted or reduced to what the event graph needs
 )
 
-// A dependent is what the database keeps because of an event, besides the event's own row.
+// A dependent is a kind of row that is stored because of an event, besides the event's own row.
 type dependent struct {
-	goesWhen fate // the fates of the event that remove it
-	// find returns those of the keys in an IN list for which there are such rows. The keys are positions, or hashes of event IDs if
+	goesWhen fate // the fates of the event that remove these rows
+	// find returns the keys of an IN list for which such rows exist. The keys are positions, or hashes of event IDs if
 	// byHash is set.
 	find   func(tx *Tx, list string, keys []any) ([]int64, error)
 	byHash bool
@@ -22,10 +22,10 @@ type dependent struct {
 	remove func(tx *Tx, p Pos, eventID string) error
 }
 
-// dependents is the one list of what depends on an event: redaction, rejection, purge and erasure go by it. Whoever adds a table with
-// rows for events (search terms, attachments, notifications) adds a line here.
+// dependents lists everything that depends on an event. Redaction, rejection, purge and erasure use this list. A new
+// table with rows for events (search terms, attachments, notifications) needs an entry.
 var dependents = []dependent{
-	{ // Replies go back to the main timeline. This needs their relations, and so comes before those go.
+	{ // Replies return to the main timeline. This reads their relations, so it comes before these are removed.
 		goesWhen: purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT DISTINCT parent_hash FROM relations WHERE parent_hash IN `+list, keys...)
@@ -36,7 +36,7 @@ var dependents = []dependent{
 			return err
 		},
 	},
-	{ // The thread that the event is the root of.
+	{ // The thread whose root is the event.
 		goesWhen: purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT root FROM threads WHERE root IN `+list, keys...)
@@ -53,7 +53,7 @@ var dependents = []dependent{
 		},
 		remove: func(tx *Tx, p Pos, _ string) error { return tx.DeleteRelation(p) },
 	},
-	{ // Whom it notifies otherwise than the rest of the room.
+	{ // The users whom the event notifies differently from the rest of the room.
 		goesWhen: redacted | rejected | purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
 			return collect(tx, scanNumber[int64], `SELECT position FROM event_push WHERE position IN `+list, keys...)
@@ -65,7 +65,7 @@ var dependents = []dependent{
 	},
 }
 
-// The fourth step is one more than a thread is looked for upwards.
+// The limit of four steps is one more than the search for a thread's root takes upwards.
 const orphanRepliesQuery = `UPDATE events SET thread_root = 0 WHERE thread_root = $3 AND position IN (
     WITH RECURSIVE tree (position, depth) AS (
         SELECT position, 1 FROM relations WHERE parent_hash = $1 AND parent_id = $2 AND rel_type = 'm.thread'
@@ -74,7 +74,7 @@ const orphanRepliesQuery = `UPDATE events SET thread_root = 0 WHERE thread_root 
         JOIN relations r ON r.parent_hash = e.id_hash AND r.parent_id = e.event_id WHERE t.depth < 4)
     SELECT position FROM tree)`
 
-// removeDependents deletes what depends on an event that meets a fate.
+// removeDependents deletes the rows that depend on an event and that the fate removes.
 func (tx *Tx) removeDependents(f fate, p Pos, eventID string) error {
 	for _, d := range dependents {
 		if d.goesWhen&f == 0 {
@@ -87,8 +87,8 @@ func (tx *Tx) removeDependents(f fate, p Pos, eventID string) error {
 	return nil
 }
 
-// WithDependents returns the positions of those of the events of a purge that have dependents. Most messages have none, and a few
-// lists find that out more cheaply than several statements for each message.
+// WithDependents returns the positions of the events in a purge batch that have dependents. Most messages have none,
+// and a few queries with lists find that out more cheaply than several statements for each message.
 func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
 	found := map[Pos]bool{}
 	for part := range slices.Chunk(batch, maxIn) {
@@ -106,7 +106,7 @@ func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
 				if err != nil {
 					return nil, err
 				}
-				for _, hash := range keys { // an event with the same hash counts too: for it, nothing is found to remove
+				for _, hash := range keys { // another event with the same hash is included too; removing finds no rows for it
 					for _, p := range withHash[hash] {
 						found[p] = true
 					}

@@ -7,7 +7,7 @@ import (
 	"ebb/storage"
 )
 
-// thread stores event 1 and its replies 2 and 3. The first two notify user 5 in particular.
+// thread stores event 1 and its replies 2 and 3. The first two notify user 5 with a class of their own.
 func thread(t *testing.T, tx *storage.Tx) {
 	t.Helper()
 	ok(t, tx.InsertEvent(event(1)))
@@ -31,8 +31,8 @@ func TestWhatDependsOnAnEventGoesWithIt(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		do   func(tx *storage.Tx, p storage.Pos, eventID string) error
-		root left // once the root of the thread has met it
-		last left // once the newest reply has
+		root left // after the change to the thread's root
+		last left // after the change to the newest reply
 	}{
 		{"redacted", func(tx *storage.Tx, p storage.Pos, eventID string) error {
 			return tx.RedactEvent(1, p, eventID, []byte(`{}`), 9)
@@ -75,7 +75,7 @@ func TestWhatDependsOnAnEventGoesWithIt(t *testing.T) {
 	}
 }
 
-// An event that arrived twice, such as a redaction that was withheld, has two rows: its content goes from both.
+// An event that arrived twice, such as a redaction that was withheld, has two rows. Its content is removed from both.
 func TestRedactionReplacesEveryRowOfAnEvent(t *testing.T) {
 	eachWrite(t, func(t *testing.T, tx *storage.Tx) error {
 		ok(t, tx.InsertEvent(event(1)))

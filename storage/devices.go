@@ -2,7 +2,7 @@ package storage
 
 import "ebb/ident"
 
-// DeviceRow is a device of a user of this server.
+// DeviceRow is a device of a local user.
 type DeviceRow struct {
 	NID         ident.DeviceNID
 	DeviceID    string
@@ -18,19 +18,19 @@ func scanDevice(r Row) (d DeviceRow, err error) {
 	return d, err
 }
 
-// Devices lists a user's devices by id. It rides devices_by_id.
+// Devices lists a user's devices, ordered by device ID. It uses the index devices_by_id.
 func (tx *Tx) Devices(user ident.UserNID) ([]DeviceRow, error) {
 	return collect(tx, scanDevice, `SELECT `+deviceColumns+` FROM devices WHERE user_nid = $1 ORDER BY device_id`, int64(user))
 }
 
-// Device finds one device. It rides devices_by_id.
+// Device finds one device. It uses the index devices_by_id.
 func (tx *Tx) Device(user ident.UserNID, deviceID string) (DeviceRow, bool, error) {
 	return one(tx, scanDevice, `SELECT `+deviceColumns+` FROM devices WHERE user_nid = $1 AND device_id = $2`, int64(user), deviceID)
 }
 
 const addDeviceQuery = `INSERT INTO devices (nid, user_nid, device_id, display_name, created_ts, seen_ts) VALUES ($1, $2, $3, $4, $5, $5)`
 
-// AddDevice stores a new device and returns its short name.
+// AddDevice stores a new device and returns its number.
 func (tx *Tx) AddDevice(user ident.UserNID, deviceID string, displayName *string) (ident.DeviceNID, error) {
 	nid := ident.DeviceNID(tx.NextPos())
 	_, err := tx.exec(addDeviceQuery, int64(nid), int64(user), deviceID, displayName, tx.now.UnixMilli())
@@ -39,7 +39,7 @@ func (tx *Tx) AddDevice(user ident.UserNID, deviceID string, displayName *string
 
 const idleDevicesQuery = `SELECT ` + deviceColumns + ` FROM devices WHERE user_nid = $1 ORDER BY seen_ts DESC, nid DESC LIMIT 1000 OFFSET $2`
 
-// IdleDevices lists a user's devices beyond the keep that were seen last.
+// IdleDevices lists a user's devices except for the keep devices that were seen most recently.
 func (tx *Tx) IdleDevices(user ident.UserNID, keep int) ([]DeviceRow, error) {
 	return collect(tx, scanDevice, idleDevicesQuery, int64(user), keep)
 }
@@ -50,13 +50,13 @@ func (tx *Tx) RenameDevice(device ident.DeviceNID, displayName string) error {
 	return err
 }
 
-// DeviceSeen records when and from where a device was seen last.
+// DeviceSeen records when and from which address a device was last seen.
 func (tx *Tx) DeviceSeen(device ident.DeviceNID, ts int64, addr string) error {
 	_, err := tx.exec(`UPDATE devices SET seen_ts = greatest(seen_ts, $2), seen_addr = $3 WHERE nid = $1`, int64(device), ts, addr)
 	return err
 }
 
-// DeleteDevice removes a device with its tokens and its transaction ids.
+// DeleteDevice deletes a device with its tokens and transaction IDs.
 func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 	for _, q := range []string{
 		`DELETE FROM access_tokens WHERE device_nid = $1`,

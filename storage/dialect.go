@@ -12,43 +12,44 @@ import (
 	"github.com/mattn/go-sqlite3"
 )
 
-// dialect is one of the two kinds of database, with the address of this one.
+// dialect is the interface to one database of either kind.
 type dialect interface {
 	name() string
-	// rowKey is the type of a 64-bit primary key, {pk} in migrations.
+	// rowKey returns the type of a 64-bit primary key, which replaces {pk} in migrations.
 	rowKey() string
-	// lock keeps other processes out of the whole database.
+	// lock keeps other processes from using the database.
 	lock() (fileLock, error)
 	openWriter(ctx context.Context) (conn, error)
-	// peek opens a connection that only looks, see Peek; nil where there is no database of Ebb's yet.
+	// peek opens a connection that changes nothing (see Peek). It returns nil if there is no database of Ebb yet.
 	peek(ctx context.Context) (conn, error)
 	openReaders(n int) (readers, error)
-	// openCheckpointer is nil where the database looks after its own log.
+	// openCheckpointer returns nil if the database manages its own log.
 	openCheckpointer(db *DB) (*checkpointer, error)
-	// maintain gives space back, see DB.Maintain.
+	// maintain implements DB.Maintain.
 	maintain(ctx context.Context, db *DB) error
-	// size is how many bytes the database takes, see DB.Size.
+	// size implements DB.Size.
 	size(ctx context.Context, db *DB) (int64, error)
-	// check reads the whole database from the disk, see DB.Check.
+	// check implements DB.Check.
 	check(ctx context.Context) error
-	// keepReserve keeps a little room on the disk, which freeReserve gives back for a start on a full one.
+	// keepReserve reserves a little disk space, which freeReserve releases for a start on a full disk.
 	keepReserve() error
 	freeReserve() bool
 }
 
-// conn is one connection, used by one goroutine at a time, that prepares each statement once.
+// conn is a connection that prepares each statement once. It is used by one goroutine at a time.
 type conn interface {
 	// exec runs a statement and returns the number of rows it changed.
 	exec(query string, args ...any) (int64, error)
-	// query calls f for every row. f must not use the connection.
+	// query calls f for each row. f must not use the connection.
 	query(f func(Row) error, query string, args ...any) error
 	begin(write bool) error
 	commit() error
-	// rollback ends the transaction where there still is one.
+	// rollback ends the transaction, if there still is one.
 	rollback() error
-	// standing says that the transaction has not been ended by the database (full disk, I/O error, lost connection).
+	// standing reports whether the transaction is still open, that is, not ended by the database (full disk, I/O error,
+	// lost connection).
 	standing() bool
-	// broken says that the connection is of no more use.
+	// broken reports whether the connection is unusable.
 	broken() bool
 	close() error
 }
@@ -57,12 +58,12 @@ type conn interface {
 type readers interface {
 	take(ctx context.Context) (conn, error)
 	give(c conn)
-	// close waits until every connection was given back.
+	// close waits until every connection was returned.
 	close() error
 }
 
-// errNested: a row callback used its transaction.
-var errNested = errors.New("storage: a query inside the rows of another")
+// errNested is the error of a row callback that used its transaction.
+var errNested = errors.New("storage: a row callback used its transaction")
 
 func savepoint(c conn) error { return run(c, `SAVEPOINT w`) }
 
@@ -101,10 +102,10 @@ func CheckDSN(dsn string) error {
 	return err
 }
 
-// ErrFull: there is no room on the disk, or it cannot be written. Nothing of the write was kept.
+// ErrFull means that the disk is full or cannot be written. Nothing of the write was kept.
 var ErrFull = errors.New("storage: the disk is full or cannot be written")
 
-// Full marks an error of the database or of a file as ErrFull where the disk is the cause.
+// Full marks an error of the database or of a file as ErrFull if the disk is the cause.
 func Full(err error) error { return full(err) }
 
 func full(err error) error {

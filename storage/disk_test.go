@@ -70,7 +70,7 @@ func TestClosureThatFillsTheDiskIsNotKeptInPart(t *testing.T) {
 	db := storagetest.Open(t, storage.Config{DSN: "sqlite:" + filepath.Join(storagetest.TinyDisk(t, 8<<20), "ebb.db")})
 	big := strings.Repeat("x", 60_000)
 	p := batch(db, adding("a"), storage.Write{Do: func(tx *storage.Tx) error {
-		for range 1000 { // 60 MB: more than the cache holds, so it meets the disk before the commit
+		for range 1000 { // 60 MB: more than the cache holds, so it reaches the disk before the commit
 			if err := add(tx, big); err != nil {
 				return err
 			}
@@ -110,7 +110,7 @@ func integrity(t *testing.T, db *storage.DB) {
 	}
 }
 
-// TestMain is the second process of the tests below where HELPER says so.
+// TestMain runs the helper process of the tests below if HELPER_DSN is set.
 func TestMain(m *testing.M) {
 	if dsn := os.Getenv("HELPER_DSN"); dsn != "" {
 		if err := helper(dsn); err != nil {
@@ -122,7 +122,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// helper writes until it is killed, and prints each position that was acknowledged; it leaves no row behind it.
+// helper writes until it is killed, and prints each acknowledged position. It leaves no rows behind.
 func helper(dsn string) error {
 	db, err := storage.Open(ctx, storage.Config{DSN: dsn})
 	if err != nil {
@@ -194,7 +194,7 @@ func TestKilledProcessLeavesItsHighWaterMark(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = io.Copy(&seen, out)
-		_ = cmd.Wait() // it tells of the signal
+		_ = cmd.Wait() // the error only reports the signal
 		lines := strings.Fields(seen.String())
 		last, err := strconv.Atoi(lines[len(lines)-1])
 		if err != nil {
@@ -207,7 +207,7 @@ func TestKilledProcessLeavesItsHighWaterMark(t *testing.T) {
 	})
 }
 
-// openWhenFree waits until the server has noticed that the session of a killed process is gone.
+// openWhenFree opens the database once PostgreSQL has noticed that the session of a killed process has ended.
 func openWhenFree(t *testing.T, dsn string) *storage.DB {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
@@ -297,7 +297,7 @@ func TestMaintainWaitsForAReaderAndWritesGoOn(t *testing.T) {
 	}
 }
 
-// files counts the files below dir that hold text.
+// files returns the number of files below dir that contain text.
 func files(t *testing.T, dir, text string) (n int) {
 	t.Helper()
 	if err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
@@ -329,7 +329,7 @@ func TestWriteAheadLogStaysBoundedUnderLoad(t *testing.T) {
 	db := storagetest.Open(t, storage.Config{DSN: "sqlite:" + filepath.Join(dir, "ebb.db")})
 	big := strings.Repeat("x", 60_000)
 	longest := int64(0)
-	for range 200 { // 1.2 MB each: several times the bound in all
+	for range 200 { // 1.2 MB each: in total several times the bound
 		var writes []storage.Write
 		for range 20 {
 			writes = append(writes, adding(big))
@@ -337,8 +337,8 @@ func TestWriteAheadLogStaysBoundedUnderLoad(t *testing.T) {
 		wait(t, batch(db, writes...)...)
 		longest = max(longest, size(t, filepath.Join(dir, "ebb.db-wal")))
 	}
-	// A checkpoint may be at work, or kept waiting by a busy machine, while batch after batch comes, each of hundreds of
-	// pages. Without checkpoints the log would hold all of the 240 MB.
+	// While a checkpoint runs, or waits on a busy machine, many batches of hundreds of pages may arrive. Without
+	// checkpoints the log would hold all 240 MB.
 	if limit := int64(storage.TooLongLog) * 4096 * 9; longest > limit {
 		t.Errorf("the log grew to %d bytes, expected at most %d", longest, limit)
 	}
@@ -359,7 +359,7 @@ func TestDatabaseWithOtherSettingsIsRefused(t *testing.T) {
 	}
 }
 
-// TestDatabaseFromADumpOpensOnceTheAdviceIsFollowed: sqlite3's .dump does not carry auto_vacuum.
+// TestDatabaseFromADumpOpensOnceTheAdviceIsFollowed uses a dump, because sqlite3's .dump omits auto_vacuum.
 func TestDatabaseFromADumpOpensOnceTheAdviceIsFollowed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ebb.db")
 	storage.MakeForeign(t, path)

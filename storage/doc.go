@@ -1,12 +1,15 @@
-// Package storage is the database: one SQL text for SQLite and PostgreSQL, hand-written queries as methods on *Tx in one
-// file per family of tables, and group commit. It knows rows and bytes, not what an event means.
+// Package storage provides access to the database. All SQL works on both SQLite and PostgreSQL. Queries are written by
+// hand, as methods of *Tx, in one file per family of tables; writes are committed in groups. The package handles rows
+// and bytes and does not interpret events.
 //
-// A read travels: DB.Read → a pooled connection, one snapshot → methods on *Tx. A write travels: DB.Enqueue → the queue →
-// the committer, which runs the closures of many requests in one transaction, a savepoint each → commit → Committed hooks
-// in queue order → Settled advances → Pending.Wait returns. Nobody is answered before the commit that holds their write.
+// A read goes through DB.Read, a pooled connection with one snapshot, and methods of *Tx. A write goes through
+// DB.Enqueue, the queue, and the committer, which runs the closures of many requests in one transaction, each in a
+// savepoint. After the commit the Committed hooks run in queue order, Settled advances, and Pending.Wait returns. No
+// request is answered before the commit that contains its write.
 //
-// The SQL is what both databases understand. conn turns $n into ?n, and greatest() and least() into max() and min(), for
-// SQLite; migrations have {pk}. Columns are BIGINT or TEXT: a []byte argument is stored as text, a bool as 0 or 1. After a
-// failed statement the closure has failed on both databases, also where it swallows the error. A row callback must not use
-// the transaction: PostgreSQL has one query at a time on a connection.
+// Only SQL that both databases understand is used. For SQLite, conn rewrites $n to ?n, and greatest() and least() to
+// max() and min(); migrations contain {pk} for the type of a row key. Columns are BIGINT or TEXT: a []byte argument is
+// stored as text, a bool as 0 or 1. Once a statement has failed, the closure has failed on both databases, even if it
+// ignores the error. A row callback must not use the transaction, because PostgreSQL runs one query at a time on a
+// connection.
 package storage

@@ -2,7 +2,7 @@ package storage
 
 import "ebb/ident"
 
-// BackupVersion is one server-side backup of room keys.
+// BackupVersion is one version of a user's server-side key backup.
 type BackupVersion struct {
 	Version   int64
 	Algorithm string
@@ -13,7 +13,7 @@ type BackupVersion struct {
 const addBackupVersionQuery = `INSERT INTO backup_versions (user_nid, version, algorithm, auth_data, etag)
 SELECT $1, coalesce(max(version), 0) + 1, $2, $3, 0 FROM backup_versions WHERE user_nid = $1`
 
-// AddBackupVersion begins a new backup and returns its version; numbers of deleted ones never come back.
+// AddBackupVersion creates a backup and returns its version. Version numbers of deleted backups are not used again.
 func (tx *Tx) AddBackupVersion(user ident.UserNID, algorithm, authData string) (int64, error) {
 	if _, err := tx.exec(addBackupVersionQuery, int64(user), algorithm, authData); err != nil {
 		return 0, err
@@ -29,23 +29,23 @@ func scanBackupVersion(r Row) (v BackupVersion, err error) {
 	return v, err
 }
 
-// LatestBackup is the current backup of a user.
+// LatestBackup returns a user's current backup.
 func (tx *Tx) LatestBackup(user ident.UserNID) (BackupVersion, bool, error) {
 	return one(tx, scanBackupVersion, backupColumns+`ORDER BY version DESC LIMIT 1`, int64(user))
 }
 
-// Backup is one backup of a user.
+// Backup returns one backup of a user.
 func (tx *Tx) Backup(user ident.UserNID, version int64) (BackupVersion, bool, error) {
 	return one(tx, scanBackupVersion, backupColumns+`AND version = $2`, int64(user), version)
 }
 
-// SetBackupAuthData replaces the auth data of a backup.
+// SetBackupAuthData replaces the auth_data of a backup.
 func (tx *Tx) SetBackupAuthData(user ident.UserNID, version int64, authData string) error {
 	_, err := tx.exec(`UPDATE backup_versions SET auth_data = $3 WHERE user_nid = $1 AND version = $2`, int64(user), version, authData)
 	return err
 }
 
-// DeleteBackup removes a backup with its keys.
+// DeleteBackup deletes a backup and its keys.
 func (tx *Tx) DeleteBackup(user ident.UserNID, version int64) error {
 	if _, err := tx.exec(`UPDATE backup_versions SET deleted = 1, auth_data = '{}' WHERE user_nid = $1 AND version = $2`, int64(user), version); err != nil {
 		return err
@@ -60,13 +60,13 @@ func (tx *Tx) TouchBackup(user ident.UserNID, version int64) error {
 	return err
 }
 
-// CountBackupKeys counts the sessions in a backup.
+// CountBackupKeys returns the number of sessions in a backup.
 func (tx *Tx) CountBackupKeys(user ident.UserNID, version int64) (n int64, err error) {
 	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM backup_keys WHERE user_nid = $1 AND version = $2`, int64(user), version)
 	return n, err
 }
 
-// BackupKey is one backed-up session.
+// BackupKey is the key of one session in a backup.
 type BackupKey struct {
 	RoomID, SessionID string
 	FirstMessageIndex int64
@@ -78,7 +78,7 @@ type BackupKey struct {
 const backupKeysQuery = `SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data FROM backup_keys
 WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4) ORDER BY room_id, session_id`
 
-// BackupKeys lists sessions; an empty room or session means all.
+// BackupKeys lists the sessions in a backup. An empty room or session matches all.
 func (tx *Tx) BackupKeys(user ident.UserNID, version int64, room, session string) ([]BackupKey, error) {
 	return collect(tx, func(r Row) (k BackupKey, err error) {
 		var verified int64
@@ -105,7 +105,7 @@ func (tx *Tx) SetBackupKey(user ident.UserNID, version int64, k BackupKey) error
 
 const deleteBackupKeysQuery = `DELETE FROM backup_keys WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)`
 
-// DeleteBackupKeys removes sessions; an empty room or session means all. It returns how many there were.
+// DeleteBackupKeys deletes sessions from a backup and returns their number. An empty room or session matches all.
 func (tx *Tx) DeleteBackupKeys(user ident.UserNID, version int64, room, session string) (int64, error) {
 	return tx.exec(deleteBackupKeysQuery, int64(user), version, room, session)
 }

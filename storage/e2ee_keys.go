@@ -6,7 +6,7 @@ import (
 	"ebb/ident"
 )
 
-// KeyJSON is one uploaded key with what names it.
+// KeyJSON is an uploaded key with its algorithm and ID.
 type KeyJSON struct {
 	Algorithm string
 	KeyID     string // the part after the colon
@@ -23,12 +23,12 @@ func (tx *Tx) SetDeviceKeys(device ident.DeviceNID, user ident.UserNID, json str
 	return err
 }
 
-// DeviceKeys is the identity keys' JSON of one device.
+// DeviceKeys returns the JSON of a device's identity keys.
 func (tx *Tx) DeviceKeys(device ident.DeviceNID) (string, bool, error) {
 	return one(tx, scanString, `SELECT json FROM device_keys WHERE device_nid = $1`, int64(device))
 }
 
-// UserDeviceKeys is one device with identity keys.
+// UserDeviceKeys holds the identity keys of one device.
 type UserDeviceKeys struct {
 	DeviceID    string
 	DisplayName string
@@ -44,12 +44,12 @@ func (tx *Tx) UserDeviceKeys(user ident.UserNID) ([]UserDeviceKeys, error) {
 	return all[user], err
 }
 
-// UserDeviceKeysOf is UserDeviceKeys for several users. It rides device_keys_by_user.
+// UserDeviceKeysOf is like UserDeviceKeys for several users. It uses the index device_keys_by_user.
 func (tx *Tx) UserDeviceKeysOf(users []ident.UserNID) (map[ident.UserNID][]UserDeviceKeys, error) {
 	return tx.deviceKeys(users, userDeviceKeysQuery, ` ORDER BY k.device_nid`)
 }
 
-// deviceKeys runs a query for devices that ends in a list of users.
+// deviceKeys runs a query for device keys that ends in a list of users.
 func (tx *Tx) deviceKeys(users []ident.UserNID, query, order string) (map[ident.UserNID][]UserDeviceKeys, error) {
 	out := map[ident.UserNID][]UserDeviceKeys{}
 	for part := range slices.Chunk(users, maxIn) {
@@ -70,14 +70,14 @@ func (tx *Tx) deviceKeys(users []ident.UserNID, query, order string) (map[ident.
 
 const oneTimeKeyQuery = `SELECT json FROM one_time_keys WHERE device_nid = $1 AND algorithm = $2 AND key_id = $3`
 
-// OneTimeKey reads a key that was not claimed yet.
+// OneTimeKey returns a key that has not been claimed yet.
 func (tx *Tx) OneTimeKey(device ident.DeviceNID, algorithm, keyID string) (string, bool, error) {
 	return one(tx, scanString, oneTimeKeyQuery, int64(device), algorithm, keyID)
 }
 
 const addOneTimeKeyQuery = `INSERT INTO one_time_keys (nid, device_nid, algorithm, key_id, json) VALUES ($1, $2, $3, $4, $5)`
 
-// AddOneTimeKey appends a key to those that can be claimed.
+// AddOneTimeKey adds a key that can be claimed after the device's earlier ones.
 func (tx *Tx) AddOneTimeKey(device ident.DeviceNID, k KeyJSON) error {
 	_, err := tx.exec(addOneTimeKeyQuery, int64(tx.NextPos()), int64(device), k.Algorithm, k.KeyID, k.JSON)
 	return err
@@ -85,7 +85,7 @@ func (tx *Tx) AddOneTimeKey(device ident.DeviceNID, k KeyJSON) error {
 
 const replaceOneTimeKeyQuery = `UPDATE one_time_keys SET json = $4 WHERE device_nid = $1 AND algorithm = $2 AND key_id = $3`
 
-// ReplaceOneTimeKey replaces the text of a key that was not claimed yet; it keeps its turn.
+// ReplaceOneTimeKey replaces the JSON of an unclaimed key, which keeps its place in the order of claims.
 func (tx *Tx) ReplaceOneTimeKey(device ident.DeviceNID, k KeyJSON) error {
 	_, err := tx.exec(replaceOneTimeKeyQuery, int64(device), k.Algorithm, k.KeyID, k.JSON)
 	return err
@@ -94,7 +94,7 @@ func (tx *Tx) ReplaceOneTimeKey(device ident.DeviceNID, k KeyJSON) error {
 const claimOneTimeKeyQuery = `DELETE FROM one_time_keys WHERE nid = (
     SELECT nid FROM one_time_keys WHERE device_nid = $1 AND algorithm = $2 ORDER BY nid LIMIT 1) RETURNING key_id, json`
 
-// ClaimOneTimeKey takes the oldest key of an algorithm away. It rides one_time_keys_by_age.
+// ClaimOneTimeKey deletes and returns the oldest key of an algorithm. It uses the index one_time_keys_by_age.
 func (tx *Tx) ClaimOneTimeKey(device ident.DeviceNID, algorithm string) (KeyJSON, bool, error) {
 	k := KeyJSON{Algorithm: algorithm}
 	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&k.KeyID, &k.JSON) }, claimOneTimeKeyQuery, int64(device), algorithm)
@@ -105,7 +105,8 @@ const setFallbackKeyQuery = `INSERT INTO fallback_keys (device_nid, algorithm, k
 ON CONFLICT (device_nid, algorithm) DO UPDATE SET
     used = fallback_keys.used * $5, key_id = excluded.key_id, json = excluded.json`
 
-// SetFallbackKey replaces the fallback key of an algorithm; again says that it is the same key, which stays as used as it was.
+// SetFallbackKey replaces the fallback key of an algorithm. If again is set the key is the same one, and remains used
+// if it was.
 func (tx *Tx) SetFallbackKey(device ident.DeviceNID, k KeyJSON, again bool) error {
 	keep := 0
 	if again {
@@ -117,14 +118,14 @@ func (tx *Tx) SetFallbackKey(device ident.DeviceNID, k KeyJSON, again bool) erro
 
 const fallbackKeyQuery = `SELECT key_id, json FROM fallback_keys WHERE device_nid = $1 AND algorithm = $2`
 
-// FallbackKey reads the fallback key of an algorithm.
+// FallbackKey returns the fallback key of an algorithm.
 func (tx *Tx) FallbackKey(device ident.DeviceNID, algorithm string) (KeyJSON, bool, error) {
 	k := KeyJSON{Algorithm: algorithm, Fallback: true}
 	_, found, err := one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&k.KeyID, &k.JSON) }, fallbackKeyQuery, int64(device), algorithm)
 	return k, found, err
 }
 
-// UseFallbackKey gives the fallback key of an algorithm and marks it as used.
+// UseFallbackKey returns the fallback key of an algorithm and marks it as used.
 func (tx *Tx) UseFallbackKey(device ident.DeviceNID, algorithm string) (KeyJSON, bool, error) {
 	k, found, err := tx.FallbackKey(device, algorithm)
 	if err != nil || !found {
@@ -156,12 +157,12 @@ func (tx *Tx) CountFallbackKeys(device ident.DeviceNID) (n int64, err error) {
 	return n, err
 }
 
-// UnusedFallbackKeys lists the algorithms whose fallback key nobody was given yet.
+// UnusedFallbackKeys lists the algorithms whose fallback key was never claimed.
 func (tx *Tx) UnusedFallbackKeys(device ident.DeviceNID) ([]string, error) {
 	return collect(tx, scanString, `SELECT algorithm FROM fallback_keys WHERE device_nid = $1 AND used = 0`, int64(device))
 }
 
-// DeleteDeviceE2EE removes everything that hangs on a device: keys and undelivered messages.
+// DeleteDeviceE2EE deletes a device's keys and undelivered messages.
 func (tx *Tx) DeleteDeviceE2EE(device ident.DeviceNID, user ident.UserNID, deviceID string) error {
 	for _, q := range []string{
 		`DELETE FROM device_keys WHERE device_nid = $1`,
@@ -180,19 +181,19 @@ func (tx *Tx) DeleteDeviceE2EE(device ident.DeviceNID, user ident.UserNID, devic
 const setCrossSigningKeyQuery = `INSERT INTO cross_signing_keys (user_nid, usage, json) VALUES ($1, $2, $3)
 ON CONFLICT (user_nid, usage) DO UPDATE SET json = excluded.json`
 
-// SetCrossSigningKey stores or replaces one of a user's three keys.
+// SetCrossSigningKey stores or replaces one of a user's three cross-signing keys.
 func (tx *Tx) SetCrossSigningKey(user ident.UserNID, usage, json string) error {
 	_, err := tx.exec(setCrossSigningKeyQuery, int64(user), usage, json)
 	return err
 }
 
-// CrossSigningKeys maps usage to JSON.
+// CrossSigningKeys returns the JSON of a user's cross-signing keys by usage.
 func (tx *Tx) CrossSigningKeys(user ident.UserNID) (map[string]string, error) {
 	all, err := tx.CrossSigningKeysOf([]ident.UserNID{user})
 	return all[user], err
 }
 
-// CrossSigningKeysOf is CrossSigningKeys for several users.
+// CrossSigningKeysOf is like CrossSigningKeys for several users.
 func (tx *Tx) CrossSigningKeysOf(users []ident.UserNID) (map[ident.UserNID]map[string]string, error) {
 	out := map[ident.UserNID]map[string]string{}
 	for part := range slices.Chunk(users, maxIn) {
@@ -214,11 +215,11 @@ func (tx *Tx) CrossSigningKeysOf(users []ident.UserNID) (map[ident.UserNID]map[s
 	return out, nil
 }
 
-// KeySignature is one signature over another key.
+// KeySignature is a signature that was uploaded for a key.
 type KeySignature struct {
 	TargetKey string
 	Signer    ident.UserNID
-	SignerID  string // user id of Signer
+	SignerID  string // user ID of Signer
 	KeyID     string
 	Signature string
 }
@@ -226,7 +227,7 @@ type KeySignature struct {
 const addKeySignatureQuery = `INSERT INTO key_signatures (target_nid, target_key, signer_nid, key_id, signature) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (target_nid, target_key, signer_nid, key_id) DO UPDATE SET signature = excluded.signature`
 
-// AddKeySignature stores a signature on a key of target.
+// AddKeySignature stores a signature of a key of target.
 func (tx *Tx) AddKeySignature(target ident.UserNID, s KeySignature) error {
 	_, err := tx.exec(addKeySignatureQuery, int64(target), s.TargetKey, int64(s.Signer), s.KeyID, s.Signature)
 	return err
@@ -236,7 +237,8 @@ const keySignaturesQuery = `SELECT s.target_nid, s.target_key, s.signer_nid, u.u
 FROM key_signatures s JOIN users u ON u.nid = s.signer_nid
 WHERE s.signer_nid IN (s.target_nid, $1) AND s.target_nid IN `
 
-// KeySignatures lists the signatures on the keys of some users that viewer may see: their own and viewer's, by user.
+// KeySignatures lists, by user, the signatures of the targets' keys that viewer may see: those made by the key's owner
+// and by viewer.
 func (tx *Tx) KeySignatures(viewer ident.UserNID, targets []ident.UserNID) (map[ident.UserNID][]KeySignature, error) {
 	out := map[ident.UserNID][]KeySignature{}
 	for part := range slices.Chunk(targets, maxIn) {
@@ -255,7 +257,7 @@ func (tx *Tx) KeySignatures(viewer ident.UserNID, targets []ident.UserNID) (map[
 	return out, nil
 }
 
-// DeleteKeySignatures forgets the signatures on one key, when it is replaced.
+// DeleteKeySignatures deletes the signatures of a key that is replaced.
 func (tx *Tx) DeleteKeySignatures(target ident.UserNID, targetKey string) error {
 	_, err := tx.exec(`DELETE FROM key_signatures WHERE target_nid = $1 AND target_key = $2`, int64(target), targetKey)
 	return err

@@ -26,7 +26,7 @@ func adding(json string) storage.Write {
 	return storage.Write{Do: func(tx *storage.Tx) error { return add(tx, json) }}
 }
 
-// rows lists what add has added and the database has kept.
+// rows returns the rows that add has added and the database has kept.
 func rows(t *testing.T, db *storage.DB) string {
 	t.Helper()
 	var got []string
@@ -43,11 +43,11 @@ func rows(t *testing.T, db *storage.DB) string {
 	return strings.Join(got, " ")
 }
 
-// batch has the writes committed as one batch: they queue behind a closure that waits for them.
+// batch commits the writes as one batch, by queueing them behind a closure that waits for them.
 func batch(db *storage.DB, writes ...storage.Write) []*storage.Pending {
 	begun, gate := make(chan struct{}), make(chan struct{})
 	db.Enqueue(storage.Write{Do: func(*storage.Tx) error { close(begun); <-gate; return nil }})
-	<-begun // else the first of them could still come into its batch
+	<-begun // otherwise the first write could still join the closure's batch
 	var out []*storage.Pending
 	for _, w := range writes {
 		out = append(out, db.Enqueue(w))

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// What the tests of the engine need beyond the queries of the tables.
+// Access to internals for the tests of the engine.
 
 func (tx *Tx) Exec(query string, args ...any) (int64, error) { return tx.exec(query, args...) }
 
@@ -27,12 +27,12 @@ var (
 	ErrPanic  = errPanic
 )
 
-// FindsByID are the queries that look for events by their ids.
+// FindsByID holds the queries that find events by ID.
 var FindsByID = []string{eventByIDQuery, eventsByIDQuery + `($2, $3)`, eventAnywhereQuery, eventPositionQuery, redactEventQuery}
 
 const TooLongLog = tooLongLog
 
-// MakeForeign makes a database with SQLite's default settings.
+// MakeForeign creates a database with SQLite's default settings.
 func MakeForeign(t *testing.T, path string) {
 	t.Helper()
 	c, err := openLite(path, "rwc", nil)
@@ -57,7 +57,7 @@ func RunSQL(t *testing.T, path, statements string) {
 	}
 }
 
-// Migrate brings a database up to date by the files of another version.
+// Migrate upgrades a database with the given migrations.
 func Migrate(dsn string, files fs.FS) error {
 	d, err := parseDSN(dsn)
 	if err != nil {
@@ -70,7 +70,7 @@ func Migrate(dsn string, files fs.FS) error {
 	return errors.Join(migrate(c, d, files, slog.New(slog.DiscardHandler)), c.close())
 }
 
-// Prepare says whether the database understands a query.
+// Prepare returns an error if the database does not understand a query.
 func Prepare(db *DB, query string) error {
 	return db.between(context.Background(), func(c conn) error {
 		if lite, ok := c.(*liteConn); ok {

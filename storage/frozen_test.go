@@ -15,15 +15,15 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// testdata/v1.db.gz is an SQLite database as the first release makes it, with a row in every table. It is never made
-// again: it grows old, and each release must still open it. EBB_TEST_FREEZE=testdata/vN.db.gz writes another one, which a
-// release does that changes the schema; all of them are then upgraded here, so that every way to the newest schema is
-// walked: v1 through all later migrations, v2 through those after it, and so on.
+// testdata/v1.db.gz is an SQLite database as the first release creates it, with a row in every table. It is never
+// created again, and each later release must still open it. EBB_TEST_FREEZE=testdata/vN.db.gz writes another one; a
+// release that changes the schema adds it. The tests upgrade all of them and so cover every upgrade path: v1 through
+// all later migrations, v2 through those after it, and so on.
 //
-// So long as no release was made, a migration that is still changed takes v1 along.
+// Until the first release, a change to a migration requires v1 to be written again.
 const frozenDatabases = "testdata/v*.db.gz"
 
-// freezeVariable names the file to write.
+// freezeVariable is the environment variable with the name of the file to write.
 const freezeVariable = "EBB_TEST_FREEZE"
 
 func TestAnUpgradedDatabaseEqualsAFreshOne(t *testing.T) {
@@ -46,12 +46,12 @@ func TestAnUpgradedDatabaseEqualsAFreshOne(t *testing.T) {
 	}
 }
 
-// without is a without what b has.
+// without returns the elements of a that are not in b.
 func without(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
 }
 
-// thaw unpacks a database.
+// thaw unpacks a frozen database.
 func thaw(t *testing.T, name string) (dsn string) {
 	t.Helper()
 	in, err := os.Open(name)
@@ -75,7 +75,7 @@ func thaw(t *testing.T, name string) (dsn string) {
 	return "sqlite:" + path
 }
 
-// schema opens a database, which upgrades it, and lists its tables, columns, indexes and migrations.
+// schema opens a database, which upgrades it, and returns its tables, columns, indexes and migrations.
 func schema(t *testing.T, dsn string) (all []string) {
 	t.Helper()
 	within(t, dsn, func(tx *storage.Tx) error {
@@ -94,7 +94,7 @@ ORDER BY 1`)
 	return all
 }
 
-// within opens a database for one read.
+// within opens a database and runs f in a read.
 func within(t *testing.T, dsn string, f func(*storage.Tx) error) {
 	t.Helper()
 	db, err := storage.Open(ctx, storage.Config{DSN: dsn})
@@ -106,10 +106,10 @@ func within(t *testing.T, dsn string, f func(*storage.Tx) error) {
 	}
 }
 
-// frozenEvent is what a user of v1 must find again.
+// frozenEvent is an event that must still be readable after the upgrade of v1.
 const frozenEvent = `{"content":{"body":"from the first release","msgtype":"m.text"},"type":"m.room.message"}`
 
-// checkRows reads what was frozen by today's queries: an upgrade loses nothing.
+// checkRows reads the frozen rows with today's queries and fails if the upgrade lost any.
 func checkRows(t *testing.T, dsn string) {
 	t.Helper()
 	within(t, dsn, func(tx *storage.Tx) error {
@@ -178,7 +178,7 @@ func freeze(t *testing.T, name string) {
 	}
 }
 
-// insert writes a row: the table with its columns, then the values.
+// insert writes a row, given the table with its columns and the values.
 func insert(tx *storage.Tx, row []any) error {
 	marks := make([]string, len(row)-1)
 	for i := range marks {
@@ -188,7 +188,8 @@ func insert(tx *storage.Tx, row []any) error {
 	return err
 }
 
-// frozenRows is one row per table of the newest schema; its values need not make sense together beyond what checkRows asks.
+// frozenRows returns one row for each table of the newest schema. Their values need not be consistent beyond what
+// checkRows reads.
 func frozenRows(tx *storage.Tx) [][]any {
 	event := int64(tx.NextPos())
 	hash := tx.IDHash("$frozen:test")

@@ -10,16 +10,16 @@ import (
 	"github.com/mattn/go-sqlite3"
 )
 
-// ErrDamaged: the database file is not what was written to it.
+// ErrDamaged means that the database file does not contain what was written to it.
 var ErrDamaged = errors.New("storage: the database is damaged")
 
-// health is what statements have shown of the database.
+// health holds what the results of statements have shown about the database.
 type health struct {
-	damaged    atomic.Pointer[error] // the first sign of damage; it stays
-	unwritable atomic.Bool           // whether the last write failed for want of room
+	damaged    atomic.Pointer[error] // the first error that showed damage; never reset
+	unwritable atomic.Bool           // whether the last write failed because the disk was full
 }
 
-// note remembers what an error says about the database.
+// note records what an error shows about the database.
 func (h *health) note(db *DB, err error) {
 	switch {
 	case errors.Is(err, ErrFull):
@@ -40,8 +40,8 @@ func isDamage(err error) bool {
 
 const probeQuery = `SELECT value FROM meta WHERE name = 'position'`
 
-// Health returns why the database cannot be used as it should: it does not answer, was found to be damaged, or cannot be
-// written. It writes only after a write has failed, to see whether that is over.
+// Health returns an error if the database cannot be used normally: it does not answer, was found damaged, or cannot be
+// written. It writes only after a write has failed, to find out whether writes work again.
 func (db *DB) Health(ctx context.Context) error {
 	err := db.read(ctx, db.inner, func(tx *Tx) error {
 		_, _, err := one(tx, scanNumber[int64], probeQuery)
@@ -59,11 +59,11 @@ func (db *DB) Health(ctx context.Context) error {
 	return err
 }
 
-// metaProbe is a row of meta that is written to see whether anything can be.
+// metaProbe is the row of meta that Health writes.
 const metaProbe = "probe"
 
-// Check reads the whole database and returns ErrDamaged where its structure is broken. It sees the disk rather than what is in
-// memory. On PostgreSQL, which has its own checks, it does nothing.
+// Check reads the whole database from the disk, not from memory, and returns ErrDamaged if its structure is broken. On
+// PostgreSQL, which has its own checks, it does nothing.
 func (db *DB) Check(ctx context.Context) error {
 	err := db.dialect.check(ctx)
 	db.health.note(db, err)

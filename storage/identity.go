@@ -1,12 +1,13 @@
 package storage
 
-// Identity is the server that a database belongs to. Its user ids and events make no sense under another name.
+// Identity is the identity of the server that a database belongs to. The user IDs and events in the database are
+// useless to a server with another name.
 type Identity struct {
-	ServerName string // "" while the database does not say
-	SigningKey string // the server's key, as the caller writes it; "" while the database does not say
+	ServerName string // "" if not recorded yet
+	SigningKey string // the server's key in the caller's format; "" if not recorded yet
 }
 
-// The rows of meta that hold an Identity.
+// Names of the rows of meta that store an Identity.
 const (
 	metaServerName = "server_name"
 	metaSigningKey = "signing_key"
@@ -18,7 +19,7 @@ const (
 	anyAccountQuery = `SELECT u.user_id FROM accounts a JOIN users u ON u.nid = a.nid ORDER BY a.nid LIMIT 1`
 )
 
-// Identity returns the server that the database says it belongs to.
+// Identity returns the identity of the server that the database belongs to.
 func (tx *Tx) Identity() (i Identity, err error) {
 	if i.ServerName, _, err = one(tx, scanString, identityQuery, metaServerName); err != nil {
 		return i, err
@@ -27,7 +28,7 @@ func (tx *Tx) Identity() (i Identity, err error) {
 	return i, err
 }
 
-// SetIdentity records the server that the database belongs to.
+// SetIdentity records the identity of the server that the database belongs to.
 func (tx *Tx) SetIdentity(i Identity) error {
 	if _, err := tx.exec(setMetaQuery, metaServerName, i.ServerName); err != nil {
 		return err
@@ -36,7 +37,7 @@ func (tx *Tx) SetIdentity(i Identity) error {
 	return err
 }
 
-// AnyAccount returns the user id of some account of this server, "" where there is none.
+// AnyAccount returns the user ID of an arbitrary local account, "" if there is none.
 func (tx *Tx) AnyAccount() (string, error) {
 	user, _, err := one(tx, scanString, anyAccountQuery)
 	return user, err

@@ -12,12 +12,12 @@ import (
 	"ebb/config"
 )
 
-// ErrInUse: another process has the database open.
+// ErrInUse means that another process has the database open.
 var ErrInUse = errors.New("another process uses this database")
 
-// fileLock keeps a second process out of an SQLite database: two committers on one file would break positions and caches.
-// The kernel gives the lock back when the process ends, however it ends; the file stays, since removing it would let two
-// processes hold locks on different files of one name.
+// fileLock keeps other processes from opening an SQLite database, since two committers on one file would corrupt
+// positions and caches. The kernel releases the lock when the process ends for whatever reason. The file remains,
+// because removing it would let two processes lock different files of the same name.
 type fileLock struct{ f *os.File }
 
 func lockFile(path string) (fileLock, error) {
@@ -29,13 +29,13 @@ func lockFile(path string) (fileLock, error) {
 		err = fmt.Errorf("%w: %s is locked%s; a server is already running on this data_dir", ErrInUse, path, owner(f))
 		return fileLock{}, errors.Join(err, f.Close())
 	}
-	// The number is a hint for people; a full disk must not keep Ebb from starting.
+	// The process ID only informs people, so a full disk must not keep Ebb from starting.
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt(strconv.AppendInt(nil, int64(os.Getpid()), 10), 0)
 	return fileLock{f}, nil
 }
 
-// owner names the process that wrote its number into a lock file.
+// owner returns the text " by process N" for the process that wrote its ID into a lock file, "" if there is none.
 func owner(f *os.File) string {
 	b, err := io.ReadAll(io.LimitReader(f, 20))
 	if _, convErr := strconv.Atoi(strings.TrimSpace(string(b))); err != nil || convErr != nil {

@@ -9,19 +9,19 @@ import (
 // MemberRow is a user's current membership of a room.
 type MemberRow struct {
 	User       ident.UserNID
-	UserID     string // only where the query reads it
+	UserID     string // set only by queries that read it
 	Room       ident.RoomNID
 	Membership string
 	Position   Pos // the m.room.member event
-	Changed    Pos // since when it is current; 0: Position
-	JoinedPos  Pos // since when it is join without a break; 0: not joined
+	Changed    Pos // since when it is current; 0 means since Position
+	JoinedPos  Pos // since when the user has been joined without interruption; 0 if not joined
 	Forgotten  bool
 }
 
 const roomMembersQuery = `SELECT m.room_nid, m.user_nid, u.user_id, m.membership, m.position, m.changed FROM memberships m JOIN users u ON u.nid = m.user_nid
 WHERE m.room_nid IN `
 
-// RoomMembers reads every membership of some rooms. It rides memberships_by_room.
+// RoomMembers returns all memberships of some rooms. It uses the index memberships_by_room.
 func (tx *Tx) RoomMembers(rooms []ident.RoomNID) ([]MemberRow, error) {
 	list, args := In(1, rooms)
 	return collect(tx, func(r Row) (m MemberRow, err error) {
@@ -30,14 +30,14 @@ func (tx *Tx) RoomMembers(rooms []ident.RoomNID) ([]MemberRow, error) {
 	}, roomMembersQuery+list, args...)
 }
 
-// JoinedMembers lists who is joined to a room. It rides memberships_by_room.
+// JoinedMembers lists the users joined to a room. It uses the index memberships_by_room.
 func (tx *Tx) JoinedMembers(room ident.RoomNID) ([]ident.UserNID, error) {
 	return collect(tx, scanNumber[ident.UserNID], `SELECT user_nid FROM memberships WHERE room_nid = $1 AND membership = 'join'`, int64(room))
 }
 
 const userMembershipsQuery = `SELECT room_nid, membership, position, changed, joined_pos, forgotten FROM memberships WHERE user_nid = $1 ORDER BY room_nid`
 
-// UserMemberships reads every membership of a user, by room. It rides the primary key.
+// UserMemberships returns all memberships of a user, ordered by room. It uses the primary key.
 func (tx *Tx) UserMemberships(user ident.UserNID) ([]MemberRow, error) {
 	return collect(tx, func(r Row) (m MemberRow, err error) {
 		var forgotten int64
@@ -53,14 +53,15 @@ VALUES ($1, $2, $3, $4, $5, CASE WHEN $3 = 'join' THEN CAST($6 AS BIGINT) ELSE 0
 ON CONFLICT (user_nid, room_nid) DO UPDATE SET membership = excluded.membership, position = excluded.position, changed = excluded.changed, forgotten = 0,
 joined_pos = CASE WHEN excluded.membership = 'join' AND memberships.membership = 'join' THEN memberships.joined_pos ELSE excluded.joined_pos END`
 
-// SetMembership sets a user's membership of a room; the room is no longer forgotten. JoinedPos follows by itself where it is 0.
+// SetMembership sets a user's membership of a room, which is then no longer forgotten. If m.JoinedPos is 0, it is
+// derived from m.Position and m.Changed.
 func (tx *Tx) SetMembership(m MemberRow) error {
 	joined := cmp.Or(m.JoinedPos, max(m.Position, m.Changed))
 	_, err := tx.exec(setMembershipQuery, int64(m.User), int64(m.Room), m.Membership, int64(m.Position), int64(m.Changed), int64(joined))
 	return err
 }
 
-// DeleteMembership removes a user's membership of a room, which state resolution has made absent.
+// DeleteMembership deletes a user's membership of a room after state resolution removed it from the state.
 func (tx *Tx) DeleteMembership(user ident.UserNID, room ident.RoomNID) error {
 	_, err := tx.exec(`DELETE FROM memberships WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 	return err

@@ -14,14 +14,14 @@ import (
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-// metaFile makes the table that remembers which files were applied; it is not among them.
+// metaFile creates the table that records the applied files. It does not record itself.
 const metaFile = "0000_meta.sql"
 
-// ErrNewerSchema: the database was written by a newer Ebb.
+// ErrNewerSchema means that a newer version of Ebb has migrated the database.
 var ErrNewerSchema = errors.New("the database has a newer schema than this version of Ebb knows; run the newer version")
 
-// migrate applies the files that the database has not seen, in order: one transaction each, but one for all of a new
-// database, which would otherwise wait for the disk some twenty times.
+// migrate applies the files that the database has not recorded yet, in order, each in a transaction of its own. For a
+// new database it uses a single transaction, which otherwise would wait for the disk some twenty times.
 func migrate(c conn, d dialect, files fs.FS, log *slog.Logger) error {
 	names, err := fs.Glob(files, "*.sql") // sorted
 	if err != nil {
@@ -29,7 +29,7 @@ func migrate(c conn, d dialect, files fs.FS, log *slog.Logger) error {
 	}
 	start := time.Now()
 	applied, err := appliedMigrations(c)
-	if err != nil { // there is no table meta; or the database cannot be read, which apply says too
+	if err != nil { // there is no table meta, or the database cannot be read, and then apply fails too
 		if err := apply(c, d, files, names...); err != nil {
 			return err
 		}
@@ -52,7 +52,7 @@ func migrate(c conn, d dialect, files fs.FS, log *slog.Logger) error {
 	return nil
 }
 
-// refuseNewer reports whether a database has had a migration that is not among the known ones.
+// refuseNewer returns ErrNewerSchema if a migration that was applied to the database is not among the known ones.
 func refuseNewer(applied, known []string) error {
 	for _, name := range applied {
 		if !slices.Contains(known, name) {
@@ -74,7 +74,7 @@ func appliedMigrations(c conn) (names []string, err error) {
 	return names, err
 }
 
-// apply runs files in one transaction.
+// apply runs the files in one transaction.
 func apply(c conn, d dialect, files fs.FS, names ...string) (err error) {
 	defer func() {
 		if err != nil {
@@ -109,8 +109,8 @@ func applyFile(c conn, d dialect, files fs.FS, name string) error {
 	return err
 }
 
-// statements splits a file at semicolons that end a line. Lines that begin with "-- only: NAME " belong to that dialect
-// alone; other comments go.
+// statements splits a file at semicolons that end a line. Lines that begin with "-- only: NAME " are included for that
+// dialect only. Other comments are removed.
 func statements(text string, d dialect) []string {
 	var kept []string
 	for line := range strings.Lines(text) {

@@ -15,7 +15,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// version is a set of migrations: the real table of what was applied, and the files given.
+// version returns a set of migrations: the real one that creates the table meta, and the given files.
 func version(t *testing.T, files map[string]string) fstest.MapFS {
 	t.Helper()
 	meta, err := os.ReadFile("migrations/0000_meta.sql")
@@ -59,7 +59,7 @@ func TestMigrationsRunOnceInOrderAndWholly(t *testing.T) {
 			t.Errorf("a broken migration: %v", err)
 		}
 		kind := t.Name()[strings.LastIndexByte(t.Name(), '/')+1:]
-		// The proof is a migration too: it fails unless a holds exactly what it should.
+		// The check is a migration too. It fails unless table a has exactly the expected rows.
 		files["0003_proof.sql"] = "CREATE TABLE proof (n BIGINT NOT NULL CHECK (n = 201));\n" +
 			"INSERT INTO proof SELECT sum(n) * 67 FROM a;\n" +
 			"INSERT INTO proof SELECT 200 + count(*) FROM a WHERE s = '" + kind + "';\n"
@@ -108,7 +108,7 @@ func TestMigrationsAreLogged(t *testing.T) {
 		{"old", thaw(t, "testdata/v1.db.gz"), "migration=0016_device_tellings.sql"},
 	} {
 		var log bytes.Buffer
-		if c.name == "old" { // as a version without the last migration left it
+		if c.name == "old" { // as an earlier version without the last migration left it
 			storage.RunSQL(t, strings.TrimPrefix(c.dsn, "sqlite:"), `DELETE FROM meta WHERE name = 'migration 0016_device_tellings.sql'; DROP TABLE IF EXISTS device_tellings`)
 		}
 		db, err := storage.Open(ctx, storage.Config{DSN: c.dsn, Log: slog.New(slog.NewTextHandler(&log, nil))})

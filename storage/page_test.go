@@ -18,8 +18,8 @@ var (
 	quoted  = regexp.MustCompile("`([a-z_]+)`")
 )
 
-// TestStoragePageListsEveryTable compares docs/storage.md with a fresh database: its tables, and their columns of text,
-// which are what could hold content.
+// TestStoragePageListsEveryTable compares docs/storage.md with the tables of a fresh database and their text columns,
+// which could hold content.
 func TestStoragePageListsEveryTable(t *testing.T) {
 	page, err := os.ReadFile("../docs/storage.md")
 	if err != nil {
@@ -59,7 +59,7 @@ func TestStoragePageListsEveryTable(t *testing.T) {
 	}
 }
 
-// textColumns lists the columns of every table that are not numbers.
+// textColumns returns the columns of each table that are not numbers.
 func textColumns(t *testing.T) map[string][]string {
 	t.Helper()
 	db := storagetest.Open(t, storage.Config{})

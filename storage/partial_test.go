@@ -52,7 +52,7 @@ func TestWhatARoomTookInIsReadInOrderAndJudgedAnew(t *testing.T) {
 				break
 			}
 		}
-		if !slices.Equal(taken, []string{"$10", "$11", "$14"}) { // the others have no place
+		if !slices.Equal(taken, []string{"$10", "$11", "$14"}) { // the others have no position
 			t.Errorf("taken in: %v", taken)
 		}
 		ok(t, tx.InsertEventPush(9, 1, 10, 1), tx.RejudgeEvent(10, "$10", 0, 77, storage.RejectedEvent))

@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// Peeked is what can be seen of a database without opening it for writing.
+// Peeked is what Peek reads from a database.
 type Peeked struct {
 	Identity
-	Account string // the user id of some account; "" for none
+	Account string // the user ID of an arbitrary account; "" if there is none
 }
 
-// Peek looks into a database that may be in use, and changes nothing. false: there is none yet. The error says why Open would
-// refuse it.
+// Peek reads from a database that may be in use, and changes nothing. It returns false if there is no database yet. The
+// error is the reason why Open would refuse the database.
 func Peek(ctx context.Context, dsn string) (p Peeked, found bool, err error) {
 	d, err := parseDSN(dsn)
 	if err != nil {
@@ -58,20 +58,20 @@ func peek(c conn) (p Peeked, err error) {
 	return p, err
 }
 
-// peekTimeout is how long PostgreSQL may take to answer.
+// peekTimeout bounds the wait for PostgreSQL's answer.
 const peekTimeout = 10 * time.Second
 
-// accountsFile makes the table of accounts.
+// accountsFile is the migration that creates the table accounts.
 const accountsFile = "0002_accounts.sql"
 
-// hasMeta reports whether the connection sees a table meta: without it Ebb has never opened the database.
+// hasMeta reports whether a query for the table meta finds it. Without that table Ebb has never opened the database.
 func hasMeta(c conn, query string) (bool, error) {
 	n := 0
 	err := c.query(func(Row) error { n++; return nil }, query)
 	return n > 0, err
 }
 
-// peek opens the file for reading: where there is no log, in a way that makes no file.
+// peek opens the file for reading. If there is no write-ahead log, it does so in a mode that creates no file.
 func (d sqliteDialect) peek(context.Context) (conn, error) {
 	info, err := os.Stat(d.path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {

@@ -15,10 +15,10 @@ type postgresDialect struct{ dsn string }
 func (postgresDialect) name() string   { return "postgres" }
 func (postgresDialect) rowKey() string { return "BIGINT PRIMARY KEY" }
 
-// lock: see takeLock.
+// lock does nothing; see takeLock.
 func (postgresDialect) lock() (fileLock, error) { return fileLock{}, nil }
 
-// pgTimeout bounds a statement; on a connection that has silently died the committer would wait for hours.
+// pgTimeout bounds a statement. On a connection that died silently the committer would wait for hours.
 const pgTimeout = 30 * time.Second
 
 func (d postgresDialect) openWriter(ctx context.Context) (conn, error) {
@@ -50,11 +50,13 @@ func (c *pgConn) checkSettings() error {
 	return err
 }
 
-// processLock is one half of the advisory lock that keeps a second process out until nodes share a database; the other half
-// is the schema. The session that writes holds it: losing the lock and losing the right to write are one.
+// processLock is one half of the key of the advisory lock that keeps a second process out until nodes can share a
+// database; the other half is the schema. The session that writes holds the lock, so that losing it and losing the
+// right to write are the same.
 const processLock = 0x656262 // "ebb"
 
-// lockTries, lockPause: a killed process has the lock until the server notices that its session is gone.
+// lockTries and lockPause determine how long takeLock tries. The lock of a killed process remains until PostgreSQL
+// notices that its session has ended.
 const (
 	lockTries = 20
 	lockPause = 100 * time.Millisecond
@@ -78,7 +80,7 @@ func (c *pgConn) takeLock(ctx context.Context) (err error) {
 	return fmt.Errorf("%w: schema %s is locked", ErrInUse, schema)
 }
 
-// pgReaders leaves pooling, and opening again, to database/sql.
+// pgReaders leaves pooling and reconnecting to database/sql.
 type pgReaders struct{ db *sql.DB }
 
 func (d postgresDialect) openReaders(n int) (readers, error) {
@@ -99,7 +101,7 @@ func (p pgReaders) take(ctx context.Context) (conn, error) {
 	return &pgConn{c: c}, nil
 }
 
-func (p pgReaders) give(c conn) { _ = c.close() } // a broken one is not put back
+func (p pgReaders) give(c conn) { _ = c.close() } // database/sql does not reuse a broken connection
 
 func (p pgReaders) close() error { return p.db.Close() }
 
@@ -116,16 +118,16 @@ func (postgresDialect) maintain(ctx context.Context, db *DB) error {
 	return full(err)
 }
 
-// pgConn goes through database/sql; pgx keeps its own cache of prepared statements by text.
+// pgConn uses database/sql. pgx caches prepared statements by their text.
 type pgConn struct {
 	c    *sql.Conn
-	db   *sql.DB // of the writer alone; nil in a pool
+	db   *sql.DB // of the writer only; nil in a pool
 	rows bool    // a row callback is running
 }
 
 func (c *pgConn) close() error {
 	if c.db != nil && !c.broken() {
-		// The end of the session would do, but only some time after close.
+		// The end of the session releases the lock too, but only some time after close.
 		_ = c.query(func(Row) error { return nil }, `SELECT pg_advisory_unlock_all()`)
 	}
 	err := c.c.Close()
@@ -211,10 +213,10 @@ func (c *pgConn) begin(write bool) error {
 	return run(c, `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
 }
 
-// commit looks at the outcome: COMMIT of a failed transaction is a rollback without an error.
+// commit checks the status first, because COMMIT of a failed transaction is a rollback without an error.
 func (c *pgConn) commit() error {
 	if c.status() != 'T' {
-		return errors.New("the transaction does not stand any more")
+		return errors.New("the transaction is no longer open")
 	}
 	return run(c, `COMMIT`)
 }
@@ -226,12 +228,12 @@ func (c *pgConn) rollback() error {
 	return run(c, `ROLLBACK`)
 }
 
-// standing: in a failed transaction ('E') the savepoint brings it back.
+// standing is also true in a failed transaction ('E'), since rolling back to the savepoint makes it usable again.
 func (c *pgConn) standing() bool { s := c.status(); return s == 'T' || s == 'E' }
 
 func (c *pgConn) broken() bool { return c.status() == 0 }
 
-// status is I (idle), T (in a transaction), E (in a failed one), or 0 without connection.
+// status returns I (idle), T (in a transaction), E (in a failed transaction), or 0 without a connection.
 func (c *pgConn) status() (s byte) {
 	err := c.c.Raw(func(driverConn any) error {
 		pg := driverConn.(*stdlib.Conn).Conn().PgConn()

@@ -12,13 +12,13 @@ type ProfileField struct {
 	Value string // JSON
 }
 
-// Profile lists a user's profile fields by name.
+// Profile lists the fields of a user's profile by name.
 func (tx *Tx) Profile(user ident.UserNID) ([]ProfileField, error) {
 	all, err := tx.Profiles([]ident.UserNID{user})
 	return all[user], err
 }
 
-// Profiles is Profile for several users. It rides the primary key.
+// Profiles is like Profile for several users. It uses the primary key.
 func (tx *Tx) Profiles(users []ident.UserNID) (map[ident.UserNID][]ProfileField, error) {
 	list, args := In(1, users)
 	out := map[ident.UserNID][]ProfileField{}
@@ -35,29 +35,29 @@ func (tx *Tx) Profiles(users []ident.UserNID) (map[ident.UserNID][]ProfileField,
 const setProfileFieldQuery = `INSERT INTO profile_fields (user_nid, name, value) VALUES ($1, $2, $3)
 ON CONFLICT (user_nid, name) DO UPDATE SET value = excluded.value`
 
-// SetProfileField sets one field.
+// SetProfileField sets one field of a user's profile.
 func (tx *Tx) SetProfileField(user ident.UserNID, f ProfileField) error {
 	_, err := tx.exec(setProfileFieldQuery, int64(user), f.Name, f.Value)
 	return err
 }
 
-// DeleteProfileField removes one field.
+// DeleteProfileField deletes one field of a user's profile.
 func (tx *Tx) DeleteProfileField(user ident.UserNID, name string) error {
 	_, err := tx.exec(`DELETE FROM profile_fields WHERE user_nid = $1 AND name = $2`, int64(user), name)
 	return err
 }
 
-// SetSearch sets what the user directory finds an account by.
+// SetSearch sets the text in which the user directory searches for an account.
 func (tx *Tx) SetSearch(user ident.UserNID, search string) error {
 	_, err := tx.exec(`UPDATE accounts SET search = $2 WHERE nid = $1 AND deactivated_ts = 0`, int64(user), search)
 	return err
 }
 
-// DirectoryRow is an account found by the user directory.
+// DirectoryRow is an account found in the user directory.
 type DirectoryRow struct {
 	User   ident.UserNID
 	UserID string
-	Shares bool // another one than who asks, and shares a room with them
+	Shares bool // whether another user than the requester, who shares a room with the requester
 }
 
 const searchAccountsQuery = `SELECT a.nid, u.user_id, CASE WHEN a.nid <> $1 AND EXISTS (
@@ -67,8 +67,8 @@ FROM accounts a JOIN users u ON u.nid = a.nid
 WHERE a.search LIKE $2 ESCAPE '\' AND EXISTS (SELECT 1 FROM memberships m WHERE m.user_nid = a.nid AND m.membership = 'join')
 ORDER BY a.localpart LIMIT $3 OFFSET $4`
 
-// SearchAccounts finds active accounts that are joined to some room and whose search text has term,
-// which is in lower case. It looks at every account: the directory is asked seldom, and the text is short.
+// SearchAccounts finds active accounts that are joined to some room and whose search text contains term, which must be
+// in lower case. It scans all accounts, because searches are rare and the texts short.
 func (tx *Tx) SearchAccounts(asks ident.UserNID, term string, limit, offset int) ([]DirectoryRow, error) {
 	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(term) + "%"
 	return collect(tx, func(r Row) (d DirectoryRow, err error) {
@@ -79,7 +79,7 @@ func (tx *Tx) SearchAccounts(asks ident.UserNID, term string, limit, offset int)
 
 const joinedRoomsOfQuery = `SELECT room_nid FROM memberships WHERE user_nid = $1 AND membership = 'join' ORDER BY room_nid LIMIT $2`
 
-// JoinedRoomsOf lists rooms that a user is joined to, at most limit. It rides the primary key.
+// JoinedRoomsOf lists at most limit rooms that a user is joined to. It uses the primary key.
 func (tx *Tx) JoinedRoomsOf(user ident.UserNID, limit int) ([]ident.RoomNID, error) {
 	return collect(tx, scanNumber[ident.RoomNID], joinedRoomsOfQuery, int64(user), limit)
 }
@@ -89,8 +89,8 @@ JOIN memberships theirs ON theirs.room_nid = mine.room_nid JOIN users u ON u.nid
 WHERE mine.user_nid = $1 AND mine.membership = 'join' AND theirs.membership = 'join'
 AND NOT EXISTS (SELECT 1 FROM accounts a WHERE a.nid = theirs.user_nid) LIMIT $2`
 
-// EachRemoteSharer calls f for the users of other servers who share a room with a user, once for each room, with their member
-// event there: at most limit times. It rides memberships_by_room.
+// EachRemoteSharer calls f for remote users who share a room with a user, once for each such room, with their member
+// event in it, at most limit times. It uses the index memberships_by_room.
 func (tx *Tx) EachRemoteSharer(user ident.UserNID, limit int, f func(userID string, event []byte) error) error {
 	return tx.each(func(r Row) error {
 		var userID string

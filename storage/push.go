@@ -2,7 +2,7 @@ package storage
 
 import "ebb/ident"
 
-// PushRules is what a user changed in the push rules.
+// PushRules holds a user's changes to the push rules.
 type PushRules struct {
 	User     ident.UserNID
 	UserID   string
@@ -17,12 +17,12 @@ func scanPushRules(r Row) (p PushRules, err error) {
 	return p, err
 }
 
-// AllPushRules lists the rules of every user who changed them.
+// AllPushRules returns the stored rules of all users who changed them.
 func (tx *Tx) AllPushRules() ([]PushRules, error) {
 	return collect(tx, scanPushRules, pushRulesColumns)
 }
 
-// PushRules reads one user's rules; false for the defaults.
+// PushRules returns a user's stored rules. It returns false if the user has the default rules.
 func (tx *Tx) PushRules(user ident.UserNID) (PushRules, bool, error) {
 	return one(tx, scanPushRules, pushRulesColumns+` WHERE p.user_nid = $1`, int64(user))
 }

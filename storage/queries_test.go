@@ -15,8 +15,8 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// packageQueries finds the SQL in this package's source: every constant expression handed to exec, each, one or collect.
-// A list of placeholders that is made at run time stands as "(NULL)".
+// packageQueries finds the SQL in this package's source: every constant expression passed to exec, each, one or
+// collect. A list of placeholders that is built at run time is represented by "(NULL)".
 func packageQueries(t *testing.T) map[string]token.Position {
 	t.Helper()
 	names, err := filepath.Glob("*.go")
@@ -36,7 +36,7 @@ func packageQueries(t *testing.T) map[string]token.Position {
 		files = append(files, f)
 	}
 	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Defs: map[*ast.Ident]types.Object{}, Uses: map[*ast.Ident]types.Object{}}
-	// Constants can be folded without the imports, so what is unknown by their absence does not matter.
+	// Constants can be folded without the imports, so unresolved names do not matter.
 	lenient := types.Config{Error: func(error) {}, Importer: nothing{}}
 	_, _ = lenient.Check("ebb/storage", set, files, info)
 
@@ -65,7 +65,8 @@ func (nothing) Import(path string) (*types.Package, error) {
 	return p, nil
 }
 
-// queryArgument is the SQL of tx.exec(sql, …), tx.each(f, sql, …), one(tx, f, sql, …), collect(tx, f, sql, …).
+// queryArgument returns the SQL argument of tx.exec(sql, …), tx.each(f, sql, …), one(tx, f, sql, …) or collect(tx, f,
+// sql, …).
 func queryArgument(call *ast.CallExpr) ast.Expr {
 	index := map[string]int{"exec": 0, "each": 1, "one": 2, "collect": 2}
 	name := ""
@@ -83,7 +84,7 @@ func queryArgument(call *ast.CallExpr) ast.Expr {
 	return nil
 }
 
-// variables are the package's variables with what they are initialised to.
+// variables returns the initial values of the package's variables.
 func variables(info *types.Info, files []*ast.File) map[types.Object]ast.Expr {
 	values := map[types.Object]ast.Expr{}
 	for _, f := range files {
@@ -99,7 +100,7 @@ func variables(info *types.Info, files []*ast.File) map[types.Object]ast.Expr {
 	return values
 }
 
-// fold evaluates an expression that makes a query, where it is made of constants, variables and conditions on flags.
+// fold evaluates an expression that builds a query from constants, variables and conditions on flags.
 func fold(info *types.Info, values map[types.Object]ast.Expr, e ast.Expr) (string, bool) {
 	if v := info.Types[e].Value; v != nil && v.Kind() == constant.String {
 		return constant.StringVal(v), true
@@ -158,7 +159,7 @@ func planOf(t *testing.T, tx *storage.Tx, query string) (plan string) {
 	return plan
 }
 
-// Every event that is looked for by its id would else cost a walk over its room.
+// Otherwise every search for an event by its ID would scan its room.
 func TestEventsAreFoundByTheirIDs(t *testing.T) {
 	db := storagetest.Open(t, storage.Config{})
 	ok(t, db.Read(t.Context(), func(tx *storage.Tx) error {

@@ -7,7 +7,7 @@ type ReceiptRow struct {
 	Room    ident.RoomNID
 	User    ident.UserNID
 	Type    string // m.read or m.read.private
-	Thread  string // "": unthreaded; "main"; or the root's event id
+	Thread  string // "" for unthreaded, "main", or the event ID of the thread's root
 	EventID string
 	Order   ident.Order // of the event in the timeline
 	TS      int64       // ms
@@ -17,13 +17,14 @@ const setReceiptQuery = `INSERT INTO receipts (room_nid, user_nid, type, thread,
 ON CONFLICT (room_nid, user_nid, type, thread) DO UPDATE SET event_id = excluded.event_id, ord = excluded.ord, ts = excluded.ts, position = excluded.position
 WHERE excluded.ord > receipts.ord`
 
-// SetReceipt moves a receipt forward; false, and nothing is changed, when it would not move forward.
+// SetReceipt moves a receipt forward. It returns false and changes nothing if the receipt would not move forward.
 func (tx *Tx) SetReceipt(r ReceiptRow, p Pos) (bool, error) {
 	n, err := tx.exec(setReceiptQuery, int64(r.Room), int64(r.User), r.Type, r.Thread, r.EventID, int64(r.Order), r.TS, int64(p))
 	return n == 1, err
 }
 
-// LastReceipts finds the position of the newest receipt of each room that has any. It rides receipts_by_position.
+// LastReceipts returns the position of the newest receipt of each room that has one. It uses the index
+// receipts_by_position.
 func (tx *Tx) LastReceipts(rooms []ident.RoomNID) (map[ident.RoomNID]int64, error) {
 	list, args := In(1, rooms)
 	return numbers[ident.RoomNID, int64](tx, `SELECT room_nid, max(position) FROM receipts WHERE room_nid IN `+list+` GROUP BY room_nid`, args...)

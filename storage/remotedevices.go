@@ -6,14 +6,14 @@ import (
 	"ebb/ident"
 )
 
-// Device lists across servers.
+// Device lists that are exchanged with other servers.
 
-// DeviceListUpdate is a change of a local user's devices that other servers are to be told of.
+// DeviceListUpdate is a change of a local user's devices that is to be sent to other servers.
 type DeviceListUpdate struct {
 	StreamID Pos
 	User     ident.UserNID
-	DeviceID string // "": the cross-signing keys
-	PrevID   Pos    // the user's update before; 0: this is the first
+	DeviceID string // "" for the cross-signing keys
+	PrevID   Pos    // the user's previous update; 0 if this is the first
 }
 
 const (
@@ -22,14 +22,14 @@ const (
 	addListUpdateQuery   = `INSERT INTO device_list_outbox (stream_id, user_nid, device_id, prev_id) VALUES ($1, $2, $3, $4)`
 )
 
-// DeviceStream is the stream id of a local user's newest update; 0 where there was none.
+// DeviceStream returns the stream ID of a local user's newest update, 0 if there is none.
 func (tx *Tx) DeviceStream(user ident.UserNID) (Pos, error) {
 	p, _, err := one(tx, scanNumber[int64], deviceStreamQuery, int64(user))
 	return Pos(p), err
 }
 
-// AddDeviceListUpdate records that a device changed ("": the cross-signing keys), for other servers. Updates of devices
-// name the one before; DeviceListChanged was called for the user.
+// AddDeviceListUpdate records for other servers that a device changed, or the cross-signing keys if deviceID is "". An
+// update of a device refers to the previous one. DeviceListChanged must have been called for the user.
 func (tx *Tx) AddDeviceListUpdate(user ident.UserNID, deviceID string) error {
 	pos, prev := tx.NextPos(), Pos(0)
 	if deviceID != "" {
@@ -47,7 +47,7 @@ func (tx *Tx) AddDeviceListUpdate(user ident.UserNID, deviceID string) error {
 
 const listUpdatesQuery = `SELECT stream_id, user_nid, device_id, prev_id FROM device_list_outbox ORDER BY stream_id LIMIT $1`
 
-// DeviceListUpdates lists the oldest updates that nobody was told of yet.
+// DeviceListUpdates lists the oldest updates that have not been moved to the outbox yet.
 func (tx *Tx) DeviceListUpdates(limit int) ([]DeviceListUpdate, error) {
 	return collect(tx, func(r Row) (u DeviceListUpdate, err error) {
 		err = r.Scan(&u.StreamID, &u.User, &u.DeviceID, &u.PrevID)
@@ -55,23 +55,23 @@ func (tx *Tx) DeviceListUpdates(limit int) ([]DeviceListUpdate, error) {
 	}, listUpdatesQuery, limit)
 }
 
-// DeleteDeviceListUpdate forgets an update that was handed on; false where it was before.
+// DeleteDeviceListUpdate deletes an update that was moved to the outbox. It returns false if it was deleted already.
 func (tx *Tx) DeleteDeviceListUpdate(streamID Pos) (bool, error) {
 	n, err := tx.exec(`DELETE FROM device_list_outbox WHERE stream_id = $1`, int64(streamID))
 	return n == 1, err
 }
 
-// DeviceTelling is a user of this server who came into a room: other servers in it are to be told of their devices.
+// DeviceTelling is a local user who joined a room and whose devices are to be announced to the other servers in it.
 type DeviceTelling struct {
 	User    ident.UserNID
 	Room    ident.RoomNID
-	Partial bool // it is not known for sure which servers are in the room
+	Partial bool // whether the list of servers in the room may be incomplete
 }
 
 const addDeviceTellingQuery = `INSERT INTO device_tellings (user_nid, room_nid, partial) VALUES ($1, $2, $3)
 ON CONFLICT (user_nid, room_nid) DO UPDATE SET partial = excluded.partial`
 
-// AddDeviceTelling records one.
+// AddDeviceTelling stores an announcement to be made.
 func (tx *Tx) AddDeviceTelling(t DeviceTelling) error {
 	partial := 0
 	if t.Partial {
@@ -81,7 +81,7 @@ func (tx *Tx) AddDeviceTelling(t DeviceTelling) error {
 	return err
 }
 
-// DeviceTellings lists some that wait.
+// DeviceTellings lists announcements to be made.
 func (tx *Tx) DeviceTellings(limit int) ([]DeviceTelling, error) {
 	return collect(tx, func(r Row) (t DeviceTelling, err error) {
 		var partial int64
@@ -91,17 +91,17 @@ func (tx *Tx) DeviceTellings(limit int) ([]DeviceTelling, error) {
 	}, `SELECT user_nid, room_nid, partial FROM device_tellings ORDER BY user_nid, room_nid LIMIT $1`, limit)
 }
 
-// DeleteDeviceTelling forgets one that was done; false where it was before.
+// DeleteDeviceTelling deletes an announcement that was made. It returns false if it was deleted already.
 func (tx *Tx) DeleteDeviceTelling(t DeviceTelling) (bool, error) {
 	n, err := tx.exec(`DELETE FROM device_tellings WHERE user_nid = $1 AND room_nid = $2`, int64(t.User), int64(t.Room))
 	return n == 1, err
 }
 
-// RemoteList is what is known of the device list of a user of another server.
+// RemoteList is the state of the cached device list of a remote user.
 type RemoteList struct {
 	User     ident.UserNID
-	StreamID int64 // of the newest update that the cache has; -1: not known
-	Asked    Pos   // the stream position when the list was asked for; 0: it must be asked for anew
+	StreamID int64 // of the newest update in the cache; -1 if unknown
+	Asked    Pos   // the stream position when the list was requested; 0 if it must be requested again
 	RetryTS  int64 // ms
 	Failures int64
 }
@@ -113,18 +113,18 @@ func scanRemoteList(r Row) (l RemoteList, err error) {
 	return l, err
 }
 
-// RemoteList finds a cached list.
+// RemoteList returns the state of a cached device list.
 func (tx *Tx) RemoteList(user ident.UserNID) (RemoteList, bool, error) {
 	return one(tx, scanRemoteList, remoteListColumns+`WHERE user_nid = $1`, int64(user))
 }
 
-// RemoteListsToAsk lists the stale lists whose time has come, those that wait longest first. It rides
-// remote_device_lists_to_ask.
+// RemoteListsToAsk lists the outdated lists that are due to be requested again, longest overdue first. It uses the
+// index remote_device_lists_to_ask.
 func (tx *Tx) RemoteListsToAsk(nowMillis int64, limit int) ([]RemoteList, error) {
 	return collect(tx, scanRemoteList, remoteListColumns+`WHERE asked = 0 AND retry_ts <= $1 ORDER BY retry_ts LIMIT $2`, nowMillis, limit)
 }
 
-// RemoteLists lists cached lists by user, from the one after a user on.
+// RemoteLists lists the cached lists by user, starting after the given user.
 func (tx *Tx) RemoteLists(after ident.UserNID, limit int) ([]RemoteList, error) {
 	return collect(tx, scanRemoteList, remoteListColumns+`WHERE user_nid > $1 ORDER BY user_nid LIMIT $2`, int64(after), limit)
 }
@@ -132,13 +132,13 @@ func (tx *Tx) RemoteLists(after ident.UserNID, limit int) ([]RemoteList, error) 
 const setRemoteListQuery = `INSERT INTO remote_device_lists (user_nid, stream_id, asked, retry_ts, failures) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (user_nid) DO UPDATE SET stream_id = excluded.stream_id, asked = excluded.asked, retry_ts = excluded.retry_ts, failures = excluded.failures`
 
-// SetRemoteList stores what is known of a list.
+// SetRemoteList stores the state of a cached device list.
 func (tx *Tx) SetRemoteList(l RemoteList) error {
 	_, err := tx.exec(setRemoteListQuery, int64(l.User), l.StreamID, int64(l.Asked), l.RetryTS, l.Failures)
 	return err
 }
 
-// DropRemoteList forgets the devices and cross-signing keys of a user of another server.
+// DropRemoteList deletes the cached devices and cross-signing keys of a remote user.
 func (tx *Tx) DropRemoteList(user ident.UserNID) error {
 	for _, q := range []string{
 		`DELETE FROM remote_device_lists WHERE user_nid = $1`,
@@ -152,12 +152,12 @@ func (tx *Tx) DropRemoteList(user ident.UserNID) error {
 	return nil
 }
 
-// RemoteDevices lists the cached devices of users of other servers, by user and by id. It rides the primary key.
+// RemoteDevices lists the cached devices of remote users by user, ordered by device ID. It uses the primary key.
 func (tx *Tx) RemoteDevices(users []ident.UserNID) (map[ident.UserNID][]UserDeviceKeys, error) {
 	return tx.deviceKeys(users, `SELECT user_nid, device_id, display_name, json FROM remote_devices WHERE user_nid IN `, ` ORDER BY device_id`)
 }
 
-// CountRemoteDevices counts them.
+// CountRemoteDevices returns the number of cached devices of a remote user.
 func (tx *Tx) CountRemoteDevices(user ident.UserNID) (n int64, err error) {
 	n, _, err = one(tx, scanNumber[int64], `SELECT count(*) FROM remote_devices WHERE user_nid = $1`, int64(user))
 	return n, err
@@ -166,19 +166,19 @@ func (tx *Tx) CountRemoteDevices(user ident.UserNID) (n int64, err error) {
 const setRemoteDeviceQuery = `INSERT INTO remote_devices (user_nid, device_id, display_name, json) VALUES ($1, $2, $3, $4)
 ON CONFLICT (user_nid, device_id) DO UPDATE SET display_name = excluded.display_name, json = excluded.json`
 
-// SetRemoteDevice stores a device of a user of another server.
+// SetRemoteDevice stores a device of a remote user.
 func (tx *Tx) SetRemoteDevice(user ident.UserNID, k UserDeviceKeys) error {
 	_, err := tx.exec(setRemoteDeviceQuery, int64(user), k.DeviceID, k.DisplayName, k.JSON)
 	return err
 }
 
-// DeleteRemoteDevice removes one.
+// DeleteRemoteDevice deletes a device of a remote user.
 func (tx *Tx) DeleteRemoteDevice(user ident.UserNID, deviceID string) error {
 	_, err := tx.exec(`DELETE FROM remote_devices WHERE user_nid = $1 AND device_id = $2`, int64(user), deviceID)
 	return err
 }
 
-// DeleteCrossSigningKey removes one of a user's three keys.
+// DeleteCrossSigningKey deletes one of a user's three cross-signing keys.
 func (tx *Tx) DeleteCrossSigningKey(user ident.UserNID, usage string) error {
 	_, err := tx.exec(`DELETE FROM cross_signing_keys WHERE user_nid = $1 AND usage = $2`, int64(user), usage)
 	return err
@@ -190,8 +190,8 @@ WHERE l.asked > 0 AND EXISTS (SELECT 1 FROM memberships mine JOIN memberships th
  AND theirs.user_nid = l.user_nid AND theirs.membership = 'join' AND theirs.joined_pos <= l.asked)
 AND l.user_nid IN `
 
-// FreshLists finds, among users of other servers, those whose list of devices was asked for while they and viewer were in
-// one room, where both have been ever since. It rides the primary keys.
+// FreshLists returns those of the remote users whose device list was requested while they shared a room with viewer in
+// which both have remained since. It uses the primary keys.
 func (tx *Tx) FreshLists(viewer ident.UserNID, users []ident.UserNID) ([]ident.UserNID, error) {
 	var out []ident.UserNID
 	for part := range slices.Chunk(users, maxIn) {
@@ -205,7 +205,7 @@ func (tx *Tx) FreshLists(viewer ident.UserNID, users []ident.UserNID) ([]ident.U
 	return out, nil
 }
 
-// DeviceListPosition is when a user's devices last changed, as far as this server was told; 0: never.
+// DeviceListPosition returns the position of the last known change of a user's devices, 0 if there is none.
 func (tx *Tx) DeviceListPosition(user ident.UserNID) (Pos, error) {
 	p, _, err := one(tx, scanNumber[int64], `SELECT position FROM device_list_changes WHERE user_nid = $1`, int64(user))
 	return Pos(p), err
@@ -213,7 +213,7 @@ func (tx *Tx) DeviceListPosition(user ident.UserNID) (Pos, error) {
 
 const claimMessageQuery = `INSERT INTO received_messages (id_hash, received_ts) VALUES ($1, $2) ON CONFLICT DO NOTHING`
 
-// ClaimMessage records a message of another server; false where it was received before.
+// ClaimMessage records the ID of a message from another server. It returns false if the message was received before.
 func (tx *Tx) ClaimMessage(origin, messageID string) (bool, error) {
 	n, err := tx.exec(claimMessageQuery, tx.IDHash(origin+"\x00"+messageID), tx.now.UnixMilli())
 	return n == 1, err
@@ -221,7 +221,7 @@ func (tx *Tx) ClaimMessage(origin, messageID string) (bool, error) {
 
 const pruneMessagesQuery = `DELETE FROM received_messages WHERE id_hash IN (SELECT id_hash FROM received_messages WHERE received_ts < $1 ORDER BY received_ts LIMIT $2)`
 
-// PruneMessages forgets the messages from before a time (ms), at most limit of them; it returns how many there were.
+// PruneMessages deletes at most limit records of messages from before a time (ms) and returns their number.
 func (tx *Tx) PruneMessages(before int64, limit int) (int64, error) {
 	return tx.exec(pruneMessagesQuery, before, limit)
 }

@@ -1,6 +1,6 @@
 package storage
 
-// RemoteMedia is a file of another server that is kept here.
+// RemoteMedia is a cached file of another server.
 type RemoteMedia struct {
 	Server      string
 	ID          string
@@ -9,7 +9,7 @@ type RemoteMedia struct {
 	Filename    string
 	Size        int64 // bytes
 	Fetched     int64 // ms
-	Used        int64 // ms; when it was last asked for, within an hour
+	Used        int64 // ms; time of the last request, accurate to an hour
 }
 
 const remoteMediaColumns = `server, media_id, blob, content_type, filename, size, fetched_ts, used_ts`
@@ -18,7 +18,7 @@ const setRemoteMediaQuery = `INSERT INTO remote_media (` + remoteMediaColumns + 
 ON CONFLICT (server, media_id) DO UPDATE SET blob = excluded.blob, content_type = excluded.content_type, filename = excluded.filename,
 size = excluded.size, fetched_ts = excluded.fetched_ts, used_ts = excluded.used_ts`
 
-// SetRemoteMedia notes a file that was fetched.
+// SetRemoteMedia stores the row of a file that was fetched.
 func (tx *Tx) SetRemoteMedia(m RemoteMedia) error {
 	_, err := tx.exec(setRemoteMediaQuery, m.Server, m.ID, m.Blob, m.ContentType, m.Filename, m.Size, m.Fetched, m.Used)
 	return err
@@ -26,7 +26,7 @@ func (tx *Tx) SetRemoteMedia(m RemoteMedia) error {
 
 const remoteMediaQuery = `SELECT ` + remoteMediaColumns + ` FROM remote_media WHERE server = $1 AND media_id = $2`
 
-// RemoteMedia finds a file of another server that was fetched.
+// RemoteMedia returns the row of a cached file of another server.
 func (tx *Tx) RemoteMedia(server, mediaID string) (RemoteMedia, bool, error) {
 	return one(tx, scanRemoteMedia, remoteMediaQuery, server, mediaID)
 }
@@ -36,7 +36,7 @@ func scanRemoteMedia(r Row) (m RemoteMedia, err error) {
 	return m, err
 }
 
-// UseRemoteMedia notes that a file was asked for.
+// UseRemoteMedia records when a file was requested.
 func (tx *Tx) UseRemoteMedia(server, mediaID string, at int64) error {
 	_, err := tx.exec(`UPDATE remote_media SET used_ts = $3 WHERE server = $1 AND media_id = $2`, server, mediaID, at)
 	return err
@@ -44,18 +44,18 @@ func (tx *Tx) UseRemoteMedia(server, mediaID string, at int64) error {
 
 const oldestRemoteMediaQuery = `SELECT ` + remoteMediaColumns + ` FROM remote_media ORDER BY used_ts LIMIT $1`
 
-// OldestRemoteMedia lists the files that were not asked for for longest. It rides remote_media_by_use.
+// OldestRemoteMedia lists the files whose last request is longest ago. It uses the index remote_media_by_use.
 func (tx *Tx) OldestRemoteMedia(limit int) ([]RemoteMedia, error) {
 	return collect(tx, scanRemoteMedia, oldestRemoteMediaQuery, limit)
 }
 
-// RemoteMediaSize sums the sizes of the files of other servers, in bytes. It reads the whole table.
+// RemoteMediaSize returns the total size of the cached files of other servers, in bytes. It scans the whole table.
 func (tx *Tx) RemoteMediaSize() (size int64, err error) {
 	_, _, err = one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&size) }, `SELECT coalesce(sum(size), 0) FROM remote_media`)
 	return size, err
 }
 
-// DeleteRemoteMedia forgets a file of another server; the file is the caller's.
+// DeleteRemoteMedia deletes the row of a cached file. The caller deletes the file.
 func (tx *Tx) DeleteRemoteMedia(server, mediaID string) error {
 	_, err := tx.exec(`DELETE FROM remote_media WHERE server = $1 AND media_id = $2`, server, mediaID)
 	return err

@@ -6,13 +6,13 @@ import (
 	"os"
 )
 
-// reserveSize is the room that is kept for a start on a full disk: SQLite does not open a database, not even for reading,
-// without making an index of 32 KiB for its log, which it removes when it closes the database.
+// reserveSize is the size of the space that is reserved for a start on a full disk. SQLite cannot open a database, even
+// for reading, without creating an index of 32 KiB for its log, which it deletes when it closes the database.
 const reserveSize = 512 << 10
 
 func (d sqliteDialect) reservePath() string { return d.path + ".reserve" }
 
-// keepReserve makes the file that keeps the room, where there is none and the disk has enough.
+// keepReserve creates the file that reserves the space, if it does not exist and the disk has enough room.
 func (d sqliteDialect) keepReserve() error {
 	if info, err := os.Stat(d.reservePath()); err == nil && info.Size() == reserveSize {
 		return nil
@@ -24,7 +24,7 @@ func (d sqliteDialect) keepReserve() error {
 	return err
 }
 
-// freeReserve gives the room back, and reports whether there was any.
+// freeReserve deletes the file and reports whether it existed.
 func (d sqliteDialect) freeReserve() bool {
 	err := os.Remove(d.reservePath())
 	return err == nil || !errors.Is(err, fs.ErrNotExist)

@@ -6,7 +6,7 @@ import (
 	"ebb/ident"
 )
 
-// PurgeCandidate is an event as the purge sees it.
+// PurgeCandidate holds the properties of an event that decide whether it is purged.
 type PurgeCandidate struct {
 	Position Pos
 	Order    ident.Order
@@ -19,7 +19,7 @@ type PurgeCandidate struct {
 const purgeCandidatesQuery = `SELECT position, ord, event_id, state_key IS NOT NULL, CASE WHEN origin_ts < received_ts THEN origin_ts ELSE received_ts END, flags
 FROM events WHERE room_nid = $1 AND ord > $2 ORDER BY ord LIMIT $3`
 
-// PurgeCandidates walks a room's timeline from after an order. It rides events_by_order.
+// PurgeCandidates lists events of a room's timeline after an order. It uses the index events_by_order.
 func (tx *Tx) PurgeCandidates(room ident.RoomNID, after ident.Order, limit int) ([]PurgeCandidate, error) {
 	return collect(tx, func(r Row) (c PurgeCandidate, err error) {
 		var flags int64
@@ -37,7 +37,7 @@ func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
 	return tx.PurgeBare([]Pos{p})
 }
 
-// PurgeBare deletes message events that have no dependents; WithDependents returns those that do.
+// PurgeBare deletes message events without dependents; see WithDependents.
 func (tx *Tx) PurgeBare(positions []Pos) error {
 	for part := range slices.Chunk(positions, maxIn) {
 		list, args := In(1, part)
@@ -52,11 +52,11 @@ func (tx *Tx) PurgeBare(positions []Pos) error {
 	return nil
 }
 
-// What was redacted needs no second redaction.
+// Redacted events are not remembered, since they need no second redaction.
 const rememberPurgedQuery = `INSERT INTO purged_events (room_nid, id_hash, sender_nid, purged_ts)
 SELECT room_nid, id_hash, sender_nid, CAST($1 AS BIGINT) FROM events WHERE redacted_by = 0 AND position IN `
 
-// PurgedSender finds out who sent an event of a room that was purged, as far as it is remembered. It rides the primary key.
+// PurgedSender returns the sender of a purged event of a room, if it is still remembered. It uses the primary key.
 func (tx *Tx) PurgedSender(room ident.RoomNID, eventID string) (user string, found bool, err error) {
 	return one(tx, scanString, `SELECT u.user_id FROM purged_events p JOIN users u ON u.nid = p.sender_nid WHERE p.room_nid = $1 AND p.id_hash = $2`,
 		int64(room), tx.IDHash(eventID))
@@ -65,8 +65,8 @@ func (tx *Tx) PurgedSender(room ident.RoomNID, eventID string) (user string, fou
 const forgetPurgedQuery = `DELETE FROM purged_events WHERE (room_nid, id_hash) IN (
     SELECT room_nid, id_hash FROM purged_events WHERE purged_ts < $1 ORDER BY purged_ts LIMIT $2)`
 
-// ForgetPurged forgets who sent some of the events that were purged before a time (ms), and reports whether there are more.
-// It rides purged_events_by_time.
+// ForgetPurged deletes the senders of at most limit events that were purged before a time (ms), and reports whether
+// there may be more. It uses the index purged_events_by_time.
 func (tx *Tx) ForgetPurged(before int64, limit int) (more bool, err error) {
 	n, err := tx.exec(forgetPurgedQuery, before, limit)
 	return n == int64(limit), err
@@ -74,7 +74,7 @@ func (tx *Tx) ForgetPurged(before int64, limit int) (more bool, err error) {
 
 const skeletonQuery = `UPDATE events SET json = $2, flags = $3, push = 0, thread_root = 0, device_nid = 0, txn_id = NULL WHERE position = $1`
 
-// SkeletonizeEvent reduces an event that the graph still needs to its redacted form, which no client sees.
+// SkeletonizeEvent reduces an event that the event graph still needs to its redacted form, which no client sees.
 func (tx *Tx) SkeletonizeEvent(p Pos, eventID string, flags EventFlags, redactedForm []byte) error {
 	if err := tx.removeDependents(purged, p, eventID); err != nil {
 		return err
@@ -83,7 +83,7 @@ func (tx *Tx) SkeletonizeEvent(p Pos, eventID string, flags EventFlags, redacted
 	return err
 }
 
-// SetPurgedBefore raises the time (ms) before which a room's message events are gone for good.
+// SetPurgedBefore raises the time (ms) before which a room's message events have been purged.
 func (tx *Tx) SetPurgedBefore(room ident.RoomNID, ts int64) error {
 	_, err := tx.exec(`UPDATE rooms SET purged_before = $2 WHERE nid = $1 AND purged_before < $2`, int64(room), ts)
 	return err
@@ -91,7 +91,8 @@ func (tx *Tx) SetPurgedBefore(room ident.RoomNID, ts int64) error {
 
 const setOverrideQuery = `UPDATE rooms SET overridden = $2, override_min = $3, override_max = $4 WHERE nid = $1`
 
-// SetRetentionOverride sets the administrator's policy for a room, in ms; overridden 0 takes it away.
+// SetRetentionOverride sets an administrator's retention policy for a room, in ms, or removes it if overridden is
+// false.
 func (tx *Tx) SetRetentionOverride(room ident.RoomNID, overridden bool, minMillis, maxMillis *int64) error {
 	n := 0
 	if overridden {

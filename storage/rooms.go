@@ -7,18 +7,18 @@ import (
 	"ebb/ident"
 )
 
-// RoomRow is one row of rooms.
+// RoomRow is a row of rooms.
 type RoomRow struct {
 	NID          ident.RoomNID
 	RoomID       string
 	Version      string
 	CreatedTS    int64 // ms
-	Generation   int64 // grows with every write of the room
-	Snapshot     int64 // state after the forward extremities
+	Generation   int64 // incremented by every write to the room
+	Snapshot     int64 // the state after the forward extremities
 	Extremities  []Pos
 	Depth        int64
-	MinDepth     int64 // of the join by which this server entered the room
-	Entered      Pos   // of that join; 0: this server created the room
+	MinDepth     int64 // depth of the join by which this server entered the room
+	Entered      Pos   // position of that join; 0 if this server created the room
 	LastOrder    ident.Order
 	Published    bool
 	Overridden   bool
@@ -26,11 +26,11 @@ type RoomRow struct {
 	OverrideMax  *int64 // ms
 	PurgedBefore int64  // ms
 
-	PartialJoin    Pos      // the join before which the state is not whole; 0: it is
-	PartialServers []string // of such a room: servers that take part, the one first through which it was joined
-	Completed      Pos      // when the state became whole; 0: it always was
+	PartialJoin    Pos      // the join whose preceding state is partial; 0 if the state is complete
+	PartialServers []string // of a partial-state room: the servers in it, first the one that answered the join
+	Completed      Pos      // position at which the state became complete; 0 if it always was
 
-	Recheck bool // an earlier version may have damaged the room
+	Recheck bool // whether an earlier version of Ebb may have damaged the room
 }
 
 const roomColumns = `SELECT nid, room_id, version, created_ts, generation, snapshot, extremities, depth, last_order, published,
@@ -53,7 +53,7 @@ func (tx *Tx) RoomByID(roomID string) (RoomRow, bool, error) {
 	return one(tx, scanRoom, roomColumns+` WHERE room_id = $1`, roomID)
 }
 
-// RoomByNID finds a room by its short name.
+// RoomByNID finds a room by its number.
 func (tx *Tx) RoomByNID(nid ident.RoomNID) (RoomRow, bool, error) {
 	return one(tx, scanRoom, roomColumns+` WHERE nid = $1`, int64(nid))
 }
@@ -64,7 +64,7 @@ func (tx *Tx) RoomsByID(ids []string) ([]RoomRow, error) {
 	return collect(tx, scanRoom, roomColumns+` WHERE room_id IN `+list, args...)
 }
 
-// RoomsByNID finds rooms by their short names, in no particular order.
+// RoomsByNID finds rooms by their numbers, in no particular order.
 func (tx *Tx) RoomsByNID(nids []ident.RoomNID) ([]RoomRow, error) {
 	list, args := In(1, nids)
 	return collect(tx, scanRoom, roomColumns+` WHERE nid IN `+list, args...)
@@ -73,7 +73,7 @@ func (tx *Tx) RoomsByNID(nids []ident.RoomNID) ([]RoomRow, error) {
 const insertRoomQuery = `INSERT INTO rooms (nid, room_id, version, created_ts, generation, snapshot, extremities, depth, last_order)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 
-// InsertRoom adds a room, with what AdvanceRoom writes later.
+// InsertRoom adds a room, including the columns that AdvanceRoom updates later.
 func (tx *Tx) InsertRoom(m *RoomRow) error {
 	_, err := tx.exec(insertRoomQuery, int64(m.NID), m.RoomID, m.Version, m.CreatedTS, m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, int64(m.LastOrder))
 	return err
@@ -83,7 +83,8 @@ const advanceRoomQuery = `UPDATE rooms SET generation = generation + 1, snapshot
 last_order = CASE WHEN $6 > last_order THEN $6 ELSE last_order END
 WHERE nid = $1 AND generation = $2`
 
-// AdvanceRoom moves a room's head on; false when the row is not of the generation that the caller built on.
+// AdvanceRoom updates a room's state, extremities, depth and last order. It returns false if the generation of the row
+// is not m.Generation, on which the caller's change is based.
 func (tx *Tx) AdvanceRoom(m *RoomRow) (bool, error) {
 	n, err := tx.exec(advanceRoomQuery, int64(m.NID), m.Generation, m.Snapshot, positionList(m.Extremities), m.Depth, int64(m.LastOrder))
 	return n == 1, err
@@ -92,7 +93,7 @@ func (tx *Tx) AdvanceRoom(m *RoomRow) (bool, error) {
 const enterRoomQuery = `UPDATE rooms SET generation = generation + 1, snapshot = $2, extremities = $3, depth = $4, min_depth = $4, last_order = $5,
 partial_join = $6, partial_servers = $7, completed = 0, entered = $8, recheck = 0 WHERE nid = $1`
 
-// EnterRoom sets the head of a room that another server has told.
+// EnterRoom sets the state, extremities and depth of a room that this server joined through another server.
 func (tx *Tx) EnterRoom(m *RoomRow) error {
 	servers, err := json.Marshal(append([]string{}, m.PartialServers...))
 	if err != nil {
@@ -102,7 +103,8 @@ func (tx *Tx) EnterRoom(m *RoomRow) error {
 	return err
 }
 
-// CompleteRoom notes of a room whose head was moved on that its state is whole from a position on.
+// CompleteRoom records that a room's state is complete from a position on. The caller has updated the room with
+// AdvanceRoom.
 func (tx *Tx) CompleteRoom(nid ident.RoomNID, completed Pos) error {
 	_, err := tx.exec(`UPDATE rooms SET partial_join = 0, partial_servers = '[]', completed = $2 WHERE nid = $1`, int64(nid), int64(completed))
 	return err
@@ -110,17 +112,18 @@ func (tx *Tx) CompleteRoom(nid ident.RoomNID, completed Pos) error {
 
 const partialRoomsQuery = `SELECT nid FROM rooms WHERE partial_join > 0 ORDER BY nid`
 
-// PartialRooms lists the rooms whose state is not whole. It rides rooms_partial.
+// PartialRooms lists the partial-state rooms. It uses the index rooms_partial.
 func (tx *Tx) PartialRooms() ([]ident.RoomNID, error) {
 	return collect(tx, scanNumber[ident.RoomNID], partialRoomsQuery)
 }
 
-// RoomsToRecheck lists the rooms that an earlier version may have damaged. It rides rooms_recheck.
+// RoomsToRecheck lists the rooms that an earlier version of Ebb may have damaged. It uses the index rooms_recheck.
 func (tx *Tx) RoomsToRecheck() ([]ident.RoomNID, error) {
 	return collect(tx, scanNumber[ident.RoomNID], `SELECT nid FROM rooms WHERE recheck > 0 ORDER BY nid`)
 }
 
-// SetEntered stores the position of the join by which this server entered a room, and whether the room is still to be checked for damage.
+// SetEntered stores the position of the join by which this server entered a room, and whether the room still has to be
+// checked for damage.
 func (tx *Tx) SetEntered(nid ident.RoomNID, entered Pos, recheck bool) error {
 	n := 0
 	if recheck {
@@ -141,7 +144,7 @@ func positionList(ps []Pos) string {
 	return string(append(out, ']'))
 }
 
-// SetPublished lists a room in the room directory, or takes it out.
+// SetPublished adds a room to the room directory or removes it.
 func (tx *Tx) SetPublished(room ident.RoomNID, published bool) error {
 	n := 0
 	if published {

@@ -30,7 +30,7 @@ func ok(t *testing.T, errs ...error) {
 	}
 }
 
-// got is a value that comes with an error.
+// got returns a function that fails the test on an error and otherwise returns the value that came with it.
 func got[T any](t *testing.T) func(v T, err error) T {
 	return func(v T, err error) T {
 		t.Helper()

@@ -10,7 +10,7 @@ type ServerKey struct {
 const putServerKeyQuery = `INSERT INTO server_keys (server, key_id, public_key, good_until, expired) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, good_until = excluded.good_until, expired = excluded.expired`
 
-// PutServerKey keeps a key of a server.
+// PutServerKey stores a key of a server.
 func (tx *Tx) PutServerKey(k ServerKey) error {
 	expired := 0
 	if k.Expired {
@@ -20,7 +20,7 @@ func (tx *Tx) PutServerKey(k ServerKey) error {
 	return err
 }
 
-// ServerKeys lists the keys of a server that are known, by id.
+// ServerKeys lists the stored keys of a server, ordered by key ID.
 func (tx *Tx) ServerKeys(server string) ([]ServerKey, error) {
 	return collect(tx, func(r Row) (k ServerKey, err error) {
 		var expired int64
@@ -31,7 +31,7 @@ func (tx *Tx) ServerKeys(server string) ([]ServerKey, error) {
 	}, `SELECT key_id, public_key, good_until, expired FROM server_keys WHERE server = $1 ORDER BY key_id`, server)
 }
 
-// ServerKeyAnswer is what a server said of its keys.
+// ServerKeyAnswer is the response of a server that lists its keys.
 type ServerKeyAnswer struct {
 	JSON      string
 	GoodUntil int64 // ms
@@ -41,13 +41,13 @@ type ServerKeyAnswer struct {
 const putServerKeyAnswerQuery = `INSERT INTO server_key_answers (server, json, good_until, fetched_ts) VALUES ($1, $2, $3, $4)
 ON CONFLICT (server) DO UPDATE SET json = excluded.json, good_until = excluded.good_until, fetched_ts = excluded.fetched_ts`
 
-// PutServerKeyAnswer keeps what a server said of its keys.
+// PutServerKeyAnswer stores the response of a server that lists its keys.
 func (tx *Tx) PutServerKeyAnswer(server string, a ServerKeyAnswer) error {
 	_, err := tx.exec(putServerKeyAnswerQuery, server, a.JSON, a.GoodUntil, a.FetchedTS)
 	return err
 }
 
-// ServerKeyAnswerOf finds what a server last said of its keys.
+// ServerKeyAnswerOf returns the latest stored response of a server that lists its keys.
 func (tx *Tx) ServerKeyAnswerOf(server string) (ServerKeyAnswer, bool, error) {
 	return one(tx, func(r Row) (a ServerKeyAnswer, err error) {
 		err = r.Scan(&a.JSON, &a.GoodUntil, &a.FetchedTS)
@@ -55,8 +55,8 @@ func (tx *Tx) ServerKeyAnswerOf(server string) (ServerKeyAnswer, bool, error) {
 	}, `SELECT json, good_until, fetched_ts FROM server_key_answers WHERE server = $1`, server)
 }
 
-// PruneServerKeys removes all stored key responses but the newest ones, and with them the keys of those servers, unless this server has
-// sent something to them.
+// PruneServerKeys deletes all but the newest stored key responses. It also deletes the keys of the servers concerned,
+// except for servers to which this server has sent something.
 func (tx *Tx) PruneServerKeys(keep int) error {
 	newest, over, err := one(tx, func(r Row) (ts int64, err error) {
 		err = r.Scan(&ts)

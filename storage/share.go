@@ -7,24 +7,24 @@ import (
 )
 
 const (
-	// maxShare is how many of the connections for reading one requester holds at a time, so that nobody's reads keep the
-	// others waiting. 2: one that is slow, and one for everything else.
+	// maxShare is the number of reading connections that one requester may hold at a time, so that its reads do not
+	// block others. Two allow one slow read and one for everything else.
 	maxShare = 2
-	// unshared is how many connections are left to reads that are nobody's share: signing in, sends, /sync.
+	// unshared is the number of connections left for reads without a requester: signing in, sending, /sync.
 	unshared = 2
 )
 
 type requesterKey struct{}
 
-// Requested returns a context whose reads count as one requester's: a user, a server, a network. It is meant for reads that
-// may take long.
+// Requested returns a context whose reads count as those of one requester: a user, a server or a network. It is meant
+// for reads that may take long.
 func Requested(ctx context.Context, requester string) context.Context {
 	return context.WithValue(ctx, requesterKey{}, requester)
 }
 
-// shares divides the connections for reading among those who ask.
+// shares divides the reading connections among requesters.
 type shares struct {
-	all        chan struct{} // a slot for each read that is somebody's share
+	all        chan struct{} // one slot for each read with a requester
 	requesters *keyed.Semaphore[string]
 }
 
@@ -32,7 +32,7 @@ func newShares(connections int) *shares {
 	return &shares{all: make(chan struct{}, max(connections-unshared, 1)), requesters: keyed.NewSemaphore[string](maxShare, 0)}
 }
 
-// take waits until the requester of ctx may read. Release is called when the read is over.
+// take waits until the requester of ctx may read. The caller must call release after the read.
 func (s *shares) take(ctx context.Context) (release func(), err error) {
 	requester, ok := ctx.Value(requesterKey{}).(string)
 	if !ok {

@@ -43,7 +43,7 @@ func TestOneRequesterDoesNotTakeAllConnections(t *testing.T) {
 	waiting := make(chan error)
 	ran := false
 	go func() { waiting <- db.Read(alice, func(*storage.Tx) error { ran = true; return nil }) }()
-	// Others go on, while alice has all that one requester gets.
+	// Others can read while alice holds all connections that one requester may have.
 	for _, other := range []string{"bob", "carol"} {
 		ends = append(ends, hold(t, db, storage.Requested(t.Context(), other)), hold(t, db, storage.Requested(t.Context(), other)))
 	}
@@ -55,7 +55,7 @@ func TestOneRequesterDoesNotTakeAllConnections(t *testing.T) {
 	for _, end := range ends[2:] {
 		end()
 	}
-	for _, end := range ends[:2] { // their context has ended, which no statement noticed
+	for _, end := range ends[:2] { // their context has ended, but no statement has run since
 		end()
 	}
 	hold(t, db, storage.Requested(t.Context(), "alice"))()

@@ -2,18 +2,18 @@ package storage
 
 import "ebb/ident"
 
-// Queries of rooms that are shared with other servers.
+// Queries for rooms that are shared with other servers.
 
-// SkipTo lets the stream go on from a position, in a write only, if it has not come so far yet.
+// SkipTo makes the stream continue after position p, unless it is already beyond it. It can be called in a write only.
 func (tx *Tx) SkipTo(p Pos) { tx.committer.pos = max(tx.committer.pos, int64(p)) }
 
-// EventName is what state resolution needs of an event to begin with.
+// EventName is the position and ID of an event.
 type EventName struct {
 	Position Pos
 	EventID  string
 }
 
-// EventNames finds the ids of the events at these positions, in no particular order. It rides the primary key.
+// EventNames returns the IDs of the events at these positions, in no particular order. It uses the primary key.
 func (tx *Tx) EventNames(positions []Pos) ([]EventName, error) {
 	out := make([]EventName, 0, len(positions))
 	for len(positions) > 0 {
@@ -33,8 +33,8 @@ func (tx *Tx) EventNames(positions []Pos) ([]EventName, error) {
 
 const eventsByIDQuery = `SELECT ` + eventColumns + ` FROM events e WHERE +e.room_nid = $1 AND e.id_hash IN `
 
-// EventsByID finds events of a room, in no particular order; those that are not stored are left out. Of an event with
-// several rows (see EventByID) it gives all. It rides events_by_id.
+// EventsByID finds events of a room, in no particular order. It omits events that are not stored. If an event has
+// several rows (see EventByID), it returns all of them. It uses the index events_by_id.
 func (tx *Tx) EventsByID(room ident.RoomNID, ids []string) ([]EventRow, error) {
 	var out []EventRow
 	for len(ids) > 0 {
@@ -59,7 +59,8 @@ func (tx *Tx) EventsByID(room ident.RoomNID, ids []string) ([]EventRow, error) {
 	return out, nil
 }
 
-// SetStrippedState keeps what a room shows of itself to a user whom it does not let in yet; an empty text forgets it.
+// SetStrippedState stores the stripped state that another server sent with an invite or a knock of a user. An empty
+// text deletes it.
 func (tx *Tx) SetStrippedState(user ident.UserNID, room ident.RoomNID, json string) error {
 	if json == "" {
 		_, err := tx.exec(`DELETE FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
@@ -70,24 +71,25 @@ ON CONFLICT (user_nid, room_nid) DO UPDATE SET json = excluded.json`, int64(user
 	return err
 }
 
-// StrippedState is what a room shows of itself to a user whom it does not let in yet; "" where no other server told.
+// StrippedState returns the stripped state that another server sent with an invite or a knock of a user, "" if there is
+// none.
 func (tx *Tx) StrippedState(user ident.UserNID, room ident.RoomNID) (string, error) {
 	s, _, err := one(tx, scanString, `SELECT json FROM stripped_state WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 	return s, err
 }
 
-// PendingInvite is an invite that a user has neither accepted nor declined.
+// PendingInvite is an invite that the user has neither accepted nor rejected.
 type PendingInvite struct {
 	Room    ident.RoomNID
 	Inviter string
-	Size    int64 // of the event and of what the room shows of itself
+	Size    int64 // bytes of the event and of the stripped state
 }
 
 const pendingInvitesQuery = `SELECT m.room_nid, u.user_id, length(e.json) + coalesce(length(s.json), 0) FROM memberships m
 JOIN events e ON e.position = m.position JOIN users u ON u.nid = e.sender_nid
 LEFT JOIN stripped_state s ON s.user_nid = m.user_nid AND s.room_nid = m.room_nid WHERE m.user_nid = $1 AND m.membership = 'invite'`
 
-// PendingInvites lists a user's invites. It rides the primary keys.
+// PendingInvites lists a user's pending invites. It uses the primary keys.
 func (tx *Tx) PendingInvites(user ident.UserNID) ([]PendingInvite, error) {
 	return collect(tx, func(r Row) (p PendingInvite, err error) {
 		err = r.Scan(&p.Room, &p.Inviter, &p.Size)
@@ -95,10 +97,10 @@ func (tx *Tx) PendingInvites(user ident.UserNID) ([]PendingInvite, error) {
 	}, pendingInvitesQuery, int64(user))
 }
 
-// BackwardEdge is an event that is not stored and that a stored one names as the one before it.
+// BackwardEdge is an event that is not stored and that a stored event refers to as its predecessor.
 type BackwardEdge struct {
 	Missing string
-	Order   ident.Order // of the oldest event that names it
+	Order   ident.Order // of the oldest event that refers to it
 }
 
 func scanBackwardEdge(r Row) (e BackwardEdge, err error) {
@@ -106,7 +108,7 @@ func scanBackwardEdge(r Row) (e BackwardEdge, err error) {
 	return e, err
 }
 
-// AddBackwardEdge notes that the event at an order names one that is not stored.
+// AddBackwardEdge records that the event with the given order refers to a predecessor that is not stored.
 func (tx *Tx) AddBackwardEdge(room ident.RoomNID, missing string, order ident.Order) error {
 	_, err := tx.exec(`INSERT INTO backward_edges (room_nid, missing_id, ord) VALUES ($1, $2, $3)
 ON CONFLICT (room_nid, missing_id) DO UPDATE SET ord = CASE WHEN excluded.ord < backward_edges.ord THEN excluded.ord ELSE backward_edges.ord END`,
@@ -114,7 +116,7 @@ ON CONFLICT (room_nid, missing_id) DO UPDATE SET ord = CASE WHEN excluded.ord < 
 	return err
 }
 
-// DeleteBackwardEdge forgets an edge: its event is stored now, or nobody has it.
+// DeleteBackwardEdge deletes an edge because its event is stored now or no server has it.
 func (tx *Tx) DeleteBackwardEdge(room ident.RoomNID, missing string) error {
 	_, err := tx.exec(`DELETE FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, int64(room), missing)
 	return err
@@ -122,30 +124,31 @@ func (tx *Tx) DeleteBackwardEdge(room ident.RoomNID, missing string) error {
 
 const backwardEdgesQuery = `SELECT missing_id, ord FROM backward_edges WHERE room_nid = $1 AND ord > $2 AND ord <= $3 ORDER BY ord DESC LIMIT $4`
 
-// BackwardEdges lists the edges at events whose order is above after and not above upTo, the newest first. It rides
+// BackwardEdges lists the edges at events with an order above after and at most upTo, newest first. It uses the index
 // backward_edges_by_order.
 func (tx *Tx) BackwardEdges(room ident.RoomNID, after, upTo ident.Order, limit int) ([]BackwardEdge, error) {
 	return collect(tx, scanBackwardEdge, backwardEdgesQuery, int64(room), int64(after), int64(upTo), limit)
 }
 
-// IsMissing tells whether an event is one that a stored one names and that is not stored.
+// IsMissing reports whether a stored event refers to the given event as a predecessor that is not stored.
 func (tx *Tx) IsMissing(room ident.RoomNID, eventID string) (bool, error) {
 	_, found, err := tx.MissingBefore(room, eventID)
 	return found, err
 }
 
-// MissingBefore is the order of the oldest event that names a missing one; false where none does.
+// MissingBefore returns the order of the oldest event that refers to a missing event as its predecessor, false if none
+// does.
 func (tx *Tx) MissingBefore(room ident.RoomNID, eventID string) (ident.Order, bool, error) {
 	return one(tx, scanNumber[ident.Order], `SELECT ord FROM backward_edges WHERE room_nid = $1 AND missing_id = $2`, int64(room), eventID)
 }
 
-// AddPendingRedaction keeps a redaction for the time when its target arrives.
+// AddPendingRedaction records a redaction whose target has not arrived yet.
 func (tx *Tx) AddPendingRedaction(room ident.RoomNID, target string, p Pos) error {
 	_, err := tx.exec(`INSERT INTO pending_redactions (room_nid, target_id, position) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, int64(room), target, int64(p))
 	return err
 }
 
-// PendingRedactions lists the redactions of an event that arrived before it, the oldest first.
+// PendingRedactions lists the redactions that arrived before their target, oldest first.
 func (tx *Tx) PendingRedactions(room ident.RoomNID, target string, limit int) ([]Pos, error) {
 	return collect(tx, func(r Row) (p Pos, err error) {
 		err = r.Scan(&p)
@@ -153,7 +156,7 @@ func (tx *Tx) PendingRedactions(room ident.RoomNID, target string, limit int) ([
 	}, `SELECT position FROM pending_redactions WHERE room_nid = $1 AND target_id = $2 ORDER BY position LIMIT $3`, int64(room), target, limit)
 }
 
-// DeletePendingRedactions forgets the redactions of an event that has arrived.
+// DeletePendingRedactions deletes the recorded redactions of an event that has arrived.
 func (tx *Tx) DeletePendingRedactions(room ident.RoomNID, target string) error {
 	_, err := tx.exec(`DELETE FROM pending_redactions WHERE room_nid = $1 AND target_id = $2`, int64(room), target)
 	return err
@@ -161,7 +164,8 @@ func (tx *Tx) DeletePendingRedactions(room ident.RoomNID, target string) error {
 
 const eventAnywhereQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id_hash = $1 AND e.event_id = $2 ORDER BY e.ord DESC, e.position DESC LIMIT 1`
 
-// EventAnywhere finds an event by its id alone. Ids of room versions 1 and 2 may stand in several rooms: then one of them.
+// EventAnywhere finds an event by its ID alone. In room versions 1 and 2 several rooms may have events with the same
+// ID; then it returns one of them.
 func (tx *Tx) EventAnywhere(eventID string) (EventRow, bool, error) {
 	return one(tx, scanEvent, eventAnywhereQuery, tx.IDHash(eventID), eventID)
 }

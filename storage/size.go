@@ -7,12 +7,12 @@ import (
 	"os"
 )
 
-// Totals is how much there is of what grows.
+// Totals holds the numbers and sizes of what a server stores.
 type Totals struct {
-	Users       int64 // accounts that were not deactivated
+	Users       int64 // active accounts
 	Rooms       int64
-	Media       int64 // bytes of uploads, every upload counted
-	RemoteMedia int64 // bytes of files of other servers that are kept
+	Media       int64 // bytes of all uploads, including identical ones
+	RemoteMedia int64 // bytes of cached files of other servers
 }
 
 const (
@@ -22,7 +22,7 @@ const (
 	remoteMediaAllQuery = `SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM remote_media`
 )
 
-// Totals counts what there is. It walks over whole tables: not for a request.
+// Totals counts what is stored. It scans whole tables and must not be used in a request.
 func (tx *Tx) Totals() (t Totals, err error) {
 	if t.Users, _, err = one(tx, scanNumber[int64], countUsersQuery); err != nil {
 		return t, err
@@ -37,10 +37,10 @@ func (tx *Tx) Totals() (t Totals, err error) {
 	return t, err
 }
 
-// Size returns how many bytes the database takes.
+// Size returns the size of the database in bytes.
 func (db *DB) Size(ctx context.Context) (int64, error) { return db.dialect.size(ctx, db) }
 
-// size is that of the file and of the log that belongs to it.
+// size returns the size of the file and its log.
 func (d sqliteDialect) size(context.Context, *DB) (bytes int64, err error) {
 	for _, suffix := range []string{"", "-wal"} {
 		info, err := os.Stat(d.path + suffix)

@@ -29,23 +29,25 @@ func (d sqliteDialect) lock() (fileLock, error) {
 	return lockFile(d.path + ".lock")
 }
 
-// writerPragmas come before the first table, where order matters.
+// writerPragmas are the settings of the write connection. Those whose order matters come before the first table is
+// created.
 var writerPragmas = []string{
 	`page_size = 4096`,
 	`auto_vacuum = INCREMENTAL`,
 	`journal_mode = WAL`,
 	`synchronous = FULL`, // the driver sets NORMAL, which loses acknowledged commits when power fails
 	`secure_delete = ON`,
-	`temp_store = MEMORY`,    // deleted messages must not live on in temporary files
+	`temp_store = MEMORY`,    // deleted messages must not remain in temporary files
 	`cache_size = -16384`,    // KiB
-	`wal_autocheckpoint = 0`, // the checkpointer does it, beside the commits
+	`wal_autocheckpoint = 0`, // the checkpointer does it, concurrently with commits
 	`journal_size_limit = 16777216`,
 }
 
-// assertion is a setting on whose other values Ebb does not start, since acknowledged would not mean stored, or deleted gone.
+// assertion is a setting that must have the given value. With another value Ebb does not start, because acknowledged
+// writes might get lost, or deleted data might remain.
 type assertion struct {
 	pragma, want string
-	advice       string // what to do where it is different; %s stands for the file
+	advice       string // what to do if the value differs; %s stands for the file
 }
 
 var asserted = append([]assertion{
@@ -55,14 +57,15 @@ var asserted = append([]assertion{
 	{pragma: `temp_store`, want: "2"},
 }, storedSettings...)
 
-// storedSettings are those that the file itself has.
+// storedSettings are the asserted settings that are stored in the file.
 var storedSettings = []assertion{
-	// A database that was rebuilt from a dump has the default. It is not converted here: VACUUM writes everything twice.
+	// A database that was restored from a dump has the default. Ebb does not convert it, because VACUUM writes
+	// everything twice.
 	{pragma: `auto_vacuum`, want: "2", advice: `it was made by another program, such as from a dump; run this once, as the server's user, while no server runs: ` +
 		`sqlite3 '%s' "PRAGMA auto_vacuum = INCREMENTAL; VACUUM;"`},
 }
 
-// mend returns what to do about a database whose setting is wrong, as the end of a message.
+// mend returns the advice for a wrong setting, as the end of an error message.
 func (a assertion) mend(path string) string {
 	if a.advice == "" {
 		return ""
@@ -70,8 +73,8 @@ func (a assertion) mend(path string) string {
 	return ": " + fmt.Sprintf(a.advice, path)
 }
 
-// keepPrivate leaves the files of the database to their owner alone. SQLite makes a new database readable by everybody,
-// and gives its log and index the permissions of the database.
+// keepPrivate makes the files of the database accessible to their owner only. SQLite makes a new database readable by
+// everybody, and gives the log and its index the permissions of the database.
 func (d sqliteDialect) keepPrivate() error {
 	f, err := os.OpenFile(d.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err == nil {
@@ -120,12 +123,12 @@ func (d sqliteDialect) checkSettings(c *liteConn, settings []assertion) error {
 	return nil
 }
 
-// setting scans numbers and words alike.
+// setting scans numbers as well as words.
 type setting struct{ text *string }
 
 func (s *setting) Scan(src any) error { *s.text = fmt.Sprint(src); return nil }
 
-// openLite opens a connection. Each is used by one goroutine at a time, so it needs no mutex of SQLite's.
+// openLite opens a connection. It is used by one goroutine at a time and so needs none of SQLite's mutexes.
 func openLite(path, mode string, pragmas []string) (*liteConn, error) {
 	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: "mode=" + mode + "&_busy_timeout=10000&_mutex=no"}).String()
 	raw, err := (&sqlite3.SQLiteDriver{}).Open(dsn)
@@ -141,7 +144,7 @@ func openLite(path, mode string, pragmas []string) (*liteConn, error) {
 	return c, nil
 }
 
-// liteReaders opens connections when they are needed and prefers the one used last, whose cache is warm.
+// liteReaders opens connections on demand and prefers the one used last, whose cache is warm.
 type liteReaders struct {
 	open   func() (*liteConn, error)
 	tokens chan struct{} // one for each connection that may be in use
@@ -151,7 +154,8 @@ type liteReaders struct {
 	idle []conn
 }
 
-// readerPragmas leave memory mapping off: an I/O error would end the process.
+// readerPragmas are the settings of the reading connections. Memory mapping stays off, because an I/O error would end
+// the process.
 var readerPragmas = []string{`query_only = ON`, `temp_store = MEMORY`, `cache_size = -4096`}
 
 func (d sqliteDialect) openReaders(n int) (readers, error) {
@@ -203,7 +207,7 @@ func (p *liteReaders) pop() conn {
 
 func (p *liteReaders) give(c conn) {
 	if c.broken() {
-		_ = c.close() // it has said what is wrong to the one who used it
+		_ = c.close() // its user has received the error
 	} else {
 		p.mu.Lock()
 		p.idle = append(p.idle, c)

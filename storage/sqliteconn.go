@@ -12,12 +12,12 @@ import (
 	"github.com/mattn/go-sqlite3"
 )
 
-// liteConn speaks to the driver itself: through database/sql a prepared insert takes 1.2 to 1.5 µs instead of 0.8 to 1.0.
+// liteConn calls the driver directly. Through database/sql a prepared insert takes 1.2 to 1.5 µs instead of 0.8 to 1.0.
 type liteConn struct {
 	c     *sqlite3.SQLiteConn
-	stmts map[string]*statement // by the query as written
+	stmts map[string]*statement // by the text of the query before liteText
 	rows  bool                  // a row callback is running
-	spoil bool                  // a rollback failed
+	spoil bool                  // whether a rollback failed
 }
 
 // statement is a prepared statement with room for its arguments and columns.
@@ -27,7 +27,7 @@ type statement struct {
 	cols []driver.Value
 }
 
-// maxStatements bounds the statement cache; lists padded to powers of two keep the number of texts small.
+// maxStatements bounds the statement cache. In pads lists to powers of two, which keeps the number of texts small.
 const maxStatements = 1000
 
 func (c *liteConn) close() error {
@@ -38,7 +38,7 @@ func (c *liteConn) close() error {
 	return errors.Join(append(errs, c.c.Close())...)
 }
 
-// prepared finds the statement of a query, or prepares it.
+// prepared returns the statement of a query from the cache, or prepares it.
 func (c *liteConn) prepared(query string, args []any) (*statement, error) {
 	s := c.stmts[query]
 	if s == nil {
@@ -139,7 +139,7 @@ func eachLite(rows driver.Rows, cols []driver.Value, f func(Row) error) error {
 	}
 }
 
-// liteRow is one row as the driver gives it.
+// liteRow is a row in the driver's representation.
 type liteRow []driver.Value
 
 func (r liteRow) Scan(dest ...any) error {
@@ -154,8 +154,8 @@ func (r liteRow) Scan(dest ...any) error {
 	return nil
 }
 
-// pragma runs a PRAGMA and scans its first row, if it has one, into dest. It is never prepared ahead: some take effect when
-// they are prepared, and only then.
+// pragma runs a PRAGMA and scans its first row, if any, into dest. PRAGMAs are never cached, because some take effect
+// when they are prepared, and only then.
 func (c *liteConn) pragma(text string, dest ...any) error {
 	rows, err := c.c.QueryContext(context.Background(), "PRAGMA "+text, nil)
 	if err != nil {
@@ -197,8 +197,8 @@ func (c *liteConn) standing() bool { return !c.c.AutoCommit() }
 
 func (c *liteConn) broken() bool { return c.spoil }
 
-// liteText is a query for SQLite: $n becomes ?n, because SQLite numbers $n by order of appearance, and greatest() and
-// least() have other names. Text between quotes stays as it is.
+// liteText returns a query in SQLite's syntax. It replaces $n by ?n, because SQLite numbers $n by order of appearance,
+// and renames greatest() and least(). Text between quotes stays as it is.
 func liteText(query string) string {
 	var b strings.Builder
 	for i, part := range strings.Split(query, "'") {

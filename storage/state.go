@@ -10,8 +10,8 @@ func appendInt(dst []byte, n int64) []byte { return strconv.AppendInt(dst, n, 10
 
 const insertSnapshotQuery = `INSERT INTO state_snapshots (nid, room_nid, prev, length) VALUES ($1, $2, $3, $4)`
 
-// InsertSnapshot adds a state snapshot that changes prev; length counts the snapshots since the last full one. A full one
-// has prev 0 and length 0; CopyCurrentState or InsertStateDelta fill it.
+// InsertSnapshot adds a state snapshot that contains the changes since prev. length is the number of snapshots since
+// the last full one. A full snapshot has prev 0 and length 0 and is filled by CopyCurrentState or InsertStateDelta.
 func (tx *Tx) InsertSnapshot(nid int64, room ident.RoomNID, prev, length int64) error {
 	_, err := tx.exec(insertSnapshotQuery, nid, int64(room), prev, length)
 	return err
@@ -19,7 +19,7 @@ func (tx *Tx) InsertSnapshot(nid int64, room ident.RoomNID, prev, length int64) 
 
 const insertDeltaQuery = `INSERT INTO state_deltas (snapshot, type, state_key, position) VALUES ($1, $2, $3, $4)`
 
-// InsertStateDelta adds one entry to a snapshot; position 0 says that the key is absent from there on.
+// InsertStateDelta adds one entry to a snapshot. Position 0 means that the key is absent from this snapshot on.
 func (tx *Tx) InsertStateDelta(snapshot int64, typ, key string, p Pos) error {
 	_, err := tx.exec(insertDeltaQuery, snapshot, typ, key, int64(p))
 	return err
@@ -37,26 +37,27 @@ func (tx *Tx) CopyCurrentState(snapshot int64, room ident.RoomNID) error {
 const setCurrentStateQuery = `INSERT INTO current_state (room_nid, type, state_key, position, changed) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (room_nid, type, state_key) DO UPDATE SET position = excluded.position, changed = excluded.changed`
 
-// SetCurrentState sets one entry of a room's current state; changed says since when it is current, 0 where that is its
-// own position.
+// SetCurrentState sets one entry of a room's current state. changed is the position since which it is current, 0 if
+// that is the event's own position.
 func (tx *Tx) SetCurrentState(room ident.RoomNID, typ, key string, p, changed Pos) error {
 	_, err := tx.exec(setCurrentStateQuery, int64(room), typ, key, int64(p), int64(changed))
 	return err
 }
 
-// DeleteCurrentState removes one entry of a room's current state.
+// DeleteCurrentState deletes one entry of a room's current state.
 func (tx *Tx) DeleteCurrentState(room ident.RoomNID, typ, key string) error {
 	_, err := tx.exec(`DELETE FROM current_state WHERE room_nid = $1 AND type = $2 AND state_key = $3`, int64(room), typ, key)
 	return err
 }
 
-// ClearCurrentState removes the whole current state of a room, for another one to be set.
+// ClearCurrentState deletes all current state of a room, so that it can be set anew.
 func (tx *Tx) ClearCurrentState(room ident.RoomNID) error {
 	_, err := tx.exec(`DELETE FROM current_state WHERE room_nid = $1`, int64(room))
 	return err
 }
 
-// CurrentEntry is an event of the current state, and since when it is current (0: its own position).
+// CurrentEntry is an event of the current state with the position since which it is current (0 if that is its own
+// position).
 type CurrentEntry struct {
 	EventRow
 	Changed Pos
@@ -65,7 +66,8 @@ type CurrentEntry struct {
 const currentStatesQuery = `SELECT c.changed, ` + eventColumns + ` FROM current_state c JOIN events e ON e.position = c.position
 WHERE c.type <> 'm.room.member' AND c.room_nid IN `
 
-// CurrentStates reads the current state of rooms without their members (see RoomMembers). It rides the primary keys.
+// CurrentStates returns the current state of rooms, except for their members (see RoomMembers). It uses the primary
+// keys.
 func (tx *Tx) CurrentStates(rooms []ident.RoomNID) ([]CurrentEntry, error) {
 	list, args := In(1, rooms)
 	return collect(tx, func(r Row) (c CurrentEntry, err error) {
@@ -74,7 +76,7 @@ func (tx *Tx) CurrentStates(rooms []ident.RoomNID) ([]CurrentEntry, error) {
 	}, currentStatesQuery+list, args...)
 }
 
-// prefixed is a row with a column before those that are scanned.
+// prefixed is a row whose first column is scanned separately.
 type prefixed struct {
 	Row
 	first any
@@ -82,13 +84,13 @@ type prefixed struct {
 
 func (p prefixed) Scan(dest ...any) error { return p.Row.Scan(append([]any{p.first}, dest...)...) }
 
-// SnapshotLength is the number of snapshots between this one and the last full one.
+// SnapshotLength returns the number of snapshots since the last full one.
 func (tx *Tx) SnapshotLength(nid int64) (int64, error) {
 	n, _, err := one(tx, scanNumber[int64], `SELECT length FROM state_snapshots WHERE nid = $1`, nid)
 	return n, err
 }
 
-// SnapshotLengths is SnapshotLength for several, by their nids.
+// SnapshotLengths is like SnapshotLength for several snapshots, by nid.
 func (tx *Tx) SnapshotLengths(nids []int64) (map[int64]int64, error) {
 	list, args := In(1, nids)
 	return numbers[int64, int64](tx, `SELECT nid, length FROM state_snapshots WHERE nid IN `+list, args...)
@@ -105,7 +107,7 @@ const stateOfQuery = `WITH RECURSIVE chain (nid, prev, back) AS (
  UNION ALL SELECT s.nid, s.prev, c.back + 1 FROM state_snapshots s JOIN chain c ON s.nid = c.prev)
 SELECT d.type, d.state_key, d.position FROM chain c JOIN state_deltas d ON d.snapshot = c.nid ORDER BY c.back`
 
-// StateOf reads the whole state of a snapshot, in no particular order.
+// StateOf returns all entries of a snapshot's state, in no particular order.
 func (tx *Tx) StateOf(snapshot int64) ([]StateEntry, error) {
 	type key struct{ typ, key string }
 	seen := map[key]bool{}
@@ -131,7 +133,7 @@ const stateKeyOfQuery = `WITH RECURSIVE chain (nid, prev, back) AS (
  UNION ALL SELECT s.nid, s.prev, c.back + 1 FROM state_snapshots s JOIN chain c ON s.nid = c.prev)
 SELECT d.position FROM chain c JOIN state_deltas d ON d.snapshot = c.nid AND d.type = $2 AND d.state_key = $3 ORDER BY c.back LIMIT 1`
 
-// StateKeyOf reads one entry of a snapshot's state; 0 where it is absent.
+// StateKeyOf returns the position of one entry of a snapshot's state, 0 if it is absent.
 func (tx *Tx) StateKeyOf(snapshot int64, typ, key string) (Pos, error) {
 	p, _, err := one(tx, scanNumber[int64], stateKeyOfQuery, snapshot, typ, key)
 	return Pos(p), err

@@ -6,30 +6,30 @@ import (
 	"strings"
 )
 
-// Entries of several states at once.
+// Queries for entries of several states at once.
 
-// StateKey names one entry of the state of a snapshot.
+// StateKey identifies one entry of a snapshot's state.
 type StateKey struct {
 	Snapshot  int64
 	Type, Key string
 }
 
-// stateLink is one snapshot of a chain.
+// stateLink is a snapshot in a chain.
 type stateLink struct {
-	prev int64        // 0: a full snapshot, of which own is not read
-	own  []StateEntry // what it changes
-	next []int64      // the snapshots over it
+	prev int64        // 0 for a full snapshot, whose own is not read
+	own  []StateEntry // the entries that it changes
+	next []int64      // the snapshots based on it
 }
 
-// maxChainIn is how many snapshots are asked for in one statement: what their chains have in common is read once for each statement, and a
-// chain may be an eighth as long as the room has members.
+// maxChainIn is the number of snapshots in one statement. The common part of their chains is read once for each
+// statement, and a chain may be an eighth as long as the room has members.
 const maxChainIn = 4096
 
 const stateChainsQuery = ` UNION SELECT s.nid, s.prev FROM state_snapshots s JOIN chain c ON s.nid = c.prev)
 SELECT c.nid, c.prev, d.type, d.state_key, d.position FROM chain c LEFT JOIN state_deltas d ON c.prev <> 0 AND d.snapshot = c.nid`
 
-// StateKeysOf reads entries of several states; those that are absent are left out. However many there are, it takes a few
-// statements, and no entry is looked for along its whole chain. It rides the primary keys.
+// StateKeysOf returns the positions of entries in several states. It omits absent entries. It takes a few statements
+// regardless of the number of entries and does not search a whole chain for each of them. It uses the primary keys.
 func (tx *Tx) StateKeysOf(wanted []StateKey) (map[StateKey]Pos, error) {
 	bySnapshot := map[int64][]StateKey{}
 	for _, w := range wanted {
@@ -55,7 +55,7 @@ func (tx *Tx) StateKeysOf(wanted []StateKey) (map[StateKey]Pos, error) {
 	return found, nil
 }
 
-// stateLinks reads the chains of snapshots, down to the full ones.
+// stateLinks reads the chains of snapshots down to the full ones.
 func (tx *Tx) stateLinks(of []int64) (map[int64]*stateLink, error) {
 	links := make(map[int64]*stateLink, len(of))
 	slices.Sort(of) // neighbours have most of their chains in common
@@ -95,11 +95,12 @@ func scanStateLink(r Row, into map[int64]*stateLink) error {
 	return nil
 }
 
-// visitStates enters a full snapshot and all over it, each after the one below it, and leaves each after those over it.
+// visitStates calls enter for a full snapshot and all snapshots based on it, each after the one below it, and leave for
+// each snapshot after those based on it.
 func visitStates(links map[int64]*stateLink, full int64, enter, leave func(nid int64)) {
 	type step struct {
 		nid  int64
-		back bool // everything over it was visited
+		back bool // whether the snapshots based on it were visited
 	}
 	for todo := []step{{nid: full}}; len(todo) > 0; {
 		last := len(todo) - 1
@@ -117,13 +118,13 @@ func visitStates(links map[int64]*stateLink, full int64, enter, leave func(nid i
 	}
 }
 
-// stateWalk looks for entries in the snapshots over a full one.
+// stateWalk finds entries in the snapshots based on a full one.
 type stateWalk struct {
 	links  map[int64]*stateLink
 	wanted map[int64][]StateKey
-	now    map[StateKey][]Pos // by type and key: what the snapshots down to the full one say of it, the topmost last
-	found  map[StateKey]Pos   // of those that are wanted
-	rest   []StateKey         // of which none of them says anything
+	now    map[StateKey][]Pos // by type and key: the positions in the snapshots above the full one, the topmost last
+	found  map[StateKey]Pos   // the wanted entries that were found
+	rest   []StateKey         // the wanted entries that only the full snapshot may have
 }
 
 func (w *stateWalk) enter(nid int64) {
@@ -153,7 +154,8 @@ const (
 	fullKeysQuery  = `SELECT type, state_key, position FROM state_deltas WHERE snapshot = $1 AND type = $2 AND state_key IN `
 )
 
-// fullStateKeys finds entries in a full snapshot: in one statement those without a state key, and one for each type of the others.
+// fullStateKeys finds entries in a full snapshot. It takes one statement for the entries with an empty state key and
+// one for each type among the others.
 func (tx *Tx) fullStateKeys(full int64, wanted []StateKey, found map[StateKey]Pos) error {
 	asked := map[StateKey][]StateKey{} // by type and key
 	var types []string
@@ -198,7 +200,7 @@ func (tx *Tx) fullStateKeys(full int64, wanted []StateKey, found map[StateKey]Po
 	return nil
 }
 
-// MembersOfServer finds the member events of a server's users in several states, by snapshot.
+// MembersOfServer returns, by snapshot, the positions of the member events of a server's users in several states.
 func (tx *Tx) MembersOfServer(snapshots []int64, server string) (map[int64][]Pos, error) {
 	wanted := make(map[int64]bool, len(snapshots))
 	for _, nid := range snapshots {
@@ -224,7 +226,7 @@ func (tx *Tx) MembersOfServer(snapshots []int64, server string) (map[int64][]Pos
 
 const fullMembersQuery = `SELECT state_key, position FROM state_deltas WHERE snapshot = $1 AND type = 'm.room.member'`
 
-// fullMembers reads the members of a full snapshot whose user ids end in a suffix.
+// fullMembers returns the members in a full snapshot whose user IDs have the given suffix.
 func (tx *Tx) fullMembers(full int64, suffix string) (map[string]Pos, error) {
 	out := map[string]Pos{}
 	err := tx.each(func(r Row) error {
@@ -239,13 +241,13 @@ func (tx *Tx) fullMembers(full int64, suffix string) (map[string]Pos, error) {
 	return out, err
 }
 
-// memberWalk carries the members of a server through the snapshots over a full one.
+// memberWalk tracks the members of a server through the snapshots based on a full one.
 type memberWalk struct {
 	links  map[int64]*stateLink
 	wanted map[int64]bool
 	suffix string
-	now    map[string]Pos // by user; 0: absent again
-	undo   []StateEntry   // what now held before each change that was entered
+	now    map[string]Pos // by user; 0 if absent again
+	undo   []StateEntry   // the entries of now before each change
 	out    map[int64][]Pos
 }
 

@@ -9,7 +9,8 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// TestStatesReadTogetherAreAsEachAlone compares StateKeysOf with StateKeyOf, and Sights with both, on states that branch.
+// TestStatesReadTogetherAreAsEachAlone compares StateKeysOf with StateKeyOf, and Sights with both, on states that
+// branch.
 func TestStatesReadTogetherAreAsEachAlone(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		random := rand.New(rand.NewPCG(1, 2))
@@ -54,7 +55,7 @@ func TestStatesReadTogetherAreAsEachAlone(t *testing.T) {
 	})
 }
 
-// growStates makes chains of snapshots that fork, and lists entries of them to look up.
+// growStates creates chains of snapshots that fork, and returns entries of them to look up.
 func growStates(tx *storage.Tx, random *rand.Rand) (wanted []storage.StateKey, err error) {
 	type state struct{ nid, length int64 }
 	var all []state
@@ -83,7 +84,7 @@ func growStates(tx *storage.Tx, random *rand.Rand) (wanted []storage.StateKey, e
 			seen[typ+key] = true
 			pos := tx.NextPos()
 			if prev != 0 && random.IntN(6) == 0 {
-				pos = 0 // absent from here on
+				pos = 0 // absent from this snapshot on
 			}
 			if err := tx.InsertStateDelta(s.nid, typ, key, pos); err != nil {
 				return nil, err

@@ -6,11 +6,11 @@ import (
 	"ebb/ident"
 )
 
-// Queries of /sync over the core tables.
+// Queries for /sync.
 
-// AccountDatum is one event of a user's account data.
+// AccountDatum is one entry of a user's account data.
 type AccountDatum struct {
-	Room    ident.RoomNID // 0: global
+	Room    ident.RoomNID // 0 for global account data
 	Type    string
 	Content string
 }
@@ -18,8 +18,8 @@ type AccountDatum struct {
 const accountDataSinceQuery = `SELECT room_nid, type, content FROM account_data
 WHERE user_nid = $1 AND position > $2 AND position <= $3 ORDER BY position`
 
-// AccountDataSince lists what a user's account data, global and of rooms, became in (since, upTo], oldest change first.
-// It rides account_data_by_position.
+// AccountDataSince lists a user's account data, global and of rooms, that was last changed in (since, upTo], oldest
+// change first. It uses the index account_data_by_position.
 func (tx *Tx) AccountDataSince(user ident.UserNID, since, upTo Pos) ([]AccountDatum, error) {
 	return collect(tx, func(r Row) (d AccountDatum, err error) {
 		err = r.Scan(&d.Room, &d.Type, &d.Content)
@@ -30,7 +30,7 @@ func (tx *Tx) AccountDataSince(user ident.UserNID, since, upTo Pos) ([]AccountDa
 const roomAccountDataQuery = `SELECT room_nid, type, content FROM account_data
 WHERE user_nid = $1 AND room_nid = $2 AND position <= $3 ORDER BY position`
 
-// RoomAccountData lists a user's account data of one room, as of a position. It rides the primary key.
+// RoomAccountData lists a user's account data of one room as of a position. It uses the primary key.
 func (tx *Tx) RoomAccountData(user ident.UserNID, room ident.RoomNID, upTo Pos) ([]AccountDatum, error) {
 	return collect(tx, func(r Row) (d AccountDatum, err error) {
 		err = r.Scan(&d.Room, &d.Type, &d.Content)
@@ -38,13 +38,13 @@ func (tx *Tx) RoomAccountData(user ident.UserNID, room ident.RoomNID, upTo Pos) 
 	}, roomAccountDataQuery, int64(user), int64(room), int64(upTo))
 }
 
-// SyncReceipt is a read receipt as /sync gives it.
+// SyncReceipt is a read receipt for /sync.
 type SyncReceipt struct {
 	Position Pos
 	User     string
 	UserNID  ident.UserNID
 	Type     string
-	Thread   string // "": unthreaded
+	Thread   string // "" for unthreaded
 	EventID  string
 	TS       int64 // ms
 }
@@ -54,8 +54,9 @@ FROM receipts r JOIN users u ON u.nid = r.user_nid
 WHERE r.room_nid = $1 AND r.position > $2 AND r.position <= $3 AND (r.type <> 'm.read.private' OR r.user_nid = $4)
 ORDER BY r.position DESC LIMIT $5`
 
-// ReceiptsSince lists the newest receipts of a room that were set in (since, upTo] and that user may see: everybody's
-// public ones and the user's own private ones. Newest first, at most limit. It rides receipts_by_position.
+// ReceiptsSince lists the receipts of a room that were set in (since, upTo] and that the user may see: all public
+// receipts and the user's own private ones. It returns at most limit receipts, newest first. It uses the index
+// receipts_by_position.
 func (tx *Tx) ReceiptsSince(room ident.RoomNID, since, upTo Pos, user ident.UserNID, limit int) ([]SyncReceipt, error) {
 	return collect(tx, func(r Row) (c SyncReceipt, err error) {
 		err = r.Scan(&c.Position, &c.User, &c.UserNID, &c.Type, &c.Thread, &c.EventID, &c.TS)
@@ -67,7 +68,8 @@ const ownReceiptsQuery = `SELECT r.position, u.user_id, r.user_nid, r.type, r.th
 FROM receipts r JOIN users u ON u.nid = r.user_nid
 WHERE r.room_nid = $1 AND r.user_nid = $2 AND r.position <= $3 ORDER BY r.position`
 
-// OwnReceipts lists a user's own receipts in a room, set up to a position, oldest first. It rides the primary key.
+// OwnReceipts lists a user's own receipts in a room that were set up to a position, oldest first. It uses the primary
+// key.
 func (tx *Tx) OwnReceipts(room ident.RoomNID, user ident.UserNID, upTo Pos) ([]SyncReceipt, error) {
 	return collect(tx, func(r Row) (c SyncReceipt, err error) {
 		err = r.Scan(&c.Position, &c.User, &c.UserNID, &c.Type, &c.Thread, &c.EventID, &c.TS)
@@ -78,15 +80,15 @@ func (tx *Tx) OwnReceipts(room ident.RoomNID, user ident.UserNID, upTo Pos) ([]S
 const syncTimelineQuery = `SELECT ` + eventColumns + ` FROM events e
 WHERE e.room_nid = $1 AND e.ord > $2 AND e.ord < $3 AND e.position <= $4 ORDER BY e.ord DESC LIMIT $5`
 
-// SyncTimeline lists events of a room's timeline between two places (both exclusive) that arrived up to a position, newest
-// first. Hidden ones are among them. It rides events_by_order.
+// SyncTimeline lists the events of a room's timeline between two orders (both exclusive) that arrived up to a position,
+// newest first, including hidden ones. It uses the index events_by_order.
 func (tx *Tx) SyncTimeline(room ident.RoomNID, after, before ident.Order, upTo Pos, limit int) ([]EventRow, error) {
 	return collect(tx, scanEvent, syncTimelineQuery, int64(room), int64(after), int64(before), int64(upTo), limit)
 }
 
 const filterQuery = `SELECT json FROM filters WHERE user_nid = $1 AND nid = $2`
 
-// SyncFilter is a user's stored filter, verbatim. It rides the primary key.
+// SyncFilter returns a user's stored filter verbatim. It uses the primary key.
 func (tx *Tx) SyncFilter(user ident.UserNID, nid int64) (string, bool, error) {
 	return one(tx, scanString, filterQuery, int64(user), nid)
 }
@@ -98,8 +100,8 @@ const (
     SELECT coalesce(max(nid), 0) FROM (SELECT nid FROM filters WHERE user_nid = $1 ORDER BY nid DESC LIMIT 1 OFFSET $2) AS old)`
 )
 
-// AddSyncFilter stores a filter and returns its number: the one it has already where the user stored the same text before.
-// Beyond keep filters the user's oldest one goes.
+// AddSyncFilter stores a filter and returns its number, which is the existing one if the user stored the same text
+// before. It deletes the user's oldest filters so that at most keep remain.
 func (tx *Tx) AddSyncFilter(user ident.UserNID, json string, keep int) (int64, error) {
 	if nid, found, err := one(tx, scanNumber[int64], sameFilterQuery, int64(user), json); err != nil || found {
 		return nid, err
@@ -114,7 +116,8 @@ func (tx *Tx) AddSyncFilter(user ident.UserNID, json string, keep int) (int64, e
 
 const joinedAfterQuery = `SELECT user_nid FROM memberships WHERE room_nid = $1 AND joined_pos > $2 AND user_nid IN `
 
-// JoinedAfter finds those of some users who joined a room after a position, and are still in it. It rides the primary key.
+// JoinedAfter returns those of the users who joined a room after a position and are still in it. It uses the primary
+// key.
 func (tx *Tx) JoinedAfter(room ident.RoomNID, users []ident.UserNID, since Pos) ([]ident.UserNID, error) {
 	var out []ident.UserNID
 	for part := range slices.Chunk(users, maxIn) {

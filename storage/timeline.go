@@ -7,15 +7,15 @@ import (
 	"ebb/ident"
 )
 
-// Queries that walk a room's timeline and look at its state in the past.
+// Queries that scan a room's timeline or read its past states.
 
 const (
 	timelineUpQuery   = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > $2 AND e.ord <= $3 ORDER BY e.ord LIMIT $4`
 	timelineDownQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.room_nid = $1 AND e.ord > $2 AND e.ord <= $3 ORDER BY e.ord DESC LIMIT $4`
 )
 
-// Timeline reads the events of a room whose order is above after and not above upTo, newest first when backwards, at most
-// limit. Hidden events are among them. It rides events_by_order.
+// Timeline returns at most limit events of a room with an order above after and at most upTo, newest first if backwards
+// is set. It includes hidden events. It uses the index events_by_order.
 func (tx *Tx) Timeline(room ident.RoomNID, after, upTo ident.Order, backwards bool, limit int) ([]EventRow, error) {
 	q := timelineUpQuery
 	if backwards {
@@ -24,7 +24,7 @@ func (tx *Tx) Timeline(room ident.RoomNID, after, upTo ident.Order, backwards bo
 	return collect(tx, scanEvent, q, int64(room), int64(after), int64(upTo), limit)
 }
 
-// TimePoint is an event's place in the timeline and the time that it states.
+// TimePoint is the order and the origin_server_ts of an event.
 type TimePoint struct {
 	Order    ident.Order
 	OriginTS int64 // ms
@@ -40,23 +40,24 @@ const (
 	timePointDownQuery = `SELECT e.ord, e.origin_ts FROM events e WHERE e.room_nid = $1 AND e.ord > 0 AND e.ord <= $2 ORDER BY e.ord DESC LIMIT 1`
 )
 
-// TimePointAfter finds the first event of a room above an order; false where there is none. It rides events_by_order.
+// TimePointAfter returns the first event of a room above an order, false if there is none. It uses the index
+// events_by_order.
 func (tx *Tx) TimePointAfter(room ident.RoomNID, order ident.Order) (TimePoint, bool, error) {
 	return one(tx, scanTimePoint, timePointUpQuery, int64(room), int64(order))
 }
 
-// TimePointAt finds the newest event of a room that is not above an order; false where there is none.
+// TimePointAt returns the newest event of a room that is not above an order, false if there is none.
 func (tx *Tx) TimePointAt(room ident.RoomNID, order ident.Order) (TimePoint, bool, error) {
 	return one(tx, scanTimePoint, timePointDownQuery, int64(room), int64(order))
 }
 
-// Sight is what history visibility asks of the state before an event: positions of state events, 0 where there is none.
+// Sight holds the positions of the state events that decide about history visibility, 0 for absent ones.
 type Sight struct {
 	HistoryVisibility Pos
 	Member            Pos // the m.room.member event of the user
 }
 
-// sightChainQuery walks the chains of several snapshots at once; UNION walks what they share only once.
+// sightChainQuery follows the chains of several snapshots at once. UNION follows common parts only once.
 const sightChainQuery = ` UNION SELECT s.nid, s.prev FROM state_snapshots s JOIN chain c ON s.nid = c.prev)
 SELECT c.nid, c.prev, h.position, m.position FROM chain c
 LEFT JOIN state_deltas h ON h.snapshot = c.nid AND h.type = 'm.room.history_visibility' AND h.state_key = ''
@@ -64,11 +65,12 @@ LEFT JOIN state_deltas m ON m.snapshot = c.nid AND m.type = 'm.room.member' AND 
 
 type sightLink struct {
 	prev            int64
-	history, member *int64 // nil: not said here
-	known           bool   // what is said below was added
+	history, member *int64 // nil if the snapshot does not change it
+	known           bool   // whether the values from the snapshots below were added
 }
 
-// Sights reads the history visibility and one user's member event in the state of each snapshot. It rides the primary keys.
+// Sights returns the history visibility and one user's member event in the state of each snapshot. It uses the primary
+// keys.
 func (tx *Tx) Sights(snapshots []int64, userID string) (map[int64]Sight, error) {
 	links := map[int64]*sightLink{}
 	for nids := range slices.Chunk(snapshots, maxChainIn) {
@@ -92,7 +94,7 @@ func (tx *Tx) Sights(snapshots []int64, userID string) (map[int64]Sight, error) 
 	return out, nil
 }
 
-// sightOf takes the first word on either key along a chain, and leaves it with every snapshot on the way.
+// sightOf returns the first value of either key along a chain, and stores it in all snapshots on the way.
 func sightOf(links map[int64]*sightLink, nid int64) Sight {
 	var open []*sightLink
 	below := links[nid]
@@ -118,7 +120,7 @@ func posOf(p *int64) Pos {
 	return Pos(*p)
 }
 
-// RelationCount counts the relations of one type that one sender has to a parent.
+// RelationCount is the number of relations of one type from one sender to a parent.
 type RelationCount struct {
 	Parent  string
 	RelType string
@@ -131,20 +133,21 @@ func scanRelationCount(r Row) (c RelationCount, err error) {
 	return c, err
 }
 
-// maxCounted bounds the relations that one query counts: some 30 ms. Counts of more are too low.
+// maxCounted bounds the relations that one query counts, which takes some 30 ms. Counts beyond it are too low.
 const maxCounted = 50_000
 
 const (
 	relationCountsGroup = `) r WHERE r.rel_type IN ('m.thread', 'm.replace', 'm.reference') GROUP BY r.parent_id, r.rel_type, r.sender_nid`
 	relationCountsFrom  = `SELECT r.parent_id, r.rel_type, r.sender_nid, count(*) FROM (SELECT r.parent_id, r.rel_type, r.sender_nid FROM relations r `
 	relationCountsPlain = relationCountsFrom + `WHERE r.room_nid = $1 AND r.parent_hash IN `
-	// The join is there only where messages expire: it reads a row of events for every relation.
+	// The join is used only if messages expire, because it reads a row of events for each relation.
 	relationCountsAlive = relationCountsFrom + `JOIN events e ON e.position = r.position
 WHERE r.room_nid = $1 AND e.origin_ts > $3 AND e.received_ts > $3 AND r.parent_hash IN `
 )
 
-// RelationCounts counts what bundles are made of, by parent, relation type and sender. Events that expired by the cutoff
-// (ms; see expiry.Cutoff) are left out; nil: nothing expires. It rides relations_by_parent.
+// RelationCounts returns the counts for bundled aggregations, by parent, relation type and sender. It omits events that
+// have expired by the cutoff (ms; see expiry.Cutoff); nil means that nothing expires. It uses the index
+// relations_by_parent.
 func (tx *Tx) RelationCounts(room ident.RoomNID, parents []string, cutoff *int64) ([]RelationCount, error) {
 	var out []RelationCount
 	for rest := parents; len(rest) > 0; {
@@ -171,15 +174,16 @@ func (tx *Tx) relationCounts(room ident.RoomNID, hashes []int64, cutoff *int64) 
 	return collect(tx, scanRelationCount, relationCountsAlive+list+` LIMIT $2`+relationCountsGroup, append([]any{int64(room), maxCounted, *cutoff}, args...)...)
 }
 
-// maxRelationScan bounds the relations of one event that one query looks at for those of a kind, the newest first: some 10 ms.
+// maxRelationScan bounds the relations of one event, newest first, that one query searches for those of a kind, which
+// takes some 10 ms.
 const maxRelationScan = 10_000
 
 const editsQuery = `SELECT ` + eventColumns + ` FROM (SELECT r.position, r.rel_type, r.sender_nid, r.type FROM relations r
  WHERE r.parent_hash = $1 AND r.parent_id = $2 AND r.room_nid = $3 ORDER BY r.ord DESC LIMIT $7) r JOIN events e ON e.position = r.position
 WHERE r.rel_type = 'm.replace' AND r.sender_nid = $4 AND r.type = $5 ORDER BY e.origin_ts DESC LIMIT $6`
 
-// Edits reads the replacements of an event by its sender and of its type, the latest by the time that they state first. It
-// rides relations_by_parent.
+// Edits returns the replacements of an event by its sender and with its type, highest origin_server_ts first. It uses
+// the index relations_by_parent.
 func (tx *Tx) Edits(room ident.RoomNID, parent string, sender ident.UserNID, typ string, limit int) ([]EventRow, error) {
 	return collect(tx, scanEvent, editsQuery, tx.IDHash(parent), parent, int64(room), int64(sender), typ, limit, maxRelationScan)
 }
@@ -188,19 +192,19 @@ func (tx *Tx) Edits(room ident.RoomNID, parent string, sender ident.UserNID, typ
 type RelationFilter struct {
 	Room      ident.RoomNID
 	Parent    string
-	RelType   string      // "": any
-	Type      string      // "": any
-	After     ident.Order // orders above this
-	UpTo      ident.Order // and not above this
+	RelType   string      // "" for any
+	Type      string      // "" for any
+	After     ident.Order // orders above this one
+	UpTo      ident.Order // and up to this one
 	Backwards bool        // newest first
 	Limit     int
 }
 
-// RelationPlace is where an event stands that relates to another.
+// RelationPlace is the position and order of an event that relates to another one.
 type RelationPlace struct {
 	Position Pos
 	Order    ident.Order
-	Matches  bool // the RelType and Type of the filter
+	Matches  bool // whether it has the RelType and Type of the filter
 }
 
 func scanRelationPlace(r Row) (p RelationPlace, err error) {
@@ -218,8 +222,8 @@ AND r.ord > $6 AND r.ord <= $7 ORDER BY r.ord LIMIT $8`
 AND r.ord > $6 AND r.ord <= $7 ORDER BY r.ord DESC LIMIT $8`
 )
 
-// RelationPlaces lists where the events stand that relate to an event, in their order, at most Limit. Those of another kind
-// than the filter asks for are among them, so that the work is bounded whatever it asks for. It rides relations_by_parent.
+// RelationPlaces lists at most Limit events that relate to an event, by order. Events that do not match the filter's
+// RelType and Type are included, so that the work is bounded for any filter. It uses the index relations_by_parent.
 func (tx *Tx) RelationPlaces(f RelationFilter) ([]RelationPlace, error) {
 	q := relationPlacesUpQuery
 	if f.Backwards {
@@ -228,8 +232,8 @@ func (tx *Tx) RelationPlaces(f RelationFilter) ([]RelationPlace, error) {
 	return collect(tx, scanRelationPlace, q, tx.IDHash(f.Parent), f.Parent, int64(f.Room), f.RelType, f.Type, int64(f.After), int64(f.UpTo), f.Limit)
 }
 
-// relationStepQueries read what is related to an event by one, two and three steps, by as many joins. A recursive query would
-// have no bound that both databases know.
+// relationStepQueries find what relates to an event in one, two and three steps, with as many joins. A recursive query
+// could not be bounded in a way that both databases understand.
 var relationStepQueries = []string{relationStep1Query, relationStep2Query, relationStep3Query}
 
 const (
@@ -243,9 +247,10 @@ JOIN events q ON q.position = b.position
 JOIN relations r ON r.parent_hash = q.id_hash AND r.parent_id = q.event_id AND r.room_nid = a.room_nid` + relationStepOf
 )
 
-// RelationTree lists where the events stand that are related to an event by at most depth steps (3 at most), each once, in
-// no order. Limit bounds all of them: it returns only the steps that fit, and how many those are, 0 where not even the direct
-// relations do. Orders do not select: a late relation may hang on an early one. It rides relations_by_parent.
+// RelationTree lists the events that relate to an event in at most depth steps (at most 3), each once, in no particular
+// order. Limit bounds their total number: RelationTree returns the steps that fit completely and their number, which is
+// 0 if even the direct relations do not fit. It ignores After and UpTo, since a late relation may belong to an early
+// one. It uses the index relations_by_parent.
 func (tx *Tx) RelationTree(f RelationFilter, depth int) (places []RelationPlace, steps int, err error) {
 	seen := map[Pos]bool{}
 	for _, query := range relationStepQueries[:depth] {
@@ -267,7 +272,7 @@ func (tx *Tx) RelationTree(f RelationFilter, depth int) (places []RelationPlace,
 	return places, steps, nil
 }
 
-// ThreadRow is a thread and the order of its latest reply.
+// ThreadRow is a thread with the order of its latest reply.
 type ThreadRow struct {
 	Root   Pos
 	Latest ident.Order
@@ -280,12 +285,13 @@ func scanThread(r Row) (t ThreadRow, err error) {
 
 const threadsQuery = `SELECT t.root, t.latest FROM threads t WHERE t.room_nid = $1 AND t.latest < $2 ORDER BY t.latest DESC LIMIT $3`
 
-// Threads lists the threads of a room with a latest reply below an order, the latest first. It rides threads_by_room.
+// Threads lists the threads of a room whose latest reply is below an order, latest first. It uses the index
+// threads_by_room.
 func (tx *Tx) Threads(room ident.RoomNID, below ident.Order, limit int) ([]ThreadRow, error) {
 	return collect(tx, scanThread, threadsQuery, int64(room), int64(below), limit)
 }
 
-// Forgotten tells whether a user has forgotten a room that they left.
+// Forgotten reports whether a user has forgotten a room.
 func (tx *Tx) Forgotten(user ident.UserNID, room ident.RoomNID) (bool, error) {
 	n, _, err := one(tx, scanNumber[int64], `SELECT forgotten FROM memberships WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
 	return n != 0, err
@@ -293,19 +299,19 @@ func (tx *Tx) Forgotten(user ident.UserNID, room ident.RoomNID) (bool, error) {
 
 const eraseUserQuery = `INSERT INTO erased_users (user_nid, position) VALUES ($1, $2) ON CONFLICT (user_nid) DO NOTHING`
 
-// EraseUser notes that a user asked for erasure at a position; the first request stands.
+// EraseUser records the position at which a user requested erasure. A repeated request changes nothing.
 func (tx *Tx) EraseUser(user ident.UserNID, p Pos) error {
 	_, err := tx.exec(eraseUserQuery, int64(user), int64(p))
 	return err
 }
 
-// ErasedUser is a user who asked for erasure.
+// ErasedUser is a user who requested erasure.
 type ErasedUser struct {
 	User     ident.UserNID
 	Position Pos
 }
 
-// ErasedUsers lists everybody who asked for erasure.
+// ErasedUsers lists all users who requested erasure.
 func (tx *Tx) ErasedUsers() ([]ErasedUser, error) {
 	return collect(tx, func(r Row) (u ErasedUser, err error) {
 		err = r.Scan(&u.User, &u.Position)
@@ -316,7 +322,7 @@ func (tx *Tx) ErasedUsers() ([]ErasedUser, error) {
 const joinedRoomsQuery = `SELECT r.room_id FROM memberships m JOIN rooms r ON r.nid = m.room_nid
 WHERE m.user_nid = $1 AND m.membership = 'join' ORDER BY m.room_nid`
 
-// JoinedRooms lists the ids of the rooms that a user is joined to. It rides the primary keys.
+// JoinedRooms lists the IDs of the rooms that a user is joined to. It uses the primary keys.
 func (tx *Tx) JoinedRooms(user ident.UserNID) ([]string, error) {
 	return collect(tx, scanString, joinedRoomsQuery, int64(user))
 }

@@ -2,7 +2,7 @@ package storage
 
 import "ebb/ident"
 
-// TokenRow is an access token with whom it belongs to.
+// TokenRow is an access token with its user and device.
 type TokenRow struct {
 	NID       int64
 	User      ident.UserNID
@@ -10,15 +10,15 @@ type TokenRow struct {
 	Admin     bool
 	Device    ident.DeviceNID
 	DeviceID  string
-	ExpiresTS int64 // ms; 0: never
-	Unused    bool  // came from a refresh and was not used yet
+	ExpiresTS int64 // ms; 0 means never
+	Unused    bool  // whether it was issued by a refresh and has not been used yet
 }
 
 const accessTokenQuery = `SELECT t.nid, t.user_nid, u.user_id, a.admin, t.device_nid, d.device_id, t.expires_ts, t.unused
 FROM access_tokens t JOIN users u ON u.nid = t.user_nid JOIN accounts a ON a.nid = t.user_nid JOIN devices d ON d.nid = t.device_nid
 WHERE t.hash = $1 AND a.deactivated_ts = 0`
 
-// AccessToken finds an access token of an active account by its hash.
+// AccessToken finds the access token of an active account by its hash.
 func (tx *Tx) AccessToken(hash string) (TokenRow, bool, error) {
 	return one(tx, func(r Row) (t TokenRow, err error) {
 		err = r.Scan(&t.NID, &t.User, &t.UserID, &t.Admin, &t.Device, &t.DeviceID, &t.ExpiresTS, &t.Unused)
@@ -58,7 +58,7 @@ func (tx *Tx) RefreshToken(hash string) (RefreshTokenRow, bool, error) {
 	}, `SELECT nid, user_nid, device_nid, unused FROM refresh_tokens WHERE hash = $1`, hash)
 }
 
-// RetireTokens makes the pair of tokens of a device that a refresh made the only one: what was used before goes.
+// RetireTokens makes the tokens that a refresh issued the only ones of a device. It deletes those used before.
 func (tx *Tx) RetireTokens(device ident.DeviceNID) error {
 	for _, q := range []string{
 		`DELETE FROM access_tokens WHERE device_nid = $1 AND unused = 0`,
@@ -73,7 +73,7 @@ func (tx *Tx) RetireTokens(device ident.DeviceNID) error {
 	return nil
 }
 
-// DropUnusedTokens removes the pair of tokens that a refresh made and nobody used.
+// DropUnusedTokens deletes the tokens that a refresh issued and that have not been used.
 func (tx *Tx) DropUnusedTokens(device ident.DeviceNID) error {
 	if _, err := tx.exec(`DELETE FROM access_tokens WHERE device_nid = $1 AND unused = 1`, int64(device)); err != nil {
 		return err
@@ -82,7 +82,7 @@ func (tx *Tx) DropUnusedTokens(device ident.DeviceNID) error {
 	return err
 }
 
-// DeleteDeviceTokens removes every token of a device.
+// DeleteDeviceTokens deletes all tokens of a device.
 func (tx *Tx) DeleteDeviceTokens(device ident.DeviceNID) error {
 	if _, err := tx.exec(`DELETE FROM access_tokens WHERE device_nid = $1`, int64(device)); err != nil {
 		return err
@@ -93,7 +93,7 @@ func (tx *Tx) DeleteDeviceTokens(device ident.DeviceNID) error {
 
 const addLoginTokenQuery = `INSERT INTO login_tokens (hash, user_nid, expires_ts) VALUES ($1, $2, $3)`
 
-// AddLoginToken stores the hash of a single-use login token, and removes those that have expired.
+// AddLoginToken stores the hash of a single-use login token. It also deletes expired ones.
 func (tx *Tx) AddLoginToken(hash string, user ident.UserNID, expiresTS int64) error {
 	if _, err := tx.exec(`DELETE FROM login_tokens WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
 		return err
@@ -102,7 +102,7 @@ func (tx *Tx) AddLoginToken(hash string, user ident.UserNID, expiresTS int64) er
 	return err
 }
 
-// TakeLoginToken uses a login token up, and says whose it was; false where it is unknown or expired.
+// TakeLoginToken deletes a login token and returns its user. It returns false if the token is unknown or expired.
 func (tx *Tx) TakeLoginToken(hash string) (user ident.UserNID, found bool, err error) {
 	user, found, err = one(tx, scanNumber[ident.UserNID], `SELECT user_nid FROM login_tokens WHERE hash = $1 AND expires_ts > $2`, hash, tx.now.UnixMilli())
 	if err != nil || !found {
@@ -115,12 +115,13 @@ func (tx *Tx) TakeLoginToken(hash string) (user ident.UserNID, found bool, err e
 const (
 	addOpenIDTokenQuery  = `INSERT INTO openid_tokens (hash, user_nid, expires_ts) VALUES ($1, $2, $3)`
 	openIDTokenUserQuery = `SELECT user_nid FROM openid_tokens WHERE hash = $1 AND expires_ts > $2`
-	// It rides openid_tokens_by_user.
+	// It uses the index openid_tokens_by_user.
 	trimOpenIDTokensQuery = `DELETE FROM openid_tokens WHERE user_nid = $1 AND hash NOT IN
 (SELECT hash FROM openid_tokens WHERE user_nid = $1 ORDER BY expires_ts DESC LIMIT $2)`
 )
 
-// AddOpenIDToken stores a token by its hash, forgets those that have expired, and of the user's all but the newest.
+// AddOpenIDToken stores the hash of an OpenID token. It also deletes expired tokens, and all but the newest tokens of
+// the user.
 func (tx *Tx) AddOpenIDToken(hash string, user ident.UserNID, expires int64, keep int) error {
 	if _, err := tx.exec(`DELETE FROM openid_tokens WHERE expires_ts <= $1`, tx.now.UnixMilli()); err != nil {
 		return err
@@ -132,18 +133,18 @@ func (tx *Tx) AddOpenIDToken(hash string, user ident.UserNID, expires int64, kee
 	return err
 }
 
-// OpenIDTokenUser finds whose token a hash is of, unless it has expired (at now, ms).
+// OpenIDTokenUser returns the user of an OpenID token, unless it has expired at now (ms).
 func (tx *Tx) OpenIDTokenUser(hash string, now int64) (user ident.UserNID, found bool, err error) {
 	return one(tx, scanNumber[ident.UserNID], openIDTokenUserQuery, hash, now)
 }
 
-// DeleteOpenIDTokens removes a user's tokens.
+// DeleteOpenIDTokens deletes a user's OpenID tokens.
 func (tx *Tx) DeleteOpenIDTokens(user ident.UserNID) error {
 	_, err := tx.exec(`DELETE FROM openid_tokens WHERE user_nid = $1`, int64(user))
 	return err
 }
 
-// DeleteLoginTokens removes a user's login tokens.
+// DeleteLoginTokens deletes a user's login tokens.
 func (tx *Tx) DeleteLoginTokens(user ident.UserNID) error {
 	_, err := tx.exec(`DELETE FROM login_tokens WHERE user_nid = $1`, int64(user))
 	return err

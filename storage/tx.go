@@ -9,34 +9,34 @@ import (
 	"time"
 )
 
-// Tx is one transaction: a snapshot to read, or a closure's part of a batch to write. It is used by one goroutine, and not
-// after the function that was given it has returned.
+// Tx is a transaction: a snapshot for reading, or a closure's part of a batch for writing. It is used by one goroutine
+// and is invalid after the function that received it has returned.
 type Tx struct {
 	db        *DB
 	conn      conn
 	committer *committer      // nil in a read
-	ctx       context.Context // of the reader; nil in a write, which no request can cancel
+	ctx       context.Context // the reader's; nil in a write, which no request can cancel
 	now       time.Time
 	settled   Pos
-	failed    error // of the first statement that failed in this closure
+	failed    error // the error of the first failed statement in this closure
 }
 
-// Now is the time of the transaction: the same throughout.
+// Now returns the time of the transaction, which does not change during it.
 func (tx *Tx) Now() time.Time { return tx.now }
 
-// IsWrite says whether tx can write.
+// IsWrite reports whether tx can write.
 func (tx *Tx) IsWrite() bool { return tx.committer != nil }
 
 // IDHash is DB.IDHash.
 func (tx *Tx) IDHash(s string) int64 { return tx.db.IDHash(s) }
 
-// Settled is what DB.Settled was before the snapshot was taken: the snapshot holds every write up to it. DB.Settled itself
-// may cover writes that this transaction does not see.
+// Settled returns the value of DB.Settled from before the snapshot was made, so that the snapshot contains every write
+// up to it. DB.Settled itself may cover writes that this transaction does not see.
 func (tx *Tx) Settled() Pos { return tx.settled }
 
 // Row is one row of a result.
 type Row interface {
-	// Scan copies the columns, in order, to where dest points.
+	// Scan copies the columns, in order, to the destinations.
 	Scan(dest ...any) error
 }
 
@@ -50,8 +50,8 @@ func (tx *Tx) exec(query string, args ...any) (int64, error) {
 	return n, tx.note(query, err)
 }
 
-// each runs a query and calls f for every row, until f returns an error, which is no failure of the statement. f must not
-// use tx.
+// each runs a query and calls f for each row until f returns an error, which does not count as a failure of the
+// statement. f must not use tx.
 func (tx *Tx) each(f func(Row) error, query string, args ...any) error {
 	if err := tx.usable(); err != nil {
 		return err
@@ -65,7 +65,7 @@ func (tx *Tx) each(f func(Row) error, query string, args ...any) error {
 	return tx.note(query, err)
 }
 
-// usable refuses statements after one has failed, as PostgreSQL does, and those of a request that is gone.
+// usable refuses statements after a failed one, as PostgreSQL does, and those of a request that has ended.
 func (tx *Tx) usable() error {
 	if tx.failed != nil {
 		return tx.failed
@@ -90,7 +90,7 @@ func (tx *Tx) note(query string, err error) error {
 	return tx.failed
 }
 
-// head is the beginning of a query, for errors.
+// head returns the beginning of a query, for errors.
 func head(query string) string {
 	query = strings.Join(strings.Fields(query), " ")
 	if len(query) > 60 {
@@ -99,7 +99,7 @@ func head(query string) string {
 	return query
 }
 
-// collect runs a query and scans every row.
+// collect runs a query and scans all rows.
 func collect[T any](tx *Tx, scan func(Row) (T, error), query string, args ...any) ([]T, error) {
 	var out []T
 	err := tx.each(func(r Row) error {
@@ -112,7 +112,7 @@ func collect[T any](tx *Tx, scan func(Row) (T, error), query string, args ...any
 
 var errManyRows = errors.New("more than one row")
 
-// one runs a query for at most one row; false where there is none.
+// one runs a query that returns at most one row. It returns false if there is none.
 func one[T any](tx *Tx, scan func(Row) (T, error), query string, args ...any) (v T, found bool, err error) {
 	err = tx.each(func(r Row) (err error) {
 		if found {
@@ -125,9 +125,9 @@ func one[T any](tx *Tx, scan func(Row) (T, error), query string, args ...any) (v
 	return v, found && err == nil, err
 }
 
-// In gives the placeholders for a list of n values from $first on, and the list padded to a power of two (so that there
-// are few distinct statements) by repeating its last value. An empty list matches nothing. Long lists are cut by the
-// caller (slices.Chunk): SQLite takes at most 32,766 values.
+// In returns the placeholders for a list of values, numbered from first, and the list, padded by repeating its last
+// value. The length is padded to a power of two so that there are few distinct statements. An empty list matches
+// nothing. The caller splits long lists (slices.Chunk), since SQLite accepts at most 32,766 values.
 func In[T any](first int, values []T) (placeholders string, args []any) {
 	n := 1
 	for n < len(values) {
@@ -145,8 +145,8 @@ func In[T any](first int, values []T) (placeholders string, args []any) {
 	return string(append(text, ')')), args
 }
 
-// argument is a value of a list as an argument of a statement. A number becomes an int64 at once: if value made it one, it
-// would be allocated twice.
+// argument converts a value of a list to an argument of a statement. It makes a number an int64 at once; if value did
+// so, it would be allocated twice.
 func argument[T any](v T) any {
 	if n, ok := number(v); ok {
 		return n

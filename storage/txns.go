@@ -2,16 +2,16 @@ package storage
 
 import "ebb/ident"
 
-// TxnRow is the answer that a client's transaction id got.
+// TxnRow is the stored response to a client's transaction.
 type TxnRow struct {
-	Hash   int64  // IDHash of the request path and the transaction id
-	Answer string // the event id; empty where the answer is {}
+	Hash   int64  // IDHash of the request path and the transaction ID
+	Answer string // the event ID; empty if the response is {}
 }
 
 const insertTxnQuery = `INSERT INTO client_txns (device_nid, path_hash, created_ts, answer) VALUES ($1, $2, $3, $4)
 ON CONFLICT (device_nid, path_hash) DO NOTHING`
 
-// InsertTxn notes the answer of a transaction id; false when it has one already.
+// InsertTxn stores the response to a transaction. It returns false if there is one already.
 func (tx *Tx) InsertTxn(device ident.DeviceNID, t TxnRow) (bool, error) {
 	n, err := tx.exec(insertTxnQuery, int64(device), t.Hash, tx.Now().UnixMilli(), t.Answer)
 	return n == 1, err
@@ -19,14 +19,14 @@ func (tx *Tx) InsertTxn(device ident.DeviceNID, t TxnRow) (bool, error) {
 
 const txnQuery = `SELECT answer FROM client_txns WHERE device_nid = $1 AND path_hash = $2`
 
-// Txn finds the answer of a transaction id.
+// Txn returns the stored response to a transaction.
 func (tx *Tx) Txn(device ident.DeviceNID, hash int64) (string, bool, error) {
 	return one(tx, scanString, txnQuery, int64(device), hash)
 }
 
 const recentTxnsQuery = `SELECT path_hash, answer FROM client_txns WHERE device_nid = $1 ORDER BY created_ts DESC LIMIT $2`
 
-// RecentTxns lists the newest transaction ids of a device, newest first.
+// RecentTxns lists the newest transactions of a device, newest first.
 func (tx *Tx) RecentTxns(device ident.DeviceNID, limit int) ([]TxnRow, error) {
 	return collect(tx, func(r Row) (t TxnRow, err error) {
 		err = r.Scan(&t.Hash, &t.Answer)
@@ -37,7 +37,7 @@ func (tx *Tx) RecentTxns(device ident.DeviceNID, limit int) ([]TxnRow, error) {
 const pruneTxnsQuery = `DELETE FROM client_txns WHERE (device_nid, path_hash) IN
 (SELECT device_nid, path_hash FROM client_txns WHERE created_ts < $1 ORDER BY created_ts LIMIT $2)`
 
-// PruneTxns drops the oldest transaction ids from before a time (ms), at most limit, and says how many.
+// PruneTxns deletes the oldest transactions from before a time (ms), at most limit, and returns their number.
 func (tx *Tx) PruneTxns(before int64, limit int) (int64, error) {
 	return tx.exec(pruneTxnsQuery, before, limit)
 }

@@ -8,14 +8,14 @@ import (
 
 const lookupUserQuery = `SELECT nid FROM users WHERE user_id = $1`
 
-// LookupUser finds the short name of a user id; false when nothing has named that user yet.
+// LookupUser returns the number of a user ID, false if it has none yet.
 func (tx *Tx) LookupUser(userID string) (ident.UserNID, bool, error) {
 	return one(tx, scanNumber[ident.UserNID], lookupUserQuery, userID)
 }
 
 const insertUserQuery = `INSERT INTO users (nid, user_id) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING`
 
-// UserNID finds the short name of a user id, and allots one to a user who is new. Only in a write.
+// UserNID returns the number of a user ID and allots one if it has none. It can be called in a write only.
 func (tx *Tx) UserNID(userID string) (ident.UserNID, error) {
 	nid, found, err := tx.LookupUser(userID)
 	if err != nil || found {
@@ -26,7 +26,7 @@ func (tx *Tx) UserNID(userID string) (ident.UserNID, error) {
 	return nid, err
 }
 
-// LookupUsers finds the short names of user ids; those that nothing has named yet are left out.
+// LookupUsers returns the numbers of user IDs. It omits those that have none yet.
 func (tx *Tx) LookupUsers(userIDs []string) (map[string]ident.UserNID, error) {
 	out := make(map[string]ident.UserNID, len(userIDs))
 	for part := range slices.Chunk(userIDs, maxIn) {
@@ -45,7 +45,7 @@ func (tx *Tx) LookupUsers(userIDs []string) (map[string]ident.UserNID, error) {
 	return out, nil
 }
 
-// UserIDs finds the full ids of users by their short names, in no particular order.
+// UserIDs returns the IDs of users, in no particular order.
 func (tx *Tx) UserIDs(nids []ident.UserNID) ([]string, error) {
 	out := make([]string, 0, len(nids))
 	for part := range slices.Chunk(nids, maxIn) {
@@ -59,7 +59,7 @@ func (tx *Tx) UserIDs(nids []ident.UserNID) ([]string, error) {
 	return out, nil
 }
 
-// UserID is the full id of a user; "" when there is none with this short name.
+// UserID returns the ID of a user, "" if there is no user with this number.
 func (tx *Tx) UserID(nid ident.UserNID) (string, error) {
 	s, _, err := one(tx, scanString, `SELECT user_id FROM users WHERE nid = $1`, int64(nid))
 	return s, err

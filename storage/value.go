@@ -9,7 +9,7 @@ import (
 	"ebb/ident"
 )
 
-// value turns an argument into what both drivers store alike: int64, float64, string, []byte (as text) or nil.
+// value converts an argument to a type that both drivers store alike: int64, float64, string, []byte (as text) or nil.
 func value(a any) (driver.Value, error) {
 	switch v := a.(type) {
 	case nil, int64, string, []byte, float64:
@@ -34,7 +34,7 @@ func value(a any) (driver.Value, error) {
 	return valueKind(a)
 }
 
-// number returns the value of a number with a type of its own; false for everything else.
+// number returns the value of a number type of this program. It returns false for all other types.
 func number(a any) (int64, bool) {
 	switch v := a.(type) {
 	case Pos:
@@ -51,8 +51,8 @@ func number(a any) (int64, bool) {
 	return 0, false
 }
 
-// plain returns a pointer to a number with a type of its own as a pointer to an int64: neither the driver nor database/sql
-// then needs reflection, which allocates. It returns other destinations as they are.
+// plain converts a pointer to a number type of this program to a pointer to an int64, so that neither the driver nor
+// database/sql needs reflection, which allocates. It returns other destinations unchanged.
 func plain(dest any) any {
 	switch d := dest.(type) {
 	case *Pos:
@@ -69,7 +69,7 @@ func plain(dest any) any {
 	return dest
 }
 
-// valueKind serves named types and pointers for nullable columns.
+// valueKind converts named types and pointers for nullable columns.
 func valueKind(a any) (driver.Value, error) {
 	r := reflect.ValueOf(a)
 	switch {
@@ -113,7 +113,7 @@ func assign(dest, src any) error {
 			*d = []byte(v)
 			return nil
 		case []byte:
-			*d = v // the driver made it for this row
+			*d = v // the driver allocated it for this row
 			return nil
 		case nil:
 			*d = nil
@@ -130,7 +130,7 @@ func assign(dest, src any) error {
 	return assignKind(dest, src)
 }
 
-// assignKind serves named types and pointers for nullable columns.
+// assignKind assigns to named types and pointers for nullable columns.
 func assignKind(dest, src any) error {
 	v := reflect.ValueOf(dest)
 	if v.Kind() != reflect.Pointer || v.IsNil() {

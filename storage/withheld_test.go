@@ -8,7 +8,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// Clients were given redactions that had no effect. A database from then withholds them.
+// Earlier versions sent clients redactions that had no effect. After the migration these are withheld.
 func TestAnUpgradeWithholdsRedactionsWithoutEffect(t *testing.T) {
 	dsn := storagetest.SQLite(t)
 	db, err := storage.Open(ctx, storage.Config{DSN: dsn})

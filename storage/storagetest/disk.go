@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TinyDisk returns a folder on a disk of its own with the given size. The test is skipped where none can be mounted.
+// TinyDisk returns a folder on a separate disk of the given size. It skips the test if no such disk can be mounted.
 func TinyDisk(t testing.TB, bytes int) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -27,7 +27,7 @@ func TinyDisk(t testing.TB, bytes int) string {
 	return dir
 }
 
-// Fill writes a file that takes all the room on its disk.
+// Fill writes a file that takes all the space on its disk.
 func Fill(t testing.TB, file string) {
 	t.Helper()
 	f, err := os.Create(file)

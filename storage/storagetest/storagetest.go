@@ -1,5 +1,5 @@
-// Package storagetest opens databases for tests: a fresh one per test, on SQLite and, where EBB_TEST_POSTGRES gives the
-// address of a server (internal/pgtest starts one), on PostgreSQL too.
+// Package storagetest opens databases for tests: a fresh one for each test, on SQLite and, if EBB_TEST_POSTGRES
+// contains the address of a server (internal/pgtest starts one), also on PostgreSQL.
 package storagetest
 
 import (
@@ -17,24 +17,24 @@ import (
 	"ebb/storage"
 )
 
-// Variable names the environment variable with the address of a PostgreSQL database. Tests make schemas of their own in it
-// and drop them.
+// Variable is the name of the environment variable with the address of a PostgreSQL database. Tests create their own
+// schemas in it and drop them.
 const Variable = "EBB_TEST_POSTGRES"
 
-// Each runs f once per kind of database, with a fresh one that is closed afterwards.
+// Each runs f once for each kind of database, with a fresh database that is closed afterwards.
 func Each(t *testing.T, f func(t *testing.T, db *storage.DB)) {
 	t.Helper()
 	EachDSN(t, func(t *testing.T, dsn string) { f(t, Open(t, storage.Config{DSN: dsn})) })
 }
 
-// EachDSN runs f once per kind of database, with the address of a fresh one that f opens and closes.
+// EachDSN runs f once for each kind of database, with the address of a fresh database that f opens and closes.
 func EachDSN(t *testing.T, f func(t *testing.T, dsn string)) {
 	t.Helper()
 	t.Run("sqlite", func(t *testing.T) { f(t, SQLite(t)) })
 	t.Run("postgres", func(t *testing.T) { f(t, Postgres(t)) })
 }
 
-// Open opens a database, by default a fresh one on SQLite, until the end of the test.
+// Open opens a database, by default a fresh one on SQLite, and closes it at the end of the test.
 func Open(t testing.TB, cfg storage.Config) *storage.DB {
 	t.Helper()
 	if cfg.DSN == "" {
@@ -52,13 +52,14 @@ func Open(t testing.TB, cfg storage.Config) *storage.DB {
 	return db
 }
 
-// SQLite is the address of a database that does not exist yet.
+// SQLite returns the address of a database that does not exist yet.
 func SQLite(t testing.TB) string {
 	t.Helper()
 	return "sqlite:" + filepath.Join(t.TempDir(), "ebb.db")
 }
 
-// Postgres is the address of an empty schema, which is dropped after the test. Without a server the test is skipped.
+// Postgres returns the address of an empty schema, which is dropped after the test. It skips the test if there is no
+// server.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	server := os.Getenv(Variable)
