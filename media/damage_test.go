@@ -17,7 +17,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// harm are the ways in which a disk loses a file.
+// harm lists the ways in which a disk may lose a file.
 var harm = map[string]func(path string) error{
 	"missing":  os.Remove,
 	"empty":    func(path string) error { return os.Truncate(path, 0) },
@@ -76,9 +76,9 @@ func TestDamagedUploadIsNotServed(t *testing.T) {
 				wantCode(t, err, "M_NOT_FOUND")
 			}
 			if name == "a folder" {
-				return // nothing can be put in its place
+				return // nothing can be put where the file was
 			}
-			f.uploaded(t, raw) // the same bytes once more
+			f.uploaded(t, raw) // the same bytes again
 			if got := f.read(t, id); got != string(raw) {
 				t.Error("another upload of the same bytes does not bring it back")
 			}
@@ -103,7 +103,7 @@ func TestDamagedThumbnailIsMadeAgain(t *testing.T) {
 	}
 }
 
-// origin is another server with one file.
+// origin is another server that has one file.
 type origin struct {
 	body  []byte
 	asked int
@@ -152,7 +152,7 @@ func TestDamagedFileOfAnotherServerIsFetchedAgain(t *testing.T) {
 	}
 }
 
-// onFullDisk moves the files of a fixture to a disk on which there is no room; free makes room.
+// onFullDisk moves the files of a fixture to a full disk; free makes room on it.
 func onFullDisk(t *testing.T, f *fixture) (free func()) {
 	t.Helper()
 	disk := storagetest.TinyDisk(t, 1<<20)

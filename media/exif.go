@@ -2,10 +2,10 @@ package media
 
 import "encoding/binary"
 
-// maxEXIF bounds the EXIF data in which the orientation is looked for; in a JPEG it cannot be longer.
+// maxEXIF bounds the EXIF data that is searched for the orientation; in a JPEG it cannot be longer.
 const maxEXIF = 64 << 10
 
-// orientationOf reads the orientation from EXIF data: 1 to 8, or 1 where there is none that makes sense.
+// orientationOf returns the orientation given in EXIF data: 1 to 8, or 1 if it is missing or invalid.
 func orientationOf(exif []byte) int {
 	const tagOrientation, typeShort = 0x0112, 3
 	if len(exif) < 8 {

@@ -30,16 +30,17 @@ type File struct {
 // Close closes the file.
 func (f *File) Close() error { return f.file.Close() }
 
-// ETag names the bytes: files and thumbnails lie under names of their own and never change.
+// ETag returns the entity tag of the file. It is a file name, since files and thumbnails never change under their
+// names.
 func (f *File) ETag() string {
 	sum := sha256.Sum256([]byte(f.file.Name()))
 	return hex.EncodeToString(sum[:16])
 }
 
-// errDamaged: a file is missing, cut off or altered on the disk.
+// errDamaged means that a file is missing, truncated or altered on disk.
 var errDamaged = errors.New("media: the file on disk differs from the upload")
 
-// openBlob opens a file. It returns errDamaged where the disk does not have it as it was stored.
+// openBlob opens a file. It returns errDamaged if the file on disk differs from what was stored.
 func (s *Service) openBlob(m storage.Media) (*File, error) {
 	f, err := s.files.openIntact(m.Blob, m.Size)
 	if err != nil {
@@ -48,11 +49,11 @@ func (s *Service) openBlob(m storage.Media) (*File, error) {
 	return &File{Content: f, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size, file: f}, nil
 }
 
-// lost returns the error for an upload that is missing or damaged on disk. The first time, it is logged.
+// lost returns the error for an upload that is missing or damaged on disk. The first time, it logs the damage.
 func (s *Service) lost(m storage.Media, err error) error {
 	if path := s.files.path(m.Blob); s.files.checked.report(path) {
 		damaged.Inc()
-		s.opts.Log.Error("a media file is damaged or missing: restore it from a backup", "file", path, "media_id", m.ID, "size", m.Size, "err", err)
+		s.opts.Log.Error("A media file is damaged or missing: restore it from a backup", "file", path, "media_id", m.ID, "size", m.Size, "err", err)
 	}
 	return mxerr.NotFound("The file is missing or damaged on this server's disk").Because(err)
 }
@@ -86,18 +87,18 @@ func (s *store) openIntact(name string, size int64) (*os.File, error) {
 	return f, nil
 }
 
-// intact reports whether the disk has a blob as it was stored.
+// intact reports whether a blob on disk is the same as when it was stored.
 func (s *store) intact(name string, size int64) bool {
 	f, err := s.openIntact(name, size)
 	if err != nil {
 		return false
 	}
-	_ = f.Close() // only read
+	_ = f.Close() // opened for reading only
 	return true
 }
 
-// openThumb opens a thumbnail that was made before. Its content ends with its hash: thumbnails are not synced, so that a loss
-// of power may leave less of them than was written.
+// openThumb opens an existing thumbnail. Its content ends with its hash: thumbnails are not synced, so a power failure
+// may truncate them.
 func (s *store) openThumb(path string) (*File, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -131,13 +132,14 @@ func (s *store) openThumb(path string) (*File, error) {
 	return &File{Content: io.NewSectionReader(f, 0, size), ContentType: contentType, Filename: thumbnailNames[contentType], Size: size, file: f}, nil
 }
 
-// thumbnailNames are the names that thumbnails have for a browser.
+// thumbnailNames are the file names of thumbnails for browsers.
 var thumbnailNames = map[string]string{"image/png": "thumbnail.png", "image/jpeg": "thumbnail.jpg", "image/gif": "thumbnail.gif"}
 
-// maxChecked bounds the files that are remembered as checked: a hundred bytes each.
+// maxChecked bounds the files that are recorded as checked: a hundred bytes each.
 const maxChecked = 20_000
 
-// checkedFiles remembers which files were found intact, so that each is read in full once and not for every request.
+// checkedFiles records which files were found intact, so that each is read in full only once rather than for every
+// request.
 type checkedFiles struct {
 	seen     *keyed.Map[string, stamp]
 	reported *keyed.Map[string, bool] // damaged files
@@ -147,13 +149,13 @@ func newCheckedFiles(entries int) checkedFiles {
 	return checkedFiles{seen: keyed.NewMap[string, stamp](entries), reported: keyed.NewMap[string, bool](entries)}
 }
 
-// stamp changes when a file is written to.
+// stamp changes whenever a file is written to.
 type stamp struct {
 	size     int64
 	modified time.Time
 }
 
-// check calls look unless the file was found intact and has not changed since.
+// check calls look unless the file was already found intact and has not changed since.
 func (c *checkedFiles) check(f *os.File, look func(fs.FileInfo) error) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -171,7 +173,7 @@ func (c *checkedFiles) check(f *os.File, look func(fs.FileInfo) error) error {
 	return nil
 }
 
-// report notes that a file is damaged and reports whether that is news.
+// report records that a file is damaged and reports whether that was not known before.
 func (c *checkedFiles) report(path string) (news bool) {
 	c.reported.Update(path, func(before, _ bool) bool {
 		news = !before

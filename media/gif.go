@@ -20,7 +20,7 @@ const (
 	maxAnimatedPixels = 60 << 20
 )
 
-// inspectGIF walks over the blocks of a GIF without decoding them, so that a small file with thousands of large frames costs
+// inspectGIF reads the blocks of a GIF without decoding them, so that a small file with thousands of large frames costs
 // no memory.
 func inspectGIF(src io.ReadSeeker) (p picture, err error) {
 	r := bufio.NewReaderSize(src, 64<<10)
@@ -32,7 +32,7 @@ func inspectGIF(src io.ReadSeeker) (p picture, err error) {
 	if _, err := r.Discard(colourTable(head[10])); err != nil {
 		return p, err
 	}
-	// What a broken file has beyond the break is not an animation; the decoder tells whether there is an image at all.
+	// The frames after a defect in a broken file are ignored; the decoder decides whether there is an image at all.
 	for p.frames <= maxFrames && p.gifBlock(r) == nil {
 	}
 	p.animated = p.frames > 1
@@ -40,7 +40,7 @@ func inspectGIF(src io.ReadSeeker) (p picture, err error) {
 	return p, nil
 }
 
-// gifBlock reads one block; io.EOF is the end of the image or of what can be followed.
+// gifBlock reads one block. It returns io.EOF at the end of the image or of the part that can be parsed.
 func (p *picture) gifBlock(r *bufio.Reader) error {
 	kind, err := r.ReadByte()
 	if err != nil {
@@ -68,7 +68,7 @@ func (p *picture) gifBlock(r *bufio.Reader) error {
 	}
 }
 
-// colourTable is the length of the colour table that the flags announce.
+// colourTable returns the length of the colour table announced by the flags.
 func colourTable(flags byte) int {
 	if flags&0x80 == 0 {
 		return 0
@@ -88,8 +88,9 @@ func skipSubBlocks(r *bufio.Reader) error {
 	}
 }
 
-// animationBytes is what a thumbnail of w × h of an animated GIF takes: its frames, the canvas and a copy of it, and the
-// frames of the thumbnail with their encoded form. It is beyond any bound where the animation is too long.
+// animationBytes returns the memory needed for an animated thumbnail of w × h: the frames of the original, the canvas
+// and a copy of it, and the frames of the thumbnail with their encoded form. For an animation that is too long the
+// result exceeds every bound.
 func (p *picture) animationBytes(w, h int) int64 {
 	canvas := int64(p.width) * int64(p.height)
 	if p.frames > maxFrames || canvas*int64(p.frames) > maxAnimatedPixels {
@@ -98,7 +99,8 @@ func (p *picture) animationBytes(w, h int) int64 {
 	return p.framePixels + canvas*8 + int64(p.frames)*int64(w)*int64(h)*3
 }
 
-// animate scales every frame of a GIF. Frames are first drawn onto the whole canvas, as their disposal methods say.
+// animate scales every frame of a GIF. Frames are first drawn onto the whole canvas, according to their disposal
+// methods.
 func animate(ctx context.Context, src io.Reader, p picture, from image.Rectangle, w, h int) (*gif.GIF, error) {
 	all, err := gif.DecodeAll(src)
 	if err != nil {
@@ -132,20 +134,21 @@ func animate(ctx context.Context, src io.Reader, p picture, from image.Rectangle
 	return out, nil
 }
 
-// quantiser chooses the colours of a GIF's frame: what is on the canvas comes from the colour tables of several frames and from
-// scaling, so that no table of the original fits. It cuts the colours at their medians until there are as many boxes as colours.
+// quantiser chooses the colours of a GIF frame. The canvas contains colours from the colour tables of several frames
+// and from scaling, so none of the original tables fits. The quantiser uses median cut: it divides the colours until
+// there are as many boxes as palette entries.
 type quantiser struct {
-	cells [1 << 15]cell  // of all colours, five bits per channel
-	index [1 << 15]uint8 // of a cell in the palette
+	cells [1 << 15]cell  // all colours, with five bits per channel
+	index [1 << 15]uint8 // palette index of each cell
 }
 
-// cell counts the pixels of some similar colours and sums their channels.
+// cell counts the pixels with similar colours and sums their channels.
 type cell struct{ n, r, g, b uint64 }
 
 // maxColours leaves one entry of a GIF's colour table for transparency.
 const maxColours = 255
 
-// reduce returns the picture with a palette of its own. Pixels that are more transparent than not become transparent.
+// reduce returns the picture with its own palette. Pixels that are mostly transparent become fully transparent.
 func (q *quantiser) reduce(img *image.RGBA) *image.Paletted {
 	used := q.count(img)
 	palette := color.Palette{color.Transparent}
@@ -171,7 +174,7 @@ func (q *quantiser) reduce(img *image.RGBA) *image.Paletted {
 	return out
 }
 
-// count fills the cells and returns those that are used.
+// count fills the cells and returns the indices of those that are used.
 func (q *quantiser) count(img *image.RGBA) (used []uint16) {
 	for i := 0; i < len(img.Pix); i += 4 {
 		at, r, g, b, ok := opaque(img.Pix[i:])
@@ -187,7 +190,8 @@ func (q *quantiser) count(img *image.RGBA) (used []uint16) {
 	return used
 }
 
-// opaque returns the colour of a pixel without its transparency, and the number of its cell.
+// opaque returns the colour of a pixel without its transparency, and the index of its cell. ok is false for mostly
+// transparent pixels.
 func opaque(pix []uint8) (at uint16, r, g, b uint64, ok bool) {
 	a := uint64(pix[3])
 	if a < 128 {
@@ -221,7 +225,7 @@ func cut(used []uint16, cells *[1 << 15]cell) (boxes [][]uint16) {
 	return boxes
 }
 
-// weight says how much a box wants to be divided: by its pixels and the width of its longest side.
+// weight returns the priority for dividing a box: the product of its pixels and the length of its longest side.
 func weight(box []uint16, cells *[1 << 15]cell) (w uint64) {
 	for _, at := range box {
 		w += cells[at].n
@@ -230,7 +234,7 @@ func weight(box []uint16, cells *[1 << 15]cell) (w uint64) {
 	return w * uint64(width+1)
 }
 
-// longest returns the channel in which the colours of a box differ most, as a shift, and by how much.
+// longest returns the channel in which the colours of a box differ most, as a shift, and the difference.
 func longest(box []uint16) (shift, width int) {
 	width = -1
 	for _, s := range []int{10, 5, 0} {

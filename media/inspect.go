@@ -9,40 +9,42 @@ import (
 	"math"
 )
 
-// picture is what the first bytes of a file say about the image in it, found without decoding any pixels.
+// picture describes the image in a file as found in its header, without decoding any pixels.
 type picture struct {
 	format        string // png, jpeg, gif, webp
 	width, height int    // as stored, before orientation
-	orientation   int    // of EXIF: 1 to 8
+	orientation   int    // EXIF orientation: 1 to 8
 	animated      bool
-	decoded       int64 // an upper bound of the bytes that decoding it takes
+	decoded       int64 // an upper bound of the bytes needed to decode it
 	frames        int   // of a GIF
-	framePixels   int64 // of all of them
+	framePixels   int64 // the pixels of all frames
 	firstFrame    frame // of an animated WebP
-	frameBytes    int64 // of an animated WebP: how long the first frame's data is
-	frameOffset   int64 // and where it begins
+	frameBytes    int64 // of an animated WebP: length of the first frame's data
+	frameOffset   int64 // and its offset
 }
 
 // frame is one frame's rectangle on the canvas.
 type frame struct{ x, y, width, height int }
 
 const (
-	// maxPixels bounds a picture that is decoded, and with that the CPU it takes: about two seconds.
+	// maxPixels bounds the pictures that are decoded, and thereby the CPU time of decoding: about two seconds.
 	maxPixels = 64 << 20
-	// maxDecoded bounds the bytes of all pictures that are being decoded and scaled, in sum.
+	// maxDecoded bounds the total bytes of all pictures that are being decoded and scaled.
 	maxDecoded = 192 << 20
-	// maxPictureHeader bounds what is read of a file to learn its dimensions. Cameras put previews and colour profiles there.
+	// maxPictureHeader bounds how much of a file is read to find its dimensions. Cameras put previews and colour
+	// profiles before them.
 	maxPictureHeader = 8 << 20
-	// maxScans bounds the scans of a progressive JPEG: each walks over all blocks, however few bytes it has. Encoders make about ten.
+	// maxScans bounds the scans of a progressive JPEG: each scan processes all blocks, however few bytes it has.
+	// Encoders make about ten.
 	maxScans = 64
-	// maxWebPChunks bounds the chunks of a WebP that are looked at.
+	// maxWebPChunks bounds the chunks of a WebP that are read.
 	maxWebPChunks = 1000
 )
 
 var (
-	// errNoPicture: the file is not an image of a known format, or its header is broken.
+	// errNoPicture means that the file is not an image of a known format, or that its header is broken.
 	errNoPicture = errors.New("media: not a picture")
-	// errNoThumbnail: the file is an image, but this server cannot make it smaller.
+	// errNoThumbnail means that the file is an image of which this server cannot make a thumbnail.
 	errNoThumbnail = errors.New("media: no thumbnail of this picture")
 )
 
@@ -92,7 +94,7 @@ func (p *picture) decodable() bool {
 	return p.width <= maxPixels/p.height && p.decoded <= maxDecoded
 }
 
-// oriented returns the dimensions as they are displayed.
+// oriented returns the dimensions of the picture as displayed.
 func (p *picture) oriented() (width, height int) {
 	if p.orientation >= 5 {
 		return p.height, p.width
@@ -100,10 +102,10 @@ func (p *picture) oriented() (width, height int) {
 	return p.width, p.height
 }
 
-// tooMuch is beyond every bound, and small enough to be added up.
+// tooMuch exceeds every bound, but is small enough for sums not to overflow.
 const tooMuch = 1 << 50
 
-// mul is a product of factors that are not negative; it ends at tooMuch.
+// mul returns the product of non-negative factors, at most tooMuch.
 func mul(factors ...int64) int64 {
 	product := int64(1)
 	for _, f := range factors {
@@ -156,7 +158,7 @@ func inspectPNG(src io.ReadSeeker) (p picture, err error) {
 	}
 }
 
-// pngBytes is what image/png takes for an image of a depth and colour type.
+// pngBytes returns the memory that image/png needs for an image of a bit depth and colour type.
 func pngBytes(width, height int64, depth, colour byte, interlaced bool) int64 {
 	perPixel := int64(4)
 	switch {
@@ -166,10 +168,10 @@ func pngBytes(width, height int64, depth, colour byte, interlaced bool) int64 {
 		perPixel = 1
 	}
 	image := mul(width, height, perPixel)
-	if interlaced { // each of seven passes is an image, and together they are as large as the whole
+	if interlaced { // each of the seven passes is an image; together they are as large as the result
 		image = mul(image, 2)
 	}
-	return image + mul(width, 8, 2) // the row that is read and the one before it
+	return image + mul(width, 8, 2) // the current row and the previous one
 }
 
 // inspectJPEG reads the segments up to the frame header.
@@ -183,7 +185,7 @@ func inspectJPEG(src io.ReadSeeker) (p picture, err error) {
 		if err != nil {
 			return p, err
 		}
-		if marker >= 0xD0 && marker <= 0xD8 || marker == 0x01 { // these have no length
+		if marker >= 0xD0 && marker <= 0xD8 || marker == 0x01 { // markers without a length
 			continue
 		}
 		var size [2]byte
@@ -192,7 +194,7 @@ func inspectJPEG(src io.ReadSeeker) (p picture, err error) {
 		}
 		length := int64(binary.BigEndian.Uint16(size[:])) - 2
 		if length < 0 || marker == 0xD9 || marker == 0xDA {
-			return p, errNoPicture // the image begins or ends without a frame header
+			return p, errNoPicture // start or end of the image without a frame header
 		}
 		segment := io.LimitReader(r, length)
 		switch {
@@ -213,7 +215,7 @@ func inspectJPEG(src io.ReadSeeker) (p picture, err error) {
 	}
 }
 
-// nextMarker returns the next marker of a JPEG, and passes over what does not belong to a segment.
+// nextMarker returns the next marker of a JPEG, skipping bytes that do not belong to a segment.
 func nextMarker(r *bufio.Reader) (byte, error) {
 	for {
 		b, err := r.ReadByte()
@@ -231,7 +233,7 @@ func nextMarker(r *bufio.Reader) (byte, error) {
 	}
 }
 
-// jpegFrame reads a frame header: the dimensions, and what decoding takes.
+// jpegFrame reads a frame header: the dimensions, and how much memory decoding needs.
 func jpegFrame(p picture, segment io.Reader, marker byte, src io.ReadSeeker) (picture, error) {
 	head, err := io.ReadAll(segment)
 	if err != nil {
@@ -252,7 +254,7 @@ func jpegFrame(p picture, segment io.Reader, marker byte, src io.ReadSeeker) (pi
 	return p, err
 }
 
-// jpegBytes is what image/jpeg takes for the given components, three bytes each.
+// jpegBytes returns the memory that image/jpeg needs for the given components, three bytes each.
 func jpegBytes(width, height int64, components []byte, progressive bool) int64 {
 	n := len(components) / 3
 	most := func(shift int) (m int64) {
@@ -278,18 +280,18 @@ func jpegBytes(width, height int64, components []byte, progressive bool) int64 {
 	if progressive { // the coefficients of all blocks are kept, four bytes each
 		total += mul(blocks, 64*4)
 	}
-	if n >= 3 { // it may be RGB or CMYK, which is converted
+	if n >= 3 { // it may be RGB or CMYK, which needs a conversion
 		total += mul(width, height, 4)
 	}
 	return total
 }
 
-// countScans counts the scans of a JPEG, up to one more than may be decoded.
+// countScans counts the scans of a JPEG, stopping at one more than the limit.
 func countScans(src io.ReadSeeker) (scans int, err error) {
 	if _, err := src.Seek(0, io.SeekStart); err != nil {
 		return 0, err
 	}
-	buf := make([]byte, 1+64<<10) // the last byte read before, and what is read
+	buf := make([]byte, 1+64<<10) // the last byte of the previous read, and the current read
 	for scans <= maxScans {
 		n, err := src.Read(buf[1:])
 		scans += bytes.Count(buf[:1+n], []byte{0xFF, 0xDA})
@@ -318,27 +320,27 @@ func inspectWebP(src io.ReadSeeker) (p picture, err error) {
 		}
 		length := int64(binary.LittleEndian.Uint32(head[4:]))
 		if length > end-pos-8 {
-			break // cut off
+			break // truncated
 		}
 		if err := w.chunk(string(head[:4]), pos+8, length); err != nil {
 			return p, err
 		}
 		if w.complete && !w.extended {
-			break // nothing follows the image of a simple file
+			break // the image of a simple file is the last chunk
 		}
 		pos += 8 + length + length&1
 	}
 	if !w.complete {
-		w.decoded = tooMuch // the decoder would trust the lengths that the file claims
+		w.decoded = tooMuch // the decoder would trust the lengths given in the file
 	}
 	return w.picture, nil
 }
 
-// chunks collects what the chunks of a WebP say.
+// chunks collects what is found in the chunks of a WebP.
 type chunks struct {
 	picture
 	src                io.ReadSeeker
-	extended, complete bool // whether there is a canvas, and an image
+	extended, complete bool // whether a canvas and an image were found
 }
 
 func (w *chunks) readAt(pos int64, b []byte) error {
@@ -372,7 +374,7 @@ func (w *chunks) chunk(name string, pos, length int64) error {
 		w.complete = true
 		w.firstFrame = frame{2 * uint24(head), 2 * uint24(head[3:]), uint24(head[6:]) + 1, uint24(head[9:]) + 1}
 		w.frameOffset, w.frameBytes = pos+16, length-16
-		f := w.firstFrame // its image may be of either kind, and is put on the canvas
+		f := w.firstFrame // the frame's image may be lossy or lossless, and is drawn onto the canvas
 		w.decoded += lossyBytes(f.width, f.height, length) + alphaBytes(f.width, f.height, length) + mul(int64(w.width), int64(w.height), 4)
 	case name == "EXIF" && w.orientation == 0:
 		exif := make([]byte, min(length, maxEXIF))
@@ -384,7 +386,8 @@ func (w *chunks) chunk(name string, pos, length int64) error {
 	return nil
 }
 
-// still notes the image of a file without animation. Where there is a canvas, the decoder refuses an image of another size.
+// still records the image of a file without animation. If there is a canvas, the decoder rejects an image of another
+// size.
 func (w *chunks) still(width, height int) {
 	w.complete = true
 	if !w.extended {
@@ -394,26 +397,28 @@ func (w *chunks) still(width, height int) {
 
 func uint24(b []byte) int { return int(b[0]) | int(b[1])<<8 | int(b[2])<<16 }
 
-// lossyBytes is what x/image/vp8 takes: the data, 1.5 bytes per pixel in blocks of 16 × 16, and the filters' parameters.
+// lossyBytes returns the memory that x/image/vp8 needs: the data, 1.5 bytes per pixel in blocks of 16 × 16, and the
+// filter parameters.
 func lossyBytes(width, height int, length int64) int64 {
 	w, h := int64(width+15)&^15, int64(height+15)&^15
 	return length + mul(w, h, 8)/5 + 1<<20
 }
 
-// losslessBytes is what x/image/vp8l takes: two images, since the colours of a palette are written to another one, the
-// subsampled images of its transforms, and the Huffman trees.
+// losslessBytes returns the memory that x/image/vp8l needs: two images, since palette colours are expanded into a
+// second one, the subsampled images of its transforms, and the Huffman trees.
 func losslessBytes(width, height int, length int64) int64 {
 	const (
-		decoderGroups = 2600     // the decoder refuses more
-		groupBytes    = 66 << 10 // five trees of the greatest size, and the lengths from which they are made
-		bytesPerByte  = 400      // the trees that one byte of input describes at most
+		decoderGroups = 2600     // the decoder rejects more
+		groupBytes    = 66 << 10 // five trees of maximum size, and the code lengths they are built from
+		bytesPerByte  = 400      // upper bound of the trees described by one byte of input
 	)
 	w, h := int64(width), int64(height)
 	groups := min(decoderGroups, max(1, mul((w+3)/4, (h+3)/4)))
 	return mul(w, h, 9) + min(groups*groupBytes, mul(length, bytesPerByte)) + 1<<20
 }
 
-// alphaBytes is what the alpha plane of a lossy WebP takes: it may be compressed as a lossless image.
+// alphaBytes returns the memory needed for the alpha plane of a lossy WebP, which may be compressed as a lossless
+// image.
 func alphaBytes(width, height int, length int64) int64 {
 	return losslessBytes(width, height, length) + mul(int64(width), int64(height))
 }

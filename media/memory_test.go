@@ -16,7 +16,8 @@ import (
 	"testing"
 )
 
-// tinyJPEG is a JPEG of one colour: a bit or two per block, whatever it decodes to. Each component is given by its sampling.
+// tinyJPEG returns a JPEG of one colour, with a bit or two per block whatever its size. sampling has the sampling
+// factors of each component.
 func tinyJPEG(w, h int, progressive bool, sampling ...byte) []byte {
 	raw := []byte{0xFF, 0xD8}
 	segment := func(marker byte, data ...byte) {
@@ -44,7 +45,8 @@ func tinyJPEG(w, h int, progressive bool, sampling ...byte) []byte {
 	return append(raw, 0xFF, 0xD9)
 }
 
-// interlaced changes the header of a PNG. There is not enough data for all passes then, which shows only in the last one.
+// interlaced sets the interlace flag in the header of a PNG. The data is then too short for all passes, which the
+// decoder notices only in the last one.
 func interlaced(raw []byte) []byte {
 	raw = bytes.Clone(raw)
 	raw[28] = 1
@@ -52,7 +54,7 @@ func interlaced(raw []byte) []byte {
 	return raw
 }
 
-// lossyWebP is the header of a lossy image; its data is missing.
+// lossyWebP returns the header of a lossy image without its data.
 func lossyWebP(w, h int) []byte {
 	return append([]byte{0x10, 0, 0, 0x9d, 0x01, 0x2a}, byte(w), byte(w>>8), byte(h), byte(h>>8), 0, 0, 0, 0, 0, 0, 0, 0)
 }
@@ -111,7 +113,7 @@ func TestDecodingTakesWhatWasFound(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			_, err = thumbnail(t.Context(), bytes.NewReader(raw), p, pl)
 			runtime.ReadMemStats(&after)
-			// 5 MB: encoders, decompressors and what the colours of an animation are counted with.
+			// 5 MB: encoders, decompressors and the quantiser of animations.
 			took, cost := int64(after.TotalAlloc-before.TotalAlloc), pl.cost(p)
 			if took > cost+5<<20 || took < cost/8 && cost > 10<<20 {
 				t.Errorf("%s took %d bytes, %d were expected (%v)", name, took, cost, err)
@@ -131,7 +133,7 @@ func TestProgressiveJPEGWithEndlessScansIsNotDecoded(t *testing.T) {
 	}
 }
 
-// bombs are files of less than a megabyte that decode to much.
+// bombs returns files of less than a megabyte that decode to a large image.
 func bombs(t *testing.T) map[string][]byte {
 	return map[string][]byte{
 		"progressive JPEG":      tinyJPEG(2700, 2700, true, 0x11, 0x11, 0x11),
@@ -178,7 +180,7 @@ func TestThumbnailsTakeBoundedMemoryInSum(t *testing.T) {
 	}
 }
 
-// peakMemory is the most that the process had in memory since the peak was reset.
+// peakMemory returns the peak memory of the process since the peak was reset.
 func peakMemory(t *testing.T) int64 {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")

@@ -15,27 +15,28 @@ import (
 	"ebb/storage"
 )
 
-// Remote fetches files of other servers; fedclient.Client does.
+// Remote downloads files from other servers; fedclient.Client implements it.
 type Remote interface {
-	// DownloadMedia asks a server for a file of its own, waiting there up to wait for one that is announced.
+	// DownloadMedia downloads a file from the server it belongs to, which may wait up to wait for an upload that is
+	// still pending.
 	DownloadMedia(ctx context.Context, server, mediaID string, wait time.Duration) (*fedclient.Media, error)
 }
 
 const (
-	maxFetches         = 32 // files of other servers that are on their way
-	maxFetchesOfServer = 8  // of one of them, so that a slow one leaves room for the others
+	maxFetches         = 32 // simultaneous downloads from other servers
+	maxFetchesOfServer = 8  // from a single server, so that a slow one leaves capacity for others
 	pruneBatch         = 50
 	pruneInterval      = time.Hour
-	// usedStep is how exactly it is known when a file was last asked for: more often would be a write for every look.
+	// usedStep is the precision of the stored time of last use: otherwise every access would cause a write.
 	usedStep = time.Hour
 )
 
-// remoteFiles is the work on files of other servers. Each is fetched once for all who ask for it.
+// remoteFiles coordinates the downloads from other servers. Simultaneous requests for a file share one download.
 type remoteFiles struct {
-	// fetches remembers nothing: a file that was fetched is in the database at once.
+	// fetches keeps no results: a downloaded file is in the database immediately.
 	fetches *keyed.Memo[remoteName, storage.RemoteMedia]
 	servers *keyed.Semaphore[string]
-	// pruning is held while files are removed; a slot of one.
+	// pruning is held while files are removed; capacity one.
 	pruning chan struct{}
 }
 
@@ -49,10 +50,10 @@ func newRemoteFiles() remoteFiles {
 	}
 }
 
-// OpenRemote finds a file of another server: one that was fetched before, or else it is fetched now, and there waited for up
-// to wait where it is only announced.
+// OpenRemote opens a file of another server, downloading it if it is not cached. If the file has not been uploaded yet,
+// the other server waits up to wait.
 //
-// Errors: M_NOT_FOUND; 504 M_NOT_YET_UPLOADED; 502 M_TOO_LARGE; 502 M_UNKNOWN where the server does not give it.
+// Errors: M_NOT_FOUND; 504 M_NOT_YET_UPLOADED; 502 M_TOO_LARGE; 502 M_UNKNOWN if the download fails.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
 func (s *Service) OpenRemote(ctx context.Context, server, mediaID string, wait time.Duration) (*File, error) {
 	f, err := s.withRemote(ctx, server, mediaID, wait, s.openBlob)
@@ -62,10 +63,10 @@ func (s *Service) OpenRemote(ctx context.Context, server, mediaID string, wait t
 	return f, err
 }
 
-// ThumbnailRemote is Thumbnail for a file of another server; it is made here.
+// ThumbnailRemote is like Thumbnail for a file of another server. The thumbnail is made locally.
 //
-// Errors: those of OpenRemote; M_UNKNOWN 400 where the file is not an image; M_TOO_LARGE 502 where a still is asked for of an
-// animation that is too large.
+// Errors: those of OpenRemote; M_UNKNOWN 400 where the file is not an image; M_TOO_LARGE 502 for a still thumbnail of
+// an animation that is too large.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func (s *Service) ThumbnailRemote(ctx context.Context, server, mediaID string, want Size, wait time.Duration) (*File, error) {
 	f, err := s.withRemote(ctx, server, mediaID, wait, func(m storage.Media) (*File, error) { return s.thumbnailOf(ctx, m, want) })
@@ -75,7 +76,8 @@ func (s *Service) ThumbnailRemote(ctx context.Context, server, mediaID string, w
 	return f, err
 }
 
-// withRemote opens a file of another server, after fetching it where it is not here. A file that the disk has lost is fetched again.
+// withRemote calls open with a file of another server, downloading it if necessary. A file that is damaged on disk is
+// downloaded again.
 func (s *Service) withRemote(ctx context.Context, server, mediaID string, wait time.Duration, open func(storage.Media) (*File, error)) (*File, error) {
 	m, found, err := s.remoteMedia(ctx, server, mediaID)
 	if err != nil {
@@ -87,7 +89,7 @@ func (s *Service) withRemote(ctx context.Context, server, mediaID string, wait t
 			return f, err
 		}
 		damaged.Inc()
-		s.opts.Log.Warn("a cached file of another server is damaged or missing: it is fetched again", "server", server, "media_id", mediaID, "err", err)
+		s.opts.Log.Warn("A cached file of another server is damaged or missing; downloading it again", "server", server, "media_id", mediaID, "err", err)
 	}
 	fetched, err := s.fetchOnce(ctx, server, mediaID, min(wait, maxWait))
 	if err != nil {
@@ -95,12 +97,12 @@ func (s *Service) withRemote(ctx context.Context, server, mediaID string, wait t
 	}
 	f, err := open(asMedia(fetched))
 	if errors.Is(err, errDamaged) {
-		err = errGone().Because(err) // lost since it was fetched
+		err = errGone().Because(err) // lost since it was downloaded
 	}
 	return f, err
 }
 
-// remoteMedia looks for a file that was fetched before.
+// remoteMedia finds a downloaded file.
 func (s *Service) remoteMedia(ctx context.Context, server, mediaID string) (m storage.Media, found bool, err error) {
 	if !validID(mediaID) || !pdu.ValidServerName(server) {
 		return m, false, errGone()
@@ -109,12 +111,12 @@ func (s *Service) remoteMedia(ctx context.Context, server, mediaID string) (m st
 	return asMedia(row), found, err
 }
 
-// asMedia is a file of another server as if it were one of this server.
+// asMedia returns the row of a remote file as that of a local one.
 func asMedia(m storage.RemoteMedia) storage.Media {
 	return storage.Media{ID: m.ID, Blob: m.Blob, ContentType: m.ContentType, Filename: m.Filename, Size: m.Size}
 }
 
-// fetched finds a file that is here, and notes that it is asked for.
+// fetched finds a downloaded file and records its use.
 func (s *Service) fetched(ctx context.Context, server, mediaID string) (m storage.RemoteMedia, found bool, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		m, found, err = tx.RemoteMedia(server, mediaID)
@@ -126,12 +128,12 @@ func (s *Service) fetched(ctx context.Context, server, mediaID string) (m storag
 	}
 	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.UseRemoteMedia(server, mediaID, now) })
 	if errors.Is(err, storage.ErrFull) {
-		err = nil // reading goes on
+		err = nil // the file can be read nevertheless
 	}
 	return m, true, err
 }
 
-// fetchOnce fetches a file for all who ask for it meanwhile.
+// fetchOnce downloads a file for all simultaneous requests.
 func (s *Service) fetchOnce(ctx context.Context, server, mediaID string, wait time.Duration) (m storage.RemoteMedia, err error) {
 	if s.opts.Remote == nil {
 		return m, errGone()
@@ -144,7 +146,7 @@ func (s *Service) fetchOnce(ctx context.Context, server, mediaID string, wait ti
 	return s.remote.fetches.Get(ctx, remoteName{server, mediaID}, func(ctx context.Context) (storage.RemoteMedia, error) {
 		m, found, err := s.fetched(ctx, server, mediaID)
 		if err != nil || found && s.files.intact(m.Blob, m.Size) {
-			return m, err // it came while this one waited
+			return m, err // it was downloaded in the meantime
 		}
 		return s.fetch(ctx, server, mediaID, wait)
 	})
@@ -175,12 +177,12 @@ func (s *Service) fetch(ctx context.Context, server, mediaID string, wait time.D
 	}
 	fetches.Inc()
 	if err := s.PruneRemote(ctx); err != nil {
-		s.opts.Log.Warn("removing files of other servers", "err", err)
+		s.opts.Log.Warn("Cannot remove unused files of other servers", "err", err)
 	}
 	return m, nil
 }
 
-// watched tells a failure of the network from one of the disk.
+// watched records read errors, to distinguish network failures from disk failures.
 type watched struct {
 	io.Reader
 	err error
@@ -194,7 +196,8 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// notFetched is what a client is told: nothing of what the other server says reaches it but these three things.
+// notFetched returns the error for the client. It passes on only three kinds of failure, and no text from the other
+// server.
 func notFetched(err error) error {
 	var remote *fedclient.RemoteError
 	switch {
@@ -210,13 +213,13 @@ func notFetched(err error) error {
 	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The file could not be fetched from its server").Because(err)
 }
 
-// Run removes files of other servers that nobody asks for any more, until ctx ends.
+// Run periodically removes unused files of other servers, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(pruneInterval)
 	defer tick.Stop()
 	for {
 		if err := s.PruneRemote(ctx); err != nil && ctx.Err() == nil {
-			s.opts.Log.Error("removing files of other servers", "err", err)
+			s.opts.Log.Error("Cannot remove unused files of other servers", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -226,8 +229,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// PruneRemote removes files of other servers: those that nobody has asked for within RemoteLifetime, and beyond that those not
-// asked for for longest, until the rest is within RemoteCache.
+// PruneRemote removes files of other servers: those not used within RemoteLifetime, and then the least recently used
+// ones until the rest fits into RemoteCache.
 func (s *Service) PruneRemote(ctx context.Context) error {
 	select {
 	case s.remote.pruning <- struct{}{}:

@@ -5,14 +5,16 @@ import (
 	"image/draw"
 )
 
-// shrink scales a part of a picture to w × h, which may not be larger: every pixel of the result is the average of those that
-// it covers. It reads the picture row by row, so that it takes little memory besides the result.
+// shrink scales a part of a picture to w × h, which may not be larger: every pixel of the result is the average of
+// those it covers. It reads the picture row by row, so that it needs little memory besides the result.
 func shrink(img image.Image, from image.Rectangle, w, h int) *image.RGBA {
 	dst := image.NewRGBA(image.Rect(0, 0, w, h))
 	sw, sh := from.Dx(), from.Dy()
 	line := image.NewRGBA(image.Rect(from.Min.X, 0, from.Max.X, 1))
 	row, sum := make([]uint64, 4*w), make([]uint64, 4*w)
-	y, room := 0, sh // the row of the result that is summed up, and what it still lacks; a row of the source is h, one of the result sh
+	// the current row of the result, and the height it still lacks; a row of the source counts h, a row of the result
+	// sh
+	y, room := 0, sh
 	for sy := range sh {
 		draw.Draw(line, line.Bounds(), img, image.Pt(from.Min.X, from.Min.Y+sy), draw.Src)
 		shrinkRow(row, line.Pix, sw, w)
@@ -32,7 +34,7 @@ func shrink(img image.Image, from image.Rectangle, w, h int) *image.RGBA {
 	return dst
 }
 
-// shrinkRow adds up sw pixels to w, each weighted by sw.
+// shrinkRow adds the pixels of a row, sw wide, to the sums of w pixels, each weighted by sw.
 func shrinkRow(row []uint64, pix []uint8, sw, w int) {
 	clear(row)
 	x, room := 0, sw
@@ -59,7 +61,7 @@ func divide(pix []uint8, sum []uint64, by uint64) {
 	}
 }
 
-// orient turns a picture as its EXIF orientation says.
+// orient rotates and mirrors a picture according to its EXIF orientation.
 func orient(img *image.RGBA, orientation int) *image.RGBA {
 	if orientation == 1 {
 		return img
@@ -78,7 +80,8 @@ func orient(img *image.RGBA, orientation int) *image.RGBA {
 	return dst
 }
 
-// turn says where a stored pixel is displayed. The comments name where the first row and the first column of the stored picture are.
+// turn returns where a stored pixel is displayed. The comments say at which side the first row and the first column of
+// the stored picture are displayed.
 func turn(x, y, w, h, orientation int) (int, int) {
 	switch orientation {
 	case 2: // top, right

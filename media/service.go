@@ -1,9 +1,9 @@
-// Package media keeps uploaded files: it stores blobs on disk and their names in the database, makes thumbnails, and
-// removes a file with its last media id. It does not know rooms or events, and it never trusts a claimed content type
-// with more than a header.
+// Package media stores uploaded files: it keeps blobs on disk and their metadata in the database, makes thumbnails, and
+// removes a file when the last media ID for it is removed. It knows nothing about rooms or events, and it never relies
+// on a claimed content type for more than a header.
 //
-// An upload travels: Service.Upload or Create and Put → store.receive (to a temporary file, hashed) → claim on the blob
-// name → file moved and synced → row written. A download: Service.Open → row → file.
+// An upload goes through Service.Upload or Create and Put → store.receive (to a temporary file, hashed) → claim on the
+// blob name → file moved and synced → row written. A download: Service.Open → row → file.
 package media
 
 import (
@@ -26,43 +26,45 @@ import (
 	"ebb/storage"
 )
 
-// Options is what a Service is made of; all fields but Remote are required.
+// Options are the dependencies and settings of a Service; all fields but Remote are required.
 type Options struct {
 	DB            *storage.DB
-	Dir           string // folder of the files; nothing else may live there
-	Key           []byte // secret of this database: file names are hashes keyed with it
+	Dir           string // directory of the files; must not be used for anything else
+	Key           []byte // secret of this database: file names are keyed hashes
 	MaxUploadSize int64  // bytes
-	QuotaPerUser  int64  // bytes; 0: none
-	MaxPending    int    // reservations without upload per user
+	QuotaPerUser  int64  // bytes; 0: unlimited
+	MaxPending    int    // pending reservations per user
 	PendingExpiry time.Duration
-	Workers       int          // thumbnails made at the same time
-	Cache         keyed.Budget // bounds what is remembered
+	Workers       int          // thumbnails made at a time
+	Cache         keyed.Budget // bounds the caches
 	Now           func() time.Time
-	RemoveBy      func(context.Context) (time.Time, error) // the time by which to remove for good what expires; nil: Now
-	Log           *slog.Logger
+	// the time up to which expired files may be deleted; nil: Now
+	RemoveBy func(context.Context) (time.Time, error)
+	Log      *slog.Logger
 
-	Remote         Remote        // other servers; nil: there are none
-	MaxRemoteSize  int64         // bytes of one file of theirs
-	RemoteCache    int64         // bytes of all files of theirs that are kept
-	RemoteLifetime time.Duration // how long one of them is kept after it was last asked for
+	Remote         Remote        // nil without federation
+	MaxRemoteSize  int64         // bytes of one file of another server
+	RemoteCache    int64         // bytes of all cached files of other servers
+	RemoteLifetime time.Duration // how long an unused file of another server is cached
 }
 
-// Service serves the content repository. It is safe for concurrent use.
+// Service implements the content repository. It is safe for concurrent use.
 type Service struct {
 	opts    Options
 	files   *store
 	workers chan struct{}
-	memory  *semaphore.Weighted // bytes of pictures that are being decoded
-	garbage atomic.Int64        // bytes of those that were decoded since memory was last given back
+	memory  *semaphore.Weighted // bytes of pictures being decoded
+	garbage atomic.Int64        // bytes decoded since memory was last returned
 	remote  remoteFiles
 
 	// mu guards arrivals.
 	mu sync.Mutex
-	// arrivals has a channel per reserved id that somebody waits for; it is closed when the upload is there.
+	// arrivals has a channel for each reserved ID that requests are waiting for; it is closed when the upload is
+	// complete.
 	arrivals map[string]chan struct{}
 }
 
-// New opens the folder and removes what a crash left behind.
+// New opens the directory and removes what a crash left behind.
 func New(ctx context.Context, o Options) (*Service, error) {
 	files, err := openStore(o.Dir, o.Key, o.Cache.Entries(maxChecked))
 	if err != nil {
@@ -74,13 +76,13 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	err = s.Sweep(ctx)
 	if errors.Is(err, storage.ErrFull) { // the next start does it
-		o.Log.Warn("unreferenced media could not be removed", "err", err)
+		o.Log.Warn("Cannot remove unreferenced media", "err", err)
 		err = nil
 	}
 	return s, err
 }
 
-// Sweep removes files that no media id names, thumbnails of an earlier version and reservations that ran out.
+// Sweep removes files without a media ID, thumbnails of an earlier version and expired reservations.
 func (s *Service) Sweep(ctx context.Context) error {
 	now, err := s.removeBy(ctx)
 	if err == nil {
@@ -100,7 +102,7 @@ func (s *Service) Sweep(ctx context.Context) error {
 	})
 }
 
-// removeBy is the time by which to remove for good what expires: a clock that has jumped takes nothing away.
+// removeBy returns the time up to which expired files may be deleted, so that a clock that has jumped deletes nothing.
 func (s *Service) removeBy(ctx context.Context) (time.Time, error) {
 	if s.opts.RemoveBy == nil {
 		return s.opts.Now(), nil
@@ -108,7 +110,7 @@ func (s *Service) removeBy(ctx context.Context) (time.Time, error) {
 	return s.opts.RemoveBy(ctx)
 }
 
-// Upload stores a new file and returns its media id.
+// Upload stores a new file and returns its media ID.
 //
 // Errors: M_TOO_LARGE beyond MaxUploadSize, M_FORBIDDEN beyond the quota.
 func (s *Service) Upload(ctx context.Context, user ident.UserNID, claimedType, filename string, body io.Reader) (string, error) {
@@ -116,7 +118,7 @@ func (s *Service) Upload(ctx context.Context, user ident.UserNID, claimedType, f
 	return m.ID, s.take(ctx, m, body, func(tx *storage.Tx, m storage.Media) error { return tx.InsertMedia(m) })
 }
 
-// Create reserves a media id to upload to later; it is void at the returned time.
+// Create reserves a media ID for a later upload; the reservation expires at the returned time.
 //
 // Errors: M_LIMIT_EXCEEDED when the user has MaxPending reservations without upload.
 // Spec: client-server-api#post_matrixmediav1create
@@ -143,7 +145,7 @@ func (s *Service) Create(ctx context.Context, user ident.UserNID) (mediaID strin
 	return m.ID, now.Add(s.opts.PendingExpiry), err
 }
 
-// Put uploads to a reserved id.
+// Put uploads a file to a reserved media ID.
 //
 // Errors: M_NOT_FOUND for an unknown or expired id, M_FORBIDDEN for another user's, M_CANNOT_OVERWRITE_MEDIA when the
 // upload is already there, and those of Upload.
@@ -186,7 +188,7 @@ func (s *Service) row(mediaID string, user ident.UserNID, claimedType, filename 
 	return storage.Media{ID: mediaID, User: user, ContentType: contentType(claimedType), Filename: cleanFilename(filename), Created: s.opts.Now().UnixMilli()}
 }
 
-// take receives the bytes and writes the row by save, in the order that a crash cannot hurt.
+// take receives the bytes and writes the row with save, in an order that is safe in a crash.
 func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, save func(*storage.Tx, storage.Media) error) error {
 	err := s.store(ctx, body, s.opts.MaxUploadSize, func(tx *storage.Tx, in *incoming) error {
 		m.Blob, m.Size = in.Name, in.Size
@@ -206,7 +208,7 @@ func (s *Service) take(ctx context.Context, m storage.Media, body io.Reader, sav
 	return nil
 }
 
-// store receives at most limit bytes (errTooLarge beyond) and writes the row that names them by save.
+// store receives at most limit bytes (errTooLarge beyond) and writes the row for the blob with save.
 func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save func(*storage.Tx, *incoming) error) error {
 	in, err := s.files.receive(body, limit)
 	if err != nil {
@@ -214,7 +216,7 @@ func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save f
 	}
 	defer func() {
 		if err := in.drop(); err != nil {
-			s.opts.Log.Warn("remove unfinished upload", "err", err)
+			s.opts.Log.Warn("Cannot remove an unfinished upload", "err", err)
 		}
 	}()
 	release, err := s.files.claims.Acquire(ctx, in.Name)
@@ -245,7 +247,7 @@ func (s *Service) checkQuota(tx *storage.Tx, m storage.Media) error {
 // maxWait bounds timeout_ms.
 const maxWait = time.Minute
 
-// Open finds an upload, waiting up to wait for one that is reserved.
+// Open opens an upload, waiting up to wait if its ID is only reserved.
 //
 // Errors: M_NOT_FOUND; 504 M_NOT_YET_UPLOADED.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
@@ -271,7 +273,7 @@ func (s *Service) removeUnnamed(ctx context.Context, blob string) error {
 	return s.removeUnnamedClaimed(ctx, blob)
 }
 
-// removeUnnamedClaimed removes a blob's file unless a media id names it. The caller holds the claim.
+// removeUnnamedClaimed removes a blob's file unless it has a media ID. The caller holds the claim.
 func (s *Service) removeUnnamedClaimed(ctx context.Context, blob string) error {
 	named, err := s.named(ctx, blob)
 	if err != nil || named {
@@ -280,7 +282,7 @@ func (s *Service) removeUnnamedClaimed(ctx context.Context, blob string) error {
 	return s.files.remove(blob)
 }
 
-// named tells whether a media id names a blob.
+// named reports whether a blob has a media ID.
 func (s *Service) named(ctx context.Context, blob string) (named bool, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
 		named, err = tx.BlobNamed(blob)
@@ -291,7 +293,7 @@ func (s *Service) named(ctx context.Context, blob string) (named bool, err error
 
 func errGone() *mxerr.Error { return mxerr.NotFound("There is no such file") }
 
-// lookup reads a row; an expired reservation is as good as none.
+// lookup reads a row. An expired reservation counts as missing.
 func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, err error) {
 	found := false
 	if !validID(mediaID) {
@@ -307,7 +309,7 @@ func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, 
 	return m, err
 }
 
-// await is lookup for readers: it waits for an upload that is announced.
+// await is like lookup, but waits for the upload of a reserved ID.
 func (s *Service) await(ctx context.Context, mediaID string, wait time.Duration) (storage.Media, error) {
 	m, err := s.lookup(ctx, mediaID)
 	if err != nil || m.Blob != "" {
@@ -315,9 +317,9 @@ func (s *Service) await(ctx context.Context, mediaID string, wait time.Duration)
 	}
 	timeout := time.NewTimer(max(wait, 0))
 	defer timeout.Stop()
-	defer s.arrived(mediaID) // whoever else waits looks once more and goes on waiting
+	defer s.arrived(mediaID) // wakes the other waiting requests, which check again and go on waiting
 	for {
-		arrival := s.arrival(mediaID) // before the look, so that no arrival is missed
+		arrival := s.arrival(mediaID) // taken before the look-up, so that no arrival is missed
 		if m, err = s.lookup(ctx, mediaID); err != nil || m.Blob != "" {
 			return m, err
 		}
@@ -331,7 +333,8 @@ func (s *Service) await(ctx context.Context, mediaID string, wait time.Duration)
 	}
 }
 
-// arrival is closed when the upload may be there. There are at most as many as requests that wait; arrived removes them.
+// arrival returns a channel that is closed when the upload may be complete. There are at most as many channels as
+// waiting requests; arrived removes them.
 func (s *Service) arrival(mediaID string) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -352,14 +355,15 @@ func (s *Service) arrived(mediaID string) {
 	}
 }
 
-// newMediaID is 144 random bits: ids are not guessed, and nobody chooses one.
+// newMediaID returns 144 random bits, so that nobody can guess or choose an ID.
 func newMediaID() string {
 	var b [18]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// validID is the grammar of a media id. Spec: appendices#media-ids is silent on length; 255 as for other ids.
+// validID reports whether s is a valid media ID. The specification (appendices#media-ids) does not limit the length;
+// 255 as for other IDs.
 func validID(s string) bool {
 	if s == "" || len(s) > 255 {
 		return false

@@ -75,7 +75,7 @@ func (f *fixture) read(t *testing.T, id string) string {
 	return string(b)
 }
 
-// filesWith counts the files below the media folder that hold the text.
+// filesWith counts the files in the media directory that contain text.
 func (f *fixture) filesWith(t *testing.T, text string) (n int) {
 	t.Helper()
 	err := filepath.Walk(filepath.Join(f.dir, "media"), func(path string, info os.FileInfo, err error) error {
@@ -142,7 +142,7 @@ func TestFileGoesWithItsLastMediaID(t *testing.T) {
 func TestThumbnailGoesWithItsFile(t *testing.T) {
 	f := newFixture(t)
 	f.connect(&origin{body: pngOf(t, 500, 500)})
-	for range 2 { // made, then found
+	for range 2 { // made the first time, cached the second time
 		thumb, err := f.ThumbnailRemote(t.Context(), "elsewhere.test", "abc", Size{Width: 32, Height: 32, Crop: true}, 0)
 		if err != nil || thumb.ContentType != "image/png" {
 			t.Fatal(thumb, err)
@@ -173,7 +173,7 @@ func TestUploadLimits(t *testing.T) {
 	if n := f.filesWith(t, "yyy"); n != 0 {
 		t.Fatalf("%d files of a refused upload", n)
 	}
-	f.upload(t, 2, strings.Repeat("y", 1000)) // another user's quota
+	f.upload(t, 2, strings.Repeat("y", 1000)) // the quota of another user
 }
 
 func TestAsyncUpload(t *testing.T) {
@@ -257,7 +257,7 @@ func TestBootSweepsWhatACrashLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := in.keep(); err != nil { // and the row is never written
+	if err := in.keep(); err != nil { // the row is never written
 		t.Fatal(err)
 	}
 	if _, err := f.files.receive(strings.NewReader("half an upload"), 100); err != nil {

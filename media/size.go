@@ -6,7 +6,7 @@ import (
 	"ebb/mxerr"
 )
 
-// Query reads the parameters of a request; httpapi.Request does.
+// Query reads the parameters of a request; httpapi.Request implements it.
 type Query interface {
 	Query(name string) string
 	QueryInt(name string, byDefault, lowest, highest int64) (int64, error)
@@ -14,7 +14,7 @@ type Query interface {
 	QueryMillis(name string, byDefault, highest time.Duration) (time.Duration, error)
 }
 
-// ReadWait reads how long a request waits for an upload: 20 s where it does not say, a minute at most.
+// ReadWait returns how long a request waits for an upload: 20 s by default, a minute at most.
 //
 // Errors: M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
@@ -22,12 +22,12 @@ func ReadWait(q Query) (time.Duration, error) {
 	return q.QueryMillis("timeout_ms", 20*time.Second, time.Minute)
 }
 
-// ReadSize reads which thumbnail a request is for.
+// ReadSize returns the thumbnail that a request asks for.
 //
 // Errors: M_MISSING_PARAM, M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func ReadSize(q Query) (size Size, err error) {
-	const largest = 1 << 20 // more than any picture; larger wishes are met by the largest thumbnail
+	const largest = 1 << 20 // larger than any picture; larger requests get the largest thumbnail
 	for _, side := range []struct {
 		name string
 		to   *int

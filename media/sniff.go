@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// inlineTypes may be shown by a browser in place; everything else is offered as a download.
+// inlineTypes are the types that browsers may display inline; everything else is served as a download.
 // Spec: client-server-api#serving-inline-content
 var inlineTypes = map[string]bool{
 	"text/css": true, "text/plain": true, "text/csv": true, "application/json": true, "application/ld+json": true,
@@ -22,7 +22,7 @@ const (
 	maxFilename    = 255
 )
 
-// contentType reduces what an uploader claims to a media type that is safe to repeat in a header.
+// contentType reduces the type claimed by an uploader to a media type that is safe in a header.
 func contentType(claimed string) string {
 	typ, params, err := mime.ParseMediaType(claimed)
 	if err != nil || !strings.Contains(typ, "/") {
@@ -35,14 +35,14 @@ func contentType(claimed string) string {
 	return full
 }
 
-// inline reports whether content of this stored type may be shown in place.
+// inline reports whether content of this stored type may be displayed inline.
 func inline(contentType string) bool {
 	typ, _, err := mime.ParseMediaType(contentType)
 	return err == nil && inlineTypes[typ]
 }
 
-// Disposition is the Content-Disposition header for a file of the given type and name (either may be empty).
-// Names outside ASCII are given as RFC 5987 filename* with %20 for a space.
+// Disposition returns the Content-Disposition header for a file of the given type and name (either may be empty).
+// Non-ASCII names become an RFC 5987 filename* with %20 for a space.
 func Disposition(contentType, filename string) string {
 	kind := "attachment"
 	if inline(contentType) {
@@ -60,7 +60,8 @@ func Disposition(contentType, filename string) string {
 	return kind + "; filename*=utf-8''" + percentEncode(filename)
 }
 
-// cleanFilename keeps a name that a header and a file dialogue can carry: no control characters, no path, bounded.
+// cleanFilename makes a name safe for headers and file dialogues: without control characters or path, and bounded in
+// length.
 func cleanFilename(name string) string {
 	name = strings.ToValidUTF8(name, "\uFFFD")
 	name = strings.Map(func(r rune) rune {
@@ -97,7 +98,7 @@ func isQuotable(s string) bool {
 	return true
 }
 
-// isAttrChar is attr-char of RFC 5987 section 3.2.1.
+// isAttrChar reports whether c is an attr-char of RFC 5987 section 3.2.1.
 func isAttrChar(c byte) bool {
 	switch {
 	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':

@@ -28,9 +28,9 @@ import (
 // is gone before the file is removed, so a crash leaves at worst a file that nothing names: sweep removes it.
 type store struct {
 	dir string
-	key []byte // of the name hash
-	// claims guards blobs between "no row names it" and "the file is removed": whoever adds or removes rows that name a blob
-	// holds its claim; see docs/locks.md.
+	key []byte // for file names
+	// claims guards a blob between the check that no row names it and the removal of its file: whoever adds or removes
+	// rows for a blob holds its claim; see docs/locks.md.
 	claims  *keyed.Semaphore[string]
 	checked checkedFiles
 }
@@ -51,28 +51,29 @@ func openStore(dir string, key []byte, checked int) (*store, error) {
 func (s *store) tmpDir() string   { return filepath.Join(s.dir, "tmp") }
 func (s *store) thumbDir() string { return filepath.Join(s.dir, "thumb") }
 
-// path is where the blob lies; name is always one of our own hashes.
+// path returns the path of a blob; name is always one of our own hashes.
 func (s *store) path(name string) string { return filepath.Join(s.dir, name[:2], name[2:]) }
 
 func (s *store) thumbPath(name, spec string) string {
 	return filepath.Join(s.thumbDir(), name[:2], name[2:]+"."+thumbGeneration+spec)
 }
 
-// thumbGeneration begins the names of thumbnails. It is raised when they are made differently, so that old ones are not served.
+// thumbGeneration is the prefix of thumbnail file names. It is increased when thumbnails are made differently, so that
+// old ones are not served.
 const thumbGeneration = "2-"
 
-// errTooLarge: the upload went on beyond its limit.
+// errTooLarge means that an upload exceeds its limit.
 var errTooLarge = errors.New("media: larger than allowed")
 
-// incoming is an upload whose bytes are on disk under a temporary name.
+// incoming is an upload in a temporary file.
 type incoming struct {
 	store *store
 	tmp   string
-	Name  string // of the blob
+	Name  string // blob name
 	Size  int64
 }
 
-// receive streams r to a temporary file, at most limit bytes.
+// receive copies r to a temporary file, at most limit bytes.
 func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
 	f, err := os.CreateTemp(s.tmpDir(), "upload-")
 	if err != nil {
@@ -103,7 +104,7 @@ func (s *store) receive(r io.Reader, limit int64) (in *incoming, err error) {
 	return &incoming{store: s, tmp: f.Name(), Name: hex.EncodeToString(hash.Sum(nil)), Size: n}, nil
 }
 
-// keep moves the upload to its blob name, durably. The caller holds the claim on the name.
+// keep durably renames the upload to its blob name. The caller holds the claim on the name.
 func (in *incoming) keep() error {
 	dst := in.store.path(in.Name)
 	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
@@ -115,17 +116,17 @@ func (in *incoming) keep() error {
 	return storage.Full(errors.Join(syncDir(filepath.Dir(dst)), syncDir(in.store.dir)))
 }
 
-// drop removes an upload that was not kept.
+// drop removes an upload unless it was kept.
 func (in *incoming) drop() error {
 	err := os.Remove(in.tmp)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // kept
+		return nil // it was kept
 	}
 	return err
 }
 
-// writeThumb keeps a thumbnail, followed by its hash. It needs no fsync: what a crash loses is made again. The caller holds the
-// blob's claim.
+// writeThumb writes a thumbnail, followed by its hash. It needs no fsync, because a lost thumbnail is made again. The
+// caller holds the blob's claim.
 func (s *store) writeThumb(name, path string, data []byte) error {
 	if err := s.makeThumbRoom(name); err != nil {
 		return err
@@ -148,10 +149,10 @@ func (s *store) writeThumb(name, path string, data []byte) error {
 	return os.Rename(f.Name(), path)
 }
 
-// maxThumbnails bounds the thumbnails that are kept of one file: crops may have any proportions.
+// maxThumbnails bounds the stored thumbnails of one file: crops may have any proportions.
 const maxThumbnails = 24
 
-// makeThumbRoom removes the oldest thumbnail of a file that has as many as it may have.
+// makeThumbRoom removes the oldest thumbnail of a file that has reached the limit.
 func (s *store) makeThumbRoom(name string) error {
 	paths, err := filepath.Glob(s.thumbPath(name, "*"))
 	if err != nil || len(paths) < maxThumbnails {
@@ -166,7 +167,7 @@ func (s *store) makeThumbRoom(name string) error {
 	return os.Remove(oldest)
 }
 
-// remove deletes a blob and its thumbnails. The caller holds the claim and knows that no row names the blob.
+// remove deletes a blob and its thumbnails. The caller holds the claim and has checked that no row names the blob.
 func (s *store) remove(name string) error {
 	thumbs, err := filepath.Glob(s.thumbPath(name, "*"))
 	if err != nil {
@@ -180,19 +181,19 @@ func (s *store) remove(name string) error {
 	return nil
 }
 
-// each calls f for the name of every blob on disk, and of every thumbnail's blob (which may repeat).
+// each calls f with the name of every blob on disk, and with the blob name of every thumbnail (which may repeat).
 func (s *store) each(f func(name string) error) error {
 	return s.walk(s.dir, func(path string) error {
 		base, _, _ := strings.Cut(filepath.Base(path), ".")
 		name := filepath.Base(filepath.Dir(path)) + base
 		if len(name) != 2*sha256.Size {
-			return nil // not ours
+			return nil // not a blob
 		}
 		return f(name)
 	})
 }
 
-// walk calls f for every file below dir but those of uploads in progress.
+// walk calls f for every file below dir except uploads in progress.
 func (s *store) walk(dir string, f func(path string) error) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Dir(path) == s.tmpDir() {

@@ -17,30 +17,32 @@ import (
 	"golang.org/x/image/webp"
 )
 
-// Size asks for a thumbnail.
+// Size is a requested thumbnail size.
 type Size struct {
 	Width, Height int
-	Crop          bool // crop: the proportions of the size, and the rest is cut off; otherwise those of the picture, to fit inside
-	Animated      bool // an animation stays animated, if possible
+	// the picture is cropped to the proportions of the size; otherwise it keeps its own and fits inside
+	Crop     bool
+	Animated bool // an animation stays animated if possible
 }
 
 var (
-	// scaledSizes and croppedSides are the thumbnails that are made: the smallest that covers the wish is taken, so that
-	// strangers cannot have a thumbnail computed and stored for every number of pixels. They are those that the
-	// specification recommends; larger ones double. Crops have the proportions of the request and a longer side of these.
+	// scaledSizes and croppedSides are the available thumbnail sizes: a request gets the smallest one that covers it,
+	// so that clients cannot have a thumbnail computed and stored for every number of pixels. They are the sizes
+	// recommended by the specification, and larger ones in powers of two. Crops have the proportions of the request and
+	// one of croppedSides as their longer side.
 	// Spec: client-server-api#thumbnails
 	scaledSizes  = []Size{{Width: 320, Height: 240}, {Width: 640, Height: 480}, {Width: 800, Height: 600}}
 	croppedSides = []int{32, 96, 320, 640, 800}
 )
 
 const (
-	// maxAnimatedOriginal bounds an animated PNG or WebP that is given as its own animated thumbnail.
+	// maxAnimatedOriginal bounds an animated PNG or WebP that is served as its own animated thumbnail.
 	maxAnimatedOriginal = 4 << 20
-	// maxDecodeTime bounds the time that one thumbnail takes.
+	// maxDecodeTime bounds the time for making one thumbnail.
 	maxDecodeTime = 20 * time.Second
 )
 
-// fit chooses the size made for a request.
+// fit returns the available size for a request.
 func fit(want Size) Size {
 	if want.Crop {
 		return fitCrop(want)
@@ -76,7 +78,7 @@ func fitCrop(want Size) Size {
 	return want
 }
 
-// spec names the size in a file name.
+// spec returns the size as a part of a file name.
 func (s Size) spec() string {
 	method, still := "scale", "still"
 	if s.Crop {
@@ -88,21 +90,21 @@ func (s Size) spec() string {
 	return fmt.Sprintf("%dx%d-%s-%s", s.Width, s.Height, method, still)
 }
 
-// plan is what is to be done for one request.
+// plan describes the response to one thumbnail request.
 type plan struct {
-	original      bool            // give the file as it is
-	width, height int             // of the thumbnail, as displayed
+	original      bool            // serve the file itself
+	width, height int             // the dimensions of the thumbnail as displayed
 	from          image.Rectangle // the part of the stored picture that it shows
 	animated      bool
-	name          string // under which it is kept
+	name          string // file name under which it is stored
 }
 
-// planFor decides what a request gets. bytes is the length of the file.
+// planFor plans the response to a request. bytes is the length of the file.
 func planFor(p picture, want Size, bytes int64) plan {
 	if p.animated && want.Animated && p.format != "gif" && bytes <= maxAnimatedOriginal {
 		return plan{original: true} // there is no encoder for these formats
 	}
-	still := p.animated && !want.Animated // the file itself would move
+	still := p.animated && !want.Animated // the file itself is animated
 	w, h := p.oriented()
 	size := fit(want)
 	small := w <= size.Width && h <= size.Height
@@ -114,7 +116,7 @@ func planFor(p picture, want Size, bytes int64) plan {
 	case want.Crop:
 		pl.width, pl.height = cropped(w, h, size)
 		pl.original = !still && pl.width == w && pl.height == h
-		if small { // smaller requests of the same proportions get it whole
+		if small { // all smaller requests of the same proportions share this thumbnail
 			pl.name = want.spec()
 		}
 	default:
@@ -136,19 +138,21 @@ func (pl *plan) stored(p picture) (width, height int) {
 	return pl.width, pl.height
 }
 
-// scaled is the size of a picture of w × h when it is made to fit inside.
+// scaled returns the size of a picture of w × h scaled to fit inside size.
 func scaled(w, h int, size Size) (int, int) {
 	scale := min(float64(size.Width)/float64(w), float64(size.Height)/float64(h), 1)
 	return max(1, int(math.Round(float64(w)*scale))), max(1, int(math.Round(float64(h)*scale)))
 }
 
-// cropped is the largest size of the wanted proportions, up to the wanted one, that a picture of w × h covers.
+// cropped returns the largest size with the requested proportions, but not larger than requested, that a picture of w ×
+// h covers.
 func cropped(w, h int, size Size) (int, int) {
 	scale := min(float64(w)/float64(size.Width), float64(h)/float64(size.Height), 1)
 	return max(1, int(math.Round(float64(size.Width)*scale))), max(1, int(math.Round(float64(size.Height)*scale)))
 }
 
-// middle is the largest part of from, around its middle, with the proportions of w × h; it is not smaller than w × h.
+// middle returns the largest part of from, around its centre, with the proportions of w × h; it is not smaller than w ×
+// h.
 func middle(from image.Rectangle, w, h int) image.Rectangle {
 	cw, ch := from.Dx(), from.Dx()*h/w
 	if ch > from.Dy() {
@@ -159,17 +163,17 @@ func middle(from image.Rectangle, w, h int) image.Rectangle {
 	return image.Rect(x, y, x+cw, y+ch)
 }
 
-// cost is an upper bound of the bytes that making the thumbnail takes.
+// cost returns an upper bound of the memory needed to make the thumbnail.
 func (pl *plan) cost(p picture) int64 {
-	result := mul(int64(pl.width), int64(pl.height), 16) // as scaled, as turned, and as encoded in a buffer that grows
-	result += mul(int64(p.width), 4)                     // a row while it is scaled
+	result := mul(int64(pl.width), int64(pl.height), 16) // scaled, rotated, and encoded in a growing buffer
+	result += mul(int64(p.width), 4)                     // one row while it is scaled
 	if pl.animated {
 		return p.animationBytes(pl.width, pl.height) + result
 	}
 	return p.decoded + result
 }
 
-// thumbnail makes the thumbnail that is planned. It returns errNoThumbnail for a picture that cannot be decoded.
+// thumbnail makes a planned thumbnail. It returns errNoThumbnail for a picture that cannot be decoded.
 func thumbnail(ctx context.Context, src io.ReadSeeker, p picture, pl plan) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxDecodeTime)
 	defer cancel()
@@ -189,7 +193,7 @@ func thumbnail(ctx context.Context, src io.ReadSeeker, p picture, pl plan) ([]by
 		return nil, from.cause(errNoThumbnail)
 	}
 	small := orient(shrink(img, pl.from.Add(img.Bounds().Min), w, h), p.orientation)
-	if p.format == "jpeg" || p.format == "webp" && small.Opaque() { // photographs stay small
+	if p.format == "jpeg" || p.format == "webp" && small.Opaque() { // JPEG keeps photographs small
 		err = jpeg.Encode(&buf, small, &jpeg.Options{Quality: 82})
 	} else {
 		err = png.Encode(&buf, small)
@@ -197,11 +201,11 @@ func thumbnail(ctx context.Context, src io.ReadSeeker, p picture, pl plan) ([]by
 	return buf.Bytes(), err
 }
 
-// cancellable reads until its context ends: decoders ask for input all the time.
+// cancellable is a reader that fails when its context ends, which stops decoders.
 type cancellable struct {
 	ctx context.Context
 	src io.Reader
-	err error // of reading, other than the end of the file
+	err error // read error other than the end of the file
 }
 
 func (c *cancellable) Read(b []byte) (int, error) {
@@ -215,7 +219,7 @@ func (c *cancellable) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// cause is why decoding failed: the disk, the requester who has gone, or else the picture.
+// cause returns why decoding failed: a disk error, a cancelled request, or otherwise the given error of the picture.
 func (c *cancellable) cause(picture error) error {
 	if c.err != nil {
 		return c.err
@@ -226,7 +230,7 @@ func (c *cancellable) cause(picture error) error {
 	return picture
 }
 
-// decode returns the pixels of a picture, of an animation those of the first frame.
+// decode returns the pixels of a picture, for an animation those of its first frame.
 func decode(r io.Reader, src io.Seeker, p picture) (img image.Image, err error) {
 	switch {
 	case p.format == "png":
@@ -243,12 +247,12 @@ func decode(r io.Reader, src io.Seeker, p picture) (img image.Image, err error) 
 		img, err = webp.Decode(r)
 	}
 	if err == nil && (img.Bounds().Dx() != p.width || img.Bounds().Dy() != p.height) {
-		err = errNoThumbnail // not what its header said
+		err = errNoThumbnail // the image differs from its header
 	}
 	return img, err
 }
 
-// onCanvas puts a frame where it belongs on the canvas of an animation.
+// onCanvas draws a frame at its position on the canvas of an animation.
 func onCanvas(frame image.Image, at image.Point, p picture) image.Image {
 	canvas := image.Rect(0, 0, p.width, p.height)
 	where := frame.Bounds().Sub(frame.Bounds().Min).Add(at)
@@ -260,8 +264,8 @@ func onCanvas(frame image.Image, at image.Point, p picture) image.Image {
 	return img
 }
 
-// decodeFirstFrame decodes the first frame of an animated WebP: its chunks are those of a still one. The header that is put
-// before them holds the decoder to the dimensions that were announced.
+// decodeFirstFrame decodes the first frame of an animated WebP, whose chunks are those of a still one. The header that
+// it puts before them limits the decoder to the announced dimensions.
 func decodeFirstFrame(r io.Reader, src io.Seeker, p picture) (image.Image, error) {
 	if p.frameBytes <= 0 {
 		return nil, errNoThumbnail

@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// gradient is a picture whose colours say where they are.
+// gradient returns a picture whose colours encode their position.
 func gradient(w, h int) *image.RGBA {
 	img := image.NewRGBA(image.Rect(0, 0, w, h))
 	for y := range h {
@@ -25,7 +25,7 @@ func gradient(w, h int) *image.RGBA {
 	return img
 }
 
-// quarters is a picture with one colour in each quarter: red, green, blue and white, row by row.
+// quarters returns a picture with one colour in each quarter: red, green, blue and white, row by row.
 func quarters(w, h int) *image.RGBA {
 	img := image.NewRGBA(image.Rect(0, 0, w, h))
 	for y := range h {
@@ -38,7 +38,7 @@ func quarters(w, h int) *image.RGBA {
 
 var quarterColours = []color.RGBA{{255, 0, 0, 255}, {0, 255, 0, 255}, {0, 0, 255, 255}, {255, 255, 255, 255}}
 
-// seen returns the letters of the quarters' colours as they are displayed.
+// seen returns the initials of the colours in the displayed quarters.
 func seen(img image.Image) (s string) {
 	b := img.Bounds()
 	for i := range 4 {
@@ -102,7 +102,7 @@ func encodeGIF(t testing.TB, anim *gif.GIF) []byte {
 	return buf.Bytes()
 }
 
-// exif is EXIF data with nothing but an orientation.
+// exif returns EXIF data that contains only an orientation.
 func exif(order binary.AppendByteOrder, orientation uint16) []byte {
 	b := []byte("MM\x00*")
 	if order == binary.AppendByteOrder(binary.LittleEndian) {
@@ -117,14 +117,14 @@ func exif(order binary.AppendByteOrder, orientation uint16) []byte {
 	return append(b, 0, 0, 0, 0, 0, 0)
 }
 
-// jpegWithEXIF puts EXIF data behind the start of a JPEG.
+// jpegWithEXIF inserts EXIF data after the start of a JPEG.
 func jpegWithEXIF(raw, exif []byte) []byte {
 	app1 := append([]byte{0xFF, 0xE1}, binary.BigEndian.AppendUint16(nil, uint16(2+6+len(exif)))...)
 	app1 = append(append(app1, "Exif\x00\x00"...), exif...)
 	return append(append(bytes.Clone(raw[:2]), app1...), raw[2:]...)
 }
 
-// pngWithChunk puts a chunk behind the header of a PNG.
+// pngWithChunk inserts a chunk after the header of a PNG.
 func pngWithChunk(raw []byte, name string, data []byte) []byte {
 	chunk := binary.BigEndian.AppendUint32(nil, uint32(len(data)))
 	chunk = append(append(chunk, name...), data...)
@@ -132,7 +132,7 @@ func pngWithChunk(raw []byte, name string, data []byte) []byte {
 	return append(append(bytes.Clone(raw[:33]), chunk...), raw[33:]...)
 }
 
-// riff makes a WebP of chunks.
+// riff builds a WebP from chunks.
 func riff(chunks ...[]byte) []byte {
 	body := []byte("WEBP")
 	for _, c := range chunks {
@@ -151,7 +151,7 @@ func vp8x(flags byte, w, h int) []byte {
 	return webpChunk("VP8X", []byte{flags, 0, 0, 0, byte(w), byte(w >> 8), byte(w >> 16), byte(h), byte(h >> 8), byte(h >> 16)})
 }
 
-// bitWriter writes bits as a lossless WebP has them.
+// bitWriter writes bits in the order of a lossless WebP.
 type bitWriter struct {
 	b []byte
 	n uint
@@ -167,7 +167,8 @@ func (w *bitWriter) put(v uint32, bits uint) {
 	}
 }
 
-// vp8l is the data of a lossless WebP of one colour: trees of one symbol each, and so no bit per pixel.
+// vp8l returns the data of a lossless WebP of one colour: its trees have one symbol each, so it needs no bits per
+// pixel.
 func vp8l(w, h int, c color.RGBA) []byte {
 	out := &bitWriter{}
 	out.put(0x2f, 8)
@@ -182,7 +183,7 @@ func vp8l(w, h int, c color.RGBA) []byte {
 	return append(out.b, 0)
 }
 
-// animatedWebP has two frames on a canvas, the first one where it is put.
+// animatedWebP returns a WebP with two frames on a canvas, the first one at the given position.
 func animatedWebP(w, h int, first frame, data []byte) []byte {
 	anmf := func(f frame, data []byte) []byte {
 		var b []byte
@@ -195,7 +196,7 @@ func animatedWebP(w, h int, first frame, data []byte) []byte {
 	return riff(vp8x(2, w, h), webpChunk("ANIM", make([]byte, 6)), anmf(first, data), anmf(all, vp8l(w, h, quarterColours[2])))
 }
 
-// uploaded stores a file and returns its id.
+// uploaded stores a file and returns its media ID.
 func (f *fixture) uploaded(t *testing.T, raw []byte) string {
 	t.Helper()
 	f.opts.MaxUploadSize, f.opts.QuotaPerUser = 100<<20, 0
@@ -206,7 +207,7 @@ func (f *fixture) uploaded(t *testing.T, raw []byte) string {
 	return id
 }
 
-// thumb returns what a request for a thumbnail gets.
+// thumb returns the response to a thumbnail request.
 func (f *fixture) thumb(t *testing.T, raw []byte, want Size) (data []byte, contentType string) {
 	t.Helper()
 	thumb, err := f.Thumbnail(t.Context(), f.uploaded(t, raw), want, 0)
@@ -259,7 +260,7 @@ func TestThumbnailSizes(t *testing.T) {
 		{"a picture of exactly the size", 96, 96, crop(96, 96), 0, 0},
 	} {
 		raw := pngOf(t, c.w, c.h)
-		for range 2 { // made, and then found
+		for range 2 { // made the first time, cached the second time
 			data, typ := f.thumb(t, raw, c.want)
 			if c.wantW == 0 {
 				if !bytes.Equal(data, raw) || typ != "image/png" {
@@ -437,7 +438,7 @@ func TestAnimationIsStillUnlessAskedFor(t *testing.T) {
 
 func TestStillOfAnAnimationIsItsWholeCanvas(t *testing.T) {
 	anim := &gif.GIF{Config: image.Config{Width: 400, Height: 400}}
-	for range 2 { // a frame that fills only the lower right quarter
+	for range 2 { // the frame fills only the lower right quarter
 		p := image.NewPaletted(image.Rect(200, 200, 400, 400), color.Palette{color.RGBA{0, 255, 0, 255}})
 		anim.Image, anim.Delay = append(anim.Image, p), append(anim.Delay, 1)
 	}
@@ -476,7 +477,7 @@ func TestStillOfAnEndlessAnimationIsRefusedAsTooLarge(t *testing.T) {
 
 func TestFramesWithColourTablesOfTheirOwnKeepTheirColours(t *testing.T) {
 	anim := &gif.GIF{Config: image.Config{Width: 400, Height: 400}}
-	for i, c := range quarterColours { // each frame adds one quarter, with a table of one colour
+	for i, c := range quarterColours { // each frame adds one quarter, with a colour table of one colour
 		x, y := i%2*200, i/2*200
 		p := image.NewPaletted(image.Rect(x, y, x+200, y+200), color.Palette{c})
 		anim.Image, anim.Delay = append(anim.Image, p), append(anim.Delay, 1)
@@ -543,7 +544,7 @@ func TestPhotographsStayJPEG(t *testing.T) {
 }
 
 func TestScalingAverages(t *testing.T) {
-	img := image.NewGray(image.Rect(0, 0, 700, 700)) // lines of one pixel
+	img := image.NewGray(image.Rect(0, 0, 700, 700)) // lines one pixel wide
 	for i := range img.Pix {
 		img.Pix[i] = uint8(255 * (i % 2))
 	}

@@ -14,11 +14,11 @@ import (
 	"ebb/storage"
 )
 
-// Thumbnail finds or makes a thumbnail. An image that is small enough already, or that cannot be made smaller here, is given as
-// it is; any other file is refused.
+// Thumbnail finds or makes a thumbnail. An image that is small enough already, or that cannot be scaled, is returned as
+// it is; other files are refused.
 //
-// Errors: those of Open; M_UNKNOWN 400 where the file is not an image; M_TOO_LARGE 413 where a still is asked for of an animation
-// that is too large.
+// Errors: those of Open; M_UNKNOWN 400 where the file is not an image; M_TOO_LARGE 413 for a still thumbnail of an
+// animation that is too large.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func (s *Service) Thumbnail(ctx context.Context, mediaID string, want Size, wait time.Duration) (*File, error) {
 	m, err := s.await(ctx, mediaID, min(wait, maxWait))
@@ -35,8 +35,8 @@ func (s *Service) Thumbnail(ctx context.Context, mediaID string, want Size, wait
 	return f, err
 }
 
-// thumbnailOf finds or makes a thumbnail of a file. It returns errDamaged where the disk does not have it any more, and
-// errTooLarge where there cannot be any.
+// thumbnailOf finds or makes a thumbnail of a file. It returns errDamaged if the file on disk is lost, and errTooLarge
+// if no thumbnail can be made.
 func (s *Service) thumbnailOf(ctx context.Context, m storage.Media, want Size) (*File, error) {
 	if f, err := s.files.openThumb(s.files.thumbPath(m.Blob, fit(want).spec())); err == nil {
 		return f, nil
@@ -91,7 +91,7 @@ func noThumbnail() error {
 	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "A thumbnail cannot be made of this file")
 }
 
-// otherImage returns an image of a format that is not decoded here, and refuses any other file.
+// otherImage returns an image in a format that cannot be decoded, and refuses any other file.
 func otherImage(src *File) (*File, error) {
 	head := make([]byte, 512)
 	n, err := io.ReadFull(src.Content, head)
@@ -107,7 +107,7 @@ func otherImage(src *File) (*File, error) {
 	return src, err
 }
 
-// findOrMake opens the thumbnail that is planned, and makes it first where it is not there.
+// findOrMake opens the planned thumbnail, and makes it first if it does not exist.
 func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p picture, pl plan) (*File, error) {
 	cost := pl.cost(p)
 	if !p.decodable() || cost > maxDecoded {
@@ -123,7 +123,7 @@ func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p pict
 	}
 	defer leave()
 	if f, err := s.files.openThumb(path); err == nil {
-		return f, nil // it was made while this one waited
+		return f, nil // another request made it in the meantime
 	}
 	if _, err := src.Content.Seek(0, io.SeekStart); err != nil {
 		return nil, err
@@ -138,7 +138,7 @@ func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p pict
 	}
 	defer release()
 	if named, err := s.named(ctx, blob); err != nil || !named {
-		return nil, errors.Join(err, errGone()) // deleted meanwhile: no thumbnail may stay behind
+		return nil, errors.Join(err, errGone()) // deleted in the meantime: its thumbnail must not stay
 	}
 	if err := s.files.writeThumb(blob, path, data); err != nil {
 		return nil, err
@@ -147,12 +147,12 @@ func (s *Service) findOrMake(ctx context.Context, blob string, src *File, p pict
 	return s.files.openThumb(path)
 }
 
-// maxGarbage bounds what thumbnails have left to the garbage collector, which would let it grow as large as everything else in
-// memory. A collection costs much less than the decoding of so much.
+// maxGarbage bounds the memory that thumbnails leave to the garbage collector, which would otherwise let it grow as
+// large as everything else in memory. A collection costs much less than decoding that much.
 const maxGarbage = 64 << 20
 
-// enterThumbnails waits for one of the workers, which bound the CPU that strangers can ask for, and for the memory that a
-// thumbnail takes.
+// enterThumbnails waits for a worker, since workers bound the CPU time that strangers can use, and for the memory that
+// a thumbnail needs.
 func (s *Service) enterThumbnails(ctx context.Context, cost int64) (leave func(), err error) {
 	select {
 	case s.workers <- struct{}{}:
@@ -173,7 +173,7 @@ func (s *Service) enterThumbnails(ctx context.Context, cost int64) (leave func()
 	}, nil
 }
 
-// removeOldThumbs removes thumbnails that earlier versions made differently.
+// removeOldThumbs removes thumbnails of earlier thumbGenerations.
 func (s *store) removeOldThumbs() error {
 	return s.walk(s.thumbDir(), func(path string) error {
 		if _, spec, _ := strings.Cut(path, "."); !strings.HasPrefix(spec, thumbGeneration) {

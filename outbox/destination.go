@@ -8,45 +8,46 @@ import (
 	"ebb/storage"
 )
 
-// destination is another server. Service.mu guards it.
+// destination is the delivery state of another server. It is guarded by Service.mu.
 type destination struct {
 	server string
-	queue  []queued // positions grow
-	// missed counts the events behind the queue, which stand in the table only; they are of missedRooms, and all lie behind
-	// seen, up to which the table was looked through.
+	queue  []queued // in ascending positions
+	// missed counts the events after the queue, which are only in the table. They belong to missedRooms and have
+	// positions above seen, up to which the table has been read.
 	missed      int64
 	missedRooms map[ident.RoomNID]bool
 	seen        storage.Pos
 
-	behind   map[ident.RoomNID]uint64 // rooms of which it is told the newest events only; when something was last added
-	newly    map[ident.RoomNID]bool   // those that are not stored yet
+	// rooms of which the server gets only the newest events → stamp of the last addition
+	behind   map[ident.RoomNID]uint64
+	newly    map[ident.RoomNID]bool // those that are not stored yet
 	volatile []volatile
-	// edu_outbox may have something while kicked is not drained.
+	// if they differ, edu_outbox may have something to send
 	kicked, drained uint64
-	unanswered      *transaction // is sent again before anything else is
+	unanswered      *transaction // is sent again before anything else
 
 	delivered storage.Pos
 	backoff
-	reached time.Time // when it last answered
-	dirty   bool      // the row is to be stored
+	reached time.Time // when it last responded
+	dirty   bool      // the row has to be stored
 
 	running bool
-	wake    chan struct{} // of the worker that waits to try again
+	wake    chan struct{} // wakes the worker that waits for the next try
 }
 
-// queued is an event that waits.
+// queued is an event in the queue.
 type queued struct {
 	pos  storage.Pos
 	room ident.RoomNID
 }
 
-// volatile is ephemeral data that may be lost.
+// volatile is an EDU that may be lost.
 type volatile struct {
 	key  string
 	json json.RawMessage
 }
 
-// destination finds or makes what is known of a server. mu is held.
+// destination returns the state of a server, which it creates if necessary. The caller holds mu.
 func (s *Service) destination(server string) *destination {
 	d := s.known[server]
 	if d == nil {
@@ -58,15 +59,16 @@ func (s *Service) destination(server string) *destination {
 	return d
 }
 
-// waits tells whether something is to be delivered.
+// waits reports whether there is something to deliver.
 func (d *destination) waits() bool {
 	return len(d.queue) > 0 || d.missed > 0 || len(d.behind) > 0 || len(d.volatile) > 0 || d.kicked != d.drained || d.unanswered != nil
 }
 
-// enqueue adds an event: to the queue, to what is behind it, or to what the server only gets the newest of. mu is held.
+// enqueue adds an event to the queue, to the missed events after it, or to the rooms of which the server gets only the
+// newest events. The caller holds mu.
 func (s *Service) enqueue(d *destination, q queued) {
 	switch {
-	case q.pos <= d.seen && d.missed == 0: // refill was quicker than the hook
+	case q.pos <= d.seen && d.missed == 0: // refill has read it from the table before
 	case d.behind[q.room] != 0:
 		s.fallBehind(d, q.room)
 	case d.missed == 0 && len(d.queue) < maxQueue:
@@ -82,7 +84,7 @@ func (s *Service) enqueue(d *destination, q queued) {
 	}
 }
 
-// skip lets a server go on with the newest events of each room. mu is held.
+// skip drops the queue of a server, which then gets only the newest events of each room. The caller holds mu.
 func (s *Service) skip(d *destination) {
 	for _, q := range d.queue {
 		s.fallBehind(d, q.room)
@@ -94,7 +96,7 @@ func (s *Service) skip(d *destination) {
 	clear(d.missedRooms)
 }
 
-// fallBehind notes that a server is to be told of the newest events of a room. mu is held.
+// fallBehind records that a server is to get the newest events of a room. The caller holds mu.
 func (s *Service) fallBehind(d *destination, room ident.RoomNID) {
 	if d.behind[room] == 0 {
 		d.newly[room], d.dirty = true, true
@@ -104,10 +106,10 @@ func (s *Service) fallBehind(d *destination, room ident.RoomNID) {
 	delete(s.gone[d.server], room)
 }
 
-// caughtUp notes that a server was told of the newest events of a room, as they were at the stamp. mu is held.
+// caughtUp records that a server got the newest events of a room, as of stamp. The caller holds mu.
 func (s *Service) caughtUp(d *destination, room ident.RoomNID, stamp uint64) {
 	if d.behind[room] != stamp {
-		return // there are newer ones
+		return // there are newer events
 	}
 	delete(d.behind, room)
 	delete(d.newly, room)
@@ -118,7 +120,7 @@ func (s *Service) caughtUp(d *destination, room ident.RoomNID, stamp uint64) {
 	d.dirty = true
 }
 
-// oldest is the position before the first event that waits; false where none does.
+// oldest returns the position before the first undelivered event; false if there is none.
 func (d *destination) oldest() (storage.Pos, bool) {
 	switch {
 	case len(d.queue) > 0:

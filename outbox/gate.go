@@ -10,28 +10,30 @@ import (
 )
 
 const (
-	// maxRetry is how long a server that does not answer is left alone at most.
+	// maxRetry is the longest delay between tries to reach a server.
 	maxRetry = time.Hour
-	// failFast is the number of failures in a row from which on other requests do not wait for a server either.
+	// failFast is the number of consecutive failures after which other requests fail immediately instead of waiting for
+	// the server.
 	failFast = 4
-	// heardEvery: a server that asks but cannot be asked is not tried again for each of its requests.
+	// heardEvery bounds how often requests from a server that cannot be reached cause a new try.
 	heardEvery = 10 * time.Second
 )
 
-// retries: a server that does not answer is tried again after a second, then after twice as long each time.
+// retries doubles the delay with each failure, starting with a second.
 var retries = keyed.Backoff{First: time.Second, Max: maxRetry}
 
-// backoff is how long a server is left alone.
+// backoff is the delay before a failing server is tried again.
 type backoff struct {
-	failures int64 // in a row
-	// refuses: it can be reached, but takes no transactions. Then only a transaction that it takes ends the failures.
+	failures int64 // consecutive
+	// refuses is set if the server can be reached but rejects transactions. Then only an accepted transaction ends the
+	// backoff.
 	refuses bool
 	since   time.Time // of the first failure
 	retry   time.Time // zero: now
-	heard   time.Time // when a request of the server last ended a wait
+	heard   time.Time // when a request from the server last ended a delay
 }
 
-// failed counts a failure, unless it is one of a request that began before the last one was counted.
+// failed counts a failure, unless it belongs to a request that began before the previous failure was counted.
 func (b *backoff) failed(now time.Time, asked time.Duration, refuses bool, spread uint64) {
 	if b.failures > 0 && now.Before(b.retry) {
 		return
@@ -47,7 +49,7 @@ func (b *backoff) failed(now time.Time, asked time.Duration, refuses bool, sprea
 
 func (b *backoff) succeeded() { *b = backoff{} }
 
-// Heard is told of a request of a server: it is there, so what waits for it is sent at once.
+// Heard is called for each request from a server: the server is up, so pending transactions are sent at once.
 func (s *Service) Heard(server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,7 +61,7 @@ func (s *Service) Heard(server string) {
 	s.hurry(d)
 }
 
-// hurry ends the wait of a server. mu is held.
+// hurry ends the delay of a server. The caller holds mu.
 func (s *Service) hurry(d *destination) {
 	d.retry = time.Time{}
 	select {
@@ -69,7 +71,7 @@ func (s *Service) hurry(d *destination) {
 	s.start(d)
 }
 
-// Allowed makes a Service a fedclient.Gate: requests do not wait for a server that has not answered several times in a row.
+// Allowed makes a Service a fedclient.Gate: it refuses requests to a server that has failed several times in a row.
 func (s *Service) Allowed(server string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,10 +79,10 @@ func (s *Service) Allowed(server string) error {
 	if d == nil || d.failures < failFast || d.refuses || !s.opts.Now().Before(d.retry) {
 		return nil
 	}
-	return fmt.Errorf("%w: %s has not answered %d times, it is tried again later", fedclient.ErrUnreachable, server, d.failures)
+	return fmt.Errorf("%w: %s has failed %d times in a row and is tried again later", fedclient.ErrUnreachable, server, d.failures)
 }
 
-// Succeeded notes that a server answers.
+// Succeeded records that a server responds.
 func (s *Service) Succeeded(server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +93,7 @@ func (s *Service) Succeeded(server string) {
 	}
 }
 
-// Failed notes that a server does not answer.
+// Failed records that a server does not respond.
 func (s *Service) Failed(server string, err error) { s.fail(server, err, false) }
 
 func (s *Service) fail(server string, err error, refuses bool) {

@@ -1,14 +1,15 @@
-// Package outbox delivers to other servers what they are to get: events of this server's users, and ephemeral data. An event
-// is one row, whatever the number of servers; for which ones it is was known in the commit that stored it. Each server has a
-// worker of its own while something waits for it, so that a slow one delays nobody.
+// Package outbox delivers events of local users and ephemeral data to other servers. An event is one row, whatever the
+// number of servers; its destinations are determined in the commit that stored it. Each server has its own worker while
+// something is pending for it, so that a slow one delays nobody.
 //
-// An event travels: the write that stores it adds the row → its rooms.Commit reaches the outbox (committed), which puts its position into the queues of
-// the servers in the room → the worker of each reads it from the database, as it is by then, and sends it with others in one
-// transaction → every second it is stored how far everybody is, and rows that nobody waits for are removed.
+// The write that stores an event adds a row for it → its rooms.Commit reaches the outbox (committed), which adds its
+// position to the queues of the servers in the room → the worker of each server reads the current form of the event
+// from the database and sends it with others in one transaction → every second the progress of all servers is stored,
+// and rows that are no longer needed are removed.
 //
-// A server that does not answer is tried again, less and less often, until it answers or asks for something itself. What it
-// misses waits in the table. One that has missed too much is told of the newest events of its rooms only: it asks for what
-// lies between.
+// A server that does not respond is retried with growing delays until it responds or sends a request itself. Meanwhile
+// its events stay in the table. A server that has missed too much gets only the newest events of its rooms, and
+// requests the events between from there.
 package outbox
 
 import (
@@ -29,28 +30,29 @@ import (
 	"ebb/storage"
 )
 
-// Sender sends a transaction; fedclient.Client is one.
+// Sender sends a transaction; fedclient.Client implements it.
 type Sender interface {
 	SendTransaction(ctx context.Context, server, txnID string, pdus, edus []json.RawMessage) (refused map[id.EventID]string, err error)
 }
 
-// Rooms knows the events; rooms.Service is one.
+// Rooms provides the events; rooms.Service implements it.
 type Rooms interface {
-	// OutgoingEvents gives the events at these positions as other servers get them; those that are gone are left out.
+	// OutgoingEvents returns the events at these positions in the form sent to other servers; it leaves out deleted
+	// ones.
 	OutgoingEvents(ctx context.Context, positions []storage.Pos) ([]rooms.OutgoingEvent, error)
-	// NewestEvents gives the positions of a room's newest events.
+	// NewestEvents returns the positions of a room's newest events.
 	NewestEvents(ctx context.Context, room ident.RoomNID) ([]storage.Pos, error)
-	// ServersSince tells which other servers are or were in a room, and when: those that left before the position are left out.
+	// ServersSince returns when other servers were in a room, without those that left before the position.
 	ServersSince(ctx context.Context, room ident.RoomNID, after storage.Pos) ([]rooms.Stay, error)
 }
 
-// Options is what a Service is made of.
+// Options are the dependencies and settings of a Service.
 type Options struct {
 	DB     *storage.DB
 	Server string // this server's name
 	Rooms  Rooms
 	Sender Sender
-	// Commits tells which events are to be delivered; nil: none.
+	// Commits reports the events to deliver; nil if there are none.
 	Commits *rooms.Commits
 	Now     func() time.Time
 	Log     *slog.Logger
@@ -61,49 +63,50 @@ const (
 	// Spec: server-server-api#transactions
 	maxPDUs = 50
 	maxEDUs = 100
-	// maxQueue is how many positions of events are in memory for one server; what comes behind is read from the table.
+	// maxQueue bounds the positions of events that are kept in memory for one server; later ones are read from the
+	// table.
 	maxQueue = 1000
-	// maxMissed and maxPatience are how many events and how long a server may miss before it is told of the newest events of
-	// its rooms only. 10,000 events are 200 transactions, which take some seconds.
+	// maxMissed and maxPatience are how many events and how long a server may miss before it gets only the newest
+	// events of its rooms. 10,000 events are 200 transactions, which take some seconds.
 	maxMissed   = 10_000
 	maxPatience = 24 * time.Hour
-	// maxRows bounds the table: servers that do not answer then wait for nothing but the newest events.
+	// maxRows bounds the table: beyond it, servers that do not respond get only the newest events.
 	maxRows = 100_000
-	// maxVolatile bounds the receipts, typing and presence that wait for one server.
+	// maxVolatile bounds the pending receipts, typing notifications and presence for one server.
 	maxVolatile = 500
-	// maxDurable bounds the messages between devices that wait for one server.
+	// maxDurable bounds the pending to-device messages for one server.
 	maxDurable = 20_000
-	// maxSending is how many servers are sent to at the same time; maxTrying how many of those that did not answer the last
-	// time, which cost half a minute each, so that they keep nobody else waiting.
+	// maxSending bounds the servers with a request in progress; maxTrying bounds those among them that failed the last
+	// time, each of which may take half a minute, so that they do not delay others.
 	maxSending = 200
 	maxTrying  = 50
-	// storeEvery is how long a crash can make servers get something a second time.
+	// storeEvery bounds the period whose deliveries may be repeated after a crash.
 	storeEvery = time.Second
 )
 
-// Service is safe for concurrent use.
+// Service implements the package. It is safe for concurrent use.
 type Service struct {
 	opts    Options
-	boot    string // begins the ids of this run's transactions
+	boot    string // prefix of the transaction IDs of this run
 	count   atomic.Uint64
 	sending chan struct{} // slots
 	trying  chan struct{}
 	workers sync.WaitGroup
 	senders senders
 
-	receipts chan *rooms.Commit // with receipts that are to be queued
+	receipts chan *rooms.Commit // commits with receipts to queue
 
-	// mu guards what follows; a leaf.
+	// mu guards the fields below; a leaf lock.
 	mu        sync.Mutex
-	loading   bool            // what waits from before the start is read
-	loaded    bool            // it was
-	ctx       context.Context // of Run; nil before and after
+	loading   bool            // events from before the start are being loaded
+	loaded    bool            // they have been loaded
+	ctx       context.Context // the context of Run; nil while Run is not running
 	known     map[string]*destination
-	gone      map[string]map[ident.RoomNID]bool // destination_rooms that are to be removed
+	gone      map[string]map[ident.RoomNID]bool // destination_rooms to delete
 	announced storage.Pos                       // newest event that was committed
 	top       storage.Pos                       // newest event that was queued
-	rows      int64                             // of the table, about
-	stamp     uint64                            // of destination.behind
+	rows      int64                             // approximate number of rows in the table
+	stamp     uint64                            // last stamp used in destination.behind
 }
 
 // New makes a Service; Run starts it.
@@ -116,7 +119,7 @@ func New(o Options) *Service {
 	return s
 }
 
-// committed is the rooms.Listener that queues the events and receipts of a commit for the servers that are to get them.
+// committed is a rooms.Listener that queues the events and receipts of a commit for other servers.
 func (s *Service) committed(c *rooms.Commit) {
 	for i := range c.Events {
 		if e := &c.Events[i]; e.Outgoing {
@@ -126,12 +129,12 @@ func (s *Service) committed(c *rooms.Commit) {
 	s.noteReceipts(c)
 }
 
-// sent queues an event for servers. It is called in the order of positions.
+// sent queues an event for servers. It must be called in the order of positions.
 func (s *Service) sent(room ident.RoomNID, pos storage.Pos, servers []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.announced = pos
-	if !s.loaded || pos <= s.top { // load reads it from the table, or has
+	if !s.loaded || pos <= s.top { // load reads it from the table, or has done so
 		return
 	}
 	s.top = pos
@@ -143,8 +146,8 @@ func (s *Service) sent(room ident.RoomNID, pos storage.Pos, servers []string) {
 	}
 }
 
-// AddEDU stores, in a write of the caller, ephemeral data that a server is to get, of a user or, with the empty ID, of this
-// server itself. Kick it once that is committed.
+// AddEDU stores an EDU for a server in the caller's write. It counts against sender; the empty ID is this server
+// itself. Call Kick once the write is committed.
 func (s *Service) AddEDU(tx *storage.Tx, server string, sender id.UserID, edu json.RawMessage) error {
 	hash := int64(0)
 	if sender != "" {
@@ -165,10 +168,11 @@ func (s *Service) AddEDU(tx *storage.Tx, server string, sender id.UserID, edu js
 	return tx.TrimEDUs(server, maxDurable)
 }
 
-// trimEvery: looking for the end of a backlog costs a walk over it, so one in 64, by chance, does it.
+// trimEvery is the average number of EDUs between checks of a backlog: a check reads the whole backlog, so only one EDU
+// in 64, at random, causes one.
 const trimEvery = 64
 
-// Kick begins to deliver what was stored for a server.
+// Kick starts the delivery of what was stored for a server.
 func (s *Service) Kick(server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,13 +181,13 @@ func (s *Service) Kick(server string) {
 	s.start(d)
 }
 
-// Queue hands over ephemeral data that may be lost: what has the same key takes the place of what waits.
+// Queue queues an EDU that may be lost. It replaces a pending one with the same key.
 func (s *Service) Queue(server, key string, edu json.RawMessage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.destination(server)
 	if d.failures >= failFast {
-		return // it will be old news once the server answers
+		return // it would be outdated once the server responds
 	}
 	i := slices.IndexFunc(d.volatile, func(v volatile) bool { return v.key == key })
 	switch {
@@ -198,7 +202,7 @@ func (s *Service) Queue(server, key string, edu json.RawMessage) {
 	s.start(d)
 }
 
-// Run delivers until ctx ends. What is not delivered by then waits for the next start.
+// Run delivers until ctx ends. What is still pending then is delivered after the next start.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.load(ctx); err != nil {
 		return err
@@ -213,7 +217,7 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 		if err := s.store(context.WithoutCancel(ctx)); err != nil {
-			s.opts.Log.ErrorContext(ctx, "storing what was delivered", "err", err)
+			s.opts.Log.ErrorContext(ctx, "Cannot store the delivery progress", "err", err)
 		}
 	}
 	s.mu.Lock()
@@ -227,7 +231,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return err
 }
 
-// begin gives every server for which something waits a worker.
+// begin starts a worker for every server with something pending.
 func (s *Service) begin(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

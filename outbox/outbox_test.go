@@ -23,9 +23,9 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// The tests run in bubbles: time passes only while everybody waits.
+// The tests run in synctest bubbles: time passes only while all goroutines wait.
 
-// world is other servers, as the outbox sees them, and the rooms that it asks about events.
+// world simulates the other servers and the rooms.
 type world struct {
 	t  *testing.T
 	db *storage.DB
@@ -33,17 +33,17 @@ type world struct {
 	end func()
 
 	mu       sync.Mutex
-	answer   func(server string, pdus, edus []json.RawMessage) error // nil: everything is taken
+	answer   func(server string, pdus, edus []json.RawMessage) error // nil: everything is accepted
 	tries    []try
 	since    map[string]storage.Pos // the servers of every room
 	redacted map[storage.Pos]bool
 	expired  map[storage.Pos]bool
 	rooms    map[storage.Pos]ident.RoomNID
 	newest   []storage.Pos
-	slow     time.Duration // what every answer takes
+	slow     time.Duration // the duration of every response
 }
 
-// try is a transaction that a server was sent.
+// try is a transaction sent to a server.
 type try struct {
 	at     time.Time
 	server string
@@ -109,7 +109,7 @@ func (w *world) ServersSince(context.Context, ident.RoomNID, storage.Pos) (stays
 	return stays, nil
 }
 
-// in runs a test in a bubble with an outbox at work.
+// in runs a test in a bubble with a running outbox.
 func in(t *testing.T, f func(w *world)) {
 	t.Helper()
 	dsn := storagetest.SQLite(t)
@@ -130,7 +130,7 @@ func in(t *testing.T, f func(w *world)) {
 	})
 }
 
-// start begins a run of the program.
+// start starts a run of the program.
 func (w *world) start() {
 	w.t.Helper()
 	w.Service = New(Options{DB: w.db, Server: "here", Rooms: w, Sender: w, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
@@ -146,14 +146,14 @@ func (w *world) start() {
 	synctest.Wait()
 }
 
-// restart ends the run and begins another.
+// restart ends the run and starts another one.
 func (w *world) restart() {
 	w.t.Helper()
 	w.end()
 	w.start()
 }
 
-// crash is restart where nothing is stored any more.
+// crash is like restart, but nothing more is stored before the end.
 func (w *world) crash() {
 	w.t.Helper()
 	stored, edus := w.snapshot()
@@ -162,7 +162,7 @@ func (w *world) crash() {
 	w.start()
 }
 
-// snapshot reads how far everybody is.
+// snapshot reads the stored state.
 func (w *world) snapshot() (d []storage.Destination, rows []storage.OutboxRow) {
 	w.t.Helper()
 	err := w.db.Read(context.Background(), func(tx *storage.Tx) (err error) {
@@ -178,7 +178,7 @@ func (w *world) snapshot() (d []storage.Destination, rows []storage.OutboxRow) {
 	return d, rows
 }
 
-// restore puts it back.
+// restore writes a state back.
 func (w *world) restore(destinations []storage.Destination, rows []storage.OutboxRow) {
 	w.t.Helper()
 	err := w.db.Write(context.Background(), func(tx *storage.Tx) error {
@@ -211,12 +211,12 @@ func (w *world) restore(destinations []storage.Destination, rows []storage.Outbo
 	}
 }
 
-// event stores an event and tells the outbox of it, as a commit does.
+// event stores an event and announces its commit.
 func (w *world) event(room ident.RoomNID, servers ...string) storage.Pos {
 	return w.events(1, room, servers...)
 }
 
-// events is event n times; the position is that of the last.
+// events calls event n times and returns the position of the last event.
 func (w *world) events(n int, room ident.RoomNID, servers ...string) (last storage.Pos) {
 	w.t.Helper()
 	w.mu.Lock()
@@ -255,7 +255,7 @@ func (w *world) events(n int, room ident.RoomNID, servers ...string) (last stora
 	return positions[n-1]
 }
 
-// edu stores ephemeral data that must not be lost.
+// edu stores an EDU that must not be lost.
 func (w *world) edu(server, text string) {
 	w.t.Helper()
 	p := w.db.Enqueue(storage.Write{
@@ -273,7 +273,7 @@ func (w *world) answers(f func(server string, pdus, edus []json.RawMessage) erro
 	w.answer = f
 }
 
-// dead lets some servers answer nothing.
+// dead makes servers unreachable.
 func (w *world) dead(servers ...string) {
 	w.answers(func(server string, _, _ []json.RawMessage) error {
 		if slices.Contains(servers, server) {
@@ -283,7 +283,7 @@ func (w *world) dead(servers ...string) {
 	})
 }
 
-// after lets time pass and gives the transactions that were sent meanwhile.
+// after lets time pass and returns the transactions sent meanwhile.
 func (w *world) after(d time.Duration) []try {
 	time.Sleep(d)
 	synctest.Wait()
@@ -294,7 +294,7 @@ func (w *world) after(d time.Duration) []try {
 	return out
 }
 
-// taken lists the events and ephemeral data that a server took.
+// taken lists the events and EDUs that a server accepted.
 func taken(tries []try, server string) (pdus, edus []string) {
 	for _, t := range tries {
 		if t.server == server && t.err == nil {
@@ -340,7 +340,7 @@ func TestEventsGoToEachServerInOrderInFullTransactions(t *testing.T) {
 			}
 			ids[try.txn] = true
 		}
-		if len(ids) != len(tries) || len(tries) > 8 { // the first may go before the others are there
+		if len(ids) != len(tries) || len(tries) > 8 { // the first may be sent before the others exist
 			t.Errorf("%d transactions with %d ids", len(tries), len(ids))
 		}
 		if _, rows := w.snapshot(); len(rows) != 0 {
@@ -402,13 +402,14 @@ func TestAServerThatAsksButCannotBeAskedIsNotTriedForEachOfItsRequests(t *testin
 	})
 }
 
-// A server that answers every transaction with an error of its own was asked again at once, without end.
+// Regression: a server that answered every transaction with an error of its own was tried again immediately, without
+// end.
 func TestAServerThatTakesNoTransactionIsLeftAlone(t *testing.T) {
 	for _, status := range []int{401, 403, 404, 429, 500, 502} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			in(t, func(w *world) {
 				w.answers(func(server string, _, _ []json.RawMessage) error {
-					w.Succeeded(server) // as fedclient does: there is somebody who answers
+					w.Succeeded(server) // as fedclient does for every response
 					return refusedWith(status)
 				})
 				p := w.event(1, "a")
@@ -481,7 +482,7 @@ func TestWhatWaitsOutlivesARestart(t *testing.T) {
 
 func TestAfterACrashNothingIsMissingAndIDsAreNew(t *testing.T) {
 	in(t, func(w *world) {
-		w.after(5 * time.Second) // to a moment just after something was stored
+		w.after(5 * time.Second) // to a moment just after the state was stored
 		w.after(100 * time.Millisecond)
 		last := w.events(3, 1, "a")
 		before := w.after(0)
@@ -569,7 +570,7 @@ func TestAServerThatIsDeadForLongHoldsNothingBack(t *testing.T) {
 	})
 }
 
-// An event that came while a server was told of the newest ones before it was forgotten.
+// Regression: an event that came while the newest events were being sent to a server was lost.
 func TestAnEventBesidesTheNewestOnesIsNotLost(t *testing.T) {
 	in(t, func(w *world) {
 		w.dead("a")
@@ -590,7 +591,7 @@ func TestAnEventBesidesTheNewestOnesIsNotLost(t *testing.T) {
 	})
 }
 
-// Ephemeral data that was stored while a transaction was under way waited for the next.
+// Regression: an EDU stored while a transaction was in progress waited for the next one.
 func TestEphemeralDataBesidesATransactionIsNotForgotten(t *testing.T) {
 	in(t, func(w *world) {
 		first := true
@@ -638,7 +639,7 @@ func TestVolatileDataIsReplacedByKeyAndBounded(t *testing.T) {
 		release := make(chan struct{})
 		w.answers(func(string, []json.RawMessage, []json.RawMessage) error { <-release; return nil })
 		w.event(1, "a")
-		synctest.Wait() // under way
+		synctest.Wait() // in progress
 		for i := range 3 {
 			w.Queue("a", "typing !r @u", json.RawMessage(fmt.Sprintf(`"typing %d"`, i)))
 		}
@@ -681,7 +682,7 @@ func TestAnEventThatIsRedactedWhileItWaitsGoesOutRedacted(t *testing.T) {
 	})
 }
 
-// expire ends the time of events.
+// expire lets the lifetime of events end.
 func (w *world) expire(positions ...storage.Pos) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -708,7 +709,8 @@ func TestWhatExpiredWhileItWaitedIsDroppedUnlessSomethingFollows(t *testing.T) {
 }
 
 func TestWhatFollowsInALaterTransactionKeepsWhatExpired(t *testing.T) {
-	for _, n := range []int{maxPDUs + 20, 3 * maxPDUs, maxQueue + 200} { // the last waits behind the queue
+	// with the last number, some events are only in the table
+	for _, n := range []int{maxPDUs + 20, 3 * maxPDUs, maxQueue + 200} {
 		in(t, func(w *world) {
 			w.dead("a")
 			gone := upTo(w.events(n, 1, "a"), n)
@@ -769,7 +771,7 @@ func TestOtherRequestsDoNotWaitForADeadServer(t *testing.T) {
 				t.Fatalf("a server that failed now and then: %v", err)
 			}
 			w.Failed("a", down)
-			w.Failed("a", down) // of a request that was under way
+			w.Failed("a", down) // for a request that was in progress
 			time.Sleep(time.Minute)
 		}
 		w.Failed("a", down)

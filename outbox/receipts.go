@@ -6,11 +6,11 @@ import (
 	"ebb/rooms"
 )
 
-// maxReceipts bounds the commits with receipts that wait to be queued for servers. More of them come while receipts are sent to some rooms
-// of thousands of servers only.
+// maxReceipts bounds the commits whose receipts are not queued yet. There are more only while receipts are sent in
+// several rooms with thousands of servers.
 const maxReceipts = 1000
 
-// noteReceipts has the receipts of a commit queued for the servers in the room. Receipts may get lost.
+// noteReceipts schedules the receipts of a commit for the servers in the room. Receipts may get lost.
 func (s *Service) noteReceipts(c *rooms.Commit) {
 	for i := range c.Receipts {
 		if !c.Receipts[i].Public() || !c.Room.Shared() {
@@ -25,8 +25,8 @@ func (s *Service) noteReceipts(c *rooms.Commit) {
 	}
 }
 
-// queueReceipts queues receipts until ctx ends. It is apart from noteReceipts since a room may have thousands of servers, and the server
-// waits for a Listener.
+// queueReceipts queues receipts until ctx ends. This does not happen in noteReceipts because a room may have thousands
+// of servers, and the server waits for a Listener.
 func (s *Service) queueReceipts(ctx context.Context) {
 	for {
 		select {
@@ -45,7 +45,7 @@ func (s *Service) queueReceipts(ctx context.Context) {
 func (s *Service) queueReceipt(room *rooms.Room, r *rooms.CommittedReceipt) {
 	key, edu, err := r.EDU(room.ID())
 	if err != nil {
-		s.opts.Log.Error("encode a receipt", "room", room.ID(), "err", err)
+		s.opts.Log.Error("Cannot encode a receipt", "room", room.ID(), "err", err)
 		return
 	}
 	for _, server := range room.OtherServers() {

@@ -5,26 +5,26 @@ import (
 	"ebb/storage"
 )
 
-// The messages of one user that wait for other servers are bounded, so that nobody fills the disk with messages to servers that do not
-// answer, or displaces messages of others; the user's own oldest are dropped.
+// The pending messages of one user are bounded, so that nobody can fill the disk with messages to servers that do not
+// respond, or displace messages of others; the user's own oldest messages are dropped.
 const (
 	// maxSenderEDUs bounds the messages of one user for one server: maxDurable holds those of ten.
 	maxSenderEDUs = 2000
-	// maxSenderBytes bounds all messages of one user, each counting eduCost more than its JSON.
+	// maxSenderBytes bounds all pending messages of one user; each counts eduCost more than its JSON.
 	maxSenderBytes = 64 << 20
 	eduCost        = 4 << 10
-	// measureEvery is how much is added before the messages of a user are counted again, which costs a walk over them.
+	// measureEvery is how much is added before the messages of a user are measured again, which reads all of them.
 	measureEvery = 1 << 20
-	// maxMeasured bounds the users in senders.left; the counts of others start anew.
+	// maxMeasured bounds the users in senders.left; the counts of other users start again.
 	maxMeasured = 20_000
 )
 
-// senders remembers how much each user may add before the user's messages are counted. It is used by writes.
+// senders records how much each user may add before the user's messages are measured. It is used within writes.
 type senders struct{ left *keyed.Map[int64, int64] }
 
 func newSenders() senders { return senders{keyed.NewMap[int64, int64](maxMeasured)} }
 
-// add counts a message and reports whether those of its sender are to be counted now.
+// add counts a message and reports whether those of its sender have to be measured now.
 func (s *senders) add(sender int64, size int) (measure bool) {
 	s.left.Update(sender, func(left int64, known bool) int64 {
 		if !known {
@@ -39,7 +39,7 @@ func (s *senders) add(sender int64, size int) (measure bool) {
 	return measure
 }
 
-// trim drops what a sender has too much of.
+// trim drops the excess messages of a sender.
 func (s *senders) trim(tx *storage.Tx, sender int64) error {
 	rows, err := tx.EDUsOfSender(sender)
 	if err != nil {
@@ -48,7 +48,7 @@ func (s *senders) trim(tx *storage.Tx, sender int64) error {
 	return tx.DeleteEDUs(surplus(rows))
 }
 
-// surplus returns which messages of a sender, newest first, are too many.
+// surplus returns the excess messages among those of a sender, given newest first.
 func surplus(rows []storage.SentEDU) (drop []int64) {
 	each, total := map[string]int{}, int64(0)
 	for _, r := range rows {

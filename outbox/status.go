@@ -10,19 +10,19 @@ import (
 	"ebb/storage"
 )
 
-// Status is how delivery to a server stands.
+// Status describes the delivery to a server.
 type Status struct {
 	Server       string     `json:"server"`
-	Events       int64      `json:"events"` // that wait
-	Rooms        int        `json:"rooms"`  // of which it is to be told the newest events only
-	EDUs         int64      `json:"edus"`   // that wait, those in memory included
+	Events       int64      `json:"events"` // pending
+	Rooms        int        `json:"rooms"`  // of which it will get only the newest events
+	EDUs         int64      `json:"edus"`   // pending, including those in memory
 	Failures     int64      `json:"failures"`
-	FailingSince *time.Time `json:"failing_since"` // nil: it answers
-	Retry        *time.Time `json:"retry"`         // when it is tried again; nil: it answers, or is tried now
-	Reached      *time.Time `json:"reached"`       // when it last answered; nil: never
+	FailingSince *time.Time `json:"failing_since"` // nil: it responds
+	Retry        *time.Time `json:"retry"`         // next try; nil: it responds, or is being tried now
+	Reached      *time.Time `json:"reached"`       // when it last responded; nil: never
 }
 
-// Status tells how delivery to one server stands, or to every one where server is empty: those that do not answer first.
+// Status returns the delivery status of one server, or of all if server is empty, failing ones first.
 func (s *Service) Status(ctx context.Context, server string) ([]Status, error) {
 	if err := s.load(ctx); err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func timeOf(t time.Time) *time.Time {
 	return &t
 }
 
-// Retry tries a server again at once.
+// Retry ends the delay of a server, so that it is tried again at once.
 func (s *Service) Retry(ctx context.Context, server string) error {
 	if err := s.load(ctx); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 	"ebb/storage"
 )
 
-// load reads what waits from before the start.
+// load reads what is pending from before the start.
 func (s *Service) load(ctx context.Context) error {
 	s.mu.Lock()
 	begun := s.loading
@@ -35,7 +35,7 @@ func (s *Service) load(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("read what waits for other servers: %w", err)
+		return fmt.Errorf("read what is pending for other servers: %w", err)
 	}
 	s.mu.Lock()
 	for _, row := range destinations {
@@ -65,7 +65,7 @@ func (d *destination) read(row storage.Destination) {
 // outboxPage is how many rows are read at a time.
 const outboxPage = 1000
 
-// requeue puts the events that are left from before the start into the queues, and those that came since.
+// requeue adds the events from before the start to the queues, and those committed since.
 func (s *Service) requeue(ctx context.Context) error {
 	in := residents{s, map[ident.RoomNID][]rooms.Stay{}}
 	for after, more := storage.Pos(0), true; more; {
@@ -86,7 +86,7 @@ func (s *Service) requeue(ctx context.Context) error {
 	return nil
 }
 
-// hasAll lets Sent go on where the table ends, if nothing came meanwhile.
+// hasAll ends the loading if the table has been read up to the newest event, so that sent queues events from then on.
 func (s *Service) hasAll(after storage.Pos) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,13 +120,13 @@ func (s *Service) page(ctx context.Context, after storage.Pos) (rows []storage.O
 	return rows, err
 }
 
-// residents remembers which servers were in which room, for one walk over the table.
+// residents caches which servers were in which room, for one pass over the table.
 type residents struct {
 	s     *Service
 	rooms map[ident.RoomNID][]rooms.Stay
 }
 
-// of lists the servers that a row is for: those that were in the room, and that of the user whom it is about.
+// of lists the servers that a row is for: those that were in the room, and that of the user whom the event is about.
 func (r *residents) of(ctx context.Context, row storage.OutboxRow) ([]string, error) {
 	stays, known := r.rooms[row.Room]
 	if !known {
@@ -148,7 +148,7 @@ func (r *residents) of(ctx context.Context, row storage.OutboxRow) ([]string, er
 	return servers, nil
 }
 
-// serverOf is the part of an id after its first colon.
+// serverOf returns the server name in an ID, which follows the first colon.
 func serverOf(fullID string) string {
 	for i := range len(fullID) {
 		if fullID[i] == ':' {
@@ -158,7 +158,7 @@ func serverOf(fullID string) string {
 	return ""
 }
 
-// refill takes more of what a server has missed from the table, once its queue is empty.
+// refill reads further missed events of a server from the table, once its queue is empty.
 func (s *Service) refill(ctx context.Context, d *destination) error {
 	s.mu.Lock()
 	needed, after := d.missed > 0 && len(d.queue) == 0 && d.unanswered == nil, d.seen
@@ -169,7 +169,7 @@ func (s *Service) refill(ctx context.Context, d *destination) error {
 	in := residents{s, map[ident.RoomNID][]rooms.Stay{}}
 	for more := true; more; {
 		s.mu.Lock()
-		top := s.top // what came until now is committed, so it is in the page
+		top := s.top // everything up to here is committed, so it is in the page
 		s.mu.Unlock()
 		rows, err := s.page(ctx, after)
 		if err != nil {
@@ -193,16 +193,16 @@ func (s *Service) refill(ctx context.Context, d *destination) error {
 	return nil
 }
 
-// refilled puts a page of the table into a queue; more tells that there is room and need for the next.
+// refilled adds a page of the table to a queue; more reports whether the next page fits and is needed.
 func (s *Service) refilled(d *destination, seen storage.Pos, found []queued) (more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d.missed == 0 { // it was skipped meanwhile
+	if d.missed == 0 { // skip was called in the meantime
 		return false
 	}
 	d.queue = append(d.queue, slices.DeleteFunc(found, func(q queued) bool { return d.behind[q.room] != 0 })...)
 	d.seen = seen
-	if seen >= s.top { // nothing came meanwhile: what comes from now on goes into the queue
+	if seen >= s.top { // the table has been read to its end: new events go into the queue
 		d.missed = 0
 		clear(d.missedRooms)
 		return false
@@ -211,7 +211,7 @@ func (s *Service) refilled(d *destination, seen storage.Pos, found []queued) (mo
 	return len(d.queue) < maxQueue
 }
 
-// store writes how far everybody is, and removes what nobody waits for.
+// store writes the progress of all servers, and deletes rows that are no longer needed.
 func (s *Service) store(ctx context.Context) error {
 	c := s.changes()
 	if len(c.rows) == 0 && len(c.removed) == 0 {
@@ -230,7 +230,7 @@ func (s *Service) store(ctx context.Context) error {
 	if s.rows -= pruned; err == nil {
 		return nil
 	}
-	for _, row := range c.rows { // once more, next time
+	for _, row := range c.rows { // they are deleted the next time
 		d := s.destination(row.Server)
 		d.dirty = true
 		for _, room := range c.added[row.Server] {
@@ -240,7 +240,7 @@ func (s *Service) store(ctx context.Context) error {
 	return err
 }
 
-// changes are what is to be stored.
+// changes collects what has to be stored.
 type changes struct {
 	rows           []storage.Destination
 	added, removed map[string][]ident.RoomNID // destination_rooms
@@ -265,7 +265,8 @@ func (s *Service) changes() *changes {
 		} else if d.dirty {
 			d.delivered = max(d.delivered, s.top)
 		}
-		if !d.dirty || !d.waits() && d.reached.IsZero() { // of one that never answered and gets nothing, nothing is kept
+		// nothing is stored for a server that never responded and gets nothing
+		if !d.dirty || !d.waits() && d.reached.IsZero() {
 			continue
 		}
 		d.dirty = false
@@ -320,10 +321,11 @@ func (c *changes) write(tx *storage.Tx) error {
 	return nil
 }
 
-// maxIdle is how many servers for which nothing waits stay in memory.
+// maxIdle bounds the servers in memory for which nothing is pending.
 const maxIdle = 10_000
 
-// forgetIdle drops servers for which nothing waits; those that do not answer are tried anew then. mu is held.
+// forgetIdle drops the state of servers with nothing pending; failing ones start without delay the next time. The
+// caller holds mu.
 func (s *Service) forgetIdle(now time.Time) {
 	if len(s.known) < maxIdle {
 		return

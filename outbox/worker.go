@@ -23,7 +23,7 @@ var (
 	failingServers   = telemetry.NewGauge("ebb_federation_failing_servers", "Servers that something waits for and that do not answer.")
 )
 
-// start gives a server a worker, if something waits for it. mu is held.
+// start starts a worker for a server with something pending. The caller holds mu.
 func (s *Service) start(d *destination) {
 	if d.running || s.ctx == nil || s.ctx.Err() != nil || !d.waits() {
 		return
@@ -33,7 +33,7 @@ func (s *Service) start(d *destination) {
 	s.workers.Go(func() { s.work(ctx, d) })
 }
 
-// work sends until nothing is left or the service ends.
+// work sends transactions until nothing is pending or the service ends.
 func (s *Service) work(ctx context.Context, d *destination) {
 	for s.waitForRetry(ctx, d) {
 		slots := s.slots(d)
@@ -46,8 +46,8 @@ func (s *Service) work(ctx context.Context, d *destination) {
 		err := s.sendSome(ctx, d)
 		<-slots
 		if err != nil && ctx.Err() == nil {
-			s.opts.Log.ErrorContext(ctx, "sending to another server", "server", d.server, "err", err)
-			s.fail(d.server, err, true) // as for a server that takes nothing: later
+			s.opts.Log.ErrorContext(ctx, "Cannot send to another server", "server", d.server, "err", err)
+			s.fail(d.server, err, true) // the same delay as for a server that rejects transactions
 		}
 		if s.finished(d) {
 			return
@@ -56,7 +56,7 @@ func (s *Service) work(ctx context.Context, d *destination) {
 	s.stopped(d)
 }
 
-// slots bound how many servers are sent to at the same time.
+// slots returns the slots that bound how many servers are sent to at a time.
 func (s *Service) slots(d *destination) chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,7 +66,7 @@ func (s *Service) slots(d *destination) chan struct{} {
 	return s.sending
 }
 
-// finished ends the worker unless something is left or came meanwhile.
+// finished ends the worker, unless something is pending.
 func (s *Service) finished(d *destination) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -83,7 +83,7 @@ func (s *Service) stopped(d *destination) {
 	d.running = false
 }
 
-// waitForRetry waits until a server that did not answer may be tried again; false at the end of the service.
+// waitForRetry waits until a failing server may be tried again; false at the end of the service.
 func (s *Service) waitForRetry(ctx context.Context, d *destination) bool {
 	for {
 		s.mu.Lock()
@@ -108,25 +108,25 @@ func (s *Service) waitForRetry(ctx context.Context, d *destination) bool {
 	}
 }
 
-// transaction is what a server is sent at once. It keeps its id and what it is about until the server has answered; the
-// events are read anew each time, since they may be redacted or over their time by then.
+// transaction is a transaction for a server. It keeps its ID and its set of events until the server has responded. The
+// events are read again for each try, since they may be redacted or expire in between.
 // Spec: server-server-api#put_matrixfederationv1sendtxnid
 type transaction struct {
 	id       string
-	queue    []queued                 // the events of the queue that it covers
-	behind   map[ident.RoomNID]uint64 // rooms whose newest events it has
-	newest   []storage.Pos            // these
+	queue    []queued                 // events from the queue
+	behind   map[ident.RoomNID]uint64 // rooms whose newest events it contains
+	newest   []storage.Pos            // the positions of these
 	durable  []storage.OutgoingEDU    // from the table
-	kicked   uint64                   // destination.kicked when it was read
-	more     bool                     // the table has more
+	kicked   uint64                   // destination.kicked when the table was read
+	more     bool                     // the table has more EDUs
 	volatile []volatile
 	dropped  int // events of the queue that are not sent
 }
 
-// maxBehindRooms is how many rooms of a server that has missed much one transaction is about.
+// maxBehindRooms bounds the rooms in one transaction to a server that has missed too much.
 const maxBehindRooms = 2 // each has up to 20 newest events
 
-// sendSome sends one transaction. A server that does not take it is no error: the failure is counted.
+// sendSome sends one transaction. If the server rejects it, that is not an error: the failure is counted.
 func (s *Service) sendSome(ctx context.Context, d *destination) error {
 	t, err := s.next(ctx, d)
 	if err != nil {
@@ -147,7 +147,7 @@ func (s *Service) sendSome(ctx context.Context, d *destination) error {
 	return s.delivered(ctx, d, t, asked)
 }
 
-// next is the transaction that the server has not answered, or a new one of what waits, as much as it holds.
+// next returns the transaction that is still unanswered, or a new one with as much of the pending data as it can hold.
 func (s *Service) next(ctx context.Context, d *destination) (*transaction, error) {
 	if err := s.refill(ctx, d); err != nil {
 		return nil, err
@@ -197,7 +197,7 @@ func (s *Service) takeDurable(ctx context.Context, server string, t *transaction
 	})
 }
 
-// takeQueued fills a transaction up with what is in memory.
+// takeQueued fills a transaction with queued events and volatile EDUs.
 func (s *Service) takeQueued(d *destination, t *transaction) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,9 +206,9 @@ func (s *Service) takeQueued(d *destination, t *transaction) {
 	t.volatile, d.volatile = slices.Clone(d.volatile[:n]), d.volatile[n:]
 }
 
-// events reads the events of a transaction as they are now. A message whose time is over is left out, unless something later of its room
-// is sent to the server: that builds on it, so the server would ask for it. The newest events of a room that the server has missed
-// much of are sent in any case: they lead it to the rest.
+// events reads the current form of a transaction's events. Expired messages are left out, unless a later event of the
+// room is sent to the server: that event builds on the message, so the server would request it. The newest events of a
+// room of which the server has missed too much are always sent: they lead it to the rest.
 func (s *Service) events(ctx context.Context, d *destination, t *transaction) (pdus []json.RawMessage, err error) {
 	newest, err := s.opts.Rooms.OutgoingEvents(ctx, t.newest)
 	if err != nil {
@@ -219,7 +219,7 @@ func (s *Service) events(ctx context.Context, d *destination, t *transaction) (p
 		return nil, err
 	}
 	t.dropped = 0
-	followed := map[ident.RoomNID]bool{} // rooms, as far as it was found out
+	followed := map[ident.RoomNID]bool{} // results of follows by room
 	for _, e := range slices.Backward(queue) {
 		if _, known := followed[e.Room]; e.Expired && !known {
 			if followed[e.Room], err = s.follows(ctx, d, t, e.Room); err != nil {
@@ -248,15 +248,15 @@ func positions(queue []queued) []storage.Pos {
 	return out
 }
 
-// follows tells whether something of a room that has not expired waits for a server behind a transaction. What is in the table only counts
-// as such.
+// follows reports whether an event of a room that has not expired is pending for a server after a transaction. Events
+// that are only in the table always count.
 func (s *Service) follows(ctx context.Context, d *destination, t *transaction, room ident.RoomNID) (bool, error) {
 	s.mu.Lock()
 	waits := d.missed > 0 && d.missedRooms[room] || d.behind[room] != 0
 	last := t.queue[len(t.queue)-1].pos
 	rest := slices.DeleteFunc(slices.Clone(d.queue), func(q queued) bool { return q.room != room || q.pos <= last })
 	s.mu.Unlock()
-	for !waits && len(rest) > 0 { // from the end, where what has not expired is
+	for !waits && len(rest) > 0 { // from the end, where events have not expired
 		n := max(len(rest)-maxPDUs, 0)
 		events, err := s.opts.Rooms.OutgoingEvents(ctx, positions(rest[n:]))
 		if err != nil {
@@ -286,8 +286,8 @@ func (s *Service) unanswered(ctx context.Context, d *destination, t *transaction
 	var remote *fedclient.RemoteError
 	refuses := errors.As(err, &remote)
 	sentTransactions.WithLabelValues(map[bool]string{true: "refused", false: "unreachable"}[refuses]).Inc()
-	s.opts.Log.DebugContext(ctx, "a server did not take a transaction", "server", d.server, "err", err)
-	s.fail(d.server, err, refuses) // where the gate has counted the failure, it is not counted again
+	s.opts.Log.DebugContext(ctx, "A server rejected a transaction or cannot be reached", "server", d.server, "err", err)
+	s.fail(d.server, err, refuses) // does nothing if the gate has already counted the failure
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d.unanswered = t
@@ -296,8 +296,8 @@ func (s *Service) unanswered(ctx context.Context, d *destination, t *transaction
 	}
 }
 
-// transact sends one transaction. A server that refuses it as such is sent its halves, and so on: what it refuses by itself is
-// passed over, so that one bad item never blocks what waits behind it.
+// transact sends one transaction. If a server rejects it because of its content, transact sends it in halves, and so
+// on: an item that is rejected by itself is skipped, so that it never blocks the rest.
 func (s *Service) transact(ctx context.Context, server, txn string, pdus, edus []json.RawMessage) error {
 	refused, err := s.opts.Sender.SendTransaction(ctx, server, txn, pdus, edus)
 	if err == nil {
@@ -306,15 +306,15 @@ func (s *Service) transact(ctx context.Context, server, txn string, pdus, edus [
 		sentItems.WithLabelValues("pdu", "taken").Add(float64(max(len(pdus)-len(refused), 0)))
 		sentItems.WithLabelValues("edu", "taken").Add(float64(len(edus)))
 		for eventID, why := range refused {
-			s.opts.Log.DebugContext(ctx, "a server did not take an event", "server", server, "event", eventID, "why", why)
+			s.opts.Log.DebugContext(ctx, "A server rejected an event", "server", server, "event", eventID, "why", why)
 		}
 		return nil
 	}
-	if !indigestible(err) {
+	if !rejectsContent(err) {
 		return err
 	}
 	if len(pdus)+len(edus) == 1 {
-		s.opts.Log.WarnContext(ctx, "a server refuses an item, which is passed over", "server", server, "err", err)
+		s.opts.Log.WarnContext(ctx, "A server rejects an item, which is skipped", "server", server, "err", err)
 		sentItems.WithLabelValues(map[bool]string{true: "pdu", false: "edu"}[len(pdus) == 1], "refused").Inc()
 		return nil
 	}
@@ -328,8 +328,9 @@ func (s *Service) transact(ctx context.Context, server, txn string, pdus, edus [
 	return s.transact(ctx, server, txn+".2", pdus[p:], edus[e:])
 }
 
-// indigestible tells that a server refuses what a transaction is made of. Other errors are about the server, or about who sends.
-func indigestible(err error) bool {
+// rejectsContent reports whether an error means that the server rejects the content of a transaction. Other errors are
+// about the server or the sender.
+func rejectsContent(err error) bool {
 	var remote *fedclient.RemoteError
 	if !errors.As(err, &remote) {
 		return false
@@ -341,7 +342,7 @@ func indigestible(err error) bool {
 	return false
 }
 
-// delivered forgets what a server has, or is not to get; answered tells whether it was asked to take something.
+// delivered removes delivered and dropped items; answered reports whether the server received a request.
 func (s *Service) delivered(ctx context.Context, d *destination, t *transaction, answered bool) error {
 	if len(t.durable) > 0 {
 		nids := make([]int64, len(t.durable))
@@ -361,7 +362,7 @@ func (s *Service) delivered(ctx context.Context, d *destination, t *transaction,
 	}
 	sentItems.WithLabelValues("pdu", "dropped").Add(float64(t.dropped))
 	for _, q := range t.queue {
-		if len(d.queue) == 0 || d.queue[0] != q { // it was skipped meanwhile
+		if len(d.queue) == 0 || d.queue[0] != q { // skip was called in the meantime
 			break
 		}
 		d.queue = d.queue[1:]
