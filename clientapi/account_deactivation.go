@@ -7,7 +7,7 @@ func (a *API) accountDeactivationRoutes() []httpapi.Route {
 		OperationID: "deactivateAccount", File: "account_deactivation.yaml", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.deactivateAccount}}
 }
 
-// deactivateAccount closes the account for good.
+// deactivateAccount permanently closes the account.
 // Spec: client-server-api#post_matrixclientv3accountdeactivate
 func (a *API) deactivateAccount(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -19,6 +19,6 @@ func (a *API) deactivateAccount(r *httpapi.Request) (any, error) {
 	if err := a.interactiveAuth(r, "deactivateAccount"); err != nil {
 		return nil, err
 	}
-	// No account has an email address or phone number here, so none is left bound at an identity server.
+	// Accounts of this server have no email addresses or phone numbers, so none remains bound at an identity server.
 	return map[string]string{"id_server_unbind_result": "success"}, a.Accounts.Deactivate(r.Context(), r.UserID, body.Erase)
 }

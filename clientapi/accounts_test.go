@@ -30,7 +30,7 @@ import (
 	"ebb/wake"
 )
 
-// home is accounts and rooms behind the door, as a server wires them, on a real database.
+// home is the API with accounts and rooms, wired as in a server, on a real database.
 type home struct {
 	t    *testing.T
 	api  *API
@@ -40,7 +40,7 @@ type home struct {
 
 func (h *home) now() time.Time { return time.UnixMilli(h.ms.Load()) }
 
-// newHome makes a home; change may alter its configuration.
+// newHome returns a home; change may alter its configuration.
 func newHome(t *testing.T, change func(*config.Config)) *home {
 	h := &home{t: t}
 	h.ms.Store(1_750_000_000_000)
@@ -87,7 +87,7 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 // obj is a JSON object.
 type obj = map[string]any
 
-// call sends a request below /_matrix/client.
+// call sends a request to a path below /_matrix/client.
 func (h *home) call(token, method, path string, body any) (int, obj) {
 	h.t.Helper()
 	text, ok := body.(string)
@@ -117,7 +117,7 @@ func (h *home) call(token, method, path string, body any) (int, obj) {
 	return w.Code, out
 }
 
-// must is a call that is to be answered with 200.
+// must sends a request that must succeed with 200.
 func (h *home) must(token, method, path string, body any) obj {
 	h.t.Helper()
 	status, out := h.call(token, method, path, body)
@@ -127,7 +127,7 @@ func (h *home) must(token, method, path string, body any) obj {
 	return out
 }
 
-// refused is a call that is to be answered with a status and an error code.
+// refused sends a request that must fail with a status and an error code.
 func (h *home) refused(token, method, path string, body any, status int, code string) obj {
 	h.t.Helper()
 	got, out := h.call(token, method, path, body)
@@ -139,7 +139,7 @@ func (h *home) refused(token, method, path string, body any, status int, code st
 
 const aPassword = "correct horse"
 
-// register makes an account and gives its access token.
+// register creates an account and returns its access token.
 func (h *home) register(name string) string {
 	h.t.Helper()
 	out := h.must("", "POST", "/v3/register", obj{"username": name, "password": aPassword, "auth": obj{"type": "m.login.dummy"}})
@@ -352,7 +352,7 @@ func TestRefreshGivesNewTokens(t *testing.T) {
 	refresh := func(token any) (int, obj) {
 		return h.call("", "POST", "/v3/refresh", obj{"refresh_token": token})
 	}
-	h.must("", "POST", "/v3/refresh", obj{"refresh_token": first["refresh_token"]}) // the answer is lost
+	h.must("", "POST", "/v3/refresh", obj{"refresh_token": first["refresh_token"]}) // the response is lost
 	status, second := refresh(first["refresh_token"])
 	if status != 200 || second["expires_in_ms"] != 3600000.0 || str(second, "refresh_token") == "" {
 		t.Fatalf("the old refresh token again: %d %v", status, second)
@@ -437,7 +437,7 @@ func TestDevicesAreListedRenamedAndDeleted(t *testing.T) {
 	h.refused(mine, "POST", "/v3/delete_devices", obj{"devices": make([]string, 501)}, 400, "M_INVALID_PARAM")
 }
 
-// member reads a user's member event.
+// member returns a user's member event.
 func (h *home) member(token, room, user string) obj {
 	h.t.Helper()
 	return h.must(token, "GET", "/v3/rooms/"+room+"/state/m.room.member/"+user, "")

@@ -1,5 +1,6 @@
-// Package clientapi is the client-server API: one file per OpenAPI file of the specification, one method per operation.
-// A handler takes the request apart, calls one service and shapes the answer; what is allowed is decided by the services.
+// Package clientapi implements the client-server API: one file per OpenAPI file of the specification, one method per
+// operation. A handler parses the request, calls one service and builds the response; the services decide what is
+// allowed.
 package clientapi
 
 import (
@@ -18,7 +19,7 @@ import (
 	"ebb/rooms"
 )
 
-// API is the services that clients reach; all fields are required.
+// API holds the services behind the client-server API; all fields are required.
 type API struct {
 	Config   *config.Config
 	Accounts *accounts.Service
@@ -30,10 +31,10 @@ type API struct {
 	Media    *media.Service
 }
 
-// New makes an API.
+// New returns an API.
 func New(a API) *API { return &a }
 
-// Routes lists the operations.
+// Routes returns the routes of all operations.
 func (a *API) Routes() []httpapi.Route {
 	return slices.Concat(
 		a.accountDataRoutes(), a.accountDeactivationRoutes(), a.administrativeContactRoutes(), a.authedContentRepoRoutes(),
@@ -50,7 +51,7 @@ func (a *API) Routes() []httpapi.Route {
 	)
 }
 
-// interactiveAuth asks for the password of the account before something that an access token alone does not allow.
+// interactiveAuth requires the account's password for an operation that an access token alone does not allow.
 // Spec: client-server-api#user-interactive-authentication-api
 func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
 	body, err := members(r)
@@ -67,5 +68,5 @@ func members(r *httpapi.Request) (map[string]json.RawMessage, error) {
 	return body, err
 }
 
-// missing says that a required member or parameter is not there.
+// missing returns the error for a missing member or parameter.
 func missing(what string) error { return mxerr.MissingParam("%s is missing", what) }

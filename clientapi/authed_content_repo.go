@@ -21,7 +21,8 @@ func (a *API) authedContentRepoRoutes() []httpapi.Route {
 	}
 }
 
-// download serves getContentAuthed and getContentOverrideNameAuthed, and getContent where old addresses are allowed.
+// download serves getContentAuthed and getContentOverrideNameAuthed, and getContent if unauthenticated media is
+// allowed.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid
 func (a *API) download(r *httpapi.Request) (any, error) {
 	wait, err := media.ReadWait(r)
@@ -45,7 +46,7 @@ func (a *API) openMedia(r *httpapi.Request, wait time.Duration) (*media.File, er
 	return a.Media.Open(r.Context(), r.Var("mediaId"), wait)
 }
 
-// thumbnail serves getContentThumbnailAuthed, and getContentThumbnail where old addresses are allowed.
+// thumbnail serves getContentThumbnailAuthed, and getContentThumbnail if unauthenticated media is allowed.
 // Spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid
 func (a *API) thumbnail(r *httpapi.Request) (any, error) {
 	wait, err := media.ReadWait(r)
@@ -76,24 +77,24 @@ func (a *API) mediaConfig(*httpapi.Request) (any, error) {
 	return map[string]int64{"m.upload.size": int64(a.Config.Media.MaxUploadSize)}, nil
 }
 
-// contentPolicy keeps a browser from running anything that was uploaded.
+// contentPolicy keeps browsers from executing uploaded content.
 // Spec: client-server-api#content-repo-security-considerations
 const contentPolicy = "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; style-src 'unsafe-inline'; object-src 'self';"
 
-// serveFile streams a file, ranges included, and closes it.
+// serveFile streams a file, with support for ranges, and closes it.
 func serveFile(f *media.File) httpapi.Stream {
 	return func(w http.ResponseWriter, r *http.Request) {
-		defer func() { _ = f.Close() }() // only read
+		defer func() { _ = f.Close() }() // opened for reading only
 		h := w.Header()
 		h.Set("Content-Type", f.ContentType)
 		h.Set("Content-Disposition", media.Disposition(f.ContentType, f.Filename))
 		h.Set("Content-Security-Policy", contentPolicy)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cross-Origin-Resource-Policy", "cross-origin")
-		h.Set("Cache-Control", "private, max-age=86400, immutable") // a media id never changes what it names
+		h.Set("Cache-Control", "private, max-age=86400, immutable") // the content of a media ID never changes
 		h.Set("ETag", strconv.Quote(f.ETag()))
 		if !strings.HasPrefix(r.Header.Get("Range"), "bytes=") {
-			r.Header.Del("Range") // a unit that the server does not know is ignored: RFC 9110, section 14.2
+			r.Header.Del("Range") // an unknown range unit is ignored: RFC 9110, section 14.2
 		}
 		http.ServeContent(w, r, "", time.Time{}, f.Content)
 	}

@@ -10,10 +10,10 @@ func (a *API) banningRoutes() []httpapi.Route {
 	}
 }
 
-// ban removes a user from a room and keeps them out.
+// ban removes a user from a room and prevents them from returning.
 // Spec: client-server-api#post_matrixclientv3roomsroomidban
 func (a *API) ban(r *httpapi.Request) (any, error) { return moveUser(r, a.Rooms.Ban) }
 
-// unban lets a banned user come back.
+// unban lifts the ban of a user.
 // Spec: client-server-api#post_matrixclientv3roomsroomidunban
 func (a *API) unban(r *httpapi.Request) (any, error) { return moveUser(r, a.Rooms.Unban) }

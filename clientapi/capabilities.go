@@ -12,7 +12,7 @@ func (a *API) capabilitiesRoutes() []httpapi.Route {
 		OperationID: "getCapabilities", File: "capabilities.yaml", Auth: httpapi.User, Handler: a.getCapabilities}}
 }
 
-// getCapabilities tells what this user can do on this server.
+// getCapabilities returns what the user can do on this server.
 // Spec: client-server-api#capabilities-negotiation
 func (a *API) getCapabilities(*httpapi.Request) (any, error) {
 	can := func(enabled bool) map[string]bool { return map[string]bool{"enabled": enabled} }
@@ -28,7 +28,7 @@ func (a *API) getCapabilities(*httpapi.Request) (any, error) {
 	}}, nil
 }
 
-// roomVersions are the room versions of this server, all of them stable in the specification.
+// roomVersions returns the supported room versions, all of which are stable.
 func roomVersions() map[id.RoomVersion]string {
 	out := map[id.RoomVersion]string{}
 	for _, v := range pdu.Versions() {

@@ -23,7 +23,7 @@ func (a *API) contentRepoRoutes() []httpapi.Route {
 	return routes
 }
 
-// unauthenticated lets the old addresses without token answer only where the administrator allows it.
+// unauthenticated serves the deprecated endpoints without access token only if the administrator allows it.
 // Spec: client-server-api#content-repo-client-behaviour (deprecated since v1.11)
 func (a *API) unauthenticated(h func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {
@@ -48,7 +48,7 @@ func (a *API) uploadContent(r *httpapi.Request) (any, error) {
 	return map[string]string{"content_uri": a.mxc(mediaID)}, err
 }
 
-// uploadContentToMXC stores a file under a reserved id.
+// uploadContentToMXC stores a file under a reserved media ID.
 // Spec: client-server-api#put_matrixmediav3uploadservernamemediaid
 func (a *API) uploadContentToMXC(r *httpapi.Request) (any, error) {
 	if r.Var("serverName") != a.Config.ServerName {
@@ -57,7 +57,7 @@ func (a *API) uploadContentToMXC(r *httpapi.Request) (any, error) {
 	return nil, a.Media.Put(r.Context(), r.UserNID, r.Var("mediaId"), r.Header.Get("Content-Type"), r.Query("filename"), r.Request.Body)
 }
 
-// createContent reserves an id.
+// createContent reserves a media ID.
 // Spec: client-server-api#post_matrixmediav1create
 func (a *API) createContent(r *httpapi.Request) (any, error) {
 	mediaID, expires, err := a.Media.Create(r.Context(), r.UserNID)

@@ -11,7 +11,7 @@ func (a *API) createRoomRoutes() []httpapi.Route {
 	return []httpapi.Route{roomRoute("POST", "/createRoom", "createRoom", "create_room.yaml", httpapi.Joins, a.createRoom)}
 }
 
-// createRoom makes a room.
+// createRoom creates a room.
 // Spec: client-server-api#post_matrixclientv3createroom
 func (a *API) createRoom(r *httpapi.Request) (any, error) {
 	var body rooms.CreateRoom

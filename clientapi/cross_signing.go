@@ -31,7 +31,8 @@ func (a *API) uploadCrossSigningSignatures(r *httpapi.Request) (any, error) {
 	return map[string]any{"failures": failures}, err
 }
 
-// uploadCrossSigningKeys stores the three keys of the user. Replacing them takes a second proof of who asks.
+// uploadCrossSigningKeys stores the cross-signing keys of the user. Replacing keys requires user-interactive
+// authentication.
 // Spec: client-server-api#post_matrixclientv3keysdevice_signingupload
 func (a *API) uploadCrossSigningKeys(r *httpapi.Request) (any, error) {
 	var body e2ee.UploadCrossSigning

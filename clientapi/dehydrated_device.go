@@ -7,7 +7,7 @@ import (
 	"ebb/httpapi"
 )
 
-// dehydratedDeviceRoutes are those of MSC3814, which is no part of the specification yet.
+// dehydratedDeviceRoutes returns the routes of MSC3814, which is not part of the specification yet.
 func (a *API) dehydratedDeviceRoutes() []httpapi.Route {
 	const base = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 	return []httpapi.Route{
@@ -19,7 +19,7 @@ func (a *API) dehydratedDeviceRoutes() []httpapi.Route {
 	}
 }
 
-// putDehydratedDevice stores a dehydrated device in the place of the one before.
+// putDehydratedDevice stores a dehydrated device, replacing the previous one.
 // Spec: MSC3814
 func (a *API) putDehydratedDevice(r *httpapi.Request) (any, error) {
 	var body e2ee.Dehydrate
@@ -29,7 +29,7 @@ func (a *API) putDehydratedDevice(r *httpapi.Request) (any, error) {
 	return map[string]id.DeviceID{"device_id": body.DeviceID}, a.E2EE.Dehydrate(r.Context(), r.Requester, body)
 }
 
-// getDehydratedDevice gives the dehydrated device, for a client that wants to bring it back to life.
+// getDehydratedDevice returns the dehydrated device to a client that wants to rehydrate it.
 // Spec: MSC3814
 func (a *API) getDehydratedDevice(r *httpapi.Request) (any, error) {
 	return a.E2EE.Dehydrated(r.Context(), r.Requester)
@@ -42,7 +42,7 @@ func (a *API) deleteDehydratedDevice(r *httpapi.Request) (any, error) {
 	return map[string]id.DeviceID{"device_id": deviceID}, err
 }
 
-// getDehydratedDeviceEvents returns what the dehydrated device has received. The last page has no next_batch.
+// getDehydratedDeviceEvents returns the to-device messages for the dehydrated device. The last page has no next_batch.
 // Spec: MSC3814
 func (a *API) getDehydratedDeviceEvents(r *httpapi.Request) (any, error) {
 	page, err := a.dehydratedEvents(r, r.Query("from"))
@@ -55,8 +55,8 @@ func (a *API) getDehydratedDeviceEvents(r *httpapi.Request) (any, error) {
 	return dehydratedPage(page), nil
 }
 
-// postDehydratedDeviceEvents is the operation as it was in former drafts: next_batch always leads to another page, and an
-// empty one is the end.
+// postDehydratedDeviceEvents is the operation of former drafts: next_batch always leads to another page, and an empty
+// page is the end.
 // Spec: MSC3814
 func (a *API) postDehydratedDeviceEvents(r *httpapi.Request) (any, error) {
 	var body struct {

@@ -21,7 +21,7 @@ func (a *API) deviceManagementRoutes() []httpapi.Route {
 	}
 }
 
-// aDevice is a device as its user sees it.
+// aDevice is a device as shown to its user.
 type aDevice struct {
 	DeviceID    id.DeviceID `json:"device_id"`
 	DisplayName *string     `json:"display_name,omitempty"`
@@ -44,7 +44,7 @@ func (a *API) getDevices(r *httpapi.Request) (any, error) {
 	return map[string]any{"devices": out}, err
 }
 
-// getDevice describes one device of the user.
+// getDevice returns one device of the user.
 // Spec: client-server-api#get_matrixclientv3devicesdeviceid
 func (a *API) getDevice(r *httpapi.Request) (any, error) {
 	d, err := a.Accounts.Device(r.Context(), r.UserNID, id.DeviceID(r.Var("deviceId")))

@@ -25,7 +25,7 @@ func (a *API) directoryRoutes() []httpapi.Route {
 
 func roomAlias(r *httpapi.Request) id.RoomAlias { return id.RoomAlias(r.Var("roomAlias")) }
 
-// setRoomAlias makes an alias lead to a room.
+// setRoomAlias creates an alias for a room.
 // Spec: client-server-api#put_matrixclientv3directoryroomroomalias
 func (a *API) setRoomAlias(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -40,7 +40,7 @@ func (a *API) setRoomAlias(r *httpapi.Request) (any, error) {
 	return nil, a.Rooms.CreateAlias(r.Context(), r.Requester, roomAlias(r), body.RoomID)
 }
 
-// getRoomIDByAlias finds the room that an alias leads to.
+// getRoomIDByAlias returns the room ID for an alias.
 // Spec: client-server-api#get_matrixclientv3directoryroomroomalias
 func (a *API) getRoomIDByAlias(r *httpapi.Request) (any, error) {
 	alias := roomAlias(r)
@@ -58,7 +58,7 @@ func (a *API) deleteRoomAlias(r *httpapi.Request) (any, error) {
 	return nil, a.Rooms.DeleteAlias(r.Context(), r.Requester, roomAlias(r))
 }
 
-// getLocalAliases lists the aliases that lead to a room.
+// getLocalAliases lists the local aliases of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidaliases
 func (a *API) getLocalAliases(r *httpapi.Request) (any, error) {
 	aliases, err := a.Rooms.LocalAliases(r.Context(), r.Requester, roomID(r))

@@ -11,7 +11,7 @@ func (a *API) eventContextRoutes() []httpapi.Route {
 	}
 }
 
-// getEventContext gives an event with those around it.
+// getEventContext returns an event and the events around it.
 // Spec: client-server-api#get_matrixclientv3roomsroomidcontexteventid
 func (a *API) getEventContext(r *httpapi.Request) (any, error) {
 	limit, err := r.QueryInt("limit", defaultPage, 0, history.MaxPage)

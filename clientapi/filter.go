@@ -20,7 +20,7 @@ func (a *API) filterRoutes() []httpapi.Route {
 	}}
 }
 
-// defineFilter stores a filter, verbatim.
+// defineFilter stores a filter verbatim.
 // Spec: client-server-api#post_matrixclientv3useruseridfilter
 func (a *API) defineFilter(r *httpapi.Request) (any, error) {
 	if id.UserID(r.Var("userId")) != r.UserID {
@@ -34,7 +34,7 @@ func (a *API) defineFilter(r *httpapi.Request) (any, error) {
 	return map[string]string{"filter_id": filterID}, err
 }
 
-// getFilter gives a filter as it was stored.
+// getFilter returns a filter as it was stored.
 // Spec: client-server-api#get_matrixclientv3useruseridfilterfilterid
 func (a *API) getFilter(r *httpapi.Request) (any, error) {
 	if id.UserID(r.Var("userId")) != r.UserID {

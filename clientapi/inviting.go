@@ -13,12 +13,12 @@ func (a *API) invitingRoutes() []httpapi.Route {
 	return []httpapi.Route{roomRoute("POST", "/rooms/{roomId}/invite", "inviteUser", "inviting.yaml", httpapi.Joins, a.inviteUser)}
 }
 
-// inviteUser invites a user to a room. An invite to an e-mail address or telephone number, which shares the path, lacks the
+// inviteUser invites a user to a room. Third-party invites, which use the same path, are refused because they have no
 // user_id.
 // Spec: client-server-api#post_matrixclientv3roomsroomidinvite
 func (a *API) inviteUser(r *httpapi.Request) (any, error) { return moveUser(r, a.Rooms.Invite) }
 
-// moveUser changes the membership of the user whom the body names.
+// moveUser changes the membership of the user named in the body.
 func moveUser(r *httpapi.Request, move func(context.Context, ident.Requester, id.RoomID, id.UserID, string) error) (any, error) {
 	var body struct {
 		UserID id.UserID `json:"user_id"`

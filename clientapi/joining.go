@@ -16,14 +16,15 @@ func (a *API) joiningRoutes() []httpapi.Route {
 	}
 }
 
-// joinRoomByID makes the user a member of a room.
+// joinRoomByID joins a room.
 // Spec: client-server-api#post_matrixclientv3roomsroomidjoin
 func (a *API) joinRoomByID(r *httpapi.Request) (any, error) { return a.join(r, roomID(r), via(r)) }
 
-// via lists the servers that a client names to reach a room through, by the parameter's name of today and by the former one.
+// via returns the servers through which a client wants to join a room, from the current parameter and the deprecated
+// one.
 func via(r *httpapi.Request) []string { return append(r.QueryAll("via"), r.QueryAll("server_name")...) }
 
-// joinRoom is joinRoomByID by id or alias.
+// joinRoom joins a room given by ID or alias.
 // Spec: client-server-api#post_matrixclientv3joinroomidoralias
 func (a *API) joinRoom(r *httpapi.Request) (any, error) {
 	room, servers, err := a.Rooms.ResolveRoom(r.Context(), r.Var("roomIdOrAlias"))
@@ -52,7 +53,7 @@ func isText(raw []byte) bool {
 	return ok
 }
 
-// decodeReason reads a body of which only the reason matters.
+// decodeReason returns the reason in a body and ignores its other members.
 func decodeReason(r *httpapi.Request) (string, error) {
 	var body struct {
 		Reason string `json:"reason"`

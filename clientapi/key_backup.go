@@ -13,7 +13,7 @@ import (
 func (a *API) keyBackupRoutes() []httpapi.Route {
 	const version, keys = "/_matrix/client/v3/room_keys/version", "/_matrix/client/v3/room_keys/keys"
 	const room, session = keys + "/{roomId}", keys + "/{roomId}/{sessionId}"
-	const maxKeys = 16 << 20 // a whole backup in one request
+	const maxKeys = 16 << 20 // a complete backup in one request
 	route := func(method, path, operation string, h func(*httpapi.Request) (any, error)) httpapi.Route {
 		return httpapi.Route{Method: method, Path: path, OperationID: operation, File: "key_backup.yaml", Auth: httpapi.User, Rate: httpapi.Sends, MaxBody: maxKeys, Handler: h}
 	}
@@ -41,7 +41,7 @@ type backupBody struct {
 	Version   string          `json:"version"`
 }
 
-// postRoomKeysVersion begins a backup.
+// postRoomKeysVersion creates a backup version.
 // Spec: client-server-api#post_matrixclientv3room_keysversion
 func (a *API) postRoomKeysVersion(r *httpapi.Request) (any, error) {
 	var body backupBody
@@ -52,13 +52,13 @@ func (a *API) postRoomKeysVersion(r *httpapi.Request) (any, error) {
 	return map[string]string{"version": version}, err
 }
 
-// getRoomKeysVersion describes a backup; without version in the path the current one.
+// getRoomKeysVersion returns a backup version, or the current one if the path has none.
 // Spec: client-server-api#get_matrixclientv3room_keysversion
 func (a *API) getRoomKeysVersion(r *httpapi.Request) (any, error) {
 	return a.E2EE.Backup(r.Context(), r.UserNID, r.Var("version"))
 }
 
-// putRoomKeysVersion replaces the auth data of a backup.
+// putRoomKeysVersion replaces the auth data of a backup version.
 // Spec: client-server-api#put_matrixclientv3room_keysversionversion
 func (a *API) putRoomKeysVersion(r *httpapi.Request) (any, error) {
 	var body backupBody
@@ -68,13 +68,13 @@ func (a *API) putRoomKeysVersion(r *httpapi.Request) (any, error) {
 	return nil, a.E2EE.UpdateBackup(r.Context(), r.UserNID, r.Var("version"), body.Algorithm, body.Version, body.AuthData)
 }
 
-// deleteRoomKeysVersion removes a backup.
+// deleteRoomKeysVersion deletes a backup version.
 // Spec: client-server-api#delete_matrixclientv3room_keysversionversion
 func (a *API) deleteRoomKeysVersion(r *httpapi.Request) (any, error) {
 	return nil, a.E2EE.DeleteBackup(r.Context(), r.UserNID, r.Var("version"))
 }
 
-// putKeys stores sessions in the version that the query names.
+// putKeys stores sessions in the version given in the query.
 func (a *API) putKeys(r *httpapi.Request, rooms e2ee.BackupRooms) (any, error) {
 	if r.Query("version") == "" {
 		return nil, missing("version")
@@ -82,7 +82,7 @@ func (a *API) putKeys(r *httpapi.Request, rooms e2ee.BackupRooms) (any, error) {
 	return a.E2EE.PutBackupKeys(r.Context(), r.UserNID, r.Query("version"), rooms)
 }
 
-// keys reads sessions of the version that the query names.
+// keys reads sessions of the version given in the query.
 func (a *API) keys(r *httpapi.Request) (e2ee.BackupRooms, error) {
 	if r.Query("version") == "" {
 		return nil, missing("version")
@@ -139,7 +139,7 @@ func (a *API) putRoomKeys(r *httpapi.Request) (any, error) {
 	return a.putKeys(r, rooms)
 }
 
-// getRoomKeyBySessionID gives one session.
+// getRoomKeyBySessionID returns one session.
 // Spec: client-server-api#get_matrixclientv3room_keyskeysroomidsessionid
 func (a *API) getRoomKeyBySessionID(r *httpapi.Request) (any, error) {
 	rooms, err := a.keys(r)
@@ -153,7 +153,7 @@ func (a *API) getRoomKeyBySessionID(r *httpapi.Request) (any, error) {
 	return session, nil
 }
 
-// getRoomKeysByRoomID gives the sessions of one room.
+// getRoomKeysByRoomID returns the sessions of one room.
 // Spec: client-server-api#get_matrixclientv3room_keyskeysroomid
 func (a *API) getRoomKeysByRoomID(r *httpapi.Request) (any, error) {
 	rooms, err := a.keys(r)
@@ -167,7 +167,7 @@ func orEmpty(m map[string]e2ee.BackupSession) map[string]e2ee.BackupSession {
 	return m
 }
 
-// getRoomKeys gives all sessions.
+// getRoomKeys returns all sessions.
 // Spec: client-server-api#get_matrixclientv3room_keyskeys
 func (a *API) getRoomKeys(r *httpapi.Request) (any, error) {
 	rooms, err := a.keys(r)
@@ -178,7 +178,7 @@ func (a *API) getRoomKeys(r *httpapi.Request) (any, error) {
 	return map[string]any{"rooms": out}, err
 }
 
-// deleteRoomKeys removes one session, those of a room, or all.
+// deleteRoomKeys deletes one session, those of a room, or all.
 // Spec: client-server-api#delete_matrixclientv3room_keyskeys
 func (a *API) deleteRoomKeys(r *httpapi.Request) (any, error) {
 	if r.Query("version") == "" {

@@ -20,7 +20,7 @@ func (a *API) keysRoutes() []httpapi.Route {
 	}
 }
 
-// uploadKeys stores the keys of the asking device.
+// uploadKeys stores the keys of the requesting device.
 // Spec: client-server-api#post_matrixclientv3keysupload
 func (a *API) uploadKeys(r *httpapi.Request) (any, error) {
 	var body e2ee.UploadKeys
@@ -31,7 +31,7 @@ func (a *API) uploadKeys(r *httpapi.Request) (any, error) {
 	return map[string]any{"one_time_key_counts": counts}, err
 }
 
-// queryKeys gives users' identity and cross-signing keys.
+// queryKeys returns users' identity and cross-signing keys.
 // Spec: client-server-api#post_matrixclientv3keysquery
 func (a *API) queryKeys(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -47,7 +47,7 @@ func (a *API) queryKeys(r *httpapi.Request) (any, error) {
 	return a.E2EE.Query(r.Context(), r.Requester, body.DeviceKeys, milliseconds(body.Timeout))
 }
 
-// claimKeys takes one-time keys.
+// claimKeys claims one-time keys.
 // Spec: client-server-api#post_matrixclientv3keysclaim
 func (a *API) claimKeys(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -64,8 +64,8 @@ func (a *API) claimKeys(r *httpapi.Request) (any, error) {
 	return map[string]any{"one_time_keys": claims, "failures": failures}, err
 }
 
-// milliseconds is a duration that a client gives. A longer one than any that is kept; the bound also keeps the product from
-// overflowing.
+// milliseconds converts a client's timeout to a duration. It is capped at a value above every accepted timeout, which
+// also prevents an overflow.
 func milliseconds(n int64) time.Duration {
 	return time.Duration(min(max(0, n), time.Hour.Milliseconds())) * time.Millisecond
 }
@@ -80,7 +80,7 @@ func (a *API) getKeysChanges(r *httpapi.Request) (any, error) {
 	return map[string][]id.UserID{"changed": listed(changed), "left": listed(left)}, err
 }
 
-// listed makes an empty list of none, for JSON.
+// listed replaces a nil list by an empty one, which JSON does not encode as null.
 func listed[T any](list []T) []T {
 	if list == nil {
 		return []T{}

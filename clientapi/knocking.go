@@ -10,7 +10,7 @@ func (a *API) knockingRoutes() []httpapi.Route {
 	return []httpapi.Route{roomRoute("POST", "/knock/{roomIdOrAlias}", "knockRoom", "knocking.yaml", httpapi.Joins, a.knockRoom)}
 }
 
-// knockRoom asks to be let into a room.
+// knockRoom sends a knock to a room.
 // Spec: client-server-api#post_matrixclientv3knockroomidoralias
 func (a *API) knockRoom(r *httpapi.Request) (any, error) {
 	reason, err := decodeReason(r)

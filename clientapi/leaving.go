@@ -10,7 +10,7 @@ func (a *API) leavingRoutes() []httpapi.Route {
 	}
 }
 
-// leaveRoom ends the user's membership of a room.
+// leaveRoom makes the user leave a room.
 // Spec: client-server-api#post_matrixclientv3roomsroomidleave
 func (a *API) leaveRoom(r *httpapi.Request) (any, error) {
 	reason, err := decodeReason(r)
@@ -20,7 +20,7 @@ func (a *API) leaveRoom(r *httpapi.Request) (any, error) {
 	return nil, a.Rooms.Leave(r.Context(), r.Requester, roomID(r), reason)
 }
 
-// forgetRoom drops a room that the user has left from the user's view.
+// forgetRoom makes the user forget a room they have left.
 // Spec: client-server-api#post_matrixclientv3roomsroomidforget
 func (a *API) forgetRoom(r *httpapi.Request) (any, error) {
 	return nil, a.Rooms.Forget(r.Context(), r.Requester, roomID(r))

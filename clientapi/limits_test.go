@@ -7,8 +7,8 @@ import (
 	"ebb/httpapi"
 )
 
-// What changes something is limited, or one client could fill the disk or wake everybody for as long as it likes. Ending a
-// session is not refused, and a look at keys changes nothing.
+// Every operation that changes something has a rate limit; otherwise one client could fill the disk or wake everybody
+// as often as it likes. Exceptions: ending a session is never refused, and querying keys changes nothing.
 func TestEveryChangeHasARateLimit(t *testing.T) {
 	free := map[string]bool{"logout": true, "logout_all": true, "queryKeys": true}
 	for _, r := range New(API{Config: config.Default()}).Routes() {

@@ -20,14 +20,14 @@ func (a *API) listPublicRoomsRoutes() []httpapi.Route {
 	}
 }
 
-// getRoomVisibilityOnDirectory reports whether a room is listed.
+// getRoomVisibilityOnDirectory reports whether a room is in the room directory.
 // Spec: client-server-api#get_matrixclientv3directorylistroomroomid
 func (a *API) getRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 	published, err := a.Rooms.IsPublished(r.Context(), roomID(r))
 	return map[string]string{"visibility": visibility(published)}, err
 }
 
-// visibility is the specification's word for whether the room directory lists a room.
+// visibility returns "public" if the room directory lists a room, otherwise "private".
 func visibility(published bool) string {
 	if published {
 		return "public"
@@ -35,7 +35,7 @@ func visibility(published bool) string {
 	return "private"
 }
 
-// setRoomVisibilityOnDirectory lists a room, or takes it out.
+// setRoomVisibilityOnDirectory adds a room to the room directory, or removes it.
 // Spec: client-server-api#put_matrixclientv3directorylistroomroomid
 func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 	body := struct {
@@ -50,7 +50,7 @@ func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 	return nil, a.Rooms.SetPublished(r.Context(), r.Requester, roomID(r), body.Visibility == "public")
 }
 
-// getPublicRooms lists the rooms of the directory.
+// getPublicRooms lists the rooms in the directory.
 // Spec: client-server-api#get_matrixclientv3publicrooms
 func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	limit, err := r.QueryInt("limit", 0, 0, history.MaxPage)
@@ -60,7 +60,7 @@ func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	return a.publicRooms(r, rooms.PublicRoomsRequest{Limit: int(limit), Since: r.Query("since")})
 }
 
-// queryPublicRooms searches the rooms of the directory.
+// queryPublicRooms searches the rooms in the directory.
 // Spec: client-server-api#post_matrixclientv3publicrooms
 func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
 	var body rooms.PublicRoomsRequest
@@ -76,7 +76,7 @@ func (a *API) publicRooms(r *httpapi.Request, body rooms.PublicRoomsRequest) (an
 		return nil, mxerr.InvalidParam("limit must not be negative, and generic_search_term must not be too long")
 	}
 	if server := r.Query("server"); server != "" && server != a.Config.ServerName {
-		if r.UserID == "" { // strangers do not send this server out
+		if r.UserID == "" { // anonymous requests must not make this server contact others
 			return nil, mxerr.MissingToken()
 		}
 		return a.Rooms.RemotePublicRooms(r.Context(), server, body)

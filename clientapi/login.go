@@ -8,7 +8,7 @@ import (
 	"ebb/mxerr"
 )
 
-// The ways to sign in.
+// The login types.
 // Spec: client-server-api#login
 const (
 	loginPassword = "m.login.password"
@@ -25,7 +25,7 @@ func (a *API) loginRoutes() []httpapi.Route {
 	}
 }
 
-// getLoginFlows lists the ways to sign in.
+// getLoginFlows lists the login types.
 // Spec: client-server-api#get_matrixclientv3login
 func (a *API) getLoginFlows(*httpapi.Request) (any, error) {
 	return map[string]any{"flows": []map[string]any{

@@ -15,7 +15,7 @@ func (a *API) logoutRoutes() []httpapi.Route {
 	}
 }
 
-// logout deletes the device that asks.
+// logout deletes the requesting device.
 // Spec: client-server-api#post_matrixclientv3logout
 func (a *API) logout(r *httpapi.Request) (any, error) {
 	return nil, a.Accounts.DeleteDevices(r.Context(), r.UserNID, []id.DeviceID{r.DeviceID})

@@ -11,13 +11,13 @@ func (a *API) messagePaginationRoutes() []httpapi.Route {
 	}
 }
 
-// defaultPage is how many events are given to who does not say how many.
+// defaultPage is the default number of events in a page.
 const defaultPage = 10
 
-// getRoomEvents gives a page of a room's timeline.
+// getRoomEvents returns a page of a room's timeline.
 // Spec: client-server-api#get_matrixclientv3roomsroomidmessages
 func (a *API) getRoomEvents(r *httpapi.Request) (any, error) {
-	// Whether the room may be read comes before how it is read.
+	// Permission to read the room is checked before the parameters.
 	if err := a.History.MayRead(r.Context(), roomID(r), r.Requester); err != nil {
 		return nil, err
 	}

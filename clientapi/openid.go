@@ -12,7 +12,7 @@ func (a *API) openidRoutes() []httpapi.Route {
 	}}
 }
 
-// requestOpenIDToken makes a token by which another service learns who the user is.
+// requestOpenIDToken creates a token with which another service can verify the user's identity.
 // Spec: client-server-api#post_matrixclientv3useruseridopenidrequest_token
 func (a *API) requestOpenIDToken(r *httpapi.Request) (any, error) {
 	if r.Var("userId") != string(r.UserID) {

@@ -13,7 +13,7 @@ func (a *API) passwordManagementRoutes() []httpapi.Route {
 	})
 }
 
-// changePassword gives the user a new password, and signs the other devices out unless told not to.
+// changePassword sets the user's password, and signs out the other devices unless the client declines that.
 // Spec: client-server-api#post_matrixclientv3accountpassword
 func (a *API) changePassword(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -23,7 +23,7 @@ func (a *API) changePassword(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	if body.NewPassword != nil { // before the confirmation is used up
+	if body.NewPassword != nil { // checked before the authentication is used up
 		if err := accounts.CheckPassword(*body.NewPassword); err != nil {
 			return nil, err
 		}

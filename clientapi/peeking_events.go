@@ -13,14 +13,15 @@ func (a *API) peekingEventsRoutes() []httpapi.Route {
 	return []httpapi.Route{roomRoute("GET", "/events", "peekEvents", "peeking_events.yaml", httpapi.Reads, a.peekEvents)}
 }
 
-// defaultPeek is how long a client waits that does not say how long.
+// defaultPeek is the default waiting time.
 const defaultPeek = 30 * time.Second
 
-// peekEvents returns the new events of a room that the user need not be in.
+// peekEvents returns the new events of a room, which the user need not have joined.
 // Spec: client-server-api#get_matrixclientv3events (peeking_events)
 func (a *API) peekEvents(r *httpapi.Request) (any, error) {
 	room := r.Query("room_id")
-	if room == "" { // Partial: without a room the events of all rooms would be given, as before /sync
+	// Partial: without a room, the specification returns the events of all rooms, as before /sync existed.
+	if room == "" {
 		return nil, missing("room_id")
 	}
 	timeout, err := r.QueryMillis("timeout", defaultPeek, time.Hour)

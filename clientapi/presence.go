@@ -21,7 +21,7 @@ func (a *API) presenceRoutes() []httpapi.Route {
 	}}
 }
 
-// setPresence sets the user's own presence.
+// setPresence sets the user's presence.
 // Spec: client-server-api#put_matrixclientv3presenceuseridstatus
 func (a *API) setPresence(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -40,7 +40,7 @@ func (a *API) setPresence(r *httpapi.Request) (any, error) {
 	return nil, a.Feed.SetPresence(r.Context(), r.Requester, body.Presence, body.Status)
 }
 
-// getPresence gives the presence of somebody who shares a room with the user.
+// getPresence returns the presence of a user who shares a room with the requesting one.
 // Spec: client-server-api#get_matrixclientv3presenceuseridstatus
 func (a *API) getPresence(r *httpapi.Request) (any, error) {
 	content, err := a.Feed.Presence(r.Context(), r.Requester, id.UserID(r.Var("userId")))

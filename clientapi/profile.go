@@ -21,8 +21,8 @@ func (a *API) profileRoutes() []httpapi.Route {
 	}
 }
 
-// getUserProfile gives the whole profile of a user. A user without fields has an empty one: clients take 404 to mean that
-// there is nobody to invite.
+// getUserProfile returns all profile fields of a user. A user without fields has an empty profile: clients take 404 to
+// mean that the user does not exist and cannot be invited.
 // Spec: client-server-api#get_matrixclientv3profileuserid
 func (a *API) getUserProfile(r *httpapi.Request) (any, error) {
 	if err := a.mayAskFor(r, a.Accounts.IsRemote(id.UserID(r.Var("userId")))); err != nil {
@@ -36,7 +36,8 @@ func (a *API) getUserProfile(r *httpapi.Request) (any, error) {
 	return out, err
 }
 
-// mayAskFor bounds how often somebody who is not signed in makes this server ask another one about what is remote.
+// mayAskFor limits how often anonymous requests make this server contact another one; remote reports whether this one
+// does.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (a *API) mayAskFor(r *httpapi.Request, remote bool) error {
@@ -49,7 +50,7 @@ func (a *API) mayAskFor(r *httpapi.Request, remote bool) error {
 	return r.Limit(httpapi.AllLookups, "")
 }
 
-// getProfileField gives one field of a profile.
+// getProfileField returns one field of a profile.
 // Spec: client-server-api#get_matrixclientv3profileuseridkeyname
 func (a *API) getProfileField(r *httpapi.Request) (any, error) {
 	if err := a.mayAskFor(r, a.Accounts.IsRemote(id.UserID(r.Var("userId")))); err != nil {

@@ -7,7 +7,7 @@ func (a *API) pusherRoutes() []httpapi.Route {
 		OperationID: "getPushers", File: "pusher.yaml", Auth: httpapi.User, Handler: a.getPushers}}
 }
 
-// getPushers lists the pushers of the user: none can be set on this server yet.
+// getPushers lists the pushers of the user. The list is empty, since this server does not support pushers yet.
 // Spec: client-server-api#get_matrixclientv3pushers
 func (a *API) getPushers(*httpapi.Request) (any, error) {
 	return map[string][]string{"pushers": {}}, nil

@@ -32,8 +32,8 @@ func (a *API) pushrulesRoutes() []httpapi.Route {
 	}, a.pushrulesPartRoutes()...)
 }
 
-// pushrulesPartRoutes are requests for one kind of rules, and those that name too little or another scope than global: the
-// specification has none of them, but other servers answer.
+// pushrulesPartRoutes returns routes for single kinds of rules, incomplete paths, and scopes other than global. They
+// are not in the specification, but other servers answer such requests.
 func (a *API) pushrulesPartRoutes() (routes []httpapi.Route) {
 	const base = "/pushrules"
 	add := func(method, operation string, h func(*httpapi.Request) (any, error), paths ...string) {
@@ -67,24 +67,24 @@ func (a *API) getPushRulesOfKind(r *httpapi.Request) (any, error) {
 	return *set.List(kind), nil
 }
 
-// putPartOfPushRules refuses to put whole sets of rules.
+// putPartOfPushRules refuses to replace a whole set of rules.
 func (a *API) putPartOfPushRules(*httpapi.Request) (any, error) {
 	return nil, mxerr.InvalidParam("The path must name the scope, kind and ID of a rule")
 }
 
-// unknownScope refuses every scope but global, which has routes of its own.
+// unknownScope refuses all scopes other than global, which has its own routes.
 func (a *API) unknownScope(r *httpapi.Request) (any, error) {
 	return nil, mxerr.InvalidParam("%q is not a scope of push rules: use global", r.Var("scope"))
 }
 
-// getPushRules gives the whole rule set.
+// getPushRules returns all rule sets.
 // Spec: client-server-api#get_matrixclientv3pushrules
 func (a *API) getPushRules(r *httpapi.Request) (any, error) {
 	set, err := a.Push.Rules(r.Context(), r.UserNID, r.UserID)
 	return map[string]any{"global": set}, err
 }
 
-// getPushRulesGlobal gives the global rule set, the only one.
+// getPushRulesGlobal returns the global rule set, which is the only one.
 // Spec: client-server-api#get_matrixclientv3pushrulesglobal
 func (a *API) getPushRulesGlobal(r *httpapi.Request) (any, error) {
 	return a.Push.Rules(r.Context(), r.UserNID, r.UserID)
@@ -100,7 +100,7 @@ func ruleKind(r *httpapi.Request) (pushrules.Kind, error) {
 
 func (a *API) pushRule(r *httpapi.Request) (*pushrules.Rule, error) {
 	kind := pushrules.Kind(r.Var("kind"))
-	if !kind.Valid() { // clients look for rules of newer kinds in this way
+	if !kind.Valid() { // clients probe for rules of newer kinds this way
 		return nil, mxerr.NotFound("There are no push rules of the kind %q", r.Var("kind"))
 	}
 	set, err := a.Push.Rules(r.Context(), r.UserNID, r.UserID)
@@ -114,7 +114,7 @@ func (a *API) pushRule(r *httpapi.Request) (*pushrules.Rule, error) {
 	return rule, nil
 }
 
-// getPushRule gives one rule.
+// getPushRule returns one rule.
 // Spec: client-server-api#get_matrixclientv3pushrulesglobalkindruleid
 func (a *API) getPushRule(r *httpapi.Request) (any, error) {
 	rule, err := a.pushRule(r)
@@ -148,7 +148,7 @@ func (a *API) deletePushRule(r *httpapi.Request) (any, error) {
 	return nil, a.Push.Delete(r.Context(), r.UserNID, r.UserID, kind, r.Var("ruleId"))
 }
 
-// isPushRuleEnabled says whether a rule is on.
+// isPushRuleEnabled reports whether a rule is enabled.
 // Spec: client-server-api#get_matrixclientv3pushrulesglobalkindruleidenabled
 func (a *API) isPushRuleEnabled(r *httpapi.Request) (any, error) {
 	rule, err := a.pushRule(r)
@@ -158,7 +158,7 @@ func (a *API) isPushRuleEnabled(r *httpapi.Request) (any, error) {
 	return map[string]bool{"enabled": rule.Enabled}, nil
 }
 
-// setPushRuleEnabled switches a rule on or off.
+// setPushRuleEnabled enables or disables a rule.
 // Spec: client-server-api#put_matrixclientv3pushrulesglobalkindruleidenabled
 func (a *API) setPushRuleEnabled(r *httpapi.Request) (any, error) {
 	kind, err := ruleKind(r)
@@ -177,7 +177,7 @@ func (a *API) setPushRuleEnabled(r *httpapi.Request) (any, error) {
 	return nil, a.Push.SetEnabled(r.Context(), r.UserNID, r.UserID, kind, r.Var("ruleId"), *body.Enabled)
 }
 
-// getPushRuleActions gives the actions of a rule.
+// getPushRuleActions returns the actions of a rule.
 // Spec: client-server-api#get_matrixclientv3pushrulesglobalkindruleidactions
 func (a *API) getPushRuleActions(r *httpapi.Request) (any, error) {
 	rule, err := a.pushRule(r)

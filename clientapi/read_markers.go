@@ -13,7 +13,7 @@ func (a *API) readMarkersRoutes() []httpapi.Route {
 	}
 }
 
-// setReadMarker sets the fully-read marker and receipts together.
+// setReadMarker sets the fully-read marker and read receipts together.
 // Spec: client-server-api#post_matrixclientv3roomsroomidread_markers
 func (a *API) setReadMarker(r *httpapi.Request) (any, error) {
 	var body struct {

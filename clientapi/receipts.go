@@ -12,7 +12,7 @@ func (a *API) receiptsRoutes() []httpapi.Route {
 	}
 }
 
-// postReceipt notes how far the user has read.
+// postReceipt sets a read receipt of the user.
 // Spec: client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid
 func (a *API) postReceipt(r *httpapi.Request) (any, error) {
 	var body struct {

@@ -12,7 +12,7 @@ func (a *API) redactionRoutes() []httpapi.Route {
 	}
 }
 
-// redactEvent removes an event's content.
+// redactEvent redacts an event.
 // Spec: client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid
 func (a *API) redactEvent(r *httpapi.Request) (any, error) {
 	return a.redact(r, txn(r))

@@ -9,7 +9,7 @@ func (a *API) refreshRoutes() []httpapi.Route {
 		OperationID: "refresh", File: "refresh.yaml", Rate: httpapi.Anonymous, Handler: a.refresh}}
 }
 
-// refresh gives new tokens for a refresh token.
+// refresh issues new tokens for a refresh token.
 // Spec: client-server-api#post_matrixclientv3refresh
 func (a *API) refresh(r *httpapi.Request) (any, error) {
 	var body struct {

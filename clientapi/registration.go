@@ -18,7 +18,7 @@ func (a *API) registrationRoutes() []httpapi.Route {
 	}...)
 }
 
-// signedIn is the answer of the operations that sign somebody in.
+// signedIn is the response of operations that sign a user in.
 type signedIn struct {
 	UserID       id.UserID   `json:"user_id"`
 	AccessToken  string      `json:"access_token,omitempty"`
@@ -31,7 +31,8 @@ func signedInOf(s accounts.SignedIn) signedIn {
 	return signedIn{UserID: s.User, AccessToken: s.Access, RefreshToken: s.Refresh, ExpiresInMS: s.ExpiresIn.Milliseconds(), DeviceID: s.Device}
 }
 
-// register makes an account and signs it in. A request that made one is answered alike when it comes again.
+// register creates an account and signs it in. If a request that created an account is repeated, it gets the same
+// response again.
 // Spec: client-server-api#post_matrixclientv3register
 func (a *API) register(r *httpapi.Request) (any, error) {
 	if err := accounts.CheckGuest(r.Query("kind")); err != nil {
@@ -46,7 +47,7 @@ func (a *API) register(r *httpapi.Request) (any, error) {
 	}
 	out, err := a.newAccount(r, all)
 	if err != nil {
-		if made, ok, _ := a.Accounts.Registered(all); ok { // by the same request, which was still at work
+		if made, ok, _ := a.Accounts.Registered(all); ok { // by an identical request that was still in progress
 			return signedInOf(made), nil
 		}
 		return nil, err
@@ -54,7 +55,7 @@ func (a *API) register(r *httpapi.Request) (any, error) {
 	return signedInOf(out), nil
 }
 
-// newAccount makes the account that a request to register asks for.
+// newAccount creates the account for a registration request.
 func (a *API) newAccount(r *httpapi.Request, all map[string]json.RawMessage) (out accounts.SignedIn, err error) {
 	var body struct {
 		Username     *string     `json:"username"`
@@ -89,7 +90,7 @@ func (a *API) newAccount(r *httpapi.Request, all map[string]json.RawMessage) (ou
 	return out, err
 }
 
-// checkUsernameAvailability says whether a user name is free.
+// checkUsernameAvailability reports whether a user name is available.
 // Spec: client-server-api#get_matrixclientv3registeravailable
 func (a *API) checkUsernameAvailability(r *httpapi.Request) (any, error) {
 	return map[string]bool{"available": true}, a.Accounts.Available(r.Context(), r.Query("username"))

@@ -24,10 +24,11 @@ func (a *API) relationsRoutes() []httpapi.Route {
 
 const (
 	defaultRelations = 50
-	maxRelations     = 500 // each may carry aggregations of its own
+	maxRelations     = 500 // each may have its own aggregations
 )
 
-// getRelatingEvents gives the events that relate to one, of any relation and type or of those in the path.
+// getRelatingEvents returns the events that relate to an event, optionally restricted to the relation and event type in
+// the path.
 // Spec: client-server-api#get_matrixclientv1roomsroomidrelationseventid
 func (a *API) getRelatingEvents(r *httpapi.Request) (any, error) {
 	backwards, err := history.ParseDir(r.Query("dir"), "b")

@@ -15,7 +15,7 @@ func (a *API) retentionRoutes() []httpapi.Route {
 	}}
 }
 
-// lifetimes is a policy in milliseconds; what is unbounded is left out.
+// lifetimes is a retention policy in milliseconds; unlimited values are omitted.
 type lifetimes struct {
 	Min *int64 `json:"min_lifetime,omitempty"`
 	Max *int64 `json:"max_lifetime,omitempty"`
@@ -26,8 +26,9 @@ type lifetimeRange struct {
 	Max *int64 `json:"max,omitempty"`
 }
 
-// getRetentionConfiguration tells how long messages are kept: by default ("*"), and in those of the user's rooms where the
-// administrator's policy stands over the room's own; and what rooms may choose. Clients drop their own copies by it.
+// getRetentionConfiguration returns how long messages are kept: by default ("*"), in those of the user's rooms where
+// the administrator's policy overrides that of the room, and the limits for policies of rooms. Clients delete their own
+// copies accordingly.
 // Spec: MSC1763
 func (a *API) getRetentionConfiguration(r *httpapi.Request) (any, error) {
 	policies := map[string]lifetimes{"*": lifetimesOf(a.Rooms.RetentionPolicy().Default)}

@@ -17,13 +17,13 @@ const (
 	clientR0 = "/_matrix/client/r0"
 )
 
-// oldNames are the names of a v3 path in the releases before the specification had global versions.
+// oldNames returns the names of a v3 path in the releases before the specification had global versions.
 func oldNames(path string) []string {
 	rest := strings.TrimPrefix(path, clientV3)
 	return []string{clientR0 + rest, "/_matrix/client/api/v1" + rest}
 }
 
-// roomRoute is a route of the specification's v3 that an access token opens.
+// roomRoute returns a v3 route of the specification that requires an access token.
 func roomRoute(method, path, operation, file string, rate httpapi.Rate, h func(*httpapi.Request) (any, error)) httpapi.Route {
 	path = clientV3 + path
 	return httpapi.Route{
@@ -35,13 +35,13 @@ func roomID(r *httpapi.Request) id.RoomID { return id.RoomID(r.Var("roomId")) }
 
 func eventID(r *httpapi.Request) id.EventID { return id.EventID(r.Var("eventId")) }
 
-// txn is the transaction id of a request: it holds for the path without it.
+// txn returns the transaction ID of a request, which is scoped to the path without the ID.
 func txn(r *httpapi.Request) *rooms.Txn {
 	path := r.URL.EscapedPath()
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {
 		path = path[:i]
 	}
-	// One request may be retried under another version of the API.
+	// A request may be retried under another version of the API.
 	for _, base := range []string{clientR0, "/_matrix/client/api/v1"} {
 		if rest, ok := strings.CutPrefix(path, base); ok {
 			path = clientV3 + rest
@@ -53,7 +53,7 @@ func txn(r *httpapi.Request) *rooms.Txn {
 // appendText writes a JSON string.
 func appendText(dst []byte, text string) []byte { return canonjson.AppendString(dst, text) }
 
-// object builds an answer of parts that are JSON already: encoding/json would read them all once more.
+// object builds a response from parts that are JSON already; encoding/json would parse them all again.
 type object []byte
 
 func (o *object) member(key string, value []byte) {

@@ -14,8 +14,8 @@ func (a *API) roomInitialSyncRoutes() []httpapi.Route {
 	}
 }
 
-// roomInitialSync returns the state and the newest events of one room. Element calls it to show a room that the user is
-// not in.
+// roomInitialSync returns the state and the newest events of one room. Element calls it to show a room that the user
+// has not joined.
 // Spec: client-server-api#get_matrixclientv3roomsroomidinitialsync
 func (a *API) roomInitialSync(r *httpapi.Request) (any, error) {
 	limit, err := r.QueryInt("limit", defaultPage, 0, history.MaxPage)
@@ -32,7 +32,7 @@ func (a *API) roomInitialSync(r *httpapi.Request) (any, error) {
 	messages.array("chunk", info.Messages.Chunk)
 	var o object
 	o.text("room_id", r.Var("roomId"))
-	if info.Membership != rooms.Knock { // the operation is older than knocking and has no word for it
+	if info.Membership != rooms.Knock { // the operation is older than knocking and has no value for it
 		o.text("membership", info.Membership)
 	}
 	o.text("visibility", visibility(info.Published))

@@ -15,18 +15,18 @@ func (a *API) roomSendRoutes() []httpapi.Route {
 	}
 }
 
-// sendMessage appends a message event to a room.
+// sendMessage sends a message event to a room.
 // Spec: client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid
 func (a *API) sendMessage(r *httpapi.Request) (any, error) {
 	return a.send(r, rooms.NewEvent{Txn: txn(r)})
 }
 
-// postMessage is sendMessage without a transaction ID, as before r0.0.0: the same request again sends another event.
+// postMessage is sendMessage without a transaction ID, as before r0.0.0: repeating the request sends another event.
 func (a *API) postMessage(r *httpapi.Request) (any, error) {
 	return a.send(r, rooms.NewEvent{})
 }
 
-// send completes an event from the request and appends it to the room.
+// send completes an event from the request and sends it to the room.
 func (a *API) send(r *httpapi.Request, n rooms.NewEvent) (any, error) {
 	if err := r.Decode(&n.Content); err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func (a *API) send(r *httpapi.Request, n rooms.NewEvent) (any, error) {
 	return sentEvent(sent, err)
 }
 
-// timestamp is the time that an application service gives an event, 0 for everybody else.
+// timestamp returns the timestamp that an application service sets for an event, 0 for all other senders.
 // Spec: application-service-api#timestamp-massaging
 func timestamp(r *httpapi.Request) (int64, error) {
 	if r.AppService == "" {
@@ -49,12 +49,12 @@ func timestamp(r *httpapi.Request) (int64, error) {
 	return r.QueryInt("ts", 0, 0, math.MaxInt64)
 }
 
-// sentEvent is the answer of what sends an event.
+// sentEvent returns the response of operations that send an event.
 func sentEvent[T ~string](sent T, err error) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Every event id is plain text; no encoder is needed on the busiest path.
+	// Event IDs are plain text, so the busiest path needs no encoder.
 	body := append(make([]byte, 0, len(sent)+16), `{"event_id":`...)
 	return json.RawMessage(append(appendText(body, string(sent)), '}')), nil
 }

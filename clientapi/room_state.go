@@ -11,7 +11,7 @@ func (a *API) roomStateRoutes() []httpapi.Route {
 	return []httpapi.Route{route}
 }
 
-// setRoomStateWithKey sets one entry of a room's state.
+// setRoomStateWithKey sets a state event of a room.
 // Spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
 func (a *API) setRoomStateWithKey(r *httpapi.Request) (any, error) {
 	key := r.Var("stateKey")

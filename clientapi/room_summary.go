@@ -9,7 +9,7 @@ import (
 	"ebb/rooms"
 )
 
-// unstableSummary is where clients of before Matrix v1.15 ask for summaries.
+// unstableSummary is the path that clients from before Matrix v1.15 use for summaries.
 const unstableSummary = "/_matrix/client/unstable/im.nheko.summary"
 
 func (a *API) roomSummaryRoutes() []httpapi.Route {
@@ -20,7 +20,7 @@ func (a *API) roomSummaryRoutes() []httpapi.Route {
 	}}
 }
 
-// getRoomSummary tells what a room shows of itself to those who may join or read it.
+// getRoomSummary returns a summary of a room to users who may join or read it.
 // Spec: client-server-api#get_matrixclientv1room_summaryroomidoralias
 func (a *API) getRoomSummary(r *httpapi.Request) (any, error) {
 	room, membership, err := a.Rooms.Summary(r.Context(), r.UserID, r.Var("roomIdOrAlias"), via(r))
@@ -30,8 +30,8 @@ func (a *API) getRoomSummary(r *httpapi.Request) (any, error) {
 	answer := struct {
 		rooms.RoomSummary
 		Membership rooms.Membership `json:"membership,omitempty"`
-		// The names of MSC3266 for two members, at its paths. One answer must not have both names: readers that know them as
-		// one member refuse it.
+		// The names from MSC3266 for two members, used at its paths. One response must not have both names: parsers
+		// that accept them as aliases of one member reject it.
 		OldEncryption  string         `json:"im.nheko.summary.encryption,omitempty"`
 		OldRoomVersion id.RoomVersion `json:"im.nheko.summary.room_version,omitempty"`
 	}{RoomSummary: *room}

@@ -11,7 +11,7 @@ func (a *API) roomUpgradesRoutes() []httpapi.Route {
 	return []httpapi.Route{roomRoute("POST", "/rooms/{roomId}/upgrade", "upgradeRoom", "room_upgrades.yaml", httpapi.Joins, a.upgradeRoom)}
 }
 
-// upgradeRoom replaces a room by one of another version.
+// upgradeRoom replaces a room by a new one of another version.
 // Spec: client-server-api#post_matrixclientv3roomsroomidupgrade
 func (a *API) upgradeRoom(r *httpapi.Request) (any, error) {
 	var body struct {

@@ -22,19 +22,19 @@ func (a *API) roomsRoutes() []httpapi.Route {
 	}
 }
 
-// emptyStateKey are the paths of a state entry whose key is empty: the slash before it may be left out.
+// emptyStateKey lists the paths of a state event whose state key is empty: the slash before it is optional.
 var emptyStateKey = []string{
 	clientV3 + "/rooms/{roomId}/state/{eventType}", clientV3 + "/rooms/{roomId}/state/{eventType}/",
 	clientR0 + "/rooms/{roomId}/state/{eventType}", clientR0 + "/rooms/{roomId}/state/{eventType}/",
 }
 
-// getOneRoomEvent gives one event.
+// getOneRoomEvent returns one event.
 // Spec: client-server-api#get_matrixclientv3roomsroomideventeventid
 func (a *API) getOneRoomEvent(r *httpapi.Request) (any, error) {
 	return orError(a.History.GetEvent(r.Context(), roomID(r), eventID(r), r.Requester))
 }
 
-// orError keeps an empty answer from hiding an error.
+// orError returns a plain nil with an error: a nil json.RawMessage would not be a nil any, and would hide the error.
 func orError(body json.RawMessage, err error) (any, error) {
 	if err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func orError(body json.RawMessage, err error) (any, error) {
 	return body, nil
 }
 
-// getRoomStateWithKey gives one entry of a room's state.
+// getRoomStateWithKey returns one state event of a room, or its content.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey
 func (a *API) getRoomStateWithKey(r *httpapi.Request) (any, error) {
 	format := r.Query("format")
@@ -52,7 +52,7 @@ func (a *API) getRoomStateWithKey(r *httpapi.Request) (any, error) {
 	return orError(a.History.StateEvent(r.Context(), roomID(r), r.Var("eventType"), r.Var("stateKey"), r.Requester, format == "event"))
 }
 
-// getRoomState gives the whole state of a room.
+// getRoomState returns all state events of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstate
 func (a *API) getRoomState(r *httpapi.Request) (any, error) {
 	state, err := a.History.RoomState(r.Context(), roomID(r), r.Requester)
@@ -62,7 +62,7 @@ func (a *API) getRoomState(r *httpapi.Request) (any, error) {
 	return json.RawMessage(appendArray(nil, state)), nil
 }
 
-// appendArray writes a JSON array of what is JSON already.
+// appendArray appends a JSON array of values that are JSON already.
 func appendArray(dst []byte, list []json.RawMessage) []byte {
 	dst = append(dst, '[')
 	for i, value := range list {
@@ -74,7 +74,7 @@ func appendArray(dst []byte, list []json.RawMessage) []byte {
 	return append(dst, ']')
 }
 
-// getMembersByRoom gives the member events of a room.
+// getMembersByRoom returns the member events of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidmembers
 func (a *API) getMembersByRoom(r *httpapi.Request) (any, error) {
 	req := history.MembersRequest{At: r.Query("at"), Membership: r.Query("membership"), NotMembership: r.Query("not_membership")}
@@ -94,7 +94,7 @@ func (a *API) getMembersByRoom(r *httpapi.Request) (any, error) {
 	return o.close(), nil
 }
 
-// getJoinedMembersByRoom gives the profiles of the joined members of a room.
+// getJoinedMembersByRoom returns the profiles of the joined members of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
 func (a *API) getJoinedMembersByRoom(r *httpapi.Request) (any, error) {
 	joined, err := a.History.JoinedMembers(r.Context(), roomID(r), r.Requester)

@@ -29,8 +29,8 @@ import (
 	"ebb/wake"
 )
 
-// house is the room operations behind the door, on a real database. A token is the name of a user, with a device after a
-// slash.
+// house is the room operations of the API, on a real database. A token is the name of a user, optionally followed by a
+// slash and a device.
 type house struct {
 	t    *testing.T
 	svc  *rooms.Service
@@ -63,7 +63,7 @@ func newHouse(t *testing.T) *house {
 	return h
 }
 
-// allRoomRoutes are the routes of this file's tests.
+// allRoomRoutes returns the routes used by the tests in this file.
 func (a *API) allRoomRoutes() []httpapi.Route {
 	return slices.Concat(
 		a.accountDataRoutes(), a.banningRoutes(), a.createRoomRoutes(), a.directoryRoutes(), a.eventContextRoutes(), a.invitingRoutes(),
@@ -84,7 +84,7 @@ func (h *house) authenticate(ctx context.Context, token string, _ *httpapi.Reque
 	return ident.Requester{UserNID: nid, UserID: user, DeviceNID: ident.DeviceNID(nid)*100 + ident.DeviceNID(len(device)) + 1, DeviceID: id.DeviceID(device), IsAdmin: name == "admin"}, err
 }
 
-// answer is what came back.
+// answer is a response.
 type answer struct {
 	status int
 	body   []byte
@@ -94,11 +94,11 @@ func (a answer) errcode() string {
 	var e struct {
 		Code string `json:"errcode"`
 	}
-	_ = json.Unmarshal(a.body, &e) // no errcode then
+	_ = json.Unmarshal(a.body, &e) // without errcode if it is not an object
 	return e.Code
 }
 
-// call sends a request; paths are below /_matrix/client unless they begin with it.
+// call sends a request; paths are below /_matrix/client unless they start with it.
 func (h *house) call(token, method, path, body string) answer {
 	h.t.Helper()
 	if !strings.HasPrefix(path, "/_matrix") {
@@ -114,7 +114,7 @@ func (h *house) call(token, method, path, body string) answer {
 	return answer{w.Code, w.Body.Bytes()}
 }
 
-// get is a call that must be answered with 200; the answer goes into a map.
+// must sends a request that must succeed with 200, and returns the response as a map.
 func (h *house) must(token, method, path, body string) map[string]any {
 	h.t.Helper()
 	a := h.call(token, method, path, body)
@@ -128,7 +128,7 @@ func (h *house) must(token, method, path, body string) map[string]any {
 	return m
 }
 
-// refused is a call that must be answered with this status and code.
+// refused sends a request that must fail with this status and code.
 func (h *house) refused(token, method, path, body string, status int, code string) {
 	h.t.Helper()
 	if a := h.call(token, method, path, body); a.status != status || a.errcode() != code {
@@ -148,7 +148,7 @@ func (h *house) send(token, room, typ, body string) string {
 	return h.must(token, "PUT", fmt.Sprintf("/v3/rooms/%s/send/%s/t%d", room, typ, h.txn), body)["event_id"].(string)
 }
 
-// path digs a value out of nested maps.
+// dig returns a value from nested maps.
 func dig(v any, keys ...string) any {
 	for _, k := range keys {
 		m, _ := v.(map[string]any)
@@ -421,7 +421,8 @@ func TestMarkersTagsAndAccountDataBelongToTheirUser(t *testing.T) {
 	h.refused("alice", "PUT", mine+"/rooms/"+room+"/account_data/m.fully_read", "{}", 405, "M_BAD_JSON")
 }
 
-// TestMalformedRoomRequestsGetTheSpecificationsErrors: none of these may be answered with 5xx, which call checks.
+// TestMalformedRoomRequestsGetTheSpecificationsErrors sends malformed requests. None of them may be answered with 5xx,
+// which call checks.
 func TestMalformedRoomRequestsGetTheSpecificationsErrors(t *testing.T) {
 	h := newHouse(t)
 	room := h.room("alice", `{"preset":"public_chat"}`)

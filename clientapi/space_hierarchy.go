@@ -15,7 +15,7 @@ func (a *API) spaceHierarchyRoutes() []httpapi.Route {
 	}}
 }
 
-// getSpaceHierarchy walks through a space.
+// getSpaceHierarchy lists the rooms of a space.
 // Spec: client-server-api#get_matrixclientv1roomsroomidhierarchy
 func (a *API) getSpaceHierarchy(r *httpapi.Request) (any, error) {
 	q := rooms.HierarchyQuery{User: r.UserID, Root: roomID(r), From: r.Query("from")}

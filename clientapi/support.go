@@ -9,7 +9,7 @@ func (a *API) supportRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "GET", Path: "/.well-known/matrix/support", OperationID: "getWellknownSupport", File: "support.yaml", Handler: a.getWellknownSupport}}
 }
 
-// getWellknownSupport tells whom to ask for help.
+// getWellknownSupport returns the contacts for support.
 // Spec: client-server-api#getwell-knownmatrixsupport
 func (a *API) getWellknownSupport(*httpapi.Request) (any, error) {
 	w := a.Config.WellKnown

@@ -15,7 +15,7 @@ func (a *API) syncRoutes() []httpapi.Route {
 	}}
 }
 
-// sync tells the client what is new to it.
+// sync returns what is new for the client.
 // Spec: client-server-api#get_matrixclientv3sync
 func (a *API) sync(r *httpapi.Request) (any, error) {
 	fullState, err1 := r.QueryBool("full_state", false)
@@ -25,7 +25,8 @@ func (a *API) sync(r *httpapi.Request) (any, error) {
 	if err := cmp.Or(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
-	if r.Query("since") == "" || fullState { // as dear as all that is read otherwise
+	// it costs as much as all other reads together, so it has a limit of its own
+	if r.Query("since") == "" || fullState {
 		if err := r.Limit(httpapi.Reads, string(r.UserID)); err != nil {
 			return nil, err
 		}

@@ -12,7 +12,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// device is a signed-in device that keeps its sync token.
+// device is a signed-in device that stores its sync token.
 type device struct {
 	*testserver.Client
 	t     *testing.T
@@ -35,7 +35,7 @@ func (d *device) createRoom(invite ...*device) string {
 
 var txns int
 
-// send sends an event and gives its id.
+// send sends an event and returns its ID.
 func (d *device) send(room, typ string, content map[string]any) string {
 	d.t.Helper()
 	txns++
@@ -48,7 +48,7 @@ func (d *device) say(room, body string) string {
 	return d.send(room, "m.room.message", map[string]any{"msgtype": "m.text", "body": body})
 }
 
-// sync asks once from the last token on; params are pairs.
+// sync syncs once from the stored token; params are pairs.
 func (d *device) sync(params ...string) map[string]any {
 	d.t.Helper()
 	a := d.Do("GET", "/v3/sync?"+d.query(params...), nil)
@@ -67,7 +67,7 @@ func (d *device) query(params ...string) string {
 	return q.Encode()
 }
 
-// longPoll asks and waits for news in the background.
+// longPoll syncs in the background, waiting for something new.
 func (d *device) longPoll() <-chan map[string]any {
 	c := make(chan map[string]any, 1)
 	path := "/v3/sync?" + d.query("timeout", "20000")
@@ -118,7 +118,7 @@ func TestSyncTellsClientsWhatIsNew(t *testing.T) {
 	} {
 		alice.Refused("GET", "/v3/sync?"+query, nil, http.StatusBadRequest, "M_INVALID_PARAM")
 	}
-	alice.Do("GET", "/v3/sync?timeout=99999999999999999999", nil) // a first sync waits for nothing
+	alice.Do("GET", "/v3/sync?timeout=99999999999999999999", nil) // an initial sync does not wait
 }
 
 func TestLongPollOfASignedOutDeviceEnds(t *testing.T) {

@@ -18,7 +18,7 @@ func (a *API) tagsRoutes() []httpapi.Route {
 	}
 }
 
-// own lets only the user in whom the path names.
+// own serves requests only for the user who is named in the path.
 func own(h func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {
 		if id.UserID(r.Var("userId")) != r.UserID {
@@ -45,7 +45,7 @@ func (a *API) setRoomTag(r *httpapi.Request) (any, error) {
 	return nil, a.Rooms.PutTag(r.Context(), r.UserNID, roomID(r), r.Var("tag"), content)
 }
 
-// deleteRoomTag takes a tag off a room.
+// deleteRoomTag removes a tag from a room.
 // Spec: client-server-api#delete_matrixclientv3useruseridroomsroomidtagstag
 func (a *API) deleteRoomTag(r *httpapi.Request) (any, error) {
 	return nil, a.Rooms.DeleteTag(r.Context(), r.UserNID, roomID(r), r.Var("tag"))

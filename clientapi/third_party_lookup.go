@@ -7,6 +7,6 @@ func (a *API) thirdPartyLookupRoutes() []httpapi.Route {
 		OperationID: "getProtocols", File: "third_party_lookup.yaml", Auth: httpapi.User, Handler: a.getProtocols}}
 }
 
-// getProtocols lists the other networks that bridges of this server reach: none.
+// getProtocols lists the third-party networks that bridges of this server reach. There are none.
 // Spec: client-server-api#get_matrixclientv3thirdpartyprotocols
 func (a *API) getProtocols(*httpapi.Request) (any, error) { return nil, nil }

@@ -7,10 +7,10 @@ import (
 	"ebb/mxerr"
 )
 
-// No account of this server has an email address or a phone number, and none is taken: the operations that would send a
-// code to one say so, each by the error that the specification has for it.
+// Accounts of this server have no email addresses or phone numbers, and none can be added. The operations that would
+// send a code to one return the specified error.
 
-// thirdPartyTokens are the operations of one path prefix that ask for a code.
+// thirdPartyTokens returns the routes of the operations below a path prefix that request a code.
 func thirdPartyTokens(base, file, email, msisdn string, h func(*httpapi.Request) (any, error)) []httpapi.Route {
 	return []httpapi.Route{
 		{Method: "POST", Path: clientV3 + base + "/email/requestToken", Aliases: []string{clientR0 + base + "/email/requestToken"}, OperationID: email, File: file, Rate: httpapi.Anonymous, Handler: h},
@@ -18,7 +18,7 @@ func thirdPartyTokens(base, file, email, msisdn string, h func(*httpapi.Request)
 	}
 }
 
-// tokenRequest is what all of them need.
+// tokenRequest checks the parameters that all of these operations require.
 func tokenRequest(r *httpapi.Request) error {
 	var body struct {
 		ClientSecret string `json:"client_secret"`
@@ -36,7 +36,7 @@ func tokenRequest(r *httpapi.Request) error {
 	return nil
 }
 
-// denyThirdParty refuses an address to register with.
+// denyThirdParty refuses an email address or phone number for registration.
 // Spec: client-server-api#post_matrixclientv3registeremailrequesttoken
 func (a *API) denyThirdParty(r *httpapi.Request) (any, error) {
 	if err := tokenRequest(r); err != nil {
@@ -45,7 +45,7 @@ func (a *API) denyThirdParty(r *httpapi.Request) (any, error) {
 	return nil, mxerr.New(http.StatusForbidden, "M_THREEPID_DENIED", "This server does not support email addresses or phone numbers")
 }
 
-// unknownThirdParty says that no account has the address whose password is to be reset.
+// unknownThirdParty returns the error that no account has the given email address or phone number.
 // Spec: client-server-api#post_matrixclientv3accountpasswordemailrequesttoken
 func (a *API) unknownThirdParty(r *httpapi.Request) (any, error) {
 	if err := tokenRequest(r); err != nil {

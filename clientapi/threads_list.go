@@ -16,10 +16,10 @@ func (a *API) threadsListRoutes() []httpapi.Route {
 
 const (
 	defaultThreads = 20
-	maxThreads     = 100 // each takes a handful of queries for its aggregations
+	maxThreads     = 100 // each requires several queries for its aggregations
 )
 
-// getThreadRoots gives the roots of a room's threads, those with the latest replies first.
+// getThreadRoots returns the thread roots of a room, those with the latest replies first.
 // Spec: client-server-api#get_matrixclientv1roomsroomidthreads
 func (a *API) getThreadRoots(r *httpapi.Request) (any, error) {
 	include := r.Query("include")

@@ -14,7 +14,7 @@ func (a *API) typingRoutes() []httpapi.Route {
 	}}
 }
 
-// setTyping tells a room that the user types, or types no more.
+// setTyping sets whether the user is typing in a room.
 // Spec: client-server-api#put_matrixclientv3roomsroomidtypinguserid
 func (a *API) setTyping(r *httpapi.Request) (any, error) {
 	var body struct {

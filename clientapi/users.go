@@ -11,11 +11,11 @@ func (a *API) usersRoutes() []httpapi.Route {
 		OperationID: "searchUserDirectory", File: "users.yaml", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.searchUserDirectory}}
 }
 
-// defaultFound is how many users a search lists where it does not say.
+// defaultFound is the default number of search results.
 // Spec: client-server-api#post_matrixclientv3user_directorysearch
 const defaultFound = 10
 
-// searchUserDirectory finds users by id or name.
+// searchUserDirectory finds users by ID or display name.
 // Spec: client-server-api#post_matrixclientv3user_directorysearch
 func (a *API) searchUserDirectory(r *httpapi.Request) (any, error) {
 	body := struct {

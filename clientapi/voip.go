@@ -7,8 +7,8 @@ func (a *API) voipRoutes() []httpapi.Route {
 		OperationID: "getTurnServer", File: "voip.yaml", Auth: httpapi.User, Handler: a.getTurnServer}}
 }
 
-// getTurnServer tells of relays for calls: this server has none, and says so by an empty object, as clients expect.
+// getTurnServer returns the TURN servers for calls. Ebb has none and returns an empty object, which clients expect.
 // Spec: client-server-api#get_matrixclientv3voipturnserver
 //
-// Deviation: the specification has no answer for a server without relay.
+// Deviation: the specification has no response for a server without TURN servers.
 func (a *API) getTurnServer(*httpapi.Request) (any, error) { return nil, nil }

@@ -11,8 +11,8 @@ func (a *API) welcomeRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "GET", Path: "/", OperationID: "getWelcomePage", Page: true, Rate: httpapi.Anonymous, Handler: a.getWelcomePage}}
 }
 
-// welcome is the page at the server's address in a browser. It does not say which version runs. It is filled in by hand, because a program
-// that uses html/template keeps every exported method of every type: 3.5 MB more.
+// welcome is the page that browsers get at the server's address. It does not show the version. It does not use
+// html/template, because a program that does keeps every exported method of every type: 3.5 MB more.
 const welcome = `<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -37,14 +37,14 @@ HELP<p><a href="https://matrix.org">What is Matrix?</a></p>
 </html>
 `
 
-// welcomeAccount says, behind "Sign in", how to get an account, by registration mode.
+// welcomeAccount explains, after "Sign in", how to get an account, for each registration mode.
 var welcomeAccount = map[string]string{
 	"token": ", or create an account with the registration token that the administrator gave you",
 	"open":  ", or create an account",
 }
 
-// getWelcomePage greets a browser.
-// Deviation: no part of the specification.
+// getWelcomePage serves the welcome page.
+// Deviation: not part of the specification.
 func (a *API) getWelcomePage(r *httpapi.Request) (any, error) {
 	account, help := "; accounts are made by the administrator", ""
 	if how, found := welcomeAccount[a.Config.Registration.Mode]; found {

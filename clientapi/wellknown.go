@@ -12,13 +12,13 @@ func (a *API) wellknownRoutes() []httpapi.Route {
 	}
 }
 
-// getWellknown tells clients where this server is.
+// getWellknown returns the address of this server for clients.
 // Spec: client-server-api#getwell-knownmatrixclient
 func (a *API) getWellknown(*httpapi.Request) (any, error) {
 	return map[string]any{"m.homeserver": map[string]string{"base_url": a.Config.PublicURL}}, nil
 }
 
-// getWellKnownServer tells other servers to whom this one delegates.
+// getWellKnownServer returns the server to which federation is delegated.
 // Spec: server-server-api#getwell-knownmatrixserver
 func (a *API) getWellKnownServer(*httpapi.Request) (any, error) {
 	if a.Config.WellKnown.Server == "" {

@@ -7,7 +7,7 @@ func (a *API) whoamiRoutes() []httpapi.Route {
 		OperationID: "getTokenOwner", File: "whoami.yaml", Auth: httpapi.User, Handler: a.getTokenOwner}}
 }
 
-// getTokenOwner says whose access token it is.
+// getTokenOwner returns the owner of the access token.
 // Spec: client-server-api#get_matrixclientv3accountwhoami
 func (a *API) getTokenOwner(r *httpapi.Request) (any, error) {
 	answer := map[string]any{"user_id": r.UserID, "is_guest": false}
