@@ -1,8 +1,8 @@
-// Package adminapi is what administrators use: the control socket, over which the command line works while the server
-// runs, and the routes that scripts know from other servers.
+// Package adminapi is the interface for administrators: the control socket, which the command line uses while the
+// server is running, and the HTTP routes for scripts written for other servers.
 //
-// A command travels: ebb → Client.Call (the control socket) → Control → a func of commands → the service. Where no server
-// runs, the command opens the services itself and calls Run: the same func.
+// A command goes from ebb through Client.Call and the control socket to Control → a function in commands → the service.
+// If no server is running, the command opens the services itself and calls the same function through Run.
 package adminapi
 
 import (
@@ -28,7 +28,7 @@ import (
 	"ebb/storage"
 )
 
-// API is the services that administrators reach; all fields are required.
+// API holds the services that administrators use; all fields are required.
 type API struct {
 	Config    *config.Config
 	Accounts  *accounts.Service
@@ -44,14 +44,14 @@ type API struct {
 	secret *atomic.Pointer[string] // registration.shared_secret
 }
 
-// New makes an API.
+// New returns an API.
 func New(a API) *API {
 	a.nonces, a.secret = newNonces(a.Now), &atomic.Pointer[string]{}
 	a.SetSharedSecret(a.Config.Registration.SharedSecret)
 	return &a
 }
 
-// commands are what the control socket understands, by name.
+// commands returns the commands of the control socket by name.
 func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessage) (any, error) {
 	return map[string]func(context.Context, json.RawMessage) (any, error){
 		"user add":             decoded(a.userAdd),
@@ -75,7 +75,7 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 	}
 }
 
-// decoded makes a command of a func with typed arguments.
+// decoded converts a function with typed arguments to a command.
 func decoded[T any](f func(context.Context, T) (any, error)) func(context.Context, json.RawMessage) (any, error) {
 	return func(ctx context.Context, raw json.RawMessage) (any, error) {
 		var args T
@@ -98,13 +98,14 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 	return f(ctx, args)
 }
 
-// controlPrefix is the path of commands on the control socket: the name follows, words joined by slashes.
+// controlPrefix is the path prefix of commands on the control socket. It is followed by the name of the command, with
+// its words joined by slashes.
 const controlPrefix = "/control/"
 
 // maxControlBody bounds the arguments of a command, in bytes.
 const maxControlBody = 1 << 20
 
-// Control answers on the control socket.
+// Control returns the handler of the control socket.
 func (a *API) Control() http.Handler {
 	var routes []httpapi.Route
 	for name := range a.commands() {
@@ -123,7 +124,7 @@ func (a *API) Control() http.Handler {
 	return httpapi.New(httpapi.Options{Routes: routes, Log: a.Log})
 }
 
-// Call runs a command on the running server and decodes its answer. Where the server refuses, the error is an mxerr.Error.
+// Call runs a command on the running server and decodes its result. An error from the server is an mxerr.Error.
 func (c *Client) Call(ctx context.Context, name string, args, result any) error {
 	body, err := json.Marshal(args)
 	if err != nil {

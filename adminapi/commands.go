@@ -13,7 +13,7 @@ import (
 	"ebb/rooms/expiry"
 )
 
-// UserArgs are the arguments of the user commands; each reads what it needs.
+// UserArgs are the arguments of the user commands; each command uses some of them.
 type UserArgs struct {
 	User     string `json:"user"` // @localpart:server, or the localpart
 	Password string `json:"password,omitempty"`
@@ -22,7 +22,7 @@ type UserArgs struct {
 	Erase    bool   `json:"erase,omitempty"`
 }
 
-// User is an account as user list tells it.
+// User is an account as listed by user list.
 type User struct {
 	User        id.UserID `json:"user"`
 	Created     time.Time `json:"created"`
@@ -30,7 +30,7 @@ type User struct {
 	Deactivated bool      `json:"deactivated"`
 }
 
-// userID accepts a full id or a localpart.
+// userID accepts a user ID or a localpart.
 func (a *API) userID(text string) (id.UserID, error) {
 	if text == "" {
 		return "", mxerr.MissingParam("The user is missing")
@@ -77,10 +77,10 @@ func (a *API) userDeactivate(ctx context.Context, u UserArgs) (any, error) {
 	return struct{}{}, a.Accounts.Deactivate(ctx, user, u.Erase)
 }
 
-// Token is a registration token; in the arguments of token create, Token "" has one chosen.
+// Token is a registration token. In the arguments of token create, an empty Token means that one is generated.
 type Token struct {
 	Token     string     `json:"token"`
-	Uses      *int64     `json:"uses"` // nil: any number
+	Uses      *int64     `json:"uses"` // nil: unlimited
 	Completed int64      `json:"completed"`
 	Pending   int64      `json:"pending"`
 	Expires   *time.Time `json:"expires"` // nil: never
@@ -109,13 +109,13 @@ func (a *API) tokenRevoke(ctx context.Context, t Token) (any, error) {
 
 // RoomArgs are the arguments of the room commands.
 type RoomArgs struct {
-	Room string `json:"room"` // id or alias
-	// Lifetimes in ms, nil: unbounded. For room retention set.
+	Room string `json:"room"` // ID or alias
+	// Lifetimes in ms, nil: unlimited. For room retention set.
 	MinLifetime *int64 `json:"min_lifetime_ms,omitempty"`
 	MaxLifetime *int64 `json:"max_lifetime_ms,omitempty"`
 }
 
-// Room is a room as the commands tell it.
+// Room is a room as returned by the commands.
 type Room struct {
 	Room       id.RoomID  `json:"room"`
 	Version    string     `json:"version"`
@@ -130,7 +130,7 @@ type Room struct {
 	PurgedUpTo *time.Time `json:"purged_up_to,omitempty"`
 }
 
-// Lifetimes are a policy in ms; nil: unbounded.
+// Lifetimes is a retention policy in ms; nil: unlimited.
 type Lifetimes struct {
 	Min *int64 `json:"min_lifetime_ms"`
 	Max *int64 `json:"max_lifetime_ms"`
@@ -226,13 +226,13 @@ func (a *API) override(ctx context.Context, text string, p *expiry.Policy) (any,
 	return a.showRoom(ctx, room)
 }
 
-// Purged is what a purge did, as purge now tells it.
+// Purged is the result of purge now.
 type Purged struct {
 	Rooms  int   `json:"rooms"`  // with an effective maximum lifetime
 	Events int   `json:"events"` // removed
 	Took   int64 `json:"took_ms"`
 
-	// KeptUntil is when messages that expired only by a jump of the clock are purged; nil: the clock has not jumped.
+	// KeptUntil is when messages that expired only because the clock jumped are purged; nil: the clock has not jumped.
 	KeptUntil *time.Time `json:"kept_until,omitempty"`
 }
 
@@ -243,7 +243,7 @@ func (a *API) purgeNow(ctx context.Context, _ struct{}) (any, error) {
 
 // ServerArgs are the arguments of the federation commands.
 type ServerArgs struct {
-	Server string `json:"server"` // "": every one, for federation status
+	Server string `json:"server"` // "": all servers, for federation status
 }
 
 func (a *API) federationStatus(ctx context.Context, args ServerArgs) (any, error) {

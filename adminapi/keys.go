@@ -13,11 +13,11 @@ import (
 	"ebb/storage"
 )
 
-// SigningKey is a signing key of this server as the keys commands tell it.
+// SigningKey is a signing key of this server as returned by the keys commands.
 type SigningKey struct {
 	KeyID   id.KeyID   `json:"key_id"`
 	Public  string     `json:"public_key"`        // unpadded base64
-	Expired *time.Time `json:"expired,omitempty"` // of a former key: when it ceased to be used
+	Expired *time.Time `json:"expired,omitempty"` // when a former key ceased to be used
 }
 
 // keysList lists the current key first, then the former ones, the newest first.
@@ -37,13 +37,13 @@ func (a *API) signingKeys() []SigningKey {
 
 func publicKey(key ed25519.PublicKey) string { return base64.RawStdEncoding.EncodeToString(key) }
 
-// keysRotate makes a new key, which is used from here on, and lists all.
+// keysRotate generates a new key, which is used from now on, and returns all keys.
 func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
 	if err := a.Signing.Rotate(a.Now()); err != nil {
 		return nil, err
 	}
 	a.Log.InfoContext(ctx, "signing key changed", "key_id", a.Signing.Current().KeyID)
-	// Should this fail, the next start does it: the database's key is among the former ones.
+	// If this fails, the next start does it, because the key stored in the database is among the former ones.
 	now := storage.Identity{ServerName: a.Config.ServerName, SigningKey: fedclient.PublicLine(a.Signing.Current())}
 	if err := a.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetIdentity(now) }); err != nil {
 		return nil, err

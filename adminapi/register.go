@@ -3,7 +3,7 @@ package adminapi
 import (
 	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha1" // the protocol's choice; HMAC-SHA1 is not broken
+	"crypto/sha1" // required by the protocol; HMAC-SHA1 is not broken
 	"encoding/hex"
 	"strings"
 	"sync"
@@ -16,7 +16,7 @@ import (
 	"ebb/mxerr"
 )
 
-// Routes lists the operations of an address that serves admin.
+// Routes returns the routes for addresses that serve admin.
 func (a *API) Routes() []httpapi.Route {
 	const path = "/_synapse/admin/v1/register"
 	return []httpapi.Route{
@@ -25,13 +25,13 @@ func (a *API) Routes() []httpapi.Route {
 	}
 }
 
-// nonceLifetime is how long a nonce waits for its use, and maxNonces how many wait at once; beyond it the oldest goes.
+// nonceLifetime is how long a nonce is valid. maxNonces bounds the unused ones; beyond it the oldest is dropped.
 const (
 	nonceLifetime = time.Minute
 	maxNonces     = 1000
 )
 
-// nonces are the numbers that were given out and not used yet.
+// nonces are the issued nonces that have not been used.
 type nonces struct {
 	now func() time.Time
 	// mu guards all below; a leaf lock.
@@ -59,7 +59,7 @@ func (n *nonces) make() string {
 	return nonce
 }
 
-// use takes a nonce; false where it is unknown, used or too old.
+// use removes a nonce and reports whether it was valid, that is, issued, unused and not too old.
 func (n *nonces) use(nonce string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -71,13 +71,13 @@ func (n *nonces) use(nonce string) bool {
 // SetSharedSecret changes registration.shared_secret while the server runs.
 func (a *API) SetSharedSecret(secret string) { a.secret.Store(&secret) }
 
-// errNoSecret is the answer where the configuration has no shared secret.
+// errNoSecret is the error if the configuration has no shared secret.
 func errNoSecret() error {
 	return mxerr.New(400, mxerr.CodeUnknown, "registration.shared_secret is not set on this server")
 }
 
-// sharedSecretNonce gives the number that a registration by shared secret signs.
-// Deviation: no part of the specification; scripts know it from Synapse.
+// sharedSecretNonce returns the nonce for a registration with the shared secret.
+// Deviation: not part of the specification; scripts know it from Synapse.
 func (a *API) sharedSecretNonce(*httpapi.Request) (any, error) {
 	if *a.secret.Load() == "" {
 		return nil, errNoSecret()
@@ -85,8 +85,8 @@ func (a *API) sharedSecretNonce(*httpapi.Request) (any, error) {
 	return map[string]string{"nonce": a.nonces.make()}, nil
 }
 
-// sharedSecretRegister makes an account for somebody who knows the shared secret, whatever the mode of registration. Only wrong
-// macs count against the network: a script may make as many accounts as it likes.
+// sharedSecretRegister creates an account for a client that knows the shared secret, regardless of the registration
+// mode. Only wrong MACs count against the network's limit: a script may create any number of accounts.
 func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 	secret := *a.secret.Load()
 	if secret == "" {
@@ -123,7 +123,7 @@ func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 	return registered{UserID: out.User, HomeServer: a.Config.ServerName, DeviceID: out.Device, AccessToken: out.Access}, nil
 }
 
-// registration is the body of a registration by shared secret.
+// registration is the body of a registration with the shared secret.
 type registration struct {
 	Nonce        string  `json:"nonce"`
 	Username     string  `json:"username"`
@@ -142,7 +142,7 @@ type registered struct {
 	AccessToken string      `json:"access_token,omitempty"`
 }
 
-// sum is what the mac must be: the fields, a NUL between each.
+// sum returns the expected MAC: over the fields, separated by NUL bytes.
 func (r registration) sum(secret string) []byte {
 	role := "notadmin"
 	if r.Admin {

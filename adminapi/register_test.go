@@ -2,7 +2,7 @@ package adminapi
 
 import (
 	"crypto/hmac"
-	"crypto/sha1" // the protocol's choice
+	"crypto/sha1" // required by the protocol
 	"encoding/hex"
 	"encoding/json"
 	"log/slog"
@@ -18,7 +18,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// desk is the register routes behind the door.
+// desk serves the registration routes.
 type desk struct {
 	t    *testing.T
 	api  *API
@@ -48,7 +48,7 @@ func (d *desk) call(method, body string) (int, map[string]any) {
 	return w.Code, out
 }
 
-// post registers, with the mac that a script makes.
+// post registers a user, with the MAC that a script would compute.
 func (d *desk) post(secret, nonce, name string, admin bool) (int, map[string]any) {
 	d.t.Helper()
 	role := map[bool]string{true: "admin", false: "notadmin"}[admin]

@@ -13,14 +13,15 @@ import (
 	"syscall"
 )
 
-// socketName is the control socket below data_dir; the folder's permissions keep others out.
+// socketName is the control socket in data_dir; the permissions of the directory keep others out.
 const socketName = "control.sock"
 
-// maxSocketPath is what a socket address holds on every system, in bytes.
+// maxSocketPath is the length in bytes that a socket address allows on every system.
 const maxSocketPath = 100
 
-// address gives a path to the socket that fits a socket address, however long dir is: where it does not fit, through the
-// descriptor of the open folder, which needs /proc. The caller closes the folder when it is done with the address.
+// address returns a path to the socket that fits into a socket address, however long dir is: a path that is too long
+// goes through the descriptor of the opened directory, which needs /proc. The caller closes the directory when it no
+// longer needs the path.
 func address(dir string) (path string, folder *os.File, err error) {
 	folder, err = os.Open(dir)
 	if err != nil {
@@ -32,7 +33,8 @@ func address(dir string) (path string, folder *os.File, err error) {
 	return filepath.Join("/proc/self/fd", strconv.Itoa(int(folder.Fd())), socketName), folder, nil
 }
 
-// Listen opens the control socket. Only one process has the database, so a socket that is there is a dead one's.
+// Listen opens the control socket. Only one process uses the database at a time, so an existing socket is left over
+// from a dead process.
 func Listen(ctx context.Context, dir string) (net.Listener, error) {
 	path, folder, err := address(dir)
 	if err != nil {
@@ -46,14 +48,14 @@ func Listen(ctx context.Context, dir string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // the address is void by then; Remove does it
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // the path may be invalid by then; Remove does it
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
 	}
 	return l, nil
 }
 
-// Remove deletes the control socket of a server that ends; one that somebody else removed is no error.
+// Remove deletes the control socket when a server ends. It is not an error if the socket does not exist.
 func Remove(dir string) error {
 	if err := os.Remove(filepath.Join(dir, socketName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("control socket: %w", err)
@@ -61,16 +63,16 @@ func Remove(dir string) error {
 	return nil
 }
 
-// ErrNotRunning: no server listens on the control socket.
+// ErrNotRunning means that no server is listening on the control socket.
 var ErrNotRunning = errors.New("no server is running on this data_dir")
 
-// Client speaks to a running server over its control socket.
+// Client is a connection to a running server over its control socket.
 type Client struct {
 	http   http.Client
-	folder *os.File // keeps the address good that goes through it
+	folder *os.File // keeps a path through its descriptor valid
 }
 
-// Dial reaches the running server, or returns ErrNotRunning.
+// Dial connects to the running server. It returns ErrNotRunning if there is none.
 func Dial(ctx context.Context, dir string) (*Client, error) {
 	path, folder, err := address(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,7 +103,7 @@ func Dial(ctx context.Context, dir string) (*Client, error) {
 	return c, nil
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (c *Client) Close() error {
 	c.http.CloseIdleConnections()
 	return c.folder.Close()

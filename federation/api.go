@@ -1,7 +1,7 @@
-// Package federation is the server-server API, as far as other servers ask this one: one file per OpenAPI file of the
-// specification, one method per operation. A handler takes the request apart, calls one service and shapes the answer; who
-// asks is known by the signature on the request, which httpapi has checked. What this server asks others is
-// fedclient's business, what it sends them outbox's.
+// Package federation implements the server-server API for requests from other servers: one file per OpenAPI file of the
+// specification, one method per operation. A handler parses the request, calls one service and builds the response. The
+// requesting server is known from the signature, which httpapi has verified. Requests to other servers are made by
+// package fedclient, transactions are sent by package outbox.
 package federation
 
 import (
@@ -23,10 +23,10 @@ import (
 	"ebb/rooms"
 )
 
-// EDU takes in ephemeral data of one type. An error is logged: the sender is not told.
+// EDU processes ephemeral data of one type. An error is logged and not reported to the sender.
 type EDU func(ctx context.Context, origin string, content json.RawMessage) error
 
-// API is the services that other servers reach.
+// API holds the services behind the server-server API.
 type API struct {
 	Server   string // this server's name
 	Version  string
@@ -44,13 +44,13 @@ type API struct {
 	later        *later
 }
 
-// New makes an API.
+// New returns an API.
 func New(a API) *API {
 	a.transactions, a.later = newTransactions(), newLater()
 	return &a
 }
 
-// Routes lists the operations.
+// Routes returns the routes of all operations.
 func (a *API) Routes() []httpapi.Route {
 	return slices.Concat(
 		a.backfillRoutes(), a.contentRepositoryRoutes(), a.eventAuthRoutes(), a.eventsRoutes(), a.invitesRoutes(), a.joinsRoutes(), a.keysQueryRoutes(), a.keysServerRoutes(),
@@ -64,7 +64,7 @@ const (
 	v2 = "/_matrix/federation/v2"
 )
 
-// route is an operation that another server asks for with its signature.
+// route returns the route of an operation that requires a signed request.
 func route(method, path, operation, file string, h func(*httpapi.Request) (any, error)) httpapi.Route {
 	return httpapi.Route{Method: method, Path: path, OperationID: operation, File: file, Auth: httpapi.Homeserver, Handler: h}
 }
@@ -73,7 +73,7 @@ func roomID(r *httpapi.Request) id.RoomID { return id.RoomID(r.Var("roomId")) }
 
 func eventID(r *httpapi.Request) id.EventID { return id.EventID(r.Var("eventId")) }
 
-// required is a query parameter that must be there.
+// required returns a query parameter, or an error if it is missing.
 func required(r *httpapi.Request, name string) (string, error) {
 	if v := r.Query(name); v != "" {
 		return v, nil

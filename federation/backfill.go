@@ -18,7 +18,7 @@ func (a *API) backfillRoutes() []httpapi.Route {
 	}
 }
 
-// backfillRoom gives events and what comes before them.
+// backfillRoom returns events and their predecessors.
 // Spec: server-server-api#get_matrixfederationv1backfillroomid
 func (a *API) backfillRoom(r *httpapi.Request) (any, error) {
 	var from []id.EventID
@@ -36,7 +36,7 @@ func (a *API) backfillRoom(r *httpapi.Request) (any, error) {
 	return a.transaction(pdus), err
 }
 
-// getMissingPreviousEvents gives what lies between the events that a server has and those that it was sent.
+// getMissingPreviousEvents returns the events between those that a server has and those that it was sent.
 // Spec: server-server-api#post_matrixfederationv1get_missing_eventsroomid
 func (a *API) getMissingPreviousEvents(r *httpapi.Request) (any, error) {
 	var body struct {

@@ -18,7 +18,7 @@ func (a *API) contentRepositoryRoutes() []httpapi.Route {
 	}
 }
 
-// getContent gives a file of this server.
+// getContent returns a local file.
 // Spec: server-server-api#get_matrixfederationv1mediadownloadmediaid
 func (a *API) getContent(r *httpapi.Request) (any, error) {
 	wait, err := media.ReadWait(r)
@@ -32,7 +32,7 @@ func (a *API) getContent(r *httpapi.Request) (any, error) {
 	return twoParts(f), nil
 }
 
-// getContentThumbnail gives a thumbnail of a file of this server.
+// getContentThumbnail returns a thumbnail of a local file.
 // Spec: server-server-api#get_matrixfederationv1mediathumbnailmediaid
 func (a *API) getContentThumbnail(r *httpapi.Request) (any, error) {
 	wait, err := media.ReadWait(r)
@@ -50,14 +50,14 @@ func (a *API) getContentThumbnail(r *httpapi.Request) (any, error) {
 	return twoParts(f), nil
 }
 
-// twoParts streams a file behind an empty description of it, and closes it. The parts are written by hand, since
-// mime/multipart sorts the headers of a part, and Synapse knows the name of a file only where Content-Type comes first.
+// twoParts streams a file after empty metadata, and closes it. The parts are written by hand because mime/multipart
+// sorts the headers of a part, and Synapse finds the file name only if Content-Type comes first.
 func twoParts(f *media.File) httpapi.Stream {
 	return func(w http.ResponseWriter, _ *http.Request) {
-		defer func() { _ = f.Close() }() // only read
+		defer func() { _ = f.Close() }() // opened for reading only
 		boundary := multipart.NewWriter(w).Boundary()
 		w.Header().Set("Content-Type", "multipart/mixed; boundary="+boundary)
-		// From here on the other server sees by the missing end that something failed.
+		// From here on, the missing end shows the other server that something failed.
 		_, err := fmt.Fprintf(w, "--%[1]s\r\nContent-Type: application/json\r\n\r\n{}\r\n--%[1]s\r\nContent-Type: %[2]s\r\nContent-Disposition: %[3]s\r\n\r\n",
 			boundary, f.ContentType, media.Disposition(f.ContentType, f.Filename))
 		if err != nil {
@@ -66,6 +66,6 @@ func twoParts(f *media.File) httpapi.Stream {
 		if _, err := io.Copy(w, f.Content); err != nil {
 			return
 		}
-		_, _ = fmt.Fprintf(w, "\r\n--%s--\r\n", boundary) // the peer may be gone
+		_, _ = fmt.Fprintf(w, "\r\n--%s--\r\n", boundary) // the peer may have disconnected
 	}
 }

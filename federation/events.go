@@ -21,7 +21,7 @@ func (a *API) eventsRoutes() []httpapi.Route {
 	}
 }
 
-// transaction is how answers carry events.
+// transaction returns the form in which responses contain events.
 func (a *API) transaction(pdus []json.RawMessage) map[string]any {
 	if pdus == nil {
 		pdus = []json.RawMessage{}
@@ -29,7 +29,7 @@ func (a *API) transaction(pdus []json.RawMessage) map[string]any {
 	return map[string]any{"origin": a.Server, "origin_server_ts": a.Now().UnixMilli(), "pdus": pdus}
 }
 
-// getEvent gives one event.
+// getEvent returns one event.
 // Spec: server-server-api#get_matrixfederationv1eventeventid
 func (a *API) getEvent(r *httpapi.Request) (any, error) {
 	event, err := a.History.EventForServer(r.Context(), r.Server, eventID(r))
@@ -44,14 +44,14 @@ func (a *API) state(r *httpapi.Request) (state, chain []*rooms.Event, err error)
 	return a.History.StateForServer(r.Context(), r.Server, roomID(r), id.EventID(at))
 }
 
-// getRoomState gives the state before an event.
+// getRoomState returns the state before an event.
 // Spec: server-server-api#get_matrixfederationv1stateroomid
 func (a *API) getRoomState(r *httpapi.Request) (any, error) {
 	state, chain, err := a.state(r)
 	return map[string]any{"pdus": bytesOf(state), "auth_chain": bytesOf(chain)}, err
 }
 
-// getRoomStateIDs gives the ids of the state before an event.
+// getRoomStateIDs returns the event IDs of the state before an event.
 // Spec: server-server-api#get_matrixfederationv1state_idsroomid
 func (a *API) getRoomStateIDs(r *httpapi.Request) (any, error) {
 	state, chain, err := a.state(r)

@@ -23,7 +23,7 @@ func (a *API) invitesRoutes() []httpapi.Route {
 	return routes
 }
 
-// sendInviteV1 takes an invite in, of a room of version 1 or 2.
+// sendInviteV1 receives an invite to a room of version 1 or 2.
 // Spec: server-server-api#put_matrixfederationv1inviteroomideventid
 func (a *API) sendInviteV1(r *httpapi.Request) (any, error) {
 	var event json.RawMessage
@@ -52,7 +52,7 @@ func (a *API) sendInviteV1(r *httpapi.Request) (any, error) {
 	return json.RawMessage(raw), err
 }
 
-// sendInviteV2 takes an invite in.
+// sendInviteV2 receives an invite.
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
 func (a *API) sendInviteV2(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -70,8 +70,8 @@ func (a *API) sendInviteV2(r *httpapi.Request) (any, error) {
 	return map[string]any{"event": signed}, err
 }
 
-// invite counts an invite against its sender and, for each server apart, its receiver: a server that floods a user keeps no
-// invite of others out.
+// invite counts an invite against the limits of its sender and of its receiver. The limit of the receiver is separate
+// for each server, so that a server that floods a user does not block invites from others.
 func (a *API) invite(r *httpapi.Request, version id.RoomVersion, event json.RawMessage, stripped []json.RawMessage) (json.RawMessage, error) {
 	key, _ := canonjson.Get(event, "state_key")
 	user, _ := canonjson.Unquote(key)

@@ -15,13 +15,13 @@ func (a *API) joinsRoutes() []httpapi.Route {
 	}
 }
 
-// makeJoin gives the template of a join.
+// makeJoin returns the template of a join event.
 // Spec: server-server-api#get_matrixfederationv1make_joinroomiduserid
 func (a *API) makeJoin(r *httpapi.Request) (any, error) {
 	return a.template(r, rooms.Join, versions(r))
 }
 
-// versions are the room versions that the other server knows: version 1 where it does not say.
+// versions returns the room versions that the other server supports, by default version 1.
 func versions(r *httpapi.Request) []id.RoomVersion {
 	var out []id.RoomVersion
 	for _, v := range r.QueryAll("ver") {
@@ -37,7 +37,7 @@ func (a *API) template(r *httpapi.Request, membership rooms.Membership, versions
 	return answer(a.Rooms.Template(r.Context(), r.Server, roomID(r), id.UserID(r.Var("userId")), membership, versions))
 }
 
-// answer spares handlers the look at an error.
+// answer returns a nil response if there is an error, so that handlers need not check it.
 func answer[T any](v T, err error) (any, error) {
 	if err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func answer[T any](v T, err error) (any, error) {
 	return v, nil
 }
 
-// handshake is the membership event of a request.
+// handshake returns the membership event in a request.
 func handshake(r *httpapi.Request) (h rooms.Handshake, err error) {
 	h = rooms.Handshake{Origin: r.Server, Room: roomID(r), Event: eventID(r)}
 	if err := r.DecodeEvents(&h.PDU); err != nil {
@@ -55,7 +55,7 @@ func handshake(r *httpapi.Request) (h rooms.Handshake, err error) {
 	return h, err
 }
 
-// sendJoinV2 takes a join in and gives the room.
+// sendJoinV2 receives a join and returns the state of the room.
 // Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 func (a *API) sendJoinV2(r *httpapi.Request) (any, error) {
 	h, err := handshake(r)
@@ -72,11 +72,11 @@ func (a *API) sendJoinV2(r *httpapi.Request) (any, error) {
 	return answer(a.Rooms.JoinAnswer(r.Context(), join))
 }
 
-// joinAnswer is what is set aside for the answer to a join, in bytes, before its size is known: more than that of a room of
-// 5,000 members.
+// joinAnswer is the number of bytes reserved for the response to a join before its size is known: more than a room with
+// 5,000 members needs.
 const joinAnswer = 8 << 20
 
-// sendJoinV1 is sendJoinV2 as servers had it before; some still ask so first.
+// sendJoinV1 is the earlier form of sendJoinV2; some servers still try it first.
 func (a *API) sendJoinV1(r *httpapi.Request) (any, error) {
 	joined, err := a.sendJoinV2(r)
 	return []any{200, joined}, err

@@ -9,7 +9,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// maxNotarised bounds the servers whose keys one request asks for.
+// maxNotarised bounds the servers whose keys are requested at once.
 const maxNotarised = 200
 
 func (a *API) keysQueryRoutes() []httpapi.Route {
@@ -23,7 +23,7 @@ func (a *API) keysQueryRoutes() []httpapi.Route {
 	}
 }
 
-// perspectivesKeyQuery vouches for the keys of a server.
+// perspectivesKeyQuery returns the keys of a server as a notary.
 // Spec: server-server-api#get_matrixkeyv2queryservername
 func (a *API) perspectivesKeyQuery(r *httpapi.Request) (any, error) {
 	until, err := r.QueryInt("minimum_valid_until_ts", 0, 0, math.MaxInt64)
@@ -33,7 +33,7 @@ func (a *API) perspectivesKeyQuery(r *httpapi.Request) (any, error) {
 	return a.vouch(r, map[string]int64{r.Var("serverName"): until})
 }
 
-// bulkPerspectivesKeyQuery vouches for the keys of several servers.
+// bulkPerspectivesKeyQuery returns the keys of several servers as a notary.
 // Spec: server-server-api#post_matrixkeyv2query
 func (a *API) bulkPerspectivesKeyQuery(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -57,7 +57,8 @@ func (a *API) bulkPerspectivesKeyQuery(r *httpapi.Request) (any, error) {
 	return a.vouch(r, wanted)
 }
 
-// vouch gives the keys of servers as they stand in their own answers; those that cannot be had are left out.
+// vouch returns the key responses of other servers with this server's signature. Servers whose keys cannot be fetched
+// are left out.
 func (a *API) vouch(r *httpapi.Request, wanted map[string]int64) (any, error) {
 	maps.DeleteFunc(wanted, func(server string, _ int64) bool { return !pdu.ValidServerName(server) })
 	found, err := a.Keys.Vouch(r.Context(), wanted)

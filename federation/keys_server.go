@@ -9,6 +9,6 @@ func (a *API) keysServerRoutes() []httpapi.Route {
 	}}
 }
 
-// getServerKey gives this server's signing keys.
+// getServerKey returns this server's signing keys.
 // Spec: server-server-api#get_matrixkeyv2server
 func (a *API) getServerKey(*httpapi.Request) (any, error) { return answer(a.Keys.Own()) }

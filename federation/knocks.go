@@ -12,13 +12,13 @@ func (a *API) knocksRoutes() []httpapi.Route {
 	}
 }
 
-// makeKnock gives the template of a knock.
+// makeKnock returns the template of a knock event.
 // Spec: server-server-api#get_matrixfederationv1make_knockroomiduserid
 func (a *API) makeKnock(r *httpapi.Request) (any, error) {
 	return a.template(r, rooms.Knock, versions(r))
 }
 
-// sendKnock takes a knock in.
+// sendKnock receives a knock.
 // Spec: server-server-api#put_matrixfederationv1send_knockroomideventid
 func (a *API) sendKnock(r *httpapi.Request) (any, error) {
 	h, err := handshake(r)
@@ -32,5 +32,5 @@ func (a *API) sendKnock(r *httpapi.Request) (any, error) {
 	return map[string]any{"knock_room_state": stripped}, r.ReserveAnswer(knockAnswer)
 }
 
-// knockAnswer is what is set aside for the answer to a knock, in bytes: seven state events.
+// knockAnswer is the number of bytes reserved for the response to a knock: seven state events.
 const knockAnswer = 512 << 10

@@ -14,30 +14,30 @@ import (
 )
 
 const (
-	// maxLater bounds the rooms of servers whose events wait to be tried again, maxLaterRooms those of one server, maxLaterEvents the
-	// events of one room.
+	// maxLater bounds the rooms, per server, with events waiting for another try; maxLaterRooms bounds those of one
+	// server, maxLaterEvents the events of one room.
 	maxLater       = 500
 	maxLaterRooms  = 50
 	maxLaterEvents = 100
-	// maxLaterBytes bounds the bytes of all these events, maxLaterServer those of one server. 2 MiB are thirty events of the
-	// greatest size, or a thousand usual ones.
+	// maxLaterBytes bounds the bytes of all waiting events, maxLaterServer those of one server. 2 MiB are thirty events
+	// of maximum size, or a thousand usual ones.
 	maxLaterBytes  = 32 << 20
 	maxLaterServer = 2 << 20
-	// maxLaterTries is how often they are tried.
+	// maxLaterTries is the number of times they are tried.
 	maxLaterTries = 6
 	laterEvery    = time.Second
 )
 
-// laterBackoff says when they are tried; the last time it is after half an hour.
+// laterBackoff determines when events are tried again; the last try is after half an hour.
 var laterBackoff = keyed.Backoff{First: 2 * time.Second, Factor: 4, Max: time.Hour}
 
-// later keeps events that could not be judged because a server did not give what it was asked for, or this one failed. Their
-// sender takes them to be delivered, and nothing else may ever refer to them. They are kept in memory only: after a restart
-// the next event of the room leads to them. Only events from servers in the room are kept.
+// later keeps events that could not be checked because a server did not return what was requested, or because this
+// server failed. Their sender considers them delivered, and nothing else may ever refer to them. They are kept in
+// memory only: after a restart the next event of the room leads to them. Only events from servers in the room are kept.
 //
-// A server that withholds the past of an event on purpose looks like one that is still catching up, and its events are tried
-// again alike. It gains nothing by that: a try costs what the same transaction would cost if it were sent again, and the
-// tries are few.
+// A server that intentionally withholds the predecessors of an event cannot be distinguished from one that is still
+// catching up, so its events are tried again as well. It gains nothing by that: a try costs as much as sending the same
+// transaction again, and there are few tries.
 type later struct {
 	// mu guards the rest; a leaf.
 	mu      sync.Mutex
@@ -57,14 +57,14 @@ type laterEvents struct {
 	due   time.Time
 }
 
-// laterServer is what one server has in later.
+// laterServer counts the rooms and bytes of one server in later.
 type laterServer struct{ rooms, bytes int }
 
 func newLater() *later {
 	return &later{waiting: map[laterKey]*laterEvents{}, servers: map[string]*laterServer{}}
 }
 
-// add keeps events for another try. Those for which there is no room are lost.
+// add keeps events for another try. Events beyond the bounds are lost.
 func (l *later) add(now time.Time, key laterKey, pdus []json.RawMessage) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,7 +79,7 @@ func (l *later) add(now time.Time, key laterKey, pdus []json.RawMessage) {
 	l.put(key, w)
 }
 
-// put keeps the newest of a room's events that there is room for. mu is held, and there are none of the room.
+// put keeps the newest of a room's events that fit. The caller holds mu, and no events of the room are waiting.
 func (l *later) put(key laterKey, w *laterEvents) {
 	s := l.servers[key.origin]
 	if s == nil {
@@ -103,7 +103,7 @@ func (l *later) put(key laterKey, w *laterEvents) {
 	l.servers[key.origin], l.waiting[key] = s, w
 }
 
-// remove takes out the events of a room; nil if there are none. mu is held.
+// remove removes and returns the events of a room; nil if there are none. The caller holds mu.
 func (l *later) remove(key laterKey) *laterEvents {
 	w := l.waiting[key]
 	if w == nil {
@@ -121,7 +121,7 @@ func (l *later) remove(key laterKey) *laterEvents {
 	return w
 }
 
-// due takes out what is to be tried now.
+// due removes and returns the events to be tried now.
 func (l *later) due(now time.Time) map[laterKey]*laterEvents {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -134,7 +134,7 @@ func (l *later) due(now time.Time) map[laterKey]*laterEvents {
 	return out
 }
 
-// again puts back events that could not be judged this time either.
+// again puts back events that still could not be checked.
 func (l *later) again(now time.Time, key laterKey, w *laterEvents) {
 	w.tries++
 	if w.tries >= maxLaterTries {
@@ -142,14 +142,14 @@ func (l *later) again(now time.Time, key laterKey, w *laterEvents) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if newer := l.remove(key); newer != nil { // these came meanwhile
+	if newer := l.remove(key); newer != nil { // these arrived in the meantime
 		w.pdus = append(w.pdus, newer.pdus...)
 	}
 	w.due = now.Add(laterBackoff.Delay(int64(w.tries)))
 	l.put(key, w)
 }
 
-// Run receives again, until ctx ends, events that could not be judged when they came, and those that were parked.
+// Run retries, until ctx ends, events that could not be checked when they arrived, and those that were parked.
 func (a *API) Run(ctx context.Context) error {
 	tick := time.NewTicker(laterEvery)
 	defer tick.Stop()
@@ -185,7 +185,7 @@ func (a *API) Run(ctx context.Context) error {
 	}
 }
 
-// tryAgain receives events, and reports whether that is done with: false means that they may be tried once more.
+// tryAgain receives events again and reports whether they are finished: false means that they may be tried once more.
 func (a *API) tryAgain(ctx context.Context, key laterKey, pdus []json.RawMessage) bool {
 	ctx, cancel := context.WithTimeout(ctx, transactionTime)
 	defer cancel()

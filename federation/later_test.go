@@ -91,7 +91,7 @@ func TestWhatMayBeTriedAgain(t *testing.T) {
 	}
 }
 
-// measured adds up what is kept, in all and by server, and wants it to be what is counted.
+// measured returns the bytes that are kept, in total and by server, and checks them against the counters.
 func (l *later) measured(t *testing.T) (all int, servers map[string]int) {
 	t.Helper()
 	servers = map[string]int{}
@@ -132,7 +132,8 @@ func TestEventsThatWaitForAnotherTryAreBoundedInBytes(t *testing.T) {
 			t.Errorf("%d bytes of %s", bytes, server)
 		}
 	}
-	for try := now; len(l.waiting) > 0; try = try.Add(time.Hour) { // put back again and again they are no more
+	// put back again and again, they disappear in the end
+	for try := now; len(l.waiting) > 0; try = try.Add(time.Hour) {
 		for key, w := range l.due(try) {
 			l.add(try, key, large)
 			l.again(try, key, w)
@@ -146,7 +147,7 @@ func TestEventsThatWaitForAnotherTryAreBoundedInBytes(t *testing.T) {
 	}
 }
 
-// hall is a server with a room in which a user of the server there is, and an event that the user sends.
+// hall returns a server with a room that has a remote member, and an event that this member sends.
 func hall(t *testing.T) (a *API, room id.RoomID, said json.RawMessage) {
 	seed := func(server string) pdu.Signer {
 		sum := sha256.Sum256([]byte(server))
@@ -208,19 +209,19 @@ func (k oneKey) Keys(_ context.Context, wants []fedclient.KeyWant) map[fedclient
 	return out
 }
 
-// Events that this server fails at count as delivered for their sender: they wait for another try, unless their server is not
-// in the room.
+// The sender considers events delivered even if this server fails to process them, so they must be tried again, unless
+// their server is not in the room.
 func TestWhatThisServerFailsAtIsTriedAgain(t *testing.T) {
 	a, room, said := hall(t)
 	over, cancel := context.WithCancel(t.Context())
-	cancel() // as when transactionTime is over
+	cancel() // as after transactionTime
 	pdus := []json.RawMessage{said}
 	for _, origin := range []string{"there", "elsewhere"} {
-		if _, err := a.takePDUs(over, origin, pdus); err != nil {
+		if _, err := a.receivePDUs(over, origin, pdus); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := a.takePDUs(over, "there", []json.RawMessage{[]byte(`{"room_id":"!unknown:there"}`)}); err != nil {
+	if _, err := a.receivePDUs(over, "there", []json.RawMessage{[]byte(`{"room_id":"!unknown:there"}`)}); err != nil {
 		t.Fatal(err)
 	}
 	if w := a.later.waiting[laterKey{"there", room}]; w == nil || len(w.pdus) != 1 {

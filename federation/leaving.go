@@ -13,11 +13,11 @@ func (a *API) leavingRoutes() []httpapi.Route {
 	}
 }
 
-// makeLeave gives the template of a leave.
+// makeLeave returns the template of a leave event.
 // Spec: server-server-api#get_matrixfederationv1make_leaveroomiduserid
 func (a *API) makeLeave(r *httpapi.Request) (any, error) { return a.template(r, rooms.Leave, nil) }
 
-// sendLeaveV2 takes a leave in.
+// sendLeaveV2 receives a leave.
 // Spec: server-server-api#put_matrixfederationv2send_leaveroomideventid
 func (a *API) sendLeaveV2(r *httpapi.Request) (any, error) {
 	h, err := handshake(r)
@@ -27,7 +27,7 @@ func (a *API) sendLeaveV2(r *httpapi.Request) (any, error) {
 	return nil, a.Rooms.AcceptLeave(r.Context(), h)
 }
 
-// sendLeaveV1 is sendLeaveV2 as servers had it before.
+// sendLeaveV1 is the earlier form of sendLeaveV2.
 func (a *API) sendLeaveV1(r *httpapi.Request) (any, error) {
 	_, err := a.sendLeaveV2(r)
 	return []any{200, map[string]any{}}, err

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A server that does not have yet what it is asked for, as one that is itself catching up, has it a little later. What it sent is not
-// forgotten meanwhile, although nothing names it afterwards.
+// A server that is itself catching up may be able to answer a request only a little later. Its event must not be
+// forgotten in the meantime, although no later event refers to it.
 func TestEventWhosePastIsNotToBeHadIsTriedAgain(t *testing.T) {
 	net, alice, bob := pair(t)
 	room := made(alice, "tea", "public_chat", nil)

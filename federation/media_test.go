@@ -17,7 +17,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// picture is a PNG of that size.
+// picture returns a PNG of a size.
 func picture(t *testing.T, width, height int) []byte {
 	t.Helper()
 	img := image.NewGray(image.Rect(0, 0, width, height))
@@ -67,10 +67,11 @@ func TestFilesOfOtherServers(t *testing.T) {
 			t.Errorf("%s: %d %s", bad, status, raw)
 		}
 	}
-	alice.Refused("GET", "/_matrix/media/v3/download/hs2.test/"+mediaID, nil, 404, "M_NOT_FOUND") // old addresses are off
+	// deprecated endpoints are disabled
+	alice.Refused("GET", "/_matrix/media/v3/download/hs2.test/"+mediaID, nil, 404, "M_NOT_FOUND")
 }
 
-// Everybody who wants a file while it is on its way gets it from one request.
+// All requests for a file that is being downloaded share one download.
 func TestAFileIsFetchedOnceForAll(t *testing.T) {
 	net, alice, bob := pair(t)
 	mediaID := upload(t, bob, "a", []byte("the file"))
@@ -99,7 +100,8 @@ func TestFilesOfOtherServersGoWhenNobodyAsksForThem(t *testing.T) {
 		t.Fatalf("kept in %v", found)
 	}
 	s.Advance(31 * 24 * time.Hour)
-	alice.Raw("GET", downloads+"hs2.test/"+upload(t, bob, "b", []byte("another")), nil) // whatever is fetched makes room
+	// a new download makes room by removing old files
+	alice.Raw("GET", downloads+"hs2.test/"+upload(t, bob, "b", []byte("another")), nil)
 	if found := s.FilesWith("what nobody looks at"); len(found) != 0 {
 		t.Errorf("still in %v", found)
 	}
@@ -138,7 +140,7 @@ func TestAnAnnouncedFileOfAnotherServerIsWaitedFor(t *testing.T) {
 	}
 }
 
-// hostileMedia answers requests for files as no server should.
+// hostileMedia are malicious responses to requests for files.
 var hostileMedia = map[string]func(w http.ResponseWriter){
 	"plain":    func(w http.ResponseWriter) { io.WriteString(w, "no parts") },
 	"boundary": func(w http.ResponseWriter) { w.Header().Set("Content-Type", "multipart/mixed") },
@@ -179,7 +181,7 @@ func parts(w http.ResponseWriter, body string) {
 	io.WriteString(w, body)
 }
 
-// CVE-2021-21274, CVE-2024-52805 and their like: an answer of another server costs a bounded amount and reaches nobody.
+// CVE-2021-21274, CVE-2024-52805 and similar: a response of another server costs a bounded amount and is not passed on.
 func TestHostileAnswersToRequestsForFiles(t *testing.T) {
 	net := testserver.Federation(t, 1, func(_ int, cfg *config.Config) { cfg.Media.MaxRemoteSize = 1 << 20 })
 	alice := net.Servers[0].Register("alice")
@@ -211,7 +213,7 @@ func TestHostileAnswersToRequestsForFiles(t *testing.T) {
 	}
 }
 
-// A server from before the signed operation is asked by the old address; what lies elsewhere is read there.
+// Servers without the signed operation are asked through the old endpoint; a redirect to another location is followed.
 func TestFilesFromOldServersAndFromElsewhere(t *testing.T) {
 	net := testserver.Federation(t, 1, nil)
 	alice := net.Servers[0].Register("alice")
@@ -226,7 +228,8 @@ func TestFilesFromOldServersAndFromElsewhere(t *testing.T) {
 		case r.URL.Path == "/store" && r.Header.Get("Authorization") == "":
 			io.WriteString(w, "a file of the store")
 		case strings.HasSuffix(r.URL.Path, "/media/download/abc"):
-			http.Error(w, "what origin?", http.StatusBadRequest) // no answer of a server that knows the operation
+			// a response that servers with the operation never give
+			http.Error(w, "what origin?", http.StatusBadRequest)
 		default:
 			http.NotFound(w, r)
 		}

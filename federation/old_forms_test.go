@@ -16,7 +16,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// event builds an event of a room of version 1 in the spy's name.
+// event builds an event of a version 1 room, signed by the spy.
 func (s *spy) event(template any, membership string) *pdu.Event {
 	s.Helper()
 	ids := func(list any) (out []id.EventID) {
@@ -42,7 +42,8 @@ func (s *spy) event(template any, membership string) *pdu.Event {
 	return e
 }
 
-// Servers from before 2019 know the first forms of joins, leaves and invites only, and rooms of version 1.
+// Servers from before 2019 support only version 1 of the endpoints for joins, leaves and invites, and rooms of version
+// 1.
 func TestOldFormsOfJoinsLeavesAndInvites(t *testing.T) {
 	net, alice, _ := pair(t)
 	s := newSpy(t, net)
@@ -80,7 +81,7 @@ func TestOldFormsOfJoinsLeavesAndInvites(t *testing.T) {
 	}
 }
 
-// An invite to somebody whose Matrix id was not known becomes one when an identity server tells whose address it is.
+// A third-party invite becomes an invite when an identity server reports the user who owns the address.
 func TestThirdPartyInvitesAreExchangedWhenTheAddressIsBound(t *testing.T) {
 	net, alice, bob := pair(t)
 	key := ed25519.NewKeyFromSeed([]byte(strings.Repeat("i", 32)))

@@ -19,14 +19,14 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// police answers as the policy server of hs2.test, which is another program beside its homeserver.
+// police plays the policy server of hs2.test, a separate program beside its homeserver.
 type police struct {
 	signer pdu.Signer
 	down   bool
-	wrong  bool // signs with another key
+	wrong  bool // sign with another key
 
 	mu    sync.Mutex
-	asked []string // types
+	asked []string // event types
 	sent  []map[string]any
 }
 
@@ -43,7 +43,7 @@ func newPolice(net *testserver.Network) *police {
 	return p
 }
 
-// watch notes the events that are sent to hs2.test.
+// watch records the events that are sent to hs2.test.
 func (p *police) watch(r *http.Request) {
 	if !strings.Contains(r.URL.Path, "/federation/v1/send/") {
 		return
@@ -58,7 +58,7 @@ func (p *police) watch(r *http.Request) {
 	}
 }
 
-// delivered tells whether a message was sent with the signature of the policy server.
+// delivered reports whether a message was sent with the signature of the policy server.
 func (p *police) delivered(body string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,7 +125,7 @@ func TestEventsOfARoomAreSignedByItsPolicyServer(t *testing.T) {
 	setPolicy(p.content())
 	path, message := say("1", "spam before there is a policy server in the room")
 	alice.Do("PUT", path, message)
-	bob.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs1.test", nil) // now it is
+	bob.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs1.test", nil) // now it is in the room
 	if n := p.count(); n != 0 {
 		t.Fatalf("a policy server that is not in the room was asked %d times", n)
 	}
@@ -151,14 +151,14 @@ func TestEventsOfARoomAreSignedByItsPolicyServer(t *testing.T) {
 	alice.Refused("PUT", path, message, 502, "M_UNKNOWN")
 
 	before := p.count()
-	setPolicy(map[string]any{}) // a room can always do without
+	setPolicy(map[string]any{}) // a room can always stop using a policy server
 	alice.Do("PUT", path, message)
 	if p.count() != before {
 		t.Error("a policy server was asked that is none any more")
 	}
 }
 
-// Events that are sent at the same time are signed one after the other.
+// Events sent at the same time are signed one after the other.
 func TestManyEventsAreSignedByThePolicyServer(t *testing.T) {
 	net, alice, bob := pair(t)
 	p := newPolice(net)

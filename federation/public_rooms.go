@@ -15,7 +15,7 @@ func (a *API) publicRoomsRoutes() []httpapi.Route {
 	}
 }
 
-// getPublicRooms lists the rooms of the directory.
+// getPublicRooms lists the rooms in the directory.
 // Spec: server-server-api#get_matrixfederationv1publicrooms
 func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	limit, err := r.QueryInt("limit", 0, 0, history.MaxPage)
@@ -25,7 +25,7 @@ func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	return a.Rooms.PublicRooms(r.Context(), rooms.PublicRoomsQuery{Limit: int(limit), Since: r.Query("since"), Federated: true})
 }
 
-// queryPublicRooms searches the rooms of the directory.
+// queryPublicRooms searches the rooms in the directory.
 // Spec: server-server-api#post_matrixfederationv1publicrooms
 func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
 	var body rooms.PublicRoomsRequest

@@ -18,7 +18,7 @@ func (a *API) queryRoutes() []httpapi.Route {
 	}
 }
 
-// queryRoomDirectory finds the room that an alias of this server leads to.
+// queryRoomDirectory returns the room for a local alias.
 // Spec: server-server-api#get_matrixfederationv1querydirectory
 func (a *API) queryRoomDirectory(r *httpapi.Request) (any, error) {
 	alias, err := required(r, "room_alias")
@@ -29,7 +29,7 @@ func (a *API) queryRoomDirectory(r *httpapi.Request) (any, error) {
 	return map[string]any{"room_id": room, "servers": servers}, err
 }
 
-// queryProfile gives a profile of this server, or one field of it.
+// queryProfile returns the profile of a local user, or one field of it.
 // Spec: server-server-api#get_matrixfederationv1queryprofile
 func (a *API) queryProfile(r *httpapi.Request) (any, error) {
 	user, err := required(r, "user_id")
@@ -49,6 +49,6 @@ func (a *API) queryProfile(r *httpapi.Request) (any, error) {
 	return profile, err
 }
 
-// queryInfo is for the kinds of queries that this server does not know: the two that there are have paths of their own.
+// queryInfo refuses unknown query types: the two defined ones have their own routes.
 // Spec: server-server-api#get_matrixfederationv1queryquerytype
 func (a *API) queryInfo(*httpapi.Request) (any, error) { return nil, mxerr.Unrecognized() }

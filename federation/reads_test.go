@@ -16,14 +16,14 @@ import (
 	"ebb/internal/testserver"
 )
 
-// pair is two servers, hs1.test of alice and hs2.test of bob.
+// pair returns two servers, hs1.test with alice and hs2.test with bob.
 func pair(t *testing.T) (net *testserver.Network, alice, bob *testserver.Client) {
 	t.Helper()
 	net = testserver.Federation(t, 2, nil)
 	return net, net.Servers[0].Register("alice"), net.Servers[1].Register("bob")
 }
 
-// count counts the requests between servers whose path has a text.
+// count counts the requests between servers whose path contains a text.
 func count(net *testserver.Network, path string) *atomic.Int32 {
 	var n atomic.Int32
 	net.Intercept(func(w http.ResponseWriter, r *http.Request, _ string, next http.Handler) {
@@ -53,7 +53,7 @@ func TestProfilesOfOtherServersAreAskedFor(t *testing.T) {
 	alice.Refused("GET", "/v3/profile/@nobody:hs2.test", nil, 404, "M_NOT_FOUND")
 	alice.Refused("GET", "/v3/profile/@nobody:elsewhere.test", nil, 502, "M_UNKNOWN")
 	net.Cut("hs1.test", "hs2.test")
-	net.Servers[0].Advance(2 * time.Minute) // more than profiles are remembered for
+	net.Servers[0].Advance(2 * time.Minute) // longer than profiles are cached
 	alice.Refused("GET", "/v3/profile/"+bob.User, nil, 502, "M_UNKNOWN")
 }
 
@@ -144,7 +144,7 @@ func TestTheUserDirectoryKnowsUsersOfOtherServersFromSharedRooms(t *testing.T) {
 	net, alice, bob := pair(t)
 	carol := net.Servers[0].Register("carol")
 	bob.Do("PUT", "/v3/profile/"+bob.User+"/displayname", map[string]any{"displayname": "Robert the Bruce"})
-	for _, name := range []string{"one", "two"} { // he is found once all the same
+	for _, name := range []string{"one", "two"} { // he is found only once nevertheless
 		bob.Do("POST", "/v3/join/"+url.PathEscape(made(alice, name, "public_chat", nil))+"?via=hs1.test", nil)
 	}
 	search := func(c *testserver.Client, term string) []any {
@@ -184,7 +184,7 @@ func TestOddEventSpoilsNoTransaction(t *testing.T) {
 	}
 }
 
-// Strangers do not make this server ask others, and names that no server can have are looked up by nobody.
+// Anonymous requests must not make this server ask others, and invalid server names are never looked up.
 func TestStrangersAndImpossibleNamesDoNotSendThisServerOut(t *testing.T) {
 	net := testserver.Federation(t, 2, func(_ int, c *config.Config) { c.RateLimits.Enabled = true })
 	alice, bob := net.Servers[0].Register("alice"), net.Servers[1].Register("bob")

@@ -11,7 +11,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// transaction is the body of a transaction of the spy.
+// transaction returns the body of a transaction sent by the spy.
 func transaction(pdus, edus []any) map[string]any {
 	return map[string]any{"origin": "spy.test", "origin_server_ts": 1, "pdus": pdus, "edus": edus}
 }

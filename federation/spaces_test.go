@@ -12,7 +12,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// made makes a room and returns its id.
+// made creates a room and returns its ID.
 func made(c *testserver.Client, name, preset string, more map[string]any) string {
 	body := map[string]any{"name": name, "preset": preset}
 	for key, value := range more {
@@ -26,14 +26,14 @@ func space() map[string]any {
 	return map[string]any{"creation_content": map[string]any{"type": "m.space"}}
 }
 
-// child puts a room into a space.
+// child adds a room to a space.
 func child(c *testserver.Client, space, room string, content map[string]any) {
 	c.Do("PUT", "/v3/rooms/"+url.PathEscape(space)+"/state/m.space.child/"+url.PathEscape(room), content)
 }
 
 func via(servers ...string) map[string]any { return map[string]any{"via": servers} }
 
-// walked lists the names of the rooms of a walk.
+// walked lists the names of the rooms in a hierarchy.
 func walked(t *testing.T, answer map[string]any) (names []string) {
 	t.Helper()
 	rooms, _ := answer["rooms"].([]any)
@@ -59,8 +59,8 @@ func TestSpacesAreWalkedAcrossServers(t *testing.T) {
 	child(alice, root, inner, map[string]any{"via": []string{"hs1.test"}, "order": "a", "suggested": true})
 	child(alice, root, outer, map[string]any{"via": []string{"nowhere.test", "hs2.test"}, "order": "b"})
 	child(alice, root, mine, via("hs1.test"))
-	child(alice, root, leaf, map[string]any{}) // taken away
-	child(alice, inner, root, via("hs1.test")) // a circle
+	child(alice, root, leaf, map[string]any{}) // removed
+	child(alice, inner, root, via("hs1.test")) // a cycle
 	child(bob, outer, far, map[string]any{"via": []string{"hs2.test"}, "order": "f"})
 	child(bob, outer, hidden, map[string]any{"via": []string{"hs2.test"}, "order": "h"})
 	child(bob, outer, leaf, map[string]any{"via": []string{"hs1.test"}, "order": "l"})
@@ -78,7 +78,7 @@ func TestSpacesAreWalkedAcrossServers(t *testing.T) {
 			t.Errorf("%s: %v, want %v", query, got, want)
 		}
 	}
-	if n := asked.Load(); n != 1 { // no walk with suggested_only gets that far
+	if n := asked.Load(); n != 1 { // the request with suggested_only does not get that far
 		t.Errorf("hs2.test was asked %d times", n)
 	}
 	var pages []string
@@ -99,7 +99,7 @@ func TestSpacesAreWalkedAcrossServers(t *testing.T) {
 	bob.Refused("GET", hierarchy(mine, ""), nil, 403, "M_FORBIDDEN")
 }
 
-// GHSA of rooms that were shown to who is not in them: a room is shown to who may join or read it.
+// Synapse once showed rooms in spaces to users outside them: a room may be shown only to users who may join or read it.
 func TestSpacesShowRoomsToWhoMayJoinThem(t *testing.T) {
 	net, alice, bob := pair(t)
 	carol := net.Servers[0].Register("carol")
@@ -119,7 +119,7 @@ func TestSpacesShowRoomsToWhoMayJoinThem(t *testing.T) {
 	if got := walk(alice); got != "root restricted" {
 		t.Errorf("alice sees %s", got)
 	}
-	if got := walk(carol); got != "root" { // although the answer of hs2.test is remembered
+	if got := walk(carol); got != "root" { // although the response of hs2.test is cached
 		t.Errorf("carol sees %s", got)
 	}
 	carol.Do("POST", "/v3/join/"+url.PathEscape(root), nil)
@@ -150,7 +150,7 @@ func TestRoomSummaries(t *testing.T) {
 		}
 	}
 	alice.Do("POST", "/v3/join/"+url.PathEscape(tea)+"?via=hs2.test", nil)
-	alice.Do("GET", "/v3/rooms/"+url.PathEscape(tea)+"/members", nil) // waits until all are known
+	alice.Do("GET", "/v3/rooms/"+url.PathEscape(tea)+"/members", nil) // waits until all members are known
 	if got := alice.Do("GET", summary(tea, ""), nil); got["membership"] != "join" || got["num_joined_members"] != 2.0 {
 		t.Errorf("of a room of one's own: %v", got)
 	}
@@ -166,7 +166,7 @@ func TestRoomSummaries(t *testing.T) {
 	stranger.Refused("GET", summary("!elsewhere:hs1.test", "via=hs1.test"), nil, 404, "M_NOT_FOUND")
 }
 
-// A server that answers wrongly about a room is as good as none, and costs a bounded amount.
+// A server that returns wrong information about a room is ignored, and costs a bounded amount.
 func TestHostileAnswersAboutSpaces(t *testing.T) {
 	net, alice, _ := pair(t)
 	root := made(alice, "root", "public_chat", space())

@@ -23,7 +23,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// spy is a server that is in no room: spy.test, which the test plays.
+// spy is a server without any rooms: spy.test, played by the test.
 type spy struct {
 	*testing.T
 	net    *testserver.Network
@@ -81,7 +81,7 @@ func (s *spy) ask(method, uri string, body any) *httptest.ResponseRecorder {
 	return w
 }
 
-// gets wants an answer of 200.
+// gets sends a request that must succeed with 200.
 func (s *spy) gets(method, uri string, body any) any {
 	s.Helper()
 	w := s.ask(method, uri, body)
@@ -101,8 +101,8 @@ func (s *spy) refused(method, uri string, body any, status int, code string) {
 
 const v1 = "/_matrix/federation/v1"
 
-// CVE-2022-39335, CVE-2021-39164 and their like: a server that is in no room learns nothing of rooms that are not for everybody,
-// in whatever way it asks.
+// CVE-2022-39335, CVE-2021-39164 and similar: a server that is not in a private room gets no information about it from
+// any request.
 func TestAServerOutsideLearnsNothingOfRooms(t *testing.T) {
 	net, alice, _ := pair(t)
 	s := newSpy(t, net)
@@ -200,7 +200,7 @@ func TestFilesAndThumbnailsAreGivenInTwoParts(t *testing.T) {
 	s.refused("GET", v1+"/media/thumbnail/"+upload(t, alice, "text", []byte("<svg/>"))+"?width=32&height=32", nil, 400, "M_UNKNOWN")
 }
 
-// Synapse reads the name of a file only where Content-Type comes before Content-Disposition.
+// Synapse finds the name of a file only if Content-Type comes before Content-Disposition.
 func TestContentTypeComesBeforeTheNameOfAFile(t *testing.T) {
 	net, alice, _ := pair(t)
 	s := newSpy(t, net)

@@ -21,7 +21,7 @@ func (a *API) thirdPartyInviteRoutes() []httpapi.Route {
 	}
 }
 
-// exchangeThirdPartyInvite invites the user for whom a third-party invite of this server has turned out to be.
+// exchangeThirdPartyInvite invites the user who owns the address of a third-party invite from this server.
 // Spec: server-server-api#put_matrixfederationv1exchange_third_party_inviteroomid
 func (a *API) exchangeThirdPartyInvite(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -47,10 +47,11 @@ func (a *API) exchangeThirdPartyInvite(r *httpapi.Request) (any, error) {
 	})
 }
 
-// maxBoundInvites bounds the third-party invites of one notice of an identity server.
+// maxBoundInvites bounds the third-party invites in one request of an identity server.
 const maxBoundInvites = 20
 
-// onBindThirdPartyIdentifier makes the invites that waited for a third-party identifier which now is a user's.
+// onBindThirdPartyIdentifier completes the invites that were waiting for a third-party identifier, which now belongs to
+// a user.
 // Spec: server-server-api#put_matrixfederationv13pidonbind
 func (a *API) onBindThirdPartyIdentifier(r *httpapi.Request) (any, error) {
 	var body struct {

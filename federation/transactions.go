@@ -27,17 +27,18 @@ import (
 const (
 	maxPDUs = 50
 	maxEDUs = 100
-	// maxTransaction: 50 events of 64 KiB whose every byte is escaped, and 100 EDUs of the same size.
+	// maxTransaction bounds the body, in bytes: 50 events of 64 KiB in which every byte is escaped, and 100 EDUs of the
+	// same size.
 	maxTransaction = 32 << 20
-	// maxAnswers is how many answers are remembered for one server, so that a transaction that comes again is not worked
-	// through again: a server sends one after the other. maxSenders is for how many servers that is done.
+	// maxAnswers bounds the responses cached for one server, so that a repeated transaction is not processed again; a
+	// server sends one transaction after the other. maxSenders bounds the servers with cached responses.
 	maxAnswers = 20
 	maxSenders = 2000
-	// maxRooms is how many rooms of one transaction take in events at the same time.
+	// maxRooms bounds the rooms that process events of one transaction at the same time.
 	maxRooms = 8
-	// transactionTime bounds the work on one; a sender gives up after about a minute and comes again.
+	// transactionTime bounds the processing of one transaction; a sender gives up after about a minute and repeats it.
 	transactionTime = 3 * time.Minute
-	// maxUnderWay bounds the transactions of one server that are worked on or wait at the same time.
+	// maxUnderWay bounds the transactions of one server that are being processed or waiting.
 	maxUnderWay = 10
 )
 
@@ -53,7 +54,7 @@ var (
 	edusTotal         = telemetry.NewCounterVec("ebb_federation_received_edus_total", "Ephemeral data of other servers, by result (taken, refused, unknown).", "result")
 )
 
-// pduResult says what became of one event.
+// pduResult is the result for one event.
 type pduResult struct {
 	Error string `json:"error,omitempty"`
 }
@@ -62,7 +63,7 @@ type transactionAnswer struct {
 	PDUs map[id.EventID]pduResult `json:"pdus"`
 }
 
-// sendTransaction takes in events and ephemeral data of another server. One that is bad never harms the others.
+// sendTransaction receives events and ephemeral data from another server. An invalid one does not affect the others.
 // Spec: server-server-api#put_matrixfederationv1sendtxnid
 func (a *API) sendTransaction(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -86,16 +87,16 @@ func (a *API) sendTransaction(r *httpapi.Request) (any, error) {
 		ctx, cancel := context.WithTimeout(ctx, transactionTime)
 		defer cancel()
 		receipts, others := a.sortEDUs(body.EDUs)
-		a.takeEDUs(ctx, r.Server, others) // messages between devices do not wait for events
-		answer, err := a.takePDUs(ctx, r.Server, body.PDUs)
-		a.takeEDUs(ctx, r.Server, receipts) // of events that may have come with them
+		a.receiveEDUs(ctx, r.Server, others) // to-device messages do not wait for events
+		answer, err := a.receivePDUs(ctx, r.Server, body.PDUs)
+		a.receiveEDUs(ctx, r.Server, receipts) // for events that may be in the same transaction
 		return answer, err
 	})
 }
 
-// takePDUs gives the events to their rooms, which work at the same time. The error says that this server could not store
-// them: the other one is to send them again.
-func (a *API) takePDUs(ctx context.Context, origin string, pdus []json.RawMessage) (transactionAnswer, error) {
+// receivePDUs passes the events to their rooms, several rooms at a time. An error means that this server could not store
+// them, so that the other one has to send them again.
+func (a *API) receivePDUs(ctx context.Context, origin string, pdus []json.RawMessage) (transactionAnswer, error) {
 	byRoom := map[id.RoomID][]json.RawMessage{}
 	for _, raw := range pdus {
 		if room := a.roomOf(raw); room != "" {
@@ -128,24 +129,24 @@ func (a *API) takePDUs(ctx context.Context, origin string, pdus []json.RawMessag
 	return answer, errors.Join(err, failed)
 }
 
-// mayTryAgain tells of an error that events were not judged for a reason that may pass. What cost a panic costs another one.
+// mayTryAgain reports whether events were not checked for a reason that may pass. A panic would only happen again.
 func mayTryAgain(err error) bool {
 	return err != nil && mxerr.Code(err) == "" && !errors.Is(err, errPanic)
 }
 
 var errPanic = errors.New("panic")
 
-// receive gives events to their room. A panic there costs the events, not the server.
+// receive passes events to their room. If that panics, the events are lost, but the server goes on.
 func (a *API) receive(ctx context.Context, origin string, room id.RoomID, raws []json.RawMessage) (results map[id.EventID]error, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			a.Log.ErrorContext(ctx, "panic while events were taken in", "room", room, "server", origin, "panic", v, "stack", string(debug.Stack()))
+			a.Log.ErrorContext(ctx, "Panic while receiving events", "room", room, "server", origin, "panic", v, "stack", string(debug.Stack()))
 			err = fmt.Errorf("%w: %v", errPanic, v)
 			results = a.Rooms.Refused(ctx, room, raws, nil, errInternal)
 		}
 	}()
 	if results, err = a.Rooms.Receive(ctx, origin, room, raws); err != nil {
-		a.Log.DebugContext(ctx, "events were not taken in", "room", room, "server", origin, "events", len(raws), "err", err)
+		a.Log.DebugContext(ctx, "Cannot process received events", "room", room, "server", origin, "events", len(raws), "err", err)
 		results = a.Rooms.Refused(ctx, room, raws, results, err)
 	}
 	return results, err
@@ -153,8 +154,8 @@ func (a *API) receive(ctx context.Context, origin string, room id.RoomID, raws [
 
 var errInternal = errors.New("internal server error")
 
-// resultOf is what the sender is told of one event: never more than the kind of fault. That the room's rules refuse it is none: the event
-// was judged, as the sender's own server does.
+// resultOf returns the result reported to the sender: never more than the kind of the fault. An event rejected by the
+// auth rules is reported as a success, since it was processed.
 func resultOf(err error) pduResult {
 	var known *mxerr.Error
 	switch {
@@ -166,8 +167,8 @@ func resultOf(err error) pduResult {
 	return pduResult{"The event was refused: " + err.Error()}
 }
 
-// roomOf is the room of an event that need not be good. The create event of a version 12 room names none, and is never sent
-// by itself.
+// roomOf returns the room of an event that may be invalid. The create event of a version 12 room has no room ID, and is
+// never sent by itself.
 func (a *API) roomOf(raw json.RawMessage) id.RoomID {
 	if len(raw) == 0 || raw[0] != '{' {
 		return ""
@@ -183,7 +184,7 @@ type ephemeral struct {
 	Content json.RawMessage `json:"content"`
 }
 
-// sortEDUs takes the EDUs of a transaction apart: those that are about events, and the others.
+// sortEDUs parses the EDUs of a transaction and separates those that refer to events from the others.
 func (a *API) sortEDUs(raws []json.RawMessage) (receipts, others []ephemeral) {
 	for _, raw := range raws {
 		var edu ephemeral
@@ -199,9 +200,9 @@ func (a *API) sortEDUs(raws []json.RawMessage) (receipts, others []ephemeral) {
 	return receipts, others
 }
 
-// takeEDUs gives ephemeral data to who knows its type.
+// receiveEDUs passes ephemeral data to the handlers of its types.
 // Spec: server-server-api#edus
-func (a *API) takeEDUs(ctx context.Context, origin string, edus []ephemeral) {
+func (a *API) receiveEDUs(ctx context.Context, origin string, edus []ephemeral) {
 	for _, edu := range edus {
 		take := a.EDUs[edu.Type]
 		if take == nil {
@@ -210,7 +211,7 @@ func (a *API) takeEDUs(ctx context.Context, origin string, edus []ephemeral) {
 		}
 		if err := take(ctx, origin, edu.Content); err != nil {
 			edusTotal.WithLabelValues("refused").Inc()
-			a.Log.DebugContext(ctx, "ephemeral data was not taken in", "type", edu.Type, "server", origin, "err", err)
+			a.Log.DebugContext(ctx, "Cannot process received ephemeral data", "type", edu.Type, "server", origin, "err", err)
 			continue
 		}
 		edusTotal.WithLabelValues("taken").Inc()
@@ -219,10 +220,10 @@ func (a *API) takeEDUs(ctx context.Context, origin string, edus []ephemeral) {
 
 type transactionKey struct{ server, txn string }
 
-// transactions remembers what was answered, and processes the transactions of one server one after the other.
+// transactions caches the responses to transactions, and processes the transactions of one server one after the other.
 type transactions struct {
 	servers *keyed.Semaphore[string]
-	answers *keyed.Map[string, []answered] // by server, the oldest first; the lists are never written to again
+	answers *keyed.Map[string, []answered] // by server, oldest first; a stored list is never modified
 }
 
 type answered struct {
@@ -234,7 +235,7 @@ func newTransactions() *transactions {
 	return &transactions{servers: keyed.NewSemaphore[string](1, maxUnderWay), answers: keyed.NewMap[string, []answered](maxSenders)}
 }
 
-// once works on a transaction unless it was answered before. One that comes again meanwhile waits for the first.
+// once processes a transaction unless a response is cached. A repetition waits until the first request is finished.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (t *transactions) once(ctx context.Context, key transactionKey, work func() (transactionAnswer, error)) (any, error) {

@@ -13,7 +13,7 @@ import (
 	"ebb/mxerr"
 )
 
-// working is work that waits for release and then says which one it was.
+// working returns a work function that waits for release and then returns its number.
 func working(n *int, release chan struct{}) func() (transactionAnswer, error) {
 	return func() (transactionAnswer, error) {
 		<-release

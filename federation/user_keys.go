@@ -10,14 +10,14 @@ import (
 func (a *API) userKeysRoutes() []httpapi.Route {
 	const file = "user_keys.yaml"
 	claim := route("POST", v1+"/user/keys/claim", "claimUserEncryptionKeys", file, a.claimUserEncryptionKeys)
-	claim.Rate = httpapi.KeyClaim // or one server could use up everybody's keys
+	claim.Rate = httpapi.KeyClaim // otherwise one server could use up everybody's keys
 	return []httpapi.Route{
 		claim,
 		route("POST", v1+"/user/keys/query", "queryUserEncryptionKeys", file, a.queryUserEncryptionKeys),
 	}
 }
 
-// claimUserEncryptionKeys takes one-time keys of users of this server.
+// claimUserEncryptionKeys claims one-time keys of local users.
 // Spec: server-server-api#post_matrixfederationv1userkeysclaim
 func (a *API) claimUserEncryptionKeys(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -33,7 +33,7 @@ func (a *API) claimUserEncryptionKeys(r *httpapi.Request) (any, error) {
 	return map[string]any{"one_time_keys": claims}, err
 }
 
-// queryUserEncryptionKeys gives the identity keys and the public cross-signing keys of users of this server.
+// queryUserEncryptionKeys returns the identity keys and the public cross-signing keys of local users.
 // Spec: server-server-api#post_matrixfederationv1userkeysquery
 func (a *API) queryUserEncryptionKeys(r *httpapi.Request) (any, error) {
 	var body struct {
