@@ -84,7 +84,7 @@ func (w *world) countToDevice(u *user) (n int) {
 	return n
 }
 
-// devicesChanged is what a login or an upload of keys does.
+// devicesChanged records that a user's devices changed, as after a login or an upload of keys.
 func (w *world) devicesChanged(u *user) {
 	w.t.Helper()
 	var committed func()
@@ -97,7 +97,7 @@ func (w *world) devicesChanged(u *user) {
 	}).Wait(w.t.Context()))
 }
 
-// holdReaders takes every connection for reading away until release is called.
+// holdReaders occupies every read connection until release is called.
 func (w *world) holdReaders() (release func()) {
 	w.t.Helper()
 	end := make(chan struct{})
@@ -119,7 +119,7 @@ func (w *world) holdReaders() (release func()) {
 	}
 }
 
-// ids are the users of the m.typing event among ephemeral events; nil if there is none.
+// ids returns the users of the m.typing event among ephemeral events; nil if there is none.
 func (l list) ids(t *testing.T) []string {
 	t.Helper()
 	for _, e := range l.Events {

@@ -24,7 +24,7 @@ func (u *user) ask(b *testing.B, q feed.SyncRequest) json.RawMessage {
 	return raw
 }
 
-// BenchmarkNothingNew is a sync without news, of a user with 50 rooms, while others go on elsewhere.
+// BenchmarkNothingNew measures a sync without news of a user with 50 rooms, also while other rooms are busy.
 func BenchmarkNothingNew(b *testing.B) {
 	w := newWorld(b)
 	alice, bob := w.user("alice"), w.user("bob")
@@ -68,7 +68,7 @@ func manyRooms(b *testing.B) (*world, *user) {
 	return w, alice
 }
 
-// BenchmarkColdSync is a first sync by a server that has just started.
+// BenchmarkColdSync measures a first sync after a start of the server.
 func BenchmarkColdSync(b *testing.B) {
 	w, alice := manyRooms(b)
 	for name, filter := range map[string]string{"lazy": lazy, "full": ""} {
@@ -83,7 +83,7 @@ func BenchmarkColdSync(b *testing.B) {
 	}
 }
 
-// BenchmarkFirstSync is a first sync under lazy loading.
+// BenchmarkFirstSync measures a first sync under lazy loading.
 func BenchmarkFirstSync(b *testing.B) {
 	_, alice := manyRooms(b)
 	n := len(alice.ask(b, feed.SyncRequest{Filter: lazy}))
@@ -95,7 +95,7 @@ func BenchmarkFirstSync(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut is one message told to 200 waiting clients.
+// BenchmarkFanOut measures one message sent to 200 waiting clients.
 func BenchmarkFanOut(b *testing.B) {
 	w := newWorld(b)
 	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
@@ -147,7 +147,7 @@ func (u *user) listen(ctx context.Context, heard *sync.WaitGroup) {
 	}
 }
 
-// BenchmarkParked is the memory of a waiting request, without its connection.
+// BenchmarkParked measures the memory of a waiting request, without its connection.
 func BenchmarkParked(b *testing.B) {
 	w := newWorld(b)
 	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})

@@ -17,7 +17,7 @@ import (
 type builder struct {
 	*Service
 	*request
-	tx   *storage.Tx // one for the whole answer where that is large, else nil
+	tx   *storage.Tx // one for the whole answer if that is large, else nil
 	now  time.Time
 	upTo storage.Pos
 	next Token // the answer's next_batch
@@ -27,8 +27,7 @@ type builder struct {
 	own    ownNews
 	shared sharing
 
-	// partial: rooms of which not all members are known are in the answer, as they are for clients that do not want
-	// them all.
+	// partial: the answer includes partial-state rooms, which only clients with lazy loading get.
 	partial bool
 
 	ignored map[id.UserID]struct{}
@@ -38,28 +37,28 @@ type builder struct {
 	some    bool // the answer has news, so that the client need not wait
 }
 
-// roomPlan is which of the user's rooms may be part of the answer.
+// roomPlan holds the user's rooms, and which of them may be part of the answer.
 type roomPlan struct {
 	all     []rooms.RoomMembership
-	joined  []joinedRoom // those to look at
+	joined  []joinedRoom // those that may have news
 	invited []rooms.RoomMembership
 	knocked []rooms.RoomMembership
 	left    []rooms.RoomMembership
 }
 
-// joinedRoom is a room that the user is in.
+// joinedRoom is a room in which the user is joined.
 type joinedRoom struct {
 	rooms.RoomMembership
 	room  *rooms.Room
-	fresh bool // joined after the token: the client knows nothing of it
+	fresh bool // joined after the token: the client has nothing of it
 }
 
-// build makes an answer; nil when there is nothing to tell and the client may wait (final is false).
+// build makes an answer. It returns nil if there is nothing new and the client may wait (final is false).
 func (s *Service) build(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
 	b := &builder{Service: s, request: r, now: s.opts.Now(), partial: r.filter.Room.State.LazyLoadMembers}
-	// The counts from before the position are remembered with what is looked up: it covers at least their news. Whether
-	// anything is looked up at all is judged by the counts from after it: the position may cover news that came in
-	// between.
+	// The session stores the counts from before the position was read, because the position covers at least the news
+	// that they count. Whether there is anything to look up is decided by the counts from after it, because the
+	// position may cover news that came in between.
 	own, inRooms := r.session.sub.News()
 	if b.upTo = s.opts.DB.Announced(); b.idle(r.session.sub.News()) {
 		if !final {
@@ -90,12 +89,12 @@ func (b *builder) build(ctx context.Context, news uint64, final bool) (answer js
 		if cap(b.out) <= maxScratch {
 			own.out = b.out
 		}
-		own.news = roomNews{} // keeps no room alive
+		own.news = roomNews{} // so that it keeps no room in memory
 		return slices.Clone(answer), err
 	}
 	b.news = new(roomNews)
 	b.out = make([]byte, 0, min(maxFirstBuffer, roomBuffer*len(b.plan.joined)))
-	// A large answer is a share of what the database can do at a time, as other large reads of the user are.
+	// Large answers count against the user's share of database reads, like other large reads.
 	err = b.opts.DB.Read(storage.Requested(ctx, string(b.UserID)), func(tx *storage.Tx) (err error) {
 		b.tx = tx
 		answer, err = b.answer(ctx, news, final)
@@ -104,14 +103,14 @@ func (b *builder) build(ctx context.Context, news uint64, final bool) (answer js
 	return answer, err
 }
 
-// idle tells by positions and counts alone that nothing happened since the token that the user would be told.
+// idle reports, from positions and counts alone, that nothing has happened since the token that concerns the user.
 func (b *builder) idle(own, inRooms uint64) bool {
 	t := b.since
 	return !b.initial && !b.FullState && (t.Pos == b.upTo || b.session.quietRooms(t.Pos, inRooms)) && t.ToDevice == t.Pos && t.Epoch == b.epoch &&
 		b.session.quiet(t.Pos, own) && !b.Service.typing.changedSince(t, b.epoch) && b.Service.presence.newest() == t.Presence
 }
 
-// nothing is the answer when nothing happened: the token, at a newer position.
+// nothing returns an answer without news: only the token, at a newer position.
 func (b *builder) nothing() json.RawMessage {
 	next := b.since
 	next.Pos, next.ToDevice = b.upTo, b.upTo
@@ -122,7 +121,7 @@ func (b *builder) nothing() json.RawMessage {
 	return append(b.out, `"}`...)
 }
 
-// scratch is the memory in which answers are made, one after the other.
+// scratch is memory that answers are made in, one after the other.
 type scratch struct {
 	out  []byte // is copied at its size
 	news roomNews
@@ -131,16 +130,17 @@ type scratch struct {
 // maxScratch bounds the buffer of a scratch that is kept for the next answer.
 const maxScratch = 256 << 10
 
-// roomBuffer is what a room takes in a first answer under lazy loading, roughly; maxFirstBuffer bounds the guess.
+// roomBuffer is the approximate size of a room in a first answer under lazy loading; maxFirstBuffer bounds the
+// estimate.
 const (
 	roomBuffer     = 12 << 10
 	maxFirstBuffer = 8 << 20
 )
 
-// large tells whether many rooms will be read, for which one transaction is cheaper than one for each.
+// large reports whether many rooms will be read, so that one transaction is cheaper than one for each.
 func (b *builder) large() bool { return b.initial || b.FullState }
 
-// read runs f in the answer's transaction, or in one of its own.
+// read runs f in the answer's transaction if there is one, else in a new one.
 func (b *builder) read(ctx context.Context, f func(tx *storage.Tx) error) error {
 	if b.tx != nil {
 		return f(b.tx)
@@ -148,7 +148,7 @@ func (b *builder) read(ctx context.Context, f func(tx *storage.Tx) error) error 
 	return b.opts.DB.Read(ctx, f)
 }
 
-// makePlan fixes the position up to which the answer goes and sorts the user's rooms.
+// makePlan sets the position up to which the answer goes, and selects the rooms that may have news.
 func (b *builder) makePlan(ctx context.Context) error {
 	memberships, err := b.memberships(ctx)
 	if err != nil {
@@ -182,8 +182,8 @@ func (b *builder) makePlan(ctx context.Context) error {
 	return nil
 }
 
-// memberships reads the user's memberships as they are at upTo: newer ones would belong to the next answer, and their
-// events with them.
+// memberships returns the user's memberships at upTo. If one is newer, it moves upTo and reads again: the newer
+// membership would belong to the next answer, and its events with it.
 func (b *builder) memberships(ctx context.Context) ([]rooms.RoomMembership, error) {
 	for {
 		b.upTo = b.opts.DB.Announced()
@@ -194,14 +194,14 @@ func (b *builder) memberships(ctx context.Context) ([]rooms.RoomMembership, erro
 		if !slices.ContainsFunc(list, func(m rooms.RoomMembership) bool { return m.Changed > b.upTo }) {
 			return list, nil
 		}
-		// A join or the like was committed in between; each further turn needs another one.
+		// A membership changed in between. Each further iteration needs another change.
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// planJoined selects among the rooms that the user is in.
+// planJoined selects from the rooms in which the user is joined.
 func (b *builder) planJoined(ctx context.Context) error {
 	var joined []rooms.RoomMembership
 	var nids []ident.RoomNID
@@ -238,7 +238,7 @@ func (b *builder) planRoom(m rooms.RoomMembership, room *rooms.Room) {
 	}
 }
 
-// withheld tells of a room that the client is not to hear of until all of its members are known.
+// withheld reports whether the client does not get the room until all its members are known.
 func (b *builder) withheld(room *rooms.Room) bool {
 	return !b.partial && (room.Partial() || room.Completed() > b.upTo)
 }
@@ -264,8 +264,8 @@ func (b *builder) planData(ctx context.Context) error {
 	return nil
 }
 
-// anyRoom tells whether f is true of one of the rooms that the user is in. One that cannot be read counts as none, and
-// is logged where it is.
+// anyRoom reports whether f is true of one of the rooms in which the user is joined. A room that cannot be read is
+// logged and does not count.
 func (b *builder) anyRoom(ctx context.Context, f func(*rooms.Room) bool) bool {
 	return slices.ContainsFunc(b.plan.all, func(m rooms.RoomMembership) bool {
 		if m.Membership != rooms.Join {
@@ -273,14 +273,14 @@ func (b *builder) anyRoom(ctx context.Context, f func(*rooms.Room) bool) bool {
 		}
 		room, err := b.opts.Rooms.RoomByNID(ctx, m.Room)
 		if err != nil {
-			b.opts.Log.WarnContext(ctx, "A user's room is not there", "room", m.Room, "error", err)
+			b.opts.Log.WarnContext(ctx, "Cannot load a room of a user", "room", m.Room, "error", err)
 			return false
 		}
 		return f(room)
 	})
 }
 
-// answer writes the answer.
+// answer gathers and writes the answer. Like build, it returns nil if there is nothing new.
 func (b *builder) answer(ctx context.Context, news uint64, final bool) (json.RawMessage, error) {
 	if err := b.ownNews(ctx, news); err != nil {
 		return nil, err
@@ -301,11 +301,11 @@ func (b *builder) answer(ctx context.Context, news uint64, final bool) (json.Raw
 		return nil, nil
 	}
 	b.count(b.some)
-	b.session.gave(b.sessions.seed, b.sent, b.upTo)
+	b.session.noteSent(b.sessions.seed, b.sent, b.upTo)
 	b.out = append(b.out, `"next_batch":"`...)
 	b.out = b.next.append(b.out)
 	return append(b.out, `"}`...), nil
 }
 
-// admits tells whether the filter lets a room through.
+// admits reports whether the filter admits a room.
 func (b *builder) admits(room *rooms.Room) bool { return b.filter.Room.room(string(room.ID())) }

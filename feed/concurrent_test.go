@@ -213,8 +213,8 @@ func TestMessagesThatArriveDuringARequestAreNotSkipped(t *testing.T) {
 	same(t, "messages to the device", got, want)
 }
 
-// A room that is being read is not locked a second time by its reader: a writer who waits in between would stop both
-// for good.
+// A reader of a room must not lock it a second time: it would deadlock with a writer that waits for the lock in
+// between.
 func TestReadersWhoWereAwayAndWritersDoNotStopEachOther(t *testing.T) {
 	w := newWorld(t)
 	host, reader := w.user("host"), w.user("reader")

@@ -6,8 +6,8 @@ import (
 	"ebb/canonjson"
 )
 
-// selectFields appends the parts of an event that the paths name. It gives nothing but what was asked for; an event
-// without any of it is an empty object.
+// selectFields appends an event reduced to the fields that the paths name. An event with none of them becomes an empty
+// object.
 // Spec: client-server-api#filtering event_fields
 func selectFields(dst, event []byte, paths []fieldPath) []byte {
 	dst = append(dst, '{')
@@ -37,7 +37,7 @@ func selectFields(dst, event []byte, paths []fieldPath) []byte {
 	return append(dst, '}')
 }
 
-// pathsBelow tells whether a path ends at key, and gives the rests of those that go through it.
+// pathsBelow reports whether a path ends at key, and returns the remainders of the paths that continue below it.
 func pathsBelow(paths []fieldPath, key string) (whole bool, tails []fieldPath) {
 	for _, p := range paths {
 		switch {
@@ -51,7 +51,7 @@ func pathsBelow(paths []fieldPath, key string) (whole bool, tails []fieldPath) {
 	return false, tails
 }
 
-// hasURL tells whether content has a url, the mark of events with media.
+// hasURL reports whether content has a url, as events with media do.
 func hasURL(content json.RawMessage) bool {
 	url, ok := canonjson.Get(content, "url")
 	return ok && len(url) > 0 && url[0] == '"'

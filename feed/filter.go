@@ -14,7 +14,7 @@ import (
 // Spec: client-server-api#filtering
 type Filter struct {
 	EventFields []fieldPath // nil: whole events
-	Federation  bool        // event_format "federation": the event as servers exchange it
+	Federation  bool        // event_format "federation": events in the federation format
 	Presence    EventFilter
 	AccountData EventFilter
 	Room        RoomFilter
@@ -90,7 +90,7 @@ type wireEvent struct {
 	UnreadThreadNotifications bool      `json:"unread_thread_notifications"`
 }
 
-// ParseFilter reads a filter's JSON. The error's text may be shown to the client.
+// ParseFilter parses a filter's JSON. The error's text may be shown to the client.
 func ParseFilter(raw []byte) (*Filter, error) {
 	if len(raw) > MaxFilterSize {
 		return nil, fmt.Errorf("it must not be larger than %d bytes", MaxFilterSize)
@@ -168,7 +168,7 @@ func (p *filterParser) list(name string, list *[]string) []string {
 	return *list
 }
 
-// ids is a list of identifiers that begin with sigil.
+// ids returns a list of identifiers, which must begin with sigil.
 func (p *filterParser) ids(name string, list *[]string, sigil byte) []string {
 	ids := p.list(name, list)
 	for _, entry := range ids {
@@ -195,7 +195,7 @@ func (p *filterParser) fields(list *[]string) []fieldPath {
 	return paths
 }
 
-// timelineLimit is how many events of a room's timeline to give.
+// timelineLimit returns the maximum number of events in a room's timeline.
 func (f *Filter) timelineLimit() int {
 	if f.Room.Timeline.Limit < 0 {
 		return defaultTimelineLimit
@@ -203,27 +203,27 @@ func (f *Filter) timelineLimit() int {
 	return f.Room.Timeline.Limit
 }
 
-// room tells whether the filter lets anything of a room through.
+// room reports whether the filter admits a room.
 func (f *RoomFilter) room(roomID string) bool { return listed(f.Rooms, f.NotRooms, roomID) }
 
-// room tells whether the filter lets events of a room through.
+// room reports whether the filter admits events of a room.
 func (f *RoomEventFilter) room(roomID string) bool { return listed(f.Rooms, f.NotRooms, roomID) }
 
-// sender tells whether events of a user pass.
+// sender reports whether the filter admits events of a user.
 func (f *EventFilter) sender(userID string) bool { return listed(f.Senders, f.NotSenders, userID) }
 
-// typ tells whether events of a type pass.
+// typ reports whether the filter admits events of a type.
 func (f *EventFilter) typ(eventType string) bool {
 	matches := func(pattern string) bool { return history.MatchType(pattern, eventType) }
 	return (f.Types == nil || slices.ContainsFunc(f.Types, matches)) && !slices.ContainsFunc(f.NotTypes, matches)
 }
 
-// open tells whether every event passes, so that nothing needs to be matched.
+// open reports whether the filter admits every event, so that none needs to be matched.
 func (f *RoomEventFilter) open() bool {
 	return f.Senders == nil && f.NotSenders == nil && f.Types == nil && f.NotTypes == nil && f.ContainsURL == nil
 }
 
-// event tells whether an event of an admitted room passes.
+// event reports whether the filter admits an event. The room is checked separately.
 func (f *RoomEventFilter) event(eventType, sender string, content []byte) bool {
 	if !f.typ(eventType) || !f.sender(sender) {
 		return false
@@ -231,7 +231,7 @@ func (f *RoomEventFilter) event(eventType, sender string, content []byte) bool {
 	return f.ContainsURL == nil || *f.ContainsURL == hasURL(content)
 }
 
-// listed: in yes, if there is such a list, and not in no.
+// listed reports whether entry is in yes, or yes is nil, and is not in no.
 func listed(yes, no []string, entry string) bool {
 	return (yes == nil || slices.Contains(yes, entry)) && !slices.Contains(no, entry)
 }

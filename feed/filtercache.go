@@ -12,7 +12,7 @@ const (
 	maxCachedFilterID = 2048
 )
 
-// cachedFilter is a parsed filter with a number of its own, by which sent member events are told apart.
+// cachedFilter is a parsed filter with a number, which distinguishes member events sent under different filters.
 type cachedFilter struct {
 	*Filter
 	number int64
@@ -28,13 +28,13 @@ func newFilterCache(entries int) *filterCache {
 	return &filterCache{known: keyed.NewMap[string, *cachedFilter](entries)}
 }
 
-// get returns a filter, nil if it is not known.
+// get returns a filter; nil if it is not cached.
 func (c *filterCache) get(key string) *cachedFilter {
 	f, _ := c.known.Get(key)
 	return f
 }
 
-// put keeps a filter unless there is one of that key, and returns the one that is kept.
+// put caches a filter unless the key is taken, and returns the cached one.
 func (c *filterCache) put(key string, f *Filter) *cachedFilter {
 	own := &cachedFilter{Filter: f, number: c.last.Add(1)}
 	if len(key) > maxCachedFilterID {

@@ -12,11 +12,11 @@ import (
 	"ebb/storage"
 )
 
-// maxStoredFilters bounds the filters that are kept for one user; beyond it the oldest go, and a client whose filter is
-// unknown stores it anew.
+// maxStoredFilters bounds the stored filters of one user. Beyond it the oldest are deleted; a client whose filter is
+// unknown stores it again.
 const maxStoredFilters = 500
 
-// DefineFilter stores a filter, verbatim, and gives its id.
+// DefineFilter stores a filter verbatim and returns its ID.
 // Spec: client-server-api#post_matrixclientv3useruseridfilter
 func (s *Service) DefineFilter(ctx context.Context, user ident.UserNID, raw []byte) (string, error) {
 	if _, err := ParseFilter(raw); err != nil {
@@ -52,7 +52,7 @@ func (s *Service) StoredFilter(ctx context.Context, user ident.UserNID, filterID
 	return []byte(raw), err
 }
 
-// filter is the filter that a request names by id or carries as JSON.
+// filterOf returns the filter that a request names by ID or contains as JSON.
 func (s *Service) filterOf(ctx context.Context, who ident.Requester, text string) (*cachedFilter, error) {
 	inline := text == "" || strings.HasPrefix(text, "{")
 	key := text

@@ -128,7 +128,7 @@ func senders(events []*rooms.Event) []id.UserID {
 	return list
 }
 
-// departure finds out how the user left a room; pos is the position of the user's current member event.
+// departure finds out how the user left a room. pos is the position of the user's current member event.
 func (b *builder) departure(ctx context.Context, room *rooms.Room, pos storage.Pos) (*departure, error) {
 	d := &departure{}
 	err := b.eachOwnMember(ctx, room, pos, func(e *rooms.Event) bool {
@@ -154,8 +154,8 @@ func membership(e *rooms.Event) rooms.Membership {
 	return text
 }
 
-// maxOwnMembers bounds the walk back through the user's own memberships of a room. A client that was away for longer
-// gets the room as one that it does not know.
+// maxOwnMembers bounds the walk back through the user's own member events in a room. A client that was away for longer
+// gets the room as a new one.
 const maxOwnMembers = 200
 
 // eachOwnMember calls f for the user's member events in a room, from the one at pos backwards, until f returns false.
@@ -190,7 +190,7 @@ func (b *builder) knownMembers(ctx context.Context, q *roomQuery) (since storage
 	return since, err
 }
 
-// fromSnapshot adds the state of a room as it was when the user left.
+// fromSnapshot adds the state of a room at the time when the user left it.
 func (g *stateGatherer) fromSnapshot(ctx context.Context) error {
 	if err := g.readAll(ctx, &g.q.end); err != nil {
 		return err

@@ -13,22 +13,22 @@ import (
 	"ebb/rooms"
 )
 
-// Users of two servers who come to share a room are shown each other's presence at once, and not only when it next
+// Users of different servers who come to share a room see each other's presence at once, rather than when it next
 // changes or is repeated.
 
 const (
 	// maxMeetings bounds the joins between two ticks for which presence is sent. For the others it waits until it is
 	// repeated.
 	maxMeetings = 1000
-	// maxEarlyPresence bounds the users of other servers whose presence is kept although they share no room with
-	// anybody here, as far as this server knows yet, and maxEarlyOfServer those of one server.
+	// maxEarlyPresence bounds the remote users whose presence is kept although, as far as this server knows yet, they
+	// share no room with a local user; maxEarlyOfServer bounds those of one server.
 	maxEarlyPresence = 2000
 	maxEarlyOfServer = 200
-	// earlyPresenceLife is how long it is kept: a join of a large room may take as long.
+	// earlyPresenceLife is how long such presence is kept: joining a large room may take that long.
 	earlyPresenceLife = 5 * time.Minute
 )
 
-// meeting is a room that a user joined; user is "" where others may turn out to be in the room.
+// meeting is a room that a user joined. user is "" if all members are to be looked at.
 type meeting struct {
 	room ident.RoomNID
 	user id.UserID
@@ -87,7 +87,7 @@ func (m *meetings) keep(r presenceRecord, server string, now time.Time) {
 	m.early[r.id] = earlyPresence{r, server, now}
 }
 
-// take returns what is pending.
+// take returns the pending joins and removes them. It also drops expired early presence.
 func (m *meetings) take(now time.Time) map[meeting]struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -113,7 +113,7 @@ func (m *meetings) forget(user id.UserID) {
 	}
 }
 
-// candidates returns the early presence of one user, or of all where user is "".
+// candidates returns the early presence of one user, or of all users if user is "".
 func (m *meetings) candidates(user id.UserID) (found []earlyPresence) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -129,7 +129,7 @@ func (m *meetings) candidates(user id.UserID) (found []earlyPresence) {
 	return found
 }
 
-// arrived takes the early presence of those who are in a room: of one user, or of all where user is "".
+// arrived applies the early presence of users who have joined a room: of one user, or of all if user is "".
 func (s *Service) arrived(room *rooms.Room, user id.UserID, now time.Time) {
 	for _, e := range s.meetings.candidates(user) {
 		member := room.MemberOf(e.id)
@@ -171,7 +171,7 @@ func (s *Service) introduceLocal(room *rooms.Room, user id.UserID, served map[st
 		return
 	}
 	r, known := s.presence.of(member.NID)
-	if !known || !r.telling() {
+	if !known || !r.notable() {
 		return
 	}
 	servers := map[string]bool{}
@@ -183,23 +183,23 @@ func (s *Service) introduceLocal(room *rooms.Room, user id.UserID, served map[st
 	s.sendPresence(r, servers)
 }
 
-// introduceTo tells a server that has come into a room of the users of this one there.
+// introduceTo sends the presence of the local users in a room to a server that has joined it.
 func (s *Service) introduceTo(room *rooms.Room, server string, served map[string]map[ident.UserNID]bool) {
 	if !room.HasServer(server) {
 		return
 	}
 	var here []presencePush
 	for member := range room.EachLocal() {
-		if r, known := s.presence.of(member.NID); known && r.telling() && once(served, server, member.NID) {
+		if r, known := s.presence.of(member.NID); known && r.notable() && once(served, server, member.NID) {
 			here = append(here, s.pushOf(r))
 		}
 	}
 	for i, some := range slices.Collect(slices.Chunk(here, maxPresencePush)) {
-		s.tell([]string{server}, eduPresence, fmt.Sprint(room.ID(), i), presenceContent{some})
+		s.queueEDU([]string{server}, eduPresence, fmt.Sprint(room.ID(), i), presenceContent{some})
 	}
 }
 
-// once reports whether a server is not yet served with a user's presence, and notes that it is.
+// once reports whether a server has not got a user's presence yet in this tick, and notes that it has now.
 func once(served map[string]map[ident.UserNID]bool, server string, nid ident.UserNID) bool {
 	if served[server] == nil {
 		served[server] = map[ident.UserNID]bool{}

@@ -9,7 +9,7 @@ var (
 	syncBuild   = telemetry.NewHistogram("ebb_sync_build_seconds", "Time to look for news once and to write them.", telemetry.Seconds())
 )
 
-// count tells the metrics of an answer.
+// count counts an answer in the metrics.
 func (r *request) count(news bool) {
 	kind := "empty"
 	switch {

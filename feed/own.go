@@ -13,11 +13,11 @@ import (
 	"ebb/storage"
 )
 
-// maxToDevice bounds the to-device messages of one answer; the token then says how far they were given, and the client
-// asks again at once. 256: a first sync after a key share storm stays below a megabyte.
+// maxToDevice bounds the to-device messages of one answer. If there are more, the token says how far they were sent,
+// and the client asks again at once. With 256, a first sync after a burst of key shares stays below a megabyte.
 const maxToDevice = 256
 
-// ownNews is what concerns the user or the device itself, apart from any room.
+// ownNews holds what concerns the user or the device itself rather than a room.
 type ownNews struct {
 	accountData   []storage.AccountDatum // global
 	roomData      map[ident.RoomNID][]storage.AccountDatum
@@ -27,8 +27,8 @@ type ownNews struct {
 	left          []id.UserID
 }
 
-// ownNews looks up what concerns the user and the device, unless nothing of that came since the token. news is the
-// count from before upTo.
+// ownNews looks up what concerns the user and the device, unless nothing of that has changed since the token. news is
+// the count from before upTo.
 func (b *builder) ownNews(ctx context.Context, news uint64) error {
 	b.next.ToDevice = b.upTo
 	now, _ := b.session.sub.News()
@@ -66,13 +66,13 @@ func (b *builder) ownNews(ctx context.Context, news uint64) error {
 	return nil
 }
 
-// countsChanged tells whether the key counts differ from those that the device was told last.
+// countsChanged reports whether the key counts differ from those that the device got last.
 func (b *builder) countsChanged(counts []byte) bool {
 	old := b.session.counts()
 	return old != nil && !slices.Equal(old, counts)
 }
 
-// accountData reads the user's account data that changed.
+// accountData reads the user's account data that changed, push rules included.
 func (b *builder) accountData(tx *storage.Tx) error {
 	all, err := tx.AccountDataSince(b.UserNID, b.since.Pos, b.upTo)
 	if err != nil {
@@ -98,8 +98,8 @@ func (b *builder) accountData(tx *storage.Tx) error {
 	return err
 }
 
-// toDevice reads the messages for the device and gives the position of the newest one; the next token says how far they
-// go.
+// toDevice reads the messages for the device and returns the position of the newest one. It sets in the next token how
+// far they go.
 func (b *builder) toDevice(tx *storage.Tx) (storage.Pos, error) {
 	messages, err := b.opts.E2EE.ToDevice(tx, b.DeviceNID, b.since.ToDevice, b.upTo, maxToDevice+1)
 	if err != nil || len(messages) == 0 {
@@ -113,7 +113,7 @@ func (b *builder) toDevice(tx *storage.Tx) (storage.Pos, error) {
 	return messages[len(messages)-1].Position, nil
 }
 
-// keyCounts encodes the key counts, which stand in every answer: a client that does not see them uploads nothing.
+// keyCounts encodes the key counts. Every answer has them, because some clients upload no keys unless they see them.
 func (b *builder) keyCounts(tx *storage.Tx) ([]byte, error) {
 	oneTime, unused, err := b.opts.E2EE.KeyCounts(tx, b.DeviceNID)
 	if err != nil {
@@ -132,7 +132,7 @@ func (b *builder) keyCounts(tx *storage.Tx) ([]byte, error) {
 		dst = strconv.AppendInt(dst, c.Count, 10)
 		listed = listed || c.Algorithm == string(id.KeyAlgorithmSignedCurve25519)
 	}
-	if !listed { // an absent algorithm counts as zero, but some clients wait for the number
+	if !listed { // an absent algorithm means zero, but some clients wait for the number
 		if len(oneTime) > 0 {
 			dst = append(dst, ',')
 		}

@@ -13,7 +13,7 @@ import (
 	"ebb/mxerr"
 )
 
-// PeekRequest asks for what is new in one room, in which the user need not be.
+// PeekRequest asks for what is new in one room, of which the user need not be a member.
 type PeekRequest struct {
 	ident.Requester
 	Room    id.RoomID
@@ -21,7 +21,7 @@ type PeekRequest struct {
 	Timeout time.Duration
 }
 
-// Peeked is what is new in a room between two tokens, oldest first.
+// Peeked holds the new events of a room between two tokens, oldest first.
 type Peeked struct {
 	Start, End string
 	Chunk      []json.RawMessage
@@ -30,7 +30,7 @@ type Peeked struct {
 // maxPeeked bounds the events of one answer.
 const maxPeeked = 100
 
-// Peek answers with the events that are new in a room that the user may read, waiting for one up to the timeout.
+// Peek returns the new events of a room that the user may read, waiting for one up to the timeout.
 // Spec: client-server-api#get_matrixclientv3events (peeking_events)
 func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error) {
 	to := q.Requester
@@ -66,7 +66,7 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 	}
 }
 
-// newIn reads on from the end of what was read, over events that the user may not see.
+// newIn reads on from where the last read ended, skipping events that the user may not see.
 func (s *Service) newIn(ctx context.Context, roomID id.RoomID, to ident.Requester, p *Peeked) error {
 	room, err := s.opts.Rooms.Room(ctx, roomID)
 	if err != nil {

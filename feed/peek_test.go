@@ -11,7 +11,7 @@ import (
 	"ebb/mxerr"
 )
 
-// peek begins to wait for the news of a room, and returns a function that waits for the end.
+// peek starts waiting for new events of a room, and returns a function that waits for the result.
 func (u *user) peek(room id.RoomID, from string) func() (feed.Peeked, error) {
 	var p feed.Peeked
 	var err error

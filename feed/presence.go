@@ -30,7 +30,7 @@ const (
 	presenceMemory = 24 * time.Hour
 )
 
-// presence is who is here. It lives in memory only, by user.
+// presence holds the presence of users. It is kept in memory only.
 type presence struct {
 	// mu guards all below; a leaf in docs/locks.md.
 	mu     sync.Mutex
@@ -53,15 +53,15 @@ type presenceUser struct {
 	id         id.UserID
 	state      event.Presence
 	status     *string
-	active     bool // currently_active as last told
+	active     bool // currently_active as last sent
 	lastActive time.Time
 	serial     int64
 	devices    map[ident.DeviceNID]presenceDevice
-	told       time.Time // when other servers were told last
-	heard      time.Time // when another server told of its user; zero: a user of this one
+	sent       time.Time // when it was last sent to other servers
+	heard      time.Time // when another server last sent it; zero for a local user
 }
 
-// presenceDevice is what one device says about its user.
+// presenceDevice is the presence of one of a user's devices.
 type presenceDevice struct {
 	state event.Presence
 	polls int // requests waiting right now
@@ -109,18 +109,18 @@ func (p *presence) poll(nid ident.UserNID, userID id.UserID, device ident.Device
 	if delta > 0 {
 		returned := !known || d.state != event.PresenceOnline || d.gone(now)
 		if state == event.PresenceOnline && returned {
-			u.lastActive = now // to come online is an activity
+			u.lastActive = now // coming online is an activity
 		}
 		d.state = state
 	}
 	d.polls, d.seen = max(0, d.polls+delta), now
 	u.devices[device] = d
-	if !same { // what only time changes is for tick
+	if !same { // timeouts are left to tick
 		p.refresh(u, now, false)
 	}
 }
 
-// set is the user's own word about a device's state, with the status message to show (nil: none).
+// set records the presence that the user set for a device, and the status message (nil: none).
 func (p *presence) set(nid ident.UserNID, userID id.UserID, device ident.DeviceNID, state event.Presence, status *string, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -146,7 +146,7 @@ func (p *presence) touch(nid ident.UserNID, now time.Time) {
 	}
 }
 
-// refresh works out a user's state and gives it a serial when it changed.
+// refresh computes a user's state, and gives it a new serial if it changed.
 func (p *presence) refresh(u *presenceUser, now time.Time, changed bool) {
 	if !u.heard.IsZero() {
 		if u.state != event.PresenceOffline && now.Sub(u.heard) > remotePresence {
@@ -164,7 +164,7 @@ func (p *presence) refresh(u *presenceUser, now time.Time, changed bool) {
 	p.note(u)
 }
 
-// heard is what another server says of one of its users.
+// heard records the presence of a remote user.
 func (p *presence) heard(r presenceRecord, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -184,7 +184,7 @@ func (p *presence) heard(r presenceRecord, now time.Time) {
 
 func sameStatus(a, b *string) bool { return a == b || a != nil && b != nil && *a == *b }
 
-// note gives a user whose presence changed a serial.
+// note gives a user whose presence changed a new serial.
 func (p *presence) note(u *presenceUser) {
 	p.serial++
 	u.serial = p.serial
@@ -197,7 +197,7 @@ func (p *presence) note(u *presenceUser) {
 	}
 }
 
-// overall is the best of what the user's devices say. Devices that have gone are dropped.
+// overall returns the best state of the user's devices. It drops devices that are gone.
 func (u *presenceUser) overall(now time.Time) event.Presence {
 	best := event.PresenceOffline
 	for nid, d := range u.devices {
@@ -216,7 +216,7 @@ func (u *presenceUser) overall(now time.Time) event.Presence {
 	return best
 }
 
-// compact keeps of recent only each user's newest entry, in order.
+// compact removes from recent all but each user's newest entry.
 func (p *presence) compact() {
 	p.recent = p.recent[:0]
 	for _, u := range p.users {
@@ -227,7 +227,7 @@ func (p *presence) compact() {
 	slices.SortFunc(p.recent, func(a, b presenceChange) int { return cmp.Compare(a.serial, b.serial) })
 }
 
-// tick lets time pass: devices go, users become idle, old records are forgotten.
+// tick applies the timeouts: devices are dropped, users become idle, old records are forgotten.
 func (p *presence) tick(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -248,7 +248,7 @@ func (p *presence) tick(now time.Time) {
 	}
 }
 
-// forgettable tells of somebody of whom there has been nothing to say for long.
+// forgettable reports whether a user's record has had nothing to say for so long that it can be dropped.
 func (u *presenceUser) forgettable(now time.Time) bool {
 	if !u.heard.IsZero() {
 		return now.Sub(u.heard) > presenceMemory
@@ -256,13 +256,13 @@ func (u *presenceUser) forgettable(now time.Time) bool {
 	return len(u.devices) == 0 && u.status == nil && now.Sub(u.lastActive) > presenceMemory
 }
 
-// flush gives the users whose presence changed since the last flush.
+// flush returns the users whose presence changed since the last flush.
 func (p *presence) flush(now time.Time) (changed []presenceRecord) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, nid := range p.dirty {
 		if u := p.users[nid]; u != nil {
-			u.told = now
+			u.sent = now
 			changed = append(changed, u.record())
 		}
 	}
@@ -270,28 +270,29 @@ func (p *presence) flush(now time.Time) (changed []presenceRecord) {
 	return changed
 }
 
-// pings gives the users of this server who are here and of whom other servers have not been told for long.
+// pings returns the local users who are not offline and whose presence was sent to other servers long ago.
 func (p *presence) pings(now time.Time) (due []presenceRecord) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, u := range p.users {
-		if u.heard.IsZero() && u.state != event.PresenceOffline && now.Sub(u.told) >= presencePing {
-			u.told = now
+		if u.heard.IsZero() && u.state != event.PresenceOffline && now.Sub(u.sent) >= presencePing {
+			u.sent = now
 			due = append(due, u.record())
 		}
 	}
 	return due
 }
 
-// newest is the serial of the newest change.
+// newest returns the serial of the newest change.
 func (p *presence) newest() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.serial
 }
 
-// since gives the newest serial and the users whose presence changed after one, oldest change first. Names only: a
-// client that comes back when a thousand have come online is shown a few of them.
+// since returns the newest serial and the users whose presence changed after a serial, oldest change first. It returns
+// numbers rather than records: a client that comes back after a thousand users have come online may see only a few of
+// them.
 func (p *presence) since(serial int64) (int64, []ident.UserNID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -305,12 +306,12 @@ func (p *presence) since(serial int64) (int64, []ident.UserNID) {
 	return p.serial, changed
 }
 
-// record copies a user's presence.
+// record returns a copy of a user's presence.
 func (u *presenceUser) record() presenceRecord {
 	return presenceRecord{u.nid, u.id, u.state, u.status, u.active, u.lastActive, u.serial, !u.heard.IsZero()}
 }
 
-// of gives the record of one user; a user without one is offline.
+// of returns the record of one user; a user without one is offline.
 func (p *presence) of(nid ident.UserNID) (presenceRecord, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -320,13 +321,13 @@ func (p *presence) of(nid ident.UserNID) (presenceRecord, bool) {
 	return presenceRecord{nid: nid, state: event.PresenceOffline}, false
 }
 
-// here gives the newest serial and the users who are not offline or have something to say.
-func (p *presence) here() (int64, []ident.UserNID) {
+// allNotable returns the newest serial and the users who are not offline or have a status message.
+func (p *presence) allNotable() (int64, []ident.UserNID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var users []ident.UserNID
 	for nid, u := range p.users {
-		if u.record().telling() {
+		if u.record().notable() {
 			users = append(users, nid)
 		}
 	}
@@ -334,20 +335,20 @@ func (p *presence) here() (int64, []ident.UserNID) {
 	return p.serial, users
 }
 
-// remoteHere gives the users of other servers who are not offline or have something to say.
-func (p *presence) remoteHere() (here []presenceRecord) {
+// remoteNotable returns the remote users who are not offline or have a status message.
+func (p *presence) remoteNotable() (here []presenceRecord) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, u := range p.users {
-		if r := u.record(); r.remote && r.telling() {
+		if r := u.record(); r.remote && r.notable() {
 			here = append(here, r)
 		}
 	}
 	return here
 }
 
-// telling: somebody who is offline and says nothing need not be told of.
-func (r presenceRecord) telling() bool { return r.state != event.PresenceOffline || r.status != nil }
+// notable reports whether a record is worth sending: the user is not offline or has a status message.
+func (r presenceRecord) notable() bool { return r.state != event.PresenceOffline || r.status != nil }
 
 // appendContent appends the content of the user's m.presence event, which is also the answer to GET .../status.
 func (r presenceRecord) appendContent(dst []byte, now time.Time) []byte {

@@ -9,7 +9,7 @@ import (
 	"ebb/ident"
 )
 
-// presenceOf gives the state as it was last told.
+// presenceOf returns the presence that the client got last.
 func presenceOf(p *presence, nid ident.UserNID) event.Presence {
 	r, _ := p.of(nid)
 	return r.state

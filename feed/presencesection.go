@@ -11,17 +11,17 @@ import (
 	"ebb/rooms"
 )
 
-// maxStalePresence bounds the people of whom a client that comes back after a restart of the server is told that they
-// are not here, as far as the server knows.
+// maxStalePresence bounds the users whose presence, most of it offline, a client gets in its first answer after a
+// restart of the server.
 const maxStalePresence = 500
 
-// presenceNews is the presence that is new to the client. Where hundreds come online at once everybody in their rooms
-// is woken, so the records are not gathered, but looked up one by one when they are written.
+// presenceNews returns the presence that is new to the client. When hundreds of users come online at once, everybody in
+// their rooms is woken; so records are looked up one by one as they are written rather than collected.
 func (b *builder) presenceNews(ctx context.Context) iter.Seq[presenceRecord] {
 	var users []ident.UserNID
 	switch stale := b.since.Epoch != b.epoch || b.since.Presence < b.presenceFloor(); {
 	case b.initial:
-		b.next.Presence, users = b.Service.presence.here()
+		b.next.Presence, users = b.Service.presence.allNotable()
 	case stale:
 		b.next.Presence = b.Service.presence.newest()
 		return slices.Values(b.everybody(ctx))
@@ -31,7 +31,7 @@ func (b *builder) presenceNews(ctx context.Context) iter.Seq[presenceRecord] {
 	users = b.onlyWatched(ctx, users)
 	for user, nid := range b.shared.come {
 		r, known := b.Service.presence.of(nid)
-		if known && r.telling() && b.watches(ctx, nid, user) && !slices.Contains(users, nid) {
+		if known && r.notable() && b.watches(ctx, nid, user) && !slices.Contains(users, nid) {
 			users = append(users, nid)
 		}
 	}
@@ -50,11 +50,11 @@ func (b *builder) presenceFloor() int64 {
 	return b.Service.presence.floor
 }
 
-// manyLooks is up to how many looks into rooms it is cheaper to ask each room for each user than to gather everybody in
-// them.
+// manyLooks is the number of lookups (users times rooms) up to which checking each room for each user is cheaper than
+// collecting all members of the rooms.
 const manyLooks = 4096
 
-// onlyWatched keeps the people whom the user is shown.
+// onlyWatched returns the users whose presence the user may see.
 func (b *builder) onlyWatched(ctx context.Context, users []ident.UserNID) []ident.UserNID {
 	if len(users)*len(b.plan.all) <= manyLooks {
 		return slices.DeleteFunc(users, func(nid ident.UserNID) bool { return !b.watches(ctx, nid, b.remoteUser(nid)) })
@@ -77,7 +77,7 @@ func (b *builder) onlyWatched(ctx context.Context, users []ident.UserNID) []iden
 	})
 }
 
-// remoteUser is the id of a user of another server whose presence is known, "" for others.
+// remoteUser returns the ID of a remote user whose presence is known, "" for all others.
 func (b *builder) remoteUser(nid ident.UserNID) id.UserID {
 	if r, known := b.Service.presence.of(nid); known && r.remote {
 		return r.id
@@ -85,14 +85,14 @@ func (b *builder) remoteUser(nid ident.UserNID) id.UserID {
 	return ""
 }
 
-// watches tells whether the user is shown another one's presence; remote names one of another server.
+// watches reports whether the user may see another user's presence. For a remote user remote is the user's ID.
 func (b *builder) watches(ctx context.Context, nid ident.UserNID, remote id.UserID) bool {
 	return nid == b.UserNID || b.anyRoom(ctx, func(room *rooms.Room) bool {
 		return (room.HasLocal(nid) || remote != "" && room.Membership(remote) == rooms.Join) && spreadsPresence(room)
 	})
 }
 
-// everybody gives the presence of everyone whom the user is shown, also of those of whom nothing is known.
+// everybody returns the presence of all users whose presence the user may see, including those without a record.
 func (b *builder) everybody(ctx context.Context) []presenceRecord {
 	seen := map[ident.UserNID]bool{}
 	var records []presenceRecord
@@ -111,7 +111,7 @@ func (b *builder) everybody(ctx context.Context) []presenceRecord {
 		}
 		return false
 	})
-	for _, r := range b.Service.presence.remoteHere() {
+	for _, r := range b.Service.presence.remoteNotable() {
 		if len(records) < maxStalePresence && b.watches(ctx, r.nid, r.id) {
 			records = append(records, r)
 		}

@@ -8,13 +8,12 @@ import (
 	"ebb/storage"
 )
 
-// maxReceipts bounds the receipts of one room in one answer. A first sync of a room of thousands shows the newest ones;
-// the reader's own come always.
+// maxReceipts bounds the receipts of one room in one answer. A first sync of a large room gets the newest ones, and
+// always the user's own.
 const maxReceipts = 1000
 
-// appendReceipts appends the m.receipt events that tell these receipts, comma separated. Where a user has receipts of
-// several threads at one event, each further one goes into an event of its own, because an event has one place for
-// them.
+// appendReceipts appends m.receipt events, comma separated. An event has room for one receipt of a user for each event
+// and type: a user's receipts for several threads at the same event go into separate m.receipt events.
 func appendReceipts(dst []byte, receipts []storage.SyncReceipt) []byte {
 	slices.SortStableFunc(receipts, byEventTypeUser)
 	first := true
@@ -37,7 +36,7 @@ func appendReceipts(dst []byte, receipts []storage.SyncReceipt) []byte {
 	return dst
 }
 
-// uniqueReceipts drops what stands twice in the list.
+// uniqueReceipts removes duplicates.
 func uniqueReceipts(receipts []storage.SyncReceipt) []storage.SyncReceipt {
 	seen := make(map[storage.Pos]bool, len(receipts))
 	return slices.DeleteFunc(receipts, func(r storage.SyncReceipt) bool {
@@ -59,7 +58,8 @@ func byEventTypeUser(a, b storage.SyncReceipt) int {
 	return 0
 }
 
-// appendReceiptEvent appends one m.receipt event; receipts are sorted and no two are for the same place.
+// appendReceiptEvent appends one m.receipt event. The receipts are sorted, and no two have the same event, type and
+// user.
 // Spec: client-server-api#mreceipt
 func appendReceiptEvent(dst []byte, receipts []storage.SyncReceipt) []byte {
 	dst = append(dst, `{"content":{`...)

@@ -60,18 +60,18 @@ func TestMemberEventsAreKnownOnlyToWhoConfirmedThem(t *testing.T) {
 	key := func(chain uint32, member int) memberKey {
 		return memberKey{chain: chain, filter: 1, room: 1, member: "@u:x", event: storage.Pos(member)}
 	}
-	if s.knows(m.seed, key(1, 1), 100) {
+	if s.wasSent(m.seed, key(1, 1), 100) {
 		t.Error("known before anything was given")
 	}
 	for i := range 3 * maxSentMembers {
-		s.gave(m.seed, []memberKey{key(1, i)}, storage.Pos(10+i))
+		s.noteSent(m.seed, []memberKey{key(1, i)}, storage.Pos(10+i))
 	}
 	last := 3*maxSentMembers - 1
 	at := storage.Pos(10 + last)
-	if !s.knows(m.seed, key(1, last), at) {
+	if !s.wasSent(m.seed, key(1, last), at) {
 		t.Error("what was given last is not known")
 	}
-	if s.knows(m.seed, key(1, last), at-1) || s.knows(m.seed, key(2, last), at) {
+	if s.wasSent(m.seed, key(1, last), at-1) || s.wasSent(m.seed, key(2, last), at) {
 		t.Error("known to an older token, or to another chain")
 	}
 	if len(s.sent) != maxSentMembers {

@@ -15,20 +15,20 @@ import (
 
 // Typing and presence across servers.
 
-// The EDUs of this package.
+// EDU types of this package.
 const (
 	eduTyping   = "m.typing"
 	eduPresence = "m.presence"
 )
 
-// tell hands an EDU over for servers.
-func (s *Service) tell(servers []string, typ, key string, content any) {
+// queueEDU queues an EDU for servers.
+func (s *Service) queueEDU(servers []string, typ, key string, content any) {
 	if s.opts.Outgoing == nil || len(servers) == 0 {
 		return
 	}
 	edu, err := json.Marshal(map[string]any{"edu_type": typ, "content": content})
 	if err != nil {
-		s.opts.Log.Error("encode ephemeral data", "type", typ, "err", err)
+		s.opts.Log.Error("Cannot encode ephemeral data", "type", typ, "err", err)
 		return
 	}
 	for _, server := range servers {
@@ -43,15 +43,15 @@ type typingContent struct {
 	Typing bool      `json:"typing"`
 }
 
-// sendTyping tells the other servers in a room that a user of this one types, or types no more.
+// sendTyping notifies the other servers in a room that a local user is typing or has stopped.
 // Spec: server-server-api#typing-notifications
 func (s *Service) sendTyping(room *rooms.Room, user id.UserID, typing bool) {
 	if s.opts.Outgoing != nil {
-		s.tell(room.OtherServers(), eduTyping, string(room.ID())+"\x00"+string(user), typingContent{room.ID(), user, typing})
+		s.queueEDU(room.OtherServers(), eduTyping, string(room.ID())+"\x00"+string(user), typingContent{room.ID(), user, typing})
 	}
 }
 
-// ReceiveTyping takes an m.typing of another server.
+// ReceiveTyping handles an m.typing EDU from another server. It ignores rooms that this server is not in.
 //
 // Errors: M_FORBIDDEN, M_BAD_JSON. A room that this server is not in is none.
 // Spec: server-server-api#mtyping-schema
@@ -60,7 +60,7 @@ func (s *Service) ReceiveTyping(ctx context.Context, origin string, content json
 	if err := json.Unmarshal(content, &c); err != nil {
 		return mxerr.BadJSON("m.typing does not have the documented shape")
 	}
-	if !isOf(c.UserID, origin) {
+	if !belongsTo(c.UserID, origin) {
 		return mxerr.Forbidden("That user does not belong to this server")
 	}
 	room, err := s.opts.Rooms.Room(ctx, c.RoomID)
@@ -88,24 +88,25 @@ func (s *Service) ReceiveTyping(ctx context.Context, origin string, content json
 	return nil
 }
 
-// isOf tells whether a user is of a server.
-func isOf(user id.UserID, server string) bool {
+// belongsTo reports whether a user belongs to a server.
+func belongsTo(user id.UserID, server string) bool {
 	_, own, err := user.Parse()
 	return err == nil && own == server
 }
 
 const (
-	// maxPresencePush bounds the people of one m.presence.
+	// maxPresencePush bounds the users of one m.presence EDU.
 	maxPresencePush = 500
-	// maxRemotePresence bounds the people of other servers whose presence is kept.
+	// maxRemotePresence bounds the remote users whose presence is kept.
 	maxRemotePresence = 50_000
-	// presencePing is how often other servers are told again of who is here: they believe it for half an hour.
+	// presencePing is how often the presence of users who are not offline is repeated to other servers, which believe
+	// it for half an hour.
 	presencePing = 25 * time.Minute
-	// remotePresence is how long somebody of another server counts as being here without news.
+	// remotePresence is how long a remote user counts as online without news.
 	remotePresence = 30 * time.Minute
 )
 
-// presencePush is one person in m.presence.
+// presencePush is the presence of one user in an m.presence EDU.
 type presencePush struct {
 	UserID          id.UserID `json:"user_id"`
 	Presence        string    `json:"presence"`
@@ -134,11 +135,11 @@ func (s *Service) sendPresence(r presenceRecord, servers map[string]bool) {
 	for server := range servers {
 		list = append(list, server)
 	}
-	s.tell(list, eduPresence, string(r.id), presenceContent{[]presencePush{s.pushOf(r)}})
+	s.queueEDU(list, eduPresence, string(r.id), presenceContent{[]presencePush{s.pushOf(r)}})
 }
 
-// ReceivePresence takes an m.presence of another server. It ignores users who are not of that server, and keeps the
-// presence of those who share no room with this one for a while.
+// ReceivePresence handles an m.presence EDU from another server. It ignores users who do not belong to that server, and
+// keeps the presence of users who share no room with a local user for a while.
 //
 // Errors: M_BAD_JSON, M_TOO_LARGE.
 // Spec: server-server-api#mpresence-schema
@@ -157,7 +158,7 @@ func (s *Service) ReceivePresence(ctx context.Context, origin string, content js
 	}
 	for _, raw := range c.Push {
 		var p presencePush
-		if json.Unmarshal(raw, &p) != nil || !isOf(p.UserID, origin) {
+		if json.Unmarshal(raw, &p) != nil || !belongsTo(p.UserID, origin) {
 			continue
 		}
 		if err := s.receivePresence(ctx, origin, p); err != nil {
@@ -170,7 +171,7 @@ func (s *Service) ReceivePresence(ctx context.Context, origin string, content js
 func (s *Service) receivePresence(ctx context.Context, origin string, p presencePush) error {
 	state, err := parsePresence(p.Presence)
 	if err != nil {
-		return nil //nolint:nilerr // another person in the same EDU is good nevertheless
+		return nil //nolint:nilerr // the EDU may hold valid presence of others
 	}
 	if p.Status != nil && (len(*p.Status) > maxStatus || *p.Status == "" || strings.ContainsRune(*p.Status, 0)) {
 		p.Status = nil
@@ -189,7 +190,7 @@ func (s *Service) receivePresence(ctx context.Context, origin string, p presence
 	now := s.opts.Now()
 	ago := time.Duration(min(max(0, p.LastActiveAgo), presenceMemory.Milliseconds())) * time.Millisecond
 	r := presenceRecord{nid: nid, id: p.UserID, state: state, status: p.Status, active: p.CurrentlyActive, lastActive: now.Add(-ago)}
-	if !meets { // whoever has just come into a room may be quicker to say so than the room is to say that they came
+	if !meets { // the presence of a user who has just joined may arrive before the join
 		s.meetings.keep(r, origin, now)
 		return nil
 	}
@@ -197,7 +198,7 @@ func (s *Service) receivePresence(ctx context.Context, origin string, p presence
 	return nil
 }
 
-// eachSpreading calls f for the rooms that somebody is in and whose members see each other's presence.
+// eachSpreading calls f for the rooms that a user has joined and whose members see each other's presence.
 func (s *Service) eachSpreading(ctx context.Context, r presenceRecord, f func(*rooms.Room)) error {
 	spreading := func(room *rooms.Room) {
 		if spreadsPresence(room) {

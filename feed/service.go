@@ -43,39 +43,39 @@ import (
 	"ebb/wake"
 )
 
-// Options is what a Service is made of. E2EE, Push and Alive may be nil: then their part is left out. Now and Log
-// default to the real time and to silence.
+// Options configures a Service. E2EE, Push and Alive may be nil: their part is then left out. Now and Log default to
+// the real time and to silence.
 type Options struct {
-	Cache   keyed.Budget // bounds what is remembered
+	Cache   keyed.Budget // bounds the caches
 	DB      *storage.DB
 	Rooms   *rooms.Service
 	History *history.Service
-	// Commits is that of Rooms.
+	// Commits are the commits of Rooms.
 	Commits *rooms.Commits
 	E2EE    E2EE
 	Push    Push
 	Hub     *wake.Hub
 	Now     func() time.Time
 	Log     *slog.Logger
-	// Timer makes a timer for a waiting request: the channel receives after d unless stop is called first. nil: real
-	// time.
+	// Timer starts a timer for a waiting request: the channel receives after d unless stop is called first. The default
+	// is real time.
 	Timer func(d time.Duration) (c <-chan time.Time, stop func())
-	// Server is this server's name. Outgoing sends to other servers; nil: there are none. Without SendPresence they are
-	// told of nobody's presence, and theirs is ignored.
+	// Server is this server's name. Outgoing sends to other servers; nil: there are none. Without SendPresence,
+	// presence is not sent to other servers, and theirs is ignored.
 	Server       string
 	Outgoing     Outgoing
 	SendPresence bool
-	// Alive tells whether a device still exists; asked before a parked request is answered.
+	// Alive reports whether a device still exists. It is called before a parked request is answered.
 	Alive func(ctx context.Context, user ident.UserNID, device ident.DeviceNID) bool
 }
 
 // Outgoing sends ephemeral data to other servers; outbox.Service is one.
 type Outgoing interface {
-	// Queue hands over data that may be lost. It replaces what waits for the server under the same key.
+	// Queue queues data that may be lost. It replaces data that is queued for the server under the same key.
 	Queue(server, key string, edu json.RawMessage)
 }
 
-// Service is safe for concurrent use.
+// Service answers what is new. It is safe for concurrent use.
 type Service struct {
 	opts     Options
 	epoch    uint32 // of the volatile streams: this run of the server
@@ -91,7 +91,7 @@ type Service struct {
 	stopped  chan struct{} // closed when parked requests must end
 }
 
-// New makes a Service. Run must run beside it for typing and presence to time out.
+// New returns a new Service. Run must run beside it for typing and presence to time out.
 func New(o Options) *Service {
 	if o.Timer == nil {
 		o.Timer = realTimer
@@ -111,7 +111,7 @@ func New(o Options) *Service {
 	return s
 }
 
-// random32 tells runs and chains apart; nothing depends on its being secret.
+// random32 returns a random number that identifies a run or a chain. It need not be secret.
 func random32() uint32 {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -123,11 +123,12 @@ func realTimer(d time.Duration) (<-chan time.Time, func()) {
 	return t.C, func() { t.Stop() }
 }
 
-// tickInterval is how often volatile state is looked over; presence changes are told at this pace, so that a room of
-// people who come online together does not wake everybody once for each.
+// tickInterval is how often timeouts are applied. Presence changes are sent at this pace, so that a room of people who
+// come online together does not wake everybody once for each.
 const tickInterval = time.Second
 
-// Run lets time pass until ctx ends; then it lets every parked request answer at once, so that the server can stop.
+// Run calls Tick regularly until ctx ends. It then ends the waiting of all parked requests, so that the server can
+// stop.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.stopOnce.Do(func() { close(s.stopped) })
 	ticker := time.NewTicker(tickInterval)
@@ -142,8 +143,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// Tick does what is due by the clock: it ends typing notifications, turns silent devices offline and wakes whoever is
-// to be told.
+// Tick does what is due: it ends typing notifications, sets silent devices offline and wakes clients with news.
 func (s *Service) Tick(ctx context.Context) {
 	now := s.opts.Now()
 	changed, ended := s.typing.expire(now)
@@ -165,13 +165,13 @@ func (s *Service) Tick(ctx context.Context) {
 func (s *Service) wakeRoom(ctx context.Context, nid ident.RoomNID) {
 	room, err := s.opts.Rooms.RoomByNID(ctx, nid)
 	if err != nil {
-		s.opts.Log.WarnContext(ctx, "Room to wake is not there", "room", nid, "error", err)
+		s.opts.Log.WarnContext(ctx, "Cannot load a room to wake its members", "room", nid, "error", err)
 		return
 	}
 	s.opts.Hub.Members(room.LocalMembers())
 }
 
-// flushPresence wakes whoever shares a room with a user whose presence changed.
+// flushPresence wakes the users who share a room with a user whose presence changed.
 func (s *Service) flushPresence(ctx context.Context) {
 	done := map[ident.RoomNID]bool{}
 	now := s.opts.Now()
@@ -192,7 +192,8 @@ func (s *Service) flushPresence(ctx context.Context) {
 	}
 }
 
-// spread calls f for the rooms in which a user's presence is seen, and tells other servers of a user of this one.
+// spread calls f for the rooms whose members see a user's presence, and sends the presence of a local user to other
+// servers.
 func (s *Service) spread(ctx context.Context, r presenceRecord, f func(*rooms.Room)) {
 	servers := map[string]bool{}
 	err := s.eachSpreading(ctx, r, func(room *rooms.Room) {
@@ -204,7 +205,7 @@ func (s *Service) spread(ctx context.Context, r presenceRecord, f func(*rooms.Ro
 		}
 	})
 	if err != nil {
-		s.opts.Log.WarnContext(ctx, "Rooms of a user are not known", "user", r.nid, "error", err)
+		s.opts.Log.WarnContext(ctx, "Cannot list the rooms of a user to send presence", "user", r.nid, "error", err)
 	}
 	delete(servers, s.opts.Server)
 	if len(servers) > 0 {
@@ -212,7 +213,7 @@ func (s *Service) spread(ctx context.Context, r presenceRecord, f func(*rooms.Ro
 	}
 }
 
-// spreadsPresence tells whether a room's members see each other's presence.
+// spreadsPresence reports whether a room's members see each other's presence.
 func spreadsPresence(room *rooms.Room) bool { return room.Count(rooms.Join) <= presenceRoomLimit }
 
 // SetTyping records that the requester is typing in a room, for timeout or the default time if that is 0, or has
@@ -242,8 +243,8 @@ func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.
 	return nil
 }
 
-// committed is the rooms.Listener of the volatile streams: a user who leaves a room does not type there any more, which
-// other servers conclude from the event; and users who join one are shown each other's presence.
+// committed is the rooms.Listener of the volatile streams. It ends the typing of a user who leaves a room, which other
+// servers infer from the event, and notes the joins of users who will see each other's presence.
 func (s *Service) committed(c *rooms.Commit) {
 	for i := range c.Members {
 		if m := &c.Members[i]; m.Left() {
@@ -255,7 +256,7 @@ func (s *Service) committed(c *rooms.Commit) {
 	}
 }
 
-// maxStatus bounds a status message in bytes; it goes to everybody who shares a room.
+// maxStatus bounds a status message in bytes. It is sent to everybody who shares a room with the user.
 const maxStatus = 1024
 
 // SetPresence sets the requester's presence and status message; a nil status removes the message.
@@ -294,7 +295,7 @@ func (s *Service) Presence(ctx context.Context, who ident.Requester, user id.Use
 	return record.appendContent(nil, s.opts.Now()), nil
 }
 
-// roommate finds a user who is joined to a room with a local one.
+// roommate returns the number of a user who shares a room with a local user.
 func (s *Service) roommate(ctx context.Context, nid ident.UserNID, user id.UserID) (ident.UserNID, error) {
 	memberships, err := s.opts.Rooms.Memberships(ctx, nid)
 	if err != nil {

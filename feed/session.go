@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// maxSessions bounds the devices that are remembered; a forgotten one's next sync asks the database.
+	// maxSessions bounds the devices in memory. The next sync of a forgotten device reads the database.
 	maxSessions = 20_000
 	// sessionMemory is how long a device is remembered after its last request.
 	sessionMemory = 5 * time.Minute
-	// maxSentMembers bounds the member events that a device is known to have, 16 bytes each.
+	// maxSentMembers bounds the member events that are remembered as sent to a device, 16 bytes each.
 	maxSentMembers = 256
 )
 
-// sessions remembers devices from one request to the next, so that a long poll with nothing to say touches no table.
-// Nothing here is needed for a right answer.
+// sessions remembers devices from one request to the next, so that a long poll without news reads no table. Answers are
+// correct without it.
 type sessions struct {
 	hub  *wake.Hub
 	seed maphash.Seed
@@ -34,13 +34,13 @@ type sessions struct {
 	recent   *list.List // of *session, the one used last at the front
 }
 
-// sessionKey: device 0 is that of every user who acts without one.
+// sessionKey identifies a device. Device 0 stands for all requests of a user without a device.
 type sessionKey struct {
 	user   ident.UserNID
 	device ident.DeviceNID
 }
 
-// session is what is remembered of one device.
+// session holds what is remembered of one device.
 type session struct {
 	key sessionKey
 	sub *wake.Sub
@@ -48,23 +48,23 @@ type session struct {
 	// mu guards what follows; a leaf in docs/locks.md (News takes Hub.mu).
 	mu   sync.Mutex
 	used time.Time
-	// closed: nobody counts the news any more. A request that still runs then looks everything up.
+	// closed: the hub does not count news for this session any more. A request that still uses it looks everything up.
 	closed bool
-	// told is the position at which the device's own news (account data, to-device messages, device lists, key counts)
-	// were last looked up, -1 for never; checked is sub.News() of just before. While that stands, nothing is newer than
-	// told.
-	told    storage.Pos
-	checked uint64
-	// toldRooms and checkedRooms are the same for the user's rooms.
-	toldRooms    storage.Pos
-	checkedRooms uint64
-	delivered    storage.Pos // the newest to-device message given and not acknowledged; 0 if none
-	keyCounts    []byte      // the members of the answer that tell one-time and fallback key counts
-	sent         []sentMember
-	sentCount    int
+	// seenUpTo is the position up to which the device's own news (account data, to-device messages, device lists, key
+	// counts) were last looked up, -1 for never; seenNews is sub.News() from just before. As long as sub.News() stays
+	// the same, nothing is newer than seenUpTo.
+	seenUpTo storage.Pos
+	seenNews uint64
+	// seenRoomsUpTo and seenRoomsNews are the same for the user's rooms.
+	seenRoomsUpTo storage.Pos
+	seenRoomsNews uint64
+	delivered     storage.Pos // the newest to-device message sent and not acknowledged; 0 if none
+	keyCounts     []byte      // the JSON members with one-time and fallback key counts
+	sent          []sentMember
+	sentCount     int
 }
 
-// sentMember stands for a member event given in the answer with next_batch pos.
+// sentMember stands for a member event that was sent in the answer with next_batch pos.
 type sentMember struct {
 	key uint64
 	pos storage.Pos
@@ -74,7 +74,7 @@ func newSessions(hub *wake.Hub) *sessions {
 	return &sessions{hub: hub, seed: maphash.MakeSeed(), byDevice: map[sessionKey]*list.Element{}, recent: list.New()}
 }
 
-// of gives the session of a device.
+// of returns the session of a device, a new one if need be.
 func (m *sessions) of(user ident.UserNID, device ident.DeviceNID, now time.Time) *session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -87,7 +87,7 @@ func (m *sessions) of(user ident.UserNID, device ident.DeviceNID, now time.Time)
 		m.recent.MoveToFront(e)
 		return s
 	}
-	s := &session{key: key, sub: m.hub.Watch(user, device), used: now, told: -1, toldRooms: -1}
+	s := &session{key: key, sub: m.hub.Watch(user, device), used: now, seenUpTo: -1, seenRoomsUpTo: -1}
 	m.byDevice[key] = m.recent.PushFront(s)
 	if m.recent.Len() > maxSessions {
 		m.drop(m.recent.Back())
@@ -104,7 +104,7 @@ func (m *sessions) drop(e *list.Element) {
 	s.closed = true
 }
 
-// tick forgets devices that have not asked for long.
+// tick forgets devices whose last request was long ago.
 func (m *sessions) tick(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -120,55 +120,56 @@ func (m *sessions) tick(now time.Time) {
 	}
 }
 
-// quiet tells whether there is no news of the device's own after since; news is sub.News(), asked after the position up
-// to which the answer goes, since news that the position covers would be skipped for good.
+// quiet reports whether there is no news for the device itself after since. The caller must read news, which is
+// sub.News(), after it has fixed the position up to which the answer goes; otherwise news covered by that position
+// could be skipped for good.
 func (s *session) quiet(since storage.Pos, news uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.closed && s.told >= 0 && since >= s.told && s.checked == news
+	return !s.closed && s.seenUpTo >= 0 && since >= s.seenUpTo && s.seenNews == news
 }
 
-// quietRooms tells the same of the user's rooms.
+// quietRooms is like quiet, for the user's rooms.
 func (s *session) quietRooms(since storage.Pos, news uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.closed && s.toldRooms >= 0 && since >= s.toldRooms && s.checkedRooms == news
+	return !s.closed && s.seenRoomsUpTo >= 0 && since >= s.seenRoomsUpTo && s.seenRoomsNews == news
 }
 
-// seenRooms notes that the user's rooms up to upTo were looked at, when the count was news.
+// seenRooms notes that the user's rooms have been looked at up to upTo, when sub.News() was news.
 func (s *session) seenRooms(upTo storage.Pos, news uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.toldRooms, s.checkedRooms = upTo, news
+	s.seenRoomsUpTo, s.seenRoomsNews = upTo, news
 }
 
-// seen notes that the device's own news up to upTo were looked up, when the count was news.
+// seen notes that the device's own news up to upTo have been looked up, when sub.News() was news.
 func (s *session) seen(upTo storage.Pos, news uint64, keyCounts []byte, delivered storage.Pos) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.told, s.checked, s.keyCounts = upTo, news, keyCounts
+	s.seenUpTo, s.seenNews, s.keyCounts = upTo, news, keyCounts
 	s.delivered = max(s.delivered, delivered)
 }
 
-// acknowledge tells whether there may be to-device messages up to a position that the client has now confirmed.
+// acknowledge reports whether there may be to-device messages up to a position that the client has now confirmed.
 func (s *session) acknowledge(upTo storage.Pos) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.told >= 0 && (s.delivered == 0 || upTo < s.delivered) {
+	if s.seenUpTo >= 0 && (s.delivered == 0 || upTo < s.delivered) {
 		return false
 	}
 	s.delivered = 0
 	return true
 }
 
-// counts is the key counts as last looked up.
+// counts returns the key counts as last looked up.
 func (s *session) counts() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.keyCounts
 }
 
-// memberKey names a member event as given to a chain of requests under a filter.
+// memberKey identifies a member event as sent to a chain of requests with the same filter.
 type memberKey struct {
 	chain  uint32
 	filter int64
@@ -177,8 +178,8 @@ type memberKey struct {
 	event  storage.Pos
 }
 
-// knows tells whether the client at token since was given the member event.
-func (s *session) knows(seed maphash.Seed, k memberKey, since storage.Pos) bool {
+// wasSent reports whether the client at token since was sent the member event.
+func (s *session) wasSent(seed maphash.Seed, k memberKey, since storage.Pos) bool {
 	key := maphash.Comparable(seed, k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,9 +190,9 @@ func (s *session) knows(seed maphash.Seed, k memberKey, since storage.Pos) bool 
 	return slot.key == key && slot.pos <= since
 }
 
-// gave notes the member events of the answer that ends at next. The table is direct-mapped: a clash only means that an
-// event is given twice.
-func (s *session) gave(seed maphash.Seed, members []memberKey, next storage.Pos) {
+// noteSent notes the member events of the answer that ends at next. The table is direct-mapped: after a collision an
+// event is sent twice.
+func (s *session) noteSent(seed maphash.Seed, members []memberKey, next storage.Pos) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, k := range members {
@@ -201,7 +202,7 @@ func (s *session) gave(seed maphash.Seed, members []memberKey, next storage.Pos)
 		key := maphash.Comparable(seed, k)
 		slot := &s.sent[key%uint64(len(s.sent))]
 		if slot.key == key && slot.pos <= next {
-			continue // known since an older answer, which says more
+			continue // known from an older answer, which is valid for older tokens too
 		}
 		if slot.key == 0 {
 			s.sentCount++

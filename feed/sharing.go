@@ -13,16 +13,17 @@ import (
 	"ebb/storage"
 )
 
-// sharing is who has come to share a room with the user since the token, and who may have ceased to.
+// sharing holds the users who have come to share a room with the user since the token, and those who may no longer
+// share one.
 type sharing struct {
 	come map[id.UserID]ident.UserNID // user nid
 	gone map[id.UserID]ident.UserNID
-	// entered: the user came into a room that other servers are in. They are told of the user's devices, and so are the
-	// user's other devices, as clients expect.
+	// entered: the user joined a room that other servers are in. Those servers have just been sent the user's devices;
+	// clients expect the user's own ID among the changed ones then.
 	entered bool
 }
 
-// sharingNews finds out with whom the user newly shares rooms, and tells the device lists of whom to look at anew.
+// sharingNews finds out with whom the user newly shares rooms and with whom no longer, and makes device_lists from it.
 // Spec: client-server-api#extensions-to-sync-1
 func (b *builder) sharingNews(ctx context.Context) error {
 	if b.initial {
@@ -34,13 +35,13 @@ func (b *builder) sharingNews(ctx context.Context) error {
 	if err := b.leftSharing(ctx); err != nil {
 		return err
 	}
-	if err := b.onlyNew(ctx); err != nil {
+	if err := b.dropUnchanged(ctx); err != nil {
 		return err
 	}
 	return b.deviceLists(ctx)
 }
 
-// roomSharing notes who came to a room and who went.
+// roomSharing notes who joined a room and who left it.
 func (b *builder) roomSharing(j *joinedRoom) {
 	if j.fresh {
 		b.shared.entered = b.shared.entered || len(j.room.OtherServers()) > 0
@@ -51,7 +52,8 @@ func (b *builder) roomSharing(j *joinedRoom) {
 	}
 	w := b.window(j.room, b.since.Pos)
 	if completed := j.room.Completed(); !w.whole || completed > b.since.Pos {
-		// Of those who were in a room before it was known, the devices matter where messages are encrypted for them.
+		// Members who were in a room before its state was complete matter only if the room is encrypted, so that
+		// messages are encrypted for their devices.
 		encrypted := j.room.Encrypted()
 		for _, m := range j.room.Members(rooms.Join, rooms.Leave, rooms.Ban) {
 			if m.Changed > b.since.Pos && (encrypted || m.Changed != completed) {
@@ -93,7 +95,7 @@ func (s *sharing) lost(m *rooms.Member) {
 	s.gone[m.User] = m.NID
 }
 
-// leftSharing notes the members of the rooms that the user was in and left.
+// leftSharing notes the members of the rooms that the user has left.
 func (b *builder) leftSharing(ctx context.Context) error {
 	for _, m := range b.plan.left {
 		room, err := b.opts.Rooms.RoomByNID(ctx, m.Room)
@@ -114,30 +116,29 @@ func (b *builder) leftSharing(ctx context.Context) error {
 	return nil
 }
 
-// onlyNew drops from those who came the ones who were there before, with a new name perhaps, and from those who went
-// the ones who are still met elsewhere.
-func (b *builder) onlyNew(ctx context.Context) error {
+// dropUnchanged drops from come the users who shared a room before, such as those with a new display name, and from
+// gone the users with whom the user still shares another room.
+func (b *builder) dropUnchanged(ctx context.Context) error {
 	delete(b.shared.come, b.UserID)
 	delete(b.shared.gone, b.UserID)
-	maps.DeleteFunc(b.shared.gone, func(user id.UserID, _ ident.UserNID) bool { return b.meets(ctx, user) })
+	maps.DeleteFunc(b.shared.gone, func(user id.UserID, _ ident.UserNID) bool { return b.sharesRoomWith(ctx, user) })
 	if len(b.shared.come) == 0 {
 		return nil
 	}
 	return b.read(ctx, func(tx *storage.Tx) error {
-		met, err := b.newlyMet(tx)
+		met, err := b.newlySharing(tx)
 		maps.DeleteFunc(b.shared.come, func(_ id.UserID, nid ident.UserNID) bool { return !met[nid] })
 		return err
 	})
 }
 
-// meets tells whether the user is in a room with another one.
-func (b *builder) meets(ctx context.Context, user id.UserID) bool {
+// sharesRoomWith reports whether the user shares a room with another user.
+func (b *builder) sharesRoomWith(ctx context.Context, user id.UserID) bool {
 	return b.anyRoom(ctx, func(room *rooms.Room) bool { return room.Membership(user) == rooms.Join })
 }
 
-// newlyMet finds, among those who came, the ones with whom the user is in a room that one of them joined after the
-// token.
-func (b *builder) newlyMet(tx *storage.Tx) (map[ident.UserNID]bool, error) {
+// newlySharing returns the users in come with whom the user shares a room that one of the two joined after the token.
+func (b *builder) newlySharing(tx *storage.Tx) (map[ident.UserNID]bool, error) {
 	met := map[ident.UserNID]bool{}
 	for _, j := range b.plan.joined {
 		var unsure []ident.UserNID
@@ -161,7 +162,7 @@ func (b *builder) newlyMet(tx *storage.Tx) (map[ident.UserNID]bool, error) {
 	return met, nil
 }
 
-// deviceLists turns that, and the changes of devices, into the two lists.
+// deviceLists makes the two lists of device_lists from sharing and from the changes of devices.
 func (b *builder) deviceLists(ctx context.Context) error {
 	if b.opts.E2EE == nil || !b.shared.entered && len(b.shared.come)+len(b.shared.gone)+len(b.own.deviceChanges) == 0 {
 		return nil
@@ -193,8 +194,8 @@ func (b *builder) deviceLists(ctx context.Context) error {
 	return nil
 }
 
-// DeviceChanges lists whose devices to look at anew between two tokens of /sync, and with whom no room is shared any
-// more.
+// DeviceChanges lists the users whose devices changed between two /sync tokens, and those with whom no room is shared
+// any more.
 // Spec: client-server-api#get_matrixclientv3keyschanges
 func (s *Service) DeviceChanges(ctx context.Context, who ident.Requester, from, to string) (changed, left []id.UserID, err error) {
 	since, err := s.parseSince(from)
@@ -218,7 +219,8 @@ func (s *Service) DeviceChanges(ctx context.Context, who ident.Requester, from, 
 	}
 	if s.opts.E2EE != nil {
 		err := b.read(ctx, func(tx *storage.Tx) (err error) {
-			// Of each user only the newest change is known: one after the second token hides what was between the two.
+			// Only the newest change of each user is stored: a change after the second token hides those between the
+			// two tokens.
 			b.own.deviceChanges, err = s.opts.E2EE.DeviceListChanges(tx, who.UserNID, since.Pos, b.upTo)
 			return err
 		})

@@ -15,33 +15,33 @@ import (
 
 const memberType = "m.room.member"
 
-// stateWanted says which state of a room an answer gives. A client that applies it, and the timeline after it, must
-// have the room's state at the end. So each entry is given as it is at the end, which covers events that the timeline
-// leaves out because the user may not see them or the filter drops them. An entry that the timeline changes is given as
-// it was at its start instead. Under state_after clients do not apply the timeline, and every entry is given as it is
-// at the end.
+// stateWanted says which state of a room an answer has. A client that applies it, and then the timeline, must end up
+// with the state at the end of the timeline. So each entry is sent as it is at the end; this covers events that the
+// timeline omits because the user may not see them or the filter drops them. An entry that the timeline changes is sent
+// as it was at the start of the timeline instead. Under state_after clients do not apply the timeline, and every entry
+// is sent as it is at the end.
 type stateWanted struct {
 	room        *rooms.Room
-	since       storage.Pos // the client knows the state at this position; 0: nothing
+	since       storage.Pos // the client has the state at this position; 0: none
 	sinceMember storage.Pos // the same for members
 	start       *statePoint // of the timeline
 	end         statePoint
 	shown       map[pdu.StateKey]bool // entries that the timeline changes
 	window      window                // of since
 	lazy        bool                  // members only where needed, or changed since sinceMember
-	force       bool                  // give needed members even if they were given before
+	force       bool                  // send needed members even if they were sent before
 	needed      []id.UserID
-	left        *departure // of a room that the user has left: the end is there
+	left        *departure // if the user has left the room, which is then the end
 }
 
 // statePoint is the state before an event of a room.
 type statePoint struct {
 	pos     storage.Pos                  // the event is the oldest one from here on
 	event   *rooms.Event                 // nil: not looked up, or none
-	entries map[pdu.StateKey]storage.Pos // the state, where all of it was read
+	entries map[pdu.StateKey]storage.Pos // the whole state, if it was read
 }
 
-// order is the point's place in the timeline.
+// order returns the point's position in timeline order.
 func (p *statePoint) order() ident.Order {
 	if p.event != nil {
 		return p.event.Order
@@ -49,7 +49,7 @@ func (p *statePoint) order() ident.Order {
 	return ident.Order(p.pos) * orderStep
 }
 
-// ofMembers reports whether the key is a member's.
+// ofMembers reports whether the key is that of a member event.
 func ofMembers(key pdu.StateKey) bool { return key.Type == memberType }
 
 // atEnd returns the position of an entry in the state at the end; 0 if there is none.
@@ -74,7 +74,7 @@ func (b *builder) atEnd(ctx context.Context, q *stateWanted, key pdu.StateKey) (
 	return b.entryAt(ctx, q, &q.end, key)
 }
 
-// ownKey is the key of the user's own member event.
+// ownKey returns the key of the user's own member event.
 func (b *builder) ownKey() pdu.StateKey { return pdu.StateKey{Type: memberType, Key: string(b.UserID)} }
 
 // entryAt returns the position of an entry in the state at a point; 0 if there is none.
@@ -94,8 +94,7 @@ func (b *builder) entryAt(ctx context.Context, q *stateWanted, p *statePoint, ke
 	return b.stateKeyOf(ctx, p.event.Snapshot, key)
 }
 
-// before returns the newest event of the window before a place in the timeline that sets an entry; nil if there is
-// none.
+// before returns the newest event of the window that sets an entry and comes before order; nil if there is none.
 func (w *window) before(order ident.Order, key pdu.StateKey) *rooms.Event {
 	for _, e := range slices.Backward(w.events) {
 		if k, isState := stateKey(e); isState && k == key && e.Order < order {
@@ -136,7 +135,7 @@ func (b *builder) settle(ctx context.Context, q *stateWanted, t *timeline) error
 func (b *builder) countsAtEnd(ctx context.Context, q *stateWanted, key pdu.StateKey, e *rooms.Event) (bool, error) {
 	pos, err := b.atEnd(ctx, q, key)
 	switch {
-	case err != nil || pos <= e.Pos: // an earlier one: see settle; or the user's leave comes from a server that did not know the event
+	case err != nil || pos <= e.Pos: // see settle; or the user's leave comes from a server that did not have the event
 		return true, err
 	case q.left != nil:
 		return false, nil
@@ -145,7 +144,7 @@ func (b *builder) countsAtEnd(ctx context.Context, q *stateWanted, key pdu.State
 	return current != nil && current.ID() == e.ID(), nil
 }
 
-// stateFor gathers the state that is wanted.
+// stateFor returns the events of the wanted state.
 func (b *builder) stateFor(ctx context.Context, q *stateWanted) ([]*rooms.Event, error) {
 	g := stateGatherer{b: b, q: q, have: map[pdu.StateKey]bool{}}
 	var err error
@@ -180,11 +179,11 @@ type stateGatherer struct {
 	absent []storage.Pos // events to be read
 }
 
-// add takes an entry into the section; e is nil if its event is not in memory.
+// add adds an entry to the section; e is nil if its event is not in memory.
 func (g *stateGatherer) add(key pdu.StateKey, pos storage.Pos, e *rooms.Event) {
 	g.have[key] = true
 	if ofMembers(key) && g.q.lazy {
-		g.b.sentMember(g.q.room, id.UserID(key.Key), pos) // so that it need not be repeated for the next message
+		g.b.sentMember(g.q.room, id.UserID(key.Key), pos) // it need not be sent again with the next message
 	}
 	if e == nil {
 		g.absent = append(g.absent, pos)
@@ -193,7 +192,7 @@ func (g *stateGatherer) add(key pdu.StateKey, pos storage.Pos, e *rooms.Event) {
 	g.events = append(g.events, e)
 }
 
-// find returns an event that is in memory, else nil.
+// find returns the event of an entry if it is in memory, else nil.
 func (g *stateGatherer) find(key pdu.StateKey, pos storage.Pos) *rooms.Event {
 	if i, found := slices.BinarySearchFunc(g.q.window.events, pos, byPos); found {
 		return g.q.window.events[i]
@@ -214,7 +213,7 @@ func (g *stateGatherer) ownMember() {
 	}
 }
 
-// fromWindow adds what the events since the token have changed, all of which are in memory.
+// fromWindow adds the entries changed by events since the token, all of which are in memory.
 func (g *stateGatherer) fromWindow(ctx context.Context) error {
 	seen := map[pdu.StateKey]bool{}
 	for _, e := range slices.Backward(g.q.window.events) {
@@ -240,7 +239,7 @@ func (g *stateGatherer) fromWindow(ctx context.Context) error {
 	return g.fromResolved(ctx)
 }
 
-// fromResolved adds what state resolution made current since the token, which no event of the timeline shows.
+// fromResolved adds the entries that state resolution changed since the token without an event in the timeline.
 func (g *stateGatherer) fromResolved(ctx context.Context) error {
 	for _, key := range g.q.room.Resolved(g.q.since) {
 		if g.have[key] || g.q.shown[key] {
@@ -262,8 +261,8 @@ func stateKey(e *rooms.Event) (pdu.StateKey, bool) {
 	return pdu.StateKey{Type: e.Type(), Key: key}, isState
 }
 
-// skips reports whether an entry of the state is none that the client wants as such: neededMembers adds members that
-// lazy loading skips.
+// skips reports whether the client does not want an entry. Members that lazy loading skips may still be added by
+// neededMembers.
 func (q *stateWanted) skips(key pdu.StateKey, changed storage.Pos) bool {
 	if !ofMembers(key) {
 		return changed <= q.since
@@ -271,7 +270,7 @@ func (q *stateWanted) skips(key pdu.StateKey, changed storage.Pos) bool {
 	return q.lazy && q.sinceMember == 0 || changed <= q.sinceMember
 }
 
-// fromHead adds what has changed in the current state.
+// fromHead adds the entries of the current state that have changed.
 func (g *stateGatherer) fromHead(ctx context.Context) error {
 	var before, later []pdu.StateKey  // to be looked up at the start, at the end
 	completed := g.q.room.Completed() // not below: the room is locked there
@@ -280,7 +279,7 @@ func (g *stateGatherer) fromHead(ctx context.Context) error {
 		case g.q.skips(key, changed):
 		case g.q.shown[key]:
 			before = append(before, key)
-		case ofMembers(key) && g.q.sinceMember > 0 && changed == completed: // clients that want all members got the room anew then
+		case ofMembers(key) && g.q.sinceMember > 0 && changed == completed: // clients that want all members got the room as a new one then
 		case pos > g.b.upTo:
 			later = append(later, key)
 		default:
@@ -294,7 +293,7 @@ func (g *stateGatherer) fromHead(ctx context.Context) error {
 	return g.lookUp(ctx, &g.q.end, later)
 }
 
-// lookUp adds the entries of a past state that the client does not know.
+// lookUp adds those entries of a past state that the client does not have.
 func (g *stateGatherer) lookUp(ctx context.Context, p *statePoint, keys []pdu.StateKey) error {
 	if len(keys) >= manyEntries && p.event != nil && p.entries == nil {
 		if err := g.readAll(ctx, p); err != nil {
@@ -313,7 +312,7 @@ func (g *stateGatherer) lookUp(ctx context.Context, p *statePoint, keys []pdu.St
 	return nil
 }
 
-// manyEntries is from how many entries of a past state on all of it is read at once.
+// manyEntries is the number of entries from which a past state is read in one query rather than entry by entry.
 const manyEntries = 100
 
 // readAll reads the whole state at a point.
@@ -328,7 +327,8 @@ func (g *stateGatherer) readAll(ctx context.Context, p *statePoint) error {
 	})
 }
 
-// stateKeyOf reads one entry of a past state, which never changes: whoever else syncs the room asks for the same ones.
+// stateKeyOf returns one entry of a past state. Past states never change, and other clients that sync the room ask for
+// the same entries, so they are cached.
 func (b *builder) stateKeyOf(ctx context.Context, snapshot int64, key pdu.StateKey) (pos storage.Pos, err error) {
 	k := pastKey{snapshot, key}
 	if pos, known := b.past.Get(k); known {
@@ -344,7 +344,7 @@ func (b *builder) stateKeyOf(ctx context.Context, snapshot int64, key pdu.StateK
 	return pos, err
 }
 
-// pastKey names an entry of a past state, which never changes.
+// pastKey identifies an entry of a past state.
 type pastKey struct {
 	snapshot int64
 	key      pdu.StateKey
@@ -353,7 +353,7 @@ type pastKey struct {
 // maxPast bounds the entries of past states in memory; one has some 100 bytes.
 const maxPast = 20_000
 
-// neededMembers adds the members without whom the client cannot show the timeline.
+// neededMembers adds the member events that the client needs to show the timeline.
 func (g *stateGatherer) neededMembers(ctx context.Context) error {
 	for _, user := range g.q.needed {
 		key := pdu.StateKey{Type: memberType, Key: string(user)}
@@ -370,7 +370,7 @@ func (g *stateGatherer) neededMembers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if pos != 0 && (g.q.force || !g.b.knowsMember(g.q.room, user, pos)) {
+		if pos != 0 && (g.q.force || !g.b.memberSent(g.q.room, user, pos)) {
 			g.add(key, pos, g.find(key, pos))
 		}
 	}
@@ -398,7 +398,7 @@ func eventsAt(tx *storage.Tx, room *rooms.Room, positions []storage.Pos) ([]*roo
 	return room.LoadEvents(rows)
 }
 
-// firstAfter finds the oldest event of a room from a position on; nil if there is none.
+// firstAfter returns the oldest event of a room at or after a position; nil if there is none.
 func (b *builder) firstAfter(ctx context.Context, room *rooms.Room, pos storage.Pos) (first *rooms.Event, err error) {
 	ring, reach := room.Ring()
 	if reach < pos {
@@ -407,7 +407,7 @@ func (b *builder) firstAfter(ctx context.Context, room *rooms.Room, pos storage.
 		}
 		return nil, nil
 	}
-	// Much has happened since the answer was begun.
+	// The events have been dropped from memory since the answer was begun.
 	err = b.opts.DB.ReadInner(ctx, func(tx *storage.Tx) error {
 		rows, err := tx.Timeline(room.NID(), ident.Order(pos)*orderStep-1, math.MaxInt64, false, 1)
 		if err != nil || len(rows) == 0 {
@@ -420,15 +420,15 @@ func (b *builder) firstAfter(ctx context.Context, room *rooms.Room, pos storage.
 	return first, err
 }
 
-// knowsMember tells whether the client was given a member's event in this chain of requests.
-func (b *builder) knowsMember(room *rooms.Room, user id.UserID, pos storage.Pos) bool {
+// memberSent reports whether the client was sent a member event in this chain of requests.
+func (b *builder) memberSent(room *rooms.Room, user id.UserID, pos storage.Pos) bool {
 	if b.filter.Room.State.IncludeRedundantMembers || b.initial {
 		return false
 	}
-	return b.session.knows(b.sessions.seed, b.memberKey(room, user, pos), b.since.Pos)
+	return b.session.wasSent(b.sessions.seed, b.memberKey(room, user, pos), b.since.Pos)
 }
 
-// sentMember notes that the answer has a member's event.
+// sentMember notes that the answer contains a member event.
 func (b *builder) sentMember(room *rooms.Room, user id.UserID, pos storage.Pos) {
 	b.sent = append(b.sent, b.memberKey(room, user, pos))
 }

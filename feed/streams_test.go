@@ -13,7 +13,8 @@ import (
 	"ebb/mxerr"
 )
 
-// What is told beside the rooms' timelines: account data, receipts, typing, presence, to-device messages, device lists.
+// Tests of what /sync has besides timelines: account data, receipts, typing, presence, to-device messages, device
+// lists.
 
 func TestAccountDataIsTold(t *testing.T) {
 	w := newWorld(t)

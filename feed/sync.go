@@ -17,15 +17,15 @@ import (
 const (
 	// maxTimeout bounds a long poll; proxies between cut longer ones off anyway.
 	maxTimeout = 5 * time.Minute
-	// crowd is the number of waiting requests from which one that is woken within hasty of its begin rests for coalesce
-	// before it looks: where so much happens that everybody is woken as soon as they wait, what comes in that time
-	// shares one answer. In a quieter room nobody rests, and hears at once.
+	// If at least crowd requests wait, a request that is woken within hasty of its beginning waits for coalesce before
+	// it looks: when events come so fast that everybody is woken as soon as they wait, those that come in that time
+	// share one answer. Otherwise an answer is built at once.
 	crowd    = 32
 	hasty    = 20 * time.Millisecond
 	coalesce = 5 * time.Millisecond
 )
 
-// SyncRequest is a request for /sync, as the client put it.
+// SyncRequest is a request for /sync.
 type SyncRequest struct {
 	ident.Requester
 	Filter             string // a filter's id, its JSON, or nothing
@@ -37,7 +37,7 @@ type SyncRequest struct {
 	UnstableStateAfter bool // org.matrix.msc4222.use_state_after
 }
 
-// request is a SyncRequest that was understood.
+// request is a parsed SyncRequest.
 type request struct {
 	SyncRequest
 	filter  *cachedFilter
@@ -46,8 +46,8 @@ type request struct {
 	session *session
 }
 
-// Sync answers with what is new to a client, waiting for it up to the timeout. The answer is a JSON object that the
-// caller may keep.
+// Sync returns what is new to a client, waiting for it up to the timeout. The answer is a JSON object that the caller
+// may keep.
 // Spec: client-server-api#get_matrixclientv3sync
 func (s *Service) Sync(ctx context.Context, q SyncRequest) (json.RawMessage, error) {
 	presence := event.PresenceOnline
@@ -71,7 +71,7 @@ func (s *Service) Sync(ctx context.Context, q SyncRequest) (json.RawMessage, err
 	return s.poll(ctx, r, sub)
 }
 
-// poll builds, and waits where there was nothing to build.
+// poll builds an answer, and waits while there is nothing new.
 func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.RawMessage, error) {
 	timeout := min(max(0, r.Timeout), maxTimeout)
 	final := timeout == 0 || r.initial || r.FullState
@@ -81,7 +81,7 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 		defer stop()
 		expired = c
 	}
-	begun := time.Now() // real time: it is about the machine's load
+	begun := time.Now() // real time: this is about load
 	syncWaiting.Inc()
 	defer syncWaiting.Dec()
 	for {
@@ -108,14 +108,14 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 	}
 }
 
-// timedBuild is build, measured.
+// timedBuild calls build and measures how long it takes.
 func (s *Service) timedBuild(ctx context.Context, r *request, final bool) (json.RawMessage, error) {
-	start := time.Now() // not the injected clock: it is the machine's time that is measured
+	start := time.Now() // not the injected clock: real time is measured
 	defer func() { syncBuild.Observe(time.Since(start).Seconds()) }()
 	return s.build(ctx, r, final)
 }
 
-// rest lets a crowd that is woken at once wait for what else comes.
+// rest waits for coalesce if a crowd is waiting.
 func (s *Service) rest() {
 	if s.opts.Hub.Parked() < crowd {
 		return
@@ -123,7 +123,7 @@ func (s *Service) rest() {
 	time.Sleep(coalesce)
 }
 
-// request understands what the client asked for.
+// request parses a SyncRequest.
 func (s *Service) request(ctx context.Context, q SyncRequest) (*request, error) {
 	r := &request{SyncRequest: q, initial: q.Since == ""}
 	var err error
@@ -139,7 +139,7 @@ func (s *Service) request(ctx context.Context, q SyncRequest) (*request, error) 
 	return r, nil
 }
 
-// parseSince reads a token and refuses one that this database cannot have given.
+// parseSince parses a token, and rejects one that this database cannot have issued.
 func (s *Service) parseSince(text string) (Token, error) {
 	t, err := ParseToken(text)
 	if err != nil {
@@ -151,8 +151,8 @@ func (s *Service) parseSince(text string) (Token, error) {
 	return t, nil
 }
 
-// acknowledge forgets the to-device messages that the client confirms by coming back with a token. On a full disk they
-// stay until the next token is confirmed, so that reading goes on.
+// acknowledge deletes the to-device messages that the client confirms by sending a token. On a full disk they stay
+// until the next token is confirmed, so that reading goes on.
 func (s *Service) acknowledge(ctx context.Context, r *request) error {
 	if s.opts.E2EE == nil || r.DeviceNID == 0 || r.initial || !r.session.acknowledge(r.since.ToDevice) {
 		return nil

@@ -19,13 +19,13 @@ const (
 	maxTimelinePages = 20
 )
 
-// window is a stretch of a room's timeline, as far as memory reaches back: what came in (since, upTo].
+// window holds the events of a room after a position, up to the position of the answer, as far as memory reaches back.
 type window struct {
-	events []*rooms.Event // oldest first, hidden ones left out
-	whole  bool           // events is everything since then
+	events []*rooms.Event // oldest first, without hidden ones
+	whole  bool           // events has everything since then
 }
 
-// timeline is what a room's timeline section tells.
+// timeline holds the events of a room that an answer has.
 type timeline struct {
 	events  []*rooms.Event // oldest first
 	limited bool
@@ -35,7 +35,7 @@ type timeline struct {
 	view    *history.View
 }
 
-// begin sets where the timeline begins.
+// begin sets start and prev from the first event.
 func (t *timeline) begin() {
 	if len(t.events) == 0 {
 		t.start, t.prev = statePoint{pos: t.last + 1}, ident.Order(t.last+1)*orderStep-1
@@ -56,7 +56,7 @@ func (t *timeline) fromCreation() bool {
 	return len(t.events) > 0 && t.events[0].Type() == "m.room.create"
 }
 
-// window gives the events of a room after a position, up to the answer's.
+// window returns the events of a room after a position, up to the answer's.
 func (b *builder) window(room *rooms.Room, since storage.Pos) window {
 	events, reach := room.Ring()
 	from, _ := slices.BinarySearchFunc(events, since+1, byPos)
@@ -106,14 +106,14 @@ type timelineWalk struct {
 	room   *rooms.Room
 	view   *history.View
 	since  storage.Pos
-	before storage.Pos // everything from here on was walked
+	before storage.Pos // events from this position on were visited
 	window window
 	pages  int
 	done   bool // there is nothing older after since
-	cut    bool // there may be, but the walk was long enough
+	cut    bool // there may be older events, but the walk ended before them
 }
 
-// page gives the next older stretch, oldest first: only what the viewer may see.
+// page returns the next older page, oldest event first. It holds only events that the user may see.
 func (k *timelineWalk) page(ctx context.Context) ([]*rooms.Event, error) {
 	events, err := k.next(ctx)
 	if err != nil {
@@ -132,8 +132,8 @@ func (k *timelineWalk) page(ctx context.Context) ([]*rooms.Event, error) {
 	return k.view.Visible(ctx, k.b.tx, kept)
 }
 
-// next gives the next older stretch, and ends the walk where something is missing before an event: what is older does
-// not belong to the same timeline, so long as nobody has asked for what lies between.
+// next returns the next older page, and ends the walk at a gap: events before a gap do not belong to the same timeline
+// until somebody has backfilled it.
 func (k *timelineWalk) next(ctx context.Context) ([]*rooms.Event, error) {
 	events, err := k.stretch(ctx)
 	for i := len(events) - 1; i >= 0; i-- {

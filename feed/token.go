@@ -12,29 +12,29 @@ import (
 //
 //	s1_<position>_<epoch>_<typing>_<presence>_<chain>[_<todevice>]
 //
-// position is of the durable stream; typing and presence are serials of the volatile streams, which mean something only
-// within the epoch (one run of the server) that allotted them. typing carries a trailing "a" while the client was shown
-// somebody typing, so that a later run knows whether there is a list to clear. chain names the initial sync from which
-// the client went on: what one chain was told says nothing about what another one knows. todevice stands only where an
-// answer could not hold all messages for the device: they were given up to there.
+// position is that of the durable stream; typing and presence are serials of the volatile streams, which are valid only
+// within one epoch (one run of the server). typing has a trailing "a" if the client saw somebody typing, so that a
+// later run knows whether there is a list to clear. chain identifies the initial sync from which the client went on:
+// what was sent in one chain says nothing about another. todevice is present only if an answer could not hold all
+// messages for the device: they were sent up to there.
 type Token struct {
 	Pos      storage.Pos
 	Epoch    uint32
 	Typing   int64
-	Active   bool // somebody was typing in one of the user's rooms when the token was given
+	Active   bool // somebody was typing in one of the user's rooms when the token was made
 	Presence int64
 	Chain    uint32
-	ToDevice storage.Pos // messages for the device were given up to here; never beyond Pos
+	ToDevice storage.Pos // messages for the device were sent up to here; never beyond Pos
 }
 
-// maxTokenLength bounds what ParseToken looks at; the longest token that Ebb gives has 102 bytes.
+// maxTokenLength bounds the text that ParseToken parses; the longest token that Ebb makes has 102 bytes.
 const maxTokenLength = 112
 
 const tokenPrefix = "s1_"
 
 var errToken = errors.New("not a /sync token of this server")
 
-// append adds the token as a client keeps it.
+// append appends the token's text.
 func (t Token) append(dst []byte) []byte {
 	dst = append(dst, tokenPrefix...)
 	dst = strconv.AppendInt(dst, int64(t.Pos), 10)
@@ -56,7 +56,7 @@ func (t Token) append(dst []byte) []byte {
 	return strconv.AppendInt(dst, int64(t.ToDevice), 10)
 }
 
-// ParseToken reads a token; anything that String would not have written is an error.
+// ParseToken parses a token. It returns an error for any text that append would not have produced.
 func ParseToken(text string) (Token, error) {
 	rest, ok := strings.CutPrefix(text, tokenPrefix)
 	if !ok || len(text) > maxTokenLength {

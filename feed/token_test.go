@@ -22,7 +22,7 @@ func TestTokenSurvivesItsText(t *testing.T) {
 	}
 }
 
-// text returns the token as a client keeps it.
+// text returns the text of a token.
 func text(tok Token) string { return string(tok.append(nil)) }
 
 func TestGarbageIsNoToken(t *testing.T) {

@@ -12,22 +12,22 @@ import (
 )
 
 const (
-	// defaultTyping is how long a notification lasts whose sender gave no timeout.
+	// defaultTyping is how long a typing notification without a timeout lasts.
 	defaultTyping = 30 * time.Second
-	// maxTyping bounds it: clients repeat theirs every few seconds.
+	// maxTyping bounds the timeout: clients repeat the notification every few seconds.
 	maxTyping = 2 * time.Minute
-	// typingRepeat is how often other servers are told again of somebody who goes on typing: they end it by themselves
-	// after a time of their own, half a minute at the least.
+	// typingRepeat is how often the notification of a user who goes on typing is repeated to other servers: they expire
+	// it by themselves, after at least half a minute.
 	typingRepeat = 20 * time.Second
-	// remoteTyping is how long the notification of another server lasts. They repeat theirs every forty seconds or so.
+	// remoteTyping is how long a notification from another server lasts. Servers repeat it about every forty seconds.
 	remoteTyping = time.Minute
-	// maxTypists bounds the list of one room; a longer one tells nobody anything.
+	// maxTypists bounds the list of one room. Clients do not show longer ones.
 	maxTypists = 50
 	// typingMemory is how long a room's empty list is kept for clients that have not seen it yet.
 	typingMemory = 10 * time.Minute
 )
 
-// typing is who types where. It lives in memory only: a restart stops everybody.
+// typing holds the users who are typing, by room. It is kept in memory only: after a restart nobody is typing.
 type typing struct {
 	// mu guards all below; a leaf in docs/locks.md.
 	mu     sync.Mutex
@@ -43,14 +43,14 @@ type typingRoom struct {
 }
 
 type typist struct {
-	nid    ident.UserNID
-	user   id.UserID
-	until  time.Time
-	told   time.Time // when other servers were told last
-	remote bool      // a user of another server
+	nid      ident.UserNID
+	user     id.UserID
+	until    time.Time
+	notified time.Time // when other servers were last notified
+	remote   bool      // belongs to another server
 }
 
-// typingEnd is a user of this server who has ceased to type in a room.
+// typingEnd is a local user who has stopped typing in a room.
 type typingEnd struct {
 	room ident.RoomNID
 	user id.UserID
@@ -58,8 +58,8 @@ type typingEnd struct {
 
 func newTyping() *typing { return &typing{rooms: map[ident.RoomNID]*typingRoom{}} }
 
-// set records that a user types until a moment, or (zero) that the user stopped. It tells whether the room's list
-// changed, and whether other servers are to be told.
+// set records that a user is typing until w.until, or has stopped if that is zero. It reports whether the room's list
+// changed, and whether to notify other servers.
 func (t *typing) set(room ident.RoomNID, w typist, now time.Time) (changed, tell bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -71,7 +71,7 @@ func (t *typing) set(room ident.RoomNID, w typist, now time.Time) (changed, tell
 		r = &typingRoom{}
 		t.rooms[room] = r
 	}
-	w.told = now
+	w.notified = now
 	i := slices.IndexFunc(r.typists, func(other typist) bool { return other.nid == w.nid })
 	switch {
 	case i >= 0 && w.until.IsZero():
@@ -79,10 +79,10 @@ func (t *typing) set(room ident.RoomNID, w typist, now time.Time) (changed, tell
 	case i >= 0:
 		before := &r.typists[i]
 		before.until = w.until
-		if now.Sub(before.told) < typingRepeat {
+		if now.Sub(before.notified) < typingRepeat {
 			return false, false
 		}
-		before.told = now
+		before.notified = now
 		return false, !w.remote
 	case w.until.IsZero() || len(r.typists) >= maxTypists:
 		return false, false
@@ -98,8 +98,8 @@ func (t *typing) touch(r *typingRoom, now time.Time) {
 	r.serial, r.changed = t.serial, now
 }
 
-// expire drops who has not repeated in time and gives the rooms whose list changed, and which users of this server it
-// was. Lists that have long been empty are forgotten.
+// expire drops the users whose notification has timed out. It returns the rooms whose list changed, and the local users
+// among those dropped. It forgets lists that have been empty for long.
 func (t *typing) expire(now time.Time) (changed []ident.RoomNID, ended []typingEnd) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -126,16 +126,16 @@ func (t *typing) expire(now time.Time) (changed []ident.RoomNID, ended []typingE
 	return changed, ended
 }
 
-// typingView is what one client is to be told.
+// typingView is what one client needs to get about typing.
 type typingView struct {
 	serial int64
 	rooms  map[ident.RoomNID][]typist // lists that are new to the client; nil list: nobody
-	rest   bool                       // every other room of the user has nobody typing, and the client may think otherwise
-	active map[ident.RoomNID]bool     // rooms in which somebody types
+	rest   bool                       // nobody is typing in the user's other rooms, but the client may think otherwise
+	active map[ident.RoomNID]bool     // rooms in which somebody is typing
 }
 
-// view gives what changed after a token of this epoch, or the current lists for any other token. all: the client
-// starts anew.
+// view returns what changed after a token of this epoch, or the current lists for any other token. all says that the
+// client has no token.
 func (t *typing) view(since Token, epoch uint32, all bool) typingView {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -162,7 +162,7 @@ func (t *typing) view(since Token, epoch uint32, all bool) typingView {
 	return v
 }
 
-// changedSince tells whether any room's list changed after a token.
+// changedSince reports whether any room's list changed after a token.
 func (t *typing) changedSince(since Token, epoch uint32) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -172,7 +172,7 @@ func (t *typing) changedSince(since Token, epoch uint32) bool {
 	return since.Typing != t.serial
 }
 
-// current is a room's list.
+// current returns a room's list.
 func (t *typing) current(room ident.RoomNID) []typist {
 	t.mu.Lock()
 	defer t.mu.Unlock()

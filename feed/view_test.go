@@ -16,7 +16,7 @@ import (
 	"ebb/storage"
 )
 
-// state is a room's state: the event of each entry.
+// state maps each entry of a room's state to its event.
 type state map[pdu.StateKey]id.EventID
 
 // stateOf returns the current state of a room.
@@ -68,7 +68,7 @@ func (j joined) applied(before state) state {
 	return s
 }
 
-// reader is a client with one way of asking, and the state of the room as it has it.
+// reader is a client with its request parameters and the state of the room as the client knows it.
 type reader struct {
 	*user
 	name     string
@@ -80,7 +80,7 @@ type reader struct {
 	expected state // of a room that was left
 }
 
-// check syncs and compares.
+// check syncs and compares the client's state with the room's.
 func (c *reader) check(rng *rand.Rand, room id.RoomID) {
 	t := c.w.t
 	t.Helper()
@@ -120,7 +120,8 @@ func (c *reader) check(rng *rand.Rand, room id.RoomID) {
 	}
 }
 
-// forget makes the client forget the room's state. Of one that it is not in, it learns only what its user is there.
+// forget makes the client forget the room's state. If its user is not in the room, it gets only the user's own
+// membership.
 func (c *reader) forget() {
 	own := pdu.StateKey{Type: "m.room.member", Key: string(c.UserID)}
 	if c.has = nil; c.expected != nil {
@@ -128,7 +129,7 @@ func (c *reader) forget() {
 	}
 }
 
-// readers are clients of one user each, for all of the ways of asking.
+// readers returns clients of one user each, one for each combination of request parameters.
 func (w *world) readers(name string) (out []*reader) {
 	for _, f := range []struct {
 		name, filter string
@@ -151,7 +152,7 @@ func (w *world) readers(name string) (out []*reader) {
 	return out
 }
 
-// house is a room with people in it whose doings are drawn at random.
+// house is a room whose users act at random.
 type house struct {
 	w       *world
 	rng     *rand.Rand
@@ -161,7 +162,7 @@ type house struct {
 	count   int
 }
 
-// act does one thing, which the rules may refuse.
+// act does one random thing, which the auth rules may reject.
 func (h *house) act() {
 	ctx := h.w.t.Context()
 	actor, target := h.people[h.rng.IntN(len(h.people))], h.people[h.rng.IntN(len(h.people))]
@@ -204,7 +205,7 @@ func (h *house) act() {
 	}
 }
 
-// step lets something happen and notes what those who leave know of the room from then on.
+// step lets one thing happen. For users who left it notes the state of the room at that moment.
 func (h *house) step() {
 	was := map[id.UserID]rooms.Membership{}
 	room, err := h.w.Room(h.w.t.Context(), h.room)
@@ -287,7 +288,7 @@ func TestJoinShowsTheStateThatHistoryVisibilityHides(t *testing.T) {
 	}
 }
 
-// intersect returns those of the wanted texts that are in the list.
+// intersect returns the wanted strings that are in the list.
 func intersect(list []string, wanted ...string) []string {
 	return slices.DeleteFunc(wanted, func(s string) bool { return !slices.Contains(list, s) })
 }

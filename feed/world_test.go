@@ -23,7 +23,7 @@ import (
 	"ebb/wake"
 )
 
-// world is a server without HTTP: a real database, rooms and the feed, with a clock that stands until it is moved.
+// world is a server without HTTP: a real database, rooms and the feed, with a clock that only the test moves.
 type world struct {
 	t    testing.TB
 	dir  string
@@ -39,13 +39,13 @@ type world struct {
 	timers []*timer
 }
 
-// timer is a wait of a parked request: it ends when the clock has moved far enough.
+// timer is the timeout of a parked request: it ends when the clock has moved far enough.
 type timer struct {
 	at time.Time
 	c  chan time.Time
 }
 
-// readConns: few, so that a test can hold them all.
+// readConns is small so that a test can hold all connections.
 const readConns = 3
 
 const server = "test.example"
@@ -57,7 +57,7 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// start opens the database and makes the services, as a start of the server does.
+// start opens the database and makes the services, as the server does when it starts.
 func (w *world) start() {
 	w.t.Helper()
 	db, err := storage.Open(w.t.Context(), storage.Config{DSN: "sqlite:" + filepath.Join(w.dir, "ebb.db"), Now: w.clock, ReadConns: readConns})
@@ -96,7 +96,7 @@ func (w *world) clock() time.Time {
 	return w.now
 }
 
-// pass lets time go by.
+// pass moves the clock.
 func (w *world) pass(d time.Duration) {
 	w.mu.Lock()
 	w.now = w.now.Add(d)
@@ -150,7 +150,7 @@ func (u *user) must(err error) {
 	}
 }
 
-// send sends an event of any type; a state event where key is given.
+// send sends an event of any type; with a key, a state event.
 func (u *user) send(room id.RoomID, typ, content string, key ...string) id.EventID {
 	u.w.t.Helper()
 	e := rooms.NewEvent{Room: room, Sender: u.Requester, Type: typ, Content: json.RawMessage(content)}
@@ -225,7 +225,7 @@ type ev struct {
 	Unsigned json.RawMessage `json:"unsigned"`
 }
 
-// String is a short form of an event: what it says.
+// String returns a short form of an event.
 func (e ev) String() string {
 	var c struct {
 		Body       string `json:"body"`
@@ -241,7 +241,7 @@ func (e ev) String() string {
 	return strings.TrimSpace(text)
 }
 
-// of lists the events of a type in short form, in the order given; sorted they are not.
+// of returns the events of a type in short form, in their order.
 func (l list) of(typ string) []string {
 	out := []string{}
 	for _, e := range l.Events {
@@ -259,7 +259,7 @@ func (l list) types() (out []string) {
 	return out
 }
 
-// sync asks once, without waiting, from the user's last token on.
+// sync requests what is new since the user's last token, without waiting.
 func (u *user) sync(change ...func(*feed.SyncRequest)) answer {
 	u.w.t.Helper()
 	a := u.syncFrom(u.since, change...)
@@ -298,7 +298,7 @@ type parked struct {
 	err  error
 }
 
-// park begins a long poll from the user's last token and waits until it waits.
+// park starts a long poll from the user's last token and returns once it is parked.
 func (u *user) park(change ...func(*feed.SyncRequest)) *parked {
 	u.w.t.Helper()
 	q := feed.SyncRequest{Requester: u.Requester, Since: u.since, Filter: u.filter, SetPresence: "offline", Timeout: 30 * time.Second}
@@ -321,7 +321,7 @@ func (u *user) park(change ...func(*feed.SyncRequest)) *parked {
 	return p
 }
 
-// wait gives the answer of a long poll that should end now.
+// wait returns the answer of a long poll that should end now.
 func (p *parked) wait() answer {
 	p.u.w.t.Helper()
 	ctx, cancel := context.WithTimeout(p.u.w.t.Context(), 10*time.Second)

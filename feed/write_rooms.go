@@ -103,7 +103,7 @@ func (b *builder) writeStripped(section string, n *roomNews) {
 	b.out = append(b.out, `]},`...)
 }
 
-// stripped appends the stripped form of a state event. The create event keeps its time too.
+// stripped appends a state event in stripped form. The create event keeps its origin_server_ts too.
 // Spec: client-server-api#stripped-state
 func (b *builder) stripped(event []byte) {
 	typ, _ := canonjson.Get(event, "type")
