@@ -397,7 +397,7 @@ func (s *Service) receiveChange(ctx context.Context, origin string, user id.User
 // keepChange records a change of a user who may be a member of a partial-state room. Local users who share that room
 // are notified once its members are known.
 func (s *Service) keepChange(ctx context.Context, user id.UserID) error {
-	if may, err := s.opts.Rooms.MayBeMet(ctx, user); err != nil || !may {
+	if may, err := s.opts.Rooms.MayShareRoom(ctx, user); err != nil || !may {
 		return err
 	}
 	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {

@@ -43,9 +43,9 @@ type Rooms interface {
 	// WakeSharers finds, within a write, the local users who share a room with user, including user, and returns a
 	// function that wakes them once the write is committed.
 	WakeSharers(tx *storage.Tx, user ident.UserNID) (committed func(), err error)
-	// MayBeMet reports whether a remote user may be a member of a partial-state room, whose members are not all known
+	// MayShareRoom reports whether a remote user may be a member of a partial-state room, whose members are not all known
 	// yet.
-	MayBeMet(ctx context.Context, user id.UserID) (bool, error)
+	MayShareRoom(ctx context.Context, user id.UserID) (bool, error)
 }
 
 // defaultTimeout is how long to wait for other servers if the client sets no timeout.

@@ -127,7 +127,7 @@ func (r sharedRooms) NewlyShared(ctx context.Context, user ident.UserNID, _ iden
 	return r.SharedServers(ctx, user)
 }
 
-func (r sharedRooms) MayBeMet(context.Context, id.UserID) (bool, error) { return false, nil }
+func (r sharedRooms) MayShareRoom(context.Context, id.UserID) (bool, error) { return false, nil }
 
 func (r sharedRooms) LocalSharers(_ context.Context, user ident.UserNID) (local []ident.UserNID, err error) {
 	ids, nids := r.sharers(user)

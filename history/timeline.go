@@ -73,7 +73,7 @@ func (s *Service) readingWhole(ctx context.Context, room id.RoomID, to ident.Req
 	if err := s.reading(ctx, room, to, func(*storage.Tx, *viewer) error { return nil }); err != nil {
 		return err
 	}
-	if err := s.rooms.AwaitWhole(ctx, room); err != nil {
+	if err := s.rooms.AwaitFullState(ctx, room); err != nil {
 		return err
 	}
 	return s.reading(ctx, room, to, f)

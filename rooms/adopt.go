@@ -29,7 +29,7 @@ type adoption struct {
 
 // firstJoinPosition is the lowest position of the join of a room from another server. The positions below leave room
 // for a quarter of a billion events of its history.
-const firstPlace storage.Pos = 1 << 16
+const firstJoinPosition storage.Pos = 1 << 16
 
 // adopt makes this server a participant of a room: the state from another server, followed by the join of a local user.
 // What was stored of the room during an earlier stay becomes history.
@@ -46,10 +46,10 @@ func (s *Service) adopt(ctx context.Context, a adoption) error {
 	if r.Resident() && len(r.Members(Join)) > 0 {
 		return errResident
 	}
-	if again, err := s.comeBack(ctx, r, a.join); again || err != nil {
+	if again, err := s.rejoinPartial(ctx, r, a.join); again || err != nil {
 		return err
 	}
-	known, err := s.knownOf(ctx, r, a)
+	known, err := s.storedOf(ctx, r, a)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ var errResident = mxerr.New(409, mxerr.CodeUnknown, "This server is already in t
 // enter returns the number of a room, and allots one if the room is new.
 func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (nid ident.RoomNID, err error) {
 	err = s.db.Write(ctx, func(tx *storage.Tx) error {
-		tx.SkipTo(firstPlace)
+		tx.SkipTo(firstJoinPosition)
 		row, found, err := tx.RoomByID(string(room))
 		if err != nil {
 			return err
@@ -93,8 +93,8 @@ func (s *Service) enter(ctx context.Context, room id.RoomID, v *pdu.Version) (ni
 	return nid, err
 }
 
-// knownOf returns the events of an adoption that are stored already.
-func (s *Service) knownOf(ctx context.Context, r *Room, a adoption) (map[id.EventID]*Event, error) {
+// storedOf returns the events of an adoption that are stored already.
+func (s *Service) storedOf(ctx context.Context, r *Room, a adoption) (map[id.EventID]*Event, error) {
 	ids := make([]id.EventID, 0, len(a.state)+len(a.authChain))
 	for _, e := range a.state {
 		ids = append(ids, e.ID())
@@ -108,8 +108,8 @@ func (s *Service) knownOf(ctx context.Context, r *Room, a adoption) (map[id.Even
 // check authorises each state event by its own auth events, and verifies that the remaining state allows the join.
 func (a *adoption) check(known map[id.EventID]*Event) error {
 	state := eventauth.StateMap{}
-	for _, told := range a.state {
-		if e := known[told.ID()]; e != nil && e.asAuth().Flags&storage.RejectedEvent == 0 {
+	for _, given := range a.state {
+		if e := known[given.ID()]; e != nil && e.asAuth().Flags&storage.RejectedEvent == 0 {
 			if key, isState := e.StateKey(); isState {
 				state[pdu.StateKey{Type: e.Type(), Key: key}] = e.Event
 			}
@@ -129,16 +129,16 @@ func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known ma
 	h := emptyHead()
 	h.published, h.purged, h.override, h.generation, h.last, h.order = old.published, old.purged, old.override, old.generation, old.last, old.order
 	before := &snapshot{}
-	for _, told := range a.state {
-		e := known[told.ID()]
-		key, isState := told.StateKey()
+	for _, given := range a.state {
+		e := known[given.ID()]
+		key, isState := given.StateKey()
 		if e == nil || !isState {
 			continue
 		}
 		if e = e.asAuth(); e.Flags&storage.RejectedEvent != 0 {
 			continue
 		}
-		k := pdu.StateKey{Type: told.Type(), Key: key}
+		k := pdu.StateKey{Type: given.Type(), Key: key}
 		before.own = append(before.own, stateRef{key: k, pos: e.Pos})
 		if k.Type != typeMember {
 			h.state[k] = e

@@ -21,15 +21,15 @@ const maxAncestryRounds = 5
 
 // ancestry is the known part of the graph before the join, apart from the stored events.
 type ancestry struct {
-	join  *Event
-	whole bool                     // the stored history reaches back to the create event
-	roots []id.EventID             // missing events that the stored history names
-	nodes map[id.EventID]graphNode // events of the history that are not stored
-	aside map[id.EventID]bool      // received events that are left to backfill
-	ids   map[id.EventID]bool      // ancestors of the join
-	ends  []id.EventID             // ancestors that are not in nodes
-	bound int64                    // an event of this depth or deeper that is not in ids is no ancestor
-	asked int                      // number of requests so far
+	join     *Event
+	complete bool                     // the stored history reaches back to the create event
+	roots    []id.EventID             // missing events that the stored history names
+	nodes    map[id.EventID]graphNode // events of the history that are not stored
+	aside    map[id.EventID]bool      // received events that are left to backfill
+	ids      map[id.EventID]bool      // ancestors of the join
+	ends     []id.EventID             // ancestors that are not in nodes
+	bound    int64                    // an event of this depth or deeper that is not in ids is no ancestor
+	asked    int                      // number of requests so far
 }
 
 // graphNode is the position of an event in the graph.
@@ -110,7 +110,7 @@ func (a *arrivals) historySuspects(ctx context.Context) (out []*incoming, err er
 // isSinceJoin reports whether an event is stored and arrived live after the join.
 func (a *arrivals) isSinceJoin(eventID id.EventID) bool {
 	e := a.known[eventID]
-	return e != nil && placed(e) && !isPast(e.row()) && e.Pos >= a.room.entered()
+	return e != nil && placed(e) && !isBackfilled(e.row()) && e.Pos >= a.room.entered()
 }
 
 // setHistoryAside leaves to backfill those suspects that precede the join. It returns the ones for which the known part
@@ -181,13 +181,13 @@ func (a *arrivals) openHistory(ctx context.Context) (h *ancestry, err error) {
 		if h.join, err = p.entry(); err != nil {
 			return err
 		}
-		edges, err := tx.BackwardEdges(a.room.nid, 0, h.join.Order, maxHoles)
+		edges, err := tx.BackwardEdges(a.room.nid, 0, h.join.Order, maxHistoryGaps)
 		for _, e := range edges {
 			h.roots = append(h.roots, id.EventID(e.Missing))
 		}
 		if create := a.room.State(typeCreate, ""); err == nil && create != nil {
 			create, err = p.event(create.ID())
-			h.whole = create != nil && placed(create)
+			h.complete = create != nil && placed(create)
 		}
 		return err
 	})
@@ -197,7 +197,7 @@ func (a *arrivals) openHistory(ctx context.Context) (h *ancestry, err error) {
 // walk finds the known ancestors of the join, and the greatest depth that others can have.
 func (h *ancestry) walk(a *arrivals) {
 	h.ids, h.ends, h.bound = map[id.EventID]bool{}, nil, 0
-	if !h.whole && len(h.roots) == 0 || len(h.roots) == maxHoles {
+	if !h.complete && len(h.roots) == 0 || len(h.roots) == maxHistoryGaps {
 		h.bound = h.join.Depth() - 1
 	}
 	type step struct {

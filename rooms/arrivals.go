@@ -46,9 +46,9 @@ type lookup struct {
 	redacted     *Event    // the target of an m.room.redaction; nil if it is not stored
 	purgedSender id.UserID // the sender of the target, if the target was purged
 
-	awaited    bool               // redactions of this event arrived before it;
-	earlier    []earlierRedaction // the valid ones
-	redactedBy storage.Pos        // the first of those, if the event is stored in its redacted form
+	hasRedactions bool               // redactions of this event arrived before it;
+	earlier       []earlierRedaction // the valid ones
+	redactedBy    storage.Pos        // the first of those, if the event is stored in its redacted form
 
 	late      bool        // events that follow it arrived before it,
 	lateOrder ident.Order // the first of them at this order

@@ -56,7 +56,7 @@ func (b *batch) addForeign(ctx context.Context, in *incoming) (verdict, err erro
 func (b *batch) received(in *incoming) *pendingEvent {
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.opts.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,
-	}, relation: in.relation, outgoing: in.relay, late: in.late, awaited: in.awaited}
+	}, relation: in.relation, outgoing: in.relay, late: in.late, hasRedactions: in.hasRedactions}
 	if in.Type() == typeDummy {
 		pe.Flags |= storage.DummyEvent
 	}

@@ -19,8 +19,8 @@ import (
 const (
 	maxBackfillPage    = 100 // events per request
 	maxBackfillServers = 4   // servers that are asked one after the other
-	maxRungs           = 300 // timeline events between which others are inserted
-	maxHoles           = 100 // gaps in a timeline that are considered
+	maxBackfillAnchors = 300 // timeline events between which others are inserted
+	maxHistoryGaps     = 100 // missing events of the history that are considered at a join
 	// maxBackfillEdges bounds the missing events that one request names.
 	maxBackfillEdges = pdu.MaxPrevEvents
 	// backfillTime bounds one round, for which the reader waits.
@@ -76,13 +76,13 @@ func (s *Service) backfill(ctx context.Context, r *Room, above ident.Order) (mor
 // question describes the request that fills a gap.
 type question struct {
 	missing []id.EventID
-	above   *Event // the first event above the gap
-	line    []rung // the timeline from there downwards, as far as events may be inserted
+	above   *Event   // the first event above the gap
+	anchors []anchor // the timeline from there downwards, as far as events may be inserted
 	servers []string
 }
 
 // anchor is a timeline event next to which others are inserted.
-type rung struct {
+type anchor struct {
 	order ident.Order
 	depth int64
 }
@@ -90,27 +90,27 @@ type rung struct {
 // question finds the events missing before the event at order above, and in the gaps below it that belong together.
 func (s *Service) question(ctx context.Context, r *Room, above ident.Order) (q question, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		rows, err := tx.Timeline(r.nid, 0, above, true, maxRungs)
+		rows, err := tx.Timeline(r.nid, 0, above, true, maxBackfillAnchors)
 		if err != nil || len(rows) == 0 || rows[0].Order != above { // it was purged, like everything before it
 			return err
 		}
-		if err := q.climbDown(r, rows); err != nil {
+		if err := q.addAnchors(r, rows); err != nil {
 			return err
 		}
-		edges, err := tx.BackwardEdges(r.nid, q.line[len(q.line)-1].order, above, maxBackfillEdges)
+		edges, err := tx.BackwardEdges(r.nid, q.anchors[len(q.anchors)-1].order, above, maxBackfillEdges)
 		for _, e := range edges {
 			q.missing = append(q.missing, id.EventID(e.Missing))
 		}
 		return err
 	})
 	if err == nil && q.above != nil {
-		q.servers = r.historians(q.above.Sender())
+		q.servers = r.backfillServers(q.above.Sender())
 	}
 	return q, err
 }
 
 // addAnchors adds the timeline down to the first event below the gap that arrived live and has no missing prev_event.
-func (q *question) climbDown(r *Room, rows []storage.EventRow) (err error) {
+func (q *question) addAnchors(r *Room, rows []storage.EventRow) (err error) {
 	if q.above, err = fromRow(r.version, &rows[0]); err != nil {
 		return err
 	}
@@ -119,19 +119,19 @@ func (q *question) climbDown(r *Room, rows []storage.EventRow) (err error) {
 		if err != nil {
 			return err
 		}
-		q.line = append(q.line, rung{e.Order, e.Depth()})
-		if i > 0 && !isPast(rows[i]) && e.Flags&storage.GapEvent == 0 {
+		q.anchors = append(q.anchors, anchor{e.Order, e.Depth()})
+		if i > 0 && !isBackfilled(rows[i]) && e.Flags&storage.GapEvent == 0 {
 			return nil
 		}
 	}
-	if len(rows) < maxRungs {
-		q.line = append(q.line, rung{}) // the beginning of the timeline
+	if len(rows) < maxBackfillAnchors {
+		q.anchors = append(q.anchors, anchor{}) // the beginning of the timeline
 	}
 	return nil
 }
 
 // backfillServers returns servers that may have the events before one by sender, starting with the sender's server.
-func (r *Room) historians(sender id.UserID) []string {
+func (r *Room) backfillServers(sender id.UserID) []string {
 	first := serverOf(string(sender))
 	out := r.others(maxBackfillServers)
 	if first == r.svc.opts.Server || !r.HasServer(first) {

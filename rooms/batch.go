@@ -67,15 +67,15 @@ type pendingEvent struct {
 	// missingBehind holds those of missing that precede the join with which this server entered the room.
 	missingBehind []id.EventID
 
-	gapsAt     ident.Order // the order at which the missing events of a rejected event are recorded
-	awaits     id.EventID  // the target of a redaction, if it is not stored yet
-	awaited    bool        // redactions of it arrived earlier
-	revealed   []*Event    // events that become visible to clients now
-	replaces   storage.Pos // its position while it was undecided
-	supersedes storage.Pos // its position while it was withheld
-	late       bool        // it was withheld
-	past       ident.Order // its order if it is history; 0 otherwise
-	outgoing   bool        // this server sends it to other servers
+	gapsAt        ident.Order // the order at which the missing events of a rejected event are recorded
+	awaits        id.EventID  // the target of a redaction, if it is not stored yet
+	hasRedactions bool        // redactions of it arrived earlier
+	revealed      []*Event    // events that become visible to clients now
+	replaces      storage.Pos // its position while it was undecided
+	supersedes    storage.Pos // its position while it was withheld
+	late          bool        // it was withheld
+	past          ident.Order // its order if it is history; 0 otherwise
+	outgoing      bool        // this server sends it to other servers
 }
 
 // stateChange is a change of one entry of the room's current state.

@@ -152,20 +152,20 @@ func (s *Service) completeThrough(ctx context.Context, r *Room, c completer) err
 	if err != nil {
 		return err
 	}
-	told, err := s.askBeforeJoin(ctx, r, join, c)
+	full, err := s.askBeforeJoin(ctx, r, join, c)
 	if err != nil {
 		return err
 	}
 	if !c.trusted {
-		if err := s.checkSameState(ctx, r, join, told); err != nil {
+		if err := s.checkSameState(ctx, r, join, full); err != nil {
 			return err
 		}
 	}
-	if err := s.nameMembers(ctx, told); err != nil {
+	if err := s.nameMembers(ctx, full); err != nil {
 		return err
 	}
 	for { // retried if an earlier write fails
-		if err := s.finishJoin(ctx, r.id, join, told); !errors.Is(err, errStale) {
+		if err := s.finishJoin(ctx, r.id, join, full); !errors.Is(err, errStale) {
 			return err
 		}
 	}
@@ -189,9 +189,10 @@ func (s *Service) askBeforeJoin(ctx context.Context, r *Room, join *Event, c com
 	return before, err
 }
 
-// comeBack handles a join to a room that this server left while it had partial state. If the events before the join are
-// stored, as right after leaving, the room continues where it was, and comeBack returns true. The writer lock is held.
-func (s *Service) comeBack(ctx context.Context, r *Room, join *pdu.Event) (bool, error) {
+// rejoinPartial handles a join to a room that this server left while it had partial state. If the events before the
+// join are stored, as right after leaving, the room continues where it was, and rejoinPartial returns true. The writer
+// lock is held.
+func (s *Service) rejoinPartial(ctx context.Context, r *Room, join *pdu.Event) (bool, error) {
 	if r.partialState() == nil {
 		return false, nil
 	}
@@ -235,8 +236,8 @@ func (f *fetcher) stateBeforeJoin(ctx context.Context, join *Event) (state, erro
 }
 
 // nameMembers allots the numbers of members, which is better done before the room is locked.
-func (s *Service) nameMembers(ctx context.Context, told state) error {
-	for key := range told {
+func (s *Service) nameMembers(ctx context.Context, full state) error {
+	for key := range full {
 		if key.Type != typeMember {
 			continue
 		}
@@ -260,7 +261,7 @@ func (s *Service) eventAt(ctx context.Context, r *Room, pos storage.Pos) (e *Eve
 
 // checkSameState verifies that a state matches the known one except for the members. Any server in the room may return
 // the state, and could otherwise change the room's rules.
-func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told state) error {
+func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, full state) error {
 	return s.db.Read(ctx, func(tx *storage.Tx) error {
 		known, err := tx.StateOf(join.Snapshot)
 		if err != nil {
@@ -275,7 +276,7 @@ func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told
 			}
 		}
 		said := state{}
-		for key, ref := range told {
+		for key, ref := range full {
 			if key.Type != typeMember {
 				said[key] = ref
 			}
@@ -301,7 +302,7 @@ func (s *Service) checkSameState(ctx context.Context, r *Room, join *Event, told
 }
 
 // finishJoin completes a partial-state room, given the state before the join.
-func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, told state) error {
+func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, full state) error {
 	r, err := s.lockRoom(ctx, room)
 	if errors.Is(err, ErrNoRoom) {
 		return errNotPartial
@@ -314,7 +315,7 @@ func (s *Service) finishJoin(ctx context.Context, room id.RoomID, join *Event, t
 		return errNotPartial
 	}
 	c := newCompletion(r, join)
-	err = r.settled(ctx, func(tx *storage.Tx) error { return c.judge(ctx, tx, told) })
+	err = r.settled(ctx, func(tx *storage.Tx) error { return c.judge(ctx, tx, full) })
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func (p *placing) decide(ctx context.Context, ready decidable) error {
 		rest = rest[n:]
 	}
 	verdicts, err := p.svc.authoriseAgain(ctx, p.room.id, ready.arrived)
-	if err != nil && !errors.Is(err, errGone) {
+	if err != nil && !errors.Is(err, errNotStored) {
 		return err
 	}
 	if err == nil {

@@ -113,8 +113,8 @@ func (f *fetcher) fetchStateEvents(ctx context.Context, at id.EventID, ids []id.
 	return f.storeOutliers(ctx, raws)
 }
 
-// oneOf returns a function that reports whether an event has one of some IDs, once for each of them: events of the
-// state may be in the auth chain of the answer too.
+// oneOf returns a function that reports whether an event has one of some IDs, once for each ID: an event of the state
+// may be in the auth chain of the response too.
 func (f *fetcher) oneOf(ids []id.EventID) func(json.RawMessage) bool {
 	wanted := make(map[id.EventID]bool, len(ids))
 	for _, eventID := range ids {
@@ -127,7 +127,7 @@ func (f *fetcher) oneOf(ids []id.EventID) func(json.RawMessage) bool {
 	}
 }
 
-// lacksSome reports whether an answer lacks some of the events that it should have.
+// lacksSome reports whether a response lacks some of the expected events.
 func (f *fetcher) lacksSome(raws []json.RawMessage, wanted []id.EventID) bool {
 	given := make(map[id.EventID]bool, len(raws))
 	for _, raw := range raws {
@@ -136,7 +136,7 @@ func (f *fetcher) lacksSome(raws []json.RawMessage, wanted []id.EventID) bool {
 	return slices.ContainsFunc(wanted, func(eventID id.EventID) bool { return !given[eventID] })
 }
 
-// fetchEach asks a server for events one by one, and leaves out those that it does not return.
+// fetchEach requests events one by one, and leaves out those that the server does not return.
 func (f *fetcher) fetchEach(ctx context.Context, server string, ids []id.EventID) (raws []json.RawMessage) {
 	for _, eventID := range ids {
 		raw, err := f.remote.GetEvent(ctx, server, eventID)

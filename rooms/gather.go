@@ -15,43 +15,43 @@ import (
 // Bounds of the requests that the events of one transaction may cause; docs/limits.md lists them.
 const (
 	maxMissingRounds = 128      // requests for missing events
-	maxMissingPage   = 100      // events that one of them asks for
-	usualMissingPage = 20       // what other servers return at most; with fewer there are no more
-	maxKnownBefore   = 60       // stored events that one of them names besides the extremities; servers look at a hundred or so
-	maxMissingEvents = 10_000   // events that all of them may bring
+	maxMissingPage   = 100      // events per request
+	usualMissingPage = 20       // the page size of other servers; a smaller page is the last one
+	maxKnownBefore   = 60       // stored events that a request names besides the extremities
+	maxMissingEvents = 10_000   // events returned by all of these requests
 	maxMissingBytes  = 32 << 20 // and their size: they are kept in memory until the first of them is placed
 	maxAuthFetches   = 20       // requests for auth chains
 	maxGaps          = 10       // requests for states
-	maxGapEvents     = 2000     // events of such a state that are asked for one by one
+	maxGapEvents     = 2000     // events of such a state that are requested one by one
 	maxForeignState  = 300_000
 )
 
-// fetchTime bounds how long one caller keeps others waiting who need the network too. What has not come by then is
-// missing.
+// fetchTime bounds how long one caller holds the fetching slot, for which others wait. Events that have not arrived by
+// then count as missing.
 const fetchTime = time.Minute
 
-// gathering is the first step of arrivals: it asks other servers for what the waiting events lack. The room's fetching
-// slot is held, but neither its receiving slot nor a lock: meanwhile others may place events in the room.
+// gathering is the first step of arrivals: it requests what the waiting events lack. The room's fetching slot is held,
+// but neither its receiving slot nor a lock, so that other events can be placed in the room meanwhile.
 type gathering struct {
 	*arrivals
 	from *fetcher
 
 	unavailable map[id.EventID]bool       // auth events that no server returned
-	invalid     map[id.EventID]*pdu.Event // received and not valid: only their prev_events are looked at
+	invalid     map[id.EventID]*pdu.Event // invalid received events, used for their prev_events only
 
-	spoilt       bool // a missing event was not valid: what follows it is not accepted on a fetched state alone
+	spoilt       bool // a missing event was invalid, so that no event is accepted on a fetched state alone
 	events       int  // missing events so far
-	bytes        int  // and their size
+	bytes        int  // their size
 	authRequests int
 }
 
-// newGathering returns a gathering for arrivals. Without a remote it asks nobody.
+// newGathering returns a gathering for arrivals. If remote is nil, it makes no requests.
 func newGathering(a *arrivals, remote Remote) *gathering {
 	return &gathering{arrivals: a, from: newFetcher(a.storedEvents, remote, a.origin), unavailable: map[id.EventID]bool{}, invalid: map[id.EventID]*pdu.Event{}}
 }
 
-// inTime calls ask with a context that ends after fetchTime. Running out of that time is not an error; the end of ctx
-// is.
+// inTime calls ask with a context that ends after fetchTime. It is not an error if that time runs out, but if ctx ends
+// it is.
 func inTime(ctx context.Context, ask func(context.Context) error) error {
 	limited, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
@@ -62,7 +62,7 @@ func inTime(ctx context.Context, ask func(context.Context) error) error {
 	return err
 }
 
-// gather asks for everything that checks 4 to 7 need and that is missing. It returns the undecided events that can be
+// gather requests everything that checks 4 to 7 need and that is missing. It returns the undecided events that can be
 // authorised now.
 func (g *gathering) gather(ctx context.Context) (ready decidable, err error) {
 	if err := g.lookUpAgain(ctx); err != nil {
@@ -83,7 +83,7 @@ func (g *gathering) gather(ctx context.Context) (ready decidable, err error) {
 	return g.gatherDecidable(ctx)
 }
 
-// gatherMissingEvents asks the origin for the events between those that are stored and those that it sent.
+// gatherMissingEvents requests from the origin the events between the stored ones and those that it sent.
 // Spec: server-server-api#retrieving-events
 func (g *gathering) gatherMissingEvents(ctx context.Context) error {
 	if g.from.remote == nil {
@@ -99,12 +99,12 @@ func (g *gathering) gatherMissingEvents(ctx context.Context) error {
 		earliest := append(g.knownBefore(latest), extremities...)
 		raws, err := g.from.remote.GetMissingEvents(ctx, g.origin, g.room.id, earliest, latest, maxMissingPage, g.room.MinDepth())
 		if err != nil {
-			g.svc.log.DebugContext(ctx, "missing events could not be fetched", "room", g.room.id, "server", g.origin, "err", err)
+			g.svc.log.DebugContext(ctx, "could not fetch missing events", "room", g.room.id, "server", g.origin, "err", err)
 			return ctx.Err()
 		}
 		raws = raws[:min(len(raws), maxMissingPage)]
 		added := g.admit(ctx, raws)
-		if err := g.lookUpStored(ctx); err != nil { // the known ones among them do not wait any more
+		if err := g.lookUpStored(ctx); err != nil { // stored events no longer wait
 			return err
 		}
 		if err := g.gatherHistory(ctx); err != nil {
@@ -122,7 +122,7 @@ func (g *gathering) gatherMissingEvents(ctx context.Context) error {
 	return nil
 }
 
-// lackingEvents lists the waiting events that have a missing prev_event from after the join.
+// lackingEvents returns the waiting events that have a missing prev_event from after the join.
 func (g *gathering) lackingEvents() (ids []id.EventID) {
 	for eventID, e := range g.waiting {
 		if slices.ContainsFunc(e.PrevEvents(), func(prev id.EventID) bool { return !g.has(prev) && !g.isHistory(prev) }) {
@@ -133,8 +133,8 @@ func (g *gathering) lackingEvents() (ids []id.EventID) {
 	return ids
 }
 
-// knownBefore lists stored prev_events of waiting events. The origin need not go back beyond them: the extremities
-// alone do not name an event that has been followed since.
+// knownBefore returns stored prev_events of waiting events, beyond which the origin need not go back. The extremities
+// alone are not enough: other events may follow an older event.
 func (g *gathering) knownBefore(events []id.EventID) (known []id.EventID) {
 	for _, eventID := range events {
 		for _, prev := range g.waiting[eventID].PrevEvents() {
@@ -146,8 +146,8 @@ func (g *gathering) knownBefore(events []id.EventID) (known []id.EventID) {
 	return known
 }
 
-// admit verifies events that were asked for, and adds the valid ones to the waiting events. It returns these, and those
-// that may be added because a valid event follows them.
+// admit verifies requested events and adds the valid ones to the waiting events. It returns these, and those that may
+// be added because a valid event follows them.
 func (g *gathering) admit(ctx context.Context, raws []json.RawMessage) (added []id.EventID) {
 	events, errs := g.svc.verify(ctx, g.room.version, raws)
 	for i, e := range events {
@@ -172,11 +172,11 @@ func (g *gathering) admit(ctx context.Context, raws []json.RawMessage) (added []
 
 var (
 	errSpoilt   = errors.New("a missing event is not valid")
-	errWithheld = errors.New("the server does not return what came before the event that it sent")
+	errWithheld = errors.New("the server does not return the prev_events of the event that it sent")
 )
 
-// gatherStates asks for the states after missing prev_events. Events for which no server returns it are refused, and so
-// are those that follow.
+// gatherStates requests the states after missing prev_events. If no server returns one, it rejects the event and those
+// that follow it.
 func (g *gathering) gatherStates(ctx context.Context) error {
 	refused := false
 	for _, e := range g.lackingState() {
@@ -192,7 +192,7 @@ func (g *gathering) gatherStates(ctx context.Context) error {
 	return nil
 }
 
-// gatherStatesOf is gatherStates for one event. It returns false if the event was refused.
+// gatherStatesOf is gatherStates for one event. It returns false if the event was rejected.
 func (g *gathering) gatherStatesOf(ctx context.Context, e *incoming) (ok bool, err error) {
 	for _, prev := range e.PrevEvents() {
 		if !g.lacksState(e, prev) {
@@ -203,7 +203,7 @@ func (g *gathering) gatherStatesOf(ctx context.Context, e *incoming) (ok bool, e
 			if ctx.Err() != nil {
 				return false, ctx.Err()
 			}
-			g.svc.log.InfoContext(ctx, "the state after an event could not be fetched", "room", g.room.id, "event", prev, "err", err)
+			g.svc.log.InfoContext(ctx, "could not fetch the state after an event", "room", g.room.id, "event", prev, "err", err)
 			g.finish(e.ID(), errNoPrevEvent)
 			received.WithLabelValues("refused").Inc()
 			return false, nil
@@ -213,13 +213,13 @@ func (g *gathering) gatherStatesOf(ctx context.Context, e *incoming) (ok bool, e
 	return true, nil
 }
 
-// fetchStateAfter asks for the state after a missing prev_event.
+// fetchStateAfter requests the state after a missing prev_event.
 func (g *gathering) fetchStateAfter(ctx context.Context, e *incoming, prev id.EventID) (state, error) {
 	if err := g.mayFetchState(e, prev); err != nil {
 		return nil, err
 	}
 	after, err := g.from.stateAfter(ctx, prev)
-	if err != nil && ctx.Err() == nil { // servers do not return what they rejected
+	if err != nil && ctx.Err() == nil { // servers do not return events that they rejected
 		return g.from.stateBefore(ctx, e.ID())
 	}
 	return after, err
@@ -227,7 +227,7 @@ func (g *gathering) fetchStateAfter(ctx context.Context, e *incoming, prev id.Ev
 
 // mayFetchState returns an error if the state after a missing prev_event must not be fetched. A server that sends an
 // event but withholds its predecessors could make the event the room's only forward extremity and then dictate the
-// room's state. Predecessors from before the join are not withheld: this server does not ask for them.
+// room's state. Predecessors of the join are not withheld: this server does not request them.
 func (g *gathering) mayFetchState(e *incoming, prev id.EventID) error {
 	switch {
 	case g.isHistory(prev):
@@ -240,7 +240,7 @@ func (g *gathering) mayFetchState(e *incoming, prev id.EventID) error {
 	return nil
 }
 
-// noteState notes the state after a missing event on each waiting event that follows it.
+// noteState records the state after a missing event on each waiting event that follows it.
 func (g *gathering) noteState(prev id.EventID, after state) {
 	for _, e := range g.waiting {
 		if !slices.Contains(e.PrevEvents(), prev) {

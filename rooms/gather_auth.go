@@ -12,10 +12,10 @@ import (
 	"ebb/storage"
 )
 
-// maxAuthServers bounds the servers that are asked for the auth events of one event, the origin among them.
+// maxAuthServers bounds the servers that are asked for the auth events of one event, including the origin.
 const maxAuthServers = 4
 
-// gatherAuthEvents asks for the auth chains of waiting events that cite an event which is neither stored nor waiting.
+// gatherAuthEvents requests the auth chains of waiting events that cite an event which is neither stored nor waiting.
 // Events whose auth events cannot be fetched are undecided.
 func (g *gathering) gatherAuthEvents(ctx context.Context) error {
 	if g.from.remote == nil {
@@ -45,8 +45,8 @@ func (g *gathering) leaveUndecided(e *incoming) {
 	}
 }
 
-// gatherAuthEventsOf asks some servers, the origin first, for the auth chain of an event, and for the auth events that
-// the answer lacks.
+// gatherAuthEventsOf requests the auth chain of an event, and the auth events that the response lacks, from several
+// servers, the origin first.
 func (g *gathering) gatherAuthEventsOf(ctx context.Context, e *incoming) error {
 	for _, auth := range g.missingAuth(e) {
 		if elsewhere, err := g.isElsewhere(ctx, auth); elsewhere || err != nil {
@@ -61,7 +61,7 @@ func (g *gathering) gatherAuthEventsOf(ctx context.Context, e *incoming) error {
 		g.authRequests++
 		chain, err := g.from.remote.EventAuth(ctx, server, g.room.id, e.ID())
 		if err != nil {
-			g.svc.log.DebugContext(ctx, "an auth chain could not be fetched", "room", g.room.id, "event", e.ID(), "server", server, "err", err)
+			g.svc.log.DebugContext(ctx, "could not fetch an auth chain", "room", g.room.id, "event", e.ID(), "server", server, "err", err)
 		}
 		if err := g.storeCited(ctx, chain); err != nil {
 			return err
@@ -79,26 +79,26 @@ func (g *gathering) gatherAuthEventsOf(ctx context.Context, e *incoming) error {
 	return nil
 }
 
-// serversFor lists the servers to ask for what an event of a sender needs: the origin, the sender's server, and others
-// in the room.
+// serversFor returns the servers to ask about an event of a sender: the origin, the sender's server, and others in the
+// room.
 func (g *gathering) serversFor(sender id.UserID) []string {
 	if g.from.remote == nil {
 		return nil
 	}
-	servers := slices.DeleteFunc(g.room.historians(sender), func(server string) bool { return server == g.origin })
+	servers := slices.DeleteFunc(g.room.backfillServers(sender), func(server string) bool { return server == g.origin })
 	if g.origin != "" {
 		servers = append([]string{g.origin}, servers...)
 	}
 	return servers[:min(len(servers), maxAuthServers)]
 }
 
-// storeCited stores events that were asked for because an event cites them.
+// storeCited stores the events that were requested because an event cites them.
 func (g *gathering) storeCited(ctx context.Context, raws []json.RawMessage) error {
 	g.noteElsewhere(ctx, raws)
 	return g.from.storeOutliers(ctx, raws)
 }
 
-// isElsewhere reports whether a cited event is known to be of another room.
+// isElsewhere reports whether a cited event is known to belong to another room.
 func (g *gathering) isElsewhere(ctx context.Context, eventID id.EventID) (found bool, err error) {
 	if g.elsewhere[eventID] {
 		return true, nil
@@ -114,7 +114,7 @@ func (g *gathering) isElsewhere(ctx context.Context, eventID id.EventID) (found 
 	return found, err
 }
 
-// noteElsewhere remembers which events of an answer are of another room. In room versions where servers choose the
+// noteElsewhere records which events of a response belong to another room. In room versions where servers choose the
 // event IDs, such an event must be signed.
 func (g *gathering) noteElsewhere(ctx context.Context, raws []json.RawMessage) {
 	v := g.room.version

@@ -500,14 +500,14 @@ func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
 func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.RoomID, events []json.RawMessage) (shown []json.RawMessage, err error) {
 	size := 0
-	var whole []json.RawMessage
+	var full []json.RawMessage
 	for _, raw := range events {
 		size += len(raw)
 		switch {
 		case !isStripped(raw):
 			return nil, badRequest(mxerr.CodeInvalidParam, "invite_room_state has an entry that is not an event")
-		case isWhole(raw):
-			whole = append(whole, raw)
+		case isFullPDU(raw):
+			full = append(full, raw)
 		default:
 			if raw, err = canonjson.Canonical(raw, false); err != nil {
 				return nil, mxerr.BadJSON("Invalid invite_room_state: %v", err)
@@ -518,10 +518,10 @@ func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.Roo
 	if len(events) > maxStripped || size > maxStrippedBytes {
 		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeTooLarge, "invite_room_state is too large")
 	}
-	good, _ := s.verify(ctx, v, whole)
+	good, _ := s.verify(ctx, v, full)
 	for i, e := range good {
 		if e == nil && v.RoomIDIsCreateHash { // the room ID proves a create event
-			if e, _ = pdu.Parse(v, whole[i]); e != nil && !e.IsStateKey(typeCreate, "") {
+			if e, _ = pdu.Parse(v, full[i]); e != nil && !e.IsStateKey(typeCreate, "") {
 				e = nil
 			}
 		}
@@ -553,7 +553,7 @@ func keepStripped(shown []json.RawMessage) (kept []json.RawMessage) {
 }
 
 // isFullPDU reports whether a stripped event is a full PDU.
-func isWhole(raw json.RawMessage) bool {
+func isFullPDU(raw json.RawMessage) bool {
 	_, signed := canonjson.Get(raw, "signatures")
 	_, placed := canonjson.Get(raw, "auth_events")
 	return signed && placed

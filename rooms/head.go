@@ -150,9 +150,9 @@ func (r *Room) fillState(stored *storedRoom, h *head) error {
 
 func (r *Room) fillRing(stored *storedRoom, h *head) error {
 	rows := stored.recent
-	whole := len(rows) < ringFill
-	if past := slices.IndexFunc(rows, isPast); past >= 0 {
-		rows, whole = rows[:past], false
+	complete := len(rows) < ringFill
+	if past := slices.IndexFunc(rows, isBackfilled); past >= 0 {
+		rows, complete = rows[:past], false
 	}
 	for i := range slices.Backward(rows) {
 		h.last = max(h.last, rows[i].Position)
@@ -165,14 +165,14 @@ func (r *Room) fillRing(stored *storedRoom, h *head) error {
 		}
 		h.ring = append(h.ring, e)
 	}
-	if !whole && len(rows) > 0 {
+	if !complete && len(rows) > 0 {
 		h.ringOK = rows[len(rows)-1].Position - 1
 	}
 	return nil
 }
 
 // isBackfilled reports whether a timeline event was inserted as history; /sync never sends it as new.
-func isPast(e storage.EventRow) bool { return e.Order != ident.Order(e.Position)*OrderStep }
+func isBackfilled(e storage.EventRow) bool { return e.Order != ident.Order(e.Position)*OrderStep }
 
 func (r *Room) fillExtremities(stored *storedRoom, h *head) error {
 	for _, pos := range stored.row.Extremities { // in the stored order

@@ -14,7 +14,7 @@ var (
 	received        = telemetry.NewCounterVec("ebb_rooms_received_events_total", "Events of other servers by what became of them (accepted, rejected, soft_failed, refused, known).", "result")
 )
 
-// countEvents is the Listener that counts events.
+// countEvents is the Listener that counts events for the metrics.
 func (s *Service) countEvents(c *Commit) {
 	for _, e := range c.Events {
 		if e.Past {

@@ -26,8 +26,8 @@ import (
 // In the background, the full state is requested; then all events since the join are judged again: see completion.
 // Spec: server-server-api#put_matrixfederationv2send_joinroomideventid (omit_members); MSC3902
 
-// maxToldServers bounds the servers in the response to a join; the largest rooms have some ten thousand.
-const maxToldServers = 20_000
+// maxServersInRoom bounds the servers in the response to a join; the largest rooms have some ten thousand.
+const maxServersInRoom = 20_000
 
 // partial describes the partial state of a room.
 type partial struct {
@@ -85,7 +85,7 @@ func (r *Room) MayBeJoined(user id.UserID) bool {
 }
 
 // MayShareRoom reports whether a user of another server may be in a partial-state room.
-func (s *Service) MayBeMet(ctx context.Context, user id.UserID) (bool, error) {
+func (s *Service) MayShareRoom(ctx context.Context, user id.UserID) (bool, error) {
 	for _, room := range s.partials.list() {
 		r, err := s.RoomByNID(ctx, room)
 		if err != nil {
@@ -100,10 +100,10 @@ func (s *Service) MayBeMet(ctx context.Context, user id.UserID) (bool, error) {
 
 // serversInRoom returns the valid servers of a join response without this one. The server that sent the response comes
 // first.
-func (s *Service) toldServers(answering string, told []string) []string {
+func (s *Service) serversInRoom(answering string, answered []string) []string {
 	out := []string{answering}
 	seen := map[string]bool{answering: true, s.opts.Server: true}
-	for _, server := range told[:min(len(told), maxToldServers)] {
+	for _, server := range answered[:min(len(answered), maxServersInRoom)] {
 		if !seen[server] && pdu.ValidServerName(server) {
 			seen[server] = true
 			out = append(out, server)
@@ -112,12 +112,12 @@ func (s *Service) toldServers(answering string, told []string) []string {
 	return out
 }
 
-// maxWholeWait bounds how long a request waits for the members of a room.
-const maxWholeWait = 5 * time.Minute
+// maxFullStateWait bounds how long a request waits for the members of a room.
+const maxFullStateWait = 5 * time.Minute
 
 // AwaitFullState waits until the room no longer has partial state.
-func (s *Service) AwaitWhole(ctx context.Context, room id.RoomID) error {
-	timeout := time.NewTimer(maxWholeWait)
+func (s *Service) AwaitFullState(ctx context.Context, room id.RoomID) error {
+	timeout := time.NewTimer(maxFullStateWait)
 	defer timeout.Stop()
 	for {
 		r, err := s.Room(ctx, room)
@@ -148,7 +148,7 @@ const briefWait = 300 * time.Millisecond
 func (s *Service) awaitBriefly(ctx context.Context, room id.RoomID) {
 	ctx, cancel := context.WithTimeout(ctx, s.briefWait)
 	defer cancel()
-	_ = s.AwaitWhole(ctx, room) // if it times out, the room keeps its partial state for now
+	_ = s.AwaitFullState(ctx, room) // if it times out, the room keeps its partial state for now
 }
 
 // KnowsMember reports whether a user's membership in a room is known. In a partial-state room it may not be.
@@ -163,7 +163,7 @@ func (s *Service) awaitMember(ctx context.Context, room id.RoomID, sender ident.
 	if err != nil || r.Membership(sender.UserID) != Join || s.KnowsMember(ctx, room, user) {
 		return err
 	}
-	return s.AwaitWhole(ctx, room)
+	return s.AwaitFullState(ctx, room)
 }
 
 // partialRooms tracks the rooms whose state is being requested, and the requests that wait for them.

@@ -286,7 +286,7 @@ func TestPartialRoomIsCompletedAfterARestart(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- e.d.svc.CompleteRooms(ctx) }()
-	if err := e.d.svc.AwaitWhole(t.Context(), e.room); err != nil {
+	if err := e.d.svc.AwaitFullState(t.Context(), e.room); err != nil {
 		t.Fatal(err)
 	}
 	stop()
@@ -375,7 +375,7 @@ func TestLeavingEndsTheWaitingForMembers(t *testing.T) {
 	e.d.svc.opts.Remote = hang.Remote
 	e.d.joinVia(e.dora, e.room, "a")
 	e.deliver()
-	if err := e.d.svc.AwaitWhole(t.Context(), e.room); err != nil || e.d.room(e.room).Completed() == 0 {
+	if err := e.d.svc.AwaitFullState(t.Context(), e.room); err != nil || e.d.room(e.room).Completed() == 0 {
 		t.Fatalf("after coming back: %v", err)
 	}
 	stop()

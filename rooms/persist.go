@@ -104,7 +104,7 @@ func (b *batch) writeEvent(tx *storage.Tx, e *pendingEvent) error {
 		if err := c.write(tx, e.Room); err != nil {
 			return err
 		}
-		if err := b.writeTelling(tx, c); err != nil {
+		if err := b.writeDeviceListUpdate(tx, c); err != nil {
 			return err
 		}
 	}
@@ -162,8 +162,8 @@ func (b *batch) writeEdges(tx *storage.Tx, e *pendingEvent) error {
 	return nil
 }
 
-// writeTelling records that the device list of a newly joined local user must be sent to other servers.
-func (b *batch) writeTelling(tx *storage.Tx, c *stateChange) error {
+// writeDeviceListUpdate records that the device list of a newly joined local user must be sent to other servers.
+func (b *batch) writeDeviceListUpdate(tx *storage.Tx, c *stateChange) error {
 	m := c.member
 	if !b.svc.federates() || m == nil || m.to != Join || m.from == Join || !b.svc.IsLocal(m.user) || !b.entering && !b.room.Shared() {
 		return nil
@@ -197,7 +197,7 @@ func (c *stateChange) write(tx *storage.Tx, room ident.RoomNID) error {
 // writeRedactions stores the redaction that an event makes, now or once the target arrives, and shows the withheld
 // redactions of the event.
 func (b *batch) writeRedactions(tx *storage.Tx, e *pendingEvent) error {
-	if e.awaited && e.Flags&storage.RejectedEvent == 0 {
+	if e.hasRedactions && e.Flags&storage.RejectedEvent == 0 {
 		if err := tx.DeletePendingRedactions(e.Room, string(e.ID())); err != nil {
 			return err
 		}

@@ -17,14 +17,14 @@ import (
 )
 
 const (
-	// placeChunk is how many events become one write.
+	// placeChunk is the number of events stored in one write.
 	placeChunk = 50
-	// manyExtremities is the number of forward extremities from which on a dummy event merges them.
+	// manyExtremities is the number of forward extremities above which a dummy event merges them.
 	manyExtremities = 10
 )
 
-// placing is the second step of arrivals: it authorises and stores the waiting events, each after those that it names.
-// The room's receiving slot is held, and no other server is asked for anything.
+// placing is the second step of arrivals: it authorises and stores the waiting events, each after those that it refers
+// to. The room's receiving slot is held, and no requests are made to other servers.
 type placing struct{ *arrivals }
 
 func newPlacing(a *arrivals) *placing { return &placing{a} }
@@ -47,8 +47,8 @@ func (p *placing) placeAll(ctx context.Context) error {
 	return nil
 }
 
-// refuseBlocked refuses events none of which can be placed. They follow missing events, or each other in a circle: in
-// old room versions servers choose the IDs, and auth events may be wrong in any version.
+// refuseBlocked rejects the waiting events if none of them can be placed. They follow missing events, or each other in
+// a cycle: in old room versions servers choose the IDs, and auth events may be wrong in any version.
 func (p *placing) refuseBlocked() {
 	if len(p.lackingState()) > 0 {
 		p.refuseLackingState()
@@ -59,12 +59,12 @@ func (p *placing) refuseBlocked() {
 	}
 }
 
-// inOrder lists the waiting events that can be placed, each after its prev_events and auth events. Among those that can
-// be next, the one of the smallest depth is.
+// inOrder returns the waiting events that can be placed, each after its prev_events and auth events, and otherwise in
+// the order of depth.
 func (p *placing) inOrder() (out []*incoming) {
-	open := map[id.EventID]int{} // events that must come first
+	open := map[id.EventID]int{} // the number of events that must come first
 	followers := map[id.EventID][]*incoming{}
-	var next []*incoming // sorted, the first last
+	var next []*incoming // sorted in reverse
 	enter := func(e *incoming) {
 		at, _ := slices.BinarySearchFunc(next, e, func(a, b *incoming) int { return -byDepth(a, b) })
 		next = slices.Insert(next, at, e)
@@ -94,8 +94,8 @@ func (p *placing) inOrder() (out []*incoming) {
 	return out
 }
 
-// before lists the waiting events that must be placed before an event. It returns false if a prev_event is missing and
-// the state after it is not known.
+// before returns the waiting events that must be placed before an event. It returns false if a prev_event is missing
+// and the state after it is not known.
 func (p *placing) before(e *incoming) (first []id.EventID, possible bool) {
 	add := func(eventID id.EventID) {
 		if !slices.Contains(first, eventID) {
@@ -134,10 +134,10 @@ func (p *placing) placeChunk(ctx context.Context, events []*incoming) error {
 	return nil
 }
 
-var errUnjudged = errors.New("the event cannot be authorised here")
+var errUnjudged = errors.New("this server cannot authorise the event")
 
-// placeTogether places events in one write. If that fails they are placed one by one: an event that cannot be
-// authorised, for example because the state resolution would be too large, must not keep others out.
+// placeTogether places events in one write. If that fails they are placed one by one, so that an event that cannot be
+// authorised, for example because the state resolution would be too large, does not block the others.
 func (p *placing) placeTogether(ctx context.Context, events []*incoming) error {
 	err := p.writeTogether(ctx, events)
 	if err == nil || ctx.Err() != nil || errors.Is(err, storage.ErrFull) || errors.Is(err, storage.ErrClosed) {
@@ -145,13 +145,13 @@ func (p *placing) placeTogether(ctx context.Context, events []*incoming) error {
 	}
 	if len(events) == 1 {
 		level := slog.LevelError
-		if errors.Is(err, stateres.ErrTooLarge) { // others have caused it
+		if errors.Is(err, stateres.ErrTooLarge) { // caused by the room, not by this server
 			level = slog.LevelInfo
 		}
-		p.svc.log.Log(ctx, level, "an event cannot be authorised", "room", p.room.id, "event", events[0].ID(), "err", err)
+		p.svc.log.Log(ctx, level, "cannot authorise an event", "room", p.room.id, "event", events[0].ID(), "err", err)
 		received.WithLabelValues("refused").Inc()
 		p.finish(events[0].ID(), errUnjudged)
-		p.lost = p.lost || !errors.Is(err, stateres.ErrTooLarge) // that will be so the next time too
+		p.lost = p.lost || !errors.Is(err, stateres.ErrTooLarge) // a retry would fail the same way
 		return nil
 	}
 	for _, e := range events {
@@ -162,7 +162,7 @@ func (p *placing) placeTogether(ctx context.Context, events []*incoming) error {
 	return nil
 }
 
-// writeTogether places events in one write or fails.
+// writeTogether places events in one write, or none of them.
 func (p *placing) writeTogether(ctx context.Context, events []*incoming) error {
 	verdicts := make([]error, len(events))
 	var added []*Event
@@ -195,7 +195,8 @@ func (p *placing) writeTogether(ctx context.Context, events []*incoming) error {
 	return nil
 }
 
-// record records the verdict on an event. The sender does not learn of a soft failure: the event is part of the graph.
+// record records the verdict on an event. The sender gets no error for a soft failure, since the event is part of the
+// graph.
 func (p *placing) record(eventID id.EventID, verdict error) {
 	var soft softFailed
 	var rejection *eventauth.Rejection
@@ -214,8 +215,8 @@ func (p *placing) record(eventID id.EventID, verdict error) {
 	p.finish(eventID, verdict)
 }
 
-// lookUp reads what placing the first n events needs and returns n. An event is left for the next write if it relates
-// to one of them, or if one of them is a redaction that it redacts or that redacts it.
+// lookUp reads what is needed to place the first n events, and returns n. An event is left for the next write if it
+// relates to one of them, or if one is a redaction of the other.
 func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err error) {
 	listed, redacted := map[id.EventID]bool{}, map[id.EventID]bool{}
 	for _, e := range events {
@@ -239,7 +240,7 @@ func (r *Room) lookedUp(ctx context.Context, e *pdu.Event) (*incoming, error) {
 	return in, r.lookUp(ctx, in)
 }
 
-// lookUp finds the users and the other events that events concern.
+// lookUp finds the users and events to which the given events refer.
 func (r *Room) lookUp(ctx context.Context, events ...*incoming) error {
 	for _, e := range events {
 		if err := r.lookUpUsers(ctx, e); err != nil {
@@ -259,7 +260,7 @@ func (r *Room) lookUp(ctx context.Context, events ...*incoming) error {
 	})
 }
 
-// lookUpUsers finds the sender of an event, and the user that a member event is about.
+// lookUpUsers finds the sender of an event, and the user whom a member event is about.
 func (r *Room) lookUpUsers(ctx context.Context, e *incoming) (err error) {
 	if e.sender, err = r.svc.UserNID(ctx, e.Sender()); err != nil {
 		return err
@@ -290,7 +291,7 @@ func (r *Room) lookUpTargets(ctx context.Context, e *incoming) (err error) {
 	return err
 }
 
-// lookUpEarlier finds events that arrived before an event although they follow it, and redactions of it that did.
+// lookUpEarlier finds events that follow an event but arrived before it, and redactions of it that did.
 func (r *Room) lookUpEarlier(tx *storage.Tx, e *incoming) (err error) {
 	if e.lateOrder, e.late, err = tx.MissingBefore(r.nid, string(e.ID())); err != nil {
 		return err
@@ -309,8 +310,8 @@ func (r *Room) extremityIDs() []id.EventID {
 	return ids
 }
 
-// mergeExtremities has a user of this server send a dummy event if the room has many forward extremities: until an
-// event cites them all, each event costs a resolution of the states after them.
+// mergeExtremities sends a dummy event in the name of a local user if the room has many forward extremities: until an
+// event cites all of them, each event needs a state resolution.
 func (s *Service) mergeExtremities(ctx context.Context, r *Room) error {
 	if len(r.extremityIDs()) < manyExtremities {
 		return nil
@@ -321,7 +322,7 @@ func (s *Service) mergeExtremities(ctx context.Context, r *Room) error {
 		}
 		err := s.change(ctx, r.id, func(b *batch) error {
 			_, err := b.add(proto{typ: typeDummy, sender: ident.Requester{UserNID: m.NID, UserID: m.User}, content: []byte(`{}`)})
-			if mxerr.Code(err) == mxerr.CodeForbidden { // a moment ago the user could
+			if mxerr.Code(err) == mxerr.CodeForbidden { // the user has lost the permission meanwhile
 				return nil
 			}
 			return err

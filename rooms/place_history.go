@@ -16,7 +16,7 @@ func (p *placing) placeHistory(ctx context.Context, above ident.Order) (stored i
 	if err := p.lookUpAgain(ctx); err != nil {
 		return 0, err
 	}
-	q, err := p.svc.question(ctx, p.room, above) // others may have filled it
+	q, err := p.svc.question(ctx, p.room, above) // other requests may have filled the gap
 	if err != nil || q.above == nil {
 		return 0, err
 	}
@@ -41,19 +41,18 @@ func (p *placing) placeHistory(ctx context.Context, above ident.Order) (stored i
 	return stored, nil
 }
 
-var errNoSpace = errors.New("there is no space left in the timeline")
+var errNoSpace = errors.New("no space is left in the timeline")
 
-// arrange gives events, which are in order, their places in the timeline: each below all that are deeper. Where a graph
-// forks its branches are fetched one after the other, and an event must not be placed above one that follows it and is
-// still missing.
+// arrange assigns sorted events to positions in the timeline, each below all deeper ones. If the graph forks, its
+// branches are fetched one after the other, and an event must not be placed above a missing one that follows it.
 func (q *question) arrange(events []*incoming) error {
-	slots := make([][]*incoming, len(q.line)) // below each event of the line
-	lowest := len(q.line) - 2                 // nothing is placed below the last one
+	slots := make([][]*incoming, len(q.anchors)) // the events to insert below each anchor
+	lowest := len(q.anchors) - 2                 // nothing is inserted below the last one
 	for i := len(events) - 1; i >= 0; i-- {
 		e := events[i]
 		at := 0
 		for below := 1; below <= lowest; below++ {
-			if q.line[below].depth > e.Depth() {
+			if q.anchors[below].depth > e.Depth() {
 				at = below
 			}
 		}
@@ -72,14 +71,14 @@ func (q *question) arrange(events []*incoming) error {
 		}
 		step := max(1, min(historyStep, q.space(at)/ident.Order(4*len(slot))))
 		for i, e := range slot {
-			e.order = q.line[at].order - step*ident.Order(i+1)
+			e.order = q.anchors[at].order - step*ident.Order(i+1)
 		}
 	}
 	return nil
 }
 
-// space returns how many events can be placed below the event at an index of the line.
-func (q *question) space(at int) ident.Order { return q.line[at].order - q.line[at+1].order - 1 }
+// space returns how many events can be inserted below the anchor at an index.
+func (q *question) space(at int) ident.Order { return q.anchors[at].order - q.anchors[at+1].order - 1 }
 
 // writeHistory stores events of the history in one write. They do not change the room's current state.
 func (p *placing) writeHistory(ctx context.Context, events []*incoming) (int, error) {
@@ -112,7 +111,7 @@ func (p *placing) writeHistory(ctx context.Context, events []*incoming) (int, er
 	return len(b.events), nil
 }
 
-// enqueueHistory hands a batch of events of the history to the committer. The writer lock is held.
+// enqueueHistory queues a batch of events of the history for the committer. The writer lock is held.
 func (b *batch) enqueueHistory() *storage.Pending {
 	r := b.room
 	r.next.queued = b.svc.db.Enqueue(storage.Write{
@@ -134,7 +133,7 @@ func (b *batch) enqueueHistory() *storage.Pending {
 	return r.next.queued
 }
 
-// applyHistory is applyTo for events of the history, which change nothing but the events in memory that they redact.
+// applyHistory is applyTo for events of the history. In memory they only redact other events.
 func (b *batch) applyHistory(r *Room) {
 	for _, e := range b.events {
 		r.head.undecided = r.head.undecided || e.undecided()
@@ -147,7 +146,8 @@ func (b *batch) applyHistory(r *Room) {
 	}
 }
 
-// addHistory adds an event of the history to the batch after checks 4 and 5: the current state says nothing about it.
+// addHistory adds an event of the history to the batch after checks 4 and 5. The checks against the current state do
+// not apply.
 func (b *batch) addHistory(p *pastReader, in *incoming) error {
 	verdict, err := b.checkAuthEvents(p, in) // 4
 	if err != nil {
@@ -180,7 +180,7 @@ func (b *batch) addHistory(p *pastReader, in *incoming) error {
 	return nil
 }
 
-// stateBeforeHistory returns the state before an event of the history: the one that was fetched, or the one after its
+// stateBeforeHistory returns the state before an event of the history: either the fetched one, or the one after its
 // prev_events.
 func (b *batch) stateBeforeHistory(p *pastReader, in *incoming) (*snapshot, error) {
 	if in.fetchedBefore == nil {
@@ -196,8 +196,8 @@ func (b *batch) stateBeforeHistory(p *pastReader, in *incoming) (*snapshot, erro
 	return snapshotOf(p, base, in.fetchedBefore)
 }
 
-// finishHistory redacts an event of the history if needed, notes what is missing before it, and applies a redaction.
-// Where messages have expired, what came before is not asked for either.
+// finishHistory redacts an event of the history if needed, records its missing prev_events, and applies a redaction. If
+// messages of that time have expired, the prev_events are not recorded, so that they are not fetched.
 func (b *batch) finishHistory(p *pastReader, in *incoming, pe *pendingEvent) error {
 	revealInPlace(in, pe)
 	if err := b.redactIfNeeded(in, pe); err != nil {

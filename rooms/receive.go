@@ -12,22 +12,22 @@ import (
 	"ebb/rooms/eventauth"
 )
 
-// ErrLater means that some events could not be authorised because a server did not answer, or did not return what it
-// must have. They may be tried again: by then a server that is catching up itself may have it.
-var ErrLater = errors.New("a server that has to be asked about an event does not return what is needed")
+// ErrLater means that some events could not be authorised because a server did not answer, or did not return events
+// that it must have. The caller may retry later.
+var ErrLater = errors.New("another server does not return what is needed to authorise an event")
 
-// Receive handles events that another server sends, all of one room. The answer has an entry for each event that has an
-// ID: nil if the event was accepted or is there already, else why not. A rejected event is remembered and stays
-// rejected. The answer is complete even with ErrLater.
+// Receive handles events of one room that another server sends. The results have an entry for each event with an ID:
+// nil if the event was accepted or is stored already, otherwise the reason. A rejected event is stored and stays
+// rejected. The results are complete even if the error is ErrLater.
 //
-// These are the specification's checks. verify does the first three for all events at once:
+// The specification's checks are made as follows. verify makes the first three for all events at once:
 //
 //  1. It is a valid event, otherwise it is dropped: pdu.Parse.
 //  2. It passes signature checks, otherwise it is dropped: checkSignatures.
 //  3. It passes hash checks, otherwise it is redacted: checkHash.
 //
-// A gathering then asks other servers for what is missing to do the others, which follow the order of the graph. They
-// are made where a placing adds an event to a batch (addForeign):
+// A gathering then requests what is missing for the other checks, which are made in the order of the graph when a
+// placing adds an event to a batch (addForeign):
 //
 //  4. It passes the authorisation rules based on its auth events, otherwise it is rejected: checkAuthEvents.
 //  5. It passes them based on the state before it, otherwise it is rejected: checkStateBefore.
@@ -59,7 +59,7 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	a := newArrivals(r, origin)
 	valid, results := a.verify(ctx, raws)      // checks 1 to 3
 	err = a.process(ctx, s.opts.Remote, valid) // checks 4 to 7
-	for _, e := range valid {                  // and not of events that were asked for
+	for _, e := range valid {                  // only for the events that were sent
 		if result, done := a.results[e.ID()]; done {
 			results[e.ID()] = result
 		}
@@ -70,7 +70,7 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	return results, err
 }
 
-// verify does checks 1 to 3 for events that were sent. It returns the valid ones, and the results for the others.
+// verify makes checks 1 to 3 for the events that were sent. It returns the valid ones, and the results of the others.
 func (a *arrivals) verify(ctx context.Context, raws []json.RawMessage) (valid []*incoming, results map[id.EventID]error) {
 	results = make(map[id.EventID]error, len(raws))
 	events, errs := a.svc.verify(ctx, a.room.version, raws)
@@ -94,8 +94,8 @@ func (a *arrivals) verify(ctx context.Context, raws []json.RawMessage) (valid []
 	return valid, results
 }
 
-// process gathers what verified events lack, and places them. Events that lack nothing do not wait while the network is
-// asked for others, so that a server that answers slowly keeps nobody else out. Without a remote no server is asked.
+// process gathers what verified events lack, and places them. Events that lack nothing do not wait for the others, so
+// that a slow server blocks nobody else. If remote is nil, no requests are made.
 func (a *arrivals) process(ctx context.Context, remote Remote, events []*incoming) error {
 	for _, e := range events {
 		a.waiting[e.ID()] = e
@@ -110,7 +110,7 @@ func (a *arrivals) process(ctx context.Context, remote Remote, events []*incomin
 	return a.svc.mergeExtremities(ctx, a.room)
 }
 
-// placeComplete places the waiting events, unless something must be asked for first.
+// placeComplete places the waiting events, unless something must be requested first.
 func (a *arrivals) placeComplete(ctx context.Context) (complete bool, err error) {
 	release, err := a.hold(ctx, receiving)
 	if err != nil {
@@ -131,8 +131,8 @@ func (a *arrivals) placeComplete(ctx context.Context) (complete bool, err error)
 	return true, newPlacing(a).placeAll(ctx)
 }
 
-// gatherAndPlace asks for what the waiting events lack, and then places them. Callers ask one after the other: what the
-// first of them fetches, the next ones have.
+// gatherAndPlace requests what the waiting events lack, and then places them. Only one caller makes requests at a time,
+// so that the others find what it fetched.
 func (a *arrivals) gatherAndPlace(ctx context.Context, remote Remote) error {
 	releaseFetching, err := a.hold(ctx, fetching)
 	if err != nil {
@@ -162,8 +162,7 @@ func (a *arrivals) gatherAndPlace(ctx context.Context, remote Remote) error {
 	return p.placeAll(ctx)
 }
 
-// The slots of a room, for hold. The events of one caller at a time are placed, and one caller at a time asks other
-// servers.
+// The slots of a room, for hold. One caller at a time places events, and one makes requests to other servers.
 func receiving(r *Room) chan struct{} { return r.receiving }
 func fetching(r *Room) chan struct{}  { return r.fetching }
 
@@ -190,7 +189,7 @@ func (s *Service) hold(ctx context.Context, room id.RoomID, slot func(*Room) cha
 func (s *storedEvents) hold(ctx context.Context, slot func(*Room) chan struct{}) (release func(), err error) {
 	r, release, err := s.svc.hold(ctx, s.room.id, slot)
 	if err == nil {
-		s.room = r // the old one may have left memory
+		s.room = r // the old Room may have been evicted
 	}
 	return release, err
 }
@@ -201,7 +200,7 @@ func (r *Room) isRetired() bool {
 	return r.next.retired
 }
 
-// RoomForServer returns a room in which this server takes part and whose server ACL lets another server in.
+// RoomForServer returns a room in which this server participates and whose server ACL allows another server.
 func (s *Service) RoomForServer(ctx context.Context, origin string, roomID id.RoomID) (*Room, error) {
 	r, err := s.Room(ctx, roomID)
 	if err != nil {
@@ -220,7 +219,7 @@ func (s *Service) RoomForServer(ctx context.Context, origin string, roomID id.Ro
 func (s *Service) requireFullState(ctx context.Context, origin string, roomID id.RoomID) (*Room, error) {
 	r, err := s.RoomForServer(ctx, origin, roomID)
 	if err == nil && r.Partial() {
-		return nil, mxerr.NotFound("This server has just joined the room and does not know all of its state yet; try again later")
+		return nil, mxerr.NotFound("This server has just joined the room and does not know its full state yet. Try again later")
 	}
 	return r, err
 }
@@ -231,7 +230,7 @@ func IsVerdict(err error) bool {
 	return errors.Is(err, errRejectedBefore) || errors.As(err, &rejection)
 }
 
-// Refused completes the results of Receive for events that were not looked at: each that has an ID and no result gets
+// Refused completes the results of Receive for events that were not processed: each event with an ID and no result gets
 // cause as its result.
 func (s *Service) Refused(ctx context.Context, room id.RoomID, raws []json.RawMessage, results map[id.EventID]error, cause error) map[id.EventID]error {
 	if results == nil {

@@ -54,7 +54,7 @@ func joinMidway(t *testing.T, version id.RoomVersion, messages int) *newcomer {
 func (p *peer) shown(room id.RoomID) (ids []id.EventID) {
 	p.Helper()
 	for _, e := range p.timeline(room) {
-		if !e.Hidden() && !isPast(e.row()) {
+		if !e.Hidden() && !isBackfilled(e.row()) {
 			ids = append(ids, e.ID())
 		}
 	}

@@ -89,7 +89,7 @@ func (r *Room) lookUpEarlierRedactions(tx *storage.Tx, e *incoming) error {
 	if err != nil || len(pending) == 0 {
 		return err
 	}
-	e.awaited = true
+	e.hasRedactions = true
 	redactions, err := r.EventsAt(tx, pending)
 	if err != nil {
 		return err
@@ -172,7 +172,7 @@ func revealInPlace(in *incoming, target *pendingEvent) {
 // insert adds an event that was hidden to the ring. r.mu is held.
 func (r *Room) insert(e *Event) {
 	h := &r.head
-	if e.Pos <= h.ringOK || isPast(e.row()) {
+	if e.Pos <= h.ringOK || isBackfilled(e.row()) {
 		return
 	}
 	at, found := slices.BinarySearchFunc(h.ring, e.Pos, func(o *Event, pos storage.Pos) int { return int(o.Pos - pos) })

@@ -26,14 +26,14 @@ type completion struct {
 	join   *Event
 	p      *pastReader
 
-	told     []string             // the servers that were in the room according to the answer to the join
-	verdicts []verdict            // in the order in which they were reached
-	refused  map[storage.Pos]bool // the events that were accepted before and are rejected now
-	cited    map[id.EventID]bool  // the prev_events of accepted events
-	freed    map[id.EventID]bool  // prev_events of newly rejected events, which may be forward extremities again
-	heads    []extremity
-	depth    int64
-	servers  map[string]bool // servers that had a user in the room at some time since the join
+	initialServers []string             // the servers that were in the room according to the answer to the join
+	verdicts       []verdict            // in the order in which they were reached
+	refused        map[storage.Pos]bool // the events that were accepted before and are rejected now
+	cited          map[id.EventID]bool  // the prev_events of accepted events
+	uncited        map[id.EventID]bool  // prev_events of newly rejected events, which may be forward extremities again
+	heads          []extremity
+	depth          int64
+	servers        map[string]bool // servers that had a user in the room at some time since the join
 
 	// The next fields are set only for a decision. A completion has a join instead.
 	fresh    map[id.EventID]*incoming // copies of the undecided events that can be judged
@@ -61,11 +61,11 @@ type verdict struct {
 func newCompletion(r *Room, join *Event) *completion {
 	c := &completion{
 		batch: newBatch(r, nil), join: join,
-		refused: map[storage.Pos]bool{}, cited: map[id.EventID]bool{}, freed: map[id.EventID]bool{}, servers: map[string]bool{}, depth: r.next.depth,
+		refused: map[storage.Pos]bool{}, cited: map[id.EventID]bool{}, uncited: map[id.EventID]bool{}, servers: map[string]bool{}, depth: r.next.depth,
 		found: pendingEvent{Event: &Event{Room: r.nid}}, other: pendingEvent{Event: &Event{Room: r.nid}},
 	}
 	if join != nil {
-		c.told, c.depth = r.partialState().servers, join.Depth()
+		c.initialServers, c.depth = r.partialState().servers, join.Depth()
 	}
 	return c
 }
@@ -79,12 +79,12 @@ func newDecision(r *Room, fresh map[id.EventID]*incoming) *completion {
 }
 
 // judge judges all events since the join again, given the full state before it.
-func (c *completion) judge(ctx context.Context, tx *storage.Tx, told state) error {
+func (c *completion) judge(ctx context.Context, tx *storage.Tx, full state) error {
 	c.p = newPastReader(c.room, tx, nil, newPastFacts())
 	c.room.next.extremities = nil // the states after them are what is to be found out
 	defer func() { c.room.next = c.saved }()
 	c.p.partial = false
-	if err := c.begin(told); err != nil {
+	if err := c.begin(full); err != nil {
 		return err
 	}
 	return c.judgeSince(ctx, tx, c.join.Pos)
@@ -114,11 +114,11 @@ func (c *completion) judgeFresh(ctx context.Context, tx *storage.Tx) error {
 			return c.judgeSince(ctx, tx, row.Position-1)
 		}
 	}
-	return errGone
+	return errNotStored
 }
 
-// errGone is returned if the undecided events are no longer stored.
-var errGone = errors.New("the undecided events are not stored any more")
+// errNotStored is returned if the undecided events are no longer stored.
+var errNotStored = errors.New("the undecided events are not stored any more")
 
 // judgeSince judges the events that arrived after a position again.
 func (c *completion) judgeSince(ctx context.Context, tx *storage.Tx, after storage.Pos) error {
@@ -130,7 +130,7 @@ func (c *completion) judgeSince(ctx context.Context, tx *storage.Tx, after stora
 		}
 		for i := range rows {
 			after = rows[i].Position
-			if rows[i].Order != 0 && isPast(rows[i]) {
+			if rows[i].Order != 0 && isBackfilled(rows[i]) {
 				continue
 			}
 			e, err := fromRow(r.version, &rows[i])
@@ -202,12 +202,12 @@ func (c *completion) decideOne(e *Event) error {
 }
 
 // begin replaces the state before the join by the full state.
-func (c *completion) begin(whole state) error {
+func (c *completion) begin(full state) error {
 	stored, err := c.p.before(c.join)
 	if err != nil {
 		return err
 	}
-	before, err := snapshotOf(c.p, stored, whole)
+	before, err := snapshotOf(c.p, stored, full)
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (c *completion) begin(whole state) error {
 	c.p.afters[c.join.ID()], c.p.beforeJoin = after, before
 	c.verdicts = append(c.verdicts, verdict{id: c.join.ID(), pos: c.join.Pos, order: c.join.Order, before: before, flags: c.join.Flags})
 	c.heads = []extremity{{id: c.join.ID(), pos: c.join.Pos, after: after}}
-	for key, ref := range whole {
+	for key, ref := range full {
 		if key.Type != typeMember || c.servers[serverOf(key.Key)] {
 			continue
 		}
@@ -287,7 +287,7 @@ func (c *completion) refuse(e *Event, before *snapshot) error {
 		e.Flags = v.flags
 		c.p.queued[e.ID()] = &pendingEvent{Event: e, before: before, after: before}
 		before, err := c.superseded(c.p, e.PrevEvents())
-		maps.Copy(c.freed, before)
+		maps.Copy(c.uncited, before)
 		return err
 	}
 	return nil
@@ -300,7 +300,7 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 		return s, err
 	}
 	var points []*snapshot
-	missing, told := false, e.Flags&storage.GapEvent != 0 || e.undecided()
+	missing, fetched := false, e.Flags&storage.GapEvent != 0 || e.undecided()
 	for _, prev := range e.PrevEvents() {
 		s, err := c.p.after(prev)
 		if err != nil {
@@ -311,19 +311,19 @@ func (c *completion) stateBefore(e *Event) (*snapshot, error) {
 			if err != nil {
 				return nil, err
 			}
-			missing, told = true, told || history && e.Flags&storage.RejectedEvent == 0
+			missing, fetched = true, fetched || history && e.Flags&storage.RejectedEvent == 0
 			continue
 		}
 		points = append(points, s)
 	}
 	switch {
 	case !missing:
-	case told: // the state came from a server that had the full state
-		told, err := c.p.before(e)
+	case fetched: // the state came from a server that had the full state
+		stored, err := c.p.before(e)
 		if err != nil {
 			return nil, err
 		}
-		points = append(points, told)
+		points = append(points, stored)
 	case e.Flags&storage.RejectedEvent != 0:
 		return nil, nil
 	default: // the prev_events have expired and were purged
@@ -367,7 +367,7 @@ func (c *completion) accept(in *incoming, e *Event, before *snapshot) error {
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: c.room.nid, SenderNID: e.SenderNID, ReceivedTS: e.ReceivedTS, ThreadRoot: in.threadRoot, built: true,
 		Flags: e.Flags &^ (storage.RejectedEvent | storage.UndecidedEvent),
-	}, relation: in.relation, before: before, after: before, awaited: in.awaited, late: in.late}
+	}, relation: in.relation, before: before, after: before, hasRedactions: in.hasRedactions, late: in.late}
 	if e.undecided() {
 		pe.replaces = e.Pos
 	}
@@ -465,7 +465,7 @@ func (c *completion) dropFollowed() {
 	for _, e := range c.events {
 		ends[e.ID()] = true
 	}
-	heads := slices.DeleteFunc(slices.Clone(c.heads), func(x extremity) bool { return !ends[x.id] && !c.freed[x.id] })
+	heads := slices.DeleteFunc(slices.Clone(c.heads), func(x extremity) bool { return !ends[x.id] && !c.uncited[x.id] })
 	if len(heads) > 0 {
 		c.heads = heads
 	}
@@ -620,7 +620,7 @@ func (c *completion) rejudgedRing(old []*Event) []*Event {
 // discovered returns the servers that were in the room at some time since the join but did not count as being in it.
 func (c *completion) discovered() []string {
 	delete(c.servers, c.svc.opts.Server)
-	for _, server := range c.told {
+	for _, server := range c.initialServers {
 		delete(c.servers, server)
 	}
 	return slices.Sorted(maps.Keys(c.servers))

@@ -11,7 +11,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Remote is the network as rooms need it: what other servers are asked. fedclient.Client is one; tests have another.
+// Remote sends requests of rooms to other servers. It is implemented by fedclient.Client.
 type Remote interface {
 	GetEvent(ctx context.Context, server string, event id.EventID) (json.RawMessage, error)
 	GetMissingEvents(ctx context.Context, server string, room id.RoomID, earliest, latest []id.EventID, limit int, minDepth int64) ([]json.RawMessage, error)
@@ -32,15 +32,15 @@ type Remote interface {
 	QueryDirectory(ctx context.Context, server string, alias id.RoomAlias) (room id.RoomID, servers []string, err error)
 }
 
-// Keys gives the signing keys of servers; those that cannot be had are missing in the answer.
+// Keys returns the signing keys of servers. Keys that cannot be fetched are missing from the result.
 type Keys interface {
 	Keys(ctx context.Context, wants []fedclient.KeyWant) map[fedclient.KeyWant]ed25519.PublicKey
 }
 
-// federates tells whether this server can speak with others.
+// federates reports whether federation is enabled.
 func (s *Service) federates() bool { return s.opts.Remote != nil && s.opts.Keys != nil }
 
-// keyWants lists the keys that the signatures of a server on an event were made with.
+// keyWants returns the keys with which a server signed an event.
 func keyWants(e *pdu.Event, server string) (wants []fedclient.KeyWant) {
 	at := int64(0)
 	if e.Version().EnforceKeyValidity {
@@ -54,5 +54,5 @@ func keyWants(e *pdu.Event, server string) (wants []fedclient.KeyWant) {
 	return wants
 }
 
-// maxSignatureKeys bounds the signatures of one server on an event that are looked at; servers make one.
+// maxSignatureKeys bounds the signatures of one server on an event that are checked; servers usually make one.
 const maxSignatureKeys = 4

@@ -83,7 +83,7 @@ func (s *Service) knownServers(ctx context.Context, r *Room, user ident.Requeste
 
 // tryServers calls try for one candidate after the other until one succeeds or the time is up. If none does, it returns
 // the first error that is about the request rather than about the server.
-func (s *Service) through(ctx context.Context, room id.RoomID, user ident.Requester, via []string, within time.Duration, try func(ctx context.Context, server string) error) error {
+func (s *Service) tryServers(ctx context.Context, room id.RoomID, user ident.Requester, via []string, within time.Duration, try func(ctx context.Context, server string) error) error {
 	if !s.federates() {
 		return mxerr.NotFound("There is no such room on this server, and federation is disabled").Because(ErrNoRoom)
 	}
@@ -100,8 +100,8 @@ func (s *Service) through(ctx context.Context, room id.RoomID, user ident.Reques
 			return err
 		}
 		s.log.InfoContext(ctx, "a server did not do what it was asked", "room", room, "server", server, "err", err)
-		if told := fedclient.Relay(err); i == 0 || isOwnFailure(refusal) && !isOwnFailure(told) {
-			refusal = told
+		if answer := fedclient.Relay(err); i == 0 || isServerFailure(refusal) && !isServerFailure(answer) {
+			refusal = answer
 		}
 		if ctx.Err() != nil {
 			break
@@ -111,7 +111,7 @@ func (s *Service) through(ctx context.Context, room id.RoomID, user ident.Reques
 }
 
 // isServerFailure reports whether err says only that the other server failed, and nothing about the request.
-func isOwnFailure(err error) bool {
+func isServerFailure(err error) bool {
 	var e *mxerr.Error
 	return !errors.As(err, &e) || e.Status >= http.StatusInternalServerError
 }
@@ -127,16 +127,16 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 	if !ok {
 		return nil, badRequest(mxerr.CodeIncompatibleRoomVersion, "This server does not support room version %.50q", string(t.RoomVersion))
 	}
-	places, err := pdu.ReadTemplate(v, t.Event)
+	template, err := pdu.ReadTemplate(v, t.Event)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
-	if err := checkTemplate(places, room, user, c.Membership); err != nil {
+	if err := checkTemplate(template, room, user, c.Membership); err != nil {
 		return nil, fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
 	if v.Restricted && c.Membership == Join {
 		// A local user cannot be the authorising one: this server would have authorised the join itself.
-		raw, _ := canonjson.Get(places.Content, "join_authorised_via_users_server")
+		raw, _ := canonjson.Get(template.Content, "join_authorised_via_users_server")
 		if voucher := id.UserID(jsonString(raw)); pdu.ValidUserID(voucher) && !s.IsLocal(voucher) {
 			c.AuthorisedVia = voucher
 		}
@@ -150,8 +150,8 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 	}
 	key := string(user)
 	e, err := pdu.Build(v, pdu.Proto{
-		RoomID: room, Type: typeMember, StateKey: &key, Sender: user, Content: content, PrevEvents: places.PrevEvents, AuthEvents: places.AuthEvents,
-		Depth: places.Depth, OriginServerTS: s.opts.Now().UnixMilli(), ReferenceHash: places.ReferenceHash,
+		RoomID: room, Type: typeMember, StateKey: &key, Sender: user, Content: content, PrevEvents: template.PrevEvents, AuthEvents: template.AuthEvents,
+		Depth: template.Depth, OriginServerTS: s.opts.Now().UnixMilli(), ReferenceHash: template.ReferenceHash,
 	}, s.opts.Signer.Current())
 	if err != nil {
 		return nil, buildError(err)
@@ -163,7 +163,7 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 }
 
 // checkTemplate verifies that a template is for the requested membership event.
-func checkTemplate(t *pdu.Places, room id.RoomID, user id.UserID, membership Membership) error {
+func checkTemplate(t *pdu.TemplateContent, room id.RoomID, user id.UserID, membership Membership) error {
 	switch {
 	case t.RoomID != room:
 		return errors.New("the template is for another room")
@@ -189,7 +189,7 @@ func (s *Service) joinRemote(ctx context.Context, sender ident.Requester, room i
 	if r, err := s.Room(ctx, room); err == nil && r.Resident() && r.Shared() && !c.elsewhere { // joined meanwhile
 		return errResident
 	}
-	return s.through(ctx, room, sender, via, joinTime, func(ctx context.Context, server string) error {
+	return s.tryServers(ctx, room, sender, via, joinTime, func(ctx context.Context, server string) error {
 		return s.joinThrough(ctx, server, sender, room, c)
 	})
 }
@@ -217,18 +217,18 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender ident.R
 	}
 	a := adoption{version: join.Version(), room: room, join: join, sender: sender}
 	if answer.MembersOmitted {
-		a.partial, a.servers = true, s.toldServers(server, answer.ServersInRoom)
+		a.partial, a.servers = true, s.serversInRoom(server, answer.ServersInRoom)
 	}
-	if a.state, err = s.toldState(ctx, a.version, room, answer.State); err != nil {
+	if a.state, err = s.verifyState(ctx, a.version, room, answer.State); err != nil {
 		return err
 	}
-	if a.authChain, err = s.toldState(ctx, a.version, room, answer.AuthChain); err != nil {
+	if a.authChain, err = s.verifyState(ctx, a.version, room, answer.AuthChain); err != nil {
 		return err
 	}
 	if a.partial {
 		a.addCited()
 	}
-	if err := checkTold(a); err != nil {
+	if err := checkJoinState(a); err != nil {
 		return fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
 	err = s.adopt(ctx, a)
@@ -261,8 +261,8 @@ func (s *Service) checkNotBanned(ctx context.Context, sender ident.Requester, ro
 
 // countersign adds the signature of another server to an event of this server. It takes only the signature from the
 // response, and verifies it.
-func (s *Service) countersign(ctx context.Context, own *pdu.Event, server string, told json.RawMessage) (*pdu.Event, error) {
-	signed, err := own.Countersigned(server, told)
+func (s *Service) countersign(ctx context.Context, own *pdu.Event, server string, answer json.RawMessage) (*pdu.Event, error) {
+	signed, err := own.Countersigned(server, answer)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
@@ -283,17 +283,17 @@ func (s *Service) countersign(ctx context.Context, own *pdu.Event, server string
 }
 
 // vouched returns a join with the signature of the authorising user's server, if the join names such a user.
-func (s *Service) vouched(ctx context.Context, join *pdu.Event, told json.RawMessage) (*pdu.Event, error) {
+func (s *Service) vouched(ctx context.Context, join *pdu.Event, answer json.RawMessage) (*pdu.Event, error) {
 	raw, ok := canonjson.Get(join.Content(), "join_authorised_via_users_server")
 	if !ok {
 		return join, nil
 	}
-	return s.countersign(ctx, join, serverOf(jsonString(raw)), told)
+	return s.countersign(ctx, join, serverOf(jsonString(raw)), answer)
 }
 
 // verifyState returns the valid events of a response that belong to the room. It releases the JSON of each event once
 // it is parsed, so that a large room is not in memory twice.
-func (s *Service) toldState(ctx context.Context, v *pdu.Version, room id.RoomID, raws []json.RawMessage) ([]*pdu.Event, error) {
+func (s *Service) verifyState(ctx context.Context, v *pdu.Version, room id.RoomID, raws []json.RawMessage) ([]*pdu.Event, error) {
 	if len(raws) > maxForeignState {
 		return nil, fmt.Errorf("%w: %d events of state", fedclient.ErrBadAnswer, len(raws))
 	}
@@ -334,7 +334,7 @@ func (a *adoption) addCited() {
 
 // checkJoinState checks the state that came with a join: it must have a create event of the room version, and allow the
 // join.
-func checkTold(a adoption) error {
+func checkJoinState(a adoption) error {
 	state := eventauth.StateMap{}
 	for _, e := range a.state {
 		if key, isState := e.StateKey(); isState {
@@ -383,7 +383,7 @@ func (s *Service) leaveOutside(ctx context.Context, sender ident.Requester, r *R
 // Spec: server-server-api#leaving-rooms-rejecting-invites
 func (s *Service) leaveRemote(ctx context.Context, sender ident.Requester, r *Room, reason string) error {
 	c := memberContent{Membership: Leave, Reason: reason}
-	err := s.through(ctx, r.id, sender, nil, leaveTime, func(ctx context.Context, server string) error {
+	err := s.tryServers(ctx, r.id, sender, nil, leaveTime, func(ctx context.Context, server string) error {
 		t, err := s.opts.Remote.MakeLeave(ctx, server, r.id, sender.UserID)
 		if err != nil {
 			return err
@@ -434,7 +434,7 @@ func (s *Service) leaveAlone(ctx context.Context, sender ident.Requester, r *Roo
 // knockRemote knocks on a room through a server that is in it.
 // Spec: server-server-api#knocking-upon-a-room
 func (s *Service) knockRemote(ctx context.Context, sender ident.Requester, room id.RoomID, via []string, c memberContent) error {
-	err := s.through(ctx, room, sender, via, knockTime, func(ctx context.Context, server string) error {
+	err := s.tryServers(ctx, room, sender, via, knockTime, func(ctx context.Context, server string) error {
 		var versions []id.RoomVersion
 		for _, v := range pdu.Versions() {
 			if known, _ := pdu.VersionOf(v); known.Knock {

@@ -52,7 +52,7 @@ func (s *Service) repairRoom(ctx context.Context, nid ident.RoomNID) error {
 		return err
 	}
 	for _, e := range tips {
-		for _, server := range r.historians(e.Sender()) {
+		for _, server := range r.backfillServers(e.Sender()) {
 			raw, err := s.opts.Remote.GetEvent(ctx, server, e.ID())
 			if err == nil {
 				_, err = s.Receive(ctx, server, r.id, []json.RawMessage{raw})
@@ -122,7 +122,7 @@ func (s *Service) findEntry(ctx context.Context, r *Room) (join *Event, err erro
 			if err != nil {
 				return err
 			}
-			if e.Depth() == r.MinDepth() && s.IsLocal(e.Sender()) && membershipIn(e.Content()) == Join && !isPast(rows[i]) {
+			if e.Depth() == r.MinDepth() && s.IsLocal(e.Sender()) && membershipIn(e.Content()) == Join && !isBackfilled(rows[i]) {
 				join = e
 			}
 		}

@@ -33,7 +33,7 @@ func (s *Service) Upgrade(ctx context.Context, sender ident.Requester, room id.R
 		return "", unknownIsForbidden(err)
 	}
 	if old.Membership(sender.UserID) == Join {
-		if err := s.AwaitWhole(ctx, room); err != nil {
+		if err := s.AwaitFullState(ctx, room); err != nil {
 			return "", err
 		}
 	}

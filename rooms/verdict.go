@@ -11,11 +11,11 @@ import (
 	"ebb/storage"
 )
 
-// maxRefusedWalk bounds the walk back over rejected events to those that they follow.
+// maxRefusedWalk bounds the search through rejected events for the events that they follow.
 const maxRefusedWalk = 200
 
-// applyVerdict makes an event part of the graph, with its flags and the state after it. An accepted event extends the
-// provisional head, or redacts its target. p is nil if the event follows the head.
+// applyVerdict makes an event part of the graph, and sets its flags and the state after it. An accepted event extends
+// the provisional head, or redacts its target. p is nil if the event follows the head.
 func (b *batch) applyVerdict(ctx context.Context, p *pastReader, in *incoming, pe *pendingEvent, verdict error, onHead bool) error {
 	pe.after = pe.before
 	var soft softFailed
@@ -64,7 +64,7 @@ func rejectedFlags(verdict error) storage.EventFlags {
 	return storage.RejectedEvent
 }
 
-// noteMissing notes the prev_events of an event that are not stored. The timeline has a gap before the event, unless
+// noteMissing records the prev_events of an event that are not stored. The timeline has a gap before the event, unless
 // all of them precede this server's join.
 func noteMissing(in *incoming, pe *pendingEvent) {
 	for _, prev := range in.PrevEvents() {
@@ -79,7 +79,7 @@ func noteMissing(in *incoming, pe *pendingEvent) {
 	}
 }
 
-// noteGaps notes the missing events that rejected events before an event name: a rejected event has no place in the
+// noteGaps records the missing prev_events of rejected events before an event: a rejected event has no position in the
 // timeline from which they could be fetched. They replace a rejected event that was missing itself. p is nil if the
 // event follows the head.
 func (b *batch) noteGaps(p *pastReader, in *incoming, pe *pendingEvent) error {
@@ -106,13 +106,13 @@ func (b *batch) noteGaps(p *pastReader, in *incoming, pe *pendingEvent) error {
 	return err
 }
 
-// gaps lists the missing events that rejected events lead to, walking back from the given events. With direct, the
-// given events count too if they are missing.
+// gaps returns the missing events before rejected ones, going back from the given events. If direct is set, missing
+// ones among the given events are included.
 func (p *pastReader) gaps(from []id.EventID, direct bool) (missing []id.EventID, err error) {
 	seen := map[id.EventID]bool{}
 	type step struct {
 		event  id.EventID
-		behind bool // a rejected event
+		behind bool // found through a rejected event
 	}
 	var todo []step
 	for _, eventID := range from {
@@ -148,7 +148,7 @@ func (b *batch) redactIfNeeded(in *incoming, pe *pendingEvent) error {
 	r := b.room
 	undecided := pe.Flags&storage.UndecidedEvent != 0
 	expired := !in.IsState() && r.isOver(in.Event, pe.ReceivedTS)
-	rejected := pe.Flags&storage.RejectedEvent != 0 && r.partialState() == nil // else it may yet be accepted
+	rejected := pe.Flags&storage.RejectedEvent != 0 && r.partialState() == nil // may be accepted later
 	if !expired && !rejected && !undecided && in.redactedBy == 0 {
 		return nil
 	}

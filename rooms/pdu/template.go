@@ -16,8 +16,8 @@ func Template(v *Version, p Proto) (json.RawMessage, error) {
 	return p.compose(v)
 }
 
-// Places is the content of a template: a partial event and its position in the graph.
-type Places struct {
+// TemplateContent is the content of a template: a partial event and its position in the graph.
+type TemplateContent struct {
 	RoomID   id.RoomID // empty if the template has none
 	Type     string
 	Sender   id.UserID
@@ -30,13 +30,13 @@ type Places struct {
 }
 
 // ReferenceHash returns the hash that the template states next to an event ID, in room versions 1 and 2.
-func (p *Places) ReferenceHash(eventID id.EventID) ([sha256.Size]byte, bool) {
+func (p *TemplateContent) ReferenceHash(eventID id.EventID) ([sha256.Size]byte, bool) {
 	hash, ok := p.hashes[eventID]
 	return hash, ok
 }
 
 // ReadTemplate reads a template from another server. The caller must check that it is a template of the requested event.
-func ReadTemplate(v *Version, raw json.RawMessage) (*Places, error) {
+func ReadTemplate(v *Version, raw json.RawMessage) (*TemplateContent, error) {
 	if len(raw) > maxRawSize {
 		return nil, failf(TooLarge, "template is larger than %d bytes", MaxSize)
 	}
@@ -58,7 +58,7 @@ func ReadTemplate(v *Version, raw json.RawMessage) (*Places, error) {
 	if !isObject(m.content) {
 		return nil, failf(BadShape, "content must be an object")
 	}
-	p := &Places{
+	p := &TemplateContent{
 		RoomID: e.roomID, Type: e.typ, Sender: e.sender, StateKey: e.stateKey, Content: m.content,
 		PrevEvents: e.prev, AuthEvents: e.auth, Depth: e.depth, hashes: map[id.EventID][sha256.Size]byte{},
 	}
@@ -70,7 +70,7 @@ func ReadTemplate(v *Version, raw json.RawMessage) (*Places, error) {
 }
 
 // readHashes collects the hashes next to the event IDs in a list of references, whose form checkReferences has checked.
-func (p *Places) readHashes(list []byte) {
+func (p *TemplateContent) readHashes(list []byte) {
 	elements, _ := canonjson.Elements(list)
 	for _, element := range elements {
 		pair, _ := canonjson.Elements(element)
