@@ -16,7 +16,7 @@ import (
 	"ebb/storage"
 )
 
-// counted is a context that counts the statements of reads: storage asks it before each.
+// counted is a context that counts the database statements of reads: storage checks it before each of them.
 type counted struct {
 	context.Context
 	statements *atomic.Int64
@@ -27,7 +27,7 @@ func (c counted) Err() error {
 	return c.Context.Err()
 }
 
-// statements counts those of a read.
+// statements returns the number of statements in a read.
 func (l *library) statements(read func(ctx context.Context) error) int64 {
 	l.t.Helper()
 	ctx := counted{l.t.Context(), new(atomic.Int64)}
@@ -83,7 +83,7 @@ func TestRelationsOfAnotherKindAreWalkedOverQuickly(t *testing.T) {
 	}
 }
 
-// plantRelations stores rows of relations without events.
+// plantRelations stores relation rows without events.
 func (l *library) plantRelations(tx *storage.Tx, room id.RoomID, parent id.EventID, n int) error {
 	r, err := l.rooms.Room(l.t.Context(), room)
 	if err != nil {

@@ -20,27 +20,27 @@ const (
 )
 
 const (
-	// maxEdits bounds how far back a valid replacement is looked for: clients send only valid ones.
+	// maxEdits bounds how many replacements are checked for the latest valid one: clients send only valid ones.
 	maxEdits = 20
-	// maxReplies bounds how far back a reply is looked for that the viewer may see.
+	// maxReplies bounds how many replies are checked for the latest one that the viewer may see.
 	maxReplies = 50
-	// relatedBatch is how many of them are read at once: mostly the first one will do.
+	// relatedBatch is the number of related events read at a time: usually the first one suffices.
 	relatedBatch = 8
-	// maxReferences bounds the m.reference chunk; /relations gives the rest.
+	// maxReferences bounds the m.reference chunk; /relations returns the rest.
 	maxReferences = 100
-	// maxRelationScan bounds the relations of one event that are looked at for those of one type.
+	// maxRelationScan bounds the relations of one event that are read to find those of one type.
 	maxRelationScan = 10_000
 )
 
-// bundle is what relates to one event, before it is written.
+// bundle collects the aggregations of one event.
 type bundle struct {
 	edits      bool
 	references bool
 	replies    int64
-	wrote      bool // the viewer wrote in the thread
+	wrote      bool // the viewer sent an event in the thread
 }
 
-// bundles writes the aggregations of the message events among evs.
+// bundles returns the aggregations of the message events among evs.
 // Spec: client-server-api#aggregations-of-child-events
 func (v *viewer) bundles(tx *storage.Tx, evs []*rooms.Event, opt FormOptions) (map[storage.Pos][]byte, error) {
 	parents := make([]string, 0, len(evs))
@@ -70,7 +70,8 @@ func (v *viewer) bundles(tx *storage.Tx, evs []*rooms.Event, opt FormOptions) (m
 		if b == nil || e.IsState() {
 			continue
 		}
-		if size >= maxPageBytes || v.bundled >= maxScanBytes { // clients ask for the relations of an event that has no bundle
+		// clients request the relations of an event that has no bundle
+		if size >= maxPageBytes || v.bundled >= maxScanBytes {
 			break
 		}
 		if out[e.Pos], err = v.bundle(tx, e, b, opt); err != nil {
@@ -81,7 +82,7 @@ func (v *viewer) bundles(tx *storage.Tx, evs []*rooms.Event, opt FormOptions) (m
 	return out, nil
 }
 
-// sum adds up the relations by parent, without those of ignored users.
+// sum adds up the relations by parent event, without those of ignored users.
 func (v *viewer) sum(tx *storage.Tx, counts []storage.RelationCount) (map[string]*bundle, error) {
 	ignored, err := v.ignoredNIDs(tx)
 	if err != nil {
@@ -124,7 +125,7 @@ func (v *viewer) ignoredNIDs(tx *storage.Tx) (map[ident.UserNID]bool, error) {
 	return out, nil
 }
 
-// bundle writes the value of m.relations for one event, nil when there is nothing that the viewer may see.
+// bundle returns the value of m.relations for one event, or nil if the viewer may not see any of it.
 func (v *viewer) bundle(tx *storage.Tx, e *rooms.Event, b *bundle, opt FormOptions) ([]byte, error) {
 	out := []byte{'{'}
 	add := func(relType string, value []byte, err error) error {
@@ -162,7 +163,7 @@ func (v *viewer) bundle(tx *storage.Tx, e *rooms.Event, b *bundle, opt FormOptio
 	return append(out, '}'), nil
 }
 
-// edit writes the most recent valid replacement of an event. A redacted event has none.
+// edit returns the most recent valid replacement of an event. A redacted event has none.
 // Spec: client-server-api#server-side-aggregation-of-mreplace-relationships
 func (v *viewer) edit(tx *storage.Tx, e *rooms.Event, opt FormOptions) ([]byte, error) {
 	if e.RedactedBy != 0 {
@@ -208,7 +209,8 @@ func cmpInt(a, b int64) int {
 	return 0
 }
 
-// replaces tells whether an event that says so is a valid replacement; sender, type and room are already the same.
+// replaces reports whether an event is a valid replacement, given that it claims to be one and that sender, type and
+// room match.
 // Spec: client-server-api#validity-of-replacement-events
 func replaces(e *rooms.Event) bool {
 	if e.IsState() {
@@ -221,7 +223,7 @@ func replaces(e *rooms.Event) bool {
 	return ok && bytes.HasPrefix(content, []byte("{"))
 }
 
-// references writes the ids of the events that refer to an event.
+// references returns the IDs of the events that refer to an event.
 // Spec: client-server-api#server-side-aggregation-of-mreference
 func (v *viewer) references(tx *storage.Tx, e *rooms.Event) ([]byte, error) {
 	events, _, err := v.related(tx, e, relReference, false, maxReferences, maxReferences)
@@ -239,7 +241,7 @@ func (v *viewer) references(tx *storage.Tx, e *rooms.Event) ([]byte, error) {
 	return append(out, "]}"...), nil
 }
 
-// related returns up to want visible direct relations of an event, of which it looks at most.
+// related returns up to want visible direct relations of an event. It reads at most most.
 func (v *viewer) related(tx *storage.Tx, e *rooms.Event, relType string, backwards bool, want, most int) (events []*rooms.Event, sights []sight, err error) {
 	next := directRelations(storage.RelationFilter{Room: v.room.NID(), Parent: string(e.ID()), RelType: relType, Backwards: backwards})
 	c := cursor{window: everything(), backwards: backwards}
@@ -262,21 +264,22 @@ func (v *viewer) related(tx *storage.Tx, e *rooms.Event, relType string, backwar
 	return events, sights, nil
 }
 
-// countBundled counts the bytes that were read for the aggregations of one request.
+// countBundled adds to the bytes that were read for the aggregations of one request.
 func (v *viewer) countBundled(rows []storage.EventRow) {
 	for i := range rows {
 		v.bundled += len(rows[i].JSON)
 	}
 }
 
-// thread writes the summary of the thread under an event.
+// thread returns the summary of the thread under an event.
 // Spec: client-server-api#server-side-aggregation-of-mthread-relationships
 func (v *viewer) thread(tx *storage.Tx, root *rooms.Event, b *bundle, opt FormOptions) ([]byte, error) {
 	replies, sights, err := v.related(tx, root, relThread, true, 1, maxReplies)
 	if err != nil || len(replies) == 0 {
 		return nil, err
 	}
-	// The latest reply has its own aggregations; as a reply it is no root, so that there is no loop.
+	// The latest reply has aggregations of its own. As a reply it is not a thread root, so there is no infinite
+	// recursion.
 	latest, err := v.one(tx, replies[0], sights[0], FormOptions{RoomID: opt.RoomID, Bundle: true, reply: true})
 	if err != nil {
 		return nil, err

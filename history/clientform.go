@@ -14,17 +14,17 @@ import (
 	"ebb/storage"
 )
 
-// FormOptions say how events are written for a client.
+// FormOptions determine the form in which events are sent to a client.
 type FormOptions struct {
-	RoomID bool // with room_id, as everywhere but in /sync
-	Bundle bool // with the aggregations of their relations
+	RoomID bool // include room_id, as everywhere except in /sync
+	Bundle bool // include aggregated relations
 
-	reply bool // of a thread: no root of another one
+	reply bool // a thread reply, which cannot be the root of another thread
 }
 
-// ClientEvents writes events for a requester, in their order, leaving out those that the requester may not see. With a
-// nil tx it reads the database only where memory does not do; most new events need none. The parts that all recipients
-// share are made once per event.
+// ClientEvents returns events in the form for a requester, in the given order, leaving out those that the requester may
+// not see. With a nil tx it reads the database only if memory is not sufficient, which is rare for new events. The
+// parts that are the same for all recipients are made once per event.
 // Spec: client-server-api#definition-clientevent
 func (s *Service) ClientEvents(ctx context.Context, tx *storage.Tx, room *rooms.Room, evs []*rooms.Event, to ident.Requester, opt FormOptions) (out []json.RawMessage, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
@@ -42,7 +42,7 @@ func (s *Service) ClientEvents(ctx context.Context, tx *storage.Tx, room *rooms.
 	return out, err
 }
 
-// forms writes events that were found visible.
+// forms returns the forms of events that are known to be visible.
 func (v *viewer) forms(tx *storage.Tx, evs []*rooms.Event, sights []sight, opt FormOptions) ([]json.RawMessage, error) {
 	x, err := v.extras(tx, evs, opt)
 	if err != nil {
@@ -58,7 +58,7 @@ func (v *viewer) forms(tx *storage.Tx, evs []*rooms.Event, sights []sight, opt F
 	return out, nil
 }
 
-// one writes a single event that was found visible.
+// one returns the form of a single event that is known to be visible.
 func (v *viewer) one(tx *storage.Tx, e *rooms.Event, at sight, opt FormOptions) (json.RawMessage, error) {
 	forms, err := v.forms(tx, []*rooms.Event{e}, []sight{at}, opt)
 	if err != nil {
@@ -67,7 +67,8 @@ func (v *viewer) one(tx *storage.Tx, e *rooms.Event, at sight, opt FormOptions) 
 	return forms[0], nil
 }
 
-// shown is the event, or its redacted copy: those of an erased user are given whole only to who was there before.
+// shown returns the event, or its redacted copy: the full events of an erased user are shown only to those who were in
+// the room before.
 func (v *viewer) shown(e *rooms.Event, at sight) (*rooms.Event, error) {
 	erased, ok := v.svc.rooms.ErasedAt(e.SenderNID)
 	if !ok || at.membership == visibility.Join || v.joined && v.joinedPos < erased || e.SenderNID == v.to.UserNID {
@@ -76,10 +77,10 @@ func (v *viewer) shown(e *rooms.Event, at sight) (*rooms.Event, error) {
 	return e.RedactedCopy()
 }
 
-// extras is what a page of events needs besides the events themselves.
+// extras is the data that a page of events needs besides the events themselves.
 type extras struct {
-	former     map[storage.Pos]*rooms.Event // state event → what it replaced
-	showFormer map[storage.Pos]bool         // and whether the viewer may see that
+	former     map[storage.Pos]*rooms.Event // state event → the event that it replaced
+	showFormer map[storage.Pos]bool         // state event → whether the viewer may see the replaced event
 	redactions map[storage.Pos]json.RawMessage
 	bundles    map[storage.Pos][]byte // event → the value of m.relations
 }
@@ -100,7 +101,7 @@ func (v *viewer) extras(tx *storage.Tx, evs []*rooms.Event, opt FormOptions) (*e
 	return x, err
 }
 
-// loadFormer finds what the state events among evs replaced.
+// loadFormer finds the events replaced by the state events among evs.
 func (v *viewer) loadFormer(tx *storage.Tx, evs []*rooms.Event, x *extras) error {
 	replaced, err := v.formerOf(tx, evs)
 	if err != nil || len(replaced) == 0 {
@@ -116,7 +117,8 @@ func (v *viewer) loadFormer(tx *storage.Tx, evs []*rooms.Event, x *extras) error
 	return v.showFormer(tx, replaced, events, x)
 }
 
-// formerOf finds the positions of the events that state events among evs replaced, by those of the latter.
+// formerOf returns the positions of the events replaced by the state events among evs, keyed by the positions of the
+// latter.
 func (v *viewer) formerOf(tx *storage.Tx, evs []*rooms.Event) (map[storage.Pos]storage.Pos, error) {
 	replaced := map[storage.Pos]storage.Pos{}
 	var open []*rooms.Event
@@ -169,13 +171,13 @@ func (v *viewer) showFormer(tx *storage.Tx, replaced map[storage.Pos]storage.Pos
 		if x.former[by[i]], err = v.shown(e, sights[i]); err != nil {
 			return err
 		}
-		// An event without a place came as part of a state: who sees what replaced it saw that state.
+		// An outlier was received as part of a state: whoever sees the event that replaced it has seen that state.
 		x.showFormer[by[i]] = sights[i].visible || e.Flags&storage.HiddenEvent == storage.OutlierEvent
 	}
 	return nil
 }
 
-// loadRedactions writes the redactions of the redacted events among evs, where the viewer may see them.
+// loadRedactions finds the redactions of the redacted events among evs that the viewer may see.
 func (v *viewer) loadRedactions(tx *storage.Tx, evs []*rooms.Event, x *extras) error {
 	var positions []storage.Pos
 	for _, e := range evs {
@@ -210,7 +212,7 @@ func (v *viewer) loadRedactions(tx *storage.Tx, evs []*rooms.Event, x *extras) e
 	return nil
 }
 
-// append writes one event: the shared form with unsigned spliced in before its last byte.
+// append appends one event: the shared form with unsigned inserted before its last byte.
 func (v *viewer) append(dst []byte, e *rooms.Event, at visibility.Membership, x *extras, opt FormOptions) []byte {
 	form := e.Form(opt.RoomID)
 	bundle := x.bundles[e.Pos]
@@ -229,7 +231,7 @@ func (v *viewer) append(dst []byte, e *rooms.Event, at visibility.Membership, x 
 	if former := x.former[e.Pos]; former != nil {
 		dst = append(dst, `,"replaces_state":`...)
 		dst = canonjson.AppendString(dst, string(former.ID()))
-		// Clients tell by the sender of an invite who began a direct chat.
+		// Clients use the sender of an invite to identify who started a direct chat.
 		dst = append(dst, `,"prev_sender":`...)
 		dst = canonjson.AppendString(dst, string(former.Sender()))
 		if x.showFormer[e.Pos] {

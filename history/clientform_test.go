@@ -146,7 +146,7 @@ func TestEditsOfTheSameMomentAreOrderedByID(t *testing.T) {
 	e := l.say(alice, room, "original")
 	var edits []string
 	for i := range 6 {
-		l.now = l.now.Add(-time.Second) // send adds it again
+		l.now = l.now.Add(-time.Second) // send adds the second again
 		edits = append(edits, string(l.relate(alice, room, relReplace, e, fmt.Sprint(i))))
 	}
 	if got := l.get(alice, room, e).Unsigned.Relations.Replace; got == nil || string(got.EventID) != slices.Max(edits) {

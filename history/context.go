@@ -12,7 +12,7 @@ import (
 	"ebb/storage"
 )
 
-// Surroundings is an event with what happened around it.
+// Surroundings is an event with the events around it.
 type Surroundings struct {
 	Start        string
 	End          string
@@ -22,7 +22,7 @@ type Surroundings struct {
 	State        []json.RawMessage
 }
 
-// EventContext gives an event, up to limit events around it, and the state at the last of them.
+// EventContext returns an event, up to limit events around it, and the state at the last of them.
 // Spec: client-server-api#get_matrixclientv3roomsroomidcontexteventid
 func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id.EventID, to ident.Requester, limit int, filter EventFilter) (around Surroundings, err error) {
 	err = s.filling(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (g gap, err error) {
@@ -39,7 +39,7 @@ func (s *Service) EventContext(ctx context.Context, roomID id.RoomID, eventID id
 	return around, err
 }
 
-// context gives what surrounds an event. What comes before it ends where something is missing, which is told.
+// context returns the surroundings of an event. The events before it end at a gap, which is returned.
 func (v *viewer) context(tx *storage.Tx, e *rooms.Event, at sight, limit int, filter *EventFilter) (out Surroundings, g gap, err error) {
 	back := cursor{window: window{upTo: e.Order - 1}, backwards: true}
 	if limit > 1 {
@@ -77,8 +77,9 @@ func (v *viewer) contextAfter(tx *storage.Tx, out *Surroundings, before []*rooms
 	return err
 }
 
-// contextState gives the state after the last of some events, as the filter wants it. Events before the one asked for come
-// newest first, so that the last is that one or the newest after it.
+// contextState returns the state after the last of some events, restricted by the filter. The list of events may start
+// with those before the requested one, newest first; the last event in the room is then the requested one or the newest
+// after it.
 func (v *viewer) contextState(tx *storage.Tx, events []*rooms.Event, filter *EventFilter) ([]json.RawMessage, error) {
 	if !filter.room(string(v.room.ID())) {
 		return []json.RawMessage{}, nil

@@ -10,11 +10,11 @@ import (
 	"ebb/mxerr"
 )
 
-// EventFilter is a RoomEventFilter: which events of rooms a request asks for. The zero value lets everything through. A
-// nil list means "everything", an empty one "nothing".
+// EventFilter is a RoomEventFilter, which selects the events that a request returns. The zero value lets everything
+// through. A nil list means "everything", an empty one "nothing".
 // Spec: client-server-api#filtering
 type EventFilter struct {
-	Limit                     int       `json:"limit"` // 0: none given
+	Limit                     int       `json:"limit"` // 0: not given
 	Senders                   *[]string `json:"senders"`
 	NotSenders                []string  `json:"not_senders"`
 	Types                     *[]string `json:"types"`
@@ -24,15 +24,15 @@ type EventFilter struct {
 	ContainsURL               *bool     `json:"contains_url"`
 	LazyLoadMembers           bool      `json:"lazy_load_members"`
 	IncludeRedundantMembers   bool      `json:"include_redundant_members"`
-	UnreadThreadNotifications bool      `json:"unread_thread_notifications"` // only /sync looks at it
+	UnreadThreadNotifications bool      `json:"unread_thread_notifications"` // used only by /sync
 }
 
 const (
-	maxFilterSize = 64 << 10 // bytes of JSON; clients send some 300
-	maxFilterList = 1000     // entries of each list: every event is matched against each
+	maxFilterSize = 64 << 10 // bytes of JSON; clients send about 300
+	maxFilterList = 1000     // entries of each list, since every event is compared with each
 )
 
-// ParseEventFilter reads a RoomEventFilter as a query parameter gives it; no text is no filter.
+// ParseEventFilter parses a RoomEventFilter from a query parameter; an empty text is no filter.
 func ParseEventFilter(text string) (EventFilter, error) {
 	var f EventFilter
 	if text == "" {
@@ -80,17 +80,17 @@ func values(list *[]string) []string {
 	return *list
 }
 
-// room tells whether the filter lets anything of a room through.
+// room reports whether the filter lets any event of a room through.
 func (f *EventFilter) room(roomID string) bool {
 	return (f.Rooms == nil || slices.Contains(*f.Rooms, roomID)) && !slices.Contains(f.NotRooms, roomID)
 }
 
-// selective tells whether the filter leaves events out.
+// selective reports whether the filter may leave events out.
 func (f *EventFilter) selective() bool {
 	return f.Types != nil || f.Senders != nil || f.ContainsURL != nil || len(f.NotTypes) > 0 || len(f.NotSenders) > 0
 }
 
-// event tells whether an event passes.
+// event reports whether the filter lets an event through.
 func (f *EventFilter) event(e *rooms.Event) bool {
 	sender := string(e.Sender())
 	if f.Senders != nil && !slices.Contains(*f.Senders, sender) || slices.Contains(f.NotSenders, sender) {
@@ -103,8 +103,8 @@ func (f *EventFilter) event(e *rooms.Event) bool {
 	return f.ContainsURL == nil || *f.ContainsURL == (e.ContentString("url") != "")
 }
 
-// MatchType matches text (an event type) against a pattern in which * stands for any bytes; after a mismatch only the last star moves on,
-// so that its work is bounded by the product of the lengths.
+// MatchType reports whether text (an event type) matches a pattern in which * stands for any bytes. After a mismatch
+// only the last star moves on, which bounds the work by the product of the lengths.
 func MatchType(pattern, text string) bool {
 	p, t, star, mark := 0, 0, -1, 0
 	for t < len(text) {

@@ -12,17 +12,17 @@ import (
 )
 
 const (
-	maxBackfillRounds = 5   // times that one request asks for earlier events
-	maxGaps           = 100 // gaps of a timeline that are looked at, the newest first
-	// backfillRest is how long other servers are not asked again for a gap for which they had nothing.
+	maxBackfillRounds = 5   // backfill requests on behalf of one client request
+	maxGaps           = 100 // gaps of a timeline that are checked, newest first
+	// backfillRest is how long other servers are not asked again about a gap for which they had no events.
 	backfillRest = 10 * time.Minute
-	// exhaustedEntries is how many such gaps are remembered.
+	// exhaustedEntries bounds the number of such gaps in memory.
 	exhaustedEntries = 10_000
 )
 
 // gap is a position in a room's timeline before which events are missing.
 type gap struct {
-	above ident.Order // order of the event that the missing ones precede
+	above ident.Order // order of the event before which events are missing
 	found bool
 }
 
@@ -31,14 +31,14 @@ type gapKey struct {
 	above ident.Order
 }
 
-// gap finds the newest gap in a part of the timeline that other servers may fill, and ends the part there: what lies below must
-// not be shown before the gap is filled.
+// gap finds the newest gap in a window that other servers may fill, and ends the window there: older events must not be
+// shown before the gap is filled.
 func (v *viewer) gap(tx *storage.Tx, w *window) (gap, error) {
 	if !v.joined || !v.room.CanBackfill() {
 		return gap{}, nil
 	}
 	upTo := w.upTo
-	if upTo < everything().upTo { // the event that the last page ended with may be the one above it
+	if upTo < everything().upTo { // the last event of the previous page may be just above the gap
 		upTo++
 	}
 	edges, err := tx.BackwardEdges(v.room.NID(), w.after, upTo, maxGaps)
@@ -56,7 +56,7 @@ func (v *viewer) gap(tx *storage.Tx, w *window) (gap, error) {
 	return gap{}, nil
 }
 
-// reach reports whether a walk has come to the gap that its window ends with, and lets the walk go on from there.
+// reach reports whether a walk has reached the gap at the end of its window. It then lets the walk continue from there.
 func (g gap) reach(c *cursor) bool {
 	if !g.found || !c.done {
 		return false
@@ -65,7 +65,8 @@ func (g gap) reach(c *cursor) bool {
 	return true
 }
 
-// filling is reading that runs f again for as long as other servers fill the gaps that f returns.
+// filling is like reading, but fills the gap that f returns with events from other servers and runs f again, several
+// times if necessary.
 func (s *Service) filling(ctx context.Context, roomID id.RoomID, to ident.Requester, f func(tx *storage.Tx, v *viewer) (gap, error)) error {
 	for round := 0; ; round++ {
 		var g gap

@@ -12,17 +12,17 @@ import (
 	"ebb/storage"
 )
 
-// RoomInfo is a room as GET /rooms/{roomId}/initialSync gives it.
+// RoomInfo is the response of GET /rooms/{roomId}/initialSync.
 type RoomInfo struct {
-	Membership  rooms.Membership // "": the user never had any
+	Membership  rooms.Membership // "": the user was never a member
 	Published   bool
 	Messages    Page // oldest first; End is its older end
 	State       []json.RawMessage
 	AccountData []storage.AccountDatum
 }
 
-// RoomInitialSync returns the state of a room and its newest events: as they are for members and, where everybody may read
-// the room, for others; as they were when they left for former members.
+// RoomInitialSync returns the state of a room and its newest events. Members, and other users if the room is world
+// readable, get the current ones; former members get those from when they left.
 //
 // Errors: M_FORBIDDEN, also for a room that does not exist.
 // Spec: client-server-api#get_matrixclientv3roomsroomidinitialsync
@@ -41,7 +41,7 @@ func (s *Service) RoomInitialSync(ctx context.Context, roomID id.RoomID, to iden
 	return info, err
 }
 
-// info returns what of a RoomInfo is no event.
+// info returns the fields of a RoomInfo that are not events.
 func (v *viewer) info(tx *storage.Tx) (info RoomInfo, err error) {
 	info.Published = v.room.Published()
 	if v.member != nil {

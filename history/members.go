@@ -17,7 +17,7 @@ import (
 	"ebb/storage"
 )
 
-// stateAfter reads the state after an event: the entries that want lets through, in no particular order.
+// stateAfter returns the state after an event: the entries for which want returns true, in no particular order.
 func (v *viewer) stateAfter(tx *storage.Tx, e *rooms.Event, want func(typ, key string) bool) ([]*rooms.Event, error) {
 	if e.Order == v.room.LastOrder() {
 		return v.currentState(tx, want)
@@ -27,7 +27,7 @@ func (v *viewer) stateAfter(tx *storage.Tx, e *rooms.Event, want func(typ, key s
 		return nil, err
 	}
 	ownKey, isState := e.StateKey()
-	isState = isState && !e.Hidden() // a refused event changes nothing
+	isState = isState && !e.Hidden() // a rejected event does not change the state
 	var positions []storage.Pos
 	for _, s := range entries {
 		if want(s.Type, s.Key) && !(isState && s.Type == e.Type() && s.Key == ownKey) {
@@ -41,7 +41,7 @@ func (v *viewer) stateAfter(tx *storage.Tx, e *rooms.Event, want func(typ, key s
 	return out, err
 }
 
-// currentState reads the entries of the current state that want lets through.
+// currentState returns the entries of the current state for which want returns true.
 func (v *viewer) currentState(tx *storage.Tx, want func(typ, key string) bool) ([]*rooms.Event, error) {
 	var out []*rooms.Event
 	var missing []storage.Pos
@@ -67,7 +67,7 @@ func (v *viewer) loadState(tx *storage.Tx, positions []storage.Pos) ([]*rooms.Ev
 	return v.room.LoadEvents(rows)
 }
 
-// membersAfter reads the member events of these users in the state after an event.
+// membersAfter returns the member events of these users in the state after an event.
 func (v *viewer) membersAfter(tx *storage.Tx, e *rooms.Event, users map[string]bool) ([]*rooms.Event, error) {
 	if e.Order == v.room.LastOrder() {
 		return v.currentMembers(tx, users)
@@ -107,15 +107,16 @@ func (v *viewer) currentMembers(tx *storage.Tx, users map[string]bool) ([]*rooms
 	return append(out, more...), err
 }
 
-// lastSeen is the event whose state after it is the room's state for the viewer: nil stands for the current state, which
-// members have and anybody where anybody may read; for former members it is the event with which they left.
+// lastSeen returns the event after which the room's state is the one that the viewer may see. For former members it is
+// the event with which they left. It returns nil for the current state, which members may see, and everybody in a
+// world-readable room.
 func (v *viewer) lastSeen(tx *storage.Tx) (*rooms.Event, error) {
 	if v.joined {
 		return nil, nil
 	}
 	was, err := v.wasJoined(tx)
 	if err != nil || !was {
-		return nil, err // mayRead has found the room world readable
+		return nil, err // mayRead has already found that the room is world readable
 	}
 	until, err := v.joinedUntil(tx)
 	if err != nil {
@@ -124,7 +125,7 @@ func (v *viewer) lastSeen(tx *storage.Tx) (*rooms.Event, error) {
 	return v.eventAtOrder(tx, until)
 }
 
-// eventAtOrder is the newest event of the timeline that is not above an order.
+// eventAtOrder returns the newest event of the timeline at or below an order.
 func (v *viewer) eventAtOrder(tx *storage.Tx, order ident.Order) (*rooms.Event, error) {
 	rows, err := tx.Timeline(v.room.NID(), 0, order, true, 1)
 	if err != nil {
@@ -136,7 +137,7 @@ func (v *viewer) eventAtOrder(tx *storage.Tx, order ident.Order) (*rooms.Event, 
 	return v.room.LoadEvent(&rows[0])
 }
 
-// stateAt is stateAfter where a nil event means the current state.
+// stateAt is like stateAfter, but a nil event means the current state.
 func (v *viewer) stateAt(tx *storage.Tx, e *rooms.Event, want func(typ, key string) bool) ([]*rooms.Event, error) {
 	if e == nil {
 		return v.currentState(tx, want)
@@ -144,7 +145,7 @@ func (v *viewer) stateAt(tx *storage.Tx, e *rooms.Event, want func(typ, key stri
 	return v.stateAfter(tx, e, want)
 }
 
-// RoomState gives the state of a room: as it is for members, as it was when they left for former ones.
+// RoomState returns the state of a room: the current one for members, the one from when they left for former members.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstate
 func (s *Service) RoomState(ctx context.Context, roomID id.RoomID, to ident.Requester) (out []json.RawMessage, err error) {
 	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) (err error) {
@@ -154,7 +155,7 @@ func (s *Service) RoomState(ctx context.Context, roomID id.RoomID, to ident.Requ
 	return out, err
 }
 
-// state returns the room's state as the viewer may read it.
+// state returns the room's state that the viewer may read.
 func (v *viewer) state(tx *storage.Tx) ([]json.RawMessage, error) {
 	last, err := v.lastSeen(tx)
 	if err != nil {
@@ -172,7 +173,7 @@ func sortByPos(events []*rooms.Event) {
 	slices.SortFunc(events, func(a, b *rooms.Event) int { return cmpInt(int64(a.Pos), int64(b.Pos)) })
 }
 
-// StateEvent gives one entry of a room's state: its content, or the whole event in the form for clients.
+// StateEvent returns one state event: its content, or with whole the complete event in the form for clients.
 // Spec: client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey
 func (s *Service) StateEvent(ctx context.Context, roomID id.RoomID, typ, key string, to ident.Requester, whole bool) (out json.RawMessage, err error) {
 	read := s.reading
@@ -223,14 +224,14 @@ func (v *viewer) stateEntry(tx *storage.Tx, typ, key string) (*rooms.Event, erro
 	return events[pos], err
 }
 
-// MembersRequest asks for the members of a room.
+// MembersRequest selects members of a room.
 type MembersRequest struct {
-	At            string // a token; "": now
+	At            string // token; "": now
 	Membership    string // "": any
 	NotMembership string // "": none
 }
 
-// wants applies membership and not_membership: with both, either is enough.
+// wants reports whether a membership is selected by membership or not_membership: if both are set, either is enough.
 func (r *MembersRequest) wants(membership string) bool {
 	if r.Membership == "" {
 		return r.NotMembership == "" || membership != r.NotMembership
@@ -238,7 +239,7 @@ func (r *MembersRequest) wants(membership string) bool {
 	return membership == r.Membership || r.NotMembership != "" && membership != r.NotMembership
 }
 
-// GetMembers gives the member events of a room.
+// GetMembers returns the member events of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidmembers
 func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to ident.Requester, req MembersRequest) (out []json.RawMessage, err error) {
 	at := everything().upTo
@@ -260,7 +261,7 @@ func (s *Service) GetMembers(ctx context.Context, roomID id.RoomID, to ident.Req
 	return out, err
 }
 
-// membersAt reads every member event at an order, but not beyond what the viewer may know.
+// membersAt returns all member events at an order, but at the latest from when the viewer left.
 func (v *viewer) membersAt(tx *storage.Tx, order ident.Order) ([]*rooms.Event, error) {
 	last, err := v.lastSeen(tx)
 	if err != nil {
@@ -281,11 +282,12 @@ func (v *viewer) membersAt(tx *storage.Tx, order ident.Order) ([]*rooms.Event, e
 	return v.stateAt(tx, last, func(typ, _ string) bool { return typ == typeMember })
 }
 
-// maxBeginning bounds the events that make a room.
+// maxBeginning bounds the events read to find those that created a room.
 const maxBeginning = 100
 
-// beginning is the last of the state events by which its creator made a room: the prev_batch of a timeline that shows the
-// whole room lies before all of them, and whoever asks for the members there means those with whom the room began.
+// beginning returns the last of the initial state events with which the creator set up a room. The prev_batch of a
+// timeline that shows the complete room lies before all of them, and a client that requests the members at that token
+// wants the initial ones.
 func (v *viewer) beginning(tx *storage.Tx) (*rooms.Event, error) {
 	rows, err := tx.Timeline(v.room.NID(), 0, everything().upTo, false, maxBeginning)
 	if err != nil || len(rows) == 0 {
@@ -298,7 +300,7 @@ func (v *viewer) beginning(tx *storage.Tx) (*rooms.Event, error) {
 	return v.room.LoadEvent(&rows[max(n-1, 0)])
 }
 
-// JoinedMembers gives the joined members of a room with their profiles, to who is joined themselves.
+// JoinedMembers returns the joined members of a room with their profiles. Only joined members may request them.
 // Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
 func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to ident.Requester) (joined []byte, err error) {
 	err = s.readingWhole(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
@@ -320,8 +322,8 @@ func (s *Service) JoinedMembers(ctx context.Context, roomID id.RoomID, to ident.
 	return joined, err
 }
 
-// appendProfiles appends an object of user ID → display_name and avatar_url. Who has set no name has the empty one, which clients
-// expect; the empty text is no address, so an avatar that is not set is left out.
+// appendProfiles appends an object of user ID → display_name and avatar_url. A name that is not set becomes an empty
+// string, which clients expect; an avatar that is not set is omitted, since an empty string is not a URL.
 func appendProfiles(dst []byte, members []*rooms.Event) []byte {
 	dst = append(dst, '{')
 	for i, e := range members {

@@ -21,7 +21,7 @@ func benchHouse(b *testing.B, messages int) (*library, ident.Requester, *rooms.R
 	return l, alice, r
 }
 
-// BenchmarkClientEvents is one new event on its way to one of many clients.
+// BenchmarkClientEvents measures the form of one new event for one of many clients.
 func BenchmarkClientEvents(b *testing.B) {
 	l, alice, r := benchHouse(b, 1)
 	news, _ := r.Recent(l.db.Settled() - 1)
@@ -33,7 +33,7 @@ func BenchmarkClientEvents(b *testing.B) {
 	}
 }
 
-// BenchmarkMessages is a page of 50 events with their bundles.
+// BenchmarkMessages measures a page of 50 events with their bundles.
 func BenchmarkMessages(b *testing.B) {
 	l, alice, r := benchHouse(b, 200)
 	for b.Loop() {
@@ -44,7 +44,7 @@ func BenchmarkMessages(b *testing.B) {
 	}
 }
 
-// BenchmarkSights is the state before 50 events that each have another one.
+// BenchmarkSights measures visibility checks of 50 events that each have a different state before them.
 func BenchmarkSights(b *testing.B) {
 	l, alice, r := benchHouse(b, 0)
 	for range 200 {

@@ -22,14 +22,14 @@ import (
 	"ebb/wake"
 )
 
-// library is a server with rooms to read in, on a real database, with a clock that only the test moves.
+// library is a server with rooms to read, on a real database, with a clock that only the test advances.
 type library struct {
 	t     testing.TB
 	db    *storage.DB
 	rooms *rooms.Service
 	svc   *Service
 	now   time.Time
-	tick  time.Duration // by which the clock goes on before each event
+	tick  time.Duration // how far the clock advances before each event
 	txn   int
 	with  []func(*rooms.Options)
 }
@@ -49,13 +49,13 @@ func openLibrary(t testing.TB, db *storage.DB, with ...func(*rooms.Options)) *li
 	return l
 }
 
-// restart starts the services anew: everything they know comes from the database.
+// restart starts the services again: everything in memory is read from the database.
 func (l *library) restart() {
 	l.t.Helper()
 	l.rooms, l.svc = l.open()
 }
 
-// open starts further services on the database.
+// open starts further services on the same database.
 func (l *library) open() (*rooms.Service, *Service) {
 	l.t.Helper()
 	o := rooms.Options{
@@ -70,14 +70,14 @@ func (l *library) open() (*rooms.Service, *Service) {
 	return writer, New(Options{DB: l.db, Rooms: writer, Commits: o.Commits, Now: o.Now})
 }
 
-// anew is the service as it is after a restart.
+// anew returns a new service as after a restart.
 func (l *library) anew() *Service {
 	l.t.Helper()
 	_, svc := l.open()
 	return svc
 }
 
-// load returns a room as it is in memory.
+// load returns a room in memory.
 func (l *library) load(roomID id.RoomID) *rooms.Room {
 	l.t.Helper()
 	r, err := l.rooms.Room(l.t.Context(), roomID)
@@ -85,7 +85,7 @@ func (l *library) load(roomID id.RoomID) *rooms.Room {
 	return r
 }
 
-// public makes a room that everybody may join, and lets them.
+// public creates a public room and lets members join it.
 func (l *library) public(s ident.Requester, members ...ident.Requester) id.RoomID {
 	l.t.Helper()
 	room := l.room(s, "shared")
@@ -102,7 +102,7 @@ func (l *library) check(err error) {
 	}
 }
 
-// user signs somebody in; every call is another device.
+// user signs a user in; every call creates another device.
 func (l *library) user(name string) ident.Requester {
 	l.t.Helper()
 	user := id.UserID("@" + name + ":here")
@@ -147,7 +147,7 @@ func (l *library) say(s ident.Requester, room id.RoomID, text string) id.EventID
 	return l.send(s, room, "m.room.message", `{"msgtype":"m.text","body":"`+text+`"}`)
 }
 
-// relate says something about an event.
+// relate sends an event that relates to another one.
 func (l *library) relate(s ident.Requester, room id.RoomID, relType string, to id.EventID, text string) id.EventID {
 	l.t.Helper()
 	more := ""
@@ -194,7 +194,7 @@ func (l *library) mayGet(s ident.Requester, room id.RoomID, e id.EventID) bool {
 	return err == nil
 }
 
-// clientEvent is an event as clients get it.
+// clientEvent is an event in the form for clients.
 type clientEvent struct {
 	EventID  id.EventID     `json:"event_id"`
 	RoomID   id.RoomID      `json:"room_id"`
@@ -261,7 +261,7 @@ func (l *library) messages(s ident.Requester, room id.RoomID, req PageRequest) (
 	return l.parseAll(p.Chunk), p
 }
 
-// bodies are the texts of the messages among events.
+// bodies returns the texts of the messages among events.
 func bodies(events []clientEvent) []string {
 	out := []string{}
 	for _, e := range events {
@@ -335,7 +335,7 @@ func tokensWorkInBothDirections(t *testing.T, l *library) {
 	nextBatch := fmt.Sprintf("s1_%d_0_0_0_0", l.db.Settled())
 	l.say(alice, room, "1")
 	l.say(alice, room, "2")
-	second := TimelineToken(r.LastOrder() - 1) // a prev_batch: just before the event 2
+	second := TimelineToken(r.LastOrder() - 1) // a prev_batch just before event 2
 	for _, c := range []struct {
 		name string
 		req  PageRequest

@@ -10,13 +10,13 @@ import (
 	"ebb/storage"
 )
 
-// View is how one requester sees a room, for the time of one answer.
+// View is one requester's view of a room during one response.
 type View struct {
 	svc  *Service
 	room *rooms.Room
 	to   ident.Requester
 	v    *viewer
-	seen []seenEvent // what Visible has found
+	seen []seenEvent // the events found by Visible
 }
 
 type seenEvent struct {
@@ -24,12 +24,12 @@ type seenEvent struct {
 	at  sight
 }
 
-// View makes a requester's view of a room. It is for one goroutine.
+// View returns a requester's view of a room. It is for use by one goroutine.
 func (s *Service) View(room *rooms.Room, to ident.Requester) *View {
 	return &View{svc: s, room: room, to: to}
 }
 
-// open makes the viewer at the first use.
+// open creates the viewer when it is first used.
 func (w *View) open(ctx context.Context, tx *storage.Tx) (err error) {
 	if w.v == nil {
 		w.v, err = w.svc.viewer(ctx, tx, w.room, w.to)
@@ -37,7 +37,7 @@ func (w *View) open(ctx context.Context, tx *storage.Tx) (err error) {
 	return err
 }
 
-// Visible leaves out what the requester may not see, like Service.Visible.
+// Visible is Service.Visible for the view's requester.
 func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*rooms.Event) (visible []*rooms.Event, err error) {
 	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {
 		if err := w.open(ctx, tx); err != nil {
@@ -55,8 +55,8 @@ func (w *View) Visible(ctx context.Context, tx *storage.Tx, evs []*rooms.Event) 
 	return visible, err
 }
 
-// Append appends events, comma separated, as Service.ClientEvents writes them. Visible has found them, or the requester is
-// to see them in any case.
+// Append appends events, comma separated, in the form of Service.ClientEvents. The events must come from Visible, or be
+// visible to the requester in any case.
 func (w *View) Append(ctx context.Context, tx *storage.Tx, dst []byte, evs []*rooms.Event, opt FormOptions) (out []byte, err error) {
 	err = w.svc.withTx(ctx, tx, func(tx *storage.Tx) error {
 		if err := w.open(ctx, tx); err != nil {
@@ -91,8 +91,8 @@ func (w *View) at(e *rooms.Event) sight {
 	return sight{}
 }
 
-// AppendState appends, comma separated, events of a state of the room as a client gets them that may read that state: no
-// history visibility applies, and no more is told of each than the event itself.
+// AppendState appends, comma separated, events of a room state to which the client has access. History visibility does
+// not apply to them, and only the event itself is included, without additional data.
 func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, room *rooms.Room, evs []*rooms.Event, to ident.Requester) ([]byte, error) {
 	var v *viewer
 	err := s.withTx(ctx, tx, func(tx *storage.Tx) (err error) {
@@ -125,7 +125,8 @@ func (s *Service) AppendState(ctx context.Context, tx *storage.Tx, dst []byte, r
 	return dst, nil
 }
 
-// Shown is the events themselves, or their redacted copies where an erased user's are not for this requester.
+// Shown returns events, replacing those of an erased user by redacted copies if this requester may not see them in
+// full.
 func (s *Service) Shown(ctx context.Context, tx *storage.Tx, room *rooms.Room, evs []*rooms.Event, to ident.Requester) (shown []*rooms.Event, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
 		v, err := s.viewer(ctx, tx, room, to)

@@ -15,10 +15,10 @@ import (
 	"ebb/storage"
 )
 
-// relationDepth is how many steps a recursive request for relations goes: the least that the specification asks for.
+// relationDepth is the maximum depth of recursive requests for relations, the least that the specification recommends.
 const relationDepth = 3
 
-// RelationsRequest asks for the events that relate to an event.
+// RelationsRequest selects the events that relate to an event.
 type RelationsRequest struct {
 	RelType, EventType string // "": any
 	From, To           string // tokens
@@ -43,7 +43,7 @@ func (s *Service) Relations(ctx context.Context, roomID id.RoomID, eventID id.Ev
 		return page, err
 	}
 	err = s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
-		e, _, err := v.unignoring().event(tx, eventID) // what others say to an ignored user is not hidden
+		e, _, err := v.unignoring().event(tx, eventID) // replies of others to an ignored user are not hidden
 		if err == nil {
 			page, err = v.relations(tx, e, w, req)
 		}
@@ -52,7 +52,7 @@ func (s *Service) Relations(ctx context.Context, roomID id.RoomID, eventID id.Ev
 	return page, orNoEvent(err)
 }
 
-// unignoring is the viewer as one who ignores nobody.
+// unignoring returns a viewer that ignores nobody.
 func (v *viewer) unignoring() *viewer {
 	out := *v
 	out.ignored = nil
@@ -82,7 +82,7 @@ func (v *viewer) relations(tx *storage.Tx, e *rooms.Event, w window, req Relatio
 	return page, err
 }
 
-// directRelations is the source of a walk along the events that relate to one.
+// directRelations returns the source of a walk along the events that directly relate to one.
 func directRelations(f storage.RelationFilter) source {
 	return func(tx *storage.Tx, c *cursor, n int) (span, error) {
 		f.After, f.UpTo, f.Limit = c.after, c.upTo, n
@@ -94,18 +94,18 @@ func directRelations(f storage.RelationFilter) source {
 	}
 }
 
-// maxRelationTree bounds the events that a recursive request for relations looks at: finding them takes some 20 ms.
+// maxRelationTree bounds the events that a recursive request for relations reads: finding them takes about 20 ms.
 const maxRelationTree = 10_000
 
-// relationTree is the source of a walk along the events that are related to one by several steps, and says how many steps
-// it goes: fewer than relationDepth where they would lead to more than maxRelationTree events.
+// relationTree returns the source of a walk along the events that are directly or indirectly related to one, and the
+// depth of the walk: less than relationDepth if that would exceed maxRelationTree events.
 func relationTree(tx *storage.Tx, f storage.RelationFilter, w window) (next source, depth int, err error) {
 	f.Limit = maxRelationTree
 	tree, depth, err := tx.RelationTree(f, relationDepth)
 	if err != nil {
 		return nil, 0, err
 	}
-	if depth <= 1 { // the direct ones can be had piece by piece
+	if depth <= 1 { // direct relations can be read page by page
 		return directRelations(f), 1, nil
 	}
 	tree = slices.DeleteFunc(tree, func(p storage.RelationPlace) bool { return !p.Matches || p.Order <= w.after || p.Order > w.upTo })
@@ -123,7 +123,7 @@ func relationTree(tx *storage.Tx, f storage.RelationFilter, w window) (next sour
 	}, depth, nil
 }
 
-// spanOf reads the events at those places that match.
+// spanOf returns the span of these timeline positions, with the events that match.
 func spanOf(tx *storage.Tx, places []storage.RelationPlace) (out span, err error) {
 	var positions []storage.Pos
 	for _, p := range places {
@@ -151,10 +151,10 @@ func spanOf(tx *storage.Tx, places []storage.RelationPlace) (out span, err error
 	return out, nil
 }
 
-// ThreadsRequest asks for the threads of a room.
+// ThreadsRequest selects threads of a room.
 type ThreadsRequest struct {
 	From         string // token
-	Participated bool   // only those that the requester began or wrote in
+	Participated bool   // only threads that the requester started or sent an event in
 	Limit        int
 }
 
@@ -180,14 +180,14 @@ func (s *Service) Threads(ctx context.Context, roomID id.RoomID, to ident.Reques
 	return page, err
 }
 
-// maxThreadScan bounds the threads that one request looks at: each may have thousands of replies to count.
+// maxThreadScan bounds the threads that one request reads: each may have thousands of replies to count.
 const maxThreadScan = 500
 
 func (v *viewer) threads(tx *storage.Tx, below ident.Order, req ThreadsRequest) (page ThreadsPage, err error) {
 	page.Chunk = []json.RawMessage{}
 	size := 0
 	for scanned := 0; scanned < maxThreadScan && len(page.Chunk) < req.Limit && size < maxPageBytes; {
-		want := min(req.Limit-len(page.Chunk), scanBatch) + 1 // one more tells whether there are more
+		want := min(req.Limit-len(page.Chunk), scanBatch) + 1 // one more shows whether there is another page
 		rows, err := tx.Threads(v.room.NID(), below, want)
 		if err != nil {
 			return page, err
@@ -214,8 +214,8 @@ func (v *viewer) threads(tx *storage.Tx, below ident.Order, req ThreadsRequest) 
 	return page, nil
 }
 
-// roots writes the roots of threads that still have a reply which the viewer may see, or only of those threads that the
-// viewer began or wrote in.
+// roots returns the roots of threads that still have a reply visible to the viewer, or only of those that the viewer
+// started or sent an event in.
 func (v *viewer) roots(tx *storage.Tx, threads []storage.ThreadRow, participated bool) ([]json.RawMessage, error) {
 	positions := make([]storage.Pos, len(threads))
 	for i, t := range threads {
@@ -239,7 +239,7 @@ func (v *viewer) roots(tx *storage.Tx, threads []storage.ThreadRow, participated
 	return v.rootForms(tx, events)
 }
 
-// participated returns the roots of the threads that the viewer began or wrote in.
+// participated returns the roots of the threads that the viewer started or sent an event in.
 func (v *viewer) participated(tx *storage.Tx, roots []*rooms.Event) (in []*rooms.Event, err error) {
 	ids := make([]string, len(roots))
 	for i, e := range roots {
@@ -265,7 +265,7 @@ func (v *viewer) participated(tx *storage.Tx, roots []*rooms.Event) (in []*rooms
 
 func (v *viewer) rootForms(tx *storage.Tx, events []*rooms.Event) ([]json.RawMessage, error) {
 	opt := FormOptions{RoomID: true, Bundle: true}
-	// A root by an ignored user is given as if it were redacted, for the sake of the replies.
+	// The root event of an ignored user is returned as if redacted, so that the replies remain accessible.
 	events, sights, err := v.unignoring().filter(tx, events)
 	if err != nil {
 		return nil, err
@@ -288,7 +288,7 @@ func (v *viewer) rootForms(tx *storage.Tx, events []*rooms.Event) ([]json.RawMes
 	return out, nil
 }
 
-// hasThread tells whether an event was written with the summary of a thread.
+// hasThread reports whether the form of an event includes the summary of a thread.
 func hasThread(form []byte) bool {
 	for _, key := range []string{"unsigned", "m.relations", relThread} {
 		var ok bool
@@ -299,10 +299,10 @@ func hasThread(form []byte) bool {
 	return true
 }
 
-// errDir: the direction is missing or neither b nor f.
+// errDir returns the error for a direction that is missing or neither b nor f.
 func errDir() error { return mxerr.InvalidParam("dir must be b or f") }
 
-// ParseDir reads a direction parameter; "" is the default.
+// ParseDir parses a direction parameter; byDefault is the default.
 func ParseDir(text, byDefault string) (backwards bool, err error) {
 	if text == "" {
 		text = byDefault

@@ -12,12 +12,12 @@ import (
 	"ebb/storage"
 )
 
-// timeWindow is how many events around the place that a time points to are compared: senders' clocks differ.
+// timeWindow is the number of events around a time that are compared, because the clocks of senders differ.
 const timeWindow = 64
 
-// TimestampToEvent finds the event closest to a time among those at or after it, or at or before it when backwards.
-// Partial: times are taken to grow along the timeline; where a sender's clock is off by more than timeWindow events, its
-// events are passed over.
+// TimestampToEvent returns the event closest to a time among those at or after it, or at or before it when backwards.
+// Partial: timestamps are assumed to grow along the timeline; if a sender's clock is wrong by more than timeWindow
+// events, its events are not found.
 // Spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
 func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to ident.Requester, at time.Time, backwards bool) (eventID id.EventID, ts int64, err error) {
 	here, err := s.closestHere(ctx, roomID, to, at, backwards)
@@ -35,11 +35,11 @@ func (s *Service) TimestampToEvent(ctx context.Context, roomID id.RoomID, to ide
 	return here.event.ID(), here.event.OriginServerTS(), nil
 }
 
-// closestEvent is what this server takes for the event closest to a time.
+// closestEvent is the event closest to a time among those of this server.
 type closestEvent struct {
 	room      *rooms.Room
-	event     *rooms.Event // nil: there is none
-	uncertain bool         // something is missing where a closer one may be
+	event     *rooms.Event // nil: not found
+	uncertain bool         // a closer one may be missing here
 }
 
 func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to ident.Requester, at time.Time, backwards bool) (c closestEvent, err error) {
@@ -53,7 +53,7 @@ func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to ident.Re
 			w.after = c.event.Order
 		}
 		if c.event != nil && !backwards {
-			w.upTo = c.event.Order - 1 // hole looks at the event above, too
+			w.upTo = c.event.Order - 1 // gap also checks the event above
 		}
 		g, err := v.gap(tx, &w)
 		c.uncertain = g.found
@@ -62,8 +62,8 @@ func (s *Service) closestHere(ctx context.Context, roomID id.RoomID, to ident.Re
 	return c, err
 }
 
-// closestElsewhere asks other servers, and fetches what lies between this server's past and the event that they name. Where that
-// is too much, what is known here stands.
+// closestElsewhere asks other servers, and fetches the events down to the one they return. If these are too many, it
+// returns the local result.
 func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to ident.Requester, at time.Time, backwards bool, here closestEvent) (closestEvent, error) {
 	eventID, ts, ok := s.rooms.AskTimestampToEvent(ctx, here.room, at.UnixMilli(), backwards)
 	if !ok || here.event != nil && !nearer(ts, here.event.OriginServerTS(), backwards) {
@@ -83,7 +83,8 @@ func (s *Service) closestElsewhere(ctx context.Context, roomID id.RoomID, to ide
 	return s.closestHere(ctx, roomID, to, at, backwards)
 }
 
-// closest walks from the place of a time to the first visible event on the wanted side, and compares it with those near.
+// closest walks from the position of a time to the first visible event in the given direction, and compares it with
+// events nearby.
 func (v *viewer) closest(tx *storage.Tx, ts int64, backwards bool) (*rooms.Event, error) {
 	place, err := placeOf(tx, v.room, ts)
 	if err != nil {
@@ -132,7 +133,7 @@ func nearer(ts, than int64, backwards bool) bool {
 	return ts < than
 }
 
-// widen moves the beginning of a walk by timeWindow events the other way.
+// widen moves the start of a walk back by timeWindow events.
 func widen(tx *storage.Tx, r *rooms.Room, c cursor) (cursor, error) {
 	if c.backwards {
 		rows, err := tx.Timeline(r.NID(), c.upTo, everything().upTo, false, timeWindow)
@@ -148,8 +149,8 @@ func widen(tx *storage.Tx, r *rooms.Room, c cursor) (cursor, error) {
 	return c, err
 }
 
-// placeOf halves the timeline until it has the order of the last event from before a time, 0 if there is none. There is no
-// index by time: it would cost every send, and this is asked rarely.
+// placeOf finds the order of the last event from before a time by binary search, 0 if there is none. An index by time
+// would make every send slower, and this operation is rare.
 func placeOf(tx *storage.Tx, r *rooms.Room, ts int64) (ident.Order, error) {
 	low, high := ident.Order(0), r.LastOrder() // the event at low is from before ts, the one after high is not
 	for low < high {
@@ -159,7 +160,7 @@ func placeOf(tx *storage.Tx, r *rooms.Room, ts int64) (ident.Order, error) {
 			return 0, err
 		}
 		switch {
-		case !found || p.Order <= low: // nothing in (low, middle]
+		case !found || p.Order <= low: // there is no event in (low, middle]
 			next, found, err := tx.TimePointAfter(r.NID(), middle)
 			if err != nil || !found || next.Order > high || next.OriginTS >= ts {
 				return low, err

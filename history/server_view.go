@@ -17,28 +17,28 @@ import (
 	"ebb/storage"
 )
 
-// Bounds of what one request of another server walks over and gets.
+// Bounds of one request of another server.
 const (
 	maxBackfill       = 100
 	maxMissingAnswer  = 100
-	maxServerWalk     = 2000 // events looked at
+	maxServerWalk     = 2000 // events read
 	defaultMissing    = 10
 	maxEarliestEvents = 100
 )
 
-// serverView is how another server sees a room, for the time of one answer. It sees what its users could: where only members
-// see what was said, the server needs one at the time. What it may not see it gets redacted: the graph stays whole. The same
-// holds for messages whose time is over.
+// serverView is another server's view of a room during one response. The server sees what its users could: if the
+// history is visible only to members, it needs a member at the time. Events that it may not see are redacted, so that
+// the event graph stays complete, and so are expired messages.
 type serverView struct {
 	svc    *Service
 	room   *rooms.Room
 	server string
 	tx     *storage.Tx
-	states map[int64]serverState // before the events that prepare was given
+	states map[int64]serverState // states before the events that were passed to prepare
 	policy expiry.Policy
 }
 
-// forServer finds a room for a server that is in it.
+// forServer calls f with the view of a server that is in the room.
 func (s *Service) forServer(ctx context.Context, origin string, room id.RoomID, f func(v *serverView) error) error {
 	r, err := s.rooms.RoomForServer(ctx, origin, room)
 	if err != nil {
@@ -52,10 +52,10 @@ func (s *Service) forServer(ctx context.Context, origin string, room id.RoomID, 
 	})
 }
 
-// serverState is what decides in a state whether the server sees what is said in it.
+// serverState is the part of a room state that determines whether the server may see events sent in it.
 type serverState struct {
 	history         visibility.History
-	joined, invited bool // one of its users was
+	joined, invited bool // whether one of its users was
 }
 
 func (st serverState) visible() bool {
@@ -68,7 +68,7 @@ func (st serverState) visible() bool {
 	return true
 }
 
-// prepare reads what sees asks of the states before some events, all at once.
+// prepare reads the states before some events, as needed by sees, in one go.
 func (v *serverView) prepare(events []*rooms.Event) error {
 	var wanted []storage.StateKey
 	for _, e := range events {
@@ -93,7 +93,7 @@ func (v *serverView) prepare(events []*rooms.Event) error {
 	return v.prepareMembers(events)
 }
 
-// prepareMembers finds out in which of the states the server had users, where that decides.
+// prepareMembers finds out in which of these states the server had members, if visibility depends on it.
 func (v *serverView) prepareMembers(events []*rooms.Event) error {
 	var snapshots []int64
 	for _, e := range events {
@@ -129,7 +129,7 @@ func (v *serverView) prepareMembers(events []*rooms.Event) error {
 	return nil
 }
 
-// shown is an event, which prepare was given, as the server gets it.
+// shown returns an event in the form for the server. The event must have been passed to prepare.
 func (v *serverView) shown(e *rooms.Event) (json.RawMessage, error) {
 	if v.sees(e) {
 		return e.JSON(), nil
@@ -141,8 +141,8 @@ func (v *serverView) shown(e *rooms.Event) (json.RawMessage, error) {
 	return pruned.JSON(), nil
 }
 
-// sees reports whether the server may see what an event says, which prepare was given. That holds for state events too: what
-// is left of those that it may not see is what the rules of rooms need.
+// sees reports whether the server may see the content of an event, which must have been passed to prepare. State events
+// are not exempt: redaction keeps what the auth rules need.
 func (v *serverView) sees(e *rooms.Event) bool {
 	switch {
 	case v.expired(e):
@@ -154,18 +154,19 @@ func (v *serverView) sees(e *rooms.Event) bool {
 	return st.visible() && (st.joined || !v.erased(e))
 }
 
-// expired reports whether an event is a message whose time is over.
+// expired reports whether an event is an expired message.
 func (v *serverView) expired(e *rooms.Event) bool {
 	return e.Flags&storage.SkeletonEvent != 0 || !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.svc.now())
 }
 
-// erased reports whether the sender asked for erasure after the event: then only servers that were in the room see it.
+// erased reports whether the sender's account was erased after the event: then only servers that were in the room see
+// it.
 func (v *serverView) erased(e *rooms.Event) bool {
 	at, erased := v.svc.rooms.ErasedAt(e.SenderNID)
 	return erased && e.Pos < at
 }
 
-// concerns reports whether an event is by a user of the server, or about one.
+// concerns reports whether the sender or the subject of an event is a user of the server.
 func (v *serverView) concerns(e *rooms.Event) bool {
 	key, isState := e.StateKey()
 	return e.Sender().Homeserver() == v.server || isState && e.Type() == typeMember && id.UserID(key).Homeserver() == v.server
@@ -186,7 +187,7 @@ func (v *serverView) all(events []*rooms.Event) ([]json.RawMessage, error) {
 	return out, nil
 }
 
-// event finds an accepted event of the room.
+// event returns an accepted event of the room.
 func (v *serverView) event(eventID id.EventID) (*rooms.Event, error) {
 	row, found, err := v.tx.EventByID(v.room.NID(), string(eventID))
 	if err != nil {
@@ -198,7 +199,7 @@ func (v *serverView) event(eventID id.EventID) (*rooms.Event, error) {
 	return v.room.LoadEvent(&row)
 }
 
-// EventForServer gives one event to a server in its room.
+// EventForServer returns one event to a server in its room.
 // Spec: server-server-api#get_matrixfederationv1eventeventid
 func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.EventID) (raw json.RawMessage, err error) {
 	var room ident.RoomNID
@@ -223,7 +224,9 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 			return err
 		}
 		if v.expired(e) {
-			return errNoEvent() // not even its type; what keeps the graph whole comes with the events around it
+			// even the type of the event is hidden; a server that needs the graph gets redacted events with those
+			// around them
+			return errNoEvent()
 		}
 		raws, err := v.all([]*rooms.Event{e})
 		if err == nil {
@@ -297,7 +300,7 @@ func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id
 	return chain, err
 }
 
-// BackfillForServer gives events and what comes before them, the newest first.
+// BackfillForServer returns events and their predecessors, newest first.
 // Spec: server-server-api#get_matrixfederationv1backfillroomid
 func (s *Service) BackfillForServer(ctx context.Context, origin string, room id.RoomID, from []id.EventID, limit int) (raws []json.RawMessage, err error) {
 	limit = min(limit, maxBackfill)
@@ -312,7 +315,7 @@ func (s *Service) BackfillForServer(ctx context.Context, origin string, room id.
 	return raws, err
 }
 
-// MissingEvents asks for what lies between some events and those that a server has.
+// MissingEvents requests the events between some events and those that a server has.
 type MissingEvents struct {
 	Room             id.RoomID
 	Earliest, Latest []id.EventID
@@ -320,7 +323,7 @@ type MissingEvents struct {
 	MinDepth         int64
 }
 
-// MissingEventsForServer gives what comes before the latest events and is none of the earliest, the oldest first.
+// MissingEventsForServer returns predecessors of the latest events, without the earliest events, oldest first.
 // Spec: server-server-api#post_matrixfederationv1get_missing_eventsroomid
 func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q MissingEvents) (raws []json.RawMessage, err error) {
 	if q.Limit <= 0 {
@@ -358,7 +361,8 @@ func (s *Service) MissingEventsForServer(ctx context.Context, origin string, q M
 	return raws, err
 }
 
-// walk goes back over the graph as far as want lets it: the deepest events first, or those first that are the fewest steps away.
+// walk goes back through the event graph as long as want returns true: the deepest events first, or with nearest, those
+// that are the fewest steps away.
 func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(*rooms.Event) bool) (out []*rooms.Event, err error) {
 	w := serverWalk{v: v, nearest: nearest, queued: map[id.EventID]bool{}}
 	if err := w.add(from); err != nil {
@@ -373,7 +377,7 @@ func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(
 		if !want(e) {
 			continue
 		}
-		if e.Flags&storage.RejectedEvent == 0 { // a rejected one is passed over, and not given
+		if e.Flags&storage.RejectedEvent == 0 { // rejected events are passed, but not returned
 			out = append(out, e)
 		}
 		if err := w.add(e.PrevEvents()); err != nil {
@@ -383,16 +387,16 @@ func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(
 	return out, nil
 }
 
-// serverWalk is a walk in progress.
+// serverWalk is the state of a walk.
 type serverWalk struct {
 	v       *serverView
 	nearest bool
 	queued  map[id.EventID]bool
-	queue   []*rooms.Event // the next one last
+	queue   []*rooms.Event // in reverse order: the next event is the last
 	ahead   map[id.EventID]storage.EventRow
 }
 
-// readAhead reads what stands before the newest queued event in the timeline: most of the walk leads there.
+// readAhead reads the events before the newest queued event in the timeline, which most of the walk will visit.
 func (w *serverWalk) readAhead(limit int) error {
 	var newest ident.Order
 	for _, e := range w.queue {
@@ -409,7 +413,7 @@ func (w *serverWalk) readAhead(limit int) error {
 	return err
 }
 
-// add queues events that were not queued before.
+// add queues events, each only once.
 func (w *serverWalk) add(ids []id.EventID) error {
 	var rows []storage.EventRow
 	var unread []string
@@ -450,7 +454,7 @@ func deeper(a, b *rooms.Event) int {
 	return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.Order, b.Order))
 }
 
-// EventAtTimeForServer finds the event closest to a time (ms), for a server in the room.
+// EventAtTimeForServer returns the event closest to a time (ms), for a server in the room.
 // Spec: server-server-api#get_matrixfederationv1timestamp_to_eventroomid
 func (s *Service) EventAtTimeForServer(ctx context.Context, origin string, room id.RoomID, ts int64, backwards bool) (eventID id.EventID, at int64, err error) {
 	err = s.forServer(ctx, origin, room, func(v *serverView) error {

@@ -1,19 +1,19 @@
-// Package history is what clients and other servers read of rooms: pages of the timeline, single events and what surrounds them,
-// relations and threads, state and members, unread counts, and the event closest to a time. It writes nothing: package rooms is the only
-// writer of timelines and state, and has the rooms in memory from which most reads are answered.
+// Package history reads rooms for clients and other servers: pages of the timeline, single events and their context,
+// relations and threads, state and members, unread counts, and the event closest to a time. It writes nothing: package
+// rooms is the only writer of timelines and state, and keeps the rooms in memory that answer most reads.
 //
-// A read travels: a method of Service finds the room and makes a viewer, which is how one user stands to the room for the time of the
-// request (reading, in timeline.go) → the viewer walks a part of the timeline, or reads the events that the request names → it leaves out
-// what the user may not see: by the room's history visibility (rooms/visibility), because the sender is ignored, because retention is over
-// (visible.go) → it looks up what goes with each event, such as the aggregations of its relations (clientform.go, bundle.go) → and appends
-// the event's JSON, of which the part that all readers share was made once (rooms.Event.Form). /sync does the same piece by piece, by a
-// View (recent.go). Where a page comes to a gap in what this server has, other servers are asked for history, and the page is read again
-// (gap.go).
+// A method of Service finds the room and creates a viewer, which is one user's view of the room during the request
+// (reading, in timeline.go) → the viewer walks a part of the timeline, or reads the requested events → it leaves out
+// events that the user may not see: because of the room's history visibility (rooms/visibility), because the sender is
+// ignored, or because they have expired (visible.go) → it adds data such as aggregated relations to each event
+// (clientform.go, bundle.go) → and appends the event's JSON, whose part that is the same for all readers is made once
+// (rooms.Event.Form). /sync does the same in steps, with a View (recent.go). If a page reaches a gap in the timeline,
+// events are requested from other servers, and the page is read again (gap.go).
 //
-// What other servers are shown has rules of its own (server_view.go).
+// Reads by other servers follow different rules (server_view.go).
 //
-// What is visible, and what has expired, is decided each time by the clock and by the state before each event. Only facts that never
-// change are kept in memory, and unread counts, which are forgotten when a rooms.Commit has changed what they were made from.
+// Visibility and expiry are decided each time, from the clock and the state before each event. Only facts that never
+// change are kept in memory, and unread counts, which are dropped when a rooms.Commit changes what they are based on.
 package history
 
 import (
@@ -25,15 +25,15 @@ import (
 	"ebb/storage"
 )
 
-// Options is what a Service is made of.
+// Options are the dependencies of a Service.
 type Options struct {
 	DB      *storage.DB
 	Rooms   *rooms.Service
-	Commits *rooms.Commits   // of Rooms
-	Now     func() time.Time // nil: the real time
+	Commits *rooms.Commits   // the commits of Rooms
+	Now     func() time.Time // nil: time.Now
 }
 
-// Service is safe for concurrent use.
+// Service implements the package. It is safe for concurrent use.
 type Service struct {
 	db    *storage.DB
 	rooms *rooms.Service
@@ -41,29 +41,29 @@ type Service struct {
 
 	unread unreadTable
 
-	// Facts that never change once they are true. Bounded; one that was dropped is read again.
-	past   *keyed.Map[pastKey, past]            // the state before events, as visibility asks for it
-	former *keyed.Map[storage.Pos, storage.Pos] // state event → the one that it replaced; 0: none
-	joined *keyed.Map[joinedKey, ident.Order]   // former member → order at which their last join ended
+	// Bounded caches of facts that never change once they are true.
+	past   *keyed.Map[pastKey, past]            // the parts of the state before events that visibility depends on
+	former *keyed.Map[storage.Pos, storage.Pos] // state event → the event that it replaced; 0: none
+	joined *keyed.Map[joinedKey, ident.Order]   // former member → order of the event that ended their last join
 
-	exhausted *keyed.Map[gapKey, time.Time] // gaps for which other servers had nothing, and when they were asked
+	exhausted *keyed.Map[gapKey, time.Time] // gaps for which other servers had no events, and when they were asked
 }
 
 const (
-	// pastEntries: an entry has some 150 bytes; a page of a busy room needs a few dozen.
+	// pastEntries bounds the cache of states: an entry has about 150 bytes; a page of a busy room needs a few dozen.
 	pastEntries   = 16384
 	formerEntries = 16384
 	joinedEntries = 4096
 )
 
-// The types of events that this package treats in a special way.
+// The event types with a meaning to this package.
 const (
 	typeMember            = "m.room.member"
 	typeHistoryVisibility = "m.room.history_visibility"
 	typeRedaction         = "m.room.redaction"
 )
 
-// New returns a Service that reads the rooms of another one.
+// New returns a Service that reads the rooms of o.Rooms.
 func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now

@@ -15,24 +15,26 @@ import (
 )
 
 const (
-	// MaxPage bounds the events of one answer.
+	// MaxPage bounds the events in one response.
 	MaxPage = 1000
-	// maxPageBytes bounds their JSON, and by itself that of what is aggregated for them: a page of the largest events has 64.
+	// maxPageBytes bounds their JSON, and separately that of their aggregations: with the largest events, a page has
+	// 64.
 	maxPageBytes = 4 << 20
-	// maxScan bounds the rows that one request looks at: where more of them in a row are hidden, the answer is short and its
-	// token goes on behind them.
+	// maxScan bounds the rows that one request reads: if many consecutive events are hidden, the page is short and its
+	// token continues after them.
 	maxScan = 10000
-	// maxScanBytes bounds the JSON of these rows: reading it takes some 50 ms.
+	// maxScanBytes bounds the JSON of these rows: reading it takes about 50 ms.
 	maxScanBytes = 32 << 20
-	// scanBatch and maxScanBatch are the least and the greatest number of rows read at once.
+	// scanBatch and maxScanBatch are the minimum and maximum number of rows read at a time.
 	scanBatch    = 32
 	maxScanBatch = 128
 )
 
-// PageRequest asks for a part of a room's timeline.
+// PageRequest selects a part of a room's timeline.
 type PageRequest struct {
-	From, To  string // tokens; "": the end of the timeline where the direction begins, no bound
-	Backwards bool   // newest first
+	// tokens; an empty From is the end of the timeline where the direction starts, an empty To no bound
+	From, To  string
+	Backwards bool // newest first
 	Limit     int
 	Filter    EventFilter
 }
@@ -40,13 +42,13 @@ type PageRequest struct {
 // Page is a part of a timeline with the tokens of its ends.
 type Page struct {
 	Start string
-	End   string // "": there is no more
+	End   string // "": there is nothing after the page
 	Chunk []json.RawMessage
 	State []json.RawMessage
 }
 
-// reading finds a room and makes the requester's view of it. Whoever may read nothing there, by whatever cause, gets one
-// and the same error.
+// reading finds a room and calls f with the requester's view of it. If the requester may not read the room, the error
+// is the same whatever the reason.
 func (s *Service) reading(ctx context.Context, roomID id.RoomID, to ident.Requester, f func(*storage.Tx, *viewer) error) error {
 	room, err := s.rooms.Room(ctx, roomID)
 	if errors.Is(err, rooms.ErrNoRoom) {
@@ -67,8 +69,8 @@ func (s *Service) reading(ctx context.Context, roomID id.RoomID, to ident.Reques
 	})
 }
 
-// readingWhole is reading for what needs all members of the room: it waits for a partial-state room to complete, but only if the
-// requester may read the room.
+// readingWhole is like reading, but needs all members of the room: it waits until a partial-state room is complete, but
+// only if the requester may read the room.
 func (s *Service) readingWhole(ctx context.Context, room id.RoomID, to ident.Requester, f func(*storage.Tx, *viewer) error) error {
 	if err := s.reading(ctx, room, to, func(*storage.Tx, *viewer) error { return nil }); err != nil {
 		return err
@@ -81,7 +83,8 @@ func (s *Service) readingWhole(ctx context.Context, room id.RoomID, to ident.Req
 
 func errNotReadable() error { return mxerr.Forbidden("You are not in this room") }
 
-// mayRead lets in members, former members until they forget the room, and everybody where anybody may read.
+// mayRead returns an error unless the viewer is a member, a former member who has not forgotten the room, or the room
+// is world readable.
 func (v *viewer) mayRead(tx *storage.Tx) error {
 	if v.joined || v.room.HistoryVisibility() == string(visibility.WorldReadable) {
 		return nil
@@ -96,12 +99,12 @@ func (v *viewer) mayRead(tx *storage.Tx) error {
 	return nil
 }
 
-// MayRead lets in whoever may read some of a room.
+// MayRead returns an error if the requester may not read any part of a room.
 func (s *Service) MayRead(ctx context.Context, roomID id.RoomID, to ident.Requester) error {
 	return s.reading(ctx, roomID, to, func(*storage.Tx, *viewer) error { return nil })
 }
 
-// wasJoined tells of somebody who is not joined whether they left the room, and did not forget it.
+// wasJoined reports whether a user who is not joined has left the room without forgetting it.
 func (v *viewer) wasJoined(tx *storage.Tx) (bool, error) {
 	if v.member == nil || v.member.Membership != rooms.Leave && v.member.Membership != rooms.Ban {
 		return false, nil
@@ -114,7 +117,7 @@ func (v *viewer) wasJoined(tx *storage.Tx) (bool, error) {
 	return until > 0, err
 }
 
-// Messages reads a page of a room's timeline.
+// Messages returns a page of a room's timeline.
 // Spec: client-server-api#get_matrixclientv3roomsroomidmessages
 func (s *Service) Messages(ctx context.Context, roomID id.RoomID, to ident.Requester, req PageRequest) (page Page, err error) {
 	w, err := parseWindow(req.From, req.To, req.Backwards)
@@ -128,7 +131,8 @@ func (s *Service) Messages(ctx context.Context, roomID id.RoomID, to ident.Reque
 	return page, err
 }
 
-// page reads a page. Backwards it ends where something is missing that other servers may have, and tells so.
+// page returns a page. Backwards, the page ends at a gap that other servers may be able to fill, and the gap is
+// returned.
 func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (p Page, g gap, err error) {
 	if req.From == "" && req.Backwards {
 		w.upTo = v.room.LastOrder()
@@ -147,18 +151,18 @@ func (v *viewer) page(tx *storage.Tx, w window, req PageRequest) (p Page, g gap,
 	if err != nil {
 		return p, g, err
 	}
-	g.found = g.reach(&c) && len(events) < req.Limit // the reader of a full page does not wait for the next one
+	g.found = g.reach(&c) && len(events) < req.Limit // the reader of a full page need not wait for the next one
 	err = v.fill(tx, &p, &c, &req, events, sights)
 	return p, g, err
 }
 
-// fill writes what a walk has found into a page.
+// fill fills a page with the results of a walk.
 func (v *viewer) fill(tx *storage.Tx, p *Page, c *cursor, req *PageRequest, events []*rooms.Event, sights []sight) (err error) {
 	if req.From != "" {
 		p.Start = req.From
 	}
-	// Deviation: a page of a filtered timeline always has an end if it has events, also at the start of the room; clients
-	// that page through files ask for it, and find the next page empty.
+	// Deviation: a page of a filtered timeline always has an end if it has events, even at the start of the room;
+	// clients that page through files request the next page, which is empty.
 	if !c.done || req.Filter.selective() && len(events) > 0 {
 		p.End = TimelineToken(c.start(req.Backwards))
 	}
@@ -171,8 +175,9 @@ func (v *viewer) fill(tx *storage.Tx, p *Page, c *cursor, req *PageRequest, even
 	return err
 }
 
-// capAtLeave spares a former member the walk over everything that was said since.
-// Deviation: what was said after the leave while the room was world readable, if it no longer is, is only given by id.
+// capAtLeave ends the window where a former member left, so that later events are not scanned.
+// Deviation: events sent after the leave while the room was world readable, if it no longer is, are only returned by
+// event ID.
 func (v *viewer) capAtLeave(tx *storage.Tx, w *window) error {
 	if v.joined || v.room.HistoryVisibility() == string(visibility.WorldReadable) {
 		return nil
@@ -182,22 +187,23 @@ func (v *viewer) capAtLeave(tx *storage.Tx, w *window) error {
 	return err
 }
 
-// cursor is a walk along a timeline.
+// cursor is the state of a walk along a timeline.
 type cursor struct {
 	window
 	backwards bool
 	done      bool // there is nothing left in the window
-	rows      int  // places looked at so far
-	bytes     int  // and what was read there
+	rows      int  // positions read so far
+	bytes     int  // bytes of the events read there
 }
 
-// span is what comes next in a walk: the orders of all that was looked at, and the rows of the events among it.
+// span is one step of a walk: the orders of all positions in it, and the rows of the events among them.
 type span struct {
 	orders []ident.Order
 	rows   []storage.EventRow
 }
 
-// source reads the next n places of a walk, or all that are left; it may leave out the rows of those that do not count.
+// source returns the next n positions of a walk, or all that are left. It may leave out the rows of events that are not
+// wanted.
 type source func(tx *storage.Tx, c *cursor, n int) (span, error)
 
 // timeline is the source of a walk along the room's timeline.
@@ -210,15 +216,15 @@ func (v *viewer) timeline(tx *storage.Tx, c *cursor, n int) (span, error) {
 	return out, err
 }
 
-// walk collects up to limit events that the viewer may see and that pass the filter. The cursor goes on over all others:
-// that rows are hidden, by their expiry too, never ends a page. The work is bounded, and so is what is collected.
+// walk collects up to limit events that the viewer may see and that pass the filter, and skips all others: hidden or
+// expired rows never end a page. The rows read and the bytes collected are bounded.
 func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter, next source) (events []*rooms.Event, sights []sight, err error) {
 	if !filter.room(string(v.room.ID())) || c.empty() {
 		c.done = true
 		return nil, nil, nil
 	}
 	for size := 0; len(events) < limit && size < maxPageBytes && !c.tired() && !c.done; {
-		n := max(min(limit-len(events)+1, maxScanBatch), scanBatch) // one more tells whether there are more
+		n := max(min(limit-len(events)+1, maxScanBatch), scanBatch) // one more shows whether there is another page
 		part, err := next(tx, c, n)
 		if err != nil {
 			return nil, nil, err
@@ -237,11 +243,11 @@ func (v *viewer) walk(tx *storage.Tx, c *cursor, limit int, filter *EventFilter,
 	return events, sights, nil
 }
 
-// tired reports whether the walk has looked at all that one request may look at.
+// tired reports whether the walk has reached the bounds of one request.
 func (c *cursor) tired() bool { return c.rows >= maxScan || c.bytes >= maxScanBytes }
 
-// pass moves the cursor behind a part of the walk, or where not all that was found in it is taken, behind the last event
-// that is. last says that nothing comes after the part.
+// pass moves the cursor behind a part of the walk, or behind the last event taken if not all of them were. last reports
+// whether the part is the last one.
 func (c *cursor) pass(part span, taken []*rooms.Event, all, last bool) {
 	c.rows += len(part.orders)
 	for i := range part.rows {
@@ -273,7 +279,7 @@ func (v *viewer) pick(tx *storage.Tx, rows []storage.EventRow, filter *EventFilt
 	return v.filter(tx, events)
 }
 
-// senders gives the member events of the senders of a page, as they were at its newest event.
+// senders returns the member events of the senders of a page, from the state at its newest event.
 // Spec: client-server-api#lazy-loading-room-members
 func (v *viewer) senders(tx *storage.Tx, page []*rooms.Event, newestFirst bool) ([]json.RawMessage, error) {
 	if len(page) == 0 {
@@ -294,7 +300,8 @@ func (v *viewer) senders(tx *storage.Tx, page []*rooms.Event, newestFirst bool) 
 	return v.stateForms(tx, members, FormOptions{RoomID: true})
 }
 
-// stateForms writes state events that go with what the viewer may see, whether or not they were visible when sent.
+// stateForms returns the forms of state events that accompany visible events, whether or not they were visible when
+// sent.
 func (v *viewer) stateForms(tx *storage.Tx, events []*rooms.Event, opt FormOptions) ([]json.RawMessage, error) {
 	sights, err := v.sights(tx, events)
 	if err != nil {
@@ -303,7 +310,7 @@ func (v *viewer) stateForms(tx *storage.Tx, events []*rooms.Event, opt FormOptio
 	return v.forms(tx, events, sights, opt)
 }
 
-// GetEvent gives one event to whoever may see it.
+// GetEvent returns one event if the requester may see it.
 // Spec: client-server-api#get_matrixclientv3roomsroomideventeventid
 func (s *Service) GetEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to ident.Requester) (form json.RawMessage, err error) {
 	err = s.readingEvent(ctx, roomID, eventID, to, func(tx *storage.Tx, v *viewer, e *rooms.Event, at sight) error {
@@ -313,7 +320,8 @@ func (s *Service) GetEvent(ctx context.Context, roomID id.RoomID, eventID id.Eve
 	return form, err
 }
 
-// readingEvent is reading with an event that the requester can see; one who cannot learns nothing about the room either.
+// readingEvent is like reading, with an event that the requester can see. If the requester cannot see it, the error
+// does not reveal anything about the room either.
 func (s *Service) readingEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to ident.Requester, f func(*storage.Tx, *viewer, *rooms.Event, sight) error) error {
 	err := s.reading(ctx, roomID, to, func(tx *storage.Tx, v *viewer) error {
 		e, at, err := v.event(tx, eventID)
@@ -325,7 +333,7 @@ func (s *Service) readingEvent(ctx context.Context, roomID id.RoomID, eventID id
 	return orNoEvent(err)
 }
 
-// orNoEvent makes one error of "you may not read the room" and "there is no such event".
+// orNoEvent replaces the error for a room that may not be read by the one for a missing event.
 func orNoEvent(err error) error {
 	if mxerr.Code(err) == mxerr.CodeForbidden {
 		return errNoEvent()
@@ -335,7 +343,7 @@ func orNoEvent(err error) error {
 
 func errNoEvent() error { return mxerr.NotFound("Event not found") }
 
-// event finds an event that the viewer may see.
+// event returns an event that the viewer may see.
 func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*rooms.Event, sight, error) {
 	row, found, err := tx.EventByID(v.room.NID(), string(eventID))
 	if err != nil {

@@ -9,15 +9,15 @@ import (
 	"ebb/mxerr"
 )
 
-// maxToken bounds the pagination tokens that are looked at; /sync gives the longest ones.
+// maxToken bounds the length of pagination tokens; those of /sync are the longest.
 const maxToken = 200
 
-// TimelineToken is the pagination token of the point just after the event with this order: backwards from it that event
-// comes first, forwards the next one. Order 0 is the start of every room.
+// TimelineToken returns the pagination token of the point just after the event with this order: backwards from it that
+// event comes first, forwards the next one. Order 0 is the start of every room.
 func TimelineToken(order ident.Order) string { return "t" + strconv.FormatInt(int64(order), 10) }
 
-// ParseToken reads a token of a timeline or of /sync (next_batch) as the order that it points after. /sync tokens begin
-// with s1_ and the stream position, of which the order of a live event is made.
+// ParseToken returns the order after which a token of a timeline or of /sync (next_batch) points. /sync tokens begin
+// with s1_ and the stream position, from which the order of a live event is derived.
 func ParseToken(text string) (order ident.Order, err error) {
 	number, isTimeline := strings.CutPrefix(text, "t")
 	limit := int64(1<<63 - 1)
@@ -36,7 +36,7 @@ func ParseToken(text string) (order ident.Order, err error) {
 	if isTimeline {
 		return ident.Order(n), nil
 	}
-	// Everything that the client was given with the token is at or below its position.
+	// Everything that the client got with the token is at or below its position.
 	return ident.Order(n) * rooms.OrderStep, nil
 }
 
@@ -44,13 +44,13 @@ func errToken(text string) error {
 	return mxerr.InvalidParam("Unknown pagination token %q", text[:min(len(text), 40)])
 }
 
-// window is a part of a timeline: the orders above after and not above upTo.
+// window is a part of a timeline: the orders greater than after, up to and including upTo.
 type window struct{ after, upTo ident.Order }
 
-// everything is the whole timeline.
+// everything returns the window of the whole timeline.
 func everything() window { return window{after: 0, upTo: 1<<63 - 1} }
 
-// parseWindow turns from, to and a direction into the part of the timeline between them; an empty token is no bound.
+// parseWindow returns the part of the timeline between the tokens from and to; an empty token is no bound.
 func parseWindow(from, to string, backwards bool) (window, error) {
 	w := everything()
 	for _, t := range []struct {
@@ -73,7 +73,7 @@ func parseWindow(from, to string, backwards bool) (window, error) {
 	return w, nil
 }
 
-// start is the token of the end where a walk begins.
+// start returns the token of the end where a walk begins.
 func (w window) start(backwards bool) ident.Order {
 	if backwards {
 		return w.upTo
@@ -81,7 +81,7 @@ func (w window) start(backwards bool) ident.Order {
 	return w.after
 }
 
-// shrink moves the end where a walk began beyond the event that it has reached.
+// shrink moves the end where a walk began to behind the event that it has reached.
 func (w *window) shrink(order ident.Order, backwards bool) {
 	if backwards {
 		w.upTo = order - 1

@@ -14,13 +14,13 @@ import (
 	"ebb/storage"
 )
 
-// Unread is how many events of a room a user has not read, in the main timeline and in threads.
+// Unread is the number of unread events of a room, in the main timeline and in threads.
 type Unread struct {
 	Main    UnreadCount
-	Threads map[id.EventID]UnreadCount // those that have any, by root
+	Threads map[id.EventID]UnreadCount // threads with unread events, by root
 }
 
-// UnreadCount counts notifications, and those among them that highlight.
+// UnreadCount counts notifications, and the highlights among them.
 type UnreadCount struct{ Notify, Highlight int64 }
 
 func (c *UnreadCount) add(class pushrules.Class) {
@@ -33,13 +33,14 @@ func (c *UnreadCount) add(class pushrules.Class) {
 }
 
 const (
-	// maxUnread bounds what is remembered and counted per user and room: nobody reads "5000 unread" as a number.
+	// maxUnread bounds the unread events that are kept and counted per user and room: nobody needs the exact number
+	// beyond 5000.
 	maxUnread = 5000
-	// maxUnreadLists bounds the memory of the counts; any list can be counted again.
+	// maxUnreadLists bounds the memory of the counts; a dropped list is counted again when needed.
 	maxUnreadLists = 20000
 )
 
-// unreadTable remembers what users have not read. Lists are made from the database, once, and extended from memory.
+// unreadTable caches lists of unread events. Each list is read from the database once, and then extended from memory.
 type unreadTable struct {
 	// mu guards lists; a leaf lock.
 	mu    sync.Mutex
@@ -51,16 +52,16 @@ type unreadKey struct {
 	room ident.RoomNID
 }
 
-// unreadList is what one user has not read of one room, oldest first.
+// unreadList is the unread events of one user in one room, oldest first.
 type unreadList struct {
-	notBefore storage.Pos // a snapshot that ends before it does not hold what the list was forgotten for
+	notBefore storage.Pos // an older snapshot does not contain the change for which the list was dropped
 
 	// mu guards the rest; held over reads of the database.
 	mu      sync.Mutex
 	valid   bool
-	upTo    storage.Pos // events up to here are looked at
+	upTo    storage.Pos // events up to here have been processed
 	entries []unreadEntry
-	roots   map[storage.Pos]id.EventID // of the threads among entries
+	roots   map[storage.Pos]id.EventID // of the threads in entries
 }
 
 type unreadEntry struct {
@@ -85,8 +86,8 @@ func (t *unreadTable) list(k unreadKey) *unreadList {
 	return l
 }
 
-// forget makes the next count look at the database, because of a receipt or membership at a position. A count by an older
-// snapshot, which may be under way, is not remembered.
+// forget makes the next count read the database, because of a receipt or membership change at a position. A concurrent
+// count from an older snapshot is not cached.
 func (t *unreadTable) forget(user ident.UserNID, room ident.RoomNID, pos storage.Pos) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,7 +97,7 @@ func (t *unreadTable) forget(user ident.UserNID, room ident.RoomNID, pos storage
 	t.lists[unreadKey{user, room}] = &unreadList{notBefore: pos}
 }
 
-// forgetRoom is forget for every user.
+// forgetRoom calls forget for every user.
 func (t *unreadTable) forgetRoom(room ident.RoomNID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -107,7 +108,8 @@ func (t *unreadTable) forgetRoom(room ident.RoomNID) {
 	}
 }
 
-// committed is the Listener that forgets the lists that a commit has made wrong. New events are added when somebody asks.
+// committed is a rooms.Listener that drops the lists that a commit has made obsolete. New events are added when a list
+// is used.
 func (t *unreadTable) committed(c *rooms.Commit) {
 	if c.Entered || c.Rejudged || len(c.Purged) > 0 {
 		t.forgetRoom(c.Room.NID())
@@ -124,8 +126,8 @@ func (t *unreadTable) committed(c *rooms.Commit) {
 	}
 }
 
-// Unread counts what a joined user has not read. Expired events do not count from the moment they expire, and messages of
-// ignored users do not count at all.
+// Unread counts the events that a joined user has not read. Events stop counting when they expire, and messages of
+// ignored users never count.
 func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID) (Unread, error) {
 	r, err := s.rooms.RoomByNID(ctx, room)
 	if err != nil || !r.HasLocal(user) {
@@ -152,7 +154,7 @@ func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user ident.UserNID
 	return l.count(r.Retention(), s.now(), ignored), nil
 }
 
-// ignoredNIDs lists whom a user ignores by short name; those who have none have sent nothing.
+// ignoredNIDs returns the numbers of the users whom a user ignores; those without a number have not sent anything.
 func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user ident.UserNID) (map[ident.UserNID]bool, error) {
 	list, err := s.rooms.Ignores(ctx, tx, user)
 	if err != nil || len(list) == 0 {
@@ -171,7 +173,8 @@ func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user ident.Us
 	return out, nil
 }
 
-// readInner reads through tx, or where there is none on a connection that nobody holds while waiting for a list.
+// readInner calls f with tx, or, if tx is nil, with a read on the reserved connection, which nobody holds while waiting
+// for a list.
 func (s *Service) readInner(ctx context.Context, tx *storage.Tx, f func(*storage.Tx) error) error {
 	if tx != nil {
 		return f(tx)
@@ -179,7 +182,7 @@ func (s *Service) readInner(ctx context.Context, tx *storage.Tx, f func(*storage
 	return s.db.ReadInner(ctx, f)
 }
 
-// extend looks at what was committed since; false where memory does not tell.
+// extend adds the events committed since; it returns false if memory does not have them.
 func (l *unreadList) extend(r *rooms.Room, user ident.UserNID) bool {
 	news, ok := r.Recent(l.upTo)
 	if !ok {
@@ -197,7 +200,7 @@ func (l *unreadList) extend(r *rooms.Room, user ident.UserNID) bool {
 	return true
 }
 
-// add takes one event in. The user's own events read what is before them in their thread.
+// add processes one event. The user's own events mark everything before them in their thread as read.
 // Spec: client-server-api#marking-notifications-as-read
 func (l *unreadList) add(user ident.UserNID, u storage.UnreadRow) {
 	l.upTo = max(l.upTo, u.Position)
@@ -222,7 +225,7 @@ func (l *unreadList) add(user ident.UserNID, u storage.UnreadRow) {
 	})
 }
 
-// recount reads everything after the user's receipts and join.
+// recount reads all events after the user's receipts and join from the database.
 func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user ident.UserNID) error {
 	if tx == nil {
 		return errNeedTx
@@ -230,7 +233,7 @@ func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user ident.UserNID) 
 	l.valid, l.upTo, l.entries, l.roots = false, tx.Settled(), nil, nil
 	floor, threads, err := readFloors(tx, r.NID(), user)
 	if err != nil || floor == 0 {
-		return err // 0: the snapshot is from before the join
+		return err // 0: the snapshot is older than the join
 	}
 	rows, err := tx.Unread(user, r.NID(), floor, maxUnread)
 	if err != nil {
@@ -245,8 +248,8 @@ func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user ident.UserNID) 
 	return nil
 }
 
-// readFloors tells up to which order a user has read everything, 0 where they are not joined, and up to which single
-// threads (by root; 0: main timeline).
+// readFloors returns the order up to which a user has read everything, 0 if they are not joined, and the orders up to
+// which they have read single threads (by root; 0: main timeline).
 func readFloors(tx *storage.Tx, room ident.RoomNID, user ident.UserNID) (floor ident.Order, threads map[storage.Pos]ident.Order, err error) {
 	m, found, err := tx.MembershipOf(user, room)
 	if err != nil {
@@ -280,7 +283,7 @@ func readFloors(tx *storage.Tx, room ident.RoomNID, user ident.UserNID) (floor i
 	return floor, threads, nil
 }
 
-// nameRoots finds the ids of the threads' roots.
+// nameRoots finds the event IDs of the threads' roots.
 func (l *unreadList) nameRoots(tx *storage.Tx) error {
 	if tx == nil {
 		return errNeedTx
@@ -291,7 +294,7 @@ func (l *unreadList) nameRoots(tx *storage.Tx) error {
 	unnamed := l.unnamed()
 	names, err := tx.EventNames(unnamed)
 	for _, root := range unnamed {
-		l.roots[root] = "" // one that is gone
+		l.roots[root] = "" // until it is found, it counts as deleted
 	}
 	for _, e := range names {
 		l.roots[e.Position] = id.EventID(e.EventID)
@@ -308,8 +311,8 @@ func (l *unreadList) unnamed() (roots []storage.Pos) {
 	return roots
 }
 
-// count sums up what has not expired and is not ignored; neither happens to state events. Replies to a root that is gone
-// count in the main timeline.
+// count adds up the events that have not expired and are not ignored; state events neither expire nor are ignored.
+// Replies to a deleted root count in the main timeline.
 func (l *unreadList) count(policy expiry.Policy, now time.Time, ignored map[ident.UserNID]bool) (u Unread) {
 	for _, e := range l.entries {
 		if !e.isState && (ignored[e.sender] || expiry.Expired(policy, e.originTS, e.receivedTS, now)) {

@@ -17,7 +17,7 @@ import (
 	"ebb/wake"
 )
 
-// chronicle is a room's timeline as a list, with what it means for unread counts told in the simplest way.
+// chronicle is a room's timeline as a list, with the simplest possible computation of unread counts.
 type chronicle struct {
 	*library
 	room    id.RoomID
@@ -37,7 +37,7 @@ type line struct {
 	redacted bool
 	class    map[ident.UserNID]pushrules.Class
 	at       time.Time
-	joins    ident.UserNID // the user whose join it is
+	joins    ident.UserNID // the user who joins with this event
 }
 
 type readKey struct {
@@ -45,7 +45,7 @@ type readKey struct {
 	typ, thread string
 }
 
-// naive counts for one user.
+// naive computes the counts of one user.
 func (y *chronicle) naive(user ident.Requester) (u Unread) {
 	if y.load(y.room).Membership(user.UserID) != rooms.Join {
 		return u
@@ -92,7 +92,7 @@ func (y *chronicle) naive(user ident.Requester) (u Unread) {
 	return u
 }
 
-// check compares what the service counts with the naive count, for everybody.
+// compare compares the counts of the service with the naive ones, for all users.
 func (y *chronicle) compare(svc *Service, when string) (total int64) {
 	y.t.Helper()
 	nid := y.load(y.room).NID()
@@ -113,7 +113,7 @@ func (y *chronicle) add(sender ident.Requester, eventID id.EventID, l line) {
 	y.lines = append(y.lines, l)
 }
 
-// pick chooses a line for which f holds, -1 for none.
+// pick returns a random line for which f returns true, -1 if there is none.
 func (y *chronicle) pick(r *rand.Rand, f func(line) bool) int {
 	for range 20 {
 		if i := r.IntN(len(y.lines)); f(y.lines[i]) {
@@ -123,7 +123,7 @@ func (y *chronicle) pick(r *rand.Rand, f func(line) bool) int {
 	return -1
 }
 
-// step does something by chance.
+// step performs a random action.
 func (y *chronicle) step(r *rand.Rand) string {
 	who := y.users[r.IntN(len(y.users))]
 	if y.load(y.room).Membership(who.UserID) != rooms.Join {
@@ -193,7 +193,7 @@ func (y *chronicle) message(r *rand.Rand, who ident.Requester, thread id.EventID
 	return "message " + relates
 }
 
-// read sends a receipt: public or private, of everything, the main timeline or a thread.
+// read sends a public or private receipt for everything, the main timeline or a thread.
 func (y *chronicle) read(r *rand.Rand, who ident.Requester) string {
 	i := r.IntN(len(y.lines))
 	thread := ""
@@ -297,11 +297,11 @@ func TestExpiredEventsDropOutOfTheCountAndThePurgeLeavesZero(t *testing.T) {
 	_, _, _, err := h.rooms.Purge(t.Context(), h.load(y.room), h.svc.now(), 0)
 	h.check(err)
 	for _, svc := range []*Service{h.svc, h.anew()} {
-		if got := count(svc); got != (UnreadCount{1, 1}) { // state stays
+		if got := count(svc); got != (UnreadCount{1, 1}) { // state events stay
 			t.Errorf("after the purge: %+v", got)
 		}
 	}
-	h.check(h.rooms.SetRetentionOverride(t.Context(), y.room, nil)) // purged is purged
+	h.check(h.rooms.SetRetentionOverride(t.Context(), y.room, nil)) // purged events stay purged
 	if got := count(h.svc); got != (UnreadCount{1, 1}) {
 		t.Errorf("without a policy after the purge: %+v", got)
 	}
@@ -325,7 +325,7 @@ func TestDisplayNamesInTheTextHighlightAsMembersHaveThemThen(t *testing.T) {
 	}
 	called := func(who ident.Requester, name string) {
 		t.Helper()
-		if who == bob { // who sends something has read everything
+		if who == bob { // sending an event marks everything before it as read
 			highlights = 0
 		}
 		h.state(who, y.room, "m.room.member", string(who.UserID), fmt.Sprintf(`{"membership":"join","displayname":%q}`, name))
@@ -343,7 +343,7 @@ func TestDisplayNamesInTheTextHighlightAsMembersHaveThemThen(t *testing.T) {
 	h.check(h.rooms.Leave(t.Context(), bob, y.room, ""))
 	h.check(h.rooms.Join(t.Context(), bob, y.room, ""))
 	highlights = 0
-	says("Bob B came back without a name", true) // bob is the localpart
+	says("Bob B came back without a name", true) // bob still matches as the localpart
 	called(bob, "X Y")
 	says("x y has one again", true)
 }

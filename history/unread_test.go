@@ -14,7 +14,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// notifying makes every event a notification.
+// notifying makes every event cause a notification.
 func notifying(o *rooms.Options) { o.Push = allNotify{} }
 
 type allNotify struct{}

@@ -19,7 +19,7 @@ type pastKey struct {
 	user     ident.UserNID
 }
 
-// past is what visibility asks of the state before an event.
+// past is the part of the state before an event that visibility depends on.
 type past struct {
 	history    visibility.History
 	membership visibility.Membership
@@ -31,11 +31,11 @@ type joinedKey struct {
 	member storage.Pos // the current m.room.member event
 }
 
-// errNeedTx: memory does not have the answer; come again inside db.Read.
+// errNeedTx means that memory is not sufficient: the call has to be repeated inside db.Read.
 var errNeedTx = errors.New("a database read is needed")
 
-// withTx runs f with tx, or first without one and, when that does not do, in a read of its own. f must have no effect
-// before it returns errNeedTx.
+// withTx runs f with tx. If tx is nil, it runs f without one, and repeats it inside a read if it returns errNeedTx.
+// Until then f must have no effect.
 func (s *Service) withTx(ctx context.Context, tx *storage.Tx, f func(*storage.Tx) error) error {
 	if tx != nil {
 		return f(tx)
@@ -46,7 +46,7 @@ func (s *Service) withTx(ctx context.Context, tx *storage.Tx, f func(*storage.Tx
 	return s.db.Read(ctx, f)
 }
 
-// viewer is how one user stands to a room for the time of one request.
+// viewer is one user's view of a room during one request.
 type viewer struct {
 	svc  *Service
 	room *rooms.Room
@@ -54,8 +54,8 @@ type viewer struct {
 	now  time.Time
 
 	joined    bool
-	joinedPos storage.Pos   // since when without a break
-	member    *rooms.Member // nil: the room does not know the user
+	joinedPos storage.Pos   // start of the current uninterrupted join
+	member    *rooms.Member // nil: the user was never in the room
 	ignored   map[id.UserID]struct{}
 	policy    expiry.Policy
 
@@ -76,14 +76,14 @@ func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *rooms.Room, 
 	return v, err
 }
 
-// sight is what a viewer sees of one event.
+// sight is the result of the visibility check of one event.
 type sight struct {
 	visible    bool
-	membership visibility.Membership // of the viewer at the event, the event's own change included
+	membership visibility.Membership // the viewer's membership at the event, including the event's own change
 }
 
-// Visible leaves out the events that the requester may not see: by history visibility, because their time is over, or
-// because the requester ignores the sender. Their order is kept.
+// Visible returns the events that the requester may see, in the given order. It leaves out those that are hidden by
+// history visibility, have expired, or were sent by an ignored user.
 func (s *Service) Visible(ctx context.Context, tx *storage.Tx, room *rooms.Room, to ident.Requester, evs []*rooms.Event) (visible []*rooms.Event, err error) {
 	err = s.withTx(ctx, tx, func(tx *storage.Tx) error {
 		v, err := s.viewer(ctx, tx, room, to)
@@ -96,7 +96,7 @@ func (s *Service) Visible(ctx context.Context, tx *storage.Tx, room *rooms.Room,
 	return visible, err
 }
 
-// filter is Visible that also tells what the viewer's membership was.
+// filter is like Visible, and also returns the sights of the visible events.
 func (v *viewer) filter(tx *storage.Tx, evs []*rooms.Event) (visible []*rooms.Event, sights []sight, err error) {
 	all, err := v.sights(tx, evs)
 	if err != nil {
@@ -111,8 +111,8 @@ func (v *viewer) filter(tx *storage.Tx, evs []*rooms.Event) (visible []*rooms.Ev
 	return visible, sights, nil
 }
 
-// sights judges events. Most are judged from memory: the viewer's membership since they joined is known, and so is the
-// state before recent events.
+// sights checks the visibility of events. Most checks need only memory: it has the viewer's membership since they
+// joined, and the state before recent events.
 func (v *viewer) sights(tx *storage.Tx, evs []*rooms.Event) ([]sight, error) {
 	out := make([]sight, len(evs))
 	var open []int
@@ -140,13 +140,14 @@ func (v *viewer) sights(tx *storage.Tx, evs []*rooms.Event) ([]sight, error) {
 	return out, nil
 }
 
-// hides tells whether an event is out of sight for another reason than history visibility.
+// hides reports whether an event is hidden for a reason other than history visibility.
 func (v *viewer) hides(e *rooms.Event) bool {
-	if e.Hidden() && !(e.IsState() && e.Flags == storage.OutlierEvent) { // state from before this server came in is known without a place
+	// state from before this server joined consists of outliers
+	if e.Hidden() && !(e.IsState() && e.Flags == storage.OutlierEvent) {
 		return true
 	}
 	if e.IsState() {
-		return false // state never expires, and that of ignored users still counts
+		return false // state events do not expire, and those of ignored users are shown
 	}
 	_, ignored := v.ignored[e.Sender()]
 	return ignored || v.expired(e)
@@ -156,7 +157,7 @@ func (v *viewer) expired(e *rooms.Event) bool {
 	return !e.IsState() && expiry.Expired(v.policy, e.OriginServerTS(), e.ReceivedTS, v.now)
 }
 
-// cutoff is the policy's cutoff for queries, nil when nothing expires.
+// cutoff returns the policy's cutoff for queries, nil if nothing expires.
 func (v *viewer) cutoff() *int64 {
 	if c, ok := expiry.Cutoff(v.policy, v.now); ok {
 		return &c
@@ -164,14 +165,14 @@ func (v *viewer) cutoff() *int64 {
 	return nil
 }
 
-// duringJoin tells of an event, without a look at its state, that the viewer was joined at it. An event of this server
-// was built on everything that had arrived here; one of another server may not know of the join. joinedPos may lag behind
-// joined for a moment after a commit: it is 0 then.
+// duringJoin reports whether the viewer was certainly joined at an event, without reading its state. A local event was
+// built on everything that this server had received; a remote one may be from a server that had not received the join.
+// joinedPos may lag behind joined for a moment after a commit: then it is 0.
 func (v *viewer) duringJoin(e *rooms.Event) bool {
 	return v.joined && v.joinedPos != 0 && e.Order >= ident.Order(v.joinedPos)*rooms.OrderStep && v.svc.rooms.IsLocal(e.Sender())
 }
 
-// pasts finds the state before the events at these indexes.
+// pasts returns the pasts of the events at these indexes.
 func (v *viewer) pasts(tx *storage.Tx, evs []*rooms.Event, at []int) (map[int64]past, error) {
 	found := make(map[int64]past, len(at))
 	var missing []int64
@@ -225,7 +226,7 @@ func (v *viewer) loadPasts(tx *storage.Tx, snapshots []int64, into map[int64]pas
 	return nil
 }
 
-// judge applies the table of rooms/visibility to one event.
+// judge checks the visibility of one event according to rooms/visibility.
 func (v *viewer) judge(tx *storage.Tx, e *rooms.Event, before past) (sight, error) {
 	view := visibility.View{History: before.history, Membership: before.membership, JoinedSince: v.joined}
 	at := before.membership
@@ -253,12 +254,12 @@ func membershipOf(e *rooms.Event) visibility.Membership {
 	return visibility.Leave
 }
 
-// maxMembershipSteps bounds the walk back through somebody's membership: who came and went more often after their last
-// join sees less of the past.
+// maxMembershipSteps bounds the walk back through a user's membership changes: a user with more changes since their
+// last join sees less of the past.
 const maxMembershipSteps = 200
 
-// joinedUntil is, for somebody who is not joined, the order of the event that ended their last join; 0 for one who was
-// never joined. It walks back from the current member event through those that each replaced.
+// joinedUntil returns, for a user who is not joined, the order of the event that ended their last join; 0 if they never
+// joined. It follows the replaced member events back from the current one.
 func (v *viewer) joinedUntil(tx *storage.Tx) (ident.Order, error) {
 	if v.lastJoin != nil || v.member == nil {
 		return deref(v.lastJoin), nil

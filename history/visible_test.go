@@ -18,7 +18,8 @@ import (
 )
 
 func TestHistoryVisibilityHoldsOnEveryRead(t *testing.T) {
-	// what bob, invited after "before", joined after "invited", gone after "joined", back after "left", may read
+	// what bob may read: he is invited after "before", joins after "invited", leaves after "joined" and returns after
+	// "left"
 	for visibility, want := range map[string][]string{
 		"world_readable": {"before", "invited", "joined", "left", "back"},
 		"shared":         {"before", "invited", "joined", "left", "back"},
@@ -128,7 +129,7 @@ func (l *library) declined(by ident.Requester, room id.RoomID) ident.Requester {
 	return s
 }
 
-// readAll asks for everything that can be read and gives the errors.
+// readAll reads an event in every possible way and returns the errors.
 func (l *library) readAll(who ident.Requester, room id.RoomID, e id.EventID) map[string]error {
 	ctx, to, errs := l.t.Context(), who, map[string]error{}
 	_, errs["messages"] = l.svc.Messages(ctx, room, to, PageRequest{Limit: 10})
@@ -395,7 +396,7 @@ func threadOfWhichTheRepliesExpiredIsNone(t *testing.T, l *library) {
 	}
 }
 
-// TestNewEventsNeedNoDatabase: the only connection for reading is in use while a client's events are written.
+// TestNewEventsNeedNoDatabase keeps the only read connection busy while a client's events are written.
 func TestNewEventsNeedNoDatabase(t *testing.T) {
 	l := newLibrary(t)
 	alice, bob := l.user("alice"), l.user("bob")
@@ -405,7 +406,7 @@ func TestNewEventsNeedNoDatabase(t *testing.T) {
 	r, err := l.rooms.Room(t.Context(), room)
 	l.check(err)
 	since := l.db.Settled() - 1
-	if _, err := l.svc.Visible(t.Context(), nil, r, bob, nil); err != nil { // loads what is kept of bob
+	if _, err := l.svc.Visible(t.Context(), nil, r, bob, nil); err != nil { // loads what is cached of bob
 		t.Fatal(err)
 	}
 	news, ok := r.Recent(since)
