@@ -19,6 +19,7 @@ import (
 
 	"ebb/accounts"
 	"ebb/config"
+	"ebb/directory"
 	"ebb/fedclient"
 	"ebb/httpapi"
 	"ebb/mxerr"
@@ -33,6 +34,7 @@ type API struct {
 	Config    *config.Config
 	Accounts  *accounts.Service
 	Rooms     *rooms.Service
+	Directory *directory.Service
 	Retention *retention.Job
 	Outbox    *outbox.Service
 	Signing   *fedclient.SigningKeys

@@ -152,7 +152,7 @@ func (a *API) roomID(ctx context.Context, text string) (id.RoomID, error) {
 	if !strings.HasPrefix(text, "#") {
 		return id.RoomID(text), nil
 	}
-	room, _, err := a.Rooms.ResolveRoom(ctx, text)
+	room, _, err := a.Directory.ResolveRoom(ctx, text)
 	return room, err
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"ebb/accounts"
 	"ebb/config"
+	"ebb/directory"
 	"ebb/e2ee"
 	"ebb/feed"
 	"ebb/history"
@@ -21,14 +22,15 @@ import (
 
 // API holds the services behind the client-server API; all fields are required.
 type API struct {
-	Config   *config.Config
-	Accounts *accounts.Service
-	Rooms    *rooms.Service
-	History  *history.Service
-	Feed     *feed.Service
-	E2EE     *e2ee.Service
-	Push     *pushrules.Rules
-	Media    *media.Service
+	Config    *config.Config
+	Accounts  *accounts.Service
+	Rooms     *rooms.Service
+	History   *history.Service
+	Directory *directory.Service
+	Feed      *feed.Service
+	E2EE      *e2ee.Service
+	Push      *pushrules.Rules
+	Media     *media.Service
 }
 
 // New returns an API.

@@ -37,7 +37,7 @@ func (a *API) setRoomAlias(r *httpapi.Request) (any, error) {
 	if body.RoomID == "" {
 		return nil, mxerr.MissingParam("room_id is missing")
 	}
-	return nil, a.Rooms.CreateAlias(r.Context(), r.Requester, roomAlias(r), body.RoomID)
+	return nil, a.Directory.CreateAlias(r.Context(), r.Requester, roomAlias(r), body.RoomID)
 }
 
 // getRoomIDByAlias returns the room ID for an alias.
@@ -48,19 +48,19 @@ func (a *API) getRoomIDByAlias(r *httpapi.Request) (any, error) {
 	if err := a.mayAskFor(r, server != a.Config.ServerName); err != nil {
 		return nil, err
 	}
-	room, servers, err := a.Rooms.ResolveAlias(r.Context(), alias)
+	room, servers, err := a.Directory.ResolveAlias(r.Context(), alias)
 	return map[string]any{"room_id": room, "servers": servers}, err
 }
 
 // deleteRoomAlias removes an alias.
 // Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
 func (a *API) deleteRoomAlias(r *httpapi.Request) (any, error) {
-	return nil, a.Rooms.DeleteAlias(r.Context(), r.Requester, roomAlias(r))
+	return nil, a.Directory.DeleteAlias(r.Context(), r.Requester, roomAlias(r))
 }
 
 // getLocalAliases lists the local aliases of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidaliases
 func (a *API) getLocalAliases(r *httpapi.Request) (any, error) {
-	aliases, err := a.Rooms.LocalAliases(r.Context(), r.Requester, roomID(r))
+	aliases, err := a.Directory.LocalAliases(r.Context(), r.Requester, roomID(r))
 	return map[string][]id.RoomAlias{"aliases": listed(aliases)}, err
 }

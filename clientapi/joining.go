@@ -27,7 +27,7 @@ func via(r *httpapi.Request) []string { return append(r.QueryAll("via"), r.Query
 // joinRoom joins a room given by ID or alias.
 // Spec: client-server-api#post_matrixclientv3joinroomidoralias
 func (a *API) joinRoom(r *httpapi.Request) (any, error) {
-	room, servers, err := a.Rooms.ResolveRoom(r.Context(), r.Var("roomIdOrAlias"))
+	room, servers, err := a.Directory.ResolveRoom(r.Context(), r.Var("roomIdOrAlias"))
 	if err != nil {
 		return nil, err
 	}

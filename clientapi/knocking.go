@@ -17,7 +17,7 @@ func (a *API) knockRoom(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	room, servers, err := a.Rooms.ResolveRoom(r.Context(), r.Var("roomIdOrAlias"))
+	room, servers, err := a.Directory.ResolveRoom(r.Context(), r.Var("roomIdOrAlias"))
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,10 @@
 package clientapi
 
 import (
+	"ebb/directory"
 	"ebb/history"
 	"ebb/httpapi"
 	"ebb/mxerr"
-	"ebb/rooms"
 )
 
 func (a *API) listPublicRoomsRoutes() []httpapi.Route {
@@ -23,7 +23,7 @@ func (a *API) listPublicRoomsRoutes() []httpapi.Route {
 // getRoomVisibilityOnDirectory reports whether a room is in the room directory.
 // Spec: client-server-api#get_matrixclientv3directorylistroomroomid
 func (a *API) getRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
-	published, err := a.Rooms.IsPublished(r.Context(), roomID(r))
+	published, err := a.Directory.IsPublished(r.Context(), roomID(r))
 	return map[string]string{"visibility": visibility(published)}, err
 }
 
@@ -47,7 +47,7 @@ func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 	if body.Visibility != "public" && body.Visibility != "private" {
 		return nil, mxerr.InvalidParam("visibility must be public or private")
 	}
-	return nil, a.Rooms.SetPublished(r.Context(), r.Requester, roomID(r), body.Visibility == "public")
+	return nil, a.Directory.SetPublished(r.Context(), r.Requester, roomID(r), body.Visibility == "public")
 }
 
 // getPublicRooms lists the rooms in the directory.
@@ -57,20 +57,20 @@ func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.publicRooms(r, rooms.PublicRoomsRequest{Limit: int(limit), Since: r.Query("since")})
+	return a.publicRooms(r, directory.PublicRoomsRequest{Limit: int(limit), Since: r.Query("since")})
 }
 
 // queryPublicRooms searches the rooms in the directory.
 // Spec: client-server-api#post_matrixclientv3publicrooms
 func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
-	var body rooms.PublicRoomsRequest
+	var body directory.PublicRoomsRequest
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
 	return a.publicRooms(r, body)
 }
 
-func (a *API) publicRooms(r *httpapi.Request, body rooms.PublicRoomsRequest) (any, error) {
+func (a *API) publicRooms(r *httpapi.Request, body directory.PublicRoomsRequest) (any, error) {
 	q, ok := body.Query()
 	if !ok {
 		return nil, mxerr.InvalidParam("limit must not be negative, and generic_search_term must not be too long")
@@ -79,7 +79,7 @@ func (a *API) publicRooms(r *httpapi.Request, body rooms.PublicRoomsRequest) (an
 		if r.UserID == "" { // anonymous requests must not make this server contact others
 			return nil, mxerr.MissingToken()
 		}
-		return a.Rooms.RemotePublicRooms(r.Context(), server, body)
+		return a.Directory.RemotePublicRooms(r.Context(), server, body)
 	}
-	return a.Rooms.PublicRooms(r.Context(), q)
+	return a.Directory.PublicRooms(r.Context(), q)
 }

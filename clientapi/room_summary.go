@@ -5,6 +5,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/directory"
 	"ebb/httpapi"
 	"ebb/rooms"
 )
@@ -23,12 +24,12 @@ func (a *API) roomSummaryRoutes() []httpapi.Route {
 // getRoomSummary returns a summary of a room to users who may join or read it.
 // Spec: client-server-api#get_matrixclientv1room_summaryroomidoralias
 func (a *API) getRoomSummary(r *httpapi.Request) (any, error) {
-	room, membership, err := a.Rooms.Summary(r.Context(), r.UserID, r.Var("roomIdOrAlias"), via(r))
+	room, membership, err := a.Directory.Summary(r.Context(), r.UserID, r.Var("roomIdOrAlias"), via(r))
 	if err != nil {
 		return nil, err
 	}
 	answer := struct {
-		rooms.RoomSummary
+		directory.RoomSummary
 		Membership rooms.Membership `json:"membership,omitempty"`
 		// The names from MSC3266 for two members, used at its paths. One response must not have both names: parsers
 		// that accept them as aliases of one member reject it.

@@ -19,6 +19,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/config"
+	"ebb/directory"
 	"ebb/history"
 	"ebb/httpapi"
 	"ebb/ident"
@@ -59,6 +60,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	a := &API{Config: &config.Config{ServerName: "here"}, Rooms: h.svc, History: history.New(history.Options{DB: db, Rooms: h.svc, Commits: commits, Now: now})}
+	a.Directory = directory.New(directory.Options{DB: db, Server: "here", Rooms: h.svc, Now: now})
 	h.door = httpapi.New(httpapi.Options{Routes: a.allRoomRoutes(), Authenticate: h.authenticate, Log: slog.New(slog.DiscardHandler)})
 	return h
 }

@@ -1,11 +1,11 @@
 package clientapi
 
 import (
+	"ebb/directory"
 	"math"
 
 	"ebb/history"
 	"ebb/httpapi"
-	"ebb/rooms"
 )
 
 func (a *API) spaceHierarchyRoutes() []httpapi.Route {
@@ -18,7 +18,7 @@ func (a *API) spaceHierarchyRoutes() []httpapi.Route {
 // getSpaceHierarchy lists the rooms of a space.
 // Spec: client-server-api#get_matrixclientv1roomsroomidhierarchy
 func (a *API) getSpaceHierarchy(r *httpapi.Request) (any, error) {
-	q := rooms.HierarchyQuery{User: r.UserID, Root: roomID(r), From: r.Query("from")}
+	q := directory.HierarchyQuery{User: r.UserID, Root: roomID(r), From: r.Query("from")}
 	var err error
 	if q.SuggestedOnly, err = r.QueryBool("suggested_only", false); err != nil {
 		return nil, err
@@ -32,5 +32,5 @@ func (a *API) getSpaceHierarchy(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	q.Limit, q.MaxDepth = int(limit), int(depth)
-	return a.Rooms.Hierarchy(r.Context(), q)
+	return a.Directory.Hierarchy(r.Context(), q)
 }

@@ -14,6 +14,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
+	"ebb/directory"
 	"ebb/e2ee"
 	"ebb/fedclient"
 	"ebb/history"
@@ -28,17 +29,18 @@ type EDU func(ctx context.Context, origin string, content json.RawMessage) error
 
 // API holds the services behind the server-server API.
 type API struct {
-	Server   string // this server's name
-	Version  string
-	Rooms    *rooms.Service
-	History  *history.Service
-	Accounts *accounts.Service
-	E2EE     *e2ee.Service
-	Media    *media.Service
-	Keys     *fedclient.KeyRing
-	EDUs     map[string]EDU // by edu_type
-	Now      func() time.Time
-	Log      *slog.Logger
+	Server    string // this server's name
+	Version   string
+	Rooms     *rooms.Service
+	History   *history.Service
+	Directory *directory.Service
+	Accounts  *accounts.Service
+	E2EE      *e2ee.Service
+	Media     *media.Service
+	Keys      *fedclient.KeyRing
+	EDUs      map[string]EDU // by edu_type
+	Now       func() time.Time
+	Log       *slog.Logger
 
 	transactions *transactions
 	later        *later

@@ -1,10 +1,10 @@
 package federation
 
 import (
+	"ebb/directory"
 	"ebb/history"
 	"ebb/httpapi"
 	"ebb/mxerr"
-	"ebb/rooms"
 )
 
 func (a *API) publicRoomsRoutes() []httpapi.Route {
@@ -22,13 +22,13 @@ func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.Rooms.PublicRooms(r.Context(), rooms.PublicRoomsQuery{Limit: int(limit), Since: r.Query("since"), Federated: true})
+	return a.Directory.PublicRooms(r.Context(), directory.PublicRoomsQuery{Limit: int(limit), Since: r.Query("since"), Federated: true})
 }
 
 // queryPublicRooms searches the rooms in the directory.
 // Spec: server-server-api#post_matrixfederationv1publicrooms
 func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
-	var body rooms.PublicRoomsRequest
+	var body directory.PublicRoomsRequest
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
@@ -37,5 +37,5 @@ func (a *API) queryPublicRooms(r *httpapi.Request) (any, error) {
 		return nil, mxerr.InvalidParam("limit must not be negative, and generic_search_term must not be too long")
 	}
 	q.Federated = true
-	return a.Rooms.PublicRooms(r.Context(), q)
+	return a.Directory.PublicRooms(r.Context(), q)
 }

@@ -25,7 +25,7 @@ func (a *API) queryRoomDirectory(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	room, servers, err := a.Rooms.ResolveLocalAlias(r.Context(), id.RoomAlias(alias))
+	room, servers, err := a.Directory.ResolveLocalAlias(r.Context(), id.RoomAlias(alias))
 	return map[string]any{"room_id": room, "servers": servers}, err
 }
 

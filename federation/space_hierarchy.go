@@ -13,5 +13,5 @@ func (a *API) getSpaceHierarchy(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.Rooms.HierarchyForServer(r.Context(), r.Server, roomID(r), suggestedOnly)
+	return a.Directory.HierarchyForServer(r.Context(), r.Server, roomID(r), suggestedOnly)
 }

@@ -286,7 +286,7 @@ func (b *batch) leavesHere(p *proto) bool {
 	if b.create != nil {
 		return p.member != nil && !b.svc.IsLocal(p.member.user)
 	}
-	return b.room.Shared() || p.member != nil && !b.svc.IsLocal(p.member.user) && b.room.federated()
+	return b.room.Shared() || p.member != nil && !b.svc.IsLocal(p.member.user) && b.room.Federated()
 }
 
 func (b *batch) build(p *proto, v *view) (*pdu.Event, error) {

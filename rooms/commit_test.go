@@ -116,7 +116,7 @@ func TestCommitsOfALocalRoom(t *testing.T) {
 		{"account data", func() { h.ok(h.svc.SetAccountData(ctx, alice.UserNID, "", "x", json.RawMessage(`{}`))) }, []string{"account data x"}},
 		{"override", func() { h.keep(room, time.Minute) }, []string{"retention"}},
 		{"purge", func() { h.now = h.now.Add(time.Hour); h.say(alice, room, "new"); h.purge(room) }, []string{"event m.room.message", "purged 2"}},
-		{"unpublish", func() { h.ok(h.svc.SetPublished(ctx, alice, room, false)) }, []string{"published"}},
+		{"unpublish", func() { h.ok(h.svc.SetPublished(ctx, room, false)) }, []string{"published"}},
 		{"upgrade", func() { next = must(h.svc.Upgrade(ctx, alice, room, id.RoomV11, nil)) }, []string{
 			"created, event m.room.create, event m.room.member, event m.room.power_levels, event m.room.guest_access, event m.room.history_visibility, event m.room.join_rules, " +
 				"member @alice:here >join, local",

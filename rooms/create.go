@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"slices"
 	"sync"
@@ -164,15 +163,12 @@ func (c *creation) checkAlias(ctx context.Context) error {
 		return nil
 	}
 	c.alias = id.RoomAlias("#" + c.req.AliasName + ":" + c.svc.opts.Server)
-	if !validAlias(string(c.alias)) || serverOf(string(c.alias)) != c.svc.opts.Server {
+	if !pdu.ValidRoomAlias(c.alias) || serverOf(string(c.alias)) != c.svc.opts.Server {
 		return mxerr.InvalidParam("room_alias_name must be the localpart of a room alias")
 	}
-	_, err := c.svc.findAlias(ctx, c.alias)
-	switch {
-	case err == nil:
+	_, found, err := c.svc.aliasByName(ctx, string(c.alias))
+	if err == nil && found {
 		return c.aliasTaken()
-	case errors.Is(err, errNoAlias):
-		return nil
 	}
 	return err
 }

@@ -106,3 +106,12 @@ func (s *Service) detailsOf(rows []storage.RoomRow, joined map[ident.RoomNID]int
 	}
 	return list, nil
 }
+
+// text returns a string member of a state event with an empty state key, empty if there is none.
+func (h *head) text(typ, key string) string {
+	e := h.state[pdu.StateKey{Type: typ}]
+	if e == nil {
+		return ""
+	}
+	return e.ContentString(key)
+}

@@ -36,7 +36,7 @@ func (s *Service) RoomByNID(ctx context.Context, nid ident.RoomNID) (*Room, erro
 func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room, error) {
 	found, missing := s.cache.list(nids)
 	loaded := make(map[ident.RoomNID]*Room, len(missing))
-	for part := range slices.Chunk(missing, maxLoad) {
+	for part := range slices.Chunk(missing, MaxLoad) {
 		rooms, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) { return tx.RoomsByNID(part) })
 		if err != nil {
 			return nil, err
@@ -57,8 +57,9 @@ func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room
 	return found, nil
 }
 
-// preload loads the known ones of some rooms into memory, at most maxLoad.
-func (s *Service) preload(ctx context.Context, rooms []id.RoomID) error {
+// Preload loads rooms into memory in one read if several of them are missing there, at most MaxLoad. It ignores rooms that this server does
+// not know.
+func (s *Service) Preload(ctx context.Context, rooms []id.RoomID) error {
 	missing := make([]string, 0, len(rooms))
 	for _, roomID := range rooms {
 		if s.cache.byID(roomID) == nil {
@@ -69,13 +70,13 @@ func (s *Service) preload(ctx context.Context, rooms []id.RoomID) error {
 		return nil
 	}
 	_, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) {
-		return tx.RoomsByID(missing[:min(len(missing), maxLoad)])
+		return tx.RoomsByID(missing[:min(len(missing), MaxLoad)])
 	})
 	return err
 }
 
-// maxLoad is the number of rooms that are read in one transaction. Other loads wait a few milliseconds for it.
-const maxLoad = 32
+// MaxLoad is the number of rooms that are read in one transaction. Other loads wait a few milliseconds for it.
+const MaxLoad = 32
 
 // loadOne loads the room whose row find returns.
 func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.RoomRow, bool, error)) (*Room, error) {

@@ -190,8 +190,34 @@ var errNoVoucher = mxerr.Forbidden("No member of the room on this server can aut
 // maxAllow bounds the allowed rooms of a join rule that are considered.
 const maxAllow = 100
 
-// inAllowedRoom reports whether a user is in one of the rooms that a join rule allows. unsure is set if this server is
-// not in one of them.
+// AllowedRooms returns the rooms whose members a restricted join rule lets in, nil if the room has another join rule.
+// Spec: client-server-api#restricted-rooms
+func (r *Room) AllowedRooms() []id.RoomID {
+	if !r.restricted() {
+		return nil
+	}
+	return allowedRooms(r.State(typeJoinRules, "").Content())
+}
+
+// allowedRooms returns the rooms whose members the content of m.room.join_rules lets in.
+func allowedRooms(joinRules []byte) (rooms []id.RoomID) {
+	raw, _ := canonjson.Get(joinRules, "allow")
+	allow, _ := canonjson.Elements(raw)
+	for _, a := range allow[:min(len(allow), maxAllow)] {
+		if !isObject(a) {
+			continue
+		}
+		typ, _ := canonjson.Get(a, "type")
+		of, _ := canonjson.Get(a, "room_id")
+		if room := id.RoomID(jsonString(of)); jsonString(typ) == "m.room_membership" && pdu.LooksLikeRoomID(room) {
+			rooms = append(rooms, room)
+		}
+	}
+	return rooms
+}
+
+// inAllowedRoom reports whether a user is in one of the rooms whose members the join rule lets in. unsure means that this server does not
+// take part in one of them, and so cannot tell.
 func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (allowed, unsure bool, err error) {
 	for _, room := range allowedRooms(r.State(typeJoinRules, "").Content()) {
 		other, err := s.Room(ctx, room)

@@ -11,7 +11,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
-	"ebb/mxerr"
 	"ebb/pushrules"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -206,56 +205,6 @@ func TestProfileReachesEveryRoom(t *testing.T) {
 		h.membership(room, bob, Leave)
 		h.matchesDisk(room)
 	}
-}
-
-func TestAliases(t *testing.T) {
-	eachHouse(t, func(h *house) {
-		ctx, s := h.Context(), h.svc
-		alice, bob, eve := h.user("alice"), h.user("bob"), h.user("eve")
-		room, other := h.public(alice, bob), h.public(bob)
-		for _, bad := range []string{"", "x", "#:here", "#a", "#a b:here", "#a:elsewhere", "#a\x00:here", "#" + strings.Repeat("a", 255) + ":here"} {
-			h.refused(s.CreateAlias(ctx, alice, id.RoomAlias(bad), room), "M_INVALID_PARAM")
-		}
-		h.refused(s.CreateAlias(ctx, eve, "#a:here", room), "M_FORBIDDEN")
-		h.refused(s.CreateAlias(ctx, alice, "#a:here", "!none:here"), "M_NOT_FOUND")
-		h.ok(s.CreateAlias(ctx, bob, "#老虎:here", room))
-		h.ok(s.CreateAlias(ctx, bob, "#a:here", room))
-		h.refused(s.CreateAlias(ctx, bob, "#a:here", other), "M_UNKNOWN")
-		h.ok(s.CreateAlias(ctx, bob, "#b:here", other))
-		h.refused(s.DeleteAlias(ctx, eve, "#a:here"), "M_FORBIDDEN")
-		h.refused(s.DeleteAlias(ctx, alice, "#none:here"), "M_NOT_FOUND")
-		if _, err := s.LocalAliases(ctx, eve, room); mxerr.Code(err) != "M_FORBIDDEN" {
-			h.Errorf("a stranger reads the aliases: %v", err)
-		}
-		if got := must(s.LocalAliases(ctx, alice, room)); len(got) != 2 {
-			h.Errorf("aliases %v", got)
-		}
-		for content, code := range map[string]string{
-			`{"alias":"#none:here"}`: "M_BAD_ALIAS", `{"alias":"nonsense"}`: "M_INVALID_PARAM", `{"alias":"#b:here"}`: "M_BAD_ALIAS", `{"alias":"#none:here","ALIAS":"#a:here"}`: "M_BAD_ALIAS", `{"alias":7}`: "M_BAD_JSON",
-			`{"alt_aliases":["#none:here"]}`: "M_BAD_ALIAS", `{"alt_aliases":["x"]}`: "M_INVALID_PARAM", `{"alias":"#a:here","alt_aliases":["#b:here"]}`: "M_BAD_ALIAS",
-		} {
-			_, err := h.trySet(alice, room, typeCanonicalAlias, "", content)
-			h.refused(err, code)
-		}
-		h.set(alice, room, typeCanonicalAlias, "", `{"alias":"#a:here","alt_aliases":["#a:here","#老虎:here"]}`)
-		h.ok(s.DeleteAlias(ctx, bob, "#a:here"))
-		h.set(alice, room, typeCanonicalAlias, "", `{"alias":"#a:here"}`) // it stood there before
-		h.ok(s.CreateAlias(ctx, bob, "#a:here", room))
-		h.set(alice, room, typeCanonicalAlias, "", `{"alias":"#a:here","alt_aliases":["#a:here","#老虎:here"]}`)
-		h.ok(s.DeleteAlias(ctx, alice, "#a:here"))
-		if got := h.content(room, typeCanonicalAlias, ""); got != `{"alt_aliases":["#老虎:here"]}` {
-			h.Errorf("after the alias is gone m.room.canonical_alias is %s", got)
-		}
-		if _, _, err := s.ResolveAlias(ctx, "#a:here"); mxerr.Code(err) != "M_NOT_FOUND" {
-			h.Errorf("a deleted alias leads somewhere: %v", err)
-		}
-		if got, _, err := s.ResolveRoom(ctx, "#老虎:here"); err != nil || got != room {
-			h.Errorf("the alias leads to %s", got)
-		}
-		_, _, err := s.ResolveRoom(ctx, "room")
-		h.refused(err, "M_INVALID_PARAM")
-		h.matchesDisk(room)
-	})
 }
 
 func TestRedaction(t *testing.T) {

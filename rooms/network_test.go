@@ -411,10 +411,6 @@ func (w wire) ExchangeThirdPartyInvite(context.Context, string, id.RoomID, any) 
 	return errRefused
 }
 
-func (w wire) QueryDirectory(context.Context, string, id.RoomAlias) (id.RoomID, []string, error) {
-	return "", nil, errRefused
-}
-
 // stranger is a server that does what a test tells it, good or bad. What it is asked for it answers from what it made, unless
 // the test has another answer.
 type stranger struct {

@@ -182,3 +182,18 @@ func (b *batch) applyTo(r *Room) {
 	}
 	r.head.published = r.head.published && !b.unpublishes
 }
+
+// touch makes a write that changes something of a room without adding an event, such as a receipt. The write is queued under the room's
+// lock, so that the room stays in memory until the write is committed.
+func (s *Service) touch(ctx context.Context, room id.RoomID, write func(*Room) storage.Write) error {
+	r, err := s.lockRoom(ctx, room)
+	if err != nil {
+		return err
+	}
+	w := write(r)
+	w.Rooms = []ident.RoomNID{r.nid}
+	p := s.db.Enqueue(w)
+	r.next.queued = p
+	r.writer.Unlock()
+	return p.Wait(context.WithoutCancel(ctx))
+}

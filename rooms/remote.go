@@ -29,7 +29,6 @@ type Remote interface {
 	SendKnock(ctx context.Context, server string, room id.RoomID, event id.EventID, knock json.RawMessage) (stripped []json.RawMessage, err error)
 	Invite(ctx context.Context, server string, version id.RoomVersion, room id.RoomID, event id.EventID, invite json.RawMessage, stripped []json.RawMessage) (signed json.RawMessage, err error)
 	ExchangeThirdPartyInvite(ctx context.Context, server string, room id.RoomID, invite any) error
-	QueryDirectory(ctx context.Context, server string, alias id.RoomAlias) (room id.RoomID, servers []string, err error)
 }
 
 // Keys returns the signing keys of servers. Keys that cannot be fetched are missing from the result.

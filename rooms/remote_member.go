@@ -35,9 +35,9 @@ const (
 // errNoServers is returned if no server is known that could be asked.
 var errNoServers = mxerr.NotFound("No server in the room is known; when joining, name one in via")
 
-// candidates returns the servers that may be in a room, the most promising first: those of via and the inviter's
+// Candidates returns the other servers that may be in a room, the most promising first: those of via and the inviter's
 // server, else those known to be in the room, else the server in the room ID.
-func (s *Service) candidates(ctx context.Context, room id.RoomID, user ident.Requester, via []string) ([]string, error) {
+func (s *Service) Candidates(ctx context.Context, room id.RoomID, user ident.Requester, via []string) ([]string, error) {
 	all := slices.DeleteFunc(slices.Clone(via[:min(len(via), maxCandidates)]), func(server string) bool { return server == s.opts.Server })
 	r, err := s.Room(ctx, room)
 	switch {
@@ -87,7 +87,7 @@ func (s *Service) tryServers(ctx context.Context, room id.RoomID, user ident.Req
 	if !s.federates() {
 		return mxerr.NotFound("There is no such room on this server, and federation is disabled").Because(ErrNoRoom)
 	}
-	servers, err := s.candidates(ctx, room, user, via)
+	servers, err := s.Candidates(ctx, room, user, via)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"encoding/json"
 	"iter"
 	"sync"
 	"sync/atomic"
@@ -367,6 +368,19 @@ func (r *Room) PurgedBefore() int64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.head.purged
+}
+
+// Federated reports whether users of other servers may join the room: its m.room.create does not set m.federate to false.
+// Spec: client-server-api#mroomcreate
+func (r *Room) Federated() bool {
+	e := r.State(typeCreate, "")
+	if e == nil {
+		return false
+	}
+	var content struct {
+		Federate *bool `json:"m.federate"`
+	}
+	return json.Unmarshal(e.Content(), &content) != nil || content.Federate == nil || *content.Federate
 }
 
 // Published reports whether the room is listed in the room directory.

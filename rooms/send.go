@@ -368,8 +368,8 @@ func (s *Service) checkCanonicalAlias(ctx context.Context, r *Room, content json
 	if now.Alias != "" {
 		check = append([]string{now.Alias}, check...)
 	}
-	if len(check) > maxAliases {
-		return mxerr.InvalidParam("A room must not have more than %d aliases", maxAliases)
+	if len(check) > MaxAliases {
+		return mxerr.InvalidParam("A room must not have more than %d aliases", MaxAliases)
 	}
 	for _, a := range check {
 		if known[a] {
@@ -384,15 +384,10 @@ func (s *Service) checkCanonicalAlias(ctx context.Context, r *Room, content json
 
 // checkAliasOf returns an error unless the alias points to the room.
 func (s *Service) checkAliasOf(ctx context.Context, r *Room, alias string) error {
-	if !validAlias(alias) {
+	if !pdu.ValidRoomAlias(id.RoomAlias(alias)) {
 		return mxerr.InvalidParam("%.255q is not a room alias", alias)
 	}
-	var row storage.Alias
-	var found bool
-	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
-		row, found, err = tx.AliasByName(alias)
-		return err
-	})
+	row, found, err := s.aliasByName(ctx, alias)
 	if err != nil {
 		return err
 	}
@@ -400,4 +395,13 @@ func (s *Service) checkAliasOf(ctx context.Context, r *Room, alias string) error
 		return mxerr.New(http.StatusBadRequest, mxerr.CodeBadAlias, "The alias %s does not point to this room", alias)
 	}
 	return nil
+}
+
+// aliasByName reads an alias of this server.
+func (s *Service) aliasByName(ctx context.Context, alias string) (row storage.Alias, found bool, err error) {
+	err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		row, found, err = tx.AliasByName(alias)
+		return err
+	})
+	return row, found, err
 }

@@ -1,5 +1,5 @@
-// Package rooms is the only writer of timelines and state, and keeps the rooms in use in memory. Package history, which
-// is built on this one, serves reads by clients and other servers.
+// Package rooms is the only writer of timelines and state, and keeps the rooms in use in memory. Packages history and
+// directory, which are built on this one, serve reads by clients and other servers.
 //
 // A write passes through these steps: a method of Service calls change; under the room's lock a batch of events is
 // built on the provisional head, checked and queued as one storage.Write; the lock is released; the write commits; its
@@ -61,10 +61,9 @@ type Options struct {
 	DefaultVersion id.RoomVersion // used if a request to create a room has none; "" is pdu.Default
 	// Profile returns the profile of a local user; nil: all profiles are empty.
 	Profile func(ctx context.Context, user id.UserID) (Profile, error)
-	// Remote, Keys and Elsewhere send requests to other servers; nil: federation is off.
-	Remote    Remote
-	Keys      Keys
-	Elsewhere Elsewhere
+	// Remote and Keys send requests to other servers; nil: federation is off.
+	Remote Remote
+	Keys   Keys
 	// PolicyServers is asked about events of rooms with a policy server; nil: policy servers are ignored.
 	PolicyServers PolicyServers
 }
@@ -85,7 +84,6 @@ type Service struct {
 
 	joining *keyed.Semaphore[id.RoomID] // one join of a room through other servers at a time
 	gate    *gate
-	spaces  *keyed.Memo[spaceKey, *remoteSpace] // summaries from other servers
 
 	heavyReads chan struct{}      // held while a full state is read for another server
 	toDecide   chan ident.RoomNID // rooms with undecided events that have received events
@@ -115,7 +113,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	}
 	s := &Service{
 		opts: o, db: o.DB, log: o.Log, gate: newGate(), briefWait: briefWait,
-		users: keyed.NewMap[id.UserID, ident.UserNID](o.Cache.Entries(maxCachedUsers)), spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now), joining: keyed.NewSemaphore[id.RoomID](1, 0),
+		users: keyed.NewMap[id.UserID, ident.UserNID](o.Cache.Entries(maxCachedUsers)), joining: keyed.NewSemaphore[id.RoomID](1, 0),
 		heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan ident.RoomNID, maxToDecide),
 	}
 	if s.opts.Commits == nil {

@@ -11,6 +11,7 @@ import (
 
 	"ebb/accounts"
 	"ebb/config"
+	"ebb/directory"
 	"ebb/e2ee"
 	"ebb/fedclient"
 	"ebb/feed"
@@ -35,6 +36,7 @@ type services struct {
 	accounts  *accounts.Service
 	rooms     *rooms.Service
 	history   *history.Service
+	directory *directory.Service
 	e2ee      *e2ee.Service
 	feed      *feed.Service
 	push      *pushrules.Rules
@@ -93,12 +95,13 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		return err
 	}
 	if cfg.Federation.Enabled {
-		roomOptions.Remote, roomOptions.Keys, roomOptions.Elsewhere = s.remote, s.keys, s.remote
+		roomOptions.Remote, roomOptions.Keys = s.remote, s.keys
 		roomOptions.PolicyServers = s.remote
 	}
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
 	}
+	s.directory = s.newDirectory(cfg, o)
 	s.history = history.New(history.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Now: o.Now})
 	delivery := outbox.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log}
 	if cfg.Federation.Enabled {
@@ -138,6 +141,14 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		return err
 	}
 	return nil
+}
+
+func (s *services) newDirectory(cfg *config.Config, o Options) *directory.Service {
+	listed := directory.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log}
+	if cfg.Federation.Enabled {
+		listed.Remote = s.remote
+	}
+	return directory.New(listed)
 }
 
 // reach makes what asks other servers.

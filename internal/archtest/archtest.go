@@ -52,6 +52,8 @@ var rules = map[string]rule{
 	"rooms": {rank: 4},
 	// The readers; rooms, the only writer, does not import them.
 	"history": {rank: 5},
+	// What is seen of rooms from outside.
+	"directory": {rank: 5},
 
 	"accounts":       {rank: 6},
 	"accounts/oauth": {rank: 6, sideways: []string{"accounts"}},

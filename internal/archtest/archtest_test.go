@@ -66,6 +66,7 @@ func TestRulesDetectViolations(t *testing.T) {
 		{"ebb/rooms", "ebb/httpapi", false},
 		{"ebb/rooms", "ebb/clientapi", false},
 		{"ebb/rooms", "ebb/history", false},
+		{"ebb/rooms", "ebb/directory", false},
 		{"ebb/history", "ebb/rooms", true},
 		{"ebb/feed", "ebb/history", true},
 		{"ebb/clientapi", "ebb/rooms", true},

@@ -2,6 +2,7 @@ package pdu
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -34,6 +35,19 @@ func ValidRoomID(v *Version, r id.RoomID) bool {
 		return validHash(string(r[1:]), EventIDURLHash)
 	}
 	return validLocalAndServer(string(r[1:]))
+}
+
+// LooksLikeRoomID reports whether r may be a room ID of some room version.
+func LooksLikeRoomID(r id.RoomID) bool { return len(r) > 1 && len(r) <= MaxIDLength && r[0] == '!' }
+
+// ValidRoomAlias reports whether a is a room alias: #localpart:server, of at most 255 bytes and without spaces and control characters.
+// Spec: appendices#room-aliases
+func ValidRoomAlias(a id.RoomAlias) bool {
+	if len(a) > MaxIDLength || len(a) < 2 || a[0] != '#' || !utf8.ValidString(string(a)) {
+		return false
+	}
+	localpart, server, found := strings.Cut(string(a[1:]), ":")
+	return found && localpart != "" && ValidServerName(server) && !strings.ContainsFunc(localpart, func(r rune) bool { return r <= ' ' || r == 0x7f })
 }
 
 // CreateEventID returns the ID of the create event of a room whose ID is that event's hash: room version 12 and later.

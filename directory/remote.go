@@ -1,4 +1,4 @@
-package rooms
+package directory
 
 import (
 	"context"
@@ -12,24 +12,25 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Elsewhere is what other servers tell of rooms that this one may not know; fedclient.Client asks them.
-type Elsewhere interface {
+// Remote asks other servers about rooms that this server may not know. fedclient.Client implements it.
+type Remote interface {
+	QueryDirectory(ctx context.Context, server string, alias id.RoomAlias) (room id.RoomID, servers []string, err error)
 	PublicRooms(ctx context.Context, server string, query json.RawMessage) (answer json.RawMessage, err error)
 	Hierarchy(ctx context.Context, server string, room id.RoomID, suggestedOnly bool) (answer json.RawMessage, err error)
 }
 
-// lookTime is how long a client waits for another server to show a room or a directory.
+// lookTime bounds how long a client waits for what other servers answer about a room or their directory.
 const lookTime = 15 * time.Second
 
-// RemotePublicRooms reads a page of another server's room directory. What is no room in it is left out.
+// RemotePublicRooms returns a page of another server's room directory. It leaves malformed rooms out.
 //
-// Errors: what the server answers, as far as that is for clients; 502 M_UNKNOWN where it gives no good answer.
+// Errors: those of the other server that are meant for clients; 502 M_UNKNOWN if its answer is missing or malformed.
 // Spec: client-server-api#post_matrixclientv3publicrooms
 func (s *Service) RemotePublicRooms(ctx context.Context, server string, query PublicRoomsRequest) (page PublicRooms, err error) {
 	if !pdu.ValidServerName(server) {
 		return page, mxerr.InvalidParam("server must be a server name")
 	}
-	if s.opts.Elsewhere == nil {
+	if s.remote == nil {
 		return page, mxerr.Forbidden("Federation is disabled on this server")
 	}
 	query.Limit = min(query.Limit, maxPublicRooms)
@@ -42,13 +43,14 @@ func (s *Service) RemotePublicRooms(ctx context.Context, server string, query Pu
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	raw, err := s.opts.Elsewhere.PublicRooms(ctx, server, body)
+	raw, err := s.remote.PublicRooms(ctx, server, body)
 	if err != nil {
 		return page, fedclient.Relay(err)
 	}
 	return readPublicRooms(raw)
 }
 
+// readPublicRooms parses what another server answers.
 func readPublicRooms(raw json.RawMessage) (page PublicRooms, err error) {
 	var answer struct {
 		Chunk     []json.RawMessage `json:"chunk"`
@@ -62,25 +64,9 @@ func readPublicRooms(raw json.RawMessage) (page PublicRooms, err error) {
 	page = PublicRooms{Chunk: []PublicRoom{}, NextBatch: answer.NextBatch, PrevBatch: answer.PrevBatch, Total: answer.Total}
 	for _, raw := range answer.Chunk[:min(len(answer.Chunk), maxPublicRooms)] {
 		var room PublicRoom
-		if json.Unmarshal(raw, &room) == nil && validRoomID(room.RoomID) {
+		if json.Unmarshal(raw, &room) == nil && pdu.LooksLikeRoomID(room.RoomID) {
 			page.Chunk = append(page.Chunk, room)
 		}
 	}
 	return page, nil
-}
-
-func validRoomID(room id.RoomID) bool {
-	return len(room) > 1 && len(room) <= pdu.MaxIDLength && room[0] == '!'
-}
-
-// federated tells whether users of other servers may be in the room.
-func (r *Room) federated() bool {
-	e := r.State(typeCreate, "")
-	if e == nil {
-		return false
-	}
-	var content struct {
-		Federate *bool `json:"m.federate"`
-	}
-	return json.Unmarshal(e.Content(), &content) != nil || content.Federate == nil || *content.Federate
 }

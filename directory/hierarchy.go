@@ -1,4 +1,4 @@
-package rooms
+package directory
 
 import (
 	"cmp"
@@ -16,13 +16,9 @@ import (
 	"ebb/fedclient"
 	"ebb/keyed"
 	"ebb/mxerr"
+	"ebb/rooms"
 	"ebb/rooms/pdu"
 	"ebb/storage"
-)
-
-const (
-	typeSpaceChild = "m.space.child"
-	roomTypeSpace  = "m.space"
 )
 
 // Bounds of a walk through spaces.
@@ -30,11 +26,11 @@ const (
 	defaultHierarchy    = 50 // rooms of a page
 	maxHierarchy        = 100
 	maxHierarchyDepth   = 20
-	maxHierarchyRooms   = 1000 // rooms looked at for all pages of a walk
+	maxHierarchyRooms   = 1000 // rooms considered for all pages of a walk
 	maxChildren         = 500  // of one space
-	maxChildrenAnswer   = 100  // that another server is told of
+	maxChildrenAnswer   = 100  // in an answer to another server
 	maxHierarchyServers = 3    // asked for one room
-	maxVia              = 10   // servers named with a child
+	maxVia              = 10   // servers listed with a child
 	hierarchyTime       = 10 * time.Second
 	// Answers of other servers are remembered for a while: a client walks in pages, and many walk the same space.
 	hierarchyLifetime    = 5 * time.Minute
@@ -64,10 +60,10 @@ type childContent struct {
 	suggested bool
 }
 
-// read reads a child; false where it is none: one without a list of servers has been taken away.
+// read parses a child, and reports whether it is one: without a list of servers the child was removed from the space.
 // Spec: client-server-api#mspacechild
 func (c *ChildState) read() (content childContent, ok bool) {
-	if c.Type != typeSpaceChild || !validRoomID(c.StateKey) || !isObject(c.Content) {
+	if c.Type != typeSpaceChild || !pdu.LooksLikeRoomID(c.StateKey) || !isObject(c.Content) {
 		return content, false
 	}
 	raw, _ := canonjson.Get(c.Content, "via")
@@ -84,18 +80,18 @@ func (c *ChildState) read() (content childContent, ok bool) {
 	return content, true
 }
 
-// validOrder is the grammar of a child's order.
+// validOrder reports whether s is valid as the order of a child.
 func validOrder(s string) bool {
 	return len(s) <= 50 && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
-// child is a child with what was read of it.
+// child is a child with its parsed content.
 type child struct {
 	ChildState
 	childContent
 }
 
-// inOrder sorts children as clients show them, and keeps those that are wanted.
+// inOrder returns the children in the order in which clients show them.
 // Spec: client-server-api#ordering-of-children-within-a-space
 func inOrder(states []ChildState, suggestedOnly bool) (children []child) {
 	for _, state := range states {
@@ -115,6 +111,7 @@ func inOrder(states []ChildState, suggestedOnly bool) (children []child) {
 	return children[:min(len(children), maxChildren)]
 }
 
+// states returns the events of children.
 func states(children []child) []ChildState {
 	out := make([]ChildState, len(children))
 	for i, c := range children {
@@ -123,13 +120,13 @@ func states(children []child) []ChildState {
 	return out
 }
 
-// children lists the children of a space that this server knows; of a room that is no space there are none.
-func (r *Room) children(suggestedOnly bool) []child {
+// childrenOf returns the children of a space in which this server takes part, nil for a room that is not a space.
+func childrenOf(r *rooms.Room, suggestedOnly bool) []child {
 	if e := r.State(typeCreate, ""); e == nil || e.ContentString("type") != roomTypeSpace {
 		return nil
 	}
 	var found []ChildState
-	r.EachState(func(k pdu.StateKey, _, _ storage.Pos, e *Event) bool {
+	r.EachState(func(k pdu.StateKey, _, _ storage.Pos, e *rooms.Event) bool {
 		if k.Type == typeSpaceChild && e != nil {
 			found = append(found, ChildState{
 				Type: k.Type, StateKey: id.RoomID(k.Key), Content: e.Content(), Sender: e.Sender(), OriginServerTS: e.OriginServerTS(),
@@ -140,7 +137,7 @@ func (r *Room) children(suggestedOnly bool) []child {
 	return inOrder(found, suggestedOnly)
 }
 
-// remoteSpace is a room with its children as another server shows it.
+// remoteSpace is what another server answers about a room and its children.
 type remoteSpace struct {
 	room         SpaceRoom
 	children     map[id.RoomID]RoomSummary
@@ -157,7 +154,7 @@ func newSpaces(entries int, now func() time.Time) *keyed.Memo[spaceKey, *remoteS
 	return keyed.NewMemo(keyed.Options[spaceKey, *remoteSpace]{Entries: entries, Lifetime: hierarchyLifetime, Loads: maxHierarchyRequests, Now: now})
 }
 
-// readSpace reads what another server answers about a room. What is not as it must be is left out.
+// readSpace parses what another server answers about a room. It leaves malformed children out.
 func readSpace(raw json.RawMessage, room id.RoomID) (*remoteSpace, error) {
 	var answer struct {
 		Room         json.RawMessage   `json:"room"`
@@ -180,7 +177,7 @@ func readSpace(raw json.RawMessage, room id.RoomID) (*remoteSpace, error) {
 	}
 	for _, raw := range answer.Children[:min(len(answer.Children), maxChildren)] {
 		var summary RoomSummary
-		if json.Unmarshal(raw, &summary) == nil && validRoomID(summary.RoomID) {
+		if json.Unmarshal(raw, &summary) == nil && pdu.LooksLikeRoomID(summary.RoomID) {
 			space.children[summary.RoomID] = summary
 		}
 	}
@@ -190,12 +187,12 @@ func readSpace(raw json.RawMessage, room id.RoomID) (*remoteSpace, error) {
 	return space, nil
 }
 
-// HierarchyQuery asks for a page of a walk through a space.
+// HierarchyQuery selects a page of a walk through a space.
 type HierarchyQuery struct {
 	User          id.UserID
 	Root          id.RoomID
 	SuggestedOnly bool
-	MaxDepth      int // of the root's children it is 1
+	MaxDepth      int // 1: only the children of the root
 	Limit         int // 0: a default
 	From          string
 }
@@ -206,9 +203,9 @@ type Hierarchy struct {
 	NextBatch string      `json:"next_batch,omitempty"`
 }
 
-// Hierarchy walks through a space, each room before its children, and gives the rooms that the user may see. Children in which
-// this server takes no part are asked for at the servers that the space names. A token is the number of rooms given before: the
-// walk begins anew for every page, by what is in memory.
+// Hierarchy walks through a space, each room before its children, and returns the rooms that the user may see. About children in which this
+// server does not take part, it asks the servers that the space lists with them. A token holds the number of rooms of earlier pages; each
+// page starts the walk again, mostly from memory.
 //
 // Errors: M_FORBIDDEN for a root that the user may not see; M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1roomsroomidhierarchy
@@ -222,7 +219,7 @@ func (s *Service) Hierarchy(ctx context.Context, q HierarchyQuery) (page Hierarc
 	}
 	network, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	w := &walk{svc: s, q: q, network: network, who: onlooker{user: q.User}, seen: map[id.RoomID]bool{q.Root: true}, next: []step{{room: q.Root}}}
+	w := &walk{svc: s, q: q, network: network, who: viewer{user: q.User}, seen: map[id.RoomID]bool{q.Root: true}, next: []step{{room: q.Root}}}
 	page.Rooms = []SpaceRoom{}
 	for given := 0; len(page.Rooms) <= min(q.Limit, maxHierarchy); {
 		room, err := w.advance(ctx)
@@ -236,17 +233,17 @@ func (s *Service) Hierarchy(ctx context.Context, q HierarchyQuery) (page Hierarc
 			page.Rooms = append(page.Rooms, *room)
 		}
 	}
-	page.Rooms = page.Rooms[:len(page.Rooms)-1] // the last one is only there to know that there is one
+	page.Rooms = page.Rooms[:len(page.Rooms)-1] // the last room only showed that there is another page
 	page.NextBatch = q.token(skip + len(page.Rooms))
 	return page, nil
 }
 
-// token is where a walk goes on: h, the rooms given before, and what may not change between two pages.
+// token is the token with which a walk continues: "h", the number of rooms of earlier pages, and the parameters that must stay the same.
 func (q *HierarchyQuery) token(given int) string {
 	return "h" + strconv.Itoa(given) + "_" + strconv.Itoa(q.MaxDepth) + "_" + strconv.FormatBool(q.SuggestedOnly)
 }
 
-// begin reads the token, and brings the query within bounds.
+// begin parses the token and limits the depth. It returns the number of rooms of earlier pages.
 func (q *HierarchyQuery) begin() (skip int, err error) {
 	q.MaxDepth = min(q.MaxDepth, maxHierarchyDepth)
 	if q.From == "" {
@@ -264,22 +261,22 @@ func (q *HierarchyQuery) begin() (skip int, err error) {
 type walk struct {
 	svc     *Service
 	q       HierarchyQuery
-	who     onlooker
-	network context.Context // ends when no other server is asked any more: the rest is what is known here
+	who     viewer
+	network context.Context // when it ends, no other server is asked any more, and the rest of the walk is what this server knows
 	seen    map[id.RoomID]bool
 	next    []step // the last one first
 	looked  int
 }
 
-// step is a room to be looked at.
+// step is a room that the walk will come to.
 type step struct {
 	room   id.RoomID
 	depth  int
 	via    []string
-	parent *remoteSpace // where another server has shown the space that the room is in
+	parent *remoteSpace // the space that the room was found in, if another server answered about it
 }
 
-// advance finds the next room that may be seen; nil at the end.
+// advance returns the next room that the viewer may see, nil at the end of the walk.
 func (w *walk) advance(ctx context.Context) (*SpaceRoom, error) {
 	for len(w.next) > 0 && w.looked < maxHierarchyRooms {
 		at := w.next[len(w.next)-1]
@@ -291,7 +288,7 @@ func (w *walk) advance(ctx context.Context) (*SpaceRoom, error) {
 		}
 		visible := false
 		if room != nil {
-			if visible, err = w.svc.mayLook(ctx, w.who, &room.RoomSummary); err != nil {
+			if visible, err = w.svc.maySee(ctx, w.who, &room.RoomSummary); err != nil {
 				return nil, err
 			}
 		}
@@ -304,13 +301,14 @@ func (w *walk) advance(ctx context.Context) (*SpaceRoom, error) {
 		room.ChildrenState = states(children)
 		if at.depth < w.q.MaxDepth {
 			w.push(children, at.depth+1, space)
-			err = w.svc.preload(ctx, w.ahead())
+			err = w.svc.rooms.Preload(ctx, w.ahead())
 		}
 		return room, err
 	}
 	return nil, nil
 }
 
+// push adds children that the walk has not seen yet.
 func (w *walk) push(children []child, depth int, space *remoteSpace) {
 	for _, c := range slices.Backward(children) {
 		if !w.seen[c.StateKey] {
@@ -322,22 +320,22 @@ func (w *walk) push(children []child, depth int, space *remoteSpace) {
 	}
 }
 
-// ahead lists the rooms that the walk comes to next.
+// ahead returns the rooms that the walk will come to next.
 func (w *walk) ahead() []id.RoomID {
-	var rooms []id.RoomID
-	for _, at := range slices.Backward(w.next[max(0, len(w.next)-maxLoad):]) {
-		rooms = append(rooms, at.room)
+	var next []id.RoomID
+	for _, at := range slices.Backward(w.next[max(0, len(w.next)-rooms.MaxLoad):]) {
+		next = append(next, at.room)
 	}
-	return rooms
+	return next
 }
 
-// look finds a room here or elsewhere; nil where nobody shows it.
+// look returns a room and its children, from memory or from another server; nil if no server answers.
 func (w *walk) look(ctx context.Context, at *step) (*SpaceRoom, []child, *remoteSpace, error) {
-	r, err := w.svc.Room(ctx, at.room)
+	r, err := w.svc.rooms.Room(ctx, at.room)
 	if err == nil && r.Resident() {
-		return &SpaceRoom{RoomSummary: r.summary()}, r.children(w.q.SuggestedOnly), nil, nil
+		return &SpaceRoom{RoomSummary: summaryOf(r)}, childrenOf(r, w.q.SuggestedOnly), nil, nil
 	}
-	if err != nil && !errors.Is(err, ErrNoRoom) {
+	if err != nil && !errors.Is(err, rooms.ErrNoRoom) {
 		return nil, nil, nil, err
 	}
 	if p := at.parent; p != nil {
@@ -355,15 +353,15 @@ func (w *walk) look(ctx context.Context, at *step) (*SpaceRoom, []child, *remote
 	return &SpaceRoom{RoomSummary: space.room.RoomSummary}, inOrder(space.room.ChildrenState, w.q.SuggestedOnly), space, nil
 }
 
-// SpaceForServer is a room and its children as another server is shown them.
+// SpaceForServer is the answer to another server about a room and its children.
 type SpaceForServer struct {
 	Room         SpaceRoom     `json:"room"`
 	Children     []RoomSummary `json:"children"`
 	Inaccessible []id.RoomID   `json:"inaccessible_children"`
 }
 
-// HierarchyForServer gives a room and its children to another server, as far as its users may see them. Children in which this
-// server takes no part are left out.
+// HierarchyForServer returns a room and its children, as far as users of another server may see them, without children in which this server
+// does not take part.
 //
 // Errors: M_NOT_FOUND.
 // Spec: server-server-api#get_matrixfederationv1hierarchyroomid
@@ -372,11 +370,11 @@ func (s *Service) HierarchyForServer(ctx context.Context, origin string, room id
 	if err != nil || root == nil || !visible {
 		return nil, orNoSummary(err)
 	}
-	r, err := s.Room(ctx, room)
+	r, err := s.rooms.Room(ctx, room)
 	if err != nil {
 		return nil, err
 	}
-	children := r.children(suggestedOnly)
+	children := childrenOf(r, suggestedOnly)
 	out := &SpaceForServer{
 		Room: SpaceRoom{RoomSummary: *root, ChildrenState: states(children)}, Children: []RoomSummary{}, Inaccessible: []id.RoomID{},
 	}
@@ -395,16 +393,16 @@ func (s *Service) HierarchyForServer(ctx context.Context, origin string, room id
 	return out, nil
 }
 
-// shownTo is the summary of a room in which this server takes part, nil for another one, and whether a server may see it.
+// shownTo returns the summary of a room, nil if this server does not take part in it, and reports whether another server may see it.
 func (s *Service) shownTo(ctx context.Context, origin string, room id.RoomID) (*RoomSummary, bool, error) {
-	r, err := s.Room(ctx, room)
-	if errors.Is(err, ErrNoRoom) || err == nil && !r.Resident() {
+	r, err := s.rooms.Room(ctx, room)
+	if errors.Is(err, rooms.ErrNoRoom) || err == nil && !r.Resident() {
 		return nil, false, nil
 	}
 	if err != nil {
 		return nil, false, err
 	}
-	summary := r.summary()
-	visible, err := s.mayLook(ctx, onlooker{server: origin}, &summary)
-	return &summary, visible && (r.federated() || r.HasServer(origin)), err
+	summary := summaryOf(r)
+	visible, err := s.maySee(ctx, viewer{server: origin}, &summary)
+	return &summary, visible && (r.Federated() || r.HasServer(origin)), err
 }

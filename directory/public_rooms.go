@@ -1,4 +1,4 @@
-package rooms
+package directory
 
 import (
 	"context"
@@ -9,51 +9,34 @@ import (
 
 	"ebb/ident"
 	"ebb/mxerr"
-	"ebb/rooms/pdu"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
-// SetPublished lists a room in the room directory, or removes it from there. The sender must be an administrator of the
-// server, or have the power level to change the room's canonical alias.
+// SetPublished adds a room to the room directory or removes it from there. The sender must be an administrator of the server, or have the
+// power level to change the room's canonical alias.
 // Spec: client-server-api#put_matrixclientv3directorylistroomroomid
 func (s *Service) SetPublished(ctx context.Context, sender ident.Requester, room id.RoomID, published bool) error {
-	r, err := s.Room(ctx, room)
+	r, err := s.rooms.Room(ctx, room)
 	if err != nil {
 		return err
 	}
-	levels := r.Levels()
-	if !sender.IsAdmin && (r.Membership(sender.UserID) != Join || levels.UserLevel(sender.UserID) < levels.EventLevel(typeCanonicalAlias, true)) {
+	if !sender.IsAdmin && !mayChangeAlias(r, sender.UserID) {
 		return mxerr.Forbidden("You do not have permission to list this room in the directory")
 	}
-	return s.touch(ctx, room, func(r *Room) storage.Write {
-		return storage.Write{
-			Do: func(tx *storage.Tx) error { return tx.SetPublished(r.nid, published) },
-			Committed: func() {
-				s.commit(&Commit{Room: r, Published: true}, headFunc(func(r *Room) { r.head.published = published }))
-			},
-		}
-	})
+	return s.rooms.SetPublished(ctx, room, published)
 }
 
-// touch stores something of a room that is no event. The write is queued under the room's lock, so that the room stays
-// in memory until it is committed.
-func (s *Service) touch(ctx context.Context, room id.RoomID, write func(*Room) storage.Write) error {
-	r, err := s.lockRoom(ctx, room)
-	if err != nil {
-		return err
-	}
-	w := write(r)
-	w.Rooms = []ident.RoomNID{r.nid}
-	p := s.db.Enqueue(w)
-	r.next.queued = p
-	r.writer.Unlock()
-	return p.Wait(context.WithoutCancel(ctx))
+// mayChangeAlias reports whether a user is joined and has the power level to change the room's canonical alias.
+func mayChangeAlias(r *rooms.Room, user id.UserID) bool {
+	levels := r.Levels()
+	return r.Membership(user) == rooms.Join && levels.UserLevel(user) >= levels.EventLevel(typeCanonicalAlias, true)
 }
 
-// IsPublished tells whether a room is listed in the room directory.
+// IsPublished reports whether a room is listed in the room directory.
 // Spec: client-server-api#get_matrixclientv3directorylistroomroomid
 func (s *Service) IsPublished(ctx context.Context, room id.RoomID) (bool, error) {
-	r, err := s.Room(ctx, room)
+	r, err := s.rooms.Room(ctx, room)
 	if err != nil {
 		return false, err
 	}
@@ -63,14 +46,14 @@ func (s *Service) IsPublished(ctx context.Context, room id.RoomID) (bool, error)
 // PublicRoomsQuery selects rooms of the room directory.
 type PublicRoomsQuery struct {
 	Limit  int       // 0: a default
-	Since  string    // a token of an earlier answer
-	Search string    // in name, topic and canonical alias, whatever the case
-	Types  []*string // only rooms of these types, nil for those without type; empty: all
+	Since  string    // a token from an earlier page
+	Search string    // in name, topic and canonical alias, ignoring case
+	Types  []*string // only rooms of these types, nil for rooms without a type; empty: all
 
 	Federated bool // only rooms that users of other servers may join
 }
 
-// PublicRoomsRequest is how clients and other servers put a query.
+// PublicRoomsRequest is a query as clients and other servers send it.
 type PublicRoomsRequest struct {
 	Limit  int    `json:"limit,omitempty"`
 	Since  string `json:"since,omitempty"`
@@ -80,10 +63,10 @@ type PublicRoomsRequest struct {
 	} `json:"filter"`
 }
 
-// maxSearchTerm bounds what every listed room is searched for, in bytes, and the types of rooms that are asked for.
+// maxSearchTerm bounds the search term, in bytes, and the number of room types in a query.
 const maxSearchTerm = 512
 
-// Query is the query that is put; false where it is not within bounds.
+// Query returns the query, and reports whether it is within bounds.
 func (r *PublicRoomsRequest) Query() (PublicRoomsQuery, bool) {
 	return PublicRoomsQuery{Limit: r.Limit, Since: r.Since, Search: r.Filter.Term, Types: r.Filter.Types},
 		r.Limit >= 0 && len(r.Filter.Term) <= maxSearchTerm && len(r.Filter.Types) <= maxSearchTerm
@@ -117,11 +100,11 @@ const (
 	maxPublicRooms     = 500
 )
 
-// directoryBatch is how many rooms of the directory are looked at together.
+// directoryBatch is how many rooms of the directory are read at a time.
 const directoryBatch = 100
 
-// PublicRooms reads a page of the room directory, the rooms with most members first. It looks at every published room, since any of them
-// may have the most members, but keeps only those of the page.
+// PublicRooms returns a page of the room directory, the rooms with the most members first. It considers every published room, since any of
+// them may have the most members, but keeps only those of the page.
 // Spec: client-server-api#post_matrixclientv3publicrooms
 func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRooms, error) {
 	page, err := newDirectoryPage(&q)
@@ -137,16 +120,16 @@ func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRo
 		if err != nil {
 			return PublicRooms{}, err
 		}
-		rooms, err := s.RoomsByNID(ctx, nids)
+		published, err := s.rooms.RoomsByNID(ctx, nids)
 		if err != nil {
 			return PublicRooms{}, err
 		}
-		for _, r := range rooms {
-			if q.Federated && !r.federated() {
+		for _, r := range published {
+			if q.Federated && !r.Federated() {
 				continue
 			}
-			if p := r.public(); q.matches(&p) {
-				page.add(listedRoom{directoryKey{p.JoinedMembers, r.nid}, p})
+			if p := publicRoom(r); q.matches(&p) {
+				page.add(listedRoom{directoryKey{p.JoinedMembers, r.NID()}, p})
 			}
 		}
 		if more = len(nids) == directoryBatch; more {
@@ -156,28 +139,24 @@ func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRo
 	return page.answer(), nil
 }
 
-// public is how the directory shows the room.
-func (r *Room) public() PublicRoom {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	h := &r.head
+// publicRoom returns what the room directory shows of a room.
+func publicRoom(r *rooms.Room) PublicRoom {
+	text := func(typ, key string) string {
+		e := r.State(typ, "")
+		if e == nil {
+			return ""
+		}
+		return e.ContentString(key)
+	}
 	return PublicRoom{
-		RoomID: r.id, Name: h.text(typeName, "name"), Topic: h.text(typeTopic, "topic"), CanonicalAlias: h.text(typeCanonicalAlias, "alias"),
-		AvatarURL: h.text(typeAvatar, "url"), JoinRule: h.text(typeJoinRules, "join_rule"), RoomType: h.text(typeCreate, "type"),
-		JoinedMembers: h.counts[Join], WorldReadable: h.text(typeHistoryVisibility, "history_visibility") == "world_readable",
-		GuestCanJoin: h.text(typeGuestAccess, "guest_access") == "can_join",
+		RoomID: r.ID(), Name: text(typeName, "name"), Topic: text(typeTopic, "topic"), CanonicalAlias: text(typeCanonicalAlias, "alias"),
+		AvatarURL: text(typeAvatar, "url"), JoinRule: text(typeJoinRules, "join_rule"), RoomType: text(typeCreate, "type"),
+		JoinedMembers: r.Count(rooms.Join), WorldReadable: text(typeHistoryVisibility, "history_visibility") == "world_readable",
+		GuestCanJoin: text(typeGuestAccess, "guest_access") == "can_join",
 	}
 }
 
-// text returns a string member of a state event with an empty state key, empty if there is none.
-func (h *head) text(typ, key string) string {
-	e := h.state[pdu.StateKey{Type: typ}]
-	if e == nil {
-		return ""
-	}
-	return e.ContentString(key)
-}
-
+// matches reports whether a room matches the search term and the room types.
 func (q *PublicRoomsQuery) matches(p *PublicRoom) bool {
 	if q.Search != "" {
 		text := strings.ToLower(p.Name + "\n" + p.Topic + "\n" + p.CanonicalAlias)

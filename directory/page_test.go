@@ -1,10 +1,14 @@
-package rooms
+package directory
 
 import (
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"ebb/rooms"
+	"ebb/storage"
+	"ebb/storage/storagetest"
 )
 
 // directory has the directory's pages read from the one with a token on, and returns the names of the rooms; between runs after each page.
@@ -26,20 +30,20 @@ func (h *house) directory(q PublicRoomsQuery, between func(page PublicRooms)) (n
 }
 
 // listed makes published rooms; each is called by a letter and has as many more members as the digit behind it says.
-func (h *house) listed(rooms string) {
+func (h *house) listed(names string) {
 	h.Helper()
 	owner := h.user("owner")
-	for name := range strings.FieldsSeq(rooms) {
-		room := h.create(owner, CreateRoom{Preset: "public_chat", Visibility: "public", Name: name[:1]})
+	for name := range strings.FieldsSeq(names) {
+		room := h.create(owner, rooms.CreateRoom{Preset: "public_chat", Visibility: "public", Name: name[:1]})
 		for i := range int(name[1] - '0') {
-			h.ok(h.svc.Join(h.Context(), h.user(fmt.Sprint("guest", i)), room, ""))
+			h.ok(h.rooms.Join(h.Context(), h.user(fmt.Sprint("guest", i)), room, ""))
 		}
 	}
 }
 
 func (h *house) publish(name string, on bool) {
 	h.Helper()
-	list, err := h.svc.ListRooms(h.Context(), 0, 1000)
+	list, err := h.rooms.ListRooms(h.Context(), 0, 1000)
 	h.ok(err)
 	for _, d := range list {
 		if d.Name == name {
@@ -51,7 +55,8 @@ func (h *house) publish(name string, on bool) {
 }
 
 func TestRoomsThatAreListedBetweenPagesHideNoOthers(t *testing.T) {
-	eachHouse(t, func(h *house) {
+	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
+		h := newHouse(t, db)
 		h.listed("a1 b3 c0 d2 e1 f0 g0 h4")
 		h.publish("h", false)
 		q := PublicRoomsQuery{Limit: 2}
@@ -74,7 +79,7 @@ func TestRoomsThatAreListedBetweenPagesHideNoOthers(t *testing.T) {
 }
 
 func TestPagesOfTheDirectoryLeadBack(t *testing.T) {
-	h := oneHouse(t)
+	h := newHouse(t, storagetest.Open(t, storage.Config{}))
 	h.listed("a1 b3 c0 d2 e1 f0 g0")
 	var pages []string
 	var last PublicRooms
@@ -110,7 +115,7 @@ func TestPagesOfTheDirectoryLeadBack(t *testing.T) {
 }
 
 func TestAPageOfTheDirectoryBehindItsEndLeadsBack(t *testing.T) {
-	h := oneHouse(t)
+	h := newHouse(t, storagetest.Open(t, storage.Config{}))
 	h.listed("a1 b0 c0")
 	page, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Limit: 2})
 	h.ok(err)
@@ -126,12 +131,12 @@ func TestAPageOfTheDirectoryBehindItsEndLeadsBack(t *testing.T) {
 }
 
 func TestTheDirectoryIsReadInBatches(t *testing.T) {
-	h := oneHouse(t)
+	h := newHouse(t, storagetest.Open(t, storage.Config{}))
 	owner, guest := h.user("owner"), h.user("guest")
 	for i := range 2*directoryBatch + 1 {
-		room := h.create(owner, CreateRoom{Preset: "public_chat", Visibility: "public", Name: fmt.Sprint(i)})
+		room := h.create(owner, rooms.CreateRoom{Preset: "public_chat", Visibility: "public", Name: fmt.Sprint(i)})
 		if i%50 == 0 {
-			h.ok(h.svc.Join(h.Context(), guest, room, ""))
+			h.ok(h.rooms.Join(h.Context(), guest, room, ""))
 		}
 	}
 	got := h.directory(PublicRoomsQuery{Limit: 90}, func(PublicRooms) {})
@@ -141,7 +146,7 @@ func TestTheDirectoryIsReadInBatches(t *testing.T) {
 }
 
 func TestWrongTokensOfTheDirectoryAreRefused(t *testing.T) {
-	h := oneHouse(t)
+	h := newHouse(t, storagetest.Open(t, storage.Config{}))
 	for _, since := range []string{"x", "n", "p", "d100", "n1", "n.1", "n1.", "x1.1", "n1.1.1", "p1,1", "n99999999999999999999.1"} {
 		_, err := h.svc.PublicRooms(h.Context(), PublicRoomsQuery{Since: since})
 		h.refused(err, "M_INVALID_PARAM")

@@ -1,0 +1,86 @@
+// Package directory is what people see of rooms before they are in them: the room directory, aliases, room summaries and the hierarchy of
+// spaces, for clients and for other servers. It is built on package rooms, from whose memory most of it is answered; what this server does
+// not know it asks of other servers, whose answers are remembered for a while.
+//
+// It writes only aliases. Whether a room is published, and its m.room.canonical_alias, are changed by methods of rooms.Service, because
+// rooms is the only writer of rooms.
+package directory
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"time"
+
+	"ebb/canonjson"
+	"ebb/keyed"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// The types of events that summaries are made from, and the type of a room that is a space.
+const (
+	typeCreate            = "m.room.create"
+	typeName              = "m.room.name"
+	typeTopic             = "m.room.topic"
+	typeAvatar            = "m.room.avatar"
+	typeCanonicalAlias    = "m.room.canonical_alias"
+	typeJoinRules         = "m.room.join_rules"
+	typeHistoryVisibility = "m.room.history_visibility"
+	typeGuestAccess       = "m.room.guest_access"
+	typeEncryption        = "m.room.encryption"
+	typeSpaceChild        = "m.space.child"
+
+	roomTypeSpace = "m.space"
+)
+
+// Options is what a Service is made of.
+type Options struct {
+	DB     *storage.DB
+	Server string // this server's name
+	Rooms  *rooms.Service
+	Remote Remote           // nil: no other server is asked
+	Cache  keyed.Budget     // bounds the answers of other servers that are remembered
+	Now    func() time.Time // nil: the real time
+	Log    *slog.Logger
+}
+
+// Service is safe for concurrent use.
+type Service struct {
+	db     *storage.DB
+	server string
+	rooms  *rooms.Service
+	remote Remote
+	log    *slog.Logger
+
+	spaces *keyed.Memo[spaceKey, *remoteSpace] // what other servers answer
+}
+
+// New returns a Service for the rooms of another one.
+func New(o Options) *Service {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Service{
+		db: o.DB, server: o.Server, rooms: o.Rooms, remote: o.Remote, log: o.Log,
+		spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now),
+	}
+}
+
+// serverOf returns the part of an ID after its first colon.
+func serverOf[ID ~string](fullID ID) string {
+	_, server, _ := strings.Cut(string(fullID), ":")
+	return server
+}
+
+// isObject reports whether raw, which is valid JSON, is an object.
+func isObject(raw []byte) bool { return bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) }
+
+// jsonString returns the value of a JSON string, "" for anything else.
+func jsonString(raw []byte) string {
+	text, _ := canonjson.Unquote(raw)
+	return text
+}
