@@ -33,8 +33,8 @@ func (tx *Tx) Account(user ident.UserNID) (AccountRow, bool, error) {
 
 const listAccountsQuery = `SELECT ` + accountColumns + ` FROM accounts WHERE localpart > $1 ORDER BY localpart LIMIT $2`
 
-// ListAccounts returns a page of the accounts: at most limit of those whose localpart is above after, in that order. It uses the index of
-// the unique localpart.
+// ListAccounts returns a page of the accounts: at most limit of those whose localpart is above after, in that order. It
+// uses the index of the unique localpart.
 func (tx *Tx) ListAccounts(after string, limit int) ([]AccountRow, error) {
 	return collect(tx, scanAccount, listAccountsQuery, after, limit)
 }
@@ -142,8 +142,8 @@ func (tx *Tx) RegistrationToken(token string) (RegistrationToken, bool, error) {
 const registrationTokensQuery = `SELECT ` + registrationTokenColumns + ` FROM registration_tokens
 WHERE (created_ts, token) > ($1, $2) ORDER BY created_ts, token LIMIT $3`
 
-// RegistrationTokens returns a page of the registration tokens, oldest first: at most limit of those after the one that was created at
-// afterTS (ms) and is called after. It uses registration_tokens_by_age.
+// RegistrationTokens returns a page of the registration tokens, oldest first: at most limit of those after the one that
+// was created at afterTS (ms) and is called after. It uses registration_tokens_by_age.
 func (tx *Tx) RegistrationTokens(afterTS int64, after string, limit int) ([]RegistrationToken, error) {
 	return collect(tx, scanRegistrationToken, registrationTokensQuery, afterTS, after, limit)
 }

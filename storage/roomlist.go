@@ -2,9 +2,9 @@ package storage
 
 import "ebb/ident"
 
-// Lists of all rooms are read in pages by keyset: a query returns at most limit rooms whose number is above after, in the order of
-// their numbers, and the number of the last one is the after of the next page. Numbers are never reused, so that a room that is added or
-// removed between two pages neither repeats nor hides another.
+// Lists of all rooms are read in pages by keyset: a query returns at most limit rooms whose number is above after, in
+// the order of their numbers, and the number of the last one is the after of the next page. Numbers are never reused,
+// so that a room that is added or removed between two pages neither repeats nor hides another.
 
 const (
 	allRoomsQuery        = `SELECT nid FROM rooms WHERE nid > $1 ORDER BY nid LIMIT $2`
@@ -13,17 +13,17 @@ const (
 WHERE c.room_nid = r.nid AND c.type IN ('m.room.retention', 'org.matrix.msc1763.retention') AND c.state_key = '')) ORDER BY nid LIMIT $2`
 )
 
-// AllRooms returns a page of the rooms that this server knows. It uses the primary key.
+// AllRooms returns a page of all rooms. It uses the primary key.
 func (tx *Tx) AllRooms(after ident.RoomNID, limit int) ([]ident.RoomNID, error) {
 	return collect(tx, scanNumber[ident.RoomNID], allRoomsQuery, int64(after), limit)
 }
 
-// PublishedRooms returns a page of the rooms in the room directory. It uses rooms_published.
+// PublishedRooms returns a page of the rooms in the room directory. It uses the index rooms_published.
 func (tx *Tx) PublishedRooms(after ident.RoomNID, limit int) ([]ident.RoomNID, error) {
 	return collect(tx, scanNumber[ident.RoomNID], publishedRoomsQuery, int64(after), limit)
 }
 
-// RoomsWithPolicy returns a page of the rooms that have a retention policy of their own. It uses the primary keys of both tables.
+// RoomsWithPolicy returns a page of the rooms with their own retention policy. It uses the primary keys of both tables.
 func (tx *Tx) RoomsWithPolicy(after ident.RoomNID, limit int) ([]ident.RoomNID, error) {
 	return collect(tx, scanNumber[ident.RoomNID], roomsWithPolicyQuery, int64(after), limit)
 }
@@ -37,7 +37,7 @@ func (tx *Tx) RoomRows(after ident.RoomNID, limit int) ([]RoomRow, error) {
 
 const joinedCountsQuery = `SELECT room_nid, COUNT(*) FROM memberships WHERE membership = 'join' AND room_nid IN `
 
-// JoinedCounts counts the joined members of rooms; a room without any is missing. It uses memberships_by_room.
+// JoinedCounts returns the number of joined members of each room that has any. It uses the index memberships_by_room.
 func (tx *Tx) JoinedCounts(rooms []ident.RoomNID) (map[ident.RoomNID]int64, error) {
 	list, args := In(1, rooms)
 	return numbers[ident.RoomNID, int64](tx, joinedCountsQuery+list+` GROUP BY room_nid`, args...)
@@ -47,7 +47,7 @@ const describingStateQuery = `SELECT ` + eventColumns + ` FROM current_state c J
 WHERE c.type IN ('m.room.name', 'm.room.canonical_alias', 'm.room.encryption', 'm.room.retention', 'org.matrix.msc1763.retention')
 AND c.state_key = '' AND c.room_nid IN `
 
-// DescribingState returns the events of the current state of rooms that tell an administrator about a room: its name, canonical alias,
+// DescribingState returns the current state events that describe rooms to an administrator: name, canonical alias,
 // encryption and retention. It uses the primary keys.
 func (tx *Tx) DescribingState(rooms []ident.RoomNID) ([]EventRow, error) {
 	list, args := In(1, rooms)

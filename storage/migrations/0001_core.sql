@@ -1,8 +1,8 @@
--- Rooms, events, state and what hangs on events.
--- {pk} is the dialect's 64-bit row key (SQLite: INTEGER PRIMARY KEY, the rowid itself).
--- A nid is a short integer name for a long id; it is allotted from the stream positions, so it is unique over all tables.
+-- Rooms, events, state and what depends on events.
+-- {pk} stands for the dialect's 64-bit row key (SQLite: INTEGER PRIMARY KEY, the rowid itself).
+-- A nid is the number of something with a long ID. It is allotted from the stream positions and so is unique in all tables.
 
--- Every user that an event, receipt or device list names, local or remote.
+-- Every local or remote user to whom an event, receipt or device list refers.
 CREATE TABLE users (
     nid     {pk},
     user_id TEXT NOT NULL UNIQUE
@@ -13,23 +13,24 @@ CREATE TABLE rooms (
     room_id        TEXT   NOT NULL UNIQUE,
     version        TEXT   NOT NULL,
     created_ts     BIGINT NOT NULL,           -- ms, this server's clock
-    generation     BIGINT NOT NULL,           -- grows with every committed write of the room; memory older than this is stale
-    snapshot       BIGINT NOT NULL,           -- state after the forward extremities (state_snapshots.nid)
+    generation     BIGINT NOT NULL,           -- incremented by every write to the room; cached data of an older one is outdated
+    snapshot       BIGINT NOT NULL,           -- the state after the forward extremities (state_snapshots.nid)
     extremities    TEXT   NOT NULL,           -- JSON array of positions of the forward extremities
     depth          BIGINT NOT NULL,           -- highest depth among the extremities
     last_order     BIGINT NOT NULL,           -- timeline order of the newest event
     published      BIGINT NOT NULL DEFAULT 0, -- 1: listed in the room directory
     override_min   BIGINT,                    -- retention override by the administrator, ms
     override_max   BIGINT,
-    overridden     BIGINT NOT NULL DEFAULT 0, -- 1: the override stands, even where both lifetimes are NULL
-    purged_before  BIGINT NOT NULL DEFAULT 0  -- message events with an older effective timestamp (ms) are gone and never come back
+    overridden     BIGINT NOT NULL DEFAULT 0, -- 1: the override applies, even if both lifetimes are NULL
+    purged_before  BIGINT NOT NULL DEFAULT 0  -- ms; message events with an older effective timestamp are purged for good
 );
 
--- One row per event known to this server. The JSON is the canonical PDU as signed (or its redacted form), without unsigned.
+-- One row for each event that this server stores, two for some (storage.EventByID).
+-- The JSON is the canonical PDU as signed (or its redacted form), without unsigned.
 CREATE TABLE events (
-    position     {pk},                        -- arrival; the stream position
+    position     {pk},                        -- the stream position, in order of arrival
     room_nid     BIGINT NOT NULL,
-    ord          BIGINT NOT NULL,             -- timeline order in the room: position * 65536 for live events, gaps for backfill
+    ord          BIGINT NOT NULL,             -- order in the timeline: position * 65536 for new events, with gaps for backfill
     id_hash      BIGINT NOT NULL,             -- DB.IDHash(event_id): not unique, compare event_id
     event_id     TEXT   NOT NULL,
     type         TEXT   NOT NULL,
@@ -37,19 +38,20 @@ CREATE TABLE events (
     sender_nid   BIGINT NOT NULL,
     origin_ts    BIGINT NOT NULL,             -- origin_server_ts, ms
     received_ts  BIGINT NOT NULL,             -- this server's clock, ms
-    snapshot     BIGINT NOT NULL,             -- state before the event (state_snapshots.nid); 0 for an outlier
+    snapshot     BIGINT NOT NULL,             -- the state before the event (state_snapshots.nid); 0 for an outlier
     flags        BIGINT NOT NULL,             -- storage.EventFlags
     redacted_by  BIGINT NOT NULL DEFAULT 0,   -- position of the redaction that took effect
-    thread_root  BIGINT NOT NULL DEFAULT 0,   -- position of the thread's root event, 0: main timeline
-    push         BIGINT NOT NULL DEFAULT 0,   -- storage.PushClass under the default rules, for a recipient who is not singled out
+    thread_root  BIGINT NOT NULL DEFAULT 0,   -- position of the thread's root event; 0: main timeline
+    push         BIGINT NOT NULL DEFAULT 0,   -- pushrules.Class for recipients without a row in event_push
     device_nid   BIGINT NOT NULL DEFAULT 0,   -- the local device that sent it
-    txn_id       TEXT,                        -- and its transaction id, for unsigned.transaction_id
+    txn_id       TEXT,                        -- the device's transaction ID, for unsigned.transaction_id
     json         TEXT   NOT NULL
 );
 CREATE INDEX events_by_id ON events (id_hash);
 CREATE INDEX events_by_order ON events (room_nid, ord);
 
--- State as a chain of deltas: a snapshot is its own rows over those of prev; full snapshots (prev 0) stand at bounded distance.
+-- State as a chain of deltas: a snapshot consists of its own rows and, for other keys, those of prev. Full snapshots (prev 0)
+-- follow at bounded distances.
 CREATE TABLE state_snapshots (
     nid      {pk},
     room_nid BIGINT NOT NULL,
@@ -60,7 +62,7 @@ CREATE TABLE state_deltas (
     snapshot  BIGINT NOT NULL,
     type      TEXT   NOT NULL,
     state_key TEXT   NOT NULL,
-    position  BIGINT NOT NULL,                -- the state event; 0: the key is absent from here on
+    position  BIGINT NOT NULL,                -- the state event; 0: the key is absent from this snapshot on
     PRIMARY KEY (snapshot, type, state_key)
 );
 
@@ -73,29 +75,29 @@ CREATE TABLE current_state (
     PRIMARY KEY (room_nid, type, state_key)
 );
 
--- Current membership by user: the rooms of a user, and who shares rooms with whom.
+-- Current memberships: the rooms of each user, and which users share rooms.
 CREATE TABLE memberships (
     user_nid   BIGINT NOT NULL,
     room_nid   BIGINT NOT NULL,
     membership TEXT   NOT NULL,               -- join, invite, leave, ban, knock
     position   BIGINT NOT NULL,               -- the m.room.member event
-    joined_pos BIGINT NOT NULL DEFAULT 0,     -- position since which the membership is join without a break; 0: not joined
+    joined_pos BIGINT NOT NULL DEFAULT 0,     -- position since which the user has been joined without interruption; 0: not joined
     forgotten  BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (user_nid, room_nid)
 );
 CREATE INDEX memberships_by_room ON memberships (room_nid);
 
--- Idempotency of client requests: the answer of a transaction id, per device and request path. Rows older than two days go.
+-- Idempotency of client requests: the response to a transaction ID, by device and request path. Rows are deleted after two days.
 CREATE TABLE client_txns (
     device_nid BIGINT NOT NULL,
     path_hash  BIGINT NOT NULL,               -- DB.IDHash(path + NUL + txnId)
     created_ts BIGINT NOT NULL,
-    answer     TEXT   NOT NULL,               -- the event id; empty where the answer is {}
+    answer     TEXT   NOT NULL,               -- the event ID; empty if the response is {}
     PRIMARY KEY (device_nid, path_hash)
 );
 CREATE INDEX client_txns_by_age ON client_txns (created_ts);
 
--- m.relates_to of committed events (content-free; goes with the event).
+-- m.relates_to of committed events, without content. Rows are deleted with the event.
 CREATE TABLE relations (
     position     {pk},                        -- the relating event
     room_nid     BIGINT NOT NULL,
@@ -115,12 +117,12 @@ CREATE TABLE threads (
 );
 CREATE INDEX threads_by_room ON threads (room_nid, latest);
 
--- Who is singled out by an event (mention, keyword, own rule): differs from events.push for this user.
+-- Users for whom the class of an event (mention, keyword, own rule) differs from events.push.
 CREATE TABLE event_push (
     user_nid  BIGINT NOT NULL,
     room_nid  BIGINT NOT NULL,
     position  BIGINT NOT NULL,
-    push      BIGINT NOT NULL,                -- storage.PushClass for this user
+    push      BIGINT NOT NULL,                -- pushrules.Class for this user
     PRIMARY KEY (user_nid, room_nid, position)
 );
 CREATE INDEX event_push_by_event ON event_push (position);
@@ -129,7 +131,7 @@ CREATE TABLE receipts (
     room_nid    BIGINT NOT NULL,
     user_nid    BIGINT NOT NULL,
     type        TEXT   NOT NULL,              -- m.read, m.read.private
-    thread      TEXT   NOT NULL,              -- '': unthreaded; main; or the root's event id
+    thread      TEXT   NOT NULL,              -- '' for unthreaded, main, or the event ID of the thread's root
     event_id    TEXT   NOT NULL,
     ord         BIGINT NOT NULL,              -- timeline order of the event
     ts          BIGINT NOT NULL,              -- ms

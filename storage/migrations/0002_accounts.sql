@@ -1,14 +1,15 @@
--- The people of this server: accounts, their devices and the tokens of both, profiles, registration tokens.
--- Of every secret only a hash is here: argon2id of passwords, SHA-256 of tokens (those are random, so a plain hash is enough).
+-- Accounts, their devices and tokens, profiles, and registration tokens.
+-- Passwords are stored as argon2id hashes, tokens as SHA-256 hashes, which suffice because tokens are random. Only registration
+-- tokens are stored in clear.
 
 CREATE TABLE accounts (
     nid            {pk},                       -- users.nid
     localpart      TEXT   NOT NULL UNIQUE,
-    password       TEXT   NOT NULL,            -- argon2id in PHC form; '' where nobody can sign in by password
+    password       TEXT   NOT NULL,            -- argon2id in PHC form; '' if sign-in by password is not possible
     created_ts     BIGINT NOT NULL,            -- ms
     admin          BIGINT NOT NULL DEFAULT 0,
-    deactivated_ts BIGINT NOT NULL DEFAULT 0,  -- ms; the row stays, so that the name is not given to somebody else
-    leaving        BIGINT NOT NULL DEFAULT 0,  -- 1: deactivated, but not yet out of every room; 2: and to be erased
+    deactivated_ts BIGINT NOT NULL DEFAULT 0,  -- ms; 0: active. The row stays, so that the localpart is not used again
+    leaving        BIGINT NOT NULL DEFAULT 0,  -- 1: deactivated, but has not left every room yet; 2: the same, with erasure
     search         TEXT   NOT NULL             -- user id and display name in lower case, for the user directory
 );
 
@@ -18,7 +19,7 @@ CREATE TABLE devices (
     device_id    TEXT   NOT NULL,
     display_name TEXT,
     created_ts   BIGINT NOT NULL,              -- ms
-    seen_ts      BIGINT NOT NULL,              -- ms; written now and then, not with every request
+    seen_ts      BIGINT NOT NULL,              -- ms; written occasionally, not with every request
     seen_addr    TEXT   NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX devices_by_id ON devices (user_nid, device_id);
@@ -29,7 +30,7 @@ CREATE TABLE access_tokens (
     user_nid   BIGINT NOT NULL,
     device_nid BIGINT NOT NULL,
     expires_ts BIGINT NOT NULL,                -- ms; 0: never
-    unused     BIGINT NOT NULL                 -- 1: came from a refresh; the first use retires what it replaces
+    unused     BIGINT NOT NULL                 -- 1: issued by a refresh; the first use deletes the tokens it replaces
 );
 CREATE INDEX access_tokens_by_device ON access_tokens (device_nid);
 
@@ -42,7 +43,7 @@ CREATE TABLE refresh_tokens (
 );
 CREATE INDEX refresh_tokens_by_device ON refresh_tokens (device_nid);
 
--- Single-use tokens that sign a further device in (m.login.token).
+-- Single-use tokens that sign in another device (m.login.token).
 CREATE TABLE login_tokens (
     hash       TEXT   NOT NULL PRIMARY KEY,
     user_nid   BIGINT NOT NULL,
@@ -52,7 +53,7 @@ CREATE TABLE login_tokens (
 CREATE TABLE registration_tokens (
     token        TEXT   NOT NULL PRIMARY KEY,
     uses_allowed BIGINT,                       -- NULL: any number
-    completed    BIGINT NOT NULL DEFAULT 0,    -- accounts made with it
+    completed    BIGINT NOT NULL DEFAULT 0,    -- number of registrations so far
     expires_ts   BIGINT NOT NULL,              -- ms; 0: never
     created_ts   BIGINT NOT NULL
 );

@@ -1,5 +1,5 @@
--- End-to-end encryption passthrough: public keys, encrypted backups and messages between devices. Nothing here can be
--- read by the server. Key JSON is kept as the client sent it, unknown fields included.
+-- End-to-end encryption: public keys, encrypted backups and to-device messages. The server cannot read encrypted data. The JSON
+-- of keys is stored as the client sent it, including unknown fields.
 
 CREATE TABLE device_keys (
     device_nid {pk},
@@ -8,7 +8,7 @@ CREATE TABLE device_keys (
 );
 CREATE INDEX device_keys_by_user ON device_keys (user_nid);
 
--- Claimed oldest first, so nid grows with the upload.
+-- Keys are claimed oldest first: nid is higher for later uploads.
 CREATE TABLE one_time_keys (
     nid        {pk},
     device_nid BIGINT NOT NULL,
@@ -24,7 +24,7 @@ CREATE TABLE fallback_keys (
     algorithm  TEXT   NOT NULL,
     key_id     TEXT   NOT NULL,
     json       TEXT   NOT NULL,
-    used       BIGINT NOT NULL,               -- 1: was given to a claim
+    used       BIGINT NOT NULL,               -- 1: was claimed
     PRIMARY KEY (device_nid, algorithm)
 );
 
@@ -35,10 +35,10 @@ CREATE TABLE cross_signing_keys (
     PRIMARY KEY (user_nid, usage)
 );
 
--- Signatures uploaded apart from the key they sign (/keys/signatures/upload).
+-- Signatures that were uploaded separately from the key (/keys/signatures/upload).
 CREATE TABLE key_signatures (
     target_nid BIGINT NOT NULL,               -- user whose key is signed
-    target_key TEXT   NOT NULL,               -- device id, or the public part of a cross-signing key
+    target_key TEXT   NOT NULL,               -- device ID, or the public part of a cross-signing key
     signer_nid BIGINT NOT NULL,
     key_id     TEXT   NOT NULL,               -- ed25519:… of the signer
     signature  TEXT   NOT NULL,
@@ -50,8 +50,8 @@ CREATE TABLE backup_versions (
     version   BIGINT NOT NULL,
     algorithm TEXT   NOT NULL,
     auth_data TEXT   NOT NULL,
-    etag      BIGINT NOT NULL,                -- grows with every change of the keys
-    deleted   BIGINT NOT NULL DEFAULT 0,      -- kept so that a version number never comes back
+    etag      BIGINT NOT NULL,                -- incremented by every change of the keys
+    deleted   BIGINT NOT NULL DEFAULT 0,      -- deleted rows stay, so that a version number is not used again
     PRIMARY KEY (user_nid, version)
 );
 
@@ -81,7 +81,7 @@ CREATE TABLE device_list_changes (
 );
 CREATE INDEX device_list_changes_by_position ON device_list_changes (position);
 
--- A signer's other devices must look at the target's keys again; nobody else learns of it.
+-- Signatures of other users' keys. The signer's devices must query the target's keys again; nobody else is notified.
 CREATE TABLE key_signature_changes (
     signer_nid BIGINT NOT NULL,
     target_nid BIGINT NOT NULL,
@@ -89,7 +89,7 @@ CREATE TABLE key_signature_changes (
     PRIMARY KEY (signer_nid, target_nid)
 );
 
--- MSC3814: one device per user that receives while no device is signed in.
+-- MSC3814: a device for each user that receives messages while no other device is signed in.
 CREATE TABLE dehydrated_devices (
     user_nid    {pk},
     device_nid  BIGINT NOT NULL,

@@ -1,4 +1,4 @@
--- A user's push rules: own rules and what differs from the defaults (push/ruleset.go). No row: the defaults.
+-- A user's push rules: own rules and changes to the default rules (pushrules/ruleset.go). Users without a row have the defaults.
 
 CREATE TABLE push_rules (
     user_nid {pk},

@@ -1,13 +1,13 @@
 -- Rooms that are shared with other servers.
 
--- Since when an entry is current, where that is not the position of its event: state resolution made an older one current.
+-- The position since which an entry is current, if state resolution made an older event current. 0: the event's own position.
 ALTER TABLE current_state ADD COLUMN changed BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE memberships ADD COLUMN changed BIGINT NOT NULL DEFAULT 0;
 
--- The depth of the event with which this server came into the room: what lies before is asked for as history only.
+-- The depth of the join by which this server entered the room. Earlier events are fetched as history only.
 ALTER TABLE rooms ADD COLUMN min_depth BIGINT NOT NULL DEFAULT 0;
 
--- What a room shows of itself to a user whom it does not let in yet, as another server told it with an invite or a knock.
+-- The stripped state that another server sent with an invite or a knock.
 CREATE TABLE stripped_state (
     user_nid BIGINT NOT NULL,
     room_nid BIGINT NOT NULL,
@@ -15,16 +15,16 @@ CREATE TABLE stripped_state (
     PRIMARY KEY (user_nid, room_nid)
 );
 
--- Events that others name as the ones before them and that are not stored: where history can be asked for.
+-- Events that stored events refer to as predecessors and that are not stored: the starting points for backfilling history.
 CREATE TABLE backward_edges (
     room_nid   BIGINT NOT NULL,
     missing_id TEXT   NOT NULL,
-    ord        BIGINT NOT NULL,               -- timeline order of the oldest event that names it
+    ord        BIGINT NOT NULL,               -- timeline order of the oldest event that refers to it
     PRIMARY KEY (room_nid, missing_id)
 );
 CREATE INDEX backward_edges_by_order ON backward_edges (room_nid, ord);
 
--- Redactions that came before what they redact.
+-- Redactions that arrived before the event that they redact.
 CREATE TABLE pending_redactions (
     room_nid  BIGINT NOT NULL,
     target_id TEXT   NOT NULL,

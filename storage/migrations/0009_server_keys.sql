@@ -1,13 +1,13 @@
--- The signing keys of other servers, each under the name of the server that was asked about.
+-- The signing keys of other servers.
 CREATE TABLE server_keys (
     server     TEXT   NOT NULL,
     key_id     TEXT   NOT NULL,               -- ed25519:…
     public_key TEXT   NOT NULL,               -- unpadded base64
-    good_until BIGINT NOT NULL,               -- ms: signatures up to then are good
-    expired    BIGINT NOT NULL DEFAULT 0,     -- 1: the server uses it no more, good_until is when it ceased to
+    good_until BIGINT NOT NULL,               -- ms; signatures made until then are valid
+    expired    BIGINT NOT NULL DEFAULT 0,     -- 1: no longer in use; good_until is the time of its last use
     PRIMARY KEY (server, key_id)
 );
--- What a server last said of its keys, as it signed it, for others who ask here.
+-- The latest signed response of each server that lists its keys, for servers that request it from this one.
 CREATE TABLE server_key_answers (
     server     TEXT   NOT NULL PRIMARY KEY,
     json       TEXT   NOT NULL,

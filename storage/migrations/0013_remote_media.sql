@@ -1,4 +1,4 @@
--- Files of other servers that were fetched for users of this one. The bytes are files, named by blob as those of media are.
+-- Files of other servers that were fetched for local users. The bytes are files, named by blob as for media.
 
 CREATE TABLE remote_media (
     server       TEXT   NOT NULL,
@@ -8,7 +8,7 @@ CREATE TABLE remote_media (
     filename     TEXT   NOT NULL,
     size         BIGINT NOT NULL,             -- bytes
     fetched_ts   BIGINT NOT NULL,             -- ms
-    used_ts      BIGINT NOT NULL,             -- ms; when it was last asked for, within an hour
+    used_ts      BIGINT NOT NULL,             -- ms; time of the last request, accurate to an hour
     PRIMARY KEY (server, media_id)
 );
 CREATE INDEX remote_media_by_blob ON remote_media (blob);

@@ -1,4 +1,4 @@
--- Tokens by which users tell other services who they are. They open nothing here.
+-- OpenID tokens, by which users prove their identity to other services. They give no access to this server.
 
 CREATE TABLE openid_tokens (
     hash       TEXT   NOT NULL PRIMARY KEY,   -- SHA-256, base64url

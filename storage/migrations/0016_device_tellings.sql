@@ -1,8 +1,8 @@
--- Users of this server who came into a room: other servers in it are to be told of their devices.
+-- Local users who joined a room and whose devices are to be announced to the other servers in it.
 
 CREATE TABLE device_tellings (
     user_nid BIGINT NOT NULL,
     room_nid BIGINT NOT NULL,
-    partial  BIGINT NOT NULL,   -- 1: it is not known for sure which servers are in the room
+    partial  BIGINT NOT NULL,   -- 1: the list of servers in the room may be incomplete
     PRIMARY KEY (user_nid, room_nid)
 );

@@ -1,4 +1,4 @@
--- Who sent an event that was purged: a redaction of it may still come, and clients may still show it.
+-- The senders of purged events, because redactions of these may still arrive and clients may still show the events.
 CREATE TABLE purged_events (
     room_nid   BIGINT NOT NULL,
     id_hash    BIGINT NOT NULL,               -- DB.IDHash(event id)
