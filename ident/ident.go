@@ -1,12 +1,12 @@
-// Package ident has the numbers that stand for long ids in memory and in the database, and the type that says who a request
-// acts for.
+// Package ident defines the numbers that represent long IDs in memory and in the database, and the type that identifies
+// who makes a request.
 //
-// Users, rooms and devices have a number each (NID) beside the id that the specification gives them: tables and maps hold the
-// number. A number is allotted from the stream of positions when something first names the user, room or device, is never
-// given to another, and means nothing outside of its database. 0 is nobody and nothing.
+// Each user, room and device has a number (NID) besides the ID that the specification gives it. Tables and maps contain
+// the number. It is allotted from the stream of positions when something first refers to the user, room or device, is
+// never used for another one, and has no meaning outside its database. 0 stands for none.
 //
-// Every kind of number has a type of its own, so that a call with two of them in the wrong order does not compile. They are
-// converted to and from int64 only where they enter or leave the database.
+// Each kind of number has its own type, so that a call with two of them in the wrong order does not compile. They are
+// converted to and from int64 only at the database.
 package ident
 
 import "maunium.net/go/mautrix/id"
@@ -17,22 +17,22 @@ type UserNID int64
 // RoomNID is the number of a room.
 type RoomNID int64
 
-// DeviceNID is the number of a device of a user of this server.
+// DeviceNID is the number of a device of a local user.
 type DeviceNID int64
 
-// Order is the place of an event in its room's timeline: events with a higher order are later. Gaps are left so that history
-// can be put before and between. It differs from the position (storage.Pos), which is the order of arrival over all rooms.
-// 0 means that the event is not part of the timeline.
+// Order is the position of an event in its room's timeline: events with a higher order are later. Gaps are left so that
+// history can be inserted before and between. It differs from the stream position (storage.Pos), which is the order of
+// arrival over all rooms. 0 means that the event is not part of the timeline.
 type Order int64
 
-// Requester is the user for whom something is read or done, with the device and the access token that the request came with.
-// Where this server acts for a user on its own, as when a deactivated account leaves its rooms, there is neither.
+// Requester is the user for whom something is read or done, with the device and the access token of the request. If the
+// server acts for a user by itself, for example when a deactivated account leaves its rooms, there is neither.
 type Requester struct {
 	UserID     id.UserID
 	UserNID    UserNID
-	DeviceID   id.DeviceID // "": no device
-	DeviceNID  DeviceNID   // 0: no device
-	TokenID    int64       // the number of the access token; 0: none
-	IsAdmin    bool        // an administrator of this server
-	AppService string      // id of the application service that acts; "": none
+	DeviceID   id.DeviceID // "" if there is no device
+	DeviceNID  DeviceNID   // 0 if there is no device
+	TokenID    int64       // the number of the access token; 0 if there is none
+	IsAdmin    bool        // whether the user is an administrator of this server
+	AppService string      // ID of the application service that acts; "" if there is none
 }

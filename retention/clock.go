@@ -11,23 +11,24 @@ import (
 const (
 	// recordInterval is how often the time is recorded, so that the next start knows when the server last ran.
 	recordInterval = 10 * time.Minute
-	// maxUnseen is the longest time between two looks at the clock that is not taken for a jump.
+	// maxUnseen is the longest time between two checks of the clock that does not count as a jump.
 	maxUnseen = time.Hour
-	// jumpWait is how long what expired only by a jump of the clock is hidden before it is purged.
+	// jumpWait is how long messages that expired only because the clock jumped are hidden before they are purged.
 	jumpWait = 24 * time.Hour
 )
 
-// clock decides which time a purge goes by. A clock that is wrong hides messages, and shows them again once it is right;
-// a purge would have removed them for good. So what expired only by a jump of the clock waits a day for somebody to notice.
+// clock determines the time by which messages are purged. A wrong clock hides messages, and shows them again once it is
+// right; a purge would remove them for good. Messages that expired only because the clock jumped therefore wait a day,
+// so that an administrator can notice.
 type clock struct {
-	mu      sync.Mutex    // guards what follows; held over a read and a write of the database, under Job.running
-	known   storage.Clock // as it was recorded
-	started bool          // whether the clock was looked at in this process
-	wall    time.Time     // what it showed then
-	elapsed time.Duration // and what the steady clock showed
+	mu      sync.Mutex    // guards the fields below; held during a read and a write of the database, under Job.running
+	known   storage.Clock // as recorded in the database
+	started bool          // whether this process has checked the clock
+	wall    time.Time     // the time at the last check
+	elapsed time.Duration // the time of the steady clock at the last check
 }
 
-// Time returns the time by which to remove for good what expires.
+// Time returns the time by which expired messages are removed for good.
 func (j *Job) Time(ctx context.Context) (time.Time, error) {
 	j.clock.mu.Lock()
 	defer j.clock.mu.Unlock()
@@ -42,7 +43,8 @@ func (j *Job) Time(ctx context.Context) (time.Time, error) {
 	return now, nil
 }
 
-// read returns the time by which to purge, records that the clock was seen, and says until when what a jump expired is kept.
+// read returns the time by which to purge, records that the clock was checked, and returns when messages that expired
+// through a jump may be purged.
 func (j *Job) read(ctx context.Context) (by, keptUntil time.Time, err error) {
 	j.clock.mu.Lock()
 	defer j.clock.mu.Unlock()
@@ -65,7 +67,7 @@ func (j *Job) readLocked(ctx context.Context) (by, keptUntil time.Time, err erro
 		err = j.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetClock(next) })
 	}
 	if err != nil {
-		j.clock.started = !first // as if it had not been looked at
+		j.clock.started = !first // as if it had not been checked
 		return by, keptUntil, err
 	}
 	j.clock.known = next
@@ -80,16 +82,16 @@ func (j *Job) readLocked(ctx context.Context) (by, keptUntil time.Time, err erro
 	return by, keptUntil, nil
 }
 
-// without is the time that it would be if the clock had not jumped.
+// without returns the time as it would be without the jump.
 func without(c storage.Clock, now time.Time) time.Time {
 	return time.UnixMilli(c.JumpedFrom + now.UnixMilli() - c.JumpedTo)
 }
 
-// look compares the clock with what is known of it.
+// look compares the clock with what is recorded about it.
 func (c *clock) look(known storage.Clock, now time.Time, elapsed func() time.Duration) (next storage.Clock, jumped bool) {
 	next, last := known, known.Seen
 	if c.started {
-		last = now.UnixMilli() // a clock that is not compared with a steady one counts as right
+		last = now.UnixMilli() // without a steady clock to compare it with, the clock counts as right
 		if elapsed != nil {
 			last = c.wall.Add(elapsed() - c.elapsed).UnixMilli()
 		}
@@ -110,7 +112,7 @@ func (c *clock) look(known storage.Clock, now time.Time, elapsed func() time.Dur
 	case !jumped:
 	case next.JumpedTo == 0:
 		next.JumpedFrom, next.JumpedTo = last, next.Seen
-	default: // a second jump: what the first one expired is kept on
+	default: // a second jump: messages that expired through the first one are kept too
 		next.JumpedFrom, next.JumpedTo = next.JumpedFrom+last-next.JumpedTo, next.Seen
 	}
 	return next, jumped

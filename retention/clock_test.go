@@ -12,7 +12,8 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// restart makes a new job over the same database, as another start of the server does. The log goes to the returned buffer.
+// restart makes a new job over the same database, as another start of the server does. The log goes to the returned
+// buffer.
 func (f *fixture) restart() *bytes.Buffer {
 	o, log := f.opts, &bytes.Buffer{}
 	o.Log = slog.New(slog.NewTextHandler(log, nil))

@@ -1,7 +1,8 @@
-// Package retention removes expired messages from disk. What is expired is hidden from every reader at once, by the
-// clock (rooms); this package only makes sure that it is soon gone from the database too, with its bytes.
+// Package retention removes expired messages from disk. Expired messages are hidden from readers immediately, by the
+// clock (package rooms); this package removes them from the database soon afterwards.
 //
-// A run goes room by room, in small transactions, and can stop anywhere: the next one goes on. The first run is at boot.
+// A run goes room by room in small transactions and can stop anywhere; the next run continues. The first run is at
+// startup.
 package retention
 
 import (
@@ -17,42 +18,44 @@ import (
 	"ebb/storage"
 )
 
-// Options is what a Job is made of.
+// Options holds the dependencies and settings of a Job.
 type Options struct {
 	DB       *storage.DB
 	Rooms    *rooms.Service
 	Policy   rooms.Retention // the server's default and limits
 	Interval time.Duration
-	Observe  func(Report) // after every run, for metrics; nil: nobody is told
+	Observe  func(Report) // called after every run, for metrics; may be nil
 	Now      func() time.Time
-	Elapsed  func() time.Duration // a clock that nobody sets, to compare Now with while the server runs; nil: Now counts as right
+	Elapsed  func() time.Duration // a steady clock to compare Now with; if nil, Now counts as right
 	Log      *slog.Logger
 }
 
 // Job purges on a schedule and on demand.
 type Job struct {
 	opts Options
-	// running keeps runs from overlapping, and guards what follows; held over database work, under no other lock.
+	// running prevents concurrent runs and guards the fields below. It is held during database work, under no other
+	// lock.
 	running sync.Mutex
 	clock   clock
-	// owed says that purged bytes may still be in the files: the last run, perhaps of another process, was broken off.
+	// owed means that the files may still contain purged bytes, because the last run, perhaps of another process, was
+	// interrupted.
 	owed bool
 }
 
-// New makes a Job; Run starts it.
+// New returns a Job, which Run starts.
 func New(o Options) *Job { return &Job{opts: o, owed: true} }
 
-// Report is what one run did.
+// Report is the result of one run.
 type Report struct {
-	Rooms  int // with an effective maximum lifetime
-	Events int // purged
+	Rooms  int // number of rooms with an effective maximum lifetime
+	Events int // number of purged events
 	Took   time.Duration
 
-	// KeptUntil is when messages that expired only by a jump of the clock are purged; nil: the clock has not jumped.
+	// KeptUntil is when messages that expired only because the clock jumped are purged; nil if it has not jumped.
 	KeptUntil *time.Time
 }
 
-// Run purges now and then at every interval, until ctx ends.
+// Run purges at once and then at every interval, until ctx ends.
 func (j *Job) Run(ctx context.Context) error {
 	tick, record := time.NewTicker(j.opts.Interval), time.NewTicker(recordInterval)
 	defer tick.Stop()
@@ -74,7 +77,7 @@ func (j *Job) Run(ctx context.Context) error {
 	}
 }
 
-// record notes that the server runs at this time.
+// record records that the server is running at this time.
 func (j *Job) record(ctx context.Context) {
 	j.running.Lock()
 	defer j.running.Unlock()
@@ -83,7 +86,7 @@ func (j *Job) record(ctx context.Context) {
 	}
 }
 
-// Purge removes everything that is expired now, and gives the space back.
+// Purge removes all messages that have expired and returns the space to the file system.
 func (j *Job) Purge(ctx context.Context) (Report, error) {
 	j.running.Lock()
 	defer j.running.Unlock()
@@ -119,7 +122,8 @@ func (j *Job) Purge(ctx context.Context) (Report, error) {
 // roomsPerPage is how many rooms are listed at a time.
 const roomsPerPage = 100
 
-// purgeRooms purges what has expired by the given time in all rooms, page by page. If a room fails, it goes on with the others.
+// purgeRooms purges what has expired by the given time in all rooms, page by page. If a room fails, it goes on with the
+// others.
 func (j *Job) purgeRooms(ctx context.Context, by time.Time, report *Report) error {
 	var errs []error
 	for after, more := ident.RoomNID(0), true; more; {
@@ -148,7 +152,7 @@ func (j *Job) purgeRooms(ctx context.Context, by time.Time, report *Report) erro
 	return errors.Join(errs...)
 }
 
-// rooms returns a page of the rooms that may have expired messages: those after a room, by number.
+// rooms lists the rooms that may have expired messages.
 func (j *Job) rooms(ctx context.Context, after ident.RoomNID) (page []ident.RoomNID, err error) {
 	err = j.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		if j.opts.Policy.Default.Max != nil || j.opts.Policy.Limits.MaxLifetime.Max != nil {
@@ -161,7 +165,7 @@ func (j *Job) rooms(ctx context.Context, after ident.RoomNID) (page []ident.Room
 	return page, err
 }
 
-// purgeRoom purges what has expired in one room by the given time, batch after batch.
+// purgeRoom purges the messages in one room that have expired by the given time, batch by batch.
 func (j *Job) purgeRoom(ctx context.Context, nid ident.RoomNID, by time.Time) (events int, hasPolicy bool, err error) {
 	room, err := j.opts.Rooms.RoomByNID(ctx, nid)
 	if err != nil {

@@ -1,10 +1,4 @@
-// Package wake keeps track of readers that wait for news, and wakes them.
-//
-// A reader parks before it looks for news, looks, and waits on its Sub if it found nothing; so a change that is
-// committed while it looks is never missed. A wake-up only says "look again": it carries no position and no data, and
-// two wake-ups before the reader looks are one. The reader finds out what is new by comparing positions.
-//
-// The calls that wake readers run inside commit hooks: they take one lock, do no I/O and never block on a reader.
+// wake sends a wake-up to each reader from s on that has none pending.
 package wake
 
 import (
@@ -13,7 +7,7 @@ import (
 	"ebb/ident"
 )
 
-// Members is a set of users by number, such as the local members of a room. The hub reads it only during the call.
+// Members is a set of users, such as the local members of a room. The hub reads it during the call only.
 type Members interface {
 	Len() int
 	Has(user ident.UserNID) bool
@@ -34,11 +28,11 @@ type Hub struct {
 type Sub struct {
 	hub        *Hub
 	user       ident.UserNID // the user whose news it waits for; 0: it visits a room
-	room       ident.RoomNID // the room that it visits; 0: none
+	room       ident.RoomNID // the room that it visits; 0 if none
 	device     ident.DeviceNID
 	next, prev *Sub // links in the list of the user or room
 	closed     bool
-	news       uint64 // guarded by hub.mu, as is rooms
+	news       uint64 // guarded by hub.mu, like rooms
 	rooms      uint64
 	c          chan struct{} // nil: the reader only counts news
 }
@@ -56,7 +50,8 @@ func (h *Hub) Watch(user ident.UserNID, device ident.DeviceNID) *Sub {
 	return h.add(&Sub{hub: h, user: user, device: device})
 }
 
-// Visit registers a reader for a room whose member it need not be; Room wakes it. The caller must Close it.
+// Visit registers a reader for the news of a room whose user need not be a member. Room wakes it. The caller must Close
+// it.
 func (h *Hub) Visit(room ident.RoomNID) *Sub {
 	return h.add(&Sub{hub: h, room: room, c: make(chan struct{}, 1)})
 }
@@ -74,7 +69,7 @@ func (h *Hub) add(s *Sub) *Sub {
 	return s
 }
 
-// head returns the first reader in the list that s belongs to.
+// head returns the first reader of s's user or room.
 func (h *Hub) head(s *Sub) *Sub {
 	if s.room != 0 {
 		return h.visitors[s.room]
@@ -82,7 +77,7 @@ func (h *Hub) head(s *Sub) *Sub {
 	return h.users[s.user]
 }
 
-// setHead makes s the first reader in its list.
+// setHead makes s the first reader of its user or room.
 func (h *Hub) setHead(s *Sub) {
 	if s.room != 0 {
 		h.visitors[s.room] = s
@@ -94,7 +89,7 @@ func (h *Hub) setHead(s *Sub) {
 // C returns a channel that receives when there may be news since the last receive.
 func (s *Sub) C() <-chan struct{} { return s.c }
 
-// Close removes the reader; no wake-up reaches it afterwards. Closing twice is allowed.
+// Close removes the reader, which then gets no more wake-ups. Closing twice is allowed.
 func (s *Sub) Close() {
 	h := s.hub
 	h.mu.Lock()
@@ -121,8 +116,8 @@ func (s *Sub) Close() {
 	}
 }
 
-// News returns how often the reader was woken since it was registered: own counts wake-ups for the user or device
-// (Users, Device, EachOf, All), rooms those for sets that contain the user (Members).
+// News returns the numbers of wake-ups since the Sub was created: own counts those of the user or device itself (Users,
+// Device, All, EachOf), rooms those of sets that contain the user (Members, All).
 func (s *Sub) News() (own, rooms uint64) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
@@ -145,7 +140,7 @@ func (s *Sub) signal(own, rooms uint64) {
 	}
 }
 
-// Users wakes every reader of these users.
+// Users wakes all readers of these users.
 func (h *Hub) Users(nids ...ident.UserNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -161,7 +156,7 @@ func (h *Hub) Room(nid ident.RoomNID) {
 	h.visitors[nid].wake(0, 1)
 }
 
-// Device wakes the readers of one device of a user, for example for a to-device message.
+// Device wakes the readers of one device of a user, for instance for a to-device message.
 func (h *Hub) Device(user ident.UserNID, device ident.DeviceNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -172,11 +167,12 @@ func (h *Hub) Device(user ident.UserNID, device ident.DeviceNID) {
 	}
 }
 
-// Members wakes every reader whose user is in m. It iterates over the smaller of the set and the parked users: a room
-// of 50,000 members with three readers online costs three look-ups.
+// Members wakes all readers whose user is in m. It iterates over either the set or the parked users, whichever are
+// fewer: a room of 50,000 members with three readers online costs three lookups.
 func (h *Hub) Members(m Members) { h.each(m, 0, 1) }
 
-// EachOf is like Members, but counts as news of the users' own, as Users does.
+// EachOf is like Users for a set: it wakes all readers whose user is in m, for news of their own. It costs the same as
+// Members.
 func (h *Hub) EachOf(m Members) { h.each(m, 1, 0) }
 
 func (h *Hub) each(m Members, own, rooms uint64) {
@@ -196,7 +192,7 @@ func (h *Hub) each(m Members, own, rooms uint64) {
 	}
 }
 
-// All wakes every reader.
+// All wakes all readers.
 func (h *Hub) All() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -208,7 +204,7 @@ func (h *Hub) All() {
 	}
 }
 
-// Parked returns how many readers are parked, without those that only watch.
+// Parked returns the number of parked readers, not counting those from Watch.
 func (h *Hub) Parked() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
