@@ -34,7 +34,7 @@ type incoming struct {
 	historical
 }
 
-// lookup is what is read from the database before an event is placed. None of it depends on the room's head.
+// lookup holds what is read from the database before an event is placed. None of it depends on the room's head.
 type lookup struct {
 	sender  ident.UserNID // NID
 	target  ident.UserNID // NID of the user that a member event is about
@@ -54,7 +54,7 @@ type lookup struct {
 	lateOrder ident.Order // the first of them at this order
 }
 
-// historical is what else is needed to place an event of the history.
+// historical holds what else is needed to place an event of the history.
 type historical struct {
 	order         ident.Order  // its position in the timeline
 	fetchedBefore state        // the state before it, as another server gave it; nil if its prev_events are stored
@@ -62,7 +62,7 @@ type historical struct {
 	missing       []id.EventID // prev_events that are not stored
 }
 
-// storedEvents remembers which events of a room are stored, as far as they were looked up.
+// storedEvents caches which events of a room are stored.
 type storedEvents struct {
 	svc  *Service
 	room *Room

@@ -163,7 +163,7 @@ func (s *Service) backfillFrom(ctx context.Context, r *Room, server string, q qu
 	return n, refused, err
 }
 
-// gatherHistoryAt gathers what is needed to place the events that a server returned when it was asked for missing ones.
+// gatherHistoryAt gathers what is needed to place the events that a server returned for missing ones.
 func (g *gathering) gatherHistoryAt(ctx context.Context, missing []id.EventID, raws []json.RawMessage) error {
 	g.admit(ctx, raws)
 	g.admitUnproven(missing...)
@@ -182,8 +182,8 @@ func (g *gathering) gatherHistoryAt(ctx context.Context, missing []id.EventID, r
 	return g.gatherStatesBefore(ctx)
 }
 
-// keepAncestors drops events that were not asked for: the missing events and their ancestors stay, also those behind an
-// event that is not valid.
+// keepAncestors drops events that were not requested. It keeps the missing events and their ancestors, even behind an
+// invalid event.
 func (g *gathering) keepAncestors(missing []id.EventID) {
 	asked, passed := map[id.EventID]*incoming{}, map[*pdu.Event]bool{}
 	for todo := slices.Clone(missing); len(todo) > 0; {

@@ -15,7 +15,7 @@ import (
 // fetcher requests states and auth events of a room from other servers, and stores them as outliers.
 type fetcher struct {
 	*storedEvents
-	remote Remote // nil: nobody may be asked
+	remote Remote // nil: no requests may be made
 	server string // the server from which states are requested
 
 	states     int  // number of requests so far

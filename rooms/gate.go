@@ -18,17 +18,18 @@ import (
 	"ebb/storage"
 )
 
-// Events from a server that is not known to be in the room, or whose senders are not known to be members, must not make this
-// server ask others for what the events lack. Such a server may have joined through a third one whose transaction has not
-// arrived yet. So:
+// Events from a server that is not known to be in the room, or whose senders are not known to be members, must not
+// cause requests to other servers for what the events lack. Such a server may have joined through a third one whose
+// transaction has not arrived yet. So:
 //   - events that lack nothing are judged, without the network;
 //   - if an event cites a membership of its sender that is not stored, that one event is fetched and decides;
 //   - everything else is parked until the server is known to be in the room.
 //
-// Events that arrive while a user of this server is joining the room are parked too.
+// Events that arrive while a local user is joining the room are parked too.
 
 const (
-	// maxParked bounds the bytes of parked events, maxParkedServer those of one server. Each event counts parkedEvent bytes more.
+	// maxParked bounds the bytes of parked events, maxParkedServer those of one server. Each event counts parkedEvent
+	// bytes more.
 	maxParked       = 16 << 20
 	maxParkedServer = 1 << 20
 	parkedEvent     = 512
@@ -36,22 +37,23 @@ const (
 	maxParkedRooms = 1000
 	// parkTime is how long events are parked: as long as a join may take.
 	parkTime = joinTime
-	// One server can make this one fetch maxMemberFetches memberships at once and one more every memberFetchPause, all servers
-	// together maxAllMemberFetches and one more every allMemberFetchPause.
+	// A server can cause maxMemberFetches requests for member events at once and one more every memberFetchPause; all
+	// servers together can cause maxAllMemberFetches and one more every allMemberFetchPause.
 	maxMemberFetches    = 10
 	memberFetchPause    = 30 * time.Second
 	maxAllMemberFetches = 100
 	allMemberFetchPause = time.Second
-	// maxMemberCandidates is how many of the unknown auth events of an event are tried: which of them is the membership is not known.
+	// maxMemberCandidates is how many of the unknown auth events of an event are fetched, since any of them may be the
+	// member event.
 	maxMemberCandidates = 3
-	// maxMemberServers is how many servers in the room are asked before the origin, memberTime how long each.
+	// maxMemberServers is how many servers in the room are asked before the origin. memberTime bounds each request.
 	maxMemberServers = 2
 	memberTime       = 10 * time.Second
 )
 
 var errStranger = errors.New("neither the sender nor its server is known to be in the room")
 
-// admits reports whether events from a server may make this one ask others for what they lack.
+// admits reports whether events from a server may cause requests to other servers for what they lack.
 func (s *Service) admits(ctx context.Context, r *Room, origin string, raws []json.RawMessage) (bool, error) {
 	resident := r.HasServer(origin)
 	if resident && slices.ContainsFunc(raws, r.fromMember) {
@@ -79,8 +81,8 @@ func (s *Service) admits(ctx context.Context, r *Room, origin string, raws []jso
 	return false, nil
 }
 
-// fromMember reports whether an event, of which nothing is verified, says that it is sent by a member of the room, or about
-// its sender's own membership.
+// fromMember reports whether an unverified event claims to be sent by a member of the room, or to be the member event
+// of its sender.
 func (r *Room) fromMember(raw json.RawMessage) bool {
 	text := func(key string) string {
 		value, _ := canonjson.Get(raw, key)
@@ -90,8 +92,8 @@ func (r *Room) fromMember(raw json.RawMessage) bool {
 	return r.MayBeJoined(sender) || typeOf(raw) == typeMember && text("state_key") == string(sender)
 }
 
-// fetchMembership fetches one event and reports whether it is one with which the user has joined the room. Servers in the room
-// are asked first, since the origin could have made it up. Still it must be allowed by the room's current state.
+// fetchMembership fetches one event and reports whether it is the user's join of the room. Servers in the room are
+// asked first, since the origin could have forged it. The room's current state must allow it as well.
 func (s *Service) fetchMembership(ctx context.Context, r *Room, origin string, user id.UserID, eventID id.EventID) (bool, error) {
 	if s.opts.Remote == nil {
 		return false, nil
@@ -112,7 +114,7 @@ func (s *Service) fetchMembership(ctx context.Context, r *Room, origin string, u
 	return false, nil
 }
 
-// fetchVerified asks a server for an event; nil if it does not give it.
+// fetchVerified requests an event from a server and verifies it. It returns nil if that fails.
 func (s *Service) fetchVerified(ctx context.Context, r *Room, server string, eventID id.EventID) *pdu.Event {
 	ctx, cancel := context.WithTimeout(ctx, memberTime)
 	defer cancel()
@@ -150,7 +152,8 @@ func (s *Service) hasJoinedBy(ctx context.Context, r *Room, user id.UserID, e *p
 	return eventauth.Check(r.version, e, now) == nil, nil
 }
 
-// receiveFromStranger judges the events that lack nothing, and parks the others that may yet turn out to be good.
+// receiveFromStranger authorises the events that lack nothing, and parks those of the others that may turn out to be
+// valid.
 func (s *Service) receiveFromStranger(ctx context.Context, r *Room, origin string, raws []json.RawMessage) (map[id.EventID]error, error) {
 	results := map[id.EventID]error{}
 	var good []*incoming
@@ -184,8 +187,8 @@ func (s *Service) receiveFromStranger(ctx context.Context, r *Room, origin strin
 	return results, err
 }
 
-// verifyKnown is verify for one event of a server that is not known to be in the room. If keys of a third server are needed that
-// is not in the room either, the error wraps errNoKey.
+// verifyKnown is verify for one event of a server that is not known to be in the room. If it needs the keys of a third
+// server that is not in the room either, the error wraps errNoKey.
 func (s *Service) verifyKnown(ctx context.Context, r *Room, origin string, raw json.RawMessage) (*pdu.Event, error) {
 	e, err := pdu.Parse(r.version, raw)
 	if err != nil {
@@ -204,7 +207,7 @@ func (s *Service) verifyKnown(ctx context.Context, r *Room, origin string, raw j
 	return events[0], errs[0]
 }
 
-// parkAll parks events, if their server may turn out to be in the room, and notes what its answer is about each.
+// parkAll parks events if their server may turn out to be in the room, and sets the result of each.
 func (s *Service) parkAll(r *Room, origin string, raws []json.RawMessage, results map[id.EventID]error) {
 	refused := raws
 	if !r.HasServer(origin) {
@@ -212,7 +215,7 @@ func (s *Service) parkAll(r *Room, origin string, raws []json.RawMessage, result
 	}
 	for i, raw := range raws {
 		if eventID := idOf(r.version, raw); eventID != "" {
-			results[eventID] = nil // it may yet be accepted
+			results[eventID] = nil // it may be accepted later
 			if i >= len(raws)-len(refused) {
 				results[eventID] = errStranger
 			}
@@ -220,7 +223,7 @@ func (s *Service) parkAll(r *Room, origin string, raws []json.RawMessage, result
 	}
 }
 
-// completeAmong divides events into those that name nothing but what is stored or among them, and the rest.
+// completeAmong splits events into those that refer only to stored events or to each other, and the rest.
 func (s *Service) completeAmong(ctx context.Context, r *Room, events []*incoming) (complete, rest []*incoming, err error) {
 	var ids []id.EventID
 	for _, e := range events {
@@ -250,15 +253,15 @@ func (s *Service) completeAmong(ctx context.Context, r *Room, events []*incoming
 	return complete, rest, nil
 }
 
-// Parked are events that were parked and may be given to Receive now.
+// Parked holds events that were parked and may be passed to Receive now.
 type Parked struct {
 	Origin string
 	Room   id.RoomID
 	PDUs   []json.RawMessage
 }
 
-// Unparked returns, and removes, the parked events that are to be received now, since their server turned out to be in the
-// room or the join of the room is over.
+// Unparked removes and returns the parked events that can be received now, because their server turned out to be in the
+// room or the join of the room is done.
 func (s *Service) Unparked() (out []Parked) {
 	return s.gate.due(s.opts.Now(), func(key parkKey) bool {
 		if s.joining.Busy(key.room) {
@@ -269,17 +272,18 @@ func (s *Service) Unparked() (out []Parked) {
 	})
 }
 
-// MayUnpark receives when there may be something for Unparked before long; otherwise it is worth a look every second.
+// MayUnpark returns a channel that receives a value when Unparked may have events soon. Callers should call Unparked
+// every second as well.
 func (s *Service) MayUnpark() <-chan struct{} { return s.gate.fresh }
 
 // gate holds parked events and counts the fetches of memberships.
 type gate struct {
-	fresh chan struct{} // a slot of one
-	// mu guards the rest; a leaf.
+	fresh chan struct{} // one slot
+	// mu guards the rest. It is a leaf lock.
 	mu      sync.Mutex
 	parked  map[parkKey]*parked
 	bytes   int
-	servers map[string]int // bytes
+	servers map[string]int // parked bytes
 	fetches map[string]spending
 }
 
@@ -294,13 +298,13 @@ type parked struct {
 	since time.Time
 }
 
-// spending is how much of a budget was used at a time; it is given back with time.
+// spending is how much of a budget was used at a time. The budget is refilled over time.
 type spending struct {
 	used time.Duration
 	at   time.Time
 }
 
-// spend uses pause of a budget of n pauses, and reports whether there was so much left.
+// spend uses one pause of a budget of n pauses, and reports whether the budget allowed it.
 func (b spending) spend(now time.Time, n int, pause time.Duration) (spending, bool) {
 	used := max(0, b.used-max(0, now.Sub(b.at))) + pause
 	return spending{used, now}, used <= time.Duration(n)*pause
@@ -310,7 +314,7 @@ func newGate() *gate {
 	return &gate{fresh: make(chan struct{}, 1), parked: map[parkKey]*parked{}, servers: map[string]int{}, fetches: map[string]spending{}}
 }
 
-// mayFetch counts the fetch of a membership for a server.
+// mayFetch counts the fetch of a member event for a server, and reports whether it is allowed.
 func (g *gate) mayFetch(origin string, now time.Time) bool {
 	const all = "" // no server has this name
 	g.mu.Lock()
@@ -323,7 +327,7 @@ func (g *gate) mayFetch(origin string, now time.Time) bool {
 	if !ok {
 		return false
 	}
-	for server, b := range g.fetches { // at most so many as sum has allowed of late
+	for server, b := range g.fetches { // bounded by what the total has allowed recently
 		if now.Sub(b.at) >= b.used {
 			delete(g.fetches, server)
 		}
@@ -332,7 +336,8 @@ func (g *gate) mayFetch(origin string, now time.Time) bool {
 	return true
 }
 
-// park keeps events and returns those that exceed the server's bound. If the total is exceeded, the server with the most loses some.
+// park stores events and returns those that exceed the server's bound. If the total is exceeded, the server with the
+// most events loses some.
 func (g *gate) park(now time.Time, key parkKey, pdus []json.RawMessage) (refused []json.RawMessage) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -356,7 +361,7 @@ func (g *gate) park(now time.Time, key parkKey, pdus []json.RawMessage) (refused
 	return nil
 }
 
-// evict drops a room's events of the server that has the most of them. mu is held.
+// evict drops the events of one room of the server that has the most. mu is held.
 func (g *gate) evict() {
 	most := ""
 	for server, bytes := range g.servers {
@@ -372,7 +377,7 @@ func (g *gate) evict() {
 	}
 }
 
-// remove is called with mu held.
+// remove removes and returns the events of a server for a room. mu is held.
 func (g *gate) remove(key parkKey) []json.RawMessage {
 	p := g.parked[key]
 	if p == nil {
@@ -412,7 +417,7 @@ func (g *gate) due(now time.Time, ready func(parkKey) bool) (out []Parked) {
 	return out
 }
 
-// announce says that something may be ready.
+// announce signals that events may be ready.
 func (g *gate) announce() {
 	select {
 	case g.fresh <- struct{}{}:
@@ -420,7 +425,7 @@ func (g *gate) announce() {
 	}
 }
 
-// ServerIn reports whether a server is known to take part in a room in which this one takes part.
+// ServerIn reports whether a server is known to be in a room in which this server participates.
 func (s *Service) ServerIn(ctx context.Context, room id.RoomID, server string) bool {
 	r, err := s.Room(context.WithoutCancel(ctx), room)
 	return err == nil && r.Resident() && r.HasServer(server)

@@ -18,7 +18,7 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// PolicyServers asks servers that rooms have chosen to look at their events; fedclient.Client does.
+// PolicyServers requests signatures from the policy servers of rooms. It is implemented by fedclient.Client.
 type PolicyServers interface {
 	SignByPolicyServer(ctx context.Context, server string, event json.RawMessage) (signatures map[string]map[string]string, err error)
 }
@@ -27,21 +27,22 @@ const (
 	typePolicy  = "m.room.policy"
 	policyKeyID = "ed25519:policy_server"
 	policyTime  = 10 * time.Second // for one event
-	// policyTotal and maxPolicyAsks bound what is asked for the events of one transaction.
+	// policyTotal and maxPolicyAsks bound the requests for the events of one transaction.
 	policyTotal   = 30 * time.Second
 	maxPolicyAsks = 100
 	policyWorkers = 8
-	// maxPolicyRounds bounds how often events are built and signed anew because others came between.
+	// maxPolicyRounds bounds how often events are built and signed again because other events came between.
 	maxPolicyRounds = 8
 )
 
-// policyServer is the server whose signature a room wants on its events.
+// policyServer is the server that must sign the events of a room.
 type policyServer struct {
 	name string
 	key  ed25519.PublicKey
 }
 
-// policyServer is the room's, nil where it has none: one that is not named as it must be, or takes no part in the room, is none.
+// policyServer returns the room's policy server, or nil if there is none. A server that is named incorrectly or is not
+// in the room does not count.
 // Spec: server-server-api#policy-servers
 func (r *Room) policyServer() *policyServer {
 	e, err := r.provisionalState(typePolicy, "")
@@ -62,7 +63,7 @@ func (r *Room) policyServer() *policyServer {
 	return &policyServer{content.Via, key}
 }
 
-// decodeKey reads a public key in either of the two alphabets of base64; nil where it is none.
+// decodeKey decodes a public key in either alphabet of base64. It returns nil if it is invalid.
 func decodeKey(text string) ed25519.PublicKey {
 	text = strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
 	if key, err := base64.RawStdEncoding.DecodeString(text); err == nil && len(key) == ed25519.PublicKeySize {
@@ -71,7 +72,8 @@ func decodeKey(text string) ed25519.PublicKey {
 	return nil
 }
 
-// signed tells whether the policy server has signed an event, or need not: a room can always choose another one.
+// signed reports whether the policy server has signed an event or need not sign it: a room can always choose another
+// policy server.
 func (p *policyServer) signed(e *pdu.Event) bool {
 	if key, isState := e.StateKey(); isState && key == "" && e.Type() == typePolicy {
 		return true
@@ -79,7 +81,7 @@ func (p *policyServer) signed(e *pdu.Event) bool {
 	return e.VerifySignature(p.name, policyKeyID, p.key) == nil
 }
 
-// claims tells whether an event has a signature of the policy server, be it right or wrong.
+// claims reports whether an event has a signature of the policy server, whether or not it is valid.
 func (p *policyServer) claims(e *pdu.Event) bool {
 	for server, keyID := range e.Signatures() {
 		if server == p.name && keyID == policyKeyID {
@@ -91,7 +93,7 @@ func (p *policyServer) claims(e *pdu.Event) bool {
 
 var errPolicy = errors.New("the policy server did not sign the event")
 
-// ask asks the policy server for its signature on an event.
+// ask requests the policy server's signature on an event.
 //
 // Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, 502 M_UNKNOWN.
 // Spec: server-server-api#post_matrixpolicyv1sign
@@ -123,16 +125,17 @@ func errRefusedByPolicy(cause error) error {
 	return mxerr.Forbidden("The room's policy server refused this event").Because(errors.Join(errPolicy, cause))
 }
 
-// approvals is what policy servers have signed for one change of a room. Its events are built, signed without the room's lock,
-// and built again: as the time is the same, they are the same, if nothing came between.
+// approvals holds the signatures of policy servers for one change of a room. The events of the change are built, signed
+// without holding the room's lock, and built again: with the same timestamp they are the same events, unless others
+// came between.
 type approvals struct {
-	at     int64 // ms; when the events are from
+	at     int64 // timestamp of the events in ms
 	signed map[id.EventID]*pdu.Event
 	rounds int
-	room   *Room // whose slot is held
+	room   *Room // its signing slot is held
 }
 
-// lacking is a change whose events policy servers have not signed.
+// lacking is returned for a change whose events policy servers must sign first.
 type lacking []unsigned
 
 type unsigned struct {
@@ -143,7 +146,8 @@ type unsigned struct {
 
 func (l lacking) Error() string { return "rooms: not signed by the policy server" }
 
-// approved is an event as the policy server has signed it; one that it has not is noted.
+// approved returns an event with the policy server's signature. If there is none yet, it records that and returns the
+// event unchanged.
 func (b *batch) approved(e *pdu.Event) *pdu.Event {
 	if b.create != nil {
 		return e
@@ -161,8 +165,8 @@ func (b *batch) approved(e *pdu.Event) *pdu.Event {
 	return e
 }
 
-// approve asks for the signatures that a change lacks. The first time it only waits until no other change of the room does the
-// same: what was built may be out of date by then.
+// approve requests the signatures that a change lacks. The first call only waits for other changes of the room that do
+// the same, since the events may be outdated after that.
 func (s *Service) approve(ctx context.Context, l lacking, a *approvals) (*approvals, error) {
 	if a == nil {
 		r := l[0].room
@@ -174,7 +178,7 @@ func (s *Service) approve(ctx context.Context, l lacking, a *approvals) (*approv
 		}
 	}
 	if a.rounds++; a.rounds > maxPolicyRounds {
-		return a, mxerr.LimitExceeded(time.Second).Because(errors.New("other events come between"))
+		return a, mxerr.LimitExceeded(time.Second).Because(errors.New("other events came between"))
 	}
 	for _, e := range l {
 		signed, err := e.by.ask(ctx, s, e.Event)
@@ -186,14 +190,14 @@ func (s *Service) approve(ctx context.Context, l lacking, a *approvals) (*approv
 	return a, nil
 }
 
-// release lets the next change ask.
+// release frees the signing slot for the next change.
 func (a *approvals) release() {
 	if a != nil {
 		<-a.room.signing
 	}
 }
 
-// approveOne is an event with the signature of the room's policy server, if there is one.
+// approveOne returns an event with the signature of the room's policy server, if there is one.
 func (s *Service) approveOne(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event, error) {
 	p := r.policyServer()
 	if p == nil || p.signed(e) {
@@ -202,8 +206,8 @@ func (s *Service) approveOne(ctx context.Context, r *Room, e *pdu.Event) (*pdu.E
 	return p.ask(ctx, s, e)
 }
 
-// gatherPolicySignatures asks the room's policy server for its signature on those waiting events that were sent without it. A server that does
-// not answer has not signed them: servers that follow the specification send signed events only.
+// gatherPolicySignatures requests the policy server's signature on waiting events that were sent without it. If the
+// server does not answer, they count as not signed: servers that follow the specification send only signed events.
 // Spec: server-server-api#policy-servers
 func (g *gathering) gatherPolicySignatures(ctx context.Context) {
 	p := g.room.policyServer()
@@ -243,8 +247,8 @@ func (g *gathering) gatherPolicySignatures(ctx context.Context) {
 	workers.Wait()
 }
 
-// checkPolicyServer is check 7: the room's policy server has signed the event. Events from before the room had one need no signature. p is nil if
-// the event follows the head, where the room is known to have one.
+// checkPolicyServer is check 7: the room's policy server has signed the event. Events from before the room had one need
+// no signature. p is nil if the event follows the head, where the room is known to have one.
 func checkPolicyServer(p *pastReader, in *incoming, before *snapshot) (verdict, err error) {
 	if in.refused == nil {
 		return nil, nil

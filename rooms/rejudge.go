@@ -81,7 +81,7 @@ func newDecision(r *Room, fresh map[id.EventID]*incoming) *completion {
 // judge judges all events since the join again, given the full state before it.
 func (c *completion) judge(ctx context.Context, tx *storage.Tx, full state) error {
 	c.p = newPastReader(c.room, tx, nil, newPastFacts())
-	c.room.next.extremities = nil // the states after them are what is to be found out
+	c.room.next.extremities = nil // the states after them are unknown until the end
 	defer func() { c.room.next = c.saved }()
 	c.p.partial = false
 	if err := c.begin(full); err != nil {

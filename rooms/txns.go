@@ -10,20 +10,21 @@ import (
 	"ebb/storage"
 )
 
-// Txn is a client's transaction id: with the device and the path of the request it names one request for ever.
+// Txn is a client's transaction ID. Together with the device and the path of the request it identifies one request.
 type Txn struct {
-	Path string // request path without the transaction id
+	Path string // the request's path without the transaction ID
 	ID   string
 }
 
 const (
-	// txnsPerDevice is how many answers of a device memory keeps. An older retry is recognised by the row in the database.
+	// txnsPerDevice is the number of answers that are kept in memory for a device. An older retry is recognised by the
+	// row in the database.
 	txnsPerDevice = 256
-	// txnDevices bounds the devices whose answers memory keeps.
+	// txnDevices bounds the devices whose answers are kept in memory.
 	txnDevices = 10_000
 )
 
-// txnTable keeps the answers of transaction ids, and the requests that are under way.
+// txnTable holds the answers to transaction IDs, and the requests in progress.
 type txnTable struct {
 	mu      sync.Mutex // guards the rest; a leaf lock
 	devices map[ident.DeviceNID]*deviceTxns
@@ -36,19 +37,19 @@ type deviceTxns struct {
 	underWay int
 }
 
-// claim is one transaction id of a device.
+// claim is a transaction ID of a device.
 type claim struct {
 	device ident.DeviceNID
 	hash   int64
-	done   chan struct{} // closed when answer or err stands
+	done   chan struct{} // closed when answer or err is set
 	answer id.EventID
 	err    error
 }
 
 func (t *txnTable) init() { t.devices = map[ident.DeviceNID]*deviceTxns{} }
 
-// once runs do unless the request was answered before, or is being answered: then it waits for that answer. What fails is
-// not remembered, so that the client may try again.
+// once runs do unless the request was answered before or is in progress; then it returns that answer. Errors are not
+// remembered, so that the client may retry.
 func (s *Service) once(ctx context.Context, sender ident.Requester, txn *Txn, do func(*claim) (id.EventID, error)) (id.EventID, error) {
 	if txn == nil || sender.DeviceNID == 0 {
 		return do(nil)
@@ -73,11 +74,11 @@ func (s *Service) once(ctx context.Context, sender ident.Requester, txn *Txn, do
 	}
 }
 
-// run answers a claim.
+// run calls do for a claim and records the answer.
 func (t *txnTable) run(c *claim, do func(*claim) (id.EventID, error)) (id.EventID, error) {
 	finished := false
 	defer func() {
-		if !finished { // a panic: whoever waits must not wait for ever
+		if !finished { // do panicked: release the waiting requests
 			c.err = context.Canceled
 			t.finish(c)
 		}
@@ -88,7 +89,7 @@ func (t *txnTable) run(c *claim, do func(*claim) (id.EventID, error)) (id.EventI
 	return c.answer, c.err
 }
 
-// claim finds a transaction id that is known, or makes it the caller's.
+// claim returns the claim on a transaction ID. mine is set if the caller is the first and must answer it.
 func (s *Service) claim(ctx context.Context, device ident.DeviceNID, hash int64) (c *claim, mine bool, err error) {
 	if c, mine, ok := s.txns.claim(device, hash); ok {
 		return c, mine, nil
@@ -106,7 +107,7 @@ func (s *Service) claim(ctx context.Context, device ident.DeviceNID, hash int64)
 	return c, mine, nil
 }
 
-// claim is false while the device's past is not loaded.
+// claim returns false for ok if the earlier transaction IDs of the device are not loaded.
 func (t *txnTable) claim(device ident.DeviceNID, hash int64) (c *claim, mine, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -123,7 +124,7 @@ func (t *txnTable) claim(device ident.DeviceNID, hash int64) (c *claim, mine, ok
 	return c, true, true
 }
 
-// load puts a device's past in, newest first.
+// load adds the earlier transaction IDs of a device, newest first.
 func (t *txnTable) load(device ident.DeviceNID, rows []storage.TxnRow) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -143,7 +144,7 @@ func (t *txnTable) load(device ident.DeviceNID, rows []storage.TxnRow) {
 	t.devices[device] = d
 }
 
-// forget drops some device without requests under way.
+// forget removes some device without requests in progress.
 func (t *txnTable) forget() {
 	for device, d := range t.devices {
 		if d.underWay == 0 {
@@ -153,7 +154,7 @@ func (t *txnTable) forget() {
 	}
 }
 
-// finish lets those go who wait for a claim.
+// finish releases the requests that wait for a claim.
 func (t *txnTable) finish(c *claim) {
 	close(c.done)
 	t.mu.Lock()
@@ -171,7 +172,7 @@ func (t *txnTable) finish(c *claim) {
 	}
 }
 
-// answered reads the answer that a transaction id got long ago.
+// answered reads the stored answer to an old transaction ID.
 func (s *Service) answered(ctx context.Context, c *claim) (id.EventID, error) {
 	var answer string
 	err := s.db.Read(context.WithoutCancel(ctx), func(tx *storage.Tx) (err error) {
@@ -181,10 +182,10 @@ func (s *Service) answered(ctx context.Context, c *claim) (id.EventID, error) {
 	return id.EventID(answer), err
 }
 
-// txnLifetime is how long a transaction id is remembered: clients retry for minutes, and over night at most.
+// txnLifetimeMillis is how long transaction IDs are stored: clients retry for minutes, and overnight at most.
 const txnLifetimeMillis = 48 * 60 * 60 * 1000
 
-// PruneTxns forgets the transaction ids of more than two days ago, in small writes.
+// PruneTxns deletes the transaction IDs that are older than txnLifetimeMillis, in small writes.
 func (s *Service) PruneTxns(ctx context.Context) error {
 	before := s.opts.Now().UnixMilli() - txnLifetimeMillis
 	for {
