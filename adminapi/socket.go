@@ -64,7 +64,7 @@ func Remove(dir string) error {
 }
 
 // ErrNotRunning means that no server is listening on the control socket.
-var ErrNotRunning = errors.New("no server is running on this data_dir")
+var ErrNotRunning = errors.New("no server is running with this data_dir")
 
 // Client is a connection to a running server over its control socket.
 type Client struct {

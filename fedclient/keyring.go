@@ -147,7 +147,7 @@ func (k *KeyRing) known(ctx context.Context, want KeyWant) (ed25519.PublicKey, b
 // cannotRead logs a database error, unless ctx has ended.
 func (k *KeyRing) cannotRead(ctx context.Context, server string, err error) {
 	if ctx.Err() == nil {
-		k.log().ErrorContext(ctx, "read the keys of a server", "server", server, "err", err)
+		k.log().ErrorContext(ctx, "cannot read the stored keys of a server", "server", server, "err", err)
 	}
 }
 

@@ -164,7 +164,7 @@ func resultOf(err error) pduResult {
 	case errors.As(err, &known):
 		return pduResult{known.Msg}
 	}
-	return pduResult{"The event was refused: " + err.Error()}
+	return pduResult{"The event was rejected: " + err.Error()}
 }
 
 // roomOf returns the room of an event that may be invalid. The create event of a version 12 room has no room ID, and is

@@ -87,7 +87,7 @@ func (f Front) stop(servers []*http.Server, cancel func()) {
 	for _, s := range servers {
 		stopping.Go(func() {
 			if err := s.Shutdown(ctx); err != nil {
-				f.Log.Warn("requests were cut off by the end of the server", "err", err)
+				f.Log.Warn("requests were interrupted because the server stopped", "err", err)
 				cancel()
 				_ = s.Close()
 			}

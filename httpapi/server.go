@@ -359,7 +359,7 @@ func (s *Server) recover(rec *recorder, r *Request) {
 	}
 	err := fmt.Errorf("panic: %v\n%s", v, debug.Stack())
 	if rec.wrote {
-		s.opt.Log.ErrorContext(r.Context(), "panic after the answer began", "err", err)
+		s.opt.Log.ErrorContext(r.Context(), "panic after the response had started", "err", err)
 		panic(http.ErrAbortHandler)
 	}
 	s.writeError(rec, r, err)

@@ -82,7 +82,7 @@ func (j *Job) record(ctx context.Context) {
 	j.running.Lock()
 	defer j.running.Unlock()
 	if _, _, err := j.read(ctx); err != nil && ctx.Err() == nil {
-		j.opts.Log.Warn("the time could not be recorded", "err", err)
+		j.opts.Log.Warn("cannot record the time", "err", err)
 	}
 }
 

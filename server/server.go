@@ -266,7 +266,7 @@ func (s *Server) prune(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		if err := s.svc.rooms.PruneTxns(ctx); err != nil && ctx.Err() == nil {
-			s.opt.Log.Error("forgetting old transaction ids", "err", err)
+			s.opt.Log.Error("cannot delete old transaction IDs", "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -76,7 +76,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 func (db *DB) openOrMakeRoom(ctx context.Context) error {
 	err := db.open(ctx)
 	if errors.Is(err, ErrFull) && db.dialect.freeReserve() {
-		db.cfg.Log.Error("the disk is full: reads still work, and writes will once there is room", "err", err)
+		db.cfg.Log.Error("the disk is full: reads still work, and writes will work when there is space again", "err", err)
 		return errors.Join(db.lock.release(), db.open(ctx))
 	}
 	if err != nil {

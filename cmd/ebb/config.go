@@ -22,10 +22,10 @@ var initCommand = command{
 	setup: func(inv *invocation) func(context.Context) error {
 		cfg := config.Default()
 		cfg.ServerName = ""
-		inv.flags.StringVar(&cfg.ServerName, "server-name", "", "the server's `NAME`, as in @user:NAME; cannot be changed later")
+		inv.flags.StringVar(&cfg.ServerName, "server-name", "", "the server's `NAME`, as in @user:NAME; it cannot be changed later")
 		inv.flags.StringVar(&cfg.PublicURL, "public-url", cfg.PublicURL, "the `URL` at which clients reach the server")
-		inv.flags.StringVar(&cfg.Listen[0].Address, "listen", cfg.Listen[0].Address, "`HOST:PORT` to accept connections at")
-		dir := inv.flags.String("data-dir", "data", "`FOLDER` of everything that is stored; ebb.yaml is written there")
+		inv.flags.StringVar(&cfg.Listen[0].Address, "listen", cfg.Listen[0].Address, "accept connections at `HOST:PORT`")
+		dir := inv.flags.String("data-dir", "data", "the `FOLDER` for all data; ebb.yaml is written there")
 		return func(context.Context) error {
 			if err := inv.none(); err != nil {
 				return err
@@ -54,7 +54,7 @@ func initServer(inv *invocation, cfg *config.Config, dir string) error {
 	file, key := filepath.Join(dir, "ebb.yaml"), filepath.Join(dir, "signing.key")
 	for _, name := range []string{file, key} {
 		if config.Exists(name) {
-			return refusedError{fmt.Errorf("%s is there already: nothing was changed", name)}
+			return refusedError{fmt.Errorf("%s already exists: nothing was changed", name)}
 		}
 	}
 	if err := writeNew(file, sampleFor(cfg)); err != nil {

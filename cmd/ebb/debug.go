@@ -19,7 +19,7 @@ var resolveStateCommand = command{
 		roomVersion := inv.flags.String("room-version", "", "the room's `VERSION`; by default, the version in the create event")
 		var pdus, states files
 		inv.flags.Var(&pdus, "pdus", "JSON arrays of PDUs with their event_id; takes every `FILE` up to the next flag")
-		inv.flags.Var(&states, "state", "JSON arrays of event ids, one state set per `FILE` up to the next flag; without any, the PDUs are a graph")
+		inv.flags.Var(&states, "state", "JSON arrays of event IDs, one state set per `FILE` up to the next flag; without any, the PDUs are a graph")
 		return func(context.Context) error { return resolveState(inv, id.RoomVersion(*roomVersion), pdus, states) }
 	},
 }

@@ -106,7 +106,7 @@ func millis(flag, text string) (*int64, error) {
 }
 
 var purgeNowCommand = command{
-	name: "purge now", short: "remove expired messages from disk now", example: "ebb purge now",
+	name: "purge now", short: "delete expired messages from disk now", example: "ebb purge now",
 	setup: func(inv *invocation) func(context.Context) error {
 		inv.jsonFlag()
 		return func(ctx context.Context) error {
