@@ -112,7 +112,7 @@ func (s *Service) guessBy(who ident.Requester) (try attempt, err error) {
 	return try, nil
 }
 
-// guessToken counts an attempt at a token of a kind.
+// guessToken counts an attempt to guess a token from a network. Each kind of token has a count of its own.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Service) guessToken(kind, network string) (try attempt, err error) {

@@ -13,23 +13,24 @@ import (
 	"ebb/rooms"
 )
 
-// maxListPage bounds a page of a list. A room may have several state events of 64 KiB that describe it, which makes 30 MiB at worst.
+// maxListPage bounds a page of a list. A room may have several state events of 64 KiB that describe it, which makes 30
+// MiB at worst.
 const maxListPage = 100
 
-// ListArgs are the arguments of commands that list.
+// ListArgs are the arguments of commands that return lists.
 type ListArgs struct {
-	After string `json:"after,omitempty"` // the Next of the page before; "": the first page
-	Limit int    `json:"limit,omitempty"` // 0, or more than maxListPage: maxListPage
+	After string `json:"after,omitempty"` // Next of the previous page; "": the first page
+	Limit int    `json:"limit,omitempty"` // 0 or above maxListPage: maxListPage
 }
 
-// Page is one page of a list. Pages follow one another by the key of the last item, so that an item that is added or removed between two
-// pages neither repeats nor hides another one.
+// Page is one page of a list. The next page starts after the key of the last item, so that items added or removed
+// between two requests neither repeat nor hide others.
 type Page[T any] struct {
 	Items []T    `json:"items"`
-	Next  string `json:"next,omitempty"` // After for the next page; "": this is the last one
+	Next  string `json:"next,omitempty"` // After for the next page; "": this is the last page
 }
 
-// pageOf makes the page that args asks for. It reads one row more than the page has, to know whether it is the last one.
+// pageOf returns the page for args. It reads one row more than the page has, to find out whether it is the last one.
 func pageOf[Row, T any](args ListArgs, read func(limit int) ([]Row, error), key func(Row) string, item func(Row) T) (Page[T], error) {
 	if args.Limit < 0 {
 		return Page[T]{}, mxerr.InvalidParam("limit must not be negative")

@@ -137,10 +137,11 @@ func sniff(head []byte) (format string, ok bool) {
 	return "", false
 }
 
-// imageBrands are the brands of ISO media files that are a single image: AVIF and HEIF. Those of image sequences are not here.
+// imageBrands are the brands of ISO media files that contain a single image, AVIF and HEIF, without those of image
+// sequences.
 var imageBrands = map[string]string{"avif": "image/avif", "mif1": "image/heif", "heic": "image/heic", "heix": "image/heic"}
 
-// sniffType is the media type that the first bytes of a file say.
+// sniffType returns the media type indicated by the first bytes of a file.
 func sniffType(head []byte) string {
 	if len(head) >= 12 && string(head[4:8]) == "ftyp" {
 		if t, ok := imageBrands[string(head[8:12])]; ok {
