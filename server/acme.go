@@ -10,9 +10,10 @@ import (
 	"ebb/config"
 )
 
-// acmeConfig is the TLS of every address that has acme_hosts: certificates are fetched when somebody first asks for a name,
-// and renewed a month before their end. The authority proves them by a handshake (TLS-ALPN-01) at port 443, which may come to
-// any of the addresses, since all share what is under way. Keys and certificates are kept below data_dir.
+// acmeConfig returns the TLS configuration of every address that has acme_hosts. A certificate is issued when a client
+// first asks for its name, and renewed a month before it expires. The authority checks a name with a handshake
+// (TLS-ALPN-01) on port 443, which any of the addresses can answer, since all share the state. Keys and certificates
+// are stored below data_dir.
 func acmeConfig(cfg *config.Config) *tls.Config {
 	var hosts []string
 	for _, l := range cfg.Listen {

@@ -17,9 +17,8 @@ import (
 	"ebb/storage"
 )
 
-// Check looks at everything that a configuration names: files, keys, versions, ports. Mistakes keep the server from starting,
-// warnings do not. It looks into the database
-// and changes nothing.
+// Check checks everything that a configuration names: files, keys, versions, ports. Mistakes keep the server from
+// starting, warnings do not. Check reads the database and changes nothing.
 func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnings config.Problems) {
 	o.setDefaults()
 	mistakes, warnings = cfg.CheckFiles(o.Now())
@@ -35,7 +34,7 @@ func Check(ctx context.Context, cfg *config.Config, o Options) (mistakes, warnin
 	return append(mistakes, checkPorts(ctx, cfg)...), warnings
 }
 
-// checkDatabase looks whether the database and the signing key are there and belong to this server.
+// checkDatabase checks that the database and the signing key exist and belong to this server.
 func checkDatabase(ctx context.Context, cfg *config.Config) (mistakes config.Problems) {
 	keys, keyErr := fedclient.LoadSigningKeys(cfg.KeyFile(), cfg.ServerName)
 	if keyErr != nil {
@@ -68,17 +67,17 @@ func versions() string {
 	return strings.Join(words, ", ")
 }
 
-// checkPorts binds every address for a moment. The ports of the server that runs on this data_dir are its own.
+// checkPorts binds every address for a moment, except those of a server that is running on this data_dir.
 func checkPorts(ctx context.Context, cfg *config.Config) (mistakes config.Problems) {
 	running := false
 	if client, err := adminapi.Dial(ctx, cfg.Dir()); err == nil {
 		running = true
-		_ = client.Close() // it was only looked for
+		_ = client.Close() // it was only used to find a running server
 	}
 	for i, l := range cfg.Listen {
 		bound, err := httpapi.Listen(ctx, l.Address)
 		if err == nil {
-			_ = bound.Close() // nothing was accepted
+			_ = bound.Close() // no connection was accepted
 			continue
 		}
 		if running && errors.Is(err, syscall.EADDRINUSE) {

@@ -17,7 +17,7 @@ import (
 	"ebb/fedclient"
 )
 
-// Finding is what a check of Diagnose found.
+// Finding is the result of one check of Diagnose.
 type Finding struct {
 	Check  string `json:"check"`
 	Status string `json:"status"` // ok, warning, failed
@@ -32,7 +32,7 @@ const (
 	failed  = "failed"
 )
 
-// doctor asks after this server as another one would, from inside.
+// doctor checks this server as another one would see it, from inside.
 type doctor struct {
 	cfg      *config.Config
 	now      func() time.Time
@@ -45,12 +45,13 @@ func (d *doctor) say(check, status, mend, format string, args ...any) {
 	d.findings = append(d.findings, Finding{check, status, fmt.Sprintf(format, args...), mend})
 }
 
-// doctorName is whom the doctor asks as: this server's own name would not be asked. What it asks for needs no signature.
+// doctorName is the server name that the doctor uses, because a client sends no requests to its own name. The doctor's
+// requests need no signature.
 const doctorName = "doctor.invalid"
 
-// Diagnose checks whether other servers can reach this one under its name, each check with what to do where it fails. with is
-// a server that is asked for what it sees from outside and what time it has, "" for none. The error says why nothing could be
-// checked.
+// Diagnose checks whether other servers can reach this one under its name. Each failed check says what to do about it.
+// with is a server that is asked how it sees this one and what time it is, or "" for none. The error says why nothing
+// could be checked.
 func Diagnose(ctx context.Context, cfg *config.Config, o Options, with string) ([]Finding, error) {
 	roots, err := cfg.Authorities()
 	if err != nil {
@@ -74,7 +75,7 @@ func Diagnose(ctx context.Context, cfg *config.Config, o Options, with string) (
 	return d.findings, nil
 }
 
-// configuration checks what can be seen without asking anybody.
+// configuration checks the configuration, without any request.
 func (d *doctor) configuration() {
 	serves := slices.ContainsFunc(d.cfg.Listen, func(l config.Listener) bool { return slices.Contains(l.Serve, "federation") })
 	switch {
@@ -89,7 +90,7 @@ func (d *doctor) configuration() {
 	}
 }
 
-// way follows the name to the server, step by step.
+// way resolves the name and checks each address that it leads to.
 func (d *doctor) way(ctx context.Context) {
 	route, err := d.client.Trace(ctx, d.cfg.ServerName)
 	d.wellKnown(route)
@@ -121,10 +122,10 @@ func (d *doctor) wellKnown(r fedclient.Route) {
 	}
 }
 
-// renewal is how long before its end a certificate should have been renewed.
+// renewal is how long before its expiry a certificate should have been renewed.
 const renewal = 14 * 24 * time.Hour
 
-// address checks one address that the name leads to: DNS, connection, certificate.
+// address checks one address that the name resolves to: DNS, connection, certificate.
 func (d *doctor) address(ctx context.Context, address, name string) bool {
 	ips, err := d.client.LookUp(ctx, address)
 	if err != nil {
@@ -157,7 +158,7 @@ func joined[T fmt.Stringer](list []T) string {
 	return strings.Join(words, ", ")
 }
 
-// mendTLS says what to do about a connection that does not come about.
+// mendTLS says what to do about a failed TLS connection.
 func mendTLS(err error, name string) string {
 	var (
 		wrongName x509.HostnameError
@@ -175,7 +176,7 @@ func mendTLS(err error, name string) string {
 	return "open the port in the firewall, forward it to this machine, and see that the server or its proxy listens there; a router may refuse the way from inside alone, which --with tells"
 }
 
-// ownKey checks that whoever answers under the name is this server.
+// ownKey checks that the server that answers under the name is this one.
 func (d *doctor) ownKey(ctx context.Context) {
 	raw, err := d.client.ServerKeys(ctx, d.cfg.ServerName)
 	if err != nil {
@@ -193,11 +194,11 @@ func validUntil(raw json.RawMessage) int64 {
 	var answer struct {
 		ValidUntil int64 `json:"valid_until_ts"`
 	}
-	_ = json.Unmarshal(raw, &answer) // 0 is long ago
+	_ = json.Unmarshal(raw, &answer) // 0 counts as expired long ago
 	return answer.ValidUntil
 }
 
-// strange says what is wrong with an answer that should be this server's; "" for nothing.
+// strange describes what is wrong with a key answer that should be this server's, or returns "".
 func (d *doctor) strange(raw json.RawMessage) string {
 	var answer struct {
 		ServerName string `json:"server_name"`
@@ -208,22 +209,22 @@ func (d *doctor) strange(raw json.RawMessage) string {
 	now := d.keys.Current()
 	switch err := json.Unmarshal(raw, &answer); {
 	case err != nil:
-		return "what answers is no Matrix server"
+		return "the answer is not that of a Matrix server"
 	case answer.ServerName != d.cfg.ServerName:
 		return fmt.Sprintf("a server that calls itself %.100q answers", answer.ServerName)
 	case answer.VerifyKeys[string(now.KeyID)].Key != fedclient.EncodeKey(now):
-		return fmt.Sprintf("the key %s is not told", now.KeyID)
+		return fmt.Sprintf("the answer does not contain the key %s", now.KeyID)
 	}
 	return ""
 }
 
-// maxSkew is how wrong a clock may be before others take offence.
+// maxSkew is how far the clock may be off before the check fails.
 const maxSkew = 30 * time.Second
 
-// outside asks another server what it sees.
+// outside asks another server how it sees this one.
 func (d *doctor) outside(ctx context.Context, with string) {
 	if with == "" {
-		d.say("from outside", warning, "run ebb doctor --with SERVER, a server that you trust to answer", "was not looked at, and neither was the clock")
+		d.say("from outside", warning, "run ebb doctor --with SERVER, a server that you trust to answer", "was not checked, and neither was the clock")
 		return
 	}
 	date, err := d.client.Date(ctx, with)
@@ -233,18 +234,18 @@ func (d *doctor) outside(ctx context.Context, with string) {
 	}
 	if theirs, err := http.ParseTime(date); err == nil {
 		if skew := d.now().Sub(theirs).Abs(); skew > maxSkew {
-			d.say("clock", failed, "let the machine keep its time by NTP", "differs from that of %s by %s", with, skew.Round(time.Second))
+			d.say("clock", failed, "synchronise the machine's clock with NTP", "differs from that of %s by %s", with, skew.Round(time.Second))
 		} else {
 			d.say("clock", fine, "", "agrees with that of %s", with)
 		}
 	}
-	// What it has known for more than an hour is too old for us, so it has to ask.
+	// An answer that it fetched more than an hour ago is too old, so it has to ask this server again.
 	until := d.now().Add(fedclient.KeyLife - time.Hour).UnixMilli()
 	answers, err := d.client.QueryKeys(ctx, with, map[string]map[id.KeyID]int64{d.cfg.ServerName: {d.keys.Current().KeyID: until}})
 	seen := slices.ContainsFunc(answers, func(raw json.RawMessage) bool { return d.strange(raw) == "" && validUntil(raw) >= until })
 	switch {
 	case err != nil:
-		d.say("from outside", warning, "try another server", "%s does not tell what it sees: %v", with, err)
+		d.say("from outside", warning, "try another server", "%s did not answer: %v", with, err)
 	case !seen:
 		d.say("from outside", failed, "what works from inside fails from there: look at the firewall, at port forwarding, and at what DNS says outside", "%s does not get this server's key", with)
 	default:

@@ -2,7 +2,7 @@ package server
 
 import "ebb/federation"
 
-// edus says who takes in which ephemeral data of other servers.
+// edus returns the handlers for the EDUs of other servers.
 func (s *services) edus() map[string]federation.EDU {
 	return map[string]federation.EDU{
 		"m.device_list_update": s.e2ee.ReceiveDeviceListUpdate,

@@ -15,28 +15,28 @@ import (
 const (
 	// healthTimeout is how long the database may take to answer a health check.
 	healthTimeout = 5 * time.Second
-	// minFreeSpace is how much room there must be on the disk: less does not hold what is written between two health checks.
+	// minFreeSpace is the minimum free disk space: the writes between two health checks need more than this.
 	minFreeSpace = 1 << 20
-	// checkInterval is how often a health check reads the whole database, if it has at most maxCheckedSize, which takes about 100 ms.
-	// Damage to a larger one is found when the damaged part is read.
+	// checkInterval is how often a health check reads the complete database, if its size is at most maxCheckedSize,
+	// which takes about 100 ms. Damage to a larger database is found when the damaged part is read.
 	checkInterval  = time.Minute
 	maxCheckedSize = 64 << 20
 )
 
 var healthState = telemetry.NewGauge("ebb_healthy", "1 if the last health check passed, else 0.")
 
-// health decides what /health says.
+// health determines the answer of /health.
 type health struct {
 	db  *storage.DB
 	cfg *config.Config
 	opt *Options
 
-	mu      sync.Mutex // guards what follows, and is held over a check of the database
+	mu      sync.Mutex // guards the fields below; held during a check of the database
 	checked time.Time
 	ailing  bool
 }
 
-// ok reports whether the server can read and write. What keeps it from that is logged when it begins and when it ends.
+// ok reports whether the server can read and write. A problem is logged when it begins and when it ends.
 func (h *health) ok() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -73,7 +73,7 @@ func (h *health) examine(ctx context.Context) error {
 	return h.db.Check(ctx)
 }
 
-// enoughRoom returns an error where the disk of a folder is full.
+// enoughRoom returns an error if the disk of a folder is full.
 func enoughRoom(dir string) error {
 	var disk syscall.Statfs_t
 	if err := syscall.Statfs(dir, &disk); err != nil {

@@ -14,8 +14,8 @@ import (
 	"ebb/storage"
 )
 
-// checkIdentity refuses a database that another server has written. A database that does not say yet whose it is, is marked as
-// this server's.
+// checkIdentity refuses a database that another server has written. A database without an identity is marked as this
+// server's.
 func checkIdentity(ctx context.Context, db *storage.DB, cfg *config.Config, keys *fedclient.SigningKeys) error {
 	was, err := readIdentity(ctx, db)
 	if err != nil {
@@ -31,7 +31,7 @@ func checkIdentity(ctx context.Context, db *storage.DB, cfg *config.Config, keys
 	return db.Write(ctx, func(tx *storage.Tx) error { return tx.SetIdentity(now) })
 }
 
-// readIdentity returns whose database it is. What a database without that record holds is told by its accounts.
+// readIdentity returns the identity recorded in the database. If there is none, it is derived from the accounts.
 func readIdentity(ctx context.Context, db *storage.DB) (was storage.Peeked, err error) {
 	err = db.Read(ctx, func(tx *storage.Tx) (err error) {
 		if was.Identity, err = tx.Identity(); err == nil {
@@ -45,7 +45,7 @@ func readIdentity(ctx context.Context, db *storage.DB) (was storage.Peeked, err 
 	return was, err
 }
 
-// refuseOtherName refuses the database of a server of another name.
+// refuseOtherName returns an error if the database belongs to a server with another name.
 func refuseOtherName(was storage.Peeked, cfg *config.Config) error {
 	name := was.ServerName
 	if _, of, found := strings.Cut(was.Account, ":"); found && name == "" {
@@ -58,7 +58,7 @@ func refuseOtherName(was storage.Peeked, cfg *config.Config) error {
 		name, cfg.ServerName)
 }
 
-// refuseOtherKey refuses a database that was written with a key that the key files do not know.
+// refuseOtherKey returns an error if the database was written with a key that is not in the key files.
 func refuseOtherKey(was storage.Peeked, cfg *config.Config, keys *fedclient.SigningKeys) error {
 	if was.SigningKey == "" || keys.Knows(was.SigningKey) {
 		return nil
@@ -67,8 +67,8 @@ func refuseOtherKey(was storage.Peeked, cfg *config.Config, keys *fedclient.Sign
 		"if they are lost, remove the present ones and run ebb keys create", cfg.KeyFile(), fedclient.PublicLine(keys.Current()), was.SigningKey)
 }
 
-// CreateSigningKey makes a signing key for a server that has lost its own. The lost public key, which the database
-// remembers, joins the former keys: what it signed stays good.
+// CreateSigningKey creates a signing key for a server that has lost its own. The lost public key, which the database
+// records, is added to the former keys, so that its signatures stay valid.
 func CreateSigningKey(ctx context.Context, cfg *config.Config, o Options) error {
 	o.setDefaults()
 	db, err := openDatabase(ctx, cfg, o)
@@ -92,8 +92,8 @@ func CreateSigningKey(ctx context.Context, cfg *config.Config, o Options) error 
 	return errors.Join(err, db.Close())
 }
 
-// keepPrivate removes the permissions of other users on the server's files in data_dir, whoever made the folder. Files inside the media and
-// certificate folders are then out of reach too. The configuration is left to the administrator.
+// keepPrivate removes other users' permissions on the server's files in data_dir. Files inside the media and
+// certificate folders are then inaccessible too. The configuration file is left to the administrator.
 func keepPrivate(cfg *config.Config) error {
 	for _, name := range []string{"signing.key", "signing.key.old", "registration-token", "media", "acme"} {
 		path := filepath.Join(cfg.Dir(), name)

@@ -17,10 +17,11 @@ var (
 	remoteGauge   = telemetry.NewGauge("ebb_remote_media_bytes", "Size of the cached files of other servers.")
 )
 
-// measureInterval is how old the gauges of sizes may be. Counting walks over tables, which a scrape must not cost.
+// measureInterval is the maximum age of the gauges of sizes. Counting scans tables, which must not happen on every
+// scrape.
 const measureInterval = 5 * time.Minute
 
-// measure keeps the gauges of sizes up to date, until ctx ends.
+// measure updates the gauges of sizes until ctx ends.
 func (s *Server) measure(ctx context.Context) error {
 	tick := time.NewTicker(measureInterval)
 	defer tick.Stop()

@@ -6,9 +6,9 @@ import (
 	"ebb/config"
 )
 
-// Reload takes over what a new configuration changes while the server runs: the shared secret for registration. It also reads
-// every certificate and the registration files of application services again. What cannot be read stays as it is and is in the
-// error.
+// Reload applies the settings of a new configuration that can change while the server runs: the shared secret for
+// registration. It also reads all certificates and the registration files of application services again. Anything that
+// cannot be read stays as it is and is named in the error.
 func (s *Server) Reload(cfg *config.Config) error {
 	s.admin.SetSharedSecret(cfg.Registration.SharedSecret)
 	s.mu.Lock()

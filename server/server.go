@@ -1,5 +1,6 @@
-// Package server wires the whole program: the configuration becomes services on one database, the services become APIs,
-// the APIs are served where the configuration says. The command and the in-process tests both use it.
+// Package server wires the program together: it builds the services on one database from the configuration, and the
+// APIs on the services, and serves the APIs on the configured addresses. The command and the in-process tests both use
+// it.
 package server
 
 import (
@@ -29,18 +30,19 @@ import (
 	"ebb/storage"
 )
 
-// Options is what tests and the benchmark choose besides the configuration; the zero value is a real server.
+// Options holds what tests and the benchmark set besides the configuration; the zero value is for a real server.
 type Options struct {
 	Version     string
 	Now         func() time.Time                                        // nil: the system's clock
-	Timer       func(d time.Duration) (c <-chan time.Time, stop func()) // of long polls; nil: real time
-	CommitDelay time.Duration                                           // injected into every commit
-	OnStatement func(query string)                                      // called before every statement of a transaction; nil: nobody counts them
-	Log         *slog.Logger                                            // nil: nothing is logged
-	Resolver    fedclient.Resolver                                      // of other servers' names; nil: the system's
-	Dial        fedclient.DialFunc                                      // to other servers; nil: the network
+	Timer       func(d time.Duration) (c <-chan time.Time, stop func()) // for long polls; nil: real time
+	CommitDelay time.Duration                                           // added to every commit
+	// Called before every statement of a transaction; may be nil.
+	OnStatement func(query string)
+	Log         *slog.Logger       // nil: nothing is logged
+	Resolver    fedclient.Resolver // for names of other servers; nil: the system's
+	Dial        fedclient.DialFunc // to other servers; nil: the network
 
-	elapsed func() time.Duration // a clock that nobody sets, beside the system's clock
+	elapsed func() time.Duration // a clock that cannot be set, besides the system's clock
 }
 
 func (o *Options) setDefaults() {
@@ -53,7 +55,7 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Server is an open server. New opens it, Run serves, Close ends it.
+// Server is an open server: New opens it, Run serves, Close closes it.
 type Server struct {
 	cfg     *config.Config
 	opt     Options
@@ -62,15 +64,15 @@ type Server struct {
 	admin   *adminapi.API
 	fed     *federation.API
 	limiter *httpapi.Limiter
-	memory  *httpapi.Memory // what requests at all addresses keep
+	memory  *httpapi.Memory // for requests on all addresses
 	health  *health
 
-	// mu guards certificates, which Run reads in and Reload reads again; a leaf lock.
+	// mu guards certificates, which Run loads and Reload reloads; a leaf lock.
 	mu           sync.Mutex
 	certificates []*httpapi.Certificate
 }
 
-// New opens the database and builds everything, but accepts no connections yet.
+// New opens the database and builds the services, but accepts no connections yet.
 func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	o.setDefaults()
 	svc, err := open(ctx, cfg, o)
@@ -90,10 +92,10 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	return s, nil
 }
 
-// Close ends what Run has not ended: the database.
+// Close closes the database, for a Server that was not Run.
 func (s *Server) Close() error { return s.svc.db.Close() }
 
-// Routes lists every operation that an address can serve.
+// Routes returns every operation that an address can serve.
 func (s *Server) Routes() []httpapi.Route {
 	all := slices.Concat(s.api.Routes(), s.admin.Routes())
 	if s.cfg.Federation.Enabled {
@@ -102,7 +104,8 @@ func (s *Server) Routes() []httpapi.Route {
 	return all
 }
 
-// Handler serves the given APIs (client, federation, admin, metrics), as an address of the configuration would.
+// Handler returns a handler for the given APIs (client, federation, admin, metrics), as for an address of the
+// configuration.
 func (s *Server) Handler(serve ...string) http.Handler {
 	o := httpapi.Options{
 		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.health.ok,
@@ -118,7 +121,7 @@ func (s *Server) authenticate(ctx context.Context, token string, r *httpapi.Requ
 	return s.svc.accounts.Authenticate(ctx, token, r.ClientAddr)
 }
 
-// authenticateServer checks the headers that say which other server signed a request.
+// authenticateServer checks the headers in which another server claims to have signed a request.
 func (s *Server) authenticateServer(r *httpapi.Request) (httpapi.Signature, error) {
 	claim, err := s.svc.keys.Claim(r.Context(), r.Header)
 	if err != nil {
@@ -133,7 +136,7 @@ func (s *Server) authenticateServer(r *httpapi.Request) (httpapi.Signature, erro
 	}, nil
 }
 
-// unauthorized is what a server gets whose request is not signed as it must be.
+// unauthorized returns the error for a request without a valid signature.
 func unauthorized(err error) error {
 	switch {
 	case errors.Is(err, fedclient.ErrKeptOut):
@@ -147,7 +150,7 @@ func unauthorized(err error) error {
 	return err
 }
 
-// unknown gives errors of the machine a face; anything else is an internal error.
+// unknown converts known system errors for clients; any other error is an internal error.
 func (s *Server) unknown(err error) *mxerr.Error {
 	if errors.Is(err, storage.ErrFull) {
 		return mxerr.New(http.StatusInsufficientStorage, mxerr.CodeUnknown, "The server's disk is full; nothing can be stored until there is space again, but reading works").Because(err)
@@ -157,14 +160,14 @@ func (s *Server) unknown(err error) *mxerr.Error {
 
 func (s *Server) proxies() (out []netip.Prefix) {
 	for _, text := range s.cfg.TrustedProxies {
-		if p, err := config.ParseNetwork(text); err == nil { // Validate has named those that are not
+		if p, err := config.ParseNetwork(text); err == nil { // Validate has reported invalid ones
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
-// Run serves until ctx ends, then stops cleanly, with the database closed.
+// Run serves until ctx ends, then shuts down gracefully and closes the database.
 func (s *Server) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.Close()) }()
 	buildInfo.WithLabelValues(s.opt.Version, runtime.Version()).Set(1)
@@ -202,13 +205,13 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	return errors.Join(err, adminapi.Remove(s.cfg.Dir()))
 }
 
-// Heard tells that another server is there again: what waits for it is sent at once.
+// Heard records that another server is reachable again, so that pending events are sent to it at once.
 func (s *Server) Heard(server string) { s.svc.outbox.Heard(server) }
 
-// Remote asks other servers in this one's name.
+// Remote returns the client that sends requests to other servers as this one.
 func (s *Server) Remote() *fedclient.Client { return s.svc.remote }
 
-// front is every address of the configuration.
+// front returns the listeners for all addresses of the configuration.
 func (s *Server) front(drain func()) (httpapi.Front, error) {
 	f := httpapi.Front{Log: s.opt.Log, Drain: drain, Ready: func(addresses []net.Addr) {
 		s.opt.Log.Info("ebb accepts requests", "version", s.opt.Version, "server_name", s.cfg.ServerName, "addresses", addresses)
@@ -237,7 +240,7 @@ func (s *Server) front(drain func()) (httpapi.Front, error) {
 	return f, nil
 }
 
-// controlGrace is how long a command of the command line may go on when the server stops.
+// controlGrace is how long a command of the command line may continue when the server stops.
 const controlGrace = 5 * time.Second
 
 func (s *Server) serveControl(ctx context.Context, l net.Listener) error {
@@ -260,7 +263,7 @@ func (s *Server) serveControl(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// prune forgets old transaction ids now and then.
+// prune deletes old transaction IDs regularly.
 func (s *Server) prune(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()

@@ -29,7 +29,7 @@ import (
 	"ebb/wake"
 )
 
-// services is everything that answers and works behind the doors.
+// services holds the services behind the APIs.
 type services struct {
 	db        *storage.DB
 	hub       *wake.Hub
@@ -47,7 +47,7 @@ type services struct {
 	keys      *fedclient.KeyRing
 	outbox    *outbox.Service
 
-	gone *keyed.Map[ident.DeviceNID, bool] // devices whose deletion was begun
+	gone *keyed.Map[ident.DeviceNID, bool] // devices whose deletion has begun
 }
 
 // open opens the database and builds the services on it.
@@ -69,7 +69,7 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 		err = s.build(ctx, cfg, o, rooms.Options{Signer: signing})
 	}
 	if err != nil {
-		_ = db.Close() // the first error tells
+		_ = db.Close() // the first error is returned
 		return nil, err
 	}
 	return s, nil
@@ -151,7 +151,7 @@ func (s *services) newDirectory(cfg *config.Config, o Options) *directory.Servic
 	return directory.New(listed)
 }
 
-// reach makes what asks other servers.
+// reach creates the client and key ring for other servers.
 func (s *services) reach(cfg *config.Config, o Options) error {
 	roots, err := cfg.Authorities()
 	if err != nil {
@@ -165,7 +165,8 @@ func (s *services) reach(cfg *config.Config, o Options) error {
 	return nil
 }
 
-// allowed says which servers the configuration lets this one speak with; nil: all.
+// allowed returns a function that reports whether the configuration allows communication with a server, or nil if all
+// are allowed.
 func allowed(f config.Federation) func(server string) bool {
 	if len(f.AllowedServers)+len(f.DeniedServers) == 0 {
 		return nil
@@ -183,7 +184,7 @@ func allowed(f config.Federation) func(server string) bool {
 	}
 }
 
-// askProfiles is who is asked for profiles of users of other servers; nil where there are none.
+// askProfiles returns the source of profiles of users on other servers, or nil if federation is off.
 func (s *services) askProfiles(cfg *config.Config) accounts.Remote {
 	if !cfg.Federation.Enabled {
 		return nil
@@ -191,10 +192,11 @@ func (s *services) askProfiles(cfg *config.Config) accounts.Remote {
 	return s.remote
 }
 
-// thumbnailWorkers make thumbnails at the same time, within the memory that media allows them together.
+// thumbnailWorkers bounds how many thumbnails are created at the same time, within the memory that media allows for
+// them.
 const thumbnailWorkers = 2
 
-// hooks tells the other services what happens to accounts.
+// hooks returns the functions that notify other services of changes to accounts.
 func (s *services) hooks() accounts.Hooks {
 	return accounts.Hooks{
 		DeviceGone:     s.deviceGone,
@@ -210,7 +212,7 @@ func (s *services) hooks() accounts.Hooks {
 	}
 }
 
-// budget is one class of a limiter, as accounts count attempts.
+// budget adapts one class of a limiter to accounts.Budget.
 type budget struct {
 	limiter *httpapi.Limiter
 	class   httpapi.Rate
@@ -222,11 +224,11 @@ func (b budget) Take(key string) time.Duration { return b.limiter.Limit(b.class,
 // Return implements accounts.Budget.
 func (b budget) Return(key string) { b.limiter.Return(b.class, key) }
 
-// guessesInSum is how many times the wrong guesses at one account from one network may be tried by one network at all
-// accounts, and at one account by all networks.
+// guessesInSum is how many times more wrong guesses are allowed to one network for all accounts, and to all networks
+// for one account, than to one network for one account.
 const guessesInSum = 10
 
-// budgets bounds guesses and new accounts.
+// budgets returns the limits on password guesses and new accounts.
 func budgets(c config.RateLimits, now func() time.Time) accounts.Budgets {
 	if !c.Enabled {
 		return accounts.Budgets{}
@@ -249,22 +251,22 @@ func (s *services) roomIsPublic(ctx context.Context, room ident.RoomNID) (bool, 
 	return r.JoinRule() == "public" || r.HistoryVisibility() == "world_readable", nil
 }
 
-// profile is what a user's member events carry.
+// profile returns the profile that a user's membership events carry.
 func (s *services) profile(ctx context.Context, user id.UserID) (p rooms.Profile, err error) {
 	p.DisplayName, p.AvatarURL, err = accounts.MemberProfile(ctx, s.db, user)
 	return p, err
 }
 
-// deviceGone removes what hangs on a device, and has its parked requests checked before they are answered.
+// deviceGone deletes the data of a device, and has its parked requests checked before they are answered.
 func (s *services) deviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error {
 	s.gone.Put(device, true)
 	return s.e2ee.DeviceGone(tx, device, user, deviceID)
 }
 
-// maxGone bounds the devices that are remembered: a request is parked for minutes at most.
+// maxGone bounds the devices in gone; a request is parked for minutes at most.
 const maxGone = 100_000
 
-// alive tells whether a device still exists. Only of one whose deletion was begun is the database asked.
+// alive reports whether a device still exists. It reads the database only if the device's deletion has begun.
 func (s *services) alive(ctx context.Context, user ident.UserNID, device ident.DeviceNID) bool {
 	if doubtful, _ := s.gone.Get(device); !doubtful {
 		return true
@@ -308,16 +310,17 @@ func bucket(b config.Bucket) httpapi.Bucket {
 	return httpapi.Bucket{PerSecond: b.PerSecond, Burst: b.Burst}
 }
 
-// invitesOfServer is how many times the invites of one user all users of a server may send.
+// invitesOfServer is how many times more invites all users of a server together may send than one user.
 const invitesOfServer = 10
 
-// What people without access token may make this server ask others: enough for somebody who follows a link.
+// Limits on lookups that make this server send requests to others for clients without an access token: enough for
+// somebody who follows a link.
 const (
-	maxLookups    = 5  // of one network at once, and one more every ten seconds
-	maxAllLookups = 20 // of everybody at once, and one more a second
+	maxLookups    = 5  // per network at once, and one more every ten seconds
+	maxAllLookups = 20 // for all networks at once, and one more a second
 )
 
-// limits are the rates of the doors.
+// limits returns the rate limits of the APIs.
 func limits(c config.RateLimits) map[httpapi.Rate]httpapi.Bucket {
 	return map[httpapi.Rate]httpapi.Bucket{
 		httpapi.Sends: bucket(c.Sends), httpapi.Reads: bucket(c.Reads), httpapi.Anonymous: bucket(c.Anonymous), httpapi.Logins: bucket(c.Logins), httpapi.Joins: bucket(c.Joins),
