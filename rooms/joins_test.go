@@ -628,6 +628,25 @@ func TestServerDoesNotVouchForWhoHasNoRight(t *testing.T) {
 	a.ok(err)
 }
 
+func TestJoinNamingAnAuthorisingUserIsAcceptedInARoomWithoutJoinRules(t *testing.T) {
+	n := newNetwork(t)
+	a := n.add("a")
+	s := n.stranger("s", a)
+	alice, eve := a.user("alice"), s.user("eve")
+	room := a.create(alice, CreateRoom{Preset: "public_chat"})
+	s.join(room, eve)
+	r := a.room(room)
+	r.mu.Lock()
+	delete(r.head.state, pdu.StateKey{Type: typeJoinRules}) // as in rooms whose creator sent none
+	r.mu.Unlock()
+	key := string(eve)
+	join := s.make(room, pdu.Proto{Type: typeMember, StateKey: &key, Sender: eve, Content: json.RawMessage(`{"membership":"join","join_authorised_via_users_server":"@alice:a"}`)})
+	h := handshakeOf(room, join)
+	h.Origin = "s"
+	_, err := a.svc.AcceptJoin(t.Context(), h)
+	a.ok(err)
+}
+
 func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
