@@ -109,7 +109,7 @@ func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxe
 	return proof{}, nil, err
 }
 
-// readAuth returns the auth member of a request, and the binding of the request.
+// readAuth returns the auth member of a request, and a value that binds the authentication session to this request.
 func (s *Service) readAuth(q Asked) (a auth, b binding, err error) {
 	if raw, there := q.Body["auth"]; there && string(raw) != "null" {
 		if err := json.Unmarshal(raw, &a); err != nil {

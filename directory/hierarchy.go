@@ -85,7 +85,7 @@ func validOrder(s string) bool {
 	return len(s) <= 50 && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
-// child is a child with its parsed content.
+// child is an m.space.child event with its parsed content.
 type child struct {
 	ChildState
 	childContent

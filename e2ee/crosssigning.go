@@ -75,8 +75,8 @@ func (k *crossSigningKey) check(owner id.UserID) error {
 	return nil
 }
 
-// publicPart returns the one public key of a cross-signing key in base64, which is both its name and its value. It
-// returns "" if raw is not such a key.
+// publicPart returns the public key of a cross-signing key, in base64. It returns "" unless the object has exactly
+// one key, whose ID is the algorithm and the key itself.
 func publicPart(raw string) string {
 	var key struct {
 		Keys map[string]string `json:"keys"`

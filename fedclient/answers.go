@@ -182,8 +182,9 @@ type pieces struct {
 	other map[string]any
 }
 
-// doPieces sends a request and decodes its answer piece by piece, so that only the parts that the functions in p.lists
-// keep stay in memory. Members that p does not name are skipped.
+// doPieces sends a request and decodes the answer as a stream. It passes the elements of each list to the function
+// for that list in p.lists, and only what this function keeps stays in memory. Members that p does not name are
+// skipped.
 func (c *Client) doPieces(ctx context.Context, r request, p pieces) error {
 	ctx, cancel := context.WithTimeout(ctx, r.time)
 	defer cancel()

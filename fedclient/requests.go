@@ -87,7 +87,8 @@ func (c *Client) SendTransaction(ctx context.Context, server, txnID string, pdus
 	return refused, err
 }
 
-// transaction is the form in which some answers contain events.
+// transaction is an object with the members of a transaction, in which some answers, such as that of /backfill,
+// contain events.
 type transaction struct {
 	PDUs []json.RawMessage `json:"pdus"`
 }
@@ -123,7 +124,8 @@ func (c *Client) GetMissingEvents(ctx context.Context, server string, room id.Ro
 
 func atEvent(event id.EventID) url.Values { return url.Values{"event_id": {string(event)}} }
 
-// keep returns a function that appends the elements of a list that decode accepts to out, and counts them as held.
+// keep returns a function for the elements of a list. It appends the elements that decode accepts to out, and counts
+// them towards the bound on answers in memory.
 func keep[T any](ctx context.Context, c *Client, h *hold, server string, out *[]T, decode func(json.RawMessage) (T, bool)) func(json.RawMessage) error {
 	return func(raw json.RawMessage) error {
 		item, ok := decode(raw)

@@ -128,7 +128,7 @@ func (b *builder) stripped(event []byte) {
 
 var strippedMembers = []string{"origin_server_ts", "content", "sender", "state_key", "type"}
 
-// section appends an object with the events that fill appends, or nothing if it appends none.
+// section calls fill to append events, and wraps them in an object. It appends nothing if fill appends no events.
 func (b *builder) section(name string, fill func()) {
 	mark := len(b.out)
 	b.out = append(b.out, '"')

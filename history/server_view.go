@@ -141,8 +141,8 @@ func (v *serverView) shown(e *rooms.Event) (json.RawMessage, error) {
 	return pruned.JSON(), nil
 }
 
-// sees reports whether the server may see the content of an event, which must have been passed to prepare. State events
-// are not exempt: redaction keeps what the auth rules need.
+// sees reports whether the server may see the content of an event, which must have been passed to prepare. This
+// includes state events: a redacted one still has what the auth rules need.
 func (v *serverView) sees(e *rooms.Event) bool {
 	switch {
 	case v.expired(e):
@@ -387,7 +387,8 @@ func (v *serverView) walk(from []id.EventID, nearest bool, limit int, want func(
 	return out, nil
 }
 
-// serverWalk is the state of a walk.
+// serverWalk is the state of a walk through a room's graph, from newer to older events, for get_missing_events or
+// backfill.
 type serverWalk struct {
 	v       *serverView
 	nearest bool

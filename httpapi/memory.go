@@ -274,7 +274,7 @@ func (r *Request) settleAnswer(size int64) bool {
 	return true
 }
 
-// releaseAnswer stops counting the answer.
+// releaseAnswer no longer counts the answer towards the bounds on answers in memory.
 func (r *Request) releaseAnswer() {
 	r.settleAnswer(0)
 	if h := r.held; h != nil && h.answer > 0 {

@@ -102,7 +102,8 @@ func (u *unproved) prove(network string) {
 	u.proved[network] = true
 }
 
-// begin counts work for a network, unless it already has too much.
+// begin counts a piece of work for the network of a client. It fails if the network already has too much work in
+// progress.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (u *unproved) begin(network string, bytes int64) error {

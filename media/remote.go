@@ -50,8 +50,8 @@ func newRemoteFiles() remoteFiles {
 	}
 }
 
-// OpenRemote opens a file of another server, downloading it if it is not cached. If the file has not been uploaded yet,
-// the other server waits up to wait.
+// OpenRemote opens a file of another server, downloading it if it is not cached. If the file has not been uploaded
+// yet, the other server is asked to wait for it, for the duration wait at most.
 //
 // Errors: M_NOT_FOUND; 504 M_NOT_YET_UPLOADED; 502 M_TOO_LARGE; 502 M_UNKNOWN if the download fails.
 // Spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid

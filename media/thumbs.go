@@ -91,7 +91,8 @@ func noThumbnail() error {
 	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "A thumbnail cannot be made of this file")
 }
 
-// otherImage returns an image in a format that cannot be decoded, and refuses any other file.
+// otherImage serves files that cannot be decoded: it returns the original if the file is an image, and an error if
+// not.
 func otherImage(src *File) (*File, error) {
 	head := make([]byte, 512)
 	n, err := io.ReadFull(src.Content, head)

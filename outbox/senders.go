@@ -24,7 +24,8 @@ type senders struct{ left *keyed.Map[int64, int64] }
 
 func newSenders() senders { return senders{keyed.NewMap[int64, int64](maxMeasured)} }
 
-// add counts a message and reports whether those of its sender have to be measured now.
+// add counts a new message of a sender. It reports whether the messages of that sender that wait have to be added up
+// again.
 func (s *senders) add(sender int64, size int) (measure bool) {
 	s.left.Update(sender, func(left int64, known bool) int64 {
 		if !known {

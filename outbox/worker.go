@@ -83,7 +83,8 @@ func (s *Service) stopped(d *destination) {
 	d.running = false
 }
 
-// waitForRetry waits until a failing server may be tried again; false at the end of the service.
+// waitForRetry waits until a failing server may be tried again. It returns false if the service is stopped before
+// that.
 func (s *Service) waitForRetry(ctx context.Context, d *destination) bool {
 	for {
 		s.mu.Lock()

@@ -231,7 +231,7 @@ func (r *Rules) named(e *evaluation) (all map[ident.UserNID]id.UserID) {
 	return all
 }
 
-// namedInText adds the local members whose localparts or display names occur in the text to all.
+// namedInText finds the local members whose localpart or display name occurs in the text, and adds them to all.
 func (r *Rules) namedInText(e *evaluation, all map[ident.UserNID]id.UserID) {
 	body, ok := stringProperty(e.event, []string{"content", "body"})
 	if !ok {

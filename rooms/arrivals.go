@@ -177,7 +177,7 @@ func (a *arrivals) lookUpStored(ctx context.Context) error {
 	return nil
 }
 
-// lookUpAgain is lookUpStored for when missing events may have been stored meanwhile.
+// lookUpAgain repeats lookUpStored for the events that were missing, which others may have stored since.
 func (a *arrivals) lookUpAgain(ctx context.Context) error {
 	a.forget()
 	if err := a.lookUpStored(ctx); err != nil {

@@ -52,7 +52,7 @@ func (b *batch) addForeign(ctx context.Context, in *incoming) (verdict, err erro
 	return verdict, b.reveal(in, pe)
 }
 
-// received returns an event of another server in the form in which it is added to the batch.
+// received makes a pending event for the batch from an event of another server.
 func (b *batch) received(in *incoming) *pendingEvent {
 	pe := &pendingEvent{Event: &Event{
 		Event: in.Event, Room: b.room.nid, SenderNID: in.sender, ReceivedTS: b.svc.opts.Now().UnixMilli(), ThreadRoot: in.threadRoot, built: true, outlier: in.outlier,

@@ -111,8 +111,8 @@ func (p *placing) forgetHistory(ctx context.Context, events []*Event) error {
 	})
 }
 
-// forgetPast deletes an event of the history if it is still undecided. It is then missing before the event above it in
-// the timeline.
+// forgetPast deletes a historical event if it is still undecided. This leaves a gap before the next newer event, so
+// that the event can be fetched again.
 func forgetPast(tx *storage.Tx, r *Room, e *Event) error {
 	row, found, err := tx.EventAt(e.Pos)
 	if err != nil || !found || row.Flags&storage.UndecidedEvent == 0 {

@@ -133,8 +133,9 @@ func (g *gathering) lackingEvents() (ids []id.EventID) {
 	return ids
 }
 
-// knownBefore returns stored prev_events of waiting events, beyond which the origin need not go back. The extremities
-// alone are not enough: other events may follow an older event.
+// knownBefore returns the stored events that waiting events name in prev_events. They tell the origin where it can
+// stop going back. The forward extremities alone are not enough, because a missing event may follow an older stored
+// one.
 func (g *gathering) knownBefore(events []id.EventID) (known []id.EventID) {
 	for _, eventID := range events {
 		for _, prev := range g.waiting[eventID].PrevEvents() {

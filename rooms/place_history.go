@@ -43,8 +43,9 @@ func (p *placing) placeHistory(ctx context.Context, above ident.Order) (stored i
 
 var errNoSpace = errors.New("no space is left in the timeline")
 
-// arrange assigns sorted events to positions in the timeline, each below all deeper ones. If the graph forks, its
-// branches are fetched one after the other, and an event must not be placed above a missing one that follows it.
+// arrange assigns sorted events to positions in the timeline: each event goes below all events of greater depth. If
+// the graph forks, its branches are fetched one after the other. So an event must not be placed above an event that
+// follows it and is still missing.
 func (q *question) arrange(events []*incoming) error {
 	slots := make([][]*incoming, len(q.anchors)) // the events to insert below each anchor
 	lowest := len(q.anchors) - 2                 // nothing is inserted below the last one

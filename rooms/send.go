@@ -90,7 +90,8 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.Ev
 	return eventID, unknownIsForbidden(err)
 }
 
-// sendRemoteInvite sends an invite of a user of another server that a client sets with PUT /state.
+// sendRemoteInvite invites a user of another server on behalf of a client that sent the m.room.member event with PUT
+// /state.
 func (s *Service) sendRemoteInvite(ctx context.Context, n NewEvent, p *proto) (id.EventID, error) {
 	c := memberContent{Membership: Invite}
 	if err := json.Unmarshal(p.content, &c.more); err != nil {

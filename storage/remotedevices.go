@@ -190,8 +190,8 @@ WHERE l.asked > 0 AND EXISTS (SELECT 1 FROM memberships mine JOIN memberships th
  AND theirs.user_nid = l.user_nid AND theirs.membership = 'join' AND theirs.joined_pos <= l.asked)
 AND l.user_nid IN `
 
-// FreshLists returns those of the remote users whose device list was requested while they shared a room with viewer in
-// which both have remained since. It uses the primary keys.
+// FreshLists returns the remote users whose cached device lists are up to date for viewer: the list was requested
+// while the user and viewer shared a room, and both have been in that room ever since. It uses the primary keys.
 func (tx *Tx) FreshLists(viewer ident.UserNID, users []ident.UserNID) ([]ident.UserNID, error) {
 	var out []ident.UserNID
 	for part := range slices.Chunk(users, maxIn) {

@@ -91,7 +91,8 @@ type house struct {
 	rooms   [][]string
 }
 
-// newHouse creates rooms with four senders each, or one room with all of them.
+// newHouse creates the rooms and senders of a measurement: rooms with four senders each, or one room with all
+// senders.
 func newHouse(p *process, senders, rooms int) (*house, error) {
 	h := &house{process: p, rooms: make([][]string, senders)}
 	var err error

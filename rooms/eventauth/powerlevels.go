@@ -17,7 +17,7 @@ func (c *check) judgePowerLevels() verdict {
 	return c.judgeLevelChanges(next)
 }
 
-// judgeLevelShape applies rules 10.1 to 10.4.
+// judgeLevelShape checks the format of the content of m.room.power_levels: auth rules 10.1 to 10.4.
 func (c *check) judgeLevelShape(next *givenLevels) verdict {
 	if c.v.IntegerPowerLevels && next.badNamed { // 10.1
 		return reject(c.n.named, "a power level is not an integer")
