@@ -198,8 +198,8 @@ func checkRegistrationToken(t RegistrationToken) error {
 	return nil
 }
 
-// ListTokens returns at most limit registration tokens after a token, ordered by creation time and name. The token after
-// need not exist any more; the zero RegistrationToken precedes all others.
+// ListTokens returns at most limit registration tokens after a token, ordered by creation time and name. The token
+// after need not exist any more; the zero RegistrationToken precedes all others.
 func (s *Service) ListTokens(ctx context.Context, after RegistrationToken, limit int) ([]RegistrationToken, error) {
 	var rows []storage.RegistrationToken
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {

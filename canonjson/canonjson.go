@@ -1,10 +1,10 @@
 // Package canonjson encodes Matrix canonical JSON and reads members of JSON objects without decoding them into maps.
 //
-// Canonical JSON is the form that is hashed and signed: keys are sorted, there is no insignificant whitespace, strings use
-// the shortest escapes, and numbers are integers. [Canonical] accepts untrusted text; what it returns is well-formed and
-// has a bounded depth. [Get], [Each] and [Without] find where values begin and end but do not validate them, so they are
-// meant for text that Canonical has returned. The package does not know about events; hashes and signatures are in
-// rooms/pdu.
+// Canonical JSON is the form that is hashed and signed: keys are sorted, there is no insignificant whitespace, strings
+// use the shortest escapes, and numbers are integers. [Canonical] accepts untrusted text; what it returns is
+// well-formed and has a bounded depth. [Get], [Each] and [Without] find where values begin and end but do not validate
+// them, so they are meant for text that Canonical has returned. The package does not know about events; hashes and
+// signatures are in rooms/pdu.
 //
 // Spec: appendices#canonical-json
 package canonjson
@@ -22,8 +22,9 @@ const (
 	// maxEnvelopeDepth is the maximum depth of encoding/json.
 	maxEnvelopeDepth = 10_000
 
-	// maxMembers bounds how many members the encoder holds at one time: those of all objects of an envelope that have begun
-	// and not ended. A list of the devices of 100,000 users has fewer than 250,000, and sorting these takes 12 MB.
+	// maxMembers bounds how many members the encoder holds at one time: those of all objects of an envelope that have
+	// begun and not ended. A list of the devices of 100,000 users has fewer than 250,000, and sorting these takes 12
+	// MB.
 	maxMembers = 250_000
 
 	// MaxInt is the largest integer of canonical JSON, 2^53-1; the smallest is -MaxInt.
@@ -52,10 +53,10 @@ func (e *Error) Unwrap() error { return e.Kind }
 
 // Canonical checks that raw is one JSON value and returns its canonical encoding in new memory.
 //
-// In strict mode, which applies to room version 6 and later and to everything that Ebb signs, numbers with a fraction or
-// an exponent, integers beyond ±MaxInt and duplicate keys are errors. Otherwise numbers keep their text, except that an
-// integer with an exponent is written without it, and the last of duplicate keys counts. In both modes -0 becomes 0, and
-// strings with a lone surrogate, which have no UTF-8 form, are errors.
+// In strict mode, which applies to room version 6 and later and to everything that Ebb signs, numbers with a fraction
+// or an exponent, integers beyond ±MaxInt and duplicate keys are errors. Otherwise numbers keep their text, except that
+// an integer with an exponent is written without it, and the last of duplicate keys counts. In both modes -0 becomes 0,
+// and strings with a lone surrogate, which have no UTF-8 form, are errors.
 func Canonical(raw []byte, strict bool) ([]byte, error) {
 	return AppendCanonical(make([]byte, 0, len(raw)), raw, strict)
 }
@@ -65,10 +66,10 @@ func AppendCanonical(dst, raw []byte, strict bool) ([]byte, error) {
 	return appendCanonical(encoder{src: raw, strict: strict, dst: dst})
 }
 
-// AppendEnvelope is like AppendCanonical in lenient mode, for JSON that contains other JSON, such as a request that contains
-// events. It allows the nesting depth of encoding/json, so that one event that nests too deep does not invalidate the whole
-// request. It needs memory of a few times the length of raw. If check is not nil, it is called at intervals, and encoding
-// stops with the error that it returns.
+// AppendEnvelope is like AppendCanonical in lenient mode, for JSON that contains other JSON, such as a request that
+// contains events. It allows the nesting depth of encoding/json, so that one event that nests too deep does not
+// invalidate the whole request. It needs memory of a few times the length of raw. If check is not nil, it is called at
+// intervals, and encoding stops with the error that it returns.
 func AppendEnvelope(dst, raw []byte, check func() error) ([]byte, error) {
 	return appendCanonical(encoder{src: raw, lenient: true, check: check, dst: dst})
 }

@@ -27,7 +27,8 @@ func megabyte(before, after string, f func(i int) string) []byte {
 	return append(b, after...)
 }
 
-// hostile are texts of a megabyte that cost much where each unsorted level is copied, or where keys are compared slowly.
+// hostile are texts of a megabyte that cost much where each unsorted level is copied, or where keys are compared
+// slowly.
 func hostile() map[string][]byte {
 	const depth = 9000
 	deep := func(payload string) []byte {
@@ -132,7 +133,8 @@ func TestCanonicalisationCanBeInterrupted(t *testing.T) {
 	}
 }
 
-// Objects larger and smaller than smallObject, sorted and not, with duplicates, within each other: as a slow encoder writes them.
+// Objects larger and smaller than smallObject, sorted and not, with duplicates, within each other: as a slow encoder
+// writes them.
 func TestNestedUnsortedObjectsAreSortedAtEveryLevel(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	var text func(depth int) (in, want string)

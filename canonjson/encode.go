@@ -7,10 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// encoder reads src once and writes its canonical form to dst with members in the order of the text, so that sorted input
-// takes one pass. A small object whose members are out of order is rewritten when it ends. A larger one is recorded in
-// unsorted, and a second pass at the end sorts all of these: rewriting them one by one would copy the innermost object once
-// for each object around it.
+// encoder reads src once and writes its canonical form to dst with members in the order of the text, so that sorted
+// input takes one pass. A small object whose members are out of order is rewritten when it ends. A larger one is
+// recorded in unsorted, and a second pass at the end sorts all of these: rewriting them one by one would copy the
+// innermost object once for each object around it.
 type encoder struct {
 	src      []byte
 	pos      int
@@ -272,7 +272,8 @@ func inRange(text []byte) bool {
 	return err == nil && n >= -MaxInt && n <= MaxInt
 }
 
-// wholeNumber returns the value of a number with an exponent. It returns false unless that is an integer within ±MaxInt.
+// wholeNumber returns the value of a number with an exponent. It returns false unless that is an integer within
+// ±MaxInt.
 func wholeNumber(text []byte) (int64, bool) {
 	f, err := strconv.ParseFloat(string(text), 64)
 	if err != nil || f != math.Trunc(f) || math.Abs(f) > MaxInt {
@@ -284,8 +285,8 @@ func wholeNumber(text []byte) (int64, bool) {
 // space skips whitespace.
 func (e *encoder) space() { e.pos = skipSpace(e.src, e.pos) }
 
-// peek returns the next byte, or 0 at the end of the text. A NUL byte in the text is a syntax error everywhere, so callers
-// need not distinguish the two.
+// peek returns the next byte, or 0 at the end of the text. A NUL byte in the text is a syntax error everywhere, so
+// callers need not distinguish the two.
 func (e *encoder) peek() byte {
 	if e.pos < len(e.src) {
 		return e.src[e.pos]

@@ -20,8 +20,8 @@ func Each(obj []byte, f func(key string, raw []byte) error) error {
 	return s.err()
 }
 
-// Get returns the value of a member of the object obj, sharing its memory. It returns false if there is no such member or
-// obj is not an object. Of duplicate keys it finds the first.
+// Get returns the value of a member of the object obj, sharing its memory. It returns false if there is no such member
+// or obj is not an object. Of duplicate keys it finds the first.
 func Get(obj []byte, key string) (raw json.RawMessage, ok bool) {
 	s := scanner{src: obj}
 	for s.next() {
@@ -32,8 +32,8 @@ func Get(obj []byte, key string) (raw json.RawMessage, ok bool) {
 	return nil, false
 }
 
-// Without returns a copy of the object obj without the given keys. The other members keep their text and order. If obj is
-// not an object, Without returns an empty object.
+// Without returns a copy of the object obj without the given keys. The other members keep their text and order. If obj
+// is not an object, Without returns an empty object.
 func Without(obj []byte, keys ...string) []byte {
 	out := append(make([]byte, 0, len(obj)), '{')
 	s := scanner{src: obj}

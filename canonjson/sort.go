@@ -17,8 +17,8 @@ type object struct {
 	first, last uint32
 }
 
-// smallObject is the size in bytes up to which an unsorted object is rewritten as soon as it ends. At most about 25 objects
-// can nest in 256 bytes, so no byte is copied more often than that.
+// smallObject is the size in bytes up to which an unsorted object is rewritten as soon as it ends. At most about 25
+// objects can nest in 256 bytes, so no byte is copied more often than that.
 const smallObject = 256
 
 // sort sorts the members ms of the object dst[start:], or, if it is large, records their order for sortObjects.
@@ -82,8 +82,8 @@ type ranked struct {
 	member
 }
 
-// sortRanked sorts a list by prefix and returns the result, which may be list itself. It is a radix sort, which takes a third
-// of the time of a comparison sort.
+// sortRanked sorts a list by prefix and returns the result, which may be list itself. It is a radix sort, which takes a
+// third of the time of a comparison sort.
 func sortRanked(list []ranked) []ranked {
 	other := make([]ranked, len(list))
 	for shift := 0; shift < 64; shift += 8 {
@@ -128,8 +128,8 @@ func (e *encoder) sortObjects(from int) {
 	e.dst = append(e.dst[:from], e.scratch...)
 }
 
-// copySorted appends a part of dst to scratch with the members of the unsorted objects in it sorted. It copies each byte
-// once.
+// copySorted appends a part of dst to scratch with the members of the unsorted objects in it sorted. It copies each
+// byte once.
 func (e *encoder) copySorted(s span) {
 	at := s.start
 	for i := e.firstObject(s.start); i < len(e.unsorted) && e.unsorted[i].start < s.end; i = e.firstObject(at) {
@@ -152,14 +152,15 @@ func (e *encoder) firstObject(start uint32) int {
 	return sort.Search(len(e.unsorted), func(i int) bool { return e.unsorted[i].start >= start })
 }
 
-// compareKeys compares two canonically escaped keys by Unicode code points, which in UTF-8 is the order of the bytes. It does
-// not allocate and unescapes at most one character of each key.
+// compareKeys compares two canonically escaped keys by Unicode code points, which in UTF-8 is the order of the bytes.
+// It does not allocate and unescapes at most one character of each key.
 func compareKeys(a, b []byte) int {
 	n := commonPrefix(a, b)
 	if n == len(a) || n == len(b) {
 		return cmp.Compare(len(a), len(b))
 	}
-	// If the keys differ within a \u escape, both have a hexadecimal digit there, and these compare like the characters.
+	// If the keys differ within a \u escape, both have a hexadecimal digit there, and these compare like the
+	// characters.
 	if backslashes(a[:n])%2 == 1 {
 		n--
 	}
@@ -193,8 +194,8 @@ func commonPrefix(a, b []byte) (n int) {
 	return n
 }
 
-// keyPrefix returns the first 8 bytes of a canonically escaped key, after unescaping and padded with zeros, as a big-endian
-// number, so that prefixes compare like keys.
+// keyPrefix returns the first 8 bytes of a canonically escaped key, after unescaping and padded with zeros, as a
+// big-endian number, so that prefixes compare like keys.
 func keyPrefix(key []byte) (prefix uint64) {
 	for range 8 {
 		prefix <<= 8

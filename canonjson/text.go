@@ -40,8 +40,8 @@ func AppendString(dst []byte, s string) []byte {
 	return append(append(dst, s[run:]...), '"')
 }
 
-// Unquote returns the text of a JSON string. It returns false if raw is not a string. The result may share memory with raw,
-// which must not be modified afterwards.
+// Unquote returns the text of a JSON string. It returns false if raw is not a string. The result may share memory with
+// raw, which must not be modified afterwards.
 func Unquote(raw []byte) (string, bool) {
 	if len(raw) < 2 || raw[0] != '"' || raw[len(raw)-1] != '"' {
 		return "", false
@@ -71,8 +71,8 @@ func unescape(text []byte) []byte {
 	return append(out, text...)
 }
 
-// unescapeOne returns the character of the escape at the start of text and the length of the escape, which may be a surrogate
-// pair. n is 0 if the escape is invalid.
+// unescapeOne returns the character of the escape at the start of text and the length of the escape, which may be a
+// surrogate pair. n is 0 if the escape is invalid.
 func unescapeOne(text []byte) (r rune, n int) {
 	if len(text) < 2 {
 		return 0, 0

@@ -57,8 +57,9 @@ func (s *Service) CreateAlias(ctx context.Context, sender ident.Requester, alias
 	})
 }
 
-// DeleteAlias removes an alias. The sender must have created it, be an administrator of the server, or have the power level
-// to change the room's canonical alias. In the last case the alias is also removed from the room's m.room.canonical_alias.
+// DeleteAlias removes an alias. The sender must have created it, be an administrator of the server, or have the power
+// level to change the room's canonical alias. In the last case the alias is also removed from the room's
+// m.room.canonical_alias.
 // Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
 func (s *Service) DeleteAlias(ctx context.Context, sender ident.Requester, alias id.RoomAlias) error {
 	row, err := s.findAlias(ctx, alias)
@@ -105,8 +106,8 @@ func (s *Service) findAlias(ctx context.Context, alias id.RoomAlias) (row storag
 // maxAliasServers bounds the servers that are returned with an alias.
 const maxAliasServers = 50
 
-// ResolveAlias returns the room that an alias points to, and servers through which it can be joined. It asks another server for an alias of
-// that server.
+// ResolveAlias returns the room that an alias points to, and servers through which it can be joined. It asks another
+// server for an alias of that server.
 // Spec: client-server-api#get_matrixclientv3directoryroomroomalias
 func (s *Service) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []string, err error) {
 	if pdu.ValidRoomAlias(alias) && serverOf(alias) != s.server && s.remote != nil {
@@ -142,7 +143,8 @@ func (s *Service) ResolveLocalAlias(ctx context.Context, alias id.RoomAlias) (ro
 	return r.ID(), servers, nil
 }
 
-// ResolveRoom parses a room ID or resolves an alias. For an alias it also returns servers through which the room can be joined.
+// ResolveRoom parses a room ID or resolves an alias. For an alias it also returns servers through which the room can be
+// joined.
 func (s *Service) ResolveRoom(ctx context.Context, idOrAlias string) (room id.RoomID, servers []string, err error) {
 	if strings.HasPrefix(idOrAlias, "#") {
 		return s.ResolveAlias(ctx, id.RoomAlias(idOrAlias))
@@ -153,7 +155,8 @@ func (s *Service) ResolveRoom(ctx context.Context, idOrAlias string) (room id.Ro
 	return id.RoomID(idOrAlias), nil, nil
 }
 
-// LocalAliases returns the aliases of a room on this server. The sender must be joined, unless everybody may read the room.
+// LocalAliases returns the aliases of a room on this server. The sender must be joined, unless everybody may read the
+// room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidaliases
 func (s *Service) LocalAliases(ctx context.Context, sender ident.Requester, room id.RoomID) ([]id.RoomAlias, error) {
 	r, err := s.rooms.Room(ctx, room)

@@ -203,9 +203,9 @@ type Hierarchy struct {
 	NextBatch string      `json:"next_batch,omitempty"`
 }
 
-// Hierarchy walks through a space, each room before its children, and returns the rooms that the user may see. About children in which this
-// server does not take part, it asks the servers that the space lists with them. A token holds the number of rooms of earlier pages; each
-// page starts the walk again, mostly from memory.
+// Hierarchy walks through a space, each room before its children, and returns the rooms that the user may see. About
+// children in which this server does not take part, it asks the servers that the space lists with them. A token holds
+// the number of rooms of earlier pages; each page starts the walk again, mostly from memory.
 //
 // Errors: M_FORBIDDEN for a root that the user may not see; M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1roomsroomidhierarchy
@@ -238,7 +238,8 @@ func (s *Service) Hierarchy(ctx context.Context, q HierarchyQuery) (page Hierarc
 	return page, nil
 }
 
-// token is the token with which a walk continues: "h", the number of rooms of earlier pages, and the parameters that must stay the same.
+// token is the token with which a walk continues: "h", the number of rooms of earlier pages, and the parameters that
+// must stay the same.
 func (q *HierarchyQuery) token(given int) string {
 	return "h" + strconv.Itoa(given) + "_" + strconv.Itoa(q.MaxDepth) + "_" + strconv.FormatBool(q.SuggestedOnly)
 }
@@ -360,8 +361,8 @@ type SpaceForServer struct {
 	Inaccessible []id.RoomID   `json:"inaccessible_children"`
 }
 
-// HierarchyForServer returns a room and its children, as far as users of another server may see them, without children in which this server
-// does not take part.
+// HierarchyForServer returns a room and its children, as far as users of another server may see them, without children
+// in which this server does not take part.
 //
 // Errors: M_NOT_FOUND.
 // Spec: server-server-api#get_matrixfederationv1hierarchyroomid
@@ -393,7 +394,8 @@ func (s *Service) HierarchyForServer(ctx context.Context, origin string, room id
 	return out, nil
 }
 
-// shownTo returns the summary of a room, nil if this server does not take part in it, and reports whether another server may see it.
+// shownTo returns the summary of a room, nil if this server does not take part in it, and reports whether another
+// server may see it.
 func (s *Service) shownTo(ctx context.Context, origin string, room id.RoomID) (*RoomSummary, bool, error) {
 	r, err := s.rooms.Room(ctx, room)
 	if errors.Is(err, rooms.ErrNoRoom) || err == nil && !r.Resident() {

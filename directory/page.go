@@ -11,8 +11,8 @@ import (
 	"ebb/mxerr"
 )
 
-// directoryKey is where a room stands in the directory: rooms with more members come first, and of rooms with equally many the one that
-// this server has known for longer.
+// directoryKey is where a room stands in the directory: rooms with more members come first, and of rooms with equally
+// many the one that this server has known for longer.
 type directoryKey struct {
 	joined int
 	nid    ident.RoomNID
@@ -28,8 +28,9 @@ type listedRoom struct {
 	room PublicRoom
 }
 
-// directoryPage collects a page of the directory: the limit rooms next to a key. A page begins after a room rather than after a number of
-// rooms, so that a room that is published or removed between two pages neither repeats nor hides another one.
+// directoryPage collects a page of the directory: the limit rooms next to a key. A page begins after a room rather than
+// after a number of rooms, so that a room that is published or removed between two pages neither repeats nor hides
+// another one.
 type directoryPage struct {
 	limit     int
 	since     *directoryKey // nil: the first page
@@ -106,8 +107,8 @@ func (p *directoryPage) answer() PublicRooms {
 	return out
 }
 
-// ends returns the keys of the first and the last room of the page. An empty page lies between the room of its token and a room next to
-// it, which may no longer be listed.
+// ends returns the keys of the first and the last room of the page. An empty page lies between the room of its token
+// and a room next to it, which may no longer be listed.
 func (p *directoryPage) ends() (first, last directoryKey) {
 	switch {
 	case len(p.rooms) > 0:

@@ -11,7 +11,8 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// directory has the directory's pages read from the one with a token on, and returns the names of the rooms; between runs after each page.
+// directory has the directory's pages read from the one with a token on, and returns the names of the rooms; between
+// runs after each page.
 func (h *house) directory(q PublicRoomsQuery, between func(page PublicRooms)) (names []string) {
 	h.Helper()
 	for range 20 {

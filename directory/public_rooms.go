@@ -13,8 +13,8 @@ import (
 	"ebb/storage"
 )
 
-// SetPublished adds a room to the room directory or removes it from there. The sender must be an administrator of the server, or have the
-// power level to change the room's canonical alias.
+// SetPublished adds a room to the room directory or removes it from there. The sender must be an administrator of the
+// server, or have the power level to change the room's canonical alias.
 // Spec: client-server-api#put_matrixclientv3directorylistroomroomid
 func (s *Service) SetPublished(ctx context.Context, sender ident.Requester, room id.RoomID, published bool) error {
 	r, err := s.rooms.Room(ctx, room)
@@ -103,8 +103,8 @@ const (
 // directoryBatch is how many rooms of the directory are read at a time.
 const directoryBatch = 100
 
-// PublicRooms returns a page of the room directory, the rooms with the most members first. It considers every published room, since any of
-// them may have the most members, but keeps only those of the page.
+// PublicRooms returns a page of the room directory, the rooms with the most members first. It considers every published
+// room, since any of them may have the most members, but keeps only those of the page.
 // Spec: client-server-api#post_matrixclientv3publicrooms
 func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRooms, error) {
 	page, err := newDirectoryPage(&q)

@@ -1,9 +1,9 @@
-// Package directory is what people see of rooms before they are in them: the room directory, aliases, room summaries and the hierarchy of
-// spaces, for clients and for other servers. It is built on package rooms, from whose memory most of it is answered; what this server does
-// not know it asks of other servers, whose answers are remembered for a while.
+// Package directory is what people see of rooms before they are in them: the room directory, aliases, room summaries
+// and the hierarchy of spaces, for clients and for other servers. It is built on package rooms, from whose memory most
+// of it is answered; what this server does not know it asks of other servers, whose answers are remembered for a while.
 //
-// It writes only aliases. Whether a room is published, and its m.room.canonical_alias, are changed by methods of rooms.Service, because
-// rooms is the only writer of rooms.
+// It writes only aliases. Whether a room is published, and its m.room.canonical_alias, are changed by methods of
+// rooms.Service, because rooms is the only writer of rooms.
 package directory
 
 import (

@@ -42,8 +42,8 @@ func (s *RoomSummary) open() bool {
 	return s.WorldReadable
 }
 
-// viewer is who asks for a summary: a user of this server, another server on behalf of its users, or, if both are empty, somebody without
-// an access token.
+// viewer is who asks for a summary: a user of this server, another server on behalf of its users, or, if both are
+// empty, somebody without an access token.
 type viewer struct {
 	user   id.UserID
 	server string
@@ -103,8 +103,8 @@ func hasInvited(r *rooms.Room, server string) bool {
 	return false
 }
 
-// Summary returns the summary of a room and the user's membership in it; user "" is somebody without an access token. If this server does
-// not take part in the room, other servers are asked for the summary, among them those in via.
+// Summary returns the summary of a room and the user's membership in it; user "" is somebody without an access token.
+// If this server does not take part in the room, other servers are asked for the summary, among them those in via.
 //
 // Errors: M_NOT_FOUND, also if the user may not see the summary; M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1room_summaryroomidoralias
@@ -166,7 +166,8 @@ func (s *Service) lookUp(ctx context.Context, user id.UserID, roomID id.RoomID, 
 	return &found.room.RoomSummary, membership, nil
 }
 
-// spaceElsewhere asks the servers that may know a room about it, one after the other. It returns nil if none of them answers.
+// spaceElsewhere asks the servers that may know a room about it, one after the other. It returns nil if none of them
+// answers.
 func (s *Service) spaceElsewhere(ctx context.Context, user id.UserID, roomID id.RoomID, via []string, suggestedOnly bool) (*remoteSpace, error) {
 	if s.remote == nil {
 		return nil, nil

@@ -43,8 +43,8 @@ type Rooms interface {
 	// WakeSharers finds, within a write, the local users who share a room with user, including user, and returns a
 	// function that wakes them once the write is committed.
 	WakeSharers(tx *storage.Tx, user ident.UserNID) (committed func(), err error)
-	// MayShareRoom reports whether a remote user may be a member of a partial-state room, whose members are not all known
-	// yet.
+	// MayShareRoom reports whether a remote user may be a member of a partial-state room, whose members are not all
+	// known yet.
 	MayShareRoom(ctx context.Context, user id.UserID) (bool, error)
 }
 

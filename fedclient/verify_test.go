@@ -45,7 +45,8 @@ func TestRequestsAreVerifiedAsTheyWereSigned(t *testing.T) {
 	other := l.client("a.test", func(o *Options) { o.Signer = signerOf("a.test", "1") })
 	badly := l.client("bad.test", func(o *Options) { o.Signer = bad.signer })
 	own := l.client("me.test", func(o *Options) { o.Signer = me.opts.Signer })
-	// The header need not name the destination, but what is signed always does: else any server could repeat the request here.
+	// The header need not name the destination, but what is signed always does: else any server could repeat the
+	// request here.
 	withoutName := strings.Replace(good, `destination="me.test",`, "", 1)
 	text, _ := signedText("PUT", uri, "a.test", "me.test", []byte(`{"a":1}`), nil)
 	text = []byte(strings.Replace(string(text), `"destination":"me.test",`, "", 1))

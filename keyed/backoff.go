@@ -43,8 +43,8 @@ func (r *Retry) Succeeded(now time.Time, pause time.Duration) { *r = Retry{At: n
 // Due reports whether a try is permitted at now.
 func (r Retry) Due(now time.Time) bool { return !now.Before(r.At) }
 
-// Jitter spreads d over a quarter of its length, so that tries that failed together are not repeated together. The same n
-// gives the same delay.
+// Jitter spreads d over a quarter of its length, so that tries that failed together are not repeated together. The same
+// n gives the same delay.
 func Jitter(d time.Duration, n uint64) time.Duration {
 	return d - d/8 + time.Duration(n*2654435761%1000)*d/4000
 }

@@ -407,8 +407,8 @@ func scalar(raw json.RawMessage) ([]byte, bool) {
 	return out, err == nil
 }
 
-// ownUserID is a placeholder in the default rules for the ID of the user whose rules are evaluated. With it one compiled
-// set serves all users.
+// ownUserID is a placeholder in the default rules for the ID of the user whose rules are evaluated. With it one
+// compiled set serves all users.
 const ownUserID = "\x00user"
 
 // containsDisplayName is the condition contains_display_name.

@@ -55,10 +55,10 @@ func (s *Ruleset) insertAfter(ruleID string, r Rule) {
 	s.Override = slices.Insert(s.Override, indexRule(s.Override, ruleID)+1, r)
 }
 
-// The legacy mention rules match texts that contain the user's display name, @room or the user's localpart. They apply only
-// to events without m.mentions, since bots, bridges and old clients mention people in the text only.
-// Deviation: version 1.17 removed these rules. Synapse still has them, and the settings page of Element Web before September
-// 2026 depends on them.
+// The legacy mention rules match texts that contain the user's display name, @room or the user's localpart. They apply
+// only to events without m.mentions, since bots, bridges and old clients mention people in the text only.
+// Deviation: version 1.17 removed these rules. Synapse still has them, and the settings page of Element Web before
+// September 2026 depends on them.
 // Spec: client-server-api#predefined-rules (v1.7 to v1.16)
 const (
 	displayNameRule = ".m.rule.contains_display_name"

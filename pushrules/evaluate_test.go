@@ -189,7 +189,8 @@ func TestDefaultRules(t *testing.T) {
 	}
 }
 
-// TestRulesForRoomsOfTwo changes the actions of the other underride rules, since by default all of them give the same class.
+// TestRulesForRoomsOfTwo changes the actions of the other underride rules, since by default all of them give the same
+// class.
 func TestRulesForRoomsOfTwo(t *testing.T) {
 	d := newDesk(t)
 	bob := d.room.members[bobID]

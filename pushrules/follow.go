@@ -16,8 +16,9 @@ import (
 // errNothingToCopy ends a change without writing anything.
 var errNothingToCopy = errors.New("no rule names the old room")
 
-// Follow copies a user's rules for a room to the room that replaces it: the room rule, and the override rule with the room's
-// ID by which clients mute a room. It keeps the rules for the old room and does not overwrite rules for the new one.
+// Follow copies a user's rules for a room to the room that replaces it: the room rule, and the override rule with the
+// room's ID by which clients mute a room. It keeps the rules for the old room and does not overwrite rules for the new
+// one.
 func (r *Rules) Follow(ctx context.Context, nid ident.UserNID, user id.UserID, from, to id.RoomID) error {
 	err := r.change(ctx, nid, user, func(own *stored) error {
 		copied := false

@@ -10,9 +10,9 @@ const maxPattern = 512
 
 // glob is a pattern in which `*` matches any number of characters and `?` matches one. It ignores case.
 //
-// A pattern with wildcards is compiled to a nondeterministic automaton. State i means that the first i characters of the
-// pattern, not counting stars, have matched. A set of states is a bit set, so that matching is one pass over the text
-// whatever the pattern.
+// A pattern with wildcards is compiled to a nondeterministic automaton. State i means that the first i characters of
+// the pattern, not counting stars, have matched. A set of states is a bit set, so that matching is one pass over the
+// text whatever the pattern.
 //
 // Spec: appendices#glob-style-matching
 type glob struct {

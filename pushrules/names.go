@@ -70,12 +70,12 @@ func (n *Names) Size() int64 {
 // nameSize is the approximate memory use of one name, in bytes.
 const nameSize = 200
 
-// maxNameTries bounds how many names are compared with one text. Many names may begin with the same token, and a text may
-// repeat that token many times. 20,000 comparisons take about a millisecond.
+// maxNameTries bounds how many names are compared with one text. Many names may begin with the same token, and a text
+// may repeat that token many times. 20,000 comparisons take about a millisecond.
 const maxNameTries = 20_000
 
-// In calls f for every user whose display name occurs in a lower-case text between word boundaries. It may call f several
-// times for the same user.
+// In calls f for every user whose display name occurs in a lower-case text between word boundaries. It may call f
+// several times for the same user.
 func (n *Names) In(text string, f func(nid ident.UserNID, user id.UserID)) {
 	if n == nil || len(n.byToken) == 0 {
 		return

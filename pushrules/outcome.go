@@ -16,8 +16,8 @@ const (
 	Highlight Class = 2
 )
 
-// Outcome is the result of the push rules for one event. Default applies to every local member who is not in Users. Neither
-// applies to the sender, whose own events never notify them.
+// Outcome is the result of the push rules for one event. Default applies to every local member who is not in Users.
+// Neither applies to the sender, whose own events never notify them.
 type Outcome struct {
 	Default Class
 	Users   map[ident.UserNID]Class // by user nid
@@ -41,13 +41,13 @@ type RoomInfo interface {
 	LocalCount() int
 	// EachLocal calls f for every local member.
 	EachLocal(f func(nid ident.UserNID, user id.UserID))
-	// EachNamedIn calls f for the local members whose display names occur in a lower-case text. It may call f several times
-	// for the same member.
+	// EachNamedIn calls f for the local members whose display names occur in a lower-case text. It may call f several
+	// times for the same member.
 	EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID))
 	// DisplayName returns a member's display name in the room, "" if there is none.
 	DisplayName(user id.UserID) string
-	// MayNotify reports whether the sender's power level reaches the level that the room requires for notifications of the
-	// given kind, such as "room".
+	// MayNotify reports whether the sender's power level reaches the level that the room requires for notifications of
+	// the given kind, such as "room".
 	MayNotify(sender id.UserID, key string) bool
 }
 

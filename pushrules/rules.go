@@ -30,7 +30,8 @@ type Rules struct {
 	mu sync.RWMutex
 	// custom maps the users whose rules differ from the defaults, by nid, to their group.
 	custom map[ident.UserNID]*group
-	// groups holds the distinct rule sets of these users by their JSON, so that each is evaluated once for all its users.
+	// groups holds the distinct rule sets of these users by their JSON, so that each is evaluated once for all its
+	// users.
 	groups map[string]*group
 	// everywhere holds the groups whose rules differ from the defaults in every room, byRoom those that differ only in
 	// certain rooms.
@@ -123,9 +124,9 @@ func (s *stored) onlyRooms() bool {
 	return len(s.Changed) == 0 && s.count() == len(s.Own.Room)
 }
 
-// Evaluate evaluates an event under the rules of all local members of a room. Its cost grows with the number of users whom
-// the event mentions and the number of distinct rule sets in the room. To find these it goes through either the local
-// members or the users with custom rules, whichever are fewer.
+// Evaluate evaluates an event under the rules of all local members of a room. Its cost grows with the number of users
+// whom the event mentions and the number of distinct rule sets in the room. To find these it goes through either the
+// local members or the users with custom rules, whichever are fewer.
 func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	e := &evaluation{event: ev, room: room}
 	named := r.named(e)
@@ -206,8 +207,8 @@ func (o *Outcome) set(nid ident.UserNID, class Class) {
 // maxNamed bounds how many users one event can mention. An event of 65,536 bytes has room for thousands.
 const maxNamed = 1000
 
-// named returns the local members whom an event may concern personally: those in m.mentions, or without m.mentions those
-// named in the text, and the user whose membership the event sets.
+// named returns the local members whom an event may concern personally: those in m.mentions, or without m.mentions
+// those named in the text, and the user whose membership the event sets.
 func (r *Rules) named(e *evaluation) (all map[ident.UserNID]id.UserID) {
 	all = map[ident.UserNID]id.UserID{}
 	if key, _ := e.event.StateKey(); e.event.Type() == "m.room.member" {
@@ -274,8 +275,8 @@ func mentionedUsers(mentions json.RawMessage) (out []id.UserID) {
 // maxWords bounds how many words of a text are tried as localparts.
 const maxWords = 2000
 
-// localparts returns the words of a lower-case text that could be localparts, each with and without the punctuation around
-// it.
+// localparts returns the words of a lower-case text that could be localparts, each with and without the punctuation
+// around it.
 func localparts(body string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		words := strings.FieldsFunc(body, func(c rune) bool {

@@ -1,8 +1,8 @@
-// Package pushrules manages push rules, the default ones and each user's own, and evaluates events against them. It does not
-// count unread events and does not notify push gateways.
+// Package pushrules manages push rules, the default ones and each user's own, and evaluates events against them. It
+// does not count unread events and does not notify push gateways.
 //
-// A user's rule set is stored as its difference from the defaults (own rules, changed actions, disabled defaults), so that
-// new default rules reach existing users. Rule sets are compiled once and kept in memory.
+// A user's rule set is stored as its difference from the defaults (own rules, changed actions, disabled defaults), so
+// that new default rules reach existing users. Rule sets are compiled once and kept in memory.
 package pushrules
 
 import (
@@ -40,7 +40,8 @@ type Rule struct {
 	Pattern    string            `json:"pattern,omitempty"`
 }
 
-// MarshalJSON encodes the rule. It omits a nil list of conditions, as in kinds without conditions, but keeps an empty one.
+// MarshalJSON encodes the rule. It omits a nil list of conditions, as in kinds without conditions, but keeps an empty
+// one.
 func (r Rule) MarshalJSON() ([]byte, error) {
 	type plain Rule
 	out := struct {
@@ -137,7 +138,8 @@ func (s *stored) full(user string, legacy bool) *Ruleset {
 	return out
 }
 
-// apply applies the changes of a default rule. There are none to own rules, whose IDs differ from those of default rules.
+// apply applies the changes of a default rule. There are none to own rules, whose IDs differ from those of default
+// rules.
 func (s *stored) apply(r *Rule) {
 	c := s.Changed[r.ID]
 	if c.Enabled != nil {
@@ -155,8 +157,8 @@ const (
 	maxRuleID   = 255      // bytes
 )
 
-// put adds or replaces one of the user's own rules. It places the rule before or after another own rule if one is named,
-// otherwise a new rule at the front and a replaced one where it was.
+// put adds or replaces one of the user's own rules. It places the rule before or after another own rule if one is
+// named, otherwise a new rule at the front and a replaced one where it was.
 func (s *stored) put(k Kind, r Rule, before, after string) error {
 	list := s.Own.List(k)
 	if i := indexRule(*list, r.ID); i >= 0 {

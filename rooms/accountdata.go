@@ -50,12 +50,12 @@ func (s *Service) SetAccountData(ctx context.Context, user ident.UserNID, room i
 	return s.editAccountData(ctx, user, room, typ, func(string, bool) (string, error) { return string(content), nil })
 }
 
-// smallAccountData is the size in bytes up to which a content does not need the sum of all. maxAccountDataTypes of them in
-// each room are as much as a user could send as events with as many requests.
+// smallAccountData is the size in bytes up to which a content does not need the sum of all. maxAccountDataTypes of them
+// in each room are as much as a user could send as events with as many requests.
 const smallAccountData = 512
 
-// checkAllAccountData refuses content that makes a user's account data larger than all of it may be. It is read outside of the write,
-// which keeps everybody else's waiting: requests at the same time may exceed the bound by their own size.
+// checkAllAccountData refuses content that makes a user's account data larger than all of it may be. It is read outside
+// of the write, which keeps everybody else's waiting: requests at the same time may exceed the bound by their own size.
 //
 // Errors: M_TOO_LARGE.
 func (s *Service) checkAllAccountData(ctx context.Context, user ident.UserNID, room id.RoomID, typ string, size int) error {

@@ -45,14 +45,14 @@ func (s *Service) RoomDetails(ctx context.Context, room id.RoomID) (Details, err
 	return list[0], nil
 }
 
-// ListRooms returns the details of at most limit rooms, in the order of their numbers; after is the number of the room before them, 0 for
-// the first page.
+// ListRooms returns the details of at most limit rooms, in the order of their numbers; after is the number of the room
+// before them, 0 for the first page.
 func (s *Service) ListRooms(ctx context.Context, after ident.RoomNID, limit int) ([]Details, error) {
 	return s.readDetails(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) { return tx.RoomRows(after, limit) })
 }
 
-// readDetails returns the details of the rooms that find finds, from one snapshot. It reads the database even if the rooms are in memory,
-// and loads none.
+// readDetails returns the details of the rooms that find finds, from one snapshot. It reads the database even if the
+// rooms are in memory, and loads none.
 func (s *Service) readDetails(ctx context.Context, find func(*storage.Tx) ([]storage.RoomRow, error)) (list []Details, err error) {
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
 		rows, err := find(tx)

@@ -21,7 +21,8 @@ import (
 
 // Template returns an unsigned join, knock or leave event for a user of another server, which signs it. versions are
 // the room versions that the other server supports; nil: the operation has no such parameter.
-// Spec: server-server-api#joining-rooms, server-server-api#knocking-upon-a-room, server-server-api#leaving-rooms-rejecting-invites
+// Spec: server-server-api#joining-rooms, server-server-api#knocking-upon-a-room,
+// server-server-api#leaving-rooms-rejecting-invites
 func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, user id.UserID, membership Membership, versions []id.RoomVersion) (t fedclient.Template, err error) {
 	if !pdu.ValidUserID(user) || serverOf(string(user)) != origin {
 		return t, mxerr.Forbidden("The user must belong to your server")
@@ -495,8 +496,8 @@ func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
 
 // checkStripped returns the part of a room's stripped state that may be shown to clients. An entry that is not an event
 // makes the invite invalid; a full PDU of another room or with a wrong signature is left out.
-// Deviation: events, the create event among them, may be stripped or missing in room version 12 too, as deployed servers send them.
-// The create event is checked against the room ID only when the invite is accepted.
+// Deviation: events, the create event among them, may be stripped or missing in room version 12 too, as deployed
+// servers send them. The create event is checked against the room ID only when the invite is accepted.
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
 func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.RoomID, events []json.RawMessage) (shown []json.RawMessage, err error) {
 	size := 0

@@ -20,10 +20,11 @@ import (
 	"ebb/storage"
 )
 
-// A server joins a room of two good ones, one of whose keys it cannot get, and of a hostile one. All of them ignore min_depth. The hostile
-// one sends the create event and others from before the join again, broken copies of good events, events that the rules reject and events
-// from next month, builds on those, and answers with them. Whatever the good servers send since the join is shown all the same, but for what
-// cites an undecided event; once the key is there that is shown too, and all agree on the state.
+// A server joins a room of two good ones, one of whose keys it cannot get, and of a hostile one. All of them ignore
+// min_depth. The hostile one sends the create event and others from before the join again, broken copies of good
+// events, events that the rules reject and events from next month, builds on those, and answers with them. Whatever the
+// good servers send since the join is shown all the same, but for what cites an undecided event; once the key is there
+// that is shown too, and all agree on the state.
 func TestGoodServersAreHeardAmongHostileOnes(t *testing.T) {
 	seeds := 1 // with all room versions: 12
 	if os.Getenv("EBB_TEST_LONG") != "" {
@@ -290,8 +291,8 @@ func (c *crowd) judge(seed int) {
 	c.agree(seed)
 }
 
-// agree wants all three servers to have the same state: what the specification says, if the founder's server has the whole graph. It does
-// not if a rejected event is missing that nobody gives.
+// agree wants all three servers to have the same state: what the specification says, if the founder's server has the
+// whole graph. It does not if a rejected event is missing that nobody gives.
 func (c *crowd) agree(seed int) {
 	c.Helper()
 	want := stateIDs(c.a.house, c.room)

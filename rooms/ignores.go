@@ -37,8 +37,8 @@ func (c *ignoreCache) committed(commit *Commit) {
 	}
 }
 
-// Ignores returns the users whom a local user ignores; the caller must not change it. What memory lacks is read through tx, or if
-// that is nil in a read of its own.
+// Ignores returns the users whom a local user ignores; the caller must not change it. What memory lacks is read through
+// tx, or if that is nil in a read of its own.
 func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, error) {
 	if tx != nil { // its snapshot may be older than the newest change, so what is read by it is not kept
 		if list, ok := s.ignores.lists.Peek(user); ok {
@@ -55,7 +55,8 @@ func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user ident.UserNI
 	})
 }
 
-// readIgnored reads whom a user ignores. Nobody ignores themselves, whatever the list says: they would not see what they write.
+// readIgnored reads whom a user ignores. Nobody ignores themselves, whatever the list says: they would not see what
+// they write.
 func readIgnored(tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, error) {
 	content, found, err := tx.AccountData(user, 0, typeIgnoredUsers)
 	if err != nil || !found {

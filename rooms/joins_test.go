@@ -425,7 +425,8 @@ func TestInviteThatIsNotWhatItSaysIsRefused(t *testing.T) {
 	}
 }
 
-// Deployed servers send invites to rooms of version 12 without the whole create event. What is of another room is not shown.
+// Deployed servers send invites to rooms of version 12 without the whole create event. What is of another room is not
+// shown.
 func TestInviteWithoutTheCreateEventIsTaken(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")

@@ -13,8 +13,8 @@ import (
 // MaxAliases bounds the aliases of a room, and those that its m.room.canonical_alias names.
 const MaxAliases = 250
 
-// SetPublished adds a room to the room directory or removes it from there. It does not check whether somebody may: that is for package
-// directory.
+// SetPublished adds a room to the room directory or removes it from there. It does not check whether somebody may: that
+// is for package directory.
 func (s *Service) SetPublished(ctx context.Context, room id.RoomID, published bool) error {
 	return s.touch(ctx, room, func(r *Room) storage.Write {
 		return storage.Write{
@@ -26,8 +26,8 @@ func (s *Service) SetPublished(ctx context.Context, room id.RoomID, published bo
 	})
 }
 
-// RemoveCanonicalAlias sends the room's m.room.canonical_alias without an alias that was deleted. It sends nothing if the event does not
-// name the alias.
+// RemoveCanonicalAlias sends the room's m.room.canonical_alias without an alias that was deleted. It sends nothing if
+// the event does not name the alias.
 func (s *Service) RemoveCanonicalAlias(ctx context.Context, sender ident.Requester, room id.RoomID, alias id.RoomAlias) error {
 	return s.change(ctx, room, func(b *batch) error {
 		e, err := b.room.provisionalState(typeCanonicalAlias, "")

@@ -57,8 +57,8 @@ func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room
 	return found, nil
 }
 
-// Preload loads rooms into memory in one read if several of them are missing there, at most MaxLoad. It ignores rooms that this server does
-// not know.
+// Preload loads rooms into memory in one read if several of them are missing there, at most MaxLoad. It ignores rooms
+// that this server does not know.
 func (s *Service) Preload(ctx context.Context, rooms []id.RoomID) error {
 	missing := make([]string, 0, len(rooms))
 	for _, roomID := range rooms {

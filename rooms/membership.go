@@ -216,8 +216,8 @@ func allowedRooms(joinRules []byte) (rooms []id.RoomID) {
 	return rooms
 }
 
-// inAllowedRoom reports whether a user is in one of the rooms whose members the join rule lets in. unsure means that this server does not
-// take part in one of them, and so cannot tell.
+// inAllowedRoom reports whether a user is in one of the rooms whose members the join rule lets in. unsure means that
+// this server does not take part in one of them, and so cannot tell.
 func (s *Service) inAllowedRoom(ctx context.Context, r *Room, user id.UserID) (allowed, unsure bool, err error) {
 	for _, room := range r.AllowedRooms() {
 		other, err := s.Room(ctx, room)

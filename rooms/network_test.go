@@ -411,8 +411,8 @@ func (w wire) ExchangeThirdPartyInvite(context.Context, string, id.RoomID, any) 
 	return errRefused
 }
 
-// stranger is a server that does what a test tells it, good or bad. What it is asked for it answers from what it made, unless
-// the test has another answer.
+// stranger is a server that does what a test tells it, good or bad. What it is asked for it answers from what it made,
+// unless the test has another answer.
 type stranger struct {
 	n      *network
 	victim *peer // whose rooms it is in
@@ -444,8 +444,8 @@ func (n *network) stranger(name string, victim *peer) *stranger {
 	return s
 }
 
-// remembers lets the server answer from what it made when it is asked for the past, as Synapse does: 20 missing events at a time, whatever
-// min_depth says.
+// remembers lets the server answer from what it made when it is asked for the past, as Synapse does: 20 missing events
+// at a time, whatever min_depth says.
 func (s *stranger) remembers() {
 	walk := func(from []id.EventID, limit int) (out []json.RawMessage) {
 		seen := map[id.EventID]bool{}

@@ -11,8 +11,8 @@ import (
 	"ebb/rooms/pdu"
 )
 
-// Servers answer get_missing_events in any order, with events twice, with the event that was sent and with events that were
-// not asked for. None of that may lose a good event.
+// Servers answer get_missing_events in any order, with events twice, with the event that was sent and with events that
+// were not asked for. None of that may lose a good event.
 func TestMissingEventsAreTakenFromOddAnswers(t *testing.T) {
 	type answer = []json.RawMessage
 	for name, odd := range map[string]func(good answer, wanted, other *pdu.Event) answer{

@@ -18,7 +18,8 @@ import (
 	"ebb/storage"
 )
 
-// early is a room of server a with members of b and of the stranger evil, that dora of server d joins before she knows who is in it.
+// early is a room of server a with members of b and of the stranger evil, that dora of server d joins before she knows
+// who is in it.
 type early struct {
 	*network
 	a, b, d          *peer

@@ -183,8 +183,8 @@ func (b *batch) applyTo(r *Room) {
 	r.head.published = r.head.published && !b.unpublishes
 }
 
-// touch makes a write that changes something of a room without adding an event, such as a receipt. The write is queued under the room's
-// lock, so that the room stays in memory until the write is committed.
+// touch makes a write that changes something of a room without adding an event, such as a receipt. The write is queued
+// under the room's lock, so that the room stays in memory until the write is committed.
 func (s *Service) touch(ctx context.Context, room id.RoomID, write func(*Room) storage.Write) error {
 	r, err := s.lockRoom(ctx, room)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"ebb/ident"
 )
 
-// Readers is package history as the tests of this package use it to look at what clients and other servers get. It imports this package, so
-// that tests inside this package cannot import it; history_test.go is outside and provides it.
+// Readers is package history as the tests of this package use it to look at what clients and other servers get. It
+// imports this package, so that tests inside this package cannot import it; history_test.go is outside and provides it.
 type Readers interface {
 	GetEvent(ctx context.Context, room id.RoomID, event id.EventID, who ident.Requester) (json.RawMessage, error)
 	// Messages is a page that goes back from a token.

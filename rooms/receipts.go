@@ -28,8 +28,8 @@ type Marker struct {
 	Thread string // "": unthreaded
 }
 
-// SetReceipt notes that a user has read a room, or one thread of it ("main", or the root's id), up to an event. Receipts
-// do not go back.
+// SetReceipt notes that a user has read a room, or one thread of it ("main", or the root's id), up to an event.
+// Receipts do not go back.
 // Spec: client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid
 func (s *Service) SetReceipt(ctx context.Context, sender ident.Requester, room id.RoomID, typ string, event id.EventID, thread string) error {
 	return s.SetReadMarkers(ctx, sender, room, Marker{Type: typ, Event: event, Thread: thread})
@@ -94,8 +94,8 @@ func (r *Room) checkMarker(ctx context.Context, m Marker) (*Event, error) {
 // Spec: client-server-api#threaded-read-receipts
 const maxRelationHops = 3
 
-// inThread tells whether a receipt of a thread may point at an event: one in the thread, or the root and what is related
-// to it, where the thread begins.
+// inThread tells whether a receipt of a thread may point at an event: one in the thread, or the root and what is
+// related to it, where the thread begins.
 func (r *Room) inThread(ctx context.Context, e *Event, thread string) (bool, error) {
 	if thread == mainThread {
 		return e.ThreadRoot == 0, nil

@@ -20,8 +20,8 @@ import (
 const eduReceipt = "m.receipt"
 
 const (
-	// maxReceiptRooms bounds the rooms of one m.receipt, maxReceiptUsers the receipts of one of them: a transaction has a
-	// hundred m.receipt, and each room is a write.
+	// maxReceiptRooms bounds the rooms of one m.receipt, maxReceiptUsers the receipts of one of them: a transaction has
+	// a hundred m.receipt, and each room is a write.
 	maxReceiptRooms = 100
 	maxReceiptUsers = 1000
 )
@@ -57,8 +57,8 @@ func (r *Room) OtherServers() (others []string) {
 	return others
 }
 
-// ReceiveReceipts takes an m.receipt of another server. What is not a receipt of one of its users, for an event that this
-// server knows in a room that both are in, is passed over: others in the same EDU are good nevertheless.
+// ReceiveReceipts takes an m.receipt of another server. What is not a receipt of one of its users, for an event that
+// this server knows in a room that both are in, is passed over: others in the same EDU are good nevertheless.
 // Spec: server-server-api#mreceipt-schema
 func (s *Service) ReceiveReceipts(ctx context.Context, origin string, content json.RawMessage) error {
 	var rooms map[id.RoomID]map[string]json.RawMessage
@@ -149,8 +149,8 @@ func (r *Room) receivedReceipt(ctx context.Context, origin string, user id.UserI
 	return out, true, nil
 }
 
-// receiptOrder is the place of the event of a receipt: 0, before all others, where a partial room does not know the event yet. It is
-// false of what no receipt may point at.
+// receiptOrder is the place of the event of a receipt: 0, before all others, where a partial room does not know the
+// event yet. It is false of what no receipt may point at.
 func (r *Room) receiptOrder(ctx context.Context, m Marker) (order ident.Order, ok bool, err error) {
 	e, err := r.checkMarker(ctx, m)
 	if errors.Is(err, errNoReadEvent) && r.Partial() && m.Thread == "" {

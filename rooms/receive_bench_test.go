@@ -39,8 +39,8 @@ func BenchmarkReceive(b *testing.B) {
 	s.whole()
 }
 
-// BenchmarkReceiveFork takes in transactions of 50 messages which all follow one and the same older event, in a room of 2,000
-// members.
+// BenchmarkReceiveFork takes in transactions of 50 messages which all follow one and the same older event, in a room of
+// 2,000 members.
 func BenchmarkReceiveFork(b *testing.B) {
 	n := newNetwork(b)
 	s := &siege{n: n, peer: n.add("here")}

@@ -31,9 +31,9 @@ func (s *script) Uint64() uint64 {
 // maxFuzzSteps bounds the events of one graph.
 const maxFuzzSteps = 60
 
-// FuzzReceive lets servers build whatever graph the fuzzer says: on old, rejected and unverifiable events, with auth events of any kind, with
-// the room's own events once more in between. What becomes of each event, and of the room, is what the naive reference says, before the
-// missing key arrives and after.
+// FuzzReceive lets servers build whatever graph the fuzzer says: on old, rejected and unverifiable events, with auth
+// events of any kind, with the room's own events once more in between. What becomes of each event, and of the room, is
+// what the naive reference says, before the missing key arrives and after.
 func FuzzReceive(f *testing.F) {
 	for seed := range uint64(6) {
 		dice := rand.New(rand.NewPCG(seed, 17))

@@ -18,8 +18,8 @@ import (
 	"ebb/storage"
 )
 
-// A server builds on whatever it likes: on refused events, on old ones, on several at once, with auth events of its choice. What
-// becomes of each event, and of the room, must be what the specification says.
+// A server builds on whatever it likes: on refused events, on old ones, on several at once, with auth events of its
+// choice. What becomes of each event, and of the room, must be what the specification says.
 func TestWildGraphIsJudgedLikeTheReference(t *testing.T) {
 	seeds := 5
 	if os.Getenv("EBB_TEST_LONG") != "" {
@@ -184,8 +184,8 @@ func (w *wilderness) judge(seed int) {
 	w.say(w.alice, w.room, strings.Repeat("still here ", 2))
 }
 
-// What names an old branch and a long one that is known is asked about to the end of the old one: neither the sender nor the
-// receiver gets lost in what both have.
+// What names an old branch and a long one that is known is asked about to the end of the old one: neither the sender
+// nor the receiver gets lost in what both have.
 func TestOldBranchBesideAKnownLongOneIsFetched(t *testing.T) {
 	n := newNetwork(t)
 	a, b, c := n.add("a"), n.add("b"), n.add("c")

@@ -261,8 +261,8 @@ func TestRejectedStateEventKeepsNoContent(t *testing.T) {
 	s.whole()
 }
 
-// An event that was known by name only before, as part of somebody's state, and then is rejected, is not stored anew each
-// time it comes.
+// An event that was known by name only before, as part of somebody's state, and then is rejected, is not stored anew
+// each time it comes.
 func TestRejectedEventThatWasKnownBeforeIsStoredOnce(t *testing.T) {
 	s := besieged(t, id.RoomV11)
 	bad := s.setBy(s.mallory, typePowerLevels, "", `{"users":{"@mallory:evil":100}}`)

@@ -13,10 +13,12 @@ import (
 	"ebb/storage"
 )
 
-// joinVersions stand for the forms that rooms take: with ids that servers choose, with the create event among the auth events, without.
+// joinVersions stand for the forms that rooms take: with ids that servers choose, with the create event among the auth
+// events, without.
 var joinVersions = []id.RoomVersion{id.RoomV1, id.RoomV6, id.RoomV11, id.RoomV12}
 
-// newcomer is a room of one server that another one joins, whose servers walk back past a join when they are asked for missing events.
+// newcomer is a room of one server that another one joins, whose servers walk back past a join when they are asked for
+// missing events.
 type newcomer struct {
 	*pastRoom
 	between id.EventID // written between make_join and send_join
@@ -115,7 +117,8 @@ func TestWriteWhileServerJoinsDoesNotBringItsHistory(t *testing.T) {
 	}
 }
 
-// fork lets a third server, which was cut off, add events to what was there before the join, and brings them to the first one after it.
+// fork lets a third server, which was cut off, add events to what was there before the join, and brings them to the
+// first one after it.
 func (h *newcomer) fork(messages int) (events []id.EventID) {
 	h.n.Helper()
 	h.n.split([]string{"old", "late"}, []string{"third"})
@@ -279,7 +282,8 @@ func TestPushedEventOfLowDepthIsLive(t *testing.T) {
 	}
 }
 
-// An event of the state that came with the join is pushed again by a server that says something else of the state before it.
+// An event of the state that came with the join is pushed again by a server that says something else of the state
+// before it.
 func TestEventThatFailsOnAToldStateAllowsWhatItAllowed(t *testing.T) {
 	eachNewcomer(t, []id.RoomVersion{id.RoomV6, id.RoomV12}, 150, func(t *testing.T, h *newcomer) {
 		levels := h.old.house.room(h.room).State(typePowerLevels, "")
@@ -306,8 +310,8 @@ func TestEventThatFailsOnAToldStateAllowsWhatItAllowed(t *testing.T) {
 	})
 }
 
-// damage stores what an earlier version made of a room whose history came as missing events: every event of it, what was written while the
-// server joined and what followed, all rejected.
+// damage stores what an earlier version made of a room whose history came as missing events: every event of it, what
+// was written while the server joined and what followed, all rejected.
 func (h *newcomer) damage(followed ...id.EventID) {
 	h.n.Helper()
 	r := h.late.house.room(h.room)

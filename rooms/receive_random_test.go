@@ -25,8 +25,8 @@ import (
 	"ebb/storage"
 )
 
-// Three servers share a room, are parted and change it each for itself: who has power, who is banned, who may join. Once
-// they reach each other again they must agree, and what they agree on must be what the specification says.
+// Three servers share a room, are parted and change it each for itself: who has power, who is banned, who may join.
+// Once they reach each other again they must agree, and what they agree on must be what the specification says.
 func TestPartedServersAgreeWhenTheyMeetAgain(t *testing.T) {
 	seeds := 17 // with three room versions: 51
 	if os.Getenv("EBB_TEST_LONG") != "" {
@@ -125,8 +125,8 @@ func (w *war) found(version id.RoomVersion, seed uint64) {
 	}
 }
 
-// lookBack lets somebody of a fourth server join and read the room back to its beginning: everything that the founder reads is
-// there once, after what it follows.
+// lookBack lets somebody of a fourth server join and read the room back to its beginning: everything that the founder
+// reads is there once, after what it follows.
 func (w *war) lookBack(seed uint64) {
 	w.t.Helper()
 	a, founder := w.sides[0], w.sides[0].users[0]
@@ -163,8 +163,8 @@ func (w *war) lookBack(seed uint64) {
 	late.matchesDisk(w.room)
 }
 
-// completeAll makes partial rooms whole, if nothing has done so. Verdicts that were found with little knowledge are then those of the
-// founder.
+// completeAll makes partial rooms whole, if nothing has done so. Verdicts that were found with little knowledge are
+// then those of the founder.
 func (w *war) completeAll(seed uint64) {
 	w.t.Helper()
 	a := w.sides[0]
@@ -210,7 +210,8 @@ func (w *war) part() {
 	}
 }
 
-// heal makes the network whole. Some events get lost on the way and come again later: until then they must be asked for.
+// heal makes the network whole. Some events get lost on the way and come again later: until then they must be asked
+// for.
 func (w *war) heal() {
 	w.n.split()
 	for w.n.deliverSome(w.dice.IntN, w.dice.IntN(4) == 0) {

@@ -370,7 +370,8 @@ func (r *Room) PurgedBefore() int64 {
 	return r.head.purged
 }
 
-// Federated reports whether users of other servers may join the room: its m.room.create does not set m.federate to false.
+// Federated reports whether users of other servers may join the room: its m.room.create does not set m.federate to
+// false.
 // Spec: client-server-api#mroomcreate
 func (r *Room) Federated() bool {
 	e := r.State(typeCreate, "")

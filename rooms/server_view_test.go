@@ -92,7 +92,8 @@ func (p *peer) told(origin string, room id.RoomID, from id.EventID) string {
 	return string(text)
 }
 
-// From room version 12 on no event names the create event, and other servers still expect it in what authorises the others.
+// From room version 12 on no event names the create event, and other servers still expect it in what authorises the
+// others.
 func TestAuthChainsGoBackToTheCreateEvent(t *testing.T) {
 	for _, v := range sharedVersions {
 		for _, omit := range []bool{false, true} {

@@ -94,8 +94,8 @@ func TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
 	}
 }
 
-// BenchmarkWakeSharers is the part of a change of devices that is about who shares rooms, in the write and after it, of a user in a room of
-// 10,000 members.
+// BenchmarkWakeSharers is the part of a change of devices that is about who shares rooms, in the write and after it, of
+// a user in a room of 10,000 members.
 func BenchmarkWakeSharers(b *testing.B) {
 	h := newHouse(b, storagetest.Open(b, storage.Config{}))
 	alice := h.user("alice")

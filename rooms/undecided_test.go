@@ -356,7 +356,8 @@ func TestGenuineEventTakesThePlaceOfItsBrokenCopy(t *testing.T) {
 	}
 }
 
-// An event that cites another room is rejected, whether or not the cited event can be fetched; events that follow it are authorised by the rules.
+// An event that cites another room is rejected, whether or not the cited event can be fetched; events that follow it
+// are authorised by the rules.
 func TestEventThatCitesAnotherRoomEndsNoRoom(t *testing.T) {
 	for _, version := range joinVersions {
 		for _, given := range []string{"given", "known here", "withheld"} {
@@ -459,7 +460,8 @@ func TestUnverifiableEventThatIsPushedIsNotKept(t *testing.T) {
 	s.whole()
 }
 
-// pastWith makes a room whose history has messages from the server "dead", joined by a server that cannot fetch that key.
+// pastWith makes a room whose history has messages from the server "dead", joined by a server that cannot fetch that
+// key.
 func pastWith(t *testing.T, version id.RoomVersion, messages int, byDead ...int) (h *newcomer, dead []id.EventID) {
 	n := newNetwork(t)
 	h = &newcomer{pastRoom: &pastRoom{n: n, old: n.add("old"), late: n.add("late")}}

@@ -26,8 +26,8 @@ import (
 	"ebb/httpapi"
 )
 
-// acmeAuthority is as much of an ACME authority (RFC 8555) as one certificate by TLS-ALPN-01 needs. It does not look at the
-// signatures of requests.
+// acmeAuthority is as much of an ACME authority (RFC 8555) as one certificate by TLS-ALPN-01 needs. It does not look at
+// the signatures of requests.
 type acmeAuthority struct {
 	t      *testing.T
 	url    string

@@ -18,7 +18,8 @@ import (
 	"ebb/internal/testserver"
 )
 
-// crowd is a server, hs1.test, with a room in which n of everything happened and a space of some rooms, and another one that knows them.
+// crowd is a server, hs1.test, with a room in which n of everything happened and a space of some rooms, and another one
+// that knows them.
 type crowd struct {
 	*testing.T
 	net   *testserver.Network
@@ -211,7 +212,8 @@ func TestColdReadsDoNotAskTheDatabaseOncePerEvent(t *testing.T) {
 	})
 }
 
-// A first /sync reads the timeline, the receipts and the unread counts of each room; what only looks at who is in them does not.
+// A first /sync reads the timeline, the receipts and the unread counts of each room; what only looks at who is in them
+// does not.
 func TestColdReadsTakeFewStatementsForEachRoom(t *testing.T) {
 	const few, many = 4, 40
 	compareCold(t, newCrowd(t, 1, few), newCrowd(t, 1, many), many-few, func(name string) float64 {
@@ -222,8 +224,8 @@ func TestColdReadsTakeFewStatementsForEachRoom(t *testing.T) {
 	})
 }
 
-// compareCold compares the statements of reads by two servers, of which one has more of something; most says how many more
-// statements there may be for each.
+// compareCold compares the statements of reads by two servers, of which one has more of something; most says how many
+// more statements there may be for each.
 func compareCold(t *testing.T, small, large *crowd, more int, most func(name string) float64) {
 	reads := coldReads()
 	for _, name := range slices.Sorted(maps.Keys(reads)) {

@@ -303,7 +303,8 @@ func TestPresenceAcrossServers(t *testing.T) {
 	stranger.Refused("GET", path, nil, 403, "M_FORBIDDEN")
 }
 
-// Presence is sent when it changes, and again every 25 minutes: nobody need wait for either in a chat that was just opened.
+// Presence is sent when it changes, and again every 25 minutes: nobody need wait for either in a chat that was just
+// opened.
 func TestPresenceIsShownInARoomThatWasJustJoined(t *testing.T) {
 	for _, early := range []bool{false, true} { // whether it arrives before the join does
 		s := &shared{Network: testserver.Federation(t, 2, nil), t: t}
@@ -464,7 +465,8 @@ func TestInvitesOfOneUserOrServerAreLimitedApartFromThoseOfOthers(t *testing.T) 
 	}
 }
 
-// Numbers of other servers end up in what clients get, whose parsers refuse a whole /sync for one that they cannot hold.
+// Numbers of other servers end up in what clients get, whose parsers refuse a whole /sync for one that they cannot
+// hold.
 func TestNumbersInEphemeralDataReachClientsAsTheyMustBe(t *testing.T) {
 	s := newShared(t, nil)
 	event, _ := s.alice.Do("PUT", "/v3/rooms/"+s.room+"/send/m.room.message/1", obj{"body": "x", "msgtype": "m.text"})["event_id"].(string)

@@ -6,9 +6,10 @@ import (
 	"testing"
 )
 
-// TestClientHasTheStateThatResolutionChose: two servers that are cut apart change one and the same state. Afterwards one of
-// the changes counts; on one of the servers the other one arrived last, and stands last in the timeline. state_after says
-// which one it is. The timeline alone cannot, and is given whole all the same: a change that loses hides no messages.
+// TestClientHasTheStateThatResolutionChose: two servers that are cut apart change one and the same state. Afterwards
+// one of the changes counts; on one of the servers the other one arrived last, and stands last in the timeline.
+// state_after says which one it is. The timeline alone cannot, and is given whole all the same: a change that loses
+// hides no messages.
 func TestClientHasTheStateThatResolutionChose(t *testing.T) {
 	s := newShared(t, nil)
 	alice, bob := s.alice, s.bob

@@ -48,8 +48,8 @@ func joinedIn(sync map[string]any, room string) map[string]any {
 	return entry
 }
 
-// A room whose server takes its time to say who is in it is there at once for who loads members lazily: bob reads, writes and is told.
-// Others get it when it is whole.
+// A room whose server takes its time to say who is in it is there at once for who loads members lazily: bob reads,
+// writes and is told. Others get it when it is whole.
 func TestRoomIsThereWhileItsServerStillSaysWhoIsInIt(t *testing.T) {
 	w := newTown(t, 2)
 	alice, bob := w.users[0], w.users[1]

@@ -11,7 +11,8 @@ import (
 	"ebb/internal/testserver"
 )
 
-// TestSharedSecretMakesAnyNumberOfAccounts: scripts make accounts by the hundred; only those who guess the secret are slowed down.
+// TestSharedSecretMakesAnyNumberOfAccounts: scripts make accounts by the hundred; only those who guess the secret are
+// slowed down.
 func TestSharedSecretMakesAnyNumberOfAccounts(t *testing.T) {
 	s := testserver.New(t, func(c *config.Config) {
 		c.RateLimits, c.Registration.SharedSecret = config.Default().RateLimits, "a secret of the administrator"

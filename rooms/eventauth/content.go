@@ -48,8 +48,8 @@ func userList(raw []byte) ([]string, bool) {
 
 // looksLikeUser reports whether s is acceptable as a user ID in power levels and as an authorising user.
 //
-// Deviation: like other servers, it does not check the grammar of the server name. Otherwise Ebb and they would disagree about
-// the state of a room whose power levels contain a misspelt server name.
+// Deviation: like other servers, it does not check the grammar of the server name. Otherwise Ebb and they would
+// disagree about the state of a room whose power levels contain a misspelt server name.
 // Spec: appendices#historical-user-ids
 func looksLikeUser(s string) bool {
 	return len(s) <= pdu.MaxIDLength && strings.HasPrefix(s, "@") && domain(s) != "" && !strings.Contains(s, "\x00")

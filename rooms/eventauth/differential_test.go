@@ -22,8 +22,8 @@ import (
 // TestVerdictsAgreeWithMautrix judges random events by random states here and in mautrix.
 //
 // What is known to differ is not generated: mautrix has no rule on m.room.aliases and looks at notifications in every
-// version, takes floats and before version 10 booleans for levels, never finds a third party invitation signed, and panics over a removed user
-// whose level is the sender's (which ours must refuse).
+// version, takes floats and before version 10 booleans for levels, never finds a third party invitation signed, and
+// panics over a removed user whose level is the sender's (which ours must refuse).
 func TestVerdictsAgreeWithMautrix(t *testing.T) {
 	const rounds = 1500
 	forVersions(t, func(t *testing.T, n int, v *pdu.Version) {

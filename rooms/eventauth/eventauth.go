@@ -1,12 +1,12 @@
 // Package eventauth decides whether an event is allowed by the authorisation rules of its room version.
 //
-// It is pure: it checks an event against a given state. It does not check signatures or hashes (package pdu does), fetches
-// nothing and knows no clock. For a received event callers use it as follows: CheckAuthEvents checks the list of auth events,
-// Check then checks the event against these auth events, against the state before the event, and against the current state
-// (soft failure).
+// It is pure: it checks an event against a given state. It does not check signatures or hashes (package pdu does),
+// fetches nothing and knows no clock. For a received event callers use it as follows: CheckAuthEvents checks the list
+// of auth events, Check then checks the event against these auth events, against the state before the event, and
+// against the current state (soft failure).
 //
-// The rules are written once for all room versions. The numbers in the comments are those of room version 12. A Rejection
-// contains the number of the rule in the version of the event's room (numbers.go).
+// The rules are written once for all room versions. The numbers in the comments are those of room version 12. A
+// Rejection contains the number of the rule in the version of the event's room (numbers.go).
 package eventauth
 
 import (
@@ -31,8 +31,8 @@ const (
 // State is the room state that an event is checked against.
 //
 // It must include the create event, even in room version 12, where auth_events omit it. If a State also has a method
-// `Levels() *PowerLevels`, Check calls it instead of reading the power levels event. It must return the levels that result
-// from the state's own create and power levels events.
+// `Levels() *PowerLevels`, Check calls it instead of reading the power levels event. It must return the levels that
+// result from the state's own create and power levels events.
 type State interface {
 	// Get returns the state event with this type and state key, or nil.
 	Get(typ, key string) *pdu.Event
@@ -52,9 +52,9 @@ type Rejection struct {
 
 func (r *Rejection) Error() string { return "auth rule " + r.Rule + ": " + r.Msg }
 
-// Check checks an event against a state by all rules except those about the list of auth events (see CheckAuthEvents) and
-// about signatures. For rule 5.2.1 the caller must have verified the signature of the authorising user's server, which is
-// among pdu.RequiredSigners. It returns nil or a *Rejection.
+// Check checks an event against a state by all rules except those about the list of auth events (see CheckAuthEvents)
+// and about signatures. For rule 5.2.1 the caller must have verified the signature of the authorising user's server,
+// which is among pdu.RequiredSigners. It returns nil or a *Rejection.
 //
 // Spec: rooms/v1#authorisation-rules to rooms/v12#authorisation-rules
 func Check(v *pdu.Version, e *pdu.Event, auth State) error {
@@ -168,9 +168,9 @@ func (c *check) judgeCreate() verdict {
 	return allow("1.5")
 }
 
-// judgeRoom applies rules 2 and 4: the event belongs to the room of the create event, and its sender's server may take part.
-// In versions before 12 it also rejects what CheckAuthEvents rejects in the list of auth events: a state without a create
-// event (2.4) and the state of another room (2.5).
+// judgeRoom applies rules 2 and 4: the event belongs to the room of the create event, and its sender's server may take
+// part. In versions before 12 it also rejects what CheckAuthEvents rejects in the list of auth events: a state without
+// a create event (2.4) and the state of another room (2.5).
 func (c *check) judgeRoom() verdict {
 	c.create = c.auth.Get(typeCreate, "")
 	if c.create == nil {

@@ -9,7 +9,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// LevelContent is the content of a power levels event in a form that can be modified and written for another room version.
+// LevelContent is the content of a power levels event in a form that can be modified and written for another room
+// version.
 type LevelContent struct {
 	Named         map[string]int64 // the properties that are a single level, such as state_default and ban
 	Users         map[id.UserID]int64
@@ -19,8 +20,8 @@ type LevelContent struct {
 	other map[string]json.RawMessage
 }
 
-// ReadLevelContent reads the content of a power levels event of a room of version v. Values that are not levels under the
-// authorisation rules of that version count as missing.
+// ReadLevelContent reads the content of a power levels event of a room of version v. Values that are not levels under
+// the authorisation rules of that version count as missing.
 func ReadLevelContent(v *pdu.Version, content json.RawMessage) *LevelContent {
 	given := readLevels(v, content)
 	c := &LevelContent{Named: map[string]int64{}, Users: given.users, Events: given.events, Notifications: given.notifications, other: map[string]json.RawMessage{}}

@@ -16,8 +16,8 @@ import (
 // Infinite is the power level of the room's creators in room version 12 and later. No power levels event can grant it.
 const Infinite int64 = math.MaxInt64
 
-// maxLevel is the highest level that an event can grant. Room versions before 6 do not limit numbers; larger ones count as
-// maxLevel.
+// maxLevel is the highest level that an event can grant. Room versions before 6 do not limit numbers; larger ones count
+// as maxLevel.
 const maxLevel = Infinite - 1
 
 // The levels that apply if the power levels event does not specify them.
@@ -28,8 +28,8 @@ const (
 	creatorLevel  = 100
 )
 
-// PowerLevels are the power levels of a room, which its create and power levels events determine. A PowerLevels never changes
-// and may be shared.
+// PowerLevels are the power levels of a room, which its create and power levels events determine. A PowerLevels never
+// changes and may be shared.
 type PowerLevels struct {
 	Invite, Kick, Ban, Redact                 int64
 	StateDefault, EventsDefault, UsersDefault int64
@@ -144,8 +144,8 @@ const (
 
 var levelNames = [namedLevels]string{"users_default", "events_default", "state_default", "ban", "redact", "kick", "invite"}
 
-// givenLevels is the content of a power levels event, without defaults. Invalid values are not in the maps; the bad fields
-// record that there were some.
+// givenLevels is the content of a power levels event, without defaults. Invalid values are not in the maps; the bad
+// fields record that there were some.
 type givenLevels struct {
 	named         [namedLevels]int64
 	has           [namedLevels]bool
@@ -210,8 +210,8 @@ type levelReader struct {
 	beyond *bool // set if a number exceeds IEEE 754 double precision
 }
 
-// each calls f for every member of an object that is a level. It returns false if raw is not an object, if a member is not a
-// level, or if f returned false for one.
+// each calls f for every member of an object that is a level. It returns false if raw is not an object, if a member is
+// not a level, or if f returned false for one.
 func (r levelReader) each(raw []byte, f func(key string, level int64) bool) bool {
 	if !isObject(raw) {
 		return false
@@ -225,10 +225,11 @@ func (r levelReader) each(raw []byte, f func(key string, level int64) bool) bool
 	return good
 }
 
-// level reads one power level: a JSON integer, in versions 1 to 9 also a string that contains an integer, and in versions 1 to
-// 5 also a float, which is truncated.
+// level reads one power level: a JSON integer, in versions 1 to 9 also a string that contains an integer, and in
+// versions 1 to 5 also a float, which is truncated.
 //
-// Spec: rooms/v1#mroompower_levels-events-accept-values-as-strings and -as-floats, rooms/v10#values-in-mroompower_levels-events-must-be-integers
+// Spec: rooms/v1#mroompower_levels-events-accept-values-as-strings and -as-floats,
+// rooms/v10#values-in-mroompower_levels-events-must-be-integers
 func (r levelReader) level(raw []byte) (int64, bool) {
 	switch {
 	case len(raw) == 0:

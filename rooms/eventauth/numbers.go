@@ -8,7 +8,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// numbers are the numbers of the rules in one room version. Versions insert and remove rules, which renumbers later ones.
+// numbers are the numbers of the rules in one room version. Versions insert and remove rules, which renumbers later
+// ones.
 type numbers struct {
 	noCreate, otherRoom                         string // 2.4 and 2.5 before version 12, both 2 in version 12
 	authEvents, authRoom                        string // the rule about auth_events, and its point about the room ID

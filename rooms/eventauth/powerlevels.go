@@ -85,8 +85,8 @@ func above[K comparable](a, b map[K]int64, level int64) bool {
 	return false
 }
 
-// MayRedact reports whether a redaction by redactor applies to an event by sender: redactor has the redact level, or both are
-// users of the same server. In versions 1 and 2 the authorisation rules contain a similar rule.
+// MayRedact reports whether a redaction by redactor applies to an event by sender: redactor has the redact level, or
+// both are users of the same server. In versions 1 and 2 the authorisation rules contain a similar rule.
 //
 // Spec: rooms/v3#handling-redactions
 func MayRedact(levels *PowerLevels, redactor, sender id.UserID) bool {

@@ -11,10 +11,10 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// maxTries bounds how many pairs of signature and key are tried for one invite. Deviation: the specification has no bound, so
-// other servers would accept an invite whose valid pair comes later. But an event has room for so many signatures and keys that
-// trying all pairs would take half a minute. 512 tries take about 25 ms, and identity servers produce one signature and two
-// keys.
+// maxTries bounds how many pairs of signature and key are tried for one invite. Deviation: the specification has no
+// bound, so other servers would accept an invite whose valid pair comes later. But an event has room for so many
+// signatures and keys that trying all pairs would take half a minute. 512 tries take about 25 ms, and identity servers
+// produce one signature and two keys.
 const maxTries = 512
 
 // judgeThirdPartyInvite applies rule 5.4.1.
@@ -81,8 +81,8 @@ func inviteKeys(issued *pdu.Event) []ed25519.PublicKey {
 	return keys
 }
 
-// signedByAny reports whether any Ed25519 signature of an object was made with any of the keys. The names of server and key do
-// not matter.
+// signedByAny reports whether any Ed25519 signature of an object was made with any of the keys. The names of server and
+// key do not matter.
 func signedByAny(obj []byte, keys []ed25519.PublicKey) bool {
 	signatures, _ := canonjson.Get(obj, "signatures")
 	message, err := canonjson.Canonical(canonjson.Without(obj, "signatures", "unsigned"), false)
@@ -116,8 +116,8 @@ func signedByAny(obj []byte, keys []ed25519.PublicKey) bool {
 	return found
 }
 
-// decodeBase64 decodes standard and URL-safe base64 with or without padding, all of which identity servers use. It returns nil
-// for anything else.
+// decodeBase64 decodes standard and URL-safe base64 with or without padding, all of which identity servers use. It
+// returns nil for anything else.
 func decodeBase64(s string) []byte {
 	s = strings.TrimRight(s, "=")
 	encoding := base64.RawStdEncoding

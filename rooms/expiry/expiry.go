@@ -113,9 +113,9 @@ func ordered(p Policy) Policy {
 	return p
 }
 
-// sentAt returns the time from which a message's lifetime is counted: its origin_server_ts, but not later than when this
-// server received it, so that senders cannot escape expiry by dating messages in the future. A message dated in the past
-// expires early; its sender could just as well not have sent it.
+// sentAt returns the time from which a message's lifetime is counted: its origin_server_ts, but not later than when
+// this server received it, so that senders cannot escape expiry by dating messages in the future. A message dated in
+// the past expires early; its sender could just as well not have sent it.
 func sentAt(originTS, receivedTS int64) int64 { return min(originTS, receivedTS) }
 
 // Expired reports whether a message has expired. originTS is its origin_server_ts and receivedTS is when this server

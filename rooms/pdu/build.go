@@ -23,8 +23,8 @@ type Proto struct {
 	Depth                  int64 // one more than the greatest depth of PrevEvents; Build limits it to the room version's range
 	OriginServerTS         int64 // milliseconds since 1970
 
-	// ReferenceHash returns the hash of another event, which events of room versions 1 and 2 state next to its ID. If it is
-	// nil or returns false, the hash is omitted, which no known server rejects. Later versions do not use it.
+	// ReferenceHash returns the hash of another event, which events of room versions 1 and 2 state next to its ID. If
+	// it is nil or returns false, the hash is omitted, which no known server rejects. Later versions do not use it.
 	ReferenceHash func(id.EventID) ([sha256.Size]byte, bool)
 }
 
@@ -35,15 +35,15 @@ type Signer struct {
 	Key    ed25519.PrivateKey
 }
 
-// SignerSource returns the current signing key of a server that may change its key. A Signer is the SignerSource of a server
-// that never does.
+// SignerSource returns the current signing key of a server that may change its key. A Signer is the SignerSource of a
+// server that never does.
 type SignerSource interface{ Current() Signer }
 
 // Current returns s. It implements SignerSource.
 func (s Signer) Current() Signer { return s }
 
-// Build creates the event that p describes, with its hashes and the signature of s. It returns an *Error if the event is
-// invalid or too large. It does not check whether the event is allowed in its room.
+// Build creates the event that p describes, with its hashes and the signature of s. It returns an *Error if the event
+// is invalid or too large. It does not check whether the event is allowed in its room.
 // Spec: server-server-api#adding-hashes-and-signatures-to-outgoing-events
 func Build(v *Version, p Proto, s Signer) (*Event, error) {
 	if err := p.check(); err != nil {
@@ -93,8 +93,8 @@ func (p *Proto) check() error {
 	return nil
 }
 
-// compose returns the event as canonical JSON without hashes, signatures and event_id. It therefore writes the members in the
-// order of their keys.
+// compose returns the event as canonical JSON without hashes, signatures and event_id. It therefore writes the members
+// in the order of their keys.
 func (p *Proto) compose(v *Version) ([]byte, error) {
 	b := make([]byte, 0, len(p.Content)+1024) // 1024 bytes hold the other members of a typical event
 	b = p.appendReferences(append(b, `{"auth_events":`...), v, p.AuthEvents)
@@ -170,16 +170,16 @@ func maxDepth(v *Version) int64 {
 	return 1<<63 - 1
 }
 
-// newEventID returns the ID of a new event of room version 1 or 2, as a JSON string. It is a hash of the event rather than a
-// random number. It is unique because events of this server in one room differ at least in prev_events or time.
+// newEventID returns the ID of a new event of room version 1 or 2, as a JSON string. It is a hash of the event rather
+// than a random number. It is unique because events of this server in one room differ at least in prev_events or time.
 func newEventID(unsealed []byte, s Signer) []byte {
 	hash := sha256.Sum256(unsealed)
 	eventID := base64.RawURLEncoding.AppendEncode([]byte("$"), hash[:18]) // 144 bits rule out collisions
 	return canonjson.AppendString(nil, string(eventID)+":"+s.Server)
 }
 
-// seal adds the content hash and the signature of s to a canonical event of type typ. It returns the event and its reference
-// hash.
+// seal adds the content hash and the signature of s to a canonical event of type typ. It returns the event and its
+// reference hash.
 func seal(v *Version, typ string, unsealed []byte, s Signer) (sealed []byte, reference [sha256.Size]byte) {
 	hashes := appendHashes(make([]byte, 0, 64), sha256.Sum256(unsealed))
 	hashed := canonjson.AppendWith(make([]byte, 0, len(unsealed)+80), unsealed, "hashes", hashes)

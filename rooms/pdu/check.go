@@ -61,9 +61,11 @@ func (e *Event) checkReferences(name string, raw []byte, ids []id.EventID, limit
 	return nil
 }
 
-// checkSizes checks the size limits of single members, and that the members with their own database columns contain no NUL.
-// Deviation: the specification forbids NUL only in IDs, but PostgreSQL cannot store it in a type or state key either. In room
-// versions before 11 the size is counted in characters: other servers have always done so, and rooms contain such events.
+// checkSizes checks the size limits of single members, and that the members with their own database columns contain no
+// NUL.
+// Deviation: the specification forbids NUL only in IDs, but PostgreSQL cannot store it in a type or state key either.
+// In room versions before 11 the size is counted in characters: other servers have always done so, and rooms contain
+// such events.
 // Spec: client-server-api#size-limits
 func (e *Event) checkSizes() error {
 	for _, field := range [...]struct{ name, value string }{

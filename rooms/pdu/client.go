@@ -6,11 +6,13 @@ import (
 	"ebb/canonjson"
 )
 
-// ClientJSON returns the event in the form for clients. It lacks unsigned, which differs between users: the caller inserts
-// `,"unsigned":{…}` before the last byte. room_id is included on request, also for the create event of a version 12 room. In
-// every room version a redaction has redacts both at the top level and in its content. An m.room.redaction event that does not
-// redact anything has it in neither place, since some clients check only the type of the event.
-// Spec: client-server-api#room-event-format, rooms/v11#moving-the-redacts-property-of-mroomredaction-events-to-a-content-property
+// ClientJSON returns the event in the form for clients. It lacks unsigned, which differs between users: the caller
+// inserts `,"unsigned":{…}` before the last byte. room_id is included on request, also for the create event of a
+// version 12 room. In every room version a redaction has redacts both at the top level and in its content. An
+// m.room.redaction event that does not redact anything has it in neither place, since some clients check only the type
+// of the event.
+// Spec: client-server-api#room-event-format,
+// rooms/v11#moving-the-redacts-property-of-mroomredaction-events-to-a-content-property
 func (e *Event) ClientJSON(withRoomID bool) []byte {
 	b := make([]byte, 0, len(e.content)+512) // 512 bytes hold the other members of a typical event
 	b = e.appendClientContent(append(b, `{"content":`...))

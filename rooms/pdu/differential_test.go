@@ -31,8 +31,8 @@ func peer(t *testing.T, v *Version, raw []byte) pdu.AnyPDU {
 	return e
 }
 
-// knownDifference reports whether e is an event on which mautrix departs from the specification: since room version 11 its
-// redaction drops a third_party_invite without signed, of which other servers keep an empty object.
+// knownDifference reports whether e is an event on which mautrix departs from the specification: since room version 11
+// its redaction drops a third_party_invite without signed, of which other servers keep an empty object.
 func knownDifference(v *Version, e *Event) bool {
 	invite, _ := canonjson.Get(e.Content(), "third_party_invite")
 	_, signed := canonjson.Get(invite, "signed")

@@ -1,9 +1,9 @@
 // Package pdu implements events (PDUs) in the format of every room version: their canonical JSON, fields, hashes and
 // signatures, their redacted form and their form for clients.
 //
-// Events come from [Parse] (untrusted bytes), [ParseStored] (Ebb's own database) or [Build] (new events) and never change. The
-// package is pure. Whether an event is allowed is decided by rooms/eventauth, and the signing keys of servers are looked up by
-// fedclient.
+// Events come from [Parse] (untrusted bytes), [ParseStored] (Ebb's own database) or [Build] (new events) and never
+// change. The package is pure. Whether an event is allowed is decided by rooms/eventauth, and the signing keys of
+// servers are looked up by fedclient.
 package pdu
 
 import (
@@ -26,8 +26,8 @@ const (
 // StateKey is the key of an entry of a room's state.
 type StateKey struct{ Type, Key string }
 
-// Event is an event of a room of a known version. It never changes, so it is safe to share. The byte slices that its methods
-// return share memory with the event and must not be modified.
+// Event is an event of a room of a known version. It never changes, so it is safe to share. The byte slices that its
+// methods return share memory with the event and must not be modified.
 type Event struct {
 	version     *Version
 	id          id.EventID
@@ -90,13 +90,13 @@ func (e *Event) Depth() int64 { return e.depth }
 // OriginServerTS returns when the sender's server claims to have created the event, in milliseconds since 1970.
 func (e *Event) OriginServerTS() int64 { return e.ts }
 
-// Redacts returns the event that an m.room.redaction event redacts, "" for other events. The room version determines whether
-// it is taken from the content or from the top level.
+// Redacts returns the event that an m.room.redaction event redacts, "" for other events. The room version determines
+// whether it is taken from the content or from the top level.
 func (e *Event) Redacts() id.EventID { return e.redacts }
 
 // Unsigned returns the unsigned member that the event was received with, nil if there was none. It is not part of JSON.
 func (e *Event) Unsigned() json.RawMessage { return e.rawUnsigned }
 
-// JSON returns the event in the form that servers exchange and Ebb stores: canonical JSON with hashes and signatures, without
-// unsigned.
+// JSON returns the event in the form that servers exchange and Ebb stores: canonical JSON with hashes and signatures,
+// without unsigned.
 func (e *Event) JSON() []byte { return e.json }

@@ -17,15 +17,15 @@ const nul = "\x00"
 // hashLength is the length of a SHA-256 hash in unpadded base64.
 const hashLength = 43
 
-// ValidUserID reports whether u is a valid user ID in an event. Its localpart may contain all characters except ':' and NUL, as
-// in historical user IDs.
+// ValidUserID reports whether u is a valid user ID in an event. Its localpart may contain all characters except ':' and
+// NUL, as in historical user IDs.
 // Spec: appendices#historical-user-ids
 func ValidUserID(u id.UserID) bool {
 	return len(u) <= MaxIDLength && strings.HasPrefix(string(u), "@") && validLocalAndServer(string(u[1:]))
 }
 
-// ValidRoomID reports whether r is a valid room ID in room version v: with a server name up to version 11, a hash since version
-// 12.
+// ValidRoomID reports whether r is a valid room ID in room version v: with a server name up to version 11, a hash since
+// version 12.
 // Spec: appendices#room-ids
 func ValidRoomID(v *Version, r id.RoomID) bool {
 	if len(r) > MaxIDLength || !strings.HasPrefix(string(r), "!") {
@@ -40,7 +40,8 @@ func ValidRoomID(v *Version, r id.RoomID) bool {
 // LooksLikeRoomID reports whether r may be a room ID of some room version.
 func LooksLikeRoomID(r id.RoomID) bool { return len(r) > 1 && len(r) <= MaxIDLength && r[0] == '!' }
 
-// ValidRoomAlias reports whether a is a room alias: #localpart:server, of at most 255 bytes and without spaces and control characters.
+// ValidRoomAlias reports whether a is a room alias: #localpart:server, of at most 255 bytes and without spaces and
+// control characters.
 // Spec: appendices#room-aliases
 func ValidRoomAlias(a id.RoomAlias) bool {
 	if len(a) > MaxIDLength || len(a) < 2 || a[0] != '#' || !utf8.ValidString(string(a)) {
@@ -62,8 +63,8 @@ func validOwnEventID(e id.EventID) bool {
 	return len(e) <= MaxIDLength && strings.HasPrefix(string(e), "$") && validLocalAndServer(string(e[1:]))
 }
 
-// validReference reports whether e is acceptable as the ID of another event. It accepts IDs that no event can have, which are
-// as harmless as those of events that Ebb never receives.
+// validReference reports whether e is acceptable as the ID of another event. It accepts IDs that no event can have,
+// which are as harmless as those of events that Ebb never receives.
 func validReference(e id.EventID) bool {
 	return len(e) <= MaxIDLength && strings.HasPrefix(string(e), "$") && !strings.Contains(string(e), nul)
 }
@@ -92,8 +93,8 @@ func validHash(s string, format EventIDFormat) bool {
 	return true
 }
 
-// ValidServerName reports whether s is a server name: a DNS name, an IPv4 address or an IPv6 address in brackets, optionally
-// followed by a port.
+// ValidServerName reports whether s is a server name: a DNS name, an IPv4 address or an IPv6 address in brackets,
+// optionally followed by a port.
 // Spec: appendices#server-name
 func ValidServerName(s string) bool {
 	if len(s) == 0 || len(s) > MaxIDLength {

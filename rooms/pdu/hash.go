@@ -53,8 +53,8 @@ func (e *Event) signedBytes() []byte {
 	return appendRedacted(make([]byte, 0, len(e.json)), e.version, e.typ, e.json, "signatures", "unsigned")
 }
 
-// CheckContentHash reports whether hashes.sha256 is the event's content hash. If it is not, the event must be redacted before it
-// is used.
+// CheckContentHash reports whether hashes.sha256 is the event's content hash. If it is not, the event must be redacted
+// before it is used.
 // Spec: server-server-api#validating-hashes-and-signatures-on-received-events
 func (e *Event) CheckContentHash() bool {
 	hashes, _ := canonjson.Get(e.json, "hashes")

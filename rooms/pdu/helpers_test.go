@@ -107,8 +107,8 @@ func randomEvents() int {
 	return 200
 }
 
-// randomProto makes an event of any of the types with a special meaning, with members in its content that some redaction
-// algorithm knows.
+// randomProto makes an event of any of the types with a special meaning, with members in its content that some
+// redaction algorithm knows.
 func randomProto(rng *rand.Rand, v *Version) Proto {
 	p := message(v)
 	p.Type = someTypes[rng.IntN(len(someTypes))]

@@ -17,13 +17,13 @@ const (
 	MaxAuthEvents = 10
 )
 
-// maxRawSize bounds the text that Parse accepts. It may be longer than the canonical JSON: \u escapes make it up to six times
-// longer, and it may be indented.
+// maxRawSize bounds the text that Parse accepts. It may be longer than the canonical JSON: \u escapes make it up to six
+// times longer, and it may be indented.
 const maxRawSize = 16 * MaxSize
 
-// Parse reads an untrusted event. It checks that the event is valid JSON for the room version, that its members have the right
-// types, the grammar of IDs and the size limits, and computes the event's ID. It does not check hashes and signatures. Errors
-// are *Error.
+// Parse reads an untrusted event. It checks that the event is valid JSON for the room version, that its members have
+// the right types, the grammar of IDs and the size limits, and computes the event's ID. It does not check hashes and
+// signatures. Errors are *Error.
 func Parse(v *Version, raw []byte) (*Event, error) {
 	if len(raw) > maxRawSize {
 		return nil, failf(TooLarge, "event is larger than %d bytes", MaxSize)
@@ -50,8 +50,9 @@ func Parse(v *Version, raw []byte) (*Event, error) {
 	return e, nil
 }
 
-// ParseStored reads an event that has been checked before, such as one from the database. It uses the ID as given and does not
-// validate raw, which the event keeps and which must not be modified afterwards. An error means that the database is damaged.
+// ParseStored reads an event that has been checked before, such as one from the database. It uses the ID as given and
+// does not validate raw, which the event keeps and which must not be modified afterwards. An error means that the
+// database is damaged.
 func ParseStored(v *Version, eventID id.EventID, raw []byte) (*Event, error) {
 	var m members
 	if err := m.scan(raw); err != nil {
@@ -62,8 +63,8 @@ func ParseStored(v *Version, eventID id.EventID, raw []byte) (*Event, error) {
 	return e, nil
 }
 
-// ParseLenient reads an event for debugging. It takes the ID from event_id and checks nothing but the JSON syntax. Hashes and
-// signatures may be missing.
+// ParseLenient reads an event for debugging. It takes the ID from event_id and checks nothing but the JSON syntax.
+// Hashes and signatures may be missing.
 func ParseLenient(v *Version, raw []byte) (*Event, error) {
 	canonical, err := canonjson.Canonical(raw, false)
 	if err != nil {
@@ -131,8 +132,8 @@ func (m *members) field(key string) *[]byte {
 	return nil
 }
 
-// newEvent returns an event with the given members of raw, but without an ID. Members that are missing or have the wrong type
-// are left empty.
+// newEvent returns an event with the given members of raw, but without an ID. Members that are missing or have the
+// wrong type are left empty.
 func newEvent(v *Version, raw []byte, m *members) *Event {
 	e := &Event{version: v, json: raw, content: m.content, rawUnsigned: m.unsigned, hasRoomID: m.room != nil}
 	if m.unsigned != nil {
@@ -171,8 +172,8 @@ func redactedID(v *Version, m *members) id.EventID {
 	return id.EventID(target)
 }
 
-// references reads a list of event IDs or, as in room versions 1 and 2, of pairs of an event ID and hashes. It returns nil if raw
-// is not such a list.
+// references reads a list of event IDs or, as in room versions 1 and 2, of pairs of an event ID and hashes. It returns
+// nil if raw is not such a list.
 func references(raw []byte) []id.EventID {
 	elements, ok := canonjson.Elements(raw)
 	if !ok || len(elements) == 0 {
@@ -192,8 +193,8 @@ func references(raw []byte) []id.EventID {
 	return ids
 }
 
-// integer reads a number. Numbers other than 64-bit integers, which old room versions permit, are truncated and limited to 64
-// bits.
+// integer reads a number. Numbers other than 64-bit integers, which old room versions permit, are truncated and limited
+// to 64 bits.
 func integer(raw []byte) int64 {
 	if n, ok := canonjson.Int(raw); ok {
 		return n

@@ -6,8 +6,8 @@ import (
 	"ebb/canonjson"
 )
 
-// Redact returns the redacted form of the event by the rules of its room version. The ID and the signatures stay the same.
-// unsigned is removed.
+// Redact returns the redacted form of the event by the rules of its room version. The ID and the signatures stay the
+// same. unsigned is removed.
 // Spec: rooms/v1#redactions to rooms/v11#redactions
 func (e *Event) Redact() (*Event, error) {
 	return ParseStored(e.version, e.id, appendRedacted(make([]byte, 0, len(e.json)), e.version, e.typ, e.json))
@@ -85,8 +85,8 @@ func keptInContent(v *Version, typ, key string) bool {
 	return false
 }
 
-// appendSignedOnly appends third_party_invite with only its signed member. Without one it appends an empty object, as other
-// servers do: event IDs must be the same everywhere.
+// appendSignedOnly appends third_party_invite with only its signed member. Without one it appends an empty object, as
+// other servers do: event IDs must be the same everywhere.
 func appendSignedOnly(dst, invite []byte) []byte {
 	dst = append(dst, '{')
 	if signed, ok := canonjson.Get(invite, "signed"); ok {

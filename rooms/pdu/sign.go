@@ -12,8 +12,8 @@ import (
 	"ebb/canonjson"
 )
 
-// SignJSON returns the JSON object obj in canonical form with the signature of s added to its signatures. It keeps unsigned,
-// which the signature does not cover. Errors are *Error.
+// SignJSON returns the JSON object obj in canonical form with the signature of s added to its signatures. It keeps
+// unsigned, which the signature does not cover. Errors are *Error.
 // Spec: appendices#signing-details
 func SignJSON(obj []byte, s Signer) ([]byte, error) {
 	canonical, err := canonjson.Canonical(obj, true)
@@ -48,8 +48,8 @@ func withSignature(obj []byte, server, keyID, signature string) ([]byte, error) 
 	return canonjson.AppendWith(nil, signatures, server, keys), nil
 }
 
-// VerifyJSON verifies the signature on the JSON object obj by an entity, which is a server name or, for device keys, a user ID,
-// with the key keyID. The error is an *Error, of kind BadSignature if the signature is missing or wrong.
+// VerifyJSON verifies the signature on the JSON object obj by an entity, which is a server name or, for device keys, a
+// user ID, with the key keyID. The error is an *Error, of kind BadSignature if the signature is missing or wrong.
 // Spec: appendices#checking-for-a-signature
 func VerifyJSON(obj []byte, entity, keyID string, key ed25519.PublicKey) error {
 	canonical, err := canonjson.Canonical(obj, false)
@@ -81,8 +81,8 @@ func verify(obj, text []byte, entity, keyID string, key ed25519.PublicKey) error
 	return nil
 }
 
-// VerifySignature verifies the signature on the event by one of a server's keys. It covers only what a redaction keeps. The
-// error is an *Error of kind BadSignature.
+// VerifySignature verifies the signature on the event by one of a server's keys. It covers only what a redaction keeps.
+// The error is an *Error of kind BadSignature.
 func (e *Event) VerifySignature(server, keyID string, key ed25519.PublicKey) error {
 	return verify(e.json, e.signedBytes(), server, keyID, key)
 }
@@ -106,9 +106,9 @@ func (e *Event) Signatures() iter.Seq2[string, string] {
 // errEnough ends an iteration.
 var errEnough = errors.New("enough")
 
-// RequiredSigners returns the servers whose valid signatures the event must have: the sender's server (except for a third-party
-// invite, which another server may send), in room versions 1 and 2 the server in the event ID, and for a restricted join the
-// server of the authorising user.
+// RequiredSigners returns the servers whose valid signatures the event must have: the sender's server (except for a
+// third-party invite, which another server may send), in room versions 1 and 2 the server in the event ID, and for a
+// restricted join the server of the authorising user.
 // Spec: server-server-api#validating-hashes-and-signatures-on-received-events, rooms/v8#authorisation-rules
 func RequiredSigners(e *Event) []string {
 	var servers []string
@@ -146,8 +146,8 @@ func (e *Event) isThirdPartyInvite() bool {
 	return ok && e.membership() == "invite"
 }
 
-// Sign returns the event with the signature of s added. Servers sign events of other servers that invite one of their users, or
-// restricted joins that one of their users authorises.
+// Sign returns the event with the signature of s added. Servers sign events of other servers that invite one of their
+// users, or restricted joins that one of their users authorises.
 func (e *Event) Sign(s Signer) (*Event, error) {
 	return e.WithSignature(s.Server, string(s.KeyID), base64.RawStdEncoding.EncodeToString(ed25519.Sign(s.Key, e.signedBytes())))
 }
@@ -161,8 +161,8 @@ func (e *Event) WithSignature(server, keyID, signature string) (*Event, error) {
 	return ParseStored(e.version, e.id, canonjson.AppendWith(nil, e.json, "signatures", signatures))
 }
 
-// Countersigned returns the event with the signatures of a server from a copy of the event. It ignores everything else in the
-// copy.
+// Countersigned returns the event with the signatures of a server from a copy of the event. It ignores everything else
+// in the copy.
 func (e *Event) Countersigned(server string, copied json.RawMessage) (*Event, error) {
 	given, _ := canonjson.Get(copied, "signatures")
 	keys, _ := canonjson.Get(given, server)

@@ -35,7 +35,8 @@ func (p *TemplateContent) ReferenceHash(eventID id.EventID) ([sha256.Size]byte, 
 	return hash, ok
 }
 
-// ReadTemplate reads a template from another server. The caller must check that it is a template of the requested event.
+// ReadTemplate reads a template from another server. The caller must check that it is a template of the requested
+// event.
 func ReadTemplate(v *Version, raw json.RawMessage) (*TemplateContent, error) {
 	if len(raw) > maxRawSize {
 		return nil, failf(TooLarge, "template is larger than %d bytes", MaxSize)

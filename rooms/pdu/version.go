@@ -26,7 +26,8 @@ const (
 	EventIDURLHash                             // reference hash, unpadded URL-safe base64 (v4+)
 )
 
-// Version describes the features of a room version. All code that depends on the room version uses a field of this struct.
+// Version describes the features of a room version. All code that depends on the room version uses a field of this
+// struct.
 // Spec: rooms/v1 to rooms/v12.
 type Version struct {
 	ID            id.RoomVersion

@@ -14,10 +14,11 @@ import (
 // ResolveFiles resolves states of one room that are given as JSON. It returns the resolved state as a JSON array of
 // {type, state_key, event_id}, sorted by type and state key.
 //
-// Each of pdus is a JSON array of PDUs. They are read leniently: event_id is used as given, and hashes and signatures are not
-// checked. Each of states is a state set, as a JSON array of the IDs of such events. If there are no states, ResolveFiles
-// computes them from the graph that the PDUs form by prev_events, of which unknown ones are ignored: the state after each
-// event follows from the states after its prev_events, and the states after the forward extremities are resolved.
+// Each of pdus is a JSON array of PDUs. They are read leniently: event_id is used as given, and hashes and signatures
+// are not checked. Each of states is a state set, as a JSON array of the IDs of such events. If there are no states,
+// ResolveFiles computes them from the graph that the PDUs form by prev_events, of which unknown ones are ignored: the
+// state after each event follows from the states after its prev_events, and the states after the forward extremities
+// are resolved.
 //
 // If version is empty, the create event determines it.
 func ResolveFiles(version id.RoomVersion, pdus [][]byte, states [][]byte) ([]byte, error) {
@@ -64,7 +65,8 @@ func splitAll(files [][]byte) ([]json.RawMessage, error) {
 	return all, nil
 }
 
-// versionNamed returns the room version in the create event, version 1 if it has none, or "" if there is no create event.
+// versionNamed returns the room version in the create event, version 1 if it has none, or "" if there is no create
+// event.
 func versionNamed(raws []json.RawMessage) id.RoomVersion {
 	for _, raw := range raws {
 		var create struct {

@@ -86,8 +86,8 @@ func (g *graph) authEvent(n *node, typ string) *node {
 	return nil
 }
 
-// walk calls visit for the auth events of the roots and, where visit returns true, for their auth events in turn. A node may
-// be visited several times.
+// walk calls visit for the auth events of the roots and, where visit returns true, for their auth events in turn. A
+// node may be visited several times.
 func (g *graph) walk(roots []*node, visit func(*node) bool) {
 	stack := slices.Clone(roots)
 	for len(stack) > 0 {
@@ -139,8 +139,8 @@ func (g *graph) markFull(sets []StateSet, agreed StateSet, conflicts []conflict)
 
 // markDifference marks the auth difference: the events that are in the auth chains of some sets but not of all.
 //
-// The auth chain of the agreed state is part of every set's auth chain. Therefore only the chains of the conflicting entries
-// are walked set by set. The chain of the agreed state is walked once, and only if that can change the result.
+// The auth chain of the agreed state is part of every set's auth chain. Therefore only the chains of the conflicting
+// entries are walked set by set. The chain of the agreed state is walked once, and only if that can change the result.
 func (g *graph) markDifference(sets []StateSet, agreed StateSet, conflicts []conflict) {
 	for i, set := range sets {
 		var roots []*node
@@ -192,8 +192,8 @@ func (g *graph) markChainOf(agreed StateSet, sets int) {
 	})
 }
 
-// markSubgraph marks the conflicted state subgraph: every event on a path along auth events from one conflicted event to
-// another.
+// markSubgraph marks the conflicted state subgraph: every event on a path along auth events from one conflicted event
+// to another.
 func (g *graph) markSubgraph(conflicted []*node) {
 	cited := make(map[*node][]*node) // the nodes marked below whose auth events include a node
 	for _, n := range conflicted {

@@ -13,12 +13,12 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// pickPower marks and returns the set X of step 1: the power events of the full conflicted set, and the events in their auth
-// chains that belong to that set.
+// pickPower marks and returns the set X of step 1: the power events of the full conflicted set, and the events in their
+// auth chains that belong to that set.
 //
 // Deviation: like other servers, it follows an auth chain only while it stays within the full conflicted set. By the
-// specification a chain could leave the set and enter it again. That requires a state that contradicts its own auth chains,
-// in a room version before 12, and then it matters more to agree with the other servers in the room.
+// specification a chain could leave the set and enter it again. That requires a state that contradicts its own auth
+// chains, in a room version before 12, and then it matters more to agree with the other servers in the room.
 func (g *graph) pickPower(full []*node) []*node {
 	var picked []*node
 	pick := func(n *node) bool {
@@ -45,9 +45,9 @@ type entry struct {
 	citing  []int // the entries that have it among their auth events
 }
 
-// orderByPower sorts events by the reverse topological power ordering: an event comes after its auth events; otherwise those
-// of senders with a higher power level come first, then those with an earlier origin_server_ts, then those with a smaller
-// event ID. Events in a cycle, which is possible only where event IDs are not hashes, come last.
+// orderByPower sorts events by the reverse topological power ordering: an event comes after its auth events; otherwise
+// those of senders with a higher power level come first, then those with an earlier origin_server_ts, then those with a
+// smaller event ID. Events in a cycle, which is possible only where event IDs are not hashes, come last.
 //
 // Spec: rooms/v2#definitions
 func (g *graph) orderByPower(nodes []*node) []*node {
@@ -125,7 +125,8 @@ func compareAge(a, b *pdu.Event) int {
 // levelsKey identifies power levels by the two events that determine them.
 type levelsKey struct{ create, powerLevels id.EventID }
 
-// levelsOf returns the power levels of a create and a power levels event, each of which may be nil. It computes them once.
+// levelsOf returns the power levels of a create and a power levels event, each of which may be nil. It computes them
+// once.
 func (g *graph) levelsOf(create, powerLevels *pdu.Event) *eventauth.PowerLevels {
 	var key levelsKey
 	if create != nil {
@@ -151,8 +152,8 @@ func (g *graph) senderLevel(n *node) int64 {
 	return g.levelsOf(g.createOf(n), powerLevels).UserLevel(n.event.Sender())
 }
 
-// createOf returns the create event of an event's room: the one among its auth events, or, where the room ID is the hash of the
-// create event, that event. It returns nil if the create event is unknown.
+// createOf returns the create event of an event's room: the one among its auth events, or, where the room ID is the
+// hash of the create event, that event. It returns nil if the create event is unknown.
 func (g *graph) createOf(n *node) *pdu.Event {
 	a := g.authEvent(n, typeCreate)
 	if g.v.RoomIDIsCreateHash {
@@ -188,8 +189,8 @@ func (g *graph) orderByMainline(nodes []*node, powerLevels *node) {
 // offMainline is the position of an event whose power levels events never reach the mainline.
 const offMainline = math.MaxInt
 
-// mainlinePosition follows a power levels event back to the mainline and returns the position where it reaches it. It keeps the
-// result for each event on the way in memo, so that a long chain of power levels is walked once.
+// mainlinePosition follows a power levels event back to the mainline and returns the position where it reaches it. It
+// keeps the result for each event on the way in memo, so that a long chain of power levels is walked once.
 func (g *graph) mainlinePosition(n *node, position, memo map[*node]int) int {
 	var passed []*node
 	found := offMainline

@@ -1,10 +1,11 @@
-// Package stateres resolves conflicting room states by the state resolution algorithm of the room's version: v1, v2 or v2.1.
+// Package stateres resolves conflicting room states by the state resolution algorithm of the room's version: v1, v2 or
+// v2.1.
 //
-// It is pure and deterministic: the result does not depend on the order of the state sets. It neither stores nor fetches
-// events; a Store supplies those that the sets and their auth chains name. Resolve first separates the entries that all sets
-// agree on from those in conflict. In v1 (v1.go) conflicts are decided by depth. In v2 and v2.1 (v2.go) the auth chains of
-// the conflicting events are loaded (graph.go), and the events are ordered (order.go) and checked one after the other under
-// the authorisation rules. ResolveFiles resolves events and state sets in files.
+// It is pure and deterministic: the result does not depend on the order of the state sets. It neither stores nor
+// fetches events; a Store supplies those that the sets and their auth chains name. Resolve first separates the entries
+// that all sets agree on from those in conflict. In v1 (v1.go) conflicts are decided by depth. In v2 and v2.1 (v2.go)
+// the auth chains of the conflicting events are loaded (graph.go), and the events are ordered (order.go) and checked
+// one after the other under the authorisation rules. ResolveFiles resolves events and state sets in files.
 package stateres
 
 import (
@@ -19,8 +20,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// MaxEvents bounds how many events one resolution reads, including auth chains. A room of 100,000 members whose entire state
-// conflicts stays below it and takes about a second.
+// MaxEvents bounds how many events one resolution reads, including auth chains. A room of 100,000 members whose entire
+// state conflicts stays below it and takes about a second.
 const MaxEvents = 500_000
 
 // ErrTooLarge is returned if a resolution would read more than MaxEvents events.
@@ -37,9 +38,9 @@ type Store interface {
 // StateSet is a room state: an event ID for each type and state key.
 type StateSet = map[pdu.StateKey]id.EventID
 
-// Resolve returns the resolved state of a set of room states. The result is a new map, and the sets are not modified. Events
-// that the store does not know are ignored: they neither become part of the resolved state nor authorise other events. The
-// only error is ErrTooLarge.
+// Resolve returns the resolved state of a set of room states. The result is a new map, and the sets are not modified.
+// Events that the store does not know are ignored: they neither become part of the resolved state nor authorise other
+// events. The only error is ErrTooLarge.
 //
 // Spec: rooms/v1#state-resolution, rooms/v2#state-resolution, rooms/v12#state-resolution
 func Resolve(v *pdu.Version, sets []StateSet, store Store) (StateSet, error) {
@@ -63,15 +64,16 @@ func resolve(v *pdu.Version, sets []StateSet, store Store, limit int) (StateSet,
 	return resolveV2(newGraph(v, store, limit), sets, agreed, conflicts)
 }
 
-// conflict is a type and state key for which the sets differ, with the events that they name, sorted and without duplicates.
+// conflict is a type and state key for which the sets differ, with the events that they name, sorted and without
+// duplicates.
 type conflict struct {
 	key    pdu.StateKey
 	events []id.EventID
 }
 
-// separate divides the entries of all sets into agreed and conflicting ones, the latter sorted by key. An entry conflicts if
-// sets name different events for it and, if inAll is set, also if some sets lack it: v2 requires inAll (see unconflicted
-// state map and conflicted state set), v1 does not.
+// separate divides the entries of all sets into agreed and conflicting ones, the latter sorted by key. An entry
+// conflicts if sets name different events for it and, if inAll is set, also if some sets lack it: v2 requires inAll
+// (see unconflicted state map and conflicted state set), v1 does not.
 func separate(sets []StateSet, inAll bool) (StateSet, []conflict) {
 	size := 0
 	for _, set := range sets {
@@ -99,7 +101,8 @@ func separate(sets []StateSet, inAll bool) (StateSet, []conflict) {
 	return agreed, conflicts
 }
 
-// agree reports whether those of the sets that have an entry for the key name the given event, and whether all sets have one.
+// agree reports whether those of the sets that have an entry for the key name the given event, and whether all sets
+// have one.
 func agree(sets []StateSet, key pdu.StateKey, eventID id.EventID) (same, everyone bool) {
 	same, everyone = true, true
 	for _, set := range sets {

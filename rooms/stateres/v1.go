@@ -14,9 +14,9 @@ import (
 
 // resolveV1 decides conflicts by depth, in four passes: power levels, join rules, members, and everything else.
 //
-// Where the specification is unclear, it does what other servers do. Within a pass each type and state key is resolved on its
-// own, because one list of all conflicting members would end at the first event that is not allowed. If no event for a type
-// and state key is allowed, the last one tried is used.
+// Where the specification is unclear, it does what other servers do. Within a pass each type and state key is resolved
+// on its own, because one list of all conflicting members would end at the first event that is not allowed. If no event
+// for a type and state key is allowed, the last one tried is used.
 //
 // Spec: rooms/v1#state-resolution
 func resolveV1(v *pdu.Version, agreed StateSet, conflicts []conflict, store Store) StateSet {
@@ -70,8 +70,8 @@ func (r *v1Resolver) byDepth(ids []id.EventID) []*pdu.Event {
 	return events
 }
 
-// replayUpwards starts with the event of the smallest depth and returns the last one before the first that is not allowed
-// after its predecessor.
+// replayUpwards starts with the event of the smallest depth and returns the last one before the first that is not
+// allowed after its predecessor.
 func (r *v1Resolver) replayUpwards(events []*pdu.Event) *pdu.Event {
 	winner := events[0]
 	for _, e := range events[1:] {

@@ -17,8 +17,8 @@ func resolveV2(g *graph, sets []StateSet, agreed StateSet, conflicts []conflict)
 	full := g.markFull(sets, agreed, conflicts)
 	// 1. Sort the power events and the events of the full conflicted set in their auth chains.
 	power := g.orderByPower(g.pickPower(full))
-	// 2. Apply the iterative auth checks to them, starting from the unconflicted state; in v2.1 from an empty state, so that
-	// their own auth events count.
+	// 2. Apply the iterative auth checks to them, starting from the unconflicted state; in v2.1 from an empty state, so
+	// that their own auth events count.
 	r := &replay{graph: g, state: make(StateSet)}
 	if g.v.StateRes != pdu.StateResV2_1 {
 		maps.Copy(r.state, agreed)
@@ -63,8 +63,8 @@ func (r *replay) apply(nodes []*node) {
 	}
 }
 
-// replayState is the state that one event is checked against: the state so far, and for entries that it lacks the event's own
-// auth events, unless they were rejected.
+// replayState is the state that one event is checked against: the state so far, and for entries that it lacks the
+// event's own auth events, unless they were rejected.
 type replayState struct {
 	r *replay
 	n *node

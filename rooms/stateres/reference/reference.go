@@ -1,5 +1,5 @@
-// Package reference resolves states as the specification words it, set by set and event by event, without regard to cost.
-// Tests compare what servers do with it; the program does not use it.
+// Package reference resolves states as the specification words it, set by set and event by event, without regard to
+// cost. Tests compare what servers do with it; the program does not use it.
 package reference
 
 import (
