@@ -156,7 +156,7 @@ func (w *write) after(f func()) {
 	}
 }
 
-// write runs do in a write and waits for the commit.
+// write calls do within a write transaction and waits for the commit.
 func (s *Service) write(ctx context.Context, do func(*write) error) error {
 	w := &write{svc: s}
 	pending := s.opts.DB.Enqueue(storage.Write{

@@ -114,7 +114,7 @@ func (e *encoder) compareMembers(a, b member) int {
 	return cmp.Compare(a.start, b.start)
 }
 
-// quoted returns the key of m in dst with its quotes.
+// quoted returns the part of dst that is the key of m, including its quotation marks.
 func (e *encoder) quoted(m member) []byte { return e.dst[m.start:m.keyEnd] }
 
 // key returns the key of m in dst without its quotes, still escaped.

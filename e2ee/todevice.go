@@ -162,7 +162,7 @@ func (s *Service) ReceiveDirectToDevice(ctx context.Context, origin string, cont
 	})
 }
 
-// delivery queues messages of one sender for local users.
+// delivery puts messages of one sender into the queues of local users.
 type delivery struct {
 	names     *deviceNames
 	backlogs  *backlogs

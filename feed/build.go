@@ -103,7 +103,7 @@ func (b *builder) build(ctx context.Context, news uint64, final bool) (answer js
 	return answer, err
 }
 
-// idle reports, from positions and counts alone, that nothing has happened since the token that concerns the user.
+// idle reports whether nothing that concerns the user has happened since the token, by positions and counts alone.
 func (b *builder) idle(own, inRooms uint64) bool {
 	t := b.since
 	return !b.initial && !b.FullState && (t.Pos == b.upTo || b.session.quietRooms(t.Pos, inRooms)) && t.ToDevice == t.Pos && t.Epoch == b.epoch &&

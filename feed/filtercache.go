@@ -12,7 +12,8 @@ const (
 	maxCachedFilterID = 2048
 )
 
-// cachedFilter is a parsed filter with a number, which distinguishes member events sent under different filters.
+// cachedFilter is a parsed filter and a number for it. The number is part of what is remembered about the member
+// events that were sent, because each filter sends its own.
 type cachedFilter struct {
 	*Filter
 	number int64

@@ -295,7 +295,7 @@ func (s *Service) Presence(ctx context.Context, who ident.Requester, user id.Use
 	return record.appendContent(nil, s.opts.Now()), nil
 }
 
-// roommate returns the number of a user who shares a room with a local user.
+// roommate looks up the UserNID of a user who shares a room with a local user.
 func (s *Service) roommate(ctx context.Context, nid ident.UserNID, user id.UserID) (ident.UserNID, error) {
 	memberships, err := s.opts.Rooms.Memberships(ctx, nid)
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 //
 //	s1_<position>_<epoch>_<typing>_<presence>_<chain>[_<todevice>]
 //
-// position is that of the durable stream; typing and presence are serials of the volatile streams, which are valid only
-// within one epoch (one run of the server). typing has a trailing "a" if the client saw somebody typing, so that a
-// later run knows whether there is a list to clear. chain identifies the initial sync from which the client went on:
-// what was sent in one chain says nothing about another. todevice is present only if an answer could not hold all
-// messages for the device: they were sent up to there.
+// position is that of the durable stream; typing and presence are serials of the volatile streams, which are valid
+// only within one epoch (one run of the server). typing has a trailing "a" if the client saw somebody typing, so
+// that a later run knows whether there is a list to clear. chain identifies the initial sync from which the client
+// went on; what was sent in one chain may be unknown to a client in another. todevice is present only if an answer
+// could not hold all messages for the device: it is the position of the last one that was sent.
 type Token struct {
 	Pos      storage.Pos
 	Epoch    uint32

@@ -288,7 +288,7 @@ func (v *viewer) rootForms(tx *storage.Tx, events []*rooms.Event) ([]json.RawMes
 	return out, nil
 }
 
-// hasThread reports whether the form of an event includes the summary of a thread.
+// hasThread reports whether clients get the event with a summary of its thread, the bundled m.thread aggregation.
 func hasThread(form []byte) bool {
 	for _, key := range []string{"unsigned", "m.relations", relThread} {
 		var ok bool

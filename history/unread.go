@@ -248,8 +248,8 @@ func (l *unreadList) recount(tx *storage.Tx, r *rooms.Room, user ident.UserNID) 
 	return nil
 }
 
-// readFloors returns the order up to which a user has read everything, 0 if they are not joined, and the orders up to
-// which they have read single threads (by root; 0: main timeline).
+// readFloors returns how far a user has read, as orders: for the whole room, which is 0 if the user is not joined,
+// and for single threads by their root, where 0 stands for the main timeline.
 func readFloors(tx *storage.Tx, room ident.RoomNID, user ident.UserNID) (floor ident.Order, threads map[storage.Pos]ident.Order, err error) {
 	m, found, err := tx.MembershipOf(user, room)
 	if err != nil {

@@ -74,8 +74,9 @@ const (
 	drainTime = 10 * time.Second
 )
 
-// drain reads the rest of a body, so that a client that reads the answer only after sending everything sees it instead
-// of a broken connection. A client that sent Expect has not begun to send the body.
+// drain reads the rest of a body and discards it, for clients that read the answer only after sending everything:
+// they would see a broken connection instead. A client that sent Expect: 100-continue has not begun to send the
+// body, so there is nothing to read.
 func drain(w http.ResponseWriter, body io.Reader, r *http.Request) {
 	if r.Header.Get("Expect") != "" {
 		return

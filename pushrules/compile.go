@@ -81,7 +81,7 @@ func (e *evaluation) classFor(rules *compiled, user id.UserID) Class {
 	return rules.match(e)
 }
 
-// spend reports whether the user's rules may examine n more bytes.
+// spend takes n bytes from what the user's rules may still examine, and reports whether that was enough.
 func (e *evaluation) spend(n int) bool {
 	e.work -= n + conditionCost
 	return e.work > 0

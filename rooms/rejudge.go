@@ -455,8 +455,8 @@ func (c *completion) conclude(ctx context.Context) error {
 	return nil
 }
 
-// dropFollowed drops extremities that were none before and did not become one: the events that follow them have expired
-// and were purged.
+// dropFollowed drops events that only look like forward extremities, because the events that follow them have
+// expired and were purged.
 func (c *completion) dropFollowed() {
 	ends := map[id.EventID]bool{}
 	for _, x := range c.saved.extremities {

@@ -123,7 +123,7 @@ func (tx *Tx) AddEDU(server string, sender int64, json []byte) (nid int64, err e
 	return nid, err
 }
 
-// SentEDU is an EDU of one sender that waits to be sent to a server.
+// SentEDU is an EDU of one sender in the queue for a server.
 type SentEDU struct {
 	NID    int64
 	Server string

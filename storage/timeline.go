@@ -247,10 +247,11 @@ JOIN events q ON q.position = b.position
 JOIN relations r ON r.parent_hash = q.id_hash AND r.parent_id = q.event_id AND r.room_nid = a.room_nid` + relationStepOf
 )
 
-// RelationTree lists the events that relate to an event in at most depth steps (at most 3), each once, in no particular
-// order. Limit bounds their total number: RelationTree returns the steps that fit completely and their number, which is
-// 0 if even the direct relations do not fit. It ignores After and UpTo, since a late relation may belong to an early
-// one. It uses the index relations_by_parent.
+// RelationTree lists the events that relate to an event, directly or through other events, up to depth levels (at
+// most 3). Each is listed once, in no particular order. Limit bounds their total number: only levels that fit
+// completely are returned, with the number of these levels, which is 0 if even the direct relations do not fit.
+// After and UpTo are ignored, since an event within them may relate to one outside of them. It uses the index
+// relations_by_parent.
 func (tx *Tx) RelationTree(f RelationFilter, depth int) (places []RelationPlace, steps int, err error) {
 	seen := map[Pos]bool{}
 	for _, query := range relationStepQueries[:depth] {

@@ -148,7 +148,8 @@ func concurrently(n int, d time.Duration, f func(i, n int) error) (int, error) {
 	return total, errors.Join(errs...)
 }
 
-// measureLimit sends PUTs to the limit, with as many connections as there are senders.
+// measureLimit sends PUT requests to the reference server as fast as it answers, over one connection for each
+// sender.
 func measureLimit(p *process, path string, width int, d time.Duration) (spent, error) {
 	conns := make([]*conn, width)
 	for i := range conns {

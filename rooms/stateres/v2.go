@@ -63,8 +63,8 @@ func (r *replay) apply(nodes []*node) {
 	}
 }
 
-// replayState is the state that one event is checked against: the state so far, and for entries that it lacks the
-// event's own auth events, unless they were rejected.
+// replayState is the state that one event is checked against: the state resolved so far. Entries that it lacks come
+// from the event's own auth events, unless those were rejected.
 type replayState struct {
 	r *replay
 	n *node
