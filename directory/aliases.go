@@ -22,7 +22,7 @@ func (s *Service) localAlias(alias id.RoomAlias) error {
 	if !pdu.ValidRoomAlias(alias) {
 		return mxerr.InvalidParam("That is not a room alias")
 	}
-	if serverOf(alias) != s.server {
+	if ident.ServerOf(alias) != s.server {
 		return mxerr.InvalidParam("The alias must end in :%s", s.server)
 	}
 	return nil
@@ -91,7 +91,7 @@ func (s *Service) findAlias(ctx context.Context, alias id.RoomAlias) (row storag
 		return row, mxerr.InvalidParam("That is not a room alias")
 	}
 	found := false
-	if serverOf(alias) == s.server {
+	if ident.ServerOf(alias) == s.server {
 		err = s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 			row, found, err = tx.AliasByName(string(alias))
 			return err
@@ -110,8 +110,8 @@ const maxAliasServers = 50
 // server for an alias of that server.
 // Spec: client-server-api#get_matrixclientv3directoryroomroomalias
 func (s *Service) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []string, err error) {
-	if pdu.ValidRoomAlias(alias) && serverOf(alias) != s.server && s.remote != nil {
-		room, servers, err = s.remote.QueryDirectory(ctx, serverOf(alias), alias)
+	if pdu.ValidRoomAlias(alias) && ident.ServerOf(alias) != s.server && s.remote != nil {
+		room, servers, err = s.remote.QueryDirectory(ctx, ident.ServerOf(alias), alias)
 		if err != nil {
 			return "", nil, fedclient.Relay(err)
 		}

@@ -9,7 +9,6 @@ package directory
 import (
 	"bytes"
 	"log/slog"
-	"strings"
 	"time"
 
 	"ebb/canonjson"
@@ -68,12 +67,6 @@ func New(o Options) *Service {
 		db: o.DB, server: o.Server, rooms: o.Rooms, remote: o.Remote, log: o.Log,
 		spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now),
 	}
-}
-
-// serverOf returns the part of an ID after its first colon.
-func serverOf[ID ~string](fullID ID) string {
-	_, server, _ := strings.Cut(string(fullID), ":")
-	return server
 }
 
 // isObject reports whether raw, which is valid JSON, is an object.

@@ -96,7 +96,7 @@ func (s *Service) standing(ctx context.Context, who viewer, room id.RoomID) (in,
 // hasInvited reports whether a user of a server is invited.
 func hasInvited(r *rooms.Room, server string) bool {
 	for _, m := range r.Members(rooms.Invite) {
-		if serverOf(m.User) == server {
+		if ident.ServerOf(m.User) == server {
 			return true
 		}
 	}
@@ -109,7 +109,7 @@ func hasInvited(r *rooms.Room, server string) bool {
 // Errors: M_NOT_FOUND, also if the user may not see the summary; M_INVALID_PARAM.
 // Spec: client-server-api#get_matrixclientv1room_summaryroomidoralias
 func (s *Service) Summary(ctx context.Context, user id.UserID, idOrAlias string, via []string) (*RoomSummary, rooms.Membership, error) {
-	if user == "" && strings.HasPrefix(idOrAlias, "#") && serverOf(idOrAlias) != s.server {
+	if user == "" && strings.HasPrefix(idOrAlias, "#") && ident.ServerOf(idOrAlias) != s.server {
 		return nil, "", errNoSummary() // people without access token do not make this server send requests
 	}
 	roomID, servers, err := s.ResolveRoom(ctx, idOrAlias)

@@ -9,7 +9,11 @@
 // converted to and from int64 only at the database.
 package ident
 
-import "maunium.net/go/mautrix/id"
+import (
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+)
 
 // UserNID is the number of a user of any server.
 type UserNID int64
@@ -35,4 +39,11 @@ type Requester struct {
 	TokenID    int64       // the number of the access token; 0 if there is none
 	IsAdmin    bool        // whether the user is an administrator of this server
 	AppService string      // ID of the application service that acts; "" if there is none
+}
+
+// ServerOf returns the server name in a Matrix ID: the part after the first colon, or "" if there is none.
+// Spec: appendices#common-identifier-format
+func ServerOf[ID ~string](fullID ID) string {
+	_, server, _ := strings.Cut(string(fullID), ":")
+	return server
 }

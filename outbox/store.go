@@ -142,20 +142,10 @@ func (r *residents) of(ctx context.Context, row storage.OutboxRow) ([]string, er
 			servers = append(servers, stay.Server)
 		}
 	}
-	if about := serverOf(row.About); about != "" && about != r.s.opts.Server && !slices.Contains(servers, about) {
+	if about := ident.ServerOf(row.About); about != "" && about != r.s.opts.Server && !slices.Contains(servers, about) {
 		servers = append(servers, about)
 	}
 	return servers, nil
-}
-
-// serverOf returns the server name in an ID, which follows the first colon.
-func serverOf(fullID string) string {
-	for i := range len(fullID) {
-		if fullID[i] == ':' {
-			return fullID[i+1:]
-		}
-	}
-	return ""
 }
 
 // refill reads further missed events of a server from the table, once its queue is empty.

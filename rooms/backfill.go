@@ -132,7 +132,7 @@ func (q *question) addAnchors(r *Room, rows []storage.EventRow) (err error) {
 
 // backfillServers returns servers that may have the events before one by sender, starting with the sender's server.
 func (r *Room) backfillServers(sender id.UserID) []string {
-	first := serverOf(string(sender))
+	first := ident.ServerOf(sender)
 	out := r.others(maxBackfillServers)
 	if first == r.svc.opts.Server || !r.HasServer(first) {
 		return out

@@ -163,7 +163,7 @@ func (c *creation) checkAlias(ctx context.Context) error {
 		return nil
 	}
 	c.alias = id.RoomAlias("#" + c.req.AliasName + ":" + c.svc.opts.Server)
-	if !pdu.ValidRoomAlias(c.alias) || serverOf(string(c.alias)) != c.svc.opts.Server {
+	if !pdu.ValidRoomAlias(c.alias) || ident.ServerOf(c.alias) != c.svc.opts.Server {
 		return mxerr.InvalidParam("room_alias_name must be the localpart of a room alias")
 	}
 	_, found, err := c.svc.aliasByName(ctx, string(c.alias))

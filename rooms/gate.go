@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+	"ebb/ident"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func (s *Service) admits(ctx context.Context, r *Room, origin string, raws []jso
 	}
 	for _, raw := range raws {
 		e, err := pdu.Parse(r.version, raw)
-		if err != nil || e.RoomID() != r.id || serverOf(string(e.Sender())) != origin {
+		if err != nil || e.RoomID() != r.id || ident.ServerOf(e.Sender()) != origin {
 			continue
 		}
 		known, err := s.stored(ctx, r, e.AuthEvents())

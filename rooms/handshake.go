@@ -24,7 +24,7 @@ import (
 // Spec: server-server-api#joining-rooms, server-server-api#knocking-upon-a-room,
 // server-server-api#leaving-rooms-rejecting-invites
 func (s *Service) Template(ctx context.Context, origin string, room id.RoomID, user id.UserID, membership Membership, versions []id.RoomVersion) (t fedclient.Template, err error) {
-	if !pdu.ValidUserID(user) || serverOf(string(user)) != origin {
+	if !pdu.ValidUserID(user) || ident.ServerOf(user) != origin {
 		return t, mxerr.Forbidden("The user must belong to your server")
 	}
 	r, err := s.requireFullState(ctx, origin, room)
@@ -194,7 +194,7 @@ func (h *Handshake) check(e *pdu.Event) error {
 		return badRequest(mxerr.CodeInvalidParam, "membership must be %s", h.Membership)
 	case key != string(e.Sender()):
 		return badRequest(mxerr.CodeInvalidParam, "state_key must be the sender")
-	case serverOf(string(e.Sender())) != h.Origin:
+	case ident.ServerOf(e.Sender()) != h.Origin:
 		return mxerr.Forbidden("The sender must belong to your server")
 	}
 	return nil
@@ -279,7 +279,7 @@ func (s *Service) JoinAnswer(ctx context.Context, j AcceptedJoin) (*fedclient.Jo
 		servers := map[string]bool{}
 		for _, m := range j.room.Members(Join) {
 			if m.User != j.event.Sender() { // only the servers that were in the room before the join
-				servers[serverOf(string(m.User))] = true
+				servers[ident.ServerOf(m.User)] = true
 			}
 		}
 		answer.ServersInRoom = slices.Sorted(maps.Keys(servers))
@@ -488,7 +488,7 @@ func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
 		return badRequest(mxerr.CodeInvalidParam, "Event is not an invite")
 	case !s.IsLocal(id.UserID(key)):
 		return badRequest(mxerr.CodeInvalidParam, "The invited user does not belong to this server")
-	case serverOf(string(e.Sender())) != in.Origin:
+	case ident.ServerOf(e.Sender()) != in.Origin:
 		return mxerr.Forbidden("The sender must belong to your server")
 	}
 	return nil

@@ -201,7 +201,7 @@ func (h *head) setMember(s *Service, m *Member) {
 	h.members[m.User] = m
 	h.counts[m.Membership]++
 	if m.Membership == Join {
-		h.servers[serverOf(string(m.User))]++
+		h.servers[ident.ServerOf(m.User)]++
 	}
 	if !s.IsLocal(m.User) {
 		return
@@ -235,7 +235,7 @@ func (h *head) dropMember(user id.UserID) {
 	if old.Membership != Join {
 		return
 	}
-	h.dropServer(serverOf(string(user)))
+	h.dropServer(ident.ServerOf(user))
 }
 
 func (h *head) dropServer(server string) {

@@ -260,7 +260,7 @@ func (c *crowd) judge(seed int) {
 			continue
 		}
 		since = append(since, e)
-		if serverOf(string(e.Sender())) == "c" && !c.b.sees(c.room, e.ID()) {
+		if ident.ServerOf(e.Sender()) == "c" && !c.b.sees(c.room, e.ID()) {
 			undecided[e.ID()] = true
 			c.undecided++
 		} else if slices.ContainsFunc(e.AuthEvents(), func(a id.EventID) bool { return undecided[a] }) {
@@ -270,7 +270,7 @@ func (c *crowd) judge(seed int) {
 	}
 	shown := c.b.shown(c.room)
 	for _, e := range since {
-		if server := serverOf(string(e.Sender())); server != "evil" && !undecided[e.ID()] && !slices.Contains(shown, e.ID()) {
+		if server := ident.ServerOf(e.Sender()); server != "evil" && !undecided[e.ID()] && !slices.Contains(shown, e.ID()) {
 			c.Fatalf("seed %d: not shown: %s (as %+v)", seed, e.JSON(), c.b.stored(c.room, e.ID()))
 		}
 	}

@@ -21,9 +21,9 @@ func (r *Room) recipients(e *Event) []string {
 	defer r.mu.RUnlock()
 	about := ""
 	if key, isState := e.StateKey(); isState && e.Type() == typeMember {
-		about = serverOf(key)
+		about = ident.ServerOf(key)
 	}
-	origin := serverOf(string(e.Sender()))
+	origin := ident.ServerOf(e.Sender())
 	out := make([]string, 0, len(r.head.servers))
 	for server := range r.head.servers {
 		if server != r.svc.opts.Server && server != origin && server != about {
@@ -53,7 +53,7 @@ func (s *Service) ServersSince(ctx context.Context, room ident.RoomNID, after st
 		}
 		first := map[string]storage.Pos{}
 		for _, m := range stays {
-			server := serverOf(m.User)
+			server := ident.ServerOf(m.User)
 			if server == s.opts.Server {
 				continue
 			}

@@ -155,7 +155,7 @@ func (s *Service) receiveEnd(ctx context.Context, r *Room, origin string, raw js
 func (s *Service) endsOutside(r *Room, origin string, e *pdu.Event) (bool, error) {
 	key, isState := e.StateKey()
 	user := id.UserID(key)
-	if !isState || e.Type() != typeMember || e.RoomID() != r.id || !s.IsLocal(user) || serverOf(string(e.Sender())) != origin {
+	if !isState || e.Type() != typeMember || e.RoomID() != r.id || !s.IsLocal(user) || ident.ServerOf(e.Sender()) != origin {
 		return false, nil
 	}
 	if m := membershipIn(e.Content()); m != Leave && m != Ban {

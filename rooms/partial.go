@@ -79,7 +79,7 @@ func (r *Room) Completed() storage.Pos {
 func (r *Room) MayBeJoined(user id.UserID) bool {
 	m := r.MemberOf(user)
 	if m == nil {
-		return r.Partial() && r.HasServer(serverOf(string(user)))
+		return r.Partial() && r.HasServer(ident.ServerOf(user))
 	}
 	return m.Membership == Join
 }

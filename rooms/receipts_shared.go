@@ -133,7 +133,7 @@ type receivedReceipt struct {
 // receivedReceipt checks one receipt; false if it is not to be stored.
 func (r *Room) receivedReceipt(ctx context.Context, origin string, user id.UserID, raw json.RawMessage) (out receivedReceipt, ok bool, err error) {
 	c, ok := parseReceipt(raw)
-	if !ok || serverOf(string(user)) != origin || !pdu.ValidUserID(user) || !r.MayBeJoined(user) {
+	if !ok || ident.ServerOf(user) != origin || !pdu.ValidUserID(user) || !r.MayBeJoined(user) {
 		return out, false, nil
 	}
 	marker := Marker{Type: ReadReceipt, Event: c.EventIDs[0], Thread: c.Data.ThreadID}

@@ -217,7 +217,7 @@ func (c *completion) begin(full state) error {
 	c.verdicts = append(c.verdicts, verdict{id: c.join.ID(), pos: c.join.Pos, order: c.join.Order, before: before, flags: c.join.Flags})
 	c.heads = []extremity{{id: c.join.ID(), pos: c.join.Pos, after: after}}
 	for key, ref := range full {
-		if key.Type != typeMember || c.servers[serverOf(key.Key)] {
+		if key.Type != typeMember || c.servers[ident.ServerOf(key.Key)] {
 			continue
 		}
 		e, err := c.p.of(ref)
@@ -225,7 +225,7 @@ func (c *completion) begin(full state) error {
 			return err
 		}
 		if membershipIn(e.Content()) == Join {
-			c.servers[serverOf(key.Key)] = true
+			c.servers[ident.ServerOf(key.Key)] = true
 		}
 	}
 	return nil
@@ -415,7 +415,7 @@ func (c *completion) follow(x extremity, e *Event) error {
 		return nil
 	}
 	if key, isState := e.StateKey(); isState && e.Type() == typeMember && membershipIn(e.Content()) == Join {
-		c.servers[serverOf(key)] = true
+		c.servers[ident.ServerOf(key)] = true
 	}
 	superseded, err := c.superseded(c.p, e.PrevEvents())
 	if err != nil {

@@ -43,7 +43,7 @@ func (s *Service) Candidates(ctx context.Context, room id.RoomID, user ident.Req
 	switch {
 	case err == nil:
 		if m := r.State(typeMember, string(user.UserID)); m != nil && !s.IsLocal(m.Sender()) {
-			all = append(all, serverOf(string(m.Sender())))
+			all = append(all, ident.ServerOf(m.Sender()))
 		}
 		if len(all) == 0 {
 			if all, err = s.knownServers(ctx, r, user); err != nil {
@@ -54,7 +54,7 @@ func (s *Service) Candidates(ctx context.Context, room id.RoomID, user ident.Req
 		return nil, err
 	}
 	if len(all) == 0 { // the server that created the room may still be in it
-		all = append(all, serverOf(string(room)))
+		all = append(all, ident.ServerOf(room))
 	}
 	var out []string
 	for _, server := range all {
@@ -76,7 +76,7 @@ func (s *Service) knownServers(ctx context.Context, r *Room, user ident.Requeste
 	shown, err := s.StrippedState(ctx, user.UserNID, r)
 	for _, raw := range shown {
 		sender, _ := canonjson.Get(raw, "sender")
-		servers = append(servers, serverOf(jsonString(sender)))
+		servers = append(servers, ident.ServerOf(jsonString(sender)))
 	}
 	return servers, err
 }
@@ -288,7 +288,7 @@ func (s *Service) vouched(ctx context.Context, join *pdu.Event, answer json.RawM
 	if !ok {
 		return join, nil
 	}
-	return s.countersign(ctx, join, serverOf(jsonString(raw)), answer)
+	return s.countersign(ctx, join, ident.ServerOf(jsonString(raw)), answer)
 }
 
 // verifyState returns the valid events of a response that belong to the room. It releases the JSON of each event once
@@ -491,7 +491,7 @@ func (s *Service) inviteRemote(ctx context.Context, sender ident.Requester, room
 	if err != nil {
 		return unknownIsForbidden(err)
 	}
-	server := serverOf(string(target))
+	server := ident.ServerOf(target)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), inviteTime)
 	defer cancel()
 	if e, err = s.approveOne(ctx, r, e); err != nil {

@@ -135,17 +135,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 func (s *Service) RetentionPolicy() Retention { return s.opts.Retention }
 
 // IsLocal reports whether a user belongs to this server.
-func (s *Service) IsLocal(user id.UserID) bool { return serverOf(string(user)) == s.opts.Server }
-
-// serverOf returns the part of an ID after its first colon.
-func serverOf(fullID string) string {
-	for i := range len(fullID) {
-		if fullID[i] == ':' {
-			return fullID[i+1:]
-		}
-	}
-	return ""
-}
+func (s *Service) IsLocal(user id.UserID) bool { return ident.ServerOf(user) == s.opts.Server }
 
 // roomCache keeps the rooms in use within a memory budget.
 type roomCache struct {

@@ -53,7 +53,7 @@ func (s *Service) ExchangeThirdPartyInvite(ctx context.Context, origin string, t
 	if _, err := s.RoomForServer(ctx, origin, t.Room); err != nil {
 		return err
 	}
-	if serverOf(string(t.Invitee)) != origin {
+	if ident.ServerOf(t.Invitee) != origin {
 		return mxerr.Forbidden("The invited user must belong to your server")
 	}
 	return s.fulfil(ctx, t)
@@ -99,7 +99,7 @@ func (s *Service) Bound(ctx context.Context, invites []ThirdPartyInvite) {
 		case s.IsLocal(t.Sender):
 			err = s.fulfil(ctx, t)
 		case s.federates():
-			err = s.opts.Remote.ExchangeThirdPartyInvite(ctx, serverOf(string(t.Sender)), t.Room, t.event(""))
+			err = s.opts.Remote.ExchangeThirdPartyInvite(ctx, ident.ServerOf(t.Sender), t.Room, t.event(""))
 		}
 		if err != nil {
 			s.log.InfoContext(ctx, "could not send a third-party invite", "room", t.Room, "user", t.Invitee, "err", err)
@@ -160,5 +160,5 @@ func (s *Service) countsAs(inviter id.UserID) string {
 	if s.IsLocal(inviter) {
 		return string(inviter)
 	}
-	return serverOf(string(inviter))
+	return ident.ServerOf(inviter)
 }

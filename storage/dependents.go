@@ -101,24 +101,22 @@ func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
 		list, args := In(1, positions)
 		hashList, hashArgs := In(1, hashes)
 		for _, d := range dependents {
+			in, values := list, args
 			if d.byHash {
-				keys, err := d.find(tx, hashList, hashArgs)
-				if err != nil {
-					return nil, err
-				}
-				for _, hash := range keys { // another event with the same hash is included too; removing finds no rows for it
-					for _, p := range withHash[hash] {
-						found[p] = true
-					}
-				}
-				continue
+				in, values = hashList, hashArgs
 			}
-			keys, err := d.find(tx, list, args)
+			keys, err := d.find(tx, in, values)
 			if err != nil {
 				return nil, err
 			}
-			for _, p := range keys {
-				found[Pos(p)] = true
+			for _, key := range keys {
+				owners := []Pos{Pos(key)}
+				if d.byHash { // includes another event with the same hash, for which removing finds no rows
+					owners = withHash[key]
+				}
+				for _, p := range owners {
+					found[p] = true
+				}
 			}
 		}
 	}

@@ -130,12 +130,6 @@ func (tx *Tx) BackwardEdges(room ident.RoomNID, after, upTo ident.Order, limit i
 	return collect(tx, scanBackwardEdge, backwardEdgesQuery, int64(room), int64(after), int64(upTo), limit)
 }
 
-// IsMissing reports whether a stored event refers to the given event as a predecessor that is not stored.
-func (tx *Tx) IsMissing(room ident.RoomNID, eventID string) (bool, error) {
-	_, found, err := tx.MissingBefore(room, eventID)
-	return found, err
-}
-
 // MissingBefore returns the order of the oldest event that refers to a missing event as its predecessor, false if none
 // does.
 func (tx *Tx) MissingBefore(room ident.RoomNID, eventID string) (ident.Order, bool, error) {
