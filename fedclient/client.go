@@ -18,11 +18,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
 
 	"ebb/keyed"
+	"ebb/netguard"
 	"ebb/rooms/pdu"
 )
 
@@ -37,8 +39,8 @@ type Options struct {
 	Roots        *x509.CertPool // certificate authorities for other servers; nil: the system's
 	AllowPrivate bool           // allows loopback and private addresses
 	Allowed      func(server string) bool
-	Resolver     Resolver // nil: the system's resolver
-	Dial         DialFunc // dials IP addresses that were checked; nil: the network
+	Resolver     Resolver          // nil: the system's resolver
+	Dial         netguard.DialFunc // dials IP addresses that were checked; nil: the network
 	UserAgent    string
 }
 
@@ -52,7 +54,7 @@ type Gate interface {
 // Client sends requests to other servers. It is safe for concurrent use.
 type Client struct {
 	opts      Options
-	reach     *reach
+	dialer    *netguard.Dialer
 	resolve   *resolver
 	transport *http.Transport
 	elsewhere *http.Client // for files that are not on a Matrix server
@@ -69,10 +71,13 @@ func New(o Options) *Client {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{opts: o, answers: newAnswers()}
-	c.reach = newReach(c.opts)
-	c.resolve = newResolver(c.opts, c.reach)
-	c.transport = newTransport(c.opts, c.resolve, c.reach)
-	c.elsewhere = newElsewhere(c.opts, c.reach)
+	if c.opts.Resolver == nil {
+		c.opts.Resolver = net.DefaultResolver
+	}
+	c.dialer = netguard.NewDialer(netguard.DialerOptions{Resolver: c.opts.Resolver, Dial: o.Dial, AllowPrivate: o.AllowPrivate})
+	c.resolve = newResolver(c.opts, c.dialer)
+	c.transport = newTransport(c.opts, c.resolve, c.dialer)
+	c.elsewhere = netguard.NewClient(netguard.ClientOptions{Dialer: c.dialer, Roots: o.Roots, Now: o.Now, MaxRedirects: 1})
 	return c
 }
 

@@ -143,23 +143,6 @@ func (c *Client) fetch(ctx context.Context, place string) (*Media, error) {
 	return &Media{ContentType: resp.Header.Get("Content-Type"), Filename: filename(resp.Header), Body: resp.Body}, nil
 }
 
-// newElsewhere returns a client for files that are not on a Matrix server. It follows one redirect, and dials no
-// private address.
-func newElsewhere(o Options, reach *reach) *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			DialContext: reach.host, TLSClientConfig: tlsConfig(o, ""), TLSHandshakeTimeout: dialTime, ResponseHeaderTimeout: usualTime,
-			DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxHeaderSize,
-		},
-		CheckRedirect: func(r *http.Request, via []*http.Request) error {
-			if len(via) > 1 || r.URL.Scheme != "https" {
-				return errors.New("too many redirects, or a redirect to a URL that is not https")
-			}
-			return nil
-		},
-	}
-}
-
 // filename returns the file name in a Content-Disposition header, or "" if there is none.
 func filename(h http.Header) string {
 	_, params, err := mime.ParseMediaType(h.Get("Content-Disposition"))

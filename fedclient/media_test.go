@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+
+	"ebb/netguard"
 )
 
 // inside is a resolver that resolves every name to an address in the local network.
@@ -23,7 +25,7 @@ func (inside) LookupNetIP(context.Context, string, string) ([]netip.Addr, error)
 func TestFilesAreNotReadFromPrivateAddresses(t *testing.T) {
 	c := New(Options{Server: "own.test", Resolver: inside{}})
 	for _, place := range []string{"https://rebound.test/x", "https://127.0.0.1/x", "https://[::1]:8448/x", "https://169.254.169.254/latest/meta-data", "https://10.0.0.1/"} {
-		if _, err := c.fetch(t.Context(), place); !errors.Is(err, ErrPrivateAddress) {
+		if _, err := c.fetch(t.Context(), place); !errors.Is(err, netguard.ErrPrivateAddress) {
 			t.Errorf("%s: %v", place, err)
 		}
 	}

@@ -3,7 +3,6 @@ package fedclient
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -13,13 +12,14 @@ import (
 	"time"
 
 	"ebb/keyed"
+	"ebb/netguard"
 	"ebb/rooms/pdu"
 )
 
-// Resolver resolves names; *net.Resolver is one.
+// Resolver resolves the names of servers; *net.Resolver implements it.
 type Resolver interface {
+	netguard.Resolver
 	LookupSRV(ctx context.Context, service, proto, name string) (cname string, records []*net.SRV, err error)
-	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
 // target is the result of resolving a server name.
@@ -65,24 +65,14 @@ type delegation struct {
 	retry  keyed.Retry
 }
 
-func newResolver(o Options, reach *reach) *resolver {
+func newResolver(o Options, dialer *netguard.Dialer) *resolver {
 	r := &resolver{
-		lookup: reach.lookup, now: o.Now, wellKnown: keyed.NewMap[string, delegation](o.Cache.Entries(maxTargets)),
+		lookup: o.Resolver, now: o.Now, wellKnown: keyed.NewMap[string, delegation](o.Cache.Entries(maxTargets)),
 		targets: keyed.NewMemo(keyed.Options[string, target]{Entries: o.Cache.Entries(maxTargets), Lifetime: targetLife, Now: o.Now}),
 	}
-	r.http = &http.Client{
-		Timeout: wellKnownTime,
-		Transport: &http.Transport{
-			DialContext: reach.host, TLSClientConfig: tlsConfig(o, ""), TLSHandshakeTimeout: wellKnownTime, ResponseHeaderTimeout: wellKnownTime,
-			DisableKeepAlives: true, MaxResponseHeaderBytes: maxWellKnown,
-		},
-		CheckRedirect: func(r *http.Request, via []*http.Request) error {
-			if len(via) > maxWellKnownHops || r.URL.Scheme != "https" {
-				return errors.New("too many redirects, or a redirect to a URL that is not https")
-			}
-			return nil
-		},
-	}
+	r.http = netguard.NewClient(netguard.ClientOptions{
+		Dialer: dialer, Roots: o.Roots, Now: o.Now, Timeout: wellKnownTime, MaxBody: maxWellKnown, MaxRedirects: maxWellKnownHops,
+	})
 	return r
 }
 

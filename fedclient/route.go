@@ -42,13 +42,13 @@ func (c *Client) LookUp(ctx context.Context, address string) ([]netip.Addr, erro
 	if err != nil {
 		return nil, err
 	}
-	return c.reach.addresses(ctx, name)
+	return c.dialer.LookUp(ctx, name)
 }
 
 // Certificate performs a TLS handshake with HOST:PORT and returns the certificate presented, which must be valid for
 // name.
 func (c *Client) Certificate(ctx context.Context, address, name string) (*x509.Certificate, error) {
-	conn, err := dialTLS(ctx, c.opts, c.reach, "tcp", address, name)
+	conn, err := dialTLS(ctx, c.opts, c.dialer, "tcp", address, name)
 	if err != nil {
 		return nil, err
 	}
@@ -73,6 +73,3 @@ func (c *Client) Date(ctx context.Context, server string) (date string, err erro
 	}
 	return date, errors.Join(err, resp.Body.Close())
 }
-
-// IsPublic reports whether an address is on the public internet.
-func IsPublic(ip netip.Addr) bool { return public(netip.AddrPortFrom(ip, 0).String()) == nil }

@@ -15,6 +15,7 @@ import (
 
 	"ebb/config"
 	"ebb/fedclient"
+	"ebb/netguard"
 )
 
 // Finding is the result of one check of Diagnose.
@@ -133,7 +134,7 @@ func (d *doctor) address(ctx context.Context, address, name string) bool {
 		return false
 	}
 	for _, ip := range ips {
-		if !fedclient.IsPublic(ip) {
+		if !netguard.IsPublic(ip) {
 			d.say("DNS", warning, "fine where this machine sees other names than the rest of the world; otherwise publish the public address", "%s is %s, which nobody outside can reach", address, ip)
 		}
 	}

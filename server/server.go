@@ -27,6 +27,7 @@ import (
 	"ebb/httpapi"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/netguard"
 	"ebb/storage"
 )
 
@@ -40,7 +41,7 @@ type Options struct {
 	OnStatement func(query string)
 	Log         *slog.Logger       // nil: nothing is logged
 	Resolver    fedclient.Resolver // for names of other servers; nil: the system's
-	Dial        fedclient.DialFunc // to other servers; nil: the network
+	Dial        netguard.DialFunc  // to other servers; nil: the network
 
 	elapsed func() time.Duration // a clock that cannot be set, besides the system's clock
 }

@@ -33,6 +33,7 @@ var rules = map[string]rule{
 	"config":    {rank: 0},
 	"ident":     {rank: 0, pure: true},
 	"keyed":     {rank: 0},
+	"netguard":  {rank: 0, only: leaf},
 
 	"rooms/pdu":       {rank: 1, only: []string{"canonjson"}, pure: true},
 	"rooms/eventauth": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},

@@ -25,6 +25,7 @@ import (
 
 	"ebb/config"
 	"ebb/fedclient"
+	"ebb/netguard"
 	"ebb/server"
 )
 
@@ -206,7 +207,7 @@ func (n *Network) wire(to string, next http.Handler) http.Handler {
 var errNoSuchName = errors.New("there is no such name in this network")
 
 // dialer returns a DialFunc with which one server reaches the others.
-func (n *Network) dialer(from string) fedclient.DialFunc {
+func (n *Network) dialer(from string) netguard.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		listener, to := n.listener(from, address)
 		if listener == "" {
