@@ -22,6 +22,7 @@ import (
 	"ebb/directory"
 	"ebb/fedclient"
 	"ebb/httpapi"
+	"ebb/mail"
 	"ebb/mxerr"
 	"ebb/outbox"
 	"ebb/retention"
@@ -29,7 +30,7 @@ import (
 	"ebb/storage"
 )
 
-// API holds the services that administrators use; all fields are required.
+// API holds the services that administrators use; all fields are required unless they say otherwise.
 type API struct {
 	Config    *config.Config
 	Accounts  *accounts.Service
@@ -37,6 +38,7 @@ type API struct {
 	Directory *directory.Service
 	Retention *retention.Job
 	Outbox    *outbox.Service
+	Mail      *mail.Sender // nil: this server sends no e-mail
 	Signing   *fedclient.SigningKeys
 	DB        *storage.DB
 	Now       func() time.Time
@@ -72,6 +74,7 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"purge now":            decoded(a.purgeNow),
 		"federation status":    decoded(a.federationStatus),
 		"federation retry":     decoded(a.federationRetry),
+		"email test":           decoded(a.emailTest),
 		"keys list":            decoded(a.keysList),
 		"keys rotate":          decoded(a.keysRotate),
 	}

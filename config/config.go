@@ -23,6 +23,7 @@ type Config struct {
 	ACME           ACME         `yaml:"acme"`
 	Registration   Registration `yaml:"registration"`
 	Login          Login        `yaml:"login"`
+	Email          Email        `yaml:"email"`
 	RateLimits     RateLimits   `yaml:"rate_limits"`
 	Federation     Federation   `yaml:"federation"`
 	WellKnown      WellKnown    `yaml:"well_known"`
@@ -77,6 +78,23 @@ type Term struct {
 // Login bounds sessions.
 type Login struct {
 	AccessTokenLifetime Duration `yaml:"access_token_lifetime" doc:"How long an access token is valid, for clients that use refresh tokens."`
+}
+
+// Email configures the e-mail that this server sends.
+type Email struct {
+	SMTP SMTP `yaml:"smtp"`
+}
+
+// SMTP names the server through which e-mail is sent.
+type SMTP struct {
+	Host         string   `yaml:"host" doc:"The SMTP server, such as mail.example.org. Empty: this server sends no e-mail, and accounts have no e-mail addresses."`
+	Port         int      `yaml:"port"`
+	TLS          string   `yaml:"tls" doc:"starttls: the SMTP server must offer STARTTLS; implicit: TLS from the start, usually on port 465; none: no encryption, only for an SMTP server on this machine."`
+	Username     string   `yaml:"username" doc:"Empty: the SMTP server asks for no password."`
+	Password     string   `yaml:"password" secret:"true"`
+	PasswordFile string   `yaml:"password_file" doc:"A file that has the password instead."`
+	From         string   `yaml:"from" doc:"The sender, such as Example chat <noreply@example.org>."`
+	Timeout      Duration `yaml:"timeout" doc:"How long sending one message can take."`
 }
 
 // RateLimits bounds the request rates per user, or per network for requests without a session.
@@ -191,6 +209,7 @@ func Default() *Config {
 		ACME:         ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
 		Registration: Registration{Mode: "token"},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
+		Email:        Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
 		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
 			Registrations: Bucket{0.2, 50}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},
 		Federation: Federation{Presence: true},
@@ -252,23 +271,38 @@ func Parse(raw []byte) (*Config, error) {
 	return c, found.Err()
 }
 
+// secretFile is a key for a file that holds a secret, and the key that holds the secret itself.
+type secretFile struct {
+	key    string
+	file   string
+	secret *string
+}
+
+func (c *Config) secretFiles() []secretFile {
+	return []secretFile{
+		{"registration.shared_secret_file", c.Registration.SharedSecretFile, &c.Registration.SharedSecret},
+		{"email.smtp.password_file", c.Email.SMTP.PasswordFile, &c.Email.SMTP.Password},
+	}
+}
+
 // readFiles reads secrets that are stored in separate files.
-func (c *Config) readFiles() Problems {
-	const key = "registration.shared_secret_file"
-	if c.Registration.SharedSecretFile == "" {
-		return nil
+func (c *Config) readFiles() (found Problems) {
+	for _, f := range c.secretFiles() {
+		if f.file == "" {
+			continue
+		}
+		if *f.secret != "" {
+			found = append(found, c.Problem(f.key, "give the secret or the file, not both"))
+			continue
+		}
+		raw, err := os.ReadFile(c.abs(f.file))
+		if err != nil {
+			found = append(found, c.Problem(f.key, "%v%s", err, OwnerOf(err)))
+		} else if *f.secret = strings.TrimSpace(string(raw)); *f.secret == "" {
+			found = append(found, c.Problem(f.key, "%s is empty", f.file))
+		}
 	}
-	if c.Registration.SharedSecret != "" {
-		return Problems{c.Problem(key, "give the secret or the file, not both")}
-	}
-	raw, err := os.ReadFile(c.abs(c.Registration.SharedSecretFile))
-	if err != nil {
-		return Problems{c.Problem(key, "%v%s", err, OwnerOf(err))}
-	}
-	if c.Registration.SharedSecret = strings.TrimSpace(string(raw)); c.Registration.SharedSecret == "" {
-		return Problems{c.Problem(key, "%s is empty", c.Registration.SharedSecretFile)}
-	}
-	return nil
+	return found
 }
 
 // abs returns an absolute path; relative paths are relative to the folder of the configuration file.

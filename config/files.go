@@ -104,13 +104,15 @@ func exists(path string) bool {
 
 // checkSecrets checks who can read files with secrets.
 func (c *Config) checkSecrets(p, w *problems) {
-	if file := c.Registration.SharedSecretFile; file != "" {
-		if err := access(c.abs(file), mayRead); err != nil {
-			p.add("registration.shared_secret_file", "%v%s", err, OwnerOf(err))
+	inFile := strings.Contains(c.Database, "@")
+	for _, f := range c.secretFiles() {
+		if f.file == "" {
+			inFile = inFile || *f.secret != ""
+		} else if err := access(c.abs(f.file), mayRead); err != nil {
+			p.add(f.key, "%v%s", err, OwnerOf(err))
 		}
 	}
 	info, err := os.Stat(c.path)
-	inFile := c.Registration.SharedSecret != "" && c.Registration.SharedSecretFile == "" || strings.Contains(c.Database, "@")
 	if err == nil && inFile && len(c.source.secrets) == 0 && info.Mode().Perm()&0o044 != 0 {
 		w.list = append(w.list, Problem{Text: "other users of this machine can read the secrets in " + c.path + ": run chmod go-r on it"})
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/mail"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -26,6 +27,7 @@ func (c *Config) mistakes(found Problems) Problems {
 	c.validateNames(&p)
 	c.validateListen(&p)
 	c.validateRegistration(&p)
+	c.Email.SMTP.validate(&p)
 	c.RateLimits.validate(&p)
 	c.Media.validate(&p)
 	c.Retention.validate(&p)
@@ -106,6 +108,22 @@ func (c *Config) validateRegistration(p *problems) {
 		p.check(!seen[t.ID], key+".id", "%q is listed twice", t.ID)
 		seen[t.ID] = true
 	}
+}
+
+func (s SMTP) validate(p *problems) {
+	const key = "email.smtp"
+	p.oneOf(key+".tls", s.TLS, "starttls", "implicit", "none")
+	p.check(s.Port > 0 && s.Port < 1<<16, key+".port", "%d is not a port", s.Port)
+	p.check(s.Timeout > 0, key+".timeout", "must be positive")
+	if s.Host == "" {
+		return
+	}
+	_, notIP := netip.ParseAddr(s.Host)
+	p.check(notIP == nil || id.ValidateServerName(s.Host) && !strings.Contains(s.Host, ":"), key+".host", "%q is not the name or the address of a server; the port has a key of its own", s.Host)
+	p.check(s.TLS != "none" || loopback(s.Host), key+".tls", "none is for an SMTP server on this machine: the password and the messages for %s would not be encrypted", s.Host)
+	p.check((s.Username == "") == (s.Password == ""), key+".password", "username and password belong together")
+	from, err := mail.ParseAddress(s.From)
+	p.check(err == nil && emailForm.MatchString(from.Address), key+".from", "%q is not of the form Name <name@example.org>", s.From)
 }
 
 func (c *Config) validateListen(p *problems) {

@@ -19,6 +19,7 @@ import (
 	"ebb/httpapi"
 	"ebb/ident"
 	"ebb/keyed"
+	"ebb/mail"
 	"ebb/media"
 	"ebb/outbox"
 	"ebb/pushrules"
@@ -46,6 +47,7 @@ type services struct {
 	remote    *fedclient.Client
 	keys      *fedclient.KeyRing
 	outbox    *outbox.Service
+	mail      *mail.Sender // nil: e-mail is off
 
 	gone *keyed.Map[ident.DeviceNID, bool] // devices whose deletion has begun
 }
@@ -82,6 +84,9 @@ func openDatabase(ctx context.Context, cfg *config.Config, o Options) (*storage.
 func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roomOptions rooms.Options) (err error) {
 	if s.push, err = pushrules.New(ctx, s.db, s.hub, cfg.ServerName, cfg.Push.LegacyMentionRules); err != nil {
 		return fmt.Errorf("load push rules: %w", err)
+	}
+	if s.mail, err = newMail(cfg, o); err != nil {
+		return err
 	}
 	policy := retentionPolicy(cfg.Retention)
 	commits := rooms.NewCommits() // for rooms, and for those below that listen

@@ -65,7 +65,7 @@ func commands() []command {
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
-		purgeNowCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
+		emailTestCommand, purgeNowCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
 	}
 }
 

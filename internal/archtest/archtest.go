@@ -34,6 +34,7 @@ var rules = map[string]rule{
 	"ident":     {rank: 0, pure: true},
 	"keyed":     {rank: 0},
 	"netguard":  {rank: 0, only: leaf},
+	"mail":      {rank: 0, only: leaf},
 
 	"rooms/pdu":       {rank: 1, only: []string{"canonjson"}, pure: true},
 	"rooms/eventauth": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
@@ -97,6 +98,7 @@ var libraries = map[string][]string{
 	"github.com/prometheus/":            {"telemetry"},
 	"go.yaml.in/yaml/v3":                {"config", "appservice", "internal/specindex"},
 	"golang.org/x/":                     {"*"},
+	"github.com/emersion/":              {"mail", "internal/"},
 }
 
 // impure lists packages that pure code must not import: I/O, clocks, contexts.
