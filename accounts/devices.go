@@ -17,11 +17,12 @@ type Device struct {
 	DisplayName *string
 	LastSeen    time.Time
 	Address     string // last seen from here
+	UserAgent   string // last seen with this user agent
 	nid         ident.DeviceNID
 }
 
 func deviceOf(r storage.DeviceRow) Device {
-	return Device{ID: id.DeviceID(r.DeviceID), DisplayName: r.DisplayName, LastSeen: time.UnixMilli(r.SeenTS), Address: r.SeenAddr, nid: r.NID}
+	return Device{ID: id.DeviceID(r.DeviceID), DisplayName: r.DisplayName, LastSeen: time.UnixMilli(r.SeenTS), Address: r.SeenAddr, UserAgent: r.UserAgent, nid: r.NID}
 }
 
 func errUnknownDevice() error { return mxerr.NotFound("There is no such device") }

@@ -41,7 +41,7 @@ func errWrongPassword() error { return mxerr.Forbidden("Wrong username or passwo
 
 // LoginPassword signs in with a password. user is a localpart or a user ID.
 //
-// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED.
 func (s *Service) LoginPassword(ctx context.Context, user, password string, n NewSession) (SignedIn, error) {
 	checked, err := s.accountToSignIn(ctx, user)
 	if err != nil {
@@ -65,7 +65,7 @@ func (s *Service) LoginPassword(ctx context.Context, user, password string, n Ne
 
 // LoginToken signs in with a token of CreateLoginToken, which cannot be used again.
 //
-// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED.
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED.
 func (s *Service) LoginToken(ctx context.Context, token string, n NewSession) (SignedIn, error) {
 	try, err := s.guessToken("login token", n.Network)
 	if err != nil {
@@ -160,6 +160,9 @@ func (s *Service) signIn(ctx context.Context, n NewSession, who func(*write) (id
 		}
 		if !found || a.DeactivatedTS != 0 {
 			return errWrongPassword()
+		}
+		if a.Locked {
+			return mxerr.UserLocked()
 		}
 		out, err = s.startSession(w, a, n)
 		return err
@@ -259,7 +262,7 @@ func (s *Service) issueTokens(w *write, user ident.UserNID, device ident.DeviceN
 // Refresh issues new tokens for the device of a refresh token. The old ones remain valid until one of the new ones is
 // used, so that a client that did not get the response can ask again.
 //
-// Errors: M_UNKNOWN_TOKEN.
+// Errors: M_UNKNOWN_TOKEN, M_USER_LOCKED.
 func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, error) {
 	var out Tokens
 	err := s.write(ctx, func(w *write) error {
@@ -270,6 +273,11 @@ func (s *Service) Refresh(ctx context.Context, refreshToken string) (Tokens, err
 		if !found {
 			s.failed(ctx, "", "unknown refresh token")
 			return mxerr.UnknownToken(false)
+		}
+		if a, _, err := w.Account(t.User); err != nil {
+			return err
+		} else if a.Locked {
+			return mxerr.UserLocked()
 		}
 		if t.Unused { // its first use
 			w.after(func() { s.sessions.dropDevice(t.User, t.Device) })

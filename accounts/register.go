@@ -278,6 +278,8 @@ type Account struct {
 	Created     time.Time
 	Admin       bool
 	Deactivated bool
+	Locked      bool
+	Suspended   bool
 }
 
 // List lists at most limit accounts, ordered by localpart, after a localpart ("" for the first page).
@@ -289,7 +291,8 @@ func (s *Service) List(ctx context.Context, after string, limit int) ([]Account,
 	})
 	out := make([]Account, len(rows))
 	for i, r := range rows {
-		out[i] = Account{User: s.UserID(r.Localpart), Created: time.UnixMilli(r.CreatedTS), Admin: r.Admin, Deactivated: r.DeactivatedTS != 0}
+		out[i] = Account{User: s.UserID(r.Localpart), Created: time.UnixMilli(r.CreatedTS), Admin: r.Admin, Deactivated: r.DeactivatedTS != 0,
+			Locked: r.Locked, Suspended: r.Suspended}
 	}
 	return out, err
 }

@@ -39,6 +39,8 @@ type Hooks struct {
 	Erase func(ctx context.Context, nid ident.UserNID) error
 	// RoomIsPublic reports whether anybody may join a room or read it without joining.
 	RoomIsPublic func(ctx context.Context, room ident.RoomNID) (bool, error)
+	// Locked is called once an account is locked or unlocked. It ends the waiting requests of a locked account.
+	Locked func(user ident.UserNID, locked bool)
 	// Exclusive reports whether a localpart is in an exclusive namespace of an application service.
 	Exclusive func(localpart string) bool
 }

@@ -50,7 +50,7 @@ func mustCreate(t *testing.T, s *Service, name string) SignedIn {
 
 func mustSession(t *testing.T, s *Service, token string) ident.Requester {
 	t.Helper()
-	who, err := s.Authenticate(t.Context(), token, "192.0.2.1")
+	who, err := s.Authenticate(t.Context(), token, "192.0.2.1", "")
 	if err != nil {
 		t.Fatalf("authenticate: %v", err)
 	}
@@ -232,7 +232,7 @@ func TestNewPasswordReplacesTheOld(t *testing.T) {
 		_, err = s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{})
 		refused(t, "old password", err, mxerr.CodeForbidden)
 		mustSession(t, s, alice.Access)
-		_, err = s.Authenticate(t.Context(), other.Access, "")
+		_, err = s.Authenticate(t.Context(), other.Access, "", "")
 		refused(t, "other device", err, mxerr.CodeUnknownToken)
 		third, err := s.LoginPassword(t.Context(), "alice", "another one", NewSession{})
 		if err != nil {
@@ -272,7 +272,7 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 		if err := s.Deactivate(t.Context(), alice.User, false); err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.Authenticate(t.Context(), alice.Access, "")
+		_, err = s.Authenticate(t.Context(), alice.Access, "", "")
 		refused(t, "access token", err, mxerr.CodeUnknownToken)
 		_, err = s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{})
 		refused(t, "password", err, mxerr.CodeForbidden)

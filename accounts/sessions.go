@@ -3,6 +3,7 @@ package accounts
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,10 +16,11 @@ import (
 )
 
 // Authenticate returns the owner and the device of an access token. It records that the device was seen now at the
-// client's address addr, unless addr is empty. Tokens in use are cached.
+// client's address addr with a user agent, unless addr is empty. Tokens in use are cached. The caller decides what a
+// locked or suspended account may do.
 //
 // Errors: M_UNKNOWN_TOKEN, with soft_logout if the token has merely expired.
-func (s *Service) Authenticate(ctx context.Context, token, addr string) (ident.Requester, error) {
+func (s *Service) Authenticate(ctx context.Context, token, addr, userAgent string) (ident.Requester, error) {
 	key := keyOf(token)
 	c := s.sessions.get(key)
 	if c == nil {
@@ -31,7 +33,7 @@ func (s *Service) Authenticate(ctx context.Context, token, addr string) (ident.R
 	if c.expires != 0 && c.expires <= now {
 		return ident.Requester{}, mxerr.UnknownToken(true)
 	}
-	c.seen(now, addr)
+	c.seen(now, addr, userAgent)
 	return c.Requester, nil
 }
 
@@ -58,7 +60,8 @@ func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, erro
 		}
 	}
 	c := &session{Requester: ident.Requester{UserNID: row.User, UserID: id.UserID(row.UserID), DeviceNID: row.Device,
-		DeviceID: id.DeviceID(row.DeviceID), TokenID: row.NID, IsAdmin: row.Admin}, expires: row.ExpiresTS}
+		DeviceID: id.DeviceID(row.DeviceID), TokenID: row.NID, IsAdmin: row.Admin,
+		Locked: row.Locked, Suspended: row.Suspended}, expires: row.ExpiresTS}
 	if !row.Unused { // an unused token is not cached, because the confirming write changes what was read
 		s.sessions.put(key, c, epoch)
 	}
@@ -85,18 +88,25 @@ type session struct {
 	ident.Requester
 	expires  int64                  // ms; 0: never
 	lastSeen atomic.Int64           // ms
-	addr     atomic.Pointer[string] // client address
+	client   atomic.Pointer[client] // of the last request
 	stored   int64                  // the stored lastSeen; only StoreSeen uses it
 }
 
-func (c *session) seen(now int64, addr string) {
+// client is where a request came from.
+type client struct{ addr, userAgent string }
+
+// maxUserAgent bounds what is kept of a User-Agent header, in bytes; a browser's has some 150.
+const maxUserAgent = 255
+
+func (c *session) seen(now int64, addr, userAgent string) {
 	if addr == "" {
 		return
 	}
-	if old := c.addr.Load(); old == nil || *old != addr {
-		c.addr.Store(&addr)
+	userAgent = userAgent[:min(len(userAgent), maxUserAgent)]
+	if old := c.client.Load(); old == nil || old.addr != addr || old.userAgent != userAgent {
+		c.client.Store(&client{addr, strings.ToValidUTF8(strings.Clone(userAgent), "")})
 	}
-	c.lastSeen.Store(now) // stored last, because a time implies an address
+	c.lastSeen.Store(now) // stored last, because a time implies a client
 }
 
 // maxSessions bounds the cached tokens (about 400 bytes each); beyond it an arbitrary one is dropped and read again
@@ -230,7 +240,8 @@ func (s *Service) storeSeen(ctx context.Context, batch []*session) error {
 	err := s.write(ctx, func(w *write) error {
 		for i, c := range batch {
 			at[i] = c.lastSeen.Load()
-			if err := w.DeviceSeen(c.DeviceNID, at[i], *c.addr.Load()); err != nil {
+			from := c.client.Load()
+			if err := w.DeviceSeen(c.DeviceNID, at[i], from.addr, from.userAgent); err != nil {
 				return err
 			}
 		}
@@ -245,13 +256,13 @@ func (s *Service) storeSeen(ctx context.Context, batch []*session) error {
 	return nil
 }
 
-// lastSeen sets when and from where a device was last seen, if the cache has a newer time than the database.
+// lastSeen sets when, from where and with what a device was last seen, if the cache has a newer time than the database.
 func (s *Service) lastSeen(d *Device, sessions []*session) {
 	for _, c := range sessions {
 		if seen := c.lastSeen.Load(); c.DeviceNID == d.nid && seen >= d.LastSeen.UnixMilli() {
 			d.LastSeen = time.UnixMilli(seen)
-			if addr := c.addr.Load(); addr != nil {
-				d.Address = *addr
+			if from := c.client.Load(); from != nil {
+				d.Address, d.UserAgent = from.addr, from.userAgent
 			}
 		}
 	}

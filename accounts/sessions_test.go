@@ -33,7 +33,7 @@ func TestTokensInUseAreKnownFromMemory(t *testing.T) {
 			t.Errorf("%+v, %+v", who, again)
 		}
 		for _, bad := range []string{"", "x", alice.Access + "x", alice.Access[1:]} {
-			_, err := s.Authenticate(t.Context(), bad, "")
+			_, err := s.Authenticate(t.Context(), bad, "", "")
 			refused(t, bad, err, mxerr.CodeUnknownToken)
 		}
 	})
@@ -78,7 +78,7 @@ func TestDeletedDevicesAreSignedOutHard(t *testing.T) {
 		if err := s.DeleteDevices(t.Context(), who.UserNID, []id.DeviceID{"SECOND", "UNKNOWN"}); err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.Authenticate(t.Context(), second.Access, "")
+		_, err = s.Authenticate(t.Context(), second.Access, "", "")
 		refused(t, "access token", err, mxerr.CodeUnknownToken)
 		if soft(err) {
 			t.Error("a deleted device is told to keep its keys")
@@ -104,7 +104,7 @@ func TestSigningInAgainOnADeviceReplacesItsToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.Authenticate(t.Context(), first.Access, "")
+		_, err = s.Authenticate(t.Context(), first.Access, "", "")
 		refused(t, "the token before", err, mxerr.CodeUnknownToken)
 		after := mustSession(t, s, again.Access)
 		if after.DeviceNID != before.DeviceNID {
@@ -125,7 +125,7 @@ func TestRefreshTokenLivesUntilItsSuccessorsAreUsed(t *testing.T) {
 		}
 		mustSession(t, s, first.Access)
 		c.advance(time.Minute)
-		_, err = s.Authenticate(t.Context(), first.Access, "")
+		_, err = s.Authenticate(t.Context(), first.Access, "", "")
 		refused(t, "expired, from memory", err, mxerr.CodeUnknownToken)
 		if !soft(err) {
 			t.Error("an expired token is no soft logout")
@@ -139,7 +139,7 @@ func TestRefreshTokenLivesUntilItsSuccessorsAreUsed(t *testing.T) {
 		if err != nil {
 			t.Fatalf("the old refresh token was gone before its successor was used: %v", err)
 		}
-		_, err = s.Authenticate(t.Context(), lost.Access, "")
+		_, err = s.Authenticate(t.Context(), lost.Access, "", "")
 		refused(t, "the lost access token", err, mxerr.CodeUnknownToken)
 		mustSession(t, s, second.Access) // the first use of the new token invalidates the old one
 		mustSession(t, s, second.Access)
@@ -157,11 +157,11 @@ func TestRefreshTokenLivesUntilItsSuccessorsAreUsed(t *testing.T) {
 		}
 		_, err = s.Refresh(t.Context(), second.Refresh)
 		refused(t, "the second refresh token, whose successor was used to refresh", err, mxerr.CodeUnknownToken)
-		_, err = s.Authenticate(t.Context(), second.Access, "")
+		_, err = s.Authenticate(t.Context(), second.Access, "", "")
 		refused(t, "the second access token", err, mxerr.CodeUnknownToken)
 		mustSession(t, s, third.Access)
 		mustSession(t, s, fourth.Access)
-		_, err = s.Authenticate(t.Context(), third.Access, "")
+		_, err = s.Authenticate(t.Context(), third.Access, "", "")
 		refused(t, "the third access token", err, mxerr.CodeUnknownToken)
 	})
 }
@@ -174,7 +174,7 @@ func TestExpiredTokensAreSoftWhenReadFromTheDatabase(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.advance(time.Hour)
-		if _, err := s.Authenticate(t.Context(), in.Access, ""); !soft(err) {
+		if _, err := s.Authenticate(t.Context(), in.Access, "", ""); !soft(err) {
 			t.Error(err)
 		}
 		if _, err := s.Refresh(t.Context(), "nonsense"); mxerr.Code(err) != mxerr.CodeUnknownToken {
@@ -245,13 +245,13 @@ func TestNoRequestUsesATokenAfterItsLogoutWasAnswered(t *testing.T) {
 			s.sessions.dropUser(user) // so that the reads below reach the database and race with the logout
 			var wg sync.WaitGroup
 			for range 4 {
-				wg.Go(func() { _, _ = s.Authenticate(t.Context(), in.Access, "192.0.2.1") })
+				wg.Go(func() { _, _ = s.Authenticate(t.Context(), in.Access, "192.0.2.1", "") })
 			}
 			if err := s.DeleteDevices(t.Context(), user, []id.DeviceID{in.Device}); err != nil {
 				t.Fatal(err)
 			}
 			wg.Wait()
-			_, err = s.Authenticate(t.Context(), in.Access, "")
+			_, err = s.Authenticate(t.Context(), in.Access, "", "")
 			refused(t, "after the logout", err, mxerr.CodeUnknownToken)
 		}
 	})
@@ -298,7 +298,7 @@ func TestTheDeviceUnusedForLongestMakesRoom(t *testing.T) {
 					return err
 				}
 			}
-			return w.DeviceSeen(who.DeviceNID, c.now().Add(-time.Hour).UnixMilli(), "")
+			return w.DeviceSeen(who.DeviceNID, c.now().Add(-time.Hour).UnixMilli(), "", "")
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -309,7 +309,7 @@ func TestTheDeviceUnusedForLongestMakesRoom(t *testing.T) {
 			for i := range MaxDevices - 1 {
 				d, _, err := tx.Device(who.UserNID, fmt.Sprint("D", i))
 				if err == nil {
-					err = tx.DeviceSeen(d.NID, c.now().UnixMilli(), "")
+					err = tx.DeviceSeen(d.NID, c.now().UnixMilli(), "", "")
 				}
 				if err != nil {
 					return err
@@ -327,7 +327,7 @@ func TestTheDeviceUnusedForLongestMakesRoom(t *testing.T) {
 		if err != nil || len(list) != MaxDevices {
 			t.Fatalf("%d devices, %v", len(list), err)
 		}
-		_, err = s.Authenticate(t.Context(), alice.Access, "")
+		_, err = s.Authenticate(t.Context(), alice.Access, "", "")
 		refused(t, "the oldest device", err, mxerr.CodeUnknownToken)
 	})
 }
@@ -353,7 +353,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if _, err := s.Authenticate(b.Context(), in.Access, "192.0.2.1"); err != nil {
+		if _, err := s.Authenticate(b.Context(), in.Access, "192.0.2.1", ""); err != nil {
 			b.Fatal(err)
 		}
 	}

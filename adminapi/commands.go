@@ -8,6 +8,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
@@ -28,6 +29,8 @@ type User struct {
 	Created     time.Time `json:"created"`
 	Admin       bool      `json:"admin"`
 	Deactivated bool      `json:"deactivated"`
+	Locked      bool      `json:"locked"`
+	Suspended   bool      `json:"suspended"`
 }
 
 // userID accepts a user ID or a localpart.
@@ -75,6 +78,38 @@ func (a *API) userDeactivate(ctx context.Context, u UserArgs) (any, error) {
 		return nil, err
 	}
 	return struct{}{}, a.Accounts.Deactivate(ctx, user, u.Erase)
+}
+
+func (a *API) userLock(ctx context.Context, u UserArgs) (any, error) {
+	return a.setLocked(ctx, u, true)
+}
+
+func (a *API) userUnlock(ctx context.Context, u UserArgs) (any, error) {
+	return a.setLocked(ctx, u, false)
+}
+
+func (a *API) setLocked(ctx context.Context, u UserArgs, locked bool) (any, error) {
+	user, err := a.userID(u.User)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, a.Accounts.SetLocked(ctx, ident.Requester{}, user, locked)
+}
+
+func (a *API) userSuspend(ctx context.Context, u UserArgs) (any, error) {
+	return a.setSuspended(ctx, u, true)
+}
+
+func (a *API) userUnsuspend(ctx context.Context, u UserArgs) (any, error) {
+	return a.setSuspended(ctx, u, false)
+}
+
+func (a *API) setSuspended(ctx context.Context, u UserArgs, suspended bool) (any, error) {
+	user, err := a.userID(u.User)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, a.Accounts.SetSuspended(ctx, ident.Requester{}, user, suspended)
 }
 
 // Token is a registration token. In the arguments of token create, an empty Token means that one is generated.

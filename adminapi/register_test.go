@@ -77,7 +77,7 @@ func TestSharedSecretRegistersWhereRegistrationIsClosed(t *testing.T) {
 	if status != 200 || out["user_id"] != "@admin-user:here" || out["home_server"] != "here" || out["device_id"] == "" {
 		t.Fatalf("%d %v", status, out)
 	}
-	who, err := d.api.Accounts.Authenticate(t.Context(), out["access_token"].(string), "")
+	who, err := d.api.Accounts.Authenticate(t.Context(), out["access_token"].(string), "", "")
 	if err != nil || !who.IsAdmin {
 		t.Errorf("%+v, %v", who, err)
 	}
@@ -85,7 +85,7 @@ func TestSharedSecretRegistersWhereRegistrationIsClosed(t *testing.T) {
 	if status != 200 {
 		t.Fatalf("%d %v", status, out)
 	}
-	if who, err := d.api.Accounts.Authenticate(t.Context(), out["access_token"].(string), ""); err != nil || who.IsAdmin {
+	if who, err := d.api.Accounts.Authenticate(t.Context(), out["access_token"].(string), "", ""); err != nil || who.IsAdmin {
 		t.Errorf("%+v, %v", who, err)
 	}
 	if status, out := d.post("secret", d.nonce(), "plain", false); status != 400 || out["errcode"] != "M_USER_IN_USE" {

@@ -79,7 +79,7 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 		},
 	})})
 	h.door = httpapi.New(httpapi.Options{Routes: h.api.Routes(), Log: slog.New(slog.DiscardHandler), Authenticate: func(ctx context.Context, token string, r *httpapi.Request) (ident.Requester, error) {
-		return h.api.Accounts.Authenticate(ctx, token, r.ClientAddr)
+		return h.api.Accounts.Authenticate(ctx, token, r.ClientAddr, r.UserAgent())
 	}})
 	return h
 }

@@ -38,8 +38,8 @@ func New(a API) *API { return &a }
 
 // Routes returns the routes of all operations.
 func (a *API) Routes() []httpapi.Route {
-	return slices.Concat(
-		a.accountDataRoutes(), a.accountDeactivationRoutes(), a.administrativeContactRoutes(), a.authedContentRepoRoutes(),
+	return byStanding(slices.Concat(
+		a.accountDataRoutes(), a.accountDeactivationRoutes(), a.adminRoutes(), a.administrativeContactRoutes(), a.authedContentRepoRoutes(),
 		a.banningRoutes(), a.capabilitiesRoutes(), a.contentRepoRoutes(), a.createRoomRoutes(), a.crossSigningRoutes(), a.dehydratedDeviceRoutes(),
 		a.deviceManagementRoutes(), a.directoryRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
 		a.joiningRoutes(), a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(),
@@ -50,7 +50,7 @@ func (a *API) Routes() []httpapi.Route {
 		a.roomInitialSyncRoutes(), a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),
 		a.tagsRoutes(), a.thirdPartyLookupRoutes(), a.threadsListRoutes(), a.toDeviceRoutes(), a.typingRoutes(),
 		a.usersRoutes(), a.versionsRoutes(), a.voipRoutes(), a.welcomeRoutes(), a.wellknownRoutes(), a.whoamiRoutes(),
-	)
+	))
 }
 
 // interactiveAuth requires the account's password for an operation that an access token alone does not allow.

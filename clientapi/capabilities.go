@@ -14,9 +14,9 @@ func (a *API) capabilitiesRoutes() []httpapi.Route {
 
 // getCapabilities returns what the user can do on this server.
 // Spec: client-server-api#capabilities-negotiation
-func (a *API) getCapabilities(*httpapi.Request) (any, error) {
+func (a *API) getCapabilities(r *httpapi.Request) (any, error) {
 	can := func(enabled bool) map[string]bool { return map[string]bool{"enabled": enabled} }
-	return map[string]any{"capabilities": map[string]any{
+	all := map[string]any{
 		"m.change_password":          can(true),
 		"m.set_displayname":          can(true),
 		"m.set_avatar_url":           can(true),
@@ -25,7 +25,12 @@ func (a *API) getCapabilities(*httpapi.Request) (any, error) {
 		"m.profile_fields":           can(true),
 		"m.forget_forced_upon_leave": can(false),
 		"m.room_versions":            map[string]any{"default": a.Config.Rooms.DefaultVersion, "available": roomVersions()},
-	}}, nil
+	}
+	if r.IsAdmin {
+		moderates := map[string]bool{"suspend": true, "lock": true}
+		all["m.account_moderation"], all["uk.timedout.msc4323"] = moderates, moderates
+	}
+	return map[string]any{"capabilities": all}, nil
 }
 
 // roomVersions returns the supported room versions, all of which are stable.

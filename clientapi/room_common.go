@@ -33,6 +33,8 @@ func roomRoute(method, path, operation, file string, rate httpapi.Rate, h func(*
 
 func roomID(r *httpapi.Request) id.RoomID { return id.RoomID(r.Var("roomId")) }
 
+func userID(r *httpapi.Request) id.UserID { return id.UserID(r.Var("userId")) }
+
 func eventID(r *httpapi.Request) id.EventID { return id.EventID(r.Var("eventId")) }
 
 // txn returns the transaction ID of a request, which is scoped to the path without the ID.

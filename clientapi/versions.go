@@ -28,6 +28,7 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc3771":           true, // threaded receipts
 	"org.matrix.msc3773":           true, // thread notifications
 	"org.matrix.msc2285.stable":    true, // private receipts
+	"uk.timedout.msc4323":          true, // suspending and locking accounts
 }
 
 // getVersions returns the supported versions and unstable features.

@@ -10,7 +10,6 @@ import (
 
 	"ebb/history"
 	"ebb/ident"
-	"ebb/mxerr"
 )
 
 // PeekRequest asks for what is new in one room, of which the user need not be a member.
@@ -60,8 +59,8 @@ func (s *Service) Peek(ctx context.Context, q PeekRequest) (p Peeked, err error)
 		case <-ctx.Done():
 			return p, ctx.Err()
 		}
-		if s.opts.Alive != nil && !s.opts.Alive(ctx, q.UserNID, q.DeviceNID) {
-			return p, mxerr.UnknownToken(false)
+		if err := s.alive(ctx, q.Requester); err != nil {
+			return p, err
 		}
 	}
 }

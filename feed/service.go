@@ -65,8 +65,9 @@ type Options struct {
 	Server       string
 	Outgoing     Outgoing
 	SendPresence bool
-	// Alive reports whether a device still exists. It is called before a parked request is answered.
-	Alive func(ctx context.Context, user ident.UserNID, device ident.DeviceNID) bool
+	// Alive returns the error for a parked request whose device was deleted or whose account was locked meanwhile. It
+	// is called before the request is answered.
+	Alive func(ctx context.Context, user ident.UserNID, device ident.DeviceNID) error
 }
 
 // Outgoing sends ephemeral data to other servers; outbox.Service is one.

@@ -102,10 +102,18 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if s.opts.Alive != nil && !s.opts.Alive(ctx, r.UserNID, r.DeviceNID) {
-			return nil, mxerr.UnknownToken(false)
+		if err := s.alive(ctx, r.Requester); err != nil {
+			return nil, err
 		}
 	}
+}
+
+// alive returns an error if the device of a parked request has been deleted or its account locked.
+func (s *Service) alive(ctx context.Context, who ident.Requester) error {
+	if s.opts.Alive == nil {
+		return nil
+	}
+	return s.opts.Alive(ctx, who.UserNID, who.DeviceNID)
 }
 
 // timedBuild calls build and measures how long it takes.

@@ -53,6 +53,8 @@ type Route struct {
 	Rate        Rate
 	MaxBody     int64 // bytes; 0: DefaultMaxBody
 	Page        bool  // serves HTML to browsers, for errors too, and is closed to scripts of other sites (page.go)
+	Locked      bool  // locked accounts may call it
+	Acts        bool  // suspended accounts may not call it
 	Handler     func(*Request) (any, error)
 }
 

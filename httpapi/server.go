@@ -194,7 +194,7 @@ func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 	if err := r.parseQuery(); err != nil {
 		return nil, err
 	}
-	if err := s.authenticate(r, r.route.Auth); err != nil {
+	if err := s.authenticate(r); err != nil {
 		return nil, err
 	}
 	if r.UserID != "" {
@@ -298,7 +298,8 @@ func (s *Server) claim(from string, r *Request) (_ Signature, err error) {
 	return signature, err
 }
 
-func (s *Server) authenticate(r *Request, auth Auth) (err error) {
+func (s *Server) authenticate(r *Request) (err error) {
+	auth := r.route.Auth
 	if auth == None || auth == Homeserver {
 		return nil
 	}
@@ -313,6 +314,10 @@ func (s *Server) authenticate(r *Request, auth Auth) (err error) {
 		return err
 	}
 	switch {
+	case r.Locked && !r.route.Locked:
+		return mxerr.UserLocked()
+	case r.Suspended && r.route.Acts:
+		return mxerr.UserSuspended()
 	case auth == Admin && !r.IsAdmin:
 		return mxerr.Forbidden("You are not an administrator of this server")
 	case auth == AppService && r.AppService == "":

@@ -38,6 +38,8 @@ type Requester struct {
 	DeviceNID  DeviceNID   // 0 if there is no device
 	TokenID    int64       // the number of the access token; 0 if there is none
 	IsAdmin    bool        // whether the user is an administrator of this server
+	Locked     bool        // whether an administrator has locked the account: only logging out is allowed
+	Suspended  bool        // whether an administrator has suspended the account
 	AppService string      // ID of the application service that acts; "" if there is none
 }
 

@@ -43,6 +43,8 @@ const (
 	CodeUnsupportedRoomVersion  = "M_UNSUPPORTED_ROOM_VERSION"
 	CodeUserDeactivated         = "M_USER_DEACTIVATED"
 	CodeUserInUse               = "M_USER_IN_USE"
+	CodeUserLocked              = "M_USER_LOCKED"
+	CodeUserSuspended           = "M_USER_SUSPENDED"
 	CodeWeakPassword            = "M_WEAK_PASSWORD"
 	CodeWrongRoomKeysVersion    = "M_WRONG_ROOM_KEYS_VERSION"
 )
@@ -152,6 +154,16 @@ func UnknownToken(soft bool) *Error {
 		return e.With("soft_logout", true)
 	}
 	return e
+}
+
+// UserLocked returns a 401 M_USER_LOCKED. The soft logout makes clients keep their keys until the account is unlocked.
+func UserLocked() *Error {
+	return New(http.StatusUnauthorized, CodeUserLocked, "This account has been locked; ask the administrator of your server").With("soft_logout", true)
+}
+
+// UserSuspended returns a 403 M_USER_SUSPENDED.
+func UserSuspended() *Error {
+	return New(http.StatusForbidden, CodeUserSuspended, "Your account is suspended: you can read, but not do this; ask the administrator of your server")
 }
 
 // MissingToken returns a 401 M_MISSING_TOKEN.

@@ -139,12 +139,24 @@ func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, er
 	if p.typ == typeRedaction && p.stateKey == nil {
 		return p, s.prepareRedaction(ctx, r, n, p)
 	}
+	if n.Sender.Suspended && !p.leaves() {
+		return nil, mxerr.UserSuspended()
+	}
 	if n.StateKey != nil {
 		if err := s.prepareState(ctx, r, p); err != nil {
 			return nil, err
 		}
 	}
 	return p, s.related(ctx, r, p)
+}
+
+// leaves reports whether the event ends the sender's own membership.
+func (p *proto) leaves() bool {
+	if p.typ != typeMember || p.stateKey == nil || *p.stateKey != string(p.sender.UserID) {
+		return false
+	}
+	membership, _ := canonjson.Get(p.content, "membership")
+	return jsonString(membership) == Leave
 }
 
 // settle resolves duplicate keys, which old room versions allow, so that the checks see the same values as other
@@ -296,10 +308,13 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	case err != nil:
 		return err
 	case purgedSender != "": // clients may still show it
-		return mayRedactOf(r, n.Sender.UserID, purgedSender)
+		return mayRedactOf(r, n.Sender, purgedSender)
 	case target != nil && target.Flags&storage.SkeletonEvent != 0: // purged, but its skeleton is needed for the graph
-		return mayRedactOf(r, n.Sender.UserID, target.Sender())
+		return mayRedactOf(r, n.Sender, target.Sender())
 	case target == nil && r.Shared(): // another server may have it, and it may still arrive
+		if n.Sender.Suspended { // whose event it is is not known
+			return mxerr.UserSuspended()
+		}
 		p.unseen = true
 		return nil
 	}
@@ -315,12 +330,18 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	if target.RedactedBy == 0 {
 		p.target = target
 	}
-	return mayRedactOf(r, n.Sender.UserID, target.Sender())
+	return mayRedactOf(r, n.Sender, target.Sender())
 }
 
 // mayRedactOf returns an error if a local user may not redact the events of another user.
-func mayRedactOf(r *Room, user, sender id.UserID) error {
-	if levels := r.Levels(); sender != user && levels.UserLevel(user) < levels.Redact {
+func mayRedactOf(r *Room, user ident.Requester, sender id.UserID) error {
+	if sender == user.UserID {
+		return nil
+	}
+	if user.Suspended {
+		return mxerr.UserSuspended()
+	}
+	if levels := r.Levels(); levels.UserLevel(user.UserID) < levels.Redact {
 		return mxerr.Forbidden("You do not have permission to redact other users' events in this room")
 	}
 	return nil

@@ -119,7 +119,7 @@ func (s *Server) Handler(serve ...string) http.Handler {
 }
 
 func (s *Server) authenticate(ctx context.Context, token string, r *httpapi.Request) (ident.Requester, error) {
-	return s.svc.accounts.Authenticate(ctx, token, r.ClientAddr)
+	return s.svc.accounts.Authenticate(ctx, token, r.ClientAddr, r.UserAgent())
 }
 
 // authenticateServer checks the headers in which another server claims to have signed a request.

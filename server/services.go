@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"ebb/keyed"
 	"ebb/mail"
 	"ebb/media"
+	"ebb/mxerr"
 	"ebb/outbox"
 	"ebb/pushrules"
 	"ebb/retention"
@@ -49,7 +51,8 @@ type services struct {
 	outbox    *outbox.Service
 	mail      *mail.Sender // nil: e-mail is off
 
-	gone *keyed.Map[ident.DeviceNID, bool] // devices whose deletion has begun
+	gone   *keyed.Map[ident.DeviceNID, bool] // devices whose deletion has begun
+	locked *keyed.Map[ident.UserNID, bool]   // users whose accounts were locked
 }
 
 // open opens the database and builds the services on it.
@@ -65,7 +68,7 @@ func open(ctx context.Context, cfg *config.Config, o Options) (*services, error)
 	if err != nil {
 		return nil, err
 	}
-	s := &services{db: db, hub: wake.New(), signing: signing, gone: keyed.NewMap[ident.DeviceNID, bool](maxGone)}
+	s := &services{db: db, hub: wake.New(), signing: signing, gone: keyed.NewMap[ident.DeviceNID, bool](maxGone), locked: keyed.NewMap[ident.UserNID, bool](maxGone)}
 	err = checkIdentity(ctx, db, cfg, signing)
 	if err == nil {
 		err = s.build(ctx, cfg, o, rooms.Options{Signer: signing})
@@ -205,6 +208,7 @@ const thumbnailWorkers = 2
 func (s *services) hooks() accounts.Hooks {
 	return accounts.Hooks{
 		DeviceGone:     s.deviceGone,
+		Locked:         s.accountLocked,
 		DevicesChanged: s.e2ee.DevicesChanged,
 		ProfileChanged: func(ctx context.Context, nid ident.UserNID, user id.UserID, displayName, avatarURL string) error {
 			return s.rooms.ProfileChanged(ctx, ident.Requester{UserNID: nid, UserID: user}, rooms.Profile{DisplayName: displayName, AvatarURL: avatarURL})
@@ -268,14 +272,35 @@ func (s *services) deviceGone(tx *storage.Tx, device ident.DeviceNID, user ident
 	return s.e2ee.DeviceGone(tx, device, user, deviceID)
 }
 
-// maxGone bounds the devices in gone; a request is parked for minutes at most.
+// accountLocked ends the parked requests of a locked account.
+func (s *services) accountLocked(user ident.UserNID, locked bool) {
+	if !locked {
+		s.locked.Forget(user)
+		return
+	}
+	s.locked.Put(user, true)
+	s.hub.Users(user)
+}
+
+// maxGone bounds the devices in gone and the users in locked; a request is parked for minutes at most.
 const maxGone = 100_000
 
-// alive reports whether a device still exists. It reads the database only if the device's deletion has begun.
-func (s *services) alive(ctx context.Context, user ident.UserNID, device ident.DeviceNID) bool {
-	if doubtful, _ := s.gone.Get(device); !doubtful {
-		return true
+// alive returns an error if a device has been deleted or its account locked. It reads the database only if memory says
+// that this has begun.
+func (s *services) alive(ctx context.Context, user ident.UserNID, device ident.DeviceNID) error {
+	if doubtful, _ := s.locked.Get(user); doubtful {
+		if locked, err := s.accounts.IsLocked(ctx, user); err != nil || locked {
+			return cmp.Or(err, error(mxerr.UserLocked()))
+		}
 	}
+	if doubtful, _ := s.gone.Get(device); doubtful && !s.exists(ctx, user, device) {
+		return mxerr.UnknownToken(false)
+	}
+	return nil
+}
+
+// exists reports whether the database has a device.
+func (s *services) exists(ctx context.Context, user ident.UserNID, device ident.DeviceNID) bool {
 	there := false
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
 		refs, err := tx.DeviceRefs(user)

@@ -10,12 +10,14 @@ type AccountRow struct {
 	CreatedTS     int64  // ms
 	Admin         bool
 	DeactivatedTS int64 // ms; 0 if the account is active
+	Locked        bool
+	Suspended     bool
 }
 
-const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts`
+const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts, locked, suspended`
 
 func scanAccount(r Row) (a AccountRow, err error) {
-	err = r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS)
+	err = r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS, &a.Locked, &a.Suspended)
 	return a, err
 }
 
@@ -57,6 +59,18 @@ func (tx *Tx) SetPassword(user ident.UserNID, hash string) error {
 // SetAdmin makes a user an administrator, or revokes that.
 func (tx *Tx) SetAdmin(user ident.UserNID, admin bool) error {
 	_, err := tx.exec(`UPDATE accounts SET admin = $2 WHERE nid = $1`, int64(user), admin)
+	return err
+}
+
+// SetLocked locks or unlocks an account.
+func (tx *Tx) SetLocked(user ident.UserNID, locked bool) error {
+	_, err := tx.exec(`UPDATE accounts SET locked = $2 WHERE nid = $1`, int64(user), locked)
+	return err
+}
+
+// SetSuspended suspends an account or ends its suspension.
+func (tx *Tx) SetSuspended(user ident.UserNID, suspended bool) error {
+	_, err := tx.exec(`UPDATE accounts SET suspended = $2 WHERE nid = $1`, int64(user), suspended)
 	return err
 }
 

@@ -9,12 +9,13 @@ type DeviceRow struct {
 	DisplayName *string
 	SeenTS      int64 // ms
 	SeenAddr    string
+	UserAgent   string // of the request that was seen
 }
 
-const deviceColumns = `nid, device_id, display_name, seen_ts, seen_addr`
+const deviceColumns = `nid, device_id, display_name, seen_ts, seen_addr, user_agent`
 
 func scanDevice(r Row) (d DeviceRow, err error) {
-	err = r.Scan(&d.NID, &d.DeviceID, &d.DisplayName, &d.SeenTS, &d.SeenAddr)
+	err = r.Scan(&d.NID, &d.DeviceID, &d.DisplayName, &d.SeenTS, &d.SeenAddr, &d.UserAgent)
 	return d, err
 }
 
@@ -50,9 +51,11 @@ func (tx *Tx) RenameDevice(device ident.DeviceNID, displayName string) error {
 	return err
 }
 
-// DeviceSeen records when and from which address a device was last seen.
-func (tx *Tx) DeviceSeen(device ident.DeviceNID, ts int64, addr string) error {
-	_, err := tx.exec(`UPDATE devices SET seen_ts = greatest(seen_ts, $2), seen_addr = $3 WHERE nid = $1`, int64(device), ts, addr)
+const deviceSeenQuery = `UPDATE devices SET seen_ts = greatest(seen_ts, $2), seen_addr = $3, user_agent = $4 WHERE nid = $1`
+
+// DeviceSeen records when a device was last seen, from which address and with which user agent.
+func (tx *Tx) DeviceSeen(device ident.DeviceNID, ts int64, addr, userAgent string) error {
+	_, err := tx.exec(deviceSeenQuery, int64(device), ts, addr, userAgent)
 	return err
 }
 

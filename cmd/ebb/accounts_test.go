@@ -21,6 +21,8 @@ type (
 		Created     time.Time `json:"created"`
 		Admin       bool      `json:"admin"`
 		Deactivated bool      `json:"deactivated"`
+		Locked      bool      `json:"locked"`
+		Suspended   bool      `json:"suspended"`
 	}
 	tokenShape struct {
 		Token     string     `json:"token"`
@@ -70,12 +72,20 @@ func TestAccountsAreCreatedListedAndDeactivated(t *testing.T) {
 
 		must(t, "", "user", "admin", "@alice:test", cfg)
 		must(t, "", "user", "admin", "--remove", "bob", cfg)
+		must(t, "", "user", "lock", "alice", cfg)
+		must(t, "", "user", "suspend", "@alice:test", cfg)
+		if a := list()[0]; !a.Locked || !a.Suspended {
+			t.Errorf("after user lock and user suspend the account is %+v", a)
+		}
+		must(t, "", "user", "unlock", "alice", cfg)
+		must(t, "", "user", "unsuspend", "alice", cfg)
+		refusedWith(t, 3, "this server", "", "user", "lock", "@eve:elsewhere.org", cfg)
 		must(t, "", "user", "deactivate", "--erase", "bob", cfg)
 		refusedWith(t, 3, "deactivated", "", "user", "deactivate", "bob", cfg)
 		refusedWith(t, 3, "deactivated", "new secret\n", "user", "passwd", "--password-stdin", "bob", cfg)
 
 		all := list()
-		if len(all) != 2 || all[0].User != "@alice:test" || !all[0].Admin || all[0].Deactivated || all[1].User != "@bob:test" || !all[1].Deactivated {
+		if len(all) != 2 || all[0].User != "@alice:test" || !all[0].Admin || all[0].Deactivated || all[0].Locked || all[0].Suspended || all[1].User != "@bob:test" || !all[1].Deactivated {
 			t.Errorf("the accounts are %+v", all)
 		}
 		if age := time.Since(all[0].Created); age < 0 || age > patience {

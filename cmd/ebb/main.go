@@ -62,6 +62,7 @@ func commands() []command {
 	return []command{
 		serveCommand, initCommand, configCheckCommand, configSampleCommand,
 		userAddCommand, userListCommand, userPasswdCommand, userAdminCommand, userDeactivateCommand,
+		userLockCommand, userUnlockCommand, userSuspendCommand, userUnsuspendCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, keysListCommand, keysRotateCommand, keysCreateCommand,

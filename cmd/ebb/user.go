@@ -38,7 +38,7 @@ var userAddCommand = command{
 }
 
 var userListCommand = listCommand("user list", "list accounts", func(w io.Writer, u adminapi.User) {
-	fmt.Fprintf(w, "%-40s %s%s%s\n", u.User, u.Created.Format("2006-01-02"), mark(u.Admin, " admin"), mark(u.Deactivated, " deactivated"))
+	fmt.Fprintf(w, "%-40s %s%s%s\n", u.User, u.Created.Format("2006-01-02"), mark(u.Admin, " admin"), mark(u.Deactivated, " deactivated")+mark(u.Locked, " locked")+mark(u.Suspended, " suspended"))
 })
 
 func mark(on bool, text string) string {
@@ -93,6 +93,29 @@ var userDeactivateCommand = command{
 			return inv.call(ctx, "user deactivate", adminapi.UserArgs{User: user, Erase: *erase}, &struct{}{})
 		}
 	},
+}
+
+var (
+	userLockCommand      = standingCommand("user lock", "make an account unusable until it is unlocked")
+	userUnlockCommand    = standingCommand("user unlock", "make a locked account usable again")
+	userSuspendCommand   = standingCommand("user suspend", "let a user read, but not act")
+	userUnsuspendCommand = standingCommand("user unsuspend", "end a suspension")
+)
+
+// standingCommand returns a command whose only argument is the user whose standing it changes.
+func standingCommand(name, short string) command {
+	return command{
+		name: name, args: "USER", short: short, example: "ebb " + name + " alice",
+		setup: func(inv *invocation) func(context.Context) error {
+			return func(ctx context.Context) error {
+				user, err := inv.one("user")
+				if err != nil {
+					return err
+				}
+				return inv.call(ctx, name, adminapi.UserArgs{User: user}, &struct{}{})
+			}
+		},
+	}
 }
 
 func (inv *invocation) passwordFlag() *bool {

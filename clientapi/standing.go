@@ -1,0 +1,35 @@
+package clientapi
+
+import (
+	"slices"
+
+	"ebb/httpapi"
+)
+
+// forLocked are the operations that locked accounts may call.
+// Spec: client-server-api#account-locking
+var forLocked = []string{"logout", "logout_all"}
+
+// actions are the operations that suspended accounts may not call, in addition to what rooms.Send refuses. They can
+// still read, verify devices, back up keys, leave rooms, redact their own events, log out and deactivate the account.
+// Spec: client-server-api#account-suspension
+var actions = []string{
+	"createRoom", "joinRoom", "joinRoomById", "knockRoom", "inviteUser", "kick", "ban", "unban", "upgradeRoom",
+	"setRoomAlias", "deleteRoomAlias", "setRoomVisibilityOnDirectory",
+	"setProfileField", "deleteProfileField", "setPresence",
+	"uploadContent", "uploadContentToMXC", "createContent",
+	"setAdminLockUser", "setAdminSuspendUser",
+}
+
+// byStanding marks the routes that depend on the standing of an account.
+func byStanding(routes []httpapi.Route) []httpapi.Route {
+	for i := range routes {
+		r := &routes[i]
+		r.Locked = slices.Contains(forLocked, r.OperationID)
+		r.Acts = slices.Contains(actions, r.OperationID)
+	}
+	return routes
+}
+
+// OperationsByStanding returns the operations that the tables of this file name, for a test that they are served.
+func OperationsByStanding() []string { return slices.Concat(forLocked, actions) }
