@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 
@@ -28,6 +29,10 @@ const (
 	maxProfileKey  = 255      // bytes
 	maxDisplayName = 256      // bytes
 	maxAvatarURL   = 1000     // bytes
+
+	// Of a user's status. Spec: MSC4426
+	maxStatusText  = 256 // bytes
+	maxStatusEmoji = 32  // bytes
 )
 
 // Field is one field of a profile.
@@ -170,6 +175,10 @@ func (s *Service) changeProfile(ctx context.Context, who ident.Requester, name s
 		if err := change(w); err != nil {
 			return err
 		}
+		if committed := s.opts.Hooks.ProfileCommitted; committed != nil {
+			pos := w.NextPos()
+			w.after(func() { committed(who.UserNID, pos) })
+		}
 		fields, err := w.Profile(who.UserNID)
 		if err != nil {
 			return err
@@ -223,6 +232,10 @@ func checkKey(name string) error {
 func checkValue(name string, value json.RawMessage) error {
 	switch name {
 	case fieldDisplayName, fieldAvatar, "m.tz":
+	case "m.status", "org.matrix.msc4426.status":
+		return checkStatus(value)
+	case "m.call", "org.matrix.msc4426.call":
+		return checkCall(value)
 	default:
 		return nil
 	}
@@ -240,6 +253,34 @@ func checkValue(name string, value json.RawMessage) error {
 		return checkLength(name, *text, maxAvatarURL) // any text, as on other servers: clients check for an mxc:// URI
 	}
 	return checkLength(name, *text, maxName)
+}
+
+// checkStatus checks the status that a user shows to others.
+// Spec: MSC4426
+func checkStatus(value json.RawMessage) error {
+	var status struct {
+		Text  *string `json:"text"`
+		Emoji *string `json:"emoji"`
+	}
+	if json.Unmarshal(value, &status) != nil || status.Text == nil || status.Emoji == nil {
+		return mxerr.InvalidParam("A status must be an object with the strings text and emoji")
+	}
+	if len(*status.Text) > maxStatusText || len(*status.Emoji) > maxStatusEmoji {
+		return mxerr.New(http.StatusBadRequest, mxerr.CodeTooLarge, "The text of a status must have at most %d bytes, its emoji at most %d", maxStatusText, maxStatusEmoji)
+	}
+	return nil
+}
+
+// checkCall checks the field that says that a user is in a call.
+// Spec: MSC4426
+func checkCall(value json.RawMessage) error {
+	var call struct {
+		JoinedTS *float64 `json:"call_joined_ts"`
+	}
+	if value = bytes.TrimSpace(value); len(value) == 0 || value[0] != '{' || json.Unmarshal(value, &call) != nil {
+		return mxerr.InvalidParam("The value must be an object whose call_joined_ts is a number")
+	}
+	return nil
 }
 
 func checkLength(what, text string, longest int) error {

@@ -33,6 +33,8 @@ type Hooks struct {
 	DevicesChanged func(tx *storage.Tx, user ident.UserNID, devices ...string) (committed func(), err error)
 	// ProfileChanged sends the display name and avatar of a user to rooms and presence.
 	ProfileChanged func(ctx context.Context, nid ident.UserNID, user id.UserID, displayName, avatarURL string) error
+	// ProfileCommitted is called in the Committed hook of a write that changed a profile field before a position.
+	ProfileCommitted func(user ident.UserNID, pos storage.Pos)
 	// LeaveRooms makes a user leave every room and reject every invite.
 	LeaveRooms func(ctx context.Context, nid ident.UserNID, user id.UserID) error
 	// Erase makes users who join later see redacted copies of a user's events.

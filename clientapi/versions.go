@@ -29,6 +29,9 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc3773":           true, // thread notifications
 	"org.matrix.msc2285.stable":    true, // private receipts
 	"uk.timedout.msc4323":          true, // suspending and locking accounts
+	"org.matrix.msc4306":           true, // subscriptions to threads
+	"org.matrix.msc4429":           true, // changes of profile fields in /sync
+	"org.matrix.msc4429.stable":    true,
 }
 
 // getVersions returns the supported versions and unstable features.

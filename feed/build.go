@@ -107,7 +107,7 @@ func (b *builder) build(ctx context.Context, news uint64, final bool) (answer js
 func (b *builder) idle(own, inRooms uint64) bool {
 	t := b.since
 	return !b.initial && !b.FullState && (t.Pos == b.upTo || b.session.quietRooms(t.Pos, inRooms)) && t.ToDevice == t.Pos && t.Epoch == b.epoch &&
-		b.session.quiet(t.Pos, own) && !b.Service.typing.changedSince(t, b.epoch) && b.Service.presence.newest() == t.Presence
+		b.session.quiet(t.Pos, own) && !b.profilesChanged() && !b.Service.typing.changedSince(t, b.epoch) && b.Service.presence.newest() == t.Presence
 }
 
 // nothing returns an answer without news: only the token, at a newer position.
@@ -296,6 +296,9 @@ func (b *builder) answer(ctx context.Context, news uint64, final bool) (json.Raw
 		return nil, err
 	}
 	b.writePresence(b.presenceNews(ctx))
+	if err := b.profileNews(ctx); err != nil {
+		return nil, err
+	}
 	b.writeOwn()
 	if !b.some && !final {
 		return nil, nil

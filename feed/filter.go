@@ -18,6 +18,13 @@ type Filter struct {
 	Presence    EventFilter
 	AccountData EventFilter
 	Room        RoomFilter
+	Profiles    ProfileFilter
+}
+
+// ProfileFilter selects the profile fields of which a client gets changes (MSC4429).
+type ProfileFilter struct {
+	Fields   []string // nil: none
+	Unstable bool     // under the unstable name
 }
 
 // RoomFilter is the "room" part of a filter.
@@ -74,6 +81,12 @@ type wireFilter struct {
 		Timeline     wireEvent `json:"timeline"`
 		AccountData  wireEvent `json:"account_data"`
 	} `json:"room"`
+	Profiles         wireProfiles `json:"profile_fields"`
+	UnstableProfiles wireProfiles `json:"org.matrix.msc4429.profile_fields"`
+}
+
+type wireProfiles struct {
+	IDs *[]string `json:"ids"`
 }
 
 type wireEvent struct {
@@ -118,6 +131,10 @@ func ParseFilter(raw []byte) (*Filter, error) {
 		State:        p.event("room.state", wire.Room.State),
 		Timeline:     p.event("room.timeline", wire.Room.Timeline),
 		AccountData:  p.event("room.account_data", wire.Room.AccountData),
+	}
+	f.Profiles.Fields = p.list("profile_fields.ids", wire.Profiles.IDs)
+	if wire.Profiles.IDs == nil {
+		f.Profiles = ProfileFilter{Fields: p.list("org.matrix.msc4429.profile_fields.ids", wire.UnstableProfiles.IDs), Unstable: true}
 	}
 	return f, p.err
 }

@@ -85,6 +85,7 @@ type Service struct {
 	meetings *meetings
 	sessions *sessions
 	filters  *filterCache
+	profiles *profileWatch
 	past     *keyed.Map[pastKey, storage.Pos]
 	scratch  sync.Pool // of *scratch
 
@@ -105,7 +106,7 @@ func New(o Options) *Service {
 	}
 	s := &Service{
 		opts: o, epoch: random32(), typing: newTyping(), presence: newPresence(), meetings: newMeetings(),
-		sessions: newSessions(o.Hub), filters: newFilterCache(o.Cache.Entries(maxFilters)), past: keyed.NewMap[pastKey, storage.Pos](o.Cache.Entries(maxPast)), stopped: make(chan struct{}),
+		sessions: newSessions(o.Hub), profiles: newProfileWatch(o.DB.Announced()), filters: newFilterCache(o.Cache.Entries(maxFilters)), past: keyed.NewMap[pastKey, storage.Pos](o.Cache.Entries(maxPast)), stopped: make(chan struct{}),
 		scratch: sync.Pool{New: func() any { return new(scratch) }},
 	}
 	o.Commits.Subscribe(s.committed)
@@ -254,6 +255,9 @@ func (s *Service) committed(c *rooms.Commit) {
 	}
 	if s.opts.SendPresence {
 		s.meetings.note(c)
+	}
+	if len(c.Profiles) > 0 {
+		s.profiles.changed(c.Profiles, s.opts.Hub)
 	}
 }
 

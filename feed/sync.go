@@ -66,6 +66,9 @@ func (s *Service) Sync(ctx context.Context, q SyncRequest) (json.RawMessage, err
 	if err := s.acknowledge(ctx, r); err != nil {
 		return nil, err
 	}
+	if r.filter.Profiles.Fields != nil {
+		defer s.profiles.watch(q.UserNID)()
+	}
 	sub := s.opts.Hub.Park(q.UserNID, q.DeviceNID)
 	defer sub.Close()
 	return s.poll(ctx, r, sub)

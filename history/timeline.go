@@ -320,6 +320,17 @@ func (s *Service) GetEvent(ctx context.Context, roomID id.RoomID, eventID id.Eve
 	return form, err
 }
 
+// VisibleEvent returns an event that the requester may see.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) VisibleEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to ident.Requester) (found *rooms.Event, err error) {
+	err = s.readingEvent(ctx, roomID, eventID, to, func(_ *storage.Tx, _ *viewer, e *rooms.Event, _ sight) error {
+		found = e
+		return nil
+	})
+	return found, err
+}
+
 // readingEvent is like reading, with an event that the requester can see. If the requester cannot see it, the error
 // does not reveal anything about the room either.
 func (s *Service) readingEvent(ctx context.Context, roomID id.RoomID, eventID id.EventID, to ident.Requester, f func(*storage.Tx, *viewer, *rooms.Event, sight) error) error {

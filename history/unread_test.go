@@ -19,6 +19,8 @@ func notifying(o *rooms.Options) { o.Push = allNotify{} }
 
 type allNotify struct{}
 
+func (allNotify) FollowThreads(context.Context, ident.UserNID, id.UserID) error { return nil }
+
 func (allNotify) Follow(context.Context, ident.UserNID, id.UserID, id.RoomID, id.RoomID) error {
 	return nil
 }

@@ -22,8 +22,9 @@ type compiled struct {
 	// plain reports whether general is the same as in the defaults, so that the set differs from them only in the rooms
 	// of byRoom.
 	plain bool
-	// personal reports whether the outcome may differ between users whom the event does not mention.
-	personal bool
+	// personal reports whether the outcome may differ between users whom the event does not mention. byThread reports
+	// whether it may in threads.
+	personal, byThread bool
 }
 
 type compiledRule struct {
@@ -51,7 +52,8 @@ type evaluation struct {
 	called map[id.UserID]struct{}
 
 	user id.UserID // the user whose rules are evaluated; "" stands for every user whom the event does not mention
-	work int       // how much the user's rules may still examine
+	nid  ident.UserNID
+	work int // how much the user's rules may still examine
 
 	defaults [maxDefaults]verdict // verdicts of the default rules for user ""
 
@@ -76,8 +78,8 @@ type text struct {
 }
 
 // classFor returns the class of the event under a user's rules.
-func (e *evaluation) classFor(rules *compiled, user id.UserID) Class {
-	e.user, e.work = user, maxWork
+func (e *evaluation) classFor(rules *compiled, nid ident.UserNID, user id.UserID) Class {
+	e.nid, e.user, e.work = nid, user, maxWork
 	return rules.match(e)
 }
 
@@ -145,12 +147,18 @@ func compileDefaults(legacy bool) map[string]compiledRule {
 	return out
 }
 
-// compile prepares a full rule set for matching. plain reports whether the user changed nothing but room rules.
-func compile(set *Ruleset, plain bool, defaults map[string]compiledRule) *compiled {
-	c := &compiled{byRoom: map[id.RoomID]compiledRule{}, plain: plain}
+// compile prepares a full rule set for matching. plain reports whether the user changed nothing but room rules, threads
+// whether the rules about threads can match.
+func compile(set *Ruleset, plain, threads bool, defaults map[string]compiledRule) *compiled {
+	c := &compiled{byRoom: map[id.RoomID]compiledRule{}, plain: plain, byThread: threads}
 	for _, k := range kinds {
-		if k == Room {
+		switch k {
+		case Room:
 			c.before = len(c.general)
+		case PostContent:
+			if !threads {
+				continue
+			}
 		}
 		for _, r := range *set.List(k) {
 			if !r.Enabled {
@@ -297,6 +305,8 @@ type conditionJSON struct {
 	Pattern *string         `json:"pattern"`
 	Is      string          `json:"is"`
 	Value   json.RawMessage `json:"value"`
+
+	Subscribed *bool `json:"subscribed"`
 }
 
 const displayNameKind = "contains_display_name"
@@ -330,6 +340,11 @@ func compileKind(c conditionJSON) condition {
 		return containsDisplayName
 	case "room_member_count":
 		return memberCount(c.Is)
+	case threadSubscriptionKind:
+		if c.Subscribed == nil {
+			return never
+		}
+		return threadSubscription(*c.Subscribed)
 	case "sender_notification_permission":
 		return func(e *evaluation) bool { return e.room.MayNotify(e.event.Sender(), c.Key) }
 	}
@@ -418,6 +433,13 @@ func containsDisplayName(e *evaluation) bool {
 	}
 	name := strings.ToLower(e.room.DisplayName(e.user))
 	return len(name) <= maxPattern && e.bodyContains(name)
+}
+
+// threadSubscription returns a thread_subscription condition, which holds for no user in general.
+func threadSubscription(subscribed bool) condition {
+	return func(e *evaluation) bool {
+		return e.user != "" && e.room.InThread() && e.room.IsSubscribed(e.nid) == subscribed
+	}
 }
 
 // memberCount returns a room_member_count condition.

@@ -27,6 +27,10 @@ func defaultRules(user string, legacy bool) *Ruleset {
 			on(".m.rule.room.server_acl", raws(), match("type", `"m.room.server_acl"`), match("state_key", `""`)),
 			on(".m.rule.suppress_edits", raws(), `{"kind":"event_property_is","key":"content.m\\.relates_to.rel_type","value":"m.replace"}`),
 		},
+		PostContent: []Rule{
+			{ID: unsubscribedThreadRule, Default: true, Conditions: raws(threadCondition("false")), Actions: raws()},
+			on(subscribedThreadRule, raws(notify, sound("default")), threadCondition("true")),
+		},
 		Underride: []Rule{
 			on(".m.rule.call", raws(notify, sound("ring")), match("type", `"m.call.invite"`)),
 			on(".m.rule.encrypted_room_one_to_one", raws(notify, sound("default")), members("2"), match("type", `"m.room.encrypted"`)),
@@ -65,6 +69,20 @@ const (
 	roomRule        = ".m.rule.roomnotif"
 	userNameRule    = ".m.rule.contains_user_name"
 )
+
+// The rules about threads of MSC4306, which silence the threads that a user is not subscribed to.
+// Deviation: the first one is disabled until the user subscribes to a thread. Otherwise users whose clients know no
+// subscriptions would hear of no thread any more.
+const (
+	unsubscribedThreadRule = ".io.element.msc4306.rule.unsubscribed_thread"
+	subscribedThreadRule   = ".io.element.msc4306.rule.subscribed_thread"
+)
+
+const threadSubscriptionKind = "io.element.msc4306.thread_subscription"
+
+func threadCondition(subscribed string) string {
+	return `{"kind":"` + threadSubscriptionKind + `","subscribed":` + subscribed + `}`
+}
 
 // localpart returns the localpart of a user ID. Of the placeholder ownUserID it returns the placeholder itself.
 func localpart(user string) string {

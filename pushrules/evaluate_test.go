@@ -30,7 +30,13 @@ type hall struct {
 	members map[id.UserID]ident.UserNID
 	names   map[id.UserID]string
 	mayRoom bool
+
+	thread     bool // the event is in a thread
+	subscribed map[ident.UserNID]bool
 }
+
+func (h *hall) InThread() bool                       { return h.thread }
+func (h *hall) IsSubscribed(user ident.UserNID) bool { return h.subscribed[user] }
 
 func (h *hall) JoinedCount() int { return h.joined }
 func (h *hall) LocalMember(user id.UserID) (ident.UserNID, bool) {
@@ -322,7 +328,7 @@ func TestConditionsThatReadNothingCountAgainstTheBound(t *testing.T) {
 	for conditions, want := range map[int]Class{maxWork/conditionCost - 1: Highlight, maxWork / conditionCost: 0} {
 		rule := compiledRule{conditions: slices.Repeat([]condition{always}, conditions), class: Highlight}
 		e := &evaluation{event: event(t, `{}`), room: d.room}
-		if got := e.classFor(&compiled{general: []compiledRule{rule}}, bobID); got != want {
+		if got := e.classFor(&compiled{general: []compiledRule{rule}}, 0, bobID); got != want {
 			t.Errorf("%d conditions: %d", conditions, got)
 		}
 	}

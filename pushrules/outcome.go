@@ -49,6 +49,10 @@ type RoomInfo interface {
 	// MayNotify reports whether the sender's power level reaches the level that the room requires for notifications of
 	// the given kind, such as "room".
 	MayNotify(sender id.UserID, key string) bool
+	// InThread reports whether the event is in a thread.
+	InThread() bool
+	// IsSubscribed reports whether a local user is subscribed to the event's thread.
+	IsSubscribed(user ident.UserNID) bool
 }
 
 // Event is an event as the rules see it.

@@ -41,9 +41,10 @@ type Rules struct {
 
 // group is a set of users who have the same rules.
 type group struct {
-	key   string
-	rules *compiled
-	users map[ident.UserNID]id.UserID
+	key     string
+	rules   *compiled
+	users   map[ident.UserNID]id.UserID
+	threads bool // stored.Threads
 }
 
 // New returns the Rules with the users' rule sets loaded from the database. legacy adds the legacy mention rules to the
@@ -51,7 +52,7 @@ type group struct {
 func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string, legacy bool) (*Rules, error) {
 	shared := compileDefaults(legacy)
 	r := &Rules{
-		db: db, hub: hub, server: server, legacy: legacy, shared: shared, defaults: compile(defaultRules(ownUserID, legacy), true, shared),
+		db: db, hub: hub, server: server, legacy: legacy, shared: shared, defaults: compile(defaultRules(ownUserID, legacy), true, false, shared),
 		custom: map[ident.UserNID]*group{}, groups: map[string]*group{}, everywhere: map[*group]struct{}{}, byRoom: map[id.RoomID]map[*group]struct{}{},
 	}
 	err := db.Read(ctx, func(tx *storage.Tx) error {
@@ -83,7 +84,7 @@ func (r *Rules) activate(nid ident.UserNID, user id.UserID, own *stored, key str
 	}
 	g := r.groups[key]
 	if g == nil {
-		g = &group{key: key, rules: compile(own.full(ownUserID, r.legacy), own.onlyRooms(), r.shared), users: map[ident.UserNID]id.UserID{}}
+		g = &group{key: key, rules: compile(own.full(ownUserID, r.legacy), own.onlyRooms(), own.asksThreads(), r.shared), users: map[ident.UserNID]id.UserID{}, threads: own.Threads}
 		r.addGroup(g)
 	}
 	g.users[nid], r.custom[nid] = user, g
@@ -121,7 +122,7 @@ func (r *Rules) leave(g *group, nid ident.UserNID) {
 
 // onlyRooms reports whether the user has changed nothing but room rules.
 func (s *stored) onlyRooms() bool {
-	return len(s.Changed) == 0 && s.count() == len(s.Own.Room)
+	return len(s.Changed) == 0 && !s.Threads && s.count() == len(s.Own.Room)
 }
 
 // Evaluate evaluates an event under the rules of all local members of a room. Its cost grows with the number of users
@@ -130,14 +131,15 @@ func (s *stored) onlyRooms() bool {
 func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	e := &evaluation{event: ev, room: room}
 	named := r.named(e)
-	out := Outcome{Default: e.classFor(r.defaults, "")}
+	out := Outcome{Default: e.classFor(r.defaults, 0, "")}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for g, users := range r.present(ev.RoomID(), room) {
-		class := e.classFor(g.rules, "")
+		class := e.classFor(g.rules, 0, "")
+		personal := g.rules.personal || g.rules.byThread && room.InThread()
 		for _, u := range users {
-			if g.rules.personal {
-				class = e.classFor(g.rules, u.id)
+			if personal {
+				class = e.classFor(g.rules, u.nid, u.id)
 			}
 			out.set(u.nid, class)
 		}
@@ -147,7 +149,7 @@ func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 		if c, ok := r.custom[nid]; ok {
 			rules = c.rules
 		}
-		out.set(nid, e.classFor(rules, user))
+		out.set(nid, e.classFor(rules, nid, user))
 	}
 	if nid, ok := room.LocalMember(ev.Sender()); ok {
 		delete(out.Users, nid)
@@ -353,6 +355,24 @@ func (r *Rules) change(ctx context.Context, nid ident.UserNID, user id.UserID, e
 	return r.db.Enqueue(w).Wait(ctx)
 }
 
+// FollowThreads makes the rules about threads apply to a user from now on.
+func (r *Rules) FollowThreads(ctx context.Context, nid ident.UserNID, user id.UserID) error {
+	if r.followsThreads(nid) {
+		return nil
+	}
+	return r.change(ctx, nid, user, func(own *stored) error {
+		own.Threads = true
+		return nil
+	})
+}
+
+func (r *Rules) followsThreads(nid ident.UserNID) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	g, ok := r.custom[nid]
+	return ok && g.threads
+}
+
 func noRule() error { return mxerr.NotFound("There is no such push rule") }
 
 // NewRule is the request body of Put, with the rules that the new one is to come before or after.
@@ -367,6 +387,9 @@ type NewRule struct {
 // Put adds or replaces one of the user's own rules.
 // Spec: client-server-api#put_matrixclientv3pushrulesglobalkindruleid
 func (r *Rules) Put(ctx context.Context, nid ident.UserNID, user id.UserID, k Kind, ruleID string, n NewRule) error {
+	if k == PostContent {
+		return mxerr.InvalidParam("Rules of the kind %s cannot be added", k)
+	}
 	rule, err := n.rule(k, ruleID)
 	if err != nil {
 		return err

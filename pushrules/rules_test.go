@@ -200,7 +200,7 @@ func TestChangedRulesAreNewsOnce(t *testing.T) {
 			t.Errorf("%s is missing", k)
 		}
 		for _, r := range shape.Global[string(k)] {
-			if (r["conditions"] != nil) != (k == Override || k == Underride) || (r["pattern"] != nil) != (k == Content) || r["actions"] == nil {
+			if (r["conditions"] != nil) != (k == Override || k == PostContent || k == Underride) || (r["pattern"] != nil) != (k == Content) || r["actions"] == nil {
 				t.Errorf("%s %s", k, r)
 			}
 		}

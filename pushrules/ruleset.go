@@ -13,21 +13,22 @@ import (
 	"ebb/mxerr"
 )
 
-// Kind is one of the five lists of a rule set.
+// Kind is one of the lists of a rule set.
 type Kind string
 
 // The kinds of rules, in the order in which they are checked.
 const (
-	Override  Kind = "override"
-	Content   Kind = "content"
-	Room      Kind = "room"
-	Sender    Kind = "sender"
-	Underride Kind = "underride"
+	Override    Kind = "override"
+	Content     Kind = "content"
+	PostContent Kind = "postcontent" // MSC4306; only server-default rules
+	Room        Kind = "room"
+	Sender      Kind = "sender"
+	Underride   Kind = "underride"
 )
 
-var kinds = [...]Kind{Override, Content, Room, Sender, Underride}
+var kinds = [...]Kind{Override, Content, PostContent, Room, Sender, Underride}
 
-// Valid reports whether k is one of the five kinds.
+// Valid reports whether k is one of the kinds.
 func (k Kind) Valid() bool { return slices.Contains(kinds[:], k) }
 
 // Rule is a push rule in the form that clients see.
@@ -59,11 +60,12 @@ func (r Rule) MarshalJSON() ([]byte, error) {
 
 // Ruleset holds the rules of each kind in order of priority.
 type Ruleset struct {
-	Override  []Rule `json:"override"`
-	Content   []Rule `json:"content"`
-	Room      []Rule `json:"room"`
-	Sender    []Rule `json:"sender"`
-	Underride []Rule `json:"underride"`
+	Override    []Rule `json:"override"`
+	Content     []Rule `json:"content"`
+	PostContent []Rule `json:"postcontent,omitempty"` // the stored form of a user's own rules has none
+	Room        []Rule `json:"room"`
+	Sender      []Rule `json:"sender"`
+	Underride   []Rule `json:"underride"`
 }
 
 // List returns the rules of a kind, for reading or changing.
@@ -73,6 +75,8 @@ func (s *Ruleset) List(k Kind) *[]Rule {
 		return &s.Override
 	case Content:
 		return &s.Content
+	case PostContent:
+		return &s.PostContent
 	case Room:
 		return &s.Room
 	case Sender:
@@ -100,6 +104,8 @@ func indexRule(list []Rule, ruleID string) int {
 type stored struct {
 	Own     Ruleset            `json:"own"`
 	Changed map[string]changed `json:"changed,omitempty"` // by the ID of the default rule
+	// Threads reports whether the user has subscribed to a thread, so that unsubscribed threads notify no longer.
+	Threads bool `json:"threads,omitempty"`
 }
 
 type changed struct {
@@ -114,7 +120,13 @@ func (s *stored) isDefault() bool {
 			return false
 		}
 	}
-	return len(s.Changed) == 0
+	return len(s.Changed) == 0 && !s.Threads
+}
+
+// asksThreads reports whether the rules about threads can affect the user.
+func (s *stored) asksThreads() bool {
+	_, on := s.Changed[unsubscribedThreadRule]
+	return s.Threads || on
 }
 
 // full returns the complete rule set: in each kind the user's own rules come before the defaults, except for the master
@@ -141,6 +153,9 @@ func (s *stored) full(user string, legacy bool) *Ruleset {
 // apply applies the changes of a default rule. There are none to own rules, whose IDs differ from those of default
 // rules.
 func (s *stored) apply(r *Rule) {
+	if r.ID == unsubscribedThreadRule {
+		r.Enabled = s.Threads
+	}
 	c := s.Changed[r.ID]
 	if c.Enabled != nil {
 		r.Enabled = *c.Enabled

@@ -36,6 +36,8 @@ type batch struct {
 	alongside   *batch // the batch of a room that is created in the same write
 	unpublishes bool   // the write removes the room from the room directory
 
+	notifying pushRoom // what notify gives the push rules, so that it allocates nothing
+
 	first  [1]*pendingEvent // backing arrays of events and commit.Events: most batches have one event
 	only   [1]CommittedEvent
 	commit Commit
@@ -276,7 +278,8 @@ func (b *batch) notify(e *pendingEvent) {
 	if b.svc.opts.Push == nil {
 		return
 	}
-	e.push = b.svc.opts.Push.Evaluate(e.Event.Event, pushRoom{b.room})
+	b.notifying = pushRoom{r: b.room, thread: e.ThreadRoot}
+	e.push = b.svc.opts.Push.Evaluate(e.Event.Event, &b.notifying)
 	e.Event.Push, e.singled = e.push.Default, e.push.Users
 }
 

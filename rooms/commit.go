@@ -40,7 +40,10 @@ type Commit struct {
 	Receipts    []CommittedReceipt     // read receipts that moved
 	AccountData []CommittedAccountData // set by local users
 	Forgotten   []ident.UserNID        // local users who forgot the room
-	Erased      []CommittedErasure     // users who asked for erasure
+	Profiles    []CommittedProfile     // fields of local users' profiles that changed
+	// Subscriptions are the subscriptions to threads that changed.
+	Subscriptions []CommittedSubscription
+	Erased        []CommittedErasure // users who asked for erasure
 
 	advances bool // the write increased the generation in the room's row
 }
@@ -102,6 +105,18 @@ type CommittedAccountData struct {
 	Type string
 }
 
+// CommittedSubscription is a local user's subscription to a thread, which changed.
+type CommittedSubscription struct {
+	User ident.UserNID
+	Root storage.Pos // position of the thread's root
+}
+
+// CommittedProfile is a change of a field of a local user's profile.
+type CommittedProfile struct {
+	User ident.UserNID
+	Pos  storage.Pos // not before the change, and part of its commit
+}
+
 // CommittedErasure is a user's request for erasure.
 type CommittedErasure struct {
 	User ident.UserNID
@@ -146,7 +161,7 @@ func (cs *Commits) Subscribe(l Listener) {
 
 // own sets the first and the last listeners, which belong to a Service.
 func (cs *Commits) own(s *Service) {
-	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.ignores.committed, s.erased.committed}
+	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.ignores.committed, s.erased.committed, s.threads.committed}
 	cs.wake = s.wake
 }
 
@@ -235,6 +250,12 @@ func (c *Commit) addChanges(s *Service, changes []*stateChange) {
 	}
 }
 
+// ProfileCommitted delivers the Commit of a write that changed a profile field of a local user. The Committed hook of
+// that write calls it.
+func (s *Service) ProfileCommitted(user ident.UserNID, pos storage.Pos) {
+	s.opts.Commits.deliver(&Commit{Profiles: []CommittedProfile{{user, pos}}})
+}
+
 // endPartial is the Listener that stops the worker of a partial-state room once it has full state or no local member.
 func (s *Service) endPartial(c *Commit) {
 	if c.Completed != 0 || slices.ContainsFunc(c.Members, func(m CommittedMember) bool { return m.Local && m.Left() }) && c.Room.abandoned() {
@@ -273,5 +294,8 @@ func (s *Service) wake(c *Commit) {
 	}
 	for _, d := range c.AccountData {
 		s.opts.Hub.Users(d.User)
+	}
+	for _, sub := range c.Subscriptions {
+		s.opts.Hub.Users(sub.User)
 	}
 }

@@ -399,6 +399,8 @@ func TestAccountDataAndTags(t *testing.T) {
 // outcomes is a rule set that notifies everybody and highlights for bob.
 type outcomes struct{ bob ident.UserNID }
 
+func (o outcomes) FollowThreads(context.Context, ident.UserNID, id.UserID) error { return nil }
+
 func (o outcomes) Follow(context.Context, ident.UserNID, id.UserID, id.RoomID, id.RoomID) error {
 	return nil
 }

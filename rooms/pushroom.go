@@ -12,15 +12,22 @@ import (
 )
 
 // pushRoom gives the push rules the provisional room.
-type pushRoom struct{ r *Room }
+type pushRoom struct {
+	r      *Room
+	thread storage.Pos // the root of the event's thread; 0 in the main timeline
+}
 
-func (p pushRoom) JoinedCount() int {
+func (p *pushRoom) InThread() bool { return p.thread != 0 }
+
+func (p *pushRoom) IsSubscribed(user ident.UserNID) bool { return p.r.svc.isSubscribed(user, p.thread) }
+
+func (p *pushRoom) JoinedCount() int {
 	p.r.mu.RLock()
 	defer p.r.mu.RUnlock()
 	return p.r.head.counts[Join] + p.r.pending.joined
 }
 
-func (p pushRoom) LocalMember(user id.UserID) (ident.UserNID, bool) {
+func (p *pushRoom) LocalMember(user id.UserID) (ident.UserNID, bool) {
 	if !p.r.svc.IsLocal(user) {
 		return 0, false
 	}
@@ -36,13 +43,13 @@ func (p pushRoom) LocalMember(user id.UserID) (ident.UserNID, bool) {
 	return m.NID, m.Membership == Join || m.Membership == Invite
 }
 
-func (p pushRoom) LocalCount() int {
+func (p *pushRoom) LocalCount() int {
 	p.r.mu.RLock()
 	defer p.r.mu.RUnlock()
 	return len(p.r.head.local) + len(p.r.head.invited) + len(p.r.pending.state)
 }
 
-func (p pushRoom) EachLocal(f func(nid ident.UserNID, user id.UserID)) {
+func (p *pushRoom) EachLocal(f func(nid ident.UserNID, user id.UserID)) {
 	p.r.mu.RLock()
 	defer p.r.mu.RUnlock()
 	for _, members := range []map[ident.UserNID]*Member{p.r.head.local, p.r.head.invited} {
@@ -59,7 +66,7 @@ func (p pushRoom) EachLocal(f func(nid ident.UserNID, user id.UserID)) {
 	}
 }
 
-func (p pushRoom) DisplayName(user id.UserID) string {
+func (p *pushRoom) DisplayName(user id.UserID) string {
 	if e, err := p.r.provisionalState(typeMember, string(user)); err == nil && e != nil {
 		return e.ContentString("displayname")
 	}
@@ -67,7 +74,7 @@ func (p pushRoom) DisplayName(user id.UserID) string {
 }
 
 // EachNamedIn calls f for the local members whose display names occur in a text.
-func (p pushRoom) EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID)) {
+func (p *pushRoom) EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID)) {
 	if err := p.r.loadNames(); err != nil {
 		p.r.svc.log.Error("cannot read the display names of a room for push rules", "room", p.r.id, "err", err)
 		return
@@ -139,7 +146,7 @@ func (r *Room) indexNames(loaded map[storage.Pos]*Event) (missing []storage.Pos,
 	return missing, h.names != nil
 }
 
-func (p pushRoom) MayNotify(sender id.UserID, key string) bool {
+func (p *pushRoom) MayNotify(sender id.UserID, key string) bool {
 	l := p.r.next.levels
 	return l.UserLevel(sender) >= l.Notification(key)
 }

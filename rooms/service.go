@@ -29,9 +29,11 @@ import (
 
 // Push applies push rules. It is implemented by pushrules.Rules.
 type Push interface {
-	// Evaluate returns the outcome of an event for the members. It must be quick and not read the database: it runs
-	// under the room's lock.
+	// Evaluate returns the outcome of an event for the members. It must be quick: it runs under the room's
+	// lock.
 	Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outcome
+	// FollowThreads makes the rules about threads apply to a user, who subscribes to a thread.
+	FollowThreads(ctx context.Context, nid ident.UserNID, user id.UserID) error
 	// Follow copies a user's push rules for a room to the room that replaces it.
 	Follow(ctx context.Context, nid ident.UserNID, user id.UserID, from, to id.RoomID) error
 }
@@ -92,6 +94,7 @@ type Service struct {
 
 	ignores ignoreCache
 	erased  erasures
+	threads threadCache
 }
 
 // New returns a Service. Rooms are loaded when they are first used.
@@ -125,6 +128,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.txns.init()
 	s.partials.init()
 	s.ignores.init(o.Cache.Entries(maxCachedIgnores))
+	s.threads.init(o.Cache.Entries(maxCachedThreads))
 	if err := s.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)
 	}

@@ -213,6 +213,7 @@ func (s *services) hooks() accounts.Hooks {
 		ProfileChanged: func(ctx context.Context, nid ident.UserNID, user id.UserID, displayName, avatarURL string) error {
 			return s.rooms.ProfileChanged(ctx, ident.Requester{UserNID: nid, UserID: user}, rooms.Profile{DisplayName: displayName, AvatarURL: avatarURL})
 		},
+		ProfileCommitted: s.rooms.ProfileCommitted,
 		LeaveRooms: func(ctx context.Context, nid ident.UserNID, user id.UserID) error {
 			return s.rooms.LeaveAll(ctx, ident.Requester{UserNID: nid, UserID: user})
 		},

@@ -112,9 +112,11 @@ func (tx *Tx) HasLeft(user ident.UserNID) error {
 // erasable holds the statements that delete a user's data other than events.
 var erasable = []string{
 	`DELETE FROM profile_fields WHERE user_nid = $1`,
+	`DELETE FROM profile_changes WHERE user_nid = $1`,
 	`DELETE FROM account_data WHERE user_nid = $1`,
 	`DELETE FROM filters WHERE user_nid = $1`,
 	`DELETE FROM push_rules WHERE user_nid = $1`,
+	`DELETE FROM thread_subscriptions WHERE user_nid = $1`,
 	`DELETE FROM receipts WHERE user_nid = $1 AND type = 'm.read.private'`,
 	`DELETE FROM backup_keys WHERE user_nid = $1`,
 	`DELETE FROM backup_versions WHERE user_nid = $1`,

@@ -46,6 +46,16 @@ var dependents = []dependent{
 			return err
 		},
 	},
+	{ // The subscriptions to the thread whose root is the event.
+		goesWhen: purged,
+		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
+			return collect(tx, scanNumber[int64], `SELECT DISTINCT root FROM thread_subscriptions WHERE root IN `+list, keys...)
+		},
+		remove: func(tx *Tx, p Pos, _ string) error {
+			_, err := tx.exec(`DELETE FROM thread_subscriptions WHERE root = $1`, int64(p))
+			return err
+		},
+	},
 	{ // The event's relation to another one.
 		goesWhen: redacted | rejected | purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {

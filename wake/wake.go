@@ -149,6 +149,15 @@ func (h *Hub) Users(nids ...ident.UserNID) {
 	}
 }
 
+// Nudge wakes the waiting readers of these users for news that News does not count.
+func (h *Hub) Nudge(nids ...ident.UserNID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, nid := range nids {
+		h.users[nid].wake(0, 0)
+	}
+}
+
 // Room wakes the readers that visit a room.
 func (h *Hub) Room(nid ident.RoomNID) {
 	h.mu.Lock()
