@@ -100,6 +100,21 @@ func Elements(arr []byte) (values []json.RawMessage, ok bool) {
 	return values, pos < len(arr)
 }
 
+// IsObject reports whether raw begins like a JSON object. It does not check that raw is valid.
+func IsObject(raw []byte) bool {
+	pos := skipSpace(raw, 0)
+	return pos < len(raw) && raw[pos] == '{'
+}
+
+// String returns the value of a JSON string, or "" for any other value. The result may share memory with raw, as that
+// of Unquote.
+func String(raw []byte) string {
+	if s, ok := Unquote(raw); ok {
+		return s
+	}
+	return ""
+}
+
 // Int returns the value of a JSON integer. It returns false for any other value and for integers beyond 64 bits.
 func Int(raw []byte) (int64, bool) {
 	if len(raw) == 0 || raw[0] == '+' || len(raw) > len("-9223372036854775808") {

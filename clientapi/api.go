@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"ebb/accountdata"
 	"ebb/accounts"
 	"ebb/config"
 	"ebb/directory"
@@ -17,20 +18,23 @@ import (
 	"ebb/media"
 	"ebb/mxerr"
 	"ebb/pushrules"
+	"ebb/receipts"
 	"ebb/rooms"
 )
 
 // API holds the services behind the client-server API; all fields are required.
 type API struct {
-	Config    *config.Config
-	Accounts  *accounts.Service
-	Rooms     *rooms.Service
-	History   *history.Service
-	Directory *directory.Service
-	Feed      *feed.Service
-	E2EE      *e2ee.Service
-	Push      *pushrules.Rules
-	Media     *media.Service
+	Config      *config.Config
+	Accounts    *accounts.Service
+	Rooms       *rooms.Service
+	AccountData *accountdata.Service
+	Receipts    *receipts.Service
+	History     *history.Service
+	Directory   *directory.Service
+	Feed        *feed.Service
+	E2EE        *e2ee.Service
+	Push        *pushrules.Rules
+	Media       *media.Service
 }
 
 // New returns an API.

@@ -4,6 +4,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/httpapi"
+	"ebb/receipts"
 	"ebb/rooms"
 )
 
@@ -24,13 +25,13 @@ func (a *API) setReadMarker(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	var markers []rooms.Marker
-	for _, m := range []rooms.Marker{
+	var markers []receipts.Marker
+	for _, m := range []receipts.Marker{
 		{Type: rooms.FullyRead, Event: body.FullyRead}, {Type: rooms.ReadReceipt, Event: body.Read}, {Type: rooms.PrivateReadReceipt, Event: body.Private},
 	} {
 		if m.Event != "" {
 			markers = append(markers, m)
 		}
 	}
-	return nil, a.Rooms.SetReadMarkers(r.Context(), r.Requester, roomID(r), markers...)
+	return nil, a.Receipts.Set(r.Context(), r.Requester, roomID(r), markers...)
 }

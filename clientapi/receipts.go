@@ -3,7 +3,7 @@ package clientapi
 import (
 	"ebb/httpapi"
 	"ebb/mxerr"
-	"ebb/rooms"
+	"ebb/receipts"
 )
 
 func (a *API) receiptsRoutes() []httpapi.Route {
@@ -21,11 +21,11 @@ func (a *API) postReceipt(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	m := rooms.Marker{Type: r.Var("receiptType"), Event: eventID(r)}
+	m := receipts.Marker{Type: r.Var("receiptType"), Event: eventID(r)}
 	if body.ThreadID != nil {
 		if m.Thread = *body.ThreadID; m.Thread == "" {
 			return nil, mxerr.InvalidParam("thread_id must not be empty")
 		}
 	}
-	return nil, a.Rooms.SetReceipt(r.Context(), r.Requester, roomID(r), m.Type, m.Event, m.Thread)
+	return nil, a.Receipts.Set(r.Context(), r.Requester, roomID(r), m)
 }

@@ -18,12 +18,14 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accountdata"
 	"ebb/config"
 	"ebb/directory"
 	"ebb/history"
 	"ebb/httpapi"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/receipts"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -59,7 +61,9 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &API{Config: &config.Config{ServerName: "here"}, Rooms: h.svc, History: history.New(history.Options{DB: db, Rooms: h.svc, Commits: commits, Now: now})}
+	data := accountdata.New(accountdata.Options{DB: db, Rooms: h.svc, Commits: commits})
+	a := &API{Config: &config.Config{ServerName: "here"}, Rooms: h.svc, AccountData: data, Receipts: receipts.New(h.svc, now)}
+	a.History = history.New(history.Options{DB: db, Rooms: h.svc, AccountData: data, Commits: commits, Now: now})
 	a.Directory = directory.New(directory.Options{DB: db, Server: "here", Rooms: h.svc, Now: now})
 	h.door = httpapi.New(httpapi.Options{Routes: a.allRoomRoutes(), Authenticate: h.authenticate, Log: slog.New(slog.DiscardHandler)})
 	return h

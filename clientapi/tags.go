@@ -31,7 +31,7 @@ func own(h func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, err
 // getRoomTags lists the user's tags of a room.
 // Spec: client-server-api#get_matrixclientv3useruseridroomsroomidtags
 func (a *API) getRoomTags(r *httpapi.Request) (any, error) {
-	tags, err := a.Rooms.Tags(r.Context(), r.UserNID, roomID(r))
+	tags, err := a.AccountData.Tags(r.Context(), r.UserNID, roomID(r))
 	return map[string]any{"tags": tags}, err
 }
 
@@ -42,11 +42,11 @@ func (a *API) setRoomTag(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&content); err != nil {
 		return nil, err
 	}
-	return nil, a.Rooms.PutTag(r.Context(), r.UserNID, roomID(r), r.Var("tag"), content)
+	return nil, a.AccountData.PutTag(r.Context(), r.UserNID, roomID(r), r.Var("tag"), content)
 }
 
 // deleteRoomTag removes a tag from a room.
 // Spec: client-server-api#delete_matrixclientv3useruseridroomsroomidtagstag
 func (a *API) deleteRoomTag(r *httpapi.Request) (any, error) {
-	return nil, a.Rooms.DeleteTag(r.Context(), r.UserNID, roomID(r), r.Var("tag"))
+	return nil, a.AccountData.DeleteTag(r.Context(), r.UserNID, roomID(r), r.Var("tag"))
 }

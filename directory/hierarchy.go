@@ -63,7 +63,7 @@ type childContent struct {
 // read parses a child, and reports whether it is one: without a list of servers the child was removed from the space.
 // Spec: client-server-api#mspacechild
 func (c *ChildState) read() (content childContent, ok bool) {
-	if c.Type != typeSpaceChild || !pdu.LooksLikeRoomID(c.StateKey) || !isObject(c.Content) {
+	if c.Type != typeSpaceChild || !pdu.LooksLikeRoomID(c.StateKey) || !canonjson.IsObject(c.Content) {
 		return content, false
 	}
 	raw, _ := canonjson.Get(c.Content, "via")
@@ -72,7 +72,7 @@ func (c *ChildState) read() (content childContent, ok bool) {
 	}
 	content.via = content.via[:min(len(content.via), maxVia)]
 	order, _ := canonjson.Get(c.Content, "order")
-	if text := jsonString(order); validOrder(text) {
+	if text := canonjson.String(order); validOrder(text) {
 		content.order = text
 	}
 	suggested, _ := canonjson.Get(c.Content, "suggested")

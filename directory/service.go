@@ -7,11 +7,9 @@
 package directory
 
 import (
-	"bytes"
 	"log/slog"
 	"time"
 
-	"ebb/canonjson"
 	"ebb/keyed"
 	"ebb/rooms"
 	"ebb/storage"
@@ -67,13 +65,4 @@ func New(o Options) *Service {
 		db: o.DB, server: o.Server, rooms: o.Rooms, remote: o.Remote, log: o.Log,
 		spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now),
 	}
-}
-
-// isObject reports whether raw, which is valid JSON, is an object.
-func isObject(raw []byte) bool { return bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) }
-
-// jsonString returns the value of a JSON string, "" for anything else.
-func jsonString(raw []byte) string {
-	text, _ := canonjson.Unquote(raw)
-	return text
 }

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/receipts"
 	"ebb/rooms"
 	"ebb/storage"
 )
@@ -54,12 +55,12 @@ func (w *world) forget(u *user, room id.RoomID) *user {
 
 func (u *user) accountData(room id.RoomID, typ, content string) {
 	u.w.t.Helper()
-	u.must(u.w.SetAccountData(u.w.t.Context(), u.UserNID, room, typ, json.RawMessage(content)))
+	u.must(u.w.data.Set(u.w.t.Context(), u.UserNID, room, typ, json.RawMessage(content)))
 }
 
 func (u *user) receipt(room id.RoomID, typ string, event id.EventID) {
 	u.w.t.Helper()
-	u.must(u.w.SetReceipt(u.w.t.Context(), u.Requester, room, typ, event, ""))
+	u.must(receipts.New(u.w.Service, u.w.clock).Set(u.w.t.Context(), u.Requester, room, receipts.Marker{Type: typ, Event: event}))
 }
 
 // toDevice queues a message for a device, as the end-to-end encryption service does.

@@ -78,7 +78,7 @@ func (b *builder) build(ctx context.Context, news uint64, final bool) (answer js
 	if err := b.makePlan(ctx); err != nil {
 		return nil, err
 	}
-	if b.ignored, err = b.opts.Rooms.Ignores(ctx, nil, b.UserNID); err != nil {
+	if b.ignored, err = b.opts.AccountData.Ignores(ctx, nil, b.UserNID); err != nil {
 		return nil, err
 	}
 	if !b.large() {

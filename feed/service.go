@@ -34,6 +34,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accountdata"
 	"ebb/history"
 	"ebb/ident"
 	"ebb/keyed"
@@ -46,10 +47,11 @@ import (
 // Options configures a Service. E2EE, Push and Alive may be nil: their part is then left out. Now and Log default to
 // the real time and to silence.
 type Options struct {
-	Cache   keyed.Budget // bounds the caches
-	DB      *storage.DB
-	Rooms   *rooms.Service
-	History *history.Service
+	Cache       keyed.Budget // bounds the caches
+	DB          *storage.DB
+	Rooms       *rooms.Service
+	AccountData *accountdata.Service
+	History     *history.Service
 	// Commits are the commits of Rooms.
 	Commits *rooms.Commits
 	E2EE    E2EE

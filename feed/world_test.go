@@ -13,6 +13,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accountdata"
 	"ebb/e2ee"
 	"ebb/feed"
 	"ebb/history"
@@ -31,6 +32,7 @@ type world struct {
 	hub  *wake.Hub
 	e2ee *e2ee.Service
 	*rooms.Service
+	data    *accountdata.Service
 	history *history.Service
 	feed    *feed.Service
 
@@ -74,10 +76,11 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.history = history.New(history.Options{DB: db, Rooms: w.Service, Commits: commits, Now: w.clock})
+	w.data = accountdata.New(accountdata.Options{DB: db, Rooms: w.Service, Commits: commits})
+	w.history = history.New(history.Options{DB: db, Rooms: w.Service, AccountData: w.data, Commits: commits, Now: w.clock})
 	w.e2ee = e2ee.New(e2ee.Options{DB: db, Server: server, Hub: w.hub, Rooms: w.Service, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
 	w.feed = feed.New(feed.Options{
-		DB: db, Rooms: w.Service, History: w.history, Commits: commits, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), Timer: w.timer,
+		DB: db, Rooms: w.Service, AccountData: w.data, History: w.history, Commits: commits, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), Timer: w.timer,
 	})
 }
 

@@ -13,8 +13,10 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accountdata"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/receipts"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -27,6 +29,7 @@ type library struct {
 	t     testing.TB
 	db    *storage.DB
 	rooms *rooms.Service
+	data  *accountdata.Service
 	svc   *Service
 	now   time.Time
 	tick  time.Duration // how far the clock advances before each event
@@ -52,11 +55,11 @@ func openLibrary(t testing.TB, db *storage.DB, with ...func(*rooms.Options)) *li
 // restart starts the services again: everything in memory is read from the database.
 func (l *library) restart() {
 	l.t.Helper()
-	l.rooms, l.svc = l.open()
+	l.rooms, l.data, l.svc = l.open()
 }
 
 // open starts further services on the same database.
-func (l *library) open() (*rooms.Service, *Service) {
+func (l *library) open() (*rooms.Service, *accountdata.Service, *Service) {
 	l.t.Helper()
 	o := rooms.Options{
 		DB: l.db, Server: "here", Hub: wake.New(), Commits: rooms.NewCommits(), Now: func() time.Time { return l.now },
@@ -67,14 +70,21 @@ func (l *library) open() (*rooms.Service, *Service) {
 	}
 	writer, err := rooms.New(l.t.Context(), o)
 	l.check(err)
-	return writer, New(Options{DB: l.db, Rooms: writer, Commits: o.Commits, Now: o.Now})
+	data := accountdata.New(accountdata.Options{DB: l.db, Rooms: writer, Commits: o.Commits})
+	return writer, data, New(Options{DB: l.db, Rooms: writer, AccountData: data, Commits: o.Commits, Now: o.Now})
 }
 
 // anew returns a new service as after a restart.
 func (l *library) anew() *Service {
 	l.t.Helper()
-	_, svc := l.open()
+	_, _, svc := l.open()
 	return svc
+}
+
+// setReceipt sets a receipt of a user.
+func (l *library) setReceipt(who ident.Requester, room id.RoomID, typ string, event id.EventID, thread string) {
+	l.t.Helper()
+	l.check(receipts.New(l.rooms, func() time.Time { return l.now }).Set(l.t.Context(), who, room, receipts.Marker{Type: typ, Event: event, Thread: thread}))
 }
 
 // load returns a room in memory.
@@ -175,7 +185,7 @@ func (l *library) ignore(s ident.Requester, others ...ident.Requester) {
 	}
 	content, err := json.Marshal(map[string]any{"ignored_users": list})
 	l.check(err)
-	l.check(l.rooms.SetAccountData(l.t.Context(), s.UserNID, "", "m.ignored_user_list", content))
+	l.check(l.data.Set(l.t.Context(), s.UserNID, "", "m.ignored_user_list", content))
 }
 
 func (l *library) get(s ident.Requester, room id.RoomID, e id.EventID) clientEvent {

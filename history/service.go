@@ -19,6 +19,7 @@ package history
 import (
 	"time"
 
+	"ebb/accountdata"
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/rooms"
@@ -27,17 +28,19 @@ import (
 
 // Options are the dependencies of a Service.
 type Options struct {
-	DB      *storage.DB
-	Rooms   *rooms.Service
-	Commits *rooms.Commits   // the commits of Rooms
-	Now     func() time.Time // nil: time.Now
+	DB          *storage.DB
+	Rooms       *rooms.Service
+	AccountData *accountdata.Service
+	Commits     *rooms.Commits   // the commits of Rooms
+	Now         func() time.Time // nil: time.Now
 }
 
 // Service implements the package. It is safe for concurrent use.
 type Service struct {
-	db    *storage.DB
-	rooms *rooms.Service
-	now   func() time.Time
+	db          *storage.DB
+	rooms       *rooms.Service
+	accountData *accountdata.Service
+	now         func() time.Time
 
 	unread unreadTable
 
@@ -69,7 +72,7 @@ func New(o Options) *Service {
 		o.Now = time.Now
 	}
 	s := &Service{
-		db: o.DB, rooms: o.Rooms, now: o.Now,
+		db: o.DB, rooms: o.Rooms, accountData: o.AccountData, now: o.Now,
 		past:      keyed.NewMap[pastKey, past](pastEntries),
 		former:    keyed.NewMap[storage.Pos, storage.Pos](formerEntries),
 		joined:    keyed.NewMap[joinedKey, ident.Order](joinedEntries),

@@ -156,7 +156,7 @@ func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user ident.UserNID
 
 // ignoredNIDs returns the numbers of the users whom a user ignores; those without a number have not sent anything.
 func (s *Service) ignoredNIDs(ctx context.Context, tx *storage.Tx, user ident.UserNID) (map[ident.UserNID]bool, error) {
-	list, err := s.rooms.Ignores(ctx, tx, user)
+	list, err := s.accountData.Ignores(ctx, tx, user)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}

@@ -1,14 +1,15 @@
 package history
 
 import (
-	"ebb/ident"
-	"ebb/rooms"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"ebb/ident"
+	"ebb/rooms"
 
 	"maunium.net/go/mautrix/id"
 
@@ -203,7 +204,7 @@ func (y *chronicle) read(r *rand.Rand, who ident.Requester) string {
 		}
 	}
 	typ := []string{rooms.ReadReceipt, rooms.PrivateReadReceipt}[r.IntN(2)]
-	y.check(y.rooms.SetReceipt(y.t.Context(), who, y.room, typ, y.lines[i].id, thread))
+	y.setReceipt(who, y.room, typ, y.lines[i].id, thread)
 	k := readKey{who.UserNID, typ, thread}
 	y.reads[k] = max(y.reads[k], i)
 	return fmt.Sprintf("%s at %d of %q", typ, i, thread)
@@ -218,7 +219,7 @@ func (y *chronicle) ignore(r *rand.Rand, who ident.Requester) {
 	}
 	raw, err := json.Marshal(map[string]any{"ignored_users": list})
 	y.check(err)
-	y.check(y.rooms.SetAccountData(y.t.Context(), who.UserNID, "", "m.ignored_user_list", raw))
+	y.check(y.data.Set(y.t.Context(), who.UserNID, "", "m.ignored_user_list", raw))
 	y.ignored[who.UserNID] = ignored
 }
 
@@ -231,7 +232,7 @@ func newChronicle(h *library) *chronicle {
 	h.restart()
 	y := &chronicle{library: h, users: []ident.Requester{h.user("alice"), h.user("bob"), h.user("carol"), h.user("dave")}, ignored: map[ident.UserNID]map[ident.UserNID]bool{}, reads: map[readKey]int{}}
 	for _, u := range y.users {
-		h.check(h.rooms.SetAccountData(h.t.Context(), u.UserNID, "", "m.ignored_user_list", json.RawMessage(`{"ignored_users":{}}`)))
+		h.check(h.data.Set(h.t.Context(), u.UserNID, "", "m.ignored_user_list", json.RawMessage(`{"ignored_users":{}}`)))
 	}
 	y.room = h.public(y.users[0])
 	y.lines = append(y.lines, line{id: h.load(y.room).State("m.room.create", "").ID(), state: true, joins: y.users[0].UserNID, sender: y.users[0].UserNID})

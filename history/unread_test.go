@@ -48,11 +48,11 @@ func TestAReceiptClearsTheCountThatIsRemembered(t *testing.T) {
 			t.Fatalf("%d unread", n)
 		}
 		three := h.say(alice, room, "three")
-		h.check(h.rooms.SetReceipt(t.Context(), bob, room, rooms.PrivateReadReceipt, two, ""))
+		h.setReceipt(bob, room, rooms.PrivateReadReceipt, two, "")
 		if n := unread(); n != 1 {
 			t.Fatalf("%d unread after a receipt at the last but one", n)
 		}
-		h.check(h.rooms.SetReceipt(t.Context(), bob, room, rooms.ReadReceipt, three, "main"))
+		h.setReceipt(bob, room, rooms.ReadReceipt, three, "main")
 		if n := unread(); n != 0 {
 			t.Fatalf("%d unread after a receipt at the last", n)
 		}
@@ -73,7 +73,7 @@ func TestACountByAnOldSnapshotIsNotRemembered(t *testing.T) {
 	h.check(h.db.Read(t.Context(), func(old *storage.Tx) error {
 		_, _, err := old.MembershipOf(bob.UserNID, nid) // a snapshot begins with its first query
 		h.check(err)
-		h.check(h.rooms.SetReceipt(t.Context(), bob, room, rooms.ReadReceipt, one, ""))
+		h.setReceipt(bob, room, rooms.ReadReceipt, one, "")
 		if n := count(old); n != 1 {
 			t.Fatalf("%d unread in the snapshot from before the receipt", n)
 		}

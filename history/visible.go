@@ -67,7 +67,7 @@ func (s *Service) viewer(ctx context.Context, tx *storage.Tx, room *rooms.Room, 
 	v := &viewer{svc: s, room: room, to: to, now: s.now(), member: room.MemberOf(to.UserID), policy: room.Retention()}
 	v.joined = v.member != nil && v.member.Membership == rooms.Join
 	var err error
-	if v.ignored, err = s.rooms.Ignores(ctx, tx, to.UserNID); err != nil {
+	if v.ignored, err = s.accountData.Ignores(ctx, tx, to.UserNID); err != nil {
 		return nil, err
 	}
 	if v.joined {

@@ -243,7 +243,7 @@ func TestNobodyIgnoresThemselves(t *testing.T) {
 	if !l.mayGet(alice, room, e) {
 		t.Error("one's own message is not given by its ID")
 	}
-	list, err := l.rooms.Ignores(t.Context(), nil, alice.UserNID)
+	list, err := l.data.Ignores(t.Context(), nil, alice.UserNID)
 	if l.check(err); len(list) != 1 {
 		t.Errorf("ignored: %v, want bob", list)
 	}

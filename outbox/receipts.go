@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 
+	"ebb/receipts"
 	"ebb/rooms"
 )
 
@@ -43,7 +44,7 @@ func (s *Service) queueReceipts(ctx context.Context) {
 }
 
 func (s *Service) queueReceipt(room *rooms.Room, r *rooms.CommittedReceipt) {
-	key, edu, err := r.EDU(room.ID())
+	key, edu, err := receipts.EDU(room.ID(), r)
 	if err != nil {
 		s.opts.Log.Error("Cannot encode a receipt", "room", room.ID(), "err", err)
 		return

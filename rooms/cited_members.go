@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"context"
+
 	"ebb/rooms/pdu"
 )
 

@@ -83,6 +83,13 @@ type CommittedRedaction struct {
 	By  storage.Pos // the m.room.redaction
 }
 
+// The types of receipts and read markers.
+const (
+	ReadReceipt        = "m.read"
+	PrivateReadReceipt = "m.read.private"
+	FullyRead          = "m.fully_read" // account data
+)
+
 // CommittedReceipt is a read receipt of a local or remote user. A PrivateReadReceipt must not be shown to anybody else.
 type CommittedReceipt struct {
 	User   id.UserID
@@ -161,11 +168,13 @@ func (cs *Commits) Subscribe(l Listener) {
 
 // own sets the first and the last listeners, which belong to a Service.
 func (cs *Commits) own(s *Service) {
-	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.ignores.committed, s.erased.committed, s.threads.committed}
+	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, s.threads.committed}
 	cs.wake = s.wake
 }
 
-func (cs *Commits) deliver(c *Commit) {
+// Deliver delivers a Commit to the listeners. It is called in the Committed hook of a write that changes no room, such
+// as one of account data; the writes of rooms are delivered by package rooms.
+func (cs *Commits) Deliver(c *Commit) {
 	if !cs.started.Load() {
 		cs.started.Store(true)
 	}
@@ -203,7 +212,7 @@ func (s *Service) commit(c *Commit, change headChange) {
 		s.cache.add(r)
 	}
 	c.address()
-	s.opts.Commits.deliver(c)
+	s.opts.Commits.Deliver(c)
 }
 
 // amend is commit for changes that no listener needs.
@@ -253,7 +262,7 @@ func (c *Commit) addChanges(s *Service, changes []*stateChange) {
 // ProfileCommitted delivers the Commit of a write that changed a profile field of a local user. The Committed hook of
 // that write calls it.
 func (s *Service) ProfileCommitted(user ident.UserNID, pos storage.Pos) {
-	s.opts.Commits.deliver(&Commit{Profiles: []CommittedProfile{{user, pos}}})
+	s.opts.Commits.Deliver(&Commit{Profiles: []CommittedProfile{{user, pos}}})
 }
 
 // endPartial is the Listener that stops the worker of a partial-state room once it has full state or no local member.

@@ -101,19 +101,19 @@ func TestCommitsOfALocalRoom(t *testing.T) {
 		{"join", func() { h.ok(h.svc.Join(ctx, bob, room, "")) }, []string{"event m.room.member, member @bob:here >join, local"}},
 		{"join again", func() { h.ok(h.svc.Join(ctx, bob, room, "")) }, nil},
 		{"send", func() { said = h.say(bob, room, "hello") }, []string{"event m.room.message"}},
-		{"receipt", func() { h.ok(h.svc.SetReceipt(ctx, alice, room, ReadReceipt, said, "")) }, []string{"receipt m.read @alice:here, local"}},
-		{"receipt again", func() { h.ok(h.svc.SetReceipt(ctx, alice, room, ReadReceipt, said, "")) }, nil},
+		{"receipt", func() { h.ok(h.reads().SetReceipts(ctx, room, alice, said, ReadReceipt)) }, []string{"receipt m.read @alice:here, local"}},
+		{"receipt again", func() { h.ok(h.reads().SetReceipts(ctx, room, alice, said, ReadReceipt)) }, nil},
 		{"markers", func() {
-			h.ok(h.svc.SetReadMarkers(ctx, bob, room, Marker{Type: FullyRead, Event: said}, Marker{Type: PrivateReadReceipt, Event: said}))
+			h.ok(h.reads().SetReceipts(ctx, room, bob, said, FullyRead, PrivateReadReceipt))
 		}, []string{"receipt m.read.private @bob:here, local, account data m.fully_read, of a room"}},
 		{"redaction", func() {
 			must(h.svc.Redact(ctx, bob, room, said, "", nil))
 		}, []string{"event m.room.redaction, redacted 1"}},
 		{"kick", func() { h.ok(h.svc.Kick(ctx, alice, room, bob.UserID, "")) }, []string{"event m.room.member, member @bob:here join>leave, local"}},
 		{"forget", func() { h.ok(h.svc.Forget(ctx, bob, room)) }, []string{"forgotten"}},
-		{"tag", func() { h.ok(h.svc.PutTag(ctx, alice.UserNID, room, "u.x", json.RawMessage(`{}`))) }, []string{"account data m.tag, of a room"}},
-		{"the same tag", func() { h.ok(h.svc.PutTag(ctx, alice.UserNID, room, "u.x", json.RawMessage(`{}`))) }, nil},
-		{"account data", func() { h.ok(h.svc.SetAccountData(ctx, alice.UserNID, "", "x", json.RawMessage(`{}`))) }, []string{"account data x"}},
+		{"tag", func() { h.ok(h.reads().PutTag(ctx, room, alice.UserNID, "u.x", `{}`)) }, []string{"account data m.tag, of a room"}},
+		{"the same tag", func() { h.ok(h.reads().PutTag(ctx, room, alice.UserNID, "u.x", `{}`)) }, nil},
+		{"account data", func() { h.ok(h.reads().SetAccountData(ctx, "", alice.UserNID, "x", `{}`)) }, []string{"account data x"}},
 		{"override", func() { h.keep(room, time.Minute) }, []string{"retention"}},
 		{"purge", func() { h.now = h.now.Add(time.Hour); h.say(alice, room, "new"); h.purge(room) }, []string{"event m.room.message", "purged 2"}},
 		{"unpublish", func() { h.ok(h.svc.SetPublished(ctx, room, false)) }, []string{"published"}},
@@ -142,7 +142,7 @@ func TestCommitsOfARoomOfOtherServers(t *testing.T) {
 	e.deliver()
 	d.wantCommits("completion", func() { e.d.complete(e.room) }, "rejudged, completed, member @mallory:evil >join, member @trudy:evil >leave")
 	d.wantCommits("a receipt of another server", func() {
-		d.ok(e.d.svc.ReceiveReceipts(t.Context(), "b", json.RawMessage(fmt.Sprintf(`{%q:{"m.read":{%q:{"event_ids":[%q],"data":{"ts":1}}}}}`, e.room, e.bob.UserID, said))))
+		d.ok(d.reads().ReceiveReceipts(t.Context(), "b", json.RawMessage(fmt.Sprintf(`{%q:{"m.read":{%q:{"event_ids":[%q],"data":{"ts":1}}}}}`, e.room, e.bob.UserID, said))))
 	}, "receipt m.read @bob:b")
 	carol := e.b.user("carol")
 	d.wantCommits("a join of another server", func() { e.b.ok(e.b.svc.Join(t.Context(), carol, e.room, "")); e.deliver() },

@@ -269,7 +269,7 @@ func (c *creation) checkInitialState() error {
 		switch {
 		case e.Type == "":
 			return mxerr.MissingParam("Each event in initial_state must have a type")
-		case !isObject(e.Content):
+		case !canonjson.IsObject(e.Content):
 			return mxerr.BadJSON("The content of each event in initial_state must be an object")
 		case e.Type == typeCreate, e.Type == typeMember:
 			return mxerr.InvalidParam("initial_state must not have an event of type %s", e.Type)

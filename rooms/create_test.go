@@ -204,8 +204,8 @@ func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 	levels, err := json.Marshal(map[string]any{"users": users, "events": map[string]int{"m.room.tombstone": 60, "m.room.power_levels": 60}})
 	h.ok(err)
 	h.set(alice, old, typePowerLevels, "", string(levels))
-	h.ok(h.svc.PutTag(h.Context(), bob.UserNID, old, "u.tea", json.RawMessage(`{"order":0.5}`)))
-	h.ok(h.svc.SetAccountData(h.Context(), bob.UserNID, "", typeDirect, json.RawMessage(`{"@alice:here":["`+string(old)+`"]}`)))
+	h.ok(h.reads().PutTag(h.Context(), old, bob.UserNID, "u.tea", `{"order":0.5}`))
+	h.ok(h.reads().SetAccountData(h.Context(), "", bob.UserNID, typeDirect, `{"@alice:here":["`+string(old)+`"]}`))
 
 	_, err = h.svc.Upgrade(h.Context(), carol, old, to, nil)
 	h.refused(err, "M_FORBIDDEN")
@@ -244,11 +244,11 @@ func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 	case from == "12" && to != "12" && got < 100, from != "12" && got != 100:
 		t.Errorf("who created the old room has power %d", got)
 	}
-	tags, err := h.svc.Tags(h.Context(), bob.UserNID, next)
+	tags, err := h.reads().Tags(h.Context(), next, bob.UserNID)
 	if err != nil || string(tags["u.tea"]) != `{"order":0.5}` {
 		t.Errorf("tags are %v, %v", tags, err)
 	}
-	if direct, err := h.svc.AccountData(h.Context(), bob.UserNID, "", typeDirect); err != nil || !strings.Contains(string(direct), string(next)) {
+	if direct, err := h.reads().AccountData(h.Context(), "", bob.UserNID, typeDirect); err != nil || !strings.Contains(string(direct), string(next)) {
 		t.Errorf("m.direct is %s", direct)
 	}
 	h.ok(h.svc.Join(h.Context(), alice, next, ""))
@@ -434,10 +434,10 @@ func TestAnUpgradeByHandTakesSettingsAlong(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
 	old := h.public(alice)
-	h.ok(h.svc.PutTag(h.Context(), alice.UserNID, old, "u.tea", json.RawMessage(`{}`)))
+	h.ok(h.reads().PutTag(h.Context(), old, alice.UserNID, "u.tea", `{}`))
 	next := h.create(alice, CreateRoom{CreationContent: json.RawMessage(`{"predecessor":{"room_id":"` + string(old) + `"}}`)})
 	tagged := func() bool {
-		tags, err := h.svc.Tags(h.Context(), alice.UserNID, next)
+		tags, err := h.reads().Tags(h.Context(), next, alice.UserNID)
 		h.ok(err)
 		return tags["u.tea"] != nil
 	}

@@ -55,6 +55,6 @@ func (s *Service) Erase(ctx context.Context, user ident.UserNID) error {
 			at = tx.NextPos()
 			return tx.EraseUser(user, at)
 		},
-		Committed: func() { s.opts.Commits.deliver(&Commit{Erased: []CommittedErasure{{User: user, Pos: at}}}) },
+		Committed: func() { s.opts.Commits.Deliver(&Commit{Erased: []CommittedErasure{{User: user, Pos: at}}}) },
 	}).Wait(ctx)
 }

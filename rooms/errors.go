@@ -40,10 +40,6 @@ var ErrNoRoom error = mxerr.NotFound("There is no such room on this server")
 var (
 	// errOutside is returned to other servers for a room in which no user of this server is joined.
 	errOutside error = mxerr.NotFound("This server is not in the room")
-	// errNoAccountData is returned for a type of account data that the user has not set.
-	errNoAccountData error = mxerr.NotFound("There is no account data of this type")
-	// errNoReadEvent is returned for a receipt or marker whose event is not in the room.
-	errNoReadEvent error = mxerr.NotFound("There is no such event in this room")
 )
 
 // unknownIsForbidden hides from users who are not in a room whether it exists.

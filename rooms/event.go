@@ -65,13 +65,21 @@ func (e *Event) ContentString(key string) string {
 	if !ok {
 		return ""
 	}
-	return jsonString(raw)
+	return canonjson.String(raw)
 }
 
 // RelType returns the rel_type of the event's relation, or "" if it has none.
 func (e *Event) RelType() string {
 	if r := relationOf(e.Content()); r != nil {
 		return r.relType
+	}
+	return ""
+}
+
+// RelatesTo returns the ID of the event to which the event has a relation with a rel_type, or "" if it has none.
+func (e *Event) RelatesTo() id.EventID {
+	if r := relationOf(e.Content()); r != nil {
+		return r.parent
 	}
 	return ""
 }

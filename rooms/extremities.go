@@ -240,5 +240,5 @@ func (b *batch) resolvedMember(ctx context.Context, key pdu.StateKey, e *Event) 
 // membershipIn returns the membership in the content of a member event.
 func membershipIn(content []byte) Membership {
 	raw, _ := canonjson.Get(content, "membership")
-	return jsonString(raw)
+	return canonjson.String(raw)
 }

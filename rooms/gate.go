@@ -2,7 +2,6 @@ package rooms
 
 import (
 	"context"
-	"ebb/ident"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"ebb/ident"
 
 	"maunium.net/go/mautrix/id"
 
@@ -87,7 +88,7 @@ func (s *Service) admits(ctx context.Context, r *Room, origin string, raws []jso
 func (r *Room) fromMember(raw json.RawMessage) bool {
 	text := func(key string) string {
 		value, _ := canonjson.Get(raw, key)
-		return jsonString(value)
+		return canonjson.String(value)
 	}
 	sender := id.UserID(text("sender"))
 	return r.MayBeJoined(sender) || typeOf(raw) == typeMember && text("state_key") == string(sender)

@@ -119,7 +119,7 @@ func (g *gathering) isElsewhere(ctx context.Context, eventID id.EventID) (found 
 func (g *gathering) noteElsewhere(ctx context.Context, raws []json.RawMessage) {
 	v := g.room.version
 	for _, raw := range raws {
-		if room, ok := canonjson.Get(raw, "room_id"); !ok || jsonString(room) == string(g.room.id) {
+		if room, ok := canonjson.Get(raw, "room_id"); !ok || canonjson.String(room) == string(g.room.id) {
 			continue
 		}
 		e, err := pdu.Parse(v, raw)

@@ -204,7 +204,7 @@ func (h *Handshake) check(e *pdu.Event) error {
 // Spec: server-server-api#restricted-rooms
 func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event, error) {
 	raw, _ := canonjson.Get(e.Content(), "join_authorised_via_users_server")
-	voucher := id.UserID(jsonString(raw))
+	voucher := id.UserID(canonjson.String(raw))
 	if voucher == "" || !r.version.Restricted || membershipIn(e.Content()) != Join || !s.IsLocal(voucher) {
 		return e, nil
 	}
@@ -562,12 +562,12 @@ func isFullPDU(raw json.RawMessage) bool {
 
 func typeOf(raw json.RawMessage) string {
 	typ, _ := canonjson.Get(raw, "type")
-	return jsonString(typ)
+	return canonjson.String(typ)
 }
 
 // isStripped reports whether JSON has the members of a stripped event, with the right types.
 func isStripped(raw json.RawMessage) bool {
-	if !isObject(raw) || !json.Valid(raw) {
+	if !canonjson.IsObject(raw) || !json.Valid(raw) {
 		return false
 	}
 	for _, member := range []string{"type", "state_key", "sender"} {
@@ -580,5 +580,5 @@ func isStripped(raw json.RawMessage) bool {
 		}
 	}
 	content, _ := canonjson.Get(raw, "content")
-	return isObject(content)
+	return canonjson.IsObject(content)
 }

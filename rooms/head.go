@@ -7,7 +7,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
@@ -363,12 +362,4 @@ func (r *Room) replace(e *Event) {
 		h.state[k] = e
 		r.derive(k.Type)
 	}
-}
-
-// jsonString returns the value of a JSON string, or "" for anything else.
-func jsonString(raw []byte) string {
-	if s, ok := canonjson.Unquote(raw); ok {
-		return s
-	}
-	return ""
 }

@@ -8,20 +8,55 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accountdata"
 	"ebb/history"
 	"ebb/ident"
+	"ebb/receipts"
 	"ebb/rooms"
 )
 
 func TestMain(m *testing.M) {
 	rooms.OpenReaders = func(s *rooms.Service, o rooms.Options) rooms.Readers {
-		return readers{history.New(history.Options{DB: o.DB, Rooms: s, Commits: o.Commits, Now: o.Now})}
+		data := accountdata.New(accountdata.Options{DB: o.DB, Rooms: s, Commits: o.Commits})
+		return readers{history.New(history.Options{DB: o.DB, Rooms: s, AccountData: data, Commits: o.Commits, Now: o.Now}), receipts.New(s, o.Now), data}
 	}
 	m.Run()
 }
 
-// readers makes a history.Service what the tests of package rooms read by.
-type readers struct{ *history.Service }
+// readers implements rooms.Readers.
+type readers struct {
+	*history.Service
+	receipts *receipts.Service
+	data     *accountdata.Service
+}
+
+func (r readers) SetReceipts(ctx context.Context, room id.RoomID, who ident.Requester, event id.EventID, types ...string) error {
+	var markers []receipts.Marker
+	for _, typ := range types {
+		markers = append(markers, receipts.Marker{Type: typ, Event: event})
+	}
+	return r.receipts.Set(ctx, who, room, markers...)
+}
+
+func (r readers) ReceiveReceipts(ctx context.Context, origin string, content json.RawMessage) error {
+	return r.receipts.Receive(ctx, origin, content)
+}
+
+func (r readers) SetAccountData(ctx context.Context, room id.RoomID, who ident.UserNID, typ, content string) error {
+	return r.data.Set(ctx, who, room, typ, json.RawMessage(content))
+}
+
+func (r readers) AccountData(ctx context.Context, room id.RoomID, who ident.UserNID, typ string) (json.RawMessage, error) {
+	return r.data.Get(ctx, who, room, typ)
+}
+
+func (r readers) PutTag(ctx context.Context, room id.RoomID, who ident.UserNID, tag, content string) error {
+	return r.data.PutTag(ctx, who, room, tag, json.RawMessage(content))
+}
+
+func (r readers) Tags(ctx context.Context, room id.RoomID, who ident.UserNID) (map[string]json.RawMessage, error) {
+	return r.data.Tags(ctx, who, room)
+}
 
 func recipient(s ident.Requester) ident.Requester {
 	return ident.Requester{UserNID: s.UserNID, UserID: s.UserID, DeviceNID: s.DeviceNID}

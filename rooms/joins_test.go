@@ -712,7 +712,7 @@ func TestBlockedInvitesDoNotArrive(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob, carol := a.user("alice"), b.user("bob"), b.user("carol")
-	b.ok(b.svc.SetAccountData(t.Context(), bob.UserNID, "", typeInvitePermission, json.RawMessage(`{"default_action":"block"}`)))
+	b.ok(b.reads().SetAccountData(t.Context(), "", bob.UserNID, typeInvitePermission, `{"default_action":"block"}`))
 	room := a.create(alice, CreateRoom{})
 	err := a.svc.Invite(t.Context(), alice, room, bob.UserID, "")
 	if mxerr.Code(err) == "" || a.room(room).Membership(bob.UserID) != "" {
@@ -724,7 +724,7 @@ func TestBlockedInvitesDoNotArrive(t *testing.T) {
 	b.refused(err, mxerr.CodeInviteBlocked)
 	_, err = b.svc.Create(t.Context(), carol, CreateRoom{Invite: []id.UserID{bob.UserID}})
 	b.refused(err, mxerr.CodeInviteBlocked)
-	b.ok(b.svc.SetAccountData(t.Context(), bob.UserNID, "", typeInvitePermission, json.RawMessage(`{"default_action":"other"}`)))
+	b.ok(b.reads().SetAccountData(t.Context(), "", bob.UserNID, typeInvitePermission, `{"default_action":"other"}`))
 	b.ok(b.svc.Invite(t.Context(), carol, at, bob.UserID, ""))
 }
 

@@ -204,12 +204,12 @@ func allowedRooms(joinRules []byte) (rooms []id.RoomID) {
 	raw, _ := canonjson.Get(joinRules, "allow")
 	allow, _ := canonjson.Elements(raw)
 	for _, a := range allow[:min(len(allow), maxAllow)] {
-		if !isObject(a) {
+		if !canonjson.IsObject(a) {
 			continue
 		}
 		typ, _ := canonjson.Get(a, "type")
 		of, _ := canonjson.Get(a, "room_id")
-		if room := id.RoomID(jsonString(of)); jsonString(typ) == "m.room_membership" && pdu.LooksLikeRoomID(room) {
+		if room := id.RoomID(canonjson.String(of)); canonjson.String(typ) == "m.room_membership" && pdu.LooksLikeRoomID(room) {
 			rooms = append(rooms, room)
 		}
 	}
@@ -378,7 +378,7 @@ func (s *Service) Forget(ctx context.Context, sender ident.Requester, room id.Ro
 	}
 	w := storage.Write{
 		Do:        func(tx *storage.Tx) error { return tx.ForgetRoom(sender.UserNID, r.nid) },
-		Committed: func() { s.opts.Commits.deliver(&Commit{Room: r, Forgotten: []ident.UserNID{sender.UserNID}}) },
+		Committed: func() { s.opts.Commits.Deliver(&Commit{Room: r, Forgotten: []ident.UserNID{sender.UserNID}}) },
 	}
 	return s.db.Enqueue(w).Wait(ctx)
 }

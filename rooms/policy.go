@@ -13,6 +13,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/canonjson"
 	"ebb/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
@@ -56,7 +57,7 @@ func (r *Room) policyServer() *policyServer {
 	if json.Unmarshal(e.Content(), &content) != nil || !r.HasServer(content.Via) {
 		return nil
 	}
-	key := decodeKey(jsonString(content.Keys["ed25519"]))
+	key := decodeKey(canonjson.String(content.Keys["ed25519"]))
 	if key == nil {
 		return nil
 	}

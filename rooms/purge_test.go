@@ -141,7 +141,7 @@ func TestForwardExtremityIsASkeletonUntilTheRoomGoesOn(t *testing.T) {
 		if _, err := h.reads().GetEvent(t.Context(), room, last, alice); err == nil {
 			t.Error("the skeleton is given to a client")
 		}
-		h.refused(h.svc.SetReceipt(t.Context(), alice, room, ReadReceipt, last, ""), "M_NOT_FOUND")
+		h.refused(h.reads().SetReceipts(t.Context(), room, alice, last, ReadReceipt), "M_NOT_FOUND")
 		if n := h.purge(room); n != 0 || row(h.svc) == nil {
 			t.Error("the skeleton went while the graph needs it")
 		}

@@ -183,6 +183,38 @@ func (b *batch) applyTo(r *Room) {
 	r.head.published = r.head.published && !b.unpublishes
 }
 
+// ReceiptChanges are the receipts and markers that a write moved.
+type ReceiptChanges struct {
+	Receipts    []CommittedReceipt
+	AccountData []CommittedAccountData // fully-read markers
+}
+
+// WriteReceipts writes receipts of a room. do stores them and returns what has changed, which the Commit then contains.
+// Nothing is delivered if nothing has changed.
+func (s *Service) WriteReceipts(ctx context.Context, room id.RoomID, do func(*storage.Tx, ident.RoomNID) (ReceiptChanges, error)) error {
+	return s.touch(ctx, room, func(r *Room) storage.Write {
+		var changes ReceiptChanges
+		return storage.Write{
+			Do: func(tx *storage.Tx) (err error) {
+				changes, err = do(tx, r.nid)
+				return err
+			},
+			Committed: func() {
+				if len(changes.Receipts)+len(changes.AccountData) > 0 {
+					s.commit(&Commit{Room: r, Receipts: changes.Receipts, AccountData: changes.AccountData}, changes)
+				}
+			},
+		}
+	})
+}
+
+// applyTo implements headChange.
+func (c ReceiptChanges) applyTo(r *Room) {
+	for _, receipt := range c.Receipts {
+		r.head.receipt, r.head.last = max(r.head.receipt, receipt.Pos), max(r.head.last, receipt.Pos)
+	}
+}
+
 // touch makes a write that changes something of a room without adding an event, such as a receipt. The write is queued
 // under the room's lock, so that the room stays in memory until the write is committed.
 func (s *Service) touch(ctx context.Context, room id.RoomID, write func(*Room) storage.Write) error {

@@ -10,8 +10,8 @@ import (
 	"ebb/ident"
 )
 
-// Readers is package history as the tests of this package use it to look at what clients and other servers get. It
-// imports this package, so that tests inside this package cannot import it; history_test.go is outside and provides it.
+// Readers is what the tests of this package use of the packages built on it: history, receipts and accountdata. Tests
+// inside this package cannot import those; history_test.go, which is outside, provides it.
 type Readers interface {
 	GetEvent(ctx context.Context, room id.RoomID, event id.EventID, who ident.Requester) (json.RawMessage, error)
 	// Messages is a page that goes back from a token.
@@ -24,6 +24,13 @@ type Readers interface {
 	JoinedMembers(ctx context.Context, room id.RoomID, who ident.Requester) ([]byte, error)
 	TimestampToEvent(ctx context.Context, room id.RoomID, who ident.Requester, at time.Time, backwards bool) (id.EventID, int64, error)
 	Unread(ctx context.Context, room ident.RoomNID, who ident.Requester) (notify, highlight int64, err error)
+
+	SetReceipts(ctx context.Context, room id.RoomID, who ident.Requester, event id.EventID, types ...string) error
+	ReceiveReceipts(ctx context.Context, origin string, content json.RawMessage) error
+	SetAccountData(ctx context.Context, room id.RoomID, who ident.UserNID, typ, content string) error
+	AccountData(ctx context.Context, room id.RoomID, who ident.UserNID, typ string) (json.RawMessage, error)
+	PutTag(ctx context.Context, room id.RoomID, who ident.UserNID, tag, content string) error
+	Tags(ctx context.Context, room id.RoomID, who ident.UserNID) (map[string]json.RawMessage, error)
 
 	EventForServer(ctx context.Context, origin string, event id.EventID) (json.RawMessage, error)
 	StateForServer(ctx context.Context, origin string, room id.RoomID, event id.EventID) (state, chain []*Event, err error)

@@ -37,7 +37,7 @@ func relationOf(content []byte) *relation {
 	}
 	text := func(key string) string {
 		v, _ := canonjson.Get(raw, key)
-		return jsonString(v)
+		return canonjson.String(v)
 	}
 	r := &relation{parent: id.EventID(text("event_id")), relType: text("rel_type"), key: text("key")}
 	if r.parent == "" || r.relType == "" || len(r.parent) > maxRelationText || len(r.relType) > maxRelationText || strings.Contains(string(r.parent)+r.relType, "\x00") {

@@ -76,7 +76,7 @@ func (s *Service) knownServers(ctx context.Context, r *Room, user ident.Requeste
 	shown, err := s.StrippedState(ctx, user.UserNID, r)
 	for _, raw := range shown {
 		sender, _ := canonjson.Get(raw, "sender")
-		servers = append(servers, ident.ServerOf(jsonString(sender)))
+		servers = append(servers, ident.ServerOf(canonjson.String(sender)))
 	}
 	return servers, err
 }
@@ -137,7 +137,7 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 	if v.Restricted && c.Membership == Join {
 		// A local user cannot be the authorising one: this server would have authorised the join itself.
 		raw, _ := canonjson.Get(template.Content, "join_authorised_via_users_server")
-		if voucher := id.UserID(jsonString(raw)); pdu.ValidUserID(voucher) && !s.IsLocal(voucher) {
+		if voucher := id.UserID(canonjson.String(raw)); pdu.ValidUserID(voucher) && !s.IsLocal(voucher) {
 			c.AuthorisedVia = voucher
 		}
 	}
@@ -288,7 +288,7 @@ func (s *Service) vouched(ctx context.Context, join *pdu.Event, answer json.RawM
 	if !ok {
 		return join, nil
 	}
-	return s.countersign(ctx, join, ident.ServerOf(jsonString(raw)), answer)
+	return s.countersign(ctx, join, ident.ServerOf(canonjson.String(raw)), answer)
 }
 
 // verifyState returns the valid events of a response that belong to the room. It releases the JSON of each event once
@@ -350,7 +350,7 @@ func checkJoinState(a adoption) error {
 		return errors.New("the state has no create event")
 	}
 	raw, _ := canonjson.Get(create.Content(), "room_version")
-	version := id.RoomVersion(jsonString(raw))
+	version := id.RoomVersion(canonjson.String(raw))
 	if raw == nil {
 		version = id.RoomV1
 	}

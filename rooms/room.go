@@ -257,6 +257,22 @@ func (r *Room) EachServer() iter.Seq[string] {
 	}
 }
 
+// OtherServers returns the other servers with joined users.
+func (r *Room) OtherServers() (others []string) {
+	for server := range r.EachServer() {
+		if server != r.svc.opts.Server {
+			others = append(others, server)
+		}
+	}
+	return others
+}
+
+// SharedWith reports whether this server participates in the room, and a user of another server is joined whose server
+// the access control list allows.
+func (r *Room) SharedWith(server string) bool {
+	return r.Resident() && r.HasServer(server) && r.AllowsServer(server)
+}
+
 // Shared reports whether a user of another server is joined.
 func (r *Room) Shared() bool {
 	r.mu.RLock()

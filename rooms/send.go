@@ -130,7 +130,7 @@ func (s *Service) followTombstone(ctx context.Context, sender ident.Requester, o
 // prepare makes the checks that do not depend on the room's head, and looks up the events that the new one refers to.
 func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, error) {
 	p := &proto{typ: n.Type, stateKey: n.StateKey, sender: n.Sender, content: n.Content, ts: n.Timestamp}
-	if !isObject(n.Content) {
+	if !canonjson.IsObject(n.Content) {
 		return nil, mxerr.BadJSON("The content of an event must be a JSON object")
 	}
 	if err := p.settle(r.version); err != nil {
@@ -156,7 +156,7 @@ func (p *proto) leaves() bool {
 		return false
 	}
 	membership, _ := canonjson.Get(p.content, "membership")
-	return jsonString(membership) == Leave
+	return canonjson.String(membership) == Leave
 }
 
 // settle resolves duplicate keys, which old room versions allow, so that the checks see the same values as other
@@ -169,11 +169,6 @@ func (p *proto) settle(v *pdu.Version) (err error) {
 		return mxerr.BadJSON("%v", err)
 	}
 	return nil
-}
-
-func isObject(raw []byte) bool {
-	raw = bytes.TrimLeft(raw, " \t\r\n")
-	return len(raw) > 0 && raw[0] == '{'
 }
 
 // prepareState checks state events of the types with special rules.
@@ -206,7 +201,7 @@ func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 		return mxerr.InvalidParam("The state key of an m.room.member event must be a user ID")
 	}
 	raw, _ := canonjson.Get(p.content, "membership")
-	membership := jsonString(raw)
+	membership := canonjson.String(raw)
 	switch membership {
 	case Join, Invite, Knock, Leave, Ban:
 	default:
@@ -231,7 +226,7 @@ func checkCreatorsUnlisted(v *pdu.Version, create *Event, content []byte) error 
 		return nil
 	}
 	users, ok := canonjson.Get(content, "users")
-	if !ok || !isObject(users) {
+	if !ok || !canonjson.IsObject(users) {
 		return nil
 	}
 	for _, creator := range creatorsOf(create) {
@@ -247,7 +242,7 @@ func creatorsOf(create *Event) []id.UserID {
 	raw, _ := canonjson.Get(create.Content(), "additional_creators")
 	more, _ := canonjson.Elements(raw)
 	for _, m := range more {
-		creators = append(creators, id.UserID(jsonString(m)))
+		creators = append(creators, id.UserID(canonjson.String(m)))
 	}
 	return creators
 }
@@ -294,7 +289,7 @@ func (s *Service) prepareRedaction(ctx context.Context, r *Room, n *NewEvent, p 
 	p.redacts = n.Redacts
 	if p.redacts == "" {
 		raw, _ := canonjson.Get(p.content, "redacts")
-		p.redacts = id.EventID(jsonString(raw))
+		p.redacts = id.EventID(canonjson.String(raw))
 	}
 	if p.redacts == "" {
 		return mxerr.MissingParam("redacts is missing: it must name the event to redact")

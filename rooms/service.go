@@ -92,7 +92,6 @@ type Service struct {
 
 	lastCreated atomic.Int64 // ms; see createTime
 
-	ignores ignoreCache
 	erased  erasures
 	threads threadCache
 }
@@ -127,7 +126,6 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.own.init(o.Cache.Entries(maxCachedMemberships))
 	s.txns.init()
 	s.partials.init()
-	s.ignores.init(o.Cache.Entries(maxCachedIgnores))
 	s.threads.init(o.Cache.Entries(maxCachedThreads))
 	if err := s.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)

@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 
 	"maunium.net/go/mautrix/id"
@@ -37,11 +36,11 @@ func (t *ThirdPartyInvite) content(displayName string) map[string]any {
 
 // check verifies that the signed part is about the invited user. The authorisation rules check the signature.
 func (t *ThirdPartyInvite) check() error {
-	if !isObject(t.Signed) {
+	if !canonjson.IsObject(t.Signed) {
 		return mxerr.InvalidParam("third_party_invite must have signed")
 	}
 	mxid, _ := canonjson.Get(t.Signed, "mxid")
-	if !pdu.ValidUserID(t.Invitee) || jsonString(mxid) != string(t.Invitee) {
+	if !pdu.ValidUserID(t.Invitee) || canonjson.String(mxid) != string(t.Invitee) {
 		return mxerr.InvalidParam("mxid in signed must be the invited user")
 	}
 	return nil
@@ -76,7 +75,7 @@ func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
 		return err
 	}
 	token, _ := canonjson.Get(t.Signed, "token")
-	issued := r.State(typeThirdPartyInvite, jsonString(token))
+	issued := r.State(typeThirdPartyInvite, canonjson.String(token))
 	if issued == nil || issued.Sender() != t.Sender {
 		return mxerr.Forbidden("There is no such third-party invite in the room")
 	}
@@ -113,11 +112,15 @@ const typeInvitePermission = "m.invite_permission_config"
 // mayBeInvited returns an error if a local user accepts no invites, or has too many in total or from the inviter.
 // Spec: client-server-api#invite-permission
 func (s *Service) mayBeInvited(ctx context.Context, user ident.UserNID, inviter id.UserID) error {
-	content, err := s.AccountData(ctx, user, "", typeInvitePermission)
-	if err != nil && !errors.Is(err, errNoAccountData) {
+	var content string
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		content, _, err = tx.AccountData(user, 0, typeInvitePermission)
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	if action, ok := canonjson.Get(content, "default_action"); ok && jsonString(action) == "block" {
+	if action, ok := canonjson.Get([]byte(content), "default_action"); ok && canonjson.String(action) == "block" {
 		return mxerr.New(http.StatusForbidden, mxerr.CodeInviteBlocked, "The user does not accept invites")
 	}
 	return s.checkPendingInvites(ctx, user, inviter)

@@ -115,7 +115,7 @@ func (s *Service) setSubscription(
 		},
 		Committed: func() {
 			if changed {
-				s.opts.Commits.deliver(&Commit{Subscriptions: []CommittedSubscription{{User: who.UserNID, Root: root.Pos}}})
+				s.opts.Commits.Deliver(&Commit{Subscriptions: []CommittedSubscription{{User: who.UserNID, Root: root.Pos}}})
 			}
 		},
 	}

@@ -10,6 +10,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/accountdata"
 	"ebb/accounts"
 	"ebb/config"
 	"ebb/directory"
@@ -25,6 +26,7 @@ import (
 	"ebb/mxerr"
 	"ebb/outbox"
 	"ebb/pushrules"
+	"ebb/receipts"
 	"ebb/retention"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
@@ -34,22 +36,24 @@ import (
 
 // services holds the services behind the APIs.
 type services struct {
-	db        *storage.DB
-	hub       *wake.Hub
-	accounts  *accounts.Service
-	rooms     *rooms.Service
-	history   *history.Service
-	directory *directory.Service
-	e2ee      *e2ee.Service
-	feed      *feed.Service
-	push      *pushrules.Rules
-	media     *media.Service
-	retention *retention.Job
-	signing   *fedclient.SigningKeys
-	remote    *fedclient.Client
-	keys      *fedclient.KeyRing
-	outbox    *outbox.Service
-	mail      *mail.Sender // nil: e-mail is off
+	db          *storage.DB
+	hub         *wake.Hub
+	accounts    *accounts.Service
+	rooms       *rooms.Service
+	accountData *accountdata.Service
+	receipts    *receipts.Service
+	history     *history.Service
+	directory   *directory.Service
+	e2ee        *e2ee.Service
+	feed        *feed.Service
+	push        *pushrules.Rules
+	media       *media.Service
+	retention   *retention.Job
+	signing     *fedclient.SigningKeys
+	remote      *fedclient.Client
+	keys        *fedclient.KeyRing
+	outbox      *outbox.Service
+	mail        *mail.Sender // nil: e-mail is off
 
 	gone   *keyed.Map[ident.DeviceNID, bool] // devices whose deletion has begun
 	locked *keyed.Map[ident.UserNID, bool]   // users whose accounts were locked
@@ -109,8 +113,10 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
 	}
+	s.accountData = accountdata.New(accountdata.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Cache: keyed.Budget(cfg.Cache.Size)})
+	s.receipts = receipts.New(s.rooms, o.Now)
 	s.directory = s.newDirectory(cfg, o)
-	s.history = history.New(history.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Now: o.Now})
+	s.history = history.New(history.Options{DB: s.db, Rooms: s.rooms, AccountData: s.accountData, Commits: commits, Now: o.Now})
 	delivery := outbox.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log}
 	if cfg.Federation.Enabled {
 		delivery.Commits = commits
@@ -127,7 +133,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Now: o.Now, Log: o.Log,
 	})
 	news := feed.Options{
-		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Rooms: s.rooms, History: s.history, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
+		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Rooms: s.rooms, AccountData: s.accountData, History: s.history, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
 		Alive: s.alive, Server: cfg.ServerName,
 	}
 	if cfg.Federation.Enabled {

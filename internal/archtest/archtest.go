@@ -52,8 +52,11 @@ var rules = map[string]rule{
 	"pushrules": {rank: 3},
 
 	"rooms": {rank: 4},
+	// Account data of users. history leaves out what ignored users send.
+	"accountdata": {rank: 5},
+	"receipts":    {rank: 5},
 	// The readers; rooms, the only writer, does not import them.
-	"history": {rank: 5},
+	"history": {rank: 5, sideways: []string{"accountdata"}},
 	// What is seen of rooms from outside.
 	"directory": {rank: 5},
 

@@ -1,4 +1,4 @@
-package rooms
+package accountdata
 
 import (
 	"context"
@@ -10,16 +10,17 @@ import (
 	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/keyed"
+	"ebb/rooms"
 	"ebb/storage"
 )
 
-// typeIgnoredUsers is the account data that lists whom a user ignores.
+// typeIgnoredUsers is the type of the account data that lists the users whom a user ignores.
 const typeIgnoredUsers = "m.ignored_user_list"
 
-// maxCachedIgnores bounds the users in an ignoreCache; most lists are empty.
+// maxCachedIgnores bounds the users in an ignoreCache. Most lists are empty.
 const maxCachedIgnores = 20_000
 
-// ignoreCache keeps whom local users ignore.
+// ignoreCache caches the users whom local users ignore.
 type ignoreCache struct {
 	lists *keyed.Memo[ident.UserNID, map[id.UserID]struct{}]
 }
@@ -28,8 +29,8 @@ func (c *ignoreCache) init(entries int) {
 	c.lists = keyed.NewMemo(keyed.Options[ident.UserNID, map[id.UserID]struct{}]{Entries: entries})
 }
 
-// committed is the Listener that forgets the lists that have changed.
-func (c *ignoreCache) committed(commit *Commit) {
+// committed is the Listener that drops lists that have changed.
+func (c *ignoreCache) committed(commit *rooms.Commit) {
 	for _, a := range commit.AccountData {
 		if a.Type == typeIgnoredUsers {
 			c.lists.Forget(a.User)
@@ -37,16 +38,16 @@ func (c *ignoreCache) committed(commit *Commit) {
 	}
 }
 
-// Ignores returns the users whom a local user ignores; the caller must not change it. What memory lacks is read through
-// tx, or if that is nil in a read of its own.
+// Ignores returns the users whom a local user ignores. Callers must not modify the map. What is not in memory is read
+// through tx, or in a new transaction if tx is nil.
 func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, error) {
-	if tx != nil { // its snapshot may be older than the newest change, so what is read by it is not kept
-		if list, ok := s.ignores.lists.Peek(user); ok {
+	if tx != nil { // its snapshot may be older than the newest change, so the result is not cached
+		if list, ok := s.ignored.lists.Peek(user); ok {
 			return list, nil
 		}
 		return readIgnored(tx, user)
 	}
-	return s.ignores.lists.Get(ctx, user, func(ctx context.Context) (list map[id.UserID]struct{}, err error) {
+	return s.ignored.lists.Get(ctx, user, func(ctx context.Context) (list map[id.UserID]struct{}, err error) {
 		err = s.db.ReadInner(ctx, func(tx *storage.Tx) (err error) {
 			list, err = readIgnored(tx, user)
 			return err
@@ -55,8 +56,8 @@ func (s *Service) Ignores(ctx context.Context, tx *storage.Tx, user ident.UserNI
 	})
 }
 
-// readIgnored reads whom a user ignores. Nobody ignores themselves, whatever the list says: they would not see what
-// they write.
+// readIgnored reads the list of users whom a user ignores. It leaves out the user, who would not see their own messages
+// otherwise.
 func readIgnored(tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, error) {
 	content, found, err := tx.AccountData(user, 0, typeIgnoredUsers)
 	if err != nil || !found {
@@ -68,7 +69,7 @@ func readIgnored(tx *storage.Tx, user ident.UserNID) (map[id.UserID]struct{}, er
 	return list, err
 }
 
-// parseIgnored reads the content of m.ignored_user_list; what is malformed ignores nobody.
+// parseIgnored returns the users in the content of m.ignored_user_list, or nil if it is malformed.
 func parseIgnored(content json.RawMessage) map[id.UserID]struct{} {
 	list, ok := canonjson.Get(content, "ignored_users")
 	if !ok {
