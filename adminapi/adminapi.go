@@ -23,6 +23,7 @@ import (
 	"ebb/fedclient"
 	"ebb/httpapi"
 	"ebb/mail"
+	"ebb/moderation"
 	"ebb/mxerr"
 	"ebb/outbox"
 	"ebb/retention"
@@ -32,17 +33,18 @@ import (
 
 // API holds the services that administrators use; all fields are required unless they say otherwise.
 type API struct {
-	Config    *config.Config
-	Accounts  *accounts.Service
-	Rooms     *rooms.Service
-	Directory *directory.Service
-	Retention *retention.Job
-	Outbox    *outbox.Service
-	Mail      *mail.Sender // nil: this server sends no e-mail
-	Signing   *fedclient.SigningKeys
-	DB        *storage.DB
-	Now       func() time.Time
-	Log       *slog.Logger
+	Config     *config.Config
+	Accounts   *accounts.Service
+	Rooms      *rooms.Service
+	Directory  *directory.Service
+	Retention  *retention.Job
+	Moderation *moderation.Service
+	Outbox     *outbox.Service
+	Mail       *mail.Sender // nil: this server sends no e-mail
+	Signing    *fedclient.SigningKeys
+	DB         *storage.DB
+	Now        func() time.Time
+	Log        *slog.Logger
 
 	nonces *nonces
 	secret *atomic.Pointer[string] // registration.shared_secret
@@ -75,6 +77,7 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"room retention get":   decoded(a.roomRetentionGet),
 		"room retention set":   decoded(a.roomRetentionSet),
 		"room retention clear": decoded(a.roomRetentionClear),
+		"report list":          decoded(a.reportList),
 		"purge now":            decoded(a.purgeNow),
 		"federation status":    decoded(a.federationStatus),
 		"federation retry":     decoded(a.federationRetry),

@@ -2,13 +2,17 @@ package adminapi
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
 	"ebb/accounts"
 	"ebb/ident"
+	"ebb/moderation"
 	"ebb/mxerr"
 	"ebb/rooms"
 )
@@ -82,15 +86,48 @@ func (a *API) tokenList(ctx context.Context, args ListArgs) (any, error) {
 
 // roomList lists rooms in the order in which this server got to know them.
 func (a *API) roomList(ctx context.Context, args ListArgs) (any, error) {
-	after := ident.RoomNID(0)
-	if args.After != "" {
-		nid, err := strconv.ParseInt(args.After, 10, 64)
-		if err != nil {
-			return nil, badAfter()
-		}
-		after = ident.RoomNID(nid)
+	after, err := numberAfter(args)
+	if err != nil {
+		return nil, err
 	}
-	read := func(limit int) ([]rooms.Details, error) { return a.Rooms.ListRooms(ctx, after, limit) }
+	read := func(limit int) ([]rooms.Details, error) { return a.Rooms.ListRooms(ctx, ident.RoomNID(after), limit) }
 	key := func(r rooms.Details) string { return strconv.FormatInt(int64(r.NID), 10) }
 	return pageOf(args, read, key, roomOf)
+}
+
+// numberAfter returns the key after which a page begins, for lists whose keys are numbers.
+func numberAfter(args ListArgs) (int64, error) {
+	if args.After == "" {
+		return 0, nil
+	}
+	nid, err := strconv.ParseInt(args.After, 10, 64)
+	if err != nil {
+		return 0, badAfter()
+	}
+	return nid, nil
+}
+
+// Report is a report as listed by report list.
+type Report struct {
+	Reporter id.UserID         `json:"reporter"`
+	Time     time.Time         `json:"time"`
+	Room     id.RoomID         `json:"room,omitempty"`
+	Event    id.EventID        `json:"event,omitempty"`
+	User     id.UserID         `json:"user,omitempty"`
+	Reason   string            `json:"reason"`
+	Profile  json.RawMessage   `json:"profile,omitempty"` // of a reported local user, when reported
+	Content  []json.RawMessage `json:"content,omitempty"` // the reported events, unless they were purged or have expired
+}
+
+// reportList lists reports, oldest first.
+func (a *API) reportList(ctx context.Context, args ListArgs) (any, error) {
+	after, err := numberAfter(args)
+	if err != nil {
+		return nil, err
+	}
+	read := func(limit int) ([]moderation.Report, error) { return a.Moderation.Reports(ctx, after, limit) }
+	key := func(r moderation.Report) string { return strconv.FormatInt(r.NID, 10) }
+	return pageOf(args, read, key, func(r moderation.Report) Report {
+		return Report{Reporter: r.Reporter, Time: r.Time, Room: r.Room, Event: r.Event, User: r.User, Reason: r.Reason, Profile: r.Profile, Content: r.Content}
+	})
 }

@@ -16,6 +16,7 @@ import (
 	"ebb/history"
 	"ebb/httpapi"
 	"ebb/media"
+	"ebb/moderation"
 	"ebb/mxerr"
 	"ebb/pushrules"
 	"ebb/receipts"
@@ -35,6 +36,7 @@ type API struct {
 	E2EE        *e2ee.Service
 	Push        *pushrules.Rules
 	Media       *media.Service
+	Moderation  *moderation.Service
 }
 
 // New returns an API.
@@ -50,7 +52,7 @@ func (a *API) Routes() []httpapi.Route {
 		a.listJoinedRoomsRoutes(), a.listPublicRoomsRoutes(), a.loginRoutes(), a.loginTokenRoutes(), a.logoutRoutes(),
 		a.messagePaginationRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
 		a.pushrulesRoutes(), a.readMarkersRoutes(), a.receiptsRoutes(), a.redactionRoutes(), a.refreshRoutes(),
-		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
+		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.reportContentRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
 		a.roomInitialSyncRoutes(), a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),
 		a.tagsRoutes(), a.thirdPartyLookupRoutes(), a.threadSubscriptionRoutes(), a.threadsListRoutes(), a.toDeviceRoutes(), a.typingRoutes(),
 		a.usersRoutes(), a.versionsRoutes(), a.voipRoutes(), a.welcomeRoutes(), a.wellknownRoutes(), a.whoamiRoutes(),

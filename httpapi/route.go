@@ -39,6 +39,7 @@ const (
 	KeyClaim           // one-time keys
 	Lookups            // lookups for unauthenticated requesters that make this server query others
 	AllLookups         // all Lookups together
+	Reports            // reports to the administrators
 	Anonymous          // unauthenticated requests that read the database: login, registration, refresh, server keys
 )
 

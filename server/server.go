@@ -83,13 +83,13 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now), memory: httpapi.NewMemory()}
 	s.health = &health{db: svc.db, cfg: cfg, opt: &s.opt}
 	s.api = clientapi.New(clientapi.API{
-		Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media,
+		Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media, Moderation: svc.moderation,
 	})
 	s.fed = federation.New(federation.API{
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
 		EDUs: svc.edus(), Now: o.Now, Log: o.Log,
 	})
-	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Directory: svc.directory, Retention: svc.retention, Outbox: svc.outbox, Mail: svc.mail, Signing: svc.signing, DB: svc.db, Now: o.Now, Log: o.Log})
+	s.admin = adminapi.New(adminapi.API{Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, Directory: svc.directory, Moderation: svc.moderation, Retention: svc.retention, Outbox: svc.outbox, Mail: svc.mail, Signing: svc.signing, DB: svc.db, Now: o.Now, Log: o.Log})
 	return s, nil
 }
 

@@ -23,6 +23,7 @@ import (
 	"ebb/keyed"
 	"ebb/mail"
 	"ebb/media"
+	"ebb/moderation"
 	"ebb/mxerr"
 	"ebb/outbox"
 	"ebb/pushrules"
@@ -54,6 +55,7 @@ type services struct {
 	keys        *fedclient.KeyRing
 	outbox      *outbox.Service
 	mail        *mail.Sender // nil: e-mail is off
+	moderation  *moderation.Service
 
 	gone   *keyed.Map[ident.DeviceNID, bool] // devices whose deletion has begun
 	locked *keyed.Map[ident.UserNID, bool]   // users whose accounts were locked
@@ -141,6 +143,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.feed = feed.New(news)
 	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log})
+	s.moderation = moderation.New(moderation.Options{DB: s.db, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
 		QuotaPerUser: int64(cfg.Media.QuotaPerUser), MaxPending: cfg.Media.MaxPendingUploads,
@@ -357,6 +360,9 @@ const (
 	maxAllLookups = 20 // for all networks at once, and one more a second
 )
 
+// maxReports bounds the reports that a user sends at once; one more is allowed every ten seconds.
+const maxReports = 20
+
 // limits returns the rate limits of the APIs.
 func limits(c config.RateLimits) map[httpapi.Rate]httpapi.Bucket {
 	return map[httpapi.Rate]httpapi.Bucket{
@@ -364,5 +370,6 @@ func limits(c config.RateLimits) map[httpapi.Rate]httpapi.Bucket {
 		httpapi.Invites: bucket(c.Invites), httpapi.ServerInvites: {PerSecond: c.Invites.PerSecond * invitesOfServer, Burst: c.Invites.Burst * invitesOfServer},
 		httpapi.Uploads: bucket(c.Uploads), httpapi.KeyClaim: bucket(c.Claims),
 		httpapi.Lookups: {PerSecond: 0.1, Burst: maxLookups}, httpapi.AllLookups: {PerSecond: 1, Burst: maxAllLookups},
+		httpapi.Reports: {PerSecond: 0.1, Burst: maxReports},
 	}
 }

@@ -131,7 +131,7 @@ func (tx *Tx) EraseData(user ident.UserNID) error {
 			return err
 		}
 	}
-	return nil
+	return tx.eraseReports(user)
 }
 
 // RegistrationToken is a token that permits registration.

@@ -63,6 +63,16 @@ var dependents = []dependent{
 		},
 		remove: func(tx *Tx, p Pos, _ string) error { return tx.DeleteRelation(p) },
 	},
+	{ // The reports about the event. They show it as it is now, so only a purge leaves nothing to show.
+		goesWhen: purged,
+		find: func(tx *Tx, list string, keys []any) ([]int64, error) {
+			return collect(tx, scanNumber[int64], `SELECT position FROM report_events WHERE position IN `+list, keys...)
+		},
+		remove: func(tx *Tx, p Pos, _ string) error {
+			_, err := tx.exec(`DELETE FROM report_events WHERE position = $1`, int64(p))
+			return err
+		},
+	},
 	{ // The users whom the event notifies differently from the rest of the room.
 		goesWhen: redacted | rejected | purged,
 		find: func(tx *Tx, list string, keys []any) ([]int64, error) {

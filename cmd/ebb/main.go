@@ -66,7 +66,7 @@ func commands() []command {
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
 		federationStatusCommand, federationRetryCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
-		emailTestCommand, purgeNowCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
+		emailTestCommand, reportListCommand, purgeNowCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
 	}
 }
 

@@ -1,0 +1,59 @@
+package history
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+	"ebb/rooms"
+	"ebb/rooms/expiry"
+	"ebb/storage"
+)
+
+// Reported returns an event that the requester reports, which must be visible to them in a room that they are in.
+// Otherwise the error is the one for a missing event.
+func (s *Service) Reported(ctx context.Context, room id.RoomID, eventID id.EventID, by ident.Requester) (reported *rooms.Event, err error) {
+	err = s.readingEvent(ctx, room, eventID, by, func(_ *storage.Tx, v *viewer, e *rooms.Event, _ sight) error {
+		if !v.joined {
+			return errNoEvent()
+		}
+		reported = e
+		return nil
+	})
+	return reported, err
+}
+
+// Unexpired returns the client forms of events for administrators, to whom visibility does not apply. Events that were
+// purged or have expired are missing; redacted ones have no content.
+func (s *Service) Unexpired(ctx context.Context, positions []storage.Pos) (map[storage.Pos]json.RawMessage, error) {
+	var rows []storage.EventRow
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = tx.EventsAt(positions)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := map[storage.Pos]json.RawMessage{}
+	for i := range rows {
+		room, err := s.rooms.RoomByNID(ctx, rows[i].Room)
+		if errors.Is(err, rooms.ErrNoRoom) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		e, err := room.LoadEvent(&rows[i])
+		if err != nil {
+			return nil, err
+		}
+		gone := e.Flags&storage.SkeletonEvent != 0 || !e.IsState() && expiry.Expired(room.Retention(), e.OriginServerTS(), e.ReceivedTS, s.now())
+		if !gone {
+			out[e.Pos] = e.Form(true)
+		}
+	}
+	return out, nil
+}

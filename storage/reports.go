@@ -1,0 +1,107 @@
+package storage
+
+import "ebb/ident"
+
+// Report is a report of an event, a room or a user.
+type Report struct {
+	NID        int64
+	Reporter   ident.UserNID
+	ReporterID string // set by Reports
+	TS         int64  // ms
+	Room       string // "": a user was reported
+	Event      string // "": a room or a user was reported
+	User       string // the reported user or the sender of the event; "": a room was reported
+	Profile    string // JSON: the profile of a reported local user at that time; "" if there is none
+	Reason     string
+}
+
+const (
+	addReportQuery = `INSERT INTO reports (nid, reporter_nid, ts, room_id, event_id, user_id, profile, reason)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
+	// It uses the index reports_by_reporter.
+	excessReportsOfQuery = `SELECT nid FROM reports WHERE reporter_nid = $1 ORDER BY nid DESC LIMIT 100 OFFSET $2`
+	excessReportsQuery   = `SELECT nid FROM reports ORDER BY nid DESC LIMIT 100 OFFSET $1`
+)
+
+// AddReport stores a report with the positions of the events that it is about. It deletes the oldest reports beyond
+// ofReporter of the same reporter and beyond all in total.
+func (tx *Tx) AddReport(r Report, events []Pos, ofReporter, all int) error {
+	r.NID = int64(tx.NextPos())
+	if _, err := tx.exec(addReportQuery, r.NID, int64(r.Reporter), r.TS, r.Room, r.Event, r.User, r.Profile, r.Reason); err != nil {
+		return err
+	}
+	for _, p := range events {
+		if _, err := tx.exec(`INSERT INTO report_events (report_nid, position) VALUES ($1, $2)`, r.NID, int64(p)); err != nil {
+			return err
+		}
+	}
+	own, err := collect(tx, scanNumber[int64], excessReportsOfQuery, int64(r.Reporter), ofReporter)
+	if err != nil {
+		return err
+	}
+	if err := tx.deleteReports(own); err != nil {
+		return err
+	}
+	excess, err := collect(tx, scanNumber[int64], excessReportsQuery, all)
+	if err != nil {
+		return err
+	}
+	return tx.deleteReports(excess)
+}
+
+func (tx *Tx) deleteReports(nids []int64) error {
+	for _, nid := range nids {
+		if _, err := tx.exec(`DELETE FROM report_events WHERE report_nid = $1`, nid); err != nil {
+			return err
+		}
+		if _, err := tx.exec(`DELETE FROM reports WHERE nid = $1`, nid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const reportsQuery = `SELECT r.nid, r.reporter_nid, u.user_id, r.ts, r.room_id, r.event_id, r.user_id, r.profile, r.reason
+FROM reports r JOIN users u ON u.nid = r.reporter_nid WHERE r.nid > $1 ORDER BY r.nid LIMIT $2`
+
+// Reports returns a page of the reports, oldest first: at most limit of those after a number. It uses the primary key.
+func (tx *Tx) Reports(after int64, limit int) ([]Report, error) {
+	return collect(tx, func(r Row) (p Report, err error) {
+		err = r.Scan(&p.NID, &p.Reporter, &p.ReporterID, &p.TS, &p.Room, &p.Event, &p.User, &p.Profile, &p.Reason)
+		return p, err
+	}, reportsQuery, after, limit)
+}
+
+// ReportEvents returns the positions of the events of reports, by report.
+func (tx *Tx) ReportEvents(reports []Report) (map[int64][]Pos, error) {
+	out := map[int64][]Pos{}
+	if len(reports) == 0 {
+		return out, nil
+	}
+	nids := make([]int64, len(reports))
+	for i, r := range reports {
+		nids[i] = r.NID
+	}
+	list, args := In(1, nids)
+	err := tx.each(func(r Row) error {
+		var report int64
+		var p Pos
+		err := r.Scan(&report, &p)
+		out[report] = append(out[report], p)
+		return err
+	}, `SELECT report_nid, position FROM report_events WHERE report_nid IN `+list+` ORDER BY position`, args...)
+	return out, err
+}
+
+// eraseReports deletes the reports of a user, and the profile in reports about the user.
+func (tx *Tx) eraseReports(user ident.UserNID) error {
+	own, err := collect(tx, scanNumber[int64], `SELECT nid FROM reports WHERE reporter_nid = $1`, int64(user))
+	if err != nil {
+		return err
+	}
+	if err := tx.deleteReports(own); err != nil {
+		return err
+	}
+	_, err = tx.exec(`UPDATE reports SET profile = '' WHERE user_id = (SELECT user_id FROM users WHERE nid = $1)`, int64(user))
+	return err
+}
