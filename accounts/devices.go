@@ -61,6 +61,39 @@ func (s *Service) Device(ctx context.Context, user ident.UserNID, device id.Devi
 	return d, err
 }
 
+// PutDevice is RenameDevice for an application service, which creates the device if the user has no such device. A nil
+// name leaves an existing device as it is. It reports whether the device was created.
+// Spec: application-service-api#device-management
+//
+// Errors: M_INVALID_PARAM, M_FORBIDDEN if the ID is the name of a cross-signing key.
+func (s *Service) PutDevice(ctx context.Context, user ident.UserNID, device id.DeviceID, displayName *string) (created bool, err error) {
+	n := NewSession{Device: device}
+	if displayName != nil {
+		n.DisplayName = *displayName
+	}
+	if err := n.check(); err != nil {
+		return false, err
+	}
+	err = s.write(ctx, func(w *write) error {
+		d, found, err := w.Device(user, string(device))
+		switch {
+		case err != nil:
+			return err
+		case !found:
+			created = true
+			_, err := s.newDevice(w, user, n)
+			return err
+		case displayName == nil:
+			return nil
+		}
+		if err := w.RenameDevice(d.NID, *displayName); err != nil {
+			return err
+		}
+		return w.devicesChanged(user, d.DeviceID)
+	})
+	return created && err == nil, err
+}
+
 // RenameDevice sets the display name of a device.
 //
 // Errors: M_NOT_FOUND, M_INVALID_PARAM.

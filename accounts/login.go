@@ -204,6 +204,11 @@ func (s *Service) device(w *write, user ident.UserNID, n NewSession) (ident.Devi
 		w.after(func() { s.sessions.dropDevice(user, d.NID) })
 		return d.NID, w.DeleteDeviceTokens(d.NID)
 	}
+	return s.newDevice(w, user, n)
+}
+
+// newDevice creates a device. A user with too many loses those that have been unused longest.
+func (s *Service) newDevice(w *write, user ident.UserNID, n NewSession) (ident.DeviceNID, error) {
 	if err := refuseKeyName(w.Tx, user, n.Device); err != nil {
 		return 0, err
 	}

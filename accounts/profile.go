@@ -51,10 +51,19 @@ func (s *Service) Profile(ctx context.Context, user id.UserID) ([]Field, error) 
 	return s.LocalProfile(ctx, user)
 }
 
-// LocalProfile lists the profile fields of a local user by name.
+// LocalProfile lists the profile fields of a local user by name. The application service with an unknown user in its
+// namespaces is asked to create it.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) LocalProfile(ctx context.Context, user id.UserID) ([]Field, error) {
+	fields, err := s.storedProfile(ctx, user)
+	if mxerr.Code(err) == mxerr.CodeNotFound && s.opts.Users != nil && s.opts.Users.QueryUser(ctx, user) {
+		return s.storedProfile(ctx, user)
+	}
+	return fields, err
+}
+
+func (s *Service) storedProfile(ctx context.Context, user id.UserID) ([]Field, error) {
 	var rows []storage.ProfileField
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		a, err := s.account(tx, user)

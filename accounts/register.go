@@ -20,13 +20,14 @@ type NewAccount struct {
 	Admin       bool
 	Token       string      // registration token whose uses count; "": none
 	SignIn      *NewSession // nil: nobody is signed in
-	Network     string      // the client's network, for Budgets; "": an administrator creates the account
+	Network     string      // the client's network, for Budgets; "": an administrator or application service creates the account
+	AppService  string      // the application service that creates the account, which gets no password; "": none
 }
 
 // Create creates an account, regardless of the registration mode: the caller decides who may.
 //
 // Errors: M_INVALID_USERNAME, M_USER_IN_USE, M_WEAK_PASSWORD, M_FORBIDDEN where the registration token is used up,
-// M_LIMIT_EXCEEDED.
+// M_LIMIT_EXCEEDED, M_EXCLUSIVE for an application service.
 func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 	if n.Username == "" {
 		n.Username = letters(lowerAlphabet, 12)
@@ -47,7 +48,10 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 			return SignedIn{}, err
 		}
 	}
-	hash, err := s.hasher.hash(ctx, n.Password)
+	if n.AppService != "" && s.reserved(n.AppService, localpart) {
+		return SignedIn{}, errExclusive()
+	}
+	hash, err := s.hashOf(ctx, n)
 	if err != nil {
 		return SignedIn{}, err
 	}
@@ -62,8 +66,16 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 	return out, nil
 }
 
+// hashOf returns the hash of the password of a new account, "" if it has none.
+func (s *Service) hashOf(ctx context.Context, n NewAccount) (string, error) {
+	if n.AppService != "" {
+		return "", nil
+	}
+	return s.hasher.hash(ctx, n.Password)
+}
+
 func (n NewAccount) check() error {
-	if err := CheckPassword(n.Password); err != nil {
+	if err := CheckPassword(n.Password); err != nil && n.AppService == "" {
 		return err
 	}
 	if err := checkText("displayname", n.DisplayName, maxDisplayName); err != nil || n.SignIn == nil {
@@ -103,6 +115,10 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 	return s.startSession(w, a, *n.SignIn)
 }
 
+func errExclusive() error {
+	return mxerr.New(400, mxerr.CodeExclusive, "This username is reserved for an application service, or outside the namespaces of the requesting one")
+}
+
 func errInUse() error { return mxerr.New(400, mxerr.CodeUserInUse, "This username is already in use") }
 
 // Available returns nil if a user name could be registered.
@@ -113,8 +129,8 @@ func (s *Service) Available(ctx context.Context, username string) error {
 	if err != nil {
 		return err
 	}
-	if s.opts.Hooks.Exclusive != nil && s.opts.Hooks.Exclusive(localpart) {
-		return mxerr.New(400, mxerr.CodeExclusive, "This username is reserved for an application service")
+	if s.reserved("", localpart) {
+		return errExclusive()
 	}
 	return s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		_, taken, err := tx.AccountByLocalpart(localpart)

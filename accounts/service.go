@@ -43,8 +43,9 @@ type Hooks struct {
 	RoomIsPublic func(ctx context.Context, room ident.RoomNID) (bool, error)
 	// Locked is called once an account is locked or unlocked. It ends the waiting requests of a locked account.
 	Locked func(user ident.UserNID, locked bool)
-	// Exclusive reports whether a localpart is in an exclusive namespace of an application service.
-	Exclusive func(localpart string) bool
+	// Exclusive reports whether an application service, or anybody else if service is "", may not use a localpart,
+	// because it is reserved for another application service or outside the service's namespaces.
+	Exclusive func(service, localpart string) bool
 }
 
 // Term is a document that users must accept to register.
@@ -60,6 +61,13 @@ const (
 	Open      Mode = "open"   // anybody
 )
 
+// Users asks application services for users who do not exist. It is implemented by appservice.Registry.
+type Users interface {
+	// QueryUser has the user created by the application service with the user in its namespaces, and reports whether
+	// the user may exist now.
+	QueryUser(ctx context.Context, user id.UserID) bool
+}
+
 // Options are the dependencies and settings of a Service.
 type Options struct {
 	DB                  *storage.DB
@@ -72,6 +80,7 @@ type Options struct {
 	Network             func(addr string) string // returns the network of a client address; nil: networks are unknown
 	Hooks               Hooks
 	Remote              Remote       // nil without federation
+	Users               Users        // nil if there are no application services
 	Cache               keyed.Budget // bounds the caches
 	Now                 func() time.Time
 	Log                 *slog.Logger

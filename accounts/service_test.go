@@ -172,7 +172,7 @@ func TestHashingIsBounded(t *testing.T) {
 }
 
 func TestTakenAndWeakAreRefused(t *testing.T) {
-	each(t, Options{Hooks: Hooks{Exclusive: func(localpart string) bool { return localpart == "_bridge" }}}, func(t *testing.T, s *Service, _ *clock) {
+	each(t, Options{Hooks: Hooks{Exclusive: func(_, localpart string) bool { return localpart == "_bridge" }}}, func(t *testing.T, s *Service, _ *clock) {
 		mustCreate(t, s, "alice")
 		refused(t, "available", s.Available(t.Context(), "Alice"), mxerr.CodeUserInUse)
 		refused(t, "exclusive", s.Available(t.Context(), "_bridge"), mxerr.CodeExclusive)

@@ -9,6 +9,7 @@ import (
 
 	"ebb/accountdata"
 	"ebb/accounts"
+	"ebb/appservice"
 	"ebb/config"
 	"ebb/directory"
 	"ebb/e2ee"
@@ -37,6 +38,7 @@ type API struct {
 	Push        *pushrules.Rules
 	Media       *media.Service
 	Moderation  *moderation.Service
+	Services    *appservice.Registry
 }
 
 // New returns an API.
@@ -59,9 +61,13 @@ func (a *API) Routes() []httpapi.Route {
 	))
 }
 
-// interactiveAuth requires the account's password for an operation that an access token alone does not allow.
+// interactiveAuth requires the account's password for an operation that an access token alone does not allow. It does
+// not require it of application services, whose users have no passwords.
 // Spec: client-server-api#user-interactive-authentication-api
 func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
+	if r.AppService != "" {
+		return nil
+	}
 	body, err := members(r)
 	if err != nil {
 		return err

@@ -1,6 +1,8 @@
 package clientapi
 
 import (
+	"net/http"
+
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
@@ -54,7 +56,7 @@ func (a *API) getDevice(r *httpapi.Request) (any, error) {
 	return aDeviceOf(d), nil
 }
 
-// updateDevice renames a device.
+// updateDevice renames a device, or creates it for an application service.
 // Spec: client-server-api#put_matrixclientv3devicesdeviceid
 func (a *API) updateDevice(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -64,6 +66,13 @@ func (a *API) updateDevice(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	device := id.DeviceID(r.Var("deviceId"))
+	if r.AppService != "" {
+		created, err := a.Accounts.PutDevice(r.Context(), r.UserNID, device, body.DisplayName)
+		if err != nil || !created {
+			return nil, err
+		}
+		return httpapi.Raw{Status: http.StatusCreated, Body: []byte("{}")}, nil
+	}
 	if body.DisplayName == nil { // nothing to change
 		_, err := a.Accounts.Device(r.Context(), r.UserNID, device)
 		return nil, err

@@ -23,6 +23,9 @@ func (a *API) keysRoutes() []httpapi.Route {
 // uploadKeys stores the keys of the requesting device.
 // Spec: client-server-api#post_matrixclientv3keysupload
 func (a *API) uploadKeys(r *httpapi.Request) (any, error) {
+	if err := requireDevice(r); err != nil {
+		return nil, err
+	}
 	var body e2ee.UploadKeys
 	if err := r.Decode(&body); err != nil {
 		return nil, err

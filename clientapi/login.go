@@ -11,8 +11,9 @@ import (
 // The login types.
 // Spec: client-server-api#login
 const (
-	loginPassword = "m.login.password"
-	loginToken    = "m.login.token"
+	loginPassword   = "m.login.password"
+	loginToken      = "m.login.token"
+	loginAppService = "m.login.application_service"
 )
 
 func (a *API) loginRoutes() []httpapi.Route {
@@ -21,17 +22,21 @@ func (a *API) loginRoutes() []httpapi.Route {
 	aliases := []string{"/_matrix/client/r0/login"}
 	return []httpapi.Route{
 		{Method: "GET", Path: path, Aliases: aliases, OperationID: "getLoginFlows", File: file, Handler: a.getLoginFlows},
-		{Method: "POST", Path: path, Aliases: aliases, OperationID: "login", File: file, Rate: httpapi.Anonymous, Handler: a.login},
+		{Method: "POST", Path: path, Aliases: aliases, OperationID: "login", File: file, Auth: httpapi.Applicant, Rate: httpapi.Anonymous, Handler: a.login},
 	}
 }
 
 // getLoginFlows lists the login types.
 // Spec: client-server-api#get_matrixclientv3login
 func (a *API) getLoginFlows(*httpapi.Request) (any, error) {
-	return map[string]any{"flows": []map[string]any{
+	flows := []map[string]any{
 		{"type": loginPassword},
 		{"type": loginToken, "get_login_token": true},
-	}}, nil
+	}
+	if a.Services.Any() {
+		flows = append(flows, map[string]any{"type": loginAppService})
+	}
+	return map[string]any{"flows": flows}, nil
 }
 
 // login signs a user in on a device.
@@ -66,6 +71,14 @@ func (a *API) login(r *httpapi.Request) (any, error) {
 		out, err = a.Accounts.LoginPassword(r.Context(), user, body.Password, n)
 	case loginToken:
 		out, err = a.Accounts.LoginToken(r.Context(), body.Token, n)
+	case loginAppService:
+		var user string
+		if user, err = body.Identifier.Name(body.User); err != nil {
+			return nil, err
+		}
+		if err = a.mayLoginService(r); err == nil {
+			out, err = a.Accounts.LoginService(r.Context(), r.AppService, user, n)
+		}
 	case "":
 		err = missing("type")
 	default:

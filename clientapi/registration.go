@@ -13,7 +13,7 @@ func (a *API) registrationRoutes() []httpapi.Route {
 	const file = "registration.yaml"
 	const base = "/_matrix/client/v3/register"
 	return append(thirdPartyTokens("/register", file, "requestTokenToRegisterEmail", "requestTokenToRegisterMSISDN", a.denyThirdParty), []httpapi.Route{
-		{Method: "POST", Path: base, Aliases: []string{"/_matrix/client/r0/register"}, OperationID: "register", File: file, Rate: httpapi.Anonymous, Handler: a.register},
+		{Method: "POST", Path: base, Aliases: []string{"/_matrix/client/r0/register"}, OperationID: "register", File: file, Auth: httpapi.Applicant, Rate: httpapi.Anonymous, Handler: a.register},
 		{Method: "GET", Path: base + "/available", Aliases: []string{"/_matrix/client/r0/register/available"}, OperationID: "checkUsernameAvailability", File: file, Rate: httpapi.Anonymous, Handler: a.checkUsernameAvailability},
 	}...)
 }
@@ -41,6 +41,9 @@ func (a *API) register(r *httpapi.Request) (any, error) {
 	all, err := members(r)
 	if err != nil {
 		return nil, err
+	}
+	if isServiceRegistration(all) {
+		return a.registerService(r)
 	}
 	if made, ok, err := a.Accounts.Registered(all); ok || err != nil {
 		return signedInOf(made), err

@@ -27,7 +27,7 @@ type Config struct {
 	RateLimits     RateLimits   `yaml:"rate_limits"`
 	Federation     Federation   `yaml:"federation"`
 	WellKnown      WellKnown    `yaml:"well_known"`
-	Appservices    []string     `yaml:"appservices" doc:"Registration files of application services."`
+	Appservices    []string     `yaml:"appservices" doc:"Registration files of application services (bridges and bots), or folders with such files. They are read again on SIGHUP."`
 	Media          Media        `yaml:"media"`
 	Push           Push         `yaml:"push"`
 	Retention      Retention    `yaml:"retention"`

@@ -174,7 +174,7 @@ appservices: [none.yaml, bridge.yaml, good.yaml, twin.yaml, broken.yaml]
 	for _, want := range []string{
 		"line 6: registration.shared_secret_file: empty is empty", "line 3: database: ", "line 4: listen[0].tls.certificate: ", "line 5: listen[1].tls: ",
 		"line 7: federation.trusted_ca_file: ", "line 8: appservices[0]: ", "appservices[1]: bridge.yaml has no hs_token", "appservices[1]: bridge.yaml has no namespaces",
-		`appservices[3]: twin.yaml has the id "good"`, "appservices[3]: twin.yaml has the as_token of appservices[2]", "appservices[4]: broken.yaml: ",
+		`appservices[3]: twin.yaml has the id "good"`, "appservices[3]: twin.yaml has the same as_token, which is also that of appservices[2] (good.yaml)", "appservices[4]: broken.yaml: ",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not said in\n%s", want, text)

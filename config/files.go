@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -13,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // CheckFiles checks every file and folder named in the configuration, with the permissions of the current user.
@@ -32,7 +29,8 @@ func (c *Config) CheckFiles(now time.Time) (mistakes, warnings Problems) {
 	if _, err := c.Authorities(); err != nil {
 		p.add("federation.trusted_ca_file", "%v", err)
 	}
-	return append(p.list, c.CheckAppservices()...), w.list
+	_, services := c.AppServices()
+	return append(p.list, services...), w.list
 }
 
 // The bits of access(2).
@@ -159,49 +157,4 @@ func (c *Config) Authorities() (*x509.CertPool, error) {
 		return nil, fmt.Errorf("%s has no PEM certificate", c.Federation.TrustedCAFile)
 	}
 	return pool, nil
-}
-
-// registration holds the required members of an application service's registration file.
-// Spec: application-service-api#registration
-type registration struct {
-	ID              string    `yaml:"id"`
-	URL             yaml.Node `yaml:"url"` // may be null
-	ASToken         string    `yaml:"as_token"`
-	HSToken         string    `yaml:"hs_token"`
-	SenderLocalpart string    `yaml:"sender_localpart"`
-	Namespaces      yaml.Node `yaml:"namespaces"`
-}
-
-// CheckAppservices checks the registration files of application services. Their tokens are secrets, so messages quote
-// only IDs.
-func (c *Config) CheckAppservices() Problems {
-	p := problems{of: c}
-	ids, tokens := map[string]int{}, map[string]int{}
-	for i, file := range c.Appservices {
-		key := fmt.Sprintf("appservices[%d]", i)
-		raw, err := os.ReadFile(c.abs(file))
-		if err != nil {
-			p.add(key, "%v%s", err, OwnerOf(err))
-			continue
-		}
-		var r registration
-		if err := yaml.NewDecoder(bytes.NewReader(raw)).Decode(&r); err != nil {
-			p.add(key, "%s: %v", file, withoutQuotes(err))
-			continue
-		}
-		for name, missing := range map[string]bool{
-			"id": r.ID == "", "url": r.URL.IsZero(), "as_token": r.ASToken == "", "hs_token": r.HSToken == "",
-			"sender_localpart": r.SenderLocalpart == "", "namespaces": r.Namespaces.Kind != yaml.MappingNode,
-		} {
-			p.check(!missing, key, "%s has no %s", file, name)
-		}
-		if first, twice := ids[r.ID]; twice && r.ID != "" {
-			p.add(key, "%s has the id %q, which is also that of appservices[%d]", file, r.ID, first)
-		}
-		if first, twice := tokens[r.ASToken]; twice && r.ASToken != "" {
-			p.add(key, "%s has the as_token of appservices[%d]: each needs one of its own", file, first)
-		}
-		ids[r.ID], tokens[r.ASToken] = i, i
-	}
-	return p.list
 }

@@ -31,9 +31,6 @@ func (c *Config) Warnings() Problems {
 	if c.Media.AllowUnauthenticated {
 		w.add("media.allow_unauthenticated", "is on: anybody who knows the address of a file can download it without an account")
 	}
-	if len(c.Appservices) > 0 {
-		w.add("appservices", "this version does not serve application services yet: the files are checked but not used")
-	}
 	return w.list
 }
 

@@ -34,6 +34,11 @@ func (s *Service) CreateAlias(ctx context.Context, sender ident.Requester, alias
 	if err := s.localAlias(alias); err != nil {
 		return err
 	}
+	if s.apps != nil {
+		if err := s.apps.MayUseAlias(sender, alias); err != nil {
+			return err
+		}
+	}
 	r, err := s.rooms.Room(ctx, room)
 	if err != nil {
 		return err
@@ -41,7 +46,7 @@ func (s *Service) CreateAlias(ctx context.Context, sender ident.Requester, alias
 	if r.Membership(sender.UserID) != rooms.Join {
 		return errNotInRoom()
 	}
-	return s.db.Write(ctx, func(tx *storage.Tx) error {
+	return s.rooms.ChangeAliases(ctx, room, func(tx *storage.Tx) error {
 		existing, err := tx.RoomAliases(r.NID(), rooms.MaxAliases)
 		if err != nil {
 			return err
@@ -57,9 +62,9 @@ func (s *Service) CreateAlias(ctx context.Context, sender ident.Requester, alias
 	})
 }
 
-// DeleteAlias removes an alias. The sender must have created it, be an administrator of the server, or have the power
-// level to change the room's canonical alias. In the last case the alias is also removed from the room's
-// m.room.canonical_alias.
+// DeleteAlias removes an alias. The sender must have created it, be an administrator of the server or an application
+// service with the alias in its namespaces, or have the power level to change the room's canonical alias. In the last
+// case the alias is also removed from the room's m.room.canonical_alias.
 // Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
 func (s *Service) DeleteAlias(ctx context.Context, sender ident.Requester, alias id.RoomAlias) error {
 	row, err := s.findAlias(ctx, alias)
@@ -71,13 +76,31 @@ func (s *Service) DeleteAlias(ctx context.Context, sender ident.Requester, alias
 		return err
 	}
 	mayCanonical := mayChangeAlias(r, sender.UserID)
-	if row.Creator != sender.UserNID && !mayCanonical && !sender.IsAdmin {
-		return mxerr.Forbidden("Only the creator of the alias, and users who may change the room's canonical alias, can delete it")
+	if err := s.mayDeleteAlias(sender, row, mayCanonical); err != nil {
+		return err
 	}
-	if err := s.db.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteAlias(string(alias)) }); err != nil || !mayCanonical {
+	if err := s.rooms.ChangeAliases(ctx, r.ID(), func(tx *storage.Tx) error { return tx.DeleteAlias(string(alias)) }); err != nil || !mayCanonical {
 		return err
 	}
 	return s.rooms.RemoveCanonicalAlias(ctx, sender, r.ID(), alias)
+}
+
+// mayDeleteAlias returns an error unless the sender may delete an alias. mayCanonical reports whether the sender may
+// change the room's canonical alias.
+func (s *Service) mayDeleteAlias(sender ident.Requester, row storage.Alias, mayCanonical bool) error {
+	alias := id.RoomAlias(row.Alias)
+	if s.apps != nil && !sender.IsAdmin {
+		if err := s.apps.MayUseAlias(sender, alias); err != nil {
+			return err
+		}
+		if s.apps.ManagesAlias(sender, alias) {
+			return nil
+		}
+	}
+	if row.Creator != sender.UserNID && !mayCanonical && !sender.IsAdmin {
+		return mxerr.Forbidden("Only the creator of the alias, and users who may change the room's canonical alias, can delete it")
+	}
+	return nil
 }
 
 // errNoAlias is the error for an alias that does not exist on this server.
@@ -124,9 +147,13 @@ func (s *Service) ResolveAlias(ctx context.Context, alias id.RoomAlias) (room id
 	return s.ResolveLocalAlias(ctx, alias)
 }
 
-// ResolveLocalAlias is like ResolveAlias but knows only the aliases of this server.
+// ResolveLocalAlias is like ResolveAlias but knows only the aliases of this server. The application service with an
+// unknown alias in its namespaces is asked to create it.
 func (s *Service) ResolveLocalAlias(ctx context.Context, alias id.RoomAlias) (room id.RoomID, servers []string, err error) {
 	row, err := s.findAlias(ctx, alias)
+	if mxerr.Code(err) == mxerr.CodeNotFound && ident.ServerOf(alias) == s.server && s.apps != nil && s.apps.QueryAlias(ctx, alias) {
+		row, err = s.findAlias(ctx, alias)
+	}
 	if err != nil {
 		return "", nil, err
 	}

@@ -7,9 +7,13 @@
 package directory
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
 	"ebb/keyed"
 	"ebb/rooms"
 	"ebb/storage"
@@ -31,12 +35,23 @@ const (
 	roomTypeSpace = "m.space"
 )
 
+// AppServices are the application services, which create the aliases in their namespaces when somebody asks for them.
+// It is implemented by appservice.Registry.
+type AppServices interface {
+	rooms.Namespaces
+	// ManagesAlias reports whether the requester is an application service with the alias in its namespaces.
+	ManagesAlias(who ident.Requester, alias id.RoomAlias) bool
+	// QueryAlias has an alias created that does not exist, and reports whether it may exist now.
+	QueryAlias(ctx context.Context, alias id.RoomAlias) bool
+}
+
 // Options is what a Service is made of.
 type Options struct {
 	DB     *storage.DB
 	Server string // this server's name
 	Rooms  *rooms.Service
 	Remote Remote           // nil: no other server is asked
+	Apps   AppServices      // nil: there are no application services
 	Cache  keyed.Budget     // bounds the answers of other servers that are remembered
 	Now    func() time.Time // nil: the real time
 	Log    *slog.Logger
@@ -48,6 +63,7 @@ type Service struct {
 	server string
 	rooms  *rooms.Service
 	remote Remote
+	apps   AppServices
 	log    *slog.Logger
 
 	spaces *keyed.Memo[spaceKey, *remoteSpace] // what other servers answer
@@ -62,7 +78,7 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{
-		db: o.DB, server: o.Server, rooms: o.Rooms, remote: o.Remote, log: o.Log,
+		db: o.DB, server: o.Server, rooms: o.Rooms, remote: o.Remote, apps: o.Apps, log: o.Log,
 		spaces: newSpaces(o.Cache.Entries(maxRemoteSpaces), o.Now),
 	}
 }

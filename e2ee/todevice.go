@@ -31,7 +31,7 @@ func (s *Service) SendToDevice(ctx context.Context, d ident.Requester, path, txn
 	}
 	hash := s.opts.DB.IDHash(path + "\x00" + txn)
 	return s.write(ctx, func(tx *storage.Tx) (func(), error) {
-		first, err := tx.ClaimTxn(d.DeviceNID, hash, s.opts.Now().UnixMilli())
+		first, err := tx.ClaimTxn(d.Transactions(), hash, s.opts.Now().UnixMilli())
 		if err != nil || !first {
 			return nil, err
 		}

@@ -52,11 +52,12 @@ func (r *Request) who() string {
 }
 
 // Limit counts the request in a class against who, which need not be the requester; it may be, for example, the target
-// user.
+// user. Application services are exempt unless their registration says otherwise: they act for many users, and the
+// administrator trusts them.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (r *Request) Limit(class Rate, who string) error {
-	if r.limit == nil {
+	if r.limit == nil || r.AppService != "" && !r.RateLimited {
 		return nil
 	}
 	if wait := r.limit(class, who); wait > 0 {
@@ -115,9 +116,10 @@ func (r *Request) QueryMillis(name string, byDefault, highest time.Duration) (ti
 	return time.Duration(ms) * time.Millisecond, err
 }
 
-// token returns the access token of the request, from the header or the deprecated query parameter.
+// Token returns the access token of the request, from the header or the deprecated query parameter. It returns "" if
+// there is none.
 // Spec: client-server-api#using-access-tokens
-func (r *Request) token() string {
+func (r *Request) Token() string {
 	if h := r.Header["Authorization"]; len(h) > 0 {
 		scheme, token, _ := strings.Cut(h[0], " ")
 		if strings.EqualFold(scheme, "Bearer") {

@@ -16,6 +16,7 @@ type Auth uint8
 const (
 	None       Auth = iota // anybody
 	Optional               // anybody; a token, if given, must be valid
+	Applicant              // anybody; the token of an application service is recognised, and makes it the requester without a user
 	User                   // an access token
 	Admin                  // an administrator's access token
 	AppService             // an application service's token

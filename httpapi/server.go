@@ -29,6 +29,8 @@ type Options struct {
 	Serve []string
 	// Authenticate returns the owner of an access token, or M_UNKNOWN_TOKEN.
 	Authenticate func(ctx context.Context, token string, r *Request) (ident.Requester, error)
+	// Service returns the application service with an access token, or false. If it is nil, there are none.
+	Service func(token string) (ident.Requester, bool)
 	// AuthenticateServer checks the headers of a request from another homeserver, before its body is read. If it is
 	// nil, all such requests are refused.
 	AuthenticateServer func(r *Request) (Signature, error)
@@ -303,7 +305,13 @@ func (s *Server) authenticate(r *Request) (err error) {
 	if auth == None || auth == Homeserver {
 		return nil
 	}
-	token := r.token()
+	token := r.Token()
+	if auth == Applicant {
+		if s.opt.Service != nil && token != "" {
+			r.Requester, _ = s.opt.Service(token)
+		}
+		return nil
+	}
 	if token == "" {
 		if auth == Optional {
 			return nil
@@ -326,10 +334,9 @@ func (s *Server) authenticate(r *Request) (err error) {
 	return nil
 }
 
-// limit counts the request against its user or homeserver, or its network if it is not authenticated. Application
-// services are exempt: they act for many users, and the administrator trusts them.
+// limit counts the request against its user or homeserver, or its network if it is not authenticated.
 func (s *Server) limit(r *Request, class Rate) error {
-	if class == Unlimited || r.AppService != "" {
+	if class == Unlimited {
 		return nil
 	}
 	return r.Limit(class, r.who())

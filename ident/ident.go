@@ -41,6 +41,17 @@ type Requester struct {
 	Locked     bool        // whether an administrator has locked the account: only logging out is allowed
 	Suspended  bool        // whether an administrator has suspended the account
 	AppService string      // ID of the application service that acts; "" if there is none
+	// RateLimited is set if the requests of the application service are limited like those of users.
+	RateLimited bool
+}
+
+// Transactions returns the device to which the transaction ID of the request belongs, or 0 if transaction IDs have no
+// effect. For a user of an application service without a device, it is a number that no device has.
+func (r *Requester) Transactions() DeviceNID {
+	if r.DeviceNID == 0 && r.AppService != "" {
+		return DeviceNID(-r.UserNID)
+	}
+	return r.DeviceNID
 }
 
 // ServerOf returns the server name in a Matrix ID: the part after the first colon, or "" if there is none.

@@ -12,10 +12,14 @@ import (
 
 // The error codes that Ebb uses. Spec: client-server-api#standard-error-response
 const (
+	CodeAppserviceLogin         = "M_APPSERVICE_LOGIN_UNSUPPORTED"
 	CodeBadAlias                = "M_BAD_ALIAS"
 	CodeBadJSON                 = "M_BAD_JSON"
 	CodeBadState                = "M_BAD_STATE"
+	CodeBadStatus               = "M_BAD_STATUS"
 	CodeCannotOverwriteMedia    = "M_CANNOT_OVERWRITE_MEDIA"
+	CodeConnectionFailed        = "M_CONNECTION_FAILED"
+	CodeConnectionTimeout       = "M_CONNECTION_TIMEOUT"
 	CodeDuplicateAnnotation     = "M_DUPLICATE_ANNOTATION"
 	CodeExclusive               = "M_EXCLUSIVE"
 	CodeForbidden               = "M_FORBIDDEN"
@@ -38,9 +42,11 @@ const (
 	CodeUnableToGrantJoin       = "M_UNABLE_TO_GRANT_JOIN"
 	CodeUnauthorized            = "M_UNAUTHORIZED"
 	CodeUnknown                 = "M_UNKNOWN"
+	CodeUnknownDevice           = "M_UNKNOWN_DEVICE"
 	CodeUnknownToken            = "M_UNKNOWN_TOKEN"
 	CodeUnrecognized            = "M_UNRECOGNIZED"
 	CodeUnsupportedRoomVersion  = "M_UNSUPPORTED_ROOM_VERSION"
+	CodeURLNotSet               = "M_URL_NOT_SET"
 	CodeUserDeactivated         = "M_USER_DEACTIVATED"
 	CodeUserInUse               = "M_USER_IN_USE"
 	CodeUserLocked              = "M_USER_LOCKED"

@@ -29,6 +29,7 @@ type Commit struct {
 	Discovered []string
 	Retention  bool // the administrator's retention policy for the room changed
 	Published  bool // the room was added to the room directory or removed from it
+	Aliases    bool // local aliases of the room were added or removed; those of a created room are not reported
 
 	Events   []CommittedEvent     // in order of position; events with Flags may be in no timeline
 	Members  []CommittedMember    // changes of the current membership, including those that no event of this commit makes

@@ -166,6 +166,11 @@ func (c *creation) checkAlias(ctx context.Context) error {
 	if !pdu.ValidRoomAlias(c.alias) || ident.ServerOf(c.alias) != c.svc.opts.Server {
 		return mxerr.InvalidParam("room_alias_name must be the localpart of a room alias")
 	}
+	if reserved := c.svc.opts.Namespaces; reserved != nil {
+		if err := reserved.MayUseAlias(c.sender, c.alias); err != nil {
+			return err
+		}
+	}
 	_, found, err := c.svc.aliasByName(ctx, string(c.alias))
 	if err == nil && found {
 		return c.aliasTaken()

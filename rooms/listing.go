@@ -26,6 +26,13 @@ func (s *Service) SetPublished(ctx context.Context, room id.RoomID, published bo
 	})
 }
 
+// ChangeAliases runs a write of package directory that adds or removes an alias of a room, and reports it in a Commit.
+func (s *Service) ChangeAliases(ctx context.Context, room id.RoomID, do func(*storage.Tx) error) error {
+	return s.touch(ctx, room, func(r *Room) storage.Write {
+		return storage.Write{Do: do, Committed: func() { s.commit(&Commit{Room: r, Aliases: true}, headFunc(func(*Room) {})) }}
+	})
+}
+
 // RemoveCanonicalAlias sends the room's m.room.canonical_alias without an alias that was deleted. It sends nothing if
 // the event does not name the alias.
 func (s *Service) RemoveCanonicalAlias(ctx context.Context, sender ident.Requester, room id.RoomID, alias id.RoomAlias) error {

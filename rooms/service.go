@@ -47,6 +47,12 @@ type Retention struct {
 	Limits  expiry.Limits
 }
 
+// Namespaces knows what is reserved for application services. It is implemented by appservice.Registry.
+type Namespaces interface {
+	// MayUseAlias returns M_EXCLUSIVE if the requester may not create or delete an alias of this server.
+	MayUseAlias(who ident.Requester, alias id.RoomAlias) error
+}
+
 // Options configures a Service.
 type Options struct {
 	DB             *storage.DB
@@ -66,6 +72,8 @@ type Options struct {
 	// Remote and Keys send requests to other servers; nil: federation is off.
 	Remote Remote
 	Keys   Keys
+	// Namespaces are those of application services; nil: there are none.
+	Namespaces Namespaces
 	// PolicyServers is asked about events of rooms with a policy server; nil: policy servers are ignored.
 	PolicyServers PolicyServers
 }

@@ -51,12 +51,12 @@ func (t *txnTable) init() { t.devices = map[ident.DeviceNID]*deviceTxns{} }
 // once runs do unless the request was answered before or is in progress; then it returns that answer. Errors are not
 // remembered, so that the client may retry.
 func (s *Service) once(ctx context.Context, sender ident.Requester, txn *Txn, do func(*claim) (id.EventID, error)) (id.EventID, error) {
-	if txn == nil || sender.DeviceNID == 0 {
+	if txn == nil || sender.Transactions() == 0 {
 		return do(nil)
 	}
 	hash := s.db.IDHash(txn.Path + "\x00" + txn.ID)
 	for {
-		c, mine, err := s.claim(ctx, sender.DeviceNID, hash)
+		c, mine, err := s.claim(ctx, sender.Transactions(), hash)
 		if err != nil {
 			return "", err
 		}

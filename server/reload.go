@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 
 	"ebb/config"
@@ -14,7 +15,7 @@ func (s *Server) Reload(cfg *config.Config) error {
 	s.mu.Lock()
 	certificates := s.certificates
 	s.mu.Unlock()
-	failed := []error{cfg.CheckAppservices().Err()}
+	failed := []error{s.svc.apps.Reload(context.Background(), cfg)}
 	for _, c := range certificates {
 		failed = append(failed, c.Load())
 	}

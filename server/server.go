@@ -4,6 +4,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,7 +20,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"maunium.net/go/mautrix/id"
+
 	"ebb/adminapi"
+	"ebb/appservice"
 	"ebb/clientapi"
 	"ebb/config"
 	"ebb/fedclient"
@@ -83,7 +87,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now), memory: httpapi.NewMemory()}
 	s.health = &health{db: svc.db, cfg: cfg, opt: &s.opt}
 	s.api = clientapi.New(clientapi.API{
-		Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media, Moderation: svc.moderation,
+		Config: cfg, Accounts: svc.accounts, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media, Moderation: svc.moderation, Services: svc.registry,
 	})
 	s.fed = federation.New(federation.API{
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
@@ -109,7 +113,7 @@ func (s *Server) Routes() []httpapi.Route {
 // configuration.
 func (s *Server) Handler(serve ...string) http.Handler {
 	o := httpapi.Options{
-		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.health.ok,
+		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, Service: s.svc.registry.ServiceOf, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.health.ok,
 		TrustedProxies: s.proxies(), Log: s.opt.Log, Reading: storage.Requested, Memory: s.memory,
 	}
 	if s.cfg.RateLimits.Enabled {
@@ -119,7 +123,19 @@ func (s *Server) Handler(serve ...string) http.Handler {
 }
 
 func (s *Server) authenticate(ctx context.Context, token string, r *httpapi.Request) (ident.Requester, error) {
+	if s.svc.registry.Any() {
+		if who, ok, err := s.svc.apps.Authenticate(ctx, token, assertion(r)); ok {
+			return who, err
+		}
+	}
 	return s.svc.accounts.Authenticate(ctx, token, r.ClientAddr, r.UserAgent())
+}
+
+// assertion returns the identity that an application service asserts by the parameters of a request.
+// Spec: application-service-api#identity-assertion
+func assertion(r *httpapi.Request) appservice.Assertion {
+	device := cmp.Or(r.Query("device_id"), r.Query("org.matrix.msc3202.device_id"))
+	return appservice.Assertion{User: id.UserID(r.Query("user_id")), Device: id.DeviceID(device), Addr: r.ClientAddr, Agent: r.UserAgent()}
 }
 
 // authenticateServer checks the headers in which another server claims to have signed a request.

@@ -12,6 +12,7 @@ import (
 
 	"ebb/accountdata"
 	"ebb/accounts"
+	"ebb/appservice"
 	"ebb/config"
 	"ebb/directory"
 	"ebb/e2ee"
@@ -56,6 +57,8 @@ type services struct {
 	outbox      *outbox.Service
 	mail        *mail.Sender // nil: e-mail is off
 	moderation  *moderation.Service
+	registry    *appservice.Registry
+	apps        *appservice.Service
 
 	gone   *keyed.Map[ident.DeviceNID, bool] // devices whose deletion has begun
 	locked *keyed.Map[ident.UserNID, bool]   // users whose accounts were locked
@@ -97,6 +100,9 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if s.mail, err = newMail(cfg, o); err != nil {
 		return err
 	}
+	if s.registry, err = appservice.NewRegistry(cfg, o.Now, o.Log); err != nil {
+		return fmt.Errorf("application services: %w", err)
+	}
 	policy := retentionPolicy(cfg.Retention)
 	commits := rooms.NewCommits() // for rooms, and for those below that listen
 	roomOptions.Commits = commits
@@ -104,7 +110,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	roomOptions.Cache = keyed.Budget(cfg.Cache.Size)
 	roomOptions.Now, roomOptions.Log, roomOptions.Retention = o.Now, o.Log, policy
 	roomOptions.CacheBytes, roomOptions.DefaultVersion = int64(cfg.Cache.Size)/2, id.RoomVersion(cfg.Rooms.DefaultVersion)
-	roomOptions.Profile = s.profile
+	roomOptions.Profile, roomOptions.Namespaces = s.profile, s.registry
 	if err := s.reach(cfg, o); err != nil {
 		return err
 	}
@@ -132,8 +138,11 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.e2ee = e2ee.New(keys)
 	s.accounts = accounts.New(accounts.Options{
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
-		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Now: o.Now, Log: o.Log,
+		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
+	if s.apps, err = appservice.New(ctx, appservice.Options{Registry: s.registry, Accounts: s.accounts, Log: o.Log}); err != nil {
+		return err
+	}
 	news := feed.Options{
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Rooms: s.rooms, AccountData: s.accountData, History: s.history, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
 		Alive: s.alive, Server: cfg.ServerName,
@@ -161,7 +170,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 }
 
 func (s *services) newDirectory(cfg *config.Config, o Options) *directory.Service {
-	listed := directory.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log}
+	listed := directory.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Apps: s.registry, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log}
 	if cfg.Federation.Enabled {
 		listed.Remote = s.remote
 	}
@@ -228,6 +237,7 @@ func (s *services) hooks() accounts.Hooks {
 		},
 		Erase:        s.rooms.Erase,
 		RoomIsPublic: s.roomIsPublic,
+		Exclusive:    s.registry.ExclusiveUser,
 	}
 }
 

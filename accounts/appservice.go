@@ -1,0 +1,123 @@
+package accounts
+
+import (
+	"context"
+	"crypto/sha512"
+	"fmt"
+	"net/http"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+// Assume returns the requester for a local user, and a device of the user unless device is "", as whom an application
+// service acts without an access token of the user. The caller has checked that it may. Like Authenticate it records
+// that the device was seen, and its results are cached.
+// Spec: application-service-api#identity-assertion
+//
+// Errors: M_FORBIDDEN if there is no such user, M_USER_DEACTIVATED, M_UNKNOWN_DEVICE.
+func (s *Service) Assume(ctx context.Context, user id.UserID, device id.DeviceID, addr, userAgent string) (ident.Requester, error) {
+	key := assumedKey(user, device)
+	c := s.sessions.get(key)
+	if c == nil {
+		epoch := s.sessions.currentEpoch()
+		var err error
+		if c, err = s.loadAssumed(ctx, user, device); err != nil {
+			return ident.Requester{}, err
+		}
+		s.sessions.put(key, c, epoch)
+	}
+	if c.DeviceNID != 0 {
+		c.seen(s.opts.Now().UnixMilli(), addr, userAgent)
+	}
+	return c.Requester, nil
+}
+
+// assumedKey returns the key of an assumed session among the cached ones. It comes from another hash function than the
+// keys of access tokens, so that no token has the same key.
+func assumedKey(user id.UserID, device id.DeviceID) tokenKey {
+	return sha512.Sum512_256([]byte(string(user) + "\x00" + string(device)))
+}
+
+func (s *Service) loadAssumed(ctx context.Context, user id.UserID, device id.DeviceID) (*session, error) {
+	c := &session{}
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		a, err := s.account(tx, user)
+		switch {
+		case mxerr.Code(err) == mxerr.CodeNotFound:
+			return mxerr.Forbidden("The application service has not registered the user %s", user)
+		case err != nil:
+			return err
+		case a.DeactivatedTS != 0:
+			return errDeactivated()
+		}
+		c.Requester = ident.Requester{UserNID: a.NID, UserID: user, IsAdmin: a.Admin, Locked: a.Locked, Suspended: a.Suspended}
+		if device == "" {
+			return nil
+		}
+		d, found, err := tx.Device(a.NID, string(device))
+		if err == nil && !found {
+			err = mxerr.New(http.StatusBadRequest, mxerr.CodeUnknownDevice, "The user has no such device")
+		}
+		c.DeviceNID, c.DeviceID = d.NID, device
+		return err
+	})
+	return c, err
+}
+
+func errDeactivated() error {
+	return mxerr.New(http.StatusForbidden, mxerr.CodeUserDeactivated, "This account has been deactivated")
+}
+
+// LoginService signs in a user for an application service. user is a localpart or a user ID.
+// Spec: application-service-api#server-admin-style-permissions
+//
+// Errors: M_EXCLUSIVE, M_FORBIDDEN if there is no such user, M_USER_DEACTIVATED.
+func (s *Service) LoginService(ctx context.Context, service, user string, n NewSession) (SignedIn, error) {
+	a, err := s.accountToSignIn(ctx, user)
+	if err != nil {
+		return SignedIn{}, err
+	}
+	if a.NID == 0 {
+		a.Localpart, _ = s.localpartOf(user)
+	}
+	if s.reserved(service, a.Localpart) {
+		return SignedIn{}, mxerr.New(http.StatusForbidden, mxerr.CodeExclusive, "The user is outside the namespaces of the application service")
+	}
+	switch {
+	case a.NID == 0:
+		return SignedIn{}, mxerr.Forbidden("The application service has not registered this user")
+	case a.DeactivatedTS != 0:
+		return SignedIn{}, errDeactivated()
+	}
+	return s.signIn(ctx, n, func(*write) (ident.UserNID, error) { return a.NID, nil })
+}
+
+// reserved reports whether an application service, or anybody else if service is "", may not use a localpart.
+func (s *Service) reserved(service, localpart string) bool {
+	return s.opts.Hooks.Exclusive != nil && s.opts.Hooks.Exclusive(service, localpart)
+}
+
+// EnsureUser creates the account of an application service's sender if it does not exist. Nobody can sign in to it with
+// a password. The localpart may be any that user IDs allow.
+func (s *Service) EnsureUser(ctx context.Context, localpart string) error {
+	found := false
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		_, found, err = tx.AccountByLocalpart(localpart)
+		return err
+	})
+	if err != nil || found {
+		return err
+	}
+	err = s.write(ctx, func(w *write) error {
+		_, err := s.create(w, storage.AccountRow{Localpart: localpart}, NewAccount{DisplayName: localpart})
+		return err
+	})
+	if err != nil && mxerr.Code(err) != mxerr.CodeUserInUse {
+		return fmt.Errorf("create the user %s of an application service: %w", localpart, err)
+	}
+	return nil
+}

@@ -1,0 +1,51 @@
+package appservice
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+// maxQueryTime bounds how long somebody who asks for a user or an alias waits for an application service to create it.
+const maxQueryTime = 20 * time.Second
+
+// QueryUser asks the application services that have an unknown local user in their namespaces whether the user exists,
+// so that they can create it. It reports whether one of them says so.
+// Spec: application-service-api#get_matrixappv1usersuserid
+func (r *Registry) QueryUser(ctx context.Context, user id.UserID) bool {
+	return r.query(ctx, "/users/"+url.PathEscape(string(user)), func(a *app) bool { return user != a.sender && a.owns(user) })
+}
+
+// QueryAlias asks the application services that have an unknown local alias in their namespaces whether it exists, so
+// that they can create it. It reports whether one of them says so.
+// Spec: application-service-api#get_matrixappv1roomsroomalias
+func (r *Registry) QueryAlias(ctx context.Context, alias id.RoomAlias) bool {
+	return r.query(ctx, "/rooms/"+url.PathEscape(string(alias)), func(a *app) bool { return matches(a.Aliases, string(alias)) })
+}
+
+func (r *Registry) query(ctx context.Context, path string, concerned func(*app) bool) bool {
+	for _, a := range r.all() {
+		if a.URL == "" || !concerned(a) {
+			continue
+		}
+		if r.exists(ctx, a, path) {
+			return true
+		}
+	}
+	return false
+}
+
+// exists asks one application service for a user or an alias.
+func (r *Registry) exists(ctx context.Context, a *app, path string) bool {
+	ctx, cancel := context.WithTimeout(ctx, maxQueryTime)
+	defer cancel()
+	_, err := r.do(ctx, a, call{method: "GET", path: "/_matrix/app/v1" + path, legacy: path})
+	var refused *statusError
+	if err != nil && !errors.As(err, &refused) {
+		r.log.InfoContext(ctx, "an application service did not answer a query", "appservice", a.ID, "err", err)
+	}
+	return err == nil
+}

@@ -1,0 +1,162 @@
+// Package appservice serves application services, such as bridges and bots: their registrations and namespaces, the
+// requests that this server sends to them, and the delivery of events and other news.
+//
+// Registry holds the registrations. It uses no database, so that the packages below can ask it, through interfaces of
+// theirs, what is reserved for an application service. Service delivers: a rooms.Commit that concerns an application
+// service adds positions of events to the queue of its worker (committed), and the worker reads the events in their
+// current form, stores what the next transaction is about, sends it, and stores how far it is (worker.deliver).
+package appservice
+
+import (
+	"crypto/sha256"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/config"
+	"ebb/ident"
+	"ebb/mxerr"
+)
+
+// Registry holds the registered application services and sends requests to them. It is safe for concurrent use.
+type Registry struct {
+	server string
+	now    func() time.Time
+	log    *slog.Logger
+	http   *http.Client
+	apps   atomic.Pointer[apps]
+}
+
+// apps is a set of registrations.
+type apps struct {
+	list    []*app
+	byToken map[tokenKey]*app
+	byID    map[string]*app
+}
+
+// tokenKey is the hash of an access token: looking up a token by its hash takes no longer for a better guess.
+type tokenKey [sha256.Size]byte
+
+// app is a registered application service.
+type app struct {
+	config.AppService
+	sender id.UserID
+	server string
+	wire   wire
+}
+
+// NewRegistry returns a Registry with the application services of a configuration.
+func NewRegistry(cfg *config.Config, now func() time.Time, log *slog.Logger) (*Registry, error) {
+	r := &Registry{server: cfg.ServerName, now: now, log: log, http: newHTTPClient()}
+	r.apps.Store(&apps{})
+	return r, r.load(cfg)
+}
+
+// load replaces the registrations by those that the configuration names, unless one of them has a mistake.
+func (r *Registry) load(cfg *config.Config) error {
+	registrations, mistakes := cfg.AppServices()
+	if err := mistakes.Err(); err != nil {
+		return err
+	}
+	next := &apps{byToken: map[tokenKey]*app{}, byID: map[string]*app{}}
+	for _, one := range registrations {
+		a := &app{AppService: one, sender: id.NewUserID(one.SenderLocalpart, r.server), server: r.server}
+		next.list = append(next.list, a)
+		next.byToken[sha256.Sum256([]byte(one.ASToken))], next.byID[one.ID] = a, a
+	}
+	r.apps.Store(next)
+	return nil
+}
+
+func (r *Registry) all() []*app { return r.apps.Load().list }
+
+// byToken returns the application service that an access token belongs to, or nil.
+func (r *Registry) byToken(token string) *app {
+	known := r.apps.Load().byToken
+	if len(known) == 0 {
+		return nil
+	}
+	return known[sha256.Sum256([]byte(token))]
+}
+
+// Any reports whether there are application services. A nil Registry has none.
+func (r *Registry) Any() bool { return r != nil && len(r.all()) > 0 }
+
+// ServiceOf returns the application service that an access token belongs to: its ID and whether its requests are
+// limited. It returns false if the token belongs to no application service.
+func (r *Registry) ServiceOf(token string) (service ident.Requester, ok bool) {
+	a := r.byToken(token)
+	if a == nil {
+		return service, false
+	}
+	return ident.Requester{AppService: a.ID, RateLimited: a.RateLimited}, true
+}
+
+// CannotSignIn reports whether an application service has declared that it manages devices without signing in.
+func (r *Registry) CannotSignIn(service string) bool {
+	a := r.apps.Load().byID[service]
+	return a != nil && a.NoLogin
+}
+
+// matches reports whether an ID is in one of the namespaces.
+func matches(list []config.Namespace, text string) bool {
+	return slices.ContainsFunc(list, func(n config.Namespace) bool { return n.Pattern.MatchString(text) })
+}
+
+// reserves reports whether an ID is in one of the exclusive namespaces.
+func reserves(list []config.Namespace, text string) bool {
+	return slices.ContainsFunc(list, func(n config.Namespace) bool { return n.Exclusive && n.Pattern.MatchString(text) })
+}
+
+// owns reports whether a user is the sender of the application service or in its namespaces. Only local users are.
+func (a *app) owns(user id.UserID) bool {
+	return user == a.sender || ident.ServerOf(user) == a.server && matches(a.Users, string(user))
+}
+
+// reservesUser reports whether nobody else may use a user ID.
+func (a *app) reservesUser(user id.UserID) bool {
+	return user == a.sender || ident.ServerOf(user) == a.server && reserves(a.Users, string(user))
+}
+
+// ExclusiveUser reports whether an application service, or anybody else if service is "", may not register or sign in a
+// local user: because the user is in an exclusive namespace of another one, or outside the namespaces of service.
+func (r *Registry) ExclusiveUser(service, localpart string) bool {
+	user := id.NewUserID(localpart, r.server)
+	for _, a := range r.all() {
+		if a.ID == service {
+			if !a.owns(user) {
+				return true
+			}
+		} else if a.reservesUser(user) {
+			return true
+		}
+	}
+	return false
+}
+
+// MayUseAlias returns an error if the requester may not create or delete an alias of this server, because it is in an
+// exclusive namespace of another application service, or outside the namespaces of the requesting one.
+//
+// Errors: M_EXCLUSIVE.
+func (r *Registry) MayUseAlias(who ident.Requester, alias id.RoomAlias) error {
+	for _, a := range r.all() {
+		switch {
+		case a.ID == who.AppService && !matches(a.Aliases, string(alias)):
+			return mxerr.New(http.StatusBadRequest, mxerr.CodeExclusive, "The alias %s is outside the namespaces of the application service", alias)
+		case a.ID != who.AppService && reserves(a.Aliases, string(alias)):
+			return mxerr.New(http.StatusBadRequest, mxerr.CodeExclusive, "The alias %s is reserved for an application service", alias)
+		}
+	}
+	return nil
+}
+
+// ManagesAlias reports whether the requester is an application service with an alias in its namespaces, which it may
+// delete whoever created it.
+func (r *Registry) ManagesAlias(who ident.Requester, alias id.RoomAlias) bool {
+	a := r.apps.Load().byID[who.AppService]
+	return a != nil && matches(a.Aliases, string(alias))
+}

@@ -1,0 +1,90 @@
+package clientapi
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/accounts"
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
+
+// requireService returns an error unless the request has the token of an application service.
+//
+// Errors: M_MISSING_TOKEN, M_UNKNOWN_TOKEN.
+func requireService(r *httpapi.Request) error {
+	switch {
+	case r.AppService != "":
+		return nil
+	case r.Token() == "":
+		return mxerr.MissingToken()
+	}
+	return mxerr.UnknownToken(false)
+}
+
+// mayLoginService returns an error unless the request comes from an application service that may sign in.
+//
+// Errors: M_MISSING_TOKEN, M_UNKNOWN_TOKEN, M_APPSERVICE_LOGIN_UNSUPPORTED.
+func (a *API) mayLoginService(r *httpapi.Request) error {
+	if err := requireService(r); err != nil {
+		return err
+	}
+	if a.Services.CannotSignIn(r.AppService) {
+		return mxerr.New(http.StatusBadRequest, mxerr.CodeAppserviceLogin, "The registration of the application service has io.element.msc4190: use PUT /devices instead of signing in, and inhibit_login to register")
+	}
+	return nil
+}
+
+// registerService creates an account for an application service.
+// Spec: application-service-api#server-admin-style-permissions
+func (a *API) registerService(r *httpapi.Request) (any, error) {
+	var body struct {
+		Username     string      `json:"username"`
+		User         string      `json:"user"` // the older name of username
+		DeviceID     id.DeviceID `json:"device_id"`
+		DisplayName  string      `json:"initial_device_display_name"`
+		InhibitLogin bool        `json:"inhibit_login"`
+		Refresh      bool        `json:"refresh_token"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if err := requireService(r); err != nil {
+		return nil, err
+	}
+	if body.Username == "" {
+		body.Username = body.User
+	}
+	if body.Username == "" {
+		return nil, missing("username")
+	}
+	n := accounts.NewAccount{Username: body.Username, AppService: r.AppService}
+	if !body.InhibitLogin {
+		if err := a.mayLoginService(r); err != nil {
+			return nil, err
+		}
+		n.SignIn = &accounts.NewSession{Device: body.DeviceID, DisplayName: body.DisplayName, Refresh: body.Refresh}
+	}
+	out, err := a.Accounts.Create(r.Context(), n)
+	if err != nil {
+		return nil, err
+	}
+	return signedInOf(out), nil
+}
+
+// isServiceRegistration reports whether the body of a registration has the type for application services.
+func isServiceRegistration(body map[string]json.RawMessage) bool {
+	return string(body["type"]) == `"`+loginAppService+`"`
+}
+
+// requireDevice returns an error if the request has no device, as some of application services.
+//
+// Errors: M_MISSING_PARAM.
+func requireDevice(r *httpapi.Request) error {
+	if r.DeviceNID != 0 {
+		return nil
+	}
+	return mxerr.MissingParam("This operation needs a device: name one of the user's devices in the query parameter device_id")
+}

@@ -1,0 +1,296 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	"maunium.net/go/mautrix/id"
+)
+
+// AppService is an application service as its registration file describes it.
+// Spec: application-service-api#registration
+type AppService struct {
+	File            string // as named in the configuration
+	ID              string
+	URL             string // without a slash at the end; "": nothing is sent to the service
+	ASToken         string // with which the service authenticates its requests
+	HSToken         string // with which this server authenticates its requests
+	SenderLocalpart string
+	Users           []Namespace
+	Aliases         []Namespace
+	Rooms           []Namespace
+	Protocols       []string // third-party networks
+	RateLimited     bool     // whether the requests of its users, except the sender, are limited
+	Ephemeral       bool     // whether it gets typing, receipts, presence and messages between devices
+	Encryption      bool     // whether it gets changes of devices and counts of one-time keys (MSC3202)
+	NoLogin         bool     // whether it manages devices without signing in, so that it cannot sign in (MSC4190)
+	KeyQueries      bool     // whether it answers queries for device keys of its users (MSC3984)
+	KeyClaims       bool     // whether it answers claims of one-time keys of its users (MSC3983)
+}
+
+// Namespace is a set of user IDs, room aliases or room IDs.
+type Namespace struct {
+	Exclusive bool           // nobody else may create what is in it
+	Pattern   *regexp.Regexp // matches from the beginning of an ID
+}
+
+// Bounds of registration files.
+const (
+	maxRegistrations = 200     // files
+	maxRegistration  = 1 << 20 // bytes of a file
+	maxNamespaces    = 500     // of one kind in a file
+	maxPattern       = 2000    // bytes of a regular expression
+	maxProtocols     = 100     // in a file
+)
+
+// registrationReader reads the registration files of a configuration.
+type registrationReader struct {
+	problems
+	key     string // of the file in the configuration
+	file    string
+	ids     map[string]string // of the services so far, with their keys
+	tokens  map[string]string
+	senders map[string]string
+}
+
+// AppServices reads the registration files of all application services. It leaves out files with mistakes. Messages
+// contain no tokens.
+func (c *Config) AppServices() ([]AppService, Problems) {
+	r := &registrationReader{problems: problems{of: c}, ids: map[string]string{}, tokens: map[string]string{}, senders: map[string]string{}}
+	var out []AppService
+	for i, path := range c.Appservices {
+		r.key = fmt.Sprintf("appservices[%d]", i)
+		for _, file := range r.files(path) {
+			r.file = file
+			before := len(r.list)
+			if one := r.read(); len(r.list) == before {
+				out = append(out, one)
+			}
+		}
+	}
+	if len(out) > maxRegistrations {
+		r.add("appservices", "there are %d registration files, but at most %d are allowed", len(out), maxRegistrations)
+	}
+	return out, r.list
+}
+
+// files returns the registration files that a path stands for: the file itself, or the YAML files in a folder.
+func (r *registrationReader) files(path string) []string {
+	info, err := os.Stat(r.of.abs(path))
+	if err != nil {
+		r.add(r.key, "%v%s", err, OwnerOf(err))
+		return nil
+	}
+	if !info.IsDir() {
+		return []string{path}
+	}
+	entries, err := os.ReadDir(r.of.abs(path))
+	if err != nil {
+		r.add(r.key, "%v%s", err, OwnerOf(err))
+	}
+	var files []string
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); !e.IsDir() && (ext == ".yaml" || ext == ".yml") {
+			files = append(files, filepath.Join(path, e.Name()))
+		}
+	}
+	return files
+}
+
+// mistake adds a problem of the current file.
+func (r *registrationReader) mistake(format string, args ...any) {
+	r.add(r.key, "%s %s", r.file, fmt.Sprintf(format, args...))
+}
+
+// registration holds the members of a registration file. Unknown members are ignored: the programs that write these
+// files add members of their own.
+type registration struct {
+	ID              yaml.Node `yaml:"id"`
+	URL             yaml.Node `yaml:"url"`
+	ASToken         yaml.Node `yaml:"as_token"`
+	HSToken         yaml.Node `yaml:"hs_token"`
+	SenderLocalpart yaml.Node `yaml:"sender_localpart"`
+	Namespaces      yaml.Node `yaml:"namespaces"`
+	Protocols       yaml.Node `yaml:"protocols"`
+	RateLimited     yaml.Node `yaml:"rate_limited"`
+	Ephemeral       yaml.Node `yaml:"receive_ephemeral"`
+	OldEphemeral    yaml.Node `yaml:"de.sorunome.msc2409.push_ephemeral"`
+	MSC3202         yaml.Node `yaml:"org.matrix.msc3202"`
+	MSC3983         yaml.Node `yaml:"org.matrix.msc3983"`
+	MSC3984         yaml.Node `yaml:"org.matrix.msc3984"`
+	MSC4190         yaml.Node `yaml:"io.element.msc4190"`
+}
+
+// read reads the current file.
+func (r *registrationReader) read() (out AppService) {
+	raw, err := r.load()
+	if err != nil {
+		r.add(r.key, "%v%s", err, OwnerOf(err))
+		return out
+	}
+	var in registration
+	if err := yaml.NewDecoder(bytes.NewReader(raw)).Decode(&in); err != nil {
+		r.add(r.key, "%s: %v", r.file, withoutQuotes(err))
+		return out
+	}
+	out = AppService{
+		File: r.file, ID: r.text("id", in.ID), ASToken: r.token("as_token", in.ASToken), HSToken: r.token("hs_token", in.HSToken),
+		SenderLocalpart: r.text("sender_localpart", in.SenderLocalpart), URL: r.url(in.URL), Protocols: r.protocols(in.Protocols),
+		RateLimited: r.flag("rate_limited", in.RateLimited), Encryption: r.flag("org.matrix.msc3202", in.MSC3202),
+		KeyClaims: r.flag("org.matrix.msc3983", in.MSC3983), KeyQueries: r.flag("org.matrix.msc3984", in.MSC3984), NoLogin: r.flag("io.element.msc4190", in.MSC4190),
+	}
+	stable, old := r.flag("receive_ephemeral", in.Ephemeral), r.flag("de.sorunome.msc2409.push_ephemeral", in.OldEphemeral)
+	out.Ephemeral = stable || old
+	r.namespaces(in.Namespaces, &out)
+	r.checkSender(out.SenderLocalpart)
+	r.unique(r.ids, out.ID, "the id %q", out.ID)
+	r.unique(r.tokens, out.ASToken, "the same as_token")
+	r.unique(r.senders, out.SenderLocalpart, "the sender_localpart %q", out.SenderLocalpart)
+	return out
+}
+
+// load returns the bytes of the current file.
+func (r *registrationReader) load() ([]byte, error) {
+	f, err := os.Open(r.of.abs(r.file))
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, maxRegistration+1))
+	if err == nil && len(raw) > maxRegistration {
+		err = fmt.Errorf("%s is larger than %d bytes", r.file, maxRegistration)
+	}
+	return raw, errors.Join(err, f.Close())
+}
+
+// unique checks that no earlier file has the same value.
+func (r *registrationReader) unique(seen map[string]string, value, format string, args ...any) {
+	if first, twice := seen[value]; twice && value != "" {
+		r.mistake("has %s, which is also that of %s: every application service needs its own", fmt.Sprintf(format, args...), first)
+		return
+	}
+	seen[value] = r.key + " (" + r.file + ")"
+}
+
+// text returns a required string.
+func (r *registrationReader) text(name string, n yaml.Node) (out string) {
+	if n.IsZero() {
+		r.mistake("has no %s", name)
+		return ""
+	}
+	if n.Kind != yaml.ScalarNode || n.Decode(&out) != nil || out == "" || len(out) > maxPattern {
+		r.mistake("has %s, but it is not text", name)
+	}
+	return out
+}
+
+// token returns a required access token, which must be usable in a header.
+func (r *registrationReader) token(name string, n yaml.Node) string {
+	token := r.text(name, n)
+	if strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		r.mistake("has %s with characters other than letters, digits and ASCII punctuation", name)
+	}
+	return token
+}
+
+// flag returns an optional boolean.
+func (r *registrationReader) flag(name string, n yaml.Node) (on bool) {
+	if !n.IsZero() && n.Tag != "!!null" && n.Decode(&on) != nil {
+		r.mistake("has %s, but it is neither true nor false", name)
+	}
+	return on
+}
+
+// url returns the address of the service, which must be given, but may be null.
+func (r *registrationReader) url(n yaml.Node) string {
+	if n.IsZero() {
+		r.mistake("has no url; write url: null if nothing is to be sent to the application service")
+		return ""
+	}
+	var text string
+	if n.Tag == "!!null" {
+		return ""
+	}
+	err := n.Decode(&text)
+	if err == nil && text == "" {
+		return ""
+	}
+	u, parseErr := url.Parse(text)
+	if err != nil || parseErr != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
+		r.mistake("has url, but it is not an address such as http://127.0.0.1:29318")
+		return ""
+	}
+	return strings.TrimRight(text, "/")
+}
+
+func (r *registrationReader) protocols(n yaml.Node) (out []string) {
+	if n.IsZero() || n.Tag == "!!null" {
+		return nil
+	}
+	if n.Decode(&out) != nil || slices.Contains(out, "") {
+		r.mistake("has protocols that are not a list of names")
+	}
+	if len(out) > maxProtocols {
+		r.mistake("has %d protocols, but at most %d are allowed", len(out), maxProtocols)
+	}
+	return out
+}
+
+// checkSender checks that the sender's user ID is valid.
+func (r *registrationReader) checkSender(localpart string) {
+	user := id.NewUserID(localpart, r.of.ServerName)
+	if strings.ContainsFunc(localpart, func(c rune) bool { return c <= ' ' || c > '~' || c == ':' }) || len(user) > 255 {
+		r.mistake("has sender_localpart, but it is not the first part of a user ID: use a-z, 0-9 and ._=-/+")
+	}
+}
+
+// namespaces reads the namespaces.
+func (r *registrationReader) namespaces(n yaml.Node, out *AppService) {
+	var kinds map[string]yaml.Node
+	switch {
+	case n.IsZero():
+		r.mistake("has no namespaces")
+		return
+	case n.Tag == "!!null":
+		return
+	case n.Kind != yaml.MappingNode || n.Decode(&kinds) != nil:
+		r.mistake("has namespaces that are not a mapping with users, aliases and rooms")
+		return
+	}
+	out.Users, out.Aliases, out.Rooms = r.namespace("users", kinds["users"]), r.namespace("aliases", kinds["aliases"]), r.namespace("rooms", kinds["rooms"])
+}
+
+// namespace reads the namespaces of one kind.
+func (r *registrationReader) namespace(kind string, n yaml.Node) (out []Namespace) {
+	if n.IsZero() || n.Tag == "!!null" {
+		return nil
+	}
+	var list []struct {
+		Exclusive yaml.Node `yaml:"exclusive"`
+		Regex     yaml.Node `yaml:"regex"`
+	}
+	if n.Decode(&list) != nil || len(list) > maxNamespaces {
+		r.mistake("has namespaces.%s that are not a list of at most %d entries with regex and exclusive", kind, maxNamespaces)
+		return nil
+	}
+	for i, one := range list {
+		key := fmt.Sprintf("namespaces.%s[%d]", kind, i)
+		text := r.text(key+".regex", one.Regex)
+		exclusive := r.flag(key+".exclusive", one.Exclusive)
+		pattern, err := regexp.Compile("^(?:" + text + ")")
+		if err != nil {
+			r.mistake("has %s.regex, but it is not a regular expression of RE2 (look-ahead and back-references are not supported): %v", key, err)
+			continue
+		}
+		out = append(out, Namespace{Exclusive: exclusive, Pattern: pattern})
+	}
+	return out
+}
