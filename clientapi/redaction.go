@@ -2,7 +2,7 @@ package clientapi
 
 import (
 	"ebb/httpapi"
-	"ebb/rooms"
+	"ebb/rooms/txns"
 )
 
 func (a *API) redactionRoutes() []httpapi.Route {
@@ -23,7 +23,7 @@ func (a *API) postRedaction(r *httpapi.Request) (any, error) {
 	return a.redact(r, nil)
 }
 
-func (a *API) redact(r *httpapi.Request, txn *rooms.Txn) (any, error) {
+func (a *API) redact(r *httpapi.Request, txn *txns.Txn) (any, error) {
 	var body struct {
 		Reason string `json:"reason"`
 	}

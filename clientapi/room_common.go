@@ -8,7 +8,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/httpapi"
-	"ebb/rooms"
+	"ebb/rooms/txns"
 )
 
 const (
@@ -38,7 +38,7 @@ func userID(r *httpapi.Request) id.UserID { return id.UserID(r.Var("userId")) }
 func eventID(r *httpapi.Request) id.EventID { return id.EventID(r.Var("eventId")) }
 
 // txn returns the transaction ID of a request, which is scoped to the path without the ID.
-func txn(r *httpapi.Request) *rooms.Txn {
+func txn(r *httpapi.Request) *txns.Txn {
 	path := r.URL.EscapedPath()
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {
 		path = path[:i]
@@ -49,7 +49,7 @@ func txn(r *httpapi.Request) *rooms.Txn {
 			path = clientV3 + rest
 		}
 	}
-	return &rooms.Txn{Path: path, ID: r.Var("txnId")}
+	return &txns.Txn{Path: path, ID: r.Var("txnId")}
 }
 
 // appendText writes a JSON string.

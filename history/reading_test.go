@@ -19,6 +19,7 @@ import (
 	"ebb/receipts"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
+	"ebb/rooms/txns"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 	"ebb/wake"
@@ -146,7 +147,7 @@ func (l *library) send(s ident.Requester, room id.RoomID, typ, content string) i
 	l.now = l.now.Add(l.tick)
 	l.txn++
 	e, err := l.rooms.Send(l.t.Context(), rooms.NewEvent{
-		Room: room, Sender: s, Type: typ, Content: json.RawMessage(content), Txn: &rooms.Txn{Path: "/send", ID: fmt.Sprint("txn", l.txn)},
+		Room: room, Sender: s, Type: typ, Content: json.RawMessage(content), Txn: &txns.Txn{Path: "/send", ID: fmt.Sprint("txn", l.txn)},
 	})
 	l.check(err)
 	return e

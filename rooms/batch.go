@@ -11,6 +11,7 @@ import (
 	"ebb/pushrules"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
+	"ebb/rooms/txns"
 	"ebb/storage"
 )
 
@@ -22,7 +23,7 @@ type batch struct {
 	create *storage.RoomRow // the row of a new room; nil otherwise
 
 	events []*pendingEvent
-	txn    *claim                                         // the client's transaction ID, if any
+	txn    *txns.Claim                                    // the client's transaction ID, if any
 	extra  func(tx *storage.Tx, room ident.RoomNID) error // written with the events
 	saved  provisional                                    // the provisional head before the batch
 	past   *pastFacts                                     // see facts

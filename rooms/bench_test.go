@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
+	"ebb/rooms/txns"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 )
@@ -76,7 +77,7 @@ func benchmarkSend(b *testing.B, h *house, sender ident.Requester, room id.RoomI
 				_, err := h.svc.Send(b.Context(), NewEvent{
 					Room: room, Sender: ident.Requester{UserNID: sender.UserNID, UserID: sender.UserID, DeviceNID: ident.DeviceNID(s + 1)}, Type: "m.room.message",
 					Content: json.RawMessage(`{"msgtype":"m.text","body":"a message of usual length, as people write them"}`),
-					Txn:     &Txn{Path: "/_matrix/client/v3/rooms/x/send/m.room.message", ID: fmt.Sprint("m", n)},
+					Txn:     &txns.Txn{Path: "/_matrix/client/v3/rooms/x/send/m.room.message", ID: fmt.Sprint("m", n)},
 				})
 				if err != nil {
 					b.Error(err)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"ebb/ident"
@@ -16,6 +15,7 @@ import (
 
 	"ebb/canonjson"
 	"ebb/rooms/eventauth"
+	"ebb/rooms/parking"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -30,21 +30,6 @@ import (
 // Events that arrive while a local user is joining the room are parked too.
 
 const (
-	// maxParked bounds the bytes of parked events, maxParkedServer those of one server. Each event counts parkedEvent
-	// bytes more.
-	maxParked       = 16 << 20
-	maxParkedServer = 1 << 20
-	parkedEvent     = 512
-	// maxParkedRooms bounds the rooms of servers for which events are parked.
-	maxParkedRooms = 1000
-	// parkTime is how long events are parked: as long as a join may take.
-	parkTime = joinTime
-	// A server can cause maxMemberFetches requests for member events at once and one more every memberFetchPause; all
-	// servers together can cause maxAllMemberFetches and one more every allMemberFetchPause.
-	maxMemberFetches    = 10
-	memberFetchPause    = 30 * time.Second
-	maxAllMemberFetches = 100
-	allMemberFetchPause = time.Second
 	// maxMemberCandidates is how many of the unknown auth events of an event are fetched, since any of them may be the
 	// member event.
 	maxMemberCandidates = 3
@@ -102,7 +87,7 @@ func (s *Service) fetchMembership(ctx context.Context, r *Room, origin string, u
 	}
 	servers := slices.DeleteFunc(r.others(maxMemberServers+1), func(server string) bool { return server == origin })
 	for _, server := range append(servers[:min(len(servers), maxMemberServers)], origin) {
-		if !s.gate.mayFetch(origin, s.opts.Now()) {
+		if !s.parking.MayFetch(origin, s.opts.Now()) {
 			return false, nil
 		}
 		e := s.fetchVerified(ctx, r, server, eventID)
@@ -213,7 +198,7 @@ func (s *Service) verifyKnown(ctx context.Context, r *Room, origin string, raw j
 func (s *Service) parkAll(r *Room, origin string, raws []json.RawMessage, results map[id.EventID]error) {
 	refused := raws
 	if !r.HasServer(origin) {
-		refused = s.gate.park(s.opts.Now(), parkKey{origin, r.id}, raws)
+		refused = s.parking.Park(s.opts.Now(), parking.Key{Origin: origin, Room: r.id}, raws)
 	}
 	for i, raw := range raws {
 		if eventID := idOf(r.version, raw); eventID != "" {
@@ -255,177 +240,21 @@ func (s *Service) completeAmong(ctx context.Context, r *Room, events []*incoming
 	return complete, rest, nil
 }
 
-// Parked holds events that were parked and may be passed to Receive now.
-type Parked struct {
-	Origin string
-	Room   id.RoomID
-	PDUs   []json.RawMessage
-}
-
 // Unparked removes and returns the parked events that can be received now, because their server turned out to be in the
 // room or the join of the room is done.
-func (s *Service) Unparked() (out []Parked) {
-	return s.gate.due(s.opts.Now(), func(key parkKey) bool {
-		if s.joining.Busy(key.room) {
+func (s *Service) Unparked() []parking.Events {
+	return s.parking.Due(s.opts.Now(), func(key parking.Key) bool {
+		if s.joining.Busy(key.Room) {
 			return false
 		}
-		r := s.cache.byID(key.room)
-		return r == nil || !r.Resident() || r.HasServer(key.origin)
+		r := s.cache.byID(key.Room)
+		return r == nil || !r.Resident() || r.HasServer(key.Origin)
 	})
 }
 
 // MayUnpark returns a channel that receives a value when Unparked may have events soon. Callers should call Unparked
 // every second as well.
-func (s *Service) MayUnpark() <-chan struct{} { return s.gate.fresh }
-
-// gate holds parked events and counts the fetches of memberships.
-type gate struct {
-	fresh chan struct{} // one slot
-	// mu guards the rest. It is a leaf lock.
-	mu      sync.Mutex
-	parked  map[parkKey]*parked
-	bytes   int
-	servers map[string]int // parked bytes
-	fetches map[string]spending
-}
-
-type parkKey struct {
-	origin string
-	room   id.RoomID
-}
-
-type parked struct {
-	pdus  []json.RawMessage
-	bytes int
-	since time.Time
-}
-
-// spending is how much of a budget was used at a time. The budget is refilled over time.
-type spending struct {
-	used time.Duration
-	at   time.Time
-}
-
-// spend uses one pause of a budget of n pauses, and reports whether the budget allowed it.
-func (b spending) spend(now time.Time, n int, pause time.Duration) (spending, bool) {
-	used := max(0, b.used-max(0, now.Sub(b.at))) + pause
-	return spending{used, now}, used <= time.Duration(n)*pause
-}
-
-func newGate() *gate {
-	return &gate{fresh: make(chan struct{}, 1), parked: map[parkKey]*parked{}, servers: map[string]int{}, fetches: map[string]spending{}}
-}
-
-// mayFetch counts the fetch of a member event for a server, and reports whether it is allowed.
-func (g *gate) mayFetch(origin string, now time.Time) bool {
-	const all = "" // no server has this name
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	own, ok := g.fetches[origin].spend(now, maxMemberFetches, memberFetchPause)
-	if !ok {
-		return false
-	}
-	sum, ok := g.fetches[all].spend(now, maxAllMemberFetches, allMemberFetchPause)
-	if !ok {
-		return false
-	}
-	for server, b := range g.fetches { // bounded by what the total has allowed recently
-		if now.Sub(b.at) >= b.used {
-			delete(g.fetches, server)
-		}
-	}
-	g.fetches[origin], g.fetches[all] = own, sum
-	return true
-}
-
-// park stores events and returns those that exceed the server's bound. If the total is exceeded, the server with the
-// most events loses some.
-func (g *gate) park(now time.Time, key parkKey, pdus []json.RawMessage) (refused []json.RawMessage) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for i, raw := range pdus {
-		cost := len(raw) + parkedEvent
-		if g.servers[key.origin]+cost > maxParkedServer {
-			return pdus[i:]
-		}
-		for g.bytes+cost > maxParked || g.parked[key] == nil && len(g.parked) >= maxParkedRooms {
-			g.evict()
-		}
-		p := g.parked[key]
-		if p == nil {
-			p = &parked{since: now}
-			g.parked[key] = p
-		}
-		p.pdus, p.bytes = append(p.pdus, raw), p.bytes+cost
-		g.bytes += cost
-		g.servers[key.origin] += cost
-	}
-	return nil
-}
-
-// evict drops the events of one room of the server that has the most. mu is held.
-func (g *gate) evict() {
-	most := ""
-	for server, bytes := range g.servers {
-		if bytes > g.servers[most] {
-			most = server
-		}
-	}
-	for key := range g.parked {
-		if key.origin == most {
-			g.remove(key)
-			return
-		}
-	}
-}
-
-// remove removes and returns the events of a server for a room. mu is held.
-func (g *gate) remove(key parkKey) []json.RawMessage {
-	p := g.parked[key]
-	if p == nil {
-		return nil
-	}
-	delete(g.parked, key)
-	g.bytes -= p.bytes
-	if g.servers[key.origin] -= p.bytes; g.servers[key.origin] == 0 {
-		delete(g.servers, key.origin)
-	}
-	return p.pdus
-}
-
-// take removes and returns the events of a server for a room.
-func (g *gate) take(key parkKey) []json.RawMessage {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.remove(key)
-}
-
-// due removes and returns what is ready, and drops what has been parked for too long.
-func (g *gate) due(now time.Time, ready func(parkKey) bool) (out []Parked) {
-	g.mu.Lock()
-	keys := make(map[parkKey]time.Time, len(g.parked))
-	for key, p := range g.parked {
-		keys[key] = p.since
-	}
-	g.mu.Unlock()
-	for key, since := range keys {
-		switch {
-		case ready(key):
-			out = append(out, Parked{key.origin, key.room, g.take(key)})
-		case now.Sub(since) > parkTime:
-			g.take(key)
-		}
-	}
-	return out
-}
-
-// announce signals that events may be ready.
-func (g *gate) announce() {
-	select {
-	case g.fresh <- struct{}{}:
-	default:
-	}
-}
+func (s *Service) MayUnpark() <-chan struct{} { return s.parking.Fresh() }
 
 // ServerIn reports whether a server is known to be in a room in which this server participates.
 func (s *Service) ServerIn(ctx context.Context, room id.RoomID, server string) bool {

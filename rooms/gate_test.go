@@ -4,11 +4,9 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"maunium.net/go/mautrix/id"
 
@@ -186,8 +184,8 @@ func TestEventsAreParkedUntilTheirServerIsKnownToBeInTheRoom(t *testing.T) {
 	if e := a.stored(room, said.ID()); e == nil || e.Hidden() {
 		t.Error("what was parked is not accepted")
 	}
-	if a.svc.gate.bytes != 0 || len(a.svc.gate.servers) != 0 {
-		t.Errorf("%d bytes of %v are still parked", a.svc.gate.bytes, a.svc.gate.servers)
+	if n := a.svc.parking.Bytes(); n != 0 {
+		t.Errorf("%d bytes are still parked", n)
 	}
 }
 
@@ -210,8 +208,8 @@ func TestParkedEventsAreReceivedWithTheNextOnesOfTheirServer(t *testing.T) {
 	if _, told := results[first.ID()]; !told || results[second.ID()] != nil {
 		t.Errorf("the answer is %v", results)
 	}
-	if a.svc.gate.bytes != 0 {
-		t.Errorf("%d bytes are still parked", a.svc.gate.bytes)
+	if n := a.svc.parking.Bytes(); n != 0 {
+		t.Errorf("%d bytes are still parked", n)
 	}
 }
 
@@ -351,80 +349,5 @@ func TestHandshakeOfAServerOutsideMakesThisOneAskNobody(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-func TestParkedEventsAreBoundedInBytes(t *testing.T) {
-	now := time.UnixMilli(1_750_000_000_000)
-	g := newGate()
-	event := make(json.RawMessage, 60<<10)
-	sums := func() (all int, servers map[string]int) {
-		servers = map[string]int{}
-		for key, p := range g.parked {
-			for _, raw := range p.pdus {
-				all += len(raw) + parkedEvent
-				servers[key.origin] += len(raw) + parkedEvent
-			}
-		}
-		return all, servers
-	}
-	refused := 0
-	for i := range 100 {
-		refused += len(g.park(now, parkKey{"evil", id.RoomID(fmt.Sprint("!", i%7))}, []json.RawMessage{event, event}))
-	}
-	if all, _ := sums(); all > maxParkedServer || all < maxParkedServer/2 || refused == 0 {
-		t.Errorf("one server has parked %d bytes, %d events were refused", all, refused)
-	}
-	for i := range 100 {
-		for range 30 {
-			g.park(now, parkKey{fmt.Sprint("evil", i), "!r"}, []json.RawMessage{event})
-		}
-	}
-	if all, _ := sums(); all > maxParked || all != g.bytes {
-		t.Errorf("%d bytes are parked, %d counted", all, g.bytes)
-	}
-	if refused := g.park(now, parkKey{"good", "!r"}, []json.RawMessage{event}); len(refused) != 0 || g.parked[parkKey{"good", "!r"}] == nil {
-		t.Error("others leave no room")
-	}
-	if _, servers := sums(); fmt.Sprint(servers) != fmt.Sprint(g.servers) {
-		t.Errorf("counted are %v, not %v", g.servers, servers)
-	}
-	for i := range 2 * maxParkedRooms {
-		g.park(now, parkKey{"many", id.RoomID(fmt.Sprint("!", i))}, []json.RawMessage{{}})
-	}
-	if len(g.parked) > maxParkedRooms {
-		t.Errorf("events of %d rooms are parked", len(g.parked))
-	}
-	if ready := g.due(now.Add(parkTime+1), func(parkKey) bool { return false }); len(ready) != 0 || g.bytes != 0 || len(g.servers) != 0 {
-		t.Errorf("after their time %d bytes of %v are parked", g.bytes, g.servers)
-	}
-}
-
-func TestFetchesOfMembershipsAreBounded(t *testing.T) {
-	now := time.UnixMilli(1_750_000_000_000)
-	g := newGate()
-	count := func(server string) (n int) {
-		for g.mayFetch(server, now) {
-			n++
-		}
-		return n
-	}
-	if n := count("a"); n != maxMemberFetches {
-		t.Errorf("one server: %d", n)
-	}
-	now = now.Add(3 * memberFetchPause)
-	if n := count("a"); n != 3 {
-		t.Errorf("after three pauses: %d", n)
-	}
-	now = now.Add(time.Hour)
-	sum := 0
-	for i := range 100 {
-		sum += count(fmt.Sprint("s", i))
-	}
-	if sum != maxAllMemberFetches {
-		t.Errorf("all servers: %d", sum)
-	}
-	if len(g.fetches) > maxAllMemberFetches+1 {
-		t.Errorf("%d servers are remembered", len(g.fetches))
 	}
 }

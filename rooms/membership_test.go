@@ -13,6 +13,7 @@ import (
 	"ebb/ident"
 	"ebb/pushrules"
 	"ebb/rooms/pdu"
+	"ebb/rooms/txns"
 	"ebb/storage"
 )
 
@@ -215,7 +216,7 @@ func TestRedaction(t *testing.T) {
 			h.ok(h.svc.Join(h.Context(), bob, room, ""))
 			target := h.say(bob, room, "secret")
 			redact := func(s ident.Requester, e id.EventID) (id.EventID, error) {
-				return h.svc.Redact(h.Context(), s, room, e, "why", &Txn{Path: string("/redact/" + e), ID: "1"})
+				return h.svc.Redact(h.Context(), s, room, e, "why", &txns.Txn{Path: string("/redact/" + e), ID: "1"})
 			}
 			_, err := redact(eve, target)
 			h.refused(err, "M_FORBIDDEN")

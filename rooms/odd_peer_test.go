@@ -134,7 +134,7 @@ func TestEventsParkedBeforeARestartComeWithTheNextOne(t *testing.T) {
 	parked := say("parked", join)
 	delete(s.evil.made, join.ID()) // nobody gives the membership yet
 	s.evil.send(room, parked)
-	if s.stored(room, parked.ID()) != nil || s.svc.gate.bytes == 0 {
+	if s.stored(room, parked.ID()) != nil || s.svc.parking.Bytes() == 0 {
 		t.Fatal("the message is not parked")
 	}
 	s.reopen()

@@ -12,6 +12,7 @@ import (
 
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms/parking"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -104,7 +105,7 @@ func (s *Service) StrippedState(ctx context.Context, user ident.UserNID, room *R
 func (s *Service) receiveOutside(ctx context.Context, origin string, roomID id.RoomID, raws []json.RawMessage) (map[id.EventID]error, error) {
 	results := map[id.EventID]error{}
 	if s.joining.Busy(roomID) {
-		raws = s.gate.park(s.opts.Now(), parkKey{origin, roomID}, raws)
+		raws = s.parking.Park(s.opts.Now(), parking.Key{Origin: origin, Room: roomID}, raws)
 		if len(raws) == 0 {
 			return results, nil
 		}

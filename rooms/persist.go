@@ -25,7 +25,7 @@ func (b *batch) persist(tx *storage.Tx, generation int64) error {
 		return err
 	}
 	if b.txn != nil {
-		first, err := tx.InsertTxn(b.txn.device, storage.TxnRow{Hash: b.txn.hash, Answer: string(b.events[0].ID())})
+		first, err := tx.InsertTxn(b.txn.Device, storage.TxnRow{Hash: b.txn.Hash, Answer: string(b.events[0].ID())})
 		if err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"ebb/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
+	"ebb/rooms/parking"
 )
 
 // ErrLater means that some events could not be authorised because a server did not answer, or did not return events
@@ -55,7 +56,7 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 	}
 	ctx, release := fedclient.HoldAnswers(ctx, false)
 	defer release()
-	raws = append(s.gate.take(parkKey{origin, roomID}), raws...)
+	raws = append(s.parking.Take(parking.Key{Origin: origin, Room: roomID}), raws...)
 	a := newArrivals(r, origin)
 	valid, results := a.verify(ctx, raws)      // checks 1 to 3
 	err = a.process(ctx, s.opts.Remote, valid) // checks 4 to 7

@@ -184,7 +184,7 @@ func (s *Service) joinRemote(ctx context.Context, sender ident.Requester, room i
 	if err != nil {
 		return err
 	}
-	defer s.gate.announce()
+	defer s.parking.Announce()
 	defer release()
 	if r, err := s.Room(ctx, room); err == nil && r.Resident() && r.Shared() && !c.elsewhere { // joined meanwhile
 		return errResident

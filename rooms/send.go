@@ -14,6 +14,7 @@ import (
 	"ebb/mxerr"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
+	"ebb/rooms/txns"
 	"ebb/storage"
 )
 
@@ -25,7 +26,7 @@ type NewEvent struct {
 	StateKey  *string // nil: not a state event
 	Content   json.RawMessage
 	Redacts   id.EventID // the target of an m.room.redaction; content.redacts may be used instead
-	Txn       *Txn       // the transaction ID; nil: none
+	Txn       *txns.Txn  // the transaction ID; nil: none
 	Timestamp int64      // ms, for application services; 0: now
 }
 
@@ -33,16 +34,16 @@ type NewEvent struct {
 // transaction ID gets the same answer, even after a restart.
 // Spec: client-server-api#sending-events-to-a-room
 func (s *Service) Send(ctx context.Context, n NewEvent) (id.EventID, error) {
-	return s.once(ctx, n.Sender, n.Txn, func(c *claim) (id.EventID, error) {
+	return s.txns.Once(ctx, n.Sender.Transactions(), n.Txn, func(c *txns.Claim) (id.EventID, error) {
 		eventID, err := s.send(ctx, n, c)
 		if errors.Is(err, errDuplicateTxn) {
-			return s.answered(ctx, c)
+			return s.txns.Stored(ctx, c)
 		}
 		return eventID, err
 	})
 }
 
-func (s *Service) send(ctx context.Context, n NewEvent, c *claim) (eventID id.EventID, err error) {
+func (s *Service) send(ctx context.Context, n NewEvent, c *txns.Claim) (eventID id.EventID, err error) {
 	r, err := s.Room(ctx, n.Room)
 	if err != nil {
 		return "", unknownIsForbidden(err)
@@ -274,7 +275,7 @@ func (b *batch) checkWatermark(p *proto) error {
 
 // Redact redacts an event.
 // Spec: client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid
-func (s *Service) Redact(ctx context.Context, sender ident.Requester, room id.RoomID, eventID id.EventID, reason string, txn *Txn) (id.EventID, error) {
+func (s *Service) Redact(ctx context.Context, sender ident.Requester, room id.RoomID, eventID id.EventID, reason string, txn *txns.Txn) (id.EventID, error) {
 	content := []byte(`{}`)
 	if reason != "" {
 		content = append(canonjson.AppendString([]byte(`{"reason":`), reason), '}')
@@ -422,3 +423,6 @@ func (s *Service) aliasByName(ctx context.Context, alias string) (row storage.Al
 	})
 	return row, found, err
 }
+
+// PruneTxns deletes the stored answers to transaction IDs that clients no longer repeat.
+func (s *Service) PruneTxns(ctx context.Context) error { return s.txns.Prune(ctx) }

@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
 	"ebb/rooms/pdu"
+	"ebb/rooms/txns"
 	"ebb/storage"
 )
 
@@ -138,7 +141,7 @@ func TestRepeatedTransactionIsOneEvent(t *testing.T) {
 		room := h.public(alice, bob)
 		send := func(svc *Service, s ident.Requester, path, txn string) id.EventID {
 			e, err := svc.Send(h.Context(), NewEvent{
-				Room: room, Sender: s, Type: "m.room.message", Content: json.RawMessage(`{"body":"once"}`), Txn: &Txn{Path: path, ID: txn},
+				Room: room, Sender: s, Type: "m.room.message", Content: json.RawMessage(`{"body":"once"}`), Txn: &txns.Txn{Path: path, ID: txn},
 			})
 			if err != nil {
 				h.Error(err)
@@ -160,8 +163,8 @@ func TestRepeatedTransactionIsOneEvent(t *testing.T) {
 			h.Error("another answer after a restart")
 		}
 		// Memory may have lost it: the database has not.
-		h.svc.txns.init()
-		h.svc.txns.load(alice.DeviceNID, nil)
+		h.buryTxn(alice.DeviceNID, "/send\x001")
+		h.svc.txns = txns.New(h.db, func() time.Time { return h.now })
 		if again := send(h.svc, alice, "/send", "1"); again != answers[0] {
 			h.Error("another answer once memory has forgotten")
 		}
@@ -179,11 +182,32 @@ func TestRepeatedTransactionIsOneEvent(t *testing.T) {
 	})
 }
 
+// buryTxn stores answers to other requests until that to a request is not among the newest, which are read into memory.
+func (h *house) buryTxn(device ident.DeviceNID, request string) {
+	h.Helper()
+	const newest = 1000 // more than a txns.Table reads
+	n := int64(0)
+	h.until("newer answers to requests", func() (buried bool) {
+		h.ok(h.db.Write(h.Context(), func(tx *storage.Tx) error {
+			for range newest {
+				n++
+				if _, err := tx.InsertTxn(device, storage.TxnRow{Hash: n}); err != nil {
+					return err
+				}
+			}
+			rows, err := tx.RecentTxns(device, newest)
+			buried = !slices.ContainsFunc(rows, func(r storage.TxnRow) bool { return r.Hash == h.db.IDHash(request) })
+			return err
+		}))
+		return buried
+	})
+}
+
 func TestFailedTransactionMayBeTriedAgain(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
 	room := h.public(alice)
-	n := NewEvent{Room: room, Sender: bob, Type: "m.room.message", Content: json.RawMessage(`{}`), Txn: &Txn{Path: "/", ID: "1"}}
+	n := NewEvent{Room: room, Sender: bob, Type: "m.room.message", Content: json.RawMessage(`{}`), Txn: &txns.Txn{Path: "/", ID: "1"}}
 	_, err := h.svc.Send(h.Context(), n)
 	h.refused(err, "M_FORBIDDEN")
 	h.ok(h.svc.Join(h.Context(), bob, room, ""))
@@ -195,7 +219,7 @@ func TestTransactionsAreForgottenAfterTwoDays(t *testing.T) {
 	h := oneHouse(t)
 	alice := h.user("alice")
 	room := h.public(alice)
-	n := NewEvent{Room: room, Sender: alice, Type: "m.room.message", Content: json.RawMessage(`{}`), Txn: &Txn{Path: "/", ID: "1"}}
+	n := NewEvent{Room: room, Sender: alice, Type: "m.room.message", Content: json.RawMessage(`{}`), Txn: &txns.Txn{Path: "/", ID: "1"}}
 	first, err := h.svc.Send(h.Context(), n)
 	h.ok(err)
 	h.ok(h.svc.PruneTxns(h.Context()))
@@ -366,7 +390,7 @@ func TestFailedBatchLeavesNothingBehind(t *testing.T) {
 		var wg sync.WaitGroup
 		send := func() error {
 			_, err := h.svc.Send(h.Context(), NewEvent{
-				Room: room, Sender: alice, Type: "m.room.message", Content: json.RawMessage(`{}`), Txn: &Txn{Path: "/", ID: "1"},
+				Room: room, Sender: alice, Type: "m.room.message", Content: json.RawMessage(`{}`), Txn: &txns.Txn{Path: "/", ID: "1"},
 			})
 			return err
 		}

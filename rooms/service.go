@@ -22,7 +22,9 @@ import (
 	"ebb/keyed"
 	"ebb/pushrules"
 	"ebb/rooms/expiry"
+	"ebb/rooms/parking"
 	"ebb/rooms/pdu"
+	"ebb/rooms/txns"
 	"ebb/storage"
 	"ebb/wake"
 )
@@ -87,13 +89,13 @@ type Service struct {
 	cache roomCache
 	users *keyed.Map[id.UserID, ident.UserNID] // numbers of users
 	own   membershipCache
-	txns  txnTable
+	txns  *txns.Table
 
 	partials  partialRooms
 	briefWait time.Duration // see the constant
 
 	joining *keyed.Semaphore[id.RoomID] // one join of a room through other servers at a time
-	gate    *gate
+	parking *parking.Lot
 
 	heavyReads chan struct{}      // held while a full state is read for another server
 	toDecide   chan ident.RoomNID // rooms with undecided events that have received events
@@ -122,7 +124,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		opts: o, db: o.DB, log: o.Log, gate: newGate(), briefWait: briefWait,
+		opts: o, db: o.DB, log: o.Log, parking: parking.NewLot(), txns: txns.New(o.DB, o.Now), briefWait: briefWait,
 		users: keyed.NewMap[id.UserID, ident.UserNID](o.Cache.Entries(maxCachedUsers)), joining: keyed.NewSemaphore[id.RoomID](1, 0),
 		heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan ident.RoomNID, maxToDecide),
 	}
@@ -132,7 +134,6 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.opts.Commits.own(s)
 	s.cache.init(o.CacheBytes)
 	s.own.init(o.Cache.Entries(maxCachedMemberships))
-	s.txns.init()
 	s.partials.init()
 	s.threads.init(o.Cache.Entries(maxCachedThreads))
 	if err := s.erased.load(ctx, o.DB); err != nil {

@@ -43,13 +43,16 @@ var rules = map[string]rule{
 	"rooms/stateres/reference": {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu", "rooms/eventauth", "rooms/stateres"}, pure: true},
 	"rooms/visibility":         {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/expiry":             {rank: 1, only: []string{"canonjson"}, pure: true},
+	"rooms/parking":            {rank: 1, only: leaf},
 
 	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config", "ident", "keyed"}},
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
 	"wake":                {rank: 2, only: []string{"ident"}},
 
-	"fedclient": {rank: 3},
-	"pushrules": {rank: 3},
+	"fedclient":  {rank: 3},
+	"pushrules":  {rank: 3},
+	"rooms/acl":  {rank: 3, only: []string{"canonjson"}, sideways: []string{"pushrules"}, pure: true},
+	"rooms/txns": {rank: 3},
 
 	"rooms": {rank: 4},
 	// Account data of users. history leaves out what ignored users send.

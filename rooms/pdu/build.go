@@ -7,8 +7,9 @@ import (
 	"encoding/json"
 	"strconv"
 
-	"ebb/canonjson"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 // Proto describes a new event. Build adds the hashes, the signature and the ID.

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"ebb/canonjson"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 // What Build makes, Parse takes, with the same id and fields, and its hash and signature hold.

@@ -4,8 +4,9 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"ebb/canonjson"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 // check checks the types and sizes of the members of a received event, before its ID is known.

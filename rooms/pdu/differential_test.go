@@ -11,11 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"ebb/canonjson"
 	"maunium.net/go/mautrix/crypto/canonicaljson"
 	"maunium.net/go/mautrix/federation/pdu"
 	"maunium.net/go/mautrix/federation/signutil"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 // peer reads an event as mautrix does.

@@ -6,8 +6,9 @@ import (
 	"encoding/base64"
 	"strings"
 
-	"ebb/canonjson"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 // EventIDOf returns the ID of an event that is given as JSON. It is like Parse but does not check the event.

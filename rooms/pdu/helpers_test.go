@@ -9,8 +9,9 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"ebb/canonjson"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 // specKey is the key of the specification's test values.

@@ -5,8 +5,9 @@ import (
 	"math"
 	"strconv"
 
-	"ebb/canonjson"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 // The limits of events.

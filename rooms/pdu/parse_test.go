@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"ebb/canonjson"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 // Before room version 11 other servers count characters: rooms hold events that a limit of bytes would cut off.

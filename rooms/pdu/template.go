@@ -4,8 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 
-	"ebb/canonjson"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 // Template returns the event that p describes without hashes, signatures and ID, for another server to complete.

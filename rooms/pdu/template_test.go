@@ -8,8 +8,9 @@ import (
 	"slices"
 	"testing"
 
-	"ebb/canonjson"
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 func TestTemplatesAreReadAsTheyWereWritten(t *testing.T) {
