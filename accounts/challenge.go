@@ -13,7 +13,7 @@ import (
 
 // Bounds of user-interactive authentication.
 const (
-	challengeLifetime = 15 * time.Minute // longer than it takes to read terms; as long as a confirmation may wait
+	challengeLifetime = 15 * time.Minute // since its last use: longer than it takes to read terms or to find a message
 	maxChallenges     = 10_000           // for users, and as many for registrations; beyond that the oldest is dropped
 	// maxChallengesEach bounds the challenges of one user, or of registrations from one network, so that nobody can
 	// displace those of others. 500: an office or a class that registers within a lifetime.
@@ -28,7 +28,7 @@ type challenges struct {
 	// mu guards all below; a leaf lock.
 	mu      sync.Mutex
 	byID    map[string]*list.Element
-	oldest  *list.List       // of *challenge, oldest first
+	oldest  *list.List       // of *challenge, the one that was not used for the longest time first
 	pending map[string]int64 // registration token → open challenges with that token
 	sources map[string]int   // user or network → challenges
 }
@@ -38,7 +38,8 @@ type challenge struct {
 	bound     binding
 	source    string
 	completed []string
-	token     string // the registration token used for a stage
+	token     string    // the registration token used for a stage
+	email     *Verified // the address verified for a stage
 	expires   time.Time
 	made      *SignedIn         // the account registered with this challenge
 	request   [sha256.Size]byte // digest of the request that registered the account
@@ -68,6 +69,8 @@ func (c *challenges) find(id string, b binding, source string) challenge {
 			ch.bound.body = b.body
 		}
 		if ch.bound == b {
+			ch.expires = c.now().Add(challengeLifetime)
+			c.oldest.MoveToBack(e)
 			return ch.copy()
 		}
 	}
@@ -100,9 +103,9 @@ func (ch *challenge) copy() challenge {
 	return out
 }
 
-// complete records a stage as completed. For a stage with a registration token, accept decides first, given the number
-// of other challenges that hold the token.
-func (c *challenges) complete(id, stage, token string, accept func(pending int64) bool) (challenge, bool) {
+// complete records a stage as completed. For a stage with a registration token, p.usable decides first, given the
+// number of other challenges that hold the token.
+func (c *challenges) complete(id, stage string, p proof) (challenge, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.byID[id]
@@ -110,13 +113,16 @@ func (c *challenges) complete(id, stage, token string, accept func(pending int64
 		return challenge{id: id}, false
 	}
 	ch := e.Value.(*challenge)
-	if token != "" && ch.token != token {
-		if !accept(c.pending[token]) {
+	if p.token != "" && ch.token != p.token {
+		if !p.usable(c.pending[p.token]) {
 			return ch.copy(), false
 		}
 		c.release(ch)
-		ch.token = token
-		c.pending[token]++
+		ch.token = p.token
+		c.pending[p.token]++
+	}
+	if p.email != nil {
+		ch.email = p.email
 	}
 	if !slices.Contains(ch.completed, stage) {
 		ch.completed = append(ch.completed, stage)

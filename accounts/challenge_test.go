@@ -121,7 +121,7 @@ func TestChallengesAreBoundToOneRequestOfOneUser(t *testing.T) {
 	if again := c.find(ch.id, same, "@a:here"); again.id != ch.id {
 		t.Error("white space and auth make another request")
 	}
-	c.complete(ch.id, "stage", "", nil)
+	c.complete(ch.id, "stage", proof{})
 	for name, change := range map[string]func(*binding){
 		"operation": func(b *binding) { b.operation = "deleteDevice Y" },
 		"user":      func(b *binding) { b.user = 9 },
@@ -166,7 +166,7 @@ func TestOneNetworkPushesOutOnlyItsOwnChallenges(t *testing.T) {
 func TestChallengesAreBoundedAndHoldNoPassword(t *testing.T) {
 	c := newChallenges(func() time.Time { return time.UnixMilli(0) })
 	first := c.find("", binding{operation: "x"}, "192.0.2.1")
-	c.complete(first.id, stageToken, "tok", func(int64) bool { return true })
+	c.complete(first.id, stageToken, proof{token: "tok", usable: func(int64) bool { return true }})
 	for i := range maxChallenges + 10 {
 		c.find("", binding{operation: "x"}, fmt.Sprint(i%(maxChallenges/maxChallengesEach+1)))
 	}

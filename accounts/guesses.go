@@ -32,6 +32,9 @@ type Budgets struct {
 	Accounts Budget
 	// NewAccounts counts the accounts created from one network.
 	NewAccounts Budget
+	// MailsTo counts the links sent to one e-mail address, MailsFrom those that one network asked for, and Mails all of
+	// them.
+	MailsTo, MailsFrom, Mails Budget
 }
 
 // attempt is a guess that counts as wrong until takeBack is called.

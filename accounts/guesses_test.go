@@ -55,7 +55,7 @@ func withGuesses(t *testing.T, atOneAccount int, f func(t *testing.T, s *Service
 
 func login(t *testing.T, s *Service, user, password, network string) error {
 	t.Helper()
-	_, err := s.LoginPassword(t.Context(), user, password, NewSession{Network: network})
+	_, err := s.LoginPassword(t.Context(), Identifier{User: user}, password, NewSession{Network: network})
 	return err
 }
 
@@ -102,7 +102,7 @@ func TestRightPasswordIsNoGuess(t *testing.T) {
 func TestGuessesInAStolenSessionLeaveTheOthersAlone(t *testing.T) {
 	withGuesses(t, 1000, func(t *testing.T, s *Service) {
 		stolen := mustSession(t, s, mustCreate(t, s, "alice").Access)
-		in, err := s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{Network: home})
+		in, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Network: home})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,11 +39,11 @@ type SignedIn struct {
 // have no password, so that names cannot be guessed.
 func errWrongPassword() error { return mxerr.Forbidden("Wrong username or password") }
 
-// LoginPassword signs in with a password. user is a localpart or a user ID.
+// LoginPassword signs in with a password. The user of who is a localpart or a user ID.
 //
-// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED.
-func (s *Service) LoginPassword(ctx context.Context, user, password string, n NewSession) (SignedIn, error) {
-	checked, err := s.accountToSignIn(ctx, user)
+// Errors: M_FORBIDDEN, M_LIMIT_EXCEEDED, M_USER_LOCKED, M_MISSING_PARAM, M_INVALID_PARAM.
+func (s *Service) LoginPassword(ctx context.Context, who Identifier, password string, n NewSession) (SignedIn, error) {
+	checked, err := s.accountOf(ctx, who)
 	if err != nil {
 		return SignedIn{}, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/storage"
 )
@@ -20,6 +21,7 @@ type NewAccount struct {
 	Admin       bool
 	Token       string      // registration token whose uses count; "": none
 	SignIn      *NewSession // nil: nobody is signed in
+	Email       *Verified   // the address of the account; nil: none
 	Network     string      // the client's network, for Budgets; "": an administrator or application service creates the account
 	AppService  string      // the application service that creates the account, which gets no password; "": none
 }
@@ -102,6 +104,11 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 			return SignedIn{}, err
 		} else if !good {
 			return SignedIn{}, mxerr.Forbidden("The registration token is used up or has expired")
+		}
+	}
+	if n.Email != nil {
+		if err := w.useEmail(*n.Email, a.NID); err != nil {
+			return SignedIn{}, err
 		}
 	}
 	if n.DisplayName != "" {
@@ -354,11 +361,15 @@ func (s *Service) SetPassword(ctx context.Context, user id.UserID, password stri
 			return err
 		}
 		w.note("password changed", "user", user)
-		if err := w.SetPassword(a.NID, hash); err != nil || !signOut {
-			return err
-		}
-		return s.deleteAllDevices(w, a.NID, keep)
+		return s.setPassword(w, a.NID, hash, signOut, keep)
 	})
+}
+
+func (s *Service) setPassword(w *write, user ident.UserNID, hash string, signOut bool, keep id.DeviceID) error {
+	if err := w.SetPassword(user, hash); err != nil || !signOut {
+		return err
+	}
+	return s.deleteAllDevices(w, user, keep)
 }
 
 // CheckGuest returns an error for guest accounts, which are not supported.

@@ -78,6 +78,7 @@ type Options struct {
 	HashWorkers         int           // passwords hashed at a time, 19 MiB each; 0: half of the processors
 	Budgets             Budgets
 	Network             func(addr string) string // returns the network of a client address; nil: networks are unknown
+	Emails              EmailOptions
 	Hooks               Hooks
 	Remote              Remote       // nil without federation
 	Users               Users        // nil if there are no application services
@@ -91,8 +92,9 @@ type Service struct {
 	opts      Options
 	hasher    *hasher
 	sessions  *sessionCache
-	asked     *challenges // challenges of users
-	applying  *challenges // challenges of registrations; separate, so that strangers cannot displace those of users
+	asked     *challenges              // challenges of users
+	applying  *challenges              // challenges of registrations; separate, so that strangers cannot displace those of users
+	mailing   *keyed.Semaphore[string] // one request for a link to an address at a time
 	announcer announcer
 	profiles  *keyed.Memo[id.UserID, []Field] // of remote users
 }
@@ -112,7 +114,8 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{opts: o, hasher: newHasher(o.HashWorkers), sessions: newSessionCache(o.Cache.Entries(maxSessions)),
-		asked: newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[ident.UserNID]*announcement{}},
+		mailing: keyed.NewSemaphore[string](1, maxMailsWaiting),
+		asked:   newChallenges(o.Now), applying: newChallenges(o.Now), announcer: announcer{states: map[ident.UserNID]*announcement{}},
 		profiles: newProfileMemo(o.Cache.Entries(maxRemoteProfiles), o.Now)}
 }
 
@@ -142,6 +145,7 @@ func (s *Service) Run(ctx context.Context) error {
 			}
 		case <-resume.C:
 			s.resumeDeactivations(ctx)
+			s.forgetEmailSessions(ctx)
 		}
 	}
 }

@@ -84,13 +84,13 @@ func TestEveryFormOfAUserSignsIn(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		alice := mustCreate(t, s, "alice")
 		for _, user := range []string{"alice", "ALICE", "@alice:here", "@Alice:here"} {
-			in, err := s.LoginPassword(t.Context(), user, goodPassword, NewSession{})
+			in, err := s.LoginPassword(t.Context(), Identifier{User: user}, goodPassword, NewSession{})
 			if err != nil || in.User != alice.User || in.Device == "" || in.Device == alice.Device {
 				t.Errorf("%s: %+v, %v", user, in, err)
 			}
 		}
-		for _, bad := range [][2]string{{"alice", "wrong"}, {"alice", ""}, {"nobody", goodPassword}, {"@alice:elsewhere", goodPassword}, {"", goodPassword}, {"@alice", goodPassword}} {
-			_, err := s.LoginPassword(t.Context(), bad[0], bad[1], NewSession{})
+		for _, bad := range [][2]string{{"alice", "wrong"}, {"alice", ""}, {"nobody", goodPassword}, {"@alice:elsewhere", goodPassword}, {"@alice", goodPassword}} {
+			_, err := s.LoginPassword(t.Context(), Identifier{User: bad[0]}, bad[1], NewSession{})
 			refused(t, bad[0]+"/"+bad[1], err, mxerr.CodeForbidden)
 		}
 	})
@@ -113,7 +113,7 @@ func TestHistoricalNamesSignIn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		in, err := s.LoginPassword(t.Context(), "@Old One!:here", goodPassword, NewSession{})
+		in, err := s.LoginPassword(t.Context(), Identifier{User: "@Old One!:here"}, goodPassword, NewSession{})
 		if err != nil || in.User != "@Old One!:here" {
 			t.Fatalf("%+v, %v", in, err)
 		}
@@ -221,7 +221,7 @@ func TestAccountsAreListedAndAdministered(t *testing.T) {
 func TestNewPasswordReplacesTheOld(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		alice := mustCreate(t, s, "alice")
-		other, err := s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{})
+		other, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,12 +229,12 @@ func TestNewPasswordReplacesTheOld(t *testing.T) {
 		if err := s.SetPassword(t.Context(), alice.User, "another one", true, alice.Device); err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{})
+		_, err = s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{})
 		refused(t, "old password", err, mxerr.CodeForbidden)
 		mustSession(t, s, alice.Access)
 		_, err = s.Authenticate(t.Context(), other.Access, "", "")
 		refused(t, "other device", err, mxerr.CodeUnknownToken)
-		third, err := s.LoginPassword(t.Context(), "alice", "another one", NewSession{})
+		third, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, "another one", NewSession{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -274,9 +274,9 @@ func TestDeactivatedAccountsAreClosedForGood(t *testing.T) {
 		}
 		_, err = s.Authenticate(t.Context(), alice.Access, "", "")
 		refused(t, "access token", err, mxerr.CodeUnknownToken)
-		_, err = s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{})
+		_, err = s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{})
 		refused(t, "password", err, mxerr.CodeForbidden)
-		_, err = s.LoginPassword(t.Context(), "alice", "", NewSession{})
+		_, err = s.LoginPassword(t.Context(), Identifier{User: "alice"}, "", NewSession{})
 		refused(t, "empty password", err, mxerr.CodeForbidden)
 		_, err = s.LoginToken(t.Context(), token, NewSession{})
 		refused(t, "login token", err, mxerr.CodeForbidden)

@@ -67,7 +67,7 @@ func TestDeletedDevicesAreSignedOutHard(t *testing.T) {
 	each(t, Options{Hooks: hooks}, func(t *testing.T, s *Service, _ *clock) {
 		gone, changed = nil, 0
 		alice := mustCreate(t, s, "alice")
-		second, err := s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{Device: "SECOND", DisplayName: "Second", Refresh: true})
+		second, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Device: "SECOND", DisplayName: "Second", Refresh: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,12 +95,12 @@ func TestDeletedDevicesAreSignedOutHard(t *testing.T) {
 func TestSigningInAgainOnADeviceReplacesItsToken(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		mustCreate(t, s, "alice")
-		first, err := s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{Device: "D", DisplayName: "one"})
+		first, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Device: "D", DisplayName: "one"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		before := mustSession(t, s, first.Access)
-		again, err := s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{Device: "D", DisplayName: "two"})
+		again, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Device: "D", DisplayName: "two"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestSigningInAgainOnADeviceReplacesItsToken(t *testing.T) {
 func TestRefreshTokenLivesUntilItsSuccessorsAreUsed(t *testing.T) {
 	each(t, Options{AccessTokenLifetime: time.Minute}, func(t *testing.T, s *Service, c *clock) {
 		mustCreate(t, s, "alice")
-		first, err := s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{Refresh: true})
+		first, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Refresh: true})
 		if err != nil || first.ExpiresIn != time.Minute {
 			t.Fatalf("%+v, %v", first, err)
 		}
@@ -169,7 +169,7 @@ func TestRefreshTokenLivesUntilItsSuccessorsAreUsed(t *testing.T) {
 func TestExpiredTokensAreSoftWhenReadFromTheDatabase(t *testing.T) {
 	each(t, Options{AccessTokenLifetime: time.Minute}, func(t *testing.T, s *Service, c *clock) {
 		mustCreate(t, s, "alice")
-		in, err := s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{Refresh: true})
+		in, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Refresh: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -237,7 +237,7 @@ func TestNoRequestUsesATokenAfterItsLogoutWasAnswered(t *testing.T) {
 	each(t, Options{}, func(t *testing.T, s *Service, _ *clock) {
 		mustCreate(t, s, "alice")
 		for i := range 20 {
-			in, err := s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{Device: id.DeviceID(fmt.Sprint("D", i))})
+			in, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Device: id.DeviceID(fmt.Sprint("D", i))})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -320,7 +320,7 @@ func TestTheDeviceUnusedForLongestMakesRoom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{Device: "NEW"}); err != nil {
+		if _, err := s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Device: "NEW"}); err != nil {
 			t.Fatal(err)
 		}
 		list, err := s.Devices(t.Context(), who.UserNID)
@@ -341,7 +341,7 @@ func TestADeviceCannotHaveTheNameOfACrossSigningKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.LoginPassword(t.Context(), "alice", goodPassword, NewSession{Device: "PUBLIC"})
+		_, err = s.LoginPassword(t.Context(), Identifier{User: "alice"}, goodPassword, NewSession{Device: "PUBLIC"})
 		refused(t, "the key's name", err, mxerr.CodeForbidden)
 	})
 }

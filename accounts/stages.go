@@ -21,27 +21,31 @@ type stage struct {
 	check func(s *Service, ctx context.Context, at tried) (p proof, refused *mxerr.Error, err error)
 }
 
-// use is how a stage is used in the flows of an operation: each flow is one sufficient stage and all required ones.
+// use is how a stage is used in the flows of an operation: each flow is one sufficient stage and all required ones,
+// with and without the optional ones.
 type use uint8
 
 const (
 	unused use = iota
 	sufficient
 	required
+	optional
 )
 
 // tried is a client's attempt at a stage.
 type tried struct {
-	auth    auth
-	who     ident.Requester // unset at registration
-	network string          // of the client, at registration
+	operation string
+	auth      auth
+	who       ident.Requester // unset if nobody is signed in
+	network   string          // of the client, if nobody is signed in
 }
 
 // proof is the result of a stage: for m.login.registration_token, the token and a function that reports whether it is
-// still usable with a number of other pending registrations.
+// still usable with a number of other pending registrations; for m.login.email.identity, the verified address.
 type proof struct {
 	token  string
 	usable func(pending int64) bool
+	email  *Verified
 }
 
 // The names of the stages.
@@ -50,21 +54,40 @@ const (
 	stageDummy    = "m.login.dummy"
 	stageTerms    = "m.login.terms"
 	stageToken    = "m.login.registration_token"
+	stageEmail    = "m.login.email.identity"
 )
 
-// registering is the operation of a registration; other operations have the operation IDs of the specification.
-const registering = "register"
+// The operations that are authenticated differently from those of a signed-in user, which have the operation IDs of the
+// specification.
+const (
+	registering = "register"
+	resetting   = "resetPassword" // changePassword without an access token
+)
 
 // stages are all stages, in the order in which flows list them.
 var stages = []stage{
 	{name: stagePassword, use: confirms, check: (*Service).checkOwn},
 	{name: stageToken, use: registers(func(s *Service) use { return useIf(s.opts.Registration == WithToken, sufficient) }), check: (*Service).checkRegistrationToken},
 	{name: stageDummy, use: registers(func(s *Service) use { return useIf(s.opts.Registration != WithToken, sufficient) })},
+	{name: stageEmail, use: (*Service).useOfEmail, check: (*Service).checkEmail},
 	{name: stageTerms, use: registers(func(s *Service) use { return useIf(len(s.opts.Terms) > 0, required) }), params: (*Service).policies},
 }
 
-// confirms makes a stage sufficient for all operations except registration.
-func confirms(_ *Service, operation string) use { return useIf(operation != registering, sufficient) }
+// confirms makes a stage sufficient for all operations of signed-in users.
+func confirms(_ *Service, operation string) use {
+	return useIf(operation != registering && operation != resetting, sufficient)
+}
+
+// useOfEmail returns how an operation uses m.login.email.identity.
+func (s *Service) useOfEmail(operation string) use {
+	switch {
+	case operation == resetting:
+		return useIf(s.HasEmail(), sufficient)
+	case operation != registering:
+		return unused
+	}
+	return map[EmailUse]use{EmailOptional: optional, EmailRequired: required}[s.registrationEmail()]
+}
 
 // registers restricts a stage to registration.
 func registers(of func(*Service) use) func(*Service, string) use {
@@ -85,7 +108,7 @@ func useIf(condition bool, u use) use {
 
 // form returns the flows of an operation.
 func (s *Service) form(operation string) challengeForm {
-	var always []string
+	var always, also []string
 	form := challengeForm{params: map[string]any{}}
 	for _, st := range stages {
 		u := st.use(s, operation)
@@ -93,14 +116,21 @@ func (s *Service) form(operation string) challengeForm {
 		case sufficient:
 			form.flows = append(form.flows, []string{st.name})
 		case required:
-			always = append(always, st.name)
+			always, also = append(always, st.name), append(also, st.name)
+		case optional:
+			also = append(also, st.name)
 		}
 		if u != unused && st.params != nil {
 			form.params[st.name] = st.params(s)
 		}
 	}
-	for i := range form.flows {
-		form.flows[i] = append(form.flows[i], always...)
+	single := form.flows
+	form.flows = nil
+	for _, flow := range single {
+		form.flows = append(form.flows, slices.Concat(flow, always))
+		if len(also) > len(always) {
+			form.flows = append(form.flows, slices.Concat(flow, also))
+		}
 	}
 	return form
 }

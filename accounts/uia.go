@@ -9,6 +9,7 @@ import (
 
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/storage"
 )
 
 // auth is the auth member of a request.
@@ -19,32 +20,47 @@ type auth struct {
 	User       string     `json:"user"` // from before identifier existed
 	Password   string     `json:"password"`
 	Token      string     `json:"token"`
+	// Of m.login.email.identity. The second form is from before the specification named the member.
+	Creds    EmailCredentials `json:"threepid_creds"`
+	OldCreds EmailCredentials `json:"threepidCreds"`
 }
 
 // Identifier identifies the user in a request to sign in.
 // Spec: client-server-api#identifier-types
 type Identifier struct {
-	Type string `json:"type"`
-	User string `json:"user"`
+	Type    string `json:"type"` // "": User is from a request in the form from before identifiers existed
+	User    string `json:"user"`
+	Medium  string `json:"medium"`
+	Address string `json:"address"`
 }
 
-// Name returns the user named by an identifier or by the older user member.
+// accountOf finds the account that an identifier names. For an unknown one it returns an account without password.
 //
-// Errors: M_FORBIDDEN for addresses and phone numbers, which no account has; M_INVALID_PARAM, M_MISSING_PARAM.
-func (i Identifier) Name(older string) (string, error) {
-	switch i.Type {
-	case "m.id.user":
-		older = i.User
-	case "":
-	case "m.id.thirdparty", "m.id.phone":
-		return "", mxerr.Forbidden("Accounts on this server have no email addresses or phone numbers; sign in with your username")
-	default:
-		return "", mxerr.InvalidParam("The identifier type %.64q is unknown", i.Type)
+// Errors: M_FORBIDDEN for phone numbers, which no account has; M_INVALID_PARAM, M_MISSING_PARAM.
+func (s *Service) accountOf(ctx context.Context, i Identifier) (storage.AccountRow, error) {
+	if i.Type == "m.id.thirdparty" && i.Medium == mediumEmail {
+		return s.accountOfEmail(ctx, i.Address)
 	}
-	if older == "" {
+	name, err := i.Name()
+	if err != nil {
+		return storage.AccountRow{}, err
+	}
+	return s.accountToSignIn(ctx, name)
+}
+
+// Name returns the user name of an identifier.
+//
+// Errors: M_FORBIDDEN for identifiers that are not user names; M_INVALID_PARAM, M_MISSING_PARAM.
+func (i Identifier) Name() (string, error) {
+	switch {
+	case i.Type == "m.id.phone" || i.Type == "m.id.thirdparty":
+		return "", mxerr.Forbidden("Sign in with your username: accounts on this server have no telephone numbers")
+	case i.Type != "" && i.Type != "m.id.user":
+		return "", mxerr.InvalidParam("The identifier type %.64q is unknown", i.Type)
+	case i.User == "":
 		return "", mxerr.MissingParam("The user to sign in is missing")
 	}
-	return older, nil
+	return i.User, nil
 }
 
 // Asked is a request that requires user-interactive authentication.
@@ -71,22 +87,77 @@ func (s *Service) Confirm(ctx context.Context, q Asked) error {
 	if a.Type == "" {
 		return form.unmet(ch, nil)
 	}
-	if _, err := s.try(ctx, ch, form, tried{auth: a, who: q.Requester}); err != nil {
+	if _, err := s.try(ctx, ch, form, tried{operation: q.Operation, auth: a, who: q.Requester}); err != nil {
 		return err
 	}
 	s.asked.finish(ch.id)
 	return nil
 }
 
+// ResetPassword sets the password of the account whose e-mail address the client has verified, and deletes the devices
+// of the account if signOut is set. It authenticates the request itself, since nobody is signed in.
+//
+// Errors: 401 with the flows; M_WEAK_PASSWORD, M_THREEPID_NOT_FOUND.
+func (s *Service) ResetPassword(ctx context.Context, body map[string]json.RawMessage, network, password string, signOut bool) error {
+	a, b, err := s.readAuth(Asked{Operation: resetting, Body: body})
+	if err != nil {
+		return err
+	}
+	ch := s.asked.find(a.Session, b, network)
+	form := s.form(resetting)
+	if a.Type == "" {
+		return form.unmet(ch, nil)
+	}
+	p, err := s.try(ctx, ch, form, tried{operation: resetting, auth: a, network: network})
+	if err != nil {
+		return err
+	}
+	if err := CheckPassword(password); err != nil {
+		return err
+	}
+	if err := s.resetPassword(ctx, *p.email, password, signOut); err != nil {
+		return err
+	}
+	s.asked.finish(ch.id)
+	return nil
+}
+
+// resetPassword uses a verification up and sets the password of the account that has the address.
+func (s *Service) resetPassword(ctx context.Context, v Verified, password string, signOut bool) error {
+	hash, err := s.hasher.hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, func(w *write) error {
+		if _, found, err := w.EmailSession(v.sid); err != nil {
+			return err
+		} else if !found { // used in the meantime
+			return errNotVerified()
+		}
+		if err := w.DeleteEmailSessions(v.Address, v.purpose); err != nil {
+			return err
+		}
+		user, nid, found, err := s.userOfEmail(w.Tx, v.Address)
+		if err != nil {
+			return err
+		}
+		if !found { // removed from the account in the meantime
+			return errNoSuchEmail()
+		}
+		w.note("password reset by e-mail", "user", user, "address", v.Address)
+		return s.setPassword(w, nid, hash, signOut, "")
+	})
+}
+
 // checkOwn checks that the password is the one of the requesting account.
 func (s *Service) checkOwn(ctx context.Context, at tried) (_ proof, refused *mxerr.Error, err error) {
 	a, who := at.auth, at.who
 	if a.Identifier.Type != "" || a.User != "" {
-		name, err := a.Identifier.Name(a.User)
-		if err != nil {
-			return proof{}, nil, err
+		named := a.Identifier
+		if named.Type == "" {
+			named.User = a.User
 		}
-		row, err := s.accountToSignIn(ctx, name)
+		row, err := s.accountOf(ctx, named)
 		if err != nil {
 			return proof{}, nil, err
 		}
@@ -164,7 +235,8 @@ func (f challengeForm) unmet(ch challenge, failed *mxerr.Error) error {
 // Admission is the permission to register. Call Done once the account is created; until then the same session can try
 // again with another name.
 type Admission struct {
-	Token string // the registration token whose uses count, "" for none
+	Token string    // the registration token whose uses count, "" for none
+	Email *Verified // the address that the account gets, nil for none
 	Done  func(SignedIn)
 }
 
@@ -198,14 +270,14 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 	ch := s.applying.find(a.Session, binding{operation: registering}, network)
 	form := s.form(registering)
 	if a.Type != "" {
-		if ch, err = s.apply(ctx, ch, form, tried{auth: a, network: network}); err != nil {
+		if ch, err = s.apply(ctx, ch, form, tried{operation: registering, auth: a, network: network}); err != nil {
 			return Admission{}, err
 		}
 	}
 	if !form.met(ch) {
 		return Admission{}, form.unmet(ch, nil)
 	}
-	return Admission{Token: ch.token, Done: func(made SignedIn) { s.applying.register(ch.id, b.body, made) }}, nil
+	return Admission{Token: ch.token, Email: ch.email, Done: func(made SignedIn) { s.applying.register(ch.id, b.body, made) }}, nil
 }
 
 // policies returns the terms as parameters of m.login.terms.
@@ -228,7 +300,7 @@ func (s *Service) apply(ctx context.Context, ch challenge, form challengeForm, a
 	if err != nil {
 		return ch, err
 	}
-	after, ok := s.applying.complete(ch.id, at.auth.Type, p.token, p.usable)
+	after, ok := s.applying.complete(ch.id, at.auth.Type, p)
 	if !ok {
 		return after, form.unmet(after, errBadToken())
 	}

@@ -1,14 +1,118 @@
 package clientapi
 
-import "ebb/httpapi"
+import (
+	"net/http"
+
+	"ebb/accounts"
+	"ebb/httpapi"
+	"ebb/mxerr"
+)
 
 func (a *API) administrativeContactRoutes() []httpapi.Route {
-	return []httpapi.Route{{Method: "GET", Path: "/_matrix/client/v3/account/3pid", Aliases: []string{"/_matrix/client/r0/account/3pid"},
-		OperationID: "getAccount3PIDs", File: "administrative_contact.yaml", Auth: httpapi.User, Handler: a.getAccount3PIDs}}
+	const file = "administrative_contact.yaml"
+	route := func(method, path, operation string, rate httpapi.Rate, h func(*httpapi.Request) (any, error)) httpapi.Route {
+		path = "/account/3pid" + path
+		return httpapi.Route{Method: method, Path: clientV3 + path, Aliases: []string{clientR0 + path}, OperationID: operation, File: file, Auth: httpapi.User, Rate: rate, Handler: h}
+	}
+	return append(a.thirdPartyTokens("/account/3pid", file, "requestTokenTo3PIDEmail", "requestTokenTo3PIDMSISDN", accounts.EmailToAdd), []httpapi.Route{
+		route("GET", "", "getAccount3PIDs", httpapi.Reads, a.getAccount3PIDs),
+		route("POST", "", "post3PIDs", httpapi.Sends, a.post3PIDs),
+		route("POST", "/add", "add3PID", httpapi.Sends, a.add3PID),
+		route("POST", "/delete", "delete3pidFromAccount", httpapi.Sends, a.delete3pidFromAccount),
+	}...)
 }
 
-// getAccount3PIDs lists the email addresses and phone numbers of the account: there are none on this server.
+// getAccount3PIDs lists the e-mail addresses of the account.
 // Spec: client-server-api#get_matrixclientv3account3pid
-func (a *API) getAccount3PIDs(*httpapi.Request) (any, error) {
-	return map[string][]string{"threepids": {}}, nil
+func (a *API) getAccount3PIDs(r *httpapi.Request) (any, error) {
+	type threepid struct {
+		Medium      string `json:"medium"`
+		Address     string `json:"address"`
+		AddedAt     int64  `json:"added_at"`
+		ValidatedAt int64  `json:"validated_at"`
+	}
+	emails, err := a.Accounts.Emails(r.Context(), r.UserNID)
+	list := make([]threepid, len(emails))
+	for i, e := range emails {
+		list[i] = threepid{"email", e.Address, e.Added.UnixMilli(), e.Validated.UnixMilli()}
+	}
+	return map[string][]threepid{"threepids": list}, err
+}
+
+// add3PID adds a verified e-mail address to the account.
+// Spec: client-server-api#post_matrixclientv3account3pidadd
+func (a *API) add3PID(r *httpapi.Request) (any, error) {
+	var creds accounts.EmailCredentials
+	if err := r.Decode(&creds); err != nil {
+		return nil, err
+	}
+	return nil, a.addEmail(r, "add3PID", creds)
+}
+
+// addEmail adds a verified e-mail address to the account after a confirmation by password: whoever can read the mail to
+// the address can take the account over.
+func (a *API) addEmail(r *httpapi.Request, operation string, creds accounts.EmailCredentials) error {
+	if _, err := a.Accounts.CheckEmail(r.Context(), creds); err != nil { // before the authentication is used up
+		return err
+	}
+	if err := a.interactiveAuth(r, operation); err != nil {
+		return err
+	}
+	return a.Accounts.AddEmail(r.Context(), r.Requester, creds)
+}
+
+// post3PIDs is the deprecated form of add3PID.
+// Spec: client-server-api#post_matrixclientv3account3pid
+//
+// Deviation: it requires user-interactive authentication, as add3PID does. Otherwise a stolen access token would be
+// enough to take an account over.
+func (a *API) post3PIDs(r *httpapi.Request) (any, error) {
+	var body struct {
+		Creds    *accounts.EmailCredentials `json:"three_pid_creds"`
+		OldCreds *accounts.EmailCredentials `json:"threePidCreds"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if body.Creds == nil {
+		body.Creds = body.OldCreds
+	}
+	if body.Creds == nil {
+		return nil, missing("three_pid_creds")
+	}
+	err := a.addEmail(r, "post3PIDs", *body.Creds)
+	if mxerr.Code(err) == mxerr.CodeThreepidAuthFailed { // with another status than add3PID
+		err = mxerr.New(http.StatusForbidden, mxerr.CodeThreepidAuthFailed, "The e-mail address is not verified").Because(err)
+	}
+	return nil, err
+}
+
+// threepid identifies an address in the requests to remove one.
+type threepid struct {
+	Medium   string `json:"medium"`
+	Address  string `json:"address"`
+	IDServer string `json:"id_server"`
+}
+
+func (t threepid) check() error {
+	switch {
+	case t.Medium == "":
+		return missing("medium")
+	case t.Address == "":
+		return missing("address")
+	}
+	return nil
+}
+
+// delete3pidFromAccount removes an e-mail address from the account.
+// Spec: client-server-api#post_matrixclientv3account3piddelete
+func (a *API) delete3pidFromAccount(r *httpapi.Request) (any, error) {
+	var body threepid
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if err := body.check(); err != nil {
+		return nil, err
+	}
+	return map[string]string{"id_server_unbind_result": "no-support"}, a.Accounts.RemoveEmail(r.Context(), r.Requester, body.Medium, body.Address)
 }

@@ -20,7 +20,7 @@ func (a *API) getCapabilities(r *httpapi.Request) (any, error) {
 		"m.change_password":          can(true),
 		"m.set_displayname":          can(true),
 		"m.set_avatar_url":           can(true),
-		"m.3pid_changes":             can(false),
+		"m.3pid_changes":             can(a.Accounts.HasEmail()),
 		"m.get_login_token":          can(true),
 		"m.profile_fields":           can(true),
 		"m.forget_forced_upon_leave": can(false),

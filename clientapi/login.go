@@ -47,6 +47,7 @@ func (a *API) login(r *httpapi.Request) (any, error) {
 		Identifier  accounts.Identifier `json:"identifier"`
 		User        string              `json:"user"`
 		Medium      string              `json:"medium"`
+		Address     string              `json:"address"`
 		Password    string              `json:"password"`
 		Token       string              `json:"token"`
 		DeviceID    id.DeviceID         `json:"device_id"`
@@ -56,24 +57,25 @@ func (a *API) login(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
+	who := body.Identifier
+	switch {
+	case who.Type != "":
+	case body.Medium != "": // the older form of m.id.thirdparty
+		who = accounts.Identifier{Type: "m.id.thirdparty", Medium: body.Medium, Address: body.Address}
+	default:
+		who.User = body.User
+	}
 	n := accounts.NewSession{Network: r.Network(), Device: body.DeviceID, DisplayName: body.DisplayName, Refresh: body.Refresh}
 	var out accounts.SignedIn
 	var err error
 	switch body.Type {
 	case loginPassword:
-		if body.Medium != "" && body.Identifier.Type == "" { // the older form of m.id.thirdparty
-			body.Identifier.Type = "m.id.thirdparty"
-		}
-		var user string
-		if user, err = body.Identifier.Name(body.User); err != nil {
-			return nil, err
-		}
-		out, err = a.Accounts.LoginPassword(r.Context(), user, body.Password, n)
+		out, err = a.Accounts.LoginPassword(r.Context(), who, body.Password, n)
 	case loginToken:
 		out, err = a.Accounts.LoginToken(r.Context(), body.Token, n)
 	case loginAppService:
 		var user string
-		if user, err = body.Identifier.Name(body.User); err != nil {
+		if user, err = who.Name(); err != nil {
 			return nil, err
 		}
 		if err = a.mayLoginService(r); err == nil {

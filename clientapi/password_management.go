@@ -3,17 +3,19 @@ package clientapi
 import (
 	"ebb/accounts"
 	"ebb/httpapi"
+	"ebb/mxerr"
 )
 
 func (a *API) passwordManagementRoutes() []httpapi.Route {
 	const file = "password_management.yaml"
-	return append(thirdPartyTokens("/account/password", file, "requestTokenToResetPasswordEmail", "requestTokenToResetPasswordMSISDN", a.unknownThirdParty), httpapi.Route{
+	return append(a.thirdPartyTokens("/account/password", file, "requestTokenToResetPasswordEmail", "requestTokenToResetPasswordMSISDN", accounts.EmailForPassword), httpapi.Route{
 		Method: "POST", Path: "/_matrix/client/v3/account/password", Aliases: []string{"/_matrix/client/r0/account/password"},
-		OperationID: "changePassword", File: file, Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.changePassword,
+		OperationID: "changePassword", File: file, Auth: httpapi.Optional, Rate: httpapi.Anonymous, Handler: a.changePassword,
 	})
 }
 
-// changePassword sets the user's password, and signs out the other devices unless the client declines that.
+// changePassword sets the user's password, and signs out the other devices unless the client declines that. Somebody
+// who has forgotten the password authenticates by e-mail instead of an access token.
 // Spec: client-server-api#post_matrixclientv3accountpassword
 func (a *API) changePassword(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -28,12 +30,30 @@ func (a *API) changePassword(r *httpapi.Request) (any, error) {
 			return nil, err
 		}
 	}
+	signOut := body.LogoutDevices == nil || *body.LogoutDevices
+	if r.UserID == "" {
+		return nil, a.resetPassword(r, body.NewPassword, signOut)
+	}
 	if err := a.interactiveAuth(r, "changePassword"); err != nil {
 		return nil, err
 	}
 	if body.NewPassword == nil {
 		return nil, missing("new_password")
 	}
-	signOut := body.LogoutDevices == nil || *body.LogoutDevices
 	return nil, a.Accounts.SetPassword(r.Context(), r.UserID, *body.NewPassword, signOut, r.DeviceID)
+}
+
+// resetPassword sets the password of the account whose e-mail address the client has verified.
+func (a *API) resetPassword(r *httpapi.Request, password *string, signOut bool) error {
+	if !a.Accounts.HasEmail() {
+		return mxerr.MissingToken()
+	}
+	all, err := members(r)
+	if err != nil {
+		return err
+	}
+	if password == nil {
+		password = new(string) // M_WEAK_PASSWORD once the client has authenticated
+	}
+	return a.Accounts.ResetPassword(r.Context(), all, r.Network(), *password, signOut)
 }

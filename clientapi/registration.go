@@ -12,7 +12,7 @@ import (
 func (a *API) registrationRoutes() []httpapi.Route {
 	const file = "registration.yaml"
 	const base = "/_matrix/client/v3/register"
-	return append(thirdPartyTokens("/register", file, "requestTokenToRegisterEmail", "requestTokenToRegisterMSISDN", a.denyThirdParty), []httpapi.Route{
+	return append(a.thirdPartyTokens("/register", file, "requestTokenToRegisterEmail", "requestTokenToRegisterMSISDN", accounts.EmailForAccount), []httpapi.Route{
 		{Method: "POST", Path: base, Aliases: []string{"/_matrix/client/r0/register"}, OperationID: "register", File: file, Auth: httpapi.Applicant, Rate: httpapi.Anonymous, Handler: a.register},
 		{Method: "GET", Path: base + "/available", Aliases: []string{"/_matrix/client/r0/register/available"}, OperationID: "checkUsernameAvailability", File: file, Rate: httpapi.Anonymous, Handler: a.checkUsernameAvailability},
 	}...)
@@ -80,7 +80,7 @@ func (a *API) newAccount(r *httpapi.Request, all map[string]json.RawMessage) (ou
 	if err != nil {
 		return out, err
 	}
-	n := accounts.NewAccount{Password: body.Password, Token: admission.Token, Network: r.Network()}
+	n := accounts.NewAccount{Password: body.Password, Token: admission.Token, Email: admission.Email, Network: r.Network()}
 	if body.Username != nil {
 		n.Username = *body.Username
 	}

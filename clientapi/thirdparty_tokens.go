@@ -1,55 +1,66 @@
 package clientapi
 
 import (
-	"net/http"
-
+	"ebb/accounts"
 	"ebb/httpapi"
-	"ebb/mxerr"
 )
 
-// Accounts of this server have no email addresses or phone numbers, and none can be added. The operations that would
-// send a code to one return the specified error.
-
-// thirdPartyTokens returns the routes of the operations below a path prefix that request a code.
-func thirdPartyTokens(base, file, email, msisdn string, h func(*httpapi.Request) (any, error)) []httpapi.Route {
+// thirdPartyTokens returns the routes of the operations below a path prefix that request a code for an e-mail address
+// or a telephone number.
+func (a *API) thirdPartyTokens(base, file, email, msisdn string, purpose accounts.EmailPurpose) []httpapi.Route {
+	route := func(medium, operation string, h func(*httpapi.Request) (any, error)) httpapi.Route {
+		path := base + "/" + medium + "/requestToken"
+		return httpapi.Route{Method: "POST", Path: clientV3 + path, Aliases: []string{clientR0 + path}, OperationID: operation, File: file, Rate: httpapi.Anonymous, Handler: h}
+	}
 	return []httpapi.Route{
-		{Method: "POST", Path: clientV3 + base + "/email/requestToken", Aliases: []string{clientR0 + base + "/email/requestToken"}, OperationID: email, File: file, Rate: httpapi.Anonymous, Handler: h},
-		{Method: "POST", Path: clientV3 + base + "/msisdn/requestToken", Aliases: []string{clientR0 + base + "/msisdn/requestToken"}, OperationID: msisdn, File: file, Rate: httpapi.Anonymous, Handler: h},
+		route("email", email, func(r *httpapi.Request) (any, error) { return a.requestEmail(r, purpose) }),
+		route("msisdn", msisdn, a.refusePhoneNumber),
 	}
 }
 
-// tokenRequest checks the parameters that all of these operations require.
-func tokenRequest(r *httpapi.Request) error {
+// requestEmail sends a link to an e-mail address.
+// Spec: client-server-api#post_matrixclientv3registeremailrequesttoken
+//
+// Deviation: after the verification, the page shows next_link and does not redirect to it.
+func (a *API) requestEmail(r *httpapi.Request, purpose accounts.EmailPurpose) (any, error) {
 	var body struct {
 		ClientSecret string `json:"client_secret"`
-		SendAttempt  *int   `json:"send_attempt"`
+		Email        string `json:"email"`
+		SendAttempt  *int64 `json:"send_attempt"`
+		NextLink     string `json:"next_link"`
 	}
 	if err := r.Decode(&body); err != nil {
-		return err
+		return nil, err
 	}
 	switch {
 	case body.ClientSecret == "":
-		return missing("client_secret")
+		return nil, missing("client_secret")
 	case body.SendAttempt == nil:
-		return missing("send_attempt")
+		return nil, missing("send_attempt")
+	case body.Email == "":
+		return nil, missing("email")
 	}
-	return nil
+	sid, err := a.Accounts.RequestEmail(r.Context(), accounts.EmailRequest{
+		Purpose: purpose, Address: body.Email, ClientSecret: body.ClientSecret, SendAttempt: *body.SendAttempt, NextLink: body.NextLink, Network: r.Network(),
+	})
+	return map[string]string{"sid": sid}, err
 }
 
-// denyThirdParty refuses an email address or phone number for registration.
-// Spec: client-server-api#post_matrixclientv3registeremailrequesttoken
-func (a *API) denyThirdParty(r *httpapi.Request) (any, error) {
-	if err := tokenRequest(r); err != nil {
+// refusePhoneNumber refuses a telephone number.
+// Spec: client-server-api#post_matrixclientv3registermsisdnrequesttoken
+func (a *API) refusePhoneNumber(r *httpapi.Request) (any, error) {
+	var body struct {
+		ClientSecret string `json:"client_secret"`
+		SendAttempt  *int64 `json:"send_attempt"`
+	}
+	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	return nil, mxerr.New(http.StatusForbidden, "M_THREEPID_DENIED", "This server does not support email addresses or phone numbers")
-}
-
-// unknownThirdParty returns the error that no account has the given email address or phone number.
-// Spec: client-server-api#post_matrixclientv3accountpasswordemailrequesttoken
-func (a *API) unknownThirdParty(r *httpapi.Request) (any, error) {
-	if err := tokenRequest(r); err != nil {
-		return nil, err
+	switch {
+	case body.ClientSecret == "":
+		return nil, missing("client_secret")
+	case body.SendAttempt == nil:
+		return nil, missing("send_attempt")
 	}
-	return nil, mxerr.New(http.StatusBadRequest, "M_THREEPID_NOT_FOUND", "No account on this server has this address")
+	return nil, accounts.RefusePhoneNumber()
 }

@@ -64,6 +64,7 @@ type Registration struct {
 	Mode             string `yaml:"mode" doc:"Who can create an account. closed: only the command line; token: anyone with a registration token; open: anyone."`
 	SharedSecret     string `yaml:"shared_secret" secret:"true" doc:"Enables /_synapse/admin/v1/register, for scripts that have this secret, on addresses that serve admin. ${NAME} reads an environment variable."`
 	SharedSecretFile string `yaml:"shared_secret_file" doc:"A file that has the secret instead."`
+	Email            string `yaml:"email" doc:"Whether new users give an e-mail address, which they verify: off, optional or required. It needs email.smtp."`
 	Terms            []Term `yaml:"terms" doc:"Documents that users must accept to register."`
 }
 
@@ -82,7 +83,9 @@ type Login struct {
 
 // Email configures the e-mail that this server sends.
 type Email struct {
-	SMTP SMTP `yaml:"smtp"`
+	SMTP            SMTP     `yaml:"smtp"`
+	AllowedDomains  []string `yaml:"allowed_domains" doc:"Domains whose e-mail addresses accounts can have, such as example.org; empty: all."`
+	RevealAddresses bool     `yaml:"reveal_addresses" doc:"Whether anybody can find out if an address belongs to an account. Otherwise only the owner of the address gets a message about it."`
 }
 
 // SMTP names the server through which e-mail is sent.
@@ -105,6 +108,7 @@ type RateLimits struct {
 	Reads         Bucket `yaml:"reads" doc:"History, state, members, relations, threads and directories."`
 	Logins        Bucket `yaml:"logins" doc:"Wrong passwords for one account from one network; wrong tokens and shared secrets from one network. One network for all accounts, and one account from all networks, can have ten times as many."`
 	Registrations Bucket `yaml:"registrations" doc:"New accounts from one network."`
+	Emails        Bucket `yaml:"emails" doc:"Messages with a link to verify one e-mail address. One network can cause ten times as many, and all networks together a hundred times."`
 	Anonymous     Bucket `yaml:"anonymous" doc:"Requests without an access token from one network: signing in, registering, refreshing tokens, keys of servers. During a registration, clients send a request every 2 s."`
 	Invites       Bucket `yaml:"invites" doc:"Invites from one user of another server, and from one other server to one user. All users of a server together can send ten times as many."`
 	Joins         Bucket `yaml:"joins" doc:"Joins, invites and new rooms."`
@@ -207,11 +211,11 @@ func Default() *Config {
 		ServerName: "localhost", PublicURL: "http://127.0.0.1:8008", DataDir: "data", Database: "sqlite:ebb.db",
 		Listen:       []Listener{{Address: "127.0.0.1:8008", Serve: []string{"client", "admin"}}},
 		ACME:         ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
-		Registration: Registration{Mode: "token"},
+		Registration: Registration{Mode: "token", Email: "off"},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
 		Email:        Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
 		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
-			Registrations: Bucket{0.2, 50}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},
+			Registrations: Bucket{0.2, 50}, Emails: Bucket{0.002, 5}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},
 		Federation: Federation{Presence: true},
 		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),
 			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour)},

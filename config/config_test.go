@@ -26,17 +26,6 @@ func TestSampleFileIsCurrentAndEqualsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, list := range []*[]string{&c.Listen[0].TLS.ACMEHosts, &c.Appservices, &c.TrustedProxies, &c.Federation.AllowedServers, &c.Federation.DeniedServers, &c.Federation.Notaries} {
-		if len(*list) == 0 {
-			*list = nil
-		}
-	}
-	if len(c.Registration.Terms) == 0 {
-		c.Registration.Terms = nil
-	}
-	if len(c.WellKnown.Contacts) == 0 {
-		c.WellKnown.Contacts = nil
-	}
 	c.source = source{}
 	if !reflect.DeepEqual(c, Default()) {
 		t.Fatalf("sample.yaml says\n%+v, the defaults are\n%+v", c, Default())
@@ -60,10 +49,12 @@ func TestEveryMistakeIsNamedByItsKey(t *testing.T) {
 	c.TrustedProxies = []string{"nowhere"}
 	c.Federation.DeniedServers, c.Federation.Notaries = []string{"*.example.org", "a/b"}, []string{"*.example.org"}
 	c.Email.SMTP = SMTP{Host: "mail.example.org:25", Port: 0, TLS: "none", Username: "ebb", From: "nobody"}
+	c.Registration.Email, c.Email.AllowedDomains = "perhaps", []string{"@example.org"}
 	err := c.Validate()
 	for _, key := range []string{"server_name", "public_url", "database", "listen[0].address", "listen[0].serve[0]", "listen[0].tls", "listen[0].tls.acme_hosts[0]", "acme.directory", "federation.denied_servers[1]", "federation.notaries[0]",
 		"registration.mode", "media.max_upload_size", "retention.default", "trusted_proxies[0]",
-		"email.smtp.host", "email.smtp.port", "email.smtp.tls", "email.smtp.password", "email.smtp.from", "email.smtp.timeout"} {
+		"email.smtp.host", "email.smtp.port", "email.smtp.tls", "email.smtp.password", "email.smtp.from", "email.smtp.timeout",
+		"registration.email", "email.allowed_domains[0]"} {
 		if err == nil || !strings.Contains(err.Error(), key+": ") {
 			t.Errorf("%s is not named in %v", key, err)
 		}

@@ -135,6 +135,10 @@ func (d *decoder) sequence(n *yaml.Node, v reflect.Value, key string, depth int)
 		d.wrong(n, key, "must be a list: [one, two], or one line beginning with a dash for each")
 		return
 	}
+	if len(n.Content) == 0 {
+		v.SetZero() // as the defaults have it
+		return
+	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
 	for i, item := range n.Content {
 		at := fmt.Sprintf("%s[%d]", key, i)

@@ -100,6 +100,11 @@ func (c *Config) validateDatabase(p *problems) {
 
 func (c *Config) validateRegistration(p *problems) {
 	p.oneOf("registration.mode", c.Registration.Mode, "closed", "token", "open")
+	p.oneOf("registration.email", c.Registration.Email, "off", "optional", "required")
+	p.check(c.Registration.Email != "optional" && c.Registration.Email != "required" || c.Email.SMTP.Host != "", "registration.email", "%s needs email.smtp.host: the addresses are verified by e-mail", c.Registration.Email)
+	for i, domain := range c.Email.AllowedDomains {
+		p.check(emailForm.MatchString("a@"+domain), fmt.Sprintf("email.allowed_domains[%d]", i), "%q is not a domain such as example.org", domain)
+	}
 	seen := map[string]bool{}
 	for i, t := range c.Registration.Terms {
 		key := fmt.Sprintf("registration.terms[%d]", i)
@@ -218,7 +223,7 @@ func (f Federation) validate(p *problems) {
 func (r RateLimits) validate(p *problems) {
 	p.check(r.Connections > 0, "rate_limits.connections", "must be positive")
 	for name, b := range map[string]Bucket{
-		"sends": r.Sends, "reads": r.Reads, "logins": r.Logins, "registrations": r.Registrations, "anonymous": r.Anonymous, "invites": r.Invites,
+		"sends": r.Sends, "reads": r.Reads, "logins": r.Logins, "registrations": r.Registrations, "emails": r.Emails, "anonymous": r.Anonymous, "invites": r.Invites,
 		"joins": r.Joins, "uploads": r.Uploads, "claims": r.Claims,
 	} {
 		p.check(b.PerSecond > 0 && !math.IsInf(b.PerSecond, 0) && b.Burst > 0, "rate_limits."+name, "needs a positive per_second and burst; rate_limits.enabled switches all limits off")

@@ -297,14 +297,3 @@ func TestSyncTellsOfTypingPresenceAndByFilter(t *testing.T) {
 	bob.Refused("GET", "/v3/sync?since=nonsense", nil, 400, "M_INVALID_PARAM")
 	bob.Refused("GET", "/v3/sync?filter=999", nil, 400, "M_INVALID_PARAM")
 }
-
-func TestNoEmailAddressOrPhoneNumberIsTaken(t *testing.T) {
-	s := testserver.New(t, nil)
-	alice := s.Register("alice")
-	body := map[string]any{"client_secret": "s", "send_attempt": 1, "email": "a@example.org", "country": "GB", "phone_number": "1"}
-	for _, kind := range []string{"email", "msisdn"} {
-		alice.Refused("POST", "/v3/register/"+kind+"/requestToken", body, 403, "M_THREEPID_DENIED")
-		alice.Refused("POST", "/v3/account/password/"+kind+"/requestToken", body, 400, "M_THREEPID_NOT_FOUND")
-		alice.Refused("POST", "/v3/register/"+kind+"/requestToken", map[string]any{"client_secret": "s"}, 400, "M_MISSING_PARAM")
-	}
-}

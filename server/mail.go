@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"ebb/accounts"
 	"ebb/config"
 	"ebb/fedclient"
 	"ebb/mail"
@@ -38,4 +39,12 @@ func helloName(server string) string {
 		return "localhost"
 	}
 	return host
+}
+
+// emails returns the settings for the e-mail addresses of accounts.
+func (s *services) emails(cfg *config.Config) accounts.EmailOptions {
+	return accounts.EmailOptions{
+		Sender: s.mail, Registration: accounts.EmailUse(cfg.Registration.Email), Domains: cfg.Email.AllowedDomains,
+		Reveal: cfg.Email.RevealAddresses, PublicURL: cfg.PublicURL,
+	}
 }

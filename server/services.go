@@ -138,7 +138,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.e2ee = e2ee.New(keys)
 	s.accounts = accounts.New(accounts.Options{
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
-		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
+		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
 	if s.apps, err = appservice.New(ctx, appservice.Options{Registry: s.registry, Accounts: s.accounts, Log: o.Log}); err != nil {
 		return err
@@ -257,6 +257,12 @@ func (b budget) Return(key string) { b.limiter.Return(b.class, key) }
 // for one account, than to one network for one account.
 const guessesInSum = 10
 
+// How many times more verification mails one network, and all networks, can cause than go to one address.
+const (
+	emailsFromNetwork = 10
+	emailsInSum       = 100
+)
+
 // budgets returns the limits on password guesses and new accounts.
 func budgets(c config.RateLimits, now func() time.Time) accounts.Budgets {
 	if !c.Enabled {
@@ -269,6 +275,7 @@ func budgets(c config.RateLimits, now func() time.Time) accounts.Budgets {
 	return accounts.Budgets{
 		Guesses: of(httpapi.Logins, c.Logins, 1), Networks: of(httpapi.Logins, c.Logins, guessesInSum),
 		Accounts: of(httpapi.Logins, c.Logins, guessesInSum), NewAccounts: of(httpapi.Registrations, c.Registrations, 1),
+		MailsTo: of(httpapi.Registrations, c.Emails, 1), MailsFrom: of(httpapi.Registrations, c.Emails, emailsFromNetwork), Mails: of(httpapi.Registrations, c.Emails, emailsInSum),
 	}
 }
 
