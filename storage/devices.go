@@ -59,9 +59,11 @@ func (tx *Tx) DeviceSeen(device ident.DeviceNID, ts int64, addr, userAgent strin
 	return err
 }
 
-// DeleteDevice deletes a device with its tokens and transaction IDs.
+// DeleteDevice deletes a device with its tokens, transaction IDs and connections of sliding sync.
 func (tx *Tx) DeleteDevice(device ident.DeviceNID) error {
 	for _, q := range []string{
+		dropSlidingStatesOfDeviceQuery,
+		dropSlidingOfDeviceQuery,
 		`DELETE FROM access_tokens WHERE device_nid = $1`,
 		`DELETE FROM refresh_tokens WHERE device_nid = $1`,
 		`DELETE FROM client_txns WHERE device_nid = $1`,
