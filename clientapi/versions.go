@@ -17,21 +17,22 @@ var specVersions = []string{
 
 // unstableFeatures are the flags by which clients find features with an unstable name.
 var unstableFeatures = map[string]bool{
-	"org.matrix.e2e_cross_signing": true, // before r0.6.1; some clients still check it
-	"uk.tcpip.msc4133":             true, // profile fields
-	"uk.tcpip.msc4133.stable":      true,
-	"org.matrix.msc4222":           true, // state_after in /sync
-	"org.matrix.msc1763":           true, // retention
-	"org.matrix.msc3814":           true, // dehydrated devices
-	"org.matrix.msc2432":           true, // room aliases
-	"org.matrix.msc3440.stable":    true, // threads
-	"org.matrix.msc3771":           true, // threaded receipts
-	"org.matrix.msc3773":           true, // thread notifications
-	"org.matrix.msc2285.stable":    true, // private receipts
-	"uk.timedout.msc4323":          true, // suspending and locking accounts
-	"org.matrix.msc4306":           true, // subscriptions to threads
-	"org.matrix.msc4429":           true, // changes of profile fields in /sync
-	"org.matrix.msc4429.stable":    true,
+	"org.matrix.e2e_cross_signing":  true, // before r0.6.1; some clients still check it
+	"uk.tcpip.msc4133":              true, // profile fields
+	"uk.tcpip.msc4133.stable":       true,
+	"org.matrix.msc4222":            true, // state_after in /sync
+	"org.matrix.simplified_msc3575": true, // sliding sync
+	"org.matrix.msc1763":            true, // retention
+	"org.matrix.msc3814":            true, // dehydrated devices
+	"org.matrix.msc2432":            true, // room aliases
+	"org.matrix.msc3440.stable":     true, // threads
+	"org.matrix.msc3771":            true, // threaded receipts
+	"org.matrix.msc3773":            true, // thread notifications
+	"org.matrix.msc2285.stable":     true, // private receipts
+	"uk.timedout.msc4323":           true, // suspending and locking accounts
+	"org.matrix.msc4306":            true, // subscriptions to threads
+	"org.matrix.msc4429":            true, // changes of profile fields in /sync
+	"org.matrix.msc4429.stable":     true,
 }
 
 // getVersions returns the supported versions and unstable features.

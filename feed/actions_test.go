@@ -136,3 +136,16 @@ func (l list) ids(t *testing.T) []string {
 	}
 	return nil
 }
+
+func (u *user) kick(room id.RoomID, whom *user) {
+	u.w.t.Helper()
+	u.must(u.w.Kick(u.w.t.Context(), u.Requester, room, whom.UserID, ""))
+}
+
+func (u *user) createTyped(typ string) id.RoomID {
+	u.w.t.Helper()
+	u.w.pass(time.Millisecond)
+	room, err := u.w.Create(u.w.t.Context(), u.Requester, rooms.CreateRoom{Preset: "public_chat", CreationContent: json.RawMessage(`{"type":"` + typ + `"}`)})
+	u.must(err)
+	return room
+}

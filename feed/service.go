@@ -1,5 +1,5 @@
-// Package feed tells clients what is new: /sync with its tokens and filters, and the volatile streams, typing and
-// presence.
+// Package feed tells clients what is new: /sync with its tokens and filters, sliding sync, and the volatile streams,
+// typing and presence.
 //
 // How a /sync travels: Sync parses the request, parks at the wake.Hub and only then builds an answer, so that no
 // wake-up is lost. If there is nothing new it waits to be woken and builds again. Nothing is built while a client
@@ -19,7 +19,11 @@
 // files write_*.go append and decide nothing. Events are bytes that were made once for all readers. The writer appends
 // them through history, which checks visibility, ignored users and expiry again by the clock at that moment.
 //
-// Package feed writes nothing to the database but filters and the acknowledgement of to-device messages.
+// Sliding sync (the files sliding*.go) selects rooms by lists and subscriptions, and then gathers and appends them by
+// the same functions: a slidingBuilder has a builder. What its clients have is kept in connections (slidingConn).
+//
+// Package feed writes nothing to the database but filters, connections of sliding sync and the acknowledgement of
+// to-device messages.
 package feed
 
 import (
@@ -91,6 +95,8 @@ type Service struct {
 	past     *keyed.Map[pastKey, storage.Pos]
 	scratch  sync.Pool // of *scratch
 
+	sliding *slidingMemory
+
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when parked requests must end
 }
@@ -109,7 +115,7 @@ func New(o Options) *Service {
 	s := &Service{
 		opts: o, epoch: random32(), typing: newTyping(), presence: newPresence(), meetings: newMeetings(),
 		sessions: newSessions(o.Hub), profiles: newProfileWatch(o.DB.Announced()), filters: newFilterCache(o.Cache.Entries(maxFilters)), past: keyed.NewMap[pastKey, storage.Pos](o.Cache.Entries(maxPast)), stopped: make(chan struct{}),
-		scratch: sync.Pool{New: func() any { return new(scratch) }},
+		scratch: sync.Pool{New: func() any { return new(scratch) }}, sliding: newSlidingMemory(o),
 	}
 	o.Commits.Subscribe(s.committed)
 	return s
@@ -163,6 +169,7 @@ func (s *Service) Tick(ctx context.Context) {
 	s.presence.tick(now)
 	s.flushPresence(ctx)
 	s.sessions.tick(now)
+	s.sweepSliding(ctx, now)
 }
 
 // wakeRoom wakes the local members of a room.
@@ -250,6 +257,7 @@ func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.
 // committed is the rooms.Listener of the volatile streams. It ends the typing of a user who leaves a room, which other
 // servers infer from the event, and notes the joins of users who will see each other's presence.
 func (s *Service) committed(c *rooms.Commit) {
+	s.forgetSlidingUsers(c)
 	for i := range c.Members {
 		if m := &c.Members[i]; m.Left() {
 			s.typing.set(c.Room.NID(), typist{nid: m.NID}, s.opts.Now())

@@ -50,6 +50,7 @@ const (
 	CodeUnauthorized            = "M_UNAUTHORIZED"
 	CodeUnknown                 = "M_UNKNOWN"
 	CodeUnknownDevice           = "M_UNKNOWN_DEVICE"
+	CodeUnknownPos              = "M_UNKNOWN_POS"
 	CodeUnknownToken            = "M_UNKNOWN_TOKEN"
 	CodeUnrecognized            = "M_UNRECOGNIZED"
 	CodeUnsupportedRoomVersion  = "M_UNSUPPORTED_ROOM_VERSION"

@@ -555,3 +555,16 @@ func (r *Room) EventsAt(tx *storage.Tx, positions []storage.Pos) (map[storage.Po
 	}
 	return out, nil
 }
+
+// StateOfType returns the entries of the current state of one type, other than members, by state key.
+func (r *Room) StateOfType(typ string) map[string]*Event {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	found := map[string]*Event{}
+	for k, e := range r.head.state {
+		if k.Type == typ {
+			found[k.Key] = e
+		}
+	}
+	return found
+}

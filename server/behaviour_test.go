@@ -80,7 +80,6 @@ func TestMissingOperationsAreUnrecognizedSoThatClientsFallBack(t *testing.T) {
 	alice := signUp(t, testserver.New(t, nil), "alice")
 	for _, request := range []string{
 		"GET /unstable/org.matrix.msc4140/delayed_events",
-		"POST /unstable/org.matrix.simplified_msc3575/sync",
 		"POST /v3/search", "GET /unstable/org.matrix.msc4143/rtc/transports",
 		"GET /v9/sync",
 	} {
@@ -134,10 +133,13 @@ func TestEveryFeatureThatVersionsClaimHasItsOperations(t *testing.T) {
 			alice.Do("GET", path, nil)
 		}
 	}
-	for _, flag := range []string{"org.matrix.simplified_msc3575", "org.matrix.msc4140", "org.matrix.msc4354"} {
+	for _, flag := range []string{"org.matrix.msc4140", "org.matrix.msc4354"} {
 		if get(versions, "unstable_features", flag) == true {
 			t.Errorf("%s is claimed and not served", flag)
 		}
+	}
+	if get(versions, "unstable_features", "org.matrix.simplified_msc3575") != true {
+		t.Error("sliding sync is not claimed")
 	}
 	for _, path := range []string{"/v1/media/config", "/_matrix/media/v3/config"} {
 		if alice.Do("GET", path, nil)["m.upload.size"] == nil {

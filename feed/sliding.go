@@ -1,0 +1,334 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"time"
+
+	"maunium.net/go/mautrix/event"
+
+	"ebb/canonjson"
+	"ebb/storage"
+	"ebb/wake"
+)
+
+// slidingFilter is the filter under which rooms are gathered for sliding sync. The client says by required_state and
+// extensions what it wants.
+const slidingFilter = `{"room":{"state":{"lazy_load_members":true}}}`
+
+// slidingRun is a request while it is answered.
+type slidingRun struct {
+	*slidingQuery
+	filter  *cachedFilter
+	session *session
+	conn    *slidingConn
+	turn    int64
+	since   slidingPos // what the client has; zero in a first request
+	base    []byte     // the state that belongs to it
+	rooms   int        // how many rooms the user has
+}
+
+// initial reports whether the request begins a connection.
+func (r *slidingRun) initial() bool { return r.since.conn == 0 }
+
+// SlidingSync returns what is new in the rooms that the client asks for, waiting for it up to the timeout. The answer
+// is a JSON object that the caller may keep.
+// Spec: MSC4186
+func (s *Service) SlidingSync(ctx context.Context, q SlidingRequest) (json.RawMessage, error) {
+	query, err := s.parseSliding(q)
+	if err != nil {
+		return nil, err
+	}
+	presence := event.PresenceOnline
+	if query.SetPresence != "" {
+		if presence, err = parsePresence(query.SetPresence); err != nil {
+			return nil, err
+		}
+	}
+	r := &slidingRun{slidingQuery: query, session: s.sessions.of(q.UserNID, q.DeviceNID, s.opts.Now())}
+	if r.filter, err = s.filterOf(ctx, q.Requester, slidingFilter); err != nil {
+		return nil, err
+	}
+	if err := s.openSliding(ctx, r); err != nil {
+		return nil, err
+	}
+	s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, 1, s.opts.Now())
+	defer func() { s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, -1, s.opts.Now()) }()
+	if err := s.acknowledgeSliding(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := s.touchSliding(ctx, r.conn); err != nil {
+		return nil, err
+	}
+	sub := s.opts.Hub.Park(q.UserNID, q.DeviceNID)
+	defer sub.Close()
+	return s.pollSliding(ctx, r, sub)
+}
+
+// pollSliding builds an answer, and waits while there is nothing new.
+func (s *Service) pollSliding(ctx context.Context, r *slidingRun, sub *wake.Sub) (json.RawMessage, error) {
+	final := r.Timeout <= 0 || r.initial()
+	var expired <-chan time.Time
+	if !final {
+		c, stop := s.opts.Timer(min(r.Timeout, maxTimeout))
+		defer stop()
+		expired = c
+	}
+	begun := time.Now() // real time: this is about load
+	syncWaiting.Inc()
+	defer syncWaiting.Dec()
+	for {
+		answer, err := s.timedSliding(ctx, r, final)
+		if errors.Is(err, errSuperseded) {
+			return r.unchanged(), nil // nobody reads it
+		}
+		if err != nil || answer != nil {
+			return answer, err
+		}
+		select {
+		case <-sub.C():
+			syncWakeups.Inc()
+			if time.Since(begun) < hasty {
+				s.rest()
+			}
+		case <-expired:
+			final = true
+		case <-s.stopped:
+			final = true
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if err := s.alive(ctx, r.Requester); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// timedSliding calls buildSliding and measures how long it takes.
+func (s *Service) timedSliding(ctx context.Context, r *slidingRun, final bool) (json.RawMessage, error) {
+	start := time.Now() // not the injected clock: real time is measured
+	defer func() { syncBuild.Observe(time.Since(start).Seconds()) }()
+	return s.buildSliding(ctx, r, final)
+}
+
+// slidingBuilder makes one answer of sliding sync. What it has in common with /sync is its builder, whose request has
+// the position of the client's token and slidingFilter.
+type slidingBuilder struct {
+	*builder
+	run     *slidingRun
+	change  slidingChange
+	user    *slidingUser
+	rooms   []slidingRoom // that the client may get
+	counts  []int         // of rooms, by list
+	scratch *roomNews
+	look    slidingLook // from the last time
+	departs bool        // the answer has rooms that are in no list any more
+	next    slidingPos  // pos of the answer
+
+	// For the extensions:
+	keys      string      // the key counts, as JSON members
+	delivered storage.Pos // see slidingLook
+	toDevice  storage.Pos // next_batch of to_device
+}
+
+// buildSliding makes an answer. It returns nil if there is nothing new and the client may wait (final is false).
+func (s *Service) buildSliding(ctx context.Context, r *slidingRun, final bool) (json.RawMessage, error) {
+	own, inRooms := r.session.sub.News()
+	if upTo := s.opts.DB.Announced(); s.slidingIdle(r) {
+		if !final {
+			return nil, nil
+		}
+		if !r.stuck() {
+			r.since.Pos = upTo
+		}
+		return r.unchanged(), nil
+	}
+	req := &request{
+		SyncRequest: SyncRequest{Requester: r.Requester}, filter: r.filter, since: r.since.Token, initial: r.initial(), session: r.session,
+	}
+	b := &slidingBuilder{
+		builder: &builder{Service: s, request: req, now: s.opts.Now(), partial: true},
+		run:     r, scratch: new(roomNews), next: r.since,
+	}
+	r.conn.mu.Lock()
+	b.look = r.conn.look
+	r.conn.mu.Unlock()
+	if len(r.base) > 0 {
+		state, err := slidingStateOf(r.base)
+		if err != nil {
+			return nil, err
+		}
+		b.change.slidingState = *state
+	}
+	answer, err := b.build(ctx, own, final)
+	if err == nil {
+		b.noteLook(own, inRooms)
+	}
+	return answer, err
+}
+
+// slidingIdle reports whether nothing that concerns the client has happened since the server last looked.
+func (s *Service) slidingIdle(r *slidingRun) bool {
+	if r.initial() {
+		return false
+	}
+	own, inRooms := r.session.sub.News()
+	r.conn.mu.Lock()
+	defer r.conn.mu.Unlock()
+	l := &r.conn.look
+	return l.serial == r.since.serial && l.rooms == inRooms && l.covers(r.session, r.wants, r.since.Pos, own) &&
+		!(r.extensions.Typing.on() && s.typing.changedSince(r.since.Token, s.epoch))
+}
+
+// build makes the answer. own is the count of the device's own news from before the position was read.
+func (b *slidingBuilder) build(ctx context.Context, own uint64, final bool) (json.RawMessage, error) {
+	if err := b.makePlan(ctx); err != nil {
+		return nil, err
+	}
+	b.run.rooms = len(b.plan.all)
+	var err error
+	if b.ignored, err = b.opts.AccountData.Ignores(ctx, nil, b.UserNID); err != nil {
+		return nil, err
+	}
+	if b.counts, err = b.listRooms(ctx); err != nil {
+		return nil, err
+	}
+	if b.manyFresh() {
+		// Large answers count against the user's share of database reads, like other large reads.
+		err = b.opts.DB.Read(storage.Requested(ctx, string(b.UserID)), func(tx *storage.Tx) error {
+			b.tx = tx
+			defer func() { b.tx = nil }()
+			return b.write(ctx, own)
+		})
+	} else {
+		err = b.write(ctx, own)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b.finish(ctx, final)
+}
+
+// manyRooms is the number of rooms new to the client from which one snapshot is cheaper than a read for each.
+const manyRooms = 4
+
+// manyFresh reports whether many rooms are new to the client.
+func (b *slidingBuilder) manyFresh() bool {
+	n := 0
+	for i := range b.rooms {
+		if b.rooms[i].wanted && b.rooms[i].sent < 0 {
+			n++
+		}
+	}
+	return n >= manyRooms
+}
+
+// write gathers and appends everything but the lists and pos.
+func (b *slidingBuilder) write(ctx context.Context, own uint64) error {
+	b.out = append(make([]byte, 0, 1024), '{')
+	if err := b.ownSliding(ctx, own); err != nil {
+		return err
+	}
+	if err := b.writeSlidingRooms(ctx); err != nil {
+		return err
+	}
+	if err := b.writeExtensions(ctx); err != nil {
+		return err
+	}
+	b.noteRooms()
+	return nil
+}
+
+// finish stores what the client has with the answer and completes it. It returns nil if there is nothing in it and the
+// client may wait.
+func (b *slidingBuilder) finish(ctx context.Context, final bool) (json.RawMessage, error) {
+	next := b.run.since
+	next.Pos, next.Epoch, next.Typing, next.Active = b.upTo, b.epoch, b.builder.next.Typing, b.builder.next.Active
+	switch {
+	case b.initial || b.some && b.change.changed:
+		var err error
+		if next.conn, next.serial, err = b.saveSliding(ctx, b.run, b.change.result()); err != nil {
+			return nil, err
+		}
+	case b.some:
+	case b.change.changed:
+		// Only what is out of the client's ranges has changed. The client stays at its position, and the next answer
+		// with news stores what it lacks.
+		next = b.run.since
+	default:
+		b.run.since = next // the client lacks nothing up to here
+	}
+	if b.next = next; !b.some && !final {
+		return nil, nil
+	}
+	b.count(b.some)
+	b.session.noteSent(b.sessions.seed, b.sent, b.upTo)
+	b.out = append(b.out, b.listCounts()...)
+	return appendPos(b.out, b.run.Body.TxnID, next), nil
+}
+
+// appendPos appends the last members of an answer.
+func appendPos(dst []byte, txnID string, pos slidingPos) []byte {
+	if txnID != "" {
+		dst = append(dst, `"txn_id":`...)
+		dst = append(canonjson.AppendString(dst, txnID), ',')
+	}
+	dst = append(dst, `"pos":"`...)
+	dst = pos.append(dst)
+	return append(dst, `"}`...)
+}
+
+// unchanged returns an answer without news.
+func (r *slidingRun) unchanged() json.RawMessage {
+	r.conn.mu.Lock()
+	l := r.conn.look
+	r.conn.mu.Unlock()
+	out := append(make([]byte, 0, 512), `{"rooms":{},`...)
+	out = r.extensions.appendIdle(out, &l)
+	out = append(out, l.lists...)
+	return appendPos(out, r.Body.TxnID, r.since)
+}
+
+// noteLook notes what the server has looked for, so that it need not look again.
+func (b *slidingBuilder) noteLook(own, inRooms uint64) {
+	c := b.run.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b.run.turn != c.turn {
+		return
+	}
+	c.look = slidingLook{
+		session: b.session, wants: b.run.wants, serial: b.next.serial, from: b.request.since.Pos, upTo: b.upTo, own: own, rooms: inRooms,
+		found: b.some, stuck: !b.some && b.change.changed, messages: len(b.own.toDevice) > 0, delivered: b.delivered, toDevice: b.toDevice, counts: b.keys, lists: b.listCounts(),
+	}
+	if b.departs {
+		c.look.session = nil // so that the lists are counted again
+	}
+}
+
+// stuck reports whether the client lacks something that is out of its ranges, so that it stays at its position.
+func (r *slidingRun) stuck() bool {
+	r.conn.mu.Lock()
+	defer r.conn.mu.Unlock()
+	return r.conn.look.stuck
+}
+
+// listCounts returns the lists of the answer, as a JSON member with a comma.
+func (b *slidingBuilder) listCounts() string {
+	if len(b.counts) == 0 {
+		return ""
+	}
+	dst := []byte(`"lists":{`)
+	for i, n := range b.counts {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = canonjson.AppendString(dst, b.run.lists[i].name)
+		dst = append(dst, `:{"count":`...)
+		dst = strconv.AppendInt(dst, int64(n), 10)
+		dst = append(dst, '}')
+	}
+	return string(append(dst, `},`...))
+}

@@ -1,0 +1,49 @@
+package feed
+
+import (
+	"context"
+	"slices"
+
+	"ebb/ident"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// bumpTypes are the events that count as activity for people.
+var bumpTypes = []string{
+	"m.room.create", "m.room.message", "m.room.encrypted", "m.sticker", "m.call.invite", "m.poll.start", "org.matrix.msc3381.poll.start",
+	"m.beacon_info", "org.matrix.msc3672.beacon_info",
+}
+
+// maxBumps bounds the rooms of which it is remembered when they were last bumped before what memory has of them.
+const maxBumps = 20_000
+
+// bumpKey identifies the part of a room's timeline that memory does not have.
+type bumpKey struct {
+	room ident.RoomNID
+	upTo storage.Pos
+}
+
+// bumpStamp returns the position of the newest event of a room that counts as activity for people. It is found in
+// memory, unless there is none among the newest events of the room.
+func (b *slidingBuilder) bumpStamp(ctx context.Context, r *slidingRoom) (storage.Pos, error) {
+	ring, reach := r.room.Ring()
+	for _, e := range slices.Backward(ring) {
+		if e.Pos <= b.upTo && slices.Contains(bumpTypes, e.Type()) && !b.ignores(e.Sender()) {
+			return e.Pos, nil
+		}
+	}
+	key := bumpKey{r.Room, reach}
+	if pos, known := b.sliding.bumps.Get(key); known {
+		return max(pos, 1), nil
+	}
+	var pos storage.Pos
+	err := b.read(ctx, func(tx *storage.Tx) (err error) {
+		pos, err = tx.Bump(r.Room, ident.Order(reach)*rooms.OrderStep)
+		return err
+	})
+	if err == nil {
+		b.sliding.bumps.Put(key, pos)
+	}
+	return max(pos, 1), err
+}

@@ -1,0 +1,387 @@
+package feed
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"ebb/ident"
+	"ebb/keyed"
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+const (
+	// maxSlidingConnections bounds the connections of a device. A new one replaces the one that was used least
+	// recently. Element X has two.
+	maxSlidingConnections = 16
+	// slidingLife is how long a connection that is not used is remembered.
+	slidingLife = 30 * 24 * time.Hour
+	// slidingTouch is how exact the time of the last use is in the database.
+	slidingTouch = 24 * time.Hour
+	// slidingSweep is the time between two searches for old connections, and maxSlidingSweep how many one deletes.
+	slidingSweep    = time.Hour
+	maxSlidingSweep = 1000
+	// maxSlidingState and maxSlidingRoom bound the state of a connection in bytes: so many, and so many more for each
+	// of the user's rooms.
+	maxSlidingState = 64 << 10
+	maxSlidingRoom  = 32
+	// maxSlidingMemory bounds the states in memory, in bytes. The others are read from the database when they are used.
+	maxSlidingMemory = 64 << 20
+)
+
+// slidingPos is what pos says:
+//
+//	s1_<position>_p_<epoch>_<typing>_<chain>_<connection>_<serial>
+//
+// The first five have the meaning that they have in a Token. serial names the state of the connection that belongs to
+// the answer. An answer that changes no state has the serial of the one before, and is not recorded anywhere.
+type slidingPos struct {
+	Token
+	conn   int64
+	serial int64
+}
+
+func (p slidingPos) append(dst []byte) []byte {
+	dst = append(dst, tokenPrefix...)
+	dst = strconv.AppendInt(dst, int64(p.Pos), 10)
+	dst = append(dst, "_p_"...)
+	dst = strconv.AppendUint(dst, uint64(p.Epoch), 16)
+	dst = append(dst, '_')
+	dst = strconv.AppendInt(dst, p.Typing, 10)
+	if p.Active {
+		dst = append(dst, 'a')
+	}
+	dst = append(dst, '_')
+	dst = strconv.AppendUint(dst, uint64(p.Chain), 16)
+	dst = append(dst, '_')
+	dst = strconv.AppendInt(dst, p.conn, 10)
+	dst = append(dst, '_')
+	return strconv.AppendInt(dst, p.serial, 10)
+}
+
+// parseSlidingPos parses a pos. It returns an error for any text that append would not have produced.
+func parseSlidingPos(text string) (p slidingPos, err error) {
+	parts := strings.SplitN(text, "_", 9)
+	if len(text) > maxTokenLength || len(parts) != 8 || parts[0] != "s1" || parts[2] != "p" {
+		return p, errToken
+	}
+	var errs [6]error
+	var pos int64
+	var epoch, chain uint64
+	parts[4], p.Active = strings.CutSuffix(parts[4], "a")
+	pos, errs[0] = strconv.ParseInt(parts[1], 10, 64)
+	epoch, errs[1] = strconv.ParseUint(parts[3], 16, 32)
+	p.Typing, errs[2] = strconv.ParseInt(parts[4], 10, 64)
+	chain, errs[3] = strconv.ParseUint(parts[5], 16, 32)
+	p.conn, errs[4] = strconv.ParseInt(parts[6], 10, 64)
+	p.serial, errs[5] = strconv.ParseInt(parts[7], 10, 64)
+	p.Pos, p.Epoch, p.Chain = storage.Pos(pos), uint32(epoch), uint32(chain)
+	if errors.Join(errs[:]...) != nil || pos < 0 || p.Typing < 0 || p.conn <= 0 || p.serial <= 0 || string(p.append(nil)) != text {
+		return p, errToken
+	}
+	return p, nil
+}
+
+// slidingConn is a connection in memory. What it holds beyond its database row is an optimization.
+type slidingConn struct {
+	user   ident.UserNID
+	device ident.DeviceNID
+	connID string
+
+	// mu guards what follows; a leaf in docs/locks.md.
+	mu     sync.Mutex
+	nid    int64 // 0 until the connection is stored
+	used   int64 // ms, as in the database
+	turn   int64 // number of the newest request: an older one must not replace the state that belongs to its answer
+	states []heldState
+	look   slidingLook
+}
+
+// heldState is an encoded slidingState.
+type heldState struct {
+	serial int64
+	data   []byte
+}
+
+// slidingLook is what a connection remembers of the last time that the server looked for news for it. While nothing
+// has changed, it need not look again.
+type slidingLook struct {
+	session *session // whose counts own and rooms are; nil: nothing is known
+	wants   uint64   // of the slidingQuery
+	serial  int64    // what the client has
+	from    storage.Pos
+	upTo    storage.Pos // the server looked for what is between from and upTo
+	own     uint64      // of wake.Sub.News, from before upTo was read
+	rooms   uint64
+	found   bool // there was something, so that a client that asks again from from must get it again
+	stuck   bool // something that is out of the client's ranges has changed
+	// messages: the answer had to-device messages. A client that does not acknowledge them gets them again.
+	messages bool
+	// delivered is the newest to-device message that the client has got and not acknowledged; -1: unknown.
+	delivered storage.Pos
+	toDevice  storage.Pos // next_batch of to_device
+	counts    string      // the key counts, as JSON members
+	lists     string      // the counts of the lists, as a JSON member
+}
+
+// covers reports whether everything that the device itself could get after since was looked for, and is none.
+func (l *slidingLook) covers(s *session, wants uint64, since storage.Pos, own uint64) bool {
+	return l.session == s && l.wants == wants && l.own == own && !l.messages && (since >= l.upTo || !l.found && since >= l.from)
+}
+
+func errUnknownPos() error {
+	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknownPos, "Unknown pos: the connection has expired or is not yours. Start again without pos.")
+}
+
+// errSuperseded ends a request after which the client has sent another one on the same connection.
+var errSuperseded = errors.New("a newer request on this connection")
+
+// slidingMemory is what a Service remembers for sliding sync. Its answers are correct without it.
+type slidingMemory struct {
+	conns *keyed.Map[int64, heldConn]
+	users *keyed.Memo[ident.UserNID, *slidingUser]
+	bumps *keyed.Map[bumpKey, storage.Pos]
+	swept time.Time // when old connections were last deleted; only Tick uses it
+}
+
+func newSlidingMemory(o Options) *slidingMemory {
+	return &slidingMemory{
+		conns: keyed.NewSizedMap(int64(o.Cache.Entries(maxSlidingMemory)), func(_ int64, c heldConn) int64 { return c.size }),
+		users: keyed.NewMemo(keyed.Options[ident.UserNID, *slidingUser]{Entries: o.Cache.Entries(maxSlidingUsers)}),
+		bumps: keyed.NewMap[bumpKey, storage.Pos](o.Cache.Entries(maxBumps)),
+		swept: o.Now(),
+	}
+}
+
+// heldConn is a connection with the size for which it counts in memory.
+type heldConn struct {
+	*slidingConn
+	size int64
+}
+
+// openSliding finds the connection of a request and the state that the client has.
+func (s *Service) openSliding(ctx context.Context, r *slidingRun) error {
+	if r.Pos == "" {
+		r.conn = &slidingConn{user: r.UserNID, device: r.DeviceNID, connID: r.Body.ConnID, look: slidingLook{delivered: -1}}
+		r.since.Chain = random32()
+		return nil
+	}
+	var err error
+	if r.since, err = parseSlidingPos(r.Pos); err != nil || r.since.Pos > s.opts.DB.Settled() {
+		return errUnknownPos()
+	}
+	if r.conn, err = s.slidingConn(ctx, r.since.conn); err != nil {
+		return err
+	}
+	c := r.conn
+	if c.user != r.UserNID || c.device != r.DeviceNID || c.connID != r.Body.ConnID {
+		return errUnknownPos()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.states, func(h heldState) bool { return h.serial == r.since.serial })
+	if i < 0 {
+		return errUnknownPos()
+	}
+	c.states = slices.Clone(c.states[i:]) // the client has got this one, and so does not need those before it
+	r.base = c.states[0].data
+	c.turn++
+	r.turn = c.turn
+	return nil
+}
+
+// slidingConn returns a stored connection.
+func (s *Service) slidingConn(ctx context.Context, nid int64) (*slidingConn, error) {
+	if held, ok := s.sliding.conns.Get(nid); ok {
+		return held.slidingConn, nil
+	}
+	var row storage.SlidingConnection
+	var states []storage.SlidingState
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		var found bool
+		if row, found, err = tx.SlidingConnection(nid); err == nil && !found {
+			err = errUnknownPos()
+		}
+		if err == nil {
+			states, err = tx.SlidingStates(nid)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := &slidingConn{
+		nid: nid, user: row.User, device: row.Device, connID: row.ConnID, used: row.Used,
+		look: slidingLook{delivered: -1},
+	}
+	for _, state := range states {
+		data, err := base64.RawStdEncoding.DecodeString(state.State)
+		if err != nil {
+			return nil, fmt.Errorf("state %d of connection %d: %w", state.Serial, nid, err)
+		}
+		c.states = append(c.states, heldState{state.Serial, data})
+	}
+	return s.holdSliding(c), nil
+}
+
+// holdSliding keeps a connection in memory and returns it, or the one that another request has loaded meanwhile.
+func (s *Service) holdSliding(c *slidingConn) *slidingConn {
+	c.mu.Lock()
+	size := int64(512)
+	for _, state := range c.states {
+		size += int64(len(state.data))
+	}
+	nid := c.nid
+	c.mu.Unlock()
+	return s.sliding.conns.Update(nid, func(before heldConn, known bool) heldConn {
+		if known && before.slidingConn != c {
+			return before
+		}
+		return heldConn{c, size}
+	}).slidingConn
+}
+
+// slidingSave is the write of a new state.
+type slidingSave struct {
+	*Service
+	run     *slidingRun
+	state   heldState
+	nid     int64
+	now     int64 // ms
+	dropped []int64
+}
+
+// saveSliding stores what the client has once it has received the answer, and returns the connection and the serial
+// number. On a full disk the state is kept in memory only, so that reading goes on; it is lost by a restart.
+func (s *Service) saveSliding(ctx context.Context, r *slidingRun, next *slidingState) (nid, serial int64, err error) {
+	data := next.encode()
+	if len(data) > maxSlidingState+maxSlidingRoom*r.rooms {
+		return 0, 0, mxerr.TooLarge("The lists and subscriptions of this connection want too many different things")
+	}
+	w := &slidingSave{Service: s, run: r, state: heldState{data: data}, now: s.opts.Now().UnixMilli()}
+	err = s.opts.DB.Enqueue(storage.Write{Do: w.do, Committed: w.done}).Wait(ctx)
+	if errors.Is(err, storage.ErrFull) && r.since.conn != 0 {
+		w.done()
+		err = nil
+	}
+	return w.nid, w.state.serial, err
+}
+
+// do stores the state, and the connection if it is new. It runs in the committer.
+func (w *slidingSave) do(tx *storage.Tx) error {
+	c := w.run.conn
+	w.nid, w.dropped = w.run.since.conn, nil
+	c.mu.Lock()
+	superseded := w.run.turn != c.turn
+	w.state.serial = 1
+	if n := len(c.states); n > 0 {
+		w.state.serial = c.states[n-1].serial + 1
+	}
+	c.mu.Unlock()
+	if superseded {
+		return errSuperseded
+	}
+	if w.nid == 0 {
+		if err := w.create(tx); err != nil {
+			return err
+		}
+	} else if found, err := tx.SlidingUsed(w.nid, w.now); err != nil {
+		return err
+	} else if !found {
+		return errUnknownPos()
+	}
+	text := base64.RawStdEncoding.EncodeToString(w.state.data)
+	return tx.AddSlidingState(w.nid, w.run.since.serial, storage.SlidingState{Serial: w.state.serial, State: text})
+}
+
+// create stores the connection. It deletes the one that it replaces, and those that are too many or too old.
+func (w *slidingSave) create(tx *storage.Tx) error {
+	c := w.run.conn
+	others, err := tx.SlidingOfDevice(c.user, c.device)
+	if err != nil {
+		return err
+	}
+	for i, o := range others {
+		if o.ConnID == c.connID || len(others)-i >= maxSlidingConnections || w.now-o.Used > slidingLife.Milliseconds() {
+			w.dropped = append(w.dropped, o.NID)
+		}
+	}
+	if err := tx.DropSliding(w.dropped); err != nil {
+		return err
+	}
+	w.nid, err = tx.AddSliding(storage.SlidingConnection{User: c.user, Device: c.device, ConnID: c.connID, Used: w.now})
+	return err
+}
+
+// done keeps the state in memory. It runs in the committer.
+func (w *slidingSave) done() {
+	for _, nid := range w.dropped {
+		w.sliding.conns.Forget(nid)
+	}
+	c := w.run.conn
+	c.mu.Lock()
+	c.nid, c.used = w.nid, w.now
+	c.states = slices.DeleteFunc(slices.Clone(c.states), func(h heldState) bool { return h.serial != w.run.since.serial })
+	c.states = append(c.states, w.state)
+	c.mu.Unlock()
+	w.holdSliding(c)
+}
+
+// touchSliding records the use of a connection that changes no state for long.
+func (s *Service) touchSliding(ctx context.Context, c *slidingConn) error {
+	now := s.opts.Now().UnixMilli()
+	c.mu.Lock()
+	nid, due := c.nid, now-c.used > slidingTouch.Milliseconds()
+	if due {
+		c.used = now
+	}
+	c.mu.Unlock()
+	if !due || nid == 0 {
+		return nil
+	}
+	err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		_, err := tx.SlidingUsed(nid, now)
+		return err
+	})
+	if errors.Is(err, storage.ErrFull) {
+		return nil
+	}
+	return err
+}
+
+// sweepSliding deletes connections that have not been used for long.
+func (s *Service) sweepSliding(ctx context.Context, now time.Time) {
+	if now.Sub(s.sliding.swept) < slidingSweep {
+		return
+	}
+	s.sliding.swept = now
+	var old []int64
+	before := now.Add(-slidingLife).UnixMilli()
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		old, err = tx.OldSliding(before, maxSlidingSweep)
+		return err
+	})
+	if err == nil && len(old) > 0 {
+		err = s.opts.DB.Write(ctx, func(tx *storage.Tx) (err error) {
+			if old, err = tx.OldSliding(before, maxSlidingSweep); err != nil { // one may have been used since
+				return err
+			}
+			return tx.DropSliding(old)
+		})
+	}
+	if err != nil {
+		s.opts.Log.WarnContext(ctx, "Cannot delete old connections of sliding sync", "error", err)
+		return
+	}
+	for _, nid := range old {
+		s.sliding.conns.Forget(nid)
+	}
+}

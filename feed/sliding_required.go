@@ -1,0 +1,240 @@
+package feed
+
+import (
+	"context"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/rooms"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// knows reports whether a client that has the state of a set has all that a selection is made of, so that only changes
+// are new to it.
+func (b *slidingBuilder) knows(set int, required []*requiredState) bool {
+	texts := b.change.texts(set)
+	return !slices.ContainsFunc(required, func(p *requiredState) bool { return !slices.Contains(texts, p.text) })
+}
+
+// nextSet returns the set of the state that the client has with the answer: what it wants now, and what it wanted
+// before as long as that has not changed.
+func (b *slidingBuilder) nextSet(before int, r *slidingRoom, x *slidingNews) int {
+	if !r.fresh && !x.narrowed && b.knows(before, r.required) {
+		return before
+	}
+	var texts []string
+	for _, p := range r.required {
+		texts = append(texts, p.text)
+	}
+	if !r.fresh && !x.narrowed {
+		texts = append(texts, b.change.texts(before)...)
+	}
+	return b.change.setOf(texts)
+}
+
+// requiredState gathers the state of a room that the client wants: what has changed, and if the client wants more than
+// before (wider), that.
+func (b *slidingBuilder) requiredState(ctx context.Context, r *slidingRoom, n *roomNews, x *slidingNews, wider bool) error {
+	g := &requiredGatherer{stateGatherer: stateGatherer{b: b.builder, q: &n.wanted, have: map[pdu.StateKey]bool{}}, x: x, r: r, n: n}
+	if !r.fresh {
+		for _, text := range b.change.texts(r.next.set) {
+			p, err := requiredStateOf(text)
+			if err != nil {
+				return err
+			}
+			g.known = append(g.known, p)
+		}
+	}
+	if x.left != nil && x.left.leave == nil {
+		g.ownMember()
+		n.state = g.events
+		return nil
+	}
+	if !r.fresh {
+		if err := g.addChanged(ctx); err != nil {
+			return err
+		}
+	}
+	if wider {
+		if err := g.addWanted(ctx); err != nil {
+			return err
+		}
+	}
+	if x.left != nil {
+		if err := g.addKey(ctx, b.ownKey()); err != nil {
+			return err
+		}
+	}
+	if n.lazy {
+		n.wanted.needed = timelineMembers(n.timeline.events)
+		if err := g.neededMembers(ctx); err != nil {
+			return err
+		}
+	}
+	if err := g.load(ctx); err != nil {
+		return err
+	}
+	n.state = g.events
+	return nil
+}
+
+// requiredGatherer collects the required_state of a room.
+type requiredGatherer struct {
+	stateGatherer
+	r     *slidingRoom
+	n     *roomNews
+	x     *slidingNews
+	known []*requiredState
+}
+
+// addKey adds an entry as it is at the end.
+func (g *requiredGatherer) addKey(ctx context.Context, key pdu.StateKey) error {
+	if g.have[key] {
+		return nil
+	}
+	pos, err := g.b.atEnd(ctx, g.q, key)
+	if err == nil && pos != 0 {
+		g.add(key, pos, g.find(key, pos))
+	}
+	return err
+}
+
+// addChanged adds the wanted entries that have changed since the client had the room.
+func (g *requiredGatherer) addChanged(ctx context.Context) error {
+	changed, err := g.changed(ctx)
+	if err != nil {
+		return err
+	}
+	everyMember := g.n.lazy && !g.n.timeline.limited
+	for _, key := range changed {
+		switch {
+		case g.r.selects(key.Type, key.Key), everyMember && ofMembers(key):
+			if g.have[key] {
+				continue
+			}
+			pos, err := g.b.atEnd(ctx, g.q, key)
+			if err != nil {
+				return err
+			}
+			if pos == 0 {
+				g.x.stubs = append(g.x.stubs, key)
+				g.have[key] = true
+				continue
+			}
+			g.add(key, pos, g.find(key, pos))
+		case slices.ContainsFunc(g.known, func(p *requiredState) bool { return p.selects(key.Type, key.Key) }):
+			g.x.narrowed = true
+		}
+	}
+	return nil
+}
+
+// changed returns the entries that have changed since the client had the room.
+func (g *requiredGatherer) changed(ctx context.Context) (keys []pdu.StateKey, err error) {
+	q := g.q
+	switch {
+	case q.window.whole:
+		for _, e := range q.window.events {
+			if key, isState := stateKey(e); isState {
+				keys = append(keys, key)
+			}
+		}
+		keys = append(keys, q.room.Resolved(q.since)...)
+	case q.left != nil:
+		if err := g.readAll(ctx, &q.end); err != nil {
+			return nil, err
+		}
+		for key, pos := range q.end.entries {
+			if pos > q.since {
+				keys = append(keys, key)
+			}
+		}
+	default:
+		q.room.EachState(func(key pdu.StateKey, _, changed storage.Pos, _ *rooms.Event) bool {
+			if changed > q.since {
+				keys = append(keys, key)
+			}
+			return true
+		})
+	}
+	return keys, nil
+}
+
+// addWanted adds the wanted entries that the client did not want before.
+func (g *requiredGatherer) addWanted(ctx context.Context) error {
+	var wanted []pdu.StateKey
+	wild := false
+	for _, p := range g.r.required {
+		for i := range p.include {
+			e := &p.include[i]
+			if e.Type == nil || e.Key == nil {
+				wild = true
+				continue
+			}
+			wanted = append(wanted, pdu.StateKey{Type: *e.Type, Key: *e.Key})
+		}
+	}
+	if wild {
+		all, err := g.everyKey(ctx)
+		if err != nil {
+			return err
+		}
+		wanted = append(wanted, all...)
+	}
+	for _, key := range wanted {
+		known := slices.ContainsFunc(g.known, func(p *requiredState) bool { return p.selects(key.Type, key.Key) })
+		if !known && g.r.selects(key.Type, key.Key) {
+			if err := g.addKey(ctx, key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// everyKey returns the keys of the state.
+func (g *requiredGatherer) everyKey(ctx context.Context) (keys []pdu.StateKey, err error) {
+	if g.q.left != nil {
+		if g.q.end.entries == nil {
+			err = g.readAll(ctx, &g.q.end)
+		}
+		for key := range g.q.end.entries {
+			keys = append(keys, key)
+		}
+		return keys, err
+	}
+	members := g.r.allMembers() || g.namesMembers()
+	g.q.room.EachState(func(key pdu.StateKey, _, _ storage.Pos, _ *rooms.Event) bool {
+		if members || !ofMembers(key) {
+			keys = append(keys, key)
+		}
+		return true
+	})
+	return keys, nil
+}
+
+// namesMembers reports whether a selection may have a member by a key that it names for all types.
+func (g *requiredGatherer) namesMembers() bool {
+	return slices.ContainsFunc(g.r.required, func(p *requiredState) bool {
+		return slices.ContainsFunc(p.include, func(e stateElement) bool { return e.Type == nil && e.Key != nil && *e.Key != "" })
+	})
+}
+
+// timelineMembers returns the users whose member events a client needs to show a timeline: who sent the events, and
+// whom member events are about.
+func timelineMembers(events []*rooms.Event) (users []id.UserID) {
+	for _, e := range events {
+		of := []id.UserID{e.Sender()}
+		if key, isState := stateKey(e); isState && ofMembers(key) {
+			of = append(of, id.UserID(key.Key))
+		}
+		for _, user := range of {
+			if !slices.Contains(users, user) {
+				users = append(users, user)
+			}
+		}
+	}
+	return users
+}

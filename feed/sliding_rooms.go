@@ -1,0 +1,354 @@
+package feed
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/rooms"
+	"ebb/rooms/pdu"
+	"ebb/storage"
+)
+
+// maxFirstReceipts bounds the receipts of others that a client gets with a room that is new to it.
+const maxFirstReceipts = 100
+
+// slidingNews is what is new in one room, besides what roomNews has.
+type slidingNews struct {
+	expanded bool             // the timeline begins before what the client has
+	live     int              // events that have just happened
+	stubs    []pdu.StateKey   // entries of the state that were deleted
+	name     *rooms.Event     // the event of the name, if that is new to the client
+	avatar   *rooms.Event     // the same for the avatar
+	unnamed  bool             // the name was deleted
+	faceless bool             // the avatar was deleted
+	heroes   []*rooms.Event   // member events
+	named    bool             // the room has a name, and so no heroes
+	dm       bool             // whether it is a direct chat is new to the client
+	left     *departure       // if the user has left
+	known    []*requiredState // the state that the client has, apart from changes
+	narrowed bool             // state has changed that the client has and does not want any more
+}
+
+// writeSlidingRooms gathers and appends the rooms that the client wants, one after the other.
+func (b *slidingBuilder) writeSlidingRooms(ctx context.Context) error {
+	b.out = append(b.out, `"rooms":{`...)
+	body := len(b.out)
+	for i := range b.rooms {
+		r := &b.rooms[i]
+		if r.sent >= 0 {
+			r.next, r.hold = b.change.rooms[r.sent], true
+		}
+		r.wanted = r.wanted && !(r.stage == stageJoined && r.allMembers() && r.room.Partial())
+		if !r.wanted {
+			continue
+		}
+		if err := b.writeSlidingRoom(ctx, r); err != nil {
+			return err
+		}
+	}
+	if len(b.out) > body {
+		b.out = b.out[:len(b.out)-1]
+		b.some = true
+	}
+	b.out = append(b.out, `},`...)
+	return nil
+}
+
+// writeSlidingRoom gathers and appends a room, if there is anything new in it, and sets what the client then has of it.
+func (b *slidingBuilder) writeSlidingRoom(ctx context.Context, r *slidingRoom) error {
+	before := r.next
+	stayed := r.hold && before.stage == r.stage
+	r.fresh = !stayed
+	if !r.hold {
+		r.next = sentRoom{room: r.Room}
+	}
+	r.hold, r.next.stage, r.next.since = true, r.stage, 0
+	switch r.stage {
+	case stageJoined:
+		r.fresh = r.fresh || r.JoinedPos > r.since
+		return b.slidingJoined(ctx, r, before)
+	case stageStripped:
+		if stayed && r.Changed <= r.since {
+			return nil
+		}
+		return b.slidingStripped(ctx, r)
+	case stageLeft:
+		if stayed && r.Changed <= r.since {
+			return nil
+		}
+	}
+	r.fresh = !r.hold || before.room == 0
+	return b.slidingLeft(ctx, r, before)
+}
+
+// slidingJoined gathers and appends a room that the user is in. before is what the client has of it.
+func (b *slidingBuilder) slidingJoined(ctx context.Context, r *slidingRoom, before sentRoom) error {
+	if r.fresh {
+		r.since = 0
+		before = sentRoom{room: r.Room}
+		r.next = before
+	}
+	n := b.scratch
+	x := slidingNews{expanded: !r.fresh && r.limit > int(before.limit), dm: r.facts.dm != before.dm || r.fresh && r.facts.dm}
+	r.next.dm = r.facts.dm
+	if err := b.slidingReceipts(ctx, r); err != nil {
+		return err
+	}
+	wider := r.fresh || !b.knows(before.set, r.required)
+	if !r.fresh && !x.expanded && !x.dm && !wider && max(r.room.Last(), r.room.Completed(), r.Changed) <= r.since {
+		return nil
+	}
+	n.reset(roomQuery{room: r.room, since: r.since, token: b.since.Pos, initial: r.fresh, limit: r.limit, lazy: r.lazy(), stateAfter: true})
+	n.window = b.window(r.room, r.since)
+	if err := b.slidingTimeline(ctx, r, n, &x); err != nil {
+		return err
+	}
+	b.gatherSummary(n)
+	n.wanted = stateWanted{room: n.room, since: n.since, sinceMember: n.since, end: statePoint{pos: b.upTo + 1}, window: n.window, lazy: n.lazy, force: r.fresh}
+	if err := b.requiredState(ctx, r, n, &x, wider); err != nil {
+		return err
+	}
+	if err := b.slidingProfile(ctx, n, &x); err != nil {
+		return err
+	}
+	r.next.limit = max(before.limit, uint8(r.limit))
+	if n.timeline.limited && !x.expanded || r.limit == 0 && !(n.window.whole && len(n.window.events) == 0) {
+		r.next.limit = uint8(r.limit) // what came before is not connected with it
+	}
+	r.next.set = b.nextSet(before.set, r, &x)
+	if !b.slidingNews(r, n, &x) {
+		return nil
+	}
+	b.noteTimeline(n)
+	var err error
+	if !b.run.Merged {
+		if n.unread, err = b.opts.History.Unread(ctx, b.tx, b.UserNID, r.Room); err != nil {
+			return err
+		}
+	}
+	return b.writeSliding(ctx, r, n, &x)
+}
+
+// slidingNews reports whether anything is new in a joined room.
+func (b *slidingBuilder) slidingNews(r *slidingRoom, n *roomNews, x *slidingNews) bool {
+	counts := n.summary.changed && (n.window.whole && n.changedMembers() || n.summary.completed)
+	return r.fresh || x.dm || counts || r.ownReceipt && !b.run.Merged || n.timeline.limited || x.unnamed || x.faceless ||
+		x.name != nil || x.avatar != nil || len(n.timeline.events)+len(n.state)+len(x.stubs) > 0
+}
+
+// slidingTimeline gathers the timeline of a joined room: what is new, or the newest events if the client has fewer than
+// it wants.
+func (b *slidingBuilder) slidingTimeline(ctx context.Context, r *slidingRoom, n *roomNews, x *slidingNews) (err error) {
+	since := r.since
+	if x.expanded {
+		since = 0
+	}
+	if r.limit == 0 {
+		n.timeline = timeline{last: b.upTo, view: b.opts.History.View(r.room, b.Requester)}
+		n.timeline.begin()
+		return nil
+	}
+	if n.timeline, err = b.timeline(ctx, r.room, b.window(r.room, since), since, b.upTo, r.limit); err != nil {
+		return err
+	}
+	if x.expanded && len(n.timeline.events) > 0 && n.timeline.events[0].Pos > r.since && !n.timeline.limited {
+		x.expanded = false
+	}
+	for _, e := range slices.Backward(n.timeline.events) {
+		if b.initial || e.Pos <= b.since.Pos {
+			break
+		}
+		x.live++
+	}
+	return nil
+}
+
+// slidingReceipts gathers the receipts of a joined room that are new to the client.
+func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *slidingRoom) error {
+	last, wanted := r.room.LastReceipt(), b.run.extensions.Receipts.covers(r)
+	since, limit := r.since, maxReceipts
+	if wanted && !r.next.receipts {
+		since, limit = 0, maxFirstReceipts
+	}
+	moved := last > since
+	r.next.receipts = wanted || r.next.receipts && last <= r.since
+	if !moved || !wanted && (b.run.Merged || r.fresh) {
+		return nil
+	}
+	err := b.read(ctx, func(tx *storage.Tx) (err error) {
+		if r.receipts, err = tx.ReceiptsSince(r.Room, since, b.upTo, b.UserNID, limit); err != nil || len(r.receipts) < limit {
+			return err
+		}
+		own, err := tx.OwnReceipts(r.Room, b.UserNID, b.upTo)
+		r.receipts = append(r.receipts, own...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.ownReceipt = slices.ContainsFunc(r.receipts, func(c storage.SyncReceipt) bool { return c.UserNID == b.UserNID && c.Position > r.since })
+	r.receipts = slices.DeleteFunc(uniqueReceipts(r.receipts), func(c storage.SyncReceipt) bool { return b.ignores(id.UserID(c.User)) })
+	return nil
+}
+
+// slidingStripped gathers and appends a room that the user is invited to or knocks on.
+func (b *slidingBuilder) slidingStripped(ctx context.Context, r *slidingRoom) error {
+	n := b.scratch
+	some, err := b.gatherStripped(ctx, &r.RoomMembership, n)
+	if err != nil || !some {
+		return err
+	}
+	x := slidingNews{dm: r.facts.dm}
+	r.fresh, r.next.dm = true, r.facts.dm
+	return b.writeSliding(ctx, r, n, &x)
+}
+
+// slidingLeft gathers and appends a room that the user has left or was removed from. It has what happened until then.
+func (b *slidingBuilder) slidingLeft(ctx context.Context, r *slidingRoom, before sentRoom) error {
+	if r.fresh {
+		r.since = 0
+	}
+	b.departs = true
+	token := b.since.Pos
+	b.since.Pos = r.since // the client may have the room up to an earlier position
+	defer func() { b.since.Pos = token }()
+	d, err := b.departure(ctx, r.room, r.Position)
+	if err != nil || d.newest() == nil {
+		return err
+	}
+	r.fresh = r.fresh || before.stage != stageJoined || d.leave == nil || d.joined > r.since
+	n := b.scratch
+	q := roomQuery{room: r.room, since: r.since, token: r.since, initial: r.fresh, limit: r.limit, lazy: r.lazy(), stateAfter: true}
+	if r.fresh {
+		q.since = 0
+	}
+	n.reset(q)
+	n.wanted = stateWanted{room: n.room, since: n.since, sinceMember: n.since, lazy: n.lazy, force: r.fresh, left: d, window: b.window(r.room, n.since)}
+	if err := b.lastTimeline(ctx, n, d); err != nil {
+		return err
+	}
+	x := slidingNews{left: d, dm: r.facts.dm != before.dm}
+	for _, e := range slices.Backward(n.timeline.events) {
+		if b.initial || e.Pos <= token {
+			break
+		}
+		x.live++
+	}
+	if err := b.requiredState(ctx, r, n, &x, r.fresh); err != nil {
+		return err
+	}
+	if err := b.leftProfile(ctx, n, &x); err != nil {
+		return err
+	}
+	r.next.dm = r.facts.dm
+	b.noteTimeline(n)
+	return b.writeSliding(ctx, r, n, &x)
+}
+
+// leftProfile finds the name and the avatar that a room had when the user left it, if the room is new to the client.
+func (b *slidingBuilder) leftProfile(ctx context.Context, n *roomNews, x *slidingNews) error {
+	if !n.fresh() || x.left.leave == nil {
+		return nil
+	}
+	for _, of := range []struct {
+		typ, member string
+		to          **rooms.Event
+	}{{"m.room.name", "name", &x.name}, {"m.room.avatar", "url", &x.avatar}} {
+		g := requiredGatherer{stateGatherer: stateGatherer{b: b.builder, q: &n.wanted, have: map[pdu.StateKey]bool{}}}
+		if err := g.addKey(ctx, pdu.StateKey{Type: of.typ}); err != nil {
+			return err
+		}
+		if err := g.load(ctx); err != nil {
+			return err
+		}
+		if len(g.events) > 0 && contentText(g.events[0], of.member) != "" {
+			*of.to = g.events[0]
+		}
+	}
+	return nil
+}
+
+// slidingProfile finds the name, the avatar and the heroes of a joined room, if they may be new to the client.
+func (b *slidingBuilder) slidingProfile(ctx context.Context, n *roomNews, x *slidingNews) error {
+	gone := n.room.Resolved(n.since)
+	find := func(typ, member string) (e *rooms.Event, deleted bool) {
+		e = n.room.State(typ, "")
+		resolved := slices.Contains(gone, pdu.StateKey{Type: typ})
+		switch {
+		case e == nil:
+			return nil, !n.fresh() && (resolved || slices.Contains(x.stubs, pdu.StateKey{Type: typ}))
+		case contentText(e, member) == "":
+			return nil, !n.fresh() && (e.Pos > n.since || resolved)
+		case n.fresh() || e.Pos > n.since || resolved:
+			return e, false
+		}
+		return nil, false
+	}
+	x.name, x.unnamed = find("m.room.name", "name")
+	x.avatar, x.faceless = find("m.room.avatar", "url")
+	if name := n.room.State("m.room.name", ""); name != nil && contentText(name, "name") != "" {
+		x.named = true
+		return nil
+	}
+	if !n.summary.changed && !x.unnamed {
+		return nil
+	}
+	return b.heroEvents(ctx, n, x)
+}
+
+// heroEvents finds the member events of those by whom a room without a name is called.
+func (b *slidingBuilder) heroEvents(ctx context.Context, n *roomNews, x *slidingNews) error {
+	g := stateGatherer{b: b.builder, q: &n.wanted, have: map[pdu.StateKey]bool{}}
+	for _, user := range heroes(n.room, b.UserID) {
+		m := n.room.MemberOf(user)
+		if m == nil {
+			continue
+		}
+		if e := m.Event(); e != nil {
+			g.events = append(g.events, e)
+		} else {
+			g.absent = append(g.absent, m.Pos)
+		}
+	}
+	if err := g.load(ctx); err != nil {
+		return err
+	}
+	slices.SortFunc(g.events, func(a, b *rooms.Event) int { return cmp.Compare(a.Pos, b.Pos) })
+	x.heroes = g.events
+	return nil
+}
+
+// contentText returns a member of an event's content, "" if that is no text.
+func contentText(e *rooms.Event, member string) string {
+	raw, _ := canonjson.Get(e.Content(), member)
+	text, _ := canonjson.Unquote(raw)
+	return text
+}
+
+// noteRooms notes what the client has with the answer, of rooms in its ranges and of others.
+func (b *slidingBuilder) noteRooms() {
+	for i := range b.rooms {
+		r := &b.rooms[i]
+		if !b.run.extensions.AccountData.on() {
+			r.next.data = false
+		}
+		if r.hold && r.next.stage != stageJoined {
+			r.next.limit, r.next.set = 0, b.change.setOf(nil)
+		}
+		switch {
+		case r.sent < 0 && r.wanted && r.hold:
+			b.change.add(r.next)
+		case r.sent >= 0 && r.wanted:
+			b.change.set(r.sent, r.next)
+		case r.sent >= 0:
+			if r.next.since == 0 && max(r.room.Last(), r.Changed) > b.since.Pos {
+				r.next.since = b.since.Pos
+			}
+			b.change.set(r.sent, r.next)
+		}
+	}
+}

@@ -1,0 +1,270 @@
+package feed
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+
+	"ebb/ident"
+	"ebb/storage"
+)
+
+// slidingState is what a client has on a connection once it has received a certain answer. It names rooms and holds
+// nothing of their content. A room that is up to date takes four or five bytes (encode).
+type slidingState struct {
+	parts []string // texts of requiredState
+	sets  [][]int  // sorted indexes of parts, together the state that a client has of a room
+	rooms []sentRoom
+	data  bool // the client has the user's global account data
+}
+
+// sentRoom is what a client has of a room.
+type sentRoom struct {
+	room  ident.RoomNID
+	since storage.Pos // the client has the room up to here; 0: up to the position of its token
+	sentShape
+}
+
+// sentShape is the part of a sentRoom that is the same for many rooms.
+type sentShape struct {
+	set      int   // the state that the client has
+	limit    uint8 // the client has so many of the newest events up to since, or all
+	stage    stage
+	dm       bool // the client knows the room as a direct chat
+	receipts bool // the client has the receipts up to since
+	data     bool // the client has the user's account data up to the position of its token
+}
+
+// stage is how a client last got a room.
+type stage uint8
+
+const (
+	stageJoined stage = iota
+	stageStripped
+	stageLeft
+)
+
+const slidingStateVersion = 1
+
+// encode returns the bytes that slidingStateOf reads. It leaves out parts and sets that no room uses.
+func (s *slidingState) encode() []byte {
+	var shapes []sentShape
+	var sets, parts []int
+	shapeAt, setAt, partAt := map[sentShape]int{}, map[int]int{}, map[int]int{}
+	for i := range s.rooms {
+		shape := s.rooms[i].sentShape
+		if indexIn(shapeAt, &shapes, shape) < len(shapes)-1 {
+			continue
+		}
+		if indexIn(setAt, &sets, shape.set); len(s.sets) > 0 {
+			for _, part := range s.sets[shape.set] {
+				indexIn(partAt, &parts, part)
+			}
+		}
+	}
+	dst := make([]byte, 0, 64+5*len(s.rooms))
+	dst = append(dst, slidingStateVersion, flag(s.data, 1))
+	dst = binary.AppendUvarint(dst, uint64(len(parts)))
+	for _, part := range parts {
+		dst = binary.AppendUvarint(dst, uint64(len(s.parts[part])))
+		dst = append(dst, s.parts[part]...)
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(sets)))
+	for _, set := range sets {
+		dst = binary.AppendUvarint(dst, uint64(len(s.sets[set])))
+		for _, part := range s.sets[set] {
+			dst = binary.AppendUvarint(dst, uint64(partAt[part]))
+		}
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(shapes)))
+	for _, shape := range shapes {
+		dst = binary.AppendUvarint(dst, uint64(setAt[shape.set]))
+		dst = append(dst, shape.limit, byte(shape.stage)|flag(shape.dm, 4)|flag(shape.receipts, 8)|flag(shape.data, 16))
+	}
+	return s.encodeRooms(dst, shapeAt)
+}
+
+// encodeRooms appends the rooms as differences between their numbers.
+func (s *slidingState) encodeRooms(dst []byte, shapeAt map[sentShape]int) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(s.rooms)))
+	var last ident.RoomNID
+	for i := range s.rooms {
+		r := &s.rooms[i]
+		dst = binary.AppendUvarint(dst, uint64(r.room-last))
+		last = r.room
+		dst = binary.AppendUvarint(dst, uint64(shapeAt[r.sentShape])<<1|uint64(flag(r.since != 0, 1)))
+		if r.since != 0 {
+			dst = binary.AppendUvarint(dst, uint64(r.since))
+		}
+	}
+	return dst
+}
+
+// indexIn returns the index of v in list, to which it appends v if need be.
+func indexIn[T comparable](at map[T]int, list *[]T, v T) int {
+	i, known := at[v]
+	if !known {
+		i = len(*list)
+		at[v] = i
+		*list = append(*list, v)
+	}
+	return i
+}
+
+func flag(set bool, bit byte) byte {
+	if set {
+		return bit
+	}
+	return 0
+}
+
+var errSlidingState = errors.New("not the state of a connection")
+
+// stateReader reads an encoded slidingState. After a mistake it returns zeros.
+type stateReader struct {
+	rest []byte
+	bad  bool
+}
+
+func (r *stateReader) number() uint64 {
+	v, n := binary.Uvarint(r.rest)
+	if n <= 0 {
+		r.bad, r.rest = true, nil
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return v
+}
+
+// count reads the number of things that follow, each of which takes at least one byte.
+func (r *stateReader) count() int { return int(r.below(uint64(len(r.rest)) + 1)) }
+
+// below reads a number that must be smaller than bound.
+func (r *stateReader) below(bound uint64) uint64 {
+	v := r.number()
+	if v >= bound {
+		r.bad = true
+		return 0
+	}
+	return v
+}
+
+func (r *stateReader) bytes(n int) []byte {
+	if n > len(r.rest) {
+		r.bad, r.rest = true, nil
+		return make([]byte, n)
+	}
+	out := r.rest[:n]
+	r.rest = r.rest[n:]
+	return out
+}
+
+// slidingStateOf reads what encode has written.
+func slidingStateOf(data []byte) (*slidingState, error) {
+	r := stateReader{rest: data}
+	s := &slidingState{}
+	if r.number() != slidingStateVersion {
+		return nil, errSlidingState
+	}
+	s.data = r.number() == 1
+	s.parts = make([]string, r.count())
+	for i := range s.parts {
+		s.parts[i] = string(r.bytes(r.count()))
+	}
+	s.sets = make([][]int, r.count())
+	for i := range s.sets {
+		s.sets[i] = make([]int, r.count())
+		for j := range s.sets[i] {
+			s.sets[i][j] = int(r.below(uint64(len(s.parts))))
+		}
+	}
+	shapes := make([]sentShape, r.count())
+	for i := range shapes {
+		set := int(r.below(uint64(max(len(s.sets), 1))))
+		b := r.bytes(2)
+		shapes[i] = sentShape{set: set, limit: b[0], stage: stage(b[1] & 3), dm: b[1]&4 != 0, receipts: b[1]&8 != 0, data: b[1]&16 != 0}
+	}
+	s.rooms = make([]sentRoom, r.count())
+	var last ident.RoomNID
+	for i := range s.rooms {
+		last += ident.RoomNID(r.number())
+		v := r.below(uint64(2*len(shapes)) + 1)
+		if v>>1 >= uint64(len(shapes)) {
+			return nil, errSlidingState
+		}
+		s.rooms[i] = sentRoom{room: last, sentShape: shapes[v>>1]}
+		if v&1 != 0 {
+			s.rooms[i].since = storage.Pos(r.number())
+		}
+	}
+	if r.bad || len(r.rest) > 0 {
+		return nil, errSlidingState
+	}
+	return s, nil
+}
+
+// slidingChange is a slidingState and what an answer changes in it. The state itself is not modified: another request
+// may use it.
+type slidingChange struct {
+	slidingState
+	own     bool // rooms is a copy
+	added   []sentRoom
+	changed bool
+}
+
+// set notes what the client now has of the room at an index, which must be the one before.
+func (c *slidingChange) set(i int, r sentRoom) {
+	if c.rooms[i] == r {
+		return
+	}
+	if !c.own {
+		c.rooms, c.own = slices.Clone(c.rooms), true
+	}
+	c.rooms[i], c.changed = r, true
+}
+
+// add notes a room that the client did not have.
+func (c *slidingChange) add(r sentRoom) { c.added, c.changed = append(c.added, r), true }
+
+// result returns the state after the change.
+func (c *slidingChange) result() *slidingState {
+	if len(c.added) > 0 {
+		c.rooms = append(slices.Clip(c.rooms), c.added...)
+		slices.SortFunc(c.rooms, func(a, b sentRoom) int { return int(a.room - b.room) })
+	}
+	return &c.slidingState
+}
+
+// setOf returns the index of the set with the given texts.
+func (c *slidingChange) setOf(texts []string) int {
+	set := make([]int, 0, len(texts))
+	for _, text := range texts {
+		i := slices.Index(c.parts, text)
+		if i < 0 {
+			i = len(c.parts)
+			c.parts = append(slices.Clip(c.parts), text)
+		}
+		set = append(set, i)
+	}
+	slices.Sort(set)
+	set = slices.Compact(set)
+	for i, other := range c.sets {
+		if slices.Equal(set, other) {
+			return i
+		}
+	}
+	c.sets = append(slices.Clip(c.sets), set)
+	return len(c.sets) - 1
+}
+
+// texts returns the texts of a set.
+func (s *slidingState) texts(set int) []string {
+	if set >= len(s.sets) {
+		return nil
+	}
+	texts := make([]string, len(s.sets[set]))
+	for i, part := range s.sets[set] {
+		texts[i] = s.parts[part]
+	}
+	return texts
+}

@@ -1,0 +1,433 @@
+package feed
+
+import (
+	"cmp"
+	"encoding/json"
+	"hash/maphash"
+	"slices"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/ident"
+	"ebb/mxerr"
+)
+
+const (
+	// maxSlidingLists bounds the lists of a request in both forms, and maxSlidingSubscriptions the subscriptions in the
+	// merged one. The deployed form has no bound but the size of the body: SDKs subscribe to each room that was opened.
+	maxSlidingLists         = 100
+	maxSlidingSubscriptions = 100
+	// maxSlidingRanges bounds the ranges of a list.
+	maxSlidingRanges = 100
+	// maxRequiredState bounds the elements of one required_state, each of which is compared with each state event.
+	maxRequiredState = 300
+	// maxSlidingName bounds the length of conn_id, txn_id and the names of lists.
+	maxSlidingName = 255
+)
+
+// SlidingRequest is a request for sliding sync. There are two forms: the merged one (MSC4186) has all parameters in its
+// body, the deployed one (org.matrix.simplified_msc3575) has some in its query and other names for others.
+type SlidingRequest struct {
+	ident.Requester
+	Merged bool
+	Body   SlidingBody
+	// Pos, Timeout and SetPresence are parameters of the query.
+	Pos         string
+	Timeout     time.Duration
+	SetPresence string
+}
+
+// SlidingBody is the body of a request. What is below its first level is decoded when its form is known.
+type SlidingBody struct {
+	ConnID        string          `json:"conn_id"`
+	TxnID         string          `json:"txn_id"`
+	Pos           string          `json:"pos"`
+	Timeout       int64           `json:"timeout"` // ms
+	SetPresence   string          `json:"set_presence"`
+	Lists         json.RawMessage `json:"lists"`
+	Subscriptions json.RawMessage `json:"room_subscriptions"`
+	Extensions    json.RawMessage `json:"extensions"`
+}
+
+// wireList is a list of a request.
+type wireList struct {
+	wireRoomConfig
+	Ranges  *[][]int64   `json:"ranges"` // deployed
+	Range   *[]int64     `json:"range"`  // merged
+	All     bool         `json:"slow_get_all_rooms"`
+	Filters *wireFilter5 `json:"filters"`
+}
+
+// wireRoomConfig says what a client wants of rooms.
+type wireRoomConfig struct {
+	TimelineLimit int64           `json:"timeline_limit"`
+	RequiredState json.RawMessage `json:"required_state"`
+}
+
+// wireFilter5 is the filter of a list. A nil entry of the room types stands for rooms without a type.
+type wireFilter5 struct {
+	IsDM         *bool      `json:"is_dm"`
+	IsEncrypted  *bool      `json:"is_encrypted"`
+	IsInvite     *bool      `json:"is_invite"`  // deployed
+	IsInvited    *bool      `json:"is_invited"` // merged
+	RoomTypes    *[]*string `json:"room_types"`
+	NotRoomTypes *[]*string `json:"not_room_types"`
+	Tags         *[]string  `json:"tags"`
+	NotTags      *[]string  `json:"not_tags"`
+	Spaces       *[]string  `json:"spaces"`
+}
+
+// slidingList is a parsed list.
+type slidingList struct {
+	name    string
+	all     bool // without a range
+	ranges  []indexRange
+	filters roomListFilter
+	roomConfig
+}
+
+// indexRange is a range of indexes of a sorted list, both inclusive.
+type indexRange struct{ from, to int64 }
+
+// roomConfig says what a client wants of the rooms of a list or of a subscription.
+type roomConfig struct {
+	limit    int // of the timeline
+	required *requiredState
+}
+
+// slidingQuery is a parsed SlidingRequest.
+type slidingQuery struct {
+	SlidingRequest
+	lists         []slidingList // by name
+	subscriptions map[id.RoomID]roomConfig
+	extensions    slidingExtensions
+	// wants identifies what the client wants, so that a server that has just looked knows whether to look again; see
+	// slidingLook.
+	wants uint64
+}
+
+// parse checks a request.
+func (s *Service) parseSliding(q SlidingRequest) (*slidingQuery, error) {
+	p := &slidingQuery{SlidingRequest: q}
+	if q.Merged {
+		p.Pos, p.SetPresence = q.Body.Pos, q.Body.SetPresence
+		p.Timeout = time.Duration(min(max(q.Body.Timeout, 0), maxTimeout.Milliseconds())) * time.Millisecond
+	}
+	if len(q.Body.ConnID) > maxSlidingName || len(q.Body.TxnID) > maxSlidingName {
+		return nil, mxerr.InvalidParam("conn_id and txn_id must not be longer than %d bytes", maxSlidingName)
+	}
+	if err := cmp.Or(p.parseLists(), p.parseSubscriptions()); err != nil {
+		return nil, err
+	}
+	if err := decodePart("extensions", q.Body.Extensions, &p.extensions); err != nil {
+		return nil, err
+	}
+	if err := p.extensions.parse(); err != nil {
+		return nil, err
+	}
+	var h maphash.Hash
+	h.SetSeed(s.sessions.seed)
+	for _, part := range [][]byte{q.Body.Lists, q.Body.Subscriptions, q.Body.Extensions} {
+		_, _ = h.Write(part)
+		_ = h.WriteByte(0)
+	}
+	p.wants = h.Sum64()
+	p.Body.Lists, p.Body.Subscriptions, p.Body.Extensions = nil, nil, nil // not kept while the client waits
+	return p, nil
+}
+
+// decodePart decodes a part of the body. An absent part and null leave v as it is.
+func decodePart(name string, raw []byte, v any) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(raw, v); err != nil {
+		return mxerr.BadJSON("%s does not have the documented shape", name).Because(err)
+	}
+	return nil
+}
+
+func (p *slidingQuery) parseLists() error {
+	var wire map[string]wireList
+	if err := decodePart("lists", p.Body.Lists, &wire); err != nil {
+		return err
+	}
+	if len(wire) > maxSlidingLists {
+		return mxerr.InvalidParam("There must be at most %d lists", maxSlidingLists)
+	}
+	for name, w := range wire {
+		if len(name) > maxSlidingName || p.Merged && !isOpaque(name) {
+			return mxerr.InvalidParam("%.40q is not a name for a list: it must have 1 to %d characters of a-z, A-Z, 0-9 and -._~", name, maxSlidingName)
+		}
+		l, err := p.parseList(&w)
+		if err != nil {
+			return err
+		}
+		l.name = name
+		p.lists = append(p.lists, l)
+	}
+	slices.SortFunc(p.lists, func(a, b slidingList) int { return strings.Compare(a.name, b.name) })
+	return nil
+}
+
+// isOpaque reports whether text is an opaque identifier.
+// Spec: appendices#opaque-identifiers
+func isOpaque(text string) bool {
+	return text != "" && strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~") == ""
+}
+
+func (p *slidingQuery) parseList(w *wireList) (l slidingList, err error) {
+	if l.roomConfig, err = p.parseConfig(&w.wireRoomConfig); err != nil {
+		return l, err
+	}
+	var ranges [][]int64
+	switch {
+	case p.Merged && w.Range != nil:
+		ranges = [][]int64{*w.Range}
+	case p.Merged:
+		l.all = true
+	case w.All:
+		l.all = true
+	case w.Ranges != nil:
+		ranges = *w.Ranges
+	}
+	if len(ranges) > maxSlidingRanges {
+		return l, mxerr.InvalidParam("A list must have at most %d ranges", maxSlidingRanges)
+	}
+	for _, r := range ranges {
+		if len(r) != 2 || r[0] < 0 || r[1] < r[0] {
+			return l, mxerr.InvalidParam("A range must be two numbers, 0 or greater, the second not smaller than the first")
+		}
+		l.ranges = append(l.ranges, indexRange{r[0], r[1]})
+	}
+	l.filters, err = parseListFilter(w.Filters, p.Merged)
+	return l, err
+}
+
+func (p *slidingQuery) parseConfig(w *wireRoomConfig) (c roomConfig, err error) {
+	if w.TimelineLimit < 0 {
+		return c, mxerr.InvalidParam("timeline_limit must not be negative")
+	}
+	c.limit = int(min(w.TimelineLimit, maxTimelineLimit))
+	if p.Merged {
+		c.required, err = parseMergedState(w.RequiredState, p.UserID)
+	} else {
+		c.required, err = parseDeployedState(w.RequiredState, p.UserID)
+	}
+	return c, err
+}
+
+func (p *slidingQuery) parseSubscriptions() error {
+	var wire map[id.RoomID]wireRoomConfig
+	if err := decodePart("room_subscriptions", p.Body.Subscriptions, &wire); err != nil {
+		return err
+	}
+	if p.Merged && len(wire) > maxSlidingSubscriptions {
+		return mxerr.InvalidParam("There must be at most %d room_subscriptions", maxSlidingSubscriptions)
+	}
+	if len(wire) > 0 {
+		p.subscriptions = make(map[id.RoomID]roomConfig, len(wire))
+	}
+	shared := map[string]*requiredState{} // most subscriptions want the same
+	for room, w := range wire {
+		c, err := p.parseConfig(&w)
+		if err != nil {
+			return err
+		}
+		if before := shared[c.required.text]; before != nil {
+			c.required = before
+		}
+		shared[c.required.text] = c.required
+		p.subscriptions[room] = c
+	}
+	return nil
+}
+
+// requiredState selects events of a room's state.
+type requiredState struct {
+	text    string // identifies the selection, and is what requiredStateOf reads
+	include []stateElement
+	exclude []stateElement
+	lazy    bool // members as the client needs them to show the timeline
+	// byName: of the members, include selects only those that it names.
+	byName bool
+}
+
+// stateElement selects state events by type and key. A nil part selects everything.
+type stateElement struct {
+	Type *string `json:"type,omitempty"`
+	Key  *string `json:"state_key,omitempty"`
+}
+
+func (e *stateElement) selects(typ, key string) bool {
+	return (e.Type == nil || *e.Type == typ) && (e.Key == nil || *e.Key == key)
+}
+
+// selects reports whether the selection has a state event, apart from members by lazy loading.
+func (r *requiredState) selects(typ, key string) bool {
+	for i := range r.include {
+		e := &r.include[i]
+		if e.selects(typ, key) && (e.Key != nil || !r.byName || typ != memberType) {
+			return !slices.ContainsFunc(r.exclude, func(e stateElement) bool { return e.selects(typ, key) })
+		}
+	}
+	return false
+}
+
+// wireRequired is required_state in the merged form, which is also the form in which connections store it.
+type wireRequired struct {
+	Include []stateElement `json:"include,omitempty"`
+	Exclude []stateElement `json:"exclude,omitempty"`
+	Lazy    bool           `json:"lazy_members,omitempty"`
+	// All is set if Lazy does not take members out of the wildcards of Include, as in the deployed form.
+	All bool `json:"all,omitempty"`
+}
+
+// parseMergedState parses required_state of the merged form.
+func parseMergedState(raw []byte, _ id.UserID) (*requiredState, error) {
+	var w wireRequired
+	if err := decodePart("required_state", raw, &w); err != nil {
+		return nil, err
+	}
+	w.All = false
+	return newRequired(w)
+}
+
+// parseDeployedState parses required_state of the deployed form: pairs of type and key, of which * is a wildcard and
+// the keys $ME and $LAZY stand for the user and for lazy loading.
+func parseDeployedState(raw []byte, user id.UserID) (*requiredState, error) {
+	var pairs [][]string
+	if err := decodePart("required_state", raw, &pairs); err != nil {
+		return nil, err
+	}
+	if len(pairs) > maxRequiredState {
+		return nil, tooMuchState()
+	}
+	w := wireRequired{All: true}
+	for _, pair := range pairs {
+		if len(pair) != 2 {
+			return nil, mxerr.InvalidParam("An element of required_state must be a type and a state key")
+		}
+		typ, key := pair[0], pair[1]
+		if typ == memberType && key == "$LAZY" {
+			w.Lazy = true
+			continue
+		}
+		if key == "$ME" {
+			key = string(user)
+		}
+		e := stateElement{}
+		if typ != "*" {
+			e.Type = &typ
+		}
+		if key != "*" {
+			e.Key = &key
+		}
+		w.Include = append(w.Include, e)
+	}
+	return newRequired(w)
+}
+
+func tooMuchState() error {
+	return mxerr.InvalidParam("required_state must have at most %d elements", maxRequiredState)
+}
+
+// newRequired returns the selection that w describes.
+func newRequired(w wireRequired) (*requiredState, error) {
+	if len(w.Include)+len(w.Exclude) > maxRequiredState {
+		return nil, tooMuchState()
+	}
+	for _, list := range [][]stateElement{w.Include, w.Exclude} {
+		slices.SortFunc(list, compareElements)
+	}
+	w.Include = slices.CompactFunc(w.Include, func(a, b stateElement) bool { return compareElements(a, b) == 0 })
+	text, err := json.Marshal(w)
+	if err != nil {
+		return nil, err
+	}
+	return &requiredState{text: string(text), include: w.Include, exclude: w.Exclude, lazy: w.Lazy, byName: w.Lazy && !w.All}, nil
+}
+
+// requiredStateOf returns the selection with a text.
+func requiredStateOf(text string) (*requiredState, error) {
+	var w wireRequired
+	if err := json.Unmarshal([]byte(text), &w); err != nil {
+		return nil, err
+	}
+	return newRequired(w)
+}
+
+func compareElements(a, b stateElement) int {
+	return cmp.Or(comparePointers(a.Type, b.Type), comparePointers(a.Key, b.Key))
+}
+
+// comparePointers compares strings; nil comes first.
+func comparePointers(a, b *string) int {
+	switch {
+	case a == nil && b == nil:
+		return 0
+	case a == nil:
+		return -1
+	case b == nil:
+		return 1
+	}
+	return strings.Compare(*a, *b)
+}
+
+// parseListFilter parses the filter of a list.
+func parseListFilter(w *wireFilter5, merged bool) (f roomListFilter, err error) {
+	if w == nil {
+		return f, nil
+	}
+	f = roomListFilter{dm: w.IsDM, encrypted: w.IsEncrypted, invited: w.IsInvite}
+	if merged {
+		f.invited = w.IsInvited
+	}
+	f.types, f.hasTypes = roomTypes(w.RoomTypes)
+	f.notTypes, _ = roomTypes(w.NotRoomTypes)
+	for _, list := range []struct {
+		from *[]string
+		to   *[]string
+		some *bool
+	}{{w.Tags, &f.tags, &f.hasTags}, {w.NotTags, &f.notTags, nil}, {w.Spaces, &f.spaces, &f.hasSpaces}} {
+		if list.from == nil {
+			continue
+		}
+		if len(*list.from) > maxFilterList {
+			return f, mxerr.InvalidParam("A list of a filter must have at most %d entries", maxFilterList)
+		}
+		*list.to = *list.from
+		if list.some != nil {
+			*list.some = true
+		}
+	}
+	if len(f.types)+len(f.notTypes) > maxFilterList {
+		return f, mxerr.InvalidParam("A list of a filter must have at most %d entries", maxFilterList)
+	}
+	return f, nil
+}
+
+// roomTypes returns a list of room types, in which "" stands for rooms without one.
+func roomTypes(list *[]*string) (types []string, some bool) {
+	if list == nil {
+		return nil, false
+	}
+	for _, t := range *list {
+		if t == nil {
+			types = append(types, "")
+		} else {
+			types = append(types, *t)
+		}
+	}
+	return types, true
+}
+
+// roomTypeOf returns the type that the content of an m.room.create event gives the room, "" if none.
+func roomTypeOf(content []byte) string {
+	raw, _ := canonjson.Get(content, "type")
+	typ, _ := canonjson.Unquote(raw)
+	return typ
+}
