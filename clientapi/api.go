@@ -6,6 +6,7 @@ package clientapi
 import (
 	"encoding/json"
 	"slices"
+	"time"
 
 	"ebb/accountdata"
 	"ebb/accounts"
@@ -39,6 +40,7 @@ type API struct {
 	Media       *media.Service
 	Moderation  *moderation.Service
 	Services    *appservice.Registry
+	Now         func() time.Time
 }
 
 // New returns an API.

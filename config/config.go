@@ -29,6 +29,7 @@ type Config struct {
 	WellKnown      WellKnown    `yaml:"well_known"`
 	Appservices    []string     `yaml:"appservices" doc:"Registration files of application services (bridges and bots), or folders with such files. They are read again on SIGHUP."`
 	Media          Media        `yaml:"media"`
+	TURN           TURN         `yaml:"turn"`
 	Push           Push         `yaml:"push"`
 	Retention      Retention    `yaml:"retention"`
 	Rooms          Rooms        `yaml:"rooms"`
@@ -159,6 +160,16 @@ type Media struct {
 	RemoteCacheLifetime  Duration `yaml:"remote_cache_lifetime" doc:"How long a file of another server is kept after its last use."`
 }
 
+// TURN names the servers that relay calls between users who cannot reach each other directly.
+type TURN struct {
+	URIs             []string `yaml:"uris" doc:"Addresses of TURN servers, such as turn:turn.example.org?transport=udp or turns:turn.example.org; empty: none."`
+	SharedSecret     string   `yaml:"shared_secret" secret:"true" doc:"The secret that the TURN servers share with this server (static-auth-secret of coturn). Each user gets a password of their own, made from it."`
+	SharedSecretFile string   `yaml:"shared_secret_file" doc:"A file that has the secret instead."`
+	Username         string   `yaml:"username" doc:"For TURN servers without a shared secret: every user gets this username and password."`
+	Password         string   `yaml:"password" secret:"true"`
+	Lifetime         Duration `yaml:"lifetime" doc:"How long clients use the credentials before they ask for new ones."`
+}
+
 // Push configures the default push rules.
 type Push struct {
 	LegacyMentionRules bool `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web before September 2026 needs them."`
@@ -220,6 +231,7 @@ func Default() *Config {
 		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),
 			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour)},
 		Push:      Push{LegacyMentionRules: true},
+		TURN:      TURN{Lifetime: Duration(time.Hour)},
 		Retention: Retention{PurgeInterval: Duration(10 * time.Minute)},
 		Rooms:     Rooms{DefaultVersion: "12"},
 		Cache:     Cache{Size: 256 << 20},
@@ -286,6 +298,7 @@ func (c *Config) secretFiles() []secretFile {
 	return []secretFile{
 		{"registration.shared_secret_file", c.Registration.SharedSecretFile, &c.Registration.SharedSecret},
 		{"email.smtp.password_file", c.Email.SMTP.PasswordFile, &c.Email.SMTP.Password},
+		{"turn.shared_secret_file", c.TURN.SharedSecretFile, &c.TURN.SharedSecret},
 	}
 }
 

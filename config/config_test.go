@@ -50,10 +50,12 @@ func TestEveryMistakeIsNamedByItsKey(t *testing.T) {
 	c.Federation.DeniedServers, c.Federation.Notaries = []string{"*.example.org", "a/b"}, []string{"*.example.org"}
 	c.Email.SMTP = SMTP{Host: "mail.example.org:25", Port: 0, TLS: "none", Username: "ebb", From: "nobody"}
 	c.Registration.Email, c.Email.AllowedDomains = "perhaps", []string{"@example.org"}
+	c.TURN = TURN{URIs: []string{"https://turn.example.org"}, Password: "x"}
 	err := c.Validate()
 	for _, key := range []string{"server_name", "public_url", "database", "listen[0].address", "listen[0].serve[0]", "listen[0].tls", "listen[0].tls.acme_hosts[0]", "acme.directory", "federation.denied_servers[1]", "federation.notaries[0]",
 		"registration.mode", "media.max_upload_size", "retention.default", "trusted_proxies[0]",
 		"email.smtp.host", "email.smtp.port", "email.smtp.tls", "email.smtp.password", "email.smtp.from", "email.smtp.timeout",
+		"turn.uris[0]", "turn.lifetime", "turn.password", "turn.shared_secret",
 		"registration.email", "email.allowed_domains[0]"} {
 		if err == nil || !strings.Contains(err.Error(), key+": ") {
 			t.Errorf("%s is not named in %v", key, err)

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -30,6 +31,7 @@ func (c *Config) mistakes(found Problems) Problems {
 	c.Email.SMTP.validate(&p)
 	c.RateLimits.validate(&p)
 	c.Media.validate(&p)
+	c.TURN.validate(&p)
 	c.Retention.validate(&p)
 	c.Federation.validate(&p)
 	c.WellKnown.validate(&p)
@@ -228,6 +230,18 @@ func (r RateLimits) validate(p *problems) {
 	} {
 		p.check(b.PerSecond > 0 && !math.IsInf(b.PerSecond, 0) && b.Burst > 0, "rate_limits."+name, "needs a positive per_second and burst; rate_limits.enabled switches all limits off")
 	}
+}
+
+func (t TURN) validate(p *problems) {
+	for i, uri := range t.URIs {
+		scheme, rest, found := strings.Cut(uri, ":")
+		p.check(found && (scheme == "turn" || scheme == "turns" || scheme == "stun" || scheme == "stuns") && rest != "" && !strings.HasPrefix(rest, "/"),
+			fmt.Sprintf("turn.uris[%d]", i), "%q is not an address such as turn:turn.example.org", uri)
+	}
+	p.check(t.Lifetime >= Duration(time.Minute), "turn.lifetime", "must be at least 1m")
+	p.check((t.Username == "") == (t.Password == ""), "turn.password", "username and password belong together")
+	p.check(t.SharedSecret == "" || t.Username == "", "turn.username", "give a shared secret or a username, not both")
+	p.check(len(t.URIs) == 0 || t.SharedSecret+t.SharedSecretFile+t.Username != "", "turn.shared_secret", "is missing: TURN servers need a shared secret, or a username and password")
 }
 
 func (m Media) validate(p *problems) {
