@@ -69,7 +69,7 @@ func (a *API) sendJoinV2(r *httpapi.Request) (any, error) {
 	if err := r.ReserveAnswer(joinAnswer); err != nil {
 		return nil, err
 	}
-	return answer(a.Rooms.JoinAnswer(r.Context(), join))
+	return answer(a.History.JoinAnswer(r.Context(), join))
 }
 
 // joinAnswer is the number of bytes reserved for the response to a join before its size is known: more than a room with

@@ -240,7 +240,7 @@ func (s *Service) EventForServer(ctx context.Context, origin string, eventID id.
 // StateForServer returns the state of a room before an event, and the auth chain of that state.
 // Spec: server-server-api#get_matrixfederationv1stateroomid
 func (s *Service) StateForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (state, chain []*rooms.Event, err error) {
-	release, err := s.rooms.HeavyRead(ctx)
+	release, err := s.heavyRead(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -275,7 +275,7 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 				auth = append(auth, e.AuthEventIDs()...)
 			}
 		}
-		chain, err = v.room.AuthChain(v.tx, auth)
+		chain, err = authChain(v.tx, v.room, auth)
 		return err
 	})
 	return state, chain, err
@@ -284,7 +284,7 @@ func (s *Service) StateForServer(ctx context.Context, origin string, room id.Roo
 // AuthChainForServer returns the auth chain of an event.
 // Spec: server-server-api#get_matrixfederationv1event_authroomideventid
 func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id.RoomID, eventID id.EventID) (chain []*rooms.Event, err error) {
-	release, err := s.rooms.HeavyRead(ctx)
+	release, err := s.heavyRead(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -294,7 +294,7 @@ func (s *Service) AuthChainForServer(ctx context.Context, origin string, room id
 		if err != nil {
 			return err
 		}
-		chain, err = v.room.AuthChain(v.tx, e.AuthEventIDs())
+		chain, err = authChain(v.tx, v.room, e.AuthEventIDs())
 		return err
 	})
 	return chain, err

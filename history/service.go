@@ -17,6 +17,7 @@
 package history
 
 import (
+	"log/slog"
 	"time"
 
 	"ebb/accountdata"
@@ -33,6 +34,7 @@ type Options struct {
 	AccountData *accountdata.Service
 	Commits     *rooms.Commits   // the commits of Rooms
 	Now         func() time.Time // nil: time.Now
+	Log         *slog.Logger     // nil: nothing is logged
 }
 
 // Service implements the package. It is safe for concurrent use.
@@ -41,6 +43,9 @@ type Service struct {
 	rooms       *rooms.Service
 	accountData *accountdata.Service
 	now         func() time.Time
+	log         *slog.Logger
+
+	heavyReads chan struct{} // held while a full state is read for another server
 
 	unread unreadTable
 
@@ -71,8 +76,11 @@ func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	s := &Service{
-		db: o.DB, rooms: o.Rooms, accountData: o.AccountData, now: o.Now,
+		db: o.DB, rooms: o.Rooms, accountData: o.AccountData, now: o.Now, log: o.Log, heavyReads: make(chan struct{}, maxHeavyReads),
 		past:      keyed.NewMap[pastKey, past](pastEntries),
 		former:    keyed.NewMap[storage.Pos, storage.Pos](formerEntries),
 		joined:    keyed.NewMap[joinedKey, ident.Order](joinedEntries),

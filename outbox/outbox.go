@@ -25,6 +25,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/history"
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/storage"
@@ -35,23 +36,23 @@ type Sender interface {
 	SendTransaction(ctx context.Context, server, txnID string, pdus, edus []json.RawMessage) (refused map[id.EventID]string, err error)
 }
 
-// Rooms provides the events; rooms.Service implements it.
-type Rooms interface {
+// History provides the events; history.Service implements it.
+type History interface {
 	// OutgoingEvents returns the events at these positions in the form sent to other servers; it leaves out deleted
 	// ones.
-	OutgoingEvents(ctx context.Context, positions []storage.Pos) ([]rooms.OutgoingEvent, error)
+	OutgoingEvents(ctx context.Context, positions []storage.Pos) ([]history.OutgoingEvent, error)
 	// NewestEvents returns the positions of a room's newest events.
 	NewestEvents(ctx context.Context, room ident.RoomNID) ([]storage.Pos, error)
 	// ServersSince returns when other servers were in a room, without those that left before the position.
-	ServersSince(ctx context.Context, room ident.RoomNID, after storage.Pos) ([]rooms.Stay, error)
+	ServersSince(ctx context.Context, room ident.RoomNID, after storage.Pos) ([]history.ServerPeriod, error)
 }
 
 // Options are the dependencies and settings of a Service.
 type Options struct {
-	DB     *storage.DB
-	Server string // this server's name
-	Rooms  Rooms
-	Sender Sender
+	DB      *storage.DB
+	Server  string // this server's name
+	History History
+	Sender  Sender
 	// Commits reports the events to deliver; nil if there are none.
 	Commits *rooms.Commits
 	Now     func() time.Time

@@ -17,8 +17,8 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
+	"ebb/history"
 	"ebb/ident"
-	"ebb/rooms"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 )
@@ -81,7 +81,7 @@ func texts(raws []json.RawMessage) (out []string) {
 	return out
 }
 
-func (w *world) OutgoingEvents(_ context.Context, positions []storage.Pos) (out []rooms.OutgoingEvent, err error) {
+func (w *world) OutgoingEvents(_ context.Context, positions []storage.Pos) (out []history.OutgoingEvent, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, p := range positions {
@@ -89,7 +89,7 @@ func (w *world) OutgoingEvents(_ context.Context, positions []storage.Pos) (out 
 		if w.redacted[p] || w.expired[p] {
 			text = "redacted " + text
 		}
-		out = append(out, rooms.OutgoingEvent{Pos: p, Room: w.rooms[p], JSON: json.RawMessage(`"` + text + `"`), Expired: w.expired[p]})
+		out = append(out, history.OutgoingEvent{Pos: p, Room: w.rooms[p], JSON: json.RawMessage(`"` + text + `"`), Expired: w.expired[p]})
 	}
 	return out, nil
 }
@@ -100,11 +100,11 @@ func (w *world) NewestEvents(context.Context, ident.RoomNID) ([]storage.Pos, err
 	return slices.Clone(w.newest), nil
 }
 
-func (w *world) ServersSince(context.Context, ident.RoomNID, storage.Pos) (stays []rooms.Stay, err error) {
+func (w *world) ServersSince(context.Context, ident.RoomNID, storage.Pos) (stays []history.ServerPeriod, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for server, since := range w.since {
-		stays = append(stays, rooms.Stay{Server: server, From: since})
+		stays = append(stays, history.ServerPeriod{Server: server, From: since})
 	}
 	return stays, nil
 }
@@ -133,7 +133,7 @@ func in(t *testing.T, f func(w *world)) {
 // start starts a run of the program.
 func (w *world) start() {
 	w.t.Helper()
-	w.Service = New(Options{DB: w.db, Server: "here", Rooms: w, Sender: w, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	w.Service = New(Options{DB: w.db, Server: "here", History: w, Sender: w, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()

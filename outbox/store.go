@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"ebb/history"
 	"ebb/ident"
-	"ebb/rooms"
 	"ebb/storage"
 )
 
@@ -67,7 +67,7 @@ const outboxPage = 1000
 
 // requeue adds the events from before the start to the queues, and those committed since.
 func (s *Service) requeue(ctx context.Context) error {
-	in := residents{s, map[ident.RoomNID][]rooms.Stay{}}
+	in := residents{s, map[ident.RoomNID][]history.ServerPeriod{}}
 	for after, more := storage.Pos(0), true; more; {
 		rows, err := s.page(ctx, after)
 		if err != nil {
@@ -123,7 +123,7 @@ func (s *Service) page(ctx context.Context, after storage.Pos) (rows []storage.O
 // residents caches which servers were in which room, for one pass over the table.
 type residents struct {
 	s     *Service
-	rooms map[ident.RoomNID][]rooms.Stay
+	rooms map[ident.RoomNID][]history.ServerPeriod
 }
 
 // of lists the servers that a row is for: those that were in the room, and that of the user whom the event is about.
@@ -131,7 +131,7 @@ func (r *residents) of(ctx context.Context, row storage.OutboxRow) ([]string, er
 	stays, known := r.rooms[row.Room]
 	if !known {
 		var err error
-		if stays, err = r.s.opts.Rooms.ServersSince(ctx, row.Room, row.Position-1); err != nil {
+		if stays, err = r.s.opts.History.ServersSince(ctx, row.Room, row.Position-1); err != nil {
 			return nil, err
 		}
 		r.rooms[row.Room] = stays
@@ -156,7 +156,7 @@ func (s *Service) refill(ctx context.Context, d *destination) error {
 	if !needed {
 		return nil
 	}
-	in := residents{s, map[ident.RoomNID][]rooms.Stay{}}
+	in := residents{s, map[ident.RoomNID][]history.ServerPeriod{}}
 	for more := true; more; {
 		s.mu.Lock()
 		top := s.top // everything up to here is committed, so it is in the page

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"ebb/fedclient"
+	"ebb/history"
 	"ebb/ident"
-	"ebb/rooms"
 	"ebb/storage"
 	"ebb/telemetry"
 )
@@ -180,7 +180,7 @@ func (s *Service) next(ctx context.Context, d *destination) (*transaction, error
 
 func (s *Service) takeNewest(ctx context.Context, t *transaction) error {
 	for room := range t.behind {
-		newest, err := s.opts.Rooms.NewestEvents(ctx, room)
+		newest, err := s.opts.History.NewestEvents(ctx, room)
 		if err != nil {
 			return err
 		}
@@ -211,11 +211,11 @@ func (s *Service) takeQueued(d *destination, t *transaction) {
 // room is sent to the server: that event builds on the message, so the server would request it. The newest events of a
 // room of which the server has missed too much are always sent: they lead it to the rest.
 func (s *Service) events(ctx context.Context, d *destination, t *transaction) (pdus []json.RawMessage, err error) {
-	newest, err := s.opts.Rooms.OutgoingEvents(ctx, t.newest)
+	newest, err := s.opts.History.OutgoingEvents(ctx, t.newest)
 	if err != nil {
 		return nil, err
 	}
-	queue, err := s.opts.Rooms.OutgoingEvents(ctx, positions(t.queue))
+	queue, err := s.opts.History.OutgoingEvents(ctx, positions(t.queue))
 	if err != nil {
 		return nil, err
 	}
@@ -259,11 +259,11 @@ func (s *Service) follows(ctx context.Context, d *destination, t *transaction, r
 	s.mu.Unlock()
 	for !waits && len(rest) > 0 { // from the end, where events have not expired
 		n := max(len(rest)-maxPDUs, 0)
-		events, err := s.opts.Rooms.OutgoingEvents(ctx, positions(rest[n:]))
+		events, err := s.opts.History.OutgoingEvents(ctx, positions(rest[n:]))
 		if err != nil {
 			return false, err
 		}
-		waits = slices.ContainsFunc(events, func(e rooms.OutgoingEvent) bool { return !e.Expired })
+		waits = slices.ContainsFunc(events, func(e history.OutgoingEvent) bool { return !e.Expired })
 		rest = rest[:n]
 	}
 	return waits, nil

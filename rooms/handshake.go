@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
 	"net/http"
 	"slices"
 
@@ -121,17 +120,18 @@ type Handshake struct {
 
 // AcceptedJoin is a join of a user of another server that was added to a local room.
 type AcceptedJoin struct {
-	room        *Room
-	event       *Event
-	omitMembers bool
+	Room        *Room
+	Event       *Event
+	OmitMembers bool // the response may leave out members that the other server does not need
 }
 
-// AcceptJoin adds the signed join of a user of another server to the room. JoinAnswer returns the response.
+// AcceptJoin adds the signed join of a user of another server to the room. history.Service.JoinAnswer returns the
+// response.
 // Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 func (s *Service) AcceptJoin(ctx context.Context, h Handshake) (AcceptedJoin, error) {
 	h.Membership = Join
 	r, e, err := s.acceptMembership(ctx, h)
-	return AcceptedJoin{room: r, event: e, omitMembers: h.OmitMembers}, err
+	return AcceptedJoin{Room: r, Event: e, OmitMembers: h.OmitMembers}, err
 }
 
 // AcceptLeave adds the signed leave of a user of another server to the room.
@@ -244,146 +244,6 @@ func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Eve
 		return nil, mxerr.Forbidden("The room no longer allows this")
 	}
 	return stored, nil
-}
-
-// maxHeavyReads bounds the number of full states and auth chains that are read for other servers at the same time. Each
-// read holds one of the few database connections and, for a large room, all of its members in memory.
-const maxHeavyReads = 2
-
-// HeavyRead waits until a full state or auth chain may be read for another server. The caller calls release after the
-// read.
-func (s *Service) HeavyRead(ctx context.Context) (release func(), err error) {
-	select {
-	case s.heavyReads <- struct{}{}:
-		return func() { <-s.heavyReads }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// JoinAnswer returns the response to a join: the state before it and the auth chain. Large responses are built one
-// after the other.
-func (s *Service) JoinAnswer(ctx context.Context, j AcceptedJoin) (*fedclient.JoinAnswer, error) {
-	release, err := s.HeavyRead(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	answer := &fedclient.JoinAnswer{
-		Origin: s.opts.Server, Event: j.event.JSON(), MembersOmitted: j.omitMembers, State: []json.RawMessage{}, AuthChain: []json.RawMessage{},
-	}
-	if err := s.db.Read(ctx, func(tx *storage.Tx) error { return s.addJoinState(tx, j, answer) }); err != nil {
-		return nil, err
-	}
-	if j.omitMembers {
-		servers := map[string]bool{}
-		for _, m := range j.room.Members(Join) {
-			if m.User != j.event.Sender() { // only the servers that were in the room before the join
-				servers[ident.ServerOf(m.User)] = true
-			}
-		}
-		answer.ServersInRoom = slices.Sorted(maps.Keys(servers))
-	}
-	return answer, nil
-}
-
-// addJoinState adds the state before a join to the response, and the auth chain of that state and of the join.
-func (s *Service) addJoinState(tx *storage.Tx, j AcceptedJoin, answer *fedclient.JoinAnswer) error {
-	entries, err := tx.StateOf(j.event.Snapshot)
-	if err != nil {
-		return err
-	}
-	if j.omitMembers {
-		entries = s.withoutMembers(j.room, entries, j.event)
-	}
-	positions := make([]storage.Pos, len(entries))
-	for i, e := range entries {
-		positions[i] = e.Position
-	}
-	rows, err := tx.EventsAt(positions)
-	if err != nil {
-		return err
-	}
-	in := make(map[string]bool, len(rows))
-	auth := j.event.AuthEventIDs()
-	for i := range rows {
-		answer.State = append(answer.State, rows[i].JSON)
-		in[rows[i].EventID] = true
-		e, err := fromRow(j.room.version, &rows[i])
-		if err != nil {
-			return err
-		}
-		auth = append(auth, e.AuthEventIDs()...)
-	}
-	chain, err := j.room.AuthChain(tx, auth)
-	for _, e := range chain {
-		if !j.omitMembers || !in[string(e.ID())] {
-			answer.AuthChain = append(answer.AuthChain, e.JSON())
-		}
-	}
-	return err
-}
-
-// withoutMembers leaves out the members that the joining server does not need. It keeps the heroes, which name a room
-// without a name.
-func (s *Service) withoutMembers(r *Room, entries []storage.StateEntry, join *Event) []storage.StateEntry {
-	needed := map[string]bool{string(join.Sender()): true}
-	if r.State(typeName, "") == nil && r.State(typeCanonicalAlias, "") == nil {
-		for _, m := range r.Members(Join, Invite) {
-			if len(needed) > 6 { // 5 heroes, the user and one to spare
-				break
-			}
-			needed[string(m.User)] = true
-		}
-	}
-	return slices.DeleteFunc(entries, func(e storage.StateEntry) bool { return e.Type == typeMember && !needed[e.Key] })
-}
-
-// maxAuthChain bounds the events of an auth chain: a room of 100,000 members has some 200,000.
-const maxAuthChain = 500_000
-
-// AuthEventIDs returns the IDs of the events that authorise the event: its auth_events and, since room version 12, the
-// create event, which is implied by the room ID. Other servers expect the create event in every auth chain.
-func (e *Event) AuthEventIDs() []id.EventID {
-	cited := e.AuthEvents()
-	if !e.Version().RoomIDIsCreateHash || e.IsStateKey(typeCreate, "") {
-		return cited
-	}
-	return append(slices.Clip(cited), pdu.CreateEventID(e.RoomID()))
-}
-
-// AuthChain reads the given events, the events that authorise them, and so on up to the create event.
-func (r *Room) AuthChain(tx *storage.Tx, from []id.EventID) ([]*Event, error) {
-	seen := map[id.EventID]bool{}
-	var out []*Event
-	next := from
-	for len(next) > 0 && len(out) < maxAuthChain {
-		var ids []string
-		for _, eventID := range next {
-			if !seen[eventID] {
-				seen[eventID] = true
-				ids = append(ids, string(eventID))
-			}
-		}
-		rows, err := tx.EventsByID(r.nid, ids)
-		if err != nil {
-			return nil, err
-		}
-		next = nil
-		had := map[string]bool{}
-		for i := range rows {
-			if had[rows[i].EventID] {
-				continue
-			}
-			had[rows[i].EventID] = true
-			e, err := fromRow(r.version, &rows[i])
-			if err != nil {
-				return nil, err
-			}
-			out, next = append(out, e), append(next, e.AuthEventIDs()...)
-		}
-	}
-	return out, nil
 }
 
 // strippedTypes are the types of the state events that are shown to users who are not in the room yet.

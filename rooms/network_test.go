@@ -384,7 +384,7 @@ func (w wire) SendJoin(ctx context.Context, server string, room id.RoomID, event
 		if err != nil {
 			return nil, err
 		}
-		return p.svc.JoinAnswer(ctx, accepted)
+		return p.reads().JoinAnswer(ctx, accepted)
 	})
 }
 

@@ -1,16 +1,12 @@
 package rooms
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
 
-	"ebb/canonjson"
 	"ebb/ident"
-	"ebb/rooms/expiry"
 	"ebb/storage"
 )
 
@@ -35,150 +31,6 @@ func (r *Room) recipients(e *Event) []string {
 		out = append(out, about)
 	}
 	return out
-}
-
-// Stay is a period during which a server was in a room.
-type Stay struct {
-	Server   string
-	From, To storage.Pos // To is 0 if it still is
-}
-
-// ServersSince returns the other servers that are in a room or were at some time after a position. A server with
-// several users has several stays.
-func (s *Service) ServersSince(ctx context.Context, room ident.RoomNID, after storage.Pos) (out []Stay, err error) {
-	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		stays, err := tx.Stays(room, after)
-		if err != nil {
-			return err
-		}
-		first := map[string]storage.Pos{}
-		for _, m := range stays {
-			server := ident.ServerOf(m.User)
-			if server == s.opts.Server {
-				continue
-			}
-			if m.Membership == Join {
-				if p, there := first[server]; !there || m.JoinedPos < p {
-					first[server] = m.JoinedPos
-				}
-				continue
-			}
-			from, was, err := joinedUntil(tx, m)
-			if err != nil {
-				return err
-			}
-			if was {
-				out = append(out, Stay{Server: server, From: from, To: m.Position})
-			}
-		}
-		row, _, err := tx.RoomByNID(room)
-		for _, server := range row.PartialServers {
-			first[server] = min(cmp.Or(first[server], row.PartialJoin), row.PartialJoin)
-		}
-		for server, p := range first {
-			out = append(out, Stay{Server: server, From: p})
-		}
-		return err
-	})
-	return out, err
-}
-
-// joinedUntil reports whether a user who left a room was joined until then, and returns a position at which the user
-// was joined at the latest.
-func joinedUntil(tx *storage.Tx, m storage.Stay) (from storage.Pos, was bool, err error) {
-	out, found, err := tx.EventAt(m.Position)
-	if err != nil || !found || out.Snapshot == 0 {
-		return 0, false, err
-	}
-	if from, err = tx.StateKeyOf(out.Snapshot, typeMember, m.User); err != nil || from == 0 {
-		return 0, false, err
-	}
-	before, found, err := tx.EventAt(from)
-	content, _ := canonjson.Get(before.JSON, "content")
-	return from, found && membershipIn(content) == Join, err
-}
-
-// OutgoingEvent is an event as it is sent to other servers.
-type OutgoingEvent struct {
-	Pos  storage.Pos
-	Room ident.RoomNID
-	JSON json.RawMessage
-	// Expired is set for an expired message: JSON is only its skeleton, which a server needs only if it gets later
-	// events of the room.
-	Expired bool
-}
-
-// OutgoingEvents returns the events at the given positions as they are sent to other servers, in that order. Redacted
-// events are in their redacted form, and expired messages are skeletons. Purged events are left out.
-func (s *Service) OutgoingEvents(ctx context.Context, positions []storage.Pos) (out []OutgoingEvent, err error) {
-	if len(positions) == 0 {
-		return nil, nil
-	}
-	var rows []storage.EventRow
-	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		rows, err = tx.EventsAt(positions)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	byPos := make(map[storage.Pos]*storage.EventRow, len(rows))
-	for i := range rows {
-		byPos[rows[i].Position] = &rows[i]
-	}
-	for _, pos := range positions {
-		row := byPos[pos]
-		if row == nil {
-			continue
-		}
-		e, err := s.outgoing(ctx, row)
-		if err != nil { // one unreadable event must not block the others
-			s.log.ErrorContext(ctx, "cannot read an event to send to other servers", "event", row.EventID, "err", err)
-			continue
-		}
-		out = append(out, e)
-	}
-	return out, ctx.Err()
-}
-
-func (s *Service) outgoing(ctx context.Context, row *storage.EventRow) (OutgoingEvent, error) {
-	out := OutgoingEvent{Pos: row.Position, Room: row.Room, JSON: row.JSON}
-	if row.IsState {
-		return out, nil
-	}
-	r, err := s.RoomByNID(ctx, row.Room)
-	if err != nil || !expiry.Expired(r.Retention(), row.OriginTS, row.ReceivedTS, s.opts.Now()) {
-		return out, err
-	}
-	e, err := fromRow(r.version, row)
-	if err != nil {
-		return out, err
-	}
-	pruned, err := e.Redact()
-	if err != nil {
-		return out, err
-	}
-	out.JSON = pruned.JSON()
-	out.Expired = row.Type != typeRedaction // another server may still show the target of a redaction
-	return out, nil
-}
-
-// NewestEvents returns the positions of a room's forward extremities, for a server that has missed many events.
-func (s *Service) NewestEvents(ctx context.Context, room ident.RoomNID) ([]storage.Pos, error) {
-	r, err := s.RoomByNID(ctx, room)
-	if errors.Is(err, ErrNoRoom) {
-		return nil, nil
-	}
-	if err != nil || !r.Resident() {
-		return nil, err
-	}
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	positions := make([]storage.Pos, len(r.head.extremities))
-	for i, x := range r.head.extremities {
-		positions[i] = x.position()
-	}
-	return positions, nil
 }
 
 // SharedServers returns the other servers that share a room with a local user.

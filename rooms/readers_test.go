@@ -7,6 +7,7 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
+	"ebb/fedclient"
 	"ebb/ident"
 )
 
@@ -32,6 +33,7 @@ type Readers interface {
 	PutTag(ctx context.Context, room id.RoomID, who ident.UserNID, tag, content string) error
 	Tags(ctx context.Context, room id.RoomID, who ident.UserNID) (map[string]json.RawMessage, error)
 
+	JoinAnswer(ctx context.Context, j AcceptedJoin) (*fedclient.JoinAnswer, error)
 	EventForServer(ctx context.Context, origin string, event id.EventID) (json.RawMessage, error)
 	StateForServer(ctx context.Context, origin string, room id.RoomID, event id.EventID) (state, chain []*Event, err error)
 	AuthChainForServer(ctx context.Context, origin string, room id.RoomID, event id.EventID) ([]*Event, error)

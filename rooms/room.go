@@ -443,6 +443,17 @@ func (r *Room) MinDepth() int64 {
 	return r.head.minDepth
 }
 
+// ForwardExtremities returns the positions of the events that no other event follows yet.
+func (r *Room) ForwardExtremities() []storage.Pos {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	positions := make([]storage.Pos, len(r.head.extremities))
+	for i, x := range r.head.extremities {
+		positions[i] = x.position()
+	}
+	return positions
+}
+
 // LastOrder returns the timeline order of the newest event.
 func (r *Room) LastOrder() ident.Order {
 	r.mu.RLock()

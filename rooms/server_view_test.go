@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +13,6 @@ import (
 	"ebb/fedclient"
 	"ebb/mxerr"
 	"ebb/rooms/pdu"
-	"ebb/storage"
 )
 
 // waysIn are the ways in which another server reads a room.
@@ -176,32 +174,6 @@ func TestServersAreNotToldWhatHasExpired(t *testing.T) {
 	}
 }
 
-func TestWhatExpiresWhileItWaitsForAServerIsMarkedAndWithoutContent(t *testing.T) {
-	h := oneHouse(t)
-	alice := h.user("alice")
-	room := h.create(alice, CreateRoom{Preset: "public_chat"})
-	h.set(alice, room, typeRetention, "", `{"max_lifetime":3600000}`)
-	message := h.say(alice, room, "gone after an hour")
-	redaction := h.send(alice, room, typeRedaction, `{"redacts":"`+string(h.say(alice, room, "a slip"))+`"}`)
-	topic := h.set(alice, room, typeTopic, "", `{"topic":"stays"}`)
-	h.now = h.now.Add(2 * time.Hour)
-	late := h.say(alice, room, "late")
-	var positions []storage.Pos
-	for _, e := range []id.EventID{message, redaction, topic, late} {
-		positions = append(positions, h.stored(room, e).Pos)
-	}
-	got, err := h.svc.OutgoingEvents(t.Context(), positions)
-	h.ok(err)
-	for i, want := range []struct {
-		expired bool
-		text    string
-	}{{true, `"content":{}`}, {false, typeRedaction}, {false, "stays"}, {false, "late"}} {
-		if e := got[i]; e.Pos != positions[i] || e.Room != h.room(room).nid || e.Expired != want.expired || !strings.Contains(string(e.JSON), want.text) {
-			t.Errorf("%d: %+v: %s", i, e, e.JSON)
-		}
-	}
-}
-
 // What a user said who asked to be erased, only servers that were there keep on reading.
 func TestErasedUsersAreToldToWhoWasThere(t *testing.T) {
 	n := newNetwork(t)
@@ -220,30 +192,4 @@ func TestErasedUsersAreToldToWhoWasThere(t *testing.T) {
 	if told := here.told("second", room, last); strings.Contains(told, "what eve said") || !strings.Contains(told, "later") {
 		t.Errorf("a server that came later is told %s", told)
 	}
-}
-
-// CVE-2024-31208 and its like: whole states are read for few at a time, and everything else goes on meanwhile.
-func TestWholeStatesAreReadForFewServersAtATime(t *testing.T) {
-	n := newNetwork(t)
-	here, there := n.add("here"), n.add("there")
-	alice, bob := here.user("alice"), there.user("bob")
-	room := here.create(alice, CreateRoom{Preset: "public_chat"})
-	there.joinVia(bob, room, "here")
-	message := here.say(alice, room, "now")
-	for range maxHeavyReads {
-		release, err := here.svc.HeavyRead(t.Context())
-		here.ok(err)
-		defer release()
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for _, name := range []string{"state", "event_auth"} {
-		if _, err := here.waysIn("there", room, message)[name](ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("%s does not wait: %v", name, err)
-		}
-	}
-	if _, err := here.reads().EventForServer(t.Context(), "there", message); err != nil {
-		t.Errorf("a single event waits: %v", err)
-	}
-	here.say(alice, room, "meanwhile")
 }

@@ -97,8 +97,7 @@ type Service struct {
 	joining *keyed.Semaphore[id.RoomID] // one join of a room through other servers at a time
 	parking *parking.Lot
 
-	heavyReads chan struct{}      // held while a full state is read for another server
-	toDecide   chan ident.RoomNID // rooms with undecided events that have received events
+	toDecide chan ident.RoomNID // rooms with undecided events that have received events
 
 	lastCreated atomic.Int64 // ms; see createTime
 
@@ -126,7 +125,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s := &Service{
 		opts: o, db: o.DB, log: o.Log, parking: parking.NewLot(), txns: txns.New(o.DB, o.Now), briefWait: briefWait,
 		users: keyed.NewMap[id.UserID, ident.UserNID](o.Cache.Entries(maxCachedUsers)), joining: keyed.NewSemaphore[id.RoomID](1, 0),
-		heavyReads: make(chan struct{}, maxHeavyReads), toDecide: make(chan ident.RoomNID, maxToDecide),
+		toDecide: make(chan ident.RoomNID, maxToDecide),
 	}
 	if s.opts.Commits == nil {
 		s.opts.Commits = NewCommits()
@@ -144,6 +143,9 @@ func New(ctx context.Context, o Options) (*Service, error) {
 
 // RetentionPolicy returns the server's policy on how long messages are kept.
 func (s *Service) RetentionPolicy() Retention { return s.opts.Retention }
+
+// Server returns this server's name.
+func (s *Service) Server() string { return s.opts.Server }
 
 // IsLocal reports whether a user belongs to this server.
 func (s *Service) IsLocal(user id.UserID) bool { return ident.ServerOf(user) == s.opts.Server }

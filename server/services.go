@@ -124,8 +124,8 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.accountData = accountdata.New(accountdata.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Cache: keyed.Budget(cfg.Cache.Size)})
 	s.receipts = receipts.New(s.rooms, o.Now)
 	s.directory = s.newDirectory(cfg, o)
-	s.history = history.New(history.Options{DB: s.db, Rooms: s.rooms, AccountData: s.accountData, Commits: commits, Now: o.Now})
-	delivery := outbox.Options{DB: s.db, Server: cfg.ServerName, Rooms: s.rooms, Sender: s.remote, Now: o.Now, Log: o.Log}
+	s.history = history.New(history.Options{DB: s.db, Rooms: s.rooms, AccountData: s.accountData, Commits: commits, Now: o.Now, Log: o.Log})
+	delivery := outbox.Options{DB: s.db, Server: cfg.ServerName, History: s.history, Sender: s.remote, Now: o.Now, Log: o.Log}
 	if cfg.Federation.Enabled {
 		delivery.Commits = commits
 	}

@@ -35,25 +35,25 @@ func (tx *Tx) PruneOutbox(upTo Pos) (int64, error) {
 	return tx.exec(`DELETE FROM outbox WHERE position <= $1`, int64(upTo))
 }
 
-// Stay is a user's current membership of a room with the positions that show whether the user was joined at an earlier
-// time.
-type Stay struct {
+// MemberSince is a user's current membership of a room with the positions that show whether the user was joined at an
+// earlier time.
+type MemberSince struct {
 	User       string
 	Membership string
 	Position   Pos // of the member event
 	JoinedPos  Pos // since when the user has been joined; 0 if not joined
 }
 
-const staysQuery = `SELECT u.user_id, m.membership, m.position, m.joined_pos FROM memberships m JOIN users u ON u.nid = m.user_nid
+const membersSinceQuery = `SELECT u.user_id, m.membership, m.position, m.joined_pos FROM memberships m JOIN users u ON u.nid = m.user_nid
 WHERE m.room_nid = $1 AND (m.membership = 'join' OR m.membership IN ('leave', 'ban') AND m.position > $2)`
 
-// Stays lists the users who are joined to a room and those who left it or were banned after a position. It uses the
-// index memberships_by_room.
-func (tx *Tx) Stays(room ident.RoomNID, after Pos) ([]Stay, error) {
-	return collect(tx, func(r Row) (s Stay, err error) {
+// MembersSince lists the users who are joined to a room and those who left it or were banned after a position. It uses
+// the index memberships_by_room.
+func (tx *Tx) MembersSince(room ident.RoomNID, after Pos) ([]MemberSince, error) {
+	return collect(tx, func(r Row) (s MemberSince, err error) {
 		err = r.Scan(&s.User, &s.Membership, &s.Position, &s.JoinedPos)
 		return s, err
-	}, staysQuery, int64(room), int64(after))
+	}, membersSinceQuery, int64(room), int64(after))
 }
 
 // Destination is the state of sending to another server.

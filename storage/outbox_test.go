@@ -83,7 +83,7 @@ func TestDestinationsAndWhatWaitsForThem(t *testing.T) {
 	})
 }
 
-func TestStaysTellWhoIsInARoomAndWhoWasLately(t *testing.T) {
+func TestMembersSinceListsMembersAndThoseWhoLeft(t *testing.T) {
 	storagetest.Each(t, func(t *testing.T, db *storage.DB) {
 		ok(t, db.Write(ctx, func(tx *storage.Tx) error {
 			for i, m := range []string{"join", "leave", "ban", "invite"} {
@@ -99,7 +99,7 @@ func TestStaysTellWhoIsInARoomAndWhoWasLately(t *testing.T) {
 		}))
 		for after, want := range map[storage.Pos][]string{0: {"@ban:b", "@join:b", "@leave:b"}, 101: {"@ban:b", "@join:b"}, 200: {"@join:b"}} {
 			ok(t, db.Read(ctx, func(tx *storage.Tx) error {
-				stays, err := tx.Stays(7, after)
+				stays, err := tx.MembersSince(7, after)
 				var users []string
 				for _, s := range stays {
 					users = append(users, s.User)

@@ -8,6 +8,7 @@ package pdu
 
 import (
 	"encoding/json"
+	"slices"
 
 	"maunium.net/go/mautrix/id"
 )
@@ -100,3 +101,13 @@ func (e *Event) Unsigned() json.RawMessage { return e.rawUnsigned }
 // JSON returns the event in the form that servers exchange and Ebb stores: canonical JSON with hashes and signatures,
 // without unsigned.
 func (e *Event) JSON() []byte { return e.json }
+
+// AuthEventIDs returns the IDs of the events that authorise the event: its auth_events and, since room version 12, the
+// create event, which is implied by the room ID. Other servers expect the create event in every auth chain.
+func (e *Event) AuthEventIDs() []id.EventID {
+	cited := e.AuthEvents()
+	if !e.version.RoomIDIsCreateHash || e.IsStateKey("m.room.create", "") {
+		return cited
+	}
+	return append(slices.Clip(cited), CreateEventID(e.roomID))
+}
