@@ -38,9 +38,15 @@ func newHTTPClient() *http.Client {
 // wire is what was found out about the old habits of an application service.
 type wire struct {
 	// mu guards the fields below; a leaf lock.
-	mu         sync.Mutex
-	legacy     time.Time // until then the paths of old drafts are used
-	queryToken bool      // it wants the token as a query parameter
+	mu sync.Mutex
+	habits
+	until time.Time // when the current paths are tried again
+}
+
+// habits are the ways in which an application service differs from the current specification.
+type habits struct {
+	oldPaths   bool // it knows only the paths of old drafts
+	queryToken bool // it wants the token as a query parameter
 }
 
 // call is a request to an application service.
@@ -85,54 +91,55 @@ func (r *Registry) do(ctx context.Context, a *app, c call) ([]byte, error) {
 	if a.URL == "" {
 		return nil, errNoURL
 	}
-	legacy, inQuery := a.wire.habits(r.now())
-	answer, err := r.attempt(ctx, a, c, legacy, inQuery)
-	var refused *statusError
-	if errors.As(err, &refused) && refused.refusesToken() && !inQuery {
-		again, err2 := r.attempt(ctx, a, c, legacy, true)
-		if !errors.As(err2, &refused) || !refused.refusesToken() {
-			a.wire.wantsQueryToken()
-			answer, err, inQuery = again, err2, true
+	h := a.wire.get(r.now())
+	for {
+		answer, err := r.attempt(ctx, a, c, h)
+		var refused *statusError
+		switch {
+		case !errors.As(err, &refused):
+			if err == nil {
+				a.wire.set(h, r.now())
+			}
+			return answer, err
+		case refused.refusesToken() && !h.queryToken:
+			h.queryToken = true
+		case refused.unknownPath() && !h.oldPaths && c.legacy != "":
+			h.oldPaths = true
+		default:
+			return nil, err
 		}
 	}
-	if errors.As(err, &refused) && refused.unknownPath() && c.legacy != "" && !legacy {
-		again, err2 := r.attempt(ctx, a, c, true, inQuery)
-		if err2 == nil {
-			a.wire.knowsOnlyOld(r.now().Add(newerEvery))
-			return again, nil
-		}
+}
+
+// get returns what an application service wants.
+func (w *wire) get(now time.Time) habits {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	h := w.habits
+	h.oldPaths = h.oldPaths && now.Before(w.until)
+	return h
+}
+
+// set stores what an application service turned out to want.
+func (w *wire) set(h habits, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if h.oldPaths && !(w.oldPaths && now.Before(w.until)) {
+		w.until = now.Add(newerEvery)
 	}
-	return answer, err
-}
-
-func (w *wire) habits(now time.Time) (legacy, queryToken bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return now.Before(w.legacy), w.queryToken
-}
-
-func (w *wire) wantsQueryToken() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.queryToken = true
-}
-
-func (w *wire) knowsOnlyOld(until time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.legacy = until
+	w.habits = h
 }
 
 // attempt sends a request once.
-func (r *Registry) attempt(ctx context.Context, a *app, c call, legacy, inQuery bool) ([]byte, error) {
+func (r *Registry) attempt(ctx context.Context, a *app, c call, h habits) ([]byte, error) {
 	path, query := c.path, url.Values{}
-	if legacy && c.legacy != "" {
+	if h.oldPaths && c.legacy != "" {
 		path = c.legacy
 	}
 	for key, values := range c.query {
 		query[key] = values
 	}
-	if inQuery {
+	if h.queryToken {
 		query.Set("access_token", a.HSToken)
 	}
 	target := a.URL + path

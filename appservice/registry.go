@@ -117,6 +117,8 @@ func (a *app) owns(user id.UserID) bool {
 	return user == a.sender || ident.ServerOf(user) == a.server && matches(a.Users, string(user))
 }
 
+func (a *app) ownsID(user string) bool { return a.owns(id.UserID(user)) }
+
 // reservesUser reports whether nobody else may use a user ID.
 func (a *app) reservesUser(user id.UserID) bool {
 	return user == a.sender || ident.ServerOf(user) == a.server && reserves(a.Users, string(user))

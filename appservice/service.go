@@ -4,12 +4,19 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/config"
+	"ebb/history"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms"
+	"ebb/storage"
+	"ebb/wake"
 )
 
 // Accounts are the local users; accounts.Service implements it.
@@ -23,20 +30,42 @@ type Accounts interface {
 // Options are the dependencies of a Service.
 type Options struct {
 	*Registry
+	DB       *storage.DB
 	Accounts Accounts
+	Rooms    *rooms.Service
+	History  *history.Service
+	Commits  *rooms.Commits // reports the events to deliver
+	Hub      *wake.Hub      // reports users with messages between devices
 	Log      *slog.Logger
 }
 
-// Service implements the package. It is safe for concurrent use.
+// Service implements the package. It is safe for concurrent use. Nothing is delivered unless Run runs.
 type Service struct {
 	opts Options
 	*Registry
+
+	workers atomic.Pointer[[]*worker]
+	newest  atomic.Int64 // position of the newest committed event
+	group   sync.WaitGroup
+
+	// mu guards the field below, and changes of workers.
+	mu  sync.Mutex
+	ctx context.Context // of Run; nil while it does not run
 }
 
 // New returns a Service. It creates the senders of the application services.
 func New(ctx context.Context, o Options) (*Service, error) {
 	s := &Service{opts: o, Registry: o.Registry}
-	return s, s.ensureSenders(ctx)
+	s.workers.Store(&[]*worker{})
+	if err := s.ensureSenders(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.hire(ctx); err != nil {
+		return nil, err
+	}
+	o.Commits.Subscribe(s.committed)
+	o.Hub.Observe(s.Stirred)
+	return s, nil
 }
 
 // Reload replaces the registrations by those that a configuration names. If one of them has a mistake, nothing changes.
@@ -44,7 +73,10 @@ func (s *Service) Reload(ctx context.Context, cfg *config.Config) error {
 	if err := s.load(cfg); err != nil {
 		return err
 	}
-	return s.ensureSenders(ctx)
+	if err := s.ensureSenders(ctx); err != nil {
+		return err
+	}
+	return s.hire(ctx)
 }
 
 func (s *Service) ensureSenders(ctx context.Context) (err error) {
@@ -52,6 +84,117 @@ func (s *Service) ensureSenders(ctx context.Context) (err error) {
 		err = errors.Join(err, s.opts.Accounts.EnsureUser(ctx, a.SenderLocalpart))
 	}
 	return err
+}
+
+func (s *Service) working() []*worker { return *s.workers.Load() }
+
+// hire makes a worker for each application service with an address. Those that exist continue with the new
+// registration. An application service that is not registered any more is forgotten; a new one gets what happens from
+// now on.
+func (s *Service) hire(ctx context.Context) error {
+	rows, err := s.rows(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var next []*worker
+	for _, a := range s.all() {
+		if a.URL == "" {
+			continue
+		}
+		w := s.workerOf(a.ID)
+		if w == nil {
+			w = newWorker(s, a, rows[a.ID])
+			s.start(w)
+		} else {
+			w.app.Store(a)
+			w.fallBehind()
+		}
+		next = append(next, w)
+	}
+	for _, w := range s.working() {
+		if !slices.Contains(next, w) && w.stop != nil {
+			w.stop()
+		}
+	}
+	s.workers.Store(&next)
+	return nil
+}
+
+// workerOf returns the worker of an application service, or nil.
+func (s *Service) workerOf(app string) *worker {
+	for _, w := range s.working() {
+		if w.app.Load().ID == app {
+			return w
+		}
+	}
+	return nil
+}
+
+// rows returns how far the registered application services have got.
+func (s *Service) rows(ctx context.Context) (map[string]storage.AppService, error) {
+	rows := map[string]storage.AppService{}
+	err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
+		stored, err := tx.AppServices()
+		if err != nil {
+			return err
+		}
+		known := s.apps.Load().byID
+		for _, row := range stored {
+			if rows[row.ID] = row; known[row.ID] == nil {
+				err = errors.Join(err, tx.DeleteAppService(row.ID))
+			}
+		}
+		now := s.opts.DB.Settled()
+		for name := range known {
+			if _, ok := rows[name]; !ok {
+				rows[name] = storage.AppService{ID: name, Position: now, Devices: now}
+				err = errors.Join(err, tx.SetAppService(rows[name]))
+			}
+		}
+		return err
+	})
+	return rows, err
+}
+
+// start starts the goroutine of a worker if Run runs. The caller holds mu.
+func (s *Service) start(w *worker) {
+	if s.ctx == nil || s.ctx.Err() != nil {
+		return
+	}
+	ctx, stop := context.WithCancel(s.ctx)
+	w.stop = stop
+	s.group.Go(func() { w.run(ctx) })
+}
+
+// Run delivers until ctx ends. What is not delivered then is delivered after the next start.
+func (s *Service) Run(ctx context.Context) error {
+	s.mu.Lock()
+	s.ctx = ctx
+	for _, w := range s.working() {
+		s.start(w)
+	}
+	s.mu.Unlock()
+	<-ctx.Done()
+	s.mu.Lock() // no worker is started any more
+	s.mu.Unlock()
+	s.group.Wait()
+	return nil
+}
+
+// committed is a rooms.Listener.
+func (s *Service) committed(c *rooms.Commit) {
+	workers := s.working()
+	if len(workers) == 0 {
+		return
+	}
+	if n := len(c.Events); n > 0 {
+		s.newest.Store(int64(c.Events[n-1].Pos))
+	}
+	for _, w := range workers {
+		w.committed(c)
+	}
 }
 
 // Assertion is the identity that an application service asserts with a request.
@@ -71,6 +214,9 @@ func (s *Service) Authenticate(ctx context.Context, token string, as Assertion) 
 	a := s.byToken(token)
 	if a == nil {
 		return who, false, nil
+	}
+	if w := s.workerOf(a.ID); w != nil {
+		w.heard()
 	}
 	if as.User == "" {
 		as.User = a.sender

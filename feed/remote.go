@@ -83,7 +83,7 @@ func (s *Service) ReceiveTyping(ctx context.Context, origin string, content json
 		w.until = now.Add(remoteTyping)
 	}
 	if changed, _ := s.typing.set(room.NID(), w, now); changed {
-		s.opts.Hub.Members(room.LocalMembers())
+		s.typingChanged(room)
 	}
 	return nil
 }

@@ -71,6 +71,8 @@ type Options struct {
 	Server       string
 	Outgoing     Outgoing
 	SendPresence bool
+	// Apps gets typing and presence; nil: there are no application services.
+	Apps AppServices
 	// Alive returns the error for a parked request whose device was deleted or whose account was locked meanwhile. It
 	// is called before the request is answered.
 	Alive func(ctx context.Context, user ident.UserNID, device ident.DeviceNID) error
@@ -80,6 +82,16 @@ type Options struct {
 type Outgoing interface {
 	// Queue queues data that may be lost. It replaces data that is queued for the server under the same key.
 	Queue(server, key string, edu json.RawMessage)
+}
+
+// AppServices are the application services that get ephemeral data; appservice.Service is one.
+type AppServices interface {
+	// Typing passes on a room's m.typing event, as clients get it.
+	Typing(room *rooms.Room, event []byte)
+	// PresenceWanted reports whether Presence has an effect.
+	PresenceWanted() bool
+	// Presence passes on a user's m.presence event. shared are the rooms whose members see the user's presence.
+	Presence(user id.UserID, shared []*rooms.Room, event []byte)
 }
 
 // Service answers what is new. It is safe for concurrent use.
@@ -172,28 +184,42 @@ func (s *Service) Tick(ctx context.Context) {
 	s.sweepSliding(ctx, now)
 }
 
-// wakeRoom wakes the local members of a room.
+// wakeRoom wakes the local members of a room in which the list of those who are typing changed.
 func (s *Service) wakeRoom(ctx context.Context, nid ident.RoomNID) {
 	room, err := s.opts.Rooms.RoomByNID(ctx, nid)
 	if err != nil {
 		s.opts.Log.WarnContext(ctx, "Cannot load a room to wake its members", "room", nid, "error", err)
 		return
 	}
-	s.opts.Hub.Members(room.LocalMembers())
+	s.typingChanged(room)
 }
 
-// flushPresence wakes the users who share a room with a user whose presence changed.
+// typingChanged wakes the local members of a room, and passes the list of those who are typing to application services.
+func (s *Service) typingChanged(room *rooms.Room) {
+	s.opts.Hub.Members(room.LocalMembers())
+	if s.opts.Apps != nil {
+		s.opts.Apps.Typing(room, appendTyping(nil, s.typing.current(room.NID())))
+	}
+}
+
+// flushPresence wakes the users who share a room with a user whose presence changed, and passes the presence to
+// application services.
 func (s *Service) flushPresence(ctx context.Context) {
 	done := map[ident.RoomNID]bool{}
 	now := s.opts.Now()
 	for _, r := range s.presence.flush(now) {
 		s.opts.Hub.Users(r.nid)
+		var shared []*rooms.Room
 		s.spread(ctx, r, func(room *rooms.Room) {
+			shared = append(shared, room)
 			if !done[room.NID()] {
 				done[room.NID()] = true
 				s.opts.Hub.Members(room.LocalMembers())
 			}
 		})
+		if s.opts.Apps != nil && s.opts.Apps.PresenceWanted() {
+			s.opts.Apps.Presence(r.id, shared, r.appendEvent(nil, now))
+		}
 	}
 	if !s.opts.SendPresence {
 		return
@@ -246,7 +272,7 @@ func (s *Service) SetTyping(ctx context.Context, who ident.Requester, roomID id.
 	}
 	changed, tell := s.typing.set(room.NID(), typist{nid: who.UserNID, user: who.UserID, until: until}, now)
 	if changed {
-		s.opts.Hub.Members(room.LocalMembers())
+		s.typingChanged(room)
 	}
 	if tell {
 		s.sendTyping(room, who.UserID, typing)

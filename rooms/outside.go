@@ -90,13 +90,22 @@ func (s *Service) StrippedState(ctx context.Context, user ident.UserNID, room *R
 		return room.stripped(""), nil
 	}
 	err = s.db.ReadInner(ctx, func(tx *storage.Tx) error {
-		text, err := tx.StrippedState(user, room.nid)
-		if err != nil || text == "" {
-			return err
-		}
-		return json.Unmarshal([]byte(text), &events)
+		events, err = s.StrippedStateIn(tx, user, room)
+		return err
 	})
 	return events, err
+}
+
+// StrippedStateIn is StrippedState inside a read.
+func (s *Service) StrippedStateIn(tx *storage.Tx, user ident.UserNID, room *Room) (events []json.RawMessage, err error) {
+	if room.Resident() {
+		return room.stripped(""), nil
+	}
+	text, err := tx.StrippedState(user, room.nid)
+	if err != nil || text == "" {
+		return nil, err
+	}
+	return events, json.Unmarshal([]byte(text), &events)
 }
 
 // receiveOutside handles events of a room in which no local user is joined. It stores only the end of a local user's

@@ -140,12 +140,14 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
-	if s.apps, err = appservice.New(ctx, appservice.Options{Registry: s.registry, Accounts: s.accounts, Log: o.Log}); err != nil {
+	if s.apps, err = appservice.New(ctx, appservice.Options{
+		Registry: s.registry, DB: s.db, Accounts: s.accounts, Rooms: s.rooms, History: s.history, Commits: commits, Hub: s.hub, Log: o.Log,
+	}); err != nil {
 		return err
 	}
 	news := feed.Options{
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Rooms: s.rooms, AccountData: s.accountData, History: s.history, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
-		Alive: s.alive, Server: cfg.ServerName,
+		Alive: s.alive, Server: cfg.ServerName, Apps: s.apps,
 	}
 	if cfg.Federation.Enabled {
 		news.Outgoing, news.SendPresence = s.outbox, cfg.Federation.Presence

@@ -130,6 +130,8 @@ var (
 	isUndecided    = flagsAre(UndecidedEvent, UndecidedEvent)
 	isAfterGap     = flagsAre(GapEvent, GapEvent)
 	isNoOutlier    = flagsAre(OutlierEvent, 0)
+	isOnlyOutlier  = flagsAre(HiddenEvent, OutlierEvent)
+	isShown        = flagsAre(HiddenEvent, 0)
 	isOnlyRejected = flagsAre(OutlierEvent|RejectedEvent, RejectedEvent)
 )
 

@@ -233,6 +233,7 @@ func frozenRows(tx *storage.Tx) [][]any {
 		{"key_signature_changes (signer_nid, target_nid, position)", 1, 1, event},
 		{"dehydrated_devices (user_nid, device_nid, device_id, device_data)", 1, 10, "ASLEEP", "{}"},
 		{"media (media_id, user_nid, blob, content_type, filename, size, created_ts, expires_ts)", "frozen", 1, "ab", "text/plain", "frozen.txt", 1, 1, 0},
+		{"appservices (id, position, devices, txn, pending, failures, failing_ts, retry_ts, reached_ts)", "irc", event, event, "", "", 0, 0, 0, 0},
 		{"push_rules (user_nid, json, position)", 1, "{}", event},
 		{"erased_users (user_nid, position)", 11, event},
 	}

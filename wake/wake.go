@@ -17,6 +17,8 @@ type Members interface {
 
 // Hub is the set of parked readers. Its zero value is not usable; see New.
 type Hub struct {
+	observer func(users ...ident.UserNID) // nil: none
+
 	// mu guards users, visitors and every Sub's links. A leaf in docs/locks.md: nothing else is locked under it.
 	mu       sync.Mutex
 	users    map[ident.UserNID]*Sub // heads of the lists of readers by user
@@ -142,10 +144,25 @@ func (s *Sub) signal(own, rooms uint64) {
 
 // Users wakes all readers of these users.
 func (h *Hub) Users(nids ...ident.UserNID) {
+	h.wakeUsers(nids)
+	h.observed(nids...)
+}
+
+func (h *Hub) wakeUsers(nids []ident.UserNID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, nid := range nids {
 		h.users[nid].wake(1, 0)
+	}
+}
+
+// Observe makes f be called with all users who have news of their own, whether they have readers or not. For EachOf, it
+// is called without users. It must be called before the hub is used.
+func (h *Hub) Observe(f func(users ...ident.UserNID)) { h.observer = f }
+
+func (h *Hub) observed(users ...ident.UserNID) {
+	if h.observer != nil {
+		h.observer(users...)
 	}
 }
 
@@ -182,7 +199,10 @@ func (h *Hub) Members(m Members) { h.each(m, 0, 1) }
 
 // EachOf is like Users for a set: it wakes all readers whose user is in m, for news of their own. It costs the same as
 // Members.
-func (h *Hub) EachOf(m Members) { h.each(m, 1, 0) }
+func (h *Hub) EachOf(m Members) {
+	h.each(m, 1, 0)
+	h.observed()
+}
 
 func (h *Hub) each(m Members, own, rooms uint64) {
 	h.mu.Lock()
