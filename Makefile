@@ -33,7 +33,7 @@ OPERATORS = --arithmetic-base --conditionals-boundary --conditionals-negation --
 	--invert-bwassign --invert-logical --invert-loopctrl --invert-negatives --remove-self-assignments
 MUTANT_TESTS = -short -vet=off -skip=^TestHostileText
 
-.PHONY: help run build test test-long check vulns fmt bench attack fuzz mutate deps clean
+.PHONY: help run build test test-rust test-long check vulns fmt bench attack fuzz mutate deps clean
 
 ## help: this list
 help:
@@ -59,9 +59,13 @@ test:
 	GOEXPERIMENT=jsonv2 $(TESTRUN) -timeout 10m $(JSONV2_PACKAGES)
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
 
+## test-rust: the crates that Element X is built on, against the real binary; needs cargo, and some minutes for their build
+test-rust:
+	EBB_TEST_RUST=1 $(GO) test -v -count 1 -timeout 90m ./test/rustsdk
+
 ## test-long: the same with the full counts, for hours; docs/test-report.md has the last result
 test-long: build
-	EBB_TEST_LONG=1 EBB_TEST_KILLS=$(KILLS) $(GO) run ./internal/pgtest -- $(TESTRUN) -count 1 -timeout 90m ./...
+	EBB_TEST_LONG=1 EBB_TEST_RUST=1 EBB_TEST_KILLS=$(KILLS) $(GO) run ./internal/pgtest -- $(TESTRUN) -count 1 -timeout 90m ./...
 	GOEXPERIMENT=jsonv2 EBB_TEST_LONG=1 $(TESTRUN) -count 1 -timeout 60m $(JSONV2_PACKAGES)
 	@if [ -x test/sdk/run ]; then test/sdk/run; fi
 	$(MAKE) fuzz
