@@ -12,6 +12,7 @@ import (
 	"ebb/accounts"
 	"ebb/appservice"
 	"ebb/config"
+	"ebb/delayed"
 	"ebb/directory"
 	"ebb/e2ee"
 	"ebb/feed"
@@ -40,6 +41,7 @@ type API struct {
 	Media       *media.Service
 	Moderation  *moderation.Service
 	Services    *appservice.Registry
+	Delayed     *delayed.Service
 	Now         func() time.Time
 }
 
@@ -51,7 +53,7 @@ func (a *API) Routes() []httpapi.Route {
 	return byStanding(slices.Concat(
 		a.accountDataRoutes(), a.accountDeactivationRoutes(), a.adminRoutes(), a.administrativeContactRoutes(), a.authedContentRepoRoutes(),
 		a.banningRoutes(), a.capabilitiesRoutes(), a.contentRepoRoutes(), a.createRoomRoutes(), a.crossSigningRoutes(), a.dehydratedDeviceRoutes(),
-		a.deviceManagementRoutes(), a.directoryRoutes(), a.emailPageRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
+		a.delayedEventRoutes(), a.deviceManagementRoutes(), a.directoryRoutes(), a.emailPageRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
 		a.joiningRoutes(), a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(),
 		a.listJoinedRoomsRoutes(), a.listPublicRoomsRoutes(), a.loginRoutes(), a.loginTokenRoutes(), a.logoutRoutes(),
 		a.messagePaginationRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),

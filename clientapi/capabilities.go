@@ -30,6 +30,9 @@ func (a *API) getCapabilities(r *httpapi.Request) (any, error) {
 		moderates := map[string]bool{"suspend": true, "lock": true}
 		all["m.account_moderation"], all["uk.timedout.msc4323"] = moderates, moderates
 	}
+	if longest, most := a.Delayed.Limits(); a.Delayed.Enabled() { // MSC4140
+		all["org.matrix.msc4140.delayed_events"] = map[string]any{"max_delay_ms": longest.Milliseconds(), "max_scheduled": most}
+	}
 	return map[string]any{"capabilities": all}, nil
 }
 

@@ -28,6 +28,9 @@ func (a *API) postMessage(r *httpapi.Request) (any, error) {
 
 // send completes an event from the request and sends it to the room.
 func (a *API) send(r *httpapi.Request, n rooms.NewEvent) (any, error) {
+	if r.Query(delayParam) != "" {
+		return a.scheduleSend(r, n)
+	}
 	if err := r.Decode(&n.Content); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,10 @@
 package clientapi
 
-import "ebb/httpapi"
+import (
+	"maps"
+
+	"ebb/httpapi"
+)
 
 func (a *API) versionsRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "GET", Path: "/_matrix/client/versions", OperationID: "getVersions", File: "versions.yaml", Auth: httpapi.Optional, Handler: a.getVersions}}
@@ -38,5 +42,7 @@ var unstableFeatures = map[string]bool{
 // getVersions returns the supported versions and unstable features.
 // Spec: client-server-api#get_matrixclientversions
 func (a *API) getVersions(*httpapi.Request) (any, error) {
-	return map[string]any{"versions": specVersions, "unstable_features": unstableFeatures}, nil
+	features := maps.Clone(unstableFeatures)
+	features["org.matrix.msc4140"] = a.Delayed.Enabled() // delayed events
+	return map[string]any{"versions": specVersions, "unstable_features": features}, nil
 }

@@ -30,6 +30,7 @@ type Config struct {
 	Appservices    []string     `yaml:"appservices" doc:"Registration files of application services (bridges and bots), or folders with such files. They are read again on SIGHUP."`
 	Media          Media        `yaml:"media"`
 	TURN           TURN         `yaml:"turn"`
+	DelayedEvents  Delays       `yaml:"delayed_events"`
 	Push           Push         `yaml:"push"`
 	Retention      Retention    `yaml:"retention"`
 	Rooms          Rooms        `yaml:"rooms"`
@@ -121,6 +122,12 @@ type RateLimits struct {
 type Bucket struct {
 	PerSecond float64 `yaml:"per_second"`
 	Burst     int     `yaml:"burst"`
+}
+
+// Delays bounds the events that users send at a later time.
+type Delays struct {
+	MaxDelay   Duration `yaml:"max_delay" doc:"The longest delay of an event that a client sends in advance, such as the one that ends its part in a call (MSC4140)."`
+	MaxPerUser int      `yaml:"max_per_user" doc:"How many such events a user can have scheduled. 0: none."`
 }
 
 // Federation configures communication with other servers.
@@ -227,7 +234,8 @@ func Default() *Config {
 		Email:        Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
 		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},
 			Registrations: Bucket{0.2, 50}, Emails: Bucket{0.002, 5}, Anonymous: Bucket{50, 500}, Invites: Bucket{1, 100}, Joins: Bucket{1, 30}, Uploads: Bucket{5, 200}, Claims: Bucket{20, 200}},
-		Federation: Federation{Presence: true},
+		Federation:    Federation{Presence: true},
+		DelayedEvents: Delays{MaxDelay: Duration(24 * time.Hour), MaxPerUser: 100},
 		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),
 			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour)},
 		Push:      Push{LegacyMentionRules: true},

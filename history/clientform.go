@@ -212,6 +212,23 @@ func (v *viewer) loadRedactions(tx *storage.Tx, evs []*rooms.Event, x *extras) e
 	return nil
 }
 
+// appendRequest appends what the sender's client finds its own request by: the device that sent the event gets the
+// transaction ID, and all devices get the ID of a delayed event.
+// Spec: client-server-api#transaction-identifiers, MSC4140
+func appendRequest(dst []byte, e *rooms.Event, device ident.DeviceNID) []byte {
+	switch e.DeviceNID {
+	case 0:
+		return dst
+	case device:
+		dst = append(dst, `,"transaction_id":`...)
+	case ident.DelayedSend:
+		dst = append(dst, `,"org.matrix.msc4140.delay_id":`...)
+	default:
+		return dst
+	}
+	return canonjson.AppendString(dst, e.TxnID)
+}
+
 // append appends one event: the shared form with unsigned inserted before its last byte.
 func (v *viewer) append(dst []byte, e *rooms.Event, at visibility.Membership, x *extras, opt FormOptions) []byte {
 	form := e.Form(opt.RoomID)
@@ -224,9 +241,8 @@ func (v *viewer) append(dst []byte, e *rooms.Event, at visibility.Membership, x 
 	dst = strconv.AppendInt(dst, v.now.UnixMilli()-e.OriginServerTS(), 10)
 	dst = append(dst, `,"membership":`...)
 	dst = canonjson.AppendString(dst, string(at))
-	if e.TxnID != "" && e.DeviceNID == v.to.DeviceNID && v.to.DeviceNID != 0 {
-		dst = append(dst, `,"transaction_id":`...)
-		dst = canonjson.AppendString(dst, e.TxnID)
+	if e.TxnID != "" && e.SenderNID == v.to.UserNID {
+		dst = appendRequest(dst, e, v.to.DeviceNID)
 	}
 	if former := x.former[e.Pos]; former != nil {
 		dst = append(dst, `,"replaces_state":`...)

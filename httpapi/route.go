@@ -38,6 +38,7 @@ const (
 	ServerInvites      // by all users of a server together
 	Uploads            // media
 	KeyClaim           // one-time keys
+	Heartbeats         // restarts of delayed events
 	Lookups            // lookups for unauthenticated requesters that make this server query others
 	AllLookups         // all Lookups together
 	Reports            // reports to the administrators

@@ -135,6 +135,7 @@ type proto struct {
 	unseen     bool       // the target is not stored
 	redacts    id.EventID // the ID of the target
 	txnID      string
+	unchanged  bool // the state is the same already, so that no event is added
 }
 
 // view gives the authorisation rules the provisional state.

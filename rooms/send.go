@@ -28,6 +28,10 @@ type NewEvent struct {
 	Redacts   id.EventID // the target of an m.room.redaction; content.redacts may be used instead
 	Txn       *txns.Txn  // the transaction ID; nil: none
 	Timestamp int64      // ms, for application services; 0: now
+	DelayID   string     // of a delayed event that is sent now; "" otherwise
+	// Also is called in the write of the event, or in a write of its own if there is none because the state is the same
+	// already or another server sends the event. If it fails, the event is not sent. It may be called several times.
+	Also func(tx *storage.Tx, sent id.EventID) error
 }
 
 // Send adds an event to a room: a message, state or a redaction. It returns once the event is stored. A repeated
@@ -53,19 +57,25 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *txns.Claim) (eventID 
 		return "", err
 	}
 	if p.member != nil && p.member.to == Invite && !s.IsLocal(p.member.user) {
-		return s.sendRemoteInvite(ctx, n, p)
+		if eventID, err = s.sendRemoteInvite(ctx, n, p); err == nil {
+			err = s.also(ctx, n, eventID)
+		}
+		return eventID, err
 	}
 	if p.member != nil {
 		if err := s.awaitMember(ctx, n.Room, n.Sender, p.member.user); err != nil {
 			return "", unknownIsForbidden(err)
 		}
 	}
-	if n.Txn != nil {
+	switch {
+	case n.Txn != nil:
 		p.txnID = n.Txn.ID
+	case n.DelayID != "":
+		p.txnID, p.sender.DeviceNID = n.DelayID, ident.DelayedSend
 	}
 	err = s.change(ctx, n.Room, func(b *batch) error {
 		if same := b.sameState(p); same != "" {
-			eventID = same
+			eventID, p.unchanged = same, true
 			return nil
 		}
 		if err := b.checkWatermark(p); err != nil {
@@ -82,13 +92,27 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *txns.Claim) (eventID 
 		if err != nil {
 			return err
 		}
-		eventID = e.ID()
+		eventID, p.unchanged = e.ID(), false
+		if n.Also != nil {
+			b.extra = func(tx *storage.Tx, _ ident.RoomNID) error { return n.Also(tx, e.ID()) }
+		}
 		return nil
 	})
+	if err == nil && p.unchanged {
+		err = s.also(ctx, n, eventID)
+	}
 	if err == nil && p.typ == typeTombstone && p.stateKey != nil {
 		err = s.followTombstone(ctx, n.Sender, r)
 	}
 	return eventID, unknownIsForbidden(err)
+}
+
+// also calls Also in a write of its own.
+func (s *Service) also(ctx context.Context, n NewEvent, sent id.EventID) error {
+	if n.Also == nil {
+		return nil
+	}
+	return s.db.Write(context.WithoutCancel(ctx), func(tx *storage.Tx) error { return n.Also(tx, sent) })
 }
 
 // sendRemoteInvite invites a user of another server on behalf of a client that sent the m.room.member event with PUT
@@ -422,6 +446,30 @@ func (s *Service) aliasByName(ctx context.Context, alias string) (row storage.Al
 		return err
 	})
 	return row, found, err
+}
+
+// Once is for requests of other services with a transaction ID: it calls do unless the request was answered before or
+// is in progress, and returns that answer then. do calls record in its write, with the answer.
+func (s *Service) Once(
+	ctx context.Context, sender ident.Requester, txn *txns.Txn, do func(record func(tx *storage.Tx, answer string) error) (string, error),
+) (string, error) {
+	answer, err := s.txns.Once(ctx, sender.Transactions(), txn, func(c *txns.Claim) (id.EventID, error) {
+		answer, err := do(func(tx *storage.Tx, answer string) error {
+			if c == nil {
+				return nil
+			}
+			first, err := tx.InsertTxn(c.Device, storage.TxnRow{Hash: c.Hash, Answer: answer})
+			if err == nil && !first {
+				err = errDuplicateTxn
+			}
+			return err
+		})
+		if errors.Is(err, errDuplicateTxn) {
+			return s.txns.Stored(ctx, c)
+		}
+		return id.EventID(answer), err
+	})
+	return string(answer), err
 }
 
 // PruneTxns deletes the stored answers to transaction IDs that clients no longer repeat.

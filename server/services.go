@@ -14,6 +14,7 @@ import (
 	"ebb/accounts"
 	"ebb/appservice"
 	"ebb/config"
+	"ebb/delayed"
 	"ebb/directory"
 	"ebb/e2ee"
 	"ebb/fedclient"
@@ -51,6 +52,7 @@ type services struct {
 	push        *pushrules.Rules
 	media       *media.Service
 	retention   *retention.Job
+	delayed     *delayed.Service
 	signing     *fedclient.SigningKeys
 	remote      *fedclient.Client
 	keys        *fedclient.KeyRing
@@ -153,6 +155,9 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		news.Outgoing, news.SendPresence = s.outbox, cfg.Federation.Presence
 	}
 	s.feed = feed.New(news)
+	s.delayed = delayed.New(delayed.Options{
+		DB: s.db, Rooms: s.rooms, MaxDelay: time.Duration(cfg.DelayedEvents.MaxDelay), MaxPerUser: cfg.DelayedEvents.MaxPerUser, Now: o.Now, Timer: o.Timer, Log: o.Log,
+	})
 	s.retention = retention.New(retention.Options{DB: s.db, Rooms: s.rooms, Policy: policy, Interval: time.Duration(cfg.Retention.PurgeInterval), Observe: observePurge, Now: o.Now, Elapsed: o.elapsed, Log: o.Log})
 	s.moderation = moderation.New(moderation.Options{DB: s.db, Rooms: s.rooms, History: s.history, Now: o.Now})
 	files := media.Options{
@@ -382,6 +387,13 @@ const (
 // maxReports bounds the reports that a user sends at once; one more is allowed every ten seconds.
 const maxReports = 20
 
+// Limits on restarts and other actions on delayed events. A client in a call restarts one every five seconds; behind
+// one network there may be a service that does so for a hundred clients.
+const (
+	heartbeatsPerSecond = 20
+	maxHeartbeats       = 200
+)
+
 // limits returns the rate limits of the APIs.
 func limits(c config.RateLimits) map[httpapi.Rate]httpapi.Bucket {
 	return map[httpapi.Rate]httpapi.Bucket{
@@ -389,6 +401,7 @@ func limits(c config.RateLimits) map[httpapi.Rate]httpapi.Bucket {
 		httpapi.Invites: bucket(c.Invites), httpapi.ServerInvites: {PerSecond: c.Invites.PerSecond * invitesOfServer, Burst: c.Invites.Burst * invitesOfServer},
 		httpapi.Uploads: bucket(c.Uploads), httpapi.KeyClaim: bucket(c.Claims),
 		httpapi.Lookups: {PerSecond: 0.1, Burst: maxLookups}, httpapi.AllLookups: {PerSecond: 1, Burst: maxAllLookups},
-		httpapi.Reports: {PerSecond: 0.1, Burst: maxReports},
+		httpapi.Reports:    {PerSecond: 0.1, Burst: maxReports},
+		httpapi.Heartbeats: {PerSecond: heartbeatsPerSecond, Burst: maxHeartbeats},
 	}
 }

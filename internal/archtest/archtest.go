@@ -69,6 +69,7 @@ var rules = map[string]rule{
 	"e2ee":           {rank: 6},
 	"feed":           {rank: 6, sideways: []string{"e2ee"}},
 	"media":          {rank: 6},
+	"delayed":        {rank: 6},
 	"moderation":     {rank: 6},
 	"outbox":         {rank: 6},
 	"push":           {rank: 6},
