@@ -20,6 +20,7 @@ type NewAccount struct {
 	DisplayName string
 	Admin       bool
 	Token       string      // registration token whose uses count; "": none
+	GuestToken  string      // access token of the guest account that becomes this account; "": none
 	SignIn      *NewSession // nil: nobody is signed in
 	Email       *Verified   // the address of the account; nil: none
 	Network     string      // the client's network, for Budgets; "": an administrator or application service creates the account
@@ -59,7 +60,12 @@ func (s *Service) Create(ctx context.Context, n NewAccount) (SignedIn, error) {
 	}
 	out := SignedIn{}
 	err = s.write(ctx, func(w *write) (err error) {
-		out, err = s.create(w, storage.AccountRow{Localpart: localpart, Password: hash, Admin: n.Admin}, n)
+		row := storage.AccountRow{Localpart: localpart, Password: hash, Admin: n.Admin}
+		if n.GuestToken != "" {
+			out, err = s.upgrade(w, row, n)
+		} else {
+			out, err = s.create(w, row, n)
+		}
 		return err
 	})
 	if err != nil {
@@ -94,17 +100,17 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 	}
 	a.CreatedTS = w.Now().UnixMilli()
 	w.note("account made", "user", user, "admin", n.Admin, "registration_token", shortened(n.Token))
-	if fresh, err := w.AddAccount(a, searchText(user, n.DisplayName)); err != nil {
+	search := searchText(user, n.DisplayName)
+	if a.Guest {
+		search = "" // guests are not in the user directory
+	}
+	if fresh, err := w.AddAccount(a, search); err != nil {
 		return SignedIn{}, err
 	} else if !fresh {
 		return SignedIn{}, errInUse()
 	}
-	if n.Token != "" {
-		if good, err := w.UseRegistrationToken(n.Token); err != nil {
-			return SignedIn{}, err
-		} else if !good {
-			return SignedIn{}, mxerr.Forbidden("The registration token is used up or has expired")
-		}
+	if err := w.useRegistrationToken(n.Token); err != nil {
+		return SignedIn{}, err
 	}
 	if n.Email != nil {
 		if err := w.useEmail(*n.Email, a.NID); err != nil {
@@ -124,6 +130,18 @@ func (s *Service) create(w *write, a storage.AccountRow, n NewAccount) (SignedIn
 
 func errExclusive() error {
 	return mxerr.New(400, mxerr.CodeExclusive, "This username is reserved for an application service, or outside the namespaces of the requesting one")
+}
+
+// useRegistrationToken counts the use of a registration token, unless it is empty.
+func (w *write) useRegistrationToken(token string) error {
+	if token == "" {
+		return nil
+	}
+	good, err := w.UseRegistrationToken(token)
+	if err == nil && !good {
+		err = mxerr.Forbidden("The registration token is used up or has expired")
+	}
+	return err
 }
 
 func errInUse() error { return mxerr.New(400, mxerr.CodeUserInUse, "This username is already in use") }
@@ -303,6 +321,7 @@ type Account struct {
 	Deactivated bool
 	Locked      bool
 	Suspended   bool
+	Guest       bool
 }
 
 // List lists at most limit accounts, ordered by localpart, after a localpart ("" for the first page).
@@ -315,7 +334,7 @@ func (s *Service) List(ctx context.Context, after string, limit int) ([]Account,
 	out := make([]Account, len(rows))
 	for i, r := range rows {
 		out[i] = Account{User: s.UserID(r.Localpart), Created: time.UnixMilli(r.CreatedTS), Admin: r.Admin, Deactivated: r.DeactivatedTS != 0,
-			Locked: r.Locked, Suspended: r.Suspended}
+			Locked: r.Locked, Suspended: r.Suspended, Guest: r.Guest}
 	}
 	return out, err
 }
@@ -370,16 +389,4 @@ func (s *Service) setPassword(w *write, user ident.UserNID, hash string, signOut
 		return err
 	}
 	return s.deleteAllDevices(w, user, keep)
-}
-
-// CheckGuest returns an error for guest accounts, which are not supported.
-// Spec: client-server-api#guest-access
-func CheckGuest(kind string) error {
-	switch kind {
-	case "", "user":
-		return nil
-	case "guest":
-		return mxerr.New(403, mxerr.CodeGuestAccessForbidden, "This server has no guest accounts")
-	}
-	return mxerr.InvalidParam("kind must be user or guest, not %.32q", kind)
 }

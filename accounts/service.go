@@ -74,6 +74,8 @@ type Options struct {
 	Server              string // this server's name
 	Registration        Mode
 	Terms               []Term
+	Guests              bool          // whether anybody can get a guest account
+	GuestLifetime       time.Duration // how long a guest account may be unused; 0: for ever
 	AccessTokenLifetime time.Duration // for clients that refresh; 0: one hour
 	HashWorkers         int           // passwords hashed at a time, 19 MiB each; 0: half of the processors
 	Budgets             Budgets
@@ -128,10 +130,10 @@ const (
 	resumeInterval = time.Hour
 )
 
-// Run completes interrupted deactivations, and periodically stores when devices were last seen. It returns when ctx
-// ends, after storing that once more.
+// Run completes interrupted deactivations, deactivates unused guest accounts, and periodically stores when devices were
+// last seen. It returns when ctx ends, after storing that once more.
 func (s *Service) Run(ctx context.Context) error {
-	s.resumeDeactivations(ctx)
+	s.tidy(ctx)
 	seen, resume := time.NewTicker(seenInterval), time.NewTicker(resumeInterval)
 	defer seen.Stop()
 	defer resume.Stop()
@@ -144,9 +146,17 @@ func (s *Service) Run(ctx context.Context) error {
 				s.opts.Log.Error("Cannot store when devices were last seen", "err", err)
 			}
 		case <-resume.C:
-			s.resumeDeactivations(ctx)
 			s.forgetEmailSessions(ctx)
+			s.tidy(ctx)
 		}
+	}
+}
+
+// tidy completes interrupted deactivations and deactivates unused guest accounts.
+func (s *Service) tidy(ctx context.Context) {
+	s.resumeDeactivations(ctx)
+	if err := s.expireGuests(ctx); err != nil && ctx.Err() == nil {
+		s.opts.Log.Error("Cannot deactivate unused guest accounts", "err", err)
 	}
 }
 

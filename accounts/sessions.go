@@ -61,7 +61,7 @@ func (s *Service) loadSession(ctx context.Context, key tokenKey) (*session, erro
 	}
 	c := &session{Requester: ident.Requester{UserNID: row.User, UserID: id.UserID(row.UserID), DeviceNID: row.Device,
 		DeviceID: id.DeviceID(row.DeviceID), TokenID: row.NID, IsAdmin: row.Admin,
-		Locked: row.Locked, Suspended: row.Suspended}, expires: row.ExpiresTS}
+		Locked: row.Locked, Suspended: row.Suspended, Guest: row.Guest}, expires: row.ExpiresTS}
 	if !row.Unused { // an unused token is not cached, because the confirming write changes what was read
 		s.sessions.put(key, c, epoch)
 	}

@@ -31,6 +31,7 @@ type User struct {
 	Deactivated bool      `json:"deactivated"`
 	Locked      bool      `json:"locked"`
 	Suspended   bool      `json:"suspended"`
+	Guest       bool      `json:"guest"`
 }
 
 // userID accepts a user ID or a localpart.

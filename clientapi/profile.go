@@ -92,5 +92,8 @@ func ownProfile(r *httpapi.Request) error {
 	if r.Var("userId") != string(r.UserID) {
 		return mxerr.Forbidden("You can only change your own profile")
 	}
+	if r.Guest && r.Var("keyName") != "displayname" {
+		return mxerr.GuestAccessForbidden("Guests can only change their display name")
+	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"ebb/accounts"
 	"ebb/httpapi"
+	"ebb/mxerr"
 )
 
 func (a *API) registrationRoutes() []httpapi.Route {
@@ -35,8 +36,12 @@ func signedInOf(s accounts.SignedIn) signedIn {
 // response again.
 // Spec: client-server-api#post_matrixclientv3register
 func (a *API) register(r *httpapi.Request) (any, error) {
-	if err := accounts.CheckGuest(r.Query("kind")); err != nil {
-		return nil, err
+	switch kind := r.Query("kind"); kind {
+	case "", "user":
+	case "guest":
+		return a.registerGuest(r)
+	default:
+		return nil, mxerr.InvalidParam("kind must be user or guest, not %.32q", kind)
 	}
 	all, err := members(r)
 	if err != nil {
@@ -58,6 +63,22 @@ func (a *API) register(r *httpapi.Request) (any, error) {
 	return signedInOf(out), nil
 }
 
+// registerGuest creates a guest account. All members of the body but the name of the device are ignored.
+// Spec: client-server-api#guest-access
+func (a *API) registerGuest(r *httpapi.Request) (any, error) {
+	var body struct {
+		DisplayName string `json:"initial_device_display_name"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	out, err := a.Accounts.CreateGuest(r.Context(), body.DisplayName, r.Network())
+	if err != nil {
+		return nil, err
+	}
+	return signedInOf(out), nil
+}
+
 // newAccount creates the account for a registration request.
 func (a *API) newAccount(r *httpapi.Request, all map[string]json.RawMessage) (out accounts.SignedIn, err error) {
 	var body struct {
@@ -67,20 +88,19 @@ func (a *API) newAccount(r *httpapi.Request, all map[string]json.RawMessage) (ou
 		DisplayName  string      `json:"initial_device_display_name"`
 		InhibitLogin bool        `json:"inhibit_login"`
 		Refresh      bool        `json:"refresh_token"`
+		GuestToken   string      `json:"guest_access_token"`
 	}
 	if err := r.Decode(&body); err != nil {
 		return out, err
 	}
-	if body.Username != nil {
-		if err := a.Accounts.Available(r.Context(), *body.Username); err != nil {
-			return out, err
-		}
+	if err := a.usable(r, body.Username, body.GuestToken); err != nil {
+		return out, err
 	}
 	admission, err := a.Accounts.Admit(r.Context(), all, r.Network())
 	if err != nil {
 		return out, err
 	}
-	n := accounts.NewAccount{Password: body.Password, Token: admission.Token, Email: admission.Email, Network: r.Network()}
+	n := accounts.NewAccount{Password: body.Password, Token: admission.Token, Email: admission.Email, GuestToken: body.GuestToken, Network: r.Network()}
 	if body.Username != nil {
 		n.Username = *body.Username
 	}
@@ -91,6 +111,19 @@ func (a *API) newAccount(r *httpapi.Request, all map[string]json.RawMessage) (ou
 		admission.Done(out)
 	}
 	return out, err
+}
+
+// usable returns an error unless a user name can be registered: it is available, or belongs to the guest who registers.
+func (a *API) usable(r *httpapi.Request, username *string, guestToken string) error {
+	switch {
+	case guestToken != "" && username == nil:
+		return missing("username")
+	case guestToken != "":
+		return a.Accounts.IsGuest(r.Context(), guestToken, *username)
+	case username == nil:
+		return nil
+	}
+	return a.Accounts.Available(r.Context(), *username)
 }
 
 // checkUsernameAvailability reports whether a user name is available.

@@ -21,15 +21,28 @@ var actions = []string{
 	"setAdminLockUser", "setAdminSuspendUser",
 }
 
+// forGuests are the operations that guest accounts may call, besides those that need no account.
+// Spec: client-server-api#guest-access
+var forGuests = []string{
+	"getRoomState", "getEventContext", "getOneRoomEvent", "getRoomStateWithKey", "getRoomEvents", "getMembersByRoom", "roomInitialSync",
+	"sync", "peekEvents", "getContentAuthed", "getContentOverrideNameAuthed", "getContentThumbnailAuthed",
+	"joinRoomById", "leaveRoom", "sendMessage", "setRoomStateWithKey", "sendToDevice",
+	"setProfileField", "deleteProfileField", "getDevices", "getDevice", "updateDevice", "getTokenOwner",
+	"uploadKeys", "queryKeys", "claimKeys",
+	// Not in the specification's list, but clients need them.
+	"joinRoom", "getCapabilities", "logout", "logout_all",
+}
+
 // byStanding marks the routes that depend on the standing of an account.
 func byStanding(routes []httpapi.Route) []httpapi.Route {
 	for i := range routes {
 		r := &routes[i]
 		r.Locked = slices.Contains(forLocked, r.OperationID)
+		r.Guests = slices.Contains(forGuests, r.OperationID)
 		r.Acts = slices.Contains(actions, r.OperationID)
 	}
 	return routes
 }
 
 // OperationsByStanding returns the operations that the tables of this file name, for a test that they are served.
-func OperationsByStanding() []string { return slices.Concat(forLocked, actions) }
+func OperationsByStanding() []string { return slices.Concat(forLocked, actions, forGuests) }

@@ -10,7 +10,7 @@ func (a *API) whoamiRoutes() []httpapi.Route {
 // getTokenOwner returns the owner of the access token.
 // Spec: client-server-api#get_matrixclientv3accountwhoami
 func (a *API) getTokenOwner(r *httpapi.Request) (any, error) {
-	answer := map[string]any{"user_id": r.UserID, "is_guest": false}
+	answer := map[string]any{"user_id": r.UserID, "is_guest": r.Guest}
 	if r.DeviceID != "" {
 		answer["device_id"] = r.DeviceID
 	}

@@ -63,11 +63,13 @@ type ACME struct {
 
 // Registration configures who may create an account.
 type Registration struct {
-	Mode             string `yaml:"mode" doc:"Who can create an account. closed: only the command line; token: anyone with a registration token; open: anyone."`
-	SharedSecret     string `yaml:"shared_secret" secret:"true" doc:"Enables /_synapse/admin/v1/register, for scripts that have this secret, on addresses that serve admin. ${NAME} reads an environment variable."`
-	SharedSecretFile string `yaml:"shared_secret_file" doc:"A file that has the secret instead."`
-	Email            string `yaml:"email" doc:"Whether new users give an e-mail address, which they verify: off, optional or required. It needs email.smtp."`
-	Terms            []Term `yaml:"terms" doc:"Documents that users must accept to register."`
+	Mode             string   `yaml:"mode" doc:"Who can create an account. closed: only the command line; token: anyone with a registration token; open: anyone."`
+	SharedSecret     string   `yaml:"shared_secret" secret:"true" doc:"Enables /_synapse/admin/v1/register, for scripts that have this secret, on addresses that serve admin. ${NAME} reads an environment variable."`
+	SharedSecretFile string   `yaml:"shared_secret_file" doc:"A file that has the secret instead."`
+	Email            string   `yaml:"email" doc:"Whether new users give an e-mail address, which they verify: off, optional or required. It needs email.smtp."`
+	Terms            []Term   `yaml:"terms" doc:"Documents that users must accept to register."`
+	Guests           bool     `yaml:"guests" doc:"Whether anyone can get a guest account, without a password. Guests read rooms that are open to everybody, and join rooms that allow guests."`
+	GuestLifetime    Duration `yaml:"guest_lifetime" doc:"How long a guest account may be unused before it is deactivated."`
 }
 
 // Term is a document that new users must accept.
@@ -229,7 +231,7 @@ func Default() *Config {
 		ServerName: "localhost", PublicURL: "http://127.0.0.1:8008", DataDir: "data", Database: "sqlite:ebb.db",
 		Listen:       []Listener{{Address: "127.0.0.1:8008", Serve: []string{"client", "admin"}}},
 		ACME:         ACME{Directory: "https://acme-v02.api.letsencrypt.org/directory"},
-		Registration: Registration{Mode: "token", Email: "off"},
+		Registration: Registration{Mode: "token", Email: "off", GuestLifetime: Duration(30 * 24 * time.Hour)},
 		Login:        Login{AccessTokenLifetime: Duration(time.Hour)},
 		Email:        Email{SMTP: SMTP{Port: 587, TLS: "starttls", Timeout: Duration(30 * time.Second)}},
 		RateLimits: RateLimits{Enabled: true, Connections: 2000, Sends: Bucket{20, 200}, Reads: Bucket{50, 1000}, Logins: Bucket{0.2, 10},

@@ -109,6 +109,7 @@ func (c *Config) validateRegistration(p *problems) {
 	for i, domain := range c.Email.AllowedDomains {
 		p.check(emailForm.MatchString("a@"+domain), fmt.Sprintf("email.allowed_domains[%d]", i), "%q is not a domain such as example.org", domain)
 	}
+	p.check(c.Registration.GuestLifetime > 0, "registration.guest_lifetime", "must be positive")
 	seen := map[string]bool{}
 	for i, t := range c.Registration.Terms {
 		key := fmt.Sprintf("registration.terms[%d]", i)

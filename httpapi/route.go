@@ -57,6 +57,7 @@ type Route struct {
 	MaxBody     int64 // bytes; 0: DefaultMaxBody
 	Page        bool  // serves HTML to browsers, for errors too, and is closed to scripts of other sites (page.go)
 	Locked      bool  // locked accounts may call it
+	Guests      bool  // guest accounts may call it; anybody may call routes that need no token
 	Acts        bool  // suspended accounts may not call it
 	Handler     func(*Request) (any, error)
 }

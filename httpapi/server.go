@@ -324,6 +324,8 @@ func (s *Server) authenticate(r *Request) (err error) {
 	switch {
 	case r.Locked && !r.route.Locked:
 		return mxerr.UserLocked()
+	case r.Guest && auth != Optional && !r.route.Guests:
+		return mxerr.GuestAccessForbidden("Guests cannot do this; create an account")
 	case r.Suspended && r.route.Acts:
 		return mxerr.UserSuspended()
 	case auth == Admin && !r.IsAdmin:

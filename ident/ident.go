@@ -43,6 +43,7 @@ type Requester struct {
 	IsAdmin    bool        // whether the user is an administrator of this server
 	Locked     bool        // whether an administrator has locked the account: only logging out is allowed
 	Suspended  bool        // whether an administrator has suspended the account
+	Guest      bool        // whether this is a guest account
 	AppService string      // ID of the application service that acts; "" if there is none
 	// RateLimited is set if the requests of the application service are limited like those of users.
 	RateLimited bool

@@ -180,6 +180,11 @@ func UserSuspended() *Error {
 	return New(http.StatusForbidden, CodeUserSuspended, "Your account is suspended: you can read, but not do this; ask the administrator of your server")
 }
 
+// GuestAccessForbidden returns a 403 M_GUEST_ACCESS_FORBIDDEN.
+func GuestAccessForbidden(format string, args ...any) *Error {
+	return New(http.StatusForbidden, CodeGuestAccessForbidden, format, args...)
+}
+
 // MissingToken returns a 401 M_MISSING_TOKEN.
 func MissingToken() *Error {
 	return New(http.StatusUnauthorized, CodeMissingToken, "Missing access token")

@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -115,6 +116,11 @@ func (s *Service) joinOnce(ctx context.Context, sender ident.Requester, room id.
 		return err
 	}
 	r, err := s.Room(ctx, room)
+	if sender.Guest && (err != nil || !r.Resident()) {
+		// Deviation: guests do not join through other servers, since only the state that comes with the join says
+		// whether the room allows them.
+		return cmp.Or(unlessNoRoom(err), error(errNoGuests()))
+	}
 	if err == nil && r.Resident() {
 		if c.AuthorisedVia, err = s.grantRestricted(ctx, r, sender); errors.Is(err, errNoVoucher) && r.Shared() {
 			c.elsewhere, err = true, nil
@@ -142,6 +148,9 @@ func (s *Service) joinOnce(ctx context.Context, sender ident.Requester, room id.
 	err = s.change(ctx, room, func(b *batch) error {
 		if joined = b.room.provisionalMembership(sender.UserID) != Join; !joined {
 			return nil
+		}
+		if err := b.admitGuest(sender); err != nil {
+			return err
 		}
 		return b.setMember(sender, sender.UserID, sender.UserNID, c)
 	})

@@ -81,6 +81,9 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *txns.Claim) (eventID 
 		if err := b.checkWatermark(p); err != nil {
 			return err
 		}
+		if err := b.admitGuest(n.Sender); err != nil && !p.leaves() {
+			return err
+		}
 		b.txn = c
 		if p.member != nil {
 			p.member.from = b.room.provisionalMembership(p.member.user)
@@ -231,6 +234,9 @@ func (s *Service) prepareMember(ctx context.Context, p *proto) error {
 	case Join, Invite, Knock, Leave, Ban:
 	default:
 		return mxerr.BadJSON("membership must be one of join, invite, knock, leave, ban")
+	}
+	if p.sender.Guest && target != p.sender.UserID {
+		return mxerr.GuestAccessForbidden("Guests cannot change the membership of others")
 	}
 	nid, err := s.UserNID(ctx, target)
 	if err != nil {

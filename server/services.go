@@ -19,6 +19,7 @@ import (
 	"ebb/e2ee"
 	"ebb/fedclient"
 	"ebb/feed"
+	"ebb/guests"
 	"ebb/history"
 	"ebb/httpapi"
 	"ebb/ident"
@@ -61,6 +62,7 @@ type services struct {
 	moderation  *moderation.Service
 	registry    *appservice.Registry
 	apps        *appservice.Service
+	guests      *guests.Job
 
 	gone   *keyed.Map[ident.DeviceNID, bool] // devices whose deletion has begun
 	locked *keyed.Map[ident.UserNID, bool]   // users whose accounts were locked
@@ -140,6 +142,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.e2ee = e2ee.New(keys)
 	s.accounts = accounts.New(accounts.Options{
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms(cfg),
+		Guests: cfg.Registration.Guests, GuestLifetime: time.Duration(cfg.Registration.GuestLifetime),
 		AccessTokenLifetime: time.Duration(cfg.Login.AccessTokenLifetime), Emails: s.emails(cfg), Hooks: s.hooks(), Budgets: budgets(cfg.RateLimits, o.Now), Network: httpapi.Network, Remote: s.askProfiles(cfg), Users: s.registry, Now: o.Now, Log: o.Log,
 	})
 	if s.apps, err = appservice.New(ctx, appservice.Options{
@@ -147,6 +150,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}); err != nil {
 		return err
 	}
+	s.guests = guests.New(guests.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Log: o.Log})
 	news := feed.Options{
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Rooms: s.rooms, AccountData: s.accountData, History: s.history, Commits: commits, E2EE: s.e2ee, Push: s.push, Hub: s.hub, Now: o.Now, Log: o.Log, Timer: o.Timer,
 		Alive: s.alive, Server: cfg.ServerName, Apps: s.apps,

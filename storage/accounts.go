@@ -12,12 +12,13 @@ type AccountRow struct {
 	DeactivatedTS int64 // ms; 0 if the account is active
 	Locked        bool
 	Suspended     bool
+	Guest         bool // a guest account, without password
 }
 
-const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts, locked, suspended`
+const accountColumns = `nid, localpart, password, created_ts, admin, deactivated_ts, locked, suspended, guest`
 
 func scanAccount(r Row) (a AccountRow, err error) {
-	err = r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS, &a.Locked, &a.Suspended)
+	err = r.Scan(&a.NID, &a.Localpart, &a.Password, &a.CreatedTS, &a.Admin, &a.DeactivatedTS, &a.Locked, &a.Suspended, &a.Guest)
 	return a, err
 }
 
@@ -41,13 +42,63 @@ func (tx *Tx) ListAccounts(after string, limit int) ([]AccountRow, error) {
 	return collect(tx, scanAccount, listAccountsQuery, after, limit)
 }
 
-const addAccountQuery = `INSERT INTO accounts (nid, localpart, password, created_ts, admin, search) VALUES ($1, $2, $3, $4, $5, $6)
+const addAccountQuery = `INSERT INTO accounts (nid, localpart, password, created_ts, admin, guest, search) VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (localpart) DO NOTHING`
 
 // AddAccount stores a new account. It returns false if the localpart is in use.
 func (tx *Tx) AddAccount(a AccountRow, search string) (bool, error) {
-	n, err := tx.exec(addAccountQuery, int64(a.NID), a.Localpart, a.Password, a.CreatedTS, a.Admin, search)
+	n, err := tx.exec(addAccountQuery, int64(a.NID), a.Localpart, a.Password, a.CreatedTS, a.Admin, a.Guest, search)
 	return n == 1, err
+}
+
+// UpgradeGuest makes a guest account an ordinary one with a password.
+func (tx *Tx) UpgradeGuest(user ident.UserNID, hash, search string) error {
+	_, err := tx.exec(`UPDATE accounts SET guest = 0, password = $2, search = $3 WHERE nid = $1 AND guest = 1`, int64(user), hash, search)
+	return err
+}
+
+// CountGuests returns the number of active guest accounts. It uses the index accounts_guests.
+func (tx *Tx) CountGuests() (int64, error) {
+	n, _, err := one(tx, scanNumber[int64], `SELECT count(*) FROM accounts WHERE guest = 1 AND deactivated_ts = 0`)
+	return n, err
+}
+
+// GuestMember is a guest who is joined to a room.
+type GuestMember struct {
+	Room   ident.RoomNID
+	User   ident.UserNID
+	UserID string
+}
+
+func scanGuestMember(r Row) (g GuestMember, err error) {
+	err = r.Scan(&g.Room, &g.User, &g.UserID)
+	return g, err
+}
+
+const (
+	joinedGuestsQuery = `SELECT m.room_nid, m.user_nid, u.user_id FROM accounts a JOIN memberships m ON m.user_nid = a.nid JOIN users u ON u.nid = a.nid
+WHERE a.guest = 1 AND a.deactivated_ts = 0 AND m.membership = 'join' AND (m.room_nid, m.user_nid) > ($1, $2)
+ORDER BY m.room_nid, m.user_nid LIMIT $3`
+	guestsInRoomQuery = `SELECT m.room_nid, m.user_nid, u.user_id FROM memberships m JOIN accounts a ON a.nid = m.user_nid JOIN users u ON u.nid = a.nid
+WHERE m.room_nid = $1 AND m.user_nid > $2 AND a.guest = 1 AND a.deactivated_ts = 0 AND m.membership = 'join' ORDER BY m.user_nid LIMIT $3`
+	idleGuestsQuery = `SELECT a.localpart FROM accounts a WHERE a.guest = 1 AND a.deactivated_ts = 0 AND a.created_ts <= $1
+AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.user_nid = a.nid AND d.seen_ts > $1) ORDER BY a.nid LIMIT $2`
+)
+
+// JoinedGuests returns a page of the memberships of guests, by room and user: at most limit of those after a
+// membership. It uses the index accounts_guests.
+func (tx *Tx) JoinedGuests(after GuestMember, limit int) ([]GuestMember, error) {
+	return collect(tx, scanGuestMember, joinedGuestsQuery, int64(after.Room), int64(after.User), limit)
+}
+
+// GuestsIn returns a page of the guests in a room, by number: at most limit of those after one.
+func (tx *Tx) GuestsIn(room ident.RoomNID, after ident.UserNID, limit int) ([]GuestMember, error) {
+	return collect(tx, scanGuestMember, guestsInRoomQuery, int64(room), int64(after), limit)
+}
+
+// IdleGuests returns the localparts of at most limit guest accounts that were not used since a time in ms.
+func (tx *Tx) IdleGuests(since int64, limit int) ([]string, error) {
+	return collect(tx, scanString, idleGuestsQuery, since, limit)
 }
 
 // SetPassword replaces the password hash of an active account.

@@ -128,9 +128,9 @@ func (tx *Tx) ProfileFieldsOf(users []ident.UserNID, names []string) ([]ProfileC
 	return out, nil
 }
 
-// SetSearch sets the text in which the user directory searches for an account.
+// SetSearch sets the text in which the user directory searches for an account. Guests have none.
 func (tx *Tx) SetSearch(user ident.UserNID, search string) error {
-	_, err := tx.exec(`UPDATE accounts SET search = $2 WHERE nid = $1 AND deactivated_ts = 0`, int64(user), search)
+	_, err := tx.exec(`UPDATE accounts SET search = $2 WHERE nid = $1 AND deactivated_ts = 0 AND guest = 0`, int64(user), search)
 	return err
 }
 

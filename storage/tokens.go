@@ -10,20 +10,21 @@ type TokenRow struct {
 	Admin     bool
 	Locked    bool
 	Suspended bool
+	Guest     bool
 	Device    ident.DeviceNID
 	DeviceID  string
 	ExpiresTS int64 // ms; 0 means never
 	Unused    bool  // whether it was issued by a refresh and has not been used yet
 }
 
-const accessTokenQuery = `SELECT t.nid, t.user_nid, u.user_id, a.admin, a.locked, a.suspended, t.device_nid, d.device_id, t.expires_ts, t.unused
+const accessTokenQuery = `SELECT t.nid, t.user_nid, u.user_id, a.admin, a.locked, a.suspended, a.guest, t.device_nid, d.device_id, t.expires_ts, t.unused
 FROM access_tokens t JOIN users u ON u.nid = t.user_nid JOIN accounts a ON a.nid = t.user_nid JOIN devices d ON d.nid = t.device_nid
 WHERE t.hash = $1 AND a.deactivated_ts = 0`
 
 // AccessToken finds the access token of an active account by its hash.
 func (tx *Tx) AccessToken(hash string) (TokenRow, bool, error) {
 	return one(tx, func(r Row) (t TokenRow, err error) {
-		err = r.Scan(&t.NID, &t.User, &t.UserID, &t.Admin, &t.Locked, &t.Suspended, &t.Device, &t.DeviceID, &t.ExpiresTS, &t.Unused)
+		err = r.Scan(&t.NID, &t.User, &t.UserID, &t.Admin, &t.Locked, &t.Suspended, &t.Guest, &t.Device, &t.DeviceID, &t.ExpiresTS, &t.Unused)
 		return t, err
 	}, accessTokenQuery, hash)
 }

@@ -23,6 +23,7 @@ type (
 		Deactivated bool      `json:"deactivated"`
 		Locked      bool      `json:"locked"`
 		Suspended   bool      `json:"suspended"`
+		Guest       bool      `json:"guest"`
 	}
 	tokenShape struct {
 		Token     string     `json:"token"`

@@ -68,6 +68,7 @@ var rules = map[string]rule{
 	"appservice":     {rank: 6},
 	"e2ee":           {rank: 6},
 	"feed":           {rank: 6, sideways: []string{"e2ee"}},
+	"guests":         {rank: 6},
 	"media":          {rank: 6},
 	"delayed":        {rank: 6},
 	"moderation":     {rank: 6},

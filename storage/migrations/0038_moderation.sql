@@ -1,7 +1,10 @@
--- What administrators decide about accounts.
+-- What administrators decide about accounts, and guest accounts.
 ALTER TABLE accounts ADD COLUMN locked BIGINT NOT NULL DEFAULT 0;      -- 1: nobody can use the account until it is unlocked
 ALTER TABLE accounts ADD COLUMN suspended BIGINT NOT NULL DEFAULT 0;   -- 1: the user can read but not act
+ALTER TABLE accounts ADD COLUMN guest BIGINT NOT NULL DEFAULT 0;       -- 1: a guest account, without password
 ALTER TABLE devices ADD COLUMN user_agent TEXT NOT NULL DEFAULT '';    -- of the last request that seen_ts tells of
+
+CREATE INDEX accounts_guests ON accounts (nid) WHERE guest = 1;
 
 -- What users report to the administrators.
 CREATE TABLE reports (

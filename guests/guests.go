@@ -1,0 +1,177 @@
+// Package guests removes guests from rooms that do not admit them any more. What guests may do otherwise is decided
+// where it is asked for: package rooms decides about joins, and httpapi about operations.
+//
+// The job hears of changes of m.room.guest_access as a listener of commits, and looks at once at such a room. When it
+// starts, and every hour, it looks at all rooms with guests, so that nothing is lost in a crash.
+package guests
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+const (
+	interval = time.Hour
+	// page is the number of memberships that are read at a time.
+	page = 100
+	// maxPending bounds the rooms that wait; beyond it all rooms with guests are looked at.
+	maxPending = 1000
+)
+
+// Options are the dependencies of a Job; all fields but Log are required.
+type Options struct {
+	DB      *storage.DB
+	Rooms   *rooms.Service
+	Commits *rooms.Commits // the commits of Rooms
+	Log     *slog.Logger
+}
+
+// Job implements the package.
+type Job struct {
+	opts Options
+	wake chan struct{}
+
+	// mu guards the fields below; a leaf lock.
+	mu      sync.Mutex
+	pending map[ident.RoomNID]bool // rooms to look at
+	all     bool                   // look at all rooms
+}
+
+// New returns a Job.
+func New(o Options) *Job {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	j := &Job{opts: o, wake: make(chan struct{}, 1), pending: map[ident.RoomNID]bool{}}
+	o.Commits.Subscribe(j.committed)
+	return j
+}
+
+// committed is the Listener that notes rooms whose guest access may have changed.
+func (j *Job) committed(c *rooms.Commit) {
+	if c.Room == nil || !mayChange(c) || c.Room.AdmitsGuests() {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.pending) < maxPending {
+		j.pending[c.Room.NID()] = true
+	} else {
+		j.all = true
+	}
+	select {
+	case j.wake <- struct{}{}:
+	default: // it is awake already
+	}
+}
+
+// mayChange reports whether a commit may have ended the guest access of its room.
+func mayChange(c *rooms.Commit) bool {
+	if c.Rejudged || c.Entered || c.Completed != 0 {
+		return true
+	}
+	for i := range c.Events {
+		if e := c.Events[i].Event; e.IsStateKey("m.room.guest_access", "") {
+			return true
+		}
+	}
+	for _, r := range c.Redacted { // a redacted event allows no guests
+		if e := c.Room.State("m.room.guest_access", ""); e != nil && e.Pos == r.Pos {
+			return true
+		}
+	}
+	return false
+}
+
+// Run removes guests until ctx ends.
+func (j *Job) Run(ctx context.Context) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	j.mu.Lock()
+	j.all = true
+	j.mu.Unlock()
+	for {
+		if err := j.Remove(ctx); err != nil && ctx.Err() == nil {
+			j.opts.Log.Error("Cannot remove guests from rooms yet; retrying within the hour", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-j.wake:
+		case <-tick.C:
+			j.mu.Lock()
+			j.all = true
+			j.mu.Unlock()
+		}
+	}
+}
+
+// Remove removes the guests from the rooms that have been noted.
+func (j *Job) Remove(ctx context.Context) error {
+	j.mu.Lock()
+	all, pending := j.all, j.pending
+	j.all, j.pending = false, map[ident.RoomNID]bool{}
+	j.mu.Unlock()
+	if all {
+		return j.removeAll(ctx)
+	}
+	var errs []error
+	for room := range pending {
+		errs = append(errs, j.removeFrom(ctx, room))
+	}
+	return errors.Join(errs...)
+}
+
+// removeAll looks at all rooms with guests.
+func (j *Job) removeAll(ctx context.Context) error {
+	return j.each(ctx, func(tx *storage.Tx, after storage.GuestMember) ([]storage.GuestMember, error) {
+		return tx.JoinedGuests(after, page)
+	})
+}
+
+// removeFrom looks at one room.
+func (j *Job) removeFrom(ctx context.Context, room ident.RoomNID) error {
+	return j.each(ctx, func(tx *storage.Tx, after storage.GuestMember) ([]storage.GuestMember, error) {
+		return tx.GuestsIn(room, after.User, page)
+	})
+}
+
+// each reads memberships of guests page by page and ends those that their room does not allow. It goes on after an
+// error, so that one room does not keep the others.
+func (j *Job) each(ctx context.Context, next func(*storage.Tx, storage.GuestMember) ([]storage.GuestMember, error)) error {
+	var errs []error
+	for after := (storage.GuestMember{}); ; {
+		var members []storage.GuestMember
+		err := j.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+			members, err = next(tx, after)
+			return err
+		})
+		if err != nil || len(members) == 0 {
+			return errors.Join(append(errs, err)...)
+		}
+		for _, m := range members {
+			if err := j.check(ctx, m); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		after = members[len(members)-1]
+	}
+}
+
+// check makes a guest leave a room that does not admit guests.
+func (j *Job) check(ctx context.Context, m storage.GuestMember) error {
+	room, err := j.opts.Rooms.RoomByNID(ctx, m.Room)
+	if err != nil || room.AdmitsGuests() {
+		return err
+	}
+	return j.opts.Rooms.Leave(ctx, ident.Requester{UserNID: m.User, UserID: id.UserID(m.UserID)}, room.ID(), "")
+}
