@@ -21,6 +21,7 @@ import (
 	"ebb/media"
 	"ebb/moderation"
 	"ebb/mxerr"
+	"ebb/push"
 	"ebb/pushrules"
 	"ebb/receipts"
 	"ebb/rooms"
@@ -38,6 +39,7 @@ type API struct {
 	Feed        *feed.Service
 	E2EE        *e2ee.Service
 	Push        *pushrules.Rules
+	Pushers     *push.Service
 	Media       *media.Service
 	Moderation  *moderation.Service
 	Services    *appservice.Registry

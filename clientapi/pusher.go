@@ -1,14 +1,30 @@
 package clientapi
 
-import "ebb/httpapi"
+import (
+	"ebb/httpapi"
+	"ebb/push"
+)
 
 func (a *API) pusherRoutes() []httpapi.Route {
-	return []httpapi.Route{{Method: "GET", Path: "/_matrix/client/v3/pushers", Aliases: []string{"/_matrix/client/r0/pushers"},
-		OperationID: "getPushers", File: "pusher.yaml", Auth: httpapi.User, Handler: a.getPushers}}
+	return []httpapi.Route{
+		roomRoute("GET", "/pushers", "getPushers", "pusher.yaml", httpapi.Reads, a.getPushers),
+		roomRoute("POST", "/pushers/set", "postPusher", "pusher.yaml", httpapi.Sends, a.postPusher),
+	}
 }
 
-// getPushers lists the pushers of the user. The list is empty, since this server does not support pushers yet.
+// getPushers lists the pushers of the user.
 // Spec: client-server-api#get_matrixclientv3pushers
-func (a *API) getPushers(*httpapi.Request) (any, error) {
-	return map[string][]string{"pushers": {}}, nil
+func (a *API) getPushers(r *httpapi.Request) (any, error) {
+	all, err := a.Pushers.Pushers(r.Context(), r.UserNID)
+	return map[string][]push.Pusher{"pushers": all}, err
+}
+
+// postPusher creates, changes or deletes a pusher of the user.
+// Spec: client-server-api#post_matrixclientv3pushersset
+func (a *API) postPusher(r *httpapi.Request) (any, error) {
+	var body push.NewPusher
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	return nil, a.Pushers.Set(r.Context(), r.Requester, body)
 }

@@ -37,6 +37,7 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc4306":            true, // subscriptions to threads
 	"org.matrix.msc4429":            true, // changes of profile fields in /sync
 	"org.matrix.msc4429.stable":     true,
+	"org.matrix.msc3881":            true, // pushers of other devices
 }
 
 // getVersions returns the supported versions and unstable features.

@@ -179,9 +179,11 @@ type TURN struct {
 	Lifetime         Duration `yaml:"lifetime" doc:"How long clients use the credentials before they ask for new ones."`
 }
 
-// Push configures the default push rules.
+// Push configures the default push rules and how users are notified through push gateways.
 type Push struct {
-	LegacyMentionRules bool `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web before September 2026 needs them."`
+	LegacyMentionRules   bool `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web before September 2026 needs them."`
+	AllowPrivateGateways bool `yaml:"allow_private_gateways" doc:"Whether push gateways may have loopback and private addresses, and URLs with http. For a gateway in the server's own network: every user of this server can then make it send requests there."`
+	CountRooms           bool `yaml:"count_rooms" doc:"Whether the badge of an app shows the number of rooms with unread messages instead of the number of unread messages."`
 }
 
 // Retention configures how long rooms keep messages.

@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +66,7 @@ type unreadList struct {
 }
 
 type unreadEntry struct {
+	pos                  storage.Pos
 	thread               storage.Pos // position of the root; 0: main timeline
 	sender               ident.UserNID
 	isState              bool
@@ -128,14 +130,55 @@ func (t *unreadTable) committed(c *rooms.Commit) {
 
 // Unread counts the events that a joined user has not read. Events stop counting when they expire, and messages of
 // ignored users never count.
-func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID) (Unread, error) {
+func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID) (u Unread, err error) {
+	err = s.withUnread(ctx, tx, user, room, func(l *unreadList, r *rooms.Room, ignored map[ident.UserNID]bool) {
+		u = l.count(r.Retention(), s.now(), ignored)
+	})
+	return u, err
+}
+
+// UnreadEvent is Unread, and also returns the class of one event for the user. The class is 0 if the user has read the
+// event or must not see it any more; shown tells these apart: it reports whether the user could still see it.
+func (s *Service) UnreadEvent(ctx context.Context, user ident.UserNID, room ident.RoomNID, pos storage.Pos) (class pushrules.Class, shown bool, u Unread, err error) {
+	shown = true
+	err = s.withUnread(ctx, nil, user, room, func(l *unreadList, r *rooms.Room, ignored map[ident.UserNID]bool) {
+		policy, now := r.Retention(), s.now()
+		u = l.count(policy, now, ignored)
+		if e := l.entry(pos); e != nil {
+			if shown = e.counts(policy, now, ignored); shown {
+				class = e.class
+			}
+		}
+	})
+	return class, shown, u, err
+}
+
+// ReadEvents reports for each of some events of a room whether the user has read it.
+func (s *Service) ReadEvents(ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID, events []storage.Pos) (read []bool, err error) {
+	read = make([]bool, len(events))
+	for i := range read {
+		read[i] = true
+	}
+	err = s.withUnread(ctx, tx, user, room, func(l *unreadList, _ *rooms.Room, _ map[ident.UserNID]bool) {
+		for i, pos := range events {
+			read[i] = l.entry(pos) == nil
+		}
+	})
+	return read, err
+}
+
+// withUnread calls f with the list of a joined user's unread events, up to date and locked. It does not call f for
+// other users.
+func (s *Service) withUnread(
+	ctx context.Context, tx *storage.Tx, user ident.UserNID, room ident.RoomNID, f func(l *unreadList, r *rooms.Room, ignored map[ident.UserNID]bool),
+) error {
 	r, err := s.rooms.RoomByNID(ctx, room)
 	if err != nil || !r.HasLocal(user) {
-		return Unread{}, err
+		return err
 	}
 	ignored, err := s.ignoredNIDs(ctx, tx, user)
 	if err != nil {
-		return Unread{}, err
+		return err
 	}
 	l := s.unread.list(unreadKey{user, room})
 	l.mu.Lock()
@@ -143,15 +186,16 @@ func (s *Service) Unread(ctx context.Context, tx *storage.Tx, user ident.UserNID
 	if !l.valid || !l.extend(r, user) {
 		err := s.readInner(ctx, tx, func(tx *storage.Tx) error { return l.recount(tx, r, user) })
 		if err != nil {
-			return Unread{}, err
+			return err
 		}
 	}
 	if len(l.unnamed()) > 0 {
 		if err := s.readInner(ctx, tx, l.nameRoots); err != nil {
-			return Unread{}, err
+			return err
 		}
 	}
-	return l.count(r.Retention(), s.now(), ignored), nil
+	f(l, r, ignored)
+	return nil
 }
 
 // ignoredNIDs returns the numbers of the users whom a user ignores; those without a number have not sent anything.
@@ -221,7 +265,7 @@ func (l *unreadList) add(user ident.UserNID, u storage.UnreadRow) {
 		l.entries = append(l.entries[:0], l.entries[1:]...)
 	}
 	l.entries = append(l.entries, unreadEntry{
-		thread: u.ThreadRoot, sender: u.Sender, isState: u.IsState, class: pushrules.Class(u.Push), originTS: u.OriginTS, receivedTS: u.ReceivedTS,
+		pos: u.Position, thread: u.ThreadRoot, sender: u.Sender, isState: u.IsState, class: pushrules.Class(u.Push), originTS: u.OriginTS, receivedTS: u.ReceivedTS,
 	})
 }
 
@@ -311,11 +355,26 @@ func (l *unreadList) unnamed() (roots []storage.Pos) {
 	return roots
 }
 
+// entry returns the entry of an event, or nil if it is not unread.
+func (l *unreadList) entry(pos storage.Pos) *unreadEntry {
+	for i := range slices.Backward(l.entries) { // mostly one of the newest
+		if l.entries[i].pos == pos {
+			return &l.entries[i]
+		}
+	}
+	return nil
+}
+
+// counts reports whether the user can still see the event.
+func (e *unreadEntry) counts(policy expiry.Policy, now time.Time, ignored map[ident.UserNID]bool) bool {
+	return e.isState || !ignored[e.sender] && !expiry.Expired(policy, e.originTS, e.receivedTS, now)
+}
+
 // count adds up the events that have not expired and are not ignored; state events neither expire nor are ignored.
 // Replies to a deleted root count in the main timeline.
 func (l *unreadList) count(policy expiry.Policy, now time.Time, ignored map[ident.UserNID]bool) (u Unread) {
 	for _, e := range l.entries {
-		if !e.isState && (ignored[e.sender] || expiry.Expired(policy, e.originTS, e.receivedTS, now)) {
+		if !e.counts(policy, now, ignored) {
 			continue
 		}
 		root := l.roots[e.thread]

@@ -27,6 +27,9 @@ type DeviceNID int64
 // DelayedSend stands for the device of an event that was sent as a delayed event.
 const DelayedSend DeviceNID = -1
 
+// PusherNID is the number of a pusher of a local user.
+type PusherNID int64
+
 // Order is the position of an event in its room's timeline: events with a higher order are later. Gaps are left so that
 // history can be inserted before and between. It differs from the stream position (storage.Pos), which is the order of
 // arrival over all rooms. 0 means that the event is not part of the timeline.

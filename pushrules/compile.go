@@ -17,7 +17,7 @@ import (
 type compiled struct {
 	general []compiledRule // the rules of every kind but room
 	// byRoom holds the room rules. They are checked after the first before rules of general.
-	byRoom map[id.RoomID]compiledRule
+	byRoom map[id.RoomID]*compiledRule
 	before int
 	// plain reports whether general is the same as in the defaults, so that the set differs from them only in the rooms
 	// of byRoom.
@@ -30,6 +30,7 @@ type compiled struct {
 type compiledRule struct {
 	conditions []condition
 	class      Class
+	actions    []json.RawMessage
 	// shared numbers the default rules from 1, and is 0 for other rules. The verdict of a default rule about the users
 	// whom the event does not mention is computed once for all of them.
 	shared int
@@ -46,7 +47,7 @@ const maxWork = 4 << 20
 // next user.
 type evaluation struct {
 	event *Event
-	room  RoomInfo
+	room  State
 	named map[id.UserID]ident.UserNID // the local members in m.mentions
 	// called holds the users whose display names occur in the text of an event without m.mentions.
 	called map[id.UserID]struct{}
@@ -80,7 +81,7 @@ type text struct {
 // classFor returns the class of the event under a user's rules.
 func (e *evaluation) classFor(rules *compiled, nid ident.UserNID, user id.UserID) Class {
 	e.nid, e.user, e.work = nid, user, maxWork
-	return rules.match(e)
+	return rules.match(e).class
 }
 
 // spend takes n bytes from what the user's rules may still examine, and reports whether that was enough.
@@ -150,7 +151,7 @@ func compileDefaults(legacy bool) map[string]compiledRule {
 // compile prepares a full rule set for matching. plain reports whether the user changed nothing but room rules, threads
 // whether the rules about threads can match.
 func compile(set *Ruleset, plain, threads bool, defaults map[string]compiledRule) *compiled {
-	c := &compiled{byRoom: map[id.RoomID]compiledRule{}, plain: plain, byThread: threads}
+	c := &compiled{byRoom: map[id.RoomID]*compiledRule{}, plain: plain, byThread: threads}
 	for _, k := range kinds {
 		switch k {
 		case Room:
@@ -166,14 +167,14 @@ func compile(set *Ruleset, plain, threads bool, defaults map[string]compiledRule
 			}
 			c.personal = c.personal || !r.Default && slices.ContainsFunc(r.Conditions, asksDisplayName)
 			if k == Room {
-				c.byRoom[id.RoomID(r.ID)] = compiledRule{class: classOf(r.Actions)}
+				c.byRoom[id.RoomID(r.ID)] = &compiledRule{class: classOf(r.Actions), actions: r.Actions}
 				continue
 			}
 			rule := defaults[r.ID]
 			if !r.Default {
 				rule.conditions = conditionsOf(k, r)
 			}
-			rule.class = classOf(r.Actions)
+			rule.class, rule.actions = classOf(r.Actions), r.Actions
 			c.general = append(c.general, rule)
 		}
 	}
@@ -202,25 +203,30 @@ func classOf(actions []json.RawMessage) (c Class) {
 	return c
 }
 
-// match returns the class that the first matching rule gives the event, 0 if none matches.
-func (c *compiled) match(e *evaluation) Class {
-	if class, ok := firstMatch(c.general[:c.before], e); ok {
-		return class
+// noRuleMatches is the rule for an event that no rule matches.
+var noRuleMatches = &compiledRule{}
+
+// match returns the first rule that matches the event.
+func (c *compiled) match(e *evaluation) *compiledRule {
+	if r := firstMatch(c.general[:c.before], e); r != nil {
+		return r
 	}
 	if rule, ok := c.byRoom[e.event.RoomID()]; ok {
-		return rule.class
+		return rule
 	}
-	class, _ := firstMatch(c.general[c.before:], e)
-	return class
+	if r := firstMatch(c.general[c.before:], e); r != nil {
+		return r
+	}
+	return noRuleMatches
 }
 
-func firstMatch(rules []compiledRule, e *evaluation) (Class, bool) {
+func firstMatch(rules []compiledRule, e *evaluation) *compiledRule {
 	for i := range rules {
 		if r := &rules[i]; r.matches(e) {
-			return r.class, true
+			return r
 		}
 	}
-	return 0, false
+	return nil
 }
 
 func (r *compiledRule) matches(e *evaluation) bool {

@@ -1,6 +1,8 @@
 package pushrules
 
 import (
+	"encoding/json"
+
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
@@ -31,19 +33,44 @@ func (o Outcome) For(user ident.UserNID) Class {
 	return o.Default
 }
 
-// RoomInfo describes the room before the event. Local members are the users of this server who are joined or invited.
-type RoomInfo interface {
+// Actions returns the actions of a rule that gives an event the class and nothing else.
+func (c Class) Actions() (actions []json.RawMessage) {
+	if c&Notify != 0 {
+		actions = append(actions, json.RawMessage(notify))
+	}
+	if c&Highlight != 0 {
+		actions = append(actions, json.RawMessage(highlight))
+	}
+	return actions
+}
+
+// Tweaks returns the tweaks that actions set.
+// Spec: client-server-api#actions
+func Tweaks(actions []json.RawMessage) map[string]json.RawMessage {
+	var tweaks map[string]json.RawMessage
+	for _, a := range actions {
+		var tweak struct {
+			Name  string          `json:"set_tweak"`
+			Value json.RawMessage `json:"value"`
+		}
+		if json.Unmarshal(a, &tweak) != nil || tweak.Name == "" {
+			continue
+		}
+		if tweak.Value == nil {
+			tweak.Value = json.RawMessage("true") // a highlight without a value
+		}
+		if tweaks == nil {
+			tweaks = map[string]json.RawMessage{}
+		}
+		tweaks[tweak.Name] = tweak.Value
+	}
+	return tweaks
+}
+
+// State is what the conditions of push rules need to know of an event's room.
+type State interface {
 	// JoinedCount returns the number of joined members, including remote ones.
 	JoinedCount() int
-	// LocalMember returns the nid of a local member. It returns false if the user is not one.
-	LocalMember(user id.UserID) (nid ident.UserNID, ok bool)
-	// LocalCount returns the approximate number of local members.
-	LocalCount() int
-	// EachLocal calls f for every local member.
-	EachLocal(f func(nid ident.UserNID, user id.UserID))
-	// EachNamedIn calls f for the local members whose display names occur in a lower-case text. It may call f several
-	// times for the same member.
-	EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID))
 	// DisplayName returns a member's display name in the room, "" if there is none.
 	DisplayName(user id.UserID) string
 	// MayNotify reports whether the sender's power level reaches the level that the room requires for notifications of
@@ -53,6 +80,20 @@ type RoomInfo interface {
 	InThread() bool
 	// IsSubscribed reports whether a local user is subscribed to the event's thread.
 	IsSubscribed(user ident.UserNID) bool
+}
+
+// RoomInfo describes the room before the event. Local members are the users of this server who are joined or invited.
+type RoomInfo interface {
+	State
+	// LocalMember returns the nid of a local member. It returns false if the user is not one.
+	LocalMember(user id.UserID) (nid ident.UserNID, ok bool)
+	// LocalCount returns the approximate number of local members.
+	LocalCount() int
+	// EachLocal calls f for every local member.
+	EachLocal(f func(nid ident.UserNID, user id.UserID))
+	// EachNamedIn calls f for the local members whose display names occur in a lower-case text. It may call f several
+	// times for the same member.
+	EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID))
 }
 
 // Event is an event as the rules see it.

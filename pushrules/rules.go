@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 
@@ -130,7 +131,7 @@ func (s *stored) onlyRooms() bool {
 // local members or the users with custom rules, whichever are fewer.
 func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	e := &evaluation{event: ev, room: room}
-	named := r.named(e)
+	named := r.named(e, room)
 	out := Outcome{Default: e.classFor(r.defaults, 0, "")}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -155,6 +156,27 @@ func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 		delete(out.Users, nid)
 	}
 	return out
+}
+
+// Actions returns the class and the actions that an event has for one user by the current rules and the current state
+// of the room. Evaluate decided the event's class when it was stored; only its tweaks are not kept.
+func (r *Rules) Actions(ev *Event, room State, nid ident.UserNID, user id.UserID) (Class, []json.RawMessage) {
+	e := &evaluation{event: ev, room: room, nid: nid, user: user, work: maxWork, named: map[id.UserID]ident.UserNID{}}
+	mentions, found := canonjson.Get(ev.Content(), "m.mentions")
+	switch {
+	case found && slices.Contains(mentionedUsers(mentions), user):
+		e.named[user] = nid
+	case !found && r.legacy && containsDisplayName(e):
+		e.called = map[id.UserID]struct{}{user: {}}
+	}
+	r.mu.RLock()
+	rules := r.defaults
+	if c, ok := r.custom[nid]; ok {
+		rules = c.rules
+	}
+	r.mu.RUnlock()
+	rule := rules.match(e)
+	return rule.class, rule.actions
 }
 
 type member struct {
@@ -211,23 +233,23 @@ const maxNamed = 1000
 
 // named returns the local members whom an event may concern personally: those in m.mentions, or without m.mentions
 // those named in the text, and the user whose membership the event sets.
-func (r *Rules) named(e *evaluation) (all map[ident.UserNID]id.UserID) {
+func (r *Rules) named(e *evaluation, room RoomInfo) (all map[ident.UserNID]id.UserID) {
 	all = map[ident.UserNID]id.UserID{}
 	if key, _ := e.event.StateKey(); e.event.Type() == "m.room.member" {
-		if nid, ok := e.room.LocalMember(id.UserID(key)); ok {
+		if nid, ok := room.LocalMember(id.UserID(key)); ok {
 			all[nid] = id.UserID(key)
 		}
 	}
 	mentions, found := canonjson.Get(e.event.Content(), "m.mentions")
 	if !found {
 		if r.legacy {
-			r.namedInText(e, all)
+			r.namedInText(e, room, all)
 		}
 		return all
 	}
 	e.named = map[id.UserID]ident.UserNID{}
 	for _, user := range mentionedUsers(mentions) {
-		if nid, ok := e.room.LocalMember(user); ok && len(e.named) < maxNamed {
+		if nid, ok := room.LocalMember(user); ok && len(e.named) < maxNamed {
 			all[nid], e.named[user] = user, nid
 		}
 	}
@@ -235,7 +257,7 @@ func (r *Rules) named(e *evaluation) (all map[ident.UserNID]id.UserID) {
 }
 
 // namedInText finds the local members whose localpart or display name occurs in the text, and adds them to all.
-func (r *Rules) namedInText(e *evaluation, all map[ident.UserNID]id.UserID) {
+func (r *Rules) namedInText(e *evaluation, room RoomInfo, all map[ident.UserNID]id.UserID) {
 	body, ok := stringProperty(e.event, []string{"content", "body"})
 	if !ok {
 		return
@@ -243,11 +265,11 @@ func (r *Rules) namedInText(e *evaluation, all map[ident.UserNID]id.UserID) {
 	body = strings.ToLower(body)
 	for name := range localparts(body) {
 		user := id.UserID("@" + name + ":" + r.server) // NewUserID formats, which took half the time of Evaluate
-		if nid, ok := e.room.LocalMember(user); ok {
+		if nid, ok := room.LocalMember(user); ok {
 			all[nid] = user
 		}
 	}
-	e.room.EachNamedIn(body, func(nid ident.UserNID, user id.UserID) {
+	room.EachNamedIn(body, func(nid ident.UserNID, user id.UserID) {
 		if len(e.called) >= maxNamed {
 			return
 		}

@@ -19,7 +19,7 @@ type pushRoom struct {
 
 func (p *pushRoom) InThread() bool { return p.thread != 0 }
 
-func (p *pushRoom) IsSubscribed(user ident.UserNID) bool { return p.r.svc.isSubscribed(user, p.thread) }
+func (p *pushRoom) IsSubscribed(user ident.UserNID) bool { return p.r.svc.IsSubscribed(user, p.thread) }
 
 func (p *pushRoom) JoinedCount() int {
 	p.r.mu.RLock()

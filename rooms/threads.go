@@ -137,9 +137,9 @@ func makeRoomForSubscription(tx *storage.Tx, user ident.UserNID) error {
 	return err
 }
 
-// isSubscribed reports whether a local user is subscribed to the thread of a root. Only users who have used
-// subscriptions cause it to be called (see Push.FollowThreads).
-func (s *Service) isSubscribed(user ident.UserNID, root storage.Pos) bool {
+// IsSubscribed reports whether a local user is subscribed to the thread of a root. Push rules ask it only about users
+// who have used subscriptions (see Push.FollowThreads).
+func (s *Service) IsSubscribed(user ident.UserNID, root storage.Pos) bool {
 	subscribers, err := s.threads.subscribers.Get(context.Background(), root, func(ctx context.Context) (map[ident.UserNID]struct{}, error) {
 		out := map[ident.UserNID]struct{}{}
 		err := s.db.ReadInner(ctx, func(tx *storage.Tx) error {

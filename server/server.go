@@ -87,7 +87,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	s := &Server{cfg: cfg, opt: o, svc: svc, limiter: httpapi.NewLimiter(limits(cfg.RateLimits), o.Now), memory: httpapi.NewMemory()}
 	s.health = &health{db: svc.db, cfg: cfg, opt: &s.opt}
 	s.api = clientapi.New(clientapi.API{
-		Config: cfg, Now: o.Now, Accounts: svc.accounts, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Media: svc.media, Moderation: svc.moderation, Services: svc.registry, Delayed: svc.delayed,
+		Config: cfg, Now: o.Now, Accounts: svc.accounts, Rooms: svc.rooms, AccountData: svc.accountData, Receipts: svc.receipts, History: svc.history, Directory: svc.directory, Feed: svc.feed, E2EE: svc.e2ee, Push: svc.push, Pushers: svc.pushers, Media: svc.media, Moderation: svc.moderation, Services: svc.registry, Delayed: svc.delayed,
 	})
 	s.fed = federation.New(federation.API{
 		Server: cfg.ServerName, Version: o.Version, Rooms: svc.rooms, History: svc.history, Directory: svc.directory, Accounts: svc.accounts, E2EE: svc.e2ee, Media: svc.media, Keys: svc.keys,
@@ -210,7 +210,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		g.Go(func() error { return s.svc.rooms.RepairRooms(ctx) })
 		g.Go(func() error { return s.svc.rooms.DecideEvents(ctx) })
 	}
-	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.apps.Run, s.svc.delayed.Run, s.prune, s.measure} {
+	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })
 	}
 	g.Go(func() error {
@@ -230,6 +230,9 @@ func (s *Server) SendDelayed(ctx context.Context) error {
 
 // Heard records that another server is reachable again, so that pending events are sent to it at once.
 func (s *Server) Heard(server string) { s.svc.outbox.Heard(server) }
+
+// Notify delivers push notifications until ctx ends, for a Server that was not Run.
+func (s *Server) Notify(ctx context.Context) error { return s.svc.pushers.Run(ctx) }
 
 // Remote returns the client that sends requests to other servers as this one.
 func (s *Server) Remote() *fedclient.Client { return s.svc.remote }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"time"
@@ -28,7 +29,9 @@ import (
 	"ebb/media"
 	"ebb/moderation"
 	"ebb/mxerr"
+	"ebb/netguard"
 	"ebb/outbox"
+	"ebb/push"
 	"ebb/pushrules"
 	"ebb/receipts"
 	"ebb/retention"
@@ -51,6 +54,7 @@ type services struct {
 	e2ee        *e2ee.Service
 	feed        *feed.Service
 	push        *pushrules.Rules
+	pushers     *push.Service
 	media       *media.Service
 	retention   *retention.Job
 	delayed     *delayed.Service
@@ -159,6 +163,10 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		news.Outgoing, news.SendPresence = s.outbox, cfg.Federation.Presence
 	}
 	s.feed = feed.New(news)
+	s.pushers = push.New(push.Options{
+		DB: s.db, Rooms: s.rooms, AccountData: s.accountData, History: s.history, Rules: s.push, Commits: commits, Client: gatewayClient(cfg, o), AllowPrivate: cfg.Push.AllowPrivateGateways,
+		CountRooms: cfg.Push.CountRooms, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log,
+	})
 	s.delayed = delayed.New(delayed.Options{
 		DB: s.db, Rooms: s.rooms, MaxDelay: time.Duration(cfg.DelayedEvents.MaxDelay), MaxPerUser: cfg.DelayedEvents.MaxPerUser, Now: o.Now, Timer: o.Timer, Log: o.Log,
 	})
@@ -200,6 +208,12 @@ func (s *services) reach(cfg *config.Config, o Options) error {
 	})
 	s.keys = fedclient.NewKeyRing(s.remote, s.db, cfg.Federation.Notaries, s.signing.Old)
 	return nil
+}
+
+// gatewayClient returns the client for push gateways.
+func gatewayClient(cfg *config.Config, o Options) *http.Client {
+	dialer := netguard.NewDialer(netguard.DialerOptions{Resolver: o.Resolver, AllowPrivate: cfg.Push.AllowPrivateGateways})
+	return push.NewClient(netguard.ClientOptions{Dialer: dialer, AllowHTTP: cfg.Push.AllowPrivateGateways})
 }
 
 // allowed returns a function that reports whether the configuration allows communication with a server, or nil if all
@@ -307,6 +321,7 @@ func (s *services) profile(ctx context.Context, user id.UserID) (p rooms.Profile
 // deviceGone deletes the data of a device, and has its parked requests checked before they are answered.
 func (s *services) deviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error {
 	s.gone.Put(device, true)
+	s.pushers.DeviceGone(user, device)
 	return s.e2ee.DeviceGone(tx, device, user, deviceID)
 }
 

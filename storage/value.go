@@ -21,7 +21,7 @@ func value(a any) (driver.Value, error) {
 			return int64(1), nil
 		}
 		return int64(0), nil
-	case Pos, ident.UserNID, ident.RoomNID, ident.DeviceNID, ident.Order:
+	case Pos, ident.UserNID, ident.RoomNID, ident.DeviceNID, ident.PusherNID, ident.Order:
 		n, _ := number(v)
 		return n, nil
 	case driver.Valuer:
@@ -45,6 +45,8 @@ func number(a any) (int64, bool) {
 		return int64(v), true
 	case ident.DeviceNID:
 		return int64(v), true
+	case ident.PusherNID:
+		return int64(v), true
 	case ident.Order:
 		return int64(v), true
 	}
@@ -60,6 +62,8 @@ func plain(dest any) any {
 	case *ident.UserNID:
 		return (*int64)(d)
 	case *ident.RoomNID:
+		return (*int64)(d)
+	case *ident.PusherNID:
 		return (*int64)(d)
 	case *ident.DeviceNID:
 		return (*int64)(d)

@@ -79,6 +79,32 @@ func (s *Server) open() {
 	}
 }
 
+// Notify delivers push notifications until the returned function is called or the test ends.
+func (s *Server) Notify() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	notifying := s.Server
+	go func() { ended <- notifying.Notify(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			s.t.Error(err)
+		}
+	})
+	s.t.Cleanup(stop)
+	return stop
+}
+
+// Reopen closes the database and opens the server again, as a restart does.
+func (s *Server) Reopen() {
+	s.t.Helper()
+	if err := s.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.open()
+	s.serveClients()
+}
+
 // Name returns the server's name.
 func (s *Server) Name() string { return s.cfg.ServerName }
 

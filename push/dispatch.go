@@ -1,0 +1,274 @@
+package push
+
+import (
+	"context"
+	"slices"
+
+	"ebb/ident"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// committed is a rooms.Listener that passes what may notify somebody to the dispatcher.
+func (s *Service) committed(c *rooms.Commit) {
+	if s.active.Load() == 0 || !concerns(c) {
+		return
+	}
+	s.mu.Lock()
+	if len(s.news) < maxNews {
+		s.news = append(s.news, c)
+	} else {
+		s.missed = true
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// concerns reports whether a commit may notify a local user or change what a local user has not read.
+func concerns(c *rooms.Commit) bool {
+	return len(c.Redacted)+len(c.Purged)+len(c.Rejected) > 0 || c.Rejudged ||
+		slices.ContainsFunc(c.Events, func(e rooms.CommittedEvent) bool { return !e.Past }) ||
+		slices.ContainsFunc(c.Receipts, func(r rooms.CommittedReceipt) bool { return r.Local }) ||
+		slices.ContainsFunc(c.Members, func(m rooms.CommittedMember) bool { return m.Local })
+}
+
+// dispatchAll dispatches commits until ctx ends. It begins with the events from before the start.
+func (s *Service) dispatchAll(ctx context.Context) {
+	behind := true // the database has events that were not dispatched
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		news, missed := s.news, s.missed
+		s.news, s.missed = nil, false
+		s.mu.Unlock()
+		if !behind { // otherwise catchUp reads them too
+			for _, c := range news {
+				s.dispatch(c)
+			}
+		}
+		if behind = behind || missed; behind {
+			err := s.catchUp(ctx)
+			if behind = err != nil; behind && ctx.Err() == nil {
+				s.log.ErrorContext(ctx, "Cannot read the events to notify users of; trying again", "err", err)
+			}
+		}
+		select {
+		case <-s.wake: // also by tick
+		case <-ctx.Done():
+		}
+	}
+}
+
+// dispatch adds what a commit changes to the queues of pushers.
+func (s *Service) dispatch(c *rooms.Commit) {
+	upTo := storage.Pos(0)
+	for i := range c.Events {
+		if e := &c.Events[i]; !e.Past && !e.Hidden() {
+			s.dispatchEvent(c.Room, e.Event)
+			upTo = max(upTo, e.Pos)
+		}
+	}
+	for i := range c.Members {
+		if m := &c.Members[i]; m.Local && m.To == rooms.Invite {
+			s.offerTo(m.NID, item{pos: m.Pos, room: c.Room.NID(), invite: true})
+			upTo = max(upTo, m.Pos)
+		}
+	}
+	if len(c.Redacted)+len(c.Purged)+len(c.Rejected) > 0 || c.Rejudged {
+		s.recount(c.Room)
+	}
+	for i := range c.Receipts {
+		if r := &c.Receipts[i]; r.Local {
+			s.hasRead(r.NID, c.Room.NID())
+			upTo = max(upTo, r.Pos)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pushed = max(s.pushed, upTo)
+}
+
+// dispatchEvent adds an event to the queues of the local members whom it notifies.
+func (s *Service) dispatchEvent(r *rooms.Room, e *rooms.Event) {
+	it := item{pos: e.Pos, room: r.NID()}
+	for _, nid := range s.members(r) {
+		if nid == e.SenderNID {
+			s.hasRead(nid, it.room)
+			continue
+		}
+		if class, known := e.ClassFor(nid); !known || class != 0 {
+			s.offerTo(nid, it)
+		}
+	}
+}
+
+// members returns the joined local users of a room who have pushers. It goes through either the members or all users
+// with pushers, whichever are fewer.
+func (s *Service) members(r *rooms.Room) (found []ident.UserNID) {
+	local := r.LocalMembers()
+	s.mu.Lock()
+	n := len(s.users)
+	var all []ident.UserNID
+	if n < local.Len() {
+		all = make([]ident.UserNID, 0, n)
+		for nid := range s.users {
+			all = append(all, nid)
+		}
+	}
+	s.mu.Unlock()
+	if all != nil {
+		return slices.DeleteFunc(all, func(nid ident.UserNID) bool { return !local.Has(nid) })
+	}
+	local.Each(func(nid ident.UserNID) bool {
+		found = append(found, nid)
+		return true
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(found, func(nid ident.UserNID) bool { return s.users[nid] == nil })
+}
+
+// offerTo adds an event to the queues of a user's pushers.
+func (s *Service) offerTo(nid ident.UserNID, it item) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.users[nid]; u != nil {
+		for _, p := range u.pushers {
+			s.offer(p, it)
+		}
+	}
+}
+
+// offer adds an event to a queue, unless the pusher has been given it before. The caller holds mu.
+func (s *Service) offer(p *pusher, it item) {
+	if it.pos <= p.seen {
+		return
+	}
+	if p.missed || len(p.queue) >= maxQueue {
+		p.missed, p.top = true, it.pos
+	} else {
+		p.seen = it.pos
+		p.queue = append(p.queue, it)
+	}
+	s.ready(p)
+}
+
+// hasRead has the badges of a user's pushers updated, if they show something.
+func (s *Service) hasRead(nid ident.UserNID, room ident.RoomNID) {
+	if b, known := s.badges.Get(nid); known {
+		b.recount(room)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.users[nid]; u != nil {
+		for _, p := range u.pushers {
+			if p.shown != 0 {
+				p.badgeDue = true
+				s.ready(p)
+			}
+		}
+	}
+}
+
+// recount has the unread messages of a room counted again for the badges of its members.
+func (s *Service) recount(r *rooms.Room) {
+	for _, nid := range s.members(r) {
+		if b, known := s.badges.Get(nid); known {
+			b.recount(r.NID())
+		}
+	}
+}
+
+// replayPage is how many events are read at a time.
+const replayPage = 1000
+
+// catchUp dispatches the events after pushed from the database, because the dispatcher did not get their commits. It
+// covers every commit that was delivered before.
+func (s *Service) catchUp(ctx context.Context) error {
+	if err := s.db.Flush(ctx); err != nil { // now Settled covers the commits that were delivered
+		return err
+	}
+	after, needed := s.behindSince()
+	if !needed {
+		return nil
+	}
+	if err := s.catchUpReads(ctx, after); err != nil {
+		return err
+	}
+	for more := true; more; {
+		var rows []storage.LiveEvent
+		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+			rows, err = tx.LiveEvents(after, tx.Settled(), replayPage)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			if err := s.replay(ctx, row); err != nil {
+				return err
+			}
+			after = row.Position
+		}
+		s.mu.Lock()
+		s.pushed = max(s.pushed, after)
+		s.mu.Unlock()
+		more = len(rows) == replayPage
+	}
+	return nil
+}
+
+// behindSince returns the position after which there may be events that some pusher was not offered. It returns false
+// if there are no pushers.
+func (s *Service) behindSince() (after storage.Pos, needed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := true
+	for _, p := range s.pushers {
+		if first || p.seen < after {
+			after, first = p.seen, false
+		}
+	}
+	return max(after, s.pushed), !first
+}
+
+// replay adds an event to the queues of the members whom it may notify. The class of the event is found out when it is
+// delivered.
+func (s *Service) replay(ctx context.Context, e storage.LiveEvent) error {
+	r, err := s.opts.Rooms.RoomByNID(ctx, e.Room)
+	if err != nil {
+		return err
+	}
+	for _, nid := range s.members(r) {
+		if nid != e.Sender {
+			s.offerTo(nid, item{pos: e.Position, room: e.Room})
+		}
+	}
+	return nil
+}
+
+// catchUpReads dispatches the receipts and invites after a position.
+func (s *Service) catchUpReads(ctx context.Context, after storage.Pos) error {
+	var reads []ident.UserNID
+	var invites []storage.MemberRow
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		if reads, err = tx.ReadersSince(after); err != nil {
+			return err
+		}
+		invites, err = tx.PushedInvites(after, replayPage)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, nid := range reads {
+		s.badges.Forget(nid)
+		s.hasRead(nid, 0)
+	}
+	for _, m := range invites {
+		s.offerTo(m.User, item{pos: m.Position, room: m.Room, invite: true})
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+	"ebb/pushrules"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// giveUpAfter is how old an event may be of which a gateway is still notified.
+const giveUpAfter = 24 * time.Hour
+
+// notification is what a gateway is sent.
+// Spec: push-gateway-api#post_matrixpushv1notify
+type notification struct {
+	EventID           id.EventID      `json:"event_id,omitempty"`
+	RoomID            id.RoomID       `json:"room_id,omitempty"`
+	Type              string          `json:"type,omitempty"`
+	Sender            id.UserID       `json:"sender,omitempty"`
+	SenderDisplayName string          `json:"sender_display_name,omitempty"`
+	RoomName          string          `json:"room_name,omitempty"`
+	RoomAlias         string          `json:"room_alias,omitempty"`
+	UserIsTarget      *bool           `json:"user_is_target,omitempty"`
+	Prio              string          `json:"prio"`
+	Content           json.RawMessage `json:"content,omitempty"`
+	Counts            *counts         `json:"counts,omitempty"`
+	Devices           []device        `json:"devices"`
+
+	tweaks map[string]json.RawMessage // for the devices
+}
+
+// counts has the unread messages. A 0 is sent: a badge that shows a number would keep it otherwise.
+type counts struct {
+	Unread int64 `json:"unread"`
+}
+
+// device says for which pusher a notification is.
+type device struct {
+	AppID     string                     `json:"app_id"`
+	Pushkey   string                     `json:"pushkey"`
+	PushkeyTS int64                      `json:"pushkey_ts"` // seconds
+	Data      json.RawMessage            `json:"data"`
+	Tweaks    map[string]json.RawMessage `json:"tweaks,omitempty"`
+}
+
+// The outcomes of events in the metric, besides those of gateways.
+const (
+	outcomeSent    = "sent"
+	outcomeRead    = "read"    // or it never was to notify the user
+	outcomeExpired = "expired" // or the user may not see it for another reason
+	outcomeOld     = "old"
+)
+
+// notification makes the notification of an event. It returns nil if the user is not to be notified of it any more:
+// the user has read it, or it was redacted, has expired or is too old.
+func (s *Service) notification(ctx context.Context, nid ident.UserNID, t *target, it item) (*notification, string, error) {
+	r, err := s.opts.Rooms.RoomByNID(ctx, it.room)
+	if err != nil {
+		return nil, "", err
+	}
+	if it.invite {
+		return s.inviteNotification(ctx, nid, t, r, it)
+	}
+	class, shown, unread, err := s.opts.History.UnreadEvent(ctx, nid, it.room, it.pos)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case !shown:
+		return nil, outcomeExpired, nil
+	case class == 0:
+		return nil, outcomeRead, nil
+	}
+	e, err := s.event(ctx, r, it.pos)
+	if err != nil || e == nil {
+		return nil, outcomeExpired, err
+	}
+	to := ident.Requester{UserID: t.user, UserNID: nid}
+	visible, err := s.opts.History.Visible(ctx, nil, r, to, []*rooms.Event{e})
+	switch {
+	case err != nil:
+		return nil, "", err
+	case len(visible) == 0:
+		return nil, outcomeExpired, nil
+	case s.tooOld(e):
+		return nil, outcomeOld, nil
+	}
+	n := s.about(r, e, nid, t, class)
+	if !t.noBadge {
+		total, err := s.badgeWith(ctx, nid, it.room, unread)
+		if err != nil {
+			return nil, "", err
+		}
+		n.Counts = &counts{Unread: total}
+	}
+	return n, outcomeSent, nil
+}
+
+// inviteNotification makes the notification of an invite. Its class is decided now: the invited user is not in the room
+// whose unread events have one.
+func (s *Service) inviteNotification(ctx context.Context, nid ident.UserNID, t *target, r *rooms.Room, it item) (*notification, string, error) {
+	if m := r.MemberOf(t.user); m == nil || m.Membership != rooms.Invite || m.Pos != it.pos {
+		return nil, outcomeRead, nil
+	}
+	e, err := s.event(ctx, r, it.pos)
+	if err != nil || e == nil {
+		return nil, outcomeExpired, err
+	}
+	ignored, err := s.opts.AccountData.Ignores(ctx, nil, nid)
+	if err != nil {
+		return nil, "", err
+	}
+	if _, yes := ignored[e.Sender()]; yes {
+		return nil, outcomeExpired, nil
+	}
+	if s.tooOld(e) {
+		return nil, outcomeOld, nil
+	}
+	class, _ := s.opts.Rules.Actions(e.Event, state{s, r, e}, nid, t.user)
+	if class == 0 {
+		return nil, outcomeRead, nil
+	}
+	n := s.about(r, e, nid, t, class)
+	if !t.noBadge {
+		total, err := s.badge(ctx, nid)
+		if err != nil {
+			return nil, "", err
+		}
+		n.Counts = &counts{Unread: total}
+	}
+	return n, outcomeSent, nil
+}
+
+func (s *Service) tooOld(e *rooms.Event) bool {
+	return s.now().Sub(time.UnixMilli(e.ReceivedTS)) > giveUpAfter
+}
+
+// event returns an event of a room, mostly from memory, or nil if it was deleted.
+func (s *Service) event(ctx context.Context, r *rooms.Room, pos storage.Pos) (e *rooms.Event, err error) {
+	if news, ok := r.Recent(pos - 1); ok && len(news) > 0 && news[0].Pos == pos {
+		return news[0], nil
+	}
+	err = s.db.Read(ctx, func(tx *storage.Tx) error {
+		found, err := r.EventsAt(tx, []storage.Pos{pos})
+		e = found[pos]
+		return err
+	})
+	return e, err
+}
+
+// about describes an event, which must be visible to the user.
+func (s *Service) about(r *rooms.Room, e *rooms.Event, nid ident.UserNID, t *target, class pushrules.Class) *notification {
+	n := &notification{EventID: e.ID(), RoomID: r.ID(), Prio: "low"}
+	decided, actions := s.opts.Rules.Actions(e.Event, state{s, r, e}, nid, t.user)
+	if decided != class { // the rules have changed since the event was stored
+		actions = class.Actions()
+	}
+	n.tweaks = pushrules.Tweaks(actions)
+	if e.Type() == "m.room.encrypted" || class&pushrules.Highlight != 0 || n.tweaks["sound"] != nil {
+		n.Prio = "high"
+	}
+	if t.format == eventIDOnly {
+		n.tweaks = nil
+		return n
+	}
+	n.Type, n.Sender, n.Content = e.Type(), e.Sender(), e.Content()
+	n.SenderDisplayName = state{s, r, e}.DisplayName(e.Sender())
+	if name := r.State("m.room.name", ""); name != nil {
+		n.RoomName = name.ContentString("name")
+	}
+	if alias := r.State("m.room.canonical_alias", ""); alias != nil {
+		n.RoomAlias = alias.ContentString("alias")
+	}
+	if key, isState := e.StateKey(); isState && e.Type() == "m.room.member" {
+		target := key == string(t.user)
+		n.UserIsTarget = &target
+	}
+	return n
+}
+
+// state gives push rules the current state of an event's room.
+type state struct {
+	svc *Service
+	*rooms.Room
+	event *rooms.Event
+}
+
+// JoinedCount implements pushrules.State.
+func (r state) JoinedCount() int { return r.Count(rooms.Join) }
+
+// DisplayName implements pushrules.State.
+func (r state) DisplayName(user id.UserID) string {
+	if e := r.State("m.room.member", string(user)); e != nil {
+		return e.ContentString("displayname")
+	}
+	return ""
+}
+
+// MayNotify implements pushrules.State.
+func (r state) MayNotify(sender id.UserID, key string) bool {
+	l := r.Levels()
+	return l.UserLevel(sender) >= l.Notification(key)
+}
+
+// InThread implements pushrules.State.
+func (r state) InThread() bool { return r.event.ThreadRoot != 0 }
+
+// IsSubscribed implements pushrules.State.
+func (r state) IsSubscribed(user ident.UserNID) bool {
+	return r.svc.opts.Rooms.IsSubscribed(user, r.event.ThreadRoot)
+}

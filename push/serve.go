@@ -1,0 +1,274 @@
+package push
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+	"ebb/keyed"
+	"ebb/storage"
+)
+
+// maxQueue bounds the events in the queue of one pusher; later ones are read from the database.
+const maxQueue = 50
+
+// item is an event of which a user may have to be notified.
+type item struct {
+	pos    storage.Pos
+	room   ident.RoomNID
+	invite bool // the user's own invite, which is in no timeline that the user can see
+}
+
+// pusher is the delivery state of an enabled pusher. It is guarded by Service.mu.
+type pusher struct {
+	nid     ident.PusherNID
+	user    *user
+	device  ident.DeviceNID
+	gateway *gateway // nil once the pusher is gone
+
+	queue []item // in ascending positions
+	// missed reports whether the database has further events after seen, at least up to top.
+	missed    bool
+	seen, top storage.Pos // the pusher has been offered all events up to seen
+	shown     int64       // the unread count that the gateway was last sent; unknownBadge
+	badgeDue  bool        // the count has to be sent even without an event
+
+	retry        keyed.Retry
+	failingSince time.Time // zero: the last attempt succeeded
+	stored       storage.PusherProgress
+	slow         bool // something has been waiting since before the last tick
+
+	waiting  bool // in the queue of the gateway
+	running  bool // being served
+	gone     bool // deleted or disabled
+	doubtful bool // its device is being deleted: the row has to be read before each delivery
+}
+
+// target is what is sent to the gateway about a pusher.
+type target struct {
+	user    id.UserID
+	device  ident.DeviceNID
+	url     string
+	appID   string
+	pushkey string
+	setAt   int64           // seconds
+	data    json.RawMessage // without the URL
+	format  string
+	noBadge bool
+}
+
+// waits reports whether there is something to deliver.
+func (p *pusher) waits() bool { return len(p.queue) > 0 || p.missed || p.badgeDue }
+
+// serve delivers what waits for a pusher until it fails or others have their turn.
+func (s *Service) serve(ctx, sending context.Context, p *pusher) {
+	for range maxTurn {
+		t, err := s.target(sending, p)
+		if err == nil && t != nil {
+			err = s.deliverNext(sending, p, t)
+		}
+		if err != nil {
+			s.failed(sending, p, err)
+		}
+		s.mu.Lock()
+		done := t == nil || err != nil || p.gone || !p.waits()
+		s.mu.Unlock()
+		if done || ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// target returns the row of a pusher, or nil if it was deleted.
+func (s *Service) target(ctx context.Context, p *pusher) (*target, error) {
+	s.mu.Lock()
+	doubtful := p.doubtful
+	s.mu.Unlock()
+	if t, known := s.targets.Get(p.nid); known && !doubtful {
+		return t, nil
+	}
+	var row storage.PusherRow
+	var found bool
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		row, found, err = tx.Pusher(p.nid)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !found || !row.Enabled {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.forget(p.nid)
+		return nil, nil
+	}
+	t, err := newTarget(&row)
+	if err == nil {
+		s.targets.Put(p.nid, t)
+		s.mu.Lock()
+		gone := p.gone
+		s.mu.Unlock()
+		if gone { // forget was called between the read and Put
+			s.targets.Forget(p.nid)
+		}
+	}
+	return t, err
+}
+
+func newTarget(row *storage.PusherRow) (*target, error) {
+	var d data
+	if err := json.Unmarshal([]byte(row.Data), &d); err != nil {
+		return nil, err
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(row.Data), &all); err != nil {
+		return nil, err
+	}
+	delete(all, "url")
+	raw, err := json.Marshal(all)
+	return &target{
+		user: id.UserID(row.UserID), device: row.Device, url: d.URL, appID: row.AppID, pushkey: row.Pushkey, setAt: row.UpdatedTS / 1000, data: raw, format: d.Format,
+		noBadge: row.NoBadge || d.NoBadge,
+	}, err
+}
+
+// deliverNext delivers the oldest event that waits for a pusher, or else its unread count.
+func (s *Service) deliverNext(ctx context.Context, p *pusher, t *target) error {
+	if err := s.refill(ctx, p); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	var it item
+	if len(p.queue) > 0 {
+		it = p.queue[0]
+	}
+	s.mu.Unlock()
+	if it.pos == 0 {
+		return s.deliverBadge(ctx, p, t)
+	}
+	n, outcome, err := s.notification(ctx, p.user.nid, t, it)
+	if err != nil {
+		return err
+	}
+	if n != nil {
+		if err := s.send(ctx, p, t, n); err != nil {
+			return err
+		}
+	}
+	pushes.WithLabelValues(outcome).Inc()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(p.queue) > 0 && p.queue[0] == it {
+		p.queue = p.queue[1:]
+	}
+	if n != nil && n.Counts != nil {
+		p.shown, p.badgeDue = n.Counts.Unread, false
+	}
+	return nil
+}
+
+// deliverBadge sends the user's unread count if it is not the one that the gateway was sent last.
+func (s *Service) deliverBadge(ctx context.Context, p *pusher, t *target) error {
+	s.mu.Lock()
+	due := p.badgeDue
+	p.badgeDue = false // a change from now on makes it due again
+	s.mu.Unlock()
+	if !due || t.noBadge {
+		return nil
+	}
+	count, err := s.badge(ctx, p.user.nid)
+	s.mu.Lock()
+	same := count == p.shown
+	s.mu.Unlock()
+	if err == nil && !same {
+		if err = s.send(ctx, p, t, &notification{Prio: "low", Counts: &counts{Unread: count}}); err == nil {
+			pushes.WithLabelValues("badge").Inc()
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		p.badgeDue = true
+		return err
+	}
+	p.shown = count
+	return nil
+}
+
+// send sends a notification for one pusher. It removes the pusher if the gateway rejects the pushkey.
+func (s *Service) send(ctx context.Context, p *pusher, t *target, n *notification) error {
+	n.Devices = []device{{AppID: t.appID, Pushkey: t.pushkey, PushkeyTS: t.setAt, Data: t.data, Tweaks: n.tweaks}}
+	body, err := json.Marshal(map[string]*notification{"notification": n})
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	rejected, err := s.post(ctx, t, body)
+	if err != nil {
+		return err
+	}
+	s.succeeded(p, time.Since(begun))
+	if slices.Contains(rejected, t.pushkey) {
+		return s.reject(ctx, p)
+	}
+	return nil
+}
+
+// refill reads further events of a pusher from the database if its queue is empty.
+func (s *Service) refill(ctx context.Context, p *pusher) error {
+	s.mu.Lock()
+	needed, seen := p.missed && len(p.queue) == 0, p.seen
+	s.mu.Unlock()
+	if !needed {
+		return nil
+	}
+	if err := s.db.Flush(ctx); err != nil { // so that the snapshot has everything that was offered
+		return err
+	}
+	var found []item
+	var settled, reached storage.Pos
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		settled = tx.Settled()
+		found, reached, err = missedItems(tx, p.user.nid, seen, settled)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.queue = append(p.queue, found...)
+	p.seen = reached
+	p.missed = reached < settled || p.top > settled
+	return nil
+}
+
+// missedItems returns the oldest events after a position of which a user may have to be notified, and how far it has
+// searched.
+func missedItems(tx *storage.Tx, user ident.UserNID, after, upTo storage.Pos) (found []item, reached storage.Pos, err error) {
+	events, reached, err := tx.NotifyingAfter(user, after, upTo, maxQueue)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, e := range events {
+		found = append(found, item{pos: e.Position, room: e.Room})
+	}
+	invites, err := tx.InvitesOf(user, after, reached, maxQueue)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(invites) == maxQueue {
+		reached = invites[maxQueue-1].Position
+		found = slices.DeleteFunc(found, func(it item) bool { return it.pos > reached })
+	}
+	for _, m := range invites {
+		found = append(found, item{pos: m.Position, room: m.Room, invite: true})
+	}
+	slices.SortFunc(found, func(a, b item) int { return cmp.Compare(a.pos, b.pos) })
+	return found, reached, nil
+}
