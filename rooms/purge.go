@@ -56,7 +56,7 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 	if err != nil {
 		return nil, err
 	}
-	var bare []storage.Pos
+	var deleted []storage.PurgeCandidate
 	for _, c := range batch {
 		if c.IsState || c.SentAt > cutoff {
 			continue
@@ -66,21 +66,18 @@ func (s *Service) purge(tx *storage.Tx, r *Room, batch []storage.PurgeCandidate,
 		case needed && skeleton:
 			continue
 		case needed:
-			err = skeletonize(tx, r.version, c)
-		case dependents[c.Position]:
-			err = tx.PurgeEvent(c.Position, c.EventID)
+			if err := skeletonize(tx, r.version, c); err != nil {
+				return gone, fmt.Errorf("purge %s: %w", c.EventID, err)
+			}
 		default: // a skeleton that the graph no longer needs is deleted too
-			bare = append(bare, c.Position)
-		}
-		if err != nil {
-			return gone, fmt.Errorf("purge %s: %w", c.EventID, err)
+			deleted = append(deleted, c)
 		}
 		if !skeleton {
 			gone = append(gone, c.Position)
 		}
 	}
-	if err := tx.PurgeBare(bare); err != nil {
-		return gone, fmt.Errorf("purge %d messages: %w", len(bare), err)
+	if err := tx.PurgeEvents(deleted, dependents); err != nil {
+		return gone, fmt.Errorf("purge %d messages: %w", len(deleted), err)
 	}
 	return gone, nil
 }

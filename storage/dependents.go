@@ -20,6 +20,9 @@ type dependent struct {
 	byHash bool
 	// remove deletes the rows that depend on one event.
 	remove func(tx *Tx, p Pos, eventID string) error
+	// removeAll deletes what depends on any of at most maxIn events. It takes the place of find and remove for a kind
+	// that most messages have, and is called before the events are deleted.
+	removeAll func(tx *Tx, positions []Pos) error
 }
 
 // dependents lists everything that depends on an event. Redaction, rejection, purge and erasure use this list. A new
@@ -83,6 +86,10 @@ var dependents = []dependent{
 			return err
 		},
 	},
+	{ // The words of the event in the search index.
+		goesWhen:  redacted | rejected | purged,
+		removeAll: (*Tx).removeFromSearch,
+	},
 }
 
 // The limit of four steps is one more than the search for a thread's root takes upwards.
@@ -96,8 +103,16 @@ const orphanRepliesQuery = `UPDATE events SET thread_root = 0 WHERE thread_root 
 
 // removeDependents deletes the rows that depend on an event and that the fate removes.
 func (tx *Tx) removeDependents(f fate, p Pos, eventID string) error {
+	if err := tx.removeOwnDependents(f, p, eventID); err != nil {
+		return err
+	}
+	return tx.removeCommonDependents(f, []Pos{p})
+}
+
+// removeOwnDependents is removeDependents for the kinds with a remove.
+func (tx *Tx) removeOwnDependents(f fate, p Pos, eventID string) error {
 	for _, d := range dependents {
-		if d.goesWhen&f == 0 {
+		if d.goesWhen&f == 0 || d.remove == nil {
 			continue
 		}
 		if err := d.remove(tx, p, eventID); err != nil {
@@ -107,8 +122,22 @@ func (tx *Tx) removeDependents(f fate, p Pos, eventID string) error {
 	return nil
 }
 
-// WithDependents returns the positions of the events in a purge batch that have dependents. Most messages have none,
-// and a few queries with lists find that out more cheaply than several statements for each message.
+// removeCommonDependents deletes what depends on any of at most maxIn events, as far as it has a removeAll.
+func (tx *Tx) removeCommonDependents(f fate, positions []Pos) error {
+	for _, d := range dependents {
+		if d.goesWhen&f == 0 || d.removeAll == nil {
+			continue
+		}
+		if err := d.removeAll(tx, positions); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WithDependents returns the positions of the events in a purge batch that have dependents with a remove of their own.
+// Most messages have none, and a few queries with lists find that out more cheaply than several statements for each
+// message.
 func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
 	found := map[Pos]bool{}
 	for part := range slices.Chunk(batch, maxIn) {
@@ -121,6 +150,9 @@ func (tx *Tx) WithDependents(batch []PurgeCandidate) (map[Pos]bool, error) {
 		list, args := In(1, positions)
 		hashList, hashArgs := In(1, hashes)
 		for _, d := range dependents {
+			if d.find == nil {
+				continue
+			}
 			in, values := list, args
 			if d.byHash {
 				in, values = hashList, hashArgs

@@ -198,8 +198,13 @@ func (c *pgConn) prepare(args []any) ([]any, error) {
 		if err != nil {
 			return nil, fmt.Errorf("$%d: %w", i+1, err)
 		}
-		if b, ok := v.([]byte); ok && b != nil {
-			v = string(b)
+		switch b := v.(type) {
+		case blob:
+			v = append([]byte{}, b...) // nil would be NULL
+		case []byte:
+			if b != nil {
+				v = string(b)
+			}
 		}
 		values[i] = v
 	}

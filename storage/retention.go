@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"fmt"
 	"slices"
 
 	"ebb/ident"
@@ -31,15 +32,30 @@ func (tx *Tx) PurgeCandidates(room ident.RoomNID, after ident.Order, limit int) 
 
 // PurgeEvent deletes a message event and its dependents.
 func (tx *Tx) PurgeEvent(p Pos, eventID string) error {
-	if err := tx.removeDependents(purged, p, eventID); err != nil {
-		return err
+	return tx.PurgeEvents([]PurgeCandidate{{Position: p, EventID: eventID}}, map[Pos]bool{p: true})
+}
+
+// PurgeEvents deletes message events and their dependents. with has the events for which WithDependents found some.
+func (tx *Tx) PurgeEvents(events []PurgeCandidate, with map[Pos]bool) error {
+	positions := make([]Pos, len(events))
+	for i, e := range events {
+		positions[i] = e.Position
+		if !with[e.Position] {
+			continue
+		}
+		if err := tx.removeOwnDependents(purged, e.Position, e.EventID); err != nil {
+			return fmt.Errorf("purge %s: %w", e.EventID, err)
+		}
 	}
-	return tx.PurgeBare([]Pos{p})
+	return tx.PurgeBare(positions)
 }
 
 // PurgeBare deletes message events without dependents; see WithDependents.
 func (tx *Tx) PurgeBare(positions []Pos) error {
 	for part := range slices.Chunk(positions, maxIn) {
+		if err := tx.removeCommonDependents(purged, part); err != nil {
+			return err
+		}
 		list, args := In(1, part)
 		remembered, _ := In(2, part)
 		if _, err := tx.exec(rememberPurgedQuery+remembered+` ON CONFLICT DO NOTHING`, append([]any{tx.Now().UnixMilli()}, args...)...); err != nil {

@@ -75,8 +75,13 @@ func (s *statement) bind(args []any) error {
 		if err != nil {
 			return fmt.Errorf("$%d: %w", i+1, err)
 		}
-		if b, ok := v.([]byte); ok && b != nil {
-			v = unsafe.String(unsafe.SliceData(b), len(b)) // text, as in PostgreSQL; the driver copies it before it returns
+		switch b := v.(type) {
+		case blob:
+			v = append([]byte{}, b...) // nil would be NULL
+		case []byte:
+			if b != nil {
+				v = unsafe.String(unsafe.SliceData(b), len(b)) // text, as in PostgreSQL; the driver copies it before it returns
+			}
 		}
 		s.args = append(s.args, driver.NamedValue{Ordinal: i + 1, Value: v})
 	}

@@ -9,10 +9,14 @@ import (
 	"ebb/ident"
 )
 
-// value converts an argument to a type that both drivers store alike: int64, float64, string, []byte (as text) or nil.
+// blob is an argument that is stored as bytes, not as text.
+type blob []byte
+
+// value converts an argument to a type that both drivers store alike: int64, float64, string, []byte (as text), blob or
+// nil.
 func value(a any) (driver.Value, error) {
 	switch v := a.(type) {
-	case nil, int64, string, []byte, float64:
+	case nil, int64, string, []byte, blob, float64:
 		return v, nil
 	case int:
 		return int64(v), nil

@@ -44,8 +44,10 @@ var rules = map[string]rule{
 	"rooms/visibility":         {rank: 1, only: []string{"canonjson"}, sideways: []string{"rooms/pdu"}, pure: true},
 	"rooms/expiry":             {rank: 1, only: []string{"canonjson"}, pure: true},
 	"rooms/parking":            {rank: 1, only: leaf},
+	"rooms/words":              {rank: 1, only: leaf, pure: true},
+	"storage/postings":         {rank: 1, only: leaf, pure: true},
 
-	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config", "ident", "keyed"}},
+	"storage":             {rank: 2, only: []string{"mxerr", "canonjson", "telemetry", "config", "ident", "keyed", "storage/postings"}},
 	"storage/storagetest": {rank: 2, sideways: []string{"storage"}},
 	"wake":                {rank: 2, only: []string{"ident"}},
 
@@ -53,6 +55,7 @@ var rules = map[string]rule{
 	"pushrules":  {rank: 3},
 	"rooms/acl":  {rank: 3, only: []string{"canonjson"}, sideways: []string{"pushrules"}, pure: true},
 	"rooms/txns": {rank: 3},
+	"search":     {rank: 3},
 
 	"rooms": {rank: 4},
 	// Account data of users. history leaves out what ignored users send.
@@ -105,6 +108,7 @@ var libraries = map[string][]string{
 	"github.com/jackc/pgx/v5":           {"storage", "storage/storagetest", "internal/pgtest"},
 	"github.com/prometheus/":            {"telemetry"},
 	"go.yaml.in/yaml/v3":                {"config", "appservice", "internal/specindex"},
+	"github.com/dchest/siphash":         {"rooms/words"},
 	"golang.org/x/":                     {"*"},
 	"github.com/emersion/":              {"mail", "internal/"},
 }

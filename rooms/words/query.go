@@ -1,0 +1,157 @@
+package words
+
+import (
+	"slices"
+	"strings"
+)
+
+const (
+	// maxQueryTokens bounds the words of a query, since each is compared with every word of a text.
+	maxQueryTokens = 64
+	// maxQueryTerms bounds the terms that are looked up. If a query has more, the text decides about the others.
+	maxQueryTerms = 16
+	// maxHighlights bounds the words that are returned to be highlighted.
+	maxHighlights = 100
+)
+
+// Query is what a user searches for: texts that have all its phrases. It is immutable.
+type Query struct {
+	phrases []phrase
+	tokens  int
+	shown   []string // the words as the user wrote them
+}
+
+// phrase is a word, some joined characters, or words in quotes: tokens that follow each other.
+type phrase []token
+
+type token struct {
+	text   string
+	joined bool
+	single bool
+}
+
+// Parse parses a query. Words in double quotes must follow each other. It returns false if there are too many words.
+func Parse(text string) (*Query, bool) {
+	q := &Query{}
+	var s Scanner
+	for i, part := range strings.Split(text, `"`) {
+		quoted := i%2 == 1
+		begin := true
+		for s.Reset(part); s.Next(); begin = false {
+			if begin || !quoted && !s.Joined {
+				q.phrases = append(q.phrases, nil)
+				q.shown = append(q.shown, s.Text()[s.Start:s.End])
+			} else {
+				last := &q.shown[len(q.shown)-1]
+				q.shown[len(q.shown)-1] = between(*last, s.Joined, s.Text()[s.Start:s.End])
+			}
+			last := len(q.phrases) - 1
+			q.phrases[last] = append(q.phrases[last], token{string(s.Term), s.Joined, s.Single})
+			if q.tokens++; q.tokens > maxQueryTokens {
+				return nil, false
+			}
+		}
+	}
+	return q, true
+}
+
+func between(before string, joined bool, after string) string {
+	if joined {
+		return before + after
+	}
+	return before + " " + after
+}
+
+// Empty reports whether the query has no words. It then matches nothing.
+func (q *Query) Empty() bool { return len(q.phrases) == 0 }
+
+// Words returns the words of the query as the user wrote them.
+func (q *Query) Words() []string { return slices.Clone(q.shown) }
+
+// Terms returns the terms that every matching text has: at most maxQueryTerms, of which those of joined characters are
+// the pairs.
+func (q *Query) Terms(h *Hasher) []uint32 {
+	var out []uint32
+	add := func(word string) {
+		if t := h.term([]byte(word)); !slices.Contains(out, t) {
+			out = append(out, t)
+		}
+	}
+	for _, p := range q.phrases {
+		for i, t := range p {
+			if t.joined && i > 0 {
+				add(p[i-1].text + t.text)
+			} else if i+1 == len(p) || !p[i+1].joined {
+				add(t.text)
+			}
+		}
+	}
+	return out[:min(len(out), maxQueryTerms)]
+}
+
+// Matcher decides which texts match a query. It is used by one goroutine.
+type Matcher struct {
+	q     *Query
+	scan  Scanner
+	found []token
+	spans [][2]int
+	seen  map[string]bool // highlights so far
+	words []string
+}
+
+// Matcher returns a Matcher, whose Highlights begin with the words of the query.
+func (q *Query) Matcher() *Matcher {
+	m := &Matcher{q: q, seen: map[string]bool{}}
+	for _, w := range q.shown {
+		m.highlight(w)
+	}
+	return m
+}
+
+// Match reports whether a text has all the phrases of the query. It notes how the text writes them.
+func (m *Matcher) Match(text string) bool {
+	m.found, m.spans = m.found[:0], m.spans[:0]
+	for m.scan.Reset(text); m.scan.Next(); {
+		m.found = append(m.found, token{string(m.scan.Term), m.scan.Joined, m.scan.Single})
+		m.spans = append(m.spans, [2]int{m.scan.Start, m.scan.End})
+	}
+	at := make([]int, len(m.q.phrases))
+	for i, p := range m.q.phrases {
+		if at[i] = p.in(m.found); at[i] < 0 {
+			return false
+		}
+	}
+	for i, p := range m.q.phrases {
+		m.highlight(m.scan.Text()[m.spans[at[i]][0]:m.spans[at[i]+len(p)-1][1]])
+	}
+	return len(m.q.phrases) > 0
+}
+
+// in returns where the tokens of a text have the phrase, or -1.
+func (p phrase) in(tokens []token) int {
+	for i := 0; i+len(p) <= len(tokens); i++ {
+		if p.begins(tokens[i:]) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (p phrase) begins(tokens []token) bool {
+	for i, t := range p {
+		if tokens[i].text != t.text || i > 0 && t.joined && !tokens[i].joined {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *Matcher) highlight(word string) {
+	if len(m.words) < maxHighlights && !m.seen[word] {
+		m.seen[word] = true
+		m.words = append(m.words, word)
+	}
+}
+
+// Highlights returns the words of the query, and the forms in which the texts that matched have them.
+func (m *Matcher) Highlights() []string { return m.words }

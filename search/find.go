@@ -1,0 +1,239 @@
+package search
+
+import (
+	"fmt"
+	"slices"
+
+	"ebb/ident"
+	"ebb/rooms/words"
+	"ebb/storage"
+	"ebb/storage/postings"
+)
+
+const (
+	// maxBlocks bounds the blocks that one search looks at, the newest first: 30 million messages in one room, or some
+	// thousand rooms.
+	maxBlocks = 4096
+	// maxParts bounds the parts of blocks that one search reads, of 800 bytes on average.
+	maxParts = 16384
+	// maxPostings bounds the occurrences of words that one search goes through, which takes some 20 ms.
+	maxPostings = 2_000_000
+	// blockBatch is how many blocks are looked at at a time.
+	blockBatch = 64
+)
+
+// Hit is an event that has the words of a query, or a word with the same term.
+type Hit struct {
+	Room  ident.RoomNID
+	Pos   storage.Pos
+	Order ident.Order // where it is shown in the timeline: that of the original for an edit
+	Time  int64       // ms; when it, or the original, was sent
+	Field postings.Field
+	Size  uint8 // see words.Query.Rank
+}
+
+// Request says what to find.
+type Request struct {
+	Rooms  []ident.RoomNID
+	Query  *words.Query
+	Fields []postings.Field
+}
+
+// Finder finds events for one request of a client.
+type Finder struct {
+	x    *Index
+	tail tail
+}
+
+// Begin returns a Finder. It has to be called before the read in which Find is: otherwise events that are moved from
+// the tail to blocks in between would be in neither.
+func (x *Index) Begin() *Finder { return &Finder{x: x, tail: x.current()} }
+
+// Find calls each for every event of the rooms that has the words of the query, in no particular order. An event can
+// come twice if the server was killed while it wrote the index. Find reports whether it went through all blocks: if the
+// work becomes too much, it leaves out the oldest ones.
+func (f *Finder) Find(tx *storage.Tx, req Request, each func(Hit)) (all bool, err error) {
+	terms := req.Query.Terms(words.NewHasher(f.x.key))
+	if len(terms) == 0 || len(req.Rooms) == 0 {
+		return true, nil
+	}
+	upTo, err := tx.SearchedUpTo()
+	if err != nil {
+		return false, err
+	}
+	s := &scan{tx: tx, req: &req, terms: terms, each: each}
+	if err := f.findInTail(s, upTo); err != nil {
+		return false, err
+	}
+	blocks, err := tx.SearchBlocks(req.Rooms, maxBlocks)
+	if err != nil {
+		return false, err
+	}
+	all = len(blocks) < maxBlocks
+	for part := range slices.Chunk(blocks, blockBatch) {
+		if s.parts > maxParts || s.postings > maxPostings {
+			return false, nil
+		}
+		if err := s.blocks(part); err != nil {
+			return false, err
+		}
+	}
+	return all, nil
+}
+
+// findInTail goes through the events that are in no block in the database of this transaction. New ones are read.
+func (f *Finder) findInTail(s *scan, blocksUpTo storage.Pos) error {
+	for more := true; more; {
+		var err error
+		if more, err = f.x.extend(s.tx, &f.tail, readBatch); err != nil {
+			return err
+		}
+	}
+	wanted := make(map[ident.RoomNID]bool, len(s.req.Rooms))
+	for _, r := range s.req.Rooms {
+		wanted[r] = true
+	}
+	for i := range f.tail.docs {
+		d := &f.tail.docs[i]
+		if storage.Pos(d.Pos) <= blocksUpTo || !wanted[d.room] {
+			continue
+		}
+		if !slices.ContainsFunc(s.terms, func(t uint32) bool { _, has := slices.BinarySearch(d.Terms, t); return !has }) {
+			s.hit(d.room, &d.Doc)
+		}
+	}
+	return nil
+}
+
+// scan is one search.
+type scan struct {
+	tx              *storage.Tx
+	req             *Request
+	terms           []uint32
+	each            func(Hit)
+	parts, postings int // read so far
+}
+
+func (s *scan) hit(room ident.RoomNID, d *postings.Doc) {
+	if !slices.Contains(s.req.Fields, d.Field) {
+		return
+	}
+	h := Hit{Room: room, Pos: storage.Pos(d.Pos), Order: ident.Order(d.Order), Time: d.Time, Field: d.Field, Size: d.Size}
+	if d.Order == 0 {
+		h.Order = orderOf(h.Pos)
+	}
+	s.each(h)
+}
+
+// candidate is a block with the numbers of the docs that have the terms so far.
+type candidate struct {
+	storage.SearchBlock
+	head  []byte
+	found []uint32
+}
+
+// blocks looks for the terms in some blocks, one term after the other, so that of a rare word not much is read.
+func (s *scan) blocks(blocks []storage.SearchBlock) error {
+	left := make([]candidate, len(blocks))
+	for i, b := range blocks {
+		left[i].SearchBlock = b
+	}
+	for i, term := range s.terms {
+		data, err := s.read(left, term)
+		if err != nil {
+			return err
+		}
+		kept := left[:0]
+		for _, c := range left {
+			if err := s.narrow(&c, term, i == 0, data); err != nil {
+				return fmt.Errorf("block %d of the search index: %w", c.NID, err)
+			}
+			if len(c.found) > 0 {
+				kept = append(kept, c)
+			}
+		}
+		left = kept
+	}
+	return s.hits(left)
+}
+
+// read reads the parts with a term. The terms of small blocks are in their heads, which are read once.
+func (s *scan) read(of []candidate, term uint32) (map[int64][]byte, error) {
+	var keys []int64
+	for i := range of {
+		if c := &of[i]; c.Parts > 0 || c.head == nil {
+			keys = append(keys, c.partOf(term))
+		}
+	}
+	s.parts += len(keys)
+	return s.tx.SearchParts(keys)
+}
+
+// partOf returns the key of the part with a term.
+func (c *candidate) partOf(term uint32) int64 {
+	if c.Parts == 0 {
+		return c.Part(-1)
+	}
+	return c.Part(postings.PartOf(term, c.Parts))
+}
+
+// narrow keeps the docs that have a term too.
+func (s *scan) narrow(c *candidate, term uint32, first bool, data map[int64][]byte) (err error) {
+	terms := data[c.partOf(term)]
+	if c.Parts == 0 {
+		if c.head == nil {
+			c.head = terms
+		}
+		if terms, err = postings.Pick(c.head, nil, nil); err != nil {
+			return err
+		}
+	}
+	with, err := postings.Find(nil, terms, term)
+	s.postings += len(with)
+	if first {
+		c.found = with
+	} else {
+		c.found = intersect(c.found, with)
+	}
+	return err
+}
+
+// intersect returns the numbers that are in both sorted lists, in the memory of the first.
+func intersect(a, b []uint32) []uint32 {
+	out := a[:0]
+	for _, n := range a {
+		for len(b) > 0 && b[0] < n {
+			b = b[1:]
+		}
+		if len(b) > 0 && b[0] == n {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// hits reads the heads of the blocks that have hits.
+func (s *scan) hits(found []candidate) error {
+	var keys []int64
+	for i := range found {
+		if found[i].head == nil {
+			keys = append(keys, found[i].Part(-1))
+		}
+	}
+	s.parts += len(keys)
+	heads, err := s.tx.SearchParts(keys)
+	if err != nil {
+		return err
+	}
+	for i := range found {
+		c := &found[i]
+		if c.head == nil {
+			c.head = heads[c.Part(-1)]
+		}
+		s.postings += c.Docs
+		if _, err := postings.Pick(c.head, c.found, func(d *postings.Doc) { s.hit(c.Room, d) }); err != nil {
+			return fmt.Errorf("block %d of the search index: %w", c.NID, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,475 @@
+// Package postings is the form in which the search index stores a block: some events of one room that have text, and
+// for each term the events in which it occurs. A block is bytes in, values out; where it is stored is up to package
+// storage.
+//
+// A block consists of a head, which lists the events, and of parts with the terms. Each part has the terms that begin
+// with the same bits, so that a search reads one small part of a block for each of its words. The terms of a small
+// block are in its head. Numbers are stored as differences, in as few bytes as they need.
+package postings
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/bits"
+	"slices"
+)
+
+// Doc is an event with text.
+type Doc struct {
+	Pos   int64 // its position
+	Order int64 // where it is shown in the timeline: that of the original for an edit; 0: that of a new event at Pos
+	Time  int64 // ms; when it was sent
+	Field Field // which of its texts is indexed
+	Size  uint8 // a measure of its length, below 8
+	Terms []uint32
+}
+
+// Field says which member of an event's content was indexed.
+type Field uint8
+
+// The fields.
+const (
+	Gone  Field = iota // none any more
+	Body               // content.body
+	Name               // content.name
+	Topic              // content.topic
+)
+
+const (
+	// MaxDocs bounds the events of one block, and with them the work of removing one of them.
+	MaxDocs = 8192
+	// MaxParts bounds the parts of a block.
+	MaxParts = 1 << 10
+	// partSize is the size that parts should have, in bytes: four fit in a page of SQLite.
+	partSize = 800
+	// format is the first byte of a head.
+	format = 1
+)
+
+// ErrCorrupt means that bytes are not those of a block.
+var ErrCorrupt = errors.New("postings: this is no block of the search index")
+
+// Block is an encoded block.
+type Block struct {
+	Head  []byte
+	Parts [][]byte // a power of two; none: the terms are in the head
+}
+
+// Set is the docs of a block with their terms, which the field Terms of the docs does not have.
+type Set struct {
+	Docs     []Doc    // sorted by Pos
+	postings []uint64 // which term is in which doc: sorted, the term above the number of the doc
+}
+
+// NewSet returns a Set of docs that are sorted by Pos, each once, and of their Terms.
+func NewSet(docs []Doc) Set {
+	n := 0
+	for i := range docs {
+		n += len(docs[i].Terms)
+	}
+	s := Set{Docs: make([]Doc, len(docs)), postings: make([]uint64, 0, n)}
+	for i, d := range docs {
+		for _, t := range d.Terms {
+			s.postings = append(s.postings, posting(t, uint32(i)))
+		}
+		d.Terms = nil
+		s.Docs[i] = d
+	}
+	slices.Sort(s.postings)
+	return s
+}
+
+func posting(term, doc uint32) uint64 { return uint64(term)<<32 | uint64(doc) }
+
+// Merge returns the docs of two sets. Of a doc that is in both, that of b is taken.
+func Merge(a, b Set) Set {
+	out := Set{Docs: make([]Doc, 0, len(a.Docs)+len(b.Docs))}
+	left, right := make([]uint32, len(a.Docs)), make([]uint32, len(b.Docs))
+	i, j := 0, 0
+	for i < len(a.Docs) || j < len(b.Docs) {
+		switch {
+		case j == len(b.Docs) || i < len(a.Docs) && a.Docs[i].Pos < b.Docs[j].Pos:
+			left[i] = uint32(len(out.Docs))
+			out.Docs = append(out.Docs, a.Docs[i])
+			i++
+		default:
+			if i < len(a.Docs) && a.Docs[i].Pos == b.Docs[j].Pos {
+				left[i] = dropped
+				i++
+			}
+			right[j] = uint32(len(out.Docs))
+			out.Docs = append(out.Docs, b.Docs[j])
+			j++
+		}
+	}
+	out.postings = merge(renumber(a.postings, left), renumber(b.postings, right))
+	return out
+}
+
+// WithoutGone returns the set without the docs that are Gone.
+func (s Set) WithoutGone() Set {
+	if !slices.ContainsFunc(s.Docs, func(d Doc) bool { return d.Field == Gone }) {
+		return s
+	}
+	out, numbers := Set{}, make([]uint32, len(s.Docs))
+	for i, d := range s.Docs {
+		if numbers[i] = dropped; d.Field != Gone {
+			numbers[i] = uint32(len(out.Docs))
+			out.Docs = append(out.Docs, d)
+		}
+	}
+	out.postings = renumber(s.postings, numbers)
+	return out
+}
+
+// Split returns sets of at most most docs each.
+func (s Set) Split(most int) (out []Set) {
+	if len(s.Docs) <= most {
+		return []Set{s}
+	}
+	for first := 0; first < len(s.Docs); first += most {
+		numbers, n := make([]uint32, len(s.Docs)), min(most, len(s.Docs)-first)
+		for i := range numbers {
+			if numbers[i] = dropped; i >= first && i < first+n {
+				numbers[i] = uint32(i - first)
+			}
+		}
+		out = append(out, Set{Docs: s.Docs[first : first+n], postings: renumber(s.postings, numbers)})
+	}
+	return out
+}
+
+const dropped = 1<<32 - 1
+
+// renumber gives the docs of postings new numbers, which keep their order.
+func renumber(postings []uint64, numbers []uint32) []uint64 {
+	out := make([]uint64, 0, len(postings))
+	for _, p := range postings {
+		if n := numbers[uint32(p)]; n != dropped {
+			out = append(out, posting(uint32(p>>32), n))
+		}
+	}
+	return out
+}
+
+func merge(a, b []uint64) []uint64 {
+	out := make([]uint64, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if a[0] < b[0] {
+			out, a = append(out, a[0]), a[1:]
+		} else {
+			out, b = append(out, b[0]), b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
+}
+
+// Encode encodes a set of at most MaxDocs docs.
+func Encode(s Set) Block {
+	head := appendDocs([]byte{format}, s.Docs)
+	terms := appendTerms(nil, s.postings)
+	if len(terms) <= partSize {
+		return Block{Head: append(head, terms...)}
+	}
+	n := min(1<<bits.Len(uint((len(terms)-1)/partSize)), MaxParts)
+	b := Block{Head: head, Parts: make([][]byte, n)}
+	rest := s.postings
+	for i := range b.Parts {
+		end := len(rest)
+		if i+1 < n {
+			end, _ = slices.BinarySearch(rest, uint64(i+1)<<(64-bits.Len(uint(n)-1)))
+		}
+		b.Parts[i], rest = appendTerms(nil, rest[:end]), rest[end:]
+	}
+	return b
+}
+
+// PartOf returns which of n parts has a term.
+func PartOf(term uint32, n int) int { return int(term >> (32 - bits.Len(uint(n)-1))) }
+
+// appendDocs appends the docs in groups, each of which can be skipped: its length, and its docs relative to the first
+// doc of the block.
+func appendDocs(dst []byte, docs []Doc) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(docs)))
+	if len(docs) == 0 {
+		return dst
+	}
+	base := docs[0]
+	dst = binary.AppendVarint(binary.AppendUvarint(dst, uint64(base.Pos)), base.Time)
+	var group []byte
+	for part := range slices.Chunk(docs, groupDocs) {
+		group = group[:0]
+		pos, time := base.Pos, base.Time
+		for i := range part {
+			group = appendDoc(group, &part[i], pos, time)
+			pos, time = part[i].Pos, part[i].Time
+		}
+		dst = append(binary.AppendUvarint(dst, uint64(len(group))), group...)
+	}
+	return dst
+}
+
+// appendDoc appends a doc that follows one with a position and time.
+func appendDoc(dst []byte, d *Doc, pos, time int64) []byte {
+	flags := byte(d.Field) | d.Size<<2
+	if d.Order != 0 {
+		flags |= ownOrder
+	}
+	dst = append(dst, flags)
+	dst = binary.AppendUvarint(dst, uint64(d.Pos-pos))
+	dst = binary.AppendVarint(dst, d.Time-time)
+	if d.Order != 0 {
+		dst = binary.AppendUvarint(dst, uint64(d.Order))
+	}
+	return dst
+}
+
+// groupDocs is the number of docs in a group.
+const groupDocs = 64
+
+const ownOrder = 1 << 5
+
+// appendTerms appends each term, how many docs have it, and their numbers.
+func appendTerms(dst []byte, postings []uint64) []byte {
+	var before uint32
+	for len(postings) > 0 {
+		term, n := uint32(postings[0]>>32), 1
+		for n < len(postings) && uint32(postings[n]>>32) == term {
+			n++
+		}
+		dst = binary.AppendUvarint(dst, uint64(term-before))
+		dst = binary.AppendUvarint(dst, uint64(n))
+		var doc uint32
+		for _, p := range postings[:n] {
+			dst = binary.AppendUvarint(dst, uint64(uint32(p)-doc))
+			doc = uint32(p)
+		}
+		before, postings = term, postings[n:]
+	}
+	return dst
+}
+
+// reader reads numbers, and notes if there are none.
+type reader struct {
+	buf []byte
+	at  int // moved instead of buf, which would cost a write barrier
+	bad bool
+}
+
+func (r *reader) uvarint() uint64 {
+	buf := r.buf[min(r.at, len(r.buf)):]
+	if len(buf) > 0 && buf[0] < 0x80 { // usual
+		r.at++
+		return uint64(buf[0])
+	}
+	v, n := binary.Uvarint(buf)
+	if n <= 0 {
+		r.bad, r.at = true, len(r.buf)
+		return 0
+	}
+	r.at += n
+	return v
+}
+
+// rest returns what was not read yet.
+func (r *reader) rest() []byte { return r.buf[r.at:] }
+
+func (r *reader) varint() int64 {
+	u := r.uvarint()
+	return int64(u>>1) ^ -int64(u&1)
+}
+
+// heading is the beginning of a head.
+type heading struct {
+	n    int
+	base Doc
+	r    reader // of the groups
+}
+
+func parseHead(head []byte) (h heading, err error) {
+	if len(head) == 0 || head[0] != format {
+		return h, ErrCorrupt
+	}
+	h.r.buf = head[1:]
+	n := h.r.uvarint()
+	if n > MaxDocs {
+		return h, ErrCorrupt
+	}
+	if h.n = int(n); n > 0 {
+		h.base.Pos, h.base.Time = int64(h.r.uvarint()), h.r.varint()
+	}
+	if h.r.bad {
+		err = ErrCorrupt
+	}
+	return h, err
+}
+
+// group returns the bytes of the next group.
+func (h *heading) group() (reader, error) {
+	n := h.r.uvarint()
+	if h.r.bad || n > uint64(len(h.r.rest())) {
+		return reader{}, ErrCorrupt
+	}
+	g := reader{buf: h.r.rest()[:n]}
+	h.r.at += int(n)
+	return g, nil
+}
+
+// next reads the doc that follows d into d.
+func (r *reader) next(d *Doc) {
+	flags := byte(r.uvarint())
+	d.Pos += int64(r.uvarint())
+	d.Time += r.varint()
+	d.Field, d.Size, d.Order = Field(flags&3), flags>>2&7, 0
+	if flags&ownOrder != 0 {
+		d.Order = int64(r.uvarint())
+	}
+}
+
+// Docs decodes the docs of a head, without their terms, and returns the terms that follow them, if the block has no
+// parts.
+func Docs(head []byte) (docs []Doc, terms []byte, err error) {
+	h, err := parseHead(head)
+	if err != nil {
+		return nil, nil, err
+	}
+	all := make([]uint32, h.n)
+	for i := range all {
+		all[i] = uint32(i)
+	}
+	docs = make([]Doc, 0, h.n)
+	terms, err = Pick(head, all, func(d *Doc) { docs = append(docs, *d) })
+	return docs, terms, err
+}
+
+// Pick calls f for the docs with some numbers, which are sorted, and returns the terms that follow the docs. The Doc is
+// valid during the call.
+func Pick(head []byte, numbers []uint32, f func(*Doc)) (terms []byte, err error) {
+	h, err := parseHead(head)
+	if err != nil {
+		return nil, err
+	}
+	var d Doc // for all docs, since it escapes to f
+	for first := 0; first < h.n; first += groupDocs {
+		g, err := h.group()
+		if err != nil {
+			return nil, err
+		}
+		d.Pos, d.Time = h.base.Pos, h.base.Time
+		for n := first; n < min(first+groupDocs, h.n) && len(numbers) > 0 && numbers[0] < uint32(first+groupDocs); n++ {
+			if g.next(&d); g.bad {
+				return nil, ErrCorrupt
+			}
+			if numbers[0] == uint32(n) {
+				f(&d)
+				numbers = numbers[1:]
+			}
+		}
+	}
+	return h.r.rest(), nil
+}
+
+// Find appends the numbers of the docs that have a term to dst. terms is the part of the term.
+func Find(dst []uint32, terms []byte, term uint32) ([]uint32, error) {
+	err := each(terms, func(t uint32, r *reader, n int) bool {
+		if t > term {
+			return false
+		}
+		var doc uint32
+		for range n {
+			if doc += uint32(r.uvarint()); t == term {
+				dst = append(dst, doc)
+			}
+		}
+		return true
+	})
+	return dst, err
+}
+
+// each calls f for every term with a reader of its n numbers, all of which f must read, until f returns false.
+func each(terms []byte, f func(term uint32, r *reader, n int) bool) error {
+	r := reader{buf: terms}
+	var term uint32
+	for r.at < len(r.buf) {
+		term += uint32(r.uvarint())
+		n := r.uvarint()
+		if r.bad || n == 0 || n > MaxDocs {
+			return ErrCorrupt
+		}
+		if !f(term, &r, int(n)) {
+			return nil
+		}
+		if r.bad {
+			return ErrCorrupt
+		}
+	}
+	return nil
+}
+
+// Decode decodes a block, of which parts are in order.
+func Decode(b Block) (s Set, err error) {
+	var terms []byte
+	if s.Docs, terms, err = Docs(b.Head); err != nil {
+		return Set{}, err
+	}
+	bad := false
+	for _, part := range append([][]byte{terms}, b.Parts...) {
+		err := each(part, func(t uint32, r *reader, n int) bool {
+			var doc uint32
+			for range n {
+				doc += uint32(r.uvarint())
+				bad = bad || uint64(doc) >= uint64(len(s.Docs))
+				s.postings = append(s.postings, posting(t, doc))
+			}
+			return true
+		})
+		if err != nil || bad || !slices.IsSorted(s.postings) {
+			return Set{}, ErrCorrupt
+		}
+	}
+	return s, nil
+}
+
+// Without returns terms without those of some docs, and whether that makes a difference.
+func Without(terms []byte, gone map[uint32]bool) (rest []byte, changed bool, err error) {
+	var kept []uint64
+	err = each(terms, func(t uint32, r *reader, n int) bool {
+		var doc uint32
+		for range n {
+			if doc += uint32(r.uvarint()); gone[doc] {
+				changed = true
+			} else {
+				kept = append(kept, posting(t, doc))
+			}
+		}
+		return true
+	})
+	if err != nil || !changed {
+		return terms, false, err
+	}
+	return appendTerms(nil, kept), true, nil
+}
+
+// HeadWithout returns a head in which some docs are Gone, with the terms of the head, if it has any, without theirs. It
+// returns nil if all docs of the block are gone.
+func HeadWithout(head []byte, gone map[uint32]bool) ([]byte, error) {
+	docs, terms, err := Docs(head)
+	if err != nil {
+		return nil, err
+	}
+	left := false
+	for i := range docs {
+		if gone[uint32(i)] {
+			docs[i].Field, docs[i].Size = Gone, 0
+		}
+		left = left || docs[i].Field != Gone
+	}
+	if !left {
+		return nil, nil
+	}
+	rest, _, err := Without(terms, gone)
+	if err != nil {
+		return nil, err
+	}
+	return append(appendDocs([]byte{format}, docs), rest...), nil
+}

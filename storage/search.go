@@ -1,0 +1,329 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+
+	"ebb/ident"
+	"ebb/storage/postings"
+)
+
+// The rows of the search index. What is in its blocks, and when they are written, is up to package search; here is what
+// removes events from them (see dependents).
+
+// SearchBlock describes a block of the index: some events of a room.
+type SearchBlock struct {
+	NID         Pos
+	Room        ident.RoomNID
+	First, Last Pos // positions of its first and last event
+	Docs, Parts int
+}
+
+// partsPerBlock is the distance of the keys of two blocks in search_parts: one key for the head, and one for each part.
+const partsPerBlock = 2 * postings.MaxParts
+
+func (b *SearchBlock) head() int64 { return int64(b.NID) * partsPerBlock }
+
+// Part returns the key of a part. The part -1 is the head.
+func (b *SearchBlock) Part(n int) int64 { return b.head() + 1 + int64(n) }
+
+const searchBlockColumns = `SELECT nid, room_nid, first_pos, last_pos, docs, parts FROM search_blocks `
+
+func scanSearchBlock(r Row) (b SearchBlock, err error) {
+	var docs, parts int64
+	err = r.Scan(&b.NID, &b.Room, &b.First, &b.Last, &docs, &parts)
+	b.Docs, b.Parts = int(docs), int(parts)
+	return b, err
+}
+
+// SearchBlocks returns blocks of some rooms, the newest first, at most limit. It uses the index search_blocks_by_room.
+func (tx *Tx) SearchBlocks(rooms []ident.RoomNID, limit int) ([]SearchBlock, error) {
+	var out []SearchBlock
+	for part := range slices.Chunk(rooms, maxIn) {
+		list, args := In(2, part)
+		found, err := collect(tx, scanSearchBlock, searchBlockColumns+`WHERE room_nid IN `+list+` ORDER BY last_pos DESC LIMIT $1`, append([]any{limit}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found...)
+	}
+	slices.SortFunc(out, func(a, b SearchBlock) int { return int(b.Last - a.Last) })
+	return out[:min(len(out), limit)], nil
+}
+
+const (
+	blocksBetweenQuery = searchBlockColumns + `WHERE room_nid = $1 AND last_pos >= $2 AND first_pos <= $3 ORDER BY last_pos LIMIT $4`
+	blockBeforeQuery   = searchBlockColumns + `WHERE room_nid = $1 AND last_pos < $2 ORDER BY last_pos DESC LIMIT 1`
+)
+
+// SearchBlocksBetween returns at most limit blocks of a room that have positions from first to last, in order. It uses
+// the index search_blocks_by_room.
+func (tx *Tx) SearchBlocksBetween(room ident.RoomNID, first, last Pos, limit int) ([]SearchBlock, error) {
+	return collect(tx, scanSearchBlock, blocksBetweenQuery, int64(room), int64(first), int64(last), limit)
+}
+
+// SearchBlockBefore returns the last block of a room before a position. It uses the index search_blocks_by_room.
+func (tx *Tx) SearchBlockBefore(room ident.RoomNID, p Pos) (SearchBlock, bool, error) {
+	return one(tx, scanSearchBlock, blockBeforeQuery, int64(room), int64(p))
+}
+
+// SearchParts returns parts and heads by their keys. It uses the primary key.
+func (tx *Tx) SearchParts(keys []int64) (map[int64][]byte, error) {
+	out := make(map[int64][]byte, len(keys))
+	for part := range slices.Chunk(keys, maxIn) {
+		list, args := In(1, part)
+		err := tx.each(func(r Row) error {
+			var key int64
+			var data []byte
+			err := r.Scan(&key, &data)
+			out[key] = data
+			return err
+		}, `SELECT nid, data FROM search_parts WHERE nid IN `+list, args...)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+const blockPartsQuery = `SELECT data FROM search_parts WHERE nid >= $1 AND nid < $2 ORDER BY nid`
+
+// ReadSearchBlock reads a whole block. It uses the primary key.
+func (tx *Tx) ReadSearchBlock(b SearchBlock) (out postings.Block, err error) {
+	rows, err := collect(tx, func(r Row) (data []byte, err error) { err = r.Scan(&data); return data, err }, blockPartsQuery, b.head(), b.head()+partsPerBlock)
+	if err != nil {
+		return out, err
+	}
+	if len(rows) != b.Parts+1 {
+		return out, fmt.Errorf("block %d of the search index has %d parts instead of %d", b.NID, len(rows)-1, b.Parts)
+	}
+	return postings.Block{Head: rows[0], Parts: rows[1:]}, nil
+}
+
+const insertBlockQuery = `INSERT INTO search_blocks (nid, room_nid, first_pos, last_pos, docs, parts) VALUES ($1, $2, $3, $4, $5, $6)`
+
+// InsertSearchBlock stores a block with some events of a room.
+func (tx *Tx) InsertSearchBlock(room ident.RoomNID, docs []postings.Doc, block postings.Block) error {
+	b := SearchBlock{NID: tx.NextPos()}
+	if _, err := tx.exec(insertBlockQuery, int64(b.NID), int64(room), docs[0].Pos, docs[len(docs)-1].Pos, len(docs), len(block.Parts)); err != nil {
+		return err
+	}
+	for i, data := range append([][]byte{block.Head}, block.Parts...) {
+		if _, err := tx.exec(`INSERT INTO search_parts (nid, data) VALUES ($1, $2)`, b.head()+int64(i), blob(data)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ErrSearchChanged means that a block is no longer the one that was read.
+var ErrSearchChanged = errors.New("storage: the block of the search index has changed")
+
+// DeleteSearchBlock deletes a block that was read before. head is what its head was then: if events were removed from
+// the block meanwhile, or it was deleted, the error is ErrSearchChanged.
+func (tx *Tx) DeleteSearchBlock(b SearchBlock, head []byte) error {
+	now, err := tx.SearchParts([]int64{b.head()})
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(now[b.head()], head) {
+		return ErrSearchChanged
+	}
+	return tx.dropSearchBlock(b)
+}
+
+func (tx *Tx) dropSearchBlock(b SearchBlock) error {
+	if _, err := tx.exec(`DELETE FROM search_blocks WHERE nid = $1`, int64(b.NID)); err != nil {
+		return err
+	}
+	_, err := tx.exec(`DELETE FROM search_parts WHERE nid >= $1 AND nid < $2`, b.head(), b.head()+partsPerBlock)
+	return err
+}
+
+// ClearSearch deletes at most limit blocks of the index, and reports whether there may be more. With the last ones it
+// forgets what was indexed.
+func (tx *Tx) ClearSearch(limit int) (more bool, err error) {
+	blocks, err := collect(tx, scanSearchBlock, searchBlockColumns+`ORDER BY nid LIMIT $1`, limit)
+	if err != nil {
+		return false, err
+	}
+	for _, b := range blocks {
+		if err := tx.dropSearchBlock(b); err != nil {
+			return false, err
+		}
+	}
+	if len(blocks) == limit {
+		return true, nil
+	}
+	if _, err := tx.exec(`DELETE FROM search_gaps`); err != nil {
+		return false, err
+	}
+	return false, tx.SetSearchedUpTo(0)
+}
+
+// removeFromSearch removes events from the blocks of the index. Their rows in events still exist.
+func (tx *Tx) removeFromSearch(positions []Pos) error {
+	byRoom := map[ident.RoomNID][]int64{}
+	list, args := In(1, positions)
+	err := tx.each(func(r Row) error {
+		var room ident.RoomNID
+		var p int64
+		err := r.Scan(&room, &p)
+		byRoom[room] = append(byRoom[room], p)
+		return err
+	}, `SELECT room_nid, position FROM events WHERE position IN `+list+``, args...)
+	if err != nil {
+		return err
+	}
+	for room, own := range byRoom {
+		slices.Sort(own)
+		blocks, err := tx.SearchBlocksBetween(room, Pos(own[0]), Pos(own[len(own)-1]), len(own)+1)
+		if err != nil {
+			return err
+		}
+		for _, b := range blocks {
+			if err := tx.removeFromBlock(b, own); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeFromBlock removes those of some positions, which are sorted, that a block has.
+func (tx *Tx) removeFromBlock(b SearchBlock, positions []int64) error {
+	heads, err := tx.SearchParts([]int64{b.head()})
+	if err != nil {
+		return err
+	}
+	docs, _, err := postings.Docs(heads[b.head()])
+	if err != nil {
+		return fmt.Errorf("block %d: %w", b.NID, err)
+	}
+	gone := map[uint32]bool{}
+	for i := range docs {
+		if _, found := slices.BinarySearch(positions, docs[i].Pos); found && docs[i].Field != postings.Gone {
+			gone[uint32(i)] = true
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	head, err := postings.HeadWithout(heads[b.head()], gone)
+	if err != nil {
+		return fmt.Errorf("block %d: %w", b.NID, err)
+	}
+	if head == nil {
+		return tx.dropSearchBlock(b)
+	}
+	return tx.rewriteBlock(b, head, gone)
+}
+
+const updatePartQuery = `UPDATE search_parts SET data = $2 WHERE nid = $1`
+
+// rewriteBlock replaces the head of a block, and those of its parts that change.
+func (tx *Tx) rewriteBlock(b SearchBlock, head []byte, gone map[uint32]bool) error {
+	if _, err := tx.exec(updatePartQuery, b.head(), blob(head)); err != nil || b.Parts == 0 {
+		return err
+	}
+	block, err := tx.ReadSearchBlock(b)
+	if err != nil {
+		return err
+	}
+	for i, part := range block.Parts {
+		rest, changed, err := postings.Without(part, gone)
+		if err == nil && changed {
+			_, err = tx.exec(updatePartQuery, b.Part(i), blob(rest))
+		}
+		if err != nil {
+			return fmt.Errorf("block %d: %w", b.NID, err)
+		}
+	}
+	return nil
+}
+
+// SearchableEvent is an event that may have text for the index.
+type SearchableEvent struct {
+	Position   Pos
+	Room       ident.RoomNID
+	Order      ident.Order
+	Type       string
+	OriginTS   int64
+	ReceivedTS int64
+	JSON       []byte
+}
+
+var (
+	// isSearchable holds for events that clients may see and that are not redacted.
+	isSearchable    = `ord > 0 AND redacted_by = 0 AND ` + isShown
+	searchableQuery = `SELECT position, room_nid, ord, type, origin_ts, received_ts, json FROM events
+WHERE position > $1 AND position <= $2 AND type IN ('m.room.message', 'm.room.name', 'm.room.topic') AND ` + isSearchable + ` ORDER BY position LIMIT $3`
+	stillShownQuery = `SELECT position FROM events WHERE ` + isSearchable + ` AND position IN `
+)
+
+// SearchableEvents returns at most limit events above a position and up to another one that may have text for the
+// index, in order. It uses the primary key.
+func (tx *Tx) SearchableEvents(after, upTo Pos, limit int) ([]SearchableEvent, error) {
+	return collect(tx, func(r Row) (e SearchableEvent, err error) {
+		err = r.Scan(&e.Position, &e.Room, &e.Order, &e.Type, &e.OriginTS, &e.ReceivedTS, &e.JSON)
+		return e, err
+	}, searchableQuery, int64(after), int64(upTo), limit)
+}
+
+// StillShown returns those of some positions whose events clients may still see and that are not redacted. It uses the
+// primary key.
+func (tx *Tx) StillShown(positions []Pos) (map[Pos]bool, error) {
+	out := make(map[Pos]bool, len(positions))
+	for part := range slices.Chunk(positions, maxIn) {
+		list, args := In(1, part)
+		found, err := collect(tx, scanNumber[Pos], stillShownQuery+list, args...)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range found {
+			out[p] = true
+		}
+	}
+	return out, nil
+}
+
+// SearchedUpTo returns the position above which no event is in a block of the index.
+func (tx *Tx) SearchedUpTo() (Pos, error) {
+	p, _, err := one(tx, scanNumber[Pos], `SELECT value FROM meta WHERE name = 'search'`)
+	return p, err
+}
+
+// SetSearchedUpTo stores the position above which no event is in a block of the index.
+func (tx *Tx) SetSearchedUpTo(p Pos) error {
+	_, err := tx.exec(`INSERT INTO meta (name, value) VALUES ('search', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, int64(p))
+	return err
+}
+
+// SearchGap is a range of positions whose events are not in the index yet: above After up to UpTo.
+type SearchGap struct{ After, UpTo Pos }
+
+// SearchGaps returns the gaps of the index, the newest first, at most limit.
+func (tx *Tx) SearchGaps(limit int) ([]SearchGap, error) {
+	return collect(tx, func(r Row) (g SearchGap, err error) {
+		err = r.Scan(&g.After, &g.UpTo)
+		return g, err
+	}, `SELECT first_pos, last_pos FROM search_gaps ORDER BY first_pos DESC LIMIT $1`, limit)
+}
+
+// AddSearchGap stores a gap.
+func (tx *Tx) AddSearchGap(g SearchGap) error {
+	_, err := tx.exec(`INSERT INTO search_gaps (first_pos, last_pos) VALUES ($1, $2)`, int64(g.After), int64(g.UpTo))
+	return err
+}
+
+// NarrowSearchGap records that a gap now begins after a position. At its end the gap is deleted.
+func (tx *Tx) NarrowSearchGap(g SearchGap, after Pos) error {
+	if after >= g.UpTo {
+		_, err := tx.exec(`DELETE FROM search_gaps WHERE first_pos = $1`, int64(g.After))
+		return err
+	}
+	_, err := tx.exec(`UPDATE search_gaps SET first_pos = $2 WHERE first_pos = $1`, int64(g.After), int64(after))
+	return err
+}
