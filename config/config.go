@@ -32,6 +32,7 @@ type Config struct {
 	TURN           TURN         `yaml:"turn"`
 	DelayedEvents  Delays       `yaml:"delayed_events"`
 	Push           Push         `yaml:"push"`
+	Search         Search       `yaml:"search"`
 	Retention      Retention    `yaml:"retention"`
 	Rooms          Rooms        `yaml:"rooms"`
 	Cache          Cache        `yaml:"cache"`
@@ -179,6 +180,11 @@ type TURN struct {
 	Lifetime         Duration `yaml:"lifetime" doc:"How long clients use the credentials before they ask for new ones."`
 }
 
+// Search configures the search for messages.
+type Search struct {
+	Enabled bool `yaml:"enabled" doc:"Whether users can search for messages in unencrypted rooms. The index takes about a third of the size of the texts. If this is false, the index is deleted; if it becomes true again, all messages are indexed anew in the background."`
+}
+
 // Push configures the default push rules and how users are notified through push gateways.
 type Push struct {
 	LegacyMentionRules   bool `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web before September 2026 needs them."`
@@ -244,6 +250,7 @@ func Default() *Config {
 			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour)},
 		Push:      Push{LegacyMentionRules: true},
 		TURN:      TURN{Lifetime: Duration(time.Hour)},
+		Search:    Search{Enabled: true},
 		Retention: Retention{PurgeInterval: Duration(10 * time.Minute)},
 		Rooms:     Rooms{DefaultVersion: "12"},
 		Cache:     Cache{Size: 256 << 20},

@@ -163,18 +163,25 @@ func (v *viewer) bundle(tx *storage.Tx, e *rooms.Event, b *bundle, opt FormOptio
 	return append(out, '}'), nil
 }
 
-// edit returns the most recent valid replacement of an event. A redacted event has none.
-// Spec: client-server-api#server-side-aggregation-of-mreplace-relationships
+// edit returns the form of the most recent valid replacement of an event.
 func (v *viewer) edit(tx *storage.Tx, e *rooms.Event, opt FormOptions) ([]byte, error) {
-	if e.RedactedBy != 0 {
-		return nil, nil
+	edit, at, err := v.latestEdit(tx, e)
+	if err != nil || edit == nil {
+		return nil, err
 	}
-	if e.RelType() == relReplace {
-		return nil, nil // an edit cannot be edited
+	return v.one(tx, edit, at, FormOptions{RoomID: opt.RoomID})
+}
+
+// latestEdit returns the most recent valid replacement of an event that the viewer may see, nil if there is none. A
+// redacted event has none.
+// Spec: client-server-api#server-side-aggregation-of-mreplace-relationships
+func (v *viewer) latestEdit(tx *storage.Tx, e *rooms.Event) (*rooms.Event, sight, error) {
+	if e.RedactedBy != 0 || e.RelType() == relReplace { // an edit cannot be edited
+		return nil, sight{}, nil
 	}
 	rows, err := tx.Edits(v.room.NID(), string(e.ID()), e.SenderNID, e.Type(), maxEdits)
 	if err != nil {
-		return nil, err
+		return nil, sight{}, err
 	}
 	slices.SortStableFunc(rows, func(a, b storage.EventRow) int {
 		if a.OriginTS != b.OriginTS {
@@ -185,18 +192,18 @@ func (v *viewer) edit(tx *storage.Tx, e *rooms.Event, opt FormOptions) ([]byte, 
 	v.countBundled(rows)
 	edits, err := v.room.LoadEvents(rows)
 	if err != nil {
-		return nil, err
+		return nil, sight{}, err
 	}
 	edits, sights, err := v.filter(tx, edits)
 	if err != nil {
-		return nil, err
+		return nil, sight{}, err
 	}
 	for i, edit := range edits {
 		if replaces(edit) {
-			return v.one(tx, edit, sights[i], FormOptions{RoomID: opt.RoomID})
+			return edit, sights[i], nil
 		}
 	}
-	return nil, nil
+	return nil, sight{}, nil
 }
 
 func cmpInt(a, b int64) int {

@@ -96,11 +96,13 @@ func (f *EventFilter) event(e *rooms.Event) bool {
 	if f.Senders != nil && !slices.Contains(*f.Senders, sender) || slices.Contains(f.NotSenders, sender) {
 		return false
 	}
-	matches := func(pattern string) bool { return MatchType(pattern, e.Type()) }
-	if f.Types != nil && !slices.ContainsFunc(*f.Types, matches) || slices.ContainsFunc(f.NotTypes, matches) {
-		return false
-	}
-	return f.ContainsURL == nil || *f.ContainsURL == (e.ContentString("url") != "")
+	return f.typ(e.Type()) && (f.ContainsURL == nil || *f.ContainsURL == (e.ContentString("url") != ""))
+}
+
+// typ reports whether the filter lets events of a type through.
+func (f *EventFilter) typ(typ string) bool {
+	matches := func(pattern string) bool { return MatchType(pattern, typ) }
+	return (f.Types == nil || slices.ContainsFunc(*f.Types, matches)) && !slices.ContainsFunc(f.NotTypes, matches)
 }
 
 // MatchType reports whether text (an event type) matches a pattern in which * stands for any bytes. After a mismatch

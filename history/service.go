@@ -24,6 +24,7 @@ import (
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/rooms"
+	"ebb/search"
 	"ebb/storage"
 )
 
@@ -33,6 +34,7 @@ type Options struct {
 	Rooms       *rooms.Service
 	AccountData *accountdata.Service
 	Commits     *rooms.Commits   // the commits of Rooms
+	Search      *search.Index    // nil: search is switched off
 	Now         func() time.Time // nil: time.Now
 	Log         *slog.Logger     // nil: nothing is logged
 }
@@ -53,6 +55,9 @@ type Service struct {
 	past   *keyed.Map[pastKey, past]            // the parts of the state before events that visibility depends on
 	former *keyed.Map[storage.Pos, storage.Pos] // state event → the event that it replaced; 0: none
 	joined *keyed.Map[joinedKey, ident.Order]   // former member → order of the event that ended their last join
+
+	search    *search.Index                   // nil: switched off
+	searching *keyed.Semaphore[ident.UserNID] // searches that run, by user
 
 	exhausted *keyed.Map[gapKey, time.Time] // gaps for which other servers had no events, and when they were asked
 }
@@ -81,9 +86,10 @@ func New(o Options) *Service {
 	}
 	s := &Service{
 		db: o.DB, rooms: o.Rooms, accountData: o.AccountData, now: o.Now, log: o.Log, heavyReads: make(chan struct{}, maxHeavyReads),
-		past:      keyed.NewMap[pastKey, past](pastEntries),
-		former:    keyed.NewMap[storage.Pos, storage.Pos](formerEntries),
-		joined:    keyed.NewMap[joinedKey, ident.Order](joinedEntries),
+		past:   keyed.NewMap[pastKey, past](pastEntries),
+		former: keyed.NewMap[storage.Pos, storage.Pos](formerEntries),
+		joined: keyed.NewMap[joinedKey, ident.Order](joinedEntries),
+		search: o.Search, searching: keyed.NewSemaphore[ident.UserNID](maxSearches, maxWaitingSearches),
 		exhausted: keyed.NewMap[gapKey, time.Time](exhaustedEntries),
 	}
 	o.Commits.Subscribe(s.unread.committed)

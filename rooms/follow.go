@@ -21,7 +21,7 @@ const (
 // follow copies a user's settings for a room to the room that replaces it: push rules, tags and the entry in m.direct.
 // Spec: client-server-api#server-behaviour-16
 func (s *Service) follow(ctx context.Context, user ident.Requester, r *Room) error {
-	from, err := s.predecessor(ctx, r)
+	from, err := s.Predecessor(ctx, r)
 	if err != nil || from == nil || from.MemberOf(user.UserID) == nil {
 		return err
 	}
@@ -55,15 +55,19 @@ func (s *Service) follow(ctx context.Context, user ident.Requester, r *Room) err
 	return s.db.Enqueue(w).Wait(context.WithoutCancel(ctx))
 }
 
-// predecessor returns the room that r replaces, or nil if this server does not know it. Each of the two rooms must name
+// Predecessor returns the room that r replaces, or nil if this server does not know it. Each of the two rooms must name
 // the other.
-func (s *Service) predecessor(ctx context.Context, r *Room) (*Room, error) {
+func (s *Service) Predecessor(ctx context.Context, r *Room) (*Room, error) {
 	var content struct {
 		Predecessor struct {
 			RoomID id.RoomID `json:"room_id"`
 		} `json:"predecessor"`
 	}
-	if json.Unmarshal(r.State(typeCreate, "").Content(), &content) != nil { // malformed: treated as absent
+	create := r.State(typeCreate, "")
+	if create == nil {
+		return nil, nil // only an invite is known
+	}
+	if json.Unmarshal(create.Content(), &content) != nil { // malformed: treated as absent
 		content.Predecessor.RoomID = ""
 	}
 	if content.Predecessor.RoomID == "" {

@@ -80,7 +80,7 @@ func TestMissingOperationsAreUnrecognizedSoThatClientsFallBack(t *testing.T) {
 	alice := signUp(t, testserver.New(t, nil), "alice")
 	for _, request := range []string{
 		"GET /unstable/org.matrix.msc4140/delayed_events",
-		"POST /v3/search", "GET /unstable/org.matrix.msc4143/rtc/transports",
+		"GET /unstable/org.matrix.msc4143/rtc/transports",
 		"GET /v9/sync",
 	} {
 		method, path, _ := strings.Cut(request, " ")

@@ -32,6 +32,7 @@ import (
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/netguard"
+	"ebb/search"
 	"ebb/storage"
 )
 
@@ -213,6 +214,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	for _, job := range []func(context.Context) error{s.svc.accounts.Run, s.svc.guests.Run, s.svc.retention.Run, s.svc.e2ee.Run, s.svc.media.Run, s.svc.pushers.Run, s.svc.apps.Run, s.svc.delayed.Run, s.prune, s.measure} {
 		g.Go(func() error { return job(ctx) })
 	}
+	g.Go(func() error { return s.index(ctx) })
 	g.Go(func() error {
 		defer stop()
 		return front.Run(ctx)
@@ -228,11 +230,25 @@ func (s *Server) SendDelayed(ctx context.Context) error {
 	return err
 }
 
+// index keeps the search index up to date, or deletes it if search is switched off.
+func (s *Server) index(ctx context.Context) error {
+	if s.svc.search != nil {
+		return s.svc.search.Run(ctx)
+	}
+	if err := search.Clear(ctx, s.svc.db); err != nil && ctx.Err() == nil {
+		s.opt.Log.Warn("the search index cannot be deleted, and will be tried again at the next start", "err", err)
+	}
+	return nil
+}
+
 // Heard records that another server is reachable again, so that pending events are sent to it at once.
 func (s *Server) Heard(server string) { s.svc.outbox.Heard(server) }
 
 // Notify delivers push notifications until ctx ends, for a Server that was not Run.
 func (s *Server) Notify(ctx context.Context) error { return s.svc.pushers.Run(ctx) }
+
+// SearchIndex returns the search index, nil if search is switched off.
+func (s *Server) SearchIndex() *search.Index { return s.svc.search }
 
 // Remote returns the client that sends requests to other servers as this one.
 func (s *Server) Remote() *fedclient.Client { return s.svc.remote }

@@ -37,6 +37,7 @@ import (
 	"ebb/retention"
 	"ebb/rooms"
 	"ebb/rooms/expiry"
+	"ebb/search"
 	"ebb/storage"
 	"ebb/wake"
 )
@@ -49,6 +50,7 @@ type services struct {
 	rooms       *rooms.Service
 	accountData *accountdata.Service
 	receipts    *receipts.Service
+	search      *search.Index // nil: switched off
 	history     *history.Service
 	directory   *directory.Service
 	e2ee        *e2ee.Service
@@ -132,7 +134,10 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.accountData = accountdata.New(accountdata.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Cache: keyed.Budget(cfg.Cache.Size)})
 	s.receipts = receipts.New(s.rooms, o.Now)
 	s.directory = s.newDirectory(cfg, o)
-	s.history = history.New(history.Options{DB: s.db, Rooms: s.rooms, AccountData: s.accountData, Commits: commits, Now: o.Now, Log: o.Log})
+	if err := s.openSearch(ctx, cfg, o); err != nil {
+		return err
+	}
+	s.history = history.New(history.Options{DB: s.db, Rooms: s.rooms, AccountData: s.accountData, Commits: commits, Search: s.search, Now: o.Now, Log: o.Log})
 	delivery := outbox.Options{DB: s.db, Server: cfg.ServerName, History: s.history, Sender: s.remote, Now: o.Now, Log: o.Log}
 	if cfg.Federation.Enabled {
 		delivery.Commits = commits
@@ -186,6 +191,17 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		return err
 	}
 	return nil
+}
+
+// openSearch opens the search index, unless search is switched off.
+func (s *services) openSearch(ctx context.Context, cfg *config.Config, o Options) (err error) {
+	if !cfg.Search.Enabled {
+		return nil
+	}
+	if s.search, err = search.New(ctx, search.Options{DB: s.db, Log: o.Log}); err != nil {
+		err = fmt.Errorf("open the search index: %w", err)
+	}
+	return err
 }
 
 func (s *services) newDirectory(cfg *config.Config, o Options) *directory.Service {

@@ -1,0 +1,531 @@
+package server_test
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ebb/config"
+	"ebb/internal/testserver"
+)
+
+// searcher is a user who searches, and whose messages have numbers.
+type searcher struct {
+	*testserver.Client
+	t *testing.T
+	n int
+}
+
+func newSearcher(t *testing.T, s *testserver.Server, name string) *searcher {
+	return &searcher{Client: s.Register(name), t: t}
+}
+
+func (c *searcher) createRoom(content obj) string {
+	c.t.Helper()
+	return c.Do("POST", "/v3/createRoom", content)["room_id"].(string)
+}
+
+func (c *searcher) join(room string) { c.Do("POST", "/v3/join/"+url.PathEscape(room), nil) }
+
+func (c *searcher) send(room string, content obj) string {
+	c.t.Helper()
+	c.n++
+	return c.Do("PUT", fmt.Sprintf("/v3/rooms/%s/send/m.room.message/%s%d", url.PathEscape(room), c.User, c.n), content)["event_id"].(string)
+}
+
+func (c *searcher) say(room, body string) string {
+	c.t.Helper()
+	return c.send(room, obj{"msgtype": "m.text", "body": body})
+}
+
+func (c *searcher) edit(room, event, body string) string {
+	c.t.Helper()
+	return c.send(room, obj{
+		"msgtype": "m.text", "body": "* " + body, "m.new_content": obj{"msgtype": "m.text", "body": body},
+		"m.relates_to": obj{"rel_type": "m.replace", "event_id": event},
+	})
+}
+
+func (c *searcher) state(room, typ string, content obj) string {
+	c.t.Helper()
+	return c.Do("PUT", fmt.Sprintf("/v3/rooms/%s/state/%s", url.PathEscape(room), typ), content)["event_id"].(string)
+}
+
+func (c *searcher) redact(room, event string) {
+	c.t.Helper()
+	c.n++
+	c.Do("PUT", fmt.Sprintf("/v3/rooms/%s/redact/%s/r%d", url.PathEscape(room), url.PathEscape(event), c.n), obj{})
+}
+
+// search returns room_events of the answer to a search.
+func (c *searcher) search(term string, more obj, nextBatch ...string) obj {
+	c.t.Helper()
+	criteria := obj{"search_term": term}
+	for k, v := range more {
+		criteria[k] = v
+	}
+	path := "/v3/search"
+	for _, token := range nextBatch {
+		path += "?next_batch=" + url.QueryEscape(token)
+	}
+	answer := c.Do("POST", path, obj{"search_categories": obj{"room_events": criteria}})
+	return get(answer, "search_categories", "room_events").(obj)
+}
+
+// found returns the IDs of the events that a search finds, in order.
+func (c *searcher) found(term string, more obj) (ids []string) {
+	c.t.Helper()
+	return idsOf(c.search(term, more))
+}
+
+func idsOf(answer obj) []string {
+	ids := []string{}
+	for _, id := range each(list(answer, "results"), "result", "event_id") {
+		ids = append(ids, id.(string))
+	}
+	return ids
+}
+
+// finds checks what a search finds, in any order.
+func (c *searcher) finds(term string, want ...string) {
+	c.t.Helper()
+	got := c.found(term, obj{"filter": obj{"limit": 100}})
+	slices.Sort(got)
+	want = slices.Clone(want)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		c.t.Errorf("a search for %q finds %v, want %v", term, got, want)
+	}
+}
+
+// indexed runs a test twice: with the events in the tail of the index, and in its blocks.
+func indexed(t *testing.T, f func(t *testing.T, s *testserver.Server, flush func())) {
+	t.Helper()
+	for _, blocks := range []bool{false, true} {
+		t.Run(map[bool]string{false: "in the tail", true: "in blocks"}[blocks], func(t *testing.T) {
+			s := testserver.New(t, nil)
+			f(t, s, func() {
+				if !blocks {
+					return
+				}
+				if err := s.SearchIndex().CatchUp(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.SearchIndex().Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+func TestSearchFindsMessagesByTheirWords(t *testing.T) {
+	indexed(t, func(t *testing.T, s *testserver.Server, flush func()) {
+		alice, bob := newSearcher(t, s, "alice"), newSearcher(t, s, "bob")
+		room := alice.createRoom(obj{"preset": "public_chat", "name": "Kitchen talk", "topic": "All about soup"})
+		hello := alice.say(room, "Hello, Wörld!")
+		cjk := alice.say(room, "東京タワーに行きました")
+		long := alice.say(room, "hello to everybody who has come here today to listen to the world")
+		bob.say(bob.createRoom(obj{}), "hello world of bob")
+		flush()
+		alice.finds("world", hello, long)
+		alice.finds("WÖRLD hello", hello, long)
+		alice.finds("wor")
+		alice.finds("hello missing")
+		alice.finds("東京", cjk)
+		alice.finds("京タ", cjk)
+		alice.finds("東タ")
+		alice.finds("塔")
+		alice.finds(`"hello world"`, hello)
+		alice.finds("")
+		alice.finds("?!")
+		bob.finds("wörld hello missing")
+		if got := bob.found("everybody", nil); len(got) > 0 { // is not in the room
+			t.Errorf("a stranger finds %v", got)
+		}
+
+		if got := alice.found("world", nil); !slices.Equal(got, []string{hello, long}) {
+			t.Errorf("by rank the short message is not first: %v", got)
+		}
+		if got := alice.found("world", obj{"order_by": "recent"}); !slices.Equal(got, []string{long, hello}) {
+			t.Errorf("by age the newest message is not first: %v", got)
+		}
+		answer := alice.search("world", nil)
+		if answer["count"] != 2.0 || !slices.Contains(list(answer, "highlights"), any("Wörld")) || !slices.Contains(list(answer, "highlights"), any("world")) {
+			t.Errorf("count %v, highlights %v", answer["count"], answer["highlights"])
+		}
+		ranks := each(list(answer, "results"), "rank")
+		if ranks[0].(float64) <= ranks[1].(float64) {
+			t.Errorf("ranks %v", ranks)
+		}
+	})
+}
+
+func TestSearchKeysSelectTheTextThatIsSearched(t *testing.T) {
+	indexed(t, func(t *testing.T, s *testserver.Server, flush func()) {
+		alice := newSearcher(t, s, "alice")
+		room := alice.createRoom(obj{})
+		name := alice.state(room, "m.room.name", obj{"name": "Garden party"})
+		topic := alice.state(room, "m.room.topic", obj{"topic": "A garden"})
+		body := alice.say(room, "In the garden")
+		flush()
+		alice.finds("garden", name, topic, body)
+		for key, want := range map[string]string{"content.name": name, "content.topic": topic, "content.body": body} {
+			if got := alice.found("garden", obj{"keys": []string{key}}); !slices.Equal(got, []string{want}) {
+				t.Errorf("%s finds %v, want %v", key, got, want)
+			}
+		}
+		alice.state(room, "m.room.name", obj{"name": "Hall"})
+		alice.finds("garden", name, topic, body) // the old name is a part of the history
+	})
+}
+
+func TestSearchFiltersEvents(t *testing.T) {
+	indexed(t, func(t *testing.T, s *testserver.Server, flush func()) {
+		alice, bob := newSearcher(t, s, "alice"), newSearcher(t, s, "bob")
+		one, two := alice.createRoom(obj{"preset": "public_chat"}), alice.createRoom(obj{"preset": "public_chat"})
+		bob.join(one)
+		a := alice.say(one, "apple")
+		b := bob.say(one, "apple pie")
+		c := alice.send(two, obj{"msgtype": "m.image", "body": "apple.png", "url": "mxc://test/x"})
+		flush()
+		for _, tc := range []struct {
+			filter obj
+			want   []string
+		}{
+			{obj{}, []string{a, b, c}},
+			{obj{"senders": []string{alice.User}}, []string{a, c}},
+			{obj{"not_senders": []string{alice.User}}, []string{b}},
+			{obj{"rooms": []string{two}}, []string{c}},
+			{obj{"not_rooms": []string{two}}, []string{a, b}},
+			{obj{"rooms": []string{}}, nil},
+			{obj{"rooms": []string{"!unknown:test"}}, nil},
+			{obj{"types": []string{"m.room.message"}}, []string{a, b, c}},
+			{obj{"types": []string{"m.room.n*"}}, nil},
+			{obj{"not_types": []string{"m.*"}}, nil},
+			{obj{"contains_url": true}, []string{c}},
+			{obj{"contains_url": false}, []string{a, b}},
+		} {
+			got := alice.found("apple", obj{"filter": tc.filter})
+			slices.Sort(got)
+			slices.Sort(tc.want)
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("filter %v finds %v, want %v", tc.filter, got, tc.want)
+			}
+		}
+	})
+}
+
+func TestSearchFindsTheNewestTextOfEditedMessages(t *testing.T) {
+	indexed(t, func(t *testing.T, s *testserver.Server, flush func()) {
+		alice, bob := newSearcher(t, s, "alice"), newSearcher(t, s, "bob")
+		room := alice.createRoom(obj{"preset": "public_chat"})
+		bob.join(room)
+		event := alice.say(room, "first draft")
+		flush()
+		s.Advance(time.Second)
+		alice.edit(room, event, "second draft")
+		flush()
+		bob.finds("first")
+		bob.finds("second", event)
+		bob.finds("draft", event)
+		s.Advance(time.Second)
+		last := alice.edit(room, event, "third version")
+		bob.edit(room, event, "stolen text") // not by the sender
+		flush()
+		bob.finds("second")
+		bob.finds("draft")
+		bob.finds("stolen")
+		result := list(bob.search("third", nil), "results")
+		if len(result) != 1 || get(result[0], "result", "event_id") != event || get(result[0], "result", "content", "body") != "first draft" ||
+			get(result[0], "result", "unsigned", "m.relations", "m.replace", "event_id") != last {
+			t.Errorf("the result for an edited message is %v", result)
+		}
+		alice.redact(room, last)
+		flush()
+		bob.finds("third")
+		bob.finds("second", event)
+		alice.redact(room, event)
+		flush()
+		bob.finds("second")
+		bob.finds("draft")
+	})
+}
+
+func TestSearchDoesNotFindWhatIsRedactedExpiredOrEncrypted(t *testing.T) {
+	indexed(t, func(t *testing.T, s *testserver.Server, flush func()) {
+		alice := newSearcher(t, s, "alice")
+		room := alice.createRoom(obj{})
+		secret := alice.say(room, "the secret word")
+		kept := alice.say(room, "another word")
+		flush()
+		alice.redact(room, secret)
+		alice.finds("word", kept)
+		alice.state(room, "m.room.retention", obj{"max_lifetime": 60_000})
+		s.Advance(30 * time.Second)
+		newer := alice.say(room, "a newer word")
+		flush()
+		alice.finds("word", kept, newer)
+		s.Advance(31 * time.Second)
+		alice.finds("word", newer)
+		if got := alice.search("word", nil)["count"]; got != 1.0 {
+			t.Errorf("an expired message is counted: %v", got)
+		}
+		if _, err := s.Control(t.Context(), "purge now", nil); err != nil {
+			t.Fatal(err)
+		}
+		flush()
+		alice.finds("word", newer)
+
+		alice.n++
+		alice.Do("PUT", "/v3/rooms/"+url.PathEscape(room)+"/send/m.room.encrypted/e1", obj{"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "word", "body": "word"})
+		flush()
+		alice.finds("word", newer)
+	})
+}
+
+func TestSearchFindsOnlyWhatTheUserMaySee(t *testing.T) {
+	indexed(t, func(t *testing.T, s *testserver.Server, flush func()) {
+		alice, bob, carol := newSearcher(t, s, "alice"), newSearcher(t, s, "bob"), newSearcher(t, s, "carol")
+		room := alice.createRoom(obj{"preset": "public_chat"})
+		shared := alice.say(room, "needle shared")
+		alice.state(room, "m.room.history_visibility", obj{"history_visibility": "joined"})
+		hidden := alice.say(room, "needle hidden")
+		bob.join(room)
+		seen := alice.say(room, "needle seen")
+		bob.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/leave", nil)
+		after := alice.say(room, "needle after")
+		flush()
+		alice.finds("needle", shared, hidden, seen, after)
+		bob.finds("needle", shared, seen)
+		if got := bob.search("needle", nil)["count"]; got != 2.0 {
+			t.Errorf("messages that the user may not see are counted: %v", got)
+		}
+		carol.finds("needle")
+		bob.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/forget", nil)
+		bob.finds("needle")
+	})
+}
+
+func TestSearchLeavesOutIgnoredUsers(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice, bob := newSearcher(t, s, "alice"), newSearcher(t, s, "bob")
+	room := alice.createRoom(obj{"preset": "public_chat"})
+	bob.join(room)
+	mine, his := alice.say(room, "needle"), bob.say(room, "needle too")
+	alice.finds("needle", mine, his)
+	alice.Do("PUT", "/v3/user/"+alice.User+"/account_data/m.ignored_user_list", obj{"ignored_users": obj{bob.User: obj{}}})
+	alice.finds("needle", mine)
+}
+
+func TestSearchGoesThroughTheRoomsThatWereUpgraded(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice := newSearcher(t, s, "alice")
+	old := alice.createRoom(obj{"preset": "public_chat"})
+	before := alice.say(old, "needle before")
+	room := alice.Do("POST", "/v3/rooms/"+url.PathEscape(old)+"/upgrade", obj{"new_version": "11"})["replacement_room"].(string)
+	after := alice.say(room, "needle after")
+	got := alice.found("needle", obj{"filter": obj{"rooms": []string{room}}, "order_by": "recent"})
+	if !slices.Equal(got, []string{after, before}) {
+		t.Errorf("a search in the new room finds %v, want %v", got, []string{after, before})
+	}
+	if got := alice.found("needle", obj{"filter": obj{"rooms": []string{old}}}); !slices.Equal(got, []string{before}) {
+		t.Errorf("a search in the old room finds %v", got)
+	}
+}
+
+func TestSearchReturnsTheContextOfResults(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice, bob := newSearcher(t, s, "alice"), newSearcher(t, s, "bob")
+	room := alice.createRoom(obj{"preset": "public_chat"})
+	bob.join(room)
+	var ids []string
+	for i := range 8 {
+		ids = append(ids, bob.say(room, fmt.Sprintf("message %d", i)))
+	}
+	alice.Do("PUT", "/v3/profile/"+alice.User+"/displayname", obj{"displayname": "Alice A."})
+	needle := alice.say(room, "needle")
+	for i := 8; i < 16; i++ {
+		ids = append(ids, bob.say(room, fmt.Sprintf("message %d", i)))
+	}
+	answer := alice.search("needle", obj{"event_context": obj{"before_limit": 3, "after_limit": 2, "include_profile": true}, "include_state": true})
+	around := get(list(answer, "results")[0], "context")
+	if get(list(answer, "results")[0], "result", "event_id") != needle {
+		t.Fatal("the message is not found")
+	}
+	before := each(list(around, "events_before"), "type")
+	if len(before) != 3 || before[0] != "m.room.member" || get(list(around, "events_before")[1], "event_id") != ids[7] {
+		t.Errorf("before: %v", list(around, "events_before"))
+	}
+	if got := each(list(around, "events_after"), "event_id"); !slices.Equal(got, []any{ids[8], ids[9]}) {
+		t.Errorf("after: %v", got)
+	}
+	if get(around, "profile_info", alice.User, "displayname") != "Alice A." || get(around, "profile_info", bob.User, "displayname") != "bob" {
+		t.Errorf("profiles: %v", get(around, "profile_info"))
+	}
+	for _, end := range []string{"start", "end"} {
+		dir := map[string]string{"start": "b", "end": "f"}[end]
+		page := alice.Do("GET", "/v3/rooms/"+url.PathEscape(room)+"/messages?limit=1&dir="+dir+"&from="+get(around, end).(string), nil)
+		want := map[string]string{"start": ids[5], "end": ids[10]}[end]
+		if first := list(page, "chunk"); len(first) != 1 || get(first[0], "event_id") != want {
+			t.Errorf("from %s comes %v, want %v", end, first, want)
+		}
+	}
+	types := each(list(answer, "state", room), "type")
+	if !slices.Contains(types, any("m.room.create")) || !slices.Contains(types, any("m.room.join_rules")) {
+		t.Errorf("state of the room: %v", types)
+	}
+	around = get(list(alice.search("needle", obj{"event_context": obj{}}), "results")[0], "context")
+	if len(list(around, "events_before")) != 5 || len(list(around, "events_after")) != 5 || get(around, "profile_info") != nil {
+		t.Errorf("by default the context is %v", around)
+	}
+	if get(list(alice.search("needle", nil), "results")[0], "context") != nil {
+		t.Error("a context comes without being asked for")
+	}
+}
+
+func TestSearchPagesHaveEveryResultOnce(t *testing.T) {
+	indexed(t, func(t *testing.T, s *testserver.Server, flush func()) {
+		alice, bob := newSearcher(t, s, "alice"), newSearcher(t, s, "bob")
+		one, two := alice.createRoom(obj{"preset": "public_chat"}), alice.createRoom(obj{"preset": "public_chat"})
+		bob.join(one)
+		var sent []string
+		for i := range 23 {
+			room, c := one, alice
+			if i%3 == 0 {
+				room = two
+			} else if i%3 == 1 {
+				c = bob
+			}
+			sent = append(sent, c.say(room, "needle"+strings.Repeat(" x", i%5)))
+		}
+		flush()
+		for _, order := range []string{"recent", "rank"} {
+			want := alice.found("needle", obj{"order_by": order, "filter": obj{"limit": 100}})
+			if order == "recent" {
+				if newest := slices.Clone(sent); !slices.Equal(want, reversed(newest)) {
+					t.Errorf("by age a search finds %v, want %v", want, newest)
+				}
+			}
+			got := searchPages(t, alice, one, obj{"order_by": order, "filter": obj{"limit": 4}, "groupings": obj{"group_by": []obj{{"key": "room_id"}, {"key": "sender"}}}}, len(want))
+			if !slices.Equal(got, want) {
+				t.Errorf("pages by %s have %v, want %v", order, got, want)
+			}
+		}
+	})
+}
+
+func reversed(list []string) []string {
+	slices.Reverse(list)
+	return list
+}
+
+// searchPages returns the results of all pages of a search. Messages that arrive meanwhile do not move the pages.
+func searchPages(t *testing.T, c *searcher, room string, criteria obj, count int) (got []string) {
+	t.Helper()
+	var tokens []string
+	for range 20 {
+		answer := c.search("needle", criteria, tokens...)
+		if answer["count"] != float64(count) {
+			t.Errorf("count is %v, want %d", answer["count"], count)
+		}
+		got = append(got, idsOf(answer)...)
+		checkGroups(t, c, criteria, answer)
+		next, more := answer["next_batch"].(string)
+		if !more {
+			return got
+		}
+		tokens = []string{next}
+		c.redact(room, c.say(room, "needle in between"))
+	}
+	t.Error("the pages do not end")
+	return got
+}
+
+// checkGroups checks that the groups of a page have its results, and that their own pages go on within the group.
+func checkGroups(t *testing.T, c *searcher, criteria, answer obj) {
+	t.Helper()
+	for kind, member := range map[string]string{"room_id": "room_id", "sender": "sender"} {
+		var grouped []string
+		for key, group := range get(answer, "groups", kind).(obj) {
+			for _, id := range list(group, "results") {
+				grouped = append(grouped, id.(string))
+			}
+			next, more := get(group, "next_batch").(string)
+			if !more {
+				continue
+			}
+			for _, r := range list(c.search("needle", criteria, next), "results") {
+				if get(r, "result", member) != key || slices.Contains(idsOf(answer), get(r, "result", "event_id").(string)) {
+					t.Errorf("the next page of %s has %v", key, r)
+				}
+			}
+		}
+		all := idsOf(answer)
+		slices.Sort(all)
+		slices.Sort(grouped)
+		if !slices.Equal(all, grouped) {
+			t.Errorf("the groups by %s have %v, the page %v", kind, grouped, all)
+		}
+	}
+}
+
+func TestSearchRefusesWhatMakesNoSense(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice := newSearcher(t, s, "alice")
+	room := alice.createRoom(obj{})
+	for range 3 {
+		alice.say(room, "needle")
+	}
+	next := alice.search("needle", obj{"filter": obj{"limit": 1}})["next_batch"].(string)
+	ask := func(criteria any) obj { return obj{"search_categories": obj{"room_events": criteria}} }
+	for _, tc := range []struct {
+		query string
+		body  any
+		code  string
+	}{
+		{"", nil, "M_MISSING_PARAM"},
+		{"", obj{}, "M_MISSING_PARAM"},
+		{"", obj{"search_categories": 3}, "M_BAD_JSON"},
+		{"", ask(obj{}), "M_MISSING_PARAM"},
+		{"", ask(obj{"search_term": 7}), "M_BAD_JSON"},
+		{"", ask(obj{"search_term": strings.Repeat("x", 5000)}), "M_INVALID_PARAM"},
+		{"", ask(obj{"search_term": strings.Repeat("x ", 1000)}), "M_INVALID_PARAM"},
+		{"", ask(obj{"search_term": "x", "keys": []string{"content.formatted_body"}}), "M_INVALID_PARAM"},
+		{"", ask(obj{"search_term": "x", "order_by": "size"}), "M_INVALID_PARAM"},
+		{"", ask(obj{"search_term": "x", "filter": obj{"limit": -1}}), "M_INVALID_PARAM"},
+		{"", ask(obj{"search_term": "x", "filter": obj{"rooms": []string{"nonsense"}}}), "M_INVALID_PARAM"},
+		{"", ask(obj{"search_term": "x", "filter": obj{"types": 1}}), "M_INVALID_PARAM"},
+		{"", ask(obj{"search_term": "x", "event_context": obj{"before_limit": -1}}), "M_INVALID_PARAM"},
+		{"", ask(obj{"search_term": "x", "groupings": obj{"group_by": []obj{{"key": "colour"}}}}), "M_INVALID_PARAM"},
+		{"?next_batch=nonsense", ask(obj{"search_term": "needle"}), "M_INVALID_PARAM"},
+		{"?next_batch=" + next + "x", ask(obj{"search_term": "needle"}), "M_INVALID_PARAM"},
+		{"?next_batch=" + next[:len(next)-4], ask(obj{"search_term": "needle"}), "M_INVALID_PARAM"},
+		{"?next_batch=" + next, ask(obj{"search_term": "needle", "order_by": "recent"}), "M_INVALID_PARAM"},
+		{"?next_batch=bnVsbA", ask(obj{"search_term": "needle"}), ""},
+	} {
+		status, _, raw := alice.Raw("POST", "/v3/search"+tc.query, tc.body)
+		if tc.code == "" {
+			if status >= 500 {
+				t.Errorf("%s: %d %s", tc.query, status, raw)
+			}
+			continue
+		}
+		if status != 400 || !strings.Contains(string(raw), tc.code) {
+			t.Errorf("%s %.60v: %d %s, want %s", tc.query, tc.body, status, raw, tc.code)
+		}
+	}
+	if got := alice.Do("POST", "/v3/search", obj{"search_categories": obj{}}); get(got, "search_categories", "room_events") != nil {
+		t.Errorf("without criteria the answer is %v", got)
+	}
+	alice.Server().Anonymous().Refused("POST", "/v3/search", ask(obj{"search_term": "x"}), 401, "M_MISSING_TOKEN")
+}
+
+func TestSearchCanBeSwitchedOff(t *testing.T) {
+	s := testserver.New(t, func(c *config.Config) { c.Search.Enabled = false })
+	alice := newSearcher(t, s, "alice")
+	alice.Refused("POST", "/v3/search", obj{"search_categories": obj{"room_events": obj{"search_term": "x"}}}, 400, "M_UNKNOWN")
+}
