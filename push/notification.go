@@ -156,11 +156,7 @@ func (s *Service) event(ctx context.Context, r *rooms.Room, pos storage.Pos) (e 
 // about describes an event, which must be visible to the user.
 func (s *Service) about(r *rooms.Room, e *rooms.Event, nid ident.UserNID, t *target, class pushrules.Class) *notification {
 	n := &notification{EventID: e.ID(), RoomID: r.ID(), Prio: "low"}
-	decided, actions := s.opts.Rules.Actions(e.Event, state{s, r, e}, nid, t.user)
-	if decided != class { // the rules have changed since the event was stored
-		actions = class.Actions()
-	}
-	n.tweaks = pushrules.Tweaks(actions)
+	n.tweaks = pushrules.Tweaks(s.actions(r, e, nid, t.user, class))
 	if e.Type() == "m.room.encrypted" || class&pushrules.Highlight != 0 || n.tweaks["sound"] != nil {
 		n.Prio = "high"
 	}
