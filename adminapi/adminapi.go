@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"ebb/accounts"
+	"ebb/appservice"
 	"ebb/config"
 	"ebb/directory"
 	"ebb/fedclient"
@@ -40,6 +41,7 @@ type API struct {
 	Retention  *retention.Job
 	Moderation *moderation.Service
 	Outbox     *outbox.Service
+	Apps       *appservice.Service
 	Mail       *mail.Sender // nil: this server sends no e-mail
 	Signing    *fedclient.SigningKeys
 	DB         *storage.DB
@@ -82,6 +84,8 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 		"federation status":    decoded(a.federationStatus),
 		"federation retry":     decoded(a.federationRetry),
 		"email test":           decoded(a.emailTest),
+		"appservice list":      decoded(a.appserviceList),
+		"appservice ping":      decoded(a.appservicePing),
 		"keys list":            decoded(a.keysList),
 		"keys rotate":          decoded(a.keysRotate),
 	}

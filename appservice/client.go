@@ -40,7 +40,8 @@ type wire struct {
 	// mu guards the fields below; a leaf lock.
 	mu sync.Mutex
 	habits
-	until time.Time // when the current paths are tried again
+	until time.Time            // when the current paths are tried again
+	rest  map[string]time.Time // until when it is not asked for keys by a path
 }
 
 // habits are the ways in which an application service differs from the current specification.

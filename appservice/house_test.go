@@ -151,3 +151,11 @@ func (c caller) registers(localpart string) string {
 	answer := c.Do("POST", "/v3/register", map[string]any{"type": "m.login.application_service", "username": localpart, "inhibit_login": true})
 	return answer["user_id"].(string)
 }
+
+// decode decodes JSON.
+func decode(t testing.TB, raw []byte, into any) {
+	t.Helper()
+	if err := json.Unmarshal(raw, into); err != nil {
+		t.Fatalf("%v: %s", err, raw)
+	}
+}

@@ -19,6 +19,7 @@ import (
 
 	"ebb/config"
 	"ebb/ident"
+	"ebb/keyed"
 	"ebb/mxerr"
 )
 
@@ -29,6 +30,8 @@ type Registry struct {
 	log    *slog.Logger
 	http   *http.Client
 	apps   atomic.Pointer[apps]
+
+	protocols *keyed.Memo[protocolKey, *Protocol] // what application services say of their networks
 }
 
 // apps is a set of registrations.
@@ -51,7 +54,7 @@ type app struct {
 
 // NewRegistry returns a Registry with the application services of a configuration.
 func NewRegistry(cfg *config.Config, now func() time.Time, log *slog.Logger) (*Registry, error) {
-	r := &Registry{server: cfg.ServerName, now: now, log: log, http: newHTTPClient()}
+	r := &Registry{server: cfg.ServerName, now: now, log: log, http: newHTTPClient(), protocols: newProtocols(now)}
 	r.apps.Store(&apps{})
 	return r, r.load(cfg)
 }
@@ -69,6 +72,7 @@ func (r *Registry) load(cfg *config.Config) error {
 		next.byToken[sha256.Sum256([]byte(one.ASToken))], next.byID[one.ID] = a, a
 	}
 	r.apps.Store(next)
+	r.protocols.ForgetFunc(func(protocolKey) bool { return true })
 	return nil
 }
 

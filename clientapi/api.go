@@ -53,7 +53,7 @@ func New(a API) *API { return &a }
 // Routes returns the routes of all operations.
 func (a *API) Routes() []httpapi.Route {
 	return byStanding(slices.Concat(
-		a.accountDataRoutes(), a.accountDeactivationRoutes(), a.adminRoutes(), a.administrativeContactRoutes(), a.authedContentRepoRoutes(),
+		a.accountDataRoutes(), a.accountDeactivationRoutes(), a.adminRoutes(), a.administrativeContactRoutes(), a.appserviceRoutes(), a.authedContentRepoRoutes(),
 		a.banningRoutes(), a.capabilitiesRoutes(), a.contentRepoRoutes(), a.createRoomRoutes(), a.crossSigningRoutes(), a.dehydratedDeviceRoutes(),
 		a.delayedEventRoutes(), a.deviceManagementRoutes(), a.directoryRoutes(), a.emailPageRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
 		a.joiningRoutes(), a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(),

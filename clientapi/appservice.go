@@ -11,6 +11,42 @@ import (
 	"ebb/mxerr"
 )
 
+func (a *API) appserviceRoutes() []httpapi.Route {
+	const ping, list = "/appservice/{appserviceId}/ping", "/directory/list/appservice/{networkId}/{roomId}"
+	return []httpapi.Route{
+		{Method: "POST", Path: clientV1 + ping, Aliases: []string{"/_matrix/client/unstable/fi.mau.msc2659" + ping}, OperationID: "pingAppservice",
+			File: "appservice_ping.yaml", Auth: httpapi.AppService, Rate: httpapi.Sends, Handler: a.pingAppservice},
+		{Method: "PUT", Path: clientV3 + list, Aliases: []string{clientR0 + list}, OperationID: "updateAppserviceRoomDirectoryVisibility",
+			File: "appservice_room_directory.yaml", Auth: httpapi.AppService, Rate: httpapi.Sends, Handler: a.updateAppserviceRoomDirectoryVisibility},
+	}
+}
+
+// pingAppservice asks an application service for a sign of life, at its own request.
+// Spec: client-server-api#post_matrixclientv1appserviceappserviceidping
+func (a *API) pingAppservice(r *httpapi.Request) (any, error) {
+	var body struct {
+		TransactionID string `json:"transaction_id"`
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if r.Var("appserviceId") != r.AppService {
+		return nil, mxerr.Forbidden("The access token belongs to another application service")
+	}
+	took, err := a.Services.Ping(r.Context(), r.AppService, body.TransactionID)
+	return map[string]int64{"duration_ms": took.Milliseconds()}, err
+}
+
+// updateAppserviceRoomDirectoryVisibility adds a room to the directory of a third-party network, or removes it.
+// Spec: client-server-api#put_matrixclientv3directorylistappservicenetworkidroomid
+func (a *API) updateAppserviceRoomDirectoryVisibility(r *httpapi.Request) (any, error) {
+	public, err := wantsPublic(r, "")
+	if err != nil {
+		return nil, err
+	}
+	return nil, a.Directory.ListInNetwork(r.Context(), r.AppService, r.Var("networkId"), roomID(r), public)
+}
+
 // requireService returns an error unless the request has the token of an application service.
 //
 // Errors: M_MISSING_TOKEN, M_UNKNOWN_TOKEN.

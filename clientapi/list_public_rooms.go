@@ -38,16 +38,27 @@ func visibility(published bool) string {
 // setRoomVisibilityOnDirectory adds a room to the room directory, or removes it.
 // Spec: client-server-api#put_matrixclientv3directorylistroomroomid
 func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
-	body := struct {
-		Visibility string `json:"visibility"`
-	}{"public"}
-	if err := r.Decode(&body); err != nil {
+	public, err := wantsPublic(r, "public")
+	if err != nil {
 		return nil, err
 	}
-	if body.Visibility != "public" && body.Visibility != "private" {
-		return nil, mxerr.InvalidParam("visibility must be public or private")
+	return nil, a.Directory.SetPublished(r.Context(), r.Requester, roomID(r), public)
+}
+
+// wantsPublic returns the visibility in the body of a request; byDefault stands for a missing one.
+//
+// Errors: M_INVALID_PARAM.
+func wantsPublic(r *httpapi.Request, byDefault string) (bool, error) {
+	body := struct {
+		Visibility string `json:"visibility"`
+	}{byDefault}
+	if err := r.Decode(&body); err != nil {
+		return false, err
 	}
-	return nil, a.Directory.SetPublished(r.Context(), r.Requester, roomID(r), body.Visibility == "public")
+	if body.Visibility != "public" && body.Visibility != "private" {
+		return false, mxerr.InvalidParam("visibility must be public or private")
+	}
+	return body.Visibility == "public", nil
 }
 
 // getPublicRooms lists the rooms in the directory.
@@ -57,7 +68,11 @@ func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.publicRooms(r, directory.PublicRoomsRequest{Limit: int(limit), Since: r.Query("since")})
+	all, err := r.QueryBool("include_all_networks", false)
+	if err != nil {
+		return nil, err
+	}
+	return a.publicRooms(r, directory.PublicRoomsRequest{Limit: int(limit), Since: r.Query("since"), Network: r.Query("third_party_instance_id"), AllNetworks: all})
 }
 
 // queryPublicRooms searches the rooms in the directory.

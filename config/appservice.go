@@ -33,8 +33,6 @@ type AppService struct {
 	Ephemeral       bool     // whether it gets typing, receipts, presence and messages between devices
 	Encryption      bool     // whether it gets changes of devices and counts of one-time keys (MSC3202)
 	NoLogin         bool     // whether it manages devices without signing in, so that it cannot sign in (MSC4190)
-	KeyQueries      bool     // whether it answers queries for device keys of its users (MSC3984)
-	KeyClaims       bool     // whether it answers claims of one-time keys of its users (MSC3983)
 }
 
 // Namespace is a set of user IDs, room aliases or room IDs.
@@ -125,8 +123,6 @@ type registration struct {
 	Ephemeral       yaml.Node `yaml:"receive_ephemeral"`
 	OldEphemeral    yaml.Node `yaml:"de.sorunome.msc2409.push_ephemeral"`
 	MSC3202         yaml.Node `yaml:"org.matrix.msc3202"`
-	MSC3983         yaml.Node `yaml:"org.matrix.msc3983"`
-	MSC3984         yaml.Node `yaml:"org.matrix.msc3984"`
 	MSC4190         yaml.Node `yaml:"io.element.msc4190"`
 }
 
@@ -146,7 +142,7 @@ func (r *registrationReader) read() (out AppService) {
 		File: r.file, ID: r.text("id", in.ID), ASToken: r.token("as_token", in.ASToken), HSToken: r.token("hs_token", in.HSToken),
 		SenderLocalpart: r.text("sender_localpart", in.SenderLocalpart), URL: r.url(in.URL), Protocols: r.protocols(in.Protocols),
 		RateLimited: r.flag("rate_limited", in.RateLimited), Encryption: r.flag("org.matrix.msc3202", in.MSC3202),
-		KeyClaims: r.flag("org.matrix.msc3983", in.MSC3983), KeyQueries: r.flag("org.matrix.msc3984", in.MSC3984), NoLogin: r.flag("io.element.msc4190", in.MSC4190),
+		NoLogin: r.flag("io.element.msc4190", in.MSC4190),
 	}
 	stable, old := r.flag("receive_ephemeral", in.Ephemeral), r.flag("de.sorunome.msc2409.push_ephemeral", in.OldEphemeral)
 	out.Ephemeral = stable || old

@@ -51,6 +51,11 @@ type PublicRoomsQuery struct {
 	Types  []*string // only rooms of these types, nil for rooms without a type; empty: all
 
 	Federated bool // only rooms that users of other servers may join
+
+	// Network is a third-party network whose own directory is listed, as APP|NETWORK; AllNetworks lists all of them and
+	// the room directory.
+	Network     string
+	AllNetworks bool
 }
 
 // PublicRoomsRequest is a query as clients and other servers send it.
@@ -61,6 +66,8 @@ type PublicRoomsRequest struct {
 		Term  string    `json:"generic_search_term,omitempty"`
 		Types []*string `json:"room_types,omitempty"`
 	} `json:"filter"`
+	Network     string `json:"third_party_instance_id,omitempty"`
+	AllNetworks bool   `json:"include_all_networks,omitempty"`
 }
 
 // maxSearchTerm bounds the search term, in bytes, and the number of room types in a query.
@@ -68,7 +75,7 @@ const maxSearchTerm = 512
 
 // Query returns the query, and reports whether it is within bounds.
 func (r *PublicRoomsRequest) Query() (PublicRoomsQuery, bool) {
-	return PublicRoomsQuery{Limit: r.Limit, Since: r.Since, Search: r.Filter.Term, Types: r.Filter.Types},
+	return PublicRoomsQuery{Limit: r.Limit, Since: r.Since, Search: r.Filter.Term, Types: r.Filter.Types, Network: r.Network, AllNetworks: r.AllNetworks},
 		r.Limit >= 0 && len(r.Filter.Term) <= maxSearchTerm && len(r.Filter.Types) <= maxSearchTerm
 }
 
@@ -114,7 +121,7 @@ func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRo
 	for after, more := ident.RoomNID(0), true; more; {
 		var nids []ident.RoomNID
 		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
-			nids, err = tx.PublishedRooms(after, directoryBatch)
+			nids, err = q.rooms(tx, after)
 			return err
 		})
 		if err != nil {
@@ -137,6 +144,34 @@ func (s *Service) PublicRooms(ctx context.Context, q PublicRoomsQuery) (PublicRo
 		}
 	}
 	return page.answer(), nil
+}
+
+// rooms returns the next rooms of the directory that the query selects.
+func (q *PublicRoomsQuery) rooms(tx *storage.Tx, after ident.RoomNID) ([]ident.RoomNID, error) {
+	switch {
+	case q.AllNetworks:
+		return tx.NetworksRooms(after, directoryBatch)
+	case q.Network != "":
+		app, network, _ := strings.Cut(q.Network, "|")
+		return tx.NetworkRooms(app, network, after, directoryBatch)
+	}
+	return tx.PublishedRooms(after, directoryBatch)
+}
+
+// maxNetwork bounds the name of a third-party network, in bytes.
+const maxNetwork = 255
+
+// ListInNetwork adds a room to the directory of a third-party network of an application service, or removes it.
+// Spec: application-service-api#put_matrixclientv3directorylistappservicenetworkidroomid
+func (s *Service) ListInNetwork(ctx context.Context, app, network string, room id.RoomID, listed bool) error {
+	if len(network) > maxNetwork {
+		return mxerr.InvalidParam("The name of a network must not be longer than %d bytes", maxNetwork)
+	}
+	r, err := s.rooms.Room(ctx, room)
+	if err != nil {
+		return err
+	}
+	return s.db.Write(ctx, func(tx *storage.Tx) error { return tx.ListRoom(app, network, r.NID(), listed) })
 }
 
 // publicRoom returns what the room directory shows of a room.

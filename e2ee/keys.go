@@ -252,34 +252,79 @@ func (s *Service) Claim(ctx context.Context, wanted map[id.UserID]map[id.DeviceI
 	return claims, s.claimOfServers(ctx, remote, timeout, claims), nil
 }
 
-// claimLocal claims keys of local users.
+// claimLocal claims keys of local users: one-time keys that are stored here, then those that an application service
+// keeps (MSC3983), then fallback keys.
 func (s *Service) claimLocal(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) (Claims, error) {
-	claims := Claims{}
-	if len(wanted) == 0 {
-		return claims, nil
+	claims, missing := Claims{}, map[id.UserID]map[id.DeviceID]string{}
+	for user, devices := range wanted {
+		if s.opts.Apps != nil && s.opts.Apps.MayClaim(user) {
+			missing[user] = devices
+		}
 	}
-	var used []ident.UserNID // owners whose key counts changed
+	err := s.claimStored(ctx, wanted, claims, func(user id.UserID) bool { return missing[user] != nil })
+	for user, devices := range missing {
+		if missing[user] = without(devices, claims[user]); len(missing[user]) == 0 {
+			delete(missing, user)
+		}
+	}
+	if err != nil || len(missing) == 0 {
+		return claims, err
+	}
+	for user, devices := range s.opts.Apps.ClaimKeys(ctx, missing) {
+		claims.add(user, devices)
+		missing[user] = without(missing[user], devices)
+	}
+	return claims, s.claimStored(ctx, missing, claims, func(id.UserID) bool { return false })
+}
+
+// without returns the devices for which no key was found.
+func without(devices map[id.DeviceID]string, found map[id.DeviceID]map[string]json.RawMessage) map[id.DeviceID]string {
+	rest := maps.Clone(devices)
+	maps.DeleteFunc(rest, func(device id.DeviceID, _ string) bool { return found[device] != nil })
+	return rest
+}
+
+// add adds the claimed keys of a user.
+func (c Claims) add(user id.UserID, devices map[id.DeviceID]map[string]json.RawMessage) {
+	if c[user] == nil {
+		c[user] = map[id.DeviceID]map[string]json.RawMessage{}
+	}
+	maps.Copy(c[user], devices)
+}
+
+// claimStored claims keys that are stored here and adds them to claims. It leaves the fallback keys of the users for
+// whom spare is true.
+func (s *Service) claimStored(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string, claims Claims, spare func(id.UserID) bool) error {
+	if len(wanted) == 0 {
+		return nil
+	}
+	found := Claims{}
 	err := s.write(ctx, func(tx *storage.Tx) (func(), error) {
+		var used []ident.UserNID // owners whose key counts changed
 		for _, user := range slices.Sorted(maps.Keys(wanted)) {
-			owner, taken, err := s.claimOfUser(tx, user, wanted[user])
+			owner, taken, err := s.claimOfUser(tx, user, wanted[user], !spare(user))
 			if err != nil {
 				return nil, wrap("claim keys of "+string(user), err)
 			}
 			if len(taken) > 0 {
-				claims[user] = taken
+				found[user] = taken
 				used = append(used, owner)
 			}
 		}
 		return s.wakeUsers(used...), nil
 	})
-	return claims, err
+	for user, devices := range found {
+		claims.add(user, devices)
+	}
+	return err
 }
 
 func (f Failures) add(server string) {
 	f[server] = json.RawMessage(`{"errcode":"M_UNREACHABLE","error":"This server cannot be asked"}`)
 }
 
-func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string) (owner ident.UserNID, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
+// claimOfUser claims keys of one user: one-time keys, and where there are none fallback keys if fallback is set.
+func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.DeviceID]string, fallback bool) (owner ident.UserNID, taken map[id.DeviceID]map[string]json.RawMessage, err error) {
 	owner, devices, found, err := candidates(s.names, tx, user, wanted)
 	if err != nil || !found {
 		return 0, nil, err
@@ -291,7 +336,7 @@ func (s *Service) claimOfUser(tx *storage.Tx, user id.UserID, wanted map[id.Devi
 			continue
 		}
 		k, found, err := tx.ClaimOneTimeKey(dev.NID, algorithm)
-		if err == nil && !found {
+		if err == nil && !found && fallback {
 			k, found, err = tx.UseFallbackKey(dev.NID, algorithm)
 		}
 		if err != nil {

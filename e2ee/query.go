@@ -31,7 +31,8 @@ func newKeys() *Keys {
 }
 
 // Query returns the identity keys of users' devices and their cross-signing keys, with the signatures that the viewer
-// may see. An empty device list means all devices. Users who are not cached are requested from their servers, for no
+// may see. An empty device list means all devices. What an application service answers about its users (MSC3984) takes
+// precedence over what is stored here. Users who are not cached are requested from their servers, for no
 // longer than timeout (0: ten seconds).
 // Spec: client-server-api#post_matrixclientv3keysquery
 func (s *Service) Query(ctx context.Context, viewer ident.Requester, wanted map[id.UserID][]id.DeviceID, timeout time.Duration) (*Keys, error) {
@@ -46,6 +47,14 @@ func (s *Service) Query(ctx context.Context, viewer ident.Requester, wanted map[
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		return wrap("query keys", out.addLocal(tx, viewer, local))
 	})
+	if err == nil && s.opts.Apps != nil {
+		for user, devices := range s.opts.Apps.QueryKeys(ctx, local) {
+			if out.DeviceKeys[user] == nil {
+				out.DeviceKeys[user] = map[id.DeviceID]json.RawMessage{}
+			}
+			maps.Copy(out.DeviceKeys[user], devices)
+		}
+	}
 	if err == nil && len(remote) > 0 {
 		s.queryServers(ctx, viewer, remote, timeout, out)
 	}

@@ -39,9 +39,22 @@ type Options struct {
 	// Commits reports joins to rooms of other servers; nil if there are none.
 	Commits *rooms.Commits
 
+	// Apps may keep keys of local users; nil: there are no application services.
+	Apps AppServices
 	// Remote and Outgoing reach other servers; both are nil without federation.
 	Remote   Remote
 	Outgoing Outgoing
+}
+
+// AppServices are the application services, which may keep the keys of their users themselves. It is implemented by
+// appservice.Registry.
+type AppServices interface {
+	// QueryKeys returns the identity keys of devices that application services keep.
+	QueryKeys(ctx context.Context, wanted map[id.UserID][]id.DeviceID) map[id.UserID]map[id.DeviceID]json.RawMessage
+	// MayClaim reports whether an application service may have one-time keys of a user.
+	MayClaim(user id.UserID) bool
+	// ClaimKeys claims one-time keys that application services keep.
+	ClaimKeys(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) map[id.UserID]map[id.DeviceID]map[string]json.RawMessage
 }
 
 // Service implements the package. It is safe for concurrent use. Run must be running if federation is enabled.

@@ -22,7 +22,13 @@ func (a *API) getPublicRooms(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.Directory.PublicRooms(r.Context(), directory.PublicRoomsQuery{Limit: int(limit), Since: r.Query("since"), Federated: true})
+	all, err := r.QueryBool("include_all_networks", false)
+	if err != nil {
+		return nil, err
+	}
+	return a.Directory.PublicRooms(r.Context(), directory.PublicRoomsQuery{
+		Limit: int(limit), Since: r.Query("since"), Federated: true, Network: r.Query("third_party_instance_id"), AllNetworks: all,
+	})
 }
 
 // queryPublicRooms searches the rooms in the directory.

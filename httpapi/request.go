@@ -75,6 +75,9 @@ func (r *Request) Query(name string) string { return r.query.Get(name) }
 // QueryAll returns all values of a query parameter that may be repeated, such as via.
 func (r *Request) QueryAll(name string) []string { return r.query[name] }
 
+// QueryValues returns all query parameters. The caller must not change them.
+func (r *Request) QueryValues() url.Values { return r.query }
+
 // QueryInt returns an integer query parameter, which must be at least lowest; a value above highest counts as highest.
 //
 // Errors: M_INVALID_PARAM.

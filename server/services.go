@@ -144,7 +144,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.outbox = outbox.New(delivery)
 	s.remote.SetGate(s.outbox)
-	keys := e2ee.Options{DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: s.rooms, Commits: commits}
+	keys := e2ee.Options{DB: s.db, Apps: s.registry, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: s.rooms, Commits: commits}
 	if cfg.Federation.Enabled {
 		keys.Remote, keys.Outgoing = s.remote, s.outbox
 	}

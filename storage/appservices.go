@@ -178,3 +178,32 @@ func (tx *Tx) KeyedDevices(users []ident.UserNID) (out []KeyedDevice, err error)
 	}
 	return out, nil
 }
+
+const (
+	listRoomQuery      = `INSERT INTO appservice_rooms (app, network, room_nid) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`
+	unlistRoomQuery    = `DELETE FROM appservice_rooms WHERE app = $1 AND network = $2 AND room_nid = $3`
+	networkRoomsQuery  = `SELECT room_nid FROM appservice_rooms WHERE app = $1 AND network = $2 AND room_nid > $3 ORDER BY room_nid LIMIT $4`
+	networksRoomsQuery = `SELECT nid FROM rooms r WHERE nid > $1 AND (published = 1 OR EXISTS (SELECT 1 FROM appservice_rooms a WHERE a.room_nid = r.nid))
+ORDER BY nid LIMIT $2`
+)
+
+// ListRoom adds a room to the directory of a third-party network of an application service, or removes it.
+func (tx *Tx) ListRoom(app, network string, room ident.RoomNID, listed bool) error {
+	query := unlistRoomQuery
+	if listed {
+		query = listRoomQuery
+	}
+	_, err := tx.exec(query, app, network, int64(room))
+	return err
+}
+
+// NetworkRooms returns a page of the rooms in the directory of a third-party network. It uses the primary key.
+func (tx *Tx) NetworkRooms(app, network string, after ident.RoomNID, limit int) ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], networkRoomsQuery, app, network, int64(after), limit)
+}
+
+// NetworksRooms returns a page of the rooms in the room directory and in those of all third-party networks. It uses the
+// primary key and the index appservice_rooms_by_room.
+func (tx *Tx) NetworksRooms(after ident.RoomNID, limit int) ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], networksRoomsQuery, int64(after), limit)
+}

@@ -234,6 +234,7 @@ func frozenRows(tx *storage.Tx) [][]any {
 		{"dehydrated_devices (user_nid, device_nid, device_id, device_data)", 1, 10, "ASLEEP", "{}"},
 		{"media (media_id, user_nid, blob, content_type, filename, size, created_ts, expires_ts)", "frozen", 1, "ab", "text/plain", "frozen.txt", 1, 1, 0},
 		{"appservices (id, position, devices, txn, pending, failures, failing_ts, retry_ts, reached_ts)", "irc", event, event, "", "", 0, 0, 0, 0},
+		{"appservice_rooms (app, network, room_nid)", "irc", "freenode", 2},
 		{"push_rules (user_nid, json, position)", 1, "{}", event},
 		{"erased_users (user_nid, position)", 11, event},
 	}

@@ -65,7 +65,7 @@ func commands() []command {
 		userLockCommand, userUnlockCommand, userSuspendCommand, userUnsuspendCommand,
 		tokenCreateCommand, tokenListCommand, tokenRevokeCommand,
 		roomListCommand, roomShowCommand, roomRetentionGetCommand, roomRetentionSetCommand, roomRetentionClearCommand,
-		federationStatusCommand, federationRetryCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
+		federationStatusCommand, federationRetryCommand, appserviceListCommand, appservicePingCommand, keysListCommand, keysRotateCommand, keysCreateCommand,
 		emailTestCommand, reportListCommand, purgeNowCommand, healthcheckCommand, doctorCommand, versionCommand, resolveStateCommand,
 	}
 }

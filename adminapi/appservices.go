@@ -1,0 +1,27 @@
+package adminapi
+
+import (
+	"context"
+
+	"ebb/mxerr"
+)
+
+// AppserviceArgs are the arguments of the appservice commands.
+type AppserviceArgs struct {
+	ID string `json:"id"` // of the registration
+}
+
+// Pinged is the result of appservice ping.
+type Pinged struct {
+	Millis int64 `json:"duration_ms"`
+}
+
+func (a *API) appserviceList(context.Context, struct{}) (any, error) { return a.Apps.List(), nil }
+
+func (a *API) appservicePing(ctx context.Context, args AppserviceArgs) (any, error) {
+	if args.ID == "" {
+		return nil, mxerr.MissingParam("The ID of the application service is missing")
+	}
+	took, err := a.Apps.Ping(ctx, args.ID, "")
+	return Pinged{took.Milliseconds()}, err
+}
