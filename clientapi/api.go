@@ -21,13 +21,14 @@ import (
 	"ebb/media"
 	"ebb/moderation"
 	"ebb/mxerr"
+	"ebb/preview"
 	"ebb/push"
 	"ebb/pushrules"
 	"ebb/receipts"
 	"ebb/rooms"
 )
 
-// API holds the services behind the client-server API; all fields are required.
+// API holds the services behind the client-server API; all fields are required unless they say otherwise.
 type API struct {
 	Config      *config.Config
 	Accounts    *accounts.Service
@@ -44,6 +45,7 @@ type API struct {
 	Moderation  *moderation.Service
 	Services    *appservice.Registry
 	Delayed     *delayed.Service
+	Previews    *preview.Service // nil: off
 	Now         func() time.Time
 }
 
@@ -63,7 +65,7 @@ func (a *API) Routes() []httpapi.Route {
 		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.reportContentRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
 		a.roomInitialSyncRoutes(), a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.searchRoutes(), a.slidingSyncRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),
 		a.tagsRoutes(), a.thirdPartyLookupRoutes(), a.threadSubscriptionRoutes(), a.threadsListRoutes(), a.toDeviceRoutes(), a.typingRoutes(),
-		a.usersRoutes(), a.versionsRoutes(), a.voipRoutes(), a.welcomeRoutes(), a.wellknownRoutes(), a.whoamiRoutes(),
+		a.urlPreviewRoutes(), a.usersRoutes(), a.versionsRoutes(), a.voipRoutes(), a.welcomeRoutes(), a.wellknownRoutes(), a.whoamiRoutes(),
 	))
 }
 

@@ -17,14 +17,15 @@ func (a *API) capabilitiesRoutes() []httpapi.Route {
 func (a *API) getCapabilities(r *httpapi.Request) (any, error) {
 	can := func(enabled bool) map[string]bool { return map[string]bool{"enabled": enabled} }
 	all := map[string]any{
-		"m.change_password":          can(true),
-		"m.set_displayname":          can(true),
-		"m.set_avatar_url":           can(true),
-		"m.3pid_changes":             can(a.Accounts.HasEmail()),
-		"m.get_login_token":          can(true),
-		"m.profile_fields":           can(true),
-		"m.forget_forced_upon_leave": can(false),
-		"m.room_versions":            map[string]any{"default": a.Config.Rooms.DefaultVersion, "available": roomVersions()},
+		"m.change_password":              can(true),
+		"m.set_displayname":              can(true),
+		"m.set_avatar_url":               can(true),
+		"m.3pid_changes":                 can(a.Accounts.HasEmail()),
+		"m.get_login_token":              can(true),
+		"io.element.msc4452.preview_url": can(a.Previews != nil),
+		"m.profile_fields":               can(true),
+		"m.forget_forced_upon_leave":     can(false),
+		"m.room_versions":                map[string]any{"default": a.Config.Rooms.DefaultVersion, "available": roomVersions()},
 	}
 	if r.IsAdmin {
 		moderates := map[string]bool{"suspend": true, "lock": true}

@@ -168,6 +168,19 @@ type Media struct {
 	MaxRemoteSize        Bytes    `yaml:"max_remote_size" doc:"The largest file that is fetched from another server."`
 	RemoteCacheSize      Bytes    `yaml:"remote_cache_size" doc:"How much space the cached files of other servers can use; beyond it, the least recently used are deleted."`
 	RemoteCacheLifetime  Duration `yaml:"remote_cache_lifetime" doc:"How long a file of another server is kept after its last use."`
+	URLPreviews          Previews `yaml:"url_previews"`
+}
+
+// Previews configures previews of the web pages to which messages link.
+type Previews struct {
+	Enabled               bool     `yaml:"enabled" doc:"Whether this server fetches web pages for its users to show previews of them. The pages' hosts see this server's address."`
+	AllowedHosts          []string `yaml:"allowed_hosts" doc:"Hosts from which pages and images are fetched, such as example.org or *.example.org; empty: all."`
+	DeniedHosts           []string `yaml:"denied_hosts" doc:"Hosts from which nothing is fetched, in the same form."`
+	Languages             []string `yaml:"languages" doc:"In which languages pages are asked for, the preferred one first."`
+	Lifetime              Duration `yaml:"lifetime" doc:"How long a preview is kept before the page is fetched again. Its image is kept a day longer."`
+	MaxImageSize          Bytes    `yaml:"max_image_size" doc:"The largest image that is fetched."`
+	CacheSize             Bytes    `yaml:"cache_size" doc:"How much space the images of previews can use; beyond it, the oldest are deleted."`
+	AllowPrivateAddresses bool     `yaml:"allow_private_addresses" doc:"Whether pages are fetched from loopback and private addresses. For tests and closed networks: users could read what this server can reach."`
 }
 
 // TURN names the servers that relay calls between users who cannot reach each other directly.
@@ -247,7 +260,8 @@ func Default() *Config {
 		Federation:    Federation{Presence: true},
 		DelayedEvents: Delays{MaxDelay: Duration(24 * time.Hour), MaxPerUser: 100},
 		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),
-			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour)},
+			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour),
+			URLPreviews: Previews{Languages: []string{"en"}, Lifetime: Duration(24 * time.Hour), MaxImageSize: 10 << 20, CacheSize: 1 << 30}},
 		Push:      Push{LegacyMentionRules: true},
 		TURN:      TURN{Lifetime: Duration(time.Hour)},
 		Search:    Search{Enabled: true},

@@ -51,10 +51,12 @@ func TestEveryMistakeIsNamedByItsKey(t *testing.T) {
 	c.Email.SMTP = SMTP{Host: "mail.example.org:25", Port: 0, TLS: "none", Username: "ebb", From: "nobody"}
 	c.Registration.Email, c.Email.AllowedDomains = "perhaps", []string{"@example.org"}
 	c.TURN = TURN{URIs: []string{"https://turn.example.org"}, Password: "x"}
+	c.Media.URLPreviews = Previews{DeniedHosts: []string{"https://example.org"}, Languages: []string{"en\nx"}, MaxImageSize: 2, CacheSize: 1}
 	err := c.Validate()
 	for _, key := range []string{"server_name", "public_url", "database", "listen[0].address", "listen[0].serve[0]", "listen[0].tls", "listen[0].tls.acme_hosts[0]", "acme.directory", "federation.denied_servers[1]", "federation.notaries[0]",
 		"registration.mode", "media.max_upload_size", "retention.default", "trusted_proxies[0]",
 		"email.smtp.host", "email.smtp.port", "email.smtp.tls", "email.smtp.password", "email.smtp.from", "email.smtp.timeout",
+		"media.url_previews.denied_hosts[0]", "media.url_previews.languages[0]", "media.url_previews.lifetime", "media.url_previews.cache_size",
 		"turn.uris[0]", "turn.lifetime", "turn.password", "turn.shared_secret",
 		"registration.email", "email.allowed_domains[0]"} {
 		if err == nil || !strings.Contains(err.Error(), key+": ") {

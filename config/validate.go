@@ -254,6 +254,25 @@ func (m Media) validate(p *problems) {
 	p.check(m.MaxRemoteSize > 0, "media.max_remote_size", "must be positive")
 	p.check(m.RemoteCacheSize >= m.MaxRemoteSize, "media.remote_cache_size", "must be at least media.max_remote_size")
 	p.check(m.RemoteCacheLifetime > 0, "media.remote_cache_lifetime", "must be positive")
+	m.URLPreviews.validate(p)
+}
+
+// languageForm matches a language tag with an optional weight, as in Accept-Language.
+var languageForm = regexp.MustCompile(`^[A-Za-z0-9*-]{1,35}(;q=[01](\.[0-9]{1,3})?)?$`)
+
+func (v Previews) validate(p *problems) {
+	const key = "media.url_previews"
+	for name, list := range map[string][]string{"allowed_hosts": v.AllowedHosts, "denied_hosts": v.DeniedHosts} {
+		for i, pattern := range list {
+			p.check(serverPattern.MatchString(pattern), fmt.Sprintf("%s.%s[%d]", key, name, i), "%q is not a host such as example.org or *.example.org", pattern)
+		}
+	}
+	for i, language := range v.Languages {
+		p.check(languageForm.MatchString(language), fmt.Sprintf("%s.languages[%d]", key, i), "%q is not a language such as en or de-AT", language)
+	}
+	p.check(v.Lifetime > 0, key+".lifetime", "must be positive")
+	p.check(v.MaxImageSize > 0, key+".max_image_size", "must be positive")
+	p.check(v.CacheSize >= v.MaxImageSize, key+".cache_size", "must be at least max_image_size")
 }
 
 func (r Retention) validate(p *problems) {

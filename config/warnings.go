@@ -28,6 +28,9 @@ func (c *Config) Warnings() Problems {
 	if !c.RateLimits.Enabled {
 		w.add("rate_limits.enabled", "is off: anybody can guess passwords without limit")
 	}
+	if c.Media.URLPreviews.Enabled && c.Media.URLPreviews.AllowPrivateAddresses {
+		w.add("media.url_previews.allow_private_addresses", "is on: every user can read pages of this server's own network")
+	}
 	if c.Media.AllowUnauthenticated {
 		w.add("media.allow_unauthenticated", "is on: anybody who knows the address of a file can download it without an account")
 	}

@@ -213,13 +213,16 @@ func notFetched(err error) error {
 	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The file could not be fetched from its server").Because(err)
 }
 
-// Run periodically removes unused files of other servers, until ctx ends.
+// Run periodically removes unused files of other servers and expired images, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(pruneInterval)
 	defer tick.Stop()
 	for {
 		if err := s.PruneRemote(ctx); err != nil && ctx.Err() == nil {
 			s.opts.Log.Error("Cannot remove unused files of other servers", "err", err)
+		}
+		if err := s.PruneTemporary(ctx); err != nil && ctx.Err() == nil {
+			s.opts.Log.Error("Cannot remove expired images of link previews", "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -46,6 +46,7 @@ type Options struct {
 	MaxRemoteSize  int64         // bytes of one file of another server
 	RemoteCache    int64         // bytes of all cached files of other servers
 	RemoteLifetime time.Duration // how long an unused file of another server is cached
+	TemporarySize  int64         // bytes of all files that AddImage stored
 }
 
 // Service implements the content repository. It is safe for concurrent use.
@@ -214,6 +215,11 @@ func (s *Service) store(ctx context.Context, body io.Reader, limit int64, save f
 	if err != nil {
 		return err
 	}
+	return s.place(ctx, in, save)
+}
+
+// place moves a received file to its blob name and writes the row with save.
+func (s *Service) place(ctx context.Context, in *incoming, save func(*storage.Tx, *incoming) error) error {
 	defer func() {
 		if err := in.drop(); err != nil {
 			s.opts.Log.Warn("Cannot remove an unfinished upload", "err", err)
@@ -293,7 +299,7 @@ func (s *Service) named(ctx context.Context, blob string) (named bool, err error
 
 func errGone() *mxerr.Error { return mxerr.NotFound("There is no such file") }
 
-// lookup reads a row. An expired reservation counts as missing.
+// lookup reads a row. An expired reservation or file counts as missing.
 func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, err error) {
 	found := false
 	if !validID(mediaID) {
@@ -303,7 +309,7 @@ func (s *Service) lookup(ctx context.Context, mediaID string) (m storage.Media, 
 		m, found, err = tx.Media(mediaID)
 		return err
 	})
-	if err == nil && (!found || m.Blob == "" && m.Expires <= s.opts.Now().UnixMilli()) {
+	if err == nil && (!found || m.Expires > 0 && m.Expires <= s.opts.Now().UnixMilli()) {
 		err = errGone()
 	}
 	return m, err

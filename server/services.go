@@ -31,6 +31,7 @@ import (
 	"ebb/mxerr"
 	"ebb/netguard"
 	"ebb/outbox"
+	"ebb/preview"
 	"ebb/push"
 	"ebb/pushrules"
 	"ebb/receipts"
@@ -64,7 +65,8 @@ type services struct {
 	remote      *fedclient.Client
 	keys        *fedclient.KeyRing
 	outbox      *outbox.Service
-	mail        *mail.Sender // nil: e-mail is off
+	mail        *mail.Sender     // nil: e-mail is off
+	previews    *preview.Service // nil: off
 	moderation  *moderation.Service
 	registry    *appservice.Registry
 	apps        *appservice.Service
@@ -181,16 +183,16 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		DB: s.db, Cache: keyed.Budget(cfg.Cache.Size), Dir: filepath.Join(cfg.Dir(), "media"), Key: s.db.Secret("media"), MaxUploadSize: int64(cfg.Media.MaxUploadSize),
 		QuotaPerUser: int64(cfg.Media.QuotaPerUser), MaxPending: cfg.Media.MaxPendingUploads,
 		PendingExpiry: time.Duration(cfg.Media.PendingUploadExpiry), Workers: thumbnailWorkers, Now: o.Now, RemoveBy: s.retention.Time, Log: o.Log,
-		MaxRemoteSize: int64(cfg.Media.MaxRemoteSize), RemoteCache: int64(cfg.Media.RemoteCacheSize), RemoteLifetime: time.Duration(cfg.Media.RemoteCacheLifetime),
+		MaxRemoteSize: int64(cfg.Media.MaxRemoteSize), RemoteCache: int64(cfg.Media.RemoteCacheSize), RemoteLifetime: time.Duration(cfg.Media.RemoteCacheLifetime), TemporarySize: int64(cfg.Media.URLPreviews.CacheSize),
 	}
 	if cfg.Federation.Enabled {
 		files.Remote = s.remote
 	}
-	s.media, err = media.New(ctx, files)
-	if err != nil {
+	if s.media, err = media.New(ctx, files); err != nil {
 		return err
 	}
-	return nil
+	s.previews, err = s.newPreviews(cfg, o)
+	return err
 }
 
 // openSearch opens the search index, unless search is switched off.
@@ -238,17 +240,8 @@ func allowed(f config.Federation) func(server string) bool {
 	if len(f.AllowedServers)+len(f.DeniedServers) == 0 {
 		return nil
 	}
-	compile := func(patterns []string) (globs []pushrules.Glob) {
-		for _, p := range patterns {
-			globs = append(globs, pushrules.CompileGlob(p))
-		}
-		return globs
-	}
-	allow, deny := compile(f.AllowedServers), compile(f.DeniedServers)
-	return func(server string) bool {
-		matches := func(g pushrules.Glob) bool { return g.Match(fedclient.HostOf(server)) }
-		return !slices.ContainsFunc(deny, matches) && (len(allow) == 0 || slices.ContainsFunc(allow, matches))
-	}
+	allows := allowedHosts(f.AllowedServers, f.DeniedServers)
+	return func(server string) bool { return allows(fedclient.HostOf(server)) }
 }
 
 // askProfiles returns the source of profiles of users on other servers, or nil if federation is off.

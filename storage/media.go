@@ -11,7 +11,7 @@ type Media struct {
 	Filename    string
 	Size        int64 // bytes
 	Created     int64 // ms
-	Expires     int64 // ms; end of a reservation; 0 once uploaded
+	Expires     int64 // ms; end of a reservation, or of a file that this server keeps for a while; 0 once uploaded
 }
 
 const insertMediaQuery = `INSERT INTO media (media_id, user_nid, blob, content_type, filename, size, created_ts, expires_ts)
@@ -56,6 +56,27 @@ func (tx *Tx) MediaUsage(user ident.UserNID) (size, pending int64, err error) {
 // DeleteExpiredMedia deletes reservations that expired at or before now (ms).
 func (tx *Tx) DeleteExpiredMedia(now int64) error {
 	_, err := tx.exec(`DELETE FROM media WHERE blob = '' AND expires_ts <= $1`, now)
+	return err
+}
+
+const soonestExpiringQuery = `SELECT media_id, user_nid, blob, content_type, filename, size, created_ts, expires_ts FROM media
+WHERE expires_ts > 0 AND blob <> '' ORDER BY expires_ts LIMIT $1`
+
+// SoonestExpiringMedia lists the files that expire, those that expire first at the beginning. It uses the index
+// media_by_expiry.
+func (tx *Tx) SoonestExpiringMedia(limit int) ([]Media, error) {
+	return collect(tx, scanMedia, soonestExpiringQuery, limit)
+}
+
+// ExpiringMediaSize returns the total size of the files that expire, in bytes. It uses the index media_by_expiry.
+func (tx *Tx) ExpiringMediaSize() (size int64, err error) {
+	_, _, err = one(tx, func(r Row) (struct{}, error) { return struct{}{}, r.Scan(&size) }, `SELECT coalesce(sum(size), 0) FROM media WHERE expires_ts > 0`)
+	return size, err
+}
+
+// DeleteMedia deletes a row. The caller deletes the file.
+func (tx *Tx) DeleteMedia(mediaID string) error {
+	_, err := tx.exec(`DELETE FROM media WHERE media_id = $1`, mediaID)
 	return err
 }
 

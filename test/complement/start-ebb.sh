@@ -31,6 +31,7 @@ federation:
   allow_private_addresses: true
 media:
   allow_unauthenticated: true # some tests download from the old addresses
+  url_previews: {enabled: true, allow_private_addresses: true}
 rooms:
   default_version: "11" # tests that name no version expect creators to stand in the power levels
 log:
