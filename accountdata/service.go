@@ -78,10 +78,45 @@ func (s *Service) Set(ctx context.Context, user ident.UserNID, room id.RoomID, t
 	case len(content) > maxContent:
 		return mxerr.TooLarge("Account data must not be larger than %d bytes", maxContent)
 	}
+	if isEmpty(content) { // MSC3391
+		return s.Delete(ctx, user, room, typ)
+	}
 	if err := s.checkAll(ctx, user, room, typ, len(content)); err != nil {
 		return err
 	}
 	return s.edit(ctx, user, room, typ, func(string, bool) (string, error) { return string(content), nil })
+}
+
+// isEmpty reports whether a JSON object has no members.
+func isEmpty(content json.RawMessage) bool {
+	var members map[string]json.RawMessage
+	return len(content) <= smallContent && json.Unmarshal(content, &members) == nil && len(members) == 0
+}
+
+// Delete deletes account data of a user for a room, or global account data if room is "". It is no error if there is
+// none.
+// Spec: MSC3391
+func (s *Service) Delete(ctx context.Context, user ident.UserNID, room id.RoomID, typ string) error {
+	if typ == rooms.FullyRead || typ == typePushRules {
+		return mxerr.New(http.StatusMethodNotAllowed, mxerr.CodeBadJSON, "%s cannot be set as account data", typ)
+	}
+	nid, err := s.roomNID(ctx, room)
+	if err != nil {
+		return err
+	}
+	deleted := false
+	w := storage.Write{
+		Do: func(tx *storage.Tx) (err error) {
+			deleted, err = tx.DeleteAccountData(user, nid, typ)
+			return err
+		},
+		Committed: func() {
+			if deleted {
+				s.commits.Deliver(&rooms.Commit{AccountData: []rooms.CommittedAccountData{{User: user, Room: nid, Type: typ}}})
+			}
+		},
+	}
+	return s.db.Enqueue(w).Wait(context.WithoutCancel(ctx))
 }
 
 // smallContent is the size in bytes up to which a content is stored without adding up all contents of the user.

@@ -173,6 +173,9 @@ func (s *Service) deleteDevices(w *write, user ident.UserNID, gone []storage.Dev
 		if err := w.DeleteDevice(d.NID); err != nil {
 			return err
 		}
+		if err := deleteNotificationSettings(w, user, d.DeviceID); err != nil {
+			return err
+		}
 		w.after(func() { s.sessions.dropDevice(user, d.NID) })
 	}
 	name, err := w.UserID(user)
@@ -181,6 +184,18 @@ func (s *Service) deleteDevices(w *write, user ident.UserNID, gone []storage.Dev
 	}
 	w.note("devices signed out", "user", name, "devices", names)
 	return w.devicesChanged(user, names...)
+}
+
+// deleteNotificationSettings deletes the account data in which clients store whether a device is silenced. The change
+// of the user's devices wakes the other clients, which learn of it together with that.
+// Spec: MSC3890
+func deleteNotificationSettings(w *write, user ident.UserNID, deviceID string) error {
+	for _, prefix := range []string{"m.local_notification_settings.", "org.matrix.msc3890.local_notification_settings."} {
+		if _, err := w.DeleteAccountData(user, 0, prefix+deviceID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // MaxDevices bounds the devices of a user. It is typically reached by scripts that sign in on every run and never sign

@@ -10,7 +10,10 @@ import (
 
 func (a *API) accountDataRoutes() []httpapi.Route {
 	const file, global, inRoom = "account-data.yaml", "/user/{userId}/account_data/{type}", "/user/{userId}/rooms/{roomId}/account_data/{type}"
+	const deletion = "/_matrix/client/unstable/org.matrix.msc3391"
 	return []httpapi.Route{
+		{Method: "DELETE", Path: deletion + global, Aliases: []string{clientV3 + global}, OperationID: "deleteAccountData", Auth: httpapi.User, Rate: httpapi.Sends, Handler: own(a.deleteAccountData)},
+		{Method: "DELETE", Path: deletion + inRoom, Aliases: []string{clientV3 + inRoom}, OperationID: "deleteAccountDataPerRoom", Auth: httpapi.User, Rate: httpapi.Sends, Handler: own(a.deleteAccountDataPerRoom)},
 		roomRoute("PUT", global, "setAccountData", file, httpapi.Sends, own(a.setAccountData)),
 		roomRoute("GET", global, "getAccountData", file, httpapi.Reads, own(a.getAccountData)),
 		roomRoute("PUT", inRoom, "setAccountDataPerRoom", file, httpapi.Sends, own(a.setAccountDataPerRoom)),
@@ -49,4 +52,16 @@ func (a *API) getAccountData(r *httpapi.Request) (any, error) {
 // Spec: client-server-api#get_matrixclientv3useruseridroomsroomidaccount_datatype
 func (a *API) getAccountDataPerRoom(r *httpapi.Request) (any, error) {
 	return orError(a.AccountData.Get(r.Context(), r.UserNID, roomID(r), r.Var("type")))
+}
+
+// deleteAccountData deletes account data of the user.
+// Spec: MSC3391
+func (a *API) deleteAccountData(r *httpapi.Request) (any, error) {
+	return nil, a.AccountData.Delete(r.Context(), r.UserNID, "", r.Var("type"))
+}
+
+// deleteAccountDataPerRoom deletes account data of the user for a room.
+// Spec: MSC3391
+func (a *API) deleteAccountDataPerRoom(r *httpapi.Request) (any, error) {
+	return nil, a.AccountData.Delete(r.Context(), r.UserNID, roomID(r), r.Var("type"))
 }

@@ -25,11 +25,14 @@ func (a *API) postRedaction(r *httpapi.Request) (any, error) {
 
 func (a *API) redact(r *httpapi.Request, txn *txns.Txn) (any, error) {
 	var body struct {
-		Reason string `json:"reason"`
+		Reason           string   `json:"reason"`
+		WithRelTypes     []string `json:"with_rel_types"` // MSC3912
+		OldWithRelations []string `json:"org.matrix.msc3912.with_relations"`
 	}
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	sent, err := a.Rooms.Redact(r.Context(), r.Requester, roomID(r), eventID(r), body.Reason, txn)
+	relTypes := append(body.WithRelTypes, body.OldWithRelations...)
+	sent, err := a.Rooms.RedactWithRelated(r.Context(), r.Requester, roomID(r), eventID(r), body.Reason, txn, relTypes)
 	return sentEvent(sent, err)
 }

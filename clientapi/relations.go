@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"cmp"
 	"strconv"
 
 	"ebb/history"
@@ -31,7 +32,7 @@ const (
 // the path.
 // Spec: client-server-api#get_matrixclientv1roomsroomidrelationseventid
 func (a *API) getRelatingEvents(r *httpapi.Request) (any, error) {
-	backwards, err := history.ParseDir(r.Query("dir"), "b")
+	backwards, err := history.ParseDir(cmp.Or(r.Query("dir"), r.Query("org.matrix.msc3715.dir")), "b")
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +41,9 @@ func (a *API) getRelatingEvents(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	recurse, err := r.QueryBool("recurse", false)
+	if err == nil && !recurse {
+		recurse, err = r.QueryBool("org.matrix.msc3981.recurse", false)
+	}
 	if err != nil {
 		return nil, err
 	}

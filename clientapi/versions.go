@@ -34,10 +34,27 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc3773":            true, // thread notifications
 	"org.matrix.msc2285.stable":     true, // private receipts
 	"uk.timedout.msc4323":           true, // suspending and locking accounts
+	"org.matrix.msc3030":            true, // event by timestamp
+	"org.matrix.msc3030.stable":     true,
+	"org.matrix.msc3391":            true, // deletion of account data
+	"org.matrix.msc3715":            true, // dir of relations
+	"org.matrix.msc3715.stable":     true,
+	"org.matrix.msc3827.stable":     true, // room types in the room directory
+	"org.matrix.msc3856":            true, // lists of threads
+	"org.matrix.msc3856.stable":     true,
+	"org.matrix.msc3874":            true, // filters of /messages by relation
+	"org.matrix.msc3890":            true, // settings for local notifications go with their device
+	"org.matrix.msc3912":            true, // redaction with related events
+	"org.matrix.msc3916.stable":     true, // media for signed-in users
+	"org.matrix.msc3981":            true, // recursive relations
+	"org.matrix.msc4026":            true, // /versions with an access token
+	"org.matrix.msc4143":            true, // RTC transports
 	"org.matrix.msc4306":            true, // subscriptions to threads
 	"org.matrix.msc4429":            true, // changes of profile fields in /sync
 	"org.matrix.msc4429.stable":     true,
 	"org.matrix.msc3881":            true, // pushers of other devices
+
+	"org.matrix.msc3952_intentional_mentions": true, // m.mentions
 }
 
 // getVersions returns the supported versions and unstable features.

@@ -15,7 +15,11 @@ func (a *API) wellknownRoutes() []httpapi.Route {
 // getWellknown returns the address of this server for clients.
 // Spec: client-server-api#getwell-knownmatrixclient
 func (a *API) getWellknown(*httpapi.Request) (any, error) {
-	return map[string]any{"m.homeserver": map[string]string{"base_url": a.Config.PublicURL}}, nil
+	answer := map[string]any{"m.homeserver": map[string]string{"base_url": a.Config.PublicURL}}
+	if list, err := a.Config.Calls.Transports(); err == nil && len(list) > 0 { // Validate has checked it
+		answer["org.matrix.msc4143.rtc_foci"] = list // clients from before MSC4519
+	}
+	return answer, nil
 }
 
 // getWellKnownServer returns the server to which federation is delegated.

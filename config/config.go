@@ -3,6 +3,7 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,6 +31,7 @@ type Config struct {
 	Appservices    []string     `yaml:"appservices" doc:"Registration files of application services (bridges and bots), or folders with such files. They are read again on SIGHUP."`
 	Media          Media        `yaml:"media"`
 	TURN           TURN         `yaml:"turn"`
+	Calls          Calls        `yaml:"calls"`
 	DelayedEvents  Delays       `yaml:"delayed_events"`
 	Push           Push         `yaml:"push"`
 	Search         Search       `yaml:"search"`
@@ -125,6 +127,31 @@ type RateLimits struct {
 type Bucket struct {
 	PerSecond float64 `yaml:"per_second"`
 	Burst     int     `yaml:"burst"`
+}
+
+// Calls configures group calls (MatrixRTC), such as those of Element Call.
+type Calls struct {
+	RTCTransports string `yaml:"rtc_transports" doc:"The servers for the media of group calls, as JSON: [{\"type\": \"livekit\", \"livekit_service_url\": \"https://livekit.example.org\"}]. Clients get them when they are signed in, and from /.well-known/matrix/client. Empty: there are none."`
+}
+
+// Transports returns the transports, each a JSON object, or an error if the JSON is not a list of objects with a type.
+func (c Calls) Transports() ([]json.RawMessage, error) {
+	if c.RTCTransports == "" {
+		return nil, nil
+	}
+	var list []json.RawMessage
+	if err := json.Unmarshal([]byte(c.RTCTransports), &list); err != nil {
+		return nil, fmt.Errorf("is not a JSON array: %w", err)
+	}
+	for i, raw := range list {
+		var transport struct {
+			Type string `json:"type"`
+		}
+		if err := json.Unmarshal(raw, &transport); err != nil || transport.Type == "" {
+			return nil, fmt.Errorf("entry %d is not a JSON object with a type", i)
+		}
+	}
+	return list, nil
 }
 
 // Delays bounds the events that users send at a later time.

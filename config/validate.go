@@ -33,6 +33,9 @@ func (c *Config) mistakes(found Problems) Problems {
 	c.Media.validate(&p)
 	c.TURN.validate(&p)
 	c.Retention.validate(&p)
+	if _, err := c.Calls.Transports(); err != nil {
+		p.add("calls.rtc_transports", "%v", err)
+	}
 	p.check(c.DelayedEvents.MaxDelay > 0, "delayed_events.max_delay", "must be positive; delayed_events.max_per_user: 0 switches delayed events off")
 	p.check(c.DelayedEvents.MaxPerUser >= 0 && c.DelayedEvents.MaxPerUser <= 1000, "delayed_events.max_per_user", "must be between 0 and 1000")
 	c.Federation.validate(&p)

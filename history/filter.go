@@ -25,6 +25,12 @@ type EventFilter struct {
 	LazyLoadMembers           bool      `json:"lazy_load_members"`
 	IncludeRedundantMembers   bool      `json:"include_redundant_members"`
 	UnreadThreadNotifications bool      `json:"unread_thread_notifications"` // used only by /sync
+
+	// MSC3874
+	RelTypes       *[]string `json:"rel_types"`
+	NotRelTypes    []string  `json:"not_rel_types"`
+	OldRelTypes    *[]string `json:"org.matrix.msc3874.rel_types"`
+	OldNotRelTypes []string  `json:"org.matrix.msc3874.not_rel_types"`
 }
 
 const (
@@ -47,6 +53,10 @@ func ParseEventFilter(text string) (EventFilter, error) {
 	if err := json.Unmarshal([]byte(text), &f); err != nil {
 		return f, mxerr.InvalidParam("The filter does not have the documented shape").Because(err)
 	}
+	if f.RelTypes == nil {
+		f.RelTypes = f.OldRelTypes
+	}
+	f.NotRelTypes = append(f.NotRelTypes, f.OldNotRelTypes...)
 	return f, f.check()
 }
 
@@ -62,6 +72,7 @@ func (f *EventFilter) check() error {
 		{"senders", values(f.Senders), "@"}, {"not_senders", f.NotSenders, "@"},
 		{"rooms", values(f.Rooms), "!"}, {"not_rooms", f.NotRooms, "!"},
 		{"types", values(f.Types), ""}, {"not_types", f.NotTypes, ""},
+		{"rel_types", values(f.RelTypes), ""}, {"not_rel_types", f.NotRelTypes, ""},
 	} {
 		if len(l.list) > maxFilterList {
 			return mxerr.InvalidParam("%s must not have more than %d entries", l.name, maxFilterList)
@@ -87,7 +98,7 @@ func (f *EventFilter) room(roomID string) bool {
 
 // selective reports whether the filter may leave events out.
 func (f *EventFilter) selective() bool {
-	return f.Types != nil || f.Senders != nil || f.ContainsURL != nil || len(f.NotTypes) > 0 || len(f.NotSenders) > 0
+	return f.Types != nil || f.Senders != nil || f.ContainsURL != nil || len(f.NotTypes) > 0 || len(f.NotSenders) > 0 || f.byRelation()
 }
 
 // event reports whether the filter lets an event through.
@@ -96,7 +107,17 @@ func (f *EventFilter) event(e *rooms.Event) bool {
 	if f.Senders != nil && !slices.Contains(*f.Senders, sender) || slices.Contains(f.NotSenders, sender) {
 		return false
 	}
-	return f.typ(e.Type()) && (f.ContainsURL == nil || *f.ContainsURL == (e.ContentString("url") != ""))
+	return f.typ(e.Type()) && f.relation(e) && (f.ContainsURL == nil || *f.ContainsURL == (e.ContentString("url") != ""))
+}
+
+// relation reports whether the filter lets events with the relation of an event through.
+// Spec: MSC3874
+func (f *EventFilter) relation(e *rooms.Event) bool {
+	if !f.byRelation() {
+		return true
+	}
+	rel := e.RelType()
+	return (f.RelTypes == nil || rel != "" && slices.Contains(*f.RelTypes, rel)) && (rel == "" || !slices.Contains(f.NotRelTypes, rel))
 }
 
 // typ reports whether the filter lets events of a type through.
@@ -104,6 +125,9 @@ func (f *EventFilter) typ(typ string) bool {
 	matches := func(pattern string) bool { return MatchType(pattern, typ) }
 	return (f.Types == nil || slices.ContainsFunc(*f.Types, matches)) && !slices.ContainsFunc(f.NotTypes, matches)
 }
+
+// byRelation reports whether the filter selects events by their relation.
+func (f *EventFilter) byRelation() bool { return f.RelTypes != nil || len(f.NotRelTypes) > 0 }
 
 // MatchType reports whether text (an event type) matches a pattern in which * stands for any bytes. After a mismatch
 // only the last star moves on, which bounds the work by the product of the lengths.

@@ -306,11 +306,14 @@ func (b *batch) checkWatermark(p *proto) error {
 // Redact redacts an event.
 // Spec: client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid
 func (s *Service) Redact(ctx context.Context, sender ident.Requester, room id.RoomID, eventID id.EventID, reason string, txn *txns.Txn) (id.EventID, error) {
-	content := []byte(`{}`)
-	if reason != "" {
-		content = append(canonjson.AppendString([]byte(`{"reason":`), reason), '}')
+	return s.Send(ctx, NewEvent{Room: room, Sender: sender, Type: typeRedaction, Content: redactionContent(reason), Redacts: eventID, Txn: txn})
+}
+
+func redactionContent(reason string) []byte {
+	if reason == "" {
+		return []byte(`{}`)
 	}
-	return s.Send(ctx, NewEvent{Room: room, Sender: sender, Type: typeRedaction, Content: content, Redacts: eventID, Txn: txn})
+	return append(canonjson.AppendString([]byte(`{"reason":`), reason), '}')
 }
 
 // prepareRedaction finds the target, and checks that the sender may redact it: their own events, or any with enough

@@ -11,7 +11,29 @@ func (tx *Tx) SetAccountData(user ident.UserNID, room ident.RoomNID, typ, conten
 	return err
 }
 
-const accountDataQuery = `SELECT content FROM account_data WHERE user_nid = $1 AND room_nid = $2 AND type = $3`
+// DeletedAccountData is the content of account data that was deleted, by which /sync tells clients so.
+const DeletedAccountData = `{}`
+
+// maxDeletedAccountData bounds the deleted types of a user's account data that are remembered, globally and per room.
+const maxDeletedAccountData = 100
+
+const forgetDeletedDataQuery = `DELETE FROM account_data WHERE user_nid = $1 AND room_nid = $2 AND content = '{}' AND position <= (
+    SELECT coalesce(max(position), 0) FROM (SELECT position FROM account_data
+    WHERE user_nid = $1 AND room_nid = $2 AND content = '{}' ORDER BY position DESC LIMIT 1 OFFSET $3) AS old)`
+
+// DeleteAccountData deletes account data of a user. It returns false if there is none.
+func (tx *Tx) DeleteAccountData(user ident.UserNID, room ident.RoomNID, typ string) (bool, error) {
+	if _, found, err := tx.AccountData(user, room, typ); err != nil || !found {
+		return false, err
+	}
+	if err := tx.SetAccountData(user, room, typ, DeletedAccountData); err != nil {
+		return false, err
+	}
+	_, err := tx.exec(forgetDeletedDataQuery, int64(user), int64(room), maxDeletedAccountData)
+	return true, err
+}
+
+const accountDataQuery = `SELECT content FROM account_data WHERE user_nid = $1 AND room_nid = $2 AND type = $3 AND content <> '{}'`
 
 // AccountData returns the content of a user's account data of one type. Room 0 means global account data.
 func (tx *Tx) AccountData(user ident.UserNID, room ident.RoomNID, typ string) (string, bool, error) {
@@ -20,7 +42,7 @@ func (tx *Tx) AccountData(user ident.UserNID, room ident.RoomNID, typ string) (s
 
 // AccountDataCount counts a user's account data in a room. Room 0 means global account data.
 func (tx *Tx) AccountDataCount(user ident.UserNID, room ident.RoomNID) (int64, error) {
-	n, _, err := one(tx, scanNumber[int64], `SELECT count(*) FROM account_data WHERE user_nid = $1 AND room_nid = $2`, int64(user), int64(room))
+	n, _, err := one(tx, scanNumber[int64], `SELECT count(*) FROM account_data WHERE user_nid = $1 AND room_nid = $2 AND content <> '{}'`, int64(user), int64(room))
 	return n, err
 }
 

@@ -16,10 +16,11 @@ type AccountDatum struct {
 }
 
 const accountDataSinceQuery = `SELECT room_nid, type, content FROM account_data
-WHERE user_nid = $1 AND position > $2 AND position <= $3 ORDER BY position`
+WHERE user_nid = $1 AND position > $2 AND position <= $3 AND (CAST($2 AS BIGINT) > 0 OR content <> '{}') ORDER BY position`
 
 // AccountDataSince lists a user's account data, global and of rooms, that was last changed in (since, upTo], oldest
-// change first. It uses the index account_data_by_position.
+// change first. If since is not 0, it has what was deleted, with the content DeletedAccountData. It uses the index
+// account_data_by_position.
 func (tx *Tx) AccountDataSince(user ident.UserNID, since, upTo Pos) ([]AccountDatum, error) {
 	return collect(tx, func(r Row) (d AccountDatum, err error) {
 		err = r.Scan(&d.Room, &d.Type, &d.Content)
@@ -28,7 +29,7 @@ func (tx *Tx) AccountDataSince(user ident.UserNID, since, upTo Pos) ([]AccountDa
 }
 
 const roomAccountDataQuery = `SELECT room_nid, type, content FROM account_data
-WHERE user_nid = $1 AND room_nid = $2 AND position <= $3 ORDER BY position`
+WHERE user_nid = $1 AND room_nid = $2 AND position <= $3 AND content <> '{}' ORDER BY position`
 
 // RoomAccountData lists a user's account data of one room as of a position. It uses the primary key.
 func (tx *Tx) RoomAccountData(user ident.UserNID, room ident.RoomNID, upTo Pos) ([]AccountDatum, error) {
