@@ -16,19 +16,25 @@ func (a *API) peekingEventsRoutes() []httpapi.Route {
 // defaultPeek is the default waiting time.
 const defaultPeek = 30 * time.Second
 
-// peekEvents returns the new events of a room, which the user need not have joined.
+// longestWait is the longest timeout that a client can ask for; package feed has a bound of its own.
+const longestWait = time.Hour
+
+// peekEvents returns the new events of a room, which the user need not have joined. Without a room it is getEvents.
 // Spec: client-server-api#get_matrixclientv3events (peeking_events)
 func (a *API) peekEvents(r *httpapi.Request) (any, error) {
 	room := r.Query("room_id")
-	// Partial: without a room, the specification returns the events of all rooms, as before /sync existed.
 	if room == "" {
-		return nil, missing("room_id")
+		return a.getEvents(r)
 	}
-	timeout, err := r.QueryMillis("timeout", defaultPeek, time.Hour)
+	timeout, err := r.QueryMillis("timeout", defaultPeek, longestWait)
 	if err != nil {
 		return nil, err
 	}
-	p, err := a.Feed.Peek(r.Context(), feed.PeekRequest{Requester: r.Requester, Room: id.RoomID(room), From: r.Query("from"), Timeout: timeout})
+	return peeked(a.Feed.Peek(r.Context(), feed.PeekRequest{Requester: r.Requester, Room: id.RoomID(room), From: r.Query("from"), Timeout: timeout}))
+}
+
+// peeked returns the response of both operations.
+func peeked(p feed.Peeked, err error) (any, error) {
 	if err != nil {
 		return nil, err
 	}

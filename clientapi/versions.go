@@ -27,6 +27,9 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc4222":            true, // state_after in /sync
 	"org.matrix.simplified_msc3575": true, // sliding sync
 	"org.matrix.msc1763":            true, // retention
+	"org.matrix.msc4380":            true, // invite blocking
+	"org.matrix.msc4380.stable":     true,
+	"org.matrix.msc4155":            true, // invite filtering
 	"org.matrix.msc3814":            true, // dehydrated devices
 	"org.matrix.msc2432":            true, // room aliases
 	"org.matrix.msc3440.stable":     true, // threads

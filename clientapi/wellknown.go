@@ -1,6 +1,8 @@
 package clientapi
 
 import (
+	"maps"
+
 	"ebb/httpapi"
 	"ebb/mxerr"
 )
@@ -8,18 +10,31 @@ import (
 func (a *API) wellknownRoutes() []httpapi.Route {
 	return []httpapi.Route{
 		{Method: "GET", Path: "/.well-known/matrix/client", OperationID: "getWellknown", File: "wellknown.yaml", Handler: a.getWellknown},
+		{Method: "GET", Path: "/.well-known/matrix/policy_server", OperationID: "getWellknownPolicy", File: "policy_server.yaml", Handler: a.getWellknownPolicy},
 		{Method: "GET", Path: "/.well-known/matrix/server", OperationID: "getWellKnown", File: "wellknown.yaml", Handler: a.getWellKnownServer},
 	}
 }
 
-// getWellknown returns the address of this server for clients.
+// getWellknown returns the address of this server for clients, and what the configuration adds.
 // Spec: client-server-api#getwell-knownmatrixclient
 func (a *API) getWellknown(*httpapi.Request) (any, error) {
-	answer := map[string]any{"m.homeserver": map[string]string{"base_url": a.Config.PublicURL}}
+	members := map[string]any{}
+	maps.Copy(members, a.Config.WellKnown.ClientExtra)
+	members["m.homeserver"] = map[string]string{"base_url": a.Config.PublicURL}
 	if list, err := a.Config.Calls.Transports(); err == nil && len(list) > 0 { // Validate has checked it
-		answer["org.matrix.msc4143.rtc_foci"] = list // clients from before MSC4519
+		members["org.matrix.msc4143.rtc_foci"] = list // clients from before MSC4519
 	}
-	return answer, nil
+	return members, nil
+}
+
+// getWellknownPolicy returns the public key of the policy server that has this server's name.
+// Spec: client-server-api#getwell-knownmatrixpolicy_server
+func (a *API) getWellknownPolicy(*httpapi.Request) (any, error) {
+	key := a.Config.WellKnown.PolicyKey
+	if key == "" {
+		return nil, mxerr.NotFound("This server has no policy server")
+	}
+	return map[string]any{"public_keys": map[string]string{"ed25519": key}}, nil
 }
 
 // getWellKnownServer returns the server to which federation is delegated.

@@ -175,6 +175,8 @@ type Federation struct {
 type WellKnown struct {
 	Server      string           `yaml:"server" doc:"HOST:PORT to which federation is delegated; empty: the document is not served."`
 	SupportPage string           `yaml:"support_page" doc:"URL of a page with help for users."`
+	PolicyKey   string           `yaml:"policy_key" doc:"The ed25519 public key, in unpadded base64, of the policy server that has this server's name; empty: /.well-known/matrix/policy_server is not served."`
+	ClientExtra map[string]any   `yaml:"client_extra" doc:"Members to add to /.well-known/matrix/client, for clients that look for more than the specification has."`
 	Contacts    []SupportContact `yaml:"contacts" doc:"Contacts for users and administrators: role (m.role.admin or m.role.security), matrix_id, email_address."`
 }
 

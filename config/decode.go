@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -104,6 +105,8 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, key string, secret bool, 
 		to := reflect.New(v.Type().Elem())
 		d.value(n, to.Elem(), key, secret, depth)
 		v.Set(to)
+	case v.Kind() == reflect.Map:
+		d.document(n, v, key)
 	case isText || v.Kind() != reflect.Struct && v.Kind() != reflect.Slice:
 		d.scalar(n, v, key, secret)
 	case v.Kind() == reflect.Slice:
@@ -122,12 +125,34 @@ func (d *decoder) wrong(n *yaml.Node, key, format string, args ...any) {
 // null handles a key without a value. That is valid for groups, lists and settings that may be unbounded.
 func (d *decoder) null(n *yaml.Node, v reflect.Value, key string) {
 	switch {
-	case v.Kind() == reflect.Pointer || v.Kind() == reflect.Slice:
+	case v.Kind() == reflect.Pointer || v.Kind() == reflect.Slice || v.Kind() == reflect.Map:
 		v.SetZero()
 	case v.Kind() == reflect.Struct:
 	default:
 		d.wrong(n, key, "has no value")
 	}
+}
+
+// document decodes a group with any keys, whose values may be anything that JSON can express.
+func (d *decoder) document(n *yaml.Node, v reflect.Value, key string) {
+	if n.Kind != yaml.MappingNode {
+		d.wrong(n, key, "must be a group of keys")
+		return
+	}
+	var members map[string]any
+	if err := n.Decode(&members); err != nil {
+		d.wrong(n, key, "must be a group of keys whose names are text")
+		return
+	}
+	if _, err := json.Marshal(members); err != nil {
+		d.wrong(n, key, "must have only what JSON can express: text, numbers, true, false, lists, and groups whose keys are text")
+		return
+	}
+	if len(members) == 0 {
+		v.SetZero() // as the defaults have it
+		return
+	}
+	v.Set(reflect.ValueOf(members))
 }
 
 func (d *decoder) sequence(n *yaml.Node, v reflect.Value, key string, depth int) {

@@ -2,6 +2,8 @@ package config
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"fmt"
 	"math"
 	"net"
@@ -197,10 +199,23 @@ func (l Listener) validate(p *problems, key string) {
 	}
 }
 
+// ownClientMembers are the members of /.well-known/matrix/client that other settings determine.
+var ownClientMembers = []string{"m.homeserver", "io.element.e2ee", "org.matrix.msc4143.rtc_foci"}
+
 func (w WellKnown) validate(p *problems) {
 	p.check(w.Server == "" || id.ValidateServerName(w.Server), "well_known.server", "%q is not HOST or HOST:PORT", w.Server)
 	if w.SupportPage != "" {
 		p.url("well_known.support_page", w.SupportPage, "http", "https")
+	}
+	for name := range w.ClientExtra {
+		p.check(!slices.Contains(ownClientMembers, name), "well_known.client_extra", "%s cannot be added: Ebb sets it itself", name)
+	}
+	if w.PolicyKey != "" {
+		key, err := base64.RawStdEncoding.DecodeString(w.PolicyKey)
+		if err != nil { // the specification's example has the URL-safe alphabet
+			key, err = base64.RawURLEncoding.DecodeString(w.PolicyKey)
+		}
+		p.check(err == nil && len(key) == ed25519.PublicKeySize, "well_known.policy_key", "is not an ed25519 public key in unpadded base64")
 	}
 	for i, contact := range w.Contacts {
 		key := fmt.Sprintf("well_known.contacts[%d]", i)

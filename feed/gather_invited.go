@@ -8,15 +8,18 @@ import (
 )
 
 // gatherStripped gathers the stripped state of a room that the user is invited to or knocks on. It reports whether the
-// room is part of the answer; invites by users whom the user ignores are not.
+// room is part of the answer; invites that the user does not want to see are not.
 func (b *builder) gatherStripped(ctx context.Context, m *rooms.RoomMembership, n *roomNews) (bool, error) {
 	room, err := b.opts.Rooms.RoomByNID(ctx, m.Room)
 	if err != nil {
 		return false, err
 	}
 	own := room.State(memberType, string(b.UserID))
-	if own == nil || !b.admits(room) || b.ignores(own.Sender()) {
+	if own == nil || !b.admits(room) {
 		return false, nil
+	}
+	if hidden, err := b.hidesInvite(ctx, m, own.Sender()); err != nil || hidden {
+		return false, err
 	}
 	events, err := b.opts.Rooms.StrippedState(ctx, b.UserNID, room)
 	if err != nil {
@@ -31,6 +34,15 @@ func (b *builder) gatherStripped(ctx context.Context, m *rooms.RoomMembership, n
 	}
 	n.stripped = append(n.stripped, own.JSON())
 	return true, nil
+}
+
+// hidesInvite reports whether the user does not want to see an invite: its sender is ignored, or the user's account
+// data blocks or ignores such invites.
+func (b *builder) hidesInvite(ctx context.Context, m *rooms.RoomMembership, inviter id.UserID) (bool, error) {
+	if b.ignores(inviter) || m.Membership != rooms.Invite {
+		return b.ignores(inviter), nil
+	}
+	return b.opts.Rooms.HidesInvite(ctx, b.UserNID, inviter)
 }
 
 // ignores reports whether the user ignores another one.

@@ -189,7 +189,13 @@ func (b *slidingBuilder) candidates(ctx context.Context) error {
 		case stageJoined:
 			r.activity = storage.Pos(room.LastOrder() / orderStep)
 		case stageStripped:
-			if own := room.State(memberType, string(b.UserID)); own == nil || b.ignores(own.Sender()) {
+			own := room.State(memberType, string(b.UserID))
+			if own == nil {
+				continue
+			}
+			if hidden, err := b.hidesInvite(ctx, &r.RoomMembership, own.Sender()); err != nil {
+				return err
+			} else if hidden {
 				continue
 			}
 		case stageLeft:

@@ -376,3 +376,30 @@ func (v *viewer) event(tx *storage.Tx, eventID id.EventID) (*rooms.Event, sight,
 	}
 	return e, sights[0], nil
 }
+
+// FindEvent returns one event of any room if the requester may see it.
+// Spec: client-server-api#get_matrixclientv3eventseventid
+func (s *Service) FindEvent(ctx context.Context, eventID id.EventID, to ident.Requester) (json.RawMessage, error) {
+	var nids []ident.RoomNID
+	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
+		nids, err = tx.RoomsOfEvent(string(eventID), maxRoomsOfEvent)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, nid := range nids {
+		room, err := s.rooms.RoomByNID(ctx, nid)
+		if err != nil {
+			return nil, err
+		}
+		form, err := s.GetEvent(ctx, room.ID(), eventID, to)
+		if mxerr.Code(err) != mxerr.CodeNotFound {
+			return form, err
+		}
+	}
+	return nil, errNoEvent()
+}
+
+// maxRoomsOfEvent bounds the rooms in which an event is looked for: in old room versions, strangers choose event IDs.
+const maxRoomsOfEvent = 10

@@ -169,7 +169,7 @@ func (cs *Commits) Subscribe(l Listener) {
 
 // own sets the first and the last listeners, which belong to a Service.
 func (cs *Commits) own(s *Service) {
-	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, s.threads.committed}
+	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, s.threads.committed, s.filters.committed}
 	cs.wake = s.wake
 }
 

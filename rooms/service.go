@@ -103,6 +103,7 @@ type Service struct {
 
 	erased  erasures
 	threads threadCache
+	filters filterCache // of invites
 }
 
 // New returns a Service. Rooms are loaded when they are first used.
@@ -134,6 +135,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.cache.init(o.CacheBytes)
 	s.own.init(o.Cache.Entries(maxCachedMemberships))
 	s.partials.init()
+	s.filters.init(o.Cache.Entries(maxCachedFilters))
 	s.threads.init(o.Cache.Entries(maxCachedThreads))
 	if err := s.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)

@@ -3,7 +3,6 @@ package rooms
 import (
 	"context"
 	"encoding/json"
-	"net/http"
 
 	"maunium.net/go/mautrix/id"
 
@@ -104,26 +103,6 @@ func (s *Service) Bound(ctx context.Context, invites []ThirdPartyInvite) {
 			s.log.InfoContext(ctx, "could not send a third-party invite", "room", t.Room, "user", t.Invitee, "err", err)
 		}
 	}
-}
-
-// typeInvitePermission is the type of the account data that says whether a user accepts invites.
-const typeInvitePermission = "m.invite_permission_config"
-
-// mayBeInvited returns an error if a local user accepts no invites, or has too many in total or from the inviter.
-// Spec: client-server-api#invite-permission
-func (s *Service) mayBeInvited(ctx context.Context, user ident.UserNID, inviter id.UserID) error {
-	var content string
-	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
-		content, _, err = tx.AccountData(user, 0, typeInvitePermission)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if action, ok := canonjson.Get([]byte(content), "default_action"); ok && canonjson.String(action) == "block" {
-		return mxerr.New(http.StatusForbidden, mxerr.CodeInviteBlocked, "The user does not accept invites")
-	}
-	return s.checkPendingInvites(ctx, user, inviter)
 }
 
 // Bounds of a user's pending invites, which are part of every initial /sync: all of them, and those by one local user

@@ -163,3 +163,10 @@ const eventAnywhereQuery = `SELECT ` + eventColumns + ` FROM events e WHERE e.id
 func (tx *Tx) EventAnywhere(eventID string) (EventRow, bool, error) {
 	return one(tx, scanEvent, eventAnywhereQuery, tx.IDHash(eventID), eventID)
 }
+
+const roomsOfEventQuery = `SELECT DISTINCT room_nid FROM events WHERE id_hash = $1 AND event_id = $2 ORDER BY room_nid LIMIT $3`
+
+// RoomsOfEvent returns at most limit rooms that have an event with an ID. It uses the index events_by_id.
+func (tx *Tx) RoomsOfEvent(eventID string, limit int) ([]ident.RoomNID, error) {
+	return collect(tx, scanNumber[ident.RoomNID], roomsOfEventQuery, tx.IDHash(eventID), eventID, limit)
+}

@@ -1,0 +1,196 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+)
+
+// This file serves the event stream from before /sync existed. It asks Sync and puts the answer into the older form.
+
+// EventsRequest asks for the events of all rooms.
+type EventsRequest struct {
+	ident.Requester
+	From    string // a token of this operation, InitialSync or Sync; "": from now on
+	Timeout time.Duration
+}
+
+// maxOldEvents bounds the events of one room in an answer to an EventsRequest.
+const maxOldEvents = 100
+
+// Filters of the requests to Sync; %d is maxOldEvents.
+const (
+	filterNothing = `{"room":{"rooms":[]},"presence":{"types":[]},"account_data":{"types":[]}}`
+	filterEvents  = `{"room":{"timeline":{"limit":%d},"include_leave":true,"ephemeral":{"types":[]},"account_data":{"types":[]}},` +
+		`"presence":{"types":[]},"account_data":{"types":[]}}`
+)
+
+// syncedRoom is a room in an answer of Sync.
+type syncedRoom struct {
+	Timeline struct {
+		Events    []json.RawMessage `json:"events"`
+		PrevBatch string            `json:"prev_batch"`
+	} `json:"timeline"`
+	StateAfter  eventList `json:"state_after"`
+	AccountData eventList `json:"account_data"`
+}
+
+type eventList struct {
+	Events []json.RawMessage `json:"events"`
+}
+
+// synced is an answer of Sync.
+type synced struct {
+	NextBatch   string    `json:"next_batch"`
+	AccountData eventList `json:"account_data"`
+	Presence    eventList `json:"presence"`
+	Rooms       struct {
+		Join   map[id.RoomID]syncedRoom      `json:"join"`
+		Leave  map[id.RoomID]syncedRoom      `json:"leave"`
+		Invite map[id.RoomID]json.RawMessage `json:"invite"`
+	} `json:"rooms"`
+}
+
+// oldSync asks Sync for a user without a device: the older operations have no messages between devices, and must not
+// confirm any.
+func (s *Service) oldSync(ctx context.Context, q SyncRequest) (answer synced, err error) {
+	who := q.Requester
+	q.DeviceID, q.DeviceNID, q.SetPresence = "", 0, "offline"
+	raw, err := s.Sync(ctx, q)
+	if err != nil {
+		return answer, err
+	}
+	if err := s.alive(ctx, who); err != nil { // Sync has looked for no device
+		return answer, err
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return answer, fmt.Errorf("read the answer of /sync: %w", err)
+	}
+	return answer, nil
+}
+
+// Events returns the new events of all rooms, waiting for one up to the timeout. Events of one room are in order.
+// Spec: client-server-api#get_matrixclientv3events
+// Deviation: it has the events of rooms, but not typing, receipts and presence, which the specification does not
+// describe here.
+func (s *Service) Events(ctx context.Context, q EventsRequest) (p Peeked, err error) {
+	p.Start = q.From
+	if p.Start == "" {
+		now, err := s.oldSync(ctx, SyncRequest{Requester: q.Requester, Filter: filterNothing})
+		if err != nil {
+			return p, err
+		}
+		p.Start = now.NextBatch
+	}
+	got, err := s.oldSync(ctx, SyncRequest{Requester: q.Requester, Since: p.Start, Filter: fmt.Sprintf(filterEvents, maxOldEvents), Timeout: q.Timeout})
+	if err != nil {
+		return p, err
+	}
+	p.End, p.Chunk = got.NextBatch, []json.RawMessage{}
+	for _, in := range []map[id.RoomID]syncedRoom{got.Rooms.Join, got.Rooms.Leave} {
+		for _, room := range sortedRooms(in) {
+			for _, e := range in[room].Timeline.Events {
+				p.Chunk = append(p.Chunk, inRoom(e, room))
+			}
+		}
+	}
+	for _, room := range sortedRooms(got.Rooms.Invite) {
+		if e := s.ownMember(ctx, room, q.UserID); e != nil {
+			p.Chunk = append(p.Chunk, e)
+		}
+	}
+	return p, nil
+}
+
+func sortedRooms[V any](in map[id.RoomID]V) []id.RoomID {
+	rooms := make([]id.RoomID, 0, len(in))
+	for room := range in {
+		rooms = append(rooms, room)
+	}
+	slices.Sort(rooms)
+	return rooms
+}
+
+// inRoom adds the room ID to an event.
+func inRoom(e json.RawMessage, room id.RoomID) json.RawMessage {
+	name, err := json.Marshal(room)
+	if err != nil || len(e) < 2 {
+		return e
+	}
+	out := append(slices.Clone(e[:len(e)-1]), `,"room_id":`...)
+	return append(append(out, name...), '}')
+}
+
+// ownMember returns the member event of a user, or nil if there is none.
+func (s *Service) ownMember(ctx context.Context, room id.RoomID, user id.UserID) json.RawMessage {
+	r, err := s.opts.Rooms.Room(ctx, room)
+	if err != nil {
+		return nil
+	}
+	if e := r.State(memberType, string(user)); e != nil {
+		return e.Form(true)
+	}
+	return nil
+}
+
+// InitialState is the answer of InitialSync.
+type InitialState struct {
+	End         string
+	Presence    []json.RawMessage
+	AccountData []json.RawMessage
+	Rooms       []InitialRoom
+}
+
+// InitialRoom is a room of an InitialState.
+type InitialRoom struct {
+	Room        id.RoomID
+	Membership  string
+	Published   bool
+	Invite      json.RawMessage   // nil unless the user is invited
+	Start, End  string            // of Messages, "" if there are none
+	Messages    []json.RawMessage // oldest first
+	State       []json.RawMessage
+	AccountData []json.RawMessage
+}
+
+// InitialSync returns all rooms of a user with their state and newest messages; archived includes those that the user
+// has left.
+// Spec: client-server-api#get_matrixclientv3initialsync
+func (s *Service) InitialSync(ctx context.Context, who ident.Requester, limit int, archived bool) (all InitialState, err error) {
+	filter := fmt.Sprintf(`{"room":{"timeline":{"limit":%d},"include_leave":%t}}`, limit, archived)
+	got, err := s.oldSync(ctx, SyncRequest{Requester: who, Filter: filter, StateAfter: true})
+	if err != nil {
+		return all, err
+	}
+	all.End, all.Presence, all.AccountData = got.NextBatch, got.Presence.Events, got.AccountData.Events
+	for _, in := range []map[id.RoomID]syncedRoom{got.Rooms.Join, got.Rooms.Leave} {
+		for _, id := range sortedRooms(in) {
+			room := in[id]
+			next := InitialRoom{Room: id, Start: room.Timeline.PrevBatch, End: got.NextBatch, AccountData: room.AccountData.Events}
+			for _, e := range room.Timeline.Events {
+				next.Messages = append(next.Messages, inRoom(e, id))
+			}
+			for _, e := range room.StateAfter.Events {
+				next.State = append(next.State, inRoom(e, id))
+			}
+			all.Rooms = append(all.Rooms, next)
+		}
+	}
+	for _, id := range sortedRooms(got.Rooms.Invite) {
+		all.Rooms = append(all.Rooms, InitialRoom{Room: id, Invite: s.ownMember(ctx, id, who.UserID)})
+	}
+	for i := range all.Rooms {
+		room, err := s.opts.Rooms.Room(ctx, all.Rooms[i].Room)
+		if err != nil {
+			return all, err
+		}
+		all.Rooms[i].Membership, all.Rooms[i].Published = room.Membership(who.UserID), room.Published()
+	}
+	return all, nil
+}
