@@ -65,5 +65,6 @@ var unstableFeatures = map[string]bool{
 func (a *API) getVersions(*httpapi.Request) (any, error) {
 	features := maps.Clone(unstableFeatures)
 	features["org.matrix.msc4140"] = a.Delayed.Enabled() // delayed events
+	features["org.matrix.msc4028"] = a.Config.Push.AllEncrypted // notifications of all encrypted events
 	return map[string]any{"versions": specVersions, "unstable_features": features}, nil
 }

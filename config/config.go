@@ -231,6 +231,7 @@ type Search struct {
 type Push struct {
 	LegacyMentionRules   bool `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web before September 2026 needs them."`
 	AllowPrivateGateways bool `yaml:"allow_private_gateways" doc:"Whether push gateways may have loopback and private addresses, and URLs with http. For a gateway in the server's own network: every user of this server can then make it send requests there."`
+	AllEncrypted         bool `yaml:"all_encrypted" doc:"Whether users are by default notified of every encrypted event in rooms that they have not muted, also where they want mentions only, so that their apps can look for mentions (MSC4028). Apps that do not know this show more unread messages."`
 	CountRooms           bool `yaml:"count_rooms" doc:"Whether the badge of an app shows the number of rooms with unread messages instead of the number of unread messages."`
 }
 

@@ -225,7 +225,7 @@ func (y *chronicle) ignore(r *rand.Rand, who ident.Requester) {
 
 func newChronicle(h *library) *chronicle {
 	h.with = append(h.with, func(o *rooms.Options) {
-		rules, err := pushrules.New(h.t.Context(), h.db, wake.New(), "here", true)
+		rules, err := pushrules.New(h.t.Context(), h.db, wake.New(), "here", pushrules.Defaults{Legacy: true})
 		h.check(err)
 		o.Push = rules
 	})

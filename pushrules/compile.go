@@ -137,9 +137,9 @@ func (e *evaluation) list(key string, path []string) map[string]struct{} {
 }
 
 // compileDefaults compiles the conditions of the default rules, which all rule sets share, by rule ID.
-func compileDefaults(legacy bool) map[string]compiledRule {
+func compileDefaults(d Defaults) map[string]compiledRule {
 	out := map[string]compiledRule{}
-	set := defaultRules(ownUserID, legacy)
+	set := defaultRules(ownUserID, d)
 	for _, k := range kinds {
 		for _, r := range *set.List(k) {
 			out[r.ID] = compiledRule{conditions: defaultConditions(k, r), shared: len(out) + 1}

@@ -6,9 +6,15 @@ import (
 	"strings"
 )
 
-// defaultRules returns the server-default rules of one user. legacy adds the legacy mention rules.
+// Defaults selects server-default rules that not every server has.
+type Defaults struct {
+	Legacy       bool // the legacy mention rules
+	AllEncrypted bool // the rule that notifies of every encrypted event, so that clients decide after decryption (MSC4028)
+}
+
+// defaultRules returns the server-default rules of one user.
 // Spec: client-server-api#predefined-rules
-func defaultRules(user string, legacy bool) *Ruleset {
+func defaultRules(user string, d Defaults) *Ruleset {
 	id, err := json.Marshal(user)
 	if err != nil {
 		id = []byte(`""`) // cannot happen, because strings always encode
@@ -39,7 +45,10 @@ func defaultRules(user string, legacy bool) *Ruleset {
 			on(".m.rule.encrypted", raws(notify), match("type", `"m.room.encrypted"`)),
 		},
 	}
-	if legacy {
+	if d.AllEncrypted {
+		set.insertAfter(masterRule, on(encryptedRule, raws(notify, `{"set_tweak":"org.matrix.msc4062.dont_email"}`), `{"kind":"event_property_is","key":"type","value":"m.room.encrypted"}`))
+	}
+	if d.Legacy {
 		set.addLegacy(user)
 	}
 	return set
@@ -58,6 +67,10 @@ func (s *Ruleset) addLegacy(user string) {
 func (s *Ruleset) insertAfter(ruleID string, r Rule) {
 	s.Override = slices.Insert(s.Override, indexRule(s.Override, ruleID)+1, r)
 }
+
+// encryptedRule has its unstable name, which is enabled for everybody, like the stable one.
+// Spec: MSC4028
+const encryptedRule = ".org.matrix.msc4028.encrypted_event"
 
 // The legacy mention rules match texts that contain the user's display name, @room or the user's localpart. They apply
 // only to events without m.mentions, since bots, bridges and old clients mention people in the text only.

@@ -85,7 +85,7 @@ func newDesk(t *testing.T) *desk {
 // reopen takes all rules from the database.
 func (d *desk) reopen() {
 	d.Helper()
-	rules, err := New(d.Context(), d.db, wake.New(), "here", d.legacy)
+	rules, err := New(d.Context(), d.db, wake.New(), "here", Defaults{Legacy: d.legacy})
 	d.ok(err)
 	d.rules = rules
 }
@@ -518,7 +518,7 @@ func BenchmarkEvaluate(b *testing.B) {
 		for _, body := range []string{"nobody in particular", "u17"} {
 			b.Run(fmt.Sprintf("10000 members, %d with rules, %s", custom, body), func(b *testing.B) {
 				room := &hall{joined: 10_000, members: map[id.UserID]ident.UserNID{}}
-				rules, err := New(b.Context(), storagetest.Open(b, storage.Config{}), wake.New(), "here", true)
+				rules, err := New(b.Context(), storagetest.Open(b, storage.Config{}), wake.New(), "here", Defaults{Legacy: true})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -25,7 +25,7 @@ func TestRulesForARoomFollowItsUpgrade(t *testing.T) {
 			nid, err = tx.UserNID(user)
 			return err
 		}))
-		rules, err := New(t.Context(), db, wake.New(), "here", true)
+		rules, err := New(t.Context(), db, wake.New(), "here", Defaults{Legacy: true})
 		ok(err)
 		muted := []json.RawMessage{json.RawMessage(`{"kind":"event_match","key":"room_id","pattern":"!old:here"}`)}
 		loud := []json.RawMessage{json.RawMessage(`"notify"`)}

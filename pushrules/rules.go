@@ -23,7 +23,7 @@ type Rules struct {
 	db       *storage.DB
 	hub      *wake.Hub
 	server   string                  // this server's name
-	legacy   bool                    // whether the defaults include the legacy mention rules
+	which    Defaults                // the default rules of this server
 	shared   map[string]compiledRule // the compiled default rules by ID
 	defaults *compiled
 
@@ -48,12 +48,11 @@ type group struct {
 	threads bool // stored.Threads
 }
 
-// New returns the Rules with the users' rule sets loaded from the database. legacy adds the legacy mention rules to the
-// defaults.
-func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string, legacy bool) (*Rules, error) {
-	shared := compileDefaults(legacy)
+// New returns the Rules with the users' rule sets loaded from the database. d selects default rules.
+func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string, d Defaults) (*Rules, error) {
+	shared := compileDefaults(d)
 	r := &Rules{
-		db: db, hub: hub, server: server, legacy: legacy, shared: shared, defaults: compile(defaultRules(ownUserID, legacy), true, false, shared),
+		db: db, hub: hub, server: server, which: d, shared: shared, defaults: compile(defaultRules(ownUserID, d), true, false, shared),
 		custom: map[ident.UserNID]*group{}, groups: map[string]*group{}, everywhere: map[*group]struct{}{}, byRoom: map[id.RoomID]map[*group]struct{}{},
 	}
 	err := db.Read(ctx, func(tx *storage.Tx) error {
@@ -85,7 +84,7 @@ func (r *Rules) activate(nid ident.UserNID, user id.UserID, own *stored, key str
 	}
 	g := r.groups[key]
 	if g == nil {
-		g = &group{key: key, rules: compile(own.full(ownUserID, r.legacy), own.onlyRooms(), own.asksThreads(), r.shared), users: map[ident.UserNID]id.UserID{}, threads: own.Threads}
+		g = &group{key: key, rules: compile(own.full(ownUserID, r.which), own.onlyRooms(), own.asksThreads(), r.shared), users: map[ident.UserNID]id.UserID{}, threads: own.Threads}
 		r.addGroup(g)
 	}
 	g.users[nid], r.custom[nid] = user, g
@@ -166,7 +165,7 @@ func (r *Rules) Actions(ev *Event, room State, nid ident.UserNID, user id.UserID
 	switch {
 	case found && slices.Contains(mentionedUsers(mentions), user):
 		e.named[user] = nid
-	case !found && r.legacy && containsDisplayName(e):
+	case !found && r.which.Legacy && containsDisplayName(e):
 		e.called = map[id.UserID]struct{}{user: {}}
 	}
 	r.mu.RLock()
@@ -242,7 +241,7 @@ func (r *Rules) named(e *evaluation, room RoomInfo) (all map[ident.UserNID]id.Us
 	}
 	mentions, found := canonjson.Get(e.event.Content(), "m.mentions")
 	if !found {
-		if r.legacy {
+		if r.which.Legacy {
 			r.namedInText(e, room, all)
 		}
 		return all
@@ -322,7 +321,7 @@ func (r *Rules) Rules(ctx context.Context, nid ident.UserNID, user id.UserID) (s
 	err = r.db.Read(ctx, func(tx *storage.Tx) error {
 		own, _, err := load(tx, nid)
 		if err == nil {
-			set = own.full(string(user), r.legacy)
+			set = own.full(string(user), r.which)
 		}
 		return err
 	})
@@ -348,7 +347,7 @@ func (r *Rules) RulesSince(tx *storage.Tx, nid ident.UserNID, since, upTo storag
 	if err != nil {
 		return nil, false, err
 	}
-	content, err = json.Marshal(map[string]any{"global": own.full(user, r.legacy)})
+	content, err = json.Marshal(map[string]any{"global": own.full(user, r.which)})
 	return content, true, err
 }
 
@@ -482,7 +481,7 @@ func (r *Rules) Delete(ctx context.Context, nid ident.UserNID, user id.UserID, k
 		list := own.Own.List(k)
 		i := indexRule(*list, ruleID)
 		if i < 0 {
-			if _, isDefault := defaultRules("", r.legacy).Find(k, ruleID); isDefault {
+			if _, isDefault := defaultRules("", r.which).Find(k, ruleID); isDefault {
 				return mxerr.InvalidParam("A server-default rule cannot be deleted")
 			}
 			return noRule()
@@ -512,7 +511,7 @@ func (r *Rules) alter(ctx context.Context, nid ident.UserNID, user id.UserID, k 
 			own(rule)
 			return nil
 		}
-		if _, found := defaultRules("", r.legacy).Find(k, ruleID); !found {
+		if _, found := defaultRules("", r.which).Find(k, ruleID); !found {
 			return noRule()
 		}
 		if s.Changed == nil {

@@ -131,8 +131,8 @@ func (s *stored) asksThreads() bool {
 
 // full returns the complete rule set: in each kind the user's own rules come before the defaults, except for the master
 // rule, which comes first.
-func (s *stored) full(user string, legacy bool) *Ruleset {
-	defaults := defaultRules(user, legacy)
+func (s *stored) full(user string, d Defaults) *Ruleset {
+	defaults := defaultRules(user, d)
 	out := &Ruleset{}
 	for _, k := range kinds {
 		list := []Rule{}

@@ -106,7 +106,7 @@ func openDatabase(ctx context.Context, cfg *config.Config, o Options) (*storage.
 }
 
 func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roomOptions rooms.Options) (err error) {
-	if s.push, err = pushrules.New(ctx, s.db, s.hub, cfg.ServerName, cfg.Push.LegacyMentionRules); err != nil {
+	if s.push, err = pushrules.New(ctx, s.db, s.hub, cfg.ServerName, pushrules.Defaults{Legacy: cfg.Push.LegacyMentionRules, AllEncrypted: cfg.Push.AllEncrypted}); err != nil {
 		return fmt.Errorf("load push rules: %w", err)
 	}
 	if s.mail, err = newMail(cfg, o); err != nil {
