@@ -64,7 +64,7 @@ var unstableFeatures = map[string]bool{
 // Spec: client-server-api#get_matrixclientversions
 func (a *API) getVersions(*httpapi.Request) (any, error) {
 	features := maps.Clone(unstableFeatures)
-	features["org.matrix.msc4140"] = a.Delayed.Enabled() // delayed events
+	features["org.matrix.msc4140"] = a.Delayed.Enabled()        // delayed events
 	features["org.matrix.msc4028"] = a.Config.Push.AllEncrypted // notifications of all encrypted events
 	return map[string]any{"versions": specVersions, "unstable_features": features}, nil
 }

@@ -34,6 +34,7 @@ data_dir: .
 listen: [{address: "%s", serve: [client, admin, metrics]}]
 registration: {mode: open}
 rate_limits: {enabled: false}
+push: {allow_private_gateways: true}
 log: {level: error}
 `
 
