@@ -210,3 +210,13 @@ func (s *Service) userOfEmail(tx *storage.Tx, address string) (user id.UserID, n
 	name, err := tx.UserID(row.User)
 	return id.UserID(name), row.User, true, err
 }
+
+// CanonicalAddress returns the canonical form of an address of a medium.
+//
+// Errors: M_INVALID_PARAM, M_THREEPID_MEDIUM_NOT_SUPPORTED.
+func CanonicalAddress(medium, address string) (string, error) {
+	if err := checkMedium(medium); err != nil {
+		return "", err
+	}
+	return parseEmail(address)
+}

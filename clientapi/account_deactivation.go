@@ -19,6 +19,12 @@ func (a *API) deactivateAccount(r *httpapi.Request) (any, error) {
 	if err := a.interactiveAuth(r, "deactivateAccount"); err != nil {
 		return nil, err
 	}
-	// Accounts of this server have no email addresses or phone numbers, so none remains bound at an identity server.
-	return map[string]string{"id_server_unbind_result": "success"}, a.Accounts.Deactivate(r.Context(), r.UserID, body.Erase)
+	bindings, err := a.Accounts.Bindings(r.Context(), r.UserNID)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.Accounts.Deactivate(r.Context(), r.UserID, body.Erase); err != nil {
+		return nil, err
+	}
+	return a.unbindAll(r.Context(), r.UserID, bindings), nil
 }

@@ -66,7 +66,7 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 		terms = append(terms, accounts.Term{ID: term.ID, Version: term.Version, Name: term.Name, URL: term.URL})
 	}
 	data := accountdata.New(accountdata.Options{DB: db, Rooms: svc, Commits: commits})
-	h.api = New(API{Config: cfg, Now: h.now, Rooms: svc, AccountData: data, History: history.New(history.Options{DB: db, Rooms: svc, AccountData: data, Commits: commits, Now: h.now}), E2EE: keys, Delayed: delayed.New(delayed.Options{DB: db, Rooms: svc, MaxDelay: time.Hour, MaxPerUser: 10, Now: h.now}), Accounts: accounts.New(accounts.Options{
+	h.api = New(API{Config: cfg, Now: h.now, Log: slog.New(slog.DiscardHandler), Rooms: svc, AccountData: data, History: history.New(history.Options{DB: db, Rooms: svc, AccountData: data, Commits: commits, Now: h.now}), E2EE: keys, Delayed: delayed.New(delayed.Options{DB: db, Rooms: svc, MaxDelay: time.Hour, MaxPerUser: 10, Now: h.now}), Accounts: accounts.New(accounts.Options{
 		DB: db, Server: "here", Registration: accounts.Mode(cfg.Registration.Mode), Terms: terms, Now: h.now, Hooks: accounts.Hooks{
 			DeviceGone: keys.DeviceGone, DevicesChanged: keys.DevicesChanged, Erase: svc.Erase,
 			ProfileChanged: func(ctx context.Context, nid ident.UserNID, user id.UserID, displayName, avatarURL string) error {

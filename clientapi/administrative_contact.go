@@ -18,6 +18,8 @@ func (a *API) administrativeContactRoutes() []httpapi.Route {
 		route("GET", "", "getAccount3PIDs", httpapi.Reads, a.getAccount3PIDs),
 		route("POST", "", "post3PIDs", httpapi.Sends, a.post3PIDs),
 		route("POST", "/add", "add3PID", httpapi.Sends, a.add3PID),
+		route("POST", "/bind", "bind3PID", httpapi.Sends, a.bind3PID),
+		route("POST", "/unbind", "unbind3pidFromAccount", httpapi.Sends, a.unbind3pidFromAccount),
 		route("POST", "/delete", "delete3pidFromAccount", httpapi.Sends, a.delete3pidFromAccount),
 	}...)
 }
@@ -114,5 +116,13 @@ func (a *API) delete3pidFromAccount(r *httpapi.Request) (any, error) {
 	if err := body.check(); err != nil {
 		return nil, err
 	}
-	return map[string]string{"id_server_unbind_result": "no-support"}, a.Accounts.RemoveEmail(r.Context(), r.Requester, body.Medium, body.Address)
+	if err := a.Accounts.RemoveEmail(r.Context(), r.Requester, body.Medium, body.Address); err != nil {
+		return nil, err
+	}
+	result, err := a.unbind(r, body)
+	if err != nil { // the address is removed here
+		a.Log.InfoContext(r.Context(), "could not unbind an address", "user", r.UserID, "id_server", body.IDServer, "err", err)
+		result = unbound(false)
+	}
+	return result, nil
 }

@@ -5,6 +5,7 @@ package clientapi
 
 import (
 	"encoding/json"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"ebb/feed"
 	"ebb/history"
 	"ebb/httpapi"
+	"ebb/identity"
 	"ebb/media"
 	"ebb/moderation"
 	"ebb/mxerr"
@@ -46,7 +48,9 @@ type API struct {
 	Services    *appservice.Registry
 	Delayed     *delayed.Service
 	Previews    *preview.Service // nil: off
+	Identity    *identity.Client
 	Now         func() time.Time
+	Log         *slog.Logger
 }
 
 // New returns an API.

@@ -18,6 +18,19 @@ func (a *API) createRoom(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
+	invites, err := a.readAddressInvites(body.InviteThirdParty)
+	if err != nil {
+		return nil, err
+	}
+	body.InviteThirdParty = nil
 	room, err := a.Rooms.Create(r.Context(), r.Requester, body)
-	return map[string]id.RoomID{"room_id": room}, err
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range invites {
+		if err := a.inviteAddress(r.Context(), r.Requester, room, i, ""); err != nil { // the room exists
+			a.Log.WarnContext(r.Context(), "could not invite an address to a new room", "room", room, "err", err)
+		}
+	}
+	return map[string]id.RoomID{"room_id": room}, nil
 }

@@ -25,6 +25,7 @@ type Config struct {
 	Registration   Registration `yaml:"registration"`
 	Login          Login        `yaml:"login"`
 	Email          Email        `yaml:"email"`
+	Identity       Identity     `yaml:"identity"`
 	RateLimits     RateLimits   `yaml:"rate_limits"`
 	Federation     Federation   `yaml:"federation"`
 	WellKnown      WellKnown    `yaml:"well_known"`
@@ -93,6 +94,11 @@ type Email struct {
 	SMTP            SMTP     `yaml:"smtp"`
 	AllowedDomains  []string `yaml:"allowed_domains" doc:"Domains whose e-mail addresses accounts can have, such as example.org; empty: all."`
 	RevealAddresses bool     `yaml:"reveal_addresses" doc:"Whether anybody can find out if an address belongs to an account. Otherwise only the owner of the address gets a message about it."`
+}
+
+// Identity names identity servers.
+type Identity struct {
+	Servers []string `yaml:"servers" doc:"Identity servers, such as vector.im, at which users can bind their e-mail addresses and through which they can invite by address; empty: none."`
 }
 
 // SMTP names the server through which e-mail is sent.

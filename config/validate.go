@@ -31,6 +31,9 @@ func (c *Config) mistakes(found Problems) Problems {
 	c.validateListen(&p)
 	c.validateRegistration(&p)
 	c.Email.SMTP.validate(&p)
+	for i, name := range c.Identity.Servers {
+		p.check(id.ValidateServerName(name), fmt.Sprintf("identity.servers[%d]", i), "%q is not HOST or HOST:PORT", name)
+	}
 	c.RateLimits.validate(&p)
 	c.Media.validate(&p)
 	c.TURN.validate(&p)

@@ -265,6 +265,12 @@ func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	return hr, nil
 }
 
+// SignRequest returns the Authorization header with which this server signs a request to a service that is not a
+// homeserver. uri is the path with the query.
+func (c *Client) SignRequest(method, uri, destination string, body []byte) (string, error) {
+	return c.sign(method, uri, destination, body)
+}
+
 // sign returns the Authorization header of a request.
 // Spec: server-server-api#request-authentication
 func (c *Client) sign(method, uri, destination string, body []byte) (string, error) {

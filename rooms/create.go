@@ -39,7 +39,7 @@ type CreateRoom struct {
 	Name               string            `json:"name"`
 	Topic              string            `json:"topic"`
 	Invite             []id.UserID       `json:"invite"`
-	InviteThirdParty   []json.RawMessage `json:"invite_3pid"`
+	InviteThirdParty   []json.RawMessage `json:"invite_3pid"` // the caller takes these out and sends them itself
 	RoomVersion        id.RoomVersion    `json:"room_version"`
 	CreationContent    json.RawMessage   `json:"creation_content"`
 	InitialState       []InitialState    `json:"initial_state"`
@@ -141,7 +141,7 @@ func (c *creation) check(ctx context.Context) error {
 		return mxerr.InvalidParam("preset must be one of private_chat, trusted_private_chat, public_chat")
 	}
 	if len(r.InviteThirdParty) > 0 {
-		return mxerr.Forbidden("This server does not support invites by email address or phone number")
+		return mxerr.Forbidden("Invites by address cannot be sent with this room")
 	}
 	if len(r.InitialState) > maxInitialState || len(r.Invite) > maxInvites {
 		return mxerr.InvalidParam("There must be no more than %d initial state events and %d invites", maxInitialState, maxInvites)

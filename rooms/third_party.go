@@ -45,6 +45,23 @@ func (t *ThirdPartyInvite) check() error {
 	return nil
 }
 
+// MayInviteAddress returns nil if a user can send third-party invites to a room.
+//
+// Errors: M_FORBIDDEN.
+func (s *Service) MayInviteAddress(ctx context.Context, who ident.Requester, room id.RoomID) error {
+	r, err := s.Room(ctx, room)
+	if err != nil {
+		return unknownIsForbidden(err)
+	}
+	if r.Membership(who.UserID) != Join {
+		return errNotInRoom()
+	}
+	if levels := r.Levels(); levels.UserLevel(who.UserID) < levels.Invite {
+		return mxerr.Forbidden("You do not have the power to invite users to this room")
+	}
+	return nil
+}
+
 // ExchangeThirdPartyInvite invites a user of another server on behalf of the local sender of the third-party invite.
 // Spec: server-server-api#put_matrixfederationv1exchange_third_party_inviteroomid
 func (s *Service) ExchangeThirdPartyInvite(ctx context.Context, origin string, t ThirdPartyInvite) error {

@@ -24,6 +24,7 @@ import (
 	"ebb/history"
 	"ebb/httpapi"
 	"ebb/ident"
+	"ebb/identity"
 	"ebb/keyed"
 	"ebb/mail"
 	"ebb/media"
@@ -67,6 +68,7 @@ type services struct {
 	outbox      *outbox.Service
 	mail        *mail.Sender     // nil: e-mail is off
 	previews    *preview.Service // nil: off
+	identity    *identity.Client
 	moderation  *moderation.Service
 	registry    *appservice.Registry
 	apps        *appservice.Service
@@ -191,7 +193,10 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if s.media, err = media.New(ctx, files); err != nil {
 		return err
 	}
-	s.previews, err = s.newPreviews(cfg, o)
+	if s.previews, err = s.newPreviews(cfg, o); err != nil {
+		return err
+	}
+	s.identity, err = s.newIdentity(cfg, o)
 	return err
 }
 

@@ -43,9 +43,12 @@ func (tx *Tx) DeleteEmail(user ident.UserNID, address string) (bool, error) {
 	return n == 1, err
 }
 
-// DeleteEmails removes all addresses of an account, and the verifications of these addresses.
+// DeleteEmails removes all addresses of an account, the verifications of these addresses and the records of bindings.
 func (tx *Tx) DeleteEmails(user ident.UserNID) error {
 	if _, err := tx.exec(`DELETE FROM email_sessions WHERE address IN (SELECT address FROM emails WHERE user_nid = $1)`, int64(user)); err != nil {
+		return err
+	}
+	if _, err := tx.exec(`DELETE FROM identity_bindings WHERE user_nid = $1`, int64(user)); err != nil {
 		return err
 	}
 	_, err := tx.exec(`DELETE FROM emails WHERE user_nid = $1`, int64(user))
