@@ -339,6 +339,18 @@ func (s *Service) List(ctx context.Context, after string, limit int) ([]Account,
 	return out, err
 }
 
+// IsAdmin reports whether a local user is an administrator.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) IsAdmin(ctx context.Context, user id.UserID) (admin bool, err error) {
+	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
+		a, err := s.account(tx, user)
+		admin = a.Admin && a.DeactivatedTS == 0
+		return err
+	})
+	return admin, err
+}
+
 // SetAdmin sets whether a user is an administrator.
 //
 // Errors: M_NOT_FOUND.

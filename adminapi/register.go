@@ -22,7 +22,15 @@ func (a *API) Routes() []httpapi.Route {
 	return []httpapi.Route{
 		{Method: "GET", Path: path, OperationID: "getRegistrationNonce", Rate: httpapi.Anonymous, Handler: a.sharedSecretNonce},
 		{Method: "POST", Path: path, OperationID: "registerWithSharedSecret", Rate: httpapi.Anonymous, Handler: a.sharedSecretRegister},
+		{Method: "GET", Path: "/_synapse/admin/v1/users/{userId}/admin", OperationID: "getUserIsAdmin", Auth: httpapi.Admin, Rate: httpapi.Reads, Handler: a.getUserIsAdmin},
 	}
+}
+
+// getUserIsAdmin tells administrators whether a local user is one. Clients ask for themselves, to find out whether they
+// can show settings for administrators, and take a refusal for a no.
+func (a *API) getUserIsAdmin(r *httpapi.Request) (any, error) {
+	admin, err := a.Accounts.IsAdmin(r.Context(), id.UserID(r.Var("userId")))
+	return map[string]bool{"admin": admin}, err
 }
 
 // nonceLifetime is how long a nonce is valid. maxNonces bounds the unused ones; beyond it the oldest is dropped.

@@ -79,7 +79,6 @@ type Event struct {
 	Content    json.RawMessage
 	ContentErr error     // why Content could not be read; a repeated request is answered nevertheless
 	Timestamp  int64     // ms, for application services; 0: when it is sent
-	Sticky     int64     // ms for which the event is sticky; 0: it is not
 	Txn        *txns.Txn // nil: none
 	Delay      time.Duration
 }
@@ -97,7 +96,7 @@ func (s *Service) Schedule(ctx context.Context, e Event) (delayID string, err er
 		now := s.opts.Now().UnixMilli()
 		row := &storage.DelayedEvent{
 			DelayID: newID(), User: e.Sender.UserNID, Room: room.NID(), Type: e.Type, StateKey: e.StateKey, Content: string(e.Content),
-			OriginTS: e.Timestamp, Sticky: e.Sticky, Delay: e.Delay.Milliseconds(), ScheduledTS: now, SendTS: now + e.Delay.Milliseconds(),
+			OriginTS: e.Timestamp, Delay: e.Delay.Milliseconds(), ScheduledTS: now, SendTS: now + e.Delay.Milliseconds(),
 		}
 		err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 			if err := s.checkCount(tx, row.User, now); err != nil {

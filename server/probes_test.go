@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
@@ -194,4 +195,20 @@ func TestRelationsAreServedUnderTheirUnstableNames(t *testing.T) {
 	if got := ids(h.bob.Do("GET", base+"?org.matrix.msc3981.recurse=true", nil)); !slices.Equal(got, []string{edit, second, first}) {
 		t.Errorf("recursive: %v", got)
 	}
+}
+
+// Clients ask whether they can show settings for administrators.
+func TestAdministratorsAreToldWhoIsOne(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice, bob := s.Register("alice"), s.Register("bob")
+	path := func(user string) string { return "/_synapse/admin/v1/users/" + url.PathEscape(user) + "/admin" }
+	alice.Refused("GET", path(alice.User), nil, 403, "M_FORBIDDEN")
+	s.Anonymous().Refused("GET", path(alice.User), nil, 401, "M_MISSING_TOKEN")
+	if _, err := s.Control(t.Context(), "user admin", json.RawMessage(`{"user":"`+alice.User+`","admin":true}`)); err != nil {
+		t.Fatal(err)
+	}
+	if alice.Do("GET", path(alice.User), nil)["admin"] != true || alice.Do("GET", path(bob.User), nil)["admin"] != false {
+		t.Error("alice is the administrator, and bob is not")
+	}
+	alice.Refused("GET", path("@nobody:test"), nil, 404, "M_NOT_FOUND")
 }

@@ -8,7 +8,6 @@ CREATE TABLE delayed_events (
     state_key    TEXT,                        -- NULL: not a state event
     content      TEXT   NOT NULL,             -- '' once the event is sent or cancelled
     origin_ts    BIGINT NOT NULL,             -- ms; 0: when it is sent
-    sticky       BIGINT NOT NULL,             -- ms for which the event is sticky; 0: it is not
     delay        BIGINT NOT NULL,             -- ms
     scheduled_ts BIGINT NOT NULL,             -- ms; when the delay began
     send_ts      BIGINT NOT NULL,             -- ms; when to send it next
