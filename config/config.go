@@ -235,10 +235,13 @@ type Search struct {
 
 // Push configures the default push rules and how users are notified through push gateways.
 type Push struct {
-	LegacyMentionRules   bool `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web before September 2026 needs them."`
-	AllowPrivateGateways bool `yaml:"allow_private_gateways" doc:"Whether push gateways may have loopback and private addresses, and URLs with http. For a gateway in the server's own network: every user of this server can then make it send requests there."`
-	AllEncrypted         bool `yaml:"all_encrypted" doc:"Whether users are by default notified of every encrypted event in rooms that they have not muted, also where they want mentions only, so that their apps can look for mentions (MSC4028). Apps that do not know this show more unread messages."`
-	CountRooms           bool `yaml:"count_rooms" doc:"Whether the badge of an app shows the number of rooms with unread messages instead of the number of unread messages."`
+	LegacyMentionRules   bool     `yaml:"legacy_mention_rules" doc:"Whether a message without m.mentions is highlighted if its text has the user's name or @room. Matrix v1.17 removed the push rules for this, but the settings page of Element Web before September 2026 needs them."`
+	AllowPrivateGateways bool     `yaml:"allow_private_gateways" doc:"Whether push gateways may have loopback and private addresses, and URLs with http. For a gateway in the server's own network: every user of this server can then make it send requests there."`
+	AllEncrypted         bool     `yaml:"all_encrypted" doc:"Whether users are by default notified of every encrypted event in rooms that they have not muted, also where they want mentions only, so that their apps can look for mentions (MSC4028). Apps that do not know this show more unread messages."`
+	Email                bool     `yaml:"email" doc:"Whether users can have e-mails about messages that they have not read. It needs email.smtp."`
+	EmailDelay           Duration `yaml:"email_delay" doc:"How long a message must have been unread before an e-mail is sent."`
+	EmailInterval        Duration `yaml:"email_interval" doc:"The shortest time between two such e-mails to a user."`
+	CountRooms           bool     `yaml:"count_rooms" doc:"Whether the badge of an app shows the number of rooms with unread messages instead of the number of unread messages."`
 }
 
 // Retention configures how long rooms keep messages.
@@ -298,7 +301,7 @@ func Default() *Config {
 		Media: Media{MaxUploadSize: 100 << 20, QuotaPerUser: 0, MaxPendingUploads: 20, PendingUploadExpiry: Duration(24 * time.Hour),
 			MaxRemoteSize: 100 << 20, RemoteCacheSize: 10 << 30, RemoteCacheLifetime: Duration(30 * 24 * time.Hour),
 			URLPreviews: Previews{Languages: []string{"en"}, Lifetime: Duration(24 * time.Hour), MaxImageSize: 10 << 20, CacheSize: 1 << 30}},
-		Push:      Push{LegacyMentionRules: true},
+		Push:      Push{LegacyMentionRules: true, EmailDelay: Duration(10 * time.Minute), EmailInterval: Duration(12 * time.Hour)},
 		TURN:      TURN{Lifetime: Duration(time.Hour)},
 		Search:    Search{Enabled: true},
 		Retention: Retention{PurgeInterval: Duration(10 * time.Minute)},

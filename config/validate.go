@@ -41,6 +41,9 @@ func (c *Config) mistakes(found Problems) Problems {
 	if _, err := c.Calls.Transports(); err != nil {
 		p.add("calls.rtc_transports", "%v", err)
 	}
+	p.check(!c.Push.Email || c.Email.SMTP.Host != "", "push.email", "needs email.smtp.host: the SMTP server that sends the e-mails")
+	p.check(c.Push.EmailDelay >= 0, "push.email_delay", "must not be negative")
+	p.check(c.Push.EmailInterval >= 0, "push.email_interval", "must not be negative")
 	p.check(c.DelayedEvents.MaxDelay > 0, "delayed_events.max_delay", "must be positive; delayed_events.max_per_user: 0 switches delayed events off")
 	p.check(c.DelayedEvents.MaxPerUser >= 0 && c.DelayedEvents.MaxPerUser <= 1000, "delayed_events.max_per_user", "must be between 0 and 1000")
 	c.Federation.validate(&p)

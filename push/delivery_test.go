@@ -410,3 +410,32 @@ func failures(t *testing.T, s *testserver.Server) string {
 	}
 	return ""
 }
+
+func TestLockedAccountIsNotNotified(t *testing.T) {
+	l := newLab(t, nil)
+	g := newGateway(t, nil)
+	alice, bob, admin := l.Register("alice"), l.Register("bob"), l.Register("admin")
+	if _, err := l.Control(t.Context(), "user admin", fmt.Appendf(nil, `{"user":%q,"admin":true}`, admin.User)); err != nil {
+		t.Fatal(err)
+	}
+	room := room(bob, nil, alice, admin)
+	set(alice, g.pusher("alice", nil))
+	set(admin, g.pusher("admin", nil))
+	next := func(want map[string]string) { // the events of the pushkeys
+		got := map[string]string{}
+		for range want {
+			n := g.event()
+			got[n.Devices[0].Pushkey] = n.EventID
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	first := say(bob, room, "before", nil)
+	next(map[string]string{"alice": first, "admin": first})
+	admin.Do("PUT", "/v1/admin/lock/"+alice.User, object{"locked": true})
+	next(map[string]string{"admin": say(bob, room, "locked", nil)})
+	admin.Do("PUT", "/v1/admin/lock/"+alice.User, object{"locked": false})
+	last := say(bob, room, "after", nil)
+	next(map[string]string{"alice": last, "admin": last})
+}

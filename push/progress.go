@@ -59,9 +59,11 @@ func (s *Service) tick(ctx context.Context) {
 	for p := range s.pending {
 		s.start(p.gateway)
 	}
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{s.wake, s.emailTick} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -100,7 +100,7 @@ func (s *Service) Pushers(ctx context.Context, user ident.UserNID) ([]Pusher, er
 // enables or disables the pusher of another device.
 // Spec: client-server-api#post_matrixclientv3pushersset
 //
-// Errors: M_MISSING_PARAM, M_INVALID_PARAM, M_BAD_JSON, M_TOO_LARGE.
+// Errors: M_MISSING_PARAM, M_INVALID_PARAM, M_TOO_LARGE, M_THREEPID_NOT_FOUND.
 func (s *Service) Set(ctx context.Context, to ident.Requester, n NewPusher) error {
 	if err := n.checkKey(); err != nil {
 		return err
@@ -113,6 +113,11 @@ func (s *Service) Set(ctx context.Context, to ident.Requester, n NewPusher) erro
 		return err
 	}
 	return s.change(ctx, func(tx *storage.Tx, c *changes) error {
+		if row.Kind == kindEmail {
+			if err := s.checkAddress(tx, row.User, row.Pushkey); err != nil {
+				return err
+			}
+		}
 		if !n.Append {
 			if err := c.removeOthers(tx, row); err != nil {
 				return err
@@ -165,6 +170,9 @@ func (s *Service) rowOf(to ident.Requester, n *NewPusher) (*storage.PusherRow, e
 			row.Enabled = *enabled
 		}
 	}
+	if kind == kindEmail && row.AppID != emailAppID {
+		return nil, mxerr.InvalidParam("The app_id of an e-mail pusher must be %s", emailAppID)
+	}
 	return row, s.checkData(kind, n.Data)
 }
 
@@ -179,6 +187,9 @@ func (s *Service) checkData(kind string, raw json.RawMessage) error {
 	var d data
 	if raw[0] != '{' || json.Unmarshal(raw, &d) != nil {
 		return mxerr.InvalidParam("data must be an object, in which url and format are strings")
+	}
+	if kind == kindEmail && s.opts.Email.Mailer != nil {
+		return nil
 	}
 	if kind != kindHTTP {
 		return mxerr.InvalidParam("This server has no pushers of the kind %.50q", kind)

@@ -84,7 +84,8 @@ func (s *Service) serve(ctx, sending context.Context, p *pusher) {
 	}
 }
 
-// target returns the row of a pusher, or nil if it was deleted.
+// target returns the row of a pusher, or nil if it was deleted or its account is locked. What waits for a locked
+// account is dropped.
 func (s *Service) target(ctx context.Context, p *pusher) (*target, error) {
 	s.mu.Lock()
 	doubtful := p.doubtful
@@ -105,6 +106,12 @@ func (s *Service) target(ctx context.Context, p *pusher) (*target, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.forget(p.nid)
+		return nil, nil
+	}
+	if row.Locked {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		p.queue, p.missed, p.badgeDue = nil, false, false
 		return nil, nil
 	}
 	t, err := newTarget(&row)

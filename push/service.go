@@ -1,6 +1,6 @@
-// Package push notifies users of events through push gateways, the HTTP services of those who make their apps. Which
-// events notify whom is decided when an event is stored (pushrules): this package finds out who has pushers, and
-// delivers.
+// Package push notifies users of events through push gateways, the HTTP services of those who make their apps, and by
+// e-mail. Which events notify whom is decided when an event is stored (pushrules): this package finds out who has
+// pushers, and delivers.
 //
 // The rooms.Commit of an event wakes the dispatcher (dispatch.go), which adds the event's position to the queues of the
 // members' pushers → a worker of the pusher's gateway (gateway.go) takes the pusher's next event (serve.go), and checks
@@ -11,6 +11,8 @@
 // only a pusher whose gateway does not respond has a position of its own, and what it has missed is read from the
 // timelines of the user's rooms. After a crash, gateways get what was sent in the last second again, and know it by the
 // event IDs.
+//
+// E-mails need no queue (email.go): each is a digest of what has notified the user since the last one and is unread.
 package push
 
 import (
@@ -46,6 +48,7 @@ type Options struct {
 	AllowPrivate bool
 	// CountRooms makes the badge the number of rooms with unread messages instead of the number of unread messages.
 	CountRooms bool
+	Email      EmailOptions
 	Cache      keyed.Budget     // bounds the caches
 	Now        func() time.Time // nil: time.Now
 	Log        *slog.Logger     // nil: nothing is logged
@@ -68,6 +71,8 @@ const (
 var pushes = telemetry.NewCounterVec("ebb_pushes_total",
 	"Notifications for push gateways, by outcome (sent, badge, failed, rejected, read, expired, old).", "outcome")
 
+var emails = telemetry.NewCounter("ebb_push_emails_total", "E-mails that were sent about unread messages.")
+
 // Service implements the package. It is safe for concurrent use.
 type Service struct {
 	opts    Options
@@ -78,7 +83,9 @@ type Service struct {
 	badges  *keyed.Map[ident.UserNID, *badge]
 	active  atomic.Int64  // the number of enabled pushers
 	wake    chan struct{} // wakes the dispatcher
-	workers sync.WaitGroup
+	// emailTick makes it be checked whether e-mails are due.
+	emailTick chan struct{}
+	workers   sync.WaitGroup
 
 	// mu guards the fields below, and those of the users, pushers and gateways; a leaf lock.
 	mu       sync.Mutex
@@ -91,10 +98,11 @@ type Service struct {
 	stored   storage.Pos     // the stored value of pushed
 	users    map[ident.UserNID]*user
 	pushers  map[ident.PusherNID]*pusher
-	gateways map[string]*gateway // by origin
-	pending  map[*pusher]bool    // something waits for them, or did so when they were last stored
-	proven   pool                // for gateways that have just responded quickly
-	doubtful pool                // for the others
+	gateways map[string]*gateway      // by origin
+	emailers map[ident.PusherNID]bool // the enabled e-mail pushers
+	pending  map[*pusher]bool         // something waits for them, or did so when they were last stored
+	proven   pool                     // for gateways that have just responded quickly
+	doubtful pool                     // for the others
 }
 
 // user is a local user with at least one enabled pusher.
@@ -113,9 +121,9 @@ func New(o Options) *Service {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		opts: o, db: o.DB, now: o.Now, log: o.Log, wake: make(chan struct{}, 1),
+		opts: o, db: o.DB, now: o.Now, log: o.Log, wake: make(chan struct{}, 1), emailTick: make(chan struct{}, 1),
 		targets: keyed.NewMap[ident.PusherNID, *target](o.Cache.Entries(maxTargets)), badges: keyed.NewMap[ident.UserNID, *badge](o.Cache.Entries(maxBadges)),
-		users: map[ident.UserNID]*user{}, pushers: map[ident.PusherNID]*pusher{}, gateways: map[string]*gateway{}, pending: map[*pusher]bool{},
+		users: map[ident.UserNID]*user{}, pushers: map[ident.PusherNID]*pusher{}, gateways: map[string]*gateway{}, emailers: map[ident.PusherNID]bool{}, pending: map[*pusher]bool{},
 		proven: pool{free: maxProven}, doubtful: pool{free: maxDoubtful},
 	}
 	o.Commits.Subscribe(s.committed)
@@ -135,6 +143,9 @@ func (s *Service) Run(ctx context.Context) error {
 		defer close(dispatcher)
 		s.dispatchAll(ctx)
 	}()
+	if s.opts.Email.Mailer != nil {
+		s.workers.Go(func() { s.sendEmails(ctx) })
+	}
 	tick := time.NewTicker(storeEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -173,6 +184,9 @@ func (s *Service) note(row *storage.PusherRow) {
 	s.targets.Forget(row.NID)
 	if !row.Enabled || row.Kind != kindHTTP {
 		s.forget(row.NID)
+		if row.Enabled {
+			s.emailers[row.NID] = true
+		}
 		return
 	}
 	if s.loaded && s.active.Load() == 0 {
@@ -213,6 +227,7 @@ func (s *Service) userOf(row *storage.PusherRow) *user {
 // forget removes a pusher from the index. A request for it that is in progress goes on. The caller holds mu.
 func (s *Service) forget(nid ident.PusherNID) {
 	s.targets.Forget(nid)
+	delete(s.emailers, nid)
 	p := s.pushers[nid]
 	if p == nil {
 		return
@@ -225,6 +240,17 @@ func (s *Service) forget(nid ident.PusherNID) {
 	p.user.pushers = slices.DeleteFunc(p.user.pushers, func(other *pusher) bool { return other == p })
 	if len(p.user.pushers) == 0 {
 		delete(s.users, p.user.nid)
+	}
+}
+
+// AccountLocked has the pushers of a user read again, because the account was locked or unlocked.
+func (s *Service) AccountLocked(user ident.UserNID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u := s.users[user]; u != nil {
+		for _, p := range u.pushers {
+			s.targets.Forget(p.nid)
+		}
 	}
 }
 

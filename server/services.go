@@ -174,7 +174,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	s.feed = feed.New(news)
 	s.pushers = push.New(push.Options{
 		DB: s.db, Rooms: s.rooms, AccountData: s.accountData, History: s.history, Rules: s.push, Commits: commits, Client: gatewayClient(cfg, o), AllowPrivate: cfg.Push.AllowPrivateGateways,
-		CountRooms: cfg.Push.CountRooms, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log,
+		Email: s.emailNotifications(cfg), CountRooms: cfg.Push.CountRooms, Cache: keyed.Budget(cfg.Cache.Size), Now: o.Now, Log: o.Log,
 	})
 	s.delayed = delayed.New(delayed.Options{
 		DB: s.db, Rooms: s.rooms, MaxDelay: time.Duration(cfg.DelayedEvents.MaxDelay), MaxPerUser: cfg.DelayedEvents.MaxPerUser, Now: o.Now, Timer: o.Timer, Log: o.Log,
@@ -231,6 +231,15 @@ func (s *services) reach(cfg *config.Config, o Options) error {
 	})
 	s.keys = fedclient.NewKeyRing(s.remote, s.db, cfg.Federation.Notaries, s.signing.Old)
 	return nil
+}
+
+// emailNotifications returns the settings of e-mails about unread messages.
+func (s *services) emailNotifications(cfg *config.Config) push.EmailOptions {
+	o := push.EmailOptions{Delay: time.Duration(cfg.Push.EmailDelay), Interval: time.Duration(cfg.Push.EmailInterval), Server: cfg.ServerName}
+	if cfg.Push.Email && s.mail != nil {
+		o.Mailer = s.mail
+	}
+	return o
 }
 
 // gatewayClient returns the client for push gateways.
@@ -339,8 +348,9 @@ func (s *services) deviceGone(tx *storage.Tx, device ident.DeviceNID, user ident
 	return s.e2ee.DeviceGone(tx, device, user, deviceID)
 }
 
-// accountLocked ends the parked requests of a locked account.
+// accountLocked ends the parked requests and the notifications of a locked account.
 func (s *services) accountLocked(user ident.UserNID, locked bool) {
+	s.pushers.AccountLocked(user)
 	if !locked {
 		s.locked.Forget(user)
 		return

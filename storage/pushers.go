@@ -20,6 +20,7 @@ type PusherRow struct {
 	Enabled    bool
 	NoBadge    bool
 	UpdatedTS  int64 // ms
+	Locked     bool  // the account is locked
 	PusherProgress
 }
 
@@ -33,14 +34,14 @@ type PusherProgress struct {
 }
 
 const pusherColumns = `SELECT p.nid, p.user_nid, u.user_id, p.device_nid, coalesce(d.device_id, ''), p.kind, p.app_id, p.pushkey, p.app_name, p.device_name,
-p.lang, p.profile_tag, p.data, p.enabled, p.no_badge, p.updated_ts, p.delivered, p.pending, p.failures, p.failing_since, p.retry_ts
-FROM pushers p JOIN users u ON u.nid = p.user_nid LEFT JOIN devices d ON d.nid = p.device_nid`
+p.lang, p.profile_tag, p.data, p.enabled, p.no_badge, p.updated_ts, p.delivered, p.pending, p.failures, p.failing_since, p.retry_ts, coalesce(a.locked, 0)
+FROM pushers p JOIN users u ON u.nid = p.user_nid LEFT JOIN devices d ON d.nid = p.device_nid LEFT JOIN accounts a ON a.nid = p.user_nid`
 
 func scanPusher(r Row) (p PusherRow, err error) {
-	var enabled, noBadge, pending int64
+	var enabled, noBadge, pending, locked int64
 	err = r.Scan(&p.NID, &p.User, &p.UserID, &p.Device, &p.DeviceID, &p.Kind, &p.AppID, &p.Pushkey, &p.AppName, &p.DeviceName,
-		&p.Lang, &p.ProfileTag, &p.Data, &enabled, &noBadge, &p.UpdatedTS, &p.Delivered, &pending, &p.Failures, &p.FailingSince, &p.RetryTS)
-	p.Enabled, p.NoBadge, p.Pending = enabled != 0, noBadge != 0, pending != 0
+		&p.Lang, &p.ProfileTag, &p.Data, &enabled, &noBadge, &p.UpdatedTS, &p.Delivered, &pending, &p.Failures, &p.FailingSince, &p.RetryTS, &locked)
+	p.Enabled, p.NoBadge, p.Pending, p.Locked = enabled != 0, noBadge != 0, pending != 0, locked != 0
 	return p, err
 }
 
