@@ -1,12 +1,18 @@
 package server_test
 
 import (
+	"context"
+	"database/sql"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	_ "github.com/mattn/go-sqlite3" // to read the database beside the server
 
 	"ebb/config"
 	"ebb/internal/testserver"
@@ -528,4 +534,89 @@ func TestSearchCanBeSwitchedOff(t *testing.T) {
 	s := testserver.New(t, func(c *config.Config) { c.Search.Enabled = false })
 	alice := newSearcher(t, s, "alice")
 	alice.Refused("POST", "/v3/search", obj{"search_categories": obj{"room_events": obj{"search_term": "x"}}}, 400, "M_UNKNOWN")
+}
+
+// The index holds no words, but hashes of them: what it held about purged messages must not be left in any file either.
+func TestPurgedMessagesLeaveNothingInTheIndexOnDisk(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice := newSearcher(t, s, "alice")
+	room := alice.createRoom(obj{})
+	for i := range 60 {
+		alice.say(room, fmt.Sprintf("message %d tidewater%d with words%d of%d its own%d", i, i*7, i*11, i*13, i*17))
+	}
+	index := s.SearchIndex()
+	for _, do := range []func(context.Context) error{index.CatchUp, index.Flush} {
+		if err := do(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pieces := indexBytes(t, s)
+	if len(pieces) < 2 {
+		t.Fatalf("the index has %d rows: the test proves nothing", len(pieces))
+	}
+	alice.finds("tidewater7", alice.found("tidewater7", nil)...)
+	alice.state(room, "m.room.retention", obj{"max_lifetime": 60_000})
+	s.Advance(2 * time.Minute)
+	alice.say(room, "the graph goes on")
+	if _, err := s.Control(t.Context(), "purge now", nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, piece := range pieces {
+		if files := s.FilesWith(piece); len(files) > 0 {
+			t.Errorf("%v still have %d bytes of the index", files, len(piece))
+		}
+	}
+	alice.finds("tidewater7")
+}
+
+// indexBytes returns pieces of the rows of the search index, which are in the database file or its log.
+func indexBytes(t *testing.T, s *testserver.Server) (pieces []string) {
+	t.Helper()
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(s.Dir, "ebb.db")+"?mode=ro")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	rows, err := db.QueryContext(t.Context(), `SELECT data FROM search_parts`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var data []byte
+		if err := rows.Scan(&data); err != nil {
+			t.Fatal(err)
+		}
+		if len(data) >= 48 {
+			if piece := string(data[16:48]); len(s.FilesWith(piece)) > 0 {
+				pieces = append(pieces, piece)
+			}
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return pieces
+}
+
+// Searches of one user run one after the other, and not many wait.
+func TestSearchesOfOneUserAreBounded(t *testing.T) {
+	s := testserver.New(t, nil)
+	alice := newSearcher(t, s, "alice")
+	room := alice.createRoom(obj{})
+	for range 50 {
+		alice.say(room, strings.Repeat("needle ", 200))
+	}
+	body := obj{"search_categories": obj{"room_events": obj{"search_term": strings.Repeat("needle needles ", 30)}}}
+	var group sync.WaitGroup
+	for range 40 {
+		group.Go(func() {
+			status, _, raw := alice.Raw("POST", "/v3/search", body)
+			if status != 200 && (status != 429 || !strings.Contains(string(raw), "M_LIMIT_EXCEEDED")) {
+				t.Errorf("%d %s", status, raw)
+			}
+		})
+	}
+	group.Wait()
+	alice.finds("needle missing")
 }
