@@ -21,7 +21,7 @@ import (
 func (x *searching) page(page *SearchPage) error {
 	countAll := x.from == nil && !x.full && x.sure+x.other <= maxCounted
 	seen, rejected := 0, 0
-	enough := func() bool { return !countAll && len(x.found) > x.req.Limit || x.bytes >= maxExaminedBytes }
+	enough := func() bool { return !countAll && len(x.found) >= x.req.Limit || x.bytes >= maxExaminedBytes }
 	for seen < len(x.best) && !enough() {
 		part := x.best[seen:min(seen+examineBatch, len(x.best))]
 		before := len(x.found)
@@ -41,11 +41,10 @@ func (x *searching) page(page *SearchPage) error {
 	if page.Results = []SearchResult{}; seen < len(x.best) || x.full {
 		page.Next = x.token(x.best[max(seen-1, 0)], page.Count, "", "")
 	}
-	if len(x.found) > x.req.Limit {
-		x.found = x.found[:x.req.Limit]
-		if x.req.Limit > 0 {
-			page.Next = x.token(x.found[x.req.Limit-1].Hit, page.Count, "", "")
-		}
+	if n := x.req.Limit; len(x.found) >= n {
+		// A full page has a token even if it is the last one, as Synapse's pages have; the next one is empty.
+		x.found = x.found[:n]
+		page.Next = x.token(x.found[n-1].Hit, page.Count, "", "")
 	}
 	return x.fill(page)
 }
