@@ -233,6 +233,7 @@ type searching struct {
 	rooms map[ident.RoomNID]*searchedRoom
 	best  []search.Hit // what comes next, in the order of the request, at most maxExamined
 	full  bool         // there are more than these
+	last  search.Hit   // if full: none after this one is kept
 	sure  int          // hits that the user can certainly see, if their words match
 	other int
 	bytes int
@@ -287,7 +288,7 @@ func (x *searching) hit(h search.Hit) error {
 	} else {
 		x.other++
 	}
-	if x.from != nil && x.compare(h, x.from.after) <= 0 {
+	if x.from != nil && x.compare(h, x.from.after) <= 0 || x.full && x.compare(h, x.last) > 0 {
 		return nil
 	}
 	x.best = append(x.best, h)
@@ -343,6 +344,6 @@ func (x *searching) trim(n int) {
 	slices.SortFunc(x.best, x.compare)
 	x.best = slices.CompactFunc(x.best, func(a, b search.Hit) bool { return a.Room == b.Room && a.Pos == b.Pos })
 	if len(x.best) > n {
-		x.best, x.full = x.best[:n], true
+		x.best, x.full, x.last = x.best[:n], true, x.best[n-1]
 	}
 }
