@@ -1,6 +1,7 @@
 // Package history reads rooms for clients and other servers: pages of the timeline, single events and their context,
-// relations and threads, state and members, unread counts, and the event closest to a time. It writes nothing: package
-// rooms is the only writer of timelines and state, and keeps the rooms in memory that answer most reads.
+// relations and threads, state and members, unread counts, the event closest to a time, and searches. It writes
+// nothing: package rooms is the only writer of timelines and state, and keeps the rooms in memory that answer most
+// reads.
 //
 // A method of Service finds the room and creates a viewer, which is one user's view of the room during the request
 // (reading, in timeline.go) → the viewer walks a part of the timeline, or reads the requested events → it leaves out

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// maxBlocks bounds the blocks that one search looks at, the newest first: 30 million messages in one room, or some
+	// maxBlocks bounds the blocks that one search looks at, the newest first: 16 million messages in one room, or some
 	// thousand rooms.
 	maxBlocks = 4096
 	// maxParts bounds the parts of blocks that one search reads, of 800 bytes on average.

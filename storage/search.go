@@ -202,13 +202,13 @@ func (tx *Tx) removeFromBlock(b SearchBlock, positions []int64) error {
 	if err != nil {
 		return fmt.Errorf("block %d: %w", b.NID, err)
 	}
-	gone := map[uint32]bool{}
+	gone, some := make([]bool, len(docs)), false
 	for i := range docs {
 		if _, found := slices.BinarySearch(positions, docs[i].Pos); found && docs[i].Field != postings.Gone {
-			gone[uint32(i)] = true
+			gone[i], some = true, true
 		}
 	}
-	if len(gone) == 0 {
+	if !some {
 		return nil
 	}
 	head, err := postings.HeadWithout(heads[b.head()], gone)
@@ -224,7 +224,7 @@ func (tx *Tx) removeFromBlock(b SearchBlock, positions []int64) error {
 const updatePartQuery = `UPDATE search_parts SET data = $2 WHERE nid = $1`
 
 // rewriteBlock replaces the head of a block, and those of its parts that change.
-func (tx *Tx) rewriteBlock(b SearchBlock, head []byte, gone map[uint32]bool) error {
+func (tx *Tx) rewriteBlock(b SearchBlock, head []byte, gone []bool) error {
 	if _, err := tx.exec(updatePartQuery, b.head(), blob(head)); err != nil || b.Parts == 0 {
 		return err
 	}

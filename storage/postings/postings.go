@@ -37,7 +37,7 @@ const (
 
 const (
 	// MaxDocs bounds the events of one block, and with them the work of removing one of them.
-	MaxDocs = 8192
+	MaxDocs = 4096
 	// MaxParts bounds the parts of a block.
 	MaxParts = 1 << 10
 	// partSize is the size that parts should have, in bytes: four fit in a page of SQLite.
@@ -430,13 +430,13 @@ func Decode(b Block) (s Set, err error) {
 	return s, nil
 }
 
-// Without returns terms without those of some docs, and whether that makes a difference.
-func Without(terms []byte, gone map[uint32]bool) (rest []byte, changed bool, err error) {
-	var kept []uint64
+// Without returns terms without those of the docs for whose numbers gone is set, and whether that makes a difference.
+func Without(terms []byte, gone []bool) (rest []byte, changed bool, err error) {
+	kept := make([]uint64, 0, len(terms))
 	err = each(terms, func(t uint32, r *reader, n int) bool {
 		var doc uint32
 		for range n {
-			if doc += uint32(r.uvarint()); gone[doc] {
+			if doc += uint32(r.uvarint()); uint64(doc) < uint64(len(gone)) && gone[doc] {
 				changed = true
 			} else {
 				kept = append(kept, posting(t, doc))
@@ -447,19 +447,19 @@ func Without(terms []byte, gone map[uint32]bool) (rest []byte, changed bool, err
 	if err != nil || !changed {
 		return terms, false, err
 	}
-	return appendTerms(nil, kept), true, nil
+	return appendTerms(make([]byte, 0, len(terms)), kept), true, nil
 }
 
-// HeadWithout returns a head in which some docs are Gone, with the terms of the head, if it has any, without theirs. It
-// returns nil if all docs of the block are gone.
-func HeadWithout(head []byte, gone map[uint32]bool) ([]byte, error) {
+// HeadWithout returns a head in which the docs for whose numbers gone is set are Gone, with the terms of the head, if
+// it has any, without theirs. It returns nil if all docs of the block are gone.
+func HeadWithout(head []byte, gone []bool) ([]byte, error) {
 	docs, terms, err := Docs(head)
 	if err != nil {
 		return nil, err
 	}
 	left := false
 	for i := range docs {
-		if gone[uint32(i)] {
+		if i < len(gone) && gone[i] {
 			docs[i].Field, docs[i].Size = Gone, 0
 		}
 		left = left || docs[i].Field != Gone

@@ -108,10 +108,10 @@ func TestRemovedDocsLeaveNoTerms(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for _, n := range []int{1, 50, 3000} {
 		docs := random(r, n, 1+n*3)
-		b, gone := Encode(NewSet(docs)), map[uint32]bool{}
+		b, gone := Encode(NewSet(docs)), make([]bool, len(docs))
 		for i := range docs {
 			if i%3 != 1 {
-				gone[uint32(i)] = true
+				gone[i] = true
 				docs[i].Field, docs[i].Size, docs[i].Terms = Gone, 0, nil
 			}
 		}
@@ -165,8 +165,8 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte, term uint32) {
 		_, _, _ = Docs(raw)
 		_, _ = Find(nil, raw, term)
-		_, _ = HeadWithout(raw, map[uint32]bool{0: true})
-		_, _, _ = Without(raw, map[uint32]bool{0: true})
+		_, _ = HeadWithout(raw, []bool{true})
+		_, _, _ = Without(raw, []bool{true})
 		if s, err := Decode(Block{Head: raw}); err == nil && len(s.Docs) > MaxDocs {
 			t.Errorf("%d docs", len(s.Docs))
 		}
