@@ -64,7 +64,7 @@ func (a *API) Routes() []httpapi.Route {
 		a.delayedEventRoutes(), a.deviceManagementRoutes(), a.directoryRoutes(), a.emailPageRoutes(), a.eventContextRoutes(), a.filterRoutes(), a.invitingRoutes(),
 		a.joiningRoutes(), a.keyBackupRoutes(), a.keysRoutes(), a.kickingRoutes(), a.knockingRoutes(), a.leavingRoutes(),
 		a.listJoinedRoomsRoutes(), a.listPublicRoomsRoutes(), a.loginRoutes(), a.loginTokenRoutes(), a.logoutRoutes(),
-		a.messagePaginationRoutes(), a.notificationsRoutes(), a.oldSyncRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
+		a.messagePaginationRoutes(), a.mutualRoomsRoutes(), a.notificationsRoutes(), a.oldSyncRoutes(), a.openidRoutes(), a.passwordManagementRoutes(), a.peekingEventsRoutes(), a.presenceRoutes(), a.profileRoutes(), a.pusherRoutes(),
 		a.pushrulesRoutes(), a.readMarkersRoutes(), a.receiptsRoutes(), a.redactionRoutes(), a.refreshRoutes(),
 		a.registrationRoutes(), a.registrationTokensRoutes(), a.relationsRoutes(), a.reportContentRoutes(), a.retentionRoutes(), a.roomEventByTimestampRoutes(),
 		a.roomInitialSyncRoutes(), a.roomSendRoutes(), a.roomStateRoutes(), a.roomSummaryRoutes(), a.roomUpgradesRoutes(), a.roomsRoutes(), a.rtcTransportsRoutes(), a.searchRoutes(), a.slidingSyncRoutes(), a.spaceHierarchyRoutes(), a.supportRoutes(), a.syncRoutes(),

@@ -58,6 +58,9 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc3881":            true, // pushers of other devices
 
 	"org.matrix.msc3952_intentional_mentions": true, // m.mentions
+
+	"uk.half-shot.msc2666.query_mutual_rooms":        true, // rooms in common with another user
+	"uk.half-shot.msc2666.query_mutual_rooms.stable": true,
 }
 
 // getVersions returns the supported versions and unstable features.

@@ -72,3 +72,28 @@ func (tx *Tx) ForgetRoom(user ident.UserNID, room ident.RoomNID) error {
 	_, err := tx.exec(`UPDATE memberships SET forgotten = 1 WHERE user_nid = $1 AND room_nid = $2 AND membership IN ('leave', 'ban')`, int64(user), int64(room))
 	return err
 }
+
+const (
+	mutualRoomsFrom = ` FROM memberships a JOIN memberships b ON b.user_nid = $2 AND b.room_nid = a.room_nid AND b.membership = 'join'
+JOIN rooms r ON r.nid = a.room_nid WHERE a.user_nid = $1 AND a.membership = 'join'`
+	mutualRoomsQuery      = `SELECT r.nid, r.room_id` + mutualRoomsFrom + ` AND a.room_nid > $3 ORDER BY a.room_nid LIMIT $4`
+	countMutualRoomsQuery = `SELECT count(*)` + mutualRoomsFrom
+)
+
+// MutualRooms returns the rooms with a number above after that both users are joined to, by number. It uses the primary
+// keys.
+func (tx *Tx) MutualRooms(a, b ident.UserNID, after ident.RoomNID, limit int) (ids []string, last ident.RoomNID, err error) {
+	err = tx.each(func(r Row) error {
+		var id string
+		err := r.Scan(&last, &id)
+		ids = append(ids, id)
+		return err
+	}, mutualRoomsQuery, int64(a), int64(b), int64(after), limit)
+	return ids, last, err
+}
+
+// CountMutualRooms counts the rooms that both users are joined to. It uses the primary keys.
+func (tx *Tx) CountMutualRooms(a, b ident.UserNID) (int64, error) {
+	n, _, err := one(tx, scanNumber[int64], countMutualRoomsQuery, int64(a), int64(b))
+	return n, err
+}
