@@ -81,6 +81,9 @@ func (c *Config) warnOfFederation(w *problems) {
 	if host, _, _ := strings.Cut(c.ServerName, ":"); loopback(host) {
 		w.add("server_name", "%q is a name that means the local machine on every machine: other servers cannot reach this one", c.ServerName)
 	}
+	if c.Push.AllowPrivateGateways {
+		w.add("push.allow_private_gateways", "is on: every user can make this server send requests into its own network")
+	}
 	if c.Federation.AllowPrivateAddresses {
 		w.add("federation.allow_private_addresses", "is on: other servers can make this one send requests into its own network")
 	}

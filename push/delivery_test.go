@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -438,4 +439,24 @@ func TestLockedAccountIsNotNotified(t *testing.T) {
 	admin.Do("PUT", "/v1/admin/lock/"+alice.User, object{"locked": false})
 	last := say(bob, room, "after", nil)
 	next(map[string]string{"alice": last, "admin": last})
+}
+
+func TestSendDoesNothingInTheDatabaseForPushers(t *testing.T) {
+	s := testserver.New(t, nil) // nobody delivers, so that only the send itself is observed
+	bob := s.Register("bob")
+	var members []*testserver.Client
+	for i := range 5 {
+		members = append(members, s.Register(fmt.Sprint("user", i)))
+	}
+	room := room(bob, nil, members...)
+	say(bob, room, "the first one loads what a send needs", nil)
+	without := s.Statements(func() { say(bob, room, "without pushers", nil) })
+	g := &gateway{url: "https://push.example.org/_matrix/push/v1/notify"}
+	for _, c := range members {
+		set(c, g.pusher(c.User, nil))
+	}
+	with := s.Statements(func() { say(bob, room, "with pushers", nil) })
+	if len(with) == 0 || !slices.Equal(with, without) {
+		t.Errorf("with pushers a send runs\n%s\nand without\n%s", strings.Join(with, "\n"), strings.Join(without, "\n"))
+	}
 }
