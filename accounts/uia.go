@@ -269,6 +269,9 @@ func (s *Service) Admit(ctx context.Context, body map[string]json.RawMessage, ne
 	// by another.
 	ch := s.applying.find(a.Session, binding{operation: registering}, network)
 	form := s.form(registering)
+	if a.Type != "" && a.Session != "" && ch.id != a.Session {
+		return Admission{}, form.unmet(ch, mxerr.Forbidden("The session is unknown or has expired; continue with the new one"))
+	}
 	if a.Type != "" {
 		if ch, err = s.apply(ctx, ch, form, tried{operation: registering, auth: a, network: network}); err != nil {
 			return Admission{}, err

@@ -2,6 +2,7 @@ package clientapi
 
 import (
 	"maps"
+	"slices"
 
 	"ebb/httpapi"
 )
@@ -12,11 +13,11 @@ func (a *API) versionsRoutes() []httpapi.Route {
 
 // specVersions are the supported versions of the client-server API. Every version is listed, since clients look for the
 // one that introduced a feature. An operation that is not implemented returns 404 M_UNRECOGNIZED, which clients
-// understand, and is marked No in docs/spec-index.txt. Two versions are not listed, because a 404 cannot express what
-// is missing: v1.17, which drops push rules that Ebb keeps by default (pushrules/defaults.go), and v1.18, in which
-// account data blocks invites.
+// understand, and is marked No in docs/spec-index.txt: those of OAuth 2.0 and single sign-on. The push rules that
+// v1.17 removes are kept by default for deployed clients, see docs/quirks.md.
 var specVersions = []string{
 	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
+	"v1.17", "v1.18",
 }
 
 // unstableFeatures are the flags by which clients find features with an unstable name.
@@ -69,5 +70,8 @@ func (a *API) getVersions(*httpapi.Request) (any, error) {
 	features := maps.Clone(unstableFeatures)
 	features["org.matrix.msc4140"] = a.Delayed.Enabled()        // delayed events
 	features["org.matrix.msc4028"] = a.Config.Push.AllEncrypted // notifications of all encrypted events
+	for preset, kind := range map[string]string{"public": "public", "private": "private", "trusted_private": "direct"} {
+		features["io.element.e2ee_forced."+preset] = slices.Contains(a.Config.Encryption.Force, kind)
+	}
 	return map[string]any{"versions": specVersions, "unstable_features": features}, nil
 }

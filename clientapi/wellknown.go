@@ -2,7 +2,9 @@ package clientapi
 
 import (
 	"maps"
+	"slices"
 
+	"ebb/config"
 	"ebb/httpapi"
 	"ebb/mxerr"
 )
@@ -24,7 +26,22 @@ func (a *API) getWellknown(*httpapi.Request) (any, error) {
 	if list, err := a.Config.Calls.Transports(); err == nil && len(list) > 0 { // Validate has checked it
 		members["org.matrix.msc4143.rtc_foci"] = list // clients from before MSC4519
 	}
+	if e := elementEncryption(a.Config.Encryption); e != nil {
+		members["io.element.e2ee"] = e
+	}
 	return members, nil
+}
+
+// elementEncryption returns what Element reads about encryption: whether rooms are encrypted by default, and whether
+// they cannot be. It returns nil if the configuration leaves that to clients.
+func elementEncryption(policy config.Encryption) map[string]bool {
+	switch {
+	case len(policy.Force) > 0:
+		return map[string]bool{"default": true}
+	case slices.Contains(policy.Forbid, "private") && slices.Contains(policy.Forbid, "public"):
+		return map[string]bool{"default": false, "force_disable": true}
+	}
+	return nil
 }
 
 // getWellknownPolicy returns the public key of the policy server that has this server's name.

@@ -38,6 +38,7 @@ type Config struct {
 	Search         Search       `yaml:"search"`
 	Retention      Retention    `yaml:"retention"`
 	Rooms          Rooms        `yaml:"rooms"`
+	Encryption     Encryption   `yaml:"encryption"`
 	Cache          Cache        `yaml:"cache"`
 	TrustedProxies []string     `yaml:"trusted_proxies" doc:"Addresses or networks whose X-Forwarded-For header is trusted, such as 127.0.0.1 or 10.0.0.0/8."`
 	Log            Log          `yaml:"log"`
@@ -274,6 +275,13 @@ type Rooms struct {
 	DefaultVersion string `yaml:"default_version"`
 }
 
+// Encryption says which rooms are end-to-end encrypted.
+type Encryption struct {
+	Force           []string `yaml:"force" doc:"Kinds of rooms that are created encrypted, whether or not the client asks for it: public, private, direct."`
+	Forbid          []string `yaml:"forbid" doc:"Kinds of rooms in which encryption is refused."`
+	RefusePlaintext bool     `yaml:"refuse_plaintext" doc:"Whether to refuse unencrypted messages that users of this server send to encrypted rooms. Bots and bridges without encryption cannot write there then."`
+}
+
 // Cache bounds the memory for caches.
 type Cache struct {
 	Size Bytes `yaml:"size" doc:"One budget for all caches: half of it for rooms, the rest for users, access tokens, devices and responses of other servers (docs/limits.md)."`
@@ -314,6 +322,9 @@ func Default() *Config {
 // Read reads a configuration file on top of the defaults. It returns all mistakes that can be found in the file alone;
 // the error is for a file that cannot be read at all.
 func Read(path string) (*Config, Problems, error) {
+	if info, err := os.Stat(path); err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket|fs.ModeDevice) != 0 {
+		return nil, nil, fmt.Errorf("read the configuration: %s is not a regular file; reading it could wait for ever", path)
+	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the configuration: %w%s", err, OwnerOf(err))

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -123,5 +124,15 @@ func TestSizesAndTimeSpans(t *testing.T) {
 		if _, err := ParseBytes(text); err == nil {
 			t.Errorf("%q is taken for a size", text)
 		}
+	}
+}
+
+func TestAConfigurationIsNotReadFromAPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ebb.yaml")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Skip("no named pipes here: ", err)
+	}
+	if _, _, err := Read(path); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("a named pipe: %v", err)
 	}
 }

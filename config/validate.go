@@ -30,6 +30,7 @@ func (c *Config) mistakes(found Problems) Problems {
 	c.validateNames(&p)
 	c.validateListen(&p)
 	c.validateRegistration(&p)
+	c.Encryption.validate(&p)
 	c.Email.SMTP.validate(&p)
 	for i, name := range c.Identity.Servers {
 		p.check(id.ValidateServerName(name), fmt.Sprintf("identity.servers[%d]", i), "%q is not HOST or HOST:PORT", name)
@@ -207,6 +208,16 @@ func (l Listener) validate(p *problems, key string) {
 
 // ownClientMembers are the members of /.well-known/matrix/client that other settings determine.
 var ownClientMembers = []string{"m.homeserver", "io.element.e2ee", "org.matrix.msc4143.rtc_foci"}
+
+func (e Encryption) validate(p *problems) {
+	for i, kind := range e.Force {
+		p.oneOf(fmt.Sprintf("encryption.force[%d]", i), kind, "public", "private", "direct")
+		p.check(!slices.Contains(e.Forbid, kind), "encryption.forbid", "%s is forced already", kind)
+	}
+	for i, kind := range e.Forbid {
+		p.oneOf(fmt.Sprintf("encryption.forbid[%d]", i), kind, "public", "private", "direct")
+	}
+}
 
 func (w WellKnown) validate(p *problems) {
 	p.check(w.Server == "" || id.ValidateServerName(w.Server), "well_known.server", "%q is not HOST or HOST:PORT", w.Server)

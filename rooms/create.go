@@ -155,6 +155,9 @@ func (c *creation) check(ctx context.Context) error {
 	if err := c.checkCreation(); err != nil {
 		return err
 	}
+	if err := c.checkEncryption(); err != nil {
+		return err
+	}
 	return c.checkInitialState()
 }
 

@@ -167,6 +167,9 @@ func (s *Service) prepare(ctx context.Context, r *Room, n *NewEvent) (*proto, er
 	if p.typ == typeRedaction && p.stateKey == nil {
 		return p, s.prepareRedaction(ctx, r, n, p)
 	}
+	if err := r.checkPlaintext(p); err != nil {
+		return nil, err
+	}
 	if n.Sender.Suspended && !p.leaves() {
 		return nil, mxerr.UserSuspended()
 	}
@@ -210,6 +213,8 @@ func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 		return s.checkCanonicalAlias(ctx, r, p.content)
 	case typePowerLevels:
 		return checkCreatorsUnlisted(r.version, r.State(typeCreate, ""), p.content)
+	case typeEncryption:
+		return r.checkEnabling()
 	case typeServerACL:
 		if *p.stateKey == "" {
 			return s.checkOwnACL(p.content)

@@ -64,6 +64,7 @@ type Options struct {
 	Push           Push // nil: events notify nobody
 	Now            func() time.Time
 	Retention      Retention
+	Encryption     EncryptionPolicy
 	Commits        *Commits     // delivers commits to listeners; nil: there are none
 	CacheBytes     int64        // memory budget for rooms in use; 0: 128 MiB
 	Cache          keyed.Budget // memory budget of the other caches

@@ -146,3 +146,8 @@ func TestGuestAccountsAreLimitedPerNetwork(t *testing.T) {
 		t.Errorf("four guests of one network: %v", got)
 	}
 }
+
+func TestAStageOfAnUnknownSessionCompletesNothing(t *testing.T) {
+	s := testserver.New(t, nil)
+	s.Anonymous().Refused("POST", "/v3/register", obj{"username": "x", "password": testserver.Password(), "auth": obj{"type": "m.login.dummy", "session": "unknown"}}, 401, "M_FORBIDDEN")
+}

@@ -125,6 +125,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	roomOptions.Now, roomOptions.Log, roomOptions.Retention = o.Now, o.Log, policy
 	roomOptions.CacheBytes, roomOptions.DefaultVersion = int64(cfg.Cache.Size)/2, id.RoomVersion(cfg.Rooms.DefaultVersion)
 	roomOptions.Profile, roomOptions.Namespaces = s.profile, s.registry
+	roomOptions.Encryption = rooms.EncryptionPolicy(cfg.Encryption)
 	if err := s.reach(cfg, o); err != nil {
 		return err
 	}
