@@ -2,12 +2,12 @@ package clientapi
 
 import (
 	"encoding/json"
+	"net/http"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/e2ee"
 	"ebb/httpapi"
-	"ebb/mxerr"
 )
 
 func (a *API) keyBackupRoutes() []httpapi.Route {
@@ -82,12 +82,12 @@ func (a *API) putKeys(r *httpapi.Request, rooms e2ee.BackupRooms) (any, error) {
 	return a.E2EE.PutBackupKeys(r.Context(), r.UserNID, r.Query("version"), rooms)
 }
 
-// keys reads sessions of the version given in the query.
-func (a *API) keys(r *httpapi.Request) (e2ee.BackupRooms, error) {
+// readKeys returns a reader of the version given in the query, for the room of the path or for all rooms.
+func (a *API) readKeys(r *httpapi.Request) (*e2ee.BackupReader, error) {
 	if r.Query("version") == "" {
 		return nil, missing("version")
 	}
-	return a.E2EE.BackupKeys(r.Context(), r.UserNID, r.Query("version"), id.RoomID(r.Var("roomId")), r.Var("sessionId"))
+	return a.E2EE.ReadBackup(r.Context(), r.UserNID, r.Query("version"), id.RoomID(r.Var("roomId")))
 }
 
 // putRoomKeyBySessionID backs up one session.
@@ -142,40 +142,103 @@ func (a *API) putRoomKeys(r *httpapi.Request) (any, error) {
 // getRoomKeyBySessionID returns one session.
 // Spec: client-server-api#get_matrixclientv3room_keyskeysroomidsessionid
 func (a *API) getRoomKeyBySessionID(r *httpapi.Request) (any, error) {
-	rooms, err := a.keys(r)
-	if err != nil {
-		return nil, err
+	if r.Query("version") == "" {
+		return nil, missing("version")
 	}
-	session, found := rooms[id.RoomID(r.Var("roomId"))][r.Var("sessionId")]
-	if !found {
-		return nil, mxerr.NotFound("The backup has no such session")
-	}
-	return session, nil
+	return a.E2EE.BackupSession(r.Context(), r.UserNID, r.Query("version"), id.RoomID(r.Var("roomId")), r.Var("sessionId"))
 }
 
 // getRoomKeysByRoomID returns the sessions of one room.
 // Spec: client-server-api#get_matrixclientv3room_keyskeysroomid
 func (a *API) getRoomKeysByRoomID(r *httpapi.Request) (any, error) {
-	rooms, err := a.keys(r)
-	return roomSessions{orEmpty(rooms[id.RoomID(r.Var("roomId"))])}, err
-}
-
-func orEmpty(m map[string]e2ee.BackupSession) map[string]e2ee.BackupSession {
-	if m == nil {
-		return map[string]e2ee.BackupSession{}
-	}
-	return m
+	return a.streamKeys(r, false)
 }
 
 // getRoomKeys returns all sessions.
 // Spec: client-server-api#get_matrixclientv3room_keyskeys
 func (a *API) getRoomKeys(r *httpapi.Request) (any, error) {
-	rooms, err := a.keys(r)
-	out := map[id.RoomID]roomSessions{}
-	for room, sessions := range rooms {
-		out[room] = roomSessions{sessions}
+	return a.streamKeys(r, true)
+}
+
+// streamKeys sends sessions page by page: those of a room as {"sessions":…}, or all as {"rooms":{room:{"sessions":…}}}.
+func (a *API) streamKeys(r *httpapi.Request, byRoom bool) (any, error) {
+	reader, err := a.readKeys(r)
+	if err != nil {
+		return nil, err
 	}
-	return map[string]any{"rooms": out}, err
+	page, err := reader.Next(r.Context()) // an error of the first page is still an answer
+	if err != nil {
+		return nil, err
+	}
+	return httpapi.Stream(func(w http.ResponseWriter, hr *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		out := keyWriter{byRoom: byRoom}
+		out.begin()
+		for len(page) > 0 {
+			if out.add(page) != nil || out.flush(w) != nil {
+				panic(http.ErrAbortHandler) // the client sees that the answer is incomplete
+			}
+			if page, err = reader.Next(hr.Context()); err != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}
+		out.end()
+		if out.flush(w) != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}), nil
+}
+
+// keyWriter builds the JSON of streamKeys.
+type keyWriter struct {
+	byRoom bool
+	room   id.RoomID // whose sessions are being written
+	opened bool      // the object of the sessions has members
+	buf    []byte
+}
+
+func (k *keyWriter) begin() {
+	if k.byRoom {
+		k.buf = append(k.buf, `{"rooms":{`...)
+		return
+	}
+	k.buf = append(k.buf, `{"sessions":{`...)
+}
+
+func (k *keyWriter) add(page []e2ee.StoredSession) error {
+	for i := range page {
+		s := &page[i]
+		if k.byRoom && s.Room != k.room {
+			if k.room != "" {
+				k.buf = append(k.buf, `}},`...)
+			}
+			k.buf = append(appendText(k.buf, string(s.Room)), `:{"sessions":{`...)
+			k.room, k.opened = s.Room, false
+		}
+		if k.opened {
+			k.buf = append(k.buf, ',')
+		}
+		k.opened = true
+		raw, err := json.Marshal(s.BackupSession)
+		if err != nil {
+			return err
+		}
+		k.buf = append(append(appendText(k.buf, s.Session), ':'), raw...)
+	}
+	return nil
+}
+
+func (k *keyWriter) end() {
+	if k.byRoom && k.room != "" {
+		k.buf = append(k.buf, `}}`...)
+	}
+	k.buf = append(k.buf, `}}`...)
+}
+
+func (k *keyWriter) flush(w http.ResponseWriter) error {
+	_, err := w.Write(k.buf)
+	k.buf = k.buf[:0]
+	return err
 }
 
 // deleteRoomKeys deletes one session, those of a room, or all.

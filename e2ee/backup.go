@@ -64,10 +64,26 @@ func (s *Service) CreateBackup(ctx context.Context, user ident.UserNID, algorith
 	}
 	var v int64
 	err = s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
-		v, err = tx.AddBackupVersion(user, algorithm, string(authData))
-		return err
+		if v, err = tx.AddBackupVersion(user, algorithm, string(authData)); err != nil {
+			return err
+		}
+		return checkBackupSize(tx, user)
 	})
 	return strconv.FormatInt(v, 10), err
+}
+
+// maxBackups bounds all key backups of a user, in bytes. A session takes about 700, so that 300,000 of them fit.
+const maxBackups = 256 << 20
+
+// checkBackupSize returns an error if a write has made a user's backups too large.
+//
+// Errors: M_TOO_LARGE.
+func checkBackupSize(tx *storage.Tx, user ident.UserNID) error {
+	size, err := tx.BackupBytes(user)
+	if err == nil && size > maxBackups {
+		err = mxerr.TooLarge("Your key backups must not exceed %d bytes in total; delete the ones that you do not use", maxBackups)
+	}
+	return err
 }
 
 func checkBackup(algorithm string, authData json.RawMessage) error {
@@ -132,7 +148,10 @@ func (s *Service) UpdateBackup(ctx context.Context, user ident.UserNID, version,
 		if v.Algorithm != algorithm {
 			return mxerr.InvalidParam("The algorithm of a backup cannot be changed")
 		}
-		return tx.SetBackupAuthData(user, v.Version, string(authData))
+		if err := tx.SetBackupAuthData(user, v.Version, string(authData)); err != nil || len(authData) <= len(v.AuthData) {
+			return err
+		}
+		return checkBackupSize(tx, user)
 	})
 }
 
@@ -151,8 +170,8 @@ func (s *Service) DeleteBackup(ctx context.Context, user ident.UserNID, version 
 // PutBackupKeys adds sessions to the current version. A session that is already stored is replaced only by a better
 // one.
 //
-// Errors: M_NOT_FOUND; M_WRONG_ROOM_KEYS_VERSION with current_version where version is not the current one.
-// Spec: client-server-api#put_matrixclientv3room_keyskeys
+// Errors: M_TOO_LARGE; M_NOT_FOUND; M_WRONG_ROOM_KEYS_VERSION with current_version where version is not the current
+// one. Spec: client-server-api#put_matrixclientv3room_keyskeys
 func (s *Service) PutBackupKeys(ctx context.Context, user ident.UserNID, version string, rooms BackupRooms) (change BackupChange, err error) {
 	if err := checkSessions(rooms); err != nil {
 		return change, err
@@ -170,6 +189,11 @@ func (s *Service) PutBackupKeys(ctx context.Context, user ident.UserNID, version
 					return err
 				}
 				changed = changed || stored
+			}
+		}
+		if changed {
+			if err := checkBackupSize(tx, user); err != nil {
+				return err
 			}
 		}
 		change, err = backupChange(tx, user, v.Version, changed)
@@ -217,7 +241,11 @@ func putSession(tx *storage.Tx, user ident.UserNID, version int64, room id.RoomI
 	if len(old) > 0 && !better(k, old[0]) {
 		return false, nil
 	}
-	return true, tx.SetBackupKey(user, version, k)
+	replaced := int64(0)
+	if len(old) > 0 {
+		replaced = old[0].Size()
+	}
+	return true, tx.SetBackupKey(user, version, k, replaced)
 }
 
 // better reports whether a session replaces the stored one: verified before unverified, then the lower first message
@@ -248,26 +276,80 @@ func backupChange(tx *storage.Tx, user ident.UserNID, version int64, changed boo
 	return BackupChange{Count: count, ETag: etag(v)}, err
 }
 
-// BackupKeys lists the sessions of a version; an empty room or session means all.
-func (s *Service) BackupKeys(ctx context.Context, user ident.UserNID, version string, room id.RoomID, session string) (rooms BackupRooms, err error) {
-	rooms = BackupRooms{}
+// BackupSession returns one session of a version.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) BackupSession(ctx context.Context, user ident.UserNID, version string, room id.RoomID, session string) (found BackupSession, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		v, err := findBackup(tx, user, version)
 		if err != nil {
 			return err
 		}
 		rows, err := tx.BackupKeys(user, v.Version, string(room), session)
-		for _, k := range rows {
-			r := id.RoomID(k.RoomID)
-			if rooms[r] == nil {
-				rooms[r] = map[string]BackupSession{}
-			}
-			rooms[r][k.SessionID] = BackupSession{FirstMessageIndex: &k.FirstMessageIndex, ForwardedCount: &k.ForwardedCount,
-				IsVerified: &k.IsVerified, SessionData: json.RawMessage(k.SessionData)}
+		if err != nil {
+			return err
 		}
+		if len(rows) == 0 {
+			return mxerr.NotFound("The key backup does not have this session")
+		}
+		found = sessionOf(&rows[0])
+		return nil
+	})
+	return found, err
+}
+
+func sessionOf(k *storage.BackupKey) BackupSession {
+	return BackupSession{FirstMessageIndex: &k.FirstMessageIndex, ForwardedCount: &k.ForwardedCount,
+		IsVerified: &k.IsVerified, SessionData: json.RawMessage(k.SessionData)}
+}
+
+// BackupReader reads the sessions of a backup page by page, because a backup does not fit into the memory of an answer.
+type BackupReader struct {
+	svc     *Service
+	user    ident.UserNID
+	version int64
+	room    id.RoomID // "": all rooms
+	after   storage.BackupKey
+}
+
+// backupPage is the number of sessions that are read at a time: some 350 KiB, and 32 MiB at worst.
+const backupPage = 500
+
+// ReadBackup returns a reader of the sessions of a version, or of one room in it.
+//
+// Errors: M_NOT_FOUND.
+func (s *Service) ReadBackup(ctx context.Context, user ident.UserNID, version string, room id.RoomID) (*BackupReader, error) {
+	var v storage.BackupVersion
+	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		v, err = findBackup(tx, user, version)
 		return err
 	})
-	return rooms, err
+	return &BackupReader{svc: s, user: user, version: v.Version, room: room}, err
+}
+
+// StoredSession is a session with its place in the backup.
+type StoredSession struct {
+	Room    id.RoomID
+	Session string
+	BackupSession
+}
+
+// Next returns the next sessions, ordered by room, and none at the end.
+func (r *BackupReader) Next(ctx context.Context) ([]StoredSession, error) {
+	var rows []storage.BackupKey
+	err := r.svc.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = tx.BackupKeysAfter(r.user, r.version, string(r.room), r.after, backupPage)
+		return err
+	})
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	r.after = storage.BackupKey{RoomID: rows[len(rows)-1].RoomID, SessionID: rows[len(rows)-1].SessionID}
+	out := make([]StoredSession, len(rows))
+	for i := range rows {
+		out[i] = StoredSession{Room: id.RoomID(rows[i].RoomID), Session: rows[i].SessionID, BackupSession: sessionOf(&rows[i])}
+	}
+	return out, nil
 }
 
 // DeleteBackupKeys removes sessions of a version; an empty room or session means all.

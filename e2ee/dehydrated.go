@@ -203,7 +203,7 @@ func parseBatch(batch string) (storage.Pos, error) {
 	digits, ok := strings.CutPrefix(batch, batchPrefix)
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if !ok || err != nil || n < 0 {
-		return 0, mxerr.InvalidParam("next_batch is not a token from this server")
+		return 0, mxerr.InvalidParam("The batch is not a token from this server: from and next_batch take the next_batch of an earlier answer")
 	}
 	return storage.Pos(n), nil
 }

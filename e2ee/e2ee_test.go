@@ -461,7 +461,7 @@ func TestBackupKeepsTheBetterSession(t *testing.T) {
 	if v3 := must(f.CreateBackup(t.Context(), alice.UserNID, "a", json.RawMessage(`{}`))); v3 == v2 {
 		t.Error("the number of a deleted backup came back")
 	}
-	_, err = f.BackupKeys(t.Context(), alice.UserNID, v2, "", "")
+	_, err = f.ReadBackup(t.Context(), alice.UserNID, v2, "")
 	wantCode(t, err, mxerr.CodeNotFound)
 }
 
@@ -543,7 +543,7 @@ func TestBackedUpSessionNeedsAllItsMembers(t *testing.T) {
 			part[name] = nil
 		}
 	}
-	if got := must(f.BackupKeys(t.Context(), alice.UserNID, version, "", "")); len(got) != 0 {
+	if got := must(must(f.ReadBackup(t.Context(), alice.UserNID, version, "")).Next(t.Context())); len(got) != 0 {
 		t.Errorf("stored all the same: %v", got)
 	}
 }

@@ -45,6 +45,20 @@ func (tx *Tx) SetBackupAuthData(user ident.UserNID, version int64, authData stri
 	return err
 }
 
+const backupBytesQuery = `SELECT coalesce(sum(bytes + octet_length(auth_data)), 0) FROM backup_versions WHERE user_nid = $1`
+
+// BackupBytes returns the size of all backups of a user, in bytes. It uses the primary key.
+func (tx *Tx) BackupBytes(user ident.UserNID) (n int64, err error) {
+	n, _, err = one(tx, scanNumber[int64], backupBytesQuery, int64(user))
+	return n, err
+}
+
+// addBackupBytes counts a change of the size of a backup.
+func (tx *Tx) addBackupBytes(user ident.UserNID, version, change int64) error {
+	_, err := tx.exec(`UPDATE backup_versions SET bytes = bytes + $3 WHERE user_nid = $1 AND version = $2`, int64(user), version, change)
+	return err
+}
+
 // DeleteBackup deletes a backup and its keys.
 func (tx *Tx) DeleteBackup(user ident.UserNID, version int64) error {
 	if _, err := tx.exec(`UPDATE backup_versions SET deleted = 1, auth_data = '{}' WHERE user_nid = $1 AND version = $2`, int64(user), version); err != nil {
@@ -75,17 +89,32 @@ type BackupKey struct {
 	SessionData       string // JSON
 }
 
+// Size returns what the key counts in the size of its backup, in bytes.
+func (k *BackupKey) Size() int64 { return int64(len(k.RoomID) + len(k.SessionID) + len(k.SessionData)) }
+
+func scanBackupKey(r Row) (k BackupKey, err error) {
+	var verified int64
+	err = r.Scan(&k.RoomID, &k.SessionID, &k.FirstMessageIndex, &k.ForwardedCount, &verified, &k.SessionData)
+	k.IsVerified = verified != 0
+	return k, err
+}
+
 const backupKeysQuery = `SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data FROM backup_keys
 WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4) ORDER BY room_id, session_id`
 
-// BackupKeys lists the sessions in a backup. An empty room or session matches all.
+// BackupKeys lists the sessions in a backup. An empty room or session matches all. Callers that do not name a session
+// use BackupKeysAfter, because a backup may be large.
 func (tx *Tx) BackupKeys(user ident.UserNID, version int64, room, session string) ([]BackupKey, error) {
-	return collect(tx, func(r Row) (k BackupKey, err error) {
-		var verified int64
-		err = r.Scan(&k.RoomID, &k.SessionID, &k.FirstMessageIndex, &k.ForwardedCount, &verified, &k.SessionData)
-		k.IsVerified = verified != 0
-		return k, err
-	}, backupKeysQuery, int64(user), version, room, session)
+	return collect(tx, scanBackupKey, backupKeysQuery, int64(user), version, room, session)
+}
+
+const backupKeysAfterQuery = `SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data FROM backup_keys
+WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND (room_id, session_id) > ($4, $5) ORDER BY room_id, session_id LIMIT $6`
+
+// BackupKeysAfter returns a page of the sessions in a backup, or of one room in it: at most limit of those after a
+// session. It uses the primary key.
+func (tx *Tx) BackupKeysAfter(user ident.UserNID, version int64, room string, after BackupKey, limit int) ([]BackupKey, error) {
+	return collect(tx, scanBackupKey, backupKeysAfterQuery, int64(user), version, room, after.RoomID, after.SessionID, limit)
 }
 
 const setBackupKeyQuery = `INSERT INTO backup_keys (user_nid, version, room_id, session_id, first_message_index, forwarded_count, is_verified, session_data)
@@ -93,19 +122,32 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (user_nid, version, room_id, session_id) DO UPDATE SET first_message_index = excluded.first_message_index,
     forwarded_count = excluded.forwarded_count, is_verified = excluded.is_verified, session_data = excluded.session_data`
 
-// SetBackupKey stores or replaces one session.
-func (tx *Tx) SetBackupKey(user ident.UserNID, version int64, k BackupKey) error {
+// SetBackupKey stores one session, or replaces one of size replaced.
+func (tx *Tx) SetBackupKey(user ident.UserNID, version int64, k BackupKey, replaced int64) error {
 	verified := 0
 	if k.IsVerified {
 		verified = 1
 	}
-	_, err := tx.exec(setBackupKeyQuery, int64(user), version, k.RoomID, k.SessionID, k.FirstMessageIndex, k.ForwardedCount, verified, k.SessionData)
-	return err
+	if _, err := tx.exec(setBackupKeyQuery, int64(user), version, k.RoomID, k.SessionID, k.FirstMessageIndex, k.ForwardedCount, verified, k.SessionData); err != nil {
+		return err
+	}
+	return tx.addBackupBytes(user, version, k.Size()-replaced)
 }
+
+const backupKeysSizeQuery = `SELECT coalesce(sum(octet_length(room_id) + octet_length(session_id) + octet_length(session_data)), 0) FROM backup_keys
+WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)`
 
 const deleteBackupKeysQuery = `DELETE FROM backup_keys WHERE user_nid = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)`
 
 // DeleteBackupKeys deletes sessions from a backup and returns their number. An empty room or session matches all.
 func (tx *Tx) DeleteBackupKeys(user ident.UserNID, version int64, room, session string) (int64, error) {
-	return tx.exec(deleteBackupKeysQuery, int64(user), version, room, session)
+	size, _, err := one(tx, scanNumber[int64], backupKeysSizeQuery, int64(user), version, room, session)
+	if err != nil {
+		return 0, err
+	}
+	n, err := tx.exec(deleteBackupKeysQuery, int64(user), version, room, session)
+	if err != nil || n == 0 {
+		return 0, err
+	}
+	return n, tx.addBackupBytes(user, version, -size)
 }

@@ -1,0 +1,71 @@
+package e2ee
+
+import (
+	"encoding/json"
+	"testing"
+
+	"ebb/mxerr"
+	"ebb/storage"
+)
+
+func TestKeyBackupsOfAUserAreBoundedInSum(t *testing.T) {
+	f := newFixture(t)
+	alice, bob := f.device("alice", "A"), f.device("bob", "B")
+	const algorithm = "m.megolm_backup.v1.curve25519-aes-sha2"
+	auth := json.RawMessage(`{"public_key":"k"}`)
+	old := must(f.CreateBackup(t.Context(), alice.UserNID, algorithm, auth))
+	version := must(f.CreateBackup(t.Context(), alice.UserNID, algorithm, auth))
+	zero, no := int64(0), false
+	session := func(data string) BackupSession {
+		return BackupSession{FirstMessageIndex: &zero, ForwardedCount: &zero, IsVerified: &no, SessionData: json.RawMessage(data)}
+	}
+	size := func() (n int64) {
+		err := f.opts.DB.Read(t.Context(), func(tx *storage.Tx) (err error) {
+			n, err = tx.BackupBytes(alice.UserNID)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	empty := size()
+	rooms := BackupRooms{"!r:test": {"a": session(`{"c":"xy"}`), "b": session(`{}`)}}
+	must(f.PutBackupKeys(t.Context(), alice.UserNID, version, rooms))
+	if got, want := size()-empty, int64(2*len("!r:test")+2+len(`{"c":"xy"}`)+len(`{}`)); got != want {
+		t.Errorf("two sessions count %d bytes, want %d", got, want)
+	}
+	yes := true
+	better := session(`{"c":"longer"}`)
+	better.IsVerified = &yes
+	must(f.PutBackupKeys(t.Context(), alice.UserNID, version, BackupRooms{"!r:test": {"a": better}}))
+	if got, want := size()-empty, int64(2*len("!r:test")+2+len(`{"c":"longer"}`)+len(`{}`)); got != want {
+		t.Errorf("after one was replaced they count %d bytes, want %d", got, want)
+	}
+	must(f.DeleteBackupKeys(t.Context(), alice.UserNID, version, "!r:test", "a"))
+	must(f.DeleteBackupKeys(t.Context(), alice.UserNID, version, "", ""))
+	if got := size() - empty; got != 0 {
+		t.Errorf("without sessions there are %d bytes", got)
+	}
+
+	// The older backup is nearly full: it counts, as if it had a large session.
+	err := f.opts.DB.Write(t.Context(), func(tx *storage.Tx) error {
+		return tx.SetBackupKey(alice.UserNID, 1, storage.BackupKey{RoomID: "!r:test", SessionID: "s", SessionData: `{}`}, empty-maxBackups+100)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(f.PutBackupKeys(t.Context(), alice.UserNID, version, BackupRooms{"!r:test": {"c": session(`{}`)}}))
+	_, err = f.PutBackupKeys(t.Context(), alice.UserNID, version, BackupRooms{"!r:test": {"d": session(`{"c":"0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"}`)}})
+	wantCode(t, err, mxerr.CodeTooLarge)
+	if _, err := f.BackupSession(t.Context(), alice.UserNID, version, "!r:test", "d"); mxerr.Code(err) != mxerr.CodeNotFound {
+		t.Errorf("the refused session: %v", err)
+	}
+	_, err = f.CreateBackup(t.Context(), alice.UserNID, algorithm, json.RawMessage(`{"public_key":"0123456789012345678901234567890123456789012345678901234567890123456789"}`))
+	wantCode(t, err, mxerr.CodeTooLarge)
+	other := must(f.CreateBackup(t.Context(), bob.UserNID, algorithm, auth)) // others are not affected
+	must(f.PutBackupKeys(t.Context(), bob.UserNID, other, rooms))
+	if err := f.DeleteBackup(t.Context(), alice.UserNID, old); err != nil {
+		t.Fatal(err)
+	}
+}
