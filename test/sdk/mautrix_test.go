@@ -64,23 +64,20 @@ func (b *bot) reply(ctx context.Context, t *testing.T, s *scene, body string) {
 
 func (b *bot) await(ctx context.Context, t *testing.T, eventID id.EventID) *event.Event {
 	t.Helper()
-	for {
-		select {
-		case e := <-b.heard:
-			if e.ID == eventID {
-				return e
-			}
-		case <-ctx.Done():
-			t.Fatalf("the bot never reads %s", eventID)
-		}
-	}
+	return await(ctx, t, b.heard, eventID)
 }
 
-// startBot registers an account, logs in with mautrix and syncs until the end of the test.
+// startBot registers the bot and logs it in.
 func startBot(ctx context.Context, t *testing.T, s *scene) *bot {
 	t.Helper()
 	registerBot(t, s)
-	client, err := mautrix.NewClient(s.server.URL, "", "")
+	return signedIn(ctx, t, s.server)
+}
+
+// signedIn logs the bot in with mautrix and syncs until the end of the test.
+func signedIn(ctx context.Context, t *testing.T, server *process.Server) *bot {
+	t.Helper()
+	client, err := mautrix.NewClient(server.URL, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
