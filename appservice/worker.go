@@ -138,7 +138,7 @@ func (w *worker) run(ctx context.Context) {
 	w.resumePending(ctx)
 	for ctx.Err() == nil {
 		worked, err := w.deliver(ctx)
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			w.svc.opts.Log.ErrorContext(ctx, "cannot read what to deliver to an application service", "appservice", w.app.Load().ID, "err", err)
 		}
 		if !worked || err != nil {

@@ -41,7 +41,7 @@ type suite struct {
 var suites = []suite{
 	{"sends", (*bench).sends}, {"delay", (*bench).delayedSends}, {"fanout", (*bench).fanOut}, {"sync", (*bench).syncs},
 	{"cold", (*bench).cold}, {"idle", (*bench).idle}, {"e2ee", (*bench).encryption}, {"grown", (*bench).grown},
-	{"search", (*bench).search}, {"federation", (*bench).federation}, {"push", (*bench).push}, {attackSuite, (*bench).attackAll},
+	{"search", (*bench).search}, {"appservice", (*bench).appservice}, {"federation", (*bench).federation}, {"push", (*bench).push}, {attackSuite, (*bench).attackAll},
 }
 
 // attackSuite runs attacks instead of measurements; it runs only if it is named.
