@@ -175,8 +175,8 @@ func (w *worker) shares(ctx context.Context, nid ident.UserNID, user string) (ye
 	if a.ownsID(user) {
 		return true, nil
 	}
-	aliased := w.known.Load().aliased
-	err = w.svc.opts.Rooms.EachJoined(ctx, nid, func(r *rooms.Room) { yes = yes || a.concernsNow(aliased, r) })
+	known := w.known.Load()
+	err = w.svc.opts.Rooms.EachJoined(ctx, nid, func(r *rooms.Room) { yes = yes || a.concernsNow(known, r) })
 	return yes, err
 }
 

@@ -87,7 +87,7 @@ func receiptEvent(room *rooms.Room, r *rooms.CommittedReceipt) json.RawMessage {
 // Typing queues an m.typing event, as clients get it, for the application services that a room concerns.
 func (s *Service) Typing(room *rooms.Room, event []byte) {
 	for _, w := range s.working() {
-		if a := w.app.Load(); a.Ephemeral && a.concernsNow(w.known.Load().aliased, room) {
+		if a := w.app.Load(); a.Ephemeral && a.concernsNow(w.known.Load(), room) {
 			raw := canonjson.AppendString([]byte(`{"room_id":`), string(room.ID()))
 			raw = append(append(raw, ','), bytes.TrimPrefix(event, []byte("{"))...)
 			if w.addEphemeral("typing\x00"+string(room.ID()), raw) {
@@ -110,8 +110,8 @@ func (s *Service) Presence(user id.UserID, shared []*rooms.Room, event []byte) {
 		if !a.Ephemeral {
 			continue
 		}
-		aliased := w.known.Load().aliased
-		if a.owns(user) || slices.ContainsFunc(shared, func(r *rooms.Room) bool { return a.concernsNow(aliased, r) }) {
+		known := w.known.Load()
+		if a.owns(user) || slices.ContainsFunc(shared, func(r *rooms.Room) bool { return a.concernsNow(known, r) }) {
 			if w.addEphemeral("presence\x00"+string(user), event) {
 				w.signal()
 			}

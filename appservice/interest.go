@@ -32,14 +32,22 @@ func (a *app) concerns(known *interest, room *rooms.Room) bool {
 	if yes, ok := known.rooms.Get(room.NID()); ok {
 		return yes
 	}
-	yes := a.concernsNow(known.aliased, room)
+	yes := a.examine(known.aliased, room)
 	known.rooms.Put(room.NID(), yes)
 	return yes
 }
 
-// concernsNow is concerns without the cache, for callers other than the committer: what they found out could be
-// outdated when they store it.
-func (a *app) concernsNow(aliased map[ident.RoomNID]bool, room *rooms.Room) bool {
+// concernsNow is concerns for callers other than the committer. They store nothing: what they found out could be
+// outdated by then.
+func (a *app) concernsNow(known *interest, room *rooms.Room) bool {
+	if yes, ok := known.rooms.Get(room.NID()); ok {
+		return yes
+	}
+	return a.examine(known.aliased, room)
+}
+
+// examine is concerns without the cache.
+func (a *app) examine(aliased map[ident.RoomNID]bool, room *rooms.Room) bool {
 	if aliased[room.NID()] || matches(a.Rooms, string(room.ID())) {
 		return true
 	}

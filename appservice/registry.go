@@ -21,6 +21,7 @@ import (
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/mxerr"
+	"ebb/rooms"
 )
 
 // Registry holds the registered application services and sends requests to them. It is safe for concurrent use.
@@ -142,6 +143,20 @@ func (r *Registry) ExclusiveUser(service, localpart string) bool {
 		}
 	}
 	return false
+}
+
+// MemberIn returns a user of an application service who is joined to a room, or "".
+func (r *Registry) MemberIn(service string, room *rooms.Room) id.UserID {
+	a := r.apps.Load().byID[service]
+	if a == nil {
+		return ""
+	}
+	for m := range room.EachLocal() {
+		if a.owns(m.User) {
+			return m.User
+		}
+	}
+	return ""
 }
 
 // MayUseAlias returns an error if the requester may not create or delete an alias of this server, because it is in an

@@ -2,13 +2,16 @@ package clientapi
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
 	"ebb/httpapi"
+	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms"
 )
 
 func (a *API) appserviceRoutes() []httpapi.Route {
@@ -45,6 +48,28 @@ func (a *API) updateAppserviceRoomDirectoryVisibility(r *httpapi.Request) (any, 
 		return nil, err
 	}
 	return nil, a.Directory.ListInNetwork(r.Context(), r.AppService, r.Var("networkId"), roomID(r), public)
+}
+
+// memberFor returns the requester, or for an application service whose user is not in the room another of its users who
+// is.
+// Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
+func (a *API) memberFor(r *httpapi.Request) (ident.Requester, error) {
+	who := r.Requester
+	if r.AppService == "" {
+		return who, nil
+	}
+	room, err := a.Rooms.Room(r.Context(), roomID(r))
+	if errors.Is(err, rooms.ErrNoRoom) || err == nil && room.Membership(who.UserID) == rooms.Join {
+		return who, nil // the service decides
+	}
+	if err != nil {
+		return who, err
+	}
+	if other := a.Services.MemberIn(r.AppService, room); other != "" {
+		who.UserID = other
+		who.UserNID, err = a.Rooms.UserNID(r.Context(), other)
+	}
+	return who, err
 }
 
 // requireService returns an error unless the request has the token of an application service.

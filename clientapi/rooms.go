@@ -97,7 +97,11 @@ func (a *API) getMembersByRoom(r *httpapi.Request) (any, error) {
 // getJoinedMembersByRoom returns the profiles of the joined members of a room.
 // Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
 func (a *API) getJoinedMembersByRoom(r *httpapi.Request) (any, error) {
-	joined, err := a.History.JoinedMembers(r.Context(), roomID(r), r.Requester)
+	who, err := a.memberFor(r)
+	if err != nil {
+		return nil, err
+	}
+	joined, err := a.History.JoinedMembers(r.Context(), roomID(r), who)
 	if err != nil {
 		return nil, err
 	}
