@@ -17,7 +17,7 @@ func (a *API) versionsRoutes() []httpapi.Route {
 // v1.17 removes are kept by default for deployed clients, see docs/quirks.md.
 var specVersions = []string{
 	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
-	"v1.17", "v1.18",
+	"v1.17", "v1.18", "v1.19",
 }
 
 // unstableFeatures are the flags by which clients find features with an unstable name.
