@@ -1,0 +1,56 @@
+package feed
+
+import (
+	"bytes"
+	"testing"
+
+	"ebb/ident"
+)
+
+// SlidingStates returns encoded states.
+func SlidingStates() [][]byte {
+	s := slidingState{parts: []string{`{}`, `{"lazy_members":true}`}, sets: [][]int{{0}, {0, 1}, {}}, data: true}
+	for i := range 5 {
+		s.rooms = append(s.rooms, sentRoom{room: ident.RoomNID(100 * (i + 1)), sentShape: sentShape{set: i % 3, limit: uint8(i), stage: stage(i % 3), dm: i == 1, receipts: i == 2}})
+	}
+	s.rooms[3].since = 77
+	return [][]byte{s.encode(), (&slidingState{}).encode()}
+}
+
+// ReencodeSliding reads a state, if it is one, and checks that it survives being written and read.
+func ReencodeSliding(t *testing.T, data []byte) {
+	s, err := slidingStateOf(data)
+	if err != nil {
+		return
+	}
+	again, err := slidingStateOf(s.encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(again.encode(), s.encode()) || len(again.rooms) != len(s.rooms) {
+		t.Fatalf("%+v became %+v", s, again)
+	}
+}
+
+func TestSlidingStateOfAThousandRoomsIsSmall(t *testing.T) {
+	s := slidingState{parts: []string{`{"include":[{"type":"m.room.name","state_key":""}]}`}, sets: [][]int{{0}}}
+	for i := range 1000 {
+		s.rooms = append(s.rooms, sentRoom{room: ident.RoomNID(1_000_000 + 5000*i), sentShape: sentShape{limit: uint8(1 + i%2), receipts: true}})
+	}
+	if n := len(s.encode()); n > 5000 {
+		t.Errorf("%d bytes", n)
+	}
+}
+
+func TestSlidingPosSurvivesItsText(t *testing.T) {
+	want := slidingPos{Token: Token{Pos: 5, Epoch: 0xabc, Typing: 7, Active: true, Chain: 9}, conn: 11, serial: 2}
+	got, err := parseSlidingPos(string(want.append(nil)))
+	if err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, text := range []string{"", "s1_5", "s1_5_p_abc_7a_9_11", "s1_5_p_abc_7a_9_11_0", "s1_5_p_abc_7a_9_0_2", "s1_5_p_abc_7aa_9_11_2", "s1_-5_p_abc_7a_9_11_2", "s1_5_p_abc_7a_9_11_2_1", "s1_5_x_abc_7a_9_11_2"} {
+		if _, err := parseSlidingPos(text); err == nil {
+			t.Errorf("%q is accepted", text)
+		}
+	}
+}
