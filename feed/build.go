@@ -40,7 +40,8 @@ type builder struct {
 // roomPlan holds the user's rooms, and which of them may be part of the answer.
 type roomPlan struct {
 	all     []rooms.RoomMembership
-	joined  []joinedRoom // those that may have news
+	loaded  []*rooms.Room // those of all in which the user is joined
+	joined  []joinedRoom  // those that may have news
 	invited []rooms.RoomMembership
 	knocked []rooms.RoomMembership
 	left    []rooms.RoomMembership
@@ -203,24 +204,27 @@ func (b *builder) memberships(ctx context.Context) ([]rooms.RoomMembership, erro
 
 // planJoined selects from the rooms in which the user is joined.
 func (b *builder) planJoined(ctx context.Context) error {
-	var joined []rooms.RoomMembership
-	var nids []ident.RoomNID
-	for _, m := range b.plan.all {
-		if m.Membership == rooms.Join {
-			joined, nids = append(joined, m), append(nids, m.Room)
+	nids := make([]ident.RoomNID, 0, len(b.plan.all))
+	for i := range b.plan.all {
+		if m := &b.plan.all[i]; m.Membership == rooms.Join {
+			nids = append(nids, m.Room)
 		}
 	}
-	list, err := b.opts.Rooms.RoomsByNID(ctx, nids)
-	if err != nil {
+	var err error
+	if b.plan.loaded, err = b.opts.Rooms.RoomsByNID(ctx, nids); err != nil {
 		return err
 	}
-	for i, room := range list {
-		b.planRoom(joined[i], room)
+	list := b.plan.loaded
+	for i := range b.plan.all {
+		if m := &b.plan.all[i]; m.Membership == rooms.Join {
+			b.planRoom(m, list[0])
+			list = list[1:]
+		}
 	}
 	return nil
 }
 
-func (b *builder) planRoom(m rooms.RoomMembership, room *rooms.Room) {
+func (b *builder) planRoom(m *rooms.RoomMembership, room *rooms.Room) {
 	if b.withheld(room) {
 		return
 	}
@@ -234,7 +238,7 @@ func (b *builder) planRoom(m rooms.RoomMembership, room *rooms.Room) {
 	_, typing := b.typed.rooms[m.Room]
 	fresh := b.initial || since > b.since.Pos
 	if fresh || b.FullState || room.Last() > b.since.Pos || typing || b.typed.rest {
-		b.plan.joined = append(b.plan.joined, joinedRoom{RoomMembership: m, room: room, fresh: fresh})
+		b.plan.joined = append(b.plan.joined, joinedRoom{RoomMembership: *m, room: room, fresh: fresh})
 	}
 }
 

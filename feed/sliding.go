@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,6 +53,9 @@ func (s *Service) SlidingSync(ctx context.Context, q SlidingRequest) (json.RawMe
 		return nil, err
 	}
 	if err := s.openSliding(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := s.parseAsk(query, r.conn); err != nil {
 		return nil, err
 	}
 	s.presence.poll(q.UserNID, q.UserID, q.DeviceNID, presence, 1, s.opts.Now())
@@ -117,15 +121,17 @@ func (s *Service) timedSliding(ctx context.Context, r *slidingRun, final bool) (
 // the position of the client's token and slidingFilter.
 type slidingBuilder struct {
 	*builder
-	run     *slidingRun
-	change  slidingChange
-	user    *slidingUser
-	rooms   []slidingRoom // that the client may get
-	counts  []int         // of rooms, by list
-	scratch *roomNews
-	look    slidingLook // from the last time
-	departs bool        // the answer has rooms that are in no list any more
-	next    slidingPos  // pos of the answer
+	run           *slidingRun
+	change        slidingChange
+	user          *slidingUser
+	rooms         []slidingRoom // that the client may get
+	counts        []int         // of rooms, by list
+	known         []knownSet
+	nothingWanted combinedWant
+	scratch       *slidingScratch
+	look          slidingLook // from the last time
+	departs       bool        // the answer has rooms that are in no list any more
+	next          slidingPos  // pos of the answer
 
 	// For the extensions:
 	keys      string      // the key counts, as JSON members
@@ -150,8 +156,10 @@ func (s *Service) buildSliding(ctx context.Context, r *slidingRun, final bool) (
 	}
 	b := &slidingBuilder{
 		builder: &builder{Service: s, request: req, now: s.opts.Now(), partial: true},
-		run:     r, scratch: new(roomNews), next: r.since,
+		run:     r, scratch: s.sliding.scratch.Get().(*slidingScratch), next: r.since,
 	}
+	defer b.release()
+	b.out, b.rooms = b.scratch.out[:0], b.scratch.rooms[:0]
 	r.conn.mu.Lock()
 	b.look = r.conn.look
 	r.conn.mu.Unlock()
@@ -166,7 +174,27 @@ func (s *Service) buildSliding(ctx context.Context, r *slidingRun, final bool) (
 	if err == nil {
 		b.noteLook(own, inRooms)
 	}
-	return answer, err
+	return slices.Clone(answer), err
+}
+
+// slidingScratch is memory that answers are made in, one after the other.
+type slidingScratch struct {
+	out    []byte // is copied at its size
+	rooms  []slidingRoom
+	sorted []*slidingRoom
+	news   roomNews
+}
+
+// release gives the scratch back. It keeps no room in memory.
+func (b *slidingBuilder) release() {
+	x := b.scratch
+	clear(b.rooms)
+	clear(x.sorted)
+	x.rooms, x.sorted, x.news = b.rooms[:0], x.sorted[:0], roomNews{}
+	if cap(b.out) <= maxScratch {
+		x.out = b.out[:0]
+	}
+	b.sliding.scratch.Put(x)
 }
 
 // slidingIdle reports whether nothing that concerns the client has happened since the server last looked.
@@ -218,7 +246,7 @@ const manyRooms = 4
 func (b *slidingBuilder) manyFresh() bool {
 	n := 0
 	for i := range b.rooms {
-		if b.rooms[i].wanted && b.rooms[i].sent < 0 {
+		if b.rooms[i].want != nil && b.rooms[i].sent < 0 {
 			n++
 		}
 	}
@@ -227,7 +255,7 @@ func (b *slidingBuilder) manyFresh() bool {
 
 // write gathers and appends everything but the lists and pos.
 func (b *slidingBuilder) write(ctx context.Context, own uint64) error {
-	b.out = append(make([]byte, 0, 1024), '{')
+	b.out = append(b.out, '{')
 	if err := b.ownSliding(ctx, own); err != nil {
 		return err
 	}
@@ -264,7 +292,9 @@ func (b *slidingBuilder) finish(ctx context.Context, final bool) (json.RawMessag
 		return nil, nil
 	}
 	b.count(b.some)
-	b.session.noteSent(b.sessions.seed, b.sent, b.upTo)
+	if len(b.sent) <= maxSentMembers/2 { // those of a large answer would only displace one another
+		b.session.noteSent(b.sessions.seed, b.sent, b.upTo)
+	}
 	b.out = append(b.out, b.listCounts()...)
 	return appendPos(b.out, b.run.Body.TxnID, next), nil
 }

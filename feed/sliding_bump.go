@@ -26,7 +26,7 @@ type bumpKey struct {
 
 // bumpStamp returns the position of the newest event of a room that counts as activity for people. It is found in
 // memory, unless there is none among the newest events of the room.
-func (b *slidingBuilder) bumpStamp(ctx context.Context, r *slidingRoom) (storage.Pos, error) {
+func (b *slidingBuilder) bumpStamp(ctx context.Context, r *roomWork) (storage.Pos, error) {
 	ring, reach := r.room.Ring()
 	for _, e := range slices.Backward(ring) {
 		if e.Pos <= b.upTo && slices.Contains(bumpTypes, e.Type()) && !b.ignores(e.Sender()) {

@@ -103,6 +103,7 @@ type slidingConn struct {
 	turn   int64 // number of the newest request: an older one must not replace the state that belongs to its answer
 	states []heldState
 	look   slidingLook
+	ask    *slidingAsk // of the last request
 }
 
 // heldState is an encoded slidingState.
@@ -149,15 +150,18 @@ type slidingMemory struct {
 	conns *keyed.Map[int64, heldConn]
 	users *keyed.Memo[ident.UserNID, *slidingUser]
 	bumps *keyed.Map[bumpKey, storage.Pos]
-	swept time.Time // when old connections were last deleted; only Tick uses it
+	// scratch holds *slidingScratch.
+	scratch sync.Pool
+	swept   time.Time // when old connections were last deleted; only Tick uses it
 }
 
 func newSlidingMemory(o Options) *slidingMemory {
 	return &slidingMemory{
-		conns: keyed.NewSizedMap(int64(o.Cache.Entries(maxSlidingMemory)), func(_ int64, c heldConn) int64 { return c.size }),
-		users: keyed.NewMemo(keyed.Options[ident.UserNID, *slidingUser]{Entries: o.Cache.Entries(maxSlidingUsers)}),
-		bumps: keyed.NewMap[bumpKey, storage.Pos](o.Cache.Entries(maxBumps)),
-		swept: o.Now(),
+		conns:   keyed.NewSizedMap(int64(o.Cache.Entries(maxSlidingMemory)), func(_ int64, c heldConn) int64 { return c.size }),
+		users:   keyed.NewMemo(keyed.Options[ident.UserNID, *slidingUser]{Entries: o.Cache.Entries(maxSlidingUsers)}),
+		bumps:   keyed.NewMap[bumpKey, storage.Pos](o.Cache.Entries(maxBumps)),
+		scratch: sync.Pool{New: func() any { return new(slidingScratch) }},
+		swept:   o.Now(),
 	}
 }
 
@@ -262,7 +266,7 @@ type slidingSave struct {
 // saveSliding stores what the client has once it has received the answer, and returns the connection and the serial
 // number. On a full disk the state is kept in memory only, so that reading goes on; it is lost by a restart.
 func (s *Service) saveSliding(ctx context.Context, r *slidingRun, next *slidingState) (nid, serial int64, err error) {
-	data := next.encode()
+	data := slices.Clone(next.encode()) // at its size
 	if len(data) > maxSlidingState+maxSlidingRoom*r.rooms {
 		return 0, 0, mxerr.TooLarge("The lists and subscriptions of this connection want too many different things")
 	}

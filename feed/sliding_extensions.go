@@ -61,16 +61,16 @@ type roomsExtension struct {
 
 // covers reports whether the extension concerns a room.
 func (x *roomsExtension) covers(r *slidingRoom) bool {
-	if !x.on() || !r.wanted {
+	if !x.on() || r.want == nil {
 		return false
 	}
 	if x.Rooms == nil || slices.Contains(*x.Rooms, "*") || slices.Contains(*x.Rooms, string(r.room.ID())) {
 		return true
 	}
 	if x.Lists == nil || slices.Contains(*x.Lists, "*") {
-		return len(r.lists) > 0
+		return len(r.want.lists) > 0
 	}
-	return anyOf(r.lists, *x.Lists)
+	return anyOf(r.want.lists, *x.Lists)
 }
 
 // maxSlidingToDevice bounds the to-device messages of one answer, and is the number that a client gets which asks for
@@ -315,37 +315,24 @@ func (b *slidingBuilder) writeE2EE(context.Context) (bool, error) {
 
 // writeAccountData appends the user's account data, global and of rooms.
 func (b *slidingBuilder) writeAccountData(ctx context.Context) (bool, error) {
-	x := &b.run.extensions.AccountData
-	data := b.own.roomData
-	var fresh []ident.RoomNID
-	for i := range b.rooms {
-		r := &b.rooms[i]
-		if x.covers(r) && r.hold && r.next.stage == stageJoined {
-			if !r.next.data {
-				fresh = append(fresh, r.Room)
-			}
-			r.next.data = true
-		} else if r.hold && len(data[r.Room]) > 0 {
-			r.next.data = false
-		}
-	}
-	byRoom, err := b.roomDataOf(ctx, fresh)
+	fresh, err := b.roomDataOf(ctx, b.noteData())
 	if err != nil {
 		return false, err
 	}
+	x := &b.run.extensions.AccountData
 	b.out = append(b.out, `{"global":[`...)
 	for _, d := range b.own.accountData {
 		b.out = appendDatum(b.list(), d)
 	}
 	some := len(b.own.accountData) > 0
 	b.out = append(b.out, `],"rooms":{`...)
-	for i := range b.rooms {
+	for i := 0; len(fresh)+len(b.own.roomData) > 0 && i < len(b.rooms); i++ {
 		r := &b.rooms[i]
-		list, isFresh := byRoom[r.Room]
+		list, isFresh := fresh[r.Room]
 		if !isFresh {
-			list = data[r.Room]
+			list = b.own.roomData[r.Room]
 		}
-		if !x.covers(r) || !r.hold || len(list) == 0 {
+		if len(list) == 0 || !x.covers(r) {
 			continue
 		}
 		some = true
@@ -359,6 +346,24 @@ func (b *slidingBuilder) writeAccountData(ctx context.Context) (bool, error) {
 	b.out = append(b.out, `}}`...)
 	b.some = b.some || some
 	return some, nil
+}
+
+// noteData notes of which rooms the client has the account data with the answer. It returns those of which the client
+// gets all of it.
+func (b *slidingBuilder) noteData() (fresh []ident.RoomNID) {
+	x := &b.run.extensions.AccountData
+	for i := range b.rooms {
+		r := &b.rooms[i]
+		has := r.work != nil && r.work.next.data || r.work == nil && r.sent >= 0 && b.change.rooms[r.sent].data
+		switch wants := r.stage == stageJoined && x.covers(r); {
+		case wants && !has:
+			fresh = append(fresh, r.Room)
+			b.workOn(r).next.data = true
+		case has && !wants && len(b.own.roomData[r.Room]) > 0:
+			b.workOn(r).next.data = false
+		}
+	}
+	return fresh
 }
 
 // roomDataOf reads all account data of rooms. Each of them has an entry in the result.
@@ -394,8 +399,8 @@ func (b *slidingBuilder) writeReceipts(context.Context) (bool, error) {
 	b.out = append(b.out, `{"rooms":{`...)
 	some := false
 	for i := range b.rooms {
-		r := &b.rooms[i]
-		if len(r.receipts) == 0 || !x.covers(r) {
+		r := b.rooms[i].work
+		if r == nil || len(r.receipts) == 0 || !x.covers(r.slidingRoom) {
 			continue
 		}
 		some = true
@@ -435,11 +440,11 @@ func (b *slidingBuilder) writeTyping(context.Context) (bool, error) {
 	some := false
 	for i := range b.rooms {
 		r := &b.rooms[i]
-		if !x.covers(r) || !r.hold || r.next.stage != stageJoined {
+		if r.stage != stageJoined || !x.covers(r) {
 			continue
 		}
 		list, changed := b.typed.rooms[r.Room]
-		if !changed && (r.fresh || r.since < b.since.Pos) {
+		if !changed && (r.work != nil && r.work.fresh || r.since < b.since.Pos) {
 			list = b.Service.typing.current(r.Room)
 			changed = len(list) > 0
 		}

@@ -19,6 +19,7 @@ type roomListFilter struct {
 	types, notTypes              []string // "" for rooms without a type
 	tags, notTags, spaces        []string
 	hasTypes, hasTags, hasSpaces bool
+	some                         bool // the filter may leave out rooms
 }
 
 // roomFacts is what a filter asks of a room.
@@ -51,48 +52,84 @@ func anyOf(a, b []string) bool {
 	return slices.ContainsFunc(a, func(s string) bool { return slices.Contains(b, s) })
 }
 
-// slidingRoom is a room that the client may get.
+// slidingRoom is a room that the client may get. There is one for each of the user's rooms, so it is small.
 type slidingRoom struct {
-	rooms.RoomMembership
+	*rooms.RoomMembership
 	room     *rooms.Room
+	since    storage.Pos   // the client has the room up to here; 0 if it does not have it
+	activity storage.Pos   // what the lists are sorted by
+	want     *combinedWant // nil: the room is in no range, and nothing is subscribed to it
+	work     *roomWork     // nil: the client keeps what it has of the room
+	sent     int32         // index in the connection's state; -1: the client does not have the room
 	stage    stage
-	sent     int         // index in the connection's state; -1: the client does not have the room
-	since    storage.Pos // the client has the room up to here; 0 if it does not have it
-	activity storage.Pos // what the lists are sorted by
-	facts    roomFacts
-	lists    []string // names of the lists in whose ranges it is
-	wanted   bool     // in a range, or subscribed to
-	limit    int
-	required []*requiredState
+	dm       bool
+}
 
+// roomWork is a slidingRoom that is gathered.
+type roomWork struct {
+	*slidingRoom
 	fresh      bool     // the client gets the room as a new one
-	hold       bool     // the client has the room, or will
 	next       sentRoom // what the client has of it with the answer
 	receipts   []storage.SyncReceipt
 	ownReceipt bool // the user has read on: the unread counts are new
 }
 
-// want adds what a list or a subscription wants of the room.
-func (r *slidingRoom) want(c *roomConfig) {
-	r.wanted, r.limit = true, max(r.limit, c.limit)
-	if !slices.ContainsFunc(r.required, func(p *requiredState) bool { return p.text == c.required.text }) {
-		r.required = append(r.required, c.required)
+// combinedWant is what the client wants of the rooms that are in the same lists and have the same subscription.
+type combinedWant struct {
+	limit    int
+	required []*requiredState
+	lists    []string
+	more     []wantStep
+}
+
+// wantStep leads from one combinedWant to that of the rooms for which one more list or subscription holds.
+type wantStep struct {
+	config *roomConfig
+	list   string
+	to     *combinedWant
+}
+
+// and returns what the client wants of rooms for which a list, or a subscription if list is "", holds too. Rooms for
+// which the same hold share one value.
+func (w *combinedWant) and(c *roomConfig, list string) *combinedWant {
+	for _, s := range w.more {
+		if s.config.required == c.required && s.config.limit == c.limit && s.list == list {
+			return s.to
+		}
 	}
+	to := &combinedWant{limit: max(w.limit, c.limit), required: w.required, lists: w.lists}
+	if !slices.ContainsFunc(w.required, func(p *requiredState) bool { return p.text == c.required.text }) {
+		to.required = append(slices.Clip(w.required), c.required)
+	}
+	if list != "" {
+		to.lists = append(slices.Clip(w.lists), list)
+	}
+	w.more = append(w.more, wantStep{c, list, to})
+	return to
+}
+
+// add adds what a list or a subscription wants of the room.
+func (b *slidingBuilder) add(r *slidingRoom, c *roomConfig, list string) {
+	before := r.want
+	if before == nil {
+		before = &b.nothingWanted
+	}
+	r.want = before.and(c, list)
 }
 
 // selects reports whether the client wants a state event, apart from members by lazy loading.
-func (r *slidingRoom) selects(typ, key string) bool {
-	return slices.ContainsFunc(r.required, func(p *requiredState) bool { return p.selects(typ, key) })
+func (w *combinedWant) selects(typ, key string) bool {
+	return slices.ContainsFunc(w.required, func(p *requiredState) bool { return p.selects(typ, key) })
 }
 
 // lazy reports whether the client wants the members that it needs to show the timeline.
-func (r *slidingRoom) lazy() bool {
-	return slices.ContainsFunc(r.required, func(p *requiredState) bool { return p.lazy })
+func (w *combinedWant) lazy() bool {
+	return slices.ContainsFunc(w.required, func(p *requiredState) bool { return p.lazy })
 }
 
 // allMembers reports whether the client wants every member.
-func (r *slidingRoom) allMembers() bool {
-	return slices.ContainsFunc(r.required, func(p *requiredState) bool { return selectsAll(p, memberType) })
+func (w *combinedWant) allMembers() bool {
+	return slices.ContainsFunc(w.required, func(p *requiredState) bool { return selectsAll(p, memberType) })
 }
 
 // selectsAll reports whether a selection may have all state events of a type.
@@ -114,17 +151,18 @@ func (b *slidingBuilder) listRooms(ctx context.Context) (counts []int, err error
 	for i := range b.rooms {
 		r := &b.rooms[i]
 		if c, ok := b.run.subscriptions[r.room.ID()]; ok {
-			r.want(&c)
+			b.add(r, &c, "")
 		}
-		b.factsOf(r)
+		_, r.dm = b.user.direct[r.room.ID()]
 	}
 	if len(b.run.lists) == 0 {
 		return nil, nil
 	}
-	sorted := make([]*slidingRoom, len(b.rooms))
+	sorted := b.scratch.sorted[:0]
 	for i := range b.rooms {
-		sorted[i] = &b.rooms[i]
+		sorted = append(sorted, &b.rooms[i])
 	}
+	b.scratch.sorted = sorted
 	slices.SortFunc(sorted, func(x, y *slidingRoom) int {
 		return cmp.Or(cmp.Compare(y.activity, x.activity), cmp.Compare(y.Room, x.Room))
 	})
@@ -142,12 +180,13 @@ func (b *slidingBuilder) fillList(l *slidingList, sorted []*slidingRoom) (count 
 		children = b.childrenOf(l.filters.spaces)
 	}
 	for _, r := range sorted {
-		if !l.filters.admits(&r.facts, children) {
-			continue
+		if l.filters.some {
+			if facts := b.factsOf(r); !l.filters.admits(&facts, children) {
+				continue
+			}
 		}
 		if l.all || slices.ContainsFunc(l.ranges, func(x indexRange) bool { return int64(count) >= x.from && int64(count) <= x.to }) {
-			r.want(&l.roomConfig)
-			r.lists = append(r.lists, l.name)
+			b.add(r, &l.roomConfig, l.name)
 		}
 		count++
 	}
@@ -161,47 +200,62 @@ func (b *slidingBuilder) candidates(ctx context.Context) error {
 	if b.user, err = b.slidingUser(ctx, b.UserNID); err != nil {
 		return err
 	}
-	b.rooms = make([]slidingRoom, 0, len(b.plan.all))
-	nids := make([]ident.RoomNID, 0, len(b.plan.all))
 	sent := b.change.slidingState.rooms
-	at := 0
-	for _, m := range b.plan.all {
+	at, loaded := 0, b.plan.loaded
+	for i := range b.plan.all {
+		m := &b.plan.all[i]
 		for at < len(sent) && sent[at].room < m.Room {
 			at++
 		}
 		r := slidingRoom{RoomMembership: m, sent: -1, activity: m.Changed}
 		if at < len(sent) && sent[at].room == m.Room {
-			r.sent, r.since = at, cmp.Or(sent[at].since, b.since.Pos)
+			r.sent, r.since = int32(at), cmp.Or(sent[at].since, b.since.Pos)
+		}
+		if m.Membership == rooms.Join {
+			r.room, loaded = loaded[0], loaded[1:]
+			r.activity = storage.Pos(r.room.LastOrder() / orderStep)
 		}
 		if b.mayGet(&r) {
-			b.rooms, nids = append(b.rooms, r), append(nids, m.Room)
+			b.rooms = append(b.rooms, r)
 		}
+	}
+	return b.loadOthers(ctx)
+}
+
+// loadOthers loads the rooms that the user may get and is not joined to. It drops invites of ignored users.
+func (b *slidingBuilder) loadOthers(ctx context.Context) error {
+	var nids []ident.RoomNID
+	for i := range b.rooms {
+		if b.rooms[i].room == nil {
+			nids = append(nids, b.rooms[i].Room)
+		}
+	}
+	if len(nids) == 0 {
+		return nil
 	}
 	list, err := b.opts.Rooms.RoomsByNID(ctx, nids)
 	if err != nil {
 		return err
 	}
 	kept := b.rooms[:0]
-	for i, room := range list {
-		r := b.rooms[i]
-		r.room = room
-		switch r.stage {
-		case stageJoined:
-			r.activity = storage.Pos(room.LastOrder() / orderStep)
-		case stageStripped:
-			own := room.State(memberType, string(b.UserID))
+	for _, r := range b.rooms {
+		if r.room == nil {
+			r.room, list = list[0], list[1:]
+		}
+		if r.stage == stageStripped {
+			own := r.room.State(memberType, string(b.UserID))
 			if own == nil {
 				continue
 			}
-			if hidden, err := b.hidesInvite(ctx, &r.RoomMembership, own.Sender()); err != nil {
+			if hidden, err := b.hidesInvite(ctx, r.RoomMembership, own.Sender()); err != nil {
 				return err
 			} else if hidden {
 				continue
 			}
-		case stageLeft:
 		}
 		kept = append(kept, r)
 	}
+	clear(b.rooms[len(kept):])
 	b.rooms = kept
 	return nil
 }
@@ -230,23 +284,20 @@ func (b *slidingBuilder) mayGet(r *slidingRoom) bool {
 	return true
 }
 
-// factsOf sets what filters ask of a room.
-func (b *slidingBuilder) factsOf(r *slidingRoom) {
+// factsOf returns what filters ask of a room.
+func (b *slidingBuilder) factsOf(r *slidingRoom) (f roomFacts) {
 	if r.stage == stageStripped && !r.room.Resident() {
-		r.facts = b.user.outside[r.Room]
+		f = b.user.outside[r.Room]
 	} else {
-		r.facts = roomFacts{known: true, encrypted: r.room.Encrypted()}
-		if e := r.room.State("m.room.encryption", ""); e != nil && r.stage == stageLeft {
-			r.facts.encrypted = e.Pos <= r.Position // what came after the user left is not theirs to know
-		}
+		encryption := r.room.State("m.room.encryption", "")
+		// What came after the user left is not theirs to know.
+		f = roomFacts{known: true, encrypted: encryption != nil && (r.stage != stageLeft || encryption.Pos <= r.Position)}
 		if e := r.room.State("m.room.create", ""); e != nil {
-			r.facts.roomType = roomTypeOf(e.Content())
+			f.roomType = roomTypeOf(e.Content())
 		}
 	}
-	r.facts.room = r.room.ID()
-	r.facts.invited = r.Membership == rooms.Invite
-	_, r.facts.dm = b.user.direct[r.room.ID()]
-	r.facts.tags = b.user.tags[r.Room]
+	f.room, f.invited, f.dm, f.tags = r.room.ID(), r.Membership == rooms.Invite, r.dm, b.user.tags[r.Room]
+	return f
 }
 
 // childrenOf returns the rooms in spaces that the user is joined to.

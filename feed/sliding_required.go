@@ -11,21 +11,35 @@ import (
 	"ebb/storage"
 )
 
-// knows reports whether a client that has the state of a set has all that a selection is made of, so that only changes
-// are new to it.
-func (b *slidingBuilder) knows(set int, required []*requiredState) bool {
+// knownSet says whether a client that has the state of a set has all that it wants.
+type knownSet struct {
+	set   int
+	want  *combinedWant
+	knows bool
+}
+
+// knows reports whether a client that has the state of a set has all that it wants, so that only changes are new to it.
+// It remembers the answer, which is the same for most rooms.
+func (b *slidingBuilder) knows(set int, want *combinedWant) bool {
+	for i := range b.known {
+		if k := &b.known[i]; k.set == set && k.want == want {
+			return k.knows
+		}
+	}
 	texts := b.change.texts(set)
-	return !slices.ContainsFunc(required, func(p *requiredState) bool { return !slices.Contains(texts, p.text) })
+	knows := !slices.ContainsFunc(want.required, func(p *requiredState) bool { return !slices.Contains(texts, p.text) })
+	b.known = append(b.known, knownSet{set, want, knows})
+	return knows
 }
 
 // nextSet returns the set of the state that the client has with the answer: what it wants now, and what it wanted
 // before as long as that has not changed.
-func (b *slidingBuilder) nextSet(before int, r *slidingRoom, x *slidingNews) int {
-	if !r.fresh && !x.narrowed && b.knows(before, r.required) {
+func (b *slidingBuilder) nextSet(before int, r *roomWork, x *slidingNews) int {
+	if !r.fresh && !x.narrowed && b.knows(before, r.want) {
 		return before
 	}
 	var texts []string
-	for _, p := range r.required {
+	for _, p := range r.want.required {
 		texts = append(texts, p.text)
 	}
 	if !r.fresh && !x.narrowed {
@@ -36,16 +50,10 @@ func (b *slidingBuilder) nextSet(before int, r *slidingRoom, x *slidingNews) int
 
 // requiredState gathers the state of a room that the client wants: what has changed, and if the client wants more than
 // before (wider), that.
-func (b *slidingBuilder) requiredState(ctx context.Context, r *slidingRoom, n *roomNews, x *slidingNews, wider bool) error {
+func (b *slidingBuilder) requiredState(ctx context.Context, r *roomWork, n *roomNews, x *slidingNews, wider bool) error {
 	g := &requiredGatherer{stateGatherer: stateGatherer{b: b.builder, q: &n.wanted, have: map[pdu.StateKey]bool{}}, x: x, r: r, n: n}
 	if !r.fresh {
-		for _, text := range b.change.texts(r.next.set) {
-			p, err := requiredStateOf(text)
-			if err != nil {
-				return err
-			}
-			g.known = append(g.known, p)
-		}
+		g.texts = b.change.texts(r.next.set)
 	}
 	if x.left != nil && x.left.leave == nil {
 		g.ownMember()
@@ -83,10 +91,24 @@ func (b *slidingBuilder) requiredState(ctx context.Context, r *slidingRoom, n *r
 // requiredGatherer collects the required_state of a room.
 type requiredGatherer struct {
 	stateGatherer
-	r     *slidingRoom
+	r     *roomWork
 	n     *roomNews
 	x     *slidingNews
-	known []*requiredState
+	texts []string         // of the state that the client has, apart from changes
+	known []*requiredState // the same, once it was needed
+}
+
+// knows reports whether the client has an entry, apart from changes. A text that cannot be read, which no server has
+// written, selects nothing.
+func (g *requiredGatherer) knows(key pdu.StateKey) bool {
+	for len(g.known) < len(g.texts) {
+		p, err := requiredStateOf(g.texts[len(g.known)])
+		if err != nil {
+			p = &requiredState{}
+		}
+		g.known = append(g.known, p)
+	}
+	return slices.ContainsFunc(g.known, func(p *requiredState) bool { return p.selects(key.Type, key.Key) })
 }
 
 // addKey adds an entry as it is at the end.
@@ -110,7 +132,7 @@ func (g *requiredGatherer) addChanged(ctx context.Context) error {
 	everyMember := g.n.lazy && !g.n.timeline.limited
 	for _, key := range changed {
 		switch {
-		case g.r.selects(key.Type, key.Key), everyMember && ofMembers(key):
+		case g.r.want.selects(key.Type, key.Key), everyMember && ofMembers(key):
 			if g.have[key] {
 				continue
 			}
@@ -124,7 +146,7 @@ func (g *requiredGatherer) addChanged(ctx context.Context) error {
 				continue
 			}
 			g.add(key, pos, g.find(key, pos))
-		case slices.ContainsFunc(g.known, func(p *requiredState) bool { return p.selects(key.Type, key.Key) }):
+		case g.knows(key):
 			g.x.narrowed = true
 		}
 	}
@@ -166,7 +188,7 @@ func (g *requiredGatherer) changed(ctx context.Context) (keys []pdu.StateKey, er
 func (g *requiredGatherer) addWanted(ctx context.Context) error {
 	var wanted []pdu.StateKey
 	wild := false
-	for _, p := range g.r.required {
+	for _, p := range g.r.want.required {
 		for i := range p.include {
 			e := &p.include[i]
 			if e.Type == nil || e.Key == nil {
@@ -184,8 +206,7 @@ func (g *requiredGatherer) addWanted(ctx context.Context) error {
 		wanted = append(wanted, all...)
 	}
 	for _, key := range wanted {
-		known := slices.ContainsFunc(g.known, func(p *requiredState) bool { return p.selects(key.Type, key.Key) })
-		if !known && g.r.selects(key.Type, key.Key) {
+		if !g.knows(key) && g.r.want.selects(key.Type, key.Key) {
 			if err := g.addKey(ctx, key); err != nil {
 				return err
 			}
@@ -205,7 +226,7 @@ func (g *requiredGatherer) everyKey(ctx context.Context) (keys []pdu.StateKey, e
 		}
 		return keys, err
 	}
-	members := g.r.allMembers() || g.namesMembers()
+	members := g.r.want.allMembers() || g.namesMembers()
 	g.q.room.EachState(func(key pdu.StateKey, _, _ storage.Pos, _ *rooms.Event) bool {
 		if members || !ofMembers(key) {
 			keys = append(keys, key)
@@ -217,7 +238,7 @@ func (g *requiredGatherer) everyKey(ctx context.Context) (keys []pdu.StateKey, e
 
 // namesMembers reports whether a selection may have a member by a key that it names for all types.
 func (g *requiredGatherer) namesMembers() bool {
-	return slices.ContainsFunc(g.r.required, func(p *requiredState) bool {
+	return slices.ContainsFunc(g.r.want.required, func(p *requiredState) bool {
 		return slices.ContainsFunc(p.include, func(e stateElement) bool { return e.Type == nil && e.Key != nil && *e.Key != "" })
 	})
 }

@@ -18,19 +18,18 @@ const maxFirstReceipts = 100
 
 // slidingNews is what is new in one room, besides what roomNews has.
 type slidingNews struct {
-	expanded bool             // the timeline begins before what the client has
-	live     int              // events that have just happened
-	stubs    []pdu.StateKey   // entries of the state that were deleted
-	name     *rooms.Event     // the event of the name, if that is new to the client
-	avatar   *rooms.Event     // the same for the avatar
-	unnamed  bool             // the name was deleted
-	faceless bool             // the avatar was deleted
-	heroes   []*rooms.Event   // member events
-	named    bool             // the room has a name, and so no heroes
-	dm       bool             // whether it is a direct chat is new to the client
-	left     *departure       // if the user has left
-	known    []*requiredState // the state that the client has, apart from changes
-	narrowed bool             // state has changed that the client has and does not want any more
+	expanded bool           // the timeline begins before what the client has
+	live     int            // events that have just happened
+	stubs    []pdu.StateKey // entries of the state that were deleted
+	name     *rooms.Event   // the event of the name, if that is new to the client
+	avatar   *rooms.Event   // the same for the avatar
+	unnamed  bool           // the name was deleted
+	faceless bool           // the avatar was deleted
+	heroes   []*rooms.Event // member events
+	named    bool           // the room has a name, and so no heroes
+	dm       bool           // whether it is a direct chat is new to the client
+	left     *departure     // if the user has left
+	narrowed bool           // state has changed that the client has and does not want any more
 }
 
 // writeSlidingRooms gathers and appends the rooms that the client wants, one after the other.
@@ -39,14 +38,13 @@ func (b *slidingBuilder) writeSlidingRooms(ctx context.Context) error {
 	body := len(b.out)
 	for i := range b.rooms {
 		r := &b.rooms[i]
-		if r.sent >= 0 {
-			r.next, r.hold = b.change.rooms[r.sent], true
+		if r.want != nil && r.stage == stageJoined && r.room.Partial() && r.want.allMembers() {
+			r.want = nil // until all members are known
 		}
-		r.wanted = r.wanted && !(r.stage == stageJoined && r.allMembers() && r.room.Partial())
-		if !r.wanted {
+		if r.want == nil || !b.mayHaveNews(r) {
 			continue
 		}
-		if err := b.writeSlidingRoom(ctx, r); err != nil {
+		if err := b.writeSlidingRoom(ctx, b.workOn(r)); err != nil {
 			return err
 		}
 	}
@@ -58,51 +56,69 @@ func (b *slidingBuilder) writeSlidingRooms(ctx context.Context) error {
 	return nil
 }
 
-// writeSlidingRoom gathers and appends a room, if there is anything new in it, and sets what the client then has of it.
-func (b *slidingBuilder) writeSlidingRoom(ctx context.Context, r *slidingRoom) error {
-	before := r.next
-	stayed := r.hold && before.stage == r.stage
-	r.fresh = !stayed
-	if !r.hold {
-		r.next = sentRoom{room: r.Room}
+// mayHaveNews reports whether there may be anything new in a room that the client wants, by what is in memory.
+func (b *slidingBuilder) mayHaveNews(r *slidingRoom) bool {
+	if r.sent < 0 {
+		return true
 	}
-	r.hold, r.next.stage, r.next.since = true, r.stage, 0
+	before := &b.change.rooms[r.sent]
+	if before.stage != r.stage || r.Changed > r.since {
+		return true
+	}
+	if r.stage != stageJoined {
+		return false
+	}
+	return r.JoinedPos > r.since || max(r.room.Last(), r.room.Completed()) > r.since || r.want.limit > int(before.limit) || r.dm != before.dm ||
+		!before.receipts && b.run.extensions.Receipts.covers(r) || !b.knows(before.set, r.want)
+}
+
+// workOn begins work on a room.
+func (b *slidingBuilder) workOn(r *slidingRoom) *roomWork {
+	if r.work != nil {
+		return r.work
+	}
+	r.work = &roomWork{slidingRoom: r, next: sentRoom{room: r.Room}}
+	if r.sent >= 0 {
+		r.work.next = b.change.rooms[r.sent]
+	}
+	return r.work
+}
+
+// writeSlidingRoom gathers and appends a room, if there is anything new in it, and sets what the client then has of it.
+func (b *slidingBuilder) writeSlidingRoom(ctx context.Context, r *roomWork) error {
+	before := r.next
+	r.fresh = r.sent < 0 || before.stage != r.stage
+	r.next.stage, r.next.since = r.stage, 0
 	switch r.stage {
 	case stageJoined:
 		r.fresh = r.fresh || r.JoinedPos > r.since
 		return b.slidingJoined(ctx, r, before)
 	case stageStripped:
-		if stayed && r.Changed <= r.since {
-			return nil
-		}
 		return b.slidingStripped(ctx, r)
 	case stageLeft:
-		if stayed && r.Changed <= r.since {
-			return nil
-		}
 	}
-	r.fresh = !r.hold || before.room == 0
+	r.fresh = r.sent < 0
 	return b.slidingLeft(ctx, r, before)
 }
 
 // slidingJoined gathers and appends a room that the user is in. before is what the client has of it.
-func (b *slidingBuilder) slidingJoined(ctx context.Context, r *slidingRoom, before sentRoom) error {
+func (b *slidingBuilder) slidingJoined(ctx context.Context, r *roomWork, before sentRoom) error {
 	if r.fresh {
 		r.since = 0
 		before = sentRoom{room: r.Room}
 		r.next = before
 	}
-	n := b.scratch
-	x := slidingNews{expanded: !r.fresh && r.limit > int(before.limit), dm: r.facts.dm != before.dm || r.fresh && r.facts.dm}
-	r.next.dm = r.facts.dm
+	n := &b.scratch.news
+	x := slidingNews{expanded: !r.fresh && r.want.limit > int(before.limit), dm: r.dm != before.dm || r.fresh && r.dm}
+	r.next.dm = r.dm
 	if err := b.slidingReceipts(ctx, r); err != nil {
 		return err
 	}
-	wider := r.fresh || !b.knows(before.set, r.required)
+	wider := r.fresh || !b.knows(before.set, r.want)
 	if !r.fresh && !x.expanded && !x.dm && !wider && max(r.room.Last(), r.room.Completed(), r.Changed) <= r.since {
-		return nil
+		return nil // only receipts that were not asked for before
 	}
-	n.reset(roomQuery{room: r.room, since: r.since, token: b.since.Pos, initial: r.fresh, limit: r.limit, lazy: r.lazy(), stateAfter: true})
+	n.reset(roomQuery{room: r.room, since: r.since, token: b.since.Pos, initial: r.fresh, limit: r.want.limit, lazy: r.want.lazy(), stateAfter: true})
 	n.window = b.window(r.room, r.since)
 	if err := b.slidingTimeline(ctx, r, n, &x); err != nil {
 		return err
@@ -115,9 +131,9 @@ func (b *slidingBuilder) slidingJoined(ctx context.Context, r *slidingRoom, befo
 	if err := b.slidingProfile(ctx, n, &x); err != nil {
 		return err
 	}
-	r.next.limit = max(before.limit, uint8(r.limit))
-	if n.timeline.limited && !x.expanded || r.limit == 0 && !(n.window.whole && len(n.window.events) == 0) {
-		r.next.limit = uint8(r.limit) // what came before is not connected with it
+	r.next.limit = max(before.limit, uint8(r.want.limit))
+	if n.timeline.limited && !x.expanded || r.want.limit == 0 && !(n.window.whole && len(n.window.events) == 0) {
+		r.next.limit = uint8(r.want.limit) // what came before is not connected with it
 	}
 	r.next.set = b.nextSet(before.set, r, &x)
 	if !b.slidingNews(r, n, &x) {
@@ -134,7 +150,7 @@ func (b *slidingBuilder) slidingJoined(ctx context.Context, r *slidingRoom, befo
 }
 
 // slidingNews reports whether anything is new in a joined room.
-func (b *slidingBuilder) slidingNews(r *slidingRoom, n *roomNews, x *slidingNews) bool {
+func (b *slidingBuilder) slidingNews(r *roomWork, n *roomNews, x *slidingNews) bool {
 	counts := n.summary.changed && (n.window.whole && n.changedMembers() || n.summary.completed)
 	return r.fresh || x.dm || counts || r.ownReceipt && !b.run.Merged || n.timeline.limited || x.unnamed || x.faceless ||
 		x.name != nil || x.avatar != nil || len(n.timeline.events)+len(n.state)+len(x.stubs) > 0
@@ -142,17 +158,17 @@ func (b *slidingBuilder) slidingNews(r *slidingRoom, n *roomNews, x *slidingNews
 
 // slidingTimeline gathers the timeline of a joined room: what is new, or the newest events if the client has fewer than
 // it wants.
-func (b *slidingBuilder) slidingTimeline(ctx context.Context, r *slidingRoom, n *roomNews, x *slidingNews) (err error) {
+func (b *slidingBuilder) slidingTimeline(ctx context.Context, r *roomWork, n *roomNews, x *slidingNews) (err error) {
 	since := r.since
 	if x.expanded {
 		since = 0
 	}
-	if r.limit == 0 {
+	if r.want.limit == 0 {
 		n.timeline = timeline{last: b.upTo, view: b.opts.History.View(r.room, b.Requester)}
 		n.timeline.begin()
 		return nil
 	}
-	if n.timeline, err = b.timeline(ctx, r.room, b.window(r.room, since), since, b.upTo, r.limit); err != nil {
+	if n.timeline, err = b.timeline(ctx, r.room, b.window(r.room, since), since, b.upTo, r.want.limit); err != nil {
 		return err
 	}
 	if x.expanded && len(n.timeline.events) > 0 && n.timeline.events[0].Pos > r.since && !n.timeline.limited {
@@ -168,8 +184,8 @@ func (b *slidingBuilder) slidingTimeline(ctx context.Context, r *slidingRoom, n 
 }
 
 // slidingReceipts gathers the receipts of a joined room that are new to the client.
-func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *slidingRoom) error {
-	last, wanted := r.room.LastReceipt(), b.run.extensions.Receipts.covers(r)
+func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *roomWork) error {
+	last, wanted := r.room.LastReceipt(), b.run.extensions.Receipts.covers(r.slidingRoom)
 	since, limit := r.since, maxReceipts
 	if wanted && !r.next.receipts {
 		since, limit = 0, maxFirstReceipts
@@ -196,19 +212,19 @@ func (b *slidingBuilder) slidingReceipts(ctx context.Context, r *slidingRoom) er
 }
 
 // slidingStripped gathers and appends a room that the user is invited to or knocks on.
-func (b *slidingBuilder) slidingStripped(ctx context.Context, r *slidingRoom) error {
-	n := b.scratch
-	some, err := b.gatherStripped(ctx, &r.RoomMembership, n)
+func (b *slidingBuilder) slidingStripped(ctx context.Context, r *roomWork) error {
+	n := &b.scratch.news
+	some, err := b.gatherStripped(ctx, r.RoomMembership, n)
 	if err != nil || !some {
 		return err
 	}
-	x := slidingNews{dm: r.facts.dm}
-	r.fresh, r.next.dm = true, r.facts.dm
+	x := slidingNews{dm: r.dm}
+	r.fresh, r.next.dm = true, r.dm
 	return b.writeSliding(ctx, r, n, &x)
 }
 
 // slidingLeft gathers and appends a room that the user has left or was removed from. It has what happened until then.
-func (b *slidingBuilder) slidingLeft(ctx context.Context, r *slidingRoom, before sentRoom) error {
+func (b *slidingBuilder) slidingLeft(ctx context.Context, r *roomWork, before sentRoom) error {
 	if r.fresh {
 		r.since = 0
 	}
@@ -221,8 +237,8 @@ func (b *slidingBuilder) slidingLeft(ctx context.Context, r *slidingRoom, before
 		return err
 	}
 	r.fresh = r.fresh || before.stage != stageJoined || d.leave == nil || d.joined > r.since
-	n := b.scratch
-	q := roomQuery{room: r.room, since: r.since, token: r.since, initial: r.fresh, limit: r.limit, lazy: r.lazy(), stateAfter: true}
+	n := &b.scratch.news
+	q := roomQuery{room: r.room, since: r.since, token: r.since, initial: r.fresh, limit: r.want.limit, lazy: r.want.lazy(), stateAfter: true}
 	if r.fresh {
 		q.since = 0
 	}
@@ -231,7 +247,7 @@ func (b *slidingBuilder) slidingLeft(ctx context.Context, r *slidingRoom, before
 	if err := b.lastTimeline(ctx, n, d); err != nil {
 		return err
 	}
-	x := slidingNews{left: d, dm: r.facts.dm != before.dm}
+	x := slidingNews{left: d, dm: r.dm != before.dm}
 	for _, e := range slices.Backward(n.timeline.events) {
 		if b.initial || e.Pos <= token {
 			break
@@ -244,7 +260,7 @@ func (b *slidingBuilder) slidingLeft(ctx context.Context, r *slidingRoom, before
 	if err := b.leftProfile(ctx, n, &x); err != nil {
 		return err
 	}
-	r.next.dm = r.facts.dm
+	r.next.dm = r.dm
 	b.noteTimeline(n)
 	return b.writeSliding(ctx, r, n, &x)
 }
@@ -331,24 +347,29 @@ func contentText(e *rooms.Event, member string) string {
 
 // noteRooms notes what the client has with the answer, of rooms in its ranges and of others.
 func (b *slidingBuilder) noteRooms() {
+	data := b.run.extensions.AccountData.on()
 	for i := range b.rooms {
 		r := &b.rooms[i]
-		if !b.run.extensions.AccountData.on() {
-			r.next.data = false
-		}
-		if r.hold && r.next.stage != stageJoined {
-			r.next.limit, r.next.set = 0, b.change.setOf(nil)
-		}
+		var next sentRoom
 		switch {
-		case r.sent < 0 && r.wanted && r.hold:
-			b.change.add(r.next)
-		case r.sent >= 0 && r.wanted:
-			b.change.set(r.sent, r.next)
-		case r.sent >= 0:
-			if r.next.since == 0 && max(r.room.Last(), r.Changed) > b.since.Pos {
-				r.next.since = b.since.Pos
-			}
-			b.change.set(r.sent, r.next)
+		case r.work != nil:
+			next = r.work.next
+		case r.sent < 0:
+			continue
+		default:
+			next = b.change.rooms[r.sent]
+		}
+		if r.want == nil && next.since == 0 && (r.Changed > b.since.Pos || r.stage == stageJoined && r.room.Last() > b.since.Pos) {
+			next.since = b.since.Pos
+		}
+		if next.stage != stageJoined {
+			next.limit, next.set = 0, b.change.setOf(nil)
+		}
+		next.data = next.data && data
+		if r.sent < 0 {
+			b.change.add(next)
+		} else {
+			b.change.set(int(r.sent), next)
 		}
 	}
 }

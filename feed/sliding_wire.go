@@ -55,10 +55,10 @@ type SlidingBody struct {
 // wireList is a list of a request.
 type wireList struct {
 	wireRoomConfig
-	Ranges  *[][]int64   `json:"ranges"` // deployed
-	Range   *[]int64     `json:"range"`  // merged
-	All     bool         `json:"slow_get_all_rooms"`
-	Filters *wireFilter5 `json:"filters"`
+	Ranges  *[][]int64      `json:"ranges"` // deployed
+	Range   *[]int64        `json:"range"`  // merged
+	All     bool            `json:"slow_get_all_rooms"`
+	Filters *wireListFilter `json:"filters"`
 }
 
 // wireRoomConfig says what a client wants of rooms.
@@ -67,8 +67,8 @@ type wireRoomConfig struct {
 	RequiredState json.RawMessage `json:"required_state"`
 }
 
-// wireFilter5 is the filter of a list. A nil entry of the room types stands for rooms without a type.
-type wireFilter5 struct {
+// wireListFilter is the filter of a list. A nil entry of the room types stands for rooms without a type.
+type wireListFilter struct {
 	IsDM         *bool      `json:"is_dm"`
 	IsEncrypted  *bool      `json:"is_encrypted"`
 	IsInvite     *bool      `json:"is_invite"`  // deployed
@@ -101,15 +101,24 @@ type roomConfig struct {
 // slidingQuery is a parsed SlidingRequest.
 type slidingQuery struct {
 	SlidingRequest
-	lists         []slidingList // by name
-	subscriptions map[id.RoomID]roomConfig
-	extensions    slidingExtensions
+	*slidingAsk
+	extensions slidingExtensions
 	// wants identifies what the client wants, so that a server that has just looked knows whether to look again; see
 	// slidingLook.
 	wants uint64
 }
 
-// parse checks a request.
+// slidingAsk is what a client wants of rooms. It is not modified: clients ask for the same again and again, and the
+// connection keeps it for the next request.
+type slidingAsk struct {
+	user          id.UserID // whom $ME means
+	merged        bool
+	hash          uint64        // of the text
+	lists         []slidingList // by name
+	subscriptions map[id.RoomID]roomConfig
+}
+
+// parseSliding checks a request, except for what it wants of rooms.
 func (s *Service) parseSliding(q SlidingRequest) (*slidingQuery, error) {
 	p := &slidingQuery{SlidingRequest: q}
 	if q.Merged {
@@ -119,24 +128,39 @@ func (s *Service) parseSliding(q SlidingRequest) (*slidingQuery, error) {
 	if len(q.Body.ConnID) > maxSlidingName || len(q.Body.TxnID) > maxSlidingName {
 		return nil, mxerr.InvalidParam("conn_id and txn_id must not be longer than %d bytes", maxSlidingName)
 	}
-	if err := cmp.Or(p.parseLists(), p.parseSubscriptions()); err != nil {
-		return nil, err
-	}
 	if err := decodePart("extensions", q.Body.Extensions, &p.extensions); err != nil {
 		return nil, err
 	}
-	if err := p.extensions.parse(); err != nil {
-		return nil, err
-	}
+	return p, p.extensions.parse()
+}
+
+// parseAsk sets what a request wants of rooms: as the connection knows it from an earlier request with the same text,
+// or by parsing it.
+func (s *Service) parseAsk(p *slidingQuery, c *slidingConn) error {
 	var h maphash.Hash
 	h.SetSeed(s.sessions.seed)
-	for _, part := range [][]byte{q.Body.Lists, q.Body.Subscriptions, q.Body.Extensions} {
+	for _, part := range [][]byte{p.Body.Lists, p.Body.Subscriptions} {
 		_, _ = h.Write(part)
 		_ = h.WriteByte(0)
 	}
+	hash := h.Sum64()
+	_, _ = h.Write(p.Body.Extensions)
 	p.wants = h.Sum64()
+	c.mu.Lock()
+	ask := c.ask
+	c.mu.Unlock()
+	if ask == nil || ask.hash != hash || ask.merged != p.Merged {
+		ask = &slidingAsk{user: p.UserID, merged: p.Merged, hash: hash}
+		if err := cmp.Or(ask.parseLists(p.Body.Lists), ask.parseSubscriptions(p.Body.Subscriptions)); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.ask = ask
+		c.mu.Unlock()
+	}
+	p.slidingAsk = ask
 	p.Body.Lists, p.Body.Subscriptions, p.Body.Extensions = nil, nil, nil // not kept while the client waits
-	return p, nil
+	return nil
 }
 
 // decodePart decodes a part of the body. An absent part and null leave v as it is.
@@ -150,16 +174,16 @@ func decodePart(name string, raw []byte, v any) error {
 	return nil
 }
 
-func (p *slidingQuery) parseLists() error {
+func (p *slidingAsk) parseLists(raw []byte) error {
 	var wire map[string]wireList
-	if err := decodePart("lists", p.Body.Lists, &wire); err != nil {
+	if err := decodePart("lists", raw, &wire); err != nil {
 		return err
 	}
 	if len(wire) > maxSlidingLists {
 		return mxerr.InvalidParam("There must be at most %d lists", maxSlidingLists)
 	}
 	for name, w := range wire {
-		if len(name) > maxSlidingName || p.Merged && !isOpaque(name) {
+		if len(name) > maxSlidingName || p.merged && !isOpaque(name) {
 			return mxerr.InvalidParam("%.40q is not a name for a list: it must have 1 to %d characters of a-z, A-Z, 0-9 and -._~", name, maxSlidingName)
 		}
 		l, err := p.parseList(&w)
@@ -179,15 +203,15 @@ func isOpaque(text string) bool {
 	return text != "" && strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~") == ""
 }
 
-func (p *slidingQuery) parseList(w *wireList) (l slidingList, err error) {
+func (p *slidingAsk) parseList(w *wireList) (l slidingList, err error) {
 	if l.roomConfig, err = p.parseConfig(&w.wireRoomConfig); err != nil {
 		return l, err
 	}
 	var ranges [][]int64
 	switch {
-	case p.Merged && w.Range != nil:
+	case p.merged && w.Range != nil:
 		ranges = [][]int64{*w.Range}
-	case p.Merged:
+	case p.merged:
 		l.all = true
 	case w.All:
 		l.all = true
@@ -203,29 +227,29 @@ func (p *slidingQuery) parseList(w *wireList) (l slidingList, err error) {
 		}
 		l.ranges = append(l.ranges, indexRange{r[0], r[1]})
 	}
-	l.filters, err = parseListFilter(w.Filters, p.Merged)
+	l.filters, err = parseListFilter(w.Filters, p.merged)
 	return l, err
 }
 
-func (p *slidingQuery) parseConfig(w *wireRoomConfig) (c roomConfig, err error) {
+func (p *slidingAsk) parseConfig(w *wireRoomConfig) (c roomConfig, err error) {
 	if w.TimelineLimit < 0 {
 		return c, mxerr.InvalidParam("timeline_limit must not be negative")
 	}
 	c.limit = int(min(w.TimelineLimit, maxTimelineLimit))
-	if p.Merged {
-		c.required, err = parseMergedState(w.RequiredState, p.UserID)
+	if p.merged {
+		c.required, err = parseMergedState(w.RequiredState, p.user)
 	} else {
-		c.required, err = parseDeployedState(w.RequiredState, p.UserID)
+		c.required, err = parseDeployedState(w.RequiredState, p.user)
 	}
 	return c, err
 }
 
-func (p *slidingQuery) parseSubscriptions() error {
+func (p *slidingAsk) parseSubscriptions(raw []byte) error {
 	var wire map[id.RoomID]wireRoomConfig
-	if err := decodePart("room_subscriptions", p.Body.Subscriptions, &wire); err != nil {
+	if err := decodePart("room_subscriptions", raw, &wire); err != nil {
 		return err
 	}
-	if p.Merged && len(wire) > maxSlidingSubscriptions {
+	if p.merged && len(wire) > maxSlidingSubscriptions {
 		return mxerr.InvalidParam("There must be at most %d room_subscriptions", maxSlidingSubscriptions)
 	}
 	if len(wire) > 0 {
@@ -378,11 +402,11 @@ func comparePointers(a, b *string) int {
 }
 
 // parseListFilter parses the filter of a list.
-func parseListFilter(w *wireFilter5, merged bool) (f roomListFilter, err error) {
+func parseListFilter(w *wireListFilter, merged bool) (f roomListFilter, err error) {
 	if w == nil {
 		return f, nil
 	}
-	f = roomListFilter{dm: w.IsDM, encrypted: w.IsEncrypted, invited: w.IsInvite}
+	f = roomListFilter{some: true, dm: w.IsDM, encrypted: w.IsEncrypted, invited: w.IsInvite}
 	if merged {
 		f.invited = w.IsInvited
 	}

@@ -10,21 +10,21 @@ import (
 )
 
 // writeSliding appends a room.
-func (b *slidingBuilder) writeSliding(ctx context.Context, r *slidingRoom, n *roomNews, x *slidingNews) error {
+func (b *slidingBuilder) writeSliding(ctx context.Context, r *roomWork, n *roomNews, x *slidingNews) error {
 	b.key(string(r.room.ID()))
 	b.out = append(b.out, '{')
 	b.flag("initial", r.fresh)
 	if b.run.Merged {
 		b.key("membership")
 		b.out = append(canonjson.AppendString(b.out, r.Membership), ',')
-		if len(r.lists) > 0 {
+		if len(r.want.lists) > 0 {
 			b.key("lists")
-			b.out = append(appendStrings(b.out, r.lists), ',')
+			b.out = append(appendStrings(b.out, r.want.lists), ',')
 		}
 	}
 	if x.dm {
 		b.key("is_dm")
-		b.out = append(strconv.AppendBool(b.out, r.facts.dm), ',')
+		b.out = append(strconv.AppendBool(b.out, r.dm), ',')
 	}
 	if r.stage == stageStripped {
 		b.writeSlidingStripped(n)
@@ -74,7 +74,7 @@ func (b *slidingBuilder) writeSlidingStripped(n *roomNews) {
 }
 
 // writeSlidingProfile appends name, avatar, heroes, counts and bump_stamp.
-func (b *slidingBuilder) writeSlidingProfile(ctx context.Context, r *slidingRoom, n *roomNews, x *slidingNews) error {
+func (b *slidingBuilder) writeSlidingProfile(ctx context.Context, r *roomWork, n *roomNews, x *slidingNews) error {
 	for _, m := range []struct {
 		name, member string
 		e            *rooms.Event
@@ -164,8 +164,8 @@ func (b *slidingBuilder) writeRequired(ctx context.Context, n *roomNews, x *slid
 }
 
 // writeSlidingTimeline appends the timeline. A room of which the client wants no events has none.
-func (b *slidingBuilder) writeSlidingTimeline(ctx context.Context, r *slidingRoom, n *roomNews, x *slidingNews) error {
-	if r.limit == 0 {
+func (b *slidingBuilder) writeSlidingTimeline(ctx context.Context, r *roomWork, n *roomNews, x *slidingNews) error {
+	if r.want.limit == 0 {
 		return nil
 	}
 	b.key("timeline")

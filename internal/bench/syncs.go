@@ -250,6 +250,11 @@ func gather(members []*account) error {
 // waiting lets n clients wait, and sync again whenever they are answered. It returns by how many KB per client the
 // server's memory has grown.
 func (b *bench) waiting(p *process, n int, client func(i int) (c *conn, ask func() error)) (float64, error) {
+	return b.waitingUntil(p, n, client, func() error { return nil })
+}
+
+// waitingUntil is waiting and calls look while the clients wait.
+func (b *bench) waitingUntil(p *process, n int, client func(i int) (c *conn, ask func() error), look func() error) (float64, error) {
 	time.Sleep(3 * time.Second)
 	before, err := p.used()
 	if err != nil {
@@ -273,6 +278,7 @@ func (b *bench) waiting(p *process, n int, client func(i int) (c *conn, ask func
 	}
 	time.Sleep(5 * time.Second)
 	after, err := p.used()
+	err = errors.Join(err, look())
 	if b.profile != "" && p.binary != "" {
 		err = errors.Join(err, os.MkdirAll(b.profile, 0o750),
 			p.fetch("heap", filepath.Join(b.profile, "waiting.pprof")),
