@@ -66,6 +66,9 @@ func (s *Service) SlidingSync(ctx context.Context, q SlidingRequest) (json.RawMe
 	if err := s.touchSliding(ctx, r.conn); err != nil {
 		return nil, err
 	}
+	if r.extensions.Profiles.on() {
+		defer s.profiles.watch(q.UserNID)()
+	}
 	sub := s.opts.Hub.Park(q.UserNID, q.DeviceNID)
 	defer sub.Close()
 	return s.pollSliding(ctx, r, sub)
@@ -137,6 +140,7 @@ type slidingBuilder struct {
 	keys      string      // the key counts, as JSON members
 	delivered storage.Pos // see slidingLook
 	toDevice  storage.Pos // next_batch of to_device
+	threads   ThreadSubscriptions
 }
 
 // buildSliding makes an answer. It returns nil if there is nothing new and the client may wait (final is false).
@@ -207,7 +211,8 @@ func (s *Service) slidingIdle(r *slidingRun) bool {
 	defer r.conn.mu.Unlock()
 	l := &r.conn.look
 	return l.serial == r.since.serial && l.rooms == inRooms && l.covers(r.session, r.wants, r.since.Pos, own) &&
-		!(r.extensions.Typing.on() && s.typing.changedSince(r.since.Token, s.epoch))
+		!(r.extensions.Typing.on() && s.typing.changedSince(r.since.Token, s.epoch)) &&
+		!(r.extensions.Profiles.on() && s.profiles.changedSince(r.since.Pos))
 }
 
 // build makes the answer. own is the count of the device's own news from before the position was read.

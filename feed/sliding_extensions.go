@@ -20,6 +20,8 @@ type slidingExtensions struct {
 	AccountData roomsExtension    `json:"account_data"`
 	Receipts    roomsExtension    `json:"receipts"`
 	Typing      roomsExtension    `json:"typing"`
+	Threads     threadsExtension  `json:"io.element.msc4308.thread_subscriptions"`
+	Profiles    profilesExtension `json:"org.matrix.msc4262.profiles"`
 }
 
 // slidingExtensionTable lists the extensions in the order in which they are written. write appends the value, and
@@ -34,6 +36,8 @@ var slidingExtensionTable = []struct {
 	{"account_data", func(x *slidingExtensions) bool { return x.AccountData.on() }, (*slidingBuilder).writeAccountData},
 	{"receipts", func(x *slidingExtensions) bool { return x.Receipts.on() }, (*slidingBuilder).writeReceipts},
 	{"typing", func(x *slidingExtensions) bool { return x.Typing.on() }, (*slidingBuilder).writeTyping},
+	{"io.element.msc4308.thread_subscriptions", func(x *slidingExtensions) bool { return x.Threads.on() }, (*slidingBuilder).writeThreads},
+	{"org.matrix.msc4262.profiles", func(x *slidingExtensions) bool { return x.Profiles.on() }, (*slidingBuilder).writeProfileUpdates},
 }
 
 // extension is an extension without further settings.
@@ -79,7 +83,10 @@ const maxSlidingToDevice = 100
 
 // parse checks the settings.
 func (x *slidingExtensions) parse() error {
-	for _, e := range []*roomsExtension{&x.AccountData, &x.Receipts, &x.Typing} {
+	if x.Profiles.Fields != nil && len(*x.Profiles.Fields) > maxFilterList {
+		return mxerr.InvalidParam("fields of profiles must have at most %d entries", maxFilterList)
+	}
+	for _, e := range []*roomsExtension{&x.AccountData, &x.Receipts, &x.Typing, &x.Profiles.roomsExtension} {
 		for _, list := range []*[]string{e.Lists, e.Rooms} {
 			if list != nil && len(*list) > maxFilterList {
 				return mxerr.InvalidParam("lists and rooms of an extension must have at most %d entries", maxFilterList)
@@ -150,14 +157,19 @@ func (b *slidingBuilder) ownSliding(ctx context.Context, own uint64) error {
 			return err
 		}
 	}
-	if !x.E2EE.on() {
+	if !x.E2EE.on() && !x.Profiles.on() {
 		return nil
 	}
 	return b.sharingNews(ctx)
 }
 
 // readOwn reads what concerns the user and the device.
-func (b *slidingBuilder) readOwn(tx *storage.Tx) error {
+func (b *slidingBuilder) readOwn(tx *storage.Tx) (err error) {
+	if x := &b.run.extensions.Threads; x.on() {
+		if b.threads, err = threadSubscriptions(tx, b.UserNID, b.since.Pos, b.upTo, x.limit()); err != nil {
+			return err
+		}
+	}
 	if b.run.extensions.AccountData.on() {
 		if err := b.ownAccountData(tx); err != nil {
 			return err

@@ -96,8 +96,11 @@ func threadToken(p storage.Pos) string {
 	return threadTokenPrefix + strconv.FormatInt(int64(p), 10)
 }
 
-// parseThreadToken parses a token of threadToken or one of /sync.
+// parseThreadToken parses a token of threadToken, one of /sync or one of sliding sync.
 func (s *Service) parseThreadToken(text string) (storage.Pos, error) {
+	if p, err := parseSlidingPos(text); err == nil {
+		return min(p.Pos, s.opts.DB.Settled()), nil
+	}
 	rest, ok := strings.CutPrefix(text, threadTokenPrefix)
 	if !ok {
 		t, err := s.parseSince(text)

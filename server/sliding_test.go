@@ -47,3 +47,70 @@ func TestSlidingSyncInBothForms(t *testing.T) {
 	body["pos"] = "x"
 	bob.Refused("POST", "/v4/sync", body, 400, "M_UNKNOWN_POS")
 }
+
+// slidingExtension sends a request for one extension and one room, and returns what the extension answers and the next
+// pos.
+func slidingExtension(c *device, pos, room, name string, settings map[string]any) (answer any, next string) {
+	settings["enabled"] = true
+	a := c.Do("POST", "/unstable/org.matrix.simplified_msc3575/sync?timeout=10000&pos="+pos, map[string]any{
+		"room_subscriptions": map[string]any{room: map[string]any{"timeline_limit": 0, "required_state": []any{}}},
+		"extensions":         map[string]any{name: settings},
+	})
+	return get(a, "extensions", name), get(a, "pos").(string)
+}
+
+func TestSlidingSyncTellsThreadSubscriptions(t *testing.T) {
+	const name = "io.element.msc4308.thread_subscriptions"
+	alice := signUp(t, testserver.New(t, nil), "alice")
+	room := alice.Do("POST", "/v3/createRoom", nil)["room_id"].(string)
+	var roots []string
+	subscribe := func() {
+		root := alice.Do("PUT", "/v3/rooms/"+room+"/send/m.room.message/"+string(rune('a'+len(roots))), map[string]any{"msgtype": "m.text", "body": "hi"})["event_id"].(string)
+		alice.Do("PUT", "/unstable/io.element.msc4306/rooms/"+room+"/thread/"+root+"/subscription", map[string]any{})
+		roots = append(roots, root)
+	}
+	subscribe()
+	answer, pos := slidingExtension(alice, "", room, name, map[string]any{})
+	if get(answer, "subscribed", room, roots[0], "automatic") != false || get(answer, "subscribed", room, roots[0], "bump_stamp") == nil || get(answer, "prev_batch") != nil {
+		t.Errorf("first: %v", answer)
+	}
+	first := pos
+	subscribe()
+	subscribe()
+	answer, pos = slidingExtension(alice, pos, room, name, map[string]any{"limit": 1})
+	if len(get(answer, "subscribed", room).(map[string]any)) != 1 || get(answer, "subscribed", room, roots[2]) == nil {
+		t.Errorf("the newest: %v", answer)
+	}
+	page := alice.Do("GET", "/unstable/io.element.msc4308/thread_subscriptions?dir=b&from="+get(answer, "prev_batch").(string)+"&to="+first, nil)
+	if len(get(page, "subscribed", room).(map[string]any)) != 1 || get(page, "subscribed", room, roots[1]) == nil {
+		t.Errorf("prev_batch leads to %v", page)
+	}
+	alice.Do("DELETE", "/unstable/io.element.msc4306/rooms/"+room+"/thread/"+roots[0]+"/subscription", nil)
+	if answer, _ = slidingExtension(alice, pos, room, name, map[string]any{}); get(answer, "unsubscribed", room, roots[0], "bump_stamp") == nil {
+		t.Errorf("unsubscribed: %v", answer)
+	}
+}
+
+func TestSlidingSyncTellsProfileChangesOfMembers(t *testing.T) {
+	const name = "org.matrix.msc4262.profiles"
+	s := testserver.New(t, nil)
+	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
+	room := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)
+	bob.Do("POST", "/v3/rooms/"+room+"/join", nil)
+	_, pos := slidingExtension(alice, "", room, name, map[string]any{"fields": []string{"m.tz", "x.y"}})
+	bob.Do("PUT", "/v3/profile/"+bob.User+"/m.tz", map[string]any{"m.tz": "Europe/London"})
+	answer, pos := slidingExtension(alice, pos, room, name, map[string]any{"fields": []string{"m.tz", "x.y"}})
+	if get(answer, "users", bob.User, "updated", "m.tz") != "Europe/London" {
+		t.Errorf("changed: %v", answer)
+	}
+	bob.Do("DELETE", "/v3/profile/"+bob.User+"/m.tz", nil)
+	answer, pos = slidingExtension(alice, pos, room, name, map[string]any{})
+	if removed := list(answer, "users", bob.User, "removed"); len(removed) != 1 || removed[0] != "m.tz" {
+		t.Errorf("removed: %v", answer)
+	}
+	bob.Do("POST", "/v3/rooms/"+room+"/leave", nil)
+	answer, _ = slidingExtension(alice, pos, room, name, map[string]any{})
+	if users, _ := get(answer, "users").(map[string]any); len(users) != 1 || users[bob.User] != nil {
+		t.Errorf("gone: %v", answer)
+	}
+}

@@ -1,0 +1,135 @@
+package feed
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/ident"
+	"ebb/rooms"
+	"ebb/storage"
+)
+
+// threadsExtension is MSC4308.
+type threadsExtension struct {
+	extension
+	Limit *int64 `json:"limit"`
+}
+
+func (x *threadsExtension) limit() int {
+	if x.Limit == nil {
+		return DefaultThreadSubscriptions
+	}
+	return int(min(max(*x.Limit, 1), MaxThreadSubscriptions))
+}
+
+// writeThreads appends the user's thread subscriptions that have changed. prev_batch is there if older changes are
+// missing, which clients get by ThreadSubscriptionsPage.
+func (b *slidingBuilder) writeThreads(context.Context) (bool, error) {
+	t := &b.threads
+	if len(t.Subscribed)+len(t.Unsubscribed) == 0 {
+		return false, nil
+	}
+	out := struct {
+		*ThreadSubscriptions
+		PrevBatch string `json:"prev_batch,omitempty"`
+	}{ThreadSubscriptions: t}
+	if t.Earlier > b.since.Pos {
+		out.PrevBatch = threadToken(t.Earlier)
+	}
+	raw, err := json.Marshal(out)
+	b.out, b.some = append(b.out, raw...), true
+	return true, err
+}
+
+// profilesExtension is MSC4262.
+type profilesExtension struct {
+	roomsExtension
+	Fields *[]string `json:"fields"` // nil: all
+}
+
+func (x *profilesExtension) fields() []string {
+	if x.Fields == nil {
+		return nil
+	}
+	return append([]string{}, *x.Fields...)
+}
+
+// writeProfileUpdates appends the profile fields that have changed, of the members of the rooms that the extension
+// concerns; all fields of users whose member events are in the answer; and null for users who share no room any more.
+func (b *slidingBuilder) writeProfileUpdates(ctx context.Context) (bool, error) {
+	changes, err := b.profileUpdates(ctx)
+	if err != nil {
+		return false, err
+	}
+	b.out = append(b.out, `{"users":{`...)
+	body := len(b.out)
+	for user, fields := range byUser(changes) {
+		b.roomKey(id.RoomID(user))
+		b.appendProfile(fields)
+	}
+	for user := range b.shared.gone {
+		if b.opts.Rooms.IsLocal(user) {
+			b.roomKey(id.RoomID(user))
+			b.out = append(b.out, "null"...)
+		}
+	}
+	some := len(b.out) > body
+	b.out = append(b.out, `}}`...)
+	b.some = b.some || some
+	return some, nil
+}
+
+// appendProfile appends changes of one profile. A deleted field is null in fields.
+func (b *slidingBuilder) appendProfile(fields map[string]string) {
+	var removed []string
+	b.out = append(b.out, `{"updated":{`...)
+	for name, value := range fields {
+		if value == "null" {
+			removed = append(removed, name)
+			continue
+		}
+		if b.out[len(b.out)-1] != '{' {
+			b.out = append(b.out, ',')
+		}
+		b.out = append(canonjson.AppendString(b.out, name), ':')
+		b.out = append(b.out, value...)
+	}
+	b.out = append(b.out, `},"removed":`...)
+	b.out = append(appendStrings(b.out, removed), '}')
+}
+
+// profileUpdates reads the profile fields that are new to the client.
+func (b *slidingBuilder) profileUpdates(ctx context.Context) (changes []storage.ProfileChange, err error) {
+	x := &b.run.extensions.Profiles
+	var concerned []*rooms.Room
+	for i := range b.rooms {
+		if r := &b.rooms[i]; r.stage == stageJoined && x.covers(r) {
+			concerned = append(concerned, r.room)
+		}
+	}
+	shown := func(user ident.UserNID) bool {
+		return user == b.UserNID || slices.ContainsFunc(concerned, func(r *rooms.Room) bool { return r.HasLocal(user) })
+	}
+	everybody := func() []ident.UserNID {
+		return slices.DeleteFunc(b.sharing(ctx), func(user ident.UserNID) bool { return !shown(user) })
+	}
+	changed, fresh := !b.initial && b.Service.profiles.changedSince(b.since.Pos), slices.DeleteFunc(b.unseen(ctx), func(user ident.UserNID) bool { return !shown(user) })
+	if fields := x.fields(); fields != nil && len(fields) == 0 || !changed && len(fresh) == 0 {
+		return nil, nil
+	}
+	err = b.read(ctx, func(tx *storage.Tx) error {
+		if changed {
+			if changes, err = profileChanges(tx, b.since.Pos, b.upTo, x.fields(), shown, everybody); err != nil {
+				return err
+			}
+		}
+		current, err := tx.ProfileFieldsOf(fresh, x.fields())
+		changes = append(changes, current...)
+		return err
+	})
+	return changes, err
+}
