@@ -33,9 +33,13 @@ type script struct {
 // object holds the arguments or the result of a step.
 type object = map[string]any
 
-func startScript(t *testing.T) *script {
+// slidingVariable makes the clients of steps.mjs use sliding sync.
+const slidingVariable = "EBB_SDK_SLIDING=1"
+
+func startScript(t *testing.T, env ...string) *script {
 	t.Helper()
 	cmd := exec.Command(node, "steps.mjs")
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
@@ -130,6 +134,13 @@ func TestClientSDKsAcrossServers(t *testing.T) {
 	binary, authority := binary(t), process.NewAuthority(t)
 	o := process.Options{Config: "registration: {mode: token}\nrate_limits: {enabled: false}"}
 	s := &scene{script: startScript(t), server: process.StartFederated(t, binary, authority, o), other: process.StartFederated(t, binary, authority, o)}
+	s.run(t, append(slices.Clone(together), part{"the server restarts under them", restart}))
+}
+
+// TestClientSDKsOverSlidingSync runs what two users do with clients that use sliding sync.
+func TestClientSDKsOverSlidingSync(t *testing.T) {
+	server := process.Start(t, binary(t), process.Options{Config: "registration: {mode: token}\nrate_limits: {enabled: false}"})
+	s := &scene{script: startScript(t, slidingVariable), server: server, other: server}
 	s.run(t, append(slices.Clone(together), part{"the server restarts under them", restart}))
 }
 

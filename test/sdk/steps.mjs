@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import * as sdk from "matrix-js-sdk";
 import { logger } from "matrix-js-sdk/lib/logger.js";
 import { VerificationPhase, VerifierEvent } from "matrix-js-sdk/lib/crypto-api/verification.js";
+import { SlidingSync } from "matrix-js-sdk/lib/sliding-sync.js";
 import { CryptoEvent } from "matrix-js-sdk/lib/crypto-api/index.js";
 
 logger.setLevel("silent", false); // the answers go to standard output; what fails is thrown
@@ -41,7 +42,12 @@ async function start(name, baseUrl, credentials, secretStorageKey) {
     });
     own.client.on(CryptoEvent.VerificationRequestReceived, (request) => own.incoming.push(request));
     await own.client.initRustCrypto({ useIndexedDB: false });
-    await own.client.startClient({ initialSyncLimit: 20, threadSupport: true, lazyLoadMembers: true });
+    const options = { initialSyncLimit: 20, threadSupport: true, lazyLoadMembers: true };
+    if (process.env.EBB_SDK_SLIDING) {
+        const wanted = { timeline_limit: 20, required_state: [["*", "*"]] };
+        options.slidingSync = new SlidingSync(baseUrl, new Map([["all", { ranges: [[0, 99]], ...wanted }]]), wanted, own.client, 10_000);
+    }
+    await own.client.startClient(options);
     clients.set(name, own);
     await until(`${name}'s first sync`, () => own.client.isInitialSyncComplete());
     return { userId: credentials.user_id, deviceId: credentials.device_id };
@@ -213,6 +219,7 @@ const steps = {
             if (room && !room.findEventById(eventId)) await client.scrollback(room, 30);
             return room?.findEventById(eventId);
         });
+        await client.decryptEventIfNeeded(event); // with sliding sync the SDK decrypts only what is unread
         await until("the attempt to decrypt it", () => event.isDecryptionFailure());
         await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
         const restored = await crypto.restoreKeyBackup();
