@@ -195,7 +195,7 @@ func (b *slidingBuilder) ownAccountData(tx *storage.Tx) (err error) {
 		return nil
 	}
 	b.change.data, b.change.changed = true, true
-	if b.own.accountData, err = tx.RoomsAccountData(b.UserNID, []ident.RoomNID{0}, b.upTo); err != nil || b.opts.Push == nil {
+	if b.own.accountData, err = b.allData(tx, []ident.RoomNID{0}); err != nil || b.opts.Push == nil {
 		return err
 	}
 	rules, _, err := b.opts.Push.RulesSince(tx, b.UserNID, 0, b.upTo)
@@ -378,6 +378,12 @@ func (b *slidingBuilder) noteData() (fresh []ident.RoomNID) {
 	return fresh
 }
 
+// allData reads all account data of rooms, and what was deleted unless the client is new and cannot have it.
+func (b *slidingBuilder) allData(tx *storage.Tx, nids []ident.RoomNID) ([]storage.AccountDatum, error) {
+	list, err := tx.RoomsAccountData(b.UserNID, nids, b.upTo)
+	return slices.DeleteFunc(list, func(d storage.AccountDatum) bool { return b.initial && d.Content == storage.DeletedAccountData }), err
+}
+
 // roomDataOf reads all account data of rooms. Each of them has an entry in the result.
 func (b *slidingBuilder) roomDataOf(ctx context.Context, nids []ident.RoomNID) (map[ident.RoomNID][]storage.AccountDatum, error) {
 	if len(nids) == 0 {
@@ -388,7 +394,7 @@ func (b *slidingBuilder) roomDataOf(ctx context.Context, nids []ident.RoomNID) (
 		byRoom[nid] = nil
 	}
 	err := b.read(ctx, func(tx *storage.Tx) error {
-		list, err := tx.RoomsAccountData(b.UserNID, nids, b.upTo)
+		list, err := b.allData(tx, nids)
 		for _, d := range list {
 			byRoom[d.Room] = append(byRoom[d.Room], d)
 		}

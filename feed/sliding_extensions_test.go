@@ -106,8 +106,8 @@ func TestSlidingAccountData(t *testing.T) {
 	with := c.body
 	c.body = subscribed(one, 1, `[]`)
 	c.next()
-	alice.accountData(one, "x.other", `{}`)
-	alice.accountData("", "x.other", `{}`)
+	alice.accountData(one, "x.other", `{"n":1}`)
+	alice.accountData("", "x.other", `{"n":1}`)
 	c.next()
 	c.body = with
 	d = c.next().Extensions.AccountData
