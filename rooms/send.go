@@ -73,6 +73,7 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *txns.Claim) (eventID 
 	case n.DelayID != "":
 		p.txnID, p.sender.DeviceNID = n.DelayID, ident.DelayedSend
 	}
+	also := n.Also // so that the closure does not move all of n to the heap
 	err = s.change(ctx, n.Room, func(b *batch) error {
 		if same := b.sameState(p); same != "" {
 			eventID, p.unchanged = same, true
@@ -96,8 +97,8 @@ func (s *Service) send(ctx context.Context, n NewEvent, c *txns.Claim) (eventID 
 			return err
 		}
 		eventID, p.unchanged = e.ID(), false
-		if n.Also != nil {
-			b.extra = func(tx *storage.Tx, _ ident.RoomNID) error { return n.Also(tx, e.ID()) }
+		if also != nil {
+			b.extra = func(tx *storage.Tx, _ ident.RoomNID) error { return also(tx, e.ID()) }
 		}
 		return nil
 	})
