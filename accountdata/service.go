@@ -1,5 +1,5 @@
 // Package accountdata stores the account data of local users, global and per room, with what the server itself reads
-// of it: tags, and the list of ignored users, which it keeps in memory.
+// of it: tags, and the list of ignored users, which it keeps in memory. It also stores users' subscriptions to threads.
 //
 // Settings that are stored as account data but have operations of their own (m.fully_read, m.push_rules) cannot be set
 // here; packages receipts and pushrules do that.
@@ -28,6 +28,7 @@ type Options struct {
 	DB      *storage.DB
 	Rooms   *rooms.Service
 	Commits *rooms.Commits // the commits of Rooms
+	Push    Push           // nil: events notify nobody
 	Cache   keyed.Budget   // memory budget of the lists of ignored users
 }
 
@@ -36,12 +37,13 @@ type Service struct {
 	db      *storage.DB
 	rooms   *rooms.Service
 	commits *rooms.Commits
+	push    Push
 	ignored ignoreCache
 }
 
 // New returns a Service. Services that read Ignores when they hear of a commit must be created later.
 func New(o Options) *Service {
-	s := &Service{db: o.DB, rooms: o.Rooms, commits: o.Commits}
+	s := &Service{db: o.DB, rooms: o.Rooms, commits: o.Commits, push: o.Push}
 	s.ignored.init(o.Cache.Entries(maxCachedIgnores))
 	o.Commits.Subscribe(s.ignored.committed)
 	return s

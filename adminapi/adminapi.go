@@ -22,6 +22,7 @@ import (
 	"ebb/config"
 	"ebb/directory"
 	"ebb/fedclient"
+	"ebb/history"
 	"ebb/httpapi"
 	"ebb/mail"
 	"ebb/moderation"
@@ -37,6 +38,7 @@ type API struct {
 	Config     *config.Config
 	Accounts   *accounts.Service
 	Rooms      *rooms.Service
+	History    *history.Service
 	Directory  *directory.Service
 	Retention  *retention.Job
 	Moderation *moderation.Service

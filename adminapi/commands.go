@@ -8,9 +8,9 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
+	"ebb/history"
 	"ebb/ident"
 	"ebb/mxerr"
-	"ebb/rooms"
 	"ebb/rooms/expiry"
 )
 
@@ -192,7 +192,7 @@ func (a *API) roomID(ctx context.Context, text string) (id.RoomID, error) {
 	return room, err
 }
 
-func roomOf(d rooms.Details) Room {
+func roomOf(d history.Details) Room {
 	out := Room{
 		Room: d.ID, Version: string(d.Version), Name: d.Name, Alias: d.Alias, Joined: d.Joined, Encrypted: d.Encrypted, Public: d.Published,
 		Created: d.Created, Retention: lifetimesOf(d.Retention),
@@ -217,7 +217,7 @@ func (a *API) roomShow(ctx context.Context, args RoomArgs) (any, error) {
 }
 
 func (a *API) showRoom(ctx context.Context, room id.RoomID) (any, error) {
-	d, err := a.Rooms.RoomDetails(ctx, room)
+	d, err := a.History.RoomDetails(ctx, room)
 	if err != nil {
 		return nil, err
 	}

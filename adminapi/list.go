@@ -11,10 +11,10 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/accounts"
+	"ebb/history"
 	"ebb/ident"
 	"ebb/moderation"
 	"ebb/mxerr"
-	"ebb/rooms"
 )
 
 // maxListPage bounds a page of a list. A room may have several state events of 64 KiB that describe it, which makes 30
@@ -90,8 +90,10 @@ func (a *API) roomList(ctx context.Context, args ListArgs) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	read := func(limit int) ([]rooms.Details, error) { return a.Rooms.ListRooms(ctx, ident.RoomNID(after), limit) }
-	key := func(r rooms.Details) string { return strconv.FormatInt(int64(r.NID), 10) }
+	read := func(limit int) ([]history.Details, error) {
+		return a.History.ListRooms(ctx, ident.RoomNID(after), limit)
+	}
+	key := func(r history.Details) string { return strconv.FormatInt(int64(r.NID), 10) }
 	return pageOf(args, read, key, roomOf)
 }
 

@@ -27,6 +27,7 @@ import (
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
+	"ebb/sharing"
 	"ebb/storage"
 	"ebb/storage/storagetest"
 	"ebb/wake"
@@ -60,7 +61,7 @@ func newHome(t *testing.T, change func(*config.Config)) *home {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := e2ee.New(e2ee.Options{DB: db, Server: "here", Hub: hub, Now: h.now, Rooms: svc})
+	keys := e2ee.New(e2ee.Options{DB: db, Server: "here", Hub: hub, Now: h.now, Rooms: sharing.New(svc, hub)})
 	var terms []accounts.Term
 	for _, term := range cfg.Registration.Terms {
 		terms = append(terms, accounts.Term{ID: term.ID, Version: term.Version, Name: term.Name, URL: term.URL})

@@ -30,7 +30,7 @@ func (a *API) getMutualRooms(r *httpapi.Request) (any, error) {
 	if !strings.HasPrefix(user, "@") || !strings.Contains(user, ":") || len(user) > 255 {
 		return nil, mxerr.InvalidParam("user_id is not a user ID")
 	}
-	page, err := a.Rooms.MutualRooms(r.Context(), r.Requester, id.UserID(user), from)
+	page, err := a.History.MutualRooms(r.Context(), r.Requester, id.UserID(user), from)
 	if err != nil {
 		return nil, err
 	}

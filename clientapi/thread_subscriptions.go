@@ -48,7 +48,7 @@ func (a *API) subscribeToThread(r *httpapi.Request) (any, error) {
 			return nil, err
 		}
 	}
-	return nil, a.Rooms.Subscribe(r.Context(), r.Requester, root, cause)
+	return nil, a.AccountData.Subscribe(r.Context(), r.Requester, root, cause)
 }
 
 // unsubscribeFromThread ends the user's subscription to a thread.
@@ -58,7 +58,7 @@ func (a *API) unsubscribeFromThread(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, a.Rooms.Unsubscribe(r.Context(), r.Requester, root)
+	return nil, a.AccountData.Unsubscribe(r.Context(), r.Requester, root)
 }
 
 // getThreadSubscription returns the user's subscription to a thread.
@@ -68,7 +68,7 @@ func (a *API) getThreadSubscription(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	automatic, err := a.Rooms.Subscription(r.Context(), r.Requester, root)
+	automatic, err := a.AccountData.Subscription(r.Context(), r.Requester, root)
 	return map[string]bool{"automatic": automatic}, err
 }
 

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"maunium.net/go/mautrix/id"
+
 	"ebb/rooms"
 	"ebb/storage"
 	"ebb/storage/storagetest"
@@ -44,11 +46,14 @@ func (h *house) listed(names string) {
 
 func (h *house) publish(name string, on bool) {
 	h.Helper()
-	list, err := h.rooms.ListRooms(h.Context(), 0, 1000)
+	owner := h.user("owner")
+	list, err := h.rooms.JoinedRooms(h.Context(), owner.UserNID)
 	h.ok(err)
-	for _, d := range list {
-		if d.Name == name {
-			h.ok(h.svc.SetPublished(h.Context(), h.user("owner"), d.ID, on))
+	for _, roomID := range list {
+		r, err := h.rooms.Room(h.Context(), id.RoomID(roomID))
+		h.ok(err)
+		if e := r.State("m.room.name", ""); e != nil && e.ContentString("name") == name {
+			h.ok(h.svc.SetPublished(h.Context(), owner, r.ID(), on))
 			return
 		}
 	}

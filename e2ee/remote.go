@@ -32,7 +32,7 @@ type Outgoing interface {
 	Kick(server string)
 }
 
-// Rooms answers which users and servers share rooms; rooms.Service implements it.
+// Rooms answers which users and servers share rooms; sharing.Service implements it.
 type Rooms interface {
 	// SharedServers lists the other servers that share a room with a local user.
 	SharedServers(ctx context.Context, user ident.UserNID) ([]string, error)

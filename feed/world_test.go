@@ -20,6 +20,7 @@ import (
 	"ebb/ident"
 	"ebb/rooms"
 	"ebb/rooms/pdu"
+	"ebb/sharing"
 	"ebb/storage"
 	"ebb/wake"
 )
@@ -78,7 +79,7 @@ func (w *world) start() {
 	}
 	w.data = accountdata.New(accountdata.Options{DB: db, Rooms: w.Service, Commits: commits})
 	w.history = history.New(history.Options{DB: db, Rooms: w.Service, AccountData: w.data, Commits: commits, Now: w.clock})
-	w.e2ee = e2ee.New(e2ee.Options{DB: db, Server: server, Hub: w.hub, Rooms: w.Service, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
+	w.e2ee = e2ee.New(e2ee.Options{DB: db, Server: server, Hub: w.hub, Rooms: sharing.New(w.Service, w.hub), Now: w.clock, Log: slog.New(slog.DiscardHandler)})
 	w.feed = feed.New(feed.Options{
 		DB: db, Rooms: w.Service, AccountData: w.data, History: w.history, Commits: commits, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler), Timer: w.timer,
 	})

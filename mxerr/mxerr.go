@@ -140,6 +140,11 @@ func NotJSON(format string, args ...any) *Error {
 	return New(http.StatusBadRequest, CodeNotJSON, format, args...)
 }
 
+// BadRequest returns a 400 with an error code.
+func BadRequest(code, format string, args ...any) *Error {
+	return New(http.StatusBadRequest, code, format, args...)
+}
+
 // InvalidParam returns a 400 M_INVALID_PARAM.
 func InvalidParam(format string, args ...any) *Error {
 	return New(http.StatusBadRequest, CodeInvalidParam, format, args...)

@@ -148,7 +148,7 @@ func (s *Service) adoptedHead(ctx context.Context, r *Room, a adoption, known ma
 		if err != nil {
 			return nil, nil, err
 		}
-		m := &Member{User: id.UserID(key), NID: nid, Membership: membershipIn(e.Content()), Pos: e.Pos, Changed: e.Pos}
+		m := &Member{User: id.UserID(key), NID: nid, Membership: pdu.Membership(e.Content()), Pos: e.Pos, Changed: e.Pos}
 		h.setMember(s, m)
 	}
 	for _, m := range old.members { // local users who are not in the state, such as those who rejected an invite
@@ -179,7 +179,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 	join.extremities = []extremity{{id: join.ID(), event: join.Event, after: join.after}}
 	b := &batch{svc: s, room: r, events: []*pendingEvent{join}, entering: true, partial: a.partial}
 	h.minDepth = a.join.Depth()
-	s.partials.end(r.nid) // of an earlier stay
+	s.partials.End(r.nid) // of an earlier stay
 	p := s.db.Enqueue(storage.Write{
 		Rooms: []ident.RoomNID{r.nid},
 		Do:    func(tx *storage.Tx) error { return b.enterRoom(tx, h, join, a.servers) },
@@ -193,7 +193,7 @@ func (s *Service) begin(ctx context.Context, r *Room, a adoption, h *head, befor
 		return fmt.Errorf("store the room %s: %w", a.room, err)
 	}
 	if a.partial {
-		s.partials.announce()
+		s.partials.Announce()
 	}
 	r.next = provisional{
 		extremities: join.extremities, depth: join.depth, generation: r.head.generation, snapshot: join.head, levels: h.levels, epoch: r.next.epoch + 1,

@@ -3,6 +3,7 @@ package rooms
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 
@@ -40,7 +41,7 @@ type lookup struct {
 	target  ident.UserNID // NID of the user that a member event is about
 	outlier *Event        // the event as it is stored as an outlier, if it is
 
-	relation   *relation
+	relation   *pdu.Relation
 	threadRoot storage.Pos
 
 	redacted     *Event    // the target of an m.room.redaction; nil if it is not stored
@@ -323,3 +324,21 @@ func (a *arrivals) markFollowed() {
 func byDepth(a, b *incoming) int {
 	return cmp.Or(cmp.Compare(a.Depth(), b.Depth()), cmp.Compare(a.OriginServerTS(), b.OriginServerTS()), cmp.Compare(a.ID(), b.ID()))
 }
+
+// idOf returns the ID of a PDU, which need not be valid, or "" if it has none.
+func idOf(v *pdu.Version, raw json.RawMessage) id.EventID {
+	if len(raw) > maxPDU {
+		return ""
+	}
+	eventID, err := pdu.EventIDOf(v, raw)
+	if err != nil {
+		return ""
+	}
+	return eventID
+}
+
+// maxPDU bounds the JSON that is parsed for an event ID. Events have at most 64 KiB in canonical form, but may be sent
+// with more whitespace.
+const maxPDU = 1 << 20
+
+var errUnknownRoomEvent = errors.New("the event belongs to another room")

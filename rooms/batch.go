@@ -57,7 +57,7 @@ type pendingEvent struct {
 	*Event
 	before, after *snapshot      // the state before and after it
 	changes       []*stateChange // the changes of the current state that the event causes
-	relation      *relation
+	relation      *pdu.Relation
 	redacts       *redaction
 	push          pushrules.Outcome
 
@@ -129,7 +129,7 @@ type proto struct {
 	ts       int64 // ms; 0: now
 
 	member     *memberChange
-	relation   *relation
+	relation   *pdu.Relation
 	threadRoot storage.Pos
 	target     *Event     // the target of an m.room.redaction; nil if that is already redacted
 	unseen     bool       // the target is not stored

@@ -169,7 +169,7 @@ func (cs *Commits) Subscribe(l Listener) {
 
 // own sets the first and the last listeners, which belong to a Service.
 func (cs *Commits) own(s *Service) {
-	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, s.threads.committed, s.filters.committed}
+	cs.caches = []Listener{s.countEvents, s.endPartial, s.own.committed, s.erased.committed, s.threads.committed, s.changeInviteFilters}
 	cs.wake = s.wake
 }
 
@@ -210,7 +210,7 @@ func (s *Service) commit(c *Commit, change headChange) {
 	}
 	r.mu.Unlock()
 	if c.Created {
-		s.cache.add(r)
+		s.cache.Add(r.id, r.nid, r)
 	}
 	c.address()
 	s.opts.Commits.Deliver(c)
@@ -269,7 +269,7 @@ func (s *Service) ProfileCommitted(user ident.UserNID, pos storage.Pos) {
 // endPartial is the Listener that stops the worker of a partial-state room once it has full state or no local member.
 func (s *Service) endPartial(c *Commit) {
 	if c.Completed != 0 || slices.ContainsFunc(c.Members, func(m CommittedMember) bool { return m.Local && m.Left() }) && c.Room.abandoned() {
-		s.partials.end(c.Room.nid)
+		s.partials.End(c.Room.nid)
 	}
 }
 

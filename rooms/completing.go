@@ -47,20 +47,20 @@ func (s *Service) CompleteRooms(ctx context.Context) error {
 			s.log.ErrorContext(ctx, "cannot list the partial-state rooms", "err", err)
 		}
 		for _, room := range rooms {
-			work, mine, ok := s.partials.begin(ctx, room)
+			work, mine, ok := s.partials.Begin(ctx, room)
 			if !ok {
 				continue
 			}
 			wg.Go(func() {
 				if s.completeRoom(work, room, slots); ctx.Err() != nil { // the waiting requests are kept
-					s.partials.giveUp(mine)
+					s.partials.GiveUp(mine)
 					return
 				}
-				s.partials.finish(room, mine)
+				s.partials.Finish(room, mine)
 			})
 		}
 		select {
-		case <-s.partials.fresh:
+		case <-s.partials.Fresh():
 		case <-ctx.Done():
 			return nil
 		}
@@ -222,7 +222,7 @@ func (s *Service) rejoinPartial(ctx context.Context, r *Room, join *pdu.Event) (
 		r.next.broken = true
 		return false, err
 	}
-	s.partials.announce()
+	s.partials.Announce()
 	return true, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"net/http"
-	"slices"
 	"sync"
 
 	"maunium.net/go/mautrix/id"
@@ -13,7 +12,9 @@ import (
 	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms/eventcontent"
 	"ebb/rooms/expiry"
+	"ebb/rooms/newroom"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -24,36 +25,11 @@ const (
 	maxInvites      = 500
 )
 
-// Values of preset in createRoom.
-const (
-	presetPrivate = "private_chat"
-	presetTrusted = "trusted_private_chat"
-	presetPublic  = "public_chat"
-)
-
 // CreateRoom is the body of createRoom.
-// Spec: client-server-api#post_matrixclientv3createroom
-type CreateRoom struct {
-	Visibility         string            `json:"visibility"`
-	AliasName          string            `json:"room_alias_name"`
-	Name               string            `json:"name"`
-	Topic              string            `json:"topic"`
-	Invite             []id.UserID       `json:"invite"`
-	InviteThirdParty   []json.RawMessage `json:"invite_3pid"` // the caller takes these out and sends them itself
-	RoomVersion        id.RoomVersion    `json:"room_version"`
-	CreationContent    json.RawMessage   `json:"creation_content"`
-	InitialState       []InitialState    `json:"initial_state"`
-	Preset             string            `json:"preset"`
-	IsDirect           bool              `json:"is_direct"`
-	PowerLevelOverride json.RawMessage   `json:"power_level_content_override"`
-}
+type CreateRoom = newroom.Request
 
 // InitialState is one state event of a new room.
-type InitialState struct {
-	Type     string          `json:"type"`
-	StateKey string          `json:"state_key"`
-	Content  json.RawMessage `json:"content"`
-}
+type InitialState = newroom.StateEvent
 
 // creation is a room that is being created.
 type creation struct {
@@ -132,11 +108,11 @@ func (c *creation) check(ctx context.Context) error {
 	c.published = r.Visibility == "public"
 	switch r.Preset {
 	case "":
-		r.Preset = presetPrivate
+		r.Preset = newroom.Private
 		if c.published {
-			r.Preset = presetPublic
+			r.Preset = newroom.Public
 		}
-	case presetPrivate, presetTrusted, presetPublic:
+	case newroom.Private, newroom.Trusted, newroom.Public:
 	default:
 		return mxerr.InvalidParam("preset must be one of private_chat, trusted_private_chat, public_chat")
 	}
@@ -152,13 +128,26 @@ func (c *creation) check(ctx context.Context) error {
 	if err := c.checkInvites(ctx); err != nil {
 		return err
 	}
-	if err := c.checkCreation(); err != nil {
+	var err error
+	if c.content, err = c.plan().CreateContent(); err != nil {
 		return err
 	}
-	if err := c.checkEncryption(); err != nil {
+	if err := c.svc.opts.Encryption.Apply(c.req, c.content["type"]); err != nil {
 		return err
 	}
 	return c.checkInitialState()
+}
+
+// plan returns what the initial events depend on.
+func (c *creation) plan() *newroom.Plan {
+	p := &newroom.Plan{Request: c.req, Version: c.version, Creator: c.sender.UserID, Alias: c.alias, PowerLevels: c.powerLevels}
+	for _, i := range c.invitee {
+		p.Invited = append(p.Invited, i.user)
+	}
+	for _, i := range c.others {
+		p.Invited = append(p.Invited, i.user)
+	}
+	return p
 }
 
 func (c *creation) checkAlias(ctx context.Context) error {
@@ -218,60 +207,6 @@ func (c *creation) checkInvites(ctx context.Context) error {
 	return nil
 }
 
-// checkCreation builds the content of the create event.
-func (c *creation) checkCreation() error {
-	c.content = map[string]json.RawMessage{}
-	if raw := c.req.CreationContent; len(raw) > 0 && json.Unmarshal(raw, &c.content) != nil {
-		return mxerr.BadJSON("creation_content must be an object")
-	}
-	if c.content == nil { // it was null
-		c.content = map[string]json.RawMessage{}
-	}
-	if f, ok := c.content["m.federate"]; ok && string(f) != "true" && string(f) != "false" {
-		return mxerr.BadJSON("m.federate must be true or false")
-	}
-	delete(c.content, "creator")
-	if !c.version.ImplicitRoomCreator {
-		c.content["creator"] = canonjson.AppendString(nil, string(c.sender.UserID))
-	}
-	c.content["room_version"] = canonjson.AppendString(nil, string(c.version.ID))
-	if !c.version.PrivilegedCreators {
-		return nil
-	}
-	return c.checkCreators()
-}
-
-// checkCreators builds additional_creators from the request and, in a trusted private chat, the invited users.
-func (c *creation) checkCreators() error {
-	var creators []id.UserID
-	if raw, ok := c.content["additional_creators"]; ok && json.Unmarshal(raw, &creators) != nil {
-		return mxerr.InvalidParam("additional_creators must be an array of user IDs")
-	}
-	for _, u := range creators {
-		if !pdu.ValidUserID(u) {
-			return mxerr.InvalidParam("Each entry of additional_creators must be a user ID")
-		}
-	}
-	if c.req.Preset == presetTrusted {
-		for _, i := range append(slices.Clone(c.invitee), c.others...) {
-			creators = append(creators, i.user)
-		}
-	}
-	var unique []id.UserID
-	for _, u := range creators {
-		if u != c.sender.UserID && !slices.Contains(unique, u) {
-			unique = append(unique, u)
-		}
-	}
-	delete(c.content, "additional_creators")
-	if len(unique) == 0 {
-		return nil
-	}
-	raw, err := json.Marshal(unique)
-	c.content["additional_creators"] = raw
-	return err
-}
-
 func (c *creation) checkInitialState() error {
 	for _, e := range c.req.InitialState {
 		switch {
@@ -298,7 +233,7 @@ func (c *creation) checkInitialState() error {
 
 // checkInitialAlias allows only the alias that the request itself creates.
 func (c *creation) checkInitialAlias(content json.RawMessage) error {
-	var names aliasContent
+	var names eventcontent.Aliases
 	if json.Unmarshal(content, &names) != nil {
 		return mxerr.BadJSON("alias must be a string, and alt_aliases an array of strings")
 	}
@@ -324,7 +259,7 @@ func (c *creation) build(ctx context.Context, r *Room) (*batch, error) {
 	if err := b.setMember(c.sender, c.sender.UserID, c.sender.UserNID, join); err != nil {
 		return nil, err
 	}
-	state, err := c.state()
+	state, err := c.plan().State()
 	if err != nil {
 		return nil, err
 	}
@@ -437,113 +372,4 @@ func (c *creation) write(tx *storage.Tx, room ident.RoomNID) error {
 		return tx.SetPublished(room, true)
 	}
 	return nil
-}
-
-// state returns the state events between the creator's join and the invites, in the order of the specification.
-func (c *creation) state() ([]InitialState, error) {
-	levels, err := c.levels()
-	if err != nil {
-		return nil, err
-	}
-	out := []InitialState{{Type: typePowerLevels, Content: levels}}
-	given := func(typ string) bool {
-		return slices.ContainsFunc(c.req.InitialState, func(e InitialState) bool { return e.Type == typ && e.StateKey == "" })
-	}
-	add := func(typ, key, value string) {
-		if !given(typ) {
-			out = append(out, InitialState{Type: typ, Content: object(key, value)})
-		}
-	}
-	if c.alias != "" {
-		add(typeCanonicalAlias, "alias", string(c.alias))
-	}
-	joinRule, guests := "invite", "can_join"
-	if c.req.Preset == presetPublic {
-		joinRule, guests = "public", "forbidden"
-	}
-	add(typeJoinRules, "join_rule", joinRule)
-	add(typeHistoryVisibility, "history_visibility", "shared")
-	if guests != "forbidden" { // "forbidden" is the default
-		add(typeGuestAccess, "guest_access", guests)
-	}
-	for _, e := range c.req.InitialState {
-		replaced := e.StateKey == "" && (e.Type == typePowerLevels || e.Type == typeName && c.req.Name != "" || e.Type == typeTopic && c.req.Topic != "")
-		if !replaced {
-			out = append(out, e)
-		}
-	}
-	if c.req.Name != "" {
-		out = append(out, InitialState{Type: typeName, Content: object("name", c.req.Name)})
-	}
-	if c.req.Topic != "" {
-		out = append(out, InitialState{Type: typeTopic, Content: topicContent(c.req.Topic)})
-	}
-	return out, nil
-}
-
-// object returns a JSON object with one string member.
-func object(key, value string) json.RawMessage {
-	b := append(canonjson.AppendString([]byte{'{'}, key), ':')
-	return append(canonjson.AppendString(b, value), '}')
-}
-
-// topicContent returns the content of m.room.topic, both in plain form and as m.topic.
-// Spec: client-server-api#mroomtopic
-func topicContent(topic string) json.RawMessage {
-	quoted := canonjson.AppendString(nil, topic)
-	b := append([]byte(`{"m.topic":{"m.text":[{"body":`), quoted...)
-	b = append(b, `}]},"topic":`...)
-	return append(append(b, quoted...), '}')
-}
-
-// levels returns the content of m.room.power_levels: from initial_state if the request has it there, otherwise the
-// defaults merged with power_level_content_override.
-func (c *creation) levels() (json.RawMessage, error) {
-	if c.powerLevels != nil {
-		return c.powerLevels, nil
-	}
-	fields := c.defaultLevels()
-	if len(c.req.PowerLevelOverride) > 0 {
-		var over map[string]json.RawMessage
-		if json.Unmarshal(c.req.PowerLevelOverride, &over) != nil {
-			return nil, mxerr.BadJSON("power_level_content_override must be an object")
-		}
-		for key, value := range over {
-			fields[key] = value
-		}
-	}
-	return json.Marshal(fields)
-}
-
-// aboveAdministrators is the level needed to send a tombstone if creators have infinite power. The specification
-// demands that it is higher than the level of administrators.
-const aboveAdministrators = 150
-
-// defaultLevels returns the default power levels of the specification. Only the creator may do what can lock others out
-// or expose the room.
-func (c *creation) defaultLevels() map[string]any {
-	users := map[id.UserID]int{}
-	tombstone := 100
-	if c.version.PrivilegedCreators {
-		tombstone = aboveAdministrators
-	} else {
-		users[c.sender.UserID] = 100
-		if c.req.Preset == presetTrusted {
-			for _, i := range append(slices.Clone(c.invitee), c.others...) {
-				users[i.user] = 100
-			}
-		}
-	}
-	invite := 0
-	if c.req.Preset == presetPublic { // anybody can join; most invites to public rooms are unsolicited
-		invite = 50
-	}
-	return map[string]any{
-		"users": users, "users_default": 0, "events_default": 0, "state_default": 50,
-		"ban": 50, "kick": 50, "redact": 50, "invite": invite,
-		"events": map[string]int{
-			typeName: 50, typeAvatar: 50, typeTopic: 50, typeCanonicalAlias: 50, typeHistoryVisibility: 100, typePowerLevels: 100,
-			typeEncryption: 100, typeServerACL: 100, typeTombstone: tombstone,
-		},
-	}
 }

@@ -16,7 +16,9 @@ import (
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/expiry"
+	"ebb/rooms/newroom"
 	"ebb/rooms/pdu"
+	"ebb/rooms/settings"
 	"ebb/storage"
 )
 
@@ -54,10 +56,10 @@ func TestPresets(t *testing.T) {
 	}{
 		{CreateRoom{}, "invite", "shared", "can_join"},
 		{CreateRoom{Visibility: "public"}, "public", "shared", "forbidden"},
-		{CreateRoom{Preset: presetPublic}, "public", "shared", "forbidden"},
-		{CreateRoom{Visibility: "public", Preset: presetPrivate}, "invite", "shared", "can_join"},
-		{CreateRoom{Preset: presetTrusted}, "invite", "shared", "can_join"},
-		{CreateRoom{Preset: presetPublic, InitialState: []InitialState{{Type: typeJoinRules, Content: json.RawMessage(`{"join_rule":"knock"}`)}}}, "knock", "shared", "forbidden"},
+		{CreateRoom{Preset: newroom.Public}, "public", "shared", "forbidden"},
+		{CreateRoom{Visibility: "public", Preset: newroom.Private}, "invite", "shared", "can_join"},
+		{CreateRoom{Preset: newroom.Trusted}, "invite", "shared", "can_join"},
+		{CreateRoom{Preset: newroom.Public, InitialState: []InitialState{{Type: typeJoinRules, Content: json.RawMessage(`{"join_rule":"knock"}`)}}}, "knock", "shared", "forbidden"},
 	} {
 		room := h.create(alice, c.req)
 		r := h.room(room)
@@ -73,7 +75,7 @@ func TestPresets(t *testing.T) {
 		}
 		h.matchesDisk(room)
 	}
-	trusted := CreateRoom{Preset: presetTrusted, Invite: []id.UserID{bob.UserID, bob.UserID}, IsDirect: true}
+	trusted := CreateRoom{Preset: newroom.Trusted, Invite: []id.UserID{bob.UserID, bob.UserID}, IsDirect: true}
 	old := trusted
 	old.RoomVersion = id.RoomV11
 	if got := h.room(h.create(alice, old)).Levels().UserLevel(bob.UserID); got != 100 {
@@ -189,7 +191,7 @@ func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 	h := oneHouse(t, func(o *Options) { o.Push = followed{moved: &moved} })
 	alice, bob, carol, eve := h.user("alice"), h.user("bob"), h.user("carol"), h.user("eve")
 	old := h.create(alice, CreateRoom{
-		RoomVersion: from, Preset: presetPublic, Visibility: "public", AliasName: "tea", Name: "Tea", CreationContent: json.RawMessage(`{"type":"x"}`),
+		RoomVersion: from, Preset: newroom.Public, Visibility: "public", AliasName: "tea", Name: "Tea", CreationContent: json.RawMessage(`{"type":"x"}`),
 		PowerLevelOverride: json.RawMessage(`{"events":{"m.room.tombstone":60,"m.room.power_levels":60}}`),
 		InitialState:       []InitialState{{Type: typeRetention, Content: json.RawMessage(`{"max_lifetime":1000}`)}},
 	})
@@ -205,7 +207,7 @@ func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 	h.ok(err)
 	h.set(alice, old, typePowerLevels, "", string(levels))
 	h.ok(h.reads().PutTag(h.Context(), old, bob.UserNID, "u.tea", `{"order":0.5}`))
-	h.ok(h.reads().SetAccountData(h.Context(), "", bob.UserNID, typeDirect, `{"@alice:here":["`+string(old)+`"]}`))
+	h.ok(h.reads().SetAccountData(h.Context(), "", bob.UserNID, settings.TypeDirect, `{"@alice:here":["`+string(old)+`"]}`))
 
 	_, err = h.svc.Upgrade(h.Context(), carol, old, to, nil)
 	h.refused(err, "M_FORBIDDEN")
@@ -248,7 +250,7 @@ func testUpgrade(t *testing.T, from, to id.RoomVersion) {
 	if err != nil || string(tags["u.tea"]) != `{"order":0.5}` {
 		t.Errorf("tags are %v, %v", tags, err)
 	}
-	if direct, err := h.reads().AccountData(h.Context(), "", bob.UserNID, typeDirect); err != nil || !strings.Contains(string(direct), string(next)) {
+	if direct, err := h.reads().AccountData(h.Context(), "", bob.UserNID, settings.TypeDirect); err != nil || !strings.Contains(string(direct), string(next)) {
 		t.Errorf("m.direct is %s", direct)
 	}
 	h.ok(h.svc.Join(h.Context(), alice, next, ""))
@@ -283,7 +285,7 @@ func TestAnUpgradeGivesNobodyPower(t *testing.T) {
 	for _, v := range []id.RoomVersion{"1", "6", "10", "11"} {
 		h := oneHouse(t)
 		alice, bob, carol, dan := h.user("alice"), h.user("bob"), h.user("carol"), h.user("dan")
-		old := h.create(alice, CreateRoom{RoomVersion: v, Preset: presetPublic})
+		old := h.create(alice, CreateRoom{RoomVersion: v, Preset: newroom.Public})
 		for _, s := range []ident.Requester{bob, carol, dan} {
 			h.ok(h.svc.Join(h.Context(), s, old, ""))
 		}
@@ -305,7 +307,7 @@ func TestAnUpgradeGivesNobodyPower(t *testing.T) {
 func TestCreatorsKeepTheirPowerInAnOlderVersion(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob, carol := h.user("alice"), h.user("bob"), h.user("carol")
-	old := h.create(alice, CreateRoom{RoomVersion: "12", Preset: presetPublic, CreationContent: json.RawMessage(`{"additional_creators":["@bob:here"]}`)})
+	old := h.create(alice, CreateRoom{RoomVersion: "12", Preset: newroom.Public, CreationContent: json.RawMessage(`{"additional_creators":["@bob:here"]}`)})
 	h.ok(h.svc.Join(h.Context(), bob, old, ""))
 	h.ok(h.svc.Join(h.Context(), carol, old, ""))
 	h.set(alice, old, typePowerLevels, "", `{"users":{"@carol:here":60},"events":{"m.room.tombstone":150}}`)
@@ -325,7 +327,7 @@ func TestCreatorsKeepTheirPowerInAnOlderVersion(t *testing.T) {
 func TestAnUpgradeMakesPowerLevelsIntegers(t *testing.T) {
 	h := oneHouse(t)
 	alice, bob := h.user("alice"), h.user("bob")
-	old := h.create(alice, CreateRoom{RoomVersion: "9", Preset: presetPublic})
+	old := h.create(alice, CreateRoom{RoomVersion: "9", Preset: newroom.Public})
 	h.ok(h.svc.Join(h.Context(), bob, old, ""))
 	h.set(alice, old, typePowerLevels, "", `{"users":{"@alice:here":"100","@bob:here":" 50 "},"events":{"m.room.name":"75"},"invite":"bad","ban":"60","x":"kept"}`)
 	next, err := h.svc.Upgrade(h.Context(), alice, old, "11", nil)

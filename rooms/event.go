@@ -44,6 +44,9 @@ type Event struct {
 // Hidden reports whether the event is hidden from all clients.
 func (e *Event) Hidden() bool { return e.Flags&storage.HiddenEvent != 0 }
 
+// Backfilled reports whether the event was inserted into the timeline as history; /sync never sends it as new.
+func (e *Event) Backfilled() bool { return e.Order != ident.Order(e.Pos)*OrderStep }
+
 // Form returns the client form of the event, with or without the room ID. It is built once. Callers must not modify it;
 // they splice unsigned before the last byte of a copy.
 func (e *Event) Form(withRoomID bool) []byte {
@@ -70,16 +73,16 @@ func (e *Event) ContentString(key string) string {
 
 // RelType returns the rel_type of the event's relation, or "" if it has none.
 func (e *Event) RelType() string {
-	if r := relationOf(e.Content()); r != nil {
-		return r.relType
+	if r := pdu.RelationOf(e.Content()); r != nil {
+		return r.RelType
 	}
 	return ""
 }
 
 // RelatesTo returns the ID of the event to which the event has a relation with a rel_type, or "" if it has none.
 func (e *Event) RelatesTo() id.EventID {
-	if r := relationOf(e.Content()); r != nil {
-		return r.parent
+	if r := pdu.RelationOf(e.Content()); r != nil {
+		return r.Parent
 	}
 	return ""
 }
@@ -139,6 +142,9 @@ func (e *Event) row() storage.EventRow {
 		RedactedBy: e.RedactedBy, ThreadRoot: e.ThreadRoot, Push: int64(e.Push), Device: e.DeviceNID, TxnID: e.TxnID, JSON: e.JSON(),
 	}
 }
+
+// LoadEvent returns the event stored in a row. v is the version of its room.
+func LoadEvent(v *pdu.Version, r *storage.EventRow) (*Event, error) { return fromRow(v, r) }
 
 // fromRow returns the event stored in a row; v is the version of its room.
 func fromRow(v *pdu.Version, r *storage.EventRow) (*Event, error) {

@@ -7,7 +7,6 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/canonjson"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -216,7 +215,7 @@ func (b *batch) memberChange(in *incoming, k pdu.StateKey) *memberChange {
 		return nil
 	}
 	user := id.UserID(k.Key)
-	return &memberChange{user: user, nid: in.target, from: b.room.provisionalMembership(user), to: membershipIn(in.Content())}
+	return &memberChange{user: user, nid: in.target, from: b.room.provisionalMembership(user), to: pdu.Membership(in.Content())}
 }
 
 // resolvedMember returns how a membership changes if state resolution makes e the current member event; nil if the key
@@ -232,13 +231,7 @@ func (b *batch) resolvedMember(ctx context.Context, key pdu.StateKey, e *Event) 
 	}
 	c := &memberChange{user: user, nid: nid, from: b.room.provisionalMembership(user)}
 	if e != nil {
-		c.to = membershipIn(e.Content())
+		c.to = pdu.Membership(e.Content())
 	}
 	return c, nil
-}
-
-// membershipIn returns the membership in the content of a member event.
-func membershipIn(content []byte) Membership {
-	raw, _ := canonjson.Get(content, "membership")
-	return canonjson.String(raw)
 }

@@ -156,7 +156,7 @@ func (f *fetcher) storeOutliers(ctx context.Context, raws []json.RawMessage) err
 		return nil
 	}
 	raws = raws[:min(len(raws), maxForeignState)]
-	events, _ := f.svc.verify(ctx, f.room.version, raws)
+	events, _ := f.svc.verifier.Verify(ctx, f.room.version, raws)
 	events = slices.DeleteFunc(events, func(e *pdu.Event) bool { return e == nil || e.RoomID() != f.room.id })
 	var ids []id.EventID
 	for _, e := range events {

@@ -15,8 +15,10 @@ import (
 
 	"ebb/canonjson"
 	"ebb/rooms/eventauth"
+	"ebb/rooms/handshake"
 	"ebb/rooms/parking"
 	"ebb/rooms/pdu"
+	"ebb/rooms/signatures"
 	"ebb/storage"
 )
 
@@ -76,7 +78,7 @@ func (r *Room) fromMember(raw json.RawMessage) bool {
 		return canonjson.String(value)
 	}
 	sender := id.UserID(text("sender"))
-	return r.MayBeJoined(sender) || typeOf(raw) == typeMember && text("state_key") == string(sender)
+	return r.MayBeJoined(sender) || handshake.TypeOf(raw) == typeMember && text("state_key") == string(sender)
 }
 
 // fetchMembership fetches one event and reports whether it is the user's join of the room. Servers in the room are
@@ -109,13 +111,13 @@ func (s *Service) fetchVerified(ctx context.Context, r *Room, server string, eve
 	if err != nil || idOf(r.version, raw) != eventID {
 		return nil
 	}
-	events, _ := s.verify(ctx, r.version, []json.RawMessage{raw})
+	events, _ := s.verifier.Verify(ctx, r.version, []json.RawMessage{raw})
 	return events[0]
 }
 
 // hasJoinedBy reports whether a verified event makes a user a member, by its own auth events and by the current state.
 func (s *Service) hasJoinedBy(ctx context.Context, r *Room, user id.UserID, e *pdu.Event) (bool, error) {
-	if e.RoomID() != r.id || !e.IsStateKey(typeMember, string(user)) || e.Sender() != user || membershipIn(e.Content()) != Join {
+	if e.RoomID() != r.id || !e.IsStateKey(typeMember, string(user)) || e.Sender() != user || pdu.Membership(e.Content()) != Join {
 		return false, nil
 	}
 	known, err := s.stored(ctx, r, e.AuthEvents())
@@ -148,7 +150,7 @@ func (s *Service) receiveFromStranger(ctx context.Context, r *Room, origin strin
 	for _, raw := range raws {
 		e, err := s.verifyKnown(ctx, r, origin, raw)
 		switch {
-		case errors.Is(err, errNoKey):
+		case errors.Is(err, signatures.ErrNoKey):
 			waiting = append(waiting, raw)
 		case err == nil:
 			good = append(good, &incoming{Event: e})
@@ -175,7 +177,7 @@ func (s *Service) receiveFromStranger(ctx context.Context, r *Room, origin strin
 }
 
 // verifyKnown is verify for one event of a server that is not known to be in the room. If it needs the keys of a third
-// server that is not in the room either, the error wraps errNoKey.
+// server that is not in the room either, the error wraps signatures.ErrNoKey.
 func (s *Service) verifyKnown(ctx context.Context, r *Room, origin string, raw json.RawMessage) (*pdu.Event, error) {
 	e, err := pdu.Parse(r.version, raw)
 	if err != nil {
@@ -186,11 +188,11 @@ func (s *Service) verifyKnown(ctx context.Context, r *Room, origin string, raw j
 	}
 	for _, server := range pdu.RequiredSigners(e) {
 		if server != origin && !r.HasServer(server) {
-			return nil, fmt.Errorf("%w: of %s", errNoKey, server)
+			return nil, fmt.Errorf("%w: of %s", signatures.ErrNoKey, server)
 		}
 	}
 	events, errs := []*pdu.Event{e}, make([]error, 1)
-	s.verifyEvents(ctx, events, errs)
+	s.verifier.VerifyParsed(ctx, events, errs)
 	return events[0], errs[0]
 }
 
@@ -247,7 +249,7 @@ func (s *Service) Unparked() []parking.Events {
 		if s.joining.Busy(key.Room) {
 			return false
 		}
-		r := s.cache.byID(key.Room)
+		r := s.cache.ByID(key.Room)
 		return r == nil || !r.Resident() || r.HasServer(key.Origin)
 	})
 }

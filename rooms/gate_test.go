@@ -12,19 +12,26 @@ import (
 
 	"ebb/fedclient"
 	"ebb/rooms/pdu"
+	"ebb/rooms/signatures"
 )
 
 // meter counts what a server asks of others.
 type meter struct {
 	Remote
-	keys Keys
+	keys signatures.Keys
 	mu   sync.Mutex
 	seen []string
 }
 
+// setRemote replaces the client and the keys of other servers.
+func (s *Service) setRemote(r Remote, k signatures.Keys) {
+	s.opts.Remote, s.opts.Keys = r, k
+	s.verifier = signatures.NewVerifier(s.opts.Server, s.opts.Signer, k)
+}
+
 func (p *peer) metered() *meter {
 	m := &meter{Remote: p.svc.opts.Remote, keys: p.svc.opts.Keys}
-	p.svc.opts.Remote, p.svc.opts.Keys = m, m
+	p.svc.setRemote(m, m)
 	return m
 }
 

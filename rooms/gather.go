@@ -10,6 +10,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/rooms/pdu"
+	"ebb/rooms/signatures"
 )
 
 // Bounds of the requests that the events of one transaction may cause; docs/limits.md lists them.
@@ -150,10 +151,10 @@ func (g *gathering) knownBefore(events []id.EventID) (known []id.EventID) {
 // admit verifies requested events and adds the valid ones to the waiting events. It returns these, and those that may
 // be added because a valid event follows them.
 func (g *gathering) admit(ctx context.Context, raws []json.RawMessage) (added []id.EventID) {
-	events, errs := g.svc.verify(ctx, g.room.version, raws)
+	events, errs := g.svc.verifier.Verify(ctx, g.room.version, raws)
 	for i, e := range events {
 		switch {
-		case e == nil && errors.Is(errs[i], errNoKey):
+		case e == nil && errors.Is(errs[i], signatures.ErrNoKey):
 			if e := g.keepUnproven(raws[i]); e != nil {
 				added = append(added, e.ID())
 			}

@@ -127,7 +127,7 @@ func (g *gathering) noteElsewhere(ctx context.Context, raws []json.RawMessage) {
 			continue
 		}
 		if v.EventIDFormat == pdu.EventIDFromServer {
-			if events, _ := g.svc.verify(ctx, v, []json.RawMessage{raw}); events[0] == nil {
+			if events, _ := g.svc.verifier.Verify(ctx, v, []json.RawMessage{raw}); events[0] == nil {
 				continue
 			}
 		}

@@ -1,7 +1,6 @@
 package rooms
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"ebb/fedclient"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms/handshake"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -162,14 +162,14 @@ func (s *Service) acceptMembership(ctx context.Context, h Handshake) (*Room, *Ev
 	if err != nil {
 		return nil, nil, mxerr.BadJSON("Invalid event for this room's version: %v", err)
 	}
-	if err := h.check(e); err != nil {
+	if err := handshake.Check(e, handshake.Request{Origin: h.Origin, Room: h.Room, Event: h.Event, Membership: h.Membership}); err != nil {
 		return nil, nil, err
 	}
 	if e, err = s.vouch(ctx, r, e); err != nil {
 		return nil, nil, err
 	}
 	events, errs := []*pdu.Event{e}, make([]error, 1)
-	if s.verifyEvents(ctx, events, errs); errs[0] != nil {
+	if s.verifier.VerifyParsed(ctx, events, errs); errs[0] != nil {
 		return nil, nil, errBadSignature(errs[0])
 	}
 	stored, err := s.accept(ctx, h.Origin, r, events[0], true)
@@ -180,32 +180,12 @@ func errBadSignature(cause error) error {
 	return mxerr.InvalidParam("The event's signatures are missing or not valid").Because(cause)
 }
 
-// check verifies that the event matches the path and the operation.
-func (h *Handshake) check(e *pdu.Event) error {
-	key, isState := e.StateKey()
-	switch {
-	case e.RoomID() != h.Room:
-		return badRequest(mxerr.CodeInvalidParam, "Event belongs to another room")
-	case e.ID() != h.Event:
-		return badRequest(mxerr.CodeInvalidParam, "Event ID does not match the one in the path")
-	case e.Type() != typeMember || !isState:
-		return badRequest(mxerr.CodeInvalidParam, "Event is not m.room.member")
-	case membershipIn(e.Content()) != h.Membership:
-		return badRequest(mxerr.CodeInvalidParam, "membership must be %s", h.Membership)
-	case key != string(e.Sender()):
-		return badRequest(mxerr.CodeInvalidParam, "state_key must be the sender")
-	case ident.ServerOf(e.Sender()) != h.Origin:
-		return mxerr.Forbidden("The sender must belong to your server")
-	}
-	return nil
-}
-
 // vouch adds this server's signature to a restricted join if the local user named in it may authorise the join.
 // Spec: server-server-api#restricted-rooms
 func (s *Service) vouch(ctx context.Context, r *Room, e *pdu.Event) (*pdu.Event, error) {
 	raw, _ := canonjson.Get(e.Content(), "join_authorised_via_users_server")
 	voucher := id.UserID(canonjson.String(raw))
-	if voucher == "" || !r.version.Restricted || membershipIn(e.Content()) != Join || !s.IsLocal(voucher) {
+	if voucher == "" || !r.version.Restricted || pdu.Membership(e.Content()) != Join || !s.IsLocal(voucher) {
 		return e, nil
 	}
 	allowed, _, err := s.inAllowedRoom(ctx, r, e.Sender())
@@ -246,17 +226,11 @@ func (s *Service) accept(ctx context.Context, origin string, r *Room, e *pdu.Eve
 	return stored, nil
 }
 
-// strippedTypes are the types of the state events that are shown to users who are not in the room yet.
-// Spec: client-server-api#stripped-state
-var strippedTypes = []string{
-	typeCreate, typeName, typeAvatar, typeTopic, typeJoinRules, typeCanonicalAlias, typeEncryption,
-}
-
 // stripped returns the room's stripped state, including the member event of the inviter. The events are full PDUs,
 // which are valid stripped events too.
 func (r *Room) stripped(inviter id.UserID) []json.RawMessage {
 	out := []json.RawMessage{}
-	for _, typ := range strippedTypes {
+	for _, typ := range handshake.StrippedTypes {
 		if e := r.State(typ, ""); e != nil {
 			out = append(out, e.JSON())
 		}
@@ -278,13 +252,6 @@ type ReceivedInvite struct {
 	PDU      json.RawMessage
 	Stripped []json.RawMessage // the room's stripped state
 }
-
-// Bounds of the stripped state of an invite or a knock.
-const (
-	maxStripped      = 100       // events
-	maxStrippedBytes = 512 << 10 // in total
-	maxStrippedKept  = 80 << 10  // what is stored: the largest event and the usual state fit
-)
 
 // ReceiveInvite stores an invite and returns it with this server's signature.
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
@@ -313,7 +280,7 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 		return nil, err
 	}
 	events, errs := []*pdu.Event{e}, make([]error, 1)
-	if s.verifyEvents(ctx, events, errs); errs[0] != nil {
+	if s.verifier.VerifyParsed(ctx, events, errs); errs[0] != nil {
 		return nil, errBadSignature(errs[0])
 	}
 	signed, err := events[0].Sign(s.opts.Signer.Current())
@@ -337,19 +304,13 @@ func (s *Service) ReceiveInvite(ctx context.Context, in ReceivedInvite) (json.Ra
 	return signed.JSON(), err
 }
 
+// checkInvite checks that a received invite is one of a local user by a user of the origin.
 func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
-	key, isState := e.StateKey()
-	switch {
-	case e.RoomID() != in.Room:
-		return badRequest(mxerr.CodeInvalidParam, "Event belongs to another room")
-	case e.ID() != in.Event:
-		return badRequest(mxerr.CodeInvalidParam, "Event ID does not match the one in the path")
-	case e.Type() != typeMember || !isState || membershipIn(e.Content()) != Invite:
-		return badRequest(mxerr.CodeInvalidParam, "Event is not an invite")
-	case !s.IsLocal(id.UserID(key)):
+	if err := handshake.CheckInvite(e, handshake.Request{Origin: in.Origin, Room: in.Room, Event: in.Event}); err != nil {
+		return err
+	}
+	if key, _ := e.StateKey(); !s.IsLocal(id.UserID(key)) {
 		return badRequest(mxerr.CodeInvalidParam, "The invited user does not belong to this server")
-	case ident.ServerOf(e.Sender()) != in.Origin:
-		return mxerr.Forbidden("The sender must belong to your server")
 	}
 	return nil
 }
@@ -359,27 +320,12 @@ func (s *Service) checkInvite(in *ReceivedInvite, e *pdu.Event) error {
 // Deviation: events, the create event among them, may be stripped or missing in room version 12 too, as deployed
 // servers send them. The create event is checked against the room ID only when the invite is accepted.
 // Spec: server-server-api#put_matrixfederationv2inviteroomideventid
-func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.RoomID, events []json.RawMessage) (shown []json.RawMessage, err error) {
-	size := 0
-	var full []json.RawMessage
-	for _, raw := range events {
-		size += len(raw)
-		switch {
-		case !isStripped(raw):
-			return nil, badRequest(mxerr.CodeInvalidParam, "invite_room_state has an entry that is not an event")
-		case isFullPDU(raw):
-			full = append(full, raw)
-		default:
-			if raw, err = canonjson.Canonical(raw, false); err != nil {
-				return nil, mxerr.BadJSON("Invalid invite_room_state: %v", err)
-			}
-			shown = append(shown, raw)
-		}
+func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.RoomID, events []json.RawMessage) ([]json.RawMessage, error) {
+	shown, full, err := handshake.SplitStripped(events)
+	if err != nil {
+		return nil, err
 	}
-	if len(events) > maxStripped || size > maxStrippedBytes {
-		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeTooLarge, "invite_room_state is too large")
-	}
-	good, _ := s.verify(ctx, v, full)
+	good, _ := s.verifier.Verify(ctx, v, full)
 	for i, e := range good {
 		if e == nil && v.RoomIDIsCreateHash { // the room ID proves a create event
 			if e, _ = pdu.Parse(v, full[i]); e != nil && !e.IsStateKey(typeCreate, "") {
@@ -391,54 +337,5 @@ func (s *Service) checkStripped(ctx context.Context, v *pdu.Version, room id.Roo
 		}
 		shown = append(shown, e.JSON())
 	}
-	return keepStripped(shown), nil
-}
-
-// keepStripped returns the stripped state that is stored. It keeps the most important events if there are too many:
-// they are part of every /sync response that contains the invite.
-func keepStripped(shown []json.RawMessage) (kept []json.RawMessage) {
-	rank := func(raw json.RawMessage) int {
-		if i := slices.Index(strippedTypes, typeOf(raw)); i >= 0 {
-			return i
-		}
-		return len(strippedTypes)
-	}
-	sorted := slices.SortedStableFunc(slices.Values(shown), func(a, b json.RawMessage) int { return cmp.Compare(rank(a), rank(b)) })
-	size := 0
-	for _, raw := range sorted {
-		if size+len(raw) <= maxStrippedKept {
-			kept, size = append(kept, raw), size+len(raw)
-		}
-	}
-	return kept
-}
-
-// isFullPDU reports whether a stripped event is a full PDU.
-func isFullPDU(raw json.RawMessage) bool {
-	_, signed := canonjson.Get(raw, "signatures")
-	_, placed := canonjson.Get(raw, "auth_events")
-	return signed && placed
-}
-
-func typeOf(raw json.RawMessage) string {
-	typ, _ := canonjson.Get(raw, "type")
-	return canonjson.String(typ)
-}
-
-// isStripped reports whether JSON has the members of a stripped event, with the right types.
-func isStripped(raw json.RawMessage) bool {
-	if !canonjson.IsObject(raw) || !json.Valid(raw) {
-		return false
-	}
-	for _, member := range []string{"type", "state_key", "sender"} {
-		text, ok := canonjson.Get(raw, member)
-		if !ok {
-			return false
-		}
-		if _, isText := canonjson.Unquote(text); !isText {
-			return false
-		}
-	}
-	content, _ := canonjson.Get(raw, "content")
-	return canonjson.IsObject(content)
+	return handshake.KeepStripped(shown), nil
 }

@@ -71,7 +71,7 @@ type provisional struct {
 func (r *Room) fill(stored *storedRoom) error {
 	row := &stored.row
 	h := emptyHead()
-	h.published, h.purged, h.override = row.Published, row.PurgedBefore, overrideOf(row)
+	h.published, h.purged, h.override = row.Published, row.PurgedBefore, RetentionOverride(row)
 	h.depth, h.minDepth, h.order, h.generation = row.Depth, row.MinDepth, row.LastOrder, row.Generation
 	h.entered, h.recheck = row.Entered, row.Recheck
 	h.undecided = stored.undecided
@@ -108,7 +108,8 @@ func emptyHead() head {
 	}
 }
 
-func overrideOf(row *storage.RoomRow) *expiry.Policy {
+// RetentionOverride returns the administrator's retention policy in the row of a room, or nil if there is none.
+func RetentionOverride(row *storage.RoomRow) *expiry.Policy {
 	if !row.Overridden {
 		return nil
 	}
@@ -243,13 +244,19 @@ func (h *head) dropServer(server string) {
 	}
 }
 
-// effective returns the retention policy that applies to a room. If it has events of both types, the newer one applies;
-// an invalid one is ignored.
+// effective returns the retention policy that applies to a room.
 func (s *Service) effective(h *head) expiry.Policy {
+	return s.EffectiveRetention(h.override, func(typ string) *Event { return h.state[pdu.StateKey{Type: typ}] })
+}
+
+// EffectiveRetention returns the retention policy that applies to a room with an administrator's policy, which may be
+// nil, and the state events that state returns by type. If the room has events of both types, the newer one applies; an
+// invalid one is ignored.
+func (s *Service) EffectiveRetention(override *expiry.Policy, state func(typ string) *Event) expiry.Policy {
 	var room *expiry.Policy
 	var newest storage.Pos
 	for _, typ := range []string{typeRetention, typeRetentionUnstable} {
-		e := h.state[pdu.StateKey{Type: typ}]
+		e := state(typ)
 		if e == nil || e.Pos < newest {
 			continue
 		}
@@ -257,7 +264,7 @@ func (s *Service) effective(h *head) expiry.Policy {
 			room, newest = &p, e.Pos
 		}
 	}
-	return expiry.Effective(h.override, room, s.opts.Retention.Limits, s.opts.Retention.Default)
+	return expiry.Effective(override, room, s.opts.Retention.Limits, s.opts.Retention.Default)
 }
 
 // apply adds a committed event to the head. r.mu is held.

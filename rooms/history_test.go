@@ -13,12 +13,14 @@ import (
 	"ebb/ident"
 	"ebb/receipts"
 	"ebb/rooms"
+	"ebb/sharing"
+	"ebb/storage"
 )
 
 func TestMain(m *testing.M) {
 	rooms.OpenReaders = func(s *rooms.Service, o rooms.Options) rooms.Readers {
 		data := accountdata.New(accountdata.Options{DB: o.DB, Rooms: s, Commits: o.Commits})
-		return readers{history.New(history.Options{DB: o.DB, Rooms: s, AccountData: data, Commits: o.Commits, Now: o.Now}), receipts.New(s, o.Now), data}
+		return readers{history.New(history.Options{DB: o.DB, Rooms: s, AccountData: data, Commits: o.Commits, Now: o.Now}), receipts.New(s, o.Now), data, sharing.New(s, o.Hub)}
 	}
 	m.Run()
 }
@@ -28,6 +30,7 @@ type readers struct {
 	*history.Service
 	receipts *receipts.Service
 	data     *accountdata.Service
+	sharing  *sharing.Service
 }
 
 func (r readers) SetReceipts(ctx context.Context, room id.RoomID, who ident.Requester, event id.EventID, types ...string) error {
@@ -52,6 +55,10 @@ func (r readers) AccountData(ctx context.Context, room id.RoomID, who ident.User
 
 func (r readers) PutTag(ctx context.Context, room id.RoomID, who ident.UserNID, tag, content string) error {
 	return r.data.PutTag(ctx, who, room, tag, json.RawMessage(content))
+}
+
+func (r readers) WakeSharers(tx *storage.Tx, user ident.UserNID) (func(), error) {
+	return r.sharing.WakeSharers(tx, user)
 }
 
 func (r readers) Tags(ctx context.Context, room id.RoomID, who ident.UserNID) (map[string]json.RawMessage, error) {

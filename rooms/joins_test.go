@@ -20,6 +20,7 @@ import (
 	"ebb/canonjson"
 	"ebb/fedclient"
 	"ebb/mxerr"
+	"ebb/rooms/handshake"
 	"ebb/rooms/pdu"
 )
 
@@ -154,7 +155,7 @@ func (p *peer) forge(room id.RoomID, proto pdu.Proto) json.RawMessage {
 
 // replace puts an event in the place of the one of a type in a list.
 func replaceType(list []json.RawMessage, typ string, by ...json.RawMessage) []json.RawMessage {
-	out := slices.DeleteFunc(slices.Clone(list), func(raw json.RawMessage) bool { return typeOf(raw) == typ })
+	out := slices.DeleteFunc(slices.Clone(list), func(raw json.RawMessage) bool { return handshake.TypeOf(raw) == typ })
 	return append(out, by...)
 }
 
@@ -238,7 +239,7 @@ func TestWhatIsWrongInAJoinAnswerIsLeftOut(t *testing.T) {
 			}
 			b.lie().joined = func(answer *fedclient.JoinAnswer) {
 				for i, raw := range answer.State {
-					switch typeOf(raw) {
+					switch handshake.TypeOf(raw) {
 					case typeTopic: // not as it was signed
 						answer.State[i] = with(raw, "signatures", `{"a":{"ed25519:1":"`+strings.Repeat("A", 86)+`"}}`)
 					case typeName: // another content than was signed
@@ -384,8 +385,8 @@ func TestInviteThatIsNotWhatItSaysIsRefused(t *testing.T) {
 				})
 			}
 			good := member(alice.UserID, string(bob.UserID), `{"membership":"invite"}`)
-			huge := json.RawMessage(`{"type":"m.room.topic","state_key":"","sender":"@alice:a","content":{"topic":"` + strings.Repeat("x", maxStrippedBytes) + `"}}`)
-			many := slices.Repeat([]json.RawMessage{json.RawMessage(`{"type":"x","state_key":"","sender":"@alice:a","content":{}}`)}, maxStripped+1)
+			huge := json.RawMessage(`{"type":"m.room.topic","state_key":"","sender":"@alice:a","content":{"topic":"` + strings.Repeat("x", 512<<10) + `"}}`)
+			many := slices.Repeat([]json.RawMessage{json.RawMessage(`{"type":"x","state_key":"","sender":"@alice:a","content":{}}`)}, 100+1)
 			for name, in := range map[string]ReceivedInvite{
 				"another room":             {Room: other, PDU: good, Stripped: shown},
 				"another id":               {Room: room, Event: "$other", PDU: good, Stripped: shown},
@@ -675,7 +676,7 @@ func TestNothingIsWrittenIntoARoomThatGoesOnElsewhere(t *testing.T) {
 	b.ok(b.svc.Leave(t.Context(), bob, left, "")) // who has left is left as is
 	b.ok(b.svc.Forget(t.Context(), bob, left))
 	b.svc = b.open() // and after a restart
-	b.svc.opts.Remote, b.svc.opts.Keys = wire{n, "b"}, keysFor{n, b}
+	b.svc.setRemote(wire{n, "b"}, keysFor{n, b})
 	if b.room(left).Resident() || b.room(invitedTo).Resident() {
 		t.Error("the server takes itself for a resident")
 	}
@@ -712,7 +713,7 @@ func TestBlockedInvitesDoNotArrive(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.add("a"), n.add("b")
 	alice, bob, carol := a.user("alice"), b.user("bob"), b.user("carol")
-	b.ok(b.reads().SetAccountData(t.Context(), "", bob.UserNID, typeInvitePermission, `{"default_action":"block"}`))
+	b.ok(b.reads().SetAccountData(t.Context(), "", bob.UserNID, "m.invite_permission_config", `{"default_action":"block"}`))
 	room := a.create(alice, CreateRoom{})
 	err := a.svc.Invite(t.Context(), alice, room, bob.UserID, "")
 	if mxerr.Code(err) == "" || a.room(room).Membership(bob.UserID) != "" {
@@ -724,7 +725,7 @@ func TestBlockedInvitesDoNotArrive(t *testing.T) {
 	b.refused(err, mxerr.CodeInviteBlocked)
 	_, err = b.svc.Create(t.Context(), carol, CreateRoom{Invite: []id.UserID{bob.UserID}})
 	b.refused(err, mxerr.CodeInviteBlocked)
-	b.ok(b.reads().SetAccountData(t.Context(), "", bob.UserNID, typeInvitePermission, `{"default_action":"other"}`))
+	b.ok(b.reads().SetAccountData(t.Context(), "", bob.UserNID, "m.invite_permission_config", `{"default_action":"other"}`))
 	b.ok(b.svc.Invite(t.Context(), carol, at, bob.UserID, ""))
 }
 

@@ -2,11 +2,11 @@ package rooms
 
 import (
 	"context"
-	"encoding/json"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
+	"ebb/rooms/eventcontent"
 	"ebb/storage"
 )
 
@@ -41,7 +41,7 @@ func (s *Service) RemoveCanonicalAlias(ctx context.Context, sender ident.Request
 		if err != nil || e == nil {
 			return err
 		}
-		content, changed := withoutAlias(e.Content(), string(alias))
+		content, changed := eventcontent.WithoutAlias(e.Content(), string(alias))
 		if !changed {
 			return nil
 		}
@@ -49,33 +49,4 @@ func (s *Service) RemoveCanonicalAlias(ctx context.Context, sender ident.Request
 		_, err = b.add(proto{typ: typeCanonicalAlias, stateKey: &empty, sender: sender, content: content})
 		return err
 	})
-}
-
-// withoutAlias removes an alias from the content of m.room.canonical_alias, and reports whether the alias was there.
-func withoutAlias(content []byte, alias string) ([]byte, bool) {
-	fields := map[string]json.RawMessage{}
-	var names aliasContent
-	if json.Unmarshal(content, &fields) != nil || json.Unmarshal(content, &names) != nil {
-		return nil, false
-	}
-	changed := false
-	if names.Alias == alias {
-		delete(fields, "alias")
-		changed = true
-	}
-	var keep []string
-	for _, a := range names.AltAliases {
-		if a != alias {
-			keep = append(keep, a)
-		}
-	}
-	if len(keep) < len(names.AltAliases) {
-		changed = true
-		delete(fields, "alt_aliases")
-		if len(keep) > 0 {
-			fields["alt_aliases"], _ = json.Marshal(keep) // strings always marshal
-		}
-	}
-	out, err := json.Marshal(fields)
-	return out, changed && err == nil
 }

@@ -16,7 +16,7 @@ import (
 
 // Room returns a room by ID. It returns ErrNoRoom if this server does not know it.
 func (s *Service) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
-	if r := s.cache.byID(roomID); r != nil {
+	if r := s.cache.ByID(roomID); r != nil {
 		r.used.Store(s.opts.Now().Unix())
 		return r, nil
 	}
@@ -25,16 +25,19 @@ func (s *Service) Room(ctx context.Context, roomID id.RoomID) (*Room, error) {
 
 // RoomByNID returns a room by number.
 func (s *Service) RoomByNID(ctx context.Context, nid ident.RoomNID) (*Room, error) {
-	if r := s.cache.byNID(nid); r != nil {
+	if r := s.cache.ByNID(nid); r != nil {
 		r.used.Store(s.opts.Now().Unix())
 		return r, nil
 	}
 	return s.loadOne(ctx, func(tx *storage.Tx) (storage.RoomRow, bool, error) { return tx.RoomByNID(nid) })
 }
 
+// Cached returns a room if it is in memory, and nil otherwise.
+func (s *Service) Cached(nid ident.RoomNID) *Room { return s.cache.ByNID(nid) }
+
 // RoomsByNID returns rooms by number, in the given order. It reads those that are not in memory in groups.
 func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room, error) {
-	found, missing := s.cache.list(nids)
+	found, missing := s.cache.List(nids)
 	loaded := make(map[ident.RoomNID]*Room, len(missing))
 	for part := range slices.Chunk(missing, MaxLoad) {
 		rooms, err := s.load(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) { return tx.RoomsByNID(part) })
@@ -62,7 +65,7 @@ func (s *Service) RoomsByNID(ctx context.Context, nids []ident.RoomNID) ([]*Room
 func (s *Service) Preload(ctx context.Context, rooms []id.RoomID) error {
 	missing := make([]string, 0, len(rooms))
 	for _, roomID := range rooms {
-		if s.cache.byID(roomID) == nil {
+		if s.cache.ByID(roomID) == nil {
 			missing = append(missing, string(roomID))
 		}
 	}
@@ -96,8 +99,8 @@ func (s *Service) loadOne(ctx context.Context, find func(*storage.Tx) (storage.R
 
 // load reads rooms from the database and caches them. Concurrent loads of a room return the same Room.
 func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.RoomRow, error)) (map[ident.RoomNID]*Room, error) {
-	s.cache.loading.Lock()
-	defer s.cache.loading.Unlock()
+	s.loading.Lock()
+	defer s.loading.Unlock()
 	out := map[ident.RoomNID]*Room{}
 	err := s.db.ReadInner(ctx, func(tx *storage.Tx) error {
 		rows, err := find(tx)
@@ -105,7 +108,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.Ro
 			return err
 		}
 		rows = slices.DeleteFunc(rows, func(row storage.RoomRow) bool {
-			r := s.cache.byNID(row.NID) // loaded by another goroutine meanwhile
+			r := s.cache.ByNID(row.NID) // loaded by another goroutine meanwhile
 			if r != nil {
 				out[row.NID] = r
 			}
@@ -124,7 +127,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.Ro
 	}
 	for nid, r := range out {
 		r.used.Store(s.opts.Now().Unix())
-		out[nid] = s.cache.add(r)
+		out[nid] = s.cache.Add(r.id, r.nid, r)
 	}
 	return out, nil
 }
@@ -132,7 +135,7 @@ func (s *Service) load(ctx context.Context, find func(*storage.Tx) ([]storage.Ro
 // open builds a Room from its stored head.
 func (s *Service) open(stored *storedRoom, into map[ident.RoomNID]*Room) error {
 	row := &stored.row
-	version, err := versionOf(row)
+	version, err := VersionOf(row)
 	if err != nil {
 		return err
 	}
@@ -144,8 +147,8 @@ func (s *Service) open(stored *storedRoom, into map[ident.RoomNID]*Room) error {
 	return r.fill(stored)
 }
 
-// versionOf returns the version of a stored room.
-func versionOf(row *storage.RoomRow) (*pdu.Version, error) {
+// VersionOf returns the version of a stored room.
+func VersionOf(row *storage.RoomRow) (*pdu.Version, error) {
 	version, ok := pdu.VersionOf(id.RoomVersion(row.Version))
 	if !ok {
 		return nil, fmt.Errorf("room %s has the unknown version %q", row.RoomID, row.Version)

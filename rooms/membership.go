@@ -11,9 +11,9 @@ import (
 
 	"maunium.net/go/mautrix/id"
 
-	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms/eventcontent"
 	"ebb/rooms/pdu"
 	"ebb/storage"
 )
@@ -196,33 +196,13 @@ func (s *Service) grantRestricted(ctx context.Context, r *Room, sender ident.Req
 // errNoVoucher is returned if only another server can authorise the join.
 var errNoVoucher = mxerr.Forbidden("No member of the room on this server can authorise your join")
 
-// maxAllow bounds the allowed rooms of a join rule that are considered.
-const maxAllow = 100
-
 // AllowedRooms returns the rooms whose members a restricted join rule lets in, nil if the room has another join rule.
 // Spec: client-server-api#restricted-rooms
 func (r *Room) AllowedRooms() []id.RoomID {
 	if !r.restricted() {
 		return nil
 	}
-	return allowedRooms(r.State(typeJoinRules, "").Content())
-}
-
-// allowedRooms returns the rooms whose members the content of m.room.join_rules lets in.
-func allowedRooms(joinRules []byte) (rooms []id.RoomID) {
-	raw, _ := canonjson.Get(joinRules, "allow")
-	allow, _ := canonjson.Elements(raw)
-	for _, a := range allow[:min(len(allow), maxAllow)] {
-		if !canonjson.IsObject(a) {
-			continue
-		}
-		typ, _ := canonjson.Get(a, "type")
-		of, _ := canonjson.Get(a, "room_id")
-		if room := id.RoomID(canonjson.String(of)); canonjson.String(typ) == "m.room_membership" && pdu.LooksLikeRoomID(room) {
-			rooms = append(rooms, room)
-		}
-	}
-	return rooms
+	return eventcontent.AllowedRooms(r.State(typeJoinRules, "").Content())
 }
 
 // inAllowedRoom reports whether a user is in one of the rooms whose members the join rule lets in. unsure means that
@@ -433,7 +413,7 @@ func (s *Service) setProfile(ctx context.Context, sender ident.Requester, room i
 		if err != nil || current == nil || current.ContentString("membership") != Join {
 			return err
 		}
-		content, err := profileContent(current.Content(), p)
+		content, err := eventcontent.WithProfile(current.Content(), p.DisplayName, p.AvatarURL)
 		if err != nil {
 			return err
 		}
@@ -448,24 +428,6 @@ func (s *Service) setProfile(ctx context.Context, sender ident.Requester, room i
 		_, err = b.add(next)
 		return err
 	})
-}
-
-// profileContent returns a member event's content with a new profile, without the members that applied to the join
-// only.
-func profileContent(content []byte, p Profile) ([]byte, error) {
-	fields := map[string]json.RawMessage{}
-	if err := json.Unmarshal(content, &fields); err != nil {
-		return nil, err
-	}
-	delete(fields, "reason")
-	delete(fields, "join_authorised_via_users_server")
-	for key, value := range map[string]string{"displayname": p.DisplayName, "avatar_url": p.AvatarURL} {
-		delete(fields, key)
-		if value != "" {
-			fields[key] = canonjson.AppendString(nil, value)
-		}
-	}
-	return json.Marshal(fields)
 }
 
 // LeaveAll makes a user leave every room, reject all invites and retract all knocks, as when the account is

@@ -12,6 +12,7 @@ import (
 
 	"ebb/ident"
 	"ebb/pushrules"
+	"ebb/rooms/newroom"
 	"ebb/rooms/pdu"
 	"ebb/rooms/txns"
 	"ebb/storage"
@@ -212,7 +213,7 @@ func TestRedaction(t *testing.T) {
 	eachHouse(t, func(h *house) {
 		alice, bob, eve := h.user("alice"), h.user("bob"), h.user("eve")
 		for _, v := range []id.RoomVersion{"1", "9", "11", "12"} {
-			room := h.create(alice, CreateRoom{RoomVersion: v, Preset: presetPublic})
+			room := h.create(alice, CreateRoom{RoomVersion: v, Preset: newroom.Public})
 			h.ok(h.svc.Join(h.Context(), bob, room, ""))
 			target := h.say(bob, room, "secret")
 			redact := func(s ident.Requester, e id.EventID) (id.EventID, error) {

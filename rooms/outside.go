@@ -51,7 +51,7 @@ func (s *Service) setOutside(ctx context.Context, v *pdu.Version, e *pdu.Event, 
 		text = string(raw)
 	}
 	event := &Event{Event: e, Room: nid, SenderNID: sender, ReceivedTS: s.opts.Now().UnixMilli(), Flags: storage.OutlierEvent}
-	membership := membershipIn(e.Content())
+	membership := pdu.Membership(e.Content())
 	return s.touch(ctx, e.RoomID(), func(r *Room) storage.Write {
 		return storage.Write{
 			Do: func(tx *storage.Tx) error {
@@ -152,7 +152,7 @@ func (s *Service) receiveEnd(ctx context.Context, r *Room, origin string, raw js
 	if ends, err := s.endsOutside(r, origin, e); err != nil || !ends {
 		return cmp.Or(err, errOutside)
 	}
-	events, errs := s.verify(ctx, r.version, []json.RawMessage{raw})
+	events, errs := s.verifier.Verify(ctx, r.version, []json.RawMessage{raw})
 	if events[0] == nil {
 		return fmt.Errorf("%w: %w", errBadEvent, errs[0])
 	}
@@ -168,7 +168,7 @@ func (s *Service) endsOutside(r *Room, origin string, e *pdu.Event) (bool, error
 	if !isState || e.Type() != typeMember || e.RoomID() != r.id || !s.IsLocal(user) || ident.ServerOf(e.Sender()) != origin {
 		return false, nil
 	}
-	if m := membershipIn(e.Content()); m != Leave && m != Ban {
+	if m := pdu.Membership(e.Content()); m != Leave && m != Ban {
 		return false, nil
 	}
 	m := r.MemberOf(user)

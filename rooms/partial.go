@@ -2,10 +2,8 @@ package rooms
 
 import (
 	"context"
-	"maps"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -84,19 +82,8 @@ func (r *Room) MayBeJoined(user id.UserID) bool {
 	return m.Membership == Join
 }
 
-// MayShareRoom reports whether a user of another server may be in a partial-state room.
-func (s *Service) MayShareRoom(ctx context.Context, user id.UserID) (bool, error) {
-	for _, room := range s.partials.list() {
-		r, err := s.RoomByNID(ctx, room)
-		if err != nil {
-			return false, err
-		}
-		if r.Partial() && r.MayBeJoined(user) {
-			return true, nil
-		}
-	}
-	return false, nil
-}
+// PartialRooms returns the numbers of rooms that are being completed.
+func (s *Service) PartialRooms() []ident.RoomNID { return s.partials.List() }
 
 // serversInRoom returns the valid servers of a join response without this one. The server that sent the response comes
 // first.
@@ -127,7 +114,7 @@ func (s *Service) AwaitFullState(ctx context.Context, room id.RoomID) error {
 		if !r.Partial() {
 			return nil
 		}
-		ended := s.partials.ended(r.nid)
+		ended := s.partials.Ended(r.nid)
 		if r, err = s.Room(ctx, room); err != nil || !r.Partial() { // it may have ended just before
 			return err
 		}
@@ -164,103 +151,6 @@ func (s *Service) awaitMember(ctx context.Context, room id.RoomID, sender ident.
 		return err
 	}
 	return s.AwaitFullState(ctx, room)
-}
-
-// partialRooms tracks the rooms whose state is being requested, and the requests that wait for them.
-type partialRooms struct {
-	fresh chan struct{} // one slot, filled if there may be rooms without a worker
-
-	// mu guards the rest. It is a leaf lock.
-	mu    sync.Mutex
-	rooms map[ident.RoomNID]*partialRoom
-}
-
-type partialRoom struct {
-	ended  chan struct{}      // closed when the room has full state or no local member
-	cancel context.CancelFunc // stops the worker; nil: there is none
-}
-
-func (p *partialRooms) init() {
-	p.fresh, p.rooms = make(chan struct{}, 1), map[ident.RoomNID]*partialRoom{}
-}
-
-func (p *partialRooms) of(room ident.RoomNID) *partialRoom {
-	if p.rooms[room] == nil {
-		p.rooms[room] = &partialRoom{ended: make(chan struct{})}
-	}
-	return p.rooms[room]
-}
-
-func (p *partialRooms) list() []ident.RoomNID {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Collect(maps.Keys(p.rooms))
-}
-
-func (p *partialRooms) ended(room ident.RoomNID) <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.of(room).ended
-}
-
-// begin registers a worker for a room. It returns false if there is one already.
-func (p *partialRooms) begin(ctx context.Context, room ident.RoomNID) (context.Context, *partialRoom, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	r := p.of(room)
-	if r.cancel != nil {
-		return nil, nil, false
-	}
-	ctx, r.cancel = context.WithCancel(ctx)
-	partialGauge.Inc()
-	return ctx, r, true
-}
-
-// giveUp unregisters a worker that could not finish.
-func (p *partialRooms) giveUp(r *partialRoom) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	r.stop()
-}
-
-// stop stops the worker, if there is one. The mutex is held.
-func (r *partialRoom) stop() {
-	if r.cancel != nil {
-		r.cancel()
-		r.cancel = nil
-		partialGauge.Dec()
-	}
-}
-
-// finish unregisters a worker that has nothing left to do.
-func (p *partialRooms) finish(room ident.RoomNID, r *partialRoom) {
-	p.mu.Lock()
-	mine := p.rooms[room] == r
-	p.mu.Unlock()
-	if mine {
-		p.end(room)
-	}
-}
-
-// end stops the worker of a room and releases the waiting requests.
-func (p *partialRooms) end(room ident.RoomNID) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	r := p.rooms[room]
-	if r == nil {
-		return
-	}
-	delete(p.rooms, room)
-	close(r.ended)
-	r.stop()
-}
-
-// announce signals that a room needs a worker.
-func (p *partialRooms) announce() {
-	select {
-	case p.fresh <- struct{}{}:
-	default:
-	}
 }
 
 // fillMembers adds to each state the members that only other states have, since a partial state may lack any member.

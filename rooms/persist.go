@@ -219,9 +219,9 @@ func (b *batch) writeRedactions(tx *storage.Tx, e *pendingEvent) error {
 
 func (b *batch) writeRelation(tx *storage.Tx, e *pendingEvent) error {
 	err := tx.InsertRelation(storage.RelationRow{
-		Position: e.Pos, Room: e.Room, Parent: string(e.relation.parent), RelType: e.relation.relType, Type: e.Type(), Sender: e.SenderNID, Order: e.Order,
+		Position: e.Pos, Room: e.Room, Parent: string(e.relation.Parent), RelType: e.relation.RelType, Type: e.Type(), Sender: e.SenderNID, Order: e.Order,
 	})
-	if err != nil || e.relation.relType != relThread || e.ThreadRoot == 0 {
+	if err != nil || e.relation.RelType != relThread || e.ThreadRoot == 0 {
 		return err
 	}
 	return tx.TouchThread(e.ThreadRoot, e.Order)

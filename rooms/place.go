@@ -12,6 +12,7 @@ import (
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/pdu"
+	"ebb/rooms/signatures"
 	"ebb/rooms/stateres"
 	"ebb/storage"
 )
@@ -220,8 +221,8 @@ func (p *placing) record(eventID id.EventID, verdict error) {
 func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err error) {
 	listed, redacted := map[id.EventID]bool{}, map[id.EventID]bool{}
 	for _, e := range events {
-		e.relation = relationOf(e.Content())
-		if e.relation != nil && listed[e.relation.parent] || listed[e.Redacts()] || redacted[e.ID()] {
+		e.relation = pdu.RelationOf(e.Content())
+		if e.relation != nil && listed[e.relation.Parent] || listed[e.Redacts()] || redacted[e.ID()] {
 			break
 		}
 		listed[e.ID()], redacted[e.Redacts()] = true, true
@@ -236,7 +237,7 @@ func (p *placing) lookUp(ctx context.Context, events []*incoming) (n int, err er
 
 // lookedUp returns an event as incoming, with what is needed to place it.
 func (r *Room) lookedUp(ctx context.Context, e *pdu.Event) (*incoming, error) {
-	in := &incoming{Event: e, lookup: lookup{relation: relationOf(e.Content())}}
+	in := &incoming{Event: e, lookup: lookup{relation: pdu.RelationOf(e.Content())}}
 	return in, r.lookUp(ctx, in)
 }
 
@@ -274,13 +275,13 @@ func (r *Room) lookUpUsers(ctx context.Context, e *incoming) (err error) {
 // lookUpTargets finds the events that an event relates to or redacts.
 func (r *Room) lookUpTargets(ctx context.Context, e *incoming) (err error) {
 	if e.relation != nil {
-		parent, err := r.FindEvent(ctx, e.relation.parent)
+		parent, err := r.FindEvent(ctx, e.relation.Parent)
 		if err != nil {
 			return err
 		}
 		if parent != nil && !parent.Hidden() {
 			e.threadRoot = parent.ThreadRoot
-			if e.relation.relType == relThread && relationOf(parent.Content()) == nil {
+			if e.relation.RelType == relThread && pdu.RelationOf(parent.Content()) == nil {
 				e.threadRoot = parent.Pos
 			}
 		}
@@ -327,7 +328,7 @@ func (s *Service) mergeExtremities(ctx context.Context, r *Room) error {
 			}
 			return err
 		})
-		if errors.Is(err, errPolicy) { // the extremities stay
+		if errors.Is(err, signatures.ErrPolicy) { // the extremities stay
 			return nil
 		}
 		return err

@@ -27,7 +27,7 @@ type police struct {
 }
 
 func newPolice() *police {
-	return &police{signer: pdu.Signer{Server: "police", KeyID: policyKeyID, Key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))}}
+	return &police{signer: pdu.Signer{Server: "police", KeyID: "ed25519:policy_server", Key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))}}
 }
 
 func (p *police) content() string {
@@ -54,7 +54,7 @@ func (p *police) SignByPolicyServer(_ context.Context, server string, event json
 		Signatures map[string]map[string]string `json:"signatures"`
 	}
 	err = json.Unmarshal(e.JSON(), &signed)
-	return map[string]map[string]string{server: {policyKeyID: signed.Signatures[server][policyKeyID]}}, err
+	return map[string]map[string]string{server: {"ed25519:policy_server": signed.Signatures[server]["ed25519:policy_server"]}}, err
 }
 
 func mustVersion(v id.RoomVersion) *pdu.Version {
@@ -95,7 +95,7 @@ func TestEventsWithoutTheSignatureOfThePolicyServerAreSoftFailed(t *testing.T) {
 	if soft(good) || p.asked != 1 {
 		t.Errorf("what the policy server signs is hidden; it was asked %d times", p.asked)
 	}
-	if e := s.stored(s.room, good.ID()); e.VerifySignature("police", policyKeyID, p.signer.Key.Public().(ed25519.PublicKey)) != nil {
+	if e := s.stored(s.room, good.ID()); e.VerifySignature("police", "ed25519:policy_server", p.signer.Key.Public().(ed25519.PublicKey)) != nil {
 		t.Errorf("the signature is not kept: %s", e.JSON())
 	}
 	counted := receivedCount(t, "soft_failed")

@@ -9,6 +9,7 @@ import (
 
 	"ebb/fedclient"
 	"ebb/ident"
+	"ebb/storage"
 )
 
 // Readers is what the tests of this package use of the packages built on it: history, receipts and accountdata. Tests
@@ -33,6 +34,7 @@ type Readers interface {
 	PutTag(ctx context.Context, room id.RoomID, who ident.UserNID, tag, content string) error
 	Tags(ctx context.Context, room id.RoomID, who ident.UserNID) (map[string]json.RawMessage, error)
 
+	WakeSharers(tx *storage.Tx, user ident.UserNID) (committed func(), err error)
 	JoinAnswer(ctx context.Context, j AcceptedJoin) (*fedclient.JoinAnswer, error)
 	EventForServer(ctx context.Context, origin string, event id.EventID) (json.RawMessage, error)
 	StateForServer(ctx context.Context, origin string, room id.RoomID, event id.EventID) (state, chain []*Event, err error)

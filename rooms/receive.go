@@ -11,6 +11,7 @@ import (
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
 	"ebb/rooms/parking"
+	"ebb/rooms/signatures"
 )
 
 // ErrLater means that some events could not be authorised because a server did not answer, or did not return events
@@ -74,12 +75,12 @@ func (s *Service) Receive(ctx context.Context, origin string, roomID id.RoomID, 
 // verify makes checks 1 to 3 for the events that were sent. It returns the valid ones, and the results of the others.
 func (a *arrivals) verify(ctx context.Context, raws []json.RawMessage) (valid []*incoming, results map[id.EventID]error) {
 	results = make(map[id.EventID]error, len(raws))
-	events, errs := a.svc.verify(ctx, a.room.version, raws)
+	events, errs := a.svc.verifier.Verify(ctx, a.room.version, raws)
 	valid = make([]*incoming, 0, len(events))
 	for i, raw := range raws {
 		switch e := events[i]; {
 		case e == nil:
-			if errors.Is(errs[i], errNoKey) {
+			if errors.Is(errs[i], signatures.ErrNoKey) {
 				a.lost = true
 				a.keepUnproven(raw)
 			}

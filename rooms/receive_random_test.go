@@ -479,7 +479,7 @@ func (g *graph) byTheBook(sets []stateres.StateSet) stateres.StateSet {
 	for key, events := range conflicts(sets) {
 		for eventID := range events {
 			e := g.events[eventID]
-			switch m := membershipIn(e.Content()); key.Type {
+			switch m := pdu.Membership(e.Content()); key.Type {
 			case typePowerLevels, typeJoinRules:
 				g.powerful = true
 			case typeMember:

@@ -224,7 +224,7 @@ func (c *completion) begin(full state) error {
 		if err != nil {
 			return err
 		}
-		if membershipIn(e.Content()) == Join {
+		if pdu.Membership(e.Content()) == Join {
 			c.servers[ident.ServerOf(key.Key)] = true
 		}
 	}
@@ -414,7 +414,7 @@ func (c *completion) follow(x extremity, e *Event) error {
 	if e.Flags&storage.SoftFailedEvent != 0 {
 		return nil
 	}
-	if key, isState := e.StateKey(); isState && e.Type() == typeMember && membershipIn(e.Content()) == Join {
+	if key, isState := e.StateKey(); isState && e.Type() == typeMember && pdu.Membership(e.Content()) == Join {
 		c.servers[ident.ServerOf(key)] = true
 	}
 	superseded, err := c.superseded(c.p, e.PrevEvents())

@@ -2,13 +2,11 @@ package rooms
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 
 	"maunium.net/go/mautrix/id"
 
 	"ebb/fedclient"
-	"ebb/rooms/pdu"
 )
 
 // Remote sends requests of rooms to other servers. It is implemented by fedclient.Client.
@@ -31,27 +29,5 @@ type Remote interface {
 	ExchangeThirdPartyInvite(ctx context.Context, server string, room id.RoomID, invite any) error
 }
 
-// Keys returns the signing keys of servers. Keys that cannot be fetched are missing from the result.
-type Keys interface {
-	Keys(ctx context.Context, wants []fedclient.KeyWant) map[fedclient.KeyWant]ed25519.PublicKey
-}
-
 // federates reports whether federation is enabled.
 func (s *Service) federates() bool { return s.opts.Remote != nil && s.opts.Keys != nil }
-
-// keyWants returns the keys with which a server signed an event.
-func keyWants(e *pdu.Event, server string) (wants []fedclient.KeyWant) {
-	at := int64(0)
-	if e.Version().EnforceKeyValidity {
-		at = e.OriginServerTS()
-	}
-	for signer, keyID := range e.Signatures() {
-		if signer == server && len(wants) < maxSignatureKeys {
-			wants = append(wants, fedclient.KeyWant{Server: server, KeyID: id.KeyID(keyID), At: at})
-		}
-	}
-	return wants
-}
-
-// maxSignatureKeys bounds the signatures of one server on an event that are checked; servers usually make one.
-const maxSignatureKeys = 4

@@ -15,7 +15,7 @@ import (
 	"ebb/fedclient"
 	"ebb/ident"
 	"ebb/mxerr"
-	"ebb/rooms/eventauth"
+	"ebb/rooms/handshake"
 	"ebb/rooms/pdu"
 )
 
@@ -131,7 +131,7 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
-	if err := checkTemplate(template, room, user, c.Membership); err != nil {
+	if err := handshake.CheckTemplate(template, room, user, c.Membership); err != nil {
 		return nil, fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
 	if v.Restricted && c.Membership == Join {
@@ -160,21 +160,6 @@ func (s *Service) complete(t fedclient.Template, room id.RoomID, user id.UserID,
 		return nil, fmt.Errorf("%w: the room id is not one of room version %s", fedclient.ErrBadAnswer, v.ID)
 	}
 	return e, nil
-}
-
-// checkTemplate verifies that a template is for the requested membership event.
-func checkTemplate(t *pdu.TemplateContent, room id.RoomID, user id.UserID, membership Membership) error {
-	switch {
-	case t.RoomID != room:
-		return errors.New("the template is for another room")
-	case t.Type != typeMember || t.Sender != user || t.StateKey != string(user):
-		return errors.New("the template is not the user's membership event")
-	case membershipIn(t.Content) != membership:
-		return errors.New("the template has another membership")
-	case len(t.PrevEvents) == 0 || len(t.AuthEvents) == 0:
-		return errors.New("the template has no prev_events or auth_events")
-	}
-	return nil
 }
 
 // joinRemote joins a user to a room through a server that is in it.
@@ -226,9 +211,9 @@ func (s *Service) joinThrough(ctx context.Context, server string, sender ident.R
 		return err
 	}
 	if a.partial {
-		a.addCited()
+		a.state = handshake.WithCited(a.join, a.state, a.authChain)
 	}
-	if err := checkJoinState(a); err != nil {
+	if err := handshake.CheckJoinState(a.join, a.state); err != nil {
 		return fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
 	}
 	err = s.adopt(ctx, a)
@@ -259,36 +244,13 @@ func (s *Service) checkNotBanned(ctx context.Context, sender ident.Requester, ro
 	return nil
 }
 
-// countersign adds the signature of another server to an event of this server. It takes only the signature from the
-// response, and verifies it.
-func (s *Service) countersign(ctx context.Context, own *pdu.Event, server string, answer json.RawMessage) (*pdu.Event, error) {
-	signed, err := own.Countersigned(server, answer)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", fedclient.ErrBadAnswer, err)
-	}
-	if signed.ID() != own.ID() {
-		return nil, fmt.Errorf("%w: another event came back", fedclient.ErrBadAnswer)
-	}
-	err = fmt.Errorf("%w: no key of %s fits its signature", fedclient.ErrBadAnswer, server)
-	wants := keyWants(signed, server)
-	keys := s.opts.Keys.Keys(ctx, wants)
-	for _, want := range wants {
-		if key, ok := keys[want]; ok {
-			if err = signed.VerifySignature(server, string(want.KeyID), key); err == nil {
-				return signed, nil
-			}
-		}
-	}
-	return nil, err
-}
-
 // vouched returns a join with the signature of the authorising user's server, if the join names such a user.
 func (s *Service) vouched(ctx context.Context, join *pdu.Event, answer json.RawMessage) (*pdu.Event, error) {
 	raw, ok := canonjson.Get(join.Content(), "join_authorised_via_users_server")
 	if !ok {
 		return join, nil
 	}
-	return s.countersign(ctx, join, ident.ServerOf(canonjson.String(raw)), answer)
+	return s.verifier.Countersign(ctx, join, ident.ServerOf(canonjson.String(raw)), answer)
 }
 
 // verifyState returns the valid events of a response that belong to the room. It releases the JSON of each event once
@@ -302,7 +264,7 @@ func (s *Service) verifyState(ctx context.Context, v *pdu.Version, room id.RoomI
 		events[i], errs[i] = pdu.Parse(v, raw)
 		raws[i] = nil
 	}
-	s.verifyEvents(ctx, events, errs)
+	s.verifier.VerifyParsed(ctx, events, errs)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -312,58 +274,6 @@ func (s *Service) verifyState(ctx context.Context, v *pdu.Version, room id.RoomI
 		}
 	}
 	return slices.DeleteFunc(events, func(e *pdu.Event) bool { return e == nil || e.RoomID() != room }), nil
-}
-
-// addCited adds the members that the join cites to a state from which they were left out: the user's previous member
-// event and the authorising user's.
-func (a *adoption) addCited() {
-	known := map[string]bool{}
-	for _, e := range a.state {
-		if key, isState := e.StateKey(); isState && e.Type() == typeMember {
-			known[key] = true
-		}
-	}
-	for _, e := range a.authChain {
-		key, isState := e.StateKey()
-		if isState && e.Type() == typeMember && !known[key] && slices.Contains(a.join.AuthEvents(), e.ID()) {
-			known[key] = true
-			a.state = append(a.state, e)
-		}
-	}
-}
-
-// checkJoinState checks the state that came with a join: it must have a create event of the room version, and allow the
-// join.
-func checkJoinState(a adoption) error {
-	state := eventauth.StateMap{}
-	for _, e := range a.state {
-		if key, isState := e.StateKey(); isState {
-			k := pdu.StateKey{Type: e.Type(), Key: key}
-			if state[k] != nil {
-				return fmt.Errorf("the state has two events for %s %q", k.Type, k.Key)
-			}
-			state[k] = e
-		}
-	}
-	create := state.Get(typeCreate, "")
-	if create == nil {
-		return errors.New("the state has no create event")
-	}
-	raw, _ := canonjson.Get(create.Content(), "room_version")
-	version := id.RoomVersion(canonjson.String(raw))
-	if raw == nil {
-		version = id.RoomV1
-	}
-	if version != a.version.ID {
-		return fmt.Errorf("the room is of version %.50q, not %s", version, a.version.ID)
-	}
-	if err := eventauth.Check(a.version, create, eventauth.StateMap{}); err != nil {
-		return fmt.Errorf("the create event: %w", err)
-	}
-	if err := eventauth.Check(a.version, a.join, state); err != nil {
-		return fmt.Errorf("the join is not allowed by the state that came with it: %w", err)
-	}
-	return nil
 }
 
 // leaveOutside ends a user's invite or knock in a room in which this server does not participate. It does nothing if
@@ -501,7 +411,7 @@ func (s *Service) inviteRemote(ctx context.Context, sender ident.Requester, room
 	if err != nil {
 		return fedclient.Relay(err)
 	}
-	signed, err := s.countersign(ctx, e, server, raw)
+	signed, err := s.verifier.Countersign(ctx, e, server, raw)
 	if err != nil {
 		return fedclient.Relay(err)
 	}

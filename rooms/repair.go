@@ -122,7 +122,7 @@ func (s *Service) findEntry(ctx context.Context, r *Room) (join *Event, err erro
 			if err != nil {
 				return err
 			}
-			if e.Depth() == r.MinDepth() && s.IsLocal(e.Sender()) && membershipIn(e.Content()) == Join && !isBackfilled(rows[i]) {
+			if e.Depth() == r.MinDepth() && s.IsLocal(e.Sender()) && pdu.Membership(e.Content()) == Join && !isBackfilled(rows[i]) {
 				join = e
 			}
 		}

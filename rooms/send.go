@@ -12,6 +12,7 @@ import (
 	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/mxerr"
+	"ebb/rooms/eventcontent"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/rooms/txns"
@@ -203,6 +204,15 @@ func (p *proto) settle(v *pdu.Version) (err error) {
 	return nil
 }
 
+// checkPlaintext returns an error for a plaintext message of a local user to an encrypted room, if the policy refuses
+// such messages.
+func (r *Room) checkPlaintext(p *proto) error {
+	if p.stateKey != nil || !r.svc.opts.Encryption.RefusePlaintext || !r.Encrypted() {
+		return nil
+	}
+	return r.svc.opts.Encryption.MaySend(p.typ, p.content)
+}
+
 // prepareState checks state events of the types with special rules.
 func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 	switch p.typ {
@@ -215,7 +225,7 @@ func (s *Service) prepareState(ctx context.Context, r *Room, p *proto) error {
 	case typePowerLevels:
 		return checkCreatorsUnlisted(r.version, r.State(typeCreate, ""), p.content)
 	case typeEncryption:
-		return r.checkEnabling()
+		return s.opts.Encryption.MayEnable(r.JoinRule())
 	case typeServerACL:
 		if *p.stateKey == "" {
 			return s.checkOwnACL(p.content)
@@ -382,34 +392,11 @@ func mayRedactOf(r *Room, user ident.Requester, sender id.UserID) error {
 	return nil
 }
 
-// aliasContent is the content of m.room.canonical_alias.
-type aliasContent struct {
-	Alias      string   `json:"alias"`
-	AltAliases []string `json:"alt_aliases"`
-}
-
-// UnmarshalJSON accepts only exactly spelled names: encoding/json would accept ALIAS for alias, which no other
-// implementation does.
-func (a *aliasContent) UnmarshalJSON(raw []byte) error {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &fields); err != nil {
-		return err
-	}
-	for key, into := range map[string]any{"alias": &a.Alias, "alt_aliases": &a.AltAliases} {
-		if value, ok := fields[key]; ok {
-			if err := json.Unmarshal(value, into); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // checkCanonicalAlias rejects invalid aliases and those of other rooms. Aliases that were already in the event may
 // stay.
 // Spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
 func (s *Service) checkCanonicalAlias(ctx context.Context, r *Room, content json.RawMessage) error {
-	var now, before aliasContent
+	var now, before eventcontent.Aliases
 	if err := json.Unmarshal(content, &now); err != nil {
 		return mxerr.BadJSON("alias must be a string, and alt_aliases an array of strings")
 	}

@@ -316,9 +316,7 @@ func TestRoomsNotInUseLeaveMemory(t *testing.T) {
 		h.now = h.now.Add(1e9)
 		h.say(alice, rooms[i], "hello")
 	}
-	h.svc.cache.mu.RLock()
-	n, bytes := len(h.svc.cache.nids), h.svc.cache.bytes
-	h.svc.cache.mu.RUnlock()
+	n, bytes := h.svc.cache.Size()
 	if n >= 20 || bytes > 200<<10 {
 		t.Errorf("%d rooms of %d bytes are in memory", n, bytes)
 	}

@@ -21,10 +21,15 @@ import (
 	"ebb/ident"
 	"ebb/keyed"
 	"ebb/pushrules"
+	"ebb/rooms/encryption"
 	"ebb/rooms/expiry"
+	"ebb/rooms/invites"
 	"ebb/rooms/parking"
 	"ebb/rooms/pdu"
+	"ebb/rooms/roomcache"
+	"ebb/rooms/signatures"
 	"ebb/rooms/txns"
+	"ebb/rooms/workers"
 	"ebb/storage"
 	"ebb/wake"
 )
@@ -34,8 +39,6 @@ type Push interface {
 	// Evaluate returns the outcome of an event for the members. It must be quick: it runs under the room's
 	// lock.
 	Evaluate(e *pdu.Event, room pushrules.RoomInfo) pushrules.Outcome
-	// FollowThreads makes the rules about threads apply to a user, who subscribes to a thread.
-	FollowThreads(ctx context.Context, nid ident.UserNID, user id.UserID) error
 	// Follow copies a user's push rules for a room to the room that replaces it.
 	Follow(ctx context.Context, nid ident.UserNID, user id.UserID, from, to id.RoomID) error
 }
@@ -64,7 +67,7 @@ type Options struct {
 	Push           Push // nil: events notify nobody
 	Now            func() time.Time
 	Retention      Retention
-	Encryption     EncryptionPolicy
+	Encryption     encryption.Policy
 	Commits        *Commits     // delivers commits to listeners; nil: there are none
 	CacheBytes     int64        // memory budget for rooms in use; 0: 128 MiB
 	Cache          keyed.Budget // memory budget of the other caches
@@ -74,11 +77,11 @@ type Options struct {
 	Profile func(ctx context.Context, user id.UserID) (Profile, error)
 	// Remote and Keys send requests to other servers; nil: federation is off.
 	Remote Remote
-	Keys   Keys
+	Keys   signatures.Keys
 	// Namespaces are those of application services; nil: there are none.
 	Namespaces Namespaces
 	// PolicyServers is asked about events of rooms with a policy server; nil: policy servers are ignored.
-	PolicyServers PolicyServers
+	PolicyServers signatures.PolicyServers
 }
 
 // Service reads and writes rooms. It is safe for concurrent use.
@@ -87,16 +90,19 @@ type Service struct {
 	db   *storage.DB
 	log  *slog.Logger
 
-	cache roomCache
-	users *keyed.Map[id.UserID, ident.UserNID] // numbers of users
-	own   membershipCache
-	txns  *txns.Table
+	// loading is held while a room is loaded from the database. It is locked before the lock of cache.
+	loading sync.Mutex
+	cache   *roomcache.Cache[Room]
+	users   *keyed.Map[id.UserID, ident.UserNID] // numbers of users
+	own     membershipCache
+	txns    *txns.Table
 
-	partials  partialRooms
+	partials  *workers.Set
 	briefWait time.Duration // see the constant
 
-	joining *keyed.Semaphore[id.RoomID] // one join of a room through other servers at a time
-	parking *parking.Lot
+	joining  *keyed.Semaphore[id.RoomID] // one join of a room through other servers at a time
+	parking  *parking.Lot
+	verifier *signatures.Verifier
 
 	toDecide chan ident.RoomNID // rooms with undecided events that have received events
 
@@ -104,7 +110,7 @@ type Service struct {
 
 	erased  erasures
 	threads threadCache
-	filters filterCache // of invites
+	invites *invites.Policy
 }
 
 // New returns a Service. Rooms are loaded when they are first used.
@@ -125,7 +131,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		opts: o, db: o.DB, log: o.Log, parking: parking.NewLot(), txns: txns.New(o.DB, o.Now), briefWait: briefWait,
+		opts: o, db: o.DB, log: o.Log, parking: parking.NewLot(), txns: txns.New(o.DB, o.Now), partials: workers.New(partialGauge), invites: invites.NewPolicy(o.DB, o.Server, o.Cache), verifier: signatures.NewVerifier(o.Server, o.Signer, o.Keys), briefWait: briefWait,
 		users: keyed.NewMap[id.UserID, ident.UserNID](o.Cache.Entries(maxCachedUsers)), joining: keyed.NewSemaphore[id.RoomID](1, 0),
 		toDecide: make(chan ident.RoomNID, maxToDecide),
 	}
@@ -133,10 +139,8 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		s.opts.Commits = NewCommits()
 	}
 	s.opts.Commits.own(s)
-	s.cache.init(o.CacheBytes)
+	s.cache = roomcache.New(o.CacheBytes, roomcache.Entry[Room]{Size: (*Room).size, Used: (*Room).lastUsed, Retire: (*Room).retire})
 	s.own.init(o.Cache.Entries(maxCachedMemberships))
-	s.partials.init()
-	s.filters.init(o.Cache.Entries(maxCachedFilters))
 	s.threads.init(o.Cache.Entries(maxCachedThreads))
 	if err := s.erased.load(ctx, o.DB); err != nil {
 		return nil, fmt.Errorf("rooms: read erased users: %w", err)
@@ -153,112 +157,14 @@ func (s *Service) Server() string { return s.opts.Server }
 // IsLocal reports whether a user belongs to this server.
 func (s *Service) IsLocal(user id.UserID) bool { return ident.ServerOf(user) == s.opts.Server }
 
-// roomCache keeps the rooms in use within a memory budget.
-type roomCache struct {
-	// loading is held while a room is loaded from the database. It is locked before mu.
-	loading sync.Mutex
-	// mu guards the rest. It is locked before Room.mu.
-	mu     sync.RWMutex
-	ids    map[id.RoomID]*Room
-	nids   map[ident.RoomNID]*Room
-	sizes  map[ident.RoomNID]int64 // as last measured
-	bytes  int64                   // their sum
-	added  int
-	budget int64
-}
-
-// measureEvery is the number of loaded rooms after which all sizes are measured again, since rooms grow in use.
-const measureEvery = 64
-
-func (c *roomCache) init(budget int64) {
-	c.ids, c.nids, c.sizes, c.budget = map[id.RoomID]*Room{}, map[ident.RoomNID]*Room{}, map[ident.RoomNID]int64{}, budget
-}
-
-func (c *roomCache) byID(roomID id.RoomID) *Room {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.ids[roomID]
-}
-
-func (c *roomCache) byNID(nid ident.RoomNID) *Room {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.nids[nid]
-}
-
-// list finds rooms by number, with nil for those that are not in memory. It returns the numbers of the latter too.
-func (c *roomCache) list(nids []ident.RoomNID) (found []*Room, missing []ident.RoomNID) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	found = make([]*Room, len(nids))
-	for i, nid := range nids {
-		if found[i] = c.nids[nid]; found[i] == nil {
-			missing = append(missing, nid)
-		}
-	}
-	return found, missing
-}
-
-// add adds a room unless it is cached already, and evicts the least recently used ones.
-func (c *roomCache) add(r *Room) *Room {
-	size := r.size()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if there := c.nids[r.nid]; there != nil {
-		return there
-	}
-	c.ids[r.id], c.nids[r.nid], c.sizes[r.nid] = r, r, size
-	if c.added++; c.added%measureEvery == 0 {
-		c.measure()
-		size = 0
-	}
-	if c.bytes += size; c.bytes > c.budget {
-		c.shrink(r)
-	}
-	return r
-}
-
-func (c *roomCache) measure() {
-	c.bytes = 0
-	for nid, r := range c.nids {
-		c.sizes[nid] = r.size()
-		c.bytes += c.sizes[nid]
-	}
-}
-
-// shrink evicts the least recently used rooms until a tenth of the budget is free. It keeps rooms with queued writes
-// and the room keep.
-func (c *roomCache) shrink(keep *Room) {
-	for c.bytes > c.budget-c.budget/10 {
-		var oldest *Room
-		for range 8 { // sampling is good enough and needs no ordering
-			for _, r := range c.nids {
-				if r != keep && (oldest == nil || r.used.Load() < oldest.used.Load()) {
-					oldest = r
-				}
-				break
-			}
-		}
-		if oldest == nil || !oldest.retire() {
-			return
-		}
-		c.drop(oldest)
-	}
-}
-
-func (c *roomCache) drop(r *Room) {
-	c.bytes -= c.sizes[r.nid]
-	delete(c.ids, r.id)
-	delete(c.nids, r.nid)
-	delete(c.sizes, r.nid)
-}
-
 // Approximate sizes in memory, for the budget.
 const (
 	roomBytes   = 4 << 10
 	eventBytes  = 2 << 10
 	memberBytes = 256
 )
+
+func (r *Room) lastUsed() int64 { return r.used.Load() }
 
 func (r *Room) size() int64 {
 	r.mu.RLock()

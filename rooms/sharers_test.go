@@ -18,7 +18,7 @@ func (h *house) devicesChange(user ident.Requester) {
 	var committed func()
 	h.ok(h.db.Enqueue(storage.Write{
 		Do: func(tx *storage.Tx) (err error) {
-			committed, err = h.svc.WakeSharers(tx, user.UserNID)
+			committed, err = h.reads().WakeSharers(tx, user.UserNID)
 			return err
 		},
 		Committed: func() { committed() },
@@ -77,7 +77,7 @@ func TestWhoJoinsJustBeforeAChangeOfDevicesIsWoken(t *testing.T) {
 				Do: func(tx *storage.Tx) (err error) {
 					m, found, err := tx.MembershipOf(u.UserNID, h.room(room).nid)
 					if in = found && m.Membership == Join; err == nil {
-						committed, err = h.svc.WakeSharers(tx, alice.UserNID)
+						committed, err = h.reads().WakeSharers(tx, alice.UserNID)
 					}
 					return err
 				},
@@ -128,7 +128,7 @@ func BenchmarkWakeSharers(b *testing.B) {
 			b.ReportMetric(float64(after.Microseconds())/float64(b.N), "µs-after/op")
 		})
 	}
-	run("in memory", func(tx *storage.Tx) (func(), error) { return h.svc.WakeSharers(tx, alice.UserNID) })
+	run("in memory", func(tx *storage.Tx) (func(), error) { return h.reads().WakeSharers(tx, alice.UserNID) })
 	run("from the database", func(tx *storage.Tx) (func(), error) {
 		members, err := tx.JoinedMembers(nid)
 		return func() { h.svc.opts.Hub.Users(members...) }, err

@@ -9,41 +9,11 @@ import (
 	"ebb/canonjson"
 	"ebb/ident"
 	"ebb/mxerr"
-	"ebb/rooms/pdu"
-	"ebb/storage"
+	"ebb/rooms/handshake"
 )
 
-// ThirdPartyInvite is an invite to a third-party identifier, such as an email address, that turned out to belong to a
-// user.
-type ThirdPartyInvite struct {
-	Room    id.RoomID
-	Sender  id.UserID // the sender of the m.room.third_party_invite event
-	Invitee id.UserID
-	Signed  json.RawMessage // signed by the identity server: mxid, token, signatures
-}
-
-// event returns the invite in the form that servers exchange.
-func (t *ThirdPartyInvite) event(displayName string) map[string]any {
-	return map[string]any{
-		"type": typeMember, "room_id": t.Room, "sender": t.Sender, "state_key": t.Invitee, "content": t.content(displayName),
-	}
-}
-
-func (t *ThirdPartyInvite) content(displayName string) map[string]any {
-	return map[string]any{"membership": Invite, "third_party_invite": map[string]any{"display_name": displayName, "signed": t.Signed}}
-}
-
-// check verifies that the signed part is about the invited user. The authorisation rules check the signature.
-func (t *ThirdPartyInvite) check() error {
-	if !canonjson.IsObject(t.Signed) {
-		return mxerr.InvalidParam("third_party_invite must have signed")
-	}
-	mxid, _ := canonjson.Get(t.Signed, "mxid")
-	if !pdu.ValidUserID(t.Invitee) || canonjson.String(mxid) != string(t.Invitee) {
-		return mxerr.InvalidParam("mxid in signed must be the invited user")
-	}
-	return nil
-}
+// ThirdPartyInvite is an invite to a third-party identifier that turned out to belong to a user.
+type ThirdPartyInvite = handshake.ThirdPartyInvite
 
 // MayInviteAddress returns nil if a user can send third-party invites to a room.
 //
@@ -76,7 +46,7 @@ func (s *Service) ExchangeThirdPartyInvite(ctx context.Context, origin string, t
 
 // fulfil sends the invite.
 func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
-	if err := t.check(); err != nil {
+	if err := t.Check(); err != nil {
 		return err
 	}
 	if !s.IsLocal(t.Sender) {
@@ -95,7 +65,7 @@ func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
 	if issued == nil || issued.Sender() != t.Sender {
 		return mxerr.Forbidden("There is no such third-party invite in the room")
 	}
-	raw, err := json.Marshal(t.content(issued.ContentString("display_name"))["third_party_invite"])
+	raw, err := json.Marshal(t.Content(issued.ContentString("display_name"))["third_party_invite"])
 	if err != nil {
 		return err
 	}
@@ -108,56 +78,16 @@ func (s *Service) fulfil(ctx context.Context, t ThirdPartyInvite) error {
 // Spec: server-server-api#put_matrixfederationv13pidonbind
 func (s *Service) Bound(ctx context.Context, invites []ThirdPartyInvite) {
 	for _, t := range invites {
-		err := t.check()
+		err := t.Check()
 		switch {
 		case err != nil:
 		case s.IsLocal(t.Sender):
 			err = s.fulfil(ctx, t)
 		case s.federates():
-			err = s.opts.Remote.ExchangeThirdPartyInvite(ctx, ident.ServerOf(t.Sender), t.Room, t.event(""))
+			err = s.opts.Remote.ExchangeThirdPartyInvite(ctx, ident.ServerOf(t.Sender), t.Room, t.Event(""))
 		}
 		if err != nil {
 			s.log.InfoContext(ctx, "could not send a third-party invite", "room", t.Room, "user", t.Invitee, "err", err)
 		}
 	}
-}
-
-// Bounds of a user's pending invites, which are part of every initial /sync: all of them, and those by one local user
-// or by the users of one other server. Bytes include the stripped state.
-const (
-	maxPendingInvites     = 2000
-	maxPendingInviteBytes = 16 << 20
-	maxInvitesOfInviter   = 500 // a bridge on another server may have hundreds of rooms for one user
-	maxInviterBytes       = 4 << 20
-)
-
-// checkPendingInvites returns an error if the user has too many pending invites.
-func (s *Service) checkPendingInvites(ctx context.Context, user ident.UserNID, inviter id.UserID) error {
-	var pending []storage.PendingInvite
-	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
-		pending, err = tx.PendingInvites(user)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	var all, same, allBytes, sameBytes int64
-	for _, p := range pending {
-		all, allBytes = all+1, allBytes+p.Size
-		if s.countsAs(id.UserID(p.Inviter)) == s.countsAs(inviter) {
-			same, sameBytes = same+1, sameBytes+p.Size
-		}
-	}
-	if all >= maxPendingInvites || allBytes >= maxPendingInviteBytes || same >= maxInvitesOfInviter || sameBytes >= maxInviterBytes {
-		return mxerr.Forbidden("The user already has too many pending invites")
-	}
-	return nil
-}
-
-// countsAs returns the inviter against whose bound an invite counts: a local user or another server.
-func (s *Service) countsAs(inviter id.UserID) string {
-	if s.IsLocal(inviter) {
-		return string(inviter)
-	}
-	return ident.ServerOf(inviter)
 }

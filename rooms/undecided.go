@@ -9,6 +9,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/rooms/pdu"
+	"ebb/rooms/signatures"
 	"ebb/storage"
 )
 
@@ -118,8 +119,8 @@ func (s *Service) provable(ctx context.Context, r *Room, copies map[id.EventID]*
 			events = append(events, e.Event)
 		}
 	}
-	keys := s.keysOf(ctx, events)
-	return slices.DeleteFunc(stored, func(e *Event) bool { return copies[e.ID()] == nil && checkSignatures(e.Event, keys) != nil }), nil
+	keys := s.verifier.KeysOf(ctx, events)
+	return slices.DeleteFunc(stored, func(e *Event) bool { return copies[e.ID()] == nil && signatures.Check(e.Event, keys) != nil }), nil
 }
 
 // undecided reads the undecided events of a room, in the order of arrival.
@@ -191,7 +192,7 @@ func (g *gathering) completeCopy(ctx context.Context, e *Event) *incoming {
 		if err != nil {
 			continue
 		}
-		if events, _ := g.svc.verify(ctx, g.room.version, []json.RawMessage{raw}); events[0] != nil && events[0].ID() == e.ID() {
+		if events, _ := g.svc.verifier.Verify(ctx, g.room.version, []json.RawMessage{raw}); events[0] != nil && events[0].ID() == e.ID() {
 			return &incoming{Event: events[0]}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"ebb/ident"
 	"ebb/mxerr"
 	"ebb/rooms/eventauth"
+	"ebb/rooms/newroom"
 	"ebb/rooms/pdu"
 )
 
@@ -37,7 +38,7 @@ func (s *Service) Upgrade(ctx context.Context, sender ident.Requester, room id.R
 			return "", err
 		}
 	}
-	c := &creation{svc: s, sender: sender, version: v, movesFrom: old.nid, published: old.Published(), req: &CreateRoom{Preset: presetPrivate}}
+	c := &creation{svc: s, sender: sender, version: v, movesFrom: old.nid, published: old.Published(), req: &CreateRoom{Preset: newroom.Private}}
 	var successor id.RoomID
 	err = s.change(ctx, room, func(b *batch) error {
 		levels := b.room.next.levels
@@ -67,34 +68,29 @@ func (s *Service) Upgrade(ctx context.Context, sender ident.Requester, room id.R
 
 // succeed reads the initial state of the new room from the old one.
 func (c *creation) succeed(b *batch, additionalCreators []id.UserID) error {
-	c.content = map[string]json.RawMessage{}
 	create, err := b.room.provisionalState(typeCreate, "")
 	if err != nil {
 		return err
 	}
+	content := map[string]json.RawMessage{}
 	_ = canonjson.Each(create.Content(), func(key string, raw []byte) error {
 		switch key {
 		case "creator", "room_version", "predecessor", "additional_creators":
 		default:
-			c.content[key] = raw
+			content[key] = raw
 		}
 		return nil
 	})
-	raw, err := json.Marshal(c.content)
-	if err != nil {
-		return err
-	}
-	c.req.CreationContent = raw
-	if err := c.checkCreation(); err != nil {
-		return err
-	}
 	if c.version.PrivilegedCreators {
-		if c.content["additional_creators"], err = json.Marshal(additionalCreators); err != nil {
+		if content["additional_creators"], err = json.Marshal(additionalCreators); err != nil {
 			return err
 		}
-		if err := c.checkCreators(); err != nil {
-			return err
-		}
+	}
+	if c.req.CreationContent, err = json.Marshal(content); err != nil {
+		return err
+	}
+	if c.content, err = c.plan().CreateContent(); err != nil {
+		return err
 	}
 	if err := c.succeedState(b); err != nil {
 		return err
@@ -144,7 +140,7 @@ func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error)
 		for _, u := range append(c.additionalCreators(), c.sender.UserID) {
 			delete(levels.Users, u)
 		}
-		levels.Events[typeTombstone] = max(levels.Events[typeTombstone], aboveAdministrators)
+		levels.Events[typeTombstone] = max(levels.Events[typeTombstone], newroom.AboveAdministrators)
 	case v.PrivilegedCreators, old == nil:
 		highest := max(100, levels.Required(), levels.Highest())
 		for _, u := range eventauth.Creators(v, create.Event) {
@@ -169,7 +165,7 @@ func (c *creation) succeedLevels(v *pdu.Version, create, old *Event) (err error)
 }
 
 func (c *creation) additionalCreators() (users []id.UserID) {
-	// checkCreators has encoded it.
+	// newroom.Plan.CreateContent has encoded it.
 	_ = json.Unmarshal(c.content["additional_creators"], &users)
 	return users
 }

@@ -38,8 +38,10 @@ import (
 	"ebb/receipts"
 	"ebb/retention"
 	"ebb/rooms"
+	"ebb/rooms/encryption"
 	"ebb/rooms/expiry"
 	"ebb/search"
+	"ebb/sharing"
 	"ebb/storage"
 	"ebb/wake"
 )
@@ -125,7 +127,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	roomOptions.Now, roomOptions.Log, roomOptions.Retention = o.Now, o.Log, policy
 	roomOptions.CacheBytes, roomOptions.DefaultVersion = int64(cfg.Cache.Size)/2, id.RoomVersion(cfg.Rooms.DefaultVersion)
 	roomOptions.Profile, roomOptions.Namespaces = s.profile, s.registry
-	roomOptions.Encryption = rooms.EncryptionPolicy(cfg.Encryption)
+	roomOptions.Encryption = encryption.Policy(cfg.Encryption)
 	if err := s.reach(cfg, o); err != nil {
 		return err
 	}
@@ -136,7 +138,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	if s.rooms, err = rooms.New(ctx, roomOptions); err != nil {
 		return err
 	}
-	s.accountData = accountdata.New(accountdata.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Cache: keyed.Budget(cfg.Cache.Size)})
+	s.accountData = accountdata.New(accountdata.Options{DB: s.db, Rooms: s.rooms, Commits: commits, Push: s.push, Cache: keyed.Budget(cfg.Cache.Size)})
 	s.receipts = receipts.New(s.rooms, o.Now)
 	s.directory = s.newDirectory(cfg, o)
 	if err := s.openSearch(ctx, cfg, o); err != nil {
@@ -149,7 +151,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 	}
 	s.outbox = outbox.New(delivery)
 	s.remote.SetGate(s.outbox)
-	keys := e2ee.Options{DB: s.db, Apps: s.registry, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: s.rooms, Commits: commits}
+	keys := e2ee.Options{DB: s.db, Apps: s.registry, Cache: keyed.Budget(cfg.Cache.Size), Server: cfg.ServerName, Hub: s.hub, Now: o.Now, Log: o.Log, Rooms: sharing.New(s.rooms, s.hub), Commits: commits}
 	if cfg.Federation.Enabled {
 		keys.Remote, keys.Outgoing = s.remote, s.outbox
 	}

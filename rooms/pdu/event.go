@@ -11,6 +11,8 @@ import (
 	"slices"
 
 	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
 )
 
 // The event types whose content this package interprets.
@@ -110,4 +112,10 @@ func (e *Event) AuthEventIDs() []id.EventID {
 		return cited
 	}
 	return append(slices.Clip(cited), CreateEventID(e.roomID))
+}
+
+// Membership returns the membership in the content of a member event, or "" if there is none.
+func Membership(content []byte) string {
+	raw, _ := canonjson.Get(content, "membership")
+	return canonjson.String(raw)
 }

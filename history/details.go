@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
+	"ebb/rooms"
 	"ebb/rooms/expiry"
 	"ebb/rooms/pdu"
 	"ebb/storage"
@@ -30,12 +31,12 @@ type Details struct {
 
 // RoomDetails returns the details of one room.
 //
-// Errors: ErrNoRoom.
+// Errors: rooms.ErrNoRoom.
 func (s *Service) RoomDetails(ctx context.Context, room id.RoomID) (Details, error) {
 	list, err := s.readDetails(ctx, func(tx *storage.Tx) ([]storage.RoomRow, error) {
 		row, found, err := tx.RoomByID(string(room))
 		if err == nil && !found {
-			err = ErrNoRoom
+			err = rooms.ErrNoRoom
 		}
 		return []storage.RoomRow{row}, err
 	})
@@ -79,39 +80,48 @@ func (s *Service) readDetails(ctx context.Context, find func(*storage.Tx) ([]sto
 
 // detailsOf makes the details of rooms from their rows, their numbers of joined members and their describing state.
 func (s *Service) detailsOf(rows []storage.RoomRow, joined map[ident.RoomNID]int64, state []storage.EventRow) ([]Details, error) {
-	stateOf := make(map[ident.RoomNID][]storage.EventRow, len(rows))
-	for _, e := range state {
-		stateOf[e.Room] = append(stateOf[e.Room], e)
+	stateOf := make(map[ident.RoomNID]describingState, len(rows))
+	for _, row := range rows {
+		stateOf[row.NID] = describingState{}
+	}
+	versions := make(map[ident.RoomNID]*pdu.Version, len(rows))
+	for i := range rows {
+		v, err := rooms.VersionOf(&rows[i])
+		if err != nil {
+			return nil, err
+		}
+		versions[rows[i].NID] = v
+	}
+	for i := range state {
+		e, err := rooms.LoadEvent(versions[state[i].Room], &state[i])
+		if err != nil {
+			return nil, err
+		}
+		stateOf[e.Room][e.Type()] = e
 	}
 	list := make([]Details, len(rows))
 	for i := range rows {
 		row := &rows[i]
-		version, err := versionOf(row)
-		if err != nil {
-			return nil, err
-		}
-		h := head{state: map[pdu.StateKey]*Event{}, override: overrideOf(row)}
-		for j := range stateOf[row.NID] {
-			e, err := fromRow(version, &stateOf[row.NID][j])
-			if err != nil {
-				return nil, err
-			}
-			h.state[pdu.StateKey{Type: e.Type()}] = e
-		}
+		state, override := stateOf[row.NID], rooms.RetentionOverride(row)
 		list[i] = Details{
-			NID: row.NID, ID: id.RoomID(row.RoomID), Version: version.ID, Name: h.text(typeName, "name"), Alias: h.text(typeCanonicalAlias, "alias"),
-			Joined: int(joined[row.NID]), Encrypted: h.state[pdu.StateKey{Type: typeEncryption}] != nil, Published: row.Published,
-			Created: time.UnixMilli(row.CreatedTS), Retention: s.effective(&h), Override: h.override, PurgedBefore: row.PurgedBefore,
+			NID: row.NID, ID: id.RoomID(row.RoomID), Version: versions[row.NID].ID, Name: state.text("m.room.name", "name"),
+			Alias: state.text("m.room.canonical_alias", "alias"), Joined: int(joined[row.NID]), Encrypted: state["m.room.encryption"] != nil,
+			Published: row.Published, Created: time.UnixMilli(row.CreatedTS), Retention: s.rooms.EffectiveRetention(override, state.of),
+			Override: override, PurgedBefore: row.PurgedBefore,
 		}
 	}
 	return list, nil
 }
 
-// text returns a string member of a state event with an empty state key, empty if there is none.
-func (h *head) text(typ, key string) string {
-	e := h.state[pdu.StateKey{Type: typ}]
-	if e == nil {
+// describingState holds events of a room's current state by type.
+type describingState map[string]*rooms.Event
+
+func (s describingState) of(typ string) *rooms.Event { return s[typ] }
+
+// text returns a string member of an event's content, or "" if there is none.
+func (s describingState) text(typ, member string) string {
+	if s[typ] == nil {
 		return ""
 	}
-	return e.ContentString(key)
+	return s[typ].ContentString(member)
 }

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"encoding/json"
@@ -10,43 +10,41 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"ebb/ident"
+	"ebb/rooms"
 	"ebb/rooms/expiry"
 )
 
-func TestDetailsSayWhatTheRoomInMemorySays(t *testing.T) {
-	eachHouse(t, func(h *house) {
-		alice, bob, carol := h.user("alice"), h.user("bob"), h.user("carol")
-		plain := h.public(alice, bob)
-		h.ok(h.svc.Leave(h.Context(), bob, plain, ""))
-		full := h.create(alice, CreateRoom{
+func TestDetailsAgreeWithTheRoomInMemory(t *testing.T) {
+	onBoth(t, func(t *testing.T, l *library) {
+		alice, bob, carol := l.user("alice"), l.user("bob"), l.user("carol")
+		plain := l.public(alice, bob)
+		l.leave(bob, plain)
+		full, err := l.rooms.Create(t.Context(), alice, rooms.CreateRoom{
 			Name: "Tea", AliasName: "tea", Visibility: "public", RoomVersion: id.RoomV10,
-			InitialState: []InitialState{
-				{Type: typeEncryption, Content: json.RawMessage(`{"algorithm":"m.megolm.v1.aes-sha2"}`)},
-				{Type: typeRetention, Content: json.RawMessage(`{"max_lifetime":86400000}`)},
+			InitialState: []rooms.InitialState{
+				{Type: "m.room.encryption", Content: json.RawMessage(`{"algorithm":"m.megolm.v1.aes-sha2"}`)},
+				{Type: "m.room.retention", Content: json.RawMessage(`{"max_lifetime":86400000}`)},
 			},
 			Preset: "public_chat",
 		})
-		h.ok(h.svc.Join(h.Context(), bob, full, ""))
-		h.ok(h.svc.Join(h.Context(), carol, full, ""))
-		overridden, day := h.create(alice, CreateRoom{}), 24*time.Hour
-		h.ok(h.svc.SetRetentionOverride(h.Context(), overridden, &expiry.Policy{Min: &day}))
-		list, err := h.svc.ListRooms(h.Context(), 0, 10)
-		h.ok(err)
+		l.check(err)
+		l.join(bob, full)
+		l.join(carol, full)
+		overridden, day := l.public(alice), 24*time.Hour
+		l.check(l.rooms.SetRetentionOverride(t.Context(), overridden, &expiry.Policy{Min: &day}))
+		list, err := l.svc.ListRooms(t.Context(), 0, 10)
+		l.check(err)
 		if len(list) != 3 || list[0].ID != plain || list[1].ID != full || list[2].ID != overridden {
 			t.Fatalf("the rooms are %+v", list)
 		}
 		for i := range list {
-			r, d := h.room(list[i].ID), &list[i]
-			name := r.head.text(typeName, "name")
-			if d.Name != name || d.Alias != r.head.text(typeCanonicalAlias, "alias") || d.Joined != r.Count(Join) {
-				t.Errorf("%+v is %s", d, name)
-			}
-			if d.NID != r.NID() || d.Version != r.Version().ID || d.Encrypted != r.Encrypted() || d.Published != r.Published() ||
+			r, d := l.load(list[i].ID), &list[i]
+			if d.NID != r.NID() || d.Version != r.Version().ID || d.Encrypted != r.Encrypted() || d.Published != r.Published() || d.Joined != r.Count(rooms.Join) ||
 				policyText(d.Retention) != policyText(r.Retention()) || (d.Override == nil) != (r.Override() == nil) || time.Since(d.Created) > time.Hour {
-				t.Errorf("%+v is %s", d, name)
+				t.Errorf("%+v does not agree with the room", d)
 			}
-			one, err := h.svc.RoomDetails(h.Context(), r.ID())
-			h.ok(err)
+			one, err := l.svc.RoomDetails(t.Context(), r.ID())
+			l.check(err)
 			if one.NID != d.NID || one.Joined != d.Joined || one.Name != d.Name {
 				t.Errorf("alone %+v, in the list %+v", one, d)
 			}
@@ -57,7 +55,7 @@ func TestDetailsSayWhatTheRoomInMemorySays(t *testing.T) {
 		if d := list[2]; *d.Override.Min != day {
 			t.Errorf("the override is %+v", d.Override)
 		}
-		if _, err := h.svc.RoomDetails(h.Context(), "!none"); !errors.Is(err, ErrNoRoom) {
+		if _, err := l.svc.RoomDetails(t.Context(), "!none"); !errors.Is(err, rooms.ErrNoRoom) {
 			t.Errorf("an unknown room: %v", err)
 		}
 	})
@@ -69,17 +67,19 @@ func policyText(p expiry.Policy) string {
 }
 
 func TestListingRoomsLoadsNone(t *testing.T) {
-	h := oneHouse(t)
-	alice := h.user("alice")
+	l := newLibrary(t)
+	alice := l.user("alice")
 	want := map[id.RoomID]string{}
 	for i := range 7 {
 		name := fmt.Sprint("Room ", i)
-		want[h.create(alice, CreateRoom{Name: name})] = name
+		room, err := l.rooms.Create(t.Context(), alice, rooms.CreateRoom{Name: name})
+		l.check(err)
+		want[room] = name
 	}
-	h.svc = h.open()
+	l.restart()
 	for after, pages := ident.RoomNID(0), 0; len(want) > 0; pages++ {
-		list, err := h.svc.ListRooms(h.Context(), after, 3)
-		h.ok(err)
+		list, err := l.svc.ListRooms(t.Context(), after, 3)
+		l.check(err)
 		if len(list) == 0 || pages > 2 {
 			t.Fatalf("%d rooms are missing", len(want))
 		}
@@ -87,7 +87,7 @@ func TestListingRoomsLoadsNone(t *testing.T) {
 			if want[d.ID] != d.Name || d.Joined != 1 {
 				t.Errorf("%+v", d)
 			}
-			if h.svc.cache.byID(d.ID) != nil {
+			if l.rooms.Cached(d.NID) != nil {
 				t.Errorf("%s was loaded", d.Name)
 			}
 			delete(want, d.ID)

@@ -1,4 +1,4 @@
-package rooms
+package history
 
 import (
 	"context"
@@ -35,7 +35,7 @@ func (s *Service) MutualRooms(ctx context.Context, to ident.Requester, other id.
 			return page, mxerr.InvalidParam("from is not a token of an earlier response")
 		}
 	}
-	nid, known, err := s.LookupUser(ctx, other)
+	nid, known, err := s.rooms.LookupUser(ctx, other)
 	if err != nil || !known {
 		return page, err
 	}

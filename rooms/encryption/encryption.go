@@ -1,4 +1,6 @@
-package rooms
+// Package encryption applies the server's policy on encryption: which rooms are created encrypted, which may be
+// encrypted, and whether plaintext messages may be sent to encrypted rooms.
+package encryption
 
 import (
 	"encoding/json"
@@ -6,18 +8,19 @@ import (
 
 	"ebb/canonjson"
 	"ebb/mxerr"
+	"ebb/rooms/newroom"
 )
 
-// Kinds of rooms in an EncryptionPolicy.
+// Kinds of rooms in a Policy.
 const (
 	publicRooms  = "public"  // of the preset public_chat, and later those that anybody can join
 	privateRooms = "private" // all others
 	directRooms  = "direct"  // created with is_direct or the preset trusted_private_chat
 )
 
-// EncryptionPolicy says which rooms are encrypted, by kind: public, private and direct. A direct room is also public or
+// Policy says which rooms are encrypted, by kind: public, private and direct. A direct room is also public or
 // private.
-type EncryptionPolicy struct {
+type Policy struct {
 	Force           []string // rooms of these kinds are created encrypted
 	Forbid          []string // rooms of these kinds cannot be encrypted, unless they must be
 	RefusePlaintext bool     // local users cannot send plaintext messages to encrypted rooms
@@ -29,13 +32,13 @@ const megolm = "m.megolm.v1.aes-sha2"
 // typeSpace is the type of rooms that have no conversation, and so need no encryption.
 const typeSpace = `"m.space"`
 
-// kinds returns the kinds of a room that is being created.
-func (c *creation) kinds() []string {
+// kindsOf returns the kinds of a room that is being created.
+func kindsOf(req *newroom.Request) []string {
 	kinds := []string{privateRooms}
-	if c.req.Preset == presetPublic {
+	if req.Preset == newroom.Public {
 		kinds[0] = publicRooms
 	}
-	if c.req.IsDirect || c.req.Preset == presetTrusted {
+	if req.IsDirect || req.Preset == newroom.Trusted {
 		kinds = append(kinds, directRooms)
 	}
 	return kinds
@@ -45,18 +48,17 @@ func overlap(a, b []string) bool {
 	return slices.ContainsFunc(a, func(kind string) bool { return slices.Contains(b, kind) })
 }
 
-// checkEncryption applies the policy to the initial state: it adds m.room.encryption where it is missing, or refuses
-// it.
-func (c *creation) checkEncryption() error {
-	policy := &c.svc.opts.Encryption
-	at := slices.IndexFunc(c.req.InitialState, func(e InitialState) bool { return e.Type == typeEncryption && e.StateKey == "" })
-	force := overlap(c.kinds(), policy.Force) && string(c.content["type"]) != typeSpace
+// Apply applies the policy to a request to create a room of a type, in JSON: it adds m.room.encryption to the initial
+// state where it is missing, or returns an error.
+func (p *Policy) Apply(req *newroom.Request, roomType []byte) error {
+	at := slices.IndexFunc(req.InitialState, func(e newroom.StateEvent) bool { return e.Type == "m.room.encryption" && e.StateKey == "" })
+	force := overlap(kindsOf(req), p.Force) && string(roomType) != typeSpace
 	switch {
 	case force && at < 0:
-		c.req.InitialState = append(slices.Clone(c.req.InitialState), InitialState{Type: typeEncryption, Content: object("algorithm", megolm)})
-	case force && !encrypts(c.req.InitialState[at].Content):
+		req.InitialState = append(slices.Clone(req.InitialState), newroom.StateEvent{Type: "m.room.encryption", Content: json.RawMessage(`{"algorithm":"` + megolm + `"}`)})
+	case force && !encrypts(req.InitialState[at].Content):
 		return mxerr.Forbidden("This server requires that such rooms are encrypted with %s", megolm)
-	case !force && at >= 0 && overlap(c.kinds(), policy.Forbid):
+	case !force && at >= 0 && overlap(kindsOf(req), p.Forbid):
 		return mxerr.Forbidden("This server does not allow encryption in such rooms")
 	}
 	return nil
@@ -67,15 +69,14 @@ func encrypts(content json.RawMessage) bool {
 	return canonjson.String(algorithm) == megolm
 }
 
-// checkEnabling returns an error if the policy does not allow to encrypt an existing room. Whether it was created as a
-// direct one is not known any more.
-func (r *Room) checkEnabling() error {
+// MayEnable returns an error if the policy does not allow to encrypt an existing room with a join rule. Whether it was
+// created as a direct one is not known any more.
+func (p *Policy) MayEnable(joinRule string) error {
 	kind := privateRooms
-	if r.JoinRule() == "public" {
+	if joinRule == "public" {
 		kind = publicRooms
 	}
-	policy := &r.svc.opts.Encryption
-	if slices.Contains(policy.Forbid, kind) && !slices.Contains(policy.Force, kind) {
+	if slices.Contains(p.Forbid, kind) && !slices.Contains(p.Force, kind) {
 		return mxerr.Forbidden("This server does not allow encryption in such rooms")
 	}
 	return nil
@@ -96,13 +97,13 @@ var conversation = map[string]bool{
 // plaintext.
 const verificationRequest = "m.key.verification.request"
 
-// checkPlaintext returns an error for a plaintext message of a local user to an encrypted room, if the policy refuses
-// such messages.
-func (r *Room) checkPlaintext(p *proto) error {
-	if !r.svc.opts.Encryption.RefusePlaintext || p.stateKey != nil || !conversation[p.typ] || !r.Encrypted() {
+// MaySend returns an error for a message of a local user that the policy refuses in encrypted rooms because it is not
+// encrypted.
+func (p *Policy) MaySend(typ string, content []byte) error {
+	if !p.RefusePlaintext || !conversation[typ] {
 		return nil
 	}
-	if msgtype, _ := canonjson.Get(p.content, "msgtype"); canonjson.String(msgtype) == verificationRequest {
+	if msgtype, _ := canonjson.Get(content, "msgtype"); canonjson.String(msgtype) == verificationRequest {
 		return nil
 	}
 	return mxerr.Forbidden("This room is encrypted, and this server refuses messages to it that are not; use a client that encrypts them")

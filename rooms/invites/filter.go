@@ -1,0 +1,133 @@
+package invites
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/canonjson"
+	"ebb/ident"
+	"ebb/pushrules"
+	"ebb/storage"
+)
+
+// The types of account data that say which invites a user accepts.
+const (
+	typePermission         = "m.invite_permission_config"
+	typePermissionUnstable = "org.matrix.msc4380.invite_permission_config"
+	typeFilter             = "org.matrix.msc4155.invite_permission_config"
+)
+
+var configs = []string{typePermission, typePermissionUnstable, typeFilter}
+
+// maxCached bounds the users whose filters are in memory; most have none.
+const maxCached = 20_000
+
+// maxGlobs bounds the patterns of each list in a filter; the rest is ignored.
+const maxGlobs = 5000
+
+// verdict is what happens to an invite.
+type verdict int
+
+const (
+	allow  verdict = iota
+	ignore         // the inviter is not told, and the user does not see it
+	block          // the inviter gets M_INVITE_BLOCKED
+)
+
+// filter decides about the invites to a user. Nil allows all.
+// Spec: client-server-api#invite-permission, MSC4155
+type filter struct {
+	blockAll bool
+	rules    []list // the first one that matches decides
+}
+
+// list is one list of a filter.
+type list struct {
+	servers bool // it lists servers and not users
+	globs   []pushrules.Glob
+	verdict verdict
+}
+
+// lists are the lists of MSC4155 in the order in which they are asked.
+var lists = []struct {
+	key     string
+	servers bool
+	verdict verdict
+}{
+	{"allowed_users", false, allow}, {"ignored_users", false, ignore}, {"blocked_users", false, block},
+	{"allowed_servers", true, allow}, {"ignored_servers", true, ignore}, {"blocked_servers", true, block},
+}
+
+// add adds the content of one type of account data. Malformed members count as missing.
+func (f *filter) add(typ, content string) {
+	raw := []byte(content)
+	if action, ok := canonjson.Get(raw, "default_action"); ok && canonjson.String(action) == "block" {
+		f.blockAll = true
+	}
+	if typ != typeFilter {
+		return
+	}
+	if enabled, ok := canonjson.Get(raw, "enabled"); ok && string(enabled) == "false" {
+		return
+	}
+	for _, l := range lists {
+		value, _ := canonjson.Get(raw, l.key)
+		entries, _ := canonjson.Elements(value)
+		parsed := list{servers: l.servers, verdict: l.verdict}
+		for _, e := range entries[:min(len(entries), maxGlobs)] {
+			if pattern := canonjson.String(e); pattern != "" {
+				parsed.globs = append(parsed.globs, pushrules.CompileGlob(strings.Clone(pattern)))
+			}
+		}
+		if len(parsed.globs) > 0 {
+			f.rules = append(f.rules, parsed)
+		}
+	}
+}
+
+// decide decides about an invite by a user.
+func (f *filter) decide(inviter id.UserID) verdict {
+	if f == nil {
+		return allow
+	}
+	if f.blockAll {
+		return block
+	}
+	server, _, _ := strings.Cut(ident.ServerOf(inviter), ":") // the port is not part of what is matched
+	for _, l := range f.rules {
+		text := string(inviter)
+		if l.servers {
+			text = server
+		}
+		if slices.ContainsFunc(l.globs, func(g pushrules.Glob) bool { return g.Match(text) }) {
+			return l.verdict
+		}
+	}
+	return allow
+}
+
+// filterOf returns the filter of a local user, nil if all invites are allowed.
+func (p *Policy) filterOf(ctx context.Context, user ident.UserNID) (*filter, error) {
+	return p.filters.Get(ctx, user, func(ctx context.Context) (*filter, error) {
+		var f filter
+		err := p.db.ReadInner(ctx, func(tx *storage.Tx) error {
+			for _, typ := range configs {
+				content, found, err := tx.AccountData(user, 0, typ)
+				if err != nil {
+					return err
+				}
+				if found {
+					f.add(typ, content)
+				}
+			}
+			return nil
+		})
+		if err != nil || !f.blockAll && len(f.rules) == 0 {
+			return nil, err
+		}
+		return &f, nil
+	})
+}

@@ -1,0 +1,138 @@
+// Package roomcache keeps the rooms in use in memory, by ID and by number, within a memory budget.
+package roomcache
+
+import (
+	"sync"
+
+	"maunium.net/go/mautrix/id"
+
+	"ebb/ident"
+)
+
+// Entry says how a Cache handles a room of a type R.
+type Entry[R any] struct {
+	Size func(*R) int64 // bytes in memory
+	Used func(*R) int64 // time of the last use
+	// Retire marks a room as evicted, or returns false if the room must be kept.
+	Retire func(*R) bool
+}
+
+// Cache keeps rooms of a type R within a memory budget. It is safe for concurrent use.
+type Cache[R any] struct {
+	entry  Entry[R]
+	budget int64
+
+	// mu guards the rest. The functions of entry are called under it, except Size for a room that is added.
+	mu    sync.RWMutex
+	ids   map[id.RoomID]*R
+	nids  map[ident.RoomNID]cached[R]
+	bytes int64 // the sum of the sizes
+	added int
+}
+
+// cached is a room in a Cache.
+type cached[R any] struct {
+	room *R
+	id   id.RoomID
+	size int64 // as last measured
+}
+
+// measureEvery is the number of added rooms after which all sizes are measured again, since rooms grow in use.
+const measureEvery = 64
+
+// New returns an empty Cache with a budget in bytes.
+func New[R any](budget int64, e Entry[R]) *Cache[R] {
+	return &Cache[R]{entry: e, budget: budget, ids: map[id.RoomID]*R{}, nids: map[ident.RoomNID]cached[R]{}}
+}
+
+// ByID returns a room, or nil if it is not in the cache.
+func (c *Cache[R]) ByID(roomID id.RoomID) *R {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.ids[roomID]
+}
+
+// ByNID returns a room, or nil if it is not in the cache.
+func (c *Cache[R]) ByNID(nid ident.RoomNID) *R {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.nids[nid].room
+}
+
+// List returns the rooms with the given numbers, with nil for those that are not in the cache. It returns the numbers
+// of the latter too.
+func (c *Cache[R]) List(nids []ident.RoomNID) (found []*R, missing []ident.RoomNID) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	found = make([]*R, len(nids))
+	for i, nid := range nids {
+		if found[i] = c.nids[nid].room; found[i] == nil {
+			missing = append(missing, nid)
+		}
+	}
+	return found, missing
+}
+
+// Add adds a room and evicts the least recently used ones. If the room is in the cache already, Add returns that one.
+func (c *Cache[R]) Add(roomID id.RoomID, nid ident.RoomNID, r *R) *R {
+	size := c.entry.Size(r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.nids[nid].room; old != nil {
+		return old
+	}
+	c.ids[roomID], c.nids[nid] = r, cached[R]{r, roomID, size}
+	if c.added++; c.added%measureEvery == 0 {
+		c.measure()
+		size = 0
+	}
+	if c.bytes += size; c.bytes > c.budget {
+		c.shrink(r)
+	}
+	return r
+}
+
+// Size returns the number of rooms in the cache, and their bytes as last measured.
+func (c *Cache[R]) Size() (rooms int, bytes int64) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.nids), c.bytes
+}
+
+// measure measures all sizes again. mu is held.
+func (c *Cache[R]) measure() {
+	c.bytes = 0
+	for nid, r := range c.nids {
+		r.size = c.entry.Size(r.room)
+		c.nids[nid] = r
+		c.bytes += r.size
+	}
+}
+
+// shrink evicts the least recently used rooms until a tenth of the budget is free. It keeps the room keep, and stops at
+// a room that must be kept. mu is held.
+func (c *Cache[R]) shrink(keep *R) {
+	for c.bytes > c.budget-c.budget/10 {
+		var oldest ident.RoomNID
+		for range 8 { // sampling is good enough and needs no ordering
+			for nid, r := range c.nids {
+				if r.room != keep && (oldest == 0 || c.entry.Used(r.room) < c.entry.Used(c.nids[oldest].room)) {
+					oldest = nid
+				}
+				break
+			}
+		}
+		if oldest == 0 || !c.entry.Retire(c.nids[oldest].room) {
+			return
+		}
+		c.drop(oldest)
+	}
+}
+
+// drop removes a room. mu is held.
+func (c *Cache[R]) drop(nid ident.RoomNID) {
+	r := c.nids[nid]
+	c.bytes -= r.size
+	delete(c.ids, r.id)
+	delete(c.nids, nid)
+}
