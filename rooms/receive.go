@@ -25,8 +25,8 @@ var ErrLater = errors.New("another server does not return what is needed to auth
 // The specification's checks are made as follows. verify makes the first three for all events at once:
 //
 //  1. It is a valid event, otherwise it is dropped: pdu.Parse.
-//  2. It passes signature checks, otherwise it is dropped: checkSignatures.
-//  3. It passes hash checks, otherwise it is redacted: checkHash.
+//  2. It passes signature checks, otherwise it is dropped: signatures.Check.
+//  3. It passes hash checks, otherwise it is redacted: signatures.Verifier.
 //
 // A gathering then requests what is missing for the other checks, which are made in the order of the graph when a
 // placing adds an event to a batch (addForeign):
