@@ -113,7 +113,7 @@ func TestCommitsOfALocalRoom(t *testing.T) {
 		{"forget", func() { h.ok(h.svc.Forget(ctx, bob, room)) }, []string{"forgotten"}},
 		{"tag", func() { h.ok(h.reads().PutTag(ctx, room, alice.UserNID, "u.x", `{}`)) }, []string{"account data m.tag, of a room"}},
 		{"the same tag", func() { h.ok(h.reads().PutTag(ctx, room, alice.UserNID, "u.x", `{}`)) }, nil},
-		{"account data", func() { h.ok(h.reads().SetAccountData(ctx, "", alice.UserNID, "x", `{}`)) }, []string{"account data x"}},
+		{"account data", func() { h.ok(h.reads().SetAccountData(ctx, "", alice.UserNID, "x", `{"y":1}`)) }, []string{"account data x"}},
 		{"override", func() { h.keep(room, time.Minute) }, []string{"retention"}},
 		{"purge", func() { h.now = h.now.Add(time.Hour); h.say(alice, room, "new"); h.purge(room) }, []string{"event m.room.message", "purged 2"}},
 		{"unpublish", func() { h.ok(h.svc.SetPublished(ctx, room, false)) }, []string{"published"}},
