@@ -98,7 +98,7 @@ func BenchmarkFirstSync(b *testing.B) {
 // BenchmarkFanOut measures one message sent to 200 waiting clients.
 func BenchmarkFanOut(b *testing.B) {
 	w := newWorld(b)
-	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
+	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, AccountData: w.data, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
 	host := w.user("host")
 	room := host.create("public_chat")
 	const readers = 200
@@ -150,7 +150,7 @@ func (u *user) listen(ctx context.Context, heard *sync.WaitGroup) {
 // BenchmarkParked measures the memory of a waiting request, without its connection.
 func BenchmarkParked(b *testing.B) {
 	w := newWorld(b)
-	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
+	w.feed = feed.New(feed.Options{DB: w.db, Rooms: w.Service, AccountData: w.data, History: w.history, E2EE: w.e2ee, Hub: w.hub, Now: w.clock, Log: slog.New(slog.DiscardHandler)})
 	const readers = 1000
 	var users []*user
 	host := w.user("host")
