@@ -169,7 +169,7 @@ func (r *Registry) lookUp(ctx context.Context, kind, path string, query url.Valu
 		list = slices.DeleteFunc(list, func(one json.RawMessage) bool { return !isFound(kind, one) })
 		return list[:min(len(list), maxFound)]
 	})
-	return slices.Concat(append([][]json.RawMessage{{}}, answers...)...)
+	return append([]json.RawMessage{}, slices.Concat(answers...)...) // never nil, which would be null in JSON
 }
 
 // isFound reports whether an element of an answer has the members that clients need.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 
 	"ebb/config"
@@ -69,6 +70,9 @@ func TestUsersAndLocationsOfThirdPartyNetworksAreFound(t *testing.T) {
 		if got := ""; status != 200 || len(found) > 1 || (len(found) == 1) != (want != "") || len(found) == 1 && found[0]["userid"] != want && found[0]["alias"] != want {
 			t.Errorf("%s: %d %s%s, want %q", path, status, raw, got, want)
 		}
+	}
+	if _, _, raw := alice.Raw("GET", "/v3/thirdparty/location?alias=%23unheard:test", nil); strings.TrimSpace(string(raw)) != "[]" {
+		t.Errorf("nothing is found as %s, want an empty list", raw)
 	}
 	alice.Refused("GET", "/v3/thirdparty/user/unheard?nick=bob", nil, 404, "M_NOT_FOUND")
 	alice.Refused("GET", "/v3/thirdparty/location", nil, 400, "M_MISSING_PARAM")
