@@ -136,6 +136,9 @@ func (s *Service) Run(ctx context.Context) error {
 	defer cancel()
 	context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })
 	if err := s.load(ctx, sending); err != nil {
+		if ctx.Err() != nil { // the server is stopped right after its start
+			return nil
+		}
 		return err
 	}
 	dispatcher := make(chan struct{})

@@ -17,7 +17,7 @@ func TestEmailTestSendsAMessageOrSaysWhyNot(t *testing.T) {
 	write(t, s.dir+"/smtp.password", "right\n")
 	edit(t, s.config, "host: \"\"\n    port: 587\n", fmt.Sprintf("host: %s\n    port: %d\n", sink.Host, sink.Port))
 	edit(t, s.config, "tls: starttls", "tls: none")
-	edit(t, s.config, `username: ""`, "username: ebb")
+	edit(t, s.config, `    username: ""`, "    username: ebb")
 	edit(t, s.config, `password_file: ""`, "password_file: smtp.password")
 	edit(t, s.config, `from: ""`, "from: Test server <ebb@example.org>")
 	for _, way := range []string{"stopped", "running"} {
