@@ -23,7 +23,7 @@ func TestAccountDataIsTold(t *testing.T) {
 	alice.accountData("", "org.example", `{"n":1}`)
 	a := alice.sync()
 	same(t, "global", a.AccountData.types(), []string{"org.example"})
-	alice.accountData(room, "org.example", `{}`)
+	alice.accountData(room, "org.example", `{"n":2}`)
 	a = alice.sync()
 	same(t, "of the room", a.Rooms.Join[room].AccountData.types(), []string{"org.example"})
 	if len(a.AccountData.Events) != 0 {

@@ -428,7 +428,7 @@ func TestFiltersAreHonoured(t *testing.T) {
 	bob.say(room, "by bob")
 	alice.send(room, "m.room.topic", `{"topic":"t"}`, "")
 	alice.send(room, "m.sticker", `{"url":"mxc://x/y","body":"sticker"}`)
-	alice.accountData("", "global", `{}`)
+	alice.accountData("", "global", `{"n":1}`)
 	alice.accountData(room, "m.tag", `{"tags":{}}`)
 	alice.say(other, "elsewhere")
 	for f, want := range map[string][]string{

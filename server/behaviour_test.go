@@ -79,8 +79,8 @@ func each(entries []any, path ...any) []any {
 func TestMissingOperationsAreUnrecognizedSoThatClientsFallBack(t *testing.T) {
 	alice := signUp(t, testserver.New(t, nil), "alice")
 	for _, request := range []string{
-		"GET /unstable/org.matrix.msc4140/delayed_events",
-		"GET /unstable/org.matrix.msc4143/rtc/transports",
+		"GET /v1/auth_metadata",
+		"GET /v3/login/sso/redirect",
 		"GET /v9/sync",
 	} {
 		method, path, _ := strings.Cut(request, " ")
