@@ -186,7 +186,7 @@ func checkMedium(medium string) error {
 func (s *Service) accountOfEmail(ctx context.Context, text string) (a storage.AccountRow, err error) {
 	address, err := mail.ParseAddress(text)
 	if err != nil {
-		return a, nil
+		return a, nil //nolint:nilerr // no account has it
 	}
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
 		row, found, err := tx.Email(address)

@@ -177,8 +177,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	<-ctx.Done()
-	s.mu.Lock() // no worker is started any more
-	s.mu.Unlock()
+	s.mu.Lock() // waits for a worker that is being started; none is started after ctx has ended
+	defer s.mu.Unlock()
 	s.group.Wait()
 	return nil
 }

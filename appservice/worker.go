@@ -430,7 +430,7 @@ func (w *worker) failed(ctx context.Context, err error) {
 	if w.row.Failures == 0 {
 		w.row.FailingTS = now.UnixMilli()
 	}
-	delay := keyed.Jitter(retries.Delay(w.row.Failures), uint64(w.row.Failures)) //nolint:gosec // it only spreads the tries
+	delay := keyed.Jitter(retries.Delay(w.row.Failures), uint64(w.row.Failures))
 	w.row.Failures++
 	w.row.RetryTS = now.Add(delay).UnixMilli()
 	row := w.row

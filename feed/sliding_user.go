@@ -154,7 +154,7 @@ func removals(tx *storage.Tx, user ident.UserNID) (map[ident.RoomNID]bool, error
 			if step == 0 && e.Sender == user {
 				continue // the user left
 			}
-			if membershipOf([]byte(e.JSON)) == rooms.Join {
+			if membershipOf(e.JSON) == rooms.Join {
 				removed[e.Room] = true
 				continue
 			}

@@ -40,11 +40,12 @@ func (s *Service) MutualRooms(ctx context.Context, to ident.Requester, other id.
 		return page, err
 	}
 	err = s.db.Read(ctx, func(tx *storage.Tx) error {
-		ids, last, err := tx.MutualRooms(to.UserNID, nid, ident.RoomNID(after), maxMutualRooms+1)
+		ids, _, err := tx.MutualRooms(to.UserNID, nid, ident.RoomNID(after), maxMutualRooms+1)
 		if err != nil {
 			return err
 		}
 		if len(ids) > maxMutualRooms {
+			var last ident.RoomNID
 			ids, last, err = tx.MutualRooms(to.UserNID, nid, ident.RoomNID(after), maxMutualRooms)
 			page.Next = strconv.FormatInt(int64(last), 10)
 		}

@@ -117,7 +117,7 @@ type receivedReceipt struct {
 func (s *Service) check(ctx context.Context, r *rooms.Room, origin string, user id.UserID, raw json.RawMessage) (out receivedReceipt, ok bool, err error) {
 	var c userReceipt
 	if json.Unmarshal(raw, &c) != nil || len(c.EventIDs) == 0 {
-		return out, false, nil
+		return out, false, nil //nolint:nilerr // it is not valid
 	}
 	if ident.ServerOf(user) != origin || !pdu.ValidUserID(user) || !r.MayBeJoined(user) {
 		return out, false, nil

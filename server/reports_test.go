@@ -139,7 +139,7 @@ func TestReportsAreLimitedInRateAndNumber(t *testing.T) {
 	}
 	var page obj
 	total := 0
-	for last := ""; ; {
+	for {
 		if err := json.Unmarshal(raw, &page); err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +147,7 @@ func TestReportsAreLimitedInRateAndNumber(t *testing.T) {
 		total += len(items)
 		next, _ := page["next"].(string)
 		if next == "" {
-			last, _ = get(items[len(items)-1], "reason").(string)
+			last, _ := get(items[len(items)-1], "reason").(string)
 			if last != fmt.Sprint("the last is ", s.Now().Unix()) {
 				t.Errorf("the last report is %q", last)
 			}

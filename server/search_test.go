@@ -401,9 +401,10 @@ func TestSearchPagesHaveEveryResultOnce(t *testing.T) {
 		var sent []string
 		for i := range 23 {
 			room, c := one, alice
-			if i%3 == 0 {
+			switch i % 3 {
+			case 0:
 				room = two
-			} else if i%3 == 1 {
+			case 1:
 				c = bob
 			}
 			sent = append(sent, c.say(room, "needle"+strings.Repeat(" x", i%5)))

@@ -212,6 +212,7 @@ func indexRatio(path string) (float64, error) {
 	if err != nil {
 		return 0, errors.Join(err, db.Close())
 	}
+	defer rows.Close()
 	for rows.Next() {
 		var raw string
 		var e struct{ Content struct{ Body string } }
@@ -220,7 +221,7 @@ func indexRatio(path string) (float64, error) {
 		}
 		bytes += float64(len(e.Content.Body))
 	}
-	return index / bytes, errors.Join(rows.Err(), rows.Close(), db.Close())
+	return index / bytes, errors.Join(rows.Err(), db.Close())
 }
 
 // prose writes messages of words that are as common as in a language: the nth has a frequency of about 1/n.

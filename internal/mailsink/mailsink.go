@@ -54,7 +54,8 @@ type Sink struct {
 // New starts a sink on a loopback address; it ends with the test.
 func New(t testing.TB, o Options) *Sink {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var listen net.ListenConfig
+	l, err := listen.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
