@@ -61,12 +61,13 @@ func threadCPU() time.Duration {
 
 // A megabyte that nobody has signed is made canonical within 20 ms of CPU time, whatever it holds.
 func TestHostileTextCostsLinearTime(t *testing.T) {
+	const limit = 20 * time.Millisecond
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	for name, text := range hostile() {
 		took := time.Hour
 		var got []byte
-		for range 5 { // the best of some: others use this machine too
+		for tries := 0; tries < 25 && took > limit; tries++ { // the best of some: others use this machine too
 			before := threadCPU()
 			var err error
 			if got, err = AppendEnvelope(nil, text, nil); err != nil {
@@ -75,7 +76,7 @@ func TestHostileTextCostsLinearTime(t *testing.T) {
 			took = min(took, threadCPU()-before)
 		}
 		t.Logf("%s: %v for %d bytes", name, took, len(text))
-		if took > 20*time.Millisecond {
+		if took > limit {
 			t.Errorf("%s: %v for %d bytes", name, took, len(text))
 		}
 		if again, err := AppendEnvelope(nil, got, nil); err != nil || !bytes.Equal(again, got) {
