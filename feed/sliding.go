@@ -94,20 +94,7 @@ func (s *Service) pollSliding(ctx context.Context, r *slidingRun, sub *wake.Sub)
 		if err != nil || answer != nil {
 			return answer, err
 		}
-		select {
-		case <-sub.C():
-			syncWakeups.Inc()
-			if time.Since(begun) < hasty {
-				s.rest()
-			}
-		case <-expired:
-			final = true
-		case <-s.stopped:
-			final = true
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		if err := s.alive(ctx, r.Requester); err != nil {
+		if final, err = s.awaitNews(ctx, r.Requester, sub, expired, begun); err != nil {
 			return nil, err
 		}
 	}

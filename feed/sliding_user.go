@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// maxSlidingUsers bounds the users of whom memory holds what sliding sync asks of their account data and rooms.
+	// maxSlidingUsers bounds the users whose account data and rooms are remembered for sliding sync.
 	maxSlidingUsers = 5000
 	// maxRemovals bounds the rooms left of which it is looked up how the user left, the newest first, and
 	// maxRemovalSteps the member events looked at for one.

@@ -92,23 +92,30 @@ func (s *Service) poll(ctx context.Context, r *request, sub *wake.Sub) (json.Raw
 		if err != nil || answer != nil {
 			return answer, err
 		}
-		select {
-		case <-sub.C():
-			syncWakeups.Inc()
-			if time.Since(begun) < hasty {
-				s.rest()
-			}
-		case <-expired:
-			final = true
-		case <-s.stopped:
-			final = true
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		if err := s.alive(ctx, r.Requester); err != nil {
+		if final, err = s.awaitNews(ctx, r.Requester, sub, expired, begun); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// awaitNews waits until sub may have news, and reports whether the request must be answered now in any case, because
+// its time has expired or the server stops. begun is when the request began to wait. It returns an error if the device
+// of the request was deleted meanwhile or its account locked.
+func (s *Service) awaitNews(ctx context.Context, who ident.Requester, sub *wake.Sub, expired <-chan time.Time, begun time.Time) (final bool, err error) {
+	select {
+	case <-sub.C():
+		syncWakeups.Inc()
+		if time.Since(begun) < hasty {
+			s.rest()
+		}
+	case <-expired:
+		final = true
+	case <-s.stopped:
+		final = true
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	return final, s.alive(ctx, who)
 }
 
 // alive returns an error if the device of a parked request has been deleted or its account locked.

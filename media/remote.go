@@ -235,6 +235,34 @@ func (s *Service) Run(ctx context.Context) error {
 // PruneRemote removes files of other servers: those not used within RemoteLifetime, and then the least recently used
 // ones until the rest fits into RemoteCache.
 func (s *Service) PruneRemote(ctx context.Context) error {
+	return s.prune(ctx, s.opts.RemoteCache, func(tx *storage.Tx, now time.Time) (size int64, first []removable, err error) {
+		if size, err = tx.RemoteMediaSize(); err != nil {
+			return 0, nil, err
+		}
+		expired := now.Add(-s.opts.RemoteLifetime).UnixMilli()
+		files, err := tx.OldestRemoteMedia(pruneBatch)
+		for _, m := range files {
+			first = append(first, removable{
+				name: m.ID + " of " + m.Server, blob: m.Blob, size: m.Size, expired: m.Used <= expired,
+				forget: func(tx *storage.Tx) error { return tx.DeleteRemoteMedia(m.Server, m.ID) },
+			})
+		}
+		return size, first, err
+	})
+}
+
+// removable is a file that may be removed to make room.
+type removable struct {
+	name    string // for errors
+	blob    string
+	size    int64
+	expired bool                       // it is removed even if there is room
+	forget  func(tx *storage.Tx) error // deletes its row
+}
+
+// prune removes files in the order in which next lists them, as long as they have expired or all of them together are
+// larger than limit. next returns the size of all, and the first pruneBatch of them.
+func (s *Service) prune(ctx context.Context, limit int64, next func(tx *storage.Tx, now time.Time) (size int64, first []removable, err error)) error {
 	select {
 	case s.remote.pruning <- struct{}{}:
 		defer func() { <-s.remote.pruning }()
@@ -247,40 +275,38 @@ func (s *Service) PruneRemote(ctx context.Context) error {
 	}
 	for {
 		var size int64
-		var oldest []storage.RemoteMedia
+		var first []removable
 		err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-			if size, err = tx.RemoteMediaSize(); err == nil {
-				oldest, err = tx.OldestRemoteMedia(pruneBatch)
-			}
+			size, first, err = next(tx, now)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		expired := now.Add(-s.opts.RemoteLifetime).UnixMilli()
-		for _, m := range oldest {
-			if m.Used > expired && size <= s.opts.RemoteCache {
+		for _, m := range first {
+			if !m.expired && size <= limit {
 				return nil
 			}
-			if err := s.removeRemote(ctx, m); err != nil {
-				return fmt.Errorf("remove %s of %s: %w", m.ID, m.Server, err)
+			if err := s.remove(ctx, m); err != nil {
+				return fmt.Errorf("remove %s: %w", m.name, err)
 			}
-			size -= m.Size
+			size -= m.size
 		}
-		if len(oldest) < pruneBatch {
+		if len(first) < pruneBatch {
 			return nil
 		}
 	}
 }
 
-func (s *Service) removeRemote(ctx context.Context, m storage.RemoteMedia) error {
-	release, err := s.files.claims.Acquire(ctx, m.Blob)
+// remove deletes the row of a file, and the file if no other row names it.
+func (s *Service) remove(ctx context.Context, m removable) error {
+	release, err := s.files.claims.Acquire(ctx, m.blob)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteRemoteMedia(m.Server, m.ID) }); err != nil {
+	if err := s.opts.DB.Write(ctx, m.forget); err != nil {
 		return err
 	}
-	return s.removeUnnamedClaimed(ctx, m.Blob)
+	return s.removeUnnamedClaimed(ctx, m.blob)
 }

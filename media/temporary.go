@@ -69,51 +69,17 @@ func (in *incoming) inspect() (picture, error) {
 // PruneTemporary removes the files of AddImage that have expired, and then those that expire first until the rest fits
 // into TemporarySize.
 func (s *Service) PruneTemporary(ctx context.Context) error {
-	select {
-	case s.remote.pruning <- struct{}{}:
-		defer func() { <-s.remote.pruning }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	now, err := s.removeBy(ctx)
-	if err != nil {
-		return err
-	}
-	for {
-		var size int64
-		var first []storage.Media
-		err := s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
-			if size, err = tx.ExpiringMediaSize(); err == nil {
-				first, err = tx.SoonestExpiringMedia(pruneBatch)
-			}
-			return err
-		})
-		if err != nil {
-			return err
+	return s.prune(ctx, s.opts.TemporarySize, func(tx *storage.Tx, now time.Time) (size int64, first []removable, err error) {
+		if size, err = tx.ExpiringMediaSize(); err != nil {
+			return 0, nil, err
 		}
-		for _, m := range first {
-			if m.Expires > now.UnixMilli() && size <= s.opts.TemporarySize {
-				return nil
-			}
-			if err := s.removeTemporary(ctx, m); err != nil {
-				return fmt.Errorf("remove %s: %w", m.ID, err)
-			}
-			size -= m.Size
+		files, err := tx.SoonestExpiringMedia(pruneBatch)
+		for _, m := range files {
+			first = append(first, removable{
+				name: m.ID, blob: m.Blob, size: m.Size, expired: m.Expires <= now.UnixMilli(),
+				forget: func(tx *storage.Tx) error { return tx.DeleteMedia(m.ID) },
+			})
 		}
-		if len(first) < pruneBatch {
-			return nil
-		}
-	}
-}
-
-func (s *Service) removeTemporary(ctx context.Context, m storage.Media) error {
-	release, err := s.files.claims.Acquire(ctx, m.Blob)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteMedia(m.ID) }); err != nil {
-		return err
-	}
-	return s.removeUnnamedClaimed(ctx, m.Blob)
+		return size, first, err
+	})
 }
