@@ -211,13 +211,20 @@ func (x *Index) read(tx *storage.Tx, after, upTo storage.Pos, limit int) (docs [
 		return nil, after, err
 	}
 	h := words.NewHasher(x.key)
+	edits := map[ident.RoomNID][]edit{}
 	for i := range rows {
-		d, found, err := docOf(tx, h, &rows[i])
-		if err != nil {
-			return nil, after, err
+		d, original, found := docOf(h, &rows[i])
+		if !found {
+			continue
 		}
-		if found {
-			docs = append(docs, d)
+		if original != "" {
+			edits[d.room] = append(edits[d.room], edit{doc: len(docs), original: original})
+		}
+		docs = append(docs, d)
+	}
+	for room, list := range edits {
+		if err := placeEdits(tx, room, list, docs); err != nil {
+			return nil, after, err
 		}
 	}
 	if len(rows) == limit {
@@ -226,28 +233,53 @@ func (x *Index) read(tx *storage.Tx, after, upTo storage.Pos, limit int) (docs [
 	return docs, upTo, nil
 }
 
-// docOf returns what the index stores about an event. It returns false if the event has no words.
-func docOf(tx *storage.Tx, h *words.Hasher, e *storage.SearchableEvent) (d tailDoc, found bool, err error) {
+// docOf returns what the index stores about an event, and the ID of the event that it edits, if any. It returns false if
+// the event has no words.
+func docOf(h *words.Hasher, e *storage.SearchableEvent) (d tailDoc, original string, found bool) {
 	text, found := TextOf(e.Type, e.JSON)
 	if !found {
-		return d, false, nil
+		return d, "", false
 	}
 	terms, size := h.Terms(nil, text.Text)
 	if len(terms) == 0 {
-		return d, false, nil
+		return d, "", false
 	}
 	d = tailDoc{room: e.Room, Doc: postings.Doc{Pos: int64(e.Position), Time: min(e.OriginTS, e.ReceivedTS), Field: text.Field, Size: size, Terms: terms}}
 	if e.Order != orderOf(e.Position) {
 		d.Order = int64(e.Order)
 	}
-	if text.Edits == "" {
-		return d, true, nil
+	return d, text.Edits, true
+}
+
+// edit is a doc, by its index, with the text of an edit of another event.
+type edit struct {
+	doc      int
+	original string // an event ID
+}
+
+// placeEdits gives the docs of edits in a room the place and the time of the events that they edit, since these are what
+// a search finds. An edit whose original is not stored keeps its own.
+func placeEdits(tx *storage.Tx, room ident.RoomNID, edits []edit, docs []tailDoc) error {
+	ids := make([]string, len(edits))
+	for i, e := range edits {
+		ids[i] = e.original
 	}
-	original, found, err := tx.EventByID(e.Room, text.Edits)
-	if found && original.Order > 0 {
-		d.Order, d.Time = int64(original.Order), min(original.OriginTS, original.ReceivedTS)
+	rows, err := tx.EventsByID(room, ids)
+	if err != nil {
+		return err
 	}
-	return d, true, err
+	originals := map[string]*storage.EventRow{}
+	for i := range rows {
+		if r := &rows[i]; originals[r.EventID] == nil || r.Order > originals[r.EventID].Order {
+			originals[r.EventID] = r
+		}
+	}
+	for _, e := range edits {
+		if r := originals[e.original]; r != nil && r.Order > 0 {
+			docs[e.doc].Order, docs[e.doc].Time = int64(r.Order), min(r.OriginTS, r.ReceivedTS)
+		}
+	}
+	return nil
 }
 
 // orderStep is the distance of the orders of two new events (rooms.OrderStep).
