@@ -13,11 +13,11 @@ import (
 const MaxAddress = 254
 
 // ErrAddress means that a text is not an e-mail address.
-var ErrAddress = errors.New("this is not an e-mail address such as alice@example.org")
+var ErrAddress = errors.New("this is not a valid e-mail address (expected a form such as alice@example.org)")
 
-// ParseAddress returns the canonical form of an e-mail address: two addresses with the same canonical form are the same
-// address. It is in lower case, also before the @, as Matrix requires. Quoted local parts, comments and addresses at IP
-// addresses are refused.
+// ParseAddress returns the canonical form of an e-mail address, which identifies it: two spellings of the same address
+// have the same canonical form. It is entirely in lower case, even before the @, as Matrix requires. ParseAddress
+// refuses quoted local parts, comments and addresses at IP addresses.
 // Spec: appendices#email
 //
 // Errors: ErrAddress.
@@ -30,7 +30,7 @@ func ParseAddress(text string) (string, error) {
 	if !found || !isDotAtom(local) || !isDomain(domain) {
 		return "", ErrAddress
 	}
-	if a, err := netmail.ParseAddress(text); err != nil || a.Address != text { // a second opinion
+	if a, err := netmail.ParseAddress(text); err != nil || a.Address != text { // the standard library must agree
 		return "", ErrAddress
 	}
 	return text, nil
@@ -69,7 +69,7 @@ func isDomain(text string) bool {
 	return true
 }
 
-// ParseSender parses the sender of messages: ADDRESS, or NAME <ADDRESS>.
+// ParseSender parses the sender of messages, in the form ADDRESS or NAME <ADDRESS>.
 func ParseSender(text string) (*netmail.Address, error) {
 	a, err := netmail.ParseAddress(text)
 	if err != nil {

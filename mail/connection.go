@@ -13,27 +13,27 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// maxAnswers bounds what the SMTP server may send over one connection, in bytes: a greeting, a certificate and a few
+// maxAnswers bounds the bytes that the SMTP server may send over one connection: a greeting, a certificate and a few
 // lines.
 const maxAnswers = 1 << 20
 
 var (
-	errTooMuch  = errors.New("the SMTP server sends more than any conversation needs")
-	errNotLocal = errors.New("email.smtp.tls is none, and the SMTP server is not on this machine")
-	errNoAuth   = errors.New("the SMTP server offers no authentication by password (PLAIN or LOGIN), but email.smtp has a username")
+	errTooMuch  = errors.New("the SMTP server sent more data than expected")
+	errNotLocal = errors.New("email.smtp.tls is none, but the SMTP server is not on this machine; use starttls or implicit")
+	errNoAuth   = errors.New("the SMTP server does not offer password authentication (PLAIN or LOGIN), but email.smtp.username is set")
 )
 
-// connect opens an encrypted and authenticated connection, which ends when ctx does. done closes it.
+// connect opens an encrypted and authenticated connection, which is closed when ctx ends or done is called.
 func (s *Sender) connect(ctx context.Context) (c *smtp.Client, done func(), err error) {
 	address := net.JoinHostPort(s.opts.Host, strconv.Itoa(s.opts.Port))
 	conn, err := s.opts.Dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to the SMTP server: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends whatever waits for the server
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // unblocks reads and writes when ctx ends
 	done = func() {
 		stop()
-		_ = conn.Close() // the result is known
+		_ = conn.Close() // the outcome is already known
 	}
 	c, err = s.greet(&boundedConn{Conn: conn, left: maxAnswers})
 	if err == nil && s.opts.Username != "" {
@@ -41,12 +41,12 @@ func (s *Sender) connect(ctx context.Context) (c *smtp.Client, done func(), err 
 	}
 	if err != nil {
 		done()
-		return nil, nil, fmt.Errorf("greet the SMTP server %s: %w", address, err)
+		return nil, nil, fmt.Errorf("open a session with the SMTP server %s: %w", address, err)
 	}
 	return c, done, nil
 }
 
-// greet encrypts the connection as configured and greets the server.
+// greet sets up encryption as configured and greets the server.
 func (s *Sender) greet(conn net.Conn) (c *smtp.Client, err error) {
 	config := &tls.Config{ServerName: s.opts.Host, MinVersion: tls.VersionTLS12, RootCAs: s.opts.Roots, Time: s.opts.Now}
 	switch s.opts.TLS {
@@ -71,7 +71,7 @@ func isLoopback(a net.Addr) bool {
 	return err == nil && ap.Addr().Unmap().IsLoopback()
 }
 
-// authenticate signs in by password.
+// authenticate signs in with the username and password.
 func (s *Sender) authenticate(c *smtp.Client) error {
 	switch {
 	case c.SupportsAuth(sasl.Plain):
@@ -82,7 +82,7 @@ func (s *Sender) authenticate(c *smtp.Client) error {
 	return errNoAuth
 }
 
-// boundedConn fails once the peer has sent too much.
+// boundedConn is a connection on which reading fails once the peer has sent too much.
 type boundedConn struct {
 	net.Conn
 	left int

@@ -1,8 +1,8 @@
 // Package mail sends e-mail through one SMTP server. It keeps no queue: Send returns when the SMTP server has accepted
-// the message or when it has failed, and the caller decides whether to try again.
+// the message or when sending has failed, and the caller decides whether to try again.
 //
-// A message travels: Send → a connection to the SMTP server, encrypted and authenticated (connection.go) → the message
-// in MIME form (message.go). ParseAddress (address.go) checks an address that a user has typed.
+// Send opens an encrypted and authenticated connection to the SMTP server (connection.go), composes the message in MIME
+// form (message.go) and submits it. ParseAddress (address.go) checks an address that a user has entered.
 package mail
 
 import (
@@ -17,14 +17,14 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
-// TLS is how the connection to the SMTP server is encrypted.
+// TLS says how the connection to the SMTP server is encrypted.
 type TLS string
 
-// The ways to encrypt the connection.
+// These are the ways to encrypt the connection.
 const (
 	StartTLS TLS = "starttls" // the server must offer STARTTLS
 	Implicit TLS = "implicit" // TLS from the first byte
-	Plain    TLS = "none"     // no encryption; only to a server on this machine
+	Plain    TLS = "none"     // no encryption; allowed only if the server is on this machine
 )
 
 // Options are the settings of a Sender.
@@ -32,13 +32,13 @@ type Options struct {
 	Host     string
 	Port     int
 	TLS      TLS
-	Username string // "": the server requires no authentication
+	Username string // empty if the server requires no authentication
 	Password string
 	From     string        // NAME <ADDRESS> or ADDRESS
-	Hello    string        // the name with which the SMTP server is greeted
-	Timeout  time.Duration // for one message, from the connection to the SMTP server's confirmation
+	Hello    string        // the name sent with EHLO
+	Timeout  time.Duration // for one message, from connecting to the SMTP server's confirmation
 	Roots    *x509.CertPool
-	Dial     func(ctx context.Context, network, address string) (net.Conn, error) // nil: a net.Dialer
+	Dial     func(ctx context.Context, network, address string) (net.Conn, error) // nil means a net.Dialer
 	Now      func() time.Time
 }
 
@@ -47,17 +47,17 @@ type Message struct {
 	To      string // an address from ParseAddress
 	Subject string
 	Text    string
-	HTML    string // an alternative to Text; "": none
+	HTML    string // alternative to Text; may be empty
 }
 
 // Sender sends messages. It is safe for concurrent use.
 type Sender struct {
 	opts  Options
 	from  *netmail.Address
-	slots chan struct{} // a semaphore for connections
+	slots chan struct{} // semaphore for connections
 }
 
-// maxConnections bounds the simultaneous connections to the SMTP server. Many servers allow no more from one client.
+// maxConnections bounds the simultaneous connections to the SMTP server. Many servers accept no more from one client.
 const maxConnections = 4
 
 // New returns a Sender. It does not connect.
@@ -75,11 +75,11 @@ func New(o Options) (*Sender, error) {
 	return &Sender{opts: o, from: from, slots: make(chan struct{}, maxConnections)}, nil
 }
 
-// ErrRefused means that the SMTP server has rejected a message for good, as for an address that does not exist: sending
-// it again would not help. Any other error may be temporary.
-var ErrRefused = errors.New("the SMTP server refuses the message")
+// ErrRefused means that the SMTP server has rejected a message permanently, for example because the address does not
+// exist. Sending it again would not help.
+var ErrRefused = errors.New("the SMTP server rejected the message")
 
-// Send sends a message and waits until the SMTP server has accepted it. After an error the message may still have been
+// Send sends a message and waits until the SMTP server has accepted it. Even after an error the message may have been
 // delivered, if the connection broke before the server's confirmation arrived.
 //
 // Errors: ErrRefused; any other error may be temporary.
@@ -108,7 +108,7 @@ func (s *Sender) Send(ctx context.Context, m Message) error {
 	return err
 }
 
-// deliver hands a message to the SMTP server.
+// deliver connects to the SMTP server and submits a message.
 func (s *Sender) deliver(ctx context.Context, to string, raw []byte) error {
 	c, done, err := s.connect(ctx)
 	if err != nil {
@@ -118,7 +118,7 @@ func (s *Sender) deliver(ctx context.Context, to string, raw []byte) error {
 	if err := s.submit(c, to, raw); err != nil {
 		return explain(err)
 	}
-	_ = c.Quit() // the message is accepted
+	_ = c.Quit() // the message has been accepted, so an error does not matter
 	return nil
 }
 
@@ -140,7 +140,7 @@ func (s *Sender) submit(c *smtp.Client, to string, raw []byte) error {
 	return w.Close()
 }
 
-// explain marks a permanent rejection as ErrRefused.
+// explain wraps ErrRefused around a permanent rejection.
 func explain(err error) error {
 	var answer *smtp.SMTPError
 	if errors.As(err, &answer) && answer.Code >= 500 && answer.Code < 600 {

@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// maxSubject bounds the subject of a message, in bytes; a longer one is cut.
+// maxSubject bounds the subject of a message, in bytes; a longer subject is truncated.
 const maxSubject = 200
 
-// compose returns a message to a canonical address in MIME form. All headers are encoded, so that no value can end a
-// header and begin another.
+// compose returns a message in MIME form. The recipient is a canonical address. All headers are encoded, so that no
+// value can end its header and start another one.
 func (s *Sender) compose(m Message) ([]byte, error) {
 	var b bytes.Buffer
 	_, domain, _ := strings.Cut(s.from.Address, "@")
@@ -27,7 +27,7 @@ func (s *Sender) compose(m Message) ([]byte, error) {
 	header("Subject", mime.QEncoding.Encode("utf-8", oneLine(m.Subject, maxSubject)))
 	header("Date", s.opts.Now().Format(time.RFC1123Z))
 	header("Message-ID", "<"+rand.Text()+"@"+domain+">")
-	header("Auto-Submitted", "auto-generated") // RFC 3834: no automatic reply
+	header("Auto-Submitted", "auto-generated") // RFC 3834: suppresses automatic replies
 	header("MIME-Version", "1.0")
 	if m.HTML == "" {
 		header("Content-Type", contentType("plain"))
@@ -39,7 +39,8 @@ func (s *Sender) compose(m Message) ([]byte, error) {
 	parts := multipart.NewWriter(&b)
 	header("Content-Type", "multipart/alternative; boundary="+parts.Boundary())
 	b.WriteString("\r\n")
-	for _, p := range []struct{ kind, text string }{{"plain", m.Text}, {"html", m.HTML}} { // the preferred one last
+	// MIME readers prefer the last alternative.
+	for _, p := range []struct{ kind, text string }{{"plain", m.Text}, {"html", m.HTML}} {
 		w, err := parts.CreatePart(textproto.MIMEHeader{"Content-Type": {contentType(p.kind)}, "Content-Transfer-Encoding": {"quoted-printable"}})
 		if err != nil {
 			return nil, err
@@ -54,7 +55,7 @@ func (s *Sender) compose(m Message) ([]byte, error) {
 
 func contentType(kind string) string { return "text/" + kind + "; charset=utf-8" }
 
-// writeText writes a body with the line ends of e-mail.
+// writeText writes a body with CRLF line endings.
 func writeText(w *quotedprintable.Writer, text string) error {
 	lines := strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\n", "\r\n")
 	if _, err := w.Write([]byte(lines)); err != nil {
@@ -63,7 +64,7 @@ func writeText(w *quotedprintable.Writer, text string) error {
 	return w.Close()
 }
 
-// oneLine replaces control characters by spaces and cuts text to at most limit bytes.
+// oneLine replaces control characters by spaces and truncates text to at most limit bytes.
 func oneLine(text string, limit int) string {
 	text = strings.Map(func(c rune) rune {
 		if c < 0x20 || c == 0x7f || c == 0x85 || c == 0x2028 || c == 0x2029 {

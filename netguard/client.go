@@ -12,44 +12,45 @@ import (
 )
 
 var (
-	// ErrURL means that a URL is not one that a client requests: a wrong scheme, no host, or a user name.
+	// ErrURL means that a client refuses a URL because it has a scheme that is not allowed, no host, or a user name.
 	ErrURL = errors.New("the URL is not allowed")
-	// ErrTooLarge is the error of reading a response beyond its bound.
+	// ErrTooLarge is returned when a response is read beyond its bound.
 	ErrTooLarge = errors.New("the response is too large")
-	// ErrRedirects means that a response redirected more often than is allowed.
+	// ErrRedirects means that a request was redirected more often than is allowed.
 	ErrRedirects = errors.New("the response redirects too often")
 )
 
 const (
-	maxHeader       = 64 << 10 // bytes of a response's header
-	maxIdleConns    = 200      // to all hosts
+	maxHeader       = 64 << 10 // bytes in the header of a response
+	maxIdleConns    = 200      // to all hosts together
 	idleTime        = 90 * time.Second
 	expectedTimeout = 30 * time.Second
 )
 
-// ClientOptions configures a Client.
+// ClientOptions configures NewClient.
 type ClientOptions struct {
 	Dialer    *Dialer
-	Roots     *x509.CertPool   // certificate authorities; nil: the system's
-	Now       func() time.Time // when certificates are valid; nil: time.Now
-	AllowHTTP bool             // allows http besides https
+	Roots     *x509.CertPool   // certificate authorities; nil means those of the system
+	Now       func() time.Time // time at which certificates must be valid; nil means time.Now
+	AllowHTTP bool             // allows http in addition to https
 
-	// Timeout bounds a request with its redirects and the reading of its response. 0 leaves this to the request's
-	// context; a response then begins within 30 seconds.
+	// Timeout bounds a request with its redirects and the reading of its response. With 0, only the request's context
+	// bounds them, except that the response must begin within 30 seconds.
 	Timeout time.Duration
-	// MaxBody bounds the bytes of a response that can be read; more is ErrTooLarge. 0 leaves this to the caller.
+	// MaxBody bounds the bytes that can be read from a response; reading more fails with ErrTooLarge. With 0, the
+	// caller bounds them.
 	MaxBody int64
-	// MaxRedirects is how many redirects are followed. The one after that is ErrRedirects.
+	// MaxRedirects is the number of redirects that are followed. One more fails with ErrRedirects.
 	MaxRedirects int
-	// ReturnRedirects makes the first redirect the response of the request; MaxRedirects is not used.
+	// ReturnRedirects returns the first redirect as the response; MaxRedirects is then ignored.
 	ReturnRedirects bool
-	// Connections bounds the connections to one host, which are kept open for later requests. 0 makes a connection for
-	// each request.
+	// Connections bounds the connections to one host, which are kept open for later requests. With 0, every request
+	// makes a new connection.
 	Connections int
 }
 
-// NewClient returns a client for URLs that strangers choose. It uses no proxy and asks for no compression; every URL,
-// also of a redirect, and every address is checked.
+// NewClient returns an HTTP client for URLs chosen by strangers. It uses no proxy and does not ask for compression. It
+// checks every URL, including those of redirects, and every address.
 func NewClient(o ClientOptions) *http.Client {
 	begin := o.Timeout
 	if begin == 0 {
@@ -75,8 +76,8 @@ func NewClient(o ClientOptions) *http.Client {
 	}
 }
 
-// CheckURL returns an error, which wraps ErrURL, unless u can be requested. Whether its host is public is known only
-// when it is dialled.
+// CheckURL returns an error that wraps ErrURL if u may not be requested. Whether its host is on the public internet is
+// checked only when it is dialled.
 func CheckURL(u *url.URL, allowHTTP bool) error {
 	switch {
 	case u.Scheme != "https" && (u.Scheme != "http" || !allowHTTP):
@@ -89,18 +90,18 @@ func CheckURL(u *url.URL, allowHTTP bool) error {
 	return nil
 }
 
-// guard checks every request of a client, also those that follow a redirect, and bounds the responses.
+// guard checks every request of a client, including those that follow a redirect, and bounds the responses.
 type guard struct {
 	next    *http.Transport
 	maxBody int64
-	http    bool // allows http
+	http    bool // whether http is allowed
 }
 
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := CheckURL(r.URL, g.http); err != nil {
 		if r.Body != nil {
-			_ = r.Body.Close() // a RoundTripper must close it; the first error is returned
+			_ = r.Body.Close() // a RoundTripper must close the body; the first error is returned
 		}
 		return nil, err
 	}
@@ -111,16 +112,16 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// CloseIdleConnections is called by http.Client.CloseIdleConnections.
+// CloseIdleConnections closes the idle connections; http.Client.CloseIdleConnections calls it.
 func (g *guard) CloseIdleConnections() { g.next.CloseIdleConnections() }
 
-// bounded is the body of a response, of which left bytes can still be read.
+// bounded is the body of a response. left is the number of bytes that can still be read.
 type bounded struct {
 	io.ReadCloser
 	left int64
 }
 
-// Read returns ErrTooLarge if there is more to read than the bound allows.
+// Read implements io.Reader. It returns ErrTooLarge if the response is larger than the bound.
 func (b *bounded) Read(p []byte) (int, error) {
 	if int64(len(p)) > b.left+1 {
 		p = p[:b.left+1]

@@ -1,9 +1,9 @@
-// Package netguard makes requests to addresses that strangers choose: other servers, files that they keep elsewhere. It
-// checks every IP address when it is dialled, so that nobody can make this server send requests into its own network,
-// and it bounds what such a request may cost. It knows nothing of Matrix.
+// Package netguard makes requests to addresses that strangers choose, such as other servers and files that these
+// servers keep elsewhere. It checks every IP address when it is dialled, so that nobody can make this server send
+// requests into its own network, and it bounds the cost of a request. It has no knowledge of Matrix.
 //
-// A request travels: Client → a check of the URL, at every redirect → a Dialer, which resolves the name, checks the
-// resulting addresses and dials the checked address itself → the response, bounded in size and time.
+// A client made by NewClient checks the URL of a request and of every redirect. Its Dialer resolves the host name,
+// checks the resulting addresses and dials a checked address itself. The response is bounded in size and time.
 package netguard
 
 import (
@@ -24,25 +24,25 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// DialFunc opens a connection.
+// DialFunc is a function that opens a connection.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
 const (
-	// dialTime is how long it may take to resolve a name and to connect.
+	// dialTime bounds the time for resolving a name and for connecting.
 	dialTime     = 10 * time.Second
 	keepAlive    = 30 * time.Second
-	maxAddresses = 8 // per name
+	maxAddresses = 8 // addresses tried for one name
 )
 
 // DialerOptions configures a Dialer.
 type DialerOptions struct {
-	Resolver     Resolver // nil: the system's resolver
-	Dial         DialFunc // dials IP addresses that were checked; nil: the network
+	Resolver     Resolver // nil means the system's resolver
+	Dial         DialFunc // dials IP addresses that were checked; nil means the network
 	AllowPrivate bool     // allows loopback, private and reserved addresses
 }
 
-// Dialer connects to hosts. It resolves names itself and dials the resulting addresses, so that the address that was
-// checked is the one that is dialled; a second lookup could return another address.
+// Dialer connects to hosts. It resolves names itself and dials the resulting addresses, so that the checked address is
+// the dialled one; a second lookup could return a different address.
 type Dialer struct {
 	lookup  Resolver
 	dial    DialFunc
@@ -65,7 +65,7 @@ func NewDialer(o DialerOptions) *Dialer {
 	return d
 }
 
-// DialContext connects to HOST:PORT. It tries the addresses of a name one after the other.
+// DialContext connects to HOST:PORT. If the host is a name, it tries the name's addresses one after the other.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
@@ -87,7 +87,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	return nil, err
 }
 
-// LookUp resolves a name; an IP address is returned as it is.
+// LookUp resolves a name. It returns an IP address unchanged.
 func (d *Dialer) LookUp(ctx context.Context, name string) ([]netip.Addr, error) {
 	if ip, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{ip}, nil
@@ -96,7 +96,7 @@ func (d *Dialer) LookUp(ctx context.Context, name string) ([]netip.Addr, error) 
 	return ips[:min(len(ips), maxAddresses)], err
 }
 
-// one dials one IP address. All but the last address of a name get a part of the time only.
+// one dials one IP address. Unless it is the last address of a name, it gets only part of the remaining time.
 func (d *Dialer) one(ctx context.Context, network, address string, last bool) (net.Conn, error) {
 	if !d.private {
 		if err := check(address); err != nil {
@@ -111,7 +111,7 @@ func (d *Dialer) one(ctx context.Context, network, address string, last bool) (n
 	return d.dial(ctx, network, address)
 }
 
-// forbidden lists networks that no public host can be in, besides those that netip recognises.
+// forbidden lists networks in which no public host can be, in addition to those that netip recognises.
 var forbidden = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),       // this network
 	netip.MustParsePrefix("100.64.0.0/10"),   // carrier-grade NAT
@@ -147,7 +147,7 @@ func IsPublic(ip netip.Addr) bool {
 	return true
 }
 
-// check returns an error unless IP:PORT is on the public internet.
+// check returns an error if IP:PORT is not on the public internet.
 func check(address string) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil || !IsPublic(ap.Addr()) {

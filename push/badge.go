@@ -9,21 +9,22 @@ import (
 	"ebb/storage"
 )
 
-// maxBadgeRooms bounds the rooms whose unread messages are counted for a badge: those with the newest events.
+// maxBadgeRooms bounds the rooms whose unread messages are counted for a badge. The rooms with the newest events are
+// chosen.
 const maxBadgeRooms = 200
 
-// unknownBadge is the unread count of a gateway that was not sent any since the start.
+// unknownBadge marks a gateway to which no unread count has been sent since the start of the server.
 const unknownBadge = -1
 
-// badge caches the unread messages of a user by room.
+// badge caches the unread counts of a user's rooms.
 type badge struct {
 	// mu guards the fields below; a leaf lock.
 	mu     sync.Mutex
 	counts map[ident.RoomNID]int64 // rooms with unread messages
-	stale  map[ident.RoomNID]bool  // rooms that have to be counted again
+	stale  map[ident.RoomNID]bool  // rooms whose count is out of date
 }
 
-// recount marks a room to be counted again.
+// recount marks the count of a room as out of date.
 func (b *badge) recount(room ident.RoomNID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -41,7 +42,7 @@ func (b *badge) set(room ident.RoomNID, n int64) {
 	}
 }
 
-// takeStale returns the rooms that have to be counted again, and marks them as counted.
+// takeStale returns the rooms whose counts are out of date, and clears the marks.
 func (b *badge) takeStale() (rooms []ident.RoomNID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -52,7 +53,7 @@ func (b *badge) takeStale() (rooms []ident.RoomNID) {
 	return rooms
 }
 
-// total returns the number of unread messages, or that of rooms with unread messages.
+// total returns the number of unread messages or, if countRooms is set, the number of rooms that have any.
 func (b *badge) total(countRooms bool) (sum int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,8 +66,8 @@ func (b *badge) total(countRooms bool) (sum int64) {
 	return sum
 }
 
-// badge returns the unread count that a user's gateways are sent: the number of messages in the user's rooms of which
-// the user was notified and which the user has not read.
+// badge returns the unread count that is sent to a user's gateways: the number of messages that notified the user and
+// are still unread.
 func (s *Service) badge(ctx context.Context, user ident.UserNID) (int64, error) {
 	b, err := s.badgeOf(ctx, user)
 	if err != nil {
@@ -75,7 +76,7 @@ func (s *Service) badge(ctx context.Context, user ident.UserNID) (int64, error) 
 	return b.total(s.opts.CountRooms), nil
 }
 
-// badgeWith is badge for a caller that has just counted one of the rooms.
+// badgeWith is like badge, for a caller that has just counted one of the rooms.
 func (s *Service) badgeWith(ctx context.Context, user ident.UserNID, room ident.RoomNID, u history.Unread) (int64, error) {
 	b, err := s.badgeOf(ctx, user)
 	if err != nil {
@@ -85,12 +86,12 @@ func (s *Service) badgeWith(ctx context.Context, user ident.UserNID, room ident.
 	return b.total(s.opts.CountRooms), nil
 }
 
-// badgeOf returns the unread messages of a user, up to date.
+// badgeOf returns the up-to-date badge of a user.
 func (s *Service) badgeOf(ctx context.Context, user ident.UserNID) (*badge, error) {
 	b, known := s.badges.Get(user)
 	if !known {
 		b = &badge{counts: map[ident.RoomNID]int64{}, stale: map[ident.RoomNID]bool{}}
-		s.badges.Put(user, b) // before the read, so that no change is missed
+		s.badges.Put(user, b) // before the read, so that no later change is missed
 		var rooms []ident.RoomNID
 		err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
 			rooms, err = tx.UnreadRooms(user, maxBadgeRooms)

@@ -11,10 +11,11 @@ import (
 	"ebb/rooms"
 )
 
-// maxDigestText bounds the characters of a message that an e-mail has.
+// maxDigestText bounds the characters of a message that are quoted in an e-mail.
 const maxDigestText = 300
 
-// digest is an e-mail about unread messages, by room in the order of their first messages.
+// digest is an e-mail about unread messages. They are grouped by room, and the rooms are in the order of their first
+// messages.
 type digest struct {
 	server, to string
 	messages   int
@@ -45,7 +46,7 @@ func (d *digest) add(r *rooms.Room, e *rooms.Event, sender string) {
 	room.lines = append(room.lines, digestLine{sender: oneLine(sender), text: summary(e)})
 }
 
-// roomName returns a name for a room whose newest message is from the given sender.
+// roomName returns a display name for a room. sender is the sender of its newest message.
 func roomName(r *rooms.Room, sender string) string {
 	for _, from := range [][2]string{{"m.room.name", "name"}, {"m.room.canonical_alias", "alias"}} {
 		if e := r.State(from[0], ""); e != nil && e.ContentString(from[1]) != "" {
@@ -55,7 +56,7 @@ func roomName(r *rooms.Room, sender string) string {
 	return "A conversation with " + oneLine(sender)
 }
 
-// summary returns what an e-mail says of an event.
+// summary returns the line about an event in an e-mail.
 func summary(e *rooms.Event) string {
 	if e.Type() == "m.room.encrypted" {
 		return "(an encrypted message)"
@@ -70,15 +71,15 @@ func summary(e *rooms.Event) string {
 	return string(body)
 }
 
-// oneLine returns a text without line breaks and other control characters.
+// oneLine removes line breaks and other control characters from a text.
 func oneLine(text string) string {
 	return strings.Join(strings.FieldsFunc(text, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\u0020' }), " ")
 }
 
-// digestEnd says how to stop the e-mails.
+// digestEnd tells the reader how to stop the e-mails.
 const digestEnd = "To stop these e-mails, turn off e-mail notifications in the settings of your Matrix client."
 
-// message returns the e-mail.
+// message renders the digest as an e-mail.
 func (d *digest) message() mail.Message {
 	unread := "1 unread message"
 	if d.messages > 1 {

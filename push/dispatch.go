@@ -9,7 +9,7 @@ import (
 	"ebb/storage"
 )
 
-// committed is a rooms.Listener that passes what may notify somebody to the dispatcher.
+// committed is a rooms.Listener. It hands the dispatcher every commit that may cause a notification.
 func (s *Service) committed(c *rooms.Commit) {
 	if s.active.Load() == 0 || !concerns(c) {
 		return
@@ -27,7 +27,7 @@ func (s *Service) committed(c *rooms.Commit) {
 	}
 }
 
-// concerns reports whether a commit may notify a local user or change what a local user has not read.
+// concerns reports whether a commit may notify a local user or change a local user's unread count.
 func concerns(c *rooms.Commit) bool {
 	return len(c.Redacted)+len(c.Purged)+len(c.Rejected) > 0 || c.Rejudged ||
 		slices.ContainsFunc(c.Events, func(e rooms.CommittedEvent) bool { return !e.Past }) ||
@@ -35,15 +35,16 @@ func concerns(c *rooms.Commit) bool {
 		slices.ContainsFunc(c.Members, func(m rooms.CommittedMember) bool { return m.Local })
 }
 
-// dispatchAll dispatches commits until ctx ends. It begins with the events from before the start.
+// dispatchAll dispatches commits until ctx ends. It starts with the events that were not dispatched before the last
+// stop.
 func (s *Service) dispatchAll(ctx context.Context) {
-	behind := true // the database has events that were not dispatched
+	behind := true // the database has events that have not been dispatched
 	for ctx.Err() == nil {
 		s.mu.Lock()
 		news, missed := s.news, s.missed
 		s.news, s.missed = nil, false
 		s.mu.Unlock()
-		if !behind { // otherwise catchUp reads them too
+		if !behind { // otherwise catchUp reads their events too
 			for _, c := range news {
 				s.dispatch(c)
 			}
@@ -55,13 +56,13 @@ func (s *Service) dispatchAll(ctx context.Context) {
 			}
 		}
 		select {
-		case <-s.wake: // also by tick
+		case <-s.wake: // sent to by committed and tick
 		case <-ctx.Done():
 		}
 	}
 }
 
-// dispatch adds what a commit changes to the queues of pushers.
+// dispatch queues the events of a commit for the pushers and marks the badges that it changes.
 func (s *Service) dispatch(c *rooms.Commit) {
 	upTo := storage.Pos(0)
 	for i := range c.Events {
@@ -81,7 +82,7 @@ func (s *Service) dispatch(c *rooms.Commit) {
 	}
 	for i := range c.Receipts {
 		if r := &c.Receipts[i]; r.Local {
-			s.hasRead(r.NID, c.Room.NID())
+			s.badgeChanged(r.NID, c.Room.NID())
 			upTo = max(upTo, r.Pos)
 		}
 	}
@@ -95,7 +96,7 @@ func (s *Service) dispatchEvent(r *rooms.Room, e *rooms.Event) {
 	it := item{pos: e.Pos, room: r.NID()}
 	for _, nid := range s.members(r) {
 		if nid == e.SenderNID {
-			s.hasRead(nid, it.room)
+			s.badgeChanged(nid, it.room)
 			continue
 		}
 		if class, known := e.ClassFor(nid); !known || class != 0 {
@@ -104,7 +105,7 @@ func (s *Service) dispatchEvent(r *rooms.Room, e *rooms.Event) {
 	}
 }
 
-// members returns the joined local users of a room who have pushers. It goes through either the members or all users
+// members returns the joined local users of a room who have pushers. It iterates over the members or over all users
 // with pushers, whichever are fewer.
 func (s *Service) members(r *rooms.Room) (found []ident.UserNID) {
 	local := r.LocalMembers()
@@ -141,7 +142,7 @@ func (s *Service) offerTo(nid ident.UserNID, it item) {
 	}
 }
 
-// offer adds an event to a queue, unless the pusher has been given it before. The caller holds mu.
+// offer adds an event to a pusher's queue unless it was added before. The caller holds mu.
 func (s *Service) offer(p *pusher, it item) {
 	if it.pos <= p.seen {
 		return
@@ -155,8 +156,8 @@ func (s *Service) offer(p *pusher, it item) {
 	s.ready(p)
 }
 
-// hasRead has the badges of a user's pushers updated, if they show something.
-func (s *Service) hasRead(nid ident.UserNID, room ident.RoomNID) {
+// badgeChanged makes the user's pushers send a new unread count, except those whose gateways show 0.
+func (s *Service) badgeChanged(nid ident.UserNID, room ident.RoomNID) {
 	if b, known := s.badges.Get(nid); known {
 		b.recount(room)
 	}
@@ -172,7 +173,7 @@ func (s *Service) hasRead(nid ident.UserNID, room ident.RoomNID) {
 	}
 }
 
-// recount has the unread messages of a room counted again for the badges of its members.
+// recount marks the unread counts of a room as out of date for all members with a cached badge.
 func (s *Service) recount(r *rooms.Room) {
 	for _, nid := range s.members(r) {
 		if b, known := s.badges.Get(nid); known {
@@ -181,13 +182,13 @@ func (s *Service) recount(r *rooms.Room) {
 	}
 }
 
-// replayPage is how many events are read at a time.
+// replayPage bounds the events that are read from the database at a time.
 const replayPage = 1000
 
-// catchUp dispatches the events after pushed from the database, because the dispatcher did not get their commits. It
-// covers every commit that was delivered before.
+// catchUp reads the events after pushed from the database and dispatches them, because the dispatcher did not get their
+// commits. It includes all commits that the listener received before the call.
 func (s *Service) catchUp(ctx context.Context) error {
-	if err := s.db.Flush(ctx); err != nil { // now Settled covers the commits that were delivered
+	if err := s.db.Flush(ctx); err != nil { // so that Settled includes the commits that were delivered
 		return err
 	}
 	after, needed := s.behindSince()
@@ -220,8 +221,8 @@ func (s *Service) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// behindSince returns the position after which there may be events that some pusher was not offered. It returns false
-// if there are no pushers.
+// behindSince returns the position after which some pusher may have missed events. It returns false if there are no
+// pushers.
 func (s *Service) behindSince() (after storage.Pos, needed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -234,8 +235,8 @@ func (s *Service) behindSince() (after storage.Pos, needed bool) {
 	return max(after, s.pushed), !first
 }
 
-// replay adds an event to the queues of the members whom it may notify. The class of the event is found out when it is
-// delivered.
+// replay adds an event to the queues of the members whom it may notify. Whether it notifies them is decided at
+// delivery.
 func (s *Service) replay(ctx context.Context, e storage.LiveEvent) error {
 	r, err := s.opts.Rooms.RoomByNID(ctx, e.Room)
 	if err != nil {
@@ -265,7 +266,7 @@ func (s *Service) catchUpReads(ctx context.Context, after storage.Pos) error {
 	}
 	for _, nid := range reads {
 		s.badges.Forget(nid)
-		s.hasRead(nid, 0)
+		s.badgeChanged(nid, 0)
 	}
 	for _, m := range invites {
 		s.offerTo(m.User, item{pos: m.Position, room: m.Room, invite: true})

@@ -21,29 +21,29 @@ type Mailer interface {
 
 // EmailOptions are the settings of e-mail notifications.
 type EmailOptions struct {
-	Mailer   Mailer        // nil: there are none
-	Delay    time.Duration // how long a message must have been unread
-	Interval time.Duration // between two e-mails to a user
-	Server   string        // the name of this server, for the text
+	Mailer   Mailer        // nil disables e-mail notifications
+	Delay    time.Duration // how long a message must be unread before an e-mail is sent
+	Interval time.Duration // the minimum time between two e-mails to a user
+	Server   string        // the name of this server, shown in the text
 }
 
 const (
 	// emailAppID is the app_id of every e-mail pusher.
 	// Spec: client-server-api#post_matrixclientv3pushersset
 	emailAppID = "m.email"
-	// emailEvery is how often it is checked whether an e-mail is due.
+	// emailEvery is the interval between two checks for due e-mails.
 	emailEvery = time.Minute
-	// maxDigest bounds the messages in one e-mail; the next one has those after them.
+	// maxDigest bounds the messages in one e-mail; later ones follow in the next e-mail.
 	maxDigest = 50
-	// maxEmailFailures bounds the failures in a row after which the other users' e-mails wait for the next check: the
-	// SMTP server does not work.
+	// maxEmailFailures bounds the failures in a row. After that many the SMTP server is considered broken, and the
+	// other users' e-mails wait for the next check.
 	maxEmailFailures = 3
 )
 
-// codeNotOwnAddress is the code for an e-mail pusher with an address that the user's account does not have.
+// codeNotOwnAddress is the error code for an e-mail pusher whose address does not belong to the user's account.
 const codeNotOwnAddress = "M_THREEPID_NOT_FOUND"
 
-// checkAddress returns an error unless a user may have e-mail sent to the address of a pusher.
+// checkAddress returns an error if the address of an e-mail pusher does not belong to the user's account.
 func (s *Service) checkAddress(tx *storage.Tx, user ident.UserNID, pushkey string) error {
 	_, own, err := s.address(tx, user, pushkey)
 	if err == nil && !own {
@@ -52,16 +52,17 @@ func (s *Service) checkAddress(tx *storage.Tx, user ident.UserNID, pushkey strin
 	return err
 }
 
-// address returns the canonical form of an e-mail pusher's address, and reports whether the user's account has it.
+// address returns the canonical form of an e-mail pusher's address, and reports whether it belongs to the user's
+// account.
 func (s *Service) address(tx *storage.Tx, user ident.UserNID, pushkey string) (address string, own bool, err error) {
 	if address, err = mail.ParseAddress(pushkey); err != nil {
-		return "", false, nil //nolint:nilerr // what is not an address belongs to nobody
+		return "", false, nil //nolint:nilerr // an invalid address belongs to nobody
 	}
 	row, found, err := tx.Email(address)
 	return address, found && row.User == user, err
 }
 
-// sendEmails sends the e-mails that are due, again and again until ctx ends.
+// sendEmails sends due e-mails at every tick until ctx ends.
 func (s *Service) sendEmails(ctx context.Context) {
 	next := time.Time{}
 	for {
@@ -77,7 +78,7 @@ func (s *Service) sendEmails(ctx context.Context) {
 	}
 }
 
-// sendDue sends each user with an e-mail pusher what has become due.
+// sendDue sends the e-mail of every e-mail pusher for which one is due.
 func (s *Service) sendDue(ctx context.Context) {
 	s.mu.Lock()
 	emailers := make([]ident.PusherNID, 0, len(s.emailers))
@@ -99,7 +100,7 @@ func (s *Service) sendDue(ctx context.Context) {
 	}
 }
 
-// emailPusher is an e-mail pusher with what its user may be told of.
+// emailPusher is an e-mail pusher with the events for its next e-mail.
 type emailPusher struct {
 	storage.PusherRow
 	address string
@@ -131,7 +132,7 @@ func (s *Service) sendDigest(ctx context.Context, nid ident.PusherNID) error {
 	switch {
 	case d.messages == 0 && len(p.found) == 0:
 		return nil
-	case d.messages == 0: // all of them were read
+	case d.messages == 0: // all of them have been read
 	case s.now().Sub(time.UnixMilli(oldest)) < s.opts.Email.Delay:
 		return nil
 	default:
@@ -146,7 +147,7 @@ func (s *Service) sendDigest(ctx context.Context, nid ident.PusherNID) error {
 }
 
 // emailPusher returns an e-mail pusher with the events that notified its user since the last e-mail. It returns nil if
-// no e-mail may be sent yet. It deletes the pusher if the account has lost the address.
+// no e-mail may be sent yet. It deletes the pusher if the address no longer belongs to the account.
 func (s *Service) emailPusher(ctx context.Context, nid ident.PusherNID) (*emailPusher, error) {
 	p := &emailPusher{}
 	var found, own bool
@@ -172,7 +173,8 @@ func (s *Service) emailPusher(ctx context.Context, nid ident.PusherNID) (*emailP
 	return p, nil
 }
 
-// unreadEvent returns an event that notified a user, or nil if the user has read it or may not see it any more.
+// unreadEvent returns an event that notified a user. It returns nil if the user has read the event or may not see it
+// any more.
 func (s *Service) unreadEvent(ctx context.Context, p *emailPusher, n storage.Notifying) (*rooms.Room, *rooms.Event, error) {
 	r, err := s.opts.Rooms.RoomByNID(ctx, n.Room)
 	if err != nil {
@@ -194,7 +196,7 @@ func (s *Service) unreadEvent(ctx context.Context, p *emailPusher, n storage.Not
 	return r, e, nil
 }
 
-// senderName returns the name by which people know the sender of an event.
+// senderName returns the display name of an event's sender, or the user ID if there is none.
 func (s *Service) senderName(r *rooms.Room, e *rooms.Event) string {
 	if name := (state{s, r, e}).DisplayName(e.Sender()); name != "" {
 		return name

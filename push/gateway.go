@@ -19,59 +19,60 @@ import (
 )
 
 const (
-	// maxProven and maxDoubtful bound the requests in progress to all gateways: to those whose last response came
-	// quickly, and to the others, each of which may take as long as gatewayTime.
+	// maxProven and maxDoubtful bound the requests in progress to all gateways together. A gateway whose last response
+	// came quickly is proven. Any other is doubtful, and a request to it may take as long as gatewayTime.
 	maxProven   = 256
 	maxDoubtful = 64
-	// maxPerGateway bounds the requests in progress to one gateway; one that has just failed gets one at a time.
+	// maxPerGateway bounds the requests in progress to one gateway. After a failure the bound is 1.
 	maxPerGateway = 16
-	// gatewayTime is how long a gateway may take to respond. One that takes longer than quickTime is not proven.
+	// gatewayTime bounds the time of one request. A gateway that takes longer than quickTime is not proven.
 	gatewayTime = 15 * time.Second
 	quickTime   = 2 * time.Second
-	// maxAnswer bounds the bytes of a gateway's response: a list of rejected pushkeys.
+	// maxAnswer bounds the bytes of a gateway's response, which is a list of rejected pushkeys.
 	maxAnswer = 64 << 10
-	// maxTurn bounds the notifications for one pusher that are sent before others of the same gateway have their turn.
+	// maxTurn bounds the notifications that are sent for one pusher before the next pusher of the gateway is served.
 	maxTurn = 10
-	// maxGatewayPause and maxPusherPause are the longest pauses before another try.
+	// maxGatewayPause and maxPusherPause bound the pause before a retry.
 	maxGatewayPause = 10 * time.Minute
 	maxPusherPause  = time.Hour
 )
 
-// gatewayBackoff determines when a gateway is tried again that could not be reached, and pusherBackoff when a
-// notification is sent again that a gateway did not accept.
+// gatewayBackoff determines when to retry a gateway that could not be reached, and pusherBackoff when to resend a
+// notification that a gateway did not accept.
 var (
 	gatewayBackoff = keyed.Backoff{First: time.Second, Max: maxGatewayPause}
 	pusherBackoff  = keyed.Backoff{First: time.Second, Max: maxPusherPause}
 )
 
-// NewClient returns a client for push gateways. resolver and dial may be nil, and are replaced by tests.
+// NewClient returns an HTTP client for push gateways. Tests replace the resolver and dialer in o; otherwise they are
+// nil.
 func NewClient(o netguard.ClientOptions) *http.Client {
 	o.Timeout, o.MaxBody, o.ReturnRedirects, o.Connections = gatewayTime, maxAnswer, true, maxPerGateway
 	return netguard.NewClient(o)
 }
 
-// gateway is a push gateway, named by the scheme, host and port of its URL. It is guarded by Service.mu.
+// gateway is a push gateway, identified by the scheme, host and port of its URL. It is guarded by Service.mu.
 type gateway struct {
 	origin  string
-	pushers int       // how many pushers it has
-	queue   []*pusher // those that wait for a worker, oldest first
-	running int       // workers
-	limit   int       // of workers; it doubles with every response up to maxPerGateway
+	pushers int       // number of pushers
+	queue   []*pusher // pushers that wait for a worker, oldest first
+	running int       // number of workers
+	limit   int       // maximum of running; it doubles with every quick response, up to maxPerGateway
 	proven  bool
-	retry   keyed.Retry // of a gateway that could not be reached
-	waiting bool        // it is in the queue of a pool
+	retry   keyed.Retry // set while the gateway cannot be reached
+	waiting bool        // whether it is in the queue of a pool
 }
 
-// pool bounds workers. It is guarded by Service.mu.
+// pool limits the number of workers. It is guarded by Service.mu.
 type pool struct {
-	free  int        // workers that may be started
-	queue []*gateway // those that wait for one
+	free  int        // number of workers that may still be started
+	queue []*gateway // gateways that wait for a free worker
 }
 
-// gatewayOf returns the gateway of a pusher. The caller holds mu.
+// gatewayOf returns the gateway of a pusher, creating it if necessary. The caller holds mu.
 func (s *Service) gatewayOf(row *storage.PusherRow) *gateway {
 	var d data
-	_ = json.Unmarshal([]byte(row.Data), &d) // checked when it was set
+	_ = json.Unmarshal([]byte(row.Data), &d) // was validated when the pusher was set
 	origin := d.URL
 	if u, err := url.Parse(d.URL); err == nil {
 		origin = u.Scheme + "://" + u.Host
@@ -84,7 +85,7 @@ func (s *Service) gatewayOf(row *storage.PusherRow) *gateway {
 	return g
 }
 
-// move gives a pusher another gateway; nil if the pusher ends. The caller holds mu.
+// move assigns a pusher to another gateway, or to none if to is nil. The caller holds mu.
 func (s *Service) move(p *pusher, to *gateway) {
 	if old := p.gateway; old != nil {
 		if old.pushers--; old.pushers == 0 {
@@ -101,9 +102,9 @@ func (s *Service) move(p *pusher, to *gateway) {
 	}
 }
 
-// ready has a pusher served if something waits for it and it may be tried. The caller holds mu.
+// ready queues a pusher at its gateway if it has something to deliver and no retry pause applies. The caller holds mu.
 func (s *Service) ready(p *pusher) {
-	if !p.waits() || p.gone {
+	if !p.hasWork() || p.gone {
 		return
 	}
 	s.pending[p] = true
@@ -115,7 +116,7 @@ func (s *Service) ready(p *pusher) {
 	s.start(p.gateway)
 }
 
-// start starts workers for a gateway, as many as it may have. The caller holds mu.
+// start starts as many workers for a gateway as it may have. The caller holds mu.
 func (s *Service) start(g *gateway) {
 	for s.mayStart(g) {
 		from := s.pool(g)
@@ -133,12 +134,12 @@ func (s *Service) start(g *gateway) {
 	}
 }
 
-// mayStart reports whether a gateway may have another worker. The caller holds mu.
+// mayStart reports whether another worker may be started for a gateway. The caller holds mu.
 func (s *Service) mayStart(g *gateway) bool {
 	return s.ctx != nil && s.ctx.Err() == nil && len(g.queue) > 0 && g.running < g.limit && g.retry.Due(s.now())
 }
 
-// pool returns the pool from which the workers of a gateway are taken. The caller holds mu.
+// pool returns the pool that limits the workers of a gateway. The caller holds mu.
 func (s *Service) pool(g *gateway) *pool {
 	if g.proven {
 		return &s.proven
@@ -146,7 +147,7 @@ func (s *Service) pool(g *gateway) *pool {
 	return &s.doubtful
 }
 
-// take removes the next pusher from the queue, to be served. The caller holds Service.mu.
+// take removes the next pusher from the queue and marks it as running. The caller holds Service.mu.
 func (g *gateway) take() *pusher {
 	p := g.queue[0]
 	g.queue = g.queue[1:]
@@ -154,8 +155,8 @@ func (g *gateway) take() *pusher {
 	return p
 }
 
-// work serves pushers of a gateway, beginning with p, until none waits, others need the worker or ctx ends; sending is
-// the context of the requests.
+// work serves the pushers of a gateway, beginning with p, until next returns nil. sending is the context of the
+// requests; it ends a little later than ctx.
 func (s *Service) work(ctx, sending context.Context, g *gateway, from *pool, p *pusher) {
 	for p != nil {
 		s.serve(ctx, sending, p)
@@ -163,7 +164,8 @@ func (s *Service) work(ctx, sending context.Context, g *gateway, from *pool, p *
 	}
 }
 
-// next returns the pusher to be served after p, or nil if the worker ends.
+// next returns the pusher to be served after p. It returns nil, and returns the worker to its pool, if no pusher waits
+// or other gateways wait for a worker.
 func (s *Service) next(g *gateway, from *pool, p *pusher) *pusher {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,7 +190,7 @@ func (s *Service) next(g *gateway, from *pool, p *pusher) *pusher {
 var (
 	// errUnreachable means that a gateway did not respond.
 	errUnreachable = errors.New("the push gateway did not respond")
-	// errRefused means that a gateway responded, but did not accept a notification.
+	// errRefused means that a gateway responded but did not accept the notification.
 	errRefused = errors.New("the push gateway did not accept the notification")
 )
 
@@ -224,7 +226,7 @@ func (s *Service) post(ctx context.Context, t *target, body []byte) (rejected []
 	return said.Rejected, nil
 }
 
-// succeeded notes that a gateway accepted a notification within the given time.
+// succeeded records that a gateway accepted a notification, and how long the request took.
 func (s *Service) succeeded(p *pusher, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -241,7 +243,7 @@ func (s *Service) succeeded(p *pusher, took time.Duration) {
 	}
 }
 
-// failed notes that a notification could not be delivered. If the gateway did not respond, its other pushers wait too.
+// failed records that a notification could not be delivered. If the gateway did not respond, all its pushers wait.
 func (s *Service) failed(ctx context.Context, p *pusher, err error) {
 	if ctx.Err() != nil {
 		return
@@ -259,14 +261,14 @@ func (s *Service) failed(ctx context.Context, p *pusher, err error) {
 		return
 	}
 	p.retry.Failures++
-	if g.retry.Due(now) { // several workers may fail at once
+	if g.retry.Due(now) { // several workers may fail at the same time
 		g.retry.Failed(now, gatewayBackoff)
 		s.log.Info("Cannot reach a push gateway; trying again", "gateway", g.origin, "at", g.retry.At, "err", err)
 	}
 	g.proven, g.limit = false, 1
 }
 
-// reject removes a pusher whose pushkey its gateway rejected.
+// reject deletes a pusher because its gateway rejected the pushkey.
 func (s *Service) reject(ctx context.Context, p *pusher) error {
 	pushes.WithLabelValues("rejected").Inc()
 	return s.change(ctx, func(tx *storage.Tx, c *changes) error {

@@ -13,10 +13,10 @@ import (
 	"ebb/storage"
 )
 
-// giveUpAfter is how old an event may be of which a gateway is still notified.
+// giveUpAfter is the age of an event after which no notification of it is sent any more.
 const giveUpAfter = 24 * time.Hour
 
-// notification is what a gateway is sent.
+// notification is the body of a request to a push gateway.
 // Spec: push-gateway-api#post_matrixpushv1notify
 type notification struct {
 	EventID           id.EventID      `json:"event_id,omitempty"`
@@ -32,15 +32,15 @@ type notification struct {
 	Counts            *counts         `json:"counts,omitempty"`
 	Devices           []device        `json:"devices"`
 
-	tweaks map[string]json.RawMessage // for the devices
+	tweaks map[string]json.RawMessage // sent with the device
 }
 
-// counts has the unread messages. A 0 is sent: a badge that shows a number would keep it otherwise.
+// counts holds the unread count. 0 is sent too, because the app would go on showing the previous number otherwise.
 type counts struct {
 	Unread int64 `json:"unread"`
 }
 
-// device says for which pusher a notification is.
+// device identifies the pusher for which a notification is.
 type device struct {
 	AppID     string                     `json:"app_id"`
 	Pushkey   string                     `json:"pushkey"`
@@ -49,16 +49,16 @@ type device struct {
 	Tweaks    map[string]json.RawMessage `json:"tweaks,omitempty"`
 }
 
-// The outcomes of events in the metric, besides those of gateways.
+// These outcomes of an event are labels in the metric, beside those of requests to gateways.
 const (
 	outcomeSent    = "sent"
-	outcomeRead    = "read"    // or it never was to notify the user
-	outcomeExpired = "expired" // or the user may not see it for another reason
+	outcomeRead    = "read"    // or the event does not notify the user
+	outcomeExpired = "expired" // or the user may not see it for some other reason
 	outcomeOld     = "old"
 )
 
-// notification makes the notification of an event. It returns nil if the user is not to be notified of it any more:
-// the user has read it, or it was redacted, has expired or is too old.
+// notification makes the notification of an event. It returns nil if the user need not be notified any more because the
+// user has read the event, or because it was redacted, has expired or is too old.
 func (s *Service) notification(ctx context.Context, nid ident.UserNID, t *target, it item) (*notification, string, error) {
 	r, err := s.opts.Rooms.RoomByNID(ctx, it.room)
 	if err != nil {
@@ -90,7 +90,7 @@ func (s *Service) notification(ctx context.Context, nid ident.UserNID, t *target
 	case s.tooOld(e):
 		return nil, outcomeOld, nil
 	}
-	n := s.about(r, e, nid, t, class)
+	n := s.describe(r, e, nid, t, class)
 	if !t.noBadge {
 		total, err := s.badgeWith(ctx, nid, it.room, unread)
 		if err != nil {
@@ -101,8 +101,8 @@ func (s *Service) notification(ctx context.Context, nid ident.UserNID, t *target
 	return n, outcomeSent, nil
 }
 
-// inviteNotification makes the notification of an invite. Its class is decided now: the invited user is not in the room
-// whose unread events have one.
+// inviteNotification makes the notification of an invite. It evaluates the push rules at delivery, because the invited
+// user has no unread counts in the room, with which a class would have been stored.
 func (s *Service) inviteNotification(ctx context.Context, nid ident.UserNID, t *target, r *rooms.Room, it item) (*notification, string, error) {
 	if m := r.MemberOf(t.user); m == nil || m.Membership != rooms.Invite || m.Pos != it.pos {
 		return nil, outcomeRead, nil
@@ -125,7 +125,7 @@ func (s *Service) inviteNotification(ctx context.Context, nid ident.UserNID, t *
 	if class == 0 {
 		return nil, outcomeRead, nil
 	}
-	n := s.about(r, e, nid, t, class)
+	n := s.describe(r, e, nid, t, class)
 	if !t.noBadge {
 		total, err := s.badge(ctx, nid)
 		if err != nil {
@@ -140,7 +140,7 @@ func (s *Service) tooOld(e *rooms.Event) bool {
 	return s.now().Sub(time.UnixMilli(e.ReceivedTS)) > giveUpAfter
 }
 
-// event returns an event of a room, mostly from memory, or nil if it was deleted.
+// event returns an event of a room, usually from memory. It returns nil if the event was deleted.
 func (s *Service) event(ctx context.Context, r *rooms.Room, pos storage.Pos) (e *rooms.Event, err error) {
 	if news, ok := r.Recent(pos - 1); ok && len(news) > 0 && news[0].Pos == pos {
 		return news[0], nil
@@ -153,8 +153,8 @@ func (s *Service) event(ctx context.Context, r *rooms.Room, pos storage.Pos) (e 
 	return e, err
 }
 
-// about describes an event, which must be visible to the user.
-func (s *Service) about(r *rooms.Room, e *rooms.Event, nid ident.UserNID, t *target, class pushrules.Class) *notification {
+// describe makes the notification of an event that the user may see.
+func (s *Service) describe(r *rooms.Room, e *rooms.Event, nid ident.UserNID, t *target, class pushrules.Class) *notification {
 	n := &notification{EventID: e.ID(), RoomID: r.ID(), Prio: "low"}
 	n.tweaks = pushrules.Tweaks(s.actions(r, e, nid, t.user, class))
 	if e.Type() == "m.room.encrypted" || class&pushrules.Highlight != 0 || n.tweaks["sound"] != nil {
@@ -179,7 +179,7 @@ func (s *Service) about(r *rooms.Room, e *rooms.Event, nid ident.UserNID, t *tar
 	return n
 }
 
-// state gives push rules the current state of an event's room.
+// state implements pushrules.State with the current state of an event's room.
 type state struct {
 	svc *Service
 	*rooms.Room

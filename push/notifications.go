@@ -18,25 +18,25 @@ import (
 // MaxNotifications bounds a page of Notifications.
 const MaxNotifications = 100
 
-// Notification is an event that a user was notified of.
+// Notification is an event that notified a user.
 // Spec: client-server-api#get_matrixclientv3notifications
 type Notification struct {
 	Actions []json.RawMessage `json:"actions"`
 	Event   json.RawMessage   `json:"event"`
 	Read    bool              `json:"read"`
 	Room    id.RoomID         `json:"room_id"`
-	TS      int64             `json:"ts"` // ms
+	TS      int64             `json:"ts"` // milliseconds
 }
 
-// Page is a page of Notifications. Next is "" on the last one.
+// Page is a page of notifications. Next is empty on the last page.
 type Page struct {
 	Notifications []Notification `json:"notifications"`
 	Next          string         `json:"next_token,omitempty"`
 }
 
-// Notifications returns a page of the events that a user was notified of in the rooms where the user is joined, newest
-// first: those before the token from, or the newest if it is "". highlights selects those that were highlighted. Events
-// that the user may not see any more are left out, so that a page can be short.
+// Notifications returns a page of the events that notified a user in the joined rooms, newest first. The page begins
+// before the token from, or with the newest event if from is empty. highlights selects only highlighted events. Events
+// that the user may not see any more are left out, so a page may be shorter than limit.
 //
 // Errors: M_INVALID_PARAM.
 func (s *Service) Notifications(ctx context.Context, to ident.Requester, from string, limit int, highlights bool) (*Page, error) {
@@ -70,7 +70,7 @@ func (s *Service) Notifications(ctx context.Context, to ident.Requester, from st
 	return page, err
 }
 
-// notifications returns the form of events that notified a user, in the given order.
+// notifications returns the client form of events that notified a user, in the given order.
 func (s *Service) notifications(ctx context.Context, tx *storage.Tx, to ident.Requester, found []storage.Notifying) ([]Notification, error) {
 	positions := make([]storage.Pos, len(found))
 	for i, n := range found {
@@ -103,7 +103,8 @@ func (s *Service) notifications(ctx context.Context, tx *storage.Tx, to ident.Re
 	return out, nil
 }
 
-// notificationsIn adds the events of one room that the user may see to made, by position.
+// notificationsIn adds the notifications of one room to made, by position. It leaves out events that the user may not
+// see.
 func (s *Service) notificationsIn(
 	ctx context.Context, tx *storage.Tx, to ident.Requester, room ident.RoomNID, rows []*storage.EventRow, classes map[storage.Pos]pushrules.Class, made map[storage.Pos]Notification,
 ) error {
@@ -140,8 +141,8 @@ func (s *Service) notificationsIn(
 	return nil
 }
 
-// actions returns the actions that an event of a class has for a user. If the rules have changed since the event was
-// stored, they are those of the class.
+// actions returns the actions of an event for a user. If the push rules have changed since the event was stored, it
+// returns the default actions of the event's class instead.
 func (s *Service) actions(r *rooms.Room, e *rooms.Event, nid ident.UserNID, user id.UserID, class pushrules.Class) []json.RawMessage {
 	if decided, actions := s.opts.Rules.Actions(e.Event, state{s, r, e}, nid, user); decided == class {
 		return actions

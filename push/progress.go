@@ -8,10 +8,10 @@ import (
 	"ebb/storage"
 )
 
-// loadPage is how many pushers are read at a time.
+// loadPage bounds the pushers that are read at a time.
 const loadPage = 1000
 
-// load reads all pushers. ctx and sending are those of Run.
+// load reads all pushers into memory. ctx and sending are the contexts of Run.
 func (s *Service) load(ctx, sending context.Context) error {
 	var rows []storage.PusherRow
 	var pushed storage.Pos
@@ -39,14 +39,15 @@ func (s *Service) load(ctx, sending context.Context) error {
 	s.ctx, s.sending, s.stored, s.pushed = ctx, sending, pushed, pushed
 	for i := range rows {
 		if s.pushers[rows[i].NID] == nil {
-			s.note(&rows[i])
+			s.index(&rows[i])
 		}
 	}
 	s.loaded = true
 	return nil
 }
 
-// tick stores the progress, and tries again what may be tried again.
+// tick stores the progress, retries pushers and gateways whose pause is over, and wakes the dispatcher and the e-mail
+// loop.
 func (s *Service) tick(ctx context.Context) {
 	if err := s.store(ctx); err != nil && ctx.Err() == nil {
 		s.log.ErrorContext(ctx, "Cannot store the progress of push notifications", "err", err)
@@ -67,13 +68,13 @@ func (s *Service) tick(ctx context.Context) {
 	}
 }
 
-// progress is the progress of one pusher, to be stored.
+// progress is the delivery progress of one pusher, as it is to be stored.
 type progress struct {
 	p *pusher
 	storage.PusherProgress
 }
 
-// store writes how far all pushers have been served.
+// store writes the delivery progress of all pushers to the database.
 func (s *Service) store(ctx context.Context) error {
 	rows, pushed, changed := s.progress()
 	if !changed {
@@ -99,14 +100,14 @@ func (s *Service) store(ctx context.Context) error {
 	return nil
 }
 
-// progress collects what has to be stored: a row for each pusher for which something has been waiting since the last
-// tick or longer, and the position up to which the others have been served.
+// progress returns what has to be stored: one row for each pusher that has been waiting since the last tick or longer,
+// and the position up to which everything has been delivered to the others.
 func (s *Service) progress() (rows []progress, pushed storage.Pos, changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	pushed = s.pushed
 	for p := range s.pending {
-		now := storage.PusherProgress{Delivered: p.oldest(s.pushed), Pending: p.waits(), Failures: p.retry.Failures, FailingSince: millis(p.failingSince), RetryTS: millis(p.retry.At)}
+		now := storage.PusherProgress{Delivered: p.oldest(s.pushed), Pending: p.hasWork(), Failures: p.retry.Failures, FailingSince: millis(p.failingSince), RetryTS: millis(p.retry.At)}
 		switch {
 		case !now.Pending:
 			if !p.running {
@@ -116,7 +117,7 @@ func (s *Service) progress() (rows []progress, pushed storage.Pos, changed bool)
 			if !p.stored.Pending {
 				continue
 			}
-		case !p.slow && !p.stored.Pending: // it may be served before the next tick
+		case !p.slow && !p.stored.Pending: // it will probably be served before the next tick
 			p.slow = true
 			pushed = min(pushed, now.Delivered)
 			continue
@@ -129,7 +130,8 @@ func (s *Service) progress() (rows []progress, pushed storage.Pos, changed bool)
 	return rows, pushed, len(rows) > 0 || pushed != s.stored
 }
 
-// oldest returns the position up to which the pusher has been served. All events up to pushed have been dispatched.
+// oldest returns the position up to which everything was delivered to the pusher. pushed is the position up to which
+// all events have been dispatched.
 func (p *pusher) oldest(pushed storage.Pos) storage.Pos {
 	switch {
 	case len(p.queue) > 0:

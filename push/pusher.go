@@ -17,12 +17,12 @@ import (
 
 // Bounds on pushers, listed in docs/limits.md.
 const (
-	maxPushers   = 50       // of a user
+	maxPushers   = 50       // per user
 	maxAppID     = 64       // characters; Spec: client-server-api#post_matrixclientv3pushersset
-	maxPushkey   = 512      // bytes, likewise
-	maxPusherTag = 255      // bytes of the names, the language and the profile tag
+	maxPushkey   = 512      // bytes; Spec as above
+	maxPusherTag = 255      // bytes of each name, of the language and of the profile tag
 	maxData      = 16 << 10 // bytes
-	// maxSameKey bounds the users whose pushers with the same key are removed by another user's pusher.
+	// maxSameKey bounds how many pushers of other users with the same key are deleted when a pusher is set.
 	maxSameKey = 1000
 )
 
@@ -32,14 +32,14 @@ const (
 	kindEmail = "email"
 )
 
-// notifyPath is the path of every push gateway.
+// notifyPath is the path that the URL of every push gateway must have.
 // Spec: push-gateway-api#post_matrixpushv1notify
 const notifyPath = "/_matrix/push/v1/notify"
 
-// eventIDOnly is the format in which a gateway gets the ID of an event only.
+// eventIDOnly is the format in which only the ID of an event is sent to the gateway.
 const eventIDOnly = "event_id_only"
 
-// Pusher is a pusher as clients see it.
+// Pusher is a pusher in the form that clients see.
 // Spec: client-server-api#get_matrixclientv3pushers
 type Pusher struct {
 	AppID             string          `json:"app_id"`
@@ -55,7 +55,7 @@ type Pusher struct {
 	NoBadge           bool            `json:"org.matrix.msc4076.disable_badge_count,omitempty"`
 }
 
-// NewPusher is what a client sets. Nil members are missing from its request.
+// NewPusher is the request body of Set. A nil field was missing from the request.
 type NewPusher struct {
 	AppID             *string         `json:"app_id"`
 	Pushkey           *string         `json:"pushkey"`
@@ -72,14 +72,14 @@ type NewPusher struct {
 	NoBadge           bool            `json:"org.matrix.msc4076.disable_badge_count"`
 }
 
-// data is what this server reads in a pusher's data.
+// data holds the fields of a pusher's data that this server interprets.
 type data struct {
 	URL     string `json:"url"`
 	Format  string `json:"format"`
 	NoBadge bool   `json:"org.matrix.msc4076.disable_badge_count"`
 }
 
-// Pushers lists the pushers of a user.
+// Pushers returns the pushers of a user.
 func (s *Service) Pushers(ctx context.Context, user ident.UserNID) ([]Pusher, error) {
 	var rows []storage.PusherRow
 	err := s.db.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -96,8 +96,8 @@ func (s *Service) Pushers(ctx context.Context, user ident.UserNID) ([]Pusher, er
 	return out, err
 }
 
-// Set creates, changes or deletes a pusher of a user. A pusher belongs to the device that set it, unless the request
-// enables or disables the pusher of another device.
+// Set creates, changes or deletes a pusher of a user. The pusher belongs to the device that makes the request, unless
+// the request enables or disables an existing pusher of another device.
 // Spec: client-server-api#post_matrixclientv3pushersset
 //
 // Errors: M_MISSING_PARAM, M_INVALID_PARAM, M_TOO_LARGE, M_THREEPID_NOT_FOUND.
@@ -143,7 +143,7 @@ func (n *NewPusher) checkKey() error {
 	return nil
 }
 
-// rowOf checks a new pusher and returns its row.
+// rowOf validates a new pusher and returns its row.
 func (s *Service) rowOf(to ident.Requester, n *NewPusher) (*storage.PusherRow, error) {
 	var kind string
 	if json.Unmarshal(n.Kind, &kind) != nil {
@@ -176,7 +176,7 @@ func (s *Service) rowOf(to ident.Requester, n *NewPusher) (*storage.PusherRow, e
 	return row, s.checkData(kind, n.Data)
 }
 
-// checkData checks the data of a pusher, which depends on its kind.
+// checkData validates the data of a pusher of the given kind.
 func (s *Service) checkData(kind string, raw json.RawMessage) error {
 	if raw == nil {
 		return mxerr.MissingParam("data is missing")
@@ -210,13 +210,13 @@ func (s *Service) checkData(kind string, raw json.RawMessage) error {
 	return nil
 }
 
-// changes collects the changes of pushers in one write, for the index in memory.
+// changes collects the pushers that one write changes, so that the index in memory can follow.
 type changes struct {
 	set     *storage.PusherRow
 	removed []ident.PusherNID
 }
 
-// change writes changes of pushers and applies them to the index when they are committed.
+// change runs do in a write and applies the changes that it collects to the index after the commit.
 func (s *Service) change(ctx context.Context, do func(*storage.Tx, *changes) error) error {
 	c := &changes{}
 	return s.db.Enqueue(storage.Write{
@@ -225,7 +225,7 @@ func (s *Service) change(ctx context.Context, do func(*storage.Tx, *changes) err
 	}).Wait(context.WithoutCancel(ctx))
 }
 
-// remove deletes a user's pusher with a key, if there is one.
+// remove deletes the user's pusher with the given key, if there is one.
 func (c *changes) remove(tx *storage.Tx, user ident.UserNID, appID, pushkey string) error {
 	own, err := tx.UserPushers(user)
 	if err != nil {
@@ -238,7 +238,7 @@ func (c *changes) remove(tx *storage.Tx, user ident.UserNID, appID, pushkey stri
 	return nil
 }
 
-// removeOthers deletes the pushers of other users with the same key.
+// removeOthers deletes other users' pushers with the same key.
 func (c *changes) removeOthers(tx *storage.Tx, row *storage.PusherRow) error {
 	same, err := tx.PushersWithKey(row.AppID, row.Pushkey, maxSameKey)
 	if err != nil {
@@ -256,7 +256,7 @@ func (c *changes) removeOthers(tx *storage.Tx, row *storage.PusherRow) error {
 	return nil
 }
 
-// put stores a pusher: a new one, or in place of the user's pusher with the same key.
+// put stores a pusher. It replaces the user's pusher with the same key, if there is one.
 func (c *changes) put(tx *storage.Tx, row *storage.PusherRow, n *NewPusher) error {
 	own, err := tx.UserPushers(row.User)
 	if err != nil {
@@ -280,7 +280,7 @@ func (c *changes) put(tx *storage.Tx, row *storage.PusherRow, n *NewPusher) erro
 	old := own[i]
 	row.NID, row.PusherProgress = old.NID, storage.PusherProgress{Delivered: old.Delivered, Pending: old.Pending}
 	if n.DeviceID == "" && (n.Enabled != nil || n.UnstableEnabled != nil) {
-		row.Device, row.DeviceID = old.Device, old.DeviceID // another device switches it on or off
+		row.Device, row.DeviceID = old.Device, old.DeviceID // another device enables or disables it
 	}
 	if row.Enabled && !old.Enabled {
 		row.Delivered = tx.NextPos()

@@ -14,14 +14,14 @@ import (
 	"ebb/storage"
 )
 
-// maxQueue bounds the events in the queue of one pusher; later ones are read from the database.
+// maxQueue bounds the events in the queue of one pusher; later events are read from the database.
 const maxQueue = 50
 
-// item is an event of which a user may have to be notified.
+// item is an event that may notify a user.
 type item struct {
 	pos    storage.Pos
 	room   ident.RoomNID
-	invite bool // the user's own invite, which is in no timeline that the user can see
+	invite bool // the user's own invite, which is in no timeline that the user may read
 }
 
 // pusher is the delivery state of an enabled pusher. It is guarded by Service.mu.
@@ -29,27 +29,27 @@ type pusher struct {
 	nid     ident.PusherNID
 	user    *user
 	device  ident.DeviceNID
-	gateway *gateway // nil once the pusher is gone
+	gateway *gateway // nil once the pusher was removed
 
-	queue []item // in ascending positions
-	// missed reports whether the database has further events after seen, at least up to top.
+	queue []item // by ascending position
+	// missed reports whether there are events after seen, at least up to top, that are only in the database.
 	missed    bool
-	seen, top storage.Pos // the pusher has been offered all events up to seen
-	shown     int64       // the unread count that the gateway was last sent; unknownBadge
-	badgeDue  bool        // the count has to be sent even without an event
+	seen, top storage.Pos // all events up to seen have been queued
+	shown     int64       // the unread count last sent to the gateway, or unknownBadge
+	badgeDue  bool        // whether the count has to be sent even without an event
 
 	retry        keyed.Retry
-	failingSince time.Time // zero: the last attempt succeeded
+	failingSince time.Time // zero if the last attempt succeeded
 	stored       storage.PusherProgress
-	slow         bool // something has been waiting since before the last tick
+	slow         bool // whether it has been waiting since before the last tick
 
-	waiting  bool // in the queue of the gateway
-	running  bool // being served
-	gone     bool // deleted or disabled
-	doubtful bool // its device is being deleted: the row has to be read before each delivery
+	waiting  bool // whether it is in the queue of the gateway
+	running  bool // whether a worker is serving it
+	gone     bool // whether it was deleted or disabled
+	doubtful bool // whether its device is being deleted, so that the row has to be read before each delivery
 }
 
-// target is what is sent to the gateway about a pusher.
+// target holds the properties of a pusher that a delivery needs.
 type target struct {
 	user    id.UserID
 	device  ident.DeviceNID
@@ -57,15 +57,15 @@ type target struct {
 	appID   string
 	pushkey string
 	setAt   int64           // seconds
-	data    json.RawMessage // without the URL
+	data    json.RawMessage // without url
 	format  string
 	noBadge bool
 }
 
-// waits reports whether there is something to deliver.
-func (p *pusher) waits() bool { return len(p.queue) > 0 || p.missed || p.badgeDue }
+// hasWork reports whether the pusher has something to deliver.
+func (p *pusher) hasWork() bool { return len(p.queue) > 0 || p.missed || p.badgeDue }
 
-// serve delivers what waits for a pusher until it fails or others have their turn.
+// serve delivers the pending notifications of a pusher until none is left, one fails or maxTurn is reached.
 func (s *Service) serve(ctx, sending context.Context, p *pusher) {
 	for range maxTurn {
 		t, err := s.target(sending, p)
@@ -76,7 +76,7 @@ func (s *Service) serve(ctx, sending context.Context, p *pusher) {
 			s.failed(sending, p, err)
 		}
 		s.mu.Lock()
-		done := t == nil || err != nil || p.gone || !p.waits()
+		done := t == nil || err != nil || p.gone || !p.hasWork()
 		s.mu.Unlock()
 		if done || ctx.Err() != nil {
 			return
@@ -84,8 +84,8 @@ func (s *Service) serve(ctx, sending context.Context, p *pusher) {
 	}
 }
 
-// target returns the row of a pusher, or nil if it was deleted or its account is locked. What waits for a locked
-// account is dropped.
+// target returns the target of a pusher. It returns nil if the pusher was deleted or its account is locked. It drops
+// the pending notifications of a locked account.
 func (s *Service) target(ctx context.Context, p *pusher) (*target, error) {
 	s.mu.Lock()
 	doubtful := p.doubtful
@@ -144,7 +144,7 @@ func newTarget(row *storage.PusherRow) (*target, error) {
 	}, err
 }
 
-// deliverNext delivers the oldest event that waits for a pusher, or else its unread count.
+// deliverNext delivers the oldest pending event of a pusher. If there is none, it delivers the unread count.
 func (s *Service) deliverNext(ctx context.Context, p *pusher, t *target) error {
 	if err := s.refill(ctx, p); err != nil {
 		return err
@@ -179,11 +179,11 @@ func (s *Service) deliverNext(ctx context.Context, p *pusher, t *target) error {
 	return nil
 }
 
-// deliverBadge sends the user's unread count if it is not the one that the gateway was sent last.
+// deliverBadge sends the user's unread count if it differs from the one last sent to the gateway.
 func (s *Service) deliverBadge(ctx context.Context, p *pusher, t *target) error {
 	s.mu.Lock()
 	due := p.badgeDue
-	p.badgeDue = false // a change from now on makes it due again
+	p.badgeDue = false // a change after this makes it due again
 	s.mu.Unlock()
 	if !due || t.noBadge {
 		return nil
@@ -226,7 +226,7 @@ func (s *Service) send(ctx context.Context, p *pusher, t *target, n *notificatio
 	return nil
 }
 
-// refill reads further events of a pusher from the database if its queue is empty.
+// refill fills an empty queue with further events from the database.
 func (s *Service) refill(ctx context.Context, p *pusher) error {
 	s.mu.Lock()
 	needed, seen := p.missed && len(p.queue) == 0, p.seen
@@ -234,7 +234,7 @@ func (s *Service) refill(ctx context.Context, p *pusher) error {
 	if !needed {
 		return nil
 	}
-	if err := s.db.Flush(ctx); err != nil { // so that the snapshot has everything that was offered
+	if err := s.db.Flush(ctx); err != nil { // so that the snapshot includes everything that was queued
 		return err
 	}
 	var found []item
@@ -255,7 +255,7 @@ func (s *Service) refill(ctx context.Context, p *pusher) error {
 	return nil
 }
 
-// missedItems returns the oldest events after a position of which a user may have to be notified, and how far it has
+// missedItems returns the oldest events after a position that may notify a user, and the position up to which it
 // searched.
 func missedItems(tx *storage.Tx, user ident.UserNID, after, upTo storage.Pos) (found []item, reached storage.Pos, err error) {
 	events, reached, err := tx.NotifyingAfter(user, after, upTo, maxQueue)

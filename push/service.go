@@ -1,18 +1,19 @@
-// Package push notifies users of events through push gateways, the HTTP services of those who make their apps, and by
-// e-mail. Which events notify whom is decided when an event is stored (pushrules): this package finds out who has
-// pushers, and delivers.
+// Package push notifies users of events through push gateways, which are HTTP services run by the authors of apps, and
+// by e-mail. Package pushrules decides whom an event notifies when the event is stored; this package finds the pushers
+// and delivers.
 //
 // The rooms.Commit of an event wakes the dispatcher (dispatch.go), which adds the event's position to the queues of the
-// members' pushers → a worker of the pusher's gateway (gateway.go) takes the pusher's next event (serve.go), and checks
-// by the unread counts of package history whether the user still is to be notified of it (notification.go) → it sends
-// the event as the pusher wants it → once a second it is stored how far all pushers have been served (progress.go).
+// members' pushers. A worker of the pusher's gateway (gateway.go) takes the next event of the pusher (serve.go), asks
+// package history whether the event is still unread (notification.go), and sends a notification in the format that the
+// pusher asked for. Once a second, the positions up to which the pushers have been served are stored (progress.go).
 //
-// No row is written for an event and a pusher. One position, meta.pushed, says up to where everybody has been served;
-// only a pusher whose gateway does not respond has a position of its own, and what it has missed is read from the
-// timelines of the user's rooms. After a crash, gateways get what was sent in the last second again, and know it by the
-// event IDs.
+// No row is written for each event and pusher. A single position, meta.pushed, records up to where all pushers have
+// been served. Only a pusher whose gateway does not respond has a position of its own; the events that it missed are
+// read from the timelines of the user's rooms. After a crash, gateways receive the notifications of the last second
+// again and can recognise them by their event IDs.
 //
-// E-mails need no queue (email.go): each is a digest of what has notified the user since the last one and is unread.
+// E-mails need no queue (email.go): each is a digest of the unread events that have notified the user since the last
+// one.
 package push
 
 import (
@@ -42,29 +43,30 @@ type Options struct {
 	History     *history.Service
 	AccountData *accountdata.Service
 	Rules       *pushrules.Rules
-	Commits     *rooms.Commits // the commits of Rooms
-	Client      *http.Client   // for gateways: bounded, and without redirects (NewClient)
-	// AllowPrivate allows http, as for gateways in the server's own network.
+	Commits     *rooms.Commits // the commits of the Rooms
+	Client      *http.Client   // for requests to gateways, made by NewClient
+	// AllowPrivate allows URLs with http, for gateways in the server's own network.
 	AllowPrivate bool
-	// CountRooms makes the badge the number of rooms with unread messages instead of the number of unread messages.
+	// CountRooms makes the badge count rooms with unread messages instead of unread messages.
 	CountRooms bool
 	Email      EmailOptions
 	Cache      keyed.Budget     // bounds the caches
-	Now        func() time.Time // nil: time.Now
-	Log        *slog.Logger     // nil: nothing is logged
+	Now        func() time.Time // nil means time.Now
+	Log        *slog.Logger     // nil disables logging
 }
 
 const (
-	// maxTargets bounds the pushers whose rows are cached.
+	// maxTargets bounds the cached targets.
 	maxTargets = 5000
 	// maxBadges bounds the users whose unread counts are cached.
 	maxBadges = 10_000
-	// maxNews bounds the commits that wait for the dispatcher. Beyond it, it reads the events from the database.
+	// maxNews bounds the commits that wait for the dispatcher. Once it is exceeded, the events are read from the
+	// database.
 	maxNews = 1000
-	// storeEvery bounds the period whose deliveries may be repeated after a crash. It is also how often it is checked
-	// whether a failing gateway may be tried again.
+	// storeEvery is the interval at which progress is stored, so that at most the deliveries of one interval are
+	// repeated after a crash. Failing gateways are checked for a due retry at the same interval.
 	storeEvery = time.Second
-	// grace is how long requests in progress may take when the server stops.
+	// grace is how long requests in progress may still take when the server stops.
 	grace = 2 * time.Second
 )
 
@@ -73,7 +75,7 @@ var pushes = telemetry.NewCounterVec("ebb_pushes_total",
 
 var emails = telemetry.NewCounter("ebb_push_emails_total", "E-mails that were sent about unread messages.")
 
-// Service implements the package. It is safe for concurrent use.
+// Service manages pushers and delivers notifications. It is safe for concurrent use.
 type Service struct {
 	opts    Options
 	db      *storage.DB
@@ -83,26 +85,26 @@ type Service struct {
 	badges  *keyed.Map[ident.UserNID, *badge]
 	active  atomic.Int64  // the number of enabled pushers
 	wake    chan struct{} // wakes the dispatcher
-	// emailTick makes it be checked whether e-mails are due.
+	// emailTick triggers a check for due e-mails.
 	emailTick chan struct{}
 	workers   sync.WaitGroup
 
 	// mu guards the fields below, and those of the users, pushers and gateways; a leaf lock.
 	mu       sync.Mutex
 	ctx      context.Context // the context of Run; nil while Run is not running
-	sending  context.Context // the context of requests, which ends a little later
-	loaded   bool            // the pushers have been read
-	news     []*rooms.Commit // not dispatched yet, oldest first
-	missed   bool            // news was full: events after pushed have to be read from the database
-	pushed   storage.Pos     // all events up to here have been dispatched
+	sending  context.Context // the context of requests, which ends a little later than ctx
+	loaded   bool            // whether the pushers have been read
+	news     []*rooms.Commit // commits not yet dispatched, oldest first
+	missed   bool            // whether news was full, so that events after pushed have to be read from the database
+	pushed   storage.Pos     // the position up to which all events have been dispatched
 	stored   storage.Pos     // the stored value of pushed
 	users    map[ident.UserNID]*user
 	pushers  map[ident.PusherNID]*pusher
 	gateways map[string]*gateway      // by origin
 	emailers map[ident.PusherNID]bool // the enabled e-mail pushers
-	pending  map[*pusher]bool         // something waits for them, or did so when they were last stored
-	proven   pool                     // for gateways that have just responded quickly
-	doubtful pool                     // for the others
+	pending  map[*pusher]bool         // have something to deliver, or had at the last store
+	proven   pool                     // limits workers for gateways whose last response came quickly
+	doubtful pool                     // limits workers for the other gateways
 }
 
 // user is a local user with at least one enabled pusher.
@@ -112,7 +114,7 @@ type user struct {
 	pushers []*pusher
 }
 
-// New makes a Service; Run starts it.
+// New returns a Service, which Run starts.
 func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -130,13 +132,13 @@ func New(o Options) *Service {
 	return s
 }
 
-// Run delivers until ctx ends. What is still pending then is delivered after the next start.
+// Run delivers notifications until ctx ends. Those still pending are delivered after the next start.
 func (s *Service) Run(ctx context.Context) error {
 	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })
 	if err := s.load(ctx, sending); err != nil {
-		if ctx.Err() != nil { // the server is stopped right after its start
+		if ctx.Err() != nil { // the server was stopped right after its start
 			return nil
 		}
 		return err
@@ -170,7 +172,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// apply applies committed changes of pushers to the index. It runs in the committer.
+// apply applies the committed changes of pushers to the index. It runs in the committer.
 func (s *Service) apply(c *changes) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,12 +180,12 @@ func (s *Service) apply(c *changes) {
 		s.forget(nid)
 	}
 	if c.set != nil {
-		s.note(c.set)
+		s.index(c.set)
 	}
 }
 
-// note adds a pusher to the index, or changes it there. The caller holds mu.
-func (s *Service) note(row *storage.PusherRow) {
+// index adds a pusher to the index or updates it there. The caller holds mu.
+func (s *Service) index(row *storage.PusherRow) {
 	s.targets.Forget(row.NID)
 	if !row.Enabled || row.Kind != kindHTTP {
 		s.forget(row.NID)
@@ -193,13 +195,13 @@ func (s *Service) note(row *storage.PusherRow) {
 		return
 	}
 	if s.loaded && s.active.Load() == 0 {
-		s.pushed = max(s.pushed, row.Delivered) // nothing was dispatched while there were no pushers
+		s.pushed = max(s.pushed, row.Delivered) // nothing is dispatched while there are no pushers
 	}
 	p := s.pushers[row.NID]
 	if p == nil {
 		p = &pusher{nid: row.NID, device: row.Device, user: s.userOf(row), seen: row.Delivered, stored: row.PusherProgress}
 		if !s.loaded {
-			p.shown = unknownBadge // of before the start
+			p.shown = unknownBadge // of events before the start
 		}
 		if row.Pending {
 			p.missed, p.badgeDue = true, true
@@ -217,7 +219,7 @@ func (s *Service) note(row *storage.PusherRow) {
 	s.ready(p)
 }
 
-// userOf returns the user of a pusher. The caller holds mu.
+// userOf returns the index entry of a pusher's user, creating it if necessary. The caller holds mu.
 func (s *Service) userOf(row *storage.PusherRow) *user {
 	u := s.users[row.User]
 	if u == nil {
@@ -227,7 +229,7 @@ func (s *Service) userOf(row *storage.PusherRow) *user {
 	return u
 }
 
-// forget removes a pusher from the index. A request for it that is in progress goes on. The caller holds mu.
+// forget removes a pusher from the index. A request in progress for it is not cancelled. The caller holds mu.
 func (s *Service) forget(nid ident.PusherNID) {
 	s.targets.Forget(nid)
 	delete(s.emailers, nid)
@@ -246,7 +248,7 @@ func (s *Service) forget(nid ident.PusherNID) {
 	}
 }
 
-// AccountLocked has the pushers of a user read again, because the account was locked or unlocked.
+// AccountLocked drops the cached rows of a user's pushers, because the account was locked or unlocked.
 func (s *Service) AccountLocked(user ident.UserNID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -257,8 +259,8 @@ func (s *Service) AccountLocked(user ident.UserNID) {
 	}
 }
 
-// DeviceGone prepares for the deletion of a device, within its write. From now on the row of each of its pushers is
-// read before every delivery, since the write deletes them or fails.
+// DeviceGone is called within the write that deletes a device. From then on the row of each of the device's pushers is
+// read before every delivery, since the write may still fail.
 func (s *Service) DeviceGone(user ident.UserNID, device ident.DeviceNID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

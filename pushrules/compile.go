@@ -22,8 +22,8 @@ type compiled struct {
 	// plain reports whether general is the same as in the defaults, so that the set differs from them only in the rooms
 	// of byRoom.
 	plain bool
-	// personal reports whether the outcome may differ between users whom the event does not mention. byThread reports
-	// whether it may in threads.
+	// personal reports whether users whom the event does not mention may get different outcomes. byThread reports
+	// whether they may in threads.
 	personal, byThread bool
 }
 
@@ -31,20 +31,19 @@ type compiledRule struct {
 	conditions []condition
 	class      Class
 	actions    []json.RawMessage
-	// shared numbers the default rules from 1, and is 0 for other rules. The verdict of a default rule about the users
-	// whom the event does not mention is computed once for all of them.
+	// shared is the number of a default rule, counted from 1, and 0 for other rules. The verdict of a default rule for
+	// the users whom the event does not mention is computed once for all of them.
 	shared int
 }
 
-// condition is one condition of a rule. One that is not understood is always false.
+// condition is one condition of a rule. An unknown condition is always false.
 type condition func(e *evaluation) bool
 
 // maxWork bounds, roughly in bytes, how much of one event one rule set may examine. Ordinary sets stay far below it. A
-// set that is designed to keep the server busy takes about 10 ms; its remaining conditions then do not hold.
+// set that is designed to keep the server busy is stopped after about 10 ms: its remaining conditions are false.
 const maxWork = 4 << 20
 
-// evaluation is the evaluation of one event for one user after another. What it has read from the event is kept for the
-// next user.
+// evaluation evaluates one event for one user after another. It keeps the properties that it has read from the event.
 type evaluation struct {
 	event *Event
 	room  State
@@ -54,9 +53,9 @@ type evaluation struct {
 
 	user id.UserID // the user whose rules are evaluated; "" stands for every user whom the event does not mention
 	nid  ident.UserNID
-	work int // how much the user's rules may still examine
+	work int // how much more the user's rules may examine
 
-	defaults [maxDefaults]verdict // verdicts of the default rules for user ""
+	defaults [maxDefaults]verdict // verdicts of the default rules for a user whom the event does not mention
 
 	texts map[string]text                // string properties by key
 	lists map[string]map[string]struct{} // scalars in array properties by key, in canonical form
@@ -84,7 +83,7 @@ func (e *evaluation) classFor(rules *compiled, nid ident.UserNID, user id.UserID
 	return rules.match(e).class
 }
 
-// spend takes n bytes from what the user's rules may still examine, and reports whether that was enough.
+// spend subtracts n bytes from the work that remains for the user's rules, and reports whether enough was left.
 func (e *evaluation) spend(n int) bool {
 	e.work -= n + conditionCost
 	return e.work > 0
@@ -148,8 +147,8 @@ func compileDefaults(d Defaults) map[string]compiledRule {
 	return out
 }
 
-// compile prepares a full rule set for matching. plain reports whether the user changed nothing but room rules, threads
-// whether the rules about threads can match.
+// compile prepares a full rule set for matching. plain says that the user changed nothing but room rules, and threads
+// that the rules about threads can match.
 func compile(set *Ruleset, plain, threads bool, defaults map[string]compiledRule) *compiled {
 	c := &compiled{byRoom: map[id.RoomID]*compiledRule{}, plain: plain, byThread: threads}
 	for _, k := range kinds {
@@ -181,8 +180,8 @@ func compile(set *Ruleset, plain, threads bool, defaults map[string]compiledRule
 	return c
 }
 
-// classOf returns the class that a rule's actions give an event. dont_notify and coalesce, which older versions of the
-// specification had, are ignored.
+// classOf returns the class that a rule's actions give an event. It ignores dont_notify and coalesce, which only older
+// versions of the specification have.
 func classOf(actions []json.RawMessage) (c Class) {
 	for _, a := range actions {
 		if string(a) == notify {
@@ -203,7 +202,7 @@ func classOf(actions []json.RawMessage) (c Class) {
 	return c
 }
 
-// noRuleMatches is the rule for an event that no rule matches.
+// noRuleMatches stands for the case that no rule matches an event.
 var noRuleMatches = &compiledRule{}
 
 // match returns the first rule that matches the event.
@@ -297,7 +296,7 @@ func containsLocalpart(e *evaluation) bool {
 	return e.user != "" && e.bodyContains(strings.ToLower(e.user.Localpart()))
 }
 
-// bodyContains reports whether content.body contains the lower-case words between word boundaries, ignoring case.
+// bodyContains reports whether content.body contains the given lower-case words between word boundaries, ignoring case.
 func (e *evaluation) bodyContains(words string) bool {
 	body, _ := e.text("content.body", []string{"content", "body"})
 	return e.spend(len(body)) && containsWord(body, words)
@@ -357,7 +356,8 @@ func compileKind(c conditionJSON) condition {
 	return never
 }
 
-// eventMatch returns an event_match condition. In content.body the pattern matches words, elsewhere the whole value.
+// eventMatch returns an event_match condition. The pattern matches words in content.body, and the whole value
+// elsewhere.
 func eventMatch(key, pattern string) condition {
 	if len(pattern) > maxPattern {
 		return never
@@ -428,11 +428,11 @@ func scalar(raw json.RawMessage) ([]byte, bool) {
 	return out, err == nil
 }
 
-// ownUserID is a placeholder in the default rules for the ID of the user whose rules are evaluated. With it one
-// compiled set serves all users.
+// ownUserID is a placeholder in the default rules for the ID of the user whose rules are evaluated. It lets one
+// compiled set serve all users.
 const ownUserID = "\x00user"
 
-// containsDisplayName is the condition contains_display_name.
+// containsDisplayName implements the condition contains_display_name.
 func containsDisplayName(e *evaluation) bool {
 	if e.user == "" {
 		return false
@@ -441,7 +441,7 @@ func containsDisplayName(e *evaluation) bool {
 	return len(name) <= maxPattern && e.bodyContains(name)
 }
 
-// threadSubscription returns a thread_subscription condition, which holds for no user in general.
+// threadSubscription returns a thread_subscription condition. It is false for the user "", who stands for everybody.
 func threadSubscription(subscribed bool) condition {
 	return func(e *evaluation) bool {
 		return e.user != "" && e.room.InThread() && e.room.IsSubscribed(e.nid) == subscribed
@@ -503,7 +503,7 @@ func property(e *Event, path []string) (json.RawMessage, bool) {
 		raw = e.ClientJSON(true)
 		path = append([]string{""}, path...)
 	default:
-		return nil, false // only in the form for servers, or unsigned, which is added for each client later
+		return nil, false // exists only in the form for servers, or is unsigned, which is added for each client later
 	}
 	for _, name := range path[1:] {
 		next, ok := canonjson.Get(raw, name)

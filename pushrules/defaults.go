@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Defaults selects server-default rules that not every server has.
+// Defaults selects server-default rules that are optional.
 type Defaults struct {
 	Legacy       bool // the legacy mention rules
 	AllEncrypted bool // the rule that notifies of every encrypted event, so that clients decide after decryption (MSC4028)
@@ -68,7 +68,7 @@ func (s *Ruleset) insertAfter(ruleID string, r Rule) {
 	s.Override = slices.Insert(s.Override, indexRule(s.Override, ruleID)+1, r)
 }
 
-// encryptedRule has its unstable name, which is enabled for everybody, like the stable one.
+// encryptedRule is the unstable ID of the rule. The rule is enabled for everybody, like the stable one.
 // Spec: MSC4028
 const encryptedRule = ".org.matrix.msc4028.encrypted_event"
 
@@ -83,9 +83,9 @@ const (
 	userNameRule    = ".m.rule.contains_user_name"
 )
 
-// The rules about threads of MSC4306, which silence the threads that a user is not subscribed to.
-// Deviation: the first one is disabled until the user subscribes to a thread. Otherwise users whose clients know no
-// subscriptions would hear of no thread any more.
+// The rules about threads of MSC4306 silence the threads that a user is not subscribed to.
+// Deviation: the first one is disabled until the user subscribes to a thread. Otherwise users whose clients do not
+// support subscriptions would not be notified of any thread.
 const (
 	unsubscribedThreadRule = ".io.element.msc4306.rule.unsubscribed_thread"
 	subscribedThreadRule   = ".io.element.msc4306.rule.subscribed_thread"
@@ -97,7 +97,7 @@ func threadCondition(subscribed string) string {
 	return `{"kind":"` + threadSubscriptionKind + `","subscribed":` + subscribed + `}`
 }
 
-// localpart returns the localpart of a user ID. Of the placeholder ownUserID it returns the placeholder itself.
+// localpart returns the localpart of a user ID. It returns the placeholder ownUserID unchanged.
 func localpart(user string) string {
 	name, _, _ := strings.Cut(strings.TrimPrefix(user, "@"), ":")
 	return name

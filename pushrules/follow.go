@@ -16,9 +16,9 @@ import (
 // errNothingToCopy ends a change without writing anything.
 var errNothingToCopy = errors.New("no rule names the old room")
 
-// Follow copies a user's rules for a room to the room that replaces it: the room rule, and the override rule with the
-// room's ID by which clients mute a room. It keeps the rules for the old room and does not overwrite rules for the new
-// one.
+// Follow copies a user's rules for a room to the room that replaces it. It copies the room rule and the override rule
+// that has the room's ID, with which clients mute a room. It keeps the rules for the old room and does not overwrite
+// rules for the new one.
 func (r *Rules) Follow(ctx context.Context, nid ident.UserNID, user id.UserID, from, to id.RoomID) error {
 	err := r.change(ctx, nid, user, func(own *stored) error {
 		copied := false
@@ -43,7 +43,7 @@ func (r *Rules) Follow(ctx context.Context, nid ident.UserNID, user id.UserID, f
 	return err
 }
 
-// movedTo returns a copy of the rule for the new room instead of the old one.
+// movedTo returns a copy of the rule in which the new room replaces the old one.
 func (r *Rule) movedTo(from, to id.RoomID) Rule {
 	moved := *r
 	moved.ID = string(to)

@@ -11,8 +11,8 @@ const maxPattern = 512
 // glob is a pattern in which `*` matches any number of characters and `?` matches one. It ignores case.
 //
 // A pattern with wildcards is compiled to a nondeterministic automaton. State i means that the first i characters of
-// the pattern, not counting stars, have matched. A set of states is a bit set, so that matching is one pass over the
-// text whatever the pattern.
+// the pattern, not counting stars, have matched. A set of states is a bit set, so matching takes one pass over the text
+// for any pattern.
 //
 // Spec: appendices#glob-style-matching
 type glob struct {
@@ -22,7 +22,7 @@ type glob struct {
 	steps int               // the final state: the number of characters in the pattern, not counting stars
 	loops []uint64          // states with a star, which stay active on any character
 	any   []uint64          // states that any character advances: those at a `?`
-	next  map[rune][]uint64 // states that a character of the pattern advances, including those of any
+	next  map[rune][]uint64 // states that a character of the pattern leads to, including any
 }
 
 func compileGlob(pattern string) *glob {

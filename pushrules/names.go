@@ -13,7 +13,7 @@ import (
 // Names is an index of the display names of a room's local members. It finds the names that occur in a text without
 // trying every name. It is not safe for concurrent use. A nil *Names ignores changes and finds nobody.
 type Names struct {
-	byToken map[string][]person      // the people whose names begin with a token
+	byToken map[string][]person      // people by the first token of their names
 	tokens  map[ident.UserNID]string // the first token of a user's name, by user nid
 }
 

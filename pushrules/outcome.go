@@ -33,7 +33,7 @@ func (o Outcome) For(user ident.UserNID) Class {
 	return o.Default
 }
 
-// Actions returns the actions of a rule that gives an event the class and nothing else.
+// Actions returns the actions of a rule that gives an event exactly this class.
 func (c Class) Actions() (actions []json.RawMessage) {
 	if c&Notify != 0 {
 		actions = append(actions, json.RawMessage(notify))
@@ -67,14 +67,14 @@ func Tweaks(actions []json.RawMessage) map[string]json.RawMessage {
 	return tweaks
 }
 
-// State is what the conditions of push rules need to know of an event's room.
+// State provides the conditions of push rules with the state of an event's room.
 type State interface {
 	// JoinedCount returns the number of joined members, including remote ones.
 	JoinedCount() int
 	// DisplayName returns a member's display name in the room, "" if there is none.
 	DisplayName(user id.UserID) string
-	// MayNotify reports whether the sender's power level reaches the level that the room requires for notifications of
-	// the given kind, such as "room".
+	// MayNotify reports whether the sender has the power level that the room requires for notifications of the given
+	// kind, such as "room".
 	MayNotify(sender id.UserID, key string) bool
 	// InThread reports whether the event is in a thread.
 	InThread() bool
@@ -82,10 +82,10 @@ type State interface {
 	IsSubscribed(user ident.UserNID) bool
 }
 
-// RoomInfo describes the room before the event. Local members are the users of this server who are joined or invited.
+// RoomInfo describes the room before the event. A local member is a local user who is joined or invited.
 type RoomInfo interface {
 	State
-	// LocalMember returns the nid of a local member. It returns false if the user is not one.
+	// LocalMember returns the nid of a local member. It returns false for any other user.
 	LocalMember(user id.UserID) (nid ident.UserNID, ok bool)
 	// LocalCount returns the approximate number of local members.
 	LocalCount() int
@@ -96,5 +96,5 @@ type RoomInfo interface {
 	EachNamedIn(text string, f func(nid ident.UserNID, user id.UserID))
 }
 
-// Event is an event as the rules see it.
+// Event is an event in the form that the rules are evaluated on.
 type Event = pdu.Event

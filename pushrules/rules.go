@@ -23,7 +23,7 @@ type Rules struct {
 	db       *storage.DB
 	hub      *wake.Hub
 	server   string                  // this server's name
-	which    Defaults                // the default rules of this server
+	which    Defaults                // selects the default rules of this server
 	shared   map[string]compiledRule // the compiled default rules by ID
 	defaults *compiled
 
@@ -31,11 +31,11 @@ type Rules struct {
 	mu sync.RWMutex
 	// custom maps the users whose rules differ from the defaults, by nid, to their group.
 	custom map[ident.UserNID]*group
-	// groups holds the distinct rule sets of these users by their JSON, so that each is evaluated once for all its
-	// users.
+	// groups holds the distinct rule sets of these users by their JSON, so that each set is evaluated once for all
+	// users who have it.
 	groups map[string]*group
-	// everywhere holds the groups whose rules differ from the defaults in every room, byRoom those that differ only in
-	// certain rooms.
+	// everywhere holds the groups whose rules differ from the defaults in every room. byRoom holds the groups whose
+	// rules differ only in certain rooms.
 	everywhere map[*group]struct{}
 	byRoom     map[id.RoomID]map[*group]struct{}
 }
@@ -48,7 +48,7 @@ type group struct {
 	threads bool // stored.Threads
 }
 
-// New returns the Rules with the users' rule sets loaded from the database. d selects default rules.
+// New returns the Rules with all users' rule sets loaded from the database. d selects default rules.
 func New(ctx context.Context, db *storage.DB, hub *wake.Hub, server string, d Defaults) (*Rules, error) {
 	shared := compileDefaults(d)
 	r := &Rules{
@@ -120,14 +120,14 @@ func (r *Rules) leave(g *group, nid ident.UserNID) {
 	}
 }
 
-// onlyRooms reports whether the user has changed nothing but room rules.
+// onlyRooms reports whether the user has changed only room rules.
 func (s *stored) onlyRooms() bool {
 	return len(s.Changed) == 0 && !s.Threads && s.count() == len(s.Own.Room)
 }
 
 // Evaluate evaluates an event under the rules of all local members of a room. Its cost grows with the number of users
-// whom the event mentions and the number of distinct rule sets in the room. To find these it goes through either the
-// local members or the users with custom rules, whichever are fewer.
+// whom the event mentions and the number of distinct rule sets in the room. To find these sets it iterates over the
+// local members or over the users with custom rules, whichever are fewer.
 func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	e := &evaluation{event: ev, room: room}
 	named := r.named(e, room)
@@ -157,8 +157,8 @@ func (r *Rules) Evaluate(ev *Event, room RoomInfo) Outcome {
 	return out
 }
 
-// Actions returns the class and the actions that an event has for one user by the current rules and the current state
-// of the room. Evaluate decided the event's class when it was stored; only its tweaks are not kept.
+// Actions returns the class and the actions of an event for one user under the current rules and the current state of
+// the room. The class was already decided by Evaluate when the event was stored; the tweaks are not stored.
 func (r *Rules) Actions(ev *Event, room State, nid ident.UserNID, user id.UserID) (Class, []json.RawMessage) {
 	e := &evaluation{event: ev, room: room, nid: nid, user: user, work: maxWork, named: map[id.UserID]ident.UserNID{}}
 	mentions, found := canonjson.Get(ev.Content(), "m.mentions")
@@ -230,8 +230,8 @@ func (o *Outcome) set(nid ident.UserNID, class Class) {
 // maxNamed bounds how many users one event can mention. An event of 65,536 bytes has room for thousands.
 const maxNamed = 1000
 
-// named returns the local members whom an event may concern personally: those in m.mentions, or without m.mentions
-// those named in the text, and the user whose membership the event sets.
+// named returns the local members to whom the event may apply individually: those in m.mentions (or, without
+// m.mentions, those named in the text) and the user whose membership the event sets.
 func (r *Rules) named(e *evaluation, room RoomInfo) (all map[ident.UserNID]id.UserID) {
 	all = map[ident.UserNID]id.UserID{}
 	if key, _ := e.event.StateKey(); e.event.Type() == "m.room.member" {
@@ -263,7 +263,7 @@ func (r *Rules) namedInText(e *evaluation, room RoomInfo, all map[ident.UserNID]
 	}
 	body = strings.ToLower(body)
 	for name := range localparts(body) {
-		user := id.UserID("@" + name + ":" + r.server) // NewUserID formats, which took half the time of Evaluate
+		user := id.UserID("@" + name + ":" + r.server) // formatting with NewUserID took half the time of Evaluate
 		if nid, ok := room.LocalMember(user); ok {
 			all[nid] = user
 		}
@@ -298,8 +298,8 @@ func mentionedUsers(mentions json.RawMessage) (out []id.UserID) {
 // maxWords bounds how many words of a text are tried as localparts.
 const maxWords = 2000
 
-// localparts returns the words of a lower-case text that could be localparts, each with and without the punctuation
-// around it.
+// localparts returns the words of a lower-case text that could be localparts, each with and without surrounding
+// punctuation.
 func localparts(body string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		words := strings.FieldsFunc(body, func(c rune) bool {
@@ -316,7 +316,7 @@ func localparts(body string) iter.Seq[string] {
 	}
 }
 
-// Rules returns a user's full rule set.
+// Rules returns a user's complete rule set, with the defaults.
 func (r *Rules) Rules(ctx context.Context, nid ident.UserNID, user id.UserID) (set *Ruleset, err error) {
 	err = r.db.Read(ctx, func(tx *storage.Tx) error {
 		own, _, err := load(tx, nid)
@@ -337,7 +337,8 @@ func load(tx *storage.Tx, nid ident.UserNID) (*stored, storage.Pos, error) {
 	return own, row.Position, err
 }
 
-// RulesSince returns the content of m.push_rules for /sync if it changed in (since, upTo] or if since is 0.
+// RulesSince returns the content of m.push_rules for /sync. It returns nil if since is not 0 and the rules did not
+// change in (since, upTo].
 func (r *Rules) RulesSince(tx *storage.Tx, nid ident.UserNID, since, upTo storage.Pos) (content json.RawMessage, changed bool, err error) {
 	own, pos, err := load(tx, nid)
 	if err != nil || since > 0 && (pos <= since || pos > upTo) {
@@ -376,7 +377,7 @@ func (r *Rules) change(ctx context.Context, nid ident.UserNID, user id.UserID, e
 	return r.db.Enqueue(w).Wait(ctx)
 }
 
-// FollowThreads makes the rules about threads apply to a user from now on.
+// FollowThreads makes the rules about threads apply to a user.
 func (r *Rules) FollowThreads(ctx context.Context, nid ident.UserNID, user id.UserID) error {
 	if r.followsThreads(nid) {
 		return nil
@@ -396,7 +397,7 @@ func (r *Rules) followsThreads(nid ident.UserNID) bool {
 
 func noRule() error { return mxerr.NotFound("There is no such push rule") }
 
-// NewRule is the request body of Put, with the rules that the new one is to come before or after.
+// NewRule is the request body of Put, with the IDs of the rules before or after which the new rule is placed.
 type NewRule struct {
 	Actions    []json.RawMessage `json:"actions"`
 	Conditions []json.RawMessage `json:"conditions"`
@@ -491,12 +492,12 @@ func (r *Rules) Delete(ctx context.Context, nid ident.UserNID, user id.UserID, k
 	})
 }
 
-// SetEnabled enables or disables a rule, either an own or a default one.
+// SetEnabled enables or disables a rule, either the user's own or a default one.
 func (r *Rules) SetEnabled(ctx context.Context, nid ident.UserNID, user id.UserID, k Kind, ruleID string, enabled bool) error {
 	return r.alter(ctx, nid, user, k, ruleID, func(rule *Rule) { rule.Enabled = enabled }, func(c *changed) { c.Enabled = &enabled })
 }
 
-// SetActions replaces the actions of a rule, either an own or a default one.
+// SetActions replaces the actions of a rule, either the user's own or a default one.
 func (r *Rules) SetActions(ctx context.Context, nid ident.UserNID, user id.UserID, k Kind, ruleID string, actions []json.RawMessage) error {
 	if err := checkActions(actions); err != nil {
 		return err
@@ -504,7 +505,8 @@ func (r *Rules) SetActions(ctx context.Context, nid ident.UserNID, user id.UserI
 	return r.alter(ctx, nid, user, k, ruleID, func(rule *Rule) { rule.Actions = actions }, func(c *changed) { c.Actions = &actions })
 }
 
-// alter applies own to the user's own rule with the ID, or byDefault to the changes of the default rule with the ID.
+// alter changes the rule with the given ID: with own if it is the user's own rule, with byDefault if it is a default
+// rule.
 func (r *Rules) alter(ctx context.Context, nid ident.UserNID, user id.UserID, k Kind, ruleID string, own func(*Rule), byDefault func(*changed)) error {
 	return r.change(ctx, nid, user, func(s *stored) error {
 		if rule, found := s.Own.Find(k, ruleID); found {

@@ -13,7 +13,7 @@ import (
 	"ebb/mxerr"
 )
 
-// Kind is one of the lists of a rule set.
+// Kind is the kind of a push rule. A rule set has one list for each kind.
 type Kind string
 
 // The kinds of rules, in the order in which they are checked.
@@ -41,8 +41,8 @@ type Rule struct {
 	Pattern    string            `json:"pattern,omitempty"`
 }
 
-// MarshalJSON encodes the rule. It omits a nil list of conditions, as in kinds without conditions, but keeps an empty
-// one.
+// MarshalJSON encodes the rule. It omits a nil list of conditions, since some kinds have no conditions, but keeps an
+// empty one.
 func (r Rule) MarshalJSON() ([]byte, error) {
 	type plain Rule
 	out := struct {
@@ -62,7 +62,7 @@ func (r Rule) MarshalJSON() ([]byte, error) {
 type Ruleset struct {
 	Override    []Rule `json:"override"`
 	Content     []Rule `json:"content"`
-	PostContent []Rule `json:"postcontent,omitempty"` // the stored form of a user's own rules has none
+	PostContent []Rule `json:"postcontent,omitempty"` // empty in the stored form of a user's own rules
 	Room        []Rule `json:"room"`
 	Sender      []Rule `json:"sender"`
 	Underride   []Rule `json:"underride"`
@@ -104,7 +104,8 @@ func indexRule(list []Rule, ruleID string) int {
 type stored struct {
 	Own     Ruleset            `json:"own"`
 	Changed map[string]changed `json:"changed,omitempty"` // by the ID of the default rule
-	// Threads reports whether the user has subscribed to a thread, so that unsubscribed threads notify no longer.
+	// Threads reports whether the user has subscribed to a thread, in which case threads without a subscription do not
+	// notify the user.
 	Threads bool `json:"threads,omitempty"`
 }
 
@@ -129,8 +130,8 @@ func (s *stored) asksThreads() bool {
 	return s.Threads || on
 }
 
-// full returns the complete rule set: in each kind the user's own rules come before the defaults, except for the master
-// rule, which comes first.
+// full returns the complete rule set. In each kind the user's own rules come before the defaults, except that the
+// master rule comes first of all.
 func (s *stored) full(user string, d Defaults) *Ruleset {
 	defaults := defaultRules(user, d)
 	out := &Ruleset{}
@@ -150,8 +151,8 @@ func (s *stored) full(user string, d Defaults) *Ruleset {
 	return out
 }
 
-// apply applies the changes of a default rule. There are none to own rules, whose IDs differ from those of default
-// rules.
+// apply applies the user's changes to a default rule. It leaves the user's own rules alone, because their IDs differ
+// from those of default rules.
 func (s *stored) apply(r *Rule) {
 	if r.ID == unsubscribedThreadRule {
 		r.Enabled = s.Threads
@@ -172,8 +173,8 @@ const (
 	maxRuleID   = 255      // bytes
 )
 
-// put adds or replaces one of the user's own rules. It places the rule before or after another own rule if one is
-// named, otherwise a new rule at the front and a replaced one where it was.
+// put adds or replaces one of the user's own rules. If before or after is given, it places the rule next to that rule.
+// Otherwise it places a new rule first, and a replaced one where it was.
 func (s *stored) put(k Kind, r Rule, before, after string) error {
 	list := s.Own.List(k)
 	if i := indexRule(*list, r.ID); i >= 0 {

@@ -11,47 +11,47 @@ import (
 )
 
 const (
-	// maxBlocks bounds the blocks that one search looks at, the newest first: 16 million messages in one room, or some
-	// thousand rooms.
+	// maxBlocks bounds the blocks that one search examines, newest first. That is enough for 16 million messages in one
+	// room, or for some thousand rooms.
 	maxBlocks = 4096
-	// maxParts bounds the parts of blocks that one search reads, of 800 bytes on average.
+	// maxParts bounds the parts of blocks that one search reads. A part has 800 bytes on average.
 	maxParts = 16384
-	// maxPostings bounds the occurrences of words that one search goes through, which takes some 20 ms.
+	// maxPostings bounds the occurrences of words that one search examines, which takes about 20 ms.
 	maxPostings = 2_000_000
-	// blockBatch is how many blocks are looked at at a time.
+	// blockBatch is the number of blocks that are examined at a time.
 	blockBatch = 64
 )
 
-// Hit is an event that has the words of a query, or a word with the same term.
+// Hit is an event that appears to contain all words of a query. Another word may have the same term as one of them.
 type Hit struct {
 	Room  ident.RoomNID
 	Pos   storage.Pos
-	Order ident.Order // where it is shown in the timeline: that of the original for an edit
-	Time  int64       // ms; when it, or the original, was sent
+	Order ident.Order // its position in the timeline; for an edit, that of the original
+	Time  int64       // milliseconds; when it was sent, or the original for an edit
 	Field postings.Field
 	Size  uint8 // see words.Query.Rank
 }
 
-// Request says what to find.
+// Request describes a search.
 type Request struct {
 	Rooms  []ident.RoomNID
 	Query  *words.Query
 	Fields []postings.Field
 }
 
-// Finder finds events for one request of a client.
+// Finder searches the index on behalf of one client request.
 type Finder struct {
 	x    *Index
 	tail tail
 }
 
-// Begin returns a Finder. It has to be called before the read in which Find is: otherwise events that are moved from
-// the tail to blocks in between would be in neither.
+// Begin returns a Finder. It must be called before the database read in which Find is called. Otherwise events that are
+// moved from the tail to blocks in between would be missed in both.
 func (x *Index) Begin() *Finder { return &Finder{x: x, tail: x.current()} }
 
-// Find calls each for every event of the rooms that has the words of the query, in no particular order. An event can
-// come twice if the server was killed while it wrote the index. Find reports whether it went through all blocks: if the
-// work becomes too much, it leaves out the oldest ones.
+// Find calls each for every event in the rooms that contains the words of the query, in no particular order. An event
+// may be reported twice if the server was killed while it wrote the index. Find reports whether it searched all blocks:
+// if the work exceeds a bound, it leaves out the oldest ones.
 func (f *Finder) Find(tx *storage.Tx, req Request, each func(Hit)) (all bool, err error) {
 	terms := req.Query.Terms(words.NewHasher(f.x.key))
 	if len(terms) == 0 || len(req.Rooms) == 0 {
@@ -81,7 +81,7 @@ func (f *Finder) Find(tx *storage.Tx, req Request, each func(Hit)) (all bool, er
 	return all, nil
 }
 
-// findInTail goes through the events that are in no block in the database of this transaction. New ones are read.
+// findInTail searches the events that are in no block yet as of this transaction. It reads new events into the tail.
 func (f *Finder) findInTail(s *scan, blocksUpTo storage.Pos) error {
 	for more := true; more; {
 		var err error
@@ -105,7 +105,7 @@ func (f *Finder) findInTail(s *scan, blocksUpTo storage.Pos) error {
 	return nil
 }
 
-// scan is one search.
+// scan is the state of one search.
 type scan struct {
 	tx              *storage.Tx
 	req             *Request
@@ -125,14 +125,15 @@ func (s *scan) hit(room ident.RoomNID, d *postings.Doc) {
 	s.each(h)
 }
 
-// candidate is a block with the numbers of the docs that have the terms so far.
+// candidate is a block with the numbers of those docs that contain all terms examined so far.
 type candidate struct {
 	storage.SearchBlock
 	head  []byte
 	found []uint32
 }
 
-// blocks looks for the terms in some blocks, one term after the other, so that of a rare word not much is read.
+// blocks searches some blocks, one term after the other. Blocks without a match for the first terms are not read again,
+// so a rare word saves reading.
 func (s *scan) blocks(blocks []storage.SearchBlock) error {
 	left := make([]candidate, len(blocks))
 	for i, b := range blocks {
@@ -157,7 +158,8 @@ func (s *scan) blocks(blocks []storage.SearchBlock) error {
 	return s.hits(left)
 }
 
-// read reads the parts with a term. The terms of small blocks are in their heads, which are read once.
+// read reads the part of each block that holds a term. A small block has its terms in its head, which is read only
+// once.
 func (s *scan) read(of []candidate, term uint32) (map[int64][]byte, error) {
 	var keys []int64
 	for i := range of {
@@ -169,7 +171,7 @@ func (s *scan) read(of []candidate, term uint32) (map[int64][]byte, error) {
 	return s.tx.SearchParts(keys)
 }
 
-// partOf returns the key of the part with a term.
+// partOf returns the key of the part that holds a term.
 func (c *candidate) partOf(term uint32) int64 {
 	if c.Parts == 0 {
 		return c.Part(-1)
@@ -177,7 +179,7 @@ func (c *candidate) partOf(term uint32) int64 {
 	return c.Part(postings.PartOf(term, c.Parts))
 }
 
-// narrow keeps the docs that have a term too.
+// narrow keeps only the docs that also contain a term.
 func (s *scan) narrow(c *candidate, term uint32, first bool, data map[int64][]byte) (err error) {
 	terms := data[c.partOf(term)]
 	if c.Parts == 0 {
@@ -198,7 +200,7 @@ func (s *scan) narrow(c *candidate, term uint32, first bool, data map[int64][]by
 	return err
 }
 
-// intersect returns the numbers that are in both sorted lists, in the memory of the first.
+// intersect returns the numbers that are in both sorted lists. It reuses the memory of the first.
 func intersect(a, b []uint32) []uint32 {
 	out := a[:0]
 	for _, n := range a {
@@ -212,7 +214,7 @@ func intersect(a, b []uint32) []uint32 {
 	return out
 }
 
-// hits reads the heads of the blocks that have hits.
+// hits reads the heads of the blocks with matches and reports the matches.
 func (s *scan) hits(found []candidate) error {
 	var keys []int64
 	for i := range found {

@@ -11,7 +11,7 @@ import (
 	"ebb/storage/postings"
 )
 
-// Flush moves the tail to blocks.
+// Flush moves the tail into blocks.
 func (x *Index) Flush(ctx context.Context) error {
 	x.flushing.Lock()
 	defer x.flushing.Unlock()
@@ -29,7 +29,7 @@ func (x *Index) Flush(ctx context.Context) error {
 	return nil
 }
 
-// fill moves a part of a gap to blocks. It reports whether there are gaps.
+// fill indexes a part of a gap. It reports whether there are gaps.
 func (x *Index) fill(ctx context.Context) (more bool, err error) {
 	x.flushing.Lock()
 	defer x.flushing.Unlock()
@@ -65,7 +65,7 @@ func (x *Index) fill(ctx context.Context) (more bool, err error) {
 	return true, x.db.Write(ctx, func(tx *storage.Tx) error { return tx.NarrowSearchGap(gap, at) })
 }
 
-// Backlog returns the gaps that are still to be filled, as a number of positions.
+// Backlog returns the total length of the gaps that remain to be indexed, in positions.
 func Backlog(tx *storage.Tx) (left storage.Pos, err error) {
 	gaps, err := tx.SearchGaps(maxGaps)
 	for _, g := range gaps {
@@ -74,8 +74,8 @@ func Backlog(tx *storage.Tx) (left storage.Pos, err error) {
 	return left, err
 }
 
-// store adds docs, which are in order of position, to the blocks of their rooms. It can be repeated: what is in a block
-// already stays there once.
+// store adds docs, which are in order of position, to the blocks of their rooms. It is idempotent: a doc that is
+// already in a block is not added again.
 func (x *Index) store(ctx context.Context, docs []tailDoc) error {
 	byRoom := map[ident.RoomNID][]postings.Doc{}
 	var rooms []ident.RoomNID
@@ -102,25 +102,25 @@ func (x *Index) store(ctx context.Context, docs []tailDoc) error {
 	return x.add(ctx, together)
 }
 
-// addition is what a room gets.
+// addition is a set of docs to add to one room.
 type addition struct {
 	room   ident.RoomNID
 	docs   []postings.Doc
-	blocks []old        // what is replaced
+	blocks []old        // the blocks to replace
 	set    postings.Set // all docs of the new block
 }
 
-// old is a block as it was read.
+// old is an existing block as it was read.
 type old struct {
 	storage.SearchBlock
 	head []byte
 }
 
-// maxRetries bounds how often an addition is prepared again because a block changed meanwhile.
+// maxRetries bounds how often an addition is prepared again because a block has changed in the meantime.
 const maxRetries = 10
 
-// add adds docs to rooms, in one write. Blocks are read and merged before it, so that the committer only has to check
-// that nothing has changed since.
+// add adds docs to rooms in one write. It reads and merges blocks before the write, so that the committer only has to
+// check that nothing has changed since.
 func (x *Index) add(ctx context.Context, together []addition) error {
 	if len(together) == 0 {
 		return nil
@@ -144,9 +144,9 @@ func (x *Index) add(ctx context.Context, together []addition) error {
 	return fmt.Errorf("the search index changed %d times while it was being written", maxRetries)
 }
 
-// prepare leaves out docs that clients no longer see, and finds the blocks that are merged with the others: those that
-// overlap, which happens only if the server ended while it wrote them, or else those before, as far as they are not
-// much larger.
+// prepare leaves out docs that clients may no longer see, and chooses the blocks to merge with the others. If blocks
+// overlap, which happens only if the server ended while it wrote them, it merges those. Otherwise it merges preceding
+// blocks, as long as they are not much larger.
 func (a *addition) prepare(tx *storage.Tx) error {
 	if err := a.keepShown(tx); err != nil || len(a.docs) == 0 {
 		return err
@@ -192,7 +192,7 @@ func (a *addition) merge(tx *storage.Tx, b storage.SearchBlock) error {
 	return nil
 }
 
-// keepShown drops docs whose events were redacted, rejected or purged.
+// keepShown drops the docs of events that were redacted, rejected or purged.
 func (a *addition) keepShown(tx *storage.Tx) error {
 	positions := make([]storage.Pos, len(a.docs))
 	for i := range a.docs {
@@ -205,7 +205,7 @@ func (a *addition) keepShown(tx *storage.Tx) error {
 	return err
 }
 
-// write stores what was prepared, unless something has changed.
+// write stores the prepared additions. It fails with storage.ErrSearchChanged if a block has changed since it was read.
 func (x *Index) write(ctx context.Context, together []addition) error {
 	blocks := make([][]encoded, len(together))
 	for i := range together {

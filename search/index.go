@@ -1,15 +1,16 @@
-// Package search is the index that finds events by the words of their text. It says which events have all the words of
-// a query; whether the text really matches, and who may see it, is up to package history, which looks at the events.
+// Package search maintains the index that finds events by the words in their text. It returns the events that may
+// contain all words of a query. Package history reads these events and decides whether their text really matches and
+// who may see them.
 //
-// An event is indexed twice over. From its commit on it is part of the tail: everything above a position that the
-// database records (storage.Tx.SearchedUpTo). The tail is not stored, since the events are; what is in memory of it is
-// a cache, which is read from the events again after a restart. So a send writes nothing for the index, and no event
-// that was acknowledged can be missing. When the tail has grown, Run moves it to blocks: compressed lists of which
-// words occur in which events of one room (storage/postings), which are merged into larger ones as a room grows.
+// From its commit on, an event is part of the tail, which consists of all events above a position that the database
+// records (storage.Tx.SearchedUpTo). The tail is not stored. Memory holds a cache of it, which is rebuilt from the
+// events after a restart. Hence a send writes nothing for the index, and no acknowledged event can be missing. When the
+// tail has grown, Run moves it into blocks. A block is a compressed list of which words occur in which events of one
+// room (storage/postings). Blocks are merged into larger ones as a room grows.
 //
 // Redaction, rejection and purge remove an event from its block in the write that removes its text
-// (storage.dependents). Events from before the index existed, or from while it was switched off, are gaps, which Run
-// fills, the newest first.
+// (storage.dependents). Events from before the index existed, or from while search was disabled, form gaps, which Run
+// fills, newest events first.
 package search
 
 import (
@@ -27,23 +28,23 @@ import (
 )
 
 const (
-	// maxTail bounds the events that are in memory because they are in no block yet. An entry has some 150 bytes.
+	// maxTail bounds the events in the tail that are in memory. An entry takes about 150 bytes.
 	maxTail = 16384
-	// flushAt is how many events the tail has when it is moved to blocks. The more there are, the more of them belong
-	// to the same rooms, and the less is written for each.
+	// flushAt is the size of the tail, in events, at which it is moved into blocks. A larger tail has more events of
+	// the same rooms, so that less is written for each event.
 	flushAt = 4096
-	// readBatch is how many events are read at a time.
+	// readBatch is the number of events that are read at a time.
 	readBatch = 256
-	// maxBacklog is the distance, in positions, from which on the events since the last run are a gap, so that those
-	// that arrive now are found at once.
+	// maxBacklog is the number of positions since the last run above which they become a gap. New events are then found
+	// immediately instead of after the backlog.
 	maxBacklog = 50_000
-	// maxGaps bounds the gaps that are known at a time; others are found when these are filled.
+	// maxGaps bounds the gaps that are read at a time; others are read when these have been filled.
 	maxGaps = 16
-	// maxWriteDocs bounds the events that one write adds to blocks, so that sends do not wait long.
+	// maxWriteDocs bounds the events that one write adds to blocks, so that it does not delay sends for long.
 	maxWriteDocs = 512
-	// every is how often Run looks for new events.
+	// every is the interval at which Run looks for new events.
 	every = time.Second
-	// pause is what Run leaves to others between two parts of a gap.
+	// pause is the time that Run leaves to other work between two parts of a gap.
 	pause = 20 * time.Millisecond
 )
 
@@ -57,21 +58,21 @@ type Options struct {
 	FlushAt int
 }
 
-// Index is the index. It is safe for concurrent use.
+// Index is the search index. It is safe for concurrent use.
 type Index struct {
 	db      *storage.DB
 	log     *slog.Logger
 	key     []byte
 	flushAt int
 
-	flushing sync.Mutex // held by whoever moves the tail to blocks; held during database work, and taken before mu
+	flushing sync.Mutex // held while the tail is moved to blocks, over database work; taken before mu
 
-	mu   sync.Mutex // guards tail; a leaf
+	mu   sync.Mutex // guards tail; a leaf lock
 	tail tail
 }
 
-// tail has the events above a position, up to another one, that have text. The docs are only ever appended to, so that
-// a copy of the struct stays valid.
+// tail holds the docs of the events with text between two positions. docs is only ever appended to, so that a copy of
+// the struct stays valid.
 type tail struct {
 	after, upTo storage.Pos
 	docs        []tailDoc
@@ -82,7 +83,7 @@ type tailDoc struct {
 	postings.Doc
 }
 
-// New returns an Index, for which Run has to run.
+// New returns an Index. Run must be started to keep it up to date.
 func New(ctx context.Context, o Options) (*Index, error) {
 	x := &Index{db: o.DB, log: o.Log, key: o.DB.Secret("search"), flushAt: o.FlushAt}
 	if x.flushAt == 0 {
@@ -91,7 +92,8 @@ func New(ctx context.Context, o Options) (*Index, error) {
 	return x, x.begin(ctx)
 }
 
-// begin reads how far the index is. If it is far behind, what is missing becomes a gap.
+// begin reads up to which position events are indexed. If that is far behind, it turns the missing positions into a
+// gap.
 func (x *Index) begin(ctx context.Context) error {
 	var upTo storage.Pos
 	now := x.db.Settled()
@@ -125,7 +127,7 @@ func (x *Index) Run(ctx context.Context) error {
 	for {
 		more, err := x.step(ctx)
 		if err != nil && ctx.Err() == nil {
-			x.log.Error("the search index cannot be updated and will be tried again", "err", err)
+			x.log.Error("Cannot update the search index; trying again", "err", err)
 		}
 		wait := tick.C
 		if more && err == nil {
@@ -139,7 +141,8 @@ func (x *Index) Run(ctx context.Context) error {
 	}
 }
 
-// step moves the tail to blocks if it has grown, and fills a part of a gap. It reports whether there is more to do.
+// step moves the tail into blocks if it has grown large, and fills a part of a gap. It reports whether more work
+// remains.
 func (x *Index) step(ctx context.Context) (more bool, err error) {
 	if err := x.CatchUp(ctx); err != nil {
 		return false, err
@@ -158,14 +161,14 @@ func (x *Index) grown() bool {
 	return len(x.tail.docs) >= x.flushAt
 }
 
-// current returns the tail as it is.
+// current returns a copy of the tail.
 func (x *Index) current() tail {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.tail
 }
 
-// CatchUp reads events into the tail until it has the newest, or is as large as it may be.
+// CatchUp reads events into the tail until it includes the newest event or reaches its maximum size.
 func (x *Index) CatchUp(ctx context.Context) error {
 	for more := x.current().upTo < x.db.Settled(); more; {
 		err := x.db.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -180,8 +183,8 @@ func (x *Index) CatchUp(ctx context.Context) error {
 	return nil
 }
 
-// extend reads at most limit events into a copy of the tail, and shares it unless the tail has changed meanwhile. It
-// reports whether there are more.
+// extend reads at most limit further events into t, which is a copy of the tail. It stores the result as the new tail
+// unless the tail has changed in the meantime. It reports whether more events remain.
 func (x *Index) extend(tx *storage.Tx, t *tail, limit int) (more bool, err error) {
 	limit = min(limit, maxTail-len(t.docs))
 	if t.upTo >= tx.Settled() || limit <= 0 {
@@ -204,7 +207,7 @@ func (x *Index) extend(tx *storage.Tx, t *tail, limit int) (more bool, err error
 	return upTo < tx.Settled(), nil
 }
 
-// read returns the docs of at most limit events above a position, and the position up to which these are all.
+// read returns the docs of at most limit events above a position, and the position up to which they are complete.
 func (x *Index) read(tx *storage.Tx, after, upTo storage.Pos, limit int) (docs []tailDoc, end storage.Pos, err error) {
 	rows, err := tx.SearchableEvents(after, upTo, limit)
 	if err != nil {
@@ -233,7 +236,7 @@ func (x *Index) read(tx *storage.Tx, after, upTo storage.Pos, limit int) (docs [
 	return docs, upTo, nil
 }
 
-// docOf returns what the index stores about an event, and the ID of the event that it edits, if any. It returns false if
+// docOf returns the index entry of an event and, for an edit, the ID of the event that it edits. It returns false if
 // the event has no words.
 func docOf(h *words.Hasher, e *storage.SearchableEvent) (d tailDoc, original string, found bool) {
 	text, found := TextOf(e.Type, e.JSON)
@@ -251,14 +254,14 @@ func docOf(h *words.Hasher, e *storage.SearchableEvent) (d tailDoc, original str
 	return d, text.Edits, true
 }
 
-// edit is a doc, by its index, with the text of an edit of another event.
+// edit refers to a doc whose text is an edit of another event.
 type edit struct {
 	doc      int
-	original string // an event ID
+	original string // event ID
 }
 
-// placeEdits gives the docs of edits in a room the place and the time of the events that they edit, since these are what
-// a search finds. An edit whose original is not stored keeps its own.
+// placeEdits gives the docs of edits in a room the order and time of the events that they edit, since a search finds
+// the edited events. An edit keeps its own if the original is not stored.
 func placeEdits(tx *storage.Tx, room ident.RoomNID, edits []edit, docs []tailDoc) error {
 	ids := make([]string, len(edits))
 	for i, e := range edits {
@@ -282,12 +285,12 @@ func placeEdits(tx *storage.Tx, room ident.RoomNID, edits []edit, docs []tailDoc
 	return nil
 }
 
-// orderStep is the distance of the orders of two new events (rooms.OrderStep).
+// orderStep is the difference between the orders of two consecutive new events (rooms.OrderStep).
 const orderStep = 1 << 16
 
 func orderOf(p storage.Pos) ident.Order { return ident.Order(p) * orderStep }
 
-// Clear deletes the index, bit by bit. It is for servers on which search is switched off.
+// Clear deletes the index in small steps. It is used when search is disabled.
 func Clear(ctx context.Context, db *storage.DB) error {
 	for more := true; more; {
 		err := db.Write(ctx, func(tx *storage.Tx) (err error) {

@@ -5,19 +5,19 @@ import (
 	"ebb/storage/postings"
 )
 
-// Text is the text of an event by which it is found.
+// Text is the searchable text of an event.
 type Text struct {
 	Field postings.Field
 	Text  string
-	Edits string // the ID of the event whose text this replaces; "" if the event is no edit
+	Edits string // the ID of the event that this one edits; empty if it is not an edit
 }
 
-// Keys has the fields by the names that clients give them.
+// Keys maps the names of keys in search requests to fields.
 // Spec: client-server-api#post_matrixclientv3search
 var Keys = map[string]postings.Field{"content.body": postings.Body, "content.name": postings.Name, "content.topic": postings.Topic}
 
-// TextOf returns the text of an event with a type and JSON. It returns false if there is none: events of other types,
-// encrypted ones among them, are not found by text.
+// TextOf returns the searchable text of an event with the given type and JSON. It returns false for events without one,
+// such as encrypted events.
 func TextOf(typ string, event []byte) (t Text, found bool) {
 	content, _ := canonjson.Get(event, "content")
 	switch typ {
@@ -38,7 +38,7 @@ func TextOf(typ string, event []byte) (t Text, found bool) {
 	return t, t.Text != ""
 }
 
-// text returns a member of an object that is a string, or "".
+// text returns a string member of an object, or "" if there is no such member.
 func text(object []byte, key string) string {
 	raw, _ := canonjson.Get(object, key)
 	s, _ := canonjson.Unquote(raw)
