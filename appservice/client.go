@@ -16,18 +16,18 @@ import (
 	"ebb/netguard"
 )
 
-// Bounds of requests to application services.
+// These constants bound requests to application services.
 const (
 	maxAnswer      = 1 << 20          // bytes
-	maxRequestTime = 60 * time.Second // with its answer
-	connections    = 16               // to one application service at once; requests beyond wait
-	// newerEvery is how often an application service that knows only the paths of old drafts is asked by the current
-	// paths.
+	maxRequestTime = 60 * time.Second // includes reading the answer
+	connections    = 16               // requests in progress to one application service; further requests wait
+	// newerEvery is how long the legacy paths are used for an application service before the current paths are tried
+	// again.
 	newerEvery = time.Hour
 )
 
-// newHTTPClient returns the client for all application services. Their addresses are chosen by the administrator, so
-// that private ones are allowed. Redirects are not followed, because the token would go with them.
+// newHTTPClient returns the client for all application services. It allows private addresses, because the administrator
+// chooses them. It does not follow redirects, because the access token would be sent along.
 func newHTTPClient() *http.Client {
 	return netguard.NewClient(netguard.ClientOptions{
 		Dialer: netguard.NewDialer(netguard.DialerOptions{AllowPrivate: true}), AllowHTTP: true, ReturnRedirects: true,
@@ -35,37 +35,37 @@ func newHTTPClient() *http.Client {
 	})
 }
 
-// wire is what was found out about the old habits of an application service.
-type wire struct {
+// compat records which legacy behaviour an application service has shown.
+type compat struct {
 	// mu guards the fields below; a leaf lock.
 	mu sync.Mutex
-	habits
-	until time.Time            // when the current paths are tried again
-	rest  map[string]time.Time // until when it is not asked for keys by a path
+	quirks
+	until  time.Time            // when the current paths are tried again
+	paused map[string]time.Time // for each path of a key query: until when the application service is not asked
 }
 
-// habits are the ways in which an application service differs from the current specification.
-type habits struct {
-	oldPaths   bool // it knows only the paths of old drafts
-	queryToken bool // it wants the token as a query parameter
+// quirks are the ways in which an application service differs from the current specification.
+type quirks struct {
+	oldPaths   bool // it supports only the legacy paths
+	queryToken bool // it expects the access token as a query parameter
 }
 
 // call is a request to an application service.
 type call struct {
 	method string
-	path   string // below the service's address
-	legacy string // the path of old drafts; "": there is none
+	path   string // relative to the address of the application service
+	legacy string // the legacy path; empty if there is none
 	query  url.Values
-	body   []byte // nil: none
+	body   []byte // nil if there is none
 }
 
 // errNoURL means that an application service has no address.
 var errNoURL = errors.New("the application service has no url")
 
-// statusError is an answer of an application service that is not 2xx.
+// statusError is returned for an answer whose status is not 2xx.
 type statusError struct {
 	status int
-	code   string // errcode
+	code   string // errcode of the body
 	body   []byte
 }
 
@@ -76,30 +76,30 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("the application service answered %d", e.status)
 }
 
-// unknownPath reports whether an answer means that the application service does not know the path.
+// unknownPath reports whether the application service does not support the path.
 func (e *statusError) unknownPath() bool {
 	return (e.status == http.StatusNotFound || e.status == http.StatusMethodNotAllowed) && (e.code == "" || e.code == mxerr.CodeUnrecognized)
 }
 
-// refusesToken reports whether the application service did not find the token where it expects it.
+// refusesToken reports whether the application service did not accept the access token, which it may expect elsewhere.
 func (e *statusError) refusesToken() bool {
 	return e.status == http.StatusUnauthorized || e.status == http.StatusForbidden
 }
 
-// do sends a request and returns the answer of an application service. It uses the path of old drafts, and the token in
-// the query, if the service turns out to know nothing else.
+// do sends a request to an application service and returns the body of the answer. If the application service turns out
+// to support only the legacy paths, or the token only as a query parameter, do repeats the request in that form.
 func (r *Registry) do(ctx context.Context, a *app, c call) ([]byte, error) {
 	if a.URL == "" {
 		return nil, errNoURL
 	}
-	h := a.wire.get(r.now())
+	h := a.compat.get(r.now())
 	for {
 		answer, err := r.attempt(ctx, a, c, h)
 		var refused *statusError
 		switch {
 		case !errors.As(err, &refused):
 			if err == nil {
-				a.wire.set(h, r.now())
+				a.compat.set(h, r.now())
 			}
 			return answer, err
 		case refused.refusesToken() && !h.queryToken:
@@ -112,27 +112,27 @@ func (r *Registry) do(ctx context.Context, a *app, c call) ([]byte, error) {
 	}
 }
 
-// get returns what an application service wants.
-func (w *wire) get(now time.Time) habits {
+// get returns the quirks of an application service.
+func (w *compat) get(now time.Time) quirks {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	h := w.habits
+	h := w.quirks
 	h.oldPaths = h.oldPaths && now.Before(w.until)
 	return h
 }
 
-// set stores what an application service turned out to want.
-func (w *wire) set(h habits, now time.Time) {
+// set stores the quirks with which a request succeeded.
+func (w *compat) set(h quirks, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if h.oldPaths && !(w.oldPaths && now.Before(w.until)) {
 		w.until = now.Add(newerEvery)
 	}
-	w.habits = h
+	w.quirks = h
 }
 
-// attempt sends a request once.
-func (r *Registry) attempt(ctx context.Context, a *app, c call, h habits) ([]byte, error) {
+// attempt sends a request once, with the given quirks.
+func (r *Registry) attempt(ctx context.Context, a *app, c call, h quirks) ([]byte, error) {
 	path, query := c.path, url.Values{}
 	if h.oldPaths && c.legacy != "" {
 		path = c.legacy
@@ -169,7 +169,7 @@ func (r *Registry) attempt(ctx context.Context, a *app, c call, h habits) ([]byt
 	return body, nil
 }
 
-// withoutURL removes from an error of net/http the URL, which may contain a token.
+// withoutURL strips the URL, which may contain a token, from an error of net/http.
 func withoutURL(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -178,11 +178,11 @@ func withoutURL(err error) error {
 	return err
 }
 
-// errcodeOf returns the errcode of a Matrix error, or "" if the body is none.
+// errcodeOf returns the errcode of a Matrix error, or "" if the body is not a Matrix error.
 func errcodeOf(body []byte) string {
 	var e struct {
 		Code string `json:"errcode"`
 	}
-	_ = json.Unmarshal(body, &e) // anything else has no code
+	_ = json.Unmarshal(body, &e) // any other body has no errcode
 	return e.Code
 }

@@ -15,15 +15,15 @@ import (
 	"ebb/storage"
 )
 
-// Bounds of what one transaction says of devices.
+// These constants bound the news about devices in one transaction.
 const (
-	maxToDevice    = 100    // messages between devices
-	maxListChanges = 200    // users whose devices changed
-	maxStirred     = 5000   // users whose one-time keys are counted; keys of further ones are counted when they have news again
-	maxCounts      = 20_000 // devices of which it is remembered what was last said
+	maxToDevice    = 100    // to-device messages
+	maxListChanges = 200    // users whose device lists changed
+	maxNoted       = 5000   // users whose one-time keys are counted; others are counted when they have news again
+	maxCounts      = 20_000 // devices whose last reported key counts are kept in memory
 )
 
-// deviceNews is what a transaction says about the devices of an application service's users and of others.
+// deviceNews is the part of a transaction about to-device messages, device lists and keys.
 type deviceNews struct {
 	toDevice      []json.RawMessage
 	changed, left []string
@@ -35,13 +35,14 @@ func (n *deviceNews) empty() bool {
 	return len(n.toDevice)+len(n.changed)+len(n.left)+len(n.counts) == 0
 }
 
-// append appends the members of a transaction, under their stable names and under those that bridges know.
+// append appends the members of a transaction, both under their stable names and under the unstable ones that bridges
+// use.
 func (n *deviceNews) append(b []byte) []byte {
 	if len(n.toDevice) > 0 {
 		b = appendMember(b, n.toDevice, "to_device", "de.sorunome.msc2409.to_device")
 	}
 	if len(n.changed)+len(n.left) > 0 {
-		lists := map[string][]string{"changed": listed(n.changed), "left": listed(n.left)}
+		lists := map[string][]string{"changed": nonNil(n.changed), "left": nonNil(n.left)}
 		b = appendMember(b, lists, "device_lists", "org.matrix.msc3202.device_lists")
 	}
 	if len(n.counts) > 0 {
@@ -51,26 +52,26 @@ func (n *deviceNews) append(b []byte) []byte {
 	return b
 }
 
-// listed replaces a nil list by an empty one, which JSON does not encode as null.
-func listed(list []string) []string {
+// nonNil replaces a nil list by an empty one, so that JSON has [] instead of null.
+func nonNil(list []string) []string {
 	if list == nil {
 		return []string{}
 	}
 	return list
 }
 
-// Stirred notes that there may be messages for the devices of users, or that their devices or keys changed. It is
-// called in the committer, for every local user who has news; without users, for many at once.
-func (s *Service) Stirred(users ...ident.UserNID) {
+// NoteNews records that users may have new to-device messages, devices or keys. It is called in the committer for every
+// local user with news. A call without users means that many users have news.
+func (s *Service) NoteNews(users ...ident.UserNID) {
 	for _, w := range s.working() {
 		if a := w.app.Load(); !a.Ephemeral && !a.Encryption {
 			continue
 		}
 		w.mu.Lock()
-		w.stir = true
+		w.anyNews = true
 		for _, user := range users {
-			if len(w.stirred) < maxStirred {
-				w.stirred[user] = true
+			if len(w.noted) < maxNoted {
+				w.noted[user] = true
 			}
 		}
 		w.mu.Unlock()
@@ -78,23 +79,23 @@ func (s *Service) Stirred(users ...ident.UserNID) {
 	}
 }
 
-// takeStirred returns the users noted by Stirred since the last call, and reports whether it was called.
-func (w *worker) takeStirred() (users []ident.UserNID, any bool) {
+// takeNoted returns the users recorded by NoteNews since the last call, and reports whether there was any news.
+func (w *worker) takeNoted() (users []ident.UserNID, any bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	users, any = slices.Collect(maps.Keys(w.stirred)), w.stir
-	clear(w.stirred)
-	w.stir = false
+	users, any = slices.Collect(maps.Keys(w.noted)), w.anyNews
+	clear(w.noted)
+	w.anyNews = false
 	return users, any
 }
 
-// deviceNews finds what the next transaction says about devices, and notes in t what it is about.
+// deviceNews collects the device news for the next transaction, and records in t what has to be stored of it.
 func (w *worker) deviceNews(ctx context.Context, t *transaction, events []history.AppEvent) (news deviceNews, err error) {
 	a := w.app.Load()
 	w.mu.Lock()
 	t.about.Devices = w.row.Devices
 	w.mu.Unlock()
-	stirred, any := w.takeStirred()
+	noted, any := w.takeNoted()
 	if any || w.more {
 		if err := w.findDeviceNews(ctx, a, t); err != nil {
 			return news, err
@@ -108,10 +109,10 @@ func (w *worker) deviceNews(ctx context.Context, t *transaction, events []histor
 	if news, err = w.readNews(ctx, t.about); err != nil || !a.Encryption {
 		return news, err
 	}
-	return news, w.countKeys(ctx, a, &news, stirred)
+	return news, w.countKeys(ctx, a, &news, noted)
 }
 
-// findDeviceNews finds the messages between devices and the changes of devices since the last transaction.
+// findDeviceNews finds to-device messages and device list changes since the last transaction, and records them in t.
 func (w *worker) findDeviceNews(ctx context.Context, a *app, t *transaction) error {
 	since := t.about.Devices
 	w.more, t.about.Devices = false, w.svc.opts.DB.Announced()
@@ -126,7 +127,7 @@ func (w *worker) findDeviceNews(ctx context.Context, a *app, t *transaction) err
 	return nil
 }
 
-// findToDevice finds messages for the devices of the application service's users, in the order of their arrival.
+// findToDevice finds to-device messages for the application service's users, in the order of their arrival.
 func (w *worker) findToDevice(ctx context.Context, t *transaction, since storage.Pos) error {
 	a := w.app.Load()
 	return w.svc.opts.DB.Read(ctx, func(tx *storage.Tx) error {
@@ -143,7 +144,7 @@ func (w *worker) findToDevice(ctx context.Context, t *transaction, since storage
 	})
 }
 
-// findListChanges finds the users whose devices changed.
+// findListChanges finds the users whose device lists changed.
 func (w *worker) findListChanges(ctx context.Context, t *transaction, since storage.Pos) error {
 	var rows []storage.ListChange
 	err := w.svc.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -169,7 +170,7 @@ func (w *worker) findListChanges(ctx context.Context, t *transaction, since stor
 	return nil
 }
 
-// shares reports whether a user is one of the application service's or in a room that concerns it.
+// shares reports whether a user belongs to the application service or is in a room that concerns it.
 func (w *worker) shares(ctx context.Context, nid ident.UserNID, user string) (yes bool, err error) {
 	a := w.app.Load()
 	if a.ownsID(user) {
@@ -180,7 +181,7 @@ func (w *worker) shares(ctx context.Context, nid ident.UserNID, user string) (ye
 	return yes, err
 }
 
-// memberEvent is what membersChanged reads of an event.
+// memberEvent holds the parts of an event that membersChanged reads.
 type memberEvent struct {
 	Type     string  `json:"type"`
 	StateKey *string `json:"state_key"`
@@ -194,7 +195,8 @@ type member struct {
 	Membership string `json:"membership"`
 }
 
-// membersChanged adds the users of member events: who joined newly shares a room, and who left may share none any more.
+// membersChanged adds the users of member events: a user who joined now shares a room, and a user who left may no
+// longer share one.
 func (w *worker) membersChanged(ctx context.Context, t *transaction, events []history.AppEvent) error {
 	changed, left := map[string]bool{}, map[string]bool{}
 	for _, user := range t.about.Changed {
@@ -228,7 +230,7 @@ func (w *worker) membersChanged(ctx context.Context, t *transaction, events []hi
 	return nil
 }
 
-// readNews reads the messages that a transaction is about.
+// readNews reads the to-device messages that a transaction refers to.
 func (w *worker) readNews(ctx context.Context, about about) (news deviceNews, err error) {
 	news.changed, news.left = about.Changed, about.Left
 	if len(about.ToDevice) == 0 {
@@ -247,7 +249,8 @@ func (w *worker) readNews(ctx context.Context, about about) (news deviceNews, er
 	return news, err
 }
 
-// countKeys adds the numbers of keys of the users' devices that differ from those of the last transaction.
+// countKeys adds the key counts of the users' devices, except for devices whose counts were reported before and are
+// unchanged.
 func (w *worker) countKeys(ctx context.Context, a *app, news *deviceNews, users []ident.UserNID) error {
 	if len(users) == 0 {
 		return nil
@@ -293,6 +296,6 @@ func (w *worker) countDevice(tx *storage.Tx, news *deviceNews, d storage.KeyedDe
 	if news.counts[d.User] == nil {
 		news.counts[d.User], news.fallback[d.User] = map[string]map[string]int64{}, map[string][]string{}
 	}
-	news.counts[d.User][d.ID], news.fallback[d.User][d.ID] = counts, listed(unused)
+	news.counts[d.User][d.ID], news.fallback[d.User][d.ID] = counts, nonNil(unused)
 	return nil
 }

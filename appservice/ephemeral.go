@@ -13,23 +13,24 @@ import (
 	"ebb/rooms"
 )
 
-// maxEphemeral bounds the ephemeral data that waits for one application service; the oldest is dropped.
+// maxEphemeral bounds the ephemeral events that wait for one application service; the oldest are dropped.
 const maxEphemeral = 500
 
-// volatile is the ephemeral data that waits for an application service. It may be lost. worker.mu guards it.
+// volatile holds news that waits for an application service and may be lost. worker.mu guards it.
 type volatile struct {
 	ephemeral []ephemeralEvent
-	stir      bool                   // there may be news about devices
-	stirred   map[ident.UserNID]bool // local users with news
+	anyNews   bool                   // whether there may be news about devices
+	noted     map[ident.UserNID]bool // local users with news
 }
 
-// ephemeralEvent is an event that replaces a waiting one with the same key.
+// ephemeralEvent is an ephemeral event. It replaces a waiting one with the same key.
 type ephemeralEvent struct {
 	key  string
 	json json.RawMessage
 }
 
-// addEphemeral queues ephemeral data, unless the application service does not answer: it would be outdated then.
+// addEphemeral queues an ephemeral event. It does nothing while the application service does not answer, because the
+// event would be outdated by the time of its delivery.
 func (w *worker) addEphemeral(key string, event json.RawMessage) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -44,7 +45,7 @@ func (w *worker) addEphemeral(key string, event json.RawMessage) bool {
 	return true
 }
 
-// takeEphemeral returns the waiting ephemeral data, which does not wait any more.
+// takeEphemeral removes the waiting ephemeral events and returns them.
 func (w *worker) takeEphemeral() []ephemeralEvent {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -53,8 +54,8 @@ func (w *worker) takeEphemeral() []ephemeralEvent {
 	return out
 }
 
-// noteReceipts queues the receipts of a commit, and reports whether there are any. Private ones go only to the
-// application service of their user.
+// noteReceipts queues the receipts of a commit, and reports whether there are any. A private receipt goes only to the
+// application service that owns the user.
 // Spec: application-service-api#pushing-ephemeral-data
 func (w *worker) noteReceipts(a *app, known *interest, c *rooms.Commit) (any bool) {
 	if !a.Ephemeral || len(c.Receipts) == 0 || c.Room == nil || !a.concerns(known, c.Room) {
@@ -84,7 +85,8 @@ func receiptEvent(room *rooms.Room, r *rooms.CommittedReceipt) json.RawMessage {
 	return raw
 }
 
-// Typing queues an m.typing event, as clients get it, for the application services that a room concerns.
+// Typing queues an m.typing event for the application services that the room concerns. event is in the form for
+// clients.
 func (s *Service) Typing(room *rooms.Room, event []byte) {
 	for _, w := range s.working() {
 		if a := w.app.Load(); a.Ephemeral && a.concernsNow(w.known.Load(), room) {
@@ -97,13 +99,13 @@ func (s *Service) Typing(room *rooms.Room, event []byte) {
 	}
 }
 
-// PresenceWanted reports whether an application service gets presence.
+// PresenceWanted reports whether any application service receives presence.
 func (s *Service) PresenceWanted() bool {
 	return slices.ContainsFunc(s.working(), func(w *worker) bool { return w.app.Load().Ephemeral })
 }
 
-// Presence queues an m.presence event for the application services that have the user in their namespaces or share a
-// room with the user. shared are the user's rooms.
+// Presence queues an m.presence event for each application service that has the user in its namespaces or shares a room
+// with the user. shared holds the user's rooms.
 func (s *Service) Presence(user id.UserID, shared []*rooms.Room, event []byte) {
 	for _, w := range s.working() {
 		a := w.app.Load()
@@ -148,7 +150,7 @@ func appendComma(b []byte, i int) []byte {
 	return b
 }
 
-// appendMember appends a value under its stable name and the name that bridges know from before.
+// appendMember appends a value under its stable name and under the unstable name that bridges use.
 func appendMember(b []byte, value any, names ...string) []byte {
 	raw, err := json.Marshal(value)
 	if err != nil { // all values are valid JSON

@@ -11,14 +11,13 @@ import (
 	"ebb/storage"
 )
 
-// maxInterests bounds the rooms of which it is remembered whether they concern an application service; it is found out
-// again for the others.
+// maxInterests bounds the rooms for which it is cached whether they concern an application service.
 const maxInterests = 50_000
 
-// interest knows which rooms concern an application service. It is a cache that commits invalidate.
+// interest caches which rooms concern an application service. Commits update it.
 type interest struct {
 	rooms *keyed.Map[ident.RoomNID, bool]
-	// aliased are the rooms with a local alias in the namespaces. The map is replaced, never changed.
+	// aliased holds the rooms that have a local alias in the namespaces. The map is replaced but never changed.
 	aliased map[ident.RoomNID]bool
 }
 
@@ -26,8 +25,8 @@ func newInterest() *interest {
 	return &interest{rooms: keyed.NewMap[ident.RoomNID, bool](maxInterests)}
 }
 
-// concerns reports whether all events of a room concern an application service: because of the room's ID or an alias,
-// or because one of the service's users is joined.
+// concerns reports whether all events of a room concern an application service. They do if the room's ID or one of its
+// aliases is in the namespaces, or if one of the application service's users is joined.
 func (a *app) concerns(known *interest, room *rooms.Room) bool {
 	if yes, ok := known.rooms.Get(room.NID()); ok {
 		return yes
@@ -37,8 +36,8 @@ func (a *app) concerns(known *interest, room *rooms.Room) bool {
 	return yes
 }
 
-// concernsNow is concerns for callers other than the committer. They store nothing: what they found out could be
-// outdated by then.
+// concernsNow is like concerns, for callers outside the committer. It stores nothing in the cache, because its result
+// may be outdated by then.
 func (a *app) concernsNow(known *interest, room *rooms.Room) bool {
 	if yes, ok := known.rooms.Get(room.NID()); ok {
 		return yes
@@ -46,7 +45,7 @@ func (a *app) concernsNow(known *interest, room *rooms.Room) bool {
 	return a.examine(known.aliased, room)
 }
 
-// examine is concerns without the cache.
+// examine is like concerns without the cache.
 func (a *app) examine(aliased map[ident.RoomNID]bool, room *rooms.Room) bool {
 	if aliased[room.NID()] || matches(a.Rooms, string(room.ID())) {
 		return true
@@ -59,7 +58,7 @@ func (a *app) examine(aliased map[ident.RoomNID]bool, room *rooms.Room) bool {
 	return false
 }
 
-// observe updates what is known after a commit.
+// observe updates the cache after a commit.
 func (a *app) observe(known *interest, c *rooms.Commit) {
 	if c.Room == nil {
 		return
@@ -78,17 +77,17 @@ func (a *app) observe(known *interest, c *rooms.Commit) {
 	}
 }
 
-// concernsEvent reports whether an event concerns an application service, after observe.
+// concernsEvent reports whether an event concerns an application service. It must be called after observe.
 func (a *app) concernsEvent(known *interest, room *rooms.Room, e *rooms.Event) bool {
 	if key, isState := e.StateKey(); isState && e.Type() == typeMember && a.ownsID(key) {
-		return true // also if it is the last of its users who leaves, or the first who is invited
+		return true // even if this user is the last one to leave, or the first one to be invited
 	}
 	return room != nil && a.concerns(known, room)
 }
 
 const typeMember = "m.room.member"
 
-// aliasPage is the number of aliases that are read at once.
+// aliasPage is the number of aliases that are read at a time.
 const aliasPage = 1000
 
 // readAliases finds the rooms with a local alias in the namespaces.
@@ -115,11 +114,11 @@ func (s *Service) readAliases(ctx context.Context, a *app) (map[ident.RoomNID]bo
 	return found, nil
 }
 
-// scanBatch is the number of events that are read at once to find those that concern an application service.
+// scanBatch is the number of events that are read at a time to find those that concern an application service.
 const scanBatch = 500
 
-// scan finds the events in (after, upTo] that concern an application service, among the next scanBatch events. It
-// returns the position up to which it looked. A user's events are found for the time in which the user was joined.
+// scan examines the next scanBatch events in (after, upTo] and returns those that concern an application service, and
+// the position up to which it looked. An event concerns it because of a user only if the user was joined at the time.
 func (s *Service) scan(ctx context.Context, a *app, known *interest, after, upTo storage.Pos) (found []history.Placed, done storage.Pos, err error) {
 	var rows []storage.Arrival
 	var stays []storage.LocalMemberSince
@@ -155,8 +154,8 @@ func (s *Service) scan(ctx context.Context, a *app, known *interest, after, upTo
 	return found, done, nil
 }
 
-// covers reports whether one of the users was joined to a room at a position. Of users who have left, it is not known
-// since when they were joined.
+// covers reports whether one of the users was joined to a room at a position. For a user who has left, the time of the
+// join is not known.
 func covers(stays []storage.LocalMemberSince, pos storage.Pos) bool {
 	return slices.ContainsFunc(stays, func(s storage.LocalMemberSince) bool {
 		return s.Membership == rooms.Join && s.JoinedPos <= pos || s.Membership != rooms.Join && s.Position >= pos
@@ -174,7 +173,7 @@ func roomsOf(rows []storage.Arrival) (out []ident.RoomNID) {
 	return out
 }
 
-// roomIDs returns the rooms of the events whose IDs are in the namespaces.
+// roomIDs returns those rooms of the events whose IDs are in the namespaces.
 func (s *Service) roomIDs(ctx context.Context, a *app, rows []storage.Arrival) (map[ident.RoomNID]bool, error) {
 	if len(a.Rooms) == 0 {
 		return nil, nil

@@ -13,57 +13,58 @@ import (
 	"ebb/ident"
 )
 
-// Application services that keep the keys of their users themselves are asked for them. Those that do not are not
-// asked again for a while.
+// Some application services hold the keys of their users themselves and are asked for them. An application service that
+// does not answer is not asked again for a while.
 const (
-	maxKeyTime   = 5 * time.Second // how long somebody waits for keys
-	unknownPause = time.Hour       // after an answer that the path is unknown
+	maxKeyTime   = 5 * time.Second // how long a request waits for keys
+	unknownPause = time.Hour       // after an answer that the path is not supported
 	failedPause  = time.Minute     // after any other failure
 )
 
-// The paths of MSC3984 and MSC3983.
+// These are the paths of MSC3984 and MSC3983.
 const (
 	keysQueryPath = "/_matrix/app/unstable/org.matrix.msc3984/keys/query"
 	keysClaimPath = "/_matrix/app/unstable/org.matrix.msc3983/keys/claim"
 )
 
-// resting returns until when an application service is not asked by a path.
-func (w *wire) resting(path string) time.Time {
+// pausedUntil returns the time until which an application service is not asked with the given path.
+func (w *compat) pausedUntil(path string) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.rest[path]
+	return w.paused[path]
 }
 
-func (w *wire) letRest(path string, until time.Time) {
+func (w *compat) pauseUntil(path string, until time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.rest == nil {
-		w.rest = map[string]time.Time{}
+	if w.paused == nil {
+		w.paused = map[string]time.Time{}
 	}
-	w.rest[path] = until
+	w.paused[path] = until
 }
 
-// keeper returns the application service that may keep the keys of a user, or nil.
-func (r *Registry) keeper(user id.UserID, path string) *app {
+// keyHolder returns the application service that may hold the keys of a user. It returns nil if there is none or if it
+// is not asked at present.
+func (r *Registry) keyHolder(user id.UserID, path string) *app {
 	if ident.ServerOf(user) != r.server {
 		return nil
 	}
 	for _, a := range r.all() {
-		if a.URL != "" && a.owns(user) && !r.now().Before(a.wire.resting(path)) {
+		if a.URL != "" && a.owns(user) && !r.now().Before(a.compat.pausedUntil(path)) {
 			return a
 		}
 	}
 	return nil
 }
 
-// byKeeper groups users by the application service that may keep their keys.
-func byKeeper[V any](r *Registry, wanted map[id.UserID]V, path string) map[*app]map[id.UserID]V {
+// byKeyHolder groups users by the application service that may hold their keys.
+func byKeyHolder[V any](r *Registry, wanted map[id.UserID]V, path string) map[*app]map[id.UserID]V {
 	out := map[*app]map[id.UserID]V{}
 	if !r.Any() {
 		return out
 	}
 	for user, what := range wanted {
-		if a := r.keeper(user, path); a != nil {
+		if a := r.keyHolder(user, path); a != nil {
 			if out[a] == nil {
 				out[a] = map[id.UserID]V{}
 			}
@@ -73,16 +74,16 @@ func byKeeper[V any](r *Registry, wanted map[id.UserID]V, path string) map[*app]
 	return out
 }
 
-// MayClaim reports whether an application service may have one-time keys of a user.
+// MayClaim reports whether an application service may hold one-time keys of a user.
 func (r *Registry) MayClaim(user id.UserID) bool {
-	return r.Any() && r.keeper(user, keysClaimPath) != nil
+	return r.Any() && r.keyHolder(user, keysClaimPath) != nil
 }
 
 // QueryKeys asks application services for the identity keys of their users' devices.
 // Spec: MSC3984
 func (r *Registry) QueryKeys(ctx context.Context, wanted map[id.UserID][]id.DeviceID) map[id.UserID]map[id.DeviceID]json.RawMessage {
 	out := map[id.UserID]map[id.DeviceID]json.RawMessage{}
-	groups := byKeeper(r, wanted, keysQueryPath)
+	groups := byKeyHolder(r, wanted, keysQueryPath)
 	apps := slices.Collect(maps.Keys(groups))
 	answers := inParallel(ctx, apps, func(ctx context.Context, a *app) (answer struct {
 		Devices map[id.UserID]map[id.DeviceID]json.RawMessage `json:"device_keys"`
@@ -108,11 +109,11 @@ func (r *Registry) QueryKeys(ctx context.Context, wanted map[id.UserID][]id.Devi
 	return out
 }
 
-// ClaimKeys claims one-time keys of application services' users, which the services keep themselves.
+// ClaimKeys claims one-time keys of application services' users from the application services that hold them.
 // Spec: MSC3983
 func (r *Registry) ClaimKeys(ctx context.Context, wanted map[id.UserID]map[id.DeviceID]string) map[id.UserID]map[id.DeviceID]map[string]json.RawMessage {
 	out := map[id.UserID]map[id.DeviceID]map[string]json.RawMessage{}
-	groups := byKeeper(r, wanted, keysClaimPath)
+	groups := byKeyHolder(r, wanted, keysClaimPath)
 	apps := slices.Collect(maps.Keys(groups))
 	answers := inParallel(ctx, apps, func(ctx context.Context, a *app) (answer map[id.UserID]map[id.DeviceID]map[string]json.RawMessage) {
 		query := map[id.UserID]map[id.DeviceID][]string{}
@@ -138,7 +139,7 @@ func (r *Registry) ClaimKeys(ctx context.Context, wanted map[id.UserID]map[id.De
 	return out
 }
 
-// askForKeys sends a question about keys, and decodes the answer. If there is none, answer stays as it is.
+// askForKeys sends a query about keys and decodes the answer. If the query fails, answer is left unchanged.
 func (r *Registry) askForKeys(ctx context.Context, a *app, path string, question, answer any) {
 	ctx, cancel := context.WithTimeout(ctx, maxKeyTime)
 	defer cancel()
@@ -153,9 +154,9 @@ func (r *Registry) askForKeys(ctx context.Context, a *app, path string, question
 	var refused *statusError
 	switch {
 	case errors.As(err, &refused) && refused.unknownPath():
-		a.wire.letRest(path, r.now().Add(unknownPause))
+		a.compat.pauseUntil(path, r.now().Add(unknownPause))
 	case err != nil:
-		a.wire.letRest(path, r.now().Add(failedPause))
-		r.log.InfoContext(ctx, "an application service does not answer for keys of its users", "appservice", a.ID, "err", err)
+		a.compat.pauseUntil(path, r.now().Add(failedPause))
+		r.log.InfoContext(ctx, "an application service did not answer a query for keys", "appservice", a.ID, "err", err)
 	}
 }

@@ -12,7 +12,7 @@ var (
 	sendSeconds = telemetry.NewHistogramVec("ebb_appservice_seconds", "Time until an application service answers a transaction.", telemetry.Seconds(), "appservice")
 )
 
-// observe counts a transaction.
+// observe records a transaction in the metrics.
 func observe(app string, err error, events int, took time.Duration) {
 	sendSeconds.WithLabelValues(app).Observe(took.Seconds())
 	if err != nil {

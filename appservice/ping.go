@@ -14,7 +14,7 @@ import (
 // maxPingTime bounds a ping.
 const maxPingTime = 30 * time.Second
 
-// Ping asks an application service for a sign of life and returns how long it took to answer.
+// Ping sends a ping to an application service and returns how long the answer took.
 // Spec: client-server-api#post_matrixclientv1appserviceappserviceidping
 //
 // Errors: M_NOT_FOUND, M_URL_NOT_SET, M_CONNECTION_FAILED, M_CONNECTION_TIMEOUT, M_BAD_STATUS.
@@ -55,21 +55,21 @@ func pingError(err error) error {
 	return mxerr.New(http.StatusBadGateway, mxerr.CodeConnectionFailed, "The application service cannot be reached").Because(err)
 }
 
-// maxPingBody bounds what is passed on of the body of a failed ping, in bytes.
+// maxPingBody bounds how many bytes of the answer to a failed ping are passed on.
 const maxPingBody = 4096
 
-// Status describes an application service and the delivery to it.
+// Status describes an application service and the state of deliveries to it.
 type Status struct {
 	ID           string     `json:"id"`
 	URL          string     `json:"url"`
 	Sender       string     `json:"sender"`
 	File         string     `json:"file"`
-	Waiting      int        `json:"waiting"` // events in memory that are not delivered
-	Behind       bool       `json:"behind"`  // there may be more in the database
+	Waiting      int        `json:"waiting"` // undelivered events in memory
+	Behind       bool       `json:"behind"`  // whether there may be more in the database
 	Failures     int64      `json:"failures"`
-	FailingSince *time.Time `json:"failing_since"` // nil: it answers
-	Retry        *time.Time `json:"retry"`         // next try; nil: it answers
-	Reached      *time.Time `json:"reached"`       // when it last confirmed a transaction; nil: never
+	FailingSince *time.Time `json:"failing_since"` // nil while deliveries succeed
+	Retry        *time.Time `json:"retry"`         // time of the next attempt; nil while deliveries succeed
+	Reached      *time.Time `json:"reached"`       // when a transaction was last confirmed; nil if none was
 }
 
 // List returns the application services in the order of the configuration.

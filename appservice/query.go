@@ -9,18 +9,18 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// maxQueryTime bounds how long somebody who asks for a user or an alias waits for an application service to create it.
+// maxQueryTime bounds how long a request for a user or an alias waits for an application service to create it.
 const maxQueryTime = 20 * time.Second
 
 // QueryUser asks the application services that have an unknown local user in their namespaces whether the user exists,
-// so that they can create it. It reports whether one of them says so.
+// so that they can create it. It reports whether one of them confirmed that the user exists.
 // Spec: application-service-api#get_matrixappv1usersuserid
 func (r *Registry) QueryUser(ctx context.Context, user id.UserID) bool {
 	return r.query(ctx, "/users/"+url.PathEscape(string(user)), func(a *app) bool { return user != a.sender && a.owns(user) })
 }
 
 // QueryAlias asks the application services that have an unknown local alias in their namespaces whether it exists, so
-// that they can create it. It reports whether one of them says so.
+// that they can create it. It reports whether one of them confirmed that the alias exists.
 // Spec: application-service-api#get_matrixappv1roomsroomalias
 func (r *Registry) QueryAlias(ctx context.Context, alias id.RoomAlias) bool {
 	return r.query(ctx, "/rooms/"+url.PathEscape(string(alias)), func(a *app) bool { return matches(a.Aliases, string(alias)) })
@@ -38,7 +38,7 @@ func (r *Registry) query(ctx context.Context, path string, concerned func(*app) 
 	return false
 }
 
-// exists asks one application service for a user or an alias.
+// exists asks one application service whether a user or an alias exists.
 func (r *Registry) exists(ctx context.Context, a *app, path string) bool {
 	ctx, cancel := context.WithTimeout(ctx, maxQueryTime)
 	defer cancel()

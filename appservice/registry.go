@@ -1,10 +1,12 @@
-// Package appservice serves application services, such as bridges and bots: their registrations and namespaces, the
-// requests that this server sends to them, and the delivery of events and other news.
+// Package appservice serves application services, such as bridges and bots. It manages their registrations and
+// namespaces, sends requests to them, and delivers events and other news.
 //
-// Registry holds the registrations. It uses no database, so that the packages below can ask it, through interfaces of
-// theirs, what is reserved for an application service. Service delivers: a rooms.Commit that concerns an application
-// service adds positions of events to the queue of its worker (committed), and the worker reads the events in their
-// current form, stores what the next transaction is about, sends it, and stores how far it is (worker.deliver).
+// Registry holds the registrations. It uses no database, so that packages of lower rank can use it, through interfaces
+// of their own, to find out what is reserved for an application service.
+//
+// Service delivers events. A rooms.Commit that concerns an application service adds positions of events to the queue of
+// its worker (committed). The worker reads the events in their current form, stores what the next transaction will
+// contain, sends it, and stores its progress (worker.deliver).
 package appservice
 
 import (
@@ -32,7 +34,7 @@ type Registry struct {
 	http   *http.Client
 	apps   atomic.Pointer[apps]
 
-	protocols *keyed.Memo[protocolKey, *Protocol] // what application services say of their networks
+	protocols *keyed.Memo[protocolKey, *Protocol] // descriptions of third-party protocols by application services
 }
 
 // apps is a set of registrations.
@@ -42,7 +44,8 @@ type apps struct {
 	byID    map[string]*app
 }
 
-// tokenKey is the hash of an access token: looking up a token by its hash takes no longer for a better guess.
+// tokenKey is the hash of an access token. Looking tokens up by hash hides from an attacker, by its timing, how much of
+// a guess was right.
 type tokenKey [sha256.Size]byte
 
 // app is a registered application service.
@@ -50,7 +53,7 @@ type app struct {
 	config.AppService
 	sender id.UserID
 	server string
-	wire   wire
+	compat compat
 }
 
 // NewRegistry returns a Registry with the application services of a configuration.
@@ -60,7 +63,7 @@ func NewRegistry(cfg *config.Config, now func() time.Time, log *slog.Logger) (*R
 	return r, r.load(cfg)
 }
 
-// load replaces the registrations by those that the configuration names, unless one of them has a mistake.
+// load replaces the registrations by those that the configuration names. If one of them is invalid, nothing changes.
 func (r *Registry) load(cfg *config.Config) error {
 	registrations, mistakes := cfg.AppServices()
 	if err := mistakes.Err(); err != nil {
@@ -79,7 +82,7 @@ func (r *Registry) load(cfg *config.Config) error {
 
 func (r *Registry) all() []*app { return r.apps.Load().list }
 
-// byToken returns the application service that an access token belongs to, or nil.
+// byToken returns the application service with the given access token, or nil.
 func (r *Registry) byToken(token string) *app {
 	known := r.apps.Load().byToken
 	if len(known) == 0 {
@@ -88,11 +91,11 @@ func (r *Registry) byToken(token string) *app {
 	return known[sha256.Sum256([]byte(token))]
 }
 
-// Any reports whether there are application services. A nil Registry has none.
+// Any reports whether any application service is registered. A nil Registry has none.
 func (r *Registry) Any() bool { return r != nil && len(r.all()) > 0 }
 
-// ServiceOf returns the application service that an access token belongs to: its ID and whether its requests are
-// limited. It returns false if the token belongs to no application service.
+// ServiceOf returns a requester with the ID of the application service that has the given access token, and whether its
+// requests are rate-limited. It returns false if no application service has the token.
 func (r *Registry) ServiceOf(token string) (service ident.Requester, ok bool) {
 	a := r.byToken(token)
 	if a == nil {
@@ -117,20 +120,21 @@ func reserves(list []config.Namespace, text string) bool {
 	return slices.ContainsFunc(list, func(n config.Namespace) bool { return n.Exclusive && n.Pattern.MatchString(text) })
 }
 
-// owns reports whether a user is the sender of the application service or in its namespaces. Only local users are.
+// owns reports whether a local user is the sender of the application service or in its namespaces.
 func (a *app) owns(user id.UserID) bool {
 	return user == a.sender || ident.ServerOf(user) == a.server && matches(a.Users, string(user))
 }
 
 func (a *app) ownsID(user string) bool { return a.owns(id.UserID(user)) }
 
-// reservesUser reports whether nobody else may use a user ID.
+// reservesUser reports whether the user ID may be used by this application service only.
 func (a *app) reservesUser(user id.UserID) bool {
 	return user == a.sender || ident.ServerOf(user) == a.server && reserves(a.Users, string(user))
 }
 
-// ExclusiveUser reports whether an application service, or anybody else if service is "", may not register or sign in a
-// local user: because the user is in an exclusive namespace of another one, or outside the namespaces of service.
+// ExclusiveUser reports whether a local user may not be registered or signed in by the given application service, or by
+// anybody else if service is empty. That is so if the user is in an exclusive namespace of another application service,
+// or outside the namespaces of service.
 func (r *Registry) ExclusiveUser(service, localpart string) bool {
 	user := id.NewUserID(localpart, r.server)
 	for _, a := range r.all() {
@@ -145,7 +149,7 @@ func (r *Registry) ExclusiveUser(service, localpart string) bool {
 	return false
 }
 
-// MemberIn returns a user of an application service who is joined to a room, or "".
+// MemberIn returns a user of an application service who is joined to a room, or "" if there is none.
 func (r *Registry) MemberIn(service string, room *rooms.Room) id.UserID {
 	a := r.apps.Load().byID[service]
 	if a == nil {
@@ -159,8 +163,8 @@ func (r *Registry) MemberIn(service string, room *rooms.Room) id.UserID {
 	return ""
 }
 
-// MayUseAlias returns an error if the requester may not create or delete an alias of this server, because it is in an
-// exclusive namespace of another application service, or outside the namespaces of the requesting one.
+// MayUseAlias returns an error if the requester may not create or delete a local alias, because it is in an exclusive
+// namespace of another application service or outside the namespaces of the requesting one.
 //
 // Errors: M_EXCLUSIVE.
 func (r *Registry) MayUseAlias(who ident.Requester, alias id.RoomAlias) error {
@@ -175,8 +179,8 @@ func (r *Registry) MayUseAlias(who ident.Requester, alias id.RoomAlias) error {
 	return nil
 }
 
-// ManagesAlias reports whether the requester is an application service with an alias in its namespaces, which it may
-// delete whoever created it.
+// ManagesAlias reports whether the requester is an application service that has an alias in its namespaces. It may then
+// delete the alias, no matter who created it.
 func (r *Registry) ManagesAlias(who ident.Requester, alias id.RoomAlias) bool {
 	a := r.apps.Load().byID[who.AppService]
 	return a != nil && matches(a.Aliases, string(alias))

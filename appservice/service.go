@@ -19,11 +19,11 @@ import (
 	"ebb/wake"
 )
 
-// Accounts are the local users; accounts.Service implements it.
+// Accounts manages local users; accounts.Service implements it.
 type Accounts interface {
-	// Assume returns the requester for a user and, unless device is "", one of the user's devices.
+	// Assume returns the requester for a user and, unless device is empty, for one of the user's devices.
 	Assume(ctx context.Context, user id.UserID, device id.DeviceID, addr, userAgent string) (ident.Requester, error)
-	// EnsureUser creates a user unless it exists.
+	// EnsureUser creates a user if it does not exist.
 	EnsureUser(ctx context.Context, localpart string) error
 }
 
@@ -34,12 +34,12 @@ type Options struct {
 	Accounts Accounts
 	Rooms    *rooms.Service
 	History  *history.Service
-	Commits  *rooms.Commits // reports the events to deliver
-	Hub      *wake.Hub      // reports users with messages between devices
+	Commits  *rooms.Commits // for subscribing to the events to deliver
+	Hub      *wake.Hub      // for observing users with new to-device messages
 	Log      *slog.Logger
 }
 
-// Service implements the package. It is safe for concurrent use. Nothing is delivered unless Run runs.
+// Service delivers events to application services while Run runs. It is safe for concurrent use.
 type Service struct {
 	opts Options
 	*Registry
@@ -48,27 +48,27 @@ type Service struct {
 	newest  atomic.Int64 // position of the newest committed event
 	group   sync.WaitGroup
 
-	// mu guards the field below, and changes of workers.
+	// mu guards the field below, and changes of the set of workers.
 	mu  sync.Mutex
-	ctx context.Context // of Run; nil while it does not run
+	ctx context.Context // the context of Run; nil while it does not run
 }
 
-// New returns a Service. It creates the senders of the application services.
+// New returns a Service. It creates the sender accounts of the application services.
 func New(ctx context.Context, o Options) (*Service, error) {
 	s := &Service{opts: o, Registry: o.Registry}
 	s.workers.Store(&[]*worker{})
 	if err := s.ensureSenders(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.hire(ctx); err != nil {
+	if err := s.updateWorkers(ctx); err != nil {
 		return nil, err
 	}
 	o.Commits.Subscribe(s.committed)
-	o.Hub.Observe(s.Stirred)
+	o.Hub.Observe(s.NoteNews)
 	return s, nil
 }
 
-// Reload replaces the registrations by those that a configuration names. If one of them has a mistake, nothing changes.
+// Reload replaces the registrations by those that a configuration names. If one of them is invalid, nothing changes.
 func (s *Service) Reload(ctx context.Context, cfg *config.Config) error {
 	if err := s.load(cfg); err != nil {
 		return err
@@ -76,7 +76,7 @@ func (s *Service) Reload(ctx context.Context, cfg *config.Config) error {
 	if err := s.ensureSenders(ctx); err != nil {
 		return err
 	}
-	return s.hire(ctx)
+	return s.updateWorkers(ctx)
 }
 
 func (s *Service) ensureSenders(ctx context.Context) (err error) {
@@ -88,10 +88,10 @@ func (s *Service) ensureSenders(ctx context.Context) (err error) {
 
 func (s *Service) working() []*worker { return *s.workers.Load() }
 
-// hire makes a worker for each application service with an address. Those that exist continue with the new
-// registration. An application service that is not registered any more is forgotten; a new one gets what happens from
-// now on.
-func (s *Service) hire(ctx context.Context) error {
+// updateWorkers makes a worker for each new application service with an address; it delivers what happens from now on.
+// A worker that exists continues with the new registration. If the application service is no longer registered, its
+// worker is stopped and its progress is deleted.
+func (s *Service) updateWorkers(ctx context.Context) error {
 	rows, err := s.rows(ctx)
 	if err != nil {
 		return err
@@ -132,7 +132,7 @@ func (s *Service) workerOf(app string) *worker {
 	return nil
 }
 
-// rows returns how far the registered application services have got.
+// rows returns the stored progress of the registered application services.
 func (s *Service) rows(ctx context.Context) (map[string]storage.AppService, error) {
 	rows := map[string]storage.AppService{}
 	err := s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
@@ -158,7 +158,7 @@ func (s *Service) rows(ctx context.Context) (map[string]storage.AppService, erro
 	return rows, err
 }
 
-// start starts the goroutine of a worker if Run runs. The caller holds mu.
+// start starts the goroutine of a worker if Run is running. The caller holds mu.
 func (s *Service) start(w *worker) {
 	if s.ctx == nil || s.ctx.Err() != nil {
 		return
@@ -168,7 +168,7 @@ func (s *Service) start(w *worker) {
 	s.group.Go(func() { w.run(ctx) })
 }
 
-// Run delivers until ctx ends. What is not delivered then is delivered after the next start.
+// Run delivers until ctx ends. Events not delivered by then are delivered after the next start.
 func (s *Service) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.ctx = ctx
@@ -177,13 +177,13 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	<-ctx.Done()
-	s.mu.Lock() // waits for a worker that is being started; none is started after ctx has ended
+	s.mu.Lock() // wait for a worker that is being started; none is started after ctx has ended
 	defer s.mu.Unlock()
 	s.group.Wait()
 	return nil
 }
 
-// committed is a rooms.Listener.
+// committed is a rooms.Listener that passes each commit to the workers.
 func (s *Service) committed(c *rooms.Commit) {
 	workers := s.working()
 	if len(workers) == 0 {
@@ -197,17 +197,17 @@ func (s *Service) committed(c *rooms.Commit) {
 	}
 }
 
-// Assertion is the identity that an application service asserts with a request.
+// Assertion is the identity that an application service asserts in a request.
 // Spec: application-service-api#identity-assertion
 type Assertion struct {
-	User   id.UserID   // "": the sender of the registration
-	Device id.DeviceID // "": no device
-	Addr   string      // the client's address
-	Agent  string      // its User-Agent
+	User   id.UserID   // empty means the sender of the registration
+	Device id.DeviceID // may be empty
+	Addr   string      // address of the client
+	Agent  string      // User-Agent of the client
 }
 
-// Authenticate returns the requester for the access token of an application service, which acts as one of its users. It
-// returns false if the token belongs to no application service.
+// Authenticate returns the requester for a request with the access token of an application service, which acts as one
+// of its users. It returns false if no application service has the token.
 //
 // Errors: M_FORBIDDEN if the user does not exist or is outside the namespaces, M_USER_DEACTIVATED, M_UNKNOWN_DEVICE.
 func (s *Service) Authenticate(ctx context.Context, token string, as Assertion) (who ident.Requester, ok bool, err error) {
@@ -216,7 +216,7 @@ func (s *Service) Authenticate(ctx context.Context, token string, as Assertion) 
 		return who, false, nil
 	}
 	if w := s.workerOf(a.ID); w != nil {
-		w.heard()
+		w.contacted()
 	}
 	if as.User == "" {
 		as.User = a.sender

@@ -14,16 +14,16 @@ import (
 	"ebb/mxerr"
 )
 
-// Bounds of lookups in third-party networks.
+// These constants bound lookups in third-party networks.
 const (
-	maxLookupTime   = 10 * time.Second // how long somebody waits for all application services
-	protocolTime    = 10 * time.Minute // how long what an application service says of a protocol is kept
-	maxProtocols    = 1000             // descriptions that are kept
-	maxFound        = 500              // users or locations that one application service finds
-	maxLookupFields = 20               // fields of a search
+	maxLookupTime   = 10 * time.Second // how long a request waits for all application services together
+	protocolTime    = 10 * time.Minute // how long the description of a protocol is cached
+	maxProtocols    = 1000             // cached descriptions
+	maxFound        = 500              // users or locations accepted from one application service
+	maxLookupFields = 20               // fields of one lookup
 )
 
-// Protocol is a third-party network, as clients get it.
+// Protocol describes a third-party network to clients.
 // Spec: client-server-api#get_matrixclientv3thirdpartyprotocols
 type Protocol struct {
 	UserFields     json.RawMessage              `json:"user_fields"`
@@ -39,8 +39,8 @@ func newProtocols(now func() time.Time) *keyed.Memo[protocolKey, *Protocol] {
 	return keyed.NewMemo(keyed.Options[protocolKey, *Protocol]{Entries: maxProtocols, Lifetime: protocolTime, Now: now})
 }
 
-// Protocols returns the third-party networks that application services reach, by name, or only the named one. Those
-// whose application service does not answer are left out.
+// Protocols returns the third-party networks that application services reach, by name. Unless only is empty, it returns
+// only the network with that name. It leaves out networks whose application service does not answer.
 func (r *Registry) Protocols(ctx context.Context, only string) map[string]Protocol {
 	if !r.Any() {
 		return map[string]Protocol{}
@@ -56,7 +56,7 @@ func (r *Registry) Protocols(ctx context.Context, only string) map[string]Protoc
 	answers := inParallel(ctx, asked, func(ctx context.Context, k protocolKey) *Protocol {
 		p, err := r.protocols.Get(ctx, k, func(ctx context.Context) (*Protocol, error) { return r.protocol(ctx, k) })
 		if err != nil {
-			r.log.InfoContext(ctx, "an application service does not describe its protocol", "appservice", k.app, "protocol", k.protocol, "err", err)
+			r.log.InfoContext(ctx, "an application service did not describe its protocol", "appservice", k.app, "protocol", k.protocol, "err", err)
 			return nil
 		}
 		return p
@@ -67,7 +67,7 @@ func (r *Registry) Protocols(ctx context.Context, only string) map[string]Protoc
 			continue
 		}
 		name := asked[i].protocol
-		if merged, known := out[name]; known { // several bridges to one network have an instance each
+		if merged, known := out[name]; known { // each of several bridges to one network adds its instances
 			merged.Instances = append(slices.Clone(merged.Instances), p.Instances...)
 			out[name] = merged
 			continue
@@ -77,10 +77,10 @@ func (r *Registry) Protocols(ctx context.Context, only string) map[string]Protoc
 	return out
 }
 
-// errNoApp means that an application service is not registered any more.
-var errNoApp = errors.New("the application service is not registered any more")
+// errNoApp means that the application service is no longer registered.
+var errNoApp = errors.New("the application service is no longer registered")
 
-// protocol asks an application service for one of its protocols.
+// protocol asks an application service for the description of one of its protocols.
 // Spec: application-service-api#get_matrixappv1thirdpartyprotocolprotocol
 func (r *Registry) protocol(ctx context.Context, k protocolKey) (*Protocol, error) {
 	a := r.apps.Load().byID[k.app]
@@ -93,7 +93,7 @@ func (r *Registry) protocol(ctx context.Context, k protocolKey) (*Protocol, erro
 	}
 	p := &Protocol{}
 	if err := json.Unmarshal(raw, p); err != nil {
-		return nil, errors.New("the description does not have the documented shape")
+		return nil, errors.New("the description of the protocol is not valid")
 	}
 	for member, empty := range map[*json.RawMessage]string{&p.UserFields: "[]", &p.LocationFields: "[]", &p.Icon: `""`, &p.FieldTypes: "{}"} {
 		if *member == nil {
@@ -112,20 +112,20 @@ func (r *Registry) protocol(ctx context.Context, k protocolKey) (*Protocol, erro
 	return p, nil
 }
 
-// instanceID returns the ID by which clients name the room directory of a network.
+// instanceID returns the ID with which clients select a network in the room directory.
 func instanceID(app, network string) string { return app + "|" + network }
 
 func thirdPartyCall(path string, query url.Values) call {
 	return call{method: "GET", path: "/_matrix/app/v1/thirdparty" + path, legacy: "/_matrix/app/unstable/thirdparty" + path, query: query}
 }
 
-// The kinds of what is looked up in a third-party network.
+// These are the kinds of objects that can be looked up in a third-party network.
 const (
 	Locations = "location"
 	Users     = "user"
 )
 
-// ByProtocol finds users or locations of a third-party network by the fields of a search.
+// ByProtocol finds users or locations in a third-party network by the given fields.
 // Spec: client-server-api#get_matrixclientv3thirdpartyuserprotocol
 //
 // Errors: M_NOT_FOUND if no application service reaches the network, M_INVALID_PARAM.
@@ -140,19 +140,19 @@ func (r *Registry) ByProtocol(ctx context.Context, kind, protocol string, fields
 		return reaches
 	})
 	if !known {
-		return nil, mxerr.NotFound("No bridge of this server reaches the network %.100q", protocol)
+		return nil, mxerr.NotFound("This server has no bridge to the network %.100q", protocol)
 	}
 	return found, nil
 }
 
-// ByID finds the users or locations that a user ID or an alias stands for.
+// ByID finds the users or locations in third-party networks that a user ID or an alias represents.
 // Spec: client-server-api#get_matrixclientv3thirdpartyuser
 func (r *Registry) ByID(ctx context.Context, kind, name, value string) []json.RawMessage {
 	return r.lookUp(ctx, kind, "/"+kind, url.Values{name: {value}}, func(a *app) bool { return len(a.Protocols) > 0 })
 }
 
-// lookUp asks application services at the same time and returns all that they find. Those that do not answer in time
-// find nothing.
+// lookUp asks several application services in parallel and returns everything that they find. An application service
+// that does not answer in time contributes nothing.
 func (r *Registry) lookUp(ctx context.Context, kind, path string, query url.Values, concerned func(*app) bool) []json.RawMessage {
 	var asked []*app
 	for _, a := range r.all() {
@@ -164,15 +164,15 @@ func (r *Registry) lookUp(ctx context.Context, kind, path string, query url.Valu
 		raw, err := r.do(ctx, a, thirdPartyCall(path, query))
 		var list []json.RawMessage
 		if err != nil || json.Unmarshal(raw, &list) != nil {
-			return nil // 404 for nothing, too
+			return nil // 404 also stands for no result
 		}
 		list = slices.DeleteFunc(list, func(one json.RawMessage) bool { return !isFound(kind, one) })
 		return list[:min(len(list), maxFound)]
 	})
-	return append([]json.RawMessage{}, slices.Concat(answers...)...) // never nil, which would be null in JSON
+	return append([]json.RawMessage{}, slices.Concat(answers...)...) // not nil, which would be encoded as null
 }
 
-// isFound reports whether an element of an answer has the members that clients need.
+// isFound reports whether an element of an answer has the members that clients require.
 func isFound(kind string, raw json.RawMessage) bool {
 	var one struct {
 		Alias    string          `json:"alias"`
@@ -186,7 +186,7 @@ func isFound(kind string, raw json.RawMessage) bool {
 	return kind == Locations && one.Alias != "" || kind == Users && one.User != ""
 }
 
-// inParallel calls f for all keys at the same time, for maxLookupTime at most.
+// inParallel calls f for all keys in parallel, for at most maxLookupTime.
 func inParallel[K, V any](ctx context.Context, keys []K, f func(context.Context, K) V) []V {
 	ctx, cancel := context.WithTimeout(ctx, maxLookupTime)
 	defer cancel()

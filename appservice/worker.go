@@ -19,23 +19,23 @@ import (
 
 const (
 	// maxQueue bounds the positions of undelivered events that are kept in memory for one application service; later
-	// ones are found in the database.
+	// events are read from the database.
 	maxQueue = 10_000
 	// maxTxnEvents and maxTxnBytes bound the events of one transaction.
 	maxTxnEvents = 100
 	maxTxnBytes  = 4 << 20
-	// maxRetry is the longest delay between tries to reach an application service.
+	// maxRetry is the longest delay between attempts to reach an application service.
 	maxRetry = 5 * time.Minute
-	// storeEvery is how often the position of an application service that nothing concerns is stored.
+	// storeEvery is how often the position is stored for an application service to which nothing is delivered.
 	storeEvery = time.Minute
-	// glance is how often a waiting worker looks at the clock, which tests may advance.
-	glance = 200 * time.Millisecond
+	// pollEvery is how often a waiting worker checks the clock, which tests may advance.
+	pollEvery = 200 * time.Millisecond
 )
 
-// retries doubles the delay with each failure, starting with a second.
+// retries doubles the delay with each failure, starting at one second.
 var retries = keyed.Backoff{First: time.Second, Max: maxRetry}
 
-// worker delivers to one application service. Its goroutine runs deliver; commits reach it through committed.
+// worker delivers events to one application service. Its goroutine executes run; committed passes commits to it.
 type worker struct {
 	svc   *Service
 	app   atomic.Pointer[app]
@@ -43,19 +43,19 @@ type worker struct {
 	wake  chan struct{} // capacity one
 	stop  context.CancelFunc
 
-	more    bool                                // there are more news about devices than fit into the last transaction
-	counted *keyed.Map[ident.DeviceNID, string] // what was last said about the keys of devices
+	more    bool                                // whether the last transaction had no room for all news about devices
+	counted *keyed.Map[ident.DeviceNID, string] // the key counts last reported for each device
 
 	// mu guards the fields below; a leaf lock.
 	mu    sync.Mutex
 	queue []history.Placed // undelivered events, in order
-	// seen is the position up to which the queue is complete. If behind is set, the events after it have to be found in
-	// the database, and commits add none.
+	// seen is the position up to which the queue is complete. If behind is set, later events have to be read from the
+	// database, and commits add nothing to the queue.
 	seen   storage.Pos
 	behind bool
-	falls  int  // counts calls of fallBehind
-	hurry  bool // the application service is up: try at once
-	dirty  bool // row is newer than what is stored
+	falls  int  // number of calls of fallBehind and rewind
+	hurry  bool // whether to retry at once, because the application service is known to be up
+	dirty  bool // whether row differs from the stored one
 	row    storage.AppService
 	volatile
 }
@@ -63,7 +63,7 @@ type worker struct {
 func newWorker(s *Service, a *app, row storage.AppService) *worker {
 	w := &worker{svc: s, wake: make(chan struct{}, 1), row: row, seen: row.Position, behind: true, more: true,
 		counted: keyed.NewMap[ident.DeviceNID, string](maxCounts)}
-	w.stirred = map[ident.UserNID]bool{}
+	w.noted = map[ident.UserNID]bool{}
 	w.app.Store(a)
 	w.known.Store(newInterest())
 	return w
@@ -77,12 +77,12 @@ func (w *worker) signal() {
 	}
 }
 
-// committed adds the events of a commit to the queue. It runs in the committer.
+// committed adds those events of a commit to the queue that concern the application service. It runs in the committer.
 func (w *worker) committed(c *rooms.Commit) {
 	a, known := w.app.Load(), w.known.Load()
 	a.observe(known, c)
 	if len(a.Aliases) > 0 && (c.Aliases || c.Created) {
-		w.fallBehind() // the aliases are in the database only
+		w.fallBehind() // the room's aliases are only in the database
 		return
 	}
 	woken := false
@@ -99,12 +99,13 @@ func (w *worker) committed(c *rooms.Commit) {
 	}
 }
 
-// enqueue adds an event to the queue if it concerns the application service, and reports whether there is work.
+// enqueue adds an event to the queue if it concerns the application service, and reports whether the worker has to be
+// woken.
 func (w *worker) enqueue(e *rooms.Event, concerns bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case w.behind: // scan finds it
+	case w.behind: // scan will find it
 		return concerns
 	case concerns && len(w.queue) >= maxQueue:
 		w.behind = true
@@ -116,7 +117,7 @@ func (w *worker) enqueue(e *rooms.Event, concerns bool) bool {
 	return concerns
 }
 
-// fallBehind makes the worker find further events in the database.
+// fallBehind makes the worker read further events from the database.
 func (w *worker) fallBehind() {
 	w.mu.Lock()
 	w.behind = true
@@ -125,7 +126,7 @@ func (w *worker) fallBehind() {
 	w.signal()
 }
 
-// rewind makes the worker find all events again that the application service has not confirmed.
+// rewind makes the worker read all events again that the application service has not confirmed.
 func (w *worker) rewind() {
 	w.mu.Lock()
 	w.queue, w.behind, w.seen = nil, true, w.row.Position
@@ -133,13 +134,13 @@ func (w *worker) rewind() {
 	w.mu.Unlock()
 }
 
-// run delivers until ctx ends.
+// run delivers events until ctx ends.
 func (w *worker) run(ctx context.Context) {
 	w.resumePending(ctx)
 	for ctx.Err() == nil {
 		worked, err := w.deliver(ctx)
 		if err != nil && ctx.Err() == nil {
-			w.svc.opts.Log.ErrorContext(ctx, "cannot read what to deliver to an application service", "appservice", w.app.Load().ID, "err", err)
+			w.svc.opts.Log.ErrorContext(ctx, "cannot read the events to deliver to an application service", "appservice", w.app.Load().ID, "err", err)
 		}
 		if !worked || err != nil {
 			w.pause(ctx)
@@ -147,16 +148,16 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// pause waits until there may be something to deliver. Every minute it stores how far the worker is.
+// pause waits until there may be something to deliver. If nothing happens for a minute, it stores the progress.
 func (w *worker) pause(ctx context.Context) {
-	w.settle(ctx, false)
+	w.saveProgress(ctx, false)
 	timer := time.NewTimer(storeEvery)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-w.wake:
 	case <-timer.C:
-		w.settle(ctx, true)
+		w.saveProgress(ctx, true)
 	}
 }
 
@@ -176,7 +177,7 @@ func (w *worker) deliver(ctx context.Context) (bool, error) {
 	return true, w.complete(ctx, t)
 }
 
-// refill finds events in the database if the queue is empty and incomplete.
+// refill reads events from the database if the queue is empty and incomplete.
 func (w *worker) refill(ctx context.Context) error {
 	for {
 		w.mu.Lock()
@@ -201,7 +202,8 @@ func (w *worker) refill(ctx context.Context) error {
 	}
 }
 
-// found adds what scan found. Once everything up to the newest commit is found, commits add to the queue again.
+// found adds the result of scan to the queue. Once the queue is complete up to the newest commit, commits are added to
+// it again.
 func (w *worker) found(events []history.Placed, done, upTo storage.Pos, falls int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -210,9 +212,9 @@ func (w *worker) found(events []history.Placed, done, upTo storage.Pos, falls in
 	w.behind = done < upTo || w.svc.newest.Load() > int64(upTo) || w.falls != falls
 }
 
-// settle stores how far the worker is: after a transaction at once, else every minute if it has moved although nothing
-// was delivered.
-func (w *worker) settle(ctx context.Context, minute bool) {
+// saveProgress stores the progress at once after a transaction. If nothing was delivered but the position has advanced,
+// it stores the progress once a minute.
+func (w *worker) saveProgress(ctx context.Context, minute bool) {
 	w.mu.Lock()
 	if !w.behind && len(w.queue) == 0 && w.row.Txn == "" && w.row.Position < w.seen {
 		w.row.Position, w.dirty = w.seen, w.dirty || minute
@@ -223,11 +225,11 @@ func (w *worker) settle(ctx context.Context, minute bool) {
 		return
 	}
 	if err := w.store(ctx); err != nil && ctx.Err() == nil {
-		w.svc.opts.Log.ErrorContext(ctx, "cannot store how far an application service has got", "appservice", w.app.Load().ID, "err", err)
+		w.svc.opts.Log.ErrorContext(ctx, "cannot store the progress of an application service", "appservice", w.app.Load().ID, "err", err)
 	}
 }
 
-// store stores how far the application service has got, and deletes messages between devices that it has.
+// store stores the progress of the delivery and deletes the to-device messages that were delivered.
 func (w *worker) store(ctx context.Context, delivered ...storage.Pos) error {
 	w.mu.Lock()
 	row := w.row
@@ -247,22 +249,22 @@ func (w *worker) store(ctx context.Context, delivered ...storage.Pos) error {
 	return err
 }
 
-// transaction is what is sent to an application service in one request.
+// transaction is the content of one request to an application service.
 type transaction struct {
 	id     string
 	about  about
-	body   []byte     // nil: it has to be made again
-	counts deviceNews // with the numbers of keys, which are not stored
+	body   []byte     // nil if it has to be made again
+	counts deviceNews // includes the key counts, which are not stored
 }
 
-// about is what a transaction is about, as it is stored until the application service confirms it.
+// about is what the database stores of a transaction until the application service has confirmed it.
 type about struct {
 	Events   []history.Placed `json:"events,omitempty"`
 	UpTo     storage.Pos      `json:"up_to"`
 	Devices  storage.Pos      `json:"devices"`
 	ToDevice []storage.Pos    `json:"to_device,omitempty"`
-	Changed  []string         `json:"changed,omitempty"` // users whose devices changed
-	Left     []string         `json:"left,omitempty"`    // users with whom no room is shared any more
+	Changed  []string         `json:"changed,omitempty"` // users whose device lists changed
+	Left     []string         `json:"left,omitempty"`    // users who no longer share a room
 }
 
 // next makes the next transaction, or returns nil if there is nothing to deliver.
@@ -274,7 +276,7 @@ func (w *worker) next(ctx context.Context) (*transaction, error) {
 	if err != nil {
 		return nil, err
 	}
-	events, taken := within(candidates, events)
+	events, taken := fitting(candidates, events)
 	t := &transaction{id: rand.Text()}
 	for _, e := range events {
 		t.about.Events = append(t.about.Events, e.Placed)
@@ -286,7 +288,7 @@ func (w *worker) next(ctx context.Context) (*transaction, error) {
 	ephemeral := w.takeEphemeral()
 	t.about.UpTo = w.take(taken)
 	if len(events) == 0 && len(ephemeral) == 0 && news.empty() {
-		if taken > 0 { // everything was redacted or has expired: look for more
+		if taken > 0 { // everything was redacted or has expired: try the next events
 			w.signal()
 		}
 		return nil, nil
@@ -295,8 +297,8 @@ func (w *worker) next(ctx context.Context) (*transaction, error) {
 	return t, nil
 }
 
-// within returns the events that fit into one transaction, and how many of the candidates they stand for.
-func within(candidates []history.Placed, events []history.AppEvent) ([]history.AppEvent, int) {
+// fitting returns the events that fit into one transaction, and how many of the candidates they account for.
+func fitting(candidates []history.Placed, events []history.AppEvent) ([]history.AppEvent, int) {
 	size := 0
 	for i, e := range events {
 		if size += len(e.JSON); size > maxTxnBytes && i > 0 {
@@ -306,7 +308,7 @@ func within(candidates []history.Placed, events []history.AppEvent) ([]history.A
 	return events, len(candidates)
 }
 
-// take removes events from the queue and returns the position up to which everything is delivered then.
+// take removes n events from the queue and returns the position up to which everything will then have been delivered.
 func (w *worker) take(n int) storage.Pos {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -320,7 +322,7 @@ func (w *worker) take(n int) storage.Pos {
 	return upTo
 }
 
-// begin stores what a transaction is about before it is sent, so that it keeps its ID if the server ends meanwhile.
+// begin stores the transaction before it is sent, so that it keeps its ID if the server stops in the meantime.
 func (w *worker) begin(ctx context.Context, t *transaction) error {
 	pending, err := json.Marshal(t.about)
 	if err != nil {
@@ -335,8 +337,8 @@ func (w *worker) begin(ctx context.Context, t *transaction) error {
 	return nil
 }
 
-// complete sends a transaction until the application service confirms it, and records that. If ctx ends before, the
-// transaction stays stored.
+// complete sends a transaction until the application service confirms it, and records the confirmation. If ctx ends
+// before that, the transaction remains stored.
 func (w *worker) complete(ctx context.Context, t *transaction) error {
 	for {
 		err := w.renew(ctx, t)
@@ -354,8 +356,8 @@ func (w *worker) complete(ctx context.Context, t *transaction) error {
 	}
 }
 
-// confirmed records that the application service has taken a transaction. If there are more events, the next
-// transaction is stored in the same write.
+// confirmed records that the application service has confirmed a transaction. If there are more events, the same write
+// stores the next transaction.
 func (w *worker) confirmed(ctx context.Context, t *transaction) error {
 	w.mu.Lock()
 	w.row = storage.AppService{ID: w.row.ID, Position: t.about.UpTo, Devices: max(t.about.Devices, w.row.Devices), ReachedTS: w.svc.now().UnixMilli()}
@@ -377,8 +379,8 @@ func (w *worker) send(ctx context.Context, t *transaction) error {
 	return err
 }
 
-// renew makes the body of a transaction again for another try: what was redacted or has expired meanwhile is not
-// delivered any more, and ephemeral data is outdated. It does nothing at the first try.
+// renew makes the body of a transaction again before a further attempt. It leaves out events that have been redacted or
+// have expired in the meantime, and ephemeral events. It does nothing before the first attempt.
 func (w *worker) renew(ctx context.Context, t *transaction) error {
 	if t.body != nil {
 		return nil
@@ -396,7 +398,7 @@ func (w *worker) renew(ctx context.Context, t *transaction) error {
 	return nil
 }
 
-// resumePending delivers the transaction that was not confirmed when the server ended.
+// resumePending delivers the transaction that was not confirmed when the server stopped.
 func (w *worker) resumePending(ctx context.Context) {
 	w.mu.Lock()
 	row := w.row
@@ -439,12 +441,12 @@ func (w *worker) failed(ctx context.Context, err error) {
 	if row.Failures == 1 {
 		w.svc.opts.Log.WarnContext(ctx, "an application service does not take a transaction; it is repeated until it does", "appservice", row.ID, "err", err)
 	}
-	w.settle(ctx, false)
+	w.saveProgress(ctx, false)
 }
 
-// awaitRetry waits until it is time for the next try. It returns false if ctx ends before.
+// awaitRetry waits until the next attempt is due. It returns false if ctx ends before that.
 func (w *worker) awaitRetry(ctx context.Context) bool {
-	tick := time.NewTicker(glance)
+	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
 		w.mu.Lock()
@@ -462,9 +464,9 @@ func (w *worker) awaitRetry(ctx context.Context) bool {
 	}
 }
 
-// heard notes that the application service has sent a request, so that it is up: a delivery that waits is tried at
-// once.
-func (w *worker) heard() {
+// contacted records that the application service has sent a request. It must be up, so a waiting delivery is attempted
+// at once.
+func (w *worker) contacted() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.hurry = w.row.Failures > 0

@@ -16,22 +16,23 @@ import (
 )
 
 const (
-	// maxDue is how many due events are read at a time, and maxRooms in how many rooms they are sent at the same time.
+	// maxDue bounds the due events that are read at a time. maxRooms bounds the rooms to which events are sent at the
+	// same time.
 	maxDue   = 100
 	maxRooms = 8
-	// sendTime bounds the sending of one event, which may wait for other servers.
+	// sendTime bounds the time for sending one event, which may have to wait for other servers.
 	sendTime = 30 * time.Second
-	// retryAfter is when an event is tried again that could not be sent for a reason that passes.
+	// retryAfter is the time after which an event is retried if it could not be sent for a temporary reason.
 	retryAfter = 30 * time.Second
-	// maxPause is the longest time for which Run waits, since the clock may be set.
+	// maxPause bounds how long Run waits at a time, since the system clock may be changed.
 	maxPause = time.Minute
-	// pruneEvery is how often old events that were sent or cancelled are deleted, pruneChunk of them in one write.
+	// pruneEvery is how often old events that were sent or cancelled are deleted. One write deletes pruneChunk of them.
 	pruneEvery = time.Hour
 	pruneChunk = 500
 )
 
-// Run sends the scheduled events when they are due, until ctx ends. Those that were due while the server was stopped
-// are sent first.
+// Run sends scheduled events when they are due, until ctx ends. It first sends those that fell due while the server was
+// stopped.
 func (s *Service) Run(ctx context.Context) error {
 	var pruned time.Time
 	for {
@@ -61,7 +62,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// waitFor wakes Run if it waits for a later time (ms).
+// waitFor wakes Run if it would otherwise wait beyond sendTS (in milliseconds).
 func (s *Service) waitFor(sendTS int64) {
 	if next := s.next.Load(); next != 0 && next <= sendTS {
 		return
@@ -72,10 +73,10 @@ func (s *Service) waitFor(sendTS int64) {
 	}
 }
 
-// SendDue sends the scheduled events that are due, in the order of their times in each room, and returns when (ms) the
-// next one is due; 0 if none is scheduled.
+// SendDue sends the scheduled events that are due, in chronological order within each room. It returns the time in
+// milliseconds at which the next event is due, or 0 if none is scheduled.
 func (s *Service) SendDue(ctx context.Context) (next int64, err error) {
-	s.next.Store(0) // so that what is scheduled from now on wakes Run
+	s.next.Store(0) // so that events scheduled from now on wake Run
 	for {
 		var due []storage.DelayedEvent
 		err = s.opts.DB.Read(ctx, func(tx *storage.Tx) (err error) {
@@ -98,7 +99,7 @@ func (s *Service) SendDue(ctx context.Context) (next int64, err error) {
 	}
 }
 
-// sendAll sends due events. Those of one room are sent one after the other.
+// sendAll sends due events. It sends the events of one room one after the other.
 func (s *Service) sendAll(ctx context.Context, due []storage.DelayedEvent) error {
 	byRoom := map[ident.RoomNID][]*storage.DelayedEvent{}
 	for i := range due {
@@ -126,7 +127,8 @@ func (s *Service) sendAll(ctx context.Context, due []storage.DelayedEvent) error
 	return errors.Join(errs...)
 }
 
-// sendOne sends a due event. If it cannot be sent it records why, or tries again later if the reason passes.
+// sendOne sends a due event. If sending fails permanently, it records the reason; if it fails temporarily, it postpones
+// the event.
 func (s *Service) sendOne(ctx context.Context, d *storage.DelayedEvent) error {
 	bounded, cancel := context.WithTimeout(ctx, sendTime)
 	defer cancel()
@@ -140,13 +142,13 @@ func (s *Service) sendOne(ctx context.Context, d *storage.DelayedEvent) error {
 	case errors.As(err, &final) && final.Status < 500 && final.Code != mxerr.CodeLimitExceeded:
 		return s.fail(ctx, d, final)
 	}
-	s.opts.Log.Warn("a delayed event cannot be sent now and will be tried again", "room", d.RoomID, "user", d.UserID, "err", err)
+	s.opts.Log.Warn("a delayed event cannot be sent now; trying again later", "room", d.RoomID, "user", d.UserID, "err", err)
 	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error {
 		return tx.PostponeEvent(d.DelayID, d.SendTS, s.opts.Now().Add(retryAfter).UnixMilli())
 	})
 }
 
-// fail records that an event cannot be sent.
+// fail records why an event cannot be sent.
 func (s *Service) fail(ctx context.Context, d *storage.DelayedEvent, because *mxerr.Error) error {
 	problem, err := json.Marshal(map[string]string{"errcode": because.Code, "error": because.Msg})
 	if err != nil {
@@ -160,10 +162,10 @@ func (s *Service) fail(ctx context.Context, d *storage.DelayedEvent, because *mx
 	})
 }
 
-// errDecided means that an event was sent, cancelled or restarted meanwhile.
-var errDecided = errors.New("delayed: the event is not scheduled for this time any more")
+// errDecided means that an event was sent, cancelled or restarted in the meantime.
+var errDecided = errors.New("delayed: the event is no longer scheduled for this time")
 
-// send sends a scheduled event. The write that stores it also records that it was sent.
+// send sends a scheduled event. The write that stores the event also records that it was sent.
 func (s *Service) send(ctx context.Context, d *storage.DelayedEvent) error {
 	if d.Deactivated || d.Locked {
 		return mxerr.Forbidden("The account is deactivated or locked")
@@ -188,9 +190,9 @@ func (s *Service) send(ctx context.Context, d *storage.DelayedEvent) error {
 	return err
 }
 
-// checkOverridden refuses a state event if somebody else has set the same entry since it was scheduled, as deployed
-// servers do. What the user has set since does not count: clients schedule the event that ends a call before the one
-// that joins it.
+// checkOverridden refuses a state event if another user has changed the same state since it was scheduled, as deployed
+// servers do. Changes by the same user do not count, because clients schedule the event that ends a call before they
+// send the event that joins it.
 func (s *Service) checkOverridden(ctx context.Context, d *storage.DelayedEvent) error {
 	if d.StateKey == nil {
 		return nil

@@ -1,9 +1,9 @@
-// Package delayed sends events at a later time, for example the one that ends a user's part in a call unless the user's
-// client keeps putting it off (MSC4140).
+// Package delayed sends events at a later time (MSC4140). For example, a client schedules the event that ends the
+// user's part in a call and keeps postponing it for as long as the call goes on.
 //
-// A scheduled event is a row of the table delayed_events. Schedule adds it; Run, which is the only sender, waits for
-// the earliest one. The write that stores the event records in the row that it was sent, so that each is sent once,
-// whenever the server stops. Memory holds nothing but the time for which Run waits.
+// A scheduled event is a row of the table delayed_events. Schedule adds the row. Run, which is the only sender, waits
+// for the earliest event. The write that stores the event in the room also marks the row as sent, so that each event is
+// sent exactly once, even if the server stops in between. Memory holds nothing but the time for which Run waits.
 package delayed
 
 import (
@@ -26,12 +26,12 @@ import (
 	"ebb/storage"
 )
 
-// Bounds of delayed events.
+// These constants bound delayed events.
 const (
-	maxContent   = 64 << 10           // bytes, as of an event
-	maxFinalised = 100                // per user
-	maxList      = 1000               // of one response
-	keepFor      = 7 * 24 * time.Hour // after an event was sent or cancelled
+	maxContent   = 64 << 10           // bytes, the bound for an event
+	maxFinalised = 100                // sent or cancelled events kept per user
+	maxList      = 1000               // events in one response
+	keepFor      = 7 * 24 * time.Hour // how long sent or cancelled events are kept
 )
 
 // Options configures a Service.
@@ -39,9 +39,9 @@ type Options struct {
 	DB         *storage.DB
 	Rooms      *rooms.Service
 	MaxDelay   time.Duration
-	MaxPerUser int // scheduled events; 0: delayed events are off
+	MaxPerUser int // scheduled events of one user; 0 disables delayed events
 	Now        func() time.Time
-	// Timer starts a timer for Run: the channel receives after d unless stop is called first.
+	// Timer starts a timer for Run. The channel receives a value after d unless stop is called first.
 	Timer func(d time.Duration) (c <-chan time.Time, stop func())
 	Log   *slog.Logger
 }
@@ -49,11 +49,11 @@ type Options struct {
 // Service schedules events and sends them. It is safe for concurrent use.
 type Service struct {
 	opts Options
-	kick chan struct{} // wakes Run for an event earlier than next
-	next atomic.Int64  // ms; the time for which Run waits
+	kick chan struct{} // wakes Run for an event that is due before next
+	next atomic.Int64  // milliseconds; the time until which Run waits
 }
 
-// New returns a Service, which sends nothing before Run or SendDue.
+// New returns a Service. It sends nothing until Run or SendDue is called.
 func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -75,18 +75,18 @@ type Event struct {
 	Room       id.RoomID
 	Sender     ident.Requester
 	Type       string
-	StateKey   *string // nil: not a state event
+	StateKey   *string // nil unless it is a state event
 	Content    json.RawMessage
-	ContentErr error     // why Content could not be read; a repeated request is answered nevertheless
-	Timestamp  int64     // ms, for application services; 0: when it is sent
-	Txn        *txns.Txn // nil: none
+	ContentErr error     // why Content could not be read; reported unless the request is a repeated one
+	Timestamp  int64     // milliseconds, set by application services; 0 means the time of sending
+	Txn        *txns.Txn // nil if the request has no transaction ID
 	Delay      time.Duration
 }
 
 // Schedule stores an event to be sent after its delay, and returns its delay ID.
 // Spec: MSC4140
 //
-// Errors: M_FORBIDDEN, M_INVALID_PARAM, M_BAD_JSON, M_TOO_LARGE, M_LIMIT_EXCEEDED, ErrMaxDelay.
+// Errors: M_FORBIDDEN, M_INVALID_PARAM, M_BAD_JSON, M_TOO_LARGE, M_LIMIT_EXCEEDED, MaxDelayError.
 func (s *Service) Schedule(ctx context.Context, e Event) (delayID string, err error) {
 	return s.opts.Rooms.Once(ctx, e.Sender, e.Txn, func(record func(*storage.Tx, string) error) (string, error) {
 		room, err := s.check(ctx, &e)
@@ -114,13 +114,14 @@ func (s *Service) Schedule(ctx context.Context, e Event) (delayID string, err er
 	})
 }
 
-// MaxDelayError is the error for a delay that is longer than allowed.
+// MaxDelayError is returned for a delay that is longer than allowed.
 type MaxDelayError struct{ Max time.Duration }
 
 // Error implements error.
 func (e *MaxDelayError) Error() string { return "the delay is longer than " + e.Max.String() }
 
-// check refuses events that cannot be scheduled. Whether the user may send the event is decided when it is sent.
+// check refuses events that cannot be scheduled. Whether the user has the power to send the event is decided only when
+// it is sent.
 func (s *Service) check(ctx context.Context, e *Event) (*rooms.Room, error) {
 	switch {
 	case e.ContentErr != nil:
@@ -132,7 +133,7 @@ func (s *Service) check(ctx context.Context, e *Event) (*rooms.Room, error) {
 	case e.Delay > s.opts.MaxDelay:
 		return nil, &MaxDelayError{s.opts.MaxDelay}
 	case len(e.Content) > maxContent || len(e.Type) > maxName || e.StateKey != nil && len(*e.StateKey) > maxName:
-		return nil, mxerr.TooLarge("An event must not be larger than %d bytes, its type and state key not longer than %d", maxContent, maxName)
+		return nil, mxerr.TooLarge("An event must not be larger than %d bytes, and its type and state key must not be longer than %d bytes each", maxContent, maxName)
 	case e.Type == "" || len(e.Content) == 0 || e.Content[0] != '{':
 		return nil, mxerr.BadJSON("An event must have a type, and a content that is a JSON object")
 	case e.Sender.Suspended:
@@ -145,10 +146,10 @@ func (s *Service) check(ctx context.Context, e *Event) (*rooms.Room, error) {
 	return room, err
 }
 
-// maxName bounds the type and the state key of an event in bytes.
+// maxName bounds the type and the state key of an event, in bytes.
 const maxName = 255
 
-// checkCount refuses another event of a user who has scheduled as many as allowed.
+// checkCount returns an error if a user has already scheduled as many events as allowed.
 func (s *Service) checkCount(tx *storage.Tx, user ident.UserNID, now int64) error {
 	count, first, err := tx.ScheduledCount(user)
 	if err != nil || count < int64(s.opts.MaxPerUser) {
@@ -158,14 +159,14 @@ func (s *Service) checkCount(tx *storage.Tx, user ident.UserNID, now int64) erro
 	return mxerr.LimitExceeded(wait).With("org.matrix.msc4140.errcode", "M_MAX_DELAYED_EVENTS_EXCEEDED")
 }
 
-// newID returns an ID that nobody can guess: it permits acting on the event.
+// newID returns a delay ID that cannot be guessed, since anybody who has it may act on the event.
 func newID() string {
 	var b [24]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// Item is a delayed event as its user sees it.
+// Item is a delayed event in the form that its user sees.
 type Item struct {
 	DelayID  string          `json:"delay_id"`
 	RoomID   string          `json:"room_id"`
@@ -173,7 +174,7 @@ type Item struct {
 	StateKey *string         `json:"state_key,omitempty"`
 	Content  json.RawMessage `json:"content"`
 
-	// Both names of each are in use.
+	// Each member has two names, because clients use both.
 	Delay        int64 `json:"delay_ms"`
 	OldDelay     int64 `json:"delay"`
 	ScheduledAt  int64 `json:"scheduled_at"`
@@ -186,7 +187,7 @@ type Item struct {
 
 func itemOf(d *storage.DelayedEvent) Item {
 	content := d.Content
-	if content == "" { // the room has it, and only as long as the room keeps messages
+	if content == "" { // a sent event has its content only in the room, where retention applies
 		content = "{}"
 	}
 	item := Item{
@@ -200,7 +201,8 @@ func itemOf(d *storage.DelayedEvent) Item {
 	return item
 }
 
-// List returns a user's scheduled events, the earliest first, or the newest of those that were sent or cancelled.
+// List returns a user's scheduled events, the earliest first. If finalised is set, it returns the user's sent or
+// cancelled events instead, the newest first.
 // Spec: MSC4140
 func (s *Service) List(ctx context.Context, user ident.UserNID, finalised bool) (items []Item, err error) {
 	err = s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
@@ -243,15 +245,15 @@ func (s *Service) read(ctx context.Context, delayID string) (d storage.DelayedEv
 	return d, err
 }
 
-// errConflict is returned for an action on an event for which another one was decided.
+// errConflict is returned for an action on an event that was already sent or cancelled. what says which.
 func errConflict(what string) error {
-	return mxerr.New(http.StatusConflict, mxerr.CodeUnknown, "The delayed event was %s already", what)
+	return mxerr.New(http.StatusConflict, mxerr.CodeUnknown, "The delayed event was already %s", what)
 }
 
-// Restart begins the delay of a scheduled event again.
+// Restart restarts the delay of a scheduled event.
 // Spec: MSC4140
-// Deviation: an event that was sent or cancelled is not found, as on deployed servers, instead of a conflict:
-// matrix-js-sdk schedules a new one then, and gives up its call after any other error.
+// Deviation: a sent or cancelled event is reported as not found instead of as a conflict, as on deployed servers. In
+// that case matrix-js-sdk schedules a new event; after any other error it abandons its call.
 //
 // Errors: M_NOT_FOUND.
 func (s *Service) Restart(ctx context.Context, delayID string) error {
@@ -265,7 +267,7 @@ func (s *Service) Restart(ctx context.Context, delayID string) error {
 	})
 }
 
-// Cancel makes sure that a scheduled event is not sent.
+// Cancel cancels a scheduled event, so that it is never sent.
 // Spec: MSC4140
 //
 // Errors: M_NOT_FOUND, M_UNKNOWN.
@@ -288,7 +290,7 @@ func (s *Service) Cancel(ctx context.Context, delayID string) error {
 	})
 }
 
-// Send sends a scheduled event now. If that fails, it stays scheduled.
+// Send sends a scheduled event immediately. If that fails, the event stays scheduled.
 // Spec: MSC4140
 //
 // Errors: M_NOT_FOUND, M_UNKNOWN, and those of sending an event.
@@ -304,15 +306,15 @@ func (s *Service) Send(ctx context.Context, delayID string) error {
 	}
 	err = s.send(ctx, &d)
 	if errors.Is(err, errDecided) {
-		return s.Send(ctx, delayID) // another request was faster
+		return s.Send(ctx, delayID) // another request acted first
 	}
 	return err
 }
 
-// Enabled reports whether users can schedule events.
+// Enabled reports whether users may schedule events.
 func (s *Service) Enabled() bool { return s.opts.MaxPerUser > 0 }
 
-// Limits returns the longest delay and the largest number of scheduled events of a user.
+// Limits returns the longest delay and the largest number of scheduled events per user.
 func (s *Service) Limits() (maxDelay time.Duration, maxScheduled int) {
 	return s.opts.MaxDelay, s.opts.MaxPerUser
 }

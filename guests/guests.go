@@ -1,8 +1,8 @@
-// Package guests removes guests from rooms that do not admit them any more. What guests may do otherwise is decided
-// where it is asked for: package rooms decides about joins, and httpapi about operations.
+// Package guests removes guests from rooms that no longer admit them. Other rules about guests are enforced elsewhere:
+// package rooms checks their joins, and httpapi checks which operations they may use.
 //
-// The job hears of changes of m.room.guest_access as a listener of commits, and looks at once at such a room. When it
-// starts, and every hour, it looks at all rooms with guests, so that nothing is lost in a crash.
+// The job listens for commits that change m.room.guest_access and checks those rooms at once. When it starts, and then
+// every hour, it checks all rooms with guests, so that no change is missed because of a crash.
 package guests
 
 import (
@@ -23,7 +23,7 @@ const (
 	interval = time.Hour
 	// page is the number of memberships that are read at a time.
 	page = 100
-	// maxPending bounds the rooms that wait; beyond it all rooms with guests are looked at.
+	// maxPending bounds the rooms that wait for a check; beyond it, all rooms with guests are checked.
 	maxPending = 1000
 )
 
@@ -35,15 +35,15 @@ type Options struct {
 	Log     *slog.Logger
 }
 
-// Job implements the package.
+// Job removes guests from rooms that no longer admit them.
 type Job struct {
 	opts Options
 	wake chan struct{}
 
 	// mu guards the fields below; a leaf lock.
 	mu      sync.Mutex
-	pending map[ident.RoomNID]bool // rooms to look at
-	all     bool                   // look at all rooms
+	pending map[ident.RoomNID]bool // rooms to check
+	all     bool                   // whether to check all rooms
 }
 
 // New returns a Job.
@@ -56,7 +56,7 @@ func New(o Options) *Job {
 	return j
 }
 
-// committed is the Listener that notes rooms whose guest access may have changed.
+// committed is a rooms.Listener that records rooms whose guest access may have changed.
 func (j *Job) committed(c *rooms.Commit) {
 	if c.Room == nil || !mayChange(c) || c.Room.AdmitsGuests() {
 		return
@@ -70,7 +70,7 @@ func (j *Job) committed(c *rooms.Commit) {
 	}
 	select {
 	case j.wake <- struct{}{}:
-	default: // it is awake already
+	default: // Run has been woken already
 	}
 }
 
@@ -84,7 +84,7 @@ func mayChange(c *rooms.Commit) bool {
 			return true
 		}
 	}
-	for _, r := range c.Redacted { // a redacted event allows no guests
+	for _, r := range c.Redacted { // a redacted m.room.guest_access allows no guests
 		if e := c.Room.State("m.room.guest_access", ""); e != nil && e.Pos == r.Pos {
 			return true
 		}
@@ -115,7 +115,7 @@ func (j *Job) Run(ctx context.Context) error {
 	}
 }
 
-// Remove removes the guests from the rooms that have been noted.
+// Remove removes the guests from the recorded rooms.
 func (j *Job) Remove(ctx context.Context) error {
 	j.mu.Lock()
 	all, pending := j.all, j.pending
@@ -131,22 +131,22 @@ func (j *Job) Remove(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// removeAll looks at all rooms with guests.
+// removeAll checks all rooms with guests.
 func (j *Job) removeAll(ctx context.Context) error {
 	return j.each(ctx, func(tx *storage.Tx, after storage.GuestMember) ([]storage.GuestMember, error) {
 		return tx.JoinedGuests(after, page)
 	})
 }
 
-// removeFrom looks at one room.
+// removeFrom checks one room.
 func (j *Job) removeFrom(ctx context.Context, room ident.RoomNID) error {
 	return j.each(ctx, func(tx *storage.Tx, after storage.GuestMember) ([]storage.GuestMember, error) {
 		return tx.GuestsIn(room, after.User, page)
 	})
 }
 
-// each reads memberships of guests page by page and ends those that their room does not allow. It goes on after an
-// error, so that one room does not keep the others.
+// each reads memberships of guests page by page and ends those that their room does not allow. An error does not stop
+// it, so that one room cannot hold up the others.
 func (j *Job) each(ctx context.Context, next func(*storage.Tx, storage.GuestMember) ([]storage.GuestMember, error)) error {
 	var errs []error
 	for after := (storage.GuestMember{}); ; {

@@ -1,8 +1,9 @@
-// Package identity asks identity servers, which know which user has an e-mail address. It asks only the servers that
-// the configuration lists, on behalf of a user who has signed in there and gives the token.
+// Package identity sends requests to identity servers, which map e-mail addresses to users. It contacts only servers
+// that the configuration lists, on behalf of a user who has signed in there and supplies the access token.
 //
-// A request travels: a method of Client → call, which checks the server, sends the request through netguard's client
-// and bounds the response → an error of the identity server, passed on without what would sign the user out.
+// A method of Client calls call, which checks the server, sends the request through netguard's client and bounds the
+// response. An error of the identity server is passed on to the client, except for codes that would make the client
+// consider itself signed out.
 package identity
 
 import (
@@ -26,12 +27,12 @@ import (
 
 // Options are the dependencies and settings of a Client.
 type Options struct {
-	HTTP    *http.Client // of netguard, with a timeout
-	Servers []string     // that may be asked, as HOST or HOST:PORT
+	HTTP    *http.Client // made by netguard, with a timeout
+	Servers []string     // the servers that may be contacted, as HOST or HOST:PORT
 	Signer  *fedclient.Client
 }
 
-// Client asks identity servers. It is safe for concurrent use.
+// Client sends requests to identity servers. It is safe for concurrent use.
 type Client struct{ opts Options }
 
 // New returns a Client.
@@ -39,8 +40,8 @@ func New(o Options) *Client { return &Client{opts: o} }
 
 const (
 	base      = "/_matrix/identity/v2"
-	maxAnswer = 64 << 10 // bytes
-	// maxThreepid bounds the address that a response names, in bytes.
+	maxAnswer = 64 << 10 // bytes in a response
+	// maxThreepid bounds the address in a response, in bytes.
 	maxThreepid = 512
 )
 
@@ -50,7 +51,7 @@ type Threepid struct {
 	Address string `json:"address"`
 }
 
-// Trusts returns an error unless a server may be asked.
+// Trusts returns an error if the configuration does not list a server.
 //
 // Errors: M_MISSING_PARAM, M_SERVER_NOT_TRUSTED.
 func (c *Client) Trusts(server string) error {
@@ -63,18 +64,19 @@ func (c *Client) Trusts(server string) error {
 	return nil
 }
 
-// Bind has an identity server remember that an address, which the user has verified there, is a user's.
+// Bind binds an address to a user at an identity server, where the user has verified it.
 // Spec: identity-service-api#post_matrixidentityv23pidbind
 func (c *Client) Bind(ctx context.Context, server, token string, user id.UserID, sid, clientSecret string) (bound Threepid, err error) {
 	body := map[string]any{"sid": sid, "client_secret": clientSecret, "mxid": user}
 	err = c.call(ctx, request{server: server, method: http.MethodPost, path: "/3pid/bind", token: token, body: body}, &bound)
 	if err == nil && (bound.Medium == "" || bound.Address == "" || len(bound.Medium)+len(bound.Address) > maxThreepid) {
-		err = unusable(errors.New("a binding without address"))
+		err = unusable(errors.New("the binding has no address"))
 	}
 	return bound, err
 }
 
-// Unbind has an identity server forget that an address is a user's. done is false if the server does not support that.
+// Unbind removes the binding of an address to a user at an identity server. done is false if the server does not
+// support that.
 // Spec: identity-service-api#post_matrixidentityv23pidunbind
 func (c *Client) Unbind(ctx context.Context, server string, user id.UserID, t Threepid) (done bool, err error) {
 	err = c.call(ctx, request{server: server, method: http.MethodPost, path: "/3pid/unbind", body: map[string]any{"mxid": user, "threepid": t}}, nil)
@@ -85,7 +87,8 @@ func (c *Client) Unbind(ctx context.Context, server string, user id.UserID, t Th
 	return err == nil, err
 }
 
-// Lookup returns the user who has an address, or "" if the identity server knows none. The server gets only a hash.
+// Lookup returns the user to whom an address is bound, or "" if there is none. It sends only a hash of the address to
+// the identity server.
 // Spec: identity-service-api#post_matrixidentityv2lookup
 func (c *Client) Lookup(ctx context.Context, server, token string, t Threepid) (id.UserID, error) {
 	const algorithm = "sha256"
@@ -109,20 +112,20 @@ func (c *Client) Lookup(ctx context.Context, server, token string, t Threepid) (
 	return found.Mappings[hash], err
 }
 
-// PublicKey is a key with which the identity server will sign the invite.
+// PublicKey is a public key for verifying the identity server's signature of an invite.
 type PublicKey struct {
 	PublicKey      string `json:"public_key"`
 	KeyValidityURL string `json:"key_validity_url"`
 }
 
-// Stored is an invite that an identity server keeps until the address is bound.
+// Stored is an invite that an identity server has stored until the address is bound.
 type Stored struct {
 	Token       string      `json:"token"`
 	DisplayName string      `json:"display_name"`
 	PublicKeys  []PublicKey `json:"public_keys"`
 }
 
-// StoreInvite has an identity server keep an invite and tell the owner of the address about it.
+// StoreInvite makes an identity server store an invite and notify the owner of the address.
 // Spec: identity-service-api#post_matrixidentityv2store-invite
 func (c *Client) StoreInvite(ctx context.Context, server, token string, t Threepid, about map[string]string) (s Stored, err error) {
 	body := map[string]string{"medium": t.Medium, "address": t.Address}
@@ -133,19 +136,19 @@ func (c *Client) StoreInvite(ctx context.Context, server, token string, t Threep
 		return s, err
 	}
 	if s.Token == "" || len(s.Token) > 255 || len(s.PublicKeys) == 0 {
-		return s, unusable(errors.New("a stored invite without token or keys"))
+		return s, unusable(errors.New("the stored invite has no token or no keys"))
 	}
 	return s, nil
 }
 
-// request is a request to an identity server. Without a token it is signed by this server.
+// request is a request to an identity server. A request without a token is signed by this server.
 type request struct {
 	server, method, path, token string
 	body                        any
 }
 
 func unusable(err error) error {
-	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The identity server does not answer as it should").Because(err)
+	return mxerr.New(http.StatusBadGateway, mxerr.CodeUnknown, "The identity server sent an invalid response; try again later").Because(err)
 }
 
 // call sends a request and decodes its response.
@@ -179,7 +182,7 @@ func (c *Client) call(ctx context.Context, q request, answer any) error {
 		return unusable(err)
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	_ = resp.Body.Close() // only read
+	_ = resp.Body.Close() // the body was only read
 	switch {
 	case err != nil:
 		return unusable(err)
@@ -196,11 +199,11 @@ func (c *Client) call(ctx context.Context, q request, answer any) error {
 
 var errorCode = regexp.MustCompile(`^M_[A-Z_]{1,60}$`)
 
-// maxMessage bounds the text of an error that is passed on, in bytes.
+// maxMessage bounds the error text that is passed on, in bytes.
 const maxMessage = 300
 
-// passedOn returns an error of an identity server for the client. A status of 401 and the codes for missing and unknown
-// tokens are replaced: clients would take them to mean that they are signed out of this server.
+// passedOn returns an error of an identity server in the form for the client. It replaces the status 401 and the codes
+// for missing and unknown tokens, because the client would take them to mean that it is signed out of this server.
 func passedOn(status int, raw []byte) error {
 	var e struct {
 		Code  string `json:"errcode"`
@@ -219,5 +222,5 @@ func passedOn(status int, raw []byte) error {
 	case status < 400 || status > 499:
 		status, e.Code = http.StatusBadGateway, mxerr.CodeUnknown
 	}
-	return mxerr.New(status, e.Code, "The identity server answers: %s", text)
+	return mxerr.New(status, e.Code, "The identity server returned an error: %s", text)
 }

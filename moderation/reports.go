@@ -1,7 +1,7 @@
-// Package moderation keeps what users report to the administrators of this server.
+// Package moderation stores reports by users for the administrators of this server.
 //
-// A report names its reporter and its subject. It holds no copy of events: it refers to the reported event, or to the
-// events that describe a reported room, so that redaction and retention apply to what a report shows.
+// A report names its reporter and its subject. It has no copy of events. It refers to the reported event, or to the
+// state events that describe a reported room, so that redaction and retention apply to the content of reports too.
 package moderation
 
 import (
@@ -18,11 +18,11 @@ import (
 	"ebb/storage"
 )
 
-// Bounds of reports.
+// These constants bound reports.
 const (
-	maxReason        = 4096   // bytes
-	maxReportsOfUser = 200    // beyond it, the oldest of the same reporter are deleted
-	maxReports       = 20_000 // beyond it, the oldest are deleted; about 100 MB at worst
+	maxReason        = 4096   // bytes in a reason
+	maxReportsOfUser = 200    // beyond this number, the reporter's oldest reports are deleted
+	maxReports       = 20_000 // beyond this number, the oldest reports are deleted; at most about 100 MB
 )
 
 // Options are the dependencies of a Service; all fields are required.
@@ -33,13 +33,13 @@ type Options struct {
 	Now     func() time.Time
 }
 
-// Service implements the package. It is safe for concurrent use.
+// Service stores reports and lists them. It is safe for concurrent use.
 type Service struct{ opts Options }
 
 // New returns a Service.
 func New(o Options) *Service { return &Service{o} }
 
-// ReportEvent reports an event in a room that the reporter is in.
+// ReportEvent stores a report of an event in a room that the reporter has joined.
 // Spec: client-server-api#post_matrixclientv3roomsroomidreporteventid
 //
 // Errors: M_NOT_FOUND, also if the reporter is not in the room; M_INVALID_PARAM.
@@ -54,11 +54,11 @@ func (s *Service) ReportEvent(ctx context.Context, by ident.Requester, room id.R
 	return s.add(ctx, by, storage.Report{Room: string(room), Event: string(event), User: string(e.Sender()), Reason: reason}, e.Pos)
 }
 
-// describing are the state events that a report of a room refers to.
+// describing lists the types of the state events that a report of a room refers to.
 var describing = []string{"m.room.name", "m.room.topic", "m.room.avatar", "m.room.canonical_alias"}
 
-// ReportRoom reports a room, which the reporter need not be in. The report of a room that this server does not know is
-// stored in the same way, so that neither the answer nor its time reveals which rooms it knows.
+// ReportRoom stores a report of a room, which the reporter need not have joined. It stores a report of an unknown room
+// in the same way, so that neither the response nor its timing reveals which rooms this server knows.
 // Spec: client-server-api#post_matrixclientv3roomsroomidreport
 //
 // Errors: M_INVALID_PARAM.
@@ -67,10 +67,10 @@ func (s *Service) ReportRoom(ctx context.Context, by ident.Requester, room id.Ro
 		return err
 	}
 	if len(room) < 2 || room[0] != '!' || len(room) > 255 {
-		return mxerr.InvalidParam("That is not a room ID")
+		return mxerr.InvalidParam("The reported room ID is not valid")
 	}
 	var about []storage.Pos
-	if r, err := s.opts.Rooms.Room(ctx, room); err == nil { // otherwise it is unknown, or cannot be read now
+	if r, err := s.opts.Rooms.Room(ctx, room); err == nil { // otherwise it is unknown, or cannot be read at present
 		for _, typ := range describing {
 			if e := r.State(typ, ""); e != nil {
 				about = append(about, e.Pos)
@@ -80,8 +80,8 @@ func (s *Service) ReportRoom(ctx context.Context, by ident.Requester, room id.Ro
 	return s.add(ctx, by, storage.Report{Room: string(room), Reason: reason}, about...)
 }
 
-// ReportUser reports a user. The report of a user who does not exist is stored in the same way, so that neither the
-// answer nor its time reveals who exists.
+// ReportUser stores a report of a user. It stores a report of a user who does not exist in the same way, so that
+// neither the response nor its timing reveals which users exist.
 // Spec: client-server-api#post_matrixclientv3usersuseridreport
 //
 // Errors: M_INVALID_PARAM.
@@ -90,7 +90,7 @@ func (s *Service) ReportUser(ctx context.Context, by ident.Requester, user id.Us
 		return err
 	}
 	if _, _, err := user.Parse(); err != nil || len(user) > 255 {
-		return mxerr.InvalidParam("That is not a user ID")
+		return mxerr.InvalidParam("The reported user ID is not valid")
 	}
 	profile, err := s.profile(ctx, user)
 	if err != nil {
@@ -99,7 +99,7 @@ func (s *Service) ReportUser(ctx context.Context, by ident.Requester, user id.Us
 	return s.add(ctx, by, storage.Report{User: string(user), Profile: profile, Reason: reason})
 }
 
-// profile returns the display name and avatar of a local user as JSON, or "".
+// profile returns the display name and avatar of a local user as JSON, or "" if the user has neither.
 func (s *Service) profile(ctx context.Context, user id.UserID) (string, error) {
 	shown := map[string]json.RawMessage{}
 	err := s.opts.DB.Read(ctx, func(tx *storage.Tx) error {
@@ -107,7 +107,7 @@ func (s *Service) profile(ctx context.Context, user id.UserID) (string, error) {
 		if err != nil {
 			return err
 		}
-		fields, err := tx.Profile(nid) // read for number 0 too: the time must not differ
+		fields, err := tx.Profile(nid) // also read if nid is 0, so that the timing is the same
 		for _, f := range fields {
 			if f.Name == "displayname" || f.Name == "avatar_url" {
 				shown[f.Name] = json.RawMessage(f.Value)
@@ -134,7 +134,7 @@ func (s *Service) add(ctx context.Context, by ident.Requester, r storage.Report,
 	return s.opts.DB.Write(ctx, func(tx *storage.Tx) error { return tx.AddReport(r, about, maxReportsOfUser, maxReports) })
 }
 
-// Report is a report as shown to administrators.
+// Report is a report in the form shown to administrators.
 type Report struct {
 	NID      int64
 	Reporter id.UserID
@@ -143,11 +143,11 @@ type Report struct {
 	Event    id.EventID
 	User     id.UserID
 	Reason   string
-	Profile  json.RawMessage   // of a reported local user, when reported; nil if there is none
-	Content  []json.RawMessage // the reported events, without those that were purged or have expired
+	Profile  json.RawMessage   // of a reported local user at the time of the report; nil if there is none
+	Content  []json.RawMessage // the reported events, except those that were purged or have expired
 }
 
-// Reports lists at most limit reports after a number, oldest first.
+// Reports returns at most limit reports with numbers after the given one, oldest first.
 func (s *Service) Reports(ctx context.Context, after int64, limit int) ([]Report, error) {
 	var rows []storage.Report
 	var events map[int64][]storage.Pos

@@ -17,15 +17,15 @@ import (
 	"ebb/media"
 )
 
-// MaxPage bounds the bytes of a page that are read. What describes a page is at its beginning.
+// MaxPage bounds the bytes that are read of a page. The parts that describe a page are at its beginning.
 const MaxPage = 1 << 20
 
 const (
-	maxOEmbed = 256 << 10 // bytes of an oEmbed document
+	maxOEmbed = 256 << 10 // bytes in an oEmbed document
 	userAgent = "Ebb (bot; link previews of a Matrix server)"
 )
 
-// hostGuard refuses requests, also those that follow a redirect, to hosts that the configuration excludes.
+// hostGuard refuses requests, including those that follow a redirect, to hosts that the configuration excludes.
 type hostGuard struct {
 	next    http.RoundTripper
 	allowed func(host string) bool
@@ -48,7 +48,7 @@ func (s *Service) get(ctx context.Context, address, accept string) (*http.Respon
 		return nil, err
 	}
 	r.Header.Set("Accept", accept)
-	r.Header.Set("Accept-Encoding", "identity") // nothing is decompressed
+	r.Header.Set("Accept-Encoding", "identity") // the body is read as it is, without decompression
 	r.Header.Set("User-Agent", userAgent)
 	if s.opts.Languages != "" {
 		r.Header.Set("Accept-Language", s.opts.Languages)
@@ -58,7 +58,7 @@ func (s *Service) get(ctx context.Context, address, accept string) (*http.Respon
 		return nil, err
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 || resp.Header.Get("Content-Encoding") != "" {
-		_ = resp.Body.Close() // not read
+		_ = resp.Body.Close() // the body is not needed
 		return nil, fmt.Errorf("%w: %s", errStatus, resp.Status)
 	}
 	return resp, nil
@@ -73,13 +73,13 @@ func mediaType(resp *http.Response) string {
 	return kind
 }
 
-// fetch makes the preview of a page.
+// fetch fetches a page and makes its preview.
 func (s *Service) fetch(ctx context.Context, u *url.URL) (json.RawMessage, error) {
 	resp, err := s.get(ctx, u.String(), "text/html,application/xhtml+xml;q=0.9,image/*;q=0.8,*/*;q=0.5")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = resp.Body.Close() }() // only read
+	defer func() { _ = resp.Body.Close() }() // the body was only read
 	kind, final := mediaType(resp), resp.Request.URL
 	name := path.Base(final.Path)
 	switch {
@@ -93,7 +93,7 @@ func (s *Service) fetch(ctx context.Context, u *url.URL) (json.RawMessage, error
 		}
 		return json.Marshal(out)
 	case name == "." || name == "/":
-		return nil, fmt.Errorf("a document of type %q at the root", kind)
+		return nil, fmt.Errorf("unsupported document type %q", kind)
 	}
 	return json.Marshal(map[string]any{"og:title": cut(name, maxText)})
 }
@@ -121,23 +121,23 @@ func (s *Service) previewOfPage(ctx context.Context, resp *http.Response) (json.
 		s.opts.Log.DebugContext(ctx, "no image in a link preview", "host", base.Host, "err", err)
 	}
 	if len(out) == 0 {
-		return nil, errors.New("the page says nothing about itself")
+		return nil, errors.New("the page has no metadata")
 	}
 	return json.Marshal(out)
 }
 
-// oEmbed is what is used of an oEmbed document (oembed.com, section 2.3.4).
+// oEmbed holds the members of an oEmbed document that are used (oembed.com, section 2.3.4).
 type oEmbed struct {
 	Type      string `json:"type"`
 	Title     string `json:"title"`
 	Author    string `json:"author_name"`
 	Provider  string `json:"provider_name"`
 	Thumbnail string `json:"thumbnail_url"`
-	URL       string `json:"url"` // of a photo
+	URL       string `json:"url"` // set in documents of type photo
 	HTML      string `json:"html"`
 }
 
-// addOEmbed fetches the oEmbed document that a page names, and adds what the page does not say itself.
+// addOEmbed fetches the oEmbed document that a page links to, and adds properties that the page itself lacks.
 func (s *Service) addOEmbed(ctx context.Context, p *page, base *url.URL) error {
 	at, err := base.Parse(p.oEmbed)
 	if err != nil {
@@ -147,9 +147,9 @@ func (s *Service) addOEmbed(ctx context.Context, p *page, base *url.URL) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = resp.Body.Close() }() // only read
+	defer func() { _ = resp.Body.Close() }() // the body was only read
 	if kind := mediaType(resp); kind != "application/json" && kind != "application/json+oembed" && kind != "text/javascript" {
-		return fmt.Errorf("an oEmbed document of type %q", kind)
+		return fmt.Errorf("unsupported type of oEmbed document %q", kind)
 	}
 	var doc oEmbed
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxOEmbed)).Decode(&doc); err != nil {
@@ -169,7 +169,7 @@ func (s *Service) addOEmbed(ctx context.Context, p *page, base *url.URL) error {
 	return nil
 }
 
-// addImage fetches the image of a page and adds it to the preview.
+// addImage fetches the image that a page names and adds it to the preview.
 func (s *Service) addImage(ctx context.Context, out map[string]any, base *url.URL, address string) error {
 	if address == "" {
 		return nil
@@ -182,14 +182,14 @@ func (s *Service) addImage(ctx context.Context, out map[string]any, base *url.UR
 	if err != nil {
 		return err
 	}
-	defer func() { _ = resp.Body.Close() }() // only read
+	defer func() { _ = resp.Body.Close() }() // the body was only read
 	if kind := mediaType(resp); !strings.HasPrefix(kind, "image/") {
-		return fmt.Errorf("an image of type %q", kind)
+		return fmt.Errorf("unsupported image type %q", kind)
 	}
 	return s.setImage(ctx, out, resp)
 }
 
-// setImage stores the image in a response and adds it to the preview.
+// setImage stores the image in a response and adds its address to the preview.
 func (s *Service) setImage(ctx context.Context, out map[string]any, resp *http.Response) error {
 	if resp.ContentLength > s.opts.MaxImage {
 		return media.ErrNoImage

@@ -11,33 +11,33 @@ import (
 )
 
 const (
-	maxText       = 1000     // bytes of one property of a preview
-	maxProperties = 40       // of a page
-	maxToken      = 64 << 10 // bytes of one tag or text
-	maxParagraphs = 500      // bytes of the text that describes a page without a description
+	maxText       = 1000     // bytes in one property of a preview
+	maxProperties = 40       // properties of a page
+	maxToken      = 64 << 10 // bytes in one tag or text
+	maxParagraphs = 500      // bytes of text that stand in for a missing description
 )
 
-// page is what is known of an HTML page.
+// page collects the metadata of an HTML page.
 type page struct {
 	og         map[string]string // Open Graph properties
 	meta       map[string]string // other properties, such as twitter:title and description
-	title      string            // of the element title
-	base       string            // of the element base
+	title      string            // from the title element
+	base       string            // from the base element
 	oEmbed     string            // address of an oEmbed document
-	imageSrc   string            // of a link with rel=image_src
+	imageSrc   string            // from a link with rel=image_src
 	paragraphs strings.Builder
 }
 
-// readPage reads a page as far as it can. It is a single pass over the tokens, so that neither deep nesting nor
-// unclosed elements cost more than their bytes.
+// readPage reads as much of a page as it can. It makes a single pass over the tokens, so that deep nesting and unclosed
+// elements cost no more than their bytes.
 func readPage(r io.Reader) page {
 	p := page{og: map[string]string{}, meta: map[string]string{}}
 	z := html.NewTokenizer(r)
 	z.SetMaxBuf(maxToken)
-	element := "" // whose text is read
+	element := "" // the element whose text is being read
 	for {
 		switch z.Next() {
-		case html.ErrorToken: // also a token beyond maxToken
+		case html.ErrorToken: // also returned for a token larger than maxToken
 			return p
 		case html.StartTagToken, html.SelfClosingTagToken:
 			element = p.open(z, element)
@@ -51,7 +51,7 @@ func readPage(r io.Reader) page {
 	}
 }
 
-// open reads a tag and returns the element to which the following text belongs.
+// open handles a start tag and returns the element to which the text that follows belongs.
 func (p *page) open(z *html.Tokenizer, element string) string {
 	raw, more := z.TagName()
 	name := string(raw)
@@ -101,7 +101,7 @@ func (p *page) link(attributes map[string]string) {
 
 var propertyName = regexp.MustCompile(`^og:[a-z0-9_:]{1,60}$`)
 
-// property reads a meta element. The first of several values counts.
+// property records a meta element. If a property has several values, the first one counts.
 func (p *page) property(attributes map[string]string) {
 	for _, attribute := range []string{"property", "name", "itemprop"} {
 		key := strings.ToLower(attributes[attribute])
@@ -133,17 +133,17 @@ func (p *page) addText(element, text string) {
 	}
 }
 
-// text returns the text of the first paragraphs.
+// text returns the text of the first paragraphs, as a description.
 func (p *page) text() string { return cut(clean(p.paragraphs.String()), maxParagraphs) }
 
-// fallback sets a property that the page lacks.
+// fallback sets a property if the page does not have it.
 func (p *page) fallback(key, value string) {
 	if p.og[key] == "" && value != "" {
 		p.og[key] = cleanFor(key, value)
 	}
 }
 
-// image returns the address of the page's image, "" for none.
+// image returns the address of the page's image, or "" if there is none.
 func (p *page) image() string {
 	for _, address := range []string{p.og["og:image:secure_url"], p.og["og:image"], p.og["og:image:url"], p.meta["twitter:image"], p.meta["twitter:image:src"], p.imageSrc, p.meta["image"]} {
 		if address != "" && !strings.HasPrefix(address, "data:") {
@@ -153,8 +153,8 @@ func (p *page) image() string {
 	return ""
 }
 
-// answer returns the properties of a preview without its image. Addresses of other media are left out, since clients
-// would load them from their hosts.
+// answer returns the properties of a preview without its image. It leaves out the addresses of other media, because
+// clients would load them directly from their hosts.
 func (p *page) answer() map[string]any {
 	for _, value := range []string{p.meta["twitter:title"], p.title} {
 		p.fallback("og:title", value)
@@ -179,7 +179,7 @@ func isWeb(address string) bool {
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
-// cleanFor makes a bounded value of a property. An address that is too long is left out instead of being cut.
+// cleanFor returns a value for a property, within its bound. An address that is too long is left out, not truncated.
 func cleanFor(key, value string) string {
 	if !strings.Contains(key, "image") && !strings.HasSuffix(key, "url") {
 		return clean(value)
@@ -190,13 +190,13 @@ func cleanFor(key, value string) string {
 	return value
 }
 
-// clean makes one bounded line of a text.
+// clean returns a text as a single line within maxText.
 func clean(text string) string {
 	text = strings.Join(strings.Fields(strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", "")), " ")
 	return cut(text, maxText)
 }
 
-// cut shortens a text to at most limit bytes.
+// cut truncates a text to at most limit bytes.
 func cut(text string, limit int) string {
 	if len(text) <= limit {
 		return text

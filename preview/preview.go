@@ -1,10 +1,11 @@
-// Package preview makes previews of web pages to which messages link: title, description and an image. It fetches pages
-// that strangers choose, so every request is bounded in time, size, redirects and content type, and goes through
-// netguard, which checks each address when it is dialled. It fetches nothing recursively: a page, at most one oEmbed
-// document and one image.
+// Package preview makes previews of web pages that messages link to. A preview consists of a title, a description and
+// an image. Strangers choose the pages, so every request is bounded in time, size, redirects and content type, and is
+// sent through netguard, which checks each address when it is dialled. Nothing is fetched recursively: a preview takes
+// one page, at most one oEmbed document and one image.
 //
-// A request travels: Service.Preview → the cache in the database → fetch (fetch.go), once for all who ask for the same
-// page → readPage (page.go) → the image, which media keeps for a while → the cache.
+// Service.Preview looks in the cache, which is in the database. If the preview is not there, fetch (fetch.go) requests
+// the page once for all waiting requests, readPage (page.go) reads its metadata, package media stores the image for a
+// while, and the preview is added to the cache.
 package preview
 
 import (
@@ -31,25 +32,25 @@ import (
 type Options struct {
 	DB        *storage.DB
 	Media     *media.Service
-	Server    string       // this server's name, for the addresses of images
-	Client    *http.Client // of netguard
+	Server    string       // the name of this server, for the mxc URIs of images
+	Client    *http.Client // made by netguard
 	Allowed   func(host string) bool
-	Languages string        // Accept-Language
-	Lifetime  time.Duration // of a preview
-	MaxImage  int64         // bytes
-	Timeout   time.Duration // for one preview with its image; 0: 20 seconds
+	Languages string        // value of Accept-Language
+	Lifetime  time.Duration // how long a preview is valid
+	MaxImage  int64         // bytes in an image
+	Timeout   time.Duration // for one preview with its image; 0 means fetchTime
 	Now       func() time.Time
 	Log       *slog.Logger
 }
 
 const (
-	maxFetches     = 16               // previews that are made at a time
-	maxUserFetches = 2                // for one user
-	maxUserWaiting = 20               // requests of one user that are worked on or wait
-	maxURL         = 2048             // bytes
+	maxFetches     = 16               // previews being made at a time
+	maxUserFetches = 2                // previews being made for one user at a time
+	maxUserWaiting = 20               // unanswered requests of one user
+	maxURL         = 2048             // bytes in a URL
 	fetchTime      = 20 * time.Second // for one preview, with its image
-	failureTime    = 10 * time.Minute // until a page without a preview is fetched again
-	// imageGrace is how long an image is kept after its preview has expired, for clients that show it still.
+	failureTime    = 10 * time.Minute // time until a page without a preview is fetched again
+	// imageGrace is how long an image is kept after its preview has expired, because clients may still show it.
 	imageGrace = 24 * time.Hour
 )
 
@@ -58,7 +59,7 @@ type Service struct {
 	opts   Options
 	client *http.Client
 	users  *keyed.Semaphore[ident.UserNID]
-	// fetches keeps no results: a preview is in the database at once.
+	// fetches lets requests for the same page share one fetch. It keeps no results, since previews are in the database.
 	fetches *keyed.Memo[string, json.RawMessage]
 }
 
@@ -78,15 +79,15 @@ func New(o Options) *Service {
 	}
 }
 
-func errNoPreview() error { return mxerr.NotFound("There is no preview of this page") }
+func errNoPreview() error { return mxerr.NotFound("This page has no preview") }
 
-// errHost means that the configuration forbids previews of a host.
+// errHost means that the configuration forbids previews from a host.
 var errHost = errors.New("the host is not allowed by the configuration")
 
-// Preview returns the preview of a page as it was at a time, or a newer one.
+// Preview returns the preview of a page as of a given time, or a newer one.
 //
-// Errors: M_INVALID_PARAM, M_FORBIDDEN for hosts that the configuration excludes, M_NOT_FOUND where the page has no
-// preview, M_LIMIT_EXCEEDED.
+// Errors: M_INVALID_PARAM, M_FORBIDDEN if the configuration excludes the host, M_NOT_FOUND if the page has no preview,
+// M_LIMIT_EXCEEDED.
 // Spec: client-server-api#get_matrixclientv1mediapreview_url
 func (s *Service) Preview(ctx context.Context, user ident.UserNID, link string, at time.Time) (json.RawMessage, error) {
 	u, err := s.parse(link)
@@ -112,13 +113,13 @@ func (s *Service) Preview(ctx context.Context, user ident.UserNID, link string, 
 	defer release()
 	return s.fetches.Get(ctx, hash, func(ctx context.Context) (json.RawMessage, error) {
 		if found, err := s.cached(ctx, hash, s.opts.Now()); found != nil || err != nil {
-			return found, err // it was made in the meantime
+			return found, err // another request has made it in the meantime
 		}
 		return s.make(ctx, u, hash)
 	})
 }
 
-// parse checks the URL of a page.
+// parse parses and checks the URL of a page.
 //
 // Errors: M_MISSING_PARAM, M_INVALID_PARAM, M_FORBIDDEN.
 func (s *Service) parse(link string) (*url.URL, error) {
@@ -130,22 +131,22 @@ func (s *Service) parse(link string) (*url.URL, error) {
 		return nil, mxerr.InvalidParam("url must be an http or https URL of at most %d bytes, without a user name", maxURL)
 	}
 	if !s.opts.Allowed(u.Hostname()) {
-		return nil, mxerr.Forbidden("This server makes no previews of pages of this host")
+		return nil, mxerr.Forbidden("This server does not preview pages of this host")
 	}
 	u.Fragment = ""
 	return u, nil
 }
 
-// hashOf returns the form of a URL under which its preview is stored. The URL itself is not stored, since it may be
+// hashOf returns the hash under which the preview of a URL is stored. The URL itself is not stored, because it may be
 // secret.
 func hashOf(u *url.URL) string {
 	sum := sha256.Sum256([]byte(u.String()))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// cached returns the preview that was valid at a time, or nil if there is none.
+// cached returns the stored preview that was valid at a given time, or nil if there is none.
 //
-// Errors: M_NOT_FOUND where the page was found to have no preview.
+// Errors: M_NOT_FOUND if the page is known to have no preview.
 func (s *Service) cached(ctx context.Context, hash string, at time.Time) (json.RawMessage, error) {
 	var p storage.URLPreview
 	found := false
@@ -164,7 +165,7 @@ func (s *Service) cached(ctx context.Context, hash string, at time.Time) (json.R
 	return json.RawMessage(p.JSON), nil
 }
 
-// make fetches a page and stores its preview, or that it has none.
+// make fetches a page and stores its preview, or the fact that it has none.
 func (s *Service) make(ctx context.Context, u *url.URL, hash string) (json.RawMessage, error) {
 	limited, cancel := context.WithTimeout(ctx, s.opts.Timeout)
 	defer cancel()
