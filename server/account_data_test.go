@@ -7,7 +7,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// A first /sync has all account data, so that it must not grow without end.
+// A first /sync sends all account data of the user, so the total size must be bounded.
 func TestAccountDataOfAUserIsBoundedInSum(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice := signUp(t, s, "alice")

@@ -26,14 +26,14 @@ import (
 	"ebb/httpapi"
 )
 
-// acmeAuthority is as much of an ACME authority (RFC 8555) as one certificate by TLS-ALPN-01 needs. It does not look at
-// the signatures of requests.
+// acmeAuthority implements as much of an ACME authority (RFC 8555) as issuing one certificate by TLS-ALPN-01 needs. It
+// does not verify the signatures of requests.
 type acmeAuthority struct {
 	t      *testing.T
 	url    string
 	key    *ecdsa.PrivateKey
 	ca     *x509.Certificate
-	prove  string // HOST:PORT where names are proved
+	prove  string // HOST:PORT of the TLS-ALPN-01 challenge
 	host   string
 	proved bool
 	chain  []byte
@@ -115,9 +115,9 @@ func (a *acmeAuthority) say(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-// check shakes hands as RFC 8737 has it.
+// check performs the handshake of RFC 8737.
 func (a *acmeAuthority) check() {
-	conn, err := tls.Dial("tcp", a.prove, &tls.Config{ServerName: a.host, NextProtos: []string{"acme-tls/1"}, InsecureSkipVerify: true}) // the certificate proves itself
+	conn, err := tls.Dial("tcp", a.prove, &tls.Config{ServerName: a.host, NextProtos: []string{"acme-tls/1"}, InsecureSkipVerify: true}) // the challenge certificate is self-signed
 	if err != nil {
 		a.t.Error(err)
 		return
@@ -153,7 +153,7 @@ func TestCertificatesAreFetchedByACMEAndKept(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
 	cfg.Listen[0].TLS.ACMEHosts, cfg.ACME.Directory = []string{"matrix.example.org"}, a.url+"/dir"
-	for range 2 { // the second time from disk
+	for range 2 { // the second server reads the certificate from disk
 		serveACME(t, cfg, a)
 	}
 	if a.orders != 1 {
@@ -164,7 +164,7 @@ func TestCertificatesAreFetchedByACMEAndKept(t *testing.T) {
 	}
 }
 
-// serveACME starts an address with the certificates of the configuration, and asks it something.
+// serveACME starts an address with the configured certificates and sends it a request.
 func serveACME(t *testing.T, cfg *config.Config, a *acmeAuthority) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())

@@ -16,7 +16,7 @@ import (
 
 var get = testserver.Get
 
-// share makes a room that both are in, and returns its id.
+// share creates a room, joins both users to it and returns its ID.
 func share(alice, bob *testserver.Client) string {
 	room := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "private_chat", "invite": []string{bob.User}})["room_id"].(string)
 	bob.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/join", nil)
@@ -53,7 +53,7 @@ func TestMediaIsServedToMembersOnlyAndNeverRuns(t *testing.T) {
 	if got := header.Get("Content-Disposition") + header.Get("Content-Type"); got != "inline; filename=thumbnail.pngimage/png" {
 		t.Errorf("a thumbnail is %s", got)
 	}
-	for _, request := range []string{"width=400&height=300", "width=1600&height=1200&method=crop", "width=400&height=300&animated=false"} { // none of them needs scaling
+	for _, request := range []string{"width=400&height=300", "width=1600&height=1200&method=crop", "width=400&height=300&animated=false"} { // none of these requires scaling
 		status, header, body = alice.Raw("GET", "/v1/media/thumbnail/"+path+"?"+request, nil)
 		if status != 200 || !bytes.Equal(body, picture.Bytes()) || header.Get("Content-Type") != "image/png" {
 			t.Errorf("thumbnail of %s: %d %v, %d bytes", request, status, header, len(body))
@@ -81,7 +81,7 @@ func TestMediaIsServedToMembersOnlyAndNeverRuns(t *testing.T) {
 	alice.Refused("PUT", "/_matrix/media/v3/upload/"+later, []byte("again"), 409, "M_CANNOT_OVERWRITE_MEDIA")
 }
 
-func TestOldMediaAddressesAnswerWhereAllowed(t *testing.T) {
+func TestUnauthenticatedMediaIsServedOnlyIfConfigured(t *testing.T) {
 	s := testserver.New(t, func(c *config.Config) { c.Media.AllowUnauthenticated, c.Media.MaxUploadSize = true, 100 })
 	alice := s.Register("alice")
 	path := strings.TrimPrefix(alice.Do("POST", "/_matrix/media/v3/upload", []byte("text"))["content_uri"].(string), "mxc://")
@@ -211,7 +211,7 @@ func TestKeyBackupIsKeptByVersion(t *testing.T) {
 	alice.Refused("GET", "/v3/room_keys/version", nil, 404, "M_NOT_FOUND")
 }
 
-func TestPushRulesDecideWhatCounts(t *testing.T) {
+func TestPushRulesDetermineUnreadCounts(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := s.Register("alice"), s.Register("bob")
 	room := share(alice, bob)
@@ -268,7 +268,7 @@ func TestPushRulesDecideWhatCounts(t *testing.T) {
 	}
 }
 
-func TestSyncTellsOfTypingPresenceAndByFilter(t *testing.T) {
+func TestSyncReturnsTypingAndPresenceAndAppliesFilters(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := s.Register("alice"), s.Register("bob")
 	room := share(alice, bob)

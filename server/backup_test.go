@@ -7,7 +7,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-func TestLargeKeyBackupsAreReadWhole(t *testing.T) {
+func TestLargeKeyBackupsAreReadCompletely(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice := signUp(t, s, "alice")
 	version, _ := alice.Do("POST", "/v3/room_keys/version", obj{"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": obj{}})["version"].(string)
@@ -21,7 +21,7 @@ func TestLargeKeyBackupsAreReadWhole(t *testing.T) {
 	rooms := obj{}
 	for r := range 3 {
 		sessions := obj{}
-		for i := range 400 { // more than one page, and rooms that begin within one
+		for i := range 400 { // more than one page, with rooms that span two pages
 			sessions[fmt.Sprint("session", i)] = obj{"first_message_index": i, "forwarded_count": r, "is_verified": true, "session_data": obj{"c": "x"}}
 		}
 		rooms[fmt.Sprintf("!r%d:test", r)] = obj{"sessions": sessions}

@@ -13,7 +13,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-func TestSendToDeviceAndSignaturesTakeAsMuchAsTheLimitsPageSays(t *testing.T) {
+func TestSendToDeviceAndSignaturesAcceptRequestsUpToTheirLimits(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	big := strings.Repeat("x", 1000)
@@ -112,7 +112,7 @@ func TestJoinedMembersLeaveOutAvatarsThatAreNotSet(t *testing.T) {
 	}
 }
 
-func TestNoAnswerHasBothNamesOfOneThing(t *testing.T) {
+func TestNoResponseHasBothTheStableAndTheUnstableName(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice := signUp(t, s, "alice")
 	room, base := together(nil, alice)
@@ -144,7 +144,7 @@ func TestNoAnswerHasBothNamesOfOneThing(t *testing.T) {
 	}
 }
 
-func TestPartsOfThePushRulesAreGivenAndNotTaken(t *testing.T) {
+func TestGroupsOfPushRulesCanBeReadButNotWritten(t *testing.T) {
 	alice := signUp(t, testserver.New(t, nil), "alice")
 	for _, path := range []string{"/v3/pushrules/global/underride", "/v3/pushrules/global/underride/", "/r0/pushrules/global/underride/"} {
 		status, _, raw := alice.Raw("GET", path, nil)

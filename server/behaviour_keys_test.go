@@ -11,7 +11,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// crossSigningKeys makes the three keys of a user, two of them signed by the first.
+// crossSigningKeys creates the three cross-signing keys of a user, two of them signed by the first.
 func crossSigningKeys(t *testing.T, user string) obj {
 	t.Helper()
 	encode := base64.RawStdEncoding.EncodeToString
@@ -27,7 +27,7 @@ func crossSigningKeys(t *testing.T, user string) obj {
 		if usage == "master" {
 			master, masterID = private, "ed25519:"+encode(public)
 		} else {
-			canonical, err := json.Marshal(key) // maps are sorted and nothing is escaped
+			canonical, err := json.Marshal(key) // json.Marshal sorts maps, and nothing here needs escaping
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -38,13 +38,13 @@ func crossSigningKeys(t *testing.T, user string) obj {
 	return keys
 }
 
-func TestOneTimeKeysAreGivenOnceOldestFirstAndNeverChange(t *testing.T) {
+func TestOneTimeKeysAreClaimedOnceOldestFirstAndNeverChange(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	upload := func(id, key string) obj {
 		return obj{"one_time_keys": obj{"signed_curve25519:" + id: obj{"key": key, "signatures": obj{alice.User: obj{"ed25519:X": "s"}}}}}
 	}
-	for i, id := range []string{"z", "m", "a"} { // names do not tell the age
+	for i, id := range []string{"z", "m", "a"} { // the order of the IDs is not the order of upload
 		alice.Do("POST", "/v3/keys/upload", upload(id, fmt.Sprint(i)))
 	}
 	if again := alice.Do("POST", "/v3/keys/upload", upload("z", "0")); get(again, "one_time_key_counts", "signed_curve25519") != 3.0 {
@@ -69,7 +69,7 @@ func TestOneTimeKeysAreGivenOnceOldestFirstAndNeverChange(t *testing.T) {
 	}
 }
 
-func TestDeviceKeysComeBackWithMembersNobodyKnows(t *testing.T) {
+func TestDeviceKeysKeepUnknownMembers(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	share(alice.Client, bob.Client)
@@ -85,12 +85,12 @@ func TestDeviceKeysComeBackWithMembersNobodyKnows(t *testing.T) {
 	}
 }
 
-func TestUserSigningKeyIsToldToItsOwnerAlone(t *testing.T) {
+func TestUserSigningKeyIsSentOnlyToItsOwner(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	share(alice.Client, bob.Client)
 	keys := crossSigningKeys(t, alice.User)
-	alice.Do("POST", "/v3/keys/device_signing/upload", keys) // the first ones need no password
+	alice.Do("POST", "/v3/keys/device_signing/upload", keys) // the first upload needs no password
 	for d, own := range map[*device]bool{alice: true, bob: false} {
 		answer := d.Do("POST", "/v3/keys/query", obj{"device_keys": obj{alice.User: []string{}}})
 		if get(answer, "master_keys", alice.User) == nil || get(answer, "self_signing_keys", alice.User) == nil {

@@ -8,7 +8,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// texts are the bodies of the messages among events.
+// texts joins the bodies of the message events.
 func texts(events []any) string {
 	out := ""
 	for _, e := range events {
@@ -19,7 +19,7 @@ func texts(events []any) string {
 	return out
 }
 
-func TestRoomInitialSyncShowsWhatMayBePeekedAt(t *testing.T) {
+func TestRoomInitialSyncShowsRoomsThatAllowPeeking(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob, eve := signUp(t, s, "alice"), signUp(t, s, "bob"), signUp(t, s, "eve")
 	room, base := together(obj{"name": "Ebb", "visibility": "public"}, alice, bob)
@@ -68,7 +68,7 @@ func TestRoomInitialSyncShowsWhatMayBePeekedAt(t *testing.T) {
 	eve.Refused("GET", base+"/initialSync", nil, 403, "M_FORBIDDEN")
 }
 
-func TestEventsOfOneRoomAreStreamedToWhoMayReadIt(t *testing.T) {
+func TestEventsOfOneRoomAreStreamedToUsersWhoMayReadIt(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, eve := signUp(t, s, "alice"), signUp(t, s, "eve")
 	room, base := together(nil, alice)

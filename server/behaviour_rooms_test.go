@@ -10,7 +10,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// together makes a room with these options in which everybody is, and gives its path.
+// together creates a room with the given options, joins all devices to it and returns its ID and its path.
 func together(options obj, creator *device, others ...*device) (room, base string) {
 	creator.t.Helper()
 	if options == nil {
@@ -25,7 +25,7 @@ func together(options obj, creator *device, others ...*device) (room, base strin
 	return room, base
 }
 
-// send sends an event and gives its id.
+// send sends an event and returns its ID.
 func (d *device) send(base, kind string, content obj) string {
 	d.t.Helper()
 	d.txns++
@@ -37,13 +37,13 @@ func (d *device) say(base, body string) string {
 	return d.send(base, "m.room.message", obj{"msgtype": "m.text", "body": body, "m.mentions": obj{}})
 }
 
-// reply answers in a thread.
+// reply sends a message to a thread.
 func (d *device) reply(base, root, body string) string {
 	d.t.Helper()
 	return d.send(base, "m.room.message", obj{"msgtype": "m.text", "body": body, "m.mentions": obj{}, "m.relates_to": obj{"rel_type": "m.thread", "event_id": root}})
 }
 
-// members gives the state keys of the member events among these.
+// members returns the state keys of the member events among events.
 func members(events []any) (users []string) {
 	for _, e := range events {
 		if get(e, "type") == "m.room.member" {
@@ -54,7 +54,7 @@ func members(events []any) (users []string) {
 	return users
 }
 
-func TestStateAfterComesByTheNameAskedForAndStateOtherwise(t *testing.T) {
+func TestStateAfterHasTheRequestedNameAndStateIsSentOtherwise(t *testing.T) {
 	alice := signUp(t, testserver.New(t, nil), "alice")
 	room, base := together(nil, alice)
 	for _, c := range []struct{ parameter, name string }{
@@ -79,7 +79,7 @@ func TestStateAfterComesByTheNameAskedForAndStateOtherwise(t *testing.T) {
 	}
 }
 
-func TestTransactionIDIsToldToTheSendingDeviceAlone(t *testing.T) {
+func TestTransactionIDIsSentOnlyToTheSendingDevice(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice := signUp(t, s, "alice")
 	phone := &device{Client: s.Login("alice"), t: t}
@@ -136,7 +136,7 @@ func TestEveryTokenPagesInBothDirections(t *testing.T) {
 	}
 	reversed := slices.Clone(ids)
 	slices.Reverse(reversed)
-	expect := func(what, token string, split int) { // the token stands before ids[split]
+	expect := func(what, token string, split int) { // token points to the position before ids[split]
 		t.Helper()
 		if got := page("dir=f&from=" + token); !slices.Equal(got, ids[split:]) {
 			t.Errorf("%s forward: %v, want %v", what, got, ids[split:])
@@ -171,7 +171,7 @@ func TestEveryTokenPagesInBothDirections(t *testing.T) {
 	}
 }
 
-func TestStateComesFromBeforeTheTimelineAndWholeForNewRooms(t *testing.T) {
+func TestStatePrecedesTheTimelineAndIsCompleteForNewRooms(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	room, base := together(obj{"name": "first"}, alice)
@@ -204,12 +204,12 @@ func TestStateComesFromBeforeTheTimelineAndWholeForNewRooms(t *testing.T) {
 	}
 }
 
-func TestOldTokenBringsRoomsJoinedSinceWithOnesOwnMembership(t *testing.T) {
+func TestOldTokenReturnsRoomsJoinedSinceWithTheUsersMembership(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	lazy := []string{"filter", `{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":3}}}`}
 	bob.sync(lazy...)
-	saved := bob.since // a client that starts again asks from here
+	saved := bob.since // a restarted client continues from this token
 	room, base := together(nil, alice, bob)
 	bob.sync(lazy...)
 	for i := range 5 {
@@ -244,7 +244,7 @@ func TestHeroesComeWithTheirMemberEvents(t *testing.T) {
 	}
 }
 
-func TestInvitationsShowTheRoomAndBothPeople(t *testing.T) {
+func TestInvitesShowTheRoomAndBothUsers(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	bob.Do("PUT", "/v3/profile/"+bob.User+"/displayname", obj{"displayname": "Bobby"})
@@ -267,7 +267,7 @@ func TestInvitationsShowTheRoomAndBothPeople(t *testing.T) {
 	}
 }
 
-func TestThreadsAreListedByTheirLatestReplyAndByWhoTookPart(t *testing.T) {
+func TestThreadsAreOrderedByLatestReplyAndFilteredByParticipation(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	room, base := together(nil, alice, bob)
@@ -302,7 +302,7 @@ func TestThreadsAreListedByTheirLatestReplyAndByWhoTookPart(t *testing.T) {
 	bundle("threads", find(list(bob.Do("GET", threads, nil), "chunk")))
 }
 
-func TestRelationsAreFollowedThroughRelations(t *testing.T) {
+func TestRelationsAreReturnedRecursively(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice := signUp(t, s, "alice")
 	room, base := together(nil, alice)

@@ -13,12 +13,12 @@ import (
 	"ebb/internal/testserver"
 )
 
-// The tests of this file and of behaviour_rooms_test.go prove through the door what docs/clients.md says that clients
-// depend on, each by itself.
+// The tests in this file and in behaviour_rooms_test.go check, through the HTTP API, each behaviour on which clients
+// depend according to docs/clients.md.
 
 type obj = map[string]any
 
-// device is a signed-in device that keeps its sync token.
+// device is a logged-in device together with its sync token.
 type device struct {
 	*testserver.Client
 	t     *testing.T
@@ -26,13 +26,13 @@ type device struct {
 	txns  int
 }
 
-// signUp makes an account and signs a device in.
+// signUp creates an account and logs a device in.
 func signUp(t *testing.T, s *testserver.Server, name string) *device {
 	t.Helper()
 	return &device{Client: s.Register(name), t: t}
 }
 
-// sync asks from the last token on; params are pairs of names and values.
+// sync syncs from the last token; params are alternating names and values.
 func (d *device) sync(params ...string) obj {
 	d.t.Helper()
 	query := url.Values{"set_presence": {"offline"}}
@@ -47,13 +47,13 @@ func (d *device) sync(params ...string) obj {
 	return answer
 }
 
-// again is a fresh first sync, which leaves the device's token alone.
+// again performs an initial sync without changing the device's token.
 func (d *device) again(params ...string) obj {
 	d.t.Helper()
 	return (&device{Client: d.Client, t: d.t}).sync(params...)
 }
 
-// list is the array at a path, or nothing.
+// list returns the array at a path, or nil if there is none.
 func list(v any, path ...any) []any {
 	found, _ := get(v, path...).([]any)
 	return found
@@ -67,7 +67,7 @@ func decode(t *testing.T, raw []byte) (v obj) {
 	return v
 }
 
-// each gives one member of every entry.
+// each returns the value at a path for every entry.
 func each(entries []any, path ...any) []any {
 	found := make([]any, 0, len(entries))
 	for _, e := range entries {
@@ -90,7 +90,7 @@ func TestMissingOperationsAreUnrecognizedSoThatClientsFallBack(t *testing.T) {
 	alice.Refused("PATCH", "/v3/sync", nil, 405, "M_UNRECOGNIZED")
 }
 
-func TestWhatWasNeverSetIsNotFound(t *testing.T) {
+func TestUnsetValuesAreNotFound(t *testing.T) {
 	alice := signUp(t, testserver.New(t, nil), "alice")
 	room := alice.Do("POST", "/v3/createRoom", nil)["room_id"].(string)
 	for _, path := range []string{
@@ -209,7 +209,7 @@ func TestSlashesInPathParametersAreKept(t *testing.T) {
 		t.Errorf("state %v", got)
 	}
 	alice.Do("PUT", base+"/send/m.x/txn%2F1", obj{})
-	alice.Do("POST", base+"/leave", nil) // no body at all
+	alice.Do("POST", base+"/leave", nil) // without a body
 }
 
 func TestAuthenticationStepsOfARequest(t *testing.T) {
@@ -236,7 +236,7 @@ func TestAuthenticationStepsOfARequest(t *testing.T) {
 	}
 }
 
-// refusal deletes what is at the path, which must need the password.
+// refusal sends a DELETE request that must be refused without the password, and returns the response.
 func refusal(t *testing.T, d *device, path string, body any) obj {
 	t.Helper()
 	if body == nil {
@@ -255,7 +255,7 @@ func TestRefreshTokenWorksUntilItsSuccessorIsUsed(t *testing.T) {
 	first := alice.Do("POST", "/v3/login", obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": "alice"},
 		"password": testserver.Password(), "refresh_token": true})
 	body := obj{"refresh_token": first["refresh_token"]}
-	alice.Do("POST", "/v3/refresh", body) // the answer is lost
+	alice.Do("POST", "/v3/refresh", body) // the response gets lost
 	second := alice.Do("POST", "/v3/refresh", body)
 	renewed := *alice
 	renewed.Token = second["access_token"].(string)
@@ -264,7 +264,7 @@ func TestRefreshTokenWorksUntilItsSuccessorIsUsed(t *testing.T) {
 	alice.Do("POST", "/v3/refresh", obj{"refresh_token": second["refresh_token"]})
 }
 
-func TestFirstSyncTellsHowManyKeysAreLeft(t *testing.T) {
+func TestFirstSyncReturnsTheCountOfOneTimeKeys(t *testing.T) {
 	s := testserver.New(t, nil)
 	bare, alice := signUp(t, s, "bare"), signUp(t, s, "alice")
 	answer := bare.sync()
@@ -323,17 +323,17 @@ func TestDeviceListsChangeWithDevicesKeysAndRooms(t *testing.T) {
 	changed("nothing", bob)
 }
 
-func TestDeviceMessagesWaitInOrderUntilTheirAnswerArrived(t *testing.T) {
+func TestToDeviceMessagesAreRepeatedInOrderUntilAcknowledged(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
-	phone := &device{Client: s.Login("bob"), t: t} // never asked for anything yet
+	phone := &device{Client: s.Login("bob"), t: t} // it has never sent a request before
 	for i := range 3 {
 		for range 2 { // the second is a retry
 			alice.Do("PUT", fmt.Sprint("/v3/sendToDevice/m.test/", i), obj{"messages": obj{bob.User: obj{"*": obj{"n": i}}}})
 		}
 	}
 	for _, d := range []*device{bob, phone} {
-		for _, answer := range []obj{d.again(), d.sync()} { // the first one is lost
+		for _, answer := range []obj{d.again(), d.sync()} { // the first response gets lost
 			if got := fmt.Sprint(each(list(answer, "to_device", "events"), "content", "n")); got != "[0 1 2]" {
 				t.Errorf("a first sync brings %s", got)
 			}

@@ -13,7 +13,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-func TestNewsOfEveryKindEndTheWaitOfAnotherDevice(t *testing.T) {
+func TestEveryKindOfChangeWakesAWaitingDevice(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	phone := &device{Client: s.Login("alice"), t: t}
@@ -53,7 +53,7 @@ func TestNewsOfEveryKindEndTheWaitOfAnotherDevice(t *testing.T) {
 		go func() {
 			_, _, raw := d.Raw("GET", "/v3/sync?set_presence=offline&timeout=20000&since="+url.QueryEscape(d.since), nil)
 			var v obj
-			_ = json.Unmarshal(raw, &v) // nothing is told where it fails
+			_ = json.Unmarshal(raw, &v) // a failure leaves v empty
 			answer <- v
 		}()
 		waitForPoll(t, s)
@@ -72,7 +72,7 @@ func TestNewsOfEveryKindEndTheWaitOfAnotherDevice(t *testing.T) {
 	alice.Refused("PUT", peer+"/account_data/m.direct", obj{}, 403, "M_FORBIDDEN")
 }
 
-// waitForPoll returns once a request waits for news.
+// waitForPoll returns once a request is waiting for new events.
 func waitForPoll(t *testing.T, s *testserver.Server) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {

@@ -72,7 +72,7 @@ func checkPorts(ctx context.Context, cfg *config.Config) (mistakes config.Proble
 	running := false
 	if client, err := adminapi.Dial(ctx, cfg.Dir()); err == nil {
 		running = true
-		_ = client.Close() // it was only used to find a running server
+		_ = client.Close() // the connection was only opened to see whether a server is running
 	}
 	for i, l := range cfg.Listen {
 		bound, err := httpapi.Listen(ctx, l.Address)

@@ -18,18 +18,18 @@ import (
 	"ebb/internal/testserver"
 )
 
-// crowd is a server, hs1.test, with a room in which n of everything happened and a space of some rooms, and another one
-// that knows them.
+// crowd is a server, hs1.test, that has a room with n entries of every kind and a space of some rooms, and another
+// server that participates in them.
 type crowd struct {
 	*testing.T
 	net   *testserver.Network
-	alice *testserver.Client // of hs1
+	alice *testserver.Client // registered on hs1.test
 	room  string
 	space string
-	back  string // a token of before most of it
+	back  string // a token from before most events
 	users []string
-	roots []string // of threads
-	last  string   // the newest event
+	roots []string // event IDs of thread roots
+	last  string   // ID of the newest event
 	other *fedclient.Client
 }
 
@@ -94,7 +94,7 @@ func newCrowd(t *testing.T, n, rooms int) *crowd {
 	return c
 }
 
-// cold lists the statements of one read by a server that has just started.
+// cold returns the SQL statements that one read executes on a server that has just started.
 func (c *crowd) cold(read func(*crowd) error) []string {
 	c.Helper()
 	c.net.Stop(0)
@@ -107,7 +107,7 @@ func (c *crowd) cold(read func(*crowd) error) []string {
 	return list
 }
 
-// coldReads are requests whose answers grow with what is in a room.
+// coldReads returns requests whose responses grow with the size of a room.
 func coldReads() map[string]func(*crowd) error {
 	get := func(format string, args ...func(*crowd) string) func(*crowd) error {
 		return func(c *crowd) error {
@@ -201,19 +201,19 @@ func coldReads() map[string]func(*crowd) error {
 	}
 }
 
-// A read that asks the database once for each event or member takes minutes in a large room.
+// A read that queries the database once for each event or member takes minutes in a large room.
 func TestColdReadsDoNotAskTheDatabaseOncePerEvent(t *testing.T) {
 	const few, many = 4, 40
 	compareCold(t, newCrowd(t, few, 2), newCrowd(t, many, 2), many-few, func(name string) float64 {
 		if name == "messages" || name == "messages, lazy" || name == "threads" {
-			return 8 // the aggregations of each event that has any, of a page
+			return 8 // reading the aggregations of each event on the page
 		}
 		return 0.5
 	})
 }
 
-// A first /sync reads the timeline, the receipts and the unread counts of each room; what only looks at who is in them
-// does not.
+// A first /sync reads the timeline, the receipts and the unread counts of each room. Requests that only need the
+// members must run fewer statements.
 func TestColdReadsTakeFewStatementsForEachRoom(t *testing.T) {
 	const few, many = 4, 40
 	compareCold(t, newCrowd(t, 1, few), newCrowd(t, 1, many), many-few, func(name string) float64 {
@@ -224,14 +224,14 @@ func TestColdReadsTakeFewStatementsForEachRoom(t *testing.T) {
 	})
 }
 
-// compareCold compares the statements of reads by two servers, of which one has more of something; most says how many
-// more statements there may be for each.
+// compareCold compares how many statements the reads execute on two servers. The large one has more entries of some
+// kind than the small one; for each of them, a read may execute up to most(name) further statements.
 func compareCold(t *testing.T, small, large *crowd, more int, most func(name string) float64) {
 	reads := coldReads()
 	for _, name := range slices.Sorted(maps.Keys(reads)) {
 		var before, after []string
 		tooMany := true
-		for range 3 { // jobs that begin with a server run statements too: the fewest are those of the read
+		for range 3 { // background jobs of a new server run statements too: the smallest count of three is closest to that of the read
 			before, after = fewest(before, small.cold(reads[name])), fewest(after, large.cold(reads[name]))
 			if tooMany = float64(len(after)-len(before)) > most(name)*float64(more); !tooMany {
 				break
@@ -245,7 +245,7 @@ func compareCold(t *testing.T, small, large *crowd, more int, most func(name str
 	}
 }
 
-// fewest returns the shorter list, b if there is no a.
+// fewest returns the shorter of two lists; a nil a counts as longer.
 func fewest(a, b []string) []string {
 	if a != nil && len(a) < len(b) {
 		return a
@@ -253,7 +253,7 @@ func fewest(a, b []string) []string {
 	return b
 }
 
-// difference shows which statements are run more often.
+// difference lists the statements that are executed more often in after than in before.
 func difference(before, after []string) string {
 	count := map[string]int{}
 	for _, q := range after {

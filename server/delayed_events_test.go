@@ -13,12 +13,12 @@ import (
 
 const delayedPath = "/unstable/org.matrix.msc4140"
 
-// delays is a room of alice and bob in which events are sent later.
+// delays is a room with the members alice and bob in which delayed events are sent.
 type delays struct{ *threads }
 
 func newDelays(t *testing.T) *delays { return &delays{newThreads(t)} }
 
-// later schedules a message in the way that form names and returns its delay ID.
+// later schedules a message through the operation that form names and returns the delay ID.
 func (h *delays) later(c *testserver.Client, form, body string, delay int) string {
 	h.Helper()
 	h.sent++
@@ -32,7 +32,7 @@ func (h *delays) later(c *testserver.Client, form, body string, delay int) strin
 	return c.Do("PUT", fmt.Sprintf("%s/rooms/%s/delayed_event/m.room.message/d%d", delayedPath, room, h.sent), obj{form: delay, "content": content})["delay_id"].(string)
 }
 
-// due moves the clock and has the due events sent.
+// due advances the clock and sends the events that are due.
 func (h *delays) due(d time.Duration) {
 	h.Helper()
 	h.Advance(d)
@@ -93,7 +93,7 @@ func TestDelayedEventsAreSentWhenTheyAreDue(t *testing.T) {
 	}
 }
 
-// The sender's devices find the delay ID in the event; nobody else does.
+// The sender's devices see the delay ID in the event; other users do not.
 func TestASentDelayedEventNamesItsDelayIDToItsSender(t *testing.T) {
 	h := newDelays(t)
 	delayID := h.later(h.alice, "query", "late", 1_000)
@@ -116,7 +116,7 @@ func TestARepeatedTransactionSchedulesOnce(t *testing.T) {
 	h := newDelays(t)
 	path := "/v3/rooms/" + url.PathEscape(h.room) + "/send/m.room.message/same?org.matrix.msc4140.delay=5000"
 	first := h.alice.Do("PUT", path, obj{"body": "x"})["delay_id"]
-	if again := h.alice.Do("PUT", path, nil)["delay_id"]; again != first { // even without a body, as the answer is known
+	if again := h.alice.Do("PUT", path, nil)["delay_id"]; again != first { // the transaction ID is known, so the body does not matter
 		t.Errorf("the second request got %v, the first %v", again, first)
 	}
 	if other := h.alice.Do("PUT", strings.Replace(path, "same", "other", 1), obj{"body": "x"})["delay_id"]; other == first {
@@ -131,7 +131,7 @@ func TestDelayedEventsAreRestartedCancelledAndSent(t *testing.T) {
 	for _, form := range []string{"path", "body"} {
 		t.Run("action in the "+form, func(t *testing.T) {
 			h := newDelays(t)
-			anybody := h.Anonymous() // the delay ID is enough
+			anybody := h.Anonymous() // the delay ID suffices; no access token is needed
 			request := func(c *testserver.Client, delayID, action string) (string, any) {
 				if form == "body" {
 					return delayedPath + "/delayed_events/" + delayID, obj{"action": action}
@@ -163,11 +163,11 @@ func TestDelayedEventsAreRestartedCancelledAndSent(t *testing.T) {
 			if got := strings.Join(h.bodies(h.bob), ", "); got != "now, put off" {
 				t.Errorf("sent: %s", got)
 			}
-			act(anybody, off, "cancel") // again
+			act(anybody, off, "cancel") // a repeated cancel
 			act(anybody, now, "send")
 			refused(off, "send", 409, "M_UNKNOWN")
 			refused(now, "cancel", 409, "M_UNKNOWN")
-			refused(put, "restart", 404, "M_NOT_FOUND") // a client schedules another one then
+			refused(put, "restart", 404, "M_NOT_FOUND") // the client then schedules a new one
 			for _, action := range []string{"cancel", "restart", "send"} {
 				refused("nosuch", action, 404, "M_NOT_FOUND")
 			}
@@ -191,7 +191,7 @@ func TestDelayedEventsOfUsersWhoMayNotSendAreNotSent(t *testing.T) {
 	dave.Do("POST", join, nil)
 	left := h.later(h.bob, "query", "bob has left", 5_000)
 	h.later(carol, "query", "carol is gone", 5_000)
-	silenced := h.later(dave, "state", "dave may not", 5_000) // state needs power
+	silenced := h.later(dave, "state", "dave may not", 5_000) // sending state requires a power level
 	h.bob.Do("POST", "/v3/rooms/"+url.PathEscape(h.room)+"/leave", nil)
 	carol.Do("POST", "/v3/account/deactivate", obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": carol.User}, "password": testserver.Password()}})
 	h.due(6 * time.Second)
@@ -210,8 +210,8 @@ func TestDelayedEventsOfUsersWhoMayNotSendAreNotSent(t *testing.T) {
 	h.bob.Refused("PUT", "/v3/rooms/"+url.PathEscape(h.room)+"/send/m.room.message/x?org.matrix.msc4140.delay=5", obj{}, 403, "M_FORBIDDEN")
 }
 
-// A client schedules the end of its part in a call before it joins the call, so that its own state does not cancel
-// that.
+// A client schedules the event that ends its part in a call before it joins the call. The state that the client itself
+// sets when joining must not cancel that event.
 func TestStateOfOthersOverridesADelayedStateEvent(t *testing.T) {
 	h := newDelays(t)
 	h.alice.Do("PUT", "/v3/rooms/"+url.PathEscape(h.room)+"/state/m.room.power_levels", obj{"users": obj{}, "state_default": 0, "events": obj{"m.room.power_levels": 100}})
@@ -281,7 +281,7 @@ func TestDelayedEventsCanBeSwitchedOff(t *testing.T) {
 	}
 }
 
-// The content of a sent or cancelled event is nowhere but in the room.
+// The content of a sent or cancelled delayed event remains only in the room.
 func TestAFinalisedDelayedEventKeepsNoContent(t *testing.T) {
 	h := newDelays(t)
 	h.alice.Do("PUT", "/v3/rooms/"+url.PathEscape(h.room)+"/state/m.room.retention", obj{"max_lifetime": 60_000})

@@ -20,7 +20,7 @@ import (
 	"ebb/outbox"
 )
 
-// neighbours is two servers with a user each, who share a room.
+// neighbours starts two servers with one user each, who share a room.
 func neighbours(t *testing.T) (net *testserver.Network, alice, bob *testserver.Client, room string) {
 	t.Helper()
 	net = testserver.Federation(t, 2, nil)
@@ -30,7 +30,7 @@ func neighbours(t *testing.T) (net *testserver.Network, alice, bob *testserver.C
 	return net, alice, bob, room
 }
 
-// listener reads what a client's /sync shows of a room, from now on.
+// listener collects the events of a room that a client's /sync returns after the listener was created.
 type listener struct {
 	t      *testing.T
 	c      *testserver.Client
@@ -45,7 +45,7 @@ func listen(t *testing.T, c *testserver.Client, room string) *listener {
 	return &listener{t: t, c: c, room: room, since: since}
 }
 
-// until reads on until f is content with the events.
+// until syncs until f returns true.
 func (l *listener) until(what string, f func() bool) {
 	l.t.Helper()
 	for end := time.Now().Add(time.Minute); !f(); {
@@ -86,12 +86,12 @@ func numbers(prefix string, n int) (out []string) {
 	return out
 }
 
-// sent records the transactions that the first server sends the second.
+// sent records the transactions that the first server sends to the second.
 type sent struct {
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	paths []string
 	all   bytes.Buffer
-	lose  func(n int) bool // the answer to the n-th, counted from 1; nil: none
+	lose  func(n int) bool // optional response to the n-th transaction, counted from 1
 }
 
 func record(net *testserver.Network) *sent {
@@ -122,7 +122,7 @@ func (s *sent) contains(text string) bool {
 	return strings.Contains(s.all.String(), text)
 }
 
-func TestWhatIsSaidWhileServersArePartedComesAfterwards(t *testing.T) {
+func TestMessagesSentDuringAPartitionArriveAfterwards(t *testing.T) {
 	net, alice, bob, room := neighbours(t)
 	atAlice, atBob := listen(t, alice, room), listen(t, bob, room)
 	net.Cut("hs1.test", "hs2.test")
@@ -145,7 +145,7 @@ func TestWhatIsSaidWhileServersArePartedComesAfterwards(t *testing.T) {
 	}
 }
 
-func TestWhatIsRedactedOrOverItsTimeBeforeItWasSentIsNeverSent(t *testing.T) {
+func TestQueuedEventsThatAreRedactedOrExpireAreNotSent(t *testing.T) {
 	net, alice, bob, room := neighbours(t)
 	atBob := listen(t, bob, room)
 	alice.Do("PUT", "/v3/rooms/"+room+"/state/m.room.retention", map[string]any{"max_lifetime": 3_600_000})
@@ -167,14 +167,14 @@ func TestWhatIsRedactedOrOverItsTimeBeforeItWasSentIsNeverSent(t *testing.T) {
 	}
 }
 
-func TestAServerWhoseLastUserIsKickedWhileItIsAwayLearnsOfIt(t *testing.T) {
+func TestAServerReceivesTheKickOfItsLastUserAfterAnOutage(t *testing.T) {
 	net, alice, bob, room := neighbours(t)
 	atBob := listen(t, bob, room)
 	net.Cut("hs1.test", "hs2.test")
 	tell(alice, room, "before")
 	alice.Do("POST", "/v3/rooms/"+room+"/kick", map[string]any{"user_id": bob.User})
 	tell(alice, room, "behind his back")
-	net.Stop(0) // what waits outlives the end of the server
+	net.Stop(0) // the queue survives the restart
 	net.Start(0)
 	net.Heal()
 	atBob.until("bob is out", func() bool {
@@ -187,7 +187,7 @@ func TestAServerWhoseLastUserIsKickedWhileItIsAwayLearnsOfIt(t *testing.T) {
 	}
 }
 
-func TestATransactionWithoutAnswerComesAgainUnderItsIDAndCountsOnce(t *testing.T) {
+func TestATransactionWithoutAResponseIsRetriedAndAppliedOnce(t *testing.T) {
 	net, alice, bob, room := neighbours(t)
 	atBob := listen(t, bob, room)
 	s := record(net)
@@ -227,7 +227,7 @@ func TestRoomsWithoutOtherServersSendNothing(t *testing.T) {
 	}
 }
 
-func TestServersWhoseClocksDifferHearEachOther(t *testing.T) {
+func TestServersWithDifferentClocksReceiveEachOthersEvents(t *testing.T) {
 	net, alice, bob, room := neighbours(t)
 	atAlice, atBob := listen(t, alice, room), listen(t, bob, room)
 	net.Servers[1].Advance(5 * time.Hour)
@@ -240,13 +240,13 @@ func TestServersWhoseClocksDifferHearEachOther(t *testing.T) {
 		})
 	}
 	net.Stop(1)
-	net.Start(1) // with keys to be asked for anew
+	net.Start(1) // with keys that must be fetched again
 	tell(alice, room, "and-again")
 	atBob.until("after a restart", func() bool { return slices.Contains(atBob.bodies(), "and-again") })
 }
 
-// A server that could not be asked for what came before an event had that event never, unless another one followed.
-func TestAnEventWhosePastCannotBeAskedForIsTriedAgain(t *testing.T) {
+// If a server cannot fetch what precedes an event, it must try again, even if no further event follows.
+func TestAnEventWhosePredecessorsCannotBeFetchedIsRetried(t *testing.T) {
 	net := testserver.Federation(t, 3, nil)
 	alice, bob, carol := net.Servers[0].Register("alice"), net.Servers[1].Register("bob"), net.Servers[2].Register("carol")
 	room, _ := alice.Do("POST", "/v3/createRoom", map[string]any{"preset": "public_chat"})["room_id"].(string)
@@ -258,7 +258,7 @@ func TestAnEventWhosePastCannotBeAskedForIsTriedAgain(t *testing.T) {
 		l.until("carol is heard", func() bool { return slices.Contains(l.bodies(), "hello") })
 	}
 	net.Cut("hs2.test", "hs3.test")
-	tell(alice, room, "first") // carol knows it, bob is told of it late
+	tell(alice, room, "first") // carol's server receives it, bob's does not yet
 	var asked atomic.Int32
 	net.Intercept(func(w http.ResponseWriter, r *http.Request, to string, next http.Handler) {
 		x, _ := fedclient.ParseXMatrix(r.Header.Get("Authorization"))
@@ -278,8 +278,9 @@ func TestAnEventWhosePastCannotBeAskedForIsTriedAgain(t *testing.T) {
 	}
 }
 
-// Of two topics that were set while the servers were parted one loses. What was said before it is heard all the same.
-func TestAStateEventThatLosesHidesNoMessages(t *testing.T) {
+// If two servers set the topic while they cannot reach each other, one of the events loses in state resolution. The
+// messages sent before it must arrive all the same.
+func TestALosingStateEventHidesNoMessages(t *testing.T) {
 	net, alice, bob, room := neighbours(t)
 	alice.Do("PUT", "/v3/rooms/"+room+"/state/m.room.power_levels", map[string]any{"state_default": 0, "events": map[string]any{}})
 	atAlice, atBob := listen(t, alice, room), listen(t, bob, room)
@@ -287,7 +288,7 @@ func TestAStateEventThatLosesHidesNoMessages(t *testing.T) {
 	atBob.until("bob hears of the levels", func() bool { return slices.Contains(atBob.bodies(), "levels") })
 	net.Cut("hs1.test", "hs2.test")
 	for _, c := range []*testserver.Client{alice, bob} {
-		for i := range 5 { // the first may be on its way alone
+		for i := range 5 { // more than one, since the first may be sent in a transaction of its own
 			tell(c, room, fmt.Sprint("said-by-", c.User[1:2], i))
 		}
 		c.Do("PUT", "/v3/rooms/"+room+"/state/m.room.topic", map[string]any{"topic": "by " + c.User})
@@ -300,7 +301,7 @@ func TestAStateEventThatLosesHidesNoMessages(t *testing.T) {
 	}
 }
 
-// A server that does not know an event cannot tell whether its user may redact it; the others can.
+// A server that does not have an event cannot check whether its user may redact it; the other servers can.
 func TestRedactionWithoutPowerReachesNobody(t *testing.T) {
 	net := testserver.Federation(t, 2, nil)
 	alice, bob := net.Servers[0].Register("alice"), net.Servers[1].Register("bob")
@@ -312,7 +313,7 @@ func TestRedactionWithoutPowerReachesNobody(t *testing.T) {
 	tell(bob, room, "done")
 	atAlice.until("alice hears that bob is done", func() bool { return slices.Contains(atAlice.bodies(), "done") })
 	atBob.until("bob hears himself", func() bool { return slices.Contains(atBob.bodies(), "done") })
-	messages := bob.Do("GET", "/v3/rooms/"+room+"/messages?dir=b&limit=50", nil) // where his server gets the target
+	messages := bob.Do("GET", "/v3/rooms/"+room+"/messages?dir=b&limit=50", nil) // this makes bob's server fetch the target of the redaction
 	for who, seen := range map[string]any{
 		"alice": append(atAlice.events, alice.Do("GET", "/v3/rooms/"+room+"/messages?dir=b&limit=50", nil)),
 		"bob":   append(atBob.events, messages),

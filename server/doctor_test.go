@@ -12,7 +12,7 @@ import (
 	"ebb/server"
 )
 
-// finding is what the doctor says to a check, by its status.
+// finding returns the first finding of a check, or one whose status is absent.
 func finding(list []server.Finding, check string) server.Finding {
 	if i := slices.IndexFunc(list, func(f server.Finding) bool { return f.Check == check }); i >= 0 {
 		return list[i]
@@ -20,7 +20,7 @@ func finding(list []server.Finding, check string) server.Finding {
 	return server.Finding{Check: check, Status: "absent"}
 }
 
-func TestDoctorNamesWhatKeepsOthersFromReachingTheServer(t *testing.T) {
+func TestDoctorFindsWhyOtherServersCannotReachThisOne(t *testing.T) {
 	w := testserver.Federation(t, 2, nil)
 	clocks := func(skew time.Duration) {
 		w.Intercept(func(rw http.ResponseWriter, r *http.Request, _ string, next http.Handler) {
@@ -37,17 +37,17 @@ func TestDoctorNamesWhatKeepsOthersFromReachingTheServer(t *testing.T) {
 		}
 		return list
 	}
-	expect := func(when string, list []server.Finding, check, status, mend string) {
+	expect := func(when string, list []server.Finding, check, status, fix string) {
 		t.Helper()
-		if f := finding(list, check); f.Status != status || !strings.Contains(f.Mend, mend) {
-			t.Errorf("%s: %s is %+v, want %s, mended by %q", when, check, f, status, mend)
+		if f := finding(list, check); f.Status != status || !strings.Contains(f.Fix, fix) {
+			t.Errorf("%s: %s is %+v, want %s with a fix that contains %q", when, check, f, status, fix)
 		}
 	}
 	well := examine("hs2.test", nil)
 	for _, check := range []string{"configuration", ".well-known", "TLS", "signing key", "from outside", "clock"} {
 		expect("all is well", well, check, "ok", "")
 	}
-	expect("all is well", well, "DNS", "warning", "public address") // 10.0.0.1
+	expect("all is well", well, "DNS", "warning", "public address") // the address is 10.0.0.1
 	expect("nobody is asked", examine("", nil), "from outside", "warning", "--with")
 	expect("federation is off", examine("", func(c *config.Config) { c.Federation.Enabled = false }), "configuration", "failed", "federation.enabled")
 	expect("no address serves it", examine("", func(c *config.Config) { c.Listen[0].Serve = []string{"client"} }), "configuration", "failed", "serve")
@@ -59,7 +59,7 @@ func TestDoctorNamesWhatKeepsOthersFromReachingTheServer(t *testing.T) {
 	clocks(time.Hour)
 	expect("a wrong clock", examine("hs2.test", nil), "clock", "failed", "NTP")
 	for _, s := range w.Servers {
-		s.Advance(2 * time.Hour) // hs2.test has known the key for too long
+		s.Advance(2 * time.Hour) // the copy of the key at hs2.test becomes too old
 	}
 	w.Cut("hs1.test", "hs2.test")
 	expect("behind a firewall", examine("hs2.test", nil), "from outside", "failed", "firewall")

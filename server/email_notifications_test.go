@@ -10,7 +10,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// emailPusher is the request for e-mails about unread messages.
+// emailPusher returns the body of a request that sets a pusher for e-mails about unread messages.
 func emailPusher(address string) obj {
 	return obj{
 		"kind": "email", "app_id": "m.email", "pushkey": address, "app_display_name": "Email Notifications", "device_display_name": address, "lang": "en",
@@ -18,7 +18,7 @@ func emailPusher(address string) obj {
 	}
 }
 
-// message sends a message to a room.
+// message sends a message to a room and returns its event ID.
 func message(c *testserver.Client, room, body string) string {
 	path := fmt.Sprintf("/v3/rooms/%s/send/m.room.message/%d", room, time.Now().UnixNano())
 	return c.Do("PUT", path, obj{"msgtype": "m.text", "body": body})["event_id"].(string)
@@ -43,7 +43,7 @@ func TestUnreadMessagesAreSentByEmailInOneDigest(t *testing.T) {
 	message(bob, named, "There is <i>cake</i>")
 	message(bob, expiring, "expired by then")
 	seen := message(bob, read, "read by then")
-	p.Advance(5 * time.Minute) // people have time to read
+	p.Advance(5 * time.Minute) // the time that users are given to read
 	alice.Do("POST", "/v3/rooms/"+read+"/receipt/m.read/"+seen, obj{})
 	p.Advance(6 * time.Minute)
 	m := p.sink.Next()
@@ -67,7 +67,7 @@ func TestUnreadMessagesAreSentByEmailInOneDigest(t *testing.T) {
 	}
 
 	message(bob, named, "a third")
-	p.Advance(time.Hour) // the next e-mail waits for the interval
+	p.Advance(time.Hour) // the interval between two e-mails
 	message(bob, named, "a fourth")
 	p.Advance(12 * time.Hour)
 	if m := p.sink.Next(); m.Subject != "2 unread messages in Tea & <b>cake</b>" || !strings.Contains(m.Text, "a third") || strings.Contains(m.Text, "Are you") {

@@ -14,7 +14,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// postal is a server that sends e-mail, and where it arrives.
+// postal is a server that sends e-mail, together with the sink that receives it.
 type postal struct {
 	*testserver.Server
 	t    *testing.T
@@ -39,7 +39,8 @@ func newPostalTo(t *testing.T, sink *mailsink.Sink, change func(*config.Config))
 
 const clientSecret = "a.client=SECRET_-1"
 
-// link asks for a link and returns the session's id. operation is register, account/3pid or account/password.
+// link requests a verification e-mail and returns the session ID. operation is register, account/3pid or
+// account/password.
 func (p postal) link(operation, address string, attempt int) (sid string) {
 	p.t.Helper()
 	answer := p.Anonymous().Do("POST", "/v3/"+operation+"/email/requestToken", obj{"client_secret": clientSecret, "email": address, "send_attempt": attempt})
@@ -52,7 +53,7 @@ func (p postal) link(operation, address string, attempt int) (sid string) {
 
 var linkForm = regexp.MustCompile(`http://127\.0\.0\.1:8008(/_matrix/client/unstable/ebb/\S+)`)
 
-// follow confirms an address as its owner does with the link in a message.
+// follow opens the link in an e-mail, as the owner of the address does.
 func (p postal) follow(m mailsink.Message) {
 	p.t.Helper()
 	found := linkForm.FindStringSubmatch(m.Text)
@@ -69,7 +70,7 @@ func (p postal) follow(m mailsink.Message) {
 	}
 }
 
-// add adds an address to an account.
+// add adds a verified address to an account.
 func (p postal) add(user *testserver.Client, address string) {
 	p.t.Helper()
 	sid := p.link("account/3pid", address, 1)
@@ -81,7 +82,7 @@ func passwordOf(user *testserver.Client) obj {
 	return obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": user.User}, "password": testserver.Password()}
 }
 
-// byEmail is the stage that a verification completes.
+// byEmail returns the authentication stage for a verified session.
 func byEmail(sid string) obj {
 	return obj{"type": "m.login.email.identity", "threepid_creds": obj{"sid": sid, "client_secret": clientSecret}}
 }
@@ -107,7 +108,7 @@ func TestAddressIsAddedAfterItsOwnerFollowsTheLink(t *testing.T) {
 	if get(list, "threepids", 0, "address") != "alice@example.org" || get(list, "threepids", 0, "medium") != "email" || get(list, "threepids", 0, "validated_at") != float64(p.Now().UnixMilli()) {
 		t.Errorf("the addresses are %v", list)
 	}
-	alice.Refused("POST", "/v3/account/3pid/add", creds, 400, "M_THREEPID_AUTH_FAILED") // used up
+	alice.Refused("POST", "/v3/account/3pid/add", creds, 400, "M_THREEPID_AUTH_FAILED") // the session was used
 
 	in := p.Anonymous().Do("POST", "/v3/login", loginByEmail("ALICE@example.org", testserver.Password()))
 	if in["user_id"] != alice.User {
@@ -117,7 +118,7 @@ func TestAddressIsAddedAfterItsOwnerFollowsTheLink(t *testing.T) {
 	p.Anonymous().Refused("POST", "/v3/login", loginByEmail("nobody@example.org", testserver.Password()), 403, "M_FORBIDDEN")
 
 	bob := p.Register("bob")
-	bob.Do("POST", "/v3/account/3pid/delete", obj{"medium": "email", "address": "alice@example.org"}) // not hers to remove
+	bob.Do("POST", "/v3/account/3pid/delete", obj{"medium": "email", "address": "alice@example.org"}) // the address is not bob's
 	p.Anonymous().Do("POST", "/v3/login", loginByEmail("alice@example.org", testserver.Password()))
 	if out := alice.Do("POST", "/v3/account/3pid/delete", obj{"medium": "email", "address": "Alice@example.org"}); out["id_server_unbind_result"] != "no-support" {
 		t.Errorf("delete: %v", out)
@@ -128,7 +129,7 @@ func TestAddressIsAddedAfterItsOwnerFollowsTheLink(t *testing.T) {
 	}
 }
 
-func TestTheOldWayToAddAnAddressNeedsThePasswordToo(t *testing.T) {
+func TestTheDeprecatedOperationToAddAnAddressNeedsThePasswordToo(t *testing.T) {
 	p := newPostal(t, nil)
 	alice := p.Register("alice")
 	sid := p.link("account/3pid", "alice@example.org", 1)
@@ -168,7 +169,7 @@ func TestForgottenPasswordIsResetByEmail(t *testing.T) {
 		old.Refused("GET", "/v3/account/whoami", nil, 401, "M_UNKNOWN_TOKEN")
 	}
 	body["new_password"] = "another one"
-	anyone.Refused("POST", "/v3/account/password", body, 401, "M_THREEPID_AUTH_FAILED") // used up
+	anyone.Refused("POST", "/v3/account/password", body, 401, "M_THREEPID_AUTH_FAILED") // the session was used
 }
 
 func TestPasswordResetKeepsTheDevicesIfAsked(t *testing.T) {
@@ -232,7 +233,7 @@ func TestRegistrationAsksForAnAddressAsConfigured(t *testing.T) {
 	ask := obj{"client_secret": clientSecret, "email": "alice@example.com", "send_attempt": 1}
 	p.Anonymous().Refused("POST", "/v3/register/email/requestToken", ask, 403, "M_THREEPID_DENIED")
 	p.Anonymous().Refused("POST", "/v3/account/3pid/email/requestToken", ask, 403, "M_THREEPID_DENIED")
-	p.Register("bob") // without an address
+	p.Register("bob") // bob has no address
 	off := newPostal(t, nil)
 	off.Anonymous().Refused("POST", "/v3/register/email/requestToken", ask, 403, "M_THREEPID_DENIED")
 	if p.sink.Count()+off.sink.Count() != 0 {
@@ -292,7 +293,7 @@ func TestNobodyFindsOutWhichAddressesHaveAccounts(t *testing.T) {
 	open.Anonymous().Refused("POST", "/v3/account/password/email/requestToken", ask, 400, "M_THREEPID_NOT_FOUND")
 }
 
-func TestMessageIsSentOncePerAttempt(t *testing.T) {
+func TestVerificationMailIsSentOncePerAttempt(t *testing.T) {
 	p := newPostal(t, nil)
 	sid := p.link("account/3pid", "alice@example.org", 1)
 	first := p.sink.Next()
@@ -429,7 +430,7 @@ func TestNobodyIsFloodedWithMail(t *testing.T) {
 	}
 }
 
-func TestMessageThatIsNotAcceptedCanBeAskedForAgain(t *testing.T) {
+func TestRejectedVerificationMailCanBeRequestedAgain(t *testing.T) {
 	code := 550
 	sink := mailsink.New(t, mailsink.Options{Refuse: func(string) error {
 		if code == 0 {

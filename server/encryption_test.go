@@ -9,7 +9,7 @@ import (
 
 const megolm = "m.megolm.v1.aes-sha2"
 
-// encryptionOf returns the algorithm of a room, or nil.
+// encryptionOf returns the encryption algorithm of a room, or nil.
 func encryptionOf(d *device, room string) any {
 	status, _, _ := d.Raw("GET", "/v3/rooms/"+room+"/state/m.room.encryption/", nil)
 	if status != 200 {

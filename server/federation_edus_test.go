@@ -18,14 +18,14 @@ import (
 	"ebb/internal/testserver"
 )
 
-// The tests of this file prove across two servers what clients depend on that is no event: keys, messages between
-// devices, receipts, typing, presence.
+// The tests in this file check between two servers what clients depend on apart from events: keys, to-device messages,
+// receipts, typing and presence.
 
-// shared is two servers with a user each, who are in one room.
+// shared is two servers with one user each, who share a room.
 type shared struct {
 	*testserver.Network
 	t          *testing.T
-	alice, bob *device // of the first and the second server
+	alice, bob *device // registered on the first and on the second server
 	room       string
 }
 
@@ -48,7 +48,7 @@ func (d *device) joins(room, via string) {
 	d.Do("POST", "/v3/join/"+room+"?server_name="+via+"&via="+via, obj{})
 }
 
-// until syncs until an answer is as it should be.
+// until syncs until good accepts the response.
 func (d *device) until(what string, good func(answer obj) bool, params ...string) obj {
 	d.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
@@ -60,7 +60,7 @@ func (d *device) until(what string, good func(answer obj) bool, params ...string
 	return nil
 }
 
-// changed waits until a user is among the changed device lists.
+// changed syncs until user is among the changed device lists.
 func (d *device) changed(why, user string) {
 	d.t.Helper()
 	d.until(why, func(a obj) bool { return slices.Contains(list(a, "device_lists", "changed"), any(user)) })
@@ -74,13 +74,14 @@ func (d *device) uploadKeys(extra string) {
 	}})
 }
 
-// keysOf asks for the devices of a user.
+// keysOf queries the devices of a user.
 func (d *device) keysOf(user string) obj {
 	d.t.Helper()
 	return d.Do("POST", "/v3/keys/query", obj{"device_keys": obj{user: []string{}}})
 }
 
-// sees asks for the keys of a user until they are as they should be: several changes may have been told as one.
+// sees queries the keys of a user until good accepts them. One query is not enough: several changes may be announced
+// together.
 func (d *device) sees(user, what string, good func(keys obj) bool) {
 	d.t.Helper()
 	keys := d.keysOf(user)
@@ -131,7 +132,7 @@ func TestKeysAcrossServers(t *testing.T) {
 
 func TestDeviceListsAcrossServers(t *testing.T) {
 	s := newShared(t, nil)
-	s.bob.until("each other's keys", func(a obj) bool { // and the own ones, for the user's other devices
+	s.bob.until("each other's keys", func(a obj) bool { // bob's client needs its own user's keys for that user's other devices
 		changed := list(a, "device_lists", "changed")
 		return slices.Contains(changed, any(s.alice.User)) && slices.Contains(changed, any(s.bob.User))
 	})
@@ -184,7 +185,7 @@ func TestDeviceMessagesAcrossServersArriveInOrderAlsoAfterAnOutage(t *testing.T)
 	send("1", 1)
 	s.Cut(s.Name(0), s.Name(1))
 	send("2", 2)
-	send("2", 2) // a client that repeats itself
+	send("2", 2) // a client that repeats a request
 	send("3", 3)
 	s.Heal()
 	s.Servers[0].Heard(s.Name(1))
@@ -214,7 +215,7 @@ func toJSON(t *testing.T, v any) string {
 	return string(raw)
 }
 
-// ephemeral finds an ephemeral event of the room.
+// ephemeral returns the ephemeral event of a type in the room.
 func (s *shared) ephemeral(a obj, typ string) obj {
 	for _, e := range list(a, "rooms", "join", s.room, "ephemeral", "events") {
 		if get(e, "type") == typ {
@@ -225,7 +226,7 @@ func (s *shared) ephemeral(a obj, typ string) obj {
 	return nil
 }
 
-func TestReceiptsAcrossServersLeaveThePrivateOnesAtHome(t *testing.T) {
+func TestPrivateReceiptsAreNotSentToOtherServers(t *testing.T) {
 	s := newShared(t, nil)
 	put := func(txn string) string {
 		t.Helper()
@@ -247,7 +248,7 @@ func TestReceiptsAcrossServersLeaveThePrivateOnesAtHome(t *testing.T) {
 	})
 }
 
-func TestTypingAcrossServersStopsAlsoByItself(t *testing.T) {
+func TestTypingAcrossServersTimesOut(t *testing.T) {
 	s := newShared(t, nil)
 	typing := func(want ...any) {
 		t.Helper()
@@ -263,12 +264,12 @@ func TestTypingAcrossServersStopsAlsoByItself(t *testing.T) {
 	typing()
 	s.bob.Do("PUT", path, obj{"typing": true, "timeout": 30000})
 	typing(any(s.bob.User))
-	s.Servers[1].Advance(31 * time.Second) // the client has gone
+	s.Servers[1].Advance(31 * time.Second) // as if the client had gone away
 	typing()
 	s.bob.Do("PUT", path, obj{"typing": true, "timeout": 30000})
 	typing(any(s.bob.User))
 	s.Cut(s.Name(0), s.Name(1))
-	s.Servers[0].Advance(2 * time.Minute) // the server has gone
+	s.Servers[0].Advance(2 * time.Minute) // as if the server had gone away
 	typing()
 }
 
@@ -303,10 +304,10 @@ func TestPresenceAcrossServers(t *testing.T) {
 	stranger.Refused("GET", path, nil, 403, "M_FORBIDDEN")
 }
 
-// Presence is sent when it changes, and again every 25 minutes: nobody need wait for either in a chat that was just
-// opened.
+// A server sends presence when it changes and every 25 minutes. In a room that was just joined, it must be visible
+// before that.
 func TestPresenceIsShownInARoomThatWasJustJoined(t *testing.T) {
-	for _, early := range []bool{false, true} { // whether it arrives before the join does
+	for _, early := range []bool{false, true} { // whether the presence arrives before the join
 		s := &shared{Network: testserver.Federation(t, 2, nil), t: t}
 		s.alice, s.bob = signUp(t, s.Servers[0], "alice"), signUp(t, s.Servers[1], "bob")
 		for _, d := range []*device{s.alice, s.bob} {
@@ -337,7 +338,7 @@ func TestPresenceIsShownInARoomThatWasJustJoined(t *testing.T) {
 	}
 }
 
-func TestPresenceStaysAtHomeWhereTheConfigurationSaysSo(t *testing.T) {
+func TestPresenceIsNotSentToOtherServersIfSwitchedOff(t *testing.T) {
 	s := newShared(t, func(i int, cfg *config.Config) { cfg.Federation.Presence = i == 0 })
 	s.bob.Do("PUT", "/v3/presence/"+s.bob.User+"/status", obj{"presence": "online", "status_msg": "at home"})
 	s.alice.Do("PUT", "/v3/presence/"+s.alice.User+"/status", obj{"presence": "online", "status_msg": "to all"})
@@ -354,8 +355,7 @@ func TestPresenceStaysAtHomeWhereTheConfigurationSaysSo(t *testing.T) {
 	}
 }
 
-// TestForgedEphemeralDataStaysOut: landscape 28.
-func TestForgedEphemeralDataStaysOut(t *testing.T) {
+func TestForgedEphemeralDataIsIgnored(t *testing.T) {
 	s := &shared{Network: testserver.Federation(t, 3, nil), t: t}
 	s.alice, s.bob = signUp(t, s.Servers[0], "alice"), signUp(t, s.Servers[1], "bob")
 	eve, outside := signUp(t, s.Servers[2], "eve"), signUp(t, s.Servers[1], "outside")
@@ -417,8 +417,7 @@ func TestForgedEphemeralDataStaysOut(t *testing.T) {
 	}
 }
 
-// TestOneServerDoesNotUseUpEverybodysKeys: landscape 33.
-func TestOneServerDoesNotUseUpEverybodysKeys(t *testing.T) {
+func TestClaimsOfOneTimeKeysByOneServerAreLimited(t *testing.T) {
 	s := testserver.Federation(t, 2, func(_ int, cfg *config.Config) {
 		cfg.RateLimits.Enabled, cfg.RateLimits.Claims = true, config.Bucket{PerSecond: 1, Burst: 3}
 	})
@@ -438,7 +437,7 @@ func TestOneServerDoesNotUseUpEverybodysKeys(t *testing.T) {
 	}
 }
 
-func TestInvitesOfOneUserOrServerAreLimitedApartFromThoseOfOthers(t *testing.T) {
+func TestInvitesAreLimitedSeparatelyForEachUserAndServer(t *testing.T) {
 	s := testserver.Federation(t, 3, func(i int, cfg *config.Config) {
 		cfg.RateLimits.Enabled, cfg.RateLimits.Invites = i == 0, config.Bucket{PerSecond: 1, Burst: 3}
 	})
@@ -465,9 +464,9 @@ func TestInvitesOfOneUserOrServerAreLimitedApartFromThoseOfOthers(t *testing.T) 
 	}
 }
 
-// Numbers of other servers end up in what clients get, whose parsers refuse a whole /sync for one that they cannot
-// hold.
-func TestNumbersInEphemeralDataReachClientsAsTheyMustBe(t *testing.T) {
+// Numbers from other servers end up in responses to clients, whose parsers reject a complete /sync response because of
+// one number that they cannot represent.
+func TestNumbersInEphemeralDataAreValidForClients(t *testing.T) {
 	s := newShared(t, nil)
 	event, _ := s.alice.Do("PUT", "/v3/rooms/"+s.room+"/send/m.room.message/1", obj{"body": "x", "msgtype": "m.text"})["event_id"].(string)
 	s.bob.sync()

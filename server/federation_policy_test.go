@@ -9,7 +9,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-func TestServersThatAreKeptOutAreNeitherAskedNorAnswered(t *testing.T) {
+func TestDeniedServersAreNeitherContactedNorAnswered(t *testing.T) {
 	for name, change := range map[string]func(*config.Config){
 		"denied":      func(c *config.Config) { c.Federation.DeniedServers = []string{"hs2.*"} },
 		"not allowed": func(c *config.Config) { c.Federation.AllowedServers = []string{"HS3.test", "*.example.org"} },

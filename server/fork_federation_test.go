@@ -6,11 +6,10 @@ import (
 	"testing"
 )
 
-// TestClientHasTheStateThatResolutionChose: two servers that are cut apart change one and the same state. Afterwards
-// one of the changes counts; on one of the servers the other one arrived last, and stands last in the timeline.
-// state_after says which one it is. The timeline alone cannot, and is given whole all the same: a change that loses
-// hides no messages.
-func TestClientHasTheStateThatResolutionChose(t *testing.T) {
+// Two servers that cannot reach each other change the same state. Afterwards one of the changes wins. On one server the
+// losing event arrived last and is the last one in the timeline, which is sent in full because a losing state event
+// must not hide messages. Only state_after shows which change won.
+func TestClientReceivesTheResolvedState(t *testing.T) {
 	s := newShared(t, nil)
 	alice, bob := s.alice, s.bob
 	base := "/v3/rooms/" + s.room
@@ -60,7 +59,7 @@ func TestClientHasTheStateThatResolutionChose(t *testing.T) {
 	}
 }
 
-// said reports whether an answer has a message.
+// said reports whether a response contains a message in a room.
 func said(answer obj, room, body string) bool {
 	return slices.ContainsFunc(list(answer, "rooms", "join", room, "timeline", "events"), func(e any) bool {
 		return get(e, "content", "body") == body

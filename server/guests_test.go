@@ -8,7 +8,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// guest signs up a guest.
+// guest registers a guest.
 func guest(t *testing.T, s *testserver.Server) *device {
 	t.Helper()
 	d := &device{Client: s.Anonymous(), t: t}
@@ -124,10 +124,10 @@ func TestGuestsBecomeUsersWithTheirToken(t *testing.T) {
 	}
 	g.Do("POST", "/v3/createRoom", obj{})
 	s.Login(g.User)
-	anyone.Refused("POST", "/v3/register", body(nil), 403, "M_FORBIDDEN") // no guest any more
+	anyone.Refused("POST", "/v3/register", body(nil), 403, "M_FORBIDDEN") // the account is no longer a guest
 }
 
-func TestGuestsAreRefusedWhereTheServerHasNone(t *testing.T) {
+func TestGuestsAreRefusedIfSwitchedOff(t *testing.T) {
 	s := testserver.New(t, nil)
 	s.Anonymous().Refused("POST", "/v3/register?kind=guest", obj{}, 403, "M_GUEST_ACCESS_FORBIDDEN")
 	s.Anonymous().Refused("POST", "/v3/register?kind=robot", obj{}, 400, "M_INVALID_PARAM")

@@ -15,17 +15,17 @@ import (
 const (
 	// healthTimeout is how long the database may take to answer a health check.
 	healthTimeout = 5 * time.Second
-	// minFreeSpace is the minimum free disk space: the writes between two health checks need more than this.
+	// minFreeSpace is the free disk space that a healthy server needs. It covers the writes between two health checks.
 	minFreeSpace = 1 << 20
-	// checkInterval is how often a health check reads the complete database, if its size is at most maxCheckedSize,
-	// which takes about 100 ms. Damage to a larger database is found when the damaged part is read.
+	// checkInterval is how often a health check reads the complete database. Only databases of at most maxCheckedSize
+	// are read, which takes about 100 ms; damage to a larger one is found when the damaged part is used.
 	checkInterval  = time.Minute
 	maxCheckedSize = 64 << 20
 )
 
 var healthState = telemetry.NewGauge("ebb_healthy", "1 if the last health check passed, else 0.")
 
-// health determines the answer of /health.
+// health answers requests for /health.
 type health struct {
 	db  *storage.DB
 	cfg *config.Config
@@ -36,7 +36,7 @@ type health struct {
 	ailing  bool
 }
 
-// ok reports whether the server can read and write. A problem is logged when it begins and when it ends.
+// ok reports whether the server can read and write. It logs when a problem begins and when it ends.
 func (h *health) ok() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -58,7 +58,7 @@ func (h *health) examine(ctx context.Context) error {
 	if err := h.db.Health(ctx); err != nil {
 		return err
 	}
-	if err := enoughRoom(h.cfg.Dir()); err != nil {
+	if err := checkFreeSpace(h.cfg.Dir()); err != nil {
 		return err
 	}
 	now := h.opt.Now()
@@ -73,8 +73,8 @@ func (h *health) examine(ctx context.Context) error {
 	return h.db.Check(ctx)
 }
 
-// enoughRoom returns an error if the disk of a folder is full.
-func enoughRoom(dir string) error {
+// checkFreeSpace returns an error if the disk that holds dir is full.
+func checkFreeSpace(dir string) error {
 	var disk syscall.Statfs_t
 	if err := syscall.Statfs(dir, &disk); err != nil {
 		return fmt.Errorf("check free space in %s: %w", dir, err)

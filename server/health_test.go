@@ -17,7 +17,7 @@ import (
 	"ebb/storage/storagetest"
 )
 
-// request sends a request to a server and returns the status and the answer.
+// request sends a request to a server and returns the status and the body of the response.
 func request(t *testing.T, s *server.Server, method, path, token, body string) (int, string) {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
@@ -38,7 +38,7 @@ func wantHealth(t *testing.T, s *server.Server, want int, when string) {
 	}
 }
 
-func TestServerOnAFullDiskStartsAndReadsAndSaysSo(t *testing.T) {
+func TestServerOnAFullDiskStartsReadsAndReportsTheProblem(t *testing.T) {
 	disk := storagetest.TinyDisk(t, 16<<20)
 	var cfg *config.Config
 	first := testserver.New(t, func(c *config.Config) { cfg, c.DataDir = c, disk })
@@ -80,7 +80,7 @@ func TestServerOnAFullDiskStartsAndReadsAndSaysSo(t *testing.T) {
 		t.Errorf("an upload to a full disk: %d %s", status, answer)
 	}
 	refused := 0
-	for i := range 40 { // until the log of the database is full, too
+	for i := range 40 { // until the write-ahead log is full, too
 		status, answer := request(t, s, "PUT", "/_matrix/client/v3/rooms/"+room+"/send/m.room.message/big"+strconv.Itoa(i), alice.Token, `{"body":"`+big[:60_000]+`"}`)
 		if status == 507 && strings.Contains(answer, "M_UNKNOWN") {
 			refused++
@@ -140,14 +140,14 @@ func TestHealthIsNotOKOnADamagedDatabase(t *testing.T) {
 				if err := first.Close(); err != nil {
 					t.Fatal(err)
 				}
-			} else if _, err := s.Control(t.Context(), "purge now", nil); err != nil { // what is in the log is not read from the file
+			} else if _, err := s.Control(t.Context(), "purge now", nil); err != nil { // purge now writes the log back to the file, so that damage in the file is seen
 				t.Fatal(err)
 			}
 			spoil(t, filepath.Join(cfg.Dir(), "ebb.db"), restarted)
 			if restarted {
 				var err error
 				if s, err = server.New(t.Context(), cfg, server.Options{Now: func() time.Time { return first.Now() }}); err != nil {
-					return // it does not even start
+					return // the server refuses to start
 				}
 				defer func() { _ = s.Close() }()
 			}
@@ -158,7 +158,7 @@ func TestHealthIsNotOKOnADamagedDatabase(t *testing.T) {
 	}
 }
 
-// spoil overwrites the later half of a file.
+// spoil overwrites the second half of a file.
 func spoil(t *testing.T, path string, closed bool) {
 	t.Helper()
 	if wal, err := os.Stat(path + "-wal"); !closed && err == nil && wal.Size() > 0 {

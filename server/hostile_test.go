@@ -18,10 +18,11 @@ import (
 	"ebb/internal/testserver"
 )
 
-// operation is a line of docs/spec-index.txt that the server answers.
+// operation is an entry of docs/spec-index.txt that the server implements.
 type operation struct{ name, method, path string }
 
-// operations reads which routes there are: a test of internal/specindex keeps the page in step with them.
+// operations reads the implemented operations from docs/spec-index.txt, which a test of internal/specindex keeps up to
+// date.
 func operations(t *testing.T) (ops []operation) {
 	t.Helper()
 	file, err := os.Open("../docs/spec-index.txt")
@@ -43,8 +44,8 @@ func operations(t *testing.T) (ops []operation) {
 	return ops
 }
 
-// bodies are good bodies by operation: each of their members is replaced by what does not belong there. USER, ROOM and
-// EVENT stand for those of the test.
+// bodies maps operations to valid bodies. The tests replace each member by wrong values. USER, ROOM, EVENT and DEVICE
+// stand for the IDs used by the test.
 var bodies = map[string]string{
 	"setAccountData":        `{"a":{"b":[1]}}`,
 	"setAccountDataPerRoom": `{"a":{"b":[1]}}`,
@@ -98,7 +99,7 @@ var bodies = map[string]string{
 	"registerWithSharedSecret":         `{"nonce":"n","username":"u","password":"p","admin":true,"user_type":"x","mac":"00"}`,
 }
 
-// stateContents are good contents by type; setRoomStateWithKey is tried with each.
+// stateContents maps event types to valid contents; setRoomStateWithKey is tried with each.
 var stateContents = map[string]string{
 	"m.room.member":             `{"membership":"join","displayname":"x","avatar_url":"mxc://a/b","third_party_invite":{"signed":{"mxid":"USER","token":"t","signatures":{"x":{"ed25519:1":"s"}}}},"join_authorised_via_users_server":"USER"}`,
 	"m.room.power_levels":       `{"users":{"USER":100},"users_default":0,"events":{"m.room.name":50},"events_default":0,"state_default":50,"ban":50,"kick":50,"redact":50,"invite":0,"notifications":{"room":50}}`,
@@ -113,25 +114,25 @@ var stateContents = map[string]string{
 	"m.space.child":             `{"via":["test"],"order":"a","suggested":true}`, "m.room.create": `{"creator":"USER"}`,
 }
 
-// junk is what stands where something else belongs.
+// junk lists values that replace valid ones.
 var junk = []string{
 	`null`, `true`, `""`, `"x"`, `0`, `-1`, `1.5`, `1e999`, `9007199254740993`, `99999999999999999999`, `-9223372036854775808`, `[]`, `{}`, `[null]`, `[[]]`, `[{}]`, `{"":null}`, `{"a":{}}`,
 	`"\ud800"`, `"\u0001\u202e\n"`, `"a\u0000"`, `"` + strings.Repeat("é", 200) + `"`, `"@:"`, `"!"`, `"$"`,
 }
 
-// wrong are bodies that are no JSON object of any use.
+// wrong lists bodies that are not JSON objects, or are useless ones.
 var wrong = [][]byte{
 	nil, []byte(" "), []byte("{"), []byte("}"), []byte("null"), []byte("[]"), []byte(`"x"`), []byte("1"), []byte(`{"a":1}{`), []byte("{\"a\":\"\xff\"}"), []byte("\xff\xfe{\x00}\x00"),
 	[]byte("{\"a\":\"\x00\"}"), []byte(`{"\u0000":1}`), []byte(`{"\ud800":"\udc00"}`), []byte(`{"a":1,"a":[2]}`), []byte(`{"":{}}`), []byte(`{"a":` + strings.Repeat("[", 5000)), []byte(strings.Repeat(`{"a":`, 150) + "1" + strings.Repeat("}", 150)),
 	[]byte(`{"a":` + strings.Repeat("[", 95) + strings.Repeat("]", 95) + "}"), []byte(`{"a":1e400,"b":-0,"c":1e-400}`), []byte(`{"a":"` + strings.Repeat("x", 70000) + `"}`),
 }
 
-// parameters are bad values of path parameters, escaped.
+// parameters lists invalid values of path parameters, escaped.
 var parameters = []string{
 	"%00", "%2F..%2F..", "%0A", "%FF", "%ED%A0%80", "%20", "x", "%21", "%40%3A", "%24", "%23%3A", "-1", "1e9", "99999999999999999999", "%E2%80%AE", "null", "%7B%7D", "%25s%25n", "'%3B--", strings.Repeat("a", 256), strings.Repeat("%C3%A9", 1025),
 }
 
-// queries are the query parameters that some route reads, all of them bad.
+// queries lists query strings that contain every query parameter that some operation reads, with invalid values.
 var queries = func() (list []string) {
 	names := []string{
 		"access_token", "since", "filter", "timeout", "full_state", "set_presence", "use_state_after", "from", "to", "dir", "limit", "at", "membership", "not_membership", "ts", "version", "width", "height", "method",
@@ -141,7 +142,7 @@ var queries = func() (list []string) {
 		all := make([]string, len(names))
 		for i, name := range names[1:] {
 			all[i] = name + "=" + v
-			// Some alone too, since the first bad one hides the others.
+			// Some parameters also appear alone, since otherwise an error in an earlier one would hide theirs.
 			if len(v)%2 == 1 && strings.Contains(" since filter timeout from to dir limit at ts version ", " "+name+" ") {
 				list = append(list, all[i])
 			}
@@ -153,7 +154,7 @@ var queries = func() (list []string) {
 
 var errorCode = regexp.MustCompile(`^M_[A-Z_]+$`)
 
-// hostile sends what no honest client does.
+// hostile is a client that sends requests that no honest client sends.
 type hostile struct {
 	*testserver.Client
 	t                  *testing.T
@@ -161,7 +162,7 @@ type hostile struct {
 	n                  int
 }
 
-// try sends a request and says what is wrong with the answer.
+// try sends a request and reports an error if the response is not acceptable.
 func (h *hostile) try(op operation, path string, body []byte) {
 	h.n++
 	var sent any
@@ -174,9 +175,9 @@ func (h *hostile) try(op operation, path string, body []byte) {
 		Error *string         `json:"error"`
 		Flows json.RawMessage `json:"flows"`
 	}
-	late := status == http.StatusGatewayTimeout // M_NOT_YET_UPLOADED
+	late := status == http.StatusGatewayTimeout // the code is M_NOT_YET_UPLOADED
 	switch {
-	case status < 400, status < 500 && header.Get("Content-Type") == httpapi.HTML: // a page
+	case status < 400, status < 500 && header.Get("Content-Type") == httpapi.HTML: // an HTML page
 		return
 	case status >= 500 && !late, json.Unmarshal(raw, &e) != nil, e.Flows == nil && (!errorCode.MatchString(e.Code) || e.Error == nil):
 		h.t.Errorf("%s %s %.300s: %d %.300s", op.method, path, body, status, raw)
@@ -197,7 +198,7 @@ func (h *hostile) vars() map[string]string {
 
 var variable = regexp.MustCompile(`\{(\w+)\}`)
 
-// address fills a path in; bad stands for the variable called name.
+// address fills in the variables of a path; bad is the value of the variable called name.
 func (h *hostile) address(path, name, bad string) string {
 	vars := h.vars()
 	return variable.ReplaceAllStringFunc(path, func(v string) string {
@@ -209,13 +210,13 @@ func (h *hostile) address(path, name, bad string) string {
 	})
 }
 
-// good is a body with the test's own ids.
+// good fills the test's own IDs in a body.
 func (h *hostile) good(body string) []byte {
 	return []byte(strings.NewReplacer("USER", h.User, "ROOM", h.room, "EVENT", h.event, "DEVICE", h.DeviceID).Replace(body))
 }
 
-// twisted are copies of a JSON object, each with one value anywhere in it replaced by junk, every step-th of all there
-// could be; and three with everything twice and in upper case.
+// twisted returns copies of a JSON object in which one value is replaced by junk. Of all possible copies it returns
+// each step-th, and in addition the object itself, one with every member twice and one in upper case.
 func twisted(t *testing.T, body []byte, step int) (out [][]byte) {
 	t.Helper()
 	var top any
@@ -238,7 +239,7 @@ func twisted(t *testing.T, body []byte, step int) (out [][]byte) {
 	return append(out, body, append(slices.Clone(body[:len(body)-1]), `,`+string(body[1:])...), bytes.ToUpper(body))
 }
 
-// markings are copies of a value, each with a mark somewhere in it.
+// markings returns copies of a value, each with one part replaced by a mark.
 func markings(v any) []any {
 	out := []any{"a mark that nothing else has"}
 	switch v := v.(type) {
@@ -262,7 +263,7 @@ func markings(v any) []any {
 	return out
 }
 
-// newHostile makes a client with a room, an event and a file of its own.
+// newHostile registers a hostile client that has a room, an event and an uploaded file of its own.
 func newHostile(t *testing.T, s *testserver.Server, name string) *hostile {
 	t.Helper()
 	h := &hostile{Client: s.Register(name), t: t}
@@ -277,7 +278,7 @@ func (h *hostile) freshRoom(version string) {
 	h.event = h.Do("PUT", "/v3/rooms/"+url.PathEscape(h.room)+"/send/m.room.message/first", map[string]any{"body": "b"})["event_id"].(string)
 }
 
-// ends are operations that take the client's token: with nothing in the body they do what they say.
+// ends lists the operations that log the client out and need no body to do so.
 var ends = []string{"logout", "logout_all"}
 
 func TestNoInputIsAnsweredWithAServerError(t *testing.T) {
@@ -314,7 +315,7 @@ func (h *hostile) paths(op operation) {
 		return
 	}
 	for _, q := range queries {
-		if op.name == "getEvents" || op.name == "peekEvents" { // they wait for half a minute by default
+		if op.name == "getEvents" || op.name == "peekEvents" { // these wait for 30 seconds by default
 			q = "timeout=0&" + q
 		}
 		h.try(op, h.address(op.path, "", "")+"?"+q, nil)
@@ -329,7 +330,7 @@ func (h *hostile) bodies(op operation) {
 		return
 	}
 	step := 1
-	if len(bodies[op.name]) > 200 { // many members, or work in each
+	if len(bodies[op.name]) > 200 { // these have many members, or take long for each
 		step = 3
 	}
 	for _, body := range twisted(h.t, h.good(bodies[op.name]), step) {
@@ -337,12 +338,12 @@ func (h *hostile) bodies(op operation) {
 	}
 }
 
-func TestNoStateIsAnsweredWithAServerError(t *testing.T) {
+func TestNoStateContentIsAnsweredWithAServerError(t *testing.T) {
 	t.Parallel()
 	s := testserver.New(t, nil)
 	h := newHostile(t, s, "mallory")
 	for version := 1; version <= 12; version++ {
-		step := 17 // prime to the number of junk values
+		step := 17 // coprime to the number of junk values
 		if version == 5 || version == 12 {
 			step = 3
 		}

@@ -14,7 +14,7 @@ import (
 	"ebb/storage"
 )
 
-// checkIdentity refuses a database that another server has written. A database without an identity is marked as this
+// checkIdentity returns an error if another server has written the database. A database without an identity gets this
 // server's.
 func checkIdentity(ctx context.Context, db *storage.DB, cfg *config.Config, keys *fedclient.SigningKeys) error {
 	was, err := readIdentity(ctx, db)
@@ -31,7 +31,7 @@ func checkIdentity(ctx context.Context, db *storage.DB, cfg *config.Config, keys
 	return db.Write(ctx, func(tx *storage.Tx) error { return tx.SetIdentity(now) })
 }
 
-// readIdentity returns the identity recorded in the database. If there is none, it is derived from the accounts.
+// readIdentity returns the identity recorded in the database. If none is recorded, it derives one from the accounts.
 func readIdentity(ctx context.Context, db *storage.DB) (was storage.Peeked, err error) {
 	err = db.Read(ctx, func(tx *storage.Tx) (err error) {
 		if was.Identity, err = tx.Identity(); err == nil {
@@ -64,11 +64,11 @@ func refuseOtherKey(was storage.Peeked, cfg *config.Config, keys *fedclient.Sign
 		return nil
 	}
 	return fmt.Errorf("the signing key in %s is %s, but the database was used with %s: restore the previous signing.key and signing.key.old; "+
-		"if they are lost, remove the present ones and run ebb keys create", cfg.KeyFile(), fedclient.PublicLine(keys.Current()), was.SigningKey)
+		"if they are lost, remove the present key files and run ebb keys create", cfg.KeyFile(), fedclient.PublicLine(keys.Current()), was.SigningKey)
 }
 
-// CreateSigningKey creates a signing key for a server that has lost its own. The lost public key, which the database
-// records, is added to the former keys, so that its signatures stay valid.
+// CreateSigningKey creates a new signing key for a server that has lost its key. It adds the lost public key, which the
+// database records, to the former keys, so that old signatures stay valid.
 func CreateSigningKey(ctx context.Context, cfg *config.Config, o Options) error {
 	o.setDefaults()
 	db, err := openDatabase(ctx, cfg, o)
@@ -92,8 +92,8 @@ func CreateSigningKey(ctx context.Context, cfg *config.Config, o Options) error 
 	return errors.Join(err, db.Close())
 }
 
-// keepPrivate removes other users' permissions on the server's files in data_dir. Files inside the media and
-// certificate folders are then inaccessible too. The configuration file is left to the administrator.
+// keepPrivate removes other users' permissions on the server's files in data_dir, which also makes the files inside the
+// media and certificate folders inaccessible to them. It does not change the configuration file.
 func keepPrivate(cfg *config.Config) error {
 	for _, name := range []string{"signing.key", "signing.key.old", "registration-token", "media", "acme"} {
 		path := filepath.Join(cfg.Dir(), name)

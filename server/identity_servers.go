@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	identityTime      = 20 * time.Second // for one request to an identity server
+	identityTime      = 20 * time.Second // limit for one request to an identity server
 	maxIdentityAnswer = 64 << 10         // bytes
 )
 

@@ -18,17 +18,17 @@ import (
 	"ebb/internal/testserver"
 )
 
-// identityServer is an identity server that knows one address.
+// identityServer is an identity server on which one address is bound.
 type identityServer struct {
 	*testserver.Server
 	name string // HOST:PORT
 
 	// mu guards the fields below.
 	mu     sync.Mutex
-	bound  map[string]string // hash of an address → user
-	stored []obj             // invites
-	asked  []string          // "METHOD PATH Authorization-scheme"
-	refuse int               // status of every response, 0 for none
+	bound  map[string]string // hash of an address to a user ID
+	stored []obj             // stored invites
+	asked  []string          // requests in the form "METHOD PATH Authorization-scheme"
+	refuse int               // status of every response; 0 for normal responses
 }
 
 const pepper = "matrixrocks"
@@ -61,10 +61,10 @@ func (is *identityServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/_matrix/identity/v2")
 	is.asked = append(is.asked, r.Method+" "+path+" "+scheme)
 	var body obj
-	_ = json.NewDecoder(r.Body).Decode(&body) // a GET has none
+	_ = json.NewDecoder(r.Body).Decode(&body) // GET requests have no body
 	answer := func(status int, v any) {
 		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(v) // the client may be gone
+		_ = json.NewEncoder(w).Encode(v) // the client may have disconnected
 	}
 	switch {
 	case is.refuse != 0:
@@ -141,7 +141,7 @@ func TestOnlyConfiguredIdentityServersAreAsked(t *testing.T) {
 	none.Refused("POST", "/v3/account/3pid/bind", obj{"client_secret": "s", "sid": "1", "id_server": is.name, "id_access_token": "right"}, 403, "M_SERVER_NOT_TRUSTED")
 }
 
-func TestErrorsOfAnIdentityServerSignNobodyOut(t *testing.T) {
+func TestErrorsOfAnIdentityServerDoNotLogOutTheClient(t *testing.T) {
 	is := newIdentityServer(t)
 	alice := is.Register("alice")
 	body := obj{"client_secret": "s", "sid": "1", "id_server": is.name, "id_access_token": "wrong"}
@@ -168,8 +168,8 @@ func TestOwnerOfAnAddressIsInvited(t *testing.T) {
 	path := "/v3/rooms/" + url.PathEscape(room)
 	bob.Do("POST", path+"/invite", invite("Alice@example.org"))
 	alice.Do("POST", path+"/join", nil)
-	alice.Refused("POST", path+"/invite", invite("dora@example.org"), 403, "M_FORBIDDEN") // no power
-	carol.Refused("POST", path+"/invite", invite("dora@example.org"), 403, "M_FORBIDDEN") // not in the room
+	alice.Refused("POST", path+"/invite", invite("dora@example.org"), 403, "M_FORBIDDEN") // bob lacks the power level
+	carol.Refused("POST", path+"/invite", invite("dora@example.org"), 403, "M_FORBIDDEN") // carol is not in the room
 	if len(is.stored) != 0 {
 		t.Fatalf("stored %v", is.stored)
 	}

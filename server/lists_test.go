@@ -13,7 +13,7 @@ import (
 func TestRoomListTakesThreeStatementsForAPageAndLoadsNoRoom(t *testing.T) {
 	net := testserver.Federation(t, 1, nil)
 	alice := net.Servers[0].Register("alice")
-	const rooms = 120 // more than a page
+	const rooms = 120 // more than one page
 	missing := map[string]string{}
 	for i := range rooms {
 		name := fmt.Sprint("Room ", i)
@@ -43,7 +43,7 @@ func TestRoomListTakesThreeStatementsForAPageAndLoadsNoRoom(t *testing.T) {
 	reads := 0
 	for _, q := range statements {
 		if strings.Contains(q, "m.room.canonical_alias") || strings.Contains(q, "COUNT(*) FROM memberships") || strings.Contains(q, "FROM rooms WHERE nid >") {
-			reads++ // jobs of the server run others meanwhile
+			reads++ // background jobs run other statements meanwhile
 		}
 		if strings.Contains(q, "state_snapshots") || strings.Contains(q, "ORDER BY ord DESC") {
 			t.Errorf("a room was loaded: %s", q)

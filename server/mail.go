@@ -32,7 +32,7 @@ func newMail(cfg *config.Config, o Options) (*mail.Sender, error) {
 	return sender, nil
 }
 
-// helloName returns the name with which an SMTP server is greeted (RFC 5321, section 4.1.3).
+// helloName returns the name that Ebb gives when it greets an SMTP server (RFC 5321, section 4.1.3).
 func helloName(server string) string {
 	host := fedclient.HostOf(server)
 	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {

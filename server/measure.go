@@ -11,14 +11,14 @@ import (
 var (
 	buildInfo     = telemetry.NewInfo("ebb_build_info", "Always 1; the labels are the version of Ebb and of Go.", "version", "go")
 	usersGauge    = telemetry.NewGauge("ebb_users", "Accounts that are not deactivated.")
-	roomsGauge    = telemetry.NewGauge("ebb_rooms", "Rooms in the database, those of other servers included.")
-	databaseGauge = telemetry.NewGauge("ebb_database_bytes", "Size of the database, the write-ahead log of SQLite included.")
+	roomsGauge    = telemetry.NewGauge("ebb_rooms", "Rooms in the database, including rooms of other servers.")
+	databaseGauge = telemetry.NewGauge("ebb_database_bytes", "Size of the database, including the write-ahead log of SQLite.")
 	mediaGauge    = telemetry.NewGauge("ebb_media_bytes", "Size of all uploads.")
-	remoteGauge   = telemetry.NewGauge("ebb_remote_media_bytes", "Size of the cached files of other servers.")
+	remoteGauge   = telemetry.NewGauge("ebb_remote_media_bytes", "Size of the cached files from other servers.")
 )
 
-// measureInterval is the maximum age of the gauges of sizes. Counting scans tables, which must not happen on every
-// scrape.
+// measureInterval is how often the gauges of sizes are updated. Counting scans whole tables, which would be too slow
+// for every scrape.
 const measureInterval = 5 * time.Minute
 
 // measure updates the gauges of sizes until ctx ends.

@@ -11,7 +11,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// town is servers that federate, with a user on each: alice, bob, carol.
+// town is a set of federating servers with one user on each: alice, bob and carol.
 type town struct {
 	*testing.T
 	net   *testserver.Network
@@ -33,13 +33,13 @@ func (w *town) create(c *testserver.Client, body map[string]any) string {
 	return room
 }
 
-// join joins through hs1.
+// join joins a room through hs1.test.
 func (w *town) join(c *testserver.Client, room string) {
 	w.Helper()
 	c.Do("POST", "/v3/join/"+url.PathEscape(room)+"?via=hs1.test", map[string]any{})
 }
 
-// eventually looks again until what it looks for is there: another server has to be told first.
+// eventually calls f until it returns true, which takes a while because other servers must receive events first.
 func (w *town) eventually(what string, f func() bool) {
 	w.Helper()
 	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
@@ -49,7 +49,7 @@ func (w *town) eventually(what string, f func() bool) {
 	}
 }
 
-// membership is that of a user as another one's server has it; "" for none.
+// membership returns the membership of user as the server of the client as sees it, or "".
 func (w *town) membership(as *testserver.Client, room, user string) string {
 	w.Helper()
 	status, _, raw := as.Raw("GET", "/v3/rooms/"+url.PathEscape(room)+"/state/m.room.member/"+url.PathEscape(user), nil)
@@ -60,13 +60,13 @@ func (w *town) membership(as *testserver.Client, room, user string) string {
 	return content.Membership
 }
 
-// section is a room's entry of one section of a first /sync; nil where it is not there.
+// section returns the entry for a room in one section of a first /sync, or nil.
 func section(c *testserver.Client, section, room string) map[string]any {
 	entry, _ := testserver.Get(c.Do("GET", "/v3/sync", nil), "rooms", section, room).(map[string]any)
 	return entry
 }
 
-// stateIn finds a state event in a list of a sync.
+// stateIn returns a state event from a list in a /sync response.
 func stateIn(list any, typ, key string) map[string]any {
 	events, _ := list.([]any)
 	for _, e := range events {
@@ -79,7 +79,7 @@ func stateIn(list any, typ, key string) map[string]any {
 
 var roomVersions = []string{"1", "2", "3", "6", "7", "10", "11", "12"}
 
-func TestRoomOfAnotherServerIsJoinedAndSpokenIn(t *testing.T) {
+func TestRoomOfAnotherServerIsJoinedAndUsed(t *testing.T) {
 	w := newTown(t, 2)
 	alice, bob := w.users[0], w.users[1]
 	for _, version := range roomVersions {
@@ -109,7 +109,7 @@ func TestRoomOfAnotherServerIsJoinedAndSpokenIn(t *testing.T) {
 			}
 			bob.Do("POST", "/v3/rooms/"+url.PathEscape(room)+"/leave", map[string]any{"reason": "done"})
 			w.eventually("bob's leave", func() bool { return w.membership(alice, room, bob.User) == "leave" })
-			w.join(bob, room) // and again
+			w.join(bob, room) // bob joins again
 			w.eventually("bob's return", func() bool { return w.membership(alice, room, bob.User) == "join" })
 			if m := w.membership(bob, room, bob.User); m != "join" {
 				t.Errorf("bob's membership at home is %q", m)
@@ -118,7 +118,7 @@ func TestRoomOfAnotherServerIsJoinedAndSpokenIn(t *testing.T) {
 	}
 }
 
-func TestInviteOfAnotherServerIsShownAcceptedRejectedAndTakenBack(t *testing.T) {
+func TestInviteOfAnotherServerIsShownAcceptedRejectedAndRevoked(t *testing.T) {
 	w := newTown(t, 2)
 	alice, bob := w.users[0], w.users[1]
 	for _, version := range roomVersions {
@@ -163,7 +163,7 @@ func TestInviteOfAnotherServerIsShownAcceptedRejectedAndTakenBack(t *testing.T) 
 	}
 }
 
-func TestKnockAtARoomOfAnotherServer(t *testing.T) {
+func TestKnockOnARoomOfAnotherServer(t *testing.T) {
 	w := newTown(t, 2)
 	alice, bob := w.users[0], w.users[1]
 	for _, version := range []string{"7", "10", "12"} {

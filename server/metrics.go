@@ -8,12 +8,12 @@ import (
 )
 
 var (
-	commitWrites = telemetry.NewHistogram("ebb_storage_commit_writes", "Writes that shared one commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512})
-	commitTime   = telemetry.NewHistogram("ebb_storage_commit_seconds", "Time of one commit, its writes included.", []float64{.0005, .001, .0025, .005, .01, .025, .1, .5})
+	commitWrites = telemetry.NewHistogram("ebb_storage_commit_writes", "Writes per commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512})
+	commitTime   = telemetry.NewHistogram("ebb_storage_commit_seconds", "Duration of a commit, including its writes.", []float64{.0005, .001, .0025, .005, .01, .025, .1, .5})
 
 	purgedEvents = telemetry.NewCounter("ebb_retention_purged_events_total", "Expired messages removed from the database.")
-	keptEvents   = telemetry.NewGauge("ebb_retention_kept_until_timestamp_seconds", "When messages that expired only by a jump of the clock are purged, in seconds since 1970; 0: the clock has not jumped.")
-	purgeTime    = telemetry.NewHistogram("ebb_retention_purge_seconds", "Time of one purge over all rooms.", []float64{.01, .1, 1, 10, 60, 600})
+	keptEvents   = telemetry.NewGauge("ebb_retention_kept_until_timestamp_seconds", "When messages that expired only because the clock jumped are purged, in seconds since 1970; 0 if the clock has not jumped.")
+	purgeTime    = telemetry.NewHistogram("ebb_retention_purge_seconds", "Duration of one purge of all rooms.", []float64{.01, .1, 1, 10, 60, 600})
 )
 
 func observeBatch(writes int, took time.Duration) {

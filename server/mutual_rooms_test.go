@@ -20,7 +20,7 @@ func TestMutualRoomsAreThoseThatBothUsersAreJoinedTo(t *testing.T) {
 	for i := range 103 { // more than one page
 		preset := obj{"preset": "public_chat"}
 		if i == 0 {
-			preset["invite"] = []string{bob.User} // is only invited
+			preset["invite"] = []string{bob.User} // bob is only invited
 		}
 		room := alice.createRoom(preset)
 		if i > 0 {

@@ -10,16 +10,16 @@ import (
 	"ebb/internal/testserver"
 )
 
-// element is a person in front of Element Web: it makes the requests of that client, in its order.
+// element simulates a user of Element Web: it sends the requests of that client in its order.
 type element struct {
 	*testserver.Client
 	t       *testing.T
 	name    string
-	params  obj // of the account, sent with every request to register
+	params  obj // of the registration, sent with every request to register
 	session any
 }
 
-// try sends a request that must be answered with the status.
+// try sends a request whose response must have the given status.
 func (e *element) try(method, path string, body any, want int) obj {
 	e.t.Helper()
 	status, _, raw := e.Raw(method, path, body)
@@ -29,18 +29,18 @@ func (e *element) try(method, path string, body any, want int) obj {
 	return decode(e.t, raw)
 }
 
-// open loads the registration page: which flows there are, and whether there are guests.
+// open loads the registration page: it asks for the flows and whether guests are allowed.
 func (e *element) open() {
 	e.t.Helper()
 	e.try("GET", "/versions", nil, 200)
 	e.try("GET", "/v3/login", nil, 200)
 	e.try("POST", "/v3/register?kind=guest", obj{}, 403)
-	for range 2 { // the page is loaded again when the server is chosen
+	for range 2 { // choosing the server loads the page again
 		e.session = e.try("POST", "/v3/register", obj{"auth": obj{}}, 401)["session"]
 	}
 }
 
-// fillIn types a user name, which is looked up as it grows, and a password.
+// fillIn enters a password and a user name, whose availability is checked after each character.
 func (e *element) fillIn() {
 	e.t.Helper()
 	for i := range e.name {
@@ -50,7 +50,7 @@ func (e *element) fillIn() {
 	e.step(obj{}, 401)
 }
 
-// step asks to register with one step of the authentication.
+// step sends the registration request with one authentication stage.
 func (e *element) step(auth obj, want int) obj {
 	e.t.Helper()
 	auth["session"] = e.session
@@ -61,7 +61,7 @@ func (e *element) step(auth obj, want int) obj {
 	return e.try("POST", "/v3/register", body, want)
 }
 
-// finish types the token, accepts the terms, signs in and syncs.
+// finish completes the stages of the token and, if asked to, of the terms, then logs in and syncs.
 func (e *element) finish(token string, terms bool) {
 	e.t.Helper()
 	e.step(obj{"type": "m.login.registration_token", "token": "mistyped"}, 401)
@@ -81,7 +81,7 @@ func (e *element) finish(token string, terms bool) {
 	e.try("GET", "/v3/sync?timeout=0", nil, 200)
 }
 
-func TestThreePeopleRegisterAsElementDoesBehindOneAddress(t *testing.T) {
+func TestThreeUsersRegisterWithElementBehindOneAddress(t *testing.T) {
 	for _, terms := range []bool{false, true} {
 		t.Run(fmt.Sprintf("terms %v", terms), func(t *testing.T) {
 			s := testserver.New(t, func(c *config.Config) {
@@ -103,7 +103,7 @@ func TestThreePeopleRegisterAsElementDoesBehindOneAddress(t *testing.T) {
 				e.fillIn()
 				people = append(people, e)
 			}
-			for range 150 { // five minutes in which everybody looks for the token
+			for range 150 { // five minutes, in which every user looks up the token
 				s.Advance(2 * time.Second)
 				for _, e := range people {
 					e.step(obj{}, 401)
@@ -127,7 +127,7 @@ func TestAnOfficeSignsInBehindOneAddress(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i := range people { // all in the same moment: the clock stands still
+	for i := range people { // all at the same time: the clock stands still
 		e := &element{Client: s.Anonymous(), t: t, name: fmt.Sprint("user", i)}
 		login := func(password string, want int) obj {
 			return e.try("POST", "/v3/login", obj{

@@ -36,7 +36,7 @@ func TestTheOldEventStreamHasTheEventsOfAllRooms(t *testing.T) {
 	}
 
 	answer := make(chan obj, 1)
-	go func() { // without a token: from now on
+	go func() { // without a from token, the stream begins now
 		_, _, raw := alice.Raw("GET", "/v3/events?timeout=20000&from="+url.QueryEscape(fmt.Sprint(got["end"])), nil)
 		var v obj
 		_ = json.Unmarshal(raw, &v)

@@ -12,7 +12,8 @@ import (
 	"ebb/internal/testserver"
 )
 
-// slowState holds back what hs1 answers to who asks for states, until release; it says when somebody asks.
+// slowState delays responses by hs1.test to requests for room state until release is called. asked receives a value for
+// each such request.
 func slowState(net *testserver.Network) (asked <-chan struct{}, release func()) {
 	held, first := make(chan struct{}), make(chan struct{}, 100)
 	net.Intercept(func(w http.ResponseWriter, r *http.Request, to string, next http.Handler) {
@@ -31,7 +32,7 @@ func slowState(net *testserver.Network) (asked <-chan struct{}, release func()) 
 
 const lazyFilter = `{"room":{"state":{"lazy_load_members":true}}}`
 
-// syncOf is an answer of /sync, under lazy loading or not.
+// syncOf returns a /sync response, with lazy loading of members if lazy is set.
 func syncOf(c *testserver.Client, lazy bool, since string, timeout time.Duration) map[string]any {
 	q := url.Values{"timeout": {fmt.Sprint(timeout.Milliseconds())}}
 	if since != "" {
@@ -48,9 +49,9 @@ func joinedIn(sync map[string]any, room string) map[string]any {
 	return entry
 }
 
-// A room whose server takes its time to say who is in it is there at once for who loads members lazily: bob reads,
-// writes and is told. Others get it when it is whole.
-func TestRoomIsThereWhileItsServerStillSaysWhoIsInIt(t *testing.T) {
+// A client that lazy-loads members can use a room before the members are known: bob reads, sends and receives messages.
+// Other clients get the room when its state is complete.
+func TestPartialStateRoomIsUsableWithLazyLoading(t *testing.T) {
 	w := newTown(t, 2)
 	alice, bob := w.users[0], w.users[1]
 	others := []*testserver.Client{w.net.Servers[0].Register("anna"), w.net.Servers[0].Register("adam")}
@@ -61,7 +62,7 @@ func TestRoomIsThereWhileItsServerStillSaysWhoIsInIt(t *testing.T) {
 		c.Do("POST", "/v3/join/"+url.PathEscape(room), nil)
 	}
 	inRoom := "/v3/rooms/" + url.PathEscape(room)
-	const banned = 110 // so many that they are not looked up one by one
+	const banned = 110 // too many to look them up one by one
 	for i := range banned {
 		alice.Do("PUT", fmt.Sprintf("%s/state/m.room.member/@unwanted%d:hs1.test", inRoom, i), map[string]any{"membership": "ban"})
 	}
@@ -131,7 +132,7 @@ func TestRoomIsThereWhileItsServerStillSaysWhoIsInIt(t *testing.T) {
 	}
 }
 
-// A stop in between costs nothing but time.
+// A restart during a join only delays it.
 func TestJoinGoesOnAfterARestart(t *testing.T) {
 	w := newTown(t, 2)
 	alice, bob := w.users[0], w.users[1]

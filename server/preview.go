@@ -37,7 +37,8 @@ func (s *services) newPreviews(cfg *config.Config, o Options) (*preview.Service,
 	}), nil
 }
 
-// allowedHosts returns a function that reports whether the configuration allows a host, or nil if all are allowed.
+// allowedHosts returns a function that reports whether the configuration allows previews of pages on a host. It returns
+// nil if all hosts are allowed.
 func allowedHosts(allowed, denied []string) func(host string) bool {
 	if len(allowed)+len(denied) == 0 {
 		return nil
@@ -55,7 +56,7 @@ func allowedHosts(allowed, denied []string) func(host string) bool {
 	}
 }
 
-// prunePreviews deletes expired previews, also if previews were turned off.
+// prunePreviews deletes expired previews. It does so even if previews are switched off now.
 func (s *Server) prunePreviews(ctx context.Context) error {
 	now := s.opt.Now().UnixMilli()
 	return s.svc.db.Write(ctx, func(tx *storage.Tx) error { return tx.DeleteExpiredURLPreviews(now) })

@@ -55,7 +55,7 @@ func TestAccountDataIsDeleted(t *testing.T) {
 				if got := content(h.bob.Do("GET", "/v3/sync", nil)); got != nil {
 					t.Errorf("a first /sync has %v", got)
 				}
-				remove() // again
+				remove() // repeated
 			})
 		}
 	}
@@ -63,7 +63,7 @@ func TestAccountDataIsDeleted(t *testing.T) {
 	h.bob.Refused("DELETE", "/unstable/org.matrix.msc3391/user/"+h.alice.User+"/account_data/org.example.x", nil, 403, "M_FORBIDDEN")
 }
 
-func TestNotificationSettingsGoWithTheirDevice(t *testing.T) {
+func TestNotificationSettingsAreDeletedWithTheirDevice(t *testing.T) {
 	s := testserver.New(t, nil)
 	one, two := s.Register("alice"), s.Login("alice")
 	path := "/v3/user/" + one.User + "/account_data/org.matrix.msc3890.local_notification_settings."
@@ -113,7 +113,7 @@ func TestMessagesAreFilteredByTheirRelation(t *testing.T) {
 	h.bob.Refused("GET", "/v3/rooms/"+url.PathEscape(h.room)+"/messages?dir=f&filter="+url.QueryEscape(`{"rel_types":5}`), nil, 400, "M_INVALID_PARAM")
 }
 
-func TestARedactionTakesRelatedEventsAlong(t *testing.T) {
+func TestARedactionAlsoRedactsRelatedEvents(t *testing.T) {
 	for _, member := range []string{"with_rel_types", "org.matrix.msc3912.with_relations"} {
 		h := newThreads(t)
 		relate := func(c *testserver.Client, target, rel string) string {
@@ -139,7 +139,7 @@ func TestARedactionTakesRelatedEventsAlong(t *testing.T) {
 		if !redacted(second) || !redacted(own) || redacted(alices) {
 			t.Error("bob should redact what he may redact")
 		}
-		redact(h.alice, reference, "*") // she is the moderator
+		redact(h.alice, reference, "*") // alice is the moderator
 		if !redacted(reference) || !redacted(further) {
 			t.Error("alice should redact everything")
 		}
@@ -197,8 +197,8 @@ func TestRelationsAreServedUnderTheirUnstableNames(t *testing.T) {
 	}
 }
 
-// Clients ask whether they can show settings for administrators.
-func TestAdministratorsAreToldWhoIsOne(t *testing.T) {
+// Clients query this to decide whether to show settings for administrators.
+func TestAdministratorsSeeWhoIsAnAdministrator(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := s.Register("alice"), s.Register("bob")
 	path := func(user string) string { return "/_synapse/admin/v1/users/" + url.PathEscape(user) + "/admin" }

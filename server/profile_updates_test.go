@@ -9,7 +9,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// syncing is a client that syncs with a filter and remembers where it is.
+// syncing is a client that syncs with a filter and keeps its token.
 type syncing struct {
 	*testserver.Client
 	filter, since string
@@ -21,7 +21,7 @@ func (c *syncing) sync(extra string) map[string]any {
 	return answer
 }
 
-func TestProfileChangesReachWhoSharesARoom(t *testing.T) {
+func TestProfileChangesReachUsersWhoShareARoom(t *testing.T) {
 	for _, name := range []string{"", "org.matrix.msc4429."} {
 		t.Run("names of "+name, func(t *testing.T) {
 			h := newThreads(t)
@@ -44,7 +44,7 @@ func TestProfileChangesReachWhoSharesARoom(t *testing.T) {
 				t.Fatalf("without a change: %v", answer[section])
 			}
 			set(h.alice, "m.status", obj{"text": "in port", "emoji": "⚓"})
-			set(h.alice, "m.tz", "Europe/Berlin") // not asked for
+			set(h.alice, "m.tz", "Europe/Berlin") // the filter does not ask for it
 			set(h.bob, "org.example.x", []int{1})
 			answer := bob.sync("")
 			if status(answer, h.alice) != "in port" || len(testserver.Get(answer, section, h.alice.User, "profile_updates").(map[string]any)) != 1 ||
@@ -56,7 +56,7 @@ func TestProfileChangesReachWhoSharesARoom(t *testing.T) {
 			if updates, _ := testserver.Get(answer, section, h.alice.User, "profile_updates").(map[string]any); len(updates) != 1 || updates["m.status"] != nil {
 				t.Errorf("after a deletion: %v", answer[section])
 			}
-			// A user who comes to share a room brings the profile along, one who leaves takes it away.
+			// When a user joins a shared room, the profile is sent; when the user leaves, it is removed.
 			stranger.Do("POST", "/v3/join/"+url.PathEscape(h.room), nil)
 			if answer := bob.sync(""); status(answer, stranger) != "away" {
 				t.Errorf("after a join: %v", answer[section])
@@ -78,7 +78,7 @@ func TestProfileChangesReachWhoSharesARoom(t *testing.T) {
 	}
 }
 
-// More changes than are read at once are those of strangers, too.
+// The changes of strangers alone exceed what one query reads.
 func TestProfileChangesAreNotLostAmongThoseOfStrangers(t *testing.T) {
 	h := newThreads(t)
 	bob := &syncing{Client: h.bob, filter: `{"profile_fields":{"ids":["m.status"]}}`}
@@ -139,7 +139,7 @@ func TestAStatusIsShortAndWellFormed(t *testing.T) {
 	}
 }
 
-func TestLazyLoadingBringsTheProfilesOfThoseWhoAreShown(t *testing.T) {
+func TestLazyLoadingReturnsTheProfilesOfSenders(t *testing.T) {
 	h := newThreads(t)
 	carol := h.Register("carol")
 	carol.Do("POST", "/v3/join/"+url.PathEscape(h.room), nil)

@@ -7,9 +7,9 @@ import (
 	"ebb/config"
 )
 
-// Reload applies the settings of a new configuration that can change while the server runs: the shared secret for
-// registration. It also reads all certificates and the registration files of application services again. Anything that
-// cannot be read stays as it is and is named in the error.
+// Reload applies those settings of a new configuration that can change while the server runs, currently the shared
+// secret for registration. It also reads all certificates and the registration files of application services again.
+// Anything that cannot be read keeps its old value and is named in the error.
 func (s *Server) Reload(cfg *config.Config) error {
 	s.admin.SetSharedSecret(cfg.Registration.SharedSecret)
 	s.mu.Lock()

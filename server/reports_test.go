@@ -11,7 +11,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// reports returns what `ebb report list` shows.
+// reports returns the output of `ebb report list`.
 func reports(t *testing.T, s *testserver.Server) []any {
 	t.Helper()
 	raw, err := json.Marshal(control(t, s, "report list", obj{}))
@@ -25,13 +25,13 @@ func reports(t *testing.T, s *testserver.Server) []any {
 	return list(page, "items")
 }
 
-func TestReportsReachTheAdministratorsWithWhatWasReported(t *testing.T) {
+func TestReportsReachTheAdministratorsWithTheReportedContent(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob, eve := signUp(t, s, "alice"), signUp(t, s, "bob"), signUp(t, s, "eve")
 	room, base := together(obj{"name": "Den of spam"}, alice, bob)
 	event := bob.say(base, "buy this")
 	alice.Do("POST", base+"/report/"+event, obj{"reason": "spam", "score": -100})
-	eve.Do("POST", base+"/report", obj{"reason": "seen in a directory"}) // need not be a member
+	eve.Do("POST", base+"/report", obj{"reason": "seen in a directory"}) // the reporter need not be a member
 	alice.Do("POST", "/v3/users/"+bob.User+"/report", obj{"reason": ""})
 
 	got := reports(t, s)
@@ -51,12 +51,12 @@ func TestReportsReachTheAdministratorsWithWhatWasReported(t *testing.T) {
 	}
 }
 
-func TestReportsAreRefusedOrAnsweredWithoutTellingWhatExists(t *testing.T) {
+func TestReportsDoNotRevealWhatExists(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	_, base := together(nil, alice, alice)
 	event := alice.say(base, "private")
-	bob.Refused("POST", base+"/report/"+event, obj{"reason": "x"}, 404, "M_NOT_FOUND") // not a member
+	bob.Refused("POST", base+"/report/"+event, obj{"reason": "x"}, 404, "M_NOT_FOUND") // bob is not a member
 	alice.Refused("POST", base+"/report/$nothing", obj{"reason": "x"}, 404, "M_NOT_FOUND")
 	alice.Refused("POST", "/v3/rooms/!nowhere:test/report/"+event, obj{}, 404, "M_NOT_FOUND")
 	same := func(paths ...string) {
@@ -81,7 +81,7 @@ func TestReportsAreRefusedOrAnsweredWithoutTellingWhatExists(t *testing.T) {
 	s.Anonymous().Refused("POST", base+"/report", obj{"reason": "x"}, 401, "M_MISSING_TOKEN")
 }
 
-func TestReportsKeepNothingThatWasRedactedOrHasExpired(t *testing.T) {
+func TestReportsKeepNoRedactedOrExpiredContent(t *testing.T) {
 	const marker = "heronwater-5512"
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")

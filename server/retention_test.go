@@ -11,7 +11,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// reads is every way to ask for events of a room.
+// reads returns the paths of all requests that return events of a room.
 func reads(room, event, root string) []string {
 	r, e := url.PathEscape(room), url.PathEscape(event)
 	base := "/v3/rooms/" + r
@@ -88,7 +88,7 @@ func TestExpiredMessagesAreGoneFromEveryAnswerAndFromDisk(t *testing.T) {
 	}
 }
 
-func TestRetentionConfigurationIsTold(t *testing.T) {
+func TestRetentionConfigurationIsReturned(t *testing.T) {
 	day, hour := config.Duration(24*time.Hour), config.Duration(time.Hour)
 	s := testserver.New(t, func(c *config.Config) {
 		c.Retention.Default.MaxLifetime = &day

@@ -12,14 +12,15 @@ import (
 	"ebb/internal/testserver"
 )
 
-// searchModel does random things in some rooms, and compares searches with what a scan of /messages finds.
+// searchModel performs random actions in some rooms and compares the results of searches with those of a scan of
+// /messages.
 type searchModel struct {
 	*testing.T
 	s     *testserver.Server
 	r     *rand.Rand
 	users []*searcher
 	rooms []string
-	sent  map[string][]string // messages by room and sender
+	sent  map[string][]string // event IDs by room and sender
 }
 
 var modelWords = []string{"apple", "Pear", "plum", "fig", "Ünder", "東京", "京都", "lime"}
@@ -32,7 +33,7 @@ func (m *searchModel) body() string {
 	return strings.Join(words, " ")
 }
 
-// act does one random thing. What a user may not do is refused, which is fine.
+// act performs one random action. The server refuses what the user may not do.
 func (m *searchModel) act() {
 	u, room := m.users[m.r.IntN(len(m.users))], m.rooms[m.r.IntN(len(m.rooms))]
 	base, key := "/v3/rooms/"+url.PathEscape(room), room+u.User
@@ -84,7 +85,8 @@ func (m *searchModel) flush() {
 	}
 }
 
-// scan returns the events of all rooms that a user can read whose text has a word, from /messages.
+// scan returns the IDs of all events whose text contains a word, by reading /messages of every room that the user can
+// read.
 func (m *searchModel) scan(u *searcher, word string) (ids []string) {
 	ids = []string{}
 	for _, room := range m.rooms {

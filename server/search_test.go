@@ -12,13 +12,13 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/mattn/go-sqlite3" // to read the database beside the server
+	_ "github.com/mattn/go-sqlite3" // the tests read the database themselves
 
 	"ebb/config"
 	"ebb/internal/testserver"
 )
 
-// searcher is a user who searches, and whose messages have numbers.
+// searcher is a user who searches and sends numbered messages.
 type searcher struct {
 	*testserver.Client
 	t *testing.T
@@ -66,7 +66,7 @@ func (c *searcher) redact(room, event string) {
 	c.Do("PUT", fmt.Sprintf("/v3/rooms/%s/redact/%s/r%d", url.PathEscape(room), url.PathEscape(event), c.n), obj{})
 }
 
-// search returns room_events of the answer to a search.
+// search returns room_events from the response to a search.
 func (c *searcher) search(term string, more obj, nextBatch ...string) obj {
 	c.t.Helper()
 	criteria := obj{"search_term": term}
@@ -95,7 +95,7 @@ func idsOf(answer obj) []string {
 	return ids
 }
 
-// finds checks what a search finds, in any order.
+// finds checks the results of a search, in any order.
 func (c *searcher) finds(term string, want ...string) {
 	c.t.Helper()
 	got := c.found(term, obj{"filter": obj{"limit": 100}})
@@ -107,7 +107,7 @@ func (c *searcher) finds(term string, want ...string) {
 	}
 }
 
-// indexed runs a test twice: with the events in the tail of the index, and in its blocks.
+// indexed runs a test twice: with the events in the tail of the index, and in the blocks of the index.
 func indexed(t *testing.T, f func(t *testing.T, s *testserver.Server, flush func())) {
 	t.Helper()
 	for _, blocks := range []bool{false, true} {
@@ -149,7 +149,7 @@ func TestSearchFindsMessagesByTheirWords(t *testing.T) {
 		alice.finds("")
 		alice.finds("?!")
 		bob.finds("wörld hello missing")
-		if got := bob.found("everybody", nil); len(got) > 0 { // is not in the room
+		if got := bob.found("everybody", nil); len(got) > 0 { // bob is not in the room
 			t.Errorf("a stranger finds %v", got)
 		}
 
@@ -185,7 +185,7 @@ func TestSearchKeysSelectTheTextThatIsSearched(t *testing.T) {
 			}
 		}
 		alice.state(room, "m.room.name", obj{"name": "Hall"})
-		alice.finds("garden", name, topic, body) // the old name is a part of the history
+		alice.finds("garden", name, topic, body) // the former name is part of the history
 	})
 }
 
@@ -240,7 +240,7 @@ func TestSearchFindsTheNewestTextOfEditedMessages(t *testing.T) {
 		bob.finds("draft", event)
 		s.Advance(time.Second)
 		last := alice.edit(room, event, "third version")
-		bob.edit(room, event, "stolen text") // not by the sender
+		bob.edit(room, event, "stolen text") // the edit is not by the sender of the event
 		flush()
 		bob.finds("second")
 		bob.finds("draft")
@@ -261,7 +261,7 @@ func TestSearchFindsTheNewestTextOfEditedMessages(t *testing.T) {
 	})
 }
 
-func TestSearchDoesNotFindWhatIsRedactedExpiredOrEncrypted(t *testing.T) {
+func TestSearchSkipsRedactedExpiredAndEncryptedEvents(t *testing.T) {
 	indexed(t, func(t *testing.T, s *testserver.Server, flush func()) {
 		alice := newSearcher(t, s, "alice")
 		room := alice.createRoom(obj{})
@@ -327,7 +327,7 @@ func TestSearchLeavesOutIgnoredUsers(t *testing.T) {
 	alice.finds("needle", mine)
 }
 
-func TestSearchGoesThroughTheRoomsThatWereUpgraded(t *testing.T) {
+func TestSearchIncludesThePredecessorsOfUpgradedRooms(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice := newSearcher(t, s, "alice")
 	old := alice.createRoom(obj{"preset": "public_chat"})
@@ -430,7 +430,7 @@ func reversed(list []string) []string {
 	return list
 }
 
-// searchPages returns the results of all pages of a search. Messages that arrive meanwhile do not move the pages.
+// searchPages returns the results of all pages of a search. Messages that arrive meanwhile must not shift the pages.
 func searchPages(t *testing.T, c *searcher, room string, criteria obj, count int) (got []string) {
 	t.Helper()
 	var tokens []string
@@ -452,7 +452,8 @@ func searchPages(t *testing.T, c *searcher, room string, criteria obj, count int
 	return got
 }
 
-// checkGroups checks that the groups of a page have its results, and that their own pages go on within the group.
+// checkGroups checks that the groups of a page list its results, and that a group's own next_batch pages through the
+// results of that group only.
 func checkGroups(t *testing.T, c *searcher, criteria, answer obj) {
 	t.Helper()
 	for kind, member := range map[string]string{"room_id": "room_id", "sender": "sender"} {
@@ -480,7 +481,7 @@ func checkGroups(t *testing.T, c *searcher, criteria, answer obj) {
 	}
 }
 
-func TestSearchRefusesWhatMakesNoSense(t *testing.T) {
+func TestSearchRefusesInvalidRequests(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice := newSearcher(t, s, "alice")
 	room := alice.createRoom(obj{})
@@ -537,7 +538,7 @@ func TestSearchCanBeSwitchedOff(t *testing.T) {
 	alice.Refused("POST", "/v3/search", obj{"search_categories": obj{"room_events": obj{"search_term": "x"}}}, 400, "M_UNKNOWN")
 }
 
-// The index holds no words, but hashes of them: what it held about purged messages must not be left in any file either.
+// The index contains no words, only hashes of them. Those of purged messages must not remain in any file either.
 func TestPurgedMessagesLeaveNothingInTheIndexOnDisk(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice := newSearcher(t, s, "alice")
@@ -570,7 +571,7 @@ func TestPurgedMessagesLeaveNothingInTheIndexOnDisk(t *testing.T) {
 	alice.finds("tidewater7")
 }
 
-// indexBytes returns pieces of the rows of the search index, which are in the database file or its log.
+// indexBytes returns parts of rows of the search index, as they appear in the database file or in its log.
 func indexBytes(t *testing.T, s *testserver.Server) (pieces []string) {
 	t.Helper()
 	db, err := sql.Open("sqlite3", "file:"+filepath.Join(s.Dir, "ebb.db")+"?mode=ro")
@@ -600,7 +601,7 @@ func indexBytes(t *testing.T, s *testserver.Server) (pieces []string) {
 	return pieces
 }
 
-// Searches of one user run one after the other, and not many wait.
+// The searches of one user run one after another, and only a few may wait.
 func TestSearchesOfOneUserAreBounded(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice := newSearcher(t, s, "alice")

@@ -1,6 +1,5 @@
-// Package server wires the program together: it builds the services on one database from the configuration, and the
-// APIs on the services, and serves the APIs on the configured addresses. The command and the in-process tests both use
-// it.
+// Package server puts the program together: it builds the services on one database, builds the APIs on the services,
+// and serves the APIs on the configured addresses. The command and the in-process tests both use it.
 package server
 
 import (
@@ -36,19 +35,19 @@ import (
 	"ebb/storage"
 )
 
-// Options holds what tests and the benchmark set besides the configuration; the zero value is for a real server.
+// Options holds settings that only tests and the benchmark change; a real server uses the zero value.
 type Options struct {
 	Version     string
-	Now         func() time.Time                                        // nil: the system's clock
-	Timer       func(d time.Duration) (c <-chan time.Time, stop func()) // for long polls; nil: real time
-	CommitDelay time.Duration                                           // added to every commit
+	Now         func() time.Time                                        // nil for the system's clock
+	Timer       func(d time.Duration) (c <-chan time.Time, stop func()) // used by long polls; nil for real time
+	CommitDelay time.Duration                                           // artificial delay of every commit
 	// Called before every statement of a transaction; may be nil.
 	OnStatement func(query string)
-	Log         *slog.Logger       // nil: nothing is logged
-	Resolver    fedclient.Resolver // for names of other servers; nil: the system's
-	Dial        netguard.DialFunc  // to other servers; nil: the network
+	Log         *slog.Logger       // nil for no log
+	Resolver    fedclient.Resolver // looks up the names of other servers; nil for the system's resolver
+	Dial        netguard.DialFunc  // connects to other servers; nil for the network
 
-	elapsed func() time.Duration // a clock that cannot be set, besides the system's clock
+	elapsed func() time.Duration // monotonic time, which unlike the system's clock nobody can set
 }
 
 func (o *Options) setDefaults() {
@@ -61,7 +60,7 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Server is an open server: New opens it, Run serves, Close closes it.
+// Server is an open server. New opens it, Run serves requests, and Close closes it.
 type Server struct {
 	cfg     *config.Config
 	opt     Options
@@ -70,7 +69,7 @@ type Server struct {
 	admin   *adminapi.API
 	fed     *federation.API
 	limiter *httpapi.Limiter
-	memory  *httpapi.Memory // for requests on all addresses
+	memory  *httpapi.Memory // shared by the requests on all addresses
 	health  *health
 
 	// mu guards certificates, which Run loads and Reload reloads; a leaf lock.
@@ -98,7 +97,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (*Server, error) {
 	return s, nil
 }
 
-// Close closes the database, for a Server that was not Run.
+// Close closes the database of a Server whose Run was never called.
 func (s *Server) Close() error { return s.svc.db.Close() }
 
 // Routes returns every operation that an address can serve.
@@ -110,8 +109,7 @@ func (s *Server) Routes() []httpapi.Route {
 	return all
 }
 
-// Handler returns a handler for the given APIs (client, federation, admin, metrics), as for an address of the
-// configuration.
+// Handler returns the handler of an address that serves the given APIs (client, federation, admin, metrics).
 func (s *Server) Handler(serve ...string) http.Handler {
 	o := httpapi.Options{
 		Routes: s.Routes(), Serve: serve, Authenticate: s.authenticate, Service: s.svc.registry.ServiceOf, AuthenticateServer: s.authenticateServer, Unknown: s.unknown, Healthy: s.health.ok,
@@ -132,14 +130,14 @@ func (s *Server) authenticate(ctx context.Context, token string, r *httpapi.Requ
 	return s.svc.accounts.Authenticate(ctx, token, r.ClientAddr, r.UserAgent())
 }
 
-// assertion returns the identity that an application service asserts by the parameters of a request.
+// assertion returns the identity that an application service asserts in the parameters of a request.
 // Spec: application-service-api#identity-assertion
 func assertion(r *httpapi.Request) appservice.Assertion {
 	device := cmp.Or(r.Query("device_id"), r.Query("org.matrix.msc3202.device_id"))
 	return appservice.Assertion{User: id.UserID(r.Query("user_id")), Device: id.DeviceID(device), Addr: r.ClientAddr, Agent: r.UserAgent()}
 }
 
-// authenticateServer checks the headers in which another server claims to have signed a request.
+// authenticateServer verifies the signature of a request from another server.
 func (s *Server) authenticateServer(r *httpapi.Request) (httpapi.Signature, error) {
 	claim, err := s.svc.keys.Claim(r.Context(), r.Header)
 	if err != nil {
@@ -163,29 +161,30 @@ func unauthorized(err error) error {
 		err = fmt.Errorf("%w: %w", httpapi.ErrNoKey, err)
 		return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The key that signed the request could not be fetched from your server").Because(err)
 	case errors.Is(err, fedclient.ErrUnauthorized):
-		return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The request must be signed by your server; its signature is missing or not valid").Because(err)
+		return mxerr.New(http.StatusUnauthorized, mxerr.CodeUnauthorized, "The request has no valid signature of your server").Because(err)
 	}
 	return err
 }
 
-// unknown converts known system errors for clients; any other error is an internal error.
+// unknown converts an error that is not meant for clients: known system errors get a message that explains them, and
+// any other error becomes an internal error.
 func (s *Server) unknown(err error) *mxerr.Error {
 	if errors.Is(err, storage.ErrFull) {
-		return mxerr.New(http.StatusInsufficientStorage, mxerr.CodeUnknown, "The server's disk is full; nothing can be stored until there is space again, but reading works").Because(err)
+		return mxerr.New(http.StatusInsufficientStorage, mxerr.CodeUnknown, "The server's disk is full. Nothing can be stored until the administrator frees space; reading still works").Because(err)
 	}
 	return mxerr.New(http.StatusInternalServerError, mxerr.CodeUnknown, "Internal server error").Because(err)
 }
 
 func (s *Server) proxies() (out []netip.Prefix) {
 	for _, text := range s.cfg.TrustedProxies {
-		if p, err := config.ParseNetwork(text); err == nil { // Validate has reported invalid ones
+		if p, err := config.ParseNetwork(text); err == nil { // Validate has already reported invalid ones
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
-// Run serves until ctx ends, then shuts down gracefully and closes the database.
+// Run serves requests until ctx ends, then shuts down gracefully and closes the database.
 func (s *Server) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.Close()) }()
 	buildInfo.WithLabelValues(s.opt.Version, runtime.Version()).Set(1)
@@ -224,36 +223,36 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	return errors.Join(err, adminapi.Remove(s.cfg.Dir()))
 }
 
-// SendDelayed sends the delayed events that are due, as Run does when their time comes.
+// SendDelayed sends the delayed events that are due. Run does this by itself; tests call SendDelayed instead.
 func (s *Server) SendDelayed(ctx context.Context) error {
 	_, err := s.svc.delayed.SendDue(ctx)
 	return err
 }
 
-// index keeps the search index up to date, or deletes it if search is switched off.
+// index keeps the search index up to date, or deletes the index if search is switched off.
 func (s *Server) index(ctx context.Context) error {
 	if s.svc.search != nil {
 		return s.svc.search.Run(ctx)
 	}
 	if err := search.Clear(ctx, s.svc.db); err != nil && ctx.Err() == nil {
-		s.opt.Log.Warn("the search index cannot be deleted, and will be tried again at the next start", "err", err)
+		s.opt.Log.Warn("cannot delete the search index; the next start tries again", "err", err)
 	}
 	return nil
 }
 
-// Heard records that another server is reachable again, so that pending events are sent to it at once.
+// Heard records that another server can be reached again. Events that wait for it are then sent at once.
 func (s *Server) Heard(server string) { s.svc.outbox.Heard(server) }
 
-// Notify delivers push notifications until ctx ends, for a Server that was not Run.
+// Notify delivers push notifications until ctx ends. It is for a Server whose Run was never called.
 func (s *Server) Notify(ctx context.Context) error { return s.svc.pushers.Run(ctx) }
 
-// SearchIndex returns the search index, nil if search is switched off.
+// SearchIndex returns the search index, or nil if search is switched off.
 func (s *Server) SearchIndex() *search.Index { return s.svc.search }
 
-// Remote returns the client that sends requests to other servers as this one.
+// Remote returns the client with which this server sends requests to other servers.
 func (s *Server) Remote() *fedclient.Client { return s.svc.remote }
 
-// front returns the listeners for all addresses of the configuration.
+// front returns the listeners for all configured addresses.
 func (s *Server) front(drain func()) (httpapi.Front, error) {
 	f := httpapi.Front{Log: s.opt.Log, Drain: drain, Ready: func(addresses []net.Addr) {
 		s.opt.Log.Info("ebb accepts requests", "version", s.opt.Version, "server_name", s.cfg.ServerName, "addresses", addresses)
@@ -282,7 +281,7 @@ func (s *Server) front(drain func()) (httpapi.Front, error) {
 	return f, nil
 }
 
-// controlGrace is how long a command of the command line may continue when the server stops.
+// controlGrace is how long a running command of the command line may continue after the server has begun to stop.
 const controlGrace = 5 * time.Second
 
 func (s *Server) serveControl(ctx context.Context, l net.Listener) error {
@@ -324,7 +323,7 @@ func (s *Server) prune(ctx context.Context) error {
 	}
 }
 
-// Control runs a command of the command line, as the control socket of a running server would.
+// Control runs a command of the command line as if it had arrived on the control socket of a running server.
 func (s *Server) Control(ctx context.Context, name string, args json.RawMessage) (any, error) {
 	return s.admin.Run(ctx, name, args)
 }

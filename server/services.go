@@ -54,7 +54,7 @@ type services struct {
 	rooms       *rooms.Service
 	accountData *accountdata.Service
 	receipts    *receipts.Service
-	search      *search.Index // nil: switched off
+	search      *search.Index // nil if search is off
 	history     *history.Service
 	directory   *directory.Service
 	e2ee        *e2ee.Service
@@ -68,16 +68,16 @@ type services struct {
 	remote      *fedclient.Client
 	keys        *fedclient.KeyRing
 	outbox      *outbox.Service
-	mail        *mail.Sender     // nil: e-mail is off
-	previews    *preview.Service // nil: off
+	mail        *mail.Sender     // nil if e-mail is off
+	previews    *preview.Service // nil if previews are off
 	identity    *identity.Client
 	moderation  *moderation.Service
 	registry    *appservice.Registry
 	apps        *appservice.Service
 	guests      *guests.Job
 
-	gone   *keyed.Map[ident.DeviceNID, bool] // devices whose deletion has begun
-	locked *keyed.Map[ident.UserNID, bool]   // users whose accounts were locked
+	gone   *keyed.Map[ident.DeviceNID, bool] // devices that are being deleted
+	locked *keyed.Map[ident.UserNID, bool]   // users whose accounts have been locked
 }
 
 // open opens the database and builds the services on it.
@@ -120,7 +120,7 @@ func (s *services) build(ctx context.Context, cfg *config.Config, o Options, roo
 		return fmt.Errorf("application services: %w", err)
 	}
 	policy := retentionPolicy(cfg.Retention)
-	commits := rooms.NewCommits() // for rooms, and for those below that listen
+	commits := rooms.NewCommits() // created first: rooms reports to it, and services below listen to it
 	roomOptions.Commits = commits
 	roomOptions.DB, roomOptions.Server, roomOptions.Hub, roomOptions.Push = s.db, cfg.ServerName, s.hub, s.push
 	roomOptions.Cache = keyed.Budget(cfg.Cache.Size)
@@ -222,7 +222,7 @@ func (s *services) newDirectory(cfg *config.Config, o Options) *directory.Servic
 	return directory.New(listed)
 }
 
-// reach creates the client and key ring for other servers.
+// reach creates the key ring and the client for requests to other servers.
 func (s *services) reach(cfg *config.Config, o Options) error {
 	roots, err := cfg.Authorities()
 	if err != nil {
@@ -251,8 +251,8 @@ func gatewayClient(cfg *config.Config, o Options) *http.Client {
 	return push.NewClient(netguard.ClientOptions{Dialer: dialer, AllowHTTP: cfg.Push.AllowPrivateGateways})
 }
 
-// allowed returns a function that reports whether the configuration allows communication with a server, or nil if all
-// are allowed.
+// allowed returns a function that reports whether the configuration allows communication with a server. It returns nil
+// if all servers are allowed.
 func allowed(f config.Federation) func(server string) bool {
 	if len(f.AllowedServers)+len(f.DeniedServers) == 0 {
 		return nil
@@ -261,7 +261,7 @@ func allowed(f config.Federation) func(server string) bool {
 	return func(server string) bool { return allows(fedclient.HostOf(server)) }
 }
 
-// askProfiles returns the source of profiles of users on other servers, or nil if federation is off.
+// askProfiles returns the function that fetches profiles from other servers, or nil if federation is off.
 func (s *services) askProfiles(cfg *config.Config) accounts.Remote {
 	if !cfg.Federation.Enabled {
 		return nil
@@ -269,8 +269,8 @@ func (s *services) askProfiles(cfg *config.Config) accounts.Remote {
 	return s.remote
 }
 
-// thumbnailWorkers bounds how many thumbnails are created at the same time, within the memory that media allows for
-// them.
+// thumbnailWorkers bounds how many thumbnails are created at the same time. Package media bounds the memory that they
+// use.
 const thumbnailWorkers = 2
 
 // hooks returns the functions that notify other services of changes to accounts.
@@ -292,7 +292,7 @@ func (s *services) hooks() accounts.Hooks {
 	}
 }
 
-// budget adapts one class of a limiter to accounts.Budget.
+// budget implements accounts.Budget by one class of a limiter.
 type budget struct {
 	limiter *httpapi.Limiter
 	class   httpapi.Rate
@@ -304,17 +304,18 @@ func (b budget) Take(key string) time.Duration { return b.limiter.Limit(b.class,
 // Return implements accounts.Budget.
 func (b budget) Return(key string) { b.limiter.Return(b.class, key) }
 
-// guessesInSum is how many times more wrong guesses are allowed to one network for all accounts, and to all networks
-// for one account, than to one network for one account.
+// guessesInSum is the factor by which the limits on wrong guesses from one network at all accounts, and from all
+// networks at one account, exceed the limit on guesses from one network at one account.
 const guessesInSum = 10
 
-// How many times more verification mails one network, and all networks, can cause than go to one address.
+// Factors by which the limits on verification mails caused by one network, and by all networks, exceed the limit on
+// mails to one address.
 const (
 	emailsFromNetwork = 10
 	emailsInSum       = 100
 )
 
-// budgets returns the limits on password guesses and new accounts.
+// budgets returns the limits on password guesses and on new accounts.
 func budgets(c config.RateLimits, now func() time.Time) accounts.Budgets {
 	if !c.Enabled {
 		return accounts.Budgets{}
@@ -344,14 +345,15 @@ func (s *services) profile(ctx context.Context, user id.UserID) (p rooms.Profile
 	return p, err
 }
 
-// deviceGone deletes the data of a device, and has its parked requests checked before they are answered.
+// deviceGone deletes the data of a device. Long polls of the device that are still waiting fail when they are about to
+// be answered; see alive.
 func (s *services) deviceGone(tx *storage.Tx, device ident.DeviceNID, user ident.UserNID, deviceID string) error {
 	s.gone.Put(device, true)
 	s.pushers.DeviceGone(user, device)
 	return s.e2ee.DeviceGone(tx, device, user, deviceID)
 }
 
-// accountLocked ends the parked requests and the notifications of a locked account.
+// accountLocked ends the long polls and the notifications of a locked account.
 func (s *services) accountLocked(user ident.UserNID, locked bool) {
 	s.pushers.AccountLocked(user)
 	if !locked {
@@ -362,11 +364,12 @@ func (s *services) accountLocked(user ident.UserNID, locked bool) {
 	s.hub.Users(user)
 }
 
-// maxGone bounds the devices in gone and the users in locked; a request is parked for minutes at most.
+// maxGone bounds the devices in gone and the users in locked. Entries are needed only as long as a long poll lasts,
+// which is minutes at most.
 const maxGone = 100_000
 
-// alive returns an error if a device has been deleted or its account locked. It reads the database only if memory says
-// that this has begun.
+// alive returns an error if a device has been deleted or its account has been locked. It reads the database only for
+// devices in gone and users in locked.
 func (s *services) alive(ctx context.Context, user ident.UserNID, device ident.DeviceNID) error {
 	if doubtful, _ := s.locked.Get(user); doubtful {
 		if locked, err := s.accounts.IsLocked(ctx, user); err != nil || locked {
@@ -379,7 +382,7 @@ func (s *services) alive(ctx context.Context, user ident.UserNID, device ident.D
 	return nil
 }
 
-// exists reports whether the database has a device.
+// exists reports whether the device is in the database.
 func (s *services) exists(ctx context.Context, user ident.UserNID, device ident.DeviceNID) bool {
 	there := false
 	err := s.db.Read(ctx, func(tx *storage.Tx) error {
@@ -420,21 +423,22 @@ func bucket(b config.Bucket) httpapi.Bucket {
 	return httpapi.Bucket{PerSecond: b.PerSecond, Burst: b.Burst}
 }
 
-// invitesOfServer is how many times more invites all users of a server together may send than one user.
+// invitesOfServer is the factor by which the limit on invites from all users of one server exceeds the limit for one
+// user.
 const invitesOfServer = 10
 
-// Limits on lookups that make this server send requests to others for clients without an access token: enough for
-// somebody who follows a link.
+// Limits on lookups for which this server sends requests to other servers although the client has no access token. They
+// are enough for somebody who follows a link.
 const (
-	maxLookups    = 5  // per network at once, and one more every ten seconds
-	maxAllLookups = 20 // for all networks at once, and one more a second
+	maxLookups    = 5  // by one network at once, refilled by one every ten seconds
+	maxAllLookups = 20 // by all networks at once, refilled by one every second
 )
 
-// maxReports bounds the reports that a user sends at once; one more is allowed every ten seconds.
+// maxReports bounds how many reports a user can send at once. The allowance is refilled by one every ten seconds.
 const maxReports = 20
 
-// Limits on restarts and other actions on delayed events. A client in a call restarts one every five seconds; behind
-// one network there may be a service that does so for a hundred clients.
+// Limits on restarts and other actions on delayed events. A client in a call restarts its event every five seconds, and
+// a service behind one network may do so for a hundred clients.
 const (
 	heartbeatsPerSecond = 20
 	maxHeartbeats       = 200

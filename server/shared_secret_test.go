@@ -11,8 +11,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// TestSharedSecretMakesAnyNumberOfAccounts: scripts make accounts by the hundred; only those who guess the secret are
-// slowed down.
+// Scripts create hundreds of accounts; only clients that guess the secret are slowed down.
 func TestSharedSecretMakesAnyNumberOfAccounts(t *testing.T) {
 	s := testserver.New(t, func(c *config.Config) {
 		c.RateLimits, c.Registration.SharedSecret = config.Default().RateLimits, "a secret of the administrator"

@@ -6,7 +6,8 @@ import (
 	"ebb/internal/testserver"
 )
 
-// TestSlidingSyncInBothForms drives both operations over HTTP; what they answer is tested in package feed.
+// TestSlidingSyncInBothForms sends both operations over HTTP. The contents of their responses are tested in package
+// feed.
 func TestSlidingSyncInBothForms(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
@@ -48,8 +49,8 @@ func TestSlidingSyncInBothForms(t *testing.T) {
 	bob.Refused("POST", "/v4/sync", body, 400, "M_UNKNOWN_POS")
 }
 
-// slidingExtension sends a request for one extension and one room, and returns what the extension answers and the next
-// pos.
+// slidingExtension sends a request with one extension for one room, and returns the extension's part of the response
+// and the next pos.
 func slidingExtension(c *device, pos, room, name string, settings map[string]any) (answer any, next string) {
 	settings["enabled"] = true
 	a := c.Do("POST", "/unstable/org.matrix.simplified_msc3575/sync?timeout=10000&pos="+pos, map[string]any{
@@ -59,7 +60,7 @@ func slidingExtension(c *device, pos, room, name string, settings map[string]any
 	return get(a, "extensions", name), get(a, "pos").(string)
 }
 
-func TestSlidingSyncTellsThreadSubscriptions(t *testing.T) {
+func TestSlidingSyncReturnsThreadSubscriptions(t *testing.T) {
 	const name = "io.element.msc4308.thread_subscriptions"
 	alice := signUp(t, testserver.New(t, nil), "alice")
 	room := alice.Do("POST", "/v3/createRoom", nil)["room_id"].(string)
@@ -91,7 +92,7 @@ func TestSlidingSyncTellsThreadSubscriptions(t *testing.T) {
 	}
 }
 
-func TestSlidingSyncTellsProfileChangesOfMembers(t *testing.T) {
+func TestSlidingSyncReturnsProfileChangesOfMembers(t *testing.T) {
 	const name = "org.matrix.msc4262.profiles"
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")

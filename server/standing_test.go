@@ -12,7 +12,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// administrator makes an account an administrator.
+// administrator registers a user who is an administrator.
 func administrator(t *testing.T, s *testserver.Server, name string) *device {
 	t.Helper()
 	d := signUp(t, s, name)
@@ -20,7 +20,7 @@ func administrator(t *testing.T, s *testserver.Server, name string) *device {
 	return d
 }
 
-// control runs a command as the command line does.
+// control runs a command through the control socket, as the command line does.
 func control(t *testing.T, s *testserver.Server, name string, args obj) any {
 	t.Helper()
 	raw, err := json.Marshal(args)
@@ -95,7 +95,7 @@ func TestLockedAccountsCanOnlyLogOut(t *testing.T) {
 	}
 }
 
-// tokenToSignIn returns a login token of a user.
+// tokenToSignIn returns a login token for the device's user.
 func tokenToSignIn(d *device) any {
 	return d.Do("POST", "/v1/login/get_token", obj{"auth": obj{"type": "m.login.password", "identifier": obj{"type": "m.id.user", "user": d.User}, "password": testserver.Password()}})["login_token"]
 }
@@ -155,7 +155,7 @@ func TestSuspendedUsersReadButDoNotAct(t *testing.T) {
 	alice.Do("POST", "/v3/join/"+open, obj{})
 }
 
-func TestOnlyAdministratorsModerateAndOnlyUsers(t *testing.T) {
+func TestOnlyAdministratorsModerateAndOnlyOrdinaryUsers(t *testing.T) {
 	s := testserver.New(t, nil)
 	admin, second, alice := administrator(t, s, "admin"), administrator(t, s, "second"), signUp(t, s, "alice")
 	for path, body := range map[string]obj{"/v1/admin/lock/": {"locked": true}, "/v1/admin/suspend/": {"suspended": true}} {
@@ -180,7 +180,7 @@ func TestOnlyAdministratorsModerateAndOnlyUsers(t *testing.T) {
 	if got := moderates(alice); got != nil {
 		t.Errorf("the capability of a user is %v", got)
 	}
-	control(t, s, "user suspend", obj{"user": second.User}) // the command line may
+	control(t, s, "user suspend", obj{"user": second.User}) // the command line may suspend administrators
 	second.Refused("PUT", "/v1/admin/lock/"+alice.User, obj{"locked": true}, 403, "M_USER_SUSPENDED")
 	control(t, s, "user lock", obj{"user": second.User})
 	second.Refused("GET", "/v3/account/whoami", nil, 401, "M_USER_LOCKED")
@@ -206,7 +206,7 @@ func TestWhoIsListsDevicesToTheirUserAndToAdministrators(t *testing.T) {
 	admin.Refused("GET", "/v3/admin/whois/@nobody:test", nil, 404, "M_NOT_FOUND")
 }
 
-func TestEveryOperationOfTheTablesOfStandingExists(t *testing.T) {
+func TestEveryOperationInTheTablesOfStandingExists(t *testing.T) {
 	s := testserver.New(t, nil)
 	served := map[string]bool{}
 	for _, r := range s.Routes() {

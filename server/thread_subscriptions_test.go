@@ -9,7 +9,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// threads is a room of alice and bob in which threads are made.
+// threads is a room with the members alice and bob in which threads are started.
 type threads struct {
 	*testing.T
 	*testserver.Server
@@ -63,11 +63,11 @@ func TestThreadSubscriptionsAreManualOrAutomatic(t *testing.T) {
 		t.Errorf("automatic is %v", got)
 	}
 	h.bob.Do("PUT", path, obj{})
-	h.bob.Do("PUT", path, obj{"automatic": reply}) // does not replace the manual one
+	h.bob.Do("PUT", path, obj{"automatic": reply}) // an automatic subscription does not replace a manual one
 	if got := h.bob.Do("GET", path, nil)["automatic"]; got != false {
 		t.Errorf("automatic is %v after a manual subscription", got)
 	}
-	h.alice.Refused("GET", path, nil, 404, "M_NOT_FOUND") // another user's
+	h.alice.Refused("GET", path, nil, 404, "M_NOT_FOUND") // the subscription is another user's
 
 	h.bob.Do("DELETE", path, nil)
 	h.bob.Refused("GET", path, nil, 404, "M_NOT_FOUND")
@@ -94,7 +94,7 @@ func TestChangedThreadSubscriptionsAreListedNewestFirst(t *testing.T) {
 	for _, root := range roots {
 		h.bob.Do("PUT", h.path(root), obj{})
 	}
-	h.bob.Do("DELETE", h.path(roots[0]), nil) // the newest change
+	h.bob.Do("DELETE", h.path(roots[0]), nil) // this becomes the newest change
 
 	list := func(page map[string]any, kind string) map[string]any {
 		found, _ := testserver.Get(page, kind, h.room).(map[string]any)
@@ -151,7 +151,7 @@ func TestThreadSubscriptionsDecideWhoIsNotified(t *testing.T) {
 	if got := h.bob.Do("GET", "/v3/sync?since="+since, nil)["account_data"]; got == nil {
 		t.Error("the changed push rules are not in /sync")
 	}
-	// In a room that bob has muted, the thread that he is subscribed to still notifies him.
+	// bob has muted the room, but the thread to which he is subscribed still notifies him.
 	h.bob.Do("PUT", "/v3/pushrules/global/room/"+url.PathEscape(h.room), obj{"actions": []string{}})
 	h.says(h.alice, root, "in the thread", nil)
 	h.says(h.alice, other, "in another thread", nil)
@@ -173,14 +173,14 @@ func TestThreadSubscriptionsDecideWhoIsNotified(t *testing.T) {
 	h.bob.Refused("PUT", "/v3/pushrules/global/postcontent/own", obj{"actions": []string{}, "conditions": []obj{}}, 400, "M_INVALID_PARAM")
 }
 
-func TestAnExpiredThreadTakesItsSubscriptionsAlong(t *testing.T) {
+func TestSubscriptionsAreDeletedWithAnExpiredThread(t *testing.T) {
 	h := newThreads(t)
 	h.alice.Do("PUT", "/v3/rooms/"+url.PathEscape(h.room)+"/state/m.room.retention", obj{"max_lifetime": 60_000})
 	root := h.says(h.alice, "", "root", nil)
 	h.bob.Do("PUT", h.path(root), obj{})
 	h.Advance(time.Minute + time.Second)
 	h.bob.Refused("GET", h.path(root), nil, 404, "M_NOT_FOUND")
-	h.says(h.alice, "", "a later message", nil) // so that the graph no longer needs the root
+	h.says(h.alice, "", "a later message", nil) // makes the root expendable: it is no longer a forward extremity
 	if _, err := h.Control(t.Context(), "purge now", nil); err != nil {
 		t.Fatal(err)
 	}

@@ -36,8 +36,8 @@ var doctorCommand = command{
 func printFindings(w io.Writer, findings []server.Finding) {
 	for _, f := range findings {
 		fmt.Fprintf(w, "%-8s %-14s %s\n", f.Status, f.Check, f.Detail)
-		if f.Mend != "" {
-			fmt.Fprintf(w, "%-8s %-14s -> %s\n", "", "", f.Mend)
+		if f.Fix != "" {
+			fmt.Fprintf(w, "%-8s %-14s -> %s\n", "", "", f.Fix)
 		}
 	}
 }

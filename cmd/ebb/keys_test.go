@@ -49,7 +49,7 @@ func TestSigningKeysAreListedAndChanged(t *testing.T) {
 func TestDoctorReportsDisabledFederation(t *testing.T) {
 	s := newSite(t, 0)
 	list := parsed[[]server.Finding](t, must(t, "", "doctor", "--json", "--config="+s.config))
-	if len(list) != 1 || list[0].Status != "warning" || !strings.Contains(list[0].Mend, "federation.enabled") {
+	if len(list) != 1 || list[0].Status != "warning" || !strings.Contains(list[0].Fix, "federation.enabled") {
 		t.Errorf("the doctor says %+v", list)
 	}
 	if text := must(t, "", "doctor", "--config="+s.config); !strings.Contains(text, "-> to speak with other servers, set federation.enabled") {
