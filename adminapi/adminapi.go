@@ -1,8 +1,9 @@
-// Package adminapi is the interface for administrators: the control socket, which the command line uses while the
-// server is running, and the HTTP routes for scripts written for other servers.
+// Package adminapi is the interface for administrators. It consists of the control socket, which the command line uses
+// while the server is running, and of HTTP routes for scripts that were written for other homeservers.
 //
-// A command goes from ebb through Client.Call and the control socket to Control → a function in commands → the service.
-// If no server is running, the command opens the services itself and calls the same function through Run.
+// A command passes from ebb through Client.Call and the control socket to Control, then to a function in commands and
+// from there to a service. If no server is running, the command opens the services itself and calls the same function
+// through Run.
 package adminapi
 
 import (
@@ -33,7 +34,7 @@ import (
 	"ebb/storage"
 )
 
-// API holds the services that administrators use; all fields are required unless they say otherwise.
+// API holds the services that administrators use. All fields are required unless their comments say otherwise.
 type API struct {
 	Config     *config.Config
 	Accounts   *accounts.Service
@@ -44,14 +45,14 @@ type API struct {
 	Moderation *moderation.Service
 	Outbox     *outbox.Service
 	Apps       *appservice.Service
-	Mail       *mail.Sender // nil: this server sends no e-mail
+	Mail       *mail.Sender // nil if the server sends no e-mail
 	Signing    *fedclient.SigningKeys
 	DB         *storage.DB
 	Now        func() time.Time
 	Log        *slog.Logger
 
 	nonces *nonces
-	secret *atomic.Pointer[string] // registration.shared_secret
+	secret *atomic.Pointer[string] // the current registration.shared_secret
 }
 
 // New returns an API.
@@ -93,7 +94,7 @@ func (a *API) commands() map[string]func(ctx context.Context, args json.RawMessa
 	}
 }
 
-// decoded converts a function with typed arguments to a command.
+// decoded converts a function with typed arguments to a command, which decodes its arguments from JSON.
 func decoded[T any](f func(context.Context, T) (any, error)) func(context.Context, json.RawMessage) (any, error) {
 	return func(ctx context.Context, raw json.RawMessage) (any, error) {
 		var args T
@@ -116,11 +117,11 @@ func (a *API) Run(ctx context.Context, name string, args json.RawMessage) (any, 
 	return f(ctx, args)
 }
 
-// controlPrefix is the path prefix of commands on the control socket. It is followed by the name of the command, with
-// its words joined by slashes.
+// controlPrefix is the path prefix of commands on the control socket. It is followed by the words of the command's
+// name, separated by slashes.
 const controlPrefix = "/control/"
 
-// maxControlBody bounds the arguments of a command, in bytes.
+// maxControlBody is the maximum size of a command's arguments in bytes.
 const maxControlBody = 1 << 20
 
 // Control returns the handler of the control socket.
@@ -142,7 +143,8 @@ func (a *API) Control() http.Handler {
 	return httpapi.New(httpapi.Options{Routes: routes, Log: a.Log})
 }
 
-// Call runs a command on the running server and decodes its result. An error from the server is an mxerr.Error.
+// Call runs a command on the running server and decodes its result. If the server returns an error, it is an
+// mxerr.Error.
 func (c *Client) Call(ctx context.Context, name string, args, result any) error {
 	body, err := json.Marshal(args)
 	if err != nil {

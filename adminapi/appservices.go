@@ -8,7 +8,7 @@ import (
 
 // AppserviceArgs are the arguments of the appservice commands.
 type AppserviceArgs struct {
-	ID string `json:"id"` // of the registration
+	ID string `json:"id"` // the ID in the registration
 }
 
 // Pinged is the result of appservice ping.

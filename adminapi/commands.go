@@ -14,7 +14,7 @@ import (
 	"ebb/rooms/expiry"
 )
 
-// UserArgs are the arguments of the user commands; each command uses some of them.
+// UserArgs are the arguments of the user commands. Each command uses only some of them.
 type UserArgs struct {
 	User     string `json:"user"` // @localpart:server, or the localpart
 	Password string `json:"password,omitempty"`
@@ -34,7 +34,7 @@ type User struct {
 	Guest       bool      `json:"guest"`
 }
 
-// userID accepts a user ID or a localpart.
+// userID converts a user ID or a localpart to a user ID.
 func (a *API) userID(text string) (id.UserID, error) {
 	if text == "" {
 		return "", mxerr.MissingParam("The user is missing")
@@ -113,13 +113,13 @@ func (a *API) setSuspended(ctx context.Context, u UserArgs, suspended bool) (any
 	return struct{}{}, a.Accounts.SetSuspended(ctx, ident.Requester{}, user, suspended)
 }
 
-// Token is a registration token. In the arguments of token create, an empty Token means that one is generated.
+// Token is a registration token. If Token is empty in the arguments of token create, one is generated.
 type Token struct {
 	Token     string     `json:"token"`
-	Uses      *int64     `json:"uses"` // nil: unlimited
+	Uses      *int64     `json:"uses"` // nil if unlimited
 	Completed int64      `json:"completed"`
 	Pending   int64      `json:"pending"`
-	Expires   *time.Time `json:"expires"` // nil: never
+	Expires   *time.Time `json:"expires"` // nil if the token never expires
 }
 
 func tokenOf(t accounts.RegistrationToken) Token {
@@ -146,12 +146,12 @@ func (a *API) tokenRevoke(ctx context.Context, t Token) (any, error) {
 // RoomArgs are the arguments of the room commands.
 type RoomArgs struct {
 	Room string `json:"room"` // ID or alias
-	// Lifetimes in ms, nil: unlimited. For room retention set.
+	// Lifetimes in milliseconds, used by room retention set; nil means unlimited.
 	MinLifetime *int64 `json:"min_lifetime_ms,omitempty"`
 	MaxLifetime *int64 `json:"max_lifetime_ms,omitempty"`
 }
 
-// Room is a room as returned by the commands.
+// Room describes a room in the results of commands.
 type Room struct {
 	Room       id.RoomID  `json:"room"`
 	Version    string     `json:"version"`
@@ -161,12 +161,12 @@ type Room struct {
 	Encrypted  bool       `json:"encrypted"`
 	Public     bool       `json:"public"`
 	Created    time.Time  `json:"created"`
-	Retention  Lifetimes  `json:"retention"`          // effective
-	Override   *Lifetimes `json:"override,omitempty"` // the administrator's
+	Retention  Lifetimes  `json:"retention"`          // the effective policy
+	Override   *Lifetimes `json:"override,omitempty"` // the administrator's policy
 	PurgedUpTo *time.Time `json:"purged_up_to,omitempty"`
 }
 
-// Lifetimes is a retention policy in ms; nil: unlimited.
+// Lifetimes is a retention policy in milliseconds; nil means unlimited.
 type Lifetimes struct {
 	Min *int64 `json:"min_lifetime_ms"`
 	Max *int64 `json:"max_lifetime_ms"`
@@ -183,7 +183,7 @@ func lifetimesOf(p expiry.Policy) Lifetimes {
 	return Lifetimes{Min: millis(p.Min), Max: millis(p.Max)}
 }
 
-// roomID accepts a room ID or an alias.
+// roomID converts a room ID or an alias to a room ID.
 func (a *API) roomID(ctx context.Context, text string) (id.RoomID, error) {
 	if !strings.HasPrefix(text, "#") {
 		return id.RoomID(text), nil
@@ -250,7 +250,7 @@ func (a *API) roomRetentionClear(ctx context.Context, args RoomArgs) (any, error
 	return a.override(ctx, args.Room, nil)
 }
 
-// override sets the administrator's policy for a room, or removes it if p is nil.
+// override sets the administrator's retention policy for a room, or removes it if p is nil.
 func (a *API) override(ctx context.Context, text string, p *expiry.Policy) (any, error) {
 	room, err := a.roomID(ctx, text)
 	if err != nil {
@@ -264,11 +264,12 @@ func (a *API) override(ctx context.Context, text string, p *expiry.Policy) (any,
 
 // Purged is the result of purge now.
 type Purged struct {
-	Rooms  int   `json:"rooms"`  // with an effective maximum lifetime
-	Events int   `json:"events"` // removed
+	Rooms  int   `json:"rooms"`  // number of rooms with a maximum lifetime
+	Events int   `json:"events"` // number of removed events
 	Took   int64 `json:"took_ms"`
 
-	// KeptUntil is when messages that expired only because the clock jumped are purged; nil: the clock has not jumped.
+	// KeptUntil is when messages that expired only because the clock jumped will be purged. It is nil if the clock has
+	// not jumped.
 	KeptUntil *time.Time `json:"kept_until,omitempty"`
 }
 
@@ -279,7 +280,7 @@ func (a *API) purgeNow(ctx context.Context, _ struct{}) (any, error) {
 
 // ServerArgs are the arguments of the federation commands.
 type ServerArgs struct {
-	Server string `json:"server"` // "": all servers, for federation status
+	Server string `json:"server"` // "" means all servers; for federation status only
 }
 
 func (a *API) federationStatus(ctx context.Context, args ServerArgs) (any, error) {

@@ -14,7 +14,7 @@ type EmailArgs struct {
 	To string `json:"to"`
 }
 
-// emailTest sends a message to show that the settings below email.smtp work.
+// emailTest sends an e-mail to test the settings in email.smtp.
 func (a *API) emailTest(ctx context.Context, args EmailArgs) (any, error) {
 	if a.Mail == nil {
 		return nil, mxerr.InvalidParam("This server sends no e-mail: email.smtp.host is not set")
@@ -28,7 +28,7 @@ func (a *API) emailTest(ctx context.Context, args EmailArgs) (any, error) {
 	switch {
 	case errors.Is(err, mail.ErrAddress):
 		return nil, mxerr.InvalidParam("%.254q is not an e-mail address such as alice@example.org", args.To)
-	case err != nil: // the administrator needs the cause
+	case err != nil: // the administrator may see the cause
 		return nil, mxerr.New(http.StatusFailedDependency, mxerr.CodeUnknown, "The message could not be sent: %v", err)
 	}
 	return struct{}{}, nil

@@ -13,14 +13,14 @@ import (
 	"ebb/storage"
 )
 
-// SigningKey is a signing key of this server as returned by the keys commands.
+// SigningKey describes a signing key of this server in the results of the keys commands.
 type SigningKey struct {
 	KeyID   id.KeyID   `json:"key_id"`
 	Public  string     `json:"public_key"`        // unpadded base64
-	Expired *time.Time `json:"expired,omitempty"` // when a former key ceased to be used
+	Expired *time.Time `json:"expired,omitempty"` // when the key was replaced; nil for the current key
 }
 
-// keysList lists the current key first, then the former ones, the newest first.
+// keysList lists the current key, followed by the former keys, newest first.
 func (a *API) keysList(context.Context, struct{}) (any, error) {
 	return Page[SigningKey]{Items: a.signingKeys()}, nil
 }
@@ -37,13 +37,14 @@ func (a *API) signingKeys() []SigningKey {
 
 func publicKey(key ed25519.PublicKey) string { return base64.RawStdEncoding.EncodeToString(key) }
 
-// keysRotate generates a new key, which is used from now on, and returns all keys.
+// keysRotate generates a new key, uses it from now on, and returns all keys.
 func (a *API) keysRotate(ctx context.Context, _ struct{}) (any, error) {
 	if err := a.Signing.Rotate(a.Now()); err != nil {
 		return nil, err
 	}
 	a.Log.InfoContext(ctx, "signing key changed", "key_id", a.Signing.Current().KeyID)
-	// If this fails, the next start does it, because the key stored in the database is among the former ones.
+	// If storing this fails, the next start repeats it, because the key stored in the database is among the former
+	// keys.
 	now := storage.Identity{ServerName: a.Config.ServerName, SigningKey: fedclient.PublicLine(a.Signing.Current())}
 	if err := a.DB.Write(ctx, func(tx *storage.Tx) error { return tx.SetIdentity(now) }); err != nil {
 		return nil, err

@@ -17,24 +17,24 @@ import (
 	"ebb/mxerr"
 )
 
-// maxListPage bounds a page of a list. A room may have several state events of 64 KiB that describe it, which makes 30
-// MiB at worst.
+// maxListPage is the maximum length of a page. A room may have several state events of 64 KiB that describe it, so a
+// page has at most about 30 MiB.
 const maxListPage = 100
 
 // ListArgs are the arguments of commands that return lists.
 type ListArgs struct {
-	After string `json:"after,omitempty"` // Next of the previous page; "": the first page
-	Limit int    `json:"limit,omitempty"` // 0 or above maxListPage: maxListPage
+	After string `json:"after,omitempty"` // Next of the previous page, or "" for the first page
+	Limit int    `json:"limit,omitempty"` // 0 and values above maxListPage mean maxListPage
 }
 
-// Page is one page of a list. The next page starts after the key of the last item, so that items added or removed
-// between two requests neither repeat nor hide others.
+// Page is one page of a list. The next page starts after the key of the last item, so items that are added or removed
+// between two requests cause no repetitions or gaps.
 type Page[T any] struct {
 	Items []T    `json:"items"`
-	Next  string `json:"next,omitempty"` // After for the next page; "": this is the last page
+	Next  string `json:"next,omitempty"` // After of the next page, or "" if this is the last page
 }
 
-// pageOf returns the page for args. It reads one row more than the page has, to find out whether it is the last one.
+// pageOf returns the page for args. It reads one extra row to find out whether there is another page.
 func pageOf[Row, T any](args ListArgs, read func(limit int) ([]Row, error), key func(Row) string, item func(Row) T) (Page[T], error) {
 	if args.Limit < 0 {
 		return Page[T]{}, mxerr.InvalidParam("limit must not be negative")
@@ -61,14 +61,14 @@ func pageOf[Row, T any](args ListArgs, read func(limit int) ([]Row, error), key 
 
 func badAfter() error { return mxerr.InvalidParam("after must be the next of an earlier page") }
 
-// userList lists accounts by localpart.
+// userList lists accounts, ordered by localpart.
 func (a *API) userList(ctx context.Context, args ListArgs) (any, error) {
 	read := func(limit int) ([]accounts.Account, error) { return a.Accounts.List(ctx, args.After, limit) }
 	key := func(u accounts.Account) string { return u.User.Localpart() }
 	return pageOf(args, read, key, func(u accounts.Account) User { return User(u) })
 }
 
-// tokenList lists registration tokens, oldest first. Its keys are the time of creation, a dot and the token.
+// tokenList lists registration tokens, oldest first. The key of an item is its creation time, a dot and the token.
 func (a *API) tokenList(ctx context.Context, args ListArgs) (any, error) {
 	var after accounts.RegistrationToken
 	if args.After != "" {
@@ -84,7 +84,7 @@ func (a *API) tokenList(ctx context.Context, args ListArgs) (any, error) {
 	return pageOf(args, read, key, tokenOf)
 }
 
-// roomList lists rooms in the order in which this server got to know them.
+// roomList lists rooms in the order in which they were added to the database.
 func (a *API) roomList(ctx context.Context, args ListArgs) (any, error) {
 	after, err := numberAfter(args)
 	if err != nil {
@@ -97,7 +97,7 @@ func (a *API) roomList(ctx context.Context, args ListArgs) (any, error) {
 	return pageOf(args, read, key, roomOf)
 }
 
-// numberAfter returns the key after which a page begins, for lists whose keys are numbers.
+// numberAfter returns args.After as a number, for lists whose keys are numbers.
 func numberAfter(args ListArgs) (int64, error) {
 	if args.After == "" {
 		return 0, nil
@@ -109,7 +109,7 @@ func numberAfter(args ListArgs) (int64, error) {
 	return nid, nil
 }
 
-// Report is a report as listed by report list.
+// Report describes a report in the result of report list.
 type Report struct {
 	Reporter id.UserID         `json:"reporter"`
 	Time     time.Time         `json:"time"`
@@ -117,7 +117,7 @@ type Report struct {
 	Event    id.EventID        `json:"event,omitempty"`
 	User     id.UserID         `json:"user,omitempty"`
 	Reason   string            `json:"reason"`
-	Profile  json.RawMessage   `json:"profile,omitempty"` // of a reported local user, when reported
+	Profile  json.RawMessage   `json:"profile,omitempty"` // profile of a reported local user at the time of the report
 	Content  []json.RawMessage `json:"content,omitempty"` // the reported events, unless they were purged or have expired
 }
 

@@ -11,7 +11,7 @@ import (
 	"ebb/mxerr"
 )
 
-// page runs a command that lists.
+// page runs a list command and returns the page.
 func page[T any](t *testing.T, a *API, name string, args ListArgs) Page[T] {
 	t.Helper()
 	raw, err := json.Marshal(args)
@@ -50,7 +50,7 @@ func TestTokensAreListedPageByPage(t *testing.T) {
 	if len(got) != maxListPage || next == "" {
 		t.Fatalf("the first page has %d tokens, and then comes %q", len(got), next)
 	}
-	if err := d.api.Accounts.RevokeToken(t.Context(), got[maxListPage-1]); err != nil { // where the next page begins
+	if err := d.api.Accounts.RevokeToken(t.Context(), got[maxListPage-1]); err != nil { // the item after which the second page begins
 		t.Fatal(err)
 	}
 	make("last")

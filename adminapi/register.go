@@ -26,23 +26,23 @@ func (a *API) Routes() []httpapi.Route {
 	}
 }
 
-// getUserIsAdmin tells administrators whether a local user is one. Clients ask for themselves, to find out whether they
-// can show settings for administrators, and take a refusal for a no.
+// getUserIsAdmin reports to administrators whether a local user is an administrator. Clients ask this about their own
+// user, to find out whether to show settings for administrators, and treat an error as a no.
 func (a *API) getUserIsAdmin(r *httpapi.Request) (any, error) {
 	admin, err := a.Accounts.IsAdmin(r.Context(), id.UserID(r.Var("userId")))
 	return map[string]bool{"admin": admin}, err
 }
 
-// nonceLifetime is how long a nonce is valid. maxNonces bounds the unused ones; beyond it the oldest is dropped.
+// nonceLifetime is how long a nonce is valid. maxNonces bounds the unused nonces; beyond it, the oldest is dropped.
 const (
 	nonceLifetime = time.Minute
 	maxNonces     = 1000
 )
 
-// nonces are the issued nonces that have not been used.
+// nonces holds the nonces that have been issued but not used.
 type nonces struct {
 	now func() time.Time
-	// mu guards all below; a leaf lock.
+	// mu guards the fields below; a leaf lock.
 	mu     sync.Mutex
 	expire map[string]time.Time
 	order  []string
@@ -67,7 +67,7 @@ func (n *nonces) make() string {
 	return nonce
 }
 
-// use removes a nonce and reports whether it was valid, that is, issued, unused and not too old.
+// use removes a nonce and reports whether it was valid: issued, unused and not expired.
 func (n *nonces) use(nonce string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -79,13 +79,13 @@ func (n *nonces) use(nonce string) bool {
 // SetSharedSecret changes registration.shared_secret while the server runs.
 func (a *API) SetSharedSecret(secret string) { a.secret.Store(&secret) }
 
-// errNoSecret is the error if the configuration has no shared secret.
+// errNoSecret returns the error for a server that has no shared secret.
 func errNoSecret() error {
 	return mxerr.New(400, mxerr.CodeUnknown, "registration.shared_secret is not set on this server")
 }
 
 // sharedSecretNonce returns the nonce for a registration with the shared secret.
-// Deviation: not part of the specification; scripts know it from Synapse.
+// Deviation: not part of the specification; scripts written for Synapse use it.
 func (a *API) sharedSecretNonce(*httpapi.Request) (any, error) {
 	if *a.secret.Load() == "" {
 		return nil, errNoSecret()
@@ -94,7 +94,7 @@ func (a *API) sharedSecretNonce(*httpapi.Request) (any, error) {
 }
 
 // sharedSecretRegister creates an account for a client that knows the shared secret, regardless of the registration
-// mode. Only wrong MACs count against the network's limit: a script may create any number of accounts.
+// mode. Only wrong MACs count against the rate limit of the network, so a script may create any number of accounts.
 func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 	secret := *a.secret.Load()
 	if secret == "" {
@@ -131,7 +131,7 @@ func (a *API) sharedSecretRegister(r *httpapi.Request) (any, error) {
 	return registered{UserID: out.User, HomeServer: a.Config.ServerName, DeviceID: out.Device, AccessToken: out.Access}, nil
 }
 
-// registration is the body of a registration with the shared secret.
+// registration is the body of a request to register with the shared secret.
 type registration struct {
 	Nonce        string  `json:"nonce"`
 	Username     string  `json:"username"`
@@ -150,7 +150,7 @@ type registered struct {
 	AccessToken string      `json:"access_token,omitempty"`
 }
 
-// sum returns the expected MAC: over the fields, separated by NUL bytes.
+// sum returns the expected MAC, computed over the fields separated by NUL bytes.
 func (r registration) sum(secret string) []byte {
 	role := "notadmin"
 	if r.Admin {

@@ -48,7 +48,7 @@ func (d *desk) call(method, body string) (int, map[string]any) {
 	return w.Code, out
 }
 
-// post registers a user, with the MAC that a script would compute.
+// post registers a user with a MAC computed from secret.
 func (d *desk) post(secret, nonce, name string, admin bool) (int, map[string]any) {
 	d.t.Helper()
 	role := map[bool]string{true: "admin", false: "notadmin"}[admin]

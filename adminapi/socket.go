@@ -13,15 +13,15 @@ import (
 	"syscall"
 )
 
-// socketName is the control socket in data_dir; the permissions of the directory keep others out.
+// socketName is the name of the control socket in data_dir. The permissions of the directory keep other users out.
 const socketName = "control.sock"
 
-// maxSocketPath is the length in bytes that a socket address allows on every system.
+// maxSocketPath is the length in bytes of a socket address that every system supports.
 const maxSocketPath = 100
 
-// address returns a path to the socket that fits into a socket address, however long dir is: a path that is too long
-// goes through the descriptor of the opened directory, which needs /proc. The caller closes the directory when it no
-// longer needs the path.
+// address returns a path to the control socket that fits in a socket address. If dir is too long, the path leads
+// through the descriptor of the opened directory, which needs /proc. The caller closes folder when it no longer needs
+// the path.
 func address(dir string) (path string, folder *os.File, err error) {
 	folder, err = os.Open(dir)
 	if err != nil {
@@ -33,8 +33,8 @@ func address(dir string) (path string, folder *os.File, err error) {
 	return filepath.Join("/proc/self/fd", strconv.Itoa(int(folder.Fd())), socketName), folder, nil
 }
 
-// Listen opens the control socket. Only one process uses the database at a time, so an existing socket is left over
-// from a dead process.
+// Listen opens the control socket. Only one process uses the database at a time, so a socket that exists already was
+// left behind by a process that has ended.
 func Listen(ctx context.Context, dir string) (net.Listener, error) {
 	path, folder, err := address(dir)
 	if err != nil {
@@ -48,14 +48,14 @@ func Listen(ctx context.Context, dir string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // the path may be invalid by then; Remove does it
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // the path may be invalid by then, so Remove deletes the socket
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
 	}
 	return l, nil
 }
 
-// Remove deletes the control socket when a server ends. It is not an error if the socket does not exist.
+// Remove deletes the control socket when the server stops. It returns nil if the socket does not exist.
 func Remove(dir string) error {
 	if err := os.Remove(filepath.Join(dir, socketName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("control socket: %w", err)
@@ -69,7 +69,7 @@ var ErrNotRunning = errors.New("no server is running with this data_dir")
 // Client is a connection to a running server over its control socket.
 type Client struct {
 	http   http.Client
-	folder *os.File // keeps a path through its descriptor valid
+	folder *os.File // open directory that keeps a path through its descriptor valid
 }
 
 // Dial connects to the running server. It returns ErrNotRunning if there is none.

@@ -33,7 +33,7 @@ import (
 	"ebb/wake"
 )
 
-// home is the API with accounts and rooms, wired as in a server, on a real database.
+// home is the API with accounts and rooms on a real database, wired as in a server.
 type home struct {
 	t    *testing.T
 	api  *API
@@ -43,7 +43,7 @@ type home struct {
 
 func (h *home) now() time.Time { return time.UnixMilli(h.ms.Load()) }
 
-// newHome returns a home; change may alter its configuration.
+// newHome returns a new home; change may modify its configuration.
 func newHome(t *testing.T, change func(*config.Config)) *home {
 	h := &home{t: t}
 	h.ms.Store(1_750_000_000_000)
@@ -356,7 +356,7 @@ func TestRefreshGivesNewTokens(t *testing.T) {
 	refresh := func(token any) (int, obj) {
 		return h.call("", "POST", "/v3/refresh", obj{"refresh_token": token})
 	}
-	h.must("", "POST", "/v3/refresh", obj{"refresh_token": first["refresh_token"]}) // the response is lost
+	h.must("", "POST", "/v3/refresh", obj{"refresh_token": first["refresh_token"]}) // as if the response had been lost
 	status, second := refresh(first["refresh_token"])
 	if status != 200 || second["expires_in_ms"] != 3600000.0 || str(second, "refresh_token") == "" {
 		t.Fatalf("the old refresh token again: %d %v", status, second)
@@ -510,7 +510,7 @@ func TestDeactivateAccount(t *testing.T) {
 	}
 }
 
-func TestErasedUsersAreRedactedForWhoJoinsLater(t *testing.T) {
+func TestErasedUsersAreRedactedForUsersWhoJoinLater(t *testing.T) {
 	h := newHome(t, nil)
 	alice, bob, carol := h.register("alice"), h.register("bob"), h.register("carol")
 	room := str(h.must(bob, "POST", "/v3/createRoom", obj{"preset": "public_chat"}), "room_id")
@@ -558,7 +558,7 @@ func TestUserDirectorySearch(t *testing.T) {
 	h.refused("", "POST", "/v3/user_directory/search", "{}", 401, "M_MISSING_TOKEN")
 }
 
-func TestVersionsNameEverySpecification(t *testing.T) {
+func TestVersionsListEveryVersionOfTheSpecification(t *testing.T) {
 	h := newHome(t, nil)
 	out := h.must("", "GET", "/versions", "")
 	list := out["versions"].([]any)
@@ -607,7 +607,7 @@ func TestWellKnownFollowsTheConfiguration(t *testing.T) {
 	}
 }
 
-func TestWhatElementAsksAtItsStartIsTrulyEmpty(t *testing.T) {
+func TestRequestsOfElementAtItsStartGetEmptyResponses(t *testing.T) {
 	h := newHome(t, nil)
 	alice := h.register("alice")
 	for path, want := range map[string]string{

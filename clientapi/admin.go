@@ -23,7 +23,7 @@ func (a *API) adminRoutes() []httpapi.Route {
 	}
 }
 
-// lockState and suspendState are bodies and responses of the operations on the standing of an account.
+// lockState and suspendState are the bodies and responses of the operations that lock and suspend accounts.
 type (
 	lockState struct {
 		Locked *bool `json:"locked"`
@@ -77,7 +77,7 @@ func (a *API) setAdminSuspendUser(r *httpapi.Request) (any, error) {
 	return body, a.Accounts.SetSuspended(r.Context(), r.Requester, userID(r), *body.Suspended)
 }
 
-// getWhoIs lists the devices of a user, and when, from where and with what each was last used.
+// getWhoIs lists the devices of a user, with the time, the IP address and the user agent of their last requests.
 // Spec: client-server-api#get_matrixclientv3adminwhoisuserid
 func (a *API) getWhoIs(r *httpapi.Request) (any, error) {
 	user := userID(r)
@@ -97,7 +97,7 @@ func (a *API) getWhoIs(r *httpapi.Request) (any, error) {
 		Sessions []session `json:"sessions"`
 	}
 	all := map[id.DeviceID]device{}
-	for _, d := range devices { // a device has one session, and of its connections the last one is stored
+	for _, d := range devices { // a device has one session, and only its last connection is stored
 		all[d.ID] = device{[]session{{[]connection{{d.Address, d.LastSeen.UnixMilli(), d.UserAgent}}}}}
 	}
 	return map[string]any{"user_id": user, "devices": all}, nil

@@ -51,10 +51,10 @@ func (a *API) add3PID(r *httpapi.Request) (any, error) {
 	return nil, a.addEmail(r, "add3PID", creds)
 }
 
-// addEmail adds a verified e-mail address to the account after a confirmation by password: whoever can read the mail to
-// the address can take the account over.
+// addEmail adds a verified e-mail address to the account. It requires the password, because whoever can read the mail
+// sent to the address can take over the account.
 func (a *API) addEmail(r *httpapi.Request, operation string, creds accounts.EmailCredentials) error {
-	if _, err := a.Accounts.CheckEmail(r.Context(), creds); err != nil { // before the authentication is used up
+	if _, err := a.Accounts.CheckEmail(r.Context(), creds); err != nil { // checked first, since the authentication can be used only once
 		return err
 	}
 	if err := a.interactiveAuth(r, operation); err != nil {
@@ -83,13 +83,13 @@ func (a *API) post3PIDs(r *httpapi.Request) (any, error) {
 		return nil, missing("three_pid_creds")
 	}
 	err := a.addEmail(r, "post3PIDs", *body.Creds)
-	if mxerr.Code(err) == mxerr.CodeThreepidAuthFailed { // with another status than add3PID
+	if mxerr.Code(err) == mxerr.CodeThreepidAuthFailed { // unlike add3PID, with this status
 		err = mxerr.New(http.StatusForbidden, mxerr.CodeThreepidAuthFailed, "The e-mail address is not verified").Because(err)
 	}
 	return nil, err
 }
 
-// threepid identifies an address in the requests to remove one.
+// threepid identifies the address in requests to remove one.
 type threepid struct {
 	Medium   string `json:"medium"`
 	Address  string `json:"address"`
@@ -120,7 +120,7 @@ func (a *API) delete3pidFromAccount(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	result, err := a.unbind(r, body)
-	if err != nil { // the address is removed here
+	if err != nil { // the address has been removed; errors at the identity server are only logged
 		a.Log.InfoContext(r.Context(), "could not unbind an address", "user", r.UserID, "id_server", body.IDServer, "err", err)
 		result = unbound(false)
 	}

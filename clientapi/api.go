@@ -30,7 +30,7 @@ import (
 	"ebb/rooms"
 )
 
-// API holds the services behind the client-server API; all fields are required unless they say otherwise.
+// API holds the services behind the client-server API. All fields are required unless their comments say otherwise.
 type API struct {
 	Config      *config.Config
 	Accounts    *accounts.Service
@@ -47,7 +47,7 @@ type API struct {
 	Moderation  *moderation.Service
 	Services    *appservice.Registry
 	Delayed     *delayed.Service
-	Previews    *preview.Service // nil: off
+	Previews    *preview.Service // nil if previews are off
 	Identity    *identity.Client
 	Now         func() time.Time
 	Log         *slog.Logger
@@ -73,8 +73,8 @@ func (a *API) Routes() []httpapi.Route {
 	))
 }
 
-// interactiveAuth requires the account's password for an operation that an access token alone does not allow. It does
-// not require it of application services, whose users have no passwords.
+// interactiveAuth requires the account's password for an operation that must not be possible with only an access token.
+// Requests of application services are exempt, because their users have no passwords.
 // Spec: client-server-api#user-interactive-authentication-api
 func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
 	if r.AppService != "" {
@@ -87,12 +87,12 @@ func (a *API) interactiveAuth(r *httpapi.Request, operation string) error {
 	return a.Accounts.Confirm(r.Context(), accounts.Asked{Operation: operation, Requester: r.Requester, Body: body, Target: r.Var("deviceId")})
 }
 
-// members decodes the body into its members.
+// members returns the members of the JSON object in the body.
 func members(r *httpapi.Request) (map[string]json.RawMessage, error) {
 	var body map[string]json.RawMessage
 	err := r.Decode(&body)
 	return body, err
 }
 
-// missing returns the error for a missing member or parameter.
+// missing returns the error for a missing member or parameter called what.
 func missing(what string) error { return mxerr.MissingParam("%s is missing", what) }

@@ -24,7 +24,7 @@ func (a *API) appserviceRoutes() []httpapi.Route {
 	}
 }
 
-// pingAppservice asks an application service for a sign of life, at its own request.
+// pingAppservice sends a ping to an application service when the service requests one.
 // Spec: client-server-api#post_matrixclientv1appserviceappserviceidping
 func (a *API) pingAppservice(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -50,8 +50,8 @@ func (a *API) updateAppserviceRoomDirectoryVisibility(r *httpapi.Request) (any, 
 	return nil, a.Directory.ListInNetwork(r.Context(), r.AppService, r.Var("networkId"), roomID(r), public)
 }
 
-// memberFor returns the requester, or for an application service whose user is not in the room another of its users who
-// is.
+// memberFor returns the requester. If the requester is a user of an application service and not in the room, memberFor
+// returns another user of the service who is in the room, if there is one.
 // Spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
 func (a *API) memberFor(r *httpapi.Request) (ident.Requester, error) {
 	who := r.Requester
@@ -60,7 +60,7 @@ func (a *API) memberFor(r *httpapi.Request) (ident.Requester, error) {
 	}
 	room, err := a.Rooms.Room(r.Context(), roomID(r))
 	if errors.Is(err, rooms.ErrNoRoom) || err == nil && room.Membership(who.UserID) == rooms.Join {
-		return who, nil // the service decides
+		return who, nil // the caller checks the membership
 	}
 	if err != nil {
 		return who, err
@@ -85,7 +85,7 @@ func requireService(r *httpapi.Request) error {
 	return mxerr.UnknownToken(false)
 }
 
-// mayLoginService returns an error unless the request comes from an application service that may sign in.
+// mayLoginService returns an error unless the request comes from an application service that may log in.
 //
 // Errors: M_MISSING_TOKEN, M_UNKNOWN_TOKEN, M_APPSERVICE_LOGIN_UNSUPPORTED.
 func (a *API) mayLoginService(r *httpapi.Request) error {
@@ -103,7 +103,7 @@ func (a *API) mayLoginService(r *httpapi.Request) error {
 func (a *API) registerService(r *httpapi.Request) (any, error) {
 	var body struct {
 		Username     string      `json:"username"`
-		User         string      `json:"user"` // the older name of username
+		User         string      `json:"user"` // an older name of username
 		DeviceID     id.DeviceID `json:"device_id"`
 		DisplayName  string      `json:"initial_device_display_name"`
 		InhibitLogin bool        `json:"inhibit_login"`
@@ -140,7 +140,7 @@ func isServiceRegistration(body map[string]json.RawMessage) bool {
 	return string(body["type"]) == `"`+loginAppService+`"`
 }
 
-// requireDevice returns an error if the request has no device, as some of application services.
+// requireDevice returns an error if the request has no device, which can happen for application services.
 //
 // Errors: M_MISSING_PARAM.
 func requireDevice(r *httpapi.Request) error {

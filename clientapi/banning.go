@@ -10,7 +10,7 @@ func (a *API) banningRoutes() []httpapi.Route {
 	}
 }
 
-// ban removes a user from a room and prevents them from returning.
+// ban bans a user from a room.
 // Spec: client-server-api#post_matrixclientv3roomsroomidban
 func (a *API) ban(r *httpapi.Request) (any, error) { return moveUser(r, a.Rooms.Ban) }
 

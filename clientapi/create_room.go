@@ -28,7 +28,7 @@ func (a *API) createRoom(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	for _, i := range invites {
-		if err := a.inviteAddress(r.Context(), r.Requester, room, i, ""); err != nil { // the room exists
+		if err := a.inviteAddress(r.Context(), r.Requester, room, i, ""); err != nil { // the room exists already
 			a.Log.WarnContext(r.Context(), "could not invite an address to a new room", "room", room, "err", err)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"ebb/httpapi"
 )
 
-// maxSignaturesBody bounds the body of an upload of signatures, in bytes: 2,000 objects of 4 KiB.
+// maxSignaturesBody is the maximum size of the body of an upload of signatures in bytes: 2,000 objects of 4 KiB.
 const maxSignaturesBody = 8 << 20
 
 func (a *API) crossSigningRoutes() []httpapi.Route {

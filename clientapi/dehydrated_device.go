@@ -55,8 +55,8 @@ func (a *API) getDehydratedDeviceEvents(r *httpapi.Request) (any, error) {
 	return dehydratedPage(page), nil
 }
 
-// postDehydratedDeviceEvents is the operation of former drafts: next_batch always leads to another page, and an empty
-// page is the end.
+// postDehydratedDeviceEvents is the form of getDehydratedDeviceEvents in earlier drafts, in which every page has a
+// next_batch and an empty page marks the end.
 // Spec: MSC3814
 func (a *API) postDehydratedDeviceEvents(r *httpapi.Request) (any, error) {
 	var body struct {

@@ -80,7 +80,7 @@ func TestDehydratedDeviceFromUploadToRehydration(t *testing.T) {
 	h.refused(h.again("alice"), "GET", path, obj{}, http.StatusNotFound, "M_NOT_FOUND")
 }
 
-// again signs in an existing user.
+// again logs an existing user in and returns the access token.
 func (h *home) again(name string) string {
 	token, _ := h.login(name)
 	return token

@@ -13,7 +13,7 @@ import (
 	"ebb/rooms"
 )
 
-// The unstable names of MSC4140.
+// Names used by MSC4140.
 const (
 	delayedPrefix = "/_matrix/client/unstable/org.matrix.msc4140"
 	delayParam    = "org.matrix.msc4140.delay"
@@ -34,7 +34,7 @@ func (a *API) delayedEventRoutes() []httpapi.Route {
 	}
 }
 
-// maxDelayMillis is the longest delay that a time.Duration can hold.
+// maxDelayMillis is the longest delay that fits in a time.Duration.
 const maxDelayMillis = math.MaxInt64 / int64(time.Millisecond)
 
 // scheduleDelayedEvent schedules an event.
@@ -65,7 +65,7 @@ func (a *API) scheduleDelayedEvent(r *httpapi.Request) (any, error) {
 	return answer, err
 }
 
-// schedule completes an event from the request and schedules it.
+// schedule completes an event with values from the request and schedules it.
 func (a *API) schedule(r *httpapi.Request, e delayed.Event) (any, error) {
 	var err error
 	if e.Timestamp, err = timestamp(r); err != nil {
@@ -79,8 +79,8 @@ func (a *API) schedule(r *httpapi.Request, e delayed.Event) (any, error) {
 	return map[string]string{"delay_id": delayID}, nil
 }
 
-// scheduleSend schedules the event of an operation that otherwise sends it at once, for clients that ask for it by a
-// parameter of the query.
+// scheduleSend handles requests to the operations that normally send an event at once, if a query parameter asks for a
+// delay.
 func (a *API) scheduleSend(r *httpapi.Request, n rooms.NewEvent) (any, error) {
 	delay, err := r.QueryInt(delayParam, 0, 1, maxDelayMillis)
 	if err != nil {
@@ -90,7 +90,7 @@ func (a *API) scheduleSend(r *httpapi.Request, n rooms.NewEvent) (any, error) {
 	e.ContentErr = r.Decode(&e.Content)
 	answer, err := a.schedule(r, e)
 	var tooLong *delayed.MaxDelayError
-	if errors.As(err, &tooLong) { // matrix-js-sdk understands this form only
+	if errors.As(err, &tooLong) { // matrix-js-sdk understands only this form
 		return nil, delayTooLong(tooLong, http.StatusBadRequest, mxerr.CodeUnknown)
 	}
 	return answer, err
@@ -102,8 +102,8 @@ func delayTooLong(e *delayed.MaxDelayError, status int, code string) error {
 		With("org.matrix.msc4140.errcode", "M_MAX_DELAY_EXCEEDED").With("org.matrix.msc4140.max_delay", e.Max.Milliseconds())
 }
 
-// getDelayedEvents returns the user's delayed events: those that are scheduled, or those that were sent or cancelled.
-// Earlier drafts of the proposal name the lists by their status.
+// getDelayedEvents returns the user's scheduled delayed events, or those that were sent or cancelled. In earlier drafts
+// of the proposal, the lists are named by the status.
 // Spec: MSC4140
 func (a *API) getDelayedEvents(r *httpapi.Request) (any, error) {
 	status := r.Query("status")
@@ -127,7 +127,7 @@ func (a *API) getDelayedEvents(r *httpapi.Request) (any, error) {
 	return answer, nil
 }
 
-// finalised returns the form of events that were sent or cancelled in earlier drafts.
+// finalised returns events that were sent or cancelled, in the format of earlier drafts.
 func finalised(list []delayed.Item) []map[string]any {
 	out := make([]map[string]any, 0, len(list))
 	for _, item := range list {
@@ -156,8 +156,8 @@ func (a *API) getDelayedEvent(r *httpapi.Request) (any, error) {
 	return item, nil
 }
 
-// updateDelayedEvent acts on a delayed event as the body says. The delay ID is enough: a service that watches a call
-// has no access token.
+// updateDelayedEvent performs the action on a delayed event that the body names. The delay ID is sufficient, because a
+// service that watches a call has no access token.
 // Spec: MSC4140 (earlier drafts)
 func (a *API) updateDelayedEvent(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -175,7 +175,7 @@ func (a *API) updateDelayedEvent(r *httpapi.Request) (any, error) {
 	return nil, mxerr.InvalidParam("action must be one of cancel, restart, send")
 }
 
-// manageDelayedEvent acts on a delayed event as the path says.
+// manageDelayedEvent performs the action on a delayed event that the path names.
 // Spec: MSC4140
 func (a *API) manageDelayedEvent(r *httpapi.Request) (any, error) {
 	act := a.delayedAction(r.Var("action"))
@@ -185,7 +185,7 @@ func (a *API) manageDelayedEvent(r *httpapi.Request) (any, error) {
 	return act(r)
 }
 
-// delayedAction returns the handler of an action, or nil if there is none.
+// delayedAction returns the handler of an action, or nil if there is no such action.
 func (a *API) delayedAction(name string) func(*httpapi.Request) (any, error) {
 	switch name {
 	case "cancel":

@@ -23,7 +23,7 @@ func (a *API) deviceManagementRoutes() []httpapi.Route {
 	}
 }
 
-// aDevice is a device as shown to its user.
+// aDevice is the JSON form of a device in responses to its user.
 type aDevice struct {
 	DeviceID    id.DeviceID `json:"device_id"`
 	DisplayName *string     `json:"display_name,omitempty"`

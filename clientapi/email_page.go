@@ -10,7 +10,7 @@ import (
 	"ebb/mxerr"
 )
 
-// maxEmailForm bounds the body of the form behind a link, in bytes.
+// maxEmailForm is the maximum size in bytes of the form on the confirmation page.
 const maxEmailForm = 4 << 10
 
 func (a *API) emailPageRoutes() []httpapi.Route {
@@ -36,8 +36,8 @@ CONTENT
 </html>
 `
 
-// getEmailPage asks whoever follows the link in a message to confirm the address. It confirms nothing by itself,
-// because mail servers follow links to check them.
+// getEmailPage shows the page behind the link in a verification e-mail, which asks the user to confirm the address.
+// Opening the page confirms nothing, because mail servers open links to check them.
 // Deviation: not part of the specification.
 func (a *API) getEmailPage(r *httpapi.Request) (any, error) {
 	sid, token := r.Query("sid"), r.Query("token")
@@ -62,7 +62,7 @@ func (a *API) getEmailPage(r *httpapi.Request) (any, error) {
 	return showEmailPage(r, title, content)
 }
 
-// postEmailPage confirms the address.
+// postEmailPage handles the confirmation form and marks the address as verified.
 // Deviation: not part of the specification.
 func (a *API) postEmailPage(r *httpapi.Request) (any, error) {
 	body, err := r.Body()
@@ -80,8 +80,8 @@ func (a *API) postEmailPage(r *httpapi.Request) (any, error) {
 	return a.emailConfirmed(r, link)
 }
 
-// emailConfirmed shows that an address is confirmed. It links to the client's next_link with the name of the host,
-// instead of redirecting: anybody can ask for a message with any next_link.
+// emailConfirmed shows that an address is confirmed. It displays the host of the client's next_link and links to it
+// instead of redirecting, because anybody can request an e-mail with any next_link.
 func (a *API) emailConfirmed(r *httpapi.Request, link accounts.EmailLink) (any, error) {
 	content := "<p><strong>" + html.EscapeString(link.Address) + "</strong> is confirmed. Go back to your Matrix client to continue.</p>"
 	if u, err := url.Parse(link.NextLink); link.NextLink != "" && err == nil {

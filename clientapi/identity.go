@@ -15,7 +15,7 @@ import (
 	"ebb/rooms"
 )
 
-// bind3PID binds an address, which the user has verified at an identity server, to the user there.
+// bind3PID binds an address to the user at an identity server. The user has verified the address there.
 // Spec: client-server-api#post_matrixclientv3account3pidbind
 func (a *API) bind3PID(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -67,8 +67,8 @@ func unbound(done bool) unbindResult {
 	return unbindResult{"no-support"}
 }
 
-// unbind removes the bindings of an address: at the given identity server, or else at those where the user has bound
-// it.
+// unbind removes the bindings of an address at the given identity server. If none is given, it does so at all servers
+// where the user has bound the address.
 func (a *API) unbind(r *httpapi.Request, t threepid) (any, error) {
 	if t.IDServer != "" {
 		done, err := a.unbindAt(r.Context(), r.Requester, accounts.Binding{Medium: t.Medium, Address: t.Address, IDServer: t.IDServer})
@@ -92,7 +92,7 @@ func (a *API) unbind(r *httpapi.Request, t threepid) (any, error) {
 	return unbound(all && some), nil
 }
 
-// unbindAt removes one binding.
+// unbindAt removes one binding and reports whether the identity server did so.
 func (a *API) unbindAt(ctx context.Context, who ident.Requester, b accounts.Binding) (done bool, err error) {
 	done, err = a.Identity.Unbind(ctx, b.IDServer, who.UserID, identity.Threepid{Medium: b.Medium, Address: b.Address})
 	if err == nil && done {
@@ -101,7 +101,7 @@ func (a *API) unbindAt(ctx context.Context, who ident.Requester, b accounts.Bind
 	return done, err
 }
 
-// unbindAll removes the bindings of a closed account as far as the identity servers allow it.
+// unbindAll removes the bindings of a deactivated account. It continues if an identity server refuses.
 func (a *API) unbindAll(ctx context.Context, user id.UserID, bindings []accounts.Binding) unbindResult {
 	all := true
 	for _, b := range bindings {
@@ -111,7 +111,7 @@ func (a *API) unbindAll(ctx context.Context, user id.UserID, bindings []accounts
 	return unbound(all)
 }
 
-// addressInvite is an invite to the owner of an address, who may be no user yet.
+// addressInvite is an invite to the owner of an address, who need not have an account yet.
 // Spec: client-server-api#thirdparty_post_matrixclientv3roomsroomidinvite
 type addressInvite struct {
 	IDServer string `json:"id_server"`
@@ -120,7 +120,8 @@ type addressInvite struct {
 	Address  string `json:"address"`
 }
 
-// check checks the members of an invite, and that its identity server may be asked.
+// checkAddressInvite checks the members of an invite, and whether this server may contact the identity server named in
+// it.
 //
 // Errors: M_MISSING_PARAM, M_SERVER_NOT_TRUSTED, M_THREEPID_MEDIUM_NOT_SUPPORTED, M_INVALID_PARAM.
 func (a *API) checkAddressInvite(i *addressInvite) (err error) {
@@ -138,10 +139,10 @@ func (a *API) checkAddressInvite(i *addressInvite) (err error) {
 	return a.Identity.Trusts(i.IDServer)
 }
 
-// inviteAddress invites the user who has an address. If the identity server knows none, it keeps the invite until the
-// address is bound, and the room gets an m.room.third_party_invite event.
+// inviteAddress invites the user who has an address. If the identity server knows no such user, it stores the invite
+// until the address is bound, and the room gets an m.room.third_party_invite event.
 func (a *API) inviteAddress(ctx context.Context, who ident.Requester, room id.RoomID, i addressInvite, reason string) error {
-	if err := a.Rooms.MayInviteAddress(ctx, who, room); err != nil { // before the owner of the address gets mail
+	if err := a.Rooms.MayInviteAddress(ctx, who, room); err != nil { // checked before mail is sent to the owner of the address
 		return err
 	}
 	t := identity.Threepid{Medium: i.Medium, Address: i.Address}
@@ -166,13 +167,13 @@ func (a *API) inviteAddress(ctx context.Context, who ident.Requester, room id.Ro
 	return err
 }
 
-// maxAddressInvites bounds the addresses that are invited to a new room.
+// maxAddressInvites bounds how many addresses can be invited to a new room.
 const maxAddressInvites = 20
 
 // readAddressInvites reads and checks the member invite_3pid of createRoom.
 func (a *API) readAddressInvites(raw []json.RawMessage) ([]addressInvite, error) {
 	if len(raw) > maxAddressInvites {
-		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeInvalidParam, "A new room can have at most %d invites by address", maxAddressInvites)
+		return nil, mxerr.New(http.StatusBadRequest, mxerr.CodeInvalidParam, "A new room can have at most %d invites to e-mail addresses", maxAddressInvites)
 	}
 	list := make([]addressInvite, len(raw))
 	for i := range raw {

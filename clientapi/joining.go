@@ -20,8 +20,8 @@ func (a *API) joiningRoutes() []httpapi.Route {
 // Spec: client-server-api#post_matrixclientv3roomsroomidjoin
 func (a *API) joinRoomByID(r *httpapi.Request) (any, error) { return a.join(r, roomID(r), via(r)) }
 
-// via returns the servers through which a client wants to join a room, from the current parameter and the deprecated
-// one.
+// via returns the servers through which a client wants to join a room. It reads the current parameter and the
+// deprecated one.
 func via(r *httpapi.Request) []string { return append(r.QueryAll("via"), r.QueryAll("server_name")...) }
 
 // joinRoom joins a room given by ID or alias.
@@ -53,7 +53,7 @@ func isText(raw []byte) bool {
 	return ok
 }
 
-// decodeReason returns the reason in a body and ignores its other members.
+// decodeReason returns the reason in the body; other members are ignored.
 func decodeReason(r *httpapi.Request) (string, error) {
 	var body struct {
 		Reason string `json:"reason"`

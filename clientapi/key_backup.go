@@ -74,7 +74,7 @@ func (a *API) deleteRoomKeysVersion(r *httpapi.Request) (any, error) {
 	return nil, a.E2EE.DeleteBackup(r.Context(), r.UserNID, r.Var("version"))
 }
 
-// putKeys stores sessions in the version given in the query.
+// putKeys stores sessions in the backup version that the query names.
 func (a *API) putKeys(r *httpapi.Request, rooms e2ee.BackupRooms) (any, error) {
 	if r.Query("version") == "" {
 		return nil, missing("version")
@@ -82,7 +82,7 @@ func (a *API) putKeys(r *httpapi.Request, rooms e2ee.BackupRooms) (any, error) {
 	return a.E2EE.PutBackupKeys(r.Context(), r.UserNID, r.Query("version"), rooms)
 }
 
-// readKeys returns a reader of the version given in the query, for the room of the path or for all rooms.
+// readKeys returns a reader of the backup version that the query names. It reads the room in the path, or all rooms.
 func (a *API) readKeys(r *httpapi.Request) (*e2ee.BackupReader, error) {
 	if r.Query("version") == "" {
 		return nil, missing("version")
@@ -160,13 +160,14 @@ func (a *API) getRoomKeys(r *httpapi.Request) (any, error) {
 	return a.streamKeys(r, true)
 }
 
-// streamKeys sends sessions page by page: those of a room as {"sessions":…}, or all as {"rooms":{room:{"sessions":…}}}.
+// streamKeys sends sessions page by page: those of one room as {"sessions":…}, or those of all rooms as
+// {"rooms":{room:{"sessions":…}}}.
 func (a *API) streamKeys(r *httpapi.Request, byRoom bool) (any, error) {
 	reader, err := a.readKeys(r)
 	if err != nil {
 		return nil, err
 	}
-	page, err := reader.Next(r.Context()) // an error of the first page is still an answer
+	page, err := reader.Next(r.Context()) // nothing has been written yet, so an error can still be returned
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +177,7 @@ func (a *API) streamKeys(r *httpapi.Request, byRoom bool) (any, error) {
 		out.begin()
 		for len(page) > 0 {
 			if out.add(page) != nil || out.flush(w) != nil {
-				panic(http.ErrAbortHandler) // the client sees that the answer is incomplete
+				panic(http.ErrAbortHandler) // aborts the response, so that the client notices that it is incomplete
 			}
 			if page, err = reader.Next(hr.Context()); err != nil {
 				panic(http.ErrAbortHandler)
@@ -192,8 +193,8 @@ func (a *API) streamKeys(r *httpapi.Request, byRoom bool) (any, error) {
 // keyWriter builds the JSON of streamKeys.
 type keyWriter struct {
 	byRoom bool
-	room   id.RoomID // whose sessions are being written
-	opened bool      // the object of the sessions has members
+	room   id.RoomID // the room whose sessions are being written
+	opened bool      // whether the sessions object has members already
 	buf    []byte
 }
 

@@ -67,8 +67,8 @@ func (a *API) claimKeys(r *httpapi.Request) (any, error) {
 	return map[string]any{"one_time_keys": claims, "failures": failures}, err
 }
 
-// milliseconds converts a client's timeout to a duration. It is capped at a value above every accepted timeout, which
-// also prevents an overflow.
+// milliseconds converts a client's timeout to a duration. It caps the value, above any timeout that is accepted, to
+// prevent an overflow.
 func milliseconds(n int64) time.Duration {
 	return time.Duration(min(max(0, n), time.Hour.Milliseconds())) * time.Millisecond
 }
@@ -83,7 +83,7 @@ func (a *API) getKeysChanges(r *httpapi.Request) (any, error) {
 	return map[string][]id.UserID{"changed": listed(changed), "left": listed(left)}, err
 }
 
-// listed replaces a nil list by an empty one, which JSON does not encode as null.
+// listed returns list, or an empty list instead of nil, which JSON would encode as null.
 func listed[T any](list []T) []T {
 	if list == nil {
 		return []T{}

@@ -7,9 +7,9 @@ import (
 	"ebb/httpapi"
 )
 
-// Every operation that changes something has a rate limit; otherwise one client could fill the disk or wake everybody
-// as often as it likes. Exceptions: ending a session is never refused, querying keys changes nothing, and of sliding
-// sync the first request counts as a read (limitFirst).
+// Every operation that changes something needs a rate limit; otherwise one client could fill the disk or wake other
+// clients as often as it likes. There are three exceptions: ending a session is never refused, querying keys changes
+// nothing, and in sliding sync only the first request is limited, as a read (limitFirst).
 func TestEveryChangeHasARateLimit(t *testing.T) {
 	free := map[string]bool{"logout": true, "logout_all": true, "queryKeys": true, "slidingSync": true, "slidingSyncUnstable": true}
 	for _, r := range New(API{Config: config.Default()}).Routes() {

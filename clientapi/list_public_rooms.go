@@ -35,7 +35,7 @@ func visibility(published bool) string {
 	return "private"
 }
 
-// setRoomVisibilityOnDirectory adds a room to the room directory, or removes it.
+// setRoomVisibilityOnDirectory adds a room to the room directory or removes it.
 // Spec: client-server-api#put_matrixclientv3directorylistroomroomid
 func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 	public, err := wantsPublic(r, "public")
@@ -45,7 +45,7 @@ func (a *API) setRoomVisibilityOnDirectory(r *httpapi.Request) (any, error) {
 	return nil, a.Directory.SetPublished(r.Context(), r.Requester, roomID(r), public)
 }
 
-// wantsPublic returns the visibility in the body of a request; byDefault stands for a missing one.
+// wantsPublic returns the visibility in the body of a request, or byDefault if there is none.
 //
 // Errors: M_INVALID_PARAM.
 func wantsPublic(r *httpapi.Request, byDefault string) (bool, error) {

@@ -8,7 +8,7 @@ import (
 	"ebb/mxerr"
 )
 
-// The login types.
+// The supported login types.
 // Spec: client-server-api#login
 const (
 	loginPassword   = "m.login.password"
@@ -39,7 +39,7 @@ func (a *API) getLoginFlows(*httpapi.Request) (any, error) {
 	return map[string]any{"flows": flows}, nil
 }
 
-// login signs a user in on a device.
+// login logs a user in on a device.
 // Spec: client-server-api#post_matrixclientv3login
 func (a *API) login(r *httpapi.Request) (any, error) {
 	var body struct {

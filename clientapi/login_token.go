@@ -7,7 +7,7 @@ func (a *API) loginTokenRoutes() []httpapi.Route {
 		File: "login_token.yaml", Auth: httpapi.User, Rate: httpapi.Sends, Handler: a.generateLoginToken}}
 }
 
-// generateLoginToken creates a token with which another client can sign in as the same user.
+// generateLoginToken creates a token with which another client can log in as the same user.
 // Spec: client-server-api#post_matrixclientv1loginget_token
 func (a *API) generateLoginToken(r *httpapi.Request) (any, error) {
 	if err := a.interactiveAuth(r, "generateLoginToken"); err != nil {

@@ -9,7 +9,7 @@ func (a *API) notificationsRoutes() []httpapi.Route {
 	return []httpapi.Route{roomRoute("GET", "/notifications", "getNotifications", "notifications.yaml", httpapi.Reads, a.getNotifications)}
 }
 
-// defaultNotifications is the number of notifications on a page if the client names none.
+// defaultNotifications is the default number of notifications on a page.
 const defaultNotifications = 20
 
 // getNotifications lists the events that the user was notified of.

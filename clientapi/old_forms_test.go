@@ -2,7 +2,7 @@ package clientapi
 
 import "testing"
 
-func TestOldFormsOfRequestsAreAnswered(t *testing.T) {
+func TestDeprecatedFormsOfRequestsAreServed(t *testing.T) {
 	h := newHouse(t)
 	room := h.room("alice", `{"preset":"public_chat"}`)
 	base := "/v3/rooms/" + room

@@ -32,7 +32,7 @@ func (a *API) getOneEvent(r *httpapi.Request) (any, error) {
 	return orError(a.History.FindEvent(r.Context(), eventID(r), r.Requester))
 }
 
-// defaultInitial is the number of messages of a room in initialSync.
+// defaultInitial is the default number of messages for each room in initialSync.
 const defaultInitial = 10
 
 // initialSync returns all rooms of the user.

@@ -14,8 +14,8 @@ func (a *API) passwordManagementRoutes() []httpapi.Route {
 	})
 }
 
-// changePassword sets the user's password, and signs out the other devices unless the client declines that. Somebody
-// who has forgotten the password authenticates by e-mail instead of an access token.
+// changePassword sets the user's password and logs the other devices out, unless the client asks to keep them. A user
+// who has forgotten the password authenticates by e-mail and needs no access token.
 // Spec: client-server-api#post_matrixclientv3accountpassword
 func (a *API) changePassword(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -25,7 +25,7 @@ func (a *API) changePassword(r *httpapi.Request) (any, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	if body.NewPassword != nil { // checked before the authentication is used up
+	if body.NewPassword != nil { // checked first, since the authentication can be used only once
 		if err := accounts.CheckPassword(*body.NewPassword); err != nil {
 			return nil, err
 		}
@@ -53,7 +53,7 @@ func (a *API) resetPassword(r *httpapi.Request, password *string, signOut bool) 
 		return err
 	}
 	if password == nil {
-		password = new(string) // M_WEAK_PASSWORD once the client has authenticated
+		password = new(string) // an empty password yields M_WEAK_PASSWORD, but only after the client has authenticated
 	}
 	return a.Accounts.ResetPassword(r.Context(), all, r.Network(), *password, signOut)
 }

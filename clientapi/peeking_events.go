@@ -13,13 +13,14 @@ func (a *API) peekingEventsRoutes() []httpapi.Route {
 	return []httpapi.Route{roomRoute("GET", "/events", "peekEvents", "peeking_events.yaml", httpapi.Reads, a.peekEvents)}
 }
 
-// defaultPeek is the default waiting time.
+// defaultPeek is the default timeout.
 const defaultPeek = 30 * time.Second
 
-// longestWait is the longest timeout that a client can ask for; package feed has a bound of its own.
+// longestWait is the longest timeout that a client can request. Package feed may end the wait earlier.
 const longestWait = time.Hour
 
-// peekEvents returns the new events of a room, which the user need not have joined. Without a room it is getEvents.
+// peekEvents returns the new events of a room that the user need not have joined. Without a room it behaves like
+// getEvents.
 // Spec: client-server-api#get_matrixclientv3events (peeking_events)
 func (a *API) peekEvents(r *httpapi.Request) (any, error) {
 	room := r.Query("room_id")
@@ -33,7 +34,7 @@ func (a *API) peekEvents(r *httpapi.Request) (any, error) {
 	return peeked(a.Feed.Peek(r.Context(), feed.PeekRequest{Requester: r.Requester, Room: id.RoomID(room), From: r.Query("from"), Timeout: timeout}))
 }
 
-// peeked returns the response of both operations.
+// peeked returns the response of getEvents and peekEvents.
 func peeked(p feed.Peeked, err error) (any, error) {
 	if err != nil {
 		return nil, err

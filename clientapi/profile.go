@@ -21,8 +21,8 @@ func (a *API) profileRoutes() []httpapi.Route {
 	}
 }
 
-// getUserProfile returns all profile fields of a user. A user without fields has an empty profile: clients take 404 to
-// mean that the user does not exist and cannot be invited.
+// getUserProfile returns all profile fields of a user. A user without fields has an empty profile rather than a 404
+// response, which clients would take to mean that the user does not exist and cannot be invited.
 // Spec: client-server-api#get_matrixclientv3profileuserid
 func (a *API) getUserProfile(r *httpapi.Request) (any, error) {
 	if err := a.mayAskFor(r, a.Accounts.IsRemote(id.UserID(r.Var("userId")))); err != nil {
@@ -36,8 +36,8 @@ func (a *API) getUserProfile(r *httpapi.Request) (any, error) {
 	return out, err
 }
 
-// mayAskFor limits how often anonymous requests make this server contact another one; remote reports whether this one
-// does.
+// mayAskFor limits how often anonymous requests make this server contact another server. remote reports whether this
+// request does.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (a *API) mayAskFor(r *httpapi.Request, remote bool) error {

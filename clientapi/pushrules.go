@@ -32,8 +32,8 @@ func (a *API) pushrulesRoutes() []httpapi.Route {
 	}, a.pushrulesPartRoutes()...)
 }
 
-// pushrulesPartRoutes returns routes for single kinds of rules, incomplete paths, and scopes other than global. They
-// are not in the specification, but other servers answer such requests.
+// pushrulesPartRoutes returns routes for the rules of one kind, for incomplete paths and for scopes other than global.
+// They are not in the specification, but other homeservers serve them.
 func (a *API) pushrulesPartRoutes() (routes []httpapi.Route) {
 	const base = "/pushrules"
 	add := func(method, operation string, h func(*httpapi.Request) (any, error), paths ...string) {
@@ -67,12 +67,12 @@ func (a *API) getPushRulesOfKind(r *httpapi.Request) (any, error) {
 	return *set.List(kind), nil
 }
 
-// putPartOfPushRules refuses to replace a whole set of rules.
+// putPartOfPushRules returns the error for requests to replace a whole set of rules.
 func (a *API) putPartOfPushRules(*httpapi.Request) (any, error) {
 	return nil, mxerr.InvalidParam("The path must name the scope, kind and ID of a rule")
 }
 
-// unknownScope refuses all scopes other than global, which has its own routes.
+// unknownScope returns the error for scopes other than global, which has its own routes.
 func (a *API) unknownScope(r *httpapi.Request) (any, error) {
 	return nil, mxerr.InvalidParam("%q is not a scope of push rules: use global", r.Var("scope"))
 }
@@ -100,7 +100,7 @@ func ruleKind(r *httpapi.Request) (pushrules.Kind, error) {
 
 func (a *API) pushRule(r *httpapi.Request) (*pushrules.Rule, error) {
 	kind := pushrules.Kind(r.Var("kind"))
-	if !kind.Valid() { // clients probe for rules of newer kinds this way
+	if !kind.Valid() { // clients probe for newer kinds of rules in this way
 		return nil, mxerr.NotFound("There are no push rules of the kind %q", r.Var("kind"))
 	}
 	set, err := a.Push.Rules(r.Context(), r.UserNID, r.UserID)

@@ -19,7 +19,7 @@ func (a *API) registrationRoutes() []httpapi.Route {
 	}...)
 }
 
-// signedIn is the response of operations that sign a user in.
+// signedIn is the response of operations that log a user in.
 type signedIn struct {
 	UserID       id.UserID   `json:"user_id"`
 	AccessToken  string      `json:"access_token,omitempty"`
@@ -32,7 +32,7 @@ func signedInOf(s accounts.SignedIn) signedIn {
 	return signedIn{UserID: s.User, AccessToken: s.Access, RefreshToken: s.Refresh, ExpiresInMS: s.ExpiresIn.Milliseconds(), DeviceID: s.Device}
 }
 
-// register creates an account and signs it in. If a request that created an account is repeated, it gets the same
+// register creates an account and logs it in. If a request that created an account is repeated, it gets the same
 // response again.
 // Spec: client-server-api#post_matrixclientv3register
 func (a *API) register(r *httpapi.Request) (any, error) {
@@ -55,7 +55,7 @@ func (a *API) register(r *httpapi.Request) (any, error) {
 	}
 	out, err := a.newAccount(r, all)
 	if err != nil {
-		if made, ok, _ := a.Accounts.Registered(all); ok { // by an identical request that was still in progress
+		if made, ok, _ := a.Accounts.Registered(all); ok { // created by an identical request that was still in progress
 			return signedInOf(made), nil
 		}
 		return nil, err
@@ -63,7 +63,7 @@ func (a *API) register(r *httpapi.Request) (any, error) {
 	return signedInOf(out), nil
 }
 
-// registerGuest creates a guest account. All members of the body but the name of the device are ignored.
+// registerGuest creates a guest account. It ignores all members of the body except the name of the device.
 // Spec: client-server-api#guest-access
 func (a *API) registerGuest(r *httpapi.Request) (any, error) {
 	var body struct {
@@ -113,7 +113,8 @@ func (a *API) newAccount(r *httpapi.Request, all map[string]json.RawMessage) (ou
 	return out, err
 }
 
-// usable returns an error unless a user name can be registered: it is available, or belongs to the guest who registers.
+// usable returns an error if a user name cannot be registered. A name can be registered if it is available, or if it
+// belongs to the guest who registers.
 func (a *API) usable(r *httpapi.Request, username *string, guestToken string) error {
 	switch {
 	case guestToken != "" && username == nil:

@@ -25,7 +25,7 @@ func (a *API) relationsRoutes() []httpapi.Route {
 
 const (
 	defaultRelations = 50
-	maxRelations     = 500 // each may have its own aggregations
+	maxRelations     = 500 // reading the aggregations takes queries for each event
 )
 
 // getRelatingEvents returns the events that relate to an event, optionally restricted to the relation and event type in

@@ -11,7 +11,7 @@ func (a *API) reportContentRoutes() []httpapi.Route {
 	}
 }
 
-// reason returns the member reason of the body.
+// reason returns the value of reason in the body.
 func reason(r *httpapi.Request, required bool) (string, error) {
 	var body struct {
 		Reason *string `json:"reason"`

@@ -15,7 +15,7 @@ func (a *API) retentionRoutes() []httpapi.Route {
 	}}
 }
 
-// lifetimes is a retention policy in milliseconds; unlimited values are omitted.
+// lifetimes is the JSON form of a retention policy. Values are in milliseconds; unlimited ones are omitted.
 type lifetimes struct {
 	Min *int64 `json:"min_lifetime,omitempty"`
 	Max *int64 `json:"max_lifetime,omitempty"`
@@ -26,9 +26,9 @@ type lifetimeRange struct {
 	Max *int64 `json:"max,omitempty"`
 }
 
-// getRetentionConfiguration returns how long messages are kept: by default ("*"), in those of the user's rooms where
-// the administrator's policy overrides that of the room, and the limits for policies of rooms. Clients delete their own
-// copies accordingly.
+// getRetentionConfiguration returns the default retention policy ("*"), the policies of those of the user's rooms where
+// the administrator's configuration overrides the room's policy, and the limits on policies of rooms. Clients use them
+// to delete their own copies.
 // Spec: MSC1763
 func (a *API) getRetentionConfiguration(r *httpapi.Request) (any, error) {
 	policies := map[string]lifetimes{"*": lifetimesOf(a.Rooms.RetentionPolicy().Default)}

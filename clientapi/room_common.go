@@ -17,7 +17,7 @@ const (
 	clientR0 = "/_matrix/client/r0"
 )
 
-// oldNames returns the names of a v3 path in the releases before the specification had global versions.
+// oldNames returns the paths that a v3 path had in releases before v1.1.
 func oldNames(path string) []string {
 	rest := strings.TrimPrefix(path, clientV3)
 	return []string{clientR0 + rest, "/_matrix/client/api/v1" + rest}
@@ -37,13 +37,13 @@ func userID(r *httpapi.Request) id.UserID { return id.UserID(r.Var("userId")) }
 
 func eventID(r *httpapi.Request) id.EventID { return id.EventID(r.Var("eventId")) }
 
-// txn returns the transaction ID of a request, which is scoped to the path without the ID.
+// txn returns the transaction ID of a request. The ID is scoped to the rest of the path.
 func txn(r *httpapi.Request) *txns.Txn {
 	path := r.URL.EscapedPath()
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {
 		path = path[:i]
 	}
-	// A request may be retried under another version of the API.
+	// A client may retry a request under another version of the API.
 	for _, base := range []string{clientR0, "/_matrix/client/api/v1"} {
 		if rest, ok := strings.CutPrefix(path, base); ok {
 			path = clientV3 + rest
@@ -52,10 +52,10 @@ func txn(r *httpapi.Request) *txns.Txn {
 	return &txns.Txn{Path: path, ID: r.Var("txnId")}
 }
 
-// appendText writes a JSON string.
+// appendText appends a string in JSON form.
 func appendText(dst []byte, text string) []byte { return canonjson.AppendString(dst, text) }
 
-// object builds a response from parts that are JSON already; encoding/json would parse them all again.
+// object builds a JSON object from parts that are JSON already; encoding/json would parse them all again.
 type object []byte
 
 func (o *object) member(key string, value []byte) {
@@ -67,7 +67,7 @@ func (o *object) member(key string, value []byte) {
 	*o = append(append(appendText(*o, key), ':'), value...)
 }
 
-// text adds a string, unless it is empty.
+// text adds a string member, unless the value is empty.
 func (o *object) text(key, value string) {
 	if value != "" {
 		o.member(key, appendText(nil, value))

@@ -32,7 +32,7 @@ func (a *API) roomInitialSync(r *httpapi.Request) (any, error) {
 	messages.array("chunk", info.Messages.Chunk)
 	var o object
 	o.text("room_id", r.Var("roomId"))
-	if info.Membership != rooms.Knock { // the operation is older than knocking and has no value for it
+	if info.Membership != rooms.Knock { // this operation is older than knocking and has no such membership
 		o.text("membership", info.Membership)
 	}
 	o.text("visibility", visibility(info.Published))

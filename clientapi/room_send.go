@@ -21,12 +21,13 @@ func (a *API) sendMessage(r *httpapi.Request) (any, error) {
 	return a.send(r, rooms.NewEvent{Txn: txn(r)})
 }
 
-// postMessage is sendMessage without a transaction ID, as before r0.0.0: repeating the request sends another event.
+// postMessage is sendMessage without a transaction ID, a form from before r0.0.0. A repeated request sends another
+// event.
 func (a *API) postMessage(r *httpapi.Request) (any, error) {
 	return a.send(r, rooms.NewEvent{})
 }
 
-// send completes an event from the request and sends it to the room.
+// send completes an event with values from the request and sends it to the room.
 func (a *API) send(r *httpapi.Request, n rooms.NewEvent) (any, error) {
 	if r.Query(delayParam) != "" {
 		return a.scheduleSend(r, n)
@@ -43,7 +44,7 @@ func (a *API) send(r *httpapi.Request, n rooms.NewEvent) (any, error) {
 	return sentEvent(sent, err)
 }
 
-// timestamp returns the timestamp that an application service sets for an event, 0 for all other senders.
+// timestamp returns the timestamp that an application service sets for an event, or 0 for other senders.
 // Spec: application-service-api#timestamp-massaging
 func timestamp(r *httpapi.Request) (int64, error) {
 	if r.AppService == "" {
@@ -57,7 +58,7 @@ func sentEvent[T ~string](sent T, err error) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Event IDs are plain text, so the busiest path needs no encoder.
+	// Event IDs need no escaping, so the busiest operation does without an encoder.
 	body := append(make([]byte, 0, len(sent)+16), `{"event_id":`...)
 	return json.RawMessage(append(appendText(body, string(sent)), '}')), nil
 }

@@ -10,7 +10,7 @@ import (
 	"ebb/rooms"
 )
 
-// unstableSummary is the path that clients from before Matrix v1.15 use for summaries.
+// unstableSummary is the path that clients used for summaries before Matrix v1.15.
 const unstableSummary = "/_matrix/client/unstable/im.nheko.summary"
 
 func (a *API) roomSummaryRoutes() []httpapi.Route {
@@ -31,8 +31,8 @@ func (a *API) getRoomSummary(r *httpapi.Request) (any, error) {
 	answer := struct {
 		directory.RoomSummary
 		Membership rooms.Membership `json:"membership,omitempty"`
-		// The names from MSC3266 for two members, used at its paths. One response must not have both names: parsers
-		// that accept them as aliases of one member reject it.
+		// The names that MSC3266 uses for two members, sent only at the MSC's path. A response must not contain both
+		// names: parsers that treat them as aliases of one member reject it.
 		OldEncryption  string         `json:"im.nheko.summary.encryption,omitempty"`
 		OldRoomVersion id.RoomVersion `json:"im.nheko.summary.room_version,omitempty"`
 	}{RoomSummary: *room}

@@ -22,7 +22,7 @@ func (a *API) roomsRoutes() []httpapi.Route {
 	}
 }
 
-// emptyStateKey lists the paths of a state event whose state key is empty: the slash before it is optional.
+// emptyStateKey lists the paths of a state event with an empty state key. The slash before the key is optional.
 var emptyStateKey = []string{
 	clientV3 + "/rooms/{roomId}/state/{eventType}", clientV3 + "/rooms/{roomId}/state/{eventType}/",
 	clientR0 + "/rooms/{roomId}/state/{eventType}", clientR0 + "/rooms/{roomId}/state/{eventType}/",
@@ -34,7 +34,8 @@ func (a *API) getOneRoomEvent(r *httpapi.Request) (any, error) {
 	return orError(a.History.GetEvent(r.Context(), roomID(r), eventID(r), r.Requester))
 }
 
-// orError returns a plain nil with an error: a nil json.RawMessage would not be a nil any, and would hide the error.
+// orError returns body, or an untyped nil if there is an error. A nil json.RawMessage is not equal to a nil any, and
+// would hide the error.
 func orError(body json.RawMessage, err error) (any, error) {
 	if err != nil {
 		return nil, err
@@ -62,7 +63,7 @@ func (a *API) getRoomState(r *httpapi.Request) (any, error) {
 	return json.RawMessage(appendArray(nil, state)), nil
 }
 
-// appendArray appends a JSON array of values that are JSON already.
+// appendArray appends a JSON array whose elements are JSON already.
 func appendArray(dst []byte, list []json.RawMessage) []byte {
 	dst = append(dst, '[')
 	for i, value := range list {

@@ -32,8 +32,8 @@ import (
 	"ebb/wake"
 )
 
-// house is the room operations of the API, on a real database. A token is the name of a user, optionally followed by a
-// slash and a device.
+// house serves the room operations of the API on a real database. In place of an access token, requests carry the name
+// of a user, optionally followed by a slash and a device.
 type house struct {
 	t    *testing.T
 	svc  *rooms.Service
@@ -69,7 +69,7 @@ func newHouse(t *testing.T) *house {
 	return h
 }
 
-// allRoomRoutes returns the routes used by the tests in this file.
+// allRoomRoutes returns the routes that the tests in this file use.
 func (a *API) allRoomRoutes() []httpapi.Route {
 	return slices.Concat(
 		a.accountDataRoutes(), a.banningRoutes(), a.createRoomRoutes(), a.directoryRoutes(), a.eventContextRoutes(), a.invitingRoutes(),
@@ -100,7 +100,7 @@ func (a answer) errcode() string {
 	var e struct {
 		Code string `json:"errcode"`
 	}
-	_ = json.Unmarshal(a.body, &e) // without errcode if it is not an object
+	_ = json.Unmarshal(a.body, &e) // e stays empty if the body is not an object
 	return e.Code
 }
 
@@ -134,7 +134,7 @@ func (h *house) must(token, method, path, body string) map[string]any {
 	return m
 }
 
-// refused sends a request that must fail with this status and code.
+// refused sends a request that must fail with the given status and error code.
 func (h *house) refused(token, method, path, body string, status int, code string) {
 	h.t.Helper()
 	if a := h.call(token, method, path, body); a.status != status || a.errcode() != code {
@@ -174,7 +174,7 @@ func chunk(m map[string]any, key string) (ids []string) {
 
 const message = `{"msgtype":"m.text","body":"hello"}`
 
-func TestSentEventsAreReadByEveryWay(t *testing.T) {
+func TestSentEventsAreReturnedByEveryOperation(t *testing.T) {
 	h := newHouse(t)
 	room := h.room("alice", `{"preset":"public_chat"}`)
 	first := h.send("alice", room, "m.room.message", message)

@@ -18,7 +18,7 @@ func (a *API) searchRoutes() []httpapi.Route {
 	return []httpapi.Route{roomRoute("POST", "/search", "search", "search.yaml", httpapi.Reads, a.search)}
 }
 
-// defaultFoundContext is how many events before and after each result clients get if they do not say how many.
+// defaultFoundContext is the default number of events returned before and after each result.
 const defaultFoundContext = 5
 
 // searchCriteria is the member room_events of a request.
@@ -78,7 +78,7 @@ func errSearchOff() error {
 	return mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "Search is disabled on this homeserver")
 }
 
-// request checks the criteria.
+// request checks the criteria and converts them to a request to package history.
 func (c *searchCriteria) request(from string) (req history.SearchRequest, err error) {
 	if c.Term == nil {
 		return req, missing("search_term")
@@ -117,7 +117,7 @@ func (c *searchCriteria) request(from string) (req history.SearchRequest, err er
 	return req, c.context(&req)
 }
 
-// context checks what the client wants of the events around each result.
+// context reads the part of the criteria about the events around each result.
 func (c *searchCriteria) context(req *history.SearchRequest) error {
 	if c.Context == nil {
 		return nil
@@ -138,7 +138,7 @@ func (c *searchCriteria) context(req *history.SearchRequest) error {
 	return nil
 }
 
-// foundForm returns the response to a search.
+// foundForm returns the JSON response to a search.
 func foundForm(page *history.SearchPage) json.RawMessage {
 	var events object
 	events.member("count", number(page.Count))

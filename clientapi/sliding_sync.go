@@ -16,7 +16,7 @@ func (a *API) slidingSyncRoutes() []httpapi.Route {
 	}}
 }
 
-// slidingSync returns what is new in the rooms that the client asks for.
+// slidingSync returns what changed in the rooms that the client requests.
 // Spec: MSC4186
 func (a *API) slidingSync(r *httpapi.Request) (any, error) {
 	q := feed.SlidingRequest{Requester: r.Requester, Merged: true}
@@ -29,7 +29,7 @@ func (a *API) slidingSync(r *httpapi.Request) (any, error) {
 	return a.Feed.SlidingSync(r.Context(), q)
 }
 
-// slidingSyncUnstable is slidingSync in the form that was deployed before it was merged.
+// slidingSyncUnstable is slidingSync in the form that was deployed before the MSC was merged.
 func (a *API) slidingSyncUnstable(r *httpapi.Request) (any, error) {
 	timeout, err := r.QueryMillis("timeout", 0, time.Hour)
 	if err != nil {
@@ -45,7 +45,8 @@ func (a *API) slidingSyncUnstable(r *httpapi.Request) (any, error) {
 	return a.Feed.SlidingSync(r.Context(), q)
 }
 
-// limitFirst counts the first request of a sync as a read. The others are not counted: they cost what is new.
+// limitFirst applies the rate limit for reads to the first request of a sync. Later requests are not limited, because
+// their cost is proportional to what changed.
 func limitFirst(r *httpapi.Request, pos string) error {
 	if pos != "" {
 		return nil

@@ -6,12 +6,13 @@ import (
 	"ebb/httpapi"
 )
 
-// forLocked are the operations that locked accounts may call.
+// forLocked lists the operations that locked accounts may call.
 // Spec: client-server-api#account-locking
 var forLocked = []string{"logout", "logout_all"}
 
-// actions are the operations that suspended accounts may not call, in addition to what rooms.Send refuses. They can
-// still read, verify devices, back up keys, leave rooms, redact their own events, log out and deactivate the account.
+// actions lists the operations that suspended accounts may not call, in addition to the events that rooms.Send refuses.
+// Suspended users can still read, verify devices, back up keys, leave rooms, redact their own events, log out and
+// deactivate their accounts.
 // Spec: client-server-api#account-suspension
 var actions = []string{
 	"createRoom", "joinRoom", "joinRoomById", "knockRoom", "inviteUser", "kick", "ban", "unban", "upgradeRoom",
@@ -21,7 +22,7 @@ var actions = []string{
 	"setAdminLockUser", "setAdminSuspendUser",
 }
 
-// forGuests are the operations that guest accounts may call, besides those that need no account.
+// forGuests lists the operations that guests may call, besides those that need no account.
 // Spec: client-server-api#guest-access
 var forGuests = []string{
 	"getRoomState", "getEventContext", "getOneRoomEvent", "getRoomStateWithKey", "getRoomEvents", "getMembersByRoom", "roomInitialSync",
@@ -29,11 +30,11 @@ var forGuests = []string{
 	"joinRoomById", "leaveRoom", "sendMessage", "setRoomStateWithKey", "sendToDevice",
 	"setProfileField", "deleteProfileField", "getDevices", "getDevice", "updateDevice", "getTokenOwner",
 	"uploadKeys", "queryKeys", "claimKeys",
-	// Not in the specification's list, but clients need them.
+	// These are not in the specification's list, but clients need them.
 	"joinRoom", "getCapabilities", "logout", "logout_all",
 }
 
-// byStanding marks the routes that depend on the standing of an account.
+// byStanding marks the routes that locked, suspended or guest accounts may or may not call.
 func byStanding(routes []httpapi.Route) []httpapi.Route {
 	for i := range routes {
 		r := &routes[i]
@@ -44,5 +45,5 @@ func byStanding(routes []httpapi.Route) []httpapi.Route {
 	return routes
 }
 
-// OperationsByStanding returns the operations that the tables of this file name, for a test that they are served.
+// OperationsByStanding returns the operations named in this file, so that a test can check that they exist.
 func OperationsByStanding() []string { return slices.Concat(forLocked, actions, forGuests) }

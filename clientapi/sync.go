@@ -15,7 +15,7 @@ func (a *API) syncRoutes() []httpapi.Route {
 	}}
 }
 
-// sync returns what is new for the client.
+// sync returns what changed since the client's last sync.
 // Spec: client-server-api#get_matrixclientv3sync
 func (a *API) sync(r *httpapi.Request) (any, error) {
 	fullState, err1 := r.QueryBool("full_state", false)
@@ -25,7 +25,7 @@ func (a *API) sync(r *httpapi.Request) (any, error) {
 	if err := cmp.Or(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
-	// it costs as much as all other reads together, so it has a limit of its own
+	// an initial sync costs as much as all other reads together, so it has a limit of its own
 	if r.Query("since") == "" || fullState {
 		if err := r.Limit(httpapi.Reads, string(r.UserID)); err != nil {
 			return nil, err

@@ -12,7 +12,7 @@ import (
 	"ebb/internal/testserver"
 )
 
-// device is a signed-in device that stores its sync token.
+// device is a logged-in device with its sync token.
 type device struct {
 	*testserver.Client
 	t     *testing.T
@@ -48,7 +48,7 @@ func (d *device) say(room, body string) string {
 	return d.send(room, "m.room.message", map[string]any{"msgtype": "m.text", "body": body})
 }
 
-// sync syncs once from the stored token; params are pairs.
+// sync syncs once from the stored token; params are alternating names and values.
 func (d *device) sync(params ...string) map[string]any {
 	d.t.Helper()
 	a := d.Do("GET", "/v3/sync?"+d.query(params...), nil)
@@ -67,7 +67,7 @@ func (d *device) query(params ...string) string {
 	return q.Encode()
 }
 
-// longPoll syncs in the background, waiting for something new.
+// longPoll starts a sync in the background that waits for new events.
 func (d *device) longPoll() <-chan map[string]any {
 	c := make(chan map[string]any, 1)
 	path := "/v3/sync?" + d.query("timeout", "20000")
@@ -98,7 +98,7 @@ func counts(a map[string]any, room string) [2]float64 {
 	return [2]float64{notify, highlight}
 }
 
-func TestSyncTellsClientsWhatIsNew(t *testing.T) {
+func TestSyncReturnsWhatChanged(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	room := alice.createRoom(bob)
@@ -225,7 +225,7 @@ func TestUnreadCountsGoToZeroOnEveryDeviceWhenOneReads(t *testing.T) {
 	}
 }
 
-func TestThreadsAreCountedByThemselvesWhereTheFilterSaysSo(t *testing.T) {
+func TestThreadsAreCountedSeparatelyIfTheFilterAsksForIt(t *testing.T) {
 	s := testserver.New(t, nil)
 	alice, bob := signUp(t, s, "alice"), signUp(t, s, "bob")
 	room := alice.createRoom(bob)

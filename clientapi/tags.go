@@ -18,7 +18,7 @@ func (a *API) tagsRoutes() []httpapi.Route {
 	}
 }
 
-// own serves requests only for the user who is named in the path.
+// own returns a handler that serves requests only if the path names the requesting user.
 func own(h func(*httpapi.Request) (any, error)) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {
 		if id.UserID(r.Var("userId")) != r.UserID {

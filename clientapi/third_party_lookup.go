@@ -25,7 +25,7 @@ func (a *API) thirdPartyLookupRoutes() []httpapi.Route {
 	}
 }
 
-// getProtocols lists the third-party networks that bridges of this server reach.
+// getProtocols lists the third-party networks that bridges on this server connect to.
 // Spec: client-server-api#get_matrixclientv3thirdpartyprotocols
 func (a *API) getProtocols(r *httpapi.Request) (any, error) {
 	return a.Services.Protocols(r.Context(), ""), nil
@@ -48,14 +48,14 @@ func (a *API) getProtocolMetadata(r *httpapi.Request) (any, error) {
 func (a *API) queryByProtocol(kind string) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {
 		fields := maps.Clone(r.QueryValues())
-		for _, own := range []string{"access_token", "user_id", "device_id"} { // for this server
+		for _, own := range []string{"access_token", "user_id", "device_id"} { // these parameters are for this server, not for the bridge
 			fields.Del(own)
 		}
 		return a.Services.ByProtocol(r.Context(), kind, r.Var("protocol"), fields)
 	}
 }
 
-// queryByID finds what an alias or a user ID stands for in third-party networks.
+// queryByID returns the third-party users or locations that a user ID or an alias stands for.
 // Spec: client-server-api#get_matrixclientv3thirdpartylocation, client-server-api#get_matrixclientv3thirdpartyuser
 func (a *API) queryByID(kind, name string) func(*httpapi.Request) (any, error) {
 	return func(r *httpapi.Request) (any, error) {

@@ -5,8 +5,7 @@ import (
 	"ebb/httpapi"
 )
 
-// thirdPartyTokens returns the routes of the operations below a path prefix that request a code for an e-mail address
-// or a telephone number.
+// thirdPartyTokens returns the routes of the operations below base that verify an e-mail address or a telephone number.
 func (a *API) thirdPartyTokens(base, file, email, msisdn string, purpose accounts.EmailPurpose) []httpapi.Route {
 	route := func(medium, operation string, h func(*httpapi.Request) (any, error)) httpapi.Route {
 		path := base + "/" + medium + "/requestToken"
@@ -18,7 +17,7 @@ func (a *API) thirdPartyTokens(base, file, email, msisdn string, purpose account
 	}
 }
 
-// requestEmail sends a link to an e-mail address.
+// requestEmail sends a verification link to an e-mail address.
 // Spec: client-server-api#post_matrixclientv3registeremailrequesttoken
 //
 // Deviation: after the verification, the page shows next_link and does not redirect to it.
@@ -46,7 +45,7 @@ func (a *API) requestEmail(r *httpapi.Request, purpose accounts.EmailPurpose) (a
 	return map[string]string{"sid": sid}, err
 }
 
-// refusePhoneNumber refuses a telephone number.
+// refusePhoneNumber returns the error for telephone numbers, which Ebb does not support.
 // Spec: client-server-api#post_matrixclientv3registermsisdnrequesttoken
 func (a *API) refusePhoneNumber(r *httpapi.Request) (any, error) {
 	var body struct {

@@ -9,7 +9,7 @@ import (
 	"ebb/rooms"
 )
 
-// The paths of MSC4306 and MSC4308 under their unstable names.
+// Paths of MSC4306 and MSC4308.
 const (
 	threadSubscriptionPath = "/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription"
 	subscribedThreadsPath  = "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions"
@@ -29,7 +29,8 @@ func (a *API) threadRoot(r *httpapi.Request) (*rooms.Event, error) {
 	return a.History.VisibleEvent(r.Context(), roomID(r), eventID(r), r.Requester)
 }
 
-// subscribeToThread subscribes the user to a thread, automatically if the body names an event as the cause.
+// subscribeToThread subscribes the user to a thread. The subscription is automatic if the body names an event as its
+// cause.
 // Spec: MSC4306
 func (a *API) subscribeToThread(r *httpapi.Request) (any, error) {
 	var body struct {

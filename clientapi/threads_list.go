@@ -16,7 +16,7 @@ func (a *API) threadsListRoutes() []httpapi.Route {
 
 const (
 	defaultThreads = 20
-	maxThreads     = 100 // each requires several queries for its aggregations
+	maxThreads     = 100 // reading the aggregations takes several queries for each thread
 )
 
 // getThreadRoots returns the thread roots of a room, those with the latest replies first.

@@ -8,7 +8,7 @@ import (
 	"ebb/httpapi"
 )
 
-// maxToDeviceBody bounds the body of a sendToDevice request, in bytes: 10,000 messages of 3 KiB.
+// maxToDeviceBody is the maximum size of the body of a sendToDevice request in bytes: 10,000 messages of 3 KiB.
 const maxToDeviceBody = 32 << 20
 
 func (a *API) toDeviceRoutes() []httpapi.Route {

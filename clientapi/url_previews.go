@@ -19,7 +19,7 @@ func (a *API) urlPreviewRoutes() []httpapi.Route {
 // Spec: client-server-api#get_matrixclientv1mediapreview_url
 func (a *API) getURLPreview(r *httpapi.Request) (any, error) {
 	if a.Previews == nil {
-		return nil, mxerr.Forbidden("This server makes no previews of links") // MSC4452
+		return nil, mxerr.Forbidden("This server does not generate link previews") // the error that MSC4452 prescribes
 	}
 	at, err := r.QueryInt("ts", a.Now().UnixMilli(), 0, math.MaxInt64)
 	if err != nil {

@@ -11,16 +11,16 @@ func (a *API) versionsRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "GET", Path: "/_matrix/client/versions", OperationID: "getVersions", File: "versions.yaml", Auth: httpapi.Optional, Handler: a.getVersions}}
 }
 
-// specVersions are the supported versions of the client-server API. Every version is listed, since clients look for the
-// one that introduced a feature. An operation that is not implemented returns 404 M_UNRECOGNIZED, which clients
-// understand, and is marked No in docs/spec-index.txt: those of OAuth 2.0 and single sign-on. The push rules that
-// v1.17 removes are kept by default for deployed clients, see docs/quirks.md.
+// specVersions lists the supported versions of the client-server API. It lists every version, because clients look for
+// the one that introduced a feature. Operations that are not implemented, those of OAuth 2.0 and single sign-on, return
+// 404 M_UNRECOGNIZED, which clients understand; docs/spec-index.txt marks them No. The push rules that v1.17 removed
+// are kept by default for deployed clients, see docs/quirks.md.
 var specVersions = []string{
 	"v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
 	"v1.17", "v1.18", "v1.19",
 }
 
-// unstableFeatures are the flags by which clients find features with an unstable name.
+// unstableFeatures holds the flags by which clients detect features that have unstable names.
 var unstableFeatures = map[string]bool{
 	"org.matrix.e2e_cross_signing":  true, // before r0.6.1; some clients still check it
 	"uk.tcpip.msc4133":              true, // profile fields
@@ -51,16 +51,16 @@ var unstableFeatures = map[string]bool{
 	"org.matrix.msc3912":            true, // redaction with related events
 	"org.matrix.msc3916.stable":     true, // media for signed-in users
 	"org.matrix.msc3981":            true, // recursive relations
-	"org.matrix.msc4026":            true, // /versions with an access token
+	"org.matrix.msc4026":            true, // access tokens at /versions
 	"org.matrix.msc4143":            true, // RTC transports
 	"org.matrix.msc4306":            true, // subscriptions to threads
-	"org.matrix.msc4429":            true, // changes of profile fields in /sync
+	"org.matrix.msc4429":            true, // changed profile fields in /sync
 	"org.matrix.msc4429.stable":     true,
-	"org.matrix.msc3881":            true, // pushers of other devices
+	"org.matrix.msc3881":            true, // managing the pushers of other devices
 
 	"org.matrix.msc3952_intentional_mentions": true, // m.mentions
 
-	"uk.half-shot.msc2666.query_mutual_rooms":        true, // rooms in common with another user
+	"uk.half-shot.msc2666.query_mutual_rooms":        true, // rooms shared with another user
 	"uk.half-shot.msc2666.query_mutual_rooms.stable": true,
 }
 

@@ -38,16 +38,16 @@ type turnServer struct {
 	TTL      int64    `json:"ttl"` // seconds
 }
 
-// turnCredentials returns credentials by the convention of TURN servers with a shared secret
-// (draft-uberti-behave-turn-rest-00): the username is the time of expiry and the user, and the password proves that the
-// server knows the secret. Without a secret, everybody gets the configured username and password.
+// turnCredentials returns credentials according to the convention for TURN servers with a shared secret
+// (draft-uberti-behave-turn-rest-00): the username consists of the expiry time and the user, and the password proves
+// that the server knows the secret. Without a secret, all users get the configured username and password.
 func turnCredentials(c config.TURN, user id.UserID, now time.Time) turnServer {
 	out := turnServer{Username: c.Username, Password: c.Password, URIs: c.URIs, TTL: int64(time.Duration(c.Lifetime) / time.Second)}
 	if c.SharedSecret == "" {
 		return out
 	}
 	out.Username = strconv.FormatInt(now.Unix()+out.TTL, 10) + ":" + string(user)
-	mac := hmac.New(sha1.New, []byte(c.SharedSecret)) // what the convention prescribes
+	mac := hmac.New(sha1.New, []byte(c.SharedSecret)) // the convention prescribes SHA-1
 	mac.Write([]byte(out.Username))
 	out.Password = base64.StdEncoding.EncodeToString(mac.Sum(nil))
 	return out

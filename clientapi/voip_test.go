@@ -11,14 +11,14 @@ import (
 	"ebb/config"
 )
 
-func TestTURNCredentialsAreThoseThatTheRelayExpects(t *testing.T) {
+func TestTURNCredentialsMatchThoseOfTheRelay(t *testing.T) {
 	uris := []string{"turn:turn.example.org?transport=udp", "turns:turn.example.org"}
 	h := newHome(t, func(c *config.Config) {
 		c.TURN.URIs, c.TURN.SharedSecret, c.TURN.Lifetime = uris, "n0t-s3cret", config.Duration(2*time.Hour)
 	})
 	got := h.must(h.register("alice"), "GET", "/v3/voip/turnServer", "")
 	username := fmt.Sprint(h.now().Unix()+7200) + ":@alice:here"
-	mac := hmac.New(sha1.New, []byte("n0t-s3cret")) // as coturn computes it
+	mac := hmac.New(sha1.New, []byte("n0t-s3cret")) // computed as coturn does
 	mac.Write([]byte(username))
 	if got["username"] != username || got["password"] != base64.StdEncoding.EncodeToString(mac.Sum(nil)) || got["ttl"] != 7200.0 || fmt.Sprint(got["uris"]) != fmt.Sprint(uris) {
 		t.Errorf("%v", got)

@@ -11,8 +11,8 @@ func (a *API) welcomeRoutes() []httpapi.Route {
 	return []httpapi.Route{{Method: "GET", Path: "/", OperationID: "getWelcomePage", Page: true, Rate: httpapi.Anonymous, Handler: a.getWelcomePage}}
 }
 
-// welcome is the page that browsers get at the server's address. It does not show the version. It does not use
-// html/template, because a program that does keeps every exported method of every type: 3.5 MB more.
+// welcome is the page shown to browsers that open the server's address. It does not reveal the version. It does not use
+// html/template, which would make the linker keep every exported method of every type and the binary 3.5 MB larger.
 const welcome = `<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -37,7 +37,8 @@ HELP<p><a href="https://matrix.org">What is Matrix?</a></p>
 </html>
 `
 
-// welcomeAccount explains, after "Sign in", how to get an account, for each registration mode.
+// welcomeAccount continues the sentence that begins with "Sign in" and explains how to get an account, for each
+// registration mode.
 var welcomeAccount = map[string]string{
 	"token": ", or create an account with the registration token that the administrator gave you",
 	"open":  ", or create an account",
@@ -46,7 +47,7 @@ var welcomeAccount = map[string]string{
 // getWelcomePage serves the welcome page.
 // Deviation: not part of the specification.
 func (a *API) getWelcomePage(r *httpapi.Request) (any, error) {
-	account, help := "; accounts are made by the administrator", ""
+	account, help := "; the administrator creates the accounts", ""
 	if how, found := welcomeAccount[a.Config.Registration.Mode]; found {
 		account = how
 	}

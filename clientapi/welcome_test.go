@@ -9,8 +9,8 @@ import (
 	"ebb/config"
 )
 
-func TestBrowserIsGreetedAndToldWhatToDo(t *testing.T) {
-	for mode, want := range map[string]string{"token": "registration token", "open": "create an account", "closed": "made by the administrator"} {
+func TestBrowsersGetAWelcomePage(t *testing.T) {
+	for mode, want := range map[string]string{"token": "registration token", "open": "create an account", "closed": "administrator creates"} {
 		h := newHome(t, func(c *config.Config) {
 			c.PublicURL, c.Registration.Mode, c.WellKnown.SupportPage = "https://matrix.example.org", mode, `https://example.org/help?a=1&b="<script>`
 		})

@@ -17,14 +17,14 @@ func (a *API) wellknownRoutes() []httpapi.Route {
 	}
 }
 
-// getWellknown returns the address of this server for clients, and what the configuration adds.
+// getWellknown returns the address of this server for clients, and the members that the configuration adds.
 // Spec: client-server-api#getwell-knownmatrixclient
 func (a *API) getWellknown(*httpapi.Request) (any, error) {
 	members := map[string]any{}
 	maps.Copy(members, a.Config.WellKnown.ClientExtra)
 	members["m.homeserver"] = map[string]string{"base_url": a.Config.PublicURL}
-	if list, err := a.Config.Calls.Transports(); err == nil && len(list) > 0 { // Validate has checked it
-		members["org.matrix.msc4143.rtc_foci"] = list // clients from before MSC4519
+	if list, err := a.Config.Calls.Transports(); err == nil && len(list) > 0 { // Validate has checked the error
+		members["org.matrix.msc4143.rtc_foci"] = list // for clients older than MSC4519
 	}
 	if e := elementEncryption(a.Config.Encryption); e != nil {
 		members["io.element.e2ee"] = e
@@ -32,8 +32,8 @@ func (a *API) getWellknown(*httpapi.Request) (any, error) {
 	return members, nil
 }
 
-// elementEncryption returns what Element reads about encryption: whether rooms are encrypted by default, and whether
-// they cannot be. It returns nil if the configuration leaves that to clients.
+// elementEncryption returns the members that Element reads about encryption: whether rooms are encrypted by default,
+// and whether encryption is disabled. It returns nil if the configuration leaves the choice to clients.
 func elementEncryption(policy config.Encryption) map[string]bool {
 	switch {
 	case len(policy.Force) > 0:

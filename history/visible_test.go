@@ -249,7 +249,7 @@ func TestNobodyIgnoresThemselves(t *testing.T) {
 	}
 }
 
-func TestErasedUsersAreRedactedForWhoJoinsLater(t *testing.T) {
+func TestErasedUsersAreRedactedForUsersWhoJoinLater(t *testing.T) {
 	onBoth(t, erasedUsersAreRedactedForWhoJoinsLater)
 }
 

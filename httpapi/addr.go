@@ -7,18 +7,19 @@ import (
 	"strings"
 )
 
-// clientAddr returns the client's address: the peer's, or the forwarded one if the peer is a trusted proxy.
+// clientAddr returns the client's address. This is the address of the peer or, if the peer is a trusted proxy, the
+// address that the proxy forwards.
 func (s *Server) clientAddr(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return "local" // a Unix socket of this machine
+		return "local" // the peer is connected through a Unix socket
 	}
 	addr := plain(peer.Addr())
 	if !s.trusted(addr) {
 		return addr.String()
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for i := len(hops) - 1; i >= 0; i-- { // from the nearest hop; the first that is not a trusted proxy is the client
+	for i := len(hops) - 1; i >= 0; i-- { // starting at the nearest hop, the first address that is not a trusted proxy is the client's
 		hop, ok := parseHop(hops[i])
 		if !ok {
 			break
@@ -54,8 +55,8 @@ func isIn(networks []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// Network returns the key by which limits count an address: the /64 prefix of an IPv6 address, since one customer has
-// at least that many addresses, or the IPv4 address itself.
+// Network returns the key under which rate limits count an address. For IPv6 this is the /64 prefix, because every
+// customer has at least that many addresses; for IPv4 it is the address itself.
 func Network(client string) string {
 	addr, err := netip.ParseAddr(client)
 	if err != nil || addr.Is4() {

@@ -50,17 +50,18 @@ func writeRaw(w http.ResponseWriter, a Raw) {
 		a.Status = http.StatusOK
 	}
 	w.WriteHeader(a.Status)
-	for part := range slices.Chunk(a.Body, writeChunk) { // each chunk has its own deadline
+	for part := range slices.Chunk(a.Body, writeChunk) { // the deadline is extended for each chunk
 		if _, err := w.Write(part); err != nil {
 			return // the peer has disconnected
 		}
 	}
 }
 
-// writeChunk is how many bytes of an answer are written at once.
+// writeChunk is how many bytes of an answer are written at a time.
 const writeChunk = 64 << 10
 
-// write writes an answer that is held in memory, if the memory for answers has room for it.
+// write writes an answer that is held in memory. If the memory bound for answers has no room for it, write sends an
+// error instead.
 func (s *Server) write(w http.ResponseWriter, r *Request, a Raw) {
 	n := int64(len(a.Body))
 	if !r.holdAnswer(n) {
@@ -78,13 +79,13 @@ func (s *Server) write(w http.ResponseWriter, r *Request, a Raw) {
 }
 
 // writeError is the only place that decides how an error is presented to clients. An error that is not an mxerr.Error
-// becomes a 500 with a neutral text; its cause is logged once, with the request ID.
+// becomes a 500 response with a neutral text; its cause is logged once with the request ID.
 func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
 	r.releaseAnswer()
 	var e *mxerr.Error
 	switch {
 	case errors.As(err, &e):
-	case errors.Is(err, context.Canceled): // the peer has disconnected and does not read this
+	case errors.Is(err, context.Canceled): // the peer has disconnected and will not read this
 		e = mxerr.New(http.StatusBadRequest, mxerr.CodeUnknown, "The request was cancelled")
 	default:
 		e = s.opt.Unknown(err)
@@ -102,8 +103,8 @@ func (s *Server) writeError(w http.ResponseWriter, r *Request, err error) {
 	writeRaw(w, Raw{Status: e.Status, Body: errorBody(e)})
 }
 
-// faultLevel returns the log level and message for an error, by its status. Only this server's own faults are logged as
-// errors: anybody can provoke a failure of another server by naming it.
+// faultLevel returns the log level and the message for an error with a status. Only this server's own faults are logged
+// as errors, because anybody can cause a request to another server to fail by naming that server.
 func faultLevel(status int) (level slog.Level, what string) {
 	switch {
 	case status < http.StatusInternalServerError:
@@ -117,7 +118,7 @@ func faultLevel(status int) (level slog.Level, what string) {
 func errorBody(e *mxerr.Error) []byte {
 	members := map[string]any{}
 	maps.Copy(members, e.Extra)
-	if e.Code != "" { // the first answer of user-interactive authentication has none
+	if e.Code != "" { // the first response of user-interactive authentication has no code
 		members["errcode"], members["error"] = e.Code, e.Msg
 	}
 	body, err := json.Marshal(members)
@@ -127,7 +128,7 @@ func errorBody(e *mxerr.Error) []byte {
 	return body
 }
 
-// cors allows browsers on any origin, for errors and preflights too.
+// cors sets the headers that allow browsers on any origin to read the response. Errors and preflights need them too.
 // Spec: client-server-api#web-browser-clients
 func cors(h http.Header) {
 	h["Access-Control-Allow-Origin"] = corsOrigin

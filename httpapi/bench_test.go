@@ -17,7 +17,8 @@ import (
 	"ebb/internal/specindex"
 )
 
-// everyRoute returns the routes of the complete API, with a handler that reads a small JSON body and answers.
+// everyRoute returns the routes of the complete API with a handler that reads a small JSON body and returns a small
+// answer.
 func everyRoute(b *testing.B) (routes []httpapi.Route) {
 	b.Helper()
 	f, err := os.Open("../docs/spec-index.txt")
@@ -43,7 +44,7 @@ func everyRoute(b *testing.B) (routes []httpapi.Route) {
 	return routes
 }
 
-// sink is a ResponseWriter that discards everything at no cost.
+// sink is a ResponseWriter that discards everything and costs nothing.
 type sink struct {
 	h http.Header
 	n int
@@ -74,8 +75,8 @@ func benchmark(b *testing.B, h http.Handler) {
 	}
 }
 
-// BenchmarkDoor measures an authenticated PUT with a small JSON body through a Server with all routes;
-// BenchmarkBareHandler measures the same without the Server. The difference is the cost of the Server.
+// BenchmarkDoor measures an authenticated PUT with a small JSON body through a Server that has all routes.
+// BenchmarkBareHandler measures the same without the Server, so the difference is the cost of the Server.
 func BenchmarkDoor(b *testing.B) {
 	limiter := httpapi.NewLimiter(map[httpapi.Rate]httpapi.Bucket{httpapi.Sends: {PerSecond: 1e9, Burst: 1e9}}, time.Now)
 	benchmark(b, httpapi.New(httpapi.Options{Routes: everyRoute(b), Log: slog.New(slog.DiscardHandler), Limit: limiter.Limit,

@@ -17,7 +17,7 @@ import (
 	"ebb/ident"
 )
 
-// slowly is a body that arrives half now and half when it is released.
+// slowly is a body whose first half arrives at once, and whose second half arrives when it is released.
 type slowly struct {
 	half  io.Reader
 	ready chan<- struct{}
@@ -37,7 +37,7 @@ func (s *slowly) Read(p []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// bodyServer returns a server that reads unsigned bodies and those of alice and bob.
+// bodyServer returns a server that reads bodies of unauthenticated clients, of alice and of bob.
 func bodyServer() *Server {
 	return New(Options{
 		Log: slog.New(slog.DiscardHandler),
@@ -76,7 +76,7 @@ func send(t *testing.T, s *Server, method, path, token, from string, body io.Rea
 func TestUnsignedBodiesOfOneNetworkAreBounded(t *testing.T) {
 	for _, path := range []struct{ method, path string }{{"PUT", "/_matrix/federation/v1/send/1"}, {"POST", "/_matrix/key/v2/query"}} {
 		s := bodyServer()
-		const each = 10 << 20 // 16 MiB are reserved for it
+		const each = 10 << 20 // reserves 16 MiB of memory
 		ready, rest, ended := make(chan struct{}), make(chan struct{}), make(chan int)
 		for i := range 2 {
 			go func() {
@@ -123,7 +123,7 @@ func TestBodiesAreBoundedPerUserPerNetworkAndInTotal(t *testing.T) {
 	code := func(user, from string) int {
 		return send(t, s, "PUT", path, user, from, bytes.NewReader(make([]byte, 4<<20))).Code
 	}
-	hold("alice", "192.0.2.1:1") // each reserves 32 MiB
+	hold("alice", "192.0.2.1:1") // each body reserves 32 MiB
 	if got := code("alice", "198.51.100.1:1"); got != http.StatusTooManyRequests {
 		t.Errorf("the same user elsewhere gets %d", got)
 	}
@@ -186,7 +186,7 @@ func TestReadDeadlineEndsWithTheSignedBody(t *testing.T) {
 	}
 }
 
-// Strangers from several networks leave room for the bodies of authenticated requesters.
+// Unauthenticated clients in several networks must leave room for the bodies of authenticated requesters.
 func TestBodiesOfStrangersLeaveRoomForOthers(t *testing.T) {
 	m := NewMemory()
 	var held []*Request

@@ -15,20 +15,21 @@ import (
 	"ebb/mxerr"
 )
 
-// A body may take patience plus one second for every trickle bytes, in either direction. A slower peer, which might
-// hold a connection for days, is disconnected. Long polls are not affected while no body is being transferred.
+// A body may take patience plus one second for every trickle bytes, in either direction. A slower peer is disconnected,
+// since it could otherwise hold a connection for days. Long polls are not affected while they wait, because no body is
+// being transferred.
 const (
 	patience = 30 * time.Second
 	trickle  = 8 << 10
 )
 
-// boundedBody is a request body that fails with M_TOO_LARGE beyond its bound and with a timeout when it arrives too
-// slowly.
+// boundedBody is a request body with bounds. Reading it fails with M_TOO_LARGE beyond its maximum size, and with a
+// timeout when it arrives too slowly.
 type boundedBody struct {
 	io.ReadCloser
 	conn     *http.ResponseController
 	start    time.Time
-	deadline time.Time // set on the connection
+	deadline time.Time // the deadline set on the connection
 	read     int64
 	max      int64
 }
@@ -38,7 +39,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	due := b.start.Add(patience + time.Duration(b.read/trickle)*time.Second)
 	if due.Sub(b.deadline) >= time.Second {
 		b.deadline = due
-		_ = b.conn.SetReadDeadline(due) // writers in tests have no connection
+		_ = b.conn.SetReadDeadline(due) // ResponseWriters in tests have no connection
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
@@ -46,7 +47,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 		return n, tooLarge(b.max)
 	}
 	if err != nil && !b.deadline.IsZero() {
-		// A long poll that follows must not be cut off by the deadline for reading the body.
+		// The deadline for reading the body must not interrupt a long poll.
 		_ = b.conn.SetReadDeadline(time.Time{})
 	}
 	return n, err
@@ -67,25 +68,25 @@ func (r *Request) boundBody(w http.ResponseWriter, limit int64) error {
 	return nil
 }
 
-// maxDrain and drainTime bound how much of an oversized body is read and discarded. 256 MiB is more than any upload
-// that a client tries.
+// maxDrain and drainTime bound how much of an oversized body is read and discarded, and for how long. 256 MiB is more
+// than any client tries to upload.
 const (
 	maxDrain  = 256 << 20
 	drainTime = 10 * time.Second
 )
 
-// drain reads the rest of a body and discards it, for clients that read the answer only after sending everything:
-// they would see a broken connection instead. A client that sent Expect: 100-continue has not begun to send the
-// body, so there is nothing to read.
+// drain reads the rest of a body and discards it. Clients that read the response only after they have sent everything
+// would otherwise see a broken connection. A client that sent Expect: 100-continue has not begun to send the body, so
+// nothing is read.
 func drain(w http.ResponseWriter, body io.Reader, r *http.Request) {
 	if r.Header.Get("Expect") != "" {
 		return
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTime))
-	_, _ = io.CopyN(io.Discard, body, maxDrain) // errors are ignored: the answer has already been written
+	_, _ = io.CopyN(io.Discard, body, maxDrain) // errors do not matter: the response has been written
 }
 
-// Body reads the complete body, within the bounds of the route and of the memory for bodies.
+// Body reads the complete body, within the bounds of the route and the memory bound for bodies.
 //
 // Errors: M_TOO_LARGE, M_NOT_JSON, M_LIMIT_EXCEEDED.
 func (r *Request) Body() ([]byte, error) {
@@ -104,10 +105,10 @@ func (r *Request) Body() ([]byte, error) {
 	return r.body, nil
 }
 
-// readBody is like io.ReadAll, but counts the memory it uses. A large body uses memory only as it arrives, not as it is
-// announced.
+// readBody is like io.ReadAll, but counts the memory that it uses. A large body uses memory only as it arrives, not as
+// soon as it is announced.
 func (r *Request) readBody() ([]byte, error) {
-	announced := r.ContentLength + 1 // one more byte to find the end
+	announced := r.ContentLength + 1 // one extra byte to detect the end
 	size := int64(1 << 10)
 	if announced > 0 {
 		size = min(announced, smallBody)
@@ -153,8 +154,9 @@ func (r *Request) Decode(v any) error {
 	return DecodeJSON(body, v)
 }
 
-// DecodeEvents is like Decode for a body with events of another server. It does not check their nesting, strings and
-// numbers; the code that processes the events does, so that a bad event does not keep the others out.
+// DecodeEvents is like Decode for a body that contains events from another server. It does not check the nesting,
+// strings and numbers of the events. The code that processes the events checks each one, so that an invalid event does
+// not cause the others to be rejected.
 //
 // Errors: M_TOO_LARGE, M_NOT_JSON, M_BAD_JSON.
 func (r *Request) DecodeEvents(v any) error {
@@ -165,7 +167,7 @@ func (r *Request) DecodeEvents(v any) error {
 	return decode(body, v, false)
 }
 
-// DecodeJSON is like Decode for bytes that have already been read.
+// DecodeJSON is like Decode for a body that has already been read.
 //
 // Errors: M_NOT_JSON, M_BAD_JSON.
 func DecodeJSON(body []byte, v any) error {
@@ -203,14 +205,14 @@ func decode(body []byte, v any, surveyed bool) error {
 	return nil
 }
 
-// maxDepth bounds the nesting of arrays and objects in a body, because its readers may recurse.
+// maxDepth bounds the nesting of arrays and objects in a body, since code that reads them may be recursive.
 const maxDepth = 100
 
-// survey returns the nesting depth of bytes that may be JSON (counting stops beyond maxDepth), and a description of the
-// first construct that is valid JSON but refused, or "". Deviation: JSON allows NUL, but PostgreSQL cannot store it and
-// C clients truncate at it; JSON also allows lone surrogates and 1e999, but strict parsers, Rust's and Go's among them,
-// reject a complete answer because of one such value, so that a message to a device would keep that device from
-// syncing.
+// survey returns the nesting depth of a JSON text, counted up to just beyond maxDepth, and a description of the first
+// construct that is valid JSON but refused, or "". body need not be valid JSON.
+// Deviation: JSON allows NUL characters, but PostgreSQL cannot store them and C clients truncate strings there. JSON
+// also allows lone surrogates and 1e999, but strict parsers, such as those of Rust and Go, reject a complete response
+// because of one such value; a to-device message could then keep its recipient from syncing.
 func survey(body []byte) (deepest int, odd string) {
 	depth, quoted := 0, false
 	for i := 0; i < len(body); i++ {
@@ -236,7 +238,8 @@ func survey(body []byte) (deepest int, odd string) {
 	return deepest, odd
 }
 
-// surveyEscape checks the escape at the start of text and returns its length n; a surrogate pair counts as one escape.
+// surveyEscape checks the escape sequence at the start of text and returns its length. A surrogate pair counts as one
+// sequence.
 func surveyEscape(text []byte) (n int, odd string) {
 	r, ok := unicodeEscape(text)
 	switch {
@@ -262,7 +265,7 @@ func unicodeEscape(text []byte) (rune, bool) {
 	return rune(r), err == nil
 }
 
-// surveyNumber checks the number at the start of text and returns its length n.
+// surveyNumber checks the number at the start of text and returns its length.
 func surveyNumber(text []byte) (n int, odd string) {
 	plain := true
 	for n < len(text) && bytes.IndexByte(numberBytes, text[n]) >= 0 {
@@ -280,5 +283,5 @@ func surveyNumber(text []byte) (n int, odd string) {
 
 var numberBytes = []byte("0123456789.eE+-")
 
-// maxPlain is a length below which a number without an exponent is always less than 1e308.
+// maxPlain is the length up to which a number without an exponent is certain to be below 1e308.
 const maxPlain = 300

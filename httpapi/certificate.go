@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Certificate is a TLS certificate and its key, loaded from PEM files. The files are read again when one of them
-// changes, so that a renewal needs no restart.
+// Certificate is a TLS certificate and its key, loaded from PEM files. It reads the files again when one of them
+// changes, so a renewal needs no restart.
 type Certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
@@ -21,8 +21,8 @@ type Certificate struct {
 	mu      sync.Mutex
 	current *tls.Certificate
 	read    [2]fs.FileInfo // the state of the files when they were last read
-	failed  time.Time      // when reading them last failed; zero after a success
-	said    string         // the last error that was logged, so that it is not repeated
+	failed  time.Time      // when reading the files failed last; zero after a success
+	said    string         // the last error that was logged; it is not logged again
 }
 
 // NewCertificate loads a certificate and its key.
@@ -50,7 +50,7 @@ func (c *Certificate) load() (err error) {
 			c.failed = c.now()
 		}
 	}()
-	// Stat comes before reading: a change in between causes another read.
+	// Stat is called before the files are read, so a change in between causes another read.
 	for i, name := range []string{c.certFile, c.keyFile} {
 		if c.read[i], err = os.Stat(name); err != nil {
 			return err
@@ -64,12 +64,12 @@ func (c *Certificate) load() (err error) {
 	return nil
 }
 
-// retryCertificate is how long unreadable files that look unchanged are left alone. Fixing permissions does not change
-// a file's modification time.
+// retryCertificate is how long to wait before reading files again that could not be read and look unchanged. Fixing a
+// file's permissions does not change its modification time.
 const retryCertificate = 10 * time.Second
 
-// changed reports whether the files must be read again. Certificate and key may be replaced one after the other, in
-// either order.
+// changed reports whether the files must be read again. A renewal may replace the certificate and the key one after the
+// other, in either order.
 func (c *Certificate) changed() bool {
 	if !c.failed.IsZero() && c.now().Sub(c.failed) >= retryCertificate {
 		return true

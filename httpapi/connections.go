@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// connections counts the open connections per network, over all listeners of the server.
+// connections counts the open connections per network, over all listeners.
 type connections struct {
-	most    int // per network; 0: no bound
+	most    int // maximum per network, or 0 if unbounded
 	trusted []netip.Prefix
 	log     *slog.Logger
-	warned  atomic.Int64 // Unix time of the last warning that a network has too many connections
+	warned  atomic.Int64 // Unix time of the last warning
 
-	// mu guards open; a leaf.
+	// mu guards open; a leaf lock.
 	mu   sync.Mutex
 	open map[string]int
 }
@@ -24,8 +24,8 @@ type connections struct {
 // warnInterval is the minimum time between warnings that a network has too many connections.
 const warnInterval = time.Minute
 
-// enter counts a connection and reports whether it is within the network's bound. Trusted proxies have no bound,
-// because they forward the requests of others.
+// enter counts a connection and reports whether its network is within the bound. Connections from trusted proxies are
+// unbounded, because a proxy forwards the requests of many clients.
 func (c *connections) enter(network string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -44,7 +44,7 @@ func (c *connections) leave(network string) {
 	}
 }
 
-// warn logs that connections are refused, at most once per warnInterval.
+// warn logs that connections are being refused, at most once per warnInterval.
 func (c *connections) warn(network string) {
 	now := time.Now().Unix()
 	if last := c.warned.Load(); now-last >= int64(warnInterval.Seconds()) && c.warned.CompareAndSwap(last, now) {
@@ -53,7 +53,7 @@ func (c *connections) warn(network string) {
 	}
 }
 
-// boundedListener closes new connections of a network that has reached its bound.
+// boundedListener closes new connections from networks that have reached their bound.
 type boundedListener struct {
 	net.Listener
 	*connections
@@ -80,8 +80,8 @@ func (l boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// boundedConn is a connection that is counted until it is closed. It embeds a TCPConn, so that files are sent by the
-// kernel.
+// boundedConn is a connection that is counted until it is closed. It embeds a TCPConn so that the kernel can send files
+// (sendfile).
 type boundedConn struct {
 	*net.TCPConn
 	connections *connections

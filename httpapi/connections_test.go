@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// dial opens a connection and reports whether a request on it is answered.
+// dial opens a connection and reports whether a request on it gets a response.
 func dial(t *testing.T, address string) (c net.Conn, served bool) {
 	t.Helper()
 	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address)
@@ -17,7 +17,7 @@ func dial(t *testing.T, address string) (c net.Conn, served bool) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // a refusal shows only on reading
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // a refused connection shows only when reading
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		return c, false
@@ -44,7 +44,7 @@ func TestConnectionsOfANetworkAreBounded(t *testing.T) {
 	}
 	_ = open[0].Close()
 	again := false
-	for range 10_000 { // the server notices the close a moment later
+	for range 10_000 { // the server notices a moment later that the connection was closed
 		if _, again = dial(t, addresses[0].String()); again {
 			break
 		}

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// FuzzRequest sends arbitrary requests to a route with a body: the answer is always JSON and never a 5xx.
+// FuzzRequest sends arbitrary requests to a route with a body. The response must always be JSON and never have a 5xx
+// status.
 func FuzzRequest(f *testing.F) {
 	s := echoServer(Options{})
 	f.Add("!r:x", "m.room.message", "1", "limit=1", `{"a":1}`)

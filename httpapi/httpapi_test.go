@@ -401,7 +401,7 @@ func TestForwardedForCountsOnlyFromTrustedProxies(t *testing.T) {
 		{"10.0.0.1:1", "198.51.100.7", "198.51.100.7"},
 		{"10.0.0.1:1", "203.0.113.9, 198.51.100.7, 10.9.9.9", "198.51.100.7"},
 		{"10.0.0.1:1", "forged", "10.0.0.1"},
-		// Azure, IIS and others write the port; some write IPv6 addresses between brackets or quotes.
+		// Azure, IIS and others append the port; some write IPv6 addresses in brackets or quotes.
 		{"10.0.0.1:1", "198.51.100.7:49152", "198.51.100.7"},
 		{"10.0.0.1:1", "198.51.100.7:49152, 10.9.9.9:80", "198.51.100.7"},
 		{"10.0.0.1:1", "[2001:db8::7]:49152", "2001:db8::7"},
@@ -410,7 +410,7 @@ func TestForwardedForCountsOnlyFromTrustedProxies(t *testing.T) {
 		{"10.0.0.1:1", `"[2001:db8::7]:80"`, "2001:db8::7"},
 		{"10.0.0.1:1", "[::ffff:198.51.100.7]:80", "198.51.100.7"},
 		{"10.0.0.1:1", "198.51.100.7:port", "10.0.0.1"},
-		// Link-local addresses have a zone, as seen from each machine.
+		// Link-local addresses have a zone, which depends on the machine.
 		{"[fe80::1%eth0]:1", "198.51.100.7", "198.51.100.7"},
 		{"10.0.0.1:1", "198.51.100.7, fe80::2%eth1", "198.51.100.7"},
 		{"10.0.0.1:1", "198.51.100.7, [fe80::2%25eth1]:80", "198.51.100.7"},

@@ -14,19 +14,19 @@ import (
 	"time"
 )
 
-// Timeouts of a connection. Bodies in either direction are bounded by patience and trickle.
+// Timeouts of a connection. The transfer of bodies is bounded by patience and trickle.
 const (
 	readHeaderTimeout = 10 * time.Second // for clients that send the header slowly
 	idleTimeout       = 2 * time.Minute  // between requests
-	// From the header of a request to the end of a small answer: the longest poll and its answer.
+	// Between the header of a request and the end of a small response: the longest poll and its response.
 	writeTimeout   = 10 * time.Minute
 	maxHeaderBytes = 64 << 10
-	// grace is how long running requests may take to finish when the server stops; the complete shutdown stays below 10
-	// s.
+	// grace is how long running requests may take to finish when the server stops. It keeps a complete shutdown below
+	// 10 s.
 	grace = 7 * time.Second
 )
 
-// Listener is one address to accept connections on.
+// Listener describes one address on which to accept connections.
 type Listener struct {
 	Address string      // HOST:PORT
 	TLS     *tls.Config // nil for plain HTTP
@@ -40,12 +40,13 @@ type Front struct {
 	// Connections bounds the open connections per network; 0 means no bound. TrustedProxies are exempt.
 	Connections    int
 	TrustedProxies []netip.Prefix
-	Ready          func(addresses []net.Addr) // called once, when all listeners accept
-	// Drain is called when the server stops, before it waits for running requests, so that parked long polls answer.
+	Ready          func(addresses []net.Addr) // called once, when all listeners accept connections
+	// Drain is called when the server stops, before the server waits for running requests. It makes waiting long polls
+	// return.
 	Drain func()
 }
 
-// Run accepts connections until ctx ends or a listener fails, and returns when no request is running any more.
+// Run accepts connections until ctx ends or a listener fails. It returns when no requests are running any more.
 func (f Front) Run(ctx context.Context) error {
 	open, err := f.open()
 	if err != nil {
@@ -96,17 +97,17 @@ func (f Front) stop(servers []*http.Server, cancel func()) {
 	stopping.Wait()
 }
 
-// server returns an http.Server whose timeouts bound the cost of a connection.
+// server returns an http.Server with timeouts that bound the cost of a connection.
 func (f Front) server(h http.Handler, requests context.Context) *http.Server { //nolint:revive // the context is the base of others
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout, MaxHeaderBytes: maxHeaderBytes,
 		BaseContext: func(net.Listener) context.Context { return requests },
-		// Errors that clients cause on their connections.
+		// This log receives errors that clients cause on their connections.
 		ErrorLog: slog.NewLogLogger(f.Log.Handler(), slog.LevelDebug),
 	}
 }
 
-// open binds all addresses, or none if one fails.
+// open binds all addresses. If one fails, none remains bound.
 func (f Front) open() (open []net.Listener, err error) {
 	defer func() {
 		if err != nil {
@@ -126,7 +127,7 @@ func (f Front) open() (open []net.Listener, err error) {
 	return open, nil
 }
 
-// Listen binds an address. Its errors include advice for the operator.
+// Listen binds an address. Its errors include advice for the administrator.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	bound, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	advice := ""

@@ -96,7 +96,7 @@ func TestClientThatSendsTooMuchReceivesTheError(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.ContentLength = size
-		if err := r.Write(conn); err != nil { // sends everything before reading the answer
+		if err := r.Write(conn); err != nil { // the client sends everything before it reads the response
 			t.Fatal(err)
 		}
 		resp, err := http.ReadResponse(bufio.NewReader(conn), r)
@@ -192,7 +192,7 @@ func TestTLSListenerLoadsRenewedCertificate(t *testing.T) {
 	}
 }
 
-// served returns the serial number of the certificate that a handshake receives.
+// served returns the serial number of the certificate presented in a handshake.
 func (c *Certificate) served(t *testing.T) int64 {
 	t.Helper()
 	pair, err := c.get(nil)
@@ -266,8 +266,8 @@ func TestMissingOrUnreadableCertificateIsReadOnceRestored(t *testing.T) {
 	if n := c.served(t); n != 2 {
 		t.Error("after both are back:", n)
 	}
-	// Unreadable files that look unchanged are tried again after a while, because fixed permissions leave their
-	// modification time as it was.
+	// Unreadable files that look unchanged are tried again after a while, because fixing their permissions does not
+	// change the modification time.
 	c.mu.Lock()
 	c.failed = now
 	c.mu.Unlock()

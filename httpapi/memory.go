@@ -10,15 +10,16 @@ import (
 	"ebb/mxerr"
 )
 
-// Requests hold bodies and answers in memory. Small ones are bounded only by the number of connections, so that they
-// need no lock; others are counted per requester, per network and in total.
+// Requests hold their bodies and answers in memory. Small ones are bounded only by the number of connections, which
+// needs no lock; large ones are counted per requester, per network and in total.
 const (
-	// smallBody is the part of each body that is not counted: more than most events need.
+	// smallBody is the part of each body that is not counted; it is enough for most events.
 	smallBody = 16 << 10
-	// maxBodies bounds the bytes of all bodies. maxNetworkBodies bounds those of one network: enough for the largest
-	// body, a transaction of another server, and as much again for others there. maxRequesterBodies bounds those of one
-	// user. maxStrangerBodies bounds those of all strangers, who are neither signed in nor in a network from which a
-	// correctly signed request came; it leaves room for the largest body of somebody else.
+	// maxBodies bounds the bytes of all bodies. maxNetworkBodies bounds those from one network: the largest body, which
+	// is a transaction of another server, and as much again for other clients there. maxRequesterBodies bounds those of
+	// one user. maxStrangerBodies bounds those of all strangers together. Strangers are unauthenticated requesters in
+	// networks that have not sent a correctly signed request. The bound leaves room for the largest body of somebody
+	// else.
 	maxBodies          = 128 << 20
 	maxStrangerBodies  = 92 << 20
 	maxNetworkBodies   = 64 << 20
@@ -26,24 +27,25 @@ const (
 
 	// smallAnswer is the size up to which answers are not counted.
 	smallAnswer = 64 << 10
-	// maxAnswers bounds the bytes of all answers that are being written; maxNetworkAnswers and maxRequesterAnswers
-	// bound those for one network and for one user or homeserver. A larger answer is written only while no other is.
+	// maxAnswers bounds the bytes of all answers that are being written. maxNetworkAnswers and maxRequesterAnswers
+	// bound those to one network and to one user or homeserver. An answer larger than its bound is written only if no
+	// other answer is being written.
 	maxAnswers          = 128 << 20
 	maxNetworkAnswers   = 64 << 20
 	maxRequesterAnswers = 32 << 20
 
-	// memoryPause is the Retry-After sent when there is no memory for a request.
+	// memoryPause is the Retry-After value sent when there is no memory for a request.
 	memoryPause = 5 * time.Second
-	// reserveWait is how long a request waits for memory for its answer. Other servers wait a minute for the answer to
-	// a join.
+	// reserveWait is how long a request waits for memory for its answer. Other servers wait a minute for the response
+	// to a join.
 	reserveWait = 20 * time.Second
 )
 
-// Memory counts the requests of a process and the memory they hold, over all listeners.
+// Memory counts the requests of a process, and the memory that they hold, over all listeners.
 type Memory struct {
 	bodies, answers account
 	networks, users inFlight
-	patience        time.Duration // reserveWait
+	patience        time.Duration // reserveWait; shorter in tests
 }
 
 // NewMemory returns an empty Memory.
@@ -57,19 +59,19 @@ func NewMemory() *Memory {
 	}
 }
 
-// account counts bytes of one kind.
+// account counts the bytes of one kind.
 type account struct {
-	all, strangers, network, requester int64 // bounds
+	all, strangers, network, requester int64 // the bounds
 
-	// mu guards the rest; a leaf.
+	// mu guards the fields below; a leaf lock.
 	mu        sync.Mutex
 	total     int64
 	by        map[string]int64 // bytes by network or requester
 	reserving map[string]bool  // requesters with a reservation
-	changed   chan struct{}    // closed when there may be more room; nil if nobody waits
+	changed   chan struct{}    // closed when there may be more room; nil if nobody waits for it
 }
 
-// owner identifies the requester and network that bytes are counted against.
+// owner identifies the requester and the network against which bytes are counted.
 type owner struct {
 	network, requester string
 	stranger           bool
@@ -82,15 +84,15 @@ func (r *Request) owner() owner {
 // strangers is the key under which all strangers are counted together.
 const strangers = "strangers"
 
-// take counts n more bytes and reports whether there was room for them. If alone is set, an owner that holds nothing
-// may exceed its bound.
+// take counts n more bytes if there is room for them, and reports whether there was. If alone is set, an owner that
+// holds nothing may exceed its bound.
 func (a *account) take(o owner, n int64, alone bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.takeLocked(o, n, alone)
 }
 
-// takeLocked is take with mu held.
+// takeLocked is take for a caller that holds mu.
 func (a *account) takeLocked(o owner, n int64, alone bool) bool {
 	fits := func(held, bound int64) bool { return held+n <= bound || alone && held == 0 }
 	if o.stranger && !fits(a.by[strangers], a.strangers) {
@@ -104,7 +106,7 @@ func (a *account) takeLocked(o owner, n int64, alone bool) bool {
 }
 
 // reserve counts n bytes for an answer whose size is not known yet. It waits until there is room and the requester has
-// no other reservation, and returns ctx's error if ctx ends first. The caller must settle the reservation.
+// no other reservation. If ctx ends first, it returns ctx's error. The caller must call settle.
 func (a *account) reserve(ctx context.Context, o owner, n int64) error {
 	for {
 		a.mu.Lock()
@@ -150,7 +152,7 @@ func (a *account) giveBack(o owner, n int64) {
 	a.wake()
 }
 
-// wake makes waiting reservations try again. mu is held.
+// wake makes waiting reservations try again. The caller must hold mu.
 func (a *account) wake() {
 	if a.changed != nil {
 		close(a.changed)
@@ -158,7 +160,7 @@ func (a *account) wake() {
 	}
 }
 
-// add adds n bytes to the counts of o. mu is held.
+// add adds n bytes to the counts of o. The caller must hold mu.
 func (a *account) add(o owner, n int64) {
 	a.total += n
 	a.addTo(o.network, n)
@@ -168,23 +170,24 @@ func (a *account) add(o owner, n int64) {
 	}
 }
 
-// addTo adds n bytes to the count of who. mu is held.
+// addTo adds n bytes to the count of who. The caller must hold mu.
 func (a *account) addTo(who string, n int64) {
 	if a.by[who] += n; a.by[who] == 0 {
 		delete(a.by, who)
 	}
 }
 
-// held records the counted bytes of a request. Most requests have none, so that waiting requests need no memory for it.
+// held records which bytes are counted for a request. It is separate because most requests have none, so that long
+// polls use less memory.
 type held struct {
 	body     int64
-	holder   owner // whom body is counted against
+	holder   owner // the owner of the body's bytes
 	answer   int64
-	reserved int64 // for the answer, before it is created
-	reserver owner // whom answer or reserved is counted against
+	reserved int64 // bytes reserved for an answer that does not exist yet
+	reserver owner // the owner of the bytes of answer or reserved
 }
 
-// hold returns the counted bytes of the request, creating the record if needed.
+// hold returns the record of bytes counted for the request, and creates it if needed.
 func (r *Request) hold() *held {
 	if r.held == nil {
 		r.held = &held{}
@@ -192,7 +195,7 @@ func (r *Request) hold() *held {
 	return r.held
 }
 
-// holdBody counts n more bytes of the request's body, until releaseBody.
+// holdBody counts n more bytes of the request's body until releaseBody is called.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (r *Request) holdBody(n int64) error {
@@ -215,7 +218,7 @@ func (r *Request) heldBody() int64 {
 	return r.held.body
 }
 
-// releaseBody stops counting the body and drops it.
+// releaseBody drops the body and stops counting it.
 func (r *Request) releaseBody() {
 	if h := r.held; h != nil && h.body > 0 {
 		r.memory.bodies.giveBack(h.holder, h.body)
@@ -224,11 +227,11 @@ func (r *Request) releaseBody() {
 	r.body = nil
 }
 
-// ReserveAnswer counts n bytes for the answer until it is written; its actual size then replaces the reservation.
-// ReserveAnswer waits a while until there is room and no other request of the same requester has a reservation.
-// Operations with side effects call it before they create an answer that may be large, because such an answer can be
-// neither refused nor created again. As one requester has one reservation at a time, answers that exceed their
-// reservation are created one after the other.
+// ReserveAnswer counts n bytes for an answer until it is written; its actual size then replaces the reservation. It
+// waits a while until there is room and no other request of the same requester has a reservation. Operations with side
+// effects call it before they create an answer that may be large, because at that point the answer can be neither
+// refused nor created again. Since a requester has only one reservation at a time, answers that exceed their
+// reservations are created one after the other.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (r *Request) ReserveAnswer(n int64) error {
@@ -243,7 +246,7 @@ func (r *Request) ReserveAnswer(n int64) error {
 	return nil
 }
 
-// holdAnswer counts the n bytes of an answer, until releaseAnswer, and reports whether there was room for them.
+// holdAnswer counts the n bytes of an answer until releaseAnswer is called. It reports whether there was room for them.
 func (r *Request) holdAnswer(n int64) bool {
 	if r.settleAnswer(n) || n <= smallAnswer {
 		return true
@@ -251,7 +254,7 @@ func (r *Request) holdAnswer(n int64) bool {
 	whose := r.owner()
 	switch {
 	case r.memory.answers.take(whose, n, true):
-	// The operation took effect and cannot be repeated; large answers were reserved before.
+	// The operation has taken effect and cannot be repeated. Large answers have a reservation.
 	case r.Method == http.MethodPut:
 		r.memory.answers.force(whose, n)
 	default:
@@ -262,8 +265,8 @@ func (r *Request) holdAnswer(n int64) bool {
 	return true
 }
 
-// settleAnswer replaces the reservation for the answer, if there is one, by its size, and reports whether there was
-// one.
+// settleAnswer replaces the reservation for the answer by the answer's size. It reports whether there was a
+// reservation.
 func (r *Request) settleAnswer(size int64) bool {
 	h := r.held
 	if h == nil || h.reserved == 0 {
@@ -274,7 +277,7 @@ func (r *Request) settleAnswer(size int64) bool {
 	return true
 }
 
-// releaseAnswer no longer counts the answer towards the bounds on answers in memory.
+// releaseAnswer stops counting the answer.
 func (r *Request) releaseAnswer() {
 	r.settleAnswer(0)
 	if h := r.held; h != nil && h.answer > 0 {

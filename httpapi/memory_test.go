@@ -15,7 +15,7 @@ import (
 	"ebb/mxerr"
 )
 
-// slowReader is a peer that reads the header and then nothing.
+// slowReader is a peer that reads only the header of a response.
 type slowReader struct {
 	httptest.ResponseRecorder
 	begun chan<- struct{}
@@ -54,7 +54,7 @@ func answerServer() *Server {
 	})
 }
 
-// ask sends a request for an answer of the given size; hold makes its reader slow until it is called.
+// ask sends a request for an answer of the given size, which is written to w.
 func ask(t *testing.T, s *Server, method, user, from string, size int, w http.ResponseWriter) {
 	t.Helper()
 	askFor(t, s, method, "large", user, from, size, w)
@@ -117,7 +117,7 @@ func TestAnswersToSlowReadersAreBounded(t *testing.T) {
 	}
 }
 
-// Operations with side effects, such as joins, create no more answers than there is room for.
+// Operations with side effects, such as joins, must not create more answers than there is room for.
 func TestAnswersWithSideEffectsWaitForMemory(t *testing.T) {
 	s := answerServer()
 	s.memory.patience = time.Millisecond
@@ -159,7 +159,7 @@ func TestAnswersWithSideEffectsWaitForMemory(t *testing.T) {
 	}
 }
 
-// An answer may be larger than its reservation, so a requester's answers are created one at a time.
+// An answer may be larger than its reservation, so the answers of one requester must be created one at a time.
 func TestAnswersOfOneRequesterAreCreatedOneAtATime(t *testing.T) {
 	m := NewMemory()
 	m.patience = time.Millisecond
@@ -186,7 +186,7 @@ func TestAnswersOfOneRequesterAreCreatedOneAtATime(t *testing.T) {
 	}
 }
 
-// deadlines is a connection that records the time allowed for each write.
+// deadlines is a ResponseWriter that records the time allowed for each write.
 type deadlines struct {
 	connection
 	longest time.Duration
@@ -212,7 +212,7 @@ func TestDeadlineOfLargeAnswerExtendsWithProgress(t *testing.T) {
 	}
 }
 
-// firstDeadline records the time allowed for the first write.
+// firstDeadline is a ResponseWriter that records the time allowed for the first write.
 type firstDeadline struct {
 	connection
 	given time.Duration

@@ -12,14 +12,15 @@ import (
 // HTML is the content type of a page.
 const HTML = "text/html; charset=utf-8"
 
-// newNonce returns a nonce for the style elements of one page, so that the browser applies no other styles.
+// newNonce returns a nonce for the style elements of one page. The browser applies no other styles.
 func newNonce() string { return rand.Text() }
 
-// pageHeaders sets the headers that every page has. A page has no CORS headers: scripts of other sites can neither read
-// it nor send it requests that need a preflight. The browser loads no other resources for it, runs no script, shows it
-// in no frame and submits its forms only to this server.
+// pageHeaders sets the headers of a page. Pages have no CORS headers, so scripts on other sites can neither read them
+// nor send them requests that need a preflight. The headers also tell the browser to load no other resources, to run no
+// scripts, not to show the page in a frame, and to submit forms only to this server.
 //
-// Referrer-Policy is same-origin, because under no-referrer browsers send "Origin: null" with this server's own forms.
+// Referrer-Policy is same-origin, because with no-referrer browsers would send "Origin: null" when they submit a form
+// to this server.
 func pageHeaders(h http.Header, nonce string) {
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+nonce+"'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
 	h.Set("Referrer-Policy", "same-origin")
@@ -27,7 +28,7 @@ func pageHeaders(h http.Header, nonce string) {
 	h.Set("Cache-Control", "no-store")
 }
 
-// isPage reports whether a preflight asks for a page.
+// isPage reports whether a preflight is for a route that serves a page.
 func (s *Server) isPage(preflight *http.Request) bool {
 	asked := *preflight
 	if asked.Method = preflight.Header.Get("Access-Control-Request-Method"); asked.Method == "" {

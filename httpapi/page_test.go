@@ -25,7 +25,7 @@ func pageServer() *Server {
 
 var cspNonce = regexp.MustCompile(`style-src 'nonce-([A-Z2-7]{26})'`)
 
-// checkPage fails unless an answer has the headers of a page, and returns its nonce.
+// checkPage fails the test unless a response has the headers of a page, and returns its nonce.
 func checkPage(t *testing.T, w *httptest.ResponseRecorder) string {
 	t.Helper()
 	h := w.Header()

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Bucket is a rate: PerSecond requests on average, Burst at once.
+// Bucket is a rate: PerSecond requests on average, and Burst requests at once.
 type Bucket struct {
 	PerSecond float64
 	Burst     int
@@ -31,15 +31,15 @@ type bucket struct {
 	at     time.Time
 }
 
-// maxBuckets bounds the memory of a limiter: beyond it, full buckets are dropped.
+// maxBuckets bounds the memory of a limiter. Beyond it, full buckets are dropped.
 const maxBuckets = 100_000
 
-// NewLimiter returns a limiter; a class without a rate is unlimited.
+// NewLimiter returns a limiter. Classes without a rate are unlimited.
 func NewLimiter(rates map[Rate]Bucket, now func() time.Time) *Limiter {
 	return &Limiter{rates: rates, now: now, buckets: map[bucketKey]bucket{}}
 }
 
-// Limit takes a token and returns 0, or takes none and returns how long to wait for one.
+// Limit takes a token and returns 0. If there is no token, it returns how long to wait for one.
 func (l *Limiter) Limit(class Rate, who string) time.Duration {
 	rate, limited := l.rates[class]
 	if !limited || rate.PerSecond <= 0 {
@@ -66,7 +66,7 @@ func (l *Limiter) Limit(class Rate, who string) time.Duration {
 	return wait
 }
 
-// Return gives back a token that Limit took for a request that turned out not to count.
+// Return gives back a token that was taken by Limit, for a request that turned out not to count.
 func (l *Limiter) Return(class Rate, who string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,8 +77,8 @@ func (l *Limiter) Return(class Rate, who string) {
 	}
 }
 
-// makeRoom drops the buckets that are full again, and if that is not enough any others until a tenth is free, so that a
-// flood of strangers costs one scan per 10,000 of them.
+// makeRoom drops the buckets that are full again. If a tenth of the space is not free then, it drops arbitrary others,
+// so that in a flood of clients each scan is followed by 10,000 insertions.
 func (l *Limiter) makeRoom(now time.Time) {
 	if len(l.buckets) < maxBuckets {
 		return

@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// recorder records the status of the answer and disconnects a peer that reads a large answer too slowly.
+// recorder records the status of the response, and disconnects a peer that reads a large answer too slowly.
 type recorder struct {
 	http.ResponseWriter
 	status   int
 	wrote    bool
-	start    time.Time // of writing the answer
-	deadline time.Time // set on the connection
+	start    time.Time // when writing the answer began
+	deadline time.Time // the deadline set on the connection
 	written  int64
-	held     bool // the answer stays in memory until the peer has read it
+	held     bool // whether the answer stays in memory until the peer has read it
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -24,14 +24,14 @@ func (w *recorder) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// The first briskAfter bytes of an answer held in memory may be read as slowly as any other; after that the peer must
-// read brisk bytes a second: 50 MB within a quarter of an hour.
+// The first briskAfter bytes of an answer held in memory may be read as slowly as any other. After that the peer must
+// read brisk bytes per second, which is 50 MB in a quarter of an hour.
 const (
 	briskAfter = 1 << 20
 	brisk      = 64 << 10
 )
 
-// due returns the time by which the peer must have read what was written so far.
+// due returns the deadline by which the peer must have read what has been written so far.
 func (w *recorder) due() time.Time {
 	slow := w.written
 	if w.held {
@@ -40,8 +40,8 @@ func (w *recorder) due() time.Time {
 	return w.start.Add(patience + time.Duration(slow/trickle)*time.Second + time.Duration((w.written-slow)/brisk)*time.Second)
 }
 
-// buffered is how many bytes net/http and the kernel buffer: a smaller answer waits for nobody, so that
-// http.Server.WriteTimeout alone bounds it.
+// buffered is the size of the buffers of net/http and the kernel. A smaller answer never waits for the peer, so
+// http.Server.WriteTimeout is bound enough.
 const buffered = 4 << 10
 
 // Write implements http.ResponseWriter.
@@ -53,7 +53,7 @@ func (w *recorder) Write(b []byte) (int, error) {
 		}
 		if due := w.due(); due.Sub(w.deadline) >= time.Second {
 			w.deadline = due
-			// Writers in tests have no connection.
+			// ResponseWriters in tests have no connection.
 			_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(due)
 		}
 	}

@@ -14,33 +14,34 @@ import (
 	"ebb/mxerr"
 )
 
-// Request is a request on its way to a handler.
+// Request is a request that is being handled.
 type Request struct {
 	*http.Request
 	ident.Requester
-	Server     string // the requesting homeserver, "" if none
+	Server     string // the requesting homeserver, or ""
 	RequestID  string
-	ClientAddr string // the client's address, seen through trusted proxies
-	Nonce      string // for the style elements of a page, "" elsewhere
+	ClientAddr string // the client's address, as forwarded by trusted proxies
+	Nonce      string // nonce for the style elements of a page; "" for other responses
 	limit      func(class Rate, who string) time.Duration
 	memory     *Memory
 	body       []byte
-	places     [2]*atomic.Int32 // the slots that count the request while it is answered
-	held       *held            // nil while no bytes are counted for it
-	proved     bool             // a correctly signed request came from its network before
+	places     [2]*atomic.Int32 // the counters that include this request while it is in progress
+	held       *held            // nil if no bytes are counted for the request
+	proved     bool             // whether its network has sent a correctly signed request before
 	vars       map[string]string
 	query      url.Values
 	route      *served
-	errcode    string // of the answer
+	errcode    string // the error code of the response
 }
 
-// maxVar bounds a path or query parameter, in bytes; IDs have at most 255.
+// maxVar is the maximum length of a path or query parameter in bytes; IDs have at most 255.
 const maxVar = 2048
 
-// Network returns the network that the request comes from, as limits count it.
+// Network returns the network from which the request comes, as rate limits count it.
 func (r *Request) Network() string { return Network(r.ClientAddr) }
 
-// who returns the user or homeserver that the request counts against, or its network if it is not authenticated.
+// who returns the requester that limits count: the user or homeserver, or the network if the request is not
+// authenticated.
 func (r *Request) who() string {
 	switch {
 	case r.Server != "":
@@ -51,8 +52,8 @@ func (r *Request) who() string {
 	return r.Network()
 }
 
-// Limit counts the request in a class against who, which need not be the requester; it may be, for example, the target
-// user. Application services are exempt unless their registration says otherwise: they act for many users, and the
+// Limit counts the request in a class for who, which need not be the requester: it may be the target user, for example.
+// Application services are exempt unless their registration says otherwise, because they act for many users and the
 // administrator trusts them.
 //
 // Errors: M_LIMIT_EXCEEDED.
@@ -78,7 +79,7 @@ func (r *Request) QueryAll(name string) []string { return r.query[name] }
 // QueryValues returns all query parameters. The caller must not change them.
 func (r *Request) QueryValues() url.Values { return r.query }
 
-// QueryInt returns an integer query parameter, which must be at least lowest; a value above highest counts as highest.
+// QueryInt returns an integer query parameter. It must be at least lowest; values above highest are reduced to highest.
 //
 // Errors: M_INVALID_PARAM.
 func (r *Request) QueryInt(name string, byDefault, lowest, highest int64) (int64, error) {
@@ -119,8 +120,7 @@ func (r *Request) QueryMillis(name string, byDefault, highest time.Duration) (ti
 	return time.Duration(ms) * time.Millisecond, err
 }
 
-// Token returns the access token of the request, from the header or the deprecated query parameter. It returns "" if
-// there is none.
+// Token returns the access token from the header or from the deprecated query parameter, or "" if there is none.
 // Spec: client-server-api#using-access-tokens
 func (r *Request) Token() string {
 	if h := r.Header["Authorization"]; len(h) > 0 {
@@ -133,14 +133,14 @@ func (r *Request) Token() string {
 	return r.Query("access_token")
 }
 
-// idVars lists the path parameters that are IDs, which must not contain control characters. Types, state keys, tags,
-// rule IDs and transaction IDs are free text.
+// idVars lists the path parameters that are IDs, which must not contain control characters. Others, such as types,
+// state keys, tags, rule IDs and transaction IDs, are free text.
 var idVars = map[string]bool{
 	"roomId": true, "roomIdOrAlias": true, "roomAlias": true, "userId": true, "eventId": true, "deviceId": true,
 	"serverName": true, "mediaId": true, "sessionId": true, "filterId": true,
 }
 
-// checkText refuses values that are invalid for any parameter: invalid UTF-8, NUL, and overlong strings.
+// checkText refuses values that are invalid for every parameter: invalid UTF-8, NUL characters and overlong values.
 func checkText(name, value string) error {
 	if len(value) > maxVar || !utf8.ValidString(value) || strings.IndexByte(value, 0) >= 0 {
 		return mxerr.InvalidParam("The parameter %s is not valid", name)
@@ -177,7 +177,7 @@ func (r *Request) parseQuery() (err error) {
 	}
 	for name, values := range r.query {
 		for _, v := range values {
-			if name == "filter" && utf8.ValidString(v) { // an inline filter is JSON, with its own bounds
+			if name == "filter" && utf8.ValidString(v) { // an inline filter is JSON, which has bounds of its own
 				continue
 			}
 			if err := checkText(name, v); err != nil {

@@ -1,10 +1,11 @@
-// Package httpapi is the HTTP entrance of the server: it routes and authenticates requests, enforces bounds on bodies,
-// IDs and rates, decodes JSON, and writes answers and errors in the form that the specification defines. It depends on
-// no service: the Authenticate function in its Options resolves access tokens.
+// Package httpapi is the HTTP layer of the server. It routes and authenticates requests, enforces bounds on bodies, IDs
+// and rates, decodes JSON, and writes answers and errors in the form that the specification defines. It does not depend
+// on any service: the function Authenticate in its Options resolves access tokens.
 //
-// A request travels: ServeHTTP → router (grouped by first path segments), CORS or the headers of a page, request ID →
-// path and query parameters → authentication → rate limit → bounds on the body → the route's Handler → the answer or
-// the error writer → metrics and access log.
+// A request passes through ServeHTTP, the router, CORS or the headers of a page, and the request ID; then path and
+// query parameters are parsed, the requester is authenticated, rate limits and the bounds on the body are applied, and
+// the route's Handler is called. Finally the answer or the error is written, and metrics and the access log are
+// updated.
 package httpapi
 
 import "net/http"
@@ -14,19 +15,20 @@ type Auth uint8
 
 // The kinds of authentication.
 const (
-	None       Auth = iota // anybody
-	Optional               // anybody; a token, if given, must be valid
-	Applicant              // anybody; the token of an application service is recognised, and makes it the requester without a user
-	User                   // an access token
+	None       Auth = iota // anybody may call it
+	Optional               // anybody; a token that is given must be valid
+	Applicant              // anybody; if the token of an application service is given, the requester is that service without a user
+	User                   // a user's access token
 	Admin                  // an administrator's access token
 	AppService             // an application service's token
-	Homeserver             // another homeserver, by its signature on the request
+	Homeserver             // another homeserver, authenticated by its signature
 )
 
-// Rate is a class of requests that share a rate limit per user, or per network for requesters who are not signed in.
+// Rate is a class of requests that share a rate limit. Limits are counted per user, or per network for unauthenticated
+// requesters.
 type Rate uint8
 
-// The classes; config.RateLimits has their numbers.
+// The classes of requests. Their limits are set in config.RateLimits.
 const (
 	Unlimited     Rate = iota
 	Reads              // history, state, members, relations, directories
@@ -34,12 +36,12 @@ const (
 	Logins             // wrong passwords and tokens
 	Registrations      // new accounts
 	Joins              // joins, invites, room creation
-	Invites            // by a user of another server, or to one user from the users of a server
-	ServerInvites      // by all users of a server together
+	Invites            // invites by a user of another server, or invites to one user by users of one server
+	ServerInvites      // invites by all users of one server
 	Uploads            // media
 	KeyClaim           // one-time keys
 	Heartbeats         // restarts of delayed events
-	Lookups            // lookups for unauthenticated requesters that make this server query others
+	Lookups            // lookups that unauthenticated clients cause this server to send to other servers
 	AllLookups         // all Lookups together
 	Reports            // reports to the administrators
 	Anonymous          // unauthenticated requests that read the database: login, registration, refresh, server keys
@@ -48,32 +50,32 @@ const (
 // Route is one operation of an API.
 type Route struct {
 	Method      string
-	Path        string   // the specification's template: /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}
-	Aliases     []string // equivalent templates: r0, v1, unstable names
+	Path        string   // template of the specification: /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}
+	Aliases     []string // equivalent templates: r0, v1 and unstable names
 	OperationID string
-	File        string // the OpenAPI file that describes it, "" if none does
+	File        string // the OpenAPI file that describes the operation, or ""
 	Auth        Auth
 	Rate        Rate
-	MaxBody     int64 // bytes; 0: DefaultMaxBody
-	Page        bool  // serves HTML to browsers, for errors too, and is closed to scripts of other sites (page.go)
+	MaxBody     int64 // in bytes; 0 means DefaultMaxBody
+	Page        bool  // serves HTML to browsers, also for errors, and is closed to scripts of other sites (page.go)
 	Locked      bool  // locked accounts may call it
-	Guests      bool  // guest accounts may call it; anybody may call routes that need no token
+	Guests      bool  // guests may call it; for routes that require a token
 	Acts        bool  // suspended accounts may not call it
 	Handler     func(*Request) (any, error)
 }
 
-// DefaultMaxBody bounds a request body, in bytes, unless the route sets another bound: a 64 KiB event with room for
-// generous escaping.
+// DefaultMaxBody is the maximum size of a request body in bytes, unless the route has another bound. It is enough for a
+// 64 KiB event with many escape sequences.
 const DefaultMaxBody = 1 << 20
 
 // Raw is an answer that is not a JSON value with status 200.
 type Raw struct {
-	Status      int    // 0: 200
-	ContentType string // "": application/json
+	Status      int    // 0 means 200
+	ContentType string // "" means application/json
 	Header      http.Header
 	Body        []byte
 }
 
-// Stream is an answer that the handler writes itself. Errors that occur before the first byte must be returned by the
-// handler instead.
+// Stream is an answer that the handler writes itself. The handler must return errors that occur before the first byte
+// instead of writing them.
 type Stream func(w http.ResponseWriter, r *http.Request)

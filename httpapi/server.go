@@ -24,30 +24,31 @@ import (
 // Options configures a Server.
 type Options struct {
 	Routes []Route
-	// Serve lists the APIs to answer, of client, federation, admin and metrics; nil means all. /health is always
-	// answered.
+	// Serve lists the APIs to serve (client, federation, admin, metrics); nil means all. /health is always served.
 	Serve []string
-	// Authenticate returns the owner of an access token, or M_UNKNOWN_TOKEN.
+	// Authenticate returns the owner of an access token. It returns M_UNKNOWN_TOKEN if there is none.
 	Authenticate func(ctx context.Context, token string, r *Request) (ident.Requester, error)
-	// Service returns the application service with an access token, or false. If it is nil, there are none.
+	// Service returns the application service to which an access token belongs, or false. If Service is nil, there are
+	// no application services.
 	Service func(token string) (ident.Requester, bool)
-	// AuthenticateServer checks the headers of a request from another homeserver, before its body is read. If it is
-	// nil, all such requests are refused.
+	// AuthenticateServer checks the headers of a request from another homeserver before its body is read. If it is nil,
+	// all such requests are refused.
 	AuthenticateServer func(r *Request) (Signature, error)
-	// Limit returns how long a request has to wait, 0 for not at all. If it is nil, there are no limits.
+	// Limit returns how long a request has to wait, or 0. If Limit is nil, there are no limits.
 	Limit func(class Rate, who string) time.Duration
-	// Reading returns a context for a request that may read much, so that it does not keep others waiting. If it is
-	// nil, the request's own context is used.
+	// Reading returns the context for a request that may read much, which keeps it from delaying other requests. If
+	// Reading is nil, the request's own context is used.
 	Reading func(ctx context.Context, who string) context.Context
-	// Requests bounds the concurrent requests per network; then those per user are bounded too. 0 means no bounds.
+	// Requests bounds the concurrent requests per network. 0 means no bounds on concurrent requests, neither per
+	// network nor per user.
 	Requests int
-	// Unknown converts an error that is not an mxerr.Error into one. If it is nil, such errors become 500 M_UNKNOWN.
+	// Unknown converts an error that is not an mxerr.Error to one. If Unknown is nil, such errors become 500 M_UNKNOWN.
 	Unknown func(err error) *mxerr.Error
-	// Healthy reports whether the server is healthy, for /health. If it is nil, the server always is.
+	// Healthy reports whether the server is healthy, for /health. If Healthy is nil, the server is always healthy.
 	Healthy func() bool
-	// Memory counts the memory for bodies and answers. If it is nil, this Server has its own.
+	// Memory counts the memory of bodies and answers. If it is nil, the Server creates its own.
 	Memory *Memory
-	// TrustedProxies lists the peers whose X-Forwarded-For is used.
+	// TrustedProxies lists the peers whose X-Forwarded-For headers are trusted.
 	TrustedProxies []netip.Prefix
 	Log            *slog.Logger
 }
@@ -55,14 +56,14 @@ type Options struct {
 // Signature checks that a homeserver signed a request with this body, and returns the homeserver's name.
 type Signature func(body []byte) (server string, err error)
 
-// Server answers requests with the handlers of its routes. It is an http.Handler.
+// Server is an http.Handler that serves requests with the handlers of its routes.
 type Server struct {
 	opt      Options
 	router   router
 	notFound *served
 	noMethod *served
 	options  *served
-	// noPreflight answers preflights for pages, which scripts of other sites must not use.
+	// noPreflight responds to preflights for pages, which scripts of other sites must not use.
 	noPreflight *served
 	memory      *Memory
 	unproved    unproved
@@ -92,7 +93,7 @@ func New(o Options) *Server {
 	return s
 }
 
-// routes returns the routes of the APIs to serve, and those of httpapi itself.
+// routes returns the routes of the configured APIs and those of httpapi itself.
 func (s *Server) routes() []Route {
 	all := []Route{{Method: http.MethodGet, Path: "/health", Handler: s.health}}
 	if serves(s.opt.Serve, apiMetrics) {
@@ -107,7 +108,7 @@ func (s *Server) routes() []Route {
 	return all
 }
 
-// health answers only whether the server is healthy, so it needs no token.
+// health returns only whether the server is healthy, so it needs no token.
 func (s *Server) health(*Request) (any, error) {
 	if s.opt.Healthy != nil && !s.opt.Healthy() {
 		return Raw{Status: http.StatusServiceUnavailable, ContentType: "text/plain", Body: []byte("not ok\n")}, nil
@@ -119,8 +120,8 @@ func metrics(*Request) (any, error) {
 	return Stream(telemetry.Handler().ServeHTTP), nil
 }
 
-// profile serves the endpoints of `go tool pprof`, on listeners that serve metrics. A profile shows what the server
-// holds in memory and may slow it down, so it is for administrators only.
+// profile serves the endpoints of `go tool pprof` on listeners that serve metrics. It is for administrators only,
+// because a profile reveals what the server holds in memory and may slow the server down.
 func profile(r *Request) (any, error) {
 	switch name := r.Var("profile"); {
 	case name == "profile":
@@ -133,8 +134,8 @@ func profile(r *Request) (any, error) {
 	return nil, mxerr.Unrecognized()
 }
 
-// preflight answers CORS preflights. Browsers may cache the answer for 24 h: it is the same for every path and does not
-// change.
+// preflight responds to CORS preflights. Browsers may cache the response for 24 h, since it is the same for every path
+// and never changes.
 func preflight(*Request) (any, error) {
 	return Stream(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Access-Control-Max-Age", "86400")
@@ -148,7 +149,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	route, vars := s.find(hr)
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 	r := &Request{RequestID: s.newRequestID(), ClientAddr: s.clientAddr(hr), limit: s.opt.Limit, memory: s.memory, vars: vars, route: route}
-	w.Header()["X-Request-Id"] = []string{r.RequestID} // for searching the log
+	w.Header()["X-Request-Id"] = []string{r.RequestID} // helps to find the request in the log
 	if route.Page {
 		r.Nonce = newNonce()
 		pageHeaders(w.Header(), r.Nonce)
@@ -165,8 +166,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	s.answer(rec, r, v, err)
 }
 
-// find returns the route of a request, and its path parameters, still escaped. If none matches, it returns a route that
-// answers with the error.
+// find returns the route of a request and its path parameters, still escaped. If there is none, it returns a route that
+// responds with the error.
 func (s *Server) find(r *http.Request) (*served, map[string]string) {
 	if r.Method == http.MethodOptions {
 		if s.isPage(r) {
@@ -184,7 +185,7 @@ func (s *Server) find(r *http.Request) (*served, map[string]string) {
 	return route, vars
 }
 
-// serve takes a request through all checks to its handler.
+// serve performs all checks on a request and calls its handler.
 func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 	defer r.releaseBody()
 	if err := s.enter(r); err != nil {
@@ -216,14 +217,14 @@ func (s *Server) serve(w http.ResponseWriter, r *Request) (any, error) {
 	if err := s.authenticateServer(w, r); err != nil {
 		return nil, err
 	}
-	if err := s.limit(r, r.route.Rate); err != nil { // only now is it proved which server it counts against
+	if err := s.limit(r, r.route.Rate); err != nil { // the requesting server, for which the request counts, is known only now
 		return nil, err
 	}
 	return s.handle(r)
 }
 
-// enter counts the request until it is answered: by its network and, once authenticated, by its user. Over HTTP/2 one
-// connection carries many requests, and each waiting request costs some 16 KiB.
+// enter counts the request while it is in progress, for its network and, once it is authenticated, for its user. Over
+// HTTP/2 one connection carries many requests, and each waiting request costs about 16 KiB.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (s *Server) enter(r *Request) error {
@@ -246,8 +247,8 @@ func (s *Server) enter(r *Request) error {
 	return nil
 }
 
-// handle calls the handler. Requests for history, and all reads by other servers, get only a share of the database's
-// capacity.
+// handle calls the handler. Requests for history, and all reads by other servers, may use only a share of the
+// database's capacity.
 func (s *Server) handle(r *Request) (any, error) {
 	reads := r.route.Rate == Reads || r.Server != "" && r.route.Method != http.MethodPut
 	if reads && s.opt.Reading != nil {
@@ -256,8 +257,8 @@ func (s *Server) handle(r *Request) (any, error) {
 	return r.route.Handler(r)
 }
 
-// authenticateServer checks the signature of another homeserver, which covers the body; everything that can be checked
-// without the body comes first.
+// authenticateServer checks the signature of another homeserver. The signature covers the body, so everything that can
+// be checked without the body is checked first.
 func (s *Server) authenticateServer(w http.ResponseWriter, r *Request) error {
 	if s.opt.AuthenticateServer == nil {
 		return mxerr.Unrecognized()
@@ -284,8 +285,8 @@ func (s *Server) authenticateServer(w http.ResponseWriter, r *Request) error {
 	return err
 }
 
-// claim checks the headers of a request from another homeserver. The cost of fetching its key is counted against the
-// network, and refunded once the key is found.
+// claim checks the headers of a request from another homeserver. The cost of fetching that server's key is counted for
+// the network, and refunded when the key has been found.
 func (s *Server) claim(from string, r *Request) (_ Signature, err error) {
 	if r.proved, err = s.unproved.admit(from, r.ContentLength); err != nil {
 		return nil, err
@@ -336,7 +337,7 @@ func (s *Server) authenticate(r *Request) (err error) {
 	return nil
 }
 
-// limit counts the request against its user or homeserver, or its network if it is not authenticated.
+// limit counts the request for its user or homeserver, or for its network if it is not authenticated.
 func (s *Server) limit(r *Request, class Rate) error {
 	if class == Unlimited {
 		return nil
@@ -362,7 +363,7 @@ func (s *Server) finish(rec *recorder, r *Request, start time.Time) {
 		slog.String("user", string(r.UserID)), slog.String("device", string(r.DeviceID)))
 }
 
-// recover turns a panic into a 500, so that only one request fails.
+// recover turns a panic into a 500 response, so that only one request fails.
 func (s *Server) recover(rec *recorder, r *Request) {
 	v := recover()
 	if v == nil {
@@ -379,7 +380,7 @@ func (s *Server) recover(rec *recorder, r *Request) {
 	s.writeError(rec, r, err)
 }
 
-// newRequestID returns an ID that is unique in the log, across restarts too.
+// newRequestID returns an ID that is unique in the log, even after a restart.
 func (s *Server) newRequestID() string {
 	return s.boot + strconv.FormatUint(s.count.Add(1), 36)
 }

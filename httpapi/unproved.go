@@ -8,47 +8,47 @@ import (
 	"ebb/mxerr"
 )
 
-// ErrNoKey is wrapped by errors of Options.AuthenticateServer when the headers are well-formed, but the key of the
-// named server could not be fetched, now or a short time ago.
+// ErrNoKey is wrapped by errors of Options.AuthenticateServer if the headers are well-formed but the key of the server
+// that they name could not be fetched, now or a short time ago.
 var ErrNoKey = errors.New("the key of the server could not be fetched")
 
 const (
-	// maxUnproved bounds the work for one network whose requests are not proved to come from the server that they name,
-	// in bytes of wrongly signed bodies: 64 MiB at once, which take about a second of CPU time, and 1 MiB more each
-	// second.
+	// maxUnproved bounds the work that one network can cause with requests that are not proved to come from the server
+	// that they name. It is measured in bytes of wrongly signed bodies: 64 MiB at once, which take about a second of
+	// CPU time, and 1 MiB more each second.
 	maxUnproved       = 64 << 20
 	unprovedPerSecond = 1 << 20
-	// leastUnproved is the minimum that a wrongly signed body counts. keyCost is what fetching a key counts until it is
-	// found.
+	// leastUnproved is the least that a wrongly signed body counts. keyCost is what fetching a key counts until the key
+	// has been found.
 	leastUnproved = 4 << 10
 	keyCost       = 1 << 20
-	// maxUnprovedNetworks bounds the networks that are remembered.
+	// maxUnprovedNetworks bounds how many networks are remembered.
 	maxUnprovedNetworks = 10_000
 
 	// maxAllUnproved bounds the wrongly signed bodies of all networks together, in bytes: 256 MiB at once, and 8 MiB
-	// more each second, an eighth of a core. Beyond it only small bodies, of at most leastUnproved bytes, and bodies
-	// from networks that have sent a correctly signed request are read, so that a botnet cannot shut out the servers
-	// that take part in the federation.
+	// more each second, which take an eighth of a core. Beyond the bound, the server reads only small bodies, of at
+	// most leastUnproved bytes, and bodies from networks that have sent a correctly signed request. A botnet can
+	// therefore not shut out the servers that take part in the federation.
 	maxAllUnproved       = 256 << 20
 	allUnprovedPerSecond = 8 << 20
-	// maxProved bounds the networks that are remembered for a correctly signed request, in each of two generations.
+	// maxProved bounds how many networks are remembered for a correctly signed request, in each of two generations.
 	maxProved = 10_000
 )
 
-// unproved counts the work for requests that are not proved to come from another server, by network and in total. The
-// counts decay with time.
+// unproved counts the work caused by requests that are not proved to come from another server, by network and in total.
+// The counts decay with time.
 type unproved struct {
 	now func() time.Time
-	// mu guards the rest; a leaf.
+	// mu guards the fields below; a leaf lock.
 	mu       sync.Mutex
 	networks map[string]work
 	all      work
-	// proved and provedBefore hold networks that sent correctly signed requests. When proved is full it becomes
-	// provedBefore, and the previous provedBefore is dropped.
+	// proved and provedBefore hold the networks that have sent correctly signed requests. When proved is full it
+	// replaces provedBefore.
 	proved, provedBefore map[string]bool
 }
 
-// work is an amount of work, in bytes, and the time at which it was recorded.
+// work is an amount of work in bytes, with the time at which it was recorded.
 type work struct {
 	bytes int64
 	at    time.Time
@@ -64,8 +64,8 @@ func (w work) left(now time.Time, perSecond float64) int64 {
 }
 
 // admit returns an error if the body of a request must not be read now, because wrongly signed bodies cause too much
-// work. It reports whether the network has sent a correctly signed request before. announced is the size of the body,
-// negative if unknown.
+// work. It also reports whether the network has sent a correctly signed request before. announced is the size of the
+// body, or negative if it is unknown.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (u *unproved) admit(network string, announced int64) (proved bool, err error) {
@@ -80,7 +80,7 @@ func (u *unproved) admit(network string, announced int64) (proved bool, err erro
 	return false, nil
 }
 
-// failed counts a body whose signature is wrong.
+// failed counts a body with a wrong signature.
 func (u *unproved) failed(network string, bytes int64) {
 	u.add(network, bytes)
 	u.mu.Lock()
@@ -89,7 +89,7 @@ func (u *unproved) failed(network string, bytes int64) {
 	u.all = work{min(maxAllUnproved, u.all.left(now, allUnprovedPerSecond)+bytes), now}
 }
 
-// prove records that a correctly signed request came from a network.
+// prove records that a network has sent a correctly signed request.
 func (u *unproved) prove(network string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -102,8 +102,8 @@ func (u *unproved) prove(network string) {
 	u.proved[network] = true
 }
 
-// begin counts a piece of work for the network of a client. It fails if the network already has too much work in
-// progress.
+// begin counts a piece of work for the network of a client. It returns an error if the network has caused too much work
+// already.
 //
 // Errors: M_LIMIT_EXCEEDED.
 func (u *unproved) begin(network string, bytes int64) error {
@@ -118,7 +118,7 @@ func (u *unproved) begin(network string, bytes int64) error {
 	return nil
 }
 
-// add adds bytes to a network's work; bytes may be negative.
+// add adds bytes, which may be negative, to a network's work.
 func (u *unproved) add(network string, bytes int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -126,7 +126,7 @@ func (u *unproved) add(network string, bytes int64) {
 	u.set(network, work{max(0, u.networks[network].left(now, unprovedPerSecond)+bytes), now})
 }
 
-// set stores a network's work. mu is held.
+// set stores a network's work. The caller must hold mu.
 func (u *unproved) set(network string, w work) {
 	if w.bytes == 0 {
 		delete(u.networks, network)
@@ -138,8 +138,8 @@ func (u *unproved) set(network string, w work) {
 	u.networks[network] = w
 }
 
-// makeRoom removes networks whose work has decayed to nothing, and if that is not enough a tenth of the others. mu is
-// held.
+// makeRoom removes networks whose work has decayed to nothing and, if that is not enough, a tenth of the others. The
+// caller must hold mu.
 func (u *unproved) makeRoom(now time.Time) {
 	for network, w := range u.networks {
 		if w.left(now, unprovedPerSecond) == 0 {

@@ -13,7 +13,7 @@ import (
 	"ebb/mxerr"
 )
 
-// doorOf returns a server with one operation for other servers.
+// doorOf returns a server with one operation for other servers, and a function that sends requests to it.
 func doorOf(authenticate func(*Request) (Signature, error)) (s *Server, put func(from string, body io.Reader) int) {
 	s = New(Options{
 		Log:                slog.New(slog.DiscardHandler),
@@ -119,7 +119,7 @@ func TestNetworksWithUnprovedRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// A botnet sends wrongly signed bodies from so many networks that the bounds per network do not help.
+// A botnet can send wrongly signed bodies from so many networks that the bounds per network do not help.
 func TestWronglySignedBodiesOfAllNetworksAreBounded(t *testing.T) {
 	clock, checked := time.Unix(1e9, 0), 0
 	s, put := doorOf(func(r *Request) (Signature, error) {
